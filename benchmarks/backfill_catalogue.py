@@ -127,7 +127,7 @@ def _write_dataset(folder: Path, draw: np.random.Generator, num_users: int) -> s
 def _write_toy_llm(folder: Path) -> None:
     folder.mkdir()
     tokenizer = train_tokenizer([" ".join(_WORDS)], 300)
-    size = SampleLLMConfig(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1)
+    size = SampleLLMConfig(hidden_size=32, num_layers=1)
     save_sample_model(build_model(size, tokenizer), tokenizer, folder)
 
 

@@ -2,7 +2,7 @@
 
 from jobs.output import Output
 from xrec.config.data import BuildSampleLLMConfig
-from xrec.sample.language_model_artifact import build_sample_llm, llm_settings
+from xrec.sample.language_model import build_sample_llm, llm_settings
 from xrec.storage import Manifest, location_of
 
 

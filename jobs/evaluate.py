@@ -48,6 +48,7 @@ from xrec.storage import (
 logger = logging.getLogger("xrec")
 
 _ARTIFACTS: tuple[Kind, ...] = ("dataset", "graph", "adapter", "explanations")
+_NUM_EXAMPLES = 20
 _CHOSEN_BY = ("aspects", "ranker", "cold_start")
 """Inputs of explanations beside those that belong to the adapter; evaluate reads no cold start."""
 
@@ -96,7 +97,7 @@ def run(config: EvaluateConfig) -> Manifest:
         lineage=lineage,
         config=made.config,
         inputs=made.inputs,
-        num_examples=config.num_examples,
+        num_examples=_NUM_EXAMPLES,
     )
     logger.info("%s", coverage.sentence)
     logger.info(
@@ -126,7 +127,7 @@ def _output(
     config: EvaluateConfig, manifests: Mapping[str, Manifest], *, exact: bool = True
 ) -> Output:
     elsewhere = {"workspace", "storage", "evaluation", "aspects", "ranker", *_ARTIFACTS}
-    without_effect = {"device", "batch_size", "engine", "llm"}
+    without_effect = {"device", "engine", "llm"}
     computed, unchecked = computed_by(config, exact=exact)
     return Output(
         location_of(config, "evaluation"),

@@ -11,7 +11,7 @@ from xrec.config.backfill import BackfillConfig
 from xrec.config.engine import EngineConfig
 from xrec.data import Dataset
 from xrec.data.cold_start import History
-from xrec.data.suggestion import suggest_id
+from xrec.data.dataset import suggest_id
 from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explanation
 from xrec.generate.loading import load_explainer

@@ -43,8 +43,8 @@ class Output:
     not known, and are not compared. `known` are differences that the job found by itself, a line
     each. `records` are files, relative to `location`, that say whose a run is which was begun and
     is not finished: JSON with config and inputs. A table (`TABLES`) has several runs below it, and
-    needs none. `beside` are further artifacts that the job makes. `is_whole` says of a manifest
-    that is there whether all is there that the job makes after it.
+    needs none. `is_whole` says of a manifest that is there whether all is there that the job makes
+    after it.
     """
 
     location: Location
@@ -54,7 +54,6 @@ class Output:
     unchecked: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     records: tuple[str, ...] = ()
-    beside: tuple["Output", ...] = ()
     is_whole: Callable[[Manifest], bool] = lambda manifest: True
 
     def done(self) -> Manifest | None:
@@ -85,16 +84,15 @@ class Output:
         return Found("same", manifest) if self.is_whole(manifest) else Found("begun")
 
     def delete(self) -> None:
-        """Delete the artifact, or the begun run, and what is beside it.
+        """Delete the artifact, or the begun run.
 
         A table stays: readers take what is published until the next run is, which replaces it.
         What is left of a deletion that is interrupted is no artifact and no run, and is deleted by
         the next call. Raises ArtifactMismatchError if the location holds anything else.
         """
-        for output in (self, *self.beside):
-            if output.kind not in TABLES and output.location.exists():
-                output._check_is_ours()
-                output._delete()
+        if self.kind not in TABLES and self.location.exists():
+            self._check_is_ours()
+            self._delete()
 
     def _delete(self) -> None:
         marker = self.location / DELETING

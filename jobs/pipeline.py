@@ -50,13 +50,9 @@ def chosen_configs(
 def _check_one_maker(source: str, configs: Mapping[str, JobConfig]) -> None:
     makers: dict[str, str] = {}
     for name, config in configs.items():
-        made = [str(job_named(name).artifact)]
-        if getattr(config, "import_graph", False):
-            made.append("graph")
-        for uri in map(config.artifact, made):
-            if uri in makers:
-                raise ConfigError(
-                    f"{source}: {makers[uri]} and {name} both make {uri}; a run has one of them: "
-                    "take one section out, or choose jobs by --from and --until"
-                )
-            makers[uri] = name
+        uri = config.artifact(str(job_named(name).artifact))
+        if uri in makers:
+            raise ConfigError(
+                f"{source}: {makers[uri]} and {name} both make {uri}; give one of them another URI"
+            )
+        makers[uri] = name

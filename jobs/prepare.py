@@ -6,13 +6,20 @@ from jobs.output import Output
 from xrec.annotate.phrases.profile_aspects import find_aspects
 from xrec.annotate.read import annotations_manifest, read_annotations
 from xrec.config.data import AnnotationsSource, PrepareConfig, ReleaseSource, SampleSource
-from xrec.data import dataset_settings, prepare_dataset, source_hashes
+from xrec.data import dataset_settings, prepare_dataset
+from xrec.data.release import find_release_files, read_release
 from xrec.data.source import Source
 from xrec.data.tables import find_table_files, read_tables
 from xrec.errors import ArtifactNotFoundError
-from xrec.release.dataset import find_release_files, read_release
 from xrec.sample import generate_town, town_source
-from xrec.storage import Location, Manifest, location_of, open_location, read_manifest
+from xrec.storage import (
+    Location,
+    Manifest,
+    check_access,
+    location_of,
+    open_location,
+    read_manifest,
+)
 
 
 def output(config: PrepareConfig, *, exact: bool = True) -> Output:
@@ -23,7 +30,8 @@ def output(config: PrepareConfig, *, exact: bool = True) -> Output:
     """
     location, settings = location_of(config, "dataset"), dataset_settings(config)
     if exact or isinstance(config.source, AnnotationsSource):
-        return Output(location, "dataset", settings, source_hashes(config, _source(config)))
+        source = _source(config)
+        return Output(location, "dataset", settings, source.hashes(source.contents()))
     files = _files_of(location)
     return Output(location, "dataset", settings, dict.fromkeys(files, ""), unchecked=files)
 
@@ -53,10 +61,11 @@ def _source(config: PrepareConfig) -> Source:
         inputs = {"annotations": annotations_manifest(uri, storage).fingerprint}
         return Source(uri, lambda _: read_annotations(uri, storage), inputs=inputs)
     folder = open_location(source.uri, config.storage)
+    check_access(folder, config.storage)
     if isinstance(source, ReleaseSource):
-        return Source(source.uri, read_release, folder, find_release_files)
-    read = partial(read_tables, source=source)
-    return Source(source.uri, read, folder, partial(find_table_files, source=source))
+        return Source(source.uri, read_release, partial(find_release_files, folder))
+    find = partial(find_table_files, folder, source)
+    return Source(source.uri, partial(read_tables, source=source), find)
 
 
 if __name__ == "__main__":

@@ -184,24 +184,6 @@ Example:
 """,
 )
 
-IMPORT_ADAPTER = Job(
-    "import-adapter",
-    "adapter",
-    """Files of the public XRec release in, graph and adapter out.
-
-The release's pickles are read as tensors only: nothing in them is run, and anything else in them is
-refused.
-
-\b
-In:   release, <workspace>/dataset (from: xrec prepare, of the same release), llm.model
-Out:  <workspace>/graph and <workspace>/adapter
-
-\b
-Example:
-  xrec import-adapter configs/llama2-7b-release.yaml release=XRec/data/yelp
-""",
-)
-
 BACKFILL = Job(
     "backfill",
     "explanations",
@@ -357,7 +339,6 @@ JOBS = (
     PRETRAIN_GRAPH,
     TRAIN_ASPECTS,
     TRAIN_ADAPTER,
-    IMPORT_ADAPTER,
     TRAIN_RANKER,
     RECOMMEND,
     BACKFILL,

@@ -10,11 +10,11 @@ from jobs.command.logging import configure_logging
 
 HELP = """All jobs of a project, in order; what is there already is kept.
 
-The order is build-sample-llm, annotate, prepare, pretrain-graph, train-aspects, train-adapter or
-import-adapter, train-ranker, recommend, backfill, evaluate; jobs without a section in CONFIG are
-left out. A job is skipped if its artifact is there and was made from the same settings and inputs.
-If the artifact that is there differs, the run says in what and stops; with --redo it is deleted and
-made again, with all that depends on it.
+The order is build-sample-llm, annotate, prepare, pretrain-graph, train-aspects, train-adapter,
+train-ranker, recommend, backfill, evaluate; jobs without a section in CONFIG are left out. A job is
+skipped if its artifact is there and was made from the same settings and inputs. If the artifact
+that is there differs, the run says in what and stops; with --redo it is deleted and made again,
+with all that depends on it.
 
 \b
 In:   CONFIG; overrides are shared keys, or begin with a job's name

@@ -37,9 +37,7 @@ def write_llm_and_adapter(
     """Write a small random language model, and an untrained adapter for it and `graph`."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(["A quiet place with a garden for a guest."], 300)
-    model = build_model(
-        SampleLLMConfig(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1), tokenizer
-    )
+    model = build_model(SampleLLMConfig(hidden_size=32, num_layers=1), tokenizer)
     save_sample_model(model, tokenizer, folder)
     for path in folder.iterdir():
         (open_location(f"{workspace}/llm", storage) / path.name).write_bytes(path.read_bytes())

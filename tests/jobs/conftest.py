@@ -86,8 +86,6 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     EvaluateConfig: {
         "encoder": None,
         "max_shuffled_generations": 8,
-        "bootstrap_samples": 100,
-        "num_examples": 5,
         "decoding": DECODING,
         "device": "cpu",
     },

@@ -49,7 +49,7 @@ def _save_llm(folder: Path, feedback: Path) -> None:
     texts = [row["why_bought"] for row in csv.DictReader(feedback.open(newline=""))]
     tokenizer = train_tokenizer(texts, 600)
     torch.manual_seed(0)
-    config = SampleLLMConfig(hidden_size=32, num_layers=1, num_heads=2, num_key_value_heads=1)
+    config = SampleLLMConfig(hidden_size=32, num_layers=1)
     model = build_model(config, tokenizer)
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     is_word = torch.tensor([re.fullmatch("\u0120[a-z]{3,}", token) is not None for token in tokens])

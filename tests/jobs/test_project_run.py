@@ -285,23 +285,12 @@ def test_job_whose_input_is_missing_names_the_job_to_run(
     assert not (tmp_path / "workspace").exists()
 
 
-def test_run_of_two_jobs_that_make_the_same_artifact_is_refused(tmp_path: Path) -> None:
-    values = {
-        "workspace": "w",
-        "llm": {"model": "m"},
-        "train-adapter": {},
-        "import-adapter": {"release": "r", "import_graph": False},
-    }
-    project = Project("town.yaml", values)
-    with pytest.raises(ConfigError, match="train-adapter and import-adapter both make w/adapter"):
+def test_run_of_two_jobs_that_make_the_same_artifact_is_refused() -> None:
+    values = {"workspace": "w", "graph": "w/x", "adapter": "w/x", "llm": {"model": "m"}}
+    project = Project("town.yaml", {**values, "pretrain-graph": {}, "train-adapter": {}})
+    with pytest.raises(ConfigError, match="pretrain-graph and train-adapter both make w/x"):
         chosen_configs(project)
-    assert list(chosen_configs(project, first="import-adapter")) == ["import-adapter"]
-    graphs = Project(
-        "town.yaml", {**values, "pretrain-graph": {}, "import-adapter": {"release": "r"}}
-    )
-    del graphs.values["train-adapter"]  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="pretrain-graph and import-adapter both make w/graph"):
-        chosen_configs(graphs)
+    assert list(chosen_configs(project, first="train-adapter")) == ["train-adapter"]
 
 
 def test_run_without_a_job_of_the_pipeline_is_refused() -> None:
@@ -318,7 +307,7 @@ def test_chosen_configs_refuses_a_limit_because_later_jobs_need_the_whole() -> N
 
 def test_outputs_are_those_of_the_manifests_that_the_jobs_wrote(pipeline: Any) -> None:
     """`run` and `status` rest on it: what a job would make has the identity of what it made."""
-    others = ("annotate", "train-aspects", "train-ranker", "import-adapter", "recommend")
+    others = ("annotate", "train-aspects", "train-ranker", "recommend")
     made = tuple(name for name in PIPELINE if name not in others)
     configs = project_of(pipeline, without=("ablate",)).configs(made)
     for name, config in configs.items():

@@ -4,7 +4,7 @@ The card holds names, counts and fingerprints. It holds no path of the machine t
 adapter, no URI and no row of the data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -39,13 +39,11 @@ def model_card(
     origin: str = "",
     dataset: Manifest | None = None,
     metrics: Mapping[str, Any] | None = None,
-    limits: Sequence[str] = (),
 ) -> str:
     """The card as Markdown.
 
     `dataset` is the manifest of the training data and `metrics` are those of training; the card
     says "Not recorded." for what is not given. `origin` is a sentence on how the weights were made.
-    `limits` are added to the limits that every adapter has.
     """
     settings, metrics = settings or CardConfig(), metrics or {}
     sections = {
@@ -58,7 +56,7 @@ def model_card(
         "each user and item; not included. The adapter needs it.",
         "How to use": _usage(config),
         "Licence": _licence(settings),
-        "Limits": "\n".join(f"- {limit}" for limit in (*_LIMITS, *limits)),
+        "Limits": "\n".join(f"- {limit}" for limit in _LIMITS),
     }
     body = "\n\n".join(
         f"## {title}\n\n{text}" if title else text for title, text in sections.items()

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from xrec.annotate.rows import LOW_RATED
 from xrec.config.annotate import AnnotateConfig, CoreConfig, ReviewSplit
-from xrec.config.data import SplitShares
 from xrec.data.splits import split_pairs
 from xrec.errors import DataError
 from xrec.schemas import REVIEWS
@@ -56,7 +55,7 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
             f"no review is left ({_listed(dropped)}); lower min_rating = {config.min_rating} or "
             "core.min_reviews_per_user and core.min_reviews_per_item"
         )
-    splits = _by_time(rows, config.split) if config.split.by == "time" else _by_hash(rows, config)
+    splits = (_by_time if config.split.by == "time" else _by_hash)(rows, config.split)
     kept = rows.append_column("split", pa.array(splits, pa.string()))
     if not pc.any(pc.equal(kept["split"], _TRAIN)).as_py():
         raise DataError(f"no review is left for training: all {kept.num_rows} are held out")
@@ -139,11 +138,9 @@ def _by_time(rows: pa.Table, split: ReviewSplit) -> npt.NDArray[np.object_]:
     return splits
 
 
-def _by_hash(rows: pa.Table, config: AnnotateConfig) -> list[str]:
-    split = config.split
-    shares = SplitShares(validation=split.validation, test=split.test, seed=split.seed)
+def _by_hash(rows: pa.Table, split: ReviewSplit) -> list[str]:
     users, items = rows["user_id"].to_pylist(), rows["item_id"].to_pylist()
-    return list(split_pairs(users, items, shares))
+    return list(split_pairs(users, items, split))
 
 
 def _listed(dropped: Mapping[str, int]) -> str:

@@ -24,6 +24,7 @@ from xrec.config.annotate import AnnotateConfig
 from xrec.storage import location_of, storage_errors
 
 _MOST_PAIRS = 5000
+_NUM_EXAMPLES = 20
 _VERBATIM_WORDS = 8
 _SHOWN_REVIEWS, _SHOWN_LETTERS, _SHOWN_ASPECTS = 3, 600, 30
 _WORD = re.compile(r"[\w']+")
@@ -47,7 +48,7 @@ def write_report(
     store = ReviewStore(output, record.num_files)
     pairs = _sampled_pairs(store, stage_table(output, "pairs", versions["pairs"], config.storage))
     figures = _figures(pairs, is_english=is_english)
-    examples = _spread(pairs, config.num_examples)
+    examples = _spread(pairs, _NUM_EXAMPLES)
     report = {
         "reviews": {**record.num_reviews, LOW_RATED: record.num_low_rated},
         "users": record.num_users,

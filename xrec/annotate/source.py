@@ -4,6 +4,7 @@ A file is read many rows at a time. Personal data is removed here, so nothing th
 can hold it.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from xrec.annotate.personal import remove_personal
 from xrec.config.annotate import AnnotateConfig, ReviewTable
 from xrec.data.columns import Parser, parse_description, parse_id
 from xrec.data.findings import Finding
-from xrec.data.lines import stream_lines
+from xrec.data.lines import keys_of, stream_lines
 from xrec.data.rows import FileRows, reject_duplicates, stream_rows
 from xrec.storage import Location, storage_errors
 
@@ -59,7 +60,7 @@ def read_reviews(config: AnnotateConfig, files: Mapping[ReviewTable, Location]) 
         blocks.append(_typed(part.table, num_personal))
         findings += part.findings
         num_rows[part.file] += part.num_rows
-    items = _no_items()
+    items = _ITEMS.empty_table()
     if "items" in files:
         read = _read_items(config, files["items"])
         items = _without_personal(read.table.select(_ITEMS.names), ("details",), num_personal)
@@ -127,7 +128,7 @@ def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
         )
     whole = FileRows(
         location.name,
-        pa.concat_tables([part.table for part in parts]) if parts else _no_items_with_lines(),
+        pa.concat_tables([part.table for part in parts]),
         tuple(finding for part in parts for finding in part.findings),
         sum(part.num_rows for part in parts),
     )
@@ -146,10 +147,8 @@ def _other_columns(
     taken = {*names.get("item_id", ("item_id",)), *names.get("title", ("title",))}
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
         columns, lines = stream_lines(location.name, opened, delimiter)
-        if columns is None:
-            first = [line.values for line, _ in zip(lines, range(1000), strict=False)]
-            columns = list(dict.fromkeys(name for values in first if values for name in values))
-    return tuple(name for name in columns if name not in taken)
+        there = columns or keys_of(itertools.islice(lines, 1000))
+    return tuple(name for name in there if name not in taken)
 
 
 def _typed(rows: pa.Table, num_personal: Counter[str]) -> pa.Table:
@@ -173,11 +172,3 @@ def _without_personal(
             rows.schema.get_field_index(name), name, pa.array(texts, pa.string())
         )
     return rows
-
-
-def _no_items() -> pa.Table:
-    return _ITEMS.empty_table()
-
-
-def _no_items_with_lines() -> pa.Table:
-    return pa.schema([*_ITEMS, ("file", pa.string()), ("line", pa.int64())]).empty_table()

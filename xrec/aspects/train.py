@@ -79,7 +79,7 @@ def _fit(
     vectors = item_vectors(
         train,
         embedding_dim=config.similar_items.embedding_dim,
-        user_weight=float(config.own_words),
+        user_weight=1.0,
         seed=config.seed,
     )
     neighbours = nearest_items(vectors, config.similar_items.num_neighbours)
@@ -89,13 +89,12 @@ def _fit(
             "default weights",
             len(validation.users),
         )
-        return AspectScorer(train, neighbours, default_weights(config.own_words)), {}
+        return AspectScorer(train, neighbours, default_weights(own_words=True)), {}
     found = fit(
         train,
         validation,
         neighbours,
         personal_weight=config.personal_weight,
-        own_words=config.own_words,
         seed=config.seed,
     )
     return found.scorer, _shown(found)

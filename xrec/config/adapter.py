@@ -1,4 +1,4 @@
-"""`xrec train-adapter` and `xrec import-adapter`: the adapters between graph and language model."""
+"""`xrec train-adapter`: the adapters between graph and language model."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -269,41 +269,3 @@ class TrainAdapterConfig(JobConfig):
                 f"saw {zero.zero_stage} and {zero.offload}"
             )
         return self
-
-
-class ImportAdapterConfig(JobConfig):
-    """`xrec import-adapter`: the files of the public XRec release in, graph and adapter out."""
-
-    release: str = Field(
-        description="Folder with user_converter.pkl and item_converter.pkl, and with "
-        "user_emb.pkl and item_emb.pkl unless import_graph is false."
-    )
-    import_graph: bool = Field(
-        True,
-        description="Whether to make the graph of user_emb.pkl and item_emb.pkl. If false, "
-        "the graph is an input and must hold the same vectors.",
-    )
-    dataset: str | None = Field(
-        None,
-        description="URI of the input, which must be made from the same release (source.kind: "
-        "xrec_release); if null, it is <workspace>/dataset.",
-    )
-    graph: str | None = Field(
-        None,
-        description="URI of the output, or of the input if import_graph is false; if null, it "
-        "is <workspace>/graph.",
-    )
-    adapter: str | None = output_uri("adapter")
-    llm: LLMConfig = Field(
-        description="The language model that the converters were trained for; the release's "
-        "is Llama-2-7b-chat."
-    )
-    prompt: PromptConfig = Field(
-        default_factory=PromptConfig, description="The prompt, which is stored with the adapter."
-    )
-    injection: Injection = Field(
-        "direct",
-        description="How the vector enters the q, k and v of each layer; direct is the rule "
-        "of the public code.",
-    )
-    card: CardConfig = Field(default_factory=CardConfig, description="The adapter's model card.")

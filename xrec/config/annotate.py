@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from xrec.config.backfill import ActorsConfig
 from xrec.config.base import Config
+from xrec.config.data import SplitShares
 from xrec.config.language_model_annotator import LanguageModelAnnotator
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import JobConfig, RayConfig, output_uri
@@ -65,35 +66,20 @@ class ReviewsSource(Config):
         return names_in(self.columns, REVIEW_COLUMNS, table)
 
 
-class ReviewSplit(Config):
+class ReviewSplit(SplitShares):
     """Which reviews are held out; no text but their own reference is written from them."""
 
     by: Literal["time", "hash"] = Field(
         "time",
         description="With time, each user's last review is for the test and the one before for "
         "validation; of equal times, the later row counts as later. With hash, a hash of user, "
-        "item and seed decides.",
+        "item and seed decides; only then do the shares count.",
     )
     min_reviews: int = Field(
         3,
         ge=3,
         description="By time only: users with fewer reviews have all of them in training.",
     )
-    validation: float = Field(
-        0.1, ge=0, lt=1, description="By hash only: share of the reviews for validation."
-    )
-    test: float = Field(
-        0.2, ge=0, lt=1, description="By hash only: share of the reviews for the test."
-    )
-    seed: int = Field(0, ge=0, description="By hash only: seed of the hash.")
-
-    @model_validator(mode="after")
-    def _training_gets_a_share(self) -> "ReviewSplit":
-        if self.validation + self.test >= 1:
-            raise ValueError(
-                f"validation + test must be below 1, saw {self.validation + self.test}"
-            )
-        return self
 
 
 class CoreConfig(Config):
@@ -117,12 +103,6 @@ class PhrasesAnnotator(Config):
     """
 
     kind: Literal["phrases"]
-    num_learned: int = Field(
-        50_000,
-        ge=1,
-        description="Largest number of training reviews that the phrases are found in; a hash "
-        "chooses them.",
-    )
     min_reviews: int = Field(
         5, ge=1, description="Least number of these reviews that an aspect must be in."
     )
@@ -135,15 +115,6 @@ class PhrasesAnnotator(Config):
         le=1,
         description="Least share of the reviews with an aspect that have an opinion on it, such as "
         "'great tone'. It tells what is judged from what is only spoken of.",
-    )
-    max_aspects: int = Field(
-        2000, ge=1, description="Largest number of aspects, the most frequent ones."
-    )
-    named_in_profile: int = Field(
-        5, ge=1, description="Largest number of aspects that a profile names."
-    )
-    named_in_explanation: int = Field(
-        3, ge=1, description="Largest number of aspects that an explanation names."
     )
 
 
@@ -261,9 +232,6 @@ class AnnotateConfig(JobConfig):
         False,
         description="Whether to begin although another driver seems to be at work. Both work then, "
         "and each row counts once.",
-    )
-    num_examples: int = Field(
-        20, ge=1, description="Number of texts that the report shows beside their reviews."
     )
     actors: ActorsConfig = Field(
         default_factory=ActorsConfig, description="The processes that write the texts."

@@ -34,11 +34,6 @@ class TrainAspectsConfig(JobConfig):
         description="Which mentions of an aspect count: all, the positive ones, or all but the "
         "negative ones.",
     )
-    own_words: bool = Field(
-        True,
-        description="Whether a user's own training reviews count, or only whose items they "
-        "reviewed.",
-    )
     similar_items: SimilarItemsConfig = Field(
         default_factory=SimilarItemsConfig, description="The prior of an item's reviews."
     )

@@ -193,13 +193,6 @@ class SampleLLMConfig(Config):
 
     hidden_size: int = Field(128, ge=16, description="H, the width of the model.")
     num_layers: int = Field(3, ge=1, description="Number of layers.")
-    num_heads: int = Field(4, ge=1, description="Number of query heads.")
-    num_key_value_heads: int = Field(
-        2,
-        ge=1,
-        description="Number of key and value heads. If they are fewer than the query heads, "
-        "this is grouped-query attention.",
-    )
     vocab_size: int = Field(1024, ge=300, description="Largest number of tokens of the tokenizer.")
     num_copy_steps: int = Field(
         100,

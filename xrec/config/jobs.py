@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from xrec.config.ablate import AblateConfig
-from xrec.config.adapter import ImportAdapterConfig, TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
@@ -23,7 +23,6 @@ JOBS: Mapping[str, type[JobConfig]] = {
     "pretrain-graph": PretrainGraphConfig,
     "train-aspects": TrainAspectsConfig,
     "train-adapter": TrainAdapterConfig,
-    "import-adapter": ImportAdapterConfig,
     "train-ranker": TrainRankerConfig,
     "recommend": RecommendConfig,
     "backfill": BackfillConfig,

@@ -34,9 +34,6 @@ class StorageConfig(Config):
         description="Secret key of the S3 store. It is safer in the variable "
         "AWS_SECRET_ACCESS_KEY than in a file.",
     )
-    connect_timeout_seconds: float = Field(
-        5.0, gt=0, description="How long a connection to the endpoint may take, in seconds."
-    )
     read_timeout_seconds: float = Field(
         60.0, gt=0, description="How long an answer of the endpoint may take, in seconds."
     )

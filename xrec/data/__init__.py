@@ -1,7 +1,7 @@
 """The dataset artifact: how it is made from a source, and how the later stages read it."""
 
 from xrec.data.dataset import Dataset, check_has_explanations, read_dataset, write_dataset
-from xrec.data.prepare import dataset_settings, prepare_dataset, source_hashes
+from xrec.data.prepare import dataset_settings, prepare_dataset
 
 __all__ = [
     "Dataset",
@@ -9,6 +9,5 @@ __all__ = [
     "dataset_settings",
     "prepare_dataset",
     "read_dataset",
-    "source_hashes",
     "write_dataset",
 ]

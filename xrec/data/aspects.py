@@ -3,8 +3,6 @@
 Nothing of a held-out pair is counted; its aspects are references only.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,22 +23,19 @@ def aspect_tables(named: pa.Table, users: pa.Table, items: pa.Table) -> dict[str
     )
     numbers = pa.array(np.arange(vocabulary.num_rows, dtype=np.int32))
     aspects = vocabulary.append_column("aspect_index", numbers)
-    known = aspects["aspect"].combine_chunks()
     indices = {
-        "user_index": _index(named["user_id"], users["user_id"].combine_chunks()),
-        "item_index": _index(named["item_id"], items["item_id"].combine_chunks()),
-        "aspect_index": _index(named["aspect"], known),
+        "user_index": _index(named["user_id"], users["user_id"]),
+        "item_index": _index(named["item_id"], items["item_id"]),
+        "aspect_index": _index(named["aspect"], aspects["aspect"]),
     }
     indexed = pa.table({**indices, **{name: named[name] for name in _KEPT}})
     trained = indexed.filter(pc.equal(indexed["split"], "train"))
+    by_pair = indexed.sort_by([("user_index", "ascending"), ("item_index", "ascending")])
     return {
         "aspects": _in_schema(aspects, schemas.ASPECTS),
-        "item_aspects": _sorted(_counted(trained, ["item_index", "aspect_index"]), "item_index"),
-        "user_aspects": _sorted(_counted(trained, ["user_index", "aspect_index"]), "user_index"),
-        "explanation_aspects": _in_schema(
-            indexed.sort_by([("user_index", "ascending"), ("item_index", "ascending")]),
-            schemas.EXPLANATION_ASPECTS,
-        ),
+        "item_aspects": count_table(trained, schemas.ITEM_ASPECTS),
+        "user_aspects": count_table(trained, schemas.USER_ASPECTS),
+        "explanation_aspects": _in_schema(by_pair, schemas.EXPLANATION_ASPECTS),
     }
 
 
@@ -49,25 +44,31 @@ def low_rated_aspects(named: pa.Table, aspects: pa.Table, items: pa.Table) -> pa
 
     named: as for `aspect_tables`, of whatever users. aspects: with the indices of the vocabulary.
     """
-    known = aspects["aspect"].combine_chunks()
     rows = pa.table(
         {
-            "item_index": _index(named["item_id"], items["item_id"].combine_chunks()),
-            "aspect_index": aspects["aspect_index"].take(_index(named["aspect"], known)),
+            "item_index": _index(named["item_id"], items["item_id"]),
+            "aspect_index": aspects["aspect_index"].take(
+                _index(named["aspect"], aspects["aspect"])
+            ),
             "sentiment": named["sentiment"],
         }
-    ).drop_null()
-    counts = _counted(rows, ["item_index", "aspect_index"])
-    return _in_schema(
-        counts.sort_by([("item_index", "ascending"), ("aspect_index", "ascending")]),
-        schemas.LOW_RATED_ASPECTS,
     )
+    return count_table(rows.drop_null(), schemas.LOW_RATED_ASPECTS)
+
+
+def count_table(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The numbers of rows by the first two columns of `schema`, and sorted by these.
+
+    rows: these columns, and sentiment.
+    """
+    keys = schema.names[:2]
+    return _in_schema(_counted(rows, keys).sort_by([(key, "ascending") for key in keys]), schema)
 
 
 _KEPT = ("opinion", "sentiment", "split")
 
 
-def _counted(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+def _counted(rows: pa.Table, keys: list[str]) -> pa.Table:
     """The number of rows with each value of `keys`, and of the positive and negative ones."""
     numbers = {
         "num_reviews": pa.array(np.ones(rows.num_rows, dtype=np.int32)),
@@ -75,17 +76,12 @@ def _counted(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
         "num_negative": pc.equal(rows["sentiment"], "negative").cast(pa.int32()),
     }
     table = pa.table({**{key: rows[key] for key in keys}, **numbers})
-    sums = table.group_by(list(keys)).aggregate([(name, "sum") for name in numbers])
+    sums = table.group_by(keys).aggregate([(name, "sum") for name in numbers])
     return sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names])
 
 
-def _index(ids: pa.ChunkedArray, known: pa.Array) -> pa.ChunkedArray:
-    return pc.index_in(ids, value_set=known)
-
-
-def _sorted(counts: pa.Table, first: str) -> pa.Table:
-    schema = schemas.ITEM_ASPECTS if first == "item_index" else schemas.USER_ASPECTS
-    return _in_schema(counts.sort_by([(first, "ascending"), ("aspect_index", "ascending")]), schema)
+def _index(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.index_in(ids, value_set=known.combine_chunks())
 
 
 def _in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:

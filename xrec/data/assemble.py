@@ -47,13 +47,14 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
     interactions = _pair_table(interactions, source, shares, schemas.INTERACTIONS)
     ratings = _ratings(explanations, source, shares)
     explanations = _pair_table(explanations, source, shares, schemas.EXPLANATIONS)
-    kept, num_removed_edges = remove_held_out_edges(interactions, explanations)
+    leaking = _is_held_out_edge(interactions, explanations)
+    kept = interactions.filter(pa.array(~leaking))
     assert not _is_held_out_edge(kept, explanations).any(), (
         "a held-out explanation pair is still a training edge"
     )
     tables = {
-        "users": _users(source.users),
-        "items": _items(source.items),
+        "users": _numbered(source.users, "user_index", schemas.USERS),
+        "items": _numbered(source.items, "item_index", schemas.ITEMS),
         "interactions": kept,
         "explanations": explanations,
     }
@@ -69,17 +70,11 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
                 source.low_rated_aspects, tables["aspects"], source.items
             )
     metrics = {
-        "num_removed_edges": num_removed_edges,
+        "num_removed_edges": int(leaking.sum()),
         **_count_splits(tables),
         **_count_without_edges(tables),
     }
     return Assembled(tables, source.findings + interaction_findings + explanation_findings, metrics)
-
-
-def remove_held_out_edges(interactions: pa.Table, explanations: pa.Table) -> tuple[pa.Table, int]:
-    """`interactions` without those in train whose explanation is held out, and their number."""
-    leaking = _is_held_out_edge(interactions, explanations)
-    return interactions.filter(pa.array(~leaking)), int(leaking.sum())
 
 
 def _is_held_out_edge(interactions: pa.Table, explanations: pa.Table) -> npt.NDArray[np.bool_]:
@@ -171,14 +166,10 @@ def _sorted(pairs: pa.Table) -> pa.Table:
     return pairs.sort_by([("user_index", "ascending"), ("item_index", "ascending")])
 
 
-def _users(users: pa.Table) -> pa.Table:
-    index = pa.array(np.arange(users.num_rows, dtype=np.int32))
-    return users.append_column("user_index", index).select(schemas.USERS.names).cast(schemas.USERS)
-
-
-def _items(items: pa.Table) -> pa.Table:
-    index = pa.array(np.arange(items.num_rows, dtype=np.int32))
-    return items.append_column("item_index", index).select(schemas.ITEMS.names).cast(schemas.ITEMS)
+def _numbered(entities: pa.Table, index: str, schema: pa.Schema) -> pa.Table:
+    """Users or items with their row as `index`."""
+    rows = pa.array(np.arange(entities.num_rows, dtype=np.int32))
+    return entities.append_column(index, rows).select(schema.names).cast(schema)
 
 
 def _planted(planted: pa.Table, source: SourceData) -> pa.Table:
@@ -204,19 +195,19 @@ def check_not_empty(tables: Mapping[str, pa.Table]) -> None:
 
 def _count_splits(tables: Mapping[str, pa.Table]) -> dict[str, dict[str, int]]:
     return {
-        f"num_{name}": _num_rows_by_split(tables[name]) for name in ("interactions", "explanations")
+        f"num_{name}": {split: _of_split(tables[name], split).num_rows for split in SPLITS}
+        for name in ("interactions", "explanations")
     }
-
-
-def _num_rows_by_split(table: pa.Table) -> dict[str, int]:
-    return {split: table.filter(pc.equal(table["split"], split)).num_rows for split in SPLITS}
 
 
 def _count_without_edges(tables: Mapping[str, pa.Table]) -> dict[str, int]:
-    train = tables["interactions"].filter(pc.equal(tables["interactions"]["split"], "train"))
+    train = _of_split(tables["interactions"], "train")
     return {
-        "num_users_without_train_edge": tables["users"].num_rows
-        - pc.count_distinct(train["user_index"]).as_py(),
-        "num_items_without_train_edge": tables["items"].num_rows
-        - pc.count_distinct(train["item_index"]).as_py(),
+        f"num_{what}s_without_train_edge": tables[f"{what}s"].num_rows
+        - pc.count_distinct(train[f"{what}_index"]).as_py()
+        for what in ("user", "item")
     }
+
+
+def _of_split(table: pa.Table, split: str) -> pa.Table:
+    return table.filter(pc.equal(table["split"], split))

@@ -45,9 +45,8 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
     `Dataset.reviewed`. A row of `tables.users` or `tables.items` with a known id
     replaces the texts of that id. The manifest stays that of `dataset`.
 
-    Interactions that no vector comes from are counted and logged: both sides are known, or both are
-    new, or the known side has no training interactions. So are new ids that stay unknown because
-    they have no other interactions.
+    New ids that stay unknown, because no vector comes from their interactions, are counted and
+    logged.
     """
     pairs = tables.interactions
     users, items = _pair_indices(pairs, dataset)
@@ -60,18 +59,18 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
         dataset,
         users=_append(
             _with_texts(dataset.users, tables.users),
-            _user_rows(new_users, tables.users, dataset.num_users),
+            _new_rows("user", new_users, tables.users, dataset.num_users),
             schemas.USERS,
         ),
         items=_append(
             _with_texts(dataset.items, tables.items),
-            _item_rows(new_items, tables.items, dataset.num_items),
+            _new_rows("item", new_items, tables.items, dataset.num_items),
             schemas.ITEMS,
         ),
     )
     user_edges = np.stack([_indices(pairs["user_id"], new_users), items])[:, of_new_user]
     item_edges = np.stack([_indices(pairs["item_id"], new_items), users])[:, of_new_item]
-    _log(tables, dataset, extended, of_new_user | of_new_item)
+    _log(tables, dataset, extended, int((of_new_user | of_new_item).sum()))
     return Extension(_with_interactions(extended, pairs), user_edges, item_edges)
 
 
@@ -125,27 +124,12 @@ def _with_texts(known: pa.Table, given: pa.Table) -> pa.Table:
     return known
 
 
-def _user_rows(ids: pa.Array, given: pa.Table, first_index: int) -> pa.Table:
-    rows = pa.array(_indices(ids, given["user_id"]))
-    return pa.table(
-        {
-            "user_id": ids,
-            "user_index": np.arange(first_index, first_index + len(ids)),
-            "profile": _taken(given["profile"], rows, ""),
-        }
-    )
-
-
-def _item_rows(ids: pa.Array, given: pa.Table, first_index: int) -> pa.Table:
-    rows = pa.array(_indices(ids, given["item_id"]))
-    return pa.table(
-        {
-            "item_id": ids,
-            "item_index": np.arange(first_index, first_index + len(ids)),
-            "title": _taken(given["title"], rows, ""),
-            "profile": _taken(given["profile"], rows, ""),
-        }
-    )
+def _new_rows(what: str, ids: pa.Array, given: pa.Table, first_index: int) -> pa.Table:
+    """Rows for the new `ids`, with the texts that `given` has of them, else empty ones."""
+    rows = pa.array(_indices(ids, given[f"{what}_id"]))
+    texts = {name: _taken(given[name], rows, "") for name in given.column_names[1:]}
+    numbers = np.arange(first_index, first_index + len(ids))
+    return pa.table({f"{what}_id": ids, f"{what}_index": numbers, **texts})
 
 
 def _taken(texts: pa.ChunkedArray, rows: pa.Array, default: str) -> pa.Array:
@@ -154,31 +138,22 @@ def _taken(texts: pa.ChunkedArray, rows: pa.Array, default: str) -> pa.Array:
     return pc.coalesce(found, default)
 
 
-def _log(
-    tables: ColdStartTables, dataset: Dataset, extended: Dataset, used: npt.NDArray[np.bool_]
-) -> None:
-    """Log what is new, and what was left out by reason; `used` (E,) are the new ids' edges."""
-    num_users = extended.num_users - dataset.num_users
-    num_items = extended.num_items - dataset.num_items
-    unknown_users, described_users = _count_ids("user_id", tables, tables.users, dataset.users)
-    unknown_items, described_items = _count_ids("item_id", tables, tables.items, dataset.items)
+def _log(tables: ColdStartTables, dataset: Dataset, extended: Dataset, num_used: int) -> None:
+    """Log what is new, what was left out, and which ids stay unknown."""
     logger.info(
-        "cold start: %d new users, %d new items, from %d interactions",
-        num_users,
-        num_items,
-        int(used.sum()),
-    )
-    logger.info(
-        "cold start: new texts of %d known users, %d known items", described_users, described_items
+        "cold start: %d new users, %d new items, from %d of %d interactions",
+        extended.num_users - dataset.num_users,
+        extended.num_items - dataset.num_items,
+        num_used,
+        tables.interactions.num_rows,
     )
     left_out = {
         **tables.findings,
-        **_unused_interactions(tables, dataset, used),
-        "new users without an interaction with a trained item: they stay unknown": (
-            unknown_users - num_users
+        "new users without an interaction with a trained item: they stay unknown": _num_unknown(
+            "user_id", tables, tables.users, extended.users
         ),
-        "new items without an interaction with a trained user: they stay unknown": (
-            unknown_items - num_items
+        "new items without an interaction with a trained user: they stay unknown": _num_unknown(
+            "item_id", tables, tables.items, extended.items
         ),
     }
     for reason, count in left_out.items():
@@ -186,34 +161,11 @@ def _log(
             logger.warning("cold start: %d %s", count, reason)
 
 
-def _unused_interactions(
-    tables: ColdStartTables, dataset: Dataset, used: npt.NDArray[np.bool_]
-) -> dict[str, int]:
-    """The number of interactions that no vector comes from, by reason."""
-    users, items = _pair_indices(tables.interactions, dataset)
-    return {
-        "interactions with both sides known: a trained vector stays as it is": int(
-            ((users >= 0) & (items >= 0)).sum()
-        ),
-        "interactions with both sides new: no vector comes from them": int(
-            ((users < 0) & (items < 0)).sum()
-        ),
-        "interactions whose known side has none in training": int(
-            (((users < 0) != (items < 0)) & ~used).sum()
-        ),
-    }
-
-
-def _count_ids(
-    column: str, tables: ColdStartTables, described: pa.Table, known: pa.Table
-) -> tuple[int, int]:
-    """The number of distinct ids that are not `known`, and of described ids that are."""
-    ids = pa.chunked_array(
-        [*tables.interactions[column].chunks, *described[column].chunks], pa.string()
-    ).unique()
-    return int((_indices(ids, known[column]) < 0).sum()), int(
-        (_indices(described[column], known[column]) >= 0).sum()
-    )
+def _num_unknown(column: str, tables: ColdStartTables, described: pa.Table, known: pa.Table) -> int:
+    """The number of distinct ids of the tables that are not `known`."""
+    chunks = [*tables.interactions[column].chunks, *described[column].chunks]
+    ids = pa.chunked_array(chunks, pa.string()).unique()
+    return int((_indices(ids, known[column]) < 0).sum())
 
 
 def _indices(ids: pa.Array | pa.ChunkedArray, known: pa.Array | pa.ChunkedArray) -> _Indices:

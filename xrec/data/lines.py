@@ -11,7 +11,7 @@ import io
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar, cast
 
@@ -35,39 +35,14 @@ class Line:
     problem: str = ""
 
 
-@dataclass(frozen=True)
-class Lines:
-    """The rows of a file, and its columns.
-
-    `columns` is null for JSON Lines without a single object, since no columns are named there.
-    """
-
-    columns: list[str] | None
-    rows: list[Line]
-
-
-def read_lines(file: str, data: bytes, delimiter: str = ",") -> Lines:
-    """The rows in the content `data` of `file`.
-
-    The ending of its name tells the format, and whether it is gzipped.
-
-    Raises DataError if the file as a whole cannot be read.
-    """
-    columns, lines = stream_lines(file, io.BytesIO(data), delimiter)
-    rows = list(lines)
-    if columns is None:
-        objects = [row.values for row in rows if row.values is not None]
-        columns = list(dict.fromkeys(key for values in objects for key in values)) or None
-    return Lines(columns, rows)
-
-
 def stream_lines(
     file: str, source: IO[bytes], delimiter: str = ","
 ) -> tuple[list[str] | None, Iterator[Line]]:
     """The columns of `file`, null for JSON Lines, and its rows, which are read one by one.
 
-    source: the file's content, which stays open until the last row. Raises DataError, now or with
-    a later row, if the file as a whole cannot be read.
+    The ending of its name tells the format, and whether it is gzipped. source: the file's content,
+    which stays open until the last row. For the columns of JSON Lines see `keys_of`. Raises
+    DataError, now or with a later row, if the file as a whole cannot be read.
     """
     name = file.lower()
     if name.endswith(".gz"):
@@ -84,6 +59,12 @@ def stream_lines(
         return None, _readable(file, _json_lines(text))
     delimiter = "\t" if name.endswith(".tsv") else delimiter
     return _csv(file, csv_records(file, text, delimiter), delimiter)
+
+
+def keys_of(rows: Iterable[Line]) -> list[str]:
+    """The columns that the rows have, in the order in which they first appear."""
+    objects = (row.values for row in rows if row.values is not None)
+    return list(dict.fromkeys(key for values in objects for key in values))
 
 
 def _readable(file: str, lines: Iterator[T]) -> Iterator[T]:

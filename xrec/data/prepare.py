@@ -16,7 +16,7 @@ from xrec.data.dataset import ASPECTS_FROM, AspectsFrom, write_dataset
 from xrec.data.findings import check_rejected_share, count_reasons, rejected_table
 from xrec.data.profile_aspects import RULES_VERSION, AspectFinder, profile_aspect_tables
 from xrec.data.source import Source, SourceData
-from xrec.storage import Location, Manifest, check_access, content_hash, finished, location_of
+from xrec.storage import Location, Manifest, check_access, finished, location_of
 
 logger = logging.getLogger("xrec")
 
@@ -35,9 +35,9 @@ def prepare_dataset(
     """
     output = location_of(config, "dataset")
     check_access(output, config.storage)
-    files = _read_files(config, source)
+    files = source.contents()
     identity = dataset_settings(config)
-    inputs = {**source.inputs, **_hashes(files)}
+    inputs = source.hashes(files)
     if manifest := finished(output, "dataset", identity, inputs):
         logger.info("%s: this dataset is already there", output)
         return manifest
@@ -48,9 +48,10 @@ def prepare_dataset(
     tables = dict(assembled.tables)
     if find_aspects is not None:
         tables.update(profile_aspect_tables(tables, find_aspects))
+    aspects_from: AspectsFrom = "reviews" if find_aspects is None else "profiles"
     metrics = {
         **assembled.metrics,
-        **({} if "aspects" not in tables else {ASPECTS_FROM: _aspects_from(find_aspects)}),
+        **({} if "aspects" not in tables else {ASPECTS_FROM: aspects_from}),
         "num_rejected": count_reasons(assembled.findings),
         "num_without_table": _rows_without_table(raw),
     }
@@ -64,29 +65,6 @@ def prepare_dataset(
     )
     _report(output, assembled, tables, raw)
     return manifest
-
-
-def source_hashes(config: PrepareConfig, source: Source) -> dict[str, str]:
-    """What the dataset depends on: a hash of each file of `source`, and its artifacts.
-
-    All files are read for it.
-
-    Raises StorageError or DataError if the source's files cannot be found or read.
-    """
-    return {**source.inputs, **_hashes(_read_files(config, source))}
-
-
-def _hashes(files: Mapping[str, bytes]) -> dict[str, str]:
-    return {name: content_hash(data) for name, data in files.items()}
-
-
-def _read_files(config: PrepareConfig, source: Source) -> dict[str, bytes]:
-    """The content of the source's files by name; a generated source has none."""
-    if source.folder is None:
-        return {}
-    check_access(source.folder, config.storage)
-    found = source.find_files(source.folder)
-    return {name: location.read_bytes() for name, location in found.items()}
 
 
 def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
@@ -103,10 +81,6 @@ def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
         **values,
         "source": {key: value for key, value in values["source"].items() if key != "uri"},
     }
-
-
-def _aspects_from(find_aspects: AspectFinder | None) -> AspectsFrom:
-    return "reviews" if find_aspects is None else "profiles"
 
 
 def _rows_without_table(raw: SourceData) -> dict[str, int]:

@@ -7,14 +7,12 @@ explanations name are references only, and nothing is counted from them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec import schemas
+from xrec.data.aspects import count_table
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,6 @@ AspectFinder = Callable[[Sequence[str], Sequence[str]], NamedAspects]
 The vocabulary is that of the profiles. Raises DataError if they have none.
 """
 
-_Indices = npt.NDArray[np.int64]
-
 
 def profile_aspect_tables(
     tables: Mapping[str, pa.Table], find_aspects: AspectFinder
@@ -46,65 +42,37 @@ def profile_aspect_tables(
     tables: items, interactions and explanations, in their schemas. Raises DataError if the profiles
     have no aspects.
     """
-    explained = tables["explanations"]
+    explained, interactions = tables["explanations"], tables["interactions"]
     named = find_aspects(
         tables["items"]["profile"].to_pylist(), explained["explanation"].to_pylist()
     )
-    items, aspects = _places(named.of_profiles)
-    pairs, references = _places(named.of_explanations, in_order=True)
-    num_aspects = len(named.aspects)
+    menus = _rows(named.of_profiles, named.aspects, "item_index")
+    visits = interactions.filter(pc.equal(interactions["split"], "train"))
+    seen = visits.select(["user_index", "item_index"]).join(menus, "item_index", join_type="inner")
+    references = _rows(named.of_explanations, named.aspects, "row")
+    pairs = explained.select(["user_index", "item_index", "split"]).take(references["row"])
+    for name in ("aspect_index", "opinion", "sentiment"):
+        pairs = pairs.append_column(name, references[name])
     return {
-        "aspects": _counts(
-            schemas.ASPECTS,
-            np.bincount(aspects, minlength=num_aspects),
-            aspect_index=np.arange(num_aspects),
-            aspect=named.aspects,
+        "aspects": count_table(menus, schemas.ASPECTS),
+        "item_aspects": count_table(menus, schemas.ITEM_ASPECTS),
+        "user_aspects": count_table(seen, schemas.USER_ASPECTS),
+        "explanation_aspects": pairs.select(schemas.EXPLANATION_ASPECTS.names).cast(
+            schemas.EXPLANATION_ASPECTS
         ),
-        "item_aspects": _counts(
-            schemas.ITEM_ASPECTS,
-            np.ones(len(items), dtype=np.int64),
-            item_index=items,
-            aspect_index=aspects,
-        ),
-        "user_aspects": _of_users(tables["interactions"], items, aspects),
-        "explanation_aspects": pa.table(
-            {
-                **{name: explained[name].take(pairs) for name in ("user_index", "item_index")},
-                "aspect_index": references,
-                "opinion": [""] * len(pairs),
-                "sentiment": ["positive"] * len(pairs),
-                "split": explained["split"].take(pairs),
-            }
-        ).cast(schemas.EXPLANATION_ASPECTS),
     }
 
 
-def _places(named: Sequence[Sequence[int]], *, in_order: bool = False) -> tuple[_Indices, _Indices]:
-    """The row, and the aspect, of all that is named: both (n,), by row, and each pair once.
-
-    The aspects of a row are in the order of their numbers or, `in_order`, as they are named.
-    """
-    distinct = [list(dict.fromkeys(each)) if in_order else sorted(set(each)) for each in named]
-    rows = np.repeat(np.arange(len(distinct)), [len(each) for each in distinct])
-    return rows, np.array([aspect for each in distinct for aspect in each], dtype=np.int64)
-
-
-def _of_users(interactions: pa.Table, items: _Indices, aspects: _Indices) -> pa.Table:
-    """The aspects of each user's training items, with the number of those items."""
-    visits = interactions.filter(pc.equal(interactions["split"], "train"))
-    menus = pa.table({"item_index": pa.array(items, pa.int32()), "aspect_index": aspects})
-    seen = visits.select(["user_index", "item_index"]).join(menus, "item_index", join_type="inner")
-    counted = seen.group_by(["user_index", "aspect_index"]).aggregate([([], "count_all")])
-    ordered = counted.sort_by([("user_index", "ascending"), ("aspect_index", "ascending")])
-    return _counts(
-        schemas.USER_ASPECTS,
-        ordered["count_all"].to_numpy(),
-        user_index=ordered["user_index"],
-        aspect_index=ordered["aspect_index"],
+def _rows(named: Sequence[Sequence[int]], aspects: Sequence[str], row: str) -> pa.Table:
+    """A row for all that is named, in order and each once; all that a profile names is praise."""
+    found = [(number, each) for number, all_ in enumerate(named) for each in dict.fromkeys(all_)]
+    indices = pa.array([each for _, each in found], pa.int32())
+    return pa.table(
+        {
+            row: pa.array([number for number, _ in found], pa.int32()),
+            "aspect_index": indices,
+            "aspect": pa.array(aspects, pa.string()).take(indices),
+            "opinion": pa.array([""] * len(found), pa.string()),
+            "sentiment": pa.array(["positive"] * len(found), pa.string()),
+        }
     )
-
-
-def _counts(schema: pa.Schema, counts: _Indices, **columns: Any) -> pa.Table:
-    """A table of counts; all that a profile names is praise."""
-    numbers = {"num_reviews": counts, "num_positive": counts, "num_negative": counts * 0}
-    return pa.table({**columns, **numbers}).select(schema.names).cast(schema)

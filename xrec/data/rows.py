@@ -1,5 +1,6 @@
 """The well-formed rows of one input file, under our column names; broken rows become findings."""
 
+import io
 import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from xrec.data.columns import Parser, parse_description
 from xrec.data.findings import Finding
-from xrec.data.lines import Line, read_lines, stream_lines
+from xrec.data.lines import Line, keys_of, stream_lines
 from xrec.errors import DataError
 
 
@@ -64,11 +65,17 @@ def read_rows(
     A row that cannot be read, lacks a value's key or fails a column's parser is a finding. Raises
     DataError for a missing column, with the columns seen, those expected, and `advice`.
     """
-    wanted = _wanted(columns, optional or {}, names or {})
-    lines = read_lines(file, data, delimiter)
-    if lines.columns is not None:
-        _check_columns(file, lines.columns, wanted, advice)
-    return _parse(file, lines.rows, wanted)
+    parts = stream_rows(
+        file,
+        io.BytesIO(data),
+        columns,
+        optional,
+        names=names,
+        delimiter=delimiter,
+        advice=advice,
+        rows_at_once=None,
+    )
+    return next(parts)
 
 
 def stream_rows(
@@ -81,7 +88,7 @@ def stream_rows(
     delimiter: str = ",",
     advice: str = "rename or add them",
     may_be_missing: Collection[str] = (),
-    rows_at_once: int = 20_000,
+    rows_at_once: int | None = 20_000,
 ) -> Iterator[FileRows]:
     """As `read_rows`, many rows at a time, so that the file need not fit in memory.
 
@@ -93,18 +100,14 @@ def stream_rows(
         for column in _wanted(columns, optional or {}, names or {})
     ]
     seen, lines = stream_lines(file, source, delimiter)
-    is_first = True
-    while rows := list(itertools.islice(lines, rows_at_once)):
-        if is_first:
-            objects = [row.values for row in rows if row.values is not None]
-            if seen is None and objects:
-                seen = list(dict.fromkeys(key for values in objects for key in values))
-            if seen is not None:
-                _check_columns(file, seen, wanted, advice)
-        is_first = False
-        yield _parse(file, rows, wanted)
-    if is_first and seen is not None:
+    rows = list(itertools.islice(lines, rows_at_once))
+    if seen is None:
+        seen = keys_of(rows) or None
+    if seen is not None:
         _check_columns(file, seen, wanted, advice)
+    yield _parse(file, rows, wanted)
+    while rows := list(itertools.islice(lines, rows_at_once)):
+        yield _parse(file, rows, wanted)
 
 
 def _wanted(

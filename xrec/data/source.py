@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from xrec.data.findings import Finding
-from xrec.storage import Location
+from xrec.storage import Location, content_hash
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,25 @@ class SourceData:
     missing_tables: tuple[str, ...] = ()
 
 
-def _no_files(folder: Location) -> Mapping[str, Location]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Source:
-    """Where a dataset comes from: the files of a folder, and how their content is read.
+    """Where a dataset comes from: its files, and how their content is read.
 
     name: what messages call it.
     read: turns the content of the files, by file name, into rows.
-    folder: the folder of the files; null for generated data, which has no files.
-    find_files: gives the files of that folder by name; raises DataError if one is missing.
+    find_files: gives the files by name; raises DataError if one is missing.
     inputs: fingerprints of artifacts that the rows come from, by kind.
     """
 
     name: str
     read: Callable[[Mapping[str, bytes]], SourceData]
-    folder: Location | None = None
-    find_files: Callable[[Location], Mapping[str, Location]] = _no_files
+    find_files: Callable[[], Mapping[str, Location]] = dict
     inputs: Mapping[str, str] = field(default_factory=dict)
+
+    def contents(self) -> dict[str, bytes]:
+        """The content of the files by name."""
+        return {name: location.read_bytes() for name, location in self.find_files().items()}
+
+    def hashes(self, contents: Mapping[str, bytes]) -> dict[str, str]:
+        """What a dataset of it depends on: its artifacts, and a hash of each file's content."""
+        return {**self.inputs, **{name: content_hash(data) for name, data in contents.items()}}

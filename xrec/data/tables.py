@@ -11,12 +11,14 @@ Only the interactions must be there. Without users or items, their ids are taken
 profiles and titles are empty. Without explanations, no adapter can be trained.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.config.data import TABLE_COLUMNS, TablesSource
+from xrec.config.data import Table, TablesSource
 from xrec.config.table_files import TABLE_ENDINGS
 from xrec.data.columns import (
     Parser,
@@ -31,7 +33,8 @@ from xrec.data.source import SourceData
 from xrec.errors import DataError
 from xrec.storage import Location
 
-TABLES = tuple(TABLE_COLUMNS)
+TABLES: tuple[Table, ...] = get_args(Table)
+_KEYS: dict[Table, str] = {"users": "user_id", "items": "item_id"}
 _COLUMNS: dict[str, dict[str, Parser]] = {
     "users": {"user_id": parse_id, "profile": parse_description},
     "items": {"item_id": parse_id, "title": parse_description, "profile": parse_description},
@@ -51,41 +54,73 @@ def find_table_files(folder: Location, source: TablesSource) -> dict[str, Locati
     Raises DataError if the interactions or a file of `source.files` is missing, or a table is there
     in two formats.
     """
-    found = {table: _find(folder, table, source) for table in TABLES}
-    if found["interactions"] is None:
-        raise DataError(f"{folder}: {_no_interactions(folder.files())}")
-    return {name: folder / name for name in found.values() if name is not None}
+    names = [*source.files.values(), *(name for table in TABLES for name in _candidates(table))]
+    there = [name for name in dict.fromkeys(names) if (folder / name).is_file()]
+    try:
+        return {name: folder / name for name in _files_of(there, source).values()}
+    except DataError as error:
+        seen = ", ".join(folder.files()[:10]) or "no files"
+        raise DataError(f"{folder}: {error}; saw {seen}") from None
+
+
+def _files_of(names: Collection[str], source: TablesSource) -> dict[Table, str]:
+    """The file of each table among `names`: that of the config, else one with the table's name."""
+    found: dict[Table, str] = {}
+    for table in TABLES:
+        candidates = [name for name in _candidates(table) if name in names]
+        if table in source.files:
+            found[table] = source.files[table]
+            if found[table] not in names:
+                raise DataError(f"{found[table]} is missing (source.files.{table})")
+        elif len(candidates) > 1:
+            raise DataError(
+                f"more than one file of the {table}, {' and '.join(candidates)}; remove all but "
+                f"one, or name it in source.files ({{{table}: <file>}})"
+            )
+        elif candidates:
+            found[table] = candidates[0]
+    if "interactions" not in found:
+        raise DataError(
+            f"the interactions are missing: expected one of "
+            f"{', '.join(_candidates('interactions'))}; check source.uri, or name the file in "
+            "source.files ({interactions: <file>})"
+        )
+    return found
+
+
+def _candidates(table: Table) -> list[str]:
+    return [f"{table}{ending}" for ending in TABLE_ENDINGS]
 
 
 def read_tables(files: Mapping[str, bytes], source: TablesSource) -> SourceData:
     """Read the tables from the content of their files, by file name.
 
-    Raises DataError if the interactions are not among them, or for a missing column.
+    Raises DataError for a missing column, or if the interactions are not among the files.
     """
-    if _file_of("interactions", files, source) is None:
-        raise DataError(_no_interactions(sorted(files)))
     rows = {
         table: _read_table(table, file, files[file], source)
-        for table in TABLES
-        if (file := _file_of(table, files, source)) is not None
+        for table, file in _files_of(files, source).items()
     }
-    for table, key in (("users", "user_id"), ("items", "item_id")):
+    for table, key in _KEYS.items():
         if table in rows:
             rows[table] = reject_duplicates(rows[table], [key])
     interactions = rows["interactions"].table
-    explanations = (
-        rows["explanations"].table if "explanations" in rows else _no_rows("explanations")
-    )
+    explanations = rows["explanations"].table if "explanations" in rows else _no_explanations()
     pairs = [interactions, explanations]
-    users = rows["users"].table if "users" in rows else _users_of(pairs)
-    items = rows["items"].table if "items" in rows else _items_of(pairs)
+    described = {
+        table: rows[table].table if table in rows else _of_pairs(pairs, table, key)
+        for table, key in _KEYS.items()
+    }
+    num_rows: Counter[str] = Counter()  # a file that holds two tables is read, and counts, twice
+    for part in rows.values():
+        num_rows[part.file] += part.num_rows
     return SourceData(
-        users=users.select(["user_id", "profile"]),
-        items=items.select(["item_id", "title", "profile"]),
+        users=described["users"].select(list(_COLUMNS["users"])),
+        items=described["items"].select(list(_COLUMNS["items"])),
         interactions=interactions,
         explanations=explanations,
         findings=tuple(finding for part in rows.values() for finding in part.findings),
-        num_rows=_rows_of_files(rows.values()),
+        num_rows=num_rows,
         missing_tables=tuple(table for table in TABLES if table not in rows),
     )
 
@@ -102,73 +137,17 @@ def _read_table(table: str, file: str, data: bytes, source: TablesSource) -> Fil
     )
 
 
-def _rows_of_files(parts: Iterable[FileRows]) -> dict[str, int]:
-    """The number of rows of each file, in the order of reading.
+def _of_pairs(pairs: list[pa.Table], table: Table, key: str) -> pa.Table:
+    """Users or items without texts: each id of the pairs once.
 
-    A file that holds two tables is read twice, so its rows count twice.
+    They are sorted, so that neither the order of rows nor of files matters.
     """
-    num_rows: dict[str, int] = {}
-    for part in parts:
-        num_rows[part.file] = num_rows.get(part.file, 0) + part.num_rows
-    return num_rows
+    ids = pa.concat_tables([each.select([key]) for each in pairs])[key].unique()
+    texts = {name: [""] * len(ids) for name in _COLUMNS[table] if name != key}
+    return pa.table({key: ids.take(pc.sort_indices(ids)), **texts})
 
 
-def _users_of(pairs: list[pa.Table]) -> pa.Table:
-    ids = _ids_of(pairs, "user_id")
-    return pa.table({"user_id": ids, "profile": [""] * len(ids)})
-
-
-def _items_of(pairs: list[pa.Table]) -> pa.Table:
-    ids = _ids_of(pairs, "item_id")
-    return pa.table({"item_id": ids, "title": [""] * len(ids), "profile": [""] * len(ids)})
-
-
-def _ids_of(pairs: list[pa.Table], column: str) -> pa.Array:
-    """Each id once, sorted, so that neither the order of rows nor of files matters."""
-    ids = pa.concat_tables([table.select([column]) for table in pairs])[column].unique()
-    return ids.take(pc.sort_indices(ids))
-
-
-def _no_rows(table: str) -> pa.Table:
-    columns = [*_COLUMNS[table], *_OPTIONAL.get(table, {}), "file"]
-    schema = pa.schema([(name, pa.string()) for name in columns] + [("line", pa.int64())])
+def _no_explanations() -> pa.Table:
+    names = [*_COLUMNS["explanations"], *_OPTIONAL["explanations"], "file"]
+    schema = pa.schema([(name, pa.string()) for name in names] + [("line", pa.int64())])
     return schema.empty_table()
-
-
-def _find(folder: Location, table: str, source: TablesSource) -> str | None:
-    """The file of a table: that of the config, else one with the table's name, else None."""
-    if table in source.files:
-        name = source.files[table]
-        if not (folder / name).is_file():
-            raise DataError(
-                f"{folder}: {name} is missing (source.files.{table}); "
-                f"saw {', '.join(folder.files()[:10]) or 'no files'}"
-            )
-        return name
-    names = [name for name in _candidates(table) if (folder / name).is_file()]
-    if len(names) > 1:
-        raise DataError(
-            f"{folder}: expected one of {', '.join(_candidates(table))}, "
-            f"saw {' and '.join(names)}; remove all but one, or name it in source.files "
-            f"({{{table}: <file>}})"
-        )
-    return names[0] if names else None
-
-
-def _no_interactions(names: Sequence[str]) -> str:
-    return (
-        f"the interactions are missing: expected one of {', '.join(_candidates('interactions'))}, "
-        f"saw {', '.join(names[:10]) or 'no files'}; check source.uri, or name the file in "
-        "source.files ({interactions: <file>})"
-    )
-
-
-def _file_of(table: str, names: Collection[str], source: TablesSource) -> str | None:
-    """The table's file among those that were found."""
-    if table in source.files:
-        return source.files[table]
-    return next((name for name in _candidates(table) if name in names), None)
-
-
-def _candidates(table: str) -> list[str]:
-    return [f"{table}{ending}" for ending in TABLE_ENDINGS]

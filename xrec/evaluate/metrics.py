@@ -16,6 +16,8 @@ from xrec.evaluate.scores import ScoredPair
 from xrec.llm.model import resolve_device
 
 Metrics = dict[str, Estimate]
+_BOOTSTRAP_SAMPLES = 1000  # of the 95 % intervals
+_BATCH_SIZE = 16  # texts of one pass through the sentence encoder
 _Mean = Callable[[ArrayLike, Sequence[ScoredPair]], Estimate]  # values, and the pair of each
 
 # `metrics.parquet` of the evaluation artifact: one row a metric.
@@ -43,7 +45,7 @@ def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metr
         return bootstrap_mean(
             values,
             [pair.user_id for pair in of],
-            num_samples=config.bootstrap_samples,
+            num_samples=_BOOTSTRAP_SAMPLES,
             seed=config.seed,
         )
 
@@ -159,7 +161,7 @@ def _embedding_metrics(
 ) -> Metrics:
     device = str(resolve_device(config.device))
     encoder = load_encoder(source, cache_dir=config.llm.cache_dir, device=device)
-    scores = embedding_scores(encoder, *_texts(pairs), batch_size=config.batch_size)
+    scores = embedding_scores(encoder, *_texts(pairs), batch_size=_BATCH_SIZE)
     return {
         "embedding_f1": mean(scores.f1, pairs),
         "embedding_precision": mean(scores.precision, pairs),

@@ -1,11 +1,9 @@
 """The files of users and items: those with a key column that holds the ids of the pairs."""
 
-import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from xrec.init import words
-from xrec.init.files import Column, File, jaccard, share
+from xrec.init.files import Column, File, jaccard, likeliest, share
 from xrec.init.pairs import Pairs, table_fit
 from xrec.init.words import Role
 
@@ -15,64 +13,51 @@ _LEAST_OVERLAP = 0.5  # share of the pairs' ids that a file of users or items mu
 _MOST_PROFILE_COLUMNS = 6
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """A column that may be the key of a table, and how well it serves."""
-
-    file: File
-    key: Column
-    score: float
-
-
 def find_entities(files: Sequence[File], pairs: Sequence[Pairs]) -> dict[str, tuple[File, Column]]:
     """The files of `users` and `items` with their key columns, as far as there are such files."""
     used = {part.file.name for part in pairs}
-    rest = [file for file in files if file.name not in used]
-    users = _choices(rest, "user", frozenset().union(*(part.user.values for part in pairs)))
-    items = _choices(rest, "item", frozenset().union(*(part.item.values for part in pairs)))
-    both = [
-        (user, item)
-        for user, item in itertools.product([*users, None], [*items, None])
-        if user is None or item is None or user.file is not item.file
-    ]
-    best = max(both, key=lambda chosen: sum(choice.score for choice in chosen if choice))
-    return {
-        table: (choice.file, choice.key)
-        for table, choice in zip(("users", "items"), best, strict=True)
-        if choice is not None
+    ids: dict[Role, frozenset[str]] = {
+        "user": frozenset().union(*(part.user.values for part in pairs)),
+        "item": frozenset().union(*(part.item.values for part in pairs)),
     }
-
-
-def _choices(files: Sequence[File], role: Role, ids: frozenset[str]) -> list[_Choice]:
-    return [
-        _Choice(file, column, score)
+    scored = [
+        (_key_score(file, column, role, ids[role]), f"{role}s", file, column)
+        for role in ids
         for file in files
+        if file.name not in used
         for column in file.columns
-        if (score := _key_score(file, column, role, ids)) is not None
     ]
+    found: dict[str, tuple[File, Column]] = {}
+    for score, table, file, column in sorted(scored, key=lambda each: -each[0]):
+        is_taken = any(file is taken for taken, _ in found.values())
+        if score > 0 and table not in found and not is_taken:
+            found[table] = (file, column)
+    return found
 
 
-def _key_score(file: File, column: Column, role: Role, ids: frozenset[str]) -> float | None:
-    """How well a column serves as the key of the table of `role`; None: not at all."""
+def _key_score(file: File, column: Column, role: Role, ids: frozenset[str]) -> float:
+    """How well a column serves as the key of the table of `role`; 0: not at all."""
     named = words.id_role(column.name)
     fit = table_fit(file, role)
     if not column.is_key or named not in (role, "any", None):
-        return None
+        return 0.0
     is_certain_by_name = fit >= 0.5 and named in (role, "any")
     if share(ids, column.values) < _LEAST_OVERLAP and not is_certain_by_name:
-        return None
+        return 0.0
     return jaccard(ids, column.values) + fit + {role: 0.5, "any": 0.2}.get(named or "", 0.0)
 
 
 def entity_columns(file: File, key: Column, table: str) -> dict[str, ColumnNames]:
     """Our columns of `table` in terms of the file's: the key, an item's title, and the profile."""
     rest = [column for column in file.columns if column is not key]
+    texts = [column for column in rest if not column.is_number]
     columns: dict[str, ColumnNames] = {f"{table.removesuffix('s')}_id": key.name}
     if table == "items":
-        title = _best(rest, words.title_rank) or _short_text(rest)
+        title = likeliest(texts, "title") or _short_text(texts)
         columns["title"] = title.name if title else None
         rest = [column for column in rest if column is not title]
-    described = _best(rest, words.profile_rank)
+        texts = [column for column in texts if column is not title]
+    described = likeliest(texts, "profile")
     if described is not None:
         columns["profile"] = described.name
         return columns
@@ -88,23 +73,13 @@ def entity_columns(file: File, key: Column, table: str) -> dict[str, ColumnNames
     return columns
 
 
-def _best(columns: Sequence[Column], rank: Callable[[str], int | None]) -> Column | None:
-    named = [
-        (number, column)
-        for column in columns
-        if not column.is_number and (number := rank(column.name)) is not None
-    ]
-    return min(named, key=lambda pair: pair[0])[1] if named else None
-
-
 def _short_text(columns: Sequence[Column]) -> Column | None:
     """A column that may be a title by its values: short texts, most of them different."""
     return next(
         (
             column
             for column in columns
-            if not column.is_number
-            and 1 <= column.mean_words <= 8
+            if 1 <= column.mean_words <= 8
             and len(column.values) > 0.8 * column.num_filled
             and words.may_describe(column.name)
         ),

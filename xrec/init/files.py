@@ -1,14 +1,16 @@
 """What lies in a user's folder: each file's rows, and of each column what its values look like."""
 
+import io
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from xrec.config.table_files import TABLE_ENDINGS, Delimiter
-from xrec.data.lines import Lines, read_lines
-from xrec.errors import ConfigError, DataError, StorageNotFoundError
+from xrec.data.lines import keys_of, stream_lines
+from xrec.errors import DataError, StorageNotFoundError
+from xrec.init import words
 from xrec.storage import MANIFEST, Location
 
 _MAX_FILES = 40
@@ -40,7 +42,6 @@ class File:
 
     name: str
     num_rows: int
-    num_broken: int
     columns: tuple[Column, ...]
 
     @property
@@ -68,36 +69,26 @@ def read_folder(location: Location) -> Folder:
     """Read every table below `location`, or the table that it is.
 
     Artifacts, as in a project's workspace, are skipped: folders with a `manifest.json`, and tables.
-    Raises ConfigError if it is a file of another kind, StorageNotFoundError if it is not there,
-    DataError if it holds no table or one that cannot be read, and another StorageError if it must
-    not be read.
+    Raises StorageNotFoundError if it is not there, DataError if it holds no table or one that
+    cannot be read, and another StorageError if it must not be read.
     """
-    if location.is_file():
-        return _read_file(location)
-    found = _without_artifacts(location.files())
-    names = [name for name in found if not _is_hidden(name)]
-    if not names and not location.exists():
-        raise StorageNotFoundError(f"{location}: there is no such folder; check --from")
+    is_file = location.is_file()
+    names = [location.name] if is_file else _names_below(location)
     tables = [name for name in names if name.lower().endswith(TABLE_ENDINGS)]
     _check_number(location, tables, names)
-    contents = {name: (location / name).read_bytes() for name in tables}
+    where = location.uri.rpartition("/")[0] if is_file else location
+    contents = {name: (location if is_file else location / name).read_bytes() for name in tables}
     delimiter = _delimiter(contents)
-    files = tuple(_read(location, name, data, delimiter) for name, data in contents.items())
+    files = tuple(_read(f"{where}/{name}", name, contents[name], delimiter) for name in tables)
     others = tuple(name for name in names if name not in contents)
     return Folder(location, files, contents, others, delimiter)
 
 
-def _read_file(location: Location) -> Folder:
-    if not location.name.lower().endswith(TABLE_ENDINGS):
-        raise ConfigError(
-            f"{location} is a file; expected a folder, or a file that ends in "
-            f"{', '.join(TABLE_ENDINGS)}"
-        )
-    contents = {location.name: location.read_bytes()}
-    delimiter = _delimiter(contents)
-    where = location.uri.rpartition("/")[0]
-    file = _read(where, location.name, contents[location.name], delimiter)
-    return Folder(location, (file,), contents, (), delimiter)
+def _names_below(location: Location) -> list[str]:
+    names = [name for name in _without_artifacts(location.files()) if not _is_hidden(name)]
+    if not names and not location.exists():
+        raise StorageNotFoundError(f"{location}: there is no such folder; check --from")
+    return names
 
 
 def _is_hidden(name: str) -> bool:
@@ -156,8 +147,7 @@ def _head(name: str, data: bytes) -> bytes:
         return b""  # reading the file says what is wrong with it
 
 
-def _read(location: Location | str, name: str, data: bytes, delimiter: str) -> File:
-    where = f"{location}/{name}"
+def _read(where: str, name: str, data: bytes, delimiter: str) -> File:
     if not data:
         raise DataError(f"{where}: an empty file; fill it, or move it out of the folder")
     if not name.lower().endswith((".parquet", ".gz")) and b"\0" in data[:_HEAD_BYTES]:
@@ -165,25 +155,32 @@ def _read(location: Location | str, name: str, data: bytes, delimiter: str) -> F
             f"{where}: binary content, expected text; is its ending right? Convert it, or move it "
             "out of the folder"
         )
-    lines = read_lines(where, data, delimiter)
-    readable = [row.values for row in lines.rows if row.values is not None]
+    columns, lines = stream_lines(where, io.BytesIO(data), delimiter)
+    rows = list(lines)
+    readable = [row.values for row in rows if row.values is not None]
     if not readable:
-        problem = lines.rows[0].problem if lines.rows else "it has no rows"
+        problem = rows[0].problem if rows else "it has no rows"
         if data.lstrip().startswith(b"[") and ".json" in name.lower():
             problem = "a JSON array, expected an object a line: jq -c '.[]' converts it"
         raise DataError(
             f"{where}: no row can be read ({problem}); mend it, or move it out of the folder"
         )
-    return File(
-        name,
-        len(lines.rows),
-        len(lines.rows) - len(readable),
-        tuple(_column(name, readable) for name in _names(lines) if not _is_nested(name, readable)),
-    )
+    names = [each for each in columns or keys_of(rows) if each]
+    _check_utf8(where, names)
+    usable = (each for each in names if not _is_nested(each, readable))
+    return File(name, len(rows), tuple(_column(each, readable) for each in usable))
 
 
-def _names(lines: Lines) -> list[str]:
-    return [name for name in lines.columns or [] if name]
+def _check_utf8(where: str, names: Sequence[str]) -> None:
+    """Raise DataError for a column whose name no project file can hold."""
+    for name in names:
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: the name of the column {name!a} is not valid UTF-8; is the file in "
+                "Latin-1? Save it as UTF-8"
+            ) from error
 
 
 def _is_nested(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -215,6 +212,16 @@ def _is_number(value: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def likeliest(columns: Iterable[Column], meaning: words.Meaning) -> Column | None:
+    """The column whose name is likeliest to have that meaning, or None."""
+    ranked = [
+        (rank, column)
+        for column in columns
+        if (rank := words.rank(column.name, meaning)) is not None
+    ]
+    return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 
 def share(of: frozenset[str], in_: frozenset[str]) -> float:

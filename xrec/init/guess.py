@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xrec.config.data import TABLE_COLUMNS
+from xrec.config.table_files import TableColumns
 from xrec.data.columns import SPLITS
 from xrec.errors import DataError
 from xrec.init import words
 from xrec.init.entities import ColumnNames, entity_columns, find_entities
-from xrec.init.files import Column, File
+from xrec.init.files import Column, File, likeliest
 from xrec.init.pairs import Pairs, find_pairs
 
 _LEAST_LENGTH = 0.5  # of the interactions, in rows, against the explanations
@@ -32,23 +33,27 @@ class Guess:
     unused: tuple[str, ...]
 
     def settings(self) -> dict[str, ColumnNames]:
-        """The value of `source.columns`: the names that differ from ours.
+        """The value of `source.columns`."""
+        return differing_names(self.columns, TABLE_COLUMNS)
 
-        A key has the table's name before it unless all tables agree.
-        """
-        found: dict[str, ColumnNames] = {}
-        for column in dict.fromkeys(name for names in TABLE_COLUMNS.values() for name in names):
-            theirs = {
-                table: names[column] for table, names in self.columns.items() if column in names
-            }
-            is_of_one_table = sum(column in names for names in TABLE_COLUMNS.values()) == 1
-            is_the_same = len(theirs) > 1 and len(set(map(str, theirs.values()))) == 1
-            if theirs and (is_of_one_table or is_the_same):
-                theirs = {"": next(iter(theirs.values()))}
-            for table, name in theirs.items():
-                if name != column:
-                    found[f"{table}.{column}" if table else column] = name
-        return found
+
+def differing_names(
+    columns: Mapping[str, Mapping[str, ColumnNames]], known: TableColumns
+) -> dict[str, ColumnNames]:
+    """Our columns of the tables `known` that have other names in the files, and these names.
+
+    A key has the table's name before it unless all tables agree.
+    """
+    found: dict[str, ColumnNames] = {}
+    for column in dict.fromkeys(name for names in known.values() for name in names):
+        tables = [table for table in columns if column in known[table]]
+        theirs = {table: columns[table][column] for table in tables if column in columns[table]}
+        if len(theirs) == len(tables) and len(set(map(str, theirs.values()))) == 1:
+            theirs = {"": next(iter(theirs.values()))}
+        for table, name in theirs.items():
+            if name != column:
+                found[f"{table}.{column}" if table else column] = name
+    return found
 
 
 def guess_tables(files: Sequence[File]) -> Guess:
@@ -93,7 +98,7 @@ def _no_pairs(files: Sequence[File]) -> str:
 
 
 def _explanation_notes(file: File, text: Column) -> list[str]:
-    if words.explanation_rank(text.name) is not None:
+    if words.rank(text.name, "explanation") is not None:
         return []
     return [f"{file.name}: {text.name} is taken for the explanation: its texts are the longest"]
 
@@ -103,7 +108,7 @@ def _explained(found: Sequence[Pairs]) -> Pairs | None:
 
     def order(pairs: Pairs) -> tuple[int, int, int]:
         assert pairs.text is not None
-        rank = words.explanation_rank(pairs.text.name)
+        rank = words.rank(pairs.text.name, "explanation")
         is_named = words.table_of_file(pairs.file.stem) == "explanations"
         return 99 if rank is None else rank, 0 if is_named else 1, -pairs.file.num_rows
 
@@ -131,14 +136,6 @@ def _interactions(found: Sequence[Pairs], explained: Pairs | None) -> Pairs:
 
 def _pair_columns(pairs: Pairs) -> dict[str, ColumnNames]:
     columns: dict[str, ColumnNames] = {"user_id": pairs.user.name, "item_id": pairs.item.name}
-    split = next(
-        (
-            column.name
-            for column in pairs.file.columns
-            if words.split_rank(column.name) is not None
-            and column.values
-            and column.values <= set(SPLITS)
-        ),
-        None,
-    )
-    return columns if split is None else {**columns, "split": split}
+    splits = [each for each in pairs.file.columns if each.values and each.values <= set(SPLITS)]
+    split = likeliest(splits, "split")
+    return columns if split is None else {**columns, "split": split.name}

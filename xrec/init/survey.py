@@ -1,7 +1,7 @@
 """What `xrec prepare` will make of the tables: counts, and the rows that it will leave out."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,8 @@ from xrec.config.base import parse_config
 from xrec.config.data import SplitShares, TablesSource
 from xrec.data.assemble import assemble, check_not_empty
 from xrec.data.columns import SPLITS
-from xrec.data.findings import check_rejected_share, count_reasons
+from xrec.data.findings import Finding, check_rejected_share, count_reasons
 from xrec.data.tables import read_tables
-from xrec.errors import DataError
 from xrec.init.files import Folder
 
 _MOST_REJECTED = 0.5
@@ -69,7 +68,6 @@ def survey_reviews(folder: Folder, section: Mapping[str, Any]) -> tuple[Survey, 
     kept = keep_reviews(raw.reviews, config)
     reviews = kept.reviews
     splits = Counter(reviews["split"].to_pylist())
-    by_file = Counter(finding.file for finding in raw.findings)
     counts = Survey(
         num_users=pc.count_distinct(reviews["user_id"]).as_py(),
         num_items=pc.count_distinct(reviews["item_id"]).as_py(),
@@ -77,7 +75,7 @@ def survey_reviews(folder: Folder, section: Mapping[str, Any]) -> tuple[Survey, 
         num_train_interactions=splits["train"],
         num_explanations={split: splits[split] for split in SPLITS},
         rejected=count_reasons(raw.findings),
-        max_rejected_share=max(by_file[file] / total for file, total in raw.num_rows.items()),
+        max_rejected_share=_largest_share(raw.findings, raw.num_rows),
         explanation_tokens=_ANNOTATED_TOKENS,
         num_without_profile={"users": 0, "items": 0},
     )
@@ -91,16 +89,8 @@ def survey(folder: Folder, source: TablesSource) -> Survey:
     """
     raw = read_tables(folder.contents, source)
     assembled = assemble(raw, SplitShares())
-    by_file = Counter(finding.file for finding in assembled.findings)
-    shares = {file: by_file[file] / total for file, total in raw.num_rows.items() if total}
-    worst = max(shares, key=lambda file: shares[file])
-    reasons = count_reasons(assembled.findings)
-    if shares[worst] > _MOST_REJECTED:
-        shown = "\n".join(f"  {count} x {reason}" for reason, count in list(reasons.items())[:5])
-        raise DataError(
-            f"{folder.location}: {by_file[worst]} of {raw.num_rows[worst]} rows of {worst} cannot "
-            f"be used:\n{shown}\nmend the files, or write the project file by hand"
-        )
+    location = str(folder.location)
+    check_rejected_share(assembled.findings, raw.num_rows, _MOST_REJECTED, location)
     check_not_empty(assembled.tables)
     interactions, explanations = assembled.tables["interactions"], assembled.tables["explanations"]
     return Survey(
@@ -109,14 +99,20 @@ def survey(folder: Folder, source: TablesSource) -> Survey:
         num_interactions=interactions.num_rows + int(assembled.metrics["num_removed_edges"]),
         num_train_interactions=int(pc.sum(pc.equal(interactions["split"], "train")).as_py()),
         num_explanations=assembled.metrics["num_explanations"],
-        rejected=reasons,
-        max_rejected_share=shares[worst],
+        rejected=count_reasons(assembled.findings),
+        max_rejected_share=_largest_share(assembled.findings, raw.num_rows),
         explanation_tokens=_long_text(explanations["explanation"].to_pylist()),
         num_without_profile={
             "users": int(pc.sum(pc.equal(raw.users["profile"], "")).as_py()),
             "items": int(pc.sum(pc.equal(raw.items["profile"], "")).as_py()),
         },
     )
+
+
+def _largest_share(findings: Sequence[Finding], num_rows: Mapping[str, int]) -> float:
+    """The largest share of a file's rows that is rejected."""
+    by_file = Counter(finding.file for finding in findings)
+    return max(by_file[file] / max(1, total) for file, total in num_rows.items())
 
 
 def _long_text(texts: list[str]) -> int:

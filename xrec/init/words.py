@@ -27,22 +27,29 @@ _ITEM = frozenset(
 _ID = frozenset(_words("id ids uuid guid key no nr num number code ref hash idx index"))
 _MODIFIERS = frozenset(_words("parent external internal source unique anon anonymous google yelp"))
 
+Meaning = Literal[
+    "explanation", "rating", "time", "summary", "helpful", "title", "profile", "split"
+]
 # The likeliest word comes first.
-_EXPLANATION = _words(
-    "explanation reason why rationale justification motivation review text comment feedback "
-    "opinion body content message note remark"
-)
+_RANKED: dict[Meaning, list[str]] = {
+    "explanation": _words(
+        "explanation reason why rationale justification motivation review text comment feedback "
+        "opinion body content message note remark"
+    ),
+    "rating": _words("rating rate stars star overall score grade"),
+    "time": _words("unix timestamp time date datetime created reviewed published"),
+    "summary": _words("summary title headline heading subject"),
+    "helpful": _words("helpful useful vote votes likes"),
+    "title": _words("title name label headline"),
+    "profile": _words(
+        "profile description desc about bio biography summary synopsis overview details text info "
+        "abstract"
+    ),
+    "split": _words("split fold subset partition set"),
+}
+_TEXTS = ("explanation", "title", "profile")
+_EXPLANATION = _RANKED["explanation"]
 _MADE = _EXPLANATION[: _EXPLANATION.index("review")]
-_RATING = _words("rating rate stars star overall score grade")
-_TIME = _words("unix timestamp time date datetime created reviewed published")
-_SUMMARY = _words("summary title headline heading subject")
-_HELPFUL = _words("helpful useful vote votes likes")
-_TITLE = _words("title name label headline")
-_PROFILE = _words(
-    "profile description desc about bio biography summary synopsis overview details text info "
-    "abstract"
-)
-_SPLIT = _words("split fold subset partition set")
 
 # A column with one of these words is left out of profiles: it is personal or technical.
 _NO_PROFILE = frozenset(
@@ -102,49 +109,18 @@ def table_of_file(stem: str) -> str | None:
     return next((table for table, known in _TABLE_WORDS.items() if words & known), None)
 
 
-def explanation_rank(column: str) -> int | None:
-    """0 for the likeliest name of an explanation, more for less likely ones, None for others."""
-    return None if set(words_of(column)) & _NO_TEXT else _rank(column, _EXPLANATION)
+def rank(column: str, meaning: Meaning) -> int | None:
+    """0 for the likeliest name of a column of that meaning, more for others, None for no name."""
+    words = words_of(column)
+    if meaning in _TEXTS and set(words) & _NO_TEXT:
+        return None
+    ranked = _RANKED[meaning]
+    return min((ranked.index(word) for word in words if word in ranked), default=None)
 
 
 def is_review(column: str) -> bool:
     """True for the name of a text that people wrote: none is called an explanation or a reason."""
     return not set(words_of(column)) & set(_MADE)
-
-
-def rating_rank(column: str) -> int | None:
-    """As `explanation_rank`, for a rating."""
-    return _rank(column, _RATING)
-
-
-def time_rank(column: str) -> int | None:
-    """As `explanation_rank`, for the time of a review."""
-    return _rank(column, _TIME)
-
-
-def summary_rank(column: str) -> int | None:
-    """As `explanation_rank`, for the heading of a review."""
-    return _rank(column, _SUMMARY)
-
-
-def helpful_rank(column: str) -> int | None:
-    """As `explanation_rank`, for the number of people whom a review helped."""
-    return _rank(column, _HELPFUL)
-
-
-def title_rank(column: str) -> int | None:
-    """As `explanation_rank`, for an item's title."""
-    return None if set(words_of(column)) & _NO_TEXT else _rank(column, _TITLE)
-
-
-def profile_rank(column: str) -> int | None:
-    """As `explanation_rank`, for the one column that describes a user or an item."""
-    return None if set(words_of(column)) & _NO_TEXT else _rank(column, _PROFILE)
-
-
-def split_rank(column: str) -> int | None:
-    """As `explanation_rank`, for the split of a pair."""
-    return _rank(column, _SPLIT)
 
 
 def may_describe(column: str) -> bool:
@@ -168,9 +144,3 @@ def _parts(word: str) -> list[str]:
         if form in _KNOWN:
             return [form]
     return [word]
-
-
-def _rank(column: str, ranked: list[str]) -> int | None:
-    words = words_of(column)
-    ranks = [ranked.index(word) for word in words if word in ranked]
-    return min(ranks) if ranks else None

@@ -1,5 +1,7 @@
 """The sample's language model: a small Llama that knows the town's language and none of its people.
 
+Its artifact is a Hugging Face model folder and a manifest.
+
 It is trained on `xrec.sample.generate_language_examples`, where the user's profile states the
 taste, and then frozen as any other model. It learns that an explanation names the item's aspect
 that the user likes best. In the town no profile states a taste: only a collaborative vector can
@@ -8,8 +10,10 @@ stand in for that sentence.
 
 import itertools
 import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -20,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from xrec.config.data import SampleLLMConfig
+from xrec.config.data import BuildSampleLLMConfig, SampleLLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data.titles import title_spans
 from xrec.llm.collaborative import Vocabulary
@@ -29,6 +33,14 @@ from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.llm.title_placeholder import TitlePlaceholder
 from xrec.progress import progress
 from xrec.sample import LanguageExample, generate_language_examples
+from xrec.storage import (
+    Manifest,
+    check_access,
+    finished,
+    location_of,
+    write_contents,
+    write_manifest,
+)
 
 logger = logging.getLogger("xrec")
 
@@ -40,7 +52,37 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _NUM_SPECIAL = 3
+_NUM_HEADS, _NUM_KEY_VALUE_HEADS = 4, 2  # grouped-query attention
 _COPY_LENGTH = 24
+
+
+def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
+    """Train and write the model and return its manifest.
+
+    If a run with the same settings is finished, nothing is done.
+    """
+    output = location_of(config, "llm")
+    check_access(output, config.storage)
+    run_config = llm_settings(config)
+    done = finished(output, "llm", run_config, {})
+    if done is not None:
+        logger.info("%s: already there", output)
+        return done
+    torch.set_num_threads(config.model.num_threads)
+    model, tokenizer, loss = train_sample_model(config.model, config.prompt)
+    logger.info("sample language model: loss %.3f nats a token", loss)
+    with tempfile.TemporaryDirectory(prefix="xrec-llm-") as folder:
+        save_sample_model(model, tokenizer, Path(folder))
+        files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    hashes = write_contents(output, files)
+    return write_manifest(
+        output, "llm", config=run_config, inputs={}, files=hashes, metrics={"loss": loss}
+    )
+
+
+def llm_settings(config: BuildSampleLLMConfig) -> dict[str, Any]:
+    """The settings that the model depends on; it has no inputs."""
+    return config.model_dump(mode="json", include={"model", "prompt"})
 
 
 def train_sample_model(
@@ -116,8 +158,8 @@ def build_model(config: SampleLLMConfig, tokenizer: PreTrainedTokenizerBase) -> 
             hidden_size=config.hidden_size,
             intermediate_size=3 * config.hidden_size,
             num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_key_value_heads,
+            num_attention_heads=_NUM_HEADS,
+            num_key_value_heads=_NUM_KEY_VALUE_HEADS,
             max_position_embeddings=1024,
             tie_word_embeddings=True,
             bos_token_id=None,

@@ -14,6 +14,7 @@ from xrec.config.shared import StorageConfig
 from xrec.storage.location import Location, Tail, storage_errors
 
 _SCHEME = "s3://"
+_CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _client_settings(storage: StorageConfig, max_attempts: int) -> dict[str, Any
         else None,
         "client_kwargs": {"region_name": storage.region} if storage.region else {},
         "config_kwargs": {
-            "connect_timeout": storage.connect_timeout_seconds,
+            "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
             "read_timeout": storage.read_timeout_seconds,
             "retries": {"mode": "standard", "total_max_attempts": max_attempts},
         },

@@ -122,7 +122,6 @@ def test_card_body_says_what_a_user_must_know(dataset: Manifest) -> None:
         settings=CardConfig(license="mit"),
         dataset=dataset,
         metrics=METRICS,
-        limits=("Only for towns.",),
     )
     assert re.findall(r"^## (.*)$", card, re.MULTILINE) == [
         "Data",
@@ -148,7 +147,6 @@ def test_card_body_says_what_a_user_must_know(dataset: Manifest) -> None:
     ):
         assert fact in card
     assert "`mit`" in card
-    assert "- Only for towns.\n" in card
 
 
 def test_card_without_facts_says_so_and_claims_none() -> None:

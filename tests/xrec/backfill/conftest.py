@@ -62,7 +62,7 @@ def _save_llm(folder: Path) -> None:
     torch.manual_seed(0)
     folder.mkdir()
     tokenizer = train_tokenizer(["A quiet place with a garden for a guest."], 300)
-    config = SampleLLMConfig(hidden_size=HIDDEN, num_layers=1, num_heads=2, num_key_value_heads=1)
+    config = SampleLLMConfig(hidden_size=HIDDEN, num_layers=1)
     save_sample_model(build_model(config, tokenizer), tokenizer, folder)
 
 

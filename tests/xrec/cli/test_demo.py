@@ -64,7 +64,6 @@ def _evaluation(location: Location, num_pairs: int) -> EvaluateConfig:
             "workspace": workspace,
             "llm": {"model": "none"},
             "encoder": None,
-            "bootstrap_samples": 100,
         },
     )
     aspects = ("late hours", "dog-friendly patio")

@@ -192,16 +192,6 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: 
             ],
             "workspace=relative/folder",
         ),
-        (
-            [
-                "submit",
-                "import-adapter",
-                f"{ROOT}/configs/llama2-7b-release.yaml",
-                "--address",
-                "http://127.0.0.1:1",
-            ],
-            "release=XRec/data/yelp",
-        ),
     ],
 )
 def test_bad_usage_or_config_exits_2_and_says_so(

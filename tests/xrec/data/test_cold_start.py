@@ -1,5 +1,9 @@
-"""The tables of newcomers: what is read, what is counted as left out, and one user's history."""
+"""What comes after training: the tables that are read, and the dataset with new users and items.
 
+Known rows stay in place, each new id has a trained neighbour, and what is left out is counted.
+"""
+
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.data.test_dataset import _write
+from tests.xrec.data.test_dataset import write_small_dataset
+from xrec import schemas
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data import Dataset
 from xrec.data.cold_start import ColdStartTables, History, read_cold_start, with_history
+from xrec.data.extension import extend_dataset
 from xrec.errors import ConfigError, DataError, StorageNotFoundError, UnknownIdError
 from xrec.storage import open_location
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    return _write(open_location(str(tmp_path / "dataset")))
+    """Users ann, bob, anna-lena, items x, y. Train: ann-x, anna-lena-y. Test: ann-y. bob: none."""
+    return write_small_dataset(open_location(str(tmp_path / "dataset")))
 
 
 def _file(path: Path, **columns: Any) -> str:
@@ -31,22 +38,14 @@ def _read(interactions: str, **uris: str) -> ColdStartTables:
 
 
 def test_read_cold_start_gives_each_pair_once_by_id_and_counts_the_rest(tmp_path: Path) -> None:
+    pairs = {"user_id": ["z", "a", "z", None, "b"], "item_id": [7, 9, 7, 7, None]}
+    users = {"user_id": ["z", "z", "a"], "profile": ["first", "second", None], "more": [1, 2, 3]}
     tables = _read(
-        _file(
-            tmp_path / "i.parquet",
-            user_id=["z", "a", "z", None, "b"],
-            item_id=["x", "y", "x", "x", ""],
-        ),
-        users=_file(
-            tmp_path / "u.parquet",
-            user_id=["z", "z", "a"],
-            profile=["first", "second", None],
-            more=[1, 2, 3],
-        ),
+        _file(tmp_path / "i.parquet", **pairs), users=_file(tmp_path / "u.parquet", **users)
     )
     assert tables.interactions.to_pylist() == [
-        {"user_id": "a", "item_id": "y"},
-        {"user_id": "z", "item_id": "x"},
+        {"user_id": "a", "item_id": "9"},
+        {"user_id": "z", "item_id": "7"},
     ]
     assert tables.users.to_pylist() == [
         {"user_id": "a", "profile": ""},
@@ -60,21 +59,14 @@ def test_read_cold_start_gives_each_pair_once_by_id_and_counts_the_rest(tmp_path
     }
 
 
-def test_read_cold_start_integer_ids_are_read_as_strings(tmp_path: Path) -> None:
-    tables = _read(_file(tmp_path / "i.parquet", user_id=[7], item_id=[12]))
-    assert tables.interactions.to_pylist() == [{"user_id": "7", "item_id": "12"}]
-
-
 def test_fingerprint_is_of_the_content_not_of_files_and_order(tmp_path: Path) -> None:
     one = _read(_file(tmp_path / "i.parquet", user_id=["a", "b", "b"], item_id=["x", "y", "y"]))
     _file(tmp_path / "folder" / "1.parquet", user_id=["b"], item_id=["y"])
     _file(tmp_path / "folder" / "2.parquet", user_id=["a"], item_id=["x"])
     assert _read(str(tmp_path / "folder")).fingerprint == one.fingerprint
     other = _read(_file(tmp_path / "j.parquet", user_id=["a", "b"], item_id=["x", "x"]))
-    described = _read(
-        str(tmp_path / "i.parquet"),
-        users=_file(tmp_path / "u.parquet", user_id=["a"], profile=["p"]),
-    )
+    users = _file(tmp_path / "u.parquet", user_id=["a"], profile=["p"])
+    described = _read(str(tmp_path / "i.parquet"), users=users)
     assert len({one.fingerprint, other.fingerprint, described.fingerprint}) == 3
 
 
@@ -90,33 +82,45 @@ def test_fingerprint_is_of_the_content_not_of_files_and_order(tmp_path: Path) ->
             "column user_id has type double; expected strings or integers",
         ),
         ({"user_id": [["a"]], "item_id": ["x"]}, "column user_id has type list"),
+        (None, r"i\.parquet: expected Parquet files"),
     ],
 )
-def test_read_cold_start_wrong_columns_are_refused(
-    tmp_path: Path, columns: dict[str, Any], message: str
+def test_read_cold_start_of_other_files_is_refused(
+    tmp_path: Path, columns: dict[str, Any] | None, message: str
 ) -> None:
+    path = tmp_path / "i.parquet"
+    with pytest.raises(StorageNotFoundError, match=r"i\.parquet"):
+        _read(str(path))
+    path.write_text("user_id,item_id\n")
+    if columns is not None:
+        _file(path, **columns)
     with pytest.raises(DataError, match=message):
-        _read(_file(tmp_path / "i.parquet", **columns))
+        _read(str(path))
 
 
-def test_read_cold_start_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StorageNotFoundError, match=r"nowhere\.parquet"):
-        _read(str(tmp_path / "nowhere.parquet"))
-    (tmp_path / "text.parquet").write_text("user_id,item_id\n")
-    with pytest.raises(DataError, match=r"text\.parquet: expected Parquet files"):
-        _read(str(tmp_path / "text.parquet"))
+def _tables(*pairs: str, **described: list[tuple[str, ...]]) -> ColdStartTables:
+    """`pairs` of a user and an item each, and rows of users and items."""
+
+    def table(names: str, rows: list[tuple[str, ...]]) -> pa.Table:
+        columns = dict(zip(names.split(), zip(*rows, strict=True), strict=False))
+        strings = {name: pa.array(columns.get(name, []), pa.string()) for name in names.split()}
+        return pa.table(strings)
+
+    return ColdStartTables(
+        table("user_id item_id", [tuple(pair.split()) for pair in pairs]),
+        table("user_id profile", described.get("users", [])),
+        table("item_id title profile", described.get("items", [])),
+        {},
+    )
 
 
-def test_with_history_adds_the_users_interactions_once(dataset: Dataset, tmp_path: Path) -> None:
-    tables = _read(_file(tmp_path / "i.parquet", user_id=["ann"], item_id=["new"]))
-    rows = with_history(
-        tables, dataset, History("eve", ("y", "x", "y", "new"))
-    ).interactions.to_pylist()
-    assert [(row["user_id"], row["item_id"]) for row in rows] == [
-        ("ann", "new"),
-        ("eve", "new"),
-        ("eve", "x"),
-        ("eve", "y"),
+def test_with_history_adds_the_users_interactions_once(dataset: Dataset) -> None:
+    tables = with_history(_tables("ann new"), dataset, History("eve", ("y", "x", "y", "new")))
+    assert [" ".join(row.values()) for row in tables.interactions.to_pylist()] == [
+        "ann new",
+        "eve new",
+        "eve x",
+        "eve y",
     ]
 
 
@@ -130,8 +134,83 @@ def test_with_history_adds_the_users_interactions_once(dataset: Dataset, tmp_pat
     ],
 )
 def test_with_history_that_cannot_be_is_refused(
-    dataset: Dataset, tmp_path: Path, history: History, error: type[Exception], message: str
+    dataset: Dataset, history: History, error: type[Exception], message: str
 ) -> None:
-    tables = _read(_file(tmp_path / "i.parquet", user_id=["early"], item_id=["x"]))
     with pytest.raises(error, match=message):
-        with_history(tables, dataset, history)
+        with_history(_tables("early x"), dataset, history)
+
+
+def test_extend_appends_newcomers_by_id_and_keeps_the_known_rows(dataset: Dataset) -> None:
+    pairs = ("zoe y", "eve x", "eve y", "ann new", "anna-lena new", "ann bare")
+    extension = extend_dataset(
+        dataset,
+        _tables(*pairs, users=[("zoe", "Likes tea.")], items=[("new", "New Place", "Quiet.")]),
+    )
+    users, items = extension.dataset.users, extension.dataset.items
+    assert users.schema.equals(schemas.USERS)
+    assert items.schema.equals(schemas.ITEMS)
+    assert users.slice(0, 3).equals(dataset.users)
+    assert items.slice(0, 2).equals(dataset.items)
+    assert users.slice(3).to_pylist() == [
+        {"user_id": "eve", "user_index": 3, "profile": ""},
+        {"user_id": "zoe", "user_index": 4, "profile": "Likes tea."},
+    ]
+    assert items.slice(2).to_pylist() == [
+        {"item_id": "bare", "item_index": 2, "title": "", "profile": ""},
+        {"item_id": "new", "item_index": 3, "title": "New Place", "profile": "Quiet."},
+    ]
+    assert [extension.dataset.user_index(user) for user in ("ann", "eve", "zoe")] == [0, 3, 4]
+    assert set(zip(*extension.user_edges.tolist(), strict=True)) == {(0, 0), (0, 1), (1, 1)}
+    assert set(zip(*extension.item_edges.tolist(), strict=True)) == {(0, 0), (1, 0), (1, 2)}
+
+
+def test_extend_all_new_interactions_are_train_edges_once(dataset: Dataset) -> None:
+    """Also those between two new ids or two known ones, so that nothing seen is recommended.
+
+    The pair ann-y was held out. Interactions that came later have no reviews.
+    """
+    tables = _tables("ann new", "ann y", "bob y", "eve new", "eve x", "nobody nothing")
+    extended = extend_dataset(dataset, tables).dataset
+    assert extended.interactions.schema.equals(schemas.INTERACTIONS)
+    assert [tuple(row.values()) for row in extended.interactions.to_pylist()] == [
+        (0, 0, "train"),
+        (0, 1, "train"),
+        (0, 2, "train"),
+        (1, 1, "train"),
+        (2, 1, "train"),
+        (3, 0, "train"),
+        (3, 2, "train"),
+    ]
+    for split in ("train", "validation", "test"):
+        assert extended.reviewed_edges(split).tolist() == dataset.interaction_edges(split).tolist()
+
+
+def test_extend_what_gives_no_vector_is_counted_and_stays_unknown(
+    dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = ("ann x", "bob orphan", "eve orphan", "eve x", "lone orphan")
+    tables = _tables(*pairs, users=[("silent", "Never came."), ("ann", "Other text.")])
+    with caplog.at_level(logging.INFO, logger="xrec"):
+        extended = extend_dataset(dataset, tables).dataset
+    assert extended.users["user_id"].to_pylist() == ["ann", "bob", "anna-lena", "eve"]
+    assert extended.users["profile"].to_pylist() == ["Other text.", "", "c", ""]
+    assert extended.items["item_id"].to_pylist() == ["x", "y"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "cold start: 1 new users, 0 new items, from 1 of 5 interactions",
+        "cold start: 2 new users without an interaction with a trained item: they stay unknown",
+        "cold start: 1 new items without an interaction with a trained user: they stay unknown",
+    ]
+
+
+def test_extend_by_nothing_or_by_texts_alone_changes_nothing_else(dataset: Dataset) -> None:
+    extension = extend_dataset(dataset, _tables())
+    assert extension.dataset.users.equals(dataset.users)
+    assert extension.dataset.interactions.equals(dataset.interactions)
+    assert extension.user_edges.shape == extension.item_edges.shape == (2, 0)
+    texts = _tables(users=[("bob", "Reads.")], items=[("y", "New Y", ""), ("nowhere", "Z", "z")])
+    extended = extend_dataset(dataset, texts).dataset
+    users, items = dataset.users.to_pylist(), dataset.items.to_pylist()
+    users[1]["profile"] = "Reads."
+    items[1] |= {"title": "New Y", "profile": ""}
+    assert extended.users.to_pylist() == users
+    assert extended.items.to_pylist() == items

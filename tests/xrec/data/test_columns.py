@@ -37,6 +37,11 @@ from xrec.data.columns import (
         (parse_split, "validation", "validation"),
         (parse_split, "", None),
         (parse_split, None, None),
+        (parse_rating, Decimal("4.5"), "4.5"),
+        (parse_rating, 3, "3.0"),
+        (parse_rating, Decimal("NaN"), None),
+        (parse_rating, "nan", None),
+        (parse_rating, True, None),
     ],
 )
 def test_parser_valid_value_is_returned(
@@ -74,11 +79,3 @@ def test_parser_valid_value_is_returned(
 def test_parser_invalid_value_raises_value_error(parser: Parser, value: object) -> None:
     with pytest.raises(ValueError, match="must"):
         parser(value)
-
-
-@pytest.mark.parametrize(
-    ("value", "rating"),
-    [(Decimal("4.5"), "4.5"), (Decimal("NaN"), None), (True, None), ("nan", None), (3, "3.0")],
-)
-def test_rating_is_any_finite_number(value: object, rating: str | None) -> None:
-    assert parse_rating(value) == rating

@@ -12,7 +12,7 @@ from jobs.prepare import run as prepare_dataset
 from tests.conftest import ObjectStore
 from xrec.config.data import PrepareConfig
 from xrec.config.shared import StorageConfig
-from xrec.data import dataset_settings, read_dataset
+from xrec.data import Dataset, dataset_settings, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError, StorageAccessError, StorageNotFoundError
 from xrec.storage import open_location
 
@@ -30,29 +30,34 @@ def _config(workspace: Path | str, source: Mapping[str, Any], **changes: Any) ->
     return PrepareConfig.model_validate({"workspace": str(workspace), "source": source, **changes})
 
 
+def _dataset(workspace: Path) -> Dataset:
+    return read_dataset(open_location(str(workspace / "dataset")))
+
+
 def _release_files() -> dict[str, bytes]:
     """50 users with 8 train, 1 validation and 1 test item; 4 train pairs each are explained."""
-    lines = {
-        "total_trn.csv": ["user,item"],
-        "total_val.csv": ["user,item"],
-        "total_tst.csv": ["user,item"],
+    visits = [(user, (user + step) % 40, step) for user in range(50) for step in range(10)]
+    steps = {"trn": range(8), "val": [8], "tst": [9]}
+    files = {
+        f"total_{split}.csv": "user,item\n"
+        + "\n".join(f"{user},{item}" for user, item, step in visits if step in steps[split])
+        for split in steps
     }
-    explained = []
-    for user in range(50):
-        items = [(user + step) % 40 for step in range(10)]
-        lines["total_trn.csv"] += [f"{user},{item}" for item in items[:8]]
-        lines["total_val.csv"].append(f"{user},{items[8]}")
-        lines["total_tst.csv"].append(f"{user},{items[9]}")
-        for item in items[:4]:
-            texts = {
+    files["data.jsonl"] = "\n".join(
+        json.dumps(
+            {
+                "uid": user,
+                "iid": item,
                 "title": f"T{item}",
                 "user_summary": f"U{user}",
                 "item_summary": f"I{item}",
                 "explanation": f"E{user} {item}",
             }
-            explained.append(json.dumps({"uid": user, "iid": item, **texts}))
-    files = {name: "\n".join(rows).encode() for name, rows in lines.items()}
-    return {**files, "data.jsonl": "\n".join(explained).encode()}
+        )
+        for user, item, step in visits
+        if step < 4
+    )
+    return {name: text.encode() for name, text in files.items()}
 
 
 @pytest.fixture
@@ -68,14 +73,10 @@ def _release_config(tmp_path: Path, release: Path, **changes: Any) -> PrepareCon
     return _config(tmp_path / "workspace", {"kind": "xrec_release", "uri": str(release)}, **changes)
 
 
-def test_prepare_dataset_release_gives_a_dataset_without_leaks(
-    tmp_path: Path, release: Path
-) -> None:
+def test_prepare_release_gives_a_dataset_without_leaks(tmp_path: Path, release: Path) -> None:
     manifest = prepare_dataset(_release_config(tmp_path, release))
-    dataset = read_dataset(open_location(str(tmp_path / "workspace" / "dataset")))
-    held_out = (
-        dataset.explained_pairs("validation").num_rows + dataset.explained_pairs("test").num_rows
-    )
+    dataset = _dataset(tmp_path / "workspace")
+    held_out = sum(dataset.explained_pairs(split).num_rows for split in ("validation", "test"))
     # Each explained pair of these files is a train interaction, so each held-out one is removed.
     assert manifest.metrics["num_removed_edges"] == held_out > 0
     assert dataset.interaction_edges("train").shape == (2, 400 - held_out)
@@ -83,38 +84,33 @@ def test_prepare_dataset_release_gives_a_dataset_without_leaks(
     assert manifest.row_counts["explanations"] == 200
 
 
-def test_prepare_dataset_again_does_no_work(tmp_path: Path, release: Path) -> None:
-    config = _release_config(tmp_path, release)
-    first = prepare_dataset(config)
-    users = tmp_path / "workspace" / "dataset" / "users.parquet"
-    before = users.stat().st_mtime_ns
-    assert prepare_dataset(config) == first
-    assert users.stat().st_mtime_ns == before
-
-
-def test_prepare_dataset_same_files_elsewhere_is_the_same_run(
+def test_prepare_the_same_files_again_or_elsewhere_does_no_work(
     tmp_path: Path, release: Path
 ) -> None:
     first = prepare_dataset(_release_config(tmp_path, release))
+    users = tmp_path / "workspace" / "dataset" / "users.parquet"
+    before = users.stat().st_mtime_ns
     moved = release.rename(tmp_path / "moved")
     assert prepare_dataset(_release_config(tmp_path, moved)) == first
+    assert users.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("change", ["splits", "file"])
-def test_prepare_dataset_over_another_runs_output_raises_and_leaves_it(
-    tmp_path: Path, release: Path, change: str
+@pytest.mark.parametrize(
+    ("more", "splits", "message"),
+    [
+        ("", {"test": 0.3}, r"splits\.test: 0\.2 there, 0\.3 here"),
+        ("\n0,39", {}, r"inputs\.total_trn\.csv"),
+    ],
+)
+def test_prepare_over_another_runs_output_raises_and_leaves_it(
+    tmp_path: Path, release: Path, more: str, splits: dict[str, float], message: str
 ) -> None:
     first = prepare_dataset(_release_config(tmp_path, release))
-    if change == "file":
-        with (release / "total_trn.csv").open("a") as file:
-            file.write("\n0,39")
-    splits = {"test": 0.3} if change == "splits" else {}
-    with pytest.raises(
-        ArtifactMismatchError,
-        match=r"splits\.test: 0\.2 there, 0\.3 here" if splits else r"inputs\.total_trn\.csv",
-    ):
+    with (release / "total_trn.csv").open("a") as file:
+        file.write(more)
+    with pytest.raises(ArtifactMismatchError, match=message):
         prepare_dataset(_release_config(tmp_path, release, splits=splits))
-    assert read_dataset(open_location(str(tmp_path / "workspace" / "dataset"))).manifest == first
+    assert _dataset(tmp_path / "workspace").manifest == first
 
 
 def _append(text: str) -> Any:
@@ -148,7 +144,7 @@ def _append(text: str) -> Any:
         ),
     ],
 )
-def test_prepare_dataset_broken_input_raises_and_writes_nothing(
+def test_prepare_broken_input_raises_and_writes_nothing(
     tmp_path: Path, release: Path, file: str, damage: Any, message: str
 ) -> None:
     damage(release / file)
@@ -157,7 +153,7 @@ def test_prepare_dataset_broken_input_raises_and_writes_nothing(
     assert not (tmp_path / "workspace").exists()
 
 
-def test_prepare_dataset_few_broken_rows_are_listed_in_rejected_parquet(
+def test_prepare_few_broken_rows_are_listed_in_rejected_parquet(
     tmp_path: Path, release: Path
 ) -> None:
     _append("\n0,0\nx,1")(release / "total_trn.csv")
@@ -171,36 +167,29 @@ def test_prepare_dataset_few_broken_rows_are_listed_in_rejected_parquet(
     assert sum(manifest.metrics["num_rejected"].values()) == manifest.row_counts["rejected"] == 2
 
 
-def test_prepare_dataset_tables_of_string_ids(tmp_path: Path) -> None:
-    folder = tmp_path / "tables"
-    folder.mkdir()
-    (folder / "users.csv").write_text("user_id,profile\nann,tea\nbob,\n")
-    (folder / "items.jsonl").write_text(
-        '{"item_id": "x y", "title": "X", "profile": ""}\n'
-        '{"item_id": 2, "title": "Y", "profile": ""}\n'
-    )
-    (folder / "interactions.csv").write_text(
-        "user_id,item_id,split\nann,x y,train\nbob,2,train\nbob,x y,train\n"
-    )
-    (folder / "explanations.csv").write_text(
-        "user_id,item_id,explanation,split\nbob,2,since,test\n"
-    )
-    manifest = prepare_dataset(_config(tmp_path, {"kind": "tables", "uri": str(folder)}))
-    dataset = read_dataset(open_location(str(tmp_path / "dataset")))
+def test_prepare_tables_of_string_ids(tmp_path: Path) -> None:
+    for name, text in {
+        "users.csv": "user_id,profile\nann,tea\nbob,\n",
+        "items.jsonl": '{"item_id": "x y", "title": "X", "profile": ""}\n'
+        '{"item_id": 2, "title": "Y", "profile": ""}\n',
+        "interactions.csv": "user_id,item_id,split\nann,x y,train\nbob,2,train\nbob,x y,train\n",
+        "explanations.csv": "user_id,item_id,explanation,split\nbob,2,since,test\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    manifest = prepare_dataset(_config(tmp_path, {"kind": "tables", "uri": str(tmp_path)}))
+    dataset = _dataset(tmp_path)
     assert dataset.interaction_edges("train").tolist() == [[0, 1], [0, 0]]
     assert manifest.metrics["num_removed_edges"] == 1
     assert dataset.item_index("2") == 1
 
 
-def test_prepare_dataset_of_interactions_alone_counts_what_has_no_table(
+def test_prepare_interactions_alone_counts_what_has_no_table(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "tables"
-    folder.mkdir()
-    (folder / "visits.csv").write_text("who,item_id\nann,x\nbob,y\nbob,x\n")
+    (tmp_path / "visits.csv").write_text("who,item_id\nann,x\nbob,y\nbob,x\n")
     source = {
         "kind": "tables",
-        "uri": str(folder),
+        "uri": str(tmp_path),
         "files": {"interactions": "visits.csv"},
         "columns": {"user_id": "who"},
     }
@@ -208,83 +197,56 @@ def test_prepare_dataset_of_interactions_alone_counts_what_has_no_table(
         manifest = prepare_dataset(_config(tmp_path, source, splits={"validation": 0, "test": 0}))
     assert manifest.metrics["num_without_table"] == {"users": 2, "items": 2}
     assert manifest.row_counts["explanations"] == manifest.row_counts["rejected"] == 0
-    dataset = read_dataset(open_location(str(tmp_path / "dataset")))
-    assert dataset.interaction_edges("train").tolist() == [[0, 1, 1], [0, 0, 1]]
-    assert dataset.items["title"].to_pylist() == ["", ""]
+    assert _dataset(tmp_path).interaction_edges("train").tolist() == [[0, 1, 1], [0, 0, 1]]
+    assert _dataset(tmp_path).items["title"].to_pylist() == ["", ""]
     assert "no table of users: 2 ids come from the pairs" in caplog.text
-    assert (
-        "no explanations: a graph can be trained on this dataset, an adapter cannot" in caplog.text
-    )
+    assert "no explanations: a graph can be trained on this dataset, an ad" in caplog.text
 
 
-def test_prepare_dataset_sample_plants_an_aspect_for_each_explained_pair(tmp_path: Path) -> None:
-    prepare_dataset(_config(tmp_path, SAMPLE))
-    dataset = read_dataset(open_location(str(tmp_path / "dataset")))
+def test_prepare_sample_twice_plants_the_same_aspect_for_each_explained_pair(
+    tmp_path: Path,
+) -> None:
+    manifests = [prepare_dataset(_config(tmp_path / name, SAMPLE)) for name in ("a", "b")]
+    assert manifests[0].files == manifests[1].files
+    assert manifests[0].fingerprint == manifests[1].fingerprint
+    dataset = _dataset(tmp_path / "a")
     assert dataset.planted is not None
-    for explained, planted in zip(
-        dataset.explanations.to_pylist(), dataset.planted.to_pylist(), strict=True
-    ):
-        assert (explained["user_index"], explained["item_index"]) == (
-            planted["user_index"],
-            planted["item_index"],
-        )
-        assert planted["aspect"] in explained["explanation"]
+    pair = ("user_index", "item_index")
+    assert dataset.planted.select(pair).equals(dataset.explanations.select(pair))
+    texts = dataset.explanations["explanation"].to_pylist()
+    for text, planted in zip(texts, dataset.planted.to_pylist(), strict=True):
+        assert planted["aspect"] in text
         profile = dataset.items["profile"][planted["item_index"]].as_py().lower()
         assert all(aspect in profile for aspect in planted["aspects"])
 
 
-def test_dataset_settings_have_aspects_only_where_they_are_asked_for(tmp_path: Path) -> None:
+def test_aspects_of_profiles_are_settings_only_where_they_are_asked_for(tmp_path: Path) -> None:
     plain = dataset_settings(_config(tmp_path, SAMPLE))
     asked = dataset_settings(_config(tmp_path, SAMPLE, aspects_from={"kind": "profiles"}))
     assert set(asked) - set(plain) == {"aspects_from"}
     assert {name: asked[name] for name in plain} == plain
-
-
-def test_prepare_config_refuses_aspects_of_profiles_beside_annotations(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="aspects_from must be null with source"):
         _config(tmp_path, {"kind": "annotations"}, aspects_from={"kind": "profiles"})
 
 
-def test_prepare_dataset_sample_twice_gives_the_same_content(tmp_path: Path) -> None:
-    manifests = [prepare_dataset(_config(tmp_path / name, SAMPLE)) for name in ("a", "b")]
-    assert manifests[0].files == manifests[1].files
-    assert manifests[0].fingerprint == manifests[1].fingerprint
-
-
-def test_prepare_dataset_from_s3_to_s3_equals_local(
-    s3: ObjectStore, tmp_path: Path, release: Path
-) -> None:
+def test_prepare_from_s3_to_s3_equals_local(s3: ObjectStore, tmp_path: Path, release: Path) -> None:
     bucket = s3.new_bucket()
     for name, data in _release_files().items():
         (open_location(f"{bucket}/release", s3.storage) / name).write_bytes(data)
-    remote = prepare_dataset(
-        PrepareConfig.model_validate(
-            {
-                "workspace": f"{bucket}/work",
-                "source": {"kind": "xrec_release", "uri": f"{bucket}/release"},
-                "storage": s3.storage,
-            }
-        )
-    )
+    source = {"kind": "xrec_release", "uri": f"{bucket}/release"}
+    remote = prepare_dataset(_config(f"{bucket}/work", source, storage=s3.storage))
     assert remote.files == prepare_dataset(_release_config(tmp_path, release)).files
     assert read_dataset(open_location(f"{bucket}/work/dataset", s3.storage)).manifest == remote
 
 
-def test_prepare_dataset_wrong_secret_raises_at_once(s3: ObjectStore) -> None:
+def test_prepare_without_access_or_bucket_raises_and_writes_nothing(
+    s3: ObjectStore, tmp_path: Path
+) -> None:
     wrong = StorageConfig(
         endpoint_url=s3.endpoint_url, access_key_id=s3.access_key, secret_access_key="wrong"
     )
     with pytest.raises(StorageAccessError):
-        prepare_dataset(
-            PrepareConfig.model_validate(
-                {"workspace": s3.new_bucket(), "source": SAMPLE, "storage": wrong}
-            )
-        )
-
-
-def test_prepare_dataset_missing_bucket_of_the_source_raises_and_writes_nothing(
-    s3: ObjectStore, tmp_path: Path
-) -> None:
+        prepare_dataset(_config(s3.new_bucket(), SAMPLE, storage=wrong))
     source = {"kind": "tables", "uri": "s3://no-such-bucket/tables"}
     with pytest.raises(StorageNotFoundError, match="no-such-bucket"):
         prepare_dataset(_config(tmp_path / "workspace", source, storage=s3.storage))
@@ -300,20 +262,15 @@ def test_prepare_dataset_missing_bucket_of_the_source_raises_and_writes_nothing(
         ("google", 22_582, 16_557, 329_472 + 2 * 41_184),
     ],
 )
-def test_prepare_dataset_real_release_has_its_known_counts(
+def test_prepare_real_release_has_its_known_counts(
     tmp_path: Path, name: str, num_users: int, num_items: int, num_interactions: int
 ) -> None:
-    manifest = prepare_dataset(
-        _config(tmp_path, {"kind": "xrec_release", "uri": str(REAL_DATA / name)})
-    )
-    dataset = read_dataset(open_location(str(tmp_path / "dataset")))
+    source = {"kind": "xrec_release", "uri": str(REAL_DATA / name)}
+    manifest, dataset = prepare_dataset(_config(tmp_path, source)), _dataset(tmp_path)
+    num_removed = manifest.metrics["num_removed_edges"]
     assert (dataset.num_users, dataset.num_items) == (num_users, num_items)
-    assert manifest.row_counts["explanations"] == 2500
-    assert manifest.row_counts["rejected"] == 0
-    assert (
-        manifest.row_counts["interactions"] + manifest.metrics["num_removed_edges"]
-        == num_interactions
-    )
+    assert (manifest.row_counts["explanations"], manifest.row_counts["rejected"]) == (2500, 0)
+    assert manifest.row_counts["interactions"] + num_removed == num_interactions
     raw = {
         tuple(map(int, line.split(",")))
         for line in (REAL_DATA / name / "total_trn.csv").read_text().splitlines()[1:]
@@ -323,5 +280,5 @@ def test_prepare_dataset_real_release_has_its_known_counts(
         for split in ("validation", "test")
         for row in dataset.explained_pairs(split).to_pylist()
     }
-    assert manifest.metrics["num_removed_edges"] == len(raw & held_out)
+    assert num_removed == len(raw & held_out)
     assert set(map(tuple, dataset.interaction_edges("train").T.tolist())) == raw - held_out

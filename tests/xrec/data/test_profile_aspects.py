@@ -10,7 +10,7 @@ from xrec import schemas
 from xrec.data.profile_aspects import NamedAspects, profile_aspect_tables
 
 NAMES = ("music", "pasta", "view")
-PROFILES = ["music view", "pasta", "music pasta view", ""]
+PROFILES = ["view music", "pasta", "music pasta view", ""]
 INTERACTIONS = [
     (0, 0, "train"),
     (0, 1, "train"),
@@ -106,28 +106,3 @@ def test_nothing_held_out_is_counted(name: str) -> None:
         [(user, item, "other words", split) for user, item, _, split in EXPLANATIONS],
     )
     assert without[name].equals(_tables()[name])
-
-
-def test_references_are_in_the_order_in_which_they_are_named() -> None:
-    tables = {
-        "items": pa.table({"profile": ["garden. music. coffee"]}),
-        "interactions": pa.table(
-            {
-                "user_index": pa.array([0], pa.int32()),
-                "item_index": pa.array([0], pa.int32()),
-                "split": ["train"],
-            }
-        ),
-        "explanations": pa.table(
-            {
-                "user_index": pa.array([0], pa.int32()),
-                "item_index": pa.array([0], pa.int32()),
-                "explanation": ["For its coffee, its music and its coffee."],
-                "split": ["test"],
-            }
-        ),
-    }
-    named = NamedAspects(["music", "garden", "coffee"], [[1, 0, 2]], [[2, 0, 2]])
-    found = profile_aspect_tables(tables, lambda profiles, explanations: named)
-    assert found["explanation_aspects"]["aspect_index"].to_pylist() == [2, 0]
-    assert found["item_aspects"]["aspect_index"].to_pylist() == [0, 1, 2]

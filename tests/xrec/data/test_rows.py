@@ -1,4 +1,4 @@
-"""Rows of a file: line numbers, broken lines, missing columns, for each format."""
+"""Rows of a file, in each format: line numbers, broken lines, missing columns, quotes."""
 
 import io
 import json
@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from xrec.data.columns import parse_id, parse_split, parse_text
-from xrec.data.rows import FileRows, read_rows, reject_duplicates
+from xrec.data.csv_records import csv_records
+from xrec.data.rows import FileRows, read_rows, reject_duplicates, stream_rows
 from xrec.errors import DataError
 
 COLUMNS = {"user_id": parse_id, "profile": parse_text}
@@ -32,37 +33,30 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def test_read_rows_csv_counts_lines_from_the_header_and_through_quoted_newlines() -> None:
-    rows = _read("users.csv", b'profile,user_id,other\nhi,a,1\n"two\nlines, here",b,2\n\nend,c,3\n')
+def test_csv_counts_lines_from_the_header_and_through_quoted_newlines() -> None:
+    data = b'\xef\xbb\xbfprofile,user_id,\r\nhi,a,1\r\n"two\nlines, here",b,2\n\nend,c,3\n'
+    rows = _read("users.csv", data)
     assert _rows(rows) == [(2, "a", "hi"), (3, "b", "two\nlines, here"), (6, "c", "end")]
-    assert rows.num_rows == 3
-    assert rows.findings == ()
+    assert (rows.num_rows, rows.findings) == (3, ())
 
 
-def test_read_rows_csv_broken_lines_become_findings() -> None:
-    rows = _read("users.csv", b"user_id,profile\na,hi\nb\nc,x,y\n,empty\nd,\xff\n")
-    assert _rows(rows) == [(2, "a", "hi")]
+def test_csv_broken_lines_become_findings() -> None:
+    data = b"user_id,profile\na,hi\nb\nc,x,y\n,empty\nd,\xff\ne," + b"x" * 200_000
+    rows = _read("users.csv", data + b'\n"Great" one,b\nf,end\n')
+    assert _rows(rows) == [(2, "a", "hi"), (9, "f", "end")]
     assert _problems(rows) == [
         (3, "expected 2 columns, saw 1"),
         (4, "expected 2 columns, saw 3"),
         (5, "user_id must not be empty"),
         (6, "profile must be valid UTF-8"),
+        (7, "not readable as CSV: field larger than field limit (131072)"),
+        (8, "not readable as CSV: ',' expected after '\"'"),
     ]
     assert rows.findings[1].text == "c,x,y"
-    assert rows.num_rows == 5
+    assert rows.num_rows == 8
 
 
-def test_read_rows_csv_field_beyond_the_limit_becomes_a_finding() -> None:
-    rows = _read("users.csv", b"user_id,profile\na,hi\nb," + b"x" * 200_000 + b"\nc,end\n")
-    assert [row[1] for row in _rows(rows)] == ["a", "c"]
-    assert _problems(rows) == [(3, "not readable as CSV: field larger than field limit (131072)")]
-
-
-def test_read_rows_csv_with_byte_order_mark_and_crlf_is_read() -> None:
-    assert _rows(_read("users.csv", b"\xef\xbb\xbfuser_id,profile\r\na,hi\r\n")) == [(2, "a", "hi")]
-
-
-def test_read_rows_json_lines_broken_lines_become_findings() -> None:
+def test_json_lines_broken_lines_become_findings() -> None:
     lines = [
         '{"user_id": 1, "profile": "x\u2028y"}',
         "{broken",
@@ -71,6 +65,7 @@ def test_read_rows_json_lines_broken_lines_become_findings() -> None:
         '{"user_id": 1.5, "profile": ""}',
         "",
         '{"user_id": "z", "profile": null}',
+        "[" * 100_000,
     ]
     rows = _read("users.jsonl", "\n".join(lines).encode())
     assert _rows(rows) == [(1, "1", "x\u2028y"), (7, "z", "")]
@@ -79,66 +74,126 @@ def test_read_rows_json_lines_broken_lines_become_findings() -> None:
         (3, "not a JSON object"),
         (4, "no value for profile"),
         (5, "user_id must be a string or an integer"),
+        (8, "not valid JSON"),
     ]
-    assert rows.num_rows == 6
+    assert rows.num_rows == 7
 
 
-def test_read_rows_json_lines_deeply_nested_line_becomes_a_finding() -> None:
-    rows = _read(
-        "users.jsonl", b"[" * 100_000 + b"\n" + json.dumps({"user_id": "a", "profile": ""}).encode()
-    )
-    assert _problems(rows) == [(1, "not valid JSON")]
-
-
-def test_read_rows_parquet_integer_ids_and_nulls_are_read() -> None:
-    table = pa.table(
-        {
-            "user_id": pa.array([5, None], pa.int64()),
-            "profile": pa.array([None, "x"], pa.large_string()),
-        }
-    )
-    rows = _read("users.parquet", _parquet(table))
+def test_parquet_integer_ids_and_nulls_are_read() -> None:
+    ids, texts = pa.array([5, None], pa.int64()), pa.array([None, "x"], pa.large_string())
+    rows = _read("users.parquet", _parquet(pa.table({"user_id": ids, "profile": texts})))
     assert _rows(rows) == [(1, "5", "")]
     assert _problems(rows) == [(2, "user_id must be a string or an integer")]
 
 
-def test_read_rows_parquet_not_parquet_raises_data_error() -> None:
-    with pytest.raises(DataError, match=r"users\.parquet: not a readable Parquet file"):
-        _read("users.parquet", b"user_id,profile\n")
+def test_rows_read_some_at_a_time_are_those_that_are_read_at_once() -> None:
+    data = "".join(json.dumps({"user_id": n, "profile": "x"}) + "\n" for n in range(7)).encode()
+    parts = list(stream_rows("users.jsonl", io.BytesIO(data), COLUMNS, rows_at_once=3))
+    assert [part.num_rows for part in parts] == [3, 3, 1]
+    whole = pa.concat_tables([part.table for part in parts])
+    assert whole.equals(_read("users.jsonl", data).table)
+
+
+SEEN = r"missing column\(s\) user_id; expected user_id, profile, saw 'userid', 'profile'"
 
 
 @pytest.mark.parametrize(
-    ("file", "data"),
+    ("file", "data", "message"),
     [
-        ("users.csv", b"userid,profile\na,b\n"),
-        ("users.jsonl", b'{"userid": 1, "profile": ""}\n'),
-        ("users.parquet", _parquet(pa.table({"userid": ["a"], "profile": ["b"]}))),
+        ("users.parquet", b"user_id,profile\n", r"users\.parquet: not a readable Parquet file"),
+        ("users.csv", b"userid,profile\na,b\n", SEEN),
+        ("users.jsonl", b'{"userid": 1, "profile": ""}\n', SEEN),
+        ("users.parquet", _parquet(pa.table({"userid": ["a"], "profile": ["b"]})), SEEN),
+        ("users.csv", b"", "saw none"),
+        ("users.csv", b"user_id,x,x\n", r"users.csv: more than one column is called 'x'"),
+        ("users.csv", b'"user" id,profile\n', "line 1, the header, is not readable as CSV"),
+        ("users.csv.gz", b"user_id,profile\n", r"users\.csv\.gz: not a readable gzip file"),
     ],
 )
-def test_read_rows_missing_column_raises_naming_seen_and_expected(file: str, data: bytes) -> None:
-    with pytest.raises(
-        DataError,
-        match=r"missing column\(s\) user_id; expected user_id, profile, saw 'userid', 'profile'",
-    ):
+def test_file_that_cannot_be_read_as_a_whole_is_refused(
+    file: str, data: bytes, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
         _read(file, data)
 
 
-def test_read_rows_empty_csv_raises_data_error() -> None:
-    with pytest.raises(DataError, match="saw none"):
-        _read("users.csv", b"")
-
-
-def test_read_rows_optional_column_missing_is_null() -> None:
+def test_optional_column_that_is_missing_is_null() -> None:
     rows = read_rows("users.csv", b"user_id,profile\na,b\n", COLUMNS, {"split": parse_split})
     assert rows.table["split"].to_pylist() == [None]
 
 
 def test_reject_duplicates_keeps_the_first_and_lists_the_others() -> None:
-    rows = reject_duplicates(
-        _read("users.csv", b"user_id,profile\na,1\nb,2\na,3\na,\n"), ["user_id"]
-    )
+    read = _read("users.csv", b"user_id,profile\na,1\nb,2\na,3\na,\n")
+    rows = reject_duplicates(read, ["user_id"])
     assert _rows(rows) == [(2, "a", "1"), (3, "b", "2")]
-    assert _problems(rows) == [
-        (4, "duplicate of an earlier user_id"),
-        (5, "duplicate of an earlier user_id"),
+    assert _problems(rows) == [(line, "duplicate of an earlier user_id") for line in (4, 5)]
+
+
+def _cells(text: str, delimiter: str = ",") -> list[list[str]]:
+    lines = io.StringIO(text, newline="")
+    return [list(record.cells) for record in csv_records("pairs.csv", lines, delimiter)]
+
+
+def _table(num_rows: int, changed: dict[int, str], delimiter: str = ",") -> str:
+    """`user, item, review`; `changed` has the review of some rows, by line number."""
+    rows = [[f"u{line}", f"i{line}", changed.get(line, "fine")] for line in range(2, num_rows + 2)]
+    return "".join(delimiter.join(row) + "\n" for row in [["user", "item", "review"], *rows])
+
+
+OPEN = '"never closed'
+OTHER_COLUMN = 'user,item,review\nu,i,fine\nu,i,"open\nu,i,well, or not\nu",i,fine\nu,i,fine\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "delimiter", "message"),
+    [
+        (_table(40, {6: OPEN}), ",", r"pairs.csv: line 6: a quote opens a cell"),
+        (_table(20_000, {6: OPEN}), ",", r"line 6: a quote opens a cell"),
+        *(
+            (_table(40, {6: OPEN, line: later}), ",", "line 6: a quote opens a cell")
+            for later in ('he said "hi" to me', 'a size of 5"', '"quoted"')
+            for line in (7, 9, 30)
+        ),
+        (OTHER_COLUMN, ",", "line 3: a quote opens a cell"),
+        ('user,item\nu,i\nu,"i\n', ",", "line 3: .*saw none"),
+        *(
+            (_table(40, {3: cell, 20: OPEN}, "\t"), "\t", "a quote opens a cell")
+            for cell in ('"two\nlines"', '"a\ttab"', '"a ""word"""')
+        ),
+        ('"user"\t"item"\n"u"\t"i"\n"u"\t"i\n"u"\t"i"\n', "\t", "line 3: a quote opens a cell"),
+    ],
+)
+def test_cell_whose_quote_does_not_end_is_refused_with_its_line(
+    text: str, delimiter: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        _cells(text, delimiter)
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+def test_quoted_cells_of_several_lines_are_read(delimiter: str) -> None:
+    text = 'Good.\nWarm, cheap, loud\n\nand, as he said, "here"'
+    quoted = '"' + text.replace('"', '""') + '"'
+    rows = [["user", "item", "review"], ["u", "i", quoted], ["u", quoted, "x"], ["u", "i", "x"]]
+    written = "".join(delimiter.join(row) + "\r\n" for row in rows)
+    assert _cells(written, delimiter) == [
+        [text if cell == quoted else cell for cell in row] for row in rows
     ]
+
+
+@pytest.mark.parametrize("num_rows", [40, 20_000])
+@pytest.mark.parametrize("changed", [{}, {9: 'so "good"'}, {20: 'a size of 5"'}, {7: '"Great"'}])
+def test_tsv_without_quoted_cells_keeps_quotes_and_rows(
+    num_rows: int, changed: dict[int, str]
+) -> None:
+    changed = {5: '"fine"', 6: OPEN, **changed}
+    cells = _cells(_table(num_rows, changed, "\t"), "\t")
+    assert len(cells) == num_rows + 1
+    assert [row[2] for row in cells[5:10]] == [changed.get(line, "fine") for line in range(6, 11)]
+
+
+def test_tsv_line_numbers_go_on_where_quotes_become_plain() -> None:
+    text = _table(10, {6: OPEN, 8: "too\tlong"}, "\t")
+    rows = read_rows("pairs.tsv", text.encode(), {"user": parse_id})
+    assert rows.table["line"].to_pylist() == [2, 3, 4, 5, 6, 7, 9, 10, 11]
+    assert _problems(rows) == [(8, "expected 3 columns, saw 4")]

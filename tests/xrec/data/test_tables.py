@@ -53,59 +53,50 @@ def _read(contents: dict[str, bytes], /, **settings: Any) -> SourceData:
     return read_tables(contents, _source(**settings))
 
 
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-
-
-def test_read_tables_mixed_formats_give_string_ids() -> None:
+def test_read_tables_mixed_formats_splits_and_repeated_ids() -> None:
     source = _read(FILES)
     assert source.users.to_pylist() == [
         {"user_id": "ann", "profile": "likes tea"},
         {"user_id": "bob", "profile": ""},
     ]
     assert source.items.to_pylist() == [{"item_id": "7", "title": "Seven", "profile": "p"}]
+    assert source.interactions["split"].to_pylist() == ["test", None]
     assert source.explanations["split"].to_pylist() == [None]
     assert source.missing_tables == ()
-
-
-def test_read_tables_splits_are_kept_and_wrong_ones_are_findings() -> None:
-    source = _read(FILES)
-    assert source.interactions["split"].to_pylist() == ["test", None]
     assert [(f.file, f.line, f.reason) for f in source.findings] == [
         ("users.csv", 4, "duplicate of an earlier user_id"),
         ("interactions.csv", 4, "split must be one of train, validation, test"),
     ]
+    counts = dict(zip(FILES, (3, 1, 3, 1), strict=True))
+    assert list(source.num_rows.items()) == list(counts.items())  # in the order of reading
+    packed = _read({f"{name}.gz": gzip.compress(data) for name, data in FILES.items()})
+    assert packed.users.equals(source.users)
+    assert packed.items.equals(source.items)
 
 
 def test_read_tables_ratings_are_numbers_and_others_are_none() -> None:
     rated = b"user_id,item_id,explanation,stars\nann,7,good,4.5\nann,8,bad,two\nbob,7,ok,\n"
-    files = {**FILES, "explanations.csv": rated}
-    source = _read(files, columns={"rating": "stars"})
+    source = _read({**FILES, "explanations.csv": rated}, columns={"rating": "stars"})
     assert source.explanations["rating"].to_pylist() == ["4.5", None, None]
     assert not [each for each in source.findings if each.file == "explanations.csv"]
 
 
 def test_read_tables_lists_among_joined_columns_are_written_out() -> None:
     users = b'{"user_id": "ann", "likes": ["tea", "cake"], "age": 34, "pets": [], "at": {"x": 1}}\n'
-    files = {name: text for name, text in FILES.items() if name != "users.csv"}
-    columns = {"users.profile": ["likes", "age", "pets", "at"]}
-    source = _read({**files, "users.jsonl": users}, columns=columns)
+    files = {"interactions.csv": FILES["interactions.csv"], "users.jsonl": users}
+    source = _read(files, columns={"users.profile": ["likes", "age", "pets", "at"]})
     assert source.users["profile"].to_pylist() == ["likes: tea, cake; age: 34; at: {'x': 1}"]
+    assert _read(files, columns={"users.profile": None}).users["profile"].to_pylist() == [""]
 
 
-def test_read_tables_row_counts_come_in_reading_order() -> None:
-    assert list(_read(FILES).num_rows.items()) == [
-        ("users.csv", 3),
-        ("items.jsonl", 1),
-        ("interactions.csv", 3),
-        ("explanations.csv", 1),
-    ]
-
-
-def test_read_tables_files_and_columns_of_other_names() -> None:
-    files = {**SHOP, "reviews.csv": SHOP["reviews.csv"].replace(b";", b",")}
-    source = _read(files, **SHOP_SETTINGS)
+@pytest.mark.parametrize("delimiter", [";", ","])
+def test_read_tables_files_columns_and_delimiter_of_the_config(delimiter: str) -> None:
+    files = {
+        name: data.replace(b",", b";") if name == "customers.csv" else data
+        for name, data in SHOP.items()
+    }
+    read = {name: data.replace(b";", delimiter.encode()) for name, data in files.items()}
+    source = _read(read, **SHOP_SETTINGS, delimiter=delimiter)
     assert source.users.to_pylist() == [
         {"user_id": "ann", "profile": "city: Leeds; age: 34"},
         {"user_id": "bob", "profile": ""},
@@ -123,34 +114,9 @@ def test_read_tables_files_and_columns_of_other_names() -> None:
     assert source.num_rows["reviews.csv"] == 4  # read for two tables
 
 
-def test_read_tables_delimiter_of_the_config() -> None:
-    source = _read(
-        {"reviews.csv": SHOP["reviews.csv"]},
-        delimiter=";",
-        files={"interactions": "reviews.csv"},
-        columns={"user_id": "customer", "item_id": "product"},
-    )
-    assert source.interactions["user_id"].to_pylist() == ["ann", "bob"]
-
-
-def test_read_tables_gzipped_files_equal_plain_ones() -> None:
-    packed = {f"{name}.gz": gzip.compress(data) for name, data in FILES.items()}
-    assert _read(packed).users.equals(_read(FILES).users)
-    assert _read(packed).items.equals(_read(FILES).items)
-
-
-def test_read_tables_cut_gzip_file_raises_data_error() -> None:
-    cut = gzip.compress(FILES["interactions.csv"])[:-9]
-    with pytest.raises(DataError, match=r"interactions\.csv\.gz: not a readable gzip file"):
-        _read({"interactions.csv.gz": cut})
-
-
 def test_read_tables_without_users_and_items_takes_their_ids_from_the_pairs() -> None:
-    files = {
-        "interactions.csv": b"user_id,item_id\nzoe,9\nann,7\n",
-        "explanations.csv": b"user_id,item_id,explanation\nbob,8,fine\n",
-    }
-    source = _read(files)
+    interactions = {"interactions.csv": b"user_id,item_id\nzoe,9\nann,7\n"}
+    source = _read({**interactions, "explanations.csv": b"user_id,item_id,explanation\nbob,8,x\n"})
     assert source.users.to_pylist() == [
         {"user_id": name, "profile": ""} for name in ("ann", "bob", "zoe")
     ]
@@ -159,37 +125,29 @@ def test_read_tables_without_users_and_items_takes_their_ids_from_the_pairs() ->
     ]
     assert source.missing_tables == ("users", "items")
     assert source.findings == ()
-
-
-def test_read_tables_without_explanations_has_none() -> None:
-    source = _read({"interactions.csv": b"user_id,item_id\nann,7\n"})
+    source = _read(interactions)
     assert source.explanations.num_rows == 0
     assert source.missing_tables == ("users", "items", "explanations")
 
 
-def test_read_tables_null_column_leaves_the_profile_empty() -> None:
-    files = {"interactions.csv": FILES["interactions.csv"], "users.csv": b"user_id\nann\nbob\n"}
-    source = _read(files, columns={"users.profile": None})
-    assert source.users["profile"].to_pylist() == ["", ""]
-
-
-def test_read_tables_missing_column_names_those_expected_those_seen_and_the_setting() -> None:
-    files = {"interactions.csv": b"customer,item\nann,7\n"}
-    with pytest.raises(
-        DataError,
-        match=r"interactions\.csv: missing column\(s\) client, item_id; "
-        r"expected user_id \(client\), item_id, "
-        r"saw 'customer', 'item'; name the file's own columns in source\.columns",
-    ):
-        _read(files, columns={"user_id": "client"})
-
-
-def test_read_tables_mapped_split_must_be_there() -> None:
-    with pytest.raises(DataError, match=r"missing column\(s\) part"):
-        _read(
-            {"interactions.csv": b"user_id,item_id\nann,7\n"},
-            columns={"interactions.split": "part"},
-        )
+@pytest.mark.parametrize(
+    ("header", "columns", "message"),
+    [
+        (
+            "customer,item",
+            {"user_id": "client"},
+            r"interactions\.csv: missing column\(s\) client, item_id; "
+            r"expected user_id \(client\), item_id, "
+            r"saw 'customer', 'item'; name the file's own columns in source\.columns",
+        ),
+        ("user_id,item_id", {"interactions.split": "part"}, r"missing column\(s\) part"),
+    ],
+)
+def test_read_tables_missing_column_is_refused(
+    header: str, columns: dict[str, str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        _read({"interactions.csv": f"{header}\nann,7\n".encode()}, columns=columns)
 
 
 def test_read_tables_finding_names_the_file_s_own_column() -> None:
@@ -197,39 +155,41 @@ def test_read_tables_finding_names_the_file_s_own_column() -> None:
     assert [f.reason for f in source.findings] == ["user_id (customer) must not be empty"]
 
 
-def test_read_tables_without_interactions_raises_data_error() -> None:
-    with pytest.raises(DataError, match=r"the interactions are missing: .* saw orders\.csv;"):
-        _read({"orders.csv": b"user_id,item_id\nann,7\n"})
-
-
-def test_find_table_files_missing_interactions_raises(tmp_path: Path) -> None:
-    _write(tmp_path, {name: data for name, data in FILES.items() if name != "interactions.csv"})
-    with pytest.raises(
-        DataError,
-        match=r"the interactions are missing: expected one of interactions\.parquet, .*, saw",
-    ):
-        find_table_files(open_location(str(tmp_path)), _source())
-
-
-@pytest.mark.parametrize("missing", ["users.csv", "items.jsonl", "explanations.csv"])
-def test_find_table_files_other_tables_may_be_missing(tmp_path: Path, missing: str) -> None:
-    files = {name: data for name, data in FILES.items() if name != missing}
-    _write(tmp_path, files)
-    assert set(find_table_files(open_location(str(tmp_path)), _source())) == set(files)
-
-
-def test_find_table_files_named_file_that_is_missing_raises(tmp_path: Path) -> None:
-    _write(tmp_path, FILES)
-    with pytest.raises(DataError, match=r"people\.csv is missing \(source\.files\.users\); saw"):
-        find_table_files(open_location(str(tmp_path)), _source(files={"users": "people.csv"}))
-
-
-def test_find_table_files_two_formats_of_one_table_raises(tmp_path: Path) -> None:
-    _write(tmp_path, {**FILES, "users.jsonl": b""})
-    with pytest.raises(DataError, match=r"saw users\.csv and users\.jsonl; remove all but one"):
-        find_table_files(open_location(str(tmp_path)), _source())
-    named = find_table_files(open_location(str(tmp_path)), _source(files={"users": "users.csv"}))
-    assert "users.csv" in named
+@pytest.mark.parametrize(
+    ("change", "files", "message"),
+    [
+        (
+            {"interactions.csv": None},
+            {},
+            r"the interactions are missing: expected one of interactions\.parquet, .*; saw expl",
+        ),
+        (
+            {},
+            {"users": "people.csv"},
+            r"people\.csv is missing \(source\.files\.users\); saw explanations\.csv",
+        ),
+        (
+            {"users.jsonl": b""},
+            {},
+            r"more than one file of the users, users\.csv and users\.jsonl; remove all but one",
+        ),
+        ({"users.csv": None}, {}, None),
+        ({"items.jsonl": None, "explanations.csv": None}, {}, None),
+        ({"users.jsonl": b""}, {"users": "users.csv"}, None),
+    ],
+)
+def test_find_table_files_needs_the_interactions_and_one_file_of_each_other_table(
+    tmp_path: Path, change: dict[str, bytes | None], files: dict[str, str], message: str | None
+) -> None:
+    there = {name: data for name, data in {**FILES, **change}.items() if data is not None}
+    for name, data in there.items():
+        (tmp_path / name).write_bytes(data)
+    folder, source = open_location(str(tmp_path)), _source(files=files)
+    if message is None:
+        assert set(find_table_files(folder, source)) == set(there) - {"users.jsonl"}
+        return
+    with pytest.raises(DataError, match=message):
+        find_table_files(folder, source)
 
 
 @pytest.mark.parametrize(

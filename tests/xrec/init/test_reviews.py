@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,16 +11,13 @@ import jobs.annotate
 import jobs.prepare
 import jobs.train_aspects
 from tests.xrec.annotate.review_files import review, write_json_lines
+from tests.xrec.init.shop import CPU
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.project import load_config, read_project
-from xrec.errors import ConfigError
-from xrec.init import reviews
-from xrec.init.machine import Machine
 from xrec.init.project import Findings, init_project, missing_lines
 
-CPU = Machine(num_cpus=2, num_gpus=0, memory_gib=24, has_bf16_cpu=True)
 NUM_USERS, NUM_ITEMS = 12, 6
 
 
@@ -114,6 +110,8 @@ def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path: Path) -> None:
         ({"rating": 9}, {"rating_range": [1, 10], "min_rating": 8}),
         ({"rating": 0.5}, {"rating_range": [0.5, 5], "min_rating": 4}),
         ({"rating": 88}, {"rating_range": [1, 100], "min_rating": 75}),
+        ({"rating": 0}, {"rating_range": [0, 1], "min_rating": 1}),
+        ({"rating": "nan"}, {"rating_range": [1, 5], "min_rating": 4}),
         ({"time": None}, {"split": {"by": "hash"}}),
         ({"time": "nan"}, {"split": {"by": "hash"}}),
     ],
@@ -122,28 +120,11 @@ def test_init_of_reviews_fits_ratings_and_split_to_what_is_there(
     tmp_path: Path, first: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     odd = review("x", "i1", "Warm.", **{"rating": 1, "time": 1, **first})
-    rows = [*_reviews(rating=5), odd]
-    if first.get("rating", 0) > 5:
-        rows = [{**row, "rating": first["rating"]} for row in rows]
+    # The odd one is rated 9 or 88 of 10 or 100 as the others are, or 0 where the others are 1.
+    of_others = {9: 9, 88: 88, 0: 1}.get(first.get("rating", 5), 5)
+    rows = [*_reviews(rating=of_others), odd]
     _, values = _init(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
     assert {key: values["annotate"][key] for key in expected} == expected
-
-
-@pytest.mark.parametrize(
-    ("values", "scale"),
-    [
-        ({"0.0", "1.0"}, (0.0, 1.0)),
-        ({"1.0", "4.0", "5.0", "nan"}, (1.0, 5.0)),
-        ({"2", "inf"}, (1.0, 5.0)),
-        ({"nan"}, None),
-    ],
-)
-def test_scale_of_ratings_is_that_of_the_finite_ones(
-    values: set[str], scale: tuple[float, float] | None
-) -> None:
-    found = reviews._scale(SimpleNamespace(values=frozenset(values)))
-    assert found == scale
-    assert found is None or reviews._good(found) in (1, 4)
 
 
 def test_init_of_reviews_whose_time_and_rating_are_none_does_without(tmp_path: Path) -> None:
@@ -173,12 +154,6 @@ def test_init_with_a_table_of_users_or_a_reason_takes_the_texts_as_they_are(
     ]
     write_json_lines(tmp_path / "other" / "pairs.jsonl", reasons)
     assert init_project(str(tmp_path / "p2"), str(tmp_path / "other"), machine=CPU).reviews is None
-
-
-def test_init_of_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ConfigError, match=r"notes.txt is a file; expected a folder, or a file"):
-        init_project(str(tmp_path / "project"), str(tmp_path / "notes.txt"), machine=CPU)
 
 
 @pytest.mark.usefixtures("ray_cluster")

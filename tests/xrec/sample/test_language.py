@@ -14,7 +14,7 @@ def _in_order(text: str) -> list[str]:
 
 
 def test_language_examples_explanation_names_the_first_stated_aspect_of_the_item() -> None:
-    num_without = 0
+    num_without, named = 0, Counter[str]()
     for example in EXAMPLES:
         stated, offered = _in_order(example.user_profile), _in_order(example.item_profile)
         assert 1 <= len(stated) <= 3
@@ -22,27 +22,17 @@ def test_language_examples_explanation_names_the_first_stated_aspect_of_the_item
         liked = [aspect for aspect in stated if aspect in offered]
         assert _in_order(example.explanation) == [(liked or offered)[0]]
         num_without += not liked
+        named[(liked or offered)[0]] += 1
         assert example.item_title in example.explanation
     assert 0.15 < num_without / len(EXAMPLES) < 0.4
-
-
-def test_generate_language_examples_aspects_are_evenly_spread() -> None:
-    named = Counter(_in_order(example.explanation)[0] for example in EXAMPLES)
     assert set(named) == set(ASPECTS)
     assert max(named.values()) < 1.5 * min(named.values())
-
-
-def test_generate_language_examples_second_choices_occur() -> None:
-    second = sum(
-        _in_order(example.user_profile)[0] not in example.item_profile.lower()
-        for example in EXAMPLES
-    )
-    assert second > 200
 
 
 def test_generate_language_examples_same_seed_same_texts_other_seed_others() -> None:
     assert generate_language_examples(50, seed=0) == EXAMPLES[:50]
     assert generate_language_examples(50, seed=1) != EXAMPLES[:50]
+    assert generate_language_examples(0, seed=0) == []
 
 
 def test_generate_language_examples_use_the_towns_words() -> None:
@@ -59,7 +49,3 @@ def test_generate_language_examples_use_the_towns_words() -> None:
         for word in text.split()
     }
     assert not town_words - known
-
-
-def test_generate_language_examples_none_asked_none_given() -> None:
-    assert generate_language_examples(0, seed=0) == []

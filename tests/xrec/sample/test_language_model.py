@@ -11,14 +11,11 @@ from xrec.errors import ArtifactMismatchError
 from xrec.llm.model import load_model, load_tokenizer
 from xrec.llm.source import resolve_model
 from xrec.sample import generate_language_examples
-from xrec.sample.language_model import train_sample_model, train_tokenizer
-from xrec.sample.language_model_artifact import build_sample_llm
+from xrec.sample.language_model import build_sample_llm, train_sample_model, train_tokenizer
 
 TINY = SampleLLMConfig(
     hidden_size=32,
     num_layers=1,
-    num_heads=2,
-    num_key_value_heads=1,
     vocab_size=400,
     num_copy_steps=1,
     num_steps=6,
@@ -62,7 +59,7 @@ def test_build_sample_llm_writes_a_model_that_loads_and_does_no_work_twice(
     assert model.get_input_embeddings().weight.shape == (len(load_tokenizer(folder)), 32)
     assert set(manifest.files) == {path.name for path in folder.iterdir()} - {"manifest.json"}
 
-    monkeypatch.setattr("xrec.sample.language_model_artifact.train_sample_model", None)
+    monkeypatch.setattr("xrec.sample.language_model.train_sample_model", None)
     assert build_sample_llm(config) == manifest
     with pytest.raises(ArtifactMismatchError, match="holds the llm of another run"):
         build_sample_llm(config.model_copy(update={"model": TINY.model_copy(update={"seed": 1})}))

@@ -42,7 +42,9 @@ def test_generate_town_has_the_configured_sizes(town: Town) -> None:
     assert town.best_aspects.shape == (200, 8)
     assert len(town.explanations) == 1600
     assert all(len(set(visits)) == 24 for visits in town.visits.tolist())
-    assert len(set(town.item_titles)) == 100
+    for num_items in (100, 700):  # more than there are plain titles
+        titles = generate_town(SOURCE.model_copy(update={"num_items": num_items})).item_titles
+        assert len(set(titles)) == num_items
 
 
 def test_generate_town_same_seed_same_town_other_seed_another(town: Town) -> None:
@@ -54,37 +56,24 @@ def test_generate_town_same_seed_same_town_other_seed_another(town: Town) -> Non
     assert other.user_profiles != town.user_profiles
 
 
-def test_generate_town_many_items_have_different_titles() -> None:
-    titles = generate_town(SOURCE.model_copy(update={"num_items": 700})).item_titles
-    assert len(set(titles)) == 700
-
-
-def test_item_profile_names_exactly_the_items_aspects(town: Town) -> None:
+def test_texts_name_the_aspects_that_they_should_and_no_others(town: Town) -> None:
     for profile, aspects in zip(town.item_profiles, town.item_aspects, strict=True):
         assert _names(profile) == sorted(aspects)
-
-
-def test_explanation_names_the_best_liked_aspect_of_the_item_and_no_other(town: Town) -> None:
     explanations = iter(town.explanations)
     for user in range(200):
         for item in town.visits[user, :8]:
             best = max(town.item_aspects[item], key=lambda aspect: town.taste[user, aspect])
             assert _names(next(explanations)) == [best]
-
-
-def test_user_profile_and_title_name_no_aspect(town: Town) -> None:
     assert all(_names(text) == [] for text in town.user_profiles + town.item_titles)
 
 
-def test_texts_are_short(town: Town) -> None:
-    lengths = {
-        name: [len(text.split()) for text in texts]
-        for name, texts in vars(town).items()
-        if isinstance(texts, list)
-    }
-    assert 12 <= min(lengths["user_profiles"]) <= max(lengths["user_profiles"]) <= 20
-    assert 20 <= min(lengths["item_profiles"]) <= max(lengths["item_profiles"]) <= 36
-    assert 10 <= min(lengths["explanations"]) <= max(lengths["explanations"]) <= 20
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [("user_profiles", 12, 20), ("item_profiles", 20, 36), ("explanations", 10, 20)],
+)
+def test_texts_are_short(town: Town, name: str, least: int, most: int) -> None:
+    lengths = [len(text.split()) for text in getattr(town, name)]
+    assert least <= min(lengths) <= max(lengths) <= most
 
 
 def test_user_profile_words_do_not_predict_the_favourite() -> None:
@@ -128,46 +117,24 @@ def test_best_aspect_is_not_always_the_favourite(town: Town) -> None:
     assert 0.7 < share < 0.97
 
 
-def test_town_source_gives_each_visit_once_and_without_a_split(town: Town) -> None:
+def test_town_source_has_each_visit_once_with_the_best_liked_aspect(town: Town) -> None:
     source = town_source(town)
-    pairs = list(
-        zip(
-            source.interactions["user_id"].to_pylist(),
-            source.interactions["item_id"].to_pylist(),
-            strict=True,
-        )
+    pairs, explained = (
+        [(row["user_id"], row["item_id"]) for row in table.to_pylist()]
+        for table in (source.interactions, source.explanations)
     )
-    assert len(set(pairs)) == 200 * 24
-    assert source.interactions["split"].null_count == 200 * 24
-    assert pairs[24] == ("resident-2", f"place-{town.visits[1, 0] + 1}")
-    explained = list(
-        zip(
-            source.explanations["user_id"].to_pylist(),
-            source.explanations["item_id"].to_pylist(),
-            strict=True,
-        )
-    )
+    assert len(set(pairs)) == source.interactions["split"].null_count == 200 * 24
+    assert pairs[24] == ("resident-2", f"place-{town.visits[1, 0] + 1}") == explained[8]
     assert set(explained) <= set(pairs)
-    assert explained[8] == pairs[24]
-
-
-def test_town_source_mentions_the_best_liked_aspect_of_each_visit(town: Town) -> None:
-    mentions = town_source(town).aspects
-    assert mentions is not None
-    rows = mentions.to_pylist()
-    assert len(rows) == 200 * 24
+    assert source.aspects is not None
+    rows = source.aspects.to_pylist()
+    assert [(row["user_id"], row["item_id"]) for row in rows] == pairs
     for number in (0, 24, 1000, 200 * 24 - 1):
         user, place = divmod(number, 24)
-        item = town.visits[user, place]
-        best = max(town.item_aspects[item], key=lambda aspect: town.taste[user, aspect])
-        assert rows[number] == {
-            "user_id": f"resident-{user + 1}",
-            "item_id": f"place-{item + 1}",
-            "split": None,
-            "aspect": ASPECTS[best],
-            "opinion": "",
-            "sentiment": "positive",
-        }
+        aspects = town.item_aspects[town.visits[user, place]]
+        best = max(aspects, key=lambda aspect: town.taste[user, aspect])
+        assert rows[number]["aspect"] == ASPECTS[best]
+        assert (rows[number]["split"], rows[number]["sentiment"]) == (None, "positive")
 
 
 @pytest.mark.parametrize(

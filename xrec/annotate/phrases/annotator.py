@@ -37,6 +37,8 @@ NOTHING_PRAISED = "nothing_praised"
 _VERSION = 11  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
 _MOST_TITLES = 3
+_NAMED_IN_PROFILE, _NAMED_IN_EXPLANATION = 5, 3  # aspects at most
+_NUM_LEARNED = 50_000  # training reviews, drawn by a hash, that the phrases are found in
 # What a mention with such an opinion counts.
 _SHOWN, _POSITIVE, _NEGATIVE, _NEUTRAL = 2.0, 1.5, 1.0, 0.5
 
@@ -47,17 +49,15 @@ def phrases_spec(config: PhrasesAnnotator) -> AnnotatorSpec:
         settings={**config.model_dump(mode="json"), "version": _VERSION},
         inputs={},
         reasons=(NOTHING_PRAISED,),
-        make=functools.partial(_make, config=config),
+        make=_make,
         learn=functools.partial(learn_phrases, config=config),
-        num_learned=config.num_learned,
+        num_learned=_NUM_LEARNED,
         learned=fingerprint_of_phrases,
     )
 
 
-def _make(output: Location, *, config: PhrasesAnnotator) -> Annotator:
-    return PhraseAnnotator(
-        read_lexicon(output), config.named_in_profile, config.named_in_explanation
-    )
+def _make(output: Location) -> Annotator:
+    return PhraseAnnotator(read_lexicon(output))
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,8 @@ class _Praise:
 class PhraseAnnotator:
     """Names what reviews praise (an Annotator)."""
 
-    def __init__(self, lexicon: Lexicon, named_in_profile: int, named_in_explanation: int):
+    def __init__(self, lexicon: Lexicon):
         self._lexicon = lexicon
-        self._named_in_profile = named_in_profile
-        self._named_in_explanation = named_in_explanation
 
     def items(self, rows: Sequence[ItemInput]) -> Written[ItemText]:
         """See Annotator."""
@@ -150,7 +148,7 @@ class PhraseAnnotator:
         ]
         if not named:
             return PairText("", aspects)
-        best = sorted(named, key=lambda each: (-each[0], each[1]))[: self._named_in_explanation]
+        best = sorted(named, key=lambda each: (-each[0], each[1]))[:_NAMED_IN_EXPLANATION]
         praised = [each.shown for _, _, each in sorted(best, key=lambda each: each[1])]
         text = explanation(
             row.user_id,
@@ -198,7 +196,7 @@ class PhraseAnnotator:
             if each.num_positive > each.num_negative and not _is_in(name, title)
         ]
         liked.sort(key=lambda name: (-praise[name].num_positive * self._rarity(name), name))
-        return liked[: self._named_in_profile]
+        return liked[:_NAMED_IN_PROFILE]
 
     def _weight(self, each: _Mentioned) -> float:
         aspect = each.aspect

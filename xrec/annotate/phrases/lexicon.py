@@ -22,6 +22,7 @@ _LEAST_COUNT = 2
 _MOST_POINTED = 0.025  # share of `this pedal` among the mentions of a pedal
 _LEAST_POINTED = 2
 _NAMES_SHOWN = 2**18
+_MOST_ASPECTS = 2000
 # Words of praise for an item as a whole that reviews say `this` of all the same.
 USUAL_ASPECTS = word_set(
     "price value quality design fit look feel size sound service food atmosphere location staff "
@@ -183,7 +184,7 @@ class _Counts:
             <= max(config.max_share * num_learned, config.min_reviews)
             and self._is_judged(name, count, config)
         ]
-        return {*found[: config.max_aspects], *ATTRIBUTES}
+        return {*found[:_MOST_ASPECTS], *ATTRIBUTES}
 
     def _is_judged(self, name: str, count: int, config: PhrasesAnnotator) -> bool:
         head = name.rpartition(" ")[2]

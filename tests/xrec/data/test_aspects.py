@@ -1,0 +1,158 @@
+"""What reviews say of items: the tables of aspects, menus, and the opinions that say most."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from xrec import schemas
+from xrec.data import Dataset
+from xrec.data.aspects import aspect_tables, low_rated_aspects
+from xrec.data.menus import Menus
+from xrec.data.opinions import Opinions
+from xrec.storage import Manifest
+
+Said = tuple[str, ...]
+"""User, item, aspect and opinion; then sentiment (positive) and split (train)."""
+USERS, ITEMS = [f"u{n}" for n in range(60)], ["stand", "horn", "drum"]
+SAID = [
+    ("u0", "stand", "build", "sturdy"),
+    ("u1", "stand", "build", "", "negative"),
+    ("u2", "stand", "build", "sturdy"),
+    ("u0", "stand", "price", "", "negative"),
+    ("u0", "horn", "tone", "warm"),
+    ("u1", "horn", "price", "", "neutral"),
+    ("u3", "horn", "tone", "", "negative", "test"),
+    ("u3", "drum", "build", "rugged", "positive", "validation"),
+]
+
+
+def _named(said: Sequence[Said]) -> pa.Table:
+    names = ("user_id", "item_id", "aspect", "opinion", "sentiment", "split")
+    rows = [(*row, *("", "positive", "train")[len(row) - 3 :]) for row in said]
+    return pa.table({name: [row[place] for row in rows] for place, name in enumerate(names)})
+
+
+def dataset_of(said: Sequence[Said], aspects_from: str = "reviews") -> Dataset:
+    users, items = pa.table({"user_id": USERS}), pa.table({"item_id": ITEMS})
+    return Dataset(
+        Manifest.model_construct(metrics={"aspects_from": aspects_from}),
+        users,
+        items,
+        interactions=pa.table({}),
+        explanations=pa.table({}),
+        **aspect_tables(_named(said), users, items),
+    )
+
+
+def test_aspect_tables_count_training_reviews_alone() -> None:
+    dataset = dataset_of(SAID)
+    for name in ("aspects", "item_aspects", "user_aspects", "explanation_aspects"):
+        assert getattr(dataset, name).schema.equals(getattr(schemas, name.upper()))
+    assert dataset.aspects is not None
+    assert dataset.item_aspects is not None
+    assert dataset.user_aspects is not None
+    assert dataset.explanation_aspects is not None
+    assert [tuple(row.values()) for row in dataset.aspects.to_pylist()] == [
+        (0, "build", 3, 2, 1),
+        (1, "price", 2, 0, 1),
+        (2, "tone", 1, 1, 0),
+    ]
+    assert [tuple(row.values()) for row in dataset.item_aspects.to_pylist()] == [
+        (0, 0, 3, 2, 1),
+        (0, 1, 1, 0, 1),
+        (1, 1, 1, 0, 0),
+        (1, 2, 1, 1, 0),
+    ]
+    users = [tuple(row.values())[:3] for row in dataset.user_aspects.to_pylist()]
+    assert users == [(0, 0, 1), (0, 1, 1), (0, 2, 1), (1, 0, 1), (1, 1, 1), (2, 0, 1)]
+    held_out = [row for row in dataset.explanation_aspects.to_pylist() if row["split"] != "train"]
+    assert [(row["item_index"], row["aspect_index"]) for row in held_out] == [(1, 2), (2, 0)]
+
+
+def test_menus_have_the_aspects_that_training_reviews_do_not_blame() -> None:
+    menus = Menus(dataset_of(SAID))
+    assert menus.of(0) == {"build"}
+    assert menus.of(1) == {"price", "tone"}
+    assert menus.of(2) == menus.of(99) == frozenset()  # one of them came later
+    assert [menus.num_mentioned(item) for item in range(3)] == [2, 2, 0]
+    without = Menus(replace(dataset_of(SAID), aspects=None, item_aspects=None))
+    assert (without.of(0), without.names) == (frozenset(), [])
+
+
+@pytest.mark.parametrize(
+    ("low_rated", "menu"),
+    [
+        ([("x", "horn", "tone", "", "positive")], {"price", "tone"}),
+        ([("x", "horn", "tone", "", "negative")], {"price"}),
+        ([("x", "horn", "tone"), ("y", "horn", "tone", "", "negative")], {"price", "tone"}),
+        ([("x", "stand", "tone", "", "negative")], {"price", "tone"}),
+        ([("x", "horn", "smell", "", "negative")], {"price", "tone"}),
+        ([("x", "horn", "price", "", "negative")], {"tone"}),
+    ],
+)
+def test_menus_count_what_low_rated_reviews_praise_and_blame(
+    low_rated: list[Said], menu: set[str]
+) -> None:
+    dataset = dataset_of(SAID)
+    assert dataset.aspects is not None
+    table = low_rated_aspects(_named(low_rated), dataset.aspects, dataset.items)
+    assert table.schema.equals(schemas.LOW_RATED_ASPECTS)
+    assert Menus(replace(dataset, low_rated_aspects=table)).of(1) == menu
+
+
+def _opinion(said: Sequence[Said], aspect: str = "build", without: int | None = None) -> str:
+    dataset = dataset_of(said)
+    assert dataset.aspects is not None
+    number = dataset.aspects["aspect"].to_pylist().index(aspect)
+    return Opinions(dataset).of(0, number, without)
+
+
+def test_opinion_is_what_most_reviews_of_the_item_say_and_few_of_others() -> None:
+    said = [("u0", "stand", "build", "sturdy"), ("u1", "stand", "build", "sturdy")]
+    rugged = ("u2", "stand", "build", "rugged")
+    elsewhere = [(user, "horn", "build", "rugged") for user in USERS[3:9]]
+    assert _opinion([*said, rugged, *elsewhere]) == "sturdy"
+    tank = ("u2", "stand", "build", "built like a tank")
+    common = [(user, "horn", "build", "sturdy") for user in USERS[3:53]]
+    assert _opinion([*said, tank, *common]) == "built like a tank"
+    assert _opinion([tank, ("u3", "horn", "price", "low price")], "price") == ""
+
+
+def test_opinion_without_a_user_is_as_if_that_review_had_not_been_written() -> None:
+    said = [("u0", "stand", "build", "rugged"), ("u1", "stand", "build", "sturdy")]
+    assert (_opinion(said, without=0), _opinion(said, without=1)) == ("sturdy", "rugged")
+    assert _opinion(said[:1], without=0) == ""
+
+
+@pytest.mark.parametrize(
+    ("aspect", "opinion", "expected"),
+    [
+        ("build", "great", ""),
+        ("build", "well built", ""),
+        ("price", "really good price", ""),
+        ("ease of use", "easy to use", ""),
+        ("build", "sounds good", ""),
+        ("build", "feels solid", "feels solid"),
+        ("ease of use", "easy to install", "easy to install"),
+        ("price", "low  price", "low price"),
+        ("build", "as I told my neighbour last year", ""),
+        ("build", "", ""),
+    ],
+)
+def test_opinion_is_short_and_says_more_than_that_the_aspect_is_good(
+    aspect: str, opinion: str, expected: str
+) -> None:
+    assert _opinion([("u0", "stand", aspect, opinion)], aspect) == expected
+
+
+@pytest.mark.parametrize("rest", [("positive", "test"), ("positive", "validation"), ("negative",)])
+def test_opinion_comes_from_praise_in_training_reviews_only(rest: Said) -> None:
+    known = ("u1", "horn", "build")
+    assert _opinion([known, ("u0", "stand", "build", "rugged", *rest)]) == ""
+
+
+def test_opinions_of_profiles_are_none() -> None:
+    dataset = dataset_of([("u0", "stand", "build", "rugged")], "profiles")
+    assert Opinions(dataset).of(0, 0) == ""

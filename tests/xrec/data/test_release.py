@@ -1,0 +1,106 @@
+"""The public release's layout: dense ids, profiles beside the explanations."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from xrec.data.release import find_release_files, read_release
+from xrec.errors import DataError
+from xrec.storage import open_location
+
+
+def _explained(uid: int, iid: int, **texts: str) -> str:
+    keys = {"title": "T", "user_summary": "U", "item_summary": "I", "explanation": "E"}
+    return json.dumps({"uid": uid, "iid": iid, **keys, **texts})
+
+
+def _files(**changes: bytes) -> dict[str, bytes]:
+    explained = [
+        _explained(0, 2, title=""),
+        _explained(4, 1, user_summary="four"),
+        _explained(1, 2, title="two"),
+    ]
+    files = {
+        "total_trn.csv": b"user,item\n0,1\n3,2\n",
+        "total_val.csv": b"user,item\n1,0\n",
+        "total_tst.csv": b"user,item\n0,3\n",
+        "data.jsonl": "\n".join(explained).encode(),
+    }
+    return {**files, **{name.replace("__", "."): data for name, data in changes.items()}}
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+def test_read_release_ids_are_zero_to_the_largest_and_texts_the_first_that_is_not_empty() -> None:
+    source = read_release(_files())
+    assert source.users["user_id"].to_pylist() == ["0", "1", "2", "3", "4"]
+    assert source.items["item_id"].to_pylist() == ["0", "1", "2", "3"]
+    assert source.users["profile"].to_pylist() == ["U", "U", "", "", "four"]
+    assert source.items["title"].to_pylist() == ["", "T", "two", ""]
+    assert source.items["profile"].to_pylist() == ["", "I", "I", ""]
+    rows = source.interactions.to_pylist()
+    assert [(row["user_id"], row["item_id"], row["split"]) for row in rows] == [
+        ("0", "1", "train"),
+        ("3", "2", "train"),
+        ("1", "0", "validation"),
+        ("0", "3", "test"),
+    ]
+
+
+def test_read_release_profiles_of_all_items_count_before_those_of_the_pairs() -> None:
+    texts = {0: "zero", 1: "one", 2: "", 5: "five"}
+    lines = (json.dumps({"iid": item, "item_summary": text}) for item, text in texts.items())
+    source = read_release(_files(item_profiles__jsonl="\n".join(lines).encode()))
+    assert source.items["item_id"].to_pylist() == ["0", "1", "2", "3", "4", "5"]
+    assert source.items["profile"].to_pylist() == ["zero", "one", "I", "", "", "five"]
+    assert source.num_rows["item_profiles.jsonl"] == 4
+
+
+def test_read_release_broken_rows_become_findings_with_their_line() -> None:
+    broken = b"nope\n" + _explained(1, 1).encode()
+    source = read_release(_files(total_trn__csv=b"user,item\n0,1\nx,2\n3\n", data__jsonl=broken))
+    assert [(finding.file, finding.line) for finding in source.findings] == [
+        ("total_trn.csv", 3),
+        ("total_trn.csv", 4),
+        ("data.jsonl", 1),
+    ]
+    assert list(source.num_rows.values()) == [3, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            b"user,business\n0,1\n",
+            r"total_val\.csv: missing column\(s\) item; expected user, item, "
+            r"saw 'user', 'business'",
+        ),
+        (b"user,item\n2000000000,1\n", "user ids must be dense: the largest is 2000000000"),
+    ],
+)
+def test_read_release_of_other_files_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_release(_files(total_val__csv=data))
+
+
+def test_find_release_files_takes_either_ending_and_profiles_if_there(tmp_path: Path) -> None:
+    files = {**_files(), "item_profiles.jsonl": b""}
+    files["data.json"] = files.pop("data.jsonl")
+    _write(tmp_path, files)
+    assert set(find_release_files(open_location(str(tmp_path)))) == set(files)
+
+
+@pytest.mark.parametrize("missing", ["total_trn.csv", "total_tst.csv", "data.jsonl"])
+def test_find_release_files_missing_file_raises_naming_it_and_what_is_there(
+    tmp_path: Path, missing: str
+) -> None:
+    _write(tmp_path, {name: data for name, data in _files().items() if name != missing})
+    with pytest.raises(DataError, match=rf"missing file\(s\) {missing}.*saw .*total_val\.csv"):
+        find_release_files(open_location(str(tmp_path)))
+    with pytest.raises(DataError, match="saw no files"):
+        find_release_files(open_location(str(tmp_path / "nowhere")))
