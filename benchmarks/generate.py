@@ -21,6 +21,7 @@ import torch
 import typer
 
 from benchmarks.backfill_catalogue import PAIRS_PER_USER, make_catalogue
+from benchmarks.flop import WorkMeter
 from benchmarks.generate_contestants import CONTESTANTS, TEXT_ONLY, VLLM
 from benchmarks.generate_plot import plot_rates
 from benchmarks.generate_setup import Contest, Setup, prepare, prompts_of
@@ -30,7 +31,6 @@ from benchmarks.graph_results import Results
 from benchmarks.train_work import matrix_rate
 from xrec.generate.engine_report import EngineReport
 from xrec.generate.transformers_engine import TransformersEngine
-from xrec.train.work import WorkMeter
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False

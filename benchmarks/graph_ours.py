@@ -30,6 +30,7 @@ from xrec.graph import (
     read_graph,
 )
 from xrec.storage import open_location
+from xrec.train.data import GraphData
 from xrec.train.graph_loss import build_objective
 from xrec.train.graph_start import blend_weight, start_embeddings
 
@@ -70,13 +71,8 @@ class Graph:
 
     def start(self, config: PretrainGraphConfig) -> Tensor:
         """Return the layer-0 embeddings (N, D), spectral or random as `config` says."""
-        return start_embeddings(
-            config,
-            self.edges,
-            self.num_users,
-            self.num_items,
-            Partition.whole(self.num_users + self.num_items),
-        )
+        data = GraphData(self.edges, self.num_users, self.num_items)
+        return start_embeddings(config, data, Partition.whole(data.num_nodes), torch.device("cpu"))
 
 
 class Trainer:

@@ -19,11 +19,9 @@ from xrec.adapter.vectors import input_vectors
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.llm.examples import Example
 from xrec.llm.model import load_model, resolve_attention, resolve_dtype
-from xrec.train.adapter_model import ExplanationLoss
+from xrec.train.adapter_model import ExplanationLoss, learning_rate_share
 from xrec.train.data import MicroBatch, epoch_steps, validation_batches
-from xrec.train.micro_batch import chosen_size
 from xrec.train.prefix_cache import PrefixCache
-from xrec.train.schedule import learning_rate_share
 
 _CPU = torch.device("cpu")
 
@@ -124,7 +122,8 @@ class _Loop:
         self.module = module
         self.parts = parts
         self._training = config.training
-        self._micro_batch_size = chosen_size(config)
+        assert config.training.micro_batch_size != "auto"
+        self._micro_batch_size: int = config.training.micro_batch_size
         self._clipping = config.deepspeed.gradient_clipping
         steps = num_examples // self._training.global_batch_size * self._training.num_epochs
         self.num_steps = min(self._training.max_steps or steps, steps)

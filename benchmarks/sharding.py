@@ -132,7 +132,7 @@ def _training(config: TrainAdapterConfig) -> Record:
     from xrec.llm.examples import Example
     from xrec.llm.source import resolve_model
     from xrec.storage import Manifest
-    from xrec.train.adapter_model import build_engine
+    from xrec.train.adapter_model import build_engine, build_model
     from xrec.train.data import AdapterData
 
     vectors = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
@@ -144,7 +144,7 @@ def _training(config: TrainAdapterConfig) -> Record:
     no_fields: dict[str, Any] = {}  # none is read
     graph = GraphEmbeddings(vectors, vectors, Manifest.model_construct(**no_fields))
     data = AdapterData(examples, examples, Counter(), graph)
-    engine, _ = build_engine(config, data, num_steps=2)
+    engine = build_engine(build_model(config, data)[0], config, data, num_steps=2)
     engine.train()
     settled_bytes()
     with peak_memory() as peak:

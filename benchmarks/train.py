@@ -21,13 +21,13 @@ from typing import Annotated, Any, cast
 import torch.distributed as dist
 import typer
 
+from benchmarks.flop import WorkMeter
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Results
 from benchmarks.train_contestants import CONTESTANTS
 from benchmarks.train_setup import PROMPTS, Contest, Epoch, Place, peak_gib, prepare
 from benchmarks.train_work import matrix_rate
 from xrec.config.adapter import Injection
-from xrec.train.work import WorkMeter
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False

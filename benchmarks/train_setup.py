@@ -26,6 +26,7 @@ from xrec.llm.model import load_model, load_tokenizer, resolve_dtype
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
 from xrec.storage import open_location
+from xrec.train.data import GraphData
 from xrec.train.graph_start import start_embeddings
 
 Place = Literal["parts", "end"]
@@ -101,13 +102,8 @@ def prepare(contest: Contest, *, num_threads: int = 1) -> Setup:
     torch.manual_seed(contest.seed)
     dataset, data = read_dataset(open_location(contest.dataset)), read_data(contest.dataset)
     graph = PretrainGraphConfig(workspace="", model=GraphModelConfig())
-    vectors = start_embeddings(
-        graph,
-        data.train,
-        data.num_users,
-        data.num_items,
-        Partition.whole(data.num_users + data.num_items),
-    )
+    given = GraphData(data.train, data.num_users, data.num_items)
+    vectors = start_embeddings(graph, given, Partition.whole(given.num_nodes), torch.device("cpu"))
     users, items = vectors.split([data.num_users, data.num_items])
     folder = resolve_model(contest.llm)
     model, tokenizer = _load(contest, folder), load_tokenizer(folder)

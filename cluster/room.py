@@ -4,10 +4,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import ray
+
 from xrec.config.backfill import ActorsConfig
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ClusterError
-from xrec.train.scaling import may_grow
 
 logger = logging.getLogger("xrec")
 
@@ -78,6 +79,11 @@ def check_room(nodes: Sequence[Mapping[str, float]], demand: Demand) -> None:
         logger.warning(
             "%d of %s = %d fit on the nodes (%s)", num_places, demand.key, demand.wanted, have
         )
+
+
+def may_grow() -> bool:
+    """Whether nodes may join the cluster: not if it listens on this machine's loopback only."""
+    return not ray.util.get_node_ip_address().startswith("127.")
 
 
 def _num_places(node: Mapping[str, float], demand: Demand) -> int:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.flop import WorkMeter
 from benchmarks.train import summary
 from benchmarks.train_contestants import CONTESTANTS, whole_row_loss
 from benchmarks.train_setup import Contest, Setup, prepare
@@ -17,7 +18,6 @@ from xrec.config.data import PrepareConfig
 from xrec.llm.examples import Example
 from xrec.train.adapter_model import ExplanationLoss
 from xrec.train.prefix_cache import PrefixCache
-from xrec.train.work import WorkMeter
 
 TOWN = {
     "kind": "sample",

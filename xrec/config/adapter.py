@@ -45,12 +45,11 @@ class CardConfig(Config):
 class DeepSpeedConfig(Config):
     """What DeepSpeed does with the model and the optimizer."""
 
-    zero_stage: Literal["auto", 0, 1, 2, 3] = Field(
+    zero_stage: Literal["auto", 1, 3] = Field(
         "auto",
-        description="ZeRO stage. Stage 3 shards the frozen language model across the workers. "
-        "With auto the model stays whole (stage 0 in float32, 1 in 16 bits) where it fits the "
-        "memory of one worker with activations and adapters, by estimate; elsewhere, and with an "
-        "offload, it is 3.",
+        description="ZeRO stage. Stage 1 keeps the frozen language model whole on each worker, "
+        "stage 3 shards it across the workers. With auto it is 1 where the model and the adapters "
+        "fill at most three quarters of each worker's memory, else 3, and 3 with an offload.",
     )
     gradient_clipping: float = Field(
         1.0, ge=0, description="Largest global norm of the gradient. 0 means no clipping."
@@ -67,28 +66,16 @@ class DeepSpeedConfig(Config):
         description="At stage 3: number of elements of gathered parameters that a worker may "
         "hold at a time, beside its shard.",
     )
-    offload: Literal["none", "cpu", "nvme"] = Field(
+    offload: Literal["none", "cpu"] = Field(
         "none",
-        description="Where shards wait for their use: the optimizer state (stages 1 to 3) "
-        "and, at stage 3, the parameters. nvme needs stage 3 and libaio.",
-    )
-    offload_path: str | None = Field(
-        None, description="Folder on the local disk of each node, for offload = nvme."
+        description="Where shards of the weights wait for their use at stage 3: on the worker's "
+        "device, or with cpu in the node's memory.",
     )
 
     @model_validator(mode="after")
-    def _offload_has_what_it_needs(self) -> "DeepSpeedConfig":
-        lowest_stage = {"none": 0, "cpu": 1, "nvme": 3}[self.offload]
-        if self.zero_stage != "auto" and self.zero_stage < lowest_stage:
-            raise ValueError(
-                f"offload = {self.offload!r} needs zero_stage >= {lowest_stage}, "
-                f"saw {self.zero_stage}"
-            )
-        if (self.offload == "nvme") != (self.offload_path is not None):
-            raise ValueError(
-                "offload_path goes with offload = 'nvme' and only with it, "
-                f"saw offload = {self.offload!r}, path {self.offload_path!r}"
-            )
+    def _offload_is_of_shards(self) -> "DeepSpeedConfig":
+        if self.offload != "none" and self.zero_stage == 1:
+            raise ValueError(f"offload = {self.offload!r} needs zero_stage 3 or auto, saw 1")
         return self
 
 
@@ -152,10 +139,10 @@ class AdapterTrainingConfig(Config):
     micro_batch_size: int | Literal["auto"] = Field(
         8,
         description="Number of pairs of one forward pass of one worker. With auto it is the "
-        "largest power of two that divides a worker's part of the global batch and fits its "
-        "memory: by a trial step over the longest rows on a GPU, by estimate on a CPU (8 at most) "
-        "and at ZeRO stage 3. The size decides which pairs share a step, so a run that goes on "
-        "keeps it.",
+        "largest power of two that divides a worker's part of the global batch and fits its GPU, "
+        "by trial steps over the longest rows; on a CPU it is 8 at most, and at ZeRO stage 3, "
+        "where no step can be tried, 1. The size decides which pairs share a step, so a run that "
+        "goes on keeps it.",
     )
     prefix_cache_gib: float = Field(
         1.0,
@@ -200,19 +187,6 @@ class AdapterTrainingConfig(Config):
         False,
         description="Whether to keep only the input of each layer and to compute the rest "
         "again for the gradients, which takes less memory and more time.",
-    )
-    peak_tflops: float | None = Field(
-        None,
-        gt=0,
-        description="Peak of one worker's device in TFLOP a second, for the share of it that the "
-        "log reports. If null, it is that of 16 bits on a GPU that xrec knows, and elsewhere no "
-        "share is reported.",
-    )
-    profile_steps: int = Field(
-        0,
-        ge=0,
-        description="Number of steps of the first worker whose trace (torch.profiler) is written "
-        "to <adapter>/profile/trace.json.gz. 0 writes none.",
     )
     seed: int = Field(
         0, ge=0, description="Seed of the initialization, the order and the gating noise."
@@ -265,7 +239,7 @@ class TrainAdapterConfig(JobConfig):
         if self.llm.quantization is not None and (zero.zero_stage == 3 or zero.offload != "none"):
             raise ValueError(
                 f"llm.quantization = {self.llm.quantization!r} cannot be sharded or offloaded: "
-                "expected deepspeed.zero_stage auto, 0, 1 or 2 and deepspeed.offload none, "
+                "expected deepspeed.zero_stage auto or 1 and deepspeed.offload none, "
                 f"saw {zero.zero_stage} and {zero.offload}"
             )
         return self

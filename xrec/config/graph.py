@@ -27,17 +27,6 @@ class SpectralConfig(Config):
         description="The power p. The scores of the start are U S^p V^T, with half of the "
         "power on each side.",
     )
-    num_iterations: int = Field(
-        4,
-        ge=0,
-        description="Number of subspace iterations. With more, the result is closer to the "
-        "exact SVD.",
-    )
-    oversampling: int = Field(
-        16,
-        ge=0,
-        description="Number of vectors beyond embedding_dim that the iterations work with.",
-    )
     blend_weight: float = Field(
         0.15,
         ge=0,

@@ -29,9 +29,10 @@ from xrec.train.checkpoint import (
 from xrec.train.lease import CHECKPOINTS
 from xrec.train.metrics import TrainingMetrics
 from xrec.train.ray_driver import fit
-from xrec.train.work import describe_speed
 
 logger = logging.getLogger("xrec")
+
+_LOGGED = ("epoch", "step", "train_loss", "validation_loss", "seconds", "pairs_per_second")
 
 
 def train_adapter(config: TrainAdapterConfig) -> Manifest:
@@ -99,16 +100,8 @@ def adapter_run_config(config: TrainAdapterConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json", include={"model", "prompt"})
     training = config.training.model_dump(
         mode="json",
-        exclude={
-            "steps_per_checkpoint",
-            "gradient_checkpointing",
-            "prefix_cache_gib",
-            "peak_tflops",
-            "profile_steps",
-        },
+        exclude={"steps_per_checkpoint", "gradient_checkpointing", "prefix_cache_gib"},
     )
-    if training["max_pairs"] is None:
-        del training["max_pairs"]  # adapters of before have no such key
     clipping = {"gradient_clipping": config.deepspeed.gradient_clipping}
     weights: dict[str, str] = {"dtype": config.llm.dtype}
     if config.llm.quantization is not None:
@@ -126,28 +119,12 @@ def adapter_inputs(
 
 def _check_batch_sizes(config: TrainAdapterConfig) -> None:
     training, num_workers = config.training, config.scaling.num_workers
-    if training.micro_batch_size == "auto":
-        if training.global_batch_size % num_workers:
-            raise ConfigError(
-                f"training.global_batch_size = {training.global_batch_size} is no multiple of "
-                f"scaling.num_workers = {num_workers}; change one of them"
-            )
-        return
-    if training.global_batch_size % (training.micro_batch_size * num_workers):
+    size = 1 if training.micro_batch_size == "auto" else training.micro_batch_size
+    if training.global_batch_size % (size * num_workers):
         raise ConfigError(
             f"training.global_batch_size = {training.global_batch_size} is no multiple of "
-            "training.micro_batch_size * scaling.num_workers = "
-            f"{training.micro_batch_size} * {num_workers}; change one of them"
-        )
-    num_micro_batches = training.global_batch_size // training.micro_batch_size
-    fewer = range(config.scaling.fewest_workers, num_workers)
-    uneven = [number for number in fewer if num_micro_batches % number]
-    if uneven:
-        logger.warning(
-            "a step has %d micro-batches: with %s workers some passes will be empty; the global "
-            "batch stays the same",
-            num_micro_batches,
-            uneven,
+            f"training.micro_batch_size * scaling.num_workers = {size} * {num_workers}; change "
+            "one of them"
         )
 
 
@@ -158,9 +135,9 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
     def on_report(row: dict[str, Any]) -> None:
         exported.record(row)
         logger.info(
-            "epoch %d, step %d: training loss %.3f, validation loss %.3f nats a token (%.0f s%s)",
-            *(row[key] for key in ("epoch", "step", "train_loss", "validation_loss", "seconds")),
-            describe_speed(row),
+            "epoch %d, step %d: training loss %.3f, validation loss %.3f nats a token "
+            "(%.0f s, %.3g pairs a second)",
+            *(row[key] for key in _LOGGED),
         )
 
     with exported.running():

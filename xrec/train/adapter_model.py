@@ -1,6 +1,6 @@
 """What a worker trains: the frozen language model with adapters, and the loss of a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,12 +10,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters, embedding_scale
 from xrec.adapter.vectors import input_vectors
-from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ModelError
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.train.data import AdapterData
 from xrec.train.deepspeed_engine import (
-    adapter_settings,
+    deepspeed_settings,
     gathered,
     init_deepspeed,
     initialize_engine,
@@ -24,8 +24,7 @@ from xrec.train.deepspeed_engine import (
     training_dtype,
 )
 from xrec.train.prefix_cache import PrefixCache
-from xrec.train.ray_worker import any_worker, worker_device
-from xrec.train.schedule import learning_rate_share
+from xrec.train.ray_worker import any_worker, worker_device, world_size
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -61,14 +60,6 @@ class ExplanationLoss(nn.Module):
                 # transformers checkpoints a layer only in training mode. Its parts stay in eval.
                 layer.training = mode
         return self
-
-
-def build_engine(
-    config: TrainAdapterConfig, data: AdapterData, *, num_steps: int
-) -> tuple["DeepSpeedEngine", Adapters]:
-    """Return the DeepSpeed engine of a worker over the frozen model with fresh adapters."""
-    model, adapters = build_model(config, data)
-    return engine_over(model, config, data, num_steps=num_steps), adapters
 
 
 def build_model(config: TrainAdapterConfig, data: AdapterData) -> tuple[PreTrainedModel, Adapters]:
@@ -112,10 +103,10 @@ def try_step(config: TrainAdapterConfig, model: PreTrainedModel, rows: Sequence[
         module.zero_grad(set_to_none=True)
 
 
-def engine_over(
+def build_engine(
     model: PreTrainedModel, config: TrainAdapterConfig, data: AdapterData, *, num_steps: int
 ) -> "DeepSpeedEngine":
-    """Return the DeepSpeed engine of a worker over what `build_model` returned."""
+    """Return the DeepSpeed engine of a worker over the model of `build_model`."""
     training = config.training
     module = ExplanationLoss(model, _prefix_cache(config, model, data))
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -125,7 +116,7 @@ def engine_over(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, learning_rate_share(training.learning_rate, num_steps)
     )
-    settings = adapter_settings(config)
+    settings = deepspeed_settings(config, dtype=training_dtype(config), world_size=world_size())
     # By default DeepSpeed's buffer for gradients has 500 million elements; the adapters have few.
     settings["zero_optimization"]["reduce_bucket_size"] = sum(
         parameter.numel() for parameter in trainable
@@ -158,4 +149,16 @@ def _prefix_cache(
         agree=any_worker if config.deepspeed.zero_stage == 3 else bool,
         # A layer that is computed again for its gradients does not take earlier keys and values.
         split=not training.gradient_checkpointing,
+    )
+
+
+def learning_rate_share(rate: LearningRateConfig, num_steps: int) -> Callable[[int], float]:
+    """Return a function from a step, 0 to num_steps - 1, to its share of the peak rate.
+
+    The share rises linearly in the warm-up and then falls linearly. It is above zero at each step,
+    while DeepSpeed's WarmupDecayLR begins with two steps at zero.
+    """
+    num_warmup_steps = max(1, round(rate.warmup_share * num_steps))
+    return lambda step: min(
+        (step + 1) / num_warmup_steps, (num_steps - step) / (num_steps - num_warmup_steps + 1)
     )

@@ -15,7 +15,6 @@ from torch import Tensor
 from xrec.errors import TrainingError
 from xrec.llm.examples import Example
 from xrec.train.data import AdapterData, MicroBatch, noise_seed, validation_batches
-from xrec.train.loss_scale import LEAST_SCALE, LossScale, loss_scale, scaled
 from xrec.train.ray_worker import note, rank, world_size
 
 if TYPE_CHECKING:
@@ -35,28 +34,20 @@ class AdapterPasses:
 
         In float16 DeepSpeed skips a step whose gradient is not finite, and lowers the loss scale.
         The step is then made again, with the same examples and random numbers. So a skipped step
-        changes nothing but the scale: neither the learning rate nor the examples that follow.
+        changes nothing but the scale. Raises TrainingError on each worker if the NLL is not finite,
+        or if a gradient is not in a number format without a scale.
         """
-        before = loss_scale(self._engine)
         totals = self._step(micro_batches, step)
         while not self._engine.was_step_applied():
-            self._check_skipped_step(totals, before, place)
-            before = loss_scale(self._engine)
+            sum_over_workers(totals, place)
+            if not self._engine.fp16_enabled():
+                raise TrainingError(
+                    f"{place}: a gradient is not finite; lower training.learning_rate.peak, or "
+                    "check the graph's vectors"
+                )
+            note(f"{place}: a gradient overflowed; trying half the loss scale")
             totals = self._step(micro_batches, step)
         return totals
-
-    def _check_skipped_step(self, totals: Tensor, before: LossScale | None, place: str) -> None:
-        """Note that a step was skipped; `before` is the scale that it had. Collective.
-
-        Raises TrainingError on each worker if the NLL is not finite or the scale cannot be lower.
-        """
-        sum_over_workers(totals, place)
-        if before is None or before.scale <= LEAST_SCALE:
-            raise TrainingError(
-                f"{place}: a gradient is not finite; lower training.learning_rate.peak, or check "
-                "the graph's vectors" + ("" if before is None else "; llm.dtype=bfloat16 may help")
-            )
-        note(f"{place}: a gradient overflowed with loss scale {before.scale:g}; trying half of it")
 
     def _step(self, micro_batches: Sequence[MicroBatch], step: int) -> Tensor:
         """Try an optimizer step; return the same as `applied_step`.
@@ -73,14 +64,10 @@ class AdapterPasses:
             # DeepSpeed averages over workers and accumulation steps, while the loss is a mean over
             # the global batch's tokens.
             share = world_size() * len(micro_batches) / micro_batch.num_global_tokens
-            self.backward(nll * (share if examples else 0.0))
+            self._engine.backward(nll * (share if examples else 0.0))
             self._engine.step()
             totals += _nll_and_tokens(nll, examples)
         return totals
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`, at the loss scale."""
-        self._engine.backward(scaled(self._engine, loss))
 
     @torch.no_grad()
     def validation_loss(self, batch_size: int, *, place: str) -> float:

@@ -4,7 +4,7 @@
                   refusal can name what differs
     checkpoint    of the adapter, between two optimizer steps:
       progress.json        `AdapterProgress`
-      state.safetensors    parameter/<name>, exp_avg/<name>, exp_avg_sq/<name> of each trained
+      state.safetensors    weight/<name>, exp_avg/<name>, exp_avg_sq/<name> of each trained
                            tensor, whole, float32
       adapter.safetensors  the adapter of the best epoch so far (`Adapters.state_dict`); without
                            tensors before the first validation
@@ -46,21 +46,16 @@ _STATE = "state.safetensors"
 
 def claim(
     checkpoints: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
-) -> bool:
-    """Make the folder of checkpoints this run's; return whether it was this run's before.
+) -> None:
+    """Make the folder of checkpoints this run's; it may be this run's already.
 
     `config` and `inputs` are what `write_manifest` takes. Raises ArtifactMismatchError if the
     folder is another run's, and names each field that differs with both values.
     """
-    if is_begun(checkpoints, _RUN, kind, config, inputs):
-        return True
-    record = {
-        "run": run_fingerprint(kind, config, inputs),
-        "config": dict(config),
-        "inputs": dict(inputs),
-    }
-    (checkpoints / _RUN).write_bytes(json.dumps(record, indent=1).encode())
-    return False
+    if not is_begun(checkpoints, _RUN, kind, config, inputs):
+        run = run_fingerprint(kind, config, inputs)
+        record = {"run": run, "config": dict(config), "inputs": dict(inputs)}
+        (checkpoints / _RUN).write_bytes(json.dumps(record, indent=1).encode())
 
 
 @dataclass(frozen=True)
@@ -69,22 +64,21 @@ class AdapterProgress:
 
     `run` is the fingerprint of its settings and inputs, and `micro_batch_size` is what a size of
     auto became. `step` counts the optimizer steps of all epochs; a step that was skipped and made
-    again counts once. `loss_scale` and `steps_since_overflow` are those of
-    `xrec.train.loss_scale.LossScale`, in float16 only. `history` has a row for each finished epoch,
-    with its `validation_loss`. The other fields are of the present epoch: the steps done, the sum
-    of their NLL in nats, their number of tokens, and their time in seconds.
+    again counts once. `loss_scale` has the fields of `xrec.train.deepspeed_engine.LossScale`, in
+    float16 only. `history` has a row for each finished epoch, with its `validation_loss`. The other
+    fields are of the present epoch: the steps done, the sum of their NLL in nats, their number of
+    tokens, and their time in seconds.
     """
 
     run: str
+    micro_batch_size: int
     step: int = 0
     step_in_epoch: int = 0
     epoch_nll: float = 0.0
     epoch_tokens: float = 0.0
     epoch_seconds: float = 0.0
     history: tuple[Mapping[str, Any], ...] = ()
-    micro_batch_size: int | None = None
-    loss_scale: float | None = None
-    steps_since_overflow: int | None = None
+    loss_scale: tuple[float, int] | None = None
 
     @property
     def epoch(self) -> int:
@@ -120,10 +114,7 @@ class AdapterProgress:
     def after_epoch(self, row: Mapping[str, Any]) -> "AdapterProgress":
         """Return the progress when the present epoch is done; `row` is its row of the history."""
         return AdapterProgress(
-            self.run,
-            step=self.step,
-            history=(*self.history, row),
-            micro_batch_size=self.micro_batch_size,
+            self.run, self.micro_batch_size, step=self.step, history=(*self.history, row)
         )
 
 
@@ -192,31 +183,38 @@ def tensors_below(tensors: Tensors, folder: str) -> Tensors:
 
 
 @dataclass(frozen=True)
-class TrainedTensors:
-    """Weights and Adam's first and second moment of each trained tensor, by name, float32."""
+class WholeState:
+    """A parameter as the optimizer holds it, and Adam's first and second moment.
 
-    parameter: Tensors
-    exp_avg: Tensors
-    exp_avg_sq: Tensors
+    All are float32 and of the parameter's shape.
+    """
+
+    weight: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
 
 
-def adapter_files(trained: TrainedTensors, best: Tensors) -> dict[str, bytes]:
-    """Return names and contents of the files of an adapter's checkpoint beside the progress."""
+def adapter_files(trained: Mapping[str, WholeState], best: Tensors) -> dict[str, bytes]:
+    """Return names and contents of the files of an adapter's checkpoint beside the progress.
+
+    `trained` is the state of each trained parameter by name, `best` the best epoch's adapter.
+    """
     state = {
         f"{kind}/{name}": tensor.cpu().contiguous()
-        for kind, tensors in vars(trained).items()
-        for name, tensor in tensors.items()
+        for name, whole in trained.items()
+        for kind, tensor in vars(whole).items()
     }
     return {_STATE: safetensors.torch.save(state), WEIGHTS: safetensors.torch.save(best)}
 
 
-def read_trained(read: ReadFile) -> TrainedTensors:
-    """Return the tensors that the adapter's training goes on with."""
-    kinds: dict[str, Tensors] = {"parameter": {}, "exp_avg": {}, "exp_avg_sq": {}}
-    for key, tensor in safetensors.torch.load(read(_STATE)).items():
-        kind, name = key.split("/")
-        kinds[kind][name] = tensor
-    return TrainedTensors(**kinds)
+def read_trained(read: ReadFile) -> dict[str, WholeState]:
+    """Return the state of each trained parameter by name."""
+    tensors = safetensors.torch.load(read(_STATE))
+    kinds = {field.name: tensors_below(tensors, field.name) for field in fields(WholeState)}
+    return {
+        name: WholeState(**{kind: of_kind[name] for kind, of_kind in kinds.items()})
+        for name in kinds["weight"]
+    }
 
 
 def read_best_adapter(read: ReadFile) -> Tensors:
@@ -225,48 +223,33 @@ def read_best_adapter(read: ReadFile) -> Tensors:
     return tensors
 
 
-@dataclass(frozen=True)
-class GraphRows:
-    """The graph's state by node, each (n, D) float32.
+ROWS = ("embeddings", "exp_avg", "exp_avg_sq", "best")
+"""The graph's state by node, each (n, D) float32.
 
-    These are the layer-0 embeddings, Adam's moments of them, and the vectors of the best epoch.
-    """
-
-    embeddings: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-    best: Tensor
+These are the layer-0 embeddings, Adam's moments of them, and the vectors of the best epoch.
+"""
 
 
-def rows_file(part: int, nodes: Tensor, rows: GraphRows) -> dict[str, bytes]:
-    """Return name and content of file `part` with the rows of `nodes` (n,) int64.
+def rows_file(part: int, nodes: Tensor, rows: Tensors) -> dict[str, bytes]:
+    """Return name and content of file `part` with the `ROWS` of `nodes` (n,) int64.
 
     Rows of node -1, which fill a block up, are left out.
     """
     there = nodes >= 0
-    tensors = {
-        name: tensor.detach().cpu()[there].contiguous() for name, tensor in vars(rows).items()
-    }
+    tensors = {name: rows[name].detach().cpu()[there].contiguous() for name in ROWS}
     content = safetensors.torch.save({"nodes": nodes[there].contiguous(), **tensors})
     return {_rows_name(part): bytes(content)}
 
 
-def read_rows(read: ReadFile, num_parts: int, nodes: Tensor) -> GraphRows:
-    """Return the rows of `nodes` (n,) int64 from all `num_parts` files; zeros for node -1.
+def read_rows(
+    read: ReadFile, num_parts: int, nodes: Tensor, names: Sequence[str] = ROWS
+) -> Tensors:
+    """Return the named tensors' rows of `nodes` (n,) int64; zeros for node -1.
 
-    Raises ArtifactMismatchError if a node is in none of the files.
+    One of the `num_parts` files at a time is in memory. Raises ArtifactMismatchError if a node is
+    in none of them.
     """
-    return GraphRows(**_pick(read, num_parts, nodes, [field.name for field in fields(GraphRows)]))
-
-
-def read_best_vectors(read: ReadFile, num_parts: int, num_nodes: int) -> Tensor:
-    """Return the best epoch's vectors of all nodes (N, D) float32."""
-    return _pick(read, num_parts, torch.arange(num_nodes), ["best"])["best"]
-
-
-def _pick(read: ReadFile, num_parts: int, nodes: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return the rows of `nodes` of the named tensors; one file at a time is in memory."""
-    picked: dict[str, Tensor] = {}
+    picked: Tensors = {}
     missing = nodes >= 0
     for part in range(num_parts):
         tensors = safetensors.torch.load(read(_rows_name(part)))

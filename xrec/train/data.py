@@ -18,13 +18,18 @@ from torch import Tensor
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import read_chooser
 from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.graph import AspectNodesConfig
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.data.drawn import drawn_explanations
 from xrec.errors import DataError
 from xrec.graph import (
+    NO_ASPECTS,
+    AspectEdges,
     SeenItems,
+    dataset_aspect_edges,
     metric_names,
+    node_degrees,
     ranking_metrics,
     users_with_items,
 )
@@ -189,6 +194,38 @@ def validation_batches(
 def split_edges(dataset: Dataset, split: Split) -> Tensor:
     """Return the split's interactions (2, E) int64: user indices first, item indices second."""
     return torch.from_numpy(dataset.interaction_edges(split))
+
+
+@dataclass(frozen=True)
+class GraphData:
+    """What a graph is trained on: the training interactions, and aspects if the graph has some.
+
+    `edges` (2, E) int64 are user indices, then item indices.
+    """
+
+    edges: Tensor
+    num_users: int
+    num_items: int
+    aspects: AspectEdges = NO_ASPECTS
+
+    @classmethod
+    def of(cls, dataset: Dataset, aspects: AspectNodesConfig | None) -> "GraphData":
+        """Return those of `dataset`; raises DataError if it has no aspects and shall have some."""
+        return cls(
+            split_edges(dataset, "train"),
+            dataset.num_users,
+            dataset.num_items,
+            dataset_aspect_edges(dataset, aspects),
+        )
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of users, items and aspects."""
+        return self.num_users + self.num_items + self.aspects.num_aspects
+
+    def degrees(self) -> Tensor:
+        """Return each node's degree (N,), of users, then items, then aspects."""
+        return node_degrees(self.edges, self.num_users, self.num_items, self.aspects)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from torch import Tensor
 from xrec.config.graph import BPRLossConfig, PretrainGraphConfig, SampledSoftmaxConfig
 from xrec.graph import (
     BPR,
-    AspectEdges,
     Batch,
     NegativeSampler,
     Objective,
@@ -19,6 +18,7 @@ from xrec.graph import (
     batch_loss,
     epoch_batches,
 )
+from xrec.train.data import GraphData
 from xrec.train.ray_worker import rank, world_size
 
 _ASPECT_SEED = 1_000_003  # the batches of interactions must not depend on aspects
@@ -40,17 +40,15 @@ class AspectLoss:
     user or item with every aspect has no negative one, and is left out.
     """
 
-    def __init__(
-        self, aspects: AspectEdges, config: PretrainGraphConfig, num_users: int, num_items: int
-    ) -> None:
+    def __init__(self, data: GraphData, config: PretrainGraphConfig) -> None:
         """Take the loss's kind from `config.training`, its weight from `config.model.aspects`."""
         assert config.model.aspects is not None
-        num_nodes = num_users + num_items
+        aspects, num_nodes = data.aspects, data.num_users + data.num_items
         has_all = torch.bincount(aspects.nodes, minlength=num_nodes) == aspects.num_aspects
         self._edges = aspects.pairs[:, ~has_all[aspects.nodes]]
         self._weight = config.model.aspects.loss_weight
         self._training = config.training
-        self._num_items = num_items
+        self._num_items = data.num_items
         self._objective = build_objective(
             config.training.loss, self._edges, num_nodes, aspects.num_aspects
         )

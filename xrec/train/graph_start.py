@@ -7,42 +7,30 @@ from torch import Tensor
 
 from xrec.config.graph import GraphModelConfig, GraphTrainingConfig, PretrainGraphConfig
 from xrec.graph import (
-    NO_ASPECTS,
-    AspectEdges,
     LightGCN,
     Partition,
     RowBlocks,
-    node_degrees,
     normalized_adjacency,
     random_embeddings,
     spectral_embeddings,
 )
+from xrec.train.data import GraphData
 from xrec.train.deepspeed_engine import RowsApart, initialize_engine
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
-_CPU = torch.device("cpu")
-
 
 def build_partition(
-    parallelism: Literal["replicated", "partitioned"],
-    edges: Tensor,
-    num_users: int,
-    num_items: int,
-    *,
-    rank: int,
-    world_size: int,
-    aspects: AspectEdges = NO_ASPECTS,
+    parallelism: Literal["replicated", "partitioned"], data: GraphData, rank: int, world_size: int
 ) -> Partition:
     """Return the rows of worker `rank`: all of them, or its block.
 
-    The blocks have about the same share of `edges` (2, E) int64 and those of `aspects`.
+    The blocks have about the same share of the edges.
     """
     if parallelism == "replicated":
-        return Partition.whole(num_users + num_items + aspects.num_aspects)
-    degrees = node_degrees(edges, num_users, num_items, aspects)
-    return Partition(RowBlocks.deal(degrees, world_size), rank)
+        return Partition.whole(data.num_nodes)
+    return Partition(RowBlocks.deal(data.degrees(), world_size), rank)
 
 
 def blend_weight(model: GraphModelConfig) -> float:
@@ -51,13 +39,7 @@ def blend_weight(model: GraphModelConfig) -> float:
 
 
 def start_embeddings(
-    config: PretrainGraphConfig,
-    edges: Tensor,
-    num_users: int,
-    num_items: int,
-    partition: Partition,
-    device: torch.device = _CPU,
-    aspects: AspectEdges = NO_ASPECTS,
+    config: PretrainGraphConfig, data: GraphData, partition: Partition, device: torch.device
 ) -> Tensor:
     """Return the layer-0 embeddings of this worker's rows, (n, D) float32 on `device`. Collective.
 
@@ -69,15 +51,19 @@ def start_embeddings(
         return random_embeddings(partition, model.embedding_dim, seed).to(device)
     spectral = model.spectral
     matrix = normalized_adjacency(
-        edges, num_users, num_items, partition, exponent=spectral.exponent, aspects=aspects
+        data.edges,
+        data.num_users,
+        data.num_items,
+        partition,
+        exponent=spectral.exponent,
+        aspects=data.aspects,
     ).to(device)
-    settings = spectral.model_dump(exclude={"exponent", "blend_weight"})
     return spectral_embeddings(
         matrix,
-        num_users,
+        data.num_users,
         model.embedding_dim,
-        num_aspects=aspects.num_aspects,
-        **settings,
+        num_aspects=data.aspects.num_aspects,
+        **spectral.model_dump(exclude={"exponent", "blend_weight"}),
         seed=seed,
         partition=partition,
     )
@@ -85,7 +71,6 @@ def start_embeddings(
 
 def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEngine":
     """Return an engine with Adam and a linear warm-up; the model's partition gives the mode."""
-    partitioned = model.partition.blocks.num_blocks > 1
     optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / (training.warmup_steps + 1))
@@ -94,9 +79,8 @@ def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEn
         # DeepSpeed demands a size, and does not use it: the input here is the whole graph.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        # DeepSpeed's default is 1, and stage 0 would take the norm of one worker's rows.
-        "gradient_clipping": 0.0,
-        "zero_optimization": {"stage": 0 if partitioned else 1},
+        "gradient_clipping": 0.0,  # DeepSpeed's default is 1
+        "zero_optimization": {"stage": 1},
     }
-    mpu = RowsApart() if partitioned else None
+    mpu = RowsApart() if model.partition.blocks.num_blocks > 1 else None
     return initialize_engine(model, optimizer, settings, schedule, mpu)

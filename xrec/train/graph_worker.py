@@ -3,14 +3,14 @@
 The loss and the metrics are those of the whole batch and of all users, whatever the number of
 workers and the mode, so all workers take the same decisions. The two modes:
 
-replicated   Each worker holds the whole layer-0 table and a part of the batch. ZeRO stage 1:
-             gradients are averaged, and each worker keeps Adam's moments of its share. Stages 2 and
-             3 would add traffic and save no peak memory, because every step reads the whole table
-             and makes a dense gradient of it.
-partitioned  Each worker holds its rows of the table, and so their gradients and moments. ZeRO stage
-             0: nothing is held twice that could be sharded. For DeepSpeed the workers are one
-             model-parallel group, and each is a data-parallel group of its own, because gradients
-             of different rows must not be averaged, nor one worker's rows be sent to the others.
+replicated   Each worker holds the whole layer-0 table and a part of the batch. Gradients are
+             averaged, and each worker keeps Adam's moments of its share (ZeRO stage 1). Stage 3
+             would save no peak memory, because every step reads the whole table and makes a dense
+             gradient of it.
+partitioned  Each worker holds its rows of the table, and so their gradients and moments. For
+             DeepSpeed the workers are one model-parallel group, and each is a data-parallel group
+             of its own, because gradients of different rows must not be averaged, nor one worker's
+             rows be sent to the others.
 """
 
 import math
@@ -22,19 +22,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xrec.config.graph import GraphTrainingConfig, PretrainGraphConfig
+from xrec.config.graph import PretrainGraphConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import TrainingError
 from xrec.graph import (
-    NO_ASPECTS,
-    AspectEdges,
     Batch,
     LightGCN,
     Objective,
     Partition,
     batch_loss,
     blend,
-    dataset_aspect_edges,
     epoch_batches,
     layer0_penalty,
     normalized_adjacency,
@@ -42,14 +39,15 @@ from xrec.graph import (
 from xrec.storage import location_of
 from xrec.train.checkpoint import (
     GraphProgress,
-    GraphRows,
+    Tensors,
+    WholeState,
     progress_file,
     read_progress,
     read_rows,
     rows_file,
 )
-from xrec.train.data import SCORE, HeldOut, split_edges
-from xrec.train.deepspeed_engine import WholeState, restore_states, whole_state
+from xrec.train.data import SCORE, GraphData, HeldOut
+from xrec.train.deepspeed_engine import restore_states, whole_state
 from xrec.train.graph_loss import AspectLoss, build_objective
 from xrec.train.graph_start import blend_weight, build_engine, build_partition, start_embeddings
 from xrec.train.ray_worker import (
@@ -75,15 +73,8 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     """
     config: PretrainGraphConfig = loop_config["config"]
     dataset = read_dataset(location_of(config, "dataset"))
-    edges = split_edges(dataset, "train")
-    worker = GraphWorker(
-        config,
-        edges,
-        dataset.num_users,
-        dataset.num_items,
-        run=loop_config["run"],
-        aspects=dataset_aspect_edges(dataset, config.model.aspects),
-    )
+    data = GraphData.of(dataset, config.model.aspects)
+    worker = GraphWorker(config, data, run=loop_config["run"])
     validation = HeldOut.of(dataset, "validation").part(rank(), world_size())
     while not worker.has_finished:
         worker.run_epoch(validation)
@@ -92,59 +83,34 @@ def train_worker(loop_config: dict[str, Any]) -> None:
 class GraphWorker:
     """A worker between two epochs: its engine, its rows of the best vectors, and how far it is."""
 
-    def __init__(
-        self,
-        config: PretrainGraphConfig,
-        edges: Tensor,
-        num_users: int,
-        num_items: int,
-        run: str,
-        aspects: AspectEdges = NO_ASPECTS,
-    ) -> None:
+    def __init__(self, config: PretrainGraphConfig, data: GraphData, run: str) -> None:
         """Build the engine for run `run`, a fingerprint, and go on from its last checkpoint.
 
-        `edges` (2, E) int64 are the training interactions. Raises ArtifactMismatchError if the
-        checkpoint is of another run.
+        Raises ArtifactMismatchError if the checkpoint is of another run.
         """
-        self._training: GraphTrainingConfig = config.training
-        self._edges = edges
-        self._num_items = num_items
-        self._aspect_loss = (
-            AspectLoss(aspects, config, num_users, num_items)
-            if config.model.aspects and config.model.aspects.loss_weight and len(aspects)
-            else None
-        )
+        self._training, self._data = config.training, data
+        aspects, device = config.model.aspects, worker_device()
+        has_aspect_loss = aspects and aspects.loss_weight and len(data.aspects)
+        self._aspect_loss = AspectLoss(data, config) if has_aspect_loss else None
         self._objective: Objective = build_objective(
-            config.training.loss, edges, num_users, num_items
+            config.training.loss, data.edges, data.num_users, data.num_items
         )
-        self._partition = build_partition(
-            config.parallelism,
-            edges,
-            num_users,
-            num_items,
-            rank=rank(),
-            world_size=world_size(),
-            aspects=aspects,
-        )
-        device = worker_device()
+        self._partition = build_partition(config.parallelism, data, rank(), world_size())
         self._adjacency = normalized_adjacency(
-            edges, num_users, num_items, self._partition, aspects=aspects
+            data.edges, data.num_users, data.num_items, self._partition, aspects=data.aspects
         ).to(device)
         self.progress, rows = _last_state(run, self._partition)
-        start = start_embeddings(
-            config, edges, num_users, num_items, self._partition, device, aspects
-        )
+        start = start_embeddings(config, data, self._partition, device)
         self._blend_weight = blend_weight(config.model)
-        self._start = (
-            self._partition.table(start).split([num_users, num_items + aspects.num_aspects])
-            if self._blend_weight
-            else None
-        )
+        self._start: tuple[Tensor, ...] | None = None
+        if self._blend_weight:
+            sizes = [data.num_users, data.num_nodes - data.num_users]
+            self._start = self._partition.table(start).split(sizes)
         # Training changes the table, so it must not be the start itself.
-        table = rows.embeddings.to(device) if rows else start.clone()
-        model = LightGCN(table, num_users, config.model.num_layers, self._partition)
+        table = rows["embeddings"].to(device) if rows else start.clone()
+        model = LightGCN(table, data.num_users, config.model.num_layers, self._partition)
         self._engine: DeepSpeedEngine = build_engine(model, config.training)
-        self._best = rows.best if rows else torch.zeros(table.shape)
+        self._best = rows["best"] if rows else torch.zeros(table.shape)
         if rows is not None:
             self._restore_optimizer(rows)
 
@@ -188,7 +154,7 @@ class GraphWorker:
         Raises TrainingError if the loss or a vector is not finite, or if training diverges.
         """
         batches = epoch_batches(
-            self._edges,
+            self._data.edges,
             self._objective.negatives,
             epoch=epoch,
             steps_per_epoch=self._training.steps_per_epoch,
@@ -196,7 +162,7 @@ class GraphWorker:
             seed=self._training.seed,
         )
         total, num_steps = torch.zeros((), dtype=torch.float64, device=self._engine.device), 0
-        num_edges = self._edges.shape[1]
+        num_edges = self._data.edges.shape[1]
         of_aspects = self._aspect_loss.batches(epoch, num_edges) if self._aspect_loss else iter(())
         for num_steps, batch in enumerate(batches, start=1):
             part = self._step(batch, next(of_aspects, None))
@@ -254,7 +220,7 @@ class GraphWorker:
     def _evaluate(self, validation: HeldOut) -> dict[str, float]:
         """Return the metrics over all workers' validation users; keep the vectors if best."""
         users, others = self._vectors()
-        own = validation.score(users, others[: self._num_items])
+        own = validation.score(users, others[: self._data.num_items])
         num_users = len(validation.users)
         sums = torch.tensor(
             [num_users, *(value * num_users for value in own.values())],
@@ -282,33 +248,23 @@ class GraphWorker:
 
         Where several workers hold the same rows, only rank 0 writes them.
         """
-        exp_avg, exp_avg_sq = self._adam_moments()
+        table = self._engine.module.embeddings
+        state = whole_state(table)
         num_parts = self._partition.blocks.num_blocks
         if rank() >= num_parts:
             return None
-        rows = GraphRows(self._engine.module.embeddings, exp_avg, exp_avg_sq, self._best)
+        moments = {"exp_avg": state.exp_avg, "exp_avg_sq": state.exp_avg_sq}
+        rows = {"embeddings": table, "best": self._best, **moments}
         progress = progress_file(replace(self.progress, num_parts=num_parts)) if rank() == 0 else {}
         return {**rows_file(rank(), self._partition.node_ids, rows), **progress}
 
-    def _adam_moments(self) -> tuple[Tensor, Tensor]:
-        """Return Adam's two moments of this worker's rows, (n, D) float32 each. Collective.
-
-        They are zero before the first step.
-        """
-        table = self._engine.module.embeddings
-        if self._engine.global_steps == 0:
-            return torch.zeros_like(table), torch.zeros_like(table)
-        state = whole_state(self._engine, table)
-        return state.exp_avg, state.exp_avg_sq
-
-    def _restore_optimizer(self, rows: GraphRows) -> None:
+    def _restore_optimizer(self, rows: Tensors) -> None:
         """Set a fresh engine's moments and learning rate as the checkpoint says. Collective."""
         table = self._engine.module.embeddings
-        state = WholeState(table.detach().clone(), rows.exp_avg, rows.exp_avg_sq)
-        # Adam has no state before its first step, so a step is made, with gradients of zero.
-        self._engine.backward((table * 0).sum())
-        self._engine.step()
-        restore_states(self._engine, {table: state}, self.progress.step)
+        state = WholeState(table.detach().clone(), rows["exp_avg"], rows["exp_avg_sq"])
+        restore_states(
+            self._engine, {table: state}, self.progress.step, zero_loss=lambda: (table * 0).sum()
+        )
 
 
 def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
@@ -320,7 +276,7 @@ def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
         )
 
 
-def _last_state(run: str, partition: Partition) -> tuple[GraphProgress, GraphRows | None]:
+def _last_state(run: str, partition: Partition) -> tuple[GraphProgress, Tensors | None]:
     """Return how far the last checkpoint is, and this worker's rows of it.
 
     Without a checkpoint this is the start of `run`, and no rows.

@@ -1,296 +1,226 @@
-"""How much memory a worker of the adapter's training needs, and the ZeRO stage that follows.
+"""What fits a worker's memory: the ZeRO stage and the micro-batch size, where they are `auto`.
 
-`worker_memory` adds the parts up from the language model's shape and the training's settings;
-nothing is loaded. The parts are explained beside their formulas, and configs/llama2-7b.yaml works
-them out for one model. All sizes are in bytes; people are shown GB of 1e9 or MB of 1e6 bytes.
+`with_zero_stage` estimates, before weights are loaded, what the model takes. A frozen parameter is
+its weight and nothing else; what is trained is counted by DeepSpeed's own estimators.
+`with_micro_batch_size` tries steps over the longest rows, after weights are loaded.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from xrec.config.adapter import AdapterModelConfig
+from xrec.adapter.model import build_adapters
+from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ModelError
+from xrec.llm.examples import Example
+from xrec.llm.model import read_text_config
+from xrec.llm.prefix import num_prefix_tokens
+from xrec.llm.source import resolve_model
+from xrec.train.deepspeed_engine import training_dtype
+from xrec.train.ray_worker import (
+    least_of_workers,
+    local_world_size,
+    note,
+    worker_device,
+    world_size,
+)
 
-SHARE_OF_CPU_MEMORY = 0.8
-"""Share of a node's memory that the workers may fill. The system and Ray take the rest."""
+if TYPE_CHECKING:
+    from xrec.train.data import AdapterData
 
-SHARE_OF_GPU_MEMORY = 0.95
-"""Share of a GPU's memory that can be filled. The rest is lost between blocks of other sizes."""
+SHARE_FOR_THE_MODEL = 0.75
+"""Share of a worker's memory that weights and trained state may fill. The rest is for passes."""
 
-GPU_CONTEXT_BYTES = 1_500_000_000
-"""What CUDA, its libraries and NCCL take of a GPU before the first tensor."""
+SHARE_KEPT_FREE = 0.1
+"""Share of a GPU's free memory that no trial step may take, because it is lost between blocks."""
 
-_NO_LIMIT = 2**60  # a control group without a limit reports a number of about 2^63
+MOST_ON_CPU = 8
+"""The micro-batch size on a CPU at most, whose matrix products gain nothing from more rows."""
+
+_MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+TryStep = Callable[[Sequence[Example]], None]
+"""Goes forward and backward with the rows, and leaves nothing behind."""
 
 
-@dataclass(frozen=True)
-class ModelShape:
-    """The sizes of a language model that its memory depends on.
+def with_zero_stage(config: TrainAdapterConfig, data: "AdapterData") -> TrainAdapterConfig:
+    """Return `config` with a number as its ZeRO stage, and log why. Collective.
 
-    `query_size` is the width of all query heads together, and `key_value_size` that of all key
-    heads. `num_linear_parameters` counts the weights of the layers' linear maps, which an 8-bit
-    model holds in one byte each, and `largest_linear` is the largest of them.
+    A stage of auto becomes 1 where the whole model fits each worker, else 3, and 3 with an offload,
+    which puts weights into the node's memory. Raises ModelError if the model fits at no stage.
     """
-
-    num_parameters: int
-    num_linear_parameters: int
-    largest_linear: int
-    num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    query_size: int
-    key_value_size: int
-    vocab_size: int
-    has_query_norm: bool
-
-
-def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """Return the model of `config` without memory for its weights."""
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config.get_text_config(decoder=True)
-        )
-    return model
-
-
-def shape_of(model: PreTrainedModel) -> ModelShape:
-    """Return the shape of `model`, which may be an `empty_model`."""
-    config, layers = model.config, model.get_decoder().layers
-    linear = [part.weight.numel() for part in layers.modules() if isinstance(part, nn.Linear)]
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    num_key_value_heads = getattr(config, "num_key_value_heads", None)
-    return ModelShape(
-        num_parameters=model.num_parameters(),
-        num_linear_parameters=sum(linear),
-        largest_linear=max(linear),
-        num_layers=len(layers),
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        query_size=config.num_attention_heads * head_dim,
-        key_value_size=(num_key_value_heads or config.num_attention_heads) * head_dim,
-        vocab_size=config.vocab_size,
-        has_query_norm=any(name.endswith("q_norm") for name, _ in layers.named_modules()),
-    )
-
-
-def num_trained_parameters(
-    config: AdapterModelConfig, *, embedding_dim: int, hidden_size: int
-) -> int:
-    """Return the number of parameters of both adapters."""
-    experts = embedding_dim * config.num_tokens * hidden_size + embedding_dim
-    return 2 * config.num_experts * (experts + 2 * embedding_dim)
-
-
-@dataclass(frozen=True)
-class Load:
-    """What goes through the model and what is kept beside it.
-
-    `longest_row` counts the tokens of a prompt and its explanation. `longest_rest` is the part of
-    it that goes through the model in every step, and `longest_beginning` is what comes before,
-    whose keys and values may be kept (xrec.train.prefix_cache); the two may be of different rows.
-    `dtype_bytes` is the size of one number of the model.
-    """
-
-    micro_batch_size: int
-    longest_row: int
-    longest_rest: int
-    longest_explanation: int
-    num_trained: int
-    dtype_bytes: int
-    longest_beginning: int = 0
-    gradient_checkpointing: bool = False
-    prefix_cache_bytes: int = 0
-    max_live_parameters: int = 1_000_000_000
-    is_int8: bool = False
-
-
-@dataclass(frozen=True)
-class WorkerMemory:
-    """The parts of one worker's memory, in bytes."""
-
-    weights: int
-    whole_for_use: int
-    activations: int
-    logits: int
-    adapters_and_optimizer: int
-    gradient_buffer: int
-    prefix_cache: int
-
-    @property
-    def total(self) -> int:
-        """The sum of the parts."""
-        return sum(self.parts.values())
-
-    @property
-    def parts(self) -> Mapping[str, int]:
-        """The parts by name."""
-        parts: dict[str, int] = asdict(self)
-        return parts
-
-
-def worker_memory(shape: ModelShape, load: Load, *, stage: int, num_workers: int) -> WorkerMemory:
-    """Return the memory of one of `num_workers` workers at ZeRO stage `stage`.
-
-    Stages 1 and 2 are counted as stage 0, because they share out the small optimizer state only.
-    """
-    num_parts = num_workers if stage == 3 else 1
-    live = min(load.max_live_parameters, shape.num_parameters) if stage == 3 else 0
-    if load.is_int8:
-        # For the gradient of its input, an 8-bit map is turned into the model's own numbers.
-        live += shape.largest_linear
-    # The trained weight and its gradient, and in float32 the weight that is stepped (if it is
-    # another one) and two moments.
-    adapter_bytes = 2 * load.dtype_bytes + (4 if load.dtype_bytes < 4 else 0) + 8
-    return WorkerMemory(
-        weights=-(-_weight_bytes(shape, load) // num_parts),
-        whole_for_use=live * load.dtype_bytes,
-        activations=load.micro_batch_size * _activation_bytes(shape, load),
-        logits=_logit_bytes(shape, load),
-        adapters_and_optimizer=-(-load.num_trained * adapter_bytes // num_parts),
-        gradient_buffer=load.num_trained * load.dtype_bytes,
-        prefix_cache=0 if load.gradient_checkpointing else _prefix_bytes(shape, load),
-    )
-
-
-def _weight_bytes(shape: ModelShape, load: Load) -> int:
-    if not load.is_int8:
-        return shape.num_parameters * load.dtype_bytes
-    rest = shape.num_parameters - shape.num_linear_parameters
-    return shape.num_linear_parameters + rest * load.dtype_bytes
-
-
-def _activation_bytes(shape: ModelShape, load: Load) -> int:
-    """Return what one row keeps for the gradient of the adapted vectors, in bytes."""
-    in_layer = _layer_bytes(shape, load)
-    if not load.gradient_checkpointing:
-        return shape.num_layers * in_layer
-    # The inputs of all layers, and one layer that is computed again.
-    inputs = shape.num_layers * load.longest_row * shape.hidden_size * load.dtype_bytes
-    return inputs + in_layer
-
-
-def _layer_bytes(shape: ModelShape, load: Load) -> int:
-    """Return what one layer keeps of one row, in bytes.
-
-    Of each token: the inputs of two norms in float32; the inputs of q, k and v and of gate and up;
-    q and attention's output; gate, silu(gate), up and their product. Keys and values are kept of
-    all positions, those of the prompt's beginning too, and are repeated for all query heads.
-    """
-    num_tokens = load.longest_row if load.gradient_checkpointing else load.longest_rest
-    numbers = 2 * shape.hidden_size + 2 * shape.query_size + 4 * shape.intermediate_size
-    in_float32 = 2 * shape.hidden_size
-    if shape.has_query_norm:
-        in_float32 += shape.query_size + shape.key_value_size
-    keys_and_values = load.longest_row * 2 * shape.query_size * load.dtype_bytes
-    return num_tokens * (4 * in_float32 + load.dtype_bytes * numbers) + keys_and_values
-
-
-def _prefix_bytes(shape: ModelShape, load: Load) -> int:
-    """Return the bytes of the beginnings' keys and values: those that are kept, and a batch's.
-
-    A pass has a copy of its rows' beginnings. The model holds them a second time, with the rest's
-    behind them; where all query heads have keys of their own, that is what activations count.
-    """
-    positions = load.longest_beginning
-    if positions and shape.key_value_size < shape.query_size:
-        positions += load.longest_beginning + load.longest_rest
-    a_position = shape.num_layers * 2 * shape.key_value_size * load.dtype_bytes
-    return load.prefix_cache_bytes + load.micro_batch_size * positions * a_position
-
-
-def _logit_bytes(shape: ModelShape, load: Load) -> int:
-    """Return the bytes of logits and their gradient, and of one row's in float32 (xrec.llm.nll)."""
-    row = load.longest_explanation * shape.vocab_size
-    return load.micro_batch_size * row * 2 * load.dtype_bytes + row * 8
-
-
-def unsharded_stage(load: Load) -> int:
-    """Return the ZeRO stage that leaves the frozen model whole: 0 in float32, 1 in 16 bits.
-
-    In 16 bits the optimizer also holds the trained weights in float32. Stage 1 shares them and
-    Adam's moments out among the workers. The losses are the same at both stages.
-    """
-    return 0 if load.dtype_bytes == 4 else 1
-
-
-@dataclass(frozen=True)
-class Sharding:
-    """A choice of the ZeRO stage, and the table that explains it."""
-
-    stage: int
-    explanation: str
-
-
-def choose_sharding(
-    shape: ModelShape, load: Load, *, num_workers: int, available: int, asked: int | None = None
-) -> Sharding:
-    """Return the stage without sharding if its memory fits into `available` bytes, else 3.
-
-    With a stage that is `asked` for, the choice is that one. Raises ModelError if the model fits at
-    neither stage and none is asked for.
-    """
-    stages = [unsharded_stage(load), 3] if asked is None else [asked]
-    if load.is_int8:
-        stages = [stage for stage in stages if stage != 3]
-    sums = {
-        stage: worker_memory(shape, load, stage=stage, num_workers=num_workers) for stage in stages
-    }
-    fitting = [stage for stage, memory in sums.items() if memory.total <= available]
-    table = _table(sums, num_workers, available)
-    if asked is not None:
-        verdict = "as asked" if fitting else "as asked, although the sum is more than there is"
-        return Sharding(asked, f"{table}\n  deepspeed.zero_stage = {asked}, {verdict}")
+    if config.deepspeed.zero_stage != "auto":
+        return config
+    if config.deepspeed.offload != "none":
+        return _with_stage(config, 3)
+    there = least_of_workers(memory_of_a_worker(worker_device(), local_world_size()))
+    room = SHARE_FOR_THE_MODEL * there
+    bytes_by_stage = model_bytes(config, data, num_workers=world_size())
+    if config.llm.quantization is not None:
+        del bytes_by_stage[3]  # bitsandbytes' weights cannot be sharded
+    sums = ", ".join(f"{size / 1e9:.2f} at {stage}" for stage, size in bytes_by_stage.items())
+    text = f"the model takes, by ZeRO stage, {sums} of {room / 1e9:.2f} GB a worker"
+    fitting = [stage for stage, size in bytes_by_stage.items() if size <= room]
     if not fitting:
         raise ModelError(
-            f"the language model fits at no ZeRO stage.\n{table}\n"
-            "  lower training.micro_batch_size, prompt.max_prompt_tokens or "
-            "training.prefix_cache_gib, set training.gradient_checkpointing=true, raise "
-            "scaling.num_workers, or take a smaller model; deepspeed.zero_stage=3 with "
-            "deepspeed.offload=cpu keeps the weights in the node's memory"
+            f"{text}: it fits at none; raise scaling.num_workers, take a smaller model, or set "
+            "deepspeed.offload=cpu, which keeps the weights in the node's memory"
         )
-    return Sharding(fitting[0], f"{table}\n  auto: deepspeed.zero_stage = {fitting[0]}")
+    note(f"{text}; auto: deepspeed.zero_stage = {fitting[0]}")
+    return _with_stage(config, fitting[0])
 
 
-def _table(sums: Mapping[int, WorkerMemory], num_workers: int, available: int) -> str:
-    heads = [f"stage {stage}" for stage in sums]
-    rows = [
-        (name.replace("_", " "), [memory.parts[name] for memory in sums.values()])
-        for name in next(iter(sums.values())).parts
-    ]
-    rows.append(("sum", [memory.total for memory in sums.values()]))
-    unit, size = ("GB", 1e9) if max(memory.total for memory in sums.values()) > 1e9 else ("MB", 1e6)
-    lines = [
-        f"memory of one of {num_workers} worker(s) by estimate, in {unit}:",
-        f"  {'':24}" + "".join(f"{head:>10}" for head in heads),
-        *(
-            f"  {name:24}" + "".join(f"{value / size:10.2f}" for value in values)
-            for name, values in rows
-        ),
-        f"  {'there is':24}{available / size:10.2f}",
-    ]
-    return "\n".join(lines)
+def _with_stage(config: TrainAdapterConfig, stage: int) -> TrainAdapterConfig:
+    deepspeed = config.deepspeed.model_copy(update={"zero_stage": stage})
+    return config.model_copy(update={"deepspeed": deepspeed})
 
 
-def device_memory(device: torch.device, num_local_workers: int) -> int:
-    """Return the bytes that one worker may fill: of its GPU, or its part of the node's memory."""
+def model_bytes(
+    config: TrainAdapterConfig, data: "AdapterData", *, num_workers: int
+) -> dict[int, int]:
+    """Return, by ZeRO stage, what weights, adapters and Adam's state take of a worker, in bytes."""
+    from deepspeed.runtime.zero import stage3, stage_1_and_2
+
+    folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
+    with torch.device("meta"):
+        text_config = read_text_config(folder)
+        model = AutoModelForCausalLM.from_config(text_config)
+        adapters = build_adapters(
+            config.model,
+            embedding_dim=data.graph.users.shape[1],
+            hidden_size=text_config.hidden_size,
+        )
+    frozen = _frozen_bytes(model, training_dtype(config), config.llm.quantization is not None)
+    _, largest = stage3.model_to_params(model)
+    parameters = [*adapters.user.parameters(), *adapters.item.parameters()]
+    trained = sum(parameter.numel() for parameter in parameters)
+    workers = {"num_gpus_per_node": num_workers, "cpu_offload": False}
+    _, whole = stage_1_and_2.estimate_zero2_model_states_mem_needs(trained, **workers)
+    _, sharded, _ = stage3.estimate_zero3_model_states_mem_needs(trained, largest, **workers)
+    return {1: frozen + whole, 3: -(-frozen // num_workers) + sharded}
+
+
+def _frozen_bytes(model: PreTrainedModel, dtype: torch.dtype, is_int8: bool) -> int:
+    layers = model.get_decoder().layers.modules()
+    linear = sum(part.weight.numel() for part in layers if isinstance(part, nn.Linear))
+    in_8_bits = linear if is_int8 else 0
+    return in_8_bits + (model.num_parameters() - in_8_bits) * dtype.itemsize
+
+
+def memory_of_a_worker(device: torch.device, num_local_workers: int) -> int:
+    """Return the bytes of a worker's GPU, or of its part of the node's memory.
+
+    In a container, the node's memory is the container's limit.
+    """
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        return int(total * SHARE_OF_GPU_MEMORY) - GPU_CONTEXT_BYTES
-    return int(_node_memory() * SHARE_OF_CPU_MEMORY) // num_local_workers
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    texts = [file.read_text().strip() for file in _MEMORY_LIMITS if file.is_file()]
+    limits = [int(text) for text in texts if text.isdigit()]
+    return int(min([psutil.virtual_memory().total, *limits])) // num_local_workers
 
 
-def _node_memory() -> int:
-    """Return the node's memory in bytes; in a container, its limit."""
-    limits = [int(psutil.virtual_memory().total)]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        file = Path(path)
-        text = file.read_text().strip() if file.is_file() else "max"
-        if text.isdigit() and int(text) < _NO_LIMIT:
-            limits.append(int(text))
-    return min(limits)
+def with_micro_batch_size(
+    config: TrainAdapterConfig, data: "AdapterData", num_text_tokens: int, try_step: TryStep
+) -> TrainAdapterConfig:
+    """Return `config` with a number as its micro-batch size, and log why. Collective.
+
+    A size of auto becomes the largest power of two that divides a worker's part of the global
+    batch and whose step fits every worker's GPU. No step is tried on a CPU, and none at ZeRO stage
+    3, where a worker that runs out of memory would leave the others waiting in the middle of a
+    pass: the size is 1 there. Raises ModelError on each worker if not even one row fits.
+    """
+    if config.training.micro_batch_size != "auto":
+        return config
+    sizes = sizes_to_try(config)
+    if config.deepspeed.zero_stage == 3:
+        chosen, reason = 1, "no size is tried at ZeRO stage 3; a larger number may be faster"
+    elif worker_device().type == "cpu":
+        chosen, reason = max(size for size in sizes if size <= MOST_ON_CPU), "on a CPU"
+    else:
+        examples = [*data.train, *data.validation]
+        chosen = _largest_that_fits(
+            sizes,
+            lambda size: try_step(longest_rows(examples, size, num_text_tokens)),
+            kept_bytes=int(config.training.prefix_cache_gib * 2**30),
+        )
+        reason = f"the largest of {', '.join(map(str, sizes))} whose step fits every worker"
+    note(f"auto: training.micro_batch_size = {chosen}, {reason}")
+    return with_size(config, chosen)
+
+
+def with_size(config: TrainAdapterConfig, size: int) -> TrainAdapterConfig:
+    """Return `config` with this micro-batch size."""
+    training = config.training.model_copy(update={"micro_batch_size": size})
+    return config.model_copy(update={"training": training})
+
+
+def sizes_to_try(config: TrainAdapterConfig) -> list[int]:
+    """Return the powers of two that divide a worker's part of the global batch, ascending.
+
+    They are the same if fewer workers than `scaling.num_workers` are at work.
+    """
+    part = config.training.global_batch_size // config.scaling.num_workers
+    return [2**power for power in range(part.bit_length()) if part % 2**power == 0]
+
+
+def _largest_that_fits(sizes: Sequence[int], go: Callable[[int], None], kept_bytes: int) -> int:
+    """Return the largest of `sizes` (ascending) with which `go` fits every GPU. Collective.
+
+    `kept_bytes` and a share of the memory stay free, for what the training keeps beside a step.
+    """
+    from accelerate.utils import find_executable_batch_size
+
+    device, smaller = worker_device(), iter([*reversed(sizes[:-1]), 0])
+
+    @find_executable_batch_size(  # type: ignore[untyped-decorator]
+        starting_batch_size=sizes[-1], reduce_batch_size_fn=lambda: next(smaller)
+    )
+    def largest(size: int) -> int:
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.empty(
+            kept_bytes + int(SHARE_KEPT_FREE * free), dtype=torch.uint8, device=device
+        )
+        go(size)
+        del kept
+        return size
+
+    try:
+        own = largest()
+    except RuntimeError as error:
+        if "No executable batch size" not in str(error):
+            raise
+        own = 0
+    chosen = int(least_of_workers(own))
+    if chosen == 0:
+        raise ModelError(
+            "training.micro_batch_size = auto: a step over one row does not fit a worker's GPU; "
+            "lower prompt.max_prompt_tokens or training.prefix_cache_gib, set "
+            "training.gradient_checkpointing=true or deepspeed.zero_stage=3, or take a smaller "
+            "model"
+        )
+    return chosen
+
+
+def longest_rows(examples: Sequence[Example], num_rows: int, num_text_tokens: int) -> list[Example]:
+    """Return rows of which a micro-batch takes as much memory as any one of the examples can.
+
+    Each has as many tokens before its first collaborative token, from there on, and in its
+    explanation as the longest of all examples. The rows begin differently, so that each beginning
+    is computed.
+    """
+    beginnings = [num_prefix_tokens(row.prompt_ids, num_text_tokens) for row in examples]
+    rest = max(len(row) - length for row, length in zip(examples, beginnings, strict=True))
+    num_labels = max(len(row.label_ids) for row in examples)
+    after = [num_text_tokens, *[0] * (rest - num_labels - 1)]
+    return [
+        Example([row % num_text_tokens] * max(beginnings) + after, [0] * num_labels)
+        for row in range(num_rows)
+    ]

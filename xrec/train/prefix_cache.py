@@ -7,7 +7,6 @@ budget has room; without room it is computed again each time.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -23,49 +22,12 @@ from xrec.llm.prefix import (
 )
 
 
-@dataclass
-class WorkCounts:
-    """What went through the model.
-
-    `kept_rows` are the rows whose beginning was kept, and `padding` is a part of `positions`.
-    """
-
-    rows: int = 0
-    kept_rows: int = 0
-    positions: int = 0
-    padding: int = 0
-
-    def add_pass(self, lengths: Sequence[int]) -> None:
-        """Count one forward pass over rows of these lengths."""
-        self.positions += len(lengths) * max(lengths)
-        self.padding += len(lengths) * max(lengths) - sum(lengths)
-
-
-@dataclass(frozen=True)
-class PartLengths:
-    """The numbers of tokens before and from the first collaborative token on, of each example."""
-
-    beginnings: list[int]
-    rests: list[int]
-
-    @classmethod
-    def of(cls, examples: Sequence[Example], num_text_tokens: int) -> "PartLengths":
-        beginnings = [num_prefix_tokens(row.prompt_ids, num_text_tokens) for row in examples]
-        rests = [len(row) - number for row, number in zip(examples, beginnings, strict=True)]
-        return cls(beginnings, rests)
-
-    @property
-    def longest_batch(self) -> int:
-        """The most positions of a batch in two parts: each part is padded to its longest row."""
-        return max(self.beginnings) + max(self.rests)
-
-
 class PrefixCache:
     """Splits examples at their first collaborative token; keeps keys and values of the beginnings.
 
     `agree` takes whether this worker has a beginning to compute, and returns whether any worker
     has: under ZeRO stage 3 all workers must make the same forward passes. If `split` is False,
-    whole examples go through the model each time. `counts` adds up until the caller replaces it.
+    whole examples go through the model each time.
     """
 
     def __init__(
@@ -78,12 +40,13 @@ class PrefixCache:
         split: bool = True,
     ):
         self._num_text_tokens = model.get_input_embeddings().vocabulary.num_text_tokens
-        lengths = PartLengths.of(examples, self._num_text_tokens)
-        self._can_split = can_split(model, lengths.longest_batch)
+        lengths = [num_prefix_tokens(row.prompt_ids, self._num_text_tokens) for row in examples]
+        rests = [len(row) - length for row, length in zip(examples, lengths, strict=True)]
+        # Each part of a batch is padded to its longest row.
+        self._can_split = can_split(model, max(lengths) + max(rests))
         self._splits = split and self._can_split
         beginnings = [
-            example.prompt_ids[:length]
-            for example, length in zip(examples, lengths.beginnings, strict=True)
+            example.prompt_ids[:length] for example, length in zip(examples, lengths, strict=True)
         ]
         self._shared_ids = common_prefix(beginnings) if self._splits else []
         self._shared: Tensor | None = None
@@ -92,7 +55,6 @@ class PrefixCache:
         self._agree = agree
         self.num_bytes = 0
         """Size of the keys and values that are kept, without those that all prompts share."""
-        self.counts = WorkCounts()
 
     def split(
         self, model: PreTrainedModel, examples: Sequence[Example]
@@ -113,8 +75,6 @@ class PrefixCache:
             tuple(example.prompt_ids[num_shared:length])
             for example, length in zip(examples, lengths, strict=True)
         ]
-        self.counts.rows += len(examples)
-        self.counts.kept_rows += sum(ids in self._kept for ids in own_ids)
         computed = self._compute(
             model, [ids for ids in dict.fromkeys(own_ids) if ids and ids not in self._kept]
         )
@@ -122,7 +82,6 @@ class PrefixCache:
             Example(example.prompt_ids[length:], example.label_ids)
             for example, length in zip(examples, lengths, strict=True)
         ]
-        self.counts.add_pass([len(example) for example in rest])
         return batch_key_values(
             self._shared, [computed.get(ids, self._kept.get(ids)) for ids in own_ids]
         ), rest
@@ -147,7 +106,6 @@ class PrefixCache:
             return {}
         # If only other workers have beginnings to compute, this one makes a pass over any token.
         rows = missing or [(0,)]
-        self.counts.add_pass([len(row) for row in rows])
         past = batch_key_values(self._shared, [None])
         computed = dict(zip(rows, compute_key_values(model, rows, past), strict=True))
         for ids in missing:

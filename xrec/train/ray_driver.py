@@ -11,9 +11,8 @@ and deletes them when they are no longer needed.
 import logging
 import os
 import queue
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +29,6 @@ from xrec.errors import StorageError, TrainingError, XRecError
 from xrec.storage import Location
 from xrec.train.lease import only_driver
 from xrec.train.ray_worker import prepare_worker
-from xrec.train.scaling import MINUTES_TO_GROW, check_cpus, elastic_range, uses_gpu
 
 logger = logging.getLogger("xrec")
 
@@ -39,7 +37,11 @@ TrainLoop = Callable[[dict[str, Any]], None]
 OnReport = Callable[[Metrics], None]
 
 # Ray Train checks on its workers every 2 s by default, and every report waits for such a check.
-_POLL_SECONDS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+_POLL_SECONDS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+
+# Ray Train waits 60 s for room for the workers before it tries again. With this many tries an
+# autoscaler has that many minutes to bring nodes.
+_MINUTES_TO_GROW = 10
 
 
 @dataclass(frozen=True)
@@ -70,33 +72,26 @@ def fit(
     `storage`/`name`. The loop finds the last one by `last_checkpoint`, whether workers of this run
     or of an earlier one have written it.
 
-    Raises ClusterError if there is no room for the workers, LeaseError if another driver trains
-    into `storage`. An XRecError of a worker is raised as it is and without replacing workers; any
-    other error becomes a TrainingError.
+    Raises LeaseError if another driver trains into `storage`. An XRecError of a worker is raised as
+    it is and without replacing workers; any other error becomes a TrainingError.
     """
+    os.environ.setdefault(*_POLL_SECONDS)
     # On the driver's own node: another node might be lost, and the queue with it.
-    reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _on_this_node()})
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": this_node})
     try:
         trainer = _trainer(train_loop_per_worker, loop_config, scaling, storage, name, reports)
-        with only_driver(storage), _fast_polling():
+        with only_driver(storage):
             result = _fit_and_listen(trainer, reports, on_report)
     except TrainingFailedError as error:
         raise _as_xrec_error(error) from error
     finally:
         reports.shutdown(force=True)
-    if result.checkpoint is None:
-        raise TrainingError(
-            "training ended without reporting any files; the loop must call report(metrics, files) "
-            "at least once"
-        )
+    assert result.checkpoint is not None, "a loop reports files at least once"
     path = result.checkpoint.path
     return TrainingOutcome(
         result.metrics, replace(storage, uri=f"{storage.uri} ({path})", path=path)
     )
-
-
-def _on_this_node() -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _trainer(
@@ -107,9 +102,8 @@ def _trainer(
     name: str,
     reports: Queue,
 ) -> TorchTrainer:
-    check_cpus(scaling)
-    use_gpu = uses_gpu(scaling)
-    num_threads = scaling.cpus_per_worker
+    use_gpu, num_threads = _uses_gpu(scaling), scaling.cpus_per_worker
+    fewest, most = scaling.fewest_workers, scaling.num_workers
 
     def run_worker(config: dict[str, Any]) -> None:
         prepare_worker(num_threads, reports)
@@ -120,22 +114,28 @@ def _trainer(
         train_loop_config=loop_config,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=elastic_range(scaling),
+            num_workers=most if fewest == most else (fewest, most),
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": scaling.cpus_per_worker, "GPU": int(use_gpu)},
+            resources_per_worker={"CPU": num_threads, "GPU": int(use_gpu)},
         ),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=storage.path,
             storage_filesystem=storage.arrow_filesystem(),
             failure_config=ray.train.FailureConfig(
-                max_failures=scaling.max_failures, controller_failure_limit=MINUTES_TO_GROW
+                max_failures=scaling.max_failures, controller_failure_limit=_MINUTES_TO_GROW
             ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=[_ReportCallback(reports)],
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
+
+
+def _uses_gpu(scaling: ScalingConfig) -> bool:
+    """Whether each worker gets a GPU; with device=auto, if the cluster has enough of them."""
+    enough = ray.cluster_resources().get("GPU", 0) >= scaling.fewest_workers
+    return scaling.device == "cuda" or (scaling.device == "auto" and enough)
 
 
 class _ReportCallback(UserCallback):  # type: ignore[misc]  # Ray has no types
@@ -181,40 +181,24 @@ def _received(reports: Queue, future: "Future[ray.train.Result]") -> Iterator[Me
                 return
 
 
-@contextmanager
-def _fast_polling() -> Iterator[None]:
-    """Set Ray Train's intervals in the driver's environment; variables of the user stay."""
-    added: Mapping[str, str] = {
-        name: value for name, value in _POLL_SECONDS.items() if name not in os.environ
-    }
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            del os.environ[name]
-
-
 def _as_xrec_error(error: TrainingFailedError) -> XRecError:
     """Return what to raise instead of `error`.
 
     This is an XRecError of a worker if there is one (the lowest rank's), and otherwise a
     TrainingError that names the cause.
     """
+    failures = (isinstance(error, WorkerGroupError) and error.worker_failures) or {0: error}
+    causes = [_own_cause(failure) for _, failure in sorted(failures.items())]
+    for cause in causes:
+        if isinstance(cause, XRecError):
+            return cause
+    first_line = (str(causes[0]).strip().splitlines() or [""])[0][:500]
+    text = f"{type(causes[0]).__name__}: {first_line}"
     if isinstance(error, ControllerError):
-        cause = _own_cause(error)
-        if isinstance(cause, XRecError):
-            return cause
-        return TrainingError(f"training stopped: {_first_line(cause)}")
-    failures = dict(error.worker_failures) if isinstance(error, WorkerGroupError) else {}
-    causes = {rank: _own_cause(failure) for rank, failure in sorted(failures.items())}
-    for cause in causes.values():
-        if isinstance(cause, XRecError):
-            return cause
-    rank, cause = next(iter(causes.items()), (0, error))
+        return TrainingError(f"training stopped: {text}")
     return TrainingError(
-        f"worker {rank} of the training failed, and retries (scaling.max_failures) did not help: "
-        f"{_first_line(cause)}"
+        f"worker {min(failures)} of the training failed, and retries (scaling.max_failures) did "
+        f"not help: {text}"
     )
 
 
@@ -225,8 +209,3 @@ def _own_cause(error: BaseException) -> BaseException:
         if isinstance(inner, BaseException):
             return _own_cause(inner)
     return error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:500]}"

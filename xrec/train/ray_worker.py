@@ -64,15 +64,6 @@ def world_size() -> int:
     return int(ray.train.get_context().get_world_size())
 
 
-def any_worker(flag: bool) -> bool:
-    """Whether `flag` is set on any worker; every worker must call it."""
-    if world_size() == 1:
-        return flag
-    flags = torch.tensor(float(flag), device=worker_device())
-    torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-    return bool(flags)
-
-
 def local_world_size() -> int:
     """Number of workers on this worker's node."""
     return int(ray.train.get_context().get_local_world_size())
@@ -85,6 +76,11 @@ def least_of_workers(value: float) -> float:
     values = torch.tensor(value, dtype=torch.float64, device=worker_device())
     torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MIN)
     return float(values)
+
+
+def any_worker(flag: bool) -> bool:
+    """Whether `flag` is set on any worker; every worker must call it."""
+    return least_of_workers(-float(flag)) < 0
 
 
 def note(text: str) -> None:

@@ -43,19 +43,11 @@ def test_engine_config_options_of_vllm_with_our_engine_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"offload": "cpu", "zero_stage": 0}, "offload = 'cpu' needs zero_stage >= 1, saw 0"),
-        (
-            {"offload": "nvme", "zero_stage": 2, "offload_path": "/mnt"},
-            "offload = 'nvme' needs zero_stage >= 3, saw 2",
-        ),
-        ({"offload": "nvme"}, "offload_path goes with offload = 'nvme' and only with it"),
-        (
-            {"offload": "cpu", "offload_path": "/mnt"},
-            "offload_path goes with offload = 'nvme' and only with it",
-        ),
+        ({"offload": "cpu", "zero_stage": 1}, "offload = 'cpu' needs zero_stage 3 or auto, saw 1"),
+        ({"zero_stage": 2}, "zero_stage"),
     ],
 )
-def test_deepspeed_config_offload_without_what_it_needs_is_refused(
+def test_deepspeed_config_of_another_stage_or_nothing_to_offload_is_refused(
     settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValidationError, match=message):

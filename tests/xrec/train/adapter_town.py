@@ -84,11 +84,11 @@ def allow_float16(
     def train_worker(loop_config: dict[str, Any]) -> None:
         from deepspeed.accelerator import get_accelerator
 
-        from xrec.train import adapter_worker, loss_scale
+        from xrec.train import adapter_worker, deepspeed_engine
 
         get_accelerator().is_fp16_supported = lambda: True
-        loss_scale.FIRST_SCALE_POWER = first_scale_power
-        loss_scale.STEPS_TO_DOUBLE = steps_to_double
+        deepspeed_engine.FIRST_SCALE_POWER = first_scale_power
+        deepspeed_engine.STEPS_TO_DOUBLE = steps_to_double
         adapter_worker.train_worker(loop_config)
 
     monkeypatch.setattr("xrec.train.adapter.train_worker", train_worker)

@@ -1,17 +1,23 @@
-"""A small town's dataset, and configs of graph pretraining on it."""
+"""A small town's dataset, without and with aspects, and configs of graph pretraining on it."""
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 
 from jobs.prepare import run as prepare_dataset
 from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
+from xrec.data import Dataset, read_dataset, write_dataset
+from xrec.data.aspects import aspect_tables
+from xrec.schemas import REJECTED
+from xrec.storage import open_location
 
 TOWN = {
     "kind": "sample",
@@ -23,6 +29,8 @@ TOWN = {
 # 101 nodes cannot be divided into two, three or four equal blocks, and with micro-batches of 31 the
 # workers' numbers of rows differ by one.
 TRAINING = {"num_epochs": 4, "steps_per_epoch": 4, "micro_batch_size": 31, "learning_rate": 0.05}
+
+ASPECTS = ["late hours", "garden", "pastries", "river view"]
 
 MakeGraphConfig = Callable[..., PretrainGraphConfig]
 
@@ -52,6 +60,40 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def town_with_aspects(town: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A workspace with the town's dataset, and two aspects of each training pair."""
+    source = read_dataset(open_location(f"{town}/dataset"))
+    users, items = source.users["user_id"], source.items["item_id"]
+    rng = np.random.default_rng(0)
+    pairs = source.interaction_edges("train").T.repeat(2, axis=0)
+    chosen = (pairs[:, 1] + np.tile([0, 1], len(pairs) // 2) * rng.integers(1, 4, len(pairs))) % 4
+    columns = {
+        "user_id": users.take(pa.array(pairs[:, 0])),
+        "item_id": items.take(pa.array(pairs[:, 1])),
+        "aspect": [ASPECTS[aspect] for aspect in chosen],
+        "opinion": ["good"] * len(pairs),
+        "sentiment": ["positive"] * len(pairs),
+        "split": ["train"] * len(pairs),
+    }
+    workspace = tmp_path_factory.mktemp("town-with-aspects")
+    write_town(workspace, source, aspect_tables(pa.table(columns), source.users, source.items))
+    return str(workspace)
+
+
+def write_town(workspace: Path, source: Dataset, tables: Mapping[str, pa.Table]) -> None:
+    """Write the dataset `source` with `tables` in the place of its own of these names."""
+    names = ("users", "items", "interactions", "explanations", "planted")
+    write_dataset(
+        open_location(str(workspace / "dataset")),
+        {**{name: getattr(source, name) for name in names}, **tables},
+        REJECTED.empty_table(),
+        config={"tables": sorted(tables)},
+        inputs={},
+        metrics={},
+    )
+
+
+@pytest.fixture(scope="session")
 def make_graph_config(town: str) -> MakeGraphConfig:
     """Makes configs of a graph of the town at `graph`; other keywords go into `training`."""
 
@@ -60,13 +102,15 @@ def make_graph_config(town: str) -> MakeGraphConfig:
         num_workers: int = 1,
         parallelism: str = "replicated",
         max_failures: int = 0,
+        workspace: str = town,
+        model: dict[str, Any] | None = None,
         **training: Any,
     ) -> PretrainGraphConfig:
         return PretrainGraphConfig.model_validate(
             {
-                "workspace": town,
+                "workspace": workspace,
                 "graph": str(graph),
-                "model": {"embedding_dim": 8, "num_layers": 2},
+                "model": {"embedding_dim": 8, "num_layers": 2, **(model or {})},
                 "training": {**TRAINING, **training},
                 "parallelism": parallelism,
                 "scaling": {

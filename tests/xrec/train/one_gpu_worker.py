@@ -1,7 +1,7 @@
 """A training worker in the test's own process: Ray Train, DeepSpeed and NCCL are stand-ins.
 
 The worker is rank 0 of any number of workers, on a device of the test's choice. `StubEngine` makes
-steps as DeepSpeed does at stage 0, but it moves no module: DeepSpeed does not move a module either
+steps as DeepSpeed does at stage 1, but it moves no module: DeepSpeed does not move a module either
 whose parameters were sharded when they were loaded. The collectives give what rank 0 would get if
 all others sent the same, and refuse tensors on the CPU where NCCL would.
 """
@@ -9,6 +9,7 @@ all others sent the same, and refuse tensors on the CPU where NCCL would.
 import contextlib
 import logging
 import shutil
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.fake_gpu import refuse_cpu
 
 
 class StubEngine:
-    """The part of DeepSpeed's engine that training uses, at ZeRO stage 0 in float32."""
+    """The part of DeepSpeed's engine that training uses, at ZeRO stage 1 in float32."""
 
     def __init__(
         self, module: nn.Module, optimizer: Any, lr_scheduler: Any, settings: Any, device: Any
@@ -64,7 +65,7 @@ class StubEngine:
         return int(self._accumulation)
 
     def zero_optimization_stage(self) -> int:
-        return 0
+        return 1
 
     def was_step_applied(self) -> bool:
         return True
@@ -114,21 +115,33 @@ def become_worker(
     monkeypatch.setattr("ray.train.get_all_reported_checkpoints", lambda: None)
     monkeypatch.setattr("ray.train.get_preemption_info", lambda: None)
     monkeypatch.setattr("xrec.train.graph_start.RowsApart", lambda: None)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a stand-in for a GPU")
     # Weights are loaded in this thread, where a FakeGPU sees it, and no memory is asked for before.
     monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
     monkeypatch.setattr("transformers.modeling_utils.caching_allocator_warmup", lambda *_: None)
-    monkeypatch.setitem(__import__("sys").modules, "deepspeed", _deepspeed(device))
+    deepspeed = _deepspeed(device)
+    monkeypatch.setitem(sys.modules, "deepspeed", deepspeed)
+    monkeypatch.setitem(sys.modules, "deepspeed.utils", deepspeed.utils)
     for name, collective in _collectives(world_size).items():
         monkeypatch.setattr(dist, name, _on(device, collective))
     return worker
 
 
-def _deepspeed(device: torch.device) -> types.ModuleType:
+def _deepspeed(device: torch.device) -> Any:
     module: Any = types.ModuleType("deepspeed")
     module.logger = logging.getLogger("deepspeed-stub")
     module.ops = types.SimpleNamespace(__compatible_ops__={})
-    module.utils = types.SimpleNamespace()  # used at other stages than 0
+    module.utils = utils = types.SimpleNamespace()
+    engines: list[StubEngine] = []
+
+    def moment(parameter: Any, key: str) -> Any:
+        return engines[-1].optimizer.state[parameter][key]
+
+    utils.safe_get_full_fp32_param = lambda parameter: parameter.detach()
+    utils.safe_get_full_optimizer_state = moment
+    utils.safe_set_full_fp32_param = lambda parameter, value: parameter.data.copy_(value)
+    utils.safe_set_full_optimizer_state = lambda parameter, value, key: moment(
+        parameter, key
+    ).copy_(value)
     module.init_distributed = lambda **_: None
     module.zero = types.SimpleNamespace(
         GatheredParameters=lambda *_, **__: contextlib.nullcontext()
@@ -137,10 +150,11 @@ def _deepspeed(device: torch.device) -> types.ModuleType:
     def initialize(
         *, model: Any, optimizer: Any, lr_scheduler: Any, config: Any, **_: Any
     ) -> tuple[StubEngine]:
-        return (StubEngine(model, optimizer, lr_scheduler, config, device),)
+        engines.append(StubEngine(model, optimizer, lr_scheduler, config, device))
+        return (engines[-1],)
 
     module.initialize = initialize
-    return module  # type: ignore[no-any-return]
+    return module
 
 
 def _collectives(world_size: int) -> dict[str, Callable[..., None]]:

@@ -1,13 +1,10 @@
-"""DeepSpeed's settings, and the optimizer's state moved between engines of all ZeRO stages.
+"""DeepSpeed's settings, and what its engines do on two workers at both ZeRO stages.
 
-On two workers, an engine with a restored state makes the steps of the engine that went on.
+An engine with a restored state makes the steps of the engine that went on, a sum of gradients is
+exact, and a step that is skipped in float16 leaves no trace.
 """
 
-import sys
-import types
-from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,46 +12,36 @@ import torch
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.shared import ScalingConfig
 from xrec.storage import open_location
-from xrec.train.deepspeed_engine import deepspeed_settings, initialize_engine, sharded_loading
+from xrec.train.deepspeed_engine import deepspeed_settings
 from xrec.train.ray_driver import fit
 
 
-def make_config(**changes: Any) -> TrainAdapterConfig:
-    return TrainAdapterConfig.model_validate({"workspace": "w", "llm": {"model": "m"}, **changes})
-
-
-def test_deepspeed_settings_accumulate_to_the_global_batch() -> None:
-    config = make_config(
-        training={"global_batch_size": 48, "micro_batch_size": 4},
-        scaling={"num_workers": 3},
-        deepspeed={"zero_stage": 2},
+def settings_of(world_size: int = 2, dtype: Any = torch.float32, **changes: Any) -> dict[str, Any]:
+    config = {"workspace": "w", "llm": {"model": "m"}, "deepspeed": {"zero_stage": 1}, **changes}
+    return deepspeed_settings(
+        TrainAdapterConfig.model_validate(config), dtype=dtype, world_size=world_size
     )
-    settings = deepspeed_settings(config, dtype=torch.bfloat16, world_size=3)
-    assert (
-        settings["train_micro_batch_size_per_gpu"] * settings["gradient_accumulation_steps"] * 3
-        == 48
-    )
-    assert settings["zero_optimization"]["stage"] == 2
-    assert settings["bf16"] == {"enabled": True}
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        found = deepspeed_settings(config, dtype=dtype, world_size=3)
-        assert found["bf16"]["enabled"] == (dtype == torch.bfloat16)
-        assert found["fp16"]["enabled"] == (dtype == torch.float16)
 
 
 @pytest.mark.parametrize(("world_size", "steps"), [(1, 6), (2, 3), (3, 2), (4, 2), (6, 1)])
-def test_deepspeed_settings_accumulate_more_on_fewer_workers(world_size: int, steps: int) -> None:
-    config = make_config(
-        training={"global_batch_size": 24, "micro_batch_size": 4},
-        scaling={"num_workers": 6, "min_workers": 1},
-        deepspeed={"zero_stage": 0},
-    )
-    assert (
-        deepspeed_settings(config, dtype=torch.float32, world_size=world_size)[
-            "gradient_accumulation_steps"
-        ]
-        == steps
-    )
+def test_deepspeed_settings_accumulate_to_the_global_batch_on_any_number_of_workers(
+    world_size: int, steps: int
+) -> None:
+    training = {"global_batch_size": 24, "micro_batch_size": 4}
+    settings = settings_of(world_size, training=training)
+    assert settings["train_micro_batch_size_per_gpu"] == 4
+    assert settings["gradient_accumulation_steps"] == steps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_deepspeed_settings_name_the_number_format(dtype: torch.dtype) -> None:
+    settings = settings_of(dtype=dtype)
+    assert settings["bf16"]["enabled"] == (dtype == torch.bfloat16)
+    assert settings["fp16"]["enabled"] == (dtype == torch.float16)
+    assert settings["data_types"] == {"grad_accum_dtype": "fp32"}
+
+
+ON_CPU = {"device": "cpu", "pin_memory": False}
 
 
 @pytest.mark.parametrize(
@@ -62,23 +49,14 @@ def test_deepspeed_settings_accumulate_more_on_fewer_workers(world_size: int, st
     [
         ({"zero_stage": 1}, {"stage": 1}),
         (
-            {"zero_stage": 2, "offload": "cpu"},
-            {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": False}},
-        ),
-        (
-            {
-                "zero_stage": 3,
-                "offload": "nvme",
-                "offload_path": "/mnt/x",
-                "max_live_parameters": 7,
-            },
+            {"zero_stage": 3, "offload": "cpu", "max_live_parameters": 7},
             {
                 "stage": 3,
                 "stage3_param_persistence_threshold": 100_000,
                 "stage3_max_live_parameters": 7,
                 "stage3_max_reuse_distance": 7,
-                "offload_optimizer": {"device": "nvme", "pin_memory": False, "nvme_path": "/mnt/x"},
-                "offload_param": {"device": "nvme", "pin_memory": False, "nvme_path": "/mnt/x"},
+                "offload_optimizer": ON_CPU,
+                "offload_param": ON_CPU,
             },
         ),
     ],
@@ -87,163 +65,177 @@ def test_deepspeed_settings_have_the_zero_section(
     section: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert (
-        deepspeed_settings(make_config(deepspeed=section), dtype=torch.float32, world_size=2)[
-            "zero_optimization"
-        ]
-        == expected
-    )
+    assert settings_of(deepspeed=section)["zero_optimization"] == expected
 
 
-def test_sharded_loading_is_for_stage_3_only() -> None:
-    config = make_config(deepspeed={"zero_stage": 1})
-    assert sharded_loading(deepspeed_settings(config, dtype=torch.float32, world_size=2)) is None
+STEPS_BEFORE, STEPS_AFTER, NUM_MICRO_BATCHES = 3, 3, 512
 
 
-class Optimizer16:
-    """DeepSpeed's optimizer for 16 bits at stage 0: when it is built it makes a step of zeros."""
-
-    def __init__(self, adam: torch.optim.AdamW) -> None:
-        (group,) = adam.param_groups
-        self.low = group["params"]
-        self.high = group["params"] = [weight.detach().float() for weight in self.low]
-        self.adam = adam
-        self.step([torch.zeros_like(weight) for weight in self.high])
-
-    def step(self, gradients: list[torch.Tensor]) -> None:
-        for weight, gradient in zip(self.high, gradients, strict=True):
-            weight.grad = gradient
-        self.adam.step()
-
-    def refresh_fp32_params(self) -> None:
-        for high, low in zip(self.high, self.low, strict=True):
-            high.copy_(low.detach())
-
-
-def test_initialize_engine_at_stage_0_in_16_bits_begins_at_adams_first_step(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def build(*, model: Any, optimizer: Any, **_: Any) -> tuple[types.SimpleNamespace]:
-        return (
-            types.SimpleNamespace(
-                basic_optimizer=optimizer,
-                optimizer=Optimizer16(optimizer),
-                zero_optimization_stage=lambda: 0,
-                fp16_enabled=lambda: False,
-            ),
-        )
-
-    monkeypatch.setitem(sys.modules, "deepspeed", Mock(initialize=build))
-    monkeypatch.setattr("xrec.train.deepspeed_engine.init_deepspeed", lambda: None)
-    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cpu"))
-    module = torch.nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
-    torch.nn.init.ones_(module.weight)
-    adam = torch.optim.AdamW(module.parameters(), lr=0.25, weight_decay=0.5)
-    engine = initialize_engine(module, adam, {})
-    engine.optimizer.step([torch.full((1, 1), 8.0)])
-    # The decay takes lr * 0.5 off, and Adam's first step is lr whatever the gradient.
-    assert engine.optimizer.high[0].item() == pytest.approx(1 - 0.125 - 0.25)
-
-
-STEPS_BEFORE, STEPS_AFTER = 3, 3
-
-
-def weights_by_stage(config: dict[str, Any]) -> None:
-    """Report the weights after all steps, for each pair of stages and each dtype.
-
-    The state is moved from an engine of the first stage to one of the second on the way.
-    """
+def engines(config: dict[str, Any]) -> None:
+    """Report what engines of both stages and all number formats do in this worker."""
     import torch
     from deepspeed.accelerator import get_accelerator
 
-    from xrec.train.deepspeed_engine import initialize_engine, restore_states, whole_state
-    from xrec.train.loss_scale import float16_settings, scaled
+    from xrec.train.deepspeed_engine import (
+        LossScale,
+        initialize_engine,
+        loss_scale,
+        number_settings,
+        restore_states,
+        set_loss_scale,
+        whole_state,
+    )
     from xrec.train.ray_worker import rank, report
 
     get_accelerator().is_fp16_supported = lambda: True  # as allow_float16 of adapter_town
 
-    def build(stage: int, dtype: str) -> Any:
-        torch.manual_seed(stage)  # each starts elsewhere, so that what is not restored differs
-        module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 1))
+    def build(stage: int, dtype: str, seed: int = 0, accumulation: int = 2) -> Any:
+        torch.manual_seed(seed)
+        module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 1, bias=False))
         module[1].requires_grad_(False)
         torch.nn.init.ones_(module[1].weight)
-        torch.nn.init.zeros_(module[1].bias)
         optimizer = torch.optim.AdamW(module[0].parameters(), lr=0.1, weight_decay=0.1)
         settings = {
             "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 2,
-            "gradient_clipping": 1.0,
-            "bf16": {"enabled": dtype == "bfloat16"},
-            "fp16": float16_settings(getattr(torch, dtype)),
+            "gradient_accumulation_steps": accumulation,
+            "gradient_clipping": 0.0 if accumulation > 2 else 1.0,
             "zero_optimization": {"stage": stage},
+            **number_settings(getattr(torch, dtype)),
         }
-        return initialize_engine(
-            module,
-            optimizer,
-            settings,
-            torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step)),
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+        return initialize_engine(module, optimizer, settings, schedule)
+
+    def row(engine: Any, *values: float) -> Any:
+        return torch.tensor([values], dtype=engine.module[1].weight.dtype)
+
+    def try_step(engine: Any, step: int, factor: float = 1.0) -> bool:
+        for micro in range(2):
+            out = engine(row(engine, 1.0 + rank(), -step, 2.0 + micro))
+            engine.backward(out.float().square().sum() * factor)
+            engine.step()
+        return bool(engine.was_step_applied())
 
     def train(engine: Any, first: int, last: int) -> None:
         for step in range(first, last):
-            try_step(engine, step)
-            while not engine.was_step_applied():  # the first loss scales in float16 are too large
-                try_step(engine, step)
+            while not try_step(engine, step):  # the first loss scales in float16 are too large
+                pass
 
-    def try_step(engine: Any, step: int) -> None:
-        for micro in range(2):
-            row = torch.tensor(
-                [[1.0 + rank(), -step, 2.0 + micro]], dtype=engine.module[1].bias.dtype
-            )
-            engine.backward(scaled(engine, engine(row).float().square().sum()))
+    def trained(engine: Any) -> list[Any]:
+        return list(engine.module[0].parameters())
+
+    def weights(engine: Any) -> list[float]:
+        states = [whole_state(parameter) for parameter in trained(engine)]
+        return [value for state in states for value in state.weight.flatten().tolist()]
+
+    def scale(engine: Any) -> tuple[float, int]:
+        return tuple(vars(loss_scale(engine)).values())
+
+    def moved() -> dict[str, list[float]]:
+        """The weights after all steps: of an engine that goes on, and of one that is restored."""
+        found, before, after = {}, config["before"], config["before"] + config["after"]
+        for dtype in ("float32", "bfloat16", "float16"):
+            for source in (1, 3):
+                engine = build(source, dtype)
+                train(engine, 0, before)
+                states = [whole_state(parameter) for parameter in trained(engine)]
+                states = [
+                    type(state)(*(tensor.clone() for tensor in vars(state).values()))
+                    for state in states
+                ]
+                train(engine, before, after)
+                found[f"{dtype} {source}"] = weights(engine)
+                for target in (1, 3):
+                    other = build(target, dtype, seed=1)  # what is not restored would differ
+                    restore_states(
+                        other,
+                        dict(zip(trained(other), states, strict=True)),
+                        before,
+                        lambda: other(row(other, 1, 1, 1)).float().sum() * 0,  # noqa: B023
+                    )
+                    train(other, before, after)
+                    found[f"{dtype} {source} to {target}"] = weights(other)
+        return found
+
+    def gradient_of_many(stage: int) -> list[float]:
+        """Adam's first moment, a tenth of the gradient, after many equal micro-batches."""
+        engine = build(stage, "bfloat16", accumulation=config["micro_batches"])
+        for _ in range(config["micro_batches"]):
+            engine.backward(engine(row(engine, 1.0, 0.5, 1.25)).float().sum())
             engine.step()
+        return whole_state(engine.module[0].weight).exp_avg.flatten().tolist()
 
-    def trained(engine: Any) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+    def float16(stage: int) -> dict[str, Any]:
+        def state() -> list[Any]:
+            """All that a step changes but the scale."""
+            (adam,) = engine.basic_optimizer.state.values()
+            return [weights(engine), float(adam["step"]), engine.get_lr()]
 
-    found: dict[str, list[float]] = {}
-    for dtype in ("float32", "bfloat16", "float16"):
-        for source in range(4):
-            engine = build(source, dtype)
-            train(engine, 0, config["before"])
-            states = [whole_state(engine, parameter) for parameter in trained(engine)]
-            states = [
-                type(state)(*(tensor.clone() for tensor in vars(state).values()))
-                for state in states
-            ]
-            train(engine, config["before"], config["before"] + config["after"])
-            found[f"{dtype} {source}"] = _flat(engine, trained(engine))
-            for target in range(4):
-                other = build(target, dtype)
-                train(other, 0, 1)
-                restore_states(
-                    other, dict(zip(trained(other), states, strict=True)), config["before"]
-                )
-                train(other, config["before"], config["before"] + config["after"])
-                found[f"{dtype} {source} to {target}"] = _flat(other, trained(other))
+        engine = build(stage, "float16")
+        first = scale(engine)
+        set_loss_scale(engine, LossScale(256.0, 0))
+        train(engine, 0, 1)
+        before = state()
+        seen = {
+            "first": first,
+            "skipped": not try_step(engine, 1, factor=1e4),
+            "unchanged": state() == before,
+            "after overflow": scale(engine),
+        }
+        set_loss_scale(engine, LossScale(256.0, 999))
+        seen["growth"] = [(try_step(engine, 1), *scale(engine)) for _ in range(2)]
+        seen["none in float32"] = loss_scale(build(stage, "float32")) is None
+        return seen
+
+    found = {
+        "moved": moved(),
+        "gradients": [gradient_of_many(stage) for stage in (1, 3)],
+        "float16": [float16(stage) for stage in (1, 3)],
+    }
     report({"found": found}, {"empty": b""})
 
 
-def _flat(engine: Any, parameters: list[Any]) -> list[float]:
-    from xrec.train.deepspeed_engine import whole_state
-
-    return [
-        value
-        for parameter in parameters
-        for value in whole_state(engine, parameter).weight.flatten().tolist()
-    ]
+@pytest.fixture(scope="module")
+def found(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    config = {
+        "before": STEPS_BEFORE,
+        "after": STEPS_AFTER,
+        "micro_batches": NUM_MICRO_BATCHES,
+    }
+    scaling = ScalingConfig(num_workers=2, device="cpu", max_failures=0)
+    storage = open_location(str(tmp_path_factory.mktemp("engines")))
+    metrics = fit(engines, config, scaling=scaling, storage=storage, name="run").metrics
+    seen: dict[str, Any] = metrics["found"]
+    return seen
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_states_restored_at_another_stage_go_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    config = {"before": STEPS_BEFORE, "after": STEPS_AFTER}
-    scaling = ScalingConfig(num_workers=2, device="cpu", max_failures=0)
-    found = fit(
-        weights_by_stage, config, scaling=scaling, storage=open_location(str(tmp_path)), name="run"
-    ).metrics["found"]
-    assert len(found) == 3 * 4 * 5
-    for moved in (name for name in found if " to " in name):
+def test_states_restored_at_either_stage_go_on_as_if_nothing_had_happened(
+    found: dict[str, Any],
+) -> None:
+    weights = found["moved"]
+    assert len(weights) == 3 * 2 * 3
+    for moved in (name for name in weights if " to " in name):
         tolerance = 1e-5 if moved.startswith("float32") else 1e-3
         source, _ = moved.split(" to ")
-        assert found[moved] == pytest.approx(found[source], rel=tolerance, abs=tolerance), moved
+        assert weights[moved] == pytest.approx(weights[source], rel=tolerance, abs=tolerance), moved
+
+
+@pytest.mark.slow
+def test_gradient_of_many_micro_batches_in_bfloat16_is_their_exact_mean(
+    found: dict[str, Any],
+) -> None:
+    for gradient in found["gradients"]:
+        assert gradient == pytest.approx([0.1, 0.05, 0.125] * 5, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_loss_scale_is_the_same_at_both_stages_and_a_skipped_step_leaves_no_trace(
+    found: dict[str, Any],
+) -> None:
+    for seen in found["float16"]:
+        assert seen["first"] == (2.0**16, 0)
+        assert seen["skipped"]
+        assert seen["unchanged"]
+        assert seen["after overflow"] == (128.0, 0)
+        assert seen["growth"] == [(True, 256.0, 1000), (True, 512.0, 1001)]
+        assert seen["none in float32"]

@@ -1,10 +1,7 @@
 """Graph pretraining goes on after kill -9 of a worker or of the driver, as if unbroken."""
 
 import json
-import subprocess
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,87 +9,74 @@ import psutil
 import pytest
 
 from tests.project_file import write_project
-from tests.xrec.train.killing import driver, kill_family, training_workers
-from xrec.config.graph import PretrainGraphConfig
+from tests.xrec.train.conftest import MakeGraphConfig
+from tests.xrec.train.killing import at_message, driver, kill_family, training_workers
 from xrec.errors import TrainingError
 from xrec.storage import Manifest
-from xrec.train.graph import _log_epoch, pretrain_graph
+from xrec.train.graph import pretrain_graph
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = {"num_epochs": 12, "patience": 12, "epochs_per_checkpoint": 2}
+EPOCHS: dict[str, Any] = {"num_epochs": 12, "patience": 12, "epochs_per_checkpoint": 2}
+KILLED_AT = "epoch 5: loss"
+Unbroken = tuple[Manifest, list[dict[str, Any]]]
+
+
+@pytest.fixture(autouse=True)
+def log_level(caplog: pytest.LogCaptureFixture) -> None:
+    """Have the driver's messages logged, at one of which a worker is killed."""
+    caplog.set_level("INFO", logger="xrec")
 
 
 def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    file = folder / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def unbroken(
-    ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, make_graph_config: Any
-) -> tuple[Manifest, list[dict[str, Any]]]:
+    ray_cluster: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_graph_config: MakeGraphConfig,
+) -> Unbroken:
     """One worker's twelve epochs without a break."""
     folder = tmp_path_factory.mktemp("unbroken") / "graph"
     return pretrain_graph(make_graph_config(folder, **EPOCHS)), metrics_of(folder)
 
 
-def assert_same(
-    folder: Path, manifest: Manifest, unbroken: tuple[Manifest, list[dict[str, Any]]]
-) -> None:
+def assert_same(folder: Path, unbroken: Unbroken, stopped: float) -> None:
+    """Compare with the unbroken run; epochs up to the checkpoint are of before `stopped`."""
     expected_manifest, expected = unbroken
-    metrics = metrics_of(folder)
-    assert [row["epoch"] for row in metrics] == list(range(1, 13))
-    for name in ("loss", "learning_rate"):
-        assert [row[name] for row in metrics] == pytest.approx(
-            [row[name] for row in expected], rel=1e-4
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    rows = metrics_of(folder)
+    assert [row["epoch"] for row in rows] == list(range(1, 13))
+    assert all(row["time"] < stopped for row in rows[:4])  # not trained again
+    for name, tolerance in {
+        "loss": {"rel": 1e-4},
+        "learning_rate": {"rel": 1e-4},
+        "ndcg@20": {"abs": 1e-3},
+    }.items():
+        assert [row[name] for row in rows] == pytest.approx(
+            [row[name] for row in expected], **tolerance
         )
-    assert [row["ndcg@20"] for row in metrics] == pytest.approx(
-        [row["ndcg@20"] for row in expected], abs=1e-3
-    )
     assert manifest.run == expected_manifest.run
     for split in ("validation", "test"):
         for name in ("recall@20", "ndcg@20"):
-            assert manifest.metrics[split][name] == pytest.approx(
-                expected_manifest.metrics[split][name], abs=1e-3
-            )
+            value = expected_manifest.metrics[split][name]
+            assert manifest.metrics[split][name] == pytest.approx(value, abs=1e-3)
 
 
-@pytest.fixture
-def kill_a_worker_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
-    """Kills a training worker when the driver first gets the epoch's report.
-
-    Returns a list, to which the worker's pid is then added.
-    """
-
-    def arrange(epoch: int) -> list[int]:
-        killed: list[int] = []
-
-        def log_and_kill(log: Any, row: dict[str, Any]) -> None:
-            _log_epoch(log, row)
-            if row["epoch"] == epoch and not killed:
-                victim = training_workers(psutil.Process())[-1]
-                victim.kill()
-                killed.append(victim.pid)
-
-        monkeypatch.setattr("xrec.train.graph._log_epoch", log_and_kill)
-        return killed
-
-    return arrange
+def kill_a_worker() -> None:
+    training_workers(psutil.Process())[-1].kill()
 
 
 def test_worker_killed_is_replaced_and_training_goes_on_from_the_checkpoint(
-    unbroken: tuple[Manifest, list[dict[str, Any]]],
-    make_graph_config: Any,
-    tmp_path: Path,
-    kill_a_worker_after: Callable[[int], list[int]],
+    unbroken: Unbroken, make_graph_config: MakeGraphConfig, tmp_path: Path
 ) -> None:
-    killed = kill_a_worker_after(5)
-    manifest = pretrain_graph(
-        make_graph_config(tmp_path / "graph", num_workers=2, max_failures=1, **EPOCHS)
-    )
-    assert len(killed) == 1
-    assert_same(tmp_path / "graph", manifest, unbroken)
+    config = make_graph_config(tmp_path, num_workers=2, max_failures=1, **EPOCHS)
+    stopped: list[float] = []
+    with at_message(KILLED_AT, lambda: stopped.append(time.time()) or kill_a_worker()):
+        pretrain_graph(config)
+    assert_same(tmp_path, unbroken, stopped[0])
 
 
 @pytest.mark.parametrize(
@@ -100,62 +84,34 @@ def test_worker_killed_is_replaced_and_training_goes_on_from_the_checkpoint(
     [((1, "replicated"), (3, "partitioned")), ((2, "partitioned"), (2, "replicated"))],
 )
 def test_run_that_failed_goes_on_with_other_workers_in_the_other_mode(
-    unbroken: tuple[Manifest, list[dict[str, Any]]],
-    make_graph_config: Any,
+    unbroken: Unbroken,
+    make_graph_config: MakeGraphConfig,
     tmp_path: Path,
-    kill_a_worker_after: Callable[[int], list[int]],
     before: tuple[int, str],
     after: tuple[int, str],
 ) -> None:
-    kill_a_worker_after(5)
-    with pytest.raises(TrainingError):
-        pretrain_graph(make_graph_config(tmp_path / "graph", *before, **EPOCHS))
-    times = {row["epoch"]: row["time"] for row in metrics_of(tmp_path / "graph")}
-    manifest = pretrain_graph(make_graph_config(tmp_path / "graph", *after, **EPOCHS))
-    assert_same(tmp_path / "graph", manifest, unbroken)
-    assert [row["time"] for row in metrics_of(tmp_path / "graph")[:4]] == [
-        times[epoch] for epoch in (1, 2, 3, 4)
-    ]  # not trained again
+    with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
+        pretrain_graph(make_graph_config(tmp_path, *before, **EPOCHS))
+    stopped = time.time()
+    pretrain_graph(make_graph_config(tmp_path, *after, **EPOCHS))
+    assert_same(tmp_path, unbroken, stopped)
 
 
 def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(
-    unbroken: tuple[Manifest, list[dict[str, Any]]], make_graph_config: Any, tmp_path: Path
+    unbroken: Unbroken, make_graph_config: MakeGraphConfig, tmp_path: Path
 ) -> None:
     config = make_graph_config(tmp_path / "graph", num_workers=2, **EPOCHS)
-    times = _run_and_kill_driver(config, tmp_path, after_epoch=5)
-    assert not (tmp_path / "graph" / "manifest.json").exists()
-    with _driver(config, tmp_path) as process:
-        assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
-    manifest = Manifest.model_validate_json((tmp_path / "graph" / "manifest.json").read_text())
-    assert_same(tmp_path / "graph", manifest, unbroken)
-    assert [row["time"] for row in metrics_of(tmp_path / "graph")[:4]] == [
-        times[epoch] for epoch in (1, 2, 3, 4)
-    ]
-
-
-def _run_and_kill_driver(
-    config: PretrainGraphConfig, folder: Path, after_epoch: int
-) -> dict[int, float]:
-    """Start the command and kill it after an epoch; return each epoch's time of writing."""
-    with _driver(config, folder) as process:
+    project, log = write_project(tmp_path / "graph.yaml", config), tmp_path / "log"
+    command = ("pretrain-graph", project, log, "ray.num_cpus=4", "ray.address=local")
+    with driver(*command) as process:
         deadline = time.monotonic() + 240
-        while len(metrics_of(folder / "graph")) < after_epoch:
-            assert process.poll() is None, (folder / "log").read_text()
+        while KILLED_AT not in log.read_text():
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         kill_family(process)
-    return {row["epoch"]: row["time"] for row in metrics_of(folder / "graph")}
-
-
-def _driver(
-    config: PretrainGraphConfig, folder: Path
-) -> AbstractContextManager["subprocess.Popen[bytes]"]:
-    """Run `xrec pretrain-graph` with a Ray cluster of its own."""
-    write_project(folder / "graph.yaml", config)
-    return driver(
-        "pretrain-graph",
-        folder / "graph.yaml",
-        folder / "log",
-        "ray.num_cpus=4",
-        "ray.address=local",
-    )
+    stopped = time.time()
+    assert not (tmp_path / "graph" / "manifest.json").exists()
+    with driver(*command) as process:
+        assert process.wait(timeout=300) == 0, log.read_text()
+    assert_same(tmp_path / "graph", unbroken, stopped)

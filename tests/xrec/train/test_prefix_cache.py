@@ -68,9 +68,6 @@ def test_prefix_cache_within_budget_computes_each_beginning_once(model: LlamaFor
         cache.split(model, EXAMPLES)
     assert shapes == [(1, 3), (3, 4)]  # the shared tokens, then the three rows that add to them
     assert cache.num_bytes == ALL_BYTES
-    assert (cache.counts.rows, cache.counts.kept_rows) == (8, 3)
-    assert cache.counts.positions == 3 * 4 + 2 * 4 * 6
-    assert cache.counts.padding == 3 * 4 - 7
 
 
 @torch.no_grad()
@@ -83,7 +80,6 @@ def test_prefix_cache_row_without_room_is_computed_each_time(model: LlamaForCaus
         cache.split(model, EXAMPLES)
     assert shapes == [(1, 3), (3, 4), (1, 4), (1, 4)]
     assert cache.num_bytes == 3 * BYTES_A_TOKEN
-    assert cache.counts.kept_rows == 4
 
 
 @torch.no_grad()

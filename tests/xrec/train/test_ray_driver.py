@@ -1,15 +1,14 @@
 """`fit` on a real Ray cluster: reports, checkpoints, errors of workers, two ranks of a group."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from xrec.config.shared import ScalingConfig
-from xrec.errors import ClusterError, DataError, TrainingError
+from xrec.errors import DataError, TrainingError
 from xrec.storage import Location, open_location
-from xrec.train.ray_driver import TrainingOutcome, fit
+from xrec.train.ray_driver import TrainingOutcome, _uses_gpu, fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -45,7 +44,9 @@ def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(
             "zero_allow_untested_optimizer": True,
             "zero_optimization": {"stage": 1},
         }
-        engine = initialize_engine(module, torch.optim.SGD(module.parameters(), lr=1.0), settings)
+        optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+        engine = initialize_engine(module, optimizer, settings, schedule)
         before = module.weight.detach().clone()
         engine.backward(engine(torch.full((1, 2), float(rank()))).sum())
         engine.step()
@@ -81,7 +82,6 @@ def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(
     assert outcome.metrics["moved"] == pytest.approx([0.5, 0.5])
     assert outcome.metrics["world_size"] == 2
     assert outcome.metrics["threads"] == 1
-    assert "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S" not in os.environ
 
 
 @pytest.mark.slow
@@ -163,27 +163,28 @@ def test_fit_resumed_goes_on_from_the_files_of_all_workers(storage: Location) ->
     assert fit_epochs([]).metrics["epoch"] == 3
 
 
-def test_fit_more_workers_than_cpus_raises_cluster_error(storage: Location) -> None:
-    with pytest.raises(ClusterError, match="64 workers"):
-        run(lambda config: None, storage, scaling={"num_workers": 64})
-
-
 @pytest.mark.slow
-def test_fit_elastic_asks_only_for_the_fewest_workers_and_trains_on_as_many_as_fit(
-    storage: Location,
-) -> None:
+def test_fit_elastic_trains_on_as_many_workers_as_fit(storage: Location) -> None:
     def loop(config: dict[str, Any]) -> None:
         from xrec.train.ray_worker import report, world_size
 
         report({"world_size": world_size()}, {"file": b""})
 
-    assert run(loop, storage, scaling={"num_workers": 64, "min_workers": 2}).metrics == {
-        "world_size": 4
-    }
-    with pytest.raises(ClusterError, match="5 workers with 1 CPU"):
-        run(loop, storage, scaling={"num_workers": 64, "min_workers": 5})
+    outcome = run(loop, storage, scaling={"num_workers": 64, "min_workers": 2})
+    assert outcome.metrics == {"world_size": 4}
 
 
-def test_fit_gpu_asked_for_and_missing_raises_cluster_error(storage: Location) -> None:
-    with pytest.raises(ClusterError, match="GPU"):
-        run(lambda config: None, storage, scaling={"device": "cuda"})
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"device": "cuda", "num_workers": 9}, True),
+        ({"device": "auto", "num_workers": 9}, False),
+        ({"device": "auto", "num_workers": 9, "min_workers": 8}, True),
+        ({"device": "cpu", "num_workers": 1}, False),
+    ],
+)
+def test_workers_have_gpus_where_they_are_asked_for_or_where_there_are_enough(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], expected: bool
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
+    assert _uses_gpu(ScalingConfig(**settings)) == expected

@@ -36,6 +36,7 @@ from xrec.llm.model import (
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
 from xrec.storage import location_of
+from xrec.train.adapter_model import learning_rate_share
 from xrec.train.checkpoint import tensors_below
 from xrec.train.data import MicroBatch, epoch_steps, noise_seed
 from xrec.train.ray_worker import (
@@ -47,7 +48,6 @@ from xrec.train.ray_worker import (
     worker_device,
     world_size,
 )
-from xrec.train.schedule import learning_rate_share
 
 PROGRESS, STATE = "progress.json", "state.safetensors"
 
