@@ -30,9 +30,9 @@ Address = Annotated[
     str | None,
     typer.Option(
         "--address",
-        metavar="URL|NAME",
+        metavar="URL",
         envvar="RAY_API_SERVER_ADDRESS",
-        help="Job server, http://host:8265 or host:8265, or the name of a cluster started here.",
+        help="The cluster's job server, http://host:8265 or host:8265; by default this machine's.",
     ),
 ]
 

@@ -3,16 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 
-import psutil
+from tests.local_cluster import LocalCluster
 
 
 def xrec(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
     """Run `xrec ARGUMENTS` with `variables` added to the environment."""
-    command = [sys.executable, "-m", "xrec.cli", *map(str, arguments)]
     return subprocess.run(
-        command,
+        [sys.executable, "-m", "xrec.cli", *map(str, arguments)],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
@@ -21,13 +19,9 @@ def xrec(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[s
     )
 
 
-def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return the processes that have not ended; a zombie has ended."""
-    return [process for process in processes if process.is_running() and not _is_zombie(process)]
-
-
-def _is_zombie(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
+def xrec_on(
+    cluster: LocalCluster, *arguments: object, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run `xrec ARGUMENTS --address` for a cluster, with its token."""
+    address = ("--address", cluster.dashboard_url)
+    return xrec(*arguments, *address, **cluster.environment, **variables)

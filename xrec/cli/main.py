@@ -10,7 +10,6 @@ from jobs.command.run import HELP as RUN_HELP
 from jobs.command.run import run
 from xrec import __version__
 from xrec.cli import (
-    cluster_command,
     demo_command,
     explain_command,
     export_command,
@@ -68,11 +67,7 @@ app.command("init", help=init_command.HELP)(init_command.init)
 app.command("demo", help=demo_command.HELP)(demo_command.demo)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)
 app.add_typer(jobs_command.app, name="jobs", help="Jobs of a cluster: list, logs, stop.")
-app.add_typer(
-    cluster_command.app,
-    name="cluster",
-    help="A Ray cluster on this machine: up, down; the status of any.",
-)
+app.add_typer(jobs_command.cluster_app, name="cluster", help="Nodes and jobs of a cluster.")
 
 
 def main() -> NoReturn:

@@ -24,13 +24,6 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SECTIONS = [(path, job) for path in CONFIGS for job in read_project(path).jobs]
 
 
-@pytest.fixture(autouse=True)
-def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Whoever runs the tests may have a cluster."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
-
-
 @pytest.fixture
 def config_path(tmp_path: Path) -> Path:
     path = tmp_path / "project.yaml"
@@ -67,7 +60,7 @@ def test_help_lists_every_command() -> None:
 COMMANDS = [*(job.name for job in JOBS), "run", "status", "explain", "demo", "submit"]
 GROUPS = {
     "jobs": ("list", "logs", "stop"),
-    "cluster": ("up", "down", "status"),
+    "cluster": ("status",),
     "backfill": ("status", "check"),
     "recommend": ("status", "check"),
 }
@@ -176,7 +169,6 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: 
             ],
             "storage.access_key_id, storage.secret_access_key: a secret would be seen",
         ),
-        (["submit", "prepare", "{config}"], "--address"),
         (
             ["submit", "prepaer", "{config}", "--address", "http://127.0.0.1:1"],
             "no job is named 'prepaer'",
