@@ -22,6 +22,8 @@ from cluster.connect import environment
 from cluster.reach import check_reachable
 from xrec.errors import ClusterError
 
+__all__ = ["JobDetails", "JobServer", "NodeState"]
+
 _DEFAULT_URL = "http://127.0.0.1:8265"  # where `ray start --head` has it
 _ADVICE = "check that the cluster runs and that this is its dashboard, http://host:8265 by default"
 _JOB_ADVICE = "to see the ids of jobs: xrec jobs list"

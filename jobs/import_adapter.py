@@ -1,6 +1,6 @@
 """Job `import-adapter`: the files of the public XRec release in, graph and adapter out."""
 
-from jobs.output import Output, llm_fingerprint, unknown
+from jobs.output import Output, llm_fingerprint
 from xrec.config.adapter import ImportAdapterConfig
 from xrec.release.adapter import (
     CONVERTER_FILES,
@@ -26,22 +26,20 @@ def output(config: ImportAdapterConfig, *, exact: bool = True) -> Output:
     """
     graph = location_of(config, "graph")
     is_there = (graph / MANIFEST).is_file()
-    inputs, unchecked = unknown(
-        {
-            "dataset": manifest_of(config, "dataset").fingerprint,
-            "graph": None
-            if config.import_graph and not is_there
-            else manifest_of(config, "graph").fingerprint,
-            "base_model": llm_fingerprint(config, config.llm, exact=exact),
-            **(converter_hashes(config) if exact else dict.fromkeys(CONVERTER_FILES)),
-        }
-    )
+    inputs = {
+        "dataset": manifest_of(config, "dataset").fingerprint,
+        "graph": None
+        if config.import_graph and not is_there
+        else manifest_of(config, "graph").fingerprint,
+        "base_model": llm_fingerprint(config, config.llm, exact=exact),
+        **(converter_hashes(config) if exact else dict.fromkeys(CONVERTER_FILES)),
+    }
     return Output(
         location_of(config, "adapter"),
         "adapter",
         import_settings(config),
-        inputs,
-        unchecked=unchecked,
+        {name: value or "" for name, value in inputs.items()},
+        unchecked=tuple(name for name, value in inputs.items() if value is None),
         beside=(Output(graph, "graph", {}, {}),) if config.import_graph else (),
     )
 
@@ -51,9 +49,3 @@ def run(config: ImportAdapterConfig) -> Manifest:
     check_access(open_location(config.release, config.storage), config.storage)
     check_artifacts(config, "dataset", "graph", "adapter")
     return import_release(config)
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("import-adapter")

@@ -57,9 +57,3 @@ def _source(config: PrepareConfig) -> Source:
         return Source(source.uri, read_release, folder, find_release_files)
     read = partial(read_tables, source=source)
     return Source(source.uri, read, folder, partial(find_table_files, source=source))
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("prepare")

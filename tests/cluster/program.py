@@ -1,10 +1,28 @@
-"""Runs the program as a user does, in a process of its own."""
+"""Runs the program as a user does, in a process of its own, with a project file of its own."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from tests.local_cluster import LocalCluster
+
+SAMPLE = {
+    "kind": "sample",
+    "num_users": 20,
+    "num_items": 12,
+    "interactions_per_user": 6,
+    "explanations_per_user": 3,
+}
+
+
+def write_config(path: Path, values: dict[str, Any]) -> Path:
+    """Write a config file with `values`, and return its path."""
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
 
 
 def xrec(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":

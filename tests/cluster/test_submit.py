@@ -4,23 +4,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-import torch
 from ray.runtime_env import RuntimeEnv
 
 from cluster.submit import check_shared_paths, runtime_environment, working_folder
-from jobs.prepare import run as prepare_dataset
-from tests.cluster.program import xrec_on
-from tests.cluster.town import SAMPLE, write_config, write_llm_and_adapter
+from tests.cluster.program import SAMPLE, write_config, xrec_on
 from tests.local_cluster import LocalCluster
-from xrec.backfill import read_explanations
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.shared import JobConfig, StorageConfig
-from xrec.data import read_dataset
 from xrec.errors import ConfigError
-from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.storage import open_location, read_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -57,60 +51,6 @@ def test_submit_run_to_the_object_store_follows_the_log_and_leaves_the_artifact(
     assert "Traceback" not in done.stderr
     manifest = read_manifest(open_location(f"{workspace}/dataset", s3.storage), "dataset")
     assert manifest.row_counts["users"] == 30
-
-
-@pytest.mark.slow
-def test_submit_backfill_runs_on_the_three_nodes(
-    three_nodes: LocalCluster, s3: Store, tmp_path: Path
-) -> None:
-    """A backfill of artifacts in the object store. Training is submitted in test_node_loss.py."""
-    workspace = s3.new_bucket()
-    dataset = prepare_dataset(
-        parse_config(
-            PrepareConfig, {"workspace": workspace, "storage": s3.storage, "source": SAMPLE}
-        )
-    )
-    graph = write_graph(
-        open_location(f"{workspace}/graph", s3.storage),
-        embeddings_bytes(torch.randn(20, 8), torch.randn(12, 8)),
-        [],
-        config={"model": {"embedding_dim": 8}},
-        inputs={"dataset": dataset.fingerprint},
-        metrics={},
-    )
-    (tmp_path / "llm").mkdir()
-    write_llm_and_adapter(workspace, s3.storage, graph, tmp_path / "llm")
-    values = {
-        "workspace": workspace,
-        "pairs": {"kind": "top_k", "k": 2},
-        "rows_per_chunk": 14,
-        "llm": {"model": f"{workspace}/llm", "cache_dir": str(tmp_path / "cache")},
-        "decoding": {
-            "max_new_tokens": 4,
-            "text": {"max_words": None, "max_phrase_repeats": None},
-        },  # a toy model writes no sentences
-        "actors": {"num_actors": 2, "device": "cpu"},
-    }
-    done = xrec_on(
-        three_nodes,
-        "submit",
-        "backfill",
-        write_config(tmp_path / "backfill.yaml", {"backfill": values}),
-        **s3.environment,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"explanations: {workspace}/explanations" in done.stdout
-    assert "4 of 4 chunks left" in done.stdout
-    explained = read_explanations(f"{workspace}/explanations", s3.storage)
-    assert explained.num_rows == 40
-    assert set(explained["user_id"].to_pylist()) == set(_user_ids(workspace, s3.storage))
-
-
-def _user_ids(workspace: str, storage: StorageConfig) -> list[str]:
-    ids: list[str] = (
-        read_dataset(open_location(f"{workspace}/dataset", storage)).users["user_id"].to_pylist()
-    )
-    return ids
 
 
 def test_submit_job_that_fails_exits_1_with_the_reason(

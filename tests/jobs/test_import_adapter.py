@@ -33,6 +33,8 @@ USERS, ITEMS = (
     torch.randn(24, D, generator=torch.Generator().manual_seed(5)),
     torch.randn(9, D, generator=torch.Generator().manual_seed(6)),
 )
+# A toy model writes no sentences.
+DECODING = {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}}
 
 
 def configure(config_type: type[JobConfig], workspace: Path, **values: Any) -> Any:
@@ -42,20 +44,14 @@ def configure(config_type: type[JobConfig], workspace: Path, **values: Any) -> A
         BackfillConfig: {
             "pairs": {"kind": "split", "split": "test"},
             "rows_per_chunk": 8,
-            "decoding": {
-                "max_new_tokens": 4,
-                "text": {"max_words": None, "max_phrase_repeats": None},
-            },  # a toy model writes no sentences
+            "decoding": DECODING,
             "actors": {"num_actors": 1, "device": "cpu"},
         },
         EvaluateConfig: {
             "encoder": None,
             "max_shuffled_generations": 0,
             "bootstrap_samples": 100,
-            "decoding": {
-                "max_new_tokens": 4,
-                "text": {"max_words": None, "max_phrase_repeats": None},
-            },  # a toy model writes no sentences
+            "decoding": DECODING,
             "device": "cpu",
         },
     }
@@ -109,6 +105,8 @@ def test_import_adapter_again_is_the_same_artifact_and_another_import_is_refused
     config = configure(ImportAdapterConfig, workspace)
     there = TrainedAdapter.from_pretrained(workspace / "adapter").manifest
     assert jobs.import_adapter.run(config) == there
+    for exact in (True, False):
+        assert jobs.import_adapter.output(config, exact=exact).found().state == "same"
     with pytest.raises(ArtifactMismatchError, match="injection: 'direct' there, 'none' here"):
         jobs.import_adapter.run(config.model_copy(update={"injection": "none"}))
 
@@ -178,85 +176,72 @@ def test_import_adapter_is_backfilled_and_evaluated_with(
     )
 
 
-def copy_of_release(workspace: Path, tmp_path: Path) -> Path:
-    for file in (workspace / "release").iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    return tmp_path
+Converters = dict[str, Any]
+AS_THEY_ARE = CONVERTERS
+FOR_48 = {side: make_converter(K, D, 48, seed=0) for side in ("user", "item")}
+OF_MORE_NUMBERS = {side: make_converter(K, D + 1, HIDDEN_SIZE, seed=0) for side in ("user", "item")}
+OF_MORE_EXPERTS = {**CONVERTERS, "item": make_converter(K + 1, D, HIDDEN_SIZE, seed=0)}
+GRAPH_THERE = {"import_graph": False, "graph": "{workspace}/graph"}
+
+
+@pytest.mark.parametrize(
+    ("converters", "values", "error", "words"),
+    [
+        (FOR_48, {}, ArtifactMismatchError, "has hidden_size 32, the converters were trained for"),
+        (
+            OF_MORE_NUMBERS,
+            {},
+            ArtifactMismatchError,
+            rf"user_emb\.pkl: vectors of {D} numbers, the converters take {D + 1}",
+        ),
+        (OF_MORE_NUMBERS, GRAPH_THERE, ArtifactMismatchError, f"vectors of {D} numbers"),
+        (AS_THEY_ARE, {"import_graph": False}, ArtifactNotFoundError, "no graph artifact"),
+        (
+            OF_MORE_EXPERTS,
+            {},
+            DataError,
+            r"user_converter\.pkl has \(experts, D, H\) = \(3, 6, 32\), "
+            r"item_converter\.pkl \(4, 6, 32\)",
+        ),
+    ],
+)
+def test_import_adapter_for_another_model_graph_or_side_is_refused(
+    workspace: Path,
+    tmp_path: Path,
+    converters: Converters,
+    values: dict[str, Any],
+    error: type[Exception],
+    words: str,
+) -> None:
+    write_release(tmp_path, USERS, ITEMS, converters)
+    named = {
+        key: value.format(workspace=workspace) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
+    refused(workspace, tmp_path, error, words, **named)
+
+
+def test_import_adapter_without_a_file_or_with_a_pointer_of_git_lfs_says_which(
+    workspace: Path, tmp_path: Path
+) -> None:
+    write_release(tmp_path, USERS, ITEMS, CONVERTERS)
+    (tmp_path / "user_emb.pkl").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:61cd\nsize 7692439\n"
+    )
+    refused(workspace, tmp_path, DataError, r"user_emb\.pkl: not one tensor")
+    (tmp_path / "item_converter.pkl").unlink()
+    refused(
+        workspace, tmp_path, DataError, r"missing file\(s\) item_converter\.pkl; .*git lfs pull"
+    )
 
 
 def refused(
     workspace: Path, release: Path, error: type[Exception], message: str, **values: Any
 ) -> None:
     outputs = {name: str(release / "out" / name) for name in ("graph", "adapter")}
+    config = configure(
+        ImportAdapterConfig, workspace, release=str(release), **{**outputs, **values}
+    )
     with pytest.raises(error, match=message):
-        jobs.import_adapter.run(
-            configure(ImportAdapterConfig, workspace, release=str(release), **{**outputs, **values})
-        )
+        jobs.import_adapter.run(config)
     assert not (release / "out" / "adapter").exists()
-
-
-def test_import_adapter_without_a_file_or_with_a_pointer_of_git_lfs_says_which(
-    workspace: Path, tmp_path: Path
-) -> None:
-    release = copy_of_release(workspace, tmp_path)
-    (release / "user_emb.pkl").write_bytes(
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:61cd\nsize 7692439\n"
-    )
-    refused(workspace, release, DataError, r"user_emb\.pkl: not one tensor")
-    (release / "item_converter.pkl").unlink()
-    refused(workspace, release, DataError, r"missing file\(s\) item_converter\.pkl; .*git lfs pull")
-
-
-def test_import_adapter_for_another_model_graph_or_side_is_refused(
-    workspace: Path, tmp_path: Path
-) -> None:
-    release = copy_of_release(workspace, tmp_path)
-    write_release(
-        release, USERS, ITEMS, {side: make_converter(K, D, 48, seed=0) for side in ("user", "item")}
-    )
-    refused(
-        workspace,
-        release,
-        ArtifactMismatchError,
-        "has hidden_size 32, the converters were trained for 48",
-    )
-    write_release(
-        release,
-        USERS,
-        ITEMS,
-        {side: make_converter(K, D + 1, HIDDEN_SIZE, seed=0) for side in ("user", "item")},
-    )
-    refused(
-        workspace,
-        release,
-        ArtifactMismatchError,
-        rf"user_emb\.pkl: vectors of {D} numbers, the converters take {D + 1}",
-    )
-    refused(
-        workspace,
-        release,
-        ArtifactMismatchError,
-        f"vectors of {D} numbers",
-        import_graph=False,
-        graph=str(workspace / "graph"),
-    )
-    refused(workspace, release, ArtifactNotFoundError, "no graph artifact", import_graph=False)
-    write_release(
-        release,
-        USERS,
-        ITEMS,
-        {"user": CONVERTERS["user"], "item": make_converter(K + 1, D, HIDDEN_SIZE, seed=0)},
-    )
-    refused(
-        workspace,
-        release,
-        DataError,
-        r"user_converter\.pkl has \(experts, D, H\) = \(3, 6, 32\), "
-        r"item_converter\.pkl \(4, 6, 32\)",
-    )
-
-
-def test_import_adapter_output_is_the_run_that_was_imported(workspace: Path) -> None:
-    config = configure(ImportAdapterConfig, workspace)
-    for exact in (True, False):
-        assert jobs.import_adapter.output(config, exact=exact).found().state == "same"

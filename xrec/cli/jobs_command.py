@@ -1,5 +1,6 @@
 """`xrec jobs` and `xrec cluster status`: what runs and ran on a cluster, and its nodes."""
 
+import logging
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,17 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command.arguments import Address, Debug
-from jobs.command.commands import new_app
-from jobs.command.exit_codes import exit_codes
-from jobs.command.logging import configure_logging, quiet_ray
+from xrec.cli.arguments import Address, Debug, new_app
+from xrec.cli.process import running
 from xrec.cli.text_table import text_table
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobDetails
-    from ray.util.state.common import NodeState
-
-    from cluster.jobs import JobServer
+    from cluster.jobs import JobDetails, JobServer, NodeState
 
 LIST_HELP = """All jobs that a cluster remembers.
 
@@ -83,8 +79,7 @@ def _cluster() -> None:
 @app.command("list", help=LIST_HELP)
 def list_command(address: Address = None, debug: Debug = False) -> None:
     """Print the jobs."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         typer.echo(_jobs_table(job_server(address).jobs()))
 
 
@@ -96,8 +91,7 @@ def logs_command(
     debug: Debug = False,
 ) -> None:
     """Print the log of a job."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         server = job_server(address)
         if follow:
             server.follow(submission_id, write=lambda text: typer.echo(text, nl=False))
@@ -108,16 +102,14 @@ def logs_command(
 @app.command("stop", help=STOP_HELP)
 def stop_command(submission_id: JobId, address: Address = None, debug: Debug = False) -> None:
     """Stop a job and say how it ended."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         typer.echo(f"{submission_id} {job_server(address).stop(submission_id)}")
 
 
 @cluster_app.command("status", help=STATUS_HELP)
 def status_command(address: Address = None, debug: Debug = False) -> None:
     """Print the nodes and the jobs."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         server = job_server(address)
         typer.echo(_nodes_table(server.nodes()))
         typer.echo(_jobs_table(server.jobs()))
@@ -127,7 +119,7 @@ def job_server(address: str | None) -> "JobServer":
     """The job server at `address`; raises ClusterError."""
     from cluster.jobs import JobServer
 
-    quiet_ray()
+    logging.getLogger("ray").setLevel(logging.WARNING)  # its import sets the level of all lines
     return JobServer(address)
 
 

@@ -4,10 +4,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from jobs.command.catalogue import JOBS
-from jobs.command.commands import add_job_command, new_app
-from jobs.command.run import HELP as RUN_HELP
-from jobs.command.run import run
+from jobs.catalogue import JOBS
 from xrec import __version__
 from xrec.cli import (
     demo_command,
@@ -15,9 +12,13 @@ from xrec.cli import (
     export_command,
     init_command,
     jobs_command,
+    run_command,
     status_command,
     submit_command,
+    table_command,
 )
+from xrec.cli.arguments import new_app
+from xrec.cli.job_command import add_job_command
 
 HELP = """For every recommendation, the reason why this user would like this item.
 
@@ -57,7 +58,7 @@ def _program(
     """The options before any command."""
 
 
-app.command("run", help=RUN_HELP)(run)
+app.command("run", help=run_command.HELP)(run_command.run)
 app.command("status", help=status_command.HELP)(status_command.status)
 for _job in JOBS:
     add_job_command(app, _job)
@@ -66,6 +67,9 @@ app.command("export", help=export_command.HELP)(export_command.export)
 app.command("init", help=init_command.HELP)(init_command.init)
 app.command("demo", help=demo_command.HELP)(demo_command.demo)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)
+app.add_typer(
+    table_command.app, name="table", help="A bulk job's table: status, check, rollback, empty."
+)
 app.add_typer(jobs_command.app, name="jobs", help="Jobs of a cluster: list, logs, stop.")
 app.add_typer(jobs_command.cluster_app, name="cluster", help="Nodes and jobs of a cluster.")
 

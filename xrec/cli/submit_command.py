@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command.arguments import Address, ConfigPath, Debug, Overrides
-from jobs.command.catalogue import job_named
-from jobs.command.exit_codes import exit_codes
-from jobs.command.logging import configure_logging
-from jobs.command.run import First, Last, Redo
+from jobs.catalogue import job_named
+from xrec.cli.arguments import Address, ConfigPath, Debug, Overrides
 from xrec.cli.jobs_command import job_server
+from xrec.cli.process import running
+from xrec.cli.run_command import First, Last, Redo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,8 +61,7 @@ def submit(
     debug: Debug = False,
 ) -> None:
     """Run cluster.submit."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         given = overrides or []
         options = _run_options(first, last, redo)
         configs = (

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from jobs.command.catalogue import JOBS, Job, job_named
+from jobs.catalogue import JOBS, Job
 from xrec.cli.main import app
 from xrec.config.data import PrepareConfig
 from xrec.config.jobs import JOBS as CONFIG_TYPES
@@ -61,8 +61,7 @@ COMMANDS = [*(job.name for job in JOBS), "run", "status", "explain", "demo", "su
 GROUPS = {
     "jobs": ("list", "logs", "stop"),
     "cluster": ("status",),
-    "backfill": ("status", "check"),
-    "recommend": ("status", "check"),
+    "table": ("status", "check", "rollback", "empty"),
 }
 
 
@@ -303,26 +302,10 @@ def test_job_interrupted_exits_130_with_one_line(
     assert len(err.splitlines()) == 1
 
 
-def test_job_named_knows_hyphens_and_underscores() -> None:
-    assert job_named("pretrain_graph") is job_named("pretrain-graph")
-
-
-def test_python_m_jobs_is_the_same_command_as_xrec(config_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "jobs.prepare",
-        str(config_path),
-        "splits.test=0.25",
-        "--dry-run",
-    ]
+def test_python_m_is_the_same_command_as_xrec(config_path: Path) -> None:
+    """A submitted job is started by it."""
+    arguments = ["prepare", str(config_path), "splits.test=0.25", "--dry-run"]
+    command = [sys.executable, "-m", "xrec.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == _xrec("prepare", config_path, "splits.test=0.25", "--dry-run")[1]
-
-
-def test_python_m_jobs_bad_config_exits_2(config_path: Path) -> None:
-    command = [sys.executable, "-m", "jobs.prepare", str(config_path), "zzz=1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 2
-    assert "zzz: unknown key" in done.stderr
+    assert done.stdout == _xrec(*arguments)[1]

@@ -30,14 +30,12 @@ def status_lines(status: "Status", now: datetime | None = None) -> list[str]:
 
 def status_values(status: "Status", now: datetime | None = None) -> dict[str, Any]:
     """The status as JSON values: times as ISO 8601 in UTC, durations in seconds."""
-    now = now or datetime.now(UTC)
-    record, progress = status.record, status.progress
-    said = progress.model_dump(mode="json") if progress else {}
+    record, progress, manifest = status.record, status.progress, status.manifest
     return {
         "uri": status.uri,
         "kind": record.identity.kind,
         "run": record.run,
-        "phase": status.phase(now),
+        "phase": status.phase(now or datetime.now(UTC)),
         "rows": {
             "planned": record.num_rows,
             "ok": progress.num_ok if progress else 0,
@@ -45,25 +43,15 @@ def status_values(status: "Status", now: datetime | None = None) -> dict[str, An
             "left": status.num_left,
             "rejected": record.num_rejected,
         },
-        "failed_by_reason": said.get("failed", {}),
-        "num_chunks": record.size.num_chunks,
-        "holder": said.get("holder", ""),
-        "written_at": said.get("written_at"),
-        "expires_at": said.get("expires_at"),
         "rows_per_second": status.rows_per_second,
-        "is_rate_rough": status.is_rate_rough,
         "seconds_left": status.seconds_left,
-        "costs": said.get("costs", {}),
-        "num_deaths": said.get("num_deaths", 0),
-        "pass": said.get("pass_number", 0),
-        "reasons": said.get("reasons", []),
-        "published": None
-        if status.manifest is None
-        else {
-            "version": status.manifest.version,
-            "created_at": status.manifest.created_at,
+        "progress": progress.model_dump(mode="json") if progress else None,
+        "published": manifest
+        and {
+            "version": manifest.version,
+            "created_at": manifest.created_at,
             "is_this_run": status.is_published,
-            "rows": status.manifest.row_counts,
+            "rows": manifest.row_counts,
         },
     }
 
@@ -195,7 +183,7 @@ def _costs_left(
     if rate is None or costs is None:
         canary = min(preview.num_left, num_actors * -(-preview.num_rows // preview.num_chunks))
         yield (
-            f"what they cost is not known, because no run was measured here: --limit {canary} does "
+            f"what they cost is not known, because no run was measured here: limit={canary} does "
             f"the first {rows} of this run, and measures it"
         )
         return

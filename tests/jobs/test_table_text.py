@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.command.bulk_text import costs_text, preview_lines, status_lines, status_values
+from jobs.table_text import costs_text, preview_lines, status_lines, status_values
 from xrec.bulk import Identity, Preview, Progress, RunRecord, Status
 from xrec.bulk.plan import PlanSize
 from xrec.progress import duration
@@ -113,7 +113,7 @@ def test_status_values_are_json_with_the_same_numbers() -> None:
     assert values["rows"] == rows
     rate = (values["phase"], values["rows_per_second"], values["seconds_left"])
     assert rate == ("running", 15.0, 540.0)
-    assert (values["written_at"], values["published"]) == ("2026-11-26T12:01:40Z", None)
+    assert (values["progress"]["written_at"], values["published"]) == ("2026-11-26T12:01:40Z", None)
     planned = status_values(Status("memory", RECORD, None, MANIFEST, False), NOON)
     assert (planned["phase"], planned["rows"]["left"]) == ("planned", 10_000)
     assert planned["published"]["version"] == 7
@@ -134,11 +134,11 @@ def test_preview_lines_of_a_run_that_nobody_measured_propose_a_canary() -> None:
     assert preview_lines(preview, "pairs", num_actors=4, price_per_actor_hour=2.0) == [
         "10,000 pairs in 100 chunks; counted by reading all of them, and 7 duplicates dropped",
         "left out, for their ids cannot be used: float_id 2, nan_id 1",
-        "what they cost is not known, because no run was measured here: --limit 400 does the first "
+        "what they cost is not known, because no run was measured here: limit=400 does the first "
         "pairs of this run, and measures it",
     ]
     small = replace(preview, num_rows=10, num_chunks=3, rejected={})
-    assert "--limit 10 does" in preview_lines(small, "pairs", num_actors=4)[-1]
+    assert "limit=10 does" in preview_lines(small, "pairs", num_actors=4)[-1]
 
 
 def test_preview_lines_after_a_canary_say_what_the_rest_takes() -> None:
