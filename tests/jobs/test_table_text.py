@@ -48,6 +48,9 @@ def done(**values: Any) -> Status:
     return status_of(**{"num_ok": 10_000, "costs": {"seconds": 50.0}, "is_done": True, **values})
 
 
+FAILED = {"num_ok": 9_994, "failed": {"odd": 3, "dull": 1, "bad": 2}}
+
+
 def preview_of(status: Status | None, rate_of: Status | None = None, **values: Any) -> Preview:
     """Of a run of 10,000 rows that is planned if there is a status."""
     rate = (rate_of or status).rate if rate_of or status else None  # type: ignore[union-attr]
@@ -166,16 +169,17 @@ def test_preview_lines_name_the_run_whose_rate_they_take() -> None:
     ]
 
 
-def test_preview_lines_say_which_failed_rows_a_retry_does_again() -> None:
-    preview = preview_of(done(num_ok=9_994, failed={"odd": 3, "dull": 1, "bad": 2}))
-    lines = preview_lines(preview, "pairs", num_actors=1, retry=("dull", "odd"))
-    assert lines[-1] == "to be done again: 4 failed pairs (odd 3, dull 1)"
-    lines = preview_lines(preview, "pairs", num_actors=1, retry=("strange",))
-    assert lines[-1] == "to be done again: 0 failed pairs"
-
-
-def test_preview_lines_of_a_run_that_is_done_reckon_nothing() -> None:
-    for is_published, said in ((True, "nothing is left to do"), (False, "left to be published")):
-        lines = preview_lines(preview_of(done(is_published=is_published)), "pairs", num_actors=1)
-        assert len(lines) == 3
-        assert said in lines[-1]
+@pytest.mark.parametrize(
+    ("status", "retry", "last"),
+    [
+        (done(), (), "it is left to be published"),
+        (done(is_published=True), (), "nothing is left to do"),
+        (done(**FAILED), ("dull", "odd"), "to be done again: 4 failed pairs (odd 3, dull 1)"),
+        (done(**FAILED), ("strange",), "to be done again: 0 failed pairs"),
+    ],
+)
+def test_preview_lines_of_a_run_that_is_done_reckon_nothing(
+    status: Status, retry: tuple[str, ...], last: str
+) -> None:
+    lines = preview_lines(preview_of(status), "pairs", num_actors=1, retry=retry)
+    assert (len(lines), lines[-1]) == (3, last)

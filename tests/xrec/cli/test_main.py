@@ -1,5 +1,6 @@
 """The program as a user runs it: help, dry runs, exit codes."""
 
+import signal
 import subprocess
 import sys
 import types
@@ -21,6 +22,10 @@ from xrec.storage import open_location, write_manifest
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+RELEASE = f"{ROOT}/configs/llama2-7b-release.yaml"
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+GIVEN = ["storage.access_key_id=AKIDEXAMPLE", f"storage.secret_access_key={SECRET}"]
+THERE = ["--address", "http://127.0.0.1:1"]
 SECTIONS = [(path, job) for path in CONFIGS for job in read_project(path).jobs]
 
 
@@ -152,47 +157,14 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: 
         (["run", "{config}", "--from", "backfill"], "--from backfill: expected a job of the run"),
         (["run", "{config}", "--until", "serve"], "--until serve: expected a job of the run"),
         (["explain", "{config}", "--user", "u"], "--item"),
+        (["submit", "prepare", "{config}", "--redo", *THERE], "go with xrec submit run, saw prep"),
         (
-            ["submit", "prepare", "{config}", "--redo", "--address", "http://127.0.0.1:1"],
-            "go with xrec submit run, saw prepare",
-        ),
-        (
-            [
-                "submit",
-                "run",
-                "{config}",
-                "storage.access_key_id=AKIDEXAMPLE",
-                "storage.secret_access_key=hidden",
-                "--address",
-                "http://127.0.0.1:1",
-            ],
+            ["submit", "run", "{config}", *GIVEN, *THERE],
             "storage.access_key_id, storage.secret_access_key: a secret would be seen",
         ),
-        (
-            ["submit", "prepaer", "{config}", "--address", "http://127.0.0.1:1"],
-            "no job is named 'prepaer'",
-        ),
-        (
-            [
-                "submit",
-                "prepare",
-                "{config}",
-                "workspace=relative/folder",
-                "--address",
-                "http://127.0.0.1:1",
-            ],
-            "workspace=relative/folder",
-        ),
-        (
-            [
-                "submit",
-                "import-adapter",
-                f"{ROOT}/configs/llama2-7b-release.yaml",
-                "--address",
-                "http://127.0.0.1:1",
-            ],
-            "release=XRec/data/yelp",
-        ),
+        (["submit", "prepaer", "{config}", *THERE], "no job is named 'prepaer'"),
+        (["submit", "prepare", "{config}", "workspace=a/b", *THERE], "workspace=a/b"),
+        (["submit", "import-adapter", RELEASE, *THERE], "release=XRec/data/yelp"),
     ],
 )
 def test_bad_usage_or_config_exits_2_and_says_so(
@@ -203,10 +175,6 @@ def test_bad_usage_or_config_exits_2_and_says_so(
     assert message in err
     assert "Traceback" not in err
     assert list(config_path.parent.iterdir()) == [config_path]
-
-
-SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
-GIVEN = ["storage.access_key_id=AKIDEXAMPLE", f"storage.secret_access_key={SECRET}"]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +189,7 @@ GIVEN = ["storage.access_key_id=AKIDEXAMPLE", f"storage.secret_access_key={SECRE
         ["prepare", "{config}", f"storage.secret_access_key:{SECRET}", "--debug"],
         ["prepare", "{config}", *GIVEN, "source={kind: tables, uri: /nowhere}", "--debug"],
         ["status", "{config}", *GIVEN, "--debug"],
-        ["submit", "prepare", "{config}", *GIVEN, "--address", "http://127.0.0.1:1", "--debug"],
+        ["submit", "prepare", "{config}", *GIVEN, *THERE, "--debug"],
     ],
 )
 def test_no_command_shows_a_secret(
@@ -261,22 +229,45 @@ def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"),
-    [(DataError("data.jsonl line 3: broken"), 1), (ConfigError("no such thing"), 2)],
+    ("error", "expected", "said"),
+    [
+        (DataError("data.jsonl line 3: broken"), 1, "error: data.jsonl line 3: broken"),
+        (ConfigError("no such thing"), 2, "error: no such thing"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
 )
 @pytest.mark.parametrize("debug", [False, True])
-def test_job_expected_error_is_its_message_and_with_debug_its_traceback(
-    config_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: int, debug: bool
+def test_job_that_ends_early_says_why_in_a_line_and_by_its_exit_code(
+    config_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    expected: int,
+    said: str,
+    debug: bool,
 ) -> None:
     def run(config: PrepareConfig) -> object:
         raise error
 
     _prepare_does(monkeypatch, run)
     code, out, err = _xrec("prepare", config_path, *(["--debug"] if debug else []))
-    assert code == expected
-    assert out == ""
-    assert f"error: {error}" in err.splitlines()
-    assert ("Traceback" in err) is debug
+    assert (code, out) == (expected, "")
+    assert err.splitlines()[-1] == said
+    assert ("Traceback" in err) is (debug and expected != 130)
+
+
+def test_job_that_gets_sigterm_ends_as_if_interrupted(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(config: PrepareConfig) -> object:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        _prepare_does(monkeypatch, run)
+        assert _xrec("prepare", config_path)[0] == 130
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def test_job_unexpected_error_is_not_swallowed(
@@ -288,18 +279,6 @@ def test_job_unexpected_error_is_not_swallowed(
     _prepare_does(monkeypatch, run)
     with pytest.raises(ZeroDivisionError):
         _xrec("prepare", config_path)
-
-
-def test_job_interrupted_exits_130_with_one_line(
-    config_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run(config: PrepareConfig) -> object:
-        raise KeyboardInterrupt
-
-    _prepare_does(monkeypatch, run)
-    code, _, err = _xrec("prepare", config_path)
-    assert code == 130
-    assert len(err.splitlines()) == 1
 
 
 def test_python_m_is_the_same_command_as_xrec(config_path: Path) -> None:
