@@ -81,39 +81,6 @@ def test_backfill_second_run_does_no_work_and_changes_no_file(pipeline: Any) -> 
     assert _state(pipeline.location("explanations")) == before
 
 
-@pytest.mark.usefixtures("actors_here")
-def test_backfill_after_an_interruption_does_only_the_chunks_that_are_not_done(
-    pipeline: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/interrupted")
-    output = pipeline.location("interrupted")
-
-    def interrupt(metrics: BackfillMetrics, progress: Progress) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("xrec.bulk.driver._SECONDS_BETWEEN_LOOKS", 0.0)
-        patched.setattr(BackfillMetrics, "record", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            jobs.backfill.run(config)
-    done = {name: info for name, info in _state(output).items() if "/results/" in name}
-    assert len(done) == 1
-    with pytest.raises(ArtifactNotFoundError):
-        read_manifest(output, "explanations")
-
-    manifest = jobs.backfill.run(config)
-    assert manifest is not None
-    assert done.items() <= _state(output).items()
-    assert manifest.row_counts == pipeline.manifests["explanations"].row_counts
-    assert _by_pair(read_explanations(output.uri, pipeline.storage)) == _by_pair(
-        read_explanations(pipeline.location("explanations").uri, pipeline.storage)
-    )
-
-
-def _by_pair(table: pa.Table) -> list[dict[str, Any]]:
-    return table.sort_by([(name, "ascending") for name in ("user_id", "item_id")]).to_pylist()
-
-
 @pytest.mark.usefixtures("without_work")
 @pytest.mark.parametrize(
     ("values", "field"),
@@ -330,19 +297,6 @@ def test_backfill_dry_run_without_inputs_says_what_is_missing(
     assert result.exit_code == 0, result.stderr
     assert "\n# what the run would do cannot be said yet: " in result.stdout
     assert f"{pipeline.workspace}/none" in result.stdout.splitlines()[-1]
-
-
-@pytest.mark.usefixtures("without_work")
-def test_backfill_vacuum_of_a_published_run_starts_no_cluster(
-    pipeline: Any, config_file: Callable[[Any], Path]
-) -> None:
-    before = _by_pair(read_explanations(f"{pipeline.workspace}/explanations", pipeline.storage))
-    path = str(config_file(pipeline.config(BackfillConfig)))
-    done = CliRunner().invoke(app, ["backfill", path, "upkeep.vacuum=true"])
-    assert done.exit_code == 0, done.stderr
-    assert "vacuum: 0 files deleted" in done.stderr
-    after = _by_pair(read_explanations(f"{pipeline.workspace}/explanations", pipeline.storage))
-    assert after == before
 
 
 @pytest.mark.usefixtures("actors_here")

@@ -93,23 +93,6 @@ def test_run_makes_what_is_missing_and_skips_it_the_next_time(
     ]
 
 
-def test_run_reads_what_is_long_only_where_something_is_to_be_compared(
-    town: Callable[..., dict[str, JobConfig]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[bool] = []
-    output = jobs.prepare.output
-
-    def noted(config: Any, *, exact: bool = True) -> Output:
-        asked.append(exact)
-        return output(config, exact=exact)
-
-    monkeypatch.setattr(jobs.prepare, "output", noted)
-    run(town())
-    assert asked == [False, False]
-    run(town())
-    assert asked[2:] == [False, False, True]
-
-
 def test_run_what_differs_is_named_and_left_alone_without_redo(
     town: Callable[..., dict[str, JobConfig]], tmp_path: Path
 ) -> None:
