@@ -1,4 +1,4 @@
-"""The status of a bulk run, and what it costs, as lines for a reader or values for a program."""
+"""The status of a bulk run as values, and what a run would cost as lines for a reader."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,35 +7,29 @@ from typing import TYPE_CHECKING, Any
 from xrec.progress import duration
 
 if TYPE_CHECKING:
-    from xrec.bulk import Preview, Progress, Status
+    from xrec.bulk import Preview, Status
 
-_PHASES: Mapping[str, str] = {
-    "planned": "planned, and not begun",
-    "running": "running",
-    "silent": "not done, and its driver gives no sign of life; run it again to go on",
-    "stopped": "stopped before it was done; run it again to go on",
-    "done": "done, and not what is published; run it again to publish it",
-    "replaced": "done, and no longer published: something else was, or it was taken back",
-    "published": "published",
+_NOTES: Mapping[str, str] = {
+    "silent": "its driver gives no sign of life; run it again to go on",
+    "stopped": "it was stopped before it was done; run it again to go on",
+    "done": "it is not what is published; run it again to publish it",
+    "replaced": "something else was published since, or it was taken back",
 }
-_WIDTH = 10
-
-
-def status_lines(status: "Status", now: datetime | None = None) -> list[str]:
-    """The status as a title and indented lines; `now` is for tests."""
-    now = now or datetime.now(UTC)
-    title = f"{status.uri}: {status.record.identity.kind}, {_PHASES[status.phase(now)]}"
-    return [title, *(f"  {name:<{_WIDTH}}{text}" for name, text in _entries(status, now))]
 
 
 def status_values(status: "Status", now: datetime | None = None) -> dict[str, Any]:
-    """The status as JSON values: times as ISO 8601 in UTC, durations in seconds."""
+    """The status for a reader and for programs, as values of JSON and YAML.
+
+    Times are ISO 8601 in UTC. `now` is for tests.
+    """
     record, progress, manifest = status.record, status.progress, status.manifest
+    phase = status.phase(now or datetime.now(UTC))
     return {
         "uri": status.uri,
         "kind": record.identity.kind,
         "run": record.run,
-        "phase": status.phase(now or datetime.now(UTC)),
+        "phase": phase,
+        **({"note": _NOTES[phase]} if phase in _NOTES else {}),
         "rows": {
             "planned": record.num_rows,
             "ok": progress.num_ok if progress else 0,
@@ -45,13 +39,15 @@ def status_values(status: "Status", now: datetime | None = None) -> dict[str, An
         },
         "rows_per_second": status.rows_per_second,
         "seconds_left": status.seconds_left,
+        "time_left": duration(status.seconds_left) if status.seconds_left else None,
+        "is_rate_rough": status.is_rate_rough,
         "progress": progress.model_dump(mode="json") if progress else None,
         "published": manifest
         and {
             "version": manifest.version,
             "created_at": manifest.created_at,
             "is_this_run": status.is_published,
-            "rows": manifest.row_counts,
+            "rows": dict(manifest.row_counts),
         },
     }
 
@@ -110,61 +106,6 @@ def reasons_text(counts: Mapping[str, int]) -> str:
     """Counts by reason, the largest first."""
     most_first = sorted(counts.items(), key=lambda item: -item[1])
     return ", ".join(f"{reason} {count:,}" for reason, count in most_first)
-
-
-def _entries(status: "Status", now: datetime) -> Iterator[tuple[str, str]]:
-    record, progress = status.record, status.progress
-    num_chunks = record.size.num_chunks
-    yield "rows", f"{record.num_rows:,} in {num_chunks:,} chunks" + _rows_done(status)
-    if record.num_rejected:
-        yield "rejected", f"{record.num_rejected:,} rows of the input, whose ids cannot be used"
-    if progress is not None:
-        if progress.failed:
-            yield "failed", reasons_text(progress.failed)
-        yield "driver", f"{progress.holder or 'unknown'}; {_sign_of_life(progress, now)}"
-        if progress.pass_number:
-            reasons = ", ".join(progress.reasons)
-            yield "retry", f"number {progress.pass_number}, of rows that failed for {reasons}"
-        if status.phase(now) == "running" and status.num_left:
-            yield "rate", _rate(status, progress, now)
-        if progress.costs:
-            yield "costs", costs_text(progress.costs)
-        if progress.num_deaths:
-            yield "deaths", f"{progress.num_deaths:,} processes died while they worked"
-    yield "published", _published(status)
-
-
-def _rows_done(status: "Status") -> str:
-    if status.progress is None:
-        return ""
-    share = status.num_done / status.record.num_rows
-    return (
-        f": {status.progress.num_ok:,} ok, {status.progress.num_failed:,} failed, "
-        f"{status.num_left:,} left ({share:.1%} done)"
-    )
-
-
-def _published(status: "Status") -> str:
-    if status.manifest is None:
-        return "nothing"
-    whose = "this run" if status.is_published else "another run"
-    return f"version {status.manifest.version}, with the rows of {whose}"
-
-
-def _sign_of_life(progress: "Progress", now: datetime) -> str:
-    ago = max(0.0, (now - progress.written_at).total_seconds())  # clocks may differ
-    what = "ended" if progress.expires_at is None else "last sign of life"
-    return f"{what} {duration(ago)} ago, at {progress.written_at:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _rate(status: "Status", progress: "Progress", now: datetime) -> str:
-    rate, seconds = status.rows_per_second, status.seconds_left
-    if rate is None or seconds is None:
-        return "not known before this driver has done rows"
-    left = max(0.0, seconds - (now - progress.written_at).total_seconds())
-    rough = " (rough: few chunks are done)" if status.is_rate_rough else ""
-    shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-    return f"{shown} rows/s, {duration(left)} left{rough}"
 
 
 def _how(preview: "Preview", rows: str) -> str:

@@ -80,7 +80,8 @@ def test_annotate_command_of_a_stage_s_table_tells_how_far_it_is(project: str) -
     uri = f"{_annotate(project).artifact('annotations')}/pairs"
     result = CliRunner().invoke(app, ["table", "status", uri])
     assert result.exit_code == 0, result.output
-    assert f"{uri}: annotations, published" in result.stdout
+    assert "kind: annotations\n" in result.stdout
+    assert "\nphase: published\n" in result.stdout
     assert f"{uri}: nothing is wrong" in CliRunner().invoke(app, ["table", "check", uri]).stdout
 
 

@@ -18,8 +18,8 @@ files, however large the run is. Nothing is written, and no cluster is started.
 
 \b
 In:   URI of the output; storage.key=value if the AWS variables do not say how s3:// is reached
-Out:  state, driver, rows, rate, time left, costs, and the published version; exit code 0 also if
-      the run is not done
+Out:  phase, rows, rate, time left, driver, costs, and the published version, as YAML; exit code 0
+      also if the run is not done
 
 \b
 Example:
@@ -88,15 +88,15 @@ def status(
 ) -> None:
     """Print the status of the run at `uri`."""
     with running(debug):
-        from jobs.table_text import status_lines, status_values
+        import yaml
+
+        from jobs.table_text import status_values
         from xrec.bulk import read_status
         from xrec.config.storage import storage_of
 
-        found = read_status(uri, storage_of(storage_keys or []))
-        if as_json:
-            typer.echo(json.dumps(status_values(found), indent=2))
-        else:
-            typer.echo("\n".join(status_lines(found)))
+        found = status_values(read_status(uri, storage_of(storage_keys or [])))
+        shown = json.dumps(found, indent=2) if as_json else yaml.safe_dump(found, sort_keys=False)
+        typer.echo(shown.rstrip())
 
 
 @app.command("check", help=CHECK_HELP)

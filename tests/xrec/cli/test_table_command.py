@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from tests.xrec.bulk.conftest import Place, bucket, disk, place
@@ -43,16 +44,19 @@ def test_status_of_a_canary_and_of_the_published_run(place: Place, tmp_path: Pat
     command = ["table", "status", place.uri, *storage_keys(place)]
     code, out, _ = xrec(*command)
     assert code == 0
-    assert "explanations, stopped before it was done; run it again to go on" in out
+    assert "\nphase: stopped\nnote: it was stopped before it was done; run it again to go on" in out
     left = 36 - progress.num_rows
-    assert f" {progress.num_ok} ok, {progress.num_failed} failed, {left} left" in out
-    assert "published nothing" in out
+    told = yaml.safe_load(out)
+    counts = {"ok": progress.num_ok, "failed": progress.num_failed, "left": left}
+    assert counts.items() <= told["rows"].items()
+    assert told["published"] is None
     code, out, _ = xrec(*command, "--json")
-    assert json.loads(out)["rows"]["left"] == left
+    assert json.loads(out) == told
     toy.complete()
     code, out, _ = xrec(*command)
-    assert (code, "explanations, published\n" in out, "odd 12" in out) == (0, True, True)
-    assert "published version 0, with the rows of this run" in out
+    told = yaml.safe_load(out)
+    assert (code, told["phase"], told["progress"]["failed"]) == (0, "published", {"odd": 12})
+    assert (told["published"]["version"], told["published"]["is_this_run"]) == (0, True)
 
 
 def test_check_says_what_is_wrong_and_exits_1(place: Place, tmp_path: Path) -> None:
