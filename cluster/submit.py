@@ -41,9 +41,11 @@ def submit_job(
     it on each node. Raises ClusterError.
     """
     with working_folder(config_path) as folder, server.errors():
-        return server.client.submit_job(
-            entrypoint=f"python -m xrec.cli {shlex.join(command)}",
-            runtime_env=runtime_environment(folder, packages),
+        return str(
+            server.client.submit_job(
+                entrypoint=f"python -m xrec.cli {shlex.join(command)}",
+                runtime_env=runtime_environment(folder, packages),
+            )
         )
 
 

@@ -49,6 +49,7 @@ def compare(
             show_config(config)
             return
         manifest = COMPARE.run(config)
+        assert manifest is not None  # it has no limit
         typer.echo(summary(manifest, config.artifact(manifest.kind)))
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def add_job_command(app: typer.Typer, job: Job) -> None:
     """Add `job` to `app` as a command of its name."""
-    own = {COMPARE: compare, SERVE: serve}.get(job) or _job_command(job)
-    app.command(job.name, help=job.help)(own)
+    own: dict[Job, Callable[..., None]] = {COMPARE: compare, SERVE: serve}
+    app.command(job.name, help=job.help)(own.get(job) or _job_command(job))
 
 
 def _job_command(job: Job) -> Callable[..., None]:
