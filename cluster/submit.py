@@ -63,7 +63,15 @@ def working_folder(config_path: Path) -> Iterator[Path]:
 
 
 def runtime_environment(folder: Path, packages: str | None = None) -> dict[str, Any]:
-    """Return Ray's runtime environment for a job with the working folder `folder`."""
+    """Return Ray's runtime environment for a job with the working folder `folder`.
+
+    Raises ConfigError if there is no file `packages`.
+    """
+    if packages and not Path(packages).is_file():
+        raise ConfigError(
+            f"packages {packages!r}: no such file; expected a requirements file, such as "
+            "requirements/lock.txt"
+        )
     variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     environment: dict[str, Any] = {"working_dir": str(folder), "env_vars": variables}
     return {**environment, "pip": packages} if packages else environment

@@ -103,6 +103,8 @@ def test_runtime_environment_passes_aws_variables_and_packages_and_no_secret(
     lock = ROOT / "requirements" / "lock.txt"
     packages = RuntimeEnv(**runtime_environment(tmp_path, str(lock))).pip_config()["packages"]
     assert packages == lock.read_text().strip().split("\n")
+    with pytest.raises(ConfigError, match=r"nowhere\.txt"):
+        runtime_environment(tmp_path, str(tmp_path / "nowhere.txt"))
 
 
 ELSEWHERE = {"workspace": "s3://bucket/x"}
