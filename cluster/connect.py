@@ -13,11 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from cluster import record
-from cluster.address import named_cluster
-from cluster.node import LOCAL_ENVIRONMENT
 from cluster.reach import check_reachable
 from xrec.config.shared import RayConfig
 from xrec.errors import ClusterError
@@ -26,34 +22,38 @@ logger = logging.getLogger("xrec")
 
 LOOPBACK_ADDRESS = "127.0.0.2"
 
+# One torch thread a worker: with two threads on two cores, training becomes very slow as soon as
+# anything else runs. Gloo would use the host's network interface if it were not told to use "lo".
+LOCAL_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "OMP_NUM_THREADS": "1",
+}
+
 
 @contextmanager
 def ensure_ray(config: RayConfig) -> Iterator[None]:
     """Keep Ray initialised inside the `with` block.
 
     The first of these that exists is used: the Ray that this process is already connected to; the
-    cluster at `config.address` or else RAY_ADDRESS (an address, or the name of a cluster that
-    `xrec cluster up` started here); a new local cluster. At the end of the block only what this
-    call connected or started is shut down.
+    cluster at `config.address` or else RAY_ADDRESS; a new local cluster. At the end of the block
+    only what this call connected or started is shut down.
 
-    Raises ConfigError if the name is unknown, and ClusterError if the cluster cannot be reached
-    within a few seconds or refuses the connection.
+    Raises ClusterError if the cluster cannot be reached within a few seconds or refuses.
     """
     if ray.is_initialized():
         yield
         return
     address = config.address or os.environ.get("RAY_ADDRESS")
-    local = named_cluster(address) if address and record.is_name(address) else None
-    with _authentication({**local.environment, "RAY_AUTH_TOKEN": None} if local else {}):
-        with _same_sigterm_handler():
-            if address in (None, "", "local"):
-                _start_local(config.num_cpus or max(2, os.cpu_count() or 2))
-            else:
-                _connect(local.address if local else address)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    with _same_sigterm_handler():
+        if address in (None, "", "local"):
+            _start_local(config.num_cpus or max(2, os.cpu_count() or 2))
+        else:
+            _connect(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @contextmanager
@@ -63,26 +63,6 @@ def _same_sigterm_handler() -> Iterator[None]:
     yield
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
-
-
-@contextmanager
-def _authentication(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """Set `variables` and make Ray read them; by itself it reads them only when it is imported."""
-    if not variables:
-        yield
-        return
-    try:
-        with environment(variables):
-            _read_authentication_again()
-            yield
-    finally:
-        _read_authentication_again()
-
-
-def _read_authentication_again() -> None:
-    """Do what `ray get-auth-token` and Ray's own tests do; there is no public call for it."""
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _start_local(num_cpus: int) -> None:

@@ -1,104 +1,140 @@
-"""Lists the jobs of a cluster, reads their logs and stops them, by Ray's REST API for jobs.
+"""The jobs of a Ray cluster, and its nodes, by Ray's own clients.
 
-https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html
+`RAY_AUTH_MODE=token`, and `RAY_AUTH_TOKEN` or a file, are what Ray's clients take to a cluster with
+token authentication: https://docs.ray.io/en/latest/ray-security/token-auth.html
 """
 
+import asyncio
+import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
-from urllib.parse import quote
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
-from cluster.address import JobServer
-from cluster.dashboard import ask
+from aiohttp import ClientError
+from ray.exceptions import AuthenticationError, RayError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.util.state import list_nodes
+from ray.util.state.common import NodeState
+from ray.util.state.exception import RayStateApiException
+
+from cluster.connect import environment
+from cluster.reach import check_reachable
 from xrec.errors import ClusterError
 
-ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+__all__ = ["JobDetails", "JobServer", "NodeState"]
 
+_DEFAULT_URL = "http://127.0.0.1:8265"  # where `ray start --head` has it
+_ADVICE = "check that the cluster runs and that this is its dashboard, http://host:8265 by default"
+_JOB_ADVICE = "to see the ids of jobs: xrec jobs list"
 _STOP_SECONDS = 60.0
+_NUM_REASON_LINES = 15
+_MOST_NODES = 10_000
+_RAYS_ERRORS = (
+    *(RuntimeError, OSError, ValueError, KeyError),
+    *(ClientError, RayError, RayStateApiException),
+)
 
 
-@dataclass(frozen=True)
-class JobEntry:
-    """A job as the cluster knows it.
+class JobServer:
+    """The dashboard of a cluster, which is also its job server.
 
-    `submission_id` is empty for a driver that connected by itself and was not submitted.
-    `seconds` is how long the job has run, or ran until it ended.
+    Each method raises ClusterError if the server does not answer, refuses, or knows no such id.
     """
 
-    submission_id: str
-    status: str
-    entrypoint: str
-    started_at: datetime | None
-    seconds: float | None
-    message: str
+    def __init__(self, address: str | None = None) -> None:
+        """Connect to http://host:8265, host:8265, RAY_API_SERVER_ADDRESS, or this machine's.
 
+        Raises ClusterError within a few seconds if nothing listens there.
+        """
+        address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or _DEFAULT_URL
+        self.url = address if "://" in address else f"http://{address}"
+        check_reachable(self.url, _ADVICE)
+        with self.errors(), _only_this_address():
+            self.client = JobSubmissionClient(self.url)
 
-def list_jobs(server: JobServer) -> list[JobEntry]:
-    """Return all jobs that the cluster remembers, the last started first.
-
-    Raises ClusterError if the cluster does not answer.
-    """
-    found = [_entry(row) for row in ask(server, "/api/jobs/")]
-    never = datetime.fromtimestamp(0, UTC)
-    return sorted(found, key=lambda job: job.started_at or never, reverse=True)
-
-
-def job_logs(server: JobServer, submission_id: str) -> str:
-    """Return what the job has printed so far; raises ClusterError if the job is unknown."""
-    answer = ask(server, f"{_path(submission_id)}/logs")
-    if answer is None:
-        raise _unknown(server, submission_id)
-    return str(answer["logs"])
-
-
-def stop_job(server: JobServer, submission_id: str) -> JobEntry:
-    """Ask the job to stop, wait until it has ended, and return its final state.
-
-    A job that has ended already is returned at once. Raises ClusterError if the job is unknown,
-    or still runs a minute later.
-    """
-    job = find_job(server, submission_id)
-    if job.status not in ENDED:
-        ask(server, f"{_path(submission_id)}/stop", method="POST")
-    deadline = time.monotonic() + _STOP_SECONDS
-    while job.status not in ENDED:
-        if time.monotonic() > deadline:
-            raise ClusterError(
-                f"job {submission_id} is still {job.status} {_STOP_SECONDS:g} s after it was "
-                "asked to stop; look at it again with: xrec jobs list"
+    def jobs(self) -> list[JobDetails]:
+        """Return all jobs that the cluster remembers, the last started first."""
+        with self.errors():
+            return sorted(
+                self.client.list_jobs(), key=lambda job: job.start_time or 0, reverse=True
             )
-        time.sleep(0.5)
-        job = find_job(server, submission_id)
-    return job
+
+    def nodes(self) -> list[NodeState]:
+        """Return the nodes, also dead ones, the head first.
+
+        Ray needs up to half a minute to notice that a node is gone.
+        """
+        with self.errors(), _only_this_address():
+            found = list_nodes(address=self.url, limit=_MOST_NODES, detail=True)
+        return sorted(found, key=lambda node: (not node.is_head_node, node.node_ip))
+
+    def logs(self, submission_id: str) -> str:
+        """Return what the job has printed so far."""
+        with self.errors(_JOB_ADVICE):
+            return str(self.client.get_job_logs(submission_id))
+
+    def stop(self, submission_id: str) -> str:
+        """Ask the job to stop, wait until it has ended, and return its final status.
+
+        Raises ClusterError if it still runs a minute later.
+        """
+        deadline = time.monotonic() + _STOP_SECONDS
+        with self.errors(_JOB_ADVICE):
+            self.client.stop_job(submission_id)
+            while not (status := self.client.get_job_status(submission_id)).is_terminal():
+                if time.monotonic() > deadline:
+                    raise ClusterError(
+                        f"job {submission_id} is still {status} {_STOP_SECONDS:g} s after it was "
+                        "asked to stop; look at it again with: xrec jobs list"
+                    )
+                time.sleep(0.5)
+        return str(status)
+
+    def follow(self, submission_id: str, write: Callable[[str], None]) -> None:
+        """Hand the job's log to `write` as it comes, until the job ends.
+
+        Raises ClusterError with the reason and the log's last lines if the job did not succeed.
+        After a KeyboardInterrupt the job goes on.
+        """
+        last_lines: deque[str] = deque(maxlen=_NUM_REASON_LINES)
+
+        async def tail() -> None:
+            async for text in self.client.tail_job_logs(submission_id):
+                write(text)
+                last_lines.extend(text.splitlines())
+
+        with self.errors(_JOB_ADVICE):
+            self.client.get_job_info(submission_id)
+        with self.errors(f"the log of {submission_id} broke off; it may go on: xrec jobs list"):
+            asyncio.run(tail())
+            job = self.client.get_job_info(submission_id)
+        if job.status != JobStatus.SUCCEEDED:
+            raise ClusterError(_reason(job, last_lines))
+
+    @contextmanager
+    def errors(self, advice: str = _ADVICE) -> Iterator[None]:
+        """Turn the errors of Ray's clients into ClusterError, with advice."""
+        try:
+            yield
+        except AuthenticationError as error:
+            raise ClusterError(
+                f"{self.url}: {error.message}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH to the cluster's token"
+            ) from error
+        except _RAYS_ERRORS as error:
+            raise ClusterError(f"{self.url}: {error}; {advice}") from error
 
 
-def find_job(server: JobServer, submission_id: str) -> JobEntry:
-    """Return the job; raises ClusterError if it is unknown."""
-    row = ask(server, _path(submission_id))
-    if row is None:
-        raise _unknown(server, submission_id)
-    return _entry(row)
+def _only_this_address() -> AbstractContextManager[None]:
+    """Ray's clients prefer these variables to the address that they are given."""
+    return environment({"RAY_API_SERVER_ADDRESS": None, "RAY_ADDRESS": None})
 
 
-def _unknown(server: JobServer, submission_id: str) -> ClusterError:
-    return ClusterError(
-        f"{server.url}: no job has the id {submission_id!r}; to see the ids: xrec jobs list"
-    )
-
-
-def _path(submission_id: str) -> str:
-    return f"/api/jobs/{quote(submission_id, safe='')}"
-
-
-def _entry(row: Mapping[str, Any]) -> JobEntry:
-    start, end = row.get("start_time"), row.get("end_time")  # ms since 1970
-    return JobEntry(
-        submission_id=row.get("submission_id") or "",
-        status=row["status"],
-        entrypoint=row.get("entrypoint") or "",
-        started_at=datetime.fromtimestamp(start / 1000, UTC) if start else None,
-        seconds=((end or time.time() * 1000) - start) / 1000 if start else None,
-        message=(row.get("message") or "").strip(),
+def _reason(job: JobDetails, last_lines: Sequence[str]) -> str:
+    message = (job.message or "no message").split(", last available logs")[0]
+    log = "\n".join(f"  {line}" for line in last_lines)
+    return (
+        f"job {job.submission_id} ended as {job.status}: {message}\n"
+        f"last lines of its log:\n{log or '  (empty)'}"
     )

@@ -4,15 +4,16 @@ The nodes must have room for the job's processes. If there are several nodes, al
 same versions and reach the same storage. Each node is asked by a task of its own that needs no
 CPU. A local path is allowed on several nodes only if all of them see a file that the driver
 writes there; so it is when all nodes are on one machine, or share a network disk.
-`python -m cluster.preflight URI...` checks versions and these URIs only.
 """
 
+import importlib.metadata
 import logging
+import platform
 import secrets
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import ray
 from ray.exceptions import (
@@ -24,12 +25,11 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.connect import ensure_ray
-from cluster.probe import Probe, Problem, driver_file, probe, versions
+import xrec
 from cluster.room import Demand, check_room
-from xrec.config.shared import RayConfig, StorageConfig
-from xrec.errors import ClusterError, XRecError
-from xrec.storage import open_location
+from xrec.config.shared import StorageConfig
+from xrec.errors import ClusterError, StorageNotFoundError, XRecError
+from xrec.storage import MANIFEST, Location, open_location
 
 logger = logging.getLogger("xrec")
 
@@ -44,6 +44,22 @@ _ADVICE: Mapping[str, str] = {
 _GONE = (NodeDiedError, TaskUnschedulableError, WorkerCrashedError)
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong on a node; `text` completes "the node at ADDRESS"."""
+
+    kind: Literal["version", "unshared", "storage"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A node's answer: the version of each package by name, and the problems with the URIs."""
+
+    versions: Mapping[str, str]
+    problems: tuple[Problem, ...]
+
+
 def check_cluster(
     demand: Demand, *, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig
 ) -> None:
@@ -52,35 +68,28 @@ def check_cluster(
     `reads` are URIs of artifacts and model folders, `writes` are URIs of outputs; every node must
     reach them. Raises ClusterError, which says what is wrong on which node, and what to do.
     """
-    nodes = _alive_nodes()
-    check_room([node["Resources"] for node in nodes.values()], demand)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    check_room([node["Resources"] for node in nodes], demand)
     if len(nodes) > 1:
-        check_nodes(nodes, reads=reads, writes=writes, storage=storage)
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
+        _check_nodes(addresses, reads, writes, storage)
 
 
-def check_nodes(
-    nodes: Mapping[str, Mapping[str, Any]],
-    *,
-    reads: Sequence[str],
-    writes: Sequence[str],
-    storage: StorageConfig,
+def _check_nodes(
+    nodes: Mapping[str, str], reads: Sequence[str], writes: Sequence[str], storage: StorageConfig
 ) -> None:
-    """Ask each of `nodes` (node id to Ray's description of it) for versions and storage.
-
-    Raises ClusterError if a node has other versions than the driver, cannot use a URI, or does not
-    answer.
-    """
+    """Ask each of `nodes` (node id to address) for versions and storage."""
     nonce = secrets.token_hex(8)
     outputs = [open_location(uri, storage).shared_uri for uri in writes]
     inputs = [open_location(uri, storage).shared_uri for uri in reads]
     with _driver_files(outputs, storage, nonce):
-        answers = {
-            node["NodeManagerAddress"]: _ask(node_id, inputs, outputs, storage, nonce)
-            for node_id, node in nodes.items()
-        }
+        asked = [
+            (address, _ask(node_id, inputs, outputs, storage, nonce))
+            for node_id, address in nodes.items()
+        ]
         problems = [
             (address, problem)
-            for address, answer in answers.items()
+            for address, answer in asked
             for problem in _problems(_answer(address, answer))
         ]
     if problems:
@@ -91,10 +100,6 @@ def check_nodes(
             "\n".join(["the cluster cannot run this job:", *found, "what to do:", *to_do])
         )
     logger.info("preflight: %d nodes have the same versions and reach the same storage", len(nodes))
-
-
-def _alive_nodes() -> dict[str, Mapping[str, Any]]:
-    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
 
 
 def _ask(
@@ -135,7 +140,7 @@ def _answer(address: str, answer: "ray.ObjectRef[Probe]") -> Probe | None:
 def _problems(answer: Probe | None) -> Iterator[Problem]:
     if answer is None:
         return
-    for name, version in versions().items():
+    for name, version in _versions().items():
         if answer.versions[name] != version:
             found = answer.versions[name]
             yield Problem("version", f"has {name} {found}, the driver has {version}")
@@ -144,7 +149,7 @@ def _problems(answer: Probe | None) -> Iterator[Problem]:
 
 @contextmanager
 def _driver_files(uris: Sequence[str], storage: StorageConfig, nonce: str) -> Iterator[None]:
-    files = [driver_file(open_location(uri, storage), nonce) for uri in uris]
+    files = [_driver_file(open_location(uri, storage), nonce) for uri in uris]
     for file in files:
         file.write_bytes(nonce.encode())
     try:
@@ -154,18 +159,58 @@ def _driver_files(uris: Sequence[str], storage: StorageConfig, nonce: str) -> It
             file.delete()
 
 
-def main(uris: Sequence[str]) -> None:
-    """Check that every node sees the local paths `uris`, for a job that does not connect to Ray."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+def probe(
+    node_id: str, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig, nonce: str
+) -> Probe:
+    """Report this node's versions, and what it cannot do with the URIs; runs as a Ray task.
+
+    Below each URI of `writes` it looks for the driver's file, and writes, reads and deletes a file
+    of its own. At each URI of `reads` it looks for a manifest, the config of a model, or a table.
+    """
+    problems = [_problem_of_writing(open_location(uri, storage), node_id, nonce) for uri in writes]
+    problems += [_problem_of_reading(open_location(uri, storage)) for uri in reads]
+    return Probe(_versions(), tuple(problem for problem in problems if problem))
+
+
+def _versions() -> dict[str, str]:
+    """The versions of Python, Ray, torch and xrec that this process would import.
+
+    Build tags are left out: torch is 2.13.0+cu130 on a node with a GPU and 2.13.0+cpu on others.
+    """
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name).split("+")[0] for name in ("ray", "torch")},
+        "xrec": xrec.__version__,  # a job may bring its code along, uninstalled
+    }
+
+
+def _driver_file(location: Location, nonce: str) -> Location:
+    """Where the driver's file lies while the nodes are asked."""
+    return location / f".xrec-preflight-{nonce}"
+
+
+def _problem_of_writing(location: Location, node_id: str, nonce: str) -> Problem | None:
+    own = location / f".xrec-preflight-{nonce}-{node_id}"
     try:
-        with ensure_ray(RayConfig()):
-            nodes = _alive_nodes()
-            if len(nodes) > 1:
-                check_nodes(nodes, reads=[], writes=uris, storage=StorageConfig())
+        if _driver_file(location, nonce).read_bytes() != nonce.encode():
+            return Problem("unshared", f"sees another file than the driver wrote in {location}")
+        own.write_bytes(nonce.encode())
+        own.read_bytes()
+        own.delete()
+    except StorageNotFoundError:
+        return Problem("unshared", f"does not see what the driver wrote in {location}")
     except XRecError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(1) from error
+        return Problem("storage", f"cannot write to {location} ({error})")
+    return None
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def _problem_of_reading(location: Location) -> Problem | None:
+    try:
+        if any((location / name).exists() for name in (MANIFEST, "config.json")):
+            return None
+        # `pairs` of a job may be a Parquet file, or a folder of some.
+        if location.is_file() or any(name.endswith(".parquet") for name in location.files()):
+            return None
+    except XRecError as error:
+        return Problem("storage", f"cannot read {location} ({error})")
+    return Problem("unshared", f"does not see {location}, which the driver sees")

@@ -1,28 +1,24 @@
-"""A job sent to a Ray cluster through its Jobs API: code and config go up, the log comes down.
+"""A job sent to a Ray cluster: code and config go up, in one folder; no data does.
 
-What the job reads and writes must lie where every node finds it, for it takes no data along
-(cluster.runtime_env).
+What the job reads and writes must lie where every node finds it.
 """
 
-import asyncio
 import os
 import shlex
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientError
-from ray.exceptions import RayError
-from ray.job_submission import JobInfo, JobStatus, JobSubmissionClient
-
-from cluster.address import JobServer
-from cluster.reach import check_reachable
-from cluster.runtime_env import runtime_environment, working_folder
+import xrec
+from cluster.jobs import JobServer
 from xrec.config.jobs import ARTIFACTS
 from xrec.config.shared import JobConfig
-from xrec.errors import ClusterError, ConfigError
+from xrec.errors import ConfigError
 
+_PACKAGES = ("xrec", "jobs", "cluster")
 _URI_KEYS = frozenset(
     {
         *("workspace", "uri", "carry_from", "interactions", "users", "items"),
@@ -33,64 +29,52 @@ _URI_KEYS = frozenset(
     }
 )
 _NAME_KEYS = frozenset({"files", "columns"})  # what stands below them is below `uri`
-_NUM_REASON_LINES = 15
 
 
 def submit_job(
-    module: str,
-    config_path: str,
-    arguments: Sequence[str],
-    server: JobServer,
-    *,
-    packages: Sequence[str] = (),
-    first: str = "",
+    server: JobServer, config_path: Path, command: Sequence[str], packages: str | None = None
 ) -> str:
-    """Start `python -m jobs.<module> <config> <arguments>` on the cluster.
+    """Start `xrec COMMAND` on the cluster, and return the submission id.
 
-    If `first` is not empty, this shell command runs before it and must succeed. The AWS_* variables
-    of this process go with the job, and `packages` (name==version) are installed for it. Returns
-    the submission id; raises ClusterError.
+    The project file `config_path` goes along by its name. The AWS_* variables of this process go
+    with the job, and no others. `packages` is a requirements file, whose packages are installed for
+    it on each node. Raises ClusterError.
     """
-    client = _client(server)
-    words = [Path(config_path).name, *arguments]
-    entrypoint = f"python -m jobs.{module} {shlex.join(words)}"
-    with working_folder(Path(config_path)) as folder:
-        try:
-            return str(
-                client.submit_job(
-                    entrypoint=f"{first} && {entrypoint}" if first else entrypoint,
-                    runtime_env=runtime_environment(folder, packages),
-                    metadata={"job": module},
-                )
+    with working_folder(config_path) as folder, server.errors():
+        return str(
+            server.client.submit_job(
+                entrypoint=f"python -m xrec.cli {shlex.join(command)}",
+                runtime_env=runtime_environment(folder, packages),
             )
-        except (RuntimeError, OSError) as error:
-            raise ClusterError(f"{server.url}: the job server refused the job: {error}") from error
+        )
 
 
-def follow_job(submission_id: str, server: JobServer, write: Callable[[str], None]) -> None:
-    """Hand the job's log to `write` as it comes, until the job ends.
+@contextmanager
+def working_folder(config_path: Path) -> Iterator[Path]:
+    """Make a temporary folder with the code and the config, which becomes the job's own folder."""
+    source = Path(xrec.__file__).parents[1]
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    with tempfile.TemporaryDirectory(prefix="xrec-submit-") as name:
+        folder = Path(name)
+        for package in _PACKAGES:
+            shutil.copytree(source / package, folder / package, ignore=ignored)
+        shutil.copy(config_path, folder / config_path.name)
+        yield folder
 
-    Raises ClusterError with the reason and the log's last lines if the job did not succeed. After a
-    KeyboardInterrupt the job goes on.
+
+def runtime_environment(folder: Path, packages: str | None = None) -> dict[str, Any]:
+    """Return Ray's runtime environment for a job with the working folder `folder`.
+
+    Raises ConfigError if there is no file `packages`.
     """
-    client = _client(server)
-    last_lines: deque[str] = deque(maxlen=_NUM_REASON_LINES)
-
-    async def tail() -> None:
-        async for text in client.tail_job_logs(submission_id):
-            write(text)
-            last_lines.extend(text.splitlines())
-
-    try:
-        asyncio.run(tail())
-        info = client.get_job_info(submission_id)
-    except (RuntimeError, OSError, ClientError) as error:
-        raise ClusterError(
-            f"{server.url}: the log of {submission_id} broke off ({error}); "
-            "the job may go on: xrec jobs list"
-        ) from error
-    if info.status != JobStatus.SUCCEEDED:
-        raise ClusterError(_reason(submission_id, info, last_lines))
+    if packages and not Path(packages).is_file():
+        raise ConfigError(
+            f"packages {packages!r}: no such file; expected a requirements file, such as "
+            "requirements/lock.txt"
+        )
+    variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    environment: dict[str, Any] = {"working_dir": str(folder), "env_vars": variables}
+    return {**environment, "pip": packages} if packages else environment
 
 
 def check_shared_paths(config: JobConfig) -> None:
@@ -111,29 +95,6 @@ def check_shared_paths(config: JobConfig) -> None:
         )
 
 
-def shared_path_check(config: JobConfig) -> str:
-    """The shell command that asks all nodes whether they see the job's local output.
-
-    It is empty for a job that asks them itself, and for output in a bucket.
-    """
-    if "ray" in type(config).model_fields or "://" in config.workspace:
-        return ""
-    return f"python -m cluster.preflight {shlex.quote(config.workspace)}"
-
-
-def _client(server: JobServer) -> JobSubmissionClient:
-    advice = (
-        "check that the cluster runs and that this is its job server, http://host:8265 by default"
-    )
-    check_reachable(server.url, advice)
-    try:
-        return JobSubmissionClient(server.url, headers=dict(server.headers))
-    except (RuntimeError, ValueError, OSError, RayError) as error:
-        raise ClusterError(
-            f"{server.url}: the job server cannot be used ({error}); {advice}"
-        ) from error
-
-
 def _uris(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(values, dict):
         for name, value in values.items():
@@ -150,12 +111,3 @@ def _uris(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def _is_local_model(key: str, value: str) -> bool:
     """Whether it names a folder of a language model, and no hub id: both may look like a/b."""
     return key == "model" and (value.startswith(".") or os.path.isdir(value))
-
-
-def _reason(submission_id: str, info: JobInfo, last_lines: Sequence[str]) -> str:
-    message = (info.message or "no message").split(", last available logs")[0]
-    log = "\n".join(f"  {line}" for line in last_lines)
-    return (
-        f"job {submission_id} ended as {info.status}: {message}\n"
-        f"last lines of its log:\n{log or '  (empty)'}"
-    )

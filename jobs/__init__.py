@@ -3,5 +3,4 @@
 `jobs.<name>.run(config)` does a job: config in, one library call, artifact out. It returns the
 artifact's manifest. `jobs.<name>.output(config)` says what the job would make. `serve` makes no
 artifact: it runs until it is interrupted, and has no `output`.
-`python -m jobs.<name>` is the same as `xrec <name>`.
 """

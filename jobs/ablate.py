@@ -3,8 +3,3 @@
 from jobs.compare import output, run
 
 __all__ = ["output", "run"]
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("ablate")

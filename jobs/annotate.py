@@ -81,9 +81,3 @@ def annotator_spec(
     from xrec.annotate.language_model import language_model_spec
 
     return language_model_spec(config, environment)
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("annotate")

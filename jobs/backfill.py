@@ -4,11 +4,12 @@ from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors
 from jobs.output import Output
+from jobs.table_text import preview_lines
 from xrec.backfill import finish, has_work, open_backfill, run_backfill
-from xrec.backfill.driver import export_of
+from xrec.backfill.driver import export_of, retry_reasons
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import pairs_difference, run_request
-from xrec.bulk import Preview, is_exported, preview
+from xrec.bulk import is_exported, preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.llm.source import folder_uris
@@ -58,13 +59,19 @@ def run(config: BackfillConfig) -> Manifest | None:
         return run_backfill(config, run)
 
 
-def look_ahead(config: BackfillConfig) -> Preview:
-    """What `run` would do, and what it would cost by a rate that was measured.
+def look_ahead(config: BackfillConfig) -> list[str]:
+    """What `run` would do, and what it would cost by a rate that was measured, for a reader.
 
     Nothing is written, the language model is taken for the adapter's, and pairs are read only if
     `run` would read them. Raises what `open_backfill` raises.
     """
-    return preview(run_request(config, identify_unchecked(config)))
+    return preview_lines(
+        preview(run_request(config, identify_unchecked(config))),
+        "pairs",
+        num_actors=config.actors.num_actors,
+        price_per_actor_hour=config.price_per_actor_hour,
+        retry=retry_reasons(config),
+    )
 
 
 def _is_exported(config: BackfillConfig, uri: str, manifest: Manifest) -> bool:
@@ -73,9 +80,3 @@ def _is_exported(config: BackfillConfig, uri: str, manifest: Manifest) -> bool:
         return True
     export = export_of(config.export, manifest.version)
     return is_exported(uri, export, manifest.version, config.storage)
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("backfill")

@@ -14,9 +14,3 @@ def output(config: BuildSampleLLMConfig, *, exact: bool = True) -> Output:
 def run(config: BuildSampleLLMConfig) -> Manifest:
     """Train the model in this process and write it."""
     return build_sample_llm(config)
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("build-sample-llm")

@@ -88,9 +88,3 @@ def _check_cluster(config: ComparisonConfig) -> None:
     if config.device == "cuda":  # texts are scored on one at least
         demand = replace(demand, gpus=max(1, demand.gpus))
     check_cluster(demand, reads=reads, writes=[uri], storage=config.storage)
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("compare")

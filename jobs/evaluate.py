@@ -300,9 +300,3 @@ def _adapter_history(config: EvaluateConfig) -> list[dict[str, Any]]:
 
 def _graph_history(config: EvaluateConfig) -> list[dict[str, Any]]:
     return read_metrics(location_of(config, "graph"))
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("evaluate")

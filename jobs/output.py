@@ -168,9 +168,3 @@ def llm_fingerprint(config: JobConfig, llm: LLMConfig, *, exact: bool) -> str | 
         if exact:
             raise
         return None
-
-
-def unknown(inputs: Mapping[str, str | None]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """`inputs` with an empty word for what is not known, and the names of these."""
-    known = {name: value or "" for name, value in inputs.items()}
-    return known, tuple(name for name, value in inputs.items() if value is None)

@@ -82,9 +82,3 @@ def _written(config: PeerConfig) -> Manifest:
         storage=config.storage,
     )
     return write_peer_texts(config)
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("peer")

@@ -5,7 +5,7 @@ Nothing heavy is imported here: a dry run and `xrec submit` choose jobs and do n
 
 from collections.abc import Mapping
 
-from jobs.command.catalogue import ABLATE, COMPARE, JOBS, PEER, SERVE, job_named
+from jobs.catalogue import ABLATE, COMPARE, JOBS, PEER, SERVE, job_named
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ConfigError

@@ -66,9 +66,3 @@ def _source(config: PrepareConfig) -> Source:
         return Source(source.uri, read_release, partial(find_release_files, folder))
     find = partial(find_table_files, folder, source)
     return Source(source.uri, partial(read_tables, source=source), find)
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("prepare")

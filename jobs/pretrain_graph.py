@@ -34,9 +34,3 @@ def run(config: PretrainGraphConfig) -> Manifest:
             storage=config.storage,
         )
         return pretrain_graph(config)
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("pretrain-graph")

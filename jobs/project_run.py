@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 from cluster.connect import ensure_ray
-from jobs.command.catalogue import job_named
+from jobs.catalogue import job_named
 from jobs.output import Found, Output
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError

@@ -44,9 +44,3 @@ def run(config: RecommendConfig) -> Manifest:
             storage=config.storage,
         )
         return run_recommend(config, planned, tables)
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("recommend")

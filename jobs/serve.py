@@ -125,9 +125,3 @@ def _hang_ups() -> Iterator[None]:
         if happened.is_set():
             happened.clear()
             yield
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("serve")

@@ -1,4 +1,4 @@
-"""What is there of a project: its artifacts, whether they are up to date, and what they are worth.
+"""What is there of a project: its artifacts, and whether they are up to date.
 
 Reads manifests and lists files. It starts no cluster, downloads no language model, and reads pairs
 only where they are few; what was not compared for that reason is said.
@@ -6,10 +6,9 @@ only where they are few; what was not compared for that reason is said.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-from jobs.command.catalogue import Job, job_named
-from jobs.output import Found, Output
+from jobs.catalogue import Job, job_named
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, XRecError
@@ -23,57 +22,29 @@ from xrec.storage import (
     storage_errors,
 )
 
-_FIGURES: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "annotations": (("aspects_in_review", "aspects in reviews"),),
-    "llm": (("loss", "loss"),),
-    "graph": (("recall@20", "Recall@20"), ("ndcg@20", "NDCG@20")),
-    "aspects": (("ndcg@10", "NDCG@10"),),
-    "adapter": (("validation_loss", "validation loss"),),
-    "peer": (("validation_loss", "validation loss"),),
-    "evaluation": (
-        ("personalization_gain", "gain"),
-        ("aspect_accuracy", "aspect accuracy"),
-    ),
+State = Literal["missing", "begun", "up to date", "stale", "unusable"]
+_STATES: Mapping[str, State] = {
+    "missing": "missing",
+    "begun": "begun",
+    "same": "up to date",
+    "differs": "stale",
 }
-_ROWS: Mapping[str, tuple[str, ...]] = {
-    "annotations": ("reviews", "explanations"),
-    "dataset": ("interactions", "explanations"),
-    "peer": ("train",),
-    "evaluation": ("pairs",),
-}
-_MOST_COUNTS = 2
 
 
 @dataclass(frozen=True)
 class ArtifactStatus:
-    """One artifact of a project.
+    """One artifact of a project; one that is "begun" is not finished.
 
-    `state` is "missing", "begun" (and not finished), "up to date", "stale", or "unusable".
     `num_bytes` is the size of all its files. `notes` say why it is stale, what it lacks, and what
     was not compared.
     """
 
-    job: Job
     kind: Kind
     uri: str
-    state: str
+    state: State
     manifest: Manifest | None = None
     num_bytes: int = 0
     notes: tuple[str, ...] = ()
-
-    @property
-    def figures(self) -> str:
-        """The one or two metrics that matter, as words."""
-        metrics = self.manifest.metrics if self.manifest else {}
-        shown = [(label, _metric(metrics, name)) for name, label in _FIGURES.get(self.kind, ())]
-        return ", ".join(f"{label} {value:.4g}" for label, value in shown if value is not None)
-
-    @property
-    def rows(self) -> str:
-        """The one or two row counts that matter, as words."""
-        counts = self.manifest.row_counts if self.manifest else {}
-        names = _ROWS.get(self.kind, tuple(counts)[:_MOST_COUNTS])
-        return ", ".join(f"{counts[name]:,} {name}" for name in names if counts.get(name))
 
 
 def project_status(project: Project) -> list[ArtifactStatus]:
@@ -107,65 +78,37 @@ def _after(
 
 def _status(job: Job, config: JobConfig) -> ArtifactStatus:
     assert job.artifact is not None
-    kind = job.artifact
-    location = location_of(config, kind)
+    location = location_of(config, job.artifact)
     check_access(location, config.storage)
     try:
         made = job.output(config, exact=False)
         found = made.found()
-    except ArtifactNotFoundError as error:
-        return _without_input(job, kind, location, str(error).split(":")[0])
     except XRecError as error:
-        return _there(job, kind, location, "unusable", (str(error).splitlines()[0],))
-    if found.state == "missing":
-        num_bytes = _num_bytes(made.location)
-        state = "begun" if num_bytes else "missing"
-        return ArtifactStatus(job, kind, made.location.uri, state, num_bytes=num_bytes)
-    return ArtifactStatus(
-        job,
-        kind,
-        made.location.uri,
-        {"same": "up to date", "begun": "begun", "differs": "stale"}[found.state],
-        found.manifest,
-        _num_bytes(made.location),
-        (*found.differences, *_unchecked(made, found)),
-    )
+        return _uncompared(job.artifact, location, error)
+    num_bytes, notes = _num_bytes(made.location), found.differences
+    if found.manifest is not None and made.unchecked:
+        notes += (f"not compared: {', '.join(made.unchecked)}",)
+    state = "begun" if found.state == "missing" and num_bytes else _STATES[found.state]
+    return ArtifactStatus(job.artifact, made.location.uri, state, found.manifest, num_bytes, notes)
 
 
-def _unchecked(made: Output, found: Found) -> tuple[str, ...]:
-    if found.manifest is None or not made.unchecked:
-        return ()
-    return (f"not compared: {', '.join(made.unchecked)}",)
-
-
-def _without_input(job: Job, kind: Kind, location: Location, missing: str) -> ArtifactStatus:
-    """An artifact whose input is gone cannot be compared; one that is not there need not be."""
-    note = f"its input {missing} is missing"
-    there = _there(job, kind, location, "stale", (note,))
-    return there if there.manifest else ArtifactStatus(job, kind, location.uri, "missing")
-
-
-def _there(
-    job: Job, kind: Kind, location: Location, state: str, notes: tuple[str, ...]
-) -> ArtifactStatus:
+def _uncompared(kind: Kind, location: Location, error: XRecError) -> ArtifactStatus:
+    """An artifact that cannot be compared: an input is gone, or something is wrong with it."""
     try:
         manifest = read_manifest(location, kind)
-    except ArtifactNotFoundError:
-        return ArtifactStatus(job, kind, location.uri, state, notes=notes)
-    except ArtifactMismatchError as error:
-        return ArtifactStatus(
-            job, kind, location.uri, "unusable", notes=(str(error).splitlines()[0],)
-        )
-    return ArtifactStatus(job, kind, location.uri, state, manifest, _num_bytes(location), notes)
+    except (ArtifactNotFoundError, ArtifactMismatchError):
+        manifest = None
+    num_bytes = _num_bytes(location) if manifest else 0
+    if not isinstance(error, ArtifactNotFoundError):
+        note = str(error).splitlines()[0]
+        return ArtifactStatus(kind, location.uri, "unusable", manifest, num_bytes, (note,))
+    if manifest is None:
+        return ArtifactStatus(kind, location.uri, "missing")
+    note = f"its input {str(error).split(':')[0]} is missing"
+    return ArtifactStatus(kind, location.uri, "stale", manifest, num_bytes, (note,))
 
 
 def _num_bytes(location: Location) -> int:
     with storage_errors(location.uri):
         sizes: Mapping[str, Any] = location.fs.find(location.path, detail=True)
     return sum(int(info["size"]) for info in sizes.values())
-
-
-def _metric(metrics: Mapping[str, Any], name: str) -> float | None:
-    """The metric `name`, at the top or, for a ranking, on the test split."""
-    value = metrics.get(name, (metrics.get("test") or {}).get(name))
-    return float(value) if isinstance(value, int | float) else None

@@ -49,9 +49,3 @@ def check_training_cluster(config: TrainAdapterConfig, written: str) -> None:
     check_cluster(
         demand_of_workers(config.scaling), reads=reads, writes=[written], storage=config.storage
     )
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("train-adapter")

@@ -16,9 +16,3 @@ def run(config: TrainAspectsConfig) -> Manifest:
     """Train in this process, unless it is done; returns the manifest."""
     check_artifacts(config, "dataset", "aspects")
     return output(config).done() or train_aspects(config)
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("train-aspects")

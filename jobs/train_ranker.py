@@ -114,9 +114,3 @@ def _ranked(
 
 def _metrics(found: TrainedRanker) -> dict[str, float]:
     return {name: round(getattr(found, name), 4) for name in ("chosen", "first", "best")}
-
-
-if __name__ == "__main__":
-    from jobs.command.commands import run_job
-
-    run_job("train-ranker")

@@ -1,5 +1,6 @@
 """`ensure_ray` uses, connects to or starts a cluster, and shuts down only what it started."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import ray
 
 from cluster.connect import LOOPBACK_ADDRESS, ensure_ray, environment
 from xrec.config.shared import RayConfig
-from xrec.errors import ClusterError, ConfigError
+from xrec.errors import ClusterError
 
 CONNECTS = """
 import sys, ray
@@ -20,6 +21,17 @@ with ensure_ray(RayConfig(address=sys.argv[1] or None)):
     print(ray.get_runtime_context().gcs_address)
 assert not ray.is_initialized()
 """
+
+
+def _program(code: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_ensure_ray_already_initialised_uses_it_and_leaves_it(ray_cluster: None) -> None:
@@ -45,14 +57,7 @@ def test_ensure_ray_local_has_a_loopback_address_and_demands_a_token(ray_cluster
     assert [node["NodeManagerAddress"] for node in nodes] == [LOOPBACK_ADDRESS]
     address = ray.get_runtime_context().gcs_address
     assert address.startswith(LOOPBACK_ADDRESS + ":")
-    with environment({"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": address}):
-        done = subprocess.run(
-            [sys.executable, "-c", CONNECTS, address],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    done = _program(CONNECTS, address, RAY_AUTH_MODE="disabled", RAY_ADDRESS=address)
     assert done.returncode != 0
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("xrec.errors.ClusterError: ")
@@ -73,14 +78,7 @@ assert not ray.is_initialized()
 
 
 def test_ensure_ray_no_address_starts_a_cluster_and_shuts_it_down() -> None:
-    with environment({"RAY_ADDRESS": ""}):
-        done = subprocess.run(
-            [sys.executable, "-c", LIFE_CYCLE],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    done = _program(LIFE_CYCLE, RAY_ADDRESS="")
     assert done.returncode == 0, done.stderr
 
 
@@ -88,14 +86,7 @@ def test_ensure_ray_no_address_starts_a_cluster_and_shuts_it_down() -> None:
 def test_ensure_ray_address_connects_to_that_cluster(ray_cluster: None, by: str) -> None:
     address = ray.get_runtime_context().gcs_address
     argument, variable = (address, "") if by == "config" else ("", address)
-    with environment({"RAY_ADDRESS": variable}):
-        done = subprocess.run(
-            [sys.executable, "-c", CONNECTS, argument],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    done = _program(CONNECTS, argument, RAY_ADDRESS=variable)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == address
     assert ray.cluster_resources()["CPU"] == 4  # the cluster still runs
@@ -129,15 +120,13 @@ def test_ensure_ray_address_without_cluster_names_the_address(
 
 def test_ensure_ray_malformed_address_says_what_is_expected(without_ray: None) -> None:
     with (
-        pytest.raises(ConfigError, match=r"'my-cluster'.*host:port"),
+        pytest.raises(ClusterError, match=r"'my-cluster'.*host:port"),
         ensure_ray(RayConfig(address="my-cluster")),
     ):
         pass
 
 
 def test_environment_afterwards_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     monkeypatch.setenv("XREC_TEST_SET", "before")
     with environment({"XREC_TEST_SET": "inside", "XREC_TEST_UNSET": "inside"}):
         assert os.environ["XREC_TEST_SET"] == os.environ["XREC_TEST_UNSET"] == "inside"

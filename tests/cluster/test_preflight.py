@@ -5,18 +5,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.address import JobServer
-from cluster.node import start_node, stop_nodes
-from cluster.record import LocalCluster
-from cluster.status import nodes
-from tests.cluster.program import xrec
-from tests.cluster.town import SAMPLE, write_config
+from cluster.preflight import probe
+from tests.local_cluster import LocalCluster, add_node, stop_nodes
+from xrec.config.shared import StorageConfig
 
 ASKS = """
 import json, sys
@@ -151,45 +147,37 @@ def test_preflight_a_driver_with_another_torch_is_refused_and_told_of_every_node
     assert "requirements/lock.txt" in said
 
 
-@pytest.fixture
-def node_with_another_torch(
-    three_nodes: LocalCluster, server: JobServer, path_with_another_torch: str
-) -> Iterator[str]:
-    """A fourth node, which has another torch."""
-    environment = {
-        **os.environ,
-        **three_nodes.environment,
-        "PYTHONPATH": path_with_another_torch,
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    folder = Path(three_nodes.folder) / "another"
-    node = start_node([f"--address={three_nodes.address}"], "127.0.0.9", 1, environment, folder)
-    try:
-        while "127.0.0.9" not in [
-            found.address for found in nodes(server) if found.state == "alive"
-        ]:
-            assert node.is_running, node.log_tail()
-        yield node.address
-    finally:
-        stop_nodes([node])
-
-
 @pytest.mark.slow  # a fourth node
 def test_preflight_another_torch_on_a_node_is_refused_and_named(
-    three_nodes: LocalCluster, node_with_another_torch: str, tmp_path: Path
+    three_nodes: LocalCluster, path_with_another_torch: str, tmp_path: Path
 ) -> None:
-    said = _ask(three_nodes, [str(tmp_path / "graph")], cwd=tmp_path)
-    assert f"the node at {node_with_another_torch} has torch 9.9.9, the driver has " in said
-    assert said.count(" has torch ") == 1
+    nodes = add_node(three_nodes, PYTHONPATH=path_with_another_torch).nodes[3:]
+    try:
+        while nodes[0].address not in three_nodes.alive():
+            assert nodes[0].processes()
+        said = _ask(three_nodes, [str(tmp_path / "graph")], cwd=tmp_path)
+        assert f"the node at {nodes[0].address} has torch 9.9.9, the driver has " in said
+        assert said.count(" has torch ") == 1
+    finally:
+        stop_nodes(nodes)
 
 
-def test_submit_a_job_without_ray_to_a_path_that_is_not_shared_is_refused_too(
-    three_nodes: LocalCluster, tmp_path: Path
+@pytest.mark.parametrize(
+    ("file", "uri", "is_seen"),
+    [
+        ("place/manifest.json", "place", True),
+        ("place/config.json", "place", True),
+        ("place/part-0.parquet", "place", True),
+        ("place/status=ok/part-0.parquet", "place", True),
+        ("pairs.parquet", "pairs.parquet", True),
+        ("place/notes.txt", "place", False),
+        ("place/notes.txt", "nowhere", False),
+    ],
+)
+def test_probe_sees_an_artifact_a_model_or_a_table(
+    tmp_path: Path, file: str, uri: str, is_seen: bool
 ) -> None:
-    config = tmp_path / "prepare.yaml"
-    values = {"workspace": "/proc/self/cwd/workspace", "prepare": {"source": SAMPLE}}
-    write_config(config, values)
-    done = xrec("submit", "prepare", config, "--address", three_nodes.name)
-    assert done.returncode == 1
-    assert "does not see what the driver wrote in /proc/self/cwd/workspace" in done.stderr
-    assert "dataset:" not in done.stdout
+    (tmp_path / file).parent.mkdir(exist_ok=True, parents=True)
+    (tmp_path / file).write_bytes(b"x")
+    problems = probe("node", [str(tmp_path / uri)], [], StorageConfig(), "nonce").problems
+    assert [problem.kind for problem in problems] == ([] if is_seen else ["unshared"])

@@ -9,7 +9,7 @@ import pytest
 import ray
 import yaml
 
-from jobs.command.catalogue import JOBS, job_named
+from jobs.catalogue import JOBS, job_named
 from tests.infra.manifests import (
     KUBERAY,
     OVERLAYS,

@@ -65,9 +65,9 @@ def _states(project: str) -> dict[str, str]:
 
 
 def test_annotate_command_with_a_limit_says_so_and_goes_on_without(project: str) -> None:
-    limited = CliRunner().invoke(app, ["annotate", project, "--limit", "7"])
+    limited = CliRunner().invoke(app, ["annotate", project, "limit=7"])
     assert limited.exit_code == 0, limited.output
-    assert "the limit of 7 texts is reached" in limited.stdout
+    assert "the limit of 7 rows is reached" in limited.stdout
     assert _states(project) == {"annotations": "begun", "dataset": "missing"}
     whole = CliRunner().invoke(app, ["annotate", project])
     assert whole.exit_code == 0, whole.output
@@ -78,10 +78,11 @@ def test_annotate_command_with_a_limit_says_so_and_goes_on_without(project: str)
 def test_annotate_command_of_a_stage_s_table_tells_how_far_it_is(project: str) -> None:
     jobs.annotate.run(_annotate(project))
     uri = f"{_annotate(project).artifact('annotations')}/pairs"
-    result = CliRunner().invoke(app, ["annotate", "status", uri])
+    result = CliRunner().invoke(app, ["table", "status", uri])
     assert result.exit_code == 0, result.output
-    assert f"{uri}: annotations, published" in result.stdout
-    assert f"{uri}: nothing is wrong" in CliRunner().invoke(app, ["annotate", "check", uri]).stdout
+    assert "kind: annotations\n" in result.stdout
+    assert "\nphase: published\n" in result.stdout
+    assert f"{uri}: nothing is wrong" in CliRunner().invoke(app, ["table", "check", uri]).stdout
 
 
 def test_annotate_job_that_is_done_does_nothing_and_one_of_other_reviews_is_refused(

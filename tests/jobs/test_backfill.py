@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 import jobs.backfill
@@ -16,7 +17,6 @@ from xrec.backfill.metrics import BackfillMetrics
 from xrec.bulk import Progress, read_status
 from xrec.cli.main import app
 from xrec.config.backfill import BackfillConfig
-from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.errors import (
     ArtifactMismatchError,
@@ -81,39 +81,6 @@ def test_backfill_second_run_does_no_work_and_changes_no_file(pipeline: Any) -> 
     assert _state(pipeline.location("explanations")) == before
 
 
-@pytest.mark.usefixtures("actors_here")
-def test_backfill_after_an_interruption_does_only_the_chunks_that_are_not_done(
-    pipeline: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/interrupted")
-    output = pipeline.location("interrupted")
-
-    def interrupt(metrics: BackfillMetrics, progress: Progress) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("xrec.bulk.driver._SECONDS_BETWEEN_LOOKS", 0.0)
-        patched.setattr(BackfillMetrics, "record", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            jobs.backfill.run(config)
-    done = {name: info for name, info in _state(output).items() if "/results/" in name}
-    assert len(done) == 1
-    with pytest.raises(ArtifactNotFoundError):
-        read_manifest(output, "explanations")
-
-    manifest = jobs.backfill.run(config)
-    assert manifest is not None
-    assert done.items() <= _state(output).items()
-    assert manifest.row_counts == pipeline.manifests["explanations"].row_counts
-    assert _by_pair(read_explanations(output.uri, pipeline.storage)) == _by_pair(
-        read_explanations(pipeline.location("explanations").uri, pipeline.storage)
-    )
-
-
-def _by_pair(table: pa.Table) -> list[dict[str, Any]]:
-    return table.sort_by([(name, "ascending") for name in ("user_id", "item_id")]).to_pylist()
-
-
 @pytest.mark.usefixtures("without_work")
 @pytest.mark.parametrize(
     ("values", "field"),
@@ -139,83 +106,77 @@ def test_backfill_output_says_in_what_the_published_run_differs(
             assert [each[: len(field)] for each in found.differences] == [field]
 
 
+def _other_llm(pipeline: Any, cache_dir: Path) -> dict[str, Any]:
+    other = pipeline.copy_of("llm", "other-llm")
+    config = (other / "config.json").read_bytes()
+    (other / "config.json").write_bytes(config.replace(b'"rms_norm_eps"', b'"rms_norm_eps" '))
+    return {"llm": {"model": other.uri, "cache_dir": str(cache_dir)}}
+
+
+def _other_graph(pipeline: Any, _: Path) -> dict[str, Any]:
+    other = pipeline.copy_of("graph", "other-graph")
+    changed = read_manifest(other, "graph").model_copy(update={"fingerprint": "0" * 16})
+    (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
+    return {"graph": other.uri}
+
+
+def _no_adapter(pipeline: Any, _: Path) -> dict[str, Any]:
+    return {"adapter": f"{pipeline.workspace}/nowhere"}
+
+
+def _no_bucket(pipeline: Any, _: Path) -> dict[str, Any]:
+    return {"explanations": "s3://no-such-bucket/out"}
+
+
+def _wrong_secret(pipeline: Any, _: Path) -> dict[str, Any]:
+    wrong = {"secret_access_key": SecretStr("not the secret")}
+    return {"storage": pipeline.storage.model_copy(update=wrong)}
+
+
+@pytest.mark.usefixtures("without_work")
+@pytest.mark.parametrize(
+    ("values", "error", "words"),
+    [
+        (
+            _other_llm,
+            ArtifactMismatchError,
+            r"other-llm' has fingerprint \w+, but the adapter was trained for 'llm'",
+        ),
+        (
+            _other_graph,
+            ArtifactMismatchError,
+            rf"fingerprint {'0' * 16}, but the adapter was trained on graph \w+",
+        ),
+        (
+            _no_adapter,
+            ArtifactNotFoundError,
+            "nowhere: no adapter artifact .* run xrec train-adapter",
+        ),
+        (_no_bucket, StorageNotFoundError, "s3://no-such-bucket/out: not found"),
+        (_wrong_secret, StorageAccessError, "access refused .*AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_backfill_that_cannot_work_is_refused_before_any_ray_starts(
+    pipeline: Any,
+    tmp_path: Path,
+    values: Callable[[Any, Path], dict[str, Any]],
+    error: type[Exception],
+    words: str,
+) -> None:
+    out = {"explanations": f"{pipeline.workspace}/other-run"}
+    config = pipeline.config(BackfillConfig, **{**out, **values(pipeline, tmp_path)})
+    with pytest.raises(error, match=words):
+        jobs.backfill.run(config)
+    assert pipeline.location("other-run").files() == []
+
+
 @pytest.mark.usefixtures("without_work")
 def test_backfill_into_another_kind_of_artifact_is_refused(pipeline: Any) -> None:
     before = _state(pipeline.location("graph"))
+    config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/graph")
     with pytest.raises(TableError, match="graph: holds other files, such as "):
-        jobs.backfill.run(
-            pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/graph")
-        )
+        jobs.backfill.run(config)
     assert _state(pipeline.location("graph")) == before
-
-
-@pytest.mark.usefixtures("without_work")
-def test_backfill_of_an_adapter_for_another_language_model_is_refused(
-    pipeline: Any, tmp_path: Path
-) -> None:
-    other = pipeline.copy_of("llm", "other-llm")
-    (other / "config.json").write_bytes(
-        (other / "config.json").read_bytes().replace(b'"rms_norm_eps"', b'"rms_norm_eps" ')
-    )
-    llm = {"model": other.uri, "cache_dir": str(tmp_path)}
-    with pytest.raises(
-        ArtifactMismatchError,
-        match=r"other-llm' has fingerprint \w+, but the adapter was trained for 'llm'",
-    ):
-        jobs.backfill.run(
-            pipeline.config(BackfillConfig, llm=llm, explanations=f"{pipeline.workspace}/other-run")
-        )
-    assert pipeline.location("other-run").files() == []
-
-
-@pytest.mark.usefixtures("without_work")
-def test_backfill_of_an_adapter_for_another_graph_is_refused(pipeline: Any) -> None:
-    other = pipeline.copy_of("graph", "other-graph")
-    manifest = read_manifest(other, "graph")
-    changed = manifest.model_copy(update={"fingerprint": "0" * 16})
-    (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
-    with pytest.raises(
-        ArtifactMismatchError,
-        match=rf"fingerprint {'0' * 16}, but the adapter was trained on graph "
-        rf"{manifest.fingerprint}",
-    ):
-        jobs.backfill.run(
-            pipeline.config(
-                BackfillConfig, graph=other.uri, explanations=f"{pipeline.workspace}/other-run"
-            )
-        )
-    assert pipeline.location("other-run").files() == []
-
-
-@pytest.mark.usefixtures("without_work")
-def test_backfill_without_an_adapter_names_the_job_to_run(pipeline: Any) -> None:
-    values = {
-        "adapter": f"{pipeline.workspace}/nowhere",
-        "explanations": f"{pipeline.workspace}/other-run",
-    }
-    with pytest.raises(
-        ArtifactNotFoundError, match=r"nowhere: no adapter artifact .* run xrec train-adapter"
-    ):
-        jobs.backfill.run(pipeline.config(BackfillConfig, **values))
-    assert pipeline.location("other-run").files() == []
-
-
-@pytest.mark.usefixtures("without_work")
-def test_backfill_to_a_bucket_that_is_not_there_says_so(pipeline: Any) -> None:
-    with pytest.raises(StorageNotFoundError, match="s3://no-such-bucket/out: not found"):
-        jobs.backfill.run(pipeline.config(BackfillConfig, explanations="s3://no-such-bucket/out"))
-
-
-@pytest.mark.usefixtures("without_work")
-def test_backfill_with_a_wrong_secret_is_refused_before_any_ray_starts(pipeline: Any) -> None:
-    storage = StorageConfig(
-        endpoint_url=pipeline.storage.endpoint_url,
-        access_key_id=pipeline.storage.access_key_id,
-        secret_access_key="not the secret",
-        max_attempts=5,
-    )
-    with pytest.raises(StorageAccessError, match=r"access refused .*AWS_SECRET_ACCESS_KEY"):
-        jobs.backfill.run(pipeline.config(BackfillConfig, storage=storage))
 
 
 @pytest.mark.usefixtures("without_work")
@@ -232,6 +193,7 @@ def test_backfill_with_a_wrong_secret_is_refused_before_any_ray_starts(pipeline:
         (["pairs.kidn=table"], 2, "unknown key"),
         (["pairs={kind: tabel}"], 2, "pairs"),
         (["actors.num_actor=3"], 2, "did you mean 'num_actors'"),
+        (["retry_failed=[emtpy_text]"], 2, "'empty_text'"),
     ],
 )
 def test_backfill_bad_input_on_the_command_line_is_told_and_nothing_written(
@@ -242,14 +204,8 @@ def test_backfill_bad_input_on_the_command_line_is_told_and_nothing_written(
     path = config_file(
         pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/other-run")
     )
-    result = CliRunner().invoke(
-        app,
-        [
-            "backfill",
-            str(path),
-            *(argument.replace("{uri}", pipeline.workspace) for argument in arguments),
-        ],
-    )
+    given = [argument.replace("{uri}", pipeline.workspace) for argument in arguments]
+    result = CliRunner().invoke(app, ["backfill", str(path), *given])
     assert result.exit_code == code, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -275,7 +231,7 @@ def test_backfill_second_driver_is_refused_on_the_command_line_unless_both_are_t
     refused = CliRunner().invoke(app, ["backfill", path])
     assert refused.exit_code == 1
     assert "works on this run, and is taken for alive until" in refused.stderr
-    done = CliRunner().invoke(app, ["backfill", path, "--alongside"])
+    done = CliRunner().invoke(app, ["backfill", path, "alongside=true"])
     assert done.exit_code == 0, done.stderr
     assert done.stdout.startswith(f"explanations: {pipeline.workspace}/held\n  rows: ")
 
@@ -290,8 +246,8 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(
     made = pipeline.manifests["explanations"]
     num_pairs = made.row_counts["explanations"] + made.row_counts["failed"]
 
-    def xrec(*switches: str) -> str:
-        result = CliRunner().invoke(app, ["backfill", path, *switches])
+    def xrec(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["backfill", path, *arguments])
         assert result.exit_code == 0, result.stderr
         return result.stdout
 
@@ -301,8 +257,8 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(
     assert yaml.safe_load(out)["limit"] is None
     assert not pipeline.location("begun-small").exists()
 
-    out = xrec("--limit", "9", "price_per_actor_hour=2")
-    assert out.startswith("the limit of 9 pairs is reached, in whole chunks")
+    out = xrec("limit=9", "price_per_actor_hour=2")
+    assert out.startswith("the limit of 9 rows is reached, in whole chunks")
     status = read_status(uri, pipeline.storage)
     assert 9 <= status.num_done < num_pairs
     assert f"left: {status.num_left}\n" in out
@@ -315,7 +271,7 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(
     assert " generated tokens" in out
     assert "they are planned, so no pairs were read" in out
     assert _state(pipeline.location("begun-small")) == before
-    assert xrec("--limit", "9").startswith("the limit of 9 pairs is reached")
+    assert xrec("limit=9").startswith("the limit of 9 rows is reached")
     assert read_status(uri, pipeline.storage).num_done == status.num_done
 
     assert xrec().startswith(f"explanations: {uri}\n  rows: ")
@@ -341,52 +297,6 @@ def test_backfill_dry_run_without_inputs_says_what_is_missing(
     assert result.exit_code == 0, result.stderr
     assert "\n# what the run would do cannot be said yet: " in result.stdout
     assert f"{pipeline.workspace}/none" in result.stdout.splitlines()[-1]
-
-
-@pytest.mark.usefixtures("without_work")
-def test_backfill_vacuum_of_a_published_run_starts_no_cluster(
-    pipeline: Any, config_file: Callable[[Any], Path]
-) -> None:
-    before = _by_pair(read_explanations(f"{pipeline.workspace}/explanations", pipeline.storage))
-    path = str(config_file(pipeline.config(BackfillConfig)))
-    done = CliRunner().invoke(app, ["backfill", path, "--vacuum"])
-    assert done.exit_code == 0, done.stderr
-    assert "vacuum: 0 files deleted" in done.stderr
-    after = _by_pair(read_explanations(f"{pipeline.workspace}/explanations", pipeline.storage))
-    assert after == before
-
-
-@pytest.mark.usefixtures("without_work")
-@pytest.mark.parametrize(
-    ("switches", "lines"),
-    [
-        ([], ["carry_from: published", "retry_failed: null", "rows_per_chunk: 8"]),
-        (["--retry-failed"], ["- all"]),
-        (["--retry-failed=empty_text,prompt_echo"], ["- empty_text", "- prompt_echo"]),
-        (["--alongside"], ["alongside: true"]),
-        (["--limit", "7"], ["limit: 7"]),
-        (["--vacuum"], ["  vacuum: true"]),
-    ],
-)
-def test_backfill_switches_are_config_keys(
-    pipeline: Any, config_file: Callable[[Any], Path], switches: list[str], lines: list[str]
-) -> None:
-    result = CliRunner().invoke(
-        app, ["backfill", str(config_file(pipeline.config(BackfillConfig))), *switches, "--dry-run"]
-    )
-    assert result.exit_code == 0, result.stderr
-    assert set(lines) <= set(result.stdout.splitlines())
-
-
-@pytest.mark.usefixtures("without_work")
-def test_backfill_retry_of_a_reason_that_is_none_names_the_reasons(
-    pipeline: Any, config_file: Callable[[Any], Path]
-) -> None:
-    path = str(config_file(pipeline.config(BackfillConfig)))
-    result = CliRunner().invoke(app, ["backfill", path, "--retry-failed=emtpy_text"])
-    assert result.exit_code == 2
-    assert "retry_failed" in result.stderr
-    assert "'empty_text'" in result.stderr
 
 
 @pytest.mark.usefixtures("actors_here")

@@ -25,11 +25,13 @@ def test_pipeline_on_s3_every_artifact_is_finished_and_names_its_inputs(pipeline
     }
 
 
-def test_pipeline_on_s3_writes_no_secret(pipeline: Any) -> None:
-    """The credentials came with the configs; no artifact and no log of a run may hold them."""
-    secret = pipeline.storage.secret_access_key.get_secret_value().encode()
+def test_pipeline_on_s3_writes_no_credentials(pipeline: Any) -> None:
+    """They came with the configs; no artifact and no log of a run may hold them."""
+    keys = (pipeline.storage.secret_access_key, pipeline.storage.access_key_id)
+    words = [key.get_secret_value().encode() for key in keys]
     for file in pipeline.location("").files():
-        assert secret not in pipeline.location(file).read_bytes(), file
+        data = pipeline.location(file).read_bytes()
+        assert not [word for word in words if word in data], file
 
 
 def test_pipeline_on_s3_leaves_no_checkpoints_and_no_file_outside_its_artifacts(
@@ -38,13 +40,3 @@ def test_pipeline_on_s3_leaves_no_checkpoints_and_no_file_outside_its_artifacts(
     files = pipeline.location("").files()
     assert {file.split("/")[0] for file in files} >= set(pipeline.manifests)
     assert not [file for file in files if "checkpoint" in file]
-
-
-def test_pipeline_manifests_hold_no_credentials(pipeline: Any) -> None:
-    secret = pipeline.storage.secret_access_key.get_secret_value()
-    key = pipeline.storage.access_key_id.get_secret_value()
-    for file in pipeline.location("").files():
-        if file.endswith((".json", ".html")):
-            text = (pipeline.location("") / file).read_text()
-            assert secret not in text, file
-            assert key not in text, file

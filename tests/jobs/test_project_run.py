@@ -1,6 +1,8 @@
 """All jobs of a project: which are run, which are skipped, and what is refused or made again."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,20 +14,21 @@ from typer.testing import CliRunner
 
 import jobs.prepare
 import jobs.project_run
-from jobs.command.catalogue import job_named
-from jobs.command.run import HELP
+from jobs.catalogue import job_named
 from jobs.output import Output
 from jobs.pipeline import PIPELINE, chosen_configs
 from tests.jobs.conftest import DECODING
+from tests.toy import save_toy_model
 from xrec.backfill import read_explanations
 from xrec.backfill.metrics import BackfillMetrics
 from xrec.bulk import Progress
 from xrec.cli.main import app
+from xrec.cli.run_command import HELP
 from xrec.config.backfill import BackfillConfig
 from xrec.config.jobs import JOBS
 from xrec.config.project import Project, read_project
 from xrec.config.shared import JobConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, LeaseError
+from xrec.errors import ArtifactMismatchError, ConfigError, LeaseError
 from xrec.storage import open_location, read_manifest, write_manifest
 from xrec.train.lease import only_driver
 
@@ -88,23 +91,6 @@ def test_run_makes_what_is_missing_and_skips_it_the_next_time(
     assert run(town()) == [
         "[1/1] xrec prepare: skipped, it is there with the same settings and inputs"
     ]
-
-
-def test_run_reads_what_is_long_only_where_something_is_to_be_compared(
-    town: Callable[..., dict[str, JobConfig]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[bool] = []
-    output = jobs.prepare.output
-
-    def noted(config: Any, *, exact: bool = True) -> Output:
-        asked.append(exact)
-        return output(config, exact=exact)
-
-    monkeypatch.setattr(jobs.prepare, "output", noted)
-    run(town())
-    assert asked == [False, False]
-    run(town())
-    assert asked[2:] == [False, False, True]
 
 
 def test_run_what_differs_is_named_and_left_alone_without_redo(
@@ -238,39 +224,32 @@ def test_run_redo_of_a_table_lets_its_readers_have_it_until_it_is_replaced(
     assert run({"backfill": config})[0].endswith("with the same settings and inputs")
 
 
-def test_begun_run_is_compared_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "inputs", "unchecked", "expected"),
+    [
+        ({"seed": 1}, {"dataset": "d"}, (), ("begun", ())),
+        ({"seed": 2}, {"dataset": "d"}, (), ("differs", ("seed: 1 there, 2 here",))),
+        ({"seed": 1}, {"dataset": ""}, ("dataset",), ("begun", ())),
+    ],
+)
+def test_begun_run_is_compared_too(
+    tmp_path: Path,
+    config: dict[str, Any],
+    inputs: dict[str, str],
+    unchecked: tuple[str, ...],
+    expected: tuple[str, tuple[str, ...]],
+) -> None:
     (tmp_path / "checkpoints").mkdir()
     record = '{"run": "r", "config": {"seed": 1}, "inputs": {"dataset": "d"}}'
     (tmp_path / "checkpoints" / "run.json").write_text(record)
-    location = open_location(str(tmp_path))
-    records = ("checkpoints/run.json",)
-    same = Output(location, "graph", {"seed": 1}, {"dataset": "d"}, records=records)
-    assert same.found().state == "begun"
-    other = Output(location, "graph", {"seed": 2}, {"dataset": "d"}, records=records)
-    assert other.found().state == "differs"
-    assert other.found().differences == ("seed: 1 there, 2 here",)
-    unknown = Output(
-        location, "graph", {"seed": 1}, {"dataset": ""}, unchecked=("dataset",), records=records
-    )
-    assert unknown.found().state == "begun"
+    made = replace(_output(tmp_path), config=config, inputs=inputs, unchecked=unchecked)
+    assert (made.found().state, made.found().differences) == expected
 
 
 @pytest.mark.parametrize(
-    ("job", "message"),
-    [
-        ("pretrain-graph", "no dataset artifact .* run xrec prepare first"),
-        ("train-adapter", "no dataset artifact .* run xrec prepare first"),
-        ("recommend", "no dataset artifact .* run xrec prepare first"),
-        ("backfill", "no dataset artifact .* run xrec prepare first"),
-        ("evaluate", "no dataset artifact .* run xrec prepare first"),
-        ("ablate", "no dataset artifact .* run xrec prepare first"),
-    ],
+    "job", ["pretrain-graph", "train-adapter", "recommend", "backfill", "evaluate"]
 )
-def test_job_whose_input_is_missing_names_the_job_to_run(
-    tmp_path: Path, job: str, message: str
-) -> None:
-    from tests.toy import save_toy_model
-
+def test_job_whose_input_is_missing_names_the_job_to_run(tmp_path: Path, job: str) -> None:
     values = {
         "workspace": str(tmp_path / "workspace"),
         "llm": {"model": str(save_toy_model(tmp_path / "llm", seed=0))},
@@ -280,8 +259,7 @@ def test_job_whose_input_is_missing_names_the_job_to_run(
     path.write_text(yaml.safe_dump(values))
     result = CliRunner().invoke(app, [job, str(path)])
     assert result.exit_code == 1
-    with pytest.raises(ArtifactNotFoundError, match=message):
-        job_named(job).run(job_named(job).load_config(str(path), []))
+    assert re.search("no dataset artifact .* run xrec prepare first", result.stderr)
     assert not (tmp_path / "workspace").exists()
 
 
@@ -323,7 +301,7 @@ def test_run_of_a_finished_project_skips_every_job_and_starts_no_cluster(
         raise AssertionError("the run started to work")
 
     monkeypatch.setattr(jobs.project_run, "ensure_ray", work)
-    monkeypatch.setattr("jobs.command.catalogue.Job.run", work)
+    monkeypatch.setattr("jobs.catalogue.Job.run", work)
     lines = run(chosen_configs(project_of(pipeline, without=("ablate",))))
     assert len(lines) == 6
     assert all("skipped" in line for line in lines)

@@ -13,9 +13,8 @@ from xrec.cli.main import app
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.base import parse_config
 from xrec.data import read_dataset
-from xrec.errors import ArtifactMismatchError, StorageNotFoundError, UnknownIdError
+from xrec.errors import StorageNotFoundError
 from xrec.recommend import plan_recommendations, read_tables, recommendation_batches
-from xrec.storage import write_manifest
 
 
 @pytest.fixture
@@ -83,32 +82,6 @@ def test_recommend_output_is_begun_once_it_is_planned_and_another_run_is_missing
     assert jobs.recommend.output(config).found().state == "begun"
     other = jobs.recommend.output(config.model_copy(update={"k": 2}))
     assert other.found().state == "missing"
-
-
-@pytest.mark.usefixtures("without_work")
-def test_recommend_for_an_unknown_user_is_refused_and_nothing_is_written(pipeline: Any) -> None:
-    config = _config(
-        pipeline, user_ids=["nobody"], recommendations=f"{pipeline.workspace}/for-nobody"
-    )
-    with pytest.raises(UnknownIdError, match="user 'nobody' is not among the 40 users"):
-        jobs.recommend.run(config)
-    assert pipeline.location("for-nobody").files() == []
-
-
-@pytest.mark.usefixtures("without_work")
-def test_recommend_graph_of_another_dataset_is_refused(pipeline: Any) -> None:
-    other = pipeline.copy_of("dataset", "other-town")
-    manifest = read_dataset(other).manifest
-    write_manifest(
-        other,
-        "dataset",
-        config={},
-        inputs={"raw": "other"},
-        files=manifest.files,
-        row_counts=manifest.row_counts,
-    )
-    with pytest.raises(ArtifactMismatchError, match=r"graph: trained on dataset .*other-town is"):
-        jobs.recommend.run(_config(pipeline, dataset=f"{pipeline.workspace}/other-town"))
 
 
 @pytest.mark.usefixtures("without_work")

@@ -1,12 +1,17 @@
-"""`xrec demo`: the whole pipeline on the sample."""
+"""`xrec demo`: a run of the sample's project, then what came out of it."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command.arguments import Debug
-from jobs.command.exit_codes import exit_codes
-from jobs.command.logging import configure_logging
+import xrec
+from xrec.cli.arguments import Debug
+from xrec.cli.process import running
+
+if TYPE_CHECKING:
+    from xrec.config.evaluate import EvaluateConfig
 
 HELP = """The whole pipeline on the generated sample.
 
@@ -23,6 +28,8 @@ Example:
   xrec demo --workspace /tmp/xrec-demo
 """
 
+_NUM_EXAMPLES = 10
+
 
 def demo(
     workspace: Annotated[
@@ -33,9 +40,46 @@ def demo(
     ] = "workspace/demo",
     debug: Debug = False,
 ) -> None:
-    """Run xrec.cli.demo."""
-    configure_logging(debug)
-    with exit_codes(debug):
-        from xrec.cli.demo import run_demo
+    """Run configs/sample.yaml in `workspace`, then print examples and metrics."""
+    with running(debug):
+        from jobs.pipeline import chosen_configs
+        from xrec.config.project import read_project
 
-        run_demo(workspace)
+        path = _project_file()
+        configs = chosen_configs(read_project(path, [f"workspace={workspace}"]))
+        from jobs.project_run import run
+
+        run(configs, source=str(path), tell=lambda line: typer.echo(line, err=True))
+        for line in _results(configs["evaluate"]):  # type: ignore[arg-type]
+            typer.echo(line)
+
+
+def _results(config: "EvaluateConfig") -> Iterator[str]:
+    from xrec.data.drawn import drawn_pairs
+    from xrec.evaluate import (
+        REPORT,
+        coverage_lines,
+        example_lines,
+        read_coverage,
+        read_evaluation,
+        summary_lines,
+    )
+    from xrec.storage import location_of
+
+    output = location_of(config, "evaluation")
+    pairs, metrics = read_evaluation(output)
+    drawn = drawn_pairs(pairs, _NUM_EXAMPLES, seed=config.seed)
+    yield from ("", *example_lines(drawn, _NUM_EXAMPLES), "")
+    yield from (*summary_lines(metrics), "", *coverage_lines(read_coverage(output)))
+    yield f"report: {(output / REPORT).shared_uri}"
+
+
+def _project_file() -> Path:
+    path = Path(xrec.__file__).parents[1] / "configs" / "sample.yaml"
+    if not path.is_file():
+        from xrec.errors import ConfigError
+
+        raise ConfigError(
+            f"{path}: not there; the demo runs from a checkout of xrec (git clone, then make demo)"
+        )
+    return path

@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command.arguments import ConfigPath, Debug, Overrides
-from jobs.command.exit_codes import exit_codes
-from jobs.command.logging import configure_logging
+from xrec.cli.arguments import ConfigPath, Debug, Overrides
+from xrec.cli.process import running
 
 if TYPE_CHECKING:
     from jobs.explain import ExplainedPair
@@ -46,8 +45,7 @@ def explain(
     debug: Debug = False,
 ) -> None:
     """Run jobs.explain on one pair."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         from xrec.config.backfill import BackfillConfig
         from xrec.config.project import load_config
 

@@ -4,10 +4,9 @@ from typing import Annotated
 
 import typer
 
-from jobs.command.arguments import Debug
-from jobs.command.bulk_output import OutputUri, StorageKeys
-from jobs.command.exit_codes import exit_codes
-from jobs.command.logging import configure_logging
+from xrec.cli.arguments import Debug
+from xrec.cli.process import running
+from xrec.cli.table_command import OutputUri, StorageKeys
 
 HELP = """The published rows as plain files, for programs that do not read Delta tables.
 
@@ -54,8 +53,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Run xrec.bulk.export_run."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         from xrec.bulk import export_run
         from xrec.config.base import parse_config
         from xrec.config.export import ExportConfig

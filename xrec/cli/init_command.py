@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command.arguments import Debug
-from jobs.command.exit_codes import exit_codes
-from jobs.command.logging import configure_logging
+from xrec.cli.arguments import Debug
+from xrec.cli.process import running
 from xrec.cli.text_table import text_table
 
 if TYPE_CHECKING:
@@ -49,8 +48,7 @@ def init(
     debug: Debug = False,
 ) -> None:
     """Run xrec.init.project."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         from xrec.init.project import init_project
 
         findings = init_project(directory, source, force=force)

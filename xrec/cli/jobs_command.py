@@ -1,18 +1,19 @@
-"""`xrec jobs`: what runs and ran on a cluster."""
+"""`xrec jobs` and `xrec cluster status`: what runs and ran on a cluster, and its nodes."""
 
+import logging
+import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command.arguments import Address, Debug
-from jobs.command.commands import new_app
-from jobs.command.exit_codes import exit_codes
-from jobs.command.logging import configure_logging, quiet_ray
+from xrec.cli.arguments import Address, Debug, new_app
+from xrec.cli.process import running
 from xrec.cli.text_table import text_table
 
 if TYPE_CHECKING:
-    from cluster.jobs import JobEntry
+    from cluster.jobs import JobDetails, JobServer, NodeState
 
 LIST_HELP = """All jobs that a cluster remembers.
 
@@ -49,23 +50,37 @@ Example:
   xrec jobs stop raysubmit_Gp5Zk2Fq9LmTb3Wc
 """
 
+STATUS_HELP = """Nodes and jobs of a cluster. What is in use of a node stands in the dashboard.
+
+\b
+In:   the cluster's --address, as in xrec submit
+Out:  a line for each node (alive or dead) and for each job; exit code 1 if the cluster does not
+      answer or refuses
+
+\b
+Example:
+  xrec cluster status --address http://10.0.0.5:8265
+"""
+
 JobId = Annotated[
     str,
     typer.Argument(metavar="ID", help="The job's id, as xrec submit and xrec jobs list show it."),
 ]
 
 app = new_app(no_args_is_help=True)
+cluster_app = new_app(no_args_is_help=True)
+
+
+@cluster_app.callback()
+def _cluster() -> None:
+    """With a callback, Typer keeps the name of the only command."""
 
 
 @app.command("list", help=LIST_HELP)
 def list_command(address: Address = None, debug: Debug = False) -> None:
-    """Run cluster.jobs.list_jobs."""
-    configure_logging(debug)
-    with exit_codes(debug):
-        from cluster.address import job_server
-        from cluster.jobs import list_jobs
-
-        typer.echo(jobs_table(list_jobs(job_server(address))))
+    """Print the jobs."""
+    with running(debug):
+        typer.echo(_jobs_table(job_server(address).jobs()))
 
 
 @app.command("logs", help=LOGS_HELP)
@@ -75,48 +90,60 @@ def logs_command(
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Run cluster.jobs.job_logs or cluster.submit.follow_job."""
-    configure_logging(debug)
-    with exit_codes(debug):
-        from cluster.address import job_server
-        from cluster.jobs import find_job, job_logs
-
+    """Print the log of a job."""
+    with running(debug):
         server = job_server(address)
-        if not follow:
-            typer.echo(job_logs(server, submission_id), nl=False)
-            return
-        find_job(server, submission_id)
-        from cluster.submit import follow_job
-
-        quiet_ray()
-        follow_job(submission_id, server, write=lambda text: typer.echo(text, nl=False))
+        if follow:
+            server.follow(submission_id, write=lambda text: typer.echo(text, nl=False))
+        else:
+            typer.echo(server.logs(submission_id), nl=False)
 
 
 @app.command("stop", help=STOP_HELP)
 def stop_command(submission_id: JobId, address: Address = None, debug: Debug = False) -> None:
-    """Run cluster.jobs.stop_job."""
-    configure_logging(debug)
-    with exit_codes(debug):
-        from cluster.address import job_server
-        from cluster.jobs import stop_job
-
-        typer.echo(f"{submission_id} {stop_job(job_server(address), submission_id).status}")
+    """Stop a job and say how it ended."""
+    with running(debug):
+        typer.echo(f"{submission_id} {job_server(address).stop(submission_id)}")
 
 
-def jobs_table(jobs: Sequence["JobEntry"]) -> str:
+@cluster_app.command("status", help=STATUS_HELP)
+def status_command(address: Address = None, debug: Debug = False) -> None:
+    """Print the nodes and the jobs."""
+    with running(debug):
+        server = job_server(address)
+        typer.echo(_nodes_table(server.nodes()))
+        typer.echo(_jobs_table(server.jobs()))
+
+
+def job_server(address: str | None) -> "JobServer":
+    """The job server at `address`; raises ClusterError."""
+    from cluster.jobs import JobServer
+
+    logging.getLogger("ray").setLevel(logging.WARNING)  # its import sets the level of all lines
+    return JobServer(address)
+
+
+def _nodes_table(nodes: Sequence["NodeState"]) -> str:
+    header = ("node", "role", "state", "CPU", "GPU", "memory GiB", "id")
+    return text_table(header, [_node_row(node) for node in nodes])
+
+
+def _node_row(node: "NodeState") -> tuple[str, ...]:
+    role, total = "head" if node.is_head_node else "worker", node.resources_total
+    amounts = (total.get("CPU", 0), total.get("GPU", 0), total.get("memory", 0) / 2**30)
+    shown = (f"{amount:.3g}" for amount in amounts)
+    return (node.node_ip, role, node.state.lower(), *shown, node.node_id)
+
+
+def _jobs_table(jobs: Sequence["JobDetails"]) -> str:
     """A line for each job. A driver that connected by itself has no id, and cannot be stopped."""
-    if not jobs:
-        return "no jobs"
-    rows = [
-        (job.submission_id or "(driver)", job.status, _moment(job), _duration(job), job.entrypoint)
-        for job in jobs
-    ]
-    return text_table(("job", "status", "started", "seconds", "entrypoint"), rows)
+    header = ("job", "status", "started", "seconds", "entrypoint")
+    return text_table(header, [_job_row(job) for job in jobs]) if jobs else "no jobs"
 
 
-def _moment(job: "JobEntry") -> str:
-    return job.started_at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if job.started_at else "-"
-
-
-def _duration(job: "JobEntry") -> str:
-    return f"{job.seconds:.0f}" if job.seconds is not None else "-"
+def _job_row(job: "JobDetails") -> tuple[str, ...]:
+    name, started, seconds = job.submission_id or "(driver)", "-", "-"
+    if job.start_time:  # ms since 1970
+        started = datetime.fromtimestamp(job.start_time / 1000).strftime("%Y-%m-%d %H:%M:%S")
+        seconds = f"{(job.end_time or time.time() * 1000) / 1000 - job.start_time / 1000:.0f}"
+    return (name, str(job.status), started, seconds, job.entrypoint)

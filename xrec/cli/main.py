@@ -4,20 +4,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from jobs.command.catalogue import JOBS
-from jobs.command.commands import add_job_command, new_app
-from jobs.command.run import HELP as RUN_HELP
-from jobs.command.run import run
+from jobs.catalogue import JOBS
 from xrec.cli import (
-    cluster_command,
     demo_command,
     explain_command,
     export_command,
     init_command,
     jobs_command,
+    run_command,
     status_command,
     submit_command,
+    table_command,
 )
+from xrec.cli.arguments import new_app
+from xrec.cli.job_command import add_job_command
 from xrec.version import __version__
 
 HELP = """For every recommendation, the reason why this user would like this item.
@@ -29,7 +29,7 @@ Data goes one way. Each arrow is a command, each noun an artifact at a URI (loca
             -backfill-> explanations -evaluate-> metrics and report.html
   graph -recommend-> each user's best unseen items, which a backfill can take as its pairs
   explanations, adapter -serve-> an HTTP endpoint with a page
-  explanations -export-> plain Parquet, JSONL or CSV files
+  explanations -export-> plain Parquet or CSV files
 
 A project is one YAML file, and xrec run goes through all of it. Start with xrec demo, and with your
 own data with xrec init. Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage
@@ -58,7 +58,7 @@ def _program(
     """The options before any command."""
 
 
-app.command("run", help=RUN_HELP)(run)
+app.command("run", help=run_command.HELP)(run_command.run)
 app.command("status", help=status_command.HELP)(status_command.status)
 for _job in JOBS:
     add_job_command(app, _job)
@@ -67,12 +67,11 @@ app.command("export", help=export_command.HELP)(export_command.export)
 app.command("init", help=init_command.HELP)(init_command.init)
 app.command("demo", help=demo_command.HELP)(demo_command.demo)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)
-app.add_typer(jobs_command.app, name="jobs", help="Jobs of a cluster: list, logs, stop.")
 app.add_typer(
-    cluster_command.app,
-    name="cluster",
-    help="A Ray cluster on this machine: up, down; the status of any.",
+    table_command.app, name="table", help="A bulk job's table: status, check, rollback, empty."
 )
+app.add_typer(jobs_command.app, name="jobs", help="Jobs of a cluster: list, logs, stop.")
+app.add_typer(jobs_command.cluster_app, name="cluster", help="Nodes and jobs of a cluster.")
 
 
 def main() -> NoReturn:

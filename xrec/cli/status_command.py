@@ -1,15 +1,15 @@
 """`xrec status`: the artifacts of a project."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import typer
 
-from jobs.command.arguments import ConfigPath, Debug
-from jobs.command.exit_codes import exit_codes
-from jobs.command.logging import configure_logging
-from jobs.command.run import ProjectOverrides
+from xrec.cli.arguments import ConfigPath, Debug
+from xrec.cli.process import running
+from xrec.cli.run_command import ProjectOverrides
+from xrec.cli.summary import scalars
 from xrec.cli.text_table import text_table
 
 if TYPE_CHECKING:
@@ -22,67 +22,56 @@ lines below the table say what differs. Nothing is made, and no cluster is start
 
 \b
 In:   CONFIG; overrides are shared keys, or begin with a job's name
-Out:  a line for each artifact: state, when and from what it was made, size, main metrics, rows
+Out:  a line for each artifact: state, when it was made, size, rows, main metrics
 
 \b
 Example:
   xrec status configs/yelp.yaml workspace=s3://my-bucket/yelp
 """
 
-_HEADER = ("artifact", "state", "made", "from", "size", "rows; figures")
-_MOST_INPUTS = 3
+_HEADER = ("artifact", "state", "made", "size", "rows; figures")
+_FIGURES: Mapping[str, tuple[str, ...]] = {
+    "annotations": ("aspects_in_review",),
+    "llm": ("loss",),
+    "graph": ("test.recall@20", "test.ndcg@20"),
+    "aspects": ("ndcg@10",),
+    "adapter": ("validation_loss",),
+    "evaluation": ("personalization_gain", "aspect_accuracy"),
+}
+_MOST_COUNTS = 2
 
 
 def status(
     config_path: ConfigPath, overrides: ProjectOverrides = None, debug: Debug = False
 ) -> None:
-    """Run jobs.status."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    """Print jobs.status."""
+    with running(debug):
         from jobs.status import project_status
         from xrec.config.project import read_project
 
         artifacts = project_status(read_project(config_path, overrides or []))
-        typer.echo(
-            text_table(_HEADER, [_row(each, _nearest(each, artifacts)) for each in artifacts])
-        )
-        for line in _notes(artifacts):
-            typer.echo(line)
+        typer.echo(text_table(_HEADER, [_row(artifact) for artifact in artifacts]))
+        for artifact in artifacts:
+            if artifact.notes:
+                typer.echo(f"\n{artifact.kind} ({artifact.uri}): {artifact.state}")
+            for note in artifact.notes:
+                typer.echo(f"  {note}")
 
 
-def _row(artifact: "ArtifactStatus", inputs: list[str]) -> tuple[str, ...]:
-    manifest = artifact.manifest
-    if manifest is None:
-        size = _size(artifact.num_bytes) if artifact.num_bytes else "-"
-        return (artifact.kind, artifact.state, "-", "-", size, "-")
-    made = datetime.fromisoformat(manifest.created_at).astimezone()
-    return (
-        artifact.kind,
-        artifact.state,
-        made.strftime("%Y-%m-%d %H:%M"),
-        ", ".join(inputs) or "-",
-        _size(artifact.num_bytes),
-        "; ".join(filter(None, (artifact.rows, artifact.figures))) or "-",
-    )
-
-
-def _nearest(artifact: "ArtifactStatus", artifacts: "list[ArtifactStatus]") -> list[str]:
-    """What the artifact was made from, without what these were made from in turn."""
-    inputs = artifact.manifest.inputs if artifact.manifest else {}
-    behind = {
-        name
-        for each in artifacts
-        if each.kind in inputs and each.manifest
-        for name in each.manifest.inputs
-    }
-    return [name for name in inputs if name not in behind][:_MOST_INPUTS]
-
-
-def _notes(artifacts: "list[ArtifactStatus]") -> Iterator[str]:
-    for artifact in artifacts:
-        if artifact.notes:
-            yield f"\n{artifact.kind} ({artifact.uri}): {artifact.state}"
-            yield from (f"  {note}" for note in artifact.notes)
+def _row(artifact: "ArtifactStatus") -> tuple[str, ...]:
+    size = _size(artifact.num_bytes) if artifact.num_bytes else "-"
+    if (manifest := artifact.manifest) is None:
+        return (artifact.kind, artifact.state, "-", size, "-")
+    made = datetime.fromisoformat(manifest.created_at).astimezone().strftime("%Y-%m-%d %H:%M")
+    counts = [f"{count:,} {name}" for name, count in manifest.row_counts.items() if count]
+    metrics = dict(scalars(manifest.metrics))
+    figures = [
+        f"{name.removeprefix('test.')} {metrics[name]:.4g}"
+        for name in _FIGURES.get(artifact.kind, ())
+        if isinstance(metrics.get(name), int | float)
+    ]
+    shown = "; ".join(filter(None, (", ".join(counts[:_MOST_COUNTS]), ", ".join(figures))))
+    return (artifact.kind, artifact.state, made, size, shown or "-")
 
 
 def _size(num_bytes: int) -> str:

@@ -1,30 +1,31 @@
 """`xrec submit`: a job, or all of a project, run on a Ray cluster by its Jobs API."""
 
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.command.arguments import Address, ConfigPath, Debug, Overrides
-from jobs.command.catalogue import job_named
-from jobs.command.exit_codes import exit_codes
-from jobs.command.logging import configure_logging, quiet_ray
-from jobs.command.run import First, Last, Redo
+from jobs.catalogue import job_named
+from xrec.cli.arguments import Address, ConfigPath, Debug, Overrides
+from xrec.cli.jobs_command import job_server
+from xrec.cli.process import running
+from xrec.cli.run_command import First, Last, Redo
 
 if TYPE_CHECKING:
-    from cluster.address import JobServer
+    from collections.abc import Sequence
+
+    from cluster.jobs import JobServer
     from xrec.config.shared import JobConfig
 
 HELP = """Run a job on a Ray cluster, or with "run" all jobs of a project.
 
 Sends code and config, follows the log, and ends as the job ends. After Ctrl-C the job goes on: see
 xrec jobs. Artifacts must lie where every node finds them: s3://, or an absolute path on a disk that
-all nodes share. AWS_* variables of this shell go with the job, data does not. A cluster with token
-authentication takes the token in RAY_AUTH_TOKEN, at RAY_AUTH_TOKEN_PATH, or in ~/.ray/auth_token.
+all nodes share. AWS_* variables of this shell go with the job, data does not. For a cluster with
+token authentication set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH; see docs/.
 
 \b
-In:   JOB, or run; CONFIG; the cluster's --address: http://host:8265, or the name of a cluster that
-      xrec cluster up started here; without it, the one that runs here
+In:   JOB, or run; CONFIG; the cluster's --address, http://host:8265; without it, this machine's
 Out:  the job's log on standard output; exit code 0 if it succeeded, 1 with the reason if not
 
 \b
@@ -32,15 +33,6 @@ Example:
   xrec submit evaluate configs/yelp.yaml workspace=s3://my-bucket/yelp --address http://HEAD:8265
   xrec submit run configs/yelp.yaml workspace=s3://my-bucket/yelp --until train-adapter
 """
-
-
-@dataclass(frozen=True)
-class _Submission:
-    """A module of jobs/ with its arguments, and the configs that it will read."""
-
-    module: str
-    arguments: list[str]
-    configs: "list[JobConfig]"
 
 
 def submit(
@@ -69,48 +61,54 @@ def submit(
     debug: Debug = False,
 ) -> None:
     """Run cluster.submit."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         given = overrides or []
-        submission = (
-            _whole_run(config_path, given, first, last, redo)
+        options = _run_options(first, last, redo)
+        configs = (
+            _all_configs(config_path, given, first, last)
             if job_name == "run"
-            else _one_job(job_name, config_path, given, bool(first or last or redo))
+            else [_config(job_name, config_path, given, options)]
         )
         _check_no_secrets(given)
-        from cluster.address import job_server
+        from cluster.submit import check_shared_paths, submit_job
 
+        for config in configs:
+            check_shared_paths(config)
         server = job_server(address)
-        submission_id = _submit(submission, config_path, server, packages)
+        command = [job_name, Path(config_path).name, *given, *options]
+        submission_id = submit_job(server, Path(config_path), command, packages)
         typer.echo(f"{job_name} submitted as {submission_id}", err=True)
         if follow:
             _follow(submission_id, server, address)
 
 
-def _one_job(
-    name: str, config_path: str, overrides: list[str], has_run_options: bool
-) -> _Submission:
-    from xrec.errors import ConfigError
-
-    job = job_named(name)
-    if has_run_options:
-        raise ConfigError(f"--from, --until and --redo go with xrec submit run, saw {name}")
-    return _Submission(job.module_name, overrides, [job.load_config(config_path, overrides)])
-
-
-def _whole_run(
-    config_path: str, overrides: list[str], first: str | None, last: str | None, redo: bool
-) -> _Submission:
-    from jobs.pipeline import chosen_configs
-    from xrec.config.project import read_project
-
-    configs = chosen_configs(read_project(config_path, overrides), first, last)
-    options = [
+def _run_options(first: str | None, last: str | None, redo: bool) -> list[str]:
+    """The options of `xrec run`, as words."""
+    return [
         *(["--from", first] if first else []),
         *(["--until", last] if last else []),
         *(["--redo"] if redo else []),
     ]
-    return _Submission("run", [*overrides, *options], list(configs.values()))
+
+
+def _config(
+    name: str, config_path: str, overrides: list[str], run_options: list[str]
+) -> "JobConfig":
+    from xrec.errors import ConfigError
+
+    job = job_named(name)
+    if run_options:
+        raise ConfigError(f"--from, --until and --redo go with xrec submit run, saw {name}")
+    return job.load_config(config_path, overrides)
+
+
+def _all_configs(
+    config_path: str, overrides: list[str], first: str | None, last: str | None
+) -> "Sequence[JobConfig]":
+    from jobs.pipeline import chosen_configs
+    from xrec.config.project import read_project
+
+    return list(chosen_configs(read_project(config_path, overrides), first, last).values())
 
 
 def _check_no_secrets(overrides: list[str]) -> None:
@@ -125,32 +123,9 @@ def _check_no_secrets(overrides: list[str]) -> None:
         )
 
 
-def _submit(
-    submission: _Submission, config_path: str, server: "JobServer", packages: str | None
-) -> str:
-    from cluster.runtime_env import read_pinned
-    from cluster.submit import check_shared_paths, shared_path_check, submit_job
-
-    quiet_ray()
-    for config in submission.configs:
-        check_shared_paths(config)
-    pinned = read_pinned(packages) if packages else []
-    checks = filter(None, map(shared_path_check, submission.configs))
-    return submit_job(
-        submission.module,
-        config_path,
-        submission.arguments,
-        server,
-        packages=pinned,
-        first=next(checks, ""),
-    )
-
-
 def _follow(submission_id: str, server: "JobServer", address: str | None) -> None:
-    from cluster.submit import follow_job
-
     try:
-        follow_job(submission_id, server, write=lambda text: typer.echo(text, nl=False))
+        server.follow(submission_id, write=lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
         same = f" --address {address}" if address else ""
         typer.echo(

@@ -56,9 +56,8 @@ class RayConfig(Config):
 
     address: str | None = Field(
         None,
-        description="Address of the cluster, or the name of one that was started here. If "
-        "null, it is the variable RAY_ADDRESS; if that is not set, a cluster is "
-        "started on this machine.",
+        description="Address of the cluster. If null, it is the variable RAY_ADDRESS; if that is "
+        "not set, a cluster is started on this machine.",
     )
     num_cpus: int | None = Field(
         None,

@@ -18,8 +18,7 @@ import deltalake
 import psutil
 
 from cluster.connect import environment
-from cluster.node import NodeProcess
-from cluster.record import LocalCluster
+from tests.local_cluster import LocalCluster, NodeProcess
 from tests.xrec.bulk.chaos_driver import INTERRUPTED, REFUSED, Setting, main
 from xrec.bulk import Published, check_output, published
 from xrec.bulk.run import RUNS, records

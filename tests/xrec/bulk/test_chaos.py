@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local import add_node, local_cluster
-from cluster.node import stop_nodes
-from cluster.record import LocalCluster
+from tests.local_cluster import LocalCluster, add_node, local_cluster, stop_nodes
 from tests.object_store import ObjectStore
 from tests.xrec.bulk.chaos import Chaos, Reader, check_end, workers_on
 from tests.xrec.bulk.chaos_driver import INTERRUPTED, ITEMS, REFUSED, Setting

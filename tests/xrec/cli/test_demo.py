@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from jobs.pipeline import chosen_configs
-from xrec.cli import demo
+from xrec.cli import demo_command
 from xrec.config.base import parse_config
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.project import read_project
 from xrec.errors import ConfigError
 from xrec.evaluate import Coverage, Lineage, ScoredPair, compute_metrics, write_evaluation
-from xrec.storage import Location, Manifest, open_location
+from xrec.storage import Location, make_manifest, open_location
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,37 +23,31 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture
 def configs() -> dict[str, Any]:
     """The configs of the demo's jobs in the workspace /demo/, as plain values."""
-    chosen = chosen_configs(read_project(demo._config_path(), ["workspace=/demo/"]))
+    chosen = chosen_configs(read_project(demo_command._project_file(), ["workspace=/demo/"]))
     return {job: config.model_dump(mode="json") for job, config in chosen.items()}
 
 
-def test_demo_configs_keep_everything_in_the_workspace(configs: dict[str, Any]) -> None:
+def test_demo_configs_keep_everything_in_the_workspace_and_fit_together(
+    configs: dict[str, Any],
+) -> None:
+    """aspect_accuracy and its shuffled twin compare only if both were decoded alike."""
     assert {values["workspace"] for values in configs.values()} == {"/demo/"}
     models = [values["llm"]["model"] for values in configs.values() if "llm" in values]
     assert models == ["/demo/llm"] * 3
-
-
-def test_demo_the_shuffled_texts_are_made_as_the_backfills(configs: dict[str, Any]) -> None:
-    """aspect_accuracy and its shuffled twin compare only if both were decoded alike."""
     backfill, evaluate = configs["backfill"], configs["evaluate"]
     assert backfill["decoding"] == evaluate["decoding"]
     assert backfill["pairs"]["split"] == evaluate["split"]
-
-
-def test_demo_the_model_learns_the_prompt_that_the_adapter_is_trained_for(
-    configs: dict[str, Any],
-) -> None:
     assert configs["build-sample-llm"]["prompt"] == configs["train-adapter"]["prompt"]
 
 
 def test_demo_outside_a_checkout_says_where_it_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(demo, "_root", lambda: tmp_path)
+    monkeypatch.setattr("xrec.__file__", str(tmp_path / "xrec" / "__init__.py"))
     with pytest.raises(
         ConfigError, match=r"configs/sample\.yaml: not there; the demo runs from a checkout"
     ):
-        demo.run_demo("/demo")
+        demo_command._project_file()
 
 
 def _evaluation(location: Location, num_pairs: int) -> EvaluateConfig:
@@ -81,19 +75,7 @@ def _evaluation(location: Location, num_pairs: int) -> EvaluateConfig:
         )
         for number in range(num_pairs)
     ]
-    manifest = Manifest(
-        kind="graph",
-        schema_version=1,
-        config={},
-        inputs={},
-        run="",
-        fingerprint="f",
-        files={},
-        row_counts={},
-        metrics={},
-        code_version="",
-        created_at="",
-    )
+    manifest = make_manifest("graph", config={}, inputs={})
     lineage = Lineage(sources={"graph": manifest}, adapter_history=[], graph_history=[])
     write_evaluation(
         location,
@@ -108,12 +90,11 @@ def _evaluation(location: Location, num_pairs: int) -> EvaluateConfig:
     return config
 
 
-def test_demo_prints_ten_explanations_beside_their_references_the_metrics_and_the_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_demo_shows_ten_explanations_beside_their_references_the_metrics_and_the_report(
+    tmp_path: Path,
 ) -> None:
     config = _evaluation(open_location(str(tmp_path / "evaluation")), num_pairs=23)
-    demo._print_results(config)
-    out = capsys.readouterr().out
+    out = "\n".join(demo_command._results(config))
     shown = [number for number in range(23) if f"Explanation {number} praises" in out]
     assert len(shown) == 10
     assert [number for number in range(23) if f"Reference {number} praises" in out] == shown
@@ -129,11 +110,9 @@ def test_demo_prints_ten_explanations_beside_their_references_the_metrics_and_th
     assert out.splitlines()[-1] == f"report: {tmp_path / 'evaluation' / 'report.html'}"
 
 
-def test_demo_prints_all_explanations_when_there_are_few(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    demo._print_results(_evaluation(open_location(str(tmp_path / "evaluation")), num_pairs=3))
-    out = capsys.readouterr().out
+def test_demo_shows_all_explanations_when_there_are_few(tmp_path: Path) -> None:
+    config = _evaluation(open_location(str(tmp_path / "evaluation")), num_pairs=3)
+    out = "\n".join(demo_command._results(config))
     assert all(f"Explanation {number} praises" in out for number in range(3))
 
 

@@ -1,5 +1,6 @@
 """The program as a user runs it: help, dry runs, exit codes."""
 
+import signal
 import subprocess
 import sys
 import types
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from jobs.command.catalogue import JOBS, Job, job_named
+from jobs.catalogue import JOBS, Job
 from xrec.cli.main import app
 from xrec.config.data import PrepareConfig
 from xrec.config.jobs import JOBS as CONFIG_TYPES
@@ -21,14 +22,11 @@ from xrec.storage import open_location, write_manifest
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+RELEASE = f"{ROOT}/configs/llama2-7b-release.yaml"
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+GIVEN = ["storage.access_key_id=AKIDEXAMPLE", f"storage.secret_access_key={SECRET}"]
+THERE = ["--address", "http://127.0.0.1:1"]
 SECTIONS = [(path, job) for path in CONFIGS for job in read_project(path).jobs]
-
-
-@pytest.fixture(autouse=True)
-def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Whoever runs the tests may have a cluster."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
 
 
 @pytest.fixture
@@ -67,9 +65,8 @@ def test_help_lists_every_command() -> None:
 COMMANDS = [*(job.name for job in JOBS), "run", "status", "explain", "demo", "submit"]
 GROUPS = {
     "jobs": ("list", "logs", "stop"),
-    "cluster": ("up", "down", "status"),
-    "backfill": ("status", "check"),
-    "recommend": ("status", "check"),
+    "cluster": ("status",),
+    "table": ("status", "check", "rollback", "empty"),
 }
 
 
@@ -160,38 +157,13 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: 
         (["run", "{config}", "--from", "backfill"], "--from backfill: expected a job of the run"),
         (["run", "{config}", "--until", "serve"], "--until serve: expected a job of the run"),
         (["explain", "{config}", "--user", "u"], "--item"),
+        (["submit", "prepare", "{config}", "--redo", *THERE], "go with xrec submit run, saw prep"),
         (
-            ["submit", "prepare", "{config}", "--redo", "--address", "http://127.0.0.1:1"],
-            "go with xrec submit run, saw prepare",
-        ),
-        (
-            [
-                "submit",
-                "run",
-                "{config}",
-                "storage.access_key_id=AKIDEXAMPLE",
-                "storage.secret_access_key=hidden",
-                "--address",
-                "http://127.0.0.1:1",
-            ],
+            ["submit", "run", "{config}", *GIVEN, *THERE],
             "storage.access_key_id, storage.secret_access_key: a secret would be seen",
         ),
-        (["submit", "prepare", "{config}"], "--address"),
-        (
-            ["submit", "prepaer", "{config}", "--address", "http://127.0.0.1:1"],
-            "no job is named 'prepaer'",
-        ),
-        (
-            [
-                "submit",
-                "prepare",
-                "{config}",
-                "workspace=relative/folder",
-                "--address",
-                "http://127.0.0.1:1",
-            ],
-            "workspace=relative/folder",
-        ),
+        (["submit", "prepaer", "{config}", *THERE], "no job is named 'prepaer'"),
+        (["submit", "prepare", "{config}", "workspace=a/b", *THERE], "workspace=a/b"),
     ],
 )
 def test_bad_usage_or_config_exits_2_and_says_so(
@@ -202,10 +174,6 @@ def test_bad_usage_or_config_exits_2_and_says_so(
     assert message in err
     assert "Traceback" not in err
     assert list(config_path.parent.iterdir()) == [config_path]
-
-
-SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
-GIVEN = ["storage.access_key_id=AKIDEXAMPLE", f"storage.secret_access_key={SECRET}"]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +188,7 @@ GIVEN = ["storage.access_key_id=AKIDEXAMPLE", f"storage.secret_access_key={SECRE
         ["prepare", "{config}", f"storage.secret_access_key:{SECRET}", "--debug"],
         ["prepare", "{config}", *GIVEN, "source={kind: tables, uri: /nowhere}", "--debug"],
         ["status", "{config}", *GIVEN, "--debug"],
-        ["submit", "prepare", "{config}", *GIVEN, "--address", "http://127.0.0.1:1", "--debug"],
+        ["submit", "prepare", "{config}", *GIVEN, *THERE, "--debug"],
     ],
 )
 def test_no_command_shows_a_secret(
@@ -260,22 +228,45 @@ def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"),
-    [(DataError("data.jsonl line 3: broken"), 1), (ConfigError("no such thing"), 2)],
+    ("error", "expected", "said"),
+    [
+        (DataError("data.jsonl line 3: broken"), 1, "error: data.jsonl line 3: broken"),
+        (ConfigError("no such thing"), 2, "error: no such thing"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
 )
 @pytest.mark.parametrize("debug", [False, True])
-def test_job_expected_error_is_its_message_and_with_debug_its_traceback(
-    config_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: int, debug: bool
+def test_job_that_ends_early_says_why_in_a_line_and_by_its_exit_code(
+    config_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    expected: int,
+    said: str,
+    debug: bool,
 ) -> None:
     def run(config: PrepareConfig) -> object:
         raise error
 
     _prepare_does(monkeypatch, run)
     code, out, err = _xrec("prepare", config_path, *(["--debug"] if debug else []))
-    assert code == expected
-    assert out == ""
-    assert f"error: {error}" in err.splitlines()
-    assert ("Traceback" in err) is debug
+    assert (code, out) == (expected, "")
+    assert err.splitlines()[-1] == said
+    assert ("Traceback" in err) is (debug and expected != 130)
+
+
+def test_job_that_gets_sigterm_ends_as_if_interrupted(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(config: PrepareConfig) -> object:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        _prepare_does(monkeypatch, run)
+        assert _xrec("prepare", config_path)[0] == 130
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def test_job_unexpected_error_is_not_swallowed(
@@ -289,38 +280,10 @@ def test_job_unexpected_error_is_not_swallowed(
         _xrec("prepare", config_path)
 
 
-def test_job_interrupted_exits_130_with_one_line(
-    config_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run(config: PrepareConfig) -> object:
-        raise KeyboardInterrupt
-
-    _prepare_does(monkeypatch, run)
-    code, _, err = _xrec("prepare", config_path)
-    assert code == 130
-    assert len(err.splitlines()) == 1
-
-
-def test_job_named_knows_hyphens_and_underscores() -> None:
-    assert job_named("pretrain_graph") is job_named("pretrain-graph")
-
-
-def test_python_m_jobs_is_the_same_command_as_xrec(config_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "jobs.prepare",
-        str(config_path),
-        "splits.test=0.25",
-        "--dry-run",
-    ]
+def test_python_m_is_the_same_command_as_xrec(config_path: Path) -> None:
+    """A submitted job is started by it."""
+    arguments = ["prepare", str(config_path), "splits.test=0.25", "--dry-run"]
+    command = [sys.executable, "-m", "xrec.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == _xrec("prepare", config_path, "splits.test=0.25", "--dry-run")[1]
-
-
-def test_python_m_jobs_bad_config_exits_2(config_path: Path) -> None:
-    command = [sys.executable, "-m", "jobs.prepare", str(config_path), "zzz=1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 2
-    assert "zzz: unknown key" in done.stderr
+    assert done.stdout == _xrec(*arguments)[1]

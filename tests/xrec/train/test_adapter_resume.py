@@ -16,12 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.address import JobServer
-from cluster.local import local_cluster
-from cluster.record import LocalCluster
-from cluster.status import nodes
-from cluster.token import auth_headers
 from tests.conftest import ObjectStore
+from tests.local_cluster import LocalCluster, local_cluster
 from tests.project_file import write_project
 from tests.xrec.train.adapter_town import allow_float16, build_workspace, make_config
 from tests.xrec.train.killing import at_message, driver, kill_family, training_workers
@@ -368,16 +364,11 @@ def driver_on(
 
 def drain(cluster: LocalCluster, address: str) -> None:
     """Drain the node, as the autoscaler or KubeRay does after a provider's spot notice."""
-    (node,) = [
-        node
-        for node in nodes(JobServer(cluster.dashboard_url, auth_headers(cluster.environment)))
-        if node.address == address
-    ]
     command = [
         str(Path(sys.executable).with_name("ray")),
         "drain-node",
         f"--address={cluster.address}",
-        f"--node-id={node.node_id}",
+        f"--node-id={cluster.alive()[address]}",
     ]
     reason = [
         "--reason=DRAIN_NODE_REASON_PREEMPTION",

@@ -96,7 +96,7 @@ class Forecast:
 
     def _time(self, outlook: Outlook) -> Iterator[str]:
         if not outlook.rates:
-            yield "time: not measured yet; --limit 50 measures it, and the run goes on from there"
+            yield "time: not measured yet; limit=50 measures it, and the run goes on from there"
             return
         missing = [stage for stage in outlook.counts if stage not in outlook.rates]
         seconds = sum(

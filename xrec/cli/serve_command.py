@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from jobs.command.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
-from jobs.command.catalogue import SERVE
-from jobs.command.exit_codes import exit_codes
-from jobs.command.logging import configure_logging
-from jobs.command.summary import show_config
+from jobs.catalogue import SERVE
+from xrec.cli.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
+from xrec.cli.process import running
+from xrec.cli.summary import show_config
 from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,8 +32,7 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Run jobs.serve."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         config = _load(config_path, overrides or [])
         if dry_run:
             show_config(config)

@@ -1,6 +1,6 @@
 """The jobs as the command line knows them: name and help. Their modules are imported when they run.
 
-`xrec NAME CONFIG` and `python -m jobs.MODULE CONFIG` both end in `Job.run`.
+`xrec NAME CONFIG` and `xrec run CONFIG` both end in `Job.run`.
 """
 
 import importlib
@@ -19,21 +19,18 @@ if TYPE_CHECKING:  # `xrec --help` must not wait for pydantic, pyarrow and s3fs
 class Job:
     """One job: the module `jobs.MODULE`, and a config of its class in xrec.config.jobs.
 
-    `artifact` is what it makes, by the name of the config's key for its URI.
+    `artifact` is what it makes, by the name of the config's key for its URI. Where
+    `has_outlook`, its module has `look_ahead(config)`, lines of what a run would do and cost.
     """
 
     name: str
     artifact: "Kind | None"
     help: str
-
-    @property
-    def module_name(self) -> str:
-        """The module's name in jobs/."""
-        return self.name.replace("-", "_")
+    has_outlook: bool = False
 
     def module(self) -> ModuleType:
         """The module of the job, which is imported now."""
-        return importlib.import_module(f"jobs.{self.module_name}")
+        return importlib.import_module(f"jobs.{self.name.replace('-', '_')}")
 
     def load_config(self, path: str, overrides: Sequence[str]) -> "JobConfig":
         """The validated config from the project file at `path`; raises ConfigError."""
@@ -42,9 +39,12 @@ class Job:
 
         return load_config(CONFIGS[self.name], path, overrides)
 
-    def run(self, config: "JobConfig") -> "Manifest":
-        """Do the job; returns its artifact's manifest, raises XRecError."""
-        return cast("Manifest", self.module().run(config))
+    def run(self, config: "JobConfig") -> "Manifest | None":
+        """Do the job; returns its artifact's manifest, None if its limit ended it first.
+
+        Raises XRecError.
+        """
+        return cast("Manifest | None", self.module().run(config))
 
     def output(self, config: "JobConfig", *, exact: bool = True) -> "Output":
         """What the job would make: `output` of its module, without any of the work."""
@@ -69,9 +69,11 @@ Out:  <workspace>/annotations: tables items, users, pairs and aspects, report.ht
 \b
 Example:
   xrec annotate configs/instruments.yaml min_rating=3
-  xrec annotate configs/instruments.yaml --limit 500
-  xrec annotate status workspace/instruments/annotations/pairs
+  xrec annotate configs/instruments.yaml --dry-run
+  xrec annotate configs/instruments.yaml limit=500
+  xrec table status workspace/instruments/annotations/pairs
 """,
+    has_outlook=True,
 )
 
 PREPARE = Job(
@@ -200,10 +202,12 @@ Out:  <workspace>/explanations: a Delta table of explanations and failed rows, _
 \b
 Example:
   xrec backfill configs/yelp.yaml explanations=s3://my-bucket/run-7 actors.num_actors=8
-  xrec backfill configs/yelp.yaml --limit 1000
-  xrec backfill configs/yelp.yaml --retry-failed=engine_error
-  xrec backfill status s3://my-bucket/run-7
+  xrec backfill configs/yelp.yaml --dry-run
+  xrec backfill configs/yelp.yaml limit=1000
+  xrec backfill configs/yelp.yaml 'retry_failed=[engine_error]'
+  xrec table status s3://my-bucket/run-7
 """,
+    has_outlook=True,
 )
 
 EVALUATE = Job(
@@ -352,9 +356,9 @@ JOBS = (
 
 
 def job_named(name: str) -> Job:
-    """The job `name`, with hyphens or underscores; raises ConfigError naming the known ones."""
+    """The job `name`; raises ConfigError naming the known ones."""
     for job in JOBS:
-        if job.name == name.replace("_", "-"):
+        if job.name == name:
             return job
     from xrec.errors import ConfigError
 

@@ -1,20 +1,15 @@
-"""`xrec JOB status URI`, and `check`, `rollback`, `empty`: looks at and tends a job's table.
+"""`xrec table status|check|rollback|empty URI`: looks at and tends the table of a bulk job.
 
-They run on any machine and import neither Ray nor torch. `xrec JOB CONFIG` stays the job: only if
-the first word is one of these, that command is meant. A project file of such a name is given as
-./status.
+They run on any machine and import neither Ray nor torch.
 """
 
 import json
-from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
-from jobs.command.arguments import Debug
-from jobs.command.exit_codes import FAILED, exit_codes
-from jobs.command.logging import configure_logging
+from xrec.cli.arguments import Debug, new_app
+from xrec.cli.process import FAILED, running
 
 STATUS_HELP = """How far the run is that was planned last, and what is published.
 
@@ -23,13 +18,13 @@ files, however large the run is. Nothing is written, and no cluster is started.
 
 \b
 In:   URI of the output; storage.key=value if the AWS variables do not say how s3:// is reached
-Out:  state, driver, rows, rate, time left, costs, and the published version; exit code 0 also if
-      the run is not done
+Out:  phase, rows, rate, time left, driver, costs, and the published version, as YAML; exit code 0
+      also if the run is not done
 
 \b
 Example:
-  xrec {job} status s3://my-bucket/run-7
-  watch -n 10 xrec {job} status s3://my-bucket/run-7
+  xrec table status s3://my-bucket/run-7
+  watch -n 10 xrec table status s3://my-bucket/run-7
 """
 
 CHECK_HELP = """What is wrong with an output, and how to mend it.
@@ -43,7 +38,7 @@ Out:  what was found, errors first; exit code 1 if there is an error
 
 \b
 Example:
-  xrec {job} check s3://my-bucket/run-7
+  xrec table check s3://my-bucket/run-7
 """
 
 ROLLBACK_HELP = """Publish the rows of an earlier version again, as the next version.
@@ -55,7 +50,7 @@ Out:  the number of the new version, which readers take from now on
 
 \b
 Example:
-  xrec {job} rollback s3://my-bucket/run-7 --version 12
+  xrec table rollback s3://my-bucket/run-7 --version 12
 """
 
 EMPTY_HELP = """Publish a version without rows.
@@ -68,7 +63,7 @@ Out:  the number of the new version
 
 \b
 Example:
-  xrec {job} empty s3://my-bucket/run-7
+  xrec table empty s3://my-bucket/run-7
 """
 
 OutputUri = Annotated[
@@ -84,67 +79,32 @@ StorageKeys = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
-class BulkJobCommand(TyperCommand):
-    """The command of a job that writes a table, with the commands beside it that look at one."""
-
-    @cached_property
-    def beside(self) -> Any:
-        """The commands beside the job's own, by name."""
-        app = typer.Typer(rich_markup_mode=None)
-        app.command("status", help=STATUS_HELP.format(job=self.name))(status)
-        app.command("check", help=CHECK_HELP.format(job=self.name))(check)
-        app.command("rollback", help=ROLLBACK_HELP.format(job=self.name))(rollback)
-        app.command("empty", help=EMPTY_HELP.format(job=self.name))(empty)
-        return typer.main.get_group(app).commands
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
-    ) -> Any:
-        """The context of the command that the first word names, or else of the job's own."""
-        if args and args[0] in self.beside:
-            name = f"{info_name} {args[0]}"
-            return self.beside[args[0]].make_context(name, args[1:], parent=parent, **extra)
-        return super().make_context(info_name, args, parent=parent, **extra)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that the context was made for."""
-        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """The help of the options, and then of the commands beside."""
-        super().format_options(ctx, formatter)
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [
-                    (f"{name} URI", command.get_short_help_str(limit=80))
-                    for name, command in self.beside.items()
-                ]
-            )
+app = new_app(no_args_is_help=True)
 
 
+@app.command("status", help=STATUS_HELP)
 def status(
     uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False, debug: Debug = False
 ) -> None:
     """Print the status of the run at `uri`."""
-    configure_logging(debug)
-    with exit_codes(debug):
-        from jobs.command.bulk_text import status_lines, status_values
+    with running(debug):
+        import yaml
+
+        from jobs.table_text import status_values
         from xrec.bulk import read_status
         from xrec.config.storage import storage_of
 
-        found = read_status(uri, storage_of(storage_keys or []))
-        if as_json:
-            typer.echo(json.dumps(status_values(found), indent=2))
-        else:
-            typer.echo("\n".join(status_lines(found)))
+        found = status_values(read_status(uri, storage_of(storage_keys or [])))
+        shown = json.dumps(found, indent=2) if as_json else yaml.safe_dump(found, sort_keys=False)
+        typer.echo(shown.rstrip())
 
 
+@app.command("check", help=CHECK_HELP)
 def check(
     uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False, debug: Debug = False
 ) -> None:
     """Print what is wrong with the output at `uri`."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         from xrec.bulk import check_output
         from xrec.config.storage import storage_of
 
@@ -162,6 +122,7 @@ def check(
             raise typer.Exit(FAILED)
 
 
+@app.command("rollback", help=ROLLBACK_HELP)
 def rollback(
     uri: OutputUri,
     version: Annotated[int, typer.Option("--version", help="The version to go back to.")],
@@ -169,8 +130,7 @@ def rollback(
     debug: Debug = False,
 ) -> None:
     """Publish an earlier version again."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         from xrec.bulk import rollback as roll_back
         from xrec.config.storage import storage_of
 
@@ -178,10 +138,10 @@ def rollback(
         typer.echo(f"{uri}: version {made} has the rows of version {version}")
 
 
+@app.command("empty", help=EMPTY_HELP)
 def empty(uri: OutputUri, storage_keys: StorageKeys = None, debug: Debug = False) -> None:
     """Publish a version without rows."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         from xrec.bulk import empty as make_empty
         from xrec.config.storage import storage_of
 

@@ -1,4 +1,4 @@
-"""`xrec backfill status URI`, and `check`, `rollback`, `empty`, on the tables of a toy job."""
+"""`xrec table status URI`, and `check`, `rollback`, `empty`, on the tables of a toy job."""
 
 import json
 import subprocess
@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-from jobs.command.commands import run_job
 from tests.xrec.bulk.conftest import Place, bucket, disk, place
 from tests.xrec.bulk.toy_run import rows_of, toy_run
 from xrec.cli.main import app
@@ -41,25 +41,28 @@ def storage_keys(place: Place) -> list[str]:
 def test_status_of_a_canary_and_of_the_published_run(place: Place, tmp_path: Path) -> None:
     toy = toy_run(place, tmp_path, ["a", "odd-1", "b"])
     progress = toy.drive(max_rows=13)
-    command = ["backfill", "status", place.uri, *storage_keys(place)]
+    command = ["table", "status", place.uri, *storage_keys(place)]
     code, out, _ = xrec(*command)
     assert code == 0
-    assert "explanations, stopped before it was done; run it again to go on" in out
+    assert "\nphase: stopped\nnote: it was stopped before it was done; run it again to go on" in out
     left = 36 - progress.num_rows
-    assert f" {progress.num_ok} ok, {progress.num_failed} failed, {left} left" in out
-    assert "published nothing" in out
+    told = yaml.safe_load(out)
+    counts = {"ok": progress.num_ok, "failed": progress.num_failed, "left": left}
+    assert counts.items() <= told["rows"].items()
+    assert told["published"] is None
     code, out, _ = xrec(*command, "--json")
-    assert json.loads(out)["rows"]["left"] == left
+    assert json.loads(out) == told
     toy.complete()
     code, out, _ = xrec(*command)
-    assert (code, "explanations, published\n" in out, "odd 12" in out) == (0, True, True)
-    assert "published version 0, with the rows of this run" in out
+    told = yaml.safe_load(out)
+    assert (code, told["phase"], told["progress"]["failed"]) == (0, "published", {"odd": 12})
+    assert (told["published"]["version"], told["published"]["is_this_run"]) == (0, True)
 
 
 def test_check_says_what_is_wrong_and_exits_1(place: Place, tmp_path: Path) -> None:
     toy = toy_run(place, tmp_path)
     toy.drive(max_rows=13)
-    command = ["backfill", "check", place.uri, *storage_keys(place)]
+    command = ["table", "check", place.uri, *storage_keys(place)]
     code, out, _ = xrec(*command)
     assert code == 0
     assert out.startswith("warning: ")  # not done
@@ -82,38 +85,38 @@ def test_rollback_and_empty_make_a_version_and_say_which(place: Place, tmp_path:
     first.complete()
     toy_run(place, tmp_path, ["b", "c"]).complete()
     keys = storage_keys(place)
-    code, out, _ = xrec("backfill", "rollback", place.uri, "--version", "0", *keys)
+    code, out, _ = xrec("table", "rollback", place.uri, "--version", "0", *keys)
     assert (code, out) == (0, f"{place.uri}: version 2 has the rows of version 0\n")
     assert rows_of(first.published()) == first.rows
-    code, out, _ = xrec("backfill", "empty", place.uri, *keys)
+    code, out, _ = xrec("table", "empty", place.uri, *keys)
     assert (code, out.startswith(f"{place.uri}: version 3 has no rows")) == (0, True)
-    code, _, err = xrec("backfill", "rollback", place.uri, "--version", "9", *keys)
+    code, _, err = xrec("table", "rollback", place.uri, "--version", "9", *keys)
     assert (code, "version 9 is not there; the table has 0 to 3" in err) == (1, True)
-    code, _, err = xrec("backfill", "rollback", place.uri, *keys)
+    code, _, err = xrec("table", "rollback", place.uri, *keys)
     assert (code, "Missing option '--version'" in err) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["status", "check", "empty"])
 def test_bad_use_of_a_command_is_said(command: str, disk: Place, tmp_path: Path) -> None:
-    code, _, err = xrec("backfill", command)
+    code, _, err = xrec("table", command)
     assert code == 2
-    assert f"Usage: root backfill {command} " in err
+    assert f"Usage: root table {command} " in err
     assert "Missing argument 'URI'" in err
-    code, _, err = xrec("backfill", command, disk.uri, "pairs.kind=split")
+    code, _, err = xrec("table", command, disk.uri, "pairs.kind=split")
     assert code == 2
     assert "pairs: unknown key; known keys: storage" in err
     secret = "storage.secret_access_key=wJalrXUtnFEMI"
-    code, out, err = xrec("backfill", command, disk.uri, secret, "--debug")
+    code, out, err = xrec("table", command, disk.uri, secret, "--debug")
     assert code == 2
     assert "must be given together" in err
     assert "wJalr" not in out + err
 
 
 def test_status_where_there_is_no_run_exits_1(disk: Place, tmp_path: Path) -> None:
-    code, _, err = xrec("backfill", "status", disk.uri)
+    code, _, err = xrec("table", "status", disk.uri)
     assert (code, "no run was planned there; check the URI" in err) == (1, True)
     code, _, err = xrec(
-        "backfill",
+        "table",
         "status",
         "s3://bucket/run",
         "storage.max_attempts=1",
@@ -124,51 +127,21 @@ def test_status_where_there_is_no_run_exits_1(disk: Place, tmp_path: Path) -> No
     assert (code, "http://127.0.0.1:9" in err) == (1, True)
     project = tmp_path / "project.yaml"
     project.write_text("workspace: here\n")
-    code, _, err = xrec("backfill", "status", str(project))
+    code, _, err = xrec("table", "status", str(project))
     assert (code, "check the path" in err) == (1, True)
     for command in (["rollback", disk.uri, "--version", "0"], ["empty", disk.uri]):
-        code, _, err = xrec("backfill", *command)
+        code, _, err = xrec("table", *command)
         assert (code, "there is no table; check the URI" in err) == (1, True)
 
 
-def test_first_word_that_names_no_command_is_the_config() -> None:
-    code, _, err = xrec("backfill", "statu")
-    assert code == 2
-    assert "config file 'statu' cannot be read" in err
-    code, _, err = xrec("backfill", "./status")
-    assert "config file 'status' cannot be read" in err
-
-
-def test_help_of_the_job_has_its_options_and_the_commands_beside() -> None:
-    code, out, _ = xrec("backfill", "--help")
-    assert code == 0
-    assert "Usage: root backfill [OPTIONS] {CONFIG}" in out
-    assert "--dry-run" in out
-    assert "\nCommands:\n  status URI " in out
-    assert "\n  check URI " in out
-    assert "\n  rollback URI " in out
-    assert "\n  empty URI " in out
-
-
-@pytest.mark.parametrize("job", ["backfill", "recommend"])
 @pytest.mark.parametrize("command", ["status", "check"])
-def test_command_imports_neither_ray_nor_torch(job: str, command: str) -> None:
+def test_command_imports_neither_ray_nor_torch(command: str) -> None:
     code = (
         "import sys\n"
         "import xrec.cli.main as program\n"
-        f"try: program.app([{job!r}, {command!r}, '/nowhere'])\n"
+        f"try: program.app(['table', {command!r}, '/nowhere'])\n"
         "except SystemExit: pass\n"
         "print('ray' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
-
-
-def test_python_m_jobs_knows_the_commands_too(
-    disk: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["backfill.py", "status", disk.uri])
-    with pytest.raises(SystemExit) as ended:
-        run_job("backfill")
-    assert ended.value.code == 1
-    assert "no run was planned there" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share."""
+"""Programs, arguments and options that several commands share."""
 
 from typing import Annotated, Any
 
@@ -17,7 +17,9 @@ Overrides = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Print the resolved config as YAML and stop; nothing is touched."
+        "--dry-run",
+        help="Print the resolved config as YAML, and of a bulk job what a run would do and cost; "
+        "nothing is touched.",
     ),
 ]
 Debug = Annotated[
@@ -30,9 +32,9 @@ Address = Annotated[
     str | None,
     typer.Option(
         "--address",
-        metavar="URL|NAME",
+        metavar="URL",
         envvar="RAY_API_SERVER_ADDRESS",
-        help="Job server, http://host:8265 or host:8265, or the name of a cluster started here.",
+        help="The cluster's job server, http://host:8265 or host:8265; by default this machine's.",
     ),
 ]
 
@@ -42,11 +44,21 @@ def keys_option(job: str) -> Any:
 
     def show(wanted: bool) -> None:
         if wanted:
-            from jobs.command.keys import job_keys
+            from xrec.cli.keys import job_keys
 
             typer.echo(job_keys(job))
             raise typer.Exit
 
     return typer.Option(
         "--keys", callback=show, is_eager=True, help="List all keys of its config and stop."
+    )
+
+
+def new_app(*, no_args_is_help: bool = False) -> typer.Typer:
+    """An empty program, without shell completion and coloured tracebacks."""
+    return typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=no_args_is_help,
     )

@@ -4,11 +4,10 @@ from typing import Annotated
 
 import typer
 
-from jobs.command.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
-from jobs.command.catalogue import COMPARE
-from jobs.command.exit_codes import exit_codes
-from jobs.command.logging import configure_logging
-from jobs.command.summary import show_config, summary
+from jobs.catalogue import COMPARE
+from xrec.cli.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
+from xrec.cli.process import running
+from xrec.cli.summary import show_config, summary
 
 BlindSheet = Annotated[
     int | None,
@@ -39,8 +38,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Run the job, or show its config."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         given = [*(overrides or [])]
         if blind_sheet is not None:
             given.append(f"blind_sheet.num_pairs={blind_sheet}")
@@ -51,6 +49,7 @@ def compare(
             show_config(config)
             return
         manifest = COMPARE.run(config)
+        assert manifest is not None  # it has no limit
         typer.echo(summary(manifest, config.artifact(manifest.kind)))
 
 

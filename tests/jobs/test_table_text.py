@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.command.bulk_text import costs_text, preview_lines, status_lines, status_values
+from jobs.table_text import costs_text, preview_lines, status_values
 from xrec.bulk import Identity, Preview, Progress, RunRecord, Status
 from xrec.bulk.plan import PlanSize
 from xrec.progress import duration
@@ -48,76 +48,51 @@ def done(**values: Any) -> Status:
     return status_of(**{"num_ok": 10_000, "costs": {"seconds": 50.0}, "is_done": True, **values})
 
 
+FAILED = {"num_ok": 9_994, "failed": {"odd": 3, "dull": 1, "bad": 2}}
+
+
 def preview_of(status: Status | None, rate_of: Status | None = None, **values: Any) -> Preview:
     """Of a run of 10,000 rows that is planned if there is a status."""
     rate = (rate_of or status).rate if rate_of or status else None  # type: ignore[union-attr]
     return replace(Preview(10_000, 100, None, {}, status, rate), **values)
 
 
-def test_status_lines_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes() -> None:
-    assert status_lines(status_of(**RUNNING), NOON + timedelta(seconds=112)) == [
-        "memory: toy, running",
-        "  rows      10,000 in 100 chunks: 1,850 ok, 50 failed, 8,100 left (19.0% done)",
-        "  failed    odd 40, dull 10",
-        "  driver    host-3; last sign of life 12 s ago, at 2026-11-26 12:01:40 UTC",
-        "  rate      15 rows/s, 9 min left (rough: few chunks are done)",
-        "  costs     2.0 h of actor time, 12,345 tokens",
-        "  deaths    2 processes died while they worked",
-        "  published nothing",
-    ]
+def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes() -> None:
+    values = json.loads(json.dumps(status_values(status_of(**RUNNING), NOON)))
+    rows = {"planned": 10_000, "ok": 1_850, "failed": 50, "left": 8_100, "rejected": 0}
+    assert (values["phase"], values["rows"]) == ("running", rows)
+    rate = (values["rows_per_second"], values["seconds_left"], values["time_left"])
+    assert (*rate, values["is_rate_rough"]) == (15.0, 540.0, "9 min", True)
+    assert values["progress"]["written_at"] == "2026-11-26T12:01:40Z"
+    assert values["progress"]["failed"] == {"odd": 40, "dull": 10}
+    assert (values["published"], "note" in values) == (None, False)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "changes", "expected"),
+    ("seconds", "changes", "phase", "note"),
     [
-        (200, {}, ["gives no sign of life; run it again to go on", "last sign of life 2 min ago"]),
-        (112, {"expires_at": None}, ["stopped before it was done; run it again", "; ended 12 s"]),
-        (112, {"expires_at": None, "is_done": True}, ["not what is published; run it again to"]),
-        (
-            112,
-            {"expires_at": None, "is_done": True, "is_published": True},
-            ["memory: toy, published", "published version 7, with the rows of this run"],
-        ),
-        (112, {"num_rows_before": 1_900}, ["memory: toy, running", "not known before this driver"]),
+        (200, {}, "silent", "no sign of life; run it again to go on"),
+        (112, {"expires_at": None}, "stopped", "before it was done; run it again to go on"),
+        (112, {"expires_at": None, "is_done": True}, "done", "run it again to publish it"),
+        (112, {"expires_at": None, "is_done": True, "is_published": True}, "published", ""),
     ],
 )
-def test_status_lines_tell_how_a_run_ended(
-    seconds: int, changes: dict[str, Any], expected: list[str]
+def test_status_values_tell_how_a_run_ended(
+    seconds: int, changes: dict[str, Any], phase: str, note: str
 ) -> None:
-    lines = status_lines(status_of(**{**RUNNING, **changes}), NOON + timedelta(seconds=seconds))
-    text = "\n".join(lines)
-    assert [each for each in expected if each not in text] == []
-    assert ("\n  rate " in text) is ("running" in lines[0])
+    values = status_values(status_of(**{**RUNNING, **changes}), NOON + timedelta(seconds=seconds))
+    assert values["phase"] == phase
+    assert values.get("note", "").endswith(note)
+    assert bool(note) is ("note" in values)
 
 
-def test_status_lines_of_a_plan_beside_what_is_published() -> None:
+def test_status_values_of_a_plan_beside_what_is_published() -> None:
     record = RECORD.model_copy(update={"rejected": {"null_id": 1, "nan_id": 2}})
-    assert status_lines(Status("memory", record, None, MANIFEST, False)) == [
-        "memory: toy, planned, and not begun",
-        "  rows      10,000 in 100 chunks",
-        "  rejected  3 rows of the input, whose ids cannot be used",
-        "  published version 7, with the rows of another run",
-    ]
-
-
-def test_status_lines_say_which_retry_is_under_way() -> None:
-    retry = {"pass_number": 2, "reasons": ("odd", "dull"), "num_ok": 9_000, "failed": {"odd": 1000}}
-    lines = status_lines(status_of(expires_at=NOON, **retry), NOON - timedelta(seconds=1))
-    assert "  retry     number 2, of rows that failed for odd, dull" in lines
-    assert not any(line.startswith("  rate") for line in lines)  # no rows are left
-
-
-def test_status_values_are_json_with_the_same_numbers() -> None:
-    values = json.loads(json.dumps(status_values(status_of(**RUNNING), NOON)))
-    rows = {"planned": 10_000, "ok": 1_850, "failed": 50, "left": 8_100, "rejected": 0}
-    assert values["rows"] == rows
-    rate = (values["phase"], values["rows_per_second"], values["seconds_left"])
-    assert rate == ("running", 15.0, 540.0)
-    assert (values["written_at"], values["published"]) == ("2026-11-26T12:01:40Z", None)
-    planned = status_values(Status("memory", RECORD, None, MANIFEST, False), NOON)
-    assert (planned["phase"], planned["rows"]["left"]) == ("planned", 10_000)
-    assert planned["published"]["version"] == 7
-    assert planned["published"]["is_this_run"] is False
+    values = status_values(Status("memory", record, None, MANIFEST, False), NOON)
+    assert (values["phase"], values["rows"]["left"]) == ("planned", 10_000)
+    assert (values["rows"]["rejected"], values["time_left"]) == (3, None)
+    published = values["published"]
+    assert (published["version"], published["is_this_run"]) == (7, False)
 
 
 def test_duration_and_costs_are_in_words_that_suit_their_size() -> None:
@@ -134,11 +109,11 @@ def test_preview_lines_of_a_run_that_nobody_measured_propose_a_canary() -> None:
     assert preview_lines(preview, "pairs", num_actors=4, price_per_actor_hour=2.0) == [
         "10,000 pairs in 100 chunks; counted by reading all of them, and 7 duplicates dropped",
         "left out, for their ids cannot be used: float_id 2, nan_id 1",
-        "what they cost is not known, because no run was measured here: --limit 400 does the first "
+        "what they cost is not known, because no run was measured here: limit=400 does the first "
         "pairs of this run, and measures it",
     ]
     small = replace(preview, num_rows=10, num_chunks=3, rejected={})
-    assert "--limit 10 does" in preview_lines(small, "pairs", num_actors=4)[-1]
+    assert "limit=10 does" in preview_lines(small, "pairs", num_actors=4)[-1]
 
 
 def test_preview_lines_after_a_canary_say_what_the_rest_takes() -> None:
@@ -166,16 +141,17 @@ def test_preview_lines_name_the_run_whose_rate_they_take() -> None:
     ]
 
 
-def test_preview_lines_say_which_failed_rows_a_retry_does_again() -> None:
-    preview = preview_of(done(num_ok=9_994, failed={"odd": 3, "dull": 1, "bad": 2}))
-    lines = preview_lines(preview, "pairs", num_actors=1, retry=("dull", "odd"))
-    assert lines[-1] == "to be done again: 4 failed pairs (odd 3, dull 1)"
-    lines = preview_lines(preview, "pairs", num_actors=1, retry=("strange",))
-    assert lines[-1] == "to be done again: 0 failed pairs"
-
-
-def test_preview_lines_of_a_run_that_is_done_reckon_nothing() -> None:
-    for is_published, said in ((True, "nothing is left to do"), (False, "left to be published")):
-        lines = preview_lines(preview_of(done(is_published=is_published)), "pairs", num_actors=1)
-        assert len(lines) == 3
-        assert said in lines[-1]
+@pytest.mark.parametrize(
+    ("status", "retry", "last"),
+    [
+        (done(), (), "it is left to be published"),
+        (done(is_published=True), (), "nothing is left to do"),
+        (done(**FAILED), ("dull", "odd"), "to be done again: 4 failed pairs (odd 3, dull 1)"),
+        (done(**FAILED), ("strange",), "to be done again: 0 failed pairs"),
+    ],
+)
+def test_preview_lines_of_a_run_that_is_done_reckon_nothing(
+    status: Status, retry: tuple[str, ...], last: str
+) -> None:
+    lines = preview_lines(preview_of(status), "pairs", num_actors=1, retry=retry)
+    assert (len(lines), lines[-1]) == (3, last)

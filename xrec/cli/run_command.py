@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.command.arguments import ConfigPath, Debug
-from jobs.command.exit_codes import exit_codes
-from jobs.command.logging import configure_logging
+from xrec.cli.arguments import ConfigPath, Debug
+from xrec.cli.process import running
 
 HELP = """All jobs of a project, in order; what is there already is kept.
 
@@ -60,8 +59,7 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run jobs.project_run."""
-    configure_logging(debug)
-    with exit_codes(debug):
+    with running(debug):
         from jobs.pipeline import chosen_configs
         from xrec.config.base import as_yaml
         from xrec.config.project import read_project

@@ -1,0 +1,140 @@
+"""The status of a bulk run as values, and what a run would cost as lines for a reader."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from xrec.progress import duration
+
+if TYPE_CHECKING:
+    from xrec.bulk import Preview, Status
+
+_NOTES: Mapping[str, str] = {
+    "silent": "its driver gives no sign of life; run it again to go on",
+    "stopped": "it was stopped before it was done; run it again to go on",
+    "done": "it is not what is published; run it again to publish it",
+    "replaced": "something else was published since, or it was taken back",
+}
+
+
+def status_values(status: "Status", now: datetime | None = None) -> dict[str, Any]:
+    """The status for a reader and for programs, as values of JSON and YAML.
+
+    Times are ISO 8601 in UTC. `now` is for tests.
+    """
+    record, progress, manifest = status.record, status.progress, status.manifest
+    phase = status.phase(now or datetime.now(UTC))
+    return {
+        "uri": status.uri,
+        "kind": record.identity.kind,
+        "run": record.run,
+        "phase": phase,
+        **({"note": _NOTES[phase]} if phase in _NOTES else {}),
+        "rows": {
+            "planned": record.num_rows,
+            "ok": progress.num_ok if progress else 0,
+            "failed": progress.num_failed if progress else 0,
+            "left": status.num_left,
+            "rejected": record.num_rejected,
+        },
+        "rows_per_second": status.rows_per_second,
+        "seconds_left": status.seconds_left,
+        "time_left": duration(status.seconds_left) if status.seconds_left else None,
+        "is_rate_rough": status.is_rate_rough,
+        "progress": progress.model_dump(mode="json") if progress else None,
+        "published": manifest
+        and {
+            "version": manifest.version,
+            "created_at": manifest.created_at,
+            "is_this_run": status.is_published,
+            "rows": dict(manifest.row_counts),
+        },
+    }
+
+
+def preview_lines(
+    preview: "Preview",
+    rows: str,
+    *,
+    num_actors: int,
+    price_per_actor_hour: float | None = None,
+    retry: Sequence[str] = (),
+) -> list[str]:
+    """What a run would do.
+
+    rows: what its rows are called. price_per_actor_hour: in any currency. retry: the reasons of
+    failed rows that are to be done again.
+    """
+    lines = [f"{preview.num_rows:,} {rows} in {preview.num_chunks:,} chunks; {_how(preview, rows)}"]
+    if preview.rejected:
+        lines.append(f"left out, for their ids cannot be used: {reasons_text(preview.rejected)}")
+    if preview.status and (progress := preview.status.progress) is not None:
+        failed = f" ({reasons_text(progress.failed)})" if progress.failed else ""
+        lines.append(
+            f"done: {progress.num_ok:,} ok, {progress.num_failed:,} failed{failed}; they took "
+            f"{costs_text(progress.costs) or 'nothing'}; left: {preview.num_left:,}"
+        )
+        again = {reason: count for reason, count in progress.failed.items() if reason in retry}
+        if retry:
+            lines.append(
+                f"to be done again: {sum(again.values()):,} failed {rows}"
+                + (f" ({reasons_text(again)})" if again else "")
+            )
+    if preview.num_left:
+        lines += _costs_left(preview, rows, num_actors, price_per_actor_hour)
+    elif preview.status and not retry:
+        is_published = preview.status.is_published
+        lines.append("nothing is left to do" if is_published else "it is left to be published")
+    return lines
+
+
+def costs_text(costs: Mapping[str, float]) -> str:
+    """The costs that a reader asks for; `seconds` is the time of actors.
+
+    What an engine counts for itself (`engine_...`) is left out, and so is what did not occur.
+    """
+    shown = [f"{duration(costs['seconds'])} of actor time"] if "seconds" in costs else []
+    shown += [
+        f"{cost:,.0f} {name.removeprefix('num_').replace('_', ' ')}"
+        for name, cost in costs.items()
+        if name != "seconds" and not name.startswith("engine_") and cost
+    ]
+    return ", ".join(shown)
+
+
+def reasons_text(counts: Mapping[str, int]) -> str:
+    """Counts by reason, the largest first."""
+    most_first = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{reason} {count:,}" for reason, count in most_first)
+
+
+def _how(preview: "Preview", rows: str) -> str:
+    """How the rows were counted."""
+    if preview.num_given is None:
+        return f"they are planned, so no {rows} were read"
+    num_twice = preview.num_given - preview.num_rows
+    twice = f", and {num_twice:,} duplicates dropped" if num_twice else ""
+    return f"counted by reading all of them{twice}"
+
+
+def _costs_left(
+    preview: "Preview", rows: str, num_actors: int, price: float | None
+) -> Iterator[str]:
+    rate, costs = preview.rate, preview.costs_left
+    if rate is None or costs is None:
+        canary = min(preview.num_left, num_actors * -(-preview.num_rows // preview.num_chunks))
+        yield (
+            f"what they cost is not known, because no run was measured here: limit={canary} does "
+            f"the first {rows} of this run, and measures it"
+        )
+        return
+    hours = costs["seconds"] / 3600
+    money = f"; {hours * price:,.2f} by price_per_actor_hour" if price is not None else ""
+    yield (
+        f"to come: about {costs_text(costs)}; {duration(costs['seconds'] / num_actors)} with "
+        f"{num_actors} actor{'s' if num_actors > 1 else ''}, without the time to start{money}"
+    )
+    if preview.is_own_rate:
+        yield f"  reckoned from the {rows} of this run that are done"
+    else:
+        yield f"  reckoned from {rate.num_done:,} {rows} done at {rate.uri}; less if some are kept"

@@ -1,0 +1,75 @@
+"""What every command does to its process: where log lines go, and how it ends.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or config, 130 interrupted. SIGTERM interrupts as Ctrl-C
+does, so a job that is stopped ends in order.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from xrec.errors import ConfigError, XRecError
+
+FAILED = 1
+BAD_USAGE = 2
+INTERRUPTED = 130
+
+
+@contextmanager
+def running(debug: bool) -> Iterator[None]:
+    """Turn the errors of the `with` body into messages and exit codes, and show log lines.
+
+    Of an expected error (XRecError) the message is printed on standard error, with `debug` also the
+    traceback. An unexpected one is a bug: it passes through, and Python prints its traceback and
+    exits with 1.
+    """
+    _configure_logging(debug)
+    try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        yield
+    except XRecError as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(BAD_USAGE if isinstance(error, ConfigError) else FAILED) from error
+    except KeyboardInterrupt as error:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from error
+
+
+def _configure_logging(debug: bool) -> None:
+    """Show INFO and above of the `xrec` logger on standard error, and with `debug` everything.
+
+    A second call replaces the handler of the first.
+    """
+    logger = logging.getLogger("xrec")
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.propagate = False  # libraries that set up the root logger would show each line again
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: record.levelno >= logging.ERROR
+    )  # it warns that there is no GPU
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for each model loaded
+    logger.handlers = [_terminal_handler() if sys.stderr.isatty() else _plain_handler()]
+
+
+def _terminal_handler() -> logging.Handler:
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    return RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
+
+
+def _plain_handler() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    )
+    return handler
