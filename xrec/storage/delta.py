@@ -299,7 +299,7 @@ def file_errors(location: Location) -> Iterator[None]:
         except pa.ArrowInvalid as error:
             raise DataError(
                 f"{location}: a file of the table cannot be read ({error}); go back to the version "
-                "before (xrec JOB rollback), or run the job again"
+                "before (xrec table rollback), or run the job again"
             ) from error
 
 
