@@ -16,10 +16,9 @@ from xrec.config.serve import ServeConfig
 from xrec.errors import ClusterError, XRecError
 from xrec.generate.loading import check_sources
 from xrec.llm.source import anywhere
-from xrec.serve.app import APP, build
-from xrec.serve.deployment_file import serve_options
+from xrec.serve.app import APP, build, serve_options
 from xrec.serve.proxy import CALLBACK, VARIABLE
-from xrec.serve.state import read_lookup
+from xrec.serve.published import read_lookup
 from xrec.storage import check_access, location_of, open_location
 
 logger = logging.getLogger("xrec")

@@ -132,7 +132,7 @@ def test_query_uses_metrics_and_labels_that_are_exported(
 
 def test_queries_of_serving_use_metrics_and_labels_that_the_endpoint_exports() -> None:
     serve = pytest.importorskip("xrec.serve.metrics", reason="the endpoint is not in this checkout")
-    table = {*serve.FRONTEND, *serve.GENERATOR}
+    table = {value for value in vars(serve).values() if isinstance(value, serve.Metric)}
     exported = {
         series: frozenset(metric.labels)
         for metric in table

@@ -5,19 +5,15 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import requests
 from typer.testing import CliRunner
 
-import jobs.serve
 from tests.project_file import write_project
 from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, make_town, serve_config
 from xrec.cli.main import app
-from xrec.config.serve import ServeConfig
-from xrec.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +58,10 @@ def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(town: Path, tmp_path:
         wait_for(lambda: f"serving at http://127.0.0.1:{port} " in log.read_text(), process)
         pair = f"http://127.0.0.1:{port}/v1/explanations/{users[0]}/{items[0]}"
         first = requests.get(pair, timeout=60).json()["model_fingerprint"]
+        path.write_text("serve: {htpp: {}}")
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "the earlier one stays" in log.read_text(), process)
+        assert requests.get(pair, timeout=60).json()["model_fingerprint"] == first
         write_config(town, path, http={"port": port}, adapter=str(town / "adapter-2"))
         process.send_signal(signal.SIGHUP)
         wait_for(
@@ -81,28 +81,3 @@ def wait_for(condition: object, process: "subprocess.Popen[bytes]") -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def test_a_config_that_cannot_be_served_is_logged_and_the_earlier_one_stays(
-    town: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = serve_config(town)
-    deployed: list[str] = []
-    for name in ("environment", "ensure_ray", "_serving"):
-        monkeypatch.setattr(jobs.serve, name, lambda *arguments: nullcontext())
-    monkeypatch.setattr(jobs.serve, "_hang_ups", lambda: iter([None, None]))
-    monkeypatch.setattr(jobs.serve, "checked", lambda found: found)
-    monkeypatch.setattr(
-        jobs.serve, "deploy", lambda found: deployed.append(found.artifact("adapter"))
-    )
-    answers = iter([ConfigError("a typo"), config.model_copy(update={"adapter": "another"})])
-
-    def read_again() -> ServeConfig:
-        answer = next(answers)
-        if isinstance(answer, ConfigError):
-            raise answer
-        return answer
-
-    jobs.serve.run(config, read_again, lambda address: None)
-    assert deployed == ["another"]
-    assert "the earlier one stays: a typo" in caplog.text

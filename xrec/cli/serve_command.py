@@ -44,7 +44,7 @@ def serve(
 
 def _write_deployment(config: "ServeConfig", path: str) -> None:
     """Write the Serve config; raises ConfigError if the file cannot be written."""
-    from xrec.serve.deployment_file import deployment_yaml
+    from xrec.serve.app import deployment_yaml
 
     text = deployment_yaml(config)
     try:

@@ -20,11 +20,6 @@ class HTTPConfig(Config):
         "security.keys.",
     )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
-    max_body_kib: int = Field(
-        256,
-        ge=1,
-        description="Largest body of a request, in KiB. A larger one is answered with 413.",
-    )
     max_concurrent_requests: int = Field(
         256,
         ge=1,
@@ -52,12 +47,15 @@ class HTTPConfig(Config):
     @property
     def is_loopback(self) -> bool:
         """True if only this machine can reach `host`."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the name or address of a host is one of this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class KeyConfig(Config):
@@ -97,11 +95,6 @@ class SecurityConfig(Config):
         description="Keys, which are sent as Authorization: Bearer KEY. Without keys, only "
         "this machine may ask.",
     )
-    log_paths: bool = Field(
-        False,
-        description="Whether to log the path of each request, which has the ids of user and "
-        "item. Leave it off unless you look for a fault.",
-    )
 
     @field_validator("keys")
     @classmethod
@@ -114,7 +107,7 @@ class SecurityConfig(Config):
 
 
 class ReadThroughConfig(Config):
-    """What each frontend keeps in memory: explanations of the backfill, and generated texts."""
+    """What each frontend keeps of the backfill, and how soon it sees a new version."""
 
     backfill_mib: float = Field(
         128.0,
@@ -122,7 +115,6 @@ class ReadThroughConfig(Config):
         description="MiB for explanations of users who were asked for. The least recently used "
         "ones go first.",
     )
-    live_mib: float = Field(32.0, gt=0, description="MiB for generated texts.")
     refresh_seconds: float = Field(
         5.0,
         gt=0,
@@ -215,7 +207,7 @@ class ServeConfig(JobConfig):
     )
     security: SecurityConfig = Field(default_factory=SecurityConfig, description="Who may ask.")
     read_through: ReadThroughConfig = Field(
-        default_factory=ReadThroughConfig, description="The caches."
+        default_factory=ReadThroughConfig, description="The backfill as each frontend reads it."
     )
     models: ModelReplicasConfig = Field(
         default_factory=ModelReplicasConfig,

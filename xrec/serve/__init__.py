@@ -1,14 +1,18 @@
 """The online endpoint: it answers from a backfill, and generates what the backfill does not hold.
 
-A request goes through Ray Serve's proxy to a replica of Frontend (HTTP, dataset, vectors, caches),
-and from there, if a text must be generated, to a replica of Generator (the language model).
+A request passes three rooms. A Ray Serve proxy brings it to a frontend replica, which has the first
+two; a model replica is the third.
 
-frontend, generator, app    the two deployments, and the application that is made of them
-gate, keys, problems        what is checked before a request is answered; the form of errors
-api, messages, page         routes, their OpenAPI description, the page at /
-service, read_through       where answers come from: the backfill, then memory, then the model
-catalogue, state            users, items and vectors; reading artifacts, and watching the backfill
-live_explainer, new_users   generation on request; vectors of users that only have a history
+HTTP            gate, api          key, limits and log line; routes, events and the page
+                messages, problems the bodies of requests, answers and errors
+read-through    read_through       the table, else memory, else the model; cuts and limits of time
+                published          the newest version of the table
+                catalogue          users, items and vectors: recommendations, evidence
+model           model              calls of a model replica, and what it returns
+                generator          the replica
+                live_explainer     the texts of pairs that come one by one
+                new_users          vectors of users that only have a history
 
-How to operate it stands in docs/serving.md.
+app, frontend and choice put the rooms together, and change their artifacts under load. How to
+operate the endpoint stands in docs/serving.md.
 """

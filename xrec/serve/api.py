@@ -1,15 +1,17 @@
-"""The HTTP API: routes, their OpenAPI description and server-sent events."""
+"""The HTTP API: routes, their OpenAPI description, server-sent events, and the page at `/`."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Query
+from fastapi import APIRouter, Depends, FastAPI, Query
 from fastapi.security import HTTPBearer
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.staticfiles import StaticFiles
 
-from xrec.serve.live import Delta, Signal
 from xrec.serve.messages import (
     MAX_PAIRS,
     Evidence,
@@ -17,7 +19,6 @@ from xrec.serve.messages import (
     Explanation,
     Explanations,
     ExplanationsRequest,
-    ItemEntry,
     ItemId,
     ItemList,
     MaxWords,
@@ -27,9 +28,10 @@ from xrec.serve.messages import (
     UserId,
     UserList,
 )
-from xrec.serve.page import add_page
+from xrec.serve.metrics import Recorder
+from xrec.serve.model import Delta
 from xrec.serve.problems import MEDIA_TYPE, Problem, ProblemError, install_handlers, refused
-from xrec.serve.service import Service
+from xrec.serve.read_through import ReadThrough
 from xrec.version import __version__
 
 _DESCRIPTION = """The endpoint explains why a user would like an item. It answers from a finished
@@ -56,18 +58,28 @@ def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_ASKED = _responses(401, 403, 413, 422, 429, 503, 504)
-_ASKED_BY_ID = _responses(401, 403, 404, 422, 429, 503, 504)
 _KEY = HTTPBearer(
     auto_error=False,
     description="A key of security.keys. An endpoint without keys answers its own machine.",
 )
 _SECURED = [Depends(_KEY)]
 """Puts the key into the OpenAPI description. `xrec.serve.gate` checks it, before the route runs."""
+_OF_BODY, _OF_MODEL, _OF_IDS = _responses(413), _responses(503, 504), _responses(404)
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}}
+}
+
+_PAGE = Path(__file__).parent / "page_files"
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 
 
-def make_api(service: Service) -> FastAPI:
-    """Return the application with all routes."""
+def make_api(read_through: ReadThrough, recorder: Recorder) -> FastAPI:
+    """Return the application with all routes, and the page, which loads nothing from elsewhere."""
     app = FastAPI(
         title="xrec",
         version=__version__,
@@ -75,33 +87,36 @@ def make_api(service: Service) -> FastAPI:
         separate_input_output_schemas=False,
     )
     install_handlers(app)
-    _add_explanations(app, service)
-    _add_evidence(app, service)
-    _add_recommendations(app, service)
-    _add_lists(app, service)
-    _add_operations(app, service)
-    add_page(app)
+    for router in (_explanations(read_through), _lists(read_through)):
+        app.include_router(
+            router, prefix="/v1", dependencies=_SECURED, responses=_responses(401, 403, 422, 429)
+        )
+    app.include_router(_operations(read_through, recorder), tags=["operations"])
+    app.mount("/page", StaticFiles(directory=_PAGE))
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(_PAGE / "index.html", headers=_PAGE_HEADERS)
+
     return app
 
 
-def _add_explanations(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/explanations", responses=_ASKED, dependencies=_SECURED, tags=["explanations"])
+def _explanations(read_through: ReadThrough) -> APIRouter:
+    router = APIRouter(tags=["explanations"])
+
+    @router.post("/explanations", responses=_OF_BODY | _OF_MODEL)
     async def explain(request: ExplanationsRequest) -> Explanations:
         """Explain one to 64 pairs.
 
         A pair that cannot be explained has a `problem` in its place. The other pairs are answered.
         """
-        return Explanations(explanations=await service.explain(request.pairs, request.max_words))
+        answers = await read_through.explain(request.pairs, request.max_words)
+        return Explanations(explanations=answers)
 
-    @app.post(
-        "/v1/explanations/stream",
-        responses={
-            **_ASKED,
-            200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}},
-        },
+    @router.post(
+        "/explanations/stream",
+        responses=_OF_BODY | _OF_MODEL | _STREAM,
         response_class=StreamingResponse,
-        dependencies=_SECURED,
-        tags=["explanations"],
     )
     async def stream(request: ExplanationsRequest) -> Response:
         """Explain pairs one after the other; each text is sent while it is written.
@@ -111,57 +126,45 @@ def _add_explanations(app: FastAPI, service: Service) -> None:
         may be shorter than the parts before it. `problem` ends the stream after an error, `done`
         ends it after the last pair.
         """
-        events = _events(service, request.pairs, request.max_words)
         return StreamingResponse(
-            events,
+            _events(read_through, request.pairs, request.max_words),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    @app.get(
-        "/v1/explanations/{user_id}/{item_id}",
-        responses=_ASKED_BY_ID,
-        dependencies=_SECURED,
-        tags=["explanations"],
-    )
+    @router.get("/explanations/{user_id}/{item_id}", responses=_OF_IDS | _OF_MODEL)
     async def explain_one(
         user_id: UserId,
         item_id: ItemId,
         max_words: Annotated[MaxWords, Query()] = None,
-        collaborative: Signal = "full",
     ) -> Explanation:
         """Explain one pair."""
-        (answer,) = await service.explain(
-            [PairRequest(user_id=user_id, item_id=item_id, collaborative=collaborative)], max_words
-        )
+        pair = PairRequest(user_id=user_id, item_id=item_id)
+        (answer,) = await read_through.explain([pair], max_words)
         if isinstance(answer, NoExplanation):
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
         return answer
 
-
-def _add_evidence(app: FastAPI, service: Service) -> None:
-    @app.post(
-        "/v1/evidence",
-        responses={**_ASKED, **_responses(404)},
-        dependencies=_SECURED,
-        tags=["explanations"],
-    )
+    @router.post("/evidence", responses=_OF_BODY | _OF_IDS | _OF_MODEL)
     async def evidence(request: EvidenceRequest) -> Evidence:
         """Return what an explanation rests on.
 
         That is the profiles, the nearest items of the user's history, and how likely the text is
         with the vectors of other users.
         """
-        return await service.evidence(request.user_id, request.item_id, request.explanation)
+        user_id, item_id = request.user_id, request.item_id
+        found = await asyncio.to_thread(read_through.catalogue.evidence, user_id, item_id)
+        if request.explanation is not None:
+            found.likelihood = await read_through.weigh(user_id, item_id, request.explanation)
+        return found
+
+    return router
 
 
-def _add_recommendations(app: FastAPI, service: Service) -> None:
-    @app.get(
-        "/v1/users/{user_id}/recommendations",
-        responses=_ASKED_BY_ID,
-        dependencies=_SECURED,
-        tags=["users and items"],
-    )
+def _lists(read_through: ReadThrough) -> APIRouter:
+    router = APIRouter(tags=["users and items"])
+
+    @router.get("/users/{user_id}/recommendations", responses=_OF_IDS | _OF_MODEL)
     async def recommend(
         user_id: UserId,
         k: Annotated[int, Query(ge=1, le=MAX_PAIRS, description="Number of items.")] = 5,
@@ -169,18 +172,15 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
         explain: Annotated[bool, Query(description="If true, explain each item.")] = True,
     ) -> Recommendations:
         """Return the k best items that the user has not seen, with explanations."""
-        return Recommendations(
-            user_id=user_id, items=await service.recommend(user_id, k, max_words, explain)
-        )
+        items = await asyncio.to_thread(read_through.catalogue.recommend, user_id, k)
+        if explain and items:
+            pairs = [PairRequest(user_id=user_id, item_id=item.item_id) for item in items]
+            answers = await read_through.explain(pairs, max_words)
+            for item, answer in zip(items, answers, strict=True):
+                item.answer = answer
+        return Recommendations(user_id=user_id, items=items)
 
-
-def _add_lists(app: FastAPI, service: Service) -> None:
-    @app.get(
-        "/v1/users",
-        responses=_responses(401, 403, 422, 429),
-        dependencies=_SECURED,
-        tags=["users and items"],
-    )
+    @router.get("/users")
     async def users(
         prefix: Annotated[
             str, Query(max_length=256, description="The ids begin with this text.")
@@ -188,14 +188,9 @@ def _add_lists(app: FastAPI, service: Service) -> None:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> UserList:
         """Return ids of users, in order."""
-        return UserList(users=service.find_users(prefix, limit))
+        return UserList(users=read_through.catalogue.find_users(prefix, limit))
 
-    @app.get(
-        "/v1/items",
-        responses=_responses(401, 403, 422, 429),
-        dependencies=_SECURED,
-        tags=["users and items"],
-    )
+    @router.get("/items")
     async def items(
         text: Annotated[
             str, Query(max_length=256, description="The id or the title contains this text.")
@@ -203,54 +198,43 @@ def _add_lists(app: FastAPI, service: Service) -> None:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> ItemList:
         """Find items by a part of their id or title."""
-        return ItemList(
-            items=[
-                ItemEntry(item_id=item_id, title=title)
-                for item_id, title in await service.find_items(text, limit)
-            ]
-        )
+        found = await asyncio.to_thread(read_through.catalogue.find_items, text, limit)
+        return ItemList(items=found)
+
+    return router
 
 
-def _add_operations(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", tags=["operations"], response_class=PlainTextResponse)
+def _operations(read_through: ReadThrough, recorder: Recorder) -> APIRouter:
+    router = APIRouter(default_response_class=PlainTextResponse)
+
+    @router.get("/healthz")
     async def alive() -> str:
         """Answer 200 as long as this process runs."""
         return "alive\n"
 
-    @app.get(
-        "/readyz",
-        tags=["operations"],
-        response_class=PlainTextResponse,
-        responses={503: {"description": "Not ready.", "model": Problem}},
-    )
+    @router.get("/readyz", responses={503: {"description": "Not ready.", "model": Problem}})
     async def ready() -> Response:
         """Answer 200 once the model is loaded and explains."""
         return (
             PlainTextResponse("ready\n")
-            if await service.is_ready()
+            if await read_through.is_ready()
             else PlainTextResponse("not ready\n", 503, {"Retry-After": "2"})
         )
 
-    @app.get(
-        "/metrics",
-        tags=["operations"],
-        response_class=PlainTextResponse,
-        responses=_responses(401, 403, 429),
-        dependencies=_SECURED,
-    )
+    @router.get("/metrics", responses=_responses(401, 403, 429), dependencies=_SECURED)
     async def metrics() -> Response:
         """Return the metrics of this frontend in Prometheus' text format."""
-        return Response(
-            service.recorder.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
-        )
+        return Response(recorder.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router
 
 
 async def _events(
-    service: Service, pairs: Sequence[PairRequest], max_words: int | None
+    read_through: ReadThrough, pairs: Sequence[PairRequest], max_words: int | None
 ) -> AsyncGenerator[str, None]:
     try:
         for index, pair in enumerate(pairs):
-            async with aclosing(service.stream(pair, max_words)) as events:
+            async with aclosing(read_through.stream(pair, max_words)) as events:
                 async for event in events:
                     yield _event(index, event)
         yield _sse("done", {})
@@ -259,13 +243,11 @@ async def _events(
 
 
 def _event(index: int, event: Delta | Explanation | NoExplanation) -> str:
-    if isinstance(event, Delta):
-        return (
-            _sse("restart", {"index": index})
-            if event.restarts
-            else _sse("token", {"index": index, "text": event.text})
-        )
-    return _sse("explanation", {"index": index, "answer": event.model_dump(exclude_none=True)})
+    if not isinstance(event, Delta):
+        return _sse("explanation", {"index": index, "answer": event.model_dump(exclude_none=True)})
+    if event.restarts:
+        return _sse("restart", {"index": index})
+    return _sse("token", {"index": index, "text": event.text})
 
 
 def _sse(name: str, data: dict[str, Any]) -> str:

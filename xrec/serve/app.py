@@ -7,11 +7,12 @@ running replicas. A change of `args` starts new replicas.
 
 from typing import Any
 
+import yaml
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.serve import ServeConfig
+from xrec.errors import ConfigError
 from xrec.serve.choice import Choice, choice_of
 from xrec.serve.frontend import Frontend
 from xrec.serve.generator import Generator
@@ -21,55 +22,84 @@ from xrec.version import __version__
 APP = "xrec"
 FRONTEND, GENERATOR = "Frontend", "Generator"
 
-# Serve's own log lines have the path of each request, and so the ids of users.
-_QUIET = {"enable_access_log": False}
+_FILE_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
+# To deploy it, run `serve deploy FILE`, or put it into a RayService as spec.serveConfigV2.
+# A change of user_config (another adapter or backfill) is made in the running replicas.
+# A change of args starts new replicas.
+"""
 
 
 def build(config: ServeConfig) -> Any:
     """Return the application of `config`, as `serve.run` takes it."""
-    choice, version = choice_of(config), _version(config)
-    limit = config.http.max_concurrent_requests
+    models, engine = config.models, config.engine
     generator = serve.deployment(Generator).options(
         name=GENERATOR,
-        version=version,
-        user_config=choice,
-        num_replicas=config.models.num_replicas,
+        num_replicas=models.num_replicas,
         ray_actor_options={
-            "num_cpus": config.models.cpus_per_replica,
-            "num_gpus": gpus_each(
-                config.models.device,
-                config.models.num_replicas,
-                config.engine.tensor_parallel_size,
-            ),
+            "num_cpus": models.cpus_per_replica,
+            "num_gpus": gpus_each(models.device, models.num_replicas, engine.tensor_parallel_size),
         },
         # The engine limits how many pairs wait. This number is so high that requests do not queue
         # in Serve, where they could not be refused.
-        max_ongoing_requests=10 * (config.engine.max_rows + config.models.max_waiting_pairs),
+        max_ongoing_requests=10 * (engine.max_rows + models.max_waiting_pairs),
         health_check_period_s=2,
-        graceful_shutdown_timeout_s=config.http.deadline_seconds + 5,
-        logging_config=_QUIET,
-        _internal=True,
+        **_of_both(config),
     )
     frontend = serve.deployment(serve.ingress()(Frontend)).options(
         name=FRONTEND,
-        version=version,
-        user_config=choice,
         num_replicas=config.frontends.num_replicas,
         ray_actor_options={"num_cpus": config.frontends.cpus_per_replica},
-        max_ongoing_requests=2 * limit + 64,  # above our own limit, which refuses with 429
-        graceful_shutdown_timeout_s=config.http.deadline_seconds + 5,
-        logging_config=_QUIET,
-        _internal=True,
+        # Above our own limit, which refuses with 429.
+        max_ongoing_requests=2 * config.http.max_concurrent_requests + 64,
+        **_of_both(config),
     )
-    handle: DeploymentHandle = generator.bind(config)
-    return frontend.bind(config, handle)
+    return frontend.bind(config, generator.bind(config))
 
 
-def _version(config: ServeConfig) -> str:
-    """Return the version of both deployments.
+def _of_both(config: ServeConfig) -> dict[str, Any]:
+    """Return the options that both deployments have.
 
-    Serve starts new replicas if it differs, so it leaves out what can change in running replicas.
+    Serve starts new replicas if the version differs, so it leaves out what can change in running
+    replicas. Serve's own log lines have the path of each request, and so the ids of users.
     """
-    return fingerprint_of(
-        [__version__, config.model_dump(mode="json", exclude=set(Choice.model_fields))]
-    )
+    settings = config.model_dump(mode="json", exclude=set(Choice.model_fields))
+    return {
+        "version": fingerprint_of([__version__, settings]),
+        "user_config": choice_of(config),
+        "graceful_shutdown_timeout_s": config.http.deadline_seconds + 5,
+        "logging_config": {"enable_access_log": False},
+        "_internal": True,
+    }
+
+
+def serve_options(config: ServeConfig) -> dict[str, Any]:
+    """Return Serve's settings of its proxies: where they listen, and their TLS files."""
+    http = config.http
+    options: dict[str, Any] = {"host": http.host, "port": http.port}
+    if http.tls_certificate is not None:
+        options |= {"ssl_certfile": http.tls_certificate, "ssl_keyfile": http.tls_key}
+    location = "HeadOnly" if http.is_loopback else "EveryNode"
+    return {"proxy_location": location, "http_options": options}
+
+
+def deployment_yaml(config: ServeConfig) -> str:
+    """Return a Serve config file, for `serve deploy` or as `serveConfigV2` of a RayService.
+
+    Raises ConfigError if the config holds storage keys, because the file would show them.
+    """
+    if config.storage.access_key_id is not None:
+        raise ConfigError(
+            "storage.access_key_id is a secret and would stand in the file; leave it out, "
+            "and give the cluster AWS_ACCESS_KEY_ID"
+        )
+    secrets = {"access_key_id", "secret_access_key"}
+    choice = choice_of(config)
+    application = {
+        "name": APP,
+        "route_prefix": "/",
+        "import_path": "xrec.serve.app:build",
+        "args": config.model_dump(mode="json", exclude={"ray": True, "storage": secrets}),
+        "deployments": [{"name": name, "user_config": choice} for name in (FRONTEND, GENERATOR)],
+    }
+    values = {**serve_options(config), "applications": [application]}
+    return _FILE_HEAD + str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -2,7 +2,6 @@
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,135 +9,99 @@ import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 
+from xrec.adapter.artifact import read_adapter
 from xrec.checks import AspectNames
-from xrec.data.dataset import Dataset
-from xrec.graph.artifact import GraphEmbeddings
+from xrec.config.serve import ServeConfig
+from xrec.data.cold_start import read_cold_start
+from xrec.data.dataset import Dataset, read_dataset
+from xrec.errors import UnknownIdError
+from xrec.generate.loading import model_inputs
+from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
+from xrec.graph.cold_start import extend_with_new
 from xrec.graph.ranking import SeenItems, top_k_items
+from xrec.serve.messages import Evidence, ItemEntry, NearHistory, RecommendedItem
+from xrec.serve.problems import refused
+from xrec.storage import location_of
 
-
-@dataclass(frozen=True)
-class NearItem:
-    """An item of a user's history and its similarity to another item.
-
-    `similarity` is the cosine of the two items' vectors, -1 to 1.
-    """
-
-    item_id: str
-    title: str
-    similarity: float
-
-
-@dataclass(frozen=True)
-class Standing:
-    """The rank of a pair in the graph.
-
-    `score` is the dot product of the two vectors. `rank` counts from 1 among the `num_ranked` items
-    that the user has not seen, and this one.
-    """
-
-    score: float
-    rank: int
-    num_ranked: int
+NUM_NEAREST = 5
+"""Items of a user's history that an evidence names."""
 
 
 class Catalogue:
-    """A dataset and its graph, both with the new users and items of the config if there are any."""
+    """A dataset and its graph, both with the new users and items of the config if there are any.
 
-    def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
+    `fingerprints` are those of language model, adapter and graph, by name: only explanations of
+    this model are served. Methods raise ProblemError with status 404 for an unknown id.
+    """
+
+    def __init__(self, dataset: Dataset, graph: GraphEmbeddings, fingerprints: dict[str, str]):
         graph.check_finite()
-        self.dataset, self._graph = dataset, graph
-        self._seen = SeenItems(
-            torch.from_numpy(dataset.interaction_edges("train")), dataset.num_users
-        )
-
-    def build(self) -> None:
-        """Read now what finds aspects in texts; otherwise the first text that is cut takes longer.
-
-        That is two seconds for 20,000 aspects, and none for a dataset without aspects.
-        """
-        self.aspect_names.build()
-
-    @cached_property
-    def aspect_names(self) -> AspectNames:
-        """Finds the aspects of the dataset in texts."""
-        aspects = self.dataset.aspects
-        return AspectNames(() if aspects is None else aspects["aspect"].to_pylist())
-
-    def user_profile(self, user: int) -> str:
-        """Return the profile of the user with this index."""
-        return str(self.dataset.users["profile"][user].as_py())
+        self.dataset, self._graph, self.fingerprints = dataset, graph, fingerprints
+        edges = torch.from_numpy(dataset.interaction_edges("train"))
+        self._seen = SeenItems(edges, dataset.num_users)
+        aspects = dataset.aspects
+        self.aspect_names = AspectNames(() if aspects is None else aspects["aspect"].to_pylist())
 
     def item_texts(self, item: int) -> tuple[str, str]:
         """Return title and profile of the item with this index."""
-        return str(self.dataset.items["title"][item].as_py()), str(
-            self.dataset.items["profile"][item].as_py()
-        )
+        items = self.dataset.items
+        return str(items["title"][item].as_py()), str(items["profile"][item].as_py())
 
-    def item_id(self, item: int) -> str:
-        """Return the id of the item with this index."""
-        return str(self.dataset.items["item_id"][item].as_py())
-
-    def recommend(self, user: int, k: int) -> list[tuple[int, float]]:
-        """Return the k best unseen items of a user with their scores, best first.
+    def recommend(self, user_id: str, k: int) -> list[RecommendedItem]:
+        """Return the k best unseen items of a user, best first, without explanations.
 
         There are fewer than k if the user has not that many unseen items.
         """
+        user = torch.tensor([self._user(user_id)])
+        k = min(k, self.dataset.num_items)
         ((_, items, scores),) = top_k_items(
-            self._graph.users,
-            self._graph.items,
-            self._seen,
-            torch.tensor([user]),
-            min(k, self.dataset.num_items),
+            self._graph.users, self._graph.items, self._seen, user, k
         )
+        ranked = zip(items[0].tolist(), scores[0].tolist(), strict=True)
         return [
-            (item, score)
-            for item, score in zip(items[0].tolist(), scores[0].tolist(), strict=True)
+            RecommendedItem(
+                rank=rank,
+                score=score,
+                item_id=self._item_id(item),
+                title=self.item_texts(item)[0],
+                answer=None,
+            )
+            for rank, (item, score) in enumerate(ranked, start=1)
             if item >= 0
         ]
 
-    def nearest_history(self, user: int, item: int, count: int) -> list[NearItem]:
-        """Return the `count` items of the user's history that are nearest to `item`.
-
-        `item` itself is left out.
-        """
-        _, history = self._seen.of(torch.tensor([user]))
-        history = history[history != item]
-        similarities = F.cosine_similarity(
-            self._graph.items[history].float(), self._graph.items[item].float()[None], dim=1
-        )
-        order = torch.argsort(similarities, descending=True, stable=True)[:count]
-        return [
-            NearItem(self.item_id(index), self.item_texts(index)[0], float(similarities[place]))
-            for place in order.tolist()
-            for index in [int(history[place])]
-        ]
-
-    def standing(self, user: int, item: int) -> Standing:
-        """Return score and rank of a pair."""
-        scores = self._graph.items @ self._graph.users[user]
+    def evidence(self, user_id: str, item_id: str) -> Evidence:
+        """Return what speaks for a pair, without the likelihood of a text."""
+        user, item = self._user(user_id), self._item(item_id)
         _, seen = self._seen.of(torch.tensor([user]))
+        scores = self._graph.items @ self._graph.users[user]
         unseen = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, seen, False)
         unseen[item] = True
-        return Standing(
-            float(scores[item]), int((scores[unseen] > scores[item]).sum()) + 1, int(unseen.sum())
+        title, profile = self.item_texts(item)
+        return Evidence(
+            user_id=user_id,
+            user_profile=str(self.dataset.users["profile"][user].as_py()),
+            item_id=item_id,
+            item_title=title,
+            item_profile=profile,
+            score=float(scores[item]),
+            rank=int((scores[unseen] > scores[item]).sum()) + 1,
+            num_ranked=int(unseen.sum()),
+            nearest_history=self._nearest(seen[seen != item], item),
+            aspects_from=self.dataset.aspects_from,
+            likelihood=None,
         )
 
-    def other_users(self, user: int, count: int) -> list[str]:
+    def other_users(self, user_id: str, count: int) -> list[str]:
         """Return the ids of `count` other users, the same ones at each call with this user.
 
         There are fewer if the dataset has not that many.
         """
-        num_users = self.dataset.num_users
-        drawn = (
-            np.random.default_rng([user, 1]).permutation(num_users)[: count + 1]
-            if num_users < 100_000
-            else _drawn(user, num_users, count)
-        )
-        return [
-            str(self.dataset.users["user_id"][int(index)].as_py())
-            for index in drawn
-            if index != user
-        ][:count]
+        user, num_users = self._user(user_id), self.dataset.num_users
+        rng = np.random.default_rng([user, 1])
+        drawn = rng.choice(num_users, min(count + 1, num_users), replace=False).tolist()
+        others = [index for index in drawn if index != user][:count]
+        return [str(self.dataset.users["user_id"][index].as_py()) for index in others]
 
     def find_users(self, prefix: str, limit: int) -> list[str]:
         """Return at most `limit` user ids that begin with `prefix`, in order."""
@@ -146,25 +109,75 @@ class Catalogue:
         found = self._sorted_user_ids[start : start + limit]
         return [user_id for user_id in found if user_id.startswith(prefix)]
 
-    def find_items(self, text: str, limit: int) -> list[tuple[str, str]]:
-        """Return ids and titles of at most `limit` items whose id or title contains `text`.
+    def find_items(self, text: str, limit: int) -> list[ItemEntry]:
+        """Return at most `limit` items whose id or title contains `text`, in the dataset's order.
 
-        Upper and lower case count as equal. The order is the dataset's.
+        Upper and lower case count as equal.
         """
         items = self.dataset.items
         holds = pc.or_(
             pc.match_substring(items["title"], text, ignore_case=True),
             pc.match_substring(items["item_id"], text, ignore_case=True),
         )
-        found = items.filter(holds).slice(0, limit)
-        return list(zip(found["item_id"].to_pylist(), found["title"].to_pylist(), strict=True))
+        found = items.filter(holds).slice(0, limit).select(["item_id", "title"])
+        return [ItemEntry(**row) for row in found.to_pylist()]
+
+    def _nearest(self, history: torch.Tensor, item: int) -> list[NearHistory]:
+        """Return the items of a history (H,) that are nearest to an item."""
+        vectors = self._graph.items
+        similarities = F.cosine_similarity(
+            vectors[history].float(), vectors[item].float()[None], dim=1
+        )
+        order = torch.argsort(similarities, descending=True, stable=True)[:NUM_NEAREST]
+        return [
+            NearHistory(
+                item_id=self._item_id(near), title=self.item_texts(near)[0], similarity=similarity
+            )
+            for near, similarity in zip(
+                history[order].tolist(), similarities[order].tolist(), strict=True
+            )
+        ]
+
+    def _item_id(self, item: int) -> str:
+        return str(self.dataset.items["item_id"][item].as_py())
+
+    def _user(self, user_id: str) -> int:
+        try:
+            return self.dataset.user_index(user_id)
+        except UnknownIdError as error:
+            raise refused("unknown_user", str(error)) from error
+
+    def _item(self, item_id: str) -> int:
+        try:
+            return self.dataset.item_index(item_id)
+        except UnknownIdError as error:
+            raise refused("unknown_item", str(error)) from error
 
     @cached_property
     def _sorted_user_ids(self) -> Sequence[str]:
         return sorted(self.dataset.user_indices)
 
 
-def _drawn(user: int, num_users: int, count: int) -> list[int]:
-    """Return about `count` distinct users, without a permutation of all of them."""
-    drawn = np.random.default_rng([user, 1]).integers(num_users, size=4 * (count + 1)).tolist()
-    return list(dict.fromkeys(drawn))[: count + 1]
+def read_catalogue(config: ServeConfig) -> Catalogue:
+    """Read dataset and graph and the fingerprints of the model, without loading a language model.
+
+    What finds aspects in texts is built here too (two seconds for 20,000 aspects): the first text
+    that is cut would otherwise wait for it.
+
+    Raises ArtifactNotFoundError or ArtifactMismatchError if the artifacts are missing or do not fit
+    each other, DataError if a vector of the graph is not finite.
+    """
+    dataset = read_dataset(location_of(config, "dataset"))
+    graph = read_graph(location_of(config, "graph"))
+    check_graph_of_dataset(
+        graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset")
+    )
+    adapter = read_adapter(location_of(config, "adapter"))
+    adapter.check_graph(graph.manifest.fingerprint)
+    fingerprints = model_inputs(adapter, graph.manifest)
+    if config.cold_start is not None:
+        new = read_cold_start(config.cold_start, config.storage)
+        dataset, graph = extend_with_new(dataset, graph, new)
+    catalogue = Catalogue(dataset, graph, fingerprints)
+    catalogue.aspect_names.build()
+    return catalogue

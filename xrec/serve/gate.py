@@ -4,42 +4,40 @@ A request gets an id. Then its key, the number of requests at work and the size 
 checked. This is plain ASGI, so that streams and disconnects reach the application unchanged.
 """
 
+import hashlib
+import hmac
 import logging
+import math
 import re
 import time
 import uuid
-from dataclasses import dataclass
 
+from aiolimiter import AsyncLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from xrec.config.serve import KeyConfig, is_loopback
 from xrec.serve import metrics
-from xrec.serve.keys import Keys
 from xrec.serve.metrics import Recorder
 from xrec.serve.problems import ProblemError, problem_response
 
 logger = logging.getLogger("xrec")
 
+MAX_BODY_BYTES = 256 * 1024
+"""The largest body of a request: 64 pairs, or a few with texts of their own."""
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-OPEN_PATHS = ("/healthz", "/readyz", "/", "/docs", "/openapi.json")
-"""These need no key, because they tell nothing about users, items or traffic."""
+_OPEN_PATHS = ("/healthz", "/readyz", "/", "/docs", "/openapi.json")
 _OPEN_PREFIX = "/page/"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of one frontend."""
-
-    max_body_bytes: int
-    max_concurrent_requests: int
-    log_paths: bool
 
 
 class Gate:
     """An ASGI application that checks each request and passes it on to `app`."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, limits: Limits, recorder: Recorder):
-        self._app, self._keys, self._limits, self._recorder = app, keys, limits, recorder
+    def __init__(
+        self, app: ASGIApp, keys: tuple[KeyConfig, ...], max_requests: int, recorder: Recorder
+    ):
+        self._app, self._keys = app, Keys(keys)
+        self._max_requests, self._recorder = max_requests, recorder
         self._num_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,78 +48,71 @@ class Gate:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        response = _Response(send)
-        started, who = time.perf_counter(), "-"
-        self._num_in_flight += 1
-        self._recorder.set(metrics.REQUESTS_IN_FLIGHT, self._num_in_flight)
+        started, exchange = time.perf_counter(), _Exchange(receive, send)
+        self._count(1)
         try:
-            who = self._admit(scope)
-            await self._app(
-                scope, _LimitedBody(receive, self._limits.max_body_bytes).receive, response.send
-            )
+            exchange.key = await self._admit(scope)
+            await self._app(scope, exchange.receive, exchange.send)
         except ProblemError as error:
-            if response.status is not None:
+            if exchange.status is not None:
                 raise
-            self._recorder.increase(
-                metrics.REFUSED, {"reason": error.problem.type.rpartition("/")[2]}
-            )
-            await problem_response(error.problem, request_id, error.headers)(
-                scope, receive, response.send
-            )
+            self._recorder.increase(metrics.REFUSED, {"reason": error.reason})
+            response = problem_response(error.problem, request_id, error.headers)
+            await response(scope, receive, exchange.send)
         finally:
-            self._num_in_flight -= 1
-            self._recorder.set(metrics.REQUESTS_IN_FLIGHT, self._num_in_flight)
-            self._record(scope, response, request_id, who, time.perf_counter() - started)
+            self._count(-1)
+            self._record(scope, exchange, request_id, time.perf_counter() - started)
 
-    def _admit(self, scope: Scope) -> str:
-        """Return the name of the key, "-" for an open path; raise ProblemError if refused."""
+    def _count(self, change: int) -> None:
+        self._num_in_flight += change
+        self._recorder.set(metrics.REQUESTS_IN_FLIGHT, self._num_in_flight)
+
+    async def _admit(self, scope: Scope) -> str:
+        """Return the name of the key, "-" for a path that needs none, as it tells nothing.
+
+        Raises ProblemError for a request that is refused.
+        """
         path = scope["path"]
-        if path in OPEN_PATHS or path.startswith(_OPEN_PREFIX):
+        if path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX):
             return "-"
-        name = self._keys.admit(scope)
-        if self._num_in_flight > self._limits.max_concurrent_requests:
-            raise ProblemError(
-                429,
-                "concurrency",
-                f"{self._limits.max_concurrent_requests} requests are being answered; "
-                "ask again in a second",
-                1,
-            )
+        name = await self._keys.admit(scope)
+        if self._num_in_flight > self._max_requests:
+            detail = f"{self._max_requests} requests are being answered; ask again in a second"
+            raise ProblemError(429, "concurrency", detail, 1)
         length = Headers(scope=scope).get("content-length", "")
-        if length.isdecimal() and int(length[:18]) > self._limits.max_body_bytes:
-            raise _too_large(self._limits.max_body_bytes)
+        if length.isdecimal() and int(length[:18]) > MAX_BODY_BYTES:
+            raise _too_large()
         return name
 
-    def _record(
-        self, scope: Scope, response: "_Response", request_id: str, who: str, seconds: float
-    ) -> None:
+    def _record(self, scope: Scope, exchange: "_Exchange", request_id: str, seconds: float) -> None:
         """Count and log the request, by its route: its path names the user and the item."""
         route = getattr(scope.get("route"), "path", "none")
-        status = str(response.status or 499)  # 499: the client disconnected before an answer began
+        status = str(exchange.status or 499)  # 499: the client disconnected before an answer began
         self._recorder.increase(metrics.REQUESTS, {"route": route, "status": status})
         self._recorder.observe(metrics.REQUEST_SECONDS, seconds, {"route": route})
-        path = (
-            scope["path"].encode("ascii", "backslashreplace").decode()
-            if self._limits.log_paths
-            else route
-        )
-        logger.info(
-            "%s %s %s %s key=%s %.1f ms",
-            request_id,
-            scope["method"],
-            path,
-            status,
-            who,
-            1000 * seconds,
-        )
+        what = (request_id, scope["method"], route, status, exchange.key)
+        logger.info("%s %s %s %s key=%s %.1f ms", *what, 1000 * seconds)
 
 
-class _Response:
-    """Passes messages on to the client and keeps the status that was sent."""
+class _Exchange:
+    """The messages of one request and its answer.
 
-    def __init__(self, send: Send):
-        self._send = send
+    It keeps the status that was sent, and counts the bytes of the body, which may come without its
+    length.
+    """
+
+    def __init__(self, receive: Receive, send: Send):
+        self._receive, self._send = receive, send
+        self._num_bytes = 0
         self.status: int | None = None
+        self.key = "-"
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._num_bytes += len(message.get("body", b""))
+        if self._num_bytes > MAX_BODY_BYTES:
+            raise _too_large()
+        return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -129,24 +120,71 @@ class _Response:
         await self._send(message)
 
 
-class _LimitedBody:
-    """Counts the bytes of a body, because a body may come without its length."""
+class Keys:
+    """Keys are known by their SHA-256, compared in constant time, and each has its own rate.
 
-    def __init__(self, receive: Receive, max_bytes: int):
-        self._receive, self._max_bytes, self._num_bytes = receive, max_bytes, 0
+    Without keys only this machine may ask: both the client's address and the host name in the
+    request must be loopback. The host name is checked because a web page elsewhere could use a name
+    of its own that points to this machine.
+    """
 
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self._num_bytes += len(message.get("body", b""))
-        if self._num_bytes > self._max_bytes:
-            raise _too_large(self._max_bytes)
-        return message
+    def __init__(self, keys: tuple[KeyConfig, ...]):
+        self._keys = [
+            (key, AsyncLimiter(key.burst, 60 * key.burst / key.requests_per_minute)) for key in keys
+        ]
+
+    async def admit(self, scope: Scope) -> str:
+        """Return the name of the request's key, "local" if no keys are configured.
+
+        Raises ProblemError with status 401, 403 or 429 if the request is refused.
+        """
+        headers = Headers(scope=scope)
+        if not self._keys:
+            _check_local(scope, headers)
+            return "local"
+        key, limiter = self._find(_given(headers))
+        if not limiter.has_capacity():
+            wait = math.ceil(60 / key.requests_per_minute)
+            detail = f"more than {key.requests_per_minute} requests a minute with this key"
+            raise ProblemError(429, "rate", f"{detail}; wait {wait} s", wait)
+        await limiter.acquire()  # it has room, so this does not wait
+        return key.name
+
+    def _find(self, given: str | None) -> tuple[KeyConfig, AsyncLimiter]:
+        if given is None:
+            raise ProblemError(
+                401, "key", "this endpoint asks for a key; send Authorization: Bearer KEY"
+            )
+        digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).hexdigest()
+        # All keys are compared, so that the time does not tell which one matches.
+        matches = [each for each in self._keys if hmac.compare_digest(each[0].sha256, digest)]
+        if not matches:
+            raise ProblemError(401, "key", "this key is not known; check it, or ask for one")
+        return matches[0]
 
 
-def _too_large(max_bytes: int) -> ProblemError:
+def _given(headers: Headers) -> str | None:
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    is_bearer = scheme.lower() == "bearer" and credentials.strip()
+    return credentials.strip() if is_bearer else headers.get("x-api-key")
+
+
+def _check_local(scope: Scope, headers: Headers) -> None:
+    client, host = scope.get("client"), headers.get("host", "")
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    is_local = client is not None and is_loopback(client[0]) and is_loopback(name)
+    if not is_local:
+        raise ProblemError(
+            403,
+            "not_local",
+            "without security.keys this endpoint answers its own machine only, "
+            "by a loopback address or localhost",
+        )
+
+
+def _too_large() -> ProblemError:
     return ProblemError(
         413,
         "body",
-        f"the body has more than {max_bytes // 1024} KiB (http.max_body_kib); "
-        "send fewer pairs, or shorter texts",
+        f"the body has more than {MAX_BODY_BYTES // 1024} KiB; send fewer pairs, or shorter texts",
     )

@@ -4,7 +4,6 @@ Another adapter is loaded beside the current one and then replaces it.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
@@ -12,16 +11,14 @@ import torch
 
 from xrec.backfill.identity import sources_of
 from xrec.config.serve import ServeConfig
-from xrec.errors import XRecError
+from xrec.errors import ModelError
 from xrec.generate.loading import load_explainer
 from xrec.serve import metrics
-from xrec.serve.choice import chosen
-from xrec.serve.in_turn import InTurn
-from xrec.serve.live import Delta, Failed, LivePair, LiveText, ModelUnavailableError
+from xrec.serve.choice import Swaps
 from xrec.serve.live_explainer import LiveExplainer
-from xrec.serve.metrics import GENERATOR, Recorder
-
-logger = logging.getLogger("xrec")
+from xrec.serve.messages import PairRequest
+from xrec.serve.metrics import Recorder
+from xrec.serve.model import Delta, LiveText, PairError
 
 _SECONDS_BETWEEN_GAUGES = 1.0
 
@@ -31,40 +28,30 @@ class Generator:
 
     def __init__(self, config: ServeConfig):
         torch.set_num_threads(config.models.cpus_per_replica)
-        self._config = config
-        self._recorder = Recorder(GENERATOR)
+        self._recorder = Recorder()
         self._live: LiveExplainer | None = None
         self._gauges: asyncio.Task[None] | None = None
-        self._swaps = InTurn()
+        self._swaps = Swaps("generator", config, self._take, self._recorder)
 
-    async def reconfigure(self, choice: Mapping[str, str | None]) -> None:
-        """Use the artifacts of `choice`; Serve calls this with a new `user_config`.
+    async def reconfigure(self, choice: Mapping[str, str]) -> None:
+        """Use the artifacts of `choice`; Serve calls this with a new `user_config`."""
+        await self._swaps.to(choice)
 
-        The first call waits until they are loaded. After a later one, the earlier model generates
-        until the new one is loaded.
-        """
-        config = chosen(self._config, choice)
-        if self._live is None:
-            self._live = await asyncio.to_thread(load_live, config)
-            self._gauges = asyncio.create_task(self._record_gauges())
-        else:
-            self._swaps.start(lambda: self._swap(config))
-
-    async def explain(self, pairs: Sequence[LivePair]) -> list[LiveText]:
-        """See `xrec.serve.live.Model`."""
+    async def explain(self, pairs: Sequence[PairRequest]) -> list[LiveText | PairError]:
+        """See `xrec.serve.model.ModelHandle`."""
         return await self._ready().explain(pairs)
 
-    async def stream(self, pair: LivePair) -> AsyncGenerator[Delta | LiveText, None]:
-        """See `xrec.serve.live.Model`."""
+    async def stream(self, pair: PairRequest) -> AsyncGenerator[Delta | LiveText | PairError, None]:
+        """See `xrec.serve.model.ModelHandle`."""
         async with aclosing(self._ready().stream(pair)) as events:
             async for event in events:
                 yield event
 
     async def nll(
-        self, pair: LivePair, text: str, other_users: Sequence[str]
-    ) -> list[float] | Failed:
-        """See `xrec.serve.live.Model`."""
-        return await self._ready().nll(pair, text, other_users)
+        self, user_id: str, item_id: str, text: str, other_users: Sequence[str]
+    ) -> list[float] | PairError:
+        """See `xrec.serve.model.ModelHandle`."""
+        return await self._ready().nll(user_id, item_id, text, other_users)
 
     async def model_fingerprint(self) -> str:
         """Return the fingerprint of language model, adapter and graph together."""
@@ -75,38 +62,30 @@ class Generator:
         return self._ready().num_pending, self._ready().num_abandoned
 
     def check_health(self) -> None:
-        """Raise ModelUnavailableError if the engine failed; Serve then replaces this replica."""
+        """Raise ModelError if the engine failed; Serve then replaces this replica."""
         if self._live is not None and self._live.engine.failure is not None:
-            raise ModelUnavailableError(f"the engine failed: {self._live.engine.failure}")
+            raise ModelError(f"the engine failed: {self._live.engine.failure}")
 
     def _ready(self) -> LiveExplainer:
         if self._live is None:
-            raise ModelUnavailableError("not loaded yet")
+            raise ModelError("the model is not loaded yet")
         return self._live
 
-    async def _swap(self, config: ServeConfig) -> None:
-        try:
-            new = await asyncio.to_thread(load_live, config)
-        except XRecError as error:
-            logger.error("the new adapter is not used, the earlier one stays: %s", error)
-            self._recorder.increase(
-                metrics.SWAPS, {"deployment": "generator", "outcome": "refused"}
-            )
-            return
-        old, self._live = self._ready(), new
-        logger.info("the model is %s now, it was %s", new.model_fingerprint, old.model_fingerprint)
-        self._recorder.increase(metrics.SWAPS, {"deployment": "generator", "outcome": "taken"})
-        await old.drained()
+    async def _take(self, config: ServeConfig) -> None:
+        new = await asyncio.to_thread(load_live, config)
+        old, self._live = self._live, new
+        if old is None:
+            self._gauges = asyncio.create_task(self._record_gauges())
+        else:
+            await old.drained()
 
     async def _record_gauges(self) -> None:
         num_recorded = 0
         while True:
             live = self._ready()
+            waiting = max(0, live.num_pending - live.engine.num_rows)
             self._recorder.set(metrics.MODEL_ROWS, live.engine.num_rows)
-            self._recorder.set(
-                metrics.MODEL_WAITING, max(0, live.num_pending - live.engine.num_rows)
-            )
-            self._recorder.set(metrics.MODEL_KEY_VALUE_BYTES, live.engine.run.key_value_bytes)
+            self._recorder.set(metrics.MODEL_WAITING, waiting)
             self._recorder.increase(metrics.ABANDONED, by=max(0, live.num_abandoned - num_recorded))
             num_recorded = live.num_abandoned
             await asyncio.sleep(_SECONDS_BETWEEN_GAUGES)

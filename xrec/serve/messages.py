@@ -1,11 +1,11 @@
 """The bodies of requests and answers; OpenAPI describes them from here."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from xrec.data.dataset import AspectsFrom
-from xrec.serve.live import LivePair, Signal
+from xrec.data.evidence import NamedEvidence
 from xrec.serve.problems import Problem
 
 MAX_PAIRS = 64
@@ -68,13 +68,6 @@ class PairRequest(_Message):
         None,
         description="Texts that replace the dataset's. The answer is not kept in memory.",
     )
-    collaborative: Signal = Field(
-        "full",
-        description="How much of the collaborative signal the model gets. full: as in training; "
-        "prompt_only: the vectors stand in the prompt, but are not injected into the layers; "
-        "none: no vectors, only texts.",
-    )
-
     fresh: bool = Field(
         False,
         description="If true, generate the text even if the backfill or memory has one.",
@@ -82,15 +75,13 @@ class PairRequest(_Message):
 
     @property
     def is_plain(self) -> bool:
-        """True if a backfill may hold this pair: it has no own texts, history or signal."""
-        return not self.history and self.profiles is None and self.collaborative == "full"
+        """True if a backfill may hold this pair: it has no own texts and no history."""
+        return not self.history and self.profiles is None
 
-    def live(self) -> LivePair:
-        """Return the pair in the form that the model takes."""
-        overrides = self.profiles.model_dump() if self.profiles else {}
-        return LivePair(
-            self.user_id, self.item_id, tuple(self.history), signal=self.collaborative, **overrides
-        )
+    @property
+    def own_texts(self) -> dict[str, Any]:
+        """The texts that replace the dataset's, by their names."""
+        return self.profiles.model_dump(exclude_none=True) if self.profiles else {}
 
 
 class ExplanationsRequest(_Message):
@@ -121,27 +112,6 @@ class ExplanationsRequest(_Message):
     max_words: MaxWords = None
 
 
-class ChosenAspect(BaseModel):
-    """An aspect of the item that was chosen for the user, and the reviews that back it.
-
-    On a dataset without reviews the item's profile is its only one, and the user's are the profiles
-    of the items that they interacted with.
-    """
-
-    aspect: str = Field(examples=["late hours"])
-    item_reviews: int = Field(description="In how many of the item's reviews it is.")
-    num_item_reviews: int = Field(description="The number of the item's training reviews.")
-    user_reviews: int = Field(description="In how many of the user's reviews it is.")
-    num_user_reviews: int = Field(description="The number of the user's training reviews.")
-    opinion: str = Field(
-        description="Words in which the item's reviews praise it; empty if there are none.",
-        examples=["open until two"],
-    )
-    is_named: bool = Field(
-        description="Whether the text of this answer names it, which max_words may have cut."
-    )
-
-
 class Explanation(BaseModel):
     """Why this user would like this item."""
 
@@ -169,9 +139,14 @@ class Explanation(BaseModel):
         "text that was refused, or an opening to which the model added nothing. This, "
         "num_generated_tokens and finish_reason are those of the whole text if max_words cut it."
     )
-    aspects: list[ChosenAspect] = Field(
+    aspects: tuple[NamedEvidence, ...] = Field(
         description="The aspects that were chosen for the pair, the best first; none unless the "
-        "adapter's prompt asks for them (prompt.aspects)."
+        "adapter's prompt asks for them (prompt.aspects). item_reviews of the item's "
+        "num_item_reviews training reviews have the aspect, and user_reviews of the user's "
+        "num_user_reviews. opinion: words in which the item's reviews praise it, or empty. "
+        "is_named: whether the text of this answer, which max_words may have cut, names it. On a "
+        "dataset without reviews the item's profile is its only review, and the user's are the "
+        "profiles of the items that they interacted with."
     )
 
 

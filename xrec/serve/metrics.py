@@ -14,7 +14,6 @@ import prometheus_client
 import ray.util.metrics
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_TOKENS = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
 @dataclass(frozen=True)
@@ -28,168 +27,111 @@ class Metric:
     buckets: tuple[float, ...] = ()
 
 
-REQUESTS = Metric(
-    "xrec_serve_requests_total",
-    "counter",
-    "HTTP requests answered, by route template and status.",
-    ("route", "status"),
+def _counter(name: str, help_text: str, *labels: str) -> Metric:
+    return Metric(f"xrec_serve_{name}", "counter", help_text, labels)
+
+
+def _gauge(name: str, help_text: str, *labels: str) -> Metric:
+    return Metric(f"xrec_serve_{name}", "gauge", help_text, labels)
+
+
+def _histogram(name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Metric:
+    return Metric(f"xrec_serve_{name}", "histogram", help_text, labels, buckets)
+
+
+REQUESTS = _counter(
+    "requests_total", "HTTP requests answered, by route template and status.", "route", "status"
 )
-REQUEST_SECONDS = Metric(
-    "xrec_serve_request_seconds",
-    "histogram",
-    "Time from a request to the end of its answer, s.",
-    ("route",),
-    _SECONDS,
+REQUEST_SECONDS = _histogram(
+    "request_seconds", "Time from a request to the end of its answer, s.", _SECONDS, "route"
 )
-REQUESTS_IN_FLIGHT = Metric(
-    "xrec_serve_requests_in_flight", "gauge", "HTTP requests being answered."
-)
-REFUSED = Metric(
-    "xrec_serve_refused_total",
-    "counter",
+REQUESTS_IN_FLIGHT = _gauge("requests_in_flight", "HTTP requests being answered.")
+REFUSED = _counter(
+    "refused_total",
     "Requests refused, by reason: key, rate, concurrency, body, queue, deadline.",
-    ("reason",),
+    "reason",
 )
-PAIRS = Metric(
-    "xrec_serve_pairs_total",
-    "counter",
+PAIRS = _counter(
+    "pairs_total",
     "Pairs answered, by source: backfill, cache (generated for an earlier request), live, failed.",
-    ("source",),
+    "source",
 )
-FAILED_PAIRS = Metric(
-    "xrec_serve_failed_pairs_total",
-    "counter",
-    "Pairs without an explanation, by reason.",
-    ("reason",),
+FAILED_PAIRS = _counter("failed_pairs_total", "Pairs without an explanation, by reason.", "reason")
+FIRST_TOKEN_SECONDS = _histogram(
+    "first_token_seconds", "Time from a live pair's arrival to its first token, s.", _SECONDS
 )
-FIRST_TOKEN_SECONDS = Metric(
-    "xrec_serve_first_token_seconds",
-    "histogram",
-    "Time from a live pair's arrival to its first token, s.",
-    (),
-    _SECONDS,
+GENERATION_SECONDS = _histogram(
+    "generation_seconds", "Time from a live pair's arrival to its text's end, s.", _SECONDS
 )
-GENERATION_SECONDS = Metric(
-    "xrec_serve_generation_seconds",
-    "histogram",
-    "Time from a live pair's arrival to its text's end, s.",
-    (),
-    _SECONDS,
+TOKENS = _counter("tokens_total", "Tokens of live pairs, by kind: prompt, generated.", "kind")
+REFRESHES = _counter(
+    "backfill_refreshes_total", "New versions of the backfill: taken, refused.", "outcome"
 )
-TOKENS = Metric(
-    "xrec_serve_tokens_total",
-    "counter",
-    "Tokens of live pairs, by kind: prompt, generated.",
-    ("kind",),
+BACKFILL_ROWS = _gauge("backfill_rows", "Explanations in the backfill that is in use.")
+CACHE_BYTES = _gauge("cache_bytes", "Bytes held, by cache: backfill, live.", "cache")
+ABANDONED = _counter(
+    "abandoned_total", "Live pairs whose client disconnected or whose deadline passed."
 )
-GENERATED_LENGTH = Metric(
-    "xrec_serve_generated_tokens", "histogram", "Generated tokens of a live text.", (), _TOKENS
+MODEL_ROWS = _gauge("model_rows", "Pairs that a model replica generates now.")
+MODEL_WAITING = _gauge("model_waiting", "Pairs that wait for a row of a model replica.")
+SWAPS = _counter(
+    "swaps_total",
+    "Changes of artifacts under load, by deployment and outcome.",
+    "deployment",
+    "outcome",
 )
-ABANDONED = Metric(
-    "xrec_serve_abandoned_total",
-    "counter",
-    "Live pairs whose client disconnected or whose deadline passed.",
-)
-REFRESHES = Metric(
-    "xrec_serve_backfill_refreshes_total",
-    "counter",
-    "New versions of the backfill, by outcome: taken, refused.",
-    ("outcome",),
-)
-BACKFILL_ROWS = Metric(
-    "xrec_serve_backfill_rows", "gauge", "Explanations in the backfill that is in use."
-)
-CACHE_BYTES = Metric(
-    "xrec_serve_cache_bytes", "gauge", "Bytes held, by cache: backfill, live.", ("cache",)
-)
-MODEL_ROWS = Metric("xrec_serve_model_rows", "gauge", "Pairs that a model replica generates now.")
-MODEL_WAITING = Metric(
-    "xrec_serve_model_waiting", "gauge", "Pairs that wait for a row of a model replica."
-)
-MODEL_KEY_VALUE_BYTES = Metric(
-    "xrec_serve_model_key_value_bytes",
-    "gauge",
-    "Bytes of a model replica's keys and values, allocated once.",
-)
-SWAPS = Metric(
-    "xrec_serve_swaps_total",
-    "counter",
-    "Changes of adapter or backfill under load, by deployment and outcome.",
-    ("deployment", "outcome"),
-)
-
-FRONTEND = (
-    REQUESTS,
-    REQUEST_SECONDS,
-    REQUESTS_IN_FLIGHT,
-    REFUSED,
-    PAIRS,
-    FAILED_PAIRS,
-    FIRST_TOKEN_SECONDS,
-    GENERATION_SECONDS,
-    TOKENS,
-    GENERATED_LENGTH,
-    REFRESHES,
-    BACKFILL_ROWS,
-    CACHE_BYTES,
-    SWAPS,
-)
-"""The metrics of a frontend replica: at `GET /metrics`, and exported by Ray."""
-
-GENERATOR = (ABANDONED, MODEL_ROWS, MODEL_WAITING, MODEL_KEY_VALUE_BYTES, SWAPS)
-"""The metrics of a model replica: only exported by Ray."""
 
 
 class Recorder:
-    """Records the metrics of `table`. Ray must be initialised; a process makes one recorder."""
+    """Records metrics, each from its first value on; a process makes one recorder."""
 
-    def __init__(self, table: tuple[Metric, ...]):
+    def __init__(self) -> None:
         self._registry = prometheus_client.CollectorRegistry()
-        self._local = {metric.name: _local(metric, self._registry) for metric in table}
-        self._exported = {metric.name: _exported(metric) for metric in table}
+        self._made: dict[Metric, tuple[Any, Any]] = {}
 
     def increase(
         self, metric: Metric, labels: Mapping[str, str] | None = None, by: float = 1
     ) -> None:
         """Add to a counter."""
-        self._labelled(metric, labels).inc(by)
+        local, exported = self._both(metric, labels)
+        local.inc(by)
         if by:
-            self._exported[metric.name].inc(by, dict(labels or {}))
+            exported.inc(by, dict(labels or {}))
 
     def set(self, metric: Metric, value: float, labels: Mapping[str, str] | None = None) -> None:
         """Set a gauge."""
-        self._labelled(metric, labels).set(value)
-        self._exported[metric.name].set(value, dict(labels or {}))
+        local, exported = self._both(metric, labels)
+        local.set(value)
+        exported.set(value, dict(labels or {}))
 
     def observe(
         self, metric: Metric, value: float, labels: Mapping[str, str] | None = None
     ) -> None:
         """Count a value in a histogram."""
-        self._labelled(metric, labels).observe(value)
-        self._exported[metric.name].observe(value, dict(labels or {}))
+        local, exported = self._both(metric, labels)
+        local.observe(value)
+        exported.observe(value, dict(labels or {}))
 
     def text(self) -> bytes:
         """Return all metrics of this process in Prometheus' text format."""
         return prometheus_client.generate_latest(self._registry)
 
-    def _labelled(self, metric: Metric, labels: Mapping[str, str] | None) -> Any:
-        local = self._local[metric.name]
-        return local.labels(**labels) if labels else local
+    def _both(self, metric: Metric, labels: Mapping[str, str] | None) -> tuple[Any, Any]:
+        """Return the metric as prometheus_client and as Ray have it."""
+        if metric not in self._made:
+            self._made[metric] = self._make(metric)
+        local, exported = self._made[metric]
+        return (local.labels(**labels) if labels else local), exported
 
-
-def _local(metric: Metric, registry: prometheus_client.CollectorRegistry) -> Any:
-    if metric.kind == "counter":
-        return prometheus_client.Counter(metric.name, metric.help, metric.labels, registry=registry)
-    if metric.kind == "gauge":
-        return prometheus_client.Gauge(metric.name, metric.help, metric.labels, registry=registry)
-    return prometheus_client.Histogram(
-        metric.name, metric.help, metric.labels, registry=registry, buckets=metric.buckets
-    )
-
-
-def _exported(metric: Metric) -> Any:
-    if metric.kind == "counter":
-        return ray.util.metrics.Counter(metric.name, metric.help, metric.labels)
-    if metric.kind == "gauge":
-        return ray.util.metrics.Gauge(metric.name, metric.help, metric.labels)
-    return ray.util.metrics.Histogram(metric.name, metric.help, list(metric.buckets), metric.labels)
+    def _make(self, metric: Metric) -> tuple[Any, Any]:
+        kind, described = metric.kind.capitalize(), (metric.name, metric.help)
+        local, exported = getattr(prometheus_client, kind), getattr(ray.util.metrics, kind)
+        if metric.buckets:
+            return (
+                local(*described, metric.labels, registry=self._registry, buckets=metric.buckets),
+                exported(*described, list(metric.buckets), metric.labels),
+            )
+        return (
+            local(*described, metric.labels, registry=self._registry),
+            exported(*described, metric.labels),
+        )

@@ -3,9 +3,8 @@
 They are written to reserved rows of the graph's table of users.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,10 +16,7 @@ from xrec.graph.fold_in import FoldIn
 
 
 class NewUsers:
-    """Lends the rows of `graph.users` from `dataset.num_users` on, and writes to them.
-
-    It belongs to one event loop.
-    """
+    """Lends the rows of `graph.users` from `dataset.num_users` on, and writes to them."""
 
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
         self._dataset, self._users = dataset, graph.users
@@ -28,7 +24,6 @@ class NewUsers:
         self._fold_in = FoldIn.fit(graph.users[: dataset.num_users], graph.items, edges)
         self._has_vector = np.bincount(edges[1].numpy(), minlength=dataset.num_items) > 0
         self._free = list(range(dataset.num_users, len(graph.users)))
-        self._freed = asyncio.Event()
 
     def items(self, history: Sequence[str]) -> list[int]:
         """Return the indices of the items of `history` that have training interactions.
@@ -44,19 +39,15 @@ class NewUsers:
             )
         return usable
 
-    @asynccontextmanager
-    async def row(self, items: Sequence[int]) -> AsyncIterator[int]:
+    @contextmanager
+    def row(self, items: Sequence[int]) -> Iterator[int]:
         """Give a user index whose row holds the vector of a user with these items, until exit.
 
-        Waits for a free row.
+        There are as many rows as pairs that may be at work or wait.
         """
-        while not self._free:
-            self._freed.clear()
-            await self._freed.wait()
         index = self._free.pop()
         try:
             self._users[index] = self._fold_in.users([list(items)])[0].to(self._users.dtype)
             yield index
         finally:
             self._free.append(index)
-            self._freed.set()

@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse
 logger = logging.getLogger("xrec")
 
 MEDIA_TYPE = "application/problem+json"
-_RETRY_SECONDS = 2
+RETRY_SECONDS = 2
+"""When to ask again, if nothing tells it better."""
 _STATUS_OF_REASON = {"unknown_user": 404, "unknown_item": 404, "overloaded": 429}
 
 
@@ -55,42 +56,29 @@ class Problem(BaseModel):
 
 
 class ProblemError(HTTPException):
-    """Ends a request with a problem."""
+    """Ends a request with a problem; `reason` ends the problem's type."""
 
     def __init__(self, status: int, reason: str, detail: str, retry_after: int | None = None):
-        retry = {"Retry-After": str(retry_after)} if retry_after is not None else {}
-        super().__init__(
-            status,
-            detail,
-            headers=retry | ({"WWW-Authenticate": "Bearer"} if status == 401 else {}),
-        )
-        self.problem = problem_of(status, reason, detail)
-        self.retry_after = retry_after
+        headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        super().__init__(status, detail, headers=headers)
+        self.reason, self.problem = reason, problem_of(status, reason, detail)
 
 
 def problem_of(status: int, reason: str, detail: str) -> Problem:
     """Return a problem of the type /problems/`reason`."""
-    return Problem(
-        type=f"/problems/{reason}",
-        title=HTTPStatus(status).phrase,
-        status=status,
-        detail=detail,
-        request_id=None,
-        errors=None,
-    )
-
-
-def problem_of_pair(reason: str, message: str) -> Problem:
-    """Return the reason why a pair has no explanation, as a problem.
-
-    Its status is 404 for an unknown id, 429 for an overload, 422 for all other reasons.
-    """
-    return problem_of(_STATUS_OF_REASON.get(reason, 422), reason, message)
+    title = HTTPStatus(status).phrase
+    return Problem(type=f"/problems/{reason}", title=title, status=status, detail=detail)
 
 
 def refused(reason: str, message: str) -> ProblemError:
-    """Return `problem_of_pair` as an error, for a request of a single pair."""
-    return ProblemError(_STATUS_OF_REASON.get(reason, 422), reason, message)
+    """Return the error for a pair that has no explanation.
+
+    Its status is 404 for an unknown id, 429 for an overload, 422 for all other reasons.
+    """
+    status = _STATUS_OF_REASON.get(reason, 422)
+    return ProblemError(status, reason, message, RETRY_SECONDS if status == 429 else None)
 
 
 def unavailable() -> ProblemError:
@@ -99,13 +87,8 @@ def unavailable() -> ProblemError:
         503,
         "model_unavailable",
         "no model replica answers; it is being started again: ask again in a few seconds",
-        _RETRY_SECONDS,
+        RETRY_SECONDS,
     )
-
-
-def overloaded(detail: str) -> ProblemError:
-    """Return the error for a request beyond the limits of the endpoint."""
-    return ProblemError(429, "overloaded", detail, _RETRY_SECONDS)
 
 
 def problem_response(
@@ -118,7 +101,6 @@ def problem_response(
 
 def install_handlers(app: FastAPI) -> None:
     """Answer every error of `app` with a problem."""
-    app.add_exception_handler(ProblemError, _of_problem)
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(Exception, _of_bug)
@@ -128,49 +110,38 @@ def _request_id(request: Request) -> str | None:
     return getattr(request.state, "request_id", None)
 
 
-async def _of_problem(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ProblemError)
-    return problem_response(error.problem, _request_id(request), error.headers)
-
-
 async def _of_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problem = problem_of(
         422, "not_well_formed", "the request is not what the API takes; see errors, and /docs"
     )
-    errors = [
+    problem.errors = [
         {
             "where": ".".join(_printable(str(part)) for part in detail["loc"]),
-            "expected": _expected(detail),
+            # The message of an error in JSON may repeat what was sent.
+            "expected": "valid JSON"
+            if detail["type"].startswith("json")
+            else _printable(str(detail["msg"])),
         }
-        for detail in error.errors()
+        for detail in error.errors()[:20]
     ]
-    return problem_response(
-        problem.model_copy(update={"errors": errors[:20]}), _request_id(request)
-    )
+    return problem_response(problem, _request_id(request))
 
 
 async def _of_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    reason = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    return problem_response(
-        problem_of(error.status_code, reason, str(error.detail)),
-        _request_id(request),
-        error.headers,
-    )
+    if isinstance(error, ProblemError):
+        problem = error.problem
+    else:
+        reason = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        problem = problem_of(error.status_code, reason, str(error.detail))
+    return problem_response(problem, _request_id(request), error.headers)
 
 
 async def _of_bug(request: Request, error: Exception) -> JSONResponse:
     logger.error("request %s: %s", _request_id(request), type(error).__name__, exc_info=error)
-    return problem_response(
-        problem_of(500, "bug", "a fault of the endpoint; its log has more under the request id"),
-        _request_id(request),
-    )
-
-
-def _expected(detail: Mapping[str, Any]) -> str:
-    """Return pydantic's message, except for errors whose message may repeat what was sent."""
-    return "valid JSON" if detail["type"].startswith("json") else _printable(str(detail["msg"]))
+    detail = "a fault of the endpoint; its log has more under the request id"
+    return problem_response(problem_of(500, "bug", detail), _request_id(request))
 
 
 def _printable(text: str) -> str:

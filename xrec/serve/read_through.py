@@ -1,4 +1,4 @@
-"""Answers come from the backfill, else from memory, else from the model.
+"""Answers come from the published table, else from memory, else from the model.
 
 A generated text is kept in memory with the fingerprint of its model. Texts are kept and looked up
 whole; `max_words` cuts them after a sentence, as the model cuts its own texts. Checks, tries and
@@ -8,56 +8,50 @@ named too few aspects.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import Literal
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
-from xrec.checks import AspectNames
 from xrec.data.evidence import NamedEvidence
 from xrec.errors import XRecError
 from xrec.generate.text_rules import cut_to_words
 from xrec.serve import metrics
 from xrec.serve.catalogue import Catalogue
-from xrec.serve.live import OVERLOADED, TOO_MANY, Delta, LiveText, Model
-from xrec.serve.messages import ChosenAspect, Explanation, NoExplanation, PairRequest
+from xrec.serve.messages import Explanation, Likelihood, NoExplanation, PairRequest
 from xrec.serve.metrics import Recorder
-from xrec.serve.problems import overloaded, problem_of_pair, refused
+from xrec.serve.model import OVERLOADED, TOO_MANY, Delta, LiveText, ModelHandle, PairError
+from xrec.serve.problems import RETRY_SECONDS, ProblemError, refused
+from xrec.serve.published import PublishedTexts
 from xrec.storage.cache import ByteCache
 
 logger = logging.getLogger("xrec")
 
+NUM_OTHERS = 8
+"""Users whose vectors a text is weighed with, beside its own user's."""
+KEPT_BYTES = 32 * 2**20
+"""For generated texts in memory."""
 _ENTRY_BYTES = 400  # estimated bytes of a kept text's key, object and links, without characters
-
 _EVIDENCE_BYTES = 200  # the same of a chosen aspect
 
-
-@dataclass(frozen=True)
-class Answer:
-    """A text as it is kept in memory."""
-
-    text: str
-    num_generated_tokens: int
-    finish_reason: str
-    model_fingerprint: str
-    kind: str
-    aspects: tuple[NamedEvidence, ...]
+_Source = Literal["backfill", "cache", "live"]
 
 
 class ReadThrough:
-    """Answers pairs from `lookup`, from `live_bytes` of generated texts in memory, or by `model`.
+    """Answers pairs from what is published, from generated texts in memory, or by `model`.
 
-    `lookup` is None as long as there is no backfill. `catalogue` tells the items' titles, within
-    which no text is cut, and the aspects that what is left names; it is None until it is read.
-    `model_fingerprint` is that of the current model: texts of another model are not given from
-    memory.
+    `catalogue` and `published` are set before the first request, and again when the artifacts
+    change. A text in memory is given if the model of `published` wrote it.
     """
 
-    def __init__(self, model: Model, recorder: Recorder, live_bytes: int):
+    catalogue: Catalogue
+    published: PublishedTexts
+
+    def __init__(self, model: ModelHandle, recorder: Recorder, deadline_seconds: float):
         self._model, self._recorder = model, recorder
-        self._live: ByteCache[tuple[str, str, str], Answer] = ByteCache(live_bytes)
-        self.lookup: ExplanationLookup | None = None
-        self.catalogue: Catalogue | None = None
-        self.model_fingerprint = ""
+        self._deadline_seconds = deadline_seconds
+        self._kept: ByteCache[tuple[str, str, str], LiveText] = ByteCache(KEPT_BYTES)
 
     async def explain(
         self, pairs: Sequence[PairRequest], max_words: int | None
@@ -65,19 +59,18 @@ class ReadThrough:
         """Return one answer for each pair, in order.
 
         All answers from the backfill are of one version. All pairs that must be generated are
-        generated together. Raises ProblemError if the model
-        has no room for them, ModelUnavailableError if no model answers.
+        generated together. Raises ProblemError with status 429, 503 or 504, and with 422 for more
+        pairs than the model ever takes.
         """
-        lookup = self.lookup  # it may be replaced while a file is read
-        answers: list[Explanation | NoExplanation | None] = [
-            await self.known(pair, max_words, lookup) for pair in pairs
-        ]
-        missing = [place for place, answer in enumerate(answers) if answer is None]
-        if missing:
-            texts = await self._model.explain([pairs[place].live() for place in missing])
-            for place, text in zip(missing, texts, strict=True):
-                answers[place] = self.generated(pairs[place], text, max_words)
-        return [answer for answer in answers if answer is not None]
+        async with self._deadline():
+            lookup = self.published.lookup
+            answers = [await self._known(pair, max_words, lookup) for pair in pairs]
+            missing = [pair for pair, answer in zip(pairs, answers, strict=True) if not answer]
+            texts = iter(await self._model.explain(missing) if missing else ())
+            return [
+                answer or self._generated(pair, next(texts), max_words)
+                for pair, answer in zip(pairs, answers, strict=True)
+            ]
 
     async def stream(
         self, pair: PairRequest, max_words: int | None
@@ -86,156 +79,165 @@ class ReadThrough:
 
         An answer from the backfill or from memory comes without parts. Raises as `explain` does.
         """
-        known = await self.known(pair, max_words, self.lookup)
-        if known is not None:
-            yield known
-            return
-        events = self._model.stream(pair.live())
-        try:
-            async for event in events:
-                yield (
-                    self.generated(pair, event, max_words) if isinstance(event, LiveText) else event
-                )
-        finally:
-            await events.aclose()
+        async with self._deadline():
+            known = await self._known(pair, max_words, self.published.lookup)
+            if known is not None:
+                yield known
+                return
+            async with aclosing(self._model.stream(pair)) as events:
+                async for event in events:
+                    yield (
+                        event
+                        if isinstance(event, Delta)
+                        else self._generated(pair, event, max_words)
+                    )
 
-    async def known(
+    async def weigh(self, user_id: str, item_id: str, text: str) -> Likelihood:
+        """Return how likely `text` is with the vectors of this user and of others.
+
+        Raises ProblemError, also with status 404 for an unknown id and 422 for a text or prompt
+        that is too long.
+        """
+        others = self.catalogue.other_users(user_id, NUM_OTHERS)
+        async with self._deadline():
+            nll = await self._model.nll(user_id, item_id, text, others)
+        if isinstance(nll, PairError):
+            raise refused(nll.reason, nll.message)
+        own, *others_nll = nll
+        gain = sum(others_nll) / len(others_nll) - own if others_nll else 0.0
+        return Likelihood(own_nll=own, others_nll=others_nll, gain=gain)
+
+    async def is_ready(self) -> bool:
+        """True if a model replica answers."""
+        try:
+            async with self._deadline():
+                return bool(await self._model.model_fingerprint())
+        except ProblemError:
+            return False
+
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        """Raise ProblemError with status 504 if the `with` takes longer than a request may."""
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                yield
+        except TimeoutError as error:
+            self._recorder.increase(metrics.REFUSED, {"reason": "deadline"})
+            raise ProblemError(
+                504,
+                "deadline",
+                f"not answered within {self._deadline_seconds:g} s (http.deadline_seconds); "
+                "ask for fewer pairs",
+                RETRY_SECONDS,
+            ) from error
+
+    async def _known(
         self, pair: PairRequest, max_words: int | None, lookup: ExplanationLookup | None
     ) -> Explanation | NoExplanation | None:
         """Return the answer from the backfill or from memory, None if neither has it."""
         if not pair.is_plain or pair.fresh:
             return None
-        row = await self._backfilled(lookup, pair.user_id, pair.item_id)
-        if row is not None:
-            self._recorder.increase(metrics.PAIRS, {"source": "backfill"})
-            answer = Answer(
-                row.text,
-                row.num_generated_tokens,
-                row.finish_reason,
-                row.model_fingerprint,
-                row.kind,
-                row.aspects,
-            )
-            return self._cut(pair, answer, max_words, is_live=False, is_cached=False)
-        kept = self._live.get((self.model_fingerprint, pair.user_id, pair.item_id))
-        if kept is None:
-            return None
-        self._recorder.increase(metrics.PAIRS, {"source": "cache"})
-        return self._cut(pair, kept, max_words, is_live=True, is_cached=True)
-
-    def generated(
-        self, pair: PairRequest, text: LiveText, max_words: int | None
-    ) -> Explanation | NoExplanation:
-        """Return a generated text as an answer, and keep it in memory if the pair is plain.
-
-        Raises ProblemError if the model had no room, or could never have.
-        """
-        if text.failed is not None:
-            if text.failed.reason == OVERLOADED:
-                self._recorder.increase(metrics.REFUSED, {"reason": "queue"})
-                raise overloaded(text.failed.message)
-            if text.failed.reason == TOO_MANY:
-                raise refused(text.failed.reason, text.failed.message)
-            self._recorder.increase(metrics.PAIRS, {"source": "failed"})
-            self._recorder.increase(metrics.FAILED_PAIRS, {"reason": text.failed.reason})
-            return NoExplanation(
-                user_id=pair.user_id,
-                item_id=pair.item_id,
-                problem=problem_of_pair(text.failed.reason, text.failed.message),
-            )
-        self._record(text)
-        answer = Answer(
-            text.text,
-            text.num_generated_tokens,
-            text.finish_reason,
-            text.model_fingerprint,
-            text.kind,
-            text.aspects,
-        )
-        if pair.is_plain:
-            key = (text.model_fingerprint, pair.user_id, pair.item_id)
-            characters = sum(len(part.encode()) for part in (*key, text.text))
-            num_bytes = _ENTRY_BYTES + characters + _EVIDENCE_BYTES * len(text.aspects)
-            self._live.put(key, answer, num_bytes)
-            self._recorder.set(metrics.CACHE_BYTES, self._live.num_bytes, {"cache": "live"})
-        return self._cut(pair, answer, max_words, is_live=True, is_cached=False)
+        if (row := await self._backfilled(lookup, pair)) is not None:
+            return self._answer(pair, row, "backfill", max_words)
+        kept = self._kept.get((self.published.model_fingerprint, pair.user_id, pair.item_id))
+        return None if kept is None else self._answer(pair, kept, "cache", max_words)
 
     async def _backfilled(
-        self, lookup: ExplanationLookup | None, user_id: str, item_id: str
+        self, lookup: ExplanationLookup | None, pair: PairRequest
     ) -> Explained | None:
         if lookup is None:
             return None
-        is_known, row = lookup.in_memory(user_id, item_id)
+        is_known, row = lookup.in_memory(pair.user_id, pair.item_id)
         if is_known:
             return row
         try:
-            row = await asyncio.to_thread(lookup.find, user_id, item_id)
+            row = await asyncio.to_thread(lookup.find, pair.user_id, pair.item_id)
         except XRecError as error:  # the storage does not answer, or a file is gone
             logger.error("the backfill cannot be read, the model is asked instead: %s", error)
             return None
         self._recorder.set(metrics.CACHE_BYTES, lookup.num_bytes, {"cache": "backfill"})
         return row
 
-    def _cut(
-        self,
-        pair: PairRequest,
-        answer: Answer,
-        max_words: int | None,
-        *,
-        is_live: bool,
-        is_cached: bool,
+    def _generated(
+        self, pair: PairRequest, text: LiveText | PairError, max_words: int | None
     ) -> Explanation | NoExplanation:
-        text = (
-            answer.text
-            if max_words is None
-            else cut_to_words(answer.text, max_words, self._title(pair))
-        )
+        """Return a generated text as an answer, and keep it in memory if the pair is plain.
+
+        Raises ProblemError if the model had no room, or could never have.
+        """
+        if isinstance(text, PairError):
+            return self._failed(pair, text)
+        self._record(text)
+        if pair.is_plain:
+            key = (text.model_fingerprint, pair.user_id, pair.item_id)
+            characters = sum(len(part.encode()) for part in (*key, text.text))
+            num_bytes = _ENTRY_BYTES + characters + _EVIDENCE_BYTES * len(text.aspects)
+            self._kept.put(key, text, num_bytes)
+            self._recorder.set(metrics.CACHE_BYTES, self._kept.num_bytes, {"cache": "live"})
+        return self._answer(pair, text, "live", max_words)
+
+    def _failed(self, pair: PairRequest, failed: PairError) -> NoExplanation:
+        if failed.reason == OVERLOADED:
+            self._recorder.increase(metrics.REFUSED, {"reason": "queue"})
+        if failed.reason in (OVERLOADED, TOO_MANY):
+            raise refused(failed.reason, failed.message)
+        self._recorder.increase(metrics.PAIRS, {"source": "failed"})
+        self._recorder.increase(metrics.FAILED_PAIRS, {"reason": failed.reason})
+        return _no_explanation(pair, failed.reason, failed.message)
+
+    def _answer(
+        self, pair: PairRequest, found: Explained, source: _Source, max_words: int | None
+    ) -> Explanation | NoExplanation:
+        """Return what was found, cut to `max_words`."""
+        self._recorder.increase(metrics.PAIRS, {"source": source})
+        text = found.text
+        if max_words is not None:
+            text = cut_to_words(text, max_words, self._title(pair))
         if not text:
-            problem = problem_of_pair(
+            return _no_explanation(
+                pair,
                 "no_full_sentence",
                 f"no sentence of the explanation ends within max_words = {max_words}; allow more",
             )
-            return NoExplanation(user_id=pair.user_id, item_id=pair.item_id, problem=problem)
         return Explanation(
             user_id=pair.user_id,
             item_id=pair.item_id,
             explanation=text,
-            source="live" if is_live else "backfill",
-            is_cached=is_cached,
-            model_fingerprint=answer.model_fingerprint,
-            num_generated_tokens=answer.num_generated_tokens,
-            finish_reason=answer.finish_reason,
-            kind=answer.kind,
-            aspects=[ChosenAspect(**vars(evidence)) for evidence in self._aspects(answer, text)],
+            source="backfill" if source == "backfill" else "live",
+            is_cached=source == "cache",
+            model_fingerprint=found.model_fingerprint,
+            num_generated_tokens=found.num_generated_tokens,
+            finish_reason=found.finish_reason,
+            kind=found.kind,
+            aspects=self._aspects(found, text),
         )
 
-    def _aspects(self, answer: Answer, text: str) -> Sequence[NamedEvidence]:
-        """Return the aspects of an answer, each with whether `text`, which is shown, names it."""
-        if text == answer.text:
-            return answer.aspects
-        aspects = [evidence.aspect for evidence in answer.aspects]
-        names = self.catalogue.aspect_names if self.catalogue else AspectNames(aspects)
-        return [
+    def _aspects(self, found: Explained, text: str) -> tuple[NamedEvidence, ...]:
+        """Return the chosen aspects, each with whether `text`, which is shown, names it."""
+        if text == found.text:
+            return found.aspects
+        aspects = [evidence.aspect for evidence in found.aspects]
+        are_named = self.catalogue.aspect_names.are_named(aspects, text)
+        return tuple(
             replace(evidence, is_named=is_named)
-            for evidence, is_named in zip(
-                answer.aspects, names.are_named(aspects, text), strict=True
-            )
-        ]
+            for evidence, is_named in zip(found.aspects, are_named, strict=True)
+        )
 
     def _title(self, pair: PairRequest) -> str:
         """Return the title that the pair's text has, "" if it is not known."""
-        if pair.profiles is not None and pair.profiles.item_title is not None:
-            return pair.profiles.item_title
-        if self.catalogue is None:
-            return ""
+        if "item_title" in pair.own_texts:
+            return str(pair.own_texts["item_title"])
         item = self.catalogue.dataset.item_indices.get(pair.item_id)
         return "" if item is None else self.catalogue.item_texts(item)[0]
 
     def _record(self, text: LiveText) -> None:
         recorder = self._recorder
-        recorder.increase(metrics.PAIRS, {"source": "live"})
         recorder.increase(metrics.TOKENS, {"kind": "prompt"}, text.num_prompt_tokens)
         recorder.increase(metrics.TOKENS, {"kind": "generated"}, text.num_generated_tokens)
-        recorder.observe(metrics.GENERATED_LENGTH, text.num_generated_tokens)
         recorder.observe(metrics.FIRST_TOKEN_SECONDS, text.first_token_seconds)
         recorder.observe(metrics.GENERATION_SECONDS, text.seconds)
+
+
+def _no_explanation(pair: PairRequest, reason: str, message: str) -> NoExplanation:
+    problem = refused(reason, message).problem
+    return NoExplanation(user_id=pair.user_id, item_id=pair.item_id, problem=problem)

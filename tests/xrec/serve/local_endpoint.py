@@ -14,38 +14,34 @@ import requests
 import uvicorn
 
 from tests.xrec.serve.town import serve_config
-from xrec.config.serve import ServeConfig
-from xrec.serve.api import make_api
-from xrec.serve.gate import Gate, Limits
+from xrec.serve.frontend import asgi_app, read_contents
 from xrec.serve.generator import load_live
-from xrec.serve.keys import Keys
-from xrec.serve.live import Delta, Failed, LivePair, LiveText
 from xrec.serve.live_explainer import LiveExplainer
-from xrec.serve.metrics import FRONTEND, Recorder
+from xrec.serve.messages import PairRequest
+from xrec.serve.metrics import Recorder
+from xrec.serve.model import Delta, LiveText, ModelHandle, PairError
 from xrec.serve.read_through import ReadThrough
-from xrec.serve.service import Service
-from xrec.serve.state import read_inputs, read_lookup
 
 
-class LocalModel:
-    """A `Model` in this process that remembers the pairs that it is asked for."""
+class LocalModel(ModelHandle):
+    """A model in this process that remembers the pairs that it is asked for."""
 
     def __init__(self, live: LiveExplainer):
         self.live = live
-        self.asked: list[LivePair] = []
+        self.asked: list[PairRequest] = []
 
-    async def explain(self, pairs: Sequence[LivePair]) -> list[LiveText]:
+    async def explain(self, pairs: Sequence[PairRequest]) -> list[LiveText | PairError]:
         self.asked += pairs
         return await self.live.explain(pairs)
 
-    def stream(self, pair: LivePair) -> AsyncGenerator[Delta | LiveText, None]:
+    def stream(self, pair: PairRequest) -> AsyncGenerator[Delta | LiveText | PairError, None]:
         self.asked.append(pair)
         return self.live.stream(pair)
 
     async def nll(
-        self, pair: LivePair, text: str, other_users: Sequence[str]
-    ) -> list[float] | Failed:
-        return await self.live.nll(pair, text, other_users)
+        self, user_id: str, item_id: str, text: str, other_users: Sequence[str]
+    ) -> list[float] | PairError:
+        return await self.live.nll(user_id, item_id, text, other_users)
 
     async def model_fingerprint(self) -> str:
         return self.live.model_fingerprint
@@ -53,12 +49,10 @@ class LocalModel:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A running endpoint: its URL and the objects behind it."""
+    """A running endpoint: its URL, and the model behind it."""
 
     url: str
     model: LocalModel
-    read_through: ReadThrough
-    service: Service
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return requests.get(self.url + path, timeout=60, **options)
@@ -70,27 +64,17 @@ class Endpoint:
 @contextmanager
 def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
     """Run the endpoint of `serve_config(town, **values)` on a free port of 127.0.0.1."""
-    config = serve_config(town, **values)
-    model, recorder = LocalModel(load_live(config)), Recorder(FRONTEND)
-    read_through = ReadThrough(model, recorder, int(config.read_through.live_mib * 2**20))
-    service = Service(model, model, read_through, recorder, config.http.deadline_seconds)
-    inputs = read_inputs(config)
-    service.catalogue = read_through.catalogue = inputs.catalogue
-    read_through.model_fingerprint = inputs.model_fingerprint
-    read_through.lookup = read_lookup(config, inputs.fingerprints)
-    with _server(config, service, recorder) as url:
-        yield Endpoint(url, model, read_through, service)
+    config, recorder = serve_config(town, **values), Recorder()
+    model = LocalModel(load_live(config))
+    read_through = ReadThrough(model, recorder, config.http.deadline_seconds)
+    read_through.catalogue, read_through.published = read_contents(config, recorder)
+    with _server(asgi_app(config, read_through, recorder)) as url:
+        yield Endpoint(url, model)
     model.live.engine.stop()
 
 
 @contextmanager
-def _server(config: ServeConfig, service: Service, recorder: Recorder) -> Iterator[str]:
-    limits = Limits(
-        config.http.max_body_kib * 1024,
-        config.http.max_concurrent_requests,
-        config.security.log_paths,
-    )
-    app = Gate(make_api(service), Keys(config.security.keys), limits, recorder)
+def _server(app: Any) -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -108,11 +92,8 @@ def _server(config: ServeConfig, service: Service, recorder: Recorder) -> Iterat
 
 def sse(response: requests.Response) -> list[tuple[str, Any]]:
     """Return name and data of each server-sent event."""
-    blocks = response.text.strip().split("\n\n")
+    blocks = [block.split("\n") for block in response.text.strip().split("\n\n")]
     return [
-        (
-            block.split("\n")[0].removeprefix("event: "),
-            json.loads(block.split("\n")[1].removeprefix("data: ")),
-        )
-        for block in blocks
+        (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+        for name, data in blocks
     ]

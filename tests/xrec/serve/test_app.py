@@ -17,6 +17,7 @@ import pytest
 import ray
 import requests
 from ray import serve
+from xrec.serve.deployment_file import serve_options
 
 from jobs.serve import checked, deploy
 from tests.xrec.serve.local_endpoint import Endpoint, sse
@@ -24,7 +25,6 @@ from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_
 from xrec.backfill import read_explanations
 from xrec.config.serve import ServeConfig
 from xrec.serve.app import APP
-from xrec.serve.deployment_file import serve_options
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,8 @@ def served(ray_cluster: None, town: Path) -> Iterator[Served]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = checked(
-        serve_config(town, http={"port": port}, explanations=str(town / "explanations"))
-    )
+    explanations = str(town / "explanations")
+    config = checked(serve_config(town, http={"port": port}, explanations=explanations))
     options = serve_options(config)
     serve.start(proxy_location=options["proxy_location"], http_options=options["http_options"])
     deploy(config)
@@ -65,12 +64,22 @@ def served(ray_cluster: None, town: Path) -> Iterator[Served]:
 
 def replicas(deployment: str) -> dict[str, Any]:
     """Return the actors of a deployment's replicas, by name."""
-    named = [
-        entry
+    return {
+        entry["name"]: ray.get_actor(entry["name"], entry["namespace"])
         for entry in ray.util.list_named_actors(all_namespaces=True)
         if f"#{deployment}#" in entry["name"]
-    ]
-    return {entry["name"]: ray.get_actor(entry["name"], entry["namespace"]) for entry in named}
+    }
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come in time"
+        time.sleep(0.02)
+
+
+def explained(answer: requests.Response) -> list[Any]:
+    return list(answer.json()["explanations"])
 
 
 @dataclass
@@ -95,15 +104,13 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def wait_for(self, count: int, status: int = 200) -> None:
-        """Wait until `count` more answers with `status` have come."""
-        before, deadline = self._count(status), time.monotonic() + 120
-        while self._count(status) < before + count:
-            assert time.monotonic() < deadline, f"{count} more answers with {status} did not come"
-            time.sleep(0.02)
+    def wait_for(self, count: int) -> None:
+        """Wait until `count` more answers with status 200 have come."""
+        before = self._count()
+        wait_until(lambda: self._count() >= before + count)
 
-    def _count(self, status: int) -> int:
-        return sum(answer.status_code == status for answer in list(self.answers))
+    def _count(self) -> int:
+        return sum(answer.status_code == 200 for answer in list(self.answers))
 
     def _run(self, number: int) -> None:
         while not self._is_over.is_set():
@@ -127,24 +134,23 @@ def test_answers_are_those_without_ray(served: Served, endpoint: Endpoint, town:
     pairs.append({"user_id": "newcomer", "item_id": items[0], "history": items[1:3]})
     pairs.append({"user_id": "nobody", "item_id": items[0]})
     here, there = (
-        [
-            {name: value for name, value in answer.items() if name != "is_cached"}
-            for answer in one.post("/v1/explanations", {"pairs": pairs}).json()["explanations"]
-        ]
-        for one in (endpoint, served)
+        explained(one.post("/v1/explanations", {"pairs": pairs})) for one in (endpoint, served)
     )
+    for answer in (*here, *there):
+        answer.pop("is_cached", None)
     assert here == there
     assert {answer.get("source") for answer in there} == {"backfill", "live", None}
     body = {"user_id": users[1], "item_id": items[2], "explanation": "You would enjoy it."}
     one, other = (each.post("/v1/evidence", body).json() for each in (endpoint, served))
-    one_likelihood, other_likelihood = one.pop("likelihood"), other.pop("likelihood")
+    here, there = one.pop("likelihood"), other.pop("likelihood")
     assert one == other
     # The last bits depend on what is computed in the same pass.
-    assert one_likelihood["others_nll"] == pytest.approx(other_likelihood["others_nll"], abs=1e-5)
-    for name in ("own_nll", "gain"):
-        assert one_likelihood[name] == pytest.approx(other_likelihood[name], abs=1e-5)
-    events = sse(served.post("/v1/explanations/stream", {"pairs": [{**pairs[7], "fresh": True}]}))
-    assert events[-2][1]["answer"]["explanation"] == there[7]["explanation"]
+    for name in ("own_nll", "others_nll", "gain"):
+        assert here[name] == pytest.approx(there[name], abs=1e-5)
+    pair = {**pairs[7], "fresh": True}
+    events = sse(served.post("/v1/explanations/stream", {"pairs": [pair]}))
+    (whole,) = explained(endpoint.post("/v1/explanations", {"pairs": [pairs[7]]}))
+    assert events[-2][1]["answer"]["explanation"] == whole["explanation"]
     assert len(events) > 4
     assert served.get("/readyz").text == "ready\n"
 
@@ -176,94 +182,59 @@ def test_client_that_goes_away_stops_its_generation(served: Served, town: Path) 
         # A client may leave before its pairs have reached the model; then there is nothing to stop.
         for seconds in (0.05, 0.1, 0.2, 0.4, 0.8):
             abandon(seconds)
-            deadline = time.monotonic() + 10
-            while served.at_work() <= (0, before) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            with suppress(AssertionError):
+                wait_until(lambda before=before: served.at_work() > (0, before), 10)
             if served.at_work()[1] > before:
                 break
         assert served.at_work()[1] > before
-        deadline = time.monotonic() + 60
-        while served.at_work()[0]:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: not served.at_work()[0])
+
+
+def texts_of(endpoint: Endpoint, pairs: list[dict[str, Any]]) -> list[str | None]:
+    """Return the answers without Ray; None where a text of the toy model is refused."""
+    return [
+        answer.get("explanation")
+        for start in range(0, len(pairs), 60)
+        for answer in explained(
+            endpoint.post("/v1/explanations", {"pairs": pairs[start : start + 60]})
+        )
+    ]
 
 
 @pytest.mark.slow
-def test_model_replica_killed_under_load_costs_its_requests_only_and_comes_back(
-    served: Served, endpoint: Endpoint, town: Path
+@pytest.mark.parametrize(("deployment", "costs_hits"), [("Generator", False), ("Frontend", True)])
+def test_replica_killed_under_load_costs_its_requests_only_and_comes_back(
+    served: Served, endpoint: Endpoint, town: Path, deployment: str, costs_hits: bool
 ) -> None:
     users, items = ids_of(town)
-    rows = read_explanations(str(town / "explanations")).to_pylist()
-    pairs = [{"user_id": user, "item_id": item, "fresh": True} for user in users for item in items]
-    texts = [
-        answer.get("explanation")  # the toy model's texts are refused now and then
-        for start in (0, 60)
-        for answer in endpoint.post(
-            "/v1/explanations", {"pairs": pairs[start : start + 60]}
-        ).json()["explanations"]
-    ]
+    known = [{"user_id": row["user_id"], "item_id": row["item_id"]} for row in rows_of(town)]
+    fresh = [{"user_id": user, "item_id": item, "fresh": True} for user in users for item in items]
+    expected = {"hits": texts_of(endpoint, known), "live": texts_of(endpoint, fresh)}
 
-    def live(number: int) -> requests.Response:
-        answer = served.post("/v1/explanations", {"pairs": [pairs[number % len(pairs)]]})
-        if answer.status_code == 200:
-            (explained,) = answer.json()["explanations"]
-            assert explained.get("explanation") == texts[number % len(pairs)]
-        return answer
+    def asking(what: str, pairs: list[dict[str, Any]]) -> Callable[[int], requests.Response]:
+        def ask(number: int) -> requests.Response:
+            place = number % len(pairs)
+            answer = served.post("/v1/explanations", {"pairs": [pairs[place]]})
+            if answer.status_code == 200:
+                assert explained(answer)[0].get("explanation") == expected[what][place]
+            return answer
 
-    def hit(number: int) -> requests.Response:
-        row = rows[number % len(rows)]
-        answer = served.get(f"/v1/explanations/{row['user_id']}/{row['item_id']}")
-        assert answer.json()["explanation"] == row["explanation"]
-        return answer
+        return ask
 
-    (killed,) = replicas("Generator")
-    with Load(live) as generated, Load(hit, 1) as hits:
-        generated.wait_for(8)
-        ray.kill(replicas("Generator")[killed])
+    (killed,) = replicas(deployment)
+    with Load(asking("live", fresh)) as live, Load(asking("hits", known), 1) as hits:
+        live.wait_for(8)
+        ray.kill(replicas(deployment)[killed])
         hits.wait_for(10)
-        while killed in replicas("Generator") or not replicas("Generator"):
-            time.sleep(0.05)
-        generated.wait_for(8)
-    assert {answer.status_code for answer in hits.answers} == {200}
-    assert check_refusals(generated.answers) <= 2 * generated.num_threads
+        wait_until(lambda: replicas(deployment) and killed not in replicas(deployment))
+        live.wait_for(8)
+    assert check_refusals(live.answers) <= 2 * live.num_threads
+    assert check_refusals(hits.answers) <= (2 if costs_hits else 0)
     assert served.get("/readyz").status_code == 200
 
 
-@pytest.mark.slow
-def test_frontend_killed_under_load_costs_its_requests_only_and_comes_back(
-    served: Served, town: Path
-) -> None:
-    rows = read_explanations(str(town / "explanations")).to_pylist()
-
-    def hit(number: int) -> requests.Response:
-        row = rows[number % len(rows)]
-        answer = served.get(f"/v1/explanations/{row['user_id']}/{row['item_id']}")
-        if answer.status_code == 200:
-            assert answer.json()["explanation"] == row["explanation"]
-        return answer
-
-    (killed,) = replicas("Frontend")
-    with Load(hit) as load:
-        load.wait_for(8)
-        ray.kill(replicas("Frontend")[killed])
-        while killed in replicas("Frontend") or not replicas("Frontend"):
-            time.sleep(0.05)
-        load.wait_for(8)
-    assert check_refusals(load.answers) <= 2 * load.num_threads
-
-
-def explained_by(
-    town: Path, adapter: str, folder: Path, users: list[str], items: list[str]
-) -> set[tuple[str, str]]:
-    """Return the pairs for which the model with `adapter` writes a text that can be used.
-
-    The toy model's texts are refused now and then, for example for a part of a place-holder.
-    """
-    output = folder / f"texts-{adapter}"
-    config = backfill_config(town, str(output), adapter=str(town / adapter))
-    make_backfill(config, [(user, item) for user in users for item in items])
-    rows = read_explanations(str(output)).to_pylist()
-    return {(row["user_id"], row["item_id"]) for row in rows}
+def rows_of(town: Path, name: str = "explanations") -> list[dict[str, Any]]:
+    return read_explanations(str(town / name)).to_pylist()
 
 
 @pytest.mark.slow
@@ -272,59 +243,41 @@ def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(
 ) -> None:
     users, items = ids_of(town)
     old = served.get(f"/v1/explanations/{users[0]}/{items[0]}").json()["model_fingerprint"]
-    config = backfill_config(
-        town, str(tmp_path / "explanations-2"), adapter=str(town / "adapter-2")
-    )
-    make_backfill(config, [(user, item) for user in users[:3] for item in items])
-    rows = {
-        (row["user_id"], row["item_id"]): row
-        for row in read_explanations(config.explanations or "").to_pylist()
-    }
-    (new,) = {row["model_fingerprint"] for row in rows.values()}
+    made = {}
+    for name in ("adapter", "adapter-2"):
+        config = backfill_config(town, str(tmp_path / name), adapter=str(town / name))
+        make_backfill(config, [(user, item) for user in users for item in items])
+        rows = rows_of(tmp_path, name)
+        made[name] = {(row["user_id"], row["item_id"]): row["explanation"] for row in rows}
+    (new,) = {row["model_fingerprint"] for row in rows}
     assert new != old
-
-    pairs = sorted(
-        set.intersection(
-            *(explained_by(town, name, tmp_path, users, items) for name in ("adapter", "adapter-2"))
-        )
-    )
+    # The toy model's texts are refused now and then; these pairs have one by either adapter.
+    pairs = sorted(made["adapter"].keys() & made["adapter-2"].keys())
 
     def ask(number: int) -> requests.Response:
         user, item = pairs[number % len(pairs)]
-        return served.post(
-            "/v1/explanations",
-            {"pairs": [{"user_id": user, "item_id": item, "fresh": number % 3 == 0}]},
-        )
+        pair = {"user_id": user, "item_id": item, "fresh": number % 3 == 0}
+        return served.post("/v1/explanations", {"pairs": [pair]})
 
-    def answered_by(answer: requests.Response) -> Any:
-        return answer.json()["explanations"][0]["model_fingerprint"]
+    def models(answers: list[requests.Response]) -> set[str]:
+        return {explained(answer)[0]["model_fingerprint"] for answer in answers}
 
-    before = {name for deployment in ("Frontend", "Generator") for name in replicas(deployment)}
+    def all_replicas() -> set[str]:
+        return {name for deployment in ("Frontend", "Generator") for name in replicas(deployment)}
+
+    before = all_replicas()
+    swapped = {"adapter": str(town / "adapter-2"), "explanations": str(tmp_path / "adapter-2")}
     with Load(ask) as load:
         load.wait_for(20)
-        deploy(
-            checked(
-                served.config.model_copy(
-                    update={"adapter": str(town / "adapter-2"), "explanations": config.explanations}
-                )
-            )
-        )
-        deadline = time.monotonic() + 120
-        while {answered_by(answer) for answer in load.answers[-40:]} != {new}:
-            assert time.monotonic() < deadline
-            load.wait_for(5)
+        deploy(checked(served.config.model_copy(update=swapped)))
+        wait_until(lambda: models(load.answers[-40:]) == {new})
         count = len(load.answers)
+        load.wait_for(5)
     assert {answer.status_code for answer in load.answers} == {200}
-    assert {answered_by(answer) for answer in load.answers} == {old, new}
-    assert {answered_by(answer) for answer in load.answers[count:]} == {new}
-    # The replicas are the same ones: the change was made in place.
-    assert {
-        name for deployment in ("Frontend", "Generator") for name in replicas(deployment)
-    } == before
-    user, item = users[2], items[9]
+    assert models(load.answers) == {old, new}
+    assert models(load.answers[count:]) == {new}
+    assert all_replicas() == before  # the change was made in place
+    user, item = pairs[-1]
     answer = served.get(f"/v1/explanations/{user}/{item}").json()
-    assert (answer["source"], answer["explanation"]) == (
-        "backfill",
-        rows[user, item]["explanation"],
-    )
+    assert (answer["source"], answer["explanation"]) == ("backfill", made["adapter-2"][user, item])
     deploy(served.config)

@@ -1,82 +1,128 @@
-"""Answers that are cut to `max_words`: within no title, and with what is left of their aspects."""
+"""Answers that are cut to `max_words`, of one version, and of whoever has them first."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from xrec.backfill.lookup import Explained
 from xrec.checks import AspectNames
 from xrec.data.evidence import NamedEvidence
-from xrec.serve.live import LiveText
-from xrec.serve.messages import Explanation, PairRequest, ProfileOverrides
-from xrec.serve.metrics import FRONTEND, Recorder
+from xrec.serve.messages import Explanation, PairRequest
+from xrec.serve.metrics import Recorder
+from xrec.serve.model import LiveText, ModelHandle, PairError
 from xrec.serve.read_through import ReadThrough
 
 TEXT = "It is calm. You love Hi! Mary's for its tea and for its garden."
 
 
-def answering(titles: list[str], vocabulary: tuple[str, ...] = ()) -> ReadThrough:
+class Writing(ModelHandle):
+    """Writes one text for every pair."""
+
+    def __init__(self, text: str, aspects: Sequence[NamedEvidence] = ()):
+        self._text = LiveText(text, 9, 7, "stop", "model", "written", tuple(aspects))
+
+    async def explain(self, pairs: Sequence[PairRequest]) -> list[LiveText | PairError]:
+        return [self._text] * len(pairs)
+
+
+class Version:
+    """A lookup that explains every pair with one text, and calls `meanwhile` when it reads."""
+
+    num_bytes = 0
+
+    def __init__(self, text: str, meanwhile: Callable[[], None] = lambda: None):
+        self._text, self._meanwhile = text, meanwhile
+
+    def in_memory(self, user_id: str, item_id: str) -> tuple[bool, None]:
+        return False, None
+
+    def find(self, user_id: str, item_id: str) -> Explained:
+        self._meanwhile()
+        return Explained(self._text, 1, 1, "stop", "model", "written", ())
+
+
+def answering(
+    model: ModelHandle, titles: Sequence[str] = ("The Fox",), vocabulary: Sequence[str] = ()
+) -> ReadThrough:
     """Answers pairs of a catalogue whose items `i0`, `i1`, ... have these titles."""
-    read_through = ReadThrough(None, Recorder(FRONTEND), 2**20)  # type: ignore[arg-type]
+    read_through = ReadThrough(model, Recorder(), 30)
     read_through.catalogue = SimpleNamespace(  # type: ignore[assignment]
         dataset=SimpleNamespace(item_indices={f"i{index}": index for index in range(len(titles))}),
         item_texts=lambda item: (titles[item], ""),
         aspect_names=AspectNames(vocabulary),
     )
+    read_through.published = SimpleNamespace(  # type: ignore[assignment]
+        lookup=None, model_fingerprint="model"
+    )
     return read_through
 
 
-def answer(pair: PairRequest, titles: list[str], max_words: int) -> str:
-    """What `pair` is answered if the model writes TEXT and `i0`, `i1`, ... have these titles."""
-    read_through = answering(titles)
-    answered = read_through.generated(pair, LiveText(TEXT, None), max_words)
-    assert isinstance(answered, Explanation)
-    return answered.explanation
+def answer(
+    read_through: ReadThrough, max_words: int | None, item: str = "i0", **values: Any
+) -> Explanation:
+    pair = PairRequest(user_id="u", item_id=item, **values)
+    (found,) = asyncio.run(read_through.explain([pair], max_words))
+    assert isinstance(found, Explanation)
+    return found
 
 
-def test_cut_falls_in_no_title_of_the_catalogue() -> None:
-    pair = PairRequest(user_id="u", item_id="i1")
-    assert answer(pair, ["The Fox", "Hi! Mary's"], 8) == "It is calm."
-    assert answer(pair, ["Hi! Mary's", "The Fox"], 8) == "It is calm. You love Hi!"
-
-
-@pytest.mark.parametrize("item_id", ["i0", "unknown"])
-def test_cut_falls_in_no_title_of_the_request(item_id: str) -> None:
-    profiles = ProfileOverrides(item_title="Hi! Mary's")
-    pair = PairRequest(user_id="u", item_id=item_id, profiles=profiles)
-    assert answer(pair, ["The Fox"], 8) == "It is calm."
-
-
-@pytest.mark.parametrize("has_catalogue", [True, False], ids=["catalogue", "none yet"])
-def test_aspects_of_a_cut_answer_are_named_only_if_what_is_left_names_them(
-    has_catalogue: bool,
+@pytest.mark.parametrize(
+    ("titles", "item", "profiles", "expected"),
+    [
+        (["The Fox", "Hi! Mary's"], "i1", None, "It is calm."),
+        (["Hi! Mary's", "The Fox"], "i1", None, "It is calm. You love Hi!"),
+        (["The Fox"], "i0", {"item_title": "Hi! Mary's"}, "It is calm."),
+        (["The Fox"], "unknown", {"item_title": "Hi! Mary's"}, "It is calm."),
+    ],
+)
+def test_cut_falls_in_no_title_of_the_pair(
+    titles: list[str], item: str, profiles: dict[str, str] | None, expected: str
 ) -> None:
-    read_through = answering(["The Fox"], ("late hours", "price", "hours", "late hours bar"))
-    if not has_catalogue:
-        read_through.catalogue = None
+    read_through = answering(Writing(TEXT), titles)
+    assert answer(read_through, 8, item, profiles=profiles).explanation == expected
+
+
+def test_aspects_of_a_cut_answer_are_named_only_if_what_is_left_names_them() -> None:
     aspects = [
         NamedEvidence(name, 9, 30, 3, 7, is_named=is_named)
-        for name, is_named in (("late hours", True), ("price", True), ("garden", False))
+        for name, is_named in (
+            ("late hours", True),
+            ("hours", True),
+            ("price", True),
+            ("tea", False),
+        )
     ]
     text = (
-        "You would enjoy its late hours. 9 of 30 reviews mention the price, and 9 the late hours."
+        "You would enjoy its late hours. 9 of 30 reviews mention the price, 9 the late hours, and "
+        "the hours."
     )
-    pair = PairRequest(user_id="u", item_id="i0")
-    whole = read_through.generated(pair, LiveText(text, None, aspects=tuple(aspects)), None)
-    cut = asyncio.run(read_through.known(pair, 6, None))
-    assert isinstance(whole, Explanation)
-    assert isinstance(cut, Explanation)
+    vocabulary = ("late hours", "price", "hours", "late hours bar")
+    read_through = answering(Writing(text, aspects), vocabulary=vocabulary)
+    whole, cut = answer(read_through, None), answer(read_through, 6)
+    assert (whole.is_cached, cut.is_cached) == (False, True)
     assert cut.explanation == "You would enjoy its late hours."
-    assert [each.is_named for each in whole.aspects] == [True, True, False]
-    assert [each.is_named for each in cut.aspects] == [True, False, False]
-    assert [each.item_reviews for each in cut.aspects] == [9, 9, 9]
+    assert [each.is_named for each in whole.aspects] == [True, True, True, False]
+    assert [each.is_named for each in cut.aspects] == [True, False, False, False]
+    assert [each.item_reviews for each in cut.aspects] == [9] * 4
 
 
-def test_aspect_that_a_cut_answer_holds_within_a_longer_name_is_not_named() -> None:
-    read_through = answering(["The Fox"], ("late hours", "hours"))
-    aspects = (NamedEvidence("hours", 9, 30, 3, 7, is_named=True),)
-    text = "You would enjoy its late hours. The hours suit you."
-    pair = PairRequest(user_id="u", item_id="i0")
-    cut = read_through.generated(pair, LiveText(text, None, aspects=aspects), 8)
-    assert isinstance(cut, Explanation)
-    assert [each.is_named for each in cut.aspects] == [False]
+def test_request_is_answered_from_one_version_also_if_another_comes_meanwhile() -> None:
+    read_through = answering(Writing("of the model"))
+    published: Any = read_through.published
+    published.lookup = Version(
+        "the first", lambda: setattr(published, "lookup", Version("the second"))
+    )
+    pairs = [PairRequest(user_id="u", item_id=f"i{number}") for number in range(3)]
+    for version in ("the first", "the second"):
+        answers = asyncio.run(read_through.explain(pairs, None))
+        assert [each.explanation for each in answers] == [version] * 3  # type: ignore[union-attr]
+
+
+def test_text_of_another_model_is_not_given_from_memory() -> None:
+    read_through = answering(Writing("of the model"))
+    assert [answer(read_through, None).is_cached for _ in range(2)] == [False, True]
+    read_through.published.model_fingerprint = "another"
+    assert not answer(read_through, None).is_cached

@@ -148,7 +148,7 @@ function showLikelihood(likelihood, numTokens) {
 
 function reset() {
   show("");
-  const texts = ["text", "text-prompt_only", "text-none", "facts", "source", "pair"];
+  const texts = ["text", "facts", "source", "pair"];
   const evidence = ["aspects", "near", "standing", "item-profile", "user-profile"];
   for (const id of [...texts, ...evidence]) at(id).textContent = "";
   const waiting = document.createElement("p");
@@ -188,20 +188,6 @@ async function weigh(pair, answer, signal) {
   }
 }
 
-async function writeOthers(pair, signal) {
-  const signals = ["prompt_only", "none"];
-  for (const name of signals) at(`text-${name}`).setAttribute("aria-busy", "true");
-  try {
-    const pairs = signals.map((collaborative) => ({ ...pair, collaborative }));
-    const { explanations } = await json("/v1/explanations", { pairs }, signal);
-    explanations.forEach((answer, place) => {
-      at(`text-${signals[place]}`).textContent = answer.explanation || answer.problem.detail;
-    });
-  } finally {
-    for (const name of signals) at(`text-${name}`).setAttribute("aria-busy", "false");
-  }
-}
-
 async function explain(pair) {
   asked?.abort();
   const { signal } = (asked = new AbortController());
@@ -220,7 +206,7 @@ async function explain(pair) {
         ? "A plain sentence made of the evidence, because the model's text was refused."
         : `${answer.num_generated_tokens} tokens.`;
     at("model").textContent = `model ${answer.model_fingerprint}`;
-    await Promise.all([weigh(pair, answer, signal), writeOthers(pair, signal)]);
+    await weigh(pair, answer, signal);
   } finally {
     if (signal === asked?.signal) at("explain").setAttribute("aria-busy", "false");
   }

@@ -1,0 +1,162 @@
+"""What a frontend answers from.
+
+A later version of the backfill is taken without a restart. Another model's backfill is refused,
+at the start and later.
+"""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.serve import checked
+from tests.object_store import ObjectStore, requests_of
+from tests.xrec.serve.test_read_through import Writing, answering
+from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
+from xrec.bulk import rollback
+from xrec.errors import ArtifactMismatchError
+from xrec.serve.catalogue import read_catalogue
+from xrec.serve.frontend import read_contents
+from xrec.serve.messages import Explanation, PairRequest
+from xrec.serve.metrics import Recorder
+from xrec.serve.published import PublishedTexts
+from xrec.storage import open_location, read_manifest
+
+
+class Backfill:
+    """A backfill that grows, and the endpoint's view of it."""
+
+    def __init__(self, town: Path, uri: str, **values: Any):
+        self.town, self.uri, self._values = town, uri, values
+        users, items = ids_of(town)
+        self.pairs = list(zip(users, items, strict=False))
+        self.recorder = Recorder()
+
+    def make(self, num_pairs: int, **values: Any) -> None:
+        config = backfill_config(self.town, self.uri, **self._values, **values)
+        make_backfill(config, self.pairs[:num_pairs])
+
+    def read(self) -> PublishedTexts:
+        config = serve_config(self.town, explanations=self.uri, **self._values)
+        return read_contents(config, self.recorder)[1]
+
+
+@pytest.fixture
+def backfill(town: Path, tmp_path: Path) -> Backfill:
+    return Backfill(town, str(tmp_path / "out"))
+
+
+def seen(published: PublishedTexts) -> tuple[int, int] | None:
+    """Return rows and version of what is published, after a look."""
+    asyncio.run(published.look())
+    lookup = published.lookup
+    return None if lookup is None else (lookup.num_rows, lookup.manifest.version)
+
+
+def test_catalogue_and_backfill_are_of_one_model_and_know_its_aspects(town: Path) -> None:
+    catalogue, published = read_contents(serve_config(town), Recorder())
+    users, items = ids_of(town)
+    assert published.lookup is not None
+    row = published.lookup.find(users[0], items[0])
+    assert row is not None
+    assert row.model_fingerprint == published.model_fingerprint
+    assert catalogue.dataset.aspects is not None
+    aspect = catalogue.dataset.aspects["aspect"][0].as_py()
+    found = catalogue.aspect_names.find(f"You would enjoy its {aspect}.")
+    assert [each.name for each in found] == [aspect]
+
+
+def test_any_process_can_open_what_a_relative_uri_names(
+    town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users, items = ids_of(town)
+    new = pa.table({"user_id": ["newcomer"], "item_id": [items[0]]})
+    pq.write_table(new, tmp_path / "new.parquet")
+    cold_start = {"interactions": os.path.relpath(tmp_path / "new.parquet", town)}
+    monkeypatch.chdir(town)
+    config = checked(serve_config(town, workspace=".", adapter="adapter", cold_start=cold_start))
+    monkeypatch.chdir("/")
+    assert (config.adapter, config.dataset) == (str(town / "adapter"), str(town / "dataset"))
+    assert read_catalogue(config).dataset.num_users == len(users) + 1
+
+
+def test_backfill_that_comes_later_grows_or_is_rolled_back_is_taken_up(backfill: Backfill) -> None:
+    published = backfill.read()
+    assert seen(published) is None
+    backfill.make(1)
+    assert seen(published) == (1, 0)
+    first = published.lookup
+    assert first is not None
+    assert seen(published) == (1, 0)
+    assert published.lookup is first  # nothing was read, because nothing is new
+    backfill.make(2)
+    assert seen(published) == (2, 1)
+    text = backfill.recorder.text().decode()
+    assert 'xrec_serve_backfill_refreshes_total{outcome="taken"} 2.0' in text
+    assert "xrec_serve_backfill_rows 2.0" in text
+    rollback(backfill.uri, 0)
+    assert seen(published) == (1, 2)
+
+
+def test_backfill_that_is_deleted_and_made_again_is_taken_up(backfill: Backfill) -> None:
+    backfill.make(1)
+    published = backfill.read()
+    shutil.rmtree(backfill.uri)
+    backfill.make(2)
+    assert seen(published) == (2, 0)
+    shutil.rmtree(backfill.uri)
+    assert seen(published) is None
+
+
+def test_look_for_a_later_version_is_a_few_requests(
+    town: Path, s3: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backfill = Backfill(town, f"{s3.new_bucket()}/out", storage=s3.storage)
+    backfill.make(1)
+    published = backfill.read()
+    first = published.lookup
+    assert first is not None
+    assert first.find(*backfill.pairs[0]) is not None
+    with monkeypatch.context() as patch:
+        asked = requests_of(patch)
+        asyncio.run(published.look())
+        assert len(asked) <= 2, asked
+    assert published.lookup is first
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"no parquet"), Path.unlink])
+def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(
+    backfill: Backfill, spoil: Callable[[Path], object]
+) -> None:
+    backfill.make(1)
+    for path in Path(backfill.uri).glob("part-*.parquet"):
+        spoil(path)
+    read_through = answering(Writing("of the model"))
+    read_through.published = backfill.read()
+    user, item = backfill.pairs[0]
+    pair = PairRequest(user_id=user, item_id=item)
+    (answer,) = asyncio.run(read_through.explain([pair], None))
+    assert isinstance(answer, Explanation)
+    assert (answer.explanation, answer.source) == ("of the model", "live")
+
+
+def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_later(
+    backfill: Backfill,
+) -> None:
+    backfill.make(1)
+    published = backfill.read()
+    another = str(backfill.town / "adapter-2")
+    backfill.make(1, adapter=another)
+    assert seen(published) == (1, 0)
+    counted = 'xrec_serve_backfill_refreshes_total{outcome="refused"} 1.0'
+    assert counted in backfill.recorder.text().decode()
+    theirs = read_manifest(open_location(another), "adapter").fingerprint
+    words = f"(?s)another model:.*adapter: '{theirs}' there.*serve the adapter that wrote"
+    with pytest.raises(ArtifactMismatchError, match=words):
+        backfill.read()

@@ -1,0 +1,112 @@
+"""The model replicas as a frontend sees them, and the values that both send to each other."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from xrec.backfill.lookup import Explained
+from xrec.serve.messages import PairRequest
+from xrec.serve.problems import ProblemError, unavailable
+
+logger = logging.getLogger("xrec")
+
+OVERLOADED, TOO_MANY = "overloaded", "too_many_pairs"
+_DEAD = (RayError, RayServeException)  # a replica died or raised, or there is none
+
+
+class PairError(Exception):
+    """Why a pair has no explanation. It is raised within a replica, and returned by it.
+
+    `reason` is one of those of a backfill's failed rows, or "overloaded", "too_many_pairs",
+    "unknown_user", "unknown_item", "known_user", "no_vector" or "text_too_long".
+    """
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(reason, message)
+        self.reason, self.message = reason, message
+
+
+@dataclass(frozen=True)
+class LiveText(Explained):
+    """A text that was generated for a request; seconds count from its arrival at the model."""
+
+    first_token_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The next part of a text; if `restarts`, a second try begins and earlier parts are void."""
+
+    text: str
+    restarts: bool = False
+
+
+class ModelHandle:
+    """Calls a model replica by its Serve handle.
+
+    Each method raises ProblemError with status 503 if no replica answers. If the caller gives up,
+    the call is cancelled at the replica too.
+    """
+
+    def __init__(self, handle: DeploymentHandle):
+        self._handle, self._streaming = handle, handle.options(stream=True)
+
+    async def explain(self, pairs: Sequence[PairRequest]) -> list[LiveText | PairError]:
+        """Return a text, or why there is none, for each pair, in order.
+
+        If there is not room for all pairs, all fail with the reason OVERLOADED or TOO_MANY.
+        """
+        return cast(
+            "list[LiveText | PairError]", await self._call(self._handle.explain, list(pairs))
+        )
+
+    async def stream(self, pair: PairRequest) -> AsyncGenerator[Delta | LiveText | PairError, None]:
+        """Yield the parts of the text while it is written, then the text, or why there is none."""
+        events = self._streaming.stream.remote(pair)
+        is_over = False
+        try:
+            async for event in events:
+                yield event
+            is_over = True
+        except _DEAD as error:
+            raise _unavailable(error) from error
+        finally:
+            if not is_over:
+                events.cancel()
+
+    async def nll(
+        self, user_id: str, item_id: str, text: str, other_users: Sequence[str]
+    ) -> list[float] | PairError:
+        """Return the mean negative log likelihood of `text`, nats per token.
+
+        The first number is with the user's own vector, the next ones are with the vector of each
+        of `other_users`.
+        """
+        arguments = (user_id, item_id, text, list(other_users))
+        return cast("list[float] | PairError", await self._call(self._handle.nll, *arguments))
+
+    async def model_fingerprint(self) -> str:
+        """Return the fingerprint of the language model, adapter and graph of a replica."""
+        return cast(str, await self._call(self._handle.model_fingerprint))
+
+    async def _call(self, method: Any, *arguments: Any) -> Any:
+        response = method.remote(*arguments)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except _DEAD as error:
+            raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> ProblemError:
+    logger.warning("no model replica answered: %s", type(error).__name__)
+    return unavailable()
