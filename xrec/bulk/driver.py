@@ -111,7 +111,7 @@ def complete(
         progress = drive(run, pool, make_task, **options)
         return publish(run, kind, describe, republish=republish) if progress.is_done else None
     except BrokenResultError as error:
-        logger.warning("%s", error)
+        logger.warning("%s", str(error))  # a log that keeps the error would keep processes
     drive(run, pool, make_task, **options)
     return publish(run, kind, describe, republish=republish)
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -180,11 +181,19 @@ def _ray_data() -> Iterator[None]:
 
 @contextmanager
 def _own_errors() -> Iterator[None]:
+    """Raise our errors in place of Ray's.
+
+    Ray's refer to the execution, and so to its processes, which stay as long as the error does. So
+    ours must not refer to Ray's, nor any frame that it passes through to the dataset.
+    """
+    own = None
     try:
         with raises_if_ray_ends():
             yield
     except RayError as error:
-        raise as_xrec_error(error) from None  # Ray's error refers to the processes
+        own = as_xrec_error(error)
+    if own is not None:
+        raise own
 
 
 def num_cpus() -> int:
@@ -211,21 +220,22 @@ def map_in_processes(
     """
     marks, packed = _marks_actor(num_processes), ray.put(cloudpickle.dumps(make))
     rows = [{"place": place, "item": cloudpickle.dumps(item)} for place, item in enumerate(items)]
-    resources: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
+    settings: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
+    do: Any = DoItem
+    if fresh:
+        settings |= {"compute": ray.data.TaskPoolStrategy(size=num_processes), "max_calls": 1}
+        do = partial(_do_item, packed, marks)
+    else:
+        pool = ray.data.ActorPoolStrategy(size=num_processes, max_tasks_in_flight_per_actor=1)
+        settings |= {"compute": pool, "fn_constructor_args": (packed, marks)}
     with _ray_data(), _own_errors():
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-        if fresh:
-            tasks = ray.data.TaskPoolStrategy(size=num_processes)
-            dataset = dataset.map(
-                lambda row: DoItem(packed, marks)(row), compute=tasks, max_calls=1, **resources
-            )
-        else:
-            actors = ray.data.ActorPoolStrategy(size=num_processes, max_tasks_in_flight_per_actor=1)
-            dataset = dataset.map(
-                DoItem, fn_constructor_args=(packed, marks), compute=actors, **resources
-            )
-        for row in _rows(dataset):
+        items_data = ray.data.from_items(rows, override_num_blocks=len(rows))
+        for row in _rows(items_data.map(do, **settings)):
             yield row["place"], cloudpickle.loads(row["made"])
+
+
+def _do_item(packed: Any, marks: Any, row: dict[str, Any]) -> dict[str, Any]:
+    return DoItem(packed, marks)(row)
 
 
 class DoItem:
