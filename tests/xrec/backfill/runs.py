@@ -1,38 +1,96 @@
-"""Runs as the job does them, without its checks and its cluster, and their rows.
+"""Backfills as the job does them, without its checks and its cluster.
 
 The rows are read by deltalake and pyarrow, without code of xrec.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import deltalake
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from tests.xrec.backfill.toy_engines import Toy
 from xrec.backfill import open_backfill, run_backfill
-from xrec.backfill.task import MakeExplainTask, load_task_explainer
+from xrec.backfill.task import LoadExplainer, MakeExplainTask
 from xrec.bulk import BulkRun
 from xrec.config.backfill import BackfillConfig, TablePairs
+from xrec.config.base import parse_config
 from xrec.generate.explainer import Explainer
+from xrec.schemas import PAIRS
 from xrec.storage import Location, open_location, parquet_bytes
 
+DECODING = {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}}
+"""A toy model writes no sentences, so its texts are not checked."""
+OTHER_DECODING = {**DECODING, "max_new_tokens": 5}
 
-def plan(config: BackfillConfig, pairs: pa.Table | None = None) -> BulkRun:
-    """Plan the run of `pairs`, or of the pairs that the config names, and return it."""
-    return open_backfill(config if pairs is None else with_pairs(config, pairs))
 
+@dataclass(frozen=True)
+class Runs:
+    """Makes configs and runs of pairs, which are texts such as "u0 i1".
 
-def run(
-    config: BackfillConfig, pairs: pa.Table | None = None, load: Any = load_task_explainer
-) -> Any:
-    """Do a whole run; returns the manifest, or None if the limit ended it."""
-    given = config if pairs is None else with_pairs(config, pairs)
-    return run_backfill(given, open_backfill(given), load)
+    folder: of the outputs, and of what toy engines are told and write.
+    """
+
+    workspace: Path
+    folder: Path
+
+    def config(self, *pairs: str, **values: Any) -> BackfillConfig:
+        """A config of these pairs, or of the test split; the values replace the defaults."""
+        defaults = {
+            "workspace": str(self.workspace),
+            "explanations": str(self.folder / "explanations"),
+            "pairs": {"kind": "split", "split": "test"},
+            "rows_per_chunk": 3,
+            "max_failed_share": 1.0,
+            "llm": {"model": str(self.workspace / "llm")},
+            "decoding": DECODING,
+            "actors": {"num_actors": 2, "device": "cpu"},
+        }
+        config = parse_config(BackfillConfig, {**defaults, **values})
+        return with_pairs(config, pairs_table(*pairs)) if pairs else config
+
+    def plan(self, *pairs: str, **values: Any) -> BulkRun:
+        """Plan the run of a config."""
+        return open_backfill(self.config(*pairs, **values))
+
+    def run(self, *pairs: str, toy: LoadExplainer | None = None, **values: Any) -> Any:
+        """Do a whole run by a toy engine; returns the manifest, or None if the limit ended it."""
+        config = self.config(*pairs, **values)
+        return run_backfill(config, open_backfill(config), toy or self.toy())
+
+    def toy(self, **settings: Any) -> Toy:
+        """A toy engine."""
+        return Toy(str(self.folder), **settings)
+
+    def heal(self) -> None:
+        """Let mute pairs get texts from now on."""
+        (self.folder / "healed").touch()
+
+    def calls(self) -> list[str]:
+        """The pairs that toy engines of all processes were called with since the last call."""
+        files = list((self.folder / "calls").glob("*"))
+        found = [line for file in files for line in file.read_text("utf-8").splitlines()]
+        for file in files:
+            file.unlink()
+        return sorted(found)
+
+    @property
+    def output(self) -> Location:
+        """Where the runs are written, if their values do not say otherwise."""
+        return output_of(self.config())
 
 
 def never(made: MakeExplainTask) -> Explainer:
-    """A function for `load` where no actor may be started."""
+    """A function for `toy` where no actor may be started."""
     raise AssertionError(f"an actor was started for {made.sources.dataset}")
+
+
+def pairs_table(*pairs: str) -> pa.Table:
+    """A table of pairs."""
+    rows = [dict(zip(PAIRS.names, pair.split(), strict=True)) for pair in pairs]
+    return pa.Table.from_pylist(rows, PAIRS)
 
 
 def with_pairs(config: BackfillConfig, pairs: pa.Table) -> BackfillConfig:

@@ -1,7 +1,6 @@
 """Engines without a model, for actors: the ids determine the text, and some prompts fail."""
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,14 @@ from xrec.generate.explainer import Explainer
 class Toy:
     """A function for `load` of MakeExplainTask: a real explainer with an `EchoEngine`.
 
-    A pair of `broken` raises an error; a pair of `mute` gets an empty text while the file `muted`
-    exists. Each call of the engine writes its pairs to a file in the folder `calls`, and each
-    prompt takes `seconds_per_prompt`. A text is `says` and the ids of its pair.
+    A pair of `broken` raises an error; a pair of `mute` gets an empty text until the file `healed`
+    is in the folder. Each call of the engine writes its pairs to a file in the folder's `calls`. A
+    text is `says` and the ids of its pair.
     """
 
+    folder: str
     broken: tuple[str, ...] = ()
     mute: tuple[str, ...] = ()
-    muted: str = "/nonexistent"
-    calls: str | None = None
-    seconds_per_prompt: float = 0.0
     says: str = "explained"
 
     def __call__(self, made: MakeExplainTask) -> Explainer:
@@ -54,19 +51,16 @@ class EchoEngine:
     ) -> Iterator[Completion]:
         """Yield one completion a prompt, beginning with the last prompt."""
         names = [self._name(prompt) for prompt in prompts]
-        if self._toy.calls is not None and names:
-            path = Path(self._toy.calls) / str(os.getpid())
-            with path.open("a", encoding="utf-8") as file:
-                file.write("".join(f"{name}\n" for name in names))
+        calls = Path(self._toy.folder) / "calls"
+        calls.mkdir(exist_ok=True)
+        with (calls / str(os.getpid())).open("a", encoding="utf-8") as file:
+            file.write("".join(f"{name}\n" for name in names))
         if any(name in self._toy.broken for name in names):
             raise RuntimeError("the kernel has no image for this device")
-        for index in reversed(range(len(prompts))):
-            time.sleep(self._toy.seconds_per_prompt)
-            text = (
-                ""
-                if names[index] in self._toy.mute and Path(self._toy.muted).exists()
-                else f"{self._toy.says} {names[index]}"
-            )
+        is_healed = (Path(self._toy.folder) / "healed").exists()
+        for index, name in reversed(list(enumerate(names))):
+            is_mute = name in self._toy.mute and not is_healed
+            text = "" if is_mute else f"{self._toy.says} {name}"
             yield Completion(index, self._builder.encode_explanation(text)[:-1], "stop")
 
     def _name(self, prompt: Sequence[int]) -> str:
@@ -78,11 +72,3 @@ class EchoEngine:
             if token >= vocabulary.num_text_tokens
         )
         return f"u{user} i{item - vocabulary.num_users}"
-
-
-def calls(folder: Path) -> list[str]:
-    """The pairs that the engines of all processes were called with since this was called last."""
-    found = [line for path in folder.iterdir() for line in path.read_text("utf-8").splitlines()]
-    for path in folder.iterdir():
-        path.unlink()
-    return sorted(found)

@@ -11,8 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
-from types import TracebackType
-from typing import Self
 
 import deltalake
 import psutil
@@ -97,15 +95,8 @@ class Chaos:
         else:
             self._processes = multiprocessing.get_context("spawn")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Kill all commands."""
         for each in self.commands:
             if each.process.exitcode is None:
                 each.process.kill()
@@ -268,44 +259,24 @@ def _command_line(process: psutil.Process) -> str:
     return ""
 
 
-class Reader(threading.Thread):
-    """Opens the newest version all the while, and notes what must not be.
+class Reader:
+    """Opens the newest version all the while, and raises an error about what must not be.
 
-    num_versions: how many versions it read.
+    num_versions: how many versions it read. is_ended: tells it to stop.
     """
 
     def __init__(self, chaos: Chaos):
-        super().__init__(daemon=True)
         self._chaos = chaos
-        self._is_ended = threading.Event()
-        self._error: BaseException | None = None
         self._texts: dict[tuple[str, ...], str] = {}
         self._rows: dict[str, list[tuple[str, str]]] = {}
         self._seen: tuple[str, int] | None = None
         self.num_versions = 0
+        self.is_ended = threading.Event()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._is_ended.set()
-        self.join()
-        if self._error is not None:
-            raise self._error
-
-    def run(self) -> None:
+    def read_on(self) -> None:
         """Read until the end, or until something is wrong."""
-        try:
-            while not self._is_ended.wait(0.05):
-                self.look()
-        except BaseException as error:  # noqa: BLE001 - the test raises it
-            self._error = error
+        while not self.is_ended.wait(0.05):
+            self.look()
 
     def look(self, version: int | None = None) -> None:
         """Read a version, by default the newest one, and see that it is right."""

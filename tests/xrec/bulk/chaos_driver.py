@@ -22,19 +22,8 @@ from deltalake.exceptions import DeltaError
 from cluster.connect import ensure_ray
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import PoolHere, Toy, ToyTask, describe, die, toy_run
-from xrec.bulk import (
-    Identity,
-    Outcome,
-    RayPool,
-    Summary,
-    backoff,
-    complete,
-    driver,
-    empty,
-    parts,
-    rollback,
-    vacuum,
-)
+from xrec import bulk
+from xrec.bulk import backoff, driver, parts
 from xrec.bulk.pool import Pool
 from xrec.bulk.worker import WorkerSettings
 from xrec.config.shared import RayConfig
@@ -78,7 +67,9 @@ class Setting:
             ITEMS,
             num_users=self.num_users_of(run),
             rows_per_chunk=self.rows_per_chunk,
-            identity=Identity(kind="explanations", config={"run": run}, inputs={"rows": "toy"}),
+            identity=bulk.Identity(
+                kind="explanations", config={"run": run}, inputs={"rows": "toy"}
+            ),
         )
 
 
@@ -89,13 +80,13 @@ class ChaosTask(ToyTask):
     mark: str = ""
     seconds_per_row: float = 0.0
 
-    def do(self, rows: pa.Table) -> Outcome:
+    def do(self, rows: pa.Table) -> bulk.Outcome:
         """See ChunkTask."""
         time.sleep(self.seconds_per_row * rows.num_rows)
         done = super().do(rows)
         texts = pa.array([f"{self.mark} {text}" for text in done.ok["text"].to_pylist()])
         place = done.ok.schema.get_field_index("text")
-        return Outcome(done.ok.set_column(place, "text", texts), self._marked(done.failed))
+        return bulk.Outcome(done.ok.set_column(place, "text", texts), self._marked(done.failed))
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         """See ChunkTask."""
@@ -111,66 +102,37 @@ class UnorderedPool(PoolHere):
 
     def summaries(
         self, settings: WorkerSettings, chunks: Sequence[int]
-    ) -> Iterator[tuple[int, Summary]]:
+    ) -> Iterator[tuple[int, bulk.Summary]]:
         """See Pool."""
         return super().summaries(settings, random.sample(chunks, len(chunks)))
 
 
 def _complete(setting: Setting, run: str, republish: bool, retry: tuple[str, ...]) -> None:
-    with (
-        nullcontext() if setting.address is None else ensure_ray(RayConfig(address=setting.address))
-    ):
-        toy = setting.open(run)
-        complete(
-            toy.run,
-            _pool(setting),
-            _make_task(setting, toy),
-            "explanations",
-            describe,
-            republish=republish,
-            retry=retry,
-            alongside=True,
-        )
+    ray = None if setting.address is None else ensure_ray(RayConfig(address=setting.address))
+    options = {"republish": republish, "retry": retry, "alongside": True}
+    with ray or nullcontext():
+        toy, pool = setting.open(run), _pool(setting)
+        task = _make_task(setting, toy)
+        bulk.complete(toy.run, pool, task, "explanations", describe, **options)
 
 
 def _pool(setting: Setting) -> Pool:
     if setting.address is None:
         return UnorderedPool()
-    return RayPool(setting.max_actors, min_actors=1, cpus=0.5)
+    return bulk.RayPool(setting.max_actors, min_actors=1, cpus=0.5)
 
 
 def _make_task(setting: Setting, toy: Toy) -> Callable[[], ChaosTask]:
     mark = f"{toy.run.record.run} {toy.run.record.nonce}"
     seconds = setting.seconds_per_chunk / setting.rows_per_chunk
-    task = ChaosTask(str(toy.healed), die, mark=mark, seconds_per_row=seconds)
-    return lambda: task
-
-
-def _publish(setting: Setting, run: str, republish: bool, retry: tuple[str, ...]) -> None:
-    setting.open(run).publish(republish=republish)
-
-
-def _empty(setting: Setting, *_: object) -> None:
-    empty(setting.place.uri, setting.place.storage)
+    return toy.make_task(ChaosTask, kill=die, mark=mark, seconds_per_row=seconds)
 
 
 def _rollback(setting: Setting, *_: object) -> None:
     log = open_log(setting.place.location)
     if log is not None:
         version = random.randint(0, log.version)
-        rollback(setting.place.uri, version, setting.place.storage)
-
-
-def _vacuum(setting: Setting, *_: object) -> None:
-    vacuum(setting.place.uri, timedelta(hours=168), setting.place.storage)
-
-
-def _their_vacuum(setting: Setting, *_: object) -> None:
-    _theirs(setting, lambda table: table.vacuum(dry_run=False, full=True))
-
-
-def _optimize(setting: Setting, *_: object) -> None:
-    _theirs(setting, lambda table: table.optimize.compact())
+        bulk.rollback(setting.place.uri, version, setting.place.storage)
 
 
 def _theirs(setting: Setting, do: Callable[[deltalake.DeltaTable], object]) -> None:
@@ -211,12 +173,15 @@ def main(
         os._exit(INTERRUPTED)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+_WEEK = timedelta(hours=168)
+COMMANDS: dict[str, Callable[..., object]] = {
     "complete": _complete,
-    "publish": _publish,
-    "empty": _empty,
+    "publish": lambda at, run, republish, retry: at.open(run).publish(republish=republish),
+    "empty": lambda at, *_: bulk.empty(at.place.uri, at.place.storage),
     "rollback": _rollback,
-    "vacuum": _vacuum,
-    "their_vacuum": _their_vacuum,
-    "optimize": _optimize,
+    "vacuum": lambda at, *_: bulk.vacuum(at.place.uri, _WEEK, at.place.storage),
+    "their_vacuum": lambda at, *_: _theirs(
+        at, lambda table: table.vacuum(dry_run=False, full=True)
+    ),
+    "optimize": lambda at, *_: _theirs(at, lambda table: table.optimize.compact()),
 }

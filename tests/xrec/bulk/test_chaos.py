@@ -7,6 +7,8 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -36,10 +38,15 @@ def run_in_chaos(
     """Strike, let all end, and see what is left."""
     began = time.monotonic()
     print(f"seed {seed}")  # noqa: T201
-    with Chaos(setting, seed, cluster) as chaos:
-        with Reader(chaos) as reader:
+    with closing(Chaos(setting, seed, cluster)) as chaos, ThreadPoolExecutor(1) as thread:
+        reader = Reader(chaos)
+        reading = thread.submit(reader.read_on)
+        try:
             chaos.strike(num_blows, seconds)
             chaos.end(900)
+        finally:
+            reader.is_ended.set()
+        reading.result()
         reader.look_at_all()
     check_end(chaos)
     print(  # noqa: T201
@@ -48,9 +55,7 @@ def run_in_chaos(
     )
 
 
-def test_commands_in_chaos_leave_each_row_once_at_each_version(
-    place: Place, tmp_path: Path
-) -> None:
+def test_commands_in_chaos_leave_a_row_once_at_each_version(place: Place, tmp_path: Path) -> None:
     setting = Setting(place, tmp_path, num_users=400, rows_per_chunk=80, seconds_per_chunk=0.05)
     run_in_chaos(setting, 5, 10, (0.2, 0.8))
 
@@ -104,7 +109,7 @@ def test_a_driver_that_is_stopped_or_loses_ray_ends_soon_and_the_next_goes_on(
     with local_cluster(num_workers=1, cpus_per_node=2) as cluster:
         setting = disk_on_ray(cluster)
         toy = setting.open("main")
-        with Chaos(setting, 0, cluster) as chaos:
+        with closing(Chaos(setting, 0, cluster)) as chaos:
             for number in (signal.SIGTERM, signal.SIGINT, None):
                 command = chaos.start("complete")
                 wait_until(lambda least=done + 5: num_done(toy) >= least)
@@ -132,7 +137,7 @@ def test_a_driver_that_is_stopped_or_loses_ray_ends_soon_and_the_next_goes_on(
                     assert "run the job again" in chaos.log(command)
     with local_cluster(num_workers=0, cpus_per_node=4) as cluster:
         setting = disk_on_ray(cluster)
-        with Chaos(setting, 0, cluster) as chaos:
+        with closing(Chaos(setting, 0, cluster)) as chaos:
             last = chaos.start("complete")
             wait_until(lambda: last.process.exitcode is not None)
             assert last.process.exitcode == 0, chaos.log(last)
@@ -148,7 +153,7 @@ def test_a_pool_grows_onto_a_new_node_and_a_lost_node_fails_no_row(
         setting = disk_on_ray(cluster)
         toy = setting.open("main")
         toy.heal()
-        with Chaos(setting, 0, cluster) as chaos:
+        with closing(Chaos(setting, 0, cluster)) as chaos:
             driver = chaos.start("complete")
             wait_until(lambda: num_done(toy) >= 3)
             cluster = add_node(cluster, cpus=2)

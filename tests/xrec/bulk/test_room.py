@@ -10,9 +10,7 @@ from xrec.bulk import room as room_module
 from xrec.bulk.room import Room
 
 
-def test_room_shares_of_works_at_the_same_time_add_up_to_the_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_room_shares_of_works_at_a_time_add_up_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 30.0, 90.0, 200.0, 201.0, 300.0, 304.0])
     # The module's own: other threads, such as the one of fsspec, look at the time too.
     monkeypatch.setattr(room_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))

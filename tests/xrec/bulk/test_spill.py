@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from xrec.bulk.keys import key_hash
-from xrec.bulk.spill import EARLIER, Spill, buckets_of
+from xrec.bulk.spill import EARLIER, Spill
 
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("user", "item")])
 WIDE = ["", " ", "ü", "e\u0301", "\U0001f642" * 9, "a\x00b", "\uffff", "\U0010ffff", "u-1", "u-10"]
@@ -78,11 +78,3 @@ def test_chunks_have_the_earlier_row_of_each_key_beside_it(num_buckets: int) -> 
         assert row[EARLIER] == by_key.get((row["user"], row["item"]))
     nothing = list(spilled(rows).chunks(20, num_buckets, iter(()), schema))
     assert EARLIER not in nothing[0].column_names
-
-
-def test_buckets_of_are_equal_ranges_of_the_hash() -> None:
-    ids = pa.chunked_array([[f"user {number}" for number in range(3000)], ["ü"]])
-    for num_buckets in (1, 2, 3, 1000):
-        buckets = buckets_of(ids, num_buckets).to_pylist()
-        assert set(buckets) <= set(range(num_buckets))
-        assert buckets == [key_hash(id_) * num_buckets >> 64 for id_ in ids.to_pylist()]

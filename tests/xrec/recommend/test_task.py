@@ -34,11 +34,7 @@ def test_task_user_who_has_seen_everything_is_a_failed_row() -> None:
         ("u0", "i0", 2, 1.0),
     ]
     assert outcome.failed.to_pylist() == [
-        {
-            "user_id": "u1",
-            "reason": "all_items_seen",
-            "message": "the user has seen every item",
-        }
+        {"user_id": "u1", "reason": "all_items_seen", "message": "the user has seen every item"}
     ]
     alone = RankingTask(_tables(), k=2).do(_users("u1"))
     assert (alone.ok.num_rows, alone.failed.num_rows) == (0, 1)
@@ -55,9 +51,7 @@ def test_task_some_users_at_a_time_are_the_whole(make_config: Callable[..., Any]
     assert parts["score"].to_pylist() == pytest.approx(whole["score"].to_pylist(), abs=1e-6)
 
 
-def test_task_takes_read_only_arrays_as_ray_hands_them_out(
-    recwarn: pytest.WarningsRecorder,
-) -> None:
+def test_task_takes_read_only_arrays_as_ray_gives_them(recwarn: pytest.WarningsRecorder) -> None:
     tables = _tables()
     for array in (tables.user_vectors, tables.item_vectors, tables.train_edges):
         array.setflags(write=False)
