@@ -128,10 +128,11 @@ class Output:
     def _begun(self) -> "Found | None":
         if self.kind in TABLES:
             # It imports deltalake, which most commands do not need.
-            from xrec.bulk import Identity, find_record
+            from xrec.bulk.run import Identity, records
 
-            identity = Identity(kind=self.kind, config=self.config, inputs=self.inputs)
-            return None if find_record(self.location, identity) is None else Found("begun")
+            run = Identity(kind=self.kind, config=self.config, inputs=self.inputs).run
+            own = (each for each in records(self.location) if each.identity.run == run)
+            return Found("begun") if any(each.has_plan(self.location) for each in own) else None
         for record in self.records:
             if (self.location / record).is_file():
                 there = json.loads((self.location / record).read_text())
