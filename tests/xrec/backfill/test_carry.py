@@ -56,7 +56,7 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(runs: Run
     "values",
     [{"carry_from": None}, {"decoding": OTHER_DECODING}, {"engine": {"linear_layers": "int8"}}],
 )
-def test_carry_from_null_or_with_another_decoding_or_arithmetic_generates_everything(
+def test_carry_from_null_or_with_other_settings_generates_everything(
     runs: Runs, values: dict[str, Any]
 ) -> None:
     runs.run(*SIX)
@@ -80,9 +80,7 @@ def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(runs
     assert pairs_of(failed) == sorted(SIX)
 
 
-def test_carry_from_another_output_takes_its_rows_and_from_none_or_another_table_is_refused(
-    runs: Runs,
-) -> None:
+def test_carry_from_another_output_takes_its_rows_if_it_has_such(runs: Runs) -> None:
     runs.run(*SIX)
     other = {"explanations": str(runs.folder / "second")}
     runs.calls()

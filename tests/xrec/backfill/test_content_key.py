@@ -93,7 +93,7 @@ def test_content_key_of_each_pair_is_its_own(explainer: Explainer) -> None:
         ({}, {"base_model": "other"}, False),
     ],
 )
-def test_shared_key_is_of_model_adapter_and_decoding(
+def test_shared_key_is_of_the_model(
     config: dict[str, Any], inputs: dict[str, str], is_same: bool
 ) -> None:
     one, other = (

@@ -98,7 +98,7 @@ def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted:
         assert texts in (None, said)
 
 
-def test_explain_pairs_searches_no_close_id_for_unknown_ones(
+def test_explain_pairs_searches_no_close_ids(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A search through 20,000 ids for each unknown one takes longer than the explanations do."""
@@ -132,7 +132,7 @@ def test_explain_pairs_prompt_that_the_engine_refuses_is_a_failed_row(scripted: 
     assert row["message"] == "needs 9 GiB"
 
 
-def test_explain_pairs_evidence_of_the_chosen_aspects_stands_beside_the_text(
+def test_explain_pairs_gives_the_evidence_of_aspects(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     explainer = scripted("You will like the late hours.", "Quiet.")

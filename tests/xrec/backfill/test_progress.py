@@ -59,18 +59,10 @@ def test_metrics_count_what_this_driver_did(monkeypatch: pytest.MonkeyPatch) -> 
     }
 
 
-@pytest.mark.parametrize(
-    ("seconds", "line"),
-    [
-        (10.0, "1,020 explained, 5 failed, 100,000 left; 2.0 pairs/s, 13.9 h to go"),
-        (0.01, "1,020 explained, 5 failed, 100,000 left; 2,000.0 pairs/s, 50 s to go"),
-        (1.0, "1,020 explained, 5 failed, 100,000 left; 20.0 pairs/s, 83 min to go"),
-    ],
-)
-def test_progress_line_tells_this_drivers_rate_and_the_time_left(seconds: float, line: str) -> None:
+def test_progress_line_tells_this_drivers_rate_and_the_time_left() -> None:
     progress = progress_of(num_ok=1020, num_rows_before=1005, failed={"empty_text": 5})
-    at = STARTED + timedelta(seconds=5 + seconds)
-    assert progress_line(progress, 101_025, at) == line
+    line = progress_line(progress, 101_025, STARTED + timedelta(seconds=5 + 10))
+    assert line == "1,020 explained, 5 failed, 100,000 left; 2.0 pairs/s, 13.9 h to go"
 
 
 def test_progress_line_before_the_first_result_knows_no_rate() -> None:

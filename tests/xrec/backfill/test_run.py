@@ -81,9 +81,7 @@ def test_run_that_is_published_has_no_work_reads_no_pairs_and_writes_nothing(
 
 
 @pytest.mark.slow
-def test_run_in_a_process_that_gets_sigterm_ends_with_130_and_the_same_command_goes_on(
-    runs: Runs,
-) -> None:
+def test_run_that_gets_sigterm_ends_with_130_and_the_same_command_goes_on(runs: Runs) -> None:
     config = runs.config(
         *GOOD,
         rows_per_chunk=1,

@@ -24,9 +24,7 @@ def task(runs: Runs) -> ExplainTask:
     return explain_task(runs.config(), identify(runs.config()))()
 
 
-def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_came_with(
-    runs: Runs,
-) -> None:
+def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_had(runs: Runs) -> None:
     pq.write_table(pairs_table("newcomer i0", "newcomer i1"), runs.folder / "new.parquet")
     config = runs.config(cold_start={"interactions": str(runs.folder / "new.parquet")})
     sent = pickle.dumps(explain_task(config, identify(config), runs.toy()))
@@ -74,7 +72,7 @@ def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(task: Expla
     ("rows_per_chunk", "max_rows", "expected"),
     [(1024, 128, 2), (128, 128, 3), (16, 32, 5), (1, 128, 16)],
 )
-def test_an_actor_does_as_many_chunks_as_keep_the_engine_full(
+def test_chunks_at_once_keep_the_engine_full(
     runs: Runs, rows_per_chunk: int, max_rows: int, expected: int
 ) -> None:
     config = runs.config(engine={"max_rows": max_rows})

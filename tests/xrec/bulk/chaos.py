@@ -313,8 +313,7 @@ class Reader:
         assert sorted(keys) == planned, f"version {table.version}: {len(keys)} rows"
         mark = f"{entry.commit.run} {entry.commit.nonce}"
         said = zip(rows["text"], rows["hint"], strict=True)
-        marks = {hint or text.rpartition(" ")[0] for text, hint in said}
-        marks = {" ".join(each.split()[:2]) for each in marks}
+        marks = {hint or text.partition(",")[0] for text, hint in said}
         assert marks == {mark}, f"version {table.version} of {mark} has rows of {marks}"
         counts = table.manifest.row_counts
         num_ok = rows["status"].count("ok")

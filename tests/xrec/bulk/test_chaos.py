@@ -25,6 +25,7 @@ from xrec.bulk import Survey
 from xrec.bulk.progress import read_progress
 from xrec.config.shared import StorageConfig
 
+OnRay = Callable[[LocalCluster], Setting]
 PAIRS = int(os.environ.get("XREC_CHAOS_PAIRS", "50000"))
 
 
@@ -63,7 +64,7 @@ def test_commands_in_chaos_leave_a_row_once_at_each_version(place: Place, tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("seed", [38, None], ids=["seeded", "random"])
-def test_50000_pairs_in_chaos_leave_each_row_once_at_each_version(
+def test_50000_pairs_in_chaos_leave_a_row_once(
     place: Place, tmp_path: Path, seed: int | None
 ) -> None:
     setting = Setting(place, tmp_path, PAIRS // len(ITEMS), 500, 0.1)
@@ -72,7 +73,7 @@ def test_50000_pairs_in_chaos_leave_each_row_once_at_each_version(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_50000_pairs_in_chaos_on_three_nodes_leave_each_row_once_at_each_version(
+def test_50000_pairs_in_chaos_on_three_nodes_leave_a_row_once(
     s3: ObjectStore, tmp_path: Path
 ) -> None:
     place = Place(f"{s3.new_bucket()}/chaos", s3.storage)
@@ -82,7 +83,7 @@ def test_50000_pairs_in_chaos_on_three_nodes_leave_each_row_once_at_each_version
 
 
 @pytest.fixture
-def disk_on_ray(tmp_path: Path) -> Callable[[LocalCluster], Setting]:
+def disk_on_ray(tmp_path: Path) -> OnRay:
     """A setting of 2,000 rows in 100 chunks of half a second, on a disk."""
     place = Place(str(tmp_path / "out"), StorageConfig())
     return lambda cluster: Setting(place, tmp_path, 400, 20, 0.5, cluster.address, max_actors=6)
@@ -102,9 +103,7 @@ def num_done(toy: Toy) -> int:
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_stopped_or_loses_ray_ends_soon_and_the_next_goes_on(
-    disk_on_ray: Callable[[LocalCluster], Setting],
-) -> None:
+def test_driver_that_is_stopped_or_loses_ray_ends_soon(disk_on_ray: OnRay) -> None:
     done = 0
     with local_cluster(num_workers=1, cpus_per_node=2) as cluster:
         setting = disk_on_ray(cluster)
@@ -146,9 +145,7 @@ def test_a_driver_that_is_stopped_or_loses_ray_ends_soon_and_the_next_goes_on(
 
 
 @pytest.mark.slow
-def test_a_pool_grows_onto_a_new_node_and_a_lost_node_fails_no_row(
-    disk_on_ray: Callable[[LocalCluster], Setting],
-) -> None:
+def test_pool_grows_onto_a_new_node_and_a_lost_one_fails_no_row(disk_on_ray: OnRay) -> None:
     with local_cluster(num_workers=1, cpus_per_node=1) as cluster:
         setting = disk_on_ray(cluster)
         toy = setting.open("main")

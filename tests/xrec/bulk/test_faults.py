@@ -34,9 +34,7 @@ def errors_at(place: Place) -> list[str]:
 
 @pytest.mark.parametrize("when", ["work", "commit"])
 @pytest.mark.parametrize("is_same", [True, False])
-def test_fault_1_driver_that_wakes_late_changes_nothing(
-    toys: Toys, when: str, is_same: bool
-) -> None:
+def test_fault_1_driver_that_wakes_late_is_harmless(toys: Toys, when: str, is_same: bool) -> None:
     identity, later = IDENTITY if is_same else OTHER, []
 
     def deleted_and_made_again(*arguments: object) -> None:
@@ -66,7 +64,7 @@ def test_fault_1_driver_that_wakes_late_changes_nothing(
 
 @pytest.mark.parametrize("is_deleted", [True, False])
 @pytest.mark.parametrize("step", ["_begin 0", "_refuse_empty 0", "_check 0", "_check 1"])
-def test_fault_2_export_that_wakes_beside_its_successor_leaves_what_success_lists(
+def test_fault_2_export_that_wakes_late_leaves_its_successors(
     here: Toys, step: str, is_deleted: bool
 ) -> None:
     """Ahead of a call of a step of one export, another one is made in its place."""
@@ -106,7 +104,7 @@ def spoil(toy: Toy, chunk: int, name: str = "{:07d}.parquet", *, footer: bool) -
 
 @pytest.mark.parametrize("footer", [True, False])
 @pytest.mark.parametrize("retry", [[], ["odd"]])
-def test_fault_3_result_that_cannot_be_read_is_done_once_more_and_then_named(
+def test_fault_3_broken_result_is_done_once_more_and_then_named(
     toys: Toys, footer: bool, retry: list[str]
 ) -> None:
     toy = toys("a odd-1")
@@ -193,9 +191,7 @@ def test_fault_6_empty_last_checkpoint_breaks_nothing(toys: Toys) -> None:
 
 
 @pytest.mark.parametrize("is_made_again", [True, False])
-def test_fault_7_late_entry_0_of_another_run_is_undone_and_its_rows_are_never_mixed(
-    toys: Toys, is_made_again: bool
-) -> None:
+def test_fault_7_late_entry_0_of_another_run_is_undone(toys: Toys, is_made_again: bool) -> None:
     """A publisher sleeps before its commit, and wakes after the output was deleted."""
     late, later = toys(), []
     late.drive()
@@ -308,7 +304,7 @@ def test_run_whose_writes_find_no_room_goes_on_once_there_is(here: Toys, num_wri
 
 @pytest.mark.parametrize("refuses", [True, False])
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_run_on_a_store_without_conditional_writes_is_refused_before_the_input_is_read(
+def test_run_on_a_store_without_conditional_writes_reads_no_input(
     toys: Toys, refuses: bool
 ) -> None:
     """Some stores answer a write with a condition by 501, others write whatever it is."""

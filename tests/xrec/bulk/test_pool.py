@@ -58,9 +58,7 @@ def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here: Toys) -> 
     assert progress.started_at < progress.working_since
 
 
-def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_are_done_once(
-    toys: Toys,
-) -> None:
+def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(toys: Toys) -> None:
     toy = toys("deadly odd-1 bad-2 b", num_users=10)
     task = toy.make_task(kill=die, killers=[("u-3", "deadly")])
     progress = on_ray(toy, RayPool(2), task, chunks_at_once=2)
@@ -103,7 +101,7 @@ def test_pool_grows_while_all_are_busy(here: Toys) -> None:
     on_ray(toy, RayPool(3, min_actors=1), toy.make_task(seconds=0.7))
     toy.publish()
     texts = toy.published().dataset().to_table()["text"].to_pylist()
-    assert 2 <= len({text.split()[3] for text in texts}) <= 3  # processes
+    assert 2 <= len({text.split()[-2] for text in texts}) <= 3  # processes
 
 
 def test_pool_of_a_driver_that_is_interrupted_stops_and_the_next_one_goes_on(here: Toys) -> None:

@@ -1,15 +1,12 @@
 """What readers take: the rows of a version, and the rows of one key."""
 
-import re
-
 import pyarrow as pa
 import pytest
 
 from tests.object_store import requests_of
 from tests.xrec.bulk.conftest import Toys
-from tests.xrec.bulk.toy_run import FORMAT, rows_of
+from tests.xrec.bulk.toy_run import FORMAT
 from xrec.bulk import published
-from xrec.errors import ArtifactMismatchError, DataError, StorageError, StorageNotFoundError
 
 STRANGERS = ("", "u-", "u-1 ", "u-999", "é\u200f\ud7ff", "\U0010ffff")
 
@@ -58,24 +55,3 @@ def test_batches_give_the_rows_of_a_status_and_at_least_one_table(toys: Toys) ->
     (nothing,) = toy.published().batches(["item"], status="failed")
     assert nothing.num_rows == 0
     assert nothing.schema == pa.schema([pa.field("item", pa.string(), nullable=False)])
-
-
-def test_dataset_of_columns_that_are_not_there_says_which(here: Toys) -> None:
-    toy = here()
-    toy.complete()
-    with pytest.raises(ArtifactMismatchError, match="a table without the columns place, shop"):
-        toy.published().dataset(pa.schema([("shop", pa.string()), ("place", pa.string())]))
-    assert len(rows_of(toy.published())) == 36
-
-
-@pytest.mark.parametrize("spoil", [b"", b"no Parquet", None])
-def test_find_in_a_file_that_is_broken_or_gone_is_an_error(toys: Toys, spoil: bytes | None) -> None:
-    toy = toys()
-    toy.complete()
-    table = toy.published()
-    (path,) = table.log.files(0)["path"].to_pylist()
-    file = toys.location / path
-    file.delete() if spoil is None else file.write_bytes(spoil)
-    error = StorageNotFoundError if spoil is None else (DataError, StorageError)
-    with pytest.raises(error, match=re.escape(toys.uri)):
-        table.find(table.dataset(), "u-1", "user")

@@ -158,7 +158,7 @@ def test_rule_9_run_that_is_not_done_or_was_limited_publishes_nothing(toys: Toys
 STEPS = [(ResultFolder, "standing"), (Plan, "rows"), (ResultFolder, "create")]
 
 
-def test_rule_12_failed_reads_and_writes_are_tried_again_with_backoff(
+def test_rule_12_failed_requests_are_tried_again(
     here: Toys, caplog: pytest.LogCaptureFixture
 ) -> None:
     toy, waits = here(), []
@@ -175,7 +175,7 @@ def test_rule_12_failed_reads_and_writes_are_tried_again_with_backoff(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_rule_12_store_that_fails_for_longer_ends_the_run_and_what_has_a_result_stays(
+def test_rule_12_store_that_fails_for_longer_ends_the_run(
     here: Toys, step: tuple[Any, str]
 ) -> None:
     toy = here()

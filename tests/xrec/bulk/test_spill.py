@@ -31,7 +31,7 @@ def spilled(rows: list[tuple[str, str]], batch: int = 50) -> Spill:
 
 @pytest.mark.parametrize("num_buckets", [1, 8, 256, 4096])
 @pytest.mark.parametrize("rows_per_chunk", [1, 7, 100, 10_000])
-def test_chunks_have_each_row_once_in_the_order_of_buckets_and_cut_no_user(
+def test_chunks_have_each_row_once_by_buckets_and_cut_no_user(
     num_buckets: int, rows_per_chunk: int
 ) -> None:
     users = [*WIDE, *(f"user {number}" for number in range(150))]

@@ -49,7 +49,8 @@ class ToyTask:
     rows of `killers` kill the process. Once the file `healed` exists, all are well. Each attempt
     makes another text, which has its process's number.
 
-    kill: how a process dies.
+    kill: how a process dies. seconds: what a row takes. mark: begins each text, and is the hint of
+    a failed row.
     """
 
     healed: str
@@ -57,10 +58,11 @@ class ToyTask:
     seconds: float = 0.0
     killers: Collection[tuple[str, str]] = ()
     row_errors: tuple[type[Exception], ...] = (ValueError,)
+    mark: str = "a hint"
 
     def do(self, rows: pa.Table) -> bulk.Outcome:
         """See ChunkTask."""
-        time.sleep(self.seconds)
+        time.sleep(self.seconds * rows.num_rows)
         pairs = rows.to_pylist()
         is_healed = Path(self.healed).exists()
         if not is_healed:
@@ -69,9 +71,10 @@ class ToyTask:
         for pair in pairs:
             kind = pair["item"].partition("-")[0]
             if kind in FORMAT.reasons and not is_healed:
-                failed.append({**pair, "reason": kind, "message": "no", "hint": "a hint"})
+                failed.append({**pair, "reason": kind, "message": "no", "hint": self.mark})
             else:
-                text = f"{pair['user']} likes {pair['item']} {os.getpid()} {uuid.uuid4().hex}"
+                said = f"{self.mark}, {pair['user']} likes {pair['item']}"
+                text = f"{said} {os.getpid()} {uuid.uuid4().hex}"
                 ok.append({**pair, "text": text, "num_tokens": 3})
         return bulk.Outcome(
             pa.Table.from_pylist(ok, FORMAT.ok_schema),
@@ -81,10 +84,9 @@ class ToyTask:
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         """See ChunkTask."""
-        failure = {"reason": reason, "message": message, "hint": "a hint"}
-        return pa.Table.from_pylist(
-            [{**pair, **failure} for pair in rows.to_pylist()], FORMAT.failed_schema
-        )
+        failure = {"reason": reason, "message": message, "hint": self.mark}
+        failed = [{**pair, **failure} for pair in rows.to_pylist()]
+        return pa.Table.from_pylist(failed, FORMAT.failed_schema)
 
     def _fall_over(self, pairs: Sequence[Mapping[str, str]]) -> None:
         for pair in pairs:
@@ -100,10 +102,11 @@ class PoolHere:
     """One process after the other, all of them the test's; it does one chunk at a time.
 
     A process that dies is followed by another, as Ray does it. before: called with each chunk that
-    is about to be done. done: the chunks that were begun, in their order.
+    is about to be done. order: changes the chunks' order. done: the chunks that were begun.
     """
 
     before: Callable[[int], object] = lambda chunk: None
+    order: Callable[[Sequence[int]], Sequence[int]] = list
     done: list[int] = field(default_factory=list)
     num_starts: int = 0
 
@@ -113,7 +116,7 @@ class PoolHere:
         """See Pool."""
         marks = Marks(1)
         worker = self._start(settings, marks)
-        for chunk in chunks:
+        for chunk in self.order(chunks):
             while True:
                 self.done.append(chunk)
                 self.before(chunk)
@@ -154,11 +157,10 @@ class Toy:
         """Publish what is done."""
         return bulk.publish(self.run, "explanations", describe, **settings)
 
-    def complete(self, pool: Any = None, **settings: Any) -> Manifest | None:
+    def complete(self, pool: Any = None, task: Any = None, **settings: Any) -> Manifest | None:
         """Do what is left, and publish it."""
-        return bulk.complete(
-            self.run, pool or PoolHere(), self.make_task(), "explanations", describe, **settings
-        )
+        pool, task = pool or PoolHere(), task or self.make_task()
+        return bulk.complete(self.run, pool, task, "explanations", describe, **settings)
 
     def published(self, version: int | None = None) -> bulk.Published:
         """What readers take."""

@@ -25,15 +25,6 @@ from xrec.storage import open_location
 MakeConfig = Callable[..., Any]
 
 
-def test_read_tables_ids_stand_in_the_order_of_their_vectors(make_config: MakeConfig) -> None:
-    tables = read_tables(make_config(user_ids=["u2"]))
-    graph = read_graph(open_location(make_config().artifact("graph")))
-    assert tables.user_ids.to_pylist() == [f"u{user}" for user in range(23)]
-    assert tables.item_ids.to_pylist() == [f"i{item}" for item in range(15)]
-    assert torch.equal(torch.from_numpy(tables.user_vectors), graph.users)
-    assert torch.equal(torch.from_numpy(tables.item_vectors), graph.items)
-
-
 def _newcomer(folder: Path, *items: str) -> dict[str, str]:
     """A cold start of a new user with this history."""
     file = folder / "new.parquet"
@@ -41,7 +32,7 @@ def _newcomer(folder: Path, *items: str) -> dict[str, str]:
     return {"interactions": str(file)}
 
 
-def test_read_tables_new_user_of_a_cold_start_is_ranked_and_its_history_left_out(
+def test_read_tables_new_user_of_a_cold_start_is_ranked(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     history = ["i2", "i5", "i11", "i0"]
@@ -54,7 +45,7 @@ def test_read_tables_new_user_of_a_cold_start_is_ranked_and_its_history_left_out
     read_tables(config.model_copy(update={"user_ids": ("newcomer",)}))  # it is known
 
 
-def test_identity_is_of_inputs_k_and_the_set_of_users_and_writes_nothing(
+def test_identity_is_of_inputs_k_and_the_set_of_users(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     identity = identify_recommendations(make_config(user_ids=["u3", "u1", "u3"]))
