@@ -25,10 +25,11 @@ GARDEN = "Quiet, with a garden."
 
 
 class ScriptedEngine:
-    """Writes the given texts, beginning with the last prompt."""
+    """Writes the given texts, beginning with the last prompt; it refuses the prompts of None."""
 
-    def __init__(self, pairs: PairPrompts, texts: Sequence[str]):
-        self._ids = [pairs.builder.encode_explanation(text)[:-1] for text in texts]
+    def __init__(self, pairs: PairPrompts, texts: Sequence[str | None]):
+        encode = pairs.builder.encode_explanation
+        self._ids = [None if text is None else encode(text)[:-1] for text in texts]
         self.prompts: list[list[int]] = []
 
     def generate(
@@ -36,14 +37,17 @@ class ScriptedEngine:
     ) -> Iterator[Completion]:
         self.prompts = [list(prompt) for prompt in prompts]
         for index in reversed(range(len(prompts))):
-            yield Completion(index, self._ids[index], "length" if index == 0 else "stop")
+            if (ids := self._ids[index]) is None:
+                yield Completion(index, [], "failed", Failure("over_memory_budget", "needs 9 GiB"))
+            else:
+                yield Completion(index, ids, "length" if index == 0 else "stop")
 
 
 @pytest.fixture
 def scripted(runs: Runs) -> Scripted:
     loaded = load_explainer(sources_of(runs.config()), device="cpu", engine=EngineConfig())
 
-    def make(*texts: str) -> Explainer:
+    def make(*texts: str | None) -> Explainer:
         engine = ScriptedEngine(loaded.pairs, texts)
         return Explainer(loaded.model, engine, loaded.pairs, loaded.dataset, loaded.graph, "f" * 16)
 
@@ -98,7 +102,7 @@ def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted:
         assert texts in (None, said)
 
 
-def test_explain_pairs_searches_no_close_ids(
+def test_explain_pairs_seeks_no_close_ids(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A search through 20,000 ids for each unknown one takes longer than the explanations do."""
@@ -111,21 +115,8 @@ def test_explain_pairs_searches_no_close_ids(
     assert searches == []
 
 
-class _RefusingEngine:
-    """Fails the first prompt, and writes a text for the others."""
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig, is_refused: object = None
-    ) -> Iterator[Completion]:
-        yield Completion(0, [], "failed", Failure("over_memory_budget", "needs 9 GiB"))
-        for index in range(1, len(prompts)):
-            yield Completion(index, [40, 41], "stop")
-
-
 def test_explain_pairs_prompt_that_the_engine_refuses_is_a_failed_row(scripted: Scripted) -> None:
-    explainer = scripted()
-    explainer.engine = _RefusingEngine()
-    generated, failed = explained(explainer, "u0 i0", "u1 i0", "u2 i0")
+    generated, failed = explained(scripted(None, "One.", "Two."), "u0 i0", "u1 i0", "u2 i0")
     assert generated["user_id"].to_pylist() == ["u1", "u2"]
     (row,) = failed.to_pylist()
     assert (row["user_id"], row["reason"]) == ("u0", "over_memory_budget")

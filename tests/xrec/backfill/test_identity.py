@@ -29,9 +29,7 @@ def test_identity_is_the_manifests_run(runs: Runs) -> None:
         ({"pairs": {"kind": "top_k", "k": 3}}, "pairs"),
     ],
 )
-def test_identity_of_other_settings_is_another(
-    runs: Runs, values: dict[str, Any], key: str
-) -> None:
+def test_identity_of_other_settings_differs(runs: Runs, values: dict[str, Any], key: str) -> None:
     one, other = runs.config(pairs=TOP_2), runs.config(**{"pairs": TOP_2, **values})
     settings, others = identify(one).config, identify(other).config
     assert {name for name in settings if settings[name] != others[name]} == {key}

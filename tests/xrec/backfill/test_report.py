@@ -33,24 +33,18 @@ EVIL = "<script>alert(1)</script> & more"
 def plan(folder: Path, *users: str) -> bulk.BulkRun:
     """Plan a run of these users with an item, and of a row without a user."""
     table = pa.table({"user_id": [*users, None], "item_id": ["i1"] * (len(users) + 1)})
-    return bulk.open_run(
-        bulk.RunRequest(
-            str(folder / "out"),
-            bulk.Identity(kind="explanations", config={}, inputs={}),
-            EXPLANATIONS,
-            lambda: [bulk.clean_keys(table, EXPLANATIONS.keys, file="pairs", first_line=1)],
-        )
-    )
+    identity = bulk.Identity(kind="explanations", config={}, inputs={})
+    batches = [bulk.clean_keys(table, EXPLANATIONS.keys, file="pairs", first_line=1)]
+    uri = str(folder / "out")
+    return bulk.open_run(bulk.RunRequest(uri, identity, EXPLANATIONS, lambda: batches))
 
 
 def manifest_of(folder: Path, **counts: Any) -> Manifest:
     """The manifest that a run with these counts would publish."""
     summary = bulk.Summary(**counts)
     row_counts, metrics = describe(plan(folder, "u1"))(summary)
-    metrics = {**metrics, "costs": dict(summary.costs)}
-    return make_manifest(
-        "explanations", config={}, inputs={}, row_counts=row_counts, metrics=metrics
-    )
+    made = {"row_counts": row_counts, "metrics": {**metrics, "costs": dict(summary.costs)}}
+    return make_manifest("explanations", config={}, inputs={}, **made)
 
 
 def test_summary_is_that_of_the_totals(tmp_path: Path) -> None:

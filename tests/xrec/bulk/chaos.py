@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -25,33 +26,21 @@ from xrec.bulk.upkeep import clean
 from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.storage.delta import open_log
 
-KINDS = (
-    *("kill", "stop", "retry", "publish", "empty", "rollback", "vacuum", "optimize", "other"),
-    "delete",
-)
+KINDS = ("kill", "stop", "retry", "publish", "empty", "rollback", "vacuum", "optimize", "other")
 _REASONS = ("odd", "dull", "task_error")
 _CODES_OF_THE_KILLED = (-signal.SIGKILL, -signal.SIGTERM, INTERRUPTED)
+# Whatever commands do to a table, others may be refused for one of these.
 _REFUSALS = (
-    "came while this job was at work",
-    "took it back",
-    "the table changed 20 times",
-    "there is no table",
-    "cannot be restored",
+    "came while this job was at work|took it back|the table changed 20 times|there is no table|"
+    "cannot be restored"
 )
-"""Whatever commands do to a table, others may be refused for one of these."""
-_DAMAGES = ("the Delta log cannot be used", "holds other files")
-"""After them an output must be deleted once more."""
+# After them an output must be deleted once more.
+_DAMAGES = "the Delta log cannot be used|holds other files"
+# What commands say when someone deletes their output by hand.
 _LOSSES = (
-    "was deleted and made anew",
-    "was deleted while it was made",
-    "the plan is no longer whole",
-    "results are gone",
-    "not found",
-    "pre-conditions",
-    "has no conditional writes",
-    *_DAMAGES,
+    "was deleted and made anew|was deleted while it was made|the plan is no longer whole|"
+    f"results are gone|not found|pre-conditions|has no conditional writes|{_DAMAGES}"
 )
-"""What commands say when someone deletes their output by hand."""
 
 
 @dataclass
@@ -123,7 +112,7 @@ class Chaos:
                 self.start("complete", republish=self.draw.random() < 0.5)
             time.sleep(order.uniform(*seconds))
             if not kinds:
-                kinds = [*KINDS, *(["worker", "worker"] if self.cluster else [])]
+                kinds = [*KINDS, "delete", *(["worker", "worker"] if self.cluster else [])]
                 order.shuffle(kinds)
             kind = kinds.pop()
             print(f"{time.strftime('%X')} {number}: {kind}")  # noqa: T201
@@ -141,7 +130,7 @@ class Chaos:
         self._look_at_the_ended()
         (self.setting.folder / "healed").touch()
         last = self._last(seconds)
-        if last.process.exitcode == REFUSED and self._refusal(last) in _DAMAGES:
+        if last.process.exitcode == REFUSED and self._refusal(last) in _DAMAGES.split("|"):
             self._delete()
             self.blows["deleted again"] += 1
             last = self._last(seconds)
@@ -166,10 +155,9 @@ class Chaos:
     def _refusal(self, command: Command) -> str:
         """What a command was refused for; it must be something that had a cause."""
         why = self.log(command).splitlines()[-1]
-        causes = (*_REFUSALS, *_LOSSES) if self.was_deleted else _REFUSALS
-        found = [words for words in causes if words in why]
+        found = re.search(f"{_REFUSALS}|{_LOSSES}" if self.was_deleted else _REFUSALS, why)
         assert found, f"{command.name}: {why}"
-        return found[0]
+        return found.group()
 
     def log(self, command: Command) -> str:
         """The end of what a command printed."""

@@ -64,7 +64,7 @@ def test_commands_in_chaos_leave_a_row_once_at_each_version(place: Place, tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("seed", [38, None], ids=["seeded", "random"])
-def test_50000_pairs_in_chaos_leave_a_row_once(
+def test_50000_pairs_in_chaos_are_there_once(
     place: Place, tmp_path: Path, seed: int | None
 ) -> None:
     setting = Setting(place, tmp_path, PAIRS // len(ITEMS), 500, 0.1)
@@ -73,7 +73,7 @@ def test_50000_pairs_in_chaos_leave_a_row_once(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_50000_pairs_in_chaos_on_three_nodes_leave_a_row_once(
+def test_50000_pairs_in_chaos_on_three_nodes_are_there_once(
     s3: ObjectStore, tmp_path: Path
 ) -> None:
     place = Place(f"{s3.new_bucket()}/chaos", s3.storage)

@@ -132,7 +132,7 @@ def test_export_in_folders_of_values_is_read_back_by_pyarrow(toys: Toys, format:
         ({"columns": ["item"], "partition_by": ["item"]}, "expected each column once, and one"),
     ],
 )
-def test_export_of_unfit_columns_is_refused(
+def test_export_of_unfit_columns_refused(
     here: Toys, settings: dict[str, Any], message: str
 ) -> None:
     finished(here)

@@ -17,8 +17,8 @@ from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.test_export import export, exported_files, success_of, target_of
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import commit_once, table_at
-from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, Killed, PoolHere, Toy, die_here, rows_of
-from xrec.bulk import RunRequest, check_output, driver, open_run, read_status, rollback, vacuum
+from tests.xrec.bulk.toy_run import IDENTITY, Killed, PoolHere, Toy, die_here, rows_of, toy_request
+from xrec.bulk import check_output, driver, open_run, read_status, rollback, vacuum
 from xrec.errors import ArtifactMismatchError, DataError, LeaseError, StorageError, TableError
 from xrec.storage.s3 import S3Location
 
@@ -304,16 +304,12 @@ def test_run_whose_writes_find_no_room_goes_on_once_there_is(here: Toys, num_wri
 
 @pytest.mark.parametrize("refuses", [True, False])
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_run_on_a_store_without_conditional_writes_reads_no_input(
-    toys: Toys, refuses: bool
-) -> None:
+def test_run_on_a_store_without_conditional_writes_is_refused(toys: Toys, refuses: bool) -> None:
     """Some stores answer a write with a condition by 501, others write whatever it is."""
     if not refuses:
         toys.patch.setattr(S3Location, "create_bytes", lambda at, data: not at.write_bytes(data))
     refused = "If-None-Match" if refuses else None
     with faulty_proxy(toys.storage.endpoint_url, Faults(0.0, refused=refused)) as url:
-        settings: dict[str, Any] = {
-            "storage": toys.storage.model_copy(update={"endpoint_url": url})
-        }
+        place = Place(toys.uri, toys.storage.model_copy(update={"endpoint_url": url}))
         with pytest.raises(TableError, match="no conditional writes"):
-            open_run(RunRequest(toys.uri, IDENTITY, FORMAT, lambda: 1 / 0, **settings))
+            open_run(toy_request(place, batches=lambda: 1 / 0))

@@ -10,12 +10,11 @@ from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.test_rules_carry import drive_carrying
 from tests.xrec.bulk.test_rules_drive import stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
-from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, batch_of
-from xrec.bulk import Preview, RunRequest, clean_keys, preview
+from tests.xrec.bulk.toy_run import FORMAT, batch_of, toy_request, toy_rows
+from xrec.bulk import Preview, clean_keys, preview
 from xrec.errors import DataError, TableError
 
-LISTING = {"rows.parquet": ["1", "36"]}
-ROWS = [(f"u-{number}", item) for number in range(12) for item in ("a", "b", "c")]
+ROWS = toy_rows()
 
 
 def never_read() -> Iterator[Any]:
@@ -25,15 +24,7 @@ def never_read() -> Iterator[Any]:
 
 def preview_at(place: Place, **changes: Any) -> Preview:
     """What `toys()` would do at a place."""
-    settings: dict[str, Any] = {
-        "identity": IDENTITY,
-        "format": FORMAT,
-        "batches": lambda: [batch_of(ROWS), batch_of(ROWS[:5])],
-        "listing": LISTING,
-        "rows_per_chunk": 6,
-        "storage": place.storage,
-    }
-    return preview(RunRequest(place.uri, **{**settings, **changes}))
+    return preview(toy_request(place, **changes))
 
 
 def test_preview_counts_what_a_plan_would_have_and_writes_nothing(toys: Toys) -> None:

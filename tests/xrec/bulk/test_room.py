@@ -1,7 +1,7 @@
 """How many works a process does at a time, and how its time is divided among them."""
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -39,11 +39,8 @@ def test_room_has_so_many_works_at_a_time_and_one_that_is_alone_has_nobody_besid
             seen.append((is_alone, len(inside)))
             inside.remove(number)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(40)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(work, range(40)))
     assert len(seen) == 40
     assert max(count for is_alone, count in seen if not is_alone) == 3
     assert {count for is_alone, count in seen if is_alone} == {1}

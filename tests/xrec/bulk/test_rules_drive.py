@@ -72,9 +72,7 @@ def test_rule_3_run_has_each_row_once_as_done_or_failed(toys: Toys) -> None:
     ("items", "num_users"),
     [(["a"], 1), (["odd-1"], 9), (["bad-1", "kill-1"], 2), (["é🙂" * 99, "\x00", "\U0010ffff"], 5)],
 )
-def test_rule_3_run_of_few_failed_or_strange_rows(
-    toys: Toys, items: list[str], num_users: int
-) -> None:
+def test_rule_3_run_of_few_or_strange_rows(toys: Toys, items: list[str], num_users: int) -> None:
     toy = toys(items, num_users=num_users)
     toy.complete()
     table = toy.published()
@@ -129,9 +127,7 @@ def test_rule_3_driver_is_not_started_beside_one_that_may_live(here: Toys) -> No
     toy.drive()
 
 
-def test_rule_3_interrupted_driver_says_that_it_ended(
-    toys: Toys, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rule_3_interrupted_driver_says_so(toys: Toys, caplog: pytest.LogCaptureFixture) -> None:
     toys.patch.setattr(driver, "_SECONDS_BETWEEN_LOOKS", 0.0)
     toy, seen = toys(), []
 

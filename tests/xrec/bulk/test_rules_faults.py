@@ -158,7 +158,7 @@ def test_rule_9_run_that_is_not_done_or_was_limited_publishes_nothing(toys: Toys
 STEPS = [(ResultFolder, "standing"), (Plan, "rows"), (ResultFolder, "create")]
 
 
-def test_rule_12_failed_requests_are_tried_again(
+def test_rule_12_failed_request_is_tried_again(
     here: Toys, caplog: pytest.LogCaptureFixture
 ) -> None:
     toy, waits = here(), []
@@ -175,9 +175,7 @@ def test_rule_12_failed_requests_are_tried_again(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_rule_12_store_that_fails_for_longer_ends_the_run(
-    here: Toys, step: tuple[Any, str]
-) -> None:
+def test_rule_12_store_that_fails_for_long_ends_the_run(here: Toys, step: tuple[Any, str]) -> None:
     toy = here()
     pool = PoolHere(before=lambda chunk: chunk == 3 and fail_some(here.patch, step, 4))
     with pytest.raises(StorageError, match="no answer"):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.object_store import requests_of
 from tests.xrec.bulk.conftest import Place, Toys
-from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, Toy, batch_of, rows_of
+from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, Toy, batch_of, rows_of, toy_request
 from xrec import bulk
 from xrec.bulk import plan
 from xrec.bulk.run import RUNS
@@ -28,9 +28,8 @@ def opened(place: Place, rows: list[tuple[str, str]] | None = None, **changes: A
         assert rows is not None
         yield batch_of(rows)
 
-    identity = changes.pop("identity", IDENTITY)
-    settings = {"listing": {}, "rows_per_chunk": 4, "storage": place.storage, **changes}
-    return bulk.open_run(bulk.RunRequest(place.uri, identity, FORMAT, batches, **settings))
+    settings = {"batches": batches, "listing": {}, "rows_per_chunk": 4, **changes}
+    return bulk.open_run(toy_request(place, **settings))
 
 
 def rows_in(run: bulk.BulkRun) -> list[tuple[str, str]]:
@@ -181,8 +180,8 @@ def test_rule_2_rejected_rows_are_kept_with_file_line_and_reason(disk: Place) ->
     bad = bulk.clean_keys(table, FORMAT.keys, file="one.parquet", first_line=1)
     batches = [bad, bulk.clean_keys(ids, FORMAT.keys, file="two.parquet", first_line=100)]
     with pytest.raises(DataError, match=r"3 were rejected, .* one.parquet, line 1: float_id"):
-        bulk.open_run(bulk.RunRequest(disk.uri, IDENTITY, FORMAT, lambda: [bad]))
-    run = bulk.open_run(bulk.RunRequest(disk.uri, IDENTITY, FORMAT, lambda: batches))
+        bulk.open_run(toy_request(disk, batches=lambda: [bad]))
+    run = bulk.open_run(toy_request(disk, batches=lambda: batches))
     assert rows_in(run) == [("2", "i")]
     assert [tuple(row.values())[:3] for row in run.rejected().to_pylist()] == [
         ("one.parquet", 1, "float_id"),

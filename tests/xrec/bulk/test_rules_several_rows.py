@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.xrec.bulk.conftest import Place
+from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.toy_run import PoolHere, describe
 from xrec import bulk
 
@@ -94,11 +94,9 @@ def test_rule_3_each_row_becomes_all_of_its_rows_or_a_failed_one(place: Place) -
     assert (summary.num_ok, summary.num_ok_rows, summary.num_rows) == (15, 54, 17)
 
 
-def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xrec.bulk.parts.PART_BYTES", 3000)
-    run = run_of(place)
+def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(toys: Toys) -> None:
+    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 3000)
+    run = run_of(toys)
     complete_here(run, Spell())
     manifest = complete_here(run, Spell(healed=("--",)), retry=["empty"])
     assert ok_rows(run) == letters_of([*GOOD_WORDS, "--"])
@@ -108,9 +106,7 @@ def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(
 
 
 @pytest.mark.parametrize("what", ["a row twice", "a word lost"])
-def test_rule_3_task_that_doubles_a_row_or_loses_a_key_is_an_error(
-    disk: Place, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_rule_3_task_that_doubles_a_row_or_loses_a_key_is_an_error(here: Toys, what: str) -> None:
     do = Spell.do
 
     def wrong(task: Spell, rows: pa.Table) -> bulk.Outcome:
@@ -119,6 +115,6 @@ def test_rule_3_task_that_doubles_a_row_or_loses_a_key_is_an_error(
         lost = ok.filter(pc.not_equal(ok["word"], ok["word"][0]))
         return bulk.Outcome(twice if what == "a row twice" else lost, outcome.failed)
 
-    monkeypatch.setattr(Spell, "do", wrong)
+    here.patch.setattr(Spell, "do", wrong)
     with pytest.raises(ValueError, match="expected each row once"):
-        bulk.drive(run_of(disk), PoolHere(), Spell)
+        bulk.drive(run_of(here), PoolHere(), Spell)

@@ -56,13 +56,6 @@ def test_chunks_have_each_row_once_by_buckets_and_cut_no_user(
     assert not ends or sum(ends) / len(ends) > 0.5 * min(rows_per_chunk, 40)
 
 
-def test_spill_of_the_same_rows_has_one_fingerprint_and_of_others_another() -> None:
-    rows = rows_of(dict.fromkeys(WIDE, 2))
-    one, same, fewer = spilled(rows), spilled(rows[::-1], batch=3), spilled(rows[1:])
-    assert one.fingerprint == same.fingerprint != fewer.fingerprint
-    assert list(one.chunks(5, 8)) == list(same.chunks(5, 8))
-
-
 @pytest.mark.parametrize("num_buckets", [1, 512])
 def test_chunks_have_the_earlier_row_of_each_key_beside_it(num_buckets: int) -> None:
     rows = rows_of(dict.fromkeys([*WIDE, *(f"u{number}" for number in range(60))], 3))

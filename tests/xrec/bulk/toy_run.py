@@ -178,30 +178,31 @@ def describe(summary: bulk.Summary) -> tuple[Mapping[str, int], Mapping[str, Any
 
 
 def toy_run(
-    place: Place,
-    folder: Path,
-    items: Sequence[str] = ("a", "b", "c"),
-    *,
-    num_users: int = 12,
-    rows_per_chunk: int = 6,
-    identity: bulk.Identity = IDENTITY,
-    **more: Any,
+    place: Place, folder: Path, items: Sequence[str] = "abc", num_users: int = 12, **settings: Any
 ) -> Toy:
-    """Plan a run of every user with every item, with some rows twice."""
-    rows = [(f"u-{number}", item) for number in range(num_users) for item in items]
-    run = bulk.open_run(
-        bulk.RunRequest(
-            place.uri,
-            identity,
-            FORMAT,
-            lambda: [batch_of(rows), batch_of(rows[:5])],
-            listing={"rows.parquet": ["1", str(len(rows))]},
-            rows_per_chunk=rows_per_chunk,
-            storage=place.storage,
-            **more,
-        )
-    )
-    return Toy(run, sorted(rows), folder / "healed")
+    """Plan a run of every user with every item."""
+    run = bulk.open_run(toy_request(place, items, num_users, **settings))
+    return Toy(run, sorted(toy_rows(items, num_users)), folder / "healed")
+
+
+def toy_request(
+    place: Place, items: Sequence[str] = "abc", num_users: int = 12, **settings: Any
+) -> bulk.RunRequest:
+    """The request of a toy run, in which some rows come twice."""
+    rows = toy_rows(items, num_users)
+    defaults: dict[str, Any] = {
+        "identity": IDENTITY,
+        "batches": lambda: [batch_of(rows), batch_of(rows[:5])],
+        "listing": {"rows.parquet": ["1", str(len(rows))]},
+        "rows_per_chunk": 6,
+        "storage": place.storage,
+    }
+    return bulk.RunRequest(place.uri, format=FORMAT, **{**defaults, **settings})
+
+
+def toy_rows(items: Sequence[str] = "abc", num_users: int = 12) -> list[tuple[str, str]]:
+    """Every user with every item."""
+    return [(f"u-{number}", item) for number in range(num_users) for item in items]
 
 
 def batch_of(rows: Sequence[tuple[str, str]]) -> tuple[pa.Table, pa.Table]:

@@ -182,13 +182,11 @@ def test_recommendations_of_another_table_are_refused(tmp_path: Path) -> None:
         list(recommend.recommendation_batches(place.uri))
 
 
-def test_run_of_named_users_on_s3_by_the_configs_keys(
-    make_config: MakeConfig, workspace: Path, s3: Any
-) -> None:
+def test_run_of_named_users_on_s3_by_the_configs_keys(make_config: MakeConfig, s3: Any) -> None:
     town = f"{s3.new_bucket()}/town"
     for name in ("dataset", "graph"):
         source, copy = (
-            open_location(str(workspace / name)),
+            open_location(make_config().artifact(name)),
             open_location(f"{town}/{name}", s3.storage),
         )
         for file in source.files():

@@ -32,9 +32,7 @@ def _newcomer(folder: Path, *items: str) -> dict[str, str]:
     return {"interactions": str(file)}
 
 
-def test_read_tables_new_user_of_a_cold_start_is_ranked(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
+def test_read_tables_ranks_a_cold_starts_new_user(make_config: MakeConfig, tmp_path: Path) -> None:
     history = ["i2", "i5", "i11", "i0"]
     config = make_config(cold_start=_newcomer(tmp_path, *history), k=15)
     tables = read_tables(config)
@@ -45,9 +43,7 @@ def test_read_tables_new_user_of_a_cold_start_is_ranked(
     read_tables(config.model_copy(update={"user_ids": ("newcomer",)}))  # it is known
 
 
-def test_identity_is_of_inputs_k_and_the_set_of_users(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
+def test_identity_is_of_inputs_k_and_set_of_users(make_config: MakeConfig, tmp_path: Path) -> None:
     identity = identify_recommendations(make_config(user_ids=["u3", "u1", "u3"]))
     assert set(identity.inputs) == {"dataset", "graph"}
     assert list(tmp_path.iterdir()) == []
@@ -62,30 +58,27 @@ def test_identity_is_of_inputs_k_and_the_set_of_users(
     assert len(runs) == 6
 
 
+def _read(config: Any) -> Any:
+    identify_recommendations(config)
+    return read_tables(config)
+
+
 @pytest.mark.parametrize(
-    ("do", "values", "error", "message"),
+    ("values", "error", "message"),
     [
-        (identify_recommendations, {"k": 16}, ConfigError, "k = 16, but the dataset has 15 items"),
-        (identify_recommendations, {"user_ids": []}, ConfigError, "user_ids is an empty list"),
-        *(
-            (identify_recommendations, {name: "nowhere"}, ArtifactNotFoundError, f"no {name} art")
-            for name in ("dataset", "graph")
-        ),
-        (
-            identify_recommendations,
-            {"graph": "other"},
-            ArtifactMismatchError,
-            "other: trained on dataset 0123, but .*dataset is",
-        ),
-        (read_tables, {"user_ids": ["u2", "u1x"]}, UnknownIdError, "user 'u1x' is not among the"),
-        (read_tables, {"graph": "broken"}, DataError, r"1 of 23 user vectors .* user_index 4"),
+        ({"k": 16}, ConfigError, "k = 16, but the dataset has 15 items"),
+        ({"user_ids": []}, ConfigError, "user_ids is an empty list"),
+        ({"user_ids": ["u2", "u1x"]}, UnknownIdError, "user 'u1x' is not among the"),
+        ({"dataset": "nowhere"}, ArtifactNotFoundError, "nowhere: no dataset artifact"),
+        ({"graph": "nowhere"}, ArtifactNotFoundError, "nowhere: no graph artifact"),
+        ({"graph": "broken"}, DataError, r"1 of 23 user vectors .* user_index 4"),
+        ({"graph": "other"}, ArtifactMismatchError, "trained on dataset 0123, but .*dataset is"),
     ],
 )
 def test_what_cannot_be_recommended_is_refused(
     make_config: MakeConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    do: Callable[[Any], object],
     values: dict[str, Any],
     error: type[Exception],
     message: str,
@@ -97,4 +90,4 @@ def test_what_cannot_be_recommended_is_refused(
     make_graph(tmp_path / "broken", users, graph.items, graph.manifest.inputs["dataset"])
     make_graph(tmp_path / "other", torch.eye(23), torch.eye(23), "0123")
     with pytest.raises(error, match=message):
-        do(make_config(**values))
+        _read(make_config(**values))
