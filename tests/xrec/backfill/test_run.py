@@ -31,12 +31,6 @@ BROKEN = ("nobody i0", "u1 nothing", "u2 wordy", "u3 wordy")
 GOOD = tuple(f"u{user} i{item}" for user in range(4) for item in range(3))
 
 
-def all_rows(location: Any) -> list[str]:
-    """The pairs that are published, explained or failed, sorted."""
-    rows = [row for failed in (False, True) for row in published_rows(location, failed)]
-    return sorted(pairs_of(rows))
-
-
 @pytest.mark.usefixtures("ray_cluster")
 def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs: Runs, s3: Any) -> None:
     on_s3 = {"storage": s3.storage, "explanations": f"{s3.new_bucket()}/out"}
@@ -96,7 +90,8 @@ def test_run_that_gets_sigterm_ends_with_130_and_the_same_command_goes_on(runs: 
     assert said.rstrip().endswith("interrupted")
     assert not (runs.output / "_delta_log").exists()
     subprocess.run(command, check=True, timeout=300)
-    assert all_rows(runs.output) == sorted(GOOD)
+    rows = [row for failed in (False, True) for row in published_rows(runs.output, failed)]
+    assert sorted(pairs_of(rows)) == sorted(GOOD)
 
 
 @pytest.mark.usefixtures("actors_here")
