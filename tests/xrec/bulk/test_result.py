@@ -2,11 +2,13 @@
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import FORMAT
 from xrec.bulk import Summary
-from xrec.bulk.result import ResultFolder, total
+from xrec.bulk.result import BrokenResultError, ResultFolder, total
+from xrec.errors import DataError
 
 SCHEMA = FORMAT.table_schema
 
@@ -47,3 +49,20 @@ def test_result_is_created_once_and_the_first_stands(place: Place) -> None:
     assert (rows.to_pylist(), summary) == (rows_with("first").to_pylist(), first)
     plain = pq.read_table(pa.BufferReader((results.location / name).read_bytes()))
     assert plain.schema.names == SCHEMA.names  # anyone may read it meanwhile
+
+
+def test_result_that_cannot_be_read_is_done_once_more_under_a_second_name(disk: Place) -> None:
+    results, again = ResultFolder(disk.location / "results"), Summary(1, 1, num_deaths=1)
+    first, second = results.location / "0000007.parquet", results.location / "0000007~1.parquet"
+    first.write_bytes(b"")
+    assert (results.standing(7), results.doubted()) == (None, set())
+    with pytest.raises(BrokenResultError, match=r"0000007\.parquet: .* done once more"):
+        results.read(first.name, SCHEMA)
+    assert results.doubted() == {7}
+    assert results.create(7, rows_with("again"), again) == again
+    assert (results.doubted(), results.sizes()[7][0]) == (set(), second.name)
+    assert results.create(7, rows_with("late"), Summary()) == results.standing(7) == again
+    second.write_bytes(b"PAR1, and ends so PAR1")
+    for do in (results.standing, lambda chunk: results.create(chunk, rows_with("late"), again)):
+        with pytest.raises(DataError, match=r"neither 0000007.parquet nor 0000007~1.parquet"):
+            do(7)

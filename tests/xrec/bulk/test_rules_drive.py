@@ -287,6 +287,8 @@ def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(
     assert (status.phase(), status.num_done) == ("stopped", progress.num_rows)
     assert toy.complete(again := PoolHere(), max_rows=progress.num_rows) is None  # is reached
     assert again.num_starts == 0
+    assert toy.publish() is None
+    assert not (toys.location / "_delta_log").exists()
     assert not has_work(toy.run, max_rows=progress.num_rows)
     assert has_work(toy.run, max_rows=progress.num_rows + 1)
     assert toy.drive(max_rows=sum(sizes[:3])).num_rows == sum(sizes[:3])  # on a chunk's edge

@@ -146,13 +146,6 @@ def test_rule_9_rows_that_fail_for_an_expected_reason_are_not_too_many(here: Toy
     assert toy.drive(max_failed_share=0.34).failed == {"odd": 12, "dull": 12}
 
 
-def test_rule_9_run_that_is_not_done_or_was_limited_publishes_nothing(toys: Toys) -> None:
-    toy = toys()
-    for do in (toy.publish, lambda: toy.complete(max_rows=7), toy.publish):
-        assert do() is None
-    assert not (toys.location / "_delta_log").exists()
-
-
 # 12. A store that fails is tried again, and then ends the run.
 
 STEPS = [(ResultFolder, "standing"), (Plan, "rows"), (ResultFolder, "create")]
