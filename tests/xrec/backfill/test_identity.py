@@ -10,7 +10,6 @@ from tests.xrec.backfill.runs import DECODING, OTHER_DECODING, Runs
 from xrec.backfill.identity import identify, identify_unchecked, sources_of
 from xrec.storage import run_fingerprint
 
-SIX = ("u0 i0", "u0 i1", "u1 i0", "u2 i3", "u3 i0", "u4 i1")
 TOP_2 = {"kind": "top_k", "k": 2}
 
 

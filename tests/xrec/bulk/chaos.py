@@ -87,8 +87,7 @@ class Chaos:
     def close(self) -> None:
         """Kill all commands."""
         for each in self.commands:
-            if each.process.exitcode is None:
-                each.process.kill()
+            each.process.kill()
             each.process.join()
 
     def start(self, what: str, run: str = "main", **options: object) -> Command:
@@ -165,11 +164,8 @@ class Chaos:
         return path.read_text()[-3000:] if path.exists() else "it was killed before it began"
 
     def _awake(self) -> list[Command]:
-        return [
-            each
-            for each in self.commands
-            if each.wakes_at is None and each.process.exitcode is None
-        ]
+        alive = [each for each in self.commands if each.process.exitcode is None]
+        return [each for each in alive if each.wakes_at is None]
 
     def _wake(self, number: int | None = None) -> None:
         """Wake those who slept for long enough; all of them without a number."""
@@ -238,13 +234,11 @@ class Chaos:
 
 def workers_on(node: NodeProcess) -> list[psutil.Process]:
     """The processes of a node of Ray that do chunks."""
-    return [each for each in node.processes() if "DoChunks" in _command_line(each)]
-
-
-def _command_line(process: psutil.Process) -> str:
-    with suppress(psutil.NoSuchProcess):
-        return " ".join(process.cmdline())
-    return ""
+    found = []
+    for each in node.processes():
+        with suppress(psutil.NoSuchProcess):
+            found += [each] if "DoChunks" in " ".join(each.cmdline()) else []
+    return found
 
 
 class Reader:
