@@ -2,7 +2,6 @@
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from xrec.recommend import RankingTables
 from xrec.recommend.task import ROWS, RankingTask
@@ -34,13 +33,3 @@ def test_task_user_who_has_seen_everything_is_a_failed_row() -> None:
     ]
     alone = RankingTask(_tables(), k=2).do(_users("u1"))
     assert (alone.ok.num_rows, alone.failed.num_rows) == (0, 1)
-
-
-def test_task_takes_read_only_arrays_as_ray_gives_them(recwarn: pytest.WarningsRecorder) -> None:
-    tables = _tables()
-    for array in (tables.user_vectors, tables.item_vectors, tables.train_edges):
-        array.setflags(write=False)
-    assert RankingTask(tables, k=1).do(_users("u0")).ok.to_pylist() == [
-        {"user_id": "u0", "item_id": "i1", "rank": 1, "score": 2.0}
-    ]
-    assert [str(warning.message) for warning in recwarn if "writable" in str(warning.message)] == []
