@@ -196,7 +196,7 @@ def test_rule_12_store_that_fails_or_hangs_has_each_row_once(toys: Toys, hangs: 
     """Half of the requests that fail are done, and their answers lost."""
     faults, limits = Faults(0.1, drops=0.3, statuses=(500, 503), draw=random.Random(1)), {}
     if hangs:
-        faults = Faults(0.0, delay_seconds=0.02, stalls=0.03, stall_seconds=4.0, burst=8)
+        faults = Faults(0.0, delay_seconds=0.02, stalls=0.1, stall_seconds=3.0, burst=8)
         limits = {"read_timeout_seconds": 1.0, "max_attempts": 12}
     with faulty_proxy(toys.storage.endpoint_url, faults) as url:
         storage = toys.storage.model_copy(update={"endpoint_url": url, **limits})
