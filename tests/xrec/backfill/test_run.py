@@ -120,7 +120,14 @@ def test_run_over_max_failed_share_publishes_nothing_and_a_retry_heals_it(runs: 
     assert pairs_of(published_rows(runs.output)) == sorted(GOOD)
 
 
-def test_limit_without_sense_is_refused(runs: Runs) -> None:
+@pytest.mark.usefixtures("actors_here")
+def test_limit_ends_a_run_which_goes_on_without_it(runs: Runs) -> None:
+    assert runs.run(*GOOD, limit=4) is None
+    canary = runs.calls()
+    assert 4 <= len(canary) < len(GOOD)
+    assert not has_work(runs.config(limit=4), runs.plan(*GOOD))
+    runs.run(*GOOD)
+    assert runs.calls() == sorted({*GOOD} - {*canary})
     with pytest.raises(ConfigError, match="limit: Input should be greater than or equal to 1"):
         runs.config(limit=0)
     with pytest.raises(ConfigError, match="limit = 5 and retry_failed: expected one of them"):
