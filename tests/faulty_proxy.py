@@ -24,7 +24,7 @@ class Faults:
     A request fails with probability `share`, and the first `burst` of each hundred requests fail.
     Every request takes `delay_seconds` more, and a share of `stalls` takes `stall_seconds` more.
     Of the requests that fail, a share of `drops` gets no answer but a closed connection, and the
-    others one of `statuses`.
+    others one of `statuses`. A request with the header `refused` is answered by 501.
     """
 
     share: float
@@ -34,6 +34,7 @@ class Faults:
     burst: int = 0
     drops: float = 0.0
     statuses: tuple[int, ...] = (503,)
+    refused: str | None = None
     num_requests: int = 0
     num_failed: int = 0
     num_stalled: int = 0
@@ -60,8 +61,9 @@ def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
                 time.sleep(faults.stall_seconds)
             fails = faults.draw.random() < faults.share or faults.num_requests % 100 < faults.burst
             is_done_first = faults.draw.random() < 0.5
-            if fails and not is_done_first:
-                self._fail()
+            is_refused = faults.refused is not None and faults.refused in self.headers
+            if is_refused or (fails and not is_done_first):
+                self._fail(501 if is_refused else None)
                 return
             connection = http.client.HTTPConnection(target, timeout=60)
             headers = {
@@ -79,12 +81,12 @@ def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
                 else:
                     self._answer(answer, content)
 
-        def _fail(self) -> None:
+        def _fail(self, status: int | None = None) -> None:
             faults.num_failed += 1
-            if faults.draw.random() < faults.drops:
+            if status is None and faults.draw.random() < faults.drops:
                 self.close_connection = True
                 return
-            self.send_response(faults.draw.choice(faults.statuses))
+            self.send_response(status or faults.draw.choice(faults.statuses))
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -1,38 +1,162 @@
-"""Runs as the job does them, without its checks and its cluster, and their rows.
+"""Backfills as the job does them, without its checks and its cluster, by engines without a model.
 
 The rows are read by deltalake and pyarrow, without code of xrec.
 """
 
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import deltalake
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from xrec.adapter.pairs import PairPrompts
 from xrec.backfill import open_backfill, run_backfill
-from xrec.backfill.task import MakeExplainTask, load_task_explainer
+from xrec.backfill.task import LoadExplainer, MakeExplainTask, load_task_explainer
 from xrec.bulk import BulkRun
 from xrec.config.backfill import BackfillConfig, TablePairs
+from xrec.config.base import parse_config
+from xrec.config.decoding import DecodingConfig
+from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer
+from xrec.schemas import PAIRS
 from xrec.storage import Location, open_location, parquet_bytes
 
+DECODING = {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}}
+"""A toy model writes no sentences, so its texts are not checked."""
+OTHER_DECODING = {**DECODING, "max_new_tokens": 5}
 
-def plan(config: BackfillConfig, pairs: pa.Table | None = None) -> BulkRun:
-    """Plan the run of `pairs`, or of the pairs that the config names, and return it."""
-    return open_backfill(config if pairs is None else with_pairs(config, pairs))
+
+@dataclass(frozen=True)
+class Toy:
+    """A function for `load` of MakeExplainTask: a real explainer with an `EchoEngine`.
+
+    A pair of `broken` raises an error; a pair of `mute` gets an empty text until the file `healed`
+    is in the folder. Each call of the engine writes its pairs to a file in the folder's `calls`. A
+    text is `says` and the ids of its pair.
+    """
+
+    folder: str
+    broken: tuple[str, ...] = ()
+    mute: tuple[str, ...] = ()
+    says: str = "explained"
+
+    def __call__(self, made: MakeExplainTask) -> Explainer:
+        """Make the explainer in the actor's process."""
+        real = load_task_explainer(made)
+        return Explainer(
+            real.model,
+            EchoEngine(real.pairs, self),
+            real.pairs,
+            real.dataset,
+            real.graph,
+            real.model_fingerprint,
+        )
 
 
-def run(
-    config: BackfillConfig, pairs: pa.Table | None = None, load: Any = load_task_explainer
-) -> Any:
-    """Do a whole run; returns the manifest, or None if the limit ended it."""
-    given = config if pairs is None else with_pairs(config, pairs)
-    return run_backfill(given, open_backfill(given), load)
+class EchoEngine:
+    """Writes the index of the prompt's user and item."""
+
+    def __init__(self, pairs: PairPrompts, toy: Toy):
+        self._builder = pairs.builder
+        self._toy = toy
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig, is_refused: object = None
+    ) -> Iterator[Completion]:
+        """Yield one completion a prompt, beginning with the last prompt."""
+        names = [self._name(prompt) for prompt in prompts]
+        calls = Path(self._toy.folder) / "calls"
+        calls.mkdir(exist_ok=True)
+        with (calls / str(os.getpid())).open("a", encoding="utf-8") as file:
+            file.write("".join(f"{name}\n" for name in names))
+        if any(name in self._toy.broken for name in names):
+            raise RuntimeError("the kernel has no image for this device")
+        is_healed = (Path(self._toy.folder) / "healed").exists()
+        for index, name in reversed(list(enumerate(names))):
+            is_mute = name in self._toy.mute and not is_healed
+            text = "" if is_mute else f"{self._toy.says} {name}"
+            yield Completion(index, self._builder.encode_explanation(text)[:-1], "stop")
+
+    def _name(self, prompt: Sequence[int]) -> str:
+        """Return "u<index> i<index>" by the prompt's collaborative tokens."""
+        vocabulary = self._builder.vocabulary
+        user, item = sorted(
+            token - vocabulary.num_text_tokens
+            for token in prompt
+            if token >= vocabulary.num_text_tokens
+        )
+        return f"u{user} i{item - vocabulary.num_users}"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Makes configs and runs of pairs, which are texts such as "u0 i1".
+
+    folder: of the outputs, and of what toy engines are told and write.
+    """
+
+    workspace: Path
+    folder: Path
+
+    def config(self, *pairs: str, **values: Any) -> BackfillConfig:
+        """A config of these pairs, or of the test split; the values replace the defaults."""
+        defaults = {
+            "workspace": str(self.workspace),
+            "explanations": str(self.folder / "explanations"),
+            "pairs": {"kind": "split", "split": "test"},
+            "rows_per_chunk": 3,
+            "max_failed_share": 1.0,
+            "llm": {"model": str(self.workspace / "llm")},
+            "decoding": DECODING,
+            "actors": {"num_actors": 2, "device": "cpu"},
+        }
+        config = parse_config(BackfillConfig, {**defaults, **values})
+        return with_pairs(config, pairs_table(*pairs)) if pairs else config
+
+    def plan(self, *pairs: str, **values: Any) -> BulkRun:
+        """Plan the run of a config."""
+        return open_backfill(self.config(*pairs, **values))
+
+    def run(self, *pairs: str, toy: LoadExplainer | None = None, **values: Any) -> Any:
+        """Do a whole run by a toy engine; returns the manifest, or None if the limit ended it."""
+        config = self.config(*pairs, **values)
+        return run_backfill(config, open_backfill(config), toy or self.toy())
+
+    def toy(self, **settings: Any) -> Toy:
+        """A toy engine."""
+        return Toy(str(self.folder), **settings)
+
+    def heal(self) -> None:
+        """Let mute pairs get texts from now on."""
+        (self.folder / "healed").touch()
+
+    def calls(self) -> list[str]:
+        """The pairs that toy engines of all processes were called with since the last call."""
+        files = list((self.folder / "calls").glob("*"))
+        found = [line for file in files for line in file.read_text("utf-8").splitlines()]
+        for file in files:
+            file.unlink()
+        return sorted(found)
+
+    @property
+    def output(self) -> Location:
+        """Where the runs are written, if their values do not say otherwise."""
+        return output_of(self.config())
 
 
 def never(made: MakeExplainTask) -> Explainer:
-    """A function for `load` where no actor may be started."""
+    """A function for `toy` where no actor may be started."""
     raise AssertionError(f"an actor was started for {made.sources.dataset}")
+
+
+def pairs_table(*pairs: str) -> pa.Table:
+    """A table of pairs."""
+    rows = [dict(zip(PAIRS.names, pair.split(), strict=True)) for pair in pairs]
+    return pa.Table.from_pylist(rows, PAIRS)
 
 
 def with_pairs(config: BackfillConfig, pairs: pa.Table) -> BackfillConfig:

@@ -1,12 +1,12 @@
 """The content key changes with all that the explanation depends on, and with nothing else."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from tests.xrec.backfill.runs import Runs
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.content_key import content_key, shared_key
 from xrec.backfill.identity import sources_of
@@ -21,8 +21,8 @@ INPUTS = {"base_model": "b", "adapter": "a", "dataset": "d", "graph": "g"}
 
 
 @pytest.fixture
-def explainer(make_config: Callable[..., Any]) -> Explainer:
-    return load_explainer(sources_of(make_config()), device="cpu", engine=EngineConfig())
+def explainer(runs: Runs) -> Explainer:
+    return load_explainer(sources_of(runs.config()), device="cpu", engine=EngineConfig())
 
 
 def _with_text(explainer: Explainer, table: str, column: str, row: int) -> Explainer:
@@ -51,20 +51,11 @@ def key_of(explainer: Explainer, shared: str, user: int, item: int, **texts: Any
     return content_key(explainer, shared, pair, replace(explainer.pairs.texts(pair), **texts))
 
 
-def test_content_key_changes_with_the_chosen_aspects_and_their_evidence(
-    explainer: Explainer,
-) -> None:
+def test_content_key_changes_with_chosen_aspects_and_their_evidence(explainer: Explainer) -> None:
     chosen = AspectEvidence("garden", 3, 7, 1, 2)
-    keys = [
-        key_of(explainer, "s", 1, 2, aspects=aspects)
-        for aspects in (
-            (),
-            (chosen,),
-            (replace(chosen, item_reviews=4),),
-            (replace(chosen, opinion="quiet"),),
-            (chosen, chosen),
-        )
-    ]
+    more, other = replace(chosen, item_reviews=4), replace(chosen, opinion="quiet")
+    said = [(), (chosen,), (more,), (other,), (chosen, chosen)]
+    keys = [key_of(explainer, "s", 1, 2, aspects=aspects) for aspects in said]
     assert len(set(keys)) == len(keys)
     assert key_of(explainer, "s", 1, 2, menu=frozenset(["garden"])) == keys[0]
 
@@ -87,13 +78,8 @@ def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer: E
 
 
 def test_content_key_of_each_pair_is_its_own(explainer: Explainer) -> None:
-    keys = {
-        key_of(explainer, shared, user, item)
-        for shared in "st"
-        for user in range(3)
-        for item in range(3)
-    }
-    assert len(keys) == 18
+    pairs = [(user, item) for user in range(3) for item in range(3)]
+    assert len({key_of(explainer, shared, *pair) for shared in "st" for pair in pairs}) == 18
 
 
 @pytest.mark.parametrize(
@@ -107,11 +93,11 @@ def test_content_key_of_each_pair_is_its_own(explainer: Explainer) -> None:
         ({}, {"base_model": "other"}, False),
     ],
 )
-def test_shared_key_is_of_model_adapter_and_decoding(
+def test_shared_key_is_of_the_model(
     config: dict[str, Any], inputs: dict[str, str], is_same: bool
 ) -> None:
     one, other = (
-        Identity(kind="explanations", config=settings, inputs=made_from)
-        for settings, made_from in ((CONFIG, INPUTS), ({**CONFIG, **config}, {**INPUTS, **inputs}))
+        Identity(kind="explanations", config={**CONFIG, **settings}, inputs={**INPUTS, **made_from})
+        for settings, made_from in (({}, {}), (config, inputs))
     )
     assert (shared_key(other) == shared_key(one)) is is_same

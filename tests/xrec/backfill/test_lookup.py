@@ -3,15 +3,11 @@
 Explanations of another model are refused.
 """
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from tests.xrec.backfill.runs import output_of, published_rows, run
-from tests.xrec.backfill.toy_engines import Toy
+from tests.xrec.backfill.runs import Runs, output_of, published_rows
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError, StorageError
 from xrec.schemas import GENERATED
@@ -20,8 +16,6 @@ from xrec.storage import read_manifest
 pytestmark = pytest.mark.usefixtures("actors_here")
 
 PAIRS = (*(f"u{user} i{item}" for user in range(12) for item in range(0, 5, 2)), "u3 i1", "u3 i3")
-MakeConfig = Callable[..., Any]
-MakePairs = Callable[..., pa.Table]
 
 
 def lookup_of(config: Any, max_bytes: int = 2**20, **inputs: str) -> ExplanationLookup:
@@ -47,21 +41,10 @@ def check(config: Any, lookup: ExplanationLookup) -> None:
             assert lookup.in_memory(user, item) == (True, found)
 
 
-@pytest.mark.parametrize("place", ["local", "s3"])
-def test_lookup_finds_every_explanation_after_a_run_and_after_a_retry(
-    make_config: MakeConfig,
-    pairs: MakePairs,
-    muted: Path,
-    request: pytest.FixtureRequest,
-    place: str,
-) -> None:
-    values: dict[str, Any] = {"rows_per_chunk": 2}
-    if place == "s3":
-        s3 = request.getfixturevalue("s3")
-        values |= {"storage": s3.storage, "explanations": f"{s3.new_bucket()}/out"}
-    config = make_config(**values)
-    toy = Toy(mute=("u1 i2", "u3 i1"), muted=str(muted))
-    run(config, pairs(*PAIRS), load=toy)
+def test_lookup_finds_every_explanation_after_a_run_and_after_a_retry(runs: Runs, s3: Any) -> None:
+    values = {"storage": s3.storage, "explanations": f"{s3.new_bucket()}/out"}
+    config, toy = runs.config(**values), runs.toy(mute=("u1 i2", "u3 i1"))
+    runs.run(*PAIRS, toy=toy, **values)
     first = lookup_of(config)
     assert first.read_ahead() == 1  # one file
     row = published_rows(output_of(config))[0]
@@ -73,8 +56,8 @@ def test_lookup_finds_every_explanation_after_a_run_and_after_a_retry(
     check(config, first)
     assert first.find("u1", "i2") is None
 
-    muted.unlink()
-    run(make_config(**values, retry_failed="all"), pairs(*PAIRS), load=toy)
+    runs.heal()
+    runs.run(*PAIRS, toy=toy, **values, retry_failed="all")
     second = lookup_of(config)
     assert second.in_memory("u1", "i2") == (False, None)
     check(config, second)
@@ -82,39 +65,27 @@ def test_lookup_finds_every_explanation_after_a_run_and_after_a_retry(
     assert first.find("u1", "i2") is None  # the lookup of an earlier version does not change
 
 
-def test_lookup_keeps_no_more_than_it_may(make_config: MakeConfig, pairs: MakePairs) -> None:
-    run(make_config(), pairs(*PAIRS), load=Toy())
-    lookup = lookup_of(make_config(), max_bytes=4_000)
-    check(make_config(), lookup)
+def test_lookup_keeps_no_more_than_it_may(runs: Runs) -> None:
+    runs.run(*PAIRS)
+    lookup = lookup_of(runs.config(), max_bytes=4_000)
+    check(runs.config(), lookup)
     assert 0 < lookup.num_bytes <= 4_000
     assert lookup.in_memory("u0", "i0") == (False, None)
 
 
-def test_lookup_in_a_file_that_is_broken_or_gone_says_so(
-    make_config: MakeConfig, pairs: MakePairs
-) -> None:
-    run(make_config(), pairs(*PAIRS), load=Toy())
-    output = output_of(make_config())
-    (name,) = (each for each in output.sizes() if each.startswith("part-"))
-    (output / name).write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="go back to the version before"):
-        lookup_of(make_config()).find("u0", "i0")
-    (output / name).delete()
-    with pytest.raises(StorageError, match="not found"):
-        lookup_of(make_config()).find("u0", "i0")
-
-
-def test_explanations_of_another_model_are_refused_naming_what_differs(
-    make_config: MakeConfig, pairs: MakePairs
-) -> None:
-    run(make_config(), pairs("u0 i0"), load=Toy())
+def test_lookup_of_nothing_of_another_model_or_in_a_broken_or_lost_file_says_so(runs: Runs) -> None:
+    with pytest.raises(ArtifactNotFoundError):
+        open_lookup(runs.output.uri, {}, 2**20)
+    runs.run("u0 i0")
     with pytest.raises(
         ArtifactMismatchError, match=r"another model:\n  adapter: '\w+' there, 'other' here"
     ) as error:
-        lookup_of(make_config(), adapter="other")
+        lookup_of(runs.config(), adapter="other")
     assert "graph:" not in str(error.value)
-
-
-def test_output_that_is_not_published_is_not_found(make_config: MakeConfig) -> None:
-    with pytest.raises(ArtifactNotFoundError):
-        open_lookup(output_of(make_config()).uri, {}, 2**20)
+    (name,) = (each for each in runs.output.sizes() if each.startswith("part-"))
+    (runs.output / name).write_bytes(b"no parquet")
+    with pytest.raises(DataError, match="go back to the version before"):
+        lookup_of(runs.config()).find("u0", "i0")
+    (runs.output / name).delete()
+    with pytest.raises(StorageError, match="not found"):
+        lookup_of(runs.config()).find("u0", "i0")

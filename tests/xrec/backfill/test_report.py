@@ -3,30 +3,19 @@
 import html.parser
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.conftest import Place, bucket, disk, place
 from tests.xrec.bulk.toy_run import PoolHere
+from xrec import bulk
 from xrec.backfill import EXPLANATIONS
 from xrec.backfill.driver import describe
 from xrec.backfill.report import REPORT, is_report_of, summarize, write_report
-from xrec.bulk import (
-    BulkRun,
-    Identity,
-    Outcome,
-    RunRequest,
-    Summary,
-    clean_keys,
-    complete,
-    open_run,
-)
 from xrec.schemas import FAILED, GENERATED
-from xrec.storage import Manifest, make_manifest
-
-__all__ = ["bucket", "disk", "place"]
+from xrec.storage import Manifest, make_manifest, open_location
 
 COSTS = {
     "seconds": 80.0,
@@ -41,34 +30,26 @@ COSTS = {
 EVIL = "<script>alert(1)</script> & more"
 
 
-def plan(place: Place, *pairs: tuple[str, str]) -> BulkRun:
-    """Plan a run of these pairs."""
-    users, items = zip(*pairs, strict=True)
-    table = pa.table({"user_id": [*users, None], "item_id": [*items, "i1"]})
-    return open_run(
-        RunRequest(
-            place.uri,
-            Identity(kind="explanations", config={}, inputs={}),
-            EXPLANATIONS,
-            lambda: [clean_keys(table, EXPLANATIONS.keys, file="pairs", first_line=1)],
-            storage=place.storage,
-        )
-    )
+def plan(folder: Path, *users: str) -> bulk.BulkRun:
+    """Plan a run of these users with an item, and of a row without a user."""
+    table = pa.table({"user_id": [*users, None], "item_id": ["i1"] * (len(users) + 1)})
+    identity = bulk.Identity(kind="explanations", config={}, inputs={})
+    batches = [bulk.clean_keys(table, EXPLANATIONS.keys, file="pairs", first_line=1)]
+    uri = str(folder / "out")
+    return bulk.open_run(bulk.RunRequest(uri, identity, EXPLANATIONS, lambda: batches))
 
 
-def manifest_of(place: Place, **counts: Any) -> Manifest:
+def manifest_of(folder: Path, **counts: Any) -> Manifest:
     """The manifest that a run with these counts would publish."""
-    summary = Summary(**counts)
-    row_counts, metrics = describe(plan(place, ("u1", "i1")))(summary)
-    metrics = {**metrics, "costs": dict(summary.costs)}
-    return make_manifest(
-        "explanations", config={}, inputs={}, row_counts=row_counts, metrics=metrics
-    )
+    summary = bulk.Summary(**counts)
+    row_counts, metrics = describe(plan(folder, "u1"))(summary)
+    made = {"row_counts": row_counts, "metrics": {**metrics, "costs": dict(summary.costs)}}
+    return make_manifest("explanations", config={}, inputs={}, **made)
 
 
-def test_summary_is_that_of_the_totals(disk: Place) -> None:
+def test_summary_is_that_of_the_totals(tmp_path: Path) -> None:
     failed = {"unknown_user": 1, "empty_text": 4}
-    manifest = manifest_of(disk, num_ok=105, failed=failed, costs=COSTS, num_deaths=3)
+    manifest = manifest_of(tmp_path, num_ok=105, failed=failed, costs=COSTS, num_deaths=3)
     report = summarize(manifest, price_per_actor_hour=9.0)
     assert (report["num_explained"], report["num_carried"], report["num_failed"]) == (105, 20, 5)
     assert (report["num_rejected"], report["num_deaths"], report["num_retries"]) == (1, 3, 0)
@@ -82,11 +63,11 @@ def test_summary_is_that_of_the_totals(disk: Place) -> None:
     assert report["cost_per_million_pairs"] == pytest.approx(80 / 3600 * 9.0 / 90 * 1e6)
 
 
-def test_summary_does_not_make_up_what_is_not_known(disk: Place) -> None:
-    report = summarize(manifest_of(disk, num_ok=3, costs={"seconds": 5.0}), None)
+def test_summary_does_not_make_up_what_is_not_known(tmp_path: Path) -> None:
+    report = summarize(manifest_of(tmp_path, num_ok=3, costs={"seconds": 5.0}), None)
     names = ("prefix_hit_share", "attention_padding_share", "cost_per_million_pairs")
     assert [report[name] for name in names] == [None, None, None]
-    assert summarize(manifest_of(disk), 1.0)["pairs_per_actor_second"] is None
+    assert summarize(manifest_of(tmp_path), 1.0)["pairs_per_actor_second"] is None
 
 
 class _Page(html.parser.HTMLParser):
@@ -108,7 +89,7 @@ class Evil:
 
     row_errors: tuple[type[Exception], ...] = ()
 
-    def do(self, rows: pa.Table) -> Outcome:
+    def do(self, rows: pa.Table) -> bulk.Outcome:
         counts = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
         evidence = {"aspect": EVIL, **dict.fromkeys(counts, 2), "opinion": EVIL, "is_named": True}
         texts = {"explanation": EVIL, "num_prompt_tokens": 5, "num_generated_tokens": 29}
@@ -119,7 +100,7 @@ class Evil:
         for pair in rows.to_pylist():
             is_ok = pair["user_id"] == "u1"
             made[is_ok].append({**(ok if is_ok else failed), **pair})
-        return Outcome(
+        return bulk.Outcome(
             pa.Table.from_pylist(made[True], GENERATED),
             pa.Table.from_pylist(made[False], FAILED),
             COSTS,
@@ -129,34 +110,34 @@ class Evil:
         raise NotImplementedError
 
 
-def test_report_is_written_with_rows_whose_texts_are_no_markup(place: Place) -> None:
-    run = plan(place, ("u1", "i1"), ("u2", "i1"))
-    manifest = complete(run, PoolHere(), Evil, "explanations", describe(run))
+def test_report_is_written_with_rows_whose_texts_are_no_markup(tmp_path: Path) -> None:
+    run = plan(tmp_path, "u1", "u2")
+    manifest = bulk.complete(run, PoolHere(), Evil, "explanations", describe(run))
     assert manifest is not None
-    assert not is_report_of(place.location, manifest)
-    write_report(place.uri, None, place.storage)
-    assert is_report_of(place.location, manifest)
-    report = json.loads((place.location / REPORT).read_bytes())
+    assert not is_report_of(run.output, manifest)
+    write_report(run.output.uri, None)
+    assert is_report_of(run.output, manifest)
+    report = json.loads((run.output / REPORT).read_bytes())
     assert report["version"] == manifest.version == 0
     assert (report["num_explained"], report["num_rejected"]) == (1, 1)
     assert report["failed_by_reason"] == {"empty_text": 1}
     assert report["samples"][0]["explanation"] == EVIL
     assert set(report["failed_samples"][0]) == set(FAILED.names)
     page = _Page()
-    page.feed((place.location / "_report/report.html").read_text())
+    page.feed((run.output / "_report/report.html").read_text())
     assert "script" not in page.tags
     assert page.text.count(EVIL) == 4
     assert "cost_per_million_pairs" in page.text
     assert page.text.count("not known") == 2
 
 
-def test_report_of_another_content_or_half_written_is_none_of_this_manifest(disk: Place) -> None:
-    manifest = manifest_of(disk)
+def test_report_of_another_content_or_half_written_is_none_of_this_manifest(tmp_path: Path) -> None:
+    manifest, location = manifest_of(tmp_path), open_location(str(tmp_path / "out"))
     for written, is_of in (
         (b'{"fingerprint": "', False),
         (b'{"fingerprint": "0123456789abcdef"}', False),
         (b"[]", False),
         (json.dumps({"fingerprint": manifest.fingerprint}).encode(), True),
     ):
-        (disk.location / REPORT).write_bytes(written)
-        assert is_report_of(disk.location, manifest) is is_of
+        (location / REPORT).write_bytes(written)
+        assert is_report_of(location, manifest) is is_of

@@ -2,88 +2,43 @@
 
 import pickle
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.backfill.runs import pairs_of, published_rows
-from tests.xrec.backfill.toy_engines import Toy
-from tests.xrec.bulk.toy_run import PoolHere
-from xrec.backfill.driver import chunks_at_once, describe
-from xrec.backfill.explain import explain_pairs
+from tests.xrec.backfill.runs import Runs, pairs_of, pairs_table
+from xrec.backfill.driver import chunks_at_once
 from xrec.backfill.identity import identify
 from xrec.backfill.task import EXPLANATIONS, ExplainTask, explain_task
-from xrec.bulk import Identity, Outcome, RunRequest, clean_keys, complete, open_run
+from xrec.bulk import Outcome
 from xrec.config.backfill import FailureReason
-from xrec.storage import open_location
 
-MakeConfig = Callable[..., Any]
 PAIRS_GIVEN = ("u0 i0", "u0 i1", "u1 i2", "u2 wordy", "nobody i0", "u3 nothing", "u4 i4")
 
 
 @pytest.fixture
-def task(make_config: MakeConfig) -> ExplainTask:
-    config = make_config()
-    return explain_task(config, identify(config))()
+def task(runs: Runs) -> ExplainTask:
+    return explain_task(runs.config(), identify(runs.config()))()
 
 
-def complete_run(uri: str, pairs: pa.Table, task: ExplainTask, **settings: Any) -> Any:
-    run = open_run(
-        RunRequest(
-            uri,
-            Identity(kind="explanations", config={}, inputs={}),
-            EXPLANATIONS,
-            lambda: [clean_keys(pairs, EXPLANATIONS.keys, file="pairs", first_line=1)],
-            rows_per_chunk=3,
-            **settings,
-        )
-    )
-    return complete(run, PoolHere(), lambda: task, "explanations", describe(run))
-
-
-def test_explain_task_gives_the_rows_of_a_backfill_and_carries_them(
-    task: ExplainTask, pairs: Callable[..., pa.Table], tmp_path: Path
-) -> None:
-    given = pairs(*PAIRS_GIVEN)
-    generated, not_explained = explain_pairs(task.explainer, given, task.decoding, task.shared_key)
-    one, two = (open_location(str(tmp_path / name)) for name in ("one", "two"))
-    manifest = complete_run(one.uri, given, task)
-    explained, failed = published_rows(one), published_rows(one, failed=True)
-    assert [row["explanation"] for row in explained] == generated["explanation"].to_pylist()
-    assert pairs_of(explained) == pairs_of(generated.to_pylist())
-    assert [row["reason"] for row in failed] == not_explained["reason"].to_pylist()
-    assert manifest.metrics["costs"]["num_generated_tokens"] > 0
-    manifest = complete_run(two.uri, given, task, carry_from=one.uri)
-    assert manifest.metrics["num_carried"] == len(explained)
-    assert published_rows(two) == explained
-
-
-def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_came_with(
-    make_config: MakeConfig, pairs: Callable[..., pa.Table], tmp_path: Path
-) -> None:
-    pq.write_table(pairs("newcomer i0", "newcomer i1"), tmp_path / "new.parquet")
-    config = make_config(cold_start={"interactions": str(tmp_path / "new.parquet")})
-    sent = pickle.dumps(explain_task(config, identify(config), Toy()))
+def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_had(runs: Runs) -> None:
+    pq.write_table(pairs_table("newcomer i0", "newcomer i1"), runs.folder / "new.parquet")
+    config = runs.config(cold_start={"interactions": str(runs.folder / "new.parquet")})
+    sent = pickle.dumps(explain_task(config, identify(config), runs.toy()))
     actor = pickle.loads(sent)()
-    outcome = actor.do(pairs("newcomer i2", "u0 i2"))
+    outcome = actor.do(pairs_table("newcomer i2", "u0 i2"))
     assert pairs_of(outcome.ok.to_pylist()) == ["newcomer i2", "u0 i2"]
     assert outcome.failed.num_rows == 0
     vector = actor.explainer.graph.users[actor.explainer.dataset.user_index("newcomer")]
     assert vector.norm() > 0
-    without = explain_task(make_config(), identify(make_config()), Toy())()
-    (failed,) = without.do(pairs("newcomer i2")).failed.to_pylist()
-    assert failed["reason"] == "unknown_user"
 
 
-def test_chunks_at_the_same_time_share_the_engines_steps_and_have_their_own_rows(
-    task: ExplainTask, pairs: Callable[..., pa.Table]
-) -> None:
-    chunks = [pairs(*PAIRS_GIVEN[:3]), pairs(*PAIRS_GIVEN[3:]), pairs("u4 i0", "u2 i1")]
+def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(task: ExplainTask) -> None:
+    given = (PAIRS_GIVEN[:3], PAIRS_GIVEN[3:], ("u4 i0", "u2 i1"))
+    chunks = [pairs_table(*pairs) for pairs in given]
     alone = [task.do(chunk) for chunk in chunks]
     num_rows: list[int] = []
     step = task.explainer.engine.run.step
@@ -117,10 +72,10 @@ def test_chunks_at_the_same_time_share_the_engines_steps_and_have_their_own_rows
     ("rows_per_chunk", "max_rows", "expected"),
     [(1024, 128, 2), (128, 128, 3), (16, 32, 5), (1, 128, 16)],
 )
-def test_an_actor_does_as_many_chunks_as_keep_the_engine_full(
-    make_config: MakeConfig, rows_per_chunk: int, max_rows: int, expected: int
+def test_chunks_at_once_keep_the_engine_full(
+    runs: Runs, rows_per_chunk: int, max_rows: int, expected: int
 ) -> None:
-    config = make_config(engine={"max_rows": max_rows})
+    config = runs.config(engine={"max_rows": max_rows})
     assert chunks_at_once(config, rows_per_chunk) == expected
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -11,8 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
-from types import TracebackType
-from typing import Self
 
 import deltalake
 import psutil
@@ -26,33 +25,21 @@ from xrec.bulk.upkeep import clean
 from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.storage.delta import open_log
 
-KINDS = (
-    *("kill", "stop", "retry", "publish", "empty", "rollback", "vacuum", "optimize", "other"),
-    "delete",
-)
+KINDS = ("kill", "stop", "retry", "publish", "empty", "rollback", "vacuum", "optimize", "other")
 _REASONS = ("odd", "dull", "task_error")
 _CODES_OF_THE_KILLED = (-signal.SIGKILL, -signal.SIGTERM, INTERRUPTED)
+# Whatever commands do to a table, others may be refused for one of these.
 _REFUSALS = (
-    "came while this job was at work",
-    "took it back",
-    "the table changed 20 times",
-    "there is no table",
-    "cannot be restored",
+    "came while this job was at work|took it back|the table changed 20 times|there is no table|"
+    "cannot be restored"
 )
-"""Whatever commands do to a table, others may be refused for one of these."""
-_DAMAGES = ("the Delta log cannot be used", "holds other files")
-"""After them an output must be deleted once more."""
+# After them an output must be deleted once more.
+_DAMAGES = "the Delta log cannot be used|holds other files"
+# What commands say when someone deletes their output by hand.
 _LOSSES = (
-    "was deleted and made anew",
-    "was deleted while it was made",
-    "the plan is no longer whole",
-    "results are gone",
-    "not found",
-    "pre-conditions",
-    "has no conditional writes",
-    *_DAMAGES,
+    "was deleted and made anew|was deleted while it was made|the plan is no longer whole|"
+    f"results are gone|not found|pre-conditions|has no conditional writes|{_DAMAGES}"
 )
-"""What commands say when someone deletes their output by hand."""
 
 
 @dataclass
@@ -96,18 +83,10 @@ class Chaos:
         else:
             self._processes = multiprocessing.get_context("spawn")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Kill all commands."""
         for each in self.commands:
-            if each.process.exitcode is None:
-                each.process.kill()
+            each.process.kill()
             each.process.join()
 
     def start(self, what: str, run: str = "main", **options: object) -> Command:
@@ -131,7 +110,7 @@ class Chaos:
                 self.start("complete", republish=self.draw.random() < 0.5)
             time.sleep(order.uniform(*seconds))
             if not kinds:
-                kinds = [*KINDS, *(["worker", "worker"] if self.cluster else [])]
+                kinds = [*KINDS, "delete", *(["worker", "worker"] if self.cluster else [])]
                 order.shuffle(kinds)
             kind = kinds.pop()
             print(f"{time.strftime('%X')} {number}: {kind}")  # noqa: T201
@@ -149,7 +128,7 @@ class Chaos:
         self._look_at_the_ended()
         (self.setting.folder / "healed").touch()
         last = self._last(seconds)
-        if last.process.exitcode == REFUSED and self._refusal(last) in _DAMAGES:
+        if last.process.exitcode == REFUSED and self._refusal(last) in _DAMAGES.split("|"):
             self._delete()
             self.blows["deleted again"] += 1
             last = self._last(seconds)
@@ -174,10 +153,9 @@ class Chaos:
     def _refusal(self, command: Command) -> str:
         """What a command was refused for; it must be something that had a cause."""
         why = self.log(command).splitlines()[-1]
-        causes = (*_REFUSALS, *_LOSSES) if self.was_deleted else _REFUSALS
-        found = [words for words in causes if words in why]
+        found = re.search(f"{_REFUSALS}|{_LOSSES}" if self.was_deleted else _REFUSALS, why)
         assert found, f"{command.name}: {why}"
-        return found[0]
+        return found.group()
 
     def log(self, command: Command) -> str:
         """The end of what a command printed."""
@@ -185,11 +163,8 @@ class Chaos:
         return path.read_text()[-3000:] if path.exists() else "it was killed before it began"
 
     def _awake(self) -> list[Command]:
-        return [
-            each
-            for each in self.commands
-            if each.wakes_at is None and each.process.exitcode is None
-        ]
+        alive = [each for each in self.commands if each.process.exitcode is None]
+        return [each for each in alive if each.wakes_at is None]
 
     def _wake(self, number: int | None = None) -> None:
         """Wake those who slept for long enough; all of them without a number."""
@@ -258,53 +233,31 @@ class Chaos:
 
 def workers_on(node: NodeProcess) -> list[psutil.Process]:
     """The processes of a node of Ray that do chunks."""
-    return [each for each in node.processes() if "DoChunks" in _command_line(each)]
+    found = []
+    for each in node.processes():
+        with suppress(psutil.NoSuchProcess):
+            found += [each] if "DoChunks" in " ".join(each.cmdline()) else []
+    return found
 
 
-def _command_line(process: psutil.Process) -> str:
-    with suppress(psutil.NoSuchProcess):
-        return " ".join(process.cmdline())
-    return ""
+class Reader:
+    """Opens the newest version all the while, and raises an error about what must not be.
 
-
-class Reader(threading.Thread):
-    """Opens the newest version all the while, and notes what must not be.
-
-    num_versions: how many versions it read.
+    num_versions: how many versions it read. is_ended: tells it to stop.
     """
 
     def __init__(self, chaos: Chaos):
-        super().__init__(daemon=True)
         self._chaos = chaos
-        self._is_ended = threading.Event()
-        self._error: BaseException | None = None
         self._texts: dict[tuple[str, ...], str] = {}
         self._rows: dict[str, list[tuple[str, str]]] = {}
         self._seen: tuple[str, int] | None = None
         self.num_versions = 0
+        self.is_ended = threading.Event()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._is_ended.set()
-        self.join()
-        if self._error is not None:
-            raise self._error
-
-    def run(self) -> None:
+    def read_on(self) -> None:
         """Read until the end, or until something is wrong."""
-        try:
-            while not self._is_ended.wait(0.05):
-                self.look()
-        except BaseException as error:  # noqa: BLE001 - the test raises it
-            self._error = error
+        while not self.is_ended.wait(0.05):
+            self.look()
 
     def look(self, version: int | None = None) -> None:
         """Read a version, by default the newest one, and see that it is right."""
@@ -341,8 +294,7 @@ class Reader(threading.Thread):
         assert sorted(keys) == planned, f"version {table.version}: {len(keys)} rows"
         mark = f"{entry.commit.run} {entry.commit.nonce}"
         said = zip(rows["text"], rows["hint"], strict=True)
-        marks = {hint or text.rpartition(" ")[0] for text, hint in said}
-        marks = {" ".join(each.split()[:2]) for each in marks}
+        marks = {hint or text.partition(",")[0] for text, hint in said}
         assert marks == {mark}, f"version {table.version} of {mark} has rows of {marks}"
         counts = table.manifest.row_counts
         num_ok = rows["status"].count("ok")

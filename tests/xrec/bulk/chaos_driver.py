@@ -8,35 +8,21 @@ import logging
 import os
 import random
 import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import deltalake
-import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
 from cluster.connect import ensure_ray
 from tests.xrec.bulk.conftest import Place
-from tests.xrec.bulk.toy_run import PoolHere, Toy, ToyTask, describe, die, toy_run
-from xrec.bulk import (
-    Identity,
-    Outcome,
-    RayPool,
-    Summary,
-    backoff,
-    complete,
-    driver,
-    empty,
-    parts,
-    rollback,
-    vacuum,
-)
+from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, Toy, die, toy_run
+from xrec import bulk
+from xrec.bulk import backoff, driver, parts
 from xrec.bulk.pool import Pool
-from xrec.bulk.worker import WorkerSettings
 from xrec.config.shared import RayConfig
 from xrec.errors import XRecError
 from xrec.storage.delta import open_log
@@ -78,99 +64,32 @@ class Setting:
             ITEMS,
             num_users=self.num_users_of(run),
             rows_per_chunk=self.rows_per_chunk,
-            identity=Identity(kind="explanations", config={"run": run}, inputs={"rows": "toy"}),
+            identity=IDENTITY.model_copy(update={"config": {"run": run}}),
         )
-
-
-@dataclass(frozen=True)
-class ChaosTask(ToyTask):
-    """A toy task whose rows bear a mark."""
-
-    mark: str = ""
-    seconds_per_row: float = 0.0
-
-    def do(self, rows: pa.Table) -> Outcome:
-        """See ChunkTask."""
-        time.sleep(self.seconds_per_row * rows.num_rows)
-        done = super().do(rows)
-        texts = pa.array([f"{self.mark} {text}" for text in done.ok["text"].to_pylist()])
-        place = done.ok.schema.get_field_index("text")
-        return Outcome(done.ok.set_column(place, "text", texts), self._marked(done.failed))
-
-    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        """See ChunkTask."""
-        return self._marked(super().fail(rows, reason, message))
-
-    def _marked(self, failed: pa.Table) -> pa.Table:
-        hints = pa.array([self.mark] * failed.num_rows, pa.string())
-        return failed.set_column(failed.schema.get_field_index("hint"), "hint", hints)
-
-
-class UnorderedPool(PoolHere):
-    """Does the chunks in an order of its own, so that drivers side by side share the work."""
-
-    def summaries(
-        self, settings: WorkerSettings, chunks: Sequence[int]
-    ) -> Iterator[tuple[int, Summary]]:
-        """See Pool."""
-        return super().summaries(settings, random.sample(chunks, len(chunks)))
 
 
 def _complete(setting: Setting, run: str, republish: bool, retry: tuple[str, ...]) -> None:
-    with (
-        nullcontext() if setting.address is None else ensure_ray(RayConfig(address=setting.address))
-    ):
+    ray = None if setting.address is None else ensure_ray(RayConfig(address=setting.address))
+    with ray or nullcontext():
         toy = setting.open(run)
-        complete(
-            toy.run,
-            _pool(setting),
-            _make_task(setting, toy),
-            "explanations",
-            describe,
-            republish=republish,
-            retry=retry,
-            alongside=True,
-        )
+        mark = f"{toy.run.record.run} {toy.run.record.nonce}"
+        seconds = setting.seconds_per_chunk / setting.rows_per_chunk
+        task = toy.make_task(kill=die, mark=mark, seconds=seconds)
+        toy.complete(_pool(setting), task, republish=republish, retry=retry, alongside=True)
 
 
 def _pool(setting: Setting) -> Pool:
+    """A pool; those in processes have an order of their own, so that drivers share the work."""
     if setting.address is None:
-        return UnorderedPool()
-    return RayPool(setting.max_actors, min_actors=1, cpus=0.5)
-
-
-def _make_task(setting: Setting, toy: Toy) -> Callable[[], ChaosTask]:
-    mark = f"{toy.run.record.run} {toy.run.record.nonce}"
-    seconds = setting.seconds_per_chunk / setting.rows_per_chunk
-    task = ChaosTask(str(toy.healed), die, mark=mark, seconds_per_row=seconds)
-    return lambda: task
-
-
-def _publish(setting: Setting, run: str, republish: bool, retry: tuple[str, ...]) -> None:
-    setting.open(run).publish(republish=republish)
-
-
-def _empty(setting: Setting, *_: object) -> None:
-    empty(setting.place.uri, setting.place.storage)
+        return PoolHere(order=lambda chunks: random.sample(chunks, len(chunks)))
+    return bulk.RayPool(setting.max_actors, min_actors=1, cpus=0.5)
 
 
 def _rollback(setting: Setting, *_: object) -> None:
     log = open_log(setting.place.location)
     if log is not None:
         version = random.randint(0, log.version)
-        rollback(setting.place.uri, version, setting.place.storage)
-
-
-def _vacuum(setting: Setting, *_: object) -> None:
-    vacuum(setting.place.uri, timedelta(hours=168), setting.place.storage)
-
-
-def _their_vacuum(setting: Setting, *_: object) -> None:
-    _theirs(setting, lambda table: table.vacuum(dry_run=False, full=True))
-
-
-def _optimize(setting: Setting, *_: object) -> None:
-    _theirs(setting, lambda table: table.optimize.compact())
+        bulk.rollback(setting.place.uri, version, setting.place.storage)
 
 
 def _theirs(setting: Setting, do: Callable[[deltalake.DeltaTable], object]) -> None:
@@ -211,12 +130,15 @@ def main(
         os._exit(INTERRUPTED)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+_WEEK = timedelta(hours=168)
+COMMANDS: dict[str, Callable[..., object]] = {
     "complete": _complete,
-    "publish": _publish,
-    "empty": _empty,
+    "publish": lambda at, run, republish, retry: at.open(run).publish(republish=republish),
+    "empty": lambda at, *_: bulk.empty(at.place.uri, at.place.storage),
     "rollback": _rollback,
-    "vacuum": _vacuum,
-    "their_vacuum": _their_vacuum,
-    "optimize": _optimize,
+    "vacuum": lambda at, *_: bulk.vacuum(at.place.uri, _WEEK, at.place.storage),
+    "their_vacuum": lambda at, *_: _theirs(
+        at, lambda table: table.vacuum(dry_run=False, full=True)
+    ),
+    "optimize": lambda at, *_: _theirs(at, lambda table: table.optimize.compact()),
 }

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,29 +55,34 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 @dataclass(frozen=True)
-class Toys:
-    """Plans toy runs at a place."""
+class Toys(Place):
+    """A place, and what plans toy runs there; `patch` changes xrec as long as a test lasts."""
 
-    place: Place
     folder: Path
+    patch: pytest.MonkeyPatch
 
     def __call__(self, items: str | Sequence[str] = "a b c", **settings: Any) -> "Toy":
         """A toy run; `items` are names with spaces between them, or a list."""
         from tests.xrec.bulk.toy_run import toy_run  # which imports this module
 
         names = items.split() if isinstance(items, str) else items
-        return toy_run(self.place, self.folder, names, **settings)
+        return toy_run(self, self.folder, names, **settings)
 
     def at(self, name: str) -> "Toys":
         """The same at another place, below this one."""
-        return Toys(Place(f"{self.place.uri}/{name}", self.place.storage), self.folder)
+        return replace(self, uri=f"{self.uri}/{name}")
 
 
 @pytest.fixture
-def toys(request: pytest.FixtureRequest, tmp_path: Path) -> Toys:
-    """Toy runs at `place`, if the test asks for it, else on a disk."""
-    name = "place" if "place" in request.fixturenames else "disk"
-    return Toys(request.getfixturevalue(name), tmp_path)
+def toys(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toys:
+    """Toy runs on a disk, then in an object store."""
+    return Toys(place.uri, place.storage, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def here(disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toys:
+    """Toy runs on a disk."""
+    return Toys(disk.uri, disk.storage, tmp_path, monkeypatch)
 
 
 @pytest.fixture(autouse=True)

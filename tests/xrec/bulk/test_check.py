@@ -39,11 +39,11 @@ def finished(toys: Toys) -> Toy:
     return toy
 
 
-def test_check_of_a_published_run_finds_nothing(place: Place, toys: Toys) -> None:
+def test_check_of_a_published_run_finds_nothing(toys: Toys) -> None:
     finished(toys)
-    assert found_by(place) == []
-    vacuum(place.uri, timedelta(hours=1), place.storage)
-    assert found_by(place) == []
+    assert found_by(toys) == []
+    vacuum(toys.uri, timedelta(hours=1), toys.storage)
+    assert found_by(toys) == []
 
 
 def test_check_of_nothing_and_of_other_files_says_so(place: Place) -> None:
@@ -52,54 +52,50 @@ def test_check_of_nothing_and_of_other_files_says_so(place: Place) -> None:
     assert "holds other files, such as photos.zip" in only(place, "error")
 
 
-def test_check_of_missing_and_changed_files_names_one(place: Place, toys: Toys) -> None:
+def test_check_of_missing_and_changed_files_names_one(toys: Toys) -> None:
     (path,) = files_of(finished(toys))
-    file = place.location / path
+    file = toys.location / path
     for spoil in (lambda: file.write_bytes(b"x"), file.delete):
         spoil()
-        text = only(place, "error")
+        text = only(toys, "error")
         assert f"version 1 lacks 1 of its files, or they have another size: {path}" in text
         assert "run the job again, which goes back to a version that is whole" in text
 
 
-def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(
-    disk: Place, toys: Toys
-) -> None:
-    finished(toys)
-    deltalake.DeltaTable(disk.uri).delete("bucket = 0")
-    assert found_by(disk) == []
-    empty(disk.uri)
-    (disk.location / "_delta_log" / "00000000000000000003.json").write_bytes(b"{")
-    assert "the Delta log cannot be used" in only(disk, "error")
-    other = toys.at("other").place
+def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(here: Toys) -> None:
+    finished(here)
+    deltalake.DeltaTable(here.uri).delete("bucket = 0")
+    assert found_by(here) == []
+    empty(here.uri)
+    (here.location / "_delta_log" / "00000000000000000003.json").write_bytes(b"{")
+    assert "the Delta log cannot be used" in only(here, "error")
+    other = here.at("other")
     deltalake.write_deltalake(other.uri, pa.table({"a": [1]}))
     assert "holds a Delta table that this xrec does not publish to" in only(other, "error")
 
 
-def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(toys: Toys) -> None:
     toy, during, pool = toys(), [], stopped_after(2)
     stop = pool.before
-    pool.before = lambda chunk: (during.extend(found_by(place)), stop(chunk))
+    pool.before = lambda chunk: (during.extend(found_by(toys)), stop(chunk))
     with pytest.raises(KeyboardInterrupt):
         toy.drive(pool)
     assert during == []
-    text = only(place, "warning")
+    text = only(toys, "warning")
     assert "12 of 36 rows done: its driver ended; run the job again" in text
-    monkeypatch.setattr(driver, "TERM", timedelta(0))
-    kill(toy, 1, monkeypatch)
-    assert "its driver gives no sign of life" in only(place, "warning")
+    toys.patch.setattr(driver, "TERM", timedelta(0))
+    kill(toy, 1, toys.patch)
+    assert "its driver gives no sign of life" in only(toys, "warning")
     toy.drive()
-    assert "36 of 36 rows done, and not published" in only(place, "warning")
+    assert "36 of 36 rows done, and not published" in only(toys, "warning")
     toys("b", identity=OTHER).complete()
-    assert found_by(place) == []  # the other run came after it
+    assert found_by(toys) == []  # the other run came after it
 
 
-def test_check_of_a_plan_that_lacks_a_file_says_so(disk: Place, toys: Toys) -> None:
-    toy = toys()
+def test_check_of_a_plan_that_lacks_a_file_says_so(here: Toys) -> None:
+    toy = here()
     toy.drive(max_rows=7)
     (toy.run.folder / "plan" / "part-00000.parquet").delete()
-    findings = found_by(disk)
+    findings = found_by(here)
     assert [finding.severity for finding in findings] == ["warning", "warning"]
     assert any("its plan lacks files" in finding.what for finding in findings)

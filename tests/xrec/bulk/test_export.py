@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.bulk.conftest import Place, Toys
-from tests.xrec.bulk.test_rules_publish import Stopped
-from tests.xrec.bulk.toy_run import Toy
+from tests.xrec.bulk.toy_run import Killed, Toy
 from xrec.bulk import Exported, export_run, is_exported
 from xrec.bulk.export import RECORD, SUCCESS, _with_json_cells
 from xrec.config.export import ExportConfig
@@ -90,11 +89,11 @@ def parsed(data: bytes, format: str) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("format", ["parquet", "csv"])
-def test_export_holds_the_rows_that_succeeded(place: Place, toys: Toys, format: str) -> None:
+def test_export_holds_the_rows_that_succeeded(toys: Toys, format: str) -> None:
     toy = finished(toys)
-    exported = export(place, format=format)
+    exported = export(toys, format=format)
     assert (exported.num_rows, exported.version, exported.is_new) == (36, 0, True)
-    files = exported_files(place)
+    files = exported_files(toys)
     assert len(files) == exported.num_files > 2
     assert all(name.endswith(f".{format}") for name in files)
     rows = [row for data in files.values() for row in parsed(data, format)]
@@ -102,18 +101,16 @@ def test_export_holds_the_rows_that_succeeded(place: Place, toys: Toys, format: 
     columns = ["user", "item", "text", "num_tokens", "reason"]
     assert in_order(rows, columns) == table_rows(toy, columns)
     sizes = {name: len(data) for name, data in files.items()}
-    assert success_of(place) == {"version": 0, "num_rows": 36, "files": sizes}
+    assert success_of(toys) == {"version": 0, "num_rows": 36, "files": sizes}
 
 
 @pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("format", ["parquet", "csv"])
-def test_export_in_folders_of_values_is_read_back_by_pyarrow(
-    place: Place, toys: Toys, format: str
-) -> None:
+def test_export_in_folders_of_values_is_read_back_by_pyarrow(toys: Toys, format: str) -> None:
     toy = finished(toys, ["a/b c", "50 %", "é=", "odd-1"])
     settings = {"columns": ["user"], "partition_by": ["item", "num_tokens"]}
-    assert export(place, format=format, **settings).num_rows == 36
-    target = target_of(place)
+    assert export(toys, format=format, **settings).num_rows == 36
+    target = target_of(toys)
     fields = [("item", pa.string()), ("num_tokens", pa.int32())]
     rows = pads.dataset(
         target.path,
@@ -135,26 +132,24 @@ def test_export_in_folders_of_values_is_read_back_by_pyarrow(
         ({"columns": ["item"], "partition_by": ["item"]}, "expected each column once, and one"),
     ],
 )
-def test_export_of_an_unknown_or_unfit_column_says_which_there_are(
-    disk: Place, toys: Toys, settings: dict[str, Any], message: str
+def test_export_of_unfit_columns_refused(
+    here: Toys, settings: dict[str, Any], message: str
 ) -> None:
-    finished(toys)
+    finished(here)
     with pytest.raises(ConfigError, match=message):
-        export(disk, **settings)
-    assert not target_of(disk).exists()
+        export(here, **settings)
+    assert not target_of(here).exists()
 
 
-def test_export_by_a_column_of_empty_or_too_many_values_is_refused(
-    disk: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finished(toys, ["a", "b", ""])
+def test_export_by_a_column_of_empty_or_too_many_values_is_refused(here: Toys) -> None:
+    finished(here, ["a", "b", ""])
     with pytest.raises(DataError, match="'item' has an empty text"):
-        export(disk, partition_by=["item"])
-    monkeypatch.setattr("xrec.bulk.export.MOST_FOLDERS", 4)
-    target_of(disk).delete()
+        export(here, partition_by=["item"])
+    here.patch.setattr("xrec.bulk.export.MOST_FOLDERS", 4)
+    target_of(here).delete()
     with pytest.raises(DataError, match="maximum of 4; choose other columns for partition_by"):
-        export(disk, partition_by=["user"])
-    assert success_of(disk) is None
+        export(here, partition_by=["user"])
+    assert success_of(here) is None
 
 
 def test_csv_has_lists_as_json() -> None:
@@ -170,39 +165,37 @@ def test_csv_has_lists_as_json() -> None:
 
 
 @pytest.mark.usefixtures("small_files")
-def test_export_stopped_at_any_moment_goes_on_and_one_that_is_whole_is_left(
-    place: Place, toys: Toys
-) -> None:
+def test_export_stopped_at_any_moment_goes_on_and_one_that_is_whole_is_left(toys: Toys) -> None:
     finished(toys)
-    export(place)
-    files = exported_files(place)
+    export(toys)
+    files = exported_files(toys)
     for moment in ("record", "files", "success"):
-        target_of(place).delete()
+        target_of(toys).delete()
         with pytest.MonkeyPatch.context() as patch:
             _stop_at(moment, patch)
-            with pytest.raises(Stopped):
-                export(place)
-        assert success_of(place) is None
-        assert export(place).is_new
-        assert exported_files(place) == files
-    assert not export(place).is_new
-    (target_of(place) / min(files)).delete()
-    assert export(place).is_new
-    assert exported_files(place) == files
+            with pytest.raises(Killed):
+                export(toys)
+        assert success_of(toys) is None
+        assert export(toys).is_new
+        assert exported_files(toys) == files
+    assert not export(toys).is_new
+    (target_of(toys) / min(files)).delete()
+    assert export(toys).is_new
+    assert exported_files(toys) == files
 
 
 def _stop_at(moment: str, patch: pytest.MonkeyPatch) -> None:
     """Stop an export before its record, within its files, or before `_SUCCESS`."""
 
     def stop(*arguments: Any) -> Any:
-        raise Stopped
+        raise Killed
 
     if moment == "files":
         original = pads.write_dataset
 
         def write(batches: Any, *arguments: Any, **settings: Any) -> None:
             original(list(batches)[:1], *arguments, **settings)
-            raise Stopped
+            raise Killed
 
         patch.setattr("xrec.bulk.export.pads.write_dataset", write)
     name = {"record": "create_bytes", "success": "write_bytes"}.get(moment)
@@ -210,19 +203,19 @@ def _stop_at(moment: str, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(kind, name, stop)
 
 
-def test_export_of_something_else_or_among_other_files_is_refused(place: Place, toys: Toys) -> None:
-    target, toy = target_of(place), finished(toys)
+def test_export_of_something_else_or_among_other_files_is_refused(toys: Toys) -> None:
+    target, toy = target_of(toys), finished(toys)
     cat = target / "photos" / "cat.parquet"
     cat.write_bytes(b"a cat")
     with pytest.raises(ArtifactMismatchError, match=r"of no export, such as photos/cat\.parquet"):
-        export(place)
+        export(toys)
     assert target.files() == ["photos/cat.parquet"]
     target.delete()
     same = {"columns": ["text", "user", "bucket"]}
-    assert not is_exported(place.uri, ExportConfig(uri=target.uri, **same), 0, place.storage)
-    export(place, **same)
-    assert is_exported(place.uri, ExportConfig(uri=target.uri, **same), 0, place.storage)
-    before = exported_files(place)
+    assert not is_exported(toys.uri, ExportConfig(uri=target.uri, **same), 0, toys.storage)
+    export(toys, **same)
+    assert is_exported(toys.uri, ExportConfig(uri=target.uri, **same), 0, toys.storage)
+    before = exported_files(toys)
     here = pq.read_schema(pa.BufferReader(*before.values()))
     assert [*zip(here.names, here.types, strict=True)] == [
         (name, toy.run.format.table_schema.field(name).type) for name in same["columns"]
@@ -231,28 +224,26 @@ def test_export_of_something_else_or_among_other_files_is_refused(place: Place, 
     toy.complete(retry=["odd"])
     for settings, field in ((same, "version"), ({"version": 0}, "columns")):
         with pytest.raises(ArtifactMismatchError, match=rf"(?s)another export:\n.*{field}: "):
-            export(place, **settings)
-    assert exported_files(place) == before
+            export(toys, **settings)
+    assert exported_files(toys) == before
     cat.write_bytes(b"a cat")
     with pytest.raises(ArtifactMismatchError, match=r"changed meanwhile, such as photos/cat"):
-        export(place, version=0, **same)
-    assert success_of(place) is None
+        export(toys, version=0, **same)
+    assert success_of(toys) is None
     (target / RECORD).write_bytes(b"{}")
     with pytest.raises(ArtifactMismatchError, match="another export"):
-        export(place)
+        export(toys)
 
 
-def test_export_of_what_is_not_published_or_around_the_table_is_refused(
-    disk: Place, toys: Toys
-) -> None:
-    for do in (lambda: None, toys("a").drive):
+def test_export_of_what_is_not_published_or_around_the_table_is_refused(here: Toys) -> None:
+    for do in (lambda: None, here("a").drive):
         do()
         with pytest.raises(ArtifactNotFoundError, match="nothing was published there"):
-            export(disk)
-    toys("a").publish()
+            export(here)
+    here("a").publish()
     with pytest.raises(TableError, match="version 99 is not there"):
-        export(disk, version=99)
-    assert not target_of(disk).exists()
-    for uri in (disk.uri, f"{disk.uri}/export", str(Path(disk.uri).parent)):
+        export(here, version=99)
+    assert not target_of(here).exists()
+    for uri in (here.uri, f"{here.uri}/export", str(Path(here.uri).parent)):
         with pytest.raises(ConfigError, match="a folder of its own"):
-            export(disk, uri=uri)
+            export(here, uri=uri)

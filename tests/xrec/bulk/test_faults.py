@@ -12,14 +12,15 @@ import deltalake
 import pytest
 
 import xrec.bulk.export
+from tests.faulty_proxy import Faults, faulty_proxy
 from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.test_export import export, exported_files, success_of, target_of
 from tests.xrec.bulk.test_rules_plan import OTHER
-from tests.xrec.bulk.test_rules_publish import Stopped, commit_once, table_at
-from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, PoolHere, Toy, rows_of
-from tests.xrec.bulk.unconditional_store import unconditional_store
-from xrec.bulk import RunRequest, check_output, driver, open_run, read_status, rollback, vacuum
+from tests.xrec.bulk.test_rules_publish import commit_once, table_at
+from tests.xrec.bulk.toy_run import IDENTITY, Killed, PoolHere, Toy, die_here, rows_of, toy_request
+from xrec.bulk import check_output, driver, open_run, read_status, rollback, vacuum
 from xrec.errors import ArtifactMismatchError, DataError, LeaseError, StorageError, TableError
+from xrec.storage.s3 import S3Location
 
 
 def errors_at(place: Place) -> list[str]:
@@ -33,70 +34,61 @@ def errors_at(place: Place) -> list[str]:
 
 @pytest.mark.parametrize("when", ["work", "commit"])
 @pytest.mark.parametrize("is_same", [True, False])
-def test_fault_1_driver_that_wakes_after_a_deletion_changes_nothing(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, when: str, is_same: bool
-) -> None:
+def test_fault_1_driver_that_wakes_late_is_harmless(toys: Toys, when: str, is_same: bool) -> None:
     identity, later = IDENTITY if is_same else OTHER, []
 
     def deleted_and_made_again(*arguments: object) -> None:
         if not later:
-            place.location.delete()
+            toys.location.delete()
             later.append(toys("a x", identity=identity))
             later[0].complete()
 
-    monkeypatch.setattr(driver, "_SECONDS_BETWEEN_LOOKS", 0.0)
-    monkeypatch.setattr(driver, "_SECONDS_BETWEEN_SIGNS", 0.0)
+    toys.patch.setattr(driver, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    toys.patch.setattr(driver, "_SECONDS_BETWEEN_SIGNS", 0.0)
     toy = toys("a x" if is_same else "a b c")
     if when == "work":
-        with pytest.raises(LeaseError):
+        with pytest.raises(LeaseError, match="deleted and made anew while this driver was at"):
             toy.complete(on_progress=deleted_and_made_again)
     else:
-        commit_once(monkeypatch, deleted_and_made_again)
+        commit_once(toys.patch, deleted_and_made_again)
         with pytest.raises(TableError, match=r"another publish \(version 0\) came"):
             toy.complete()
     table = later[0].published()
-    assert rows_of(table) == later[0].rows
-    assert table.manifest.config == identity.config
-    assert errors_at(place) == []
-    assert read_status(place.uri, place.storage).phase() == "published"
+    assert (rows_of(table), table.manifest.config) == (later[0].rows, identity.config)
+    assert errors_at(toys) == []
+    assert read_status(toys.uri, toys.storage).phase() == "published"
 
 
 # 2. A stopped export wakes beside its successor.
 
 
 @pytest.mark.parametrize("is_deleted", [True, False])
-@pytest.mark.parametrize(
-    ("step", "call"), [("_begin", 0), ("_refuse_empty", 0), ("_check", 0), ("_check", 1)]
-)
-def test_fault_2_export_that_wakes_beside_its_successor_leaves_what_success_lists(
-    disk: Place,
-    toys: Toys,
-    monkeypatch: pytest.MonkeyPatch,
-    step: str,
-    call: int,
-    is_deleted: bool,
+@pytest.mark.parametrize("step", ["_begin 0", "_refuse_empty 0", "_check 0", "_check 1"])
+def test_fault_2_export_that_wakes_late_leaves_its_successors(
+    here: Toys, step: str, is_deleted: bool
 ) -> None:
-    """Ahead of a step of one export, another one is made in its place."""
-    toy = toys("a b c odd-1")
+    """Ahead of a call of a step of one export, another one is made in its place."""
+    toy = here("a b c odd-1")
     toy.complete()
     toy.complete(retry=["odd"])
-    original, calls = getattr(xrec.bulk.export, step), []
+    name, call = step.split()
+    original, calls = getattr(xrec.bulk.export, name), []
 
     def late(*arguments: Any) -> Any:
         calls.append(None)
-        if len(calls) == call + 1:
-            monkeypatch.setattr(xrec.bulk.export, step, original)
+        if len(calls) == int(call) + 1:
+            here.patch.setattr(xrec.bulk.export, name, original)
             if is_deleted:
-                target_of(disk).delete()
-            export(disk, version=1 if is_deleted else 0)
+                target_of(here).delete()
+            export(here, version=1 if is_deleted else 0)
         return original(*arguments)
 
-    monkeypatch.setattr(xrec.bulk.export, step, late)
+    here.patch.setattr(xrec.bulk.export, name, late)
     refusal = pytest.raises((ArtifactMismatchError, StorageError)) if is_deleted else nullcontext()
     with refusal:
-        export(disk, version=0)
-    if (success := success_of(disk)) is not None:
-        there = {name: len(data) for name, data in exported_files(disk).items()}
+        export(here, version=0)
+    if (success := success_of(here)) is not None:
+        there = {name: len(data) for name, data in exported_files(here).items()}
         assert success["files"] == there
 
 
@@ -112,8 +104,8 @@ def spoil(toy: Toy, chunk: int, name: str = "{:07d}.parquet", *, footer: bool) -
 
 @pytest.mark.parametrize("footer", [True, False])
 @pytest.mark.parametrize("retry", [[], ["odd"]])
-def test_fault_3_result_that_cannot_be_read_is_done_once_more_and_then_named(
-    place: Place, toys: Toys, footer: bool, retry: list[str]
+def test_fault_3_broken_result_is_done_once_more_and_then_named(
+    toys: Toys, footer: bool, retry: list[str]
 ) -> None:
     toy = toys("a odd-1")
     toy.drive()
@@ -122,7 +114,7 @@ def test_fault_3_result_that_cannot_be_read_is_done_once_more_and_then_named(
     assert (pool.done, manifest.row_counts) == ([1], {"explanations": 12, "failed": 12})
     assert rows_of(toy.published()) == toy.rows
     if not retry:
-        (place.location / "_delta_log").delete()
+        (toys.location / "_delta_log").delete()
     spoil(toy, 1, "{:07d}~1.parquet", footer=footer)
     for _ in range(2):
         with pytest.raises(DataError, match=r"neither 0000001\.parquet nor 0000001~1\.parquet"):
@@ -137,7 +129,7 @@ def test_fault_3_result_that_cannot_be_read_is_done_once_more_and_then_named(
 # 4. A check beside a healthy run.
 
 
-def test_fault_4_check_beside_a_run_at_work_finds_no_error(place: Place, toys: Toys) -> None:
+def test_fault_4_check_beside_a_run_at_work_finds_no_error(toys: Toys) -> None:
     def work() -> None:
         for words in range(4):
             identity = IDENTITY.model_copy(update={"config": {"words": words}})
@@ -145,11 +137,11 @@ def test_fault_4_check_beside_a_run_at_work_finds_no_error(place: Place, toys: T
 
     thread = threading.Thread(target=work)
     thread.start()
-    while not (place.location / "_xrec" / "runs").exists():
+    while not (toys.location / "_xrec" / "runs").exists():
         assert thread.is_alive()
     num_checks = 0
     while thread.is_alive() or num_checks < 30:
-        assert errors_at(place) == []
+        assert errors_at(toys) == []
         num_checks += 1
     thread.join()
 
@@ -157,84 +149,78 @@ def test_fault_4_check_beside_a_run_at_work_finds_no_error(place: Place, toys: T
 # 5. A process is killed within a local write.
 
 
-def test_fault_5_leftovers_of_writes_that_were_killed_break_nothing(
-    disk: Place, toys: Toys
-) -> None:
-    toy = toys("a odd-1")
+def test_fault_5_leftovers_of_writes_that_were_killed_break_nothing(here: Toys) -> None:
+    toy = here("a odd-1")
     toy.drive(max_rows=7)
-    (disk.location / "_delta_log" / "00000000000000000000.json#1").write_bytes(b"{")
-    assert errors_at(disk) == []
+    (here.location / "_delta_log" / "00000000000000000000.json#1").write_bytes(b"{")
+    assert errors_at(here) == []
     toy.complete()
-    for file in [path for path in Path(disk.uri).rglob("*") if path.is_file()]:
+    for file in [path for path in Path(here.uri).rglob("*") if path.is_file()]:
         file.with_name(f".{file.name}.k2j8x").write_bytes(b"")
         file.with_name(f".{file.name}.k2j8y").write_bytes(b"PAR1 half of it")
-    assert check_output(disk.uri) == []
-    assert read_status(disk.uri).phase() == "published"
+    assert check_output(here.uri) == []
+    assert read_status(here.uri).phase() == "published"
     toy.heal()
-    toys("a odd-1").complete(retry=["odd"])
-    vacuum(disk.uri, timedelta(hours=1))
+    here("a odd-1").complete(retry=["odd"])
+    vacuum(here.uri, timedelta(hours=1))
     assert rows_of(toy.published(), "ok") == toy.rows
-    export(disk)
-    assert rollback(disk.uri, 0) > 1
+    export(here)
+    assert rollback(here.uri, 0) > 1
 
 
 # 6. An empty `_last_checkpoint`.
 
 
-def test_fault_6_empty_last_checkpoint_breaks_nothing(place: Place, toys: Toys) -> None:
+def test_fault_6_empty_last_checkpoint_breaks_nothing(toys: Toys) -> None:
     toy = toys("a odd-1")
     toy.complete()
-    hint = place.location / "_delta_log" / "_last_checkpoint"
+    hint = toys.location / "_delta_log" / "_last_checkpoint"
     hint.write_bytes(b"")
     assert rows_of(toy.published()) == toy.rows
-    assert check_output(place.uri, place.storage) == []
+    assert check_output(toys.uri, toys.storage) == []
     toy.heal()
     assert toy.complete(retry=["odd"]).version == 1
-    table_at(place).create_checkpoint()
+    table_at(toys).create_checkpoint()
     hint.write_bytes(b"")
     assert rows_of(toy.published(), "ok") == toy.rows
     assert toys("b", identity=OTHER).complete().version == 2
-    assert rollback(place.uri, 1, place.storage) == 3
+    assert rollback(toys.uri, 1, toys.storage) == 3
 
 
 # 7. A late writer of entry 0.
 
 
 @pytest.mark.parametrize("is_made_again", [True, False])
-def test_fault_7_late_entry_0_of_another_run_is_undone_and_its_rows_are_never_mixed(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, is_made_again: bool
-) -> None:
+def test_fault_7_late_entry_0_of_another_run_is_undone(toys: Toys, is_made_again: bool) -> None:
     """A publisher sleeps before its commit, and wakes after the output was deleted."""
     late, later = toys(), []
     late.drive()
 
     def deleted() -> None:
-        place.location.delete()
+        toys.location.delete()
         later.append(toys("x", identity=OTHER))
         later[0].complete() if is_made_again else later[0].drive()
 
-    with monkeypatch.context() as patch:
-        commit_once(patch, deleted, Stopped.now)
-        with pytest.raises(Stopped):
+    with toys.patch.context() as patch:
+        commit_once(patch, deleted, die_here)
+        with pytest.raises(Killed):
             late.publish()
     (toy,) = later
     if is_made_again:
         assert rows_of(toy.published()) == toy.rows
     else:
-        assert "lacks 1 of its files" in errors_at(place)[0]
+        assert "lacks 1 of its files" in errors_at(toys)[0]
         with pytest.raises(StorageError):
             list(toy.published().batches(["user"]))
     toys("x", identity=OTHER).complete()
     assert rows_of(toy.published()) == toy.rows
-    assert errors_at(place) == []
+    assert errors_at(toys) == []
 
 
 # 8. A publisher that is woken late.
 
 
-def test_fault_8_publisher_that_wakes_late_never_sets_readers_back(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fault_8_publisher_that_wakes_late_never_sets_readers_back(toys: Toys) -> None:
     toy = toys("a odd-1")
     toy.drive()
 
@@ -242,9 +228,9 @@ def test_fault_8_publisher_that_wakes_late_never_sets_readers_back(
         toy.heal()
         toy.complete(retry=["odd"])
 
-    commit_once(monkeypatch, published_meanwhile)
+    commit_once(toys.patch, published_meanwhile)
     assert toy.publish().row_counts == {"explanations": 24, "failed": 0}
-    assert table_at(place).version() == 0
+    assert table_at(toys).version() == 0
     assert rows_of(toy.published(), "ok") == toy.rows
 
 
@@ -267,43 +253,39 @@ OTHERS: dict[str, Callable[[deltalake.DeltaTable], Any]] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_fault_9_commits_of_other_programs_make_nothing_unusable(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    monkeypatch.setattr("xrec.bulk.parts.PART_BYTES", 5000)
+def test_fault_9_commits_of_other_programs_make_nothing_unusable(toys: Toys, what: str) -> None:
+    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 5000)
     first = toys("a", num_users=30, identity=OTHER)
     first.complete()
-    toy = toys("a odd-1 dull-2", carry_from=place.uri)
+    toy = toys("a odd-1 dull-2", carry_from=toys.uri)
     toy.complete()
-    OTHERS[what](table_at(place))
-    if what == "checkpoint" and not place.uri.startswith("s3://"):
-        for file in Path(place.uri, "_delta_log").iterdir():
+    OTHERS[what](table_at(toys))
+    if what == "checkpoint" and not toys.uri.startswith("s3://"):
+        for file in Path(toys.uri, "_delta_log").iterdir():
             os.utime(file, (1_700_000_000, 1_700_000_000))
-        OTHERS[what](table_at(place))  # deletes no old entries, for they say what is published
+        OTHERS[what](table_at(toys))  # deletes no old entries, for they say what is published
     left = {"delete": [row for row in toy.rows if row[1] != "a"], "restore": first.rows}
     assert rows_of(toy.published()) == left.get(what, toy.rows)
-    assert errors_at(place) == []
+    assert errors_at(toys) == []
     toy.heal()
-    with monkeypatch.context() as patch:  # and one between a look at the table and the commit
+    with toys.patch.context() as patch:  # and one between a look at the table and the commit
         other = OTHERS["optimize" if what == "restore" else what]  # a restore is a rollback
-        commit_once(patch, lambda: other(table_at(place)))
+        commit_once(patch, lambda: other(table_at(toys)))
         toys("a odd-1 dull-2").complete(retry=["odd"], republish=True)
     assert rows_of(toy.published()) == toy.rows
-    assert errors_at(place) == []
-    carried = toys("a z", carry_from=place.uri)
+    assert errors_at(toys) == []
+    carried = toys("a z", carry_from=toys.uri)
     carried.complete()
     assert rows_of(carried.published()) == carried.rows
-    vacuum(place.uri, timedelta(hours=1), place.storage)
+    vacuum(toys.uri, timedelta(hours=1), toys.storage)
 
 
 # Bad places.
 
 
 @pytest.mark.parametrize("num_writes", [0, 1, 2, 5, 12, 13, 14])
-def test_run_whose_writes_find_no_room_goes_on_once_there_is_room(
-    disk: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, num_writes: int
-) -> None:
-    toy, sync, synced = toys(), os.fsync, []
+def test_run_whose_writes_find_no_room_goes_on_once_there_is(here: Toys, num_writes: int) -> None:
+    toy, sync, synced = here(), os.fsync, []
 
     def fill_up(descriptor: int) -> None:
         synced.append(descriptor)
@@ -311,20 +293,23 @@ def test_run_whose_writes_find_no_room_goes_on_once_there_is_room(
             raise OSError(28, "No space left on device")
         sync(descriptor)
 
-    with monkeypatch.context() as patch:
+    with here.patch.context() as patch:
         patch.setattr(os, "fsync", fill_up)
         with pytest.raises(StorageError, match="No space left on device"):
             toy.complete()
     toy.complete(alongside=True)  # there may have been no room to say that the driver ended
     assert rows_of(toy.published()) == toy.rows
-    assert errors_at(disk) == []
+    assert errors_at(here) == []
 
 
 @pytest.mark.parametrize("refuses", [True, False])
-def test_run_on_a_store_without_conditional_writes_is_refused_before_the_input_is_read(
-    refuses: bool,
-) -> None:
-    with unconditional_store(refuses) as storage:
-        settings: dict[str, Any] = {"listing": {}, "storage": storage}
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_run_on_a_store_without_conditional_writes_is_refused(toys: Toys, refuses: bool) -> None:
+    """Some stores answer a write with a condition by 501, others write whatever it is."""
+    if not refuses:
+        toys.patch.setattr(S3Location, "create_bytes", lambda at, data: not at.write_bytes(data))
+    refused = "If-None-Match" if refuses else None
+    with faulty_proxy(toys.storage.endpoint_url, Faults(0.0, refused=refused)) as url:
+        place = Place(toys.uri, toys.storage.model_copy(update={"endpoint_url": url}))
         with pytest.raises(TableError, match="no conditional writes"):
-            open_run(RunRequest("s3://bucket/run", IDENTITY, FORMAT, lambda: 1 / 0, **settings))
+            open_run(toy_request(place, batches=lambda: 1 / 0))

@@ -10,47 +10,34 @@ from xrec.bulk.marks import Attempt, Marks
 KEPT: Any = object()
 
 
-def begin_and_die(marks: Marks, rows: tuple[int, int], worker: str, node: str = "here") -> None:
-    marks.begin(7, rows, worker, node)
-
-
 def ranges(attempts: list[Attempt] | str) -> list[tuple[int, int]]:
     assert not isinstance(attempts, str)
     return [(attempt.start, attempt.stop) for attempt in attempts]
 
 
-def test_marks_chunk_is_tried_twice_as_a_whole_the_second_time_alone_and_then_in_16_parts() -> None:
+def test_marks_chunk_is_tried_twice_as_a_whole_and_then_in_parts_of_which_each_is_again() -> None:
     marks = Marks(1)
     assert marks.attempts(7, 64, "one") == [Attempt(0, 64)]
-    begin_and_die(marks, (0, 64), "one")
+    marks.begin(7, (0, 64), "one", "here")
     assert marks.attempts(7, 64, "one") == [Attempt(0, 64)]  # it is itself at work
     assert marks.attempts(7, 64, "two") == [Attempt(0, 64, is_alone=True)]
-    begin_and_die(marks, (0, 64), "two")
+    marks.begin(7, (0, 64), "two", "here")
     parts = marks.attempts(7, 64, "three")
     assert ranges(parts) == [(start, start + 4) for start in range(0, 64, 4)]
     assert all(isinstance(part, Attempt) and part.is_alone for part in parts)
     assert marks.attempts(8, 64, "four") == [Attempt(0, 64)]  # another chunk
-    assert marks.done(7) == 2
-    assert marks.attempts(7, 64, "five") == [Attempt(0, 64)]
-
-
-def test_marks_part_that_was_done_is_kept_and_one_that_kills_is_cut_again() -> None:
-    marks = Marks(1)
-    for worker in ("one", "two"):
-        marks.attempts(7, 64, worker)
-        begin_and_die(marks, (0, 64), worker)
-    marks.attempts(7, 64, "three")
     marks.begin(7, (0, 4), "three", "here")
     marks.end(7, (0, 4), KEPT)
-    begin_and_die(marks, (4, 8), "three")
+    marks.begin(7, (4, 8), "three", "here")
     attempts = marks.attempts(7, 64, "four")
     assert attempts[0] == Attempt(0, 4, kept=KEPT)
     assert ranges(attempts)[:6] == [(0, 4), (4, 5), (5, 6), (6, 7), (7, 8), (8, 12)]
     for worker in ("four", "five"):
-        begin_and_die(marks, (5, 6), worker)
+        marks.begin(7, (5, 6), worker, "here")
         marks.attempts(7, 64, "six")
     assert marks.attempts(7, 64, "six")[2] == Attempt(5, 6, num_deaths=2)
     assert marks.done(7) == 5
+    assert marks.attempts(7, 64, "seven") == [Attempt(0, 64)]
 
 
 def test_marks_node_that_went_away_counts_for_nothing() -> None:
@@ -59,7 +46,7 @@ def test_marks_node_that_went_away_counts_for_nothing() -> None:
     lost.add("there")
     for number in range(200):
         marks.attempts(7, 64, f"w{number}")
-        begin_and_die(marks, (0, 64), f"w{number}", "there")
+        marks.begin(7, (0, 64), f"w{number}", "there")
     assert marks.attempts(7, 64, "last") == [Attempt(0, 64)]
     assert marks.done(7) == 200
 

@@ -1,61 +1,53 @@
 """Chunks on Ray Data: results as they end, deaths, errors, drivers side by side."""
 
 import os
-import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.xrec.bulk.conftest import Place, Toys
-from tests.xrec.bulk.test_faults import spoil
-from tests.xrec.bulk.toy_run import Toy, ToyTask, describe, die, rows_of
-from xrec.bulk import Outcome, Progress, RayPool, Survey, complete, drive
+from tests.xrec.bulk.conftest import Toys
+from tests.xrec.bulk.toy_run import Toy, ToyTask, die, rows_of
+from xrec.bulk import Outcome, Progress, RayPool, Survey
 from xrec.bulk import driver as driver_module
+from xrec.bulk.pool import map_in_processes
 from xrec.errors import ClusterError, DataError, ModelError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-@dataclass(frozen=True)
 class OddTask(ToyTask):
-    """Some rows are slow, are refused, or kill; the item says which, for one user."""
-
-    user: str = "u-3"
+    """Some rows of one user are slow, or are refused."""
 
     def do(self, rows: Any) -> Outcome:
         """See ChunkTask."""
-        items = {row["item"] for row in rows.to_pylist() if row["user"] == self.user}
+        items = {row["item"] for row in rows.to_pylist() if row["user"] == "u-3"}
         if "refused" in items:
             raise DataError("the row is refused\n  by its task")
-        if "deadly" in items:
-            die()
         time.sleep(3.0 if "slow" in items else 0.0)
         return super().do(rows)
 
 
-def drive_on_ray(toy: Toy, pool: RayPool, make_task: Any = None, **options: Any) -> Progress:
-    """Drive with an `OddTask`."""
-    return drive(toy.run, pool, make_task or partial(OddTask, str(toy.healed), die), **options)
+def on_ray(toy: Toy, pool: RayPool, task: Any = None, **options: Any) -> Progress:
+    """Drive by a pool on Ray."""
+    return toy.drive(pool, task or toy.make_task(kill=die), **options)
 
 
 def make_no_task(reason: str) -> ToyTask:
     """Fail to load."""
     if reason == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+        die()
     raise ModelError("there is no model")
 
 
-def test_pool_gives_each_result_when_it_is_done_and_not_in_order(
-    toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(driver_module, "_SECONDS_BETWEEN_LOOKS", 0.0)
-    toy = toys("slow b", num_users=8, rows_per_chunk=2)
+def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here: Toys) -> None:
+    here.patch.setattr(driver_module, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    toy = here("slow b", num_users=8, rows_per_chunk=2)
     seen: list[Progress] = []
-    progress = drive_on_ray(toy, RayPool(2), on_progress=seen.append)
+    progress = on_ray(toy, RayPool(2), toy.make_task(OddTask), on_progress=seen.append)
     assert progress.num_ok == 16
     at = [each.num_rows for each in seen]
     assert at[0] == 2  # a chunk
@@ -66,11 +58,10 @@ def test_pool_gives_each_result_when_it_is_done_and_not_in_order(
     assert progress.started_at < progress.working_since
 
 
-def test_pool_row_that_kills_is_found_with_few_deaths_and_every_other_row_is_done_once(
-    place: Place, toys: Toys
-) -> None:
+def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(toys: Toys) -> None:
     toy = toys("deadly odd-1 bad-2 b", num_users=10)
-    progress = drive_on_ray(toy, RayPool(2), chunks_at_once=2)
+    task = toy.make_task(kill=die, killers=[("u-3", "deadly")])
+    progress = on_ray(toy, RayPool(2), task, chunks_at_once=2)
     assert progress.failed == {"odd": 10, "task_error": 11}
     assert 4 <= progress.num_deaths <= 8
     assert toy.publish() is not None
@@ -82,90 +73,103 @@ def test_pool_row_that_kills_is_found_with_few_deaths_and_every_other_row_is_don
 
 
 @pytest.mark.parametrize("what", ["work", "start"])
-def test_pool_raises_the_error_of_a_process_and_the_next_one_goes_on(toys: Toys, what: str) -> None:
-    toy = toys("refused", num_users=6, rows_per_chunk=1)
+def test_pool_raises_the_error_of_a_process_and_the_next_one_goes_on(here: Toys, what: str) -> None:
+    toy = here("refused", num_users=6, rows_per_chunk=1)
     if what == "work":
         with pytest.raises(DataError, match=r"^the row is refused\n  by its task$"):
-            drive_on_ray(toy, RayPool(2))
+            on_ray(toy, RayPool(2), toy.make_task(OddTask))
     else:
         with pytest.raises(ModelError, match=r"^there is no model$"):
-            drive_on_ray(toy, RayPool(2), partial(make_no_task, "error"))
-    progress = drive_on_ray(toy, RayPool(1), partial(ToyTask, str(toy.healed), die))
-    assert progress.num_ok == 6
+            on_ray(toy, RayPool(2), partial(make_no_task, "error"))
+    assert on_ray(toy, RayPool(1)).num_ok == 6
 
 
-def test_pool_of_processes_that_die_while_they_load_ends_the_run(toys: Toys) -> None:
-    toy = toys("a", num_users=4, rows_per_chunk=1)
+def test_pool_of_processes_that_die_while_they_load_ends_the_run(here: Toys) -> None:
+    toy = here("a", num_users=4, rows_per_chunk=1)
     with pytest.raises(ClusterError, match="3 processes in a row ended before they were ready"):
-        drive_on_ray(toy, RayPool(1), partial(make_no_task, "kill"))
+        on_ray(toy, RayPool(1), partial(make_no_task, "kill"))
     assert Survey(toy.run).summary.num_rows == 0
 
 
-def test_pool_with_room_for_fewer_processes_than_it_may_have_does_all(toys: Toys) -> None:
-    toy = toys("a", num_users=6, rows_per_chunk=1)
-    assert drive_on_ray(toy, RayPool(2, min_actors=1, cpus=3)).num_ok == 6
+def test_pool_with_room_for_fewer_processes_than_it_may_have_does_all(here: Toys) -> None:
+    toy = here("a", num_users=6, rows_per_chunk=1)
+    assert on_ray(toy, RayPool(2, min_actors=1, cpus=3)).num_ok == 6
 
 
-def test_pool_grows_while_all_are_busy(toys: Toys) -> None:
-    toy = toys("a", num_users=16, rows_per_chunk=1)
-    task = partial(PidTask, str(toy.healed), die, seconds=0.7)
-    drive_on_ray(toy, RayPool(3, min_actors=1), task)
+def test_pool_grows_while_all_are_busy(here: Toys) -> None:
+    toy = here("a", num_users=16, rows_per_chunk=1)
+    on_ray(toy, RayPool(3, min_actors=1), toy.make_task(seconds=0.7))
     toy.publish()
     texts = toy.published().dataset().to_table()["text"].to_pylist()
-    assert 2 <= len(set(texts)) <= 3
+    assert 2 <= len({text.split()[-2] for text in texts}) <= 3  # processes
 
 
-class PidTask(ToyTask):
-    """Writes its process's number as text."""
-
-    def do(self, rows: Any) -> Outcome:
-        """See ChunkTask."""
-        outcome = super().do(rows)
-        pids = [str(os.getpid())] * len(outcome.ok)
-        return Outcome(outcome.ok.set_column(2, "text", [pids]), outcome.failed)
-
-
-def test_pools_of_two_drivers_side_by_side_do_each_row_once(place: Place, toys: Toys) -> None:
-    toy = toys("a odd-1", num_users=20, rows_per_chunk=4)
-
-    def go(_: int) -> Any:
-        task = partial(OddTask, str(toy.healed), die, seconds=0.1)
-        return complete(
-            toy.run, RayPool(1), task, "explanations", describe, alongside=True, retry=["odd"]
-        )
-
-    with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(go, range(2))
-    assert one == other
-    assert one.row_counts == {"explanations": 20, "failed": 20}
-    assert rows_of(toy.published()) == toy.rows
-
-
-def test_pool_of_a_driver_that_is_interrupted_stops_and_the_next_one_goes_on(
-    toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pool_of_a_driver_that_is_interrupted_stops_and_the_next_one_goes_on(here: Toys) -> None:
     def interrupt(progress: Progress) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(driver_module, "_SECONDS_BETWEEN_LOOKS", 0.0)
-    toy = toys("a", num_users=20, rows_per_chunk=1)
-    task = partial(OddTask, str(toy.healed), die, seconds=0.3)
+    here.patch.setattr(driver_module, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    toy = here("a", num_users=20, rows_per_chunk=1)
+    task = toy.make_task(seconds=0.3)
     with pytest.raises(KeyboardInterrupt):
-        drive_on_ray(toy, RayPool(2), task, on_progress=interrupt)
+        on_ray(toy, RayPool(2), task, on_progress=interrupt)
     num_done = Survey(toy.run).summary.num_rows
     assert 0 < num_done < 20
-    progress = drive_on_ray(toy, RayPool(2))
+    progress = on_ray(toy, RayPool(2))
     assert (progress.num_ok, progress.num_rows_before >= num_done) == (20, True)
 
 
-def test_parts_on_ray_have_each_row_once_and_a_result_that_cannot_be_read_is_done_again(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
-    toy = toys("a odd-1", num_users=20, rows_per_chunk=4)
-    toy.drive()
-    spoil(toy, 5, "{:07d}.parquet", footer=False)
-    manifest = toy.complete()
-    assert manifest.row_counts == {"explanations": 20, "failed": 20}
-    assert rows_of(toy.published()) == toy.rows
-    assert toy.published().log.files(0).num_rows > 1
+# Items in processes: each comes back once, whatever a process does.
+
+
+def _pid_of(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def _make_pid() -> Callable[[float], int]:
+    return _pid_of
+
+
+def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done() -> None:
+    seconds = [4.0, 0.1, 0.1, 0.1]
+    found = list(map_in_processes(_make_pid, seconds, num_processes=2))
+    assert sorted(place for place, _ in found) == [0, 1, 2, 3]
+    assert found[-1][0] == 0
+    assert len({pid for _, pid in found}) == 2
+    assert os.getpid() not in dict(found).values()
+
+
+def test_map_in_processes_that_are_fresh_do_one_item_each() -> None:
+    found = list(map_in_processes(_make_pid, [0.0] * 3, num_processes=2, fresh=True))
+    assert len({pid for _, pid in found}) == 3
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_map_in_processes_raises_the_error_of_a_process(fresh: bool) -> None:
+    def refuse(item: str) -> str:
+        raise DataError(f"{item} is wrong")
+
+    with pytest.raises(DataError, match=r"^the item is wrong$"):
+        list(map_in_processes(lambda: refuse, ["the item"], num_processes=1, fresh=fresh))
+
+
+@pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_map_in_processes_begins_an_item_again_after_a_death(tmp_path: Path, fresh: bool) -> None:
+    def die(num_times: int) -> int:
+        with (tmp_path / str(num_times)).open("a") as file:
+            file.write("x")
+        if (tmp_path / str(num_times)).stat().st_size <= num_times:
+            os._exit(1)
+        return num_times
+
+    assert list(map_in_processes(lambda: die, [1], num_processes=1, fresh=fresh)) == [(0, 1)]
+    with pytest.raises(ClusterError, match="two processes died with the same work"):
+        list(map_in_processes(lambda: die, [99], num_processes=1, fresh=fresh))
+    assert (tmp_path / "99").stat().st_size == 2
+
+
+@pytest.mark.slow
+def test_map_in_processes_that_die_while_they_load_is_an_error() -> None:
+    with pytest.raises(ClusterError, match="ended before they were ready"):
+        list(map_in_processes(lambda: os._exit(1), [1], num_processes=1))

@@ -10,12 +10,11 @@ from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.test_rules_carry import drive_carrying
 from tests.xrec.bulk.test_rules_drive import stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
-from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, batch_of
-from xrec.bulk import Preview, RunRequest, clean_keys, preview
+from tests.xrec.bulk.toy_run import FORMAT, batch_of, toy_request, toy_rows
+from xrec.bulk import Preview, clean_keys, preview
 from xrec.errors import DataError, TableError
 
-LISTING = {"rows.parquet": ["1", "36"]}
-ROWS = [(f"u-{number}", item) for number in range(12) for item in ("a", "b", "c")]
+ROWS = toy_rows()
 
 
 def never_read() -> Iterator[Any]:
@@ -25,20 +24,12 @@ def never_read() -> Iterator[Any]:
 
 def preview_at(place: Place, **changes: Any) -> Preview:
     """What `toys()` would do at a place."""
-    settings: dict[str, Any] = {
-        "identity": IDENTITY,
-        "format": FORMAT,
-        "batches": lambda: [batch_of(ROWS), batch_of(ROWS[:5])],
-        "listing": LISTING,
-        "rows_per_chunk": 6,
-        "storage": place.storage,
-    }
-    return preview(RunRequest(place.uri, **{**settings, **changes}))
+    return preview(toy_request(place, **changes))
 
 
-def test_preview_counts_what_a_plan_would_have_and_writes_nothing(place: Place, toys: Toys) -> None:
-    seen = preview_at(place)
-    assert not place.location.exists()
+def test_preview_counts_what_a_plan_would_have_and_writes_nothing(toys: Toys) -> None:
+    seen = preview_at(toys)
+    assert not toys.location.exists()
     assert (seen.num_rows, seen.num_given, seen.num_left) == (36, 41, 36)
     assert (seen.status, seen.rate, seen.costs_left) == (None, None, None)
     assert seen.num_chunks == toys().run.record.size.num_chunks
@@ -56,15 +47,13 @@ def test_preview_counts_rejected_rows_and_refuses_what_the_run_would(disk: Place
         preview_at(disk, batches=never_read)
 
 
-def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(
-    place: Place, toys: Toys
-) -> None:
+def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(toys: Toys) -> None:
     toy = toys()
-    assert preview_at(place, batches=never_read).rate is None
+    assert preview_at(toys, batches=never_read).rate is None
     progress = toy.drive(max_rows=13)
-    before = place.location.files()
-    seen = preview_at(place, batches=never_read)
-    assert place.location.files() == before
+    before = toys.location.files()
+    seen = preview_at(toys, batches=never_read)
+    assert toys.location.files() == before
     assert (seen.num_given, seen.num_done, seen.is_own_rate) == (None, progress.num_rows, True)
     assert seen.num_left == 36 - progress.num_rows
     assert seen.costs_left["tokens"] == pytest.approx(3 * seen.num_left)  # three tokens a row
@@ -72,43 +61,39 @@ def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(
     assert seen.costs_left["seconds"] == pytest.approx(per_row * seen.num_left)
 
 
-def test_preview_takes_the_rate_of_another_run_if_its_own_has_none(toys: Toys) -> None:
-    other, here, broken = (toys.at(name).place for name in ("other", "here", "broken"))
-    toys.at("other")(num_users=3).drive()
+def test_preview_takes_the_rate_of_another_run_if_its_own_has_none(here: Toys) -> None:
+    other, new, broken = (here.at(name) for name in ("other", "new", "broken"))
+    other(num_users=3).drive()
     (broken.location / "manifest.json").write_bytes(b"{}")
-    assert preview_at(here, carry_from=broken.uri).rate is None
-    seen = preview_at(here, carry_from=other.uri)
+    assert preview_at(new, carry_from=broken.uri).rate is None
+    seen = preview_at(new, carry_from=other.uri)
     assert (seen.rate.uri, seen.rate.num_done, seen.is_own_rate) == (other.location.uri, 9, False)
     assert seen.costs_left["tokens"] == 108
     again = preview_at(other, identity=OTHER)  # another config at the same place
     assert (again.status, again.rate.num_done) == (None, 9)
 
 
-def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(
-    disk: Place, toys: Toys
-) -> None:
+def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(here: Toys) -> None:
     """Two rows of three are carried; before anything is done, none is reckoned to be."""
-    toys().complete()
-    settings = {"identity": OTHER, "carry_from": disk.uri}
-    assert preview_at(disk, **settings).costs_left["tokens"] == 108
-    toy = toys(**settings)
+    here().complete()
+    settings = {"identity": OTHER, "carry_from": here.uri}
+    assert preview_at(here, **settings).costs_left["tokens"] == 108
+    toy = here(**settings)
     with pytest.raises(KeyboardInterrupt):
         drive_carrying(toy, stopped_after(3))
-    seen = preview_at(disk, **settings, batches=never_read)
+    seen = preview_at(here, **settings, batches=never_read)
     assert 0 < seen.num_done < 36
     assert seen.rate.carried_share == pytest.approx(2 / 3)
     assert seen.costs_left["tokens"] == pytest.approx(seen.num_left)
     assert "carried" not in seen.costs_left
 
 
-def test_preview_of_inputs_that_were_written_again_compares_their_rows(
-    disk: Place, toys: Toys
-) -> None:
-    toys().drive()
+def test_preview_of_inputs_that_were_written_again_compares_their_rows(here: Toys) -> None:
+    here().drive()
     again = {"rows.parquet": ["1", "3"]}
-    seen = preview_at(disk, listing=again)
+    seen = preview_at(here, listing=again)
     assert (seen.num_given, seen.num_left) == (41, 0)
-    fewer = preview_at(disk, listing=again, batches=lambda: [batch_of(ROWS[1:])])
+    fewer = preview_at(here, listing=again, batches=lambda: [batch_of(ROWS[1:])])
     assert (fewer.status, fewer.num_left) == (None, 35)
-    toys("a")
-    assert preview_at(disk, listing=again).num_left == 0  # though another was planned later
+    here("a")
+    assert preview_at(here, listing=again).num_left == 0  # though another was planned later

@@ -1,30 +1,25 @@
 """What readers take: the rows of a version, and the rows of one key."""
 
-import re
-
 import pyarrow as pa
 import pytest
 
 from tests.object_store import requests_of
-from tests.xrec.bulk.conftest import Place, Toys
-from tests.xrec.bulk.toy_run import FORMAT, rows_of
+from tests.xrec.bulk.conftest import Toys
+from tests.xrec.bulk.toy_run import FORMAT
 from xrec.bulk import published
-from xrec.errors import ArtifactMismatchError, DataError, StorageError, StorageNotFoundError
 
 STRANGERS = ("", "u-", "u-1 ", "u-999", "é\u200f\ud7ff", "\U0010ffff")
 
 
 @pytest.mark.usefixtures("small_windows")
-def test_find_at_each_version_gives_exactly_the_rows_of_a_key(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
+def test_find_at_each_version_gives_exactly_the_rows_of_a_key(toys: Toys) -> None:
+    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
     toy = toys("a odd-1 b")
     toy.complete()
     toy.heal()
     toy.complete(retry=["odd"])
     for version, items in ((0, ["a", "b"]), (1, ["a", "b", "odd-1"])):
-        table = published(place.uri, version=version, storage=place.storage)
+        table = published(toys.uri, version=version, storage=toys.storage)
         assert table.version == version
         assert table.log.files(version).num_rows > 1
         dataset = table.dataset(FORMAT.ok_schema)
@@ -38,21 +33,19 @@ def test_find_at_each_version_gives_exactly_the_rows_of_a_key(
 
 @pytest.mark.usefixtures("small_windows")
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_find_reads_one_file_of_several(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
+def test_find_reads_one_file_of_several(toys: Toys) -> None:
+    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
     toy = toys("a b c d", num_users=24)
     toy.complete()
     table = toy.published()
     dataset = table.dataset(FORMAT.ok_schema)
     assert table.log.files(0).num_rows > 2
-    requests = requests_of(monkeypatch)
+    requests = requests_of(toys.patch)
     assert table.find(dataset, "u-3", "user").num_rows == 4
     assert len(requests) <= 6
 
 
-def test_batches_give_the_rows_of_a_status_and_at_least_one_table(place: Place, toys: Toys) -> None:
+def test_batches_give_the_rows_of_a_status_and_at_least_one_table(toys: Toys) -> None:
     toy = toys("a b")
     toy.complete()
     table = pa.concat_tables(toy.published().batches(["item", "user"]))
@@ -62,26 +55,3 @@ def test_batches_give_the_rows_of_a_status_and_at_least_one_table(place: Place, 
     (nothing,) = toy.published().batches(["item"], status="failed")
     assert nothing.num_rows == 0
     assert nothing.schema == pa.schema([pa.field("item", pa.string(), nullable=False)])
-
-
-def test_dataset_of_columns_that_are_not_there_says_which(toys: Toys) -> None:
-    toy = toys()
-    toy.complete()
-    with pytest.raises(ArtifactMismatchError, match="a table without the columns place, shop"):
-        toy.published().dataset(pa.schema([("shop", pa.string()), ("place", pa.string())]))
-    assert len(rows_of(toy.published())) == 36
-
-
-@pytest.mark.parametrize("spoil", [b"", b"no Parquet", None])
-def test_find_in_a_file_that_is_broken_or_gone_is_an_error(
-    place: Place, toys: Toys, spoil: bytes | None
-) -> None:
-    toy = toys()
-    toy.complete()
-    table = toy.published()
-    (path,) = table.log.files(0)["path"].to_pylist()
-    file = place.location / path
-    file.delete() if spoil is None else file.write_bytes(spoil)
-    error = StorageNotFoundError if spoil is None else (DataError, StorageError)
-    with pytest.raises(error, match=re.escape(place.uri)):
-        table.find(table.dataset(), "u-1", "user")

@@ -26,18 +26,16 @@ RAY_TEXTS = {
 
 
 @pytest.mark.parametrize(
-    ("text", "error_type", "message"),
+    ("text", "error", "message"),
     [
         ("ours", StorageNotFoundError, r"^s3://b/x: not found\n  second line$"),
         ("start", ModelError, r"^no model$"),
         ("bug", ClusterError, r"actors failed \(RayError: KeyError: 'x'\); run the job again"),
     ],
 )
-def test_error_of_an_actor_is_known_by_rays_text(
-    text: str, error_type: type[Exception], message: str
-) -> None:
+def test_error_of_an_actor_is_in_rays_text(text: str, error: type[Exception], message: str) -> None:
     found = as_xrec_error(RayError(RAY_TEXTS[text]))
-    assert type(found) is error_type
+    assert type(found) is error
     assert re.search(message, str(found))
 
 

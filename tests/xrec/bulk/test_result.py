@@ -1,4 +1,4 @@
-"""Counts of results, and which of two results of a chunk stands."""
+"""Counts of results, and that the first result of a chunk stands."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,7 +7,7 @@ import pytest
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import FORMAT
 from xrec.bulk import Summary
-from xrec.bulk.result import BrokenResultError, ResultFolder, summary_of, total
+from xrec.bulk.result import BrokenResultError, ResultFolder, total
 from xrec.errors import DataError
 
 SCHEMA = FORMAT.table_schema
@@ -35,12 +35,6 @@ def test_summaries_add_up_and_rows_that_were_done_again_count_once() -> None:
     assert total([]).num_rows == 0
 
 
-def test_summary_of_counts_a_row_that_became_several_once() -> None:
-    rows = pa.concat_tables([rows_with("a"), rows_with("b").slice(0, 1)])
-    found = summary_of(rows, ["user", "item"], num_deaths=3)
-    assert found == Summary(1, 2, {"odd": 1}, num_deaths=3)
-
-
 def test_result_is_created_once_and_the_first_stands(place: Place) -> None:
     results = ResultFolder(place.location / "results")
     assert results.sizes() == {}
@@ -57,29 +51,18 @@ def test_result_is_created_once_and_the_first_stands(place: Place) -> None:
     assert plain.schema.names == SCHEMA.names  # anyone may read it meanwhile
 
 
-@pytest.mark.parametrize("content", [b"", b"no Parquet", b"PAR1, and ends so PAR1"])
-def test_result_that_cannot_be_read_is_done_once_more_under_a_second_name(
-    place: Place, content: bytes
-) -> None:
-    results = ResultFolder(place.location / "results")
+def test_result_that_cannot_be_read_is_done_once_more_under_a_second_name(disk: Place) -> None:
+    results, again = ResultFolder(disk.location / "results"), Summary(1, 1, num_deaths=1)
     first, second = results.location / "0000007.parquet", results.location / "0000007~1.parquet"
-    first.write_bytes(content)
-    assert results.summary(first.name) is None
-    assert results.standing(7) is None
-    assert results.doubted() == set()
+    first.write_bytes(b"")
+    assert (results.standing(7), results.doubted()) == (None, set())
     with pytest.raises(BrokenResultError, match=r"0000007\.parquet: .* done once more"):
         results.read(first.name, SCHEMA)
     assert results.doubted() == {7}
-    again = Summary(1, 1, num_deaths=1)
     assert results.create(7, rows_with("again"), again) == again
-    assert results.doubted() == set()
-    assert results.sizes()[7][0] == second.name
+    assert (results.doubted(), results.sizes()[7][0]) == (set(), second.name)
     assert results.create(7, rows_with("late"), Summary()) == results.standing(7) == again
-    second.write_bytes(content)
-    for do in (
-        lambda: results.standing(7),
-        lambda: results.create(7, rows_with("late"), Summary()),
-        lambda: results.read(second.name, SCHEMA),
-    ):
+    second.write_bytes(b"PAR1, and ends so PAR1")
+    for do in (results.standing, lambda chunk: results.create(chunk, rows_with("late"), again)):
         with pytest.raises(DataError, match=r"neither 0000007.parquet nor 0000007~1.parquet"):
-            do()
+            do(7)

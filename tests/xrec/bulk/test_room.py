@@ -1,7 +1,7 @@
 """How many works a process does at a time, and how its time is divided among them."""
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +10,7 @@ from xrec.bulk import room as room_module
 from xrec.bulk.room import Room
 
 
-def test_room_shares_of_works_at_the_same_time_add_up_to_the_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_room_shares_of_works_at_a_time_add_up_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 30.0, 90.0, 200.0, 201.0, 300.0, 304.0])
     # The module's own: other threads, such as the one of fsspec, look at the time too.
     monkeypatch.setattr(room_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -41,11 +39,8 @@ def test_room_has_so_many_works_at_a_time_and_one_that_is_alone_has_nobody_besid
             seen.append((is_alone, len(inside)))
             inside.remove(number)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(40)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(work, range(40)))
     assert len(seen) == 40
     assert max(count for is_alone, count in seen if not is_alone) == 3
     assert {count for is_alone, count in seen if is_alone} == {1}

@@ -8,18 +8,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.test_rules_drive import texts_of
-from tests.xrec.bulk.test_rules_faults import KillingTask
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import files_of
-from tests.xrec.bulk.toy_run import FORMAT, PoolHere, Toy, batch_of, die_here, rows_of
-from xrec.bulk import Progress, RunRequest, check_output, drive, empty, open_run
+from tests.xrec.bulk.toy_run import FORMAT, Toy, ToyTask, batch_of, rows_of
+from xrec.bulk import Progress, RunRequest, check_output, empty, open_run
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
 
 
 @dataclass(frozen=True)
-class CarryingTask(KillingTask):
+class CarryingTask(ToyTask):
     """Finds rows of item `b` no longer good."""
 
     def is_still_good(self, earlier: pa.Table) -> pa.Array:
@@ -30,20 +29,17 @@ class CarryingTask(KillingTask):
 
 def drive_carrying(toy: Toy, pool: Any = None, **changes: Any) -> Progress:
     """Drive with a task that can carry."""
-    task = CarryingTask(str(toy.healed), die_here, **changes)
-    return drive(toy.run, pool or PoolHere(), lambda: task)
+    return toy.drive(pool, toy.make_task(CarryingTask, **changes))
 
 
 @pytest.mark.parametrize("rows_per_chunk", [3, 100])
-def test_rule_11_good_rows_are_carried_and_the_others_done(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, rows_per_chunk: int
-) -> None:
+def test_rule_11_good_rows_are_carried_and_the_others_done(toys: Toys, rows_per_chunk: int) -> None:
     """To another number of buckets, and to users that the earlier run had not."""
-    monkeypatch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)
+    toys.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)
     first = toys("a b odd-1", num_users=6)
     first.complete()
     before = texts_of(first)
-    settings = {"identity": OTHER, "rows_per_chunk": rows_per_chunk, "carry_from": place.uri}
+    settings = {"identity": OTHER, "rows_per_chunk": rows_per_chunk, "carry_from": toys.uri}
     toy = toys("a b c odd-1", num_users=8, **settings)
     progress = drive_carrying(toy)
     assert (progress.costs["carried"], progress.num_ok, progress.failed) == (6, 24, {"odd": 8})
@@ -54,29 +50,25 @@ def test_rule_11_good_rows_are_carried_and_the_others_done(
     assert same == {key for key in before if key[1] == "a"}
 
 
-def test_rule_11_what_happens_to_the_earlier_version_changes_nothing(
-    place: Place, toys: Toys
-) -> None:
+def test_rule_11_what_happens_to_the_earlier_version_changes_nothing(toys: Toys) -> None:
     earlier, later = toys.at("earlier"), toys.at("later")
     earlier().complete()
     before = texts_of(earlier())
-    toy = later(identity=OTHER, carry_from=earlier.place.uri)
-    empty(earlier.place.uri, place.storage)
-    earlier.place.location.delete()
+    toy = later(identity=OTHER, carry_from=earlier.uri)
+    empty(earlier.uri, toys.storage)
+    earlier.location.delete()
     assert drive_carrying(toy).costs["carried"] == 24
     toy.publish()
     after = texts_of(toy)
     same = {key for key in after if after[key] == before[key]}
     assert same == {key for key in after if key[1] != "b"}
-    assert later(identity=OTHER, carry_from=earlier.place.uri).run.record == toy.run.record
-    assert check_output(later.place.uri, place.storage) == []
+    assert later(identity=OTHER, carry_from=earlier.uri).run.record == toy.run.record
+    assert check_output(later.uri, toys.storage) == []
 
 
-def test_rule_11_rows_of_a_chunk_that_is_cut_after_deaths_are_carried_by_rows(
-    disk: Place, toys: Toys
-) -> None:
-    toys("a").complete()
-    toy = toys("a c", identity=OTHER, carry_from=disk.uri)
+def test_rule_11_rows_of_a_chunk_that_is_cut_after_deaths_are_carried_by_rows(here: Toys) -> None:
+    here("a").complete()
+    toy = here("a c", identity=OTHER, carry_from=here.uri)
     progress = drive_carrying(toy, killers=[("u-5", "c")])
     assert (progress.costs["carried"], progress.failed) == (12, {"task_error": 1})
     toy.publish()
@@ -84,47 +76,41 @@ def test_rule_11_rows_of_a_chunk_that_is_cut_after_deaths_are_carried_by_rows(
     assert rows_of(toy.published()) == toy.rows
 
 
-def test_rule_11_nothing_is_carried_where_nothing_is_published_or_the_task_cannot(
-    disk: Place, toys: Toys
-) -> None:
-    toy = toys(carry_from=disk.uri)
+def test_rule_11_nothing_is_carried_where_nothing_is_published_or_a_task_cannot(here: Toys) -> None:
+    toy = here(carry_from=here.uri)
     assert drive_carrying(toy).costs["carried"] == 0
     toy.publish()
-    other = toys(identity=OTHER, carry_from=disk.uri)
+    other = here(identity=OTHER, carry_from=here.uri)
     assert other.drive().costs["carried"] == 0
     other.publish()
     assert set(texts_of(other).values()).isdisjoint(texts_of(toy, 0).values())
 
 
-def test_rule_11_table_of_other_columns_is_refused_unless_it_is_this_output(
-    disk: Place, toys: Toys
-) -> None:
-    first = toys()
+def test_rule_11_table_of_other_columns_is_refused_unless_it_is_this_output(here: Toys) -> None:
+    first = here()
     first.complete()
     wider = replace(FORMAT, ok=pa.schema([("text", pa.string()), ("num_tokens", pa.int64())]))
 
     def planned(uri: str, format: Any = wider) -> Any:
         rows = [batch_of(first.rows)]
-        return open_run(RunRequest(uri, OTHER, format, lambda: rows, carry_from=disk.uri))
+        return open_run(RunRequest(uri, OTHER, format, lambda: rows, carry_from=here.uri))
 
     with pytest.raises(ArtifactMismatchError, match="num_tokens: int32 there, int64 here"):
-        planned(f"{disk.uri}/other")
-    assert planned(disk.uri).record.num_rows == 36
+        planned(f"{here.uri}/other")
+    assert planned(here.uri).record.num_rows == 36
     with pytest.raises(ValueError, match="are not carried over"):
-        planned(disk.uri, replace(FORMAT, ok_keys=("num_tokens",)))
+        planned(here.uri, replace(FORMAT, ok_keys=("num_tokens",)))
 
 
-def test_rule_11_version_that_is_not_sound_or_cannot_be_read_is_refused(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rule_11_version_that_is_not_sound_or_cannot_be_read_is_refused(toys: Toys) -> None:
     toys().complete()
-    settings = {"identity": OTHER, "carry_from": place.uri}
-    with monkeypatch.context() as patch:
+    settings = {"identity": OTHER, "carry_from": toys.uri}
+    with toys.patch.context() as patch:
         patch.setattr("xrec.storage.delta.digest_of", lambda files: "another")
         with pytest.raises(TableError, match="has other files than its writer meant"):
             toys.at("later")(**settings)
-    (file,) = (place.location / path for path in files_of(toys()))
+    (file,) = (toys.location / path for path in files_of(toys()))
     for spoil in (lambda: file.write_bytes(b"spoilt" * 999), file.delete):
         spoil()
-        with pytest.raises((DataError, StorageError), match=re.escape(place.uri)):
+        with pytest.raises((DataError, StorageError), match=re.escape(toys.uri)):
             toys.at("later")(**settings)

@@ -10,14 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.conftest import Place, Toys
-from tests.xrec.bulk.toy_run import PoolHere, Toy, ToyTask, rows_of
+from tests.xrec.bulk.conftest import Toys
+from tests.xrec.bulk.toy_run import Killed, PoolHere, Toy, ToyTask, rows_of
 from xrec.bulk import Outcome, Survey, driver, has_work, read_status
 from xrec.errors import DataError, LeaseError, TableError
-
-
-class DriverDied(BaseException):
-    """The driver's process is killed here."""
 
 
 def stopped_after(num_chunks: int, error: type[BaseException] = KeyboardInterrupt) -> PoolHere:
@@ -42,8 +38,8 @@ def kill(toy: Toy, num_chunks: int, monkeypatch: pytest.MonkeyPatch, **settings:
     """Let a driver be killed after so many chunks, so that it cannot say that it ended."""
     with monkeypatch.context() as patch:
         patch.setattr(driver._Driver, "leave", lambda driver: None)
-        with pytest.raises(DriverDied):
-            toy.drive(stopped_after(num_chunks, DriverDied), **settings)
+        with pytest.raises(Killed):
+            toy.drive(stopped_after(num_chunks, Killed), **settings)
 
 
 def texts_of(toy: Toy, version: int | None = None) -> dict[tuple[str, str], str]:
@@ -56,7 +52,7 @@ def texts_of(toy: Toy, version: int | None = None) -> dict[tuple[str, str], str]
 # 3. A chunk is done if its result is there.
 
 
-def test_rule_3_run_has_each_row_once_as_done_or_failed(place: Place, toys: Toys) -> None:
+def test_rule_3_run_has_each_row_once_as_done_or_failed(toys: Toys) -> None:
     toy = toys("a odd-1 dull-2 b", num_users=6)
     manifest = toy.complete()
     assert manifest.row_counts == {"explanations": 12, "failed": 12}
@@ -76,9 +72,7 @@ def test_rule_3_run_has_each_row_once_as_done_or_failed(place: Place, toys: Toys
     ("items", "num_users"),
     [(["a"], 1), (["odd-1"], 9), (["bad-1", "kill-1"], 2), (["é🙂" * 99, "\x00", "\U0010ffff"], 5)],
 )
-def test_rule_3_run_of_one_row_of_failed_ones_or_of_wide_characters(
-    place: Place, toys: Toys, items: list[str], num_users: int
-) -> None:
+def test_rule_3_run_of_few_or_strange_rows(toys: Toys, items: list[str], num_users: int) -> None:
     toy = toys(items, num_users=num_users)
     toy.complete()
     table = toy.published()
@@ -90,20 +84,16 @@ def test_rule_3_run_of_one_row_of_failed_ones_or_of_wide_characters(
 
 
 @pytest.mark.parametrize("num_chunks", [0, 1, 3])
-def test_rule_3_restarted_run_does_the_chunks_without_a_result(
-    toys: Toys, monkeypatch: pytest.MonkeyPatch, num_chunks: int
-) -> None:
-    toy = toys()
-    kill(toy, num_chunks, monkeypatch)
+def test_rule_3_restarted_run_does_the_chunks_without_a_result(here: Toys, num_chunks: int) -> None:
+    toy = here()
+    kill(toy, num_chunks, here.patch)
     assert Survey(toy.run).done[0].tolist() == list(range(num_chunks))
     toy.complete(pool := PoolHere(), alongside=True)
     assert sorted(pool.done) == list(range(num_chunks, toy.run.record.size.num_chunks))
     assert rows_of(toy.published()) == toy.rows
 
 
-def test_rule_3_drivers_side_by_side_have_each_row_once_and_count_what_stands(
-    place: Place, toys: Toys
-) -> None:
+def test_rule_3_drivers_side_by_side_have_each_row_once_and_count_what_stands(toys: Toys) -> None:
     """Some rows fail in one driver and succeed in the other; the result that stands counts."""
     toy = toys("a odd-1 b")
     barrier = threading.Barrier(2)
@@ -120,29 +110,25 @@ def test_rule_3_drivers_side_by_side_have_each_row_once_and_count_what_stands(
     assert (one.version, one.row_counts["explanations"]) == (0, len(texts_of(toy)))
 
 
-def test_rule_3_driver_is_not_started_beside_one_that_may_live(
-    disk: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy = toys()
-    kill(toy, 2, monkeypatch)
+def test_rule_3_driver_is_not_started_beside_one_that_may_live(here: Toys) -> None:
+    toy = here()
+    kill(toy, 2, here.patch)
     with pytest.raises(LeaseError, match=r"works on this run, and is taken for alive until .* UTC"):
         toy.drive()
-    assert read_status(disk.uri).phase() == "running"
+    assert read_status(here.uri).phase() == "running"
     code = "from xrec.storage.process import this_process; print(this_process())"
     command = [sys.executable, "-c", code]
     gone = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     for name, value in (("TERM", timedelta(0)), ("this_process", lambda: gone)):
-        with monkeypatch.context() as patch:
+        with here.patch.context() as patch:
             patch.setattr(driver, name, value)  # its term is over; it is no more
-            kill(toy, 0, monkeypatch, alongside=True)
-        assert read_status(disk.uri).phase() == "silent"
+            kill(toy, 0, here.patch, alongside=True)
+        assert read_status(here.uri).phase() == "silent"
     toy.drive()
 
 
-def test_rule_3_interrupted_driver_says_that_it_ended_and_the_next_begins_at_once(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(driver, "_SECONDS_BETWEEN_LOOKS", 0.0)
+def test_rule_3_interrupted_driver_says_so(toys: Toys, caplog: pytest.LogCaptureFixture) -> None:
+    toys.patch.setattr(driver, "_SECONDS_BETWEEN_LOOKS", 0.0)
     toy, seen = toys(), []
 
     def stop(progress: Any) -> None:
@@ -152,28 +138,26 @@ def test_rule_3_interrupted_driver_says_that_it_ended_and_the_next_begins_at_onc
 
     with pytest.raises(KeyboardInterrupt):
         toy.drive(on_progress=stop)
-    status = read_status(place.uri, place.storage)
+    status = read_status(toys.uri, toys.storage)
     assert (status.phase(), status.num_done) == ("stopped", seen[-1])
     assert Survey(toy.run).summary.num_rows == seen[-1]
+    assert f"stopped: {seen[-1]} of 36 rows are done; run the same command again" in caplog.text
     toy.complete()
     assert rows_of(toy.published()) == toy.rows
 
 
 @pytest.mark.parametrize("what", ["missing", "twice", "reason"])
-def test_rule_3_task_that_loses_or_doubles_a_row_is_an_error_and_writes_nothing(
-    toys: Toys, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_rule_3_task_that_loses_or_doubles_a_row_is_an_error(here: Toys, what: str) -> None:
     do = ToyTask.do
 
     def wrong(task: ToyTask, rows: pa.Table) -> Outcome:
-        outcome = do(task, rows)
-        strange = pa.array(["strange"] * len(outcome.failed))
-        ok = {"missing": outcome.ok.slice(1), "twice": outcome.ok.take([0, 0, 1])}
-        failed = {"reason": outcome.failed.set_column(2, "reason", strange)}
-        return Outcome(ok.get(what, outcome.ok), failed.get(what, outcome.failed))
+        ok, failed = do(task, rows).ok, do(task, rows).failed
+        strange = failed.set_column(2, "reason", pa.array(["strange"] * len(failed)))
+        wrong_ok = {"missing": ok.slice(1), "twice": ok.take([0, 0, 1]), "reason": ok}
+        return Outcome(wrong_ok[what], strange if what == "reason" else failed)
 
-    monkeypatch.setattr(ToyTask, "do", wrong)
-    toy = toys("a b odd-1", num_users=1)
+    here.patch.setattr(ToyTask, "do", wrong)
+    toy = here("a b odd-1", num_users=1)
     message = "reasons .'strange'.; expected some of odd" if what == "reason" else "each row once"
     with pytest.raises(ValueError, match=message):
         toy.drive()
@@ -183,9 +167,7 @@ def test_rule_3_task_that_loses_or_doubles_a_row_is_an_error_and_writes_nothing(
 # 7. A retry is the next pass.
 
 
-def test_rule_7_retry_replaces_rows_of_its_reasons_and_keeps_the_others(
-    place: Place, toys: Toys
-) -> None:
+def test_rule_7_retry_replaces_rows_of_its_reasons_and_keeps_the_others(toys: Toys) -> None:
     toy = toys("a odd-1 dull-2", num_users=6)
     first, before = toy.complete(), texts_of(toy)
     again = toy.complete(retry=["odd"])  # they fail again
@@ -206,9 +188,7 @@ def test_rule_7_retry_replaces_rows_of_its_reasons_and_keeps_the_others(
     assert len({manifest.fingerprint for manifest in (first, again, third)}) == 3
 
 
-def test_rule_7_interrupted_retry_is_done_before_anything_is_published(
-    place: Place, toys: Toys
-) -> None:
+def test_rule_7_interrupted_retry_is_done_before_anything_is_published(toys: Toys) -> None:
     toy = toys("a odd-1", num_users=18)
     toy.complete()
     interrupt(toy, 1, retry=["odd"])
@@ -225,20 +205,20 @@ def test_rule_7_interrupted_retry_is_done_before_anything_is_published(
     assert rows_of(toy.published(), "ok") == toy.rows
 
 
-def test_rule_7_run_that_lost_the_record_of_a_retry_is_planned_anew(toys: Toys) -> None:
-    toy = toys("a odd-1")
+def test_rule_7_run_that_lost_the_record_of_a_retry_is_planned_anew(here: Toys) -> None:
+    toy = here("a odd-1")
     for _ in range(2):
         toy.drive(retry=["odd"])
     (toy.run.folder / "pass-1.json").delete()
     with pytest.raises(TableError, match=r"pass-1\.json was deleted; run the job again"):
         toy.drive()
-    again = toys("a odd-1")
+    again = here("a odd-1")
     assert again.run.record.nonce != toy.run.record.nonce
     assert again.complete().row_counts == {"explanations": 12, "failed": 12}
 
 
-def test_rule_7_retry_of_other_reasons_follows_the_one_that_was_begun(toys: Toys) -> None:
-    toy = toys("odd-1 dull-2")
+def test_rule_7_retry_of_other_reasons_follows_the_one_that_was_begun(here: Toys) -> None:
+    toy = here("odd-1 dull-2")
     toy.drive()
     interrupt(toy, 1, retry=["odd"])
     toy.heal()
@@ -252,7 +232,7 @@ def test_rule_7_retry_of_other_reasons_follows_the_one_that_was_begun(toys: Toys
     assert (again.pass_number, again.reasons, again.is_done) == (2, ("dull",), True)
 
 
-def test_rule_7_drivers_that_begin_a_retry_at_once_do_one(place: Place, toys: Toys) -> None:
+def test_rule_7_drivers_that_begin_a_retry_at_once_do_one(toys: Toys) -> None:
     toy = toys("a odd-1")
     toy.complete()
     toy.heal()
@@ -264,10 +244,8 @@ def test_rule_7_drivers_that_begin_a_retry_at_once_do_one(place: Place, toys: To
 
 
 @pytest.mark.parametrize("reason", ["odd", "dull"])
-def test_rule_7_retry_that_another_driver_began_meanwhile_is_done_first(
-    toys: Toys, reason: str
-) -> None:
-    toy = toys("odd-1 dull-2")
+def test_rule_7_retry_that_another_driver_began_is_done_first(here: Toys, reason: str) -> None:
+    toy = here("odd-1 dull-2")
 
     def begin(chunk: int) -> None:
         if len(pool.done) == toy.run.record.size.num_chunks:
@@ -283,11 +261,9 @@ def test_rule_7_retry_that_another_driver_began_meanwhile_is_done_first(
     assert len(texts_of(toy)) >= 12
 
 
-def test_rule_7_unknown_reason_or_one_with_a_limit_is_refused_before_anything_is_written(
-    disk: Place, toys: Toys
-) -> None:
-    toy = toys()
-    before = disk.location.files()
+def test_rule_7_unknown_reason_or_one_with_a_limit_is_refused_at_the_beginning(here: Toys) -> None:
+    toy = here()
+    before = here.location.files()
     for settings, message in (
         ({"retry": ["od"]}, r"\['od'\]: expected .* odd, dull, task_error"),
         ({"retry": ["odd"], "max_rows": 5}, "max_rows = 5: .* a retry has no limit"),
@@ -295,24 +271,24 @@ def test_rule_7_unknown_reason_or_one_with_a_limit_is_refused_before_anything_is
     ):
         with pytest.raises(ValueError, match=message):
             toy.drive(**settings)
-    assert disk.location.files() == before
+    assert here.location.files() == before
 
 
 # 10. A limit ends a run at the end of a chunk; the next driver goes on.
 
 
-def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(
-    place: Place, toys: Toys
-) -> None:
+def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(toys: Toys) -> None:
     toy = toys(num_users=11)
     sizes = toy.run.passes()[0].plan.rows_of_chunks.tolist()
     progress = toy.drive(limited := PoolHere(), max_rows=sizes[0] + 1)
     assert (progress.is_done, progress.num_rows) == (False, sizes[0] + sizes[1])
     assert limited.done == [0, 1]
-    status = read_status(place.uri, place.storage)
+    status = read_status(toys.uri, toys.storage)
     assert (status.phase(), status.num_done) == ("stopped", progress.num_rows)
     assert toy.complete(again := PoolHere(), max_rows=progress.num_rows) is None  # is reached
     assert again.num_starts == 0
+    assert toy.publish() is None
+    assert not (toys.location / "_delta_log").exists()
     assert not has_work(toy.run, max_rows=progress.num_rows)
     assert has_work(toy.run, max_rows=progress.num_rows + 1)
     assert toy.drive(max_rows=sum(sizes[:3])).num_rows == sum(sizes[:3])  # on a chunk's edge
@@ -322,9 +298,9 @@ def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(
     assert toy.complete(max_rows=1) is not None
 
 
-def test_rule_10_failed_share_is_of_the_rows_within_the_limit(toys: Toys) -> None:
+def test_rule_10_failed_share_is_of_the_rows_within_the_limit(here: Toys) -> None:
     """One row of three fails; of all rows these are few, as long as most are not done."""
-    toy = toys("a b odd-1")
+    toy = here("a b odd-1")
     for _ in range(2):  # the second time nothing is done
         with pytest.raises(DataError, match=r"4 of 12 rows failed \(odd 4\), .* 24 are left"):
             toy.drive(max_rows=7, max_failed_share=0.3)

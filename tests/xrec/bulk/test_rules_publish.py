@@ -16,26 +16,13 @@ import pytest
 
 from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.test_rules_plan import OTHER
-from tests.xrec.bulk.toy_run import PoolHere, Toy, rows_of
+from tests.xrec.bulk.toy_run import Killed, PoolHere, Toy, die_here, rows_of
 from xrec.bulk import empty, published, rollback
 from xrec.bulk.table import deciding, replace_content
 from xrec.errors import ArtifactNotFoundError, StorageError, TableError
 from xrec.storage.delta import Commit, open_log
 
 MODULE = sys.modules["xrec.bulk.publish"]  # its function has the same name
-
-
-class Stopped(BaseException):
-    """A process ends here."""
-
-    @classmethod
-    def now(cls) -> None:
-        """End it."""
-        raise cls
-
-
-def nothing() -> None:
-    """Do nothing."""
 
 
 def table_at(place: Place) -> deltalake.DeltaTable:
@@ -46,7 +33,7 @@ def table_at(place: Place) -> deltalake.DeltaTable:
 def commit_once(
     monkeypatch: pytest.MonkeyPatch,
     before: Callable[[], object],
-    after: Callable[[], object] = nothing,
+    after: Callable[[], object] = lambda: None,
 ) -> None:
     """Do something before and after the next commit of a publisher."""
     commit, seen = MODULE.replace_content, []
@@ -77,9 +64,7 @@ def files_of(toy: Toy) -> list[str]:
     return table.log.files(table.version)["path"].to_pylist()
 
 
-def test_rule_8_publish_is_one_version_and_doing_it_again_changes_nothing(
-    place: Place, toys: Toys
-) -> None:
+def test_rule_8_publish_is_one_version_and_doing_it_again_changes_nothing(toys: Toys) -> None:
     toy = toys("a odd-1")
     with pytest.raises(ArtifactNotFoundError, match="nothing was published there"):
         toy.published()
@@ -87,7 +72,7 @@ def test_rule_8_publish_is_one_version_and_doing_it_again_changes_nothing(
     assert (manifest.version, manifest.files) == (0, {})
     for same in (toy, toys("a odd-1")):
         assert same.publish() == same.complete() == same.published().manifest == manifest
-    assert table_at(place).version() == 0
+    assert table_at(toys).version() == 0
     toy.heal()
     second = toy.complete(retry=["odd"])
     assert (second.version, second.run) == (1, manifest.run)
@@ -98,22 +83,20 @@ def test_rule_8_publish_is_one_version_and_doing_it_again_changes_nothing(
         toy.published(2)
 
 
-def test_rule_8_publishers_at_once_publish_once(place: Place, toys: Toys) -> None:
+def test_rule_8_publishers_at_once_publish_once(toys: Toys) -> None:
     one, other = two_runs(toys)
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(toy.publish) for toy in (one, other, one, other)]
     errors = [str(future.exception()) for future in futures]
     assert any("came while this job was at work" in error for error in errors)
     toy = (one, other)[errors.index("None") % 2]
-    assert table_at(place).version() == 0
+    assert table_at(toys).version() == 0
     assert rows_of(toy.published()) == toy.rows
 
 
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("where", ["before", "after"])
-def test_rule_8_lost_answer_of_a_commit_is_found_out(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch, where: str, is_first: bool
-) -> None:
+def test_rule_8_lost_answer_of_commit_is_found_out(toys: Toys, where: str, is_first: bool) -> None:
     def lost() -> None:
         raise StorageError("no answer")
 
@@ -121,8 +104,8 @@ def test_rule_8_lost_answer_of_a_commit_is_found_out(
     if not is_first:
         toy.complete()
     toy.drive(retry=["odd"])
-    commit_once(monkeypatch, **{"before": nothing, where: lost})
-    assert toy.publish().version == table_at(place).version() == (0 if is_first else 1)
+    commit_once(toys.patch, **{"before": lambda: None, where: lost})
+    assert toy.publish().version == table_at(toys).version() == (0 if is_first else 1)
     assert rows_of(toy.published()) == toy.rows
 
 
@@ -130,9 +113,7 @@ def test_rule_8_lost_answer_of_a_commit_is_found_out(
     ("what", "said"),
     [("publish", "another publish"), ("rollback", "a rollback"), ("empty", "an emptying")],
 )
-def test_rule_8_what_came_while_the_job_was_at_work_is_not_undone_by_it(
-    place: Place, toys: Toys, what: str, said: str
-) -> None:
+def test_rule_8_what_came_during_the_work_is_not_undone(toys: Toys, what: str, said: str) -> None:
     for items in ("a", "a b"):
         toys(items, identity=OTHER).complete()
     toy, other = toys(), toys("c", identity=OTHER)
@@ -140,9 +121,9 @@ def test_rule_8_what_came_while_the_job_was_at_work_is_not_undone_by_it(
     if what == "publish":
         other.complete()
     elif what == "rollback":
-        rollback(place.uri, 0, place.storage)
+        rollback(toys.uri, 0, toys.storage)
     else:
-        empty(place.uri, place.storage)
+        empty(toys.uri, toys.storage)
     message = rf"{said} \(version 2\) came while this job was at work, .* the same command"
     for _ in range(2):
         with pytest.raises(TableError, match=message):
@@ -152,17 +133,15 @@ def test_rule_8_what_came_while_the_job_was_at_work_is_not_undone_by_it(
 
 
 @pytest.mark.parametrize("what", ["rollback", "empty", "restore"])
-def test_rule_8_run_that_was_taken_back_is_published_again_only_if_told_so(
-    place: Place, toys: Toys, what: str
-) -> None:
+def test_rule_8_run_that_was_taken_back_is_published_only_if_told_so(toys: Toys, what: str) -> None:
     two_runs(toys)[0].publish()
     toys("c d", identity=OTHER).publish()
     if what == "rollback":
-        assert rollback(place.uri, 0, place.storage) == 2
+        assert rollback(toys.uri, 0, toys.storage) == 2
     elif what == "empty":
-        assert empty(place.uri, place.storage) == 2
+        assert empty(toys.uri, toys.storage) == 2
     else:  # another program's
-        table_at(place).restore(0)
+        table_at(toys).restore(0)
     toy, first = toys("c d", identity=OTHER), toys()
     with pytest.raises(TableError, match=r"\(version 2\) took it back; .*republish=true"):
         toy.complete()
@@ -173,35 +152,33 @@ def test_rule_8_run_that_was_taken_back_is_published_again_only_if_told_so(
     assert rows_of(toy.published()) == toy.rows
 
 
-def test_rule_8_earlier_config_is_published_again_by_its_command(toys: Toys) -> None:
-    toys().complete()
-    toys("c", identity=OTHER).complete()
-    assert toys().complete(pool := PoolHere()).version == 2
+def test_rule_8_earlier_config_is_published_again_by_its_command(here: Toys) -> None:
+    here().complete()
+    here("c", identity=OTHER).complete()
+    assert here().complete(pool := PoolHere()).version == 2
     assert pool.num_starts == 0
-    assert rows_of(toys().published()) == toys().rows
+    assert rows_of(here().published()) == here().rows
 
 
-def test_rule_8_version_whose_files_are_gone_is_undone(place: Place, toys: Toys) -> None:
+def test_rule_8_version_whose_files_are_gone_is_undone(toys: Toys) -> None:
     first, toy = two_runs(toys)
     first.publish()
     toy = toys("c d", identity=OTHER)
     for number in (1, 3):  # what is published, and what is restored
         toy.publish()
         for path in files_of(toy):
-            (place.location / path).delete()
+            (toys.location / path).delete()
         assert toy.complete().version == number + 2
         assert rows_of(toy.published(number + 1)) == first.rows
         assert rows_of(toy.published()) == toy.rows
-    for name in place.location.sizes():
-        (place.location / name).delete()  # no version is whole
+    for name in toys.location.sizes():
+        (toys.location / name).delete()  # no version is whole
     assert toys().complete().version == 7
     with pytest.raises(ArtifactNotFoundError, match="published nothing there"):
-        published(place.uri, version=6, storage=place.storage)
+        published(toys.uri, version=6, storage=toys.storage)
 
 
-def test_rule_8_publisher_that_slept_over_a_deletion_is_undone(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rule_8_publisher_that_slept_over_a_deletion_is_undone(toys: Toys) -> None:
     """It commits onto a table that was deleted and made again by another run, at one version."""
     first, other = two_runs(toys)
     first.publish()
@@ -209,17 +186,17 @@ def test_rule_8_publisher_that_slept_over_a_deletion_is_undone(
     toy.drive()
 
     def deleted_and_made_again() -> None:
-        for name in place.location.sizes():
-            (place.location / name).delete()
-        (place.location / "_delta_log").delete()
-        with monkeypatch.context() as patch:
+        for name in toys.location.sizes():
+            (toys.location / name).delete()
+        (toys.location / "_delta_log").delete()
+        with toys.patch.context() as patch:
             patch.undo()
             other.publish()
 
-    commit_once(monkeypatch, deleted_and_made_again, Stopped.now)
-    with pytest.raises(Stopped):
+    commit_once(toys.patch, deleted_and_made_again, die_here)
+    with pytest.raises(Killed):
         toy.publish()
-    log = open_log(place.location)
+    log = open_log(toys.location)
     assert (log.version, log.is_sound(1)) == (1, False)
     with pytest.raises(TableError, match="version 1 has other files than its writer meant"):
         other.published()
@@ -228,11 +205,11 @@ def test_rule_8_publisher_that_slept_over_a_deletion_is_undone(
     assert rows_of(again.published()) == other.rows
 
 
-def test_rule_8_undo_that_is_not_sound_undoes_nothing(toys: Toys) -> None:
+def test_rule_8_undo_that_is_not_sound_undoes_nothing(here: Toys) -> None:
     """A sleeper's undo came into the table from another one."""
-    first, _ = two_runs(toys)
+    first, _ = two_runs(here)
     first.publish()
-    toys("c d", identity=OTHER).publish()
+    here("c d", identity=OTHER).publish()
     log = open_log(first.run.output)
     commit = Commit(kind="undo", table="of another", live="", target=0)
     replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
@@ -240,9 +217,9 @@ def test_rule_8_undo_that_is_not_sound_undoes_nothing(toys: Toys) -> None:
     assert newest.version == 1
 
 
-def test_rule_8_publish_of_other_columns_replaces_them(toys: Toys) -> None:
-    toys().complete()
-    toy = toys(identity=OTHER)
+def test_rule_8_publish_of_other_columns_replaces_them(here: Toys) -> None:
+    here().complete()
+    toy = here(identity=OTHER)
     toy.drive()
     for file in Path(toy.run.folder.path, "results").iterdir():
         table = pq.read_table(file)
@@ -258,17 +235,15 @@ def test_rule_8_publish_of_other_columns_replaces_them(toys: Toys) -> None:
 # What is in the files.
 
 
-def test_rule_8_files_are_in_the_tables_order_with_row_groups_of_whole_buckets(
-    disk: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xrec.bulk.parts._ROWS_PER_GROUP", 10)
-    monkeypatch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
-    toy = toys("a b odd-1", num_users=60, rows_per_chunk=7)
+def test_rule_8_files_are_in_the_tables_order_with_row_groups_of_whole_buckets(here: Toys) -> None:
+    here.patch.setattr("xrec.bulk.parts._ROWS_PER_GROUP", 10)
+    here.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
+    toy = here("a b odd-1", num_users=60, rows_per_chunk=7)
     toy.complete()
     toy.heal()
     toy.complete(retry=["odd"])
     (path,) = files_of(toy)
-    file = pq.ParquetFile(Path(disk.uri, path))
+    file = pq.ParquetFile(Path(here.uri, path))
     groups = [file.read_row_group(number) for number in range(file.num_row_groups)]
     assert len(groups) > 5
     buckets = [set(group["bucket"].to_pylist()) for group in groups]
@@ -279,18 +254,16 @@ def test_rule_8_files_are_in_the_tables_order_with_row_groups_of_whole_buckets(
     users = [user for user, _ in itertools.groupby(row["user"] for row in rows)]
     assert len(users) == 60  # the rows of each lie together
     assert file.metadata.row_group(0).column(0).has_column_index
-    texts = [path.read_text() for path in Path(disk.uri, "_delta_log").glob("*.json")]
+    texts = [path.read_text() for path in Path(here.uri, "_delta_log").glob("*.json")]
     assert not any("u-1" in text for text in texts)  # ids are deleted with the files
     adds = [json.loads(line).get("add") for text in texts for line in text.splitlines()]
     for stats in (json.loads(add["stats"]) for add in adds if add):
         assert (stats["minValues"], stats["numRecords"]) == ({"bucket": rows[0]["bucket"]}, 180)
 
 
-def test_rule_8_parts_and_passes_of_any_size_have_each_row_once(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rule_8_parts_and_passes_of_any_size_have_each_row_once(toys: Toys) -> None:
     """Chunks of retries have rows of several parts of the table."""
-    monkeypatch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
+    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
     toy = toys("a odd-1 dull-2 b", num_users=20, rows_per_chunk=9)
     toy.drive()
     manifests = [toy.publish()]
@@ -305,7 +278,7 @@ def test_rule_8_parts_and_passes_of_any_size_have_each_row_once(
     assert len(set(toy.published().dataset().to_table()["text"].to_pylist())) == 80
 
 
-def test_rule_8_publish_of_other_rows_has_another_fingerprint(toys: Toys) -> None:
-    one, other = (toys.at(items)(items).complete() for items in ("a", "b"))
+def test_rule_8_publish_of_other_rows_has_another_fingerprint(here: Toys) -> None:
+    one, other = (here.at(items)(items).complete() for items in ("a", "b"))
     assert one.run == other.run
     assert one.fingerprint != other.fingerprint

@@ -1,86 +1,71 @@
 """Rules 3, 7 and 8 of xrec.bulk where a row of the plan becomes several rows of the table."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.xrec.bulk.conftest import Place
+from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.toy_run import PoolHere, describe
-from xrec.bulk import (
-    BulkRun,
-    Identity,
-    Outcome,
-    RowFormat,
-    RunRequest,
-    Survey,
-    clean_keys,
-    complete,
-    drive,
-    open_run,
-    published,
-)
+from xrec import bulk
 
-FORMAT = RowFormat(
+WORDS = ["a", "bcd", "aa", "-", "--", *(f"w{number}" for number in range(100, 112))]
+GOOD_WORDS = [word for word in WORDS if word.strip("-")]
+FORMAT = bulk.RowFormat(
     keys=("word",),
     ok=pa.schema([("place", pa.int32()), ("letter", pa.string())]),
     failed=pa.schema([]),
     ok_keys=("place",),
     reasons=("empty",),
 )
-WORDS = ["a", "bcd", "aa", "-", "--", *(f"w{number}" for number in range(100, 112))]
-GOOD_WORDS = [word for word in WORDS if word.strip("-")]
 
 
 @dataclass
 class Spell:
     """Cuts words into letters; words of dashes have none, unless they are healed."""
 
-    healed: set[str] = field(default_factory=set)
+    healed: tuple[str, ...] = ()
     row_errors: tuple[type[Exception], ...] = ()
 
-    def do(self, rows: pa.Table) -> Outcome:
+    def do(self, rows: pa.Table) -> bulk.Outcome:
         """See ChunkTask."""
         words = rows["word"].to_pylist()
         empty = [word for word in words if word.strip("-") == "" and word not in self.healed]
-        letters = [
-            {"word": word, "place": place, "letter": letter}
-            for word in words
-            if word not in empty
-            for place, letter in reversed(list(enumerate(word)))
-        ]
-        failed = self.fail(pa.table({"word": pa.array(empty, pa.string())}), "empty", "no letter")
-        return Outcome(pa.Table.from_pylist(letters, FORMAT.ok_schema), failed)
+        good = [word for word in words if word not in empty]
+        letters = [dict(zip(FORMAT.ok_schema.names, row, strict=True)) for row in letters_of(good)]
+        failed = pa.table({"word": pa.array(empty, pa.string())})
+        return bulk.Outcome(
+            pa.Table.from_pylist(letters[::-1], FORMAT.ok_schema),
+            self.fail(failed, "empty", "no letter"),
+        )
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         """See ChunkTask."""
-        texts = {"reason": reason, "message": message}
-        return pa.Table.from_pylist(
-            [{**row, **texts} for row in rows.to_pylist()], FORMAT.failed_schema
-        )
+        said = {"reason": reason, "message": message}
+        failed = [{**row, **said} for row in rows.to_pylist()]
+        return pa.Table.from_pylist(failed, FORMAT.failed_schema)
 
 
-def run_of(place: Place) -> BulkRun:
+def run_of(place: Place) -> bulk.BulkRun:
     """Plan the words."""
-    return open_run(
-        RunRequest(
+    table = pa.table({"word": WORDS})
+    return bulk.open_run(
+        bulk.RunRequest(
             place.uri,
-            Identity(kind="spelling", config={}, inputs={}),
+            bulk.Identity(kind="spelling", config={}, inputs={}),
             FORMAT,
-            lambda: [
-                clean_keys(pa.table({"word": WORDS}), FORMAT.keys, file="words", first_line=1)
-            ],
+            lambda: [bulk.clean_keys(table, FORMAT.keys, file="words", first_line=1)],
             rows_per_chunk=4,
             storage=place.storage,
         )
     )
 
 
-def complete_here(run: BulkRun, task: Spell, **settings: Any) -> Any:
+def complete_here(run: bulk.BulkRun, task: Spell, **settings: Any) -> Any:
     """Run to the end in this process, and publish; returns the manifest."""
-    return complete(run, PoolHere(), lambda: task, "recommendations", describe, **settings)
+    return bulk.complete(run, PoolHere(), lambda: task, "recommendations", describe, **settings)
 
 
 def letters_of(words: list[str]) -> list[tuple[str, int, str]]:
@@ -88,9 +73,9 @@ def letters_of(words: list[str]) -> list[tuple[str, int, str]]:
     return sorted((word, place, letter) for word in words for place, letter in enumerate(word))
 
 
-def ok_rows(run: BulkRun) -> list[tuple[str, int, str]]:
+def ok_rows(run: bulk.BulkRun) -> list[tuple[str, int, str]]:
     """The rows of words that succeeded, sorted; those of a word lie together, in their order."""
-    table = published(run.output.uri, storage=run.storage)
+    table = bulk.published(run.output.uri, storage=run.storage)
     columns = ["word", "place", "letter"]
     rows = [(*row.values(),) for row in table.dataset().to_table(columns=columns).to_pylist()]
     assert all(row[1] == 0 or rows[n - 1][:2] == (row[0], row[1] - 1) for n, row in enumerate(rows))
@@ -102,45 +87,34 @@ def test_rule_3_each_row_becomes_all_of_its_rows_or_a_failed_one(place: Place) -
     manifest = complete_here(run, Spell())
     assert ok_rows(run) == letters_of(GOOD_WORDS)
     assert manifest.row_counts == {"explanations": 15, "failed": 2}
-    failed = published(place.uri, storage=place.storage).dataset(status="failed").to_table()
+    failed = bulk.published(place.uri, storage=place.storage).dataset(status="failed").to_table()
     assert sorted(failed["word"].to_pylist()) == ["-", "--"]
     assert failed["place"].null_count == 2
-    summary = Survey(run).summary
+    summary = bulk.Survey(run).summary
     assert (summary.num_ok, summary.num_ok_rows, summary.num_rows) == (15, 54, 17)
 
 
-def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xrec.bulk.parts.PART_BYTES", 3000)
-    run = run_of(place)
+def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(toys: Toys) -> None:
+    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 3000)
+    run = run_of(toys)
     complete_here(run, Spell())
-    manifest = complete_here(run, Spell(healed={"--"}), retry=["empty"])
+    manifest = complete_here(run, Spell(healed=("--",)), retry=["empty"])
     assert ok_rows(run) == letters_of([*GOOD_WORDS, "--"])
     assert manifest.row_counts == {"explanations": 16, "failed": 1}
-    summary = Survey(run).summary
+    summary = bulk.Survey(run).summary
     assert (summary.num_ok_rows, summary.failed) == (56, {"empty": 1})
 
 
 @pytest.mark.parametrize("what", ["a row twice", "a word lost"])
-def test_rule_3_task_that_doubles_a_row_or_loses_a_key_is_an_error(
-    disk: Place, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_rule_3_task_that_doubles_a_row_or_loses_a_key_is_an_error(here: Toys, what: str) -> None:
     do = Spell.do
 
-    def wrong(task: Spell, rows: pa.Table) -> Outcome:
+    def wrong(task: Spell, rows: pa.Table) -> bulk.Outcome:
         outcome, ok = do(task, rows), do(task, rows).ok
-        twice, lost = (
-            ok.take([0, *range(len(ok))]),
-            ok.filter(pc.not_equal(ok["word"], ok["word"][0])),
-        )
-        return Outcome(twice if "twice" in what else lost, outcome.failed)
+        twice = ok.take([0, *range(len(ok))])
+        lost = ok.filter(pc.not_equal(ok["word"], ok["word"][0]))
+        return bulk.Outcome(twice if what == "a row twice" else lost, outcome.failed)
 
-    monkeypatch.setattr(Spell, "do", wrong)
+    here.patch.setattr(Spell, "do", wrong)
     with pytest.raises(ValueError, match="expected each row once"):
-        drive(run_of(disk), PoolHere(), Spell)
-
-
-def test_row_format_ok_key_that_is_no_column_of_ok_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"ok_keys \['rank'\]: expected columns of ok, \['text'\]"):
-        RowFormat(("a",), pa.schema([("text", pa.string())]), pa.schema([]), ok_keys=("rank",))
+        bulk.drive(run_of(here), PoolHere(), Spell)

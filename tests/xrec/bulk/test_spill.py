@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from xrec.bulk.keys import key_hash
-from xrec.bulk.spill import EARLIER, Spill, buckets_of
+from xrec.bulk.spill import EARLIER, Spill
 
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("user", "item")])
 WIDE = ["", " ", "ü", "e\u0301", "\U0001f642" * 9, "a\x00b", "\uffff", "\U0010ffff", "u-1", "u-10"]
@@ -31,7 +31,7 @@ def spilled(rows: list[tuple[str, str]], batch: int = 50) -> Spill:
 
 @pytest.mark.parametrize("num_buckets", [1, 8, 256, 4096])
 @pytest.mark.parametrize("rows_per_chunk", [1, 7, 100, 10_000])
-def test_chunks_have_each_row_once_in_the_order_of_buckets_and_cut_no_user(
+def test_chunks_have_each_row_once_by_buckets_and_cut_no_user(
     num_buckets: int, rows_per_chunk: int
 ) -> None:
     users = [*WIDE, *(f"user {number}" for number in range(150))]
@@ -56,13 +56,6 @@ def test_chunks_have_each_row_once_in_the_order_of_buckets_and_cut_no_user(
     assert not ends or sum(ends) / len(ends) > 0.5 * min(rows_per_chunk, 40)
 
 
-def test_spill_of_the_same_rows_has_one_fingerprint_and_of_others_another() -> None:
-    rows = rows_of(dict.fromkeys(WIDE, 2))
-    one, same, fewer = spilled(rows), spilled(rows[::-1], batch=3), spilled(rows[1:])
-    assert one.fingerprint == same.fingerprint != fewer.fingerprint
-    assert list(one.chunks(5, 8)) == list(same.chunks(5, 8))
-
-
 @pytest.mark.parametrize("num_buckets", [1, 512])
 def test_chunks_have_the_earlier_row_of_each_key_beside_it(num_buckets: int) -> None:
     rows = rows_of(dict.fromkeys([*WIDE, *(f"u{number}" for number in range(60))], 3))
@@ -78,11 +71,3 @@ def test_chunks_have_the_earlier_row_of_each_key_beside_it(num_buckets: int) -> 
         assert row[EARLIER] == by_key.get((row["user"], row["item"]))
     nothing = list(spilled(rows).chunks(20, num_buckets, iter(()), schema))
     assert EARLIER not in nothing[0].column_names
-
-
-def test_buckets_of_are_equal_ranges_of_the_hash() -> None:
-    ids = pa.chunked_array([[f"user {number}" for number in range(3000)], ["ü"]])
-    for num_buckets in (1, 2, 3, 1000):
-        buckets = buckets_of(ids, num_buckets).to_pylist()
-        assert set(buckets) <= set(range(num_buckets))
-        assert buckets == [key_hash(id_) * num_buckets >> 64 for id_ in ids.to_pylist()]

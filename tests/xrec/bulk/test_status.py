@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.object_store import ObjectStore, requests_of
-from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.test_rules_drive import stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.toy_run import IDENTITY, PoolHere
@@ -36,13 +36,13 @@ def status_of(*, seconds: float = 0, **progress: Any) -> Status:
     return Status("memory", PLANNED, said, None, False)
 
 
-def test_read_status_before_during_and_after_a_run(place: Place, toys: Toys) -> None:
+def test_read_status_before_during_and_after_a_run(toys: Toys) -> None:
     with pytest.raises(ArtifactNotFoundError, match="no run was planned there"):
-        read_status(place.uri, place.storage)
+        read_status(toys.uri, toys.storage)
     toy = toys("a odd-1")
 
     def status() -> Status:
-        return read_status(place.uri, place.storage)
+        return read_status(toys.uri, toys.storage)
 
     planned, phases = status(), []
     assert (planned.phase(), planned.num_left, planned.progress) == ("planned", 24, None)
@@ -64,18 +64,16 @@ def test_read_status_before_during_and_after_a_run(place: Place, toys: Toys) -> 
     assert (status().phase(), status().record) == ("planned", other.run.record)
     other.complete()
     assert status().phase() == "published"
-    rollback(place.uri, 0, place.storage)
+    rollback(toys.uri, 0, toys.storage)
     assert (status().phase(), status().is_published) == ("replaced", False)
 
 
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_read_status_takes_few_requests_also_of_many_results(
-    place: Place, toys: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(driver, "_SECONDS_BETWEEN_SIGNS", 0.0)
+def test_read_status_takes_few_requests_also_of_many_results(toys: Toys) -> None:
+    toys.patch.setattr(driver, "_SECONDS_BETWEEN_SIGNS", 0.0)
     toys(num_users=24, rows_per_chunk=2).drive()
-    requests = requests_of(monkeypatch)
-    assert read_status(place.uri, place.storage).num_left == 0
+    requests = requests_of(toys.patch)
+    assert read_status(toys.uri, toys.storage).num_left == 0
     assert len(requests) < 12
 
 

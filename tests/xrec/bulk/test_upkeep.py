@@ -23,30 +23,30 @@ from xrec.storage import read_manifest
 HOUR = timedelta(hours=1)
 
 
-def test_rollback_publishes_an_earlier_version_as_the_next_one(place: Place, toys: Toys) -> None:
+def test_rollback_publishes_an_earlier_version_as_the_next_one(toys: Toys) -> None:
     toy = finished(toys)
-    assert rollback(place.uri, 0, place.storage) == 2
+    assert rollback(toys.uri, 0, toys.storage) == 2
     assert len(rows_of(toy.published(), "failed")) == 12
     assert toy.published().manifest.row_counts == toy.published(0).manifest.row_counts
-    assert read_manifest(place.location, "explanations").version == 2
-    assert rollback(place.uri, 2, place.storage) == 2  # is the newest
-    assert rollback(place.uri, 1, place.storage) == 3
+    assert read_manifest(toys.location, "explanations").version == 2
+    assert rollback(toys.uri, 2, toys.storage) == 2  # is the newest
+    assert rollback(toys.uri, 1, toys.storage) == 3
     assert rows_of(toy.published(), "ok") == toy.rows
-    assert check_output(place.uri, place.storage) == []
+    assert check_output(toys.uri, toys.storage) == []
     for version in (-1, 4):
         with pytest.raises(TableError, match=f"version {version} is not there; .* has 0 to 3"):
-            rollback(place.uri, version, place.storage)
+            rollback(toys.uri, version, toys.storage)
 
 
-def test_empty_leaves_no_rows_and_earlier_versions(place: Place, toys: Toys) -> None:
+def test_empty_leaves_no_rows_and_earlier_versions(toys: Toys) -> None:
     toy = finished(toys)
-    assert empty(place.uri, place.storage) == 2
+    assert empty(toys.uri, toys.storage) == 2
     with pytest.raises(ArtifactNotFoundError, match="it was emptied; run its job first"):
         toy.published()
     with pytest.raises(ArtifactNotFoundError, match="no explanations artifact: it was emptied"):
-        read_manifest(place.location, "explanations")
-    assert table_at(place).to_pyarrow_table().num_rows == 0
-    assert rollback(place.uri, 1, place.storage) == 3
+        read_manifest(toys.location, "explanations")
+    assert table_at(toys).to_pyarrow_table().num_rows == 0
+    assert rollback(toys.uri, 1, toys.storage) == 3
     assert rows_of(toy.published(), "ok") == toy.rows
 
 
@@ -80,44 +80,42 @@ def age(place: Place, *spared: str) -> None:
             os.utime(file, (old, old))
 
 
-def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(
-    disk: Place, toys: Toys
-) -> None:
+def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(here: Toys) -> None:
     """Runs: one is published, one was published before it, one planned last, one lost its plan."""
-    superseded = toys("x", identity=OTHER)
+    superseded = here("x", identity=OTHER)
     superseded.complete()
-    toy = finished(toys)
+    toy = finished(here)
     third = IDENTITY.model_copy(update={"config": {"words": 5}})
-    lost = toys("y", identity=third)
+    lost = here("y", identity=third)
     (lost.run.folder / "plan" / "index.parquet").delete()
-    last = toys("y", identity=third)
+    last = here("y", identity=third)
     last.drive(max_rows=1)
-    orphan = disk.location / "part-of-a-publisher-that-died.parquet"
+    orphan = here.location / "part-of-a-publisher-that-died.parquet"
     orphan.write_bytes(b"1")
-    before = disk.location.files()
-    assert vacuum(disk.uri, 2 * HOUR) == 0
-    assert set(before) <= set(disk.location.files())  # all is young
-    age(disk, "part-of-a")
-    assert vacuum(disk.uri, 4 * HOUR) == 0
-    assert vacuum(disk.uri, HOUR) == 2  # of the two versions before
+    before = here.location.files()
+    assert vacuum(here.uri, 2 * HOUR) == 0
+    assert set(before) <= set(here.location.files())  # all is young
+    age(here, "part-of-a")
+    assert vacuum(here.uri, 4 * HOUR) == 0
+    assert vacuum(here.uri, HOUR) == 2  # of the two versions before
     assert orphan.is_file()
-    runs = {run: (disk.location / RUNS / run).folders() for run in (disk.location / RUNS).folders()}
+    runs = {run: (here.location / RUNS / run).folders() for run in (here.location / RUNS).folders()}
     assert runs == {each.run.record.run: [each.run.record.nonce] for each in (toy, last)}
     assert rows_of(toy.published(), "ok") == toy.rows
     assert toy.complete() is not None
-    assert toys("y", identity=third).run.record == last.run.record
-    age(disk)
-    vacuum(disk.uri, HOUR)
+    assert here("y", identity=third).run.record == last.run.record
+    age(here)
+    vacuum(here.uri, HOUR)
     assert not orphan.exists()
     with pytest.raises(TableError, match=r"version 1 cannot be restored: part-.* is gone"):
-        rollback(disk.uri, 1)
+        rollback(here.uri, 1)
 
 
-def test_vacuum_spares_a_superseded_run_that_is_at_work(place: Place, toys: Toys) -> None:
+def test_vacuum_spares_a_superseded_run_that_is_at_work(toys: Toys) -> None:
     toy = toys()
     toy.drive(max_rows=7)
     toys("x", identity=OTHER).complete()
-    vacuum(place.uri, HOUR, place.storage)
+    vacuum(toys.uri, HOUR, toys.storage)
     again = toys()
     assert again.run.record == toy.run.record
     again.complete(pool := PoolHere())

@@ -4,96 +4,31 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from tests.xrec.bulk.conftest import Place
-from xrec.bulk import (
-    BulkRun,
-    Identity,
-    Outcome,
-    Progress,
-    Published,
-    RowFormat,
-    RunRequest,
-    Summary,
-    clean_keys,
-    complete,
-    drive,
-    open_run,
-    publish,
-    published,
-)
+from xrec import bulk
 from xrec.bulk.marks import Marks
 from xrec.bulk.worker import ChunkWorker, WorkerSettings
 from xrec.storage import Manifest
 
-FORMAT = RowFormat(
+FORMAT = bulk.RowFormat(
     keys=("user", "item"),
     ok=pa.schema([("text", pa.string()), ("num_tokens", pa.int32())]),
     failed=pa.schema([("hint", pa.string())]),
     reasons=("odd", "dull"),
 )
-IDENTITY = Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
+IDENTITY = bulk.Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
 
 
 class Killed(BaseException):
     """Ends a process that is the test's."""
-
-
-@dataclass(frozen=True)
-class ToyTask:
-    """Explains rows; an item's name says what happens to its row.
-
-    Items `odd...` and `dull...` fail for that reason, `bad...` raise an error, `kill...` kill the
-    process. Once the file `healed` exists, all are well. Each attempt makes another text.
-
-    kill: how a process dies.
-    """
-
-    healed: str
-    kill: Callable[[], Any]
-    seconds: float = 0.0
-    row_errors: tuple[type[Exception], ...] = (ValueError,)
-
-    def do(self, rows: pa.Table) -> Outcome:
-        """See ChunkTask."""
-        time.sleep(self.seconds)
-        pairs = rows.to_pylist()
-        is_healed = Path(self.healed).exists()
-        if not is_healed:
-            self._fall_over([pair["item"] for pair in pairs])
-        ok, failed = [], []
-        for pair in pairs:
-            kind = pair["item"].partition("-")[0]
-            if kind in FORMAT.reasons and not is_healed:
-                failed.append({**pair, "reason": kind, "message": "no", "hint": "a hint"})
-            else:
-                text = f"{pair['user']} likes {pair['item']} {uuid.uuid4().hex}"
-                ok.append({**pair, "text": text, "num_tokens": 3})
-        return Outcome(
-            pa.Table.from_pylist(ok, FORMAT.ok_schema),
-            pa.Table.from_pylist(failed, FORMAT.failed_schema),
-            {"tokens": 3 * len(ok)},
-        )
-
-    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        """See ChunkTask."""
-        failure = {"reason": reason, "message": message, "hint": "a hint"}
-        return pa.Table.from_pylist(
-            [{**pair, **failure} for pair in rows.to_pylist()], FORMAT.failed_schema
-        )
-
-    def _fall_over(self, items: Sequence[str]) -> None:
-        if any(item.startswith("kill") for item in items):
-            self.kill()
-        for item in items:
-            if item.startswith("bad"):
-                raise ValueError(f"{item} is bad")
 
 
 def die_here() -> None:
@@ -106,25 +41,82 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@dataclass(frozen=True)
+class ToyTask:
+    """Explains rows; an item's name says what happens to its row.
+
+    Items `odd...` and `dull...` fail for that reason, `bad...` raise an error, `kill...` and the
+    rows of `killers` kill the process. Once the file `healed` exists, all are well. Each attempt
+    makes another text, which has its process's number.
+
+    kill: how a process dies. seconds: what a row takes. mark: begins each text, and is the hint of
+    a failed row.
+    """
+
+    healed: str
+    kill: Callable[[], Any] = die_here
+    seconds: float = 0.0
+    killers: Collection[tuple[str, str]] = ()
+    row_errors: tuple[type[Exception], ...] = (ValueError,)
+    mark: str = "a hint"
+
+    def do(self, rows: pa.Table) -> bulk.Outcome:
+        """See ChunkTask."""
+        time.sleep(self.seconds * rows.num_rows)
+        pairs = rows.to_pylist()
+        is_healed = Path(self.healed).exists()
+        if not is_healed:
+            self._fall_over(pairs)
+        ok, failed = [], []
+        for pair in pairs:
+            kind = pair["item"].partition("-")[0]
+            if kind in FORMAT.reasons and not is_healed:
+                failed.append({**pair, "reason": kind, "message": "no", "hint": self.mark})
+            else:
+                said = f"{self.mark}, {pair['user']} likes {pair['item']}"
+                text = f"{said} {os.getpid()} {uuid.uuid4().hex}"
+                ok.append({**pair, "text": text, "num_tokens": 3})
+        return bulk.Outcome(
+            pa.Table.from_pylist(ok, FORMAT.ok_schema),
+            pa.Table.from_pylist(failed, FORMAT.failed_schema),
+            {"tokens": 3 * len(ok)},
+        )
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        """See ChunkTask."""
+        failure = {"reason": reason, "message": message, "hint": self.mark}
+        failed = [{**pair, **failure} for pair in rows.to_pylist()]
+        return pa.Table.from_pylist(failed, FORMAT.failed_schema)
+
+    def _fall_over(self, pairs: Sequence[Mapping[str, str]]) -> None:
+        for pair in pairs:
+            if pair["item"].startswith("kill") or (*pair.values(),) in self.killers:
+                self.kill()
+        for pair in pairs:
+            if pair["item"].startswith("bad"):
+                raise ValueError(f"{pair['item']} is bad")
+
+
 @dataclass
 class PoolHere:
     """One process after the other, all of them the test's; it does one chunk at a time.
 
     A process that dies is followed by another, as Ray does it. before: called with each chunk that
-    is about to be done. done: the chunks that were begun, in their order.
+    is about to be done. order: changes the chunks' order. done: the chunks that were begun.
     """
 
     before: Callable[[int], object] = lambda chunk: None
+    order: Callable[[Sequence[int]], Sequence[int]] = list
     done: list[int] = field(default_factory=list)
     num_starts: int = 0
 
     def summaries(
         self, settings: WorkerSettings, chunks: Sequence[int]
-    ) -> Iterator[tuple[int, Summary]]:
+    ) -> Iterator[tuple[int, bulk.Summary]]:
         """See Pool."""
         marks = Marks(1)
         worker = self._start(settings, marks)
-        for chunk in chunks:
+        for chunk in self.order(chunks):
             while True:
                 self.done.append(chunk)
                 self.before(chunk)
@@ -149,78 +141,77 @@ def pool_here(*settings: Any, **more: Any) -> PoolHere:
 class Toy:
     """A run, and the rows that its table must have in the end."""
 
-    run: BulkRun
+    run: bulk.BulkRun
     rows: list[tuple[str, str]]
     healed: Path
 
-    def make_task(self, kill: Callable[[], Any] = die_here, **changes: Any) -> Callable[[], Any]:
+    def make_task(self, kind: type[ToyTask] = ToyTask, **changes: Any) -> Callable[[], Any]:
         """What makes the task of a process."""
-        task = ToyTask(str(self.healed), kill, **changes)
-        return lambda: task
+        return partial(kind, str(self.healed), **changes)
 
-    def drive(self, pool: Any = None, **settings: Any) -> Progress:
-        """Do what is left."""
-        return drive(self.run, pool or PoolHere(), self.make_task(), **settings)
+    def drive(self, pool: Any = None, task: Any = None, **settings: Any) -> bulk.Progress:
+        """Do what is left; `task` makes the task of a process."""
+        return bulk.drive(self.run, pool or PoolHere(), task or self.make_task(), **settings)
 
     def publish(self, **settings: Any) -> Manifest | None:
         """Publish what is done."""
-        return publish(self.run, "explanations", describe, **settings)
+        return bulk.publish(self.run, "explanations", describe, **settings)
 
-    def complete(self, pool: Any = None, **settings: Any) -> Manifest | None:
+    def complete(self, pool: Any = None, task: Any = None, **settings: Any) -> Manifest | None:
         """Do what is left, and publish it."""
-        return complete(
-            self.run, pool or PoolHere(), self.make_task(), "explanations", describe, **settings
-        )
+        pool, task = pool or PoolHere(), task or self.make_task()
+        return bulk.complete(self.run, pool, task, "explanations", describe, **settings)
 
-    def published(self, version: int | None = None) -> Published:
+    def published(self, version: int | None = None) -> bulk.Published:
         """What readers take."""
-        return published(self.run.output.uri, version=version, storage=self.run.storage)
+        return bulk.published(self.run.output.uri, version=version, storage=self.run.storage)
 
     def heal(self) -> None:
         """Let the rows succeed that failed before."""
         self.healed.touch()
 
 
-def describe(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+def describe(summary: bulk.Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
     """The counts and metrics of a manifest."""
     counts = {"explanations": summary.num_ok, "failed": summary.num_failed}
     return counts, {"failed_by_reason": dict(summary.failed)}
 
 
 def toy_run(
-    place: Place,
-    folder: Path,
-    items: Sequence[str] = ("a", "b", "c"),
-    *,
-    num_users: int = 12,
-    rows_per_chunk: int = 6,
-    identity: Identity = IDENTITY,
-    **more: Any,
+    place: Place, folder: Path, items: Sequence[str] = "abc", num_users: int = 12, **settings: Any
 ) -> Toy:
-    """Plan a run of every user with every item, with some rows twice."""
-    rows = [(f"u-{number}", item) for number in range(num_users) for item in items]
-    run = open_run(
-        RunRequest(
-            place.uri,
-            identity,
-            FORMAT,
-            lambda: [batch_of(rows), batch_of(rows[:5])],
-            listing={"rows.parquet": ["1", str(len(rows))]},
-            rows_per_chunk=rows_per_chunk,
-            storage=place.storage,
-            **more,
-        )
-    )
-    return Toy(run, sorted(rows), folder / "healed")
+    """Plan a run of every user with every item."""
+    run = bulk.open_run(toy_request(place, items, num_users, **settings))
+    return Toy(run, sorted(toy_rows(items, num_users)), folder / "healed")
+
+
+def toy_request(
+    place: Place, items: Sequence[str] = "abc", num_users: int = 12, **settings: Any
+) -> bulk.RunRequest:
+    """The request of a toy run, in which some rows come twice."""
+    rows = toy_rows(items, num_users)
+    defaults: dict[str, Any] = {
+        "identity": IDENTITY,
+        "batches": lambda: [batch_of(rows), batch_of(rows[:5])],
+        "listing": {"rows.parquet": ["1", str(len(rows))]},
+        "rows_per_chunk": 6,
+        "storage": place.storage,
+    }
+    return bulk.RunRequest(place.uri, format=FORMAT, **{**defaults, **settings})
+
+
+def toy_rows(items: Sequence[str] = "abc", num_users: int = 12) -> list[tuple[str, str]]:
+    """Every user with every item."""
+    return [(f"u-{number}", item) for number in range(num_users) for item in items]
 
 
 def batch_of(rows: Sequence[tuple[str, str]]) -> tuple[pa.Table, pa.Table]:
     """Good rows, and rejected ones, of which there are none."""
     columns = {name: [row[place] for row in rows] for place, name in enumerate(FORMAT.keys)}
-    return clean_keys(pa.table(columns), FORMAT.keys, file="rows", first_line=1)
+    return bulk.clean_keys(pa.table(columns), FORMAT.keys, file="rows", first_line=1)
 
 
-def rows_of(table: Published, status: str | None = None) -> list[tuple[str, str]]:
+def rows_of(table: bulk.Published, status: str | None = None) -> list[tuple[str, str]]:
     """The keys of all rows, sorted; a row that is there twice is there twice."""
     rows = table.dataset(status=status).to_table(columns=list(FORMAT.keys)).to_pylist()
     return sorted((row["user"], row["item"]) for row in rows)

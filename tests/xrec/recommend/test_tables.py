@@ -1,4 +1,4 @@
-"""What is read before Ray is asked for."""
+"""What a run is made from, and what is refused before Ray is asked for."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from xrec.errors import DataError, UnknownIdError
+from tests.xrec.recommend.catalogue import make_graph
+from xrec.errors import (
+    ArtifactMismatchError,
+    ArtifactNotFoundError,
+    ConfigError,
+    DataError,
+    UnknownIdError,
+)
 from xrec.graph import read_graph
-from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.recommend import identify_recommendations, read_tables
 from xrec.recommend.task import RankingTask
 from xrec.storage import open_location
@@ -19,47 +25,16 @@ from xrec.storage import open_location
 MakeConfig = Callable[..., Any]
 
 
-def test_read_tables_ids_stand_in_the_order_of_their_vectors(make_config: MakeConfig) -> None:
-    tables = read_tables(make_config(user_ids=["u2"]))
-    graph = read_graph(open_location(make_config().artifact("graph")))
-    assert tables.user_ids.to_pylist() == [f"u{user}" for user in range(23)]
-    assert tables.item_ids.to_pylist() == [f"i{item}" for item in range(15)]
-    assert torch.equal(torch.from_numpy(tables.user_vectors), graph.users)
-    assert torch.equal(torch.from_numpy(tables.item_vectors), graph.items)
+def _newcomer(folder: Path, *items: str) -> dict[str, str]:
+    """A cold start of a new user with this history."""
+    file = folder / "new.parquet"
+    pq.write_table(pa.table({"user_id": ["newcomer"] * len(items), "item_id": items}), file)
+    return {"interactions": str(file)}
 
 
-def test_read_tables_unknown_user_is_refused(make_config: MakeConfig) -> None:
-    with pytest.raises(UnknownIdError, match="user 'u1x' is not among the"):
-        read_tables(make_config(user_ids=["u2", "u1x"]))
-
-
-def test_read_tables_vector_that_is_not_finite_raises_data_error(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
-    graph = read_graph(open_location(make_config().artifact("graph")))
-    users = graph.users.clone()
-    users[4, 1] = torch.nan
-    broken = tmp_path / "graph"
-    write_graph(
-        open_location(str(broken)),
-        embeddings_bytes(users, graph.items),
-        [],
-        config={},
-        inputs=graph.manifest.inputs,
-        metrics={},
-    )
-    with pytest.raises(DataError, match=r"1 of 23 user vectors .* user_index 4"):
-        read_tables(make_config(graph=str(broken)))
-
-
-def test_read_tables_new_user_of_a_cold_start_is_ranked_and_its_history_left_out(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
+def test_read_tables_ranks_a_cold_starts_new_user(make_config: MakeConfig, tmp_path: Path) -> None:
     history = ["i2", "i5", "i11", "i0"]
-    pq.write_table(
-        pa.table({"user_id": ["newcomer"] * 4, "item_id": history}), tmp_path / "new.parquet"
-    )
-    config = make_config(cold_start={"interactions": str(tmp_path / "new.parquet")}, k=15)
+    config = make_config(cold_start=_newcomer(tmp_path, *history), k=15)
     tables = read_tables(config)
     assert set(tables.user_ids.to_pylist()) == {*(f"u{user}" for user in range(23)), "newcomer"}
     outcome = RankingTask(tables, k=15).do(pa.table({"user_id": ["newcomer"]}))
@@ -68,17 +43,51 @@ def test_read_tables_new_user_of_a_cold_start_is_ranked_and_its_history_left_out
     read_tables(config.model_copy(update={"user_ids": ("newcomer",)}))  # it is known
 
 
-def test_identity_depends_on_the_content_of_the_cold_start(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
-    runs = []
+def test_identity_is_of_inputs_k_and_set_of_users(make_config: MakeConfig, tmp_path: Path) -> None:
+    identity = identify_recommendations(make_config(user_ids=["u3", "u1", "u3"]))
+    assert set(identity.inputs) == {"dataset", "graph"}
+    assert list(tmp_path.iterdir()) == []
+    same = make_config(user_ids=["u1", "u3"], users_per_task=4)
+    assert identify_recommendations(same).run == identity.run
+    runs = {identity.run}
+    for values in ({"user_ids": ["u1"]}, {}, {"user_ids": ["u1", "u3"], "k": 2}):
+        runs.add(identify_recommendations(make_config(**values)).run)
     for item in ("i2", "i3"):
-        pq.write_table(
-            pa.table({"user_id": ["newcomer"], "item_id": [item]}), tmp_path / "new.parquet"
-        )
-        runs.append(
-            identify_recommendations(
-                make_config(cold_start={"interactions": str(tmp_path / "new.parquet")})
-            ).run
-        )
-    assert len({*runs, identify_recommendations(make_config()).run}) == 3
+        config = make_config(cold_start=_newcomer(tmp_path, item))
+        runs.add(identify_recommendations(config).run)
+    assert len(runs) == 6
+
+
+def _read(config: Any) -> Any:
+    identify_recommendations(config)
+    return read_tables(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"k": 16}, ConfigError, "k = 16, but the dataset has 15 items"),
+        ({"user_ids": []}, ConfigError, "user_ids is an empty list"),
+        ({"user_ids": ["u2", "u1x"]}, UnknownIdError, "user 'u1x' is not among the"),
+        ({"dataset": "nowhere"}, ArtifactNotFoundError, "nowhere: no dataset artifact"),
+        ({"graph": "nowhere"}, ArtifactNotFoundError, "nowhere: no graph artifact"),
+        ({"graph": "broken"}, DataError, r"1 of 23 user vectors .* user_index 4"),
+        ({"graph": "other"}, ArtifactMismatchError, "trained on dataset 0123, but .*dataset is"),
+    ],
+)
+def test_what_cannot_be_recommended_is_refused(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    values: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph = read_graph(open_location(make_config().artifact("graph")))
+    users = graph.users.clone()
+    users[4, 1] = torch.nan
+    make_graph(tmp_path / "broken", users, graph.items, graph.manifest.inputs["dataset"])
+    make_graph(tmp_path / "other", torch.eye(23), torch.eye(23), "0123")
+    with pytest.raises(error, match=message):
+        _read(make_config(**values))

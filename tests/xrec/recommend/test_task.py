@@ -1,26 +1,21 @@
 """Users that are ranked in this process."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
-import pytest
 
-from xrec.recommend import RankingTables, read_tables
+from xrec.recommend import RankingTables
 from xrec.recommend.task import ROWS, RankingTask
 
 
-def _tables(**values: Any) -> RankingTables:
+def _tables() -> RankingTables:
     """Two users, two items; u1 has seen both."""
-    defaults: dict[str, Any] = {
-        "user_vectors": np.array([[1, 0], [0, 1]], np.float32),
-        "item_vectors": np.array([[1, 5], [2, 4]], np.float32),
-        "train_edges": np.array([[1, 1], [0, 1]]),
-        "user_ids": pa.array(["u0", "u1"]),
-        "item_ids": pa.array(["i0", "i1"]),
-    }
-    return RankingTables(**{**defaults, **values})
+    return RankingTables(
+        user_vectors=np.array([[1, 0], [0, 1]], np.float32),
+        item_vectors=np.array([[1, 5], [2, 4]], np.float32),
+        train_edges=np.array([[1, 1], [0, 1]]),
+        user_ids=pa.array(["u0", "u1"]),
+        item_ids=pa.array(["i0", "i1"]),
+    )
 
 
 def _users(*user_ids: str) -> pa.Table:
@@ -34,34 +29,7 @@ def test_task_user_who_has_seen_everything_is_a_failed_row() -> None:
         ("u0", "i0", 2, 1.0),
     ]
     assert outcome.failed.to_pylist() == [
-        {
-            "user_id": "u1",
-            "reason": "all_items_seen",
-            "message": "the user has seen every item",
-        }
+        {"user_id": "u1", "reason": "all_items_seen", "message": "the user has seen every item"}
     ]
     alone = RankingTask(_tables(), k=2).do(_users("u1"))
     assert (alone.ok.num_rows, alone.failed.num_rows) == (0, 1)
-
-
-def test_task_some_users_at_a_time_are_the_whole(make_config: Callable[..., Any]) -> None:
-    task = RankingTask(read_tables(make_config()), k=3)
-    ids = [f"u{user}" for user in range(22, -1, -1)]
-    whole = ROWS.sorted(task.do(_users(*ids)).ok)
-    parts = ROWS.sorted(
-        pa.concat_tables(task.do(_users(*ids[start : start + 6])).ok for start in range(0, 23, 6))
-    )
-    assert parts.drop(["score"]).equals(whole.drop(["score"]))
-    assert parts["score"].to_pylist() == pytest.approx(whole["score"].to_pylist(), abs=1e-6)
-
-
-def test_task_takes_read_only_arrays_as_ray_hands_them_out(
-    recwarn: pytest.WarningsRecorder,
-) -> None:
-    tables = _tables()
-    for array in (tables.user_vectors, tables.item_vectors, tables.train_edges):
-        array.setflags(write=False)
-    assert RankingTask(tables, k=1).do(_users("u0")).ok.to_pylist() == [
-        {"user_id": "u0", "item_id": "i1", "rank": 1, "score": 2.0}
-    ]
-    assert [str(warning.message) for warning in recwarn if "writable" in str(warning.message)] == []

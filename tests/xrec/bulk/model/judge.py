@@ -9,40 +9,22 @@ from tests.xrec.bulk.model.table import Entry, Files, Log, snapshot
 _UNSOUND = "a version that the audit refuses"
 _FOREIGN_READER = "a foreign reader took such a version"
 _TAKEN = "a pair that was taken down"
-_ANEW = "The log's end was deleted by hand and written anew. Roll back, or run the command again."
-# Finding: what opens the window; what a user sees, and what to do then.
+_RAW, _FOREIGN = {"raw"}, {"raw", "foreign"}
+# Finding: what opens the window. docs/bulk.md says what a user sees then, and what to do.
 WINDOWS = {
-    "a takedown under way": (
-        {"takedown"},
-        "A new version shows a pair until its takedown ends. Was that stopped, run it again.",
-    ),
-    _UNSOUND: (
-        {"raw", "foreign"},
-        "A deletion by hand or another program mixed rows: our readers refuse. Run any command.",
-    ),
-    _FOREIGN_READER: (
-        {"raw", "foreign"},
-        "Others read such a version until it is undone. Run any command of ours, read again.",
-    ),
-    "files missing": (
-        {"raw", "vacuum"},
-        "Deleted by hand, or by a vacuum while a command slept for days. Run any command of ours.",
-    ),
-    "damaged log": (
-        {"raw"},
-        "Commands ran while the log was deleted by hand. Stop them, delete again, begin anew.",
-    ),
-    _TAKEN: (
-        {"raw"},
-        "A takedown's commit was deleted by hand under a publish. Take the pair down again.",
-    ),
-    "published over what came meanwhile": ({"raw"}, _ANEW),
-    "a right version was undone": ({"raw"}, _ANEW),
+    "a takedown under way": {"takedown"},
+    _UNSOUND: _FOREIGN,
+    _FOREIGN_READER: _FOREIGN,
+    "files missing": {"raw", "vacuum"},
+    "damaged log": _RAW,
+    _TAKEN: _RAW,
+    "published over what came meanwhile": _RAW,
+    "a right version was undone": _RAW,
 }
 
 
 def is_window(world: World, finding: str) -> bool:
-    return finding in WINDOWS and not WINDOWS[finding][0].isdisjoint(world.causes)
+    return not WINDOWS.get(finding, set()).isdisjoint(world.causes)
 
 
 def judge_commit(world: World, version: int, entry: Entry) -> None:
@@ -61,7 +43,6 @@ def judge_commit(world: World, version: int, entry: Entry) -> None:
         world.find(taken if pair in world.taken else "a takedown under way")
     if sound and entry.kind == "publish":
         _judge_results(world, entry, rows)
-    if sound and entry.kind == "publish":
         _judge_publish(world, log, entry)
     if sound and entry.kind == "undo" and _is_right(world, log.lives[-2], log.sound[-2]):
         is_new = entry.meant is None or entry.meant[0] != log.table
@@ -115,11 +96,8 @@ def judge_garbage(world: World) -> None:
     log = snapshot(world)
     records = [world.objects[key][0].nonce for key in world.keys("x/") if "/run-" in key]
     nonces = {key.split("/")[2] for key in world.keys("x/") if "/run-" not in key}
-    if (
-        log
-        and log.entries
-        and (nonces - set(records) or set(world.keys("part/")) - log.live.keys())
-    ):
+    parts = set(world.keys("part/"))
+    if log and log.entries and (nonces - set(records) or parts - log.live.keys()):
         world.find("garbage is left")
 
 

@@ -51,8 +51,8 @@ def simulate(seed: int, raw: bool, rules_off: frozenset[str] = frozenset()) -> W
     judge.judge_answers(world, interleave(world, _actors(world, raw)))
     for key in world.keys("log/") + world.keys("check/") if snapshot(world) is None else ():
         world.do(("delete", key))
-    last = Command(world, "A", retry=False, republish=True)
-    judge.judge_end(world, "A", alone(world, "the last A", last.go()))
+    last = Command(world, "A", retry=False, republish=True).go()
+    judge.judge_end(world, "A", alone(world, "the last A", last))
     alone(world, "the last reader", _read(world, True))
     world.now += 2 * RETENTION
     alone(world, "the last clean", others.clean(world))
@@ -72,8 +72,7 @@ def _actors(world: World, raw: bool) -> dict[str, Actor]:
     actors: dict[str, Actor] = {}
     for number in range(world.rng.randint(2, 4)):
         run = "AB"[number % 2 if is_so(0.7) else 0]
-        command = Command(world, run, retry=is_so(0.5), republish=is_so(0.25))
-        actors[f"{run}{number}"] = command.go()
+        actors[f"{run}{number}"] = Command(world, run, is_so(0.5), is_so(0.25)).go()
     chances: dict[str, tuple[float, Callable[[World], Actor]]] = {
         "delete": (0.35 * raw, others.delete_by_hand),
         "delete again": (0.1 * raw, others.delete_by_hand),

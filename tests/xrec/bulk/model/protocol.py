@@ -77,7 +77,7 @@ def newest_record(run: str) -> Actor:
 class Command:
     """One `xrec backfill`, from its opening to its answer."""
 
-    def __init__(self, world: World, run: str, *, retry: bool, republish: bool) -> None:
+    def __init__(self, world: World, run: str, retry: bool, republish: bool) -> None:
         self.world, self.run, self.retry, self.republish = world, run, retry, republish
         self.base, self.record = NO_TABLE, Record(-1, "", NO_TABLE)
 
