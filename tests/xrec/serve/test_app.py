@@ -17,7 +17,7 @@ import pytest
 import ray
 import requests
 from ray import serve
-from xrec.serve.deployment_file import serve_options
+from xrec.serve.app import serve_options
 
 from jobs.serve import checked, deploy
 from tests.xrec.serve.local_endpoint import Endpoint, sse
