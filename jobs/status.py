@@ -88,7 +88,8 @@ def _status(job: Job, config: JobConfig) -> ArtifactStatus:
     num_bytes, notes = _num_bytes(made.location), found.differences
     if found.manifest is not None and made.unchecked:
         notes += (f"not compared: {', '.join(made.unchecked)}",)
-    state = "begun" if found.state == "missing" and num_bytes else _STATES[found.state]
+    is_begun = found.state == "missing" and num_bytes > 0
+    state: State = "begun" if is_begun else _STATES[found.state]
     return ArtifactStatus(job.artifact, made.location.uri, state, found.manifest, num_bytes, notes)
 
 
