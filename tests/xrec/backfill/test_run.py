@@ -108,7 +108,7 @@ def test_run_over_max_failed_share_publishes_nothing_and_a_retry_heals_it(runs: 
     toy, strict = runs.toy(mute=GOOD[:6]), {"max_failed_share": 0.1}
     with pytest.raises(DataError, match=r"empty_text.* more than max_failed_share = 0\.1"):
         runs.run(*GOOD, toy=toy, **strict)
-    with pytest.raises(DataError, match="more than max_failed_share = 0.1"):
+    with pytest.raises(DataError, match=r"more than max_failed_share = 0\.1"):
         finish(runs.config(*GOOD, **strict), runs.plan(*GOOD))
     assert not (runs.output / "_delta_log").exists()
     runs.heal()
