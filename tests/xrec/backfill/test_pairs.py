@@ -51,8 +51,7 @@ def test_table_ids_are_strings_or_integers_and_further_columns_are_left(runs: Ru
         "user_id": pa.array(["1", "2", "3"]).dictionary_encode(),
     }
     pq.write_table(pa.table(table), runs.folder / "pairs.parquet")
-    batches = list(pair_batches(runs.config(**table_at(runs.folder / "pairs.parquet"))))
-    ((good, bad),) = batches
+    ((good, bad),) = pair_batches(runs.config(**table_at(runs.folder / "pairs.parquet")))
     assert pairs_of(good.to_pylist()) == ["1 7", f"2 {2**62 + 1}", "3 9"]
     assert (good.column_names, bad.num_rows) == (["user_id", "item_id"], 0)
 
@@ -62,6 +61,8 @@ def test_table_ids_that_have_no_exact_text_are_rejected_with_file_line_and_reaso
 ) -> None:
     """Each file is read with its own types: an id of one file may be a float in another."""
     monkeypatch.setattr("xrec.backfill.pairs._BATCH_ROWS", 2)  # lines count on over the batches
+    folder = runs.folder / "in"
+    folder.mkdir()
     text = pa.array([b"u0", b"\xff\xfe", b"u2"]).view(pa.binary()).cast(pa.binary())
     broken = pa.Array.from_buffers(pa.string(), 3, text.buffers())
     files = {
@@ -70,8 +71,8 @@ def test_table_ids_that_have_no_exact_text_are_rejected_with_file_line_and_reaso
         "c": {"user_id": broken, "item_id": ["i0", "i1", "i2"]},
     }
     for name, columns in files.items():
-        pq.write_table(pa.table(columns), runs.folder / f"{name}.parquet")
-    config = runs.config(**table_at(runs.folder))
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    config = runs.config(**table_at(folder))
     rejected = pa.concat_tables(bad for _, bad in pair_batches(config)).to_pylist()
     assert [(Path(row["file"]).name, row["line"], row["reason"]) for row in rejected] == [
         ("a.parquet", 3, "null_id"),
@@ -81,9 +82,9 @@ def test_table_ids_that_have_no_exact_text_are_rejected_with_file_line_and_reaso
     ]
     assert "4 of 9 rows of pairs have ids that are neither strings nor integers" in caplog.text
     assert pairs_in(config) == ["u0 1", "u0 i0", "u1 2", "u2 i2", "u3 4"]
-    assert runs.plan(**table_at(runs.folder)).record.num_rejected == 4
+    assert runs.plan(**table_at(folder)).record.num_rejected == 4
     with pytest.raises(DataError, match=r"line 3: null_id .* more than max_failed_share = 0\.4\."):
-        pairs_in(runs.config(**table_at(runs.folder), max_failed_share=0.4))
+        pairs_in(runs.config(**table_at(folder), max_failed_share=0.4))
 
 
 def test_listing_is_of_the_pairs_files_alone(runs: Runs) -> None:
