@@ -9,17 +9,17 @@ from cluster.room import demand_of_actors
 from jobs.output import Output, llm_fingerprint
 from jobs.train_adapter import check_training_cluster
 from xrec.checks import check_word_list
-from xrec.compare import (
+from xrec.config.comparison import ComparisonConfig
+from xrec.config.contestants import ADAPTERS
+from xrec.data.dataset import check_has_explanations
+from xrec.lab.compare import (
     check_packages,
     compare,
     comparison_identity,
     computed_on_ray,
     has_all_metrics,
 )
-from xrec.config.comparison import ComparisonConfig
-from xrec.config.contestants import ADAPTERS
-from xrec.data.dataset import check_has_explanations
-from xrec.evaluate.judge import judge_keys
+from xrec.lab.judge import judge_keys
 from xrec.storage import Manifest, check_artifacts, location_of
 
 

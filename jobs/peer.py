@@ -4,10 +4,10 @@ from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors, demand_of_workers
 from jobs.output import Output, llm_fingerprint
-from xrec.config.peers import PeerConfig
+from xrec.config.baselines import PeerConfig
 from xrec.data import check_has_explanations
 from xrec.errors import ArtifactNotFoundError
-from xrec.peers import (
+from xrec.lab.baselines import (
     peer_identity,
     plan_texts,
     publish_texts,

@@ -16,7 +16,6 @@ from tests.jobs.small_comparison import values_of
 from tests.xrec.train.adapter_town import build_workspace
 from xrec.adapter.artifact import read_adapter
 from xrec.adapter.pairs import Pair
-from xrec.compare.likelihoods import LIKELIHOODS
 from xrec.config.ablate import AblateConfig
 from xrec.config.base import parse_config
 from xrec.config.engine import EngineConfig
@@ -24,6 +23,7 @@ from xrec.data.dataset import read_dataset
 from xrec.data.held_out import held_out_pairs
 from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import reference_nll
+from xrec.lab.compare.likelihoods import LIKELIHOODS
 from xrec.storage import Manifest, location_of, open_location, read_table
 
 VARIANTS = ("ours", "constant")

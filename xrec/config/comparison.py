@@ -13,6 +13,7 @@ from xrec.config.adapter import (
     TrainAdapterConfig,
 )
 from xrec.config.backfill import ActorsConfig, BackfillConfig, TablePairs
+from xrec.config.baselines import PeerConfig, PeerKind
 from xrec.config.contestants import (
     ADAPTERS,
     CONTESTANTS,
@@ -28,7 +29,6 @@ from xrec.config.engine import EngineConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.lora import LoraConfig
 from xrec.config.metrics import MetricsConfig
-from xrec.config.peers import PeerConfig, PeerKind
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import Device, JobConfig, RayConfig, ScalingConfig, input_uri
 from xrec.config.variants import WITHOUT_ASPECTS, check_full, model_of, prompt_of

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator
 
 from xrec.config.base import Config
-from xrec.config.peers import PeerKind
+from xrec.config.baselines import PeerKind
 from xrec.config.table_files import TABLE_ENDINGS, Delimiter
 
 AdapterContestant = Literal[

@@ -7,11 +7,11 @@ from xrec.config.adapter import ImportAdapterConfig, TrainAdapterConfig
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
+from xrec.config.baselines import PeerConfig
 from xrec.config.compare import CompareConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
-from xrec.config.peers import PeerConfig
 from xrec.config.ranker import TrainRankerConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import JobConfig
