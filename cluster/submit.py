@@ -26,9 +26,7 @@ from xrec.errors import ClusterError, ConfigError
 _URI_KEYS = frozenset(
     {
         *("workspace", "uri", "release", "carry_from", "interactions", "users", "items"),
-        *("peer_model", "peer_texts", "pairs"),
-        *("unsafe_words", "prompt", "statements_prompt", "support_prompt", "prompts"),
-        *("judge_scores", "answers"),
+        *("pairs", "unsafe_words", "prompts", "answers"),
         *ARTIFACTS,
     }
 )

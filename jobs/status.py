@@ -29,7 +29,6 @@ _FIGURES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "graph": (("recall@20", "Recall@20"), ("ndcg@20", "NDCG@20")),
     "aspects": (("ndcg@10", "NDCG@10"),),
     "adapter": (("validation_loss", "validation loss"),),
-    "peer": (("validation_loss", "validation loss"),),
     "evaluation": (
         ("personalization_gain", "gain"),
         ("aspect_accuracy", "aspect accuracy"),
@@ -38,7 +37,6 @@ _FIGURES: Mapping[str, tuple[tuple[str, str], ...]] = {
 _ROWS: Mapping[str, tuple[str, ...]] = {
     "annotations": ("reviews", "explanations"),
     "dataset": ("interactions", "explanations"),
-    "peer": ("train",),
     "evaluation": ("pairs",),
 }
 _MOST_COUNTS = 2

@@ -179,8 +179,7 @@ def test_check_shared_paths_relative_paths_are_named_others_pass(tmp_path: Path)
     with pytest.raises(ConfigError, match=r"uri=raw/tables, dataset=out"):
         check_shared_paths(parse_config(PrepareConfig, values))
     judges = [
-        {"name": name, "model": {"kind": "endpoint", "model": "a/b"}, "prompt": f"{name}.txt"}
-        for name in ("one", "two")
+        {"name": name, "model": {"kind": "endpoint", "model": "a/b"}} for name in ("one", "two")
     ]
     values = {
         "workspace": "s3://bucket/x",
@@ -191,8 +190,7 @@ def test_check_shared_paths_relative_paths_are_named_others_pass(tmp_path: Path)
     }
     with pytest.raises(
         ConfigError,
-        match=r"model=\./model, unsafe_words=words\.txt, prompt=one\.txt, prompt=two\.txt, "
-        r"answers=anna\.json:",
+        match=r"model=\./model, unsafe_words=words\.txt, answers=anna\.json:",
     ):
         check_shared_paths(parse_config(CompareConfig, values))
     annotator = {

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 
-from xrec.config.ablate import AblateConfig
 from xrec.config.adapter import ImportAdapterConfig, TrainAdapterConfig
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
-from xrec.config.baselines import PeerConfig
 from xrec.config.compare import CompareConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
@@ -28,8 +26,6 @@ JOBS: Mapping[str, type[JobConfig]] = {
     "recommend": RecommendConfig,
     "backfill": BackfillConfig,
     "evaluate": EvaluateConfig,
-    "ablate": AblateConfig,
-    "peer": PeerConfig,
     "compare": CompareConfig,
     "serve": ServeConfig,
 }
@@ -45,7 +41,6 @@ ARTIFACTS = (
     "recommendations",
     "explanations",
     "evaluation",
-    "ablation",
     "comparison",
 )
 SHARED = (

@@ -1,25 +1,19 @@
-"""Peers: published models that explain recommendations, to compare with.
+"""Baselines: published models that explain recommendations, and low-rank weights.
 
-    train_peer         dataset in, a trained peer out                       (train, trainer)
-    write_peer_texts   pairs in, a table of texts like a backfill's out     (texts, task, write)
+    train_baseline         dataset in, a trained baseline out   (train, trainer)
+    write_baseline_texts   pairs in, texts out                  (texts, write)
 
-models      one module a peer: Att2Seq, NRT, PETER, PEPLER
+baseline    one of them with its seed: what it reads, where its model lies
+models      one module a model: Att2Seq, NRT, PETER, PEPLER, LoRA
 words       texts as rows of words; language_model: as tokens of a language model
-aspects     the aspects that PETER+ reads
-data        explained pairs as examples; batch: as tensors
+aspects     the aspect that PETER+ reads
+data        explained pairs as examples; batch: as tensors; prompts: as prompts in words
 progress    when a training stops, and what its best epoch is
-build       a config's peer with its first weights
-artifact    the trained peer in files
+artifact    the trained baseline in files
 """
 
-from xrec.lab.baselines.texts import plan_texts, publish_texts, texts_identity, write_peer_texts
-from xrec.lab.baselines.train import peer_identity, train_peer
+from xrec.lab.baselines.baseline import Baseline
+from xrec.lab.baselines.texts import write_baseline_texts
+from xrec.lab.baselines.train import train_baseline
 
-__all__ = [
-    "peer_identity",
-    "plan_texts",
-    "publish_texts",
-    "texts_identity",
-    "train_peer",
-    "write_peer_texts",
-]
+__all__ = ["Baseline", "train_baseline", "write_baseline_texts"]

@@ -1,17 +1,19 @@
 """Explained pairs as examples of tokens, and examples as batches of tensors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 
-from xrec.lab.baselines.models.peer import Pairs, PeerBatch
+from xrec.lab.baselines.models.model import Pairs, TextBatch
 
+ExampleT = TypeVar("ExampleT", bound=Sized)
 _RATIO, _FEWEST = 1.3, 8
 
 
 @dataclass(frozen=True)
-class PeerExample:
+class TextExample:
     """An explained pair: its indices, and the tokens of its text.
 
     The end token is the last one, unless the text was cut; `num_words` does not count it. The
@@ -25,20 +27,26 @@ class PeerExample:
     aspect_ids: tuple[int, ...] = ()
     rating: float = float("nan")
 
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
 
 def example(
-    user_index: int, item_index: int, words: Sequence[int], max_words: int, end_id: int
-) -> PeerExample:
-    """The example of a text, with its end token, or cut and without one if it is too long."""
+    pair: tuple[int, int], words: Sequence[int], max_words: int, end_id: int, **more: Any
+) -> TextExample:
+    """The example of a text, with its end token, or cut and without one if it is too long.
+
+    pair: the indices of user and item. more: further fields of TextExample.
+    """
     end = (end_id,) if len(words) <= max_words else ()
     kept = tuple(words[:max_words])
-    return PeerExample(user_index, item_index, (*kept, *end), len(kept))
+    return TextExample(*pair, (*kept, *end), len(kept), **more)
 
 
-def collate(examples: Sequence[PeerExample]) -> PeerBatch:
+def collate(examples: Sequence[TextExample]) -> TextBatch:
     """The examples as a batch; B is at least 1. Texts are padded with zeros."""
-    lengths = torch.tensor([len(each.token_ids) for each in examples])
-    return PeerBatch(
+    lengths = torch.tensor([len(each) for each in examples])
+    return TextBatch(
         collate_pairs(
             [each.user_index for each in examples],
             [each.item_index for each in examples],
@@ -62,15 +70,15 @@ def collate_pairs(
     )
 
 
-def of_similar_length(examples: Sequence[PeerExample], most: int) -> Iterator[list[PeerExample]]:
+def of_similar_length(examples: Sequence[ExampleT], most: int) -> Iterator[list[ExampleT]]:
     """All examples, `most` at a time or fewer, so that little of a batch is padding.
 
     What has eight rows takes no more that are 1.3 times as long as its shortest one: on a CPU that
     is 1.3 to 1.5 times as fast as what is cut anywhere.
     """
-    batch: list[PeerExample] = []
-    for each in sorted(examples, key=lambda each: len(each.token_ids)):
-        is_longer = bool(batch) and len(each.token_ids) > _RATIO * len(batch[0].token_ids)
+    batch: list[ExampleT] = []
+    for each in sorted(examples, key=len):
+        is_longer = bool(batch) and len(each) > _RATIO * len(batch[0])
         if len(batch) == most or (is_longer and len(batch) >= _FEWEST):
             yield batch
             batch = []

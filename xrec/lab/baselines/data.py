@@ -1,33 +1,35 @@
-"""What peers are trained on: explained pairs as examples of tokens.
+"""What baselines are trained on: explained pairs as examples.
 
 Only training explanations, those that were drawn, give the vocabulary and the longest text.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from xrec.config.baselines import PeerConfig
 from xrec.data.dataset import Dataset
 from xrec.data.drawn import drawn_explanations
 from xrec.errors import DataError
-from xrec.lab.baselines.aspects import AspectNames, Names, aspect_ids, aspect_names
-from xrec.lab.baselines.batch import PeerExample, example
+from xrec.lab.baselines.aspects import ChosenAspects, aspect_ids, read_aspects
+from xrec.lab.baselines.baseline import Baseline
+from xrec.lab.baselines.batch import TextExample, collate, example
 from xrec.lab.baselines.language_model import LanguageModelTokens, language_model_folder
-from xrec.lab.baselines.models.peer import Ratings
+from xrec.lab.baselines.models.model import Batch, Ratings
+from xrec.lab.baselines.prompts import collate_prompts, prompt_examples
 from xrec.lab.baselines.words import Words
-from xrec.storage import location_of
 
+MAX_VOCABULARY = 20_000
+"""How many words a model knows, the most frequent ones; others are read as unknown."""
 _MOST_RATINGS = 1_000
 _SHARE_THAT_FITS = 0.99
 
 
 class Codec(Protocol):
-    """The tokens of a peer's texts."""
+    """The tokens of a baseline's texts."""
 
     def __len__(self) -> int: ...
 
@@ -51,66 +53,65 @@ class Codec(Protocol):
 
 
 @dataclass(frozen=True)
-class PeerData:
-    """All that the training reads.
+class BaselineData:
+    """All that the training reads; `collate` makes a batch of some of the examples.
 
-    `max_words` is the longest text, in tokens without the end. `ratings` is the scale of the
-    training pairs' ratings, None if there are none.
+    codec: None of lora, whose prompts and texts are those of ours. `max_words` is the longest text,
+    in tokens without the end. `ratings` is the scale of the training pairs' ratings, None if there
+    are none.
     """
 
-    train: list[PeerExample]
-    validation: list[PeerExample]
-    codec: Codec
-    max_words: int
+    train: Sequence[Any]
+    validation: Sequence[Any]
     num_users: int
     num_items: int
-    num_aspect_words: int = 0
+    codec: Codec | None
+    max_words: int
     ratings: Ratings | None = None
+    collate: Callable[[Sequence[Any]], Batch] = collate
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens the model knows; 0 of lora."""
+        return 0 if self.codec is None else len(self.codec)
 
 
-def build_peer_data(config: PeerConfig, dataset: Dataset) -> PeerData:
+def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
     """The examples of the drawn pairs; raises DataError without training or validation pairs."""
-    training = config.training
-    train = drawn_explanations(dataset, dataset.explained_pairs("train"), training.max_pairs)
-    validation = drawn_explanations(
-        dataset, dataset.explained_pairs("validation"), training.max_validation_pairs
+    train, validation = (
+        drawn_explanations(dataset, dataset.explained_pairs(split), most)
+        for split, most in (
+            ("train", baseline.max_pairs),
+            ("validation", baseline.recipe.max_validation_pairs),
+        )
     )
     _check_some(train, validation)
-    names = aspect_names(
-        config.kind, dataset, location_of(config, "aspects"), config.peter.num_aspects
-    )
-    of_train, of_validation = _names(names, train), _names(names, validation)
+    sizes = (dataset.num_users, dataset.num_items)
+    if baseline.kind == "lora":
+        prompts = prompt_examples(baseline, dataset, train, validation)
+        return BaselineData(*prompts, *sizes, None, 0, collate=collate_prompts)
+    aspects = read_aspects(baseline, dataset)
+    of_train, of_validation = (_names(aspects, each) for each in (train, validation))
     words = Words.of(
         train["explanation"].to_pylist(),
-        config.max_vocabulary,
-        [name for of_pair in of_train for name in of_pair],
+        MAX_VOCABULARY,
+        [name for of_pair in of_train or () for name in of_pair],
     )
-    aspects = [
-        [aspect_ids(words, of_pair, config.num_aspect_words) for of_pair in of_split]
-        for of_split in (of_train, of_validation)
-    ]
     codec: Codec = (
-        LanguageModelTokens(language_model_folder(config)) if config.kind == "pepler" else words
+        LanguageModelTokens(language_model_folder(baseline)) if baseline.kind == "pepler" else words
     )
     encoded = [codec.encode(text) for text in train["explanation"].to_pylist()]
-    max_words = config.max_words or length_that_fits([len(ids) for ids in encoded])
+    max_words = length_that_fits([len(ids) for ids in encoded])
     rated = _ratings(dataset)
-    if config.kind == "pepler" and config.pepler.recommendation is not None and not rated:
-        raise DataError(
-            f"pepler.recommendation = {config.pepler.recommendation!r} needs ratings, and the "
-            "dataset has none: add a column rating to the explanations, or leave it out"
-        )
-    examples = _examples(train, aspects[0], codec, max_words, rated)
-    return PeerData(
-        examples,
-        _examples(validation, aspects[1], codec, max_words, rated),
-        codec,
-        max_words,
-        dataset.num_users,
-        dataset.num_items,
-        config.num_aspect_words,
-        _scale([each.rating for each in examples]),
-    )
+
+    def examples(table: pa.Table, named: list[tuple[str, ...]] | None) -> list[TextExample]:
+        ids = None if named is None else [aspect_ids(words, each) for each in named]
+        return _examples(table, ids, codec, max_words, rated)
+
+    made = examples(train, of_train)
+    scale = rating_scale([each.rating for each in made])
+    held_out = examples(validation, of_validation)
+    return BaselineData(made, held_out, *sizes, codec, max_words, scale)
 
 
 def _ratings(dataset: Dataset) -> dict[tuple[int, int], float]:
@@ -121,8 +122,8 @@ def _ratings(dataset: Dataset) -> dict[tuple[int, int], float]:
     return dict(zip(zip(users, items, strict=True), ratings, strict=True))
 
 
-def _scale(ratings: Sequence[float]) -> Ratings | None:
-    """Whole numbers around all ratings that are known; None if none is.
+def rating_scale(ratings: Sequence[float]) -> Ratings | None:
+    """Whole numbers around all ratings that are known (not NaN); None if none is.
 
     Raises DataError for a scale of so many numbers that no model should tell them apart.
     """
@@ -142,7 +143,7 @@ def _check_some(train: pa.Table, validation: pa.Table) -> None:
     if not train.num_rows or not validation.num_rows:
         raise DataError(
             f"{train.num_rows} training and {validation.num_rows} validation pairs with an "
-            "explanation; a peer needs one of each at least: prepare a dataset that has "
+            "explanation; a baseline needs one of each at least: prepare a dataset that has "
             "explanations, with a share for validation (splits.validation)"
         )
 
@@ -152,26 +153,28 @@ def length_that_fits(lengths: Sequence[int]) -> int:
     return max(1, int(np.quantile(lengths, _SHARE_THAT_FITS, method="inverted_cdf")))
 
 
-def _names(names: AspectNames, explanations: pa.Table) -> list[Names]:
-    pairs = (explanations[name].to_pylist() for name in ("user_index", "item_index"))
-    return names.of(*pairs)
+def _names(aspects: ChosenAspects | None, explanations: pa.Table) -> list[tuple[str, ...]] | None:
+    if aspects is None:
+        return None
+    return aspects.of(*(explanations[name].to_pylist() for name in ("user_index", "item_index")))
 
 
 def _examples(
     explanations: pa.Table,
-    aspects: Sequence[tuple[int, ...]],
+    aspects: Sequence[tuple[int, ...]] | None,
     codec: Codec,
     max_words: int,
     rated: Mapping[tuple[int, int], float],
-) -> list[PeerExample]:
+) -> list[TextExample]:
     rows = explanations.select(["user_index", "item_index", "explanation"]).to_pylist()
-    end = codec.end_ids[0]
     return [
-        replace(
-            example(user, item, codec.encode(row["explanation"]), max_words, end),
-            aspect_ids=of_pair,
-            rating=rated.get((user, item), math.nan),
+        example(
+            (row["user_index"], row["item_index"]),
+            codec.encode(row["explanation"]),
+            max_words,
+            codec.end_ids[0],
+            aspect_ids=() if aspects is None else aspects[place],
+            rating=rated.get((row["user_index"], row["item_index"]), math.nan),
         )
-        for row, of_pair in zip(rows, aspects, strict=True)
-        for user, item in [(row["user_index"], row["item_index"])]
+        for place, row in enumerate(rows)
     ]

@@ -1,4 +1,4 @@
-"""The language model that PEPLER begins with: its weights, and its tokens as those of texts."""
+"""The language model of a baseline: its weights, and its tokens as those of texts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from xrec.config.baselines import PeerConfig
-from xrec.config.llm import LLMConfig
+from xrec.lab.baselines.baseline import Baseline
 from xrec.llm.model import (
     folder_stop_token_ids,
     load_model,
@@ -15,12 +14,12 @@ from xrec.llm.model import (
     read_text_config,
     resolve_attention,
 )
-from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.llm.source import resolve_model
 from xrec.llm.text_encoder import TextEncoder
 
 
 class LanguageModelTokens:
-    """A `xrec.lab.baselines.data.Codec` of a language model's tokens."""
+    """A `data.Codec` of a language model's tokens."""
 
     def __init__(self, folder: Path):
         self._tokenizer = load_tokenizer(folder)
@@ -53,31 +52,23 @@ class LanguageModelTokens:
         return str(self._tokenizer.decode(written, skip_special_tokens=True)).strip()
 
 
-def language_model_folder(config: PeerConfig) -> Path:
-    """The local folder of the config's language model; raises ModelError if it cannot be had."""
-    llm = _llm(config)
-    return resolve_model(llm.model, llm.cache_dir, config.storage)
+def language_model_folder(baseline: Baseline) -> Path:
+    """The local folder of the baseline's language model; raises ModelError if there is none."""
+    llm = baseline.language_model
+    return resolve_model(llm.model, llm.cache_dir, baseline.storage)
 
 
-def language_model_fingerprint(config: PeerConfig) -> str:
-    """The fingerprint of the config's language model."""
-    return model_fingerprint(language_model_folder(config))
-
-
-def load_language_model(config: PeerConfig, device: torch.device) -> PreTrainedModel:
-    """The config's language model in float32, frozen and in eval mode, on the CPU.
+def load_language_model(
+    baseline: Baseline, device: torch.device, dtype: torch.dtype
+) -> PreTrainedModel:
+    """The baseline's language model, frozen and in eval mode, on the CPU.
 
     Its attention is the one that `device` will need.
     """
-    attention = resolve_attention(_llm(config).attn_implementation, device)
+    attention = resolve_attention(baseline.language_model.attn_implementation, device)
     return load_model(
-        language_model_folder(config),
-        dtype=torch.float32,
+        language_model_folder(baseline),
+        dtype=dtype,
         device=torch.device("cpu"),
         attn_implementation=attention,
     )
-
-
-def _llm(config: PeerConfig) -> LLMConfig:
-    assert config.llm is not None  # PeerConfig sees to it
-    return config.llm

@@ -1,16 +1,16 @@
-"""How far a peer's training is. All that it decides follows from the rows of finished epochs."""
+"""How far a baseline's training is; all that it decides follows from the rows of past epochs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xrec.config.baselines import PeerTrainingConfig, RecipeConfig
+from xrec.config.baselines import RecipeConfig
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class PeerProgress:
+class BaselineProgress:
     """`run` is the fingerprint of settings and inputs, `step` counts optimizer steps.
 
     `history` has a row for each finished epoch, with `epoch` (from 1), `phase` (from 0) and
@@ -21,7 +21,7 @@ class PeerProgress:
     step: int = 0
     history: tuple[Row, ...] = ()
 
-    def after_epoch(self, row: Row, step: int) -> "PeerProgress":
+    def after_epoch(self, row: Row, step: int) -> "BaselineProgress":
         """The progress when one more epoch is done, which ended at optimizer step `step`."""
         return replace(self, step=step, history=(*self.history, row))
 
@@ -34,13 +34,13 @@ class PeerProgress:
         """The rows of a phase."""
         return tuple(row for row in self.history if row["phase"] == phase)
 
-    def phase(self, training: PeerTrainingConfig, num_phases: int) -> int | None:
+    def phase(self, recipe: RecipeConfig, num_phases: int) -> int | None:
         """The phase of the epoch that comes next; None if the training has ended."""
-        return next((each for each in range(num_phases) if not self._ended(each, training)), None)
+        return next((each for each in range(num_phases) if not self._ended(each, recipe)), None)
 
-    def _ended(self, phase: int, training: PeerTrainingConfig) -> bool:
+    def _ended(self, phase: int, recipe: RecipeConfig) -> bool:
         rows = self.rows_of(phase)
-        return len(rows) >= training.num_epochs or num_without_gain(rows) >= training.patience
+        return len(rows) >= recipe.num_epochs or num_without_gain(rows) >= recipe.patience
 
     def learning_rate(self, phase: int, recipe: RecipeConfig) -> float:
         """The rate of the phase's next epoch."""

@@ -1,143 +1,72 @@
-"""The bulk run that writes a peer's texts: its identity, its pairs, its end."""
+"""The texts of a trained baseline, by processes of Ray: greedy, many pairs together."""
 
-import logging
-from collections.abc import Iterator, Mapping
-from typing import Any
+import time
+from collections.abc import Sequence
 
-import pyarrow as pa
+import torch
 
-from xrec.backfill.pairs import Batch, table_batches
-from xrec.bulk import (
-    BulkRun,
-    Identity,
-    RayPool,
-    Summary,
-    clean_keys,
-    complete,
-    listing_of,
-    open_run,
-    publish,
-    tells_what_is_done,
-)
-from xrec.bulk.publish import Describe
+from xrec.bulk.pool import map_in_processes
 from xrec.bulk.ray_actors import gpus_each
-from xrec.config.baselines import PeerConfig
 from xrec.data.dataset import read_dataset
-from xrec.data.drawn import drawn_explanations
-from xrec.errors import DataError
-from xrec.lab.baselines.task import TEXTS, MakePeerTask
-from xrec.progress import counter
-from xrec.schemas import PAIRS
-from xrec.storage import Kind, Manifest, location_of, manifest_of, open_location
+from xrec.lab.baselines.artifact import read_baseline
+from xrec.lab.baselines.aspects import aspect_ids, read_aspects
+from xrec.lab.baselines.baseline import Baseline
+from xrec.lab.baselines.batch import collate_pairs
+from xrec.lab.baselines.models.model import Writer
+from xrec.lab.baselines.words import Words
+from xrec.lab.baselines.write import write_greedily
+from xrec.llm.model import resolve_device
+from xrec.progress import progress
 
-logger = logging.getLogger("xrec")
-
-
-def texts_identity(config: PeerConfig) -> Identity:
-    """The settings and inputs that the texts depend on.
-
-    Raises ArtifactNotFoundError without a dataset or a trained peer, or without aspects if it
-    reads some.
-    """
-    pairs = (
-        {"split": config.split, "max_pairs": config.max_pairs}
-        if config.pairs is None
-        else {"uri": open_location(config.pairs, config.storage).shared_uri}
-    )
-    names: list[Kind] = ["dataset", "peer"]
-    if config.kind == "peter_plus":
-        names.append("aspects")
-    return Identity(
-        kind="explanations",
-        config={"pairs": pairs},
-        inputs={str(name): manifest_of(config, name).fingerprint for name in names},
-    )
+_AT_ONCE = 64
+Pair = tuple[int, int]
+"""The indices of user and item."""
 
 
-def plan_texts(config: PeerConfig) -> BulkRun:
-    """Plan the run, or open the plan that is there.
+class TextWriter:
+    """Writes the texts of some pairs after the others, in a process that loads the baseline."""
 
-    Raises DataError if there are no pairs, or they cannot be read; what `texts_identity` and
-    `open_run` raise.
-    """
-    pairs = None if config.pairs is None else open_location(config.pairs, config.storage)
-    return open_run(
-        config.artifact("explanations"),
-        texts_identity(config),
-        TEXTS,
-        lambda: _pairs(config),
-        listing={} if pairs is None else listing_of(pairs),
-        rows_per_chunk=config.rows_per_chunk,
-        storage=config.storage,
-    )
+    def __init__(self, baseline: Baseline) -> None:
+        torch.set_num_threads(baseline.actors.cpus_per_actor)
+        self._device = resolve_device(baseline.actors.device)
+        self._trained = read_baseline(baseline, self._device)
+        self._aspects = read_aspects(baseline, read_dataset(baseline.open(baseline.dataset)))
 
-
-def _pairs(config: PeerConfig) -> Iterator[Batch]:
-    if config.pairs is not None:
-        yield from table_batches(open_location(config.pairs, config.storage))
-        return
-    dataset = read_dataset(location_of(config, "dataset"))
-    explained = drawn_explanations(dataset, dataset.explained_pairs(config.split), config.max_pairs)
-    if not explained.num_rows:
-        raise DataError(
-            f"{config.artifact('dataset')}: no explained pair is in split {config.split!r}; choose "
-            "another split, or give a table of pairs"
+    def write(self, pairs: Sequence[Pair]) -> tuple[list[str], float]:
+        """The text of each pair, "" if it ends before its first word; and the seconds it took."""
+        start, (model, codec) = time.monotonic(), (self._trained.model, self._trained.codec)
+        assert isinstance(model, Writer)
+        assert codec is not None
+        users, items = [user for user, _ in pairs], [item for _, item in pairs]
+        aspects: list[tuple[int, ...]] = [()] * len(pairs)
+        if self._aspects is not None:
+            assert isinstance(codec, Words)
+            aspects = [aspect_ids(codec, names) for names in self._aspects.of(users, items)]
+        texts = write_greedily(
+            model,
+            collate_pairs(users, items, aspects).to(self._device),
+            end_ids=codec.end_ids,
+            never_written=codec.never_written,
+            max_tokens=self._trained.max_words,
         )
-    ids = {
-        "user_id": dataset.users["user_id"].take(explained["user_index"]),
-        "item_id": dataset.items["item_id"].take(explained["item_index"]),
-    }
-    yield clean_keys(pa.table(ids), PAIRS.names, file=config.artifact("dataset"), first_line=1)
+        return list(map(codec.decode, texts)), time.monotonic() - start
 
 
-def write_peer_texts(config: PeerConfig) -> Manifest:
-    """Write the texts that are missing, publish the table, and return its manifest.
+def write_baseline_texts(baseline: Baseline, pairs: Sequence[Pair]) -> tuple[list[str], float]:
+    """The text of each pair, and how many pairs a second a process wrote.
 
-    If all are there, they are published at once; otherwise Ray must be initialised. Raises what
-    `plan_texts` and `complete` raise. What is done stays, and the next call goes on from there.
+    Ray must be initialised. Raises ArtifactNotFoundError without a trained baseline, and the
+    XRecError of a process, or ClusterError.
     """
-    run, actors = plan_texts(config), config.actors
-    if (manifest := publish_texts(run)) is not None:
-        return manifest
-    pool = RayPool(
-        max_actors=actors.num_actors,
-        min_actors=actors.min_actors,
+    actors, starts = baseline.actors, range(0, len(pairs), _AT_ONCE)
+    num_processes = min(actors.num_actors, len(starts))
+    parts = map_in_processes(
+        lambda: TextWriter(baseline).write,
+        [pairs[start : start + _AT_ONCE] for start in starts],
+        num_processes=num_processes,
         cpus=actors.cpus_per_actor,
-        gpus=gpus_each(actors.device, actors.num_actors),
+        gpus=gpus_each(actors.device, num_processes),
     )
-    with (
-        tells_what_is_done(run, "texts are written"),
-        counter("texts", run.record.num_rows) as show,
-    ):
-        manifest = complete(
-            run,
-            pool,
-            MakePeerTask.of(config),
-            "explanations",
-            _describe(run),
-            on_progress=lambda progress: show(progress.num_rows),
-        )
-    assert manifest is not None
-    logger.info("%s: %d texts", run.output, manifest.row_counts["explanations"])
-    return manifest
-
-
-def publish_texts(run: BulkRun) -> Manifest | None:
-    """Publish a run that is done, and return its manifest; None if pairs are left."""
-    return publish(run, "explanations", _describe(run))
-
-
-def _describe(run: BulkRun) -> Describe:
-    def of(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
-        seconds = summary.costs.get("seconds", 0.0)
-        return {
-            "explanations": summary.num_ok,
-            "failed": summary.num_failed,
-            "rejected": run.record.num_rejected,
-        }, {
-            "failed_by_reason": dict(summary.failed),
-            "writing_seconds": seconds,
-            "pairs_per_second": summary.num_rows / seconds if seconds else None,
-        }
-
-    return of
+    found = dict(progress(parts, "writing texts", len(starts)))
+    texts = [text for place in sorted(found) for text in found[place][0]]
+    return texts, len(pairs) / sum(seconds for _, seconds in found.values())

@@ -1,7 +1,7 @@
-"""The recipe of a peer: dataset in, trained peer out, by Ray Train.
+"""The recipe of a baseline: dataset in, trained baseline out, by Ray Train.
 
-    train_peer     driver: checks the data, runs the workers, writes the best epoch
-    train_worker   one worker: the data, the model, `PeerTrainer` from epoch to epoch
+    train_baseline   driver: checks the data, runs the workers, writes the best epoch
+    train_worker     one worker: the data, the model, `BaselineTrainer` from epoch to epoch
 
 A run that was stopped in any way goes on from its last finished epoch when it is started again.
 """
@@ -13,16 +13,16 @@ from typing import Any
 import safetensors.torch
 
 from xrec.aspects import read_aspects_manifest
-from xrec.config.baselines import PeerConfig
 from xrec.data.dataset import read_dataset
-from xrec.lab.baselines.artifact import sizes_of, write_peer
-from xrec.lab.baselines.build import build_peer
-from xrec.lab.baselines.data import PeerData, build_peer_data
-from xrec.lab.baselines.language_model import language_model_fingerprint
-from xrec.lab.baselines.progress import PeerProgress
-from xrec.lab.baselines.trainer import BEST, PeerTrainer, Workers
-from xrec.llm.source import anywhere
-from xrec.storage import Manifest, finished, location_of, manifest_of, run_fingerprint
+from xrec.lab.baselines.artifact import write_baseline
+from xrec.lab.baselines.baseline import Baseline
+from xrec.lab.baselines.build import Sizes, build_model
+from xrec.lab.baselines.data import BaselineData, build_data
+from xrec.lab.baselines.language_model import language_model_folder
+from xrec.lab.baselines.progress import BaselineProgress
+from xrec.lab.baselines.trainer import BEST, BaselineTrainer, Workers
+from xrec.llm.source import model_fingerprint
+from xrec.storage import Manifest, finished, read_manifest, run_fingerprint
 from xrec.train.checkpoint import Tensors, claim, read_progress
 from xrec.train.lease import CHECKPOINTS
 from xrec.train.metrics import TrainingMetrics
@@ -32,48 +32,50 @@ from xrec.train.ray_worker import last_checkpoint, rank, report, worker_device, 
 logger = logging.getLogger("xrec")
 
 
-def peer_identity(
-    config: PeerConfig, *, base_model: str | None = None
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings that the peer's content depends on, and the fingerprints of its inputs.
+def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings that the content depends on, and the fingerprints of its inputs.
 
-    `base_model` is that of PEPLER's language model, if the caller knows it.
-    Raises ArtifactNotFoundError without a dataset, or without aspects for peter_plus, and
+    Raises ArtifactNotFoundError without a dataset, or without aspects if it reads some, and
     ArtifactMismatchError if they are of another dataset.
     """
-    names = {"kind", "seed", "max_words", "max_vocabulary", "training"}
-    settings = config.model_dump(mode="json", include=names)
-    dataset = manifest_of(config, "dataset")
+    settings: dict[str, Any] = {
+        "kind": baseline.kind,
+        "seed": baseline.seed,
+        "max_pairs": baseline.max_pairs,
+        "recipe": baseline.recipe.model_dump(mode="json"),
+    }
+    dataset = read_manifest(baseline.open(baseline.dataset), "dataset")
     inputs = {"dataset": dataset.fingerprint}
-    if config.kind == "peter_plus":
-        aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)
+    is_lora = baseline.kind == "lora"
+    if is_lora:
+        settings["prompt"] = baseline.prompt.model_dump(mode="json")
+        settings["dtype"] = baseline.language_model.dtype
+    if baseline.kind == "peter_plus" or (is_lora and baseline.prompt.aspects):
+        aspects = read_aspects_manifest(baseline.open(baseline.aspects), dataset)
         inputs["aspects"] = aspects.fingerprint
-    if config.kind == "pepler":
-        inputs["base_model"] = (
-            language_model_fingerprint(config) if base_model is None else base_model
-        )
-    return {**settings, "model": config.recipe.model_dump(mode="json")}, inputs
+    if is_lora or baseline.kind == "pepler":
+        inputs["base_model"] = model_fingerprint(language_model_folder(baseline))
+    return settings, inputs
 
 
-def train_peer(config: PeerConfig) -> Manifest:
-    """Train and write the peer, and return its manifest.
+def train_baseline(baseline: Baseline) -> Manifest:
+    """Train and write the baseline, and return its manifest.
 
     If this run is already finished, its manifest is returned at once; otherwise Ray must be
-    initialised. Raises ArtifactMismatchError if another run's peer or checkpoints are at the
+    initialised. Raises ArtifactMismatchError if another run's baseline or checkpoints are at the
     output, DataError without training or validation explanations, TrainingError.
     """
-    output = location_of(config, "peer")
-    settings, inputs = peer_identity(config)
-    done = finished(output, "peer", settings, inputs)
+    output = baseline.model
+    settings, inputs = baseline_identity(baseline)
+    done = finished(output, "baseline", settings, inputs)
     if done is not None:
         logger.info("%s: already there", output)
         return done
-    data = build_peer_data(config, read_dataset(location_of(config, "dataset")))
-    claim(output / CHECKPOINTS, "peer", settings, inputs)
-    progress, best = _train(config, run_fingerprint("peer", settings, inputs))
-    manifest = write_peer(
-        output,
-        config,
+    data = build_data(baseline, read_dataset(baseline.open(baseline.dataset)))
+    claim(output / CHECKPOINTS, "baseline", settings, inputs)
+    progress, best = _train(baseline, run_fingerprint("baseline", settings, inputs))
+    manifest = write_baseline(
+        baseline,
         data,
         best,
         progress.history,
@@ -85,7 +87,7 @@ def train_peer(config: PeerConfig) -> Manifest:
     return manifest
 
 
-def _metrics(data: PeerData, progress: PeerProgress, trained: Tensors) -> dict[str, Any]:
+def _metrics(data: BaselineData, progress: BaselineProgress, trained: Tensors) -> dict[str, Any]:
     best = progress.best(progress.history[-1]["phase"])
     return {
         "num_trained_parameters": sum(each.numel() for each in trained.values()),
@@ -93,15 +95,14 @@ def _metrics(data: PeerData, progress: PeerProgress, trained: Tensors) -> dict[s
         "best_epoch": best["epoch"],
         "num_epochs": len(progress.history),
         "validation_loss": best["validation_loss"],
-        "num_train_pairs": len(data.train),
-        "num_words": len(data.codec),
+        "num_words": data.num_tokens,
         "max_words": data.max_words,
     }
 
 
-def _train(config: PeerConfig, run: str) -> tuple[PeerProgress, Tensors]:
+def _train(baseline: Baseline, run: str) -> tuple[BaselineProgress, Tensors]:
     """Run the workers; return how the run went, and the parameters of the best epoch."""
-    exported = TrainingMetrics("peer")
+    exported = TrainingMetrics("baseline")
 
     def on_report(row: Mapping[str, Any]) -> None:
         exported.record(row)
@@ -113,40 +114,28 @@ def _train(config: PeerConfig, run: str) -> tuple[PeerProgress, Tensors]:
     with exported.running():
         outcome = fit(
             train_worker,
-            {"config": for_workers(config), "run": run},
-            scaling=config.scaling,
-            storage=location_of(config, "peer") / CHECKPOINTS,
-            name="peer",
+            {"baseline": baseline, "run": run},
+            scaling=baseline.scaling,
+            storage=baseline.model / CHECKPOINTS,
+            name="baseline",
             on_report=on_report,
         )
-    progress = read_progress(PeerProgress, outcome.read_checkpoint_file, run)
+    progress = read_progress(BaselineProgress, outcome.read_checkpoint_file, run)
     return progress, safetensors.torch.load(outcome.read_checkpoint_file(BEST))
-
-
-def for_workers(config: PeerConfig) -> PeerConfig:
-    """The config with URIs and paths that a worker can open."""
-    update: dict[str, Any] = {
-        name: location_of(config, name).shared_uri for name in ("dataset", "aspects")
-    }
-    if config.llm is not None:
-        update["llm"] = anywhere(config.llm)
-    return config.model_copy(update=update)
 
 
 def train_worker(loop_config: dict[str, Any]) -> None:
     """Train in one worker, from the argument only.
 
-    `loop_config` has "config", a PeerConfig with URIs that a worker can open, and "run", the
-    fingerprint of the run.
+    `loop_config` has "baseline", a Baseline, and "run", the fingerprint of the run.
     """
-    config: PeerConfig = loop_config["config"]
-    data = build_peer_data(config, read_dataset(location_of(config, "dataset")))
-    trainer = PeerTrainer(
-        build_peer(config, sizes_of(data), worker_device()),
+    baseline: Baseline = loop_config["baseline"]
+    data = build_data(baseline, read_dataset(baseline.open(baseline.dataset)))
+    trainer = BaselineTrainer(
+        build_model(baseline, Sizes.of(data), worker_device()),
         data,
-        config.recipe,
-        config.training,
-        seed=config.seed,
+        baseline.recipe,
+        seed=baseline.seed,
         run=loop_config["run"],
         device=worker_device(),
         workers=Workers(rank(), world_size()),

@@ -1,4 +1,4 @@
-"""The training of every peer: epochs over the pairs, early stopping, phases, checkpoints.
+"""The training of every baseline: epochs over the pairs, early stopping, phases, checkpoints.
 
     loss = sum over terms of weight * (sum of the term over the global batch / its count there)
 
@@ -10,7 +10,7 @@ step and worker.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xrec.config.baselines import PeerTrainingConfig, RecipeConfig
+from xrec.config.adapter import LearningRateConfig
+from xrec.config.baselines import LoRAConfig, RecipeConfig
 from xrec.errors import TrainingError
-from xrec.lab.baselines.batch import PeerExample, collate, of_similar_length
-from xrec.lab.baselines.data import PeerData
-from xrec.lab.baselines.models.peer import Peer, PeerBatch, load_parameters
-from xrec.lab.baselines.progress import PeerProgress, num_without_gain
+from xrec.lab.baselines.batch import of_similar_length
+from xrec.lab.baselines.data import BaselineData
+from xrec.lab.baselines.models.model import Batch, TrainedModel, load_parameters
+from xrec.lab.baselines.progress import BaselineProgress, num_without_gain
 from xrec.train.checkpoint import (
     ReadFile,
     Tensors,
@@ -34,6 +35,7 @@ from xrec.train.checkpoint import (
     tensors_below,
 )
 from xrec.train.data import noise_seed
+from xrec.train.schedule import learning_rate_share
 
 STATE, BEST = "state.safetensors", "best.safetensors"
 
@@ -54,15 +56,14 @@ class Workers:
         return tensor
 
 
-class PeerTrainer:
+class BaselineTrainer:
     """A worker between two epochs."""
 
     def __init__(
         self,
-        model: Peer,
-        data: PeerData,
+        model: TrainedModel,
+        data: BaselineData,
         recipe: RecipeConfig,
-        training: PeerTrainingConfig,
         *,
         seed: int,
         run: str = "",
@@ -72,16 +73,17 @@ class PeerTrainer:
         """Train `model`, which is moved to `device`; `run` is the fingerprint of the run."""
         self._device = device or torch.device("cpu")
         self.model = model.to(self._device)
-        self._data, self._recipe, self._training = data, recipe, training
+        self._data, self._recipe = data, recipe
+        self._rate_share = _rate_share(recipe, len(data.train))
         self._seed, self._workers = seed, workers or Workers()
-        self.progress = PeerProgress(run)
+        self.progress = BaselineProgress(run)
         self._best: Tensors = {}
         self._phase = -1
 
     @property
     def has_finished(self) -> bool:
         """Whether all phases have ended."""
-        return self.progress.phase(self._training, self.model.num_phases) is None
+        return self.progress.phase(self._recipe, self.model.num_phases) is None
 
     @property
     def best(self) -> Tensors:
@@ -94,14 +96,12 @@ class PeerTrainer:
         Raises TrainingError if a loss is not finite.
         """
         start, epoch = time.monotonic(), self.progress.epoch
-        phase = self.progress.phase(self._training, self.model.num_phases)
+        phase = self.progress.phase(self._recipe, self.model.num_phases)
         assert phase is not None
         if phase != self._phase:
             self._begin_phase(phase)
         rate = self.progress.learning_rate(phase, self._recipe)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        step, loss = self._train_epoch()
+        step, loss = self._train_epoch(rate)
         row = {
             "epoch": epoch,
             "phase": phase,
@@ -118,7 +118,7 @@ class PeerTrainer:
         if not math.isfinite(row["validation_loss"]):
             raise TrainingError(
                 f"epoch {row['epoch']}: the validation loss is {row['validation_loss']}; lower the "
-                "learning_rate of the peer"
+                "learning_rate of the baseline"
             )
         before = self.progress.rows_of(row["phase"])
         self.progress = self.progress.after_epoch(row, row["step"])
@@ -138,7 +138,7 @@ class PeerTrainer:
         self._optimizer = _OPTIMIZERS[self._recipe.optimizer](
             self._trained().values(),
             lr=self._recipe.learning_rate,
-            weight_decay=self._recipe.weight_decay,
+            weight_decay=0.0,
         )
 
     def _trained(self) -> dict[str, Tensor]:
@@ -150,23 +150,25 @@ class PeerTrainer:
 
     # Steps
 
-    def _train_epoch(self) -> tuple[int, float]:
+    def _train_epoch(self, rate: float) -> tuple[int, float]:
         """Make the epoch's steps; returns the number of all steps, and the texts' mean NLL."""
         self.model.train()
         totals, counts, step = _zeros(), _zeros(), self.progress.step
         for examples in self._batches():
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate * self._rate_share(step)
             of_step, counted = self._step(examples, step)
             totals, counts, step = totals + of_step, counts + counted, step + 1
         return step, float(totals[0] / counts[0])
 
-    def _batches(self) -> Iterator[list[PeerExample]]:
+    def _batches(self) -> Iterator[list[Any]]:
         """The epoch's global batches; the last one may be smaller."""
         examples, size = self._data.train, self._recipe.batch_size
         order = np.random.default_rng([self._seed, self.progress.epoch]).permutation(len(examples))
         for start in range(0, len(order), size):
             yield [examples[index] for index in order[start : start + size]]
 
-    def _step(self, examples: Sequence[PeerExample], step: int) -> tuple[Tensor, Tensor]:
+    def _step(self, examples: Sequence[Any], step: int) -> tuple[Tensor, Tensor]:
         """Make an optimizer step with a global batch.
 
         Returns the sums of all workers and what they are sums of, (3,) float64 each, on the CPU.
@@ -174,7 +176,7 @@ class PeerTrainer:
         workers = self._workers
         torch.manual_seed(noise_seed(self._seed, step, workers.rank))
         self._optimizer.zero_grad()
-        counts = collate(examples).counts
+        counts = self._data.collate(examples).counts
         weights = torch.tensor(self.model.loss_weights) / counts.clamp_min(1)
         totals = torch.zeros(3, device=self._device)
         for batch in self._passes(examples):
@@ -185,17 +187,17 @@ class PeerTrainer:
         if not bool(totals.isfinite().all()):
             raise TrainingError(
                 f"epoch {self.progress.epoch}, step {step + 1}: the loss is not finite; lower the "
-                "learning_rate of the peer"
+                "learning_rate of the baseline"
             )
         self._apply_gradients()
         return totals, counts.double()
 
-    def _passes(self, examples: Sequence[PeerExample]) -> Iterator[PeerBatch]:
+    def _passes(self, examples: Sequence[Any]) -> Iterator[Batch]:
         """This worker's part of a global batch, which may be empty, in passes that fit."""
         own = examples[self._workers.rank :: self._workers.world_size]
-        most = self._recipe.micro_batch_size or self._recipe.batch_size
+        most = self._recipe.micro_batch_size
         for of_pass in of_similar_length(own, most):
-            yield collate(of_pass).to(self._device)
+            yield self._data.collate(of_pass).to(self._device)
 
     def _apply_gradients(self) -> None:
         parameters = list(self._trained().values())
@@ -217,7 +219,7 @@ class PeerTrainer:
         totals = torch.zeros(3, dtype=torch.float64, device=self._device)
         for batch in self._passes(self._data.validation):
             totals += self.model(batch)
-        counts = collate(self._data.validation).counts
+        counts = self._data.collate(self._data.validation).counts
         return float(self._workers.add_up(totals)[0]) / float(counts[0])
 
     # Checkpoints
@@ -239,9 +241,9 @@ class PeerTrainer:
 
     def restore(self, read: ReadFile) -> None:
         """Go on from a checkpoint; raises ArtifactMismatchError if it is another run's."""
-        self.progress = read_progress(PeerProgress, read, self.progress.run)
+        self.progress = read_progress(BaselineProgress, read, self.progress.run)
         self._best = safetensors.torch.load(read(BEST))
-        phase = self.progress.phase(self._training, self.model.num_phases)
+        phase = self.progress.phase(self._recipe, self.model.num_phases)
         if phase is None or not self.progress.rows_of(phase):
             return  # the next phase begins with the best of the one before
         self._set_phase(phase)
@@ -253,6 +255,15 @@ class PeerTrainer:
             states.setdefault(int(index), {})[name] = tensor
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+def _rate_share(recipe: RecipeConfig, num_pairs: int) -> Callable[[int], float]:
+    """The share of the learning rate at each step: 1, but of lora, whose rate rises and falls."""
+    if not isinstance(recipe, LoRAConfig):
+        return lambda step: 1.0
+    num_steps = recipe.num_epochs * math.ceil(num_pairs / recipe.batch_size)
+    rate = LearningRateConfig(peak=recipe.learning_rate, warmup_share=recipe.warmup_share)
+    return learning_rate_share(rate, num_steps)
 
 
 def _copied(parameter: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 @dataclass(frozen=True)
 class Words:
-    """The pieces that a peer knows, by their id; the first four are `SPECIAL`."""
+    """The pieces that a model knows, by their id; the first four are `SPECIAL`."""
 
     pieces: tuple[str, ...]
 

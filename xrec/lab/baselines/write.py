@@ -1,16 +1,16 @@
-"""Writing with a trained peer: greedy, many pairs together."""
+"""Writing with a trained baseline: greedy, many pairs together."""
 
 from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
-from xrec.lab.baselines.models.peer import Pairs, Peer
+from xrec.lab.baselines.models.model import Pairs, Writer
 
 
 @torch.inference_mode()
 def write_greedily(
-    model: Peer,
+    model: Writer,
     pairs: Pairs,
     *,
     end_ids: Collection[int],

@@ -1,16 +1,14 @@
-"""The files of answers that people saved, read with the key: the page's JSON, or the filled CSV."""
+"""The files of answers that people saved on the page, read with the key."""
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from xrec.config.shared import StorageConfig
 from xrec.errors import DataError
-from xrec.lab.blind.sheet import HIGHEST, JUDGE, LOWEST, PAIR, PLACE, SHEET, Sheet
+from xrec.lab.blind.sheet import HIGHEST, LOWEST, Sheet
 from xrec.storage import open_location
 
 # A row a person, text and question.
@@ -27,87 +25,59 @@ RATINGS = pa.schema(
         }.items()
     ]
 )
-Row = Mapping[str, Any]
 
 
 def read_answers(uris: Sequence[str], sheet: Sheet, storage: StorageConfig) -> pa.Table:
     """All ratings in the files, in the schema RATINGS.
 
-    Raises DataError, which names the file and the row, for an answer to another sheet, without a
-    judge, to a text or with a rating that is not there, and for a text that one judge rated twice.
+    Raises DataError, which names the file and the answer, for answers to another sheet, without a
+    judge, to a text or with a rating that is not there, and for a judge with two files.
     """
     rows: list[dict[str, Any]] = []
-    seen: dict[tuple[str, int, int], str] = {}
+    judges: dict[str, str] = {}
     for uri in uris:
-        for place, answer in _read(uri, open_location(uri, storage).read_bytes()):
-            where = f"{uri}, {place}"
-            found = _ratings(answer, sheet, where)
-            if found:
-                text = (str(answer[JUDGE]).strip(), int(answer[PAIR]), int(answer[PLACE]))
-                if text in seen:
-                    raise DataError(
-                        f"{where}: {text[0]!r} has answered about text {text[2]} of pair {text[1]} "
-                        f"before, in {seen[text]}; give each judge's answers once"
-                    )
-                seen[text] = where
-            rows += found
+        saved = _read(uri, storage)
+        if saved["sheet"] != sheet.fingerprint:
+            raise DataError(
+                f"{uri}: answers sheet {saved['sheet']!r}, and the key is of "
+                f"{sheet.fingerprint!r}; give answers of this sheet, or the comparison that made "
+                "theirs"
+            )
+        judge = str(saved["judge"] or "").strip()
+        if not judge or judge in judges:
+            given = f"{judge!r}, who answers in {judges[judge]} too" if judge else "no judge"
+            raise DataError(f"{uri}: {given}; give each judge's answers once, under a name")
+        judges[judge] = uri
+        for number, answer in enumerate(saved["answers"], start=1):
+            of_text = _ratings(answer, sheet, f"{uri}, answer {number}")
+            rows += [{"judge": judge, **rating} for rating in of_text]
     if not rows:
         raise DataError(f"{', '.join(uris)}: not one answer; fill in the sheet, and save it")
     return pa.Table.from_pylist(rows, RATINGS)
 
 
 def answered_sheet(uri: str, storage: StorageConfig) -> str:
-    """The fingerprint of the sheet that a file answers; raises DataError if it names none."""
-    for _, answer in _read(uri, open_location(uri, storage).read_bytes()):
-        if answer.get(SHEET):
-            return str(answer[SHEET])
-    raise DataError(f"{uri}: not one answer, so it names no sheet; fill it in, and save it")
+    """The fingerprint of the sheet that a file answers; raises DataError for another file."""
+    return str(_read(uri, storage)["sheet"])
 
 
-def _read(uri: str, data: bytes) -> Iterator[tuple[str, Row]]:
-    """Each answer with its place in the file."""
+def _read(uri: str, storage: StorageConfig) -> Mapping[str, Any]:
     try:
-        text = data.decode("utf-8-sig")
-        if uri.lower().endswith(".csv"):
-            table = csv.DictReader(io.StringIO(text), delimiter=_delimiter(text))
-            for number, row in enumerate(table, start=2):
-                yield f"line {number}", row
-            return
-        saved = json.loads(text)
-        about = {SHEET: saved["sheet"], JUDGE: saved["judge"]}
-        for number, answer in enumerate(saved["answers"], start=1):
-            yield f"answer {number}", {**about, **answer}
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        saved = json.loads(open_location(uri, storage).read_bytes())
+        return {name: saved[name] for name in ("sheet", "judge", "answers")}
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{uri}: neither what the page saves nor the sheet's CSV ({type(error).__name__}: "
-            f"{error}); give the files as they were saved"
+            f"{uri}: not what the page saves ({type(error).__name__}: {error}); give the files as "
+            "they were saved"
         ) from error
 
 
-def _delimiter(text: str) -> str:
-    """What separates the columns: a spreadsheet saves what its country is used to."""
-    header = text.partition("\n")[0]
-    return max(",;\t", key=header.count)
-
-
-def _ratings(answer: Row, sheet: Sheet, where: str) -> list[dict[str, Any]]:
-    """The ratings of one text; none if no question about it is answered."""
+def _ratings(answer: Mapping[str, Any], sheet: Sheet, where: str) -> list[dict[str, Any]]:
+    """The ratings of one text, one for each question that is answered."""
     given = {name: answer[name] for name in sheet.questions if answer.get(name) not in (None, "")}
-    if not given:
-        return []
-    if answer.get(SHEET) != sheet.fingerprint:
-        raise DataError(
-            f"{where}: answers sheet {answer.get(SHEET)!r}, and the key is of "
-            f"{sheet.fingerprint!r}; give answers of this sheet, or the comparison that made theirs"
-        )
-    judge = str(answer.get(JUDGE) or "").strip()
-    if not judge:
-        raise DataError(f"{where}: no judge; give a name in the column {JUDGE!r}")
-    pair = _number(answer.get(PAIR), len(sheet.pairs), PAIR, where)
-    of_pair = sheet.pairs[pair - 1]
-    place = _number(answer.get(PLACE), len(of_pair.texts), PLACE, where)
+    of_pair = sheet.pairs[_number(answer.get("pair"), len(sheet.pairs), "pair", where) - 1]
+    place = _number(answer.get("place"), len(of_pair.texts), "place", where)
     about = {
-        "judge": judge,
         "user_id": of_pair.user_id,
         "item_id": of_pair.item_id,
         "contestant": of_pair.contestants[place - 1],
@@ -119,10 +89,6 @@ def _ratings(answer: Row, sheet: Sheet, where: str) -> list[dict[str, Any]]:
 
 
 def _number(value: Any, most: int, name: str, where: str) -> int:
-    try:
-        number = int(str(value).strip())
-    except ValueError:
-        number = 0
-    if not LOWEST <= number <= most:
+    if not isinstance(value, int) or not LOWEST <= value <= most:
         raise DataError(f"{where}: {name} is {value!r}, expected a whole number from 1 to {most}")
-    return number
+    return value

@@ -1,11 +1,10 @@
-"""What people's answers say: mean ratings, wins against the first contestant, agreement, and which
-automatic metric goes with them.
+"""What people's answers say: mean ratings, wins against the first contestant, agreement.
 
 A win is a pair and a judge who rated the contestant higher than the first one; equal ratings count
-half. Intervals are by user.
+half. Intervals are by user. Agreement is Krippendorff's alpha of ordinal ratings (Krippendorff
+2004): 1 if judges always agree, 0 if no more than by chance.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
-from xrec.lab.blind.agreement import agreement, text_of
-from xrec.lab.measures.contestant_texts import PairIds
-from xrec.lab.statistics.rank_correlation import rank_correlation
+from xrec.lab.markdown import table_lines
 
-_MOST_DRAWS = 1000  # of each metric and question
-
-Scores = Mapping[str, Mapping[str, Mapping[PairIds, float]]]
-"""A metric's values by metric, contestant and pair."""
+Row = Mapping[str, Any]
+"""A row of the schema RATINGS."""
 
 
 @dataclass(frozen=True)
@@ -36,111 +31,103 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Correlation:
-    """How a metric goes with a question's ratings over texts: Spearman's rank correlation."""
-
-    metric: str
-    question: str
-    spearman: Estimate
-    num_texts: int
-
-
-@dataclass(frozen=True)
 class Judgement:
     """What the answers of `num_judges` people say; `alpha` by question, None of a single judge."""
 
     num_judges: int
     judged: tuple[Judged, ...]
     alpha: Mapping[str, float | None]
-    correlations: tuple[Correlation, ...]
 
 
 def judge(
-    ratings: pa.Table,
-    contestants: Sequence[str],
-    scores: Scores,
-    *,
-    num_samples: int,
-    seed: int,
+    ratings: pa.Table, contestants: Sequence[str], *, num_samples: int, seed: int
 ) -> Judgement:
     """Evaluate ratings (schema RATINGS); the first contestant is what others win against."""
-    rows = ratings.to_pylist()
-    questions = list(dict.fromkeys(row["question"] for row in rows))
-    judged, correlations = [], []
-    for question in questions:
-        of_question = [row for row in rows if row["question"] == question]
-        for name in contestants:
-            found = _judged(of_question, name, contestants[0], question, num_samples, seed)
-            if found is not None:
-                judged.append(found)
-        means = _mean_ratings(of_question)
-        for metric, values in scores.items():
-            found_too = _correlation(metric, question, means, values, num_samples, seed)
-            if found_too is not None:
-                correlations.append(found_too)
-    alpha = {
-        question: agreement([row for row in rows if row["question"] == question])
-        for question in questions
-    }
-    num_judges = len({row["judge"] for row in rows})
-    return Judgement(num_judges, tuple(judged), alpha, tuple(correlations))
+    by_question: dict[str, list[Row]] = {}
+    for row in ratings.to_pylist():
+        by_question.setdefault(row["question"], []).append(row)
+    drawing = {"num_samples": num_samples, "seed": seed}
+    found = [
+        _judged(rows, name, contestants[0], question, drawing)
+        for question, rows in by_question.items()
+        for name in contestants
+        if any(row["contestant"] == name for row in rows)
+    ]
+    alpha = {question: agreement(rows) for question, rows in by_question.items()}
+    return Judgement(len(set(ratings["judge"].to_pylist())), tuple(found), alpha)
 
 
 def _judged(
-    rows: list[dict[str, Any]], name: str, first: str, question: str, num_samples: int, seed: int
-) -> Judged | None:
+    rows: Sequence[Row], name: str, first: str, question: str, drawing: Mapping[str, int]
+) -> Judged:
     own = [row for row in rows if row["contestant"] == name]
-    if not own:
-        return None
-    rating = bootstrap_mean(
-        [row["rating"] for row in own],
-        [row["user_id"] for row in own],
-        num_samples=num_samples,
-        seed=seed,
-    )
-    against = {
-        (row["judge"], row["user_id"], row["item_id"]): row["rating"]
-        for row in rows
-        if row["contestant"] == first
-    }
-    both = [
-        (row, against[key])
-        for row in own
-        if (key := (row["judge"], row["user_id"], row["item_id"])) in against
-    ]
+    users = [row["user_id"] for row in own]
+    rating = bootstrap_mean([row["rating"] for row in own], users, **drawing)
+    against = {_of_judge(row): row["rating"] for row in rows if row["contestant"] == first}
+    both = [(row, against[key]) for row in own if (key := _of_judge(row)) in against]
     win_rate = None
     if name != first and both:
         wins = [(row["rating"] > other) + 0.5 * (row["rating"] == other) for row, other in both]
-        users = [row["user_id"] for row, _ in both]
-        win_rate = bootstrap_mean(wins, users, num_samples=num_samples, seed=seed)
+        win_rate = bootstrap_mean(wins, [row["user_id"] for row, _ in both], **drawing)
     return Judged(name, question, rating, win_rate, len(own))
 
 
-def _mean_ratings(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], float]:
-    """The mean over judges of each text."""
-    found: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+def _of_judge(row: Row) -> tuple[str, str, str]:
+    return row["judge"], row["user_id"], row["item_id"]
+
+
+def agreement(rows: Sequence[Row]) -> float | None:
+    """Krippendorff's alpha of ratings of one question; None without a text that two people rated.
+
+    1 if all ratings are the same one: nothing was there to disagree on.
+    """
+    import krippendorff  # an extra, which `check_packages` asks for
+
+    def text_of(row: Row) -> tuple[str, str, str]:
+        return row["user_id"], row["item_id"], row["contestant"]
+
+    judges = {name: place for place, name in enumerate(sorted({row["judge"] for row in rows}))}
+    texts = {key: place for place, key in enumerate(dict.fromkeys(map(text_of, rows)))}
+    given = np.full((len(judges), len(texts)), np.nan)
     for row in rows:
-        found[text_of(row)].append(row["rating"])
-    return {text: float(np.mean(values)) for text, values in found.items()}
-
-
-def _correlation(
-    metric: str,
-    question: str,
-    means: Mapping[tuple[str, str, str], float],
-    values: Mapping[str, Mapping[PairIds, float]],
-    num_samples: int,
-    seed: int,
-) -> Correlation | None:
-    """None if the metric or the ratings do not differ among the texts that have both."""
-    points = [
-        (user, rating, value)
-        for (user, item, name), rating in means.items()
-        if np.isfinite(value := values.get(name, {}).get((user, item), np.nan))
-    ]
-    if not points:
+        given[judges[row["judge"]], texts[text_of(row)]] = row["rating"]
+    rated_twice = given[:, (~np.isnan(given)).sum(axis=0) > 1]
+    values = rated_twice[~np.isnan(rated_twice)]
+    if not values.size:
         return None
-    users, ratings, scored = zip(*points, strict=True)
-    draws = min(num_samples, _MOST_DRAWS)
-    estimate = rank_correlation(ratings, scored, users, num_samples=draws, seed=seed)
-    return None if estimate is None else Correlation(metric, question, estimate, len(points))
+    if len(np.unique(values)) == 1:
+        return 1.0
+    return float(krippendorff.alpha(reliability_data=given, level_of_measurement="ordinal"))
+
+
+def judgement_page(judgement: Judgement) -> str:
+    """The Markdown of it all."""
+    lines = [
+        "# What people say",
+        "",
+        f"Answers of {judgement.num_judges} judges, from 1 (no) to 5 (yes), about texts whose",
+        "source they did not see. A win is a higher rating than the first contestant's by the same",
+        "judge for the same pair; equal ones count half. In brackets: 95 % intervals by user.",
+        "",
+        *table_lines(
+            ("contestant", "question", "mean rating", "wins against the first", "ratings"),
+            [_row(each) for each in judgement.judged],
+        ),
+        "",
+        "Agreement, Krippendorff's alpha (ordinal): 1 always, 0 as by chance.",
+        "",
+    ]
+    for question, alpha in judgement.alpha.items():
+        shown = "no text was rated by two judges" if alpha is None else f"{alpha:.3f}"
+        lines.append(f"- {question}: {shown}")
+    return "\n".join(lines) + "\n"
+
+
+def _row(judged: Judged) -> tuple[str, ...]:
+    return (
+        f"`{judged.contestant}`",
+        judged.question,
+        judged.rating.text(2),
+        "" if judged.win_rate is None else judged.win_rate.text(2),
+        str(judged.num_ratings),
+    )

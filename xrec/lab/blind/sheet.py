@@ -1,20 +1,16 @@
 """The blind sheet: pairs with the contestants' texts in random order, and the key, kept apart.
 
     sheet.html      the page; it needs no network, and saves its answers to a file
-    sheet.csv       the same for a spreadsheet: the questions are columns to fill in
     key.json        which text is whose; whoever judges must not see it
 
 A text is known by its pair's number and its place, both from 1. The sheet's fingerprint is that of
 all that is on it, and answers name it.
 """
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -30,10 +26,8 @@ from xrec.storage import Location, fingerprint_of
 
 PROFILE = "profile"
 """The contestant that is the item's profile."""
-PAGE, TABLE, KEY = "sheet.html", "sheet.csv", "key.json"
+PAGE, KEY = "sheet.html", "key.json"
 LOWEST, HIGHEST = 1, 5
-JUDGE, PAIR, PLACE, SHEET = "judge", "pair", "place", "sheet"
-"""The columns by which answers are known."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,6 @@ class SheetPair:
     user_profile: str
     item_title: str
     item_profile: str
-    reference: str
     texts: tuple[str, ...]
     contestants: tuple[str, ...]
 
@@ -95,7 +88,6 @@ def make_sheet(
                 user_profile=profiles[pair.user_index].as_py(),
                 item_title=titles[pair.item_index].as_py(),
                 item_profile="" if PROFILE in texts else about[pair.item_index].as_py(),
-                reference=pair.reference if config.show_reference else "",
                 texts=tuple(texts[name].get(ids) or "" for name in order),
                 contestants=tuple(order),
             )
@@ -104,12 +96,12 @@ def make_sheet(
 
 
 def write_sheet(location: Location, sheet: Sheet) -> None:
-    """Write page, table and key into the folder; the same sheet gives the same files."""
+    """Write page and key into the folder; the same sheet gives the same files."""
     key = {"sheet": sheet.fingerprint, "questions": dict(sheet.questions)}
     pairs = [asdict(pair) for pair in sheet.pairs]
-    (location / KEY).write_bytes(_json({**key, "pairs": pairs}).encode())
+    text = json.dumps({**key, "pairs": pairs}, indent=1, ensure_ascii=False) + "\n"
+    (location / KEY).write_bytes(text.encode())
     (location / PAGE).write_bytes(page_of(sheet).encode())
-    (location / TABLE).write_bytes(table_of(sheet).encode())
 
 
 def read_sheet(location: Location) -> Sheet:
@@ -119,7 +111,7 @@ def read_sheet(location: Location) -> Sheet:
     except StorageNotFoundError as error:
         raise ArtifactNotFoundError(
             f"{location / KEY}: there is no key, so answers cannot be read; make the sheet first: "
-            "xrec compare CONFIG --blind-sheet N"
+            "xrec lab compare CONFIG --blind-sheet N"
         ) from error
     pairs = [
         SheetPair(
@@ -152,26 +144,3 @@ def page_of(sheet: Sheet) -> str:
         pairs=sheet.pairs,
         ratings=range(LOWEST, HIGHEST + 1),
     )
-
-
-def table_of(sheet: Sheet) -> str:
-    """The sheet as CSV, with the columns of the questions empty."""
-    stream = io.StringIO()
-    about = ["user_profile", "item_title", "item_profile", "reference"]
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([SHEET, JUDGE, PAIR, PLACE, *about, "text", *sheet.questions])
-    for number, pair in enumerate(sheet.pairs, start=1):
-        for place, text in enumerate(pair.texts, start=1):
-            shown = [_cell(getattr(pair, name)) for name in about]
-            row = [sheet.fingerprint, "", number, place, *shown, _cell(text)]
-            writer.writerow([*row, *[""] * len(sheet.questions)])
-    return stream.getvalue()
-
-
-def _cell(text: str) -> str:
-    """A text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

@@ -8,11 +8,10 @@ from xrec.adapter.artifact import read_adapter
 from xrec.backfill.identity import identify
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig
-from xrec.config.comparison import ComparisonConfig
-from xrec.lab.compare.bulk_texts import pairs_per_second, write_texts, written
+from xrec.config.compare import CompareConfig
 from xrec.lab.compare.entries import Entry
-from xrec.lab.compare.made import Costs, Made
 from xrec.lab.compare.pairs import ComparedPairs
+from xrec.lab.compare.texts import Costs, EntryTexts, pairs_per_second, texts_of_run, write_texts
 from xrec.storage import Location
 from xrec.train.adapter import train_adapter
 
@@ -20,7 +19,7 @@ logger = logging.getLogger("xrec")
 
 
 def adapter_runs(
-    config: ComparisonConfig, entry: Entry, pairs_uri: str
+    config: CompareConfig, entry: Entry, pairs_uri: str
 ) -> tuple[TrainAdapterConfig, BackfillConfig]:
     """The training and the bulk run of an entry, with their outputs in its folder."""
     adapter = (entry.location / "adapter").uri
@@ -31,7 +30,7 @@ def adapter_runs(
     )
 
 
-def adapter_texts(config: ComparisonConfig, entry: Entry, pairs: ComparedPairs) -> Made:
+def adapter_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> EntryTexts:
     """Train the entry's adapter and write its texts, as far as that is not done.
 
     Raises what `train_adapter` and a backfill raise.
@@ -46,7 +45,8 @@ def adapter_texts(config: ComparisonConfig, entry: Entry, pairs: ComparedPairs) 
         num_trained_parameters=_num_parameters(entry.location / "adapter"),
         pairs_per_second=pairs_per_second(manifest),
     )
-    return replace(written(backfill, manifest), costs=costs)
+    texts = texts_of_run(entry.location / "explanations", manifest, config.storage)
+    return replace(texts, costs=costs)
 
 
 def _training_seconds(adapter: Location) -> float | None:

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from xrec.data.dataset import Dataset
 from xrec.data.held_out import HeldOutPair
 from xrec.graph.artifact import GraphEmbeddings
-from xrec.lab.compare.pairs import PairIds
+from xrec.lab.measures.contestant_texts import PairIds
 
 Texts = dict[PairIds, str | None]
 _ITEMS_AT_ONCE = 256

@@ -8,7 +8,7 @@ from xrec.config.shared import StorageConfig
 from xrec.data.columns import parse_id, parse_text
 from xrec.data.rows import FileRows, read_rows, reject_duplicates
 from xrec.errors import DataError
-from xrec.lab.compare.pairs import PairIds
+from xrec.lab.measures.contestant_texts import PairIds
 from xrec.storage import content_hash, open_location
 
 

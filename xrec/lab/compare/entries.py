@@ -5,9 +5,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xrec.config.comparison import ComparisonConfig
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xrec.config.compare import CompareConfig
 from xrec.errors import ArtifactMismatchError
-from xrec.storage import Kind, Location, Manifest, finished, location_of
+from xrec.storage import (
+    MANIFEST,
+    Kind,
+    Location,
+    Manifest,
+    finished,
+    location_of,
+    write_manifest,
+    write_table,
+)
 
 logger = logging.getLogger("xrec")
 
@@ -35,9 +47,9 @@ class Entry:
         return self.seed or 0
 
 
-def entries_of(config: ComparisonConfig) -> dict[str, list[Entry]]:
+def entries_of(config: CompareConfig) -> dict[str, list[Entry]]:
     """The entries of each contestant, in the order of the config, a seed each."""
-    comparison = location_of(config, config.makes)
+    comparison = location_of(config, "comparison")
     return {
         contestant: [
             _entry(comparison, contestant, seed)
@@ -52,12 +64,39 @@ def _entry(comparison: Location, contestant: str, seed: int | None) -> Entry:
     return Entry(contestant, seed, comparison / entry.name)
 
 
-def kept_manifest(
+def kept_table(
     location: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
-) -> Manifest | None:
-    """`finished`, and None where another run's artifact is: it costs little and is made again."""
+) -> tuple[pa.Table, Manifest] | None:
+    """What `keep_table` kept; None without any, or if it is of other settings or inputs.
+
+    Such a table is made again: texts cost much more than what is measured of them.
+    """
     try:
-        return finished(location, kind, config, inputs)
+        manifest = finished(location, kind, config, inputs)
     except ArtifactMismatchError as error:
         logger.info("%s; they are made again", str(error).rsplit("\n", 1)[0])
         return None
+    if manifest is None:
+        return None
+    data = (location / f"{kind}.parquet").read_bytes()
+    return pq.read_table(pa.BufferReader(data)), manifest
+
+
+def keep_table(
+    location: Location,
+    kind: Kind,
+    table: pa.Table,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+) -> Manifest:
+    """Write the table as an artifact of its own, in the place of another one."""
+    (location / MANIFEST).delete()  # it is of another table
+    name = f"{kind}.parquet"
+    return write_manifest(
+        location,
+        kind,
+        config=config,
+        inputs=inputs,
+        files={name: write_table(location / name, table, table.schema)},
+        row_counts={"pairs": table.num_rows},
+    )

@@ -3,16 +3,15 @@
 With each user's own vector, and with another user's: what of it is the vector's.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from xrec.backfill.identity import sources_of
 from xrec.bulk.pool import map_in_processes
 from xrec.bulk.ray_actors import gpus_each
-from xrec.config.comparison import ComparisonConfig
+from xrec.config.compare import CompareConfig
 from xrec.config.contestants import ADAPTERS
 from xrec.data.held_out import HeldOutPair
 from xrec.evaluate import other_users
@@ -20,11 +19,11 @@ from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled
 from xrec.lab.compare.adapters import adapter_runs
-from xrec.lab.compare.entries import Entry, kept_manifest
-from xrec.lab.compare.pairs import ComparedPairs
+from xrec.lab.compare.entries import Entry, keep_table, kept_table
+from xrec.lab.compare.pairs import SEED, ComparedPairs
 from xrec.lab.measures.measure import MetricInfo
 from xrec.progress import progress
-from xrec.storage import MANIFEST, read_manifest, read_table, write_manifest, write_table
+from xrec.storage import read_manifest
 
 LIKELIHOODS = pa.schema(
     [
@@ -51,32 +50,31 @@ INFOS = (
         4,
     ),
 )
-_FILE = "likelihoods.parquet"
 
 
 @dataclass(frozen=True)
 class WeighingTask:
     """What a process needs in order to weigh the references of the pairs."""
 
-    config: ComparisonConfig
+    config: CompareConfig
     pairs: Sequence[HeldOutPair]
 
     def weigh(self, sources: Sources) -> pa.Table:
         """The table LIKELIHOODS by an adapter's model; raises what `load_explainer` raises."""
         config = self.config
         explainer = load_explainer(sources, device=config.actors.device, engine=config.engine)
-        return likelihoods_of(explainer, self.pairs, seed=config.pairs_seed)
+        return likelihoods_of(explainer, self.pairs)
 
 
 WeighAll = Callable[[WeighingTask, Sequence[Sources]], Iterator[tuple[int, pa.Table]]]
 """The place and the table of each of some adapters, in any order."""
 
 
-def likelihoods_of(explainer: Explainer, pairs: Sequence[HeldOutPair], *, seed: int) -> pa.Table:
-    """The table LIKELIHOODS of the pairs; the seed says which user stands in for which."""
+def likelihoods_of(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> pa.Table:
+    """The table LIKELIHOODS of the pairs."""
     others = [
         explainer.dataset.user_index(user)
-        for user in other_users([pair.user_id for pair in pairs], seed)
+        for user in other_users([pair.user_id for pair in pairs], SEED)
     ]
     fits = fitting_pairs(explainer, pairs)
     weighed = nll_own_and_shuffled(explainer, pairs, others, fits)
@@ -110,34 +108,39 @@ def weigh_on_ray(task: WeighingTask, adapters: Sequence[Sources]) -> Iterator[tu
 
 
 def weigh_entries(
-    config: ComparisonConfig,
+    config: CompareConfig,
     pairs: ComparedPairs,
     entries: Sequence[Entry],
-    computation: Mapping[str, str] | None,
     weigh_all: WeighAll = weigh_on_ray,
 ) -> dict[Entry, pa.Table]:
     """The likelihoods of the entries with an adapter, where `likelihood` asks for them.
 
     What is there with the same adapter and settings is taken, and the others are weighed.
-    computation: what they are weighed with, as the comparison records it.
     """
     if not config.likelihood:
         return {}
+    settings = {"pairs": pairs.fingerprint, "dtype": config.language_model.dtype}
     weighed = [entry for entry in entries if entry.contestant in ADAPTERS]
-    settings = {
-        "pairs": pairs.fingerprint,
-        "seed": config.pairs_seed,
-        "computation": computation,
+    inputs = {
+        entry: {"adapter": read_manifest(entry.location / "adapter", "adapter").fingerprint}
+        for entry in weighed
     }
-    found = {entry: _kept(entry, settings) for entry in weighed}
-    left = [entry for entry in weighed if found[entry] is None]
+    places = {entry: entry.location / "likelihoods" for entry in weighed}
+    kept = {
+        entry: kept_table(places[entry], "likelihoods", settings, inputs[entry])
+        for entry in weighed
+    }
+    found = {entry: each[0] for entry, each in kept.items() if each is not None}
+    left = [entry for entry in weighed if entry not in found]
     if left:
         task = WeighingTask(config, pairs.pairs)
         sources = [sources_of(adapter_runs(config, entry, pairs.uri)[1]) for entry in left]
         tables = weigh_all(task, sources)
         for place, table in progress(tables, "weighing references", len(left)):
-            found[left[place]] = _keep(left[place], settings, table)
-    return {entry: table for entry in weighed if (table := found[entry]) is not None}
+            entry = left[place]
+            keep_table(places[entry], "likelihoods", table, settings, inputs[entry])
+            found[entry] = table
+    return found
 
 
 def with_likelihoods(scores: pa.Table, likelihoods: pa.Table | None) -> pa.Table:
@@ -147,27 +150,3 @@ def with_likelihoods(scores: pa.Table, likelihoods: pa.Table | None) -> pa.Table
     for info in INFOS:
         scores = scores.append_column(info.name, likelihoods[info.name])
     return scores
-
-
-def _inputs(entry: Entry) -> dict[str, str]:
-    return {"adapter": read_manifest(entry.location / "adapter", "adapter").fingerprint}
-
-
-def _kept(entry: Entry, settings: Mapping[str, Any]) -> pa.Table | None:
-    location = entry.location / "likelihoods"
-    manifest = kept_manifest(location, "likelihoods", settings, _inputs(entry))
-    return None if manifest is None else read_table(location / _FILE, LIKELIHOODS)
-
-
-def _keep(entry: Entry, settings: Mapping[str, Any], table: pa.Table) -> pa.Table:
-    location, inputs = entry.location / "likelihoods", _inputs(entry)
-    (location / MANIFEST).delete()  # it is of other likelihoods
-    write_manifest(
-        location,
-        "likelihoods",
-        config=settings,
-        inputs=inputs,
-        files={_FILE: write_table(location / _FILE, table, LIKELIHOODS)},
-        row_counts={"pairs": table.num_rows},
-    )
-    return table

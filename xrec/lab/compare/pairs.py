@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from xrec.config.comparison import ComparisonConfig
+from xrec.config.compare import CompareConfig
 from xrec.data.dataset import Dataset
 from xrec.data.drawn import drawn_pairs
 from xrec.data.held_out import HeldOutPair, held_out_pairs
@@ -13,7 +13,8 @@ from xrec.errors import DataError
 from xrec.schemas import PAIRS
 from xrec.storage import Location, content_hash, parquet_bytes
 
-PairIds = tuple[str, str]
+SEED = 0
+"""What pairs, examples and resamples are drawn with."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,12 @@ class ComparedPairs:
     fingerprint: str
 
 
-def compared_pairs(config: ComparisonConfig, dataset: Dataset) -> list[HeldOutPair]:
+def compared_pairs(config: CompareConfig, dataset: Dataset) -> list[HeldOutPair]:
     """The split's explained pairs, or those of them that are drawn.
 
     Raises DataError if they are of fewer than two users: there is no interval then.
     """
-    pairs = drawn_pairs(
-        held_out_pairs(dataset, config.split), config.max_pairs, seed=config.pairs_seed
-    )
+    pairs = drawn_pairs(held_out_pairs(dataset, config.split), config.max_pairs, seed=SEED)
     if len({pair.user_id for pair in pairs}) < 2:
         raise DataError(
             f"{config.artifact('dataset')}: {len(pairs)} explained pairs in split "

@@ -4,21 +4,33 @@ All figures are of the same pairs. Differences are to the first contestant, pair
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from xrec.config.comparison import SEEDS_FOR_A_VERDICT, ComparisonConfig
+from xrec.config.compare import CompareConfig
+from xrec.config.contestants import ADAPTERS
 from xrec.data.dataset import Dataset
 from xrec.data.held_out import HeldOutPair
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.likelihoods import INFOS as LIKELIHOOD_INFOS
-from xrec.lab.compare.made import Costs, Made
-from xrec.lab.compare.score import Scored
-from xrec.lab.measures import MetricInfo, corpus_measures, describe_metrics
-from xrec.lab.statistics.figures import MetricRow, Rows, Run, difference_rows, metric_rows, verdict
-from xrec.lab.statistics.groups import make_groups
+from xrec.lab.compare.pairs import SEED
+from xrec.lab.compare.scores import Scored
+from xrec.lab.compare.texts import Costs, EntryTexts
+from xrec.lab.measures.corpus import of_corpus
+from xrec.lab.measures.measure import MetricInfo
+from xrec.lab.measures.measures import describe_metrics, has_aspects
+from xrec.lab.statistics.figures import (
+    LEAST_SEEDS,
+    MetricRow,
+    Rows,
+    Run,
+    difference_rows,
+    metric_rows,
+)
+from xrec.lab.statistics.groups import group_rows
+from xrec.storage import manifest_of
 
 ALL = "all"
 COVERAGE = "coverage"
@@ -99,20 +111,14 @@ class Result:
     """All figures, in the order of contestants, groups and metrics.
 
     infos: of the metrics that are there, in order, coverage first and costs last.
-    missing: a sentence for each metric that could not be had.
-    verdicts: sentences on the differences; empty if none is allowed.
     num_seeds: how many seeds each contestant has; 0 where the seed changes nothing.
-    is_told: whether there may be verdicts at all.
     notes: what else a reader of the table must know.
     """
 
     contestants: tuple[str, ...]
     figures: tuple[Figure, ...]
     infos: Mapping[str, MetricInfo]
-    missing: Mapping[str, str]
-    verdicts: tuple[str, ...]
     num_seeds: Mapping[str, int]
-    is_told: bool = True
     notes: tuple[str, ...] = ()
 
     def of(self, contestant: str, grouping: str = ALL, group: str = ALL) -> dict[str, Figure]:
@@ -123,28 +129,22 @@ class Result:
             if (each.contestant, each.grouping, each.group) == (contestant, grouping, group)
         }
 
-    def seeds_of_verdict(self, contestant: str) -> int:
-        """How many seeds a verdict on it against the first contestant rests on.
+    def has_seeds(self, contestant: str) -> bool:
+        """Whether there are seeds enough to tell it from the first contestant.
 
         Contestants whose texts do not depend on the seed have no seeds to lack.
         """
         seeds = [self.num_seeds[each] for each in (self.contestants[0], contestant)]
-        return min((each for each in seeds if each), default=SEEDS_FOR_A_VERDICT)
+        return all(each >= LEAST_SEEDS for each in seeds if each)
 
     @property
     def without_verdict(self) -> str:
-        """Why there is no verdict, or none on some contestants; "" if there is one on each."""
-        if not self.is_told:
-            return "No verdict was asked for (verdict: false)."
-        lacking = [
-            name
-            for name in self.contestants[1:]
-            if self.seeds_of_verdict(name) < SEEDS_FOR_A_VERDICT
-        ]
+        """Which contestants no difference is marked of, and why; "" if there are none."""
+        lacking = [name for name in self.contestants[1:] if not self.has_seeds(name)]
         if not lacking:
             return ""
         return (
-            f"No verdict on {', '.join(lacking)}: it takes {SEEDS_FOR_A_VERDICT} seeds of each of "
+            f"No verdict on {', '.join(lacking)}: it takes {LEAST_SEEDS} seeds of each of "
             "the two that is trained."
         )
 
@@ -161,22 +161,21 @@ class Result:
 
 
 def result_of(
-    config: ComparisonConfig,
+    config: CompareConfig,
     dataset: Dataset,
     pairs: Sequence[HeldOutPair],
-    made: Mapping[Entry, Made],
+    made: Mapping[Entry, EntryTexts],
     scored: Mapping[Entry, Scored],
     notes: tuple[str, ...] = (),
 ) -> Result:
     """The result of all entries, with what else a reader must know."""
-    corpus = corpus_measures(dataset)
 
     def runs_of(contestant: str, rows: Rows | None) -> list[Run]:
         found = []
         for entry, scores in scored.items():
             if entry.contestant == contestant:
                 texts = scores.texts if rows is None else scores.texts.of_rows(rows)
-                found.append(Run(scores.table, corpus.of_corpus(texts)))
+                found.append(Run(scores.table, of_corpus(texts)))
         return found
 
     figures: list[Figure] = []
@@ -191,41 +190,36 @@ def result_of(
         **{info.name: info for info in LIKELIHOOD_INFOS},
         **_COSTS,
     }
-    figures = [_within_bounds(figure, infos[figure.metric]) for figure in figures]
     there = {figure.metric for figure in figures}
     ordered = {name: info for name, info in infos.items() if name in there}
-    result = Result(
+    return Result(
         config.contestants,
         tuple(figures),
         {COVERAGE: ordered.pop(COVERAGE), **ordered},
-        {name: why for scores in scored.values() for name, why in scores.missing.items()},
-        (),
         {name: config.num_seeds_of(name) for name in config.contestants},
-        config.verdict is not False,
-        notes,
+        (*_notes(config, dataset), *notes),
     )
-    return replace(result, verdicts=tuple(_verdicts(config, result)))
 
 
 def _groups(
-    config: ComparisonConfig, dataset: Dataset, pairs: Sequence[HeldOutPair]
+    config: CompareConfig, dataset: Dataset, pairs: Sequence[HeldOutPair]
 ) -> list[tuple[str, str, Rows | None]]:
     """All pairs, then each group of each way of grouping."""
     found: list[tuple[str, str, Rows | None]] = [(ALL, ALL, None)]
     for grouping in config.groups:
-        rows = make_groups(dataset, pairs, grouping, config.max_training_pairs).rows(pairs)
+        rows = group_rows(dataset, pairs, grouping, config.max_training_pairs)
         found += [(grouping, name, of_group) for name, of_group in rows.items()]
     return found
 
 
 def _figures(
-    config: ComparisonConfig,
+    config: CompareConfig,
     runs: Mapping[str, Sequence[Run]],
     grouping: str,
     group: str,
     rows: Rows | None,
 ) -> list[Figure]:
-    drawing = {"num_samples": config.bootstrap_samples, "seed": config.pairs_seed}
+    drawing = {"num_samples": config.bootstrap_samples, "seed": SEED}
     first = runs[config.contestants[0]]
     found = []
     for contestant, of_contestant in runs.items():
@@ -240,15 +234,6 @@ def _figures(
     return found
 
 
-def _within_bounds(figure: Figure, info: MetricInfo) -> Figure:
-    """The figure with an interval that goes no further than the metric can."""
-    own = figure.own
-    if info.bounds is None or own.low is None or own.high is None:
-        return figure
-    least, greatest = info.bounds
-    return replace(figure, own=replace(own, low=max(own.low, least), high=min(own.high, greatest)))
-
-
 def _cost_figures(contestant: str, costs: Sequence[Costs]) -> list[Figure]:
     """A cost that a seed does not have is left out."""
     found = []
@@ -260,23 +245,23 @@ def _cost_figures(contestant: str, costs: Sequence[Costs]) -> list[Figure]:
     return found
 
 
-def _verdicts(config: ComparisonConfig, result: Result) -> list[str]:
-    """A sentence a contestant and metric with an interval; none if seeds are too few."""
-    if config.verdict is False:
-        return []
-    first = config.contestants[0]
-    found = []
-    for name in config.contestants[1:]:
-        num_seeds = result.seeds_of_verdict(name)
-        if num_seeds < SEEDS_FOR_A_VERDICT:
-            continue
-        for metric, figure in result.of(name).items():
-            difference = figure.difference
-            if difference is None or difference.low is None:
-                continue
-            info = result.infos[metric]
-            found.append(verdict(name, first, info, difference, num_seeds=num_seeds))
-    return found
+def _notes(config: CompareConfig, dataset: Dataset) -> list[str]:
+    """What is not in the table: metrics of aspects without any, and the training of the graph."""
+    notes = []
+    if not has_aspects(dataset):
+        notes.append(
+            "There are no metrics of aspects: the dataset has no tables of them; make it of "
+            "annotations (docs/annotate.md), or set prepare.aspects_from (docs/data.md)."
+        )
+    readers = [name for name in config.contestants if name in (*ADAPTERS, "nearest")]
+    if readers:
+        graph = manifest_of(config, "graph")
+        num_parameters = sum(graph.row_counts.values()) * graph.config["model"]["embedding_dim"]
+        notes.append(
+            f"The graph, whose vectors {', '.join(readers)} read, is not in their costs: "
+            f"{num_parameters:,} parameters, which the baselines train with all else."
+        )
+    return notes
 
 
 def result_table(result: Result) -> pa.Table:

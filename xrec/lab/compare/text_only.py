@@ -1,12 +1,13 @@
 """The contestants without users and items: a language model with our prompt, in words only.
 
-zero_shot is the frozen model. lora is the same model with low-rank weights (xrec.lab.compare.lora).
+zero_shot is the frozen model. lora is the same model with low-rank weights (xrec.lab.baselines).
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
@@ -15,17 +16,17 @@ from xrec.backfill.identity import arithmetic
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import Identity
 from xrec.config.backfill import BackfillConfig
-from xrec.config.comparison import ComparisonConfig
+from xrec.config.compare import CompareConfig
 from xrec.config.prompt import PromptConfig
-from xrec.data.dataset import Dataset, read_dataset
+from xrec.data.dataset import read_dataset
 from xrec.generate.explainer import Explainer, checker_of
+from xrec.generate.loading import Sources
 from xrec.generate.transformers_engine import load_engine
 from xrec.graph.artifact import read_graph
-from xrec.lab.compare.bulk_texts import pairs_per_second, write_texts, written
+from xrec.lab.baselines.prompts import text_vocabulary
 from xrec.lab.compare.entries import Entry
-from xrec.lab.compare.made import Costs, Made
 from xrec.lab.compare.pairs import ComparedPairs
-from xrec.llm.collaborative import Vocabulary
+from xrec.lab.compare.texts import Costs, EntryTexts, pairs_per_second, texts_of_run, write_texts
 from xrec.llm.model import (
     load_model,
     load_tokenizer,
@@ -40,39 +41,44 @@ from xrec.storage import fingerprint_of, manifest_of, open_location
 
 logger = logging.getLogger("xrec")
 
-Adapt = Callable[[PreTrainedModel], PreTrainedModel]
-"""Changes a loaded model in place, or not at all, and returns it."""
+LoadModel = Callable[[Sources, torch.device], PreTrainedModel]
+"""Loads the model that writes, on the device."""
 
 
-def unchanged(model: PreTrainedModel) -> PreTrainedModel:
-    """The frozen model as it is."""
-    return model
+def frozen_model(sources: Sources, device: torch.device) -> PreTrainedModel:
+    """The language model as it is; raises ModelError if it cannot be had."""
+    return load_model(
+        resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage),
+        dtype=resolve_dtype(sources.llm.dtype, device),
+        device=device,
+        attn_implementation=resolve_attention(sources.llm.attn_implementation, device),
+    )
 
 
-def zero_shot_texts(config: ComparisonConfig, entry: Entry, pairs: ComparedPairs) -> Made:
+def zero_shot_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> EntryTexts:
     """Write the frozen model's texts, as far as that is not done; raises what a backfill raises."""
-    return text_only_texts(config, entry, pairs, inputs={}, adapt=unchanged)
+    return text_only_texts(config, entry, pairs, inputs={}, load=frozen_model)
 
 
 def text_only_texts(
-    config: ComparisonConfig,
+    config: CompareConfig,
     entry: Entry,
     pairs: ComparedPairs,
     *,
     inputs: dict[str, str],
-    adapt: Adapt,
-) -> Made:
-    """Write the texts of the model that `adapt` makes; `inputs` are what it is made from.
+    load: LoadModel,
+) -> EntryTexts:
+    """Write the texts of the model that `load` gives; `inputs` are what it is made from.
 
     The costs are those of writing.
     """
     explanations = (entry.location / "explanations").uri
     backfill = config.backfill_of(entry.drawn_with, pairs.uri, explanations, explanations)
     logger.info("%s: writing texts", entry.name)
-    load = LoadTextOnly(config.prompt, adapt)
     identity = _identity(config, backfill, pairs, inputs)
-    manifest = write_texts(backfill, identity, load)
-    return replace(written(backfill, manifest), costs=Costs(None, 0, pairs_per_second(manifest)))
+    manifest = write_texts(backfill, identity, LoadTextOnly(config.prompt, load))
+    texts = texts_of_run(entry.location / "explanations", manifest, config.storage)
+    return replace(texts, costs=Costs(None, 0, pairs_per_second(manifest)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class LoadTextOnly:
     """Loads the explainer in an actor's process (`LoadExplainer`)."""
 
     prompt: PromptConfig
-    adapt: Adapt
+    load: LoadModel
 
     def __call__(self, made: MakeExplainTask) -> Explainer:
         """The explainer, whose prompts have no collaborative tokens."""
@@ -88,14 +94,7 @@ class LoadTextOnly:
         dataset = read_dataset(open_location(sources.dataset, sources.storage))
         graph = read_graph(open_location(sources.graph, sources.storage))
         folder = resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage)
-        model = self.adapt(
-            load_model(
-                folder,
-                dtype=resolve_dtype(sources.llm.dtype, device),
-                device=device,
-                attn_implementation=resolve_attention(sources.llm.attn_implementation, device),
-            )
-        )
+        model = self.load(sources, device)
         tokenizer = load_tokenizer(folder)
         num_text_tokens = model.get_input_embeddings().num_embeddings
         vocabulary = text_vocabulary(num_text_tokens, dataset)
@@ -115,13 +114,8 @@ class LoadTextOnly:
         )
 
 
-def text_vocabulary(num_text_tokens: int, dataset: Dataset) -> Vocabulary:
-    """Ids of text alone: a user and an item have no token, so they leave nothing in a prompt."""
-    return Vocabulary(num_text_tokens, dataset.num_users, dataset.num_items, num_tokens=0)
-
-
 def _identity(
-    config: ComparisonConfig, backfill: BackfillConfig, pairs: ComparedPairs, inputs: dict[str, str]
+    config: CompareConfig, backfill: BackfillConfig, pairs: ComparedPairs, inputs: dict[str, str]
 ) -> Identity:
     llm, dataset = config.language_model, manifest_of(config, "dataset")
     folder = resolve_model(llm.model, llm.cache_dir, config.storage)

@@ -1,24 +1,48 @@
-"""A language model as a judge: GPTScore, and statements that the other text supports.
+"""A language model as a judge: GPTScore, a number from 0 to 100 for a text beside its reference.
 
-GPTScore is the article's: a number from 0 to 100 for a text beside its reference. A reply that is
-no such number is asked for once more (xrec.text), then it has failed: it is counted with its
-reason, and the pair's score is the mean of its other samples. An empty text has 0 without a
-question.
+A reply that is no such number is asked for once more (xrec.text), then it has failed: it is counted
+with its reason, and the pair's score is the mean of its other samples. An empty text has 0 without
+a question.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from xrec.lab.judge.questions import Questions
-from xrec.lab.judge.statements import StatementJudge
-from xrec.lab.judge.tally import Tally
 from xrec.lab.measures.contestant_texts import ContestantTexts
 from xrec.lab.measures.measure import Floats, MetricInfo
-from xrec.text import Asker
+from xrec.text import Asker, Prompt, Reply
+from xrec.text.prompt_file import PromptFile
+
+logger = logging.getLogger("xrec")
 
 
-def judge_infos(name: str, model: str, num_samples: int, has_statements: bool) -> list[MetricInfo]:
+class ScoreReply(BaseModel):
+    """What a judge is to answer: a score from 0 to 100. Further fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    score: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_a_bare_number(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return {"score": value} if is_number else value
+
+    @field_validator("score", mode="before")
+    @classmethod
+    def _is_no_yes(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("expected a number, saw a yes or no")
+        return value
+
+
+def judge_infos(name: str, model: str, num_samples: int) -> list[MetricInfo]:
     """What the table says of a judge; `model` is its model's name."""
     score = f"gptscore_{name}"
     infos = [
@@ -29,7 +53,14 @@ def judge_infos(name: str, model: str, num_samples: int, has_statements: bool) -
             f"What {model} gives the text beside its reference. Judges differ by tens of points: "
             "compare contestants by one judge, never figures of two.",
             1,
-        )
+        ),
+        MetricInfo(
+            f"{score}_failed",
+            f"GPTScore by {name}, failed replies a pair",
+            None,
+            f"Of {num_samples}. They are left out of the score.",
+            4,
+        ),
     ]
     if num_samples > 1:
         infos.append(
@@ -41,61 +72,15 @@ def judge_infos(name: str, model: str, num_samples: int, has_statements: bool) -
                 1,
             )
         )
-    infos.append(_failed_info(score, f"GPTScore by {name}", num_samples))
-    if has_statements:
-        infos += _statement_infos(name, model)
     return infos
-
-
-def _failed_info(column: str, label: str, most: int) -> MetricInfo:
-    return MetricInfo(
-        f"{column}_failed",
-        f"{label}, failed replies a pair",
-        None,
-        f"Of {most}. They are left out of the score.",
-        4,
-    )
-
-
-def _statement_infos(name: str, model: str) -> list[MetricInfo]:
-    column, label = f"statements_{name}", f"by {name}"
-    return [
-        MetricInfo(
-            f"{column}_precision",
-            f"Statements, precision {label}",
-            "higher",
-            f"Share of the text's statements that the reference supports, as {model} sees it.",
-        ),
-        MetricInfo(
-            f"{column}_recall",
-            f"Statements, recall {label}",
-            "higher",
-            "Share of the reference's statements that the text supports.",
-        ),
-        MetricInfo(
-            f"{column}_f1", f"Statements, F1 {label}", "higher", "Of the two, pair by pair."
-        ),
-        _failed_info(column, f"Statements {label}", 4),
-    ]
 
 
 class Judge:
     """Scores pairs by asking; `askers` are one a sample, each with another seed."""
 
-    def __init__(
-        self,
-        name: str,
-        questions: Questions,
-        askers: Sequence[Asker],
-        *,
-        has_statements: bool,
-    ) -> None:
+    def __init__(self, name: str, question: PromptFile, askers: Sequence[Asker]) -> None:
         self.name = name
-        self.tally = Tally()
-        self._questions, self._askers = questions, askers
-        self._statements = (
-            StatementJudge(questions, askers[0], self.tally) if has_statements else None
-        )
+        self._question, self._askers = question, askers
 
     def of_pairs(self, texts: ContestantTexts) -> Mapping[str, Floats]:
         """See PairMeasure; a pair all of whose samples failed has NaN.
@@ -113,9 +98,6 @@ class Judge:
         }
         if len(self._askers) > 1:
             found[f"{column}_sample_std"] = _spread(samples, there)
-        if self._statements is not None:
-            figures = self._statements.of_pairs(texts)
-            found |= {f"statements_{self.name}_{name}": each for name, each in figures.items()}
         return found
 
     def _sample(self, texts: ContestantTexts, asker: Asker) -> Floats:
@@ -123,14 +105,28 @@ class Judge:
         scores = np.zeros(len(texts))
         places = np.flatnonzero(texts.has_text)
         replies = asker.ask(
-            [
-                self._questions.score(texts.texts[place], texts.pairs[place].reference)
-                for place in places
-            ]
+            [self._prompt(texts.texts[place], texts.pairs[place].reference) for place in places]
         )
-        self.tally.add(replies)
+        self._tell_costs(replies)
         scores[places] = [np.nan if reply.value is None else reply.value.score for reply in replies]
         return scores
+
+    def _prompt(self, text: str, reference: str) -> Prompt[ScoreReply]:
+        """How well does the text say what the reference says?"""
+        shown = next(iter(self._question.examples), None)
+        data = {"prediction": text, "reference": reference}
+        return Prompt(self._question.messages(data, shown, {}), ScoreReply)
+
+    def _tell_costs(self, replies: Sequence[Reply[ScoreReply]]) -> None:
+        failed = Counter(each.failure.reason for each in replies if each.failure is not None)
+        logger.info(
+            "judge %s: %d requests, %d tokens of prompts and %d of replies; failed: %s",
+            self.name,
+            sum(each.usage.num_requests for each in replies),
+            sum(each.usage.num_prompt_tokens for each in replies),
+            sum(each.usage.num_reply_tokens for each in replies),
+            ", ".join(f"{count} {reason}" for reason, count in failed.items()) or "none",
+        )
 
 
 def _mean(samples: Floats, there: np.ndarray) -> Floats:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any
 
 from pydantic import SecretStr
@@ -12,12 +13,12 @@ from xrec.config.shared import Device, StorageConfig
 from xrec.config.text import EndpointModelConfig, SamplingConfig
 from xrec.errors import ModelError
 from xrec.lab.judge.judge import Judge, judge_infos
-from xrec.lab.judge.questions import read_questions
 from xrec.lab.measures.measure import MetricInfo
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
-from xrec.storage import Location
+from xrec.storage import Location, fingerprint_of
 from xrec.text import Asker, LanguageModel, ReplyStore, endpoint_key
 from xrec.text.load import chosen_llm, load_language_model, model_settings
+from xrec.text.prompt_file import PromptFile, parse_prompt_file
 
 _NEXT_SAMPLE = 1000  # far from the seeds of replies that are asked again
 
@@ -58,10 +59,8 @@ def load_judge(
     loaded: the models of other judges, of which one is taken if it is the same; this one's is
     added.
 
-    Raises ConfigError for a prompt that cannot be used or an engine without a model, ModelError if
-    the model cannot be had.
+    Raises ConfigError for an engine without a model, ModelError if the model cannot be had.
     """
-    questions = read_questions(config, access.storage)
     models = {} if loaded is None else loaded
     settings = config.model.model_dump_json(exclude={"sampling"})
     if settings not in models:
@@ -80,29 +79,32 @@ def load_judge(
         Asker(model, _sampling(config, sample), store, identity=identity)
         for sample in range(config.num_samples)
     ]
-    return Judge(config.name, questions, askers, has_statements=config.statements)
+    return Judge(config.name, judge_question(), askers)
 
 
 def describe_judge(config: JudgeConfig, llm: LLMConfig | None) -> list[MetricInfo]:
     """What the table says of the judge's metrics."""
-    return judge_infos(config.name, _model_name(config, llm), config.num_samples, config.statements)
+    return judge_infos(config.name, _model_name(config, llm), config.num_samples)
 
 
 def judge_identity(
     config: JudgeConfig, llm: LLMConfig | None, storage: StorageConfig
 ) -> dict[str, Any]:
-    """What a judge's scores depend on, as plain JSON: not limits, waits and prices.
-
-    Raises ConfigError for a prompt that cannot be used.
-    """
+    """What a judge's scores depend on, as plain JSON: not limits, waits and prices."""
+    question = judge_question()
     return {
         "name": config.name,
         "num_samples": config.num_samples,
-        "statements": config.statements,
         "sampling": config.model.sampling.model_dump(mode="json"),
-        "questions": read_questions(config, storage).fingerprint,
+        "question": fingerprint_of([question.system, dict(question.examples)]),
         "model": _model_identity(config, llm, storage),
     }
+
+
+def judge_question() -> PromptFile:
+    """What a judge is asked: the article's prompt, with the score as a JSON object."""
+    text = (resources.files(__package__) / "score.txt").read_text("utf-8")
+    return parse_prompt_file("score.txt", text)
 
 
 def _sampling(config: JudgeConfig, sample: int) -> SamplingConfig:

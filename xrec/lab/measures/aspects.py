@@ -11,7 +11,7 @@ import numpy as np
 from xrec.checks import AspectNames
 from xrec.data.dataset import Dataset
 from xrec.lab.measures.contestant_texts import ContestantTexts
-from xrec.lab.measures.measure import SHARE, Floats, MetricInfo
+from xrec.lab.measures.measure import Floats, MetricInfo
 
 K = 10
 
@@ -57,28 +57,24 @@ class AspectsNamed:
             "Aspects, precision",
             "higher",
             "Share of the named aspects that the pair's own review speaks of; 0 if none is named.",
-            bounds=SHARE,
         ),
         MetricInfo(
             "aspect_recall",
             "Aspects, recall",
             "higher",
             "Share of the aspects of the pair's own review that the text names.",
-            bounds=SHARE,
         ),
         MetricInfo(
             "aspect_f1",
             "Aspects, F1",
             "higher",
             "Of the two, pair by pair; then the mean.",
-            bounds=SHARE,
         ),
         MetricInfo(
             "fmr",
             "FMR",
             "higher",
             "Feature matching ratio: share of texts that name the first aspect of their reference.",
-            bounds=SHARE,
         ),
     )
 

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from xrec.lab.measures.contestant_texts import ContestantTexts
 
 Floats = NDArray[np.float64]
-SHARE = (0.0, 1.0)
-"""The bounds of a share."""
+PAIR_COLUMNS = ("user_id", "item_id", "text")
+"""The columns of `Measures.of_pairs` that are no metrics."""
 
 
 @dataclass(frozen=True)
 class MetricInfo:
     """A metric in words: label with unit, meaning, which values are better, digits to show.
 
-    better: None where neither is. bounds: least and greatest value, None where there is none.
+    better: None where neither is.
     """
 
     name: str
@@ -30,7 +30,6 @@ class MetricInfo:
     better: Literal["higher", "lower"] | None
     meaning: str
     digits: int = 3
-    bounds: tuple[float, float] | None = None
 
 
 class PairMeasure(Protocol):

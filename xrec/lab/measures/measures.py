@@ -2,14 +2,10 @@
 
 measures = load_measures(config, dataset, pairs, device="cpu")
 table = measures.of_pairs(texts)         # a row a pair, a column a metric
-figures = measures.of_corpus(texts)      # of all texts together
-measures.missing                         # what could not be had, why, and how to get it
 """
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,56 +16,28 @@ from xrec.config.metrics import EncoderConfig, MetricsConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset
 from xrec.data.held_out import HeldOutPair
-from xrec.errors import ModelError
 from xrec.evaluate.encoder import encoder_folder, load_encoder
-from xrec.lab.judge.judge import Judge
-from xrec.lab.judge.load import (
-    JudgeAccess,
-    describe_judge,
-    judge_identity,
-    load_judge,
-)
-from xrec.lab.judge.tally import Tally
+from xrec.lab.judge.load import JudgeAccess, describe_judge, judge_identity, load_judge
 from xrec.lab.measures.aspects import AspectsNamed
-from xrec.lab.measures.bart_score import BartScore, bart_score_infos
-from xrec.lab.measures.bleurt import Bleurt, bleurt_infos
 from xrec.lab.measures.contestant_texts import ContestantTexts
-from xrec.lab.measures.corpus import CorpusMeasures
+from xrec.lab.measures.corpus import CORPUS_INFOS
 from xrec.lab.measures.embedding import EmbeddingScore, embedding_infos
 from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure
 from xrec.lab.measures.overlap import Overlap
 from xrec.lab.measures.planted import RightAspect
 from xrec.lab.measures.specificity import Specificity
-from xrec.llm.source import model_fingerprint
+from xrec.llm.source import model_fingerprint, name_anywhere
 from xrec.text import LanguageModel
+from xrec.text.load import model_anywhere
 
-logger = logging.getLogger("xrec")
-
-_VERSION = 4  # of the measures and what they mean; with another one all is scored again
-
-NO_ASPECTS = "aspects"
-"""What is missing of a dataset without tables of aspects."""
-PAIR_COLUMNS = ("user_id", "item_id", "text")
-"""The columns of `Measures.of_pairs` that are no metrics."""
-
-
-def lacks_a_model(missing: Iterable[str]) -> bool:
-    """Whether a metric is missing that may be there next time: those of aspects depend on data."""
-    return not set(missing) <= {NO_ASPECTS}
+_VERSION = 5  # of the measures and what they mean; with another one all is scored again
 
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """Measures of pairs by name, and those of a corpus.
+    """Measures of pairs, in the order of their columns."""
 
-    missing: a sentence for each measure that could not be made.
-    tallies: what each judge costs and fails at, by its name.
-    """
-
-    pair_measures: Mapping[str, PairMeasure]
-    corpus: CorpusMeasures
-    missing: Mapping[str, str] = field(default_factory=dict)
-    tallies: Mapping[str, Tally] = field(default_factory=dict)
+    of_each: Sequence[PairMeasure]
 
     def of_pairs(self, texts: ContestantTexts) -> pa.Table:
         """One row a pair, in order: user_id, item_id, text, and a float64 column for each metric.
@@ -78,7 +46,7 @@ class Measures:
         rows.
         """
         values: dict[str, Floats] = {}
-        for measure in self.pair_measures.values():
+        for measure in self.of_each:
             values |= measure.of_pairs(texts)
         return pa.table(
             {
@@ -91,21 +59,6 @@ class Measures:
                 },
             }
         )
-
-    def of_corpus(self, texts: ContestantTexts) -> dict[str, float]:
-        """See CorpusMeasures."""
-        return self.corpus.of_corpus(texts)
-
-    def taken_costs(self) -> dict[str, float]:
-        """What judges cost, and failed at, since the last call.
-
-        Counts by `<judge>:prompt_tokens`, `reply_tokens`, `requests` and `failed:<reason>`.
-        """
-        return {
-            f"{judge}:{name}": count
-            for judge, tally in self.tallies.items()
-            for name, count in tally.taken().items()
-        }
 
 
 def load_measures(
@@ -120,53 +73,49 @@ def load_measures(
     """The measures of `config`; those of judges need `judges`.
 
     pairs: all pairs that the comparison scores, two or more; specificity compares with their
-        references. device: of encoder and scoring models.
+        references. device: of the encoder.
 
-    A measure whose model cannot be had is `missing`, and the others are there. Raises ConfigError
-    if a judge's prompt cannot be used.
+    Those of aspects are there only if the dataset has tables of aspects. Raises ModelError if the
+    model of an encoder or a judge cannot be had, ConfigError for a judge's engine without a model.
     """
     titles = dataset.items["title"].take([pair.item_index for pair in pairs]).to_pylist()
-    made: dict[str, PairMeasure] = {"overlap": Overlap(), "specificity": Specificity(pairs, titles)}
-    missing = dict(_without_aspects(dataset))
-    aspects = None if missing else AspectsNamed(dataset)
-    if aspects is not None:
-        made["aspects"] = aspects
+    made: list[PairMeasure] = [Overlap(), Specificity(pairs, titles)]
+    if has_aspects(dataset):
+        made.append(AspectsNamed(dataset))
     if dataset.planted is not None:
-        made["planted"] = RightAspect(dataset)
-    makers = _model_measures(config, device, cache_dir) | _judges(config, judges)
-    for name, make in makers.items():
-        try:
-            made[name] = make()
-        except ModelError as error:
-            missing[name] = str(error)
-            logger.warning("%s is left out: %s", name, error)
-    tallies = {each.name: each.tally for each in made.values() if isinstance(each, Judge)}
-    return Measures(made, CorpusMeasures(aspects), missing, tallies)
+        made.append(RightAspect(dataset))
+    if (section := config.encoder) is not None:
+        encoder = load_encoder(
+            section.source, layer=section.layer, device=device, cache_dir=cache_dir
+        )
+        made.append(EmbeddingScore(encoder, section.baseline, config.batch_size))
+    loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
+    for judge in config.judges:
+        if judges is None:
+            raise ValueError("the config has judges; expected `judges` that says how to reach them")
+        made.append(load_judge(judge, judges, loaded))
+    return Measures(made)
 
 
-def corpus_measures(dataset: Dataset) -> CorpusMeasures:
-    """The measures of a corpus alone, which need no model."""
-    return CorpusMeasures(None if _without_aspects(dataset) else AspectsNamed(dataset))
+def has_aspects(dataset: Dataset) -> bool:
+    """Whether there are tables of aspects, which some metrics need."""
+    return dataset.aspects is not None and dataset.explanation_aspects is not None
 
 
 def describe_metrics(
     config: MetricsConfig, dataset: Dataset, llm: LLMConfig | None = None
 ) -> dict[str, MetricInfo]:
-    """All metrics of `config` in the order of tables, whether their models can be had or not.
+    """All metrics of `config` in the order of tables.
 
     llm: of the job, for judges that name none.
     """
-    infos = [*Overlap.infos, *corpus_measures(dataset).infos, *Specificity.infos]
-    if not _without_aspects(dataset):
+    infos = [*Overlap.infos, *CORPUS_INFOS, *Specificity.infos]
+    if has_aspects(dataset):
         infos += AspectsNamed.infos
     if dataset.planted is not None:
         infos += RightAspect.infos
     if config.encoder is not None:
         infos += embedding_infos(config.encoder)
-    if config.bart_score is not None:
-        infos += bart_score_infos(config.bart_score)
-    if config.bleurt is not None:
-        infos += bleurt_infos(config.bleurt)
     for judge in config.judges:
         infos += describe_judge(judge, llm)
     return {info.name: info for info in infos}
@@ -178,76 +127,31 @@ def metrics_identity(
     """The settings that scores depend on, as plain JSON, for the identity of what is scored.
 
     A model that is a folder here has its fingerprint; of one that is not here there is the name.
-    Raises ConfigError for a judge's prompt that cannot be used.
+    Raises ModelError for an encoder's folder or package that is not there: before anything is
+    trained.
     """
-    settings = config.model_dump(mode="json", exclude={"batch_size", "judges"})
-    settings["version"] = _VERSION
     access = storage or StorageConfig()
-    settings["judges"] = [judge_identity(judge, llm, access) for judge in config.judges]
-    for section in ("encoder", "bart_score", "bleurt"):
-        if settings[section] is not None:
-            settings[section] |= _fingerprint(settings[section]["source"])
-    return settings
-
-
-def _fingerprint(source: str) -> dict[str, str]:
-    try:
-        folder = encoder_folder(source)
-    except ModelError:
-        return {}
-    return {} if folder is None else {"fingerprint": model_fingerprint(folder)}
-
-
-def _judges(
-    config: MetricsConfig, access: JudgeAccess | None
-) -> dict[str, Callable[[], PairMeasure]]:
-    """What makes each judge."""
-    if not config.judges:
-        return {}
-    if access is None:
-        raise ValueError("the config has judges; expected `judges` that says how to reach them")
-    loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
     return {
-        f"judge {judge.name}": partial(load_judge, judge, access, loaded) for judge in config.judges
+        "version": _VERSION,
+        "encoder": None if config.encoder is None else _encoder_identity(config.encoder),
+        "judges": [judge_identity(judge, llm, access) for judge in config.judges],
     }
 
 
-def _model_measures(
-    config: MetricsConfig, device: str, cache_dir: str | None
-) -> dict[str, Callable[[], PairMeasure]]:
-    """What makes each measure that needs a model."""
-    made: dict[str, Callable[[], PairMeasure]] = {}
-    if config.encoder is not None:
-        made["embedding"] = partial(
-            _embedding, config.encoder, config.batch_size, device=device, cache_dir=cache_dir
-        )
-    for name, measure, section in (
-        ("bart_score", BartScore, config.bart_score),
-        ("bleurt", Bleurt, config.bleurt),
-    ):
-        if section is not None:
-            made[name] = partial(
-                measure,
-                section,
-                batch_size=config.batch_size,
-                device=device,
-                cache_dir=cache_dir,
-            )
-    return made
+def _encoder_identity(config: EncoderConfig) -> dict[str, Any]:
+    settings, folder = config.model_dump(mode="json"), encoder_folder(config.source)
+    return settings if folder is None else {**settings, "fingerprint": model_fingerprint(folder)}
 
 
-def _embedding(
-    config: EncoderConfig, batch_size: int, *, device: str, cache_dir: str | None
-) -> EmbeddingScore:
-    encoder = load_encoder(config.source, layer=config.layer, device=device, cache_dir=cache_dir)
-    return EmbeddingScore(encoder, config.baseline, batch_size)
+def metrics_anywhere(config: MetricsConfig) -> MetricsConfig:
+    """The metrics for a process that runs in another folder: no path is relative.
 
-
-def _without_aspects(dataset: Dataset) -> dict[str, str]:
-    if dataset.aspects is not None and dataset.explanation_aspects is not None:
-        return {}
-    return {
-        NO_ASPECTS: "the dataset has no tables of aspects; make it of annotations "
-        "(docs/annotate.md), or set prepare.aspects_from (docs/data.md), and run `xrec prepare` "
-        "again"
-    }
+    They score the same: it is not for what identifies the scores.
+    """
+    encoder = config.encoder
+    if encoder is not None:
+        encoder = encoder.model_copy(update={"source": name_anywhere(encoder.source)})
+    judges = tuple(
+        judge.model_copy(update={"model": model_anywhere(judge.model)}) for judge in config.judges
+    )
+    return config.model_copy(update={"encoder": encoder, "judges": judges})

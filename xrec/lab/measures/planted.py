@@ -7,7 +7,7 @@ import numpy as np
 from xrec.data.dataset import Dataset
 from xrec.evaluate.aspects import aspect_pattern, names_only
 from xrec.lab.measures.contestant_texts import ContestantTexts
-from xrec.lab.measures.measure import SHARE, Floats, MetricInfo
+from xrec.lab.measures.measure import Floats, MetricInfo
 
 
 class RightAspect:
@@ -20,7 +20,6 @@ class RightAspect:
             "higher",
             "Share of texts that name the planted aspect which the user likes most of the item's, "
             "and no other.",
-            bounds=SHARE,
         ),
     )
 

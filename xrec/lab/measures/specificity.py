@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xrec.data.held_out import HeldOutPair
 from xrec.lab.measures.contestant_texts import ContestantTexts
-from xrec.lab.measures.measure import SHARE, Floats, MetricInfo
+from xrec.lab.measures.measure import Floats, MetricInfo
 from xrec.lab.measures.tf_idf import TfIdf, text_words, without_words
 
 _ROWS = 256  # compared with all references at a time
@@ -34,7 +34,6 @@ class Specificity:
             "higher",
             "Share of other pairs' references that the text is less like than its own (cosine of "
             "TF-IDF, ties half). 0.5: it would do for any pair.",
-            bounds=SHARE,
         ),
         MetricInfo(
             "specificity_untitled",
@@ -42,7 +41,6 @@ class Specificity:
             "higher",
             "The same with the words of the item's title left out of the text, and those of its "
             "own item's title out of each reference.",
-            bounds=SHARE,
         ),
         MetricInfo(
             "specificity_in_item",
@@ -50,7 +48,6 @@ class Specificity:
             "higher",
             "The same with the references of other users of the same item. Above 0.5, the text is "
             "personal and not only true of the item.",
-            bounds=SHARE,
         ),
     )
 

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from xrec.errors import DataError
 from xrec.evaluate.bootstrap import Estimate
-from xrec.lab.measures import PAIR_COLUMNS, MetricInfo
+from xrec.lab.measures.measure import PAIR_COLUMNS
 from xrec.lab.statistics.bootstrap_seeds import bootstrap_difference, bootstrap_over_seeds
 
 Values = NDArray[np.float64]
 Rows = NDArray[np.bool_]
 LEAST_SEEDS = 3
+"""Trainings that differ in the seed alone were seen to lie as far apart as methods do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,7 @@ class Run:
 class MetricRow:
     """A figure: `by_seed` are the values of its seeds, `num_pairs` those that have the metric.
 
-    low, high: the 95 % interval, None where there is none. std: over pairs, the mean of the seeds;
-    None for a corpus.
+    low, high: the 95 % interval, None where there is none.
     """
 
     metric: str
@@ -52,7 +51,6 @@ class MetricRow:
     high: float | None
     by_seed: tuple[float, ...]
     num_pairs: int
-    std: float | None = None
 
 
 def metric_rows(
@@ -113,34 +111,6 @@ def difference_rows(
     ]
 
 
-def verdict(
-    name: str, first: str, info: MetricInfo, difference: MetricRow, *, num_seeds: int
-) -> str:
-    """What the difference of `name` to `first` allows to say, in a sentence.
-
-    num_seeds: of the two contestants that are trained, the fewer. Raises DataError for fewer than
-    three: trainings that differ in the seed alone were seen to lie as far apart as methods do. A
-    contestant that trains nothing has no seeds; if both are so, give LEAST_SEEDS.
-    """
-    if num_seeds < LEAST_SEEDS:
-        raise DataError(
-            f"a verdict on {name} and {first} was asked for from {num_seeds} seed(s); train "
-            f"{LEAST_SEEDS} or more of each, since one training a contestant is no finding"
-        )
-    shown = f"{difference.value:+.{info.digits}f}"
-    if difference.low is None or difference.high is None:
-        return f"`{name}` minus `{first}`, {info.label}: {shown}, without an interval."
-    shown += f" ({difference.low:+.{info.digits}f} to {difference.high:+.{info.digits}f})"
-    is_clear = difference.low > 0 or difference.high < 0
-    if not is_clear or info.better is None:
-        said = "cannot be told apart from" if not is_clear else "differs from"
-        return f"`{name}` {said} `{first}`, {info.label}: {shown}."
-    is_better = (difference.value > 0) == (info.better == "higher")
-    return (
-        f"`{name}` is {'better' if is_better else 'worse'} than `{first}`, {info.label}: {shown}."
-    )
-
-
 def _row(metric: str, estimate: Estimate, values: Values) -> MetricRow:
     """The figure of `values` (S, M)."""
     return MetricRow(
@@ -150,7 +120,6 @@ def _row(metric: str, estimate: Estimate, values: Values) -> MetricRow:
         estimate.high,
         tuple(values.mean(axis=1).tolist()),
         values.shape[1],
-        float(values.std(axis=1).mean()),
     )
 
 

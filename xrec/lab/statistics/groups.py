@@ -5,73 +5,42 @@ others are five groups of equal size. Users of the same number stay together, so
 same number the groups differ in size, or are fewer.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xrec.config.contestants import Grouping
 from xrec.data.dataset import Dataset
 from xrec.data.drawn import drawn_explanations
 from xrec.data.held_out import HeldOutPair
 
-Grouping = Literal[
-    "user_explanations", "item_explanations", "user_interactions", "item_interactions"
-]
-"""Users or items, by their number of training explanations or training interactions."""
-GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 NUM_GROUPS = 5
 NONE = "none"
 
 
-@dataclass(frozen=True, eq=False)
-class Groups:
-    """Says which group a pair is in. `names` are in order: "none" if there are any, then from 1 on.
-
-    The name of a group has its members' numbers of training pairs: "2: 3 to 4".
-    """
-
-    by: Grouping
-    names: tuple[str, ...]
-    of: Callable[[HeldOutPair], str]
-
-    def rows(self, pairs: Sequence[HeldOutPair]) -> dict[str, NDArray[np.bool_]]:
-        """Where the pairs of each group stand, (N,); groups without a pair are left out."""
-        found = np.array([self.of(pair) for pair in pairs], dtype=object)
-        return {name: found == name for name in self.names if (found == name).any()}
-
-
-def make_groups(
+def group_rows(
     dataset: Dataset,
     pairs: Sequence[HeldOutPair],
     by: Grouping,
     max_explanations: int | None = None,
-) -> Groups:
-    """The groups of the users, or items, of `pairs`, which are all that will be asked for.
+) -> dict[str, NDArray[np.bool_]]:
+    """Where the pairs of each group of the users, or items, of `pairs` stand, (N,).
+
+    The names are in order: "none" if there are any, then from 1 on, each with its members' numbers
+    of training pairs: "2: 3 to 4".
 
     max_explanations: how many of the training explanations were learned from, as drawn by
         `drawn_explanations`; the others do not count. None: all.
-
-    Raises ValueError for another `by`, or no pairs.
     """
-    if by not in GROUPINGS or not pairs:
-        raise ValueError(
-            f"groups by {by!r} of {len(pairs)} pairs; expected one of {', '.join(GROUPINGS)}, and "
-            "pairs"
-        )
     side = "user_index" if by.startswith("user") else "item_index"
-    counts = _training_counts(dataset, by, max_explanations)
-    members = sorted({getattr(pair, side) for pair in pairs})
-    numbers = counts[members]
+    of_pairs = np.array([getattr(pair, side) for pair in pairs])
+    members, places = np.unique(of_pairs, return_inverse=True)
+    numbers = _training_counts(dataset, by, max_explanations)[members]
     groups = equal_groups(numbers, NUM_GROUPS)
     names = _names(numbers, groups)
-    of_member = {member: names[group] for member, group in zip(members, groups, strict=True)}
-    return Groups(
-        by,
-        tuple(names[group] for group in sorted(names)),
-        lambda pair: of_member[getattr(pair, side)],
-    )
+    found = np.array(groups)[places]
+    return {names[group]: found == group for group in sorted(names)}
 
 
 def equal_groups(numbers: NDArray[np.int64], num_groups: int) -> list[int]:

@@ -1,26 +1,38 @@
-"""A small catalogue with twenty training explanations, and configs of small peers over it."""
+"""A small catalogue with twenty training explanations, and small baselines over it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs.prepare import run as prepare_dataset
-from tests.xrec.bulk.toy_run import pool_here
+from tests.toy import save_toy_model
+from xrec.config.backfill import ActorsConfig
 from xrec.config.base import parse_config
-from xrec.config.baselines import PeerConfig
+from xrec.config.baselines import BaselinesConfig
 from xrec.config.data import PrepareConfig
+from xrec.config.llm import LLMConfig
+from xrec.config.prompt import PromptConfig
+from xrec.config.shared import ScalingConfig
 from xrec.data.dataset import Dataset, read_dataset
+from xrec.lab.baselines import Baseline
 from xrec.storage import open_location
 
 NUM_USERS, NUM_ITEMS = 10, 6
 FOODS = ("Soup", "Noodles", "Waffles", "Dumplings", "Curry", "A well-known pie")
 PLACES = ("garden", "view", "room", "terrace", "café", "bar", "roof", "pier", "hall", "yard")
-SMALL = {"embedding_dim": 5, "hidden_size": 7, "num_layers": 2, "dropout": 0.0}
+SMALL: dict[str, dict[str, Any]] = {
+    "att2seq": {"embedding_dim": 5, "hidden_size": 7, "dropout": 0.0},
+    "nrt": {"embedding_dim": 4, "hidden_size": 8},
+    "peter": {"embedding_dim": 8, "feedforward_size": 8, "num_layers": 1, "dropout": 0.0},
+}
 
-MakePeerConfig = Callable[..., PeerConfig]
+MakeBaseline = Callable[..., Baseline]
+PROMPT = PromptConfig(
+    instruction="Why?", user="{user} {user_profile}", item="{item} {item_title}. {item_profile}"
+)
 
 
 def explanation(user: int, item: int) -> str:
@@ -71,7 +83,7 @@ def prepare(folder: Path, rows: Mapping[str, list[dict[str, Any]]]) -> str:
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A workspace with the dataset; no test writes to it."""
-    return prepare(tmp_path_factory.mktemp("peers"), _rows())
+    return prepare(tmp_path_factory.mktemp("baselines"), _rows())
 
 
 @pytest.fixture(scope="session")
@@ -90,29 +102,43 @@ def dataset(workspace: str) -> Dataset:
     return read_dataset(open_location(f"{workspace}/dataset"))
 
 
-@pytest.fixture
-def make_config(workspace: str, tmp_path: Path) -> MakePeerConfig:
-    """Makes configs of small peers whose outputs lie in the test's folder."""
+@pytest.fixture(scope="session")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> LLMConfig:
+    """A toy language model in float32."""
+    return LLMConfig(model=str(save_toy_model(tmp_path_factory.mktemp("llm"))), dtype="float32")
 
-    def make(**values: Any) -> PeerConfig:
-        return parse_config(
-            PeerConfig,
-            {
-                "workspace": workspace,
-                "peer_model": str(tmp_path / "model"),
-                "peer_texts": str(tmp_path / "texts"),
-                "att2seq": SMALL,
-                "actors": {"device": "cpu", "num_actors": 1},
-                "scaling": {"device": "cpu", "num_workers": 1},
-                **values,
-            },
-        )
+
+@pytest.fixture
+def make_baseline(workspace: str, tmp_path: Path, llm: LLMConfig) -> MakeBaseline:
+    """Makes small baselines whose models lie in the test's folder; `recipe` changes its section."""
+
+    def make(kind: str = "att2seq", **values: Any) -> Baseline:
+        section = "peter" if kind == "peter_plus" else kind
+        recipe = {**SMALL.get(section, {}), **values.pop("recipe", {})}
+        defaults = {
+            "seed": 0,
+            "recipe": BaselinesConfig.model_validate({section: recipe}).recipe(kind),
+            "dataset": f"{workspace}/dataset",
+            "aspects": f"{workspace}/aspects",
+            "output": str(tmp_path / "model"),
+            "llm": llm,
+            "prompt": PROMPT,
+            "actors": ActorsConfig(device="cpu", num_actors=1),
+            "scaling": ScalingConfig(device="cpu", num_workers=1),
+        }
+        return Baseline(kind, **{**defaults, **values})
 
     return make
 
 
 @pytest.fixture
-def actors_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def processes_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write texts in this process, without Ray."""
-    monkeypatch.setattr("xrec.lab.baselines.texts.RayPool", pool_here)
+
+    def map_here(make: Any, items: list[Any], **resources: Any) -> Iterator[tuple[int, Any]]:
+        work = make()
+        for place in reversed(range(len(items))):
+            yield place, work(items[place])
+
+    monkeypatch.setattr("xrec.lab.baselines.texts.map_in_processes", map_here)
     monkeypatch.setattr("xrec.lab.baselines.texts.gpus_each", lambda *arguments: 0)

@@ -1,26 +1,21 @@
-"""What PETER+ reads: chosen aspects, or those of the pair's own review."""
+"""What PETER+ reads: what train-aspects chooses, as words."""
 
-from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
 import pytest
 
 from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import run as train_aspects
 from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
-from tests.xrec.lab.baselines.conftest import MakePeerConfig
+from tests.xrec.lab.baselines.conftest import MakeBaseline
 from tests.xrec.lab.baselines.test_texts import write_untrained
 from xrec.aspects import read_choices
-from xrec.backfill import read_explanations
 from xrec.config.aspects import TrainAspectsConfig
-from xrec.config.baselines import PeerConfig
 from xrec.config.data import PrepareConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ArtifactNotFoundError, DataError
-from xrec.lab.baselines import peer_identity, write_peer_texts
-from xrec.lab.baselines.aspects import aspect_ids, aspect_names
-from xrec.lab.baselines.data import build_peer_data
+from xrec.lab.baselines import Baseline, write_baseline_texts
+from xrec.lab.baselines.aspects import NUM_ASPECT_WORDS, ChosenAspects, aspect_ids, read_aspects
+from xrec.lab.baselines.data import build_data
+from xrec.lab.baselines.train import baseline_identity
 from xrec.lab.baselines.words import PAD, UNKNOWN, Words
 from xrec.storage import open_location
 
@@ -38,7 +33,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
     similar = {"embedding_dim": 8, "num_neighbours": 5}
     train_aspects(
         TrainAspectsConfig.model_validate(
-            {"workspace": workspace, "similar_items": similar, "num_chosen": 2}
+            {"workspace": workspace, "similar_items": similar, "num_chosen": 1}
         )
     )
     return workspace
@@ -50,111 +45,66 @@ def town_dataset(town: str) -> Dataset:
 
 
 @pytest.fixture
-def config(town: str, make_config: MakePeerConfig) -> PeerConfig:
-    """PETER+ with two aspects of at most five words."""
-    small = {"embedding_dim": 8, "num_heads": 2, "feedforward_size": 8, "num_layers": 1}
-    peter = {**small, "num_aspects": 2, "num_aspect_words": 5}
-    return make_config(workspace=town, kind="peter_plus", peter=peter)
+def baseline(town: str, make_baseline: MakeBaseline) -> Baseline:
+    return make_baseline("peter_plus", dataset=f"{town}/dataset", aspects=f"{town}/aspects")
 
 
-def test_aspects_chosen_are_those_of_train_aspects(town: str, town_dataset: Dataset) -> None:
-    location = open_location(f"{town}/aspects")
-    assert town_dataset.aspects is not None
-    names = town_dataset.aspects["aspect"].to_pylist()
-    chosen: dict[tuple[int, int], list[str]] = {}
-    for row in read_choices(location).to_pylist():
-        pair = (row["user_index"], row["item_index"])
-        chosen.setdefault(pair, []).append(names[row["aspect_index"]])
-    pairs = list(chosen)
-    found = aspect_names("peter_plus", town_dataset, location, 2).of(
-        [user for user, _ in pairs], [item for _, item in pairs]
-    )
-    assert found == [tuple(chosen[pair]) for pair in pairs]
-
-
-def test_aspects_of_the_oracle_are_those_of_the_pairs_own_review(
-    town: str, town_dataset: Dataset
+def test_aspects_are_those_of_train_aspects(
+    town: str, town_dataset: Dataset, baseline: Baseline
 ) -> None:
     assert town_dataset.aspects is not None
-    assert town_dataset.explanation_aspects is not None
-    own = town_dataset.explanation_aspects.to_pylist()
     names = town_dataset.aspects["aspect"].to_pylist()
-    found = aspect_names("peter_plus_oracle", town_dataset, open_location(town), 3).of(
-        [row["user_index"] for row in own], [row["item_index"] for row in own]
-    )
-    assert found == [(names[row["aspect_index"]],) for row in own]
-    assert {row["split"] for row in own} == {"train", "validation", "test"}
-    unknown = next(
-        (user, item)
-        for user in range(town_dataset.num_users)
-        for item in range(town_dataset.num_items)
-        if (user, item) not in {(row["user_index"], row["item_index"]) for row in own}
-    )
-    oracle = aspect_names("peter_plus_oracle", town_dataset, open_location(town), 3)
-    assert oracle.of([unknown[0]], [unknown[1]]) == [()]
+    chosen = {
+        (row["user_index"], row["item_index"]): (names[row["aspect_index"]],)
+        for row in read_choices(open_location(f"{town}/aspects")).to_pylist()
+    }
+    reader = read_aspects(baseline, town_dataset)
+    assert reader is not None
+    found = reader.of([user for user, _ in chosen], [item for _, item in chosen])
+    assert found == list(chosen.values())
 
 
 def test_aspects_are_read_as_words_within_a_text_and_padded() -> None:
-    words = Words.of(["The live music, and more music."], 100, ["live music", "view"])
-    ids = aspect_ids(words, ("live music", "view"), 5)
-    assert [words.pieces[each] for each in ids] == [" live", " music", " view", "<pad>", "<pad>"]
-    assert aspect_ids(words, ("live music", "view"), 1) == ids[:1]
-    assert aspect_ids(words, (), 2) == (PAD, PAD)
+    words = Words.of(["The live music, and more music."], 100, ["live music", "a view of it"])
+    ids = aspect_ids(words, ("live music",))
+    assert [words.pieces[each] for each in ids] == [" live", " music", "<pad>"]
+    assert len(aspect_ids(words, ("a view of it",))) == 3
+    assert aspect_ids(words, ()) == (PAD, PAD, PAD)
 
 
-def test_data_of_peter_plus_has_the_aspects_and_knows_their_words(
-    config: PeerConfig, town_dataset: Dataset
+def test_data_of_peter_plus_alone_has_aspects_and_knows_their_words(
+    baseline: Baseline, town: str, town_dataset: Dataset, make_baseline: MakeBaseline
 ) -> None:
-    data = build_peer_data(config, town_dataset)
-    assert data.num_aspect_words == 5
-    assert {len(each.aspect_ids) for each in (*data.train, *data.validation)} == {5}
+    data = build_data(baseline, town_dataset)
+    assert {len(each.aspect_ids) for each in (*data.train, *data.validation)} == {NUM_ASPECT_WORDS}
     assert UNKNOWN not in {index for each in data.train for index in each.aspect_ids}
     assert len({each.aspect_ids for each in data.train}) > 1
+    peter = make_baseline("peter", dataset=f"{town}/dataset", aspects=f"{town}/aspects")
+    assert {each.aspect_ids for each in build_data(peter, town_dataset).train} == {()}
+    assert "aspects" in baseline_identity(baseline)[1]
+    assert "aspects" not in baseline_identity(peter)[1]
 
 
-def test_data_of_peter_has_none(config: PeerConfig, town_dataset: Dataset) -> None:
-    data = build_peer_data(config.model_copy(update={"kind": "peter"}), town_dataset)
-    assert data.num_aspect_words == 0
-    assert {each.aspect_ids for each in data.train} == {()}
-
-
-def test_identity_has_the_aspects_of_peter_plus_alone(config: PeerConfig) -> None:
-    for kind, has_aspects in (("peter", False), ("peter_plus", True), ("peter_plus_oracle", False)):
-        _, inputs = peer_identity(config.model_copy(update={"kind": kind}))
-        assert ("aspects" in inputs) is has_aspects
-    with pytest.raises(ArtifactNotFoundError, match="run xrec train-aspects first"):
-        peer_identity(config.model_copy(update={"aspects": f"{config.workspace}/none"}))
-
-
-@pytest.mark.usefixtures("actors_here")
-def test_texts_of_peter_plus_follow_the_chosen_aspects(
-    config: PeerConfig, town_dataset: Dataset, tmp_path: Path
+@pytest.mark.usefixtures("processes_here")
+def test_texts_of_peter_plus_follow_the_aspects(
+    baseline: Baseline, town_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same weights with chosen and with own aspects write other texts."""
-    texts: list[dict[tuple[str, str], Any]] = []
-    for kind in ("peter_plus", "peter_plus_oracle"):
-        of_kind = config.model_copy(
-            update={
-                "kind": kind,
-                "peer_model": str(tmp_path / f"model-{kind}"),
-                "peer_texts": str(tmp_path / f"texts-{kind}"),
-            }
-        )
-        write_untrained(of_kind, town_dataset)
-        manifest = write_peer_texts(of_kind)
-        assert manifest.row_counts["failed"] == 0
-        rows = read_explanations(of_kind.artifact("explanations")).to_pylist()
-        assert {row["num_prompt_tokens"] for row in rows} == {7}
-        texts.append({(row["user_id"], row["item_id"]): row for row in rows})
-    assert texts[0].keys() == texts[1].keys()
-    keys = [(texts[0][pair]["content_key"], texts[1][pair]["content_key"]) for pair in texts[0]]
-    assert all(one != other for one, other in keys)
+    write_untrained(baseline, town_dataset)
+    rows = town_dataset.explained_pairs("test").to_pylist()
+    pairs = [(row["user_index"], row["item_index"]) for row in rows]
+    texts, _ = write_baseline_texts(baseline, pairs)
+    aspects = town_dataset.aspects
+    assert aspects is not None
+    other = [(aspects["aspect"][0].as_py(),)] * len(pairs)
+    monkeypatch.setattr(ChosenAspects, "of", lambda *arguments: other)
+    assert write_baseline_texts(baseline, pairs)[0] != texts
 
 
-def test_aspects_of_a_dataset_without_any_are_refused(
-    dataset: Dataset, make_config: MakePeerConfig
+def test_aspects_that_are_not_there_are_refused(
+    make_baseline: MakeBaseline, baseline: Baseline, dataset: Dataset, town: str
 ) -> None:
-    config = make_config(kind="peter_plus_oracle")
     with pytest.raises(DataError, match="the dataset has no aspects, which peter_plus reads"):
-        build_peer_data(config, dataset)
-    assert isinstance(dataset.explanations, pa.Table)
+        build_data(make_baseline("peter_plus"), dataset)
+    elsewhere = make_baseline("peter_plus", dataset=baseline.dataset, aspects=f"{town}/none")
+    with pytest.raises(ArtifactNotFoundError, match="run xrec train-aspects first"):
+        baseline_identity(elsewhere)

@@ -6,21 +6,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.xrec.lab.baselines.conftest import MakePeerConfig, explanation, prepare
+from tests.toy import toy_tokenizer
+from tests.xrec.lab.baselines.conftest import MakeBaseline, explanation, prepare
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.errors import ConfigError, DataError
-from xrec.lab.baselines.batch import PeerExample, collate, example
-from xrec.lab.baselines.data import _scale, build_peer_data, length_that_fits
-from xrec.lab.baselines.models.peer import Ratings
+from xrec.errors import DataError
+from xrec.lab.baselines.batch import TextExample, collate, example
+from xrec.lab.baselines.data import build_data, length_that_fits, rating_scale
+from xrec.lab.baselines.models.model import Ratings
 from xrec.lab.baselines.words import BEGIN, END, UNKNOWN
 from xrec.llm.nll import IGNORE
 from xrec.storage import open_location
 
 
 def test_data_examples_are_the_explained_pairs_with_their_ends(
-    make_config: MakePeerConfig, dataset: Dataset
+    make_baseline: MakeBaseline, dataset: Dataset
 ) -> None:
-    data = build_peer_data(make_config(), dataset)
+    data = build_data(make_baseline(), dataset)
+    assert data.codec is not None
     assert (len(data.train), len(data.validation)) == (20, 10)
     first = data.train[0]
     assert (first.user_index, first.item_index, first.token_ids[-1]) == (0, 0, END)
@@ -29,9 +31,10 @@ def test_data_examples_are_the_explained_pairs_with_their_ends(
 
 
 def test_data_vocabulary_is_of_training_explanations_alone(
-    make_config: MakePeerConfig, dataset: Dataset
+    make_baseline: MakeBaseline, dataset: Dataset
 ) -> None:
-    drawn = build_peer_data(make_config(training={"max_pairs": 3}), dataset)
+    drawn = build_data(make_baseline(max_pairs=3), dataset)
+    assert drawn.codec is not None
     assert len(drawn.train) == 3
     texts = [drawn.codec.decode(list(example.token_ids)) for example in drawn.train]
     seen = {piece for text in texts for piece in drawn.codec.encode(text)}
@@ -40,11 +43,11 @@ def test_data_vocabulary_is_of_training_explanations_alone(
 
 
 def test_data_budget_is_the_same_for_all_seeds_and_the_smaller_is_in_the_larger(
-    make_config: MakePeerConfig, dataset: Dataset
+    make_baseline: MakeBaseline, dataset: Dataset
 ) -> None:
     def pairs(seed: int, count: int) -> set[tuple[int, int]]:
-        config = make_config(seed=seed, training={"max_pairs": count})
-        train = build_peer_data(config, dataset).train
+        config = make_baseline(seed=seed, max_pairs=count)
+        train = build_data(config, dataset).train
         return {(example.user_index, example.item_index) for example in train}
 
     assert pairs(0, 5) == pairs(7, 5)
@@ -59,12 +62,12 @@ def test_data_longest_text_follows_the_training_explanations() -> None:
 
 
 def test_data_text_that_is_cut_has_no_end() -> None:
-    assert example(1, 2, [7, 8, 9], 3, END) == PeerExample(1, 2, (7, 8, 9, END), 3)
-    assert example(1, 2, [7, 8, 9], 2, END) == PeerExample(1, 2, (7, 8), 2)
+    assert example((1, 2), [7, 8, 9], 3, END) == TextExample(1, 2, (7, 8, 9, END), 3)
+    assert example((1, 2), [7, 8, 9], 2, END) == TextExample(1, 2, (7, 8), 2)
 
 
 def test_collate_pads_and_says_what_counts() -> None:
-    batch = collate([PeerExample(1, 2, (7, 8, END), 2), PeerExample(3, 4, (9,), 1, rating=4.0)])
+    batch = collate([TextExample(1, 2, (7, 8, END), 2), TextExample(3, 4, (9,), 1, rating=4.0)])
     assert batch.pairs.users.tolist() == [1, 3]
     assert batch.pairs.items.tolist() == [2, 4]
     assert batch.pairs.aspects.shape == (2, 0)
@@ -76,7 +79,7 @@ def test_collate_pads_and_says_what_counts() -> None:
     assert batch.ratings.isnan().tolist() == [True, False]
 
 
-def test_data_without_explanations_is_refused(make_config: MakePeerConfig, tmp_path: Path) -> None:
+def test_data_without_explanations_is_refused(make_baseline: MakeBaseline, tmp_path: Path) -> None:
     def without(splits: set[str]) -> Dataset:
         folder = tmp_path / "-".join(splits or {"none"})
         folder.mkdir()
@@ -92,36 +95,35 @@ def test_data_without_explanations_is_refused(make_config: MakePeerConfig, tmp_p
         return read_dataset(open_location(f"{prepare(folder, rows)}/dataset"))
 
     with pytest.raises(DataError, match="1 training and 0 validation pairs with an explanation"):
-        build_peer_data(make_config(), without({"train"}))
+        build_data(make_baseline(), without({"train"}))
 
 
-def test_data_ratings_are_those_of_training_pairs_with_their_scale(
-    make_config: MakePeerConfig, rated: str, dataset: Dataset
+def test_data_ratings_are_those_of_training_pairs_with_theirrating_scale(
+    make_baseline: MakeBaseline, rated: str, dataset: Dataset
 ) -> None:
     with_ratings = read_dataset(open_location(f"{rated}/dataset"))
-    data = build_peer_data(make_config(), with_ratings)
+    data = build_data(make_baseline(), with_ratings)
     assert data.ratings == Ratings(2, 5)
     for each in data.train[1:]:
         assert each.rating == 2 + (each.user_index + each.item_index) % 6 / 2
     assert np.isnan(data.train[0].rating)
     assert all(np.isnan(each.rating) for each in data.validation)  # held-out ratings stay outside
-    assert build_peer_data(make_config(), dataset).ratings is None
+    assert build_data(make_baseline(), dataset).ratings is None
 
 
-def test_data_ratings_off_any_scale_are_refused() -> None:
-    assert _scale([0.0, 999.0]) == Ratings(0, 999)
+def test_data_ratings_off_anyrating_scale_are_refused() -> None:
+    assert rating_scale([0.0, 999.0]) == Ratings(0, 999)
     with pytest.raises(DataError, match=r"ratings of 0 to 1e\+06 are 1,000,001 whole numbers"):
-        _scale([0.0, 1e6])
+        rating_scale([0.0, 1e6])
 
 
-def test_config_unknown_kind_is_refused_with_the_known_ones(make_config: MakePeerConfig) -> None:
-    with pytest.raises(ConfigError, match=r"kind: .*'att2seq'.*saw 'att3seq'"):
-        make_config(kind="att3seq")
-
-
-def test_config_outputs_lie_below_kind_and_seed(make_config: MakePeerConfig) -> None:
-    config = make_config(seed=3, peer_model=None, peer_texts=None)
-    folder = f"{config.workspace}/peers/att2seq-3"
-    assert config.artifact("peer") == f"{folder}/model"
-    assert config.artifact("explanations") == f"{folder}/texts"
-    assert config.artifact("dataset") == f"{config.workspace}/dataset"
+def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(
+    make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    data = build_data(make_baseline("lora", max_pairs=5), dataset)
+    assert (len(data.train), len(data.validation), data.num_tokens) == (5, 10, 0)
+    read = {token for each in data.train for token in each.prompt_ids}
+    assert max(read) < len(toy_tokenizer())  # no user and no item among the tokens
+    few = make_baseline("lora", recipe={"max_explanation_tokens": 1})
+    with pytest.raises(DataError, match=r"none of 20 pairs .* 'explanation_too_long': 20"):
+        build_data(few, dataset)

@@ -1,17 +1,17 @@
-"""When a peer's training stops, and at which rate it goes on."""
+"""When a baseline's training stops, and at which rate it goes on."""
 
 import pytest
 
-from xrec.config.baselines import Att2SeqConfig, PeerTrainingConfig
-from xrec.lab.baselines.progress import PeerProgress
+from xrec.config.baselines import Att2SeqConfig
+from xrec.lab.baselines.progress import BaselineProgress
 
 
-def _progress(*losses: float, phase: int = 0) -> PeerProgress:
+def _progress(*losses: float, phase: int = 0) -> BaselineProgress:
     rows = tuple(
         {"epoch": epoch, "phase": phase, "validation_loss": loss}
         for epoch, loss in enumerate(losses, start=1)
     )
-    return PeerProgress("run", history=rows)
+    return BaselineProgress("run", history=rows)
 
 
 @pytest.mark.parametrize(
@@ -28,17 +28,17 @@ def _progress(*losses: float, phase: int = 0) -> PeerProgress:
 def test_progress_phase_ends_with_its_epochs_or_its_patience(
     losses: tuple[float, ...], has_ended: bool
 ) -> None:
-    training = PeerTrainingConfig(num_epochs=4, patience=2)
-    assert (_progress(*losses).phase(training, 1) is None) is has_ended
+    recipe = Att2SeqConfig(num_epochs=4, patience=2)
+    assert (_progress(*losses).phase(recipe, 1) is None) is has_ended
 
 
 def test_progress_second_phase_begins_when_the_first_has_ended() -> None:
-    training = PeerTrainingConfig(num_epochs=2)
-    assert _progress(3.0).phase(training, 2) == 0
-    both = PeerProgress(
+    recipe = Att2SeqConfig(num_epochs=2)
+    assert _progress(3.0).phase(recipe, 2) == 0
+    both = BaselineProgress(
         "run", history=(*_progress(3.0, 2.0).history, *_progress(9.0, phase=1).history)
     )
-    assert both.phase(training, 2) == 1
+    assert both.phase(recipe, 2) == 1
     assert both.best(1)["validation_loss"] == 9.0
     assert both.best(0)["epoch"] == 2
 

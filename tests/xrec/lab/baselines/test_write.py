@@ -4,16 +4,16 @@ import torch
 from torch import Tensor
 
 from xrec.lab.baselines.batch import collate_pairs
-from xrec.lab.baselines.models.peer import Pairs, Peer, PeerBatch, Step
+from xrec.lab.baselines.models.model import Pairs, Step, TextBatch, Writer
 from xrec.lab.baselines.write import write_greedily
 
 END, V = 2, 8
 
 
-class Parrot(Peer):
+class Parrot(Writer):
     """User u says u, u + 1, ... and wants to stop once it has said `stop` of the item."""
 
-    def forward(self, batch: PeerBatch) -> Tensor:
+    def forward(self, batch: TextBatch) -> Tensor:
         raise NotImplementedError
 
     def first(self, pairs: Pairs) -> Step:

@@ -2,16 +2,11 @@
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from scipy.stats import spearmanr
 
-from xrec.lab.blind.agreement import agreement
 from xrec.lab.blind.answers import RATINGS
-from xrec.lab.blind.judgement import Judgement, judge
-from xrec.lab.blind.judgement_artifact import page_of
-from xrec.lab.statistics.rank_correlation import rank_correlation
+from xrec.lab.blind.judgement import Judgement, agreement, judge, judgement_page
 
 pytest.importorskip("krippendorff", reason="the extra compare is not installed")
 
@@ -34,8 +29,8 @@ def table(*rows: tuple[str, str, str, int]) -> pa.Table:
     )
 
 
-def judged(ratings: pa.Table, scores: dict[str, Any] | None = None) -> Judgement:
-    return judge(ratings, ["ours", "other"], scores or {}, num_samples=200, seed=0)
+def judged(ratings: pa.Table) -> Judgement:
+    return judge(ratings, ["ours", "other"], num_samples=200, seed=0)
 
 
 def test_wins_are_pairs_of_one_judge_and_equal_ratings_count_half() -> None:
@@ -75,51 +70,6 @@ def test_answers_about_one_user_have_no_interval() -> None:
     assert found.win_rate is not None
     assert (found.rating.value, found.rating.low, found.rating.high) == (5, None, None)
     assert (found.win_rate.value, found.win_rate.low, found.win_rate.high) == (1, None, None)
-
-
-def test_correlation_is_spearmans_over_texts_of_mean_ratings() -> None:
-    rng = np.random.default_rng(0)
-    ratings, values = [], {"ours": {}, "other": {}}
-    means, scored = [], []
-    for number in range(20):
-        for contestant in ("ours", "other"):
-            given = rng.integers(1, 6, 2)
-            ratings += [
-                (name, f"u{number}", contestant, int(rating))
-                for name, rating in zip("ab", given, strict=True)
-            ]
-            value = float(given.mean() + rng.normal())
-            values[contestant][f"u{number}", "i"] = value
-            means.append(given.mean())
-            scored.append(value)
-    (found,) = judged(table(*ratings), {"rouge": values}).correlations
-    assert found.spearman.value == pytest.approx(spearmanr(means, scored).statistic)
-    assert found.num_texts == 40
-    assert found.spearman.low is not None
-    assert found.spearman.high is not None
-    assert found.spearman.low < found.spearman.value < found.spearman.high
-
-
-def test_correlation_leaves_out_what_has_no_value_or_does_not_differ() -> None:
-    ratings = table(*(("a", f"u{number}", "ours", number % 5 + 1) for number in range(6)))
-    nan = {"ours": {(f"u{number}", "i"): float("nan") for number in range(6)}}
-    same = {"ours": {(f"u{number}", "i"): 1.0 for number in range(6)}}
-    assert judged(ratings, {"nan": nan, "same": same}).correlations == ()
-
-
-def test_interval_of_a_correlation_covers_it_in_about_95_of_100_draws() -> None:
-    rng = np.random.default_rng(1)
-    inside = 0
-    for draw in range(100):
-        x = rng.normal(size=120)
-        y = 0.5 * x + np.sqrt(0.75) * rng.normal(size=120)
-        users = [str(number) for number in range(120)]
-        found = rank_correlation(x, y, users, num_samples=300, seed=draw)
-        assert found is not None
-        assert found.low is not None
-        assert found.high is not None
-        inside += found.low <= 6 / np.pi * np.arcsin(0.25) <= found.high  # of a normal pair
-    assert inside >= 87
 
 
 def row(name: str, text: str, rating: int) -> dict[str, Any]:
@@ -171,7 +121,7 @@ def test_page_says_it_all() -> None:
         for name in "ab"
         for place, who in enumerate(("ours", "other"))
     ]
-    page = page_of(judged(table(*rows)))
+    page = judgement_page(judged(table(*rows)))
     assert "| `other` | true |" in page
     assert "- true: 1.000" in page
     assert "2 judges" in page

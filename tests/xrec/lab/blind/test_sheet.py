@@ -1,8 +1,6 @@
 """The blind sheet: whose texts they are stands in the key and nowhere on the page."""
 
-import csv
 import html
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from xrec.lab.blind.sheet import (
     make_sheet,
     page_of,
     read_sheet,
-    table_of,
     write_sheet,
 )
 from xrec.storage import open_location
@@ -69,11 +66,10 @@ def test_sheet_is_the_same_for_a_seed_and_differs_for_another() -> None:
     assert len({sheet(seed).fingerprint for seed in range(5)}) == 5
 
 
-def test_page_and_table_do_not_say_whose_a_text_is() -> None:
-    made = sheet()
-    for content in (page_of(made), table_of(made)):
-        assert "Alpha about" in content
-        assert not [name for name in NAMES if name in content]
+def test_page_does_not_say_whose_a_text_is() -> None:
+    page = page_of(sheet())
+    assert "Alpha about" in page
+    assert not [name for name in NAMES if name in page]
 
 
 def test_page_escapes_texts_and_fetches_nothing() -> None:
@@ -94,11 +90,6 @@ def test_page_asks_each_question_of_each_text_once() -> None:
                 assert page.count(f'name="{pair}/{place}/{question}"') == 5  # ratings 1 to 5
 
 
-def test_reference_is_on_the_page_only_if_asked_for() -> None:
-    assert "Reference of" not in page_of(sheet())
-    assert "Reference of" in page_of(sheet(show_reference=True))
-
-
 def test_items_profile_does_not_stand_above_its_own_text() -> None:
     dataset, config = dataset_of(["Old.", "New.", "Odd."]), BlindSheetConfig(num_pairs=3)
     texts = {name: texts_of("ours") for name in ("ours", "profile")}
@@ -106,22 +97,6 @@ def test_items_profile_does_not_stand_above_its_own_text() -> None:
     without = make_sheet(config, dataset, PAIRS, {"ours": texts["ours"]}, seed=0)
     assert {pair.item_profile for pair in with_it.pairs} == {""}
     assert "" not in {pair.item_profile for pair in without.pairs}
-
-
-def test_table_has_a_row_a_text_with_empty_columns_for_the_questions() -> None:
-    made = sheet(num_pairs=2, questions={"true": "Is it true?"})
-    rows = list(csv.DictReader(io.StringIO(table_of(made))))
-    assert [(row["pair"], row["place"]) for row in rows] == [
-        (str(pair), str(place)) for pair in (1, 2) for place in (1, 2, 3)
-    ]
-    assert {row["true"] for row in rows} == {""}
-    assert {row["sheet"] for row in rows} == {made.fingerprint}
-
-
-def test_table_holds_no_formula_for_a_spreadsheet() -> None:
-    texts = {name: dict.fromkeys(texts_of(name), '=HYPERLINK("x")') for name in NAMES}
-    made = make_sheet(BlindSheetConfig(num_pairs=1), dataset_of(), PAIRS, texts, seed=0)
-    assert all(row["text"].startswith("'=") for row in csv.DictReader(io.StringIO(table_of(made))))
 
 
 def test_missing_text_is_shown_as_missing() -> None:

@@ -11,23 +11,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xrec.config.compare import CompareConfig
-from xrec.lab.compare.computed import Computed
+from xrec.lab.compare.comparison import Work, compare
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.identity import comparison_identity
-from xrec.lab.compare.made import Costs, Made, keep_texts, kept_texts
-from xrec.lab.compare.make import Given, make
-from xrec.lab.compare.run import compare
-from xrec.lab.compare.score import ScoringTask, score_here
+from xrec.lab.compare.likelihoods import weigh_on_ray
+from xrec.lab.compare.make import Inputs, make
+from xrec.lab.compare.scores import Scorer, ScoringTask
+from xrec.lab.compare.texts import Costs, EntryTexts, keep_texts, kept_texts
 from xrec.lab.measures.contestant_texts import ContestantTexts
 from xrec.storage import Manifest
 
-ON_CPU = Computed("cpu", {"dtype": "float32", "device": "cpu", "engine": "transformers"})
 _KEPT = {"ours": 0.8, "constant": 0.4, "lora": 0.6}
 """The share of the reference's words that a contestant's text has."""
 
 
 @dataclass
-class Work:
+class Done:
     """What a comparison did: the entries that were made new, and the texts that were scored.
 
     stop_at: the number of the step, counted over making and scoring, before which it is killed.
@@ -37,6 +36,7 @@ class Work:
     made: list[str] = field(default_factory=list)
     num_scored: int = 0
     num_steps: int = 0
+    weigh: Any = weigh_on_ray
 
     def step(self) -> None:
         """Count a step, or be killed."""
@@ -44,7 +44,7 @@ class Work:
         if self.num_steps == self.stop_at:
             raise KeyboardInterrupt
 
-    def make(self, given: Given, entry: Entry) -> Made:
+    def make(self, given: Inputs, entry: Entry) -> EntryTexts:
         """The texts of an entry; those that train are references with words left out by chance."""
         is_new = not entry.location.exists()
         self.step()
@@ -58,13 +58,14 @@ class Work:
 
     def score(self, task: ScoringTask, texts: Sequence[ContestantTexts]) -> Any:
         """Score one after the other in this process."""
-        for scored in score_here(task, texts):
+        scorer = Scorer(task)
+        for place, each in enumerate(texts):
             self.step()
             self.num_scored += 1
-            yield scored
+            yield place, scorer.score(each)
 
 
-def _from_references(given: Given, entry: Entry) -> Made:
+def _from_references(given: Inputs, entry: Entry) -> EntryTexts:
     rng = random.Random(f"{entry.name}")
     texts: dict[tuple[str, str], str | None] = {}
     for pair in given.pairs.pairs:
@@ -76,11 +77,11 @@ def _from_references(given: Given, entry: Entry) -> Made:
     return dataclasses.replace(kept_texts(location, manifest), costs=costs)
 
 
-def run(config: CompareConfig, work: Work | None = None) -> Manifest:
+def run(config: CompareConfig, done: Done | None = None) -> Manifest:
     """Compare without Ray."""
-    work = work or Work()
-    settings, inputs = comparison_identity(config, "model", ON_CPU)
-    return compare(config, settings, inputs, make_texts=work.make, score_all=work.score)
+    done = done or Done()
+    settings, inputs = comparison_identity(config, "model")
+    return compare(config, settings, inputs, work=Work(done.make, done.score, done.weigh))
 
 
 def table(config: CompareConfig) -> pa.Table:

@@ -32,17 +32,9 @@ def make_config(town: str, tmp_path: Path) -> MakeConfig:
             "prompt": PROMPT,
             "metrics": {"encoder": None},
             "bootstrap_samples": 100,
-            "num_examples": 3,
             "groups": [],
             "device": "cpu",
         }
         return parse_config(CompareConfig, {**defaults, **values})
 
     return make
-
-
-@pytest.fixture
-def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without plots, which take most of their time."""
-    for name in ("interval_plot", "group_plot"):
-        monkeypatch.setattr(f"xrec.lab.compare.report.{name}", lambda *arguments: "<svg></svg>")

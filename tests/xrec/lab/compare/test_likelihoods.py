@@ -1,23 +1,21 @@
 """Likelihoods of references in a comparison: what is weighed, kept, and stands in the table."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
-import pytest
 
-from tests.xrec.lab.compare.comparisons import ON_CPU, Work, figures
+from tests.xrec.lab.compare.comparisons import Done, figures, run
 from tests.xrec.lab.compare.conftest import MakeConfig
 from xrec.config.compare import CompareConfig
 from xrec.generate.loading import Sources
 from xrec.lab.compare.entries import Entry
-from xrec.lab.compare.identity import comparison_identity
 from xrec.lab.compare.likelihoods import LIKELIHOODS, WeighingTask
-from xrec.lab.compare.made import Made
-from xrec.lab.compare.make import Given
-from xrec.lab.compare.run import compare
+from xrec.lab.compare.make import Inputs
+from xrec.lab.compare.texts import EntryTexts
 from xrec.storage import Manifest, write_manifest
 
-pytestmark = pytest.mark.usefixtures("without_plots")
 CONTESTANTS = ["ours", "constant", "profile"]
 
 
@@ -47,37 +45,22 @@ class Scales:
             yield place, pa.Table.from_pylist(rows, LIKELIHOODS)
 
 
-class WithAdapters(Work):
+@dataclass
+class WithAdapters(Done):
     """Entries with an adapter have one, of this `version`."""
 
-    version = 0
+    version: int = 0
 
-    def make(self, given: Given, entry: Entry) -> Made:
+    def make(self, given: Inputs, entry: Entry) -> EntryTexts:
         if entry.contestant in ("ours", "constant"):
-            settings = {"version": self.version}
-            write_manifest(
-                entry.location / "adapter",
-                "adapter",
-                config=settings,
-                inputs={},
-                files={},
-                row_counts={},
-            )
+            about: dict[str, Any] = {"inputs": {}, "files": {}, "row_counts": {}}
+            location, settings = entry.location / "adapter", {"version": self.version}
+            write_manifest(location, "adapter", config=settings, **about)
         return super().make(given, entry)
 
 
-def run(config: CompareConfig, scales: Scales, version: int = 0) -> Manifest:
-    work = WithAdapters()
-    work.version = version
-    settings, inputs = comparison_identity(config, "model", ON_CPU)
-    return compare(
-        config,
-        settings,
-        inputs,
-        make_texts=work.make,
-        score_all=work.score,
-        weigh_all=scales.weigh,
-    )
+def weighed(config: CompareConfig, scales: Scales, version: int = 0) -> Manifest:
+    return run(config, WithAdapters(weigh=scales.weigh, version=version))
 
 
 def test_likelihoods_stand_in_the_table_beside_the_metrics_of_texts(
@@ -85,7 +68,7 @@ def test_likelihoods_stand_in_the_table_beside_the_metrics_of_texts(
 ) -> None:
     config = make_config(contestants=CONTESTANTS, likelihood=True, seeds=[0, 1])
     scales = Scales()
-    run(config, scales)
+    weighed(config, scales)
     assert sorted(scales.weighed) == ["constant-0", "constant-1", "ours-0", "ours-1"]
     found = figures(config)
     assert found["ours", "nll"]["value"] == 2
@@ -103,16 +86,16 @@ def test_likelihoods_that_are_there_are_taken_and_those_of_another_adapter_made_
     make_config: MakeConfig,
 ) -> None:
     config, scales = make_config(contestants=CONTESTANTS, likelihood=True, seeds=[0]), Scales()
-    manifest = run(config, scales)
+    manifest = weighed(config, scales)
     assert len(scales.weighed) == 2
-    assert run(config, scales) == manifest
+    assert weighed(config, scales) == manifest
     assert len(scales.weighed) == 2
-    run(config, scales, version=1)
+    weighed(config, scales, version=1)
     assert scales.weighed[2:] == ["constant-0", "ours-0"]
 
 
 def test_likelihoods_are_not_weighed_unless_asked_for(make_config: MakeConfig) -> None:
     config, scales = make_config(contestants=CONTESTANTS, seeds=[0]), Scales()
-    run(config, scales)
+    weighed(config, scales)
     assert scales.weighed == []
     assert ("ours", "nll") not in figures(config)

@@ -9,13 +9,18 @@ import pytest
 from tests.xrec.lab.judge.stub_model import StubModel
 from tests.xrec.lab.measures.small_dataset import dataset_of
 from tests.xrec.text.stub_endpoint import Answer, Asked, stub_endpoint
-from xrec.config.metrics import JudgeConfig, MetricsConfig
+from xrec.config.metrics import EncoderConfig, MetricsConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.held_out import HeldOutPair
 from xrec.errors import ConfigError
-from xrec.lab.judge import JudgeAccess, judge_identity, judge_keys, load_judge
-from xrec.lab.measures import describe_metrics, load_measures, metrics_identity
+from xrec.lab.judge import JudgeAccess, judge_identity, judge_keys
 from xrec.lab.measures.contestant_texts import ContestantTexts
+from xrec.lab.measures.measures import (
+    describe_metrics,
+    load_measures,
+    metrics_anywhere,
+    metrics_identity,
+)
 from xrec.storage import open_location
 
 PAIRS = [HeldOutPair(f"u{n}", "i0", n, 0, f"reference {n}") for n in range(12)]
@@ -63,29 +68,9 @@ def test_two_judges_through_an_endpoint_give_the_known_table_side_by_side(tmp_pa
     assert table["gptscore_bob"].to_pylist() == [100 - n for n in range(12)]
     assert table["gptscore_bob_sample_std"].to_pylist() == [0] * 12
     assert table["gptscore_ann_failed"].to_pylist() == [1] + [0] * 11
-    costs = measures.taken_costs()
-    assert costs["ann:failed:invalid_json"] == 1
-    assert costs["ann:requests"] == 13
-    assert costs["bob:requests"] == 24
     assert {asked.headers["authorization"] for asked in stub.asked} == {"Bearer sk-x"}
     columns = set(table.column_names) - {"user_id", "item_id", "text"}
     assert columns <= set(describe_metrics(config, dataset_of(12, 1)))
-
-
-def test_judge_with_a_prompt_of_ones_own_asks_it_and_is_another_judge(tmp_path: Path) -> None:
-    path = tmp_path / "score.txt"
-    path.write_text('[system]\nHow true?\n[example a]\n{"prediction": ""}\n[reply]\n{"score": 1}\n')
-    with stub_endpoint(lambda asked: Answer(text='{"score": 5}')) as stub:
-        config = _config(stub.url, ann={"prompt": str(path)}, bob={})
-        judge = load_judge(config.judges[0], _access(config, tmp_path / "replies"))
-        assert judge.of_pairs(TEXTS.of_rows([0]))["gptscore_ann"].tolist() == [5]
-        messages = stub.asked[0].body["messages"]
-    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
-    assert messages[0]["content"] == "How true?"
-    ours = _config(stub.url, ann={}, bob={})
-    assert metrics_identity(config) != metrics_identity(ours)
-    path.write_text(path.read_text().replace("true", "false"))
-    assert metrics_identity(config) != metrics_identity(ours)
 
 
 def test_identity_of_a_judge_has_no_limits_waits_and_keys() -> None:
@@ -97,18 +82,12 @@ def test_identity_of_a_judge_has_no_limits_waits_and_keys() -> None:
     assert "JUDGE_KEY" not in json.dumps(metrics_identity(config))
 
 
-def test_judges_that_cannot_be_reached_are_said_before_anything_is_asked(tmp_path: Path) -> None:
+def test_judges_that_cannot_be_reached_are_said_before_anything_is_asked() -> None:
     config = _config("http://127.0.0.1:1/v1", ann={}, bob={})
     with pytest.raises(ConfigError, match="JUDGE_KEY is not set"):
         judge_keys(config.judges, {})
     with pytest.raises(ValueError, match="expected `judges`"):
         load_measures(config, dataset_of(12, 1), PAIRS, device="cpu")
-    missing = _config("http://127.0.0.1:1/v1", ann={"prompt": str(tmp_path / "no.txt")}, bob={})
-    with pytest.raises(ConfigError, match=r"metrics.judges, ann.prompt: .*no.txt cannot be read"):
-        metrics_identity(missing)
-    (tmp_path / "no.txt").write_text("[system]\nHow?\n[example a]\n{}\n[reply]\n{}\n")
-    with pytest.raises(ConfigError, match=r"\[example a\]: 1 validation error for ScoreReply"):
-        metrics_identity(missing)
 
 
 def test_judges_of_the_same_model_share_it_and_others_have_their_own(
@@ -135,16 +114,18 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(
     )
     assert loads == ["one", "other"]
     assert measures.of_pairs(TEXTS)["gptscore_bob"].to_pylist() == [5] * 12
-    assert measures.taken_costs()["bob:requests"] == 12
 
 
-def test_engine_that_cannot_be_had_is_missing_and_the_other_judge_is_there(tmp_path: Path) -> None:
-    config = _config("http://127.0.0.1:1/v1", bob={}, cid={})
-    engine = {"kind": "engine", "llm": {"model": "/no/such/model"}}
-    ann = JudgeConfig.model_validate({"name": "ann", "model": engine})
-    config = config.model_copy(update={"judges": (ann, config.judges[0])})
-    measures = load_measures(
-        config, dataset_of(12, 1), PAIRS, device="cpu", judges=_access(config, tmp_path)
-    )
-    assert "/no/such/model" in measures.missing["judge ann"]
-    assert "judge bob" in measures.pair_measures
+def test_metrics_anywhere_name_the_same_models_and_prompts_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "small").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    engine = {"kind": "engine", "llm": {"model": "models/small"}}
+    config = _config("http://127.0.0.1:1/v1", near={"model": engine}, far={})
+    encoder = EncoderConfig(source="models/small")
+    config = config.model_copy(update={"encoder": encoder})
+    there = metrics_anywhere(config).model_dump(mode="json")
+    folder = str(tmp_path / "models" / "small")
+    assert there["encoder"]["source"] == folder
+    assert there["judges"][0]["model"]["llm"]["model"] == folder

@@ -4,9 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from xrec.errors import DataError
-from xrec.lab.measures import MetricInfo
-from xrec.lab.statistics.figures import MetricRow, Run, difference_rows, metric_rows, verdict
+from xrec.lab.measures.measure import MetricInfo
+from xrec.lab.statistics.figures import MetricRow, Run, difference_rows, metric_rows
 
 SETTINGS = {"num_samples": 200, "seed": 0}
 HIGHER = MetricInfo("rouge_l", "ROUGE-L", "higher", "", 2)
@@ -73,30 +72,3 @@ def test_runs_of_other_pairs_or_none_are_refused() -> None:
         difference_rows(RUNS, [other], **SETTINGS)
     with pytest.raises(ValueError, match="no runs"):
         metric_rows([], **SETTINGS)
-
-
-def _difference(low: float, high: float) -> MetricRow:
-    return MetricRow("rouge_l", (low + high) / 2, low, high, (), 6)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "info", "said"),
-    [
-        (0.1, 0.3, HIGHER, "is better than"),
-        (-0.3, -0.1, HIGHER, "is worse than"),
-        (-0.3, -0.1, LOWER, "is better than"),
-        (-0.1, 0.3, HIGHER, "cannot be told apart from"),
-        (0.1, 0.3, MetricInfo("words", "Words", None, "", 1), "differs from"),
-    ],
-)
-def test_verdict_says_better_only_where_the_interval_is_clear_of_zero(
-    low: float, high: float, info: MetricInfo, said: str
-) -> None:
-    sentence = verdict("ours", "theirs", info, _difference(low, high), num_seeds=3)
-    assert sentence.startswith(f"`ours` {said} `theirs`, {info.label}: ")
-
-
-@pytest.mark.parametrize("num_seeds", [1, 2])
-def test_verdict_from_fewer_than_three_seeds_is_refused(num_seeds: int) -> None:
-    with pytest.raises(DataError, match=f"asked for from {num_seeds} seed.*train 3 or more"):
-        verdict("ours", "theirs", HIGHER, _difference(0.1, 0.3), num_seeds=num_seeds)

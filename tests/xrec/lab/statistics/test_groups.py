@@ -1,14 +1,22 @@
 """Groups of users and items against counts by hand."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
-import pytest
 
 from tests.xrec.lab.measures.small_dataset import dataset_of
 from xrec.data.drawn import drawn_explanations
 from xrec.data.held_out import HeldOutPair
-from xrec.lab.statistics.groups import equal_groups, make_groups
+from xrec.lab.statistics.groups import equal_groups, group_rows
+
+
+def groups_of(*arguments: Any, **more: Any) -> list[str]:
+    """The group of each pair."""
+    found = group_rows(*arguments, **more)
+    assert sum(found.values()).tolist() == [1] * len(arguments[1])  # each pair is in one
+    places = np.stack(list(found.values())).argmax(axis=0)
+    return [list(found)[place] for place in places]
 
 
 def _pair(user: int, item: int) -> HeldOutPair:
@@ -33,13 +41,9 @@ def test_users_are_grouped_by_training_explanations_only_and_named_by_their_numb
     explained = [(user, item, "train") for user in range(6) for item in range(user)]
     dataset = dataset_of(6, 7, explained=[*explained, *((user, 6, "test") for user in range(6))])
     pairs = [_pair(user, 6) for user in range(6)]
-    groups = make_groups(dataset, pairs, "user_explanations")
-    assert groups.names == ("none", "1: 1", "2: 2", "3: 3", "4: 4", "5: 5")
-    assert [groups.of(pair) for pair in pairs] == list(groups.names)
-    assert {name: rows.tolist() for name, rows in groups.rows(pairs[1:3]).items()} == {
-        "1: 1": [True, False],
-        "2: 2": [False, True],
-    }
+    names = ["none", "1: 1", "2: 2", "3: 3", "4: 4", "5: 5"]
+    assert groups_of(dataset, pairs, "user_explanations") == names
+    assert list(group_rows(dataset, pairs, "user_explanations")) == names
 
 
 def test_explanations_that_nobody_learned_from_do_not_count() -> None:
@@ -48,38 +52,30 @@ def test_explanations_that_nobody_learned_from_do_not_count() -> None:
     pairs = [_pair(user, 6) for user in range(6)]
     known = drawn_explanations(dataset, dataset.explained_pairs("train"), 4)
     counts = Counter(known["user_index"].to_pylist())
-    groups = make_groups(dataset, pairs, "user_explanations", max_explanations=4)
+    groups = groups_of(dataset, pairs, "user_explanations", max_explanations=4)
     assert sum(counts.values()) == 4
-    assert [groups.of(pair) == "none" for pair in pairs] == [not counts[user] for user in range(6)]
+    assert [group == "none" for group in groups] == [not counts[user] for user in range(6)]
 
 
 def test_items_are_grouped_by_training_interactions() -> None:
     interactions = [(user, item, "train") for item in range(4) for user in range(3 * item + 1)]
     dataset = dataset_of(12, 5, interactions=[*interactions, (0, 4, "validation")])
     pairs = [_pair(11, item) for item in range(5)]
-    groups = make_groups(dataset, pairs, "item_interactions")
-    assert [groups.of(pair) for pair in pairs] == ["1: 1", "2: 4", "3: 7", "4: 10", "none"]
+    groups = groups_of(dataset, pairs, "item_interactions")
+    assert groups == ["1: 1", "2: 4", "3: 7", "4: 10", "none"]
 
 
 def test_groups_that_equal_numbers_leave_empty_are_not_counted() -> None:
     interactions = [(user, item, "train") for user in range(6) for item in range(1 + user // 5)]
     dataset = dataset_of(6, 7, interactions=interactions)
-    groups = make_groups(dataset, [_pair(user, 0) for user in range(6)], "user_interactions")
-    assert groups.names == ("1: 1", "2: 2")
+    groups = group_rows(dataset, [_pair(user, 0) for user in range(6)], "user_interactions")
+    assert list(groups) == ["1: 1", "2: 2"]
 
 
 def test_groups_have_equal_numbers_of_the_users_that_are_scored_not_of_all() -> None:
     interactions = [(user, item, "train") for user in range(20) for item in range(user + 1)]
     dataset = dataset_of(20, 20, interactions=interactions)
     pairs = [_pair(user, 0) for user in range(10, 20) for _ in range(2)]
-    groups = make_groups(dataset, pairs, "user_interactions")
-    assert [int(rows.sum()) for rows in groups.rows(pairs).values()] == [4, 4, 4, 4, 4]
-    assert groups.names[0] == "1: 11 to 12"
-
-
-def test_groups_by_something_else_or_of_no_pairs_are_refused() -> None:
-    dataset = dataset_of(2, 2)
-    with pytest.raises(ValueError, match="groups by 'age' of 1 pairs"):
-        make_groups(dataset, [_pair(0, 0)], "age")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="of 0 pairs"):
-        make_groups(dataset, [], "user_explanations")
+    groups = group_rows(dataset, pairs, "user_interactions")
+    assert [int(rows.sum()) for rows in groups.values()] == [4, 4, 4, 4, 4]
+    assert next(iter(groups)) == "1: 11 to 12"

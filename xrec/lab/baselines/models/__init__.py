@@ -1,1 +1,1 @@
-"""The peers as modules of torch, one file each."""
+"""The models, one file each."""

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from xrec.config.baselines import Att2SeqConfig
-from xrec.lab.baselines.models.peer import Pairs, Peer, PeerBatch, Step, sums, text_nll, uniform_
+from xrec.lab.baselines.models.model import Pairs, Step, TextBatch, Writer, sums, text_nll, uniform_
 
 State = tuple[Tensor, Tensor]
 """The LSTM's h and c, (L, B, H) each."""
 
 
-class Att2Seq(Peer):
+class Att2Seq(Writer):
     """The model for U users, I items and V tokens."""
 
     def __init__(
@@ -51,18 +51,18 @@ class Att2Seq(Peer):
         hidden = flat.unflatten(1, (self._num_layers, -1)).transpose(0, 1).contiguous()
         return hidden, torch.zeros_like(hidden)
 
-    def forward(self, batch: PeerBatch) -> Tensor:
-        """See Peer."""
+    def forward(self, batch: TextBatch) -> Tensor:
+        """See Writer."""
         logits, _ = self._logits(batch.inputs(self._begin_id), self.first_state(batch.pairs))
         return sums(text_nll(logits, batch))
 
     def first(self, pairs: Pairs) -> Step:
-        """See Peer."""
+        """See Writer."""
         begin = torch.full_like(pairs.users, self._begin_id)
         return self._step(begin, self.first_state(pairs))
 
     def next(self, step: Step, token_ids: Tensor) -> Step:
-        """See Peer."""
+        """See Writer."""
         return self._step(token_ids, step.state)
 
     def _step(self, token_ids: Tensor, state: State) -> Step:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from xrec.config.baselines import NRTConfig
-from xrec.lab.baselines.models.peer import (
+from xrec.lab.baselines.models.model import (
     Pairs,
-    Peer,
-    PeerBatch,
     Ratings,
     Step,
+    TextBatch,
+    Writer,
     squared_errors,
     sums,
     text_nll,
@@ -45,7 +45,7 @@ class RatingHead(nn.Module):
         return rating
 
 
-class NRT(Peer):
+class NRT(Writer):
     """The model for U users, I items and V tokens; `ratings` is None where none are known."""
 
     def __init__(
@@ -83,20 +83,20 @@ class NRT(Peer):
         read = torch.cat([both, self._ratings.one_hot(rating)], dim=1)
         return torch.tanh(self.encoder(read))[None], rating
 
-    def forward(self, batch: PeerBatch) -> Tensor:
-        """See Peer."""
+    def forward(self, batch: TextBatch) -> Tensor:
+        """See Writer."""
         state, rating = self.first_state(batch.pairs)
         logits, _ = self._logits(batch.inputs(self._begin_id), state)
         errors = None if rating is None else squared_errors(rating, batch)
         return sums(text_nll(logits, batch), rating=errors)
 
     def first(self, pairs: Pairs) -> Step:
-        """See Peer."""
+        """See Writer."""
         state, _ = self.first_state(pairs)
         return self._step(torch.full_like(pairs.users, self._begin_id), state)
 
     def next(self, step: Step, token_ids: Tensor) -> Step:
-        """See Peer."""
+        """See Writer."""
         return self._step(token_ids, step.state)
 
     def _step(self, token_ids: Tensor, state: Tensor) -> Step:

@@ -2,63 +2,45 @@
 
     [u, i, w_1 .. w_T] through the language model;  it writes w_1 at i, and so on
     phase 0 trains the two tables of vectors, the language model is frozen; phase 1 trains all
-    with regularization: + weight * (r - r(u, i))^2, where r(u, i) is u . i or an MLP of [u; i]
 
 Li, Zhang, Chen: Personalized Prompt Learning for Explainable Recommendation, TOIS 2023: the
-continuous prompt with sequential tuning, and recommendation as regularization, which has one phase.
+continuous prompt with sequential tuning.
 """
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from xrec.config.baselines import PEPLERConfig
-from xrec.lab.baselines.models.nrt import RatingHead
-from xrec.lab.baselines.models.peer import (
+from xrec.lab.baselines.models.model import (
     Pairs,
-    Peer,
-    PeerBatch,
     Step,
-    squared_errors,
+    TextBatch,
+    Writer,
     sums,
     text_nll,
     uniform_,
 )
 
 
-class PEPLER(Peer):
+class PEPLER(Writer):
     """The model for U users and I items around a causal language model of hidden size H."""
 
-    def __init__(
-        self,
-        config: PEPLERConfig,
-        language_model: PreTrainedModel,
-        *,
-        num_users: int,
-        num_items: int,
-    ):
+    num_phases = 2
+
+    def __init__(self, language_model: PreTrainedModel, *, num_users: int, num_items: int):
         super().__init__()
         size = language_model.get_input_embeddings().weight.shape[1]
         self.users = nn.Embedding(num_users, size)
         self.items = nn.Embedding(num_items, size)
         self.language_model = language_model
-        self._recommendation = config.recommendation
-        self.rating = (
-            RatingHead(2 * size, config.rating_hidden_size, config.num_rating_layers)
-            if config.recommendation == "mlp"
-            else None
-        )
-        self.num_phases = 2 if config.recommendation is None else 1
-        weight = 0.0 if config.recommendation is None else config.rating_weight
-        self.loss_weights = (1.0, 0.0, weight)
         for table in (self.users, self.items):
             uniform_(table, 0.1)
 
     def begin_phase(self, phase: int) -> None:
-        """See Peer: at first the two tables alone, if there are two phases; then everything."""
+        """See TrainedModel: at first the two tables alone; then everything."""
         assert phase < self.num_phases
         self.requires_grad_(True)
-        if phase < self.num_phases - 1:
+        if phase == 0:
             self.language_model.requires_grad_(False)
 
     def joined(self, pairs: Pairs, token_ids: Tensor) -> Tensor:
@@ -67,34 +49,20 @@ class PEPLER(Peer):
         both = torch.stack([self.users(pairs.users), self.items(pairs.items)], dim=1)
         return torch.cat([both, words], dim=1)
 
-    def forward(self, batch: PeerBatch) -> Tensor:
-        """See Peer."""
+    def forward(self, batch: TextBatch) -> Tensor:
+        """See Writer."""
         # Padding stands behind the texts, and no place sees what comes after it.
         read = self.joined(batch.pairs, batch.token_ids[:, :-1])
         logits = self.language_model(inputs_embeds=read, use_cache=False).logits
-        rating = self._rating(batch.pairs)
-        errors = None if rating is None else squared_errors(rating, batch)
-        return sums(text_nll(logits[:, 1:], batch), rating=errors)
-
-    def _rating(self, pairs: Pairs) -> Tensor | None:
-        """The ratings (B,), None without regularization."""
-        if self._recommendation is None:
-            return None
-        users, items = self.users(pairs.users), self.items(pairs.items)
-        rating: Tensor = (
-            (users * items).sum(dim=1)
-            if self.rating is None
-            else self.rating(torch.cat([users, items], dim=1))
-        )
-        return rating
+        return sums(text_nll(logits[:, 1:], batch))
 
     def first(self, pairs: Pairs) -> Step:
-        """See Peer."""
+        """See Writer."""
         cache = DynamicCache(config=self.language_model.config)
         return self._step(self.joined(pairs, pairs.users.new_empty(len(pairs), 0)), cache)
 
     def next(self, step: Step, token_ids: Tensor) -> Step:
-        """See Peer."""
+        """See Writer."""
         words = self.language_model.get_input_embeddings()(token_ids[:, None])
         return self._step(words, step.state)
 

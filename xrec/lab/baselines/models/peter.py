@@ -10,25 +10,22 @@ the input it is PETER+.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from xrec.config.baselines import PETERConfig
-from xrec.lab.baselines.models.peer import (
+from xrec.lab.baselines.models.model import (
     Pairs,
-    Peer,
-    PeerBatch,
     Ratings,
     Step,
+    TextBatch,
+    Writer,
     squared_errors,
     sums,
     text_nll,
     uniform_,
 )
-from xrec.lab.baselines.models.transformer import Block, KeysValues, sines
 from xrec.lab.baselines.words import PAD
 
 USER, ITEM = 0, 1
@@ -42,18 +39,17 @@ def may_see(length: int) -> Tensor:
     return sees
 
 
-@dataclass(frozen=True)
-class State:
-    """What was computed of the places so far.
+def sines(length: int, size: int) -> Tensor:
+    """What is added to the vector of each place: sin(p / 10000^(2k / D)) at 2k, cos at 2k + 1."""
+    places = torch.arange(length)[:, None]
+    rates = torch.exp(torch.arange(0, size, 2) * (-math.log(10000.0) / size))
+    table = torch.zeros(length, size)
+    table[:, 0::2] = torch.sin(places * rates)
+    table[:, 1::2] = torch.cos(places * rates)[:, : size // 2]
+    return table
 
-    layers: keys and values of each layer. is_there: (B, P), False for an aspect that is none.
-    """
 
-    layers: Sequence[KeysValues]
-    is_there: Tensor
-
-
-class PETER(Peer):
+class PETER(Writer):
     """The model for U users, I items and V tokens, with `num_aspect_words` places for aspects."""
 
     def __init__(
@@ -75,8 +71,10 @@ class PETER(Peer):
         self.items = nn.Embedding(num_items, size)
         self.words = nn.Embedding(num_tokens, size)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            Block(size, config.num_heads, config.feedforward_size, config.dropout)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                size, config.num_heads, config.feedforward_size, config.dropout, batch_first=True
+            )
             for _ in range(config.num_layers)
         )
         self.output = nn.Linear(size, num_tokens)
@@ -87,13 +85,9 @@ class PETER(Peer):
             if module is not None:
                 uniform_(module, 0.1)
 
-    def forward(self, batch: PeerBatch) -> Tensor:
-        """See Peer."""
-        vectors, is_there = self._sources(batch.pairs)
-        words = self.words(batch.inputs(self._begin_id))
-        there = is_there.new_ones(words.shape[:2])
-        is_there = torch.cat([is_there, there], dim=1)
-        hidden, _ = self._hidden(torch.cat([vectors, words], dim=1), is_there)
+    def forward(self, batch: TextBatch) -> Tensor:
+        """See Writer."""
+        hidden = self.hidden(batch.pairs, batch.inputs(self._begin_id))
         rating = self._rating(hidden[:, USER])
         return sums(
             text_nll(self.output(hidden[:, self._begin_place :]), batch),
@@ -101,7 +95,7 @@ class PETER(Peer):
             None if rating is None else squared_errors(rating, batch),
         )
 
-    def _context_nll(self, hidden: Tensor, batch: PeerBatch) -> Tensor:
+    def _context_nll(self, hidden: Tensor, batch: TextBatch) -> Tensor:
         """The NLL of each text's words, in no order, from one distribution; hidden (B, D)."""
         log_probabilities = self.output(hidden).log_softmax(dim=1)  # (B, V)
         words = batch.words
@@ -116,52 +110,28 @@ class PETER(Peer):
         rating: Tensor = self.rating_output(torch.sigmoid(self.rating_hidden(hidden)))[:, 0]
         return rating
 
-    def _sources(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """The vectors of user, item and aspects, (B, 2 + A, D), and which of them are there."""
-        vectors = [
-            self.users(pairs.users)[:, None],
-            self.items(pairs.items)[:, None],
-            self.words(pairs.aspects),
-        ]
-        both = pairs.aspects.new_ones(len(pairs), 2, dtype=torch.bool)
-        return torch.cat(vectors, dim=1), torch.cat([both, pairs.aspects != PAD], dim=1)
-
-    def _hidden(
-        self, vectors: Tensor, is_there: Tensor, state: State | None = None
-    ) -> tuple[Tensor, State]:
-        """The last layer at S places that follow P ones of `state`: (B, S, D).
-
-        is_there: (B, P + S).
-        """
-        length, num_new = is_there.shape[1], vectors.shape[1]
-        first = length - num_new
-        places = sines(length, vectors.shape[2]).to(vectors)[first:]
-        hidden = self.dropout(vectors * math.sqrt(vectors.shape[2]) + places)
-        sees = may_see(length).to(vectors.device)[first:] & is_there[:, None]  # (B, S, P + S)
-        layers = []
-        for number, block in enumerate(self.blocks):
-            before = None if state is None else state.layers[number]
-            hidden, keys_values = block(hidden, sees[:, None], before)
-            layers.append(keys_values)
-        return hidden, State(layers, is_there)
+    def hidden(self, pairs: Pairs, token_ids: Tensor) -> Tensor:
+        """The last layer at all places: user, item, A aspects, and S tokens, (B, 2 + A + S, D)."""
+        read = [self.users(pairs.users)[:, None], self.items(pairs.items)[:, None]]
+        read += [self.words(pairs.aspects), self.words(token_ids)]
+        vectors = torch.cat(read, dim=1)
+        length, size = vectors.shape[1:]
+        is_none = torch.zeros_like(vectors[:, :, 0], dtype=torch.bool)
+        is_none[:, 2 : self._begin_place] = pairs.aspects == PAD
+        hidden: Tensor = self.dropout(vectors * math.sqrt(size) + sines(length, size).to(vectors))
+        hides = ~may_see(length).to(vectors.device)
+        for layer in self.layers:
+            hidden = layer(hidden, src_mask=hides, src_key_padding_mask=is_none)
+        return hidden
 
     def first(self, pairs: Pairs) -> Step:
-        """See Peer."""
-        vectors, is_there = self._sources(pairs)
-        begin = torch.full_like(pairs.users, self._begin_id)
-        return self._step(begin, vectors, is_there)
+        """See Writer."""
+        return self._step(pairs, torch.full_like(pairs.users, self._begin_id)[:, None])
 
     def next(self, step: Step, token_ids: Tensor) -> Step:
-        """See Peer."""
-        state: State = step.state
-        none = self.words(token_ids[:, None])[:, :0]
-        return self._step(token_ids, none, state.is_there, state)
+        """See Writer; the whole text is read again, as in the public code."""
+        pairs, before = step.state
+        return self._step(pairs, torch.cat([before, token_ids[:, None]], dim=1))
 
-    def _step(
-        self, token_ids: Tensor, before: Tensor, is_there: Tensor, state: State | None = None
-    ) -> Step:
-        """The logits after `token_ids` (B,), which follow the vectors `before` (B, S, D)."""
-        vectors = torch.cat([before, self.words(token_ids)[:, None]], dim=1)
-        is_there = torch.cat([is_there, is_there.new_ones(len(token_ids), 1)], dim=1)
-        hidden, state = self._hidden(vectors, is_there, state)
-        return Step(self.output(hidden[:, -1]), state)
+    def _step(self, pairs: Pairs, token_ids: Tensor) -> Step:
+        return Step(self.output(self.hidden(pairs, token_ids)[:, -1]), (pairs, token_ids))

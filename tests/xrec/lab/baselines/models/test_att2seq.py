@@ -78,7 +78,7 @@ def test_att2seq_first_state_is_a_tanh_of_user_and_item_for_each_layer(model: At
 
 def test_att2seq_loss_is_the_nll_of_the_tokens_that_count(model: Att2Seq) -> None:
     texts = [[7, 4, 9, END], [5, END]]
-    examples = [example(1, 2, texts[0][:-1], 9, END), example(4, 0, texts[1][:-1], 9, END)]
+    examples = [example((1, 2), texts[0][:-1], 9, END), example((4, 0), texts[1][:-1], 9, END)]
     totals = model(collate(examples))
     parameters = _numpy(model)
     expected = -sum(
@@ -111,7 +111,7 @@ def test_att2seq_number_of_parameters_is_that_of_the_formula() -> None:
 
 
 def test_att2seq_dropout_is_between_layers_and_in_training_only(model: Att2Seq) -> None:
-    batch = collate([example(1, 2, [7, 4], 9, END)])
+    batch = collate([example((1, 2), [7, 4], 9, END)])
     assert torch.equal(model(batch), model(batch))
     model.train()
     assert not torch.equal(model(batch), model(batch))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from xrec.config.baselines import NRTConfig
-from xrec.lab.baselines.batch import PeerExample, collate, collate_pairs
+from xrec.lab.baselines.batch import TextExample, collate, collate_pairs
+from xrec.lab.baselines.models.model import Ratings
 from xrec.lab.baselines.models.nrt import NRT
-from xrec.lab.baselines.models.peer import Ratings
 from xrec.lab.baselines.words import BEGIN, END
 
 USERS, ITEMS, TOKENS, D, H = 5, 4, 11, 3, 6
@@ -93,9 +93,9 @@ def test_nrt_loss_has_the_text_and_the_rating_where_one_is_known() -> None:
     model, p = make(SCALE), None
     p = arrays(model)
     examples = [
-        PeerExample(1, 2, (7, 4, END), 2, rating=4.0),
-        PeerExample(0, 3, (5, END), 1),  # no rating
-        PeerExample(3, 0, (6, 6, END), 2, rating=1.0),
+        TextExample(1, 2, (7, 4, END), 2, rating=4.0),
+        TextExample(0, 3, (5, END), 1),  # no rating
+        TextExample(3, 0, (6, 6, END), 2, rating=1.0),
     ]
     totals = model(collate(examples))
     text = -sum(
@@ -112,7 +112,7 @@ def test_nrt_loss_has_the_text_and_the_rating_where_one_is_known() -> None:
 
 def test_nrt_without_ratings_has_no_rating_loss() -> None:
     model = make(None)
-    totals = model(collate([PeerExample(1, 2, (7, END), 1, rating=4.0)]))
+    totals = model(collate([TextExample(1, 2, (7, END), 1, rating=4.0)]))
     assert totals[2] == 0
 
 

@@ -1,24 +1,21 @@
 """PEPLER around a toy Llama: what is joined, what is trained when, its losses by hand."""
 
 import itertools
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tests.toy import HIDDEN_SIZE, toy_model
-from xrec.config.baselines import PEPLERConfig
-from xrec.lab.baselines.batch import PeerExample, collate, collate_pairs
+from xrec.lab.baselines.batch import TextExample, collate, collate_pairs
 from xrec.lab.baselines.models.pepler import PEPLER
 
 USERS, ITEMS, TOKENS, END = 5, 4, 64, 2
 
 
-def make(**settings: Any) -> PEPLER:
+def make() -> PEPLER:
     torch.manual_seed(5)
-    config = PEPLERConfig(rating_hidden_size=6, **settings)
-    model = PEPLER(config, toy_model(vocab_size=TOKENS), num_users=USERS, num_items=ITEMS).eval()
+    model = PEPLER(toy_model(vocab_size=TOKENS), num_users=USERS, num_items=ITEMS).eval()
     with torch.no_grad():
         for table in (model.users, model.items):
             table.weight.copy_(torch.randn_like(table.weight) * 0.3)
@@ -50,7 +47,7 @@ def log_probabilities(model: PEPLER, user: int, item: int, text: list[int]) -> n
 
 def test_pepler_loss_is_the_nll_of_each_texts_tokens() -> None:
     model = make()
-    examples = [PeerExample(1, 2, (7, 4, 9, END), 3), PeerExample(4, 0, (5, END), 1)]
+    examples = [TextExample(1, 2, (7, 4, 9, END), 3), TextExample(4, 0, (5, END), 1)]
     with torch.no_grad():
         totals = model(collate(examples))
     expected = -sum(
@@ -82,30 +79,6 @@ def test_pepler_trains_the_vectors_first_and_then_everything() -> None:
     assert all(each.requires_grad for each in model.parameters())
 
 
-@pytest.mark.parametrize("recommendation", ["mf", "mlp"])
-def test_pepler_with_regularization_has_the_rating_of_both_vectors(recommendation: str) -> None:
-    model = make(recommendation=recommendation)
-    assert model.num_phases == 1
-    model.begin_phase(0)
-    assert all(each.requires_grad for each in model.parameters())
-    examples = [PeerExample(1, 2, (7, END), 1, rating=4.0), PeerExample(4, 0, (5, END), 1)]
-    totals = model(collate(examples))
-    user, item = (table.weight.detach().double().numpy() for table in (model.users, model.items))
-    if recommendation == "mf":
-        rating = float(user[1] @ item[2])
-    else:
-        assert model.rating is not None
-        hidden = np.concatenate([user[1], item[2]])
-        for layer in model.rating.hidden:
-            weight, bias = (each.detach().double().numpy() for each in layer.parameters())
-            hidden = 1 / (1 + np.exp(-(weight @ hidden + bias)))
-        weight, bias = (each.detach().double().numpy() for each in model.rating.output.parameters())
-        rating = float((weight @ hidden + bias)[0])
-        assert len(model.rating.hidden) == 3
-    assert totals[2].item() == pytest.approx((rating - 4.0) ** 2, rel=1e-4)
-    assert model.loss_weights == (1.0, 0.0, 0.01)
-
-
 def test_pepler_number_of_parameters_is_that_of_the_formula() -> None:
     h, f, layers, heads, kv_heads = HIDDEN_SIZE, 48, 2, 4, 2
     attention = 2 * h * h + 2 * h * (h // heads * kv_heads)  # q, o; k, v
@@ -113,6 +86,3 @@ def test_pepler_number_of_parameters_is_that_of_the_formula() -> None:
     llama = 2 * TOKENS * h + layers * layer + h  # words and output are not tied here
     expected = llama + (USERS + ITEMS) * h
     assert sum(each.numel() for each in make().parameters()) == expected
-    mlp = (2 * h * 6 + 6) + 2 * (6 * 6 + 6) + 7
-    with_mlp = make(recommendation="mlp")
-    assert sum(each.numel() for each in with_mlp.parameters()) == expected + mlp

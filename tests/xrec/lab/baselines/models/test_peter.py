@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from xrec.config.baselines import PETERConfig
-from xrec.lab.baselines.batch import PeerExample, collate, collate_pairs
-from xrec.lab.baselines.models.peer import Ratings
-from xrec.lab.baselines.models.peter import PETER, may_see
+from xrec.lab.baselines.batch import TextExample, collate, collate_pairs
+from xrec.lab.baselines.models.model import Ratings
+from xrec.lab.baselines.models.peter import PETER, may_see, sines
 from xrec.lab.baselines.words import BEGIN, END
 
 USERS, ITEMS, TOKENS, D, A = 5, 4, 13, 8, 2
@@ -50,13 +50,13 @@ def test_peter_changed_place_changes_those_that_may_see_it_and_no_others(place: 
     pairs, text = collate_pairs([1], [2], [(4, 5)]), torch.tensor([[BEGIN, 6, 7, 8]])
 
     def hidden(changed: int | None) -> torch.Tensor:
-        vectors, is_there = model._sources(pairs)
-        read = torch.cat([vectors, model.words(text)], dim=1)
+        changes = torch.zeros(1, 2 + A + 4, D)
         if changed is not None:
-            read = read.clone()
-            read[:, changed] += 1.0
-        there = torch.cat([is_there, torch.ones(1, 4, dtype=torch.bool)], dim=1)
-        return model._hidden(read, there)[0][0]
+            changes[:, changed] = 1.0
+        handle = model.dropout.register_forward_hook(lambda *called: called[2] + changes)
+        found = model.hidden(pairs, text)[0]
+        handle.remove()
+        return found
 
     with torch.no_grad():
         differs = (hidden(place) - hidden(None)).abs().amax(dim=1) > 1e-6
@@ -75,22 +75,18 @@ def test_peter_aspect_that_is_none_is_not_seen() -> None:
     assert not torch.allclose(before, other, atol=1e-3)
 
 
-def logits_after(model: PETER, example: PeerExample, text: list[int]) -> torch.Tensor:
-    """The logits at the begin token and each word, computed for this one text, (T + 1, V)."""
+def logits_after(model: PETER, example: TextExample, text: list[int]) -> torch.Tensor:
+    """The logits at all places, computed for this one text, (2 + A + 1 + T, V)."""
     pairs = collate_pairs([example.user_index], [example.item_index], [example.aspect_ids])
-    vectors, is_there = model._sources(pairs)
-    words = model.words(torch.tensor([[BEGIN, *text]]))
-    there = torch.cat([is_there, torch.ones(1, words.shape[1], dtype=torch.bool)], dim=1)
-    hidden, _ = model._hidden(torch.cat([vectors, words], dim=1), there)
-    return model.output(hidden[0])
+    return model.output(model.hidden(pairs, torch.tensor([[BEGIN, *text]]))[0])
 
 
 @pytest.mark.parametrize("ratings", [None, SCALE])
 def test_peter_losses_are_text_context_and_rating_by_hand(ratings: Ratings | None) -> None:
     model = make(A, ratings)
     examples = [
-        PeerExample(1, 2, (7, 4, 9, END), 3, (4, 5), rating=4.0),
-        PeerExample(3, 0, (5, 6), 2, (6, 0)),  # cut, and without a rating
+        TextExample(1, 2, (7, 4, 9, END), 3, (4, 5), rating=4.0),
+        TextExample(3, 0, (5, 6), 2, (6, 0)),  # cut, and without a rating
     ]
     with torch.no_grad():
         totals = model(collate(examples))
@@ -106,7 +102,7 @@ def test_peter_losses_are_text_context_and_rating_by_hand(ratings: Ratings | Non
         assert totals[2] == 0
     else:
         with torch.no_grad():
-            hidden, _ = model._hidden(*model._sources(collate(examples[:1]).pairs))
+            hidden = model.hidden(collate(examples[:1]).pairs, torch.tensor([[BEGIN]]))
             assert model.rating_hidden is not None
             assert model.rating_output is not None
             inner = torch.sigmoid(model.rating_hidden(hidden[0, 0]))
@@ -117,7 +113,7 @@ def test_peter_losses_are_text_context_and_rating_by_hand(ratings: Ratings | Non
 
 def test_peter_writes_with_the_probabilities_that_it_learns() -> None:
     model = make(A)
-    examples = [PeerExample(1, 2, (), 0, (4, 5)), PeerExample(3, 0, (), 0, (6, 0))]
+    examples = [TextExample(1, 2, (), 0, (4, 5)), TextExample(3, 0, (), 0, (6, 0))]
     texts = [[7, 4, 9], [5, 6, 12]]
     pairs = collate_pairs([1, 3], [2, 0], [(4, 5), (6, 0)])
     with torch.no_grad():
@@ -150,3 +146,13 @@ def test_peter_plus_has_no_more_parameters_than_peter() -> None:
     assert sum(p.numel() for p in make(A).parameters()) == sum(
         p.numel() for p in make().parameters()
     )
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_sines_are_those_of_the_formula(size: int) -> None:
+    table = sines(4, size)
+    for place in range(4):
+        for k in range(size):
+            angle = place / 10000 ** (2 * (k // 2) / size)
+            expected = np.cos(angle) if k % 2 else np.sin(angle)
+            assert table[place, k].item() == pytest.approx(expected, abs=1e-5)

@@ -1,13 +1,13 @@
-"""What the training and the writing know of a peer: batches in, sums of losses or logits out.
+"""What the training and the writing know of a model: batches in, sums of losses or logits out.
 
-A text is a row of token ids. Which tokens they are, the peer need not know, but for the two that
+A text is a row of token ids. Which tokens they are, the model need not know, but for the two that
 padding and a text's beginning have (`xrec.lab.baselines.words`).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ TERMS = ("text", "context", "rating")
 
 @dataclass(frozen=True)
 class Pairs:
-    """What a peer reads of B pairs.
+    """What a model reads of B pairs.
 
     users, items: (B,) int64, their indices.
     aspects: (B, A) int64, the tokens of the aspects that were chosen, 0 where there are no more.
@@ -39,7 +39,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class PeerBatch:
+class TextBatch:
     """B pairs with what is to be written of them.
 
     token_ids: (B, T) int64, the texts with their end tokens; behind them anything may stand.
@@ -53,10 +53,10 @@ class PeerBatch:
     num_words: Tensor
     ratings: Tensor
 
-    def to(self, device: torch.device) -> "PeerBatch":
+    def to(self, device: torch.device) -> "TextBatch":
         """The same on `device`."""
         rest = (self.token_ids, self.lengths, self.num_words, self.ratings)
-        return PeerBatch(self.pairs.to(device), *(tensor.to(device) for tensor in rest))
+        return TextBatch(self.pairs.to(device), *(tensor.to(device) for tensor in rest))
 
     @property
     def counts(self) -> Tensor:
@@ -104,17 +104,30 @@ class Ratings:
 
 @dataclass(frozen=True)
 class Step:
-    """The logits of the next token, (B, V), and what the peer needs to go on after it."""
+    """The logits of the next token, (B, V), and what the model needs to go on after it."""
 
     logits: Tensor
     state: Any
 
 
-class Peer(nn.Module, ABC):
-    """A model that writes a text for a user and an item."""
+class Batch(Protocol):
+    """What a model is trained on: some rows, which can be moved, and how many things they count."""
+
+    @property
+    def counts(self) -> Tensor:
+        """How many things each of `TERMS` is a sum of, (3,) float32."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same on `device`."""
+        ...
+
+
+class TrainedModel(nn.Module, ABC):
+    """A model that the trainer trains: all of its parameters that have gradients."""
 
     loss_weights: tuple[float, float, float] = (1.0, 0.0, 0.0)
-    """The weights of `TERMS` in the loss, each of which is a mean over `PeerBatch.counts`."""
+    """The weights of `TERMS` in the loss, each of which is a mean over `Batch.counts`."""
 
     num_phases: int = 1
     """How often the training begins anew with other parameters (`begin_phase`)."""
@@ -124,8 +137,16 @@ class Peer(nn.Module, ABC):
         assert phase == 0
 
     @abstractmethod
-    def forward(self, batch: PeerBatch) -> Tensor:
+    def forward(self, batch: Any) -> Tensor:
         """The sums of `TERMS` over the batch, (3,): nats, nats, squared ratings."""
+
+
+class Writer(TrainedModel):
+    """A model that writes a text for a user and an item, token by token."""
+
+    @abstractmethod
+    def forward(self, batch: TextBatch) -> Tensor:
+        """See TrainedModel."""
 
     @abstractmethod
     def first(self, pairs: Pairs) -> Step:
@@ -136,13 +157,13 @@ class Peer(nn.Module, ABC):
         """The logits after `token_ids` (B,) int64, which followed those of `step`."""
 
 
-def text_nll(logits: Tensor, batch: PeerBatch) -> Tensor:
+def text_nll(logits: Tensor, batch: TextBatch) -> Tensor:
     """The NLL of all tokens of a batch in nats, a scalar; logits (B, T, V)."""
     return label_nll(logits, batch.labels).sum()
 
 
 def sums(text: Tensor, context: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
-    """The sums of `TERMS`, (3,); a peer without one of them has 0 there."""
+    """The sums of `TERMS`, (3,); a model without one of them has 0 there."""
     parts = [text.new_zeros(()) if part is None else part for part in (text, context, rating)]
     return torch.stack(parts)
 
@@ -155,7 +176,7 @@ def load_parameters(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         parameters[name].copy_(tensor)
 
 
-def squared_errors(ratings: Tensor, batch: PeerBatch) -> Tensor:
+def squared_errors(ratings: Tensor, batch: TextBatch) -> Tensor:
     """The sum of the squares of what `ratings` (B,) are off, where a rating is known."""
     known = ~batch.ratings.isnan()
     return (ratings[known] - batch.ratings[known]).square().sum()

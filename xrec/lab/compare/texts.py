@@ -1,6 +1,6 @@
-"""What a contestant has made: its texts, why some are missing, and what they cost.
+"""The texts of an entry: why some are missing, what they cost, and how they are kept.
 
-Texts that no bulk run writes are an artifact of kind `texts`, a row a pair.
+Prompts are answered in a bulk run. Other texts are an artifact of kind `texts`, a row a pair.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from xrec.backfill import read, read_failed
+from xrec.backfill import finish, has_work, read, read_failed, run_backfill
+from xrec.backfill.plan import run_arguments
+from xrec.backfill.task import LoadExplainer, load_task_explainer
+from xrec.bulk import Identity, open_run
+from xrec.config.backfill import BackfillConfig
 from xrec.config.shared import StorageConfig
-from xrec.lab.compare.pairs import PairIds
+from xrec.lab.measures.contestant_texts import PairIds
 from xrec.storage import Location, Manifest, finished, read_table, write_manifest, write_table
 
 TEXTS = pa.schema(
@@ -22,7 +26,7 @@ TEXTS = pa.schema(
     ]
 )
 _FILE = "texts.parquet"
-NO_TEXT = "no_text"
+_NO_TEXT = "no_text"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Made:
+class EntryTexts:
     """The texts of an entry by (user_id, item_id), None where it has none."""
 
     texts: Mapping[PairIds, str | None]
@@ -55,6 +59,7 @@ def keep_texts(
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
+    metrics: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write the texts as an artifact, and return its manifest.
 
@@ -71,19 +76,20 @@ def keep_texts(
         inputs=inputs,
         files={_FILE: write_table(location / _FILE, table, TEXTS)},
         row_counts={"texts": sum(text is not None for text in texts.values())},
+        metrics=metrics or {},
     )
 
 
-def kept_texts(location: Location, manifest: Manifest) -> Made:
+def kept_texts(location: Location, manifest: Manifest) -> EntryTexts:
     """What `keep_texts` wrote."""
     rows = read_table(location / _FILE, TEXTS).to_pylist()
     texts = {(row["user_id"], row["item_id"]): row["text"] for row in rows}
     missing = sum(text is None for text in texts.values())
-    return Made(texts, manifest.fingerprint, {NO_TEXT: missing} if missing else {})
+    return EntryTexts(texts, manifest.fingerprint, {_NO_TEXT: missing} if missing else {})
 
 
-def texts_of_run(location: Location, manifest: Manifest, storage: StorageConfig) -> Made:
-    """The texts of a finished bulk run of explanations; its costs are not looked at."""
+def texts_of_run(location: Location, manifest: Manifest, storage: StorageConfig) -> EntryTexts:
+    """The texts of a finished bulk run of explanations, at its place; it has no costs yet."""
     source = (location.uri, manifest.version, storage)
     rows = read(*source).to_table(columns=["user_id", "item_id", "explanation"]).to_pylist()
     failed = read_failed(*source).to_table(columns=["user_id", "item_id", "reason"]).to_pylist()
@@ -94,4 +100,24 @@ def texts_of_run(location: Location, manifest: Manifest, storage: StorageConfig)
     for row in failed:
         texts[row["user_id"], row["item_id"]] = None
         reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
-    return Made(texts, manifest.fingerprint, dict(sorted(reasons.items())))
+    return EntryTexts(texts, manifest.fingerprint, dict(sorted(reasons.items())))
+
+
+def write_texts(
+    config: BackfillConfig, identity: Identity, load: LoadExplainer = load_task_explainer
+) -> Manifest:
+    """Write what is left of the run, and return its manifest; Ray is needed if anything is.
+
+    Raises what `xrec backfill` raises.
+    """
+    run = open_run(**run_arguments(config, identity))
+    manifest = run_backfill(config, run, load) if has_work(config, run) else finish(config, run)
+    assert manifest is not None, "a run without a limit is finished when it ends"
+    return manifest
+
+
+def pairs_per_second(manifest: Manifest) -> float | None:
+    """Pairs a second of a process at work in `write_texts`; None if all were carried over."""
+    costs, counts = manifest.metrics["costs"], manifest.row_counts
+    num_done = counts["explanations"] + counts["failed"] - costs.get("carried", 0)
+    return num_done / costs["seconds"] if num_done and costs.get("seconds") else None
