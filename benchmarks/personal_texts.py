@@ -1,16 +1,18 @@
 """What is measured of a run's texts: pair by pair, couple by couple, and over all of them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from benchmarks.personal_data import Indices, Pairs, Run
 from xrec.checks import AspectNames
-from xrec.evaluate.measures.aspects import against_reference, named_aspects
-from xrec.evaluate.text_metrics import distinct_words, frequent_words_share, share_nearer
-from xrec.evaluate.tf_idf import TfIdf, text_words, without_words
+from xrec.lab.measures.aspects import against_reference, named_aspects
+from xrec.lab.measures.specificity import share_nearer
+from xrec.lab.measures.tf_idf import TfIdf, text_words, without_words
 
 NUM_TEXTS, _NUM_DRAWS = 100, 50
 SPECIFICITY, UNTITLED = "specificity", "specificity without titles"
@@ -139,3 +141,39 @@ def variety(texts: list[str]) -> dict[str, float]:
         for _ in range(_NUM_DRAWS)
     ]
     return {DISTINCT: distinct_words(texts, NUM_TEXTS), FREQUENT: float(np.mean(shares))}
+
+
+def distinct_words(texts: Sequence[str], num_texts: int = 100) -> float:
+    """How many distinct words `num_texts` of the texts have, on average over all ways to draw them.
+
+    So the figures of more and of fewer texts can be compared (rarefaction, Hurlbert 1971):
+    the sum over words of 1 - C(N - df, n) / C(N, n), where df of the N texts hold the word. Words
+    are Unicode's, in any case. Raises ValueError for fewer than `num_texts` texts.
+    """
+    if not 0 < num_texts <= len(texts):
+        raise ValueError(f"{len(texts)} texts; expected {num_texts} or more, and one at least")
+    found = Counter(word for text in texts for word in set(text_words(text)))
+    without = len(texts) - np.array(list(found.values()), dtype=np.float64)
+    without = without[without >= num_texts]  # other words are in any draw
+    missed = np.exp(
+        _log_ways(without, num_texts) - _log_ways(np.array(float(len(texts))), num_texts)
+    )
+    return len(found) - float(missed.sum())
+
+
+def frequent_words_share(texts: Sequence[str], num_words: int = 100) -> float:
+    """Share of all words of the texts that are one of the `num_words` most frequent, 0 to 1.
+
+    It is higher the fewer the texts, so compare it of equal numbers of texts. 0 without words.
+    """
+    counts = Counter(word for text in texts for word in text_words(text))
+    frequent = sum(count for _, count in counts.most_common(num_words))
+    return frequent / max(1, counts.total())
+
+
+def _log_ways(of: NDArray[np.float64], num_drawn: int) -> NDArray[np.float64]:
+    """ln C(of, num_drawn)."""
+    ways: NDArray[np.float64] = (
+        gammaln(of + 1) - gammaln(of - num_drawn + 1) - gammaln(float(num_drawn) + 1)
+    )
+    return ways

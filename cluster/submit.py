@@ -22,9 +22,7 @@ _PACKAGES = ("xrec", "jobs", "cluster")
 _URI_KEYS = frozenset(
     {
         *("workspace", "uri", "carry_from", "interactions", "users", "items"),
-        *("peer_model", "peer_texts", "pairs"),
-        *("unsafe_words", "prompt", "statements_prompt", "support_prompt", "prompts"),
-        *("judge_scores", "answers"),
+        *("pairs", "unsafe_words", "prompts", "answers"),
         *ARTIFACTS,
     }
 )

@@ -21,12 +21,14 @@ class Job:
 
     `artifact` is what it makes, by the name of the config's key for its URI. Where
     `has_outlook`, its module has `look_ahead(config)`, lines of what a run would do and cost.
+    `words` are those of its command, after `xrec`; if empty, its name.
     """
 
     name: str
     artifact: "Kind | None"
     help: str
     has_outlook: bool = False
+    words: tuple[str, ...] = ()
 
     def module(self) -> ModuleType:
         """The module of the job, which is imported now."""
@@ -229,54 +231,10 @@ Example:
 """,
 )
 
-PEER = Job(
-    "peer",
-    "peer",
-    """Dataset in; a published model that writes explanations, trained on it, and its texts out.
-
-What xrec's explanations are compared with (docs/peers.md). Trains on Ray Train, stops early on the
-validation loss and keeps the best epoch, then writes a text for each held-out pair. A run that was
-interrupted goes on when it is started again.
-
-\b
-In:   <workspace>/dataset (from: xrec prepare), with explanations; for peter_plus
-      <workspace>/aspects, for pepler the language model
-Out:  <workspace>/peers/<kind>-<seed>/model: weights.safetensors, words.json (not of pepler),
-      manifest.json;
-      <workspace>/peers/<kind>-<seed>/texts: a Delta table like that of xrec backfill
-
-\b
-Example:
-  xrec peer configs/yelp.yaml kind=att2seq seed=1 training.num_epochs=20
-  xrec peer configs/yelp.yaml pairs=s3://my-bucket/pairs peer_texts=s3://my-bucket/att2seq
-""",
-)
-
-ABLATE = Job(
-    "ablate",
-    "ablation",
-    """What each part of the method is worth: xrec compare of ours with its variants.
-
-The variants are those of train-adapter's section: without profiles, without injection, without
-both, with random vectors, and with the same vector for everybody. Each is trained and writes texts
-for the same held-out pairs, and says how likely the references are. A run that was interrupted
-keeps all that is finished. One seed is no finding; three give a verdict.
-
-\b
-In:   <workspace>/dataset, graph, aspects if the prompt asks for some, the language model
-Out:  <workspace>/ablation: table.parquet, table.md, table.tex, report.html, metrics.json,
-      manifest.json, and a folder for each variant and seed
-
-\b
-Example:
-  xrec ablate configs/yelp.yaml 'contestants=[ours,constant]' 'seeds=[0,1,2]'
-""",
-)
-
 COMPARE = Job(
     "compare",
     "comparison",
-    """Contestants in one table: ours, its variants, peers, simple ones, and texts from elsewhere.
+    """Contestants in one table: ours, its variants, baselines, texts from elsewhere.
 
 Each contestant is trained and writes texts once a seed, for the same held-out pairs; all are scored
 alike. The table has means, spread over seeds, 95 % intervals by user, differences to the first
@@ -286,16 +244,17 @@ contestant or seed that is added is made alone.
 \b
 In:   <workspace>/dataset, graph, aspects if the prompt asks for some, the language model, tables of
       texts
-Out:  <workspace>/comparison: table.parquet, table.md, table.tex, report.html, metrics.json,
-      manifest.json, and a folder for each contestant and seed
+Out:  <workspace>/comparison: table.parquet, table.md, manifest.json, and a folder for each
+      contestant and seed
 
 \b
 Example:
-  xrec compare configs/instruments-compare.yaml
-  xrec compare configs/yelp.yaml 'contestants=[ours,nearest,profile]' 'seeds=[0,1,2]'
-  xrec compare configs/yelp.yaml --blind-sheet 40
-  xrec compare configs/yelp.yaml --answers anna.json --answers ben.csv
+  xrec lab compare configs/instruments-compare.yaml
+  xrec lab compare configs/yelp.yaml 'contestants=[ours,nearest,profile]' 'seeds=[0,1,2]'
+  xrec lab compare configs/yelp.yaml --blind-sheet 40
+  xrec lab compare configs/yelp.yaml --answers anna.json --answers ben.json
 """,
+    words=("lab", "compare"),
 )
 
 BUILD_SAMPLE_LLM = Job(
@@ -347,8 +306,6 @@ JOBS = (
     RECOMMEND,
     BACKFILL,
     EVALUATE,
-    ABLATE,
-    PEER,
     COMPARE,
     SERVE,
 )

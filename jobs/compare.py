@@ -1,4 +1,4 @@
-"""Jobs `compare` and `ablate`: contestants write texts for the same pairs; one table."""
+"""Job `compare`: contestants write texts for the same pairs; one table."""
 
 import os
 from dataclasses import replace
@@ -9,54 +9,33 @@ from cluster.room import demand_of_actors
 from jobs.output import Output, llm_fingerprint
 from jobs.train_adapter import check_training_cluster
 from xrec.checks import check_word_list
-from xrec.compare import (
-    check_packages,
-    compare,
-    comparison_identity,
-    computed_on_ray,
-    has_all_metrics,
-)
-from xrec.config.comparison import ComparisonConfig
+from xrec.config.compare import CompareConfig
 from xrec.config.contestants import ADAPTERS
 from xrec.data.dataset import check_has_explanations
-from xrec.evaluate.judge import judge_keys
+from xrec.lab.compare import check_packages, compare, comparison_identity
+from xrec.lab.judge import judge_keys
 from xrec.storage import Manifest, check_artifacts, location_of
 
 
-def output(config: ComparisonConfig, *, exact: bool = True) -> Output:
-    """The comparison that `config` asks for; see jobs.output.
-
-    What `auto` becomes is known on the cluster alone, so it is not compared: a comparison that is
-    there stays the one that was made, by whatever it was made with.
-    """
+def output(config: CompareConfig, *, exact: bool = True) -> Output:
+    """The comparison that `config` asks for; see jobs.output."""
     base_model: str | None = None
     unchecked: tuple[str, ...] = ()
     if config.llm is not None and config.has_language_model:
         base_model = llm_fingerprint(config, config.llm, exact=exact)
         unchecked = () if base_model else ("base_model",)
     settings, inputs = comparison_identity(config, base_model)
-    if config.has_prompts and settings["computation"] is None:
-        unchecked += ("computation",)
-    if settings["device"] is None:
-        unchecked += ("device",)
-    return Output(
-        location_of(config, config.makes),
-        config.makes,
-        settings,
-        inputs,
-        unchecked=unchecked,
-        is_whole=has_all_metrics,
-    )
+    location = location_of(config, "comparison")
+    return Output(location, "comparison", settings, inputs, unchecked=unchecked)
 
 
-def run(config: ComparisonConfig) -> Manifest:
+def run(config: CompareConfig) -> Manifest:
     """Make, score and compare what is not done yet; returns the manifest.
 
     A comparison that is there with the same settings and inputs starts no cluster; a blind sheet
-    that is asked for is written, and answers are read. One that lacks a metric for want of its
-    model is scored again. Raises what `compare` raises.
+    that is asked for is written, and answers are read. Raises what `compare` raises.
     """
-    check_artifacts(config, "dataset", "graph", config.makes)
+    check_artifacts(config, "dataset", "graph", "comparison")
     check_word_list(config.decoding.text.checks, config.storage)
     check_has_explanations(location_of(config, "dataset"))
     check_packages(config)
@@ -66,19 +45,17 @@ def run(config: ComparisonConfig) -> Manifest:
         assert found.manifest is not None
         people = config.blind_sheet
         if people.num_pairs or people.answers:  # all is there, nothing is asked of a cluster
-            return compare(config, found.manifest.config, found.manifest.inputs)
+            return compare(config, made.config, made.inputs)
         return found.manifest
     keys = judge_keys(config.metrics.judges, os.environ)
     with ensure_ray(config.ray):
         _check_cluster(config)
-        base_model = made.inputs.get("base_model")
-        settings, inputs = comparison_identity(config, base_model, computed_on_ray(config))
-        return compare(config, settings, inputs, keys=keys)
+        return compare(config, made.config, made.inputs, keys=keys)
 
 
-def _check_cluster(config: ComparisonConfig) -> None:
+def _check_cluster(config: CompareConfig) -> None:
     """Check that the nodes have room, reach what they read, and write the comparison."""
-    uri = config.artifact(config.makes)
+    uri = config.artifact("comparison")
     if set(config.contestants) & set(ADAPTERS):
         check_training_cluster(config.training_of("ours", 0, uri), uri)
     reads = [config.artifact("dataset")]

@@ -5,12 +5,12 @@ Nothing heavy is imported here: a dry run and `xrec submit` choose jobs and do n
 
 from collections.abc import Mapping
 
-from jobs.catalogue import ABLATE, COMPARE, JOBS, PEER, SERVE, job_named
+from jobs.catalogue import COMPARE, JOBS, SERVE, job_named
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ConfigError
 
-PIPELINE = tuple(job.name for job in JOBS if job not in (ABLATE, PEER, COMPARE, SERVE))
+PIPELINE = tuple(job.name for job in JOBS if job not in (COMPARE, SERVE))
 """The jobs that a run goes through; the others are run by their own commands only."""
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from benchmarks.personal_texts import (
     SPECIFICITY_IN_ITEM,
     UNTITLED,
     Yardstick,
+    distinct_words,
+    frequent_words_share,
     matched,
     variety,
 )
@@ -31,7 +34,7 @@ from xrec import schemas
 from xrec.checks import AspectNames
 from xrec.data import write_dataset
 from xrec.errors import DataError
-from xrec.evaluate.measures.aspects import against_reference, named_aspects
+from xrec.lab.measures.aspects import against_reference, named_aspects
 from xrec.storage import open_location
 
 PAIRS = Pairs(
@@ -273,3 +276,24 @@ def test_texts_command_with_a_wrong_option_says_what_is_known(dataset, arguments
     result = CliRunner().invoke(app, ["texts", dataset, *arguments])
     assert result.exit_code == 2
     assert "known:" in result.output or "expected NAME=URI" in result.output
+
+
+def test_distinct_words_equal_the_mean_over_all_draws_by_hand() -> None:
+    texts = ["red red door", "Red window", "blue roof", "roof of red tin", ""]
+    draws = [
+        len({word for text in drawn for word in text.lower().split()})
+        for drawn in combinations(texts, 3)
+    ]
+    assert distinct_words(texts, 3) == pytest.approx(np.mean(draws))
+    assert distinct_words(texts, 5) == 7
+
+
+def test_distinct_words_of_too_few_texts_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 texts; expected 3 or more"):
+        distinct_words(["a", "b"], 3)
+
+
+def test_frequent_words_share_is_that_of_all_running_words() -> None:
+    assert frequent_words_share(["a a b", "A c d e"], num_words=1) == 3 / 7
+    assert frequent_words_share(["a b", "c"], num_words=5) == 1
+    assert frequent_words_share(["", " "]) == 0

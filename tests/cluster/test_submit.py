@@ -108,10 +108,7 @@ def test_runtime_environment_passes_aws_variables_and_packages_and_no_secret(
 
 
 ELSEWHERE = {"workspace": "s3://bucket/x"}
-JUDGES = [
-    {"name": name, "model": {"kind": "endpoint", "model": "a/b"}, "prompt": f"{name}.txt"}
-    for name in ("one", "two")
-]
+JUDGES = [{"name": name, "model": {"kind": "endpoint", "model": "a/b"}} for name in ("one", "two")]
 
 
 @pytest.mark.parametrize(
@@ -130,8 +127,7 @@ JUDGES = [
                 "metrics": {"judges": JUDGES},
                 "blind_sheet": {"answers": ["anna.json"]},
             },
-            "model=./model, unsafe_words=words.txt, prompt=one.txt, prompt=two.txt, "
-            "answers=anna.json",
+            "model=./model, unsafe_words=words.txt, answers=anna.json",
         ),
         (
             AnnotateConfig,

@@ -23,7 +23,7 @@ from tests.infra.manifests import (
 )
 
 RAY_KINDS = ("RayCluster", "RayJob", "RayService")
-WITH_WORKERS = ("train-adapter", "backfill", "ablate", "peer", "compare")
+WITH_WORKERS = ("train-adapter", "backfill", "compare")
 RAY_FILES = [
     (path, document) for path, document in source_documents() if document["kind"] in RAY_KINDS
 ]
@@ -77,7 +77,7 @@ def test_jobs_project_has_a_config_of_that_job_and_its_entrypoint_runs_it(folder
     changes = {change["path"]: change.get("value") for change in yaml.safe_load(patch["patch"])}
     assert shlex.split(changes["/spec/entrypoint"]) == [
         "xrec",
-        folder.name,
+        *(job_named(folder.name).words or (folder.name,)),
         "/etc/xrec/project.yaml",
     ]
     assert changes["/metadata/labels/app.kubernetes.io~1component"] == folder.name

@@ -15,7 +15,6 @@ import jobs.prepare
 import jobs.pretrain_graph
 import jobs.train_adapter
 from tests.project_file import write_project
-from xrec.config.ablate import AblateConfig
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
@@ -90,19 +89,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "device": "cpu",
     },
 }
-_VALUES[AblateConfig] = {
-    **_VALUES[TrainAdapterConfig],
-    "scaling": {**_SCALING, "num_workers": 1},
-    "contestants": ["ours", "constant"],
-    "max_pairs": 12,
-    "metrics": {"encoder": None},
-    "bootstrap_samples": 100,
-    "decoding": DECODING,
-    "actors": {"num_actors": 1, "device": "cpu"},
-    "rows_per_chunk": 6,
-    "device": "cpu",
-}
-_WITH_LLM = (TrainAdapterConfig, BackfillConfig, EvaluateConfig, AblateConfig)
+_WITH_LLM = (TrainAdapterConfig, BackfillConfig, EvaluateConfig)
 
 
 @dataclass(frozen=True)

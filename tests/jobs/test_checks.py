@@ -5,13 +5,11 @@ from typing import Any
 
 import pytest
 
-import jobs.ablate
 import jobs.backfill
 import jobs.compare
 import jobs.evaluate
 import jobs.explain
 import jobs.serve
-from xrec.config.ablate import AblateConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.compare import CompareConfig
 from xrec.config.evaluate import EvaluateConfig
@@ -28,7 +26,6 @@ CONFIGS = Path(__file__).parents[2] / "configs"
         (jobs.backfill.run, BackfillConfig, ()),
         (jobs.explain.run, BackfillConfig, ("u", "i")),
         (jobs.evaluate.run, EvaluateConfig, ()),
-        (jobs.ablate.run, AblateConfig, ()),
         (jobs.compare.run, CompareConfig, ()),
         (jobs.serve.checked, ServeConfig, ()),
     ],

@@ -1,4 +1,4 @@
-"""The job `compare` on Ray: an adapter, a frozen model, a peer and copies in one table.
+"""The job `compare` on Ray: adapters, a frozen model, a baseline and copies in one table.
 
 The town's language model has random weights, so its texts say nothing; that they are trained, made,
 scored and taken again is what is tested.
@@ -15,18 +15,44 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs.compare
-from tests.jobs.small_comparison import COMPARISON, values_of
 from tests.project_file import write_project
-from tests.xrec.train.adapter_town import TRAINING, build_workspace
+from tests.xrec.train.adapter_town import PROMPT, TRAINING, build_workspace
 from tests.xrec.train.killing import driver, kill_family
 from xrec.adapter.artifact import read_adapter
+from xrec.adapter.pairs import Pair
 from xrec.backfill import read
 from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
-from xrec.errors import ArtifactMismatchError, DataError, ModelError
-from xrec.storage import Manifest, open_location, read_manifest
+from xrec.config.engine import EngineConfig
+from xrec.data.dataset import read_dataset
+from xrec.data.held_out import held_out_pairs
+from xrec.errors import ArtifactMismatchError, ModelError
+from xrec.generate.loading import Sources, load_explainer
+from xrec.generate.scoring import reference_nll
+from xrec.lab.compare.likelihoods import LIKELIHOODS
+from xrec.storage import Manifest, location_of, open_location, read_manifest, read_table
 
-CONTESTANTS = ["ours", "zero_shot", "att2seq", "nearest", "profile"]
+COMPARISON: dict[str, Any] = {
+    "prompt": PROMPT,
+    "budget": {"max_pairs": 64, "num_epochs": 1},
+    "max_pairs": 12,
+    "model": {"num_experts": 2},
+    "training": {**TRAINING, "max_validation_pairs": 4},
+    "scaling": {"num_workers": 1, "device": "cpu", "max_failures": 0},
+    "actors": {"num_actors": 1, "device": "cpu"},
+    "metrics": {"encoder": None},
+    "bootstrap_samples": 100,
+    "device": "cpu",
+}
+
+
+def values_of(town: str, own: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """All keys of a comparison in the workspace `town`; those that come later count."""
+    llm = {"model": f"{town}/llm", "dtype": "float32"}
+    return {"workspace": town, "llm": llm, **COMPARISON, **own, **values}
+
+
+CONTESTANTS = ["ours", "constant", "zero_shot", "att2seq", "nearest", "profile"]
 OWN: dict[str, Any] = {
     "contestants": CONTESTANTS,
     "seeds": [0],
@@ -36,12 +62,7 @@ OWN: dict[str, Any] = {
     },
     "rows_per_chunk": 6,
     "likelihood": True,
-    "peers": {
-        "att2seq": {
-            "max_words": 6,
-            "att2seq": {"embedding_dim": 4, "hidden_size": 8, "num_layers": 1, "batch_size": 16},
-        },
-    },
+    "baselines": {"att2seq": {"embedding_dim": 4, "hidden_size": 8, "num_layers": 1}},
     "groups": ["user_interactions"],
 }
 
@@ -77,7 +98,12 @@ def test_compare_has_all_contestants_with_their_costs_in_one_table(
         assert of_all[name, "training_seconds"]["value"] > 0
     for name in ("ours", "zero_shot", "att2seq"):
         assert of_all[name, "pairs_per_second"]["value"] > 0
-    assert of_all["ours", "nll"]["value"] > 0
+    gain = {name: of_all[name, "personalization_gain"]["value"] for name in ("ours", "constant")}
+    assert gain["constant"] == pytest.approx(0, abs=1e-5)  # it cannot tell users apart
+    assert abs(gain["ours"]) > 1e-5
+    assert of_all["constant", "nll"]["difference"] == pytest.approx(
+        of_all["constant", "nll"]["value"] - of_all["ours", "nll"]["value"]
+    )
     assert set(compared.inputs) == {"dataset", "graph", "base_model"}
 
 
@@ -88,14 +114,38 @@ def test_compare_entries_are_ordinary_artifacts_of_the_same_pairs_and_budget(
     adapter = read_manifest(open_location(f"{folder}/ours-0/adapter"), "adapter")
     assert adapter.config["training"]["max_pairs"] == 64
     assert adapter.config["training"]["num_epochs"] == 1
-    peer = read_manifest(open_location(f"{folder}/att2seq-0/peer"), "peer")
-    assert peer.row_counts["train"] == 64
+    constant = read_adapter(open_location(f"{folder}/constant-0/adapter"))
+    assert constant.config.model.vectors == "constant"
+    baseline = read_manifest(open_location(f"{folder}/att2seq-0/model"), "baseline")
+    assert baseline.row_counts["train"] == 64
     (file,) = Path(folder).glob("pairs-*.parquet")
     pairs = {tuple(row.values()) for row in pq.read_table(file).to_pylist()}
     assert len(pairs) == 12
-    for name in ("ours-0", "att2seq-0", "zero_shot"):
+    for name in ("ours-0", "zero_shot"):
         rows = read(f"{folder}/{name}/explanations").to_table(columns=["user_id", "item_id"])
         assert {tuple(row.values()) for row in rows.to_pylist()} <= pairs
+    for name in ("att2seq-0", "nearest", "profile"):
+        texts = pq.read_table(Path(folder) / name / "texts" / "texts.parquet").to_pylist()
+        assert {(row["user_id"], row["item_id"]) for row in texts} == pairs
+
+
+def test_compare_likelihoods_are_those_of_the_adapter_artifact(
+    town: str, compared: Manifest
+) -> None:
+    config, folder = config_of(town), f"{town}/comparison/ours-0"
+    names = (config.artifact("dataset"), config.artifact("graph"), f"{folder}/adapter")
+    sources = Sources(*names, config.language_model, config.storage)
+    explainer = load_explainer(sources, device="cpu", engine=EngineConfig())
+    table = open_location(f"{folder}/likelihoods/likelihoods.parquet")
+    first = read_table(table, LIKELIHOODS).to_pylist()[0]
+    (pair,) = (
+        pair
+        for pair in held_out_pairs(read_dataset(location_of(config, "dataset")), "test")
+        if (pair.user_id, pair.item_id) == (first["user_id"], first["item_id"])
+    )
+    indices = [Pair(pair.user_index, pair.item_index)]
+    own = reference_nll(explainer, indices, [pair.reference], "NLL")
+    assert own == pytest.approx([first["nll"]], rel=1e-4)
 
 
 def test_compare_second_run_starts_no_work_and_other_settings_are_refused(
@@ -106,20 +156,6 @@ def test_compare_second_run_starts_no_work_and_other_settings_are_refused(
         assert jobs.compare.run(config_of(town)) == compared
     with pytest.raises(ArtifactMismatchError, match=r"training.weight_decay: 0.0 there, 0.5 here"):
         jobs.compare.run(config_of(town, training={**TRAINING, "weight_decay": 0.5}))
-
-
-def test_compare_that_lacks_a_metric_is_scored_again_on_ray_with_the_judges_keys(
-    town: str, compared: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lacking = compared.model_copy(
-        update={"metrics": {**compared.metrics, "missing": {"bleurt": "no such model"}}}
-    )
-    asked: list[Any] = []
-    with monkeypatch.context() as patch:
-        patch.setattr("jobs.output.read_manifest", lambda *arguments: lacking)
-        patch.setattr(jobs.compare, "compare", lambda *arguments, **names: asked.append(names))
-        jobs.compare.run(config_of(town, blind_sheet={"num_pairs": 3}))
-    assert asked == [{"keys": {}}]
 
 
 def test_compare_a_blind_sheet_of_a_finished_comparison_makes_nothing_again(
@@ -138,22 +174,6 @@ def test_compare_package_that_is_missing_is_named_before_any_work(
     with pytest.raises(ModelError, match=r"lora needs the package peft.*xrec\[compare\]"):
         jobs.compare.run(config)
     assert not Path(town, "none").exists()
-
-
-def test_compare_texts_of_unknown_pairs_end_it_before_anything_is_trained(
-    ray_cluster: None, town: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "texts.jsonl"
-    path.write_text('{"user_id": "nobody", "item_id": "x", "explanation": "y"}\n')
-    config = config_of(
-        town,
-        contestants=["ours", "public"],
-        texts={"public": {"uri": str(path)}},
-        comparison=f"{town}/other",
-    )
-    with pytest.raises(DataError, match="'public': 1 of 1 texts are of pairs"):
-        jobs.compare.run(config)
-    assert not (Path(town) / "other" / "ours-0").exists()
 
 
 @pytest.mark.slow

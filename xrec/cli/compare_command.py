@@ -1,4 +1,4 @@
-"""The command of the job `compare`: `--blind-sheet` and `--answers` are keys of its config."""
+"""The command `xrec lab compare`: `--blind-sheet` and `--answers` are keys of its config."""
 
 from typing import Annotated
 

@@ -4,7 +4,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from jobs.catalogue import JOBS
+from jobs.catalogue import COMPARE, JOBS
 from xrec.cli import (
     demo_command,
     explain_command,
@@ -60,8 +60,17 @@ def _program(
 
 app.command("run", help=run_command.HELP)(run_command.run)
 app.command("status", help=status_command.HELP)(status_command.status)
+_lab = new_app(no_args_is_help=True)
 for _job in JOBS:
-    add_job_command(app, _job)
+    add_job_command(_lab if _job is COMPARE else app, _job)
+
+
+@_lab.callback()
+def _commands_of_the_lab() -> None:
+    """A group, though it has one command."""
+
+
+app.add_typer(_lab, name="lab", help="What measures the method beside others: compare.")
 app.command("explain", help=explain_command.HELP)(explain_command.explain)
 app.command("export", help=export_command.HELP)(export_command.export)
 app.command("init", help=init_command.HELP)(init_command.init)

@@ -75,7 +75,8 @@ def submit(
         for config in configs:
             check_shared_paths(config)
         server = job_server(address)
-        command = [job_name, Path(config_path).name, *given, *options]
+        words = () if job_name == "run" else job_named(job_name).words
+        command = [*(words or (job_name,)), Path(config_path).name, *given, *options]
         submission_id = submit_job(server, Path(config_path), command, packages)
         typer.echo(f"{job_name} submitted as {submission_id}", err=True)
         if follow:

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator
 
 from xrec.config.base import Config
-from xrec.config.peers import PeerKind
+from xrec.config.baselines import BaselineKind
 from xrec.config.table_files import TABLE_ENDINGS, Delimiter
 
 AdapterContestant = Literal[
@@ -21,25 +21,11 @@ AdapterContestant = Literal[
 Grouping = Literal[
     "user_explanations", "item_explanations", "user_interactions", "item_interactions"
 ]
-CopyingContestant = Literal["profile", "nearest"]
-TextOnlyContestant = Literal["zero_shot", "lora"]
+"""Users or items, by their number of training explanations or training interactions."""
 ADAPTERS: tuple[str, ...] = get_args(AdapterContestant)
-COPIES: tuple[str, ...] = get_args(CopyingContestant)
-TEXT_ONLY: tuple[str, ...] = get_args(TextOnlyContestant)
-PEERS: tuple[str, ...] = get_args(PeerKind)
-CONTESTANTS = (*ADAPTERS, *PEERS, *TEXT_ONLY, *COPIES)
+BASELINES: tuple[BaselineKind, ...] = get_args(BaselineKind)
+CONTESTANTS = (*ADAPTERS, *BASELINES, "zero_shot", "profile", "nearest")
 _QUESTION = re.compile(r"[a-z0-9_]+")
-_COLUMNS_OF_SHEET = (
-    "sheet",
-    "judge",
-    "pair",
-    "place",
-    "user_profile",
-    "item_title",
-    "item_profile",
-    "reference",
-    "text",
-)
 
 
 class ElsewhereConfig(Config):
@@ -53,17 +39,6 @@ class ElsewhereConfig(Config):
     item_id: str = Field("item_id", description="The file's column of item ids.")
     text: str = Field("explanation", description="The file's column of texts.")
     delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
-    is_trained: bool = Field(
-        True,
-        description="Whether a model that was trained wrote the texts. They are of one training "
-        "then, and there is no verdict on them.",
-    )
-    judge_scores: str | None = Field(
-        None,
-        description="Scores that judges elsewhere gave these texts, with which our judges are "
-        "compared: a table with user_id, item_id, judge and score, or FILE.jsonl#COLUMN with the "
-        "scores by judge below the column.",
-    )
 
     @field_validator("uri")
     @classmethod
@@ -106,9 +81,6 @@ class BlindSheetConfig(Config):
         description="The questions about each text, by a short name; they are answered from 1 (no) "
         "to 5 (yes).",
     )
-    show_reference: bool = Field(
-        False, description="Whether the page shows what the user really wrote about the item."
-    )
     answers: tuple[str, ...] = Field(
         (),
         description="URIs of the files of answers that people saved. If there are any, they are "
@@ -117,12 +89,12 @@ class BlindSheetConfig(Config):
 
     @field_validator("questions")
     @classmethod
-    def _names_are_columns(cls, questions: dict[str, str]) -> dict[str, str]:
+    def _names_are_keys(cls, questions: dict[str, str]) -> dict[str, str]:
         for name in questions:
-            if not _QUESTION.fullmatch(name) or name in _COLUMNS_OF_SHEET:
+            if not _QUESTION.fullmatch(name) or name in ("pair", "place"):
                 raise ValueError(
                     f"{name!r} cannot be a question's short name: small letters, digits and _ are, "
-                    f"and none of {', '.join(_COLUMNS_OF_SHEET)}"
+                    "but for pair and place"
                 )
         return questions
 

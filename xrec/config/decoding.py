@@ -115,7 +115,7 @@ class DecodingConfig(Config):
         ge=1,
         description="Number of texts that are drawn for a pair, from one prefill, of which the "
         "best one that can be used is taken, by the ranker that train-ranker makes. More than 1 "
-        "needs a temperature above 0. xrec serve, compare and ablate draw one.",
+        "needs a temperature above 0. xrec serve and xrec lab compare draw one.",
     )
     stop: tuple[str, ...] = Field(
         (), description="Strings that end a text; the text stops before the first one."

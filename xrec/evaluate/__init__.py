@@ -1,12 +1,6 @@
 """How good explanations are: metrics of scored pairs, the evaluation artifact, its report.
 
-It reads plain tables and needs neither Ray nor training. For the texts of any contestants:
-
-measures/         metrics of each pair, and of all texts together
-judge/            language models as judges
-contestant_texts  the pairs that are scored, with one contestant's texts
-comparison        means, intervals over users and seeds, paired differences, verdicts
-groups            users and items from rare to frequent
+It reads plain tables and needs neither Ray nor training.
 """
 
 from xrec.evaluate.bootstrap import Estimate, bootstrap_mean

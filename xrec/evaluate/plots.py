@@ -29,8 +29,6 @@ class Plot:
 
 
 History = Sequence[Mapping[str, Any]]
-Interval = tuple[str, float, float | None, float | None]
-"""A name with a value, and the ends of its interval if it has one."""
 
 # Stand-ins that matplotlib can parse, and the variables of report.css that take their places.
 _INK, _FAINT, _FIRST, _SECOND = "#010203", "#010204", "#010205", "#010206"
@@ -122,42 +120,6 @@ def nll_plot(own: ArrayLike, shuffled: ArrayLike) -> str:
         axes.set(xlim=limits, ylim=limits)
         axes.text(0.03, 0.97, "own vector fits better", transform=axes.transAxes, va="top")
         axes.text(0.97, 0.03, "another's fits better", transform=axes.transAxes, ha="right")
-        return _svg(figure)
-
-
-def interval_plot(rows: Sequence[Interval], x_label: str) -> str:
-    """A dot a row with its interval, the first row on top and in the first colour."""
-    with rc_context(_STYLE):
-        figure, axes = _canvas(x_label, "")
-        figure.set_size_inches(4.0, 0.7 + 0.22 * len(rows))
-        for place, (_, value, low, high) in enumerate(rows):
-            color = _FIRST if place == 0 else _SECOND
-            if low is not None and high is not None:
-                axes.plot([low, high], [place, place], color=color)
-            axes.plot([value], [place], marker="o", color=color)
-        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.grid(visible=False, axis="y")
-        return _svg(figure)
-
-
-def group_plot(lines: Mapping[str, Sequence[float]], groups: Sequence[str], y_label: str) -> str:
-    """A line for each name over the groups, NaN where there is no value; the first stands out."""
-    markers = "osv^D<>pPX*hd8"
-    with rc_context(_STYLE):
-        figure, axes = _canvas("", y_label)
-        figure.set_size_inches(5.2, 2.9)
-        for place, (name, values) in enumerate(lines.items()):
-            axes.plot(
-                range(len(groups)),
-                np.asarray(values, dtype=np.float64),
-                marker=markers[place % len(markers)],
-                color=_FIRST if place == 0 else _SECOND,
-                alpha=1.0 if place == 0 else 0.55,
-                label=name,
-            )
-        axes.set_xticks(range(len(groups)), list(groups))
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), handlelength=1.6)
         return _svg(figure)
 
 

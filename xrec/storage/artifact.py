@@ -35,16 +35,13 @@ Kind = Literal[
     "recommendations",
     "llm",
     "adapter",
-    "peer",
+    "baseline",
     "explanations",
     "evaluation",
     "scores",
-    "ablation",
     "comparison",
     "texts",
     "likelihoods",
-    "lora",
-    "judgements",
 ]
 
 
@@ -60,11 +57,10 @@ _MADE_BY: Mapping[Kind, str] = {
     "recommendations": "xrec recommend",
     "llm": "xrec build-sample-llm",
     "adapter": "xrec train-adapter",
-    "peer": "xrec peer",
+    "baseline": "xrec lab compare",
     "explanations": "xrec backfill",
     "evaluation": "xrec evaluate",
-    "ablation": "xrec ablate",
-    "comparison": "xrec compare",
+    "comparison": "xrec lab compare",
 }
 """The commands that make the artifacts, for messages."""
 

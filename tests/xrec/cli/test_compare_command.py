@@ -1,4 +1,4 @@
-"""`xrec compare`: its two options stand for keys of its config."""
+"""`xrec lab compare`: its two options stand for keys of its config."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def blind_sheet_of(project: Path, *arguments: str) -> dict[str, object]:
-    result = CliRunner().invoke(app, ["compare", str(project), *arguments, "--dry-run"])
+    result = CliRunner().invoke(app, ["lab", "compare", str(project), *arguments, "--dry-run"])
     assert result.exit_code == 0, result.output
     found: dict[str, object] = yaml.safe_load(result.stdout)["blind_sheet"]
     return found
@@ -38,14 +38,9 @@ def test_compare_without_options_asks_nobody(project: Path) -> None:
 
 
 def test_compare_unknown_contestant_is_a_mistake_in_the_config(project: Path) -> None:
-    result = CliRunner().invoke(app, ["compare", str(project), "contestants=[profile,oures]"])
+    result = CliRunner().invoke(
+        app, ["lab", "compare", str(project), "contestants=[profile,oures]"]
+    )
     assert result.exit_code == 2
     assert "'oures' is none of" in result.stderr
     assert "did you mean 'ours'?" in result.stderr
-
-
-def test_compare_verdict_of_one_seed_is_a_mistake_in_the_config(project: Path) -> None:
-    arguments = ["contestants=[ours,profile]", "llm.model=m", "seeds=[0]", "verdict=true"]
-    result = CliRunner().invoke(app, ["compare", str(project), *arguments])
-    assert result.exit_code == 2
-    assert "verdict needs 3 seeds, saw 1" in result.stderr

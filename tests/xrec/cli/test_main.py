@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from jobs.catalogue import JOBS, Job
+from jobs.catalogue import JOBS, Job, job_named
 from xrec.cli.main import app
 from xrec.config.data import PrepareConfig
 from xrec.config.jobs import JOBS as CONFIG_TYPES
@@ -59,10 +59,17 @@ def test_help_lists_every_command() -> None:
     code, out, _ = _xrec("--help")
     assert code == 0
     for name in [*COMMANDS, *GROUPS]:
-        assert f"\n  {name} " in out
+        assert f"\n  {name.split()[0]} " in out
 
 
-COMMANDS = [*(job.name for job in JOBS), "run", "status", "explain", "demo", "submit"]
+COMMANDS = [
+    *(" ".join(job.words or (job.name,)) for job in JOBS),
+    "run",
+    "status",
+    "explain",
+    "demo",
+    "submit",
+]
 GROUPS = {
     "jobs": ("list", "logs", "stop"),
     "cluster": ("status",),
@@ -93,7 +100,7 @@ def test_help_imports_neither_torch_nor_ray_nor_pyarrow() -> None:
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_keys_lists_every_key_of_the_job_with_its_meaning(job: Job) -> None:
-    code, out, _ = _xrec(job.name, "--keys")
+    code, out, _ = _xrec(*(job.words or (job.name,)), "--keys")
     assert code == 0
     listed = [
         line.split()[0] for line in out.splitlines() if line.startswith("  ") and line[2] != " "
@@ -121,7 +128,7 @@ def test_dry_run_every_section_of_every_config_file_passes(
     path: Path, job: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = _xrec(job, path, "--dry-run")
+    code, out, err = _xrec(*(job_named(job).words or (job,)), path, "--dry-run")
     assert code == 0, err
     assert yaml.safe_load(out)["workspace"]
     assert list(tmp_path.iterdir()) == []

@@ -37,23 +37,55 @@ def test_ours_is_the_train_adapter_run_of_the_same_keys_with_the_entrys_seed() -
     assert config.training_of("ours", 2, "elsewhere") == expected
 
 
-def test_without_aspects_is_ours_without_aspects() -> None:
-    config = make_config(prompt={**PROMPT, "aspects": 3}, contestants=["ours", "without_aspects"])
-    ours, without = (config.training_of(name, 0, "a") for name in config.contestants)
-    assert (ours.prompt.aspects, without.prompt.aspects) == (3, 0)
-    assert without.prompt.item == ours.prompt.item
-    assert without.model == ours.model
+def differences(variant: str) -> dict[str, Any]:
+    """What the variant's training has in place of the full one's, by dotted key."""
+    config = make_config(prompt={**PROMPT, "aspects": 3})
+    full, other = (
+        config.training_of(name, 3, "w/adapter").model_dump() for name in ("ours", variant)
+    )
+    return {
+        f"{section}.{key}": value
+        for section in full
+        if full[section] != other[section]
+        for key, value in other[section].items()
+        if full[section][key] != value
+    }
+
+
+WITHOUT_PROFILE = {
+    "prompt.user": "User: {user}",
+    "prompt.item": "Item: {item} {item_title}.",
+    "prompt.aspects": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ("ours", {}),
+        ("without_profile", WITHOUT_PROFILE),
+        ("without_injection", {"model.injection": "none"}),
+        ("without_both", {"model.injection": "none", **WITHOUT_PROFILE}),
+        ("without_aspects", {"prompt.aspects": 0}),
+        ("random_vectors", {"model.vectors": "random"}),
+        ("constant", {"model.vectors": "constant"}),
+    ],
+)
+def test_variant_changes_what_its_name_says_and_nothing_else(
+    variant: str, expected: dict[str, Any]
+) -> None:
+    assert differences(variant) == expected
 
 
 def test_budget_is_the_same_for_all_that_are_trained() -> None:
     config = make_config(budget={"max_pairs": 2000, "num_epochs": 1}, training={"num_epochs": 4})
-    adapter, lora = config.training_of("constant", 1, "a").training, config.lora_of(1)
+    adapter = config.training_of("constant", 1, "a").training
     assert (adapter.max_pairs, adapter.num_epochs, adapter.seed) == (2000, 1, 1)
-    assert (lora.max_pairs, lora.num_epochs, lora.seed) == (2000, 1, 1)
-    assert (
-        make_config(training={"num_epochs": 4}).training_of("ours", 0, "a").training.max_pairs
-        is None
-    )
+    assert config.recipe_of("lora").num_epochs == config.recipe_of("peter_plus").num_epochs == 1
+    assert config.max_training_pairs == 2000
+    alone = make_config(training={"num_epochs": 4, "max_pairs": 7})
+    assert alone.training_of("ours", 0, "a").training.num_epochs == 4
+    assert (alone.max_training_pairs, alone.recipe_of("nrt").num_epochs) == (7, 100)
 
 
 def test_texts_of_an_entry_are_a_backfill_that_no_failures_stop() -> None:
@@ -78,25 +110,13 @@ def test_contestants_that_chance_does_not_touch_have_no_seed() -> None:
     assert make_config(decoding={"text": {"checks": {"unsupported": True}}}).is_seeded("zero_shot")
 
 
-def test_peers_are_runs_of_xrec_peer_with_the_budget_and_keys_of_theirs() -> None:
-    config = make_config(
-        contestants=["att2seq"],
-        llm=None,
-        budget={"max_pairs": 2000},
-        peers={
-            "att2seq": {
-                "max_words": 30,
-                "training": {"patience": 3},
-                "att2seq": {"hidden_size": 64},
-            }
-        },
-    )
-    peer = config.peer_of("att2seq", 2, pairs="p.parquet", model="m", texts="t")
-    assert (peer.kind, peer.seed, peer.pairs) == ("att2seq", 2, "p.parquet")
-    assert (peer.artifact("peer"), peer.artifact("explanations")) == ("m", "t")
-    assert (peer.training.max_pairs, peer.training.patience) == (2000, 3)
-    assert (peer.max_words, peer.att2seq.hidden_size) == (30, 64)
-    assert config.is_seeded("att2seq")
+def test_baselines_have_sections_of_their_own_and_peter_plus_that_of_peter() -> None:
+    sections = {"att2seq": {"hidden_size": 64, "patience": 3}, "peter": {"num_layers": 1}}
+    config = make_config(contestants=["att2seq", "peter_plus"], llm=None, baselines=sections)
+    att2seq, peter = config.recipe_of("att2seq"), config.recipe_of("peter_plus")
+    assert (att2seq.patience, att2seq.learning_rate) == (3, 1e-4)
+    assert peter == config.recipe_of("peter") == config.baselines.peter
+    assert (peter.optimizer, peter.learning_rate) == ("sgd", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -108,29 +128,25 @@ def test_peers_are_runs_of_xrec_peer_with_the_budget_and_keys_of_theirs() -> Non
         ({"contestants": []}, "contestants"),
         ({"contestants": ["ours", "without_aspects"]}, "prompt.aspects is above 0"),
         ({"contestants": ["ours"], "llm": None}, "llm is required"),
-        ({"model": {"injection": "none"}}, "injection not none"),
-        ({"seeds": [0], "verdict": True}, "verdict needs 3 seeds, saw 1"),
+        ({"model": {"injection": "none"}}, "injection not none, saw graph and none"),
+        ({"model": {"vectors": "random"}}, "vectors must be graph .* saw random and projected"),
         ({"seeds": [0, 0]}, "each once"),
         ({"seeds": [-1]}, "from 0 on"),
         ({"texts": {"ours": {"uri": "a.csv"}}}, "'ours' cannot be a name"),
         ({"texts": {"a/b": {"uri": "a.csv"}}}, "'a/b' cannot be a name"),
         ({"texts": {"public": {"uri": "a.xlsx"}}}, "ends in one of .parquet"),
-        ({"blind_sheet": {"questions": {"judge": "?"}}}, "'judge' cannot be a question"),
+        ({"blind_sheet": {"questions": {"pair": "?"}}}, "'pair' cannot be a question"),
         ({"blind_sheet": {"questions": {"Is it?": "?"}}}, "'Is it\\?' cannot be a question"),
         ({"max_pairs": 1}, "max_pairs"),
-        ({"peers": {"nrt": {"pairs": "p"}}}, r"peers\.nrt: pairs cannot be given here"),
-        ({"contestants": ["nrt"], "peers": {"nrt": {"hidden": 3}}}, "hidden"),
-        ({"peers": {"neither": {}}}, "neither"),
+        ({"baselines": {"nrt": {"hidden": 3}}}, r"baselines\.nrt\.hidden: unknown key"),
+        ({"baselines": {"peter": {"num_heads": 3}}}, "multiple of num_heads = 3, saw 512"),
+        ({"baselines": {"neither": {}}}, "neither"),
         ({"contestants": ["pepler"], "llm": None}, "llm is required"),
     ],
 )
 def test_comparison_that_cannot_be_made_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_config(**changes)
-
-
-def test_a_verdict_may_be_asked_for_where_nothing_is_trained() -> None:
-    assert make_config(contestants=["profile", "nearest"], seeds=[0], verdict=True).verdict
 
 
 def test_texts_from_elsewhere_are_a_contestant_by_their_name() -> None:

@@ -46,13 +46,6 @@ def test_baseline_of_one_which_would_divide_by_zero_is_refused() -> None:
         MetricsConfig.model_validate({"encoder": {"baseline": [0.8, 1.0, 0.8]}})
 
 
-def test_names_of_checkpoints_are_without_their_place() -> None:
-    config = MetricsConfig.model_validate(
-        {"bart_score": {"source": "org/bart"}, "bleurt": {"source": "/models/bleurt/"}}
-    )
-    assert (config.bart_score.name, config.bleurt.name) == ("bart", "bleurt")
-
-
 def test_endpoint_judges_of_several_processes_share_their_limits_and_engines_have_none() -> None:
     limits = {"concurrency": 16, "requests_per_minute": 90.0}
     engine = {"name": "cid", "model": {"kind": "engine", "llm": {"model": "none"}}}

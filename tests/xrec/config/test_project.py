@@ -7,9 +7,9 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from xrec.config.ablate import AblateConfig
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
+from xrec.config.compare import CompareConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.jobs import JOBS, SHARED
@@ -29,7 +29,7 @@ FILE: dict[str, Any] = {
         "scaling": {"device": "cpu"},
     },
     "backfill": {"pairs": {"kind": "split"}, "decoding": {"text": {"max_words": 30}}},
-    "ablate": {"training": {"num_epochs": 1}},
+    "compare": {"training": {"num_epochs": 1}},
 }
 
 
@@ -60,10 +60,10 @@ def test_section_that_repeats_a_shared_key_overrides_it_for_that_job_key_by_key(
     assert load_config(PretrainGraphConfig, path).scaling.device == "auto"
 
 
-def test_ablate_is_laid_over_train_adapter(path: Path) -> None:
-    ablate = load_config(AblateConfig, path)
-    assert ablate.model == load_config(TrainAdapterConfig, path).model
-    assert (ablate.training.num_epochs, ablate.scaling.device) == (1, "cpu")
+def test_compare_is_laid_over_train_adapter(path: Path) -> None:
+    compare = load_config(CompareConfig, path)
+    assert compare.model == load_config(TrainAdapterConfig, path).model
+    assert (compare.training.num_epochs, compare.scaling.device) == (1, "cpu")
 
 
 def test_shared_key_has_the_same_meaning_in_all_jobs() -> None:
@@ -104,8 +104,8 @@ def test_override_of_a_section_replaces_it(path: Path) -> None:
     assert (config.decoding.temperature, config.decoding.max_new_tokens) == (0.5, 80)
 
 
-def test_override_of_train_adapters_place_reaches_ablate(path: Path) -> None:
-    config = load_config(AblateConfig, path, ["train-adapter.model.num_tokens=2"])
+def test_override_of_train_adapters_place_reaches_compare(path: Path) -> None:
+    config = load_config(CompareConfig, path, ["train-adapter.model.num_tokens=2"])
     assert config.model.num_tokens == 2
 
 
@@ -129,7 +129,7 @@ def test_project_overrides_are_shared_keys_and_places(path: Path) -> None:
         (
             "training.num_epochs=3",
             "a job's name before the key: pretrain-graph.training.num_epochs, "
-            "train-adapter.training.num_epochs, ablate.training.num_epochs",
+            "train-adapter.training.num_epochs, compare.training.num_epochs",
         ),
         ("zzz=3", "override 'zzz': .*; the jobs are build-sample-llm, annotate, prepare"),
     ],
@@ -155,7 +155,7 @@ MISTAKES = [
     (
         {"training": {"num_epochs": 3}},
         r"training: unknown key; .*training stands in pretrain-graph\.training, "
-        r"train-adapter\.training, train-ranker\.training, ablate\.training",
+        r"train-adapter\.training, train-ranker\.training, compare\.training",
     ),
     (
         {"backfill": {"pairs": {"kind": "split"}, "splits": {"test": 0.1}}},
@@ -173,11 +173,11 @@ MISTAKES = [
     ({"cold_start": {"user": "x"}}, r"cold_start\.user: unknown key; did you mean 'users'\?"),
     ({"prepare": ["a"]}, r"prepare: expected a mapping of keys to values, saw list"),
     (
-        {"ablate": {"contestants": ["constant", "ours"]}},
-        r"  ablate: contestants: the first is ours",
+        {"compare": {"contestants": ["ours", "ours"]}},
+        r"  compare: contestants: each once",
     ),
     (
-        {"train-adapter": {"model": {"dropout": 2}}, "ablate": {}},
+        {"train-adapter": {"model": {"dropout": 2}}, "compare": {}},
         r"  train-adapter\.model\.dropout: .* saw 2",
     ),
 ]

@@ -83,20 +83,6 @@ def test_pairs_whose_prompt_is_too_long_count_in_all_but_the_likelihoods(make_ev
     assert "nll_own" not in compute_metrics([long], make_evaluate_config())
 
 
-def test_aspect_accuracies_are_compared_on_the_pairs_with_both_texts(make_evaluate_config):
-    planted = {"aspect": "jazz", "aspects": ("jazz", "view")}
-    pairs = [
-        scored("a", "Jazz.", shuffled_explanation="Jazz.", **planted),
-        scored("b", "A view.", shuffled_explanation=None, **planted),
-        scored("c", "A view.", shuffled_explanation=None, **planted),
-    ]
-    metrics = compute_metrics(pairs, make_evaluate_config())
-    assert [
-        metrics[name].value
-        for name in ("aspect_accuracy", "aspect_accuracy_both", "aspect_accuracy_shuffled")
-    ] == [pytest.approx(1 / 3), 1, 1]
-
-
 def test_text_that_also_names_an_aspect_the_item_lacks_is_wrong(make_evaluate_config):
     planted = {"nll_own": 1.0, "nll_shuffled": 1.0, "reference": "r"}
     pairs = [

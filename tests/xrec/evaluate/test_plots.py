@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 
 from xrec.evaluate.plots import (
-    group_plot,
     history_plot,
-    interval_plot,
     length_plot,
     nll_plot,
 )
@@ -43,11 +41,6 @@ def test_plot_is_well_formed_svg_in_the_pages_colours_with_nothing_fetched(name)
     assert not re.search(r'(?:href|src)="(?!#)', svg)
 
 
-@pytest.mark.parametrize("name", ["history", "length", "nll"])
-def test_plot_of_equal_data_is_equal(name):
-    assert _plots()[name] == _plots()[name]
-
-
 def test_plots_on_one_page_share_no_id_with_another_meaning():
     seen: dict[str, str] = {}
     for svg in _plots().values():
@@ -80,18 +73,3 @@ def test_nll_plot_of_very_many_pairs_stays_small_and_of_equal_values_works():
 
 def test_length_plot_of_empty_texts_works():
     assert length_plot([0, 0], [0, 0]).startswith("<svg")
-
-
-def test_interval_plot_names_each_row_and_spans_its_interval() -> None:
-    svg = interval_plot([("ours", 0.5, 0.4, 0.6), ("profile", 0.3, None, None)], "ROUGE-L")
-    assert ">ours<" in svg
-    assert ">profile<" in svg
-    assert ">ROUGE-L<" in svg
-    assert svg == interval_plot([("ours", 0.5, 0.4, 0.6), ("profile", 0.3, None, None)], "ROUGE-L")
-
-
-def test_group_plot_has_a_line_a_name_with_gaps_where_there_is_no_value() -> None:
-    lines = {"ours": [0.1, float("nan"), 0.3], "profile": [0.2, 0.2, 0.2]}
-    svg = group_plot(lines, ["none", "1: 1 to 2", "2: 3"], "ROUGE-L")
-    for text in ("ours", "profile", "none", "1: 1 to 2", "2: 3"):
-        assert f">{text}<" in svg

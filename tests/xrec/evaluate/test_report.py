@@ -116,15 +116,6 @@ def test_report_of_pairs_whose_prompt_is_too_long_has_no_plot_of_likelihoods(ren
     assert "No reference could be weighed" in page.text
 
 
-def test_report_has_unique_ids(render):
-    ids = [
-        attrs["id"]
-        for tag, attrs in _Page(render()).tags
-        if "id" in attrs and tag not in ("path", "clippath")
-    ]
-    assert len(ids) == len(set(ids))
-
-
 @pytest.mark.parametrize(
     ("gain", "beginning"),
     [

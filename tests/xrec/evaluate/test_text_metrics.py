@@ -1,19 +1,13 @@
 import math
-from itertools import combinations
 
-import numpy as np
 import pytest
 
 from xrec.evaluate.text_metrics import (
     corpus_bleu,
-    distinct_words,
     empty_share,
-    frequent_words_share,
     num_words,
     rouge_l,
-    share_nearer,
     share_over,
-    specificity,
     unique_sentence_ratio,
 )
 
@@ -49,42 +43,7 @@ def test_lengths_count_words_and_shares_are_strict():
     assert empty_share(texts) == 0.5
 
 
-def test_specificity_of_copied_swapped_and_empty_texts_is_1_0_and_a_half():
-    references = ["a quiet lake", "a loud market", "a steep hill"]
-    texts = ["the lake is quiet", "a quiet lake", ""]
-    # The second copies another's reference: of the two others it is nearer to the first, and its
-    # own is as near as the third, which shares "a" alone and is as long.
-    assert specificity(texts, references).tolist() == [1.0, 0.25, 0.5]
-
-
-def test_share_nearer_counts_ties_half_and_only_the_others_asked_for():
-    similarities = np.array([[0.5, 0.5, 0.9], [0.1, 0.2, 0.0], [0.3, 0.3, 0.3]])
-    others = np.array([[0, 1, 1], [1, 0, 1], [0, 0, 0]], dtype=bool)
-    assert share_nearer(similarities, others) == pytest.approx([0.25, 1.0, np.nan], nan_ok=True)
-
-
-def test_distinct_words_equal_the_mean_over_all_draws_by_hand():
-    texts = ["red red door", "Red window", "blue roof", "roof of red tin", ""]
-    draws = [
-        len({word for text in drawn for word in text.lower().split()})
-        for drawn in combinations(texts, 3)
-    ]
-    assert distinct_words(texts, 3) == pytest.approx(np.mean(draws))
-    assert distinct_words(texts, 5) == 7
-
-
-def test_distinct_words_of_too_few_texts_are_refused():
-    with pytest.raises(ValueError, match="2 texts; expected 3 or more"):
-        distinct_words(["a", "b"], 3)
-
-
-def test_frequent_words_share_is_that_of_all_running_words():
-    assert frequent_words_share(["a a b", "A c d e"], num_words=1) == 3 / 7
-    assert frequent_words_share(["a b", "c"], num_words=5) == 1
-    assert frequent_words_share(["", " "]) == 0
-
-
-@pytest.mark.parametrize("metric", [corpus_bleu, rouge_l, specificity])
+@pytest.mark.parametrize("metric", [corpus_bleu, rouge_l])
 def test_reference_metrics_of_unequal_lengths_are_refused(metric):
     with pytest.raises(ValueError, match="2 explanations and 1 references"):
         metric(["a", "b"], ["a"])

@@ -17,14 +17,13 @@ import pytest
 import ray
 import requests
 from ray import serve
-from xrec.serve.app import serve_options
 
 from jobs.serve import checked, deploy
 from tests.xrec.serve.local_endpoint import Endpoint, sse
 from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
 from xrec.backfill import read_explanations
 from xrec.config.serve import ServeConfig
-from xrec.serve.app import APP
+from xrec.serve.app import APP, serve_options
 
 
 @dataclass(frozen=True)

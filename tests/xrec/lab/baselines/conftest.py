@@ -1,0 +1,144 @@
+"""A small catalogue with twenty training explanations, and small baselines over it."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.prepare import run as prepare_dataset
+from tests.toy import save_toy_model
+from xrec.config.backfill import ActorsConfig
+from xrec.config.base import parse_config
+from xrec.config.baselines import BaselinesConfig
+from xrec.config.data import PrepareConfig
+from xrec.config.llm import LLMConfig
+from xrec.config.prompt import PromptConfig
+from xrec.config.shared import ScalingConfig
+from xrec.data.dataset import Dataset, read_dataset
+from xrec.lab.baselines import Baseline
+from xrec.storage import open_location
+
+NUM_USERS, NUM_ITEMS = 10, 6
+FOODS = ("Soup", "Noodles", "Waffles", "Dumplings", "Curry", "A well-known pie")
+PLACES = ("garden", "view", "room", "terrace", "café", "bar", "roof", "pier", "hall", "yard")
+SMALL: dict[str, dict[str, Any]] = {
+    "att2seq": {"embedding_dim": 5, "hidden_size": 7, "dropout": 0.0},
+    "nrt": {"embedding_dim": 4, "hidden_size": 8},
+    "peter": {"embedding_dim": 8, "feedforward_size": 8, "num_layers": 1, "dropout": 0.0},
+}
+
+MakeBaseline = Callable[..., Baseline]
+PROMPT = PromptConfig(
+    instruction="Why?", user="{user} {user_profile}", item="{item} {item_title}. {item_profile}"
+)
+
+
+def explanation(user: int, item: int) -> str:
+    """What a user says of an item: what both bring, so that neither alone tells the text."""
+    return f"{FOODS[item]}, {PLACES[user]}!"
+
+
+def _rows() -> Mapping[str, list[dict[str, Any]]]:
+    pairs = [(user, (user + step) % NUM_ITEMS) for user in range(NUM_USERS) for step in range(4)]
+    splits = ["train", "train", "validation", "test"]
+    return {
+        "users": [
+            {"user_id": f"u{user}", "profile": f"Guest {user}."} for user in range(NUM_USERS)
+        ],
+        "items": [
+            {"item_id": f"i{item}", "title": f"Place {item}", "profile": f"Known for {food}."}
+            for item, food in enumerate(FOODS)
+        ],
+        "interactions": [
+            {"user_id": f"u{user}", "item_id": f"i{item}", "split": "train"}
+            for place, (user, item) in enumerate(pairs)
+            if splits[place % 4] == "train"
+        ],
+        "explanations": [
+            {
+                "user_id": f"u{user}",
+                "item_id": f"i{item}",
+                "explanation": explanation(user, item),
+                "split": splits[place % 4],
+            }
+            for place, (user, item) in enumerate(pairs)
+        ],
+    }
+
+
+def prepare(folder: Path, rows: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Prepare a dataset of these tables in `folder`; returns the workspace."""
+    raw = folder / "raw"
+    raw.mkdir()
+    for name, table in rows.items():
+        lines = "".join(json.dumps(row) + "\n" for row in table)
+        (raw / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    source = {"kind": "tables", "uri": str(raw)}
+    prepare_dataset(parse_config(PrepareConfig, {"workspace": str(folder), "source": source}))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A workspace with the dataset; no test writes to it."""
+    return prepare(tmp_path_factory.mktemp("baselines"), _rows())
+
+
+@pytest.fixture(scope="session")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same workspace, where each explanation has a rating, 2 to 4.5, and one has none."""
+    rows = _rows()
+    for row in rows["explanations"]:
+        user, item = int(row["user_id"][1:]), int(row["item_id"][1:])
+        row["rating"] = None if (user, item) == (0, 0) else 2 + (user + item) % 6 / 2
+    return prepare(tmp_path_factory.mktemp("rated"), rows)
+
+
+@pytest.fixture(scope="session")
+def dataset(workspace: str) -> Dataset:
+    """The dataset."""
+    return read_dataset(open_location(f"{workspace}/dataset"))
+
+
+@pytest.fixture(scope="session")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> LLMConfig:
+    """A toy language model in float32."""
+    return LLMConfig(model=str(save_toy_model(tmp_path_factory.mktemp("llm"))), dtype="float32")
+
+
+@pytest.fixture
+def make_baseline(workspace: str, tmp_path: Path, llm: LLMConfig) -> MakeBaseline:
+    """Makes small baselines whose models lie in the test's folder; `recipe` changes its section."""
+
+    def make(kind: str = "att2seq", **values: Any) -> Baseline:
+        section = "peter" if kind == "peter_plus" else kind
+        recipe = {**SMALL.get(section, {}), **values.pop("recipe", {})}
+        defaults = {
+            "seed": 0,
+            "recipe": BaselinesConfig.model_validate({section: recipe}).recipe(kind),
+            "dataset": f"{workspace}/dataset",
+            "aspects": f"{workspace}/aspects",
+            "output": str(tmp_path / "model"),
+            "llm": llm,
+            "prompt": PROMPT,
+            "actors": ActorsConfig(device="cpu", num_actors=1),
+            "scaling": ScalingConfig(device="cpu", num_workers=1),
+        }
+        return Baseline(kind, **{**defaults, **values})
+
+    return make
+
+
+@pytest.fixture
+def processes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write texts in this process, without Ray."""
+
+    def map_here(make: Any, items: list[Any], **resources: Any) -> Iterator[tuple[int, Any]]:
+        work = make()
+        for place in reversed(range(len(items))):
+            yield place, work(items[place])
+
+    monkeypatch.setattr("xrec.lab.baselines.texts.map_in_processes", map_here)
+    monkeypatch.setattr("xrec.lab.baselines.texts.gpus_each", lambda *arguments: 0)

@@ -1,0 +1,129 @@
+"""Examples of explained pairs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.toy import toy_tokenizer
+from tests.xrec.lab.baselines.conftest import MakeBaseline, explanation, prepare
+from xrec.data.dataset import Dataset, read_dataset
+from xrec.errors import DataError
+from xrec.lab.baselines.batch import TextExample, collate, example
+from xrec.lab.baselines.data import build_data, length_that_fits, rating_scale
+from xrec.lab.baselines.models.model import Ratings
+from xrec.lab.baselines.words import BEGIN, END, UNKNOWN
+from xrec.llm.nll import IGNORE
+from xrec.storage import open_location
+
+
+def test_data_examples_are_the_explained_pairs_with_their_ends(
+    make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    data = build_data(make_baseline(), dataset)
+    assert data.codec is not None
+    assert (len(data.train), len(data.validation)) == (20, 10)
+    first = data.train[0]
+    assert (first.user_index, first.item_index, first.token_ids[-1]) == (0, 0, END)
+    assert data.codec.decode(list(first.token_ids)) == explanation(0, 0)
+    assert np.isnan(first.rating)
+
+
+def test_data_vocabulary_is_of_training_explanations_alone(
+    make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    drawn = build_data(make_baseline(max_pairs=3), dataset)
+    assert drawn.codec is not None
+    assert len(drawn.train) == 3
+    texts = [drawn.codec.decode(list(example.token_ids)) for example in drawn.train]
+    seen = {piece for text in texts for piece in drawn.codec.encode(text)}
+    assert len(drawn.codec) == 4 + len(seen)
+    assert UNKNOWN in {each for example in drawn.validation for each in example.token_ids}
+
+
+def test_data_budget_is_the_same_for_all_seeds_and_the_smaller_is_in_the_larger(
+    make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    def pairs(seed: int, count: int) -> set[tuple[int, int]]:
+        config = make_baseline(seed=seed, max_pairs=count)
+        train = build_data(config, dataset).train
+        return {(example.user_index, example.item_index) for example in train}
+
+    assert pairs(0, 5) == pairs(7, 5)
+    assert pairs(0, 5) < pairs(0, 9)
+
+
+def test_data_longest_text_follows_the_training_explanations() -> None:
+    lengths = [*range(1, 200), 1000]  # 200 of them; 198 do not exceed 198
+    assert length_that_fits(lengths) == 198
+    assert length_that_fits([5]) == 5
+    assert length_that_fits([0, 0]) == 1
+
+
+def test_data_text_that_is_cut_has_no_end() -> None:
+    assert example((1, 2), [7, 8, 9], 3, END) == TextExample(1, 2, (7, 8, 9, END), 3)
+    assert example((1, 2), [7, 8, 9], 2, END) == TextExample(1, 2, (7, 8), 2)
+
+
+def test_collate_pads_and_says_what_counts() -> None:
+    batch = collate([TextExample(1, 2, (7, 8, END), 2), TextExample(3, 4, (9,), 1, rating=4.0)])
+    assert batch.pairs.users.tolist() == [1, 3]
+    assert batch.pairs.items.tolist() == [2, 4]
+    assert batch.pairs.aspects.shape == (2, 0)
+    assert batch.lengths.tolist() == [3, 1]
+    assert batch.labels.tolist() == [[7, 8, END], [9, IGNORE, IGNORE]]
+    assert batch.words.tolist() == [[7, 8, IGNORE], [9, IGNORE, IGNORE]]
+    assert batch.counts.tolist() == [4, 3, 1]
+    assert batch.inputs(BEGIN).tolist() == [[BEGIN, 7, 8], [BEGIN, 9, 0]]
+    assert batch.ratings.isnan().tolist() == [True, False]
+
+
+def test_data_without_explanations_is_refused(make_baseline: MakeBaseline, tmp_path: Path) -> None:
+    def without(splits: set[str]) -> Dataset:
+        folder = tmp_path / "-".join(splits or {"none"})
+        folder.mkdir()
+        rows: dict[str, list[dict[str, Any]]] = {
+            "users": [{"user_id": "u", "profile": ""}],
+            "items": [{"item_id": "i", "title": "", "profile": ""}],
+            "interactions": [{"user_id": "u", "item_id": "i", "split": "train"}],
+            "explanations": [
+                {"user_id": "u", "item_id": "i", "explanation": "Good.", "split": split}
+                for split in splits
+            ],
+        }
+        return read_dataset(open_location(f"{prepare(folder, rows)}/dataset"))
+
+    with pytest.raises(DataError, match="1 training and 0 validation pairs with an explanation"):
+        build_data(make_baseline(), without({"train"}))
+
+
+def test_data_ratings_are_those_of_training_pairs_with_theirrating_scale(
+    make_baseline: MakeBaseline, rated: str, dataset: Dataset
+) -> None:
+    with_ratings = read_dataset(open_location(f"{rated}/dataset"))
+    data = build_data(make_baseline(), with_ratings)
+    assert data.ratings == Ratings(2, 5)
+    for each in data.train[1:]:
+        assert each.rating == 2 + (each.user_index + each.item_index) % 6 / 2
+    assert np.isnan(data.train[0].rating)
+    assert all(np.isnan(each.rating) for each in data.validation)  # held-out ratings stay outside
+    assert build_data(make_baseline(), dataset).ratings is None
+
+
+def test_data_ratings_off_anyrating_scale_are_refused() -> None:
+    assert rating_scale([0.0, 999.0]) == Ratings(0, 999)
+    with pytest.raises(DataError, match=r"ratings of 0 to 1e\+06 are 1,000,001 whole numbers"):
+        rating_scale([0.0, 1e6])
+
+
+def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(
+    make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    data = build_data(make_baseline("lora", max_pairs=5), dataset)
+    assert (len(data.train), len(data.validation), data.num_tokens) == (5, 10, 0)
+    read = {token for each in data.train for token in each.prompt_ids}
+    assert max(read) < len(toy_tokenizer())  # no user and no item among the tokens
+    few = make_baseline("lora", recipe={"max_explanation_tokens": 1})
+    with pytest.raises(DataError, match=r"none of 20 pairs .* 'explanation_too_long': 20"):
+        build_data(few, dataset)

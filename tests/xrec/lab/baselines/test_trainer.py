@@ -1,0 +1,337 @@
+"""The training loop, in this process, of every kind of baseline."""
+
+import math
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.fake_gpu import CPU, GPU, FakeGPU
+from tests.xrec.lab.baselines.conftest import MakeBaseline, explanation
+from xrec.data.dataset import Dataset, read_dataset
+from xrec.errors import ArtifactMismatchError, TrainingError
+from xrec.lab.baselines import Baseline
+from xrec.lab.baselines.batch import collate, collate_pairs, example, of_similar_length
+from xrec.lab.baselines.build import Sizes, build_model
+from xrec.lab.baselines.data import BaselineData, build_data
+from xrec.lab.baselines.models.model import Writer
+from xrec.lab.baselines.trainer import BaselineTrainer, Workers
+from xrec.lab.baselines.words import END, Words
+from xrec.lab.baselines.write import write_greedily
+from xrec.storage import open_location
+
+PLAIN = {"dropout": 0.0, "batch_size": 20}
+OVERFIT: dict[str, dict[str, Any]] = {
+    "att2seq": {"embedding_dim": 32, "hidden_size": 32, "learning_rate": 0.03, **PLAIN},
+    "nrt": {
+        "embedding_dim": 32,
+        "hidden_size": 48,
+        "num_rating_layers": 2,
+        "learning_rate": 0.03,
+        "batch_size": 20,
+    },
+    "peter": {
+        "embedding_dim": 32,
+        "feedforward_size": 32,
+        "num_layers": 2,
+        "optimizer": "adam",
+        "learning_rate": 0.01,
+        **PLAIN,
+    },
+    "pepler": {"learning_rate": 0.01, "batch_size": 20, "micro_batch_size": 20},
+}
+
+
+def trainer_of(baseline: Baseline, data: BaselineData, **settings: Any) -> BaselineTrainer:
+    model = build_model(baseline, Sizes.of(data))
+    return BaselineTrainer(model, data, baseline.recipe, seed=baseline.seed, **settings)
+
+
+def texts_of(trainer: BaselineTrainer, data: BaselineData, device: torch.device = CPU) -> list[str]:
+    """What the trainer's model writes for the training pairs."""
+    model, codec = trainer.model.eval(), data.codec
+    assert isinstance(model, Writer)
+    assert codec is not None
+    pairs = collate_pairs(
+        [each.user_index for each in data.train],
+        [each.item_index for each in data.train],
+        [each.aspect_ids for each in data.train],
+    )
+    written = write_greedily(
+        model,
+        pairs.to(device),
+        end_ids=codec.end_ids,
+        never_written=codec.never_written,
+        max_tokens=data.max_words,
+    )
+    return [codec.decode(ids) for ids in written]
+
+
+def rows_of(trainer: BaselineTrainer) -> list[dict[str, Any]]:
+    """The history, without times."""
+    return [{**row, "seconds": 0} for row in trainer.progress.history]
+
+
+@pytest.mark.parametrize("kind", OVERFIT)
+def test_trainer_overfits_twenty_pairs_to_the_letter(
+    kind: str, make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    epochs = {"num_epochs": 400, "patience": 400, "max_validation_pairs": 1}
+    if kind == "pepler":
+        epochs["num_epochs"] = 60
+    baseline = make_baseline(kind, recipe={**OVERFIT[kind], **epochs})
+    data = build_data(baseline, dataset)
+    wanted = [explanation(each.user_index, each.item_index) for each in data.train]
+    assert len(set(wanted)) == len(wanted) == 20
+    trainer, written = trainer_of(baseline, data), []
+    while written != wanted and not trainer.has_finished:
+        for _ in range(20):
+            trainer.run_epoch()
+        written = texts_of(trainer, data)
+    assert written == wanted
+
+
+def test_trainer_learns_ratings_beside_texts(make_baseline: MakeBaseline, rated: str) -> None:
+    baseline = make_baseline("nrt", recipe={**OVERFIT["nrt"], "num_epochs": 60})
+    data = build_data(baseline, read_dataset(open_location(f"{rated}/dataset")))
+    trainer = trainer_of(baseline, data)
+    batch = collate(data.train)
+    with torch.no_grad():
+        before = trainer.model(batch)[2].item()
+        with torch.enable_grad():
+            while not trainer.has_finished:
+                trainer.run_epoch()
+        assert trainer.model(batch)[2].item() < 0.5 * before
+
+
+def test_trainer_stops_early_and_keeps_the_best_epoch(
+    make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    recipe = {"embedding_dim": 8, "hidden_size": 16, "learning_rate": 0.05, "patience": 2}
+    baseline = make_baseline(recipe=recipe)
+    trainer, kept = trainer_of(baseline, build_data(baseline, dataset)), []
+    while not trainer.has_finished:
+        trainer.run_epoch()
+        kept.append(trainer.best)
+    losses = [row["validation_loss"] for row in trainer.progress.history]
+    assert len(losses) < 100
+    assert min(losses) < losses[-1]
+    best = losses.index(min(losses))
+    assert all(later is kept[best] for later in kept[best:])
+
+
+@pytest.mark.parametrize("kind", ["att2seq", "lora"])
+def test_trainer_resumed_after_each_epoch_equals_an_unbroken_one(
+    kind: str, make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    if kind == "lora":
+        pytest.importorskip("peft", reason="the extra compare is not installed")
+    recipe = {"dropout": 0.3, "batch_size": 6, "num_epochs": 3}
+    baseline = make_baseline(kind, recipe=recipe)
+    data = build_data(baseline, dataset)
+    unbroken = trainer_of(baseline, data, run="r")
+    while not unbroken.has_finished:
+        unbroken.run_epoch()
+    files: dict[str, bytes] = {}
+    for _ in range(3):
+        resumed = trainer_of(baseline, data, run="r")
+        if files:
+            resumed.restore(files.__getitem__)
+        torch.manual_seed(99)  # no random number may come from before
+        resumed.run_epoch()
+        files = resumed.checkpoint()
+    assert resumed.has_finished
+    assert rows_of(resumed) == rows_of(unbroken)
+    assert all(torch.equal(resumed.best[name], each) for name, each in unbroken.best.items())
+    with pytest.raises(
+        ArtifactMismatchError, match="the checkpoint is of run r, this is run other"
+    ):
+        trainer_of(baseline, data, run="other").restore(files.__getitem__)
+
+
+def test_trainer_of_lora_changes_its_weights_alone_at_a_rate_that_rises_and_falls(
+    make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    pytest.importorskip("peft", reason="the extra compare is not installed")
+    recipe = {"num_epochs": 3, "batch_size": 8, "warmup_share": 0.4, "learning_rate": 0.02}
+    baseline = make_baseline("lora", recipe=recipe)
+    trainer = trainer_of(baseline, build_data(baseline, dataset))
+    before = {name: each.clone() for name, each in trainer.model.named_parameters()}
+    while not trainer.has_finished:
+        trainer.run_epoch()
+    losses = [row["train_loss"] for row in trainer.progress.history]
+    assert losses[-1] < losses[0]
+    assert all(".lora_" in name for name in trainer.best)
+    for name, each in trainer.model.named_parameters():
+        assert torch.equal(each, before[name]) or ".lora_" in name
+    shares = [trainer._rate_share(step) for step in range(9)]  # 3 epochs of 3 steps
+    assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert shares == sorted(shares[:4]) + sorted(shares[4:], reverse=True)
+
+
+def test_trainer_of_pepler_trains_the_vectors_first_and_then_everything_from_their_best(
+    make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    recipe = {"learning_rate": 0.5, "batch_size": 20, "num_epochs": 4, "patience": 2}
+    baseline = make_baseline("pepler", recipe=recipe)  # a rate so large that it gets worse
+    data = build_data(baseline, dataset)
+    first = trainer_of(baseline, data, run="r")
+    before = {name: each.detach().clone() for name, each in first.model.named_parameters()}
+    while first.progress.phase(baseline.recipe, 2) == 0:
+        first.run_epoch()
+    changed = {
+        name for name, each in first.model.named_parameters() if not torch.equal(each, before[name])
+    }
+    assert changed == first.best.keys() == {"users.weight", "items.weight"}
+    resumed = trainer_of(baseline, data, run="r")
+    resumed.restore(first.checkpoint().__getitem__)
+    started: dict[str, Tensor] = {}
+    begin = resumed._begin_phase
+    resumed._begin_phase = lambda phase: (  # type: ignore[method-assign]
+        begin(phase),
+        started.update({name: each.clone() for name, each in resumed.model.named_parameters()}),
+    )
+    best = first.best
+    resumed.run_epoch()
+    first.run_epoch()
+    assert all(torch.equal(started[name], best[name]) for name in best)
+    assert rows_of(resumed)[-1] == rows_of(first)[-1]
+    assert first.best.keys() == before.keys()  # the last phase has all
+
+
+def test_trainer_first_step_of_sgd_follows_the_gradient_of_the_mean_loss(
+    make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    recipe = {"optimizer": "sgd", "learning_rate": 0.5, "gradient_clipping": None, **PLAIN}
+    baseline = make_baseline(recipe=recipe)
+    data = build_data(baseline, dataset)
+    model = build_model(baseline, Sizes.of(data))
+    totals = model(collate(data.train))
+    (totals[0] / sum(map(len, data.train))).backward()
+    expected = {name: each - 0.5 * each.grad for name, each in model.named_parameters()}
+    trainer = trainer_of(baseline, data)
+    trainer.run_epoch()
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.allclose(parameter, expected[name], atol=1e-6), name
+
+
+def test_passes_have_texts_of_similar_length_and_each_of_them_once() -> None:
+    texts = [example((0, 0), range(2, 2 + length), 50, 1) for length in (3, 40, 3, 41, 4, 3) * 8]
+    lengths = [list(map(len, of_pass)) for of_pass in of_similar_length(texts, 12)]
+    assert [(min(each), max(each), len(each)) for each in lengths] == [
+        (4, 4, 12),
+        (4, 4, 12),
+        (5, 5, 8),
+        (41, 42, 12),
+        (42, 42, 4),
+    ]
+    assert list(of_similar_length([], 12)) == []
+
+
+@dataclass
+class _Meeting:
+    """Where two threads add up their tensors, as workers do."""
+
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2, timeout=30))
+    tensors: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Threads(Workers):
+    meeting: _Meeting = field(default_factory=_Meeting)
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        self.meeting.tensors[self.rank] = tensor.clone()
+        self.meeting.barrier.wait()
+        total = self.meeting.tensors[0] + self.meeting.tensors[1]
+        self.meeting.barrier.wait()
+        return tensor.copy_(total)
+
+
+# 20 pairs in batches of 7: the last one has 6; in batches of 19 it has one pair, and the second
+# worker none.
+@pytest.mark.parametrize("batch_size", [7, 19])
+def test_trainer_two_workers_or_small_passes_learn_what_one_learns(
+    batch_size: int, make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    recipe = {**PLAIN, "batch_size": batch_size, "num_epochs": 2}
+    baseline = make_baseline(recipe=recipe)
+    small = make_baseline(recipe={**recipe, "micro_batch_size": 3})
+    data, meeting = build_data(baseline, dataset), _Meeting()
+    alone, passes = trainer_of(baseline, data), trainer_of(small, data)
+    pair = [trainer_of(baseline, data, workers=_Threads(rank, 2, meeting)) for rank in range(2)]
+
+    def run(trainer: BaselineTrainer) -> None:
+        while not trainer.has_finished:
+            trainer.run_epoch()
+
+    run(alone)
+    run(passes)
+    threads = [threading.Thread(target=run, args=(trainer,)) for trainer in pair]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    parameters = dict(alone.model.named_parameters())
+    for trainer in (*pair, passes):
+        for row, expected in zip(trainer.progress.history, alone.progress.history, strict=True):
+            for name in ("train_loss", "validation_loss"):
+                assert row[name] == pytest.approx(expected[name], rel=1e-5)
+        for name, parameter in trainer.model.named_parameters():
+            assert torch.allclose(parameter, parameters[name], atol=1e-5)
+
+
+def test_trainer_loss_that_is_not_finite_ends_the_run(
+    make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    baseline = make_baseline()
+    trainer = trainer_of(baseline, build_data(baseline, dataset))
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(torch.nan)
+    with pytest.raises(TrainingError, match=r"epoch 1, step 1: the loss is not finite; lower"):
+        trainer.run_epoch()
+
+
+def test_trainer_seed_decides_the_weights_and_the_order(
+    make_baseline: MakeBaseline, dataset: Dataset
+) -> None:
+    def loss(seed: int) -> float:
+        baseline = make_baseline(seed=seed, recipe={"batch_size": 4})
+        row = trainer_of(baseline, build_data(baseline, dataset)).run_epoch()
+        return float(row["train_loss"])
+
+    assert loss(0) == loss(0)
+    assert loss(0) != loss(1)
+
+
+def test_trainer_one_user_one_item_and_one_pair_are_enough(make_baseline: MakeBaseline) -> None:
+    words = Words.of(["Good."], max_words=10)
+    pair = example((0, 0), words.encode("Good."), 5, END)
+    data = BaselineData([pair], [pair], 1, 1, words, 5)
+    row = trainer_of(make_baseline(), data).run_epoch()
+    assert row["train_loss"] == pytest.approx(math.log(len(words)), rel=0.1)  # near to uniform
+
+
+@pytest.mark.parametrize("kind", ["att2seq", "nrt", "peter", "pepler"])
+def test_trainer_on_a_gpu_learns_and_writes_what_it_does_on_a_cpu(
+    kind: str, make_baseline: MakeBaseline, rated: str
+) -> None:
+    # Without clipping, in which torch itself mixes devices by the rules of the stand-in.
+    baseline = make_baseline(kind, recipe={"num_epochs": 2, "gradient_clipping": None})
+    data = build_data(baseline, read_dataset(open_location(f"{rated}/dataset")))
+
+    def run(device: torch.device) -> tuple[Any, list[str]]:
+        """The rows of two epochs, the second after a checkpoint, and the texts."""
+        first, second = (trainer_of(baseline, data, device=device) for _ in range(2))
+        first.run_epoch()
+        second.restore(first.checkpoint().__getitem__)
+        second.run_epoch()
+        return rows_of(second), texts_of(second, data, device)
+
+    expected = run(CPU)
+    with FakeGPU():
+        found = run(GPU)
+    assert found == expected

@@ -1,0 +1,95 @@
+"""Comparisons without a language model and without Ray: seeded texts are made from references."""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xrec.config.compare import CompareConfig
+from xrec.lab.compare.comparison import Work, compare
+from xrec.lab.compare.entries import Entry
+from xrec.lab.compare.identity import comparison_identity
+from xrec.lab.compare.likelihoods import weigh_on_ray
+from xrec.lab.compare.make import Inputs, make
+from xrec.lab.compare.scores import Scorer, ScoringTask
+from xrec.lab.compare.texts import Costs, EntryTexts, keep_texts, kept_texts
+from xrec.lab.measures.contestant_texts import ContestantTexts
+from xrec.storage import Manifest
+
+_KEPT = {"ours": 0.8, "constant": 0.4, "lora": 0.6}
+"""The share of the reference's words that a contestant's text has."""
+
+
+@dataclass
+class Done:
+    """What a comparison did: the entries that were made new, and the texts that were scored.
+
+    stop_at: the number of the step, counted over making and scoring, before which it is killed.
+    """
+
+    stop_at: int | None = None
+    made: list[str] = field(default_factory=list)
+    num_scored: int = 0
+    num_steps: int = 0
+    weigh: Any = weigh_on_ray
+
+    def step(self) -> None:
+        """Count a step, or be killed."""
+        self.num_steps += 1
+        if self.num_steps == self.stop_at:
+            raise KeyboardInterrupt
+
+    def make(self, given: Inputs, entry: Entry) -> EntryTexts:
+        """The texts of an entry; those that train are references with words left out by chance."""
+        is_new = not entry.location.exists()
+        self.step()
+        if entry.contestant not in _KEPT:
+            found = make(given, entry)
+        else:
+            found = _from_references(given, entry)
+        if is_new:
+            self.made.append(entry.name)
+        return found
+
+    def score(self, task: ScoringTask, texts: Sequence[ContestantTexts]) -> Any:
+        """Score one after the other in this process."""
+        scorer = Scorer(task)
+        for place, each in enumerate(texts):
+            self.step()
+            self.num_scored += 1
+            yield place, scorer.score(each)
+
+
+def _from_references(given: Inputs, entry: Entry) -> EntryTexts:
+    rng = random.Random(f"{entry.name}")
+    texts: dict[tuple[str, str], str | None] = {}
+    for pair in given.pairs.pairs:
+        words = [word for word in pair.reference.split() if rng.random() < _KEPT[entry.contestant]]
+        texts[pair.user_id, pair.item_id] = " ".join(words) if rng.random() < 0.9 else None
+    location = entry.location / "texts"
+    manifest = keep_texts(location, texts, config={"seed": entry.seed}, inputs={})
+    costs = Costs(training_seconds=12.0, num_trained_parameters=100, pairs_per_second=3.0)
+    return dataclasses.replace(kept_texts(location, manifest), costs=costs)
+
+
+def run(config: CompareConfig, done: Done | None = None) -> Manifest:
+    """Compare without Ray."""
+    done = done or Done()
+    settings, inputs = comparison_identity(config, "model")
+    return compare(config, settings, inputs, work=Work(done.make, done.score, done.weigh))
+
+
+def table(config: CompareConfig) -> pa.Table:
+    """The table of a finished comparison, read without xrec."""
+    return pq.read_table(Path(config.artifact("comparison")) / "table.parquet")
+
+
+def figures(config: CompareConfig, group: str = "all") -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows of a group by contestant and metric."""
+    rows = table(config).to_pylist()
+    return {(row["contestant"], row["metric"]): row for row in rows if row["group"] == group}

@@ -1,0 +1,40 @@
+"""A small town with a random graph and language model, and configs of comparisons in it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.xrec.train.adapter_town import PROMPT, build_workspace
+from xrec.config.base import parse_config
+from xrec.config.compare import CompareConfig
+
+MakeConfig = Callable[..., CompareConfig]
+
+
+@pytest.fixture(scope="session")
+def town(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Dataset, graph and language model; tests must not change them."""
+    return build_workspace(tmp_path_factory.mktemp("compare"))
+
+
+@pytest.fixture
+def make_config(town: str, tmp_path: Path) -> MakeConfig:
+    """Make the config of a comparison in the test's own folder; values replace the defaults."""
+
+    def make(**values: Any) -> CompareConfig:
+        defaults = {
+            "workspace": town,
+            "comparison": str(tmp_path / "comparison"),
+            "contestants": ["profile", "nearest"],
+            "llm": {"model": f"{town}/llm", "dtype": "float32"},
+            "prompt": PROMPT,
+            "metrics": {"encoder": None},
+            "bootstrap_samples": 100,
+            "groups": [],
+            "device": "cpu",
+        }
+        return parse_config(CompareConfig, {**defaults, **values})
+
+    return make

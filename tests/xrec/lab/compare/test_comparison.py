@@ -1,0 +1,197 @@
+"""A comparison from beginning to end, without a language model and without Ray."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.xrec.lab.compare.comparisons import Done, figures, run, table
+from tests.xrec.lab.compare.conftest import MakeConfig
+from xrec.config.compare import CompareConfig
+from xrec.data.dataset import read_dataset
+from xrec.data.drawn import drawn_pairs
+from xrec.data.held_out import HeldOutPair, held_out_pairs
+from xrec.errors import ArtifactMismatchError, DataError, ModelError
+from xrec.lab.blind.sheet import read_sheet
+from xrec.lab.compare.entries import entries_of
+from xrec.storage import location_of, open_location
+
+SEEDED = ["ours", "constant", "nearest", "profile"]
+
+
+def pairs_of(config: CompareConfig, split: Any = "test") -> list[HeldOutPair]:
+    return held_out_pairs(read_dataset(location_of(config, "dataset")), split)
+
+
+def texts_of(path: Path, pairs: list[HeldOutPair], **more: Any) -> dict[str, Any]:
+    """A table in which each pair has its reference as its text, as `texts` of a config."""
+    rows = [
+        {"u": pair.user_id, "i": pair.item_id, "says": pair.reference, **more} for pair in pairs
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = {"user_id": "u", "item_id": "i", "text": "says"}
+    return {"contestants": ["profile", "public"], "texts": {"public": {"uri": str(path), **names}}}
+
+
+def test_compare_writes_one_table_with_means_over_seeds_of_all_pairs(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(contestants=SEEDED, groups=["user_explanations"])
+    manifest = run(config)
+    assert set(manifest.files) == {"table.parquet", "table.md"}
+    folder = tmp_path / "comparison"
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    seeds = [f"{name}-{seed}" for name in ("constant", "ours") for seed in (0, 1, 2)]
+    assert names == sorted([*seeds, "nearest", "profile"])
+    found = figures(config)
+    coverage = found["ours", "coverage"]
+    assert coverage["value"] == pytest.approx(np.mean(coverage["by_seed"]))
+    assert coverage["seed_spread"] == pytest.approx(np.std(coverage["by_seed"], ddof=1))
+    assert coverage["num_pairs"] == len(pairs_of(config))
+    assert 0.7 < coverage["value"] < 1  # a tenth of the texts is missing
+    assert found["profile", "coverage"]["value"] == 1
+    rouge = {name: found[name, "rouge_l"] for name in SEEDED}
+    assert rouge["constant"]["difference"] == pytest.approx(
+        rouge["constant"]["value"] - rouge["ours"]["value"]
+    )
+    assert rouge["constant"]["difference_high"] < 0
+    assert rouge["ours"]["difference"] is None
+    assert found["ours", "training_seconds"]["value"] == 12
+    assert found["profile", "num_trained_parameters"]["value"] == 0
+    assert ("profile", "training_seconds") not in found
+    rows = [row for row in table(config).to_pylist() if row["grouping"] == "user_explanations"]
+    of_ours = [row for row in rows if (row["contestant"], row["metric"]) == ("ours", "coverage")]
+    assert len(of_ours) > 1
+    assert sum(row["num_pairs"] for row in of_ours) == coverage["num_pairs"]
+    weighed = sum(row["num_pairs"] * row["value"] for row in of_ours) / coverage["num_pairs"]
+    assert weighed == pytest.approx(coverage["value"])
+    page = (folder / "table.md").read_text()
+    assert "The graph, whose vectors ours, constant, nearest read" in page
+
+
+def test_compare_takes_what_is_there_and_makes_what_is_added_alone(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config, again = make_config(contestants=["ours", "profile"], seeds=[0, 1]), Done()
+    manifest = run(config)
+    assert run(config, again) == manifest
+    assert (again.made, again.num_scored) == ([], 0)
+    more = Done()
+    config = make_config(contestants=["ours", "profile", "constant"], seeds=[0, 1, 2])
+    run(config, more)
+    assert more.made == ["ours-2", "constant-0", "constant-1", "constant-2"]
+    assert more.num_scored == 4
+    (file,) = (tmp_path / "comparison").glob("pairs-*.parquet")
+    before = file.read_bytes()
+    with pytest.raises(ArtifactMismatchError, match="pairs: "):
+        run(make_config(max_pairs=5))
+    assert file.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_compare_killed_before_any_step_ends_with_the_same_table(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    unbroken = Done()
+    whole = run(make_config(contestants=SEEDED, comparison=str(tmp_path / "whole")), unbroken)
+    for stop_at in range(1, unbroken.num_steps + 1):
+        config = make_config(contestants=SEEDED, comparison=str(tmp_path / f"killed-{stop_at}"))
+        with pytest.raises(KeyboardInterrupt):
+            run(config, Done(stop_at=stop_at))
+        assert not (location_of(config, "comparison") / "manifest.json").exists()
+        assert run(config).files == whole.files
+
+
+@pytest.mark.parametrize(
+    ("killed_in", "manifest_of"),
+    [("comparison.write_contents", ""), ("entries.write_manifest", "/profile/scores")],
+)
+def test_compare_killed_while_it_writes_takes_nothing_of_another_one(
+    killed_in: str, manifest_of: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+    whole = run(config)
+
+    def killed(*arguments: Any, **names: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        other = {"other": 1}
+        patch.setattr("xrec.lab.compare.scores.metrics_identity", lambda *rest, **names: other)
+        patch.setattr("xrec.lab.compare.identity.metrics_identity", lambda *rest, **names: other)
+        patch.setattr(f"xrec.lab.compare.{killed_in}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    assert not Path(f"{config.artifact('comparison')}{manifest_of}/manifest.json").exists()
+    assert run(config).files == whole.files
+
+
+def test_compare_texts_from_elsewhere_lack_what_the_table_lacks(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    pairs = pairs_of(make_config())
+    config = make_config(**texts_of(tmp_path / "texts.jsonl", pairs[::2]))
+    run(config)
+    found, share = figures(config), len(pairs[::2]) / len(pairs)
+    assert found["public", "coverage"]["value"] == pytest.approx(share)
+    # Where it has a text it is the reference, and an empty text counts as one.
+    assert found["public", "rouge_l"]["value"] == pytest.approx(share)
+    page = (tmp_path / "comparison" / "table.md").read_text()
+    assert f"{len(pairs) - len(pairs[::2])} no_text" in page
+
+
+def test_compare_what_cannot_be_compared_is_refused_before_anything_is_made(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    path, validation = tmp_path / "texts.jsonl", pairs_of(make_config(), "validation")
+    of_one_user = next(
+        seed
+        for seed in range(10_000)
+        if len({pair.user_id for pair in drawn_pairs(validation, 2, seed=seed)}) == 1
+    )
+    done = Done()
+    with pytest.raises(DataError, match=r"of none of the .* pairs .* texts of the split 'test'"):
+        run(make_config(**texts_of(path, validation)), done)
+    assert done.num_steps == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.lab.compare.pairs.SEED", of_one_user)
+        with pytest.raises(DataError, match="of fewer than two users"):
+            run(make_config(max_pairs=2, split="validation"))
+    with pytest.raises(ModelError, match="no such local folder"):
+        run(make_config(metrics={"encoder": {"source": "./nowhere"}}))
+
+
+def test_compare_blind_sheet_is_written_and_its_answers_read(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    pytest.importorskip("krippendorff", reason="the extra compare is not installed")
+    contestants, people = ["ours", "profile"], tmp_path / "comparison" / "people"
+    run(make_config(contestants=contestants, blind_sheet={"num_pairs": 4}))
+    (folder,) = (tmp_path / "comparison" / "blind-sheets").iterdir()
+    sheet = read_sheet(open_location(str(folder)))
+    answers = [
+        {"pair": number, "place": place, "true": 5 if name == "profile" else 2}
+        for number, pair in enumerate(sheet.pairs, start=1)
+        for place, name in enumerate(pair.contestants, start=1)
+    ]
+    path = tmp_path / "anna.json"
+    saved = {"sheet": sheet.fingerprint, "judge": "Anna", "answers": answers}
+    path.write_text(json.dumps(saved))
+    done = Done()
+    run(make_config(contestants=contestants, blind_sheet={"answers": str(path)}), done)
+    assert (done.made, done.num_scored) == ([], 0)
+    assert pq.read_table(people / "answers.parquet").num_rows == 8
+    assert "| `profile` | true | 5.00 (5.00 to 5.00) | 1.00" in (people / "people.md").read_text()
+
+
+def test_entries_are_a_folder_a_seed_or_one_where_the_seed_changes_nothing(
+    make_config: MakeConfig,
+) -> None:
+    entries = entries_of(make_config(contestants=["nearest", "ours"], seeds=[4, 7]))
+    assert {name: [entry.name for entry in each] for name, each in entries.items()} == {
+        "nearest": ["nearest"],
+        "ours": ["ours-4", "ours-7"],
+    }

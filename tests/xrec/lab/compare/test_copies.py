@@ -1,0 +1,67 @@
+"""The item's profile, and the nearest user's words, against what is worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from tests.xrec.lab.compare.small import dataset_of, explained, held_out
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.lab.compare.copies import nearest_texts, profile_texts
+from xrec.storage import Manifest
+
+
+def graph_of(users: list[list[float]], items: list[list[float]]) -> GraphEmbeddings:
+    return GraphEmbeddings(torch.tensor(users), torch.tensor(items), Manifest.model_construct())
+
+
+def test_profile_is_the_items_profile_and_none_where_it_is_empty() -> None:
+    dataset = dataset_of(profiles=["A quiet place.", "  ", "Has a garden."])
+    found = profile_texts(dataset, held_out((0, 0), (1, 1), (1, 2)))
+    assert found == {
+        ("u0", "i0"): "A quiet place.",
+        ("u1", "i1"): None,
+        ("u1", "i2"): "Has a garden.",
+    }
+
+
+def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine() -> None:
+    # User 0 points to the right. User 1 is long and 60 degrees off; user 2 is short and 10 off.
+    sixty, ten = math.radians(60), math.radians(10)
+    users = [
+        [1.0, 0.0],
+        [100 * math.cos(sixty), 100 * math.sin(sixty)],
+        [0.01 * math.cos(ten), 0.01 * math.sin(ten)],
+    ]
+    graph = graph_of(users, [[1.0, 0.0], [0.0, 1.0]])
+    words = explained([(1, 0, "by the far one"), (2, 0, "by the near one")])
+    assert nearest_texts(words, graph, held_out((0, 0))) == {("u0", "i0"): "by the near one"}
+
+
+def test_nearest_of_an_item_without_words_takes_those_of_the_nearest_item() -> None:
+    users = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]
+    items = [[1.0, 0.0], [0.8, 0.2], [0.0, 1.0]]
+    words = explained([(1, 2, "of item 2"), (2, 1, "of item 1, far"), (1, 1, "of item 1")])
+    found = nearest_texts(words, graph_of(users, items), held_out((0, 0), (0, 2)))
+    assert found == {("u0", "i0"): "of item 1", ("u0", "i2"): "of item 2"}
+
+
+def test_nearest_without_any_words_says_nothing() -> None:
+    graph = graph_of([[1.0]], [[1.0]])
+    assert nearest_texts(explained([]), graph, held_out((0, 0))) == {("u0", "i0"): None}
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_nearest_items_are_the_same_in_any_blocks(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xrec.lab.compare.copies._ITEMS_AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(1)
+    users, items = (torch.randn(6, 4, generator=generator) for _ in range(2))
+    words = explained([(0, 4, "four"), (1, 5, "five")])
+    graph = GraphEmbeddings(users, items, Manifest.model_construct())
+    found = nearest_texts(words, graph, held_out(*((2, item) for item in range(4))))
+    unit = items / items.norm(dim=1, keepdim=True)
+    for item in range(4):
+        closer = "four" if unit[item] @ unit[4] > unit[item] @ unit[5] else "five"
+        assert found["u2", f"i{item}"] == closer

@@ -1,0 +1,101 @@
+"""Likelihoods of references in a comparison: what is weighed, kept, and stands in the table."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tests.xrec.lab.compare.comparisons import Done, figures, run
+from tests.xrec.lab.compare.conftest import MakeConfig
+from xrec.config.compare import CompareConfig
+from xrec.generate.loading import Sources
+from xrec.lab.compare.entries import Entry
+from xrec.lab.compare.likelihoods import LIKELIHOODS, WeighingTask
+from xrec.lab.compare.make import Inputs
+from xrec.lab.compare.texts import EntryTexts
+from xrec.storage import Manifest, write_manifest
+
+CONTESTANTS = ["ours", "constant", "profile"]
+
+
+class Scales:
+    """Weighs without a model: NLL 2 and a gain of 0.5, 3 and 0 for constant; one pair too long."""
+
+    def __init__(self) -> None:
+        self.weighed: list[str] = []
+
+    def weigh(
+        self, task: WeighingTask, adapters: Sequence[Sources]
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """As `WeighAll`; the last adapter first."""
+        for place in reversed(range(len(adapters))):
+            name = adapters[place].adapter.split("/")[-2]
+            self.weighed.append(name)
+            nll, gain = (3.0, 0.0) if name.startswith("constant") else (2.0, 0.5)
+            rows = [
+                {
+                    "user_id": pair.user_id,
+                    "item_id": pair.item_id,
+                    "nll": nll if number else None,
+                    "personalization_gain": gain if number else None,
+                }
+                for number, pair in enumerate(task.pairs)
+            ]
+            yield place, pa.Table.from_pylist(rows, LIKELIHOODS)
+
+
+@dataclass
+class WithAdapters(Done):
+    """Entries with an adapter have one, of this `version`."""
+
+    version: int = 0
+
+    def make(self, given: Inputs, entry: Entry) -> EntryTexts:
+        if entry.contestant in ("ours", "constant"):
+            about: dict[str, Any] = {"inputs": {}, "files": {}, "row_counts": {}}
+            location, settings = entry.location / "adapter", {"version": self.version}
+            write_manifest(location, "adapter", config=settings, **about)
+        return super().make(given, entry)
+
+
+def weighed(config: CompareConfig, scales: Scales, version: int = 0) -> Manifest:
+    return run(config, WithAdapters(weigh=scales.weigh, version=version))
+
+
+def test_likelihoods_stand_in_the_table_beside_the_metrics_of_texts(
+    make_config: MakeConfig,
+) -> None:
+    config = make_config(contestants=CONTESTANTS, likelihood=True, seeds=[0, 1])
+    scales = Scales()
+    weighed(config, scales)
+    assert sorted(scales.weighed) == ["constant-0", "constant-1", "ours-0", "ours-1"]
+    found = figures(config)
+    assert found["ours", "nll"]["value"] == 2
+    assert found["constant", "nll"]["difference"] == 1
+    assert found["constant", "personalization_gain"]["difference"] == -0.5
+    num_pairs = found["ours", "coverage"]["num_pairs"]
+    assert found["ours", "nll"]["num_pairs"] == num_pairs - 1  # one prompt is too long
+    assert ("profile", "nll") not in found
+    page = config.artifact("comparison") + "/table.md"
+    with open(page, encoding="utf-8") as file:
+        assert "NLL, nats a token" in file.read()
+
+
+def test_likelihoods_that_are_there_are_taken_and_those_of_another_adapter_made_again(
+    make_config: MakeConfig,
+) -> None:
+    config, scales = make_config(contestants=CONTESTANTS, likelihood=True, seeds=[0]), Scales()
+    manifest = weighed(config, scales)
+    assert len(scales.weighed) == 2
+    assert weighed(config, scales) == manifest
+    assert len(scales.weighed) == 2
+    weighed(config, scales, version=1)
+    assert scales.weighed[2:] == ["constant-0", "ours-0"]
+
+
+def test_likelihoods_are_not_weighed_unless_asked_for(make_config: MakeConfig) -> None:
+    config, scales = make_config(contestants=CONTESTANTS, seeds=[0]), Scales()
+    weighed(config, scales)
+    assert scales.weighed == []
+    assert ("ours", "nll") not in figures(config)

@@ -1,0 +1,74 @@
+"""Figures of runs: plain means, pairing, groups, and what may be said of a difference."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from xrec.lab.measures.measure import MetricInfo
+from xrec.lab.statistics.figures import MetricRow, Run, difference_rows, metric_rows
+
+SETTINGS = {"num_samples": 200, "seed": 0}
+HIGHER = MetricInfo("rouge_l", "ROUGE-L", "higher", "", 2)
+LOWER = MetricInfo("div", "DIV", "lower", "", 2)
+
+
+def _run(rouge: list[float], fmr: list[float | None], usr: float, users: str = "aabbcc") -> Run:
+    table = pa.table(
+        {
+            "user_id": list(users),
+            "item_id": [f"i{number}" for number in range(6)],
+            "text": ["text"] * 6,
+            "rouge_l": pa.array(rouge, pa.float64()),
+            "fmr": pa.array(fmr, pa.float64()),
+        }
+    )
+    return Run(table, {"usr": usr})
+
+
+RUNS = [
+    _run([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [1, 0, None, 1, None, 1], 0.5),
+    _run([0.3, 0.4, 0.5, 0.6, 0.7, 0.8], [1, 0, None, 1, 1, 1], 0.7),
+]
+
+
+def test_figures_are_means_of_pairs_and_seeds_with_the_mean_of_each_seed() -> None:
+    rouge, fmr, usr = metric_rows(RUNS, **SETTINGS)
+    assert (rouge.metric, rouge.num_pairs) == ("rouge_l", 6)
+    assert rouge.value == pytest.approx(0.45)
+    assert rouge.by_seed == pytest.approx((0.35, 0.55))
+    assert rouge.low < 0.45 < rouge.high
+    assert rouge.std == pytest.approx(np.std([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
+    # Two pairs have no FMR in one of the seeds, and are left out in both.
+    assert (fmr.num_pairs, fmr.value) == (4, 0.75)
+    assert usr == MetricRow("usr", pytest.approx(0.6), None, None, (0.5, 0.7), 6)
+
+
+def test_figures_of_a_group_are_those_of_its_pairs() -> None:
+    group = np.array([False, False, True, True, False, False])
+    rouge, fmr, _ = metric_rows(RUNS[:1], rows=group, **SETTINGS)
+    assert (rouge.value, rouge.num_pairs) == (pytest.approx(0.35), 2)
+    assert (fmr.value, fmr.num_pairs) == (1.0, 1)
+    without = np.array([False, False, True, False, False, False])
+    assert [row.metric for row in metric_rows(RUNS[:1], rows=without, **SETTINGS)] == [
+        "rouge_l",
+        "usr",
+    ]
+
+
+def test_differences_are_of_the_same_pairs_minus_the_first_contestant() -> None:
+    first = [_run([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [0, 0, 1, 0, None, 0], 0.9)]
+    rouge, fmr, usr = difference_rows(RUNS[:1], first, **SETTINGS)
+    assert (rouge.value, rouge.low, rouge.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert (fmr.value, fmr.num_pairs) == (0.75, 4)
+    assert (usr.value, usr.low) == (pytest.approx(-0.4), None)
+    both = difference_rows(RUNS, first, **SETTINGS)[0]
+    assert both.by_seed == pytest.approx((0.1, 0.3))
+    assert both.low < 0.1 < 0.3 < both.high
+
+
+def test_runs_of_other_pairs_or_none_are_refused() -> None:
+    other = _run([0.0] * 6, [0] * 6, 0.9, users="abbbcc")
+    with pytest.raises(ValueError, match="runs of other pairs"):
+        difference_rows(RUNS, [other], **SETTINGS)
+    with pytest.raises(ValueError, match="no runs"):
+        metric_rows([], **SETTINGS)

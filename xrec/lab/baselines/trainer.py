@@ -1,0 +1,274 @@
+"""The training of every baseline: epochs over the pairs, early stopping, phases, checkpoints.
+
+    loss = sum over terms of weight * (sum of the term over the global batch / its count there)
+
+Each worker computes its rows of a global batch; gradients and counts are added up. So the loss is
+the same for any number of workers. A run that goes on from a checkpoint makes the steps that an
+unbroken one would have made: the order of pairs follows from seed and epoch, dropout from seed,
+step and worker.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from xrec.config.adapter import LearningRateConfig
+from xrec.config.baselines import LoRAConfig, RecipeConfig
+from xrec.errors import TrainingError
+from xrec.lab.baselines.batch import of_similar_length
+from xrec.lab.baselines.data import BaselineData
+from xrec.lab.baselines.models.model import Batch, TrainedModel, load_parameters
+from xrec.lab.baselines.progress import BaselineProgress, num_without_gain
+from xrec.train.checkpoint import (
+    ReadFile,
+    Tensors,
+    progress_file,
+    read_progress,
+    tensors_below,
+)
+from xrec.train.data import noise_seed
+from xrec.train.schedule import learning_rate_share
+
+STATE, BEST = "state.safetensors", "best.safetensors"
+
+_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The workers of a training, and which one this is."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of all workers' tensors, in the place of this one's. Collective."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+
+class BaselineTrainer:
+    """A worker between two epochs."""
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        data: BaselineData,
+        recipe: RecipeConfig,
+        *,
+        seed: int,
+        run: str = "",
+        device: torch.device | None = None,
+        workers: Workers | None = None,
+    ):
+        """Train `model`, which is moved to `device`; `run` is the fingerprint of the run."""
+        self._device = device or torch.device("cpu")
+        self.model = model.to(self._device)
+        self._data, self._recipe = data, recipe
+        self._rate_share = _rate_share(recipe, len(data.train))
+        self._seed, self._workers = seed, workers or Workers()
+        self.progress = BaselineProgress(run)
+        self._best: Tensors = {}
+        self._phase = -1
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether all phases have ended."""
+        return self.progress.phase(self._recipe, self.model.num_phases) is None
+
+    @property
+    def best(self) -> Tensors:
+        """The trained parameters of the present phase's best epoch, by name."""
+        return self._best
+
+    def run_epoch(self) -> dict[str, Any]:
+        """Train for an epoch and validate; returns its row. Collective.
+
+        Raises TrainingError if a loss is not finite.
+        """
+        start, epoch = time.monotonic(), self.progress.epoch
+        phase = self.progress.phase(self._recipe, self.model.num_phases)
+        assert phase is not None
+        if phase != self._phase:
+            self._begin_phase(phase)
+        rate = self.progress.learning_rate(phase, self._recipe)
+        step, loss = self._train_epoch(rate)
+        row = {
+            "epoch": epoch,
+            "phase": phase,
+            "step": step,
+            "learning_rate": rate,
+            "train_loss": loss,
+            "validation_loss": self._validate(),
+            "seconds": time.monotonic() - start,
+        }
+        self._end_epoch(row)
+        return row
+
+    def _end_epoch(self, row: dict[str, Any]) -> None:
+        if not math.isfinite(row["validation_loss"]):
+            raise TrainingError(
+                f"epoch {row['epoch']}: the validation loss is {row['validation_loss']}; lower the "
+                "learning_rate of the baseline"
+            )
+        before = self.progress.rows_of(row["phase"])
+        self.progress = self.progress.after_epoch(row, row["step"])
+        if num_without_gain([*before, row]) == num_without_gain(before):
+            self._best = {name: _copied(each) for name, each in self._trained().items()}
+
+    # Phases
+
+    def _begin_phase(self, phase: int) -> None:
+        """Go on from the best epoch of the phase before, with a new optimizer."""
+        load_parameters(self.model, self._best)
+        self._set_phase(phase)
+
+    def _set_phase(self, phase: int) -> None:
+        self._phase = phase
+        self.model.begin_phase(phase)
+        self._optimizer = _OPTIMIZERS[self._recipe.optimizer](
+            self._trained().values(),
+            lr=self._recipe.learning_rate,
+            weight_decay=0.0,
+        )
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    # Steps
+
+    def _train_epoch(self, rate: float) -> tuple[int, float]:
+        """Make the epoch's steps; returns the number of all steps, and the texts' mean NLL."""
+        self.model.train()
+        totals, counts, step = _zeros(), _zeros(), self.progress.step
+        for examples in self._batches():
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate * self._rate_share(step)
+            of_step, counted = self._step(examples, step)
+            totals, counts, step = totals + of_step, counts + counted, step + 1
+        return step, float(totals[0] / counts[0])
+
+    def _batches(self) -> Iterator[list[Any]]:
+        """The epoch's global batches; the last one may be smaller."""
+        examples, size = self._data.train, self._recipe.batch_size
+        order = np.random.default_rng([self._seed, self.progress.epoch]).permutation(len(examples))
+        for start in range(0, len(order), size):
+            yield [examples[index] for index in order[start : start + size]]
+
+    def _step(self, examples: Sequence[Any], step: int) -> tuple[Tensor, Tensor]:
+        """Make an optimizer step with a global batch.
+
+        Returns the sums of all workers and what they are sums of, (3,) float64 each, on the CPU.
+        """
+        workers = self._workers
+        torch.manual_seed(noise_seed(self._seed, step, workers.rank))
+        self._optimizer.zero_grad()
+        counts = self._data.collate(examples).counts
+        weights = torch.tensor(self.model.loss_weights) / counts.clamp_min(1)
+        totals = torch.zeros(3, device=self._device)
+        for batch in self._passes(examples):
+            of_pass = self.model(batch)
+            (weights.to(self._device) * of_pass).sum().backward()
+            totals += of_pass.detach()
+        totals = workers.add_up(totals).cpu().double()
+        if not bool(totals.isfinite().all()):
+            raise TrainingError(
+                f"epoch {self.progress.epoch}, step {step + 1}: the loss is not finite; lower the "
+                "learning_rate of the baseline"
+            )
+        self._apply_gradients()
+        return totals, counts.double()
+
+    def _passes(self, examples: Sequence[Any]) -> Iterator[Batch]:
+        """This worker's part of a global batch, which may be empty, in passes that fit."""
+        own = examples[self._workers.rank :: self._workers.world_size]
+        most = self._recipe.micro_batch_size
+        for of_pass in of_similar_length(own, most):
+            yield self._data.collate(of_pass).to(self._device)
+
+    def _apply_gradients(self) -> None:
+        parameters = list(self._trained().values())
+        if self._workers.world_size > 1:
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                self._workers.add_up(parameter.grad)
+        if self._recipe.gradient_clipping is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, self._recipe.gradient_clipping)
+        self._optimizer.step()
+
+    # Validation
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """The mean NLL of the validation's texts, in nats a token. Collective."""
+        self.model.eval()
+        totals = torch.zeros(3, dtype=torch.float64, device=self._device)
+        for batch in self._passes(self._data.validation):
+            totals += self.model(batch)
+        counts = self._data.collate(self._data.validation).counts
+        return float(self._workers.add_up(totals)[0]) / float(counts[0])
+
+    # Checkpoints
+
+    def checkpoint(self) -> dict[str, bytes]:
+        """Names and contents of the files that `restore` reads."""
+        trained = {f"parameter/{name}": _copied(each) for name, each in self._trained().items()}
+        optimizer = {
+            f"optimizer/{index}/{name}": torch.as_tensor(value).contiguous()
+            for index, state in self._optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+            if value is not None
+        }
+        return {
+            **progress_file(self.progress),
+            STATE: safetensors.torch.save({**trained, **optimizer}),
+            BEST: safetensors.torch.save(self._best),
+        }
+
+    def restore(self, read: ReadFile) -> None:
+        """Go on from a checkpoint; raises ArtifactMismatchError if it is another run's."""
+        self.progress = read_progress(BaselineProgress, read, self.progress.run)
+        self._best = safetensors.torch.load(read(BEST))
+        phase = self.progress.phase(self._recipe, self.model.num_phases)
+        if phase is None or not self.progress.rows_of(phase):
+            return  # the next phase begins with the best of the one before
+        self._set_phase(phase)
+        tensors = safetensors.torch.load(read(STATE))
+        load_parameters(self.model, tensors_below(tensors, "parameter"))
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors_below(tensors, "optimizer").items():
+            index, _, name = key.partition("/")
+            states.setdefault(int(index), {})[name] = tensor
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+def _rate_share(recipe: RecipeConfig, num_pairs: int) -> Callable[[int], float]:
+    """The share of the learning rate at each step: 1, but of lora, whose rate rises and falls."""
+    if not isinstance(recipe, LoRAConfig):
+        return lambda step: 1.0
+    num_steps = recipe.num_epochs * math.ceil(num_pairs / recipe.batch_size)
+    rate = LearningRateConfig(peak=recipe.learning_rate, warmup_share=recipe.warmup_share)
+    return learning_rate_share(rate, num_steps)
+
+
+def _copied(parameter: Tensor) -> Tensor:
+    return parameter.detach().cpu().clone().contiguous()
+
+
+def _zeros() -> Tensor:
+    return torch.zeros(3, dtype=torch.float64)

@@ -1,0 +1,105 @@
+"""Texts as rows of words, and back, by a vocabulary of the training explanations.
+
+A piece is a word by Unicode's rules (UAX 29) or a single mark, with a blank in front if one stands
+before it: "It's fine." has the pieces "It's", " fine", ".". So joined pieces are the text again, to
+the letter, but for runs of blanks and line breaks, which become one blank.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from xrec.data.sentences import word_spans
+from xrec.data.titles import composed
+
+PAD, BEGIN, END, UNKNOWN = range(4)
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+
+
+@dataclass(frozen=True)
+class Words:
+    """The pieces that a model knows, by their id; the first four are `SPECIAL`."""
+
+    pieces: tuple[str, ...]
+
+    @classmethod
+    def of(cls, texts: Iterable[str], max_words: int, names: Iterable[str] = ()) -> "Words":
+        """The `max_words` most frequent pieces of the texts; of equally frequent ones, the first
+        by code points. The pieces of `names`, as they stand within a text, come on top.
+        """
+        known = dict.fromkeys(piece for name in names for piece in pieces_within(name))
+        counts = Counter(piece for text in texts for piece in pieces_of(text))
+        frequent = sorted(counts, key=lambda piece: (-counts[piece], piece))[:max_words]
+        return cls((*SPECIAL, *frequent, *(piece for piece in known if piece not in set(frequent))))
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Words":
+        """The vocabulary that `to_bytes` wrote."""
+        return cls(tuple(json.loads(content)))
+
+    def to_bytes(self) -> bytes:
+        """The vocabulary as JSON."""
+        return json.dumps(self.pieces, ensure_ascii=False).encode("utf-8")
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """What ends a text."""
+        return (END,)
+
+    @property
+    def never_written(self) -> tuple[int, ...]:
+        """What no text has."""
+        return (PAD, BEGIN, UNKNOWN)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        # A text's "<pad>" is three pieces, so no piece of a text is special.
+        return {piece: index for index, piece in enumerate(self.pieces)}
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text's pieces, without an end; UNKNOWN for pieces that are not known."""
+        return [self._ids.get(piece, UNKNOWN) for piece in pieces_of(text)]
+
+    def encode_within(self, phrase: str) -> list[int]:
+        """The ids of a phrase's pieces as they are within a text, behind a blank."""
+        return [self._ids.get(piece, UNKNOWN) for piece in pieces_within(phrase)]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of ids that were written; it goes to the first end."""
+        written = token_ids[: token_ids.index(END)] if END in token_ids else token_ids
+        return "".join(self.pieces[index] for index in written).strip()
+
+
+def pieces_of(text: str) -> list[str]:
+    """The pieces of a text, composed (NFC)."""
+    text = " ".join(composed(text).split())
+    spans: list[tuple[int, int]] = []
+    end = 0
+    for start, stop in word_spans(text):
+        spans += _marks(text, end, start)
+        spans.append((start, stop))
+        end = stop
+    spans += _marks(text, end, len(text))
+    return [
+        text[start - 1 : stop] if _follows_blank(text, start) else text[start:stop]
+        for start, stop in spans
+    ]
+
+
+def pieces_within(phrase: str) -> list[str]:
+    """The pieces of a phrase as they are within a text, behind a blank."""
+    pieces = pieces_of(phrase)
+    return [f" {pieces[0]}", *pieces[1:]] if pieces else []
+
+
+def _marks(text: str, start: int, stop: int) -> list[tuple[int, int]]:
+    return [(place, place + 1) for place in range(start, stop) if text[place] != " "]
+
+
+def _follows_blank(text: str, place: int) -> bool:
+    return place > 0 and text[place - 1] == " "

@@ -1,0 +1,67 @@
+"""Contestants that write nothing of their own: the item's profile, and the nearest user's words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from xrec.data.dataset import Dataset
+from xrec.data.held_out import HeldOutPair
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.lab.measures.contestant_texts import PairIds
+
+Texts = dict[PairIds, str | None]
+_ITEMS_AT_ONCE = 256
+
+
+def profile_texts(dataset: Dataset, pairs: Sequence[HeldOutPair]) -> Texts:
+    """Each item's profile as it is: the simplest thing that a shop could print."""
+    profiles = dataset.items["profile"].combine_chunks()
+    return {
+        (pair.user_id, pair.item_id): profiles[pair.item_index].as_py().strip() or None
+        for pair in pairs
+    }
+
+
+def nearest_texts(
+    explanations: pa.Table, graph: GraphEmbeddings, pairs: Sequence[HeldOutPair]
+) -> Texts:
+    """The training explanation of the item by the user who is nearest by the graph's vectors.
+
+    explanations: of training pairs (schema EXPLANATIONS).
+
+    An item without one gets that of the nearest item which has one, by its nearest user. Nearness
+    is the cosine; of equal ones the first counts.
+    """
+    of_item: dict[int, list[int]] = {}
+    for row, item in enumerate(explanations["item_index"].to_pylist()):
+        of_item.setdefault(item, []).append(row)
+    if not of_item:
+        return {(pair.user_id, pair.item_id): None for pair in pairs}
+    writers = explanations["user_index"].to_numpy()
+    texts = explanations["explanation"].combine_chunks()
+    sources = _explained_items(graph.items, sorted(of_item), [pair.item_index for pair in pairs])
+    users = normalize(graph.users.double(), dim=1)
+    found: Texts = {}
+    for pair, item in zip(pairs, sources, strict=True):
+        rows = of_item[item]
+        nearness = users[writers[rows]] @ users[pair.user_index]
+        found[pair.user_id, pair.item_id] = texts[rows[int(nearness.argmax())]].as_py()
+    return found
+
+
+def _explained_items(vectors: Tensor, explained: list[int], wanted: list[int]) -> list[int]:
+    """Each wanted item itself if it is among the `explained`, else the nearest of these."""
+    known = set(explained)
+    units = normalize(vectors.double(), dim=1)
+    lacking = np.array(sorted({item for item in wanted if item not in known}), dtype=np.int64)
+    nearest: dict[int, int] = {}
+    for start in range(0, len(lacking), _ITEMS_AT_ONCE):
+        part: NDArray[np.int64] = lacking[start : start + _ITEMS_AT_ONCE]
+        best = (units[torch.from_numpy(part)] @ units[explained].T).argmax(dim=1)
+        nearest |= {int(item): explained[int(at)] for item, at in zip(part, best, strict=True)}
+    return [nearest.get(item, item) for item in wanted]

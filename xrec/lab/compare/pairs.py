@@ -1,0 +1,57 @@
+"""The held-out pairs that all contestants write for, and their table for bulk runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from xrec.config.compare import CompareConfig
+from xrec.data.dataset import Dataset
+from xrec.data.drawn import drawn_pairs
+from xrec.data.held_out import HeldOutPair, held_out_pairs
+from xrec.errors import DataError
+from xrec.schemas import PAIRS
+from xrec.storage import Location, content_hash, parquet_bytes
+
+SEED = 0
+"""What pairs, examples and resamples are drawn with."""
+
+
+@dataclass(frozen=True)
+class ComparedPairs:
+    """The pairs, by user and item, and the URI of the table that has their ids."""
+
+    pairs: tuple[HeldOutPair, ...]
+    uri: str
+    fingerprint: str
+
+
+def compared_pairs(config: CompareConfig, dataset: Dataset) -> list[HeldOutPair]:
+    """The split's explained pairs, or those of them that are drawn.
+
+    Raises DataError if they are of fewer than two users: there is no interval then.
+    """
+    pairs = drawn_pairs(held_out_pairs(dataset, config.split), config.max_pairs, seed=SEED)
+    if len({pair.user_id for pair in pairs}) < 2:
+        raise DataError(
+            f"{config.artifact('dataset')}: {len(pairs)} explained pairs in split "
+            f"{config.split!r}, of fewer than two users, so there are no references to compare "
+            "with; choose the other split, or prepare the dataset with a larger share for it"
+        )
+    return pairs
+
+
+def write_pairs(comparison: Location, pairs: Sequence[HeldOutPair]) -> ComparedPairs:
+    """Write the table of the pairs, unless it is there.
+
+    Its name has its fingerprint, so a run of other pairs leaves it as it is.
+    """
+    table = pa.Table.from_pylist(
+        [{"user_id": pair.user_id, "item_id": pair.item_id} for pair in pairs], PAIRS
+    )
+    data = parquet_bytes(table, PAIRS)
+    fingerprint = content_hash(data)
+    location = comparison / f"pairs-{fingerprint[:16]}.parquet"
+    if not location.is_file() or location.read_bytes() != data:
+        location.write_bytes(data)
+    return ComparedPairs(tuple(pairs), location.shared_uri, fingerprint)

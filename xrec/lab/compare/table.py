@@ -1,0 +1,172 @@
+"""`table.md`: a comparison for a reader, as Markdown.
+
+The table has a row a contestant and a column a metric, in parts of a few metrics each, that fit a
+page. Differences to the first contestant, groups, and the same pairs side by side stand below it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from xrec.data.held_out import HeldOutPair
+from xrec.lab.compare.result import Figure, Result
+from xrec.lab.markdown import table_lines
+from xrec.lab.measures.measure import MetricInfo
+from xrec.lab.statistics.figures import MetricRow
+
+CLEAR = "*"
+"""What marks a figure whose difference to the first contestant is clear of zero."""
+_METRICS_OF_PART = 7
+
+
+@dataclass(frozen=True)
+class Example:
+    """A pair with its reference, and the text of each contestant, None where it has none."""
+
+    pair: HeldOutPair
+    item_title: str
+    texts: Mapping[str, str | None]
+
+
+def markdown_page(
+    result: Result,
+    pairs: Sequence[HeldOutPair],
+    failed: Mapping[str, Mapping[str, int]],
+    examples: Sequence[Example],
+) -> str:
+    """The page.
+
+    failed: of each contestant, how many pairs have no text, by reason, over all of its seeds.
+    """
+    first, num_users = result.contestants[0], len({pair.user_id for pair in pairs})
+    lines = [
+        "# Comparison",
+        "",
+        f"{len(pairs):,} held-out pairs of {num_users:,} users, the same for all. A pair without a",
+        "text counts as an empty text in every metric. In brackets: 95 % intervals by user, and by",
+        "seed where there are several; after ±: the standard deviation over seeds.",
+        f"{CLEAR}: the interval of the difference to `{first}` is clear of zero.",
+        *([result.without_verdict] if result.without_verdict else []),
+        "",
+        *_parts(result, _rows(result)),
+        f"Minus `{first}`, pair by pair:",
+        "",
+        *_parts(result, _differences(result)),
+        *(f"- {line}" for line in (*_failed_lines(failed), *result.notes)),
+        "",
+        *(line for grouping in result.groupings for line in _group_lines(result, grouping)),
+        *(line for example in examples for line in _example_lines(example)),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+Rows = list[tuple[str, list[str]]]
+"""A row a contestant: its name, and a cell a metric."""
+
+
+def _rows(result: Result) -> Rows:
+    """The figures of all pairs."""
+    return [
+        (name, [_cell(result, figures.get(info.name), info) for info in result.infos.values()])
+        for name, figures in ((name, result.of(name)) for name in result.contestants)
+    ]
+
+
+def _differences(result: Result) -> Rows:
+    """The differences to the first contestant; without it, and empty cells for costs."""
+    return [
+        (name, [_difference_cell(figures.get(info.name), info) for info in result.infos.values()])
+        for name, figures in ((name, result.of(name)) for name in result.contestants[1:])
+    ]
+
+
+def _cell(result: Result, figure: Figure | None, info: MetricInfo) -> str:
+    if figure is None:
+        return ""
+    mark = CLEAR if is_marked(result, figure) else ""
+    spread = "" if figure.seed_spread is None else f" ±{value_text(figure.seed_spread, info)}"
+    return f"{value_text(figure.own.value, info)}{mark}{_interval(figure.own, info)}{spread}"
+
+
+def _difference_cell(figure: Figure | None, info: MetricInfo) -> str:
+    if figure is None or figure.difference is None:
+        return ""
+    found = figure.difference
+    return f"{signed_text(found.value, info)}{_interval(found, info, signed=True)}"
+
+
+def _interval(row: MetricRow, info: MetricInfo, *, signed: bool = False) -> str:
+    if row.low is None or row.high is None:
+        return ""
+    show = signed_text if signed else value_text
+    return f" ({show(row.low, info)} to {show(row.high, info)})"
+
+
+def is_marked(result: Result, figure: Figure) -> bool:
+    """Whether the figure's difference to the first contestant is clear, and may be said to be."""
+    return result.has_seeds(figure.contestant) and figure.is_clear
+
+
+def value_text(value: float, info: MetricInfo) -> str:
+    """The value with the metric's digits, and thousands apart where there are none."""
+    return f"{value:,.0f}" if info.digits == 0 else f"{value:.{info.digits}f}"
+
+
+def signed_text(value: float, info: MetricInfo) -> str:
+    """The same with a sign."""
+    return f"{'+' if value >= 0 else ''}{value_text(value, info)}"
+
+
+def _parts(result: Result, rows: Rows) -> list[str]:
+    """Tables of a few metrics each; a part without any figure is left out."""
+    infos: Sequence[MetricInfo] = list(result.infos.values())
+    lines: list[str] = []
+    for start in range(0, len(infos), _METRICS_OF_PART):
+        part = slice(start, start + _METRICS_OF_PART)
+        cells = [[f"`{name}`", *row[part]] for name, row in rows]
+        if any(any(row[1:]) for row in cells):
+            heading = ["contestant", *(info.label for info in infos[part])]
+            lines += [*table_lines(heading, cells), ""]
+    return lines
+
+
+def _failed_lines(failed: Mapping[str, Mapping[str, int]]) -> list[str]:
+    return [
+        f"`{name}` has no text of some pairs, over all seeds: "
+        + ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        for name, reasons in failed.items()
+    ]
+
+
+def _group_lines(result: Result, grouping: str) -> list[str]:
+    """A table a metric: a row a contestant with a value a group."""
+    groups = result.groups(grouping)
+    lines = [f"## Groups of {grouping.replace('_', ', by number of training ')}", ""]
+    found = {
+        (name, group): result.of(name, grouping, group)
+        for name in result.contestants
+        for group in groups
+    }
+    for info in result.infos.values():
+        rows = [
+            [f"`{name}`"]
+            + [
+                "" if figure is None else value_text(figure.own.value, info)
+                for figure in (found[name, group].get(info.name) for group in groups)
+            ]
+            for name in result.contestants
+        ]
+        if any(any(row[1:]) for row in rows):
+            lines += [*table_lines([info.label, *groups], rows), ""]
+    return lines
+
+
+def _example_lines(example: Example) -> list[str]:
+    """The same pair's texts, each in one line."""
+    pair, title = example.pair, f" ({example.item_title})" if example.item_title else ""
+    said = {"reference": pair.reference, **example.texts}
+    return [
+        f"## User {pair.user_id}, item {pair.item_id}{title}",
+        "",
+        *(f"- `{name}`: {' '.join((text or '(no text)').split())}" for name, text in said.items()),
+        "",
+    ]

@@ -1,0 +1,138 @@
+"""The contestants without users and items: a language model with our prompt, in words only.
+
+zero_shot is the frozen model. lora is the same model with low-rank weights (xrec.lab.baselines).
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PreTrainedModel
+
+from xrec.adapter.pairs import PairPrompts
+from xrec.aspects import aspects_of, read_chooser
+from xrec.backfill.identity import arithmetic
+from xrec.backfill.task import MakeExplainTask
+from xrec.bulk import Identity
+from xrec.config.backfill import BackfillConfig
+from xrec.config.compare import CompareConfig
+from xrec.config.prompt import PromptConfig
+from xrec.data.dataset import read_dataset
+from xrec.generate.explainer import Explainer, checker_of
+from xrec.generate.loading import Sources
+from xrec.generate.transformers_engine import load_engine
+from xrec.graph.artifact import read_graph
+from xrec.lab.baselines.prompts import text_vocabulary
+from xrec.lab.compare.entries import Entry
+from xrec.lab.compare.pairs import ComparedPairs
+from xrec.lab.compare.texts import Costs, EntryTexts, pairs_per_second, texts_of_run, write_texts
+from xrec.llm.model import (
+    load_model,
+    load_tokenizer,
+    resolve_attention,
+    resolve_device,
+    resolve_dtype,
+    stop_token_ids,
+)
+from xrec.llm.prompt import PromptBuilder
+from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.storage import fingerprint_of, manifest_of, open_location
+
+logger = logging.getLogger("xrec")
+
+LoadModel = Callable[[Sources, torch.device], PreTrainedModel]
+"""Loads the model that writes, on the device."""
+
+
+def frozen_model(sources: Sources, device: torch.device) -> PreTrainedModel:
+    """The language model as it is; raises ModelError if it cannot be had."""
+    return load_model(
+        resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage),
+        dtype=resolve_dtype(sources.llm.dtype, device),
+        device=device,
+        attn_implementation=resolve_attention(sources.llm.attn_implementation, device),
+    )
+
+
+def zero_shot_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> EntryTexts:
+    """Write the frozen model's texts, as far as that is not done; raises what a backfill raises."""
+    return text_only_texts(config, entry, pairs, inputs={}, load=frozen_model)
+
+
+def text_only_texts(
+    config: CompareConfig,
+    entry: Entry,
+    pairs: ComparedPairs,
+    *,
+    inputs: dict[str, str],
+    load: LoadModel,
+) -> EntryTexts:
+    """Write the texts of the model that `load` gives; `inputs` are what it is made from.
+
+    The costs are those of writing.
+    """
+    explanations = (entry.location / "explanations").uri
+    backfill = config.backfill_of(entry.drawn_with, pairs.uri, explanations, explanations)
+    logger.info("%s: writing texts", entry.name)
+    identity = _identity(config, backfill, pairs, inputs)
+    manifest = write_texts(backfill, identity, LoadTextOnly(config.prompt, load))
+    texts = texts_of_run(entry.location / "explanations", manifest, config.storage)
+    return replace(texts, costs=Costs(None, 0, pairs_per_second(manifest)))
+
+
+@dataclass(frozen=True)
+class LoadTextOnly:
+    """Loads the explainer in an actor's process (`LoadExplainer`)."""
+
+    prompt: PromptConfig
+    load: LoadModel
+
+    def __call__(self, made: MakeExplainTask) -> Explainer:
+        """The explainer, whose prompts have no collaborative tokens."""
+        sources, device = made.sources, resolve_device(made.device)
+        dataset = read_dataset(open_location(sources.dataset, sources.storage))
+        graph = read_graph(open_location(sources.graph, sources.storage))
+        folder = resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage)
+        model = self.load(sources, device)
+        tokenizer = load_tokenizer(folder)
+        num_text_tokens = model.get_input_embeddings().num_embeddings
+        vocabulary = text_vocabulary(num_text_tokens, dataset)
+        builder = PromptBuilder(tokenizer, self.prompt, vocabulary)
+        chooser = None
+        if self.prompt.aspects and sources.aspects is not None:
+            chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
+        engine = load_engine(model, stop_token_ids(model, tokenizer), builder.decode, made.engine)
+        return Explainer(
+            model,
+            engine,
+            PairPrompts(dataset, builder, chooser),
+            dataset,
+            graph,
+            fingerprint_of(made.shared_key),
+            checker_of(dataset, sources.storage),
+        )
+
+
+def _identity(
+    config: CompareConfig, backfill: BackfillConfig, pairs: ComparedPairs, inputs: dict[str, str]
+) -> Identity:
+    llm, dataset = config.language_model, manifest_of(config, "dataset")
+    folder = resolve_model(llm.model, llm.cache_dir, config.storage)
+    aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
+    return Identity(
+        kind="explanations",
+        config={
+            "decoding": backfill.decoding.model_dump(mode="json"),
+            "dtype": arithmetic(backfill),
+            "prompt": config.prompt.model_dump(mode="json"),
+            "pairs": pairs.fingerprint,
+        },
+        inputs={
+            "dataset": dataset.fingerprint,
+            "graph": manifest_of(config, "graph").fingerprint,
+            "base_model": model_fingerprint(folder),
+            **({} if aspects is None else {"aspects": aspects.fingerprint}),
+            **inputs,
+        },
+    )

@@ -1,0 +1,123 @@
+"""The texts of an entry: why some are missing, what they cost, and how they are kept.
+
+Prompts are answered in a bulk run. Other texts are an artifact of kind `texts`, a row a pair.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from xrec.backfill import finish, has_work, read, read_failed, run_backfill
+from xrec.backfill.plan import run_arguments
+from xrec.backfill.task import LoadExplainer, load_task_explainer
+from xrec.bulk import Identity, open_run
+from xrec.config.backfill import BackfillConfig
+from xrec.config.shared import StorageConfig
+from xrec.lab.measures.contestant_texts import PairIds
+from xrec.storage import Location, Manifest, finished, read_table, write_manifest, write_table
+
+TEXTS = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("text", pa.string()),
+    ]
+)
+_FILE = "texts.parquet"
+_NO_TEXT = "no_text"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a contestant costs; None where it was not measured, or there was no such work.
+
+    training_seconds: by the clock, of the epochs with their validations.
+    num_trained_parameters: 0 where nothing is trained, None of texts from elsewhere.
+    pairs_per_second: texts that a process writes in a second.
+    """
+
+    training_seconds: float | None = None
+    num_trained_parameters: int | None = None
+    pairs_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class EntryTexts:
+    """The texts of an entry by (user_id, item_id), None where it has none."""
+
+    texts: Mapping[PairIds, str | None]
+    fingerprint: str
+    failed: Mapping[str, int] = field(default_factory=dict)
+    costs: Costs = field(default_factory=Costs)
+
+
+def keep_texts(
+    location: Location,
+    texts: Mapping[PairIds, str | None],
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    metrics: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Write the texts as an artifact, and return its manifest.
+
+    Nothing is written if it is there. Raises ArtifactMismatchError if another run's texts are.
+    """
+    if (done := finished(location, "texts", config, inputs)) is not None:
+        return done
+    rows = [{"user_id": ids[0], "item_id": ids[1], "text": text} for ids, text in texts.items()]
+    table = pa.Table.from_pylist(rows, TEXTS)
+    return write_manifest(
+        location,
+        "texts",
+        config=config,
+        inputs=inputs,
+        files={_FILE: write_table(location / _FILE, table, TEXTS)},
+        row_counts={"texts": sum(text is not None for text in texts.values())},
+        metrics=metrics or {},
+    )
+
+
+def kept_texts(location: Location, manifest: Manifest) -> EntryTexts:
+    """What `keep_texts` wrote."""
+    rows = read_table(location / _FILE, TEXTS).to_pylist()
+    texts = {(row["user_id"], row["item_id"]): row["text"] for row in rows}
+    missing = sum(text is None for text in texts.values())
+    return EntryTexts(texts, manifest.fingerprint, {_NO_TEXT: missing} if missing else {})
+
+
+def texts_of_run(location: Location, manifest: Manifest, storage: StorageConfig) -> EntryTexts:
+    """The texts of a finished bulk run of explanations, at its place; it has no costs yet."""
+    source = (location.uri, manifest.version, storage)
+    rows = read(*source).to_table(columns=["user_id", "item_id", "explanation"]).to_pylist()
+    failed = read_failed(*source).to_table(columns=["user_id", "item_id", "reason"]).to_pylist()
+    texts: dict[PairIds, str | None] = {
+        (row["user_id"], row["item_id"]): row["explanation"] for row in rows
+    }
+    reasons: dict[str, int] = {}
+    for row in failed:
+        texts[row["user_id"], row["item_id"]] = None
+        reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
+    return EntryTexts(texts, manifest.fingerprint, dict(sorted(reasons.items())))
+
+
+def write_texts(
+    config: BackfillConfig, identity: Identity, load: LoadExplainer = load_task_explainer
+) -> Manifest:
+    """Write what is left of the run, and return its manifest; Ray is needed if anything is.
+
+    Raises what `xrec backfill` raises.
+    """
+    run = open_run(**run_arguments(config, identity))
+    manifest = run_backfill(config, run, load) if has_work(config, run) else finish(config, run)
+    assert manifest is not None, "a run without a limit is finished when it ends"
+    return manifest
+
+
+def pairs_per_second(manifest: Manifest) -> float | None:
+    """Pairs a second of a process at work in `write_texts`; None if all were carried over."""
+    costs, counts = manifest.metrics["costs"], manifest.row_counts
+    num_done = counts["explanations"] + counts["failed"] - costs.get("carried", 0)
+    return num_done / costs["seconds"] if num_done and costs.get("seconds") else None

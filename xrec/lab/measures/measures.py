@@ -1,0 +1,157 @@
+"""All measures of a comparison: made once in a process, then asked for any pairs.
+
+measures = load_measures(config, dataset, pairs, device="cpu")
+table = measures.of_pairs(texts)         # a row a pair, a column a metric
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from xrec.config.llm import LLMConfig
+from xrec.config.metrics import EncoderConfig, MetricsConfig
+from xrec.config.shared import StorageConfig
+from xrec.data.dataset import Dataset
+from xrec.data.held_out import HeldOutPair
+from xrec.evaluate.encoder import encoder_folder, load_encoder
+from xrec.lab.judge.load import JudgeAccess, describe_judge, judge_identity, load_judge
+from xrec.lab.measures.aspects import AspectsNamed
+from xrec.lab.measures.contestant_texts import ContestantTexts
+from xrec.lab.measures.corpus import CORPUS_INFOS
+from xrec.lab.measures.embedding import EmbeddingScore, embedding_infos
+from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure
+from xrec.lab.measures.overlap import Overlap
+from xrec.lab.measures.planted import RightAspect
+from xrec.lab.measures.specificity import Specificity
+from xrec.llm.source import model_fingerprint, name_anywhere
+from xrec.text import LanguageModel
+from xrec.text.load import model_anywhere
+
+_VERSION = 5  # of the measures and what they mean; with another one all is scored again
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """Measures of pairs, in the order of their columns."""
+
+    of_each: Sequence[PairMeasure]
+
+    def of_pairs(self, texts: ContestantTexts) -> pa.Table:
+        """One row a pair, in order: user_id, item_id, text, and a float64 column for each metric.
+
+        A metric that is not defined for a pair is null there. A row depends on nothing of the other
+        rows.
+        """
+        values: dict[str, Floats] = {}
+        for measure in self.of_each:
+            values |= measure.of_pairs(texts)
+        return pa.table(
+            {
+                "user_id": pa.array([pair.user_id for pair in texts.pairs], pa.string()),
+                "item_id": pa.array([pair.item_id for pair in texts.pairs], pa.string()),
+                "text": pa.array(texts.texts, pa.string()),
+                **{
+                    name: pa.array(column, pa.float64(), mask=np.isnan(column))
+                    for name, column in values.items()
+                },
+            }
+        )
+
+
+def load_measures(
+    config: MetricsConfig,
+    dataset: Dataset,
+    pairs: Sequence[HeldOutPair],
+    *,
+    device: str,
+    cache_dir: str | None = None,
+    judges: JudgeAccess | None = None,
+) -> Measures:
+    """The measures of `config`; those of judges need `judges`.
+
+    pairs: all pairs that the comparison scores, two or more; specificity compares with their
+        references. device: of the encoder.
+
+    Those of aspects are there only if the dataset has tables of aspects. Raises ModelError if the
+    model of an encoder or a judge cannot be had, ConfigError for a judge's engine without a model.
+    """
+    titles = dataset.items["title"].take([pair.item_index for pair in pairs]).to_pylist()
+    made: list[PairMeasure] = [Overlap(), Specificity(pairs, titles)]
+    if has_aspects(dataset):
+        made.append(AspectsNamed(dataset))
+    if dataset.planted is not None:
+        made.append(RightAspect(dataset))
+    if (section := config.encoder) is not None:
+        encoder = load_encoder(
+            section.source, layer=section.layer, device=device, cache_dir=cache_dir
+        )
+        made.append(EmbeddingScore(encoder, section.baseline, config.batch_size))
+    loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
+    for judge in config.judges:
+        if judges is None:
+            raise ValueError("the config has judges; expected `judges` that says how to reach them")
+        made.append(load_judge(judge, judges, loaded))
+    return Measures(made)
+
+
+def has_aspects(dataset: Dataset) -> bool:
+    """Whether there are tables of aspects, which some metrics need."""
+    return dataset.aspects is not None and dataset.explanation_aspects is not None
+
+
+def describe_metrics(
+    config: MetricsConfig, dataset: Dataset, llm: LLMConfig | None = None
+) -> dict[str, MetricInfo]:
+    """All metrics of `config` in the order of tables.
+
+    llm: of the job, for judges that name none.
+    """
+    infos = [*Overlap.infos, *CORPUS_INFOS, *Specificity.infos]
+    if has_aspects(dataset):
+        infos += AspectsNamed.infos
+    if dataset.planted is not None:
+        infos += RightAspect.infos
+    if config.encoder is not None:
+        infos += embedding_infos(config.encoder)
+    for judge in config.judges:
+        infos += describe_judge(judge, llm)
+    return {info.name: info for info in infos}
+
+
+def metrics_identity(
+    config: MetricsConfig, *, llm: LLMConfig | None = None, storage: StorageConfig | None = None
+) -> dict[str, Any]:
+    """The settings that scores depend on, as plain JSON, for the identity of what is scored.
+
+    A model that is a folder here has its fingerprint; of one that is not here there is the name.
+    Raises ModelError for an encoder's folder or package that is not there: before anything is
+    trained.
+    """
+    access = storage or StorageConfig()
+    return {
+        "version": _VERSION,
+        "encoder": None if config.encoder is None else _encoder_identity(config.encoder),
+        "judges": [judge_identity(judge, llm, access) for judge in config.judges],
+    }
+
+
+def _encoder_identity(config: EncoderConfig) -> dict[str, Any]:
+    settings, folder = config.model_dump(mode="json"), encoder_folder(config.source)
+    return settings if folder is None else {**settings, "fingerprint": model_fingerprint(folder)}
+
+
+def metrics_anywhere(config: MetricsConfig) -> MetricsConfig:
+    """The metrics for a process that runs in another folder: no path is relative.
+
+    They score the same: it is not for what identifies the scores.
+    """
+    encoder = config.encoder
+    if encoder is not None:
+        encoder = encoder.model_copy(update={"source": name_anywhere(encoder.source)})
+    judges = tuple(
+        judge.model_copy(update={"model": model_anywhere(judge.model)}) for judge in config.judges
+    )
+    return config.model_copy(update={"encoder": encoder, "judges": judges})

@@ -1,0 +1,158 @@
+"""Figures of contestants from their runs, one a seed: means, intervals, differences, groups.
+
+All runs are of the same pairs in the same order. A figure of pairs has an interval over users, and
+over seeds if there are several; a figure of a corpus has the values of the seeds only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from xrec.evaluate.bootstrap import Estimate
+from xrec.lab.measures.measure import PAIR_COLUMNS
+from xrec.lab.statistics.bootstrap_seeds import bootstrap_difference, bootstrap_over_seeds
+
+Values = NDArray[np.float64]
+Rows = NDArray[np.bool_]
+LEAST_SEEDS = 3
+"""Trainings that differ in the seed alone were seen to lie as far apart as methods do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One seed of a contestant: the table of `Measures.of_pairs`, and the figures of its corpus."""
+
+    table: pa.Table
+    corpus: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics of pairs, in order."""
+        return [name for name in self.table.column_names if name not in PAIR_COLUMNS]
+
+    def values(self, metric: str) -> Values:
+        """(N,) of a metric of pairs, NaN where it is not defined."""
+        return np.asarray(self.table[metric].to_numpy(), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A figure: `by_seed` are the values of its seeds, `num_pairs` those that have the metric.
+
+    low, high: the 95 % interval, None where there is none.
+    """
+
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    by_seed: tuple[float, ...]
+    num_pairs: int
+
+
+def metric_rows(
+    runs: Sequence[Run], *, num_samples: int, seed: int, rows: Rows | None = None
+) -> list[MetricRow]:
+    """The figures of one contestant, those of its corpus last.
+
+    rows: the pairs that count, (N,), or all. Figures of the corpora are those of the runs: give
+        runs with the corpora of these pairs. A metric that a run lacks, or that no pair has in
+        all seeds, is left out.
+    """
+    users, chosen = _users(runs), _chosen(runs, rows)
+    found = []
+    for metric in _shared_metrics(runs):
+        values = _stacked(runs, metric)[:, chosen]
+        there = np.isfinite(values).all(axis=0)
+        if there.any():
+            estimate = bootstrap_over_seeds(
+                values, users[chosen].tolist(), num_samples=num_samples, seed=seed
+            )
+            found.append(_row(metric, estimate, values[:, there]))
+    return found + _of_corpora(runs, int(chosen.sum()))
+
+
+def difference_rows(
+    runs: Sequence[Run],
+    first: Sequence[Run],
+    *,
+    num_samples: int,
+    seed: int,
+    rows: Rows | None = None,
+) -> list[MetricRow]:
+    """The figures of a contestant minus those of the first one, of the metrics that both have.
+
+    A difference is of the same pair. `by_seed` are the means of the contestant's seeds minus the
+    mean of all seeds of the first. Raises ValueError if the runs are of other pairs.
+    """
+    users, chosen = _users([*runs, *first]), _chosen(runs, rows)
+    found = []
+    for metric in _shared_metrics([*runs, *first]):
+        values, others = (_stacked(side, metric)[:, chosen] for side in (runs, first))
+        there = np.isfinite(np.concatenate([values, others])).all(axis=0)
+        if there.any():
+            estimate = bootstrap_difference(
+                values, others, users[chosen].tolist(), num_samples=num_samples, seed=seed
+            )
+            level = others[:, there].mean(axis=0)
+            found.append(_row(metric, estimate, values[:, there] - level))
+    levels = {row.metric: row.value for row in _of_corpora(first, 0)}
+    return found + [
+        replace(
+            row,
+            value=row.value - levels[row.metric],
+            by_seed=tuple(value - levels[row.metric] for value in row.by_seed),
+        )
+        for row in _of_corpora(runs, int(chosen.sum()))
+        if row.metric in levels
+    ]
+
+
+def _row(metric: str, estimate: Estimate, values: Values) -> MetricRow:
+    """The figure of `values` (S, M)."""
+    return MetricRow(
+        metric,
+        estimate.value,
+        estimate.low,
+        estimate.high,
+        tuple(values.mean(axis=1).tolist()),
+        values.shape[1],
+    )
+
+
+def _of_corpora(runs: Sequence[Run], num_pairs: int) -> list[MetricRow]:
+    """Of the metrics that each run's corpus has."""
+    names = [name for name in runs[0].corpus if all(name in run.corpus for run in runs)]
+    by_seed = {name: tuple(run.corpus[name] for run in runs) for name in names}
+    return [
+        MetricRow(name, float(np.mean(values)), None, None, values, num_pairs)
+        for name, values in by_seed.items()
+    ]
+
+
+def _shared_metrics(runs: Sequence[Run]) -> list[str]:
+    """The metrics of pairs that all runs have: one may lack a model that others found."""
+    return [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
+
+
+def _stacked(runs: Sequence[Run], metric: str) -> Values:
+    """(S, N)."""
+    return np.stack([run.values(metric) for run in runs])
+
+
+def _users(runs: Sequence[Run]) -> NDArray[np.object_]:
+    """The user of each pair, (N,); raises ValueError if the runs are of other pairs."""
+    if not runs:
+        raise ValueError("no runs; expected one a seed")
+    ids = [run.table.select(PAIR_COLUMNS[:2]) for run in runs]
+    if any(not other.equals(ids[0]) for other in ids[1:]):
+        raise ValueError("runs of other pairs, or in another order; expected the same ones")
+    return np.array(ids[0]["user_id"].to_pylist(), dtype=object)
+
+
+def _chosen(runs: Sequence[Run], rows: Rows | None) -> Rows:
+    num_pairs = runs[0].table.num_rows
+    return np.ones(num_pairs, dtype=np.bool_) if rows is None else np.asarray(rows, dtype=np.bool_)

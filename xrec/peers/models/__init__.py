@@ -1,1 +1,0 @@
-"""The peers as modules of torch, one file each."""
