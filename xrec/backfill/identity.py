@@ -45,8 +45,6 @@ def _identity(
         inputs["aspects"] = aspects.fingerprint
     if sources.cold_start:
         inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
-    if sources.ranker is not None:
-        inputs["ranker"] = manifest_of(config, "ranker").fingerprint
     settings = {
         "decoding": config.decoding.model_dump(mode="json"),
         "dtype": arithmetic(config),
@@ -78,16 +76,8 @@ def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
         **{name: location.shared_uri for name, location in locations.items()},
         llm=anywhere(config.llm),
         storage=config.storage,
-        ranker=_ranker(config),
         cold_start=_shared(config.cold_start, config.storage) if config.cold_start else None,
     )
-
-
-def _ranker(config: BackfillConfig | ServeConfig) -> str | None:
-    """The URI of the ranker if several texts are drawn; the endpoint draws one."""
-    if config.decoding.num_candidates == 1 or isinstance(config, ServeConfig):
-        return None
-    return location_of(config, "ranker").shared_uri
 
 
 def _shared(tables: ColdStartConfig, storage: StorageConfig) -> ColdStartConfig:

@@ -12,7 +12,6 @@ from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.peers import PeerConfig
-from xrec.config.ranker import TrainRankerConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import JobConfig
 
@@ -24,7 +23,6 @@ JOBS: Mapping[str, type[JobConfig]] = {
     "train-aspects": TrainAspectsConfig,
     "train-adapter": TrainAdapterConfig,
     "import-adapter": ImportAdapterConfig,
-    "train-ranker": TrainRankerConfig,
     "recommend": RecommendConfig,
     "backfill": BackfillConfig,
     "evaluate": EvaluateConfig,
@@ -41,7 +39,6 @@ ARTIFACTS = (
     "graph",
     "aspects",
     "adapter",
-    "ranker",
     "recommendations",
     "explanations",
     "evaluation",

@@ -16,7 +16,6 @@ from xrec.config.shared import ColdStartConfig, Device, StorageConfig
 from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError, ModelError
-from xrec.generate.candidates import Ranker, read_ranker
 from xrec.generate.choice import choose_engine
 from xrec.generate.engine import Engine
 from xrec.generate.explainer import Explainer, checker_of
@@ -41,8 +40,7 @@ from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
 class Sources:
     """What an explainer is made from; everything in it can be sent to another process.
 
-    The artifact `aspects` is read only if the adapter's prompt asks for aspects, `ranker` if it is
-    given.
+    The artifact `aspects` is read only if the adapter's prompt asks for aspects.
     """
 
     dataset: str
@@ -52,7 +50,6 @@ class Sources:
     storage: StorageConfig
     cold_start: ColdStartConfig | None = None
     aspects: str | None = None
-    ranker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +173,7 @@ def _assembled(
     engine: Engine,
     model: PreTrainedModel | None,
 ) -> Explainer:
-    """The explainer around an engine, with what chooses, checks and ranks."""
+    """The explainer around an engine, with what chooses and checks."""
     return Explainer(
         model,
         engine,
@@ -185,7 +182,6 @@ def _assembled(
         graph,
         checked.model_fingerprint,
         checker_of(dataset, sources.storage),
-        _ranker(sources),
     )
 
 
@@ -193,12 +189,6 @@ def _chooser(sources: Sources, checked: CheckedSources, dataset: Dataset) -> Asp
     if checked.aspects is None or sources.aspects is None:
         return None
     return read_chooser(open_location(sources.aspects, sources.storage), dataset)
-
-
-def _ranker(sources: Sources) -> Ranker | None:
-    if sources.ranker is None:
-        return None
-    return read_ranker(open_location(sources.ranker, sources.storage))
 
 
 def _vllm_explainer(
