@@ -123,7 +123,6 @@ def _by_pair(table: pa.Table) -> list[dict[str, Any]]:
             "decoding.max_new_tokens: 8 there, 9 here",
         ),
         ({"pairs": {"kind": "split", "split": "validation"}}, "pairs.split: 'test' there"),
-        ({"engine": {"linear_layers": "int8"}}, "dtype: 'auto' there, 'auto, int8' here"),
         ({"rows_per_chunk": 4, "carry_from": None, "alongside": True}, None),
     ],
 )

@@ -47,7 +47,7 @@ def _identity(
         inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
     settings = {
         "decoding": config.decoding.model_dump(mode="json"),
-        "dtype": arithmetic(config),
+        "dtype": config.llm.dtype,
         "pairs": config.pairs.model_dump(mode="json", exclude={"uri"}),
     }
     return Identity(kind="explanations", config=settings, inputs=inputs)
@@ -59,13 +59,6 @@ def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs)
         return location_of(config, "recommendations")
     assert pairs.uri is not None
     return open_location(pairs.uri, config.storage)
-
-
-def arithmetic(config: BackfillConfig | ServeConfig) -> str:
-    """Return the arithmetic that texts depend on: the dtype, and whether layers multiply int8."""
-    return (
-        f"{config.llm.dtype}, int8" if config.engine.linear_layers == "int8" else config.llm.dtype
-    )
 
 
 def sources_of(config: BackfillConfig | ServeConfig) -> Sources:

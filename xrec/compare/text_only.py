@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import aspects_of, read_chooser
-from xrec.backfill.identity import arithmetic
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import Identity
 from xrec.compare.bulk_texts import pairs_per_second, write_texts, written
@@ -130,7 +129,7 @@ def _identity(
         kind="explanations",
         config={
             "decoding": backfill.decoding.model_dump(mode="json"),
-            "dtype": arithmetic(backfill),
+            "dtype": llm.dtype,
             "prompt": config.prompt.model_dump(mode="json"),
             "pairs": pairs.fingerprint,
         },

@@ -21,8 +21,7 @@ PromptFailure = Literal[
 class EngineConfig(Config):
     """How texts are generated.
 
-    Texts do not depend on it, but for int8, for near ties of logits in bfloat16, and for what the
-    seed draws.
+    Texts do not depend on it, but for near ties of logits in bfloat16, and for what the seed draws.
     """
 
     kind: Literal["auto", "transformers", "vllm"] = Field(
@@ -51,14 +50,6 @@ class EngineConfig(Config):
         description="With vllm on a GPU: the share of the memory that is free when the engine "
         "starts, for the model and, with all that is left, keys and values.",
     )
-    linear_layers: Literal["packed", "plain", "int8"] = Field(
-        "packed",
-        description="How linear layers are computed by the engine transformers on a CPU. "
-        "packed holds the weights a second time, in the order of oneDNN, and "
-        "makes float32 products up to twice as fast. int8 multiplies 8-bit "
-        "integers, which is faster still; texts are other ones and a little worse "
-        "(LOG.md has the figures). plain leaves them to torch.",
-    )
     tensor_parallel_size: int = Field(
         1,
         ge=1,
@@ -74,11 +65,6 @@ class EngineConfig(Config):
 
     @model_validator(mode="after")
     def _kind_can_do_it(self) -> "EngineConfig":
-        if self.kind == "vllm" and self.linear_layers == "int8":
-            raise ValueError(
-                "linear_layers = 'int8' needs kind = 'transformers', saw 'vllm'; "
-                "give vLLM a quantized model instead"
-            )
         if self.kind == "transformers" and self.tensor_parallel_size > 1:
             raise ValueError(
                 f"tensor_parallel_size = {self.tensor_parallel_size} needs kind = 'vllm', "

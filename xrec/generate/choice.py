@@ -44,8 +44,6 @@ def choose_engine(config: EngineConfig, device: torch.device, model_folder: Path
 def _why_not_vllm(config: EngineConfig, device: torch.device, model_folder: Path) -> str | None:
     if device.type != "cuda":
         return f"texts are made on the {device.type}, and vLLM is taken for GPUs only"
-    if config.linear_layers == "int8":
-        return "engine.linear_layers is int8"
     try:
         check_installed_vllm()
     except ImportError as error:

@@ -17,13 +17,14 @@ from xrec.llm.source import resolve_model
 def computation(
     llm: LLMConfig, device: Device, engine: EngineConfig, storage: StorageConfig
 ) -> dict[str, str]:
-    """dtype, device, engine and arithmetic of a model that is loaded in this process.
+    """dtype, device and engine of a model that is loaded in this process.
 
     Raises ModelError if the device is not there, or the engine cannot be chosen.
     """
     found = resolve_device(device)
     dtype = str(resolve_dtype(llm.dtype, found)).removeprefix("torch.")
-    return _described(dtype, found.type, _engine(llm, found, engine, storage), engine)
+    kind = _engine(llm, found, engine, storage)
+    return {"dtype": dtype, "device": found.type, "engine": kind}
 
 
 def known_computation(
@@ -41,7 +42,7 @@ def settled_computation(
     """What `computation` gives on every machine; None if something is `auto`."""
     if "auto" in (llm.dtype, device, engine.kind):
         return None
-    return _described(llm.dtype, device, engine.kind, engine)
+    return {"dtype": llm.dtype, "device": device, "engine": engine.kind}
 
 
 def _engine(
@@ -52,8 +53,3 @@ def _engine(
     if device.type != "cuda":  # the model decides on GPUs only, and may have to be fetched for it
         return "transformers"
     return choose_engine(engine, device, resolve_model(llm.model, llm.cache_dir, storage))
-
-
-def _described(dtype: str, device: str, kind: str, engine: EngineConfig) -> dict[str, str]:
-    arithmetic = "int8" if engine.linear_layers == "int8" else "exact"
-    return {"dtype": dtype, "device": device, "engine": kind, "linear_layers": arithmetic}

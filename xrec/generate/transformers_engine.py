@@ -8,7 +8,6 @@ from xrec.config.engine import EngineConfig
 from xrec.generate.packed.model import PackedModel
 from xrec.generate.packed.run import PackedRun
 from xrec.generate.shared_run import RunEngine
-from xrec.llm.int8_linear import quantize_linears
 from xrec.llm.packed_linear import pack_linears
 
 
@@ -55,12 +54,9 @@ def load_engine(
 ) -> TransformersEngine:
     """The engine that `config` describes; `model`'s linear layers get other products, in place.
 
-    Raises ModelError for a decoder that cannot run packed passes, and for int8 layers on a GPU.
+    Raises ModelError for a decoder that cannot run packed passes.
     """
-    if config.linear_layers == "int8":
-        quantize_linears(model)
-    if config.linear_layers != "plain":
-        pack_linears(model)
+    pack_linears(model)
     return TransformersEngine(
         model,
         stop_token_ids,

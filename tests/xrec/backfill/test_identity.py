@@ -27,12 +27,18 @@ def test_identity_is_the_manifests_run(make_config: MakeConfig) -> None:
     assert identify_unchecked(make_config()) == identity
 
 
+def test_identity_with_another_dtype_is_another_run(make_config: MakeConfig) -> None:
+    one = make_config()
+    other = one.model_copy(update={"llm": one.llm.model_copy(update={"dtype": "bfloat16"})})
+    settings, others = identify(one).config, identify(other).config
+    assert {name for name in settings if settings[name] != others[name]} == {"dtype"}
+
+
 @pytest.mark.parametrize(
     ("values", "key"),
     [
         ({"decoding": {**DECODING, "max_new_tokens": 5}}, "decoding"),
         ({"decoding": {**DECODING, "temperature": 0.5}}, "decoding"),
-        ({"engine": {"linear_layers": "int8"}}, "dtype"),
         ({"pairs": {"kind": "top_k", "k": 3}}, "pairs"),
     ],
 )

@@ -8,7 +8,7 @@ from xrec.compare.identity import comparison_identity
 from xrec.errors import ModelError
 from xrec.generate.computation import computation
 
-OF_CPU = {"dtype": "float32", "device": "cpu", "engine": "transformers", "linear_layers": "exact"}
+OF_CPU = {"dtype": "float32", "device": "cpu", "engine": "transformers"}
 
 
 def cluster_has(num_gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,6 @@ def test_auto_on_a_gpu_with_vllm_takes_vllm(
     ("device", "config", "error", "reason"),
     [
         (CPU, EngineConfig(), None, "texts are made on the cpu"),
-        (GPU, EngineConfig(linear_layers="int8"), None, "engine.linear_layers is int8"),
         (GPU, EngineConfig(), ImportError("No module named 'vllm'"), "No module named 'vllm'"),
         (GPU, EngineConfig(), ModelError("vLLM 0.33 refuses"), "vLLM 0.33 refuses"),
     ],

@@ -8,14 +8,12 @@ from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.generate.computation import computation, settled_computation
 
-AUTO, ON_CPU = LLMConfig(model="none"), {"device": "cpu", "linear_layers": "exact"}
+AUTO = LLMConfig(model="none")
 
 
 def test_computation_of_auto_on_a_cpu_is_float32_by_our_own_engine() -> None:
     found = computation(AUTO, "cpu", EngineConfig(), StorageConfig())
-    assert found == {"dtype": "float32", "engine": "transformers", **ON_CPU}
-    int8 = EngineConfig(linear_layers="int8")
-    assert computation(AUTO, "cpu", int8, StorageConfig())["linear_layers"] == "int8"
+    assert found == {"dtype": "float32", "device": "cpu", "engine": "transformers"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -39,7 +39,7 @@ def _model(*, num_more: int = 0, max_rows: int = 8) -> EngineModel:
         model,
         [tokenizer.eos_token_id],
         chat.decode,
-        EngineConfig(max_rows=max_rows, key_value_gib=0.01, linear_layers="plain"),
+        EngineConfig(max_rows=max_rows, key_value_gib=0.01),
     )
     grammars = SchemaGrammars(tokenizer, model.config.vocab_size, [tokenizer.eos_token_id])
     return EngineModel("toy", engine, chat, grammars)
