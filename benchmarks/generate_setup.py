@@ -39,7 +39,7 @@ class Contest:
     natural_stops: bool
     collaborative: bool = True
     max_rows: int = 128
-    key_value_gib: float = 4.0
+    kv_cache_gib: float = 4.0
     first_pair: int = 0
 
 

@@ -27,14 +27,14 @@ from xrec.evaluate import (
     other_users,
     write_evaluation,
 )
-from xrec.generate.computation import known_computation
+from xrec.generate.choice import computation, settled_computation
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import (
     fitting_pairs,
+    generated_texts,
     nll_own_and_shuffled,
     shuffled_pairs,
-    usable_texts,
 )
 from xrec.graph.artifact import read_metrics
 from xrec.storage import (
@@ -121,9 +121,8 @@ def _output(
 ) -> Output:
     elsewhere = {"workspace", "storage", "evaluation", "aspects", *_ARTIFACTS}
     without_effect = {"device", "batch_size", "engine", "llm"}
-    computed = known_computation(
-        config.llm, config.device, config.engine, config.storage, exact=exact
-    )
+    model = (config.llm, config.device, config.engine)
+    computed = computation(*model, config.storage) if exact else settled_computation(*model)
     return Output(
         location_of(config, "evaluation"),
         "evaluation",
@@ -190,10 +189,13 @@ def _shuffled_texts(
     fitting = {pair for pair, fit in zip(pairs, fits, strict=True) if fit}
     written = [pair for pair in asked if pair in fitting]
     prompts = shuffled_pairs(written, [with_other[pair] for pair in written])
-    texts = usable_texts(explainer, prompts, config.decoding, "texts with another user's vector")
+    texts = generated_texts(explainer, prompts, config.decoding, "texts with another user's vector")
     return {
         **dict.fromkeys(asked, ""),
-        **{pair: text or "" for pair, text in zip(written, texts, strict=True)},
+        **{
+            pair: text.text if text.failure is None else ""
+            for pair, text in zip(written, texts, strict=True)
+        },
     }
 
 

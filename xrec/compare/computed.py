@@ -12,7 +12,7 @@ from xrec.bulk.pool import map_in_processes
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.comparison import ComparisonConfig
 from xrec.config.llm import LLMConfig
-from xrec.generate.computation import computation, settled_computation
+from xrec.generate.choice import computation, settled_computation
 from xrec.llm.source import anywhere
 
 

@@ -21,8 +21,8 @@ from xrec.config.backfill import BackfillConfig
 from xrec.config.comparison import ComparisonConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data.dataset import Dataset, read_dataset
+from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
-from xrec.generate.transformers_engine import load_engine
 from xrec.graph.artifact import read_graph
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import (

@@ -24,11 +24,11 @@ class EngineConfig(Config):
     Texts do not depend on it, but for near ties of logits in bfloat16, and for what the seed draws.
     """
 
-    kind: Literal["auto", "transformers", "vllm"] = Field(
+    kind: Literal["auto", "builtin", "vllm"] = Field(
         "auto",
         description="The engine. auto takes vllm on a GPU if the extra xrec[vllm] is installed "
-        "and vLLM knows the model's family, else transformers, which is xrec's own and "
-        "made for CPUs; the log says which and why.",
+        "and vLLM knows the model's family, else builtin, xrec's own for CPUs; the log says "
+        "which and why.",
     )
     max_rows: int = Field(
         128,
@@ -36,10 +36,10 @@ class EngineConfig(Config):
         description="Largest number of prompts that are worked on together. On a CPU, more "
         "than 128 gain little.",
     )
-    key_value_gib: float = Field(
+    kv_cache_gib: float = Field(
         2.0,
         gt=0,
-        description="GiB for keys and values, which are set aside once. Each text takes what it "
+        description="GiB for the KV cache, which is set aside once. Each text takes what it "
         "needs; if not all of max_rows find room, fewer are worked on. A prompt that needs more "
         "for itself alone fails. With vllm on a GPU it has no effect: see gpu_memory_share.",
     )
@@ -48,7 +48,7 @@ class EngineConfig(Config):
         gt=0,
         lt=1,
         description="With vllm on a GPU: the share of the memory that is free when the engine "
-        "starts, for the model and, with all that is left, keys and values.",
+        "starts, for the model and, with all that is left, the KV cache.",
     )
     tensor_parallel_size: int = Field(
         1,
@@ -65,24 +65,21 @@ class EngineConfig(Config):
 
     @model_validator(mode="after")
     def _kind_can_do_it(self) -> "EngineConfig":
-        if self.kind == "transformers" and self.tensor_parallel_size > 1:
-            raise ValueError(
-                f"tensor_parallel_size = {self.tensor_parallel_size} needs kind = 'vllm', "
-                "saw 'transformers'"
-            )
-        if self.kind == "transformers" and self.vllm_options:
-            raise ValueError(
-                f"vllm_options = {self.vllm_options} needs kind = 'vllm', saw 'transformers'"
-            )
+        for name, is_set in (
+            (f"tensor_parallel_size = {self.tensor_parallel_size}", self.tensor_parallel_size > 1),
+            (f"vllm_options = {self.vllm_options}", bool(self.vllm_options)),
+        ):
+            if self.kind == "builtin" and is_set:
+                raise ValueError(f"{name} needs kind = 'vllm', saw 'builtin'")
         return self
 
 
-class OwnEngineConfig(EngineConfig):
-    """The engine where it is always xrec's own.
+class BuiltinEngineConfig(EngineConfig):
+    """The engine where it is always the built-in one.
 
     Of a job that loads one model after the other in its own process: vLLM's processes would still
     hold the memory of the model before. And of a model that has no users and items: vLLM has an
     endpoint of its own for it.
     """
 
-    kind: Literal["transformers"] = Field("transformers", description="The engine.")
+    kind: Literal["builtin"] = Field("builtin", description="The engine.")

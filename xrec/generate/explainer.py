@@ -13,7 +13,8 @@ from xrec.checks import Checker
 from xrec.config.decoding import DecodingConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset
-from xrec.generate.engine import Completion, Engine, Failure, FinishReason
+from xrec.generate.engine import Completion, Failure, FinishReason
+from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.text_rules import ExplanationKind, TextFinisher
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.prompt import PairTexts
@@ -51,7 +52,7 @@ class Explainer:
     def __init__(
         self,
         model: PreTrainedModel | None,
-        engine: Engine,
+        engine: SharedEngine,
         pairs: PairPrompts,
         dataset: Dataset,
         graph: GraphEmbeddings,

@@ -102,11 +102,11 @@ class Generator:
         num_recorded = 0
         while True:
             live = self._ready()
-            self._recorder.set(metrics.MODEL_ROWS, live.engine.num_rows)
+            self._recorder.set(metrics.MODEL_ROWS, live.engine.core.num_rows)
             self._recorder.set(
-                metrics.MODEL_WAITING, max(0, live.num_pending - live.engine.num_rows)
+                metrics.MODEL_WAITING, max(0, live.num_pending - live.engine.core.num_rows)
             )
-            self._recorder.set(metrics.MODEL_KEY_VALUE_BYTES, live.engine.run.key_value_bytes)
+            self._recorder.set(metrics.MODEL_KV_CACHE_BYTES, live.engine.core.kv_cache_bytes)
             self._recorder.increase(metrics.ABANDONED, by=max(0, live.num_abandoned - num_recorded))
             num_recorded = live.num_abandoned
             await asyncio.sleep(_SECONDS_BETWEEN_GAUGES)
@@ -124,7 +124,7 @@ def load_live(config: ServeConfig) -> LiveExplainer:
         device=config.models.device,
         engine=config.engine,
         num_reserved_users=num_reserved,
-        passes_per_step=1,
+        is_streaming=True,
     )
     explainer.pairs.titles.build()
     return LiveExplainer(explainer, config.decoding, config.models.max_waiting_pairs)

@@ -15,13 +15,13 @@ from xrec.errors import DataError, ModelError, UnknownIdError
 from xrec.generate.engine import (
     Advance,
     Completion,
+    EngineCore,
     LikelihoodParams,
     RequestParams,
-    Run,
     text_params,
 )
+from xrec.generate.engine_thread import EngineThread
 from xrec.generate.explainer import Explainer
-from xrec.generate.run_thread import RunThread
 from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.serve.live import (
     OVERLOADED,
@@ -50,10 +50,10 @@ class LiveExplainer:
         builder = explainer.pairs.builder
         self._explainer, self._builder, self._decoding = explainer, builder, decoding
         self._new_users = NewUsers(explainer.dataset, explainer.graph)
-        run = explainer.engine.run
-        _check_memory(run, builder.prompt.max_prompt_tokens, decoding)
-        self.engine = RunThread(run)
-        self._max_pending = run.max_rows + max_waiting
+        core = explainer.engine.core
+        _check_memory(core, builder.prompt.max_prompt_tokens, decoding)
+        self.engine = EngineThread(core)
+        self._max_pending = core.max_rows + max_waiting
         self.num_pending = 0
         self.num_abandoned = 0
 
@@ -343,7 +343,7 @@ class LiveExplainer:
             return Failed("prompt_too_long", str(error))
         prompt = self._builder.build_without_tokens(texts) if pair.signal == "none" else prompt
         opening = self._explainer.finisher.opening(texts, self._decoding)
-        refused = self.engine.run.refusal([*prompt, *opening], text_params(self._decoding))
+        refused = self.engine.core.refusal([*prompt, *opening], text_params(self._decoding))
         return (
             _Asked(prompt, opening, texts)
             if refused is None
@@ -366,9 +366,9 @@ class LiveExplainer:
         return replace(known if is_known else replace(known, user_profile=""), **given)
 
 
-def _check_memory(run: Run, max_prompt_tokens: int, decoding: DecodingConfig) -> None:
-    """Raise ModelError if the run cannot hold the longest prompt and its text."""
-    refused = run.refusal([0] * max_prompt_tokens, text_params(decoding))
+def _check_memory(core: EngineCore, max_prompt_tokens: int, decoding: DecodingConfig) -> None:
+    """Raise ModelError if the engine cannot hold the longest prompt and its text."""
+    refused = core.refusal([0] * max_prompt_tokens, text_params(decoding))
     if refused is not None:
         raise ModelError(
             f"the longest prompt (prompt.max_prompt_tokens={max_prompt_tokens}) cannot be "

@@ -106,10 +106,10 @@ MODEL_ROWS = Metric("xrec_serve_model_rows", "gauge", "Pairs that a model replic
 MODEL_WAITING = Metric(
     "xrec_serve_model_waiting", "gauge", "Pairs that wait for a row of a model replica."
 )
-MODEL_KEY_VALUE_BYTES = Metric(
-    "xrec_serve_model_key_value_bytes",
+MODEL_KV_CACHE_BYTES = Metric(
+    "xrec_serve_model_kv_cache_bytes",
     "gauge",
-    "Bytes of a model replica's keys and values, allocated once.",
+    "Bytes of a model replica's KV cache, allocated once.",
 )
 SWAPS = Metric(
     "xrec_serve_swaps_total",
@@ -136,7 +136,7 @@ FRONTEND = (
 )
 """The metrics of a frontend replica: at `GET /metrics`, and exported by Ray."""
 
-GENERATOR = (ABANDONED, MODEL_ROWS, MODEL_WAITING, MODEL_KEY_VALUE_BYTES, SWAPS)
+GENERATOR = (ABANDONED, MODEL_ROWS, MODEL_WAITING, MODEL_KV_CACHE_BYTES, SWAPS)
 """The metrics of a model replica: only exported by Ray."""
 
 

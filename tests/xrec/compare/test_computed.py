@@ -6,9 +6,9 @@ from tests.xrec.compare.conftest import MakeConfig
 from xrec.compare.computed import Computed, as_recorded, computation_of_a_process, computed_on_ray
 from xrec.compare.identity import comparison_identity
 from xrec.errors import ModelError
-from xrec.generate.computation import computation
+from xrec.generate.choice import computation
 
-OF_CPU = {"dtype": "float32", "device": "cpu", "engine": "transformers"}
+OF_CPU = {"dtype": "float32", "device": "cpu", "engine": "builtin"}
 
 
 def cluster_has(num_gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_identity_of_settings_without_auto_is_known_without_a_cluster(
         contestants=["ours"],
         device="cpu",
         actors={"device": "cpu"},
-        engine={"kind": "transformers"},
+        engine={"kind": "builtin"},
     )
     settings, _ = comparison_identity(config, "model")
     assert settings["device"] == "cpu"

@@ -48,7 +48,7 @@ def closed(town: Path) -> Explainer:
     return load_explainer(
         sources_of(backfill_config(town, "unused")),
         device="cpu",
-        engine=EngineConfig(max_rows=4, key_value_gib=0.05),
+        engine=EngineConfig(max_rows=4, kv_cache_gib=0.05),
     )
 
 
@@ -118,7 +118,7 @@ def test_new_user_with_a_history_gets_the_text_of_xrec_explain(
         lambda: live.explain([LivePair("newcomer", items[4], history) for history in histories]),
     )
     for text, history in zip(texts, histories, strict=True):
-        engine = EngineConfig(max_rows=4, key_value_gib=0.05)
+        engine = EngineConfig(max_rows=4, kv_cache_gib=0.05)
         sources = sources_of(backfill_config(town, "unused"))
         explainer = load_explainer(
             sources, device="cpu", engine=engine, history=History("newcomer", history)
@@ -134,7 +134,7 @@ def test_more_new_users_than_reserved_rows_are_all_answered(town: Path) -> None:
     live = load_live(
         serve_config(
             town,
-            engine={"max_rows": 2, "key_value_gib": 0.05},
+            engine={"max_rows": 2, "kv_cache_gib": 0.05},
             models={"device": "cpu", "max_waiting_pairs": 60},
         )
     )
@@ -233,7 +233,7 @@ class ScriptedEngine:
     """Writes the given texts token by token, one for each request."""
 
     def __init__(self, live: LiveExplainer, *texts: str):
-        self.run = live.engine.run
+        self.core = live.engine.core
         self.stop = live.engine.stop
         encode = live._explainer.pairs.builder.encode_explanation
         self._scripts = [encode(text)[:-1] for text in texts]
@@ -394,7 +394,7 @@ def test_abandoned_stream_frees_its_row(live: LiveExplainer, town: Path) -> None
             break
         await events.aclose()  # type: ignore[attr-defined]
         return await asyncio.wrap_future(
-            live.engine.call(lambda: live.engine.num_rows + live.engine.num_waiting)
+            live.engine.call(lambda: live.engine.core.num_rows + live.engine.core.num_waiting)
         )
 
     assert use(live, abandon) == 0
@@ -406,13 +406,13 @@ def test_cancelled_request_frees_all_of_its_rows(live: LiveExplainer, town: Path
 
     async def cancel() -> int:
         task = asyncio.create_task(live.explain([LivePair(user, items[0]) for user in users]))
-        while not live.engine.num_rows:
+        while not live.engine.core.num_rows:
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         return await asyncio.wrap_future(
-            live.engine.call(lambda: live.engine.num_rows + live.engine.num_waiting)
+            live.engine.call(lambda: live.engine.core.num_rows + live.engine.core.num_waiting)
         )
 
     assert use(live, cancel) == 0
@@ -424,7 +424,7 @@ def test_beyond_what_may_wait_all_pairs_of_a_request_are_refused(town: Path) -> 
     live = load_live(
         serve_config(
             town,
-            engine={"max_rows": 2, "key_value_gib": 0.05},
+            engine={"max_rows": 2, "kv_cache_gib": 0.05},
             models={"device": "cpu", "max_waiting_pairs": 3},
         )
     )
@@ -471,7 +471,7 @@ def test_failed_engine_is_told_as_unavailable(
     def broken() -> list[Any]:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(live.engine.run, "step", broken)
+    monkeypatch.setattr(live.engine.core, "step", broken)
     users, items = ids_of(town)
     with pytest.raises(ModelUnavailableError, match="no memory"):
         use(live, lambda: live.explain([LivePair(users[0], items[0])]))
@@ -527,7 +527,7 @@ def test_requests_that_come_at_once_are_counted_at_once(town: Path) -> None:
     """Pairs of requests that were accepted count before their work begins."""
     live = load_live(
         serve_config(
-            town, models={"max_waiting_pairs": 3}, engine={"max_rows": 1, "key_value_gib": 0.25}
+            town, models={"max_waiting_pairs": 3}, engine={"max_rows": 1, "kv_cache_gib": 0.25}
         )
     )
     users, items = ids_of(town)
@@ -545,7 +545,7 @@ def test_requests_that_come_at_once_are_counted_at_once(town: Path) -> None:
 def test_more_pairs_than_are_ever_taken_are_told_so(town: Path) -> None:
     live = load_live(
         serve_config(
-            town, models={"max_waiting_pairs": 1}, engine={"max_rows": 1, "key_value_gib": 0.25}
+            town, models={"max_waiting_pairs": 1}, engine={"max_rows": 1, "kv_cache_gib": 0.25}
         )
     )
     users, items = ids_of(town)
