@@ -36,9 +36,7 @@ def main(
             "and 0.25 in bfloat16, which is two steps of a logit above 16."
         ),
     ] = None,
-    kv_cache_gib: Annotated[
-        float, typer.Option(help="GiB for the KV cache of each engine.")
-    ] = 2.0,
+    kv_cache_gib: Annotated[float, typer.Option(help="GiB for the KV cache of each engine.")] = 2.0,
 ) -> None:
     """Count equal completions, near ties and mismatches.
 

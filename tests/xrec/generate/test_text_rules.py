@@ -55,7 +55,7 @@ def finish(
 THREE = "It is so good. It is so calm. It is so near."
 LONG = "so it is good, " * 40 + "an"
 NO_RULES = {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None}
-CUT = {"reason": "length"}
+CUT, LOCK = {"reason": "length"}, {"title": "Lock"}
 PEPPER = "You love [title]'s tea and all that there is to see."
 ORLAN = unicodedata.normalize("NFD", "Café Orlán")
 FILLED = "You would love The Rusty Fox."
@@ -79,13 +79,13 @@ FILLED = "You would love The Rusty Fox."
         # Phrases that are repeated; the title is one word of a phrase.
         (THREE, {}, THREE),
         (f"{THREE} It is so old.", {}, "repetitive_text"),
-        ("It serves you well for its [title] for its [title].", {}, "repetitive_text"),
+        ("It serves you well for its [title] for its [title].", LOCK, "repetitive_text"),
         ("It is good for its tone and good for its price.", {}, None),
         ("You would enjoy it for the build and build.", {}, "repetitive_text"),
         ("You love the coffee and the coffee shops.", {}, None),
         ("It gets funkier and funkier.", {}, None),
         ("You would enjoy it for the ease of use and the ease of use.", {}, "repetitive_text"),
-        ("It should suit you, the [title] and the [title].", {}, "repetitive_text"),
+        ("It should suit you, the [title] and the [title].", LOCK, "repetitive_text"),
         ("You would enjoy it more and more, for years and years.", {}, None),
         ("You would enjoy it for the warm tone and the low price.", {}, None),
         (

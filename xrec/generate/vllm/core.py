@@ -123,8 +123,11 @@ class VllmCore:
         failure = request_failure(prompt, params, num_ids, num_text_tokens, context)
         if failure is not None:
             return failure
-        is_given = isinstance(params, LikelihoodParams)
-        num_new = len(params.continuation) if is_given else params.max_new_tokens
+        num_new = (
+            len(params.continuation)
+            if isinstance(params, LikelihoodParams)
+            else params.max_new_tokens
+        )
         if min(len(prompt) + num_new, context) > self._max_num_tokens:
             return Failure(
                 "over_memory_budget",
@@ -132,7 +135,7 @@ class VllmCore:
                 f"{self._max_num_tokens} (kv_cache_gib, gpu_memory_share); raise it, or lower "
                 "decoding.max_new_tokens",
             )
-        return None if is_given else _unsupported(params)
+        return None if isinstance(params, LikelihoodParams) else _unsupported(params)
 
     def add(self, prompt: Sequence[int], params: RequestParams) -> int:
         """See `EngineCore`."""

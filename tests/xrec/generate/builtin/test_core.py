@@ -358,9 +358,6 @@ def test_stopping_decodes_a_text_once_whatever_the_number_of_stop_strings() -> N
 
     stopping = Stopping(frozenset({9}), ("1 2", "7", "3 4"), noted, max_new_tokens=5)
     ids = [[1], [1, 3], [1, 3, 4], [5, 1, 2], [1, 9], [1, 1, 1, 1, 1]]
-    assert [stopping.reason(one, 10) for one in ids] == [
-        *(None, None),
-        *("stop", "stop", "stop"),
-        "length",
-    ]
+    reasons = [stopping.reason(one, 10) for one in ids]
+    assert reasons == [None, None, "stop", "stop", "stop", "length"]
     assert decoded == [one for one in ids if one[-1] != 9]
