@@ -45,17 +45,17 @@ class NotingLoad:
         return explainer
 
     def _note(self, engine: Any) -> None:
-        step = engine.run.step
+        step = engine.core.step
         notes = (Path(self.folder) / str(os.getpid())).open("a", buffering=1)
 
         def noted() -> Any:
             began = time.time()
             advances = step()
-            rows = len({(one.request_id, one.number) for one in advances})
+            rows = len({one.request_id for one in advances})
             notes.write(json.dumps([began, time.time(), rows, time.process_time()]) + "\n")
             return advances
 
-        engine.run.step = noted
+        engine.core.step = noted
 
 
 @dataclass(frozen=True)

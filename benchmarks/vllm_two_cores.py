@@ -176,11 +176,11 @@ def _part_of(
 def _ours(contest: Any, settings: Contestant, part: int) -> Any:
     from benchmarks.generate_setup import prepare
     from xrec.config.engine import EngineConfig
-    from xrec.generate.transformers_engine import load_engine
+    from xrec.generate.builtin.engine import load_engine
 
     setup = prepare(contest)
     prompts = _part_of(setup.prompts, contest, settings, part)
-    config = EngineConfig(max_rows=contest.max_rows, key_value_gib=contest.key_value_gib)
+    config = EngineConfig(max_rows=contest.max_rows, kv_cache_gib=contest.kv_cache_gib)
     engine = load_engine(setup.model, setup.stop, setup.explainer.pairs.builder.decode, config)
 
     def write(some: list[list[int]]) -> None:
@@ -201,7 +201,7 @@ def _vllm(contest: Any, settings: Contestant, part: int) -> Any:
     llm = LLM(
         model=str(resolve_model(contest.llm)),
         dtype=contest.dtype,
-        kv_cache_memory_bytes=int(contest.key_value_gib * 2**30),
+        kv_cache_memory_bytes=int(contest.kv_cache_gib * 2**30),
         block_size=32,
         max_num_seqs=contest.max_rows,
         enable_prefix_caching=True,

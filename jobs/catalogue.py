@@ -132,27 +132,6 @@ Example:
 """,
 )
 
-TRAIN_RANKER = Job(
-    "train-ranker",
-    "ranker",
-    """Validation pairs in, out: which of several texts of a pair to take.
-
-Draws several texts for each of some validation pairs, and trains a linear score on what tells
-those that are like the reference from the others: likelihood with the user's vector and with
-another's, aspects named, support, length, repetition. Runs in this process. A backfill with
-decoding.num_candidates above 1 takes the best of its texts by it.
-
-\b
-In:   <workspace>/dataset, graph and adapter, aspects if the prompt asks for them, llm.model
-Out:  <workspace>/ranker: ranker.json, manifest.json with what it brings on pairs left out
-
-\b
-Example:
-  xrec train-ranker configs/instruments.yaml training.max_pairs=500
-  xrec backfill configs/instruments.yaml decoding.num_candidates=4 decoding.temperature=0.7
-""",
-)
-
 RECOMMEND = Job(
     "recommend",
     "recommendations",
@@ -302,7 +281,6 @@ JOBS = (
     PRETRAIN_GRAPH,
     TRAIN_ASPECTS,
     TRAIN_ADAPTER,
-    TRAIN_RANKER,
     RECOMMEND,
     BACKFILL,
     EVALUATE,

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from jobs.explainer import computed_by, load_explainer_here
 from jobs.output import Output
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read, read_failed
@@ -29,11 +28,12 @@ from xrec.evaluate import (
     write_evaluation,
 )
 from xrec.generate.explainer import Explainer
+from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import (
     fitting_pairs,
+    generated_texts,
     nll_own_and_shuffled,
     shuffled_pairs,
-    usable_texts,
 )
 from xrec.graph.artifact import read_metrics
 from xrec.storage import (
@@ -49,7 +49,7 @@ logger = logging.getLogger("xrec")
 
 _ARTIFACTS: tuple[Kind, ...] = ("dataset", "graph", "adapter", "explanations")
 _NUM_EXAMPLES = 20
-_CHOSEN_BY = ("aspects", "ranker", "cold_start")
+_CHOSEN_BY = ("aspects", "cold_start")
 """Inputs of explanations beside those that belong to the adapter; evaluate reads no cold start."""
 
 Row = tuple[HeldOutPair, str]
@@ -76,7 +76,7 @@ def run(config: EvaluateConfig) -> Manifest:
     made = _output(config, manifests)
     if (done := made.done()) is not None:
         return done
-    explainer = _explainer(config)
+    explainer = load_explainer_of(config)
     source = (config.artifact("explanations"), manifests["explanations"].version, config.storage)
     explanations = read(*source).to_table(columns=["user_id", "item_id", "explanation"])
     failed = read_failed(*source).to_table(columns=["user_id", "item_id", "reason"])
@@ -113,33 +113,39 @@ def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
     manifests: dict[str, Manifest] = {name: manifest_of(config, name) for name in _ARTIFACTS}
     if "aspects" in manifests["adapter"].inputs:
         manifests["aspects"] = manifest_of(config, "aspects")
-    if _ranks(config):
-        manifests["ranker"] = manifest_of(config, "ranker")
     return manifests
-
-
-def _ranks(config: EvaluateConfig) -> bool:
-    """Whether the best of several texts is taken where texts are drawn."""
-    return config.max_shuffled_generations > 0 and config.decoding.num_candidates > 1
 
 
 def _output(
     config: EvaluateConfig, manifests: Mapping[str, Manifest], *, exact: bool = True
 ) -> Output:
-    elsewhere = {"workspace", "storage", "evaluation", "aspects", "ranker", *_ARTIFACTS}
+    elsewhere = {"workspace", "storage", "evaluation", "aspects", *_ARTIFACTS}
     without_effect = {"device", "engine", "llm"}
-    computed, unchecked = computed_by(config, exact=exact)
+    model = (config.llm, config.device, config.engine)
+    computed = computation(*model, config.storage) if exact else settled_computation(*model)
     return Output(
         location_of(config, "evaluation"),
         "evaluation",
-        {**config.model_dump(mode="json", exclude=elsewhere | without_effect), **computed},
+        {
+            **config.model_dump(mode="json", exclude=elsewhere | without_effect),
+            "computation": computed,
+        },
         {name: manifest.fingerprint for name, manifest in manifests.items()},
-        unchecked=unchecked,
+        unchecked=() if computed else ("computation",),
     )
 
 
-def _explainer(config: EvaluateConfig) -> Explainer:
-    return load_explainer_here(config, ranker=config.artifact("ranker") if _ranks(config) else None)
+def load_explainer_of(config: EvaluateConfig) -> Explainer:
+    """Load the job's model into this process; raises what `load_explainer` raises."""
+    sources = Sources(
+        dataset=config.artifact("dataset"),
+        graph=config.artifact("graph"),
+        adapter=config.artifact("adapter"),
+        llm=config.llm,
+        storage=config.storage,
+        aspects=config.artifact("aspects"),
+    )
+    return load_explainer(sources, device=config.device, engine=config.engine)
 
 
 def score_pairs(explainer: Explainer, rows: list[Row], config: EvaluateConfig) -> list[ScoredPair]:
@@ -183,10 +189,13 @@ def _shuffled_texts(
     fitting = {pair for pair, fit in zip(pairs, fits, strict=True) if fit}
     written = [pair for pair in asked if pair in fitting]
     prompts = shuffled_pairs(written, [with_other[pair] for pair in written])
-    texts = usable_texts(explainer, prompts, config.decoding, "texts with another user's vector")
+    texts = generated_texts(explainer, prompts, config.decoding, "texts with another user's vector")
     return {
         **dict.fromkeys(asked, ""),
-        **{pair: text or "" for pair, text in zip(written, texts, strict=True)},
+        **{
+            pair: text.text if text.failure is None else ""
+            for pair, text in zip(written, texts, strict=True)
+        },
     }
 
 

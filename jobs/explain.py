@@ -64,12 +64,12 @@ def run(
 
 
 def _engine(config: BackfillConfig) -> EngineConfig:
-    """The backfill's engine; but auto is ours, because vLLM starts longer than one text takes.
+    """The backfill's engine; but auto is builtin, because vLLM starts longer than one text takes.
 
     A model that several GPUs share is left to vLLM.
     """
     if config.engine.kind == "auto" and config.engine.tensor_parallel_size == 1:
-        return config.engine.model_copy(update={"kind": "transformers"})
+        return config.engine.model_copy(update={"kind": "builtin"})
     return config.engine
 
 

@@ -9,7 +9,8 @@ from transformers import LlamaForCausalLM
 from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
-from xrec.generate.transformers_engine import TransformersEngine
+from xrec.config.engine import EngineConfig
+from xrec.generate.builtin.engine import load_engine
 
 V, END = 64, 2
 PROMPTS = [
@@ -28,9 +29,7 @@ def model_on(device: str, dtype: torch.dtype, injection: Injection) -> LlamaForC
 
 
 def tokens(model: LlamaForCausalLM) -> list[list[int]]:
-    engine = TransformersEngine(
-        model, [END], max_rows=8, key_value_bytes=2**24, decode=lambda ids: str(ids)
-    )
+    engine = load_engine(model, [END], str, EngineConfig(max_rows=8, kv_cache_gib=2**-6))
     completions = engine.generate(PROMPTS, DecodingConfig(max_new_tokens=16))
     return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
 

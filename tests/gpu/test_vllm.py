@@ -24,6 +24,7 @@ from tests.xrec.generate.vllm.vllm_town import (
 )
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
+from xrec.config.engine import EngineConfig
 
 pytest.importorskip("vllm", reason="vLLM is not installed here: pip install 'xrec[vllm]'")
 
@@ -43,13 +44,10 @@ def engine_on(
         toy_tokenizer(),
         make_adapter(rule, graph),
         graph,
-        dtype=dtype,
-        device=torch.device(device),
-        max_rows=16,
-        key_value_bytes=1 << 27,
         # Several engines follow each other here, and each has little to hold.
-        gpu_memory_share=0.3,
-        **settings,
+        EngineConfig(max_rows=16, kv_cache_gib=1 / 8, gpu_memory_share=0.3, **settings),
+        dtype=str(dtype).removeprefix("torch."),
+        device=torch.device(device),
     )
 
 

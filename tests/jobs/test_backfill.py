@@ -90,7 +90,6 @@ def test_backfill_second_run_does_no_work_and_changes_no_file(pipeline: Any) -> 
             "decoding.max_new_tokens: 8 there, 9 here",
         ),
         ({"pairs": {"kind": "split", "split": "validation"}}, "pairs.split: 'test' there"),
-        ({"engine": {"linear_layers": "int8"}}, "dtype: 'auto' there, 'auto, int8' here"),
         ({"rows_per_chunk": 4, "carry_from": None, "alongside": True}, None),
     ],
 )

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 
 import jobs.evaluate
-import jobs.explainer
 from jobs.prepare import run as prepare_dataset
 from xrec.backfill import read_explanations, read_failed
 from xrec.config.data import PrepareConfig
@@ -29,7 +28,7 @@ def without_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: object, **settings: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(jobs.explainer, "load_explainer", load)
+    monkeypatch.setattr(jobs.evaluate, "load_explainer", load)
 
 
 def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline: Any) -> None:
@@ -107,7 +106,7 @@ def test_evaluate_pairs_that_failed_or_do_not_fit_are_scored_with_empty_texts(
     pipeline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = pipeline.config(EvaluateConfig, max_shuffled_generations=3)
-    explainer = jobs.explainer.load_explainer_here(config)
+    explainer = jobs.evaluate.load_explainer_of(config)
     pairs = held_out_pairs(explainer.dataset, "test")[:4]
     texts = ["A text.", "", "", "Another."]
     monkeypatch.setattr(jobs.evaluate, "fitting_pairs", lambda *_: [True, True, False, True])

@@ -27,7 +27,7 @@ def shared_key(identity: Identity) -> str:
     return fingerprint_of(
         [
             settings,
-            {name: identity.inputs.get(name) for name in ("base_model", "adapter", "ranker")},
+            {name: identity.inputs.get(name) for name in ("base_model", "adapter")},
         ]
     )
 

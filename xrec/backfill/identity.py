@@ -45,11 +45,9 @@ def _identity(
         inputs["aspects"] = aspects.fingerprint
     if sources.cold_start:
         inputs["cold_start"] = read_cold_start(sources.cold_start, sources.storage).fingerprint
-    if sources.ranker is not None:
-        inputs["ranker"] = manifest_of(config, "ranker").fingerprint
     settings = {
         "decoding": config.decoding.model_dump(mode="json"),
-        "dtype": arithmetic(config),
+        "dtype": config.llm.dtype,
         "pairs": config.pairs.model_dump(mode="json", exclude={"uri"}),
     }
     return Identity(kind="explanations", config=settings, inputs=inputs)
@@ -63,13 +61,6 @@ def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs)
     return open_location(pairs.uri, config.storage)
 
 
-def arithmetic(config: BackfillConfig | ServeConfig) -> str:
-    """Return the arithmetic that texts depend on: the dtype, and whether layers multiply int8."""
-    return (
-        f"{config.llm.dtype}, int8" if config.engine.linear_layers == "int8" else config.llm.dtype
-    )
-
-
 def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
     """Return what the workers load, with URIs that do not depend on the working directory."""
     names = ("dataset", "graph", "adapter", "aspects")
@@ -78,16 +69,8 @@ def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
         **{name: location.shared_uri for name, location in locations.items()},
         llm=anywhere(config.llm),
         storage=config.storage,
-        ranker=_ranker(config),
         cold_start=_shared(config.cold_start, config.storage) if config.cold_start else None,
     )
-
-
-def _ranker(config: BackfillConfig | ServeConfig) -> str | None:
-    """The URI of the ranker if several texts are drawn; the endpoint draws one."""
-    if config.decoding.num_candidates == 1 or isinstance(config, ServeConfig):
-        return None
-    return location_of(config, "ranker").shared_uri
 
 
 def _shared(tables: ColdStartConfig, storage: StorageConfig) -> ColdStartConfig:

@@ -17,7 +17,7 @@ from xrec.config.backfill import BackfillConfig
 from xrec.config.decoding import DecodingConfig, TextFailure
 from xrec.config.engine import EngineConfig, PromptFailure
 from xrec.config.shared import Device
-from xrec.generate.engine_report import EngineReport
+from xrec.generate.engine import EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer
 from xrec.schemas import FAILED, GENERATED, PAIRS

@@ -10,7 +10,7 @@ from xrec.cli.process import running
 HELP = """All jobs of a project, in order; what is there already is kept.
 
 The order is build-sample-llm, annotate, prepare, pretrain-graph, train-aspects, train-adapter,
-train-ranker, recommend, backfill, evaluate; jobs without a section in CONFIG are left out. A job is
+recommend, backfill, evaluate; jobs without a section in CONFIG are left out. A job is
 skipped if its artifact is there and was made from the same settings and inputs. If the artifact
 that is there differs, the run says in what and stops; with --redo it is deleted and made again,
 with all that depends on it.

@@ -122,7 +122,6 @@ class BackfillConfig(JobConfig):
     dataset: str | None = input_uri("dataset")
     graph: str | None = input_uri("graph")
     aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
-    ranker: str | None = input_uri("ranker", "decoding.num_candidates is above 1")
     adapter: str | None = input_uri("adapter")
     explanations: str | None = output_uri("explanations")
     pairs: Annotated[

@@ -104,7 +104,7 @@ class CompareConfig(JobConfig):
     )
     decoding: DecodingConfig = Field(
         default_factory=DecodingConfig,
-        description="How texts are drawn from the language model. num_candidates counts as 1.",
+        description="How texts are drawn from the language model.",
     )
     engine: EngineConfig = Field(
         default_factory=EngineConfig, description="The generation engine of each actor."
@@ -194,11 +194,6 @@ class CompareConfig(JobConfig):
         return self.llm
 
     @property
-    def decoding_of_one(self) -> DecodingConfig:
-        """How a text is drawn: a ranker is of one adapter, so there is one text."""
-        return self.decoding.model_copy(update={"num_candidates": 1})
-
-    @property
     def max_training_pairs(self) -> int | None:
         """The number of training pairs of all contestants; None for all of the dataset's."""
         if self.budget.max_pairs is not None:
@@ -208,7 +203,7 @@ class CompareConfig(JobConfig):
     def is_seeded(self, contestant: str) -> bool:
         """Whether the texts of `contestant` depend on the seed."""
         if contestant == "zero_shot":
-            one = self.decoding_of_one
+            one = self.decoding
             return one.temperature > 0 or one.second_try is not None
         return contestant in (*ADAPTERS, *BASELINES)
 
@@ -243,7 +238,7 @@ class CompareConfig(JobConfig):
                 "explanations": explanations,
                 "adapter": adapter,
                 "max_failed_share": 1.0,
-                "decoding": self.decoding_of_one.model_copy(update={"seed": seed}),
+                "decoding": self.decoding.model_copy(update={"seed": seed}),
             }
         )
 

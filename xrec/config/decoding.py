@@ -110,13 +110,6 @@ class DecodingConfig(Config):
         "all tokens.",
     )
     seed: int = Field(0, ge=0, description="Seed of sampling.")
-    num_candidates: int = Field(
-        1,
-        ge=1,
-        description="Number of texts that are drawn for a pair, from one prefill, of which the "
-        "best one that can be used is taken, by the ranker that train-ranker makes. More than 1 "
-        "needs a temperature above 0. xrec serve and xrec lab compare draw one.",
-    )
     stop: tuple[str, ...] = Field(
         (), description="Strings that end a text; the text stops before the first one."
     )
@@ -143,15 +136,6 @@ class DecodingConfig(Config):
         if self.opening is not None:
             check_allowed("decoding.opening", self.opening, ("aspects", "title"))
             check_once({"decoding.opening": self.opening}, ("aspects",))
-        return self
-
-    @model_validator(mode="after")
-    def _candidates_can_differ(self) -> "DecodingConfig":
-        if self.num_candidates > 1 and not self.temperature:
-            raise ValueError(
-                f"num_candidates = {self.num_candidates} with temperature 0: all texts would be "
-                "the same; expected a temperature above 0, e.g. 0.7"
-            )
         return self
 
     @property

@@ -21,15 +21,14 @@ PromptFailure = Literal[
 class EngineConfig(Config):
     """How texts are generated.
 
-    Texts do not depend on it, but for int8, for near ties of logits in bfloat16, and for what the
-    seed draws.
+    Texts do not depend on it, but for near ties of logits in bfloat16, and for what the seed draws.
     """
 
-    kind: Literal["auto", "transformers", "vllm"] = Field(
+    kind: Literal["auto", "builtin", "vllm"] = Field(
         "auto",
         description="The engine. auto takes vllm on a GPU if the extra xrec[vllm] is installed "
-        "and vLLM knows the model's family, else transformers, which is xrec's own and "
-        "made for CPUs; the log says which and why.",
+        "and vLLM knows the model's family, else builtin, xrec's own for CPUs; the log says "
+        "which and why.",
     )
     max_rows: int = Field(
         128,
@@ -37,10 +36,10 @@ class EngineConfig(Config):
         description="Largest number of prompts that are worked on together. On a CPU, more "
         "than 128 gain little.",
     )
-    key_value_gib: float = Field(
+    kv_cache_gib: float = Field(
         2.0,
         gt=0,
-        description="GiB for keys and values, which are set aside once. Each text takes what it "
+        description="GiB for the KV cache, which is set aside once. Each text takes what it "
         "needs; if not all of max_rows find room, fewer are worked on. A prompt that needs more "
         "for itself alone fails. With vllm on a GPU it has no effect: see gpu_memory_share.",
     )
@@ -49,15 +48,7 @@ class EngineConfig(Config):
         gt=0,
         lt=1,
         description="With vllm on a GPU: the share of the memory that is free when the engine "
-        "starts, for the model and, with all that is left, keys and values.",
-    )
-    linear_layers: Literal["packed", "plain", "int8"] = Field(
-        "packed",
-        description="How linear layers are computed by the engine transformers on a CPU. "
-        "packed holds the weights a second time, in the order of oneDNN, and "
-        "makes float32 products up to twice as fast. int8 multiplies 8-bit "
-        "integers, which is faster still; texts are other ones and a little worse "
-        "(docs/log has the figures). plain leaves them to torch.",
+        "starts, for the model and, with all that is left, the KV cache.",
     )
     tensor_parallel_size: int = Field(
         1,
@@ -74,29 +65,21 @@ class EngineConfig(Config):
 
     @model_validator(mode="after")
     def _kind_can_do_it(self) -> "EngineConfig":
-        if self.kind == "vllm" and self.linear_layers == "int8":
-            raise ValueError(
-                "linear_layers = 'int8' needs kind = 'transformers', saw 'vllm'; "
-                "give vLLM a quantized model instead"
-            )
-        if self.kind == "transformers" and self.tensor_parallel_size > 1:
-            raise ValueError(
-                f"tensor_parallel_size = {self.tensor_parallel_size} needs kind = 'vllm', "
-                "saw 'transformers'"
-            )
-        if self.kind == "transformers" and self.vllm_options:
-            raise ValueError(
-                f"vllm_options = {self.vllm_options} needs kind = 'vllm', saw 'transformers'"
-            )
+        for name, is_set in (
+            (f"tensor_parallel_size = {self.tensor_parallel_size}", self.tensor_parallel_size > 1),
+            (f"vllm_options = {self.vllm_options}", bool(self.vllm_options)),
+        ):
+            if self.kind == "builtin" and is_set:
+                raise ValueError(f"{name} needs kind = 'vllm', saw 'builtin'")
         return self
 
 
-class OwnEngineConfig(EngineConfig):
-    """The engine where it is always xrec's own.
+class BuiltinEngineConfig(EngineConfig):
+    """The engine where it is always the built-in one.
 
     Of a job that loads one model after the other in its own process: vLLM's processes would still
     hold the memory of the model before. And of a model that has no users and items: vLLM has an
     endpoint of its own for it.
     """
 
-    kind: Literal["transformers"] = Field("transformers", description="The engine.")
+    kind: Literal["builtin"] = Field("builtin", description="The engine.")

@@ -16,7 +16,6 @@ class EvaluateConfig(JobConfig):
     dataset: str | None = input_uri("dataset")
     graph: str | None = input_uri("graph")
     aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
-    ranker: str | None = input_uri("ranker", "decoding.num_candidates is above 1")
     adapter: str | None = input_uri("adapter")
     explanations: str | None = input_uri("explanations")
     evaluation: str | None = output_uri("evaluation")

@@ -10,7 +10,6 @@ from xrec.config.compare import CompareConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
-from xrec.config.ranker import TrainRankerConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import JobConfig
 
@@ -21,7 +20,6 @@ JOBS: Mapping[str, type[JobConfig]] = {
     "pretrain-graph": PretrainGraphConfig,
     "train-aspects": TrainAspectsConfig,
     "train-adapter": TrainAdapterConfig,
-    "train-ranker": TrainRankerConfig,
     "recommend": RecommendConfig,
     "backfill": BackfillConfig,
     "evaluate": EvaluateConfig,
@@ -36,7 +34,6 @@ ARTIFACTS = (
     "graph",
     "aspects",
     "adapter",
-    "ranker",
     "recommendations",
     "explanations",
     "evaluation",

@@ -31,7 +31,7 @@ class LLMConfig(Config):
         None,
         description="With int8, train-adapter holds the weights of the frozen layers in 8 bits "
         "(LLM.int8 of bitsandbytes: pip install 'xrec[int8]'), and no ZeRO stage shards them. Jobs "
-        "that write texts use dtype; their own key is engine.linear_layers. If null, training uses "
+        "that write texts use dtype. If null, training uses "
         "dtype too.",
     )
     attn_implementation: Attention = Field(

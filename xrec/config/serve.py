@@ -134,10 +134,10 @@ class LiveEngineConfig(EngineConfig):
         description="Largest number of pairs that are generated together. Further ones wait "
         "for a row.",
     )
-    key_value_gib: float = Field(
+    kv_cache_gib: float = Field(
         1.0,
         gt=0,
-        description="GiB for keys and values, which are set aside once. Each text takes what it "
+        description="GiB for the KV cache, which is set aside once. Each text takes what it "
         "needs; if not all of max_rows find room, fewer are worked on.",
     )
 

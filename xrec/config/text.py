@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from xrec.config.base import Config
-from xrec.config.engine import OwnEngineConfig
+from xrec.config.engine import BuiltinEngineConfig
 from xrec.config.llm import LLMConfig
 
 ReplyFailureReason = Literal[
@@ -83,8 +83,8 @@ class EngineModelConfig(Config):
     llm: LLMConfig | None = Field(
         None, description="The language model. If null, it is the llm of the job."
     )
-    engine: OwnEngineConfig = Field(
-        default_factory=OwnEngineConfig,
+    engine: BuiltinEngineConfig = Field(
+        default_factory=BuiltinEngineConfig,
         description="The generation engine of each process. For vLLM, start `vllm serve` and use "
         "kind endpoint.",
     )

@@ -3,7 +3,7 @@
 loading makes one from artifacts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
@@ -13,9 +13,8 @@ from xrec.checks import Checker
 from xrec.config.decoding import DecodingConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset
-from xrec.errors import ConfigError
-from xrec.generate.candidates import Candidate, Ranker, draw_candidates
-from xrec.generate.engine import Completion, Engine, Failure, FinishReason
+from xrec.generate.engine import Completion, Failure, FinishReason
+from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.text_rules import ExplanationKind, TextFinisher
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.prompt import PairTexts
@@ -47,25 +46,23 @@ class Explainer:
     `dataset` and `graph` also hold the new users and items of a cold start. `model` is None with
     vLLM, which does not give its model away. `model_fingerprint` identifies
     language model, adapter and trained graph together. `finisher` makes explanations of the texts
-    that `engine` writes, `checker` checks them, and `ranker` takes the best of several.
+    that `engine` writes, and `checker` checks them.
     """
 
     def __init__(
         self,
         model: PreTrainedModel | None,
-        engine: Engine,
+        engine: SharedEngine,
         pairs: PairPrompts,
         dataset: Dataset,
         graph: GraphEmbeddings,
         model_fingerprint: str,
         checker: Checker | None = None,
-        ranker: Ranker | None = None,
     ):
         self.model = model
         self.engine = engine
         self.pairs = pairs
         self.checker = checker or checker_of(dataset)
-        self.ranker = ranker
         self.finisher = TextFinisher(pairs.builder, pairs.titles, self.checker)
         self.dataset = dataset
         self.graph = graph
@@ -91,9 +88,13 @@ class Explainer:
                 asked.append(index)
             else:
                 yield Explanation(index, "", len(prompts[index]), 0, "failed", failure)
-        write = self._best_of_candidates if decoding.num_candidates > 1 else self._written
-        for explanation in _of_some(asked, write, prompts, texts, decoding):
-            yield self._final(explanation, texts, decoding)
+        if not asked:
+            return
+        for explanation in self._written(
+            [prompts[index] for index in asked], [texts[index] for index in asked], decoding
+        ):
+            placed = replace(explanation, index=asked[explanation.index])
+            yield self._final(placed, texts, decoding)
 
     def _final(
         self, explanation: Explanation, texts: Sequence[PairTexts], decoding: DecodingConfig
@@ -152,86 +153,6 @@ class Explainer:
             [*prompt, *self.finisher.opening(said, decoding)]
             for prompt, said in zip(prompts, texts, strict=True)
         ]
-
-    def candidates(
-        self,
-        prompts: Sequence[Sequence[int]],
-        texts: Sequence[PairTexts],
-        decoding: DecodingConfig,
-    ) -> list[list[Candidate]]:
-        """`decoding.num_candidates` texts of each prompt, with what a ranker knows of them."""
-        return draw_candidates(
-            self.engine,
-            self._begun(prompts, texts, decoding),
-            texts,
-            decoding,
-            lambda completion: self.finisher.finish(
-                completion, prompts[completion.index], texts[completion.index], decoding
-            ),
-            self.checker,
-            self.pairs.builder.vocabulary,
-            self.pairs.builder.end_token,
-        )
-
-    def _best_of_candidates(
-        self,
-        prompts: Sequence[Sequence[int]],
-        texts: Sequence[PairTexts],
-        decoding: DecodingConfig,
-    ) -> Iterator[Explanation]:
-        """The best of several texts of each pair, drawn again where all were refused."""
-        second = decoding.second_try
-        again: dict[int, str] = {}
-        for explanation in self._best(prompts, texts, decoding):
-            if second is not None and _is_refused(explanation):
-                again[explanation.index] = explanation.refused
-            else:
-                yield explanation
-        if second is not None:
-            for explanation in _of_some(list(again), self._best, prompts, texts, second):
-                reason = explanation.refused or again[explanation.index]
-                yield replace(explanation, refused=reason)
-
-    def _best(
-        self,
-        prompts: Sequence[Sequence[int]],
-        texts: Sequence[PairTexts],
-        decoding: DecodingConfig,
-    ) -> Iterator[Explanation]:
-        if self.ranker is None:
-            raise ConfigError(
-                f"decoding.num_candidates = {decoding.num_candidates} needs a ranker: run "
-                "`xrec train-ranker`, or set it to 1"
-            )
-        candidates = self.candidates(prompts, texts, decoding)
-        for drawn, prompt, said in zip(candidates, prompts, texts, strict=True):
-            usable = [each for each in drawn if each.failure is None]
-            best = (
-                usable[self.ranker.best([each.features for each in usable])] if usable else drawn[0]
-            )
-            kind = self.finisher.kind(best.completion, said, decoding)
-            yield _explanation(best.completion, prompt, best.text, best.failure, kind)
-
-
-_Write = Callable[
-    [Sequence[Sequence[int]], Sequence[PairTexts], DecodingConfig], Iterator[Explanation]
-]
-
-
-def _of_some(
-    indices: Sequence[int],
-    write: _Write,
-    prompts: Sequence[Sequence[int]],
-    texts: Sequence[PairTexts],
-    decoding: DecodingConfig,
-) -> Iterator[Explanation]:
-    """What `write` makes of the pairs at `indices`; each explanation has the index of its pair."""
-    if not indices:
-        return
-    some_prompts = [prompts[index] for index in indices]
-    some_texts = [texts[index] for index in indices]
-    for explanation in write(some_prompts, some_texts, decoding):
-        yield replace(explanation, index=indices[explanation.index])
 
 
 def _explanation(

@@ -9,19 +9,18 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.pairs import PairPrompts
-from xrec.aspects import AspectChooser, aspects_of, read_chooser
+from xrec.aspects import aspects_of, read_chooser
 from xrec.config.engine import EngineConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
 from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError, ModelError
-from xrec.generate.candidates import Ranker, read_ranker
+from xrec.generate.builtin.engine import load_engine
 from xrec.generate.choice import choose_engine
-from xrec.generate.engine import Engine
 from xrec.generate.explainer import Explainer, checker_of
-from xrec.generate.transformers_engine import load_engine
-from xrec.generate.vllm.version import check_installed_vllm
+from xrec.generate.shared_engine import SharedEngine
+from xrec.generate.vllm.plugin import check_installed_vllm
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.cold_start import extend_with_new
 from xrec.llm.model import (
@@ -41,8 +40,7 @@ from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
 class Sources:
     """What an explainer is made from; everything in it can be sent to another process.
 
-    The artifact `aspects` is read only if the adapter's prompt asks for aspects, `ranker` if it is
-    given.
+    The artifact `aspects` is read only if the adapter's prompt asks for aspects.
     """
 
     dataset: str
@@ -52,7 +50,6 @@ class Sources:
     storage: StorageConfig
     cold_start: ColdStartConfig | None = None
     aspects: str | None = None
-    ranker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,15 +108,14 @@ def load_explainer(
     engine: EngineConfig,
     history: History | None = None,
     num_reserved_users: int = 0,
-    passes_per_step: int | None = None,
+    is_streaming: bool = False,
 ) -> Explainer:
     """Load everything into this process; with `history`, one new user is known too.
 
     The graph gets `num_reserved_users` more users, whose vectors are zeros, from index
     `dataset.num_users` on. They are places for the vectors of users who come later: an adapter that
-    reads the graph sees what is written into `graph.users` there. `passes_per_step` is
-    `PackedRun`'s; texts that are read while they are written need a small one. (With vLLM any
-    number means that each token is told.)
+    reads the graph sees what is written into `graph.users` there. `is_streaming` is for texts that
+    are read while they are written: each of their tokens is told at once.
 
     Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be
     read or a history that gives no vector, ConfigError for a history of a known user,
@@ -131,111 +127,93 @@ def load_explainer(
     if sources.cold_start or history:
         dataset, graph = _extended(sources, dataset, graph, history)
     if num_reserved_users:
-        graph = replace(
-            graph,
-            users=torch.cat(
-                [graph.users, graph.users.new_zeros(num_reserved_users, graph.users.shape[1])]
-            ),
-        )
-    torch_device = resolve_device(device)
-    if choose_engine(engine, torch_device, checked.llm) == "vllm":
-        return _vllm_explainer(
-            sources,
-            checked,
-            dataset,
-            graph,
-            torch_device,
-            engine,
-            is_streaming=passes_per_step is not None,
-            num_reserved_users=num_reserved_users,
-        )
+        reserved = graph.users.new_zeros(num_reserved_users, graph.users.shape[1])
+        graph = replace(graph, users=torch.cat([graph.users, reserved]))
+    found = resolve_device(device)
+    given = (checked, graph, sources.llm, found, engine, is_streaming)
+    if choose_engine(engine, found, checked.llm) == "vllm":
+        loaded = _with_vllm(*given, num_reserved_users=num_reserved_users)
+    else:
+        loaded = _with_builtin(*given)
+    chooser = None
+    if checked.aspects is not None and sources.aspects is not None:
+        chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
+    return Explainer(
+        loaded.model,
+        loaded.engine,
+        PairPrompts(dataset, loaded.builder, chooser),
+        dataset,
+        loaded.graph,
+        checked.model_fingerprint,
+        checker_of(dataset, sources.storage),
+    )
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An engine with what makes its prompts; `model` is None with vLLM."""
+
+    engine: SharedEngine
+    builder: PromptBuilder
+    graph: GraphEmbeddings
+    model: PreTrainedModel | None = None
+
+
+def _with_builtin(
+    checked: CheckedSources,
+    graph: GraphEmbeddings,
+    llm: LLMConfig,
+    device: torch.device,
+    config: EngineConfig,
+    is_streaming: bool,
+) -> _Loaded:
     model = load_model(
         checked.llm,
-        dtype=resolve_dtype(sources.llm.dtype, torch_device),
-        device=torch_device,
-        attn_implementation=resolve_attention(sources.llm.attn_implementation, torch_device),
+        dtype=resolve_dtype(llm.dtype, device),
+        device=device,
+        attn_implementation=resolve_attention(llm.attn_implementation, device),
     )
     tokenizer = load_tokenizer(checked.llm)
     builder = checked.adapter.attach(model, tokenizer, graph)
-    generator = load_engine(
-        model,
-        stop_token_ids(model, tokenizer),
-        builder.decode,
-        engine,
-        passes_per_step=passes_per_step,
-    )
-    return _assembled(sources, checked, dataset, graph, builder, generator, model)
+    stops = stop_token_ids(model, tokenizer)
+    engine = load_engine(model, stops, builder.decode, config, is_streaming=is_streaming)
+    return _Loaded(engine, builder, graph, model)
 
 
-def _assembled(
-    sources: Sources,
+def _with_vllm(
     checked: CheckedSources,
-    dataset: Dataset,
     graph: GraphEmbeddings,
-    builder: PromptBuilder,
-    engine: Engine,
-    model: PreTrainedModel | None,
-) -> Explainer:
-    """The explainer around an engine, with what chooses, checks and ranks."""
-    return Explainer(
-        model,
-        engine,
-        PairPrompts(dataset, builder, _chooser(sources, checked, dataset)),
-        dataset,
-        graph,
-        checked.model_fingerprint,
-        checker_of(dataset, sources.storage),
-        _ranker(sources),
-    )
-
-
-def _chooser(sources: Sources, checked: CheckedSources, dataset: Dataset) -> AspectChooser | None:
-    if checked.aspects is None or sources.aspects is None:
-        return None
-    return read_chooser(open_location(sources.aspects, sources.storage), dataset)
-
-
-def _ranker(sources: Sources) -> Ranker | None:
-    if sources.ranker is None:
-        return None
-    return read_ranker(open_location(sources.ranker, sources.storage))
-
-
-def _vllm_explainer(
-    sources: Sources,
-    checked: CheckedSources,
-    dataset: Dataset,
-    graph: GraphEmbeddings,
+    llm: LLMConfig,
     device: torch.device,
     config: EngineConfig,
-    *,
     is_streaming: bool,
+    *,
     num_reserved_users: int,
-) -> Explainer:
+) -> _Loaded:
     try:
         check_installed_vllm()
-        from xrec.generate.vllm.engine import load_vllm_engine
+        from xrec.generate.vllm.engine import VllmEngine
     except ImportError as error:
         raise ModelError(
             f"engine.kind vllm: vLLM cannot be imported here ({error}); "
-            "run: pip install 'xrec[vllm]', or set engine.kind=transformers"
+            "run: pip install 'xrec[vllm]', or set engine.kind=builtin"
         ) from error
     tokenizer = load_tokenizer(checked.llm)
-    engine = load_vllm_engine(
+    engine = VllmEngine(
         checked.llm,
         tokenizer,
         checked.adapter,
         graph,
-        dtype=sources.llm.dtype,
+        config,
+        dtype=llm.dtype,
         device=device,
-        config=config,
         is_streaming=is_streaming,
         num_reserved_users=num_reserved_users,
     )
     if engine.users is not None:  # what is written there is seen by vLLM's processes
         graph = replace(graph, users=engine.users)
     builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary)
-    return _assembled(sources, checked, dataset, graph, builder, engine, None)
+    return _Loaded(engine, builder, graph)
 
 
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:

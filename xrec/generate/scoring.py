@@ -1,4 +1,4 @@
-"""The reference's NLL and a text of held-out pairs, with the own or another user's vector."""
+"""The reference's NLL and the texts of held-out pairs, with the own or another user's vector."""
 
 from collections.abc import Sequence
 
@@ -99,39 +99,13 @@ def nll_own_and_shuffled(
 
 def generated_texts(
     explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str
-) -> list[str]:
-    """The text of each pair, also if a rule refuses it; raises PromptTooLongError."""
-    return [text.text for text in _generated(explainer, pairs, decoding, description)]
-
-
-def usable_texts(
-    explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str
-) -> list[str | None]:
-    """The explanation of each pair, None if a rule refuses it; raises PromptTooLongError."""
-    return [
-        text.text if text.failure is None else None
-        for text in _generated(explainer, pairs, decoding, description)
-    ]
-
-
-def _generated(
-    explainer: Explainer, pairs: Sequence[Pair], decoding: DecodingConfig, description: str
 ) -> list[Explanation]:
-    prompts, texts = prompts_of(explainer, pairs)
-    by_index = {
-        text.index: text
-        for text in progress(explainer.explain(prompts, texts, decoding), description, len(prompts))
-    }
-    return [by_index[index] for index in range(len(prompts))]
-
-
-def prompts_of(
-    explainer: Explainer, pairs: Sequence[Pair]
-) -> tuple[list[list[int]], list[PairTexts]]:
-    """The prompt of each pair, and what may be said of it; raises PromptTooLongError."""
+    """The explanation of each pair, also if a rule refuses it; raises PromptTooLongError."""
     texts = explainer.pairs.texts_of(pairs)
     prompts = [explainer.pairs.prompt(pair, said) for pair, said in zip(pairs, texts, strict=True)]
-    return prompts, texts
+    explanations = explainer.explain(prompts, texts, decoding)
+    by_index = {text.index: text for text in progress(explanations, description, len(prompts))}
+    return [by_index[index] for index in range(len(prompts))]
 
 
 def _fits(explainer: Explainer, pair: Pair, texts: PairTexts) -> bool:

@@ -83,8 +83,8 @@ class Generator:
         num_recorded = 0
         while True:
             live = self._ready()
-            waiting = max(0, live.num_pending - live.engine.num_rows)
-            self._recorder.set(metrics.MODEL_ROWS, live.engine.num_rows)
+            waiting = max(0, live.num_pending - live.engine.core.num_rows)
+            self._recorder.set(metrics.MODEL_ROWS, live.engine.core.num_rows)
             self._recorder.set(metrics.MODEL_WAITING, waiting)
             self._recorder.increase(metrics.ABANDONED, by=max(0, live.num_abandoned - num_recorded))
             num_recorded = live.num_abandoned
@@ -103,7 +103,7 @@ def load_live(config: ServeConfig) -> LiveExplainer:
         device=config.models.device,
         engine=config.engine,
         num_reserved_users=num_reserved,
-        passes_per_step=1,
+        is_streaming=True,
     )
     explainer.pairs.titles.build()
     return LiveExplainer(explainer, config.decoding, config.models.max_waiting_pairs)

@@ -21,8 +21,8 @@ from xrec.generate.engine import (
     RequestParams,
     text_params,
 )
+from xrec.generate.engine_thread import EngineThread
 from xrec.generate.explainer import Explainer
-from xrec.generate.run_thread import RunThread
 from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.serve.messages import PairRequest
 from xrec.serve.model import OVERLOADED, TOO_MANY, Delta, LiveText, PairError
@@ -48,16 +48,16 @@ class LiveExplainer:
         self._decodings = [decoding] if second is None else [decoding, second]
         self._builder = explainer.pairs.builder
         self._new_users = NewUsers(explainer.dataset, explainer.graph)
-        run = explainer.engine.run
+        core = explainer.engine.core
         longest = self._builder.prompt.max_prompt_tokens
-        refused = run.refusal([0] * longest, text_params(decoding))
+        refused = core.refusal([0] * longest, text_params(decoding))
         if refused is not None:
             raise ModelError(
                 f"the longest prompt (prompt.max_prompt_tokens={longest}) cannot be completed: "
                 f"{refused.message}"
             )
-        self.engine = RunThread(run)
-        self._max_pending = run.max_rows + max_waiting
+        self.engine = EngineThread(core)
+        self._max_pending = core.max_rows + max_waiting
         self.num_pending = 0
         self.num_abandoned = 0
 
@@ -201,7 +201,7 @@ class LiveExplainer:
         with _failing():
             prompt = self._builder.build(user, item, texts)
         opening = finisher.opening(texts, self._decoding)
-        _raise(self.engine.run.refusal([*prompt, *opening], text_params(self._decoding)))
+        _raise(self.engine.core.refusal([*prompt, *opening], text_params(self._decoding)))
         return _Asked(prompt, opening, texts, started)
 
     def _texts(self, user: int, item: int, own_texts: dict[str, Any]) -> PairTexts:

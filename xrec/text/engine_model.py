@@ -8,8 +8,9 @@ import torch
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.config.text import EngineModelConfig, ReplyFailureReason, SamplingConfig
-from xrec.generate.engine import Completion, Engine, TextParams
-from xrec.generate.transformers_engine import load_engine
+from xrec.generate.builtin.engine import load_engine
+from xrec.generate.engine import Completion, TextParams
+from xrec.generate.shared_engine import SharedEngine
 from xrec.llm.model import (
     load_model,
     load_tokenizer,
@@ -36,7 +37,7 @@ class EngineModel:
         its largest length is an object of the schema.
     """
 
-    def __init__(self, name: str, engine: Engine, chat: Chat, grammars: SchemaGrammars):
+    def __init__(self, name: str, engine: SharedEngine, chat: Chat, grammars: SchemaGrammars):
         self.name = name
         self._engine, self._chat, self._grammars = engine, chat, grammars
 

@@ -1,6 +1,7 @@
 """Grammars of JSON schemas, by which an engine masks the next token (xgrammar)."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
@@ -8,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from xrec.errors import ModelError
-from xrec.generate.engine import Grammar, TokenMask
+from xrec.generate.engine import TokenMask
 
 
 class SchemaGrammars:
@@ -39,27 +40,11 @@ class SchemaGrammars:
         self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
         self._start = xgrammar.GrammarMatcher
 
-    def of(self, schema: type[BaseModel]) -> "SchemaConstraint":
-        """The constraint of objects of `schema`, written in one line."""
+    def of(self, schema: type[BaseModel]) -> Callable[[], TokenMask]:
+        """Makes the mask of a text that is an object of `schema`, written in one line."""
         source = json.dumps(schema.model_json_schema())
         compiled = self._compiler.compile_json_schema(source, any_whitespace=False)
-        return SchemaConstraint(source, compiled, self._start)
-
-
-class SchemaConstraint:
-    """A `Constraint` of the engine: texts are JSON objects of a schema."""
-
-    def __init__(self, source: str, compiled: Any, start: Any):
-        self._source, self._compiled, self._start = source, compiled, start
-
-    @property
-    def grammar(self) -> Grammar:
-        """See Constraint."""
-        return Grammar("json_schema", self._source)
-
-    def start(self) -> TokenMask:
-        """See Constraint."""
-        return _SchemaMask(self._start(self._compiled))
+        return lambda: _SchemaMask(self._start(compiled))
 
 
 class _SchemaMask:

@@ -76,5 +76,4 @@ def model_settings(
     return {
         "kind": config.kind,
         "dtype": chosen_llm(config, llm).dtype,
-        "linear_layers": "int8" if config.engine.linear_layers == "int8" else "exact",
     }

@@ -54,7 +54,7 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(runs: Run
 
 @pytest.mark.parametrize(
     "values",
-    [{"carry_from": None}, {"decoding": OTHER_DECODING}, {"engine": {"linear_layers": "int8"}}],
+    [{"carry_from": None}, {"decoding": OTHER_DECODING}],
 )
 def test_carry_from_null_or_with_other_settings_generates_everything(
     runs: Runs, values: dict[str, Any]

@@ -19,12 +19,18 @@ def test_identity_is_the_manifests_run(runs: Runs) -> None:
     assert identify_unchecked(runs.config()) == identity
 
 
+def test_identity_with_another_dtype_is_another_run(runs: Runs) -> None:
+    one = runs.config()
+    other = one.model_copy(update={"llm": one.llm.model_copy(update={"dtype": "bfloat16"})})
+    settings, others = identify(one).config, identify(other).config
+    assert {name for name in settings if settings[name] != others[name]} == {"dtype"}
+
+
 @pytest.mark.parametrize(
     ("values", "key"),
     [
         ({"decoding": OTHER_DECODING}, "decoding"),
         ({"decoding": {**DECODING, "temperature": 0.5}}, "decoding"),
-        ({"engine": {"linear_layers": "int8"}}, "dtype"),
         ({"pairs": {"kind": "top_k", "k": 3}}, "pairs"),
     ],
 )

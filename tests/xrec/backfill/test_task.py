@@ -41,14 +41,14 @@ def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(task: Expla
     chunks = [pairs_table(*pairs) for pairs in given]
     alone = [task.do(chunk) for chunk in chunks]
     num_rows: list[int] = []
-    step = task.explainer.engine.run.step
+    step = task.explainer.engine.core.step
 
     def observed() -> list[Any]:
         advances = step()
         num_rows.append(len({one.request_id for one in advances}))
         return advances
 
-    task.explainer.engine.run.step = observed  # type: ignore[method-assign]
+    task.explainer.engine.core.step = observed  # type: ignore[method-assign]
     begun = threading.Barrier(len(chunks))
 
     def do(chunk: pa.Table) -> Outcome:

@@ -155,7 +155,7 @@ MISTAKES = [
     (
         {"training": {"num_epochs": 3}},
         r"training: unknown key; .*training stands in pretrain-graph\.training, "
-        r"train-adapter\.training, train-ranker\.training, compare\.training",
+        r"train-adapter\.training, compare\.training",
     ),
     (
         {"backfill": {"pairs": {"kind": "split"}, "splits": {"test": 0.1}}},

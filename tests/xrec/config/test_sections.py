@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from xrec.config.adapter import AdapterTrainingConfig, DeepSpeedConfig, TrainAdapterConfig
-from xrec.config.engine import EngineConfig, OwnEngineConfig
+from xrec.config.engine import BuiltinEngineConfig, EngineConfig
 from xrec.config.shared import ScalingConfig
 
 
@@ -25,19 +25,19 @@ def test_scaling_config_min_above_num_workers_is_refused() -> None:
 def test_engine_config_tensor_parallel_without_vllm_is_refused() -> None:
     assert EngineConfig(kind="vllm", tensor_parallel_size=4).tensor_parallel_size == 4
     with pytest.raises(ValidationError, match="tensor_parallel_size = 4 needs kind = 'vllm'"):
-        EngineConfig(kind="transformers", tensor_parallel_size=4)
+        EngineConfig(kind="builtin", tensor_parallel_size=4)
 
 
-def test_own_engine_config_vllm_is_refused() -> None:
-    with pytest.raises(ValidationError, match="Input should be 'transformers'"):
-        OwnEngineConfig.model_validate({"kind": "vllm"})
+def test_builtin_engine_config_vllm_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Input should be 'builtin'"):
+        BuiltinEngineConfig.model_validate({"kind": "vllm"})
 
 
 def test_engine_config_options_of_vllm_with_our_engine_are_refused() -> None:
     options = {"max_num_batched_tokens": 16384}
     assert EngineConfig(kind="auto", vllm_options=options).vllm_options == options
     with pytest.raises(ValidationError, match=r"vllm_options = .* needs kind = 'vllm'"):
-        EngineConfig(kind="transformers", vllm_options=options)
+        EngineConfig(kind="builtin", vllm_options=options)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which engine `engine.kind: auto` takes, and what the log says; vLLM need not be installed."""
+"""Which engine `engine.kind: auto` takes, and what is recorded; vLLM need not be installed."""
 
 import json
 import logging
@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from xrec.config.engine import EngineConfig
+from xrec.config.engine import BuiltinEngineConfig, EngineConfig
+from xrec.config.llm import LLMConfig
+from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError
 from xrec.generate import choice
-from xrec.generate.choice import choose_engine
+from xrec.generate.choice import choose_engine, computation, settled_computation
 
+AUTO = LLMConfig(model="none")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
@@ -50,7 +53,6 @@ def test_auto_on_a_gpu_with_vllm_takes_vllm(
     ("device", "config", "error", "reason"),
     [
         (CPU, EngineConfig(), None, "texts are made on the cpu"),
-        (GPU, EngineConfig(linear_layers="int8"), None, "engine.linear_layers is int8"),
         (GPU, EngineConfig(), ImportError("No module named 'vllm'"), "No module named 'vllm'"),
         (GPU, EngineConfig(), ModelError("vLLM 0.33 refuses"), "vLLM 0.33 refuses"),
     ],
@@ -66,8 +68,8 @@ def test_auto_without_gpu_or_vllm_takes_ours_and_says_why(
 ) -> None:
     vllm_that(monkeypatch, error)
     caplog.set_level(logging.INFO, "xrec")
-    assert choose_engine(config, device, qwen) == "transformers"
-    assert re.search(rf"engine: transformers \(xrec's own\), because .*{reason}", caplog.text)
+    assert choose_engine(config, device, qwen) == "builtin"
+    assert re.search(rf"engine: builtin, because .*{reason}", caplog.text)
 
 
 def test_auto_with_a_family_that_vllm_cannot_inject_into_takes_ours(
@@ -76,7 +78,7 @@ def test_auto_with_a_family_that_vllm_cannot_inject_into_takes_ours(
     vllm_that(monkeypatch)
     caplog.set_level(logging.INFO, "xrec")
     gemma = model(tmp_path, "gemma", "GemmaForCausalLM")
-    assert choose_engine(EngineConfig(), GPU, gemma) == "transformers"
+    assert choose_engine(EngineConfig(), GPU, gemma) == "builtin"
     assert "its architecture is ['GemmaForCausalLM']; with vLLM only Llama" in caplog.text
 
 
@@ -94,6 +96,26 @@ def test_auto_with_what_only_vllm_has_raises_where_it_cannot_be_taken(
         choose_engine(config, CPU, qwen)
 
 
-@pytest.mark.parametrize("kind", ["transformers", "vllm"])
+@pytest.mark.parametrize("kind", ["builtin", "vllm"])
 def test_an_engine_that_is_named_is_taken(qwen: Path, kind: choice.EngineKind) -> None:
     assert choose_engine(EngineConfig(kind=kind), CPU, qwen) == kind
+
+
+def test_computation_of_auto_on_a_cpu_is_float32_by_the_builtin_engine() -> None:
+    found = computation(AUTO, "cpu", EngineConfig(), StorageConfig())
+    assert found == {"dtype": "float32", "device": "cpu", "engine": "builtin"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_computation_of_auto_without_a_gpu_is_on_the_cpu() -> None:
+    found = computation(AUTO, "auto", BuiltinEngineConfig(), StorageConfig())
+    assert (found["device"], found["dtype"]) == ("cpu", "float32")
+
+
+def test_settled_computation_equals_the_one_of_this_machine_and_is_none_with_auto() -> None:
+    llm = LLMConfig(model="none", dtype="bfloat16")
+    found = settled_computation(llm, "cpu", BuiltinEngineConfig())
+    assert found == computation(llm, "cpu", BuiltinEngineConfig(), StorageConfig())
+    assert settled_computation(AUTO, "cpu", BuiltinEngineConfig()) is None
+    assert settled_computation(llm, "auto", BuiltinEngineConfig()) is None
+    assert settled_computation(llm, "cpu", EngineConfig()) is None

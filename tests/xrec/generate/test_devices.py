@@ -5,14 +5,11 @@ import torch
 
 from tests.fake_gpu import CPU, GPU, FakeGPU
 from tests.toy import NUM_USERS, attach_toy, toy_model
+from tests.xrec.generate.builtin.toy_cores import END, V, make_core, make_engine
 from xrec.config.decoding import DecodingConfig
 from xrec.generate.engine import text_params
-from xrec.generate.packed.model import PackedModel
-from xrec.generate.packed.run import PackedRun
-from xrec.generate.transformers_engine import TransformersEngine
 from xrec.llm.examples import Example, explanation_nll
 
-V, END = 64, 2
 SHARED = [9, 8, 7] * 8
 PROMPTS = [
     [*SHARED, V + user, *range(3, 20 + user), V + NUM_USERS + item]
@@ -25,10 +22,6 @@ DECODINGS = {
 }
 
 
-def decode(token_ids: object) -> str:
-    return str(token_ids)
-
-
 def model_on(device: torch.device) -> torch.nn.Module:
     model = toy_model()
     attach_toy(model, "projected")
@@ -36,27 +29,18 @@ def model_on(device: torch.device) -> torch.nn.Module:
 
 
 def batch_tokens(device: torch.device, decoding: DecodingConfig) -> list[list[int]]:
-    engine = TransformersEngine(
-        model_on(device), [END], max_rows=4, key_value_bytes=2**24, decode=decode
-    )
+    engine = make_engine(model_on(device), max_rows=4)
     completions = sorted(engine.generate(PROMPTS, decoding), key=lambda one: one.index)
     return [completion.token_ids for completion in completions]
 
 
 def live_tokens(device: torch.device, decoding: DecodingConfig) -> list[str]:
-    run = PackedRun(
-        PackedModel(model_on(device)),
-        [END],
-        decode,
-        max_rows=4,
-        key_value_bytes=2**24,
-        passes_per_step=1,
-    )
+    core = make_core(model_on(device), max_rows=4)
     for prompt in PROMPTS:
-        run.add(prompt, text_params(decoding, is_injected=prompt is not PROMPTS[0]))
+        core.add(prompt, text_params(decoding, is_injected=prompt is not PROMPTS[0]))
     steps = []
-    while not run.is_idle:
-        steps += [str(advance) for advance in run.step()]
+    while not core.is_idle:
+        steps += [str(advance) for advance in core.step()]
     return steps
 
 

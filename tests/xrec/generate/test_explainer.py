@@ -34,6 +34,7 @@ from xrec.generate.scoring import reference_nll
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.graph.fold_in import FoldIn
 from xrec.llm.examples import explanation_nll
+from xrec.llm.prompt import PairTexts
 from xrec.llm.source import model_fingerprint
 from xrec.storage import Manifest, open_location, read_manifest
 
@@ -104,11 +105,25 @@ def sources(workspace: Path, **changes: Path) -> Sources:
     return Sources(**folders, llm=llm, storage=StorageConfig())
 
 
-def test_explainer_explains_each_prompt_and_counts_its_tokens(workspace: Path) -> None:
-    explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
-    pairs = [Pair(user, item) for user, item in ((0, 1), (11, 9), (0, 1))]
-    prompts = [explainer.pairs.prompt(pair) for pair in pairs]
+def loaded(sources: Sources, history: History | None = None) -> Explainer:
+    return load_explainer(sources, device="cpu", engine=EngineConfig(max_rows=3), history=history)
+
+
+@pytest.fixture
+def explainer(workspace: Path) -> Explainer:
+    return loaded(sources(workspace))
+
+
+def asked(explainer: Explainer, *pairs: Pair) -> tuple[list[list[int]], list[PairTexts]]:
+    """The prompts and texts of pairs."""
     texts = [explainer.pairs.texts(pair) for pair in pairs]
+    return [explainer.pairs.prompt(pair) for pair in pairs], texts
+
+
+def test_explainer_explains_each_prompt_and_counts_its_tokens(
+    workspace: Path, explainer: Explainer
+) -> None:
+    prompts, texts = asked(explainer, Pair(0, 1), Pair(11, 9), Pair(0, 1))
     explanations = sorted(
         explainer.explain(prompts, texts, DecodingConfig(max_new_tokens=5)),
         key=lambda explanation: explanation.index,
@@ -129,8 +144,7 @@ def test_explainer_explains_each_prompt_and_counts_its_tokens(workspace: Path) -
     assert "Why?" in explainer.pairs.builder.show(prompts[0])  # the prompt is the adapter's
 
 
-def test_reference_nll_is_that_of_padded_batches_of_the_model(workspace: Path) -> None:
-    explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig(max_rows=3))
+def test_reference_nll_is_that_of_padded_batches_of_the_model(explainer: Explainer) -> None:
     pairs = [Pair(0, 1), Pair(2, 3), Pair(2, 3, 4), Pair(1, 0), Pair(1, 2)]
     references = ["It is calm.", "The garden has tea.", "The garden has tea.", "Near", "So calm!"]
     examples = [explainer.pairs.example(*one) for one in zip(pairs, references, strict=True)]
@@ -180,35 +194,29 @@ class ScriptedEngine:
 
 
 def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_again(
-    workspace: Path,
+    explainer: Explainer,
 ) -> None:
-    explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
     titles = explainer.dataset.items["title"].to_pylist()
     explainer.engine = ScriptedEngine(
         explainer, "I love [title].", f"I love {titles[5]}.", "[title] is near.", "I love [title]!"
     )
-    pairs = [Pair(0, 3), Pair(0, 4), Pair(1, 5)]
-    asked = (
-        [explainer.pairs.prompt(pair) for pair in pairs],
-        [explainer.pairs.texts(pair) for pair in pairs],
-    )
+    prompts, texts = asked(explainer, Pair(0, 3), Pair(0, 4), Pair(1, 5))
     decoding = DecodingConfig(text=TextConfig(retry_temperature=1.0))
-    found = {done.index: done for done in explainer.explain(*asked, decoding)}
+    found = {done.index: done for done in explainer.explain(prompts, texts, decoding)}
     assert [found[index].text for index in range(3)] == [
         f"I love {titles[3]}.",
         f"I love {titles[4]}!",
         f"{titles[5]} is near.",
     ]
     explainer.engine = ScriptedEngine(explainer, f"I love {titles[5]}.")
-    (refused,) = explainer.explain(asked[0][:1], asked[1][:1], DecodingConfig())
+    (refused,) = explainer.explain(prompts[:1], texts[:1], DecodingConfig())
     assert refused.failure is not None
     assert refused.failure.reason == "names_another_item"
 
 
 def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_evidence(
-    workspace: Path,
+    explainer: Explainer,
 ) -> None:
-    explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
     engine = ScriptedEngine(
         explainer,
         "[title] has 70 tables.",
@@ -220,13 +228,10 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
         "[title] has 93 tables.",
     )
     explainer.engine = engine
-    pairs = [Pair(0, 3), Pair(0, 4), Pair(1, 5), Pair(1, 6)]
-    evidence = {1: AspectEvidence("garden", 3, 4, 0, 2), 3: AspectEvidence("garden", 1, 4, 0, 2)}
-    texts = [
-        replace(explainer.pairs.texts(pair), aspects=(evidence[n],) if n in evidence else ())
-        for n, pair in enumerate(pairs)
-    ]
-    prompts = [explainer.pairs.prompt(pair) for pair in pairs]
+    prompts, texts = asked(explainer, Pair(0, 3), Pair(0, 4), Pair(1, 5), Pair(1, 6))
+    for place, num_reviews in ((1, 3), (3, 1)):
+        evidence = AspectEvidence("garden", num_reviews, 4, 0, 2)
+        texts[place] = replace(texts[place], aspects=(evidence,))
     decoding = DecodingConfig(seed=5, text=TextConfig(checks=ChecksConfig(unsupported=True)))
     done = {each.index: each for each in explainer.explain(prompts, texts, decoding)}
     titles = explainer.dataset.items["title"].to_pylist()
@@ -239,25 +244,21 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
         (f"I love {titles[5]}.", "written", ""),
         ("abstained", "written", "unsupported"),
     ]
-    assert [(asked.temperature, asked.seed) for asked in engine.asked] == [
-        (0.0, 5),
-        *[(0.4, 6)] * 3,
-    ]
+    drawn = [(each.temperature, each.seed) for each in engine.asked]
+    assert drawn == [(0.0, 5), *[(0.4, 6)] * 3]
 
 
 @pytest.mark.parametrize(("fallback", "reason"), [("plain", "abstained"), ("none", "unsupported")])
 def test_explainer_asks_for_no_text_that_would_be_refused_whatever_it_says(
-    workspace: Path, fallback: str, reason: str
+    explainer: Explainer, fallback: str, reason: str
 ) -> None:
-    explainer = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
     explainer.pairs.builder.prompt = explainer.pairs.builder.prompt.model_copy(
         update={"aspects": 3}
     )
     engine = explainer.engine = ScriptedEngine(explainer, "I love [title].", "I like [title].")
-    pairs = [Pair(0, 3), Pair(0, 4), Pair(1, 5)]
-    prompts = [explainer.pairs.prompt(pair) for pair in pairs]
-    known = [replace(explainer.pairs.texts(pair), item_profile="Old brick.") for pair in pairs]
-    texts = [known[0], replace(known[1], item_profile=" ", menu=frozenset()), known[2]]
+    prompts, texts = asked(explainer, Pair(0, 3), Pair(0, 4), Pair(1, 5))
+    texts = [replace(said, item_profile="Old brick.") for said in texts]
+    texts[1] = replace(texts[1], item_profile=" ", menu=frozenset())
     checks = ChecksConfig(unsupported=True)
     decoding = DecodingConfig(text=TextConfig(checks=checks, fallback=fallback))
     done = {each.index: each for each in explainer.explain(prompts, texts, decoding)}
@@ -294,56 +295,47 @@ def test_second_try_is_there_if_texts_are_checked_or_a_temperature_is_given(
     assert second is None or second.seed == 2
 
 
-def test_check_sources_graph_of_another_dataset_is_refused(workspace: Path, tmp_path: Path) -> None:
-    make_graph(tmp_path, "another")
-    with pytest.raises(ArtifactMismatchError, match="trained on dataset another"):
-        check_sources(sources(workspace, graph=tmp_path))
-
-
-def test_check_sources_adapter_of_another_graph_is_refused(workspace: Path, tmp_path: Path) -> None:
-    make_adapter(tmp_path, "another", "irrelevant")
-    with pytest.raises(ArtifactMismatchError, match="the adapter was trained on graph another"):
-        check_sources(sources(workspace, adapter=tmp_path))
-
-
-def test_check_sources_another_base_model_is_refused(workspace: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactMismatchError, match="but the adapter was trained for 'toy'"):
-        check_sources(sources(workspace, llm=save_toy_model(tmp_path, seed=1)))
-
-
-def test_load_explainer_without_vllm_installed_is_refused_saying_how_to_get_it(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(
+    workspace: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", None)  # importing it fails, installed or not
-    monkeypatch.delitem(sys.modules, "xrec.generate.vllm.engine", raising=False)
-    with pytest.raises(
-        ModelError,
-        match=r"vLLM cannot be imported here.*pip install.*vllm.*engine.kind=transformers",
+    make_graph(tmp_path / "graph", "another")
+    make_adapter(tmp_path / "adapter", "another", "irrelevant")
+    save_toy_model(tmp_path / "llm", seed=1)
+    for name, message in (
+        ("graph", "trained on dataset another"),
+        ("adapter", "the adapter was trained on graph another"),
+        ("llm", "but the adapter was trained for 'toy'"),
     ):
-        load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
+        with pytest.raises(ArtifactMismatchError, match=message):
+            check_sources(sources(workspace, **{name: tmp_path / name}))
 
 
-@pytest.mark.parametrize("version", ["0.29.1", "0.33.0"])
-def test_load_explainer_with_another_vllm_is_refused_by_its_version(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, version: str
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (None, r"vLLM cannot be imported here.*pip install.*vllm.*engine.kind=builtin"),
+        ("0.29.1", r"engine\.kind vllm: vLLM 0.29.1 is installed"),
+        ("0.33.0", r"engine\.kind vllm: vLLM 0.33.0 is installed"),
+    ],
+)
+def test_load_explainer_without_a_vllm_that_is_known_is_refused_with_what_to_do(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, version: str | None, message: str
 ) -> None:
-    """vLLM is replaced by a module that has a version and none of the inner modules we import."""
-    vllm = ModuleType("vllm")
-    vllm.__version__ = version  # type: ignore[attr-defined]
+    """vLLM is not there, or a module that has a version and none of the modules we import."""
+    vllm = None
+    if version is not None:
+        vllm = ModuleType("vllm")
+        vllm.__version__ = version  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", vllm)
-    monkeypatch.delitem(sys.modules, "xrec.generate.vllm.engine", raising=False)
-    with pytest.raises(ModelError, match=rf"engine\.kind vllm: vLLM {version} is installed"):
+    with pytest.raises(ModelError, match=message):
         load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
 
 
-def test_load_explainer_explains_a_user_with_a_history(workspace: Path) -> None:
-    known = load_explainer(sources(workspace), device="cpu", engine=EngineConfig())
-    explainer = load_explainer(
-        sources(workspace),
-        device="cpu",
-        engine=EngineConfig(),
-        history=History("newcomer", ("place-1", "place-3")),
-    )
+def test_load_explainer_explains_a_user_with_a_history(
+    workspace: Path, explainer: Explainer
+) -> None:
+    known = explainer
+    explainer = loaded(sources(workspace), History("newcomer", ("place-1", "place-3")))
     user, item = explainer.dataset.user_index("newcomer"), explainer.dataset.item_index("place-2")
     assert user == 12
     fold_in = FoldIn.fit(
@@ -352,9 +344,7 @@ def test_load_explainer_explains_a_user_with_a_history(workspace: Path) -> None:
         torch.from_numpy(known.dataset.interaction_edges("train")),
     )
     assert torch.equal(explainer.graph.users[user], fold_in.users([[0, 2]])[0])
-    pairs = [Pair(user, item), Pair(0, item)]
-    prompts = [explainer.pairs.prompt(pair) for pair in pairs]
-    texts = [explainer.pairs.texts(pair) for pair in pairs]
+    prompts, texts = asked(explainer, Pair(user, item), Pair(0, item))
     assert "<user 12>" in explainer.pairs.builder.show(prompts[0])
     assert "<item 1>" in explainer.pairs.builder.show(prompts[0])
     by_index = {
@@ -370,22 +360,18 @@ def test_load_explainer_explains_a_user_with_a_history(workspace: Path) -> None:
     assert explainer.model_fingerprint == known.model_fingerprint
 
 
+def with_new_items(workspace: Path, tmp_path: Path, **rows: list[str]) -> Sources:
+    pq.write_table(pa.table(rows), tmp_path / "new.parquet")
+    new = ColdStartConfig(interactions=str(tmp_path / "new.parquet"))
+    return replace(sources(workspace), cold_start=new)
+
+
 def test_load_explainer_with_tables_and_a_history_knows_both(
     workspace: Path, tmp_path: Path
 ) -> None:
-    pq.write_table(
-        pa.table({"user_id": ["resident-1", "early"], "item_id": ["new-place", "place-1"]}),
-        tmp_path / "new.parquet",
-    )
-    changed = replace(
-        sources(workspace), cold_start=ColdStartConfig(interactions=str(tmp_path / "new.parquet"))
-    )
-    explainer = load_explainer(
-        changed,
-        device="cpu",
-        engine=EngineConfig(),
-        history=History("late", ("place-3", "new-place")),
-    )
+    users, items = ["resident-1", "early"], ["new-place", "place-1"]
+    changed = with_new_items(workspace, tmp_path, user_id=users, item_id=items)
+    explainer = loaded(changed, History("late", ("place-3", "new-place")))
     assert explainer.dataset.users["user_id"].to_pylist()[12:] == ["early", "late"]
     assert explainer.dataset.items["item_id"].to_pylist()[10:] == ["new-place"]
     assert explainer.dataset.items["title"].to_pylist()[10:] == [""]
@@ -393,35 +379,21 @@ def test_load_explainer_with_tables_and_a_history_knows_both(
 
 
 @pytest.mark.parametrize(
-    ("history", "error", "message"),
+    ("user", "items", "error", "message"),
     [
-        (History("resident-1", ("place-1",)), ConfigError, "user 'resident-1' is known"),
-        (
-            History("newcomer", ("place-1", "place-77")),
-            UnknownIdError,
-            "item 'place-77' is not among the 10 items",
-        ),
+        ("resident-1", ("place-1",), ConfigError, "user 'resident-1' is known"),
+        ("late", ("place-1", "place-77"), UnknownIdError, "'place-77' is not among the 11 items"),
+        ("late", ("new-place",), DataError, "of user 'late' gives no vector: none of its 1 items"),
     ],
 )
 def test_load_explainer_history_that_cannot_be_is_refused(
-    workspace: Path, history: History, error: type[Exception], message: str
+    workspace: Path,
+    tmp_path: Path,
+    user: str,
+    items: tuple[str, ...],
+    error: type[Exception],
+    message: str,
 ) -> None:
+    known = with_new_items(workspace, tmp_path, user_id=["resident-1"], item_id=["new-place"])
     with pytest.raises(error, match=message):
-        load_explainer(sources(workspace), device="cpu", engine=EngineConfig(), history=history)
-
-
-def test_load_explainer_history_of_new_items_only_gives_no_vector(
-    workspace: Path, tmp_path: Path
-) -> None:
-    pq.write_table(
-        pa.table({"user_id": ["resident-1"], "item_id": ["new-place"]}), tmp_path / "new.parquet"
-    )
-    changed = replace(
-        sources(workspace), cold_start=ColdStartConfig(interactions=str(tmp_path / "new.parquet"))
-    )
-    with pytest.raises(
-        DataError, match="history of user 'late' gives no vector: none of its 1 items"
-    ):
-        load_explainer(
-            changed, device="cpu", engine=EngineConfig(), history=History("late", ("new-place",))
-        )
+        loaded(known, History(user, items))

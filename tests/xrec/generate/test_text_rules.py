@@ -52,166 +52,105 @@ def finish(
     return finished, failure.reason if failure else ""
 
 
-def test_finished_text_that_ended_by_itself_is_kept() -> None:
-    assert finish("  Calm and near \n") == ("Calm and near", "")
+THREE = "It is so good. It is so calm. It is so near."
+LONG = "so it is good, " * 40 + "an"
+NO_RULES = {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None}
+CUT, LOCK = {"reason": "length"}, {"title": "Lock"}
+PEPPER = "You love [title]'s tea and all that there is to see."
+ORLAN = unicodedata.normalize("NFD", "Café Orlán")
+FILLED = "You would love The Rusty Fox."
 
 
 @pytest.mark.parametrize(
-    ("max_words", "expected"),
+    ("text", "given", "expected"),
     [
-        (50, 'The user likes tea. "It is calm!"'),
-        (7, 'The user likes tea. "It is calm!"'),
-        (6, "The user likes tea."),
+        ("  Calm and near \n", {}, "Calm and near"),
+        # What was cut, or is too long, ends with a whole sentence.
+        (TEXT, CUT, 'The user likes tea. "It is calm!"'),
+        (TEXT, {**CUT, "max_words": 7}, 'The user likes tea. "It is calm!"'),
+        (TEXT, {**CUT, "max_words": 6}, "The user likes tea."),
+        ("One two three. Four five.", {"max_words": 4}, "One two three."),
+        ("One two three four. Five.", {"max_words": 3}, "no_full_sentence"),
+        ("One two 3.5 thr", CUT, "no_full_sentence"),
+        ("Calm. Near.\nUser: x", {"stop": ("x", "\n")}, "Calm. Near."),
+        ("xCalm.", {"stop": ("x",)}, "empty_text"),
+        ("", NO_RULES, "empty_text"),
+        (LONG, {**CUT, **NO_RULES, "ids": PROMPT}, LONG),
+        # Phrases that are repeated; the title is one word of a phrase.
+        (THREE, {}, THREE),
+        (f"{THREE} It is so old.", {}, "repetitive_text"),
+        ("It serves you well for its [title] for its [title].", LOCK, "repetitive_text"),
+        ("It is good for its tone and good for its price.", {}, None),
+        ("You would enjoy it for the build and build.", {}, "repetitive_text"),
+        ("You love the coffee and the coffee shops.", {}, None),
+        ("It gets funkier and funkier.", {}, None),
+        ("You would enjoy it for the ease of use and the ease of use.", {}, "repetitive_text"),
+        ("It should suit you, the [title] and the [title].", LOCK, "repetitive_text"),
+        ("You would enjoy it more and more, for years and years.", {}, None),
+        ("You would enjoy it for the warm tone and the low price.", {}, None),
+        (
+            "[title] has tea, [title] has cake, [title] is near, [title] is big, Rusty Fox is it.",
+            {},
+            None,
+        ),
+        ("I love [title], " * 4, {}, "repetitive_text"),
+        ("I love [title], " * 4, {"title": ORLAN}, "repetitive_text"),
+        # What stands in the prompt too.
+        ("Calm.", {"ids": [7, *PROMPT[30:55], 7]}, "prompt_echo"),
+        ("Calm.", {"ids": [7, *PROMPT[30:54], 7]}, "Calm."),
+        # The title's place-holder, and those that stand for nothing.
+        ("You would love [title]", {}, "You would love The Rusty Fox"),
+        ("[title] is calm.", {}, "The Rusty Fox is calm."),
+        (FILLED, {}, FILLED),
+        *(
+            ("You would love [title].", {"title": title}, f"You would love {title}.")
+            for title in ("A+ (\\1) [x]?", "Caf\u00e9 \u84dd\u72d0\u72f8", "[t", "e]")
+        ),
+        ("[title] has tea.", {"title": ""}, "This item has tea."),
+        (
+            "You love [title], truly Café Orlán.",
+            {"title": ORLAN},
+            "You love Café Orlán, truly Café Orlán.",
+        ),
+        ("You would love [titl", {}, "broken_placeholder"),
+        ("You would love title] now.", {}, "broken_placeholder"),
+        ("See [titles].", {}, "broken_placeholder"),
+        ("Love [title] for its [category].", {"ids": [5]}, "broken_placeholder"),
+        ("Love [title] for its [item_name].", {"ids": [5]}, "broken_placeholder"),
+        ("Love [title] for its [Your name].", {"ids": [5]}, "broken_placeholder"),
+        ("It is calm. You would love [ti", CUT, "It is calm."),
+        # Names of other items, but for those that the prompt has and those that were cut off.
+        ("You would love The Rusty Compass.", {}, "names_another_item"),
+        ("You would love The Rusty Compass.", {"title": "The Rusty Compass"}, None),
+        ("Try The Rusty Compass.", {"profile": "Once known as The Rusty Compass."}, None),
+        ("[title] is better than The Rusty Compass.", {}, "names_another_item"),
+        ("You love [title] & Co. more.", {"title": "Fox"}, "names_another_item"),
+        ("It is calm. Love The Rusty Compass and many more.", {"max_words": 4}, "It is calm."),
+        # The words and full stops of the title.
+        ("It is calm. You would love [title].", {"max_words": 9}, f"It is calm. {FILLED}"),
+        ("It is calm. You would love [title].", {"max_words": 8}, "It is calm."),
+        (PEPPER, {"title": "Dr. Pepper's Bar", "max_words": 8}, "no_full_sentence"),
+        (f"{PEPPER} It is calm.", {"title": "Dr. Pepper", "max_words": 5}, "no_full_sentence"),
+        (
+            f"{PEPPER} It is calm.",
+            {"title": "Dr. Pepper", "max_words": 13},
+            "You love Dr. Pepper's tea and all that there is to see.",
+        ),
     ],
 )
-def test_finished_text_that_was_cut_ends_with_a_whole_sentence(
-    max_words: int, expected: str
+def test_finished_text_keeps_the_rules_or_says_which_it_breaks(
+    text: str, given: dict[str, Any], expected: str | None
 ) -> None:
-    assert finish(TEXT, "length", max_words=max_words) == (expected, "")
+    """`expected` is the text, or the reason of its failure; None is any text without a failure."""
+    finished, reason = finish(text, **given)
+    assert (reason or finished) == (finished if expected is None else expected)
 
 
-def test_finished_text_with_too_many_words_loses_sentences() -> None:
-    assert finish("One two three. Four five.", max_words=4) == ("One two three.", "")
-
-
-@pytest.mark.parametrize(
-    ("text", "reason", "max_words"),
-    [("One two three four. Five.", "stop", 3), ("One two 3.5 thr", "length", 50)],
-)
-def test_finished_text_without_a_sentence_in_it_fails(
-    text: str, reason: FinishReason, max_words: int
-) -> None:
-    assert finish(text, reason, max_words=max_words) == (text, "no_full_sentence")
-
-
-def test_finished_text_ends_before_the_first_stop_string() -> None:
-    assert finish("Calm. Near.\nUser: x", stop=("x", "\n")) == ("Calm. Near.", "")
-    assert finish("xCalm.", stop=("x",)) == ("", "empty_text")
-
-
-def test_finished_text_that_stutters_fails() -> None:
-    title = "Lock"
-    assert finish("It serves you well for its [title] for its [title].", title=title)[1] == (
-        "repetitive_text"
-    )
-    assert finish("It is good for its tone and good for its price.")[1] != "repetitive_text"
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("You would enjoy it for the build and build.", "repetitive_text"),
-        ("You love the coffee and the coffee shops.", ""),
-        ("It gets funkier and funkier.", ""),
-        ("You would enjoy it for the ease of use and the ease of use.", "repetitive_text"),
-        ("It should suit you, the [title] and the [title].", "repetitive_text"),
-        ("You would enjoy it more and more, for years and years.", ""),
-        ("You would enjoy it for the warm tone and the low price.", ""),
-    ],
-)
-def test_finished_text_that_joins_a_phrase_to_itself_fails(text: str, reason: str) -> None:
-    assert finish(text, title="Lock")[1] == reason
-
-
-def test_finished_text_repetition_fails() -> None:
-    three = "It is so good. It is so calm. It is so near."
-    assert finish(three) == (three, "")
-    assert finish(f"{three} It is so old.")[1] == "repetitive_text"
-
-
-def test_finished_text_echo_of_the_prompt_fails() -> None:
-    assert finish("Calm.", ids=[7, *PROMPT[30:55], 7]) == ("Calm.", "prompt_echo")
-    assert finish("Calm.", ids=[7, *PROMPT[30:54], 7]) == ("Calm.", "")
-
-
-def test_finished_text_without_rules_is_as_written() -> None:
-    rules = {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None}
-    assert finish("so it is good, " * 40 + "an", "length", ids=PROMPT, **rules) == (
-        "so it is good, " * 40 + "an",
-        "",
-    )
-    assert finish("", **rules) == ("", "empty_text")
-
-
-def test_finished_text_has_the_title_in_place_of_the_placeholder() -> None:
-    assert finish("[title] is calm. You would love [title]") == (
-        "The Rusty Fox is calm. You would love The Rusty Fox",
-        "",
-    )
-    assert finish("You would love The Rusty Fox.") == ("You would love The Rusty Fox.", "")
-
-
-@pytest.mark.parametrize("title", ["A+ (\\1) [x]?", "Caf\u00e9 \u84dd\u72d0\u72f8", "[t", "e]"])
-def test_finished_text_takes_any_title(title: str) -> None:
-    assert finish("You would love [title].", title=title) == (f"You would love {title}.", "")
-
-
-def test_finished_text_of_an_item_without_a_title_names_none() -> None:
-    assert finish("[title] has tea.", title="") == ("This item has tea.", "")
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["You would love The Rusty Compass.", "[title] is better than The Rusty Compass."],
-)
-def test_finished_text_that_names_another_item_fails(text: str) -> None:
-    assert finish(text)[1] == "names_another_item"
-    assert finish(text, title="The Rusty Compass")[1] == ""
-    assert finish(text, profile="Once known as The Rusty Compass.")[1] == ""
-
-
-def test_finished_text_that_names_another_item_with_the_own_title_in_it_fails() -> None:
-    assert finish("You love [title] & Co. more.", title="Fox") == (
-        "You love Fox & Co. more.",
-        "names_another_item",
-    )
-
-
-def test_finished_text_names_what_its_lost_end_named() -> None:
-    text = "It is calm. You would love The Rusty Compass and many more of its kind."
-    assert finish(text, max_words=4) == ("It is calm.", "")
-
-
-@pytest.mark.parametrize(
-    "text", ["You would love [titl", "You would love title] now.", "See [titles]."]
-)
-def test_finished_text_with_half_a_placeholder_fails(text: str) -> None:
-    assert finish(text)[1] == "broken_placeholder"
-
-
-@pytest.mark.parametrize("field", ["[category]", "[item_name]", "[Your name]"])
-def test_finished_text_with_a_placeholder_for_nothing_fails(field: str) -> None:
-    text = f"You would love [title] for its {field}."
-    assert finish(text, ids=[5])[1] == "broken_placeholder"
-    known = TitlePlaceholder("[title]", "it").made_up_in(text, f"{field} is its name")
-    assert known is None
-
-
-def test_quoted_words_are_no_placeholders() -> None:
+def test_place_holder_that_stands_in_the_profile_or_is_no_field_is_not_made_up() -> None:
+    title = TitlePlaceholder("[title]", "it")
+    assert title.made_up_in("Love it for its [category].", "[category] is its name") is None
+    assert title.made_up_in("A pad [of 1 cm] fits.") is None
     assert TitlePlaceholder('"title"', "it").made_up_in('It is "snug".') is None
-    assert TitlePlaceholder("[title]", "it").made_up_in("A pad [of 1 cm] fits.") is None
-
-
-def test_finished_text_whose_lost_end_is_half_a_placeholder_is_kept() -> None:
-    assert finish("It is calm. You would love [ti", "length") == ("It is calm.", "")
-
-
-def test_finished_text_counts_the_words_of_the_title() -> None:
-    text = "It is calm. You would love [title]."
-    assert finish(text, max_words=9) == ("It is calm. You would love The Rusty Fox.", "")
-    assert finish(text, max_words=8) == ("It is calm.", "")
-
-
-def test_finished_text_full_stop_within_the_title_ends_no_sentence() -> None:
-    text = "You would love [title] for its tea and all that there is to see."
-    assert finish(text, title="Dr. Pepper's Bar", max_words=8)[1] == "no_full_sentence"
-
-
-def test_finished_text_full_stop_within_a_title_with_an_ending_ends_no_sentence() -> None:
-    text = "You love [title]'s tea and all that there is to see. It is calm."
-    assert finish(text, title="Dr. Pepper", max_words=5)[1] == "no_full_sentence"
-    whole = "You love Dr. Pepper's tea and all that there is to see."
-    assert finish(text, title="Dr. Pepper", max_words=13) == (whole, "")
 
 
 @pytest.mark.parametrize(
@@ -228,21 +167,6 @@ def test_cut_to_words_never_ends_within_the_title(max_words: int, expected: str)
     assert cut_to_words(text, max_words, "St. Mary's") == expected
     decomposed, name = unicodedata.normalize("NFD", "Dr. Pão"), "Dr. Pão"
     assert cut_to_words(f"You love {name}'s tea a lot.", 3, decomposed) == ""
-
-
-def test_finished_text_has_a_decomposed_title_in_composed_form() -> None:
-    title = unicodedata.normalize("NFD", "Café Orlán")
-    assert finish("You love [title], truly Café Orlán.", title=title) == (
-        "You love Café Orlán, truly Café Orlán.",
-        "",
-    )
-    assert finish("I love [title], " * 4, title=title)[1] == "repetitive_text"
-
-
-def test_finished_text_title_is_one_word_of_a_phrase() -> None:
-    text = "[title] has tea, [title] has cake, [title] is near, [title] is big, Rusty Fox is it."
-    assert finish(text)[1] == ""
-    assert finish("I love [title], " * 4)[1] == "repetitive_text"
 
 
 def test_finished_text_echo_is_looked_for_with_the_title_filled_in() -> None:
@@ -263,21 +187,13 @@ def shown(text: str, title: str = TITLE) -> list[str | None]:
     return [finisher.unfinished(ids[:length], texts) for length in range(1, len(ids) + 1)]
 
 
-def test_unfinished_text_never_shows_a_part_of_the_placeholder() -> None:
+def test_unfinished_text_shows_neither_half_a_placeholder_nor_another_items_title() -> None:
     steps = [step for step in shown("[title] is calm, you love [title] and [title]'s tea.") if step]
     assert steps[-1] == "The Rusty Fox is calm, you love The Rusty Fox and The Rusty Fox's tea."
-    for step in steps:
-        assert steps[-1].startswith(step)
-        assert "[" not in step
-
-
-def test_unfinished_text_never_shows_another_items_title() -> None:
-    steps = [step for step in shown("You love The Rusty Compass, for tea.") if step is not None]
+    assert all(steps[-1].startswith(step) and "[" not in step for step in steps)
+    steps = [step for step in shown("You love The Rusty Compass, for tea.") if step]
     assert "You love The Rusty" in steps[-1]
     assert not any("Compass" in step for step in steps)
-
-
-def test_unfinished_text_with_half_a_placeholder_waits() -> None:
     assert shown("You love [title and")[-1] is None
 
 
@@ -395,13 +311,6 @@ SAID_BY_ONE = PairTexts("", TITLE, "", (replace(EVIDENCE, item_reviews=1),))
 UNSAID = PairTexts("", TITLE, "")
 
 
-def test_fallback_of_a_pair_without_aspects_is_none_where_the_prompt_asks_for_aspects() -> None:
-    asks = PromptBuilder(toy_tokenizer(), PromptConfig(aspects=2), builder().vocabulary)
-    finisher = TextFinisher(asks, TitleIndex(CATALOGUE))
-    text, failure = finisher.fallback(UNSAID, TextConfig(), Failure("unsupported", "no tea"))
-    assert (text, failure and failure.reason) == ("", "abstained")
-
-
 @pytest.mark.parametrize(
     ("fallback", "texts", "expected"),
     [
@@ -422,6 +331,11 @@ def test_fallback_is_a_plain_sentence_or_the_reason_why_there_is_none(
     assert (text, failure.reason if failure else "") == expected
     if failure is not None:
         assert "it repeats" in failure.message
+    asks = PromptBuilder(toy_tokenizer(), PromptConfig(aspects=2), builder().vocabulary)
+    with_aspects = TextFinisher(asks, TitleIndex(CATALOGUE))
+    _, failure = with_aspects.fallback(UNSAID, TextConfig(), Failure("unsupported", "no tea"))
+    assert failure is not None
+    assert failure.reason == "abstained"
 
 
 def begun(opening: str, *aspects: str) -> tuple[TextFinisher, PairTexts, DecodingConfig]:

@@ -245,7 +245,7 @@ def test_deadline_ends_a_request_with_504_and_its_generation(town: Path) -> None
         town, http={"deadline_seconds": 1}, decoding={**DECODING, "max_new_tokens": 550}
     ) as slow:
         users, items = ids_of(town)
-        slow.model.live.engine.run._stop_token_ids = frozenset()
+        slow.model.live.engine.core._stop_token_ids = frozenset()
         pairs = [
             {"user_id": user, "item_id": item, "fresh": True} for user in users for item in items
         ][:64]
@@ -260,7 +260,7 @@ def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town: 
         town, http={"max_concurrent_requests": 2}, decoding={**DECODING, "max_new_tokens": 300}
     ) as narrow:
         users, items = ids_of(town)
-        narrow.model.live.engine.run._stop_token_ids = frozenset()
+        narrow.model.live.engine.core._stop_token_ids = frozenset()
         statuses: list[int] = []
 
         def ask(number: int) -> None:
@@ -282,7 +282,7 @@ def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town: 
 def test_queue_that_is_full_answers_429_with_retry_after(town: Path) -> None:
     with local_endpoint(
         town,
-        engine={"max_rows": 2, "key_value_gib": 0.05},
+        engine={"max_rows": 2, "kv_cache_gib": 0.05},
         models={"device": "cpu", "max_waiting_pairs": 3},
     ) as small:
         users, items = ids_of(town)

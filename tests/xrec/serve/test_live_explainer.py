@@ -32,7 +32,7 @@ from xrec.serve.model import Delta, LiveText, PairError
 
 T = TypeVar("T")
 Answers = list[LiveText | PairError]
-NARROW = {"engine": {"max_rows": 1, "key_value_gib": 0.25}}
+NARROW = {"engine": {"max_rows": 1, "kv_cache_gib": 0.25}}
 TEA = (AspectEvidence("tea", 4, 9, 2, 3), AspectEvidence("late hour", 2, 9, 0, 3))
 
 
@@ -43,7 +43,7 @@ def live(town: Path) -> LiveExplainer:
 
 @pytest.fixture(scope="module")
 def closed(town: Path) -> Explainer:
-    engine = EngineConfig(max_rows=4, key_value_gib=0.05)
+    engine = EngineConfig(max_rows=4, kv_cache_gib=0.05)
     return load_explainer(sources_of(backfill_config(town, "unused")), device="cpu", engine=engine)
 
 
@@ -114,7 +114,7 @@ def test_new_user_with_a_history_gets_the_text_of_xrec_explain(
         explainer = load_explainer(
             sources_of(backfill_config(town, "unused")),
             device="cpu",
-            engine=EngineConfig(max_rows=4, key_value_gib=0.05),
+            engine=EngineConfig(max_rows=4, kv_cache_gib=0.05),
             history=History("newcomer", history),
         )
         pair = Pair(explainer.dataset.user_index("newcomer"), 4)
@@ -206,7 +206,7 @@ class ScriptedEngine:
     """Writes the given texts token by token, one for each request."""
 
     def __init__(self, live: LiveExplainer, *texts: str):
-        self.run = live.engine.run
+        self.core = live.engine.core
         encode = live._explainer.pairs.builder.encode_explanation
         self._scripts = [encode(text)[:-1] for text in texts]
 
@@ -437,7 +437,7 @@ def test_failed_engine_raises_model_error(
     def broken() -> list[Any]:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(live.engine.run, "step", broken)
+    monkeypatch.setattr(live.engine.core, "step", broken)
     users, items = ids_of(town)
     with pytest.raises(ModelError, match="no memory"):
         use(live, lambda: live.explain([asked(users[0], items[0])]))

@@ -105,7 +105,7 @@ def serve_config(town: Path, **values: Any) -> ServeConfig:
         "workspace": str(town),
         "llm": {"model": str(town / "llm")},
         "decoding": DECODING,
-        "engine": {"max_rows": 8, "key_value_gib": 0.05},
+        "engine": {"max_rows": 8, "kv_cache_gib": 0.05},
         "models": {"device": "cpu"},
         "read_through": {"refresh_seconds": 0.2},
     }

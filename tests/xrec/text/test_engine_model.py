@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from tests.toy import toy_model, toy_tokenizer
 from xrec.config.engine import EngineConfig
 from xrec.config.text import SamplingConfig
-from xrec.generate.transformers_engine import load_engine
+from xrec.generate.builtin.engine import load_engine
 from xrec.text import Message, Prompt, ask
 from xrec.text.chat import Chat
 from xrec.text.engine_model import EngineModel
@@ -39,7 +39,7 @@ def _model(*, num_more: int = 0, max_rows: int = 8) -> EngineModel:
         model,
         [tokenizer.eos_token_id],
         chat.decode,
-        EngineConfig(max_rows=max_rows, key_value_gib=0.01, linear_layers="plain"),
+        EngineConfig(max_rows=max_rows, kv_cache_gib=0.01),
     )
     grammars = SchemaGrammars(tokenizer, model.config.vocab_size, [tokenizer.eos_token_id])
     return EngineModel("toy", engine, chat, grammars)

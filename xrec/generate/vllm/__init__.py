@@ -2,5 +2,5 @@
 
 xrec is a plugin of vLLM (entry point `vllm.general_plugins`) that adds this model. Only `model` and
 `engine` import vLLM's parts, which the extra `[vllm]` installs. They are loaded for `engine.kind:
-vllm` only, after `version` has looked at vLLM's version.
+vllm` only, after `plugin` has looked at vLLM's version.
 """

@@ -1,7 +1,7 @@
 """What vLLM is started with, for a model, a device and the memory that it may take."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from vllm.platforms import current_platform
 from vllm.renderers.registry import RENDERER_REGISTRY
 from vllm.utils.import_utils import import_pynvml
 
+from xrec.config.engine import EngineConfig
 from xrec.config.llm import Dtype
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import PREFIX, TOKENIZER_MODE, Attachment
@@ -28,7 +29,7 @@ _FIXED: dict[str, Any] = {
     # Only the job's config decides how texts are generated, not the model's own settings.
     "generation_config": "vllm",
     "enable_prefix_caching": True,
-    # The model's whole context, or as much of it as the memory for keys and values holds.
+    # The model's whole context, or as much of it as the KV cache holds.
     "max_model_len": -1,
 }
 
@@ -37,33 +38,29 @@ def engine_arguments(
     model_folder: Path,
     config: PreTrainedConfig,
     attachment: Attachment,
+    engine: EngineConfig,
     *,
     dtype: torch.dtype,
     device: torch.device,
-    max_rows: int,
-    key_value_bytes: int,
-    gpu_memory_share: float,
-    tensor_parallel_size: int,
-    options: Mapping[str, Any],
 ) -> EngineArgs:
     """The arguments of an engine over the model in `model_folder` with the users and items.
 
-    On a GPU vLLM takes `gpu_memory_share` of what is free on the fullest of its GPUs; on a CPU it
-    has `key_value_bytes` for keys and values. `options` are further arguments of vLLM. Raises
-    ModelError for a device for which this vLLM was not built, and for options that `check_options`
-    refuses or that vLLM does not have.
+    Raises ModelError for a device for which this vLLM was not built, and for `vllm_options` that
+    `check_options` refuses or that vLLM does not have.
     """
-    check_options(options)
+    check_options(engine.vllm_options)
     _check_device(device)
     if TOKENIZER_MODE not in RENDERER_REGISTRY.renderers:
         # What vLLM asks for in this process by the name of the tokenizer's mode.
         RENDERER_REGISTRY.register(TOKENIZER_MODE, "vllm.renderers.hf", "HfRenderer")
+    num_processes = engine.tensor_parallel_size
     memory: dict[str, Any]
     if device.type == "cpu":
-        memory = {"kv_cache_memory_bytes": key_value_bytes, "block_size": _CPU_BLOCK_SIZE}
+        num_bytes = int(engine.kv_cache_gib * 2**30)
+        memory = {"kv_cache_memory_bytes": num_bytes, "block_size": _CPU_BLOCK_SIZE}
     else:
-        free = free_share(tensor_parallel_size)
-        memory = {"gpu_memory_utilization": round(gpu_memory_share * free, 4)}
+        share = engine.gpu_memory_share * free_share(num_processes)
+        memory = {"gpu_memory_utilization": round(share, 4)}
     arguments = {
         **_FIXED,
         **memory,
@@ -71,11 +68,11 @@ def engine_arguments(
         "hf_overrides": {"architectures": [f"{PREFIX}{config.architectures[0]}"]},
         "additional_config": attachment,
         "dtype": dtype,
-        "max_num_seqs": max_rows,
-        "tensor_parallel_size": tensor_parallel_size,
+        "max_num_seqs": engine.max_rows,
+        "tensor_parallel_size": num_processes,
         # Ray is there in an actor, but the processes of one engine are on one machine.
-        **({"distributed_executor_backend": "mp"} if tensor_parallel_size > 1 else {}),
-        **options,
+        **({"distributed_executor_backend": "mp"} if num_processes > 1 else {}),
+        **engine.vllm_options,
     }
     try:
         return EngineArgs(**arguments)

@@ -2,14 +2,13 @@
 
 A collaborative token is an id above the vocabulary. vLLM identifies prompts and the blocks of its
 prefix cache by token ids only, so both work without a change. It refuses ids that its tokenizer
-lacks, so it gets one that lacks none (xrec.generate.vllm.tokenizer), and the run checks the range
-of ids. From version 0.33 on vLLM always refuses them (xrec.generate.vllm.version).
+lacks, so it gets one that lacks none (xrec.generate.vllm.tokenizer), and the core checks the
+range of ids. From version 0.33 on vLLM always refuses them (xrec.generate.vllm.plugin).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,26 +20,23 @@ from xrec.adapter.artifact import TrainedAdapter
 from xrec.config.engine import EngineConfig
 from xrec.config.llm import Dtype
 from xrec.errors import ArtifactMismatchError, ModelError
-from xrec.generate.shared_run import RunEngine
+from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.vllm.arguments import engine_arguments, resolve_vllm_dtype, start_settings
 from xrec.generate.vllm.attachment import write_attachment
-from xrec.generate.vllm.plugin import unknown_family
-from xrec.generate.vllm.run import VllmRun
+from xrec.generate.vllm.core import VllmCore
+from xrec.generate.vllm.plugin import check_vllm_version, unknown_family
 from xrec.generate.vllm.vectors import users_in
-from xrec.generate.vllm.version import check_vllm_version
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import folder_stop_token_ids
 from xrec.storage import content_hash
 
 
-class VllmEngine(RunEngine):
-    """An `Engine` over the base model in `model_folder` with the users and items of `graph`.
+class VllmEngine(SharedEngine):
+    """An engine over the base model in `model_folder` with the users and items of `graph`.
 
-    At most `max_rows` texts are at work at the same time. On a CPU each process has
-    `key_value_bytes` for keys and values, and `num_threads` threads. On a GPU vLLM takes
-    `gpu_memory_share` of the memory that is free. `options` are further arguments of vLLM. With
-    `is_streaming` the run tells each token of a text.
+    On a CPU each process of vLLM has as many threads as torch has in this process. With
+    `is_streaming` the core tells each token of a text.
 
     The last `num_reserved_users` users of the graph are places for users who come later: vLLM sees
     what is written into `users` (U, D) there. `users` is None if the adapter does not read the
@@ -62,15 +58,10 @@ class VllmEngine(RunEngine):
         tokenizer: PreTrainedTokenizerBase,
         adapter: TrainedAdapter,
         graph: GraphEmbeddings,
+        engine: EngineConfig,
         *,
-        dtype: torch.dtype,
+        dtype: Dtype,
         device: torch.device,
-        max_rows: int,
-        key_value_bytes: int,
-        gpu_memory_share: float = 0.9,
-        tensor_parallel_size: int = 1,
-        num_threads: int = 1,
-        options: Mapping[str, Any] | None = None,
         is_streaming: bool = False,
         num_reserved_users: int = 0,
     ):
@@ -89,28 +80,24 @@ class VllmEngine(RunEngine):
             model_folder,
             config,
             attachment,
-            dtype=dtype,
+            engine,
+            dtype=resolve_vllm_dtype(dtype, device),
             device=device,
-            max_rows=max_rows,
-            key_value_bytes=key_value_bytes,
-            gpu_memory_share=gpu_memory_share,
-            tensor_parallel_size=tensor_parallel_size,
-            options=options or {},
         )
         try:
-            with start_settings(num_threads):
+            with start_settings(torch.get_num_threads()):
                 self._engine = LLMEngine.from_engine_args(arguments)
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"vLLM did not start: {error}; see what it has logged") from error
         super().__init__(
-            VllmRun(
+            VllmCore(
                 self._engine,
                 self.vocabulary,
                 self.stop_token_ids,
                 lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
                 self._cache_salt,
                 context=config.max_position_embeddings,
-                max_rows=max_rows,
+                max_rows=engine.max_rows,
                 is_streaming=is_streaming,
             )
         )
@@ -133,44 +120,10 @@ class VllmEngine(RunEngine):
         return content_hash(self.users[reserved].contiguous().view(torch.uint8).numpy().tobytes())
 
 
-def load_vllm_engine(
-    model_folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    adapter: TrainedAdapter,
-    graph: GraphEmbeddings,
-    *,
-    dtype: Dtype,
-    device: torch.device,
-    config: EngineConfig,
-    is_streaming: bool = False,
-    num_reserved_users: int = 0,
-) -> VllmEngine:
-    """The engine that `config` describes, with as many threads as torch has in this process.
-
-    Raises what `VllmEngine` raises.
-    """
-    return VllmEngine(
-        model_folder,
-        tokenizer,
-        adapter,
-        graph,
-        dtype=resolve_vllm_dtype(dtype, device),
-        device=device,
-        max_rows=config.max_rows,
-        key_value_bytes=int(config.key_value_gib * 2**30),
-        gpu_memory_share=config.gpu_memory_share,
-        tensor_parallel_size=config.tensor_parallel_size,
-        num_threads=torch.get_num_threads(),
-        options=config.vllm_options,
-        is_streaming=is_streaming,
-        num_reserved_users=num_reserved_users,
-    )
-
-
 def _checked_config(model_folder: Path, adapter: TrainedAdapter) -> PreTrainedConfig:
     config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
     if unknown := unknown_family(config.architectures):
-        raise ModelError(f"{model_folder}: {unknown}; use engine.kind=transformers")
+        raise ModelError(f"{model_folder}: {unknown}; use engine.kind=builtin")
     if config.hidden_size != adapter.config.hidden_size:
         raise ArtifactMismatchError(
             f"{model_folder} has hidden_size {config.hidden_size}, "

@@ -1,8 +1,7 @@
 """Settings of vLLM with which texts would be wrong, or the device would be waited for.
 
 `check_options` looks at a config's `engine.vllm_options` before vLLM starts, and
-`check_vllm_config` at what vLLM has made of its settings, in each worker. The second also protects
-those who give our models to vLLM themselves.
+`check_vllm_config` at what vLLM has made of its settings, in each worker.
 """
 
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import Attachment
 
 _STORES = (
-    "keys and values in such a store are found by token ids, and the id of a user or item means "
+    "such a store finds the KV cache by token ids, and the id of a user or item means "
     "another vector with another adapter or graph"
 )
 _DRAFTS = "a draft model reads token ids, and its vocabulary has no users and items"
@@ -77,20 +76,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def check_vllm_config(config: VllmConfig) -> None:
-    """Raise ModelError for settings with which our models would give other texts, or wait."""
-    parallel = config.parallel_config
-    found: dict[str, bool] = {
-        "speculative_config": config.speculative_config is not None,
-        "enable_lora": config.lora_config is not None,
-        "kv_transfer_config": config.kv_transfer_config is not None,
-        "pipeline_parallel_size": parallel.pipeline_parallel_size > 1,
-        "prefill_context_parallel_size": parallel.prefill_context_parallel_size > 1,
-        "enable_dbo": parallel.use_ubatching,
-        "enable_prompt_embeds": config.model_config.enable_prompt_embeds,
-    }
-    for name, is_set in found.items():
-        if is_set:
-            raise ModelError(f"vLLM with users and items: {name} is set: {_REFUSED[name]}")
+    """Raise ModelError where users and items have no vectors, or would be waited for."""
     if not isinstance(config.additional_config, Attachment):
         raise ModelError(
             "vLLM with users and items: additional_config is "

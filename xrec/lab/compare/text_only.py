@@ -12,16 +12,15 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import aspects_of, read_chooser
-from xrec.backfill.identity import arithmetic
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import Identity
 from xrec.config.backfill import BackfillConfig
 from xrec.config.compare import CompareConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data.dataset import read_dataset
+from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.loading import Sources
-from xrec.generate.transformers_engine import load_engine
 from xrec.graph.artifact import read_graph
 from xrec.lab.baselines.prompts import text_vocabulary
 from xrec.lab.compare.entries import Entry
@@ -124,7 +123,7 @@ def _identity(
         kind="explanations",
         config={
             "decoding": backfill.decoding.model_dump(mode="json"),
-            "dtype": arithmetic(backfill),
+            "dtype": llm.dtype,
             "prompt": config.prompt.model_dump(mode="json"),
             "pairs": pairs.fingerprint,
         },

@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
+from xrec.config.engine import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import Attachment
 
@@ -36,18 +37,16 @@ def arguments(mocked_vllm: MagicMock) -> ModuleType:
 
 
 def started_with(arguments: ModuleType, mocked_vllm: MagicMock, **settings: Any) -> dict[str, Any]:
-    given = {
-        "dtype": torch.float16,
-        "device": torch.device("cuda"),
-        "max_rows": 7,
-        "key_value_bytes": 1 << 30,
-        "gpu_memory_share": 0.5,
-        "tensor_parallel_size": 1,
-        "options": {},
-        **settings,
-    }
-    config = SimpleNamespace(architectures=["Qwen3ForCausalLM"])
-    arguments.engine_arguments(Path("llm"), config, Attachment("folder", "direct", ""), **given)
+    given = {"max_rows": 7, "kv_cache_gib": 1.0, "gpu_memory_share": 0.5, **settings}
+    device = given.pop("device", torch.device("cuda"))
+    arguments.engine_arguments(
+        Path("llm"),
+        SimpleNamespace(architectures=["Qwen3ForCausalLM"]),
+        Attachment("folder", "direct", ""),
+        EngineConfig(kind="vllm", **given),
+        dtype=torch.float16,
+        device=device,
+    )
     return dict(mocked_vllm.EngineArgs.call_args.kwargs)
 
 
@@ -61,7 +60,7 @@ def test_memory_on_gpus_is_the_share_of_what_is_free_on_the_fullest(
     assert "block_size" not in found
 
 
-def test_memory_on_a_cpu_is_that_for_keys_and_values(
+def test_memory_on_a_cpu_is_that_of_the_kv_cache(
     arguments: ModuleType, mocked_vllm: MagicMock
 ) -> None:
     mocked_vllm.current_platform.device_type = "cpu"
@@ -73,12 +72,12 @@ def test_memory_on_a_cpu_is_that_for_keys_and_values(
 def test_arguments_name_our_class_of_the_family_and_take_further_options(
     arguments: ModuleType, mocked_vllm: MagicMock
 ) -> None:
-    found = started_with(arguments, mocked_vllm, options={"max_num_batched_tokens": 16384})
+    found = started_with(arguments, mocked_vllm, vllm_options={"max_num_batched_tokens": 16384})
     assert found["hf_overrides"] == {"architectures": ["CollaborativeQwen3ForCausalLM"]}
     assert found["max_num_batched_tokens"] == 16384
     assert found["enable_prefix_caching"] is True
     with pytest.raises(ModelError, match=r"enable_lora cannot be set: .*qkv_proj"):
-        started_with(arguments, mocked_vllm, options={"enable_lora": True})
+        started_with(arguments, mocked_vllm, vllm_options={"enable_lora": True})
 
 
 def test_dtype_auto_is_bfloat16_only_where_vllms_platform_has_it(

@@ -64,19 +64,6 @@ def test_attachment_of_another_graph_is_refused(tmp_path: Path) -> None:
         write_attachment(tmp_path / "attachment", other, graph)
 
 
-def test_plugin_imports_nothing_that_vllms_start_could_stumble_over() -> None:
-    code = (
-        "import sys, xrec.generate.vllm.plugin; "
-        "print(sorted({'torch', 'torch_geometric', 'pandas', 'vllm'} & set(sys.modules)))"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
-        == "[]\n"
-    )
-
-
 def test_attachment_other_processes_see_what_is_written_into_the_table_of_users(
     tmp_path: Path,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.toy import NUM_ITEMS, NUM_USERS, toy_tokenizer
+from tests.toy import toy_tokenizer
 from tests.xrec.generate.vllm.vllm_town import (
     V,
     attached,
@@ -23,6 +23,7 @@ from tests.xrec.generate.vllm.vllm_town import (
 )
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
+from xrec.config.engine import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
 from xrec.generate.vllm.plugin import Attachment
@@ -116,7 +117,7 @@ def _engine(
     *,
     eager: bool = True,
     device: str = "cpu",
-    key_value_bytes: int = 1 << 27,
+    kv_cache_gib: float = 1 / 8,
     tensor_parallel_size: int = 1,
     **options: Any,
 ) -> Any:
@@ -132,12 +133,14 @@ def _engine(
         toy_tokenizer(),
         make_adapter(rule, graph),
         graph,
-        dtype=torch.float32,
+        EngineConfig(
+            max_rows=16,
+            kv_cache_gib=kv_cache_gib,
+            tensor_parallel_size=tensor_parallel_size,
+            vllm_options={"enforce_eager": eager, **options},
+        ),
+        dtype="float32",
         device=torch.device(device),
-        max_rows=16,
-        key_value_bytes=key_value_bytes,
-        tensor_parallel_size=tensor_parallel_size,
-        options={"enforce_eager": eager, **options},
     )
 
 
@@ -173,49 +176,6 @@ def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_c
     assert contest.engine.take_report().prefix_hit_share > 0.4
 
 
-def test_generate_bad_prompts_fail_with_their_reason_and_harm_no_other(contest: Contest) -> None:
-    last = V + NUM_USERS + NUM_ITEMS - 1
-    prompts = [
-        [],
-        contest.prompts[1],
-        [3, last + 1],
-        [3, -1],
-        [5] * 256,
-        contest.prompts[2],
-        [5, last],
-    ]
-    completions = _run(contest, prompts, DecodingConfig(max_new_tokens=4))
-    reasons = [completion.failure and completion.failure.reason for completion in completions]
-    assert reasons == [
-        "empty_prompt",
-        None,
-        "token_out_of_range",
-        "token_out_of_range",
-        "prompt_too_long",
-        None,
-        None,
-    ]
-    assert f"0..{last}, saw 3..{last + 1}" in completions[2].failure.message
-    assert "256 tokens; the model's context of 256" in completions[4].failure.message
-    assert [completions[1].token_ids, completions[5].token_ids] == [
-        ids[:4] for ids in contest.expected[1:3]
-    ]
-
-
-def test_generate_ends_at_a_stop_string_and_not_before(contest: Contest) -> None:
-    index = max(range(len(contest.expected)), key=lambda row: len(contest.expected[row]))
-    ids = contest.expected[index]
-    text = toy_tokenizer().decode(ids, skip_special_tokens=True)
-    stop = text[len(text) // 2 : len(text) // 2 + 2]
-    (completion,) = _run(
-        contest, [contest.prompts[index]], DecodingConfig(max_new_tokens=NUM_NEW, stop=(stop,))
-    )
-    assert completion.finish_reason == "stop"
-    assert completion.token_ids == ids[: len(completion.token_ids)]
-    assert stop in toy_tokenizer().decode(completion.token_ids)
-    assert stop not in toy_tokenizer().decode(completion.token_ids[:-1])
-
-
 def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabulary(
     contest: Contest,
 ) -> None:
@@ -241,7 +201,7 @@ def test_generate_left_before_its_end_and_called_meanwhile_gives_the_same_texts(
     next(started)
     assert _run_all(contest.engine, contest.prompts[:5]) == contest.expected[:5]
     started.close()
-    assert contest.engine.run.is_idle
+    assert contest.engine.core.is_idle
     assert _run_all(contest.engine, contest.prompts) == contest.expected
 
 
@@ -269,7 +229,7 @@ def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_
         "direct",
         tmp_path,
         3,
-        key_value_bytes=7 * 32 * bytes_per_token,
+        kv_cache_gib=7 * 32 * bytes_per_token / 2**30,
         tensor_parallel_size=2,
     )
     completions = sorted(
@@ -290,16 +250,15 @@ def test_engine_family_that_vllm_cannot_inject_into_is_refused(tmp_path: Path) -
     )
     graph = make_graph(tmp_path / "graph")
     adapter = make_adapter("none", graph)
-    with pytest.raises(ModelError, match=r"GemmaForCausalLM.*use engine.kind=transformers"):
+    with pytest.raises(ModelError, match=r"GemmaForCausalLM.*use engine.kind=builtin"):
         VllmEngine(
             tmp_path / "llm",
             toy_tokenizer(),
             adapter,
             graph,
-            dtype=torch.float32,
+            EngineConfig(kind="vllm"),
+            dtype="float32",
             device=torch.device("cpu"),
-            max_rows=1,
-            key_value_bytes=1,
         )
 
 
@@ -313,8 +272,8 @@ def test_engine_on_a_device_that_vllm_is_not_built_for_is_refused(tmp_path: Path
     [
         ("speculative_config", "a draft model reads token ids"),
         ("enable_lora", "qkv_proj in a layer of its own"),
-        ("kv_transfer_config", "found by token ids"),
-        ("kv_offloading_size", "found by token ids"),
+        ("kv_transfer_config", "finds the KV cache by token ids"),
+        ("kv_offloading_size", "finds the KV cache by token ids"),
         ("override_generation_config", "a penalty counts the prompt's ids"),
         ("enable_dbo", "a step is split"),
         ("logits_processors", "leaves Model Runner V2"),

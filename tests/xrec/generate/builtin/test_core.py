@@ -1,0 +1,363 @@
+"""Our core gives the tokens of one prompt at a time, whatever arrives or is cancelled meanwhile."""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.toy import NUM_USERS
+from tests.xrec.generate.builtin.toy_cores import (
+    BEGINNING,
+    BYTES_PER_POSITION,
+    GREEDY,
+    V,
+    all_by_hand,
+    decode,
+    finish,
+    greedy_by_hand,
+    keep,
+    log_likelihoods_by_hand,
+    make_core,
+    make_model,
+    make_prompts,
+    texts,
+)
+from xrec.config.adapter import Injection
+from xrec.generate.builtin import engine as builtin_engine
+from xrec.generate.builtin.engine import BuiltinCore
+from xrec.generate.builtin.requests import Stopping
+from xrec.generate.engine import Completion, LikelihoodParams, Retry, TextParams
+
+SIZES = pytest.mark.parametrize(
+    ("max_rows", "pass_tokens", "num_positions"),
+    [(1, 512, 10_000), (3, 7, 10_000), (64, 512, 10_000), (64, 512, 75), (64, 7, 400)],
+)
+
+
+def churned(
+    core: BuiltinCore, prompts: Sequence[list[int]], params: TextParams, rng: random.Random
+) -> tuple[dict[int, Completion], list[int]]:
+    """The completions of `prompts` and their requests, which arrive while others are abandoned."""
+    ended: dict[int, Completion] = {}
+    requests: list[int] = []
+    cancelled: list[int] = []
+    while len(requests) < len(prompts) or not core.is_idle:
+        for _ in range(rng.randint(0, 3)):
+            if len(requests) < len(prompts):
+                requests.append(core.add(prompts[len(requests)], params))
+            if rng.random() < 0.3:  # one that is abandoned before its end
+                cancelled.append(core.add(rng.choice(prompts), params))
+        for request in [request for request in cancelled if rng.random() < 0.4]:
+            core.cancel(request)
+        assert core.num_rows <= core.max_rows
+        keep(ended, core.step())
+    return ended, requests
+
+
+@pytest.mark.parametrize("injection", ["direct", "projected", "none"])
+@SIZES
+def test_requests_that_arrive_and_leave_at_any_time_get_the_tokens_of_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+    injection: Injection,
+    max_rows: int,
+    pass_tokens: int,
+    num_positions: int,
+) -> None:
+    monkeypatch.setattr(builtin_engine, "PASS_TOKENS", pass_tokens)
+    model, prompts, rng = make_model(injection), make_prompts(), random.Random(max_rows)
+    expected = all_by_hand(injection)
+    assert len({tuple(ids) for ids in expected}) > 6  # the prompts matter
+    core = make_core(model, max_rows=max_rows, kv_cache_bytes=num_positions * BYTES_PER_POSITION)
+    ended, requests = churned(core, prompts, GREEDY, rng)
+    assert texts(ended, requests) == expected
+
+
+def test_each_step_tells_the_tokens_so_far() -> None:
+    model, prompts = make_model(), make_prompts()
+    core = make_core(model)
+    requests = [core.add(prompt, GREEDY) for prompt in prompts]
+    told: dict[int, list[list[int]]] = {request: [] for request in requests}
+    while not core.is_idle:
+        for advance in core.step():
+            told[advance.request_id].append(advance.token_ids)
+    for text, request in zip(all_by_hand("projected"), requests, strict=True):
+        assert told[request][-1] == text
+        assert all(text[: len(ids)] == ids for ids in told[request])
+        assert [len(ids) for ids in told[request][:-1]] == list(range(1, len(told[request])))
+
+
+def test_each_request_has_its_own_parameters() -> None:
+    model, prompts = make_model(), make_prompts(6)
+    short, warm = replace(GREEDY, max_new_tokens=3), replace(GREEDY, temperature=1.5, seed=4)
+    cool = replace(GREEDY, temperature=0.5, top_p=0.6)
+    params = [GREEDY, short, warm, warm, cool, GREEDY]
+    core = make_core(model)
+    requests = [core.add(*request) for request in zip(prompts, params, strict=True)]
+    ended = finish(core)
+    for request, prompt, one in zip(requests, prompts, params, strict=True):
+        alone = make_core(model)
+        alone.add(prompt, one)
+        assert ended[request].token_ids == finish(alone)[0].token_ids
+    assert len(ended[requests[1]].token_ids) == 3
+    assert texts(ended, requests)[0] == all_by_hand("projected")[0]
+
+
+@pytest.mark.parametrize("injection", ["direct", "projected", "none"])
+@SIZES
+def test_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+    injection: Injection,
+    max_rows: int,
+    pass_tokens: int,
+    num_positions: int,
+) -> None:
+    """Whatever arrives or is cancelled meanwhile, and whatever the prompt ends with."""
+    monkeypatch.setattr(builtin_engine, "PASS_TOKENS", pass_tokens)
+    model, rng = make_model(injection), random.Random(max_rows)
+    prompts, first = make_prompts(), all_by_hand(injection)
+    # Some prompts end with a user or an item.
+    prompts = [*prompts, *([*prompt[:-1], V + place] for place, prompt in enumerate(prompts[:4]))]
+    warm = replace(GREEDY, temperature=1.5, seed=4)
+    alone = make_core(model)
+    expected = [alone.add(prompt, warm) for prompt in prompts]
+    second = finish(alone)
+    told: list[list[int]] = []
+
+    def is_refused(completion: Completion) -> bool:
+        told.append(completion.token_ids)
+        return len(told) % 3 != 0
+
+    params = replace(GREEDY, retry=Retry(is_refused, temperature=1.5, seed=4))
+    core = make_core(model, max_rows=max_rows, kv_cache_bytes=num_positions * BYTES_PER_POSITION)
+    ended, requests = churned(core, prompts, params, rng)
+    got = texts(ended, requests)
+    again = texts(second, expected)
+    assert all(text in told for text in first)
+    is_second = [mine == other for mine, other in zip(got, again, strict=True)]
+    assert is_second.count(True) > len(prompts) // 2
+    assert all(mine in told for mine, one in zip(got, is_second, strict=True) if not one)
+    assert not core._model.vectors._num_prompts
+
+
+def test_second_text_is_computed_by_its_own_tokens_alone() -> None:
+    prompts = make_prompts()
+    costs = []
+    for is_refused in (False, True):
+        core = make_core(make_model())
+        retry = Retry(lambda _, answer=is_refused: answer, temperature=0.0, seed=0)
+        requests = [core.add(prompt, replace(GREEDY, retry=retry)) for prompt in prompts]
+        assert texts(finish(core), requests) == all_by_hand("projected")
+        costs.append(core.report.num_computed_prompt_tokens)
+    assert costs[0] == costs[1]
+
+
+def test_cancelled_request_is_computed_no_further() -> None:
+    core = make_core(make_model(), max_rows=2)
+    requests = [core.add(prompt, GREEDY) for prompt in make_prompts(4)]
+    core.step()
+    assert (core.num_rows, core.num_waiting) == (2, 2)
+    for request in requests:
+        core.cancel(request)
+    assert core.is_idle
+    assert core.step() == []
+
+
+def test_not_injected_request_gets_the_tokens_of_a_model_without_injection() -> None:
+    prompts = make_prompts()
+    core = make_core(make_model("projected"))
+    # Both have the same prompts, which must not share what the vectors went into.
+    requests = [
+        [core.add(prompt, replace(GREEDY, is_injected=is_injected)) for prompt in prompts]
+        for is_injected in (True, False)
+    ]
+    ended = finish(core)
+    expected = [all_by_hand("projected"), all_by_hand("none")]
+    assert [texts(ended, some) for some in requests] == expected
+    assert expected[0] != expected[1]
+
+
+def test_the_model_may_be_used_between_steps_and_is_as_it_was() -> None:
+    model, prompts = make_model(), make_prompts()
+    prompt, implementation = torch.tensor([prompts[0]]), model.config._attn_implementation
+    before = model(prompt).logits
+    core = make_core(model)
+    requests = [core.add(prompt, GREEDY) for prompt in prompts]
+    ended: dict[int, Completion] = {}
+    while not core.is_idle:
+        keep(ended, core.step())
+        with torch.inference_mode():
+            assert torch.equal(model(prompt).logits, before)
+    assert model.config._attn_implementation == implementation
+    assert texts(ended, requests) == all_by_hand("projected")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "reason"),
+    [
+        ([], GREEDY, "empty_prompt: the prompt is empty"),
+        ([3, 76], GREEDY, "token_out_of_range: token ids must be in 0..75, saw 3..76"),
+        ([-1], GREEDY, "token_out_of_range: .* saw -1..-1"),
+        ([3] * 95, GREEDY, "over_memory_budget: .* takes 27,136 bytes, the budget is 25,600"),
+        ([3] * 1024, GREEDY, "prompt_too_long: .* context of 1024 leaves no room for a text"),
+        ([3], LikelihoodParams((3, V)), "token_out_of_range: a continuation is text.* saw 3..64"),
+        ([3], LikelihoodParams((3,) * 1024), "prompt_too_long: .* the 1024 tokens of the cont"),
+        ([3] * 50, LikelihoodParams((3,) * 60), "over_memory_budget: .* 60 new ones"),
+    ],
+)
+def test_request_that_cannot_be_completed_fails_in_the_next_step_and_alone(
+    prompt: list[int], params: TextParams | LikelihoodParams, reason: str
+) -> None:
+    model = make_model()
+    core = make_core(model, kv_cache_bytes=100 * BYTES_PER_POSITION)
+    bad, good = core.add(prompt, params), core.add([7, 8, 9], GREEDY)
+    refused = core.refusal(prompt, params)
+    (failed,) = [advance for advance in core.step() if advance.request_id == bad]
+    assert failed.completion is not None
+    assert failed.completion.failure == refused
+    assert refused is not None
+    assert re.match(reason, f"{refused.reason}: {refused.message}")
+    assert (failed.completion.finish_reason, failed.token_ids) == ("failed", [])
+    assert finish(core)[good].token_ids == greedy_by_hand(model, [7, 8, 9])
+
+
+@pytest.mark.parametrize("pass_tokens", [5, 512])
+def test_likelihoods_of_a_continuation_are_those_of_one_pass_over_all(
+    monkeypatch: pytest.MonkeyPatch, pass_tokens: int
+) -> None:
+    monkeypatch.setattr(builtin_engine, "PASS_TOKENS", pass_tokens)
+    model, prompts, rng = make_model(), make_prompts(), random.Random(5)
+    continuations = [tuple(rng.randrange(V) for _ in range(rng.randint(1, 20))) for _ in prompts]
+    core = make_core(model, max_rows=5)
+    writing = [core.add(prompt, GREEDY) for prompt in prompts[:4]]  # beside texts being written
+    requests = [
+        core.add(prompt, LikelihoodParams(continuation))
+        for prompt, continuation in zip(prompts, continuations, strict=True)
+    ]
+    ended = finish(core)
+    for request, prompt, continuation in zip(requests, prompts, continuations, strict=True):
+        completion = ended[request]
+        assert completion.finish_reason == "given"
+        assert completion.token_ids == list(continuation)
+        assert completion.log_likelihoods == pytest.approx(
+            log_likelihoods_by_hand(model, prompt, continuation), abs=1e-4
+        )
+    assert texts(ended, writing) == all_by_hand("projected")[:4]
+
+
+def test_prompt_that_comes_alone_shares_the_beginning_of_those_that_came_before() -> None:
+    model, prompts = (
+        make_model(),
+        [prompt for prompt in make_prompts() if prompt[0] == BEGINNING[0]],
+    )
+    core = make_core(model)
+    computed = []
+    for prompt in prompts:
+        before = core.report.num_computed_prompt_tokens
+        request = core.add(prompt, GREEDY)
+        assert finish(core)[request].token_ids == greedy_by_hand(model, prompt)
+        computed.append(core.report.num_computed_prompt_tokens - before)
+    # The first prompt alone, the second with the beginning once more, all later ones without it.
+    assert computed[:2] == [len(prompts[0]), len(prompts[1])]
+    assert computed[2:] == [len(prompt) - len(BEGINNING) for prompt in prompts[2:]]
+
+
+def test_prompt_of_a_later_list_finds_the_users_part_while_it_is_at_work() -> None:
+    model = make_model()
+    user = [*BEGINNING, V, *range(31, 56)]
+    prompts = [[*user, item, V + NUM_USERS + item] for item in range(3, 7)]
+    core = make_core(model)
+    requests = [core.add(prompt, GREEDY) for prompt in prompts[:2]]
+    ended: dict[int, Completion] = {}
+    keep(ended, core.step())
+    before = core.report.num_computed_prompt_tokens
+    requests += [core.add(prompt, GREEDY) for prompt in prompts[2:]]
+    while not core.is_idle:
+        keep(ended, core.step())
+    assert core.report.num_computed_prompt_tokens - before == 2 * (len(prompts[0]) - len(user))
+    assert texts(ended, requests) == [greedy_by_hand(model, prompt) for prompt in prompts]
+
+
+def test_vectors_that_change_while_no_request_has_them_are_not_found_again() -> None:
+    model = make_model()
+    vectors = model.get_input_embeddings()._vectors[0]
+    prompts = [[*BEGINNING, V + 1, *range(31, 56), item] for item in (3, 4)]
+    core = make_core(model)
+    for change in (0.0, 1.5, -2.0):  # the place of a new user of the endpoint is used again
+        vectors[1] += change
+        requests = [core.add(prompt, GREEDY) for prompt in prompts]
+        expected = [greedy_by_hand(model, prompt) for prompt in prompts]
+        assert texts(finish(core), requests) == expected
+
+
+def test_rows_take_what_they_need_and_not_what_the_longest_needs() -> None:
+    model = make_model()
+    long, short = [3] * 150, [[4 + number, 5, 6] for number in range(20)]
+    # Room for the long one and twelve short ones; sized by the longest there would be two rows.
+    budget = (192 + 12 * 16) * BYTES_PER_POSITION
+    core = make_core(model, kv_cache_bytes=budget, passes_per_step=None)
+    requests = [core.add(prompt, GREEDY) for prompt in [long, *short]]
+    ended = finish(core)
+    assert core.report.max_rows == 13
+    assert texts(ended, requests) == [greedy_by_hand(model, prompt) for prompt in [long, *short]]
+    assert core.report.kv_cache_bytes <= budget == core.kv_cache_bytes
+
+
+def test_keys_and_values_are_allocated_once_for_all_that_comes() -> None:
+    core = make_core(make_model())
+    addresses = set()
+    for prompt in make_prompts():
+        core.add(prompt, GREEDY)
+        finish(core)
+        assert core._memory is not None
+        addresses.add(core._memory.slots.cache.tensor.data_ptr())
+    assert len(addresses) == 1
+
+
+def test_output_that_is_no_number_fails_its_request_alone_and_leaves_nothing_in_memory() -> None:
+    model = make_model("none")
+    model.model.embed_tokens.token_embedding.weight.data[60] = torch.nan
+    good = [[7, 8, 9, number] for number in range(3, 9)]
+    core = make_core(model, max_rows=3)
+    requests = [core.add(prompt, GREEDY) for prompt in [good[0], [5] * 30 + [60, 5], *good]]
+    ended = finish(core)
+    failed = ended[requests[1]]
+    assert failed.failure is not None
+    assert failed.failure.reason == "invalid_logits"
+    weighed = core.add([60, 5], LikelihoodParams((5, 6)))
+    found = finish(core)[weighed]
+    assert (found.finish_reason, found.failure) == ("failed", failed.failure)
+    del requests[1]
+    assert texts(ended, requests) == [greedy_by_hand(model, prompt) for prompt in [good[0], *good]]
+    assert core._memory is not None
+    assert bool(core._memory.slots.cache.tensor.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}],
+)
+def test_params_out_of_range_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected 1 token or more"):
+        TextParams(**values)  # type: ignore[arg-type]
+
+
+def test_continuation_without_a_token_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        LikelihoodParams(())
+
+
+def test_stopping_decodes_a_text_once_whatever_the_number_of_stop_strings() -> None:
+    decoded: list[list[int]] = []
+
+    def noted(token_ids: list[int]) -> str:
+        decoded.append(token_ids)
+        return decode(token_ids)
+
+    stopping = Stopping(frozenset({9}), ("1 2", "7", "3 4"), noted, max_new_tokens=5)
+    ids = [[1], [1, 3], [1, 3, 4], [5, 1, 2], [1, 9], [1, 1, 1, 1, 1]]
+    reasons = [stopping.reason(one, 10) for one in ids]
+    assert reasons == [None, None, "stop", "stop", "stop", "length"]
+    assert decoded == [one for one in ids if one[-1] != 9]

@@ -1,0 +1,311 @@
+"""The built-in engine gives the greedy tokens of `generate`; stops, samples, what it computes."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from tests.decoders import FAMILIES, tiny_decoder
+from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
+from tests.xrec.generate.builtin.toy_cores import (
+    END,
+    NUM_NEW,
+    V,
+    greedy_by_hand,
+    make_engine,
+    make_model,
+)
+from xrec.config.adapter import Injection
+from xrec.config.decoding import DecodingConfig
+from xrec.errors import ModelError
+from xrec.generate.engine import Completion
+from xrec.generate.shared_engine import SharedEngine
+
+GREEDY = DecodingConfig(max_new_tokens=NUM_NEW)
+
+
+def make_prompts(count: int = 9) -> list[list[int]]:
+    """Prompts of 4 to 30 tokens without common beginnings, with user and item; one is text only."""
+    rng = random.Random(0)
+    texts = [[rng.randrange(3, V) for _ in range(rng.randint(2, 28))] for _ in range(count - 1)]
+    paired = [
+        [
+            *text[:1],
+            V + rng.randrange(NUM_USERS),
+            *text[1:],
+            V + NUM_USERS + rng.randrange(NUM_ITEMS),
+            *([] if row % 2 else text[:1]),
+        ]
+        for row, text in enumerate(texts)
+    ]
+    return [*paired, [7, 8, 9]]
+
+
+def make_sharing_prompts() -> list[list[int]]:
+    """Prompts of users with 1 to 5 items each.
+
+    All prompts share an instruction and all prompts of a user share a profile. One pair occurs
+    twice.
+    """
+    rng = random.Random(1)
+    instruction = [rng.randrange(3, V) for _ in range(20)]
+    prompts = []
+    for user in range(NUM_USERS):
+        profile = [V + user, *(rng.randrange(3, V) for _ in range(rng.randint(16, 30)))]
+        for item in range(user + 1):
+            prompts.append(
+                [
+                    *instruction,
+                    *profile,
+                    *(rng.randrange(3, V) for _ in range(rng.randint(0, 9))),
+                    V + NUM_USERS + item,
+                ]
+            )
+    return [*prompts, prompts[-1]]
+
+
+def complete(
+    engine: SharedEngine, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY
+) -> list[Completion]:
+    """The completions in the order of their prompts."""
+    completions = sorted(
+        engine.generate(prompts, decoding), key=lambda completion: completion.index
+    )
+    assert [completion.index for completion in completions] == list(range(len(prompts)))
+    return completions
+
+
+def run(
+    engine: SharedEngine, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY
+) -> list[list[int]]:
+    return [completion.token_ids for completion in complete(engine, prompts, decoding)]
+
+
+def one_at_a_time(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Greedy tokens by transformers' `generate`, one prompt at a time."""
+    config = GenerationConfig(
+        max_new_tokens=NUM_NEW, do_sample=False, eos_token_id=END, pad_token_id=END
+    )
+    rows = [
+        model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :].tolist()
+        for prompt in prompts
+    ]
+    return [row[: row.index(END)] if END in row else row for row in rows]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("injection", ["direct", "projected"])
+def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(
+    injection: Injection, family: str
+) -> None:
+    model, prompts = tiny_decoder(family), [*make_prompts(5), *make_sharing_prompts()]
+    attach_toy(model, injection)
+    expected = [greedy_by_hand(model, prompt) for prompt in prompts]
+    assert expected == one_at_a_time(model, prompts)
+    assert len({tuple(ids) for ids in expected}) > len(prompts) // 3  # the prompts matter
+    assert run(make_engine(model), prompts) == expected
+
+
+def test_generate_several_tokens_a_user_gives_the_greedy_tokens_of_one_at_a_time() -> None:
+    model = toy_model()
+    vocabulary = attach_toy(model, "projected", num_tokens=3).vocabulary
+    pairs = [(user, item) for user in range(NUM_USERS) for item in (user, user + 1)]
+    prompts = [
+        [3, *vocabulary.user_tokens(user), 4, 5, *vocabulary.item_tokens(item), 6]
+        for user, item in pairs
+    ]
+    expected = [greedy_by_hand(model, prompt) for prompt in prompts]
+    assert len({tuple(ids) for ids in expected}) > len(prompts) // 3
+    assert run(make_engine(model), prompts) == expected
+
+
+def test_generate_report_counts_tokens_and_what_prefixes_saved() -> None:
+    engine, prompts = make_engine(make_model("projected")), make_sharing_prompts()
+    texts = run(engine, prompts)
+    report = engine.report
+    # Computed by hand: the instruction once, each user's part once, each item's part once.
+    instruction = 20
+    users = {prompt[instruction]: prompt for prompt in prompts}
+    once = instruction + sum(len(shared_part(prompts, user)) - instruction for user in users)
+    rest = sum(len(prompt) - len(shared_part(prompts, prompt[instruction])) for prompt in prompts)
+    assert report.num_prompt_tokens == sum(map(len, prompts))
+    assert report.num_computed_prompt_tokens == once + rest
+    assert report.prefix_hit_share == pytest.approx(1 - (once + rest) / report.num_prompt_tokens)
+    # The first token of a text comes from its prompt's pass; an end token is a token too.
+    generated = [len(ids) + (len(ids) < NUM_NEW) for ids in texts]
+    assert report.num_decoded_tokens == sum(generated) - len(prompts)
+    assert report.num_logits == sum(generated)
+    assert 0 < report.num_seen_keys < report.num_key_cells
+    assert report.total_seconds > 0
+    assert engine.take_report() == report
+    assert engine.report.num_prompts == engine.report.num_decoded_tokens == 0
+
+
+def shared_part(prompts: Sequence[Sequence[int]], user: int) -> Sequence[int]:
+    """The prefix that the engine must compute for a user's prompts.
+
+    It is what they share, without the last token of any of them. A user with one prompt shares the
+    instruction with others.
+    """
+    own = [prompt for prompt in prompts if prompt[20] == user]
+    if len(own) == 1:
+        return own[0][:20]
+    length = next(
+        place for place in range(1000) if len({tuple(prompt[: place + 1]) for prompt in own}) > 1
+    )
+    return own[0][: min(length, *(len(prompt) - 1 for prompt in own))]
+
+
+def test_generate_adapters_run_once_for_each_user_and_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = make_model("projected"), make_sharing_prompts()
+    embedding = model.get_input_embeddings()
+    adapted: list[int] = []
+    original = embedding.adapt
+    monkeypatch.setattr(
+        embedding, "adapt", lambda ids: adapted.extend(ids.tolist()) or original(ids)
+    )
+    run(make_engine(model, max_rows=2), prompts)
+    assert sorted(adapted) == sorted(
+        {token for prompt in prompts for token in prompt if token >= V}
+    )
+
+
+def test_generate_decode_steps_touch_neither_adapters_nor_injection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, prompts = make_model("projected"), make_prompts()
+    embedding = model.get_input_embeddings()
+    seen: list[tuple[int, bool]] = []
+    model.model.layers[0].self_attn.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(
+            (kwargs["hidden_states"].shape[1], embedding.injection is None)
+        ),
+        with_kwargs=True,
+    )
+    engine = make_engine(model)
+    seen.clear()  # the constructor has run one token
+    run(engine, prompts)
+    is_none = [found for _, found in seen]
+    assert is_none == sorted(is_none)  # prompts are computed first, then texts are written
+    assert {False, True} == set(is_none)
+    num_decoded = sum(length for length, found in seen if found)
+    assert num_decoded == engine.report.num_decoded_tokens
+
+
+def test_generate_model_settings_do_not_decide() -> None:
+    prompts, model = make_prompts(), make_model("projected")
+    expected = run(make_engine(model), prompts)
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=9.0,
+        repetition_penalty=5.0,
+        max_new_tokens=1,
+        eos_token_id=list(range(V)),
+    )
+    assert run(make_engine(model), prompts) == expected
+
+
+def test_generate_stop_token_ends_one_row_and_not_the_others() -> None:
+    model, prompts = make_model("projected"), make_prompts()
+    full = run(make_engine(model), prompts)
+    stop = min(
+        (token for ids in full for token in ids),
+        key=lambda token: sum(token in ids for ids in full),
+    )  # the rarest
+    completions = complete(make_engine(model, [END, stop]), prompts)
+    for completion, ids in zip(completions, full, strict=True):
+        cut = ids[: ids.index(stop)] if stop in ids else ids
+        assert completion.token_ids == cut
+        assert completion.finish_reason == ("length" if len(cut) == NUM_NEW else "stop")
+    assert {completion.finish_reason for completion in completions} == {"stop", "length"}
+
+
+def test_generate_stop_string_over_two_tokens_ends_its_row() -> None:
+    model, prompts = make_model("projected"), make_prompts()
+    full = run(make_engine(model), prompts)
+    row = next(
+        index
+        for index, ids in enumerate(full)
+        if len(ids) == NUM_NEW and ids[:3].count(ids[2]) == 1
+    )
+    string = f"{full[row][2]} {full[row][3]}"
+    completions = complete(
+        make_engine(model), prompts, GREEDY.model_copy(update={"stop": (string,)})
+    )
+    assert completions[row].token_ids == full[row][:4]
+    assert completions[row].finish_reason == "stop"
+    others = [ids for ids in full if string not in " ".join(map(str, ids))]
+    assert [
+        completion.token_ids for completion in completions if completion.token_ids in others
+    ] == others
+
+
+def test_generate_samples_depend_on_seed_and_prompt_not_on_the_batch() -> None:
+    model, prompts = make_model("projected"), [*make_prompts(), *make_sharing_prompts()]
+    sampling = DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0, top_p=0.9, seed=1)
+    texts = run(make_engine(model), prompts, sampling)
+    assert run(make_engine(model, max_rows=2), list(reversed(prompts)), sampling) == list(
+        reversed(texts)
+    )
+    assert run(make_engine(model), prompts, sampling.model_copy(update={"seed": 2})) != texts
+    assert run(make_engine(model), prompts) != texts
+
+
+def test_generate_text_ends_where_the_context_does() -> None:
+    completion = complete(make_engine(make_model("projected")), [[5] * 1020])[0]
+    assert completion.finish_reason == "length"
+    assert len(completion.token_ids) == 4
+
+
+def test_generate_step_that_fails_is_the_error_of_the_list_that_causes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, prompts = make_model("projected"), make_prompts()
+    engine = make_engine(model, max_rows=4)
+    original = engine.core._model.logits
+
+    def logits(token_ids: Sequence[int], *args: Any, **kwargs: Any) -> torch.Tensor:
+        if 63 in token_ids:
+            raise RuntimeError("out of memory")
+        return original(token_ids, *args, **kwargs)
+
+    monkeypatch.setattr(engine.core._model, "logits", logits)
+    good = [prompt for prompt in prompts if 63 not in prompt]
+    expected = [ids for ids in run(make_engine(make_model("projected")), good) if 63 not in ids]
+    good = [prompt for prompt in good if 63 not in greedy_by_hand(model, prompt)]
+    ours, theirs = engine.generate(good, GREEDY), engine.generate([*good[:1], [3, 63, 4]], GREEDY)
+    ended = [next(ours)]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(theirs)
+    ended += ours
+    texts = [one.token_ids for one in sorted(ended, key=lambda one: one.index)]
+    assert texts == expected
+    assert run(engine, good) == expected  # the run is as good as new
+    assert engine.core.is_idle
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer_types": ["linear_attention"]}, "cannot run linear_attention"),
+        ({"num_kv_shared_layers": 1}, "share keys"),
+    ],
+)
+def test_engine_decoder_without_packed_pass_is_refused(
+    change: dict[str, Any], message: str
+) -> None:
+    model = toy_model()
+    for name, value in change.items():
+        setattr(model.config, name, value)
+    with pytest.raises(ModelError, match=message):
+        make_engine(model)
+
+
+def test_engine_layer_that_attends_by_itself_is_refused() -> None:
+    model = toy_model()
+    model.model.layers[1].self_attn.forward = lambda hidden_states, **kwargs: (hidden_states, None)
+    with pytest.raises(ModelError, match="1 of its 2 layers attend through"):
+        make_engine(model)

@@ -1,0 +1,176 @@
+"""Runs packed passes through a transformers decoder: the tokens of many sequences in one row."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from xrec.errors import ModelError
+from xrec.generate.builtin.attention import PACKED, Attends, register_packed_attention
+from xrec.generate.builtin.kv_cache import KVShape
+from xrec.generate.builtin.vectors import AdaptedVectors
+from xrec.llm.collaborative import CollaborativeEmbedding
+
+
+class PackedModel:
+    """Packed passes through `model`, which is unchanged between passes.
+
+    Raises ModelError for a model that cannot run packed passes.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        register_packed_attention()
+        self.model = model
+        self.num_ids, self.num_text_tokens = _num_ids(model)
+        self.context_length = _context_length(model)
+        self.shape = self._probe()
+        embedding = model.get_input_embeddings()
+        self.vectors = AdaptedVectors(
+            embedding if isinstance(embedding, CollaborativeEmbedding) else None, model.device
+        )
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        token_ids: Sequence[int],
+        positions: Sequence[int],
+        layout: Attends,
+        keep: Sequence[int] | None = None,
+        not_injected: Sequence[int] = (),
+    ) -> Tensor:
+        """One pass over T tokens at their `positions` (T,); returns logits (n, V).
+
+        `keep` lists the indices of the tokens whose logits are returned; if it is None, all are.
+        The vectors of users and items at the indices `not_injected` enter by the embedding only
+        and not in the layers. `vectors` has to hold all of them.
+        """
+        device = self.model.device
+        kept = 0 if keep is None else torch.tensor(keep, dtype=torch.long, device=device)
+        with _packed(self.model):
+            output = self.model(
+                inputs_embeds=self._embed(token_ids, not_injected),
+                position_ids=torch.tensor([positions], device=device),
+                use_cache=False,
+                logits_to_keep=kept,
+                packed=layout,
+            )
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def _embed(self, token_ids: Sequence[int], not_injected: Sequence[int]) -> Tensor:
+        """The input vectors (1, T, H).
+
+        The ids are known on the host, so a pass with text tokens only skips adapters and injection.
+        """
+        embedding, ids = (
+            self.model.get_input_embeddings(),
+            torch.tensor([token_ids], device=self.model.device),
+        )
+        if not isinstance(embedding, CollaborativeEmbedding):
+            embeds: Tensor = embedding(ids)
+            return embeds
+        collaborative = [token for token in token_ids if token >= self.num_text_tokens]
+        if not collaborative:
+            return embedding.embed_text(ids)
+        embeds = embedding.embed(ids, ids >= self.num_text_tokens, self.vectors.of(collaborative))
+        if not_injected:
+            assert embedding.injection is not None
+            embedding.injection[0, list(not_injected)] = 0
+        return embeds
+
+    def _probe(self) -> KVShape:
+        """The shape of one position's keys and values.
+
+        It is seen by running one token: a store must hold what the layers give to attention.
+        """
+        name, probe = type(self.model).__name__, _Probe()
+        self._check_attention_kinds(name)
+        try:
+            self.logits([0], [0], probe)
+        except (TypeError, ValueError, KeyError) as error:
+            raise ModelError(f"{name} cannot run a packed pass: {error}") from error
+        num_layers, shapes = len(self.model.get_decoder().layers), set(probe.shapes.values())
+        if (
+            sorted(probe.shapes) != list(range(num_layers))
+            or len(shapes) != 1
+            or any(key != value for _, key, value in shapes)
+        ):
+            raise ModelError(
+                f"{name}: {len(probe.shapes)} of its {num_layers} layers attend through "
+                "transformers' AttentionInterface, with (heads, key width, value width) "
+                f"{sorted(shapes)}; the engine needs all layers to do so, with one shape; "
+                "use another model"
+            )
+        num_heads, head_dim, _ = shapes.pop()
+        return KVShape(num_layers, num_heads, head_dim, self.model.dtype, self.model.device)
+
+    def _check_attention_kinds(self, name: str) -> None:
+        config = self.model.config.get_text_config(decoder=True)
+        known = {"full_attention", "sliding_attention"}
+        unknown: set[str] = set(getattr(config, "layer_types", None) or []) - known
+        if unknown or getattr(config, "num_kv_shared_layers", None):
+            raise ModelError(
+                f"{name}: the engine cannot run "
+                f"{', '.join(sorted(unknown)) or 'layers that share keys'}; "
+                "use a decoder with full or sliding attention"
+            )
+
+
+class _Probe:
+    """Records (heads, key width, value width) of each layer."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[int, tuple[int, int, int]] = {}
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        softcap: float | None,
+        window: int | None,
+    ) -> Tensor:
+        self.shapes[layer] = (key.shape[1], key.shape[2], value.shape[2])
+        return torch.zeros_like(query)
+
+
+@contextmanager
+def _packed(model: PreTrainedModel) -> Iterator[None]:
+    """Use packed attention inside the block.
+
+    The configuration is set directly: `set_attn_implementation` would repeat its checks at every
+    pass.
+    """
+    config = model.config.get_text_config(decoder=True)
+    before, config._attn_implementation = config._attn_implementation, PACKED
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def _num_ids(model: PreTrainedModel) -> tuple[int, int]:
+    """The number of ids that a prompt may hold, and how many of them are text."""
+    embedding = model.get_input_embeddings()
+    if isinstance(embedding, CollaborativeEmbedding):
+        return embedding.vocabulary.num_ids, embedding.vocabulary.num_text_tokens
+    return embedding.num_embeddings, embedding.num_embeddings
+
+
+def _context_length(model: PreTrainedModel) -> int:
+    """The number of positions that the model can hold.
+
+    Some rotary embeddings change their frequencies once the longest row of a batch exceeds a
+    length. For these it is that length, because rows of a batch must not influence each other.
+    """
+    config = model.config.get_text_config(decoder=True)
+    rope = getattr(config, "rope_parameters", None) or {}
+    first = (
+        rope.get("original_max_position_embeddings")
+        if rope.get("rope_type") in ("dynamic", "longrope")
+        else None
+    )
+    return int(first or config.max_position_embeddings)

@@ -1,0 +1,173 @@
+"""Chooses the next token of each request from its logits, and weighs tokens that are given.
+
+The random numbers of a text depend on the seed and the prompt, and not on the batch that it is in.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xrec.generate.builtin.requests import Request
+from xrec.generate.engine import Failure, TextParams, TokenMask
+
+_NUM_LIKELIEST = 256
+"""A draw looks at so many tokens first; only if it falls beyond them are all of them sorted."""
+_LOGITS_AT_ONCE = 64
+
+NOT_A_NUMBER = Failure(
+    "invalid_logits", "the model's output is not a number; use a dtype with more range"
+)
+_NOTHING_ALLOWED = Failure("no_token_allowed", "the mask of the text allows no token to follow it")
+
+
+def next_tokens(requests: Sequence[Request], logits: Tensor) -> list[int | Failure]:
+    """The next token of each request by its logits (R, V), or why it has none.
+
+    The logits are changed where a request has a mask.
+    """
+    apply_masks(logits, [request.mask for request in requests])
+    largest, likeliest = (values.tolist() for values in greedy(logits))
+    tokens: list[int | Failure] = [
+        token if logit > -math.inf else NOT_A_NUMBER if math.isnan(logit) else _NOTHING_ALLOWED
+        for logit, token in zip(largest, likeliest, strict=True)
+    ]
+    places = [
+        place
+        for place, (request, token) in enumerate(zip(requests, tokens, strict=True))
+        if _params(request).temperature and not isinstance(token, Failure)
+    ]
+    if places:
+        drawn = _sampled(
+            [requests[place] for place in places],
+            logits[places] if len(places) < len(requests) else logits,
+        )
+        for place, token in zip(places, drawn, strict=True):
+            tokens[place] = token
+    return tokens
+
+
+def log_likelihoods(logits: Tensor, targets: Sequence[int]) -> list[float]:
+    """The log-likelihood in nats of each target by its logits (T, V); in float32, by the part."""
+    values: list[float] = []
+    for part, wanted in zip(
+        logits.split(_LOGITS_AT_ONCE),
+        torch.tensor(targets, device=logits.device).split(_LOGITS_AT_ONCE),
+        strict=True,
+    ):
+        chosen = torch.log_softmax(part.float(), dim=-1).gather(1, wanted[:, None])
+        values += chosen[:, 0].tolist()
+    return values
+
+
+def apply_masks(logits: Tensor, masks: Sequence[TokenMask | None]) -> None:
+    """Set the logits (R, V) of tokens that a row's mask does not allow to -inf, in place."""
+    vocabulary = logits.shape[1]
+    bitmask = torch.zeros(-(-vocabulary // 32), dtype=torch.int32)
+    for row, mask in zip(logits, masks, strict=True):
+        if mask is not None and mask.fill(bitmask):
+            row.masked_fill_(_bits(~bitmask)[:vocabulary].to(row.device), -torch.inf)
+
+
+def _bits(words: Tensor) -> Tensor:
+    """The bits of int32 words (n,) as booleans (32 n,), the lowest bit of each word first."""
+    octets = words.numpy().astype("<i4", copy=False).view(np.uint8)
+    return torch.from_numpy(np.unpackbits(octets, bitorder="little").view(np.bool_))
+
+
+def _sampled(requests: Sequence[Request], logits: Tensor) -> list[int]:
+    numbers = torch.tensor(
+        [
+            (_uniform(request), _params(request).temperature, _params(request).top_p)
+            for request in requests
+        ],
+        dtype=torch.float64,
+    ).to(logits.device)
+    tokens: list[int] = sampled(logits, *numbers.unbind(1)).tolist()
+    return tokens
+
+
+def _uniform(request: Request) -> float:
+    if request.uniform is None:
+        request.uniform = draws(request.prompt, _params(request)).tolist()
+    return request.uniform[len(request.generated)]
+
+
+def _params(request: Request) -> TextParams:
+    assert isinstance(request.params, TextParams)
+    return request.params
+
+
+def draws(prompt: Sequence[int], params: TextParams) -> Tensor:
+    """Uniform numbers in [0, 1), one for each token of the prompt's text.
+
+    The shape is (max_new_tokens,), the type float64.
+    """
+    digest = hashlib.blake2b(repr((params.seed, list(prompt))).encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+    return torch.rand(params.max_new_tokens, generator=generator, dtype=torch.float64)
+
+
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest logit (R,) of each row of logits (R, V), and its token; of equal ones the first.
+
+    The logit is NaN if any of the row is, and -inf if all are.
+    """
+    largest = logits.max(dim=-1)
+    return largest.values, largest.indices
+
+
+def sampled(logits: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
+    """One sampled token (R,) for each row of logits (R, V), by the numbers `uniform` (R,).
+
+    The nucleus is the smallest set of most probable tokens whose probabilities add up to `top_p`
+    (R,). Its probabilities are summed from the most probable token on, of equal ones the first; the
+    token is the one at which this sum, as a share of the nucleus, passes `uniform`. `uniform`,
+    `temperature` and `top_p` are float64, on the device of the logits.
+    """
+    scaled = logits.float() / temperature[:, None].float()
+    weights = torch.exp(scaled - scaled.amax(dim=-1, keepdim=True))
+    total = weights.sum(dim=-1, dtype=torch.float64)
+    count = min(_NUM_LIKELIEST, weights.shape[1])
+    tokens, is_found = _drawn(*_likeliest(weights, count), total, uniform, top_p)
+    if count < weights.shape[1] and not bool(is_found.all()):
+        rest = (~is_found).nonzero()[:, 0]
+        ordered = torch.sort(weights[rest], dim=-1, descending=True, stable=True)
+        tokens[rest] = _drawn(*ordered, total[rest], uniform[rest], top_p[rest])[0]
+    return tokens
+
+
+def _likeliest(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest weights of each row and their tokens; of equal ones the first is first.
+
+    Those that equal the smallest are left out (their weight is 0): there may be more of them.
+    """
+    found = torch.topk(weights, count, dim=-1, sorted=False)
+    tokens, order = found.indices.sort(dim=-1)
+    values, by_value = found.values.gather(1, order).sort(dim=-1, descending=True, stable=True)
+    if count < weights.shape[1]:
+        values = values.masked_fill(values == values[:, -1:], 0)
+    return values, tokens.gather(1, by_value)
+
+
+def _drawn(
+    ordered: Tensor, tokens: Tensor, total: Tensor, uniform: Tensor, top_p: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The token (R,) of each row, and whether it is certain from these weights (R, N) alone.
+
+    `ordered` are the largest weights of each row, `tokens` their ids, and `total` is the sum of all
+    weights of the row.
+    """
+    probabilities = ordered.double() / total[:, None]
+    cumulative = probabilities.cumsum(dim=-1)
+    in_nucleus = cumulative - probabilities < top_p[:, None]
+    is_closed = cumulative[:, -1] >= top_p
+    mass = torch.where(is_closed, (probabilities * in_nucleus).sum(dim=-1), 1.0)
+    threshold = uniform * mass
+    place = torch.searchsorted(cumulative, threshold[:, None], right=True)
+    place = torch.minimum(place, in_nucleus.sum(dim=-1, keepdim=True) - 1)
+    is_certain = (is_closed | (top_p >= 1)) & (cumulative[:, -1] > threshold)
+    return tokens.gather(1, place)[:, 0], is_certain

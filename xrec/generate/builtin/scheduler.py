@@ -1,0 +1,264 @@
+"""Decides which tokens are computed next; the slots are `Slots`'.
+
+Requests wait in groups that share a prefix. They get slots in the order in which they came, as
+others end and memory becomes free; of those that came together, one group after the other. Each
+prefix is computed once.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from xrec.generate.builtin.prefix_groups import LEAST_GAIN, group_by_prefix, shared_length
+from xrec.generate.builtin.requests import Prefix, Request, Span
+from xrec.generate.builtin.slots import Slots
+
+_MAX_MEMBERS = 16
+"""Most requests of a prefix.
+
+Attention pads every prefix of a step to the number of requests of the one that has most.
+"""
+_WORTH_WAITING = 16
+"""A prefix waits for a later pass if this many of its tokens can then be copied from another one.
+
+The other prefix must be in the present pass. Tokens that can be copied already do not count.
+"""
+
+
+class Scheduler:
+    """Requests that wait and those at work, `max_rows` at most, on a model of `context_length`."""
+
+    def __init__(self, slots: Slots, max_rows: int, context_length: int):
+        self._slots, self._max_rows, self._context_length = slots, max_rows, context_length
+        self._requests: dict[int, Request] = {}
+        self._prefixes: list[Prefix] = []
+        self._latest: list[int] = []
+        self._queue: deque[Request] = deque()
+        """The requests that wait, in the order in which they get slots."""
+        self._begun: list[Request] = []
+        """The requests whose prompts are being computed, in the order in which they got slots."""
+        self._capacity = max_rows
+        self.num_rows = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """The number of requests that have no slot yet."""
+        return len(self._queue)
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Let requests wait: with the prefixes that are there, or in new groups."""
+        for is_injected in (True, False):
+            self._add([one for one in requests if one.params.is_injected == is_injected])
+
+    def _add(self, requests: Sequence[Request]) -> None:
+        """Group requests by their beginnings.
+
+        The prompt that came before them is grouped with them, so that one that comes alone shares a
+        prefix too.
+        """
+        if not requests:
+            return
+        prompts = [request.prompt for request in requests]
+        known = [*self._prefixes]
+        earlier = [self._latest] if self._latest else []
+        self._latest = prompts[-1]
+        for group in group_by_prefix([*prompts, *earlier], _MAX_MEMBERS):
+            members = [requests[index] for index in group.members if index < len(requests)]
+            if members:
+                self._add_group(group.prefix, members, known)
+
+    def _add_group(self, token_ids: list[int], members: list[Request], known: list[Prefix]) -> None:
+        if len(members) == 1 and len(token_ids) < LEAST_GAIN:
+            token_ids = []
+        prefix = self._prefix_of(token_ids, members, known)
+        for request in members:
+            request.enter(prefix, self._context_length)
+            self._requests[request.request_id] = request
+        prefix.num_waiting += len(members)
+        self._queue.extend(members)
+        self._slots.see(members)
+
+    def _prefix_of(
+        self, token_ids: list[int], requests: list[Request], known: list[Prefix]
+    ) -> Prefix:
+        """One of the `known` prefixes that is as long as `token_ids` at least, or a new one."""
+        shortest = min(len(request.prompt) for request in requests)
+        shared = [
+            prefix
+            for prefix in known
+            if max(1, len(token_ids)) <= len(prefix.token_ids) < shortest
+            and prefix.is_injected == requests[0].params.is_injected
+            and 0 < prefix.num_members <= _MAX_MEMBERS - len(requests)
+            and all(
+                request.prompt[: len(prefix.token_ids)] == prefix.token_ids for request in requests
+            )
+        ]
+        if shared:
+            return max(shared, key=lambda prefix: len(prefix.token_ids))
+        prefix = Prefix(token_ids, requests[0].params.is_injected)
+        self._prefixes.append(prefix)
+        return prefix
+
+    @property
+    def is_due(self) -> bool:
+        """Whether requests should get slots before the next decode step.
+
+        They should if an eighth of the slots is free, so that a pass has enough to do, or if there
+        is nothing to decode.
+        """
+        num_free = self._capacity - self.num_rows
+        return self.num_waiting > 0 and (
+            not self.num_rows or num_free >= min(self.num_waiting, max(1, self._capacity // 8))
+        )
+
+    def admit(self) -> None:
+        """Give slots to requests that wait, in order, as long as there are some."""
+        self._capacity = self._max_rows
+        while self._queue and self.num_rows < self._max_rows:
+            if self._slots.place(self._queue[0]):
+                self._start(self._queue.popleft())
+            elif self.num_rows:
+                self._capacity = self.num_rows
+                return
+            else:
+                self._admit_alone(self._queue.popleft())
+                return
+
+    def _start(self, request: Request) -> None:
+        request.prefix.num_waiting -= 1
+        request.prefix.requests.append(request)
+        self._begun.append(request)
+        request.begin()
+        self.num_rows += 1
+
+    def _admit_alone(self, request: Request) -> None:
+        """Give a request all memory: there is no room for it and its prefix's own slot together."""
+        for other in self._prefixes:
+            if other.block is not None:
+                self._slots.prefixes.release(other)
+        request.prefix.num_waiting -= 1
+        self._forget(request.prefix)
+        prefix = Prefix([], request.prefix.is_injected, num_waiting=1)
+        self._prefixes.append(prefix)
+        request.enter(prefix, self._context_length)
+        is_placed = self._slots.place(request)
+        assert is_placed, "a request that does not fit alone is refused"
+        self._start(request)
+
+    def next_pass(self, num_tokens: int) -> list[Span]:
+        """The prompts to compute in one pass of at most `num_tokens`; empty if none is left."""
+        self._begun = [request for request in self._begun if not request.is_computed]
+        spans = _PassSpans(num_tokens)
+        for prefix in dict.fromkeys(request.prefix for request in self._begun):
+            if not spans.is_full:
+                self._fill(spans, prefix)
+        return spans.ordered()
+
+    def _fill(self, spans: "_PassSpans", prefix: Prefix) -> None:
+        """Add what is left of a prefix, and of its requests once all of it is in the pass."""
+        if not prefix.is_computed:
+            if not prefix.num_computed and not self._begin(prefix, spans):
+                return
+            num_left = len(prefix.token_ids) - prefix.num_computed
+            if num_left and not spans.add(prefix, prefix.num_computed, len(prefix.token_ids)):
+                return
+        for request in prefix.requests:
+            if not request.is_computed:
+                spans.add(request, request.num_computed, request.num_given)
+
+    def _begin(self, prefix: Prefix, spans: "_PassSpans") -> bool:
+        """Copy what is computed of a prefix elsewhere; False if it is better to wait for more."""
+        source, length = self._slots.prefixes.longest_beginning(prefix)
+        if any(
+            isinstance(span.sequence, Prefix)
+            and span.sequence.is_injected == prefix.is_injected
+            and shared_length(span.sequence.token_ids, prefix.token_ids) >= length + _WORTH_WAITING
+            for span in spans.spans
+        ):
+            return False
+        self._slots.prefixes.begin(prefix, source, length)
+        return True
+
+    def decode(self) -> list[Span]:
+        """The spans of a decode step: the last token of each request whose text has begun."""
+        return [
+            Span(request, request.num_computed, request.num_computed + 1)
+            for block in self._slots.request_blocks
+            for request in block.requests
+            if request.is_computed and request.num_computed == len(request.token_ids) - 1
+        ]
+
+    def computed(self, spans: Iterable[Span]) -> None:
+        """Record that a pass over `spans` is done."""
+        for span in spans:
+            span.sequence.num_computed = span.stop
+            if isinstance(span.sequence, Prefix):
+                self._slots.prefixes.computed(span.sequence)
+
+    def remove(self, requests: Sequence[Request]) -> None:
+        """Remove requests that have ended."""
+        self._slots.remove(requests)
+        for request in requests:
+            del self._requests[request.request_id]
+            request.prefix.requests.remove(request)
+            self._forget(request.prefix)
+        self._begun = [request for request in self._begun if request.block is not None]
+        self.num_rows -= len(requests)
+
+    def cancel(self, request_id: int) -> Request | None:
+        """Remove a request, and return it; None if there is none with this id."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return None
+        if request.block is not None:
+            self.remove([request])
+        else:
+            del self._requests[request_id]
+            self._queue.remove(request)
+            request.prefix.num_waiting -= 1
+            self._forget(request.prefix)
+        return request
+
+    def _forget(self, prefix: Prefix) -> None:
+        """Give up a prefix that no request has."""
+        if prefix.num_members or prefix not in self._prefixes:
+            return
+        self._prefixes.remove(prefix)
+        if prefix.block is not None:
+            self._slots.prefixes.release(prefix)
+
+
+class _PassSpans:
+    """The spans of one pass over prompts.
+
+    They have at most `limit` tokens together. Each block's spans are padded to the longest of them;
+    all together have at most 4 * `limit` cells.
+    """
+
+    def __init__(self, limit: int):
+        self.spans: list[Span] = []
+        self.is_full = False
+        self._limit, self._left = limit, limit
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    def add(self, sequence: Prefix | Request, start: int, stop: int) -> bool:
+        """Add as many of the tokens `start` to `stop` as fit; returns whether all did."""
+        end = min(stop, start + self._left)
+        assert sequence.block is not None
+        block = id(sequence.block)
+        count, longest = self._sizes.get(block, (0, 0))
+        sizes = {**self._sizes, block: (count + 1, max(longest, end - start))}
+        if end == start or sum(many * long for many, long in sizes.values()) > 4 * self._limit:
+            self.is_full = True
+            return False
+        self._sizes = sizes
+        self.spans.append(Span(sequence, start, end))
+        self._left -= end - start
+        self.is_full = not self._left
+        return end == stop
+
+    def ordered(self) -> list[Span]:
+        """The spans of each block one after the other, in the order of their slots."""
+        order = {block: place for place, block in enumerate(self._sizes)}
+        return sorted(
+            self.spans, key=lambda span: (order[id(span.sequence.block)], span.sequence.slot)
+        )

@@ -1,0 +1,124 @@
+"""Gives requests and prefixes their slots in the KV cache.
+
+Requests that share a block have slots of one length, and their prefixes are in one block: together
+they are one part of attention's work.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from xrec.generate.builtin.kv_cache import KVCache, SlotLengths
+from xrec.generate.builtin.prefix_slots import PrefixSlots
+from xrec.generate.builtin.requests import PrefixBlock, Request, RequestBlock
+
+
+class Slots:
+    """The slots of at most `max_rows` requests, and of their prefixes.
+
+    Requests stand without gaps: when one ends, the last one of its kind takes its slot.
+    """
+
+    def __init__(self, cache: KVCache, max_rows: int, num_text_tokens: int):
+        self.cache = cache
+        self.prefixes = PrefixSlots(cache, max_rows, num_text_tokens)
+        self._max_rows, self._num_requests = max_rows, 0
+        self._lengths = SlotLengths(max_rows, cache.num_positions * 2 // 3)
+        self._blocks: dict[tuple[int, PrefixBlock | None], list[RequestBlock]] = {}
+
+    @property
+    def request_blocks(self) -> Iterator[RequestBlock]:
+        """All blocks of requests; none is empty."""
+        return (block for blocks in self._blocks.values() for block in blocks)
+
+    @property
+    def num_positions(self) -> int:
+        """The number of positions in slots that a request or a prefix has."""
+        of_requests = sum(len(each.requests) * each.slot_length for each in self.request_blocks)
+        return of_requests + self.prefixes.num_positions
+
+    def see(self, requests: Iterable[Request]) -> None:
+        """Take the needs of requests that will come into account."""
+        for request in requests:
+            self._lengths.see(request.num_positions)
+            if request.prefix.token_ids:
+                self.prefixes.lengths.see(len(request.prefix.token_ids))
+
+    def place(self, request: Request) -> bool:
+        """Give a request a slot, and its prefix too if it has none; False if there is no room.
+
+        Then neither has got one.
+        """
+        prefix = request.prefix
+        is_new = bool(prefix.token_ids) and prefix.block is None
+        for _ in range(2):
+            has_prefix = not is_new or prefix.block is not None or self.prefixes.place(prefix)
+            if has_prefix and self._place(request):
+                return True
+            self._make_room()
+        if is_new and prefix.block is not None:
+            self.prefixes.release(prefix)
+        return False
+
+    def remove(self, requests: Iterable[Request]) -> None:
+        """Take the slots of requests back."""
+        for request in sorted(requests, key=lambda request: request.slot, reverse=True):
+            self._remove(request)
+
+    def clear(self, request: Request) -> None:
+        """Let nothing of a request that will be removed stay in memory, nor of its prefix.
+
+        Other requests may have this prefix: its slot is cleared when the last of them has ended.
+        """
+        assert request.block is not None
+        self.cache.clear(request.block, request.slot)
+        if request.prefix.block is not None:
+            request.prefix.block.contents.pop(request.prefix.slot, None)
+            request.prefix.is_broken = True
+
+    def _place(self, request: Request) -> bool:
+        for length in self._lengths.choices(request.num_positions):
+            block = self._with_room(length, request.prefix.block)
+            if block is not None:
+                request.block, request.slot = block, len(block.requests)
+                block.requests.append(request)
+                self._num_requests += 1
+                return True
+        return False
+
+    def _remove(self, request: Request) -> None:
+        """Take a request's slot back, and move the last request of its kind there."""
+        assert request.block is not None
+        block, slot = request.block, request.slot
+        key = (block.slot_length, block.prefix_block)
+        last_block = self._blocks[key][-1]
+        last = last_block.requests.pop()
+        if last is not request:
+            self.cache.copy((last_block, last.slot), (block, slot), last.num_computed)
+            last.block, last.slot = block, slot
+            block.requests[slot] = last
+        request.block = None
+        self._num_requests -= 1
+        if not last_block.requests:
+            self.cache.shrink(last_block, 0)
+            self._blocks[key].pop()
+            if not self._blocks[key]:
+                del self._blocks[key]
+
+    def _with_room(self, length: int, prefix_block: PrefixBlock | None) -> RequestBlock | None:
+        blocks = self._blocks.get((length, prefix_block), [])
+        if blocks and (
+            len(blocks[-1].requests) < blocks[-1].num_slots or self.cache.grow(blocks[-1])
+        ):
+            return blocks[-1]
+        wanted = min(self._max_rows - self._num_requests, self.cache.num_free // (2 * length))
+        reserved = self.cache.reserve(length, max(1, wanted))
+        if reserved is None:
+            return None
+        block = RequestBlock(reserved[0], length, reserved[1], prefix_block)
+        self._blocks.setdefault((length, prefix_block), []).append(block)
+        return block
+
+    def _make_room(self) -> None:
+        """Give back what is neither a request's nor a prefix's."""
+        for block in self.request_blocks:
+            self.cache.shrink(block, len(block.requests))
+        self.prefixes.shrink()
