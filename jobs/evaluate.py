@@ -27,6 +27,7 @@ from xrec.evaluate import (
     other_users,
     write_evaluation,
 )
+from xrec.generate.choice import computation, settled_computation
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import (
