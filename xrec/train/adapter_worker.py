@@ -254,6 +254,6 @@ class AdapterWorker:
         if rank() != 0:
             return None
         scale = loss_scale(self._engine)
-        pair = scale and (scale.scale, scale.steps_since_overflow)
+        pair = None if scale is None else (scale.scale, scale.steps_since_overflow)
         progress = replace(self.progress, loss_scale=pair)
         return {**progress_file(progress), **adapter_files(states, self._best)}

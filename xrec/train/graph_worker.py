@@ -102,7 +102,7 @@ class GraphWorker:
         self.progress, rows = _last_state(run, self._partition)
         start = start_embeddings(config, data, self._partition, device)
         self._blend_weight = blend_weight(config.model)
-        self._start: tuple[Tensor, ...] | None = None
+        self._start: tuple[Tensor, Tensor] | None = None
         if self._blend_weight:
             sizes = [data.num_users, data.num_nodes - data.num_users]
             self._start = self._partition.table(start).split(sizes)

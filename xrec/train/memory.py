@@ -180,10 +180,7 @@ def _largest_that_fits(sizes: Sequence[int], go: Callable[[int], None], kept_byt
 
     device, smaller = worker_device(), iter([*reversed(sizes[:-1]), 0])
 
-    @find_executable_batch_size(  # type: ignore[untyped-decorator]
-        starting_batch_size=sizes[-1], reduce_batch_size_fn=lambda: next(smaller)
-    )
-    def largest(size: int) -> int:
+    def go_and_tell(size: int) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         kept = torch.empty(
             kept_bytes + int(SHARE_KEPT_FREE * free), dtype=torch.uint8, device=device
@@ -192,8 +189,13 @@ def _largest_that_fits(sizes: Sequence[int], go: Callable[[int], None], kept_byt
         del kept
         return size
 
+    largest_that_goes = find_executable_batch_size(
+        go_and_tell,
+        starting_batch_size=sizes[-1],
+        reduce_batch_size_fn=lambda: next(smaller),
+    )
     try:
-        own = largest()
+        own = largest_that_goes()
     except RuntimeError as error:
         if "No executable batch size" not in str(error):
             raise

@@ -26,13 +26,12 @@ PROMPT = {
     "item": "Item: {item_title}. {item_profile}",
     "collaborative": "{user}{item}",
 }
-SMALL_CACHE_GIB = 1e-3  # only a part of a worker's rows has room in it
 TRAINING = {
     "num_epochs": 3,
     "global_batch_size": 16,
     "micro_batch_size": 4,
     "learning_rate": {"peak": 0.02},
-    "prefix_cache_gib": SMALL_CACHE_GIB,
+    "prefix_cache_gib": 1e-3,  # only a part of a worker's rows has room in it
 }
 
 

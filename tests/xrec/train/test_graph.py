@@ -22,7 +22,7 @@ from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageEr
 from xrec.graph import AspectEdges, read_graph, recommend
 from xrec.storage import Manifest, open_location
 from xrec.train.data import GraphData, split_edges
-from xrec.train.graph import _log_epoch, pretrain_graph, pretrained_graph
+from xrec.train.graph import pretrain_graph, pretrained_graph
 from xrec.train.graph_loss import AspectLoss
 from xrec.train.graph_worker import GraphWorker, check_convergence
 from xrec.train.ray_driver import fit
@@ -253,14 +253,6 @@ def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
     pretrain_graph(config)
     assert all(row["time"] < ended for row in metrics_of(config.artifact("graph")))
     assert not (tmp_path / "graph" / "checkpoints").exists()
-
-
-def test_epoch_log_line_has_the_numbers(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="xrec"):
-        _log_epoch({"epoch": 7, "loss": 0.25, "recall@20": 0.31416, "ndcg@20": 0.2, "seconds": 1.5})
-        _log_epoch({"epoch": 8, "loss": 0.125, "seconds": 1.5})
-    assert "epoch 7: loss 0.2500, recall@20 0.3142, ndcg@20 0.2000 (1.5 s)" in caplog.text
-    assert "epoch 8: loss 0.1250 (1.5 s)" in caplog.text
 
 
 # Aspects

@@ -74,7 +74,12 @@ def test_worker_killed_is_replaced_and_training_goes_on_from_the_checkpoint(
 ) -> None:
     config = make_graph_config(tmp_path, num_workers=2, max_failures=1, **EPOCHS)
     stopped: list[float] = []
-    with at_message(KILLED_AT, lambda: stopped.append(time.time()) or kill_a_worker()):
+
+    def kill() -> None:
+        stopped.append(time.time())
+        kill_a_worker()
+
+    with at_message(KILLED_AT, kill):
         pretrain_graph(config)
     assert_same(tmp_path, unbroken, stopped[0])
 

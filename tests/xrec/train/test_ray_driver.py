@@ -124,46 +124,6 @@ def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(
 
 
 @pytest.mark.slow
-def test_fit_worker_whose_gpu_disappears_goes_on_from_the_checkpoint(storage: Location) -> None:
-    def loop(config: dict[str, Any]) -> None:
-        from xrec.train.ray_worker import last_checkpoint, report
-
-        with last_checkpoint() as read:
-            there = read("epoch.txt").decode() if read else ""
-        report({"epoch": 1, "score": 0.0, "there": there}, {"epoch.txt": b"1"})
-        if not there:
-            raise RuntimeError("CUDA error: unspecified launch failure")
-
-    assert run(loop, storage, scaling={"max_failures": 1}).metrics["there"] == "1"
-    with pytest.raises(TrainingError, match=r"worker 0 .*max_failures.*CUDA error: unspecified"):
-        run(loop, open_location(f"{storage.path}/without"))
-
-
-@pytest.mark.slow
-def test_fit_resumed_goes_on_from_the_files_of_all_workers(storage: Location) -> None:
-    def loop(config: dict[str, Any]) -> None:
-        from xrec.train.ray_worker import last_checkpoint, rank, report
-
-        with last_checkpoint() as read:
-            there = [read(f"rank-{rank}").decode() for rank in range(2)] if read else []
-        for epoch in config["epochs"]:
-            report(
-                {"epoch": epoch, "there": there},
-                {f"rank-{rank()}": f"epoch {epoch}".encode()},
-                every_worker=True,
-            )
-
-    def fit_epochs(epochs: list[int]) -> TrainingOutcome:
-        return run(loop, storage, {"epochs": epochs}, scaling={"num_workers": 2})
-
-    assert fit_epochs([1, 2]).metrics == {"epoch": 2, "there": []}
-    second = fit_epochs([3])
-    assert second.metrics == {"epoch": 3, "there": ["epoch 2", "epoch 2"]}
-    assert second.read_checkpoint_file("rank-1") == b"epoch 3"
-    assert fit_epochs([]).metrics["epoch"] == 3
-
-
-@pytest.mark.slow
 def test_fit_elastic_trains_on_as_many_workers_as_fit(storage: Location) -> None:
     def loop(config: dict[str, Any]) -> None:
         from xrec.train.ray_worker import report, world_size
