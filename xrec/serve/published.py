@@ -3,7 +3,6 @@
 import asyncio
 import logging
 
-from xrec.backfill.identity import arithmetic
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.bulk.run import Base
 from xrec.config.serve import ServeConfig
@@ -31,7 +30,7 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
     except ArtifactNotFoundError as error:
         logger.warning("%s; until it is there, all texts are generated", error)
         return None
-    ours = {"decoding": config.decoding.model_dump(mode="json"), "dtype": arithmetic(config)}
+    ours = {"decoding": config.decoding.model_dump(mode="json"), "dtype": config.llm.dtype}
     for line in differing_fields({name: lookup.manifest.config[name] for name in ours}, ours):
         logger.warning("the settings of the backfill differ from those of the endpoint: %s", line)
     return lookup

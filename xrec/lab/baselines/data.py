@@ -78,18 +78,14 @@ class BaselineData:
 
 def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
     """The examples of the drawn pairs; raises DataError without training or validation pairs."""
-    train, validation = (
-        drawn_explanations(dataset, dataset.explained_pairs(split), most)
-        for split, most in (
-            ("train", baseline.max_pairs),
-            ("validation", baseline.recipe.max_validation_pairs),
-        )
-    )
+    most = baseline.recipe.max_validation_pairs
+    train = drawn_explanations(dataset, dataset.explained_pairs("train"), baseline.max_pairs)
+    validation = drawn_explanations(dataset, dataset.explained_pairs("validation"), most)
     _check_some(train, validation)
     sizes = (dataset.num_users, dataset.num_items)
     if baseline.kind == "lora":
-        prompts = prompt_examples(baseline, dataset, train, validation)
-        return BaselineData(*prompts, *sizes, None, 0, collate=collate_prompts)
+        of_train, of_validation = prompt_examples(baseline, dataset, train, validation)
+        return BaselineData(of_train, of_validation, *sizes, None, 0, collate=collate_prompts)
     aspects = read_aspects(baseline, dataset)
     of_train, of_validation = (_names(aspects, each) for each in (train, validation))
     words = Words.of(

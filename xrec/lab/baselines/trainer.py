@@ -27,6 +27,7 @@ from xrec.lab.baselines.batch import of_similar_length
 from xrec.lab.baselines.data import BaselineData
 from xrec.lab.baselines.models.model import Batch, TrainedModel, load_parameters
 from xrec.lab.baselines.progress import BaselineProgress, num_without_gain
+from xrec.train.adapter_model import learning_rate_share
 from xrec.train.checkpoint import (
     ReadFile,
     Tensors,
@@ -35,7 +36,6 @@ from xrec.train.checkpoint import (
     tensors_below,
 )
 from xrec.train.data import noise_seed
-from xrec.train.schedule import learning_rate_share
 
 STATE, BEST = "state.safetensors", "best.safetensors"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from xrec.backfill import finish, has_work, read, read_failed, run_backfill
-from xrec.backfill.plan import run_arguments
+from xrec.backfill.plan import run_request
 from xrec.backfill.task import LoadExplainer, load_task_explainer
 from xrec.bulk import Identity, open_run
 from xrec.config.backfill import BackfillConfig
@@ -110,7 +110,7 @@ def write_texts(
 
     Raises what `xrec backfill` raises.
     """
-    run = open_run(**run_arguments(config, identity))
+    run = open_run(run_request(config, identity))
     manifest = run_backfill(config, run, load) if has_work(config, run) else finish(config, run)
     assert manifest is not None, "a run without a limit is finished when it ends"
     return manifest
