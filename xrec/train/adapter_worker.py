@@ -21,6 +21,7 @@ from xrec.train.adapter_passes import AdapterPasses, sum_over_workers
 from xrec.train.checkpoint import (
     AdapterProgress,
     Tensors,
+    WholeState,
     adapter_files,
     progress_file,
     read_best_adapter,
@@ -30,7 +31,6 @@ from xrec.train.checkpoint import (
 from xrec.train.data import AdapterData, epoch_steps, load_adapter_data
 from xrec.train.deepspeed_engine import (
     LossScale,
-    WholeState,
     gathered_state,
     loss_scale,
     restore_states,

@@ -112,7 +112,7 @@ def _frozen_bytes(model: PreTrainedModel, dtype: torch.dtype, is_int8: bool) -> 
     layers = model.get_decoder().layers.modules()
     linear = sum(part.weight.numel() for part in layers if isinstance(part, nn.Linear))
     in_8_bits = linear if is_int8 else 0
-    return in_8_bits + (model.num_parameters() - in_8_bits) * dtype.itemsize
+    return in_8_bits + (int(model.num_parameters()) - in_8_bits) * dtype.itemsize
 
 
 def memory_of_a_worker(device: torch.device, num_local_workers: int) -> int:

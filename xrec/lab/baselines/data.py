@@ -84,8 +84,8 @@ def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
     _check_some(train, validation)
     sizes = (dataset.num_users, dataset.num_items)
     if baseline.kind == "lora":
-        of_train, of_validation = prompt_examples(baseline, dataset, train, validation)
-        return BaselineData(of_train, of_validation, *sizes, None, 0, collate=collate_prompts)
+        first, second = prompt_examples(baseline, dataset, train, validation)
+        return BaselineData(first, second, *sizes, None, 0, collate=collate_prompts)
     aspects = read_aspects(baseline, dataset)
     of_train, of_validation = (_names(aspects, each) for each in (train, validation))
     words = Words.of(
