@@ -78,14 +78,15 @@ class BaselineData:
 
 def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
     """The examples of the drawn pairs; raises DataError without training or validation pairs."""
-    most = baseline.recipe.max_validation_pairs
     train = drawn_explanations(dataset, dataset.explained_pairs("train"), baseline.max_pairs)
-    validation = drawn_explanations(dataset, dataset.explained_pairs("validation"), most)
+    validation = drawn_explanations(
+        dataset, dataset.explained_pairs("validation"), baseline.recipe.max_validation_pairs
+    )
     _check_some(train, validation)
     sizes = (dataset.num_users, dataset.num_items)
     if baseline.kind == "lora":
-        first, second = prompt_examples(baseline, dataset, train, validation)
-        return BaselineData(first, second, *sizes, None, 0, collate=collate_prompts)
+        learned, held_out = prompt_examples(baseline, dataset, train, validation)
+        return BaselineData(learned, held_out, *sizes, None, 0, collate=collate_prompts)
     aspects = read_aspects(baseline, dataset)
     of_train, of_validation = (_names(aspects, each) for each in (train, validation))
     words = Words.of(
@@ -106,8 +107,7 @@ def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
 
     made = examples(train, of_train)
     scale = rating_scale([each.rating for each in made])
-    held_out = examples(validation, of_validation)
-    return BaselineData(made, held_out, *sizes, codec, max_words, scale)
+    return BaselineData(made, examples(validation, of_validation), *sizes, codec, max_words, scale)
 
 
 def _ratings(dataset: Dataset) -> dict[tuple[int, int], float]:

@@ -125,5 +125,5 @@ def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(
     read = {token for each in data.train for token in each.prompt_ids}
     assert max(read) < len(toy_tokenizer())  # no user and no item among the tokens
     few = make_baseline("lora", recipe={"max_explanation_tokens": 1})
-    with pytest.raises(DataError, match=r"none of 20 pairs .* 'explanation_too_long': 20"):
+    with pytest.raises(DataError, match=r"none of 20 pairs .*'explanation_too_long': 20"):
         build_data(few, dataset)
