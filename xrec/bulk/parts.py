@@ -25,7 +25,7 @@ from xrec.storage import open_location, request_each
 
 PART_BYTES = 96 * 2**20
 """About so many bytes of results become one file of the table."""
-_ROWS_PER_GROUP = 8192
+_ROWS_PER_GROUP = 4096
 
 
 def write_parts(run: BulkRun, passes: Sequence[Pass]) -> "list[Part]":
