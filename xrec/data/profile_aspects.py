@@ -8,6 +8,7 @@ explanations name are references only, and nothing is counted from them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -54,13 +55,26 @@ def profile_aspect_tables(
     for name in ("aspect_index", "opinion", "sentiment"):
         pairs = pairs.append_column(name, references[name])
     return {
-        "aspects": count_table(menus, schemas.ASPECTS),
+        "aspects": _vocabulary(named.aspects, menus),
         "item_aspects": count_table(menus, schemas.ITEM_ASPECTS),
         "user_aspects": count_table(seen, schemas.USER_ASPECTS),
         "explanation_aspects": pairs.select(schemas.EXPLANATION_ASPECTS.names).cast(
             schemas.EXPLANATION_ASPECTS
         ),
     }
+
+
+def _vocabulary(aspects: Sequence[str], menus: pa.Table) -> pa.Table:
+    """The aspects, those too that no profile has; each counts the profiles that have it."""
+    counts = np.bincount(menus["aspect_index"].to_numpy(), minlength=len(aspects))
+    columns = {
+        "aspect_index": np.arange(len(aspects)),
+        "aspect": pa.array(aspects, pa.string()),
+        "num_reviews": counts,
+        "num_positive": counts,
+        "num_negative": counts * 0,
+    }
+    return pa.table(columns).select(schemas.ASPECTS.names).cast(schemas.ASPECTS)
 
 
 def _rows(named: Sequence[Sequence[int]], aspects: Sequence[str], row: str) -> pa.Table:

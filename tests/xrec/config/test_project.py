@@ -154,7 +154,7 @@ MISTAKES = [
     ({"zzz": 1}, r"zzz: unknown key; known keys: workspace, .*serve"),
     (
         {"training": {"num_epochs": 3}},
-        r"training: unknown key; .*training stands in pretrain-graph\.training, "
+        r"training: unknown key.*; training stands in pretrain-graph\.training, "
         r"train-adapter\.training, compare\.training",
     ),
     (

@@ -382,7 +382,7 @@ def test_load_explainer_with_tables_and_a_history_knows_both(
     ("user", "items", "error", "message"),
     [
         ("resident-1", ("place-1",), ConfigError, "user 'resident-1' is known"),
-        ("late", ("place-1", "place-77"), UnknownIdError, "'place-77' is not among the 11 items"),
+        ("late", ("place-1", "place-77"), UnknownIdError, "'place-77' is not among the 10 items"),
         ("late", ("new-place",), DataError, "of user 'late' gives no vector: none of its 1 items"),
     ],
 )

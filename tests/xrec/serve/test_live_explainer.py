@@ -374,7 +374,7 @@ def test_cancelled_request_frees_all_of_its_rows(live: LiveExplainer, town: Path
 
     async def cancel() -> int:
         task = asyncio.create_task(live.explain([asked(user, items[0]) for user in users]))
-        while not live.engine.num_rows:
+        while not live.engine.core.num_rows:
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
