@@ -5,7 +5,7 @@ from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors
 from jobs.output import Output
 from xrec.backfill import finish, has_work, open_backfill, run_backfill
-from xrec.backfill.finish import export_of
+from xrec.backfill.driver import export_of
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import pairs_difference, run_request
 from xrec.bulk import Preview, is_exported, preview

@@ -113,5 +113,5 @@ def actors_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a backfill's actor in this process instead of Ray's; Ray need not be started."""
     from tests.xrec.bulk.toy_run import pool_here
 
-    monkeypatch.setattr("xrec.backfill.run.RayPool", pool_here)
-    monkeypatch.setattr("xrec.backfill.run.gpus_each", lambda *arguments: 0)
+    monkeypatch.setattr("xrec.backfill.driver.RayPool", pool_here)
+    monkeypatch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.xrec.bulk.toy_run import PoolHere
 from xrec.backfill import EXPLANATIONS
-from xrec.backfill.finish import KIND, describe
+from xrec.backfill.driver import KIND, describe
 from xrec.bulk import Identity, Outcome, RunRequest, clean_keys, complete, export_run, open_run
 from xrec.config.export import ExportConfig
 

@@ -3,6 +3,47 @@
 Data goes one way, through artifacts: dataset -> graph -> adapter -> explanations -> evaluation.
 Each arrow is a job (`jobs/`), each noun a folder with a `manifest.json` written last, or a table,
 whose manifest stands in the commit that published it.
+
+The names in `__all__` are the public interface; everything else may change without a word. They are
+imported when they are used: reading a table needs neither torch nor Ray.
 """
 
-__version__ = "0.1.0"
+import importlib
+from typing import TYPE_CHECKING
+
+from xrec.version import __version__
+
+if TYPE_CHECKING:
+    from xrec.adapter.artifact import TrainedAdapter
+    from xrec.backfill.reader import read_explanations
+    from xrec.data.dataset import Dataset, open_dataset
+    from xrec.generate.explainer import Explainer
+    from xrec.generate.loading import Sources, load_explainer
+
+__all__ = [
+    "Dataset",
+    "Explainer",
+    "Sources",
+    "TrainedAdapter",
+    "__version__",
+    "load_explainer",
+    "open_dataset",
+    "read_explanations",
+]
+
+_MODULES = {
+    "Dataset": "xrec.data.dataset",
+    "Explainer": "xrec.generate.explainer",
+    "Sources": "xrec.generate.loading",
+    "TrainedAdapter": "xrec.adapter.artifact",
+    "load_explainer": "xrec.generate.loading",
+    "open_dataset": "xrec.data.dataset",
+    "read_explanations": "xrec.backfill.reader",
+}
+
+
+def __getattr__(name: str) -> object:
+    """A public name, from the module that has it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -86,7 +86,7 @@ def _run(config: "BackfillConfig", dry_run: bool) -> None:
 
 def _look_ahead(config: "BackfillConfig") -> list[str]:
     from jobs.command.bulk_text import preview_lines
-    from xrec.backfill.run import retry_reasons
+    from xrec.backfill.driver import retry_reasons
 
     return preview_lines(
         BACKFILL.module().look_ahead(config),

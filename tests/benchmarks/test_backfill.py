@@ -32,7 +32,7 @@ def test_catalogue_pairs_are_distinct_ten_a_user(folder: Path) -> None:
 def test_backfill_with_notes_explains_all_pairs(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_empty: bool
 ) -> None:
-    monkeypatch.setattr("xrec.backfill.run.RayPool", pool_here)
+    monkeypatch.setattr("xrec.backfill.driver.RayPool", pool_here)
     values = {"rows_per_chunk": 20, "decoding": {"max_new_tokens": 5}, "max_failed_share": 1.0}
     config = backfill_config(folder, str(tmp_path / "out"), StorageConfig(), **values)
     notes = tmp_path / "notes"

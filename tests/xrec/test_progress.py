@@ -1,6 +1,7 @@
 """Progress of long work where there is no terminal."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ from xrec.progress import counter, progress
 def seconds(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[float]:
     """The time, in a list of one number that a test changes; there is no terminal."""
     now = [100.0]
-    monkeypatch.setattr("xrec.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("xrec.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
     caplog.set_level(logging.INFO, "xrec")
     return now

@@ -5,11 +5,11 @@ Its fingerprints let xrec refuse a model or a graph that the adapter was not tra
 
 from pydantic import ValidationError, field_validator
 
-from xrec import __version__
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.base import Config
 from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError
+from xrec.version import __version__
 
 FORMAT_VERSION = 1
 

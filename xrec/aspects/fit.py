@@ -9,7 +9,7 @@ gradient, so each is tried at several values while the others stay, the item's f
 
 Training pairs with their own review left out would be more, and they failed: an item's counts
 without a review are fewest where the review has most, so that a loss on them learns to turn the
-counts round; and users with many reviews decide (LOG.md).
+counts round; and users with many reviews decide (docs/log).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

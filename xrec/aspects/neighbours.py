@@ -1,7 +1,7 @@
 """Which items are alike, by their vectors in the graph of users, items and aspects.
 
 The vectors are the spectral start of that graph (xrec.graph.spectral). Trained on, they rank items
-better, but the words of an item's neighbours say less about the item (LOG.md).
+better, but the words of an item's neighbours say less about the item (docs/log).
 """
 
 import numpy as np

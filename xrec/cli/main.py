@@ -8,7 +8,6 @@ from jobs.command.catalogue import JOBS
 from jobs.command.commands import add_job_command, new_app
 from jobs.command.run import HELP as RUN_HELP
 from jobs.command.run import run
-from xrec import __version__
 from xrec.cli import (
     cluster_command,
     demo_command,
@@ -19,6 +18,7 @@ from xrec.cli import (
     status_command,
     submit_command,
 )
+from xrec.version import __version__
 
 HELP = """For every recommendation, the reason why this user would like this item.
 

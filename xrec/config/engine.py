@@ -57,7 +57,7 @@ class EngineConfig(Config):
         "packed holds the weights a second time, in the order of oneDNN, and "
         "makes float32 products up to twice as fast. int8 multiplies 8-bit "
         "integers, which is faster still; texts are other ones and a little worse "
-        "(LOG.md has the figures). plain leaves them to torch.",
+        "(docs/log has the figures). plain leaves them to torch.",
     )
     tensor_parallel_size: int = Field(
         1,

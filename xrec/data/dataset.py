@@ -15,9 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec import schemas
-from xrec.config.shared import Split
+from xrec.config.shared import Split, StorageConfig
 from xrec.errors import DataError, UnknownIdError
-from xrec.storage import Location, Manifest, read_manifest, read_table, write_manifest, write_table
+from xrec.storage import (
+    Location,
+    Manifest,
+    open_location,
+    read_manifest,
+    read_table,
+    write_manifest,
+    write_table,
+)
 
 AspectsFrom = Literal["reviews", "profiles"]
 ASPECTS_FROM = "aspects_from"  # among the manifest's metrics
@@ -132,6 +140,11 @@ def read_dataset(location: Location) -> Dataset:
         if f"{name}.parquet" in manifest.files
     }
     return Dataset(manifest=manifest, **tables)
+
+
+def open_dataset(uri: str, storage: StorageConfig | None = None) -> Dataset:
+    """The dataset at a path or s3:// URI; raises what `read_dataset` raises."""
+    return read_dataset(open_location(uri, storage or StorageConfig()))
 
 
 def check_has_explanations(location: Location) -> None:

@@ -1,7 +1,7 @@
 """The trained vectors and the spectral start they came from, made into vectors of one dimension.
 
 Training fits what the start leaves out, and forgets some of what the start knew. The two make
-different errors, and the sum of their scores ranks better than either alone (LOG.md).
+different errors, and the sum of their scores ranks better than either alone (docs/log).
 
 The sum U_1 I_1^T + w c U_2 I_2^T has rank 2D. Among the matrices of rank D its truncated SVD is
 nearest to it (Eckart & Young 1936). No matrix of scores is made: with the QR factors

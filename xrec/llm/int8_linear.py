@@ -4,7 +4,7 @@
     x_q = round(x / t),  t_row = max |x_row| / 127         at each call; one scale for each row
     y = (x_q W_q^T) t s + b
 
-The generated texts change and are a little worse (LOG.md has the figures). Layers whose output is
+The generated texts change and are a little worse (docs/log has the figures). Layers whose output is
 narrower than their input keep their own product:
 
 - Down projections of the MLPs. Their inputs have single channels a hundred times larger than the

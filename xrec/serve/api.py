@@ -9,7 +9,6 @@ from fastapi import Depends, FastAPI, Query
 from fastapi.security import HTTPBearer
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from xrec import __version__
 from xrec.serve.live import Delta, Signal
 from xrec.serve.messages import (
     MAX_PAIRS,
@@ -31,6 +30,7 @@ from xrec.serve.messages import (
 from xrec.serve.page import add_page
 from xrec.serve.problems import MEDIA_TYPE, Problem, ProblemError, install_handlers, refused
 from xrec.serve.service import Service
+from xrec.version import __version__
 
 _DESCRIPTION = """The endpoint explains why a user would like an item. It answers from a finished
 backfill (`source: backfill`); what that does not hold, a language model with the collaborative

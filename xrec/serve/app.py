@@ -10,13 +10,13 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from xrec import __version__
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.serve import ServeConfig
 from xrec.serve.choice import Choice, choice_of
 from xrec.serve.frontend import Frontend
 from xrec.serve.generator import Generator
 from xrec.storage import fingerprint_of
+from xrec.version import __version__
 
 APP = "xrec"
 FRONTEND, GENERATOR = "Frontend", "Generator"

@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from xrec import __version__
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
 from xrec.storage.location import Location
+from xrec.version import __version__
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1

@@ -12,7 +12,7 @@ import pytest
 from tests.xrec.bulk.toy_run import PoolHere
 from xrec import bulk
 from xrec.backfill import EXPLANATIONS
-from xrec.backfill.finish import describe
+from xrec.backfill.driver import describe
 from xrec.backfill.report import REPORT, is_report_of, summarize, write_report
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import Manifest, make_manifest, open_location

@@ -11,7 +11,6 @@ import pytest
 
 from tests.xrec.backfill.runs import Runs, pairs_of, pairs_table
 from xrec.backfill.identity import identify
-from xrec.backfill.run import chunks_at_once
 from xrec.backfill.task import EXPLANATIONS, ExplainTask, explain_task
 from xrec.bulk import Outcome
 from xrec.config.backfill import FailureReason

@@ -1,0 +1,22 @@
+"""What people may import, and what it costs."""
+
+import subprocess
+import sys
+
+import xrec
+
+_READ = (
+    "import sys, xrec; before = set(sys.modules); xrec.read_explanations;"
+    "print(*(name for name in ('deltalake', 'ray', 'torch') if name in sys.modules),"
+    " 'deltalake' in before)"
+)
+
+
+def test_public_names_are_there_and_have_a_docstring() -> None:
+    for name in set(xrec.__all__) - {"__version__"}:
+        assert getattr(xrec, name).__doc__, name
+
+
+def test_reading_explanations_loads_neither_torch_nor_ray_and_import_xrec_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", _READ], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["deltalake", "False"]

@@ -1,0 +1,164 @@
+"""Explains what is left of a run on actors, publishes it, and does what follows: report, vacuum,
+export.
+"""
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from xrec.backfill.metrics import BackfillMetrics
+from xrec.backfill.report import is_report_of, write_report
+from xrec.backfill.task import EXPLANATIONS, LoadExplainer, explain_task, load_task_explainer
+from xrec.bulk import (
+    BulkRun,
+    Progress,
+    RayPool,
+    Summary,
+    Survey,
+    complete,
+    export_run,
+    publish,
+    vacuum,
+)
+from xrec.bulk.backoff import with_backoff
+from xrec.bulk.driver import check_failed_share
+from xrec.bulk.driver import has_work as rows_are_left
+from xrec.bulk.progress import now
+from xrec.bulk.publish import Describe
+from xrec.bulk.ray_actors import gpus_each
+from xrec.config.backfill import BackfillConfig
+from xrec.config.export import ExportConfig
+from xrec.progress import counter, duration
+from xrec.storage import Manifest
+
+logger = logging.getLogger("xrec")
+
+KIND: Final = "explanations"
+_MOST_CHUNKS = 16
+
+
+def has_work(config: BackfillConfig, run: BulkRun) -> bool:
+    """True if pairs are left, within the limit if there is one, or failed ones to be retried."""
+    return rows_are_left(run, retry=retry_reasons(config), max_rows=config.limit)
+
+
+def retry_reasons(config: BackfillConfig) -> tuple[str, ...]:
+    """The reasons of failed rows that are to be done again."""
+    wanted = config.retry_failed or ()
+    return EXPLANATIONS.all_reasons if "all" in wanted else wanted
+
+
+def chunks_at_once(config: BackfillConfig, rows_per_chunk: int) -> int:
+    """How many chunks an actor works on at the same time.
+
+    Two at least, so that the prompts of the next one enter while the last texts of the one before
+    are being written. If chunks are small, as many as have twice the engine's rows: the longest
+    text of a chunk takes about twice as long as the others.
+    """
+    return min(_MOST_CHUNKS, 1 + -(-2 * config.engine.max_rows // rows_per_chunk))
+
+
+def run_backfill(
+    config: BackfillConfig, run: BulkRun, load: LoadExplainer = load_task_explainer
+) -> Manifest | None:
+    """Explain what is left of `run`, retry failed rows if the config says so, and publish.
+
+    Returns the manifest; None if the limit ended the run before it was done. Ray must be
+    initialised. Raises what `complete` raises; what is done stays then, and the next call goes on.
+    """
+    actors, size = config.actors, run.record.size
+    pool = RayPool(
+        max_actors=actors.num_actors,
+        min_actors=actors.min_actors,
+        cpus=actors.cpus_per_actor,
+        gpus=gpus_each(actors.device, actors.num_actors, config.engine.tensor_parallel_size),
+    )
+    metrics = BackfillMetrics(size.num_rows)
+    with counter("pairs", size.num_rows) as show:
+
+        def on_progress(progress: Progress) -> None:
+            metrics.record(progress)
+            show(progress.num_rows, progress_line(progress, size.num_rows, now()))
+
+        manifest = complete(
+            run,
+            pool,
+            explain_task(config, run.record.identity, load),
+            KIND,
+            describe(run),
+            republish=config.republish,
+            chunks_at_once=chunks_at_once(config, -(-size.num_rows // size.num_chunks)),
+            retry=retry_reasons(config),
+            max_failed_share=config.max_failed_share,
+            max_rows=config.limit,
+            alongside=config.alongside,
+            on_progress=on_progress,
+        )
+    return None if manifest is None else _after_publishing(config, run, manifest)
+
+
+def finish(config: BackfillConfig, run: BulkRun) -> Manifest | None:
+    """Publish a run that is done, and do what follows; None, and nothing, if pairs are left.
+
+    Nothing is written if all was done before. Raises what `publish` and `export_run` raise, and
+    DataError if too many pairs failed.
+    """
+    check_failed_share(run, Survey(run).summary, config.max_failed_share)
+    manifest = publish(run, KIND, describe(run), republish=config.republish)
+    return None if manifest is None else _after_publishing(config, run, manifest)
+
+
+def progress_line(progress: Progress, num_pairs: int, at: datetime) -> str:
+    """The progress of a run of `num_pairs` pairs; the rate is this driver's alone."""
+    num_left = num_pairs - progress.num_rows
+    rate = progress.rows_per_second(at) or 0.0
+    left = duration(num_left / rate) if rate else "?"
+    return (
+        f"{progress.num_ok:,} explained, {progress.num_failed:,} failed, {num_left:,} left; "
+        f"{rate:,.1f} pairs/s, {left} to go"
+    )
+
+
+def describe(run: BulkRun) -> Describe:
+    """What makes the manifest's row counts and metrics of a run's counts."""
+
+    def of(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+        row_counts = {
+            "explanations": summary.num_ok,
+            "failed": summary.num_failed,
+            "rejected": run.record.num_rejected,
+        }
+        return row_counts, {
+            "num_chunks": run.record.size.num_chunks,
+            "num_carried": round(summary.costs.get("carried", 0)),
+            "num_retries": len(run.passes()) - 1,
+            "num_deaths": summary.num_deaths,
+            "failed_by_reason": dict(summary.failed),
+        }
+
+    return of
+
+
+def export_of(export: ExportConfig, version: int) -> ExportConfig:
+    """The export of a version: a folder of its own below the one that the config names."""
+    return export.model_copy(update={"uri": f"{export.uri.rstrip('/')}/version-{version}"})
+
+
+def _after_publishing(config: BackfillConfig, run: BulkRun, manifest: Manifest) -> Manifest:
+    """Write the report of a version, do what `config.upkeep` says, and export it."""
+
+    def follow() -> None:
+        uri, version = run.output.uri, manifest.version
+        assert version is not None
+        if not is_report_of(run.output, manifest):
+            write_report(uri, config.price_per_actor_hour, config.storage)
+        if config.upkeep.vacuum:
+            retention = timedelta(hours=config.upkeep.retention_hours)
+            logger.info("vacuum: %d files deleted", vacuum(uri, retention, config.storage))
+        if config.export is not None:
+            export = export_of(config.export, version)
+            export_run(uri, export, version=version, storage=config.storage)
+
+    with_backoff(follow)
+    return manifest
