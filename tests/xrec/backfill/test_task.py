@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.backfill.runs import Runs, pairs_of, pairs_table
+from xrec.backfill.driver import chunks_at_once
 from xrec.backfill.identity import identify
 from xrec.backfill.task import EXPLANATIONS, ExplainTask, explain_task
 from xrec.bulk import Outcome

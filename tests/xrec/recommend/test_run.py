@@ -103,7 +103,7 @@ def test_run_gives_each_users_best_unseen_items_by_brute_force(make_config: Make
     assert comment["comment"] == "dot product of the user's and the item's vector"
 
 
-def _die(*arguments: Any) -> None:
+def _die(*arguments: Any, **settings: Any) -> None:
     raise Killed
 
 
