@@ -22,12 +22,6 @@ DryRun = Annotated[
         "nothing is touched.",
     ),
 ]
-Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug", help="Also debug lines, workers' output, and the traceback of an error."
-    ),
-]
 Address = Annotated[
     str | None,
     typer.Option(

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from jobs.catalogue import COMPARE
-from xrec.cli.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
-from xrec.cli.process import running
+from xrec.cli.arguments import ConfigPath, DryRun, Overrides, keys_option
+from xrec.cli.reporting import reporting
 from xrec.cli.summary import show_config, summary
 
 BlindSheet = Annotated[
@@ -28,6 +28,7 @@ Answers = Annotated[
 ]
 
 
+@reporting
 def compare(
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -35,22 +36,20 @@ def compare(
     answers: Answers = None,
     dry_run: DryRun = False,
     keys: Annotated[bool, keys_option(COMPARE.name)] = False,
-    debug: Debug = False,
 ) -> None:
     """Run the job, or show its config."""
-    with running(debug):
-        given = [*(overrides or [])]
-        if blind_sheet is not None:
-            given.append(f"blind_sheet.num_pairs={blind_sheet}")
-        if answers:
-            given.append(f"blind_sheet.answers={_yaml_list(answers)}")
-        config = COMPARE.load_config(config_path, given)
-        if dry_run:
-            show_config(config)
-            return
-        manifest = COMPARE.run(config)
-        assert manifest is not None  # it has no limit
-        typer.echo(summary(manifest, config.artifact(manifest.kind)))
+    given = [*(overrides or [])]
+    if blind_sheet is not None:
+        given.append(f"blind_sheet.num_pairs={blind_sheet}")
+    if answers:
+        given.append(f"blind_sheet.answers={_yaml_list(answers)}")
+    config = COMPARE.load_config(config_path, given)
+    if dry_run:
+        show_config(config)
+        return
+    manifest = COMPARE.run(config)
+    assert manifest is not None  # it has no limit
+    typer.echo(summary(manifest, config.artifact(manifest.kind)))
 
 
 def _yaml_list(names: list[str]) -> str:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import xrec
-from xrec.cli.arguments import Debug
-from xrec.cli.process import running
+from xrec.cli.reporting import reporting
 
 if TYPE_CHECKING:
     from xrec.config.evaluate import EvaluateConfig
@@ -31,6 +30,7 @@ Example:
 _NUM_EXAMPLES = 10
 
 
+@reporting
 def demo(
     workspace: Annotated[
         str,
@@ -38,20 +38,18 @@ def demo(
             "--workspace", metavar="DIR", help="Folder or s3:// URI of the demo's artifacts."
         ),
     ] = "workspace/demo",
-    debug: Debug = False,
 ) -> None:
     """Run configs/sample.yaml in `workspace`, then print examples and metrics."""
-    with running(debug):
-        from jobs.pipeline import chosen_configs
-        from xrec.config.project import read_project
+    from jobs.pipeline import chosen_configs
+    from xrec.config.project import read_project
 
-        path = _project_file()
-        configs = chosen_configs(read_project(path, [f"workspace={workspace}"]))
-        from jobs.project_run import run
+    path = _project_file()
+    configs = chosen_configs(read_project(path, [f"workspace={workspace}"]))
+    from jobs.project_run import run
 
-        run(configs, source=str(path), tell=lambda line: typer.echo(line, err=True))
-        for line in _results(configs["evaluate"]):  # type: ignore[arg-type]
-            typer.echo(line)
+    run(configs, source=str(path), tell=lambda line: typer.echo(line, err=True))
+    for line in _results(configs["evaluate"]):  # type: ignore[arg-type]
+        typer.echo(line)
 
 
 def _results(config: "EvaluateConfig") -> Iterator[str]:

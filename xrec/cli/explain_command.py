@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xrec.cli.arguments import ConfigPath, Debug, Overrides
-from xrec.cli.process import running
+from xrec.cli.arguments import ConfigPath, Overrides
+from xrec.cli.reporting import reporting
 
 if TYPE_CHECKING:
     from jobs.explain import ExplainedPair
@@ -27,6 +27,7 @@ Example:
 """
 
 
+@reporting
 def explain(
     config_path: ConfigPath,
     user_id: Annotated[
@@ -42,23 +43,19 @@ def explain(
         ),
     ] = None,
     overrides: Overrides = None,
-    debug: Debug = False,
 ) -> None:
     """Run jobs.explain on one pair."""
-    with running(debug):
-        from xrec.config.backfill import BackfillConfig
-        from xrec.config.project import load_config
+    from xrec.config.backfill import BackfillConfig
+    from xrec.config.project import load_config
 
-        config = load_config(BackfillConfig, config_path, overrides or [])
-        import jobs.explain
+    config = load_config(BackfillConfig, config_path, overrides or [])
+    import jobs.explain
 
-        item_ids = (
-            None
-            if history is None
-            else [part.strip() for part in history.split(",") if part.strip()]
-        )
-        for line in _lines(jobs.explain.run(config, user_id, item_id, item_ids)):
-            typer.echo(line)
+    item_ids = (
+        None if history is None else [part.strip() for part in history.split(",") if part.strip()]
+    )
+    for line in _lines(jobs.explain.run(config, user_id, item_id, item_ids)):
+        typer.echo(line)
 
 
 def _lines(pair: "ExplainedPair") -> list[str]:

@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from xrec.cli.arguments import Debug
-from xrec.cli.process import running
+from xrec.cli.reporting import reporting
 from xrec.cli.table_command import OutputUri, StorageKeys
 
 HELP = """The published rows as plain files, for programs that do not read Delta tables.
@@ -25,6 +24,7 @@ Example:
 """
 
 
+@reporting
 def export(
     uri: OutputUri,
     to: Annotated[
@@ -50,33 +50,29 @@ def export(
         int | None,
         typer.Option("--version", help="Version of the table. Default: the published one."),
     ] = None,
-    debug: Debug = False,
 ) -> None:
     """Run xrec.bulk.export_run."""
-    with running(debug):
-        from xrec.bulk import export_run
-        from xrec.config.base import parse_config
-        from xrec.config.export import ExportConfig
-        from xrec.config.storage import storage_of
+    from xrec.bulk import export_run
+    from xrec.config.base import parse_config
+    from xrec.config.export import ExportConfig
+    from xrec.config.storage import storage_of
 
-        settings = parse_config(
-            ExportConfig,
-            {
-                "uri": to,
-                "format": format,
-                "columns": None if columns is None else _names(columns),
-                "partition_by": _names(partition_by or ""),
-            },
-            "xrec export",
-        )
-        exported = export_run(
-            uri, settings, version=version, storage=storage_of(storage_keys or [])
-        )
-        there = "written" if exported.is_new else "already there"
-        typer.echo(
-            f"{exported.location}: {there}: {exported.num_rows:,} rows of version "
-            f"{exported.version} in {exported.num_files:,} files"
-        )
+    settings = parse_config(
+        ExportConfig,
+        {
+            "uri": to,
+            "format": format,
+            "columns": None if columns is None else _names(columns),
+            "partition_by": _names(partition_by or ""),
+        },
+        "xrec export",
+    )
+    exported = export_run(uri, settings, version=version, storage=storage_of(storage_keys or []))
+    there = "written" if exported.is_new else "already there"
+    typer.echo(
+        f"{exported.location}: {there}: {exported.num_rows:,} rows of version "
+        f"{exported.version} in {exported.num_files:,} files"
+    )
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xrec.cli.arguments import Debug
-from xrec.cli.process import running
+from xrec.cli.reporting import reporting
 from xrec.cli.text_table import text_table
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ Example:
 """
 
 
+@reporting
 def init(
     directory: Annotated[
         str, typer.Argument(metavar="DIR", help="Folder of the project file; made if needed.")
@@ -45,15 +45,13 @@ def init(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a project file that is there.")
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """Run xrec.init.project."""
-    with running(debug):
-        from xrec.init.project import init_project
+    from xrec.init.project import init_project
 
-        findings = init_project(directory, source, force=force)
-        for line in _lines(findings):
-            typer.echo(line)
+    findings = init_project(directory, source, force=force)
+    for line in _lines(findings):
+        typer.echo(line)
 
 
 def _lines(findings: "Findings") -> list[str]:

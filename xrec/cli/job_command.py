@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.catalogue import COMPARE, SERVE, Job
-from xrec.cli.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
+from xrec.cli.arguments import ConfigPath, DryRun, Overrides, keys_option
 from xrec.cli.compare_command import compare
-from xrec.cli.process import running
+from xrec.cli.reporting import reporting
 from xrec.cli.serve_command import serve
 from xrec.cli.summary import show_config, summary
 
@@ -23,28 +23,27 @@ def add_job_command(app: typer.Typer, job: Job) -> None:
 
 
 def _job_command(job: Job) -> Callable[..., None]:
+    @reporting
     def run(
         config_path: ConfigPath,
         overrides: Overrides = None,
         dry_run: DryRun = False,
         keys: Annotated[bool, keys_option(job.name)] = False,
-        debug: Debug = False,
     ) -> None:
-        with running(debug):
-            config = job.load_config(config_path, overrides or [])
-            if dry_run:
-                show_config(config)
-                for line in _outlook(job, config):
-                    typer.echo(f"# {line}")
-            elif (manifest := job.run(config)) is not None:
-                typer.echo(summary(manifest, config.artifact(manifest.kind)))
-            else:
-                typer.echo(
-                    f"the limit of {getattr(config, 'limit', 0):,} rows is reached, in whole "
-                    "chunks; the same command without a limit goes on"
-                )
-                for line in _outlook(job, config):
-                    typer.echo(line)
+        config = job.load_config(config_path, overrides or [])
+        if dry_run:
+            show_config(config)
+            for line in _outlook(job, config):
+                typer.echo(f"# {line}")
+        elif (manifest := job.run(config)) is not None:
+            typer.echo(summary(manifest, config.artifact(manifest.kind)))
+        else:
+            typer.echo(
+                f"the limit of {getattr(config, 'limit', 0):,} rows is reached, in whole "
+                "chunks; the same command without a limit goes on"
+            )
+            for line in _outlook(job, config):
+                typer.echo(line)
 
     return run
 

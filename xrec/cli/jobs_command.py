@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xrec.cli.arguments import Address, Debug, new_app
-from xrec.cli.process import running
+from xrec.cli.arguments import Address, new_app
+from xrec.cli.reporting import reporting
 from xrec.cli.text_table import text_table
 
 if TYPE_CHECKING:
@@ -77,42 +77,41 @@ def _cluster() -> None:
 
 
 @app.command("list", help=LIST_HELP)
-def list_command(address: Address = None, debug: Debug = False) -> None:
+@reporting
+def list_command(address: Address = None) -> None:
     """Print the jobs."""
-    with running(debug):
-        typer.echo(_jobs_table(job_server(address).jobs()))
+    typer.echo(_jobs_table(job_server(address).jobs()))
 
 
 @app.command("logs", help=LOGS_HELP)
+@reporting
 def logs_command(
     submission_id: JobId,
     address: Address = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Print the log of a job."""
-    with running(debug):
-        server = job_server(address)
-        if follow:
-            server.follow(submission_id, write=lambda text: typer.echo(text, nl=False))
-        else:
-            typer.echo(server.logs(submission_id), nl=False)
+    server = job_server(address)
+    if follow:
+        server.follow(submission_id, write=lambda text: typer.echo(text, nl=False))
+    else:
+        typer.echo(server.logs(submission_id), nl=False)
 
 
 @app.command("stop", help=STOP_HELP)
-def stop_command(submission_id: JobId, address: Address = None, debug: Debug = False) -> None:
+@reporting
+def stop_command(submission_id: JobId, address: Address = None) -> None:
     """Stop a job and say how it ended."""
-    with running(debug):
-        typer.echo(f"{submission_id} {job_server(address).stop(submission_id)}")
+    typer.echo(f"{submission_id} {job_server(address).stop(submission_id)}")
 
 
 @cluster_app.command("status", help=STATUS_HELP)
-def status_command(address: Address = None, debug: Debug = False) -> None:
+@reporting
+def status_command(address: Address = None) -> None:
     """Print the nodes and the jobs."""
-    with running(debug):
-        server = job_server(address)
-        typer.echo(_nodes_table(server.nodes()))
-        typer.echo(_jobs_table(server.jobs()))
+    server = job_server(address)
+    typer.echo(_nodes_table(server.nodes()))
+    typer.echo(_jobs_table(server.jobs()))
 
 
 def job_server(address: str | None) -> "JobServer":

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from xrec.cli.arguments import ConfigPath, Debug
-from xrec.cli.process import running
+from xrec.cli.arguments import ConfigPath
+from xrec.cli.reporting import reporting
 
 HELP = """All jobs of a project, in order; what is there already is kept.
 
@@ -46,6 +46,7 @@ Redo = Annotated[
 ]
 
 
+@reporting
 def run(
     config_path: ConfigPath,
     overrides: ProjectOverrides = None,
@@ -56,20 +57,16 @@ def run(
         bool,
         typer.Option("--dry-run", help="Print the jobs' resolved configs as YAML and stop."),
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """Run jobs.project_run."""
-    with running(debug):
-        from jobs.pipeline import chosen_configs
-        from xrec.config.base import as_yaml
-        from xrec.config.project import read_project
+    from jobs.pipeline import chosen_configs
+    from xrec.config.base import as_yaml
+    from xrec.config.project import read_project
 
-        configs = chosen_configs(read_project(config_path, overrides or []), first, last)
-        if dry_run:
-            typer.echo(as_yaml(configs), nl=False)
-            return
-        from jobs.project_run import run as run_jobs
+    configs = chosen_configs(read_project(config_path, overrides or []), first, last)
+    if dry_run:
+        typer.echo(as_yaml(configs), nl=False)
+        return
+    from jobs.project_run import run as run_jobs
 
-        run_jobs(
-            configs, redo=redo, source=config_path, tell=lambda line: typer.echo(line, err=True)
-        )
+    run_jobs(configs, redo=redo, source=config_path, tell=lambda line: typer.echo(line, err=True))

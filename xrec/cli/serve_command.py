@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from jobs.catalogue import SERVE
-from xrec.cli.arguments import ConfigPath, Debug, DryRun, Overrides, keys_option
-from xrec.cli.process import running
+from xrec.cli.arguments import ConfigPath, DryRun, Overrides, keys_option
+from xrec.cli.reporting import reporting
 from xrec.cli.summary import show_config
 from xrec.errors import ConfigError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from xrec.config.serve import ServeConfig
 
 
+@reporting
 def serve(
     config_path: ConfigPath,
     overrides: Overrides = None,
@@ -29,17 +30,15 @@ def serve(
     ] = None,
     dry_run: DryRun = False,
     keys: Annotated[bool, keys_option("serve")] = False,
-    debug: Debug = False,
 ) -> None:
     """Run jobs.serve."""
-    with running(debug):
-        config = _load(config_path, overrides or [])
-        if dry_run:
-            show_config(config)
-        elif write_deployment is not None:
-            _write_deployment(config, write_deployment)
-        else:
-            SERVE.module().run(config, lambda: _load(config_path, overrides or []), _tell)
+    config = _load(config_path, overrides or [])
+    if dry_run:
+        show_config(config)
+    elif write_deployment is not None:
+        _write_deployment(config, write_deployment)
+    else:
+        SERVE.module().run(config, lambda: _load(config_path, overrides or []), _tell)
 
 
 def _write_deployment(config: "ServeConfig", path: str) -> None:

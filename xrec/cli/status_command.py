@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from xrec.cli.arguments import ConfigPath, Debug
-from xrec.cli.process import running
+from xrec.cli.arguments import ConfigPath
+from xrec.cli.reporting import reporting
 from xrec.cli.run_command import ProjectOverrides
 from xrec.cli.summary import scalars
 from xrec.cli.text_table import text_table
@@ -41,21 +41,19 @@ _FIGURES: Mapping[str, tuple[str, ...]] = {
 _MOST_COUNTS = 2
 
 
-def status(
-    config_path: ConfigPath, overrides: ProjectOverrides = None, debug: Debug = False
-) -> None:
+@reporting
+def status(config_path: ConfigPath, overrides: ProjectOverrides = None) -> None:
     """Print jobs.status."""
-    with running(debug):
-        from jobs.status import project_status
-        from xrec.config.project import read_project
+    from jobs.status import project_status
+    from xrec.config.project import read_project
 
-        artifacts = project_status(read_project(config_path, overrides or []))
-        typer.echo(text_table(_HEADER, [_row(artifact) for artifact in artifacts]))
-        for artifact in artifacts:
-            if artifact.notes:
-                typer.echo(f"\n{artifact.kind} ({artifact.uri}): {artifact.state}")
-            for note in artifact.notes:
-                typer.echo(f"  {note}")
+    artifacts = project_status(read_project(config_path, overrides or []))
+    typer.echo(text_table(_HEADER, [_row(artifact) for artifact in artifacts]))
+    for artifact in artifacts:
+        if artifact.notes:
+            typer.echo(f"\n{artifact.kind} ({artifact.uri}): {artifact.state}")
+        for note in artifact.notes:
+            typer.echo(f"  {note}")
 
 
 def _row(artifact: "ArtifactStatus") -> tuple[str, ...]:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.catalogue import job_named
-from xrec.cli.arguments import Address, ConfigPath, Debug, Overrides
+from xrec.cli.arguments import Address, ConfigPath, Overrides
 from xrec.cli.jobs_command import job_server
-from xrec.cli.process import running
+from xrec.cli.reporting import reporting
 from xrec.cli.run_command import First, Last, Redo
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ Example:
 """
 
 
+@reporting
 def submit(
     job_name: Annotated[str, typer.Argument(metavar="JOB", help="The job's name, or run.")],
     config_path: ConfigPath,
@@ -58,29 +59,27 @@ def submit(
             help="Install these packages for the job, e.g. requirements/lock.txt.",
         ),
     ] = None,
-    debug: Debug = False,
 ) -> None:
     """Run cluster.submit."""
-    with running(debug):
-        given = overrides or []
-        options = _run_options(first, last, redo)
-        configs = (
-            _all_configs(config_path, given, first, last)
-            if job_name == "run"
-            else [_config(job_name, config_path, given, options)]
-        )
-        _check_no_secrets(given)
-        from cluster.submit import check_shared_paths, submit_job
+    given = overrides or []
+    options = _run_options(first, last, redo)
+    configs = (
+        _all_configs(config_path, given, first, last)
+        if job_name == "run"
+        else [_config(job_name, config_path, given, options)]
+    )
+    _check_no_secrets(given)
+    from cluster.submit import check_shared_paths, submit_job
 
-        for config in configs:
-            check_shared_paths(config)
-        server = job_server(address)
-        words = () if job_name == "run" else job_named(job_name).words
-        command = [*(words or (job_name,)), Path(config_path).name, *given, *options]
-        submission_id = submit_job(server, Path(config_path), command, packages)
-        typer.echo(f"{job_name} submitted as {submission_id}", err=True)
-        if follow:
-            _follow(submission_id, server, address)
+    for config in configs:
+        check_shared_paths(config)
+    server = job_server(address)
+    words = () if job_name == "run" else job_named(job_name).words
+    command = [*(words or (job_name,)), Path(config_path).name, *given, *options]
+    submission_id = submit_job(server, Path(config_path), command, packages)
+    typer.echo(f"{job_name} submitted as {submission_id}", err=True)
+    if follow:
+        _follow(submission_id, server, address)
 
 
 def _run_options(first: str | None, last: str | None, redo: bool) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from xrec.cli.arguments import Debug, new_app
-from xrec.cli.process import FAILED, running
+from xrec.cli.arguments import new_app
+from xrec.cli.reporting import FAILED, reporting
 
 STATUS_HELP = """How far the run is that was planned last, and what is published.
 
@@ -83,67 +83,62 @@ app = new_app(no_args_is_help=True)
 
 
 @app.command("status", help=STATUS_HELP)
-def status(
-    uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False, debug: Debug = False
-) -> None:
+@reporting
+def status(uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False) -> None:
     """Print the status of the run at `uri`."""
-    with running(debug):
-        import yaml
+    import yaml
 
-        from jobs.table_text import status_values
-        from xrec.bulk import read_status
-        from xrec.config.storage import storage_of
+    from jobs.table_text import status_values
+    from xrec.bulk import read_status
+    from xrec.config.storage import storage_of
 
-        found = status_values(read_status(uri, storage_of(storage_keys or [])))
-        shown = json.dumps(found, indent=2) if as_json else yaml.safe_dump(found, sort_keys=False)
-        typer.echo(shown.rstrip())
+    found = status_values(read_status(uri, storage_of(storage_keys or [])))
+    shown = json.dumps(found, indent=2) if as_json else yaml.safe_dump(found, sort_keys=False)
+    typer.echo(shown.rstrip())
 
 
 @app.command("check", help=CHECK_HELP)
-def check(
-    uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False, debug: Debug = False
-) -> None:
+@reporting
+def check(uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False) -> None:
     """Print what is wrong with the output at `uri`."""
-    with running(debug):
-        from xrec.bulk import check_output
-        from xrec.config.storage import storage_of
+    from xrec.bulk import check_output
+    from xrec.config.storage import storage_of
 
-        findings = check_output(uri, storage_of(storage_keys or []))
-        if as_json:
-            typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
-        elif not findings:
-            typer.echo(f"{uri}: nothing is wrong")
-        else:
-            for finding in findings:
-                typer.echo(f"{finding.severity}: {finding.what}")
-                if finding.mend:
-                    typer.echo(f"  to do: {finding.mend}")
-        if any(finding.severity == "error" for finding in findings):
-            raise typer.Exit(FAILED)
+    findings = check_output(uri, storage_of(storage_keys or []))
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+    elif not findings:
+        typer.echo(f"{uri}: nothing is wrong")
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.severity}: {finding.what}")
+            if finding.mend:
+                typer.echo(f"  to do: {finding.mend}")
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(FAILED)
 
 
 @app.command("rollback", help=ROLLBACK_HELP)
+@reporting
 def rollback(
     uri: OutputUri,
     version: Annotated[int, typer.Option("--version", help="The version to go back to.")],
     storage_keys: StorageKeys = None,
-    debug: Debug = False,
 ) -> None:
     """Publish an earlier version again."""
-    with running(debug):
-        from xrec.bulk import rollback as roll_back
-        from xrec.config.storage import storage_of
+    from xrec.bulk import rollback as roll_back
+    from xrec.config.storage import storage_of
 
-        made = roll_back(uri, version, storage_of(storage_keys or []))
-        typer.echo(f"{uri}: version {made} has the rows of version {version}")
+    made = roll_back(uri, version, storage_of(storage_keys or []))
+    typer.echo(f"{uri}: version {made} has the rows of version {version}")
 
 
 @app.command("empty", help=EMPTY_HELP)
-def empty(uri: OutputUri, storage_keys: StorageKeys = None, debug: Debug = False) -> None:
+@reporting
+def empty(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     """Publish a version without rows."""
-    with running(debug):
-        from xrec.bulk import empty as make_empty
-        from xrec.config.storage import storage_of
+    from xrec.bulk import empty as make_empty
+    from xrec.config.storage import storage_of
 
-        made = make_empty(uri, storage_of(storage_keys or []))
-        typer.echo(f"{uri}: version {made} has no rows; a rollback brings earlier ones back")
+    made = make_empty(uri, storage_of(storage_keys or []))
+    typer.echo(f"{uri}: version {made} has no rows; a rollback brings earlier ones back")

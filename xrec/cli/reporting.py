@@ -1,17 +1,20 @@
-"""What every command does to its process: where log lines go, and how it ends.
+"""What every command has: log lines on standard error, messages for errors, and exit codes.
 
 Exit codes: 0 done, 1 failed, 2 bad usage or config, 130 interrupted. SIGTERM interrupts as Ctrl-C
 does, so a job that is stopped ends in order.
 """
 
+import functools
+import inspect
 import logging
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
@@ -22,8 +25,33 @@ BAD_USAGE = 2
 INTERRUPTED = 130
 
 
+_Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug", help="Also debug lines, workers' output, and the traceback of an error."
+    ),
+]
+_DEBUG = inspect.Parameter(
+    "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Debug
+)
+
+
+def reporting(work: Callable[..., None]) -> Callable[..., None]:
+    """Return `work` as a command, which has the option `--debug` too."""
+
+    @functools.wraps(work)
+    def command(*arguments: Any, debug: bool = False, **options: Any) -> None:
+        with _exit_codes(debug):
+            work(*arguments, **options)
+
+    signature = inspect.signature(work)
+    parameters = [*signature.parameters.values(), _DEBUG]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
 @contextmanager
-def running(debug: bool) -> Iterator[None]:
+def _exit_codes(debug: bool) -> Iterator[None]:
     """Turn the errors of the `with` body into messages and exit codes, and show log lines.
 
     Of an expected error (XRecError) the message is printed on standard error, with `debug` also the
