@@ -353,7 +353,7 @@ def test_stream_begins_with_the_opening_and_the_text_is_that_of_the_closed_engin
 
 def num_at_the_engine(live: LiveExplainer) -> Awaitable[int]:
     engine = live.engine
-    return asyncio.wrap_future(engine.call(lambda: engine.num_rows + engine.num_waiting))
+    return asyncio.wrap_future(engine.call(lambda: engine.core.num_rows + engine.core.num_waiting))
 
 
 def test_abandoned_stream_frees_its_row(live: LiveExplainer, town: Path) -> None:
