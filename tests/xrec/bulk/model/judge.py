@@ -69,8 +69,14 @@ def judge_answers(world: World, answers: dict[str, str]) -> None:
         undone = log.undone()
         stands = [entry for v, entry in enumerate(log.entries) if v not in undone]
         for run, nonce, pass_ in world.done:
-            if not any((e.run, e.nonce) == (run, nonce) and e.pass_ >= pass_ for e in stands):
-                world.find("said done, and no version shows it")
+            showing, undone_too = (
+                [e for e in each if (e.run, e.nonce) == (run, nonce) and e.pass_ >= pass_]
+                for each in (stands, log.entries)
+            )
+            if not showing:
+                # A vacuum that had looked before the commit may delete its files after the answer.
+                lacks = any(not _is_whole(world, each.add) for each in undone_too)
+                world.find("files missing" if lacks else "said done, and no version shows it")
 
 
 def judge_end(world: World, run: str, answer: str) -> None:
