@@ -63,7 +63,7 @@ again.
 
 \b
 In:   source: a table of reviews (user_id, item_id, review), and perhaps one of items
-Out:  <workspace>/annotations: tables items, users, pairs and aspects, report.html, manifest.json;
+Out:  <workspace>/annotations: tables items, users and pairs, report.html, manifest.json;
       xrec prepare takes it with 'source: {kind: annotations}'
 
 \b

@@ -40,28 +40,12 @@ class Annotator(Protocol):
         ...
 
 
-def _nothing_to_learn(reviews: pa.Table, output: Location) -> None:
-    return None
-
-
-def _learned_nothing(output: Location) -> str:
-    return ""
-
-
-def _nothing_to_do(output: Location) -> None:
+def _nothing(*_: object) -> None:
     return None
 
 
 def _counts(outlook: Outlook) -> list[str]:
     return [f"{stage}: {count:,} texts" for stage, count in outlook.counts.items()]
-
-
-def _no_figures(costs: Mapping[str, float]) -> dict[str, float]:
-    return {}
-
-
-def _no_budget(costs: Mapping[str, float]) -> None:
-    return None
 
 
 @dataclass(frozen=True)
@@ -76,8 +60,8 @@ class AnnotatorSpec:
     learn: called in the driver, before the first stage, with training reviews (a sample of at most
         `num_learned`, schema REVIEWS); writes what actors are to read below `output`. It must
         write the same if it is called twice.
-    learned: a fingerprint of what `learn` wrote, which texts depend on too; "" if that is nothing.
-        Texts of earlier annotations are carried only if it is the same there.
+    learned: a fingerprint of what `learn` wrote, which texts depend on too; None if it writes
+        nothing. Texts of earlier annotations are carried only if it is the same there.
     check_costs: called every few seconds with the costs of all stages so far; raises an XRecError
         to end the run, which a later call goes on with.
     gpus_per_actor: for an actor whose device is a GPU.
@@ -85,8 +69,6 @@ class AnnotatorSpec:
     forget_failures: called in the driver before failed texts are written again; `output` as above.
     clean_up: called in the driver once all texts are written and published.
     describe: lines for a reader that say what a run would do, for --dry-run.
-    figures: what the costs of all stages tell, for report and manifest, by a name that readers
-        understand.
     """
 
     settings: Mapping[str, Any]
@@ -94,17 +76,16 @@ class AnnotatorSpec:
     reasons: tuple[str, ...]
     make: Callable[[Location], Annotator]
     row_errors: tuple[type[Exception], ...] = ()
-    learn: Callable[[pa.Table, Location], None] = _nothing_to_learn
+    learn: Callable[[pa.Table, Location], None] = _nothing
     num_learned: int = 0
-    learned: Callable[[Location], str] = _learned_nothing
-    check_costs: Callable[[Mapping[str, float]], None] = _no_budget
+    learned: Callable[[Location], str] | None = None
+    check_costs: Callable[[Mapping[str, float]], None] = _nothing
     chunks_at_once: int = 1
     gpus_per_actor: int = 0
     max_actors: int | None = None
-    forget_failures: Callable[[Location], None] = _nothing_to_do
-    clean_up: Callable[[Location], None] = _nothing_to_do
+    forget_failures: Callable[[Location], None] = _nothing
+    clean_up: Callable[[Location], None] = _nothing
     describe: Callable[[Outlook], list[str]] = _counts
-    figures: Callable[[Mapping[str, float]], dict[str, float]] = _no_figures
 
     def num_actors(self, wanted: int) -> int:
         """How many actors a stage of texts has if the config asks for `wanted`."""

@@ -20,7 +20,6 @@ _SAMPLES: Mapping[Stage, tuple[str, ...]] = {
     "items": ("max_reviews_per_item",),
     "users": ("max_reviews_per_item", "max_reviews_per_user"),
     "pairs": ("max_reviews_per_item",),
-    "aspects": ("max_reviews_per_item", "vocabulary"),
 }
 
 
@@ -28,7 +27,7 @@ def identify_annotations(
     config: AnnotateConfig, spec: AnnotatorSpec, files: Mapping[str, str]
 ) -> Identity:
     """The run that `config` asks for; `files` are the hashes of the source's files, by table."""
-    names = {*_KEPT, *(name for names in _SAMPLES.values() for name in names)}
+    names = {*_KEPT, "vocabulary", *(name for names in _SAMPLES.values() for name in names)}
     return _identity(config, spec, files, names, {})
 
 

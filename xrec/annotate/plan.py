@@ -9,19 +9,16 @@ import pyarrow as pa
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import Stage, stage_format
 from xrec.annotate.identity import identify_stage
-from xrec.annotate.normalize import names_are_english
 from xrec.annotate.stages import ItemStage, PairStage, TextStage, UserStage
 from xrec.annotate.store import ReviewStore, StoreRecord
-from xrec.annotate.tables import count_names, read_item_texts
+from xrec.annotate.tables import read_item_texts
 from xrec.annotate.task import TextTask
-from xrec.annotate.vocabulary import AspectTask
 from xrec.bulk import BulkRun, ChunkTask, RunRequest, clean_keys, open_run
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.shared import StorageConfig
 from xrec.storage import Location, fingerprint_of, location_of, open_location
 
 Rows = Iterator[tuple[pa.Table, pa.Table]]
-_NAMES_A_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,8 @@ def plan_stage(
     files: Mapping[str, str],
     stage: Stage,
     versions: Mapping[Stage, int],
-) -> PlannedStage | None:
-    """Plan a stage, or open it if it was planned before; None if it has no rows.
+) -> PlannedStage:
+    """Plan a stage, or open it if it was planned before.
 
     files: the hashes of the source's files. versions: of the stages before it. Raises what
     `open_run` raises.
@@ -48,14 +45,10 @@ def plan_stage(
     output = location_of(config, "annotations")
     store = ReviewStore(output, record.num_files)
     uri, storage = output.shared_uri, config.storage
-    counts = count_names(output, versions["pairs"], storage) if stage == "aspects" else {}
-    if stage == "aspects" and not counts:
-        return None
     batches: Mapping[Stage, Callable[[], Rows]] = {
         "items": lambda: _items(store, uri),
         "users": lambda: _users(store, uri),
         "pairs": lambda: _pairs(store, uri),
-        "aspects": lambda: _names(counts, uri),
     }
     run = open_run(
         RunRequest(
@@ -63,22 +56,11 @@ def plan_stage(
             identify_stage(config, spec, files, stage),
             stage_format(stage, spec.reasons),
             batches[stage],
-            # What the rows are follows from the identity, except for the names that pairs have.
-            listing={"pairs": [str(versions["pairs"])]} if stage == "aspects" else {},
-            rows_per_chunk=_NAMES_A_CHUNK if stage == "aspects" else config.rows_per_chunk,
+            rows_per_chunk=config.rows_per_chunk,
             carry_from=f"{config.carry_from.rstrip('/')}/{stage}" if config.carry_from else None,
             storage=storage,
         )
     )
-    if stage == "aspects":
-        make = functools.partial(
-            AspectTask,
-            dict(counts),
-            config.vocabulary,
-            stage_format(stage, spec.reasons),
-            is_english=names_are_english(spec.settings),
-        )
-        return PlannedStage(run, make)
     settings = _StageSettings.of(config, record, stage, versions)
     return PlannedStage(run, functools.partial(_make_text_task, settings, spec))
 
@@ -116,12 +98,12 @@ class _StageSettings:
 
 def _make_text_task(settings: _StageSettings, spec: AnnotatorSpec) -> TextTask:
     output = open_location(settings.output, settings.storage)
-    learned = spec.learned(output)
+    learned = [spec.learned(output)] if spec.learned else []
     return TextTask(
         _stage(settings, output),
         spec.make(output),
         stage_format(settings.stage, spec.reasons),
-        fingerprint_of([dict(spec.settings), dict(spec.inputs), *([learned] if learned else [])]),
+        fingerprint_of([dict(spec.settings), dict(spec.inputs), *learned]),
         spec.row_errors,
     )
 
@@ -154,8 +136,3 @@ def _users(store: ReviewStore, uri: str) -> Rows:
 def _pairs(store: ReviewStore, uri: str) -> Rows:
     for ids in store.ids("all_by_user"):
         yield clean_keys(ids, ("user_id", "item_id"), file=uri, first_line=1)
-
-
-def _names(counts: Mapping[str, int], uri: str) -> Rows:
-    names = pa.table({"aspect": pa.array(sorted(counts), pa.string())})
-    yield clean_keys(names, ("aspect",), file=uri, first_line=1)

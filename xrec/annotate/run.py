@@ -22,7 +22,6 @@ _WHAT: Mapping[Stage, str] = {
     "items": "profiles of items",
     "users": "profiles of users",
     "pairs": "explanations",
-    "aspects": "names of aspects",
 }
 
 
@@ -60,8 +59,6 @@ class _Run:
             if config.limit is not None and self._num_rows >= config.limit:
                 return None
             planned = plan_stage(config, spec, self._record, files, stage, versions_of(self._done))
-            if planned is None:
-                continue
             manifest = self._complete(stage, planned)
             if manifest is None:
                 return None
@@ -77,10 +74,10 @@ class _Run:
 
     def _complete(self, stage: Stage, planned: PlannedStage) -> Manifest | None:
         run, config, actors = planned.run, self._config, self._config.actors
-        num_rows, is_text = run.record.num_rows, stage != "aspects"
+        num_rows = run.record.num_rows
         logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.record.size.num_chunks)
-        num_actors = self._spec.num_actors(actors.num_actors) if is_text else actors.num_actors
-        num_gpus = self._spec.gpus_per_actor if is_text else 0
+        num_actors = self._spec.num_actors(actors.num_actors)
+        num_gpus = self._spec.gpus_per_actor
         pool = RayPool(
             max_actors=num_actors,
             min_actors=actors.min_actors,
@@ -100,9 +97,9 @@ class _Run:
                 planned.make_task,
                 KIND,
                 describe_stage,
-                chunks_at_once=self._spec.chunks_at_once if is_text else 1,
-                retry=_reasons(config, run.format.all_reasons) if is_text else (),
-                max_failed_share=config.max_failed_share if is_text else 1.0,
+                chunks_at_once=self._spec.chunks_at_once,
+                retry=_reasons(config, run.format.all_reasons),
+                max_failed_share=config.max_failed_share,
                 max_rows=None if config.limit is None else config.limit - self._num_rows,
                 alongside=config.alongside,
                 on_progress=on_progress,
@@ -128,10 +125,7 @@ def _reasons(config: AnnotateConfig, of_stage: tuple[str, ...]) -> tuple[str, ..
 
 def _check_reasons(config: AnnotateConfig, spec: AnnotatorSpec) -> None:
     known = dict.fromkeys(
-        reason
-        for stage in STAGES
-        if stage != "aspects"
-        for reason in stage_format(stage, spec.reasons).all_reasons
+        reason for stage in STAGES for reason in stage_format(stage, spec.reasons).all_reasons
     )
     unknown = [each for each in config.retry_failed or () if each not in (*known, "all")]
     if unknown:

@@ -63,13 +63,6 @@ class LanguageModelAnnotator(Config):
     budget: BudgetConfig = Field(
         default_factory=BudgetConfig, description="What the job may spend."
     )
-    num_asked_twice: int = Field(
-        100,
-        ge=0,
-        description="Number of pairs, about, that are asked with a second seed too, for the "
-        "report: how far the two texts agree. The second one is drawn at temperature 0.7 if "
-        "sampling.temperature is 0 or null.",
-    )
     chunks_at_once: int = Field(
         2,
         ge=1,

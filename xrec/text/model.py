@@ -1,5 +1,6 @@
 """What goes into a language model and comes out of it, and the protocol of one."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -29,13 +30,13 @@ class Prompt(Generic[ObjectT]):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a reply cost.
+    """What a reply cost, or many; an estimate may have parts of tokens.
 
     num_requests: how often the model was asked, refused requests included.
     """
 
-    num_prompt_tokens: int = 0
-    num_reply_tokens: int = 0
+    num_prompt_tokens: float = 0
+    num_reply_tokens: float = 0
     num_requests: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
@@ -45,10 +46,22 @@ class Usage:
             self.num_requests + other.num_requests,
         )
 
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.num_prompt_tokens - other.num_prompt_tokens,
+            self.num_reply_tokens - other.num_reply_tokens,
+            self.num_requests - other.num_requests,
+        )
+
     @property
-    def num_tokens(self) -> int:
+    def num_tokens(self) -> float:
         """Tokens of prompts and replies together."""
         return self.num_prompt_tokens + self.num_reply_tokens
+
+
+def about_tokens(text: str) -> int:
+    """About how many tokens a text is, for any tokenizer; English takes 0.25 a character."""
+    return math.ceil(len(text) * 0.3)
 
 
 @dataclass(frozen=True)

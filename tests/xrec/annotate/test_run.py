@@ -16,8 +16,6 @@ from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.read import read_annotations
 from xrec.annotate.reviews import keep_source
 from xrec.annotate.run import run_annotate
-from xrec.annotate.tables import read_stage
-from xrec.bulk.result import ResultFolder
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import SplitShares
 from xrec.config.shared import StorageConfig
@@ -29,7 +27,7 @@ from xrec.errors import (
     DataError,
     XRecError,
 )
-from xrec.storage import Location, Manifest, open_location
+from xrec.storage import Location, Manifest
 
 pytestmark = pytest.mark.usefixtures("actor_here")
 
@@ -228,35 +226,6 @@ def test_run_low_rated_reviews_count_against_their_items_and_are_in_nothing_else
     assert found == {(0, "loud"): (0, 1), (1, "warm"): (1, 0)}
 
 
-def test_run_stopped_amid_a_chunk_asks_only_for_what_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = annotate_config(tmp_path / "ws", _town(tmp_path), rows_per_chunk=4)
-    spec = quoting_spec(tmp_path)
-    create, num_results = ResultFolder.create, 0
-
-    def create_or_stop(*arguments: Any) -> Any:
-        nonlocal num_results
-        num_results += 1
-        if num_results == 12:
-            raise KeyboardInterrupt
-        return create(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ResultFolder, "create", create_or_stop)
-        with pytest.raises(KeyboardInterrupt):
-            _run(config, spec)
-    num_asked_before = len((tmp_path / "asked").read_text().splitlines())
-    assert _run(config, spec) is not None
-    asked = Counter((tmp_path / "asked").read_text().splitlines())
-    assert len(asked) == NUM_ITEMS + NUM_USERS + NUM_USERS * REVIEWS_PER_USER
-    twice = [line for line, count in asked.items() if count > 1]
-    assert 0 < len(twice) <= 4  # the chunk that was under way
-    assert num_asked_before > 4
-    source = read_annotations(config.artifact("annotations"), StorageConfig())
-    assert source.explanations.num_rows == NUM_USERS * REVIEWS_PER_USER
-
-
 def test_run_with_a_limit_ends_and_the_next_goes_on(tmp_path: Path) -> None:
     path = _town(tmp_path)
     limited = annotate_config(tmp_path / "ws", path, limit=10, rows_per_chunk=4)
@@ -331,25 +300,6 @@ def test_run_carries_what_there_is_and_a_wrong_uri_is_an_error(tmp_path: Path) -
     nowhere = annotate_config(tmp_path / "ws3", path, carry_from=str(tmp_path / "nowhere"))
     with pytest.raises(ArtifactNotFoundError, match=r"carry_from: .*nowhere: there are no annot"):
         _run(nowhere, quoting_spec(tmp_path))
-
-
-def test_run_of_names_that_a_retry_found_has_them_in_the_vocabulary(tmp_path: Path) -> None:
-    rows = [review("a", "1", "refuse loud"), review("b", "1", "warm"), review("c", "2", "warm")]
-    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
-    hashed = {"by": "hash", "test": 0, "validation": 0}
-    config = annotate_config(tmp_path / "ws", path, split=hashed)
-    assert _run(config, quoting_spec(tmp_path)) is not None
-    (tmp_path / "mended").touch()
-    retried = _run(config.model_copy(update={"retry_failed": (REFUSED,)}), quoting_spec(tmp_path))
-    assert retried is not None
-    names = read_stage(
-        open_location(config.artifact("annotations")),
-        "aspects",
-        retried.metrics["tables"]["aspects"],
-        ("aspect",),
-        StorageConfig(),
-    )
-    assert names["aspect"].to_pylist() == ["loud", "refuse", "warm"]
 
 
 def test_run_carries_no_text_of_an_annotator_that_had_learned_something_else(

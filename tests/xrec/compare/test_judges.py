@@ -37,8 +37,7 @@ def _judges(stub: StubEndpoint) -> list[dict[str, Any]]:
                 "base_url": stub.url,
                 "model": name,
                 "api_key_variable": None,
-                "first_wait_seconds": 0.05,
-                "deadline_seconds": 20.0,
+                "max_retries": 3,
             },
         }
         for name in ("ann", "bob")

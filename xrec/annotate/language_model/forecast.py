@@ -10,7 +10,7 @@ from xrec.bulk import Rate
 from xrec.config.language_model_annotator import BudgetConfig
 from xrec.config.text import PricesConfig, SamplingConfig
 from xrec.progress import duration
-from xrec.text import Message, Spent
+from xrec.text import Message, Usage
 
 _NUM_SHOWN = 3
 _TOKENS_AROUND_MESSAGE = 5
@@ -33,7 +33,6 @@ class Forecast:
     sampling: SamplingConfig
     prices: PricesConfig | None
     budget: BudgetConfig
-    num_asked_twice: int
     num_at_once: int
 
     def lines(self, outlook: Outlook) -> list[str]:
@@ -43,11 +42,11 @@ class Forecast:
             "users": [self.prompts.user(row) for row in outlook.users],
             "pairs": [self.prompts.pair(row) for row in outlook.pairs],
         }
-        spent, lines = Spent(), []
+        spent, lines = Usage(), []
         for stage, conversations in asked.items():
             num_texts, rate = outlook.counts[stage], outlook.rates.get(stage)
             each = self._each(conversations, rate)
-            total = Spent(each.num_prompt_tokens * num_texts, each.num_reply_tokens * num_texts)
+            total = Usage(each.num_prompt_tokens * num_texts, each.num_reply_tokens * num_texts)
             spent += total
             lines.append(self._line(stage, num_texts, each, total, rate))
         lines += [self._sum(outlook, spent), *self._time(outlook), *self._money(spent)]
@@ -55,10 +54,10 @@ class Forecast:
             lines += _shown(stage, conversations[:_NUM_SHOWN])
         return lines
 
-    def _each(self, conversations: Sequence[Conversation], rate: Rate | None) -> Spent:
+    def _each(self, conversations: Sequence[Conversation], rate: Rate | None) -> Usage:
         """The mean tokens of a prompt and a reply: as measured, or the sample's and the most."""
         if rate is not None and "prompt_tokens" in rate.costs:
-            return Spent(
+            return Usage(
                 rate.costs["prompt_tokens"] / rate.num_done,
                 rate.costs["reply_tokens"] / rate.num_done,
             )
@@ -67,10 +66,10 @@ class Forecast:
             for conversation in conversations
             for message in conversation
         ]
-        return Spent(sum(num_tokens) / max(1, len(conversations)), self.sampling.max_tokens)
+        return Usage(sum(num_tokens) / max(1, len(conversations)), self.sampling.max_tokens)
 
     def _line(
-        self, stage: Stage, num_texts: int, each: Spent, total: Spent, rate: Rate | None
+        self, stage: Stage, num_texts: int, each: Usage, total: Usage, rate: Rate | None
     ) -> str:
         how = f"measured on {rate.num_done:,} texts" if rate else self._how
         return (
@@ -83,11 +82,10 @@ class Forecast:
     def _how(self) -> str:
         return "by the model's tokenizer" if self.is_counted else "at 0.3 tokens a character"
 
-    def _sum(self, outlook: Outlook, spent: Spent) -> str:
+    def _sum(self, outlook: Outlook, spent: Usage) -> str:
         text = (
             f"in all: {sum(outlook.counts.values()):,} prompts, {spent.num_tokens:,.0f} tokens; "
-            f"{self.num_asked_twice} pairs are asked with a second seed too, equal prompts once, "
-            "and once more where a reply is not valid"
+            "equal prompts are asked once, and once more where a reply is not valid"
         )
         limit = self.budget.max_tokens
         if limit is not None and spent.num_tokens > limit:
@@ -105,7 +103,7 @@ class Forecast:
         more = f", and {' and '.join(missing)}, not measured yet" if missing else ""
         yield f"time: {duration(seconds / self.num_at_once)}, as measured{more}"
 
-    def _money(self, spent: Spent) -> Iterator[str]:
+    def _money(self, spent: Usage) -> Iterator[str]:
         if self.prices is None:
             return
         cost = self.prices.of(spent.num_prompt_tokens, spent.num_reply_tokens)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.language_model.agreement import agreement_figures
 from xrec.annotate.language_model.make_writer import MakeWriter, kept_replies
 from xrec.annotate.language_model.prompt_file import KINDS, read_prompt
 from xrec.annotate.language_model.replies import REASONS, SCHEMAS
@@ -76,7 +75,6 @@ def language_model_spec(
         make=make,
         check_costs=make.check_costs,
         describe=make.describe,
-        figures=agreement_figures,
         chunks_at_once=annotator.chunks_at_once,
         gpus_per_actor=gpus,
         max_actors=1 if isinstance(model, EndpointModelConfig) else None,

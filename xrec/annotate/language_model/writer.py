@@ -2,12 +2,10 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from xrec.annotate.language_model.agreement import is_in_sample, same_aspects, same_words
 from xrec.annotate.language_model.data import RowData
 from xrec.annotate.language_model.replies import (
     COPIES_EXAMPLE,
@@ -70,25 +68,15 @@ class Prompts:
         return self._files[kind].messages(data, self._domain, self._values)
 
 
-@dataclass(frozen=True)
-class SecondSeed:
-    """Asks a `share` of the pairs once more, with another seed, to see how far texts agree."""
-
-    asker: Asker
-    share: float
-
-
 class LanguageModelWriter:
     """An `Annotator` that asks `asker` for each row.
 
     The costs of what it writes: prompt_tokens and reply_tokens; requests, repeated ones included;
-    equal_prompts, which were not asked; repaired_replies. Of pairs that were asked with a second
-    seed, and have a text both times: second_seed_rows, and the sums of second_seed_aspects and
-    second_seed_words (see agreement).
+    equal_prompts, which were not asked; repaired_replies.
     """
 
-    def __init__(self, prompts: Prompts, asker: Asker, second: SecondSeed):
-        self._prompts, self._asker, self._second = prompts, asker, second
+    def __init__(self, prompts: Prompts, asker: Asker):
+        self._prompts, self._asker = prompts, asker
         self._limits = prompts.limits
         self._item, self._user = self._limits.item(), self._limits.user()
         self._pair = self._limits.pair()
@@ -110,30 +98,7 @@ class LanguageModelWriter:
 
     def pairs(self, rows: Sequence[PairInput]) -> Written[PairText]:
         """See Annotator."""
-        written = self._pairs(rows, self._asker)
-        again = [
-            (row, text)
-            for row, text in zip(rows, written.results, strict=True)
-            if isinstance(text, PairText) and is_in_sample(row, self._second.share)
-        ]
-        if not again:
-            return written
-        second = self._pairs([row for row, _ in again], self._second.asker)
-        both = [
-            (one, other)
-            for (_, one), other in zip(again, second.results, strict=True)
-            if isinstance(other, PairText)
-        ]
-        agreed = {
-            "second_seed_rows": len(both),
-            "second_seed_aspects": sum(same_aspects(*texts) for texts in both),
-            "second_seed_words": sum(same_words(*texts) for texts in both),
-        }
-        costs = {name: cost + second.costs[name] for name, cost in written.costs.items()}
-        return Written(written.results, {**costs, **agreed})
-
-    def _pairs(self, rows: Sequence[PairInput], asker: Asker) -> Written[PairText]:
-        replies = self._replies(map(self._prompts.pair, rows), self._pair, asker)
+        replies = self._replies(map(self._prompts.pair, rows), self._pair)
         texts = [
             self._text("pair", reply, functools.partial(pair_text, row, self._limits))
             for row, reply in zip(rows, replies, strict=True)
@@ -154,12 +119,9 @@ class LanguageModelWriter:
         return Failure(COPIES_EXAMPLE, message, reply.raw)
 
     def _replies(
-        self,
-        conversations: Iterable[tuple[Message, ...]],
-        schema: type[ReplyT],
-        asker: Asker | None = None,
+        self, conversations: Iterable[tuple[Message, ...]], schema: type[ReplyT]
     ) -> list[Reply[ReplyT]]:
-        return (asker or self._asker).ask([Prompt(messages, schema) for messages in conversations])
+        return self._asker.ask([Prompt(messages, schema) for messages in conversations])
 
 
 def _text(reply: Reply[ReplyT], to_text: Callable[[ReplyT], TextT | Failure]) -> TextT | Failure:

@@ -43,10 +43,9 @@ def _spec(stub: StubEndpoint | None, **settings: Any) -> AnnotatorSpec:
         "kind": "endpoint",
         "base_url": stub.url if stub else "http://127.0.0.1:9/v1",
         "model": "stub",
-        "first_wait_seconds": 0.05,
         **settings.pop("model", {}),
     }
-    annotator = {"kind": "language_model", "model": model, "num_asked_twice": 0, **settings}
+    annotator = {"kind": "language_model", "model": model, **settings}
     return language_model_spec(_config(annotator), {"OPENAI_API_KEY": KEY})
 
 
@@ -95,29 +94,6 @@ def test_annotator_asks_equal_prompts_once_and_after_a_kill_not_again(tmp_path: 
     assert first.costs["equal_prompts"] == 4
     assert first.costs["prompt_tokens"] == 11
     assert second.results[:5] == first.results
-
-
-def test_annotator_asks_a_sample_of_pairs_with_a_second_seed_and_counts_how_far_they_agree(
-    tmp_path: Path,
-) -> None:
-    def behave(asked: Asked) -> Answer:
-        is_second = asked.body["seed"] != 0
-        words = "You would enjoy soft straps" if is_second else "You would enjoy a soft strap"
-        names = ["width", "tone"] if is_second else ["width"]
-        aspects = [{"aspect": name, "opinion": "", "sentiment": "positive"} for name in names]
-        return Answer(text=json.dumps({"explanation": words, "aspects": aspects}))
-
-    with stub_endpoint(behave) as stub:
-        # Without the record of kept reviews one pair is all that there is.
-        annotator = _made(_spec(stub, num_asked_twice=1), tmp_path)
-        written = annotator.pairs([pair_row(f"{place}", number=place) for place in range(4)])
-    assert len(stub.asked) == 8
-    assert {asked.body["temperature"] for asked in stub.asked} == {0.0, 0.7}
-    assert {text.explanation for text in written.results} == {"You would enjoy a soft strap."}
-    assert written.costs["second_seed_rows"] == 4
-    assert written.costs["second_seed_aspects"] == 4 * 0.5
-    assert written.costs["second_seed_words"] == pytest.approx(4 * 2 * 4 / 11)
-    assert written.costs["requests"] == 8
 
 
 def test_annotator_with_a_hostile_review_changes_no_other_row(tmp_path: Path) -> None:
