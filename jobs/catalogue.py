@@ -116,17 +116,16 @@ TRAIN_ASPECTS = Job(
     "aspects",
     """Dataset with aspects in, out: which aspects of an item to name to a user.
 
-Trains a score of aspects on the validation's reviews, and chooses the best ones of each explained
-pair, of training pairs without their own review. Runs in this process.
+Trains a score of aspects on the validation's reviews. Runs in this process.
 
 \b
 In:   <workspace>/dataset with aspects (from: xrec prepare, of annotations, with aspects_from, or of
       the sample)
-Out:  <workspace>/aspects: weights.json, neighbours.safetensors, choices.parquet, manifest.json
+Out:  <workspace>/aspects: weights.json, neighbours.safetensors, manifest.json
 
 \b
 Example:
-  xrec train-aspects configs/instruments.yaml num_chosen=3
+  xrec train-aspects configs/instruments.yaml personal_weight=0.5
 """,
 )
 

@@ -144,7 +144,6 @@ def test_train_aspects_of_profiles_reads_back_and_refuses_more_than_one_review_a
     values = {
         "workspace": workspace,
         "similar_items": {"embedding_dim": 8, "num_neighbours": 5},
-        "num_chosen": 2,
     }
     manifest = train_aspects(TrainAspectsConfig.model_validate(values))
     assert 0 < manifest.metrics["validation"]["ndcg@10"] <= 1

@@ -11,7 +11,7 @@ from jobs.train_aspects import run as train_aspects
 from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
 from tests.xrec.peers.conftest import MakePeerConfig
 from tests.xrec.peers.test_texts import write_untrained
-from xrec.aspects import read_choices
+from xrec.aspects import read_chooser
 from xrec.backfill import read_explanations
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
@@ -37,9 +37,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     similar = {"embedding_dim": 8, "num_neighbours": 5}
     train_aspects(
-        TrainAspectsConfig.model_validate(
-            {"workspace": workspace, "similar_items": similar, "num_chosen": 2}
-        )
+        TrainAspectsConfig.model_validate({"workspace": workspace, "similar_items": similar})
     )
     return workspace
 
@@ -61,15 +59,14 @@ def test_aspects_chosen_are_those_of_train_aspects(town: str, town_dataset: Data
     location = open_location(f"{town}/aspects")
     assert town_dataset.aspects is not None
     names = town_dataset.aspects["aspect"].to_pylist()
-    chosen: dict[tuple[int, int], list[str]] = {}
-    for row in read_choices(location).to_pylist():
-        pair = (row["user_index"], row["item_index"])
-        chosen.setdefault(pair, []).append(names[row["aspect_index"]])
-    pairs = list(chosen)
+    pairs = town_dataset.explanations
+    users, items = (pairs[f"{name}_index"].to_numpy().astype("int64") for name in ("user", "item"))
+    chooser = read_chooser(location, town_dataset)
+    chosen = chooser.choose(users, items, 2, leave_out_own=True).aspects.tolist()
     found = aspect_names("peter_plus", town_dataset, location, 2).of(
-        [user for user, _ in pairs], [item for _, item in pairs]
+        pairs["user_index"].to_pylist(), pairs["item_index"].to_pylist()
     )
-    assert found == [tuple(chosen[pair]) for pair in pairs]
+    assert found == [tuple(names[each] for each in row if each >= 0) for row in chosen]
 
 
 def test_aspects_of_the_oracle_are_those_of_the_pairs_own_review(
