@@ -16,8 +16,7 @@ with the aspects that the reason speaks of. What is held out is decided before a
     plan, run         the stages, each a bulk run (xrec.bulk)
     publish, report   manifest and report of finished annotations
     tables, read      reads them; `read` as the source of a dataset
-    look_ahead, outlook
-                      what a run would do, before it does
+    look_ahead        what a run would do, before it does
     phrases, language_model
                       the annotators; words has what the first knows of English
 """

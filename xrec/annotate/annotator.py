@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from xrec.annotate.outlook import Outlook
 from xrec.annotate.rows import (
     ItemInput,
     ItemText,
@@ -16,6 +15,7 @@ from xrec.annotate.rows import (
     UserText,
     Written,
 )
+from xrec.bulk import Rate
 from xrec.storage import Location
 
 
@@ -38,6 +38,22 @@ class Annotator(Protocol):
     def pairs(self, rows: Sequence[PairInput]) -> Written[PairText]:
         """The pairs' explanations and aspects."""
         ...
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run would write.
+
+    counts: of the texts of the stages items, users and pairs.
+    items, users, pairs: the inputs of some of them.
+    rates: what was measured on the texts of stages that have begun.
+    """
+
+    counts: Mapping[str, int]
+    items: Sequence[ItemInput]
+    users: Sequence[UserInput]
+    pairs: Sequence[PairInput]
+    rates: Mapping[str, Rate]
 
 
 def _nothing(*_: object) -> None:

@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.annotate.annotator import Outlook
 from xrec.annotate.formats import STAGES
 from xrec.annotate.keep import keep_reviews
-from xrec.annotate.outlook import Outlook
 from xrec.annotate.source import read_reviews
 from xrec.annotate.source_files import find_review_files
 from xrec.annotate.stages import ItemStage, ItemTexts, PairStage, UserStage

@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 from xrec.aspects.artifact import write_aspects
-from xrec.aspects.fit import Fitted, default_weights, evaluate, fit
+from xrec.aspects.fit import Fitted, evaluate, fit
 from xrec.aspects.mentions import Mentions, dataset_mentions
 from xrec.aspects.neighbours import item_vectors, nearest_items
 from xrec.aspects.praise import dataset_praise
@@ -76,7 +76,6 @@ def _fit(
     vectors = item_vectors(
         train,
         embedding_dim=config.similar_items.embedding_dim,
-        user_weight=1.0,
         seed=config.seed,
     )
     neighbours = nearest_items(vectors, config.similar_items.num_neighbours)
@@ -86,7 +85,7 @@ def _fit(
             "default weights",
             len(validation.users),
         )
-        return AspectScorer(train, neighbours, default_weights(own_words=True)), {}
+        return AspectScorer(train, neighbours), {}
     found = fit(
         train,
         validation,

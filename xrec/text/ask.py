@@ -50,8 +50,10 @@ def ask(
 def _reply(raw: RawReply, prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
     if raw.failure is not None:
         return Reply(raw.index, None, raw.failure, raw.text, raw.usage)
-    parsed = parse_reply(raw.text, prompt.schema, is_cut=raw.is_cut)
-    return Reply(raw.index, parsed.value, parsed.failure, raw.text, raw.usage, parsed.was_repaired)
+    found = parse_reply(raw.text, prompt.schema, is_cut=raw.is_cut)
+    if isinstance(found, ReplyFailure):
+        return Reply(raw.index, None, found, raw.text, raw.usage)
+    return Reply(raw.index, found, None, raw.text, raw.usage)
 
 
 def _corrected(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:

@@ -93,7 +93,6 @@ class Reply(Generic[ObjectT]):
 
     raw: the text as the model wrote it, the last one if it was asked twice.
     usage: of all that was asked for this prompt.
-    was_repaired: whether the text was mended before it was valid.
     """
 
     index: int
@@ -101,7 +100,6 @@ class Reply(Generic[ObjectT]):
     failure: ReplyFailure | None
     raw: str
     usage: Usage
-    was_repaired: bool = False
 
 
 class LanguageModel(Protocol):

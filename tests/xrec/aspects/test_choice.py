@@ -14,9 +14,7 @@ K = 3
 @pytest.fixture(scope="module")
 def scorer() -> AspectScorer:
     mentions = town()
-    return AspectScorer(
-        mentions, nearest_items(item_vectors(mentions, embedding_dim=4, user_weight=1.0), 3)
-    )
+    return AspectScorer(mentions, nearest_items(item_vectors(mentions, embedding_dim=4), 3))
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from xrec.annotate.annotator import Outlook
 from xrec.annotate.formats import Stage
 from xrec.annotate.language_model.writer import Prompts
-from xrec.annotate.outlook import Outlook
 from xrec.bulk import Rate
 from xrec.config.language_model_annotator import BudgetConfig
 from xrec.config.text import PricesConfig, SamplingConfig

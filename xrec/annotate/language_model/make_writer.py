@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from xrec.annotate.annotator import Outlook
 from xrec.annotate.formats import STAGES
 from xrec.annotate.language_model.data import CountTokens, RowData
 from xrec.annotate.language_model.forecast import Forecast
 from xrec.annotate.language_model.replies import Kind, ReplyLimits
 from xrec.annotate.language_model.writer import LanguageModelWriter, Prompts
-from xrec.annotate.outlook import Outlook
 from xrec.bulk import read_status
 from xrec.config.backfill import ActorsConfig
 from xrec.config.language_model_annotator import LanguageModelAnnotator

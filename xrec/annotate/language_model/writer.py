@@ -72,7 +72,7 @@ class LanguageModelWriter:
     """An `Annotator` that asks `asker` for each row.
 
     The costs of what it writes: prompt_tokens and reply_tokens; requests, repeated ones included;
-    equal_prompts, which were not asked; repaired_replies.
+    equal_prompts, which were not asked.
     """
 
     def __init__(self, prompts: Prompts, asker: Asker):
@@ -138,6 +138,5 @@ def _written(results: Sequence[TextT | Failure], replies: Sequence[Reply[Any]]) 
         "reply_tokens": usage.num_reply_tokens,
         "requests": usage.num_requests,
         "equal_prompts": sum(reply.usage == Usage() for reply in replies),
-        "repaired_replies": sum(reply.was_repaired for reply in replies),
     }
     return Written(results, costs)

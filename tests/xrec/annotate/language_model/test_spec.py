@@ -13,8 +13,8 @@ from tests.xrec.annotate.language_model.rows import HOSTILE, item_row, pair_row,
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from xrec.annotate.annotator import Annotator, AnnotatorSpec
 from xrec.annotate.language_model import language_model_spec
-from xrec.annotate.language_model.prompt_file import read_prompt
 from xrec.annotate.language_model.replies import PairReply
+from xrec.annotate.language_model.spec import read_prompt
 from xrec.annotate.rows import Aspect, Failure, ItemText, PairText, UserText
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.language_model_annotator import LanguageModelAnnotator
@@ -80,7 +80,6 @@ def test_annotator_of_an_endpoint_writes_the_three_kinds_of_text(tmp_path: Path)
         "reply_tokens": 14,
         "requests": 2,
         "equal_prompts": 0,
-        "repaired_replies": 0,
     }
 
 
