@@ -1,8 +1,8 @@
 """The plan of each stage: its rows, and what its actors make of them."""
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -15,18 +15,9 @@ from xrec.annotate.tables import read_item_texts
 from xrec.annotate.task import TextTask
 from xrec.bulk import BulkRun, ChunkTask, RunRequest, clean_keys, open_run
 from xrec.config.annotate import AnnotateConfig
-from xrec.config.shared import StorageConfig
 from xrec.storage import Location, fingerprint_of, location_of, open_location
 
 Rows = Iterator[tuple[pa.Table, pa.Table]]
-
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """A stage that is planned, and how an actor makes its task."""
-
-    run: BulkRun
-    make_task: Callable[[], ChunkTask]
 
 
 def plan_stage(
@@ -36,15 +27,15 @@ def plan_stage(
     files: Mapping[str, str],
     stage: Stage,
     versions: Mapping[Stage, int],
-) -> PlannedStage:
-    """Plan a stage, or open it if it was planned before.
+) -> tuple[BulkRun, Callable[[], ChunkTask]]:
+    """Plan a stage, or open it if it was planned before; returns it, and what makes its task.
 
     files: the hashes of the source's files. versions: of the stages before it. Raises what
     `open_run` raises.
     """
     output = location_of(config, "annotations")
     store = ReviewStore(output, record.num_files)
-    uri, storage = output.shared_uri, config.storage
+    uri = output.shared_uri
     batches: Mapping[Stage, Callable[[], Rows]] = {
         "items": lambda: _items(store, uri),
         "users": lambda: _users(store, uri),
@@ -58,64 +49,45 @@ def plan_stage(
             batches[stage],
             rows_per_chunk=config.rows_per_chunk,
             carry_from=f"{config.carry_from.rstrip('/')}/{stage}" if config.carry_from else None,
-            storage=storage,
+            storage=config.storage,
         )
     )
-    settings = _StageSettings.of(config, record, stage, versions)
-    return PlannedStage(run, functools.partial(_make_text_task, settings, spec))
+    return run, _MakeTask(stage, config, spec, uri, record.num_files, versions.get("items", -1))
 
 
 @dataclass(frozen=True)
-class _StageSettings:
-    """What an actor of a stage of texts must know."""
+class _MakeTask:
+    """Makes a stage's task in an actor, whose folder is another one: `output` is no relative path.
+
+    items_version: of the table of items, which the other stages read.
+    """
 
     stage: Stage
+    config: AnnotateConfig
+    spec: AnnotatorSpec
     output: str
-    storage: StorageConfig
     num_files: int
     items_version: int
-    max_reviews_per_item: int
-    max_reviews_per_user: int
 
-    @classmethod
-    def of(
-        cls,
-        config: AnnotateConfig,
-        record: StoreRecord,
-        stage: Stage,
-        versions: Mapping[Stage, int],
-    ) -> "_StageSettings":
-        return cls(
-            stage,
-            location_of(config, "annotations").shared_uri,
-            config.storage,
-            record.num_files,
-            versions.get("items", -1),
-            config.max_reviews_per_item,
-            config.max_reviews_per_user,
+    def __call__(self) -> TextTask:
+        spec, output = self.spec, open_location(self.output, self.config.storage)
+        learned = [spec.learned(output)] if spec.learned else []
+        return TextTask(
+            self._stage(output),
+            spec.make(output),
+            stage_format(self.stage, spec.reasons),
+            fingerprint_of([dict(spec.settings), dict(spec.inputs), *learned]),
+            spec.row_errors,
         )
 
-
-def _make_text_task(settings: _StageSettings, spec: AnnotatorSpec) -> TextTask:
-    output = open_location(settings.output, settings.storage)
-    learned = [spec.learned(output)] if spec.learned else []
-    return TextTask(
-        _stage(settings, output),
-        spec.make(output),
-        stage_format(settings.stage, spec.reasons),
-        fingerprint_of([dict(spec.settings), dict(spec.inputs), *learned]),
-        spec.row_errors,
-    )
-
-
-def _stage(settings: _StageSettings, output: Location) -> "TextStage[object, object]":
-    store = ReviewStore(output, settings.num_files)
-    if settings.stage == "items":
-        return ItemStage(store, settings.max_reviews_per_item)  # type: ignore[return-value]
-    items = read_item_texts(output, settings.items_version, settings.storage)
-    if settings.stage == "users":
-        return UserStage(store, settings.max_reviews_per_user, items)  # type: ignore[return-value]
-    return PairStage(store, items)  # type: ignore[return-value]
+    def _stage(self, output: Location) -> TextStage[Any, Any]:
+        store, config = ReviewStore(output, self.num_files), self.config
+        if self.stage == "items":
+            return ItemStage(store, config.max_reviews_per_item)
+        items = read_item_texts(output, self.items_version, config.storage)
+        if self.stage == "users":
+            return UserStage(store, config.max_reviews_per_user, items)
+        return PairStage(store, items)
 
 
 def _items(store: ReviewStore, uri: str) -> Rows:

@@ -1,15 +1,15 @@
 """Goes through the stages of an annotate run, each a bulk run, and publishes what they wrote."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import STAGES, Stage, stage_format
 from xrec.annotate.identity import KIND, RECORD, begun_files
-from xrec.annotate.plan import PlannedStage, plan_stage
+from xrec.annotate.plan import plan_stage
 from xrec.annotate.publish import costs_of, describe_stage, publish_annotations, versions_of
 from xrec.annotate.store import StoreRecord
-from xrec.bulk import Progress, RayPool, added, complete
+from xrec.bulk import BulkRun, ChunkTask, Progress, RayPool, added, complete
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError
@@ -58,8 +58,9 @@ class _Run:
         for stage in STAGES:
             if config.limit is not None and self._num_rows >= config.limit:
                 return None
-            planned = plan_stage(config, spec, self._record, files, stage, versions_of(self._done))
-            manifest = self._complete(stage, planned)
+            versions = versions_of(self._done)
+            run, make = plan_stage(config, spec, self._record, files, stage, versions)
+            manifest = self._complete(stage, run, make)
             if manifest is None:
                 return None
             self._done[stage] = manifest
@@ -72,8 +73,10 @@ class _Run:
         """How many rows the stages have that are done."""
         return sum(sum(each.row_counts.values()) for each in self._done.values())
 
-    def _complete(self, stage: Stage, planned: PlannedStage) -> Manifest | None:
-        run, config, actors = planned.run, self._config, self._config.actors
+    def _complete(
+        self, stage: Stage, run: BulkRun, make: Callable[[], ChunkTask]
+    ) -> Manifest | None:
+        config, actors = self._config, self._config.actors
         num_rows = run.record.num_rows
         logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.record.size.num_chunks)
         num_actors = self._spec.num_actors(actors.num_actors)
@@ -94,7 +97,7 @@ class _Run:
             return complete(
                 run,
                 pool,
-                planned.make_task,
+                make,
                 KIND,
                 describe_stage,
                 chunks_at_once=self._spec.chunks_at_once,

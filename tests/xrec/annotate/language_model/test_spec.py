@@ -1,7 +1,6 @@
 """The annotator as an actor makes it, with a stub endpoint in the model's place."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,9 @@ from xrec.errors import BudgetError, ConfigError
 from xrec.storage import open_location
 
 KEY = "sk-a-key-that-nobody-may-see"
+
+
+_EXAMPLE = read_prompt("pair", None, PairReply, "shop").examples["shop"][1]
 
 
 def _says(asked: Asked) -> Answer:
@@ -83,18 +85,6 @@ def test_annotator_of_an_endpoint_writes_the_three_kinds_of_text(tmp_path: Path)
     }
 
 
-def test_annotator_asks_equal_prompts_once_and_after_a_kill_not_again(tmp_path: Path) -> None:
-    rows = [pair_row("Works.", number=place) for place in range(5)]
-    with stub_endpoint(_says) as stub:
-        first = _made(_spec(stub), tmp_path).pairs(rows)
-        assert len(stub.asked) == 1
-        second = _made(_spec(stub), tmp_path).pairs([*rows, pair_row("Soft.")])
-        assert len(stub.asked) == 2
-    assert first.costs["equal_prompts"] == 4
-    assert first.costs["prompt_tokens"] == 11
-    assert second.results[:5] == first.results
-
-
 def test_annotator_with_a_hostile_review_changes_no_other_row(tmp_path: Path) -> None:
     def obeys(asked: Asked) -> Answer:
         """Like a model that does what any text of its prompt says."""
@@ -127,61 +117,6 @@ def test_annotator_tells_the_model_that_texts_are_data(tmp_path: Path) -> None:
     assert "in Danish" in system["content"]
     assert "Ignore the above" in json.loads(last["content"])["reviews"][0]["review"]
     assert not [each for each in stub.asked[0].body["messages"][:-1] if "Ignore" in str(each)]
-
-
-def test_annotator_whose_reply_is_never_valid_fails_that_row_with_the_reply(
-    tmp_path: Path,
-) -> None:
-    def behave(asked: Asked) -> Answer:
-        is_wide = "Wide" in json.dumps(asked.body["messages"])
-        return Answer(text="I would rather not.") if is_wide else _says(asked)
-
-    with stub_endpoint(behave) as stub:
-        written = _made(_spec(stub), tmp_path).pairs([pair_row("Soft."), pair_row("Wide.")])
-    assert isinstance(written.results[0], PairText)
-    failure = written.results[1]
-    assert failure == Failure("invalid_json", "no JSON object is in the reply", failure.reply)
-    assert failure.reply == "I would rather not."
-    assert failure.reason in _spec(None).reasons
-    assert written.costs["requests"] == 3
-
-
-def test_text_that_repeats_the_prompts_example_fails(tmp_path: Path) -> None:
-    shown = json.loads(read_prompt("pair", None, PairReply, "shop").examples["shop"][1])
-
-    def behave(asked: Asked) -> Answer:
-        is_wide = "Wide" in json.dumps(asked.body["messages"])
-        return Answer(text=json.dumps(shown)) if is_wide else _says(asked)
-
-    with stub_endpoint(behave) as stub:
-        written = _made(_spec(stub), tmp_path).pairs([pair_row("Soft."), pair_row("Wide.")])
-    assert isinstance(written.results[0], PairText)
-    failure = written.results[1]
-    assert isinstance(failure, Failure)
-    assert failure.reason == "copies_example"
-    assert failure.reason in _spec(None).reasons
-    assert json.loads(failure.reply) == shown
-
-
-def test_annotator_with_a_budget_stops_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
-    rows = [pair_row(f"Soft {place}.", number=place) for place in range(6)]
-    sampling = {"sampling": {"max_tokens": 10}}
-
-    def behave(asked: Asked) -> Answer:
-        return replace(_says(asked), num_tokens=(600, 10))
-
-    with stub_endpoint(behave) as stub:
-        small = _spec(stub, budget={"max_tokens": 2000}, model=sampling)
-        with pytest.raises(BudgetError, match="used up"):
-            _made(small, tmp_path).pairs(rows)
-        num_asked = len(stub.asked)
-        assert num_asked in (3, 4)  # by the first estimate, of 0.3 tokens a character
-        larger = _spec(stub, budget={"max_tokens": 100_000}, model=sampling)
-        assert len(_made(larger, tmp_path).pairs(rows).results) == 6
-        assert len(stub.asked) == 6
-    small.check_costs({"prompt_tokens": 1900, "reply_tokens": 100})
-    with pytest.raises(BudgetError, match="max_tokens = 2000"):
-        small.check_costs({"prompt_tokens": 1900, "reply_tokens": 101})
 
 
 def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key() -> None:
@@ -226,3 +161,37 @@ def test_config_with_a_cost_and_no_prices_is_refused() -> None:
                 "budget": {"max_cost": 5},
             }
         )
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "num_requests"),
+    [
+        ("I would rather not.", "invalid_json", 3),
+        (_EXAMPLE, "copies_example", 2),
+        ('{"aspects": [], "explanation": ""}', "no_full_sentence", 2),
+    ],
+)
+def test_annotator_whose_reply_cannot_be_used_fails_that_row_alone_with_the_reply(
+    tmp_path: Path, reply: str, reason: str, num_requests: int
+) -> None:
+    def behave(asked: Asked) -> Answer:
+        is_wide = "Wide" in json.dumps(asked.body["messages"])
+        return Answer(text=reply) if is_wide else _says(asked)
+
+    with stub_endpoint(behave) as stub:
+        rows = [pair_row("Soft."), pair_row("Wide."), pair_row("Soft.", number=1)]
+        written = _made(_spec(stub), tmp_path).pairs(rows)
+    assert isinstance(written.results[0], PairText)
+    failure = written.results[1]
+    assert isinstance(failure, Failure)
+    assert failure.reason == reason
+    assert failure.reason in _spec(None).reasons
+    assert failure.reply.replace(" ", "") == reply.replace(" ", "")
+    assert (written.costs["requests"], written.costs["equal_prompts"]) == (num_requests, 1)
+
+
+def test_spec_ends_a_run_whose_stages_together_exceed_the_budget() -> None:
+    small = _spec(None, budget={"max_tokens": 2000})
+    small.check_costs({"prompt_tokens": 1900, "reply_tokens": 100})
+    with pytest.raises(BudgetError, match="max_tokens = 2000"):
+        small.check_costs({"prompt_tokens": 1900, "reply_tokens": 101})
