@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import Stage, stage_format
-from xrec.annotate.identity import identify_stage
+from xrec.annotate.identity import identify_annotations
 from xrec.annotate.stages import ItemStage, PairStage, TextStage, UserStage
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.annotate.tables import read_item_texts
@@ -44,7 +44,7 @@ def plan_stage(
     run = open_run(
         RunRequest(
             (output / stage).uri,
-            identify_stage(config, spec, files, stage),
+            identify_annotations(config, spec, files, stage),
             stage_format(stage, spec.reasons),
             batches[stage],
             rows_per_chunk=config.rows_per_chunk,
