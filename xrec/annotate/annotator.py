@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from xrec.annotate.rows import (
+    Input,
     ItemInput,
     ItemText,
     PairInput,
@@ -45,14 +46,12 @@ class Outlook:
     """What a run would write.
 
     counts: of the texts of the stages items, users and pairs.
-    items, users, pairs: the inputs of some of them.
+    samples: the inputs of some of them, by stage.
     rates: what was measured on the texts of stages that have begun.
     """
 
     counts: Mapping[str, int]
-    items: Sequence[ItemInput]
-    users: Sequence[UserInput]
-    pairs: Sequence[PairInput]
+    samples: Mapping[str, Sequence[Input]]
     rates: Mapping[str, Rate]
 
 

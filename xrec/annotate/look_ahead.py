@@ -45,9 +45,11 @@ def look_at_reviews(config: AnnotateConfig) -> Outlook:
                 "users": len(training["user_id"].unique()),
                 "pairs": ids.num_rows,
             },
-            items.inputs(_some(training.group_by("item_id").aggregate([]))),
-            users.inputs(_some(training.group_by("user_id").aggregate([]))),
-            PairStage(store, written).inputs(_some(ids)),
+            {
+                "items": items.inputs(_some(training.group_by("item_id").aggregate([]))),
+                "users": users.inputs(_some(training.group_by("user_id").aggregate([]))),
+                "pairs": PairStage(store, written).inputs(_some(ids)),
+            },
             _rates(config),
         )
 

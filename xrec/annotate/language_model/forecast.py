@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from xrec.annotate.annotator import Outlook
-from xrec.annotate.formats import Stage
 from xrec.annotate.language_model.writer import Prompts
 from xrec.bulk import Rate
 from xrec.config.language_model_annotator import BudgetConfig
@@ -37,10 +36,8 @@ class Forecast:
 
     def lines(self, outlook: Outlook) -> list[str]:
         """Prompts, tokens, money and time; then the prompts of three rows of each kind."""
-        asked: dict[Stage, list[Conversation]] = {
-            "items": [self.prompts.item(row) for row in outlook.items],
-            "users": [self.prompts.user(row) for row in outlook.users],
-            "pairs": [self.prompts.pair(row) for row in outlook.pairs],
+        asked = {
+            stage: [self.prompts.of(row) for row in rows] for stage, rows in outlook.samples.items()
         }
         spent, lines = Usage(), []
         for stage, conversations in asked.items():
@@ -69,7 +66,7 @@ class Forecast:
         return Usage(sum(num_tokens) / max(1, len(conversations)), self.sampling.max_tokens)
 
     def _line(
-        self, stage: Stage, num_texts: int, each: Usage, total: Usage, rate: Rate | None
+        self, stage: str, num_texts: int, each: Usage, total: Usage, rate: Rate | None
     ) -> str:
         how = f"measured on {rate.num_done:,} texts" if rate else self._how
         return (
@@ -114,7 +111,7 @@ class Forecast:
         yield text
 
 
-def _shown(stage: Stage, conversations: Sequence[Conversation]) -> Iterator[str]:
+def _shown(stage: str, conversations: Sequence[Conversation]) -> Iterator[str]:
     """The instruction and example that all prompts of a kind begin with, and the rows."""
     if not conversations:
         return

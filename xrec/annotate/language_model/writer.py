@@ -1,8 +1,7 @@
 """The annotator itself, as an actor has it."""
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -18,6 +17,7 @@ from xrec.annotate.language_model.replies import (
 from xrec.annotate.report import repeats_verbatim
 from xrec.annotate.rows import (
     Failure,
+    Input,
     ItemInput,
     ItemText,
     PairInput,
@@ -29,8 +29,7 @@ from xrec.annotate.rows import (
 from xrec.text import Asker, Message, Prompt, Reply, Usage
 from xrec.text.prompt_file import PromptFile
 
-ReplyT = TypeVar("ReplyT", bound=BaseModel)
-TextT = TypeVar("TextT", ItemText, UserText, PairText)
+_KINDS: Mapping[type[Input], Kind] = {ItemInput: "item", UserInput: "user", PairInput: "pair"}
 
 
 class Prompts:
@@ -48,24 +47,14 @@ class Prompts:
         self._files, self._data, self.limits, self._domain = files, data, limits, domain
         self._values = {"language": language, "max_aspects": str(limits.num_aspects)}
 
-    def item(self, row: ItemInput) -> tuple[Message, ...]:
-        """What asks for the text of an item."""
-        return self._messages("item", self._data.item(row))
+    def of(self, row: Input) -> tuple[Message, ...]:
+        """What asks for the text of a row."""
+        file = self._files[_KINDS[type(row)]]
+        return file.messages(self._data.of(row), self._domain, self._values)
 
-    def user(self, row: UserInput) -> tuple[Message, ...]:
-        """What asks for the text of a user."""
-        return self._messages("user", self._data.user(row))
-
-    def pair(self, row: PairInput) -> tuple[Message, ...]:
-        """What asks for the text of a pair."""
-        return self._messages("pair", self._data.pair(row))
-
-    def example(self, kind: Kind) -> str:
+    def example(self, row: Input) -> str:
         """The reply that is shown for an example of this kind of text."""
-        return self._files[kind].examples[self._domain][1]
-
-    def _messages(self, kind: Kind, data: dict[str, Any]) -> tuple[Message, ...]:
-        return self._files[kind].messages(data, self._domain, self._values)
+        return self._files[_KINDS[type(row)]].examples[self._domain][1]
 
 
 class LanguageModelWriter:
@@ -83,60 +72,39 @@ class LanguageModelWriter:
 
     def items(self, rows: Sequence[ItemInput]) -> Written[ItemText]:
         """See Annotator."""
-        replies = self._replies(map(self._prompts.item, rows), self._item)
-        texts = [
-            self._text("item", reply, functools.partial(item_text, row, self._limits))
-            for row, reply in zip(rows, replies, strict=True)
-        ]
-        return _written(texts, replies)
+        return self._written(rows, self._item, item_text)
 
     def users(self, rows: Sequence[UserInput]) -> Written[UserText]:
         """See Annotator."""
-        replies = self._replies(map(self._prompts.user, rows), self._user)
-        to_text = functools.partial(user_text, self._limits)
-        return _written([self._text("user", reply, to_text) for reply in replies], replies)
+        return self._written(rows, self._user, user_text)
 
     def pairs(self, rows: Sequence[PairInput]) -> Written[PairText]:
         """See Annotator."""
-        replies = self._replies(map(self._prompts.pair, rows), self._pair)
-        texts = [
-            self._text("pair", reply, functools.partial(pair_text, row, self._limits))
-            for row, reply in zip(rows, replies, strict=True)
-        ]
-        return _written(texts, replies)
+        return self._written(rows, self._pair, pair_text)
 
-    def _text(
-        self, kind: Kind, reply: Reply[ReplyT], to_text: Callable[[ReplyT], TextT | Failure]
-    ) -> TextT | Failure:
+    def _written(
+        self, rows: Sequence[Input], schema: type[BaseModel], to_text: Callable[..., Any]
+    ) -> Written[Any]:
+        replies = self._asker.ask([Prompt(self._prompts.of(row), schema) for row in rows])
+        texts = [self._text(row, reply, to_text) for row, reply in zip(rows, replies, strict=True)]
+        usage = sum((reply.usage for reply in replies), Usage())
+        costs = {
+            "prompt_tokens": usage.num_prompt_tokens,
+            "reply_tokens": usage.num_reply_tokens,
+            "requests": usage.num_requests,
+            "equal_prompts": sum(reply.usage == Usage() for reply in replies),
+        }
+        return Written(texts, costs)
+
+    def _text(self, row: Input, reply: Reply[Any], to_text: Callable[..., Any]) -> Any:
         """A small model says of anything what the prompt's example says of a coffee grinder."""
-        text = _text(reply, to_text)
+        if reply.failure is not None:
+            return Failure(reply.failure.reason, reply.failure.message, reply.raw)
+        text = to_text(row, self._limits, reply.value)
         if isinstance(text, Failure):
             return text
         said = text.explanation if isinstance(text, PairText) else text.profile
-        if not repeats_verbatim(said, self._prompts.example(kind)):
+        if not repeats_verbatim(said, self._prompts.example(row)):
             return text
         message = "eight words in a row of the text are those of the prompt's example"
         return Failure(COPIES_EXAMPLE, message, reply.raw)
-
-    def _replies(
-        self, conversations: Iterable[tuple[Message, ...]], schema: type[ReplyT]
-    ) -> list[Reply[ReplyT]]:
-        return self._asker.ask([Prompt(messages, schema) for messages in conversations])
-
-
-def _text(reply: Reply[ReplyT], to_text: Callable[[ReplyT], TextT | Failure]) -> TextT | Failure:
-    if reply.value is not None:
-        return to_text(reply.value)
-    assert reply.failure is not None
-    return Failure(reply.failure.reason, reply.failure.message, reply.raw)
-
-
-def _written(results: Sequence[TextT | Failure], replies: Sequence[Reply[Any]]) -> Written[TextT]:
-    usage = sum((reply.usage for reply in replies), Usage())
-    costs = {
-        "prompt_tokens": usage.num_prompt_tokens,
-        "reply_tokens": usage.num_reply_tokens,
-        "requests": usage.num_requests,
-        "equal_prompts": sum(reply.usage == Usage() for reply in replies),
-    }
-    return Written(results, costs)
