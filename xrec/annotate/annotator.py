@@ -77,8 +77,6 @@ class AnnotatorSpec:
         write the same if it is called twice.
     learned: a fingerprint of what `learn` wrote, which texts depend on too; None if it writes
         nothing. Texts of earlier annotations are carried only if it is the same there.
-    check_costs: called every few seconds with the costs of all stages so far; raises an XRecError
-        to end the run, which a later call goes on with.
     gpus_per_actor: for an actor whose device is a GPU.
     max_actors: most actors of a stage; None if there is no limit.
     forget_failures: called in the driver before failed texts are written again; `output` as above.
@@ -94,7 +92,6 @@ class AnnotatorSpec:
     learn: Callable[[pa.Table, Location], None] = _nothing
     num_learned: int = 0
     learned: Callable[[Location], str] | None = None
-    check_costs: Callable[[Mapping[str, float]], None] = _nothing
     chunks_at_once: int = 1
     gpus_per_actor: int = 0
     max_actors: int | None = None

@@ -7,9 +7,9 @@ from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import STAGES, Stage, stage_format
 from xrec.annotate.identity import KIND, RECORD, begun_files
 from xrec.annotate.plan import plan_stage
-from xrec.annotate.publish import costs_of, describe_stage, publish_annotations, versions_of
+from xrec.annotate.publish import describe_stage, publish_annotations, versions_of
 from xrec.annotate.store import StoreRecord
-from xrec.bulk import BulkRun, ChunkTask, Progress, RayPool, added, complete
+from xrec.bulk import BulkRun, ChunkTask, RayPool, complete
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError
@@ -34,8 +34,8 @@ def run_annotate(
 
     Raises LeaseError if another driver is at work, DataError if too many texts of a stage failed,
     ConfigError for a reason to retry that no stage has, ArtifactNotFoundError if there are no
-    annotations to carry from, and what `AnnotatorSpec.check_costs` raises. What is done stays, and
-    the next call goes on from there.
+    annotations to carry from, and an annotator's XRecError, such as a BudgetError. What is done
+    stays, and the next call goes on from there.
     """
     _check_reasons(config, spec)
     _check_carried(config)
@@ -87,13 +87,7 @@ class _Run:
             cpus=actors.cpus_per_actor,
             gpus=gpus_each(actors.device, num_actors, num_gpus) if num_gpus else 0,
         )
-        costs = costs_of(self._done)
         with counter(f"{_WHAT[stage]} written", num_rows) as show:
-
-            def on_progress(progress: Progress) -> None:
-                show(progress.num_rows)
-                self._spec.check_costs(added(costs, progress.costs))
-
             return complete(
                 run,
                 pool,
@@ -105,7 +99,7 @@ class _Run:
                 max_failed_share=config.max_failed_share,
                 max_rows=None if config.limit is None else config.limit - self._num_rows,
                 alongside=config.alongside,
-                on_progress=on_progress,
+                on_progress=lambda progress: show(progress.num_rows),
             )
 
 

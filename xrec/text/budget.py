@@ -54,14 +54,6 @@ class Budget:
             "exceed it; raise it and run again, what is committed stays"
         )
 
-    def check(self, spent: Usage) -> None:
-        """Raise BudgetError if a whole job has spent more than its budget."""
-        if (what := self._exceeded(spent)) is not None:
-            raise BudgetError(
-                f"{what}: {self._described(spent)} are spent; raise it and run again, what is "
-                "committed stays"
-            )
-
     def _check_possible(self, estimate: Usage) -> None:
         if (what := self._exceeded(estimate)) is not None:
             raise BudgetError(

@@ -25,7 +25,6 @@ from xrec.errors import (
     ArtifactNotFoundError,
     ConfigError,
     DataError,
-    XRecError,
 )
 from xrec.storage import Location, Manifest
 
@@ -306,26 +305,6 @@ def _learned_this(output: Location) -> str:
 
 def _learned_that(output: Location) -> str:
     return "that"
-
-
-class _BudgetError(XRecError):
-    pass
-
-
-def test_run_beyond_its_budget_ends_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
-    def check(costs: Any) -> None:
-        if costs.get("asked", 0) > 10:
-            raise _BudgetError
-
-    config = annotate_config(tmp_path / "ws", _town(tmp_path), rows_per_chunk=4)
-    with pytest.raises(_BudgetError):
-        _run(config, quoting_spec(tmp_path, check_costs=check))
-    num_asked = len((tmp_path / "asked").read_text().splitlines())
-    assert num_asked == NUM_ITEMS + NUM_USERS  # costs are looked at every two seconds
-    manifest = _run(config, quoting_spec(tmp_path))
-    assert manifest is not None
-    assert manifest.metrics["costs"]["asked"] == NUM_ITEMS + NUM_USERS * (1 + REVIEWS_PER_USER)
-    assert len((tmp_path / "asked").read_text().splitlines()) == manifest.metrics["costs"]["asked"]
 
 
 def test_run_too_many_rejected_rows_are_an_error_and_nothing_is_written(tmp_path: Path) -> None:

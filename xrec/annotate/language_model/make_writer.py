@@ -119,10 +119,6 @@ class MakeWriter:
 
         return Chat(load_tokenizer(folder)).num_tokens
 
-    def check_costs(self, costs: Mapping[str, float]) -> None:
-        """Raise BudgetError if all stages together have spent more than the budget."""
-        self.budget(Usage()).check(_spent_of(costs))
-
 
 def _spent(output: Location, storage: StorageConfig) -> Usage:
     """What all stages have spent, as their drivers last said."""
@@ -132,9 +128,6 @@ def _spent(output: Location, storage: StorageConfig) -> Usage:
             progress = read_status((output / stage).shared_uri, storage).progress
         except (ArtifactNotFoundError, StorageNotFoundError):
             continue  # the stage is not planned yet
-        spent += _spent_of(progress.costs if progress else {})
+        costs = progress.costs if progress else {}
+        spent += Usage(costs.get("prompt_tokens", 0.0), costs.get("reply_tokens", 0.0))
     return spent
-
-
-def _spent_of(costs: Mapping[str, float]) -> Usage:
-    return Usage(costs.get("prompt_tokens", 0.0), costs.get("reply_tokens", 0.0))

@@ -106,7 +106,6 @@ def language_model_spec(
         inputs=inputs,
         reasons=REASONS,
         make=make,
-        check_costs=make.check_costs,
         describe=make.describe,
         chunks_at_once=annotator.chunks_at_once,
         gpus_per_actor=gpus,

@@ -17,7 +17,7 @@ from xrec.annotate.language_model.spec import read_prompt
 from xrec.annotate.rows import Aspect, Failure, ItemText, PairText, UserText
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.language_model_annotator import LanguageModelAnnotator
-from xrec.errors import BudgetError, ConfigError
+from xrec.errors import ConfigError
 from xrec.storage import open_location
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -152,17 +152,6 @@ def test_spec_without_a_language_model_or_key_is_an_error() -> None:
     language_model_spec(endpoint, None)
 
 
-def test_config_with_a_cost_and_no_prices_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"needs model\.prices"):
-        LanguageModelAnnotator.model_validate(
-            {
-                "kind": "language_model",
-                "model": {"kind": "endpoint", "model": "m"},
-                "budget": {"max_cost": 5},
-            }
-        )
-
-
 @pytest.mark.parametrize(
     ("reply", "reason", "num_requests"),
     [
@@ -190,8 +179,17 @@ def test_annotator_whose_reply_cannot_be_used_fails_that_row_alone_with_the_repl
     assert (written.costs["requests"], written.costs["equal_prompts"]) == (num_requests, 1)
 
 
-def test_spec_ends_a_run_whose_stages_together_exceed_the_budget() -> None:
-    small = _spec(None, budget={"max_tokens": 2000})
-    small.check_costs({"prompt_tokens": 1900, "reply_tokens": 100})
-    with pytest.raises(BudgetError, match="max_tokens = 2000"):
-        small.check_costs({"prompt_tokens": 1900, "reply_tokens": 101})
+@pytest.mark.parametrize(
+    ("model", "budget", "words"),
+    [
+        ({"kind": "endpoint", "model": "m"}, {"max_cost": 5}, r"needs model\.prices"),
+        ({"kind": "engine"}, {"max_tokens": 5}, "budget is for a model of kind endpoint"),
+    ],
+)
+def test_config_with_a_budget_that_cannot_be_kept_is_refused(
+    model: dict[str, str], budget: dict[str, int], words: str
+) -> None:
+    with pytest.raises(ValidationError, match=words):
+        LanguageModelAnnotator.model_validate(
+            {"kind": "language_model", "model": model, "budget": budget}
+        )
