@@ -73,7 +73,7 @@ def publish_annotations(
         content={str(stage): each.fingerprint for stage, each in stages.items()},
         row_counts={
             "reviews": sum(record.num_reviews.values()),
-            **{stage: each.row_counts["ok"] for stage, each in stages.items()},
+            **{str(stage): each.row_counts["ok"] for stage, each in stages.items()},
             "explanations": count_explained(output, versions["pairs"], config.storage),
         },
         metrics={

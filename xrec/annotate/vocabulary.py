@@ -41,9 +41,9 @@ class Vocabulary:
 
     def canonical(self, name: str) -> str | None:
         """The aspect; None if the synonyms leave the name out, or it has no letters."""
-        aspect = self._normalized(name)
-        aspect = self._synonyms.get(aspect, aspect) or None
-        return None if aspect is None else self._merged.get(aspect, aspect)
+        normal = self._normalized(name)
+        aspect = self._synonyms.get(normal, normal)
+        return self._merged.get(aspect, aspect) if aspect else None
 
 
 def merged_aspects(

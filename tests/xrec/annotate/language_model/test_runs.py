@@ -12,10 +12,10 @@ import pytest
 from jobs.annotate import look_ahead
 from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
+from xrec.annotate.driver import run_annotate
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.read import read_annotations
 from xrec.annotate.reviews import keep_source
-from xrec.annotate.run import run_annotate
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import SplitShares
 from xrec.config.shared import StorageConfig

@@ -12,10 +12,10 @@ from tests.object_store import ObjectStore
 from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
 from tests.xrec.annotate.toy_annotator import REFUSED, quoting_spec
 from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.driver import run_annotate
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.read import read_annotations
 from xrec.annotate.reviews import keep_source
-from xrec.annotate.run import run_annotate
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import SplitShares
 from xrec.config.shared import StorageConfig
