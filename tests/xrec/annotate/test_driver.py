@@ -73,6 +73,10 @@ def _quoting(config: AnnotateConfig, tmp_path: Path) -> AnnotatorSpec:
     return quoting_spec(tmp_path)
 
 
+def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in table.to_pylist()]
+
+
 def _made_dataset(
     tmp_path: Path, rows: Sequence[dict[str, Any]]
 ) -> tuple[Manifest, Mapping[str, pa.Table]]:
@@ -132,37 +136,14 @@ def test_run_dataset_has_texts_splits_and_counts_of_aspects(tmp_path: Path) -> N
     ]
     _, tables = _made_dataset(tmp_path, rows)
     assert tables["users"]["profile"].to_pylist()[1] == "warm loud warm loud warm loud"
-    assert tables["ratings"].to_pylist() == [  # of training explanations alone
-        {"user_index": user, "item_index": item, "rating": rating}
-        for user, item, rating in [(0, 0, 5.0), (0, 1, 4.5), (1, 0, 5.0)]
-    ]
+    ratings = _rows(tables["ratings"])  # of training explanations alone
+    assert ratings == [(0, 0, 5.0), (0, 1, 4.5), (1, 0, 5.0)]
     splits = Counter(tables["interactions"]["split"].to_pylist())
     assert splits == {"train": 3, "validation": 1, "test": 1}
-    assert tables["aspects"].to_pylist() == [
-        {
-            "aspect_index": 0,
-            "aspect": "warm",
-            "num_reviews": 3,
-            "num_positive": 3,
-            "num_negative": 0,
-        },
-        {
-            "aspect_index": 1,
-            "aspect": "loud",
-            "num_reviews": 2,
-            "num_positive": 2,
-            "num_negative": 0,
-        },
-    ]
-    of_user = {
-        (row["user_index"], row["aspect_index"]): row["num_reviews"]
-        for row in tables["user_aspects"].to_pylist()
-    }
+    assert _rows(tables["aspects"]) == [(0, "warm", 3, 3, 0), (1, "loud", 2, 2, 0)]
+    of_user = {row[:2]: row[2] for row in _rows(tables["user_aspects"])}
     assert of_user == {(0, 0): 2, (0, 1): 1, (1, 0): 1, (1, 1): 1}
-    of_item = {
-        (row["item_index"], row["aspect_index"]): row["num_reviews"]
-        for row in tables["item_aspects"].to_pylist()
-    }
+    of_item = {row[:2]: row[2] for row in _rows(tables["item_aspects"])}
     assert of_item == {(0, 0): 2, (0, 1): 2, (1, 0): 1}
     named = [
         (row["item_index"], row["aspect_index"], row["split"])

@@ -9,6 +9,7 @@ import scipy.sparse
 
 from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import run as train_aspects
+from tests.xrec.aspects.planted_aspects import TOWN
 from xrec.aspects import (
     AspectChooser,
     AspectScorer,
@@ -88,15 +89,6 @@ def test_graph_counts_are_the_shares_of_others_who_visited_the_users_places(
         expected[user] += sum(shares[u] for u in visitors if u != user) / math.sqrt(len(visitors))
     found = _scorer(mentions).graph_counts.toarray()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-TOWN = {
-    "kind": "sample",
-    "num_users": 60,
-    "num_items": 30,
-    "interactions_per_user": 10,
-    "explanations_per_user": 5,
-}
 
 
 @pytest.fixture(scope="module")
