@@ -17,7 +17,6 @@ from xrec.annotate.store import ReviewStore, read_record, write_store
 from xrec.bulk import Rate, read_status
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
-from xrec.schemas import ITEM_DETAILS
 from xrec.storage import location_of, open_location
 
 _NUM_SAMPLED = 48
@@ -66,16 +65,7 @@ def _kept(config: AnnotateConfig) -> Iterator[ReviewStore]:
     kept = keep_reviews(raw.reviews, config)
     with TemporaryDirectory(prefix="xrec-outlook-") as folder:
         there = open_location(folder)
-        record = write_store(
-            there,
-            kept.reviews,
-            kept.low_rated,
-            raw.items.cast(ITEM_DETAILS),
-            dropped=kept.dropped,
-            rejected={},
-            personal=raw.num_personal,
-        )
-        yield ReviewStore(there, record.num_files)
+        yield ReviewStore(there, write_store(there, raw, kept).num_files)
 
 
 def _items_to_come(item_ids: pa.Array) -> ItemTexts:

@@ -25,6 +25,7 @@ from xrec.data.columns import Parser, parse_description, parse_id
 from xrec.data.findings import Finding
 from xrec.data.lines import keys_of, stream_lines
 from xrec.data.rows import FileRows, reject_duplicates, stream_rows
+from xrec.schemas import ITEM_DETAILS
 from xrec.storage import Location, storage_errors
 
 _ADVICE = "name the file's own columns in source.columns ({review: <column>}), or rename them"
@@ -60,14 +61,14 @@ def read_reviews(config: AnnotateConfig, files: Mapping[ReviewTable, Location]) 
         blocks.append(_typed(part.table, num_personal))
         findings += part.findings
         num_rows[part.file] += part.num_rows
-    items = _ITEMS.empty_table()
+    items = ITEM_DETAILS.empty_table()
     if "items" in files:
         read = _read_items(config, files["items"])
         items = _without_personal(read.table, ("details",), num_personal)
         findings += read.findings
         num_rows[read.file] += read.num_rows
     reviews = pa.concat_tables([_RAW.empty_table(), *blocks])
-    return RawReviews(reviews, items.cast(_ITEMS), tuple(findings), num_rows, num_personal)
+    return RawReviews(reviews, items.cast(ITEM_DETAILS), tuple(findings), num_rows, num_personal)
 
 
 _RAW = pa.schema(
@@ -77,7 +78,6 @@ _RAW = pa.schema(
         ("line", pa.int64()),
     ]
 )
-_ITEMS = pa.schema([(name, pa.string()) for name in ("item_id", "title", "details")])
 
 
 def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[FileRows]:
