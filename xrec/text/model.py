@@ -30,13 +30,13 @@ class Prompt(Generic[ObjectT]):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a reply cost, or many; an estimate may have parts of tokens.
+    """What a reply cost, or many.
 
     num_requests: how often the model was asked, refused requests included.
     """
 
-    num_prompt_tokens: float = 0
-    num_reply_tokens: float = 0
+    num_prompt_tokens: int = 0
+    num_reply_tokens: int = 0
     num_requests: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
@@ -54,7 +54,7 @@ class Usage:
         )
 
     @property
-    def num_tokens(self) -> float:
+    def num_tokens(self) -> int:
         """Tokens of prompts and replies together."""
         return self.num_prompt_tokens + self.num_reply_tokens
 

@@ -129,5 +129,5 @@ def _spent(output: Location, storage: StorageConfig) -> Usage:
         except (ArtifactNotFoundError, StorageNotFoundError):
             continue  # the stage is not planned yet
         costs = progress.costs if progress else {}
-        spent += Usage(costs.get("prompt_tokens", 0.0), costs.get("reply_tokens", 0.0))
+        spent += Usage(int(costs.get("prompt_tokens", 0)), int(costs.get("reply_tokens", 0)))
     return spent
