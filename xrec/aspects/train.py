@@ -98,7 +98,8 @@ def _fit(
 
 def _check_praise(dataset: Dataset) -> None:
     """Raise DataError if no aspect could ever be chosen."""
-    if not dataset_praise(dataset).of_items.nnz:
+    praise = dataset_praise(dataset)
+    if praise is not None and not praise.of_items.nnz:
         raise DataError(
             "no aspect of an item is praised by more training reviews than blame it, so none "
             "can be chosen; annotate more reviews, or set only_praised: false"

@@ -54,13 +54,25 @@ def profile_aspect_tables(
     for name in ("aspect_index", "opinion", "sentiment"):
         pairs = pairs.append_column(name, references[name])
     return {
-        "aspects": count_table(menus, schemas.ASPECTS),
+        "aspects": _of_all(count_table(menus, schemas.ASPECTS), named.aspects),
         "item_aspects": count_table(menus, schemas.ITEM_ASPECTS),
         "user_aspects": count_table(seen, schemas.USER_ASPECTS),
         "explanation_aspects": pairs.select(schemas.EXPLANATION_ASPECTS.names).cast(
             schemas.EXPLANATION_ASPECTS
         ),
     }
+
+
+def _of_all(counts: pa.Table, aspects: Sequence[str]) -> pa.Table:
+    """A row for each aspect in order, with 0 for one that only stands within longer ones."""
+    numbers = {
+        "aspect_index": pa.array(range(len(aspects)), pa.int32()),
+        "aspect": pa.array(aspects, pa.string()),
+    }
+    joined = pa.table(numbers).join(counts.drop_columns(["aspect"]), "aspect_index")
+    filled = {name: pc.fill_null(joined[name], 0) for name in schemas.ASPECTS.names[2:]}
+    table = pa.table({**{name: joined[name] for name in numbers}, **filled})
+    return table.sort_by("aspect_index").cast(schemas.ASPECTS)
 
 
 def _rows(named: Sequence[Sequence[int]], aspects: Sequence[str], row: str) -> pa.Table:
