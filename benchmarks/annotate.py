@@ -12,7 +12,7 @@ a process of its own. A line of the result is one number of reviews:
 | `seconds` | of the whole job by the clock, Ray's start included |
 | `cpu_seconds` | of the job's process and its actors |
 | `keep_s` | reading, filtering, splitting and storing the reviews, and learning the phrases |
-| `items_s`, `users_s`, `pairs_s`, `aspects_s` | each stage, by its commits |
+| `items_s`, `users_s`, `pairs_s` | each stage, by its commits |
 | `peak_mb` | greatest memory of the job's process and its actors together (Linux's PSS) |
 | `load` | of the machine in the minute before |
 """
@@ -118,7 +118,7 @@ def measured(folder: Path, num_reviews: int, rows_per_chunk: int) -> dict[str, A
 
 def _annotate(folder: str, rows_per_chunk: int, pipe: Any) -> None:
     import jobs.annotate
-    from xrec.annotate import reviews, run
+    from xrec.annotate import driver, reviews
     from xrec.config.annotate import AnnotateConfig
     from xrec.config.base import parse_config
 
@@ -131,7 +131,7 @@ def _annotate(folder: str, rows_per_chunk: int, pipe: Any) -> None:
         },
     )
     seconds: dict[str, float] = {}
-    complete = run._Run._complete
+    complete = driver._Run._complete
 
     def timed_keep(*arguments: Any) -> Any:
         started = time.monotonic()
@@ -139,15 +139,15 @@ def _annotate(folder: str, rows_per_chunk: int, pipe: Any) -> None:
         seconds["keep_s"] = round(time.monotonic() - started, 1)
         return record
 
-    def timed_complete(self: Any, stage: Any, planned: Any) -> Any:
+    def timed_complete(self: Any, stage: Any, *planned: Any) -> Any:
         started = time.monotonic()
-        made = complete(self, stage, planned)
+        made = complete(self, stage, *planned)
         seconds[f"{stage}_s"] = round(time.monotonic() - started, 1)
         return made
 
     with (
         patch.object(jobs.annotate, "keep_source", timed_keep),
-        patch.object(run._Run, "_complete", timed_complete),
+        patch.object(driver._Run, "_complete", timed_complete),
     ):
         manifest = jobs.annotate.run(config)
     assert manifest is not None

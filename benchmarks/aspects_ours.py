@@ -1,6 +1,4 @@
-"""xrec's own choice of aspects, by the graph alone and with the users' own words."""
-
-from functools import partial
+"""xrec's own choice of aspects."""
 
 import numpy as np
 import scipy.sparse
@@ -12,23 +10,16 @@ from xrec.aspects import Mentions, fit, item_vectors, nearest_items
 _DIM, _NUM_NEIGHBOURS = 64, 100
 
 
-def scorer(split: Split, seed: int, *, own_words: bool) -> Score:
-    """Train xrec's scorer: neighbours by the graph with aspects, its numbers on validation.
-
-    Without `own_words` the graph has no edges from users to what they mention, and the scorer none
-    of their words.
-    """
+def scorer(split: Split, seed: int) -> Score:
+    """Train xrec's scorer: neighbours by the graph with aspects, its numbers on validation."""
     train, validation = (_mentions(reviews, split) for reviews in (split.train, split.validation))
-    vectors = item_vectors(train, embedding_dim=_DIM, user_weight=float(own_words), seed=seed)
+    vectors = item_vectors(train, embedding_dim=_DIM, seed=seed)
     neighbours = nearest_items(vectors, _NUM_NEIGHBOURS)
-    found = fit(train, validation, neighbours, own_words=own_words, seed=seed)
+    found = fit(train, validation, neighbours, seed=seed)
     return lambda users, items: found.scorer.scores(users, items)
 
 
-OURS: dict[str, Method] = {
-    "ours by the graph alone": partial(scorer, own_words=False),
-    "ours": partial(scorer, own_words=True),
-}
+OURS: dict[str, Method] = {"ours": scorer}
 
 
 def _mentions(reviews: Reviews, split: Split) -> Mentions:

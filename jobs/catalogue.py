@@ -65,7 +65,7 @@ again.
 
 \b
 In:   source: a table of reviews (user_id, item_id, review), and perhaps one of items
-Out:  <workspace>/annotations: tables items, users, pairs and aspects, report.html, manifest.json;
+Out:  <workspace>/annotations: tables items, users and pairs, report.html, manifest.json;
       xrec prepare takes it with 'source: {kind: annotations}'
 
 \b
@@ -118,17 +118,16 @@ TRAIN_ASPECTS = Job(
     "aspects",
     """Dataset with aspects in, out: which aspects of an item to name to a user.
 
-Trains a score of aspects on the validation's reviews, and chooses the best ones of each explained
-pair, of training pairs without their own review. Runs in this process.
+Trains a score of aspects on the validation's reviews. Runs in this process.
 
 \b
 In:   <workspace>/dataset with aspects (from: xrec prepare, of annotations, with aspects_from, or of
       the sample)
-Out:  <workspace>/aspects: weights.json, neighbours.safetensors, choices.parquet, manifest.json
+Out:  <workspace>/aspects: weights.json, neighbours.safetensors, manifest.json
 
 \b
 Example:
-  xrec train-aspects configs/instruments.yaml num_chosen=3
+  xrec train-aspects configs/instruments.yaml personal_weight=0.5
 """,
 )
 

@@ -81,21 +81,6 @@ PLANTED = pa.schema(
     ]
 )
 
-# The aspects that `train-aspects` chose for the explained pairs, by user, item and rank.
-# The evidence is in how many of the item's, and of the user's, training reviews each one is.
-CHOSEN_ASPECTS = _schema(
-    user_index=pa.int32(),
-    item_index=pa.int32(),
-    split=pa.string(),
-    rank=pa.int32(),
-    aspect_index=pa.int32(),
-    score=pa.float32(),
-    item_reviews=pa.int32(),
-    user_reviews=pa.int32(),
-    num_item_reviews=pa.int32(),
-    num_user_reviews=pa.int32(),
-)
-
 # The best unseen items of each user, by user_id and rank. `rank` counts from 1; `score` is the dot
 # product of the vectors.
 RECOMMENDATIONS = _schema(

@@ -63,7 +63,6 @@ def make_workspace(folder: Path, **town: int) -> Path:
             {
                 "workspace": str(folder),
                 "similar_items": {"embedding_dim": 4, "num_neighbours": 3},
-                "num_chosen": 2,
             }
         )
     )

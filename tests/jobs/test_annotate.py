@@ -29,7 +29,7 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_ray(ray: Any) -> Iterator[None]:
         yield
 
-    monkeypatch.setattr("xrec.annotate.run.RayPool", pool_here)
+    monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
     monkeypatch.setattr("jobs.annotate.ensure_ray", no_ray)
     monkeypatch.setattr("jobs.annotate.check_cluster", lambda *arguments, **more: None)
 

@@ -13,11 +13,10 @@ with the aspects that the reason speaks of. What is held out is decided before a
     stages, task      the kinds of text, and what an actor does with some rows of one
     normalize, vocabulary
                       the names of aspects become one vocabulary
-    plan, run         the stages, each a bulk run (xrec.bulk)
+    plan, driver      the stages, each a bulk run (xrec.bulk)
     publish, report   manifest and report of finished annotations
     tables, read      reads them; `read` as the source of a dataset
-    look_ahead, outlook
-                      what a run would do, before it does
+    look_ahead        what a run would do, before it does
     phrases, language_model
                       the annotators; words has what the first knows of English
 """

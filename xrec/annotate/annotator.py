@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from xrec.annotate.outlook import Outlook
 from xrec.annotate.rows import (
+    Input,
     ItemInput,
     ItemText,
     PairInput,
@@ -16,6 +16,7 @@ from xrec.annotate.rows import (
     UserText,
     Written,
 )
+from xrec.bulk import Rate
 from xrec.storage import Location
 
 
@@ -40,28 +41,26 @@ class Annotator(Protocol):
         ...
 
 
-def _nothing_to_learn(reviews: pa.Table, output: Location) -> None:
-    return None
+@dataclass(frozen=True)
+class Outlook:
+    """What a run would write.
+
+    counts: of the texts of the stages items, users and pairs.
+    samples: the inputs of some of them, by stage.
+    rates: what was measured on the texts of stages that have begun.
+    """
+
+    counts: Mapping[str, int]
+    samples: Mapping[str, Sequence[Input]]
+    rates: Mapping[str, Rate]
 
 
-def _learned_nothing(output: Location) -> str:
-    return ""
-
-
-def _nothing_to_do(output: Location) -> None:
+def _nothing(*_: object) -> None:
     return None
 
 
 def _counts(outlook: Outlook) -> list[str]:
     return [f"{stage}: {count:,} texts" for stage, count in outlook.counts.items()]
-
-
-def _no_figures(costs: Mapping[str, float]) -> dict[str, float]:
-    return {}
-
-
-def _no_budget(costs: Mapping[str, float]) -> None:
-    return None
 
 
 @dataclass(frozen=True)
@@ -76,17 +75,13 @@ class AnnotatorSpec:
     learn: called in the driver, before the first stage, with training reviews (a sample of at most
         `num_learned`, schema REVIEWS); writes what actors are to read below `output`. It must
         write the same if it is called twice.
-    learned: a fingerprint of what `learn` wrote, which texts depend on too; "" if that is nothing.
-        Texts of earlier annotations are carried only if it is the same there.
-    check_costs: called every few seconds with the costs of all stages so far; raises an XRecError
-        to end the run, which a later call goes on with.
+    learned: a fingerprint of what `learn` wrote, which texts depend on too; None if it writes
+        nothing. Texts of earlier annotations are carried only if it is the same there.
     gpus_per_actor: for an actor whose device is a GPU.
     max_actors: most actors of a stage; None if there is no limit.
     forget_failures: called in the driver before failed texts are written again; `output` as above.
     clean_up: called in the driver once all texts are written and published.
     describe: lines for a reader that say what a run would do, for --dry-run.
-    figures: what the costs of all stages tell, for report and manifest, by a name that readers
-        understand.
     """
 
     settings: Mapping[str, Any]
@@ -94,17 +89,15 @@ class AnnotatorSpec:
     reasons: tuple[str, ...]
     make: Callable[[Location], Annotator]
     row_errors: tuple[type[Exception], ...] = ()
-    learn: Callable[[pa.Table, Location], None] = _nothing_to_learn
+    learn: Callable[[pa.Table, Location], None] = _nothing
     num_learned: int = 0
-    learned: Callable[[Location], str] = _learned_nothing
-    check_costs: Callable[[Mapping[str, float]], None] = _no_budget
+    learned: Callable[[Location], str] | None = None
     chunks_at_once: int = 1
     gpus_per_actor: int = 0
     max_actors: int | None = None
-    forget_failures: Callable[[Location], None] = _nothing_to_do
-    clean_up: Callable[[Location], None] = _nothing_to_do
+    forget_failures: Callable[[Location], None] = _nothing
+    clean_up: Callable[[Location], None] = _nothing
     describe: Callable[[Outlook], list[str]] = _counts
-    figures: Callable[[Mapping[str, float]], dict[str, float]] = _no_figures
 
     def num_actors(self, wanted: int) -> int:
         """How many actors a stage of texts has if the config asks for `wanted`."""

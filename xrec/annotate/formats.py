@@ -7,9 +7,11 @@ import pyarrow as pa
 
 from xrec.bulk import RowFormat
 
-Stage = Literal["items", "users", "pairs", "aspects"]
-STAGES: tuple[Stage, ...] = ("items", "users", "pairs", "aspects")
+Stage = Literal["items", "users", "pairs"]
+STAGES: tuple[Stage, ...] = ("items", "users", "pairs")
 NO_REVIEWS, EMPTY_REVIEW = "no_reviews", "empty_review"
+MERGED = "merged_aspects.json"
+"""Aspects of the vocabulary that are another one by their vectors, and that one."""
 
 
 def _text(name: str, comment: str) -> pa.Field:
@@ -25,7 +27,6 @@ _KEYS: Mapping[Stage, tuple[str, ...]] = {
     "items": ("item_id",),
     "users": ("user_id",),
     "pairs": ("user_id", "item_id"),
-    "aspects": ("aspect",),
 }
 _OK: Mapping[Stage, pa.Schema] = {
     "items": pa.schema(
@@ -61,17 +62,16 @@ _OK: Mapping[Stage, pa.Schema] = {
             _KEY,
         ]
     ),
-    "aspects": pa.schema([_text("canonical", "the aspect of the vocabulary that it is"), _KEY]),
 }
 
 
 def stage_format(stage: Stage, reasons: Sequence[str]) -> RowFormat:
     """The columns of a stage's table; `reasons` are the annotator's own."""
-    own = {"items": (NO_REVIEWS,), "users": (), "pairs": (EMPTY_REVIEW,), "aspects": ("left_out",)}
+    own = {"items": (NO_REVIEWS,), "users": (), "pairs": (EMPTY_REVIEW,)}
     return RowFormat(
         keys=_KEYS[stage],
         ok=_OK[stage],
         failed=_REPLY,
-        reasons=own[stage] if stage == "aspects" else tuple(dict.fromkeys((*own[stage], *reasons))),
+        reasons=tuple(dict.fromkeys((*own[stage], *reasons))),
         error_reason="annotator_error",
     )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import Stage
@@ -15,28 +14,39 @@ KIND: Kind = "annotations"
 RECORD = "run.json"
 """Whose run an output is, written before anything else: JSON with run, config and inputs."""
 
-_KEPT = ("min_rating", "low_rated", "rating_range", "core", "split", "max_rejected_share")
-_SAMPLES: Mapping[Stage, tuple[str, ...]] = {
-    "items": ("max_reviews_per_item",),
-    "users": ("max_reviews_per_item", "max_reviews_per_user"),
-    "pairs": ("max_reviews_per_item",),
-    "aspects": ("max_reviews_per_item", "vocabulary"),
-}
+_SETTINGS = frozenset(
+    {
+        "min_rating",
+        "low_rated",
+        "rating_range",
+        "core",
+        "split",
+        "max_rejected_share",
+        "max_reviews_per_item",
+        "max_reviews_per_user",
+        "vocabulary",
+    }
+)
 
 
 def identify_annotations(
-    config: AnnotateConfig, spec: AnnotatorSpec, files: Mapping[str, str]
+    config: AnnotateConfig,
+    spec: AnnotatorSpec,
+    files: Mapping[str, str],
+    stage: Stage | None = None,
 ) -> Identity:
-    """The run that `config` asks for; `files` are the hashes of the source's files, by table."""
-    names = {*_KEPT, *(name for names in _SAMPLES.values() for name in names)}
-    return _identity(config, spec, files, names, {})
+    """The run that `config` asks for, or one stage of it.
 
-
-def identify_stage(
-    config: AnnotateConfig, spec: AnnotatorSpec, files: Mapping[str, str], stage: Stage
-) -> Identity:
-    """The part of the run that one stage's rows depend on."""
-    return _identity(config, spec, files, {*_KEPT, *_SAMPLES[stage]}, {"stage": stage})
+    files: the hashes of the source's files, by table.
+    """
+    values = config.model_dump(mode="json", include={"source", *_SETTINGS})
+    source = {key: value for key, value in values.pop("source").items() if key != "uri"}
+    of_stage = {} if stage is None else {"stage": stage}
+    return Identity(
+        kind=KIND,
+        config={**values, "source": source, "annotator": dict(spec.settings), **of_stage},
+        inputs={**files, **spec.inputs},
+    )
 
 
 def begin(output: Location, identity: Identity) -> None:
@@ -62,19 +72,3 @@ def begun_files(output: Location) -> dict[str, str]:
     except StorageNotFoundError:
         return {}
     return {table: inputs[table] for table in REVIEW_COLUMNS if table in inputs}
-
-
-def _identity(
-    config: AnnotateConfig,
-    spec: AnnotatorSpec,
-    files: Mapping[str, str],
-    names: set[str],
-    more: Mapping[str, Any],
-) -> Identity:
-    values = config.model_dump(mode="json", include={"source", *names})
-    source = {key: value for key, value in values.pop("source").items() if key != "uri"}
-    return Identity(
-        kind=KIND,
-        config={**values, "source": source, "annotator": dict(spec.settings), **more},
-        inputs={**files, **spec.inputs},
-    )

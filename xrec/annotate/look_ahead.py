@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.annotate.annotator import Outlook
 from xrec.annotate.formats import STAGES
 from xrec.annotate.keep import keep_reviews
-from xrec.annotate.outlook import Outlook
 from xrec.annotate.source import read_reviews
 from xrec.annotate.source_files import find_review_files
 from xrec.annotate.stages import ItemStage, ItemTexts, PairStage, UserStage
@@ -17,7 +17,6 @@ from xrec.annotate.store import ReviewStore, read_record, write_store
 from xrec.bulk import Rate, read_status
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
-from xrec.schemas import ITEM_DETAILS
 from xrec.storage import location_of, open_location
 
 _NUM_SAMPLED = 48
@@ -45,9 +44,11 @@ def look_at_reviews(config: AnnotateConfig) -> Outlook:
                 "users": len(training["user_id"].unique()),
                 "pairs": ids.num_rows,
             },
-            items.inputs(_some(training.group_by("item_id").aggregate([]))),
-            users.inputs(_some(training.group_by("user_id").aggregate([]))),
-            PairStage(store, written).inputs(_some(ids)),
+            {
+                "items": items.inputs(_some(training.group_by("item_id").aggregate([]))),
+                "users": users.inputs(_some(training.group_by("user_id").aggregate([]))),
+                "pairs": PairStage(store, written).inputs(_some(ids)),
+            },
             _rates(config),
         )
 
@@ -64,16 +65,7 @@ def _kept(config: AnnotateConfig) -> Iterator[ReviewStore]:
     kept = keep_reviews(raw.reviews, config)
     with TemporaryDirectory(prefix="xrec-outlook-") as folder:
         there = open_location(folder)
-        record = write_store(
-            there,
-            kept.reviews,
-            kept.low_rated,
-            raw.items.cast(ITEM_DETAILS),
-            dropped=kept.dropped,
-            rejected={},
-            personal=raw.num_personal,
-        )
-        yield ReviewStore(there, record.num_files)
+        yield ReviewStore(there, write_store(there, raw, kept).num_files)
 
 
 def _items_to_come(item_ids: pa.Array) -> ItemTexts:

@@ -1,35 +1,23 @@
 """The plan of each stage: its rows, and what its actors make of them."""
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import Stage, stage_format
-from xrec.annotate.identity import identify_stage
-from xrec.annotate.normalize import names_are_english
+from xrec.annotate.identity import identify_annotations
 from xrec.annotate.stages import ItemStage, PairStage, TextStage, UserStage
 from xrec.annotate.store import ReviewStore, StoreRecord
-from xrec.annotate.tables import count_names, read_item_texts
+from xrec.annotate.tables import read_item_texts
 from xrec.annotate.task import TextTask
-from xrec.annotate.vocabulary import AspectTask
 from xrec.bulk import BulkRun, ChunkTask, RunRequest, clean_keys, open_run
 from xrec.config.annotate import AnnotateConfig
-from xrec.config.shared import StorageConfig
 from xrec.storage import Location, fingerprint_of, location_of, open_location
 
 Rows = Iterator[tuple[pa.Table, pa.Table]]
-_NAMES_A_CHUNK = 8192
-
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """A stage that is planned, and how an actor makes its task."""
-
-    run: BulkRun
-    make_task: Callable[[], ChunkTask]
 
 
 def plan_stage(
@@ -39,101 +27,67 @@ def plan_stage(
     files: Mapping[str, str],
     stage: Stage,
     versions: Mapping[Stage, int],
-) -> PlannedStage | None:
-    """Plan a stage, or open it if it was planned before; None if it has no rows.
+) -> tuple[BulkRun, Callable[[], ChunkTask]]:
+    """Plan a stage, or open it if it was planned before; returns it, and what makes its task.
 
     files: the hashes of the source's files. versions: of the stages before it. Raises what
     `open_run` raises.
     """
     output = location_of(config, "annotations")
     store = ReviewStore(output, record.num_files)
-    uri, storage = output.shared_uri, config.storage
-    counts = count_names(output, versions["pairs"], storage) if stage == "aspects" else {}
-    if stage == "aspects" and not counts:
-        return None
+    uri = output.shared_uri
     batches: Mapping[Stage, Callable[[], Rows]] = {
         "items": lambda: _items(store, uri),
         "users": lambda: _users(store, uri),
         "pairs": lambda: _pairs(store, uri),
-        "aspects": lambda: _names(counts, uri),
     }
     run = open_run(
         RunRequest(
             (output / stage).uri,
-            identify_stage(config, spec, files, stage),
+            identify_annotations(config, spec, files, stage),
             stage_format(stage, spec.reasons),
             batches[stage],
-            # What the rows are follows from the identity, except for the names that pairs have.
-            listing={"pairs": [str(versions["pairs"])]} if stage == "aspects" else {},
-            rows_per_chunk=_NAMES_A_CHUNK if stage == "aspects" else config.rows_per_chunk,
+            rows_per_chunk=config.rows_per_chunk,
             carry_from=f"{config.carry_from.rstrip('/')}/{stage}" if config.carry_from else None,
-            storage=storage,
+            storage=config.storage,
         )
     )
-    if stage == "aspects":
-        make = functools.partial(
-            AspectTask,
-            dict(counts),
-            config.vocabulary,
-            stage_format(stage, spec.reasons),
-            is_english=names_are_english(spec.settings),
-        )
-        return PlannedStage(run, make)
-    settings = _StageSettings.of(config, record, stage, versions)
-    return PlannedStage(run, functools.partial(_make_text_task, settings, spec))
+    return run, _MakeTask(stage, config, spec, uri, record.num_files, versions.get("items", -1))
 
 
 @dataclass(frozen=True)
-class _StageSettings:
-    """What an actor of a stage of texts must know."""
+class _MakeTask:
+    """Makes a stage's task in an actor, whose folder is another one: `output` is no relative path.
+
+    items_version: of the table of items, which the other stages read.
+    """
 
     stage: Stage
+    config: AnnotateConfig
+    spec: AnnotatorSpec
     output: str
-    storage: StorageConfig
     num_files: int
     items_version: int
-    max_reviews_per_item: int
-    max_reviews_per_user: int
 
-    @classmethod
-    def of(
-        cls,
-        config: AnnotateConfig,
-        record: StoreRecord,
-        stage: Stage,
-        versions: Mapping[Stage, int],
-    ) -> "_StageSettings":
-        return cls(
-            stage,
-            location_of(config, "annotations").shared_uri,
-            config.storage,
-            record.num_files,
-            versions.get("items", -1),
-            config.max_reviews_per_item,
-            config.max_reviews_per_user,
+    def __call__(self) -> TextTask:
+        spec, output = self.spec, open_location(self.output, self.config.storage)
+        learned = [spec.learned(output)] if spec.learned else []
+        return TextTask(
+            self._stage(output),
+            spec.make(output),
+            stage_format(self.stage, spec.reasons),
+            fingerprint_of([dict(spec.settings), dict(spec.inputs), *learned]),
+            spec.row_errors,
         )
 
-
-def _make_text_task(settings: _StageSettings, spec: AnnotatorSpec) -> TextTask:
-    output = open_location(settings.output, settings.storage)
-    learned = spec.learned(output)
-    return TextTask(
-        _stage(settings, output),
-        spec.make(output),
-        stage_format(settings.stage, spec.reasons),
-        fingerprint_of([dict(spec.settings), dict(spec.inputs), *([learned] if learned else [])]),
-        spec.row_errors,
-    )
-
-
-def _stage(settings: _StageSettings, output: Location) -> "TextStage[object, object]":
-    store = ReviewStore(output, settings.num_files)
-    if settings.stage == "items":
-        return ItemStage(store, settings.max_reviews_per_item)  # type: ignore[return-value]
-    items = read_item_texts(output, settings.items_version, settings.storage)
-    if settings.stage == "users":
-        return UserStage(store, settings.max_reviews_per_user, items)  # type: ignore[return-value]
-    return PairStage(store, items)  # type: ignore[return-value]
+    def _stage(self, output: Location) -> TextStage[Any, Any]:
+        store, config = ReviewStore(output, self.num_files), self.config
+        if self.stage == "items":
+            return ItemStage(store, config.max_reviews_per_item)
+        items = read_item_texts(output, self.items_version, config.storage)
+        if self.stage == "users":
+            return UserStage(store, config.max_reviews_per_user, items)
+        return PairStage(store, items)
 
 
 def _items(store: ReviewStore, uri: str) -> Rows:
@@ -154,8 +108,3 @@ def _users(store: ReviewStore, uri: str) -> Rows:
 def _pairs(store: ReviewStore, uri: str) -> Rows:
     for ids in store.ids("all_by_user"):
         yield clean_keys(ids, ("user_id", "item_id"), file=uri, first_line=1)
-
-
-def _names(counts: Mapping[str, int], uri: str) -> Rows:
-    names = pa.table({"aspect": pa.array(sorted(counts), pa.string())})
-    yield clean_keys(names, ("aspect",), file=uri, first_line=1)

@@ -1,26 +1,21 @@
 """The manifest of finished annotations: versions of the stages' tables, counts, and a report."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.formats import Stage
+from xrec.annotate.formats import MERGED, Stage
 from xrec.annotate.identity import KIND, identify_annotations
 from xrec.annotate.normalize import names_are_english
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord
-from xrec.annotate.tables import Versions, count_explained
+from xrec.annotate.tables import Versions, count_explained, count_names
+from xrec.annotate.vocabulary import merged_aspects
 from xrec.bulk import Summary, added
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError
-from xrec.storage import Manifest, location_of, read_manifest, write_manifest
-
-_COUNTED: Mapping[Stage, str] = {
-    "items": "items",
-    "users": "users",
-    "pairs": "pairs",
-    "aspects": "aspect_names",
-}
+from xrec.storage import Manifest, content_hash, location_of, read_manifest, write_manifest
 
 
 def describe_stage(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
@@ -49,9 +44,9 @@ def publish_annotations(
     record: StoreRecord,
     stages: Mapping[Stage, Manifest],
 ) -> Manifest:
-    """Write report and manifest, unless they are there for these tables; returns the manifest.
+    """Write merged aspects, report and manifest, unless they are there for these tables.
 
-    stages: the manifests of the stages' tables.
+    stages: the manifests of the stages' tables. Returns the manifest.
     """
     output = location_of(config, "annotations")
     versions, costs = versions_of(stages), costs_of(stages)
@@ -61,21 +56,24 @@ def publish_annotations(
         there = None
     if there is not None and there.metrics.get("tables") == versions:
         return there
+    is_english = names_are_english(spec.settings)
+    names = count_names(output, versions["pairs"], config.storage)
+    merged = merged_aspects(names, config.vocabulary, is_english=is_english)
+    content = json.dumps(merged, ensure_ascii=False).encode()
+    (output / MERGED).write_bytes(content)
     failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages.items()}
-    own = spec.figures(costs)
-    figures = write_report(
-        config, record, versions, failed, own, is_english=names_are_english(spec.settings)
-    )
+    figures = write_report(config, record, versions, failed, is_english=is_english)
     identity = identify_annotations(config, spec, files)
     return write_manifest(
         output,
         KIND,
         config=identity.config,
         inputs=identity.inputs,
+        files={MERGED: content_hash(content)},
         content={str(stage): each.fingerprint for stage, each in stages.items()},
         row_counts={
             "reviews": sum(record.num_reviews.values()),
-            **{_COUNTED[stage]: each.row_counts["ok"] for stage, each in stages.items()},
+            **{str(stage): each.row_counts["ok"] for stage, each in stages.items()},
             "explanations": count_explained(output, versions["pairs"], config.storage),
         },
         metrics={

@@ -1,22 +1,22 @@
 """Annotations as the source of a dataset: texts, interactions with their splits, and aspects."""
 
-import functools
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.annotate.formats import Stage
+from xrec.annotate.formats import MERGED, Stage
 from xrec.annotate.identity import KIND
 from xrec.annotate.normalize import names_are_english
 from xrec.annotate.rows import LOW_RATED
 from xrec.annotate.store import ReviewStore
-from xrec.annotate.tables import named_aspects, read_failed, read_stage, stage_table
-from xrec.annotate.vocabulary import normal_synonyms, renamed
+from xrec.annotate.tables import named_aspects, read_stage, stage_table
+from xrec.annotate.vocabulary import Vocabulary
 from xrec.config.shared import StorageConfig
 from xrec.data.source import SourceData
-from xrec.storage import Location, Manifest, open_location, read_manifest
+from xrec.storage import Location, Manifest, open_location, read_content, read_manifest
 
 _FILE = "reviews"
 
@@ -122,42 +122,27 @@ def _aspects(output: Location, manifest: Manifest, storage: StorageConfig) -> pa
     renamed like the others, and kept if that is an aspect of the vocabulary: nothing is learned
     from it.
     """
-    versions: dict[Stage, int] = manifest.metrics["tables"]
-    if "aspects" not in versions:
-        return None
     columns = ("user_id", "item_id", "split", "aspects")
-    batches = stage_table(output, "pairs", versions["pairs"], storage).batches(columns)
+    version = manifest.metrics["tables"]["pairs"]
+    batches = stage_table(output, "pairs", version, storage).batches(columns)
     named = pa.concat_tables([named_aspects(batch) for batch in batches])
-    distinct = named["aspect"].unique().to_pylist()
-    known = _canonical_names(output, manifest, storage, distinct)
-    aspects = pa.array([known[name] for name in named["aspect"].to_pylist()], pa.string())
+    if not pc.any(pc.equal(named["split"], "train")).as_py():
+        return None
+    vocabulary = _vocabulary(output, manifest)
+    names = named["aspect"].to_pylist()
+    aspects = pa.array([vocabulary.canonical(name) for name in names], pa.string())
     named = named.set_column(named.schema.get_field_index("aspect"), "aspect", aspects)
     named = _first_of_each(named.filter(pc.is_valid(named["aspect"])))
-    vocabulary = _vocabulary(named, manifest.config["vocabulary"]["min_reviews"])
-    return named.filter(pc.is_in(named["aspect"], value_set=vocabulary))
+    frequent = _frequent(named, manifest.config["vocabulary"]["min_reviews"])
+    return named.filter(pc.is_in(named["aspect"], value_set=frequent))
 
 
-def _canonical_names(
-    output: Location, manifest: Manifest, storage: StorageConfig, names: Sequence[str]
-) -> dict[str, str | None]:
-    """The aspect that each of the names means; None if it is left out.
-
-    The stage `aspects` has the names of training reviews. Any other name gets the synonyms, and
-    becomes what the stage made of its normal form, if a training review has that.
-    """
-    version = manifest.metrics["tables"]["aspects"]
-    is_english = names_are_english(manifest.config["annotator"])
-    synonyms = normal_synonyms(manifest.config["vocabulary"]["synonyms"], is_english=is_english)
-    form_of = functools.partial(renamed, synonyms=synonyms, is_english=is_english)
-    rows = read_stage(output, "aspects", version, ("aspect", "canonical"), storage)
-    seen: dict[str, str | None] = dict(
-        zip(rows["aspect"].to_pylist(), rows["canonical"].to_pylist(), strict=True)
+def _vocabulary(output: Location, manifest: Manifest) -> Vocabulary:
+    return Vocabulary(
+        manifest.config["vocabulary"]["synonyms"],
+        json.loads(read_content(output, manifest, MERGED, remedy="run `xrec annotate` again")),
+        is_english=names_are_english(manifest.config["annotator"]),
     )
-    of_form = {form_of(name): canonical for name, canonical in sorted(seen.items())}
-    left_out = read_failed(output, "aspects", version, storage)["aspect"].to_pylist()
-    seen.update(dict.fromkeys(left_out))
-    forms = {name: form_of(name) for name in names if name not in seen}
-    return {**seen, **{name: form and of_form.get(form, form) for name, form in forms.items()}}
 
 
 def _first_of_each(named: pa.Table) -> pa.Table:
@@ -166,7 +151,7 @@ def _first_of_each(named: pa.Table) -> pa.Table:
     return named.filter(pa.array(~repeated))
 
 
-def _vocabulary(named: pa.Table, min_reviews: int) -> pa.Array:
+def _frequent(named: pa.Table, min_reviews: int) -> pa.Array:
     """The aspects that at least so many training reviews have."""
     training = named.filter(pc.equal(named["split"], "train"))
     counts = pc.value_counts(training["aspect"].combine_chunks())

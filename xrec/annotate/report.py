@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.annotate.formats import Stage
 from xrec.annotate.normalize import normalized
-from xrec.annotate.report_page import report_page
 from xrec.annotate.rows import LOW_RATED
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.annotate.tables import read_stage, stage_table
@@ -27,6 +27,12 @@ _MOST_PAIRS = 5000
 _NUM_EXAMPLES = 20
 _VERBATIM_WORDS = 8
 _SHOWN_REVIEWS, _SHOWN_LETTERS, _SHOWN_ASPECTS = 3, 600, 30
+_HEAD = (
+    "<!doctype html><meta charset=utf-8><title>Annotations</title><style>body{font:15px/1.5 "
+    "system-ui;max-width:72rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse}"
+    "td,th{padding:.3rem .8rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid "
+    "#ddd}</style>"
+)
 _WORD = re.compile(r"[\w']+")
 
 
@@ -35,14 +41,12 @@ def write_report(
     record: StoreRecord,
     versions: Mapping[Stage, int],
     failed: Mapping[str, Mapping[str, int]],
-    of_annotator: Mapping[str, float],
     *,
     is_english: bool,
 ) -> dict[str, Any]:
     """Write both files below the output; returns the figures for the manifest.
 
-    failed: numbers of failed rows, by stage and reason. of_annotator: figures of its own, by name.
-    is_english: whether the aspects' names are.
+    failed: numbers of failed rows, by stage and reason. is_english: whether the aspects' names are.
     """
     output = location_of(config, "annotations")
     store = ReviewStore(output, record.num_files)
@@ -59,7 +63,6 @@ def write_report(
         "failed": failed,
         "sampled_pairs": len(pairs),
         **figures,
-        "annotator": dict(of_annotator),
         "frequent_aspects": _frequent(pairs, is_english=is_english),
         "explanations": [_shown_pair(row) for row in examples],
         "items_shown": _shown_profiles(config, store, versions, examples, "items"),
@@ -67,8 +70,8 @@ def write_report(
     }
     text = json.dumps(report, indent=2, ensure_ascii=False)
     (output / "report.json").write_bytes(f"{text}\n".encode())
-    (output / "report.html").write_bytes(report_page(report).encode())
-    return {**figures, **of_annotator}
+    (output / "report.html").write_bytes(_page(report).encode())
+    return figures
 
 
 def repeats_verbatim(text: str, review: str) -> bool:
@@ -180,3 +183,54 @@ def _shown_profiles(
     for row in reviews.select([key, "review"]).to_pylist():
         by_id.setdefault(row[key], []).append(row["review"][:_SHOWN_LETTERS])
     return [{**row, "reviews": by_id.get(row[key], [])[:_SHOWN_REVIEWS]} for row in found]
+
+
+def _page(report: Mapping[str, Any]) -> str:
+    """The report as an HTML page without other files."""
+    losses = {name: report[name] for name in ("dropped", "rejected", "personal_removed")}
+    losses |= {f"failed: {stage}": reasons for stage, reasons in report["failed"].items()}
+    lost = [(what, *each) for what, reasons in losses.items() for each in reasons.items()]
+    explained = [
+        {**row, "aspects": "; ".join(map(_aspect, row["aspects"]))}
+        for row in report["explanations"]
+    ]
+    figures = {name: value for name, value in report.items() if not isinstance(value, dict | list)}
+    tables = {
+        "Annotations": pd.Series({"reviews": report["reviews"], **figures}, dtype=object)
+        .map(_cell)
+        .to_frame(""),
+        "What was dropped, rejected, removed, and failed": pd.DataFrame(
+            lost, columns=["what", "reason", "number"]
+        ),
+        "The most frequent aspects, and their training reviews in the sample": pd.DataFrame(
+            report["frequent_aspects"].items(), columns=["aspect", "reviews"]
+        ),
+        "Explanations beside their reviews": pd.DataFrame(
+            explained, columns=["split", "explanation", "aspects", "review"]
+        ),
+        "Items, beside some of their training reviews": pd.DataFrame(
+            map(_listed, report["items_shown"]), columns=["title", "profile", "reviews"]
+        ),
+        "Users, beside some of their training reviews": pd.DataFrame(
+            map(_listed, report["users_shown"]), columns=["user_id", "profile", "reviews"]
+        ),
+    }
+    with pd.option_context("display.max_colwidth", None):  # it would cut the texts
+        return _HEAD + "".join(
+            f"<h2>{title}</h2>{table.to_html(index=title == 'Annotations')}"
+            for title, table in tables.items()
+        )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{count:,} {name}" for name, count in value.items())
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _aspect(each: Mapping[str, str]) -> str:
+    return " ".join(filter(None, (each["aspect"], each["opinion"], f"({each['sentiment']})")))
+
+
+def _listed(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "reviews": " \u2022 ".join(row["reviews"])}

@@ -9,8 +9,8 @@ from xrec.annotate.source import read_reviews
 from xrec.annotate.source_files import file_hashes, find_review_files
 from xrec.annotate.store import ReviewStore, StoreRecord, read_record, write_store
 from xrec.config.annotate import AnnotateConfig
-from xrec.data.findings import check_rejected_share, count_reasons, rejected_table
-from xrec.schemas import ITEM_DETAILS, REJECTED
+from xrec.data.findings import check_rejected_share, rejected_table
+from xrec.schemas import REJECTED
 from xrec.storage import check_access, location_of, write_table
 
 logger = logging.getLogger("xrec")
@@ -36,15 +36,7 @@ def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
         )
         kept = keep_reviews(raw.reviews, config)
         write_table(output / "reviews" / "rejected.parquet", rejected_table(raw.findings), REJECTED)
-        record = write_store(
-            output,
-            kept.reviews,
-            kept.low_rated,
-            raw.items.cast(ITEM_DETAILS),
-            dropped=kept.dropped,
-            rejected=count_reasons(raw.findings),
-            personal=raw.num_personal,
-        )
+        record = write_store(output, raw, kept)
         _report(record)
     if spec.num_learned and not (output / _LEARNED).is_file():
         store = ReviewStore(output, record.num_files)

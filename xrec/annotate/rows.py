@@ -138,7 +138,7 @@ class Failure:
     reply: str = ""
 
 
-InputT = TypeVar("InputT", ItemInput, UserInput, PairInput)
+Input = ItemInput | UserInput | PairInput
 TextT = TypeVar("TextT", ItemText, UserText, PairText)
 
 

@@ -7,7 +7,7 @@ can hold it.
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +25,7 @@ from xrec.data.columns import Parser, parse_description, parse_id
 from xrec.data.findings import Finding
 from xrec.data.lines import keys_of, stream_lines
 from xrec.data.rows import FileRows, reject_duplicates, stream_rows
+from xrec.schemas import ITEM_DETAILS
 from xrec.storage import Location, storage_errors
 
 _ADVICE = "name the file's own columns in source.columns ({review: <column>}), or rename them"
@@ -60,14 +61,14 @@ def read_reviews(config: AnnotateConfig, files: Mapping[ReviewTable, Location]) 
         blocks.append(_typed(part.table, num_personal))
         findings += part.findings
         num_rows[part.file] += part.num_rows
-    items = _ITEMS.empty_table()
+    items = ITEM_DETAILS.empty_table()
     if "items" in files:
         read = _read_items(config, files["items"])
-        items = _without_personal(read.table.select(_ITEMS.names), ("details",), num_personal)
+        items = _without_personal(read.table, ("details",), num_personal)
         findings += read.findings
         num_rows[read.file] += read.num_rows
     reviews = pa.concat_tables([_RAW.empty_table(), *blocks])
-    return RawReviews(reviews, items.cast(_ITEMS), tuple(findings), num_rows, num_personal)
+    return RawReviews(reviews, items.cast(ITEM_DETAILS), tuple(findings), num_rows, num_personal)
 
 
 _RAW = pa.schema(
@@ -77,7 +78,6 @@ _RAW = pa.schema(
         ("line", pa.int64()),
     ]
 )
-_ITEMS = pa.schema([(name, pa.string()) for name in ("item_id", "title", "details")])
 
 
 def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[FileRows]:
@@ -106,38 +106,26 @@ def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[File
 
 
 def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
-    names = dict(config.source.names_in("items"))
-    delimiter = config.source.delimiter
+    names, delimiter = config.source.names_in("items"), config.source.delimiter
     is_named = "details" in names
     if not is_named:
         names["details"] = _other_columns(location, names, delimiter)
-    columns: dict[str, Parser] = {"item_id": parse_id}
-    optional: dict[str, Parser] = {"title": parse_description, "details": parse_details}
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
-        parts = list(
-            stream_rows(
-                location.name,
-                opened,
-                columns,
-                optional,
-                names=names,
-                delimiter=delimiter,
-                advice=_ADVICE,
-                may_be_missing=() if is_named else ("details",),
-            )
+        (whole,) = stream_rows(
+            location.name,
+            opened,
+            {"item_id": parse_id},
+            {"title": parse_description, "details": parse_details},
+            names=names,
+            delimiter=delimiter,
+            advice=_ADVICE,
+            may_be_missing=() if is_named else ("details",),
+            rows_at_once=None,
         )
-    whole = FileRows(
-        location.name,
-        pa.concat_tables([part.table for part in parts]),
-        tuple(finding for part in parts for finding in part.findings),
-        sum(part.num_rows for part in parts),
-    )
     unique = reject_duplicates(whole, ["item_id"])
-    filled = {name: pc.fill_null(unique.table[name], "") for name in ("title", "details")}
-    table = unique.table
-    for name, column in filled.items():
-        table = table.set_column(table.schema.get_field_index(name), name, column)
-    return FileRows(unique.file, table, unique.findings, unique.num_rows)
+    texts = {name: pc.fill_null(unique.table[name], "") for name in ("title", "details")}
+    table = pa.table({"item_id": unique.table["item_id"], **texts})
+    return replace(unique, table=table)
 
 
 def _other_columns(

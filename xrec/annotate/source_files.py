@@ -2,15 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import get_args
 
-from xrec.config.annotate import AnnotateConfig, ReviewsSource, ReviewTable
+from xrec.config.annotate import AnnotateConfig, ReviewTable
 from xrec.config.table_files import TABLE_ENDINGS
+from xrec.data.tables import find_files
 from xrec.errors import DataError
 from xrec.storage import Location, check_access, open_location, storage_errors
-
-_READ_BYTES = 2**20
-_SHOWN = 10
 
 
 def find_review_files(config: AnnotateConfig) -> dict[ReviewTable, Location]:
@@ -29,45 +27,14 @@ def find_review_files(config: AnnotateConfig) -> dict[ReviewTable, Location]:
             )
         _check_ending(place)
         return {"reviews": place}
-    found: dict[ReviewTable, Location] = {}
-    for table in ("reviews", "items"):
-        if (location := _find(place, table, source)) is not None:
-            found[table] = location
-    if "reviews" not in found:
-        names = place.files()
-        if not names and not place.exists():
-            raise DataError(f"{place}: there is nothing; check source.uri")
-        raise DataError(
-            f"{place}: the reviews are missing: expected a file reviews with one of the endings "
-            f"{', '.join(TABLE_ENDINGS)}, saw {', '.join(names[:_SHOWN]) or 'no files'}; name the "
-            "file in source.files ({reviews: <file>}), or in source.uri"
-        )
-    return found
+    if not place.exists():
+        raise DataError(f"{place}: there is nothing; check source.uri")
+    return find_files(place, get_args(ReviewTable), source.files, "reviews")
 
 
 def file_hashes(files: Mapping[ReviewTable, Location]) -> dict[str, str]:
     """16 hex digits of a hash of each file's content, by table; the files are read for it."""
     return {table: _hash(location) for table, location in files.items()}
-
-
-def _find(folder: Location, table: ReviewTable, source: ReviewsSource) -> Location | None:
-    """The file of a table: that of the config, else one with the table's name, else None."""
-    if table in source.files:
-        named = folder / source.files[table]
-        if not named.is_file():
-            raise DataError(
-                f"{folder}: {source.files[table]} is missing (source.files.{table}); saw "
-                f"{', '.join(folder.files()[:_SHOWN]) or 'no files'}"
-            )
-        return named
-    names = [f"{table}{ending}" for ending in TABLE_ENDINGS]
-    there = [name for name in names if (folder / name).is_file()]
-    if len(there) > 1:
-        raise DataError(
-            f"{folder}: expected one file of {table}, saw {' and '.join(there)}; remove all but "
-            f"one, or name it in source.files ({{{table}: <file>}})"
-        )
-    return folder / there[0] if there else None
 
 
 def _check_ending(location: Location) -> None:
@@ -78,8 +45,5 @@ def _check_ending(location: Location) -> None:
 
 
 def _hash(location: Location) -> str:
-    digest: Any = hashlib.sha256()
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
-        while data := opened.read(_READ_BYTES):
-            digest.update(data)
-    return str(digest.hexdigest()[:16])
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]

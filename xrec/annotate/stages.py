@@ -3,9 +3,10 @@
 Items come first, since users' profiles and the pairs' explanations name and describe them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +24,7 @@ from xrec.annotate.rows import (
     PairText,
     Review,
     ReviewedItem,
+    TextT,
     UserInput,
     UserText,
     Written,
@@ -30,32 +32,34 @@ from xrec.annotate.rows import (
 from xrec.annotate.store import ReviewStore
 from xrec.schemas import REVIEWS
 
-InputT = TypeVar("InputT")
-TextT = TypeVar("TextT")
+InputT = TypeVar("InputT", ItemInput, UserInput, PairInput)
 
 
-class TextStage(Protocol[InputT, TextT]):
+class TextStage(ABC, Generic[InputT, TextT]):
     """What `TextTask` needs of a stage."""
 
+    @abstractmethod
     def inputs(self, rows: pa.Table) -> list[InputT]:
         """The input of each row (the columns of the stage's keys), in their order."""
-        ...
 
     def refused(self, row: InputT) -> Failure | None:
         """Why nothing can be written of an input; None if the annotator is to be asked."""
-        ...
+        return None
 
-    def write(self, annotator: Annotator, rows: Sequence[InputT]) -> Written[Any]:
+    @abstractmethod
+    def write(self, annotator: Annotator, rows: Sequence[InputT]) -> Written[TextT]:
         """What the annotator makes of them."""
-        ...
 
+    @abstractmethod
     def columns(self, row: InputT, text: TextT) -> dict[str, Any]:
         """The columns of a row that succeeded, without `content_key`."""
-        ...
 
     def without_personal(self, text: TextT) -> tuple[TextT, int]:
         """The text without personal data, and how many places were removed."""
-        ...
+        words = {name: value for name, value in vars(text).items() if isinstance(value, str)}
+        found = {name: remove_personal(value) for name, value in words.items()}
+        cleaned: dict[str, Any] = {name: value for name, (value, _) in found.items()}
+        return replace(text, **cleaned), sum(counts.total() for _, counts in found.values())
 
 
 class ItemTexts:
@@ -75,7 +79,7 @@ class ItemTexts:
 
 
 @dataclass(frozen=True)
-class ItemStage:
+class ItemStage(TextStage[ItemInput, ItemText]):
     """Titles and profiles of items."""
 
     store: ReviewStore
@@ -112,15 +116,9 @@ class ItemStage:
         """See TextStage."""
         return {"item_id": row.item_id, **vars(text)}
 
-    def without_personal(self, text: ItemText) -> tuple[ItemText, int]:
-        """See TextStage."""
-        title, in_title = remove_personal(text.title)
-        profile, in_profile = remove_personal(text.profile)
-        return ItemText(title, profile, text.title_is_made), in_title.total() + in_profile.total()
-
 
 @dataclass(frozen=True)
-class UserStage:
+class UserStage(TextStage[UserInput, UserText]):
     """Profiles of users."""
 
     store: ReviewStore
@@ -140,11 +138,6 @@ class UserStage:
             inputs.append(UserInput(id_, reviewed, len(reviews.get(id_, []))))
         return inputs
 
-    def refused(self, row: UserInput) -> Failure | None:
-        """See TextStage; only users with training reviews are planned."""
-        assert row.reviews, row.user_id
-        return None
-
     def write(self, annotator: Annotator, rows: Sequence[UserInput]) -> Written[UserText]:
         """See TextStage."""
         return annotator.users(rows)
@@ -153,14 +146,9 @@ class UserStage:
         """See TextStage."""
         return {"user_id": row.user_id, "profile": text.profile}
 
-    def without_personal(self, text: UserText) -> tuple[UserText, int]:
-        """See TextStage."""
-        profile, found = remove_personal(text.profile)
-        return UserText(profile), found.total()
-
 
 @dataclass(frozen=True)
-class PairStage:
+class PairStage(TextStage[PairInput, PairText]):
     """Explanations of pairs, with their aspects."""
 
     store: ReviewStore
@@ -205,15 +193,15 @@ class PairStage:
 
     def without_personal(self, text: PairText) -> tuple[PairText, int]:
         """See TextStage."""
-        explanation, found = remove_personal(text.explanation)
-        num_removed, aspects = found.total(), []
+        text, num_removed = super().without_personal(text)
+        aspects = []
         for aspect in text.aspects:
             name, in_name = remove_personal(aspect.aspect)
             opinion, in_opinion = remove_personal(aspect.opinion)
             num_removed += in_name.total() + in_opinion.total()
             if name:
                 aspects.append(Aspect(name, opinion, aspect.sentiment))
-        return PairText(explanation, tuple(aspects)), num_removed
+        return replace(text, aspects=tuple(aspects)), num_removed
 
 
 def _by_id(reviews: pa.Table, key: str) -> dict[str, list[dict[str, Any]]]:

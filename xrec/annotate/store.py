@@ -20,7 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
+from xrec.annotate.keep import KeptReviews
+from xrec.annotate.source import RawReviews
 from xrec.bulk.keys import key_hashes
+from xrec.data.findings import count_reasons
 from xrec.errors import StorageNotFoundError
 from xrec.schemas import ITEM_DETAILS, REVIEWS
 from xrec.storage import Location, read_table, write_table
@@ -56,20 +59,12 @@ class StoreRecord(BaseModel):
     personal: dict[str, int]
 
 
-def write_store(
-    output: Location,
-    reviews: pa.Table,
-    low_rated: pa.Table,
-    items: pa.Table,
-    *,
-    dropped: Mapping[str, int],
-    rejected: Mapping[str, int],
-    personal: Mapping[str, int],
-) -> StoreRecord:
-    """Write the reviews (both schema REVIEWS) and the items (schema ITEM_DETAILS) below `output`.
+def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRecord:
+    """Write what is kept of the reviews, and the items, below `output`.
 
     Calling it again with the same reviews writes the same.
     """
+    reviews, low_rated = kept.reviews, kept.low_rated
     training = reviews.filter(pc.equal(reviews["split"], "train"))
     num_files = 1
     while num_files < min(_MOST_FILES, reviews.num_rows / _REVIEWS_PER_FILE):
@@ -81,16 +76,16 @@ def write_store(
     }
     for folder, rows in folders.items():
         _write_folder(output, folder, rows, num_files)
-    write_table(output / "reviews" / "items.parquet", items, ITEM_DETAILS)
+    write_table(output / "reviews" / "items.parquet", raw.items, ITEM_DETAILS)
     record = StoreRecord(
         num_files=num_files,
         num_reviews=_num_by_split(reviews),
         num_low_rated=low_rated.num_rows,
         num_users=pc.count_distinct(reviews["user_id"]).as_py(),
         num_items=pc.count_distinct(reviews["item_id"]).as_py(),
-        dropped=dict(dropped),
-        rejected=dict(rejected),
-        personal=dict(personal),
+        dropped=dict(kept.dropped),
+        rejected=count_reasons(raw.findings),
+        personal=dict(raw.num_personal),
     )
     (output / "reviews" / "reviews.json").write_bytes(record.model_dump_json(indent=2).encode())
     return record

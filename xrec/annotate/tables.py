@@ -8,12 +8,12 @@ import pyarrow.compute as pc
 
 from xrec.annotate.formats import Stage
 from xrec.annotate.stages import ItemTexts
-from xrec.bulk import FAILED, Published, published
+from xrec.bulk import Published, published
 from xrec.config.shared import StorageConfig
-from xrec.storage import Location, storage_errors
+from xrec.storage import Location
 
 Versions = Mapping[Stage, int]
-"""The version of each stage's table; a stage that had no rows is missing."""
+"""The version of each stage's table."""
 
 
 def stage_table(output: Location, stage: Stage, version: int, storage: StorageConfig) -> Published:
@@ -26,13 +26,6 @@ def read_stage(
 ) -> pa.Table:
     """The rows that succeeded, in the table's order."""
     return pa.concat_tables(stage_table(output, stage, version, storage).batches(columns))
-
-
-def read_failed(output: Location, stage: Stage, version: int, storage: StorageConfig) -> pa.Table:
-    """The rows that failed, with all columns of the table."""
-    table = stage_table(output, stage, version, storage)
-    with storage_errors(table.log.location.uri):
-        return table.dataset(status=FAILED).to_table()
 
 
 def read_item_texts(output: Location, version: int, storage: StorageConfig) -> ItemTexts:

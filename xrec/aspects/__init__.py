@@ -6,8 +6,7 @@
     fit          trains the scorer's numbers on held-out reviews
     praise       what an item's reviews praise, of which is chosen
     choice       the best aspects of many pairs, with evidence
-    diversity    aspects that say different things
-    artifact     the trained score, and the choices of the explained pairs
+    artifact     the trained score
     train        the recipe
 
 The formula is in `xrec.aspects.scorer`.
@@ -16,7 +15,6 @@ The formula is in `xrec.aspects.scorer`.
 from xrec.aspects.artifact import (
     aspects_of,
     read_aspects_manifest,
-    read_choices,
     read_chooser,
     read_scorer,
 )
@@ -45,7 +43,6 @@ __all__ = [
     "nearest_items",
     "ones_at",
     "read_aspects_manifest",
-    "read_choices",
     "read_chooser",
     "read_scorer",
     "train_aspects",

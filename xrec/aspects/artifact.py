@@ -1,10 +1,8 @@
-"""The aspects artifact: the trained score, and the aspects that it chose for the explained pairs.
+"""The aspects artifact: the trained score.
 
 weights.json            the trained numbers (`Weights`)
 neighbours.safetensors  the cosines of each item's nearest ones: starts (I + 1,) int64,
                         items (n,) int32, cosines (n,) float32
-choices.parquet         schema CHOSEN_ASPECTS; those of a training pair are made without its own
-                        review
 """
 
 import json
@@ -13,12 +11,11 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import safetensors.numpy
 import scipy.sparse
 
-from xrec.aspects.choice import AspectChooser, Choices
-from xrec.aspects.mentions import Indices, Sparse, dataset_mentions
+from xrec.aspects.choice import AspectChooser
+from xrec.aspects.mentions import Sparse, dataset_mentions
 from xrec.aspects.praise import dataset_praise
 from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.placeholders import placeholder_names
@@ -26,7 +23,6 @@ from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import ASPECTS_FROM, Dataset
 from xrec.errors import ArtifactMismatchError, ConfigError
-from xrec.schemas import CHOSEN_ASPECTS
 from xrec.storage import (
     Location,
     Manifest,
@@ -34,20 +30,15 @@ from xrec.storage import (
     open_location,
     read_content,
     read_manifest,
-    read_table,
     write_manifest,
-    write_table,
 )
 
-# Of the config, which a reader needs:
-_SETTINGS = ("sentiment", "min_item_reviews", "only_praised", "diversity")
-WEIGHTS, NEIGHBOURS, CHOICES = "weights.json", "neighbours.safetensors", "choices.parquet"
+WEIGHTS, NEIGHBOURS = "weights.json", "neighbours.safetensors"
 
 
 def write_aspects(
     location: Location,
     scorer: AspectScorer,
-    choices: pa.Table,
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
@@ -55,8 +46,8 @@ def write_aspects(
 ) -> Manifest:
     """Write the artifact, its manifest last, and return the manifest.
 
-    `choices` has the schema CHOSEN_ASPECTS. `config` is that of `train-aspects`: it must have the
-    `sentiment` of the mentions, `min_item_reviews`, `only_praised` and `diversity`.
+    `config` is that of `train-aspects`: it must have the `sentiment` of the mentions,
+    `min_item_reviews` and `only_praised`.
     """
     contents = {
         WEIGHTS: (json.dumps(asdict(scorer.weights), indent=1) + "\n").encode(),
@@ -65,7 +56,6 @@ def write_aspects(
     for name, content in contents.items():
         (location / name).write_bytes(content)
     files = {name: content_hash(content) for name, content in contents.items()}
-    files[CHOICES] = write_table(location / CHOICES, choices, CHOSEN_ASPECTS)
     return write_manifest(
         location,
         "aspects",
@@ -75,7 +65,6 @@ def write_aspects(
         row_counts={
             "items": scorer.mentions.num_items,
             "aspects": scorer.mentions.num_aspects,
-            "choices": choices.num_rows,
         },
         metrics=metrics,
     )
@@ -113,14 +102,9 @@ def read_aspects_manifest(location: Location, dataset: Manifest) -> Manifest:
     """Return the artifact's manifest.
 
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
-    another dataset than the one whose manifest is given, or was made by an earlier version.
+    another dataset than the one whose manifest is given.
     """
     manifest = read_manifest(location, "aspects")
-    if missing := [name for name in _SETTINGS if name not in manifest.config]:
-        raise ArtifactMismatchError(
-            f"{location}: made by an earlier version, which had no {', '.join(missing)}; run "
-            "`xrec train-aspects` again"
-        )
     if manifest.inputs["dataset"] != dataset.fingerprint:
         raise ArtifactMismatchError(
             f"{location}: trained on dataset {manifest.inputs['dataset']}, but this one is "
@@ -137,7 +121,6 @@ def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
     return AspectChooser(
         _scorer(location, manifest, dataset),
         settings["min_item_reviews"],
-        settings["diversity"],
         dataset_praise(dataset) if settings["only_praised"] else None,
     )
 
@@ -164,35 +147,6 @@ def _scorer(location: Location, manifest: Manifest, dataset: Dataset) -> AspectS
     )
     mentions = dataset_mentions(dataset, "train", manifest.config["sentiment"])
     return AspectScorer(mentions, neighbours, weights)
-
-
-def read_choices(location: Location) -> pa.Table:
-    """Return the chosen aspects of the explained pairs, schema CHOSEN_ASPECTS.
-
-    They are sorted by user, item and rank. Raises ArtifactNotFoundError if there is no finished
-    artifact, DataError if the file is not in its schema.
-    """
-    read_manifest(location, "aspects")
-    return read_table(location / CHOICES, CHOSEN_ASPECTS)
-
-
-def choices_table(users: Indices, items: Indices, splits: pa.Array, choices: Choices) -> pa.Table:
-    """Return a row for each chosen aspect of the pairs users (N,), items (N,), splits (N,)."""
-    pair, place = np.nonzero(choices.aspects >= 0)
-    return pa.table(
-        {
-            "user_index": users[pair],
-            "item_index": items[pair],
-            "split": splits.take(pa.array(pair)),
-            "rank": place + 1,
-            "aspect_index": choices.aspects[pair, place],
-            "score": choices.scores[pair, place],
-            "item_reviews": choices.item_reviews[pair, place],
-            "user_reviews": choices.user_reviews[pair, place],
-            "num_item_reviews": choices.num_item_reviews[pair],
-            "num_user_reviews": choices.num_user_reviews[pair],
-        }
-    ).cast(CHOSEN_ASPECTS)
 
 
 def _neighbours_bytes(neighbours: Sparse) -> bytes:

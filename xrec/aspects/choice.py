@@ -6,13 +6,11 @@ as much as its item's menu is long, however many aspects there are.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xrec.aspects.diversity import cosines, diverse
 from xrec.aspects.mentions import Floats, Indices, Sparse, rows_or_zero
 from xrec.aspects.praise import Praise
 from xrec.aspects.scorer import AspectScorer
@@ -72,31 +70,21 @@ class AspectChooser:
     """Chooses from menus: an item's aspects that at least `min_item_reviews` reviews mention.
 
     With `praise`, only those that more of its reviews praise than blame.
-
-    With a `diversity` above 0, the next aspect of a pair is the one with the best score less
-    `diversity` times its highest similarity to those before it (maximal marginal relevance,
-    Carbonell and Goldstein 1998). The similarity is the cosine of the reviews that mention them, 0
-    to 1. Only the best 4 k aspects of a pair are compared.
     """
 
     def __init__(
         self,
         scorer: AspectScorer,
         min_item_reviews: int = 1,
-        diversity: float = 0.0,
         praise: Praise | None = None,
     ) -> None:
         """Compute the item's part of all menus once.
 
-        Raises ValueError for a minimum below 1 or a negative diversity.
+        Raises ValueError for a minimum below 1.
         """
-        if min_item_reviews < 1 or diversity < 0:
-            raise ValueError(
-                "min_item_reviews must be 1 or more and diversity 0 or more, saw "
-                f"{min_item_reviews} and {diversity}"
-            )
+        if min_item_reviews < 1:
+            raise ValueError(f"min_item_reviews must be 1 or more, saw {min_item_reviews}")
         self._scorer = scorer
-        self._diversity = diversity
         self._min_item_reviews = min_item_reviews
         self._praise = praise
         self._menus, self._item_part = _menus(scorer, min_item_reviews, praise)
@@ -121,9 +109,7 @@ class AspectChooser:
         # Pairs with menus of similar length are padded together.
         order = np.argsort(np.diff(self._menus.indptr)[items], kind="stable")
         for block in _blocks(order):
-            best, found = choose(users[block], items[block], k if not self._diversity else 4 * k)
-            if self._diversity:
-                best, found = diverse(best, found, k, self._diversity, self._similarities)
+            best, found = choose(users[block], items[block], k)
             aspects[block, : best.shape[1]], scores[block, : best.shape[1]] = best, found
         none = np.full(len(users), -1, dtype=np.int64)
         own, counted = (
@@ -132,11 +118,6 @@ class AspectChooser:
             else (none, none)
         )
         return self._with_evidence(users, items, aspects, scores, own, counted)
-
-    @cached_property
-    def _similarities(self) -> Sparse:
-        """The cosines of all pairs of aspects that one review mentions, (A, A) sparse."""
-        return cosines(self._scorer.mentions.aspects)
 
     def _best(self, users: Indices, items: Indices, k: int) -> tuple[Indices, Floats]:
         starts, lengths = self._menus.indptr[items], np.diff(self._menus.indptr)[items]

@@ -31,7 +31,6 @@ _GRID: Mapping[str, tuple[float, ...]] = {
     "graph_weight": (0, 0.05, 0.1, 0.15, 0.2, 0.3),
     "graph_reviews": (2, 5, 10),
 }
-_USERS_OWN_WORDS = ("own_weight", "own_reviews")
 
 
 @dataclass(frozen=True)
@@ -54,19 +53,16 @@ def fit(
     neighbours: Sparse,
     *,
     personal_weight: float = 1.0,
-    own_words: bool = True,
     seed: int = 0,
 ) -> Fitted:
     """Return the scorer that ranks best what the `held_out` reviews mention.
 
-    `personal_weight` is g above, and `seed` draws the others. Without `own_words` the users' own
-    reviews count for nothing: who reviewed what alone tells who they are. Raises ValueError if no
+    `personal_weight` is g above, and `seed` draws the others. Raises ValueError if no
     held-out review mentions an aspect.
     """
     users, items, mentioned = _scored(held_out)
     others = [draw_others(train, users, items, seed), draw_users(train, users, seed)]
-    rejected = () if own_words else _USERS_OWN_WORDS
-    start = default_weights(own_words)
+    start = Weights()
     search = _Search(train, neighbours, items, mentioned, [users, *others], personal_weight)
     item_only = replace(start, own_weight=0, graph_weight=0)
     item_best = search.best(item_only, ("prior_reviews", "similarity_power"))
@@ -75,16 +71,10 @@ def fit(
         prior_reviews=item_best.prior_reviews,
         similarity_power=item_best.similarity_power,
     )
-    names = [name for name in _GRID if name not in rejected]
     for _ in range(2):
-        best = search.best(best, names)
+        best = search.best(best, tuple(_GRID))
     own, of_others = search.ndcg(best)
     return Fitted(AspectScorer(train, neighbours, best), own, of_others, search.ndcg(item_best)[0])
-
-
-def default_weights(own_words: bool) -> Weights:
-    """Return the weights that a search starts from."""
-    return Weights() if own_words else Weights(own_weight=0)
 
 
 def evaluate(scorer: AspectScorer, held_out: Mentions, *, seed: int = 0) -> Fitted:

@@ -16,14 +16,8 @@ _EXPONENT = 0.25
 _SCORES_PER_CHUNK = 2**26
 
 
-def item_vectors(
-    mentions: Mentions, *, embedding_dim: int, user_weight: float, seed: int = 0
-) -> Tensor:
-    """Return unit vectors (I, D) float32 of the items; zero for an item without a review.
-
-    `user_weight` is the factor of the edges of users with aspects; with 0 the users' own words are
-    left out, and a user is who reviewed what.
-    """
+def item_vectors(mentions: Mentions, *, embedding_dim: int, seed: int = 0) -> Tensor:
+    """Return unit vectors (I, D) float32 of the items; zero for an item without a review."""
     num_users, num_items = mentions.num_users, mentions.num_items
     edges = torch.from_numpy(np.stack([mentions.users, mentions.items]))
     aspects = aspect_edges(
@@ -32,7 +26,7 @@ def item_vectors(
         num_users=num_users,
         num_items=num_items,
         num_aspects=mentions.num_aspects,
-        user_factor=user_weight,
+        user_factor=1.0,
         item_factor=1.0,
     )
     matrix = normalized_adjacency(edges, num_users, num_items, exponent=_EXPONENT, aspects=aspects)

@@ -7,12 +7,8 @@ the manifest.
 import logging
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from xrec.aspects.artifact import choices_table, write_aspects
-from xrec.aspects.choice import AspectChooser
-from xrec.aspects.fit import Fitted, default_weights, evaluate, fit
+from xrec.aspects.artifact import write_aspects
+from xrec.aspects.fit import Fitted, evaluate, fit
 from xrec.aspects.mentions import Mentions, dataset_mentions
 from xrec.aspects.neighbours import item_vectors, nearest_items
 from xrec.aspects.praise import dataset_praise
@@ -37,11 +33,11 @@ def aspects_identity(config: TrainAspectsConfig) -> tuple[dict[str, Any], dict[s
 
 
 def train_aspects(config: TrainAspectsConfig) -> Manifest:
-    """Train the score, choose for the explained pairs, write the artifact, return its manifest.
+    """Train the score, write the artifact, return its manifest.
 
     Without aspects in validation pairs the weights stay the default ones, and a warning says so.
-    Raises ArtifactNotFoundError without a dataset, DataError if its training pairs have no aspects,
-    or fewer reviews an item than `config.min_item_reviews`.
+    Raises ArtifactNotFoundError without a dataset, DataError if its training pairs have no aspects
+    or praise none, or fewer reviews an item than `config.min_item_reviews`.
     """
     settings, inputs = aspects_identity(config)
     dataset = read_dataset(location_of(config, "dataset"))
@@ -55,13 +51,14 @@ def train_aspects(config: TrainAspectsConfig) -> Manifest:
         for split in ("train", "validation", "test")
     )
     scorer, of_validation = _fit(config, train, validation)
+    if config.only_praised:
+        _check_praise(dataset)
     metrics = {"validation": of_validation, "test": _of_test(scorer, test, config)}
     for split, figures in metrics.items():
         logger.info("%s: %s", split, figures or "no review mentions an aspect")
     return write_aspects(
         location_of(config, "aspects"),
         scorer,
-        _choices(dataset, scorer, config),
         config=settings,
         inputs=inputs,
         metrics=metrics,
@@ -79,7 +76,6 @@ def _fit(
     vectors = item_vectors(
         train,
         embedding_dim=config.similar_items.embedding_dim,
-        user_weight=1.0,
         seed=config.seed,
     )
     neighbours = nearest_items(vectors, config.similar_items.num_neighbours)
@@ -89,7 +85,7 @@ def _fit(
             "default weights",
             len(validation.users),
         )
-        return AspectScorer(train, neighbours, default_weights(own_words=True)), {}
+        return AspectScorer(train, neighbours), {}
     found = fit(
         train,
         validation,
@@ -100,20 +96,14 @@ def _fit(
     return found.scorer, _shown(found)
 
 
-def _choices(dataset: Dataset, scorer: AspectScorer, config: TrainAspectsConfig) -> pa.Table:
-    pairs = dataset.explanations
-    users, items = (
-        pairs[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")
-    )
-    praise = dataset_praise(dataset) if config.only_praised else None
+def _check_praise(dataset: Dataset) -> None:
+    """Raise DataError if no aspect could ever be chosen."""
+    praise = dataset_praise(dataset)
     if praise is not None and not praise.of_items.nnz:
         raise DataError(
             "no aspect of an item is praised by more training reviews than blame it, so none "
             "can be chosen; annotate more reviews, or set only_praised: false"
         )
-    chooser = AspectChooser(scorer, config.min_item_reviews, config.diversity, praise)
-    chosen = chooser.choose(users, items, config.num_chosen, leave_out_own=True)
-    return choices_table(users, items, pairs["split"].combine_chunks(), chosen)
 
 
 def _of_test(scorer: AspectScorer, test: Mentions, config: TrainAspectsConfig) -> dict[str, float]:

@@ -43,9 +43,6 @@ class TrainAspectsConfig(JobConfig):
         description="Weight of the margin of NDCG@10 over other users in the place of the pair's, "
         "where NDCG@10 itself has weight 1. 0 trains for NDCG alone.",
     )
-    num_chosen: int = Field(
-        5, ge=1, description="Number of aspects that are chosen for each explained pair."
-    )
     min_item_reviews: int = Field(
         1,
         ge=1,
@@ -56,11 +53,5 @@ class TrainAspectsConfig(JobConfig):
         True,
         description="Whether only aspects are chosen that more of the item's reviews praise than "
         "blame. What they only speak of is no reason to enjoy it.",
-    )
-    diversity: float = Field(
-        0.0,
-        ge=0,
-        description="How much the score of an aspect loses if the same reviews mention it that "
-        "mention one which was chosen before. 0 chooses by the score alone.",
     )
     seed: int = Field(0, ge=0, description="Seed of the vectors and of the other users.")

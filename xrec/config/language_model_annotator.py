@@ -19,7 +19,7 @@ class PromptFilesConfig(Config):
 
 
 class BudgetConfig(Config):
-    """What the job may spend; it then ends with an error, and goes on with a larger budget."""
+    """What the job may spend at an endpoint; it then ends, and goes on with a larger budget."""
 
     max_tokens: int | None = Field(
         None,
@@ -63,13 +63,6 @@ class LanguageModelAnnotator(Config):
     budget: BudgetConfig = Field(
         default_factory=BudgetConfig, description="What the job may spend."
     )
-    num_asked_twice: int = Field(
-        100,
-        ge=0,
-        description="Number of pairs, about, that are asked with a second seed too, for the "
-        "report: how far the two texts agree. The second one is drawn at temperature 0.7 if "
-        "sampling.temperature is 0 or null.",
-    )
     chunks_at_once: int = Field(
         2,
         ge=1,
@@ -78,12 +71,13 @@ class LanguageModelAnnotator(Config):
     )
 
     @model_validator(mode="after")
-    def _money_has_prices(self) -> "LanguageModelAnnotator":
-        if self.budget.max_cost is None:
-            return self
-        if isinstance(self.model, EngineModelConfig) or self.model.prices is None:
+    def _budget_can_be_kept(self) -> "LanguageModelAnnotator":
+        if isinstance(self.model, EngineModelConfig):
+            if self.budget != BudgetConfig():
+                raise ValueError("budget is for a model of kind endpoint; leave it out")
+        elif self.budget.max_cost is not None and self.model.prices is None:
             raise ValueError(
-                f"budget.max_cost = {self.budget.max_cost:g} needs model.prices, which an endpoint "
-                "has; give them, or set budget.max_tokens"
+                f"budget.max_cost = {self.budget.max_cost:g} needs model.prices; give them, or set "
+                "budget.max_tokens"
             )
         return self

@@ -145,23 +145,19 @@ class EndpointModelConfig(Config):
     tokens_per_minute: float | None = Field(
         None,
         gt=0,
-        description="Largest number of tokens in a minute, of prompts and replies together. Before "
-        "a reply is there, they are estimated from the replies before. If null, there is no limit.",
+        description="Largest number of tokens in a minute, of prompts and replies together. A "
+        "prompt's are estimated at 0.3 a character. If null, there is no limit.",
     )
     timeout_seconds: float = Field(
-        120.0, gt=0, description="How long one request may take, in seconds."
+        120.0, gt=0, description="How long to wait for the answer to a request, in seconds."
     )
-    first_wait_seconds: float = Field(
-        1.0,
-        gt=0,
-        description="How long to wait before a failed request is repeated, in seconds; each "
-        "further time it is twice as long, at most 60. A Retry-After of the endpoint comes first.",
-    )
-    deadline_seconds: float = Field(
-        600.0,
-        gt=0,
-        description="How long a prompt is tried, in seconds, all its requests and waits included. "
-        "Then it fails; if the endpoint answers to nothing any more, the job ends.",
+    max_retries: int = Field(
+        10,
+        ge=0,
+        description="How often a request is repeated after a time-out, a broken connection, 408, "
+        "409, 429 or 5xx: after the Retry-After of the endpoint, if that is two minutes at most, "
+        "or after 0.5 to 8 seconds. Then the prompt fails; if no other one has a reply either, the "
+        "job ends.",
     )
     prices: PricesConfig | None = Field(
         None, description="What tokens cost. If null, jobs tell tokens and no money."

@@ -8,7 +8,6 @@ explanations name are references only, and nothing is counted from them.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -55,7 +54,7 @@ def profile_aspect_tables(
     for name in ("aspect_index", "opinion", "sentiment"):
         pairs = pairs.append_column(name, references[name])
     return {
-        "aspects": _vocabulary(named.aspects, menus),
+        "aspects": _of_all(count_table(menus, schemas.ASPECTS), named.aspects),
         "item_aspects": count_table(menus, schemas.ITEM_ASPECTS),
         "user_aspects": count_table(seen, schemas.USER_ASPECTS),
         "explanation_aspects": pairs.select(schemas.EXPLANATION_ASPECTS.names).cast(
@@ -64,17 +63,16 @@ def profile_aspect_tables(
     }
 
 
-def _vocabulary(aspects: Sequence[str], menus: pa.Table) -> pa.Table:
-    """The aspects, those too that no profile has; each counts the profiles that have it."""
-    counts = np.bincount(menus["aspect_index"].to_numpy(), minlength=len(aspects))
-    columns = {
-        "aspect_index": np.arange(len(aspects)),
+def _of_all(counts: pa.Table, aspects: Sequence[str]) -> pa.Table:
+    """A row for each aspect in order, with 0 for one that only stands within longer ones."""
+    numbers = {
+        "aspect_index": pa.array(range(len(aspects)), pa.int32()),
         "aspect": pa.array(aspects, pa.string()),
-        "num_reviews": counts,
-        "num_positive": counts,
-        "num_negative": counts * 0,
     }
-    return pa.table(columns).select(schemas.ASPECTS.names).cast(schemas.ASPECTS)
+    joined = pa.table(numbers).join(counts.drop_columns(["aspect"]), "aspect_index")
+    filled = {name: pc.fill_null(joined[name], 0) for name in schemas.ASPECTS.names[2:]}
+    table = pa.table({**{name: joined[name] for name in numbers}, **filled})
+    return table.sort_by("aspect_index").cast(schemas.ASPECTS)
 
 
 def _rows(named: Sequence[Sequence[int]], aspects: Sequence[str], row: str) -> pa.Table:

@@ -12,8 +12,8 @@ profiles and titles are empty. Without explanations, no adapter can be trained.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
-from typing import get_args
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +33,7 @@ from xrec.data.source import SourceData
 from xrec.errors import DataError
 from xrec.storage import Location
 
+TableT = TypeVar("TableT", bound=str)
 TABLES: tuple[Table, ...] = get_args(Table)
 _KEYS: dict[Table, str] = {"users": "user_id", "items": "item_id"}
 _COLUMNS: dict[str, dict[str, Parser]] = {
@@ -54,22 +55,39 @@ def find_table_files(folder: Location, source: TablesSource) -> dict[str, Locati
     Raises DataError if the interactions or a file of `source.files` is missing, or a table is there
     in two formats.
     """
-    names = [*source.files.values(), *(name for table in TABLES for name in _candidates(table))]
+    found = find_files(folder, TABLES, source.files, "interactions")
+    return {location.name: location for location in found.values()}
+
+
+def find_files(
+    folder: Location, tables: Sequence[TableT], named: Mapping[TableT, str], needed: TableT
+) -> dict[TableT, Location]:
+    """The file of each of the tables in `folder`: that of `named`, else one with the table's name.
+
+    Raises DataError if that of `needed` or a named one is missing, or a table is there in two
+    formats.
+    """
+    names = [*named.values(), *(name for table in tables for name in _candidates(table))]
     there = [name for name in dict.fromkeys(names) if (folder / name).is_file()]
     try:
-        return {name: folder / name for name in _files_of(there, source).values()}
+        files = _files_of(there, tables, named, needed)
     except DataError as error:
         seen = ", ".join(folder.files()[:10]) or "no files"
         raise DataError(f"{folder}: {error}; saw {seen}") from None
+    return {table: folder / name for table, name in files.items()}
 
 
-def _files_of(names: Collection[str], source: TablesSource) -> dict[Table, str]:
-    """The file of each table among `names`: that of the config, else one with the table's name."""
-    found: dict[Table, str] = {}
-    for table in TABLES:
+def _files_of(
+    names: Collection[str],
+    tables: Sequence[TableT],
+    named: Mapping[TableT, str],
+    needed: TableT,
+) -> dict[TableT, str]:
+    found: dict[TableT, str] = {}
+    for table in tables:
         candidates = [name for name in _candidates(table) if name in names]
-        if table in source.files:
-            found[table] = source.files[table]
+        if table in named:
+            found[table] = named[table]
             if found[table] not in names:
                 raise DataError(f"{found[table]} is missing (source.files.{table})")
         elif len(candidates) > 1:
@@ -79,16 +97,15 @@ def _files_of(names: Collection[str], source: TablesSource) -> dict[Table, str]:
             )
         elif candidates:
             found[table] = candidates[0]
-    if "interactions" not in found:
+    if needed not in found:
         raise DataError(
-            f"the interactions are missing: expected one of "
-            f"{', '.join(_candidates('interactions'))}; check source.uri, or name the file in "
-            "source.files ({interactions: <file>})"
+            f"the {needed} are missing: expected one of {', '.join(_candidates(needed))}; check "
+            f"source.uri, or name the file in source.files ({{{needed}: <file>}})"
         )
     return found
 
 
-def _candidates(table: Table) -> list[str]:
+def _candidates(table: str) -> list[str]:
     return [f"{table}{ending}" for ending in TABLE_ENDINGS]
 
 
@@ -99,7 +116,7 @@ def read_tables(files: Mapping[str, bytes], source: TablesSource) -> SourceData:
     """
     rows = {
         table: _read_table(table, file, files[file], source)
-        for table, file in _files_of(files, source).items()
+        for table, file in _files_of(files, TABLES, source.files, "interactions").items()
     }
     for table, key in _KEYS.items():
         if table in rows:

@@ -14,7 +14,7 @@ after a kill, and stays within a budget.
 
 from xrec.text.ask import ask
 from xrec.text.asker import Asker
-from xrec.text.budget import Budget, Spent
+from xrec.text.budget import Budget
 from xrec.text.endpoint import EndpointModel, endpoint_key
 from xrec.text.model import (
     LanguageModel,
@@ -24,9 +24,9 @@ from xrec.text.model import (
     Reply,
     ReplyFailure,
     Usage,
+    about_tokens,
 )
 from xrec.text.reply_store import ReplyStore
-from xrec.text.token_estimate import about_tokens
 
 __all__ = [
     "Asker",
@@ -39,7 +39,6 @@ __all__ = [
     "Reply",
     "ReplyFailure",
     "ReplyStore",
-    "Spent",
     "Usage",
     "about_tokens",
     "ask",

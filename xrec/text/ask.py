@@ -18,7 +18,9 @@ from xrec.text.parse import parse_reply
 from xrec.text.schema import strict_schema
 
 _MOST_QUOTED = 2000
-_ASKED_AGAIN = frozenset({"empty_reply", "cut_off", "invalid_json", "invalid_object"})
+_ASKED_AGAIN = frozenset(
+    {"empty_reply", "cut_off", "invalid_json", "invalid_object", "broken_response"}
+)
 
 
 def ask(
@@ -48,13 +50,17 @@ def ask(
 def _reply(raw: RawReply, prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
     if raw.failure is not None:
         return Reply(raw.index, None, raw.failure, raw.text, raw.usage)
-    parsed = parse_reply(raw.text, prompt.schema, is_cut=raw.is_cut)
-    return Reply(raw.index, parsed.value, parsed.failure, raw.text, raw.usage, parsed.was_repaired)
+    found = parse_reply(raw.text, prompt.schema, is_cut=raw.is_cut)
+    if isinstance(found, ReplyFailure):
+        return Reply(raw.index, None, found, raw.text, raw.usage)
+    return Reply(raw.index, found, None, raw.text, raw.usage)
 
 
 def _corrected(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:
     """The prompt that shows the model what it wrote, and says what is wrong with it."""
     assert reply.failure is not None
+    if reply.failure.reason == "broken_response":  # which the model did not write
+        return prompt
     request = (
         f"This cannot be used: {_said(reply.failure)} Answer once more, briefly, with one JSON "
         f"object and nothing else. It must fit this schema: "

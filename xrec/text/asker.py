@@ -1,18 +1,16 @@
 """Asks each prompt once: equal ones share a reply, and replies outlive the process."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from xrec.config.text import SamplingConfig
 from xrec.storage import request_each
 from xrec.text.ask import ask
-from xrec.text.budget import Budget, Spent
-from xrec.text.model import LanguageModel, ObjectT, Prompt, Reply, Usage
+from xrec.text.budget import Budget
+from xrec.text.model import LanguageModel, ObjectT, Prompt, Reply, Usage, about_tokens
 from xrec.text.reply_store import ReplyStore, prompt_key
-from xrec.text.token_estimate import TokenEstimate
 
 _KEPT = frozenset({"empty_reply", "cut_off", "invalid_json", "invalid_object", "refused"})
 """Failures that the model is to blame for. Others are the endpoint's, and pass."""
@@ -36,8 +34,6 @@ class Asker:
         self._model, self._sampling, self._store = model, sampling, store
         self._identity = {**identity, "sampling": sampling.model_dump(mode="json")}
         self._budget = budget or Budget()
-        self._estimate = TokenEstimate()
-        self._under_way: dict[str, threading.Event] = {}
         self._counted: set[str] = set()  # keys whose cost is in a reply that was given back
         self._settled: set[str] = set()  # keys whose cost is in the budget
         self._lock = threading.Lock()
@@ -51,12 +47,13 @@ class Asker:
         """
         keys = [prompt_key(self._identity, prompt) for prompt in prompts]
         distinct = dict(zip(keys, prompts, strict=True))
-        replies: dict[str, Reply[ObjectT]] = {}
-        with self._claimed(distinct) as mine:
-            replies |= self._known({key: distinct[key] for key in mine})
-            replies |= self._asked({key: distinct[key] for key in mine if key not in replies})
-        for key in distinct.keys() - set(mine):
-            replies |= self._of_another_thread(key, distinct[key])
+        replies = self._kept(distinct)
+        left = {key: prompt for key, prompt in distinct.items() if key not in replies}
+        while left:
+            estimates = self._reserved(left)
+            if not estimates:
+                raise self._budget.error()
+            replies |= self._replies({key: left.pop(key) for key in estimates}, estimates)
         return [
             replace(replies[key], index=index, usage=self._usage(key, replies[key]))
             for index, key in enumerate(keys)
@@ -71,64 +68,34 @@ class Asker:
         with self._lock:
             self._counted.clear()
 
-    @contextmanager
-    def _claimed(self, distinct: Mapping[str, Prompt[Any]]) -> Iterator[list[str]]:
-        """The keys that no other thread asks at the moment; the others are to wait for these."""
-        with self._lock:
-            mine = [key for key in distinct if key not in self._under_way]
-            self._under_way |= {key: threading.Event() for key in mine}
-        try:
-            yield mine
-        finally:
-            with self._lock:
-                ended = [self._under_way.pop(key) for key in mine]
-            for event in ended:
-                event.set()
-
-    def _of_another_thread(self, key: str, prompt: Prompt[ObjectT]) -> dict[str, Reply[ObjectT]]:
-        with self._lock:
-            event = self._under_way.get(key)
-        if event is not None:
-            event.wait()
-        known = self._known({key: prompt})
-        return known or self._asked({key: prompt})
-
-    def _known(self, distinct: Mapping[str, Prompt[ObjectT]]) -> dict[str, Reply[ObjectT]]:
+    def _kept(self, distinct: Mapping[str, Prompt[ObjectT]]) -> dict[str, Reply[ObjectT]]:
+        """The replies that are in the store; the budget counts what an earlier process paid."""
         found = request_each(
             lambda item: (item[0], self._store.read(item[0], item[1].schema)), distinct.items()
         )
-        known = {key: reply for key, reply in found if reply is not None}
-        for key in self._newly_settled(known):
-            self._budget.settle(Spent(), known[key].usage)  # an earlier process paid it
-        return known
+        kept = {key: reply for key, reply in found if reply is not None}
+        for key, reply in kept.items():
+            if self._is_new(key, self._settled):
+                self._budget.settle(Usage(), reply.usage)
+        return kept
 
-    def _asked(self, distinct: Mapping[str, Prompt[ObjectT]]) -> dict[str, Reply[ObjectT]]:
-        """The replies of the model; raises BudgetError after those that the budget allows.
+    def _reserved(self, distinct: Mapping[str, Prompt[Any]]) -> dict[str, Usage]:
+        """The estimates of the first prompts, as many as the budget allows.
 
-        If not all fit into the budget by their estimates, those that do are asked first: their
-        replies make the estimates better.
+        A reply is taken for as long as it may be. What the first ones really took may leave room
+        for others.
         """
-        replies: dict[str, Reply[ObjectT]] = {}
-        left = dict(distinct)
-        while left:
-            estimates = self._reserved(left)
-            if not estimates:
-                raise self._budget.error()
-            replies |= self._replies({key: left.pop(key) for key in estimates}, estimates)
-        return replies
-
-    def _reserved(self, distinct: Mapping[str, Prompt[Any]]) -> dict[str, Spent]:
-        """The estimates of the first prompts, as many as the budget allows."""
-        estimates: dict[str, Spent] = {}
+        estimates: dict[str, Usage] = {}
         for key, prompt in distinct.items():
-            estimate = self._estimate.of(_num_characters(prompt), self._sampling.max_tokens)
+            num_shown = sum(about_tokens(message.content) for message in prompt.messages)
+            estimate = Usage(num_shown, self._sampling.max_tokens)
             if not self._budget.reserve(estimate):
                 break
             estimates[key] = estimate
         return estimates
 
     def _replies(
-        self, distinct: Mapping[str, Prompt[ObjectT]], estimates: Mapping[str, Spent]
+        self, distinct: Mapping[str, Prompt[ObjectT]], estimates: Mapping[str, Usage]
     ) -> dict[str, Reply[ObjectT]]:
         """Ask for all of them, keep what comes, and settle what it took."""
         keys, replies = list(distinct), {}
@@ -136,9 +103,8 @@ class Asker:
             for reply in ask(self._model, list(distinct.values()), self._sampling):
                 key = keys[reply.index]
                 replies[key] = reply
-                with self._lock:  # before it is stored, where other threads find it
-                    self._settled.add(key)
-                self._settle(distinct[key], estimates[key], reply)
+                self._is_new(key, self._settled)  # before other threads find it in the store
+                self._budget.settle(estimates[key], reply.usage)
                 if reply.failure is None or reply.failure.reason in _KEPT:
                     self._store.write(key, reply)
         finally:
@@ -146,28 +112,12 @@ class Asker:
                 self._budget.settle(estimates[key], Usage())
         return replies
 
-    def _newly_settled(self, keys: Iterable[str]) -> set[str]:
-        """Mark the keys as settled; returns those that were not."""
-        with self._lock:
-            new = set(keys) - self._settled
-            self._settled |= new
-            return new
-
-    def _settle(self, prompt: Prompt[Any], estimate: Spent, reply: Reply[Any]) -> None:
-        usage = reply.usage
-        self._budget.settle(estimate, usage)
-        if usage.num_tokens:
-            self._estimate.learn(
-                _num_characters(prompt), usage.num_prompt_tokens, usage.num_reply_tokens
-            )
-
     def _usage(self, key: str, reply: Reply[Any]) -> Usage:
+        return reply.usage if self._is_new(key, self._counted) else Usage()
+
+    def _is_new(self, key: str, seen: set[str]) -> bool:
+        """Whether the key was not in `seen`, to which it is added."""
         with self._lock:
-            if key in self._counted:
-                return Usage()
-            self._counted.add(key)
-            return reply.usage
-
-
-def _num_characters(prompt: Prompt[Any]) -> int:
-    return sum(len(message.content) for message in prompt.messages)
+            is_new = key not in seen
+            seen.add(key)
+            return is_new

@@ -1,36 +1,10 @@
 """What a job may spend on a language model: tokens, or money by prices."""
 
 import threading
-from dataclasses import dataclass
 
 from xrec.config.text import PricesConfig
 from xrec.errors import BudgetError
 from xrec.text.model import Usage
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Tokens of prompts and of replies."""
-
-    num_prompt_tokens: float = 0.0
-    num_reply_tokens: float = 0.0
-
-    def __add__(self, other: "Spent") -> "Spent":
-        return Spent(
-            self.num_prompt_tokens + other.num_prompt_tokens,
-            self.num_reply_tokens + other.num_reply_tokens,
-        )
-
-    @property
-    def num_tokens(self) -> float:
-        """Tokens of prompts and replies together."""
-        return self.num_prompt_tokens + self.num_reply_tokens
-
-    def __sub__(self, other: "Spent") -> "Spent":
-        return Spent(
-            self.num_prompt_tokens - other.num_prompt_tokens,
-            self.num_reply_tokens - other.num_reply_tokens,
-        )
 
 
 class Budget:
@@ -45,15 +19,15 @@ class Budget:
         max_tokens: float | None = None,
         max_cost: float | None = None,
         prices: PricesConfig | None = None,
-        spent: Spent | None = None,
+        spent: Usage | None = None,
     ):
         if max_cost is not None and prices is None:
             raise ValueError("max_cost needs prices")
         self._max_tokens, self._max_cost, self._prices = max_tokens, max_cost, prices
-        self._spent, self._under_way = spent or Spent(), Spent()
+        self._spent, self._under_way = spent or Usage(), Usage()
         self._lock = threading.Lock()
 
-    def reserve(self, estimate: Spent) -> bool:
+    def reserve(self, estimate: Usage) -> bool:
         """Whether a prompt of this estimate may be asked; it then is under way.
 
         Raises BudgetError if no budget would be left even if nothing had been spent.
@@ -63,14 +37,14 @@ class Budget:
             total = self._spent + self._under_way + estimate
             if self._exceeded(total) is not None:
                 return False
-            self._under_way = self._under_way + estimate
+            self._under_way += estimate
             return True
 
-    def settle(self, estimate: Spent, usage: Usage) -> None:
+    def settle(self, estimate: Usage, usage: Usage) -> None:
         """Note what a prompt that was under way took in the end."""
         with self._lock:
-            self._under_way = self._under_way - estimate
-            self._spent += Spent(usage.num_prompt_tokens, usage.num_reply_tokens)
+            self._under_way -= estimate
+            self._spent += usage
 
     def error(self) -> BudgetError:
         """The error that ends a job because nothing more may be asked."""
@@ -80,15 +54,7 @@ class Budget:
             "exceed it; raise it and run again, what is committed stays"
         )
 
-    def check(self, spent: Spent) -> None:
-        """Raise BudgetError if a whole job has spent more than its budget."""
-        if (what := self._exceeded(spent)) is not None:
-            raise BudgetError(
-                f"{what}: {self._described(spent)} are spent; raise it and run again, what is "
-                "committed stays"
-            )
-
-    def _check_possible(self, estimate: Spent) -> None:
+    def _check_possible(self, estimate: Usage) -> None:
         if (what := self._exceeded(estimate)) is not None:
             raise BudgetError(
                 f"{what}, which is too small for a single prompt of about "
@@ -96,7 +62,7 @@ class Budget:
                 f"{estimate.num_reply_tokens:.0f}; raise it"
             )
 
-    def _exceeded(self, spent: Spent) -> str | None:
+    def _exceeded(self, spent: Usage) -> str | None:
         """Which budget is exceeded, with its key and value."""
         if self._max_tokens is not None and spent.num_tokens > self._max_tokens:
             return f"max_tokens = {self._max_tokens:g}"
@@ -104,10 +70,10 @@ class Budget:
             return f"max_cost = {self._max_cost:g}"
         return None
 
-    def _cost(self, spent: Spent) -> float:
+    def _cost(self, spent: Usage) -> float:
         assert self._prices is not None
         return self._prices.of(spent.num_prompt_tokens, spent.num_reply_tokens)
 
-    def _described(self, spent: Spent) -> str:
+    def _described(self, spent: Usage) -> str:
         money = f", {self._cost(spent):.4g} by the prices" if self._prices else ""
         return f"{spent.num_tokens:,.0f} tokens{money}"

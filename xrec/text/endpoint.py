@@ -12,9 +12,8 @@ from pydantic import SecretStr
 
 from xrec.config.text import EndpointModelConfig, SamplingConfig
 from xrec.errors import ConfigError
-from xrec.text.model import Prompt, RawReply
-from xrec.text.patient_client import PatientClient
-from xrec.text.token_estimate import about_tokens
+from xrec.text.endpoint_client import EndpointClient
+from xrec.text.model import Prompt, RawReply, about_tokens
 
 
 def endpoint_key(config: EndpointModelConfig, environment: Mapping[str, str]) -> SecretStr | None:
@@ -44,7 +43,7 @@ class EndpointModel:
 
     def __init__(self, config: EndpointModelConfig, key: SecretStr | None):
         self.name = config.model
-        self._client = PatientClient(config, key)
+        self._client = EndpointClient(config, key)
         self._places = threading.Semaphore(config.concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(

@@ -1,14 +1,10 @@
-"""What a failed request to an endpoint means: try again, fail the prompt, or end the job.
+"""What a request to an endpoint that failed for good means: fail the prompt, or end the job.
 
 A message never holds the key: some endpoints repeat it in their answers.
 """
 
-import email.utils
 import json
-import math
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import openai
 from pydantic import SecretStr
@@ -19,29 +15,14 @@ from xrec.text.model import ReplyFailure
 
 _MOST_SHOWN = 300
 _LEAST_SHOWN_KEY = 6
-_TRIED_AGAIN = frozenset({408, 409, 425, 429})
-_PAUSING = frozenset({429, 503})
+_TRIED_AGAIN = frozenset({408, 409, 429})
 _ASKED_AS_MUCH_AS_PAID_FOR = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
-@dataclass(frozen=True)
-class TryAgain:
-    """The request may succeed later.
-
-    wait_seconds: how long the endpoint wishes to be left alone, by `Retry-After`; None if it does
-        not say. `is_for_all` says whether this holds for other requests too.
-    """
-
-    failure: ReplyFailure
-    wait_seconds: float | None = None
-    is_for_all: bool = False
-
-
-Fault = TryAgain | ReplyFailure | EndpointError
-"""Try again; or the prompt has failed; or the job is to end."""
-
-REQUEST_ERRORS = (openai.APIError, TimeoutError, ValueError)
-"""What a request may raise: ValueError, if what came is no JSON."""
+OUTAGES: frozenset[ReplyFailureReason] = frozenset(
+    {"rate_limited", "endpoint_error", "timeout", "unreachable"}
+)
+"""Why a prompt fails after all its requests, although it may be another one's turn to succeed."""
 
 
 class Faults:
@@ -50,21 +31,21 @@ class Faults:
     def __init__(self, config: EndpointModelConfig, key: SecretStr | None):
         self._config, self._key = config, key
 
-    def of(self, error: Exception) -> Fault:
-        """What one of `REQUEST_ERRORS` means."""
+    def of(self, error: openai.APIError | ValueError) -> ReplyFailure | EndpointError:
+        """What the error of the last request means; ValueError says that no JSON came."""
         match error:
             case openai.APIStatusError():
                 return self._of_status(error)
-            case openai.APITimeoutError() | TimeoutError():
+            case openai.APITimeoutError():
                 limit = self._config.timeout_seconds
-                return self._again("timeout", f"no answer within {limit:g} s (timeout_seconds)")
+                return self._failure("timeout", f"no answer within {limit:g} s (timeout_seconds)")
             case openai.APIConnectionError():
                 cause = error.__cause__
-                return self._again("unreachable", f"the connection failed: {cause or error}")
+                return self._failure("unreachable", f"the connection failed: {cause or error}")
             case _:
-                return self._again("broken_response", f"the answer cannot be read: {error}")
+                return self._failure("broken_response", f"the answer cannot be read: {error}")
 
-    def said(self, error: openai.APIStatusError) -> str:
+    def _said(self, error: openai.APIStatusError) -> str:
         """The status and the endpoint's words, without the key."""
         words = error.body
         if isinstance(words, Mapping):
@@ -72,22 +53,20 @@ class Faults:
         text = words if isinstance(words, str) else json.dumps(words, default=str)
         return self._without_key(f"{error.status_code} {text}")
 
-    def _of_status(self, error: openai.APIStatusError) -> Fault:
+    def _of_status(self, error: openai.APIStatusError) -> ReplyFailure | EndpointError:
         status, code, config = error.status_code, error.code or "", self._config
         if status in (401, 402, 403) or code in _ASKED_AS_MUCH_AS_PAID_FOR:
             return self._refusal(status, code)
         if status == 404 or code == "model_not_found":
             return EndpointModelError(
                 f"{config.base_url}: no model {config.model!r} there, or no chat completions at "
-                f"this URL ({self.said(error)}); check model and base_url"
+                f"this URL ({self._said(error)}); check model and base_url"
             )
         if status in _TRIED_AGAIN or status >= 500:
             reason: ReplyFailureReason = "rate_limited" if status == 429 else "endpoint_error"
-            wait = retry_after(error.response.headers)
-            is_for_all = wait is not None and status in _PAUSING
-            return TryAgain(ReplyFailure(reason, self.said(error)), wait, is_for_all)
+            return ReplyFailure(reason, self._said(error))
         too_long = code == "context_length_exceeded" or status == 413
-        return ReplyFailure("prompt_too_long" if too_long else "bad_request", self.said(error))
+        return ReplyFailure("prompt_too_long" if too_long else "bad_request", self._said(error))
 
     def _refusal(self, status: int, code: str) -> EndpointAccessError:
         """The error without the endpoint's words, of which the key, or a part, may be one."""
@@ -109,28 +88,11 @@ class Faults:
             f"({status}); check the key, and that it may use model {self._config.model!r}"
         )
 
-    def _again(self, reason: ReplyFailureReason, message: str) -> TryAgain:
-        return TryAgain(ReplyFailure(reason, self._without_key(message)))
+    def _failure(self, reason: ReplyFailureReason, message: str) -> ReplyFailure:
+        return ReplyFailure(reason, self._without_key(message))
 
     def _without_key(self, text: str) -> str:
         key = self._key.get_secret_value() if self._key else ""
         if len(key) >= _LEAST_SHOWN_KEY:
             text = text.replace(key, "(key)")
         return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
-
-
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """The seconds of a `Retry-After`, which has seconds or a date; None if there is none.
-
-    now: the time of day as `time.time()` gives it, now if None.
-    """
-    value = headers.get("retry-after", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            moment = email.utils.parsedate_to_datetime(value)
-        except (TypeError, ValueError):
-            return None
-        seconds = moment.timestamp() - (time.time() if now is None else now)
-    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -1,5 +1,6 @@
 """What goes into a language model and comes out of it, and the protocol of one."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -29,7 +30,7 @@ class Prompt(Generic[ObjectT]):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a reply cost.
+    """What a reply cost, or many.
 
     num_requests: how often the model was asked, refused requests included.
     """
@@ -45,10 +46,22 @@ class Usage:
             self.num_requests + other.num_requests,
         )
 
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.num_prompt_tokens - other.num_prompt_tokens,
+            self.num_reply_tokens - other.num_reply_tokens,
+            self.num_requests - other.num_requests,
+        )
+
     @property
     def num_tokens(self) -> int:
         """Tokens of prompts and replies together."""
         return self.num_prompt_tokens + self.num_reply_tokens
+
+
+def about_tokens(text: str) -> int:
+    """About how many tokens a text is, for any tokenizer; English takes 0.25 a character."""
+    return math.ceil(len(text) * 0.3)
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,6 @@ class Reply(Generic[ObjectT]):
 
     raw: the text as the model wrote it, the last one if it was asked twice.
     usage: of all that was asked for this prompt.
-    was_repaired: whether the text was mended before it was valid.
     """
 
     index: int
@@ -88,7 +100,6 @@ class Reply(Generic[ObjectT]):
     failure: ReplyFailure | None
     raw: str
     usage: Usage
-    was_repaired: bool = False
 
 
 class LanguageModel(Protocol):

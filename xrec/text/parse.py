@@ -2,8 +2,7 @@
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any
 
 import json_repair
 from pydantic import ValidationError
@@ -17,40 +16,33 @@ is a blank in JSON anyway."""
 _MOST_PROBLEMS = 3
 
 
-@dataclass(frozen=True)
-class Parsed(Generic[ObjectT]):
-    """An object, or why there is none."""
-
-    value: ObjectT | None
-    failure: ReplyFailure | None = None
-    was_repaired: bool = False
-
-
-def parse_reply(text: str, schema: type[ObjectT], *, is_cut: bool = False) -> Parsed[ObjectT]:
-    """The object in `text`.
+def parse_reply(
+    text: str, schema: type[ObjectT], *, is_cut: bool = False
+) -> ObjectT | ReplyFailure:
+    """The object in `text`, or why there is none.
 
     Text around a JSON object, fences, missing quotes and brackets are mended. A text that was cut
     off is not: its last words would be missing, and nobody would see it.
     """
     text = _CONTROL.sub(" ", _THOUGHTS.sub("", text)).strip()
     if not text:
-        return Parsed(None, ReplyFailure("empty_reply", "the reply has no text"))
+        return ReplyFailure("empty_reply", "the reply has no text")
     with suppress(ValidationError):
-        return Parsed(schema.model_validate_json(text))
+        return schema.model_validate_json(text)
     if is_cut:
         message = "the reply reached its largest length before its end; raise sampling.max_tokens"
-        return Parsed(None, ReplyFailure("cut_off", message))
+        return ReplyFailure("cut_off", message)
     return _repaired(text, schema)
 
 
-def _repaired(text: str, schema: type[ObjectT]) -> Parsed[ObjectT]:
+def _repaired(text: str, schema: type[ObjectT]) -> ObjectT | ReplyFailure:
     values = _mended(text)
     if not isinstance(values, dict):
-        return Parsed(None, ReplyFailure("invalid_json", "no JSON object is in the reply"))
+        return ReplyFailure("invalid_json", "no JSON object is in the reply")
     try:
-        return Parsed(schema.model_validate(values), was_repaired=True)
+        return schema.model_validate(values)
     except ValidationError as error:
-        return Parsed(None, ReplyFailure("invalid_object", _described(error)))
+        return ReplyFailure("invalid_object", _described(error))
 
 
 def _mended(text: str) -> Any:

@@ -71,7 +71,5 @@ def _reply(record: Mapping[str, Any], schema: type[ObjectT]) -> Reply[ObjectT] |
     usage = Usage(**record["usage"])
     if record["failure"] is not None:
         return Reply(0, None, ReplyFailure(**record["failure"]), record["raw"], usage)
-    parsed = parse_reply(record["raw"], schema)
-    if parsed.value is None:
-        return None
-    return Reply(0, parsed.value, None, record["raw"], usage, parsed.was_repaired)
+    found = parse_reply(record["raw"], schema)
+    return None if isinstance(found, ReplyFailure) else Reply(0, found, None, record["raw"], usage)

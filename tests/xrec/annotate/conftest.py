@@ -28,4 +28,4 @@ def actor_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def pool_here(**actors: Any) -> PoolHere:
         return PickledPool()
 
-    monkeypatch.setattr("xrec.annotate.run.RayPool", pool_here)
+    monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)

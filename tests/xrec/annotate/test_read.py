@@ -1,5 +1,6 @@
-"""Which aspects a dataset gets from annotations, from a stage's table as the stage writes it."""
+"""Which aspects a dataset gets from annotations, from the table of pairs as the stage writes it."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from xrec.annotate import read
-from xrec.annotate.formats import ASPECT_LIST, stage_format
-from xrec.annotate.vocabulary import AspectTask
+from xrec.annotate.formats import ASPECT_LIST
+from xrec.annotate.vocabulary import merged_aspects
 from xrec.config.annotate import VocabularyConfig
 from xrec.config.shared import StorageConfig
 from xrec.storage import open_location
@@ -31,21 +32,14 @@ def _aspects(
             "aspects": pa.array([_named(names) for _, names in reviews], ASPECT_LIST),
         }
     )
-    training = sorted({n for split, names in reviews if split == "train" for n in names.split(",")})
-    task = AspectTask(
-        dict.fromkeys(training, 1),
-        config,
-        stage_format("aspects", ()),
-        is_english=language == "English",
-    )
-    outcome = task.do(pa.table({"aspect": training}))
-
+    training = {n for split, names in reviews if split == "train" for n in names.split(",")}
+    is_english = language == "English"
+    merged = merged_aspects(dict.fromkeys(training, 1), config, is_english=is_english)
     table = SimpleNamespace(batches=lambda columns: iter([pairs]))
-    monkeypatch.setattr(read, "read_stage", lambda *_: outcome.ok)
-    monkeypatch.setattr(read, "read_failed", lambda *_: outcome.failed)
+    monkeypatch.setattr(read, "read_content", lambda *_, **__: json.dumps(merged))
     monkeypatch.setattr(read, "stage_table", lambda *_: table)
     manifest: Any = SimpleNamespace(
-        metrics={"tables": {"aspects": 1, "pairs": 1}},
+        metrics={"tables": {"pairs": 1}},
         config={"vocabulary": config.model_dump(mode="json"), "annotator": {"language": language}},
     )
     found = read._aspects(open_location("/nowhere"), manifest, StorageConfig())
@@ -57,51 +51,60 @@ def _named(names: str) -> list[dict[str, str]]:
     return [{"aspect": name, "opinion": "", "sentiment": "positive"} for name in names.split(",")]
 
 
-def test_aspects_that_the_synonyms_leave_out_are_not_in_the_dataset(
+@pytest.mark.parametrize(
+    ("vocabulary", "language", "reviews", "expected"),
+    [
+        pytest.param(
+            {"synonyms": {"value": None}},
+            "English",
+            [("train", "tone,value"), ("test", "value,tone"), ("test", "Values")],
+            {("train", "tone"), ("test", "tone")},
+            id="left out",
+        ),
+        pytest.param(
+            {},
+            "English",
+            [("train", f"tone,{THUMB}"), ("test", f"{THUMB}{THUMB},tone")],
+            {("train", "tone"), ("test", "tone")},
+            id="without letters",
+        ),
+        pytest.param(
+            {"synonyms": {"tone": "sound"}},
+            "English",
+            [("train", "sound"), ("test", "The Tones")],
+            {("train", "sound"), ("test", "sound")},
+            id="synonyms of held-out names",
+        ),
+        pytest.param(
+            {"encoder": "toy"},
+            "English",
+            [("train", "sound"), ("train", "tone"), ("test", "Tones")],
+            {("train", "sound"), ("test", "sound")},
+            id="merged held-out names",
+        ),
+        pytest.param(
+            {},
+            "German",
+            [("train", "glas"), ("test", "Glas!")],
+            {("train", "glas"), ("test", "glas")},
+            id="another language",
+        ),
+        pytest.param(
+            {"min_reviews": 2},
+            "English",
+            [("train", "tone,warmth"), ("train", "Tones"), ("test", "warmth,tone")],
+            {("train", "tone"), ("test", "tone")},
+            id="too rare",
+        ),
+    ],
+)
+def test_aspects_of_a_dataset_follow_the_vocabulary_held_out_ones_too(
     monkeypatch: pytest.MonkeyPatch,
+    vocabulary: dict[str, Any],
+    language: str,
+    reviews: list[tuple[str, str]],
+    expected: set[tuple[str, str]],
 ) -> None:
-    reviews = [("train", "tone,value"), ("test", "value,tone"), ("test", "Values")]
-    found = _aspects(
-        monkeypatch, VocabularyConfig(synonyms={"value": None}, min_reviews=1), *reviews
-    )
-    assert found == {("train", "tone"), ("test", "tone")}
-
-
-def test_aspects_without_letters_are_not_in_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
-    reviews = [("train", f"tone,{THUMB}"), ("test", f"{THUMB}{THUMB},tone")]
-    assert _aspects(monkeypatch, VocabularyConfig(min_reviews=1), *reviews) == {
-        ("train", "tone"),
-        ("test", "tone"),
-    }
-
-
-def test_aspects_that_only_held_out_reviews_name_follow_the_synonyms(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    reviews = [("train", "sound"), ("test", "The Tones")]
-    found = _aspects(
-        monkeypatch, VocabularyConfig(synonyms={"tone": "sound"}, min_reviews=1), *reviews
-    )
-    assert found == {("train", "sound"), ("test", "sound")}
-
-
-def test_aspects_that_only_held_out_reviews_name_are_merged_like_their_normal_form(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def merged(heads: Any, config: Any) -> dict[str, str]:
-        return {"tone": "sound"}
-
-    monkeypatch.setattr("xrec.annotate.vocabulary._merged", merged)
-    reviews = [("train", "sound"), ("train", "tone"), ("test", "Tones")]
-    assert _aspects(monkeypatch, VocabularyConfig(encoder="toy", min_reviews=1), *reviews) == {
-        ("train", "sound"),
-        ("test", "sound"),
-    }
-
-
-def test_aspects_of_another_language_that_only_held_out_reviews_name_keep_their_s(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    config, reviews = VocabularyConfig(min_reviews=1), [("train", "glas"), ("test", "Glas!")]
-    found = _aspects(monkeypatch, config, *reviews, language="German")
-    assert found == {("train", "glas"), ("test", "glas")}
+    monkeypatch.setattr("xrec.annotate.vocabulary._merged", lambda *_: {"tone": "sound"})
+    config = VocabularyConfig.model_validate({"min_reviews": 1, **vocabulary})
+    assert _aspects(monkeypatch, config, *reviews, language=language) == expected

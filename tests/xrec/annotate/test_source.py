@@ -159,7 +159,7 @@ def test_read_reviews_without_the_column_of_reviews_names_those_seen(tmp_path: P
 
 def test_find_review_files_that_are_missing_says_what_is_there(tmp_path: Path) -> None:
     write_json_lines(tmp_path / "raw" / "export.jsonl", [])
-    with pytest.raises(DataError, match=r"reviews are missing: .*saw export.jsonl; name the file"):
+    with pytest.raises(DataError, match=r"reviews are missing: .*name the file .*saw export.jsonl"):
         find_review_files(annotate_config(tmp_path, tmp_path / "raw"))
     with pytest.raises((DataError, StorageError), match="nowhere"):
         find_review_files(annotate_config(tmp_path, tmp_path / "nowhere"))

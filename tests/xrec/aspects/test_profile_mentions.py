@@ -9,6 +9,7 @@ import scipy.sparse
 
 from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import run as train_aspects
+from tests.xrec.aspects.planted_aspects import TOWN
 from xrec.aspects import (
     AspectChooser,
     AspectScorer,
@@ -90,15 +91,6 @@ def test_graph_counts_are_the_shares_of_others_who_visited_the_users_places(
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-TOWN = {
-    "kind": "sample",
-    "num_users": 60,
-    "num_items": 30,
-    "interactions_per_user": 10,
-    "explanations_per_user": 5,
-}
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("profiles"))
@@ -144,7 +136,6 @@ def test_train_aspects_of_profiles_reads_back_and_refuses_more_than_one_review_a
     values = {
         "workspace": workspace,
         "similar_items": {"embedding_dim": 8, "num_neighbours": 5},
-        "num_chosen": 2,
     }
     manifest = train_aspects(TrainAspectsConfig.model_validate(values))
     assert 0 < manifest.metrics["validation"]["ndcg@10"] <= 1

@@ -19,7 +19,7 @@ def mentions() -> Mentions:
 
 @pytest.fixture(scope="module")
 def neighbours(mentions: Mentions) -> scipy.sparse.csr_matrix:
-    return nearest_items(item_vectors(mentions, embedding_dim=4, user_weight=1.0), 3)
+    return nearest_items(item_vectors(mentions, embedding_dim=4), 3)
 
 
 WEIGHTS = Weights(
@@ -139,7 +139,7 @@ def test_item_without_reviews_or_neighbours_ranks_as_all_reviews_do() -> None:
     some = town()
     kept = some.items != 2
     without = Mentions(some.users[kept], some.items[kept], some.aspects[kept], NUM_USERS, NUM_ITEMS)
-    vectors = item_vectors(without, embedding_dim=4, user_weight=1.0)
+    vectors = item_vectors(without, embedding_dim=4)
     assert not vectors[2].any()
     scorer = AspectScorer(without, nearest_items(vectors, 3))
     part = scorer.item_part(np.array([2]))[0]
@@ -167,12 +167,6 @@ def test_fit_finds_the_users_habit_and_prefers_own_to_others(
     scores = found.scorer.scores(np.array([0, 1]), np.array([0, 0]))
     rank_of_habit = (scores > scores[:, 5:]).sum(axis=1)
     assert rank_of_habit[0] < rank_of_habit[1]
-
-
-def test_fit_without_own_words_gives_them_no_weight(
-    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
-) -> None:
-    assert fit(mentions, town(split=1), neighbours, own_words=False).scorer.weights.own_weight == 0
 
 
 def test_fit_without_a_mention_to_choose_by_is_refused(

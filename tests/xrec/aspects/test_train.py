@@ -1,6 +1,5 @@
 """From a dataset with aspects to the artifact and back; what is left out, and what is refused."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,8 @@ from xrec.aspects import (
     Weights,
     aspects_of,
     dataset_mentions,
-    read_aspects_manifest,
-    read_choices,
     read_scorer,
 )
-from xrec.aspects.praise import dataset_praise
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.prompt import PromptConfig
@@ -30,7 +26,7 @@ from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.cold_start import ColdStartTables
 from xrec.data.extension import extend_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
-from xrec.schemas import CHOSEN_ASPECTS, REJECTED
+from xrec.schemas import REJECTED
 from xrec.storage import open_location, read_manifest
 
 
@@ -53,7 +49,6 @@ def config(workspace: str, **values: Any) -> TrainAspectsConfig:
         {
             "workspace": workspace,
             "similar_items": {"embedding_dim": 8, "num_neighbours": 5},
-            "num_chosen": 2,
             **values,
         }
     )
@@ -81,31 +76,6 @@ def test_trained_score_is_read_back_and_finds_the_planted_taste(
     assert scorer.weights.own_weight + scorer.weights.graph_weight > 0
 
 
-def test_choices_of_the_artifact_are_those_without_the_pairs_own_review(
-    trained: TrainAspectsConfig,
-) -> None:
-    dataset = read_dataset(open_location(trained.artifact("dataset")))
-    location = open_location(trained.artifact("aspects"))
-    table, scorer = read_choices(location), read_scorer(location, dataset)
-    assert table.schema.equals(CHOSEN_ASPECTS)
-    pairs = dataset.explanations
-    users, items = (
-        pairs[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")
-    )
-    chooser = AspectChooser(scorer, praise=dataset_praise(dataset))
-    expected = chooser.choose(users, items, 2, leave_out_own=True)
-    blind = AspectChooser(scorer).choose(users, items, 2, leave_out_own=True)
-    assert (blind.aspects != expected.aspects).any()  # some are not praised
-    assert table.num_rows == (expected.aspects >= 0).sum()
-    row, place = np.argwhere(expected.aspects >= 0)[7]
-    found = table.slice(7, 1).to_pylist()[0]
-    assert (found["user_index"], found["item_index"]) == (users[row], items[row])
-    assert found["rank"] == place + 1
-    assert found["aspect_index"] == expected.aspects[row, place]
-    assert found["item_reviews"] == expected.item_reviews[row, place]
-    assert found["num_user_reviews"] == expected.num_user_reviews[row]
-
-
 def test_mentions_of_a_dataset_are_those_of_the_split_and_sentiment(
     trained: TrainAspectsConfig,
 ) -> None:
@@ -129,8 +99,8 @@ def test_second_run_does_no_work_and_other_settings_are_refused(
 ) -> None:
     monkeypatch.setattr("jobs.train_aspects.train_aspects", None)
     run(trained)
-    with pytest.raises(ArtifactMismatchError, match="num_chosen"):
-        run(trained.model_copy(update={"num_chosen": 3}))
+    with pytest.raises(ArtifactMismatchError, match="seed"):
+        run(trained.model_copy(update={"seed": 3}))
 
 
 def test_score_of_another_dataset_is_refused(
@@ -190,7 +160,7 @@ def test_reviews_that_praise_nothing_are_refused_unless_what_they_mention_may_be
     workspace = with_aspects(plain, tmp_path, ("train", "validation"), ("neutral",))
     with pytest.raises(DataError, match="praised by more training reviews than blame it"):
         run(config(workspace))
-    assert run(config(workspace, only_praised=False)).row_counts["choices"] > 0
+    assert run(config(workspace, only_praised=False)).row_counts["aspects"] > 0
 
 
 def test_file_that_was_changed_is_refused(workspace: str, tmp_path: Path) -> None:
@@ -202,18 +172,6 @@ def test_file_that_was_changed_is_refused(workspace: str, tmp_path: Path) -> Non
             open_location(of.artifact("aspects")),
             read_dataset(open_location(of.artifact("dataset"))),
         )
-
-
-def test_artifact_of_an_earlier_version_is_refused(workspace: str, tmp_path: Path) -> None:
-    of = config(workspace, aspects=str(tmp_path / "aspects"))
-    run(of)
-    manifest = tmp_path / "aspects" / "manifest.json"
-    found = json.loads(manifest.read_text())
-    del found["config"]["diversity"]
-    manifest.write_text(json.dumps(found))
-    dataset = read_manifest(open_location(of.artifact("dataset")), "dataset")
-    with pytest.raises(ArtifactMismatchError, match="earlier version, which had no diversity"):
-        read_aspects_manifest(open_location(of.artifact("aspects")), dataset)
 
 
 def test_dataset_without_aspects_of_validation_pairs_keeps_the_default_weights(

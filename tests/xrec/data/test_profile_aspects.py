@@ -9,7 +9,7 @@ import pytest
 from xrec import schemas
 from xrec.data.profile_aspects import NamedAspects, profile_aspect_tables
 
-NAMES = ("music", "pasta", "view")
+NAMES = ("music", "oven", "pasta", "view")  # no profile has an oven but within a longer name
 PROFILES = ["view music", "pasta", "music pasta view", ""]
 INTERACTIONS = [
     (0, 0, "train"),
@@ -68,11 +68,11 @@ def test_items_have_the_aspects_of_their_profiles_once() -> None:
         (1, 1, 0)
     }
     assert tables["aspects"].to_pydict() == {
-        "aspect_index": [0, 1, 2],
+        "aspect_index": [0, 1, 2, 3],
         "aspect": list(NAMES),
-        "num_reviews": [2, 2, 2],
-        "num_positive": [2, 2, 2],
-        "num_negative": [0, 0, 0],
+        "num_reviews": [2, 0, 2, 2],
+        "num_positive": [2, 0, 2, 2],
+        "num_negative": [0, 0, 0, 0],
     }
 
 
@@ -93,8 +93,8 @@ def test_explained_pairs_have_what_their_explanations_name_once_with_their_split
     rows = _tables()["explanation_aspects"].to_pylist()
     keys = ("user_index", "item_index", "aspect_index", "split", "sentiment")
     assert [tuple(row[key] for key in keys) for row in rows] == [
-        (0, 1, 1, "train", "positive"),
-        (0, 2, 2, "test", "positive"),  # named first
+        (0, 1, 2, "train", "positive"),
+        (0, 2, 3, "test", "positive"),  # named first
         (0, 2, 0, "test", "positive"),
     ]
 

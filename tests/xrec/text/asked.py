@@ -28,11 +28,11 @@ def right(asked: Asked) -> Answer:
 
 
 def endpoint_model(stub: StubEndpoint, **settings: Any) -> EndpointModel:
-    """A model of the stub, with short waits unless `settings` say otherwise."""
+    """A model of the stub."""
     return EndpointModel(endpoint_config(stub, **settings), KEY)
 
 
 def endpoint_config(stub: StubEndpoint, **settings: Any) -> EndpointModelConfig:
     """The config of `endpoint_model`."""
     usual = {"kind": "endpoint", "base_url": stub.url, "model": stub.model}
-    return EndpointModelConfig.model_validate({**usual, "first_wait_seconds": 0.05, **settings})
+    return EndpointModelConfig.model_validate({**usual, **settings})

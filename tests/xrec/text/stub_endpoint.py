@@ -59,7 +59,6 @@ class StubEndpoint:
 
     behave: Callable[[Asked], Answer]
     model: str = "stub"
-    lists_models: int = 200
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
     num_at_once: int = 0
@@ -71,11 +70,9 @@ class StubEndpoint:
 
 
 @contextmanager
-def stub_endpoint(
-    behave: Callable[[Asked], Answer], *, lists_models: int = 200
-) -> Iterator[StubEndpoint]:
-    """Yield an endpoint that answers as `behave` says; `lists_models` is the status of /models."""
-    stub = StubEndpoint(behave, lists_models=lists_models)
+def stub_endpoint(behave: Callable[[Asked], Answer]) -> Iterator[StubEndpoint]:
+    """Yield an endpoint that answers as `behave` says."""
+    stub = StubEndpoint(behave)
     server = uvicorn.Server(
         uvicorn.Config(_app(stub), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
     )
@@ -94,10 +91,6 @@ def stub_endpoint(
 
 def _app(stub: StubEndpoint) -> FastAPI:
     app = FastAPI()
-
-    @app.get("/v1/models")
-    async def models() -> Response:
-        return JSONResponse({"object": "list", "data": []}, status_code=stub.lists_models)
 
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:

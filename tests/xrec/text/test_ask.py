@@ -43,7 +43,6 @@ def test_ask_gives_valid_and_repaired_objects_with_their_costs() -> None:
     model = Scripted({"word-0": ['{"word": "a"}'], "word-1": ["{'word': 'b'"]})
     replies = _asked(model, 2)
     assert [replies[place].value for place in (0, 1)] == [Said(word="a"), Said(word="b")]
-    assert [replies[place].was_repaired for place in (0, 1)] == [False, True]
     assert replies[0].usage == COST
     assert len(model.calls) == 1
 

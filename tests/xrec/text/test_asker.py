@@ -1,7 +1,5 @@
 """Equal prompts are asked once, also after a kill, and a budget ends the asking."""
 
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +13,7 @@ from xrec.errors import BudgetError
 from xrec.storage import open_location
 from xrec.text import Message, Prompt, RawReply, ReplyFailure, Usage
 from xrec.text.asker import Asker
-from xrec.text.budget import Budget, Spent
+from xrec.text.budget import Budget
 from xrec.text.reply_store import ReplyStore
 
 COST = Usage(10, 2, 1)
@@ -110,24 +108,17 @@ def test_asker_keeps_what_the_model_is_to_blame_for_until_it_is_forgotten(tmp_pa
 
 
 def test_asker_with_a_budget_asks_what_is_within_it_and_keeps_the_replies(tmp_path: Path) -> None:
-    model = Counting()
-    budget = Budget(max_tokens=40)  # a prompt of 6 characters is estimated at 2 tokens, then at 10
-    with pytest.raises(BudgetError, match="used up"):
-        _asker(model, tmp_path, budget).ask(prompts(20))
-    assert model.asked == [f"word-{place}" for place in range(10)]
-    again = Counting()
-    _asker(again, tmp_path).ask(prompts(10))
-    assert again.asked == []
-
-
-def test_asker_with_a_budget_that_other_chunks_spent_asks_nothing_more(tmp_path: Path) -> None:
-    model = Counting()
-    budget = Budget(max_tokens=60)
+    # A prompt is estimated at 2 + 2 tokens, and takes 12.
+    model, budget = Counting(), Budget(max_tokens=60)
     asker = _asker(model, tmp_path, budget)
-    asker.ask(prompts(4))
-    with pytest.raises(BudgetError):
-        asker.ask(prompts(6))
-    assert len(model.asked) == 5  # 48 tokens for four, and 12 are left
+    asker.ask(prompts(2))
+    with pytest.raises(BudgetError, match="used up"):
+        asker.ask(prompts(20))
+    num_asked = len(model.asked)
+    assert 60 <= 12 * num_asked <= 60 + 8 * 9  # all that were under way at once took 8 more each
+    again = Counting()
+    _asker(again, tmp_path).ask(prompts(num_asked))
+    assert again.asked == []
 
 
 def test_budget_too_small_for_one_prompt_is_an_error_that_says_so(tmp_path: Path) -> None:
@@ -140,69 +131,24 @@ def test_budget_too_small_for_one_prompt_is_an_error_that_says_so(tmp_path: Path
 def test_budget_of_money_follows_the_prices() -> None:
     prices = PricesConfig(per_million_prompt_tokens=1e6, per_million_reply_tokens=4e6)
     budget = Budget(max_cost=20, prices=prices)
-    assert budget.reserve(Spent(8, 2))
-    assert not budget.reserve(Spent(5, 0))
-    budget.settle(Spent(8, 2), Usage(8, 1, 1))
-    assert budget.reserve(Spent(4, 1))
-    budget.check(Spent(20, 0))
-    with pytest.raises(BudgetError, match=r"max_cost = 20: 20 tokens, 23 by the prices"):
-        budget.check(Spent(19, 1))
+    assert budget.reserve(Usage(8, 2))
+    assert not budget.reserve(Usage(5, 0))
+    budget.settle(Usage(8, 2), Usage(8, 1, 1))
+    assert budget.reserve(Usage(4, 1))
+    assert not budget.reserve(Usage(5, 0))
+    with pytest.raises(BudgetError, match="max_cost = 20, which is too small for a single prompt"):
+        budget.reserve(Usage(1, 5))
+    assert "9 tokens, 12 by the prices" in str(budget.error())
 
 
-def test_asker_in_threads_asks_equal_prompts_once(tmp_path: Path) -> None:
-    class Slow(Counting):
-        def write(
-            self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig
-        ) -> Iterator[RawReply]:
-            for reply in super().write(prompts, sampling):
-                time.sleep(0.02)
-                yield reply
-
-    model = Slow()
-    asker = _asker(model, tmp_path)
-    values: list[list[Any]] = []
-    threads = [
-        threading.Thread(
-            target=lambda shift=shift: values.append(
-                [reply.value.word for reply in asker.ask(prompts(8)[shift:])]
-            )
-        )
-        for shift in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(model.asked) == [f"word-{place}" for place in range(8)]
-    assert sorted(map(len, values)) == [5, 6, 7, 8]
-
-
-def test_asker_budget_counts_a_reply_once_that_threads_share(tmp_path: Path) -> None:
-    began, goes_on = threading.Event(), threading.Event()
-
-    class Waiting(Counting):
-        def write(
-            self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig
-        ) -> Iterator[RawReply]:
-            for prompt, reply in zip(prompts, super().write(prompts, sampling), strict=True):
-                if prompt.messages[0].content == "word-0":
-                    began.set()
-                    goes_on.wait()
-                yield reply
-
-    model, budget = Waiting(), Budget(max_tokens=1000)
+def test_asker_in_threads_counts_what_it_paid(tmp_path: Path) -> None:
+    model, budget = Counting(), Budget(max_tokens=1000)
     asker = _asker(model, tmp_path, budget)
-    slow, shared = prompts(2)
-    with ThreadPoolExecutor(5) as pool:
-        calls = [pool.submit(asker.ask, [slow])]
-        began.wait()
-        calls += [pool.submit(asker.ask, [shared, slow]) for _ in range(4)]
-        time.sleep(0.3)  # they have the shared reply, and wait for the slow one
-        goes_on.set()
-        usages = [reply.usage for call in calls for reply in call.result()]
-    assert sorted(model.asked) == ["word-0", "word-1"]
-    assert sum(usage.num_tokens for usage in usages) == 24
-    assert "24 tokens are spent" in str(budget.error())
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(asker.ask, prompts(8)[shift:]) for shift in range(4)]
+        words = [[reply.value.word for reply in call.result()] for call in calls]
+    assert words == [[f"word-{place}" for place in range(shift, 8)] for shift in range(4)]
+    assert f"{12 * len(model.asked)} tokens are spent" in str(budget.error())
 
 
 def test_asker_budget_counts_a_reply_of_an_earlier_process_once(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def _saying(content: object) -> dict[str, Any]:
     return _body({**CHOICE, "message": {**MESSAGE, "content": content}})
 
 
-def _reply(body: object, *, num_times: int = 100, **settings: Any) -> Reply[Said]:
+def _reply(body: object, *, num_times: int = 100) -> Reply[Said]:
     """What becomes of a prompt whose first answers, `num_times` of them, are `body`.
 
     Another prompt is answered before it, so the endpoint is known to be there.
@@ -36,10 +36,7 @@ def _reply(body: object, *, num_times: int = 100, **settings: Any) -> Reply[Said
             return right(asked)
         return Answer(body=json.dumps(body))
 
-    with (
-        stub_endpoint(behave) as stub,
-        endpoint_model(stub, concurrency=1, **settings) as model,
-    ):
+    with stub_endpoint(behave) as stub, endpoint_model(stub, concurrency=1) as model:
         replies = {reply.index: reply for reply in ask(model, prompts(2), SamplingConfig())}
     assert replies[0].failure is None
     return replies[1]
@@ -69,8 +66,8 @@ def test_answer_without_a_message_is_asked_for_again(body: object) -> None:
     assert reply.usage.num_requests == 2
 
 
-def test_answer_without_a_message_until_the_deadline_is_a_broken_response() -> None:
-    failure = _reply(_body({**CHOICE, "message": None}), deadline_seconds=2.0).failure
+def test_answer_without_a_message_both_times_is_a_broken_response() -> None:
+    failure = _reply(_body({**CHOICE, "message": None})).failure
     assert failure is not None
     assert failure.reason == "broken_response"
 

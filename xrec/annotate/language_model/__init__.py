@@ -1,7 +1,7 @@
 """The annotator that asks a language model: an engine of ours, or an endpoint (xrec.text).
 
-A row becomes a prompt (data, prompt_file), the prompt a reply by a schema (replies), the reply a
-text. Prompts are asked once, and what was answered outlives a kill (xrec.text.asker).
+A row becomes a prompt (data), the prompt a reply by a schema (replies), and the reply a text.
+Prompts are asked once, and what was answered outlives a kill (xrec.text.asker).
 """
 
 from xrec.annotate.language_model.spec import language_model_spec

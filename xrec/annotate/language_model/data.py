@@ -9,7 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xrec.annotate.rows import ItemInput, ItemText, PairInput, Review, ReviewedItem, UserInput
+from xrec.annotate.rows import (
+    Input,
+    ItemInput,
+    ItemText,
+    PairInput,
+    Review,
+    ReviewedItem,
+    UserInput,
+)
 
 CountTokens = Callable[[str], int]
 
@@ -29,6 +37,16 @@ class RowData:
 
     max_tokens: int
     count: CountTokens
+
+    def of(self, row: Input) -> dict[str, Any]:
+        """The data of a row of any kind."""
+        match row:
+            case ItemInput():
+                return self.item(row)
+            case UserInput():
+                return self.user(row)
+            case PairInput():
+                return self.pair(row)
 
     def item(self, row: ItemInput) -> dict[str, Any]:
         """Title, details, and as many reviews as there is room for."""

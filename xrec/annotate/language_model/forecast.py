@@ -2,21 +2,28 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from xrec.annotate.formats import Stage
+from xrec.annotate.annotator import Outlook
 from xrec.annotate.language_model.writer import Prompts
-from xrec.annotate.outlook import Outlook
 from xrec.bulk import Rate
 from xrec.config.language_model_annotator import BudgetConfig
 from xrec.config.text import PricesConfig, SamplingConfig
 from xrec.progress import duration
-from xrec.text import Message, Spent
+from xrec.text import Message
 
 _NUM_SHOWN = 3
 _TOKENS_AROUND_MESSAGE = 5
 """Of a chat template, about."""
 
 Conversation = tuple[Message, ...]
+
+
+class _Tokens(NamedTuple):
+    """Of prompts and of replies; a mean has parts of tokens."""
+
+    shown: float
+    said: float
 
 
 @dataclass(frozen=True)
@@ -33,32 +40,30 @@ class Forecast:
     sampling: SamplingConfig
     prices: PricesConfig | None
     budget: BudgetConfig
-    num_asked_twice: int
     num_at_once: int
 
     def lines(self, outlook: Outlook) -> list[str]:
         """Prompts, tokens, money and time; then the prompts of three rows of each kind."""
-        asked: dict[Stage, list[Conversation]] = {
-            "items": [self.prompts.item(row) for row in outlook.items],
-            "users": [self.prompts.user(row) for row in outlook.users],
-            "pairs": [self.prompts.pair(row) for row in outlook.pairs],
+        asked = {
+            stage: [self.prompts.of(row) for row in rows] for stage, rows in outlook.samples.items()
         }
-        spent, lines = Spent(), []
+        totals: list[_Tokens] = []
+        lines: list[str] = []
         for stage, conversations in asked.items():
             num_texts, rate = outlook.counts[stage], outlook.rates.get(stage)
             each = self._each(conversations, rate)
-            total = Spent(each.num_prompt_tokens * num_texts, each.num_reply_tokens * num_texts)
-            spent += total
-            lines.append(self._line(stage, num_texts, each, total, rate))
+            totals.append(_Tokens(each.shown * num_texts, each.said * num_texts))
+            lines.append(self._line(stage, num_texts, each, totals[-1], rate))
+        spent = _Tokens(sum(each.shown for each in totals), sum(each.said for each in totals))
         lines += [self._sum(outlook, spent), *self._time(outlook), *self._money(spent)]
         for stage, conversations in asked.items():
             lines += _shown(stage, conversations[:_NUM_SHOWN])
         return lines
 
-    def _each(self, conversations: Sequence[Conversation], rate: Rate | None) -> Spent:
+    def _each(self, conversations: Sequence[Conversation], rate: Rate | None) -> _Tokens:
         """The mean tokens of a prompt and a reply: as measured, or the sample's and the most."""
         if rate is not None and "prompt_tokens" in rate.costs:
-            return Spent(
+            return _Tokens(
                 rate.costs["prompt_tokens"] / rate.num_done,
                 rate.costs["reply_tokens"] / rate.num_done,
             )
@@ -67,30 +72,29 @@ class Forecast:
             for conversation in conversations
             for message in conversation
         ]
-        return Spent(sum(num_tokens) / max(1, len(conversations)), self.sampling.max_tokens)
+        return _Tokens(sum(num_tokens) / max(1, len(conversations)), self.sampling.max_tokens)
 
     def _line(
-        self, stage: Stage, num_texts: int, each: Spent, total: Spent, rate: Rate | None
+        self, stage: str, num_texts: int, each: _Tokens, total: _Tokens, rate: Rate | None
     ) -> str:
         how = f"measured on {rate.num_done:,} texts" if rate else self._how
         return (
-            f"{stage}: {num_texts:,} prompts of {each.num_prompt_tokens:,.0f} tokens, "
-            f"{total.num_prompt_tokens:,.0f} in all; replies of {'' if rate else 'at most '}"
-            f"{each.num_reply_tokens:,.0f}, {total.num_reply_tokens:,.0f} in all ({how})"
+            f"{stage}: {num_texts:,} prompts of {each.shown:,.0f} tokens, "
+            f"{total.shown:,.0f} in all; replies of {'' if rate else 'at most '}"
+            f"{each.said:,.0f}, {total.said:,.0f} in all ({how})"
         )
 
     @property
     def _how(self) -> str:
         return "by the model's tokenizer" if self.is_counted else "at 0.3 tokens a character"
 
-    def _sum(self, outlook: Outlook, spent: Spent) -> str:
+    def _sum(self, outlook: Outlook, spent: _Tokens) -> str:
         text = (
-            f"in all: {sum(outlook.counts.values()):,} prompts, {spent.num_tokens:,.0f} tokens; "
-            f"{self.num_asked_twice} pairs are asked with a second seed too, equal prompts once, "
-            "and once more where a reply is not valid"
+            f"in all: {sum(outlook.counts.values()):,} prompts, {sum(spent):,.0f} tokens; "
+            "equal prompts are asked once, and once more where a reply is not valid"
         )
         limit = self.budget.max_tokens
-        if limit is not None and spent.num_tokens > limit:
+        if limit is not None and sum(spent) > limit:
             text += f"; budget.max_tokens = {limit:,} ends the run before"
         return text
 
@@ -105,10 +109,10 @@ class Forecast:
         more = f", and {' and '.join(missing)}, not measured yet" if missing else ""
         yield f"time: {duration(seconds / self.num_at_once)}, as measured{more}"
 
-    def _money(self, spent: Spent) -> Iterator[str]:
+    def _money(self, spent: _Tokens) -> Iterator[str]:
         if self.prices is None:
             return
-        cost = self.prices.of(spent.num_prompt_tokens, spent.num_reply_tokens)
+        cost = self.prices.of(*spent)
         text = f"cost: {cost:,.2f} by the prices"
         limit = self.budget.max_cost
         if limit is not None and cost > limit:
@@ -116,7 +120,7 @@ class Forecast:
         yield text
 
 
-def _shown(stage: Stage, conversations: Sequence[Conversation]) -> Iterator[str]:
+def _shown(stage: str, conversations: Sequence[Conversation]) -> Iterator[str]:
     """The instruction and example that all prompts of a kind begin with, and the rows."""
     if not conversations:
         return

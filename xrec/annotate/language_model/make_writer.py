@@ -6,28 +6,24 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from xrec.annotate.annotator import Outlook
 from xrec.annotate.formats import STAGES
 from xrec.annotate.language_model.data import CountTokens, RowData
 from xrec.annotate.language_model.forecast import Forecast
 from xrec.annotate.language_model.replies import Kind, ReplyLimits
-from xrec.annotate.language_model.writer import LanguageModelWriter, Prompts, SecondSeed
-from xrec.annotate.outlook import Outlook
-from xrec.annotate.store import read_record
+from xrec.annotate.language_model.writer import LanguageModelWriter, Prompts
 from xrec.bulk import read_status
 from xrec.config.backfill import ActorsConfig
 from xrec.config.language_model_annotator import LanguageModelAnnotator
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
-from xrec.config.text import EndpointModelConfig, SamplingConfig
+from xrec.config.text import EndpointModelConfig
 from xrec.errors import ArtifactNotFoundError, ModelError, StorageNotFoundError
 from xrec.llm.source import resolve_model
 from xrec.storage import Location
-from xrec.text import Asker, Budget, ReplyStore, Spent, about_tokens
+from xrec.text import Asker, Budget, ReplyStore, Usage, about_tokens
 from xrec.text.load import chosen_llm, load_language_model
 from xrec.text.prompt_file import PromptFile
-
-_OTHER_SEED = 1000  # far from the seeds of replies that are asked again
-_LEAST_TEMPERATURE = 0.7  # without any, all seeds say the same
 
 
 def kept_replies(output: Location) -> ReplyStore:
@@ -61,26 +57,14 @@ class MakeWriter:
             num_threads=self.actors.cpus_per_actor,
             key=self.key,
         )
-        budget = self.budget(_spent(output, self.storage))
-        first, second = (
-            Asker(
-                model,
-                sampling,
-                kept_replies(output),
-                identity=self.identity,
-                budget=budget,
-            )
-            for sampling in (config.sampling, second_sampling(config.sampling))
+        asker = Asker(
+            model,
+            config.sampling,
+            kept_replies(output),
+            identity=self.identity,
+            budget=self.budget(_spent(output, self.storage)),
         )
-        return LanguageModelWriter(
-            self.prompts(model.num_tokens), first, SecondSeed(second, self._share_of_pairs(output))
-        )
-
-    def _share_of_pairs(self, output: Location) -> float:
-        """The share of the pairs that are asked twice."""
-        record = read_record(output)
-        num_pairs = sum(record.num_reviews.values()) + record.num_low_rated if record else 0
-        return min(1.0, self.annotator.num_asked_twice / max(1, num_pairs))
+        return LanguageModelWriter(self.prompts(model.num_tokens), asker)
 
     def prompts(self, count: CountTokens) -> Prompts:
         """What makes the conversations, in which `count` counts tokens."""
@@ -99,7 +83,7 @@ class MakeWriter:
             return ReplyLimits()
         return ReplyLimits.of_tokens(model.sampling.max_tokens)
 
-    def budget(self, spent: Spent) -> Budget:
+    def budget(self, spent: Usage) -> Budget:
         """The job's budget, of which `spent` is spent."""
         config = self.annotator
         prices = config.model.prices if isinstance(config.model, EndpointModelConfig) else None
@@ -116,7 +100,6 @@ class MakeWriter:
             sampling=model.sampling,
             prices=model.prices if isinstance(model, EndpointModelConfig) else None,
             budget=config.budget,
-            num_asked_twice=min(config.num_asked_twice, outlook.counts["pairs"]),
             num_at_once=config.chunks_at_once
             * (1 if isinstance(model, EndpointModelConfig) else self.actors.num_actors),
         ).lines(outlook)
@@ -136,32 +119,15 @@ class MakeWriter:
 
         return Chat(load_tokenizer(folder)).num_tokens
 
-    def check_costs(self, costs: Mapping[str, float]) -> None:
-        """Raise BudgetError if all stages together have spent more than the budget."""
-        self.budget(Spent()).check(_spent_of(costs))
 
-
-def second_sampling(sampling: SamplingConfig) -> SamplingConfig:
-    """How the texts are drawn that tell how far two seeds agree."""
-    return sampling.model_copy(
-        update={
-            "seed": sampling.seed + _OTHER_SEED,
-            "temperature": sampling.temperature or _LEAST_TEMPERATURE,
-        }
-    )
-
-
-def _spent(output: Location, storage: StorageConfig) -> Spent:
+def _spent(output: Location, storage: StorageConfig) -> Usage:
     """What all stages have spent, as their drivers last said."""
-    spent = Spent()
+    spent = Usage()
     for stage in STAGES:
         try:
             progress = read_status((output / stage).shared_uri, storage).progress
         except (ArtifactNotFoundError, StorageNotFoundError):
             continue  # the stage is not planned yet
-        spent += _spent_of(progress.costs if progress else {})
+        costs = progress.costs if progress else {}
+        spent += Usage(int(costs.get("prompt_tokens", 0)), int(costs.get("reply_tokens", 0)))
     return spent
-
-
-def _spent_of(costs: Mapping[str, float]) -> Spent:
-    return Spent(costs.get("prompt_tokens", 0.0), costs.get("reply_tokens", 0.0))

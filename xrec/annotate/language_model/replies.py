@@ -15,6 +15,7 @@ from xrec.annotate.rows import (
     PairInput,
     PairText,
     Sentiment,
+    UserInput,
     UserText,
 )
 from xrec.config.text import ReplyFailureReason
@@ -160,7 +161,7 @@ def item_text(row: ItemInput, limits: ReplyLimits, reply: ItemReply) -> ItemText
     return ItemText(row.title or _line(reply.title), profile, title_is_made=not row.title)
 
 
-def user_text(limits: ReplyLimits, reply: UserReply) -> UserText | Failure:
+def user_text(row: UserInput, limits: ReplyLimits, reply: UserReply) -> UserText | Failure:
     """The user's text."""
     profile = whole_sentences(reply.profile, limits.profile)
     return _without_sentence(reply) if profile is None else UserText(profile)

@@ -1,22 +1,54 @@
 """What a run must know of the annotator that asks a language model."""
 
 from collections.abc import Mapping
+from importlib import resources
+
+from pydantic import BaseModel
 
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.language_model.agreement import agreement_figures
 from xrec.annotate.language_model.make_writer import MakeWriter, kept_replies
-from xrec.annotate.language_model.prompt_file import KINDS, read_prompt
-from xrec.annotate.language_model.replies import REASONS, SCHEMAS
+from xrec.annotate.language_model.replies import REASONS, SCHEMAS, Kind
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.language_model_annotator import LanguageModelAnnotator
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.config.text import EndpointModelConfig, EngineModelConfig
-from xrec.errors import ModelError
+from xrec.errors import ConfigError, ModelError
 from xrec.llm.source import anywhere, model_fingerprint, resolve_model
 from xrec.storage import Location, fingerprint_of
 from xrec.text import endpoint_key
 from xrec.text.load import chosen_llm, model_anywhere, model_settings
+from xrec.text.prompt_file import PromptFile, parse_prompt_file, read_prompt_file
+
+KINDS: tuple[Kind, ...] = ("item", "user", "pair")
+
+
+def read_prompt(
+    kind: Kind,
+    uri: str | None,
+    schema: type[BaseModel],
+    domain: str,
+    storage: StorageConfig | None = None,
+) -> PromptFile:
+    """The prompt in the file at `uri`; if that is None, our own for this kind of text.
+
+    {language} and {max_aspects} of its instruction are filled in later. Raises ConfigError if the
+    file cannot be read, has no example of `domain`, or an example whose reply is no object of
+    `schema`.
+    """
+    if uri is None:
+        name = f"{kind}.txt"
+        text = (resources.files(__package__) / "prompts" / name).read_text("utf-8")
+        prompt = parse_prompt_file(name, text)
+    else:
+        prompt = read_prompt_file(f"annotator.prompts.{kind}", uri, storage)
+    if domain not in prompt.examples:
+        raise ConfigError(
+            f"{prompt.name}: no example for annotator.domain = {domain}; it has "
+            f"{', '.join(prompt.examples) or 'none'}"
+        )
+    prompt.check(schema)
+    return prompt
 
 
 def language_model_spec(
@@ -74,9 +106,7 @@ def language_model_spec(
         inputs=inputs,
         reasons=REASONS,
         make=make,
-        check_costs=make.check_costs,
         describe=make.describe,
-        figures=agreement_figures,
         chunks_at_once=annotator.chunks_at_once,
         gpus_per_actor=gpus,
         max_actors=1 if isinstance(model, EndpointModelConfig) else None,

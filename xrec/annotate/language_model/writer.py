@@ -1,13 +1,10 @@
 """The annotator itself, as an actor has it."""
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel
 
-from xrec.annotate.language_model.agreement import is_in_sample, same_aspects, same_words
 from xrec.annotate.language_model.data import RowData
 from xrec.annotate.language_model.replies import (
     COPIES_EXAMPLE,
@@ -20,6 +17,7 @@ from xrec.annotate.language_model.replies import (
 from xrec.annotate.report import repeats_verbatim
 from xrec.annotate.rows import (
     Failure,
+    Input,
     ItemInput,
     ItemText,
     PairInput,
@@ -31,8 +29,7 @@ from xrec.annotate.rows import (
 from xrec.text import Asker, Message, Prompt, Reply, Usage
 from xrec.text.prompt_file import PromptFile
 
-ReplyT = TypeVar("ReplyT", bound=BaseModel)
-TextT = TypeVar("TextT", ItemText, UserText, PairText)
+_KINDS: Mapping[type[Input], Kind] = {ItemInput: "item", UserInput: "user", PairInput: "pair"}
 
 
 class Prompts:
@@ -50,132 +47,64 @@ class Prompts:
         self._files, self._data, self.limits, self._domain = files, data, limits, domain
         self._values = {"language": language, "max_aspects": str(limits.num_aspects)}
 
-    def item(self, row: ItemInput) -> tuple[Message, ...]:
-        """What asks for the text of an item."""
-        return self._messages("item", self._data.item(row))
+    def of(self, row: Input) -> tuple[Message, ...]:
+        """What asks for the text of a row."""
+        file = self._files[_KINDS[type(row)]]
+        return file.messages(self._data.of(row), self._domain, self._values)
 
-    def user(self, row: UserInput) -> tuple[Message, ...]:
-        """What asks for the text of a user."""
-        return self._messages("user", self._data.user(row))
-
-    def pair(self, row: PairInput) -> tuple[Message, ...]:
-        """What asks for the text of a pair."""
-        return self._messages("pair", self._data.pair(row))
-
-    def example(self, kind: Kind) -> str:
+    def example(self, row: Input) -> str:
         """The reply that is shown for an example of this kind of text."""
-        return self._files[kind].examples[self._domain][1]
-
-    def _messages(self, kind: Kind, data: dict[str, Any]) -> tuple[Message, ...]:
-        return self._files[kind].messages(data, self._domain, self._values)
-
-
-@dataclass(frozen=True)
-class SecondSeed:
-    """Asks a `share` of the pairs once more, with another seed, to see how far texts agree."""
-
-    asker: Asker
-    share: float
+        return self._files[_KINDS[type(row)]].examples[self._domain][1]
 
 
 class LanguageModelWriter:
     """An `Annotator` that asks `asker` for each row.
 
     The costs of what it writes: prompt_tokens and reply_tokens; requests, repeated ones included;
-    equal_prompts, which were not asked; repaired_replies. Of pairs that were asked with a second
-    seed, and have a text both times: second_seed_rows, and the sums of second_seed_aspects and
-    second_seed_words (see agreement).
+    equal_prompts, which were not asked.
     """
 
-    def __init__(self, prompts: Prompts, asker: Asker, second: SecondSeed):
-        self._prompts, self._asker, self._second = prompts, asker, second
+    def __init__(self, prompts: Prompts, asker: Asker):
+        self._prompts, self._asker = prompts, asker
         self._limits = prompts.limits
         self._item, self._user = self._limits.item(), self._limits.user()
         self._pair = self._limits.pair()
 
     def items(self, rows: Sequence[ItemInput]) -> Written[ItemText]:
         """See Annotator."""
-        replies = self._replies(map(self._prompts.item, rows), self._item)
-        texts = [
-            self._text("item", reply, functools.partial(item_text, row, self._limits))
-            for row, reply in zip(rows, replies, strict=True)
-        ]
-        return _written(texts, replies)
+        return self._written(rows, self._item, item_text)
 
     def users(self, rows: Sequence[UserInput]) -> Written[UserText]:
         """See Annotator."""
-        replies = self._replies(map(self._prompts.user, rows), self._user)
-        to_text = functools.partial(user_text, self._limits)
-        return _written([self._text("user", reply, to_text) for reply in replies], replies)
+        return self._written(rows, self._user, user_text)
 
     def pairs(self, rows: Sequence[PairInput]) -> Written[PairText]:
         """See Annotator."""
-        written = self._pairs(rows, self._asker)
-        again = [
-            (row, text)
-            for row, text in zip(rows, written.results, strict=True)
-            if isinstance(text, PairText) and is_in_sample(row, self._second.share)
-        ]
-        if not again:
-            return written
-        second = self._pairs([row for row, _ in again], self._second.asker)
-        both = [
-            (one, other)
-            for (_, one), other in zip(again, second.results, strict=True)
-            if isinstance(other, PairText)
-        ]
-        agreed = {
-            "second_seed_rows": len(both),
-            "second_seed_aspects": sum(same_aspects(*texts) for texts in both),
-            "second_seed_words": sum(same_words(*texts) for texts in both),
+        return self._written(rows, self._pair, pair_text)
+
+    def _written(
+        self, rows: Sequence[Input], schema: type[BaseModel], to_text: Callable[..., Any]
+    ) -> Written[Any]:
+        replies = self._asker.ask([Prompt(self._prompts.of(row), schema) for row in rows])
+        texts = [self._text(row, reply, to_text) for row, reply in zip(rows, replies, strict=True)]
+        usage = sum((reply.usage for reply in replies), Usage())
+        costs = {
+            "prompt_tokens": usage.num_prompt_tokens,
+            "reply_tokens": usage.num_reply_tokens,
+            "requests": usage.num_requests,
+            "equal_prompts": sum(reply.usage == Usage() for reply in replies),
         }
-        costs = {name: cost + second.costs[name] for name, cost in written.costs.items()}
-        return Written(written.results, {**costs, **agreed})
+        return Written(texts, costs)
 
-    def _pairs(self, rows: Sequence[PairInput], asker: Asker) -> Written[PairText]:
-        replies = self._replies(map(self._prompts.pair, rows), self._pair, asker)
-        texts = [
-            self._text("pair", reply, functools.partial(pair_text, row, self._limits))
-            for row, reply in zip(rows, replies, strict=True)
-        ]
-        return _written(texts, replies)
-
-    def _text(
-        self, kind: Kind, reply: Reply[ReplyT], to_text: Callable[[ReplyT], TextT | Failure]
-    ) -> TextT | Failure:
+    def _text(self, row: Input, reply: Reply[Any], to_text: Callable[..., Any]) -> Any:
         """A small model says of anything what the prompt's example says of a coffee grinder."""
-        text = _text(reply, to_text)
+        if reply.failure is not None:
+            return Failure(reply.failure.reason, reply.failure.message, reply.raw)
+        text = to_text(row, self._limits, reply.value)
         if isinstance(text, Failure):
             return text
         said = text.explanation if isinstance(text, PairText) else text.profile
-        if not repeats_verbatim(said, self._prompts.example(kind)):
+        if not repeats_verbatim(said, self._prompts.example(row)):
             return text
         message = "eight words in a row of the text are those of the prompt's example"
         return Failure(COPIES_EXAMPLE, message, reply.raw)
-
-    def _replies(
-        self,
-        conversations: Iterable[tuple[Message, ...]],
-        schema: type[ReplyT],
-        asker: Asker | None = None,
-    ) -> list[Reply[ReplyT]]:
-        return (asker or self._asker).ask([Prompt(messages, schema) for messages in conversations])
-
-
-def _text(reply: Reply[ReplyT], to_text: Callable[[ReplyT], TextT | Failure]) -> TextT | Failure:
-    if reply.value is not None:
-        return to_text(reply.value)
-    assert reply.failure is not None
-    return Failure(reply.failure.reason, reply.failure.message, reply.raw)
-
-
-def _written(results: Sequence[TextT | Failure], replies: Sequence[Reply[Any]]) -> Written[TextT]:
-    usage = sum((reply.usage for reply in replies), Usage())
-    costs = {
-        "prompt_tokens": usage.num_prompt_tokens,
-        "reply_tokens": usage.num_reply_tokens,
-        "requests": usage.num_requests,
-        "equal_prompts": sum(reply.usage == Usage() for reply in replies),
-        "repaired_replies": sum(reply.was_repaired for reply in replies),
-    }
-    return Written(results, costs)

@@ -7,14 +7,15 @@ import pytest
 
 from tests.object_store import ObjectStore
 from tests.xrec.annotate.language_model.rows import pair_row
-from xrec.annotate.language_model.prompt_file import KINDS, Kind, read_prompt
 from xrec.annotate.language_model.replies import (
     SCHEMAS,
+    Kind,
     PairReply,
     ReplyLimits,
     UserReply,
     pair_text,
 )
+from xrec.annotate.language_model.spec import KINDS, read_prompt
 from xrec.annotate.rows import PairText
 from xrec.errors import ConfigError
 from xrec.storage import open_location

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from tests.xrec.annotate.language_model.rows import item_row, pair_row
+from tests.xrec.annotate.language_model.rows import item_row, pair_row, user_row
 from xrec.annotate.language_model.replies import (
     ItemReply,
     PairReply,
@@ -140,11 +140,11 @@ def test_names_that_fill_their_limits_lose_the_word_that_was_cut() -> None:
 def test_text_that_fills_its_limit_ends_with_its_last_whole_sentence() -> None:
     limits = ReplyLimits(profile=20)
     reply = limits.user().model_validate({"profile": "They like it. They w"})
-    assert user_text(limits, reply) == UserText("They like it.")
+    assert user_text(user_row(), limits, reply) == UserText("They like it.")
 
 
 @pytest.mark.parametrize("text", ["音が良い。使いやすい。それ", "音が良い！使いやすい？それ"])
 def test_text_of_a_language_without_blanks_ends_with_its_last_whole_sentence(text: str) -> None:
     limits = ReplyLimits(profile=len(text))
     reply = limits.user().model_validate({"profile": text})
-    assert user_text(limits, reply) == UserText(text.removesuffix("それ"))
+    assert user_text(user_row(), limits, reply) == UserText(text.removesuffix("それ"))

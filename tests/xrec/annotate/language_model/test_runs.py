@@ -12,10 +12,10 @@ import pytest
 from jobs.annotate import look_ahead
 from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
+from xrec.annotate.driver import run_annotate
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.read import read_annotations
 from xrec.annotate.reviews import keep_source
-from xrec.annotate.run import run_annotate
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import SplitShares
 from xrec.config.shared import StorageConfig
@@ -82,10 +82,8 @@ def _config(stub: StubEndpoint, tmp_path: Path, **annotator: Any) -> AnnotateCon
                 "base_url": stub.url,
                 "model": "stub",
                 "concurrency": 3,
-                "first_wait_seconds": 0.05,
                 "sampling": {"max_tokens": 50},
             },
-            "num_asked_twice": 0,
             **annotator,
         },
         vocabulary={"min_reviews": 1},
@@ -207,20 +205,6 @@ def test_run_whose_endpoint_writes_no_json_at_all_ends_with_the_reasons(tmp_path
         pytest.raises(DataError, match=r"rows failed \(invalid_json"),
     ):
         _run(_config(stub, tmp_path))
-
-
-def test_run_report_tells_how_far_two_seeds_agree(tmp_path: Path) -> None:
-    with stub_endpoint(_repeats) as stub:
-        manifest = _run(_config(stub, tmp_path, num_asked_twice=1000))
-    assert manifest is not None
-    figures = {
-        "pairs_asked_with_two_seeds": NUM_USERS * REVIEWS_PER_USER,
-        "same_aspects_of_two_seeds": 1.0,
-        "same_words_of_two_seeds": 1.0,
-    }
-    assert {name: manifest.metrics[name] for name in figures} == figures
-    report = (tmp_path / "ws" / "annotations" / "report.html").read_text()
-    assert "<td>same aspects of two seeds</td><td>1</td>" in report
 
 
 def test_run_leaves_no_key_anywhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

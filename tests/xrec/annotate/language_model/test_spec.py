@@ -1,7 +1,6 @@
 """The annotator as an actor makes it, with a stub endpoint in the model's place."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,18 @@ from tests.xrec.annotate.language_model.rows import HOSTILE, item_row, pair_row,
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from xrec.annotate.annotator import Annotator, AnnotatorSpec
 from xrec.annotate.language_model import language_model_spec
-from xrec.annotate.language_model.prompt_file import read_prompt
 from xrec.annotate.language_model.replies import PairReply
+from xrec.annotate.language_model.spec import read_prompt
 from xrec.annotate.rows import Aspect, Failure, ItemText, PairText, UserText
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.language_model_annotator import LanguageModelAnnotator
-from xrec.errors import BudgetError, ConfigError
+from xrec.errors import ConfigError
 from xrec.storage import open_location
 
 KEY = "sk-a-key-that-nobody-may-see"
+
+
+_EXAMPLE = read_prompt("pair", None, PairReply, "shop").examples["shop"][1]
 
 
 def _says(asked: Asked) -> Answer:
@@ -43,10 +45,9 @@ def _spec(stub: StubEndpoint | None, **settings: Any) -> AnnotatorSpec:
         "kind": "endpoint",
         "base_url": stub.url if stub else "http://127.0.0.1:9/v1",
         "model": "stub",
-        "first_wait_seconds": 0.05,
         **settings.pop("model", {}),
     }
-    annotator = {"kind": "language_model", "model": model, "num_asked_twice": 0, **settings}
+    annotator = {"kind": "language_model", "model": model, **settings}
     return language_model_spec(_config(annotator), {"OPENAI_API_KEY": KEY})
 
 
@@ -81,43 +82,7 @@ def test_annotator_of_an_endpoint_writes_the_three_kinds_of_text(tmp_path: Path)
         "reply_tokens": 14,
         "requests": 2,
         "equal_prompts": 0,
-        "repaired_replies": 0,
     }
-
-
-def test_annotator_asks_equal_prompts_once_and_after_a_kill_not_again(tmp_path: Path) -> None:
-    rows = [pair_row("Works.", number=place) for place in range(5)]
-    with stub_endpoint(_says) as stub:
-        first = _made(_spec(stub), tmp_path).pairs(rows)
-        assert len(stub.asked) == 1
-        second = _made(_spec(stub), tmp_path).pairs([*rows, pair_row("Soft.")])
-        assert len(stub.asked) == 2
-    assert first.costs["equal_prompts"] == 4
-    assert first.costs["prompt_tokens"] == 11
-    assert second.results[:5] == first.results
-
-
-def test_annotator_asks_a_sample_of_pairs_with_a_second_seed_and_counts_how_far_they_agree(
-    tmp_path: Path,
-) -> None:
-    def behave(asked: Asked) -> Answer:
-        is_second = asked.body["seed"] != 0
-        words = "You would enjoy soft straps" if is_second else "You would enjoy a soft strap"
-        names = ["width", "tone"] if is_second else ["width"]
-        aspects = [{"aspect": name, "opinion": "", "sentiment": "positive"} for name in names]
-        return Answer(text=json.dumps({"explanation": words, "aspects": aspects}))
-
-    with stub_endpoint(behave) as stub:
-        # Without the record of kept reviews one pair is all that there is.
-        annotator = _made(_spec(stub, num_asked_twice=1), tmp_path)
-        written = annotator.pairs([pair_row(f"{place}", number=place) for place in range(4)])
-    assert len(stub.asked) == 8
-    assert {asked.body["temperature"] for asked in stub.asked} == {0.0, 0.7}
-    assert {text.explanation for text in written.results} == {"You would enjoy a soft strap."}
-    assert written.costs["second_seed_rows"] == 4
-    assert written.costs["second_seed_aspects"] == 4 * 0.5
-    assert written.costs["second_seed_words"] == pytest.approx(4 * 2 * 4 / 11)
-    assert written.costs["requests"] == 8
 
 
 def test_annotator_with_a_hostile_review_changes_no_other_row(tmp_path: Path) -> None:
@@ -154,61 +119,6 @@ def test_annotator_tells_the_model_that_texts_are_data(tmp_path: Path) -> None:
     assert not [each for each in stub.asked[0].body["messages"][:-1] if "Ignore" in str(each)]
 
 
-def test_annotator_whose_reply_is_never_valid_fails_that_row_with_the_reply(
-    tmp_path: Path,
-) -> None:
-    def behave(asked: Asked) -> Answer:
-        is_wide = "Wide" in json.dumps(asked.body["messages"])
-        return Answer(text="I would rather not.") if is_wide else _says(asked)
-
-    with stub_endpoint(behave) as stub:
-        written = _made(_spec(stub), tmp_path).pairs([pair_row("Soft."), pair_row("Wide.")])
-    assert isinstance(written.results[0], PairText)
-    failure = written.results[1]
-    assert failure == Failure("invalid_json", "no JSON object is in the reply", failure.reply)
-    assert failure.reply == "I would rather not."
-    assert failure.reason in _spec(None).reasons
-    assert written.costs["requests"] == 3
-
-
-def test_text_that_repeats_the_prompts_example_fails(tmp_path: Path) -> None:
-    shown = json.loads(read_prompt("pair", None, PairReply, "shop").examples["shop"][1])
-
-    def behave(asked: Asked) -> Answer:
-        is_wide = "Wide" in json.dumps(asked.body["messages"])
-        return Answer(text=json.dumps(shown)) if is_wide else _says(asked)
-
-    with stub_endpoint(behave) as stub:
-        written = _made(_spec(stub), tmp_path).pairs([pair_row("Soft."), pair_row("Wide.")])
-    assert isinstance(written.results[0], PairText)
-    failure = written.results[1]
-    assert isinstance(failure, Failure)
-    assert failure.reason == "copies_example"
-    assert failure.reason in _spec(None).reasons
-    assert json.loads(failure.reply) == shown
-
-
-def test_annotator_with_a_budget_stops_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
-    rows = [pair_row(f"Soft {place}.", number=place) for place in range(6)]
-    sampling = {"sampling": {"max_tokens": 10}}
-
-    def behave(asked: Asked) -> Answer:
-        return replace(_says(asked), num_tokens=(600, 10))
-
-    with stub_endpoint(behave) as stub:
-        small = _spec(stub, budget={"max_tokens": 2000}, model=sampling)
-        with pytest.raises(BudgetError, match="used up"):
-            _made(small, tmp_path).pairs(rows)
-        num_asked = len(stub.asked)
-        assert num_asked in (3, 4)  # by the first estimate, of 0.3 tokens a character
-        larger = _spec(stub, budget={"max_tokens": 100_000}, model=sampling)
-        assert len(_made(larger, tmp_path).pairs(rows).results) == 6
-        assert len(stub.asked) == 6
-    small.check_costs({"prompt_tokens": 1900, "reply_tokens": 100})
-    with pytest.raises(BudgetError, match="max_tokens = 2000"):
-        small.check_costs({"prompt_tokens": 1900, "reply_tokens": 101})
-
-
 def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key() -> None:
     spec = _spec(None)
     same = _spec(None, model={"concurrency": 3, "requests_per_minute": 5}, chunks_at_once=7)
@@ -242,12 +152,44 @@ def test_spec_without_a_language_model_or_key_is_an_error() -> None:
     language_model_spec(endpoint, None)
 
 
-def test_config_with_a_cost_and_no_prices_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"needs model\.prices"):
+@pytest.mark.parametrize(
+    ("reply", "reason", "num_requests"),
+    [
+        ("I would rather not.", "invalid_json", 3),
+        (_EXAMPLE, "copies_example", 2),
+        ('{"aspects": [], "explanation": ""}', "no_full_sentence", 2),
+    ],
+)
+def test_annotator_whose_reply_cannot_be_used_fails_that_row_alone_with_the_reply(
+    tmp_path: Path, reply: str, reason: str, num_requests: int
+) -> None:
+    def behave(asked: Asked) -> Answer:
+        is_wide = "Wide" in json.dumps(asked.body["messages"])
+        return Answer(text=reply) if is_wide else _says(asked)
+
+    with stub_endpoint(behave) as stub:
+        rows = [pair_row("Soft."), pair_row("Wide."), pair_row("Soft.", number=1)]
+        written = _made(_spec(stub), tmp_path).pairs(rows)
+    assert isinstance(written.results[0], PairText)
+    failure = written.results[1]
+    assert isinstance(failure, Failure)
+    assert failure.reason == reason
+    assert failure.reason in _spec(None).reasons
+    assert failure.reply.replace(" ", "") == reply.replace(" ", "")
+    assert (written.costs["requests"], written.costs["equal_prompts"]) == (num_requests, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "budget", "words"),
+    [
+        ({"kind": "endpoint", "model": "m"}, {"max_cost": 5}, r"needs model\.prices"),
+        ({"kind": "engine"}, {"max_tokens": 5}, "budget is for a model of kind endpoint"),
+    ],
+)
+def test_config_with_a_budget_that_cannot_be_kept_is_refused(
+    model: dict[str, str], budget: dict[str, int], words: str
+) -> None:
+    with pytest.raises(ValidationError, match=words):
         LanguageModelAnnotator.model_validate(
-            {
-                "kind": "language_model",
-                "model": {"kind": "endpoint", "model": "m"},
-                "budget": {"max_cost": 5},
-            }
+            {"kind": "language_model", "model": model, "budget": budget}
         )

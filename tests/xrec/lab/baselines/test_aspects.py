@@ -7,7 +7,7 @@ from jobs.train_aspects import run as train_aspects
 from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
 from tests.xrec.lab.baselines.conftest import MakeBaseline
 from tests.xrec.lab.baselines.test_texts import write_untrained
-from xrec.aspects import read_choices
+from xrec.aspects import read_chooser
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.data.dataset import Dataset, read_dataset
@@ -32,9 +32,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     similar = {"embedding_dim": 8, "num_neighbours": 5}
     train_aspects(
-        TrainAspectsConfig.model_validate(
-            {"workspace": workspace, "similar_items": similar, "num_chosen": 1}
-        )
+        TrainAspectsConfig.model_validate({"workspace": workspace, "similar_items": similar})
     )
     return workspace
 
@@ -54,14 +52,16 @@ def test_aspects_are_those_of_train_aspects(
 ) -> None:
     assert town_dataset.aspects is not None
     names = town_dataset.aspects["aspect"].to_pylist()
-    chosen = {
-        (row["user_index"], row["item_index"]): (names[row["aspect_index"]],)
-        for row in read_choices(open_location(f"{town}/aspects")).to_pylist()
-    }
+    users, items = (
+        town_dataset.explanations[f"{name}_index"].to_numpy().astype("int64")
+        for name in ("user", "item")
+    )
+    chooser = read_chooser(open_location(f"{town}/aspects"), town_dataset)
+    chosen = chooser.choose(users, items, 1, leave_out_own=True).aspects.tolist()
     reader = read_aspects(baseline, town_dataset)
     assert reader is not None
-    found = reader.of([user for user, _ in chosen], [item for _, item in chosen])
-    assert found == list(chosen.values())
+    found = reader.of(users.tolist(), items.tolist())
+    assert found == [tuple(names[each] for each in row if each >= 0) for row in chosen]
 
 
 def test_aspects_are_read_as_words_within_a_text_and_padded() -> None:

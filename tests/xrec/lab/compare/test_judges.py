@@ -26,8 +26,7 @@ def _judges(stub: StubEndpoint) -> list[dict[str, Any]]:
         "kind": "endpoint",
         "base_url": stub.url,
         "api_key_variable": None,
-        "first_wait_seconds": 0.05,
-        "deadline_seconds": 20.0,
+        "max_retries": 3,
     }
     return [{"name": name, "model": {**model, "model": name}} for name in ("ann", "bob")]
 

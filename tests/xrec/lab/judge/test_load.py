@@ -34,8 +34,7 @@ def _config(url: str, **judges: dict[str, Any]) -> MetricsConfig:
             "base_url": url,
             "model": f"model-of-{name}",
             "api_key_variable": "JUDGE_KEY",
-            "first_wait_seconds": 0.05,
-            "deadline_seconds": 20.0,
+            "max_retries": 3,
             "sampling": {"temperature": 1.0},
         }
         return {"name": name, "model": model, **settings}

@@ -1,15 +1,15 @@
 """Goes through the stages of an annotate run, each a bulk run, and publishes what they wrote."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import STAGES, Stage, stage_format
 from xrec.annotate.identity import KIND, RECORD, begun_files
-from xrec.annotate.plan import PlannedStage, plan_stage
-from xrec.annotate.publish import costs_of, describe_stage, publish_annotations, versions_of
+from xrec.annotate.plan import plan_stage
+from xrec.annotate.publish import describe_stage, publish_annotations, versions_of
 from xrec.annotate.store import StoreRecord
-from xrec.bulk import Progress, RayPool, added, complete
+from xrec.bulk import BulkRun, ChunkTask, RayPool, complete
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError
@@ -22,7 +22,6 @@ _WHAT: Mapping[Stage, str] = {
     "items": "profiles of items",
     "users": "profiles of users",
     "pairs": "explanations",
-    "aspects": "names of aspects",
 }
 
 
@@ -35,8 +34,8 @@ def run_annotate(
 
     Raises LeaseError if another driver is at work, DataError if too many texts of a stage failed,
     ConfigError for a reason to retry that no stage has, ArtifactNotFoundError if there are no
-    annotations to carry from, and what `AnnotatorSpec.check_costs` raises. What is done stays, and
-    the next call goes on from there.
+    annotations to carry from, and an annotator's XRecError, such as a BudgetError. What is done
+    stays, and the next call goes on from there.
     """
     _check_reasons(config, spec)
     _check_carried(config)
@@ -59,10 +58,9 @@ class _Run:
         for stage in STAGES:
             if config.limit is not None and self._num_rows >= config.limit:
                 return None
-            planned = plan_stage(config, spec, self._record, files, stage, versions_of(self._done))
-            if planned is None:
-                continue
-            manifest = self._complete(stage, planned)
+            versions = versions_of(self._done)
+            run, make = plan_stage(config, spec, self._record, files, stage, versions)
+            manifest = self._complete(stage, run, make)
             if manifest is None:
                 return None
             self._done[stage] = manifest
@@ -75,37 +73,33 @@ class _Run:
         """How many rows the stages have that are done."""
         return sum(sum(each.row_counts.values()) for each in self._done.values())
 
-    def _complete(self, stage: Stage, planned: PlannedStage) -> Manifest | None:
-        run, config, actors = planned.run, self._config, self._config.actors
-        num_rows, is_text = run.record.num_rows, stage != "aspects"
+    def _complete(
+        self, stage: Stage, run: BulkRun, make: Callable[[], ChunkTask]
+    ) -> Manifest | None:
+        config, actors = self._config, self._config.actors
+        num_rows = run.record.num_rows
         logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.record.size.num_chunks)
-        num_actors = self._spec.num_actors(actors.num_actors) if is_text else actors.num_actors
-        num_gpus = self._spec.gpus_per_actor if is_text else 0
+        num_actors = self._spec.num_actors(actors.num_actors)
+        num_gpus = self._spec.gpus_per_actor
         pool = RayPool(
             max_actors=num_actors,
             min_actors=actors.min_actors,
             cpus=actors.cpus_per_actor,
             gpus=gpus_each(actors.device, num_actors, num_gpus) if num_gpus else 0,
         )
-        costs = costs_of(self._done)
         with counter(f"{_WHAT[stage]} written", num_rows) as show:
-
-            def on_progress(progress: Progress) -> None:
-                show(progress.num_rows)
-                self._spec.check_costs(added(costs, progress.costs))
-
             return complete(
                 run,
                 pool,
-                planned.make_task,
+                make,
                 KIND,
                 describe_stage,
-                chunks_at_once=self._spec.chunks_at_once if is_text else 1,
-                retry=_reasons(config, run.format.all_reasons) if is_text else (),
-                max_failed_share=config.max_failed_share if is_text else 1.0,
+                chunks_at_once=self._spec.chunks_at_once,
+                retry=_reasons(config, run.format.all_reasons),
+                max_failed_share=config.max_failed_share,
                 max_rows=None if config.limit is None else config.limit - self._num_rows,
                 alongside=config.alongside,
-                on_progress=on_progress,
+                on_progress=lambda progress: show(progress.num_rows),
             )
 
 
@@ -128,10 +122,7 @@ def _reasons(config: AnnotateConfig, of_stage: tuple[str, ...]) -> tuple[str, ..
 
 def _check_reasons(config: AnnotateConfig, spec: AnnotatorSpec) -> None:
     known = dict.fromkeys(
-        reason
-        for stage in STAGES
-        if stage != "aspects"
-        for reason in stage_format(stage, spec.reasons).all_reasons
+        reason for stage in STAGES for reason in stage_format(stage, spec.reasons).all_reasons
     )
     unknown = [each for each in config.retry_failed or () if each not in (*known, "all")]
     if unknown:

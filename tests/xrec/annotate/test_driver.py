@@ -12,12 +12,10 @@ from tests.object_store import ObjectStore
 from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
 from tests.xrec.annotate.toy_annotator import REFUSED, quoting_spec
 from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.driver import run_annotate
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.read import read_annotations
 from xrec.annotate.reviews import keep_source
-from xrec.annotate.run import run_annotate
-from xrec.annotate.tables import read_stage
-from xrec.bulk.result import ResultFolder
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import SplitShares
 from xrec.config.shared import StorageConfig
@@ -27,9 +25,8 @@ from xrec.errors import (
     ArtifactNotFoundError,
     ConfigError,
     DataError,
-    XRecError,
 )
-from xrec.storage import Location, Manifest, open_location
+from xrec.storage import Location, Manifest
 
 pytestmark = pytest.mark.usefixtures("actor_here")
 
@@ -74,6 +71,10 @@ def _phrases(config: AnnotateConfig, tmp_path: Path) -> AnnotatorSpec:
 
 def _quoting(config: AnnotateConfig, tmp_path: Path) -> AnnotatorSpec:
     return quoting_spec(tmp_path)
+
+
+def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in table.to_pylist()]
 
 
 def _made_dataset(
@@ -135,37 +136,14 @@ def test_run_dataset_has_texts_splits_and_counts_of_aspects(tmp_path: Path) -> N
     ]
     _, tables = _made_dataset(tmp_path, rows)
     assert tables["users"]["profile"].to_pylist()[1] == "warm loud warm loud warm loud"
-    assert tables["ratings"].to_pylist() == [  # of training explanations alone
-        {"user_index": user, "item_index": item, "rating": rating}
-        for user, item, rating in [(0, 0, 5.0), (0, 1, 4.5), (1, 0, 5.0)]
-    ]
+    ratings = _rows(tables["ratings"])  # of training explanations alone
+    assert ratings == [(0, 0, 5.0), (0, 1, 4.5), (1, 0, 5.0)]
     splits = Counter(tables["interactions"]["split"].to_pylist())
     assert splits == {"train": 3, "validation": 1, "test": 1}
-    assert tables["aspects"].to_pylist() == [
-        {
-            "aspect_index": 0,
-            "aspect": "warm",
-            "num_reviews": 3,
-            "num_positive": 3,
-            "num_negative": 0,
-        },
-        {
-            "aspect_index": 1,
-            "aspect": "loud",
-            "num_reviews": 2,
-            "num_positive": 2,
-            "num_negative": 0,
-        },
-    ]
-    of_user = {
-        (row["user_index"], row["aspect_index"]): row["num_reviews"]
-        for row in tables["user_aspects"].to_pylist()
-    }
+    assert _rows(tables["aspects"]) == [(0, "warm", 3, 3, 0), (1, "loud", 2, 2, 0)]
+    of_user = {row[:2]: row[2] for row in _rows(tables["user_aspects"])}
     assert of_user == {(0, 0): 2, (0, 1): 1, (1, 0): 1, (1, 1): 1}
-    of_item = {
-        (row["item_index"], row["aspect_index"]): row["num_reviews"]
-        for row in tables["item_aspects"].to_pylist()
-    }
+    of_item = {row[:2]: row[2] for row in _rows(tables["item_aspects"])}
     assert of_item == {(0, 0): 2, (0, 1): 2, (1, 0): 1}
     named = [
         (row["item_index"], row["aspect_index"], row["split"])
@@ -188,7 +166,7 @@ def test_run_pair_whose_review_praises_nothing_has_aspects_and_no_explanation(
     rows = [
         review("a", "1", "warm", time=1),
         review("a", "2", "blame warm", time=2),
-        review("b", "1", "warm", time=1),
+        review("b", "1", f"loud < {'and louder ' * 9}loudest", time=1),
     ]
     manifest, tables = _made_dataset(tmp_path, rows)
     counts = {name: manifest.row_counts[name] for name in ("reviews", "pairs", "explanations")}
@@ -196,8 +174,11 @@ def test_run_pair_whose_review_praises_nothing_has_aspects_and_no_explanation(
     assert manifest.metrics["pairs_without_praise"] == pytest.approx(1 / 3)
     assert tables["interactions"].num_rows == 3
     assert tables["explanations"].num_rows == 2
+    page = (tmp_path / "ws" / "annotations" / "report.html").read_text()
+    assert "<td>blame warm</td>" in page
+    assert f"<td>loud &lt; {'and louder ' * 9}loudest</td>" in page  # whole, and as text
     (warm,) = [row for row in tables["aspects"].to_pylist() if row["aspect"] == "warm"]
-    assert (warm["num_reviews"], warm["num_positive"], warm["num_negative"]) == (3, 2, 1)
+    assert (warm["num_reviews"], warm["num_positive"], warm["num_negative"]) == (2, 1, 1)
 
 
 def test_run_low_rated_reviews_count_against_their_items_and_are_in_nothing_else(
@@ -226,47 +207,6 @@ def test_run_low_rated_reviews_count_against_their_items_and_are_in_nothing_else
         for row in tables["low_rated_aspects"].to_pylist()
     }
     assert found == {(0, "loud"): (0, 1), (1, "warm"): (1, 0)}
-
-
-def test_run_stopped_amid_a_chunk_asks_only_for_what_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = annotate_config(tmp_path / "ws", _town(tmp_path), rows_per_chunk=4)
-    spec = quoting_spec(tmp_path)
-    create, num_results = ResultFolder.create, 0
-
-    def create_or_stop(*arguments: Any) -> Any:
-        nonlocal num_results
-        num_results += 1
-        if num_results == 12:
-            raise KeyboardInterrupt
-        return create(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ResultFolder, "create", create_or_stop)
-        with pytest.raises(KeyboardInterrupt):
-            _run(config, spec)
-    num_asked_before = len((tmp_path / "asked").read_text().splitlines())
-    assert _run(config, spec) is not None
-    asked = Counter((tmp_path / "asked").read_text().splitlines())
-    assert len(asked) == NUM_ITEMS + NUM_USERS + NUM_USERS * REVIEWS_PER_USER
-    twice = [line for line, count in asked.items() if count > 1]
-    assert 0 < len(twice) <= 4  # the chunk that was under way
-    assert num_asked_before > 4
-    source = read_annotations(config.artifact("annotations"), StorageConfig())
-    assert source.explanations.num_rows == NUM_USERS * REVIEWS_PER_USER
-
-
-def test_run_with_a_limit_ends_and_the_next_goes_on(tmp_path: Path) -> None:
-    path = _town(tmp_path)
-    limited = annotate_config(tmp_path / "ws", path, limit=10, rows_per_chunk=4)
-    assert _run(limited, quoting_spec(tmp_path)) is None
-    num_asked = len((tmp_path / "asked").read_text().splitlines())
-    assert 10 <= num_asked < 20
-    assert _run(limited, quoting_spec(tmp_path)) is None
-    assert len((tmp_path / "asked").read_text().splitlines()) == num_asked
-    whole = annotate_config(tmp_path / "ws", path, rows_per_chunk=4)
-    assert _run(whole, quoting_spec(tmp_path)) is not None
 
 
 def test_run_failed_texts_have_reason_and_reply_and_can_be_retried(tmp_path: Path) -> None:
@@ -317,39 +257,12 @@ def test_run_carries_texts_whose_inputs_are_the_same(tmp_path: Path) -> None:
         "pair b 2",
         "pair c 2",
     }
-
-
-def test_run_carries_what_there_is_and_a_wrong_uri_is_an_error(tmp_path: Path) -> None:
-    path = _town(tmp_path)
-    limited = annotate_config(tmp_path / "ws", path, limit=NUM_ITEMS)
-    assert _run(limited, quoting_spec(tmp_path)) is None  # only the items are published
-    (tmp_path / "asked").unlink()
-    carrying = annotate_config(tmp_path / "ws2", path, carry_from=limited.artifact("annotations"))
-    assert _run(carrying, quoting_spec(tmp_path)) is not None
-    num_asked = len((tmp_path / "asked").read_text().splitlines())
-    assert num_asked == NUM_USERS + NUM_USERS * REVIEWS_PER_USER
-    nowhere = annotate_config(tmp_path / "ws3", path, carry_from=str(tmp_path / "nowhere"))
+    carry_from = str(tmp_path / "nowhere")
+    nowhere = annotate_config(tmp_path / "ws3", path, split=hashed, carry_from=carry_from)
     with pytest.raises(ArtifactNotFoundError, match=r"carry_from: .*nowhere: there are no annot"):
         _run(nowhere, quoting_spec(tmp_path))
-
-
-def test_run_of_names_that_a_retry_found_has_them_in_the_vocabulary(tmp_path: Path) -> None:
-    rows = [review("a", "1", "refuse loud"), review("b", "1", "warm"), review("c", "2", "warm")]
-    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
-    hashed = {"by": "hash", "test": 0, "validation": 0}
-    config = annotate_config(tmp_path / "ws", path, split=hashed)
-    assert _run(config, quoting_spec(tmp_path)) is not None
-    (tmp_path / "mended").touch()
-    retried = _run(config.model_copy(update={"retry_failed": (REFUSED,)}), quoting_spec(tmp_path))
-    assert retried is not None
-    names = read_stage(
-        open_location(config.artifact("annotations")),
-        "aspects",
-        retried.metrics["tables"]["aspects"],
-        ("aspect",),
-        StorageConfig(),
-    )
-    assert names["aspect"].to_pylist() == ["loud", "refuse", "warm"]
+    with pytest.raises(ArtifactMismatchError, match="min_rating"):  # the same place, other settings
+        _run(first.model_copy(update={"min_rating": 3.0}), quoting_spec(tmp_path))
 
 
 def test_run_carries_no_text_of_an_annotator_that_had_learned_something_else(
@@ -373,43 +286,6 @@ def _learned_this(output: Location) -> str:
 
 def _learned_that(output: Location) -> str:
     return "that"
-
-
-class _BudgetError(XRecError):
-    pass
-
-
-def test_run_beyond_its_budget_ends_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
-    def check(costs: Any) -> None:
-        if costs.get("asked", 0) > 10:
-            raise _BudgetError
-
-    config = annotate_config(tmp_path / "ws", _town(tmp_path), rows_per_chunk=4)
-    with pytest.raises(_BudgetError):
-        _run(config, quoting_spec(tmp_path, check_costs=check))
-    num_asked = len((tmp_path / "asked").read_text().splitlines())
-    assert num_asked == NUM_ITEMS + NUM_USERS  # costs are looked at every two seconds
-    manifest = _run(config, quoting_spec(tmp_path))
-    assert manifest is not None
-    assert manifest.metrics["costs"]["asked"] == NUM_ITEMS + NUM_USERS * (1 + REVIEWS_PER_USER)
-    assert len((tmp_path / "asked").read_text().splitlines()) == manifest.metrics["costs"]["asked"]
-
-
-def test_run_of_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
-    path = _town(tmp_path)
-    assert _run(annotate_config(tmp_path / "ws", path), quoting_spec(tmp_path)) is not None
-    other = annotate_config(tmp_path / "ws", path, min_rating=3)
-    with pytest.raises(ArtifactMismatchError, match="min_rating"):
-        _run(other, quoting_spec(tmp_path))
-
-
-def test_run_of_which_too_many_texts_fail_is_an_error(tmp_path: Path) -> None:
-    rows = [review(f"u{number}", "1", "refuse") for number in range(4)]
-    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
-    hashed = {"by": "hash", "test": 0, "validation": 0}
-    config = annotate_config(tmp_path / "ws", path, split=hashed)
-    with pytest.raises(DataError, match=r"4 of 4 rows failed \(refused 4\)"):
-        _run(config, quoting_spec(tmp_path))
 
 
 def test_run_too_many_rejected_rows_are_an_error_and_nothing_is_written(tmp_path: Path) -> None:
