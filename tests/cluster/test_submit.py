@@ -85,7 +85,7 @@ def test_working_folder_holds_code_and_config_and_no_data(tmp_path: Path) -> Non
             *("cluster", "jobs", "prepare.yaml", "xrec")
         }
         files = [path for path in folder.rglob("*") if path.is_file()]
-        suffixes = {".py", ".yaml", ".css", ".html", ".js", ".svg", ".txt"}
+        suffixes = {".py", ".typed", ".yaml", ".css", ".html", ".js", ".svg", ".txt"}
         assert {path.suffix for path in files} <= suffixes
         assert sum(path.stat().st_size for path in files) < 4_000_000
     assert not folder.exists()
