@@ -4,15 +4,13 @@ To write a file is to rename a finished one, to create it is to make a hard link
 """
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import fsspec
 import pyarrow.fs
@@ -20,8 +18,6 @@ from fsspec.implementations.local import LocalFileSystem
 
 from xrec.config.shared import StorageConfig
 from xrec.storage.location import Location, Tail, storage_errors
-
-_PIECE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -59,12 +55,12 @@ class LocalLocation(Location):
 
     def write_bytes(self, data: bytes) -> None:
         """See Location."""
-        with storage_errors(self.uri), _finished_file_beside(self.path, BytesIO(data)) as temporary:
+        with storage_errors(self.uri), _finished_file_beside(self.path, data) as temporary:
             os.replace(temporary, self.path)
 
     def create_bytes(self, data: bytes) -> bool:
         """See Location."""
-        with storage_errors(self.uri), _finished_file_beside(self.path, BytesIO(data)) as temporary:
+        with storage_errors(self.uri), _finished_file_beside(self.path, data) as temporary:
             try:
                 os.link(temporary, self.path)
             except FileExistsError:
@@ -75,18 +71,6 @@ class LocalLocation(Location):
                     raise
             _flush_folder(os.path.dirname(self.path))
         return True
-
-    def copy_to(self, target: Location) -> None:
-        """See Location; on one disk the content passes through this process in small pieces."""
-        if not isinstance(target, LocalLocation):
-            super().copy_to(target)
-            return
-        with (
-            storage_errors(f"{self.uri} to {target.uri}"),
-            Path(self.path).open("rb") as source,
-            _finished_file_beside(target.path, source) as temporary,
-        ):
-            os.replace(temporary, target.path)
 
     def files(self) -> list[str]:
         """See Location; raises StorageAccessError if a folder must not be read."""
@@ -137,7 +121,7 @@ def _flush_folder(folder: str) -> None:
 
 
 @contextmanager
-def _finished_file_beside(target: str, content: BinaryIO) -> Iterator[str]:
+def _finished_file_beside(target: str, content: bytes) -> Iterator[str]:
     """The path of a finished file in the target's folder; what is left of it is deleted at the
     end.
     """
@@ -146,7 +130,7 @@ def _finished_file_beside(target: str, content: BinaryIO) -> Iterator[str]:
     descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            shutil.copyfileobj(content, file, _PIECE_BYTES)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

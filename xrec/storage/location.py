@@ -126,16 +126,6 @@ class Location(ABC):
         is.
         """
 
-    def copy_to(self, target: "Location") -> None:
-        """Write this file's content to `target` atomically, in place of what is there.
-
-        Within one store the store copies, and no content passes through this process; between two
-        stores this process holds the whole file. The copy is a file of its own: what happens to
-        this one later does not change it, and its time is that of the copy. Raises
-        StorageNotFoundError if there is no file.
-        """
-        target.write_bytes(self.read_bytes())
-
     @abstractmethod
     def files(self) -> list[str]:
         """Paths of all files below this folder, relative to it, sorted; none without a folder."""
@@ -165,10 +155,6 @@ class Location(ABC):
     @abstractmethod
     def check_access(self, storage: StorageConfig) -> None:
         """Raise a StorageError if this store cannot be used; it takes at most one request."""
-
-    def same_store(self, other: "Location") -> bool:
-        """True if `other.shared_uri` can be given to `at` of this location."""
-        return type(self) is type(other)
 
     def read_text(self) -> str:
         """The file's content as UTF-8."""

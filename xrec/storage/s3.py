@@ -69,16 +69,6 @@ class S3Location(Location):
                 raise
         return True
 
-    def copy_to(self, target: Location) -> None:
-        """See Location; a file of more than 150 MiB is copied in parts, and appears when it is
-        whole.
-        """
-        if not isinstance(target, S3Location) or target.fs != self.fs:
-            super().copy_to(target)
-            return
-        with storage_errors(f"{self.uri} to {target.uri}"):
-            self.fs.cp_file(self.path, target.path)
-
     def files(self) -> list[str]:
         """See Location."""
         with storage_errors(self.uri):

@@ -155,44 +155,6 @@ def test_read_tail_local_is_the_end_with_size_and_age(tmp_path: Path) -> None:
         (location / "none").read_tail(4)
 
 
-def test_copy_to_local_is_a_file_of_its_own_in_place_of_what_was_there(tmp_path: Path) -> None:
-    source, target = (open_location(str(tmp_path / name)) for name in ("source", "deep/target"))
-    content = os.urandom(3_000_000)
-    source.write_bytes(content)
-    os.utime(source.path, (0, 0))
-    source.copy_to(target)
-    assert target.read_bytes() == content
-    assert target.read_tail(1).age_seconds < 60
-    source.write_bytes(b"other")
-    assert target.read_bytes() == content
-    source.copy_to(target)
-    assert target.read_bytes() == b"other"
-    assert os.listdir(tmp_path / "deep") == ["target"]  # no temporary file stays
-
-
-def test_copy_to_local_interrupted_keeps_the_old_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, target = open_location(str(tmp_path / "source")), open_location(str(tmp_path / "to"))
-    source.write_bytes(b"new and longer")
-    target.write_bytes(b"old")
-
-    def full_disk(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(StorageError, match=r"source to .*/to: .*No space left"):
-        source.copy_to(target)
-    assert target.read_bytes() == b"old"
-    assert sorted(os.listdir(tmp_path)) == ["source", "to"]
-
-
-def test_copy_to_local_missing_source_is_not_found_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(StorageNotFoundError, match="nothing"):
-        open_location(str(tmp_path / "nothing")).copy_to(open_location(str(tmp_path / "target")))
-    assert os.listdir(tmp_path) == []
-
-
 def test_read_range_local_is_a_part(tmp_path: Path) -> None:
     location = open_location(str(tmp_path)) / "file"
     location.write_bytes(b"0123456789")

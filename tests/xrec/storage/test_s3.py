@@ -3,7 +3,6 @@
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Protocol
 
 import deltalake
@@ -141,58 +140,6 @@ def test_read_tail_s3_is_the_end_with_size_and_age_in_one_request(
     assert (location.read_tail(100).data, location.read_tail(100).num_bytes) == (b"", 0)
     with pytest.raises(StorageNotFoundError):
         (location / "none").read_tail(4)
-
-
-def test_copy_to_s3_copies_in_the_store(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = open_location(s3.new_bucket(), s3.storage)
-    source, target = root / "a folder, 100%" / "source", root / "other" / "target"
-    source.write_bytes(b"content")
-    requests = requests_of(monkeypatch)
-    source.copy_to(target)
-    assert requests == ["head_object", "copy_object"]
-    source.delete()
-    assert target.read_bytes() == b"content"
-    with pytest.raises(StorageNotFoundError, match="source"):
-        source.copy_to(root / "none")
-    assert root.files() == ["other/target"]
-
-
-def test_copy_to_s3_large_file_is_copied_in_parts(
-    s3: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = open_location(s3.new_bucket(), s3.storage)
-    content = b"0123456789" * 6_000_000  # a part has 50 MiB
-    (root / "a folder, 100%").write_bytes(content)
-    monkeypatch.setattr("s3fs.core.MANAGED_COPY_THRESHOLD", 1000)
-    requests = requests_of(monkeypatch)
-    (root / "a folder, 100%").copy_to(root / "target")
-    assert requests.count("upload_part_copy") == 2
-    assert "get_object" not in requests
-    assert (root / "target").read_bytes() == content
-
-
-def test_copy_to_between_a_disk_and_s3_goes_through_this_process(s3: Store, tmp_path: Path) -> None:
-    here = open_location(str(tmp_path / "file"))
-    there = open_location(s3.new_bucket(), s3.storage) / "file"
-    here.write_bytes(b"content")
-    here.copy_to(there)
-    here.write_bytes(b"other")
-    there.copy_to(here)
-    assert (here.read_bytes(), there.read_bytes()) == (b"content", b"content")
-
-
-def test_copy_to_s3_of_another_client_goes_through_this_process(
-    s3: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To the other client, this file may be in another store."""
-    bucket = s3.new_bucket()
-    source = open_location(bucket, s3.storage) / "source"
-    other = open_location(bucket, s3.storage.model_copy(update={"max_attempts": 2})) / "target"
-    source.write_bytes(b"content")
-    requests = requests_of(monkeypatch)
-    source.copy_to(other)
-    assert requests == ["get_object", "put_object"]
-    assert other.read_bytes() == b"content"
 
 
 def test_read_range_s3_is_a_part_in_one_request(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
