@@ -161,9 +161,6 @@ def test_csv_has_lists_as_json() -> None:
     assert (second["text"], second["aspects"]) == ("two", None)
 
 
-# It is whole, or says that it is not.
-
-
 @pytest.mark.usefixtures("small_files")
 def test_export_stopped_at_any_moment_goes_on_and_one_that_is_whole_is_left(toys: Toys) -> None:
     finished(toys)

@@ -59,9 +59,6 @@ def test_fault_1_driver_that_wakes_late_is_harmless(toys: Toys, when: str, is_sa
     assert read_status(toys.uri, toys.storage).phase() == "published"
 
 
-# 2. A stopped export wakes beside its successor.
-
-
 @pytest.mark.parametrize("is_deleted", [True, False])
 @pytest.mark.parametrize("step", ["_begin 0", "_refuse_empty 0", "_check 0", "_check 1"])
 def test_fault_2_export_that_wakes_late_leaves_its_successors(

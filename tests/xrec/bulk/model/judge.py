@@ -69,14 +69,11 @@ def judge_answers(world: World, answers: dict[str, str]) -> None:
         undone = log.undone()
         stands = [entry for v, entry in enumerate(log.entries) if v not in undone]
         for run, nonce, pass_ in world.done:
-            showing, undone_too = (
-                [e for e in each if (e.run, e.nonce) == (run, nonce) and e.pass_ >= pass_]
-                for each in (stands, log.entries)
-            )
-            if not showing:
+            own = [e for e in log.entries if (e.run, e.nonce) == (run, nonce) and e.pass_ >= pass_]
+            if not any(e in stands for e in own):
                 # A vacuum that had looked before the commit may delete its files after the answer.
-                lacks = any(not _is_whole(world, each.add) for each in undone_too)
-                world.find("files missing" if lacks else "said done, and no version shows it")
+                is_whole = all(_is_whole(world, e.add) for e in own)
+                world.find("said done, and no version shows it" if is_whole else "files missing")
 
 
 def judge_end(world: World, run: str, answer: str) -> None:
