@@ -117,7 +117,9 @@ def complete(
 
 
 def has_work(run: BulkRun, *, retry: Sequence[str] = (), max_rows: int | None = None) -> bool:
-    """Whether `drive` would do any row; it reads the results' footers."""
+    """Whether `drive` would do any row; it reads results only where listings do not tell."""
+    if max_rows is None and not all(each.is_done for each in run.passes()):
+        return True
     survey = Survey(run)
     if survey.is_done:
         return any(survey.summary.failed.get(reason) for reason in retry)

@@ -57,7 +57,7 @@ class _Publisher:
             if (found := self._found(log, number)) is not None:
                 assert log is not None
                 return found.model_copy(update={"version": log.version})
-            if not all(_is_done(each) for each in passes):
+            if not all(each.is_done for each in passes):
                 self._check_current()
                 return None
             self._write_parts(passes)
@@ -157,7 +157,3 @@ class _Publisher:
         )
         actions = [part.action for part in self._parts]
         replace_content(self._run.output, log, actions, self._run.format.table_schema, commit)
-
-
-def _is_done(each: Pass) -> bool:
-    return len(each.results.sizes()) >= each.size.num_chunks

@@ -144,6 +144,11 @@ class Pass:
         """The results of its chunks."""
         return ResultFolder(self.folder / "results")
 
+    @property
+    def is_done(self) -> bool:
+        """Whether each chunk has a result; it takes one listing, and opens none of them."""
+        return len(self.results.sizes()) >= self.size.num_chunks
+
 
 @dataclass(frozen=True)
 class BulkRun:
