@@ -16,7 +16,7 @@ from ray.data.checkpoint import CheckpointConfig
 
 import xrec.bulk
 from benchmarks.bulk_work import PAIRS, TEXTS, Work, object_store_options, report
-from xrec.bulk import BulkRun, Identity, Outcome, RowFormat, RunRequest, clean_keys, open_run
+from xrec.bulk import BulkRun, Identity, Outcome, RowFormat, clean_keys, open_run
 from xrec.config.shared import RayConfig
 from xrec.storage.process import this_process
 
@@ -43,7 +43,7 @@ class TextTask:
         raise NotImplementedError
 
 
-def planned(work: Work, **settings: Any) -> BulkRun:
+def planned(work: Work) -> BulkRun:
     """The run of ours, or of the old engine."""
 
     def batches() -> Iterator[tuple[pa.Table, pa.Table]]:
@@ -51,16 +51,15 @@ def planned(work: Work, **settings: Any) -> BulkRun:
             rows = pa.Table.from_batches([batch])
             yield clean_keys(rows, PAIRS.names, file="pairs", first_line=1)
 
-    return open_run(
-        RunRequest(
-            work.output,
-            Identity(kind="explanations", config={}, inputs={}),
-            FORMAT,
-            batches,
-            rows_per_chunk=work.rows,
-            **settings,
-        )
+    given = (
+        work.output,
+        Identity(kind="explanations", config={}, inputs={}),
+        FORMAT,
+        batches,
     )
+    if not hasattr(_bulk, "RunRequest"):  # be583ac
+        return open_run(*given, listing={}, rows_per_chunk=work.rows)  # type: ignore[call-arg]
+    return open_run(_bulk.RunRequest(*given, rows_per_chunk=work.rows))
 
 
 def ours(work: Work) -> dict[str, float]:

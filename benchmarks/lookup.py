@@ -53,8 +53,8 @@ from xrec.bulk import (
     parts,
     publish,
 )
+from xrec.bulk.keys import bucket_of
 from xrec.bulk.published import Published, published
-from xrec.bulk.spill import buckets_of
 from xrec.config.shared import StorageConfig
 from xrec.schemas import EVIDENCE, GENERATED, PAIRS
 from xrec.storage import open_location, request_each
@@ -148,7 +148,7 @@ def contestants(uri: str, storage: StorageConfig, store: ObjectStore) -> Iterato
     names = GENERATED.names
 
     def bucket(user: str) -> int:
-        (found,) = buckets_of(pa.chunked_array([[user]]), table.num_buckets).to_pylist()
+        found = bucket_of(user, table.num_buckets)
         return int(found)
 
     def first(user: str) -> int:

@@ -9,6 +9,7 @@
 Profiles are written from the first two folders, which hold no review that is held out.
 """
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,13 +17,13 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from xrec.annotate.keep import KeptReviews
 from xrec.annotate.source import RawReviews
-from xrec.bulk.keys import key_hashes
 from xrec.data.findings import count_reasons
 from xrec.errors import StorageNotFoundError
 from xrec.schemas import ITEM_DETAILS, REVIEWS
@@ -115,7 +116,7 @@ class ReviewStore:
         The rank puts the most helpful first, then the newest.
         """
         wanted = pa.array(list(ids), pa.string())
-        files = np.unique(key_hashes(pa.chunked_array([wanted])) % np.uint64(self._num_files))
+        files = np.unique(_files_of(pa.chunked_array([wanted]), self._num_files))
         key = _ID[folder]
         parts = [self._file(folder, int(number)) for number in files]
         found = [part.filter(pc.is_in(part[key], value_set=wanted)) for part in parts]
@@ -171,12 +172,26 @@ def _write_folder(output: Location, folder: Folder, rows: pa.Table, num_files: i
             ("item_id", "ascending"),
         ]
     ).combine_chunks()
-    files = (key_hashes(rows[key]) % np.uint64(num_files)).astype(np.int64)
+    files = _files_of(rows[key], num_files)
     order = np.argsort(files, kind="stable")
     ends = np.cumsum(np.bincount(files, minlength=num_files))
     for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
         part = rows.take(pa.array(order[start:end]))
         write_table(_file(output, folder, number), part, REVIEWS)
+
+
+def _files_of(ids: pa.ChunkedArray, num_files: int) -> npt.NDArray[np.int64]:
+    """In which file each of N ids is, (N,), by a hash that is computed once for each id."""
+    encoded = ids.combine_chunks().dictionary_encode()
+    files = np.array([_hash(id_) % num_files for id_ in encoded.dictionary.to_pylist()], np.int64)
+    found: npt.NDArray[np.int64] = files[encoded.indices.to_numpy(zero_copy_only=False)]
+    return found
+
+
+def _hash(id_: str) -> int:
+    data = id_.encode("utf-8")
+    data = len(data).to_bytes(8, "little") + data
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
 def _file(output: Location, folder: Folder, number: int) -> Location:

@@ -57,7 +57,7 @@ from typing import TYPE_CHECKING
 from xrec.bulk.check import Finding, check_output
 from xrec.bulk.driver import complete, drive, has_work
 from xrec.bulk.export import Exported, export_run, is_exported
-from xrec.bulk.keys import clean_keys, key_hash
+from xrec.bulk.keys import bucket_of, clean_keys
 from xrec.bulk.preview import Preview, preview
 from xrec.bulk.progress import Progress, Survey
 from xrec.bulk.publish import publish
@@ -95,6 +95,7 @@ __all__ = [
     "Summary",
     "Survey",
     "added",
+    "bucket_of",
     "check_output",
     "clean_keys",
     "complete",
@@ -103,7 +104,6 @@ __all__ = [
     "export_run",
     "has_work",
     "is_exported",
-    "key_hash",
     "listing_of",
     "open_run",
     "preview",

@@ -1,4 +1,4 @@
-"""Keys: the ids that name a row, as strings, and their hashes.
+"""Keys: the ids that name a row, as strings.
 
 An id is a string or an integer. Any other id could be changed by writing it as a string, so its row
 is rejected with a reason: a float such as 12345678901234567.0 has no exact string, NaN is no id,
@@ -7,11 +7,9 @@ and bytes that are not UTF-8 cannot be written as text.
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,37 +22,10 @@ REJECTIONS: tuple[Rejection, ...] = get_args(Rejection)
 _TEXT_BYTES = 200  # of a rejected row, which are kept
 
 
-@lru_cache(2**17)  # 25 MB; the same users come again in each batch of rows
-def key_hash(*parts: str) -> int:
-    """A hash of 64 bits, which is the same in every process and version.
-
-    Each part is preceded by its length, so no two keys are hashed as the same bytes.
-    """
-    encoded = (part.encode("utf-8") for part in parts)
-    data = b"".join(len(part).to_bytes(8, "little") + part for part in encoded)
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
-
-
-def key_hashes(ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """The `key_hash` of each of N ids alone, (N,); it is computed once for each distinct id."""
-    encoded = _as_array(ids).dictionary_encode()
-    distinct = np.array([key_hash(id_) for id_ in encoded.dictionary.to_pylist()], dtype=np.uint64)
-    hashes: npt.NDArray[np.uint64] = distinct[encoded.indices.to_numpy(zero_copy_only=False)]
-    return hashes
-
-
-def rows_hash(rows: pa.Table) -> str:
-    """16 hex digits of a hash of a table of strings without nulls, in the order of its rows.
-
-    The lengths of the strings are hashed too, so other rows are not hashed as the same bytes.
-    """
-    digest = hashlib.sha256()
-    for column in rows.columns:
-        array = _as_array(column).cast(pa.large_binary())
-        lengths = pc.binary_length(array).to_numpy(zero_copy_only=False).astype("<i8")
-        digest.update(len(lengths).to_bytes(8, "little") + lengths.tobytes())
-        digest.update(b"".join(array.to_pylist()))
-    return digest.hexdigest()[:16]
+def bucket_of(key: str, num_buckets: int) -> int:
+    """The bucket of a row with this first key: which of C equal ranges has the key's MD5."""
+    digest = hashlib.md5(key.encode(), usedforsecurity=False).digest()
+    return (int.from_bytes(digest[4:8], "little") * num_buckets) >> 32
 
 
 def clean_keys(

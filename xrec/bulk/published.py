@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from xrec.bulk.keys import bucket_of
 from xrec.bulk.row_format import OK
-from xrec.bulk.spill import buckets_of
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.storage import Manifest, open_location
@@ -65,8 +65,7 @@ class Published:
         Its bucket leads to one file, or two, and few row groups of it. Raises StorageError,
         DataError if a file is broken.
         """
-        (bucket,) = buckets_of(pa.chunked_array([[key]]), self.num_buckets).to_pylist()
-        wanted = (pc.field("bucket") == bucket) & (pc.field(first) == key)
+        wanted = (pc.field("bucket") == bucket_of(key, self.num_buckets)) & (pc.field(first) == key)
         with file_errors(self.log.location):
             return dataset.to_table(filter=wanted)
 

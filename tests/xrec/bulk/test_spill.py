@@ -6,7 +6,7 @@ import random
 import pyarrow as pa
 import pytest
 
-from xrec.bulk.keys import key_hash
+from xrec.bulk.keys import bucket_of
 from xrec.bulk.spill import EARLIER, Spill
 
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("user", "item")])
@@ -47,7 +47,7 @@ def test_chunks_have_each_row_once_by_buckets_and_cut_no_user(
     assert all(0 < chunk.num_rows <= rows_per_chunk for chunk in chunks)
     buckets = table["bucket"].to_pylist()
     assert buckets == sorted(buckets)
-    assert buckets == [key_hash(user) * num_buckets >> 64 for user in table["user"].to_pylist()]
+    assert buckets == [bucket_of(user, num_buckets) for user in table["user"].to_pylist()]
     within = [set(chunk["user"].to_pylist()) for chunk in chunks]
     for one, other in itertools.pairwise(within):
         cut = one & other
