@@ -58,7 +58,7 @@ def planned(work: Work) -> BulkRun:
         batches,
     )
     if not hasattr(_bulk, "RunRequest"):  # be583ac
-        return open_run(*given, listing={}, rows_per_chunk=work.rows)  # type: ignore[call-arg]
+        return open_run(*given, listing={}, rows_per_chunk=work.rows)  # type: ignore[call-arg, arg-type]
     return open_run(_bulk.RunRequest(*given, rows_per_chunk=work.rows))
 
 

@@ -1,9 +1,9 @@
 """Explains many pairs: pairs in, a table of explanations out.
 
 A backfill is a bulk run (xrec.bulk) whose task explains pairs. This package has what is special
-about it: where pairs come from (pairs), what texts depend on (identity, content_key), what an actor
-does with pairs (task, explain, pair_rows), the run itself (plan, driver), what a reader gets
-(reader, lookup), and what is shown and measured (metrics, report).
+about it: where pairs come from (pairs), what texts depend on (identity), what an actor does with
+pairs (task, explain), the run itself (plan, driver), what a reader gets (reader, lookup), and what
+is shown and measured (metrics, report).
 """
 
 import importlib

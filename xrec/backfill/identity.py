@@ -1,20 +1,32 @@
-"""The identity of a run: the settings and inputs that its explanations depend on.
+"""The identity of a run, and of each pair: the settings and inputs that its texts depend on.
 
-A run is named by a fingerprint of both and of its pairs (xrec.bulk.run). URIs are no part of it.
+A run is named by a fingerprint of its own and of its pairs (xrec.bulk.run). URIs are no part of it.
+
+The content key of a pair is a hash of everything that the model's text for it depends on: if it did
+not change, the text need not be generated again. It covers the user's profile and vector (a history
+has its effect through the vector), the item's title, profile and vector, the chosen aspects with
+their evidence, and the settings of the whole run: language model, adapter with its prompt template,
+decoding, dtype. It covers neither the other pairs of the run nor the titles of other items, which a
+text must not name: the carrying over checks those itself (explain.name_no_other_item).
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 
 from xrec.adapter.artifact import read_adapter
+from xrec.adapter.pairs import Pair
 from xrec.aspects import aspects_of
 from xrec.bulk import Identity
 from xrec.config.backfill import BackfillConfig, RecommendedPairs, TablePairs
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import read_cold_start
+from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, check_sources, model_inputs
+from xrec.llm.prompt import PairTexts
 from xrec.llm.source import anywhere
-from xrec.storage import Location, Manifest, location_of, manifest_of, open_location
+from xrec.storage import Location, Manifest, fingerprint_of, location_of, manifest_of, open_location
 
 
 def identify(config: BackfillConfig) -> Identity:
@@ -78,3 +90,29 @@ def _shared(tables: ColdStartConfig, storage: StorageConfig) -> ColdStartConfig:
     return ColdStartConfig(
         **{name: open_location(uri, storage).shared_uri for name, uri in uris.items()}
     )
+
+
+def shared_key(identity: Identity) -> str:
+    """Return the part of the content key that all pairs of a run have in common."""
+    settings = {name: identity.config[name] for name in ("decoding", "dtype")}
+    return fingerprint_of(
+        [
+            settings,
+            {name: identity.inputs.get(name) for name in ("base_model", "adapter")},
+        ]
+    )
+
+
+def content_key(explainer: Explainer, shared: str, pair: Pair, texts: PairTexts) -> str:
+    """Return the content key of a pair with these texts: 16 hex digits of a SHA-256.
+
+    `shared` is the run's `shared_key`.
+    """
+    digest = hashlib.sha256()
+    chosen = json.dumps([list(vars(evidence).values()) for evidence in texts.aspects])
+    for text in (shared, texts.user_profile, texts.item_title, texts.item_profile, chosen):
+        data = text.encode("utf-8")
+        digest.update(len(data).to_bytes(8, "big") + data)
+    for vector in (explainer.graph.users[pair.user_index], explainer.graph.items[pair.item_index]):
+        digest.update(vector.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -8,10 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from xrec.backfill.content_key import shared_key
-from xrec.backfill.explain import content_keys, explain_pairs, name_no_other_item
-from xrec.backfill.identity import sources_of
-from xrec.backfill.pair_rows import FailedPair, failed_rows
+from xrec.backfill.explain import (
+    FailedPair,
+    content_keys,
+    explain_pairs,
+    failed_rows,
+    name_no_other_item,
+)
+from xrec.backfill.identity import shared_key, sources_of
 from xrec.bulk import Identity, Outcome, RowFormat
 from xrec.config.backfill import BackfillConfig
 from xrec.config.decoding import DecodingConfig, TextFailure

@@ -9,13 +9,13 @@ A backfill can take its pairs from here.
     read     the rows of a published table
 """
 
-from xrec.recommend.read import read_recommendations, recommendation_batches
-from xrec.recommend.run import (
+from xrec.recommend.driver import (
     identify_recommendations,
     plan_recommendations,
     publish_recommendations,
     run_recommend,
 )
+from xrec.recommend.read import read_recommendations, recommendation_batches
 from xrec.recommend.tables import RankingTables, read_catalogue, read_tables
 
 __all__ = [

@@ -11,17 +11,21 @@ from xrec.storage.artifact import (
     finished,
     is_begun,
     make_manifest,
+    read_content,
     read_manifest,
     run_fingerprint,
+    write_contents,
     write_manifest,
 )
-from xrec.storage.contents import read_content, write_contents
-from xrec.storage.job_artifacts import check_artifacts, location_of, manifest_of
-from xrec.storage.location import Location, Tail, storage_errors
-from xrec.storage.requests import request_each
-from xrec.storage.row_group import read_footer, read_known_row_group
-from xrec.storage.tables import parquet_bytes, read_table, write_table
-from xrec.storage.uri import check_access, open_location
+from xrec.storage.location import Location, Tail, request_each, storage_errors
+from xrec.storage.parquet import (
+    parquet_bytes,
+    read_footer,
+    read_known_row_group,
+    read_table,
+    write_table,
+)
+from xrec.storage.uri import check_access, check_artifacts, location_of, manifest_of, open_location
 
 __all__ = [
     "MANIFEST",

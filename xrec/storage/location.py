@@ -1,12 +1,14 @@
 """A file or folder at a URI: the interface of local files (`local.py`) and S3 (`s3.py`)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Self
+from typing import Self, TypeVar
 
 import botocore.exceptions
 import fsspec
@@ -213,3 +215,24 @@ def storage_errors(uri: str) -> Iterator[None]:
         ) from error
     except (OSError, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         raise StorageError(f"{uri}: {error}") from error
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_IN_FLIGHT = 8
+
+
+def request_each(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield `function(item)` for each item, in order, with eight calls at a time.
+
+    `items` may be endless: only those in flight are held.
+    """
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= _IN_FLIGHT:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

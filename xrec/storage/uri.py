@@ -1,9 +1,13 @@
-"""From a URI to its location: the only place that tells a local path from s3://."""
+"""From a URI, or the name of an artifact in a job's config, to its location.
+
+It is the only place that tells a local path from s3://.
+"""
 
 import os
 
-from xrec.config.shared import StorageConfig
+from xrec.config.shared import JobConfig, StorageConfig
 from xrec.errors import StorageError
+from xrec.storage.artifact import Kind, Manifest, read_manifest
 from xrec.storage.local import LocalLocation
 from xrec.storage.location import Location
 from xrec.storage.s3 import S3Location, open_s3
@@ -31,3 +35,19 @@ def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
 def check_access(location: Location, storage: StorageConfig) -> None:
     """Find out at once whether `location` can be used: `Location.check_access` as a function."""
     location.check_access(storage)
+
+
+def location_of(config: JobConfig, name: str) -> Location:
+    """Where the artifact `name` of the job lies."""
+    return open_location(config.artifact(name), config.storage)
+
+
+def manifest_of(config: JobConfig, name: Kind) -> Manifest:
+    """The manifest of the job's input artifact `name`; raises ArtifactNotFoundError."""
+    return read_manifest(location_of(config, name), name)
+
+
+def check_artifacts(config: JobConfig, *names: str) -> None:
+    """Raise StorageError if a place of the artifacts `names` cannot be used; one request each."""
+    for name in names:
+        check_access(location_of(config, name), config.storage)

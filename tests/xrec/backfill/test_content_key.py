@@ -8,8 +8,7 @@ import torch
 
 from tests.xrec.backfill.runs import Runs
 from xrec.adapter.pairs import Pair, PairPrompts
-from xrec.backfill.content_key import content_key, shared_key
-from xrec.backfill.identity import sources_of
+from xrec.backfill.identity import content_key, shared_key, sources_of
 from xrec.bulk import Identity
 from xrec.config.engine import EngineConfig
 from xrec.data.evidence import AspectEvidence

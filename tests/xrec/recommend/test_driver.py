@@ -36,7 +36,7 @@ MakeConfig = Callable[..., Any]
 @pytest.fixture
 def actor_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """One actor in this process; its task still gets its tables from Ray."""
-    monkeypatch.setattr("xrec.recommend.run.RayPool", pool_here)
+    monkeypatch.setattr("xrec.recommend.driver.RayPool", pool_here)
 
 
 def _plan(config: Any) -> BulkRun:
@@ -114,7 +114,7 @@ def _stop_at(chunk: int, error: type[BaseException], monkeypatch: Any) -> None:
         if number == chunk:
             raise error
 
-    monkeypatch.setattr("xrec.recommend.run.RayPool", lambda **_: PoolHere(before=stop))
+    monkeypatch.setattr("xrec.recommend.driver.RayPool", lambda **_: PoolHere(before=stop))
 
 
 @pytest.mark.usefixtures("actor_here")

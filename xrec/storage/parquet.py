@@ -1,10 +1,12 @@
-"""One row group of a Parquet file whose footer is known, read with one request."""
+"""Parquet files at a location: whole tables in a schema of xrec.schemas, and single row groups."""
 
 import io
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from xrec.errors import DataError
+from xrec.storage.artifact import content_hash
 from xrec.storage.location import Location, Tail
 
 _TAIL_BYTES = 256 * 1024
@@ -68,3 +70,36 @@ class _Slice(io.BytesIO):
 
     def tell(self) -> int:
         return super().tell() + self._start
+
+
+def write_table(location: Location, table: pa.Table, schema: pa.Schema) -> str:
+    """Write `table`, cast to `schema`, as one zstd Parquet file; returns the file's content
+    hash.
+    """
+    data = parquet_bytes(table, schema)
+    location.write_bytes(data)
+    return content_hash(data)
+
+
+def parquet_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
+    """`table`, with the columns and types of `schema`, as a zstd Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.select(schema.names).cast(schema), sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def read_table(location: Location, schema: pa.Schema) -> pa.Table:
+    """Read one Parquet file; raises DataError if its columns or types are not those of `schema`."""
+    try:
+        table = pq.read_table(pa.BufferReader(location.read_bytes()))
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"{location}: not a readable Parquet file ({error}); was its job interrupted, or the "
+            "file edited?"
+        ) from error
+    if not table.schema.equals(schema):
+        raise DataError(
+            f"{location}: expected columns\n{schema}\nsaw\n{table.schema.remove_metadata()}"
+        )
+    return table
