@@ -15,8 +15,7 @@ from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.data import SampleSource
 from xrec.config.prompt import PromptConfig
-from xrec.data.dataset import Dataset, read_dataset
-from xrec.data.held_out import HeldOutPair, held_out_pairs
+from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs, read_dataset
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.llm.collaborative import Vocabulary

@@ -11,7 +11,7 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.decoding import DecodingConfig
 from xrec.config.engine import EngineConfig
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair
 from xrec.evaluate import other_users
 from xrec.evaluate.aspects import aspect_pattern, chance_level, names_only
 from xrec.generate.builtin.engine import load_engine

@@ -8,7 +8,7 @@ import torch
 
 from xrec.adapter.pairs import Pair
 from xrec.config.decoding import DecodingConfig
-from xrec.data.held_out import held_out_pairs
+from xrec.data.dataset import held_out_pairs
 from xrec.generate.explainer import Explainer
 from xrec.generate.shared_engine import SharedEngine
 

@@ -13,9 +13,8 @@ from xrec.adapter.pairs import Pair
 from xrec.backfill import read, read_failed
 from xrec.checks import check_word_list
 from xrec.config.evaluate import EvaluateConfig
-from xrec.data.dataset import Dataset
-from xrec.data.drawn import drawn_pairs
-from xrec.data.held_out import HeldOutPair, held_out_pairs
+from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
+from xrec.data.splits import drawn_pairs
 from xrec.data.titles import composed
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import (

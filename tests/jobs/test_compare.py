@@ -24,8 +24,7 @@ from xrec.backfill import read
 from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
 from xrec.config.engine import EngineConfig
-from xrec.data.dataset import read_dataset
-from xrec.data.held_out import held_out_pairs
+from xrec.data.dataset import held_out_pairs, read_dataset
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import reference_nll

@@ -15,8 +15,8 @@ from xrec.config.data import PrepareConfig
 from xrec.config.engine import EngineConfig
 from xrec.config.evaluate import EvaluateConfig
 from xrec.data import read_dataset
-from xrec.data.drawn import drawn_pairs
-from xrec.data.held_out import held_out_pairs
+from xrec.data.dataset import held_out_pairs
+from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate import Coverage, read_coverage, read_evaluation
 from xrec.generate.loading import Sources, load_explainer

@@ -53,7 +53,7 @@ def demo(
 
 
 def _results(config: "EvaluateConfig") -> Iterator[str]:
-    from xrec.data.drawn import drawn_pairs
+    from xrec.data.splits import drawn_pairs
     from xrec.evaluate import (
         REPORT,
         coverage_lines,

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from xrec.config.data import PrepareConfig
+from xrec.data.aspects import RULES_VERSION, AspectFinder, profile_aspect_tables
 from xrec.data.assemble import Assembled, assemble, check_not_empty
 from xrec.data.dataset import ASPECTS_FROM, AspectsFrom, write_dataset
 from xrec.data.findings import check_rejected_share, count_reasons, rejected_table
-from xrec.data.profile_aspects import RULES_VERSION, AspectFinder, profile_aspect_tables
 from xrec.data.source import Source, SourceData
 from xrec.storage import Location, Manifest, check_access, finished, location_of
 

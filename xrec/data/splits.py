@@ -1,13 +1,18 @@
-"""The split of a pair, from a seeded hash of its ids.
+"""Splits and samples of pairs, by a seeded hash of their ids.
 
-It depends on nothing else: not on the order, the process, or other pairs.
+What a pair gets depends on nothing else: not on the order, the process, or other pairs. A larger
+sample holds the smaller one.
 """
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
 
 from xrec.config.data import SplitShares
 from xrec.config.shared import Split
+from xrec.data.dataset import Dataset
 
 
 def split_pairs(
@@ -31,3 +36,47 @@ def _split(fraction: float, shares: SplitShares) -> Split:
     if fraction < shares.test:
         return "test"
     return "validation" if fraction < shares.test + shares.validation else "train"
+
+
+class _HasIds(Protocol):
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def item_id(self) -> str: ...
+
+
+PairT = TypeVar("PairT", bound=_HasIds)
+
+
+def drawn(
+    user_ids: Sequence[str], item_ids: Sequence[str], count: int | None, *, seed: int
+) -> list[int]:
+    """The positions of `count` of the N pairs, in increasing order; of all if it is None."""
+    if count is None or count >= len(user_ids):
+        return list(range(len(user_ids)))
+    keys = [
+        (_hash(user, item, seed), index)
+        for index, (user, item) in enumerate(zip(user_ids, item_ids, strict=True))
+    ]
+    return sorted(index for _, index in sorted(keys)[:count])
+
+
+def drawn_pairs(pairs: Sequence[PairT], count: int | None, *, seed: int) -> list[PairT]:
+    """`count` of the pairs, in their order; all of them if it is None."""
+    users, items = [pair.user_id for pair in pairs], [pair.item_id for pair in pairs]
+    return [pairs[place] for place in drawn(users, items, count, seed=seed)]
+
+
+def drawn_explanations(
+    dataset: Dataset, explanations: pa.Table, count: int | None, *, seed: int = 0
+) -> pa.Table:
+    """`count` of the rows of `explanations` (schema EXPLANATIONS), in their order."""
+    users = dataset.users["user_id"].take(explanations["user_index"]).to_pylist()
+    items = dataset.items["item_id"].take(explanations["item_index"]).to_pylist()
+    return explanations.take(pa.array(drawn(users, items, count, seed=seed), pa.int64()))
+
+
+def _hash(user_id: str, item_id: str, seed: int) -> bytes:
+    # The length tells the pairs ("a", "bc") and ("ab", "c") apart.
+    key = f"draw:{seed}:{len(user_id)}:{user_id}{item_id}".encode()
+    return blake2b(key, digest_size=8).digest()

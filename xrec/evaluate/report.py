@@ -16,7 +16,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from xrec.data.drawn import drawn_pairs
+from xrec.data.splits import drawn_pairs
 from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.descriptions import DESCRIPTIONS, format_interval, format_value
 from xrec.evaluate.plots import History, Plot, history_plot, length_plot, nll_plot

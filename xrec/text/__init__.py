@@ -12,8 +12,7 @@ that is not there) are raised and end the job. An `Asker` asks equal prompts onc
 after a kill, and stays within a budget.
 """
 
-from xrec.text.ask import ask
-from xrec.text.asker import Asker
+from xrec.text.asker import Asker, ask
 from xrec.text.budget import Budget
 from xrec.text.endpoint import EndpointModel, endpoint_key
 from xrec.text.model import (

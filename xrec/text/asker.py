@@ -1,16 +1,30 @@
-"""Asks each prompt once: equal ones share a reply, and replies outlive the process."""
+"""Asks a language model for objects: what is not valid is asked for again, once.
 
+An `Asker` asks each prompt once: equal ones share a reply, and replies outlive the process.
+"""
+
+import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from xrec.config.text import SamplingConfig
 from xrec.storage import request_each
-from xrec.text.ask import ask
 from xrec.text.budget import Budget
-from xrec.text.model import LanguageModel, ObjectT, Prompt, Reply, Usage, about_tokens
+from xrec.text.model import (
+    LanguageModel,
+    Message,
+    ObjectT,
+    Prompt,
+    RawReply,
+    Reply,
+    ReplyFailure,
+    Usage,
+    about_tokens,
+)
 from xrec.text.reply_store import ReplyStore, prompt_key
+from xrec.text.schema import parse_reply, strict_schema
 
 _KEPT = frozenset({"empty_reply", "cut_off", "invalid_json", "invalid_object", "refused"})
 """Failures that the model is to blame for. Others are the endpoint's, and pass."""
@@ -121,3 +135,62 @@ class Asker:
             is_new = key not in seen
             seen.add(key)
             return is_new
+
+
+_MOST_QUOTED = 2000
+_ASKED_AGAIN = frozenset(
+    {"empty_reply", "cut_off", "invalid_json", "invalid_object", "broken_response"}
+)
+
+
+def ask(
+    model: LanguageModel, prompts: Sequence[Prompt[ObjectT]], sampling: SamplingConfig
+) -> Iterator[Reply[ObjectT]]:
+    """Yield one reply for each prompt, those that were asked for twice last.
+
+    A reply that is no valid object is asked for once more, with what was wrong and another seed.
+    Raises what `LanguageModel.write` raises.
+    """
+    again: list[Reply[ObjectT]] = []
+    for raw in model.write(prompts, sampling):
+        reply = _reply(raw, prompts[raw.index])
+        if reply.failure is not None and reply.failure.reason in _ASKED_AGAIN:
+            again.append(reply)
+        else:
+            yield reply
+    if not again:
+        return
+    second = sampling.model_copy(update={"seed": sampling.seed + 1})
+    for raw in model.write([_corrected(prompts[first.index], first) for first in again], second):
+        first = again[raw.index]
+        reply = _reply(raw, prompts[first.index])
+        yield replace(reply, index=first.index, usage=first.usage + reply.usage)
+
+
+def _reply(raw: RawReply, prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
+    if raw.failure is not None:
+        return Reply(raw.index, None, raw.failure, raw.text, raw.usage)
+    found = parse_reply(raw.text, prompt.schema, is_cut=raw.is_cut)
+    if isinstance(found, ReplyFailure):
+        return Reply(raw.index, None, found, raw.text, raw.usage)
+    return Reply(raw.index, found, None, raw.text, raw.usage)
+
+
+def _corrected(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:
+    """The prompt that shows the model what it wrote, and says what is wrong with it."""
+    assert reply.failure is not None
+    if reply.failure.reason == "broken_response":  # which the model did not write
+        return prompt
+    request = (
+        f"This cannot be used: {_said(reply.failure)} Answer once more, briefly, with one JSON "
+        f"object and nothing else. It must fit this schema: "
+        f"{json.dumps(strict_schema(prompt.schema), ensure_ascii=False)}"
+    )
+    said = Message("assistant", reply.raw[:_MOST_QUOTED] or "{}")
+    return Prompt((*prompt.messages, said, Message("user", request)), prompt.schema)
+
+
+def _said(failure: ReplyFailure) -> str:
+    if failure.reason == "cut_off":
+        return "it is too long."
+    return f"{failure.message}."

@@ -1,26 +1,44 @@
 """Asks an endpoint for one reply until it is there, it has failed, or nothing can succeed.
 
-The openai client tries again and waits. Every request, repeated ones too, takes its turn at the
-rate limiter.
+The openai client tries again and waits; it does not check the form of an answer, in which servers
+and routers leave fields out, send null, or send the message in parts. Every request, repeated ones
+too, takes its turn at the rate limiter.
 """
 
 import json
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import openai
 from aiolimiter import AsyncLimiter
+from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from pydantic import SecretStr
 
 from xrec.config.text import EndpointModelConfig, SamplingConfig
 from xrec.errors import EndpointError, EndpointUnreachableError
-from xrec.text.endpoint_answer import EndpointAnswer, read_answer
 from xrec.text.faults import OUTAGES, Faults
 from xrec.text.model import Prompt, RawReply, ReplyFailure, Usage, about_tokens
 from xrec.text.schema import strict_schema
 
 _MOST_REFUSED = 8
 """So many prompts refused by an endpoint that has not answered one yet are no prompt's fault."""
+
+
+@dataclass(frozen=True)
+class EndpointAnswer:
+    """The text of an answer, and what is said about it.
+
+    is_cut: whether the text ended because it reached the largest length.
+    refusal: why the model or the endpoint's filter does not want to answer, if it does not.
+    num_prompt_tokens, num_reply_tokens: what the endpoint counted; None if it did not count.
+    """
+
+    text: str
+    is_cut: bool
+    refusal: str | None
+    num_prompt_tokens: int | None
+    num_reply_tokens: int | None
 
 
 class EndpointClient:
@@ -147,3 +165,37 @@ class EndpointClient:
                 "model, and structured_output, length_parameter, sampling and extra, which some "
                 "endpoints do not know"
             )
+
+
+def read_answer(answer: object) -> EndpointAnswer:
+    """What the first choice says; raises ValueError if `answer` is no chat completion."""
+    choices = answer.choices if isinstance(answer, ChatCompletion) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
+    if choice is None or not isinstance(message, ChatCompletionMessage):
+        raise ValueError("expected a chat completion with a message in its first choice")
+    refusal = "by its content filter" if choice.finish_reason == "content_filter" else None
+    usage = getattr(answer, "usage", None)
+    return EndpointAnswer(
+        _text(message.content),
+        choice.finish_reason == "length",
+        str(message.refusal) if message.refusal else refusal,
+        _count(getattr(usage, "prompt_tokens", None)),
+        _count(getattr(usage, "completion_tokens", None)),
+    )
+
+
+def _text(content: object) -> str:
+    """The text of a message; of one in parts those of text, without the model's thoughts."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        return "".join(str(part.get("text") or "") for part in parts)
+    raise ValueError(f"expected text in the message, found {type(content).__name__}")
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None

@@ -13,7 +13,7 @@ from typing import Any
 from xrec.errors import StorageNotFoundError
 from xrec.storage import Location
 from xrec.text.model import ObjectT, Prompt, Reply, ReplyFailure, Usage
-from xrec.text.parse import parse_reply
+from xrec.text.schema import parse_reply
 
 
 def prompt_key(model: Mapping[str, Any], prompt: Prompt[Any]) -> str:

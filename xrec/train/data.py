@@ -21,7 +21,7 @@ from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.graph import AspectNodesConfig
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.data.drawn import drawn_explanations
+from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
 from xrec.graph import (
     NO_ASPECTS,

@@ -10,9 +10,8 @@ import pytest
 
 from xrec import schemas
 from xrec.data import Dataset, read_dataset, write_dataset
-from xrec.data.dataset import suggest_id
+from xrec.data.dataset import HeldOutPair, held_out_pairs, suggest_id
 from xrec.data.findings import rejected_table
-from xrec.data.held_out import HeldOutPair, held_out_pairs
 from xrec.errors import ArtifactNotFoundError, DataError, UnknownIdError
 from xrec.storage import Location, open_location
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xrec.data.drawn import drawn_pairs
+from xrec.data.splits import drawn_pairs
 from xrec.evaluate import Estimate, Lineage, compute_metrics, render_report
 from xrec.evaluate.report import verdict
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from xrec.annotate.phrases.profile_words import ALWAYS_CAPITAL
 from xrec.annotate.phrases.profiles import Reason, reasons
 from xrec.config.data import ProfileAspects
+from xrec.data.aspects import NamedAspects
 from xrec.data.english import of_one_item
-from xrec.data.profile_aspects import NamedAspects
 from xrec.errors import DataError
 
 _WORD = re.compile(r"[A-Za-z][\w'-]*")

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.data.dataset import Dataset
-from xrec.data.drawn import drawn_explanations
+from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
 from xrec.lab.baselines.aspects import ChosenAspects, aspect_ids, read_aspects
 from xrec.lab.baselines.baseline import Baseline

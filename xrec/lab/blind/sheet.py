@@ -17,9 +17,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xrec.config.contestants import BlindSheetConfig
-from xrec.data.dataset import Dataset
-from xrec.data.drawn import drawn_pairs
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import Dataset, HeldOutPair
+from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
 from xrec.lab.measures.contestant_texts import PairIds
 from xrec.storage import Location, fingerprint_of

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from xrec.config.compare import CompareConfig
 from xrec.data.dataset import read_dataset
-from xrec.data.drawn import drawn_pairs
+from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactNotFoundError, ModelError
 from xrec.lab.compare.entries import Entry, entries_of
 from xrec.lab.compare.likelihoods import WeighAll, weigh_entries, weigh_on_ray, with_likelihoods

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from xrec.data.dataset import Dataset
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.lab.measures.contestant_texts import PairIds
 

@@ -13,7 +13,7 @@ from xrec.bulk.pool import map_in_processes
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.compare import CompareConfig
 from xrec.config.contestants import ADAPTERS
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair
 from xrec.evaluate import other_users
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer

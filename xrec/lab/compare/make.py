@@ -7,7 +7,7 @@ from functools import cached_property
 from xrec.config.compare import CompareConfig
 from xrec.config.contestants import ADAPTERS, BASELINES
 from xrec.data.dataset import Dataset
-from xrec.data.drawn import drawn_explanations
+from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.lab.compare.adapters import adapter_texts

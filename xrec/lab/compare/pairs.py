@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from xrec.config.compare import CompareConfig
-from xrec.data.dataset import Dataset
-from xrec.data.drawn import drawn_pairs
-from xrec.data.held_out import HeldOutPair, held_out_pairs
+from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
+from xrec.data.splits import drawn_pairs
 from xrec.errors import DataError
 from xrec.schemas import PAIRS
 from xrec.storage import Location, content_hash, parquet_bytes

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from xrec.config.compare import CompareConfig
 from xrec.config.contestants import ADAPTERS
-from xrec.data.dataset import Dataset
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.likelihoods import INFOS as LIKELIHOOD_INFOS
 from xrec.lab.compare.pairs import SEED

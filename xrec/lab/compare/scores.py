@@ -14,8 +14,7 @@ from pydantic import SecretStr
 from xrec.bulk.pool import map_in_processes
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.compare import CompareConfig
-from xrec.data.dataset import read_dataset
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair, read_dataset
 from xrec.lab.compare.entries import Entry, keep_table, kept_table
 from xrec.lab.compare.pairs import ComparedPairs
 from xrec.lab.compare.texts import EntryTexts

@@ -7,7 +7,7 @@ page. Differences to the first contestant, groups, and the same pairs side by si
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair
 from xrec.lab.compare.result import Figure, Result
 from xrec.lab.markdown import table_lines
 from xrec.lab.measures.measure import MetricInfo

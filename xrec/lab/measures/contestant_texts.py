@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair
 from xrec.errors import DataError
 
 PairIds = tuple[str, str]

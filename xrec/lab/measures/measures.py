@@ -14,8 +14,7 @@ import pyarrow as pa
 from xrec.config.llm import LLMConfig
 from xrec.config.metrics import EncoderConfig, MetricsConfig
 from xrec.config.shared import StorageConfig
-from xrec.data.dataset import Dataset
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.evaluate.encoder import encoder_folder, load_encoder
 from xrec.lab.judge.load import JudgeAccess, describe_judge, judge_identity, load_judge
 from xrec.lab.measures.aspects import AspectsNamed

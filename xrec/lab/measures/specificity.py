@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair
 from xrec.lab.measures.contestant_texts import ContestantTexts
 from xrec.lab.measures.measure import Floats, MetricInfo
 from xrec.lab.measures.tf_idf import TfIdf, text_words, without_words

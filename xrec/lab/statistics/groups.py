@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xrec.config.contestants import Grouping
-from xrec.data.dataset import Dataset
-from xrec.data.drawn import drawn_explanations
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import Dataset, HeldOutPair
+from xrec.data.splits import drawn_explanations
 
 NUM_GROUPS = 5
 NONE = "none"

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from xrec.data.dataset import Dataset
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.schemas import EXPLANATIONS, INTERACTIONS, ITEMS, USERS
 from xrec.storage import Manifest
 

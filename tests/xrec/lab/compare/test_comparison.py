@@ -11,9 +11,8 @@ import pytest
 from tests.xrec.lab.compare.comparisons import Done, figures, run, table
 from tests.xrec.lab.compare.conftest import MakeConfig
 from xrec.config.compare import CompareConfig
-from xrec.data.dataset import read_dataset
-from xrec.data.drawn import drawn_pairs
-from xrec.data.held_out import HeldOutPair, held_out_pairs
+from xrec.data.dataset import HeldOutPair, held_out_pairs, read_dataset
+from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, DataError, ModelError
 from xrec.lab.blind.sheet import read_sheet
 from xrec.lab.compare.entries import entries_of

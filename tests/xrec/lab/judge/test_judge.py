@@ -11,7 +11,7 @@ import pytest
 
 from tests.xrec.lab.judge.stub_model import Answer, StubModel
 from xrec.config.text import SamplingConfig
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair
 from xrec.lab.judge import Judge
 from xrec.lab.judge.load import judge_question
 from xrec.lab.measures.contestant_texts import ContestantTexts

@@ -11,7 +11,7 @@ from tests.xrec.lab.measures.small_dataset import dataset_of
 from tests.xrec.text.stub_endpoint import Answer, Asked, stub_endpoint
 from xrec.config.metrics import EncoderConfig, MetricsConfig
 from xrec.config.shared import StorageConfig
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair
 from xrec.errors import ConfigError
 from xrec.lab.judge import JudgeAccess, judge_identity, judge_keys
 from xrec.lab.measures.contestant_texts import ContestantTexts

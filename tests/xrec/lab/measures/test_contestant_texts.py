@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair
 from xrec.errors import DataError
 from xrec.lab.measures.contestant_texts import ContestantTexts
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.xrec.evaluate.test_embedding_score import encoder as encoder
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair
 from xrec.errors import ModelError
 from xrec.evaluate.embedding_score import embedding_scores
 from xrec.evaluate.encoder import TextEncoder

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from xrec.config.metrics import EncoderConfig
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.encoder import encoder_folder, load_encoder
 from xrec.lab.measures.contestant_texts import ContestantTexts
 from xrec.lab.measures.corpus import of_corpus

@@ -6,7 +6,7 @@ import pytest
 
 from tests.xrec.lab.measures.small_dataset import dataset_of
 from xrec.config.metrics import MetricsConfig
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair
 from xrec.errors import ModelError
 from xrec.lab.measures.contestant_texts import ContestantTexts
 from xrec.lab.measures.corpus import of_corpus

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from tests.xrec.lab.measures.small_dataset import dataset_of
-from xrec.data.drawn import drawn_explanations
-from xrec.data.held_out import HeldOutPair
+from xrec.data.dataset import HeldOutPair
+from xrec.data.splits import drawn_explanations
 from xrec.lab.statistics.groups import equal_groups, group_rows
 
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from xrec.text import ReplyFailure
-from xrec.text.parse import parse_reply
+from xrec.text.schema import parse_reply
 
 
 class Aspect(BaseModel):
