@@ -13,7 +13,7 @@ from xrec.annotate.identity import KIND, RECORD, begun_files, identify_annotatio
 from xrec.annotate.look_ahead import look_at_reviews
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.reviews import keep_source
-from xrec.annotate.source_files import file_hashes, find_review_files
+from xrec.annotate.source import file_hashes, find_review_files
 from xrec.config.annotate import AnnotateConfig, PhrasesAnnotator
 from xrec.storage import Manifest, check_artifacts, location_of
 

@@ -10,8 +10,7 @@ import pyarrow.compute as pc
 from xrec.annotate.annotator import Outlook
 from xrec.annotate.formats import STAGES
 from xrec.annotate.keep import keep_reviews
-from xrec.annotate.source import read_reviews
-from xrec.annotate.source_files import find_review_files
+from xrec.annotate.source import find_review_files, read_reviews
 from xrec.annotate.stages import ItemStage, ItemTexts, PairStage, UserStage
 from xrec.annotate.store import ReviewStore, read_record, write_store
 from xrec.bulk import Rate, read_status

@@ -9,9 +9,9 @@ import pyarrow as pa
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import Stage, stage_format
 from xrec.annotate.identity import identify_annotations
+from xrec.annotate.read import read_item_texts
 from xrec.annotate.stages import ItemStage, PairStage, TextStage, UserStage
 from xrec.annotate.store import ReviewStore, StoreRecord
-from xrec.annotate.tables import read_item_texts
 from xrec.annotate.task import TextTask
 from xrec.bulk import BulkRun, ChunkTask, RunRequest, clean_keys, open_run
 from xrec.config.annotate import AnnotateConfig

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.annotate.formats import Stage
-from xrec.annotate.normalize import normalized
+from xrec.annotate.read import read_stage, stage_table
 from xrec.annotate.rows import LOW_RATED
 from xrec.annotate.store import ReviewStore, StoreRecord
-from xrec.annotate.tables import read_stage, stage_table
+from xrec.annotate.vocabulary import normalized
 from xrec.bulk import Published
 from xrec.config.annotate import AnnotateConfig
 from xrec.storage import location_of, storage_errors

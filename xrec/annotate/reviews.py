@@ -5,8 +5,7 @@ import logging
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.identity import begin, identify_annotations
 from xrec.annotate.keep import keep_reviews
-from xrec.annotate.source import read_reviews
-from xrec.annotate.source_files import file_hashes, find_review_files
+from xrec.annotate.source import file_hashes, find_review_files, read_reviews
 from xrec.annotate.store import ReviewStore, StoreRecord, read_record, write_store
 from xrec.config.annotate import AnnotateConfig
 from xrec.data.findings import check_rejected_share, rejected_table

@@ -4,10 +4,12 @@ A file is read many rows at a time. Personal data is removed here, so nothing th
 can hold it.
 """
 
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,12 +23,15 @@ from xrec.annotate.cells import (
 )
 from xrec.annotate.personal import remove_personal
 from xrec.config.annotate import AnnotateConfig, ReviewTable
+from xrec.config.table_files import TABLE_ENDINGS
 from xrec.data.columns import Parser, parse_description, parse_id
 from xrec.data.findings import Finding
 from xrec.data.lines import keys_of, stream_lines
 from xrec.data.rows import FileRows, reject_duplicates, stream_rows
+from xrec.data.tables import find_files
+from xrec.errors import DataError
 from xrec.schemas import ITEM_DETAILS
-from xrec.storage import Location, storage_errors
+from xrec.storage import Location, check_access, open_location, storage_errors
 
 _ADVICE = "name the file's own columns in source.columns ({review: <column>}), or rename them"
 
@@ -160,3 +165,41 @@ def _without_personal(
             rows.schema.get_field_index(name), name, pa.array(texts, pa.string())
         )
     return rows
+
+
+def find_review_files(config: AnnotateConfig) -> dict[ReviewTable, Location]:
+    """The files of the source, by table.
+
+    Raises StorageError if the source cannot be used, DataError if there is no file of reviews.
+    """
+    source = config.source
+    place = open_location(source.uri, config.storage)
+    check_access(place, config.storage)
+    if place.is_file():
+        if source.files:
+            raise DataError(
+                f"{place} is a file, and source.files names {', '.join(source.files.values())}; "
+                "let source.uri be their folder, or leave files out"
+            )
+        _check_ending(place)
+        return {"reviews": place}
+    if not place.exists():
+        raise DataError(f"{place}: there is nothing; check source.uri")
+    return find_files(place, get_args(ReviewTable), source.files, "reviews")
+
+
+def file_hashes(files: Mapping[ReviewTable, Location]) -> dict[str, str]:
+    """16 hex digits of a hash of each file's content, by table; the files are read for it."""
+    return {table: _hash(location) for table, location in files.items()}
+
+
+def _check_ending(location: Location) -> None:
+    if not location.name.lower().endswith(TABLE_ENDINGS):
+        raise DataError(
+            f"{location}: expected a file that ends in one of {', '.join(TABLE_ENDINGS)}"
+        )
+
+
+def _hash(location: Location) -> str:
+    with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]

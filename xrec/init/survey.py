@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from xrec.annotate.keep import keep_reviews
-from xrec.annotate.source import read_reviews
-from xrec.annotate.source_files import find_review_files
+from xrec.annotate.source import find_review_files, read_reviews
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
 from xrec.config.data import SplitShares, TablesSource

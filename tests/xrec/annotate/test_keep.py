@@ -8,8 +8,7 @@ import pytest
 
 from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
 from xrec.annotate.keep import KeptReviews, keep_reviews
-from xrec.annotate.source import read_reviews
-from xrec.annotate.source_files import find_review_files
+from xrec.annotate.source import find_review_files, read_reviews
 from xrec.data.splits import pair_fraction
 from xrec.errors import DataError
 

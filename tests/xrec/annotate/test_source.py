@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
-from xrec.annotate.source import RawReviews, read_reviews
-from xrec.annotate.source_files import file_hashes, find_review_files
+from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
 from xrec.errors import DataError, StorageError
 
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from xrec.annotate.normalize import names_are_english, normalized
-from xrec.annotate.vocabulary import Vocabulary, merged_aspects
+from xrec.annotate.vocabulary import Vocabulary, merged_aspects, names_are_english, normalized
 from xrec.config.annotate import VocabularyConfig
 
 

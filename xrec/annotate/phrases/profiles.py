@@ -8,7 +8,6 @@ place. Whom it suits, its name, caveats and praise that fits anything do not.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from xrec.annotate.normalize import normalized
 from xrec.annotate.phrases.grammar import (
     ADJECTIVE,
     ADVERB,
@@ -47,6 +46,7 @@ from xrec.annotate.phrases.profile_words import (
     SPELLINGS,
     TAILS,
 )
+from xrec.annotate.vocabulary import normalized
 from xrec.data.english import singular
 
 Reason = Mapping[str, str]
