@@ -53,7 +53,7 @@ from xrec.config.shared import RayConfig
 
 _BATCH = 65_536
 _MOST_LINKS = 32_768  # ext4 allows 65,000 of a file
-_SUMMARY = Summary(1, 1)
+_SUMMARY = Summary(num_ok=1, num_ok_rows=1)
 _WORK = Work(pairs="", output="", rows=1, seconds=0.0, num_actors=2, diary=os.devnull)
 
 

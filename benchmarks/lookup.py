@@ -99,7 +99,7 @@ def fill(run: BulkRun) -> None:
         planned = whole.plan.rows(chunk)
         failed = EXPLANATIONS.failed_schema.empty_table()
         rows = EXPLANATIONS.as_results(planned, _explained(planned, aspects, chunk), failed)
-        whole.results.create(chunk, rows, Summary(rows.num_rows, rows.num_rows))
+        whole.results.create(chunk, rows, Summary(num_ok=rows.num_rows, num_ok_rows=rows.num_rows))
 
     for _ in request_each(do, range(run.record.size.num_chunks)):
         pass

@@ -146,15 +146,15 @@ def export_of(export: ExportConfig, version: int) -> ExportConfig:
 
 
 def _after_publishing(config: BackfillConfig, run: BulkRun, manifest: Manifest) -> Manifest:
-    """Write the report of a version, do what `config.upkeep` says, and export it."""
+    """Write the report of a version, vacuum the table, and export it, as `config` says."""
 
     def follow() -> None:
         uri, version = run.output.uri, manifest.version
         assert version is not None
         if not is_report_of(run.output, manifest):
             write_report(uri, config.price_per_actor_hour, config.storage)
-        if config.upkeep.vacuum:
-            retention = timedelta(hours=config.upkeep.retention_hours)
+        if config.vacuum_hours is not None:
+            retention = timedelta(hours=config.vacuum_hours)
             logger.info("vacuum: %d files deleted", vacuum(uri, retention, config.storage))
         if config.export is not None:
             export = export_of(config.export, version)

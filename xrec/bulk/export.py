@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from xrec.bulk.published import Published, published
 from xrec.config.export import ExportConfig
 from xrec.config.shared import StorageConfig
-from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageNotFoundError
+from xrec.errors import ArtifactMismatchError, ConfigError, StorageNotFoundError
 from xrec.storage import Location, differing_fields, fingerprint_of, open_location, storage_errors
 from xrec.storage.delta import file_errors
 from xrec.storage.local import LocalLocation
@@ -29,7 +28,6 @@ logger = logging.getLogger("xrec")
 
 RECORD, SUCCESS = "_export.json", "_SUCCESS"
 ROWS_PER_FILE = 2**20
-MOST_FOLDERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def export_run(
 
     version: if None, the newest. Raises what `published` raises; ConfigError if the settings do not
     fit the table; ArtifactMismatchError if the folder is not empty, or files were changed;
-    DataError if a value cannot be a folder's name, or there are too many; StorageError.
+    DataError if a file of the table cannot be read; StorageError.
     """
     storage = storage or StorageConfig()
     table = published(uri, version=version, storage=storage)
@@ -107,26 +105,14 @@ def _refuse_overlap(table: Location, target: Location) -> None:
 
 
 def _columns(table: Published, settings: ExportConfig) -> list[str]:
-    """The columns of all files and folders; raises ConfigError if the table has no such ones."""
-    schema, within = table.dataset().schema, settings.partition_by
-    names = [name for name in schema.names if name != "status"]  # it is ok in all rows
-    own = [name for name in settings.columns or names if name not in within]
-    for name in (*own, *within):
-        if name not in names:
-            raise ConfigError(f"export: {name!r} is no column of an export; these are: {names}")
-    if not own or len({*own, *within}) < len(own) + len(within):
-        raise ConfigError(
-            f"export: expected each column once, and one that is not in partition_by; saw columns "
-            f"{own}, partition_by {list(within)}"
-        )
-    for name in within:
-        type_ = schema.field(name).type
-        if not (type_ == pa.string() or pa.types.is_integer(type_) or pa.types.is_boolean(type_)):
-            raise ConfigError(
-                f"export.partition_by: {name!r} is {type_}; expected a string, an integer or a "
-                "boolean, which can be a folder's name"
-            )
-    return [*within, *own]
+    """The columns of the files; raises ConfigError if the table has no such ones."""
+    names = [name for name in table.dataset().schema.names if name != "status"]  # ok in all rows
+    columns = list(names if settings.columns is None else settings.columns)
+    if unknown := set(columns) - set(names):
+        raise ConfigError(f"export: {sorted(unknown)} are no columns; these are: {names}")
+    if not columns or len(set(columns)) < len(columns):
+        raise ConfigError(f"export: expected at least one column, and each once, saw {columns}")
+    return columns
 
 
 def _begin(target: Location, record: Mapping[str, Any]) -> None:
@@ -166,43 +152,27 @@ def _write(
         with file_errors(table.log.location):
             for batch in dataset.to_batches(columns=columns):
                 num_rows += batch.num_rows
-                _refuse_empty(batch, settings.partition_by)
                 yield _with_json_cells(batch) if is_csv else batch
 
     if is_csv:
         schema = _with_json_cells(schema.empty_table()).schema
-    within = pa.schema([schema.field(name) for name in settings.partition_by])
     root = f"{target.path.rstrip('/')}/"
-    try:
-        with storage_errors(target.uri):
-            pads.write_dataset(
-                batches(),
-                target.path,
-                schema=schema,
-                format=settings.format,
-                filesystem=target.arrow_filesystem(),
-                partitioning=pads.partitioning(within, flavor="hive"),
-                basename_template=f"part-{{i}}-{fingerprint}.{settings.format}",
-                existing_data_behavior="overwrite_or_ignore",
-                use_threads=False,  # else the files would not hold the same rows each time
-                max_partitions=MOST_FOLDERS,
-                max_rows_per_file=ROWS_PER_FILE,
-                max_rows_per_group=min(ROWS_PER_FILE, 2**16),
-                create_dir=isinstance(target, LocalLocation),
-                file_visitor=lambda file: files.update({file.path.removeprefix(root): file.size}),
-            )
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{target}: {error}; choose other columns for partition_by") from error
+    with storage_errors(target.uri):
+        pads.write_dataset(
+            batches(),
+            target.path,
+            schema=schema,
+            format=settings.format,
+            filesystem=target.arrow_filesystem(),
+            basename_template=f"part-{{i}}-{fingerprint}.{settings.format}",
+            existing_data_behavior="overwrite_or_ignore",
+            use_threads=False,  # else the files would not hold the same rows each time
+            max_rows_per_file=ROWS_PER_FILE,
+            max_rows_per_group=min(ROWS_PER_FILE, 2**16),
+            create_dir=isinstance(target, LocalLocation),
+            file_visitor=lambda file: files.update({file.path.removeprefix(root): file.size}),
+        )
     return files, num_rows
-
-
-def _refuse_empty(batch: pa.RecordBatch, names: tuple[str, ...]) -> None:
-    for name in names:
-        if batch[name].type == pa.string() and pc.any(pc.equal(batch[name], "")).as_py():
-            raise DataError(
-                f"export.partition_by: column {name!r} has an empty text, which cannot be a "
-                "folder's name; choose another column"
-            )
 
 
 def _with_json_cells(rows: Any) -> Any:

@@ -5,13 +5,12 @@ counts are the results.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from xrec.bulk.result import Summary, total
 from xrec.bulk.run import BulkRun, Pass
@@ -24,16 +23,13 @@ TERM = timedelta(seconds=90)
 _DRIVER = "driver.json"
 
 
-class Progress(BaseModel):
-    """How far a run is.
+class Progress(Summary):
+    """How far a run is: the counts and costs of all that is done, and what its driver says.
 
-    pass_number, reasons: of the newest pass; reasons are those of a retry. num_ok, num_ok_rows,
-    failed, costs, num_deaths: of all that is done, as in `Summary`. started_at: when this driver
-    began; num_rows_before: rows that were done then; working_since: when its first process was
-    ready. expires_at: when it is to be taken for dead; None if it has ended.
+    pass_number, reasons: of the newest pass; reasons are those of a retry. started_at: when this
+    driver began; num_rows_before: rows that were done then; working_since: when its first process
+    was ready. expires_at: when it is to be taken for dead; None if it has ended.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     holder: str = ""
     written_at: datetime
@@ -41,24 +37,9 @@ class Progress(BaseModel):
     pass_number: int = 0
     reasons: tuple[str, ...] = ()
     is_done: bool = False
-    num_ok: int = 0
-    num_ok_rows: int = 0
-    failed: dict[str, int] = {}
-    costs: dict[str, float] = {}
-    num_deaths: int = 0
     started_at: datetime
     num_rows_before: int = 0
     working_since: datetime | None = None
-
-    @property
-    def num_failed(self) -> int:
-        """How many rows failed."""
-        return sum(self.failed.values())
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows are done."""
-        return self.num_ok + self.num_failed
 
     @property
     def num_rows_of_driver(self) -> int:
@@ -78,9 +59,7 @@ class Progress(BaseModel):
 
     def with_summary(self, summary: Summary, **more: Any) -> "Progress":
         """The same with other counts."""
-        counts = asdict(summary)
-        del counts["was_failed"]
-        return self.model_copy(update={**counts, **more})
+        return self.model_copy(update={**dict(summary), **more})
 
 
 class Survey:

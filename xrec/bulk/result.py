@@ -5,14 +5,14 @@ and then an error names it.
 """
 
 import io
-import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 
 from xrec.bulk.row_format import FAILED, OK
 from xrec.errors import DataError, StorageNotFoundError
@@ -28,8 +28,7 @@ class BrokenResultError(DataError):
     """A result that cannot be read."""
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(BaseModel):
     """Counts and costs of some rows.
 
     num_ok: rows that succeeded; num_ok_rows: the rows of the table that they became
@@ -38,11 +37,13 @@ class Summary:
     of rows that an earlier run wrote. num_deaths: processes that died with the rows.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     num_ok: int = 0
     num_ok_rows: int = 0
-    failed: Mapping[str, int] = field(default_factory=dict)
-    was_failed: Mapping[str, int] = field(default_factory=dict)
-    costs: Mapping[str, float] = field(default_factory=dict)
+    failed: dict[str, int] = {}
+    was_failed: dict[str, int] = {}
+    costs: dict[str, float] = {}
     num_deaths: int = 0
 
     @property
@@ -61,12 +62,11 @@ class Summary:
         for reason, count in other.was_failed.items():
             failed[reason] = failed.get(reason, 0) - count
         return Summary(
-            self.num_ok + other.num_ok,
-            self.num_ok_rows + other.num_ok_rows,
-            {reason: round(count) for reason, count in failed.items() if count},
-            {},
-            added(self.costs, other.costs),
-            self.num_deaths + other.num_deaths,
+            num_ok=self.num_ok + other.num_ok,
+            num_ok_rows=self.num_ok_rows + other.num_ok_rows,
+            failed={reason: round(count) for reason, count in failed.items() if count},
+            costs=added(self.costs, other.costs),
+            num_deaths=self.num_deaths + other.num_deaths,
         )
 
 
@@ -112,7 +112,7 @@ class ResultFolder:
 
         Raises DataError if the chunk has two results and neither can be read.
         """
-        said = {_SUMMARY: json.dumps(asdict(summary))}
+        said = {_SUMMARY: summary.model_dump_json()}
         sink = io.BytesIO()
         pq.write_table(bare(rows).replace_schema_metadata(said), sink, compression="zstd")
         for name in _names(chunk):
@@ -146,7 +146,7 @@ class ResultFolder:
         try:
             with storage_errors(file.uri):
                 footer, _ = read_footer(file)
-                return Summary(**json.loads(footer.metadata[_SUMMARY]))
+                return Summary.model_validate_json(footer.metadata[_SUMMARY])
         except (pa.ArrowInvalid, KeyError, ValueError):
             return None
 
@@ -193,16 +193,16 @@ class ResultFolder:
 
 def _parsed(data: bytes) -> tuple[pa.Table, Summary]:
     with pq.ParquetFile(pa.BufferReader(data)) as file:
-        return file.read(), Summary(**json.loads(file.metadata.metadata[_SUMMARY]))
+        return file.read(), Summary.model_validate_json(file.metadata.metadata[_SUMMARY])
 
 
-def summary_of(rows: pa.Table, keys: list[str], **more: object) -> Summary:
+def summary_of(rows: pa.Table, keys: list[str], **more: Any) -> Summary:
     """The counts of a result's rows; `more` are further fields."""
     ok = rows.filter(pc.equal(rows["status"], OK))
     failed = rows.filter(pc.equal(rows["status"], FAILED))["reason"]
     counts = {row["values"]: row["counts"] for row in pc.value_counts(failed).to_pylist()}
     num_ok = ok.select(keys).group_by(keys).aggregate([]).num_rows
-    return Summary(num_ok, ok.num_rows, counts, **more)  # type: ignore[arg-type]
+    return Summary(num_ok=num_ok, num_ok_rows=ok.num_rows, failed=counts, **more)
 
 
 def _names(chunk: int) -> tuple[str, str]:

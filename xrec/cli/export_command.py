@@ -20,7 +20,7 @@ Out:  in the folder --to: files of rows, _export.json, and _SUCCESS last
 \b
 Example:
   xrec export s3://my-bucket/run-7 --to s3://my-bucket/run-7-files
-  xrec export workspace/demo/explanations --to /tmp/texts --format csv --partition-by bucket
+  xrec export workspace/demo/explanations --to /tmp/texts --format csv --columns user_id,explanation
 """
 
 
@@ -37,14 +37,6 @@ def export(
     columns: Annotated[
         str | None,
         typer.Option("--columns", metavar="A,B,...", help="Columns of the files. Default: all."),
-    ] = None,
-    partition_by: Annotated[
-        str | None,
-        typer.Option(
-            "--partition-by",
-            metavar="A,B,...",
-            help="Columns whose values become the names of folders, COLUMN=VALUE/.",
-        ),
     ] = None,
     version: Annotated[
         int | None,
@@ -63,7 +55,6 @@ def export(
             "uri": to,
             "format": format,
             "columns": None if columns is None else _names(columns),
-            "partition_by": _names(partition_by or ""),
         },
         "xrec export",
     )

@@ -100,22 +100,6 @@ FailureReason = Literal[
 """Why a pair has no explanation."""
 
 
-class UpkeepConfig(Config):
-    """What is done to the table once a run is published."""
-
-    vacuum: bool = Field(
-        False,
-        description="Whether to delete files that no version of the last retention_hours needs "
-        "(Delta's VACUUM), and plans and results that no run needs.",
-    )
-    retention_hours: float = Field(
-        168.0,
-        ge=1,
-        description="How long vacuum keeps files after they were replaced, in hours, for readers "
-        "that opened an earlier version, and for a rollback.",
-    )
-
-
 class BackfillConfig(JobConfig):
     """`xrec backfill`: pairs in, explanations out."""
 
@@ -178,9 +162,12 @@ class BackfillConfig(JobConfig):
         description="What an actor costs in an hour, in any currency, for the report. If "
         "null, the report has no cost.",
     )
-    upkeep: UpkeepConfig = Field(
-        default_factory=UpkeepConfig,
-        description="What is done to the table once the run is finished.",
+    vacuum_hours: float | None = Field(
+        None,
+        ge=1,
+        description="If given, files that no version of the last so many hours needs are deleted "
+        "after publishing (Delta's VACUUM), and plans and results that no run needs. 168 is a "
+        "usual value: readers that opened an earlier version, and a rollback, need its files.",
     )
     export: ExportConfig | None = Field(
         None,

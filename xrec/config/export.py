@@ -20,11 +20,6 @@ class ExportConfig(Config):
     format: Literal["parquet", "csv"] = Field(
         "parquet", description="Format of the files: Parquet, or CSV with a header."
     )
-    partition_by: tuple[str, ...] = Field(
-        (),
-        description="Columns whose values are in the names of folders (COLUMN=VALUE/) and not in "
-        "the files.",
-    )
     columns: tuple[str, ...] | None = Field(
         None, description="Columns of the files. If null, all that the table's files have."
     )

@@ -52,7 +52,7 @@ def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs: Ru
         max_failed_share=0.1,
         retry_failed="all",
         alongside=True,
-        upkeep={"vacuum": True},
+        vacuum_hours=168,
         export=str(runs.folder / "files"),
     )
     assert identify(other) == identify(runs.config())

@@ -155,7 +155,7 @@ def test_upkeep_deletes_files_of_no_version_and_keeps_those_of_earlier_ones(runs
     stray.write_bytes(b"")
     two_hours_ago = time.time() - 7200
     os.utime(stray, (two_hours_ago, two_hours_ago))
-    runs.run(*GOOD[:9], upkeep={"vacuum": True, "retention_hours": 1})
+    runs.run(*GOOD[:9], vacuum_hours=1)
     assert not stray.exists()
     assert published_rows(runs.output, version=0) == before
     assert pairs_of(published_rows(runs.output)) == sorted(GOOD[:9])

@@ -20,7 +20,6 @@ from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
     ConfigError,
-    DataError,
     TableError,
 )
 from xrec.storage import Location, open_location
@@ -104,32 +103,13 @@ def test_export_holds_the_rows_that_succeeded(toys: Toys, format: str) -> None:
     assert success_of(toys) == {"version": 0, "num_rows": 36, "files": sizes}
 
 
-@pytest.mark.usefixtures("small_files")
-@pytest.mark.parametrize("format", ["parquet", "csv"])
-def test_export_in_folders_of_values_is_read_back_by_pyarrow(toys: Toys, format: str) -> None:
-    toy = finished(toys, ["a/b c", "50 %", "é=", "odd-1"])
-    settings = {"columns": ["user"], "partition_by": ["item", "num_tokens"]}
-    assert export(toys, format=format, **settings).num_rows == 36
-    target = target_of(toys)
-    fields = [("item", pa.string()), ("num_tokens", pa.int32())]
-    rows = pads.dataset(
-        target.path,
-        format=format,
-        partitioning=pads.partitioning(pa.schema(fields), flavor="hive"),
-        filesystem=target.arrow_filesystem(),
-    ).to_table()
-    columns = ["user", "item", "num_tokens"]
-    assert in_order(rows.to_pylist(), columns) == table_rows(toy, columns)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"columns": ["text", "txt"]}, r"'txt' is no column .*'text'"),
-        ({"partition_by": ["shop"]}, r"'shop' is no column"),
-        ({"partition_by": ["status"]}, r"'status' is no column of an export"),
-        ({"columns": ["text", "text"]}, "expected each column once"),
-        ({"columns": ["item"], "partition_by": ["item"]}, "expected each column once, and one"),
+        ({"columns": ["text", "txt"]}, r"\['txt'\] are no columns; .*'text'"),
+        ({"columns": ["status"]}, r"\['status'\] are no columns"),
+        ({"columns": []}, "expected at least one column"),
+        ({"columns": ["text", "text"]}, "and each once, saw"),
     ],
 )
 def test_export_of_unfit_columns_refused(
@@ -139,17 +119,6 @@ def test_export_of_unfit_columns_refused(
     with pytest.raises(ConfigError, match=message):
         export(here, **settings)
     assert not target_of(here).exists()
-
-
-def test_export_by_a_column_of_empty_or_too_many_values_is_refused(here: Toys) -> None:
-    finished(here, ["a", "b", ""])
-    with pytest.raises(DataError, match="'item' has an empty text"):
-        export(here, partition_by=["item"])
-    here.patch.setattr("xrec.bulk.export.MOST_FOLDERS", 4)
-    target_of(here).delete()
-    with pytest.raises(DataError, match="maximum of 4; choose other columns for partition_by"):
-        export(here, partition_by=["user"])
-    assert success_of(here) is None
 
 
 def test_csv_has_lists_as_json() -> None:

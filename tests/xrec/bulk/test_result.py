@@ -1,5 +1,7 @@
 """Counts of results, and that the first result of a chunk stands."""
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,11 +27,17 @@ def rows_with(text: str) -> pa.Table:
     )
 
 
+def of(num_ok: int, num_ok_rows: int, *others: Any, **more: Any) -> Summary:
+    """A summary by the places of its fields."""
+    values = dict(zip(("failed", "was_failed", "costs", "num_deaths"), others, strict=False))
+    return Summary(num_ok=num_ok, num_ok_rows=num_ok_rows, **values, **more)
+
+
 def test_summaries_add_up_and_rows_that_were_done_again_count_once() -> None:
-    first = Summary(5, 9, {"odd": 3, "dull": 2}, {}, {"seconds": 2.0, "tokens": 7}, 1)
-    again = Summary(2, 4, {"dull": 1}, {"odd": 3}, {"seconds": 1.0, "carried": 1.0}, 2)
+    first = of(5, 9, {"odd": 3, "dull": 2}, {}, {"seconds": 2.0, "tokens": 7}, 1)
+    again = of(2, 4, {"dull": 1}, {"odd": 3}, {"seconds": 1.0, "carried": 1.0}, 2)
     both = first + again
-    assert both == Summary(7, 13, {"dull": 3}, {}, {"seconds": 3.0, "tokens": 7, "carried": 1.0}, 3)
+    assert both == of(7, 13, {"dull": 3}, {}, {"seconds": 3.0, "tokens": 7, "carried": 1.0}, 3)
     assert (both.num_rows, both.num_failed) == (first.num_rows, 3)
     assert total([again, first]) == total([first, again]) == both
     assert total([]).num_rows == 0
@@ -39,7 +47,7 @@ def test_result_is_created_once_and_the_first_stands(place: Place) -> None:
     results = ResultFolder(place.location / "results")
     assert results.sizes() == {}
     assert results.standing(7) is None
-    first, second = Summary(1, 1, costs={"seconds": 1.0}), Summary(1, 1, costs={"seconds": 2.0})
+    first, second = of(1, 1, costs={"seconds": 1.0}), of(1, 1, costs={"seconds": 2.0})
     assert results.create(7, rows_with("first"), first) == first
     assert results.create(7, rows_with("second"), second) == first
     assert results.standing(7) == first
@@ -52,7 +60,7 @@ def test_result_is_created_once_and_the_first_stands(place: Place) -> None:
 
 
 def test_result_that_cannot_be_read_is_done_once_more_under_a_second_name(disk: Place) -> None:
-    results, again = ResultFolder(disk.location / "results"), Summary(1, 1, num_deaths=1)
+    results, again = ResultFolder(disk.location / "results"), of(1, 1, num_deaths=1)
     first, second = results.location / "0000007.parquet", results.location / "0000007~1.parquet"
     first.write_bytes(b"")
     assert (results.standing(7), results.doubted()) == (None, set())
