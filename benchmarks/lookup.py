@@ -54,7 +54,7 @@ from xrec.bulk import (
     publish,
 )
 from xrec.bulk.keys import bucket_of
-from xrec.bulk.published import Published, published
+from xrec.bulk.table import Published, published
 from xrec.config.shared import StorageConfig
 from xrec.schemas import EVIDENCE, GENERATED, PAIRS
 from xrec.storage import open_location, request_each

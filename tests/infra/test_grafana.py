@@ -15,10 +15,10 @@ import pytest
 import ray
 import yaml
 
-import xrec.backfill.metrics
+import xrec.backfill.driver
 import xrec.train.metrics
 from tests.infra.manifests import ROOT
-from xrec.backfill.metrics import BackfillMetrics
+from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Progress
 from xrec.train.metrics import TrainingMetrics
 
@@ -101,7 +101,7 @@ def exported() -> Mapping[str, frozenset[str]]:
 
     declared: dict[str, tuple[str, tuple[str, ...]]] = {}
     with pytest.MonkeyPatch.context() as patch:
-        for module in (xrec.backfill.metrics, xrec.train.metrics):
+        for module in (xrec.backfill.driver, xrec.train.metrics):
             for kind in ("Counter", "Gauge", "Histogram"):
                 if hasattr(module, kind):
                     patch.setattr(module, kind, _Declared(kind.lower(), declared))

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import jobs.backfill
 from tests.jobs.conftest import DECODING
 from xrec.backfill import read_explanations, read_failed
-from xrec.backfill.metrics import BackfillMetrics
+from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Progress, read_status
 from xrec.cli.main import app
 from xrec.config.backfill import BackfillConfig

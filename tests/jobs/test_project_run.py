@@ -20,7 +20,7 @@ from jobs.pipeline import PIPELINE, chosen_configs
 from tests.jobs.conftest import DECODING
 from tests.toy import save_toy_model
 from xrec.backfill import read_explanations
-from xrec.backfill.metrics import BackfillMetrics
+from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Progress
 from xrec.cli.main import app
 from xrec.cli.run_command import HELP

@@ -2,8 +2,8 @@
 
 A backfill is a bulk run (xrec.bulk) whose task explains pairs. This package has what is special
 about it: where pairs come from (pairs), what texts depend on (identity), what an actor does with
-pairs (task, explain), the run itself (plan, driver), what a reader gets (reader, lookup), and what
-is shown and measured (metrics, report).
+pairs (task, explain), the run itself with its metrics (plan, driver), what a reader gets (reader,
+lookup), and the report.
 """
 
 import importlib

@@ -54,19 +54,18 @@ tests `test_rule_N_...` in tests/xrec/bulk, and tests/xrec/bulk/model plays them
 
 from typing import TYPE_CHECKING
 
-from xrec.bulk.check import Finding, check_output
 from xrec.bulk.driver import complete, drive, has_work
 from xrec.bulk.export import Exported, export_run, is_exported
 from xrec.bulk.keys import bucket_of, clean_keys
 from xrec.bulk.preview import Preview, preview
 from xrec.bulk.progress import Progress, Survey
 from xrec.bulk.publish import publish
-from xrec.bulk.published import Published, published
 from xrec.bulk.request import RunRequest, listing_of, open_run
 from xrec.bulk.result import Summary, added
 from xrec.bulk.row_format import FAILED, OK, RowFormat
 from xrec.bulk.run import BulkRun, Identity, RunRecord
-from xrec.bulk.status import Rate, Status, read_status
+from xrec.bulk.status import Finding, Rate, Status, check_output, read_status
+from xrec.bulk.table import Published, published
 from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
 from xrec.bulk.upkeep import empty, rollback, vacuum
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from xrec.bulk.published import Published, published
+from xrec.bulk.table import Published, published
 from xrec.config.export import ExportConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, StorageNotFoundError

@@ -3,9 +3,8 @@
 It is a bulk run (xrec.bulk) whose rows are users; the table has a row for each of a user's items.
 A backfill can take its pairs from here.
 
-    tables   vectors, edges and ids, which processes share
-    task     what a process does with some users, and the columns of the table
-    run      what a run depends on, its plan, its work, and its publishing
+    task     what a process does with some users, of which arrays, and the table's columns
+    driver   what a run depends on, its plan, its work, and its publishing
     read     the rows of a published table
 """
 
@@ -16,7 +15,7 @@ from xrec.recommend.driver import (
     run_recommend,
 )
 from xrec.recommend.read import read_recommendations, recommendation_batches
-from xrec.recommend.tables import RankingTables, read_catalogue, read_tables
+from xrec.recommend.task import RankingTables, read_catalogue, read_tables
 
 __all__ = [
     "RankingTables",

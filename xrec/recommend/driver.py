@@ -25,8 +25,7 @@ from xrec.data.cold_start import read_cold_start
 from xrec.errors import ClusterError, ConfigError
 from xrec.graph.artifact import check_graph_of_dataset
 from xrec.progress import counter
-from xrec.recommend.tables import RankingTables
-from xrec.recommend.task import FULL, ROWS, load_task
+from xrec.recommend.task import FULL, ROWS, RankingTables, load_task
 from xrec.storage import Kind, Manifest, manifest_of
 
 KIND: Kind = "recommendations"

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 import pytest
 
 from xrec.backfill import metrics
-from xrec.backfill.driver import progress_line
-from xrec.backfill.metrics import BackfillMetrics
+from xrec.backfill.driver import BackfillMetrics, progress_line
 from xrec.bulk import Progress
 
 STARTED = datetime(2026, 1, 2, tzinfo=UTC)
