@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from xrec.backfill import metrics
+from xrec.backfill import driver
 from xrec.backfill.driver import BackfillMetrics, progress_line
 from xrec.bulk import Progress
 
@@ -35,8 +35,8 @@ class Recorded:
 
 
 def test_metrics_count_what_this_driver_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "Counter", Recorded)
-    monkeypatch.setattr(metrics, "Gauge", Recorded)
+    monkeypatch.setattr(driver, "Counter", Recorded)
+    monkeypatch.setattr(driver, "Gauge", Recorded)
     monkeypatch.setattr(Recorded, "values", {})
     recorder = BackfillMetrics(100)
     for num_ok, failed, carried, tokens, deaths in (
