@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from xrec.data.dataset import Dataset, open_dataset
     from xrec.generate.explainer import Explainer
     from xrec.generate.loading import Sources, load_explainer
+    from xrec.serve.client import Client
 
 __all__ = [
+    "Client",
     "Dataset",
     "Explainer",
     "Sources",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Client": "xrec.serve.client",
     "Dataset": "xrec.data.dataset",
     "Explainer": "xrec.generate.explainer",
     "Sources": "xrec.generate.loading",

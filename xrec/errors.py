@@ -14,7 +14,7 @@ XRecError
 ├── LeaseError           another driver runs this very job
 ├── TableError           a table cannot be used, or something else was published meanwhile
 ├── ModelError           the language model cannot be loaded or adapted
-├── EndpointError        a language model's endpoint cannot be used
+├── EndpointError        an endpoint cannot be used, a language model's or ours
 │   ├── EndpointAccessError      the key is refused, or its quota is used up
 │   ├── EndpointModelError       the endpoint has no such model
 │   └── EndpointUnreachableError the endpoint answers to nothing, or asks to wait for too long
@@ -84,7 +84,7 @@ class ModelError(XRecError):
 
 
 class EndpointError(XRecError):
-    """A language model's endpoint cannot be used; no prompt is to blame."""
+    """An endpoint cannot be used: a language model's, where no prompt is to blame, or ours."""
 
 
 class EndpointAccessError(EndpointError):

@@ -164,7 +164,7 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
 def _lists(read_through: ReadThrough) -> APIRouter:
     router = APIRouter(tags=["users and items"])
 
-    @router.get("/users/{user_id}/recommendations", responses=_OF_IDS | _OF_MODEL)
+    @router.get("/users/{user_id:path}/recommendations", responses=_OF_IDS | _OF_MODEL)
     async def recommend(
         user_id: UserId,
         k: Annotated[int, Query(ge=1, le=MAX_PAIRS, description="Number of items.")] = 5,
