@@ -110,9 +110,6 @@ class DecodingConfig(Config):
         "all tokens.",
     )
     seed: int = Field(0, ge=0, description="Seed of sampling.")
-    stop: tuple[str, ...] = Field(
-        (), description="Strings that end a text; the text stops before the first one."
-    )
     opening: str | None = Field(
         None,
         description="How the text begins if aspects were chosen for its pair, as in 'You would "

@@ -176,7 +176,7 @@ def _with_builtin(
     tokenizer = load_tokenizer(checked.llm)
     builder = checked.adapter.attach(model, tokenizer, graph)
     stops = stop_token_ids(model, tokenizer)
-    engine = load_engine(model, stops, builder.decode, config, is_streaming=is_streaming)
+    engine = load_engine(model, stops, config, is_streaming=is_streaming)
     return _Loaded(engine, builder, graph, model)
 
 

@@ -1,8 +1,8 @@
 """From generated text to explanation: titles are filled in, and what breaks a rule is refused.
 
-A text ends before the first stop string. Where it is too long, or was cut by the engine, it ends
-with its last whole sentence. Words and sentences are those of any language (sentences). The rules
-do not depend on the engine that wrote the text.
+Where a text is too long, or was cut by the engine, it ends with its last whole sentence. Words and
+sentences are those of any language (sentences). The rules do not depend on the engine that wrote
+the text.
 """
 
 import re
@@ -74,7 +74,7 @@ class TextFinisher:
         them are allowed.
         """
         ids = [*self.opening(texts, decoding), *completion.token_ids]
-        text = self._filled(self._written(ids, decoding), texts)
+        text = self._filled(self._builder.decode(ids), texts)
         own = title_spans(text, texts.item_title)
         failure = _refused(text, own, decoding.text) or self._echo(
             completion, prompt, texts, decoding
@@ -96,7 +96,7 @@ class TextFinisher:
         if not begun:
             return "written"
         opening, text = (
-            self._filled(self._written(ids, decoding), texts)
+            self._filled(self._builder.decode(ids), texts)
             for ids in (begun, [*begun, *completion.token_ids])
         )
         text, _ = _cut(text, texts.item_title, completion, decoding)
@@ -144,9 +144,6 @@ class TextFinisher:
         context = (texts.user_profile, texts.item_profile)
         return self._titles.other_title(text, texts.item_title, context)
 
-    def _written(self, token_ids: list[int], decoding: DecodingConfig) -> str:
-        return _before_stop(self._builder.decode(token_ids), decoding.stop)
-
     def _echo(
         self,
         completion: Completion,
@@ -162,7 +159,7 @@ class TextFinisher:
         if rules.max_echo_tokens is None:
             return None
         ids = completion.token_ids
-        written = self._written(ids, decoding)
+        written = self._builder.decode(ids)
         if self._placeholder.is_in(written):
             ids = self._builder.encode_explanation(self._filled(written, texts))
         length = rules.max_echo_tokens + 1
@@ -278,11 +275,6 @@ def _cut(
         else f"max_new_tokens={decoding.max_new_tokens}"
     )
     return text, Failure("no_full_sentence", f"no sentence of it ends within decoding.{limit}")
-
-
-def _before_stop(text: str, stop: Sequence[str]) -> str:
-    places = [place for string in stop if (place := text.find(string)) >= 0]
-    return text[: min(places)].strip() if places else text.strip()
 
 
 def _whole_sentences(text: str, max_words: int, title: str) -> str:

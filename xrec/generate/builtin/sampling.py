@@ -38,7 +38,7 @@ def next_tokens(requests: Sequence[Request], logits: Tensor) -> list[int | Failu
     places = [
         place
         for place, (request, token) in enumerate(zip(requests, tokens, strict=True))
-        if _params(request).temperature and not isinstance(token, Failure)
+        if request.text_params.temperature and not isinstance(token, Failure)
     ]
     if places:
         drawn = _sampled(
@@ -81,7 +81,7 @@ def _bits(words: Tensor) -> Tensor:
 def _sampled(requests: Sequence[Request], logits: Tensor) -> list[int]:
     numbers = torch.tensor(
         [
-            (_uniform(request), _params(request).temperature, _params(request).top_p)
+            (_uniform(request), request.text_params.temperature, request.text_params.top_p)
             for request in requests
         ],
         dtype=torch.float64,
@@ -92,13 +92,8 @@ def _sampled(requests: Sequence[Request], logits: Tensor) -> list[int]:
 
 def _uniform(request: Request) -> float:
     if request.uniform is None:
-        request.uniform = draws(request.prompt, _params(request)).tolist()
+        request.uniform = draws(request.prompt, request.text_params).tolist()
     return request.uniform[len(request.generated)]
-
-
-def _params(request: Request) -> TextParams:
-    assert isinstance(request.params, TextParams)
-    return request.params
 
 
 def draws(prompt: Sequence[int], params: TextParams) -> Tensor:

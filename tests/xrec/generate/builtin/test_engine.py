@@ -125,7 +125,7 @@ def test_generate_several_tokens_a_user_gives_the_greedy_tokens_of_one_at_a_time
 def test_generate_report_counts_tokens_and_what_prefixes_saved() -> None:
     engine, prompts = make_engine(make_model("projected")), make_sharing_prompts()
     texts = run(engine, prompts)
-    report = engine.report
+    report = engine.take_report()
     # Computed by hand: the instruction once, each user's part once, each item's part once.
     instruction = 20
     users = {prompt[instruction]: prompt for prompt in prompts}
@@ -137,11 +137,8 @@ def test_generate_report_counts_tokens_and_what_prefixes_saved() -> None:
     # The first token of a text comes from its prompt's pass; an end token is a token too.
     generated = [len(ids) + (len(ids) < NUM_NEW) for ids in texts]
     assert report.num_decoded_tokens == sum(generated) - len(prompts)
-    assert report.num_logits == sum(generated)
-    assert 0 < report.num_seen_keys < report.num_key_cells
     assert report.total_seconds > 0
-    assert engine.take_report() == report
-    assert engine.report.num_prompts == engine.report.num_decoded_tokens == 0
+    assert engine.take_report().num_decoded_tokens == 0
 
 
 def shared_part(prompts: Sequence[Sequence[int]], user: int) -> Sequence[int]:
@@ -192,7 +189,7 @@ def test_generate_decode_steps_touch_neither_adapters_nor_injection(
     assert is_none == sorted(is_none)  # prompts are computed first, then texts are written
     assert {False, True} == set(is_none)
     num_decoded = sum(length for length, found in seen if found)
-    assert num_decoded == engine.report.num_decoded_tokens
+    assert num_decoded == engine.take_report().num_decoded_tokens
 
 
 def test_generate_model_settings_do_not_decide() -> None:
@@ -221,26 +218,6 @@ def test_generate_stop_token_ends_one_row_and_not_the_others() -> None:
         assert completion.token_ids == cut
         assert completion.finish_reason == ("length" if len(cut) == NUM_NEW else "stop")
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
-
-
-def test_generate_stop_string_over_two_tokens_ends_its_row() -> None:
-    model, prompts = make_model("projected"), make_prompts()
-    full = run(make_engine(model), prompts)
-    row = next(
-        index
-        for index, ids in enumerate(full)
-        if len(ids) == NUM_NEW and ids[:3].count(ids[2]) == 1
-    )
-    string = f"{full[row][2]} {full[row][3]}"
-    completions = complete(
-        make_engine(model), prompts, GREEDY.model_copy(update={"stop": (string,)})
-    )
-    assert completions[row].token_ids == full[row][:4]
-    assert completions[row].finish_reason == "stop"
-    others = [ids for ids in full if string not in " ".join(map(str, ids))]
-    assert [
-        completion.token_ids for completion in completions if completion.token_ids in others
-    ] == others
 
 
 def test_generate_samples_depend_on_seed_and_prompt_not_on_the_batch() -> None:

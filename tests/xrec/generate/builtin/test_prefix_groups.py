@@ -2,7 +2,7 @@
 
 import random
 
-from xrec.generate.builtin.prefix_groups import group_by_prefix, shared_length
+from xrec.generate.builtin.requests import group_by_prefix, shared_length
 
 
 def make_prompts(
@@ -23,41 +23,39 @@ def make_prompts(
 def test_group_by_prefix_users_with_several_items_are_groups_and_others_share_the_start() -> None:
     prompts = make_prompts([1, 4, 1, 2, 1])
     groups = group_by_prefix(prompts, 16)
-    assert sorted((len(group.members), len(group.prefix)) for group in groups) == [
+    assert sorted((len(members), len(prefix)) for prefix, members in groups) == [
         (2, 50),
         (3, 20),
         (4, 50),
     ]
-    assert sorted(index for group in groups for index in group.members) == list(range(9))
+    assert sorted(index for _, members in groups for index in members) == list(range(9))
     assert all(
-        prompts[index][: len(group.prefix)] == group.prefix
-        for group in groups
-        for index in group.members
+        prompts[index][: len(prefix)] == prefix for prefix, members in groups for index in members
     )
 
 
 def test_group_by_prefix_large_user_is_split_and_neighbours_stand_side_by_side() -> None:
     prompts = make_prompts([5, 9])
     groups = group_by_prefix(prompts, 4)
-    assert sorted(len(group.members) for group in groups) == [1, 1, 4, 4, 4]
-    users = [group.prefix for group in groups]
+    assert sorted(len(members) for _, members in groups) == [1, 1, 4, 4, 4]
+    users = [prefix for prefix, _ in groups]
     assert users in ([users[0]] * 2 + [users[2]] * 3, [users[0]] * 3 + [users[3]] * 2)
 
 
 def test_group_by_prefix_last_token_is_never_in_the_prefix() -> None:
     groups = group_by_prefix([[1, 2, 3], [1, 2, 3], [1, 2, 3, 4]], 16)
-    assert [group.prefix for group in groups] == [[1, 2]]
+    assert [prefix for prefix, _ in groups] == [[1, 2]]
 
 
 def test_group_by_prefix_of_one_prompt_and_of_none() -> None:
-    assert [group.members for group in group_by_prefix(make_prompts([1]), 16)] == [[0]]
+    assert [members for _, members in group_by_prefix(make_prompts([1]), 16)] == [[0]]
     assert group_by_prefix([], 16) == []
 
 
 def test_group_by_prefix_one_prompt_in_another_at_every_length_needs_no_deep_recursion() -> None:
     prompts = [[1] * length for length in range(1, 3000)]
     groups = group_by_prefix(prompts, 16)
-    assert sum(len(group.members) for group in groups) == len(prompts)
+    assert sum(len(members) for _, members in groups) == len(prompts)
 
 
 def test_shared_length_counts_up_to_the_first_difference() -> None:
