@@ -7,7 +7,7 @@ import pytest
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
 from xrec.errors import ConfigError, DataError
-from xrec.serve.choice import Swaps, choice_of, chosen
+from xrec.serve.artifacts import Swaps, choice_of, chosen
 from xrec.serve.metrics import Recorder
 
 CONFIG = parse_config(

@@ -5,7 +5,8 @@ tested too.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
 from xrec.llm.examples import explanation_nll
 from xrec.llm.prompt import PairTexts
+from xrec.serve import live_explainer
+from xrec.serve.engine_thread import EngineRequest
 from xrec.serve.generator import load_live
 from xrec.serve.live_explainer import LiveExplainer
 from xrec.serve.messages import PairRequest
@@ -210,20 +213,20 @@ class ScriptedEngine:
         encode = live._explainer.pairs.builder.encode_explanation
         self._scripts = [encode(text)[:-1] for text in texts]
 
-    def submit(self, *arguments: Any, listener: Callable[[Advance], None], **options: Any) -> None:
+    @contextmanager
+    def request(self, *arguments: Any, with_deltas: bool) -> Iterator[EngineRequest]:
+        request = EngineRequest(*arguments, with_deltas=with_deltas)
         ids, loop = self._scripts.pop(0), asyncio.get_running_loop()
 
         def step(length: int) -> None:
             if length < len(ids):
-                listener(Advance(0, ids[:length]))
+                request.tell(Advance(0, ids[:length]))
                 loop.call_later(0.002, step, length + 1)
             else:
-                listener(Advance(0, ids, Completion(0, ids, "stop")))
+                request.tell(Advance(0, ids, Completion(0, ids, "stop")))
 
         step(1)
-
-    def cancel(self, ticket: object) -> None:
-        """There is nothing to free."""
+        yield request
 
 
 def streamed(live: LiveExplainer, pair: PairRequest) -> tuple[list[Delta], LiveText | PairError]:
@@ -329,7 +332,7 @@ def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(
     live = load_live(serve_config(town, decoding=decoding))
     choosing(live, monkeypatch, menu=frozenset())
     pair = asked(users[0], items[0], profiles={"item_profile": ""})
-    monkeypatch.setattr(live.engine, "submit", None)
+    monkeypatch.setattr(live.engine, "request", None)
     assert reasons_of(use(live, lambda: live.explain([pair]))) == ["unsupported"]
 
 
@@ -351,26 +354,36 @@ def test_stream_begins_with_the_opening_and_the_text_is_that_of_the_closed_engin
     assert end.num_generated_tokens == expected.num_generated_tokens > 0
 
 
-def num_at_the_engine(live: LiveExplainer) -> Awaitable[int]:
-    engine = live.engine
-    return asyncio.wrap_future(engine.call(lambda: engine.core.num_rows + engine.core.num_waiting))
+async def num_decoded(live: LiveExplainer) -> int:
+    """How many tokens the engine has decoded once it is idle."""
+    while not live.engine.core.is_idle:
+        await asyncio.sleep(0.001)
+    return live.engine.core.report.num_decoded_tokens
 
 
-def test_abandoned_stream_frees_its_row(live: LiveExplainer, town: Path) -> None:
-    users, items = ids_of(town)
+@pytest.fixture
+def endless(town: Path) -> LiveExplainer:
+    """Its model writes 500 tokens for each pair."""
+    live = load_live(serve_config(town, decoding={**DECODING, "max_new_tokens": 500}))
+    live.engine.core._stop_token_ids = frozenset()  # type: ignore[attr-defined]
+    return live
+
+
+def test_abandoned_stream_frees_its_row(endless: LiveExplainer, town: Path) -> None:
+    live, (users, items) = endless, ids_of(town)
 
     async def abandon() -> int:
         events = live.stream(asked(users[0], items[0]))
         await anext(events)
         await events.aclose()
-        return await num_at_the_engine(live)
+        return await num_decoded(live)
 
-    assert use(live, abandon) == 0
+    assert use(live, abandon) < 400
     assert (live.num_pending, live.num_abandoned) == (0, 1)
 
 
-def test_cancelled_request_frees_all_of_its_rows(live: LiveExplainer, town: Path) -> None:
-    users, items = ids_of(town)
+def test_cancelled_request_frees_all_of_its_rows(endless: LiveExplainer, town: Path) -> None:
+    live, (users, items) = endless, ids_of(town)
 
     async def cancel() -> int:
         task = asyncio.create_task(live.explain([asked(user, items[0]) for user in users]))
@@ -379,15 +392,18 @@ def test_cancelled_request_frees_all_of_its_rows(live: LiveExplainer, town: Path
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        return await num_at_the_engine(live)
+        return await num_decoded(live)
 
-    assert use(live, cancel) == 0
+    assert use(live, cancel) < 400
     assert (live.num_pending, live.num_abandoned) == (0, len(users))
 
 
-def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(town: Path) -> None:
+def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(
+    town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pairs of requests that were accepted count before their work begins."""
-    live = load_live(serve_config(town, models={"max_waiting_pairs": 3}, **NARROW))
+    monkeypatch.setattr(live_explainer, "MAX_WAITING_PAIRS", 3)
+    live = load_live(serve_config(town, **NARROW))
     users, items = ids_of(town)
     pairs = [asked(users[0], items[0]), asked(users[1], items[1])]
 
@@ -400,8 +416,11 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(t
     assert live.num_pending == 0
 
 
-def test_more_pairs_than_are_ever_taken_are_told_so(town: Path) -> None:
-    live = load_live(serve_config(town, models={"max_waiting_pairs": 1}, **NARROW))
+def test_more_pairs_than_are_ever_taken_are_told_so(
+    town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_explainer, "MAX_WAITING_PAIRS", 1)
+    live = load_live(serve_config(town, **NARROW))
     users, items = ids_of(town)
     answers = use(live, lambda: live.explain([asked(users[0], item) for item in items[:3]]))
     assert reasons_of(answers) == ["too_many_pairs"] * 3

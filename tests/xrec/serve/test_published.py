@@ -21,11 +21,11 @@ from tests.xrec.serve.test_read_through import Writing, answering
 from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
 from xrec.bulk import rollback
 from xrec.errors import ArtifactMismatchError
+from xrec.serve.app import read_contents
+from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.catalogue import read_catalogue
-from xrec.serve.frontend import read_contents
 from xrec.serve.messages import Explanation, PairRequest
 from xrec.serve.metrics import Recorder
-from xrec.serve.published import PublishedTexts
 from xrec.storage import open_location, read_manifest
 
 

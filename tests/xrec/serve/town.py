@@ -107,7 +107,6 @@ def serve_config(town: Path, **values: Any) -> ServeConfig:
         "decoding": DECODING,
         "engine": {"max_rows": 8, "kv_cache_gib": 0.05},
         "models": {"device": "cpu"},
-        "read_through": {"refresh_seconds": 0.2},
     }
     return parse_config(ServeConfig, {**defaults, **values})
 
