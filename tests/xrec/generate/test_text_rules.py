@@ -34,14 +34,13 @@ def finish(
     text: str,
     reason: FinishReason = "stop",
     ids: list[int] | None = None,
-    stop: tuple[str, ...] = (),
     title: str = TITLE,
     profile: str = "",
     prompt: list[int] = PROMPT,
     **rules: Any,
 ) -> tuple[str, str]:
     """The text and the reason of its failure, empty for none; `text` is what the model wrote."""
-    decoding = DecodingConfig(stop=stop, text=TextConfig(**rules))
+    decoding = DecodingConfig(text=TextConfig(**rules))
     prompts = builder()
     written = prompts.encode_explanation(text)[:-1] if ids is None else ids
     if ids is not None:
@@ -72,8 +71,6 @@ FILLED = "You would love The Rusty Fox."
         ("One two three. Four five.", {"max_words": 4}, "One two three."),
         ("One two three four. Five.", {"max_words": 3}, "no_full_sentence"),
         ("One two 3.5 thr", CUT, "no_full_sentence"),
-        ("Calm. Near.\nUser: x", {"stop": ("x", "\n")}, "Calm. Near."),
-        ("xCalm.", {"stop": ("x",)}, "empty_text"),
         ("", NO_RULES, "empty_text"),
         (LONG, {**CUT, **NO_RULES, "ids": PROMPT}, LONG),
         # Phrases that are repeated; the title is one word of a phrase.
