@@ -300,7 +300,7 @@ def flop_of(setup: Setup, report: EngineReport) -> int:
     )
     tokens = report.num_computed_prompt_tokens + report.num_decoded_tokens
     num_logits = report.num_decoded_tokens + len(setup.prompts)
-    return 2 * (weights * tokens + num_logits * config.hidden_size * config.vocab_size)
+    return int(2 * (weights * tokens + num_logits * config.hidden_size * config.vocab_size))
 
 
 def summary(rows: list[Record]) -> list[Record]:

@@ -22,7 +22,8 @@ from xrec.llm.prompt import PairTexts, PromptBuilder
 ExplanationKind = Literal["written", "plain"]
 """Who wrote a text: the language model, or a template from the evidence."""
 
-_PHRASE_WORDS = 3
+_PHRASE_WORDS, _MAX_PHRASE_REPEATS = 3, 3
+_MAX_ECHO_TOKENS = 24
 _DETERMINERS = frozenset({"the", "a", "an", "its", "their"})
 _TITLE = "\ue000"  # a private-use character that stands for the item's title as one word
 _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
@@ -155,20 +156,19 @@ class TextFinisher:
 
         The opening is a list of aspects that stands in the prompt too.
         """
-        rules = decoding.text
-        if rules.max_echo_tokens is None:
+        if not decoding.text.refuses_repetition:
             return None
         ids = completion.token_ids
         written = self._builder.decode(ids)
         if self._placeholder.is_in(written):
             ids = self._builder.encode_explanation(self._filled(written, texts))
-        length = rules.max_echo_tokens + 1
+        length = _MAX_ECHO_TOKENS + 1
         if _runs(ids, length).isdisjoint(_runs(prompt, length)):
             return None
         return Failure(
             "prompt_echo",
-            f"more than decoding.text.max_echo_tokens={rules.max_echo_tokens} tokens in a row are "
-            "the prompt's",
+            f"more than {_MAX_ECHO_TOKENS} tokens in a row are the prompt's "
+            "(decoding.text.refuses_repetition)",
         )
 
     def _untrue(self, text: str, texts: PairTexts) -> Failure | None:
@@ -243,15 +243,15 @@ def _failure(refusal: Refusal | None) -> Failure | None:
 def _refused(text: str, own: Sequence[Span], rules: TextConfig) -> Failure | None:
     if not text:
         return Failure("empty_text", "the model ended without a word")
-    if rules.max_phrase_repeats is None:
+    if not rules.refuses_repetition:
         return None
     found = words(_with_short_title(text, own).lower())
     phrase, count = _most_repeated(found)
-    if count > rules.max_phrase_repeats:
+    if count > _MAX_PHRASE_REPEATS:
         return Failure(
             "repetitive_text",
-            f"{_shown(phrase)!r} stands {count} times in it, decoding.text.max_phrase_repeats is "
-            f"{rules.max_phrase_repeats}",
+            f"{_shown(phrase)!r} stands {count} times in it, {_MAX_PHRASE_REPEATS} at most may "
+            "(decoding.text.refuses_repetition)",
         )
     if stuttered := _stuttered(found) or _joined_to_itself(found):
         return Failure("repetitive_text", f"{_shown(stuttered)!r} stands twice in a row in it")

@@ -20,7 +20,7 @@ from xrec.storage import Manifest, open_location
 
 DECODING = {
     "max_new_tokens": 24,
-    "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None},
+    "text": {"max_words": None, "refuses_repetition": False},
 }
 """The limits on texts are off, because a toy model writes no sentences."""
 
