@@ -1,8 +1,8 @@
 """The interface of generation: requests with prompts of token ids come in, texts come out.
 
 An `EngineCore` is what every engine has. `add` takes a request at any time, each `step` computes a
-little for all requests at work and returns what they got, `cancel` ends a request early. A list of
-prompts, a stream of chunks and the endpoint are its callers (shared_engine, engine_thread).
+little for all requests at work and returns what they got, `cancel` ends a request early. Lists of
+prompts come through shared_engine, and the endpoint's requests through its own engine_thread.
 """
 
 from collections.abc import Callable, Sequence
