@@ -255,7 +255,7 @@ def measure_here(contest: Contest, contestant: str, vllm_python: Path | None = N
             f"expected {contest.max_new_tokens}"
         )
     engine = setup.explainer.engine
-    report = engine.report if contestant.startswith("ours") else None
+    report = engine.take_report() if contestant.startswith("ours") else None
     flop = (
         meter.flop if meter is not None else flop_of(setup, report) if report is not None else None
     )
@@ -289,7 +289,7 @@ def _left_out(contest: Contest, contestant: str, vllm_python: Path | None) -> st
 def flop_of(setup: Setup, report: EngineReport) -> int:
     """Return the FLOP of a run of ours, after prefix reuse.
 
-    They are those of the layers' matrices, of attention between existing positions, and of logits.
+    They are those of the layers' matrices and of logits; attention's products are left out.
     """
     config, layers = (
         setup.model.config.get_text_config(decoder=True),
@@ -298,10 +298,9 @@ def flop_of(setup: Setup, report: EngineReport) -> int:
     weights = sum(
         part.weight.numel() for part in layers.modules() if isinstance(part, torch.nn.Linear)
     )
-    width = layers[0].self_attn.q_proj.out_features
     tokens = report.num_computed_prompt_tokens + report.num_decoded_tokens
-    logits = report.num_logits * config.hidden_size * config.vocab_size
-    return int(2 * weights * tokens + 4 * len(layers) * width * report.num_seen_keys + 2 * logits)
+    num_logits = report.num_decoded_tokens + len(setup.prompts)
+    return int(2 * (weights * tokens + num_logits * config.hidden_size * config.vocab_size))
 
 
 def summary(rows: list[Record]) -> list[Record]:
@@ -342,12 +341,7 @@ def _median(rows: list[Record]) -> Record:
 
 
 def _report_columns(report: EngineReport) -> Record:
-    return {
-        "prefix hits": round(report.prefix_hit_share, 3),
-        "attention padding": round(report.attention_padding_share, 3),
-        "rows": report.max_rows,
-        "KV cache GiB": round(report.kv_cache_bytes / 2**30, 2),
-    }
+    return {"prefix hits": round(report.prefix_hit_share, 3)}
 
 
 def _measure_apart(contest: Contest, contestant: str, vllm_python: Path | None = None) -> Record:

@@ -64,7 +64,7 @@ def run_ours(setup: Setup) -> Texts:
     """Use the engine as a backfill's actor has it."""
     contest = setup.contest
     config = EngineConfig(max_rows=contest.max_rows, kv_cache_gib=contest.kv_cache_gib)
-    engine = load_engine(setup.model, setup.stop, setup.explainer.pairs.builder.decode, config)
+    engine = load_engine(setup.model, setup.stop, config)
     setup.explainer.engine = engine
     return (
         (completion.index, completion.token_ids)

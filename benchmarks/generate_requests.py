@@ -132,9 +132,8 @@ def _engine(
         natural_stops=False,
     )
     setup = prepare(contest)
-    decode = setup.explainer.pairs.builder.decode
     config = EngineConfig(max_rows=max_rows, kv_cache_gib=contest.kv_cache_gib)
-    return load_engine(setup.model, setup.stop, decode, config), setup.prompts
+    return load_engine(setup.model, setup.stop, config), setup.prompts
 
 
 def _in_threads(engine: SharedEngine, chunks: Sequence[Sequence[Request]], at_once: int) -> int:

@@ -77,9 +77,7 @@ def run_variant(
         trained = train(town, config, *examples, soft_tokens=variant == SOFT_TOKENS)
         model, history = trained.model, trained.history
     trained_at = time.monotonic()
-    engine = load_engine(
-        model, stop_token_ids(model, town.tokenizer), town.tokenizer.decode, EngineConfig()
-    )
+    engine = load_engine(model, stop_token_ids(model, town.tokenizer), EngineConfig())
     explainer = Explainer(model, engine, prompts, town.dataset, town.graph, "benchmark")
     scores = {
         kind: asdict(score(explainer, pairs, config.training.seed))

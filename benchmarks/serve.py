@@ -118,7 +118,7 @@ def run(
         "llm": {"model": llm, "dtype": dtype},
         "decoding": {
             "max_new_tokens": max_new_tokens,
-            "text": {"max_phrase_repeats": None, "max_echo_tokens": None, "max_words": None},
+            "text": {"refuses_repetition": False, "max_words": None},
         },
         "models": {"cpus_per_replica": threads, "device": "cpu"},
     }

@@ -22,7 +22,7 @@ app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
 )
 
-CONTESTANTS = ("vllm", "vllm, not injected", "vllm, text only", "ours")
+CONTESTANTS = ("vllm", "vllm, text only", "ours")
 
 
 @app.command()
@@ -108,9 +108,7 @@ def one(contestant: str, settings: str) -> None:
     if contestant == "vllm, text only":
         first = explainer.pairs.builder.vocabulary.num_text_tokens
         prompts = [[token for token in prompt if token < first] for prompt in prompts]
-    params = TextParams(
-        max_new_tokens=given["max_new_tokens"], is_injected=contestant != "vllm, not injected"
-    )
+    params = TextParams(max_new_tokens=given["max_new_tokens"])
     rate = _tokens_per_second(
         lambda some: list(explainer.engine.complete([(prompt, params) for prompt in some])), prompts
     )

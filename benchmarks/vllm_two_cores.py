@@ -181,7 +181,7 @@ def _ours(contest: Any, settings: Contestant, part: int) -> Any:
     setup = prepare(contest)
     prompts = _part_of(setup.prompts, contest, settings, part)
     config = EngineConfig(max_rows=contest.max_rows, kv_cache_gib=contest.kv_cache_gib)
-    engine = load_engine(setup.model, setup.stop, setup.explainer.pairs.builder.decode, config)
+    engine = load_engine(setup.model, setup.stop, config)
 
     def write(some: list[list[int]]) -> None:
         completions = engine.generate(some, setup.decoding)

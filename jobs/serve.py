@@ -17,8 +17,8 @@ from xrec.errors import ClusterError, XRecError
 from xrec.generate.loading import check_sources
 from xrec.llm.source import anywhere
 from xrec.serve.app import APP, build, serve_options
-from xrec.serve.proxy import CALLBACK, VARIABLE
-from xrec.serve.published import read_lookup
+from xrec.serve.artifacts import read_lookup
+from xrec.serve.problems import PROXY_CALLBACK, PROXY_VARIABLE
 from xrec.storage import check_access, location_of, open_location
 
 logger = logging.getLogger("xrec")
@@ -37,7 +37,7 @@ def run(
     """
     config = checked(config)
     with (
-        environment({VARIABLE: os.environ.get(VARIABLE, CALLBACK)}),
+        environment({PROXY_VARIABLE: os.environ.get(PROXY_VARIABLE, PROXY_CALLBACK)}),
         ensure_ray(config.ray),
         _serving(config),
     ):

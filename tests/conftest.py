@@ -21,7 +21,9 @@ from xrec.storage import Location, open_location
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # `xrec serve` sets this too. Serve's proxy reads it when the cluster starts.
-os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "xrec.serve.proxy:middlewares")
+os.environ.setdefault(
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "xrec.serve.problems:middlewares"
+)
 
 
 _SHARE_A_PROCESS = ("tests/jobs/", "tests/cluster/", "tests/xrec/serve/")

@@ -121,18 +121,17 @@ def test_prompts_are_of_users_with_their_items_and_text_only_ones_hold_no_collab
     )
 
 
-def test_flop_of_ours_is_torchs_count_but_for_the_padding_of_attention(contest: Contest) -> None:
+def test_flop_of_ours_is_torchs_count_but_for_attention(contest: Contest) -> None:
     setup = prepare(replace(contest, num_pairs=1, items_per_user=1))
     with FlopCounterMode(display=False) as counter:
         texts = run_ours(setup)
         unpack_linears(setup.model)  # torch's counter knows no packed products
         dict(texts)
-    report = setup.explainer.engine.report
-    assert report.attention_padding_share <= 0.25  # one row, in a slot of its own size class
-    padded = replace(report, num_seen_keys=report.num_key_cells)
-    adapters = counter.get_total_flops() - flop_of(setup, padded)
-    assert flop_of(setup, report) < flop_of(setup, padded)
-    assert 0 <= adapters < 0.01 * counter.get_total_flops()
+    attention = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
+    counted = counter.get_total_flops() - attention
+    adapters = counted - flop_of(setup, setup.explainer.engine.take_report())
+    assert attention > 0
+    assert 0 <= adapters < 0.01 * counted
 
 
 @pytest.mark.parametrize(

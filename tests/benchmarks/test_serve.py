@@ -7,7 +7,8 @@ import pytest
 import requests
 
 from benchmarks.serve import _percentile, _server
-from tests.xrec.serve.town import DECODING, ids_of, make_town
+from tests.xrec.generate.town import make_town
+from tests.xrec.serve.town import DECODING, ids_of
 
 
 def test_percentile_is_the_value_that_so_many_do_not_exceed() -> None:

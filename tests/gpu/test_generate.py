@@ -29,7 +29,7 @@ def model_on(device: str, dtype: torch.dtype, injection: Injection) -> LlamaForC
 
 
 def tokens(model: LlamaForCausalLM) -> list[list[int]]:
-    engine = load_engine(model, [END], str, EngineConfig(max_rows=8, kv_cache_gib=2**-6))
+    engine = load_engine(model, [END], EngineConfig(max_rows=8, kv_cache_gib=2**-6))
     completions = engine.generate(PROMPTS, DecodingConfig(max_new_tokens=16))
     return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
 

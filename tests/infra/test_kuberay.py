@@ -204,7 +204,7 @@ def test_ray_service_application_exists_and_its_arguments_are_its_config() -> No
     config = parse_config(ServeConfig, application["args"])
     assert not config.http.is_loopback
     assert config.security.keys
-    choice = importlib.import_module("xrec.serve.choice").choice_of(config)
+    choice = importlib.import_module("xrec.serve.artifacts").choice_of(config)
     app = importlib.import_module("xrec.serve.app")
     assert {each["name"]: each["user_config"] for each in application["deployments"]} == {
         app.FRONTEND: choice,

@@ -34,7 +34,7 @@ _PROMPT = {
 _SCALING = {"num_workers": 2, "device": "cpu", "max_failures": 0}
 DECODING = {
     "max_new_tokens": 8,
-    "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None},
+    "text": {"max_words": None, "refuses_repetition": False},
 }
 _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     PrepareConfig: {

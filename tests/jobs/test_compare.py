@@ -57,7 +57,7 @@ OWN: dict[str, Any] = {
     "seeds": [0],
     "decoding": {
         "max_new_tokens": 6,
-        "text": {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None},
+        "text": {"max_words": None, "refuses_repetition": False},
     },
     "rows_per_chunk": 6,
     "likelihood": True,

@@ -28,7 +28,7 @@ _TRAINING = (
 _TEXTS = (
     "llm.dtype=float32",
     "decoding.max_new_tokens=4",
-    "decoding.text={max_words: null, max_phrase_repeats: null, max_echo_tokens: null}",
+    "decoding.text={max_words: null, refuses_repetition: false}",
     "backfill.max_failed_share=1",
     "backfill.actors.num_actors=1",
 )

@@ -12,7 +12,8 @@ import requests
 from typer.testing import CliRunner
 
 from tests.project_file import write_project
-from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, make_town, serve_config
+from tests.xrec.generate.town import make_town
+from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
 from xrec.cli.main import app
 
 

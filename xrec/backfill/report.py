@@ -85,7 +85,6 @@ def summarize(manifest: Manifest, price_per_actor_hour: float | None) -> dict[st
         "prefix_hit_share": _one_minus(
             costs, "engine_computed_prompt_tokens", "engine_prompt_tokens"
         ),
-        "attention_padding_share": _one_minus(costs, "engine_seen_keys", "engine_key_cells"),
         "num_deaths": metrics["num_deaths"],
         "actor_seconds": seconds,
         "pairs_per_actor_second": num_done / seconds if seconds else None,

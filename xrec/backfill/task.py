@@ -138,8 +138,8 @@ def costs_of(generated: pa.Table, report: EngineReport | None) -> dict[str, floa
 
     num_prompt_tokens and num_generated_tokens are those of the explanations, num_plain is how many
     of them are plain sentences, and num_refused how many replace a text that was refused. If the
-    engine reports its work, there are also engine_prompt_tokens, engine_computed_prompt_tokens,
-    engine_key_cells, engine_seen_keys (see EngineReport) and engine_seconds.
+    engine reports its work, there are also engine_prompt_tokens, engine_computed_prompt_tokens and
+    engine_seconds.
     """
     costs: dict[str, float] = {
         name: pc.sum(generated[name]).as_py() or 0
@@ -151,8 +151,6 @@ def costs_of(generated: pa.Table, report: EngineReport | None) -> dict[str, floa
         costs |= {
             "engine_prompt_tokens": report.num_prompt_tokens,
             "engine_computed_prompt_tokens": report.num_computed_prompt_tokens,
-            "engine_key_cells": report.num_key_cells,
-            "engine_seen_keys": report.num_seen_keys,
             "engine_seconds": report.total_seconds,
         }
     return costs

@@ -37,17 +37,12 @@ class TextConfig(Config):
         "character is a word. A longer text, or one cut by max_new_tokens, ends with its last "
         "whole sentence. If null, any length is used.",
     )
-    max_phrase_repeats: int | None = Field(
-        3,
-        ge=1,
-        description="How often a phrase of three words may stand in a text, where the item's title "
-        "counts as one word. No phrase of three words or more may directly follow itself, and none "
-        "may be joined to itself, as in 'the build and build'. If null, phrases may repeat.",
-    )
-    max_echo_tokens: int | None = Field(
-        24,
-        ge=1,
-        description="Longest run of tokens that a text may copy from the prompt. If null, any run.",
+    refuses_repetition: bool = Field(
+        True,
+        description="Whether a text is refused that repeats itself or the prompt: a phrase of "
+        "three words stands more than 3 times in it (the item's title counts as one word), one of "
+        "three words or more directly follows itself, one is joined to itself, as in 'the build "
+        "and build', or more than 24 tokens in a row are the prompt's.",
     )
     checks: ChecksConfig = Field(
         default_factory=ChecksConfig,
@@ -110,9 +105,6 @@ class DecodingConfig(Config):
         "all tokens.",
     )
     seed: int = Field(0, ge=0, description="Seed of sampling.")
-    stop: tuple[str, ...] = Field(
-        (), description="Strings that end a text; the text stops before the first one."
-    )
     opening: str | None = Field(
         None,
         description="How the text begins if aspects were chosen for its pair, as in 'You would "

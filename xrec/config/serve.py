@@ -106,22 +106,6 @@ class SecurityConfig(Config):
         return keys
 
 
-class ReadThroughConfig(Config):
-    """What each frontend keeps of the backfill, and how soon it sees a new version."""
-
-    backfill_mib: float = Field(
-        128.0,
-        gt=0,
-        description="MiB for explanations of users who were asked for. The least recently used "
-        "ones go first.",
-    )
-    refresh_seconds: float = Field(
-        5.0,
-        gt=0,
-        description="Time in seconds from one look for a new version of the backfill to the next.",
-    )
-
-
 class LiveEngineConfig(EngineConfig):
     """The engine of requests as they come.
 
@@ -153,12 +137,6 @@ class ModelReplicasConfig(Config):
         "auto",
         description="What each replica computes on. With auto, each replica has a GPU if the "
         "cluster has enough of them, else they use CPUs.",
-    )
-    max_waiting_pairs: int = Field(
-        256,
-        ge=1,
-        description="Number of pairs that may wait for a row of a replica. A request beyond "
-        "it is answered with 429 and Retry-After.",
     )
 
 
@@ -206,9 +184,6 @@ class ServeConfig(JobConfig):
         default_factory=HTTPConfig, description="Where the endpoint listens, and its limits."
     )
     security: SecurityConfig = Field(default_factory=SecurityConfig, description="Who may ask.")
-    read_through: ReadThroughConfig = Field(
-        default_factory=ReadThroughConfig, description="The backfill as each frontend reads it."
-    )
     models: ModelReplicasConfig = Field(
         default_factory=ModelReplicasConfig,
         description="The processes that hold the language model.",

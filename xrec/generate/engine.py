@@ -1,8 +1,8 @@
 """The interface of generation: requests with prompts of token ids come in, texts come out.
 
 An `EngineCore` is what every engine has. `add` takes a request at any time, each `step` computes a
-little for all requests at work and returns what they got, `cancel` ends a request early. A list of
-prompts, a stream of chunks and the endpoint are its callers (shared_engine, engine_thread).
+little for all requests at work and returns what they got, `cancel` ends a request early. Lists of
+prompts come through shared_engine, and the endpoint's requests through its own engine_thread.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,9 +61,7 @@ class TextParams:
     temperature: 0 takes the likeliest token each time.
     top_p: share of the probability that sampling draws from.
     seed: the text depends on the seed and the prompt, and on nothing else in the batch.
-    stop: strings that end the text.
     constraint: makes the mask of the text, which says what tokens may come next.
-    is_injected: if false, vectors of users and items enter by the prompt and not by the layers.
     retry: what is done if the text is refused.
 
     Raises ValueError for values out of range.
@@ -73,9 +71,7 @@ class TextParams:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    stop: tuple[str, ...] = ()
     constraint: Callable[[], TokenMask] | None = None
-    is_injected: bool = True
     retry: Retry | None = None
 
     @property
@@ -103,7 +99,6 @@ class LikelihoodParams:
     """
 
     continuation: tuple[int, ...]
-    is_injected: bool = True
 
     def __post_init__(self) -> None:
         if not self.continuation:
@@ -113,15 +108,13 @@ class LikelihoodParams:
 RequestParams = TextParams | LikelihoodParams
 
 
-def text_params(decoding: DecodingConfig, *, is_injected: bool = True) -> TextParams:
+def text_params(decoding: DecodingConfig) -> TextParams:
     """The parameters that a job's `decoding` stands for."""
     return TextParams(
         max_new_tokens=decoding.max_new_tokens,
         temperature=decoding.temperature,
         top_p=decoding.top_p,
         seed=decoding.seed,
-        stop=decoding.stop,
-        is_injected=is_injected,
     )
 
 
@@ -141,10 +134,9 @@ class Completion:
     """A text that has ended: its ids, without the end token.
 
     `index` is the request's id, or the prompt's index in a closed list. `finish_reason` is `stop`
-    if the text ended with an end token or a stop string (the ids of a stop string are kept),
-    `length` if it was cut off, `given` for the continuation of `LikelihoodParams`, and `failed` if
-    there is no text: `failure` then says why. `log_likelihoods` are those of each token of a given
-    continuation, in nats, at most 0.
+    if the text ended with an end token, `length` if it was cut off, `given` for the continuation of
+    `LikelihoodParams`, and `failed` if there is no text: `failure` then says why.
+    `log_likelihoods` are those of each token of a given continuation, in nats, at most 0.
     """
 
     index: int
@@ -170,22 +162,13 @@ class Advance:
 class EngineReport:
     """The cost of steps; an engine's core updates it with each of them.
 
-    Tokens are those that went through the layers, without padding. `num_key_cells` counts the
-    query-key products that attention computed, masked ones included. `num_seen_keys` counts those
-    among them that were between a token and a position of its own sequence. `max_rows` and
-    `kv_cache_bytes` are the most that were at work at the same time.
+    Tokens of prompts are counted as they were asked for and as they went through the layers, which
+    are fewer where prompts share a prefix.
     """
 
-    num_prompts: int = 0
-    num_failed: int = 0
     num_prompt_tokens: int = 0
     num_computed_prompt_tokens: int = 0
     num_decoded_tokens: int = 0
-    num_logits: int = 0
-    num_key_cells: int = 0
-    num_seen_keys: int = 0
-    max_rows: int = 0
-    kv_cache_bytes: int = 0
     total_seconds: float = 0.0
 
     @property
@@ -193,17 +176,15 @@ class EngineReport:
         """The share of prompt tokens that were not computed, thanks to shared prefixes."""
         return 1 - self.num_computed_prompt_tokens / max(1, self.num_prompt_tokens)
 
-    @property
-    def attention_padding_share(self) -> float:
-        """The share of attention's query-key products that were padding."""
-        return 1 - self.num_seen_keys / max(1, self.num_key_cells)
-
 
 class EngineCore(Protocol):
     """Requests at work on one model; to be used by one thread at a time.
 
-    The attributes and `refusal` may be read by other threads; they may be off by one step.
+    The attributes and `refusal` may be read by other threads; they may be off by one step. `report`
+    is what all steps cost since it was last set.
     """
+
+    report: EngineReport
 
     @property
     def is_idle(self) -> bool:
@@ -216,23 +197,8 @@ class EngineCore(Protocol):
         ...
 
     @property
-    def num_waiting(self) -> int:
-        """The number of requests that wait for their turn."""
-        ...
-
-    @property
     def max_rows(self) -> int:
         """Most requests that can be computed together."""
-        ...
-
-    @property
-    def kv_cache_bytes(self) -> int:
-        """Bytes that are set aside for the KV cache."""
-        ...
-
-    @property
-    def report(self) -> EngineReport:
-        """What all steps since the last `take_report` cost."""
         ...
 
     def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
@@ -255,10 +221,6 @@ class EngineCore(Protocol):
 
         An id of a request that has ended, or that never existed, is ignored.
         """
-        ...
-
-    def take_report(self) -> EngineReport:
-        """`report`, which then begins anew."""
         ...
 
 

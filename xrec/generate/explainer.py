@@ -4,7 +4,7 @@ loading makes one from artifacts.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
@@ -88,95 +88,55 @@ class Explainer:
                 asked.append(index)
             else:
                 yield Explanation(index, "", len(prompts[index]), 0, "failed", failure)
-        if not asked:
-            return
-        for explanation in self._written(
-            [prompts[index] for index in asked], [texts[index] for index in asked], decoding
-        ):
-            placed = replace(explanation, index=asked[explanation.index])
-            yield self._final(placed, texts, decoding)
-
-    def _final(
-        self, explanation: Explanation, texts: Sequence[PairTexts], decoding: DecodingConfig
-    ) -> Explanation:
-        """The explanation, with its fallback if its text was refused."""
-        if explanation.failure is None or not _is_refused(explanation):
-            return explanation
-        text, failure = self.finisher.fallback(
-            texts[explanation.index], decoding.text, explanation.failure
-        )
-        if failure is not None:
-            return replace(explanation, failure=failure)
-        return replace(explanation, text=text, failure=None, kind="plain")
+        if asked:
+            yield from self._written(asked, prompts, texts, decoding)
 
     def _written(
         self,
+        asked: Sequence[int],
         prompts: Sequence[Sequence[int]],
         texts: Sequence[PairTexts],
         decoding: DecodingConfig,
     ) -> Iterator[Explanation]:
-        """One text of each pair, the second where the first was refused."""
-        refused: dict[int, str] = {}
+        """One explanation of each pair whose index is `asked`."""
         accepted: dict[int, str] = {}
+        refused: dict[int, str] = {}
 
-        def finished(completion: Completion) -> tuple[str, Failure | None]:
-            prompt, said = prompts[completion.index], texts[completion.index]
-            return self.finisher.finish(completion, prompt, said, decoding)
+        def finish(index: int, completion: Completion) -> tuple[str, Failure | None]:
+            text, failure = self.finisher.finish(completion, prompts[index], texts[index], decoding)
+            if failure is not None:
+                refused[index] = failure.reason
+            return text, failure
 
         def is_refused(completion: Completion) -> bool:
-            text, failure = finished(completion)
+            index = asked[completion.index]
+            text, failure = finish(index, completion)
             if failure is None:
-                accepted[completion.index] = text
-                return False
-            refused[completion.index] = failure.reason
-            return True
+                accepted[index] = text
+            return failure is not None
 
-        begun = self._begun(prompts, texts, decoding)
-        for completion in self.engine.generate(begun, decoding, is_refused):
-            failure = completion.failure
-            text = accepted.pop(completion.index, "")
-            if failure is None and not text:
-                text, failure = finished(completion)
-            kind = self.finisher.kind(completion, texts[completion.index], decoding)
-            explanation = _explanation(completion, prompts[completion.index], text, failure, kind)
-            reason = explanation.refused or refused.get(completion.index, "")
-            yield replace(explanation, refused=reason)
-
-    def _begun(
-        self,
-        prompts: Sequence[Sequence[int]],
-        texts: Sequence[PairTexts],
-        decoding: DecodingConfig,
-    ) -> list[list[int]]:
-        """The prompts, each with the opening of its text."""
-        return [
-            [*prompt, *self.finisher.opening(said, decoding)]
-            for prompt, said in zip(prompts, texts, strict=True)
+        begun = [
+            [*prompts[index], *self.finisher.opening(texts[index], decoding)] for index in asked
         ]
-
-
-def _explanation(
-    completion: Completion,
-    prompt: Sequence[int],
-    text: str,
-    failure: Failure | None,
-    kind: ExplanationKind,
-) -> Explanation:
-    return Explanation(
-        index=completion.index,
-        text=text,
-        num_prompt_tokens=len(prompt),
-        num_generated_tokens=len(completion.token_ids),
-        finish_reason=completion.finish_reason,
-        failure=failure,
-        kind=kind,
-        refused=failure.reason if failure and not completion.failure else "",
-    )
-
-
-def _is_refused(explanation: Explanation) -> bool:
-    """Whether the model wrote a text, and a rule or check refuses it."""
-    return explanation.failure is not None and explanation.finish_reason != "failed"
+        for completion in self.engine.generate(begun, decoding, is_refused):
+            index, failure = asked[completion.index], completion.failure
+            text = accepted.pop(index, "")
+            kind = self.finisher.kind(completion, texts[index], decoding)
+            if failure is None and not text:
+                text, failure = finish(index, completion)
+                if failure is not None:
+                    plain, failure = self.finisher.fallback(texts[index], decoding.text, failure)
+                    text, kind = (plain, "plain") if failure is None else (text, kind)
+            yield Explanation(
+                index=index,
+                text=text,
+                num_prompt_tokens=len(prompts[index]),
+                num_generated_tokens=len(completion.token_ids),
+                finish_reason=completion.finish_reason,
+                failure=failure,
+                kind=kind,
+                refused=refused.get(index, ""),
+            )
 
 
 def checker_of(dataset: Dataset, storage: StorageConfig | None = None) -> Checker:

@@ -132,7 +132,7 @@ def load_explainer(
     found = resolve_device(device)
     given = (checked, graph, sources.llm, found, engine, is_streaming)
     if choose_engine(engine, found, checked.llm) == "vllm":
-        loaded = _with_vllm(*given, num_reserved_users=num_reserved_users)
+        loaded = _with_vllm(*given, num_reserved_users)
     else:
         loaded = _with_builtin(*given)
     chooser = None
@@ -176,7 +176,7 @@ def _with_builtin(
     tokenizer = load_tokenizer(checked.llm)
     builder = checked.adapter.attach(model, tokenizer, graph)
     stops = stop_token_ids(model, tokenizer)
-    engine = load_engine(model, stops, builder.decode, config, is_streaming=is_streaming)
+    engine = load_engine(model, stops, config, is_streaming=is_streaming)
     return _Loaded(engine, builder, graph, model)
 
 
@@ -187,7 +187,6 @@ def _with_vllm(
     device: torch.device,
     config: EngineConfig,
     is_streaming: bool,
-    *,
     num_reserved_users: int,
 ) -> _Loaded:
     try:

@@ -71,14 +71,10 @@ class SharedEngine:
         """Lists of a failed step; only the first one may be at work, and no other list."""
         self._cancelled: list[int] = []
 
-    @property
-    def report(self) -> EngineReport:
-        """What all calls since the last `take_report` cost."""
-        return self.core.report
-
     def take_report(self) -> EngineReport:
-        """`report`, which then begins anew."""
-        return self.core.take_report()
+        """What all calls since the last one of this cost."""
+        taken, self.core.report = self.core.report, EngineReport()
+        return taken
 
     def generate(
         self,

@@ -1,8 +1,8 @@
 """From generated text to explanation: titles are filled in, and what breaks a rule is refused.
 
-A text ends before the first stop string. Where it is too long, or was cut by the engine, it ends
-with its last whole sentence. Words and sentences are those of any language (sentences). The rules
-do not depend on the engine that wrote the text.
+Where a text is too long, or was cut by the engine, it ends with its last whole sentence. Words and
+sentences are those of any language (sentences). The rules do not depend on the engine that wrote
+the text.
 """
 
 import re
@@ -22,7 +22,8 @@ from xrec.llm.prompt import PairTexts, PromptBuilder
 ExplanationKind = Literal["written", "plain"]
 """Who wrote a text: the language model, or a template from the evidence."""
 
-_PHRASE_WORDS = 3
+_PHRASE_WORDS, _MAX_PHRASE_REPEATS = 3, 3
+_MAX_ECHO_TOKENS = 24
 _DETERMINERS = frozenset({"the", "a", "an", "its", "their"})
 _TITLE = "\ue000"  # a private-use character that stands for the item's title as one word
 _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
@@ -74,7 +75,7 @@ class TextFinisher:
         them are allowed.
         """
         ids = [*self.opening(texts, decoding), *completion.token_ids]
-        text = self._filled(self._written(ids, decoding), texts)
+        text = self._filled(self._builder.decode(ids), texts)
         own = title_spans(text, texts.item_title)
         failure = _refused(text, own, decoding.text) or self._echo(
             completion, prompt, texts, decoding
@@ -96,7 +97,7 @@ class TextFinisher:
         if not begun:
             return "written"
         opening, text = (
-            self._filled(self._written(ids, decoding), texts)
+            self._filled(self._builder.decode(ids), texts)
             for ids in (begun, [*begun, *completion.token_ids])
         )
         text, _ = _cut(text, texts.item_title, completion, decoding)
@@ -144,9 +145,6 @@ class TextFinisher:
         context = (texts.user_profile, texts.item_profile)
         return self._titles.other_title(text, texts.item_title, context)
 
-    def _written(self, token_ids: list[int], decoding: DecodingConfig) -> str:
-        return _before_stop(self._builder.decode(token_ids), decoding.stop)
-
     def _echo(
         self,
         completion: Completion,
@@ -158,20 +156,19 @@ class TextFinisher:
 
         The opening is a list of aspects that stands in the prompt too.
         """
-        rules = decoding.text
-        if rules.max_echo_tokens is None:
+        if not decoding.text.refuses_repetition:
             return None
         ids = completion.token_ids
-        written = self._written(ids, decoding)
+        written = self._builder.decode(ids)
         if self._placeholder.is_in(written):
             ids = self._builder.encode_explanation(self._filled(written, texts))
-        length = rules.max_echo_tokens + 1
+        length = _MAX_ECHO_TOKENS + 1
         if _runs(ids, length).isdisjoint(_runs(prompt, length)):
             return None
         return Failure(
             "prompt_echo",
-            f"more than decoding.text.max_echo_tokens={rules.max_echo_tokens} tokens in a row are "
-            "the prompt's",
+            f"more than {_MAX_ECHO_TOKENS} tokens in a row are the prompt's "
+            "(decoding.text.refuses_repetition)",
         )
 
     def _untrue(self, text: str, texts: PairTexts) -> Failure | None:
@@ -246,15 +243,15 @@ def _failure(refusal: Refusal | None) -> Failure | None:
 def _refused(text: str, own: Sequence[Span], rules: TextConfig) -> Failure | None:
     if not text:
         return Failure("empty_text", "the model ended without a word")
-    if rules.max_phrase_repeats is None:
+    if not rules.refuses_repetition:
         return None
     found = words(_with_short_title(text, own).lower())
     phrase, count = _most_repeated(found)
-    if count > rules.max_phrase_repeats:
+    if count > _MAX_PHRASE_REPEATS:
         return Failure(
             "repetitive_text",
-            f"{_shown(phrase)!r} stands {count} times in it, decoding.text.max_phrase_repeats is "
-            f"{rules.max_phrase_repeats}",
+            f"{_shown(phrase)!r} stands {count} times in it, {_MAX_PHRASE_REPEATS} at most may "
+            "(decoding.text.refuses_repetition)",
         )
     if stuttered := _stuttered(found) or _joined_to_itself(found):
         return Failure("repetitive_text", f"{_shown(stuttered)!r} stands twice in a row in it")
@@ -278,11 +275,6 @@ def _cut(
         else f"max_new_tokens={decoding.max_new_tokens}"
     )
     return text, Failure("no_full_sentence", f"no sentence of it ends within decoding.{limit}")
-
-
-def _before_stop(text: str, stop: Sequence[str]) -> str:
-    places = [place for string in stop if (place := text.find(string)) >= 0]
-    return text[: min(places)].strip() if places else text.strip()
 
 
 def _whole_sentences(text: str, max_words: int, title: str) -> str:

@@ -6,13 +6,13 @@ two; a model replica is the third.
 HTTP            gate, api          key, limits and log line; routes, events and the page
                 messages, problems the bodies of requests, answers and errors
 read-through    read_through       the table, else memory, else the model; cuts and limits of time
-                published          the newest version of the table
+                artifacts          the newest version of the table; changes of artifacts
                 catalogue          users, items and vectors: recommendations, evidence
 model           model              calls of a model replica, and what it returns
                 generator          the replica
                 live_explainer     the texts of pairs that come one by one
+                engine_thread      the engine beside the event loop
                 new_users          vectors of users that only have a history
 
-app, frontend and choice put the rooms together, and change their artifacts under load. How to
-operate the endpoint stands in docs/serving.md.
+app puts the rooms together. How to operate the endpoint stands in docs/serving.md.
 """

@@ -1,21 +1,32 @@
 """The Ray Serve application: frontends, which speak HTTP, and model replicas, which generate.
 
 `xrec.serve.app:build` is the import path for `serve deploy` and KubeRay's RayService; its `args`
-are a `ServeConfig`. A change of `user_config` (`xrec.serve.choice`) is made under load, in the
+are a `ServeConfig`. A change of `user_config` (`xrec.serve.artifacts`) is made under load, in the
 running replicas. A change of `args` starts new replicas.
 """
 
+import asyncio
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
 
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.serve import ServeConfig
 from xrec.errors import ConfigError
-from xrec.serve.choice import Choice, choice_of
-from xrec.serve.frontend import Frontend
+from xrec.serve.api import make_api
+from xrec.serve.artifacts import Choice, PublishedTexts, Swaps, choice_of
+from xrec.serve.catalogue import Catalogue, read_catalogue
+from xrec.serve.gate import Gate
 from xrec.serve.generator import Generator
+from xrec.serve.live_explainer import MAX_WAITING_PAIRS
+from xrec.serve.metrics import Recorder
+from xrec.serve.model import ModelHandle
+from xrec.serve.read_through import ReadThrough
 from xrec.storage import fingerprint_of
 from xrec.version import __version__
 
@@ -27,6 +38,56 @@ _FILE_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
 # A change of user_config (another adapter or backfill) is made in the running replicas.
 # A change of args starts new replicas.
 """
+
+
+class Frontend:
+    """Answers over HTTP, and calls `generator` for texts that the backfill does not hold."""
+
+    def __init__(self, config: ServeConfig, generator: DeploymentHandle):
+        self._config, self._recorder = config, Recorder()
+        self._read_through = ReadThrough(
+            ModelHandle(generator), self._recorder, config.http.deadline_seconds
+        )
+        self._swaps = Swaps("frontend", config, self._take, self._recorder)
+        self._watch: asyncio.Task[None] | None = None
+        _log_to_replica()
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Return the ASGI application; Serve calls this."""
+        return asgi_app(self._config, self._read_through, self._recorder)
+
+    async def reconfigure(self, choice: Mapping[str, Any]) -> None:
+        """Answer from the artifacts of `choice`; Serve calls this with a new `user_config`."""
+        await self._swaps.to(choice)
+
+    async def _take(self, config: ServeConfig) -> None:
+        catalogue, published = await asyncio.to_thread(read_contents, config, self._recorder)
+        if self._watch is not None:
+            self._watch.cancel()
+        self._read_through.catalogue, self._read_through.published = catalogue, published
+        self._watch = asyncio.create_task(published.watch())
+
+
+def asgi_app(config: ServeConfig, read_through: ReadThrough, recorder: Recorder) -> ASGIApp:
+    """Return the application behind its gate."""
+    max_requests = config.http.max_concurrent_requests
+    return Gate(make_api(read_through, recorder), config.security.keys, max_requests, recorder)
+
+
+def read_contents(config: ServeConfig, recorder: Recorder) -> tuple[Catalogue, PublishedTexts]:
+    """Return what `config` is answered from; raises what the constructors raise."""
+    catalogue = read_catalogue(config)
+    return catalogue, PublishedTexts(config, catalogue.fingerprints, recorder)
+
+
+def _log_to_replica() -> None:
+    """Send xrec's own log lines, one for each request, to the output of the replica."""
+    own = logging.getLogger("xrec")
+    own.setLevel(logging.INFO)
+    if not own.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        own.addHandler(handler)
 
 
 def build(config: ServeConfig) -> Any:
@@ -41,7 +102,7 @@ def build(config: ServeConfig) -> Any:
         },
         # The engine limits how many pairs wait. This number is so high that requests do not queue
         # in Serve, where they could not be refused.
-        max_ongoing_requests=10 * (engine.max_rows + models.max_waiting_pairs),
+        max_ongoing_requests=10 * (engine.max_rows + MAX_WAITING_PAIRS),
         health_check_period_s=2,
         **_of_both(config),
     )

@@ -14,8 +14,8 @@ from xrec.config.serve import ServeConfig
 from xrec.errors import ModelError
 from xrec.generate.loading import load_explainer
 from xrec.serve import metrics
-from xrec.serve.choice import Swaps
-from xrec.serve.live_explainer import LiveExplainer
+from xrec.serve.artifacts import Swaps
+from xrec.serve.live_explainer import MAX_WAITING_PAIRS, LiveExplainer
 from xrec.serve.messages import PairRequest
 from xrec.serve.metrics import Recorder
 from xrec.serve.model import Delta, LiveText, PairError
@@ -97,13 +97,12 @@ def load_live(config: ServeConfig) -> LiveExplainer:
     This takes long, so it runs beside the event loop. All titles are read here too: the first
     request would otherwise do that on the event loop, and all others would wait.
     """
-    num_reserved = config.engine.max_rows + config.models.max_waiting_pairs
     explainer = load_explainer(
         sources_of(config),
         device=config.models.device,
         engine=config.engine,
-        num_reserved_users=num_reserved,
+        num_reserved_users=config.engine.max_rows + MAX_WAITING_PAIRS,
         is_streaming=True,
     )
     explainer.pairs.titles.build()
-    return LiveExplainer(explainer, config.decoding, config.models.max_waiting_pairs)
+    return LiveExplainer(explainer, config.decoding)

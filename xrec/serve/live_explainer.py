@@ -13,22 +13,18 @@ from typing import Any, TypeVar
 from xrec.adapter.pairs import Pair
 from xrec.config.decoding import DecodingConfig
 from xrec.errors import DataError, ModelError, UnknownIdError
-from xrec.generate.engine import (
-    Advance,
-    Completion,
-    Failure,
-    LikelihoodParams,
-    RequestParams,
-    text_params,
-)
-from xrec.generate.engine_thread import EngineThread
+from xrec.generate.engine import Completion, Failure, LikelihoodParams, text_params
 from xrec.generate.explainer import Explainer
 from xrec.llm.prompt import PairTexts, PromptTooLongError
+from xrec.serve.engine_thread import EngineThread
 from xrec.serve.messages import PairRequest
 from xrec.serve.model import OVERLOADED, TOO_MANY, Delta, LiveText, PairError
 from xrec.serve.new_users import NewUsers
 
 T = TypeVar("T")
+
+MAX_WAITING_PAIRS = 256
+"""Of a replica; a request beyond them is answered with 429 and Retry-After."""
 
 # A byte that is no character becomes U+FFFD in the text, which has three bytes. So tokenizing a
 # text can give more ids than the model generated.
@@ -38,11 +34,11 @@ _LONGER_THAN_GENERATED = 4
 class LiveExplainer:
     """Explains pairs with `explainer`, whose graph has reserved rows for new users.
 
-    At most `max_waiting` pairs wait for a row of the engine; more are refused. Raises ModelError if
-    the engine's memory does not hold the longest prompt and its text.
+    At most `MAX_WAITING_PAIRS` pairs wait for a row of the engine; more are refused. Raises
+    ModelError if the engine's memory does not hold the longest prompt and its text.
     """
 
-    def __init__(self, explainer: Explainer, decoding: DecodingConfig, max_waiting: int):
+    def __init__(self, explainer: Explainer, decoding: DecodingConfig):
         self._explainer, self._decoding = explainer, decoding
         second = decoding.second_try
         self._decodings = [decoding] if second is None else [decoding, second]
@@ -57,7 +53,7 @@ class LiveExplainer:
                 f"{refused.message}"
             )
         self.engine = EngineThread(core)
-        self._max_pending = core.max_rows + max_waiting
+        self._max_pending = core.max_rows + MAX_WAITING_PAIRS
         self.num_pending = 0
         self.num_abandoned = 0
 
@@ -217,7 +213,7 @@ class LiveExplainer:
         """Yield deltas, then the first text that can be used, or what the last try gives."""
         for decoding in self._decodings:
             prompt, params, shown = [*asked.prompt, *asked.opening], text_params(decoding), ""
-            with self._submitted(prompt, params, with_deltas=with_deltas) as request:
+            with self.engine.request(prompt, params, with_deltas=with_deltas) as request:
                 while (advance := await request.latest()).completion is None:
                     text = self._explainer.finisher.unfinished(
                         [*asked.opening, *advance.token_ids], asked.texts
@@ -282,26 +278,12 @@ class LiveExplainer:
 
     async def _weighed(self, prompt: list[int], labels: tuple[int, ...]) -> float:
         """Return the mean negative log likelihood of a text that is given, nats per token."""
-        with self._submitted(prompt, LikelihoodParams(labels), with_deltas=False) as request:
+        with self.engine.request(prompt, LikelihoodParams(labels)) as request:
             completion = (await request.latest()).completion
         assert completion is not None
         _raise(completion.failure)
         assert completion.log_likelihoods is not None
         return -sum(completion.log_likelihoods) / len(completion.log_likelihoods)
-
-    @contextmanager
-    def _submitted(
-        self, prompt: list[int], params: RequestParams, *, with_deltas: bool
-    ) -> Iterator["_Request"]:
-        """Submit a request to the engine; what is left of it at exit is cancelled."""
-        request = _Request(with_deltas)
-        ticket = self.engine.submit(
-            prompt, params, listener=request.listen, on_failure=request.fail
-        )
-        try:
-            yield request
-        finally:
-            self.engine.cancel(ticket)
 
 
 def _raise(failure: Failure | None) -> None:
@@ -333,41 +315,3 @@ class _Asked:
     opening: list[int]
     texts: PairTexts
     started: float
-
-
-class _Request:
-    """Hands the events of a request from the engine's thread to the event loop.
-
-    Without `with_deltas` only the end of the text is handed on.
-    """
-
-    def __init__(self, with_deltas: bool):
-        self._loop, self._with_deltas = asyncio.get_running_loop(), with_deltas
-        self._events: asyncio.Queue[Advance | BaseException] = asyncio.Queue()
-        self.first_token_at = 0.0
-
-    def listen(self, advance: Advance) -> None:
-        self.first_token_at = self.first_token_at or time.perf_counter()
-        if self._with_deltas or advance.completion is not None:
-            self._send(advance)
-
-    def fail(self, error: BaseException) -> None:
-        self._send(error)
-
-    async def latest(self) -> Advance:
-        """Wait for an event and return the newest one; each holds the whole text so far.
-
-        Raises ModelError if the engine failed.
-        """
-        event = await self._events.get()
-        while not self._events.empty():
-            event = self._events.get_nowait()
-        if isinstance(event, BaseException):
-            raise ModelError(f"the model failed: {event}") from event
-        return event
-
-    def _send(self, event: Advance | BaseException) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-        except RuntimeError:
-            assert self._loop.is_closed(), "the loop is closed only when the process ends"

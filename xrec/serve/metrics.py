@@ -93,45 +93,38 @@ class Recorder:
         self, metric: Metric, labels: Mapping[str, str] | None = None, by: float = 1
     ) -> None:
         """Add to a counter."""
-        local, exported = self._both(metric, labels)
-        local.inc(by)
         if by:
-            exported.inc(by, dict(labels or {}))
+            self._record("inc", metric, by, labels)
 
     def set(self, metric: Metric, value: float, labels: Mapping[str, str] | None = None) -> None:
         """Set a gauge."""
-        local, exported = self._both(metric, labels)
-        local.set(value)
-        exported.set(value, dict(labels or {}))
+        self._record("set", metric, value, labels)
 
     def observe(
         self, metric: Metric, value: float, labels: Mapping[str, str] | None = None
     ) -> None:
         """Count a value in a histogram."""
-        local, exported = self._both(metric, labels)
-        local.observe(value)
-        exported.observe(value, dict(labels or {}))
+        self._record("observe", metric, value, labels)
 
     def text(self) -> bytes:
         """Return all metrics of this process in Prometheus' text format."""
         return prometheus_client.generate_latest(self._registry)
 
-    def _both(self, metric: Metric, labels: Mapping[str, str] | None) -> tuple[Any, Any]:
-        """Return the metric as prometheus_client and as Ray have it."""
+    def _record(
+        self, how: str, metric: Metric, value: float, labels: Mapping[str, str] | None
+    ) -> None:
+        """Record a value in the metric as prometheus_client and as Ray have it."""
         if metric not in self._made:
             self._made[metric] = self._make(metric)
         local, exported = self._made[metric]
-        return (local.labels(**labels) if labels else local), exported
+        getattr(local.labels(**labels) if labels else local, how)(value)
+        getattr(exported, how)(value, dict(labels or {}))
 
     def _make(self, metric: Metric) -> tuple[Any, Any]:
         kind, described = metric.kind.capitalize(), (metric.name, metric.help)
         local, exported = getattr(prometheus_client, kind), getattr(ray.util.metrics, kind)
-        if metric.buckets:
-            return (
-                local(*described, metric.labels, registry=self._registry, buckets=metric.buckets),
-                exported(*described, list(metric.buckets), metric.labels),
-            )
+        bounds = {"buckets": metric.buckets} if metric.buckets else {}
         return (
-            local(*described, metric.labels, registry=self._registry),
-            exported(*described, metric.labels),
+            local(*described, metric.labels, registry=self._registry, **bounds),
+            exported(*described, *map(list, bounds.values()), metric.labels),
         )

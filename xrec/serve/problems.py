@@ -11,12 +11,17 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger("xrec")
 
 MEDIA_TYPE = "application/problem+json"
+PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+PROXY_CALLBACK = "xrec.serve.problems:middlewares"
 RETRY_SECONDS = 2
 """When to ask again, if nothing tells it better."""
 _STATUS_OF_REASON = {"unknown_user": 404, "unknown_item": 404, "overloaded": 429}
@@ -146,3 +151,39 @@ async def _of_bug(request: Request, error: Exception) -> JSONResponse:
 
 def _printable(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode()[:200]
+
+
+class DeadFrontend:
+    """Wraps the app of Serve's HTTP proxy, which sends nothing if a request's frontend died.
+
+    The answer is 503 with Retry-After, where Serve alone would answer 500. Serve loads this if the
+    nodes of the cluster have `PROXY_VARIABLE` = `PROXY_CALLBACK` in their environment. `xrec serve`
+    sets it for a cluster that it starts.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        has_begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        await self._app(scope, receive, watched)
+        if scope["type"] == "http" and not has_begun:
+            error = unavailable()
+            request_id = Headers(scope=scope).get("x-request-id")
+            headers = {
+                **(error.headers or {}),
+                **({"X-Request-ID": request_id} if request_id else {}),
+            }
+            await problem_response(error.problem, request_id, headers)(scope, receive, send)
+
+
+def middlewares() -> list[Middleware]:
+    """Return the middlewares for Serve, which calls this."""
+    return [Middleware(DeadFrontend)]

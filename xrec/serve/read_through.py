@@ -18,12 +18,12 @@ from xrec.data.evidence import NamedEvidence
 from xrec.errors import XRecError
 from xrec.generate.text_rules import cut_to_words
 from xrec.serve import metrics
+from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.catalogue import Catalogue
 from xrec.serve.messages import Explanation, Likelihood, NoExplanation, PairRequest
 from xrec.serve.metrics import Recorder
 from xrec.serve.model import OVERLOADED, TOO_MANY, Delta, LiveText, ModelHandle, PairError
 from xrec.serve.problems import RETRY_SECONDS, ProblemError, refused
-from xrec.serve.published import PublishedTexts
 from xrec.storage.cache import ByteCache
 
 logger = logging.getLogger("xrec")

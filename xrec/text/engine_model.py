@@ -104,6 +104,6 @@ def load_engine_model(
     tokenizer = load_tokenizer(folder)
     stops = stop_token_ids(model, tokenizer)
     chat = Chat(tokenizer)
-    engine = load_engine(model, stops, chat.decode, config.engine)
+    engine = load_engine(model, stops, config.engine)
     grammars = SchemaGrammars(tokenizer, model.config.vocab_size, stops)
     return EngineModel(public_name(llm.model), engine, chat, grammars)

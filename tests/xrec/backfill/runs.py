@@ -25,7 +25,7 @@ from xrec.generate.explainer import Explainer
 from xrec.schemas import PAIRS
 from xrec.storage import Location, open_location, parquet_bytes
 
-DECODING = {"max_new_tokens": 4, "text": {"max_words": None, "max_phrase_repeats": None}}
+DECODING = {"max_new_tokens": 4, "text": {"max_words": None, "refuses_repetition": False}}
 """A toy model writes no sentences, so its texts are not checked."""
 OTHER_DECODING = {**DECODING, "max_new_tokens": 5}
 

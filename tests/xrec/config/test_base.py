@@ -32,8 +32,8 @@ def test_parse_config_unknown_kind_names_the_known_ones() -> None:
 
 
 def test_parse_config_mistake_in_a_list_is_named_by_its_place() -> None:
-    values = {"workspace": "w", "llm": {"model": "m"}, "decoding": {"stop": ["a", 3]}}
-    with pytest.raises(ConfigError, match=r"decoding\.stop\.1: .*string, saw 3"):
+    values = {"workspace": "w", "llm": {"model": "m"}, "security": {"keys": [{"name": 3}]}}
+    with pytest.raises(ConfigError, match=r"security\.keys\.0\.name: .*string, saw 3"):
         parse_config(ServeConfig, values)
 
 

@@ -30,56 +30,39 @@ def model(folder: Path, model_type: str, architecture: str) -> Path:
     return folder
 
 
-def vllm_that(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
-    """Let the look at the installed vLLM raise `error`, or find a version that is known."""
+QWEN, GEMMA = ("qwen3", "Qwen3ForCausalLM"), ("gemma", "GemmaForCausalLM")
+
+
+@pytest.mark.parametrize(
+    ("device", "family", "error", "kind", "reason"),
+    [
+        (GPU, QWEN, None, "vllm", "there are a GPU and a vLLM"),
+        (CPU, QWEN, None, "builtin", "texts are made on the cpu"),
+        (GPU, QWEN, ImportError("No module named 'vllm'"), "builtin", "No module named 'vllm'"),
+        (GPU, QWEN, ModelError("vLLM 0.33 refuses"), "builtin", "vLLM 0.33 refuses"),
+        (GPU, GEMMA, None, "builtin", "its architecture is .'GemmaForCausalLM'.; with vLLM only"),
+    ],
+)
+def test_auto_takes_vllm_on_a_gpu_if_it_can_and_says_why_not(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    device: torch.device,
+    family: tuple[str, str],
+    error: Exception | None,
+    kind: str,
+    reason: str,
+) -> None:
+    """`error` is what a look at the installed vLLM raises."""
 
     def check() -> None:
         if error is not None:
             raise error
 
     monkeypatch.setattr(choice, "check_installed_vllm", check)
-
-
-def test_auto_on_a_gpu_with_vllm_takes_vllm(
-    qwen: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    vllm_that(monkeypatch)
     caplog.set_level(logging.INFO, "xrec")
-    assert choose_engine(EngineConfig(), GPU, qwen) == "vllm"
-    assert "engine: vllm, because there are a GPU and a vLLM" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("device", "config", "error", "reason"),
-    [
-        (CPU, EngineConfig(), None, "texts are made on the cpu"),
-        (GPU, EngineConfig(), ImportError("No module named 'vllm'"), "No module named 'vllm'"),
-        (GPU, EngineConfig(), ModelError("vLLM 0.33 refuses"), "vLLM 0.33 refuses"),
-    ],
-)
-def test_auto_without_gpu_or_vllm_takes_ours_and_says_why(
-    qwen: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    device: torch.device,
-    config: EngineConfig,
-    error: Exception | None,
-    reason: str,
-) -> None:
-    vllm_that(monkeypatch, error)
-    caplog.set_level(logging.INFO, "xrec")
-    assert choose_engine(config, device, qwen) == "builtin"
-    assert re.search(rf"engine: builtin, because .*{reason}", caplog.text)
-
-
-def test_auto_with_a_family_that_vllm_cannot_inject_into_takes_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    vllm_that(monkeypatch)
-    caplog.set_level(logging.INFO, "xrec")
-    gemma = model(tmp_path, "gemma", "GemmaForCausalLM")
-    assert choose_engine(EngineConfig(), GPU, gemma) == "builtin"
-    assert "its architecture is ['GemmaForCausalLM']; with vLLM only Llama" in caplog.text
+    assert choose_engine(EngineConfig(), device, model(tmp_path, *family)) == kind
+    assert re.search(f"engine: {kind}, because .*{reason}", caplog.text)
 
 
 @pytest.mark.parametrize(
@@ -101,15 +84,11 @@ def test_an_engine_that_is_named_is_taken(qwen: Path, kind: choice.EngineKind) -
     assert choose_engine(EngineConfig(kind=kind), CPU, qwen) == kind
 
 
-def test_computation_of_auto_on_a_cpu_is_float32_by_the_builtin_engine() -> None:
-    found = computation(AUTO, "cpu", EngineConfig(), StorageConfig())
-    assert found == {"dtype": "float32", "device": "cpu", "engine": "builtin"}
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_computation_of_auto_without_a_gpu_is_on_the_cpu() -> None:
-    found = computation(AUTO, "auto", BuiltinEngineConfig(), StorageConfig())
-    assert (found["device"], found["dtype"]) == ("cpu", "float32")
+def test_computation_of_auto_without_a_gpu_is_float32_on_the_cpu_by_the_builtin_engine() -> None:
+    for config in (EngineConfig(), BuiltinEngineConfig()):
+        found = computation(AUTO, "auto", config, StorageConfig())
+        assert found == {"dtype": "float32", "device": "cpu", "engine": "builtin"}
 
 
 def test_settled_computation_equals_the_one_of_this_machine_and_is_none_with_auto() -> None:

@@ -37,7 +37,7 @@ def batch_tokens(device: torch.device, decoding: DecodingConfig) -> list[list[in
 def live_tokens(device: torch.device, decoding: DecodingConfig) -> list[str]:
     core = make_core(model_on(device), max_rows=4)
     for prompt in PROMPTS:
-        core.add(prompt, text_params(decoding, is_injected=prompt is not PROMPTS[0]))
+        core.add(prompt, text_params(decoding))
     steps = []
     while not core.is_idle:
         steps += [str(advance) for advance in core.step()]

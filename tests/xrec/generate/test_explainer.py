@@ -11,90 +11,33 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs.prepare import run as prepare_dataset
-from tests.toy import HIDDEN_SIZE, save_toy_model, toy_tokenizer
-from xrec.adapter.artifact import AdapterConfig, write_adapter
-from xrec.adapter.model import build_adapters
+from tests.toy import save_toy_model, toy_tokenizer
+from tests.xrec.generate.town import make_adapter, make_graph, make_town
 from xrec.adapter.pairs import Pair
-from xrec.config.adapter import AdapterModelConfig
 from xrec.config.checks import ChecksConfig
-from xrec.config.data import PrepareConfig
 from xrec.config.decoding import DecodingConfig, TextConfig
 from xrec.config.engine import EngineConfig
 from xrec.config.llm import LLMConfig
-from xrec.config.prompt import PromptConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import History
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, ModelError, UnknownIdError
 from xrec.generate.engine import Completion
-from xrec.generate.explainer import Explainer
+from xrec.generate.explainer import Explainer, Explanation
 from xrec.generate.loading import Sources, check_sources, load_explainer
 from xrec.generate.scoring import reference_nll
-from xrec.graph import embeddings_bytes, write_graph
 from xrec.graph.fold_in import FoldIn
 from xrec.llm.examples import explanation_nll
 from xrec.llm.prompt import PairTexts
 from xrec.llm.source import model_fingerprint
-from xrec.storage import Manifest, open_location, read_manifest
+from xrec.storage import open_location, read_manifest
 
-D = 6
-TOWN = {
-    "kind": "sample",
-    "num_users": 12,
-    "num_items": 10,
-    "interactions_per_user": 6,
-    "explanations_per_user": 3,
-}
+SHORT = DecodingConfig(max_new_tokens=5)
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("workspace")
-    dataset = prepare_dataset(
-        PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN})
-    )
-    llm = save_toy_model(folder / "llm")
-    graph = make_graph(folder / "graph", dataset.fingerprint)
-    make_adapter(folder / "adapter", graph.fingerprint, model_fingerprint(llm))
-    return folder
-
-
-def make_graph(folder: Path, dataset: str) -> Manifest:
-    torch.manual_seed(0)
-    embeddings = embeddings_bytes(torch.randn(12, D), torch.randn(10, D))
-    return write_graph(
-        open_location(str(folder)),
-        embeddings,
-        [],
-        config={"model": {"embedding_dim": D}},
-        inputs={"dataset": dataset},
-        metrics={},
-    )
-
-
-def make_adapter(folder: Path, graph: str, base_model: str, **prompt: str) -> None:
-    torch.manual_seed(0)
-    model = AdapterModelConfig(num_experts=2)
-    adapters = build_adapters(model, embedding_dim=D, hidden_size=HIDDEN_SIZE)
-    config = AdapterConfig(
-        embedding_dim=D,
-        hidden_size=HIDDEN_SIZE,
-        model=model,
-        prompt=PromptConfig(instruction="Why?", **prompt),
-        base_model="toy",
-        base_model_fingerprint=base_model,
-        graph_fingerprint=graph,
-    )
-    write_adapter(
-        open_location(str(folder)),
-        adapters.state_dict(),
-        config,
-        run_config={},
-        inputs={},
-        metrics={},
-        extra_files={},
-    )
+    return make_town(tmp_path_factory.mktemp("workspace"))
 
 
 def sources(workspace: Path, **changes: Path) -> Sources:
@@ -114,6 +57,18 @@ def explainer(workspace: Path) -> Explainer:
     return loaded(sources(workspace))
 
 
+def explained(
+    explainer: Explainer,
+    prompts: Sequence[list[int]],
+    texts: Sequence[PairTexts],
+    decoding: DecodingConfig = SHORT,
+) -> list[Explanation]:
+    """The explanations in the order of their pairs."""
+    found = sorted(explainer.explain(prompts, texts, decoding), key=lambda one: one.index)
+    assert [one.index for one in found] == list(range(len(prompts)))
+    return found
+
+
 def asked(explainer: Explainer, *pairs: Pair) -> tuple[list[list[int]], list[PairTexts]]:
     """The prompts and texts of pairs."""
     texts = [explainer.pairs.texts(pair) for pair in pairs]
@@ -124,18 +79,12 @@ def test_explainer_explains_each_prompt_and_counts_its_tokens(
     workspace: Path, explainer: Explainer
 ) -> None:
     prompts, texts = asked(explainer, Pair(0, 1), Pair(11, 9), Pair(0, 1))
-    explanations = sorted(
-        explainer.explain(prompts, texts, DecodingConfig(max_new_tokens=5)),
-        key=lambda explanation: explanation.index,
-    )
+    explanations = explained(explainer, prompts, texts)
     assert [explanation.num_prompt_tokens for explanation in explanations] == [
         len(prompt) for prompt in prompts
     ]
     assert explanations[0].text == explanations[2].text != explanations[1].text
-    completions = {
-        done.index: done
-        for done in explainer.engine.generate(prompts, DecodingConfig(max_new_tokens=5))
-    }
+    completions = {done.index: done for done in explainer.engine.generate(prompts, SHORT)}
     for explanation in explanations:
         ids = completions[explanation.index].token_ids
         assert explanation.num_generated_tokens == len(ids)
@@ -202,8 +151,7 @@ def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_ag
     )
     prompts, texts = asked(explainer, Pair(0, 3), Pair(0, 4), Pair(1, 5))
     decoding = DecodingConfig(text=TextConfig(retry_temperature=1.0))
-    found = {done.index: done for done in explainer.explain(prompts, texts, decoding)}
-    assert [found[index].text for index in range(3)] == [
+    assert [one.text for one in explained(explainer, prompts, texts, decoding)] == [
         f"I love {titles[3]}.",
         f"I love {titles[4]}!",
         f"{titles[5]} is near.",
@@ -233,11 +181,10 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
         evidence = AspectEvidence("garden", num_reviews, 4, 0, 2)
         texts[place] = replace(texts[place], aspects=(evidence,))
     decoding = DecodingConfig(seed=5, text=TextConfig(checks=ChecksConfig(unsupported=True)))
-    done = {each.index: each for each in explainer.explain(prompts, texts, decoding)}
     titles = explainer.dataset.items["title"].to_pylist()
     assert [
         (one.text if one.failure is None else one.failure.reason, one.kind, one.refused)
-        for one in (done[index] for index in range(4))
+        for one in explained(explainer, prompts, texts, decoding)
     ] == [
         (f"I like {titles[3]}.", "written", "unsupported"),
         (f"3 of 4 reviews of {titles[4]} mention the garden.", "plain", "unsupported"),
@@ -261,13 +208,9 @@ def test_explainer_asks_for_no_text_that_would_be_refused_whatever_it_says(
     texts[1] = replace(texts[1], item_profile=" ", menu=frozenset())
     checks = ChecksConfig(unsupported=True)
     decoding = DecodingConfig(text=TextConfig(checks=checks, fallback=fallback))
-    done = {each.index: each for each in explainer.explain(prompts, texts, decoding)}
+    first, unknown, last = explained(explainer, prompts, texts, decoding)
     titles = explainer.dataset.items["title"].to_pylist()
-    assert [done[place].text for place in (0, 2)] == [
-        f"I love {titles[3]}.",
-        f"I like {titles[5]}.",
-    ]
-    unknown = done[1]
+    assert (first.text, last.text) == (f"I love {titles[3]}.", f"I like {titles[5]}.")
     assert unknown.failure is not None
     assert unknown.failure.reason == reason
     assert (unknown.text, unknown.num_generated_tokens) == ("", 0)
@@ -347,16 +290,11 @@ def test_load_explainer_explains_a_user_with_a_history(
     prompts, texts = asked(explainer, Pair(user, item), Pair(0, item))
     assert "<user 12>" in explainer.pairs.builder.show(prompts[0])
     assert "<item 1>" in explainer.pairs.builder.show(prompts[0])
-    by_index = {
-        explanation.index: explanation
-        for explanation in explainer.explain(prompts, texts, DecodingConfig(max_new_tokens=5))
-    }
-    assert by_index[0].num_generated_tokens > 0
+    new, old = explained(explainer, prompts, texts)
+    assert new.num_generated_tokens > 0
     # A known user's text is what it was, though its item has another token id now.
-    (before,) = known.explain(
-        [known.pairs.prompt(Pair(0, item))], texts[1:], DecodingConfig(max_new_tokens=5)
-    )
-    assert by_index[1].text == before.text
+    (before,) = explained(known, [known.pairs.prompt(Pair(0, item))], texts[1:])
+    assert old.text == before.text
     assert explainer.model_fingerprint == known.model_fingerprint
 
 

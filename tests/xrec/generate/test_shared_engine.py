@@ -59,13 +59,17 @@ class ToyCore:
                 self.at_work[request_id] = (prompt, age + 1)
 
 
+def shared_by(core: ToyCore) -> SharedEngine:
+    return SharedEngine(core)  # type: ignore[arg-type]
+
+
 def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], RequestParams]]:
     """Requests whose prompts begin with `first`, `first` + 1 and so on."""
     return [([first + place] * (1 + place % length), PARAMS) for place in range(count)]
 
 
 def test_list_gets_each_completion_once_as_it_ends() -> None:
-    shared = SharedEngine(ToyCore())  # type: ignore[arg-type]
+    shared = shared_by(ToyCore())
     requests = lists(0, 5)
     ended = list(shared.complete(requests))
     assert sorted(one.index for one in ended) == list(range(5))
@@ -75,13 +79,13 @@ def test_list_gets_each_completion_once_as_it_ends() -> None:
 
 def test_no_requests_yield_nothing_and_compute_nothing() -> None:
     core = ToyCore()
-    assert list(SharedEngine(core).complete([])) == []  # type: ignore[arg-type]
+    assert list(shared_by(core).complete([])) == []
     assert core.rows == []
 
 
 def test_list_that_comes_later_enters_before_the_first_has_ended() -> None:
     core = ToyCore()
-    shared = SharedEngine(core)  # type: ignore[arg-type]
+    shared = shared_by(core)
     first, second = shared.complete(lists(0, 8)), shared.complete(lists(100, 8))
     next(first)
     next(second)
@@ -92,7 +96,7 @@ def test_list_that_comes_later_enters_before_the_first_has_ended() -> None:
 
 def test_lists_of_many_threads_get_what_is_theirs() -> None:
     core = ToyCore()
-    shared = SharedEngine(core)  # type: ignore[arg-type]
+    shared = shared_by(core)
 
     def work(first: int) -> list[int]:
         completions = shared.complete(lists(first, 20))
@@ -106,7 +110,7 @@ def test_lists_of_many_threads_get_what_is_theirs() -> None:
 
 def test_closed_iterator_cancels_what_is_left() -> None:
     core = ToyCore()
-    shared = SharedEngine(core)  # type: ignore[arg-type]
+    shared = shared_by(core)
     completions = shared.complete(lists(0, 8))
     next(completions)
     assert core.at_work
@@ -117,7 +121,7 @@ def test_closed_iterator_cancels_what_is_left() -> None:
 
 def test_error_of_a_list_alone_is_raised_and_the_run_goes_on() -> None:
     core = ToyCore(deadly=2)
-    shared = SharedEngine(core)  # type: ignore[arg-type]
+    shared = shared_by(core)
     with pytest.raises(RuntimeError, match="no memory"):
         list(shared.complete(lists(0, 5)))
     assert not core.at_work
@@ -126,7 +130,7 @@ def test_error_of_a_list_alone_is_raised_and_the_run_goes_on() -> None:
 
 def test_error_is_raised_by_the_list_that_causes_it_and_the_others_lose_nothing() -> None:
     core = ToyCore(deadly=1003)
-    shared = SharedEngine(core)  # type: ignore[arg-type]
+    shared = shared_by(core)
     begun = threading.Barrier(3)
 
     def work(first: int) -> list[int] | str:
@@ -144,7 +148,7 @@ def test_error_is_raised_by_the_list_that_causes_it_and_the_others_lose_nothing(
 
 def test_lists_of_a_failed_step_are_done_again_one_at_a_time() -> None:
     core = ToyCore()
-    shared = SharedEngine(core)  # type: ignore[arg-type]
+    shared = shared_by(core)
     iterators = [shared.complete(lists(first, 6)) for first in (0, 100, 200)]
     told = [[next(iterator)] for iterator in iterators]
     core.deadly, failed = 103, len(core.rows)

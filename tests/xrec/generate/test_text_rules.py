@@ -13,6 +13,7 @@ from xrec.config.decoding import DecodingConfig, TextConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.data.titles import TitleIndex
+from xrec.generate import text_rules
 from xrec.generate.engine import Completion, Failure, FinishReason
 from xrec.generate.text_rules import TextFinisher, cut_to_words
 from xrec.llm.collaborative import Vocabulary
@@ -34,14 +35,13 @@ def finish(
     text: str,
     reason: FinishReason = "stop",
     ids: list[int] | None = None,
-    stop: tuple[str, ...] = (),
     title: str = TITLE,
     profile: str = "",
     prompt: list[int] = PROMPT,
     **rules: Any,
 ) -> tuple[str, str]:
     """The text and the reason of its failure, empty for none; `text` is what the model wrote."""
-    decoding = DecodingConfig(stop=stop, text=TextConfig(**rules))
+    decoding = DecodingConfig(text=TextConfig(**rules))
     prompts = builder()
     written = prompts.encode_explanation(text)[:-1] if ids is None else ids
     if ids is not None:
@@ -54,7 +54,7 @@ def finish(
 
 THREE = "It is so good. It is so calm. It is so near."
 LONG = "so it is good, " * 40 + "an"
-NO_RULES = {"max_words": None, "max_phrase_repeats": None, "max_echo_tokens": None}
+NO_RULES = {"max_words": None, "refuses_repetition": False}
 CUT, LOCK = {"reason": "length"}, {"title": "Lock"}
 PEPPER = "You love [title]'s tea and all that there is to see."
 ORLAN = unicodedata.normalize("NFD", "Café Orlán")
@@ -72,8 +72,6 @@ FILLED = "You would love The Rusty Fox."
         ("One two three. Four five.", {"max_words": 4}, "One two three."),
         ("One two three four. Five.", {"max_words": 3}, "no_full_sentence"),
         ("One two 3.5 thr", CUT, "no_full_sentence"),
-        ("Calm. Near.\nUser: x", {"stop": ("x", "\n")}, "Calm. Near."),
-        ("xCalm.", {"stop": ("x",)}, "empty_text"),
         ("", NO_RULES, "empty_text"),
         (LONG, {**CUT, **NO_RULES, "ids": PROMPT}, LONG),
         # Phrases that are repeated; the title is one word of a phrase.
@@ -169,13 +167,16 @@ def test_cut_to_words_never_ends_within_the_title(max_words: int, expected: str)
     assert cut_to_words(f"You love {name}'s tea a lot.", 3, decomposed) == ""
 
 
-def test_finished_text_echo_is_looked_for_with_the_title_filled_in() -> None:
+def test_finished_text_echo_is_looked_for_with_the_title_filled_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     said = "Guests praise The Rusty Fox for its late hours and for live music on Fridays."
     prompt = builder().encode_explanation(f"Place: {said}")[:-1]
     text = said.replace(TITLE, "[title]")
     length = len(builder().encode_explanation(said)) - 5
-    assert finish(text, prompt=prompt, max_echo_tokens=length)[1] == "prompt_echo"
-    assert finish(text, prompt=prompt, max_echo_tokens=length + 10)[1] == ""
+    for most, reason in ((length, "prompt_echo"), (length + 10, "")):
+        monkeypatch.setattr(text_rules, "_MAX_ECHO_TOKENS", most)
+        assert finish(text, prompt=prompt)[1] == reason
 
 
 def shown(text: str, title: str = TITLE) -> list[str | None]:
@@ -207,7 +208,7 @@ def checked(text: str, texts: PairTexts, **rules: Any) -> tuple[str, Failure | N
     finisher = TextFinisher(prompts, TitleIndex(CATALOGUE), Checker(["late hours", "live music"]))
     written = prompts.encode_explanation(text)[:-1]
     prompts.decode = lambda token_ids: text  # type: ignore[method-assign]
-    decoding = DecodingConfig(text=TextConfig(checks=CHECKS, max_echo_tokens=None, **rules))
+    decoding = DecodingConfig(text=TextConfig(checks=CHECKS, **rules))
     return finisher.finish(Completion(0, written, "stop"), PROMPT, texts, decoding)
 
 
@@ -296,7 +297,7 @@ def test_text_of_a_pair_without_choosable_aspects_rests_on_nothing(
 ) -> None:
     asks = PromptBuilder(toy_tokenizer(), PromptConfig(aspects=num_aspects), builder().vocabulary)
     asks.decode = lambda token_ids: "Great food."  # type: ignore[method-assign]
-    rules = TextConfig(checks=ChecksConfig(min_chosen=min_chosen), max_echo_tokens=None)
+    rules = TextConfig(checks=ChecksConfig(min_chosen=min_chosen))
     _, failure = TextFinisher(asks, TitleIndex(CATALOGUE)).finish(
         Completion(0, [5], "stop"),
         PROMPT,
@@ -344,7 +345,7 @@ def begun(opening: str, *aspects: str) -> tuple[TextFinisher, PairTexts, Decodin
     profile = "Late hours and tea. Guests like the Live Music of The Rusty Fox."
     texts = PairTexts("", TITLE, profile, chosen, frozenset(aspects))
     finisher = TextFinisher(builder(), TitleIndex(CATALOGUE), Checker(["late hours", "live music"]))
-    decoding = DecodingConfig(opening=opening, text=TextConfig(max_echo_tokens=None))
+    decoding = DecodingConfig(opening=opening, text=TextConfig())
     return finisher, texts, decoding
 
 
@@ -362,10 +363,11 @@ def test_text_begins_with_the_opening_and_goes_on_with_what_the_model_wrote() ->
     assert builder().decode(ids) == "You love [title] for its late hours and Live Music"
 
 
-def test_opening_may_stand_in_the_prompt_and_what_the_model_writes_may_not() -> None:
-    finisher, texts, _ = begun("{aspects}", "late hours", "live music")
-    rules = TextConfig(max_echo_tokens=3)
-    decoding = DecodingConfig(opening="Known for {aspects}", text=rules)
+def test_opening_may_stand_in_the_prompt_and_what_the_model_writes_may_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(text_rules, "_MAX_ECHO_TOKENS", 3)
+    finisher, texts, decoding = begun("Known for {aspects}", "late hours", "live music")
     prompt = builder().encode_explanation("late hours and Live Music, and it is calm here.")
     for text, reason in ((" for you.", ""), (", and it is calm here.", "prompt_echo")):
         written = builder().encode_explanation(text)[:-1]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.xrec.generate.town import make_town
 from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
-from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, make_town
+from tests.xrec.serve.town import backfill_config, ids_of, make_backfill
 
 NUM_BACKFILLED_USERS = 6
 

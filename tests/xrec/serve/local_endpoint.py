@@ -14,7 +14,7 @@ import requests
 import uvicorn
 
 from tests.xrec.serve.town import serve_config
-from xrec.serve.frontend import asgi_app, read_contents
+from xrec.serve.app import asgi_app, read_contents
 from xrec.serve.generator import load_live
 from xrec.serve.live_explainer import LiveExplainer
 from xrec.serve.messages import PairRequest

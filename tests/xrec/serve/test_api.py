@@ -15,6 +15,7 @@ from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint, sse
 from tests.xrec.serve.town import DECODING, dataset_of, ids_of
 from xrec.backfill import read_explanations
 from xrec.generate.text_rules import cut_to_words
+from xrec.serve import live_explainer
 
 
 def rows_of(town: Path) -> dict[tuple[str, str], str]:
@@ -279,12 +280,11 @@ def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town: 
         assert narrow.get("/healthz").status_code == 200
 
 
-def test_queue_that_is_full_answers_429_with_retry_after(town: Path) -> None:
-    with local_endpoint(
-        town,
-        engine={"max_rows": 2, "kv_cache_gib": 0.05},
-        models={"device": "cpu", "max_waiting_pairs": 3},
-    ) as small:
+def test_queue_that_is_full_answers_429_with_retry_after(
+    town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_explainer, "MAX_WAITING_PAIRS", 3)
+    with local_endpoint(town, engine={"max_rows": 2, "kv_cache_gib": 0.05}) as small:
         users, items = ids_of(town)
         small.model.live.num_pending += 4  # of five
         two = [{"user_id": user, "item_id": items[9]} for user in users[:2]]

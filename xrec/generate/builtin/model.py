@@ -1,6 +1,7 @@
 """Runs packed passes through a transformers decoder: the tokens of many sequences in one row."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,8 +11,9 @@ from transformers import PreTrainedModel
 from xrec.errors import ModelError
 from xrec.generate.builtin.attention import PACKED, Attends, register_packed_attention
 from xrec.generate.builtin.kv_cache import KVShape
-from xrec.generate.builtin.vectors import AdaptedVectors
 from xrec.llm.collaborative import CollaborativeEmbedding
+
+_ADAPTED_AT_ONCE = 4096
 
 
 class PackedModel:
@@ -38,19 +40,17 @@ class PackedModel:
         positions: Sequence[int],
         layout: Attends,
         keep: Sequence[int] | None = None,
-        not_injected: Sequence[int] = (),
     ) -> Tensor:
         """One pass over T tokens at their `positions` (T,); returns logits (n, V).
 
         `keep` lists the indices of the tokens whose logits are returned; if it is None, all are.
-        The vectors of users and items at the indices `not_injected` enter by the embedding only
-        and not in the layers. `vectors` has to hold all of them.
+        `vectors` has to hold all users and items among the tokens.
         """
         device = self.model.device
         kept = 0 if keep is None else torch.tensor(keep, dtype=torch.long, device=device)
         with _packed(self.model):
             output = self.model(
-                inputs_embeds=self._embed(token_ids, not_injected),
+                inputs_embeds=self._embed(token_ids),
                 position_ids=torch.tensor([positions], device=device),
                 use_cache=False,
                 logits_to_keep=kept,
@@ -59,7 +59,7 @@ class PackedModel:
         logits: Tensor = output.logits[0]
         return logits
 
-    def _embed(self, token_ids: Sequence[int], not_injected: Sequence[int]) -> Tensor:
+    def _embed(self, token_ids: Sequence[int]) -> Tensor:
         """The input vectors (1, T, H).
 
         The ids are known on the host, so a pass with text tokens only skips adapters and injection.
@@ -74,11 +74,7 @@ class PackedModel:
         collaborative = [token for token in token_ids if token >= self.num_text_tokens]
         if not collaborative:
             return embedding.embed_text(ids)
-        embeds = embedding.embed(ids, ids >= self.num_text_tokens, self.vectors.of(collaborative))
-        if not_injected:
-            assert embedding.injection is not None
-            embedding.injection[0, list(not_injected)] = 0
-        return embeds
+        return embedding.embed(ids, ids >= self.num_text_tokens, self.vectors.of(collaborative))
 
     def _probe(self) -> KVShape:
         """The shape of one position's keys and values.
@@ -116,6 +112,65 @@ class PackedModel:
                 f"{', '.join(sorted(unknown)) or 'layers that share keys'}; "
                 "use a decoder with full or sliding attention"
             )
+
+
+class AdaptedVectors:
+    """Vectors by token id, for as long as a prompt with that id needs them.
+
+    The same id may stand for another vector later (a new user of the endpoint takes the place of an
+    earlier one), so none is kept longer. Without an `embedding` no prompt has users or items.
+    """
+
+    def __init__(self, embedding: CollaborativeEmbedding | None, device: torch.device):
+        self._embedding, self._device = embedding, device
+        self._num_text_tokens = embedding.vocabulary.num_text_tokens if embedding else 0
+        self._num_prompts: Counter[int] = Counter()
+        self._place_of: dict[int, int] = {}
+        self._free: list[int] = []
+        self._table: Tensor | None = None
+
+    @torch.inference_mode()
+    def keep(self, prompts: Iterable[Sequence[int]]) -> None:
+        """Compute the vectors of prompts that are not here yet, and keep all of theirs."""
+        if self._embedding is None:
+            return
+        for prompt in prompts:
+            self._num_prompts.update(self._ids(prompt))
+        new = sorted(self._num_prompts.keys() - self._place_of.keys())
+        if new:
+            parts = torch.tensor(new, device=self._device).split(_ADAPTED_AT_ONCE)
+            self._put(new, torch.cat([self._embedding.adapt(part) for part in parts]))
+
+    def drop(self, prompt: Sequence[int]) -> None:
+        """A prompt that was kept needs its vectors no longer."""
+        if self._embedding is None:
+            return
+        for token in self._ids(prompt):
+            self._num_prompts[token] -= 1
+            if not self._num_prompts[token]:
+                del self._num_prompts[token]
+                self._free.append(self._place_of.pop(token))
+
+    def of(self, token_ids: Sequence[int]) -> Tensor:
+        """The vectors (N, H) of ids that are kept, on the model's device."""
+        assert self._table is not None
+        places = torch.tensor([self._place_of[token] for token in token_ids])
+        return self._table[places.to(self._device)]
+
+    def _ids(self, prompt: Sequence[int]) -> set[int]:
+        return {token for token in prompt if token >= self._num_text_tokens}
+
+    def _put(self, token_ids: list[int], vectors: Tensor) -> None:
+        missing = len(token_ids) - len(self._free)
+        if missing > 0:
+            size = 0 if self._table is None else len(self._table)
+            added = vectors.new_empty(max(missing, size), vectors.shape[1])
+            self._table = added if self._table is None else torch.cat([self._table, added])
+            self._free += range(size, len(self._table))
+        assert self._table is not None
+        places = [self._free.pop() for _ in token_ids]
+        self._table[torch.tensor(places).to(self._device)] = vectors
+        self._place_of.update(zip(token_ids, places, strict=True))
 
 
 class _Probe:

@@ -1,24 +1,26 @@
-"""Computes the passes that the scheduler chose, and gives requests what they bring."""
+"""Computes the passes that the scheduler chose, and gives requests what they bring.
 
+The spans of a pass are turned into the layout that attention needs.
+"""
+
+import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from xrec.generate.builtin.layouts import (
-    layout_of,
-    num_key_cells,
-    num_seen_keys,
-    positions,
-    token_ids,
-)
+from xrec.generate.builtin.attention import Extent, PackedLayout, Part, SharedPrefixes
+from xrec.generate.builtin.kv_cache import Block, KVCache
 from xrec.generate.builtin.model import PackedModel
 from xrec.generate.builtin.requests import Request, Span
 from xrec.generate.builtin.sampling import NOT_A_NUMBER, log_likelihoods, next_tokens
 from xrec.generate.builtin.scheduler import Scheduler
 from xrec.generate.builtin.slots import Slots
 from xrec.generate.engine import Advance, Completion, EngineReport, Failure, failed
+
+_SHARE_OF_WHOLE_SLOTS = 0.75
 
 
 class ModelRunner:
@@ -34,7 +36,7 @@ class ModelRunner:
             keep += [first + index - span.start for index in _kept(span)]
             first += span.stop - span.start
         report.num_computed_prompt_tokens += first
-        logits = self._logits(spans, keep, report)
+        logits = self._logits(spans, keep)
         found = [(span, span.sequence) for span in spans if isinstance(span.sequence, Request)]
         self.let_go([one for _, one in found if one.is_computed and one.retry is None])
         parts = zip(found, logits.split([len(_kept(span)) for span, _ in found]), strict=True)
@@ -47,48 +49,39 @@ class ModelRunner:
                 given += [request] if request.is_computed else []
             elif len(part):
                 starting.append((request, part))
-        advances = [self._weighed(request, report) for request in given]
+        advances = [self._weighed(request) for request in given]
         self._scheduler.remove(given)
         if starting:
             begun = [request for request, _ in starting]
-            advances += self._next_tokens(begun, torch.cat([part for _, part in starting]), report)
+            advances += self._next_tokens(begun, torch.cat([part for _, part in starting]))
         return advances
 
     def decode(self, spans: list[Span], report: EngineReport) -> list[Advance]:
         """Compute a decode step; returns what it gave to each request."""
         report.num_decoded_tokens += len(spans)
-        logits = self._logits(spans, None, report)
+        logits = self._logits(spans)
         requests = [span.sequence for span in spans if isinstance(span.sequence, Request)]
-        return self._next_tokens(requests, logits, report)
+        return self._next_tokens(requests, logits)
 
-    def _logits(
-        self, spans: Sequence[Span], keep: list[int] | None, report: EngineReport
-    ) -> Tensor:
+    def _logits(self, spans: Sequence[Span], keep: list[int] | None = None) -> Tensor:
         layout = layout_of(spans, self._slots.cache)
-        logits = self._model.logits(
-            token_ids(spans), positions(spans), layout, keep, not_injected=_not_injected(spans)
-        )
-        report.num_logits += len(logits)
-        report.num_key_cells += num_key_cells(layout)
-        report.num_seen_keys += num_seen_keys(spans)
+        logits = self._model.logits(_token_ids(spans), _positions(spans), layout, keep)
         self._scheduler.computed(spans)
         return logits
 
-    def _weighed(self, request: Request, report: EngineReport) -> Advance:
+    def _weighed(self, request: Request) -> Advance:
         """The end of a text that is given."""
         values = tuple(request.log_likelihoods)
         if any(map(math.isnan, values)):
-            return self._failed(request, NOT_A_NUMBER, report)
+            return self._failed(request, NOT_A_NUMBER)
         ids = list(request.given)
         completion = Completion(request.request_id, ids, "given", log_likelihoods=values)
         return Advance(request.request_id, ids, completion)
 
-    def _next_tokens(
-        self, requests: Sequence[Request], logits: Tensor, report: EngineReport
-    ) -> list[Advance]:
+    def _next_tokens(self, requests: Sequence[Request], logits: Tensor) -> list[Advance]:
         """Give each request its next token, and remove those whose texts end."""
         advances = [
-            self._failed(request, token, report)
+            self._failed(request, token)
             if isinstance(token, Failure)
             else self._appended(request, token)
             for request, token in zip(requests, next_tokens(requests, logits), strict=True)
@@ -104,23 +97,21 @@ class ModelRunner:
 
     def _appended(self, request: Request, token: int) -> Advance:
         request.token_ids.append(token)
-        num_used = len(request.prefix.token_ids) + len(request.token_ids)
         generated = request.generated
-        reason = request.stopping.reason(generated, self._model.context_length - num_used)
+        reason = request.finish_reason(self._model.context_length)
         if reason is None:
             if request.mask is not None:
                 request.mask.accept(token)
             return Advance(request.request_id, generated)
-        text = request.stopping.without_end(generated)
+        text = generated[:-1] if token in request.stop_token_ids else generated
         completion = Completion(request.request_id, text, reason)
         if request.retry and request.retry.is_refused(completion):
             request.begin_again()
             return Advance(request.request_id, [])
         return Advance(request.request_id, text, completion)
 
-    def _failed(self, request: Request, failure: Failure, report: EngineReport) -> Advance:
+    def _failed(self, request: Request, failure: Failure) -> Advance:
         """The end of a text that cannot go on; what is not a number must not stay in memory."""
-        report.num_failed += 1
         if failure.reason == "invalid_logits":
             self._slots.clear(request)
         return failed(request.request_id, failure)
@@ -143,15 +134,119 @@ def _kept(span: Span) -> range:
     return range(max(span.start, span.sequence.num_rest - 1), span.stop)
 
 
-def _not_injected(spans: Sequence[Span]) -> list[int]:
-    """The tokens of sequences whose vectors do not enter the layers."""
-    if all(_is_injected(span) for span in spans):
-        return []
-    flags = [_is_injected(span) for span in spans for _ in range(span.start, span.stop)]
-    return [place for place, is_injected in enumerate(flags) if not is_injected]
+def layout_of(spans: Sequence[Span], cache: KVCache) -> PackedLayout:
+    """The layout of a pass over spans, in which those of one block follow each other."""
+    parts, first = [], 0
+    for _, group in itertools.groupby(spans, key=lambda span: id(span.sequence.block)):
+        members = list(group)
+        count = sum(span.stop - span.start for span in members)
+        parts.append(_part(members, first, first + count, cache.shape.device))
+        first += count
+    return PackedLayout(cache, _places(spans, cache), parts)
 
 
-def _is_injected(span: Span) -> bool:
-    sequence = span.sequence
-    prefix = sequence.prefix if isinstance(sequence, Request) else sequence
-    return prefix.is_injected
+def _token_ids(spans: Sequence[Span]) -> list[int]:
+    """The token ids of a pass, one span after the other."""
+    return [token for span in spans for token in span.sequence.token_ids[span.start : span.stop]]
+
+
+def _positions(spans: Sequence[Span]) -> list[int]:
+    """The positions of these tokens, counted from the beginning of their prompts."""
+    return [position + _offset(span) for span in spans for position in range(span.start, span.stop)]
+
+
+def _offset(span: Span) -> int:
+    return len(span.sequence.prefix.token_ids) if isinstance(span.sequence, Request) else 0
+
+
+def _places(spans: Sequence[Span], cache: KVCache) -> Tensor:
+    """Where the keys of each token and head go: rows (T * heads,) of a layer of the cache."""
+    heads = cache.shape.num_heads
+    firsts: list[int] = []
+    lengths: list[int] = []
+    for span in spans:
+        block = span.sequence.block
+        assert block is not None
+        first = (block.start + span.sequence.slot * block.slot_length) * heads
+        firsts += range(first + span.start, first + span.stop)
+        lengths += [block.slot_length] * (span.stop - span.start)
+    of_heads = torch.tensor(lengths)[:, None] * torch.arange(heads)
+    return (torch.tensor(firsts)[:, None] + of_heads).flatten().to(cache.shape.device)
+
+
+def _part(spans: Sequence[Span], first: int, last: int, device: torch.device) -> Part:
+    """The part of attention over spans of one block, which are the tokens `first` to `last`."""
+    counts = [span.stop - span.start for span in spans]
+    columns = max(counts)
+    starts = torch.tensor([span.start for span in spans], device=device)
+    cells = [row * columns + column for row, count in enumerate(counts) for column in range(count)]
+    block = spans[0].sequence.block
+    assert block is not None
+    return Part(
+        tokens=slice(first, last),
+        own=_extent(
+            block,
+            _slots([span.sequence.slot for span in spans], device),
+            max(span.stop for span in spans),
+        ),
+        positions=starts[:, None] + torch.arange(columns, device=device),
+        cells=None if columns == 1 else torch.tensor(cells, device=device),
+        token_of_cell=None if columns == 1 else _inverse(cells, len(spans) * columns, device),
+        prefixes=_shared_prefixes(spans, device),
+    )
+
+
+def _extent(block: Block, slots: slice | Tensor, length: int) -> Extent:
+    """The first `length` positions, or whole slots where that is not much more.
+
+    A CPU's products copy operands with gaps, which costs them a quarter to a third of their time.
+    """
+    is_much_more = length < _SHARE_OF_WHOLE_SLOTS * block.slot_length
+    without_gaps = isinstance(slots, slice) and not is_much_more
+    return Extent(block, slots, block.slot_length if without_gaps else length)
+
+
+def _shared_prefixes(spans: Sequence[Span], device: torch.device) -> SharedPrefixes | None:
+    requests = [span.sequence for span in spans if isinstance(span.sequence, Request)]
+    if not requests or requests[0].prefix.block is None:
+        return None
+    slots = _read_slots(sorted({request.prefix.slot for request in requests}))
+    place_of = {slot: place for place, slot in enumerate(slots)}
+    num_members = Counter(request.prefix.slot for request in requests)
+    max_members = max(num_members.values())
+    counts: Counter[int] = Counter()
+    members = []
+    for request in requests:
+        slot = request.prefix.slot
+        members.append(place_of[slot] * max_members + counts[slot])
+        counts[slot] += 1
+    lengths = [len(request.prefix.token_ids) for request in requests]
+    return SharedPrefixes(
+        extent=_extent(requests[0].prefix.block, _slots(slots, device), max(lengths)),
+        members=torch.tensor(members, device=device),
+        rows=_inverse(members, len(slots) * max_members, device),
+        lengths=torch.tensor(lengths, device=device),
+        num_prefixes=len(slots),
+        max_members=max_members,
+    )
+
+
+def _read_slots(used: list[int]) -> list[int]:
+    """The slots to read: without a gap if that is not much more than those that are used."""
+    whole = list(range(used[0], used[-1] + 1))
+    return whole if 4 * len(whole) <= 5 * len(used) else used
+
+
+def _slots(slots: Sequence[int], device: torch.device) -> slice | Tensor:
+    """The slots as a slice if they are consecutive, so that reading them is a view and no copy."""
+    first = slots[0]
+    if list(slots) == list(range(first, first + len(slots))):
+        return slice(first, first + len(slots))
+    return torch.tensor(slots, device=device)
+
+
+def _inverse(places: Sequence[int], size: int, device: torch.device) -> Tensor:
+    """The inverse (size,) of `places`: the index that is at each place, and 0 at empty places."""
+    inverse = torch.zeros(size, dtype=torch.long)
+    inverse[torch.tensor(places)] = torch.arange(len(places))
+    return inverse.to(device)

@@ -1,6 +1,15 @@
-"""What is at work: requests, and the prefixes that they share."""
+"""What is at work: requests, and the beginnings that they share.
 
-from collections.abc import Callable, Sequence
+A prefix is computed once for all requests that have it. In lexicographic order, prompts with a
+common beginning are neighbours. A node is a run of neighbours, and its prefix is what the whole run
+shares. The run is cut wherever two neighbours share fewer than `LEAST_GAIN` tokens more than this
+prefix. Pieces of two and more prompts are nodes again; the single prompts that are left form a
+group with the node's prefix. If the user's texts come before the item's, all pairs of one user form
+a group, and users with one pair each share the instruction.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from xrec.generate.builtin.kv_cache import Block
@@ -13,35 +22,8 @@ from xrec.generate.engine import (
     TokenMask,
 )
 
-
-@dataclass(frozen=True)
-class Stopping:
-    """The rules by which a text ends: an end token, a stop string, or its length.
-
-    `decode` gives the text of token ids.
-    """
-
-    token_ids: frozenset[int]
-    strings: tuple[str, ...]
-    decode: Callable[[list[int]], str]
-    max_new_tokens: int
-
-    def reason(self, generated: list[int], num_left: int) -> FinishReason | None:
-        """Why the text ends after its last token, or None if it goes on.
-
-        `num_left` is the number of further tokens that the model's context can hold.
-        """
-        if generated[-1] in self.token_ids:
-            return "stop"
-        if self.strings:
-            text = self.decode(generated)
-            if any(string in text for string in self.strings):
-                return "stop"
-        return "length" if len(generated) == self.max_new_tokens or not num_left else None
-
-    def without_end(self, generated: list[int]) -> list[int]:
-        """The text's ids without the end token."""
-        return generated[:-1] if generated[-1] in self.token_ids else generated
+LEAST_GAIN = 16
+"""A longer prefix gets a group of its own if it saves at least as many tokens for each member."""
 
 
 @dataclass(eq=False)
@@ -54,7 +36,6 @@ class Prefix:
     """
 
     token_ids: list[int]
-    is_injected: bool
     num_waiting: int = 0
     requests: "list[Request]" = field(default_factory=list)
     block: "PrefixBlock | None" = None
@@ -87,7 +68,7 @@ class Request:
     request_id: int
     prompt: list[int]
     params: RequestParams
-    stopping: Stopping
+    stop_token_ids: frozenset[int]
     prefix: Prefix = field(init=False)
     token_ids: list[int] = field(init=False)
     num_given: int = field(init=False)
@@ -108,6 +89,12 @@ class Request:
         self.token_ids = [*self.prompt[len(prefix.token_ids) :], *self.given[:-1]]
         self.num_given = len(self.token_ids)
         self.num_positions = num_positions - len(prefix.token_ids)
+
+    @property
+    def text_params(self) -> TextParams:
+        """`params` of a request whose text is to be written."""
+        assert isinstance(self.params, TextParams)
+        return self.params
 
     @property
     def retry(self) -> Retry | None:
@@ -134,6 +121,14 @@ class Request:
         """The text so far."""
         return self.token_ids[self.num_given :]
 
+    def finish_reason(self, context_length: int) -> FinishReason | None:
+        """Why the text ends after its last token, or None if it goes on."""
+        if self.token_ids[-1] in self.stop_token_ids:
+            return "stop"
+        num_generated = len(self.token_ids) - self.num_given
+        is_full = len(self.prompt) + num_generated == context_length
+        return "length" if num_generated == self.text_params.max_new_tokens or is_full else None
+
     def begin(self) -> None:
         """Start the mask of the text, if it has one."""
         if isinstance(self.params, TextParams) and self.params.constraint is not None:
@@ -144,8 +139,7 @@ class Request:
 
         That of the last token is computed again, since its logits are needed.
         """
-        assert isinstance(self.params, TextParams)
-        self.is_second, self.params = True, self.params.second
+        self.is_second, self.params = True, self.text_params.second
         del self.token_ids[self.num_given :]
         self.num_computed = self.num_given - 1
         self.uniform = None
@@ -162,13 +156,10 @@ class RequestBlock(Block):
 
 @dataclass(eq=False)
 class PrefixBlock(Block):
-    """Prefixes by slot. `contents` are the ids whose KV cache is there, in use or not.
-
-    Beside the ids stands whether the layers got the vectors of users and items.
-    """
+    """Prefixes by slot. `contents` are the ids whose KV cache is there, in use or not."""
 
     prefixes: dict[int, Prefix] = field(default_factory=dict)
-    contents: dict[int, tuple[list[int], bool]] = field(default_factory=dict)
+    contents: dict[int, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -189,3 +180,59 @@ def positions_needed(prompt: Sequence[int], params: RequestParams, context_lengt
         len(params.continuation) if isinstance(params, LikelihoodParams) else params.max_new_tokens
     )
     return min(len(prompt) + num_new - 1, context_length)
+
+
+def group_by_prefix(
+    prompts: Sequence[list[int]], max_members: int
+) -> list[tuple[list[int], list[int]]]:
+    """Groups of at most `max_members`: the prefix, and the indices of the prompts that have it.
+
+    The prefix never includes the last token of a member. Groups with similar beginnings follow
+    each other.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: prompts[index])
+    shared = [
+        shared_length(prompts[left], prompts[right]) for left, right in itertools.pairwise(order)
+    ]
+    return [
+        (prompts[members[0]][: min(length, *(len(prompts[one]) - 1 for one in members))], members)
+        for places, length in _nodes(shared, 0, len(order))
+        for start in range(0, len(places), max_members)
+        for members in [[order[place] for place in places[start : start + max_members]]]
+    ]
+
+
+def shared_length(left: list[int], right: list[int]) -> int:
+    """The number of tokens at the beginning that two lists have in common."""
+    low, high = 0, min(len(left), len(right))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _nodes(shared: Sequence[int], start: int, stop: int) -> Iterator[tuple[list[int], int]]:
+    """The places and the prefix length of each group among the places `start` to `stop`.
+
+    A place is an index into the ordered prompts, and `shared[i]` is the number of tokens that the
+    prompts at places i and i + 1 share.
+    """
+    if stop - start <= 1:
+        yield from [([start], 0)] if stop > start else []
+        return
+    length = min(shared[start : stop - 1])
+    cuts = [
+        start,
+        *(place + 1 for place in range(start, stop - 1) if shared[place] < length + LEAST_GAIN),
+        stop,
+    ]
+    runs = list(itertools.pairwise(cuts))
+    for first, last in runs:
+        if last - first > 1:
+            yield from _nodes(shared, first, last)
+    alone = [first for first, last in runs if last - first == 1]
+    if alone:
+        yield alone, length

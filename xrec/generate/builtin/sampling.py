@@ -30,7 +30,7 @@ def next_tokens(requests: Sequence[Request], logits: Tensor) -> list[int | Failu
     The logits are changed where a request has a mask.
     """
     apply_masks(logits, [request.mask for request in requests])
-    largest, likeliest = (values.tolist() for values in greedy(logits))
+    largest, likeliest = (values.tolist() for values in logits.max(dim=-1))  # the first of equals
     tokens: list[int | Failure] = [
         token if logit > -math.inf else NOT_A_NUMBER if math.isnan(logit) else _NOTHING_ALLOWED
         for logit, token in zip(largest, likeliest, strict=True)
@@ -38,7 +38,7 @@ def next_tokens(requests: Sequence[Request], logits: Tensor) -> list[int | Failu
     places = [
         place
         for place, (request, token) in enumerate(zip(requests, tokens, strict=True))
-        if _params(request).temperature and not isinstance(token, Failure)
+        if request.text_params.temperature and not isinstance(token, Failure)
     ]
     if places:
         drawn = _sampled(
@@ -81,7 +81,7 @@ def _bits(words: Tensor) -> Tensor:
 def _sampled(requests: Sequence[Request], logits: Tensor) -> list[int]:
     numbers = torch.tensor(
         [
-            (_uniform(request), _params(request).temperature, _params(request).top_p)
+            (_uniform(request), request.text_params.temperature, request.text_params.top_p)
             for request in requests
         ],
         dtype=torch.float64,
@@ -92,13 +92,8 @@ def _sampled(requests: Sequence[Request], logits: Tensor) -> list[int]:
 
 def _uniform(request: Request) -> float:
     if request.uniform is None:
-        request.uniform = draws(request.prompt, _params(request)).tolist()
+        request.uniform = draws(request.prompt, request.text_params).tolist()
     return request.uniform[len(request.generated)]
-
-
-def _params(request: Request) -> TextParams:
-    assert isinstance(request.params, TextParams)
-    return request.params
 
 
 def draws(prompt: Sequence[int], params: TextParams) -> Tensor:
@@ -109,15 +104,6 @@ def draws(prompt: Sequence[int], params: TextParams) -> Tensor:
     digest = hashlib.blake2b(repr((params.seed, list(prompt))).encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
     return torch.rand(params.max_new_tokens, generator=generator, dtype=torch.float64)
-
-
-def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest logit (R,) of each row of logits (R, V), and its token; of equal ones the first.
-
-    The logit is NaN if any of the row is, and -inf if all are.
-    """
-    largest = logits.max(dim=-1)
-    return largest.values, largest.indices
 
 
 def sampled(logits: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:

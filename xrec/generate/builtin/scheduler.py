@@ -8,8 +8,14 @@ prefix is computed once.
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from xrec.generate.builtin.prefix_groups import LEAST_GAIN, group_by_prefix, shared_length
-from xrec.generate.builtin.requests import Prefix, Request, Span
+from xrec.generate.builtin.requests import (
+    LEAST_GAIN,
+    Prefix,
+    Request,
+    Span,
+    group_by_prefix,
+    shared_length,
+)
 from xrec.generate.builtin.slots import Slots
 
 _MAX_MEMBERS = 16
@@ -45,12 +51,7 @@ class Scheduler:
         return len(self._queue)
 
     def add(self, requests: Sequence[Request]) -> None:
-        """Let requests wait: with the prefixes that are there, or in new groups."""
-        for is_injected in (True, False):
-            self._add([one for one in requests if one.params.is_injected == is_injected])
-
-    def _add(self, requests: Sequence[Request]) -> None:
-        """Group requests by their beginnings.
+        """Let requests wait: with the prefixes that are there, or in new groups.
 
         The prompt that came before them is grouped with them, so that one that comes alone shares a
         prefix too.
@@ -61,10 +62,10 @@ class Scheduler:
         known = [*self._prefixes]
         earlier = [self._latest] if self._latest else []
         self._latest = prompts[-1]
-        for group in group_by_prefix([*prompts, *earlier], _MAX_MEMBERS):
-            members = [requests[index] for index in group.members if index < len(requests)]
+        for prefix, indices in group_by_prefix([*prompts, *earlier], _MAX_MEMBERS):
+            members = [requests[index] for index in indices if index < len(requests)]
             if members:
-                self._add_group(group.prefix, members, known)
+                self._add_group(prefix, members, known)
 
     def _add_group(self, token_ids: list[int], members: list[Request], known: list[Prefix]) -> None:
         if len(members) == 1 and len(token_ids) < LEAST_GAIN:
@@ -86,7 +87,6 @@ class Scheduler:
             prefix
             for prefix in known
             if max(1, len(token_ids)) <= len(prefix.token_ids) < shortest
-            and prefix.is_injected == requests[0].params.is_injected
             and 0 < prefix.num_members <= _MAX_MEMBERS - len(requests)
             and all(
                 request.prompt[: len(prefix.token_ids)] == prefix.token_ids for request in requests
@@ -94,7 +94,7 @@ class Scheduler:
         ]
         if shared:
             return max(shared, key=lambda prefix: len(prefix.token_ids))
-        prefix = Prefix(token_ids, requests[0].params.is_injected)
+        prefix = Prefix(token_ids)
         self._prefixes.append(prefix)
         return prefix
 
@@ -137,7 +137,7 @@ class Scheduler:
                 self._slots.prefixes.release(other)
         request.prefix.num_waiting -= 1
         self._forget(request.prefix)
-        prefix = Prefix([], request.prefix.is_injected, num_waiting=1)
+        prefix = Prefix([], num_waiting=1)
         self._prefixes.append(prefix)
         request.enter(prefix, self._context_length)
         is_placed = self._slots.place(request)
@@ -170,7 +170,6 @@ class Scheduler:
         source, length = self._slots.prefixes.longest_beginning(prefix)
         if any(
             isinstance(span.sequence, Prefix)
-            and span.sequence.is_injected == prefix.is_injected
             and shared_length(span.sequence.token_ids, prefix.token_ids) >= length + _WORTH_WAITING
             for span in spans.spans
         ):

@@ -1,7 +1,7 @@
 """What vLLM is started with, for a model, a device and the memory that it may take."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,60 @@ from xrec.config.engine import EngineConfig
 from xrec.config.llm import Dtype
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import PREFIX, TOKENIZER_MODE, Attachment
-from xrec.generate.vllm.refusals import check_options
+
+_STORES = (
+    "such a store finds the KV cache by token ids, and the id of a user or item means "
+    "another vector with another adapter or graph"
+)
+_DRAFTS = "a draft model reads token ids, and its vocabulary has no users and items"
+_LORA = "vLLM then computes qkv_proj in a layer of its own, which does not add users and items"
+_SPLITS = "a step is split, and what its tokens add in the layers is kept for a whole step"
+_PENALTIES = (
+    "a penalty counts the prompt's ids by their place in the vocabulary, where users and items "
+    "have none"
+)
+_OURS = "xrec sets it"
+
+_REFUSED: dict[str, str] = {
+    "speculative_config": _DRAFTS,
+    "spec_method": _DRAFTS,
+    "spec_model": _DRAFTS,
+    "spec_tokens": _DRAFTS,
+    "enable_lora": _LORA,
+    "default_mm_loras": _LORA,
+    "kv_transfer_config": _STORES,
+    "kv_offloading_size": _STORES,
+    "pipeline_parallel_size": "the later stages would not get what tokens add in the layers",
+    "prefill_context_parallel_size": _SPLITS,
+    "enable_dbo": _SPLITS,
+    "ubatch_size": _SPLITS,
+    "enable_prompt_embeds": "vectors of a prompt come from its ids here",
+    "generation_config": _PENALTIES,
+    "override_generation_config": _PENALTIES,
+    "logits_processors": "vLLM then leaves Model Runner V2, which adds users and items on GPUs",
+    "model_impl": "only vLLM's own classes of the models have users and items",
+    "data_parallel_size": "each actor of a backfill and each replica of an endpoint is one engine; "
+    "set actors.num_actors or models.num_replicas",
+    **dict.fromkeys(
+        (
+            "additional_config",
+            "block_size",
+            "config_format",
+            "dtype",
+            "enable_prefix_caching",
+            "gpu_memory_utilization",
+            "hf_overrides",
+            "kv_cache_memory_bytes",
+            "max_num_seqs",
+            "model",
+            "skip_tokenizer_init",
+            "tensor_parallel_size",
+            "tokenizer",
+            "tokenizer_mode",
+        ),
+        _OURS,
+    ),
+}
 
 # In tokens. The prefix cache holds whole blocks only; vLLM's default on CPUs, 128, would miss most.
 _CPU_BLOCK_SIZE = 32
@@ -45,10 +98,10 @@ def engine_arguments(
 ) -> EngineArgs:
     """The arguments of an engine over the model in `model_folder` with the users and items.
 
-    Raises ModelError for a device for which this vLLM was not built, and for `vllm_options` that
-    `check_options` refuses or that vLLM does not have.
+    Raises ModelError for a device for which this vLLM was not built, and for `vllm_options` with
+    which texts would be wrong, or that vLLM does not have.
     """
-    check_options(engine.vllm_options)
+    _check_options(engine.vllm_options)
     _check_device(device)
     if TOKENIZER_MODE not in RENDERER_REGISTRY.renderers:
         # What vLLM asks for in this process by the name of the tokenizer's mode.
@@ -132,6 +185,12 @@ def start_settings(num_threads: int) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name in _REFUSED:
+            raise ModelError(f"engine.vllm_options: {name} cannot be set: {_REFUSED[name]}")
 
 
 def _check_device(device: torch.device) -> None:

@@ -28,7 +28,6 @@ from xrec.generate.engine import (
     failed,
     request_failure,
 )
-from xrec.generate.vllm.vectors import without_injection
 from xrec.llm.collaborative import Vocabulary
 from xrec.storage import fingerprint_of
 
@@ -42,8 +41,6 @@ class _Part:
     request: "_Request"
     number: int
     token_ids: list[int] = field(default_factory=list)
-    num_searched: int = 0
-    """How many of the tokens were looked through for a stop string."""
     is_second: bool = False
 
 
@@ -60,9 +57,8 @@ class VllmCore:
     """An `EngineCore` over `engine`; to be used by one thread at a time.
 
     A text gets an `Advance` for each of its tokens if `is_streaming`, else only when it has ended,
-    which costs this process less. `stop_token_ids` end a text; `decode` gives the text of token
-    ids and is needed for stop strings. Prompts share their beginning in the prefix cache only if
-    `cache_salt` gives the same for both.
+    which costs this process less. `stop_token_ids` end a text. Prompts share their beginning in the
+    prefix cache only if `cache_salt` gives the same for both.
     """
 
     def __init__(
@@ -70,15 +66,13 @@ class VllmCore:
         engine: LLMEngine,
         vocabulary: Vocabulary,
         stop_token_ids: Sequence[int],
-        decode: Callable[[list[int]], str],
         cache_salt: Callable[[Sequence[int]], str | None],
         *,
         context: int,
         max_rows: int,
         is_streaming: bool = False,
     ):
-        self._engine, self._vocabulary, self._decode = engine, vocabulary, decode
-        self._cache_salt = cache_salt
+        self._engine, self._vocabulary, self._cache_salt = engine, vocabulary, cache_salt
         self._stop_token_ids, self._context = list(stop_token_ids), context
         self._is_streaming, self.max_rows = is_streaming, max_rows
         self._max_num_tokens = engine.model_config.max_model_len
@@ -97,24 +91,6 @@ class VllmCore:
     def num_rows(self) -> int:
         """The number of vLLM's requests that it may compute together now."""
         return min(len(self._parts), self.max_rows)
-
-    @property
-    def num_waiting(self) -> int:
-        """The number of vLLM's requests beyond `max_rows`."""
-        return len(self._parts) - self.num_rows
-
-    @property
-    def kv_cache_bytes(self) -> int:
-        """Bytes that each of vLLM's processes has set aside for its KV cache."""
-        cache, model = self._engine.vllm_config.cache_config, self._engine.model_config
-        parallel = self._engine.vllm_config.parallel_config
-        num_values = (
-            model.get_num_layers(parallel)
-            * model.get_num_kv_heads(parallel)
-            * model.get_head_size()
-        )
-        num_tokens = (cache.num_gpu_blocks or 0) * cache.block_size
-        return int(num_tokens * 2 * num_values * model.dtype.itemsize)
 
     def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
         """See `EngineCore`."""
@@ -141,12 +117,10 @@ class VllmCore:
         """See `EngineCore`."""
         request_id = self._next_id
         self._next_id += 1
-        self.report.num_prompts += 1
         failure = self.refusal(prompt, params)
         if failure is None:
             failure = self._enter(request_id, list(prompt), params)
         if failure is not None:
-            self.report.num_failed += 1
             self._refused.append((request_id, failure))
         return request_id
 
@@ -162,7 +136,6 @@ class VllmCore:
             part = self._parts.get(output.request_id)
             if part is not None:
                 advances += self._advances(part, output)
-        self.report.max_rows = max(self.report.max_rows, self.num_rows)
         self.report.total_seconds += time.perf_counter() - started
         return advances
 
@@ -172,11 +145,6 @@ class VllmCore:
         request = self._requests.get(request_id)
         if request is not None:
             self._drop(request)
-
-    def take_report(self) -> EngineReport:
-        """See `EngineCore`."""
-        taken, self.report = self.report, EngineReport()
-        return taken
 
     def _enter(self, request_id: int, prompt: list[int], params: RequestParams) -> Failure | None:
         """Give the parts of a request to vLLM; returns why vLLM refuses one, if it does."""
@@ -193,24 +161,23 @@ class VllmCore:
         self, request: _Request, params: RequestParams, *, is_second: bool = False
     ) -> None:
         """Give the parts of a request to vLLM, or its second text; raises what vLLM raises."""
-        prompt, tries = request.prompt, "-second" if is_second else ""
-        shown = prompt if params.is_injected else without_injection(prompt, self._vocabulary)
-        salt = self._cache_salt(prompt)
-        for number, (given, sampling) in enumerate(self._sampled(shown, prompt, params)):
+        tries = "-second" if is_second else ""
+        salt = self._cache_salt(request.prompt)
+        for number, (given, sampling) in enumerate(self._sampled(request.prompt, params)):
             name = f"{request.request_id}-{number}{tries}"
             part = _Part(request, number, is_second=is_second)
             self._engine.add_request(name, tokens_input(given, cache_salt=salt), sampling)
             self._parts[name] = request.at_work[name] = part
 
     def _sampled(
-        self, shown: list[int], prompt: list[int], params: RequestParams
+        self, prompt: list[int], params: RequestParams
     ) -> Iterator[tuple[list[int], SamplingParams]]:
         """The prompt and the settings of each part of a request."""
         if isinstance(params, LikelihoodParams):
             for number, token in enumerate(params.continuation):
-                yield [*shown, *params.continuation[:number]], _of_token(token)
+                yield [*prompt, *params.continuation[:number]], _of_token(token)
         else:
-            yield shown, _of_text(prompt, params, self._stop_token_ids, self._is_streaming)
+            yield prompt, _of_text(prompt, params, self._stop_token_ids, self._is_streaming)
 
     def _advances(self, part: _Part, output: RequestOutput) -> list[Advance]:
         request = part.request
@@ -223,9 +190,12 @@ class VllmCore:
             return self._likelihoods(request, request.params, part, output)
         part.token_ids += sequence.token_ids
         self.report.num_decoded_tokens += len(sequence.token_ids)
-        reason = self._end(part, request.params, sequence.finish_reason)
-        if reason is None:
+        if sequence.finish_reason is None:
             return [Advance(request.request_id, list(part.token_ids))]
+        reason: FinishReason = "length"
+        if sequence.finish_reason == "stop":
+            part.token_ids.pop()  # vLLM returns the end token with the text
+            reason = "stop"
         completion = Completion(request.request_id, part.token_ids, reason)
         retry = None if part.is_second else request.params.retry
         if retry is not None and retry.is_refused(completion):
@@ -234,26 +204,6 @@ class VllmCore:
             return [Advance(request.request_id, [])]
         self._end_part(part, output)
         return [Advance(request.request_id, part.token_ids, completion)]
-
-    def _end(
-        self, part: _Part, params: TextParams, finish_reason: str | None
-    ) -> FinishReason | None:
-        """Why the text has ended, None if it goes on; its ids are cut where it ends.
-
-        vLLM returns the end token with the text, so it is removed here. vLLM does not decode, so
-        stop strings are searched for here.
-        """
-        if finish_reason == "stop":
-            part.token_ids.pop()
-        while params.stop and part.num_searched < len(part.token_ids):
-            part.num_searched += 1
-            text = self._decode(part.token_ids[: part.num_searched])
-            if any(string in text for string in params.stop):
-                del part.token_ids[part.num_searched :]
-                return "stop"
-        if finish_reason is None:
-            return None
-        return "stop" if finish_reason == "stop" else "length"
 
     def _end_part(self, part: _Part, output: RequestOutput) -> None:
         name = output.request_id
@@ -283,7 +233,6 @@ class VllmCore:
     def _failure(self, request: _Request, finish_reason: str) -> Advance:
         """End a request with the failure that vLLM reports."""
         self._drop(request)
-        self.report.num_failed += 1
         message = f"vLLM ended the text ({finish_reason}); see vLLM's log"
         return failed(request.request_id, Failure("unsupported_request", message))
 
@@ -308,7 +257,7 @@ def _of_text(
 ) -> SamplingParams:
     """The settings of a text, whose seed follows from the request's seed and the prompt only.
 
-    vLLM returns each token at once if `is_streaming` or if a stop string has to be searched for.
+    vLLM returns each token at once if `is_streaming`.
     """
     return SamplingParams(
         max_tokens=params.max_new_tokens,
@@ -317,9 +266,7 @@ def _of_text(
         seed=int(fingerprint_of([params.seed, *prompt]), 16) >> 1,
         stop_token_ids=[*stop_token_ids],
         detokenize=False,
-        output_kind=RequestOutputKind.DELTA
-        if is_streaming or params.stop
-        else RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.DELTA if is_streaming else RequestOutputKind.FINAL_ONLY,
     )
 
 

@@ -22,10 +22,9 @@ from xrec.config.llm import Dtype
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.vllm.arguments import engine_arguments, resolve_vllm_dtype, start_settings
-from xrec.generate.vllm.attachment import write_attachment
 from xrec.generate.vllm.core import VllmCore
 from xrec.generate.vllm.plugin import check_vllm_version, unknown_family
-from xrec.generate.vllm.vectors import users_in
+from xrec.generate.vllm.vectors import users_in, write_attachment
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import folder_stop_token_ids
@@ -94,7 +93,6 @@ class VllmEngine(SharedEngine):
                 self._engine,
                 self.vocabulary,
                 self.stop_token_ids,
-                lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
                 self._cache_salt,
                 context=config.max_position_embeddings,
                 max_rows=engine.max_rows,

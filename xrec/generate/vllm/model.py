@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from vllm import ModelRegistry
 from vllm.config import VllmConfig
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
 from vllm.utils.torch_utils import set_default_torch_dtype
 
-from xrec.generate.vllm.attachment import load_vectors
+from xrec.errors import ModelError
 from xrec.generate.vllm.injection import InjectionBuffer, Projection, install_hooks
 from xrec.generate.vllm.plugin import FAMILIES, PREFIX, Attachment
-from xrec.generate.vllm.refusals import check_vllm_config
+from xrec.generate.vllm.vectors import load_vectors
 
 if TYPE_CHECKING:
     from xrec.generate.vllm.model_state import CollaborativeModelState
@@ -44,7 +45,7 @@ class _Collaborative:
     named_parameters: Any
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
-        check_vllm_config(vllm_config)
+        _check_config(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         attachment: Attachment = vllm_config.additional_config
         weight: Tensor = self.model.embed_tokens.weight
@@ -87,7 +88,7 @@ class _Collaborative:
         """
         is_collaborative = self.vectors.is_collaborative(input_ids)[:, None]
         adapted = self.vectors(input_ids)
-        self.injection.write(adapted * self.vectors.is_injected(input_ids)[:, None])
+        self.injection.write(adapted * is_collaborative)
         embeds = self.embed_text(input_ids)
         return torch.where(is_collaborative, adapted.to(embeds.dtype), embeds)
 
@@ -142,3 +143,19 @@ def _projection(vllm_config: VllmConfig) -> Projection:
         rank=get_tensor_model_parallel_rank(),
         world_size=get_tensor_model_parallel_world_size(),
     )
+
+
+def _check_config(config: VllmConfig) -> None:
+    """Raise ModelError where users and items have no vectors, or would be waited for."""
+    if not isinstance(config.additional_config, Attachment):
+        raise ModelError(
+            "vLLM with users and items: additional_config is "
+            f"{type(config.additional_config).__name__}; expected an Attachment "
+            "(xrec.generate.vllm.plugin), which names the folder of adapter and vectors"
+        )
+    if current_platform.device_type != "cpu" and not config.use_v2_model_runner:
+        raise ModelError(
+            "vLLM with users and items needs its Model Runner V2 on a GPU, and this run has V1: "
+            "there the ids of a step are on the device only, and each step would wait for them; "
+            "unset VLLM_USE_V2_MODEL_RUNNER, and see in vLLM's log which setting made it choose V1"
+        )

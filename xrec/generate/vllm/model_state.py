@@ -25,14 +25,12 @@ from vllm.v1.worker.gpu.states import RequestState
 class _Entities:
     """The users and items of one request: positions (n,) and ids (n,), on the host.
 
-    `vectors` (n, H) are on the device, `injected` (n, H) too: what the layers get. They are None
-    until the adapters have run.
+    `vectors` (n, H) are on the device; they are None until the adapters have run.
     """
 
     positions: np.ndarray
     token_ids: np.ndarray
     vectors: Tensor | None = None
-    injected: Tensor | None = None
 
 
 class CollaborativeModelState(DefaultModelState):
@@ -76,23 +74,20 @@ class CollaborativeModelState(DefaultModelState):
             return
         token_ids = torch.from_numpy(np.concatenate([one.token_ids for one in added]))
         vectors = self.model.vectors(token_ids)
-        is_injected = async_tensor_h2d(
-            self.model.vectors.is_injected(token_ids), device=self.device
-        )
-        injected = vectors * is_injected[:, None]
         lengths = [len(one.token_ids) for one in added]
-        for one, *parts in zip(added, vectors.split(lengths), injected.split(lengths), strict=True):
-            one.vectors, one.injected = parts
+        for one, part in zip(added, vectors.split(lengths), strict=True):
+            one.vectors = part
 
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         """The model's inputs of a step: vectors instead of ids."""
         num_tokens = input_batch.num_tokens
         self._embeds[:num_tokens] = self.model.embed_text(input_batch.input_ids[:num_tokens])
-        rows, vectors, injected = self._scheduled(input_batch)
+        rows, parts = self._scheduled(input_batch)
         if rows:
             places = async_tensor_h2d(np.concatenate(rows), device=self.device)
-            self._embeds.index_copy_(0, places, torch.cat(vectors).to(self.dtype))
-            self.model.injection.write_at(places, torch.cat(injected), num_tokens)
+            vectors = torch.cat(parts)
+            self._embeds.index_copy_(0, places, vectors.to(self.dtype))
+            self.model.injection.write_at(places, vectors, num_tokens)
         else:
             self.model.injection.clear()
         return {
@@ -109,15 +104,12 @@ class CollaborativeModelState(DefaultModelState):
             "inputs_embeds": self._embeds[:num_tokens],
         }
 
-    def _scheduled(
-        self, input_batch: InputBatch
-    ) -> tuple[list[np.ndarray], list[Tensor], list[Tensor]]:
+    def _scheduled(self, input_batch: InputBatch) -> tuple[list[np.ndarray], list[Tensor]]:
         """Which rows of the step are users and items, with their vectors; all from the host."""
         rows: list[np.ndarray] = []
         vectors: list[Tensor] = []
-        injected: list[Tensor] = []
         if not input_batch.has_prefill:
-            return rows, vectors, injected
+            return rows, vectors
         for place, req_id in enumerate(input_batch.req_ids):
             one = self._entities.get(req_id)
             if one is None:
@@ -127,9 +119,7 @@ class CollaborativeModelState(DefaultModelState):
             first, last = np.searchsorted(one.positions, (start, stop))
             if first < last:
                 assert one.vectors is not None
-                assert one.injected is not None
                 row_of_start = int(input_batch.query_start_loc_np[place]) - int(start)
                 rows.append(one.positions[first:last] + row_of_start)
                 vectors.append(one.vectors[first:last])
-                injected.append(one.injected[first:last])
-        return rows, vectors, injected
+        return rows, vectors

@@ -31,7 +31,7 @@ _FIRST_KNOWN, _FIRST_REFUSED = (0, 30), (0, 33)
 class Attachment:
     """What vLLM passes to the model as `additional_config`.
 
-    `folder` holds adapter and vectors (xrec.generate.vllm.attachment).
+    `folder` holds adapter and vectors (xrec.generate.vllm.vectors).
     """
 
     folder: str

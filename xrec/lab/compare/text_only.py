@@ -101,7 +101,7 @@ class LoadTextOnly:
         chooser = None
         if self.prompt.aspects and sources.aspects is not None:
             chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
-        engine = load_engine(model, stop_token_ids(model, tokenizer), builder.decode, made.engine)
+        engine = load_engine(model, stop_token_ids(model, tokenizer), made.engine)
         return Explainer(
             model,
             engine,

@@ -1,6 +1,8 @@
 """The built-in engine gives the greedy tokens of `generate`; stops, samples, what it computes."""
 
+import operator
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,23 +111,10 @@ def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(
     assert run(make_engine(model), prompts) == expected
 
 
-def test_generate_several_tokens_a_user_gives_the_greedy_tokens_of_one_at_a_time() -> None:
-    model = toy_model()
-    vocabulary = attach_toy(model, "projected", num_tokens=3).vocabulary
-    pairs = [(user, item) for user in range(NUM_USERS) for item in (user, user + 1)]
-    prompts = [
-        [3, *vocabulary.user_tokens(user), 4, 5, *vocabulary.item_tokens(item), 6]
-        for user, item in pairs
-    ]
-    expected = [greedy_by_hand(model, prompt) for prompt in prompts]
-    assert len({tuple(ids) for ids in expected}) > len(prompts) // 3
-    assert run(make_engine(model), prompts) == expected
-
-
 def test_generate_report_counts_tokens_and_what_prefixes_saved() -> None:
     engine, prompts = make_engine(make_model("projected")), make_sharing_prompts()
     texts = run(engine, prompts)
-    report = engine.report
+    report = engine.take_report()
     # Computed by hand: the instruction once, each user's part once, each item's part once.
     instruction = 20
     users = {prompt[instruction]: prompt for prompt in prompts}
@@ -137,11 +126,8 @@ def test_generate_report_counts_tokens_and_what_prefixes_saved() -> None:
     # The first token of a text comes from its prompt's pass; an end token is a token too.
     generated = [len(ids) + (len(ids) < NUM_NEW) for ids in texts]
     assert report.num_decoded_tokens == sum(generated) - len(prompts)
-    assert report.num_logits == sum(generated)
-    assert 0 < report.num_seen_keys < report.num_key_cells
     assert report.total_seconds > 0
-    assert engine.take_report() == report
-    assert engine.report.num_prompts == engine.report.num_decoded_tokens == 0
+    assert engine.take_report().num_decoded_tokens == 0
 
 
 def shared_part(prompts: Sequence[Sequence[int]], user: int) -> Sequence[int]:
@@ -192,78 +178,53 @@ def test_generate_decode_steps_touch_neither_adapters_nor_injection(
     assert is_none == sorted(is_none)  # prompts are computed first, then texts are written
     assert {False, True} == set(is_none)
     num_decoded = sum(length for length, found in seen if found)
-    assert num_decoded == engine.report.num_decoded_tokens
+    assert num_decoded == engine.take_report().num_decoded_tokens
 
 
-def test_generate_model_settings_do_not_decide() -> None:
-    prompts, model = make_prompts(), make_model("projected")
-    expected = run(make_engine(model), prompts)
-    model.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=9.0,
-        repetition_penalty=5.0,
-        max_new_tokens=1,
-        eos_token_id=list(range(V)),
-    )
+def test_generate_several_tokens_a_user_gives_the_greedy_tokens_of_one_at_a_time() -> None:
+    model = toy_model()
+    vocabulary = attach_toy(model, "projected", num_tokens=3).vocabulary
+    pairs = [(user, item) for user in range(NUM_USERS) for item in (user, user + 1)]
+    prompts = [
+        [3, *vocabulary.user_tokens(user), 4, 5, *vocabulary.item_tokens(item), 6]
+        for user, item in pairs
+    ]
+    expected = [greedy_by_hand(model, prompt) for prompt in prompts]
+    assert len({tuple(ids) for ids in expected}) > len(prompts) // 3
     assert run(make_engine(model), prompts) == expected
 
 
-def test_generate_stop_token_ends_one_row_and_not_the_others() -> None:
+def test_generate_ends_a_text_at_its_stop_token_whatever_the_models_own_settings_say() -> None:
     model, prompts = make_model("projected"), make_prompts()
     full = run(make_engine(model), prompts)
-    stop = min(
-        (token for ids in full for token in ids),
-        key=lambda token: sum(token in ids for ids in full),
-    )  # the rarest
+    counts = Counter(token for ids in full for token in set(ids))
+    stop = min(counts, key=lambda token: counts[token])  # the rarest
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=9.0, max_new_tokens=1, eos_token_id=list(range(V))
+    )
     completions = complete(make_engine(model, [END, stop]), prompts)
     for completion, ids in zip(completions, full, strict=True):
         cut = ids[: ids.index(stop)] if stop in ids else ids
         assert completion.token_ids == cut
         assert completion.finish_reason == ("length" if len(cut) == NUM_NEW else "stop")
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
-
-
-def test_generate_stop_string_over_two_tokens_ends_its_row() -> None:
-    model, prompts = make_model("projected"), make_prompts()
-    full = run(make_engine(model), prompts)
-    row = next(
-        index
-        for index, ids in enumerate(full)
-        if len(ids) == NUM_NEW and ids[:3].count(ids[2]) == 1
-    )
-    string = f"{full[row][2]} {full[row][3]}"
-    completions = complete(
-        make_engine(model), prompts, GREEDY.model_copy(update={"stop": (string,)})
-    )
-    assert completions[row].token_ids == full[row][:4]
-    assert completions[row].finish_reason == "stop"
-    others = [ids for ids in full if string not in " ".join(map(str, ids))]
-    assert [
-        completion.token_ids for completion in completions if completion.token_ids in others
-    ] == others
+    (last,) = complete(make_engine(make_model("projected")), [[5] * 1020])
+    assert (last.finish_reason, len(last.token_ids)) == ("length", 4)  # where the context ends
 
 
 def test_generate_samples_depend_on_seed_and_prompt_not_on_the_batch() -> None:
     model, prompts = make_model("projected"), [*make_prompts(), *make_sharing_prompts()]
     sampling = DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0, top_p=0.9, seed=1)
     texts = run(make_engine(model), prompts, sampling)
-    assert run(make_engine(model, max_rows=2), list(reversed(prompts)), sampling) == list(
-        reversed(texts)
-    )
+    assert run(make_engine(model, max_rows=2), prompts[::-1], sampling) == texts[::-1]
     assert run(make_engine(model), prompts, sampling.model_copy(update={"seed": 2})) != texts
     assert run(make_engine(model), prompts) != texts
 
 
-def test_generate_text_ends_where_the_context_does() -> None:
-    completion = complete(make_engine(make_model("projected")), [[5] * 1020])[0]
-    assert completion.finish_reason == "length"
-    assert len(completion.token_ids) == 4
-
-
-def test_generate_step_that_fails_is_the_error_of_the_list_that_causes_it(
+def test_generate_after_a_step_that_failed_is_as_good_as_new(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, prompts = make_model("projected"), make_prompts()
+    model = make_model("projected")
     engine = make_engine(model, max_rows=4)
     original = engine.core._model.logits
 
@@ -273,39 +234,36 @@ def test_generate_step_that_fails_is_the_error_of_the_list_that_causes_it(
         return original(token_ids, *args, **kwargs)
 
     monkeypatch.setattr(engine.core._model, "logits", logits)
-    good = [prompt for prompt in prompts if 63 not in prompt]
-    expected = [ids for ids in run(make_engine(make_model("projected")), good) if 63 not in ids]
-    good = [prompt for prompt in good if 63 not in greedy_by_hand(model, prompt)]
+    texts = {tuple(prompt): greedy_by_hand(model, prompt) for prompt in make_prompts()}
+    good = [list(prompt) for prompt, text in texts.items() if 63 not in [*prompt, *text]]
+    expected = [texts[tuple(prompt)] for prompt in good]
     ours, theirs = engine.generate(good, GREEDY), engine.generate([*good[:1], [3, 63, 4]], GREEDY)
     ended = [next(ours)]
     with pytest.raises(RuntimeError, match="out of memory"):
         list(theirs)
     ended += ours
-    texts = [one.token_ids for one in sorted(ended, key=lambda one: one.index)]
-    assert texts == expected
-    assert run(engine, good) == expected  # the run is as good as new
+    assert [one.token_ids for one in sorted(ended, key=lambda one: one.index)] == expected
+    assert run(engine, good) == expected
     assert engine.core.is_idle
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layer_types": ["linear_attention"]}, "cannot run linear_attention"),
-        ({"num_kv_shared_layers": 1}, "share keys"),
+        ({"config.layer_types": ["linear_attention"]}, "cannot run linear_attention"),
+        ({"config.num_kv_shared_layers": 1}, "share keys"),
+        (
+            {"model.layers.1.self_attn.forward": lambda hidden_states, **_: (hidden_states, None)},
+            "1 of its 2 layers attend through",
+        ),
     ],
 )
 def test_engine_decoder_without_packed_pass_is_refused(
     change: dict[str, Any], message: str
 ) -> None:
     model = toy_model()
-    for name, value in change.items():
-        setattr(model.config, name, value)
+    for path, value in change.items():
+        owner, _, name = path.rpartition(".")
+        setattr(operator.attrgetter(owner)(model), name, value)
     with pytest.raises(ModelError, match=message):
-        make_engine(model)
-
-
-def test_engine_layer_that_attends_by_itself_is_refused() -> None:
-    model = toy_model()
-    model.model.layers[1].self_attn.forward = lambda hidden_states, **kwargs: (hidden_states, None)
-    with pytest.raises(ModelError, match="1 of its 2 layers attend through"):
         make_engine(model)

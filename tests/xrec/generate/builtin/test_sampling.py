@@ -18,7 +18,8 @@ from tests.xrec.generate.builtin.toy_cores import (
     make_prompts,
 )
 from xrec.generate.builtin import sampling
-from xrec.generate.builtin.sampling import apply_masks, draws, greedy, sampled
+from xrec.generate.builtin.requests import Request
+from xrec.generate.builtin.sampling import apply_masks, draws, next_tokens, sampled
 from xrec.generate.engine import Completion, TextParams
 
 EVEN = [token for token in range(4, V) if token % 2 == 0]
@@ -101,8 +102,9 @@ def test_sampled_never_takes_a_token_that_is_not_allowed() -> None:
     assert set(tokens.tolist()) == {7, 107, 207, 307, 407, 507}
 
 
-def test_greedy_takes_the_first_of_equal_logits() -> None:
-    assert greedy(torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]]))[1].tolist() == [1, 0]
+def test_next_tokens_without_temperature_are_the_first_of_equal_logits() -> None:
+    requests = [Request(number, [3], GREEDY, frozenset()) for number in range(2)]
+    assert next_tokens(requests, torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]])) == [1, 0]
 
 
 def test_draws_depend_on_seed_and_prompt() -> None:

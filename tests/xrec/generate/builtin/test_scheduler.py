@@ -11,7 +11,7 @@ import torch
 
 from tests.xrec.generate.builtin.toy_cores import V
 from xrec.generate.builtin.kv_cache import KVCache, KVShape
-from xrec.generate.builtin.requests import Prefix, Request, Span, Stopping
+from xrec.generate.builtin.requests import Prefix, Request, Span
 from xrec.generate.builtin.scheduler import Scheduler
 from xrec.generate.builtin.slots import Slots
 from xrec.generate.engine import TextParams
@@ -45,17 +45,14 @@ class Simulation:
         requests = []
         for _ in range(self.rng.choice([1, 1, 2, 8])):
             prompt, num_new = self.prompt(), self.rng.choice([1, 4, 30])
-            is_injected = self.rng.random() < 0.8
             if len(prompt) + num_new - 1 <= num_positions:
-                requests.append(self.request(prompt, num_new, is_injected))
+                requests.append(self.request(prompt, num_new))
         self.scheduler.add(requests)
         return requests
 
-    def request(self, prompt: list[int], num_new: int, is_injected: bool = True) -> Request:
+    def request(self, prompt: list[int], num_new: int) -> Request:
         """A new request, which comes now."""
-        params = TextParams(num_new, is_injected=is_injected)
-        stopping = Stopping(frozenset(), (), str, num_new)
-        request = Request(self.next_id, prompt, params, stopping)
+        request = Request(self.next_id, prompt, TextParams(num_new), frozenset())
         self.came[self.next_id] = self.num_steps
         self.next_id += 1
         return request
@@ -95,7 +92,7 @@ class Simulation:
         for one in sequences:
             if isinstance(one, Request) and one.is_computed:
                 one.token_ids.append(self.rng.randrange(V))
-                if len(one.generated) == one.stopping.max_new_tokens:
+                if len(one.generated) == one.text_params.max_new_tokens:
                     ended.append(one)
                     self.ended.append(one.request_id)
         self.scheduler.remove(ended)
@@ -121,7 +118,6 @@ class Simulation:
         assert not taken or taken[-1][1] <= self.slots.cache.num_positions
         for one in at_work:
             assert [*one.prefix.token_ids, *one.token_ids[: one.num_given]] == one.prompt
-            assert one.prefix.is_injected == one.params.is_injected
         waiting = self.scheduler._queue
         assert sum(prefix.num_waiting for prefix in self.scheduler._prefixes) == len(waiting)
         earliest = min((self.came[one.request_id] for one in waiting), default=10**9)
@@ -161,7 +157,6 @@ def test_every_text_is_computed_once_in_any_memory(seed: int) -> None:
     assert len(set(simulation.ended)) == len(simulation.ended)
     assert expected - set(simulation.ended) <= cancelled
     assert set(simulation.ended) <= expected
-    assert simulation.slots.num_positions == 0
     simulation.slots._make_room()
     assert simulation.slots.cache.num_free == num_positions  # all memory was given back
 
@@ -206,6 +201,7 @@ def test_list_in_any_order_is_computed_one_prefix_after_the_other() -> None:
     most = 0
     while not simulation.is_idle:
         simulation.step(num_tokens=512)
-        most = max(most, simulation.slots.prefixes.count)
+        blocks = simulation.slots.prefixes.blocks
+        most = max(most, sum(len(block.prefixes) for block in blocks))
     assert len(simulation.ended) == len(prompts)
     assert most <= 5

@@ -49,17 +49,13 @@ def make_model(injection: Injection = "projected") -> LlamaForCausalLM:
 
 def make_core(model: PreTrainedModel, stop: Sequence[int] = (END,), **settings: Any) -> BuiltinCore:
     values = {"max_rows": 64, "kv_cache_bytes": 2**22, "passes_per_step": 1, **settings}
-    return BuiltinCore(PackedModel(model), stop, decode, **values)
+    return BuiltinCore(PackedModel(model), stop, **values)
 
 
 def make_engine(
     model: PreTrainedModel, stop: Sequence[int] = (END,), **settings: Any
 ) -> SharedEngine:
     return SharedEngine(make_core(model, stop, **{"passes_per_step": None, **settings}))
-
-
-def decode(token_ids: Sequence[int]) -> str:
-    return " ".join(map(str, token_ids))
 
 
 @torch.no_grad()

@@ -45,10 +45,9 @@ class Town:
 
     engine: Any
     model: Any
-    without_injection: Any
     prompts: list[list[int]]
     users: Tensor
-    """The vectors of users that the two models of transformers read."""
+    """The vectors of users that the model of transformers reads."""
 
     @property
     def core(self) -> Any:
@@ -72,11 +71,8 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         is_streaming=True,
         num_reserved_users=1,
     )
-    injected, plain = (
-        attached(make_model("qwen2"), make_adapter(rule, graph), graph)
-        for rule in ("projected", "none")
-    )
-    yield Town(engine, injected, plain, make_prompts(50), graph.users)
+    model = attached(make_model("qwen2"), make_adapter("projected", graph), graph)
+    yield Town(engine, model, make_prompts(50), graph.users)
     engine.close()
 
 
@@ -123,7 +119,7 @@ def test_core_chunks_that_enter_while_others_are_at_work_give_the_tokens_of_tran
             for advance in town.core.step():
                 if advance.completion is not None:
                     texts[index_of[advance.request_id]] = advance.completion.token_ids
-        num_at_work.append(town.core.num_rows + town.core.num_waiting)
+        num_at_work.append(town.core.num_rows)
     for request_id, completion in finished(town.core).items():
         texts[index_of[request_id]] = completion.token_ids
     expected = [
@@ -132,7 +128,7 @@ def test_core_chunks_that_enter_while_others_are_at_work_give_the_tokens_of_tran
     ]
     assert [texts[index] for index in range(50)] == expected
     assert min(num_at_work) > 0
-    assert town.core.num_rows == town.core.num_waiting == 0
+    assert town.core.num_rows == 0
 
 
 def test_core_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(town: Town) -> None:
@@ -173,32 +169,16 @@ def log_likelihoods(model: Any, prompt: list[int], text: Sequence[int]) -> list[
     return [float(log_probs[len(prompt) + place - 1, token]) for place, token in enumerate(text)]
 
 
-@pytest.mark.parametrize("is_injected", [True, False])
-def test_core_likelihoods_are_those_of_transformers(town: Town, is_injected: bool) -> None:
+def test_core_likelihoods_are_those_of_transformers(town: Town) -> None:
     text = (9, 31, 7, 44, 12, END)
     prompts = town.prompts[:12]
-    completions = complete(
-        town.core, [(prompt, LikelihoodParams(text, is_injected)) for prompt in prompts]
-    )
-    model = town.model if is_injected else town.without_injection
+    completions = complete(town.core, [(prompt, LikelihoodParams(text)) for prompt in prompts])
     for prompt, completion in zip(prompts, completions, strict=True):
         assert completion.finish_reason == "given"
         assert completion.token_ids == list(text)
         assert completion.log_likelihoods == pytest.approx(
-            log_likelihoods(model, prompt, text), abs=1e-3
+            log_likelihoods(town.model, prompt, text), abs=1e-3
         )
-
-
-def test_core_without_injection_is_kept_apart_from_the_same_prompt_with_it(town: Town) -> None:
-    plain = TextParams(max_new_tokens=NUM_NEW, is_injected=False)
-    prompts = [prompt for prompt in town.prompts if len(prompt) > 80][:4]
-    for _ in range(2):  # the second time from the prefix cache
-        requests = [(prompt, params) for prompt in prompts for params in (GREEDY, plain)]
-        completions = complete(town.core, requests)
-        texts = [completion.token_ids for completion in completions]
-        assert texts[0::2] == by_hand(town.model, prompts)
-        assert texts[1::2] == by_hand(town.without_injection, prompts)
-        assert texts[0::2] != texts[1::2]
 
 
 def test_core_sees_what_is_written_into_a_reserved_row_also_where_the_prefix_is_cached(
@@ -244,19 +224,6 @@ def test_core_requests_that_cannot_be_done_fail_with_their_reason_and_harm_no_ot
     assert "256 tokens; the model's context of 256" in completions[2].failure.message
 
 
-def test_core_ends_at_the_first_token_that_completes_a_stop_string(town: Town) -> None:
-    (ids,) = by_hand(town.model, town.prompts[7:8])
-    text = toy_tokenizer().decode(ids, skip_special_tokens=True)
-    stop = text[len(text) // 2 : len(text) // 2 + 2]
-    (completion,) = complete(
-        town.core, [(town.prompts[7], TextParams(max_new_tokens=NUM_NEW, stop=(stop,)))]
-    )
-    assert completion.finish_reason == "stop"
-    assert completion.token_ids == ids[: len(completion.token_ids)]
-    assert stop in toy_tokenizer().decode(completion.token_ids)
-    assert stop not in toy_tokenizer().decode(completion.token_ids[:-1])
-
-
 def test_core_a_cancelled_request_is_not_reported_and_others_go_on(town: Town) -> None:
     long = TextParams(max_new_tokens=60, temperature=1.0)
     cancelled = town.core.add(town.prompts[8], long)
@@ -274,18 +241,12 @@ def test_core_a_cancelled_request_is_not_reported_and_others_go_on(town: Town) -
 
 
 def test_core_reports_what_its_steps_cost_and_begins_anew(town: Town) -> None:
-    town.core.take_report()
-    complete(town.core, [(town.prompts[10], GREEDY), ([], GREEDY)])
-    complete(town.core, [(town.prompts[10], GREEDY)])
-    report = town.core.take_report()
-    assert (report.num_prompts, report.num_failed) == (3, 1)
+    town.engine.take_report()
+    for _ in range(2):
+        complete(town.core, [(town.prompts[10], GREEDY)])
+    report = town.engine.take_report()
     assert report.num_prompt_tokens == 2 * len(town.prompts[10])
     assert 0 < report.num_computed_prompt_tokens <= report.num_prompt_tokens
     assert report.num_decoded_tokens > 0
     assert report.total_seconds > 0
-    assert town.core.report.num_prompts == 0
-
-
-def test_core_says_how_much_memory_its_kv_cache_has(town: Town) -> None:
-    assert town.core.kv_cache_bytes == pytest.approx(1 << 27, rel=0.02)
-    assert town.core.max_rows == 16
+    assert town.core.report.num_prompt_tokens == 0

@@ -18,7 +18,7 @@ from tests.fake_gpu import CPU, GPU, FakeGPU
 from tests.toy import NUM_ITEMS, NUM_USERS, toy_adapters, toy_vectors
 from tests.xrec.generate.vllm.host_reads import HostReads
 from xrec.generate.vllm.injection import InjectionBuffer, Projection
-from xrec.generate.vllm.vectors import CollaborativeVectors, without_injection
+from xrec.generate.vllm.vectors import CollaborativeVectors
 from xrec.llm.collaborative import CollaborativeEmbedding, Vocabulary
 
 pytest.importorskip("vllm", reason="vLLM is not installed here (the extra `vllm` brings it)")
@@ -95,14 +95,11 @@ def expected_rows(requests: list[tuple[Request, int]]) -> tuple[Tensor, Tensor]:
         model.vectors.item_adapter,
     )
     embeds, added = [], []
-    second = VOCABULARY.num_ids - V
     for request, length in requests:
         for token in request.token_ids[request.num_computed : request.num_computed + length]:
-            is_plain = token >= VOCABULARY.num_ids
-            ids = torch.tensor([token - second if is_plain else token])
-            embeds.append(embedding(ids)[0])
+            embeds.append(embedding(torch.tensor([token]))[0])
             injection = embedding.injection
-            added.append(torch.zeros(H) if injection is None or is_plain else injection[0])
+            added.append(torch.zeros(H) if injection is None else injection[0])
     return torch.stack(embeds), torch.stack(added)
 
 
@@ -127,11 +124,11 @@ def batch_of(requests: list[tuple[Request, int]], device: torch.device) -> Any:
 
 
 def prompts(rng: random.Random) -> Iterator[list[int]]:
-    for number in range(40):
+    for _ in range(40):
         prompt = [rng.randrange(V) for _ in range(rng.randint(1, 14))]
         for _ in range(rng.randint(0, 3)):
             prompt.insert(rng.randint(0, len(prompt)), rng.randrange(V, VOCABULARY.num_ids))
-        yield without_injection(prompt, VOCABULARY) if number % 4 == 3 else prompt
+        yield prompt
 
 
 def add(state: Any, request: Request) -> None:

@@ -1,6 +1,13 @@
-"""Vectors of users and items equal those of transformers' side; no tensor is read for them."""
+"""Vectors of users and items equal those of transformers' side; no tensor is read for them.
 
+vLLM's workers read the same vectors that were written; another graph is refused.
+"""
+
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +15,16 @@ from torch import nn
 
 from tests.fake_gpu import GPU, FakeGPU
 from tests.toy import NUM_ITEMS, NUM_USERS, toy_adapters, toy_vectors
+from tests.xrec.generate.vllm import vllm_town
 from tests.xrec.generate.vllm.host_reads import HostReads
-from xrec.generate.vllm.vectors import CollaborativeVectors, users_in, without_injection
+from xrec.config.adapter import Injection
+from xrec.errors import ArtifactMismatchError
+from xrec.generate.vllm.vectors import (
+    CollaborativeVectors,
+    load_vectors,
+    users_in,
+    write_attachment,
+)
 from xrec.llm.collaborative import CollaborativeEmbedding, Vocabulary
 
 V, H = 30, 32
@@ -28,34 +43,18 @@ def made(num_tokens: int) -> tuple[CollaborativeVectors, CollaborativeEmbedding]
 
 
 @pytest.mark.parametrize("num_tokens", [1, 3])
-def test_vectors_of_all_ids_and_their_second_ids_are_those_of_the_embedding(
-    num_tokens: int,
-) -> None:
+def test_vectors_of_all_ids_are_those_of_the_embedding(num_tokens: int) -> None:
     vectors, embedding = made(num_tokens)
     ids = torch.arange(V, vectors.vocabulary.num_ids)
-    expected = embedding.adapt(ids)
-    torch.testing.assert_close(vectors(ids), expected)
-    second = torch.tensor(without_injection(ids.tolist(), vectors.vocabulary))
-    assert set(second.tolist()).isdisjoint([*range(V), *ids.tolist()])
-    torch.testing.assert_close(vectors(second), expected)
-    assert vectors.is_injected(ids).all()
-    assert not vectors.is_injected(second).any()
-    assert vectors.is_collaborative(torch.cat([ids, second])).all()
-
-
-def test_without_injection_leaves_text_as_it_is() -> None:
-    vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS)
-    prompt = [3, V + 1, V - 1, V + NUM_USERS]
-    entities = NUM_USERS + NUM_ITEMS
-    expected = [3, V + 1 + entities, V - 1, V + NUM_USERS + entities]
-    assert without_injection(prompt, vocabulary) == expected
+    torch.testing.assert_close(vectors(ids), embedding.adapt(ids))
+    assert vectors.is_collaborative(ids).all()
+    assert not vectors.is_collaborative(torch.arange(V)).any()
 
 
 def test_users_in_a_prompt_are_found_by_all_of_their_ids() -> None:
     vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=2)
     prompt = [3, *vocabulary.user_tokens(4), *vocabulary.item_tokens(1), *vocabulary.user_tokens(2)]
     assert users_in(prompt, vocabulary) == [2, 4]
-    assert users_in(without_injection(prompt, vocabulary), vocabulary) == [2, 4]
     assert users_in([3, 4], vocabulary) == []
 
 
@@ -74,7 +73,7 @@ def test_vectors_of_text_and_entities_need_no_read_of_a_tensor() -> None:
     ids = torch.tensor([3, V, 9, V + 20])
     with HostReads() as reads:
         vectors(ids)
-        vectors.is_injected(ids)
+        vectors.is_collaborative(ids)
     assert not reads.counts
     with HostReads() as reads:  # the count sees the reads of the other way to do it
         embedding(ids)
@@ -85,3 +84,66 @@ def test_vectors_of_text_and_entities_need_no_read_of_a_tensor() -> None:
 def test_tables_are_in_no_checkpoint(tmp_path: Path) -> None:
     vectors, _ = made(1)
     assert all(name.startswith(("user_adapter", "item_adapter")) for name in vectors.state_dict())
+
+
+def written(folder: Path, rule: Injection, **changes: Any) -> Any:
+    """Graph, adapter with `changes` of its config, and what was written of them."""
+    graph = vllm_town.make_graph(folder / "graph")
+    adapter = vllm_town.make_adapter(rule, graph)
+    adapter = replace(adapter, config=adapter.config.model_copy(update=changes))
+    return graph, adapter, *write_attachment(folder / "attachment", adapter, graph)
+
+
+def test_attachment_loaded_gives_the_vectors_of_adapter_and_graph(tmp_path: Path) -> None:
+    graph, adapter, attachment, _ = written(tmp_path, "direct")
+    assert attachment.injection == "direct"
+    first, users = vllm_town.V, NUM_USERS
+    ids = torch.tensor([first, first + users - 1, first + users, first + users + NUM_ITEMS - 1])
+    loaded = load_vectors(attachment, first)
+    words, adapters = nn.Embedding(first, vllm_town.H), adapter.adapters
+    expected = CollaborativeEmbedding(words, graph.users, graph.items, adapters.user, adapters.item)
+    torch.testing.assert_close(loaded(ids), expected.adapt(ids))
+    assert loaded.vocabulary == expected.vocabulary
+
+
+def test_attachment_reads_the_stand_ins_of_an_ablation(tmp_path: Path) -> None:
+    model = vllm_town.make_adapter("none", vllm_town.make_graph(tmp_path / "g")).config.model
+    constant = model.model_copy(update={"vectors": "constant"})
+    *_, attachment, _ = written(tmp_path, "none", model=constant)
+    loaded = load_vectors(attachment, vllm_town.V)
+    users = loaded(torch.arange(vllm_town.V, vllm_town.V + NUM_USERS))
+    assert torch.equal(users, users[:1].expand_as(users))
+
+
+def test_attachment_hash_follows_the_adapters_config_and_not_the_folder(tmp_path: Path) -> None:
+    rules: tuple[Injection, ...] = ("direct", "direct", "projected")
+    direct, again, projected = (
+        written(tmp_path / str(number), rule)[2].compute_hash() for number, rule in enumerate(rules)
+    )
+    assert direct == again != projected
+
+
+def test_attachment_of_another_graph_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactMismatchError, match="trained on graph another"):
+        written(tmp_path, "direct", graph_fingerprint="another")
+
+
+def test_attachment_other_processes_see_what_is_written_into_the_table_of_users(
+    tmp_path: Path,
+) -> None:
+    """`safetensors` and `numpy` files would be copies; a reserved row must be seen by a worker."""
+    graph, _, attachment, users = written(tmp_path, "direct")
+    assert torch.equal(users, graph.users)
+    users[2] = graph.users[4]
+    ids = [vllm_town.V + 2, vllm_town.V + 4]
+    assert torch.equal(*load_vectors(attachment, vllm_town.V)(torch.tensor(ids)))
+    code = (
+        "import sys, torch; from xrec.generate.vllm.vectors import load_vectors; "
+        "from xrec.generate.vllm.plugin import Attachment; "
+        "vectors = load_vectors(Attachment(sys.argv[1], 'direct', ''), int(sys.argv[2])); "
+        f"print(torch.equal(*vectors(torch.tensor({ids}))))"
+    )
+    command = [sys.executable, "-c", code, attachment.folder, str(vllm_town.V)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "True"
+    assert not torch.equal(graph.users[2], graph.users[4])  # the graph itself is as it was

@@ -1,10 +1,19 @@
-"""The backfill that the endpoint answers from: the newest version of its table."""
+"""The artifacts that the endpoint answers from: their choice, which may change, and the backfill.
+
+The choice is the part of the config that may change while the endpoint runs. It is Ray Serve's
+`user_config` of both deployments.
+"""
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from pydantic import Field
 
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.bulk.run import Base
+from xrec.config.base import Config, parse_config
 from xrec.config.serve import ServeConfig
 from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.generate.loading import model_fingerprint_of
@@ -15,18 +24,91 @@ from xrec.storage.delta import open_log
 
 logger = logging.getLogger("xrec")
 
+REFRESH_SECONDS = 5.0
+"""From one look for a new version of the backfill to the next."""
+_KEPT_BYTES = 128 * 2**20
+"""For explanations of users who were asked for; the least recently used ones go first."""
+
+
+class Choice(Config):
+    """The URIs of the artifacts that the endpoint answers from."""
+
+    dataset: str = Field(description="URI of the dataset.")
+    graph: str = Field(description="URI of the graph.")
+    adapter: str = Field(description="URI of the adapter.")
+    explanations: str = Field(description="URI of the backfill.")
+
+
+def choice_of(config: ServeConfig) -> dict[str, str]:
+    """Return the URIs of the artifacts of `config`, by the field names of `Choice`."""
+    return {name: config.artifact(name) for name in Choice.model_fields}
+
+
+def chosen(config: ServeConfig, choice: Mapping[str, Any]) -> ServeConfig:
+    """Return `config` with the artifacts of `choice`; raise ConfigError if it has another key."""
+    return config.model_copy(update=parse_config(Choice, choice, source="user_config").model_dump())
+
+
+class Swaps:
+    """Takes the artifacts of one choice after the other.
+
+    `take` reads them and puts them in the place of the earlier ones; `deployment` names in the
+    metrics who does that. If several choices come while one is being taken, the last is taken next
+    and the others never.
+    """
+
+    def __init__(
+        self,
+        deployment: str,
+        config: ServeConfig,
+        take: Callable[[ServeConfig], Awaitable[None]],
+        recorder: Recorder,
+    ):
+        self._deployment, self._config, self._take = deployment, config, take
+        self._recorder = recorder
+        self._latest: ServeConfig | None = None
+        self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def to(self, choice: Mapping[str, Any]) -> None:
+        """Take `choice`.
+
+        The first call waits for it, and raises what `take` raises. Later ones return at once: the
+        earlier artifacts are used until the new ones are read, and stay if these cannot be.
+        """
+        is_first, config = self._latest is None, chosen(self._config, choice)
+        self._latest = config
+        if is_first:
+            await self._take(config)
+            return
+        task = asyncio.create_task(self._in_turn(config))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _in_turn(self, config: ServeConfig) -> None:
+        async with self._lock:
+            if config is not self._latest:
+                return
+            try:
+                await self._take(config)
+            except XRecError as error:
+                logger.error("the new artifacts are not used, the earlier ones stay: %s", error)
+                outcome = "refused"
+            else:
+                logger.info("the adapter is %s now", config.artifact("adapter"))
+                outcome = "taken"
+            labels = {"deployment": self._deployment, "outcome": outcome}
+            self._recorder.increase(metrics.SWAPS, labels)
+
 
 def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
     """Open the backfill that the config names; return None if none is published yet.
 
     Raises ArtifactMismatchError if another model than that of `fingerprints` wrote it.
     """
-    uri, max_bytes = (
-        location_of(config, "explanations").shared_uri,
-        config.read_through.backfill_mib,
-    )
+    uri = location_of(config, "explanations").shared_uri
     try:
-        lookup = open_lookup(uri, fingerprints, int(max_bytes * 2**20), config.storage)
+        lookup = open_lookup(uri, fingerprints, _KEPT_BYTES, config.storage)
     except ArtifactNotFoundError as error:
         logger.warning("%s; until it is there, all texts are generated", error)
         return None
@@ -54,7 +136,7 @@ class PublishedTexts:
         """Look for new versions again and again until cancelled."""
         await self._begin()
         while True:
-            await asyncio.sleep(self._config.read_through.refresh_seconds)
+            await asyncio.sleep(REFRESH_SECONDS)
             await self.look()
 
     async def look(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from xrec.serve.proxy import middlewares
+from xrec.serve.problems import middlewares
 
 SCOPE = {"type": "http", "headers": [(b"x-request-id", b"abc-1")]}
 
