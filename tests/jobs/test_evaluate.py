@@ -18,7 +18,8 @@ from xrec.data import read_dataset
 from xrec.data.drawn import drawn_pairs
 from xrec.data.held_out import held_out_pairs
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.evaluate import Coverage, read_coverage, read_evaluation
+from xrec.evaluate.evaluation import read_coverage, read_evaluation
+from xrec.evaluate.scores import Coverage
 from xrec.generate.loading import Sources, load_explainer
 from xrec.storage import open_location, read_manifest
 

@@ -14,7 +14,9 @@ from xrec.config.base import parse_config
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.project import read_project
 from xrec.errors import ConfigError
-from xrec.evaluate import Coverage, Lineage, ScoredPair, compute_metrics, write_evaluation
+from xrec.evaluate.evaluation import Lineage, write_evaluation
+from xrec.evaluate.metrics import compute_metrics
+from xrec.evaluate.scores import Coverage, ScoredPair
 from xrec.storage import Location, make_manifest, open_location
 
 ROOT = Path(__file__).parents[3]
