@@ -51,9 +51,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
             "hidden_size": 32,
             "num_layers": 2,
             "vocab_size": 400,
-            "num_copy_steps": 0,
             "num_steps": 60,
-            "batch_size": 8,
             "learning_rate": 1e-2,
         },
         "prompt": _PROMPT,
@@ -146,9 +144,12 @@ def pipeline(
         (jobs.backfill.run, BackfillConfig),
         (jobs.evaluate.run, EvaluateConfig),
     ]
-    for run, config_type in steps:
-        manifest = run(made.config(config_type))
-        made.manifests[manifest.kind] = manifest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.sample.language_model._NUM_COPY_STEPS", 0)
+        patch.setattr("xrec.sample.language_model._BATCH_SIZE", 8)
+        for run, config_type in steps:
+            manifest = run(made.config(config_type))
+            made.manifests[manifest.kind] = manifest
     yield made
     shutil.rmtree(cache, ignore_errors=True)
 

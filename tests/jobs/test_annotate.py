@@ -105,7 +105,7 @@ def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project: 
     changed = [f"annotate.{each}" for each in ("min_rating=3",)]
     states = {each.kind: each.state for each in project_status(read_project(project, changed))}
     assert states == {"annotations": "stale", "dataset": "stale"}
-    again = _annotate(project, "max_reviews_per_user=1")
+    again = _annotate(project, "max_reviews_per_profile=1")
     jobs.annotate.output(again).delete()
     jobs.annotate.run(again)
     found = jobs.prepare.output(load_config(PrepareConfig, project)).found()

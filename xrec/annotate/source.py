@@ -20,7 +20,7 @@ from xrec.annotate.cells import (
     rating_parser,
 )
 from xrec.annotate.personal import remove_personal
-from xrec.config.annotate import AnnotateConfig, ReviewTable
+from xrec.config.annotate import AnnotateConfig
 from xrec.data.columns import Parser, parse_description, parse_id
 from xrec.data.findings import Finding
 from xrec.data.lines import keys_of, stream_lines
@@ -48,7 +48,7 @@ class RawReviews:
     num_personal: Mapping[str, int]
 
 
-def read_reviews(config: AnnotateConfig, files: Mapping[ReviewTable, Location]) -> RawReviews:
+def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawReviews:
     """Read the files.
 
     Raises DataError for a missing column, or a file that as a whole cannot be read; StorageError.

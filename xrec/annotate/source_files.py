@@ -2,16 +2,15 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import get_args
 
-from xrec.config.annotate import AnnotateConfig, ReviewTable
-from xrec.config.table_files import TABLE_ENDINGS
+from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig
+from xrec.config.data import TABLE_ENDINGS
 from xrec.data.tables import find_files
 from xrec.errors import DataError
 from xrec.storage import Location, check_access, open_location, storage_errors
 
 
-def find_review_files(config: AnnotateConfig) -> dict[ReviewTable, Location]:
+def find_review_files(config: AnnotateConfig) -> dict[str, Location]:
     """The files of the source, by table.
 
     Raises StorageError if the source cannot be used, DataError if there is no file of reviews.
@@ -29,10 +28,10 @@ def find_review_files(config: AnnotateConfig) -> dict[ReviewTable, Location]:
         return {"reviews": place}
     if not place.exists():
         raise DataError(f"{place}: there is nothing; check source.uri")
-    return find_files(place, get_args(ReviewTable), source.files, "reviews")
+    return find_files(place, tuple(REVIEW_COLUMNS), source.files, "reviews")
 
 
-def file_hashes(files: Mapping[ReviewTable, Location]) -> dict[str, str]:
+def file_hashes(files: Mapping[str, Location]) -> dict[str, str]:
     """16 hex digits of a hash of each file's content, by table; the files are read for it."""
     return {table: _hash(location) for table, location in files.items()}
 

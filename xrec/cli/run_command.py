@@ -60,12 +60,12 @@ def run(
 ) -> None:
     """Run jobs.project_run."""
     from jobs.pipeline import chosen_configs
-    from xrec.config.base import as_yaml
+    from xrec.config.base import resolved_yaml
     from xrec.config.project import read_project
 
     configs = chosen_configs(read_project(config_path, overrides or []), first, last)
     if dry_run:
-        typer.echo(as_yaml(configs), nl=False)
+        typer.echo(resolved_yaml(configs), nl=False)
         return
     from jobs.project_run import run as run_jobs
 

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from jobs.catalogue import JOBS, Job, job_named
 from xrec.cli.main import app
+from xrec.config.base import keys_of
 from xrec.config.data import PrepareConfig
 from xrec.config.jobs import JOBS as CONFIG_TYPES
 from xrec.config.jobs import SHARED
-from xrec.config.keys import keys_of
 from xrec.config.project import read_project
 from xrec.errors import ConfigError, DataError
 from xrec.storage import open_location, write_manifest
