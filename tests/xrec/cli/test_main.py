@@ -71,8 +71,6 @@ COMMANDS = [
     "submit",
 ]
 GROUPS = {
-    "jobs": ("list", "logs", "stop"),
-    "cluster": ("status",),
     "table": ("status", "check", "rollback", "empty"),
 }
 
