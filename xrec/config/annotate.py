@@ -47,20 +47,6 @@ class ReviewSplit(SplitShares):
     )
 
 
-class CoreConfig(Config):
-    """Users and items with few reviews are left out, again and again until none is left.
-
-    That is the k-core of the reviews whose rating is high enough.
-    """
-
-    min_reviews_per_user: int = Field(
-        1, ge=1, description="Least number of reviews that a user must have."
-    )
-    min_reviews_per_item: int = Field(
-        1, ge=1, description="Least number of reviews that an item must have."
-    )
-
-
 class PhrasesAnnotator(Config):
     """The annotator without a language model: phrases, counts, and a lexicon of sentiment.
 
@@ -80,16 +66,6 @@ class PhrasesAnnotator(Config):
         le=1,
         description="Least share of the reviews with an aspect that have an opinion on it, such as "
         "'great tone'. It tells what is judged from what is only spoken of.",
-    )
-
-
-class PromptFilesConfig(Config):
-    """Files with prompts of your own; docs/language-model.md tells how they look."""
-
-    item: str | None = Field(None, description="URI of the prompt for items. If null, our own.")
-    user: str | None = Field(None, description="URI of the prompt for users. If null, our own.")
-    pair: str | None = Field(
-        None, description="URI of the prompt for explanations. If null, our own."
     )
 
 
@@ -126,8 +102,10 @@ class LanguageModelAnnotator(Config):
     language: str = Field(
         "English", min_length=1, description="The language of the texts, whatever the reviews'."
     )
-    prompts: PromptFilesConfig = Field(
-        default_factory=PromptFilesConfig, description="Prompts of your own."
+    prompts: dict[Literal["item", "user", "pair"], str] = Field(
+        default_factory=dict,
+        description="URIs of prompts of your own for items, users and explanations; "
+        "docs/language-model.md tells how they look. The others are ours.",
     )
     max_data_tokens: int = Field(
         1500,
@@ -196,8 +174,11 @@ class AnnotateConfig(JobConfig):
     rating_range: tuple[float, float] = Field(
         (1.0, 5.0), description="Least and greatest rating; a row with another one is rejected."
     )
-    core: CoreConfig = Field(
-        default_factory=CoreConfig, description="Which users and items are left out."
+    core: int = Field(
+        1,
+        ge=1,
+        description="Least number of reviews of each user and each item, of those that are rated "
+        "highly enough. Others are left out, again and again until none is left (the k-core).",
     )
     split: ReviewSplit = Field(
         default_factory=ReviewSplit, description="Which reviews are held out."

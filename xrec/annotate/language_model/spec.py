@@ -66,7 +66,7 @@ def language_model_spec(
     files = {
         kind: read_prompt(
             kind,
-            getattr(annotator.prompts, kind),
+            annotator.prompts.get(kind),
             SCHEMAS[kind],
             annotator.domain,
             config.storage,
