@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.graph_results import Record
-from xrec.evaluate import Estimate, bootstrap_mean
+from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
 
 _NUM_SAMPLES = 2000
 Values = NDArray[np.float64]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.graph_results import Record
 from benchmarks.planted_data import UNSEEN_PAIRS, UNSEEN_USERS
 from benchmarks.planted_variants import CONSTANT, VARIANTS
-from xrec.evaluate import Estimate, bootstrap_mean
+from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
 
 _NUM_SAMPLES = 2000
 Key = tuple[str, str]  # settings, variant

@@ -12,8 +12,8 @@ from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.decoding import DecodingConfig
 from xrec.config.engine import EngineConfig
 from xrec.data.dataset import HeldOutPair
-from xrec.evaluate import other_users
-from xrec.evaluate.aspects import aspect_pattern, chance_level, names_only
+from xrec.evaluate.scores import other_users
+from xrec.evaluate.text_metrics import aspect_pattern, chance_level, names_only
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer
 from xrec.generate.scoring import generated_texts, own_pairs, reference_nll, shuffled_pairs

@@ -8,19 +8,21 @@ interface nevertheless; its token authentication, which is on by default, protec
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import ray
 
-from cluster.reach import check_reachable
 from xrec.config.shared import RayConfig
 from xrec.errors import ClusterError
 
 logger = logging.getLogger("xrec")
 
 LOOPBACK_ADDRESS = "127.0.0.2"
+_CONNECT_SECONDS = 5.0  # Ray's clients would try for minutes
 
 # One torch thread a worker: with two threads on two cores, training becomes very slow as soon as
 # anything else runs. Gloo would use the host's network interface if it were not told to use "lo".
@@ -73,7 +75,7 @@ def _start_local(num_cpus: int) -> None:
             num_cpus=num_cpus,
             include_dashboard=False,
             logging_level=logging.ERROR,
-            log_to_driver=_show_worker_logs(),
+            log_to_driver=logger.isEnabledFor(logging.DEBUG),
             _node_ip_address=LOOPBACK_ADDRESS,
         )
 
@@ -88,11 +90,43 @@ def _connect(address: str) -> None:
         check_reachable(address, advice)
     logger.info("connecting to the Ray cluster at %s", address)
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=_show_worker_logs())
+        ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            log_to_driver=logger.isEnabledFor(logging.DEBUG),
+        )
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise ClusterError(
             f"cannot connect to the Ray cluster at {address!r} ({_root_cause(error)}); {advice}"
         ) from error
+
+
+def check_reachable(address: str, advice: str) -> None:
+    """Check that something listens at `address`, which is host:port or a URL.
+
+    Raises ClusterError, whose message ends with `advice`, if nothing does within five seconds.
+    """
+    host, port = _host_and_port(address, advice)
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"nothing answers at {address!r} within {_CONNECT_SECONDS:g} s ({error}); {advice}"
+        ) from error
+
+
+def _host_and_port(address: str, advice: str) -> tuple[str, int]:
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        port = None
+    if not parts.hostname or not port:
+        raise ClusterError(
+            f"Ray address {address!r}: expected host:port, or a URL such as ray://host:port "
+            f"or http://host:8265; {advice}"
+        )
+    return parts.hostname, port
 
 
 def _root_cause(error: BaseException) -> str:
@@ -107,14 +141,6 @@ def _root_cause(error: BaseException) -> str:
     return lines[-1].split(". ")[0]
 
 
-def _show_worker_logs() -> bool:
-    """Whether workers print to the driver's terminal, which they do only with --debug.
-
-    Their output is in Ray's session folder in any case.
-    """
-    return logger.isEnabledFor(logging.DEBUG)
-
-
 @contextmanager
 def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
     """Set environment variables inside the `with` block, and restore them at its end.
@@ -122,16 +148,15 @@ def environment(variables: Mapping[str, str | None]) -> Iterator[None]:
     A value of None unsets the variable. Processes that are started inside inherit the change.
     """
     before = {name: os.environ.get(name) for name in variables}
-    _set(variables)
+    _set_environment(variables)
     try:
         yield
     finally:
-        _set(before)
+        _set_environment(before)
 
 
-def _set(variables: Mapping[str, str | None]) -> None:
+def _set_environment(variables: Mapping[str, str | None]) -> None:
     for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
+        os.environ.pop(name, None)
+        if value is not None:
             os.environ[name] = value

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import (
@@ -84,7 +84,7 @@ def _check_nodes(
     inputs = [open_location(uri, storage).shared_uri for uri in reads]
     with _driver_files(outputs, storage, nonce):
         asked = [
-            (address, _ask(node_id, inputs, outputs, storage, nonce))
+            (address, _on_node(node_id).remote(node_id, inputs, outputs, storage, nonce))
             for node_id, address in nodes.items()
         ]
         problems = [
@@ -102,15 +102,10 @@ def _check_nodes(
     logger.info("preflight: %d nodes have the same versions and reach the same storage", len(nodes))
 
 
-def _ask(
-    node_id: str, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig, nonce: str
-) -> "ray.ObjectRef[Probe]":
+def _on_node(node_id: str) -> Any:
+    """The task `probe` on this node; it needs no CPU."""
     place = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return (
-        ray.remote(probe)
-        .options(num_cpus=0, max_retries=0, scheduling_strategy=place)
-        .remote(node_id, reads, writes, storage, nonce)
-    )
+    return ray.remote(probe).options(num_cpus=0, max_retries=0, scheduling_strategy=place)
 
 
 def _answer(address: str, answer: "ray.ObjectRef[Probe]") -> Probe | None:
@@ -149,7 +144,7 @@ def _problems(answer: Probe | None) -> Iterator[Problem]:
 
 @contextmanager
 def _driver_files(uris: Sequence[str], storage: StorageConfig, nonce: str) -> Iterator[None]:
-    files = [_driver_file(open_location(uri, storage), nonce) for uri in uris]
+    files = [open_location(uri, storage) / f".xrec-preflight-{nonce}" for uri in uris]
     for file in files:
         file.write_bytes(nonce.encode())
     try:
@@ -184,16 +179,11 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _driver_file(location: Location, nonce: str) -> Location:
-    """Where the driver's file lies while the nodes are asked."""
-    return location / f".xrec-preflight-{nonce}"
-
-
 def _problem_of_writing(location: Location, node_id: str, nonce: str) -> Problem | None:
-    own = location / f".xrec-preflight-{nonce}-{node_id}"
+    drivers = location / f".xrec-preflight-{nonce}"
+    own = location / f"{drivers.name}-{node_id}"
     try:
-        if _driver_file(location, nonce).read_bytes() != nonce.encode():
-            return Problem("unshared", f"sees another file than the driver wrote in {location}")
+        drivers.read_bytes()
         own.write_bytes(nonce.encode())
         own.read_bytes()
         own.delete()

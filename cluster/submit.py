@@ -1,23 +1,33 @@
 """A job sent to a Ray cluster: code and config go up, in one folder; no data does.
 
-What the job reads and writes must lie where every node finds it.
+What the job reads and writes must lie where every node finds it. The cluster's other jobs are for
+Ray's own commands: `ray job list | logs | stop`.
 """
 
+import asyncio
 import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aiohttp import ClientError
+from ray.exceptions import AuthenticationError, RayError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
 import xrec
-from cluster.jobs import JobServer
+from cluster.connect import check_reachable, environment
 from xrec.config.jobs import ARTIFACTS
 from xrec.config.shared import JobConfig
-from xrec.errors import ConfigError
+from xrec.errors import ClusterError, ConfigError
 
+_DEFAULT_URL = "http://127.0.0.1:8265"  # where `ray start --head` has it
+_ADVICE = "check that the cluster runs and that this is its dashboard, http://host:8265 by default"
+_NUM_REASON_LINES = 15
 _PACKAGES = ("xrec", "jobs", "cluster")
 _URI_KEYS = frozenset(
     {
@@ -29,22 +39,82 @@ _URI_KEYS = frozenset(
 _NAME_KEYS = frozenset({"files", "columns"})  # what stands below them is below `uri`
 
 
-def submit_job(
-    server: JobServer, config_path: Path, command: Sequence[str], packages: str | None = None
-) -> str:
-    """Start `xrec COMMAND` on the cluster, and return the submission id.
+class JobServer:
+    """The dashboard of a cluster, which is also its job server.
 
-    The project file `config_path` goes along by its name. The AWS_* variables of this process go
-    with the job, and no others. `packages` is a requirements file, whose packages are installed for
-    it on each node. Raises ClusterError.
+    Each method raises ClusterError if the server does not answer, or refuses.
     """
-    with working_folder(config_path) as folder, server.errors():
-        return str(
-            server.client.submit_job(
-                entrypoint=f"python -m xrec.cli {shlex.join(command)}",
-                runtime_env=runtime_environment(folder, packages),
+
+    def __init__(self, address: str | None = None) -> None:
+        """Connect to http://host:8265, host:8265, RAY_API_SERVER_ADDRESS, or this machine's.
+
+        Raises ClusterError within a few seconds if nothing listens there.
+        """
+        address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or _DEFAULT_URL
+        self.url = address if "://" in address else f"http://{address}"
+        check_reachable(self.url, _ADVICE)
+        # Ray's client prefers these variables to the address that it is given.
+        with (
+            self._errors(),
+            environment({"RAY_API_SERVER_ADDRESS": None, "RAY_ADDRESS": None}),
+        ):
+            self._client = JobSubmissionClient(self.url)
+
+    def submit(self, config_path: Path, command: Sequence[str], packages: str | None = None) -> str:
+        """Start `xrec COMMAND` on the cluster, and return the submission id.
+
+        The project file goes along by its name. The AWS_* variables of this process go with the
+        job, and no others. `packages` is a requirements file, whose packages are installed for it
+        on each node; raises ConfigError if it is not there.
+        """
+        with working_folder(config_path) as folder, self._errors():
+            return str(
+                self._client.submit_job(
+                    entrypoint=f"python -m xrec.cli {shlex.join(command)}",
+                    runtime_env=runtime_environment(folder, packages),
+                )
             )
-        )
+
+    def follow(self, submission_id: str, write: Callable[[str], None]) -> None:
+        """Hand the job's log to `write` as it comes, until the job ends.
+
+        Raises ClusterError with the reason and the log's last lines if the job did not succeed.
+        After a KeyboardInterrupt the job goes on.
+        """
+        last_lines: deque[str] = deque(maxlen=_NUM_REASON_LINES)
+
+        async def tail() -> None:
+            async for text in self._client.tail_job_logs(submission_id):
+                write(text)
+                last_lines.extend(text.splitlines())
+
+        with self._errors(f"the log of {submission_id} broke off; it may go on: ray job list"):
+            asyncio.run(tail())
+            job = self._client.get_job_info(submission_id)
+        if job.status != JobStatus.SUCCEEDED:
+            raise ClusterError(_reason(job, last_lines))
+
+    @contextmanager
+    def _errors(self, advice: str = _ADVICE) -> Iterator[None]:
+        """Turn the errors of Ray's client into ClusterError, with advice."""
+        try:
+            yield
+        except AuthenticationError as error:
+            raise ClusterError(
+                f"{self.url}: {error.message}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH to the cluster's token"
+            ) from error
+        except (RuntimeError, OSError, ValueError, KeyError, ClientError, RayError) as error:
+            raise ClusterError(f"{self.url}: {error}; {advice}") from error
+
+
+def _reason(job: JobDetails, last_lines: Sequence[str]) -> str:
+    message = (job.message or "no message").split(", last available logs")[0]
+    log = "\n".join(f"  {line}" for line in last_lines)
+    return (
+        f"job {job.submission_id} ended as {job.status}: {message}\n"
+        f"last lines of its log:\n{log or '  (empty)'}"
+    )
 
 
 @contextmanager
@@ -71,8 +141,11 @@ def runtime_environment(folder: Path, packages: str | None = None) -> dict[str, 
             "requirements/lock.txt"
         )
     variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    environment: dict[str, Any] = {"working_dir": str(folder), "env_vars": variables}
-    return {**environment, "pip": packages} if packages else environment
+    return {
+        "working_dir": str(folder),
+        "env_vars": variables,
+        **({"pip": packages} if packages else {}),
+    }
 
 
 def check_shared_paths(config: JobConfig) -> None:

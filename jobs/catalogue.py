@@ -229,8 +229,8 @@ Out:  <workspace>/comparison: table.parquet, table.md, manifest.json, and a fold
 Example:
   xrec lab compare configs/instruments-compare.yaml
   xrec lab compare configs/yelp.yaml 'contestants=[ours,nearest,profile]' 'seeds=[0,1,2]'
-  xrec lab compare configs/yelp.yaml --blind-sheet 40
-  xrec lab compare configs/yelp.yaml --answers anna.json --answers ben.json
+  xrec lab compare configs/yelp.yaml blind_sheet.num_pairs=40
+  xrec lab compare configs/yelp.yaml 'blind_sheet.answers=[anna.json, ben.json]'
 """,
     words=("lab", "compare"),
 )

@@ -2,39 +2,21 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import Any
 
 from jobs.output import Output
-from xrec.adapter.pairs import Pair
 from xrec.backfill import read, read_failed
 from xrec.checks import check_word_list
 from xrec.config.evaluate import EvaluateConfig
-from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
 from xrec.data.splits import drawn_pairs
-from xrec.data.titles import composed
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.evaluate import (
-    Coverage,
-    Lineage,
-    ScoredPair,
-    compute_metrics,
-    flat_metrics,
-    other_users,
-    write_evaluation,
-)
+from xrec.evaluate.evaluation import REPORT, Lineage, write_evaluation
+from xrec.evaluate.metrics import compute_metrics
+from xrec.evaluate.scores import Coverage, Row, score_pairs, with_references
 from xrec.generate.choice import computation, settled_computation
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer
-from xrec.generate.scoring import (
-    fitting_pairs,
-    generated_texts,
-    nll_own_and_shuffled,
-    shuffled_pairs,
-)
 from xrec.graph.artifact import read_metrics
 from xrec.storage import (
     Kind,
@@ -48,12 +30,8 @@ from xrec.storage import (
 logger = logging.getLogger("xrec")
 
 _ARTIFACTS: tuple[Kind, ...] = ("dataset", "graph", "adapter", "explanations")
-_NUM_EXAMPLES = 20
 _CHOSEN_BY = ("aspects", "cold_start")
 """Inputs of explanations beside those that belong to the adapter; evaluate reads no cold start."""
-
-Row = tuple[HeldOutPair, str]
-"""A held-out pair and the text that was generated for it."""
 
 
 def output(config: EvaluateConfig, *, exact: bool = True) -> Output:
@@ -76,36 +54,28 @@ def run(config: EvaluateConfig) -> Manifest:
     made = _output(config, manifests)
     if (done := made.done()) is not None:
         return done
-    explainer = load_explainer_of(config)
+    explainer = _load_explainer(config)
     source = (config.artifact("explanations"), manifests["explanations"].version, config.storage)
     explanations = read(*source).to_table(columns=["user_id", "item_id", "explanation"])
     failed = read_failed(*source).to_table(columns=["user_id", "item_id", "reason"])
     rows = with_references(explainer.dataset, explanations, failed, config.split)
-    pairs = score_pairs(explainer, rows, config)
-    coverage = coverage_of(rows, failed)
-    metrics = compute_metrics(pairs, config)
-    lineage = Lineage(
-        sources=manifests,
-        adapter_history=_adapter_history(config),
-        graph_history=_graph_history(config),
-    )
+    pairs = score_pairs(explainer, _draw(rows, config), config)
+    coverage = Coverage.of(rows, failed)
     manifest = write_evaluation(
         made.location,
         pairs,
-        metrics,
+        compute_metrics(pairs, config),
         coverage=coverage,
-        lineage=lineage,
+        lineage=Lineage(
+            sources=manifests,
+            adapter_history=_adapter_history(config),
+            graph_history=read_metrics(location_of(config, "graph")),
+        ),
         config=made.config,
         inputs=made.inputs,
-        num_examples=_NUM_EXAMPLES,
     )
     logger.info("%s", coverage.sentence)
-    logger.info(
-        "%d pairs, %d metrics: %s",
-        len(pairs),
-        len(flat_metrics(metrics)),
-        made.location / "report.html",
-    )
+    logger.info("%d pairs: %s", len(pairs), made.location / REPORT)
     return manifest
 
 
@@ -135,8 +105,7 @@ def _output(
     )
 
 
-def load_explainer_of(config: EvaluateConfig) -> Explainer:
-    """Load the job's model into this process; raises what `load_explainer` raises."""
+def _load_explainer(config: EvaluateConfig) -> Explainer:
     sources = Sources(
         dataset=config.artifact("dataset"),
         graph=config.artifact("graph"),
@@ -148,114 +117,8 @@ def load_explainer_of(config: EvaluateConfig) -> Explainer:
     return load_explainer(sources, device=config.device, engine=config.engine)
 
 
-def score_pairs(explainer: Explainer, rows: list[Row], config: EvaluateConfig) -> list[ScoredPair]:
-    """Held-out pairs with their texts and their scores with the own and another user's vector.
-
-    `rows` is what `with_references` returns. Both texts have passed the same rules, and one that
-    was refused is "".
-    """
-    drawn = _draw(rows, config)
-    pairs, texts = [pair for pair, _ in drawn], [text for _, text in drawn]
-    others = [
-        explainer.dataset.user_index(user)
-        for user in other_users([pair.user_id for pair in pairs], config.seed)
-    ]
-    fits = fitting_pairs(explainer, pairs)
-    weighed = nll_own_and_shuffled(explainer, pairs, others, fits)
-    shuffled = _shuffled_texts(explainer, pairs, others, fits, config)
-    return [
-        _scored(
-            explainer,
-            pair,
-            text,
-            nll_own=own,
-            nll_shuffled=of_other,
-            shuffled_explanation=shuffled.get(pair),
-        )
-        for pair, text, (own, of_other) in zip(pairs, texts, weighed, strict=True)
-    ]
-
-
-def _shuffled_texts(
-    explainer: Explainer,
-    pairs: list[HeldOutPair],
-    others: list[int],
-    fits: list[bool],
-    config: EvaluateConfig,
-) -> dict[HeldOutPair, str]:
-    """Texts with another user's vector of a sample of the pairs, "" where there is none."""
-    asked = drawn_pairs(pairs, config.max_shuffled_generations, seed=config.seed)
-    with_other = dict(zip(pairs, others, strict=True))
-    fitting = {pair for pair, fit in zip(pairs, fits, strict=True) if fit}
-    written = [pair for pair in asked if pair in fitting]
-    prompts = shuffled_pairs(written, [with_other[pair] for pair in written])
-    texts = generated_texts(explainer, prompts, config.decoding, "texts with another user's vector")
-    return {
-        **dict.fromkeys(asked, ""),
-        **{
-            pair: text.text if text.failure is None else ""
-            for pair, text in zip(written, texts, strict=True)
-        },
-    }
-
-
-def _scored(explainer: Explainer, pair: HeldOutPair, text: str, **scores: Any) -> ScoredPair:
-    said = explainer.pairs.texts(Pair(pair.user_index, pair.item_index))
-    titles, title = explainer.pairs.titles, said.item_title
-    context = (said.user_profile, said.item_profile)
-    return ScoredPair(
-        user_id=pair.user_id,
-        item_id=pair.item_id,
-        reference=pair.reference,
-        explanation=text,
-        aspect=pair.aspect,
-        aspects=pair.aspects,
-        item_title=title,
-        names_item=bool(titles.own_spans(composed(text), title)) if title else None,
-        other_title=titles.other_title(composed(text), title, context),
-        reference_names_item=(
-            bool(titles.own_spans(composed(pair.reference), title)) if title else None
-        ),
-        **scores,
-    )
-
-
-def coverage_of(rows: list[Row], failed: pa.Table) -> Coverage:
-    """How many of the rows have a text, and why the others have none.
-
-    `rows` is what `with_references` returns; `failed` has the columns user_id, item_id and reason.
-    """
-    without = {(pair.user_id, pair.item_id) for pair, text in rows if not text}
-    reasons = Counter(
-        row["reason"] for row in failed.to_pylist() if (row["user_id"], row["item_id"]) in without
-    )
-    return Coverage(len(rows) - len(without), dict(reasons))
-
-
-def with_references(
-    dataset: Dataset,
-    explanations: pa.Table,
-    failed: pa.Table,
-    split: Literal["validation", "test"],
-) -> list[Row]:
-    """The split's explained pairs that the backfill has, by user and item, with their texts.
-
-    The text of a pair that is among `failed` is "". `explanations` have the columns user_id,
-    item_id and explanation, `failed` the first two. Pairs without a reference are left out, as are
-    all those of users and items that `dataset` does not hold.
-    """
-    texts = {(row["user_id"], row["item_id"]): "" for row in failed.to_pylist()}
-    texts |= {
-        (row["user_id"], row["item_id"]): row["explanation"] for row in explanations.to_pylist()
-    }
-    return [
-        (pair, texts[key])
-        for pair in held_out_pairs(dataset, split)
-        if (key := (pair.user_id, pair.item_id)) in texts
-    ]
-
-
 def _draw(rows: list[Row], config: EvaluateConfig) -> list[Row]:
+    """The rows that are scored; raises DataError if they are of fewer than two users."""
     if len({pair.user_id for pair, _ in rows}) < 2:
         raise DataError(
             f"{len(rows)} explanations have a reference in split {config.split!r}, of fewer "
@@ -305,7 +168,3 @@ def _adapter_history(config: EvaluateConfig) -> list[dict[str, Any]]:
         return []
     history: list[dict[str, Any]] = json.loads(location.read_text())
     return history
-
-
-def _graph_history(config: EvaluateConfig) -> list[dict[str, Any]]:
-    return read_metrics(location_of(config, "graph"))

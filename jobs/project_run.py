@@ -8,7 +8,7 @@ depends on an artifact then has other inputs, and is made again for the same rea
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from cluster.connect import ensure_ray
 from jobs.catalogue import job_named
@@ -31,13 +31,12 @@ def run(
     Raises ArtifactMismatchError if an artifact that is there differs and `redo` is false, before
     any work where that can be known. Otherwise raises what the jobs raise.
     """
-    if not redo:
-        _check_nothing_differs(configs)
+    known = {} if redo else _check_nothing_differs(configs)
     with ExitStack() as cluster:
         for number, (name, config) in enumerate(configs.items(), start=1):
             step = f"[{number}/{len(configs)}]"
             retries = getattr(config, "retry_failed", None) is not None
-            if _is_there(name, config, redo) and not retries:
+            if _is_there(name, config, redo, known.get(name)) and not retries:
                 tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
                 continue
             tell(f"{step} xrec {name} {source}".rstrip())
@@ -45,44 +44,41 @@ def run(
             if (ray := getattr(config, "ray", None)) is not None:
                 cluster.enter_context(ensure_ray(ray))  # a connection that is there is kept
             job_named(name).run(config)
+            known = {}  # what comes after has other inputs now
             tell(f"{step} done in {time.monotonic() - started:.0f} s")
 
 
-def _is_there(name: str, config: JobConfig, redo: bool) -> bool:
+def _is_there(name: str, config: JobConfig, redo: bool, known: tuple[Output, Found] | None) -> bool:
     """Whether the job's very output is finished; with `redo`, one that differs is deleted.
 
-    What takes a long read is compared only if the rest does not settle it.
+    What takes a long read is compared only if the rest, which may be `known`, does not settle it.
     """
-    for exact in (False, True):
-        made = job_named(name).output(config, exact=exact)
-        found = made.found()
-        if found.state == "missing":
-            return False
-        if found.state == "differs":
-            if not redo:
-                raise ArtifactMismatchError(_message({name: (made, found)}))
-            _delete(made)
-            return False
+    made, found = known or _look(name, config, exact=False)
+    if found.state in ("same", "begun"):
+        made, found = _look(name, config, exact=True)
+    if found.state == "differs":
+        if not redo:
+            raise ArtifactMismatchError(_message({name: (made, found)}))
+        refuse_live_training(made.location / CHECKPOINTS)
+        made.delete()
     return found.state == "same"
 
 
-def _delete(made: Output) -> None:
-    refuse_live_training(made.location / CHECKPOINTS)
-    made.delete()
-
-
-def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> None:
-    differing = {}
+def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> dict[str, tuple[Output, Found]]:
+    """What is there, by job, where the job's inputs are there; raises if any of it differs."""
+    looked = {}
     for name, config in configs.items():
-        try:
-            made = job_named(name).output(config, exact=False)
-            found = made.found()
-        except ArtifactNotFoundError:  # an input, which an earlier job will make
-            continue
-        if found.state == "differs":
-            differing[name] = (made, found)
+        with suppress(ArtifactNotFoundError):  # an input, which an earlier job will make
+            looked[name] = _look(name, config, exact=False)
+    differing = {name: each for name, each in looked.items() if each[1].state == "differs"}
     if differing:
         raise ArtifactMismatchError(_message(differing))
+    return looked
+
+
+def _look(name: str, config: JobConfig, *, exact: bool) -> tuple[Output, Found]:
+    made = job_named(name).output(config, exact=exact)
+    return made, made.found()
 
 
 def _message(differing: Mapping[str, tuple[Output, Found]]) -> str:

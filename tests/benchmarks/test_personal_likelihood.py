@@ -58,14 +58,10 @@ def make_workspace(folder: Path, **town: int) -> Path:
         inputs={"dataset": dataset.fingerprint},
         metrics={},
     )
-    train_aspects(
-        TrainAspectsConfig.model_validate(
-            {
-                "workspace": str(folder),
-                "similar_items": {"embedding_dim": 4, "num_neighbours": 3},
-            }
-        )
-    )
+    with pytest.MonkeyPatch.context() as patch:  # of more neighbours, all aspects are alike
+        patch.setattr("xrec.aspects.train._EMBEDDING_DIM", 4)
+        patch.setattr("xrec.aspects.train._NUM_NEIGHBOURS", 3)
+        train_aspects(TrainAspectsConfig(workspace=str(folder)))
     make_adapter(folder / "adapter", graph.fingerprint, model_fingerprint(llm))
     return folder
 

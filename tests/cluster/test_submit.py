@@ -7,7 +7,7 @@ import pytest
 from ray.runtime_env import RuntimeEnv
 
 from cluster.submit import check_shared_paths, runtime_environment, working_folder
-from tests.cluster.program import SAMPLE, write_config, xrec_on
+from tests.cluster.program import SAMPLE, write_config, xrec, xrec_on
 from tests.local_cluster import LocalCluster
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
@@ -74,6 +74,34 @@ def test_submit_no_follow_returns_the_submission_id(
     done = xrec_on(three_nodes, "submit", "prepare", config, "--no-follow")
     assert done.returncode == 0, done.stderr
     assert "prepare submitted as raysubmit_" in done.stderr
+
+
+@pytest.mark.parametrize("variables", [{}, {"RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_MODE": "token"}])
+def test_submit_without_the_token_exits_1_and_names_the_variables(
+    three_nodes: LocalCluster, variables: dict[str, str], tmp_path: Path
+) -> None:
+    config = _config(tmp_path, str(tmp_path / "workspace"))
+    variables = {"RAY_AUTH_MODE": "disabled", **variables}
+    url = three_nodes.dashboard_url
+    done = xrec("submit", "prepare", config, "--address", url, **variables)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {url}: Authentication")
+    assert "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [("127.0.0.1:9", "http://127.0.0.1:9"), ("my-cluster", "http://my-cluster")],
+)
+def test_submit_to_an_address_where_nothing_listens_exits_1_and_names_it(
+    address: str, shown: str, tmp_path: Path
+) -> None:
+    config = _config(tmp_path, str(tmp_path / "workspace"))
+    done = xrec("submit", "prepare", config, "--address", address)
+    assert done.returncode == 1
+    assert f"nothing answers at '{shown}' within 5 s" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_working_folder_holds_code_and_config_and_no_data(tmp_path: Path) -> None:

@@ -13,60 +13,52 @@ import yaml
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "infra" / "kuberay"
 OVERLAYS = ("dev", "aws-gpu")
+RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 
 Manifest = dict[str, Any]
 
 
 def documents(path: Path) -> list[Manifest]:
     """Return all documents of a YAML file."""
-    return [
-        document for document in yaml.safe_load_all(path.read_text(encoding="utf-8")) if document
-    ]
+    return [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if each]
 
 
 def source_documents() -> Iterator[tuple[Path, Manifest]]:
     """Yield every Kubernetes object in the files of infra/kuberay, with its path."""
     for path in sorted(KUBERAY.rglob("*.yaml")):
         for document in documents(path):
-            if (
-                isinstance(document, dict)
-                and {"apiVersion", "kind"} <= document.keys()
-                and document["kind"] not in ("Kustomization", "Component")
-            ):
+            kind = document.get("kind") if isinstance(document, dict) else None
+            if kind not in (None, "Kustomization", "Component"):
                 yield path, document
+
+
+def only(kind: str) -> Manifest:
+    """Return the one object of that kind in the files."""
+    (found,) = [document for _, document in source_documents() if document["kind"] == kind]
+    return found
 
 
 @functools.cache
 def _built(folder: Path) -> str:
-    if shutil.which("kustomize"):
-        command = ["kustomize", "build"]
-    elif shutil.which("kubectl"):
-        command = ["kubectl", "kustomize"]
-    else:
+    if not (program := shutil.which("kustomize") or shutil.which("kubectl")):
         pytest.skip("neither kustomize nor kubectl on PATH; on Debian: apt-get install kustomize")
-    done = subprocess.run(
-        [*command, str(folder)], capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [program, "build" if program.endswith("kustomize") else "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def built(overlay: str) -> list[Manifest]:
-    """Return all objects of an overlay; skips the test without kustomize and kubectl."""
-    return [
-        document
-        for document in yaml.safe_load_all(_built(KUBERAY / "overlays" / overlay))
-        if document
-    ]
+def built(overlay: str, *kinds: str) -> list[Manifest]:
+    """Return the objects of an overlay of these kinds; skips without kustomize and kubectl."""
+    found = yaml.safe_load_all(_built(KUBERAY / "overlays" / overlay))
+    return [document for document in found if document and document["kind"] in kinds]
 
 
 def cluster_spec(manifest: Manifest) -> Manifest:
     """Return the RayCluster's spec inside a RayCluster, RayJob or RayService."""
-    key = {"RayCluster": None, "RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}[
-        manifest["kind"]
-    ]
-    spec: Manifest = manifest["spec"] if key is None else manifest["spec"][key]
-    return spec
+    spec: Manifest = manifest["spec"]
+    key = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}.get(manifest["kind"])
+    return spec[key] if key else spec
 
 
 def pod_templates(manifest: Manifest) -> Iterator[Manifest]:

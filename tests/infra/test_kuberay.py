@@ -1,34 +1,106 @@
-"""The Kubernetes manifests are complete and safe, and their commands and configs exist."""
+"""The Kubernetes manifests are complete, valid and safe, and their commands and configs exist.
 
+KubeRay's schemas are not in this repository; they are looked for beside the checkout.
+"""
+
+import functools
 import importlib
+import json
 import shlex
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import ray
 import yaml
+from ray.serve.schema import ServeDeploySchema
 
 from jobs.catalogue import JOBS, job_named
 from tests.infra.manifests import (
     KUBERAY,
     OVERLAYS,
+    RAY_KINDS,
     ROOT,
     Manifest,
     built,
     cluster_spec,
     documents,
+    only,
     pod_templates,
     source_documents,
 )
+from xrec.config.base import parse_config
+from xrec.config.serve import ServeConfig
 
-RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 WITH_WORKERS = ("train-adapter", "backfill", "compare")
-RAY_FILES = [
-    (path, document) for path, document in source_documents() if document["kind"] in RAY_KINDS
-]
 PROJECT = KUBERAY / "base" / "project.yaml"
-JOB_FOLDERS = sorted(path for path in (KUBERAY / "jobs").iterdir())
+JOB_FOLDERS = sorted((KUBERAY / "jobs").iterdir())
+SCHEMAS = [
+    folder / "shared" / "schemas"
+    for folder in ROOT.parents
+    if (folder / "shared" / "schemas").is_dir()
+]
+each_ray_manifest = pytest.mark.parametrize(
+    "manifest",
+    [
+        pytest.param(document, id=str(path.relative_to(KUBERAY)))
+        for path, document in source_documents()
+        if document["kind"] in RAY_KINDS
+    ],
+)
+
+
+@functools.cache
+def _validator(kind: str) -> jsonschema.Draft202012Validator:
+    if not SCHEMAS:
+        pytest.skip("no ../shared/schemas: the schemas of KubeRay's CRDs lie beside the checkout")
+    text = (SCHEMAS[0] / f"{kind.lower()}s.v1.json").read_text(encoding="utf-8")
+    return jsonschema.Draft202012Validator(_strict(json.loads(text)))
+
+
+def _strict(schema: Any) -> Any:
+    """The schema with unknown keys refused, which Kubernetes drops without a message."""
+    if isinstance(schema, list):
+        return [_strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: _strict(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        allowed = bool(schema.get("x-kubernetes-preserve-unknown-fields"))
+        made.setdefault("additionalProperties", allowed)
+    return made
+
+
+def _errors(manifest: Manifest) -> list[str]:
+    found = _validator(manifest["kind"]).iter_errors(manifest)
+    return [f"{error.json_path}: {error.message}" for error in found]
+
+
+@each_ray_manifest
+def test_source_is_valid(manifest: Manifest) -> None:
+    assert _errors(manifest) == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_overlay_is_valid(overlay: str) -> None:
+    manifests = built(overlay, *RAY_KINDS)
+    assert manifests
+    assert [error for manifest in manifests for error in _errors(manifest)] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"rayVerison": "2.60.0"}, "rayVerison"),
+        ({"enableInTreeAutoscaling": "yes"}, "enableInTreeAutoscaling"),
+        ({"authOptions": {"mode": "open"}}, "authOptions.mode"),
+    ],
+)
+def test_validator_sees_what_is_wrong(change: dict[str, Any], part: str) -> None:
+    cluster = only("RayCluster")
+    errors = _errors({**cluster, "spec": {**cluster["spec"], **change}})
+    assert any(part in error for error in errors)
 
 
 def _kustomizations() -> list[Path]:
@@ -40,14 +112,8 @@ def _kustomizations() -> list[Path]:
 )
 def test_kustomization_what_it_names_is_there(path: Path) -> None:
     (values,) = documents(path)
-    named = [
-        *values["resources"],
-        *(
-            file
-            for generator in values.get("configMapGenerator", [])
-            for file in generator["files"]
-        ),
-    ]
+    named = [*values["resources"]]
+    named += [file for each in values.get("configMapGenerator", []) for file in each["files"]]
     named += [patch["path"] for patch in values.get("patches", []) if "path" in patch]
     for name in named:
         target = path.parent / name
@@ -88,8 +154,7 @@ def test_jobs_mount_the_project_of_the_base() -> None:
     (values,) = documents(KUBERAY / "base" / "kustomization.yaml")
     (generator,) = values["configMapGenerator"]
     assert generator["files"] == [PROJECT.name]
-    (job,) = [document for _, document in RAY_FILES if document["kind"] == "RayJob"]
-    pod = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    pod = only("RayJob")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     (volume,) = [volume for volume in pod["volumes"] if "configMap" in volume]
     assert volume == {"name": "config", "configMap": {"name": generator["name"]}}
 
@@ -97,47 +162,27 @@ def test_jobs_mount_the_project_of_the_base() -> None:
 @pytest.mark.parametrize("name", ["pretrain-graph", *WITH_WORKERS])
 def test_jobs_workers_have_room_for_what_the_config_asks(name: str) -> None:
     config = job_named(name).load_config(str(PROJECT), [])
-    spec = cluster_spec(_job(name))
-    (group,) = spec["workerGroupSpecs"]
+    (job,) = [each for each in built("dev", "RayJob") if each["metadata"]["name"] == f"xrec-{name}"]
+    (group,) = cluster_spec(job)["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
     cpus = int(container["resources"]["limits"]["cpu"])
     scaling, actors = getattr(config, "scaling", None), getattr(config, "actors", None)
-    num, each = (
-        (scaling.num_workers, scaling.cpus_per_worker)
-        if scaling
-        else (actors.num_actors, actors.cpus_per_actor)
-    )
+    num = scaling.num_workers if scaling else actors.num_actors
+    each = scaling.cpus_per_worker if scaling else actors.cpus_per_actor
     assert each <= cpus
     assert num <= group["replicas"] * (cpus // each)
 
 
-def _job(name: str) -> Manifest:
-    """Return the job from the dev overlay; skips the test without kustomize and kubectl."""
-    (job,) = [
-        document
-        for document in built("dev")
-        if document["kind"] == "RayJob" and document["metadata"]["name"] == f"xrec-{name}"
-    ]
-    return job
-
-
-def _everything() -> list[Any]:
-    return [
-        pytest.param(document, id=str(path.relative_to(KUBERAY))) for path, document in RAY_FILES
-    ]
-
-
-@pytest.mark.parametrize("manifest", _everything())
+@each_ray_manifest
 def test_ray_manifest_demands_a_token_and_names_the_ray_that_is_locked(manifest: Manifest) -> None:
     spec = cluster_spec(manifest)
     assert spec["authOptions"] == {"mode": "token"}
     assert spec["rayVersion"] == ray.__version__
-    assert (
-        f"ray=={ray.__version__}" in (ROOT / "requirements" / "lock.txt").read_text().splitlines()
-    )
+    lock = (ROOT / "requirements" / "lock.txt").read_text().splitlines()
+    assert f"ray=={ray.__version__}" in lock
 
 
-@pytest.mark.parametrize("manifest", _everything())
+@each_ray_manifest
 def test_ray_manifest_pods_are_limited_and_have_no_privileges(manifest: Manifest) -> None:
     templates = list(pod_templates(manifest))
     assert templates
@@ -158,8 +203,7 @@ def test_ray_manifest_pods_are_limited_and_have_no_privileges(manifest: Manifest
 
 
 def test_ray_cluster_grows_by_autoscaler_v2_and_has_a_spot_group() -> None:
-    (cluster,) = [document for _, document in RAY_FILES if document["kind"] == "RayCluster"]
-    spec = cluster["spec"]
+    spec = only("RayCluster")["spec"]
     assert spec["enableInTreeAutoscaling"] is True
     assert spec["autoscalerOptions"]["version"] == "v2"
     groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
@@ -172,38 +216,26 @@ def test_ray_cluster_grows_by_autoscaler_v2_and_has_a_spot_group() -> None:
 
 
 def test_ray_job_waits_in_the_queue_and_has_no_autoscaler_that_kueue_would_refuse() -> None:
-    (job,) = [document for _, document in RAY_FILES if document["kind"] == "RayJob"]
-    (queue,) = [document for _, document in source_documents() if document["kind"] == "LocalQueue"]
-    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == queue["metadata"]["name"]
+    job, queue = only("RayJob"), only("LocalQueue")["metadata"]["name"]
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == queue
     assert "enableInTreeAutoscaling" not in job["spec"]["rayClusterSpec"]
     assert job["spec"]["shutdownAfterJobFinishes"] is True
 
 
-def _application() -> dict[str, Any]:
-    (service,) = [document for _, document in RAY_FILES if document["kind"] == "RayService"]
-    (application,) = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
-    return dict(application)
-
-
-def test_ray_service_serve_config_is_one_that_serve_takes() -> None:
-    from ray.serve.schema import ServeDeploySchema
-
-    (service,) = [document for _, document in RAY_FILES if document["kind"] == "RayService"]
-    schema = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
-    assert schema.http_options.port == 8000
+def _serve_config() -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(only("RayService")["spec"]["serveConfigV2"])
+    return values
 
 
 def test_ray_service_application_exists_and_its_arguments_are_its_config() -> None:
-    pytest.importorskip("xrec.serve.app", reason="the endpoint is not in this checkout")
-    from xrec.config.base import parse_config
-    from xrec.config.serve import ServeConfig
-
-    application = _application()
+    assert ServeDeploySchema.model_validate(_serve_config()).http_options.port == 8000
+    (application,) = _serve_config()["applications"]
     module, _, function = application["import_path"].partition(":")
     assert callable(getattr(importlib.import_module(module), function))
     config = parse_config(ServeConfig, application["args"])
     assert not config.http.is_loopback
     assert config.security.keys
+    assert config.workspace == documents(PROJECT)[0]["workspace"]
     choice = importlib.import_module("xrec.serve.artifacts").choice_of(config)
     app = importlib.import_module("xrec.serve.app")
     assert {each["name"]: each["user_config"] for each in application["deployments"]} == {
@@ -232,55 +264,35 @@ def test_network_policies_deny_by_default_and_let_in_by_name_and_port_only() -> 
 def test_overlay_builds_with_an_image_and_a_label_to_choose_by_for_everything_that_runs(
     overlay: str,
 ) -> None:
-    manifests = [document for document in built(overlay) if document["kind"] in RAY_KINDS]
+    manifests = built(overlay, *RAY_KINDS)
+    assert len({(each["kind"], each["metadata"]["name"]) for each in manifests}) == len(manifests)
     assert len(manifests) == 2 + len(JOB_FOLDERS)
-    names = [document["metadata"]["name"] for document in manifests if document["kind"] == "RayJob"]
-    assert len(set(names)) == len(names)
     for manifest in manifests:
         assert manifest["metadata"]["labels"]["app.kubernetes.io/component"]
         assert manifest["metadata"]["namespace"] == "xrec"
-        images = {
-            container["image"]
-            for template in pod_templates(manifest)
-            for container in template["spec"]["containers"]
-        }
-        assert len(images) == 1
-        assert ":" in images.pop()
+        pods = [template["spec"] for template in pod_templates(manifest)]
+        (image,) = {container["image"] for pod in pods for container in pod["containers"]}
+        assert ":" in image
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_overlay_job_mounts_the_config_that_is_built_with_it(overlay: str) -> None:
-    manifests = built(overlay)
-    configs = {
-        document["metadata"]["name"]: document["data"]
-        for document in manifests
-        if document["kind"] == "ConfigMap"
-    }
-    for job in (document for document in manifests if document["kind"] == "RayJob"):
+    configs = {each["metadata"]["name"]: each["data"] for each in built(overlay, "ConfigMap")}
+    mount = {"name": "config", "mountPath": "/etc/xrec", "readOnly": True}
+    for job in built(overlay, "RayJob"):
         pod = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
-        (name,) = [
-            volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume
-        ]
+        (name,) = [each["configMap"]["name"] for each in pod["volumes"] if "configMap" in each]
         assert yaml.safe_load(configs[name]["project.yaml"])["workspace"].startswith("s3://")
-        assert {"name": "config", "mountPath": "/etc/xrec", "readOnly": True} in pod["containers"][
-            0
-        ]["volumeMounts"]
+        assert mount in pod["containers"][0]["volumeMounts"]
 
 
 def test_overlay_aws_gpu_gives_every_worker_that_generates_or_trains_a_gpu() -> None:
     with_gpu = set()
-    for manifest in (document for document in built("aws-gpu") if document["kind"] in RAY_KINDS):
+    for manifest in built("aws-gpu", *RAY_KINDS):
         groups = cluster_spec(manifest).get("workerGroupSpecs", [])
-        if groups and all(
-            group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
-            == "1"
-            for group in groups
-        ):
+        pods = [group["template"]["spec"]["containers"][0] for group in groups]
+        gpus = [pod["resources"]["limits"].get("nvidia.com/gpu") for pod in pods]
+        if gpus and set(gpus) == {"1"}:
             with_gpu.add((manifest["kind"], manifest["metadata"]["name"]))
     jobs = {("RayJob", f"xrec-{name}") for name in WITH_WORKERS}
     assert with_gpu == {("RayCluster", "xrec"), ("RayService", "xrec"), *jobs}
-
-
-def test_jobs_and_the_endpoint_agree_on_the_workspace() -> None:
-    (project,) = documents(PROJECT)
-    assert project["workspace"] == _application()["args"]["workspace"]

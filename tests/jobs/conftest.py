@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from pydantic import SecretStr
 
 import jobs.backfill
 import jobs.build_sample_llm
 import jobs.evaluate
 import jobs.prepare
 import jobs.pretrain_graph
+import jobs.project_run
+import jobs.recommend
 import jobs.train_adapter
 from tests.project_file import write_project
 from xrec.config.adapter import TrainAdapterConfig
@@ -21,6 +24,7 @@ from xrec.config.base import parse_config
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
+from xrec.config.jobs import JOBS
 from xrec.config.shared import JobConfig, StorageConfig
 from xrec.storage import Location, Manifest, open_location
 
@@ -51,9 +55,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
             "hidden_size": 32,
             "num_layers": 2,
             "vocab_size": 400,
-            "num_copy_steps": 0,
             "num_steps": 60,
-            "batch_size": 8,
             "learning_rate": 1e-2,
         },
         "prompt": _PROMPT,
@@ -89,6 +91,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "device": "cpu",
     },
 }
+PIPELINE_JOBS = tuple(job for job, config in JOBS.items() if config in _VALUES)
 _WITH_LLM = (TrainAdapterConfig, BackfillConfig, EvaluateConfig)
 
 
@@ -123,6 +126,12 @@ class Pipeline:
         """What lies at `name` in the workspace."""
         return open_location(f"{self.workspace}/{name}", self.storage)
 
+    @property
+    def wrong_storage(self) -> StorageConfig:
+        """The storage with a secret key that it does not take."""
+        wrong = {"secret_access_key": SecretStr("not the secret")}
+        return self.storage.model_copy(update=wrong)
+
     def copy_of(self, name: str, target: str) -> Location:
         """An artifact, copied within the workspace, for a test that changes it."""
         source, copy = self.location(name), self.location(target)
@@ -146,11 +155,26 @@ def pipeline(
         (jobs.backfill.run, BackfillConfig),
         (jobs.evaluate.run, EvaluateConfig),
     ]
-    for run, config_type in steps:
-        manifest = run(made.config(config_type))
-        made.manifests[manifest.kind] = manifest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.sample.language_model._NUM_COPY_STEPS", 0)
+        patch.setattr("xrec.sample.language_model._BATCH_SIZE", 8)
+        for run, config_type in steps:
+            manifest = run(made.config(config_type))
+            made.manifests[manifest.kind] = manifest
     yield made
     shutil.rmtree(cache, ignore_errors=True)
+
+
+@pytest.fixture
+def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No job may ask for Ray, nor load a model to evaluate with."""
+
+    def work(*arguments: object, **settings: object) -> None:
+        raise AssertionError("the job started to work")
+
+    for module in (jobs.backfill, jobs.recommend, jobs.train_adapter, jobs.project_run):
+        monkeypatch.setattr(module, "ensure_ray", work)
+    monkeypatch.setattr(jobs.evaluate, "load_explainer", work)
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 import jobs.annotate
 import jobs.prepare
 from jobs.status import project_status
+from tests.command_line import xrec
 from tests.xrec.annotate.review_files import review, write_json_lines
 from tests.xrec.bulk.toy_run import pool_here
-from xrec.cli.main import app
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.project import load_config, read_project
@@ -60,29 +59,22 @@ def _annotate(project: str, *overrides: str) -> AnnotateConfig:
     return load_config(AnnotateConfig, project, overrides)
 
 
-def _states(project: str) -> dict[str, str]:
-    return {each.kind: each.state for each in project_status(read_project(project))}
+def _states(project: str, *overrides: str) -> dict[str, str]:
+    found = project_status(read_project(project, overrides))
+    return {each.kind: each.state for each in found}
 
 
 def test_annotate_command_with_a_limit_says_so_and_goes_on_without(project: str) -> None:
-    limited = CliRunner().invoke(app, ["annotate", project, "limit=7"])
-    assert limited.exit_code == 0, limited.output
-    assert "the limit of 7 rows is reached" in limited.stdout
+    code, out, err = xrec("annotate", project, "limit=7")
+    assert (code, "the limit of 7 rows is reached" in out) == (0, True), err
     assert _states(project) == {"annotations": "begun", "dataset": "missing"}
-    whole = CliRunner().invoke(app, ["annotate", project])
-    assert whole.exit_code == 0, whole.output
-    assert f"explanations {4 * NUM_USERS}" in whole.stdout
+    code, out, err = xrec("annotate", project)
+    assert (code, f"explanations {4 * NUM_USERS}" in out) == (0, True), err
     assert _states(project)["annotations"] == "up to date"
-
-
-def test_annotate_command_of_a_stage_s_table_tells_how_far_it_is(project: str) -> None:
-    jobs.annotate.run(_annotate(project))
     uri = f"{_annotate(project).artifact('annotations')}/pairs"
-    result = CliRunner().invoke(app, ["table", "status", uri])
-    assert result.exit_code == 0, result.output
-    assert "kind: annotations\n" in result.stdout
-    assert "\nphase: published\n" in result.stdout
-    assert f"{uri}: nothing is wrong" in CliRunner().invoke(app, ["table", "check", uri]).stdout
+    code, out, _ = xrec("table", "status", uri)
+    assert (code, "kind: annotations\n" in out, "\nphase: published\n" in out) == (0, True, True)
+    assert f"{uri}: nothing is wrong" in xrec("table", "check", uri)[1]
 
 
 def test_annotate_job_that_is_done_does_nothing_and_one_of_other_reviews_is_refused(
@@ -102,10 +94,9 @@ def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project: 
     jobs.annotate.run(_annotate(project))
     dataset = jobs.prepare.run(load_config(PrepareConfig, project))
     assert _states(project) == {"annotations": "up to date", "dataset": "up to date"}
-    changed = [f"annotate.{each}" for each in ("min_rating=3",)]
-    states = {each.kind: each.state for each in project_status(read_project(project, changed))}
+    states = _states(project, "annotate.min_rating=3")
     assert states == {"annotations": "stale", "dataset": "stale"}
-    again = _annotate(project, "max_reviews_per_user=1")
+    again = _annotate(project, "max_reviews_per_profile=1")
     jobs.annotate.output(again).delete()
     jobs.annotate.run(again)
     found = jobs.prepare.output(load_config(PrepareConfig, project)).found()
@@ -121,7 +112,7 @@ def test_prepare_without_annotations_says_which_job_makes_them(project: str) -> 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"user_id": "u", "item_id": "i", "stars": 5}], r"missing column\(s\) review"),
+        ([{"user_id": "u", "item_id": "i", "stars": 5}], "missing column(s) review"),
         ([review("u", "i", rating=7)], "rating must be from 1 to 5"),
         ([review("u", "i", time="soon")], "time must be a number or a date"),
         ([review("u", "i")], "split.by = time, but 1 of 1 reviews have no time"),
@@ -133,7 +124,5 @@ def test_annotate_command_of_bad_input_ends_with_a_message(
     project: str, tmp_path: Path, rows: list[dict[str, Any]], message: str
 ) -> None:
     write_json_lines(tmp_path / "reviews.jsonl", rows)
-    result = CliRunner().invoke(app, ["annotate", project])
-    assert result.exit_code == 1
-    assert message.replace("\\", "") in result.stderr
-    assert "Traceback" not in result.stderr
+    code, _, err = xrec("annotate", project)
+    assert (code, message in err) == (1, True), err

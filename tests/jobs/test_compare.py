@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs.compare
+from tests.jobs.conftest import DECODING
 from tests.project_file import write_project
 from tests.xrec.train.adapter_town import PROMPT, TRAINING, build_workspace
 from tests.xrec.train.killing import driver, kill_family
@@ -31,7 +32,15 @@ from xrec.generate.scoring import reference_nll
 from xrec.lab.compare.likelihoods import LIKELIHOODS
 from xrec.storage import Manifest, location_of, open_location, read_manifest, read_table
 
+CONTESTANTS = ["ours", "constant", "zero_shot", "att2seq", "nearest", "profile"]
 COMPARISON: dict[str, Any] = {
+    "contestants": CONTESTANTS,
+    "seeds": [0],
+    "decoding": DECODING | {"max_new_tokens": 6},
+    "rows_per_chunk": 6,
+    "likelihood": True,
+    "baselines": {"att2seq": {"embedding_dim": 4, "hidden_size": 8, "num_layers": 1}},
+    "groups": ["user_interactions"],
     "prompt": PROMPT,
     "budget": {"max_pairs": 64, "num_epochs": 1},
     "max_pairs": 12,
@@ -45,34 +54,14 @@ COMPARISON: dict[str, Any] = {
 }
 
 
-def values_of(town: str, own: dict[str, Any], **values: Any) -> dict[str, Any]:
-    """All keys of a comparison in the workspace `town`; those that come later count."""
-    llm = {"model": f"{town}/llm", "dtype": "float32"}
-    return {"workspace": town, "llm": llm, **COMPARISON, **own, **values}
-
-
-CONTESTANTS = ["ours", "constant", "zero_shot", "att2seq", "nearest", "profile"]
-OWN: dict[str, Any] = {
-    "contestants": CONTESTANTS,
-    "seeds": [0],
-    "decoding": {
-        "max_new_tokens": 6,
-        "text": {"max_words": None, "refuses_repetition": False},
-    },
-    "rows_per_chunk": 6,
-    "likelihood": True,
-    "baselines": {"att2seq": {"embedding_dim": 4, "hidden_size": 8, "num_layers": 1}},
-    "groups": ["user_interactions"],
-}
-
-
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> str:
     return build_workspace(tmp_path_factory.mktemp("compared"))
 
 
 def config_of(town: str, **values: Any) -> CompareConfig:
-    return parse_config(CompareConfig, values_of(town, OWN, **values))
+    llm = {"model": f"{town}/llm", "dtype": "float32"}
+    return parse_config(CompareConfig, {"workspace": town, "llm": llm, **COMPARISON, **values})
 
 
 @pytest.fixture(scope="module")

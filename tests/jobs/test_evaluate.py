@@ -3,32 +3,25 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 import jobs.evaluate
-from jobs.prepare import run as prepare_dataset
+from tests.jobs.conftest import DECODING
+from xrec.adapter.pairs import Pair
 from xrec.backfill import read_explanations, read_failed
-from xrec.config.data import PrepareConfig
-from xrec.config.engine import EngineConfig
 from xrec.config.evaluate import EvaluateConfig
 from xrec.data import read_dataset
 from xrec.data.dataset import held_out_pairs
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.evaluate import Coverage, read_coverage, read_evaluation
-from xrec.generate.loading import Sources, load_explainer
-from xrec.storage import open_location, read_manifest
-
-
-@pytest.fixture
-def without_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*arguments: object, **settings: object) -> None:
-        raise AssertionError("the model was loaded")
-
-    monkeypatch.setattr(jobs.evaluate, "load_explainer", load)
+from xrec.evaluate.evaluation import read_coverage, read_evaluation
+from xrec.evaluate.scores import score_pairs, with_references
+from xrec.storage import read_manifest
 
 
 def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline: Any) -> None:
@@ -72,32 +65,16 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
 
 def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline: Any) -> None:
     """One pair again, by hand: log-softmax of the logits at each token of the reference."""
-    import torch
-
-    from xrec.adapter.pairs import Pair
-
-    config = pipeline.config(EvaluateConfig)
-    sources = Sources(
-        **{name: config.artifact(name) for name in ("dataset", "graph", "adapter")},
-        llm=config.llm,
-        storage=config.storage,
-    )
-    explainer = load_explainer(sources, device="cpu", engine=EngineConfig())
+    explainer = jobs.evaluate._load_explainer(pipeline.config(EvaluateConfig))
+    dataset = explainer.dataset
     pair = read_evaluation(pipeline.location("evaluation"))[0][0]
-    indices = Pair(
-        explainer.dataset.user_index(pair.user_id), explainer.dataset.item_index(pair.item_id)
-    )
-    prompt, label = (
-        explainer.pairs.prompt(indices),
-        explainer.pairs.builder.encode_explanation(
-            pair.reference.replace(pair.item_title, "[title]")
-        ),
-    )
+    indices = Pair(dataset.user_index(pair.user_id), dataset.item_index(pair.item_id))
+    prompt = explainer.pairs.prompt(indices)
     assert pair.item_title in pair.reference
+    hidden = pair.reference.replace(pair.item_title, "[title]")
+    label = explainer.pairs.builder.encode_explanation(hidden)
     with torch.no_grad():
-        logits = explainer.model(input_ids=torch.tensor([prompt + label]), use_cache=False).logits[
-            0
-        ]
+        logits = explainer.model(torch.tensor([prompt + label]), use_cache=False).logits[0]
     log_probabilities = logits[len(prompt) - 1 : -1].log_softmax(-1)[range(len(label)), label]
     assert pair.nll_own == pytest.approx(-log_probabilities.mean().item(), rel=1e-4)
 
@@ -106,18 +83,19 @@ def test_evaluate_pairs_that_failed_or_do_not_fit_are_scored_with_empty_texts(
     pipeline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = pipeline.config(EvaluateConfig, max_shuffled_generations=3)
-    explainer = jobs.evaluate.load_explainer_of(config)
+    explainer = jobs.evaluate._load_explainer(config)
     pairs = held_out_pairs(explainer.dataset, "test")[:4]
     texts = ["A text.", "", "", "Another."]
-    monkeypatch.setattr(jobs.evaluate, "fitting_pairs", lambda *_: [True, True, False, True])
-    scored = jobs.evaluate.score_pairs(explainer, list(zip(pairs, texts, strict=True)), config)
+    fits = [True, True, False, True]
+    monkeypatch.setattr("xrec.evaluate.scores.fitting_pairs", lambda *_: fits)
+    scored = score_pairs(explainer, list(zip(pairs, texts, strict=True)), config)
     assert [score.explanation for score in scored] == texts
-    assert [score.gain is None for score in scored] == [False, False, True, False]
+    assert [score.gain is not None for score in scored] == fits
     asked = {(pair.user_id, pair.item_id) for pair in drawn_pairs(pairs, 3, seed=config.seed)}
-    for place, score in enumerate(scored):
+    for score, fit in zip(scored, fits, strict=True):
         assert (score.shuffled_explanation is not None) == ((score.user_id, score.item_id) in asked)
-        assert place != 2 or not score.shuffled_explanation
-        assert place not in (1, 2) or not score.names_item
+        assert fit or not score.shuffled_explanation
+        assert score.text or not score.names_item
 
 
 def test_evaluate_report_is_one_page_and_the_metrics_are_the_same_everywhere(pipeline: Any) -> None:
@@ -133,128 +111,66 @@ def test_evaluate_report_is_one_page_and_the_metrics_are_the_same_everywhere(pip
     assert values["personalization_gain"] == metrics["personalization_gain"].value
 
 
-@pytest.mark.usefixtures("without_model")
+@pytest.mark.usefixtures("without_work")
 def test_evaluate_second_run_loads_no_model_and_another_run_is_refused(pipeline: Any) -> None:
     assert jobs.evaluate.run(pipeline.config(EvaluateConfig)) == pipeline.manifests["evaluation"]
     with pytest.raises(ArtifactMismatchError, match="seed: 0 there, 5 here"):
         jobs.evaluate.run(pipeline.config(EvaluateConfig, seed=5))
 
 
-@pytest.mark.usefixtures("without_model")
-def test_evaluate_explanations_of_another_adapter_are_refused(pipeline: Any) -> None:
+def _other_adapter(pipeline: Any) -> dict[str, Any]:
     other = pipeline.copy_of("adapter", "evaluate-other-adapter")
     changed = read_manifest(other, "adapter").model_copy(update={"fingerprint": "0" * 16})
     (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
-    made_by = pipeline.manifests["adapter"].fingerprint
-    with pytest.raises(
-        ArtifactMismatchError,
-        match=rf"/explanations: made by adapter {made_by}, but .*other-adapter is {'0' * 16}",
-    ):
-        jobs.evaluate.run(
-            pipeline.config(
-                EvaluateConfig,
-                adapter=other.uri,
-                evaluation=f"{pipeline.workspace}/other-evaluation",
-            )
-        )
-    assert not pipeline.location("other-evaluation").exists()
+    return {"adapter": other.uri}
 
 
-@pytest.mark.usefixtures("without_model")
-def test_evaluate_other_drawing_than_the_backfills_is_refused_where_texts_are_drawn(
-    pipeline: Any,
-) -> None:
-    config = pipeline.config(EvaluateConfig, evaluation=f"{pipeline.workspace}/other-evaluation")
-    tokens = config.decoding.max_new_tokens
-    other = config.decoding.model_copy(update={"max_new_tokens": tokens + 1})
-    with pytest.raises(
-        ArtifactMismatchError, match=rf"decoding\.max_new_tokens: {tokens} there, {tokens + 1} here"
-    ):
-        jobs.evaluate.run(
-            config.model_copy(update={"decoding": other, "max_shuffled_generations": 2})
-        )
-    assert not pipeline.location("other-evaluation").exists()
-
-
-@pytest.mark.usefixtures("without_model")
-def test_evaluate_other_artifacts_than_the_backfills_are_refused_where_texts_are_drawn(
-    pipeline: Any,
-) -> None:
+def _cold_start(pipeline: Any) -> dict[str, Any]:
     """What is drawn beside the texts knows no newcomers, and would be chosen otherwise."""
     other = pipeline.copy_of("explanations", "evaluate-cold-start")
-    log = other / "_delta_log" / f"{0:020d}.json"
-    inputs = rb"\"inputs\":{"
-    log.write_bytes(
-        log.read_bytes().replace(inputs, inputs + rb"\"cold_start\":\"%b\"," % (b"1" * 16))
-    )
-    config = pipeline.config(
-        EvaluateConfig,
-        explanations=other.uri,
-        evaluation=f"{pipeline.workspace}/other-evaluation",
-        max_shuffled_generations=2,
-    )
-    with pytest.raises(
-        ArtifactMismatchError, match=r"inputs\.cold_start: '1{16}' there, nothing here"
-    ):
-        jobs.evaluate.run(config)
+    log, inputs = other / "_delta_log" / f"{0:020d}.json", rb"\"inputs\":{"
+    changed = inputs + rb"\"cold_start\":\"%b\"," % (b"1" * 16)
+    log.write_bytes(log.read_bytes().replace(inputs, changed))
+    return {"explanations": other.uri}
+
+
+def _other_decoding(_: Any) -> dict[str, Any]:
+    return {"decoding": {**DECODING, "max_new_tokens": 9}}
+
+
+@pytest.mark.usefixtures("without_work")
+@pytest.mark.parametrize(
+    ("values", "error", "words"),
+    [
+        (_other_adapter, ArtifactMismatchError, r"made by adapter \w+, but .*adapter is 0{16}"),
+        (_other_decoding, ArtifactMismatchError, r"decoding\.max_new_tokens: 8 there, 9 here"),
+        (_cold_start, ArtifactMismatchError, r"inputs\.cold_start: '1{16}' there, nothing here"),
+    ],
+)
+def test_evaluate_of_texts_that_were_drawn_otherwise_is_refused(
+    pipeline: Any, values: Callable[[Any], dict[str, Any]], error: type[Exception], words: str
+) -> None:
+    elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation"}
+    with pytest.raises(error, match=words):
+        jobs.evaluate.run(pipeline.config(EvaluateConfig, **elsewhere, **values(pipeline)))
     assert not pipeline.location("other-evaluation").exists()
 
 
 def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline: Any) -> None:
-    with pytest.raises(
-        DataError,
-        match=r"0 explanations have a reference in split 'validation'.*backfill that split first",
-    ):
-        jobs.evaluate.run(
-            pipeline.config(
-                EvaluateConfig,
-                split="validation",
-                evaluation=f"{pipeline.workspace}/other-evaluation",
-            )
-        )
+    elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation", "split": "validation"}
+    words = r"0 explanations have a reference in split 'validation'.*backfill that split first"
+    with pytest.raises(DataError, match=words):
+        jobs.evaluate.run(pipeline.config(EvaluateConfig, **elsewhere))
     assert not pipeline.location("other-evaluation").exists()
 
 
-def test_pairs_to_score_and_coverage_pass_over_users_and_items_of_a_cold_start(
-    tmp_path: Any,
-) -> None:
-    town = {
-        "kind": "sample",
-        "num_users": 20,
-        "num_items": 15,
-        "interactions_per_user": 8,
-        "explanations_per_user": 4,
-    }
-    prepare_dataset(PrepareConfig.model_validate({"workspace": str(tmp_path), "source": town}))
-    dataset = read_dataset(open_location(str(tmp_path / "dataset")))
-    known = dataset.explained_pairs("test").slice(0, 2).to_pylist()
-    ids_of = [
-        (
-            dataset.users["user_id"][row["user_index"]].as_py(),
-            dataset.items["item_id"][row["item_index"]].as_py(),
-        )
-        for row in known
-    ]
-    user_id, item_id = ids_of[0]
-    pairs = [(user_id, item_id), ("a new user", item_id), (user_id, "a new item")]
-    explanations = pa.table(
-        {
-            "user_id": [user for user, _ in pairs],
-            "item_id": [item for _, item in pairs],
-            "explanation": ["text"] * 3,
-        }
+def test_pairs_to_score_pass_over_users_and_items_of_a_cold_start(pipeline: Any) -> None:
+    dataset = read_dataset(pipeline.location("dataset"))
+    first, second = held_out_pairs(dataset, "test")[:2]
+    known = (first.user_id, first.item_id)
+    new = [(first.user_id, "a new item"), ("a new user", first.item_id)]
+    written = pa.Table.from_pylist(
+        [{"user_id": user, "item_id": item, "explanation": "text"} for user, item in (*new, known)]
     )
-    failed = pa.table(
-        {
-            "user_id": [ids_of[1][0], "a new user"],
-            "item_id": [ids_of[1][1], item_id],
-            "reason": ["names_another_item"] * 2,
-        }
-    )
-    rows = jobs.evaluate.with_references(dataset, explanations, failed, "test")
-    counted = jobs.evaluate.coverage_of(rows, failed)
-    assert counted == Coverage(1, {"names_another_item": 1})
-    assert [(pair.user_id, pair.item_id, pair.reference, text) for pair, text in rows] == [
-        (*ids_of[0], known[0]["explanation"], "text"),
-        (*ids_of[1], known[1]["explanation"], ""),
-    ]
+    failed = pa.table({"user_id": [second.user_id], "item_id": [second.item_id]})
+    assert with_references(dataset, written, failed, "test") == [(first, "text"), (second, "")]

@@ -10,19 +10,18 @@ from typing import Any
 import pytest
 import yaml
 from fsspec.implementations.local import LocalFileSystem
-from typer.testing import CliRunner
 
 import jobs.prepare
 import jobs.project_run
 from jobs.catalogue import job_named
 from jobs.output import Output
 from jobs.pipeline import PIPELINE, chosen_configs
-from tests.jobs.conftest import DECODING
+from tests.command_line import xrec
+from tests.jobs.conftest import DECODING, PIPELINE_JOBS
 from tests.toy import save_toy_model
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Progress
-from xrec.cli.main import app
 from xrec.cli.run_command import HELP
 from xrec.config.backfill import BackfillConfig
 from xrec.config.jobs import JOBS
@@ -57,65 +56,41 @@ def town(tmp_path: Path) -> Callable[..., dict[str, JobConfig]]:
     return lambda *overrides: chosen_configs(read_project(path, overrides))
 
 
-def project_of(pipeline: Any, *, without: tuple[str, ...] = ()) -> Project:
+def project_of(pipeline: Any) -> Project:
     """The pipeline's configs as a project: each job's own values in its section."""
     sections = {}
-    for job, config_type in JOBS.items():
-        try:
-            config = pipeline.config(config_type)
-        except KeyError:
-            continue
-        secrets = {
-            "access_key_id": config.storage.access_key_id.get_secret_value(),
-            "secret_access_key": config.storage.secret_access_key.get_secret_value(),
-        }
-        values = config.model_dump(mode="json")
-        sections[job] = {**values, "storage": {**values["storage"], **secrets}}
-    return Project("town.yaml", {job: sections[job] for job in sections if job not in without})
+    for job in PIPELINE_JOBS:
+        values = pipeline.config(JOBS[job]).model_dump(mode="json")
+        sections[job] = {**values, "storage": pipeline.storage.model_dump()}
+    return Project("town.yaml", sections)
 
 
-def test_help_of_a_run_names_all_its_jobs_in_their_order() -> None:
+def test_pipeline_is_in_the_order_of_the_project_file_and_of_the_help() -> None:
     told = HELP[HELP.index("The order is") : HELP.index("jobs without a section")]
-    names = [word for word in told.replace(",", "").replace(";", "").split() if word in PIPELINE]
-    assert names == list(PIPELINE)
+    names = [word for word in re.findall(r"[\w-]+", told) if word in PIPELINE]
+    assert names == list(PIPELINE) == [job for job in JOBS if job in PIPELINE]
 
 
-def test_pipeline_is_in_the_order_of_the_project_file() -> None:
-    assert [job for job in JOBS if job in PIPELINE] == list(PIPELINE)
-
-
-def test_run_makes_what_is_missing_and_skips_it_the_next_time(
-    town: Callable[..., dict[str, JobConfig]],
-) -> None:
-    assert run(town()) == ["[1/1] xrec prepare town.yaml"]
-    assert run(town()) == [
-        "[1/1] xrec prepare: skipped, it is there with the same settings and inputs"
-    ]
-
-
-def test_run_what_differs_is_named_and_left_alone_without_redo(
+def test_run_makes_what_is_missing_skips_what_is_there_and_redoes_what_differs(
     town: Callable[..., dict[str, JobConfig]], tmp_path: Path
 ) -> None:
-    run(town())
+    skipped = ["[1/1] xrec prepare: skipped, it is there with the same settings and inputs"]
+    assert run(town()) == ["[1/1] xrec prepare town.yaml"]
+    assert run(town()) == skipped
     before = (tmp_path / "workspace/dataset/manifest.json").read_bytes()
+    changed = town("prepare.splits.test=0.3")
     with pytest.raises(ArtifactMismatchError) as raised:
-        run(town("prepare.splits.test=0.3"))
-    lines = str(raised.value).splitlines()
-    assert lines[1:] == [
+        run(changed)
+    assert str(raised.value).splitlines()[1:] == [
         "  splits.test: 0.2 there, 0.3 here",
         "  (xrec prepare)",
         "give --redo to delete and make it again, with all that depends on it",
     ]
     assert (tmp_path / "workspace/dataset/manifest.json").read_bytes() == before
-
-
-def test_run_redo_makes_what_differs_again(town: Callable[..., dict[str, JobConfig]]) -> None:
-    run(town())
-    configs = town("prepare.splits.test=0.3")
-    assert run(configs, redo=True) == ["[1/1] xrec prepare town.yaml"]
-    manifest = read_manifest(open_location(configs["prepare"].artifact("dataset")), "dataset")
+    assert run(changed, redo=True) == ["[1/1] xrec prepare town.yaml"]
+    manifest = read_manifest(open_location(changed["prepare"].artifact("dataset")), "dataset")
     assert manifest.config["splits"]["test"] == 0.3
-    assert run(configs, redo=True)[0].endswith("with the same settings and inputs")
+    assert run(changed, redo=True) == skipped
 
 
 def _output(folder: Path) -> Output:
@@ -159,9 +134,7 @@ def test_deletion_that_is_interrupted_leaves_no_artifact_and_is_ended_by_the_nex
         (folder / name).write_text("{}")
     removed: list[str] = []
 
-    def remove(
-        filesystem: LocalFileSystem, paths: str | list[str], recursive: bool = False
-    ) -> None:
+    def remove(_: LocalFileSystem, paths: str | list[str], recursive: bool = False) -> None:
         for path in [paths] if isinstance(paths, str) else paths:
             if len(removed) == num_deleted:
                 raise KeyboardInterrupt
@@ -257,58 +230,45 @@ def test_job_whose_input_is_missing_names_the_job_to_run(tmp_path: Path, job: st
     }
     path = tmp_path / "project.yaml"
     path.write_text(yaml.safe_dump(values))
-    result = CliRunner().invoke(app, [job, str(path)])
-    assert result.exit_code == 1
-    assert re.search("no dataset artifact .* run xrec prepare first", result.stderr)
+    code, _, err = xrec(job, path)
+    assert code == 1
+    assert re.search("no dataset artifact .* run xrec prepare first", err)
     assert not (tmp_path / "workspace").exists()
 
 
-def test_run_of_two_jobs_that_make_the_same_artifact_is_refused() -> None:
-    values = {"workspace": "w", "graph": "w/x", "adapter": "w/x", "llm": {"model": "m"}}
-    project = Project("town.yaml", {**values, "pretrain-graph": {}, "train-adapter": {}})
-    with pytest.raises(ConfigError, match="pretrain-graph and train-adapter both make w/x"):
-        chosen_configs(project)
-    assert list(chosen_configs(project, first="train-adapter")) == ["train-adapter"]
-
-
-def test_run_without_a_job_of_the_pipeline_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no job to run; add sections"):
-        chosen_configs(Project("town.yaml", {"workspace": "w", "serve": {}}))
-
-
-def test_chosen_configs_refuses_a_limit_because_later_jobs_need_the_whole() -> None:
-    backfill = {"pairs": {"kind": "split"}, "limit": 5, "llm": {"model": "m"}}
-    project = Project("town.yaml", {"workspace": "w", "backfill": backfill})
-    with pytest.raises(ConfigError, match=r"backfill\.limit = 5: .* give it to xrec backfill"):
-        chosen_configs(project)
+def test_run_that_cannot_be_chosen_is_refused() -> None:
+    shared = {"workspace": "w", "llm": {"model": "m"}}
+    twice = {**shared, "graph": "w/x", "adapter": "w/x", "pretrain-graph": {}, "train-adapter": {}}
+    limited = {**shared, "backfill": {"pairs": {"kind": "split"}, "limit": 5}}
+    for values, words in (
+        (twice, "pretrain-graph and train-adapter both make w/x"),
+        ({**shared, "serve": {}}, "no job to run; add sections"),
+        (limited, r"backfill\.limit = 5: .* give it to xrec backfill"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            chosen_configs(Project("town.yaml", values))
+    chosen = chosen_configs(Project("town.yaml", twice), first="train-adapter")
+    assert list(chosen) == ["train-adapter"]
 
 
 def test_outputs_are_those_of_the_manifests_that_the_jobs_wrote(pipeline: Any) -> None:
     """`run` and `status` rest on it: what a job would make has the identity of what it made."""
-    others = ("annotate", "train-aspects", "recommend")
-    made = tuple(name for name in PIPELINE if name not in others)
-    configs = project_of(pipeline, without=("ablate",)).configs(made)
+    configs = project_of(pipeline).configs(PIPELINE_JOBS)
     for name, config in configs.items():
         for exact in (True, False):
             found = job_named(name).output(config, exact=exact).found()
             assert (name, found.state, found.differences) == (name, "same", ())
 
 
-def test_run_of_a_finished_project_skips_every_job_and_starts_no_cluster(
-    pipeline: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def work(*arguments: object) -> None:
-        raise AssertionError("the run started to work")
-
-    monkeypatch.setattr(jobs.project_run, "ensure_ray", work)
-    monkeypatch.setattr("jobs.catalogue.Job.run", work)
-    lines = run(chosen_configs(project_of(pipeline, without=("ablate",))))
+@pytest.mark.usefixtures("without_work")
+def test_run_of_a_finished_project_skips_every_job_and_starts_no_cluster(pipeline: Any) -> None:
+    lines = run(chosen_configs(project_of(pipeline)))
     assert len(lines) == 6
     assert all("skipped" in line for line in lines)
 
 
 def test_run_names_every_job_that_differs_before_any_work(pipeline: Any) -> None:
-    project = project_of(pipeline, without=("ablate",))
+    project = project_of(pipeline)
     values = dict(project.values)
     values["pretrain-graph"] = {**values["pretrain-graph"], "model": {"embedding_dim": 16}}
     values["evaluate"] = {**values["evaluate"], "seed": 5}

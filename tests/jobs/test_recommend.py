@@ -5,11 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from typer.testing import CliRunner
 
 import jobs.recommend
+from tests.command_line import xrec
 from xrec.backfill import open_backfill
-from xrec.cli.main import app
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.base import parse_config
 from xrec.data import read_dataset
@@ -17,27 +16,9 @@ from xrec.errors import StorageNotFoundError
 from xrec.recommend import plan_recommendations, read_tables, recommendation_batches
 
 
-@pytest.fixture
-def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray must not be asked for."""
-
-    def work(*arguments: object) -> None:
-        raise AssertionError("the job started to work")
-
-    monkeypatch.setattr(jobs.recommend, "ensure_ray", work)
-
-
 def _config(pipeline: Any, **values: Any) -> RecommendConfig:
-    return parse_config(
-        RecommendConfig,
-        {
-            "workspace": pipeline.workspace,
-            "storage": pipeline.storage,
-            "k": 3,
-            "users_per_task": 15,
-            **values,
-        },
-    )
+    own = {"workspace": pipeline.workspace, "storage": pipeline.storage}
+    return parse_config(RecommendConfig, {**own, "k": 3, "users_per_task": 15, **values})
 
 
 @pytest.mark.slow
@@ -85,15 +66,8 @@ def test_recommend_output_is_begun_once_it_is_planned_and_another_run_is_missing
 
 
 @pytest.mark.usefixtures("without_work")
-def test_recommend_to_a_bucket_that_is_not_there_is_refused(pipeline: Any) -> None:
+def test_recommend_that_cannot_work_is_refused(pipeline: Any, config_file: Any) -> None:
     with pytest.raises(StorageNotFoundError, match="no-such-bucket"):
         jobs.recommend.run(_config(pipeline, recommendations="s3://no-such-bucket/recommendations"))
-
-
-@pytest.mark.usefixtures("without_work")
-def test_recommend_by_the_command_line_more_items_than_there_are_exits_2(
-    pipeline: Any, config_file: Any
-) -> None:
-    done = CliRunner().invoke(app, ["recommend", str(config_file(_config(pipeline))), "k=21"])
-    assert done.exit_code == 2
-    assert "k = 21, but the dataset has 20 items" in done.stderr
+    code, _, err = xrec("recommend", config_file(_config(pipeline)), "k=21")
+    assert (code, "k = 21, but the dataset has 20 items" in err) == (2, True)

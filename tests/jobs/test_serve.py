@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 import requests
-from typer.testing import CliRunner
 
+from tests.command_line import xrec
 from tests.project_file import write_project
 from tests.xrec.generate.town import make_town
 from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
-from xrec.cli.main import app
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +34,10 @@ def test_backfill_of_another_model_is_refused_before_anything_starts(
         [(users[0], items[0])],
     )
     write_config(town, tmp_path / "serve.yaml", explanations=str(tmp_path / "out"))
-    result = CliRunner().invoke(app, ["serve", str(tmp_path / "serve.yaml")])
-    assert result.exit_code == 1
-    assert "these explanations are of another model:\n  adapter: " in result.stderr
-    assert "starting a local Ray cluster" not in result.stderr
+    code, _, err = xrec("serve", tmp_path / "serve.yaml")
+    assert code == 1
+    assert "these explanations are of another model:\n  adapter: " in err
+    assert "starting a local Ray cluster" not in err
 
 
 @pytest.mark.slow

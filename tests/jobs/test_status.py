@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from typer.testing import CliRunner
 
 import jobs.prepare
 from jobs.status import project_status
+from tests.command_line import xrec
 from tests.jobs.test_project_run import TOWN, project_of
 from tests.xrec.init.shop import write_shop
-from xrec.cli.main import app
 from xrec.cli.status_command import _row
 from xrec.config.project import Project
 
@@ -30,9 +29,9 @@ def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path: 
         "serve": {},
     }
     path.write_text(yaml.safe_dump(values))
-    result = CliRunner().invoke(app, ["status", str(path)])
-    assert result.exit_code == 0, result.stderr
-    lines = [line.split()[:2] for line in result.stdout.splitlines()]
+    code, out, err = xrec("status", path)
+    assert code == 0, err
+    lines = [line.split()[:2] for line in out.splitlines()]
     assert lines == [
         ["artifact", "state"],
         ["dataset", "missing"],
@@ -45,7 +44,7 @@ def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path: 
 def test_status_of_a_finished_project_on_s3_is_up_to_date_with_rows_size_and_figures(
     pipeline: Any,
 ) -> None:
-    found = statuses(project_of(pipeline, without=("ablate",)))
+    found = statuses(project_of(pipeline))
     assert {each.state for each in found.values()} == {"up to date"}
     assert all(each.num_bytes > 0 for each in found.values())
     rows = {kind: " ".join(_row(each)) for kind, each in found.items()}
@@ -58,7 +57,7 @@ def test_status_of_a_finished_project_on_s3_is_up_to_date_with_rows_size_and_fig
 
 
 def test_status_says_what_differs_and_what_follows_from_it(pipeline: Any) -> None:
-    project = project_of(pipeline, without=("ablate",))
+    project = project_of(pipeline)
     adapter = project.values["train-adapter"]
     changed = {**adapter, "training": {**adapter["training"], "seed": 7}}
     found = statuses(Project("town.yaml", {**project.values, "train-adapter": changed}))
@@ -70,7 +69,7 @@ def test_status_says_what_differs_and_what_follows_from_it(pipeline: Any) -> Non
 
 
 def test_status_of_another_kind_of_artifact_is_unusable(pipeline: Any) -> None:
-    project = project_of(pipeline, without=("ablate",))
+    project = project_of(pipeline)
     values = dict(project.values)
     values["evaluate"] = {**values["evaluate"], "evaluation": f"{pipeline.workspace}/graph"}
     found = statuses(Project("town.yaml", values))

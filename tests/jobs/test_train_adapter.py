@@ -13,18 +13,9 @@ from xrec.adapter.artifact import read_adapter
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
-from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, ModelError, StorageAccessError
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import read_manifest
-
-
-@pytest.fixture
-def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(*arguments: object, **settings: object) -> None:
-        raise AssertionError("the job began to train")
-
-    monkeypatch.setattr("xrec.train.adapter.fit", fit)
 
 
 def test_train_adapter_artifact_holds_adapters_and_config_only(pipeline: Any) -> None:
@@ -39,44 +30,29 @@ def test_train_adapter_artifact_holds_adapters_and_config_only(pipeline: Any) ->
     names = set(safetensors.torch.load((location / "adapter.safetensors").read_bytes()))
     assert {name.split(".")[0] for name in names} == {"user", "item"}
     adapter = read_adapter(location)
-    assert (
-        adapter.config.embedding_dim,
-        adapter.config.hidden_size,
-        adapter.config.model.num_experts,
-    ) == (8, 32, 2)
+    sizes = (adapter.config.embedding_dim, adapter.config.hidden_size)
+    assert (*sizes, adapter.config.model.num_experts) == (8, 32, 2)
     assert adapter.config.graph_fingerprint == pipeline.manifests["graph"].fingerprint
     llm = resolve_model(f"{pipeline.workspace}/llm", pipeline.cache_dir, pipeline.storage)
     assert adapter.manifest is not None
-    assert (
-        adapter.config.base_model_fingerprint
-        == model_fingerprint(llm)
-        == adapter.manifest.inputs["base_model"]
-    )
+    assert adapter.config.base_model_fingerprint == adapter.manifest.inputs["base_model"]
+    assert adapter.config.base_model_fingerprint == model_fingerprint(llm)
 
 
 def test_train_adapter_card_has_the_run_in_it_and_no_uri(pipeline: Any) -> None:
-    card, dataset = (
-        (pipeline.location("adapter") / "README.md").read_text(),
-        pipeline.manifests["dataset"],
-    )
-    splits = " | ".join(
-        str(dataset.metrics["num_explanations"][split]) for split in ("train", "validation", "test")
-    )
+    location, manifests = pipeline.location("adapter"), pipeline.manifests
+    card = (location / "README.md").read_text()
+    counts = manifests["dataset"].metrics["num_explanations"]
+    splits = " | ".join(str(counts[split]) for split in ("train", "validation", "test"))
     assert f"| explained pairs | {splits} |" in card
-    assert (
-        "| validation loss, nats a token | "
-        f"{pipeline.manifests['adapter'].metrics['validation_loss']:.4g} |" in card
-    )
-    assert pipeline.manifests["graph"].fingerprint in card
-    config = (pipeline.location("adapter") / "adapter_config.json").read_text()
-    for text in (
-        pipeline.workspace,
-        "s3://test",
-        pipeline.storage.access_key_id.get_secret_value(),
-        pipeline.cache_dir,
-    ):
+    loss = manifests["adapter"].metrics["validation_loss"]
+    assert f"| validation loss, nats a token | {loss:.4g} |" in card
+    assert manifests["graph"].fingerprint in card
+    config = (location / "adapter_config.json").read_text()
+    secret = pipeline.storage.access_key_id.get_secret_value()
+    for text in (pipeline.workspace, "s3://test", secret, pipeline.cache_dir):
         assert text not in card + config
-    assert read_adapter(pipeline.location("adapter")).config.base_model == "llm"
+    assert read_adapter(location).config.base_model == "llm"
 
 
 def test_train_adapter_history_has_an_epoch_a_row_and_the_best_is_kept(pipeline: Any) -> None:
@@ -87,7 +63,7 @@ def test_train_adapter_history_has_an_epoch_a_row_and_the_best_is_kept(pipeline:
     assert pipeline.manifests["adapter"].metrics["validation_loss"] == best["validation_loss"]
 
 
-@pytest.mark.usefixtures("without_training")
+@pytest.mark.usefixtures("without_work")
 def test_train_adapter_second_run_trains_nothing_and_another_run_is_refused(pipeline: Any) -> None:
     config = pipeline.config(TrainAdapterConfig)
     assert jobs.train_adapter.run(config) == pipeline.manifests["adapter"]
@@ -101,59 +77,36 @@ def test_train_adapter_second_run_trains_nothing_and_another_run_is_refused(pipe
     assert read_manifest(pipeline.location("adapter"), "adapter") == pipeline.manifests["adapter"]
 
 
-@pytest.mark.usefixtures("without_training")
-def test_train_adapter_on_a_graph_of_another_dataset_is_refused(pipeline: Any) -> None:
+def test_train_adapter_on_a_graph_of_another_dataset_is_refused(
+    pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xrec.train.adapter.fit", None)
     other = pipeline.copy_of("graph", "graph-of-another-dataset")
     changed = read_manifest(other, "graph").model_copy(update={"inputs": {"dataset": "0" * 16}})
     (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
-    config = pipeline.config(
-        TrainAdapterConfig, graph=other.uri, adapter=f"{pipeline.workspace}/other-adapter"
-    )
-    with pytest.raises(
-        ArtifactMismatchError,
-        match=rf"trained on dataset {'0' * 16}, but .*/dataset is "
-        rf"{pipeline.manifests['dataset'].fingerprint}",
-    ):
-        jobs.train_adapter.run(config)
+    elsewhere = {"graph": other.uri, "adapter": f"{pipeline.workspace}/other-adapter"}
+    words = rf"dataset 0{{16}}, but .*/dataset is {pipeline.manifests['dataset'].fingerprint}"
+    with pytest.raises(ArtifactMismatchError, match=words):
+        jobs.train_adapter.run(pipeline.config(TrainAdapterConfig, **elsewhere))
     assert not pipeline.location("other-adapter").exists()
 
 
-@pytest.mark.usefixtures("without_training")
-def test_train_adapter_without_a_model_at_the_uri_says_what_to_give(pipeline: Any) -> None:
-    config = pipeline.config(
-        TrainAdapterConfig,
-        llm={"model": f"{pipeline.workspace}/nowhere"},
-        adapter=f"{pipeline.workspace}/other-adapter",
-    )
+@pytest.mark.usefixtures("without_work")
+def test_train_adapter_that_cannot_work_is_refused_before_any_ray_starts(pipeline: Any) -> None:
+    elsewhere = {"adapter": f"{pipeline.workspace}/other-adapter"}
+    nowhere = {"llm": {"model": f"{pipeline.workspace}/nowhere"}}
     with pytest.raises(ModelError, match=r"nowhere'.*no config\.json"):
-        jobs.train_adapter.run(config)
+        jobs.train_adapter.run(pipeline.config(TrainAdapterConfig, **elsewhere, **nowhere))
+    wrong = {"storage": pipeline.wrong_storage}
+    with pytest.raises(StorageAccessError, match=r"access refused .*AWS_SECRET_ACCESS_KEY"):
+        jobs.train_adapter.run(pipeline.config(TrainAdapterConfig, **elsewhere, **wrong))
     assert not pipeline.location("other-adapter").exists()
 
 
-@pytest.mark.usefixtures("without_training")
-def test_train_adapter_with_a_wrong_secret_is_refused_before_any_ray_starts(
-    pipeline: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ensure_ray(*arguments: object) -> None:
-        raise AssertionError("Ray was asked for")
-
-    monkeypatch.setattr(jobs.train_adapter, "ensure_ray", ensure_ray)
-    storage = StorageConfig(
-        endpoint_url=pipeline.storage.endpoint_url,
-        access_key_id=pipeline.storage.access_key_id,
-        secret_access_key="wrong",
-    )
-    with pytest.raises(StorageAccessError, match=r"access refused .*AWS_SECRET_ACCESS_KEY"):
-        jobs.train_adapter.run(pipeline.config(TrainAdapterConfig, storage=storage))
-
-
+@pytest.mark.usefixtures("without_work")
 def test_train_adapter_without_any_explanation_says_so_before_any_ray_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    def ensure_ray(*arguments: object) -> None:
-        raise AssertionError("Ray was asked for")
-
-    monkeypatch.setattr(jobs.train_adapter, "ensure_ray", ensure_ray)
     (tmp_path / "interactions.csv").write_text("user_id,item_id\nann,x\nbob,y\nbob,x\ncid,y\n")
     values = {"workspace": str(tmp_path / "workspace")}
     source = {"kind": "tables", "uri": str(tmp_path)}

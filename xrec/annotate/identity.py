@@ -22,8 +22,7 @@ _SETTINGS = frozenset(
         "core",
         "split",
         "max_rejected_share",
-        "max_reviews_per_item",
-        "max_reviews_per_user",
+        "max_reviews_per_profile",
         "vocabulary",
     }
 )

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.annotate.rows import LOW_RATED
-from xrec.config.annotate import AnnotateConfig, CoreConfig, ReviewSplit
+from xrec.config.annotate import AnnotateConfig, ReviewSplit
 from xrec.data.splits import split_pairs
 from xrec.errors import DataError
 from xrec.schemas import REVIEWS
@@ -53,7 +53,7 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
     if not rows.num_rows:
         raise DataError(
             f"no review is left ({_listed(dropped)}); lower min_rating = {config.min_rating} or "
-            "core.min_reviews_per_user and core.min_reviews_per_item"
+            f"core = {config.core}"
         )
     splits = (_by_time if config.split.by == "time" else _by_hash)(rows, config.split)
     kept = rows.append_column("split", pa.array(splits, pa.string()))
@@ -107,7 +107,7 @@ def _is_newest_of_pair(rows: pa.Table) -> pa.Array:
     return pa.array(is_last)
 
 
-def _is_in_core(rows: pa.Table, core: CoreConfig) -> pa.Array:
+def _is_in_core(rows: pa.Table, core: int) -> pa.Array:
     users, items = _codes(rows["user_id"]), _codes(rows["item_id"])
     is_in = np.ones(rows.num_rows, dtype=bool)
     if rows.num_rows == 0:
@@ -115,7 +115,7 @@ def _is_in_core(rows: pa.Table, core: CoreConfig) -> pa.Array:
     while True:
         of_user = np.bincount(users[is_in], minlength=users.max() + 1)[users]
         of_item = np.bincount(items[is_in], minlength=items.max() + 1)[items]
-        enough = (of_user >= core.min_reviews_per_user) & (of_item >= core.min_reviews_per_item)
+        enough = (of_user >= core) & (of_item >= core)
         if not (is_in & ~enough).any():
             return pa.array(is_in)
         is_in &= enough

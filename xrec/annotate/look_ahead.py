@@ -35,8 +35,8 @@ def look_at_reviews(config: AnnotateConfig) -> Outlook:
         details = store.items["item_id"]
         all_items = pa.chunked_array([*ids["item_id"].chunks, *details.chunks], pa.string())
         written = _items_to_come(all_items.unique())
-        items = ItemStage(store, config.max_reviews_per_item)
-        users = UserStage(store, config.max_reviews_per_user, written)
+        items = ItemStage(store, config.max_reviews_per_profile)
+        users = UserStage(store, config.max_reviews_per_profile, written)
         return Outlook(
             {
                 "items": len(all_items.unique()),

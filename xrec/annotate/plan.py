@@ -83,10 +83,10 @@ class _MakeTask:
     def _stage(self, output: Location) -> TextStage[Any, Any]:
         store, config = ReviewStore(output, self.num_files), self.config
         if self.stage == "items":
-            return ItemStage(store, config.max_reviews_per_item)
+            return ItemStage(store, config.max_reviews_per_profile)
         items = read_item_texts(output, self.items_version, config.storage)
         if self.stage == "users":
-            return UserStage(store, config.max_reviews_per_user, items)
+            return UserStage(store, config.max_reviews_per_profile, items)
         return PairStage(store, items)
 
 

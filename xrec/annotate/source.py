@@ -9,7 +9,6 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,8 +21,8 @@ from xrec.annotate.cells import (
     rating_parser,
 )
 from xrec.annotate.personal import remove_personal
-from xrec.config.annotate import AnnotateConfig, ReviewTable
-from xrec.config.table_files import TABLE_ENDINGS
+from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig
+from xrec.config.data import TABLE_ENDINGS
 from xrec.data.columns import Parser, parse_description, parse_id
 from xrec.data.findings import Finding
 from xrec.data.lines import keys_of, stream_lines
@@ -53,7 +52,7 @@ class RawReviews:
     num_personal: Mapping[str, int]
 
 
-def read_reviews(config: AnnotateConfig, files: Mapping[ReviewTable, Location]) -> RawReviews:
+def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawReviews:
     """Read the files.
 
     Raises DataError for a missing column, or a file that as a whole cannot be read; StorageError.
@@ -167,7 +166,7 @@ def _without_personal(
     return rows
 
 
-def find_review_files(config: AnnotateConfig) -> dict[ReviewTable, Location]:
+def find_review_files(config: AnnotateConfig) -> dict[str, Location]:
     """The files of the source, by table.
 
     Raises StorageError if the source cannot be used, DataError if there is no file of reviews.
@@ -185,10 +184,10 @@ def find_review_files(config: AnnotateConfig) -> dict[ReviewTable, Location]:
         return {"reviews": place}
     if not place.exists():
         raise DataError(f"{place}: there is nothing; check source.uri")
-    return find_files(place, get_args(ReviewTable), source.files, "reviews")
+    return find_files(place, tuple(REVIEW_COLUMNS), source.files, "reviews")
 
 
-def file_hashes(files: Mapping[ReviewTable, Location]) -> dict[str, str]:
+def file_hashes(files: Mapping[str, Location]) -> dict[str, str]:
     """16 hex digits of a hash of each file's content, by table; the files are read for it."""
     return {table: _hash(location) for table, location in files.items()}
 

@@ -20,6 +20,9 @@ from xrec.storage import Manifest, location_of, manifest_of
 
 logger = logging.getLogger("xrec")
 
+# Of the vectors by whose angle items are near, and how many items count as near.
+_EMBEDDING_DIM, _NUM_NEIGHBOURS = 64, 100
+
 
 def aspects_identity(config: TrainAspectsConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings that the content depends on, and the dataset's fingerprint.
@@ -73,12 +76,8 @@ def _fit(
         raise DataError(
             f"none of the {len(train.users)} training pairs has an aspect; annotate more reviews"
         )
-    vectors = item_vectors(
-        train,
-        embedding_dim=config.similar_items.embedding_dim,
-        seed=config.seed,
-    )
-    neighbours = nearest_items(vectors, config.similar_items.num_neighbours)
+    vectors = item_vectors(train, embedding_dim=_EMBEDDING_DIM, seed=config.seed)
+    neighbours = nearest_items(vectors, _NUM_NEIGHBOURS)
     if not validation.aspects.nnz:
         logger.warning(
             "none of the %d validation pairs has an aspect: the score is not trained and keeps its "

@@ -22,15 +22,6 @@ DryRun = Annotated[
         "nothing is touched.",
     ),
 ]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="URL",
-        envvar="RAY_API_SERVER_ADDRESS",
-        help="The cluster's job server, http://host:8265 or host:8265; by default this machine's.",
-    ),
-]
 
 
 def keys_option(job: str) -> Any:

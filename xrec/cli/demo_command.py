@@ -54,14 +54,8 @@ def demo(
 
 def _results(config: "EvaluateConfig") -> Iterator[str]:
     from xrec.data.splits import drawn_pairs
-    from xrec.evaluate import (
-        REPORT,
-        coverage_lines,
-        example_lines,
-        read_coverage,
-        read_evaluation,
-        summary_lines,
-    )
+    from xrec.evaluate.descriptions import coverage_lines, example_lines, summary_lines
+    from xrec.evaluate.evaluation import REPORT, read_coverage, read_evaluation
     from xrec.storage import location_of
 
     output = location_of(config, "evaluation")

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xrec.cli.printing import text_table
 from xrec.cli.reporting import reporting
-from xrec.cli.text_table import text_table
 
 if TYPE_CHECKING:
     from xrec.init.project import Findings

@@ -1,25 +1,24 @@
 """A command for each job: CONFIG in, one library call, exit code out."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from jobs.catalogue import COMPARE, SERVE, Job
+from jobs.catalogue import SERVE, Job
 from xrec.cli.arguments import ConfigPath, DryRun, Overrides, keys_option
-from xrec.cli.compare_command import compare
+from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import reporting
-from xrec.cli.serve_command import serve
-from xrec.cli.summary import show_config, summary
 
 if TYPE_CHECKING:
+    from xrec.config.serve import ServeConfig
     from xrec.config.shared import JobConfig
 
 
 def add_job_command(app: typer.Typer, job: Job) -> None:
     """Add `job` to `app` as a command of its name."""
-    own: dict[Job, Callable[..., None]] = {COMPARE: compare, SERVE: serve}
-    app.command(job.name, help=job.help)(own.get(job) or _job_command(job))
+    app.command(job.name, help=job.help)(_serve if job is SERVE else _job_command(job))
 
 
 def _job_command(job: Job) -> Callable[..., None]:
@@ -58,3 +57,49 @@ def _outlook(job: Job, config: "JobConfig") -> Iterator[str]:
         yield from job.module().look_ahead(config)
     except (ArtifactNotFoundError, DataError, StorageError) as error:
         yield f"what the run would do cannot be said yet: {str(error).splitlines()[0]}"
+
+
+@reporting
+def _serve(
+    config_path: ConfigPath,
+    overrides: Overrides = None,
+    write_deployment: Annotated[
+        str | None,
+        typer.Option(
+            "--write-deployment",
+            metavar="FILE",
+            help="Write the Serve config for serve deploy or a RayService, and stop.",
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    keys: Annotated[bool, keys_option(SERVE.name)] = False,
+) -> None:
+    def load() -> "ServeConfig":
+        return cast("ServeConfig", SERVE.load_config(config_path, overrides or []))
+
+    if dry_run:
+        show_config(load())
+    elif write_deployment is not None:
+        _write_deployment(load(), write_deployment)
+    else:
+        SERVE.module().run(load(), load, _tell)
+
+
+def _tell(address: str) -> None:
+    typer.echo(f"serving at {address}   (page: {address}/   API: {address}/docs   Ctrl-C ends it)")
+
+
+def _write_deployment(config: "ServeConfig", path: str) -> None:
+    """Write the Serve config; raises ConfigError if the file cannot be written."""
+    from xrec.errors import ConfigError
+    from xrec.serve.app import deployment_yaml
+
+    text = deployment_yaml(config)
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--write-deployment {path}: cannot be written ({error.strerror}); expected a file in "
+            "a folder that is there"
+        ) from error
+    typer.echo(f"{path}: serve deploy {path}")

@@ -9,8 +9,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from xrec.config.base import Key, keys_of, sections_of
 from xrec.config.jobs import JOBS, SHARED
-from xrec.config.keys import Key, keys_of
 
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", SecretStr: "secret"}
 _WIDTH = 96
@@ -62,7 +62,7 @@ def _default(key: Key) -> str:
     default = field.default
     if field.is_required():
         return ", required"
-    if default is PydanticUndefined or (key.is_section and default is not None):
+    if default is PydanticUndefined or (sections_of(field.annotation) and default is not None):
         return ""
     if isinstance(default, bool) or default is None:
         return f", default {str(default).lower().replace('none', 'null')}"

@@ -8,9 +8,7 @@ from jobs.catalogue import COMPARE, JOBS
 from xrec.cli import (
     demo_command,
     explain_command,
-    export_command,
     init_command,
-    jobs_command,
     run_command,
     status_command,
     submit_command,
@@ -72,15 +70,13 @@ def _commands_of_the_lab() -> None:
 
 app.add_typer(_lab, name="lab", help="What measures the method beside others: compare.")
 app.command("explain", help=explain_command.HELP)(explain_command.explain)
-app.command("export", help=export_command.HELP)(export_command.export)
+app.command("export", help=table_command.EXPORT_HELP)(table_command.export)
 app.command("init", help=init_command.HELP)(init_command.init)
 app.command("demo", help=demo_command.HELP)(demo_command.demo)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)
 app.add_typer(
     table_command.app, name="table", help="A bulk job's table: status, check, rollback, empty."
 )
-app.add_typer(jobs_command.app, name="jobs", help="Jobs of a cluster: list, logs, stop.")
-app.add_typer(jobs_command.cluster_app, name="cluster", help="Nodes and jobs of a cluster.")
 
 
 def main() -> NoReturn:

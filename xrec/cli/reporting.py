@@ -85,19 +85,17 @@ def _configure_logging(debug: bool) -> None:
         lambda record: record.levelno >= logging.ERROR
     )  # it warns that there is no GPU
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for each model loaded
-    logger.handlers = [_terminal_handler() if sys.stderr.isatty() else _plain_handler()]
+    logger.handlers = [_handler()]
 
 
-def _terminal_handler() -> logging.Handler:
-    from rich.console import Console
-    from rich.logging import RichHandler
+def _handler() -> logging.Handler:
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.logging import RichHandler
 
-    return RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
-
-
-def _plain_handler() -> logging.Handler:
+        console = Console(stderr=True)
+        return RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
-    )
+    form = "%(asctime)s %(levelname)s %(message)s"
+    handler.setFormatter(logging.Formatter(form, datefmt="%H:%M:%S"))
     return handler

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from xrec.cli.arguments import ConfigPath
+from xrec.cli.printing import show_config
 from xrec.cli.reporting import reporting
 
 HELP = """All jobs of a project, in order; what is there already is kept.
@@ -60,12 +61,11 @@ def run(
 ) -> None:
     """Run jobs.project_run."""
     from jobs.pipeline import chosen_configs
-    from xrec.config.base import as_yaml
     from xrec.config.project import read_project
 
     configs = chosen_configs(read_project(config_path, overrides or []), first, last)
     if dry_run:
-        typer.echo(as_yaml(configs), nl=False)
+        show_config(configs)
         return
     from jobs.project_run import run as run_jobs
 

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from xrec.cli.arguments import ConfigPath
+from xrec.cli.printing import scalars, text_table
 from xrec.cli.reporting import reporting
 from xrec.cli.run_command import ProjectOverrides
-from xrec.cli.summary import scalars
-from xrec.cli.text_table import text_table
 
 if TYPE_CHECKING:
     from jobs.status import ArtifactStatus

@@ -1,26 +1,26 @@
 """`xrec submit`: a job, or all of a project, run on a Ray cluster by its Jobs API."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.catalogue import job_named
-from xrec.cli.arguments import Address, ConfigPath, Overrides
-from xrec.cli.jobs_command import job_server
+from xrec.cli.arguments import ConfigPath, Overrides
 from xrec.cli.reporting import reporting
 from xrec.cli.run_command import First, Last, Redo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cluster.jobs import JobServer
+    from cluster.submit import JobServer
     from xrec.config.shared import JobConfig
 
 HELP = """Run a job on a Ray cluster, or with "run" all jobs of a project.
 
 Sends code and config, follows the log, and ends as the job ends. After Ctrl-C the job goes on: see
-xrec jobs. Artifacts must lie where every node finds them: s3://, or an absolute path on a disk that
+ray job. Artifacts must lie where every node finds them: s3://, or an absolute path on a disk that
 all nodes share. AWS_* variables of this shell go with the job, data does not. For a cluster with
 token authentication set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH; see docs/.
 
@@ -43,7 +43,16 @@ def submit(
     first: First = None,
     last: Last = None,
     redo: Redo = False,
-    address: Address = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="URL",
+            envvar="RAY_API_SERVER_ADDRESS",
+            help="The cluster's job server, http://host:8265 or host:8265; by default this "
+            "machine's.",
+        ),
+    ] = None,
     follow: Annotated[
         bool,
         typer.Option(
@@ -62,33 +71,28 @@ def submit(
 ) -> None:
     """Run cluster.submit."""
     given = overrides or []
-    options = _run_options(first, last, redo)
-    configs = (
-        _all_configs(config_path, given, first, last)
-        if job_name == "run"
-        else [_config(job_name, config_path, given, options)]
-    )
-    _check_no_secrets(given)
-    from cluster.submit import check_shared_paths, submit_job
-
-    for config in configs:
-        check_shared_paths(config)
-    server = job_server(address)
-    words = () if job_name == "run" else job_named(job_name).words
-    command = [*(words or (job_name,)), Path(config_path).name, *given, *options]
-    submission_id = submit_job(server, Path(config_path), command, packages)
-    typer.echo(f"{job_name} submitted as {submission_id}", err=True)
-    if follow:
-        _follow(submission_id, server, address)
-
-
-def _run_options(first: str | None, last: str | None, redo: bool) -> list[str]:
-    """The options of `xrec run`, as words."""
-    return [
+    options = [
         *(["--from", first] if first else []),
         *(["--until", last] if last else []),
         *(["--redo"] if redo else []),
     ]
+    if job_name == "run":
+        configs = _all_configs(config_path, given, first, last)
+    else:
+        configs = [_config(job_name, config_path, given, options)]
+    _check_no_secrets(given)
+    from cluster.submit import JobServer, check_shared_paths
+
+    for config in configs:
+        check_shared_paths(config)
+    logging.getLogger("ray").setLevel(logging.WARNING)  # its import sets the level of all lines
+    server = JobServer(address)
+    words = () if job_name == "run" else job_named(job_name).words
+    command = [*(words or (job_name,)), Path(config_path).name, *given, *options]
+    submission_id = server.submit(Path(config_path), command, packages)
+    typer.echo(f"{job_name} submitted as {submission_id}", err=True)
+    if follow:
+        _follow(submission_id, server)
 
 
 def _config(
@@ -123,14 +127,14 @@ def _check_no_secrets(overrides: list[str]) -> None:
         )
 
 
-def _follow(submission_id: str, server: "JobServer", address: str | None) -> None:
+def _follow(submission_id: str, server: "JobServer") -> None:
     try:
         server.follow(submission_id, write=lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
-        same = f" --address {address}" if address else ""
+        end = f"{submission_id} --address {server.url}"
         typer.echo(
-            f"{submission_id} goes on; follow it with: xrec jobs logs {submission_id} "
-            f"--follow{same}; stop it with: xrec jobs stop {submission_id}{same}",
+            f"{submission_id} goes on; follow it with: ray job logs --follow {end}; stop it with: "
+            f"ray job stop {end}",
             err=True,
         )
         raise

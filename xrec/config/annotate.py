@@ -1,69 +1,34 @@
 """`xrec annotate`: reviews in; profiles of users and items, explanations and their aspects out."""
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from xrec.config.backfill import ActorsConfig
 from xrec.config.base import Config
-from xrec.config.data import SplitShares
-from xrec.config.language_model_annotator import LanguageModelAnnotator
+from xrec.config.data import SplitShares, TableColumns, TableFiles
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import JobConfig, RayConfig, output_uri
-from xrec.config.table_files import Delimiter, check_files, column_of, names_in
+from xrec.config.text import EngineModelConfig, LanguageModelConfig
 
-ReviewTable = Literal["reviews", "items"]
-REVIEW_COLUMNS: Mapping[str, tuple[str, ...]] = {
+REVIEW_COLUMNS: TableColumns = {
     "reviews": ("user_id", "item_id", "review", "summary", "rating", "time", "helpful"),
     "items": ("item_id", "title", "details"),
 }
 """The columns of the tables of a `reviews` source."""
 
-_JOINED = ("title", "details", "review")
-_MAY_BE_NULL = ("title", "details", "summary", "rating", "time", "helpful")
 
+class ReviewsSource(TableFiles):
+    """A table of reviews and perhaps one of items.
 
-class ReviewsSource(Config):
-    """A table of reviews and perhaps one of items, each a Parquet, CSV or JSON Lines file."""
+    Without the column `details`, all other columns of the items are joined.
+    """
 
+    tables = REVIEW_COLUMNS
+    joined = ("title", "details", "review")
+    may_be_null = ("title", "details", "summary", "rating", "time", "helpful")
     kind: Literal["reviews"]
     uri: str = Field(description="The file of reviews, or the folder of the files.")
-    files: dict[ReviewTable, str] = Field(
-        default_factory=dict,
-        description="Files in the folder that are not named after their table, e.g. {reviews: "
-        "export.jsonl.gz}. One file may hold both tables.",
-    )
-    columns: dict[str, str | list[str] | None] = Field(
-        default_factory=dict,
-        description="Column names of the files by ours, e.g. {user_id: reviewerID, items.title: "
-        "name}. A table's name before the dot limits a key to that table. The columns of a list "
-        "are joined to one text; null is for a column that is not to be read. Without details, all "
-        "other columns of the items are joined.",
-    )
-    delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
-
-    @model_validator(mode="after")
-    def _files_can_be_read(self) -> "ReviewsSource":
-        check_files(self.files)
-        return self
-
-    @model_validator(mode="after")
-    def _columns_are_ours(self) -> "ReviewsSource":
-        for key, value in self.columns.items():
-            column = column_of(key, REVIEW_COLUMNS)
-            if value is None and column not in _MAY_BE_NULL:
-                raise ValueError(f"columns: {key} is needed, so it cannot be null")
-            if isinstance(value, list) and column not in _JOINED:
-                raise ValueError(
-                    f"columns: {key} must be the name of one column, saw {value!r}; only "
-                    f"{', '.join(_JOINED)} may be a list"
-                )
-        return self
-
-    def names_in(self, table: ReviewTable) -> dict[str, tuple[str, ...]]:
-        """The file's columns for each of our columns of `table` that `columns` names."""
-        return names_in(self.columns, REVIEW_COLUMNS, table)
 
 
 class ReviewSplit(SplitShares):
@@ -79,20 +44,6 @@ class ReviewSplit(SplitShares):
         3,
         ge=3,
         description="By time only: users with fewer reviews have all of them in training.",
-    )
-
-
-class CoreConfig(Config):
-    """Users and items with few reviews are left out, again and again until none is left.
-
-    That is the k-core of the reviews whose rating is high enough.
-    """
-
-    min_reviews_per_user: int = Field(
-        1, ge=1, description="Least number of reviews that a user must have."
-    )
-    min_reviews_per_item: int = Field(
-        1, ge=1, description="Least number of reviews that an item must have."
     )
 
 
@@ -116,6 +67,67 @@ class PhrasesAnnotator(Config):
         description="Least share of the reviews with an aspect that have an opinion on it, such as "
         "'great tone'. It tells what is judged from what is only spoken of.",
     )
+
+
+class BudgetConfig(Config):
+    """What the job may spend at an endpoint; it then ends, and goes on with a larger budget."""
+
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Largest number of tokens, of prompts and replies, of all stages and starts. "
+        "If null, there is no limit.",
+    )
+    max_cost: float | None = Field(
+        None,
+        gt=0,
+        description="Largest cost by model.prices, in their currency. If null, there is no limit.",
+    )
+
+
+class LanguageModelAnnotator(Config):
+    """The annotator that asks a language model for each text.
+
+    With an engine, each of actors.num_actors processes holds the model. An endpoint is asked from
+    one process, so that its limits are kept.
+    """
+
+    kind: Literal["language_model"]
+    model: LanguageModelConfig = Field(description="The language model.")
+    domain: str = Field(
+        "shop",
+        description="Which example the prompts show: shop, place or book, or one of your own "
+        "prompts'.",
+    )
+    language: str = Field(
+        "English", min_length=1, description="The language of the texts, whatever the reviews'."
+    )
+    prompts: dict[Literal["item", "user", "pair"], str] = Field(
+        default_factory=dict,
+        description="URIs of prompts of your own for items, users and explanations; "
+        "docs/language-model.md tells how they look. The others are ours.",
+    )
+    max_data_tokens: int = Field(
+        1500,
+        ge=64,
+        description="Largest number of tokens of a row's data in its prompt; reviews are cut to "
+        "it. An engine counts them by its tokenizer, for an endpoint a character counts 0.3.",
+    )
+    budget: BudgetConfig = Field(
+        default_factory=BudgetConfig, description="What the job may spend."
+    )
+
+    @model_validator(mode="after")
+    def _budget_can_be_kept(self) -> "LanguageModelAnnotator":
+        if isinstance(self.model, EngineModelConfig):
+            if self.budget != BudgetConfig():
+                raise ValueError("budget is for a model of kind endpoint; leave it out")
+        elif self.budget.max_cost is not None and self.model.prices is None:
+            raise ValueError(
+                f"budget.max_cost = {self.budget.max_cost:g} needs model.prices; give them, or set "
+                "budget.max_tokens"
+            )
+        return self
 
 
 class VocabularyConfig(Config):
@@ -162,8 +174,11 @@ class AnnotateConfig(JobConfig):
     rating_range: tuple[float, float] = Field(
         (1.0, 5.0), description="Least and greatest rating; a row with another one is rejected."
     )
-    core: CoreConfig = Field(
-        default_factory=CoreConfig, description="Which users and items are left out."
+    core: int = Field(
+        1,
+        ge=1,
+        description="Least number of reviews of each user and each item, of those that are rated "
+        "highly enough. Others are left out, again and again until none is left (the k-core).",
     )
     split: ReviewSplit = Field(
         default_factory=ReviewSplit, description="Which reviews are held out."
@@ -175,17 +190,11 @@ class AnnotateConfig(JobConfig):
         description="Largest share of the rows of one input file that may be rejected; above it "
         "the job fails.",
     )
-    max_reviews_per_item: int = Field(
+    max_reviews_per_profile: int = Field(
         50,
         ge=1,
-        description="Largest number of training reviews that an item's profile is written from, "
-        "the most helpful and newest first.",
-    )
-    max_reviews_per_user: int = Field(
-        50,
-        ge=1,
-        description="Largest number of training reviews that a user's profile is written from, "
-        "the most helpful and newest first.",
+        description="Largest number of training reviews that the profile of an item or a user is "
+        "written from, the most helpful and newest first.",
     )
     annotator: Annotated[PhrasesAnnotator | LanguageModelAnnotator, Field(discriminator="kind")] = (
         Field(

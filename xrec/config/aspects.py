@@ -4,24 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from xrec.config.base import Config
 from xrec.config.shared import JobConfig, input_uri, output_uri
 
 Sentiment = Literal["all", "positive", "not_negative"]
-
-
-class SimilarItemsConfig(Config):
-    """Which items' reviews say something about an item too."""
-
-    embedding_dim: int = Field(
-        64,
-        ge=1,
-        description="Length of the vectors, which are the spectral start of the graph of users, "
-        "items and aspects.",
-    )
-    num_neighbours: int = Field(
-        100, ge=1, description="Number of items, the nearest ones by the angle of their vectors."
-    )
 
 
 class TrainAspectsConfig(JobConfig):
@@ -33,9 +18,6 @@ class TrainAspectsConfig(JobConfig):
         "not_negative",
         description="Which mentions of an aspect count: all, the positive ones, or all but the "
         "negative ones.",
-    )
-    similar_items: SimilarItemsConfig = Field(
-        default_factory=SimilarItemsConfig, description="The prior of an item's reviews."
     )
     personal_weight: float = Field(
         1.0,

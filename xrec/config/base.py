@@ -7,9 +7,9 @@ such fields.
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
@@ -34,29 +34,25 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 @dataclass(frozen=True)
 class Problem:
-    """A mistake in the values of a config.
+    """What is wrong with a key; `keys` is its path in the file.
 
-    `keys` is the path of the key as it stands in the file. `known` holds the keys that could stand
-    in the place of an unknown one, and `text` says what is wrong with a value.
+    For an unknown key, `known` holds the keys that could stand in its place.
     """
 
     keys: tuple[str, ...]
-    kind: Literal["unknown", "missing", "value"]
     text: str = ""
     known: tuple[str, ...] = ()
+    is_missing: bool = False
 
-    @property
-    def dotted(self) -> str:
-        """The key's path, joined by dots."""
-        return ".".join(self.keys) or "(top level)"
+    def __str__(self) -> str:
+        """The key, and what is wrong with it."""
+        return f"{'.'.join(self.keys) or '(top level)'}: {self.describe()}"
 
     def describe(self) -> str:
         """What is wrong and what to do, without the key's name."""
-        if self.kind == "unknown":
-            return f"unknown key; {self.suggestion() or 'known keys: ' + ', '.join(self.known)}"
-        if self.kind == "missing":
-            return "required, and not given"
-        return self.text
+        if not self.known:
+            return self.text
+        return f"unknown key; {self.suggestion() or 'known keys: ' + ', '.join(self.known)}"
 
     def suggestion(self) -> str:
         """A known key that resembles the unknown one, as a question; empty if none does."""
@@ -70,9 +66,7 @@ def parse_config(
     """Validate plain values; raises ConfigError with one line for each wrong key."""
     config, problems = validate(config_type, values)
     if config is None:
-        raise config_error(
-            source, [f"{problem.dotted}: {problem.describe()}" for problem in problems]
-        )
+        raise config_error(source, list(map(str, problems)))
     return config
 
 
@@ -92,17 +86,13 @@ def config_error(source: str, lines: Sequence[str]) -> ConfigError:
     return ConfigError(f"{source}: {len(lines)} problem(s)\n{listed}")
 
 
-def resolved_yaml(config: Config) -> str:
-    """The whole config with its defaults, as YAML; secrets are masked."""
-    return _dumped(config.model_dump(mode="json"))
-
-
-def as_yaml(configs: Mapping[str, Config]) -> str:
-    """Several configs, each under its name, as `resolved_yaml`."""
-    return _dumped({name: config.model_dump(mode="json") for name, config in configs.items()})
-
-
-def _dumped(values: Mapping[str, Any]) -> str:
+def resolved_yaml(config: Config | Mapping[str, Config]) -> str:
+    """The config with its defaults as YAML, or several under their names; secrets are masked."""
+    values = (
+        config.model_dump(mode="json")
+        if isinstance(config, Config)
+        else {name: each.model_dump(mode="json") for name, each in config.items()}
+    )
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return text
 
@@ -114,70 +104,80 @@ def sections_of(annotation: Any) -> tuple[type[Config], ...]:
     return tuple(section for each in get_args(annotation) for section in sections_of(each))
 
 
+@dataclass(frozen=True)
+class Key:
+    """One key. `kind` is the kind of the section in which alone it stands, where kinds differ."""
+
+    name: str
+    field: FieldInfo
+    kind: str | None = None
+
+
+def keys_of(section: type[Config], prefix: str = "", kind: str | None = None) -> Iterator[Key]:
+    """The keys of `section` by their dotted names and, behind each, those below it."""
+    for name, field in section.model_fields.items():
+        yield Key(f"{prefix}{name}", field, kind)
+        inner = sections_of(field.annotation)
+        for each in inner:
+            own_kind = _tags(each)[0] if len(inner) > 1 else kind
+            yield from keys_of(each, f"{prefix}{name}.", own_kind)
+
+
 def holds_secret(field: FieldInfo) -> bool:
     """True if the field's value may be, or contain, a secret."""
-    if not field.repr or _mentions_secret(field.annotation):
-        return True
-    return any(
-        holds_secret(inner)
-        for section in sections_of(field.annotation)
-        for inner in section.model_fields.values()
+    return (
+        not field.repr
+        or SecretStr in (field.annotation, *get_args(field.annotation))
+        or any(
+            holds_secret(key.field)
+            for section in sections_of(field.annotation)
+            for key in keys_of(section)
+        )
     )
 
 
-def _mentions_secret(annotation: Any) -> bool:
-    return annotation is SecretStr or any(map(_mentions_secret, get_args(annotation)))
-
-
 def _problem(config_type: type[Config], detail: Any) -> Problem:
-    keys, sections, fields = _walk(config_type, detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        if text := _of_another_kind(config_type, detail["loc"]):
-            return Problem(tuple(keys), "value", text)
-        known = sorted({name for section in sections for name in section.model_fields})
-        return Problem((*keys[:-1], _shown_key(keys[-1], sections)), "unknown", known=tuple(known))
+    keys, section, field = _walk(config_type, detail["loc"])
     if detail["type"] == "missing":
-        return Problem(tuple(keys), "missing")
-    text = detail["msg"].removeprefix("Value error, ")
-    return Problem(tuple(keys), "value", text + _shown_value(detail["input"], fields))
+        return Problem(keys, "required, and not given", is_missing=True)
+    if detail["type"] != "extra_forbidden":
+        text = detail["msg"].removeprefix("Value error, ")
+        return Problem(keys, text + _shown_value(detail["input"], field))
+    assert section is not None
+    if text := _of_another_kind(config_type, detail["loc"]):
+        return Problem(keys, text)
+    return Problem((*keys[:-1], _shown_key(keys[-1], section)), known=tuple(section.model_fields))
 
 
 def _walk(
     config_type: type[Config], location: Sequence[str | int]
-) -> tuple[list[str], tuple[type[Config], ...], list[FieldInfo]]:
-    """The keys of pydantic's `location`, the sections that hold the last one, and its fields.
+) -> tuple[tuple[str, ...], type[Config] | None, FieldInfo | None]:
+    """The keys of pydantic's `location`, the section that holds the last one, and its field.
 
     For a union of sections the location also has the tag of the chosen one, which is no key.
     """
     keys: list[str] = []
     inside: tuple[type[Config], ...] = (config_type,)
-    around, fields = inside, []
+    around, field = None, None
     for part in location:
-        found = [
-            section.model_fields[str(part)]
-            for section in inside
-            if str(part) in section.model_fields
-        ]
-        tagged = tuple(section for section in inside if not found and part in _tags(section))
-        if tagged:
-            inside = tagged
+        if isinstance(part, str) and len(inside) > 1:
+            inside = tuple(section for section in inside if part in _tags(section))
             continue
         keys.append(str(part))
-        if isinstance(part, int):
-            continue
-        around, fields = inside, found
-        inside = tuple(each for field in found for each in sections_of(field.annotation))
-    return keys, around, fields
+        if isinstance(part, str):
+            around = inside[0] if inside else None
+            field = around.model_fields.get(part) if around else None
+            inside = sections_of(field.annotation) if field else ()
+    return tuple(keys), around, field
 
 
 def _of_another_kind(config_type: type[Config], location: Sequence[str | int]) -> str:
     """What is wrong with a key that stands in another section of a union; empty if none has it."""
-    *before, tag, key = ["", "", *location]
-    _, _, fields = _walk(config_type, before[2:])
-    sections = [each for field in fields for each in sections_of(field.annotation)]
-    chosen = [section for section in sections if tag in _tags(section)]
-    others = [_tags(section)[0] for section in sections if str(key) in section.model_fields]
-    if not chosen or not others:
+    *before, tag, key = ("", "", *location)
+    _, _, field = _walk(config_type, before[2:])
+    sections = sections_of(field.annotation) if field else ()
+    others = [_tags(section)[0] for section in sections if key in section.model_fields]
+    if len(sections) < 2 or not others:
         return ""
     return (
         f"goes with kind: {', '.join(others)}, and this section has kind: {tag}; give the section "
@@ -190,19 +190,14 @@ def _tags(section: type[Config]) -> tuple[str, ...]:
     return get_args(kind.annotation) if kind else ()
 
 
-def _shown_key(key: str, sections: Sequence[type[Config]]) -> str:
+def _shown_key(key: str, section: type[Config]) -> str:
     """A secret that stands by mistake where a key belongs (`{key:secret}`) is not shown."""
-    beside_secrets = any(
-        holds_secret(field)
-        for section in sections
-        for field in section.model_fields.values()
-        if not sections_of(field.annotation)
-    )
-    return "(not shown)" if beside_secrets and not _PLAIN_KEY.fullmatch(key) else key
+    beside = (field for field in section.model_fields.values() if not sections_of(field.annotation))
+    return key if _PLAIN_KEY.fullmatch(key) or not any(map(holds_secret, beside)) else "(not shown)"
 
 
-def _shown_value(value: Any, fields: Sequence[FieldInfo]) -> str:
-    if any(map(holds_secret, fields)):
+def _shown_value(value: Any, field: FieldInfo | None) -> str:
+    if field is not None and holds_secret(field):
         return ", saw a value that is not shown"
     if isinstance(value, str | int | float | None):
         shown = repr(value)

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from xrec.config.base import Config
 from xrec.config.baselines import BaselineKind
-from xrec.config.table_files import TABLE_ENDINGS, Delimiter
+from xrec.config.data import TABLE_ENDINGS, Delimiter
 
 AdapterContestant = Literal[
     "ours",

@@ -1,14 +1,102 @@
 """`xrec prepare` and `xrec build-sample-llm`: the dataset, and the language model of the sample."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from itertools import chain
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from xrec.config.base import Config
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import JobConfig, input_uri, output_uri
-from xrec.config.table_files import Delimiter, check_files, column_of, names_in
+
+TABLE_ENDINGS = (
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".jsonl",
+    ".json",
+    ".csv.gz",
+    ".tsv.gz",
+    ".jsonl.gz",
+    ".json.gz",
+)
+"""The endings of the files of tables; .json and .jsonl have an object a line."""
+
+Delimiter = Literal[",", ";", "\t", "|"]
+"""What may separate the columns of CSV files."""
+
+TableColumns = Mapping[str, tuple[str, ...]]
+"""Our columns of each table."""
+
+
+class TableFiles(Config):
+    """Tables, each a Parquet, CSV or JSON Lines file."""
+
+    tables: ClassVar[TableColumns]
+    joined: ClassVar[tuple[str, ...]]  # our columns that several of the files' may be joined to
+    may_be_null: ClassVar[tuple[str, ...]]
+    kind: str
+    uri: str = Field(description="Folder of the files.")
+    files: dict[str, str] = Field(
+        default_factory=dict,
+        description="Files of the tables that are not in a file of their own name, e.g. {users: "
+        "customers.csv}. One file may hold two tables.",
+    )
+    columns: dict[str, str | list[str] | None] = Field(
+        default_factory=dict,
+        description="Column names of the files by ours, e.g. {user_id: customer, items.title: "
+        "name}. A table's name before the dot limits a key to that table. The columns of a list "
+        "are joined to one text; null is for a column that is not to be read.",
+    )
+    delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
+
+    @model_validator(mode="after")
+    def _files_can_be_read(self) -> Self:
+        for table, name in self.files.items():
+            if table not in self.tables:
+                raise ValueError(f"files: {table!r} is no table; expected {', '.join(self.tables)}")
+            if not name.lower().endswith(TABLE_ENDINGS):
+                raise ValueError(
+                    f"files.{table}: {name!r} must end in one of {', '.join(TABLE_ENDINGS)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_are_ours(self) -> Self:
+        for key, value in self.columns.items():
+            column = self._ours(key)
+            allowed = self.may_be_null if value is None else self.joined
+            if not isinstance(value, str) and column not in allowed:
+                raise ValueError(
+                    f"columns: {key} must be the name of one column, saw {value!r}; only "
+                    f"{', '.join(allowed)} may be {'null' if value is None else 'a list'}"
+                )
+        return self
+
+    def names_in(self, table: str) -> dict[str, tuple[str, ...]]:
+        """The file's columns for each of our columns of `table` that `columns` names."""
+        named = {
+            column: self.columns[key]
+            for column in self.tables[table]
+            for key in (column, f"{table}.{column}")
+            if key in self.columns
+        }
+        return {
+            column: (names,) if isinstance(names, str) else tuple(names or ())
+            for column, names in named.items()
+        }
+
+    def _ours(self, key: str) -> str:
+        """Our column that a key of `columns` means; raises ValueError if it is none of ours."""
+        table, dot, column = key.rpartition(".")
+        known = self.tables.get(table, ()) if dot else [*chain.from_iterable(self.tables.values())]
+        if column not in known:
+            expected = dict.fromkeys(known or (f"{name}.<column>" for name in self.tables))
+            raise ValueError(
+                f"columns: {key!r} is none of our columns; expected {', '.join(expected)}"
+            )
+        return column
 
 
 class ReleaseSource(Config):
@@ -18,8 +106,7 @@ class ReleaseSource(Config):
     uri: str = Field(description="Folder of the files.")
 
 
-Table = Literal["users", "items", "interactions", "explanations"]
-TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
+TABLE_COLUMNS: TableColumns = {
     "users": ("user_id", "profile"),
     "items": ("item_id", "title", "profile"),
     "interactions": ("user_id", "item_id", "split"),
@@ -27,48 +114,13 @@ TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """The columns of the tables of a `tables` source."""
 
-_JOINED = ("profile", "title")
 
+class TablesSource(TableFiles):
+    """Tables users, items, interactions and explanations; only the interactions must be there."""
 
-class TablesSource(Config):
-    """Tables users, items, interactions and explanations, each a Parquet, CSV or JSON Lines file.
-
-    Only the interactions must be there.
-    """
-
+    tables = TABLE_COLUMNS
+    joined = may_be_null = ("profile", "title")
     kind: Literal["tables"]
-    uri: str = Field(description="Folder of the files.")
-    files: dict[Table, str] = Field(
-        default_factory=dict,
-        description="Files of the tables that are not in a file of their own name, e.g. {users: "
-        "customers.csv}. One file may hold two tables.",
-    )
-    columns: dict[str, str | list[str] | None] = Field(
-        default_factory=dict,
-        description="Column names of the files by ours, e.g. {user_id: customer, items.title: "
-        "name}. A table's name before the dot limits a key to that table. The columns of a list "
-        "are joined to one text; null leaves a profile or title empty.",
-    )
-    delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
-
-    @model_validator(mode="after")
-    def _files_can_be_read(self) -> "TablesSource":
-        check_files(self.files)
-        return self
-
-    @model_validator(mode="after")
-    def _columns_are_ours(self) -> "TablesSource":
-        for key, value in self.columns.items():
-            if column_of(key, TABLE_COLUMNS) not in _JOINED and not isinstance(value, str):
-                raise ValueError(
-                    f"columns: {key} must be the name of one column, saw {value!r}; "
-                    f"only {' and '.join(_JOINED)} may be null or a list"
-                )
-        return self
-
-    def names_in(self, table: str) -> dict[str, tuple[str, ...]]:
-        """The file's columns for each of our columns of `table` that `columns` names."""
-        return names_in(self.columns, TABLE_COLUMNS, table)
 
 
 class AnnotationsSource(Config):
@@ -194,19 +246,11 @@ class SampleLLMConfig(Config):
     hidden_size: int = Field(128, ge=16, description="H, the width of the model.")
     num_layers: int = Field(3, ge=1, description="Number of layers.")
     vocab_size: int = Field(1024, ge=300, description="Largest number of tokens of the tokenizer.")
-    num_copy_steps: int = Field(
-        100,
-        ge=0,
-        description="Number of first steps, on random tokens that are said twice. They teach "
-        "the model to copy from its context.",
-    )
     num_steps: int = Field(
         300, ge=1, description="Number of steps on the town's language. Each step has new texts."
     )
-    batch_size: int = Field(32, ge=1, description="Number of texts of a step.")
     learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")
     num_threads: int = Field(1, ge=1, description="Number of torch threads.")
-    seed: int = Field(0, ge=0, description="Seed of the texts and of the initialization.")
 
 
 class BuildSampleLLMConfig(JobConfig):

@@ -15,13 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from xrec.config.base import Problem, config_error, holds_secret, validate
-from xrec.config.jobs import JOBS, SHARED
-from xrec.config.keys import keys_of
-from xrec.config.overrides import Override, parse_overrides
-from xrec.config.places import described, key_places, with_job_names
+from xrec.config.base import Problem, config_error, holds_secret, keys_of, validate
+from xrec.config.jobs import JOBS, SHARED, described, key_places, with_job_names
 from xrec.config.shared import JobConfig
-from xrec.config.yaml_text import read_mapping
+from xrec.config.values import Override, parse_overrides, read_mapping
 from xrec.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
@@ -59,7 +56,7 @@ class Project:
             lines += [
                 f"{view.place(problem.keys)}: {described(problem, job)}"
                 for problem in problems
-                if job in jobs or problem.kind != "missing"
+                if job in jobs or not problem.is_missing
             ]
             if config is not None:
                 configs[job] = config
@@ -103,18 +100,15 @@ def load_config(
 
 def secret_overrides(arguments: Sequence[str]) -> list[str]:
     """The keys of those overrides that may hold a secret; raises ConfigError as `load_config`."""
-    secret = []
-    for override in parse_overrides(arguments, key_places().keys()):
-        keys = override.keys[1:] if override.keys[0] in JOBS else override.keys
-        found = [
-            key.field
-            for config in JOBS.values()
-            for key in keys_of(config)
-            if key.name == ".".join(keys)
-        ]
-        if any(map(holds_secret, found)):
-            secret.append(override.dotted)
-    return secret
+    secret = {
+        f"{prefix}{key.name}"
+        for job, config in JOBS.items()
+        for key in keys_of(config)
+        if holds_secret(key.field)
+        for prefix in ("", f"{job}.")
+    }
+    overrides = parse_overrides(arguments, key_places().keys())
+    return [each.dotted for each in overrides if each.dotted in secret]
 
 
 def _read(path: str | Path, overrides: Sequence[Override]) -> Project:
@@ -136,11 +130,7 @@ class _View:
     @classmethod
     def of(cls, job: str, file: Mapping[str, Any], overrides: Sequence[Override]) -> "_View":
         fields = JOBS[job].model_fields
-        shared = {
-            key: value
-            for key, value in file.items()
-            if key in SHARED and key in fields and value is not None
-        }
+        shared = {key: file[key] for key in SHARED if key in fields and file.get(key) is not None}
         layers = [("", shared), (f"{job}.", _section(file, job))]
         if job == "compare":
             training = _section(file, "train-adapter")
@@ -197,7 +187,7 @@ def _misplaced(values: Mapping[str, Any]) -> Iterator[str]:
     known = (*SHARED, *JOBS)
     unknown = [key for key in values if key not in known]
     for key in unknown:
-        yield f"{key}: {described(Problem((str(key),), 'unknown', known=known))}"
+        yield f"{key}: {described(Problem((str(key),), known=known))}"
     if unknown and not any(job in values for job in JOBS):
         yield (
             "there is no section of a job: a project file has what jobs share at the top level, "
@@ -217,5 +207,5 @@ def _unused_shared(values: Mapping[str, Any], jobs: Collection[str]) -> Iterator
         owner = next(config for config in JOBS.values() if key in config.model_fields)
         _, problems = validate(owner, {key: values[key]})
         for problem in problems:
-            if problem.kind != "missing":
-                yield f"{problem.dotted}: {described(problem)}"
+            if not problem.is_missing:
+                yield f"{'.'.join(problem.keys)}: {described(problem)}"

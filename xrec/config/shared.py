@@ -1,6 +1,6 @@
 """Sections that several jobs share: storage, Ray cluster, workers, new users and items."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
@@ -11,7 +11,6 @@ Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
 
 _IN_WORKSPACE = "workspace:"
-_MAY_BE_IN_WORKSPACE = (("llm", "model"), ("explanations",), ("export",), ("export", "uri"))
 
 
 class StorageConfig(Config):
@@ -133,27 +132,23 @@ class JobConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _find_in_workspace(cls, values: Any) -> Any:
-        """`workspace:NAME` as a model, explanations or an export is NAME in the workspace."""
+        """`workspace:NAME` is the folder NAME in the workspace."""
         if not isinstance(values, Mapping) or not isinstance(values.get("workspace"), str):
             return values
-        for keys in _MAY_BE_IN_WORKSPACE:
-            values = _found(values, keys, values["workspace"].rstrip("/"))
-        return values
+        return _found(values, values["workspace"].rstrip("/"))
 
     def artifact(self, name: str) -> str:
         """URI of the artifact `name`: its own key if given, else `<workspace>/<name>`."""
         return getattr(self, name, None) or f"{self.workspace.rstrip('/')}/{name}"
 
 
-def _found(values: Mapping[str, Any], keys: Sequence[str], workspace: str) -> Mapping[str, Any]:
-    """The values with the URI of the folder in place of `workspace:NAME` at these keys."""
-    key, *below = keys
-    there = values.get(key)
-    if below and isinstance(there, Mapping):
-        return {**values, key: _found(there, below, workspace)}
-    if not below and isinstance(there, str) and there.startswith(_IN_WORKSPACE):
-        return {**values, key: f"{workspace}/{there.removeprefix(_IN_WORKSPACE)}"}
-    return values
+def _found(value: Any, workspace: str) -> Any:
+    """The value with the URI of the folder in place of `workspace:NAME`."""
+    if isinstance(value, Mapping):
+        return {key: _found(each, workspace) for key, each in value.items()}
+    if isinstance(value, str) and value.startswith(_IN_WORKSPACE):
+        return f"{workspace}/{value.removeprefix(_IN_WORKSPACE)}"
+    return value
 
 
 class ColdStartConfig(Config):

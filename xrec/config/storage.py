@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from xrec.config.base import Config, parse_config
-from xrec.config.overrides import parse_overrides
 from xrec.config.shared import StorageConfig
+from xrec.config.values import parse_overrides
 
 
 class _StorageAlone(Config):

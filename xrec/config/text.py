@@ -46,13 +46,6 @@ class SamplingConfig(Config):
         description="Temperature of sampling; 0 always takes the likeliest token. If null, an "
         "endpoint uses its own, and an engine 0. Some endpoints refuse any value.",
     )
-    top_p: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Share of the probability that sampling draws from (nucleus). 1 allows all "
-        "tokens, and is not sent to an endpoint.",
-    )
     seed: int = Field(
         0, ge=0, description="Seed of sampling. An endpoint need not heed it, and most do not."
     )

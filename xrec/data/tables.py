@@ -13,13 +13,12 @@ profiles and titles are empty. Without explanations, no adapter can be trained.
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.config.data import Table, TablesSource
-from xrec.config.table_files import TABLE_ENDINGS
+from xrec.config.data import TABLE_COLUMNS, TABLE_ENDINGS, TablesSource
 from xrec.data.columns import (
     Parser,
     parse_description,
@@ -34,8 +33,8 @@ from xrec.errors import DataError
 from xrec.storage import Location
 
 TableT = TypeVar("TableT", bound=str)
-TABLES: tuple[Table, ...] = get_args(Table)
-_KEYS: dict[Table, str] = {"users": "user_id", "items": "item_id"}
+TABLES = tuple(TABLE_COLUMNS)
+_KEYS: dict[str, str] = {"users": "user_id", "items": "item_id"}
 _COLUMNS: dict[str, dict[str, Parser]] = {
     "users": {"user_id": parse_id, "profile": parse_description},
     "items": {"item_id": parse_id, "title": parse_description, "profile": parse_description},
@@ -154,7 +153,7 @@ def _read_table(table: str, file: str, data: bytes, source: TablesSource) -> Fil
     )
 
 
-def _of_pairs(pairs: list[pa.Table], table: Table, key: str) -> pa.Table:
+def _of_pairs(pairs: list[pa.Table], table: str, key: str) -> pa.Table:
     """Users or items without texts: each id of the pairs once.
 
     They are sorted, so that neither the order of rows nor of files matters.

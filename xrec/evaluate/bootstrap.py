@@ -39,7 +39,11 @@ def bootstrap_mean(
     values of the groups drawn. One group alone has no interval. Raises ValueError if there is no
     value, one is not finite, or `groups` is not (N,).
     """
-    array = _finite(values)
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(
+            f"expected one or more finite numbers in one dimension, saw shape {array.shape}"
+        )
     if len(groups) != array.size:
         raise ValueError(
             f"{array.size} values and {len(groups)} groups; expected the group of each value"
@@ -48,29 +52,14 @@ def bootstrap_mean(
     if len(numbers) < 2:
         return Estimate(float(array.mean()))
     index = np.array([numbers[group] for group in groups])
-    totals, counts = (
-        np.bincount(index, weights=weights).astype(np.float64)
-        for weights in (array, np.ones_like(array))
-    )
-    return _estimate(array, _resampled_means(totals, counts, num_samples, seed))
-
-
-def _finite(values: ArrayLike) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(
-            f"expected one or more finite numbers in one dimension, saw shape {array.shape}"
-        )
-    return array
-
-
-def _estimate(values: NDArray[np.float64], means: NDArray[np.float64]) -> Estimate:
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(values.mean()), float(low), float(high))
+    totals = np.bincount(index, weights=array).astype(np.float64)
+    counts = np.bincount(index)
+    low, high = np.percentile(_resampled_means(totals, counts, num_samples, seed), [2.5, 97.5])
+    return Estimate(float(array.mean()), float(low), float(high))
 
 
 def _resampled_means(
-    totals: NDArray[np.float64], counts: NDArray[np.float64], num_samples: int, seed: int
+    totals: NDArray[np.float64], counts: NDArray[np.int64], num_samples: int, seed: int
 ) -> NDArray[np.float64]:
     """(num_samples,) means of drawn groups, from all groups' `totals` (G,) and `counts`."""
     rng = np.random.default_rng(seed)

@@ -8,11 +8,15 @@ from numpy.typing import ArrayLike
 
 from xrec.config.evaluate import EvaluateConfig
 from xrec.evaluate import text_metrics
-from xrec.evaluate.aspects import aspect_pattern, chance_level, names_none_beside, names_only
 from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
-from xrec.evaluate.embedding_score import embedding_scores
-from xrec.evaluate.encoder import load_encoder
+from xrec.evaluate.encoder import embedding_scores, load_encoder
 from xrec.evaluate.scores import ScoredPair
+from xrec.evaluate.text_metrics import (
+    aspect_pattern,
+    chance_level,
+    names_none_beside,
+    names_only,
+)
 from xrec.llm.model import resolve_device
 
 Metrics = dict[str, Estimate]

@@ -1,14 +1,25 @@
-"""Held-out pairs with their scores: what metrics and reports are computed from.
+"""Held-out pairs with their scores: what metrics and reports are computed from."""
 
-The jobs make them from explanations, from the language model's likelihoods and from what is planted
-in the sample; the rest of xrec.evaluate only reads them.
-"""
-
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
+import numpy as np
 import pyarrow as pa
+
+from xrec.adapter.pairs import Pair
+from xrec.config.evaluate import EvaluateConfig
+from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
+from xrec.data.splits import drawn_pairs
+from xrec.data.titles import composed
+from xrec.generate.explainer import Explainer
+from xrec.generate.scoring import (
+    fitting_pairs,
+    generated_texts,
+    nll_own_and_shuffled,
+    shuffled_pairs,
+)
 
 # `pairs.parquet` of an evaluation.
 SCORED_PAIRS = pa.schema(
@@ -28,6 +39,8 @@ SCORED_PAIRS = pa.schema(
         pa.field("reference_names_item", pa.bool_()),
     ]
 )
+Row = tuple[HeldOutPair, str]
+"""A held-out pair and the text that was generated for it, "" if it failed or was refused."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +71,6 @@ class ScoredPair:
     other_title: str | None = None
     reference_names_item: bool | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("nll_own", "nll_shuffled"):
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                raise ValueError(
-                    f"pair ({self.user_id!r}, {self.item_id!r}): {name} is {value}, expected a "
-                    "finite number of nats per token, or None"
-                )
-        if (self.nll_own is None) != (self.nll_shuffled is None):
-            raise ValueError(
-                f"pair ({self.user_id!r}, {self.item_id!r}): nll_own is {self.nll_own} and "
-                f"nll_shuffled {self.nll_shuffled}; expected both or neither"
-            )
-        if self.aspect is not None and self.aspect not in (self.aspects or ()):
-            raise ValueError(
-                f"pair ({self.user_id!r}, {self.item_id!r}): aspect {self.aspect!r} is not among "
-                f"the item's aspects {self.aspects}"
-            )
-
     @property
     def text(self) -> str:
         """The explanation, "" if there is none."""
@@ -94,12 +88,18 @@ class ScoredPair:
 class Coverage:
     """How many held-out pairs the backfill explained, and how many it did not, by reason.
 
-    A pair without a text counts as an empty text in every metric. A text that names another item is
-    refused in the backfill, so this is where such texts are counted.
+    A pair without a text counts as an empty text in every metric.
     """
 
     num_explained: int
     failed: Mapping[str, int]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], failed: pa.Table) -> "Coverage":
+        """Of what `with_references` returns; `failed` has the columns user_id, item_id, reason."""
+        without = {(pair.user_id, pair.item_id) for pair, text in rows if not text}
+        found = [row for row in failed.to_pylist() if (row["user_id"], row["item_id"]) in without]
+        return cls(len(rows) - len(without), dict(Counter(row["reason"] for row in found)))
 
     @property
     def sentence(self) -> str:
@@ -118,6 +118,69 @@ class Coverage:
         )
 
 
+def with_references(
+    dataset: Dataset,
+    explanations: pa.Table,
+    failed: pa.Table,
+    split: Literal["validation", "test"],
+) -> list[Row]:
+    """The split's explained pairs that the backfill has, by user and item, with their texts.
+
+    `explanations` have the columns user_id, item_id and explanation, `failed` the first two. Pairs
+    without a reference are left out.
+    """
+    texts = {(row["user_id"], row["item_id"]): "" for row in failed.to_pylist()}
+    texts |= {
+        (row["user_id"], row["item_id"]): row["explanation"] for row in explanations.to_pylist()
+    }
+    return [
+        (pair, texts[key])
+        for pair in held_out_pairs(dataset, split)
+        if (key := (pair.user_id, pair.item_id)) in texts
+    ]
+
+
+def score_pairs(
+    explainer: Explainer, rows: Sequence[Row], config: EvaluateConfig
+) -> list[ScoredPair]:
+    """The rows with their scores, by the own vector and by another user's.
+
+    Both texts have passed the same rules. Raises ValueError for rows of fewer than two users.
+    """
+    pairs = [pair for pair, _ in rows]
+    others = [
+        explainer.dataset.user_index(user)
+        for user in other_users([pair.user_id for pair in pairs], config.seed)
+    ]
+    fits = fitting_pairs(explainer, pairs)
+    weighed = nll_own_and_shuffled(explainer, pairs, others, fits)
+    can_be_asked = {
+        pair: other for pair, other, fit in zip(pairs, others, fits, strict=True) if fit
+    }
+    shuffled = _shuffled_texts(explainer, pairs, can_be_asked, config)
+    return [
+        _scored(explainer, pair, text, nll, shuffled.get(pair))
+        for (pair, text), nll in zip(rows, weighed, strict=True)
+    ]
+
+
+def other_users(user_ids: Sequence[str], seed: int) -> list[str]:
+    """Another user for each pair's user: the next one in a seeded ring of the distinct users.
+
+    Each user stands in for exactly one other, whatever the order of the pairs; all pairs of a user
+    get the same other. Raises ValueError if there are fewer than two users.
+    """
+    distinct = sorted(set(user_ids))
+    if len(distinct) < 2:
+        raise ValueError(
+            f"{len(distinct)} distinct user(s) in {len(user_ids)} pairs; another user's vector "
+            "needs at least 2: evaluate more pairs"
+        )
+    ring = [distinct[index] for index in np.random.default_rng(seed).permutation(len(distinct))]
+    following = dict(zip(ring, ring[1:] + ring[:1], strict=True))
+    return [following[user_id] for user_id in user_ids]
+
+
 def scored_pairs_table(pairs: Sequence[ScoredPair]) -> pa.Table:
     """The pairs as a table of the schema SCORED_PAIRS, in their order."""
     return pa.Table.from_pylist([asdict(pair) for pair in pairs], schema=SCORED_PAIRS)
@@ -126,8 +189,53 @@ def scored_pairs_table(pairs: Sequence[ScoredPair]) -> pa.Table:
 def scored_pairs_from_table(table: pa.Table) -> list[ScoredPair]:
     """What `scored_pairs_table` was made from."""
     return [
-        ScoredPair(
-            **{**row, "aspects": tuple(row["aspects"]) if row["aspects"] is not None else None}
-        )
+        ScoredPair(**{**row, "aspects": None if row["aspects"] is None else tuple(row["aspects"])})
         for row in table.to_pylist()
     ]
+
+
+def _shuffled_texts(
+    explainer: Explainer,
+    pairs: list[HeldOutPair],
+    others: Mapping[HeldOutPair, int],
+    config: EvaluateConfig,
+) -> dict[HeldOutPair, str]:
+    """Texts of a sample of the pairs with the vectors of `others`, "" where there is none."""
+    asked = drawn_pairs(pairs, config.max_shuffled_generations, seed=config.seed)
+    written = [pair for pair in asked if pair in others]
+    prompts = shuffled_pairs(written, [others[pair] for pair in written])
+    texts = generated_texts(explainer, prompts, config.decoding, "texts with another user's vector")
+    found = {pair: text.text for pair, text in zip(written, texts, strict=True) if not text.failure}
+    return {**dict.fromkeys(asked, ""), **found}
+
+
+def _scored(
+    explainer: Explainer,
+    pair: HeldOutPair,
+    text: str,
+    nll: tuple[float, float] | tuple[None, None],
+    shuffled: str | None,
+) -> ScoredPair:
+    said = explainer.pairs.texts(Pair(pair.user_index, pair.item_index))
+    titles, title = explainer.pairs.titles, said.item_title
+
+    def names_item(written: str) -> bool | None:
+        return bool(titles.own_spans(composed(written), title)) if title else None
+
+    return ScoredPair(
+        pair.user_id,
+        pair.item_id,
+        pair.reference,
+        text,
+        nll_own=nll[0],
+        nll_shuffled=nll[1],
+        shuffled_explanation=shuffled,
+        aspect=pair.aspect,
+        aspects=pair.aspects,
+        item_title=title,
+        names_item=names_item(text),
+        other_title=titles.other_title(
+            composed(text), title, (said.user_profile, said.item_profile)
+        ),
+        reference_names_item=names_item(pair.reference),
+    )

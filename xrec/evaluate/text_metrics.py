@@ -1,10 +1,12 @@
-"""Metrics of the generated texts alone and against their references, on the field's own libraries.
+"""Metrics of texts: alone, against their references, and by the planted aspects that they name.
 
-None of them knows of users: a text that is the same for everyone can score well here. They say how
-the texts read; whether the collaborative signal arrives is for the NLL gain and the aspects.
+The first two know nothing of users: a text that is the same for everyone can score well. Aspects
+are planted in the sample only. A text is right if it names one of all known aspects, and that is
+the one which the user likes most among the item's; listing all is wrong.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +40,6 @@ def rouge_l(explanations: Sequence[str], references: Sequence[str]) -> NDArray[n
 
 def unique_sentence_ratio(texts: Sequence[str]) -> float:
     """Distinct texts over all texts, 0 to 1 (USR of NETE, Li et al. 2020). At 1 all differ."""
-    _check_not_empty(texts)
     return len(set(texts)) / len(texts)
 
 
@@ -49,25 +50,69 @@ def num_words(texts: Sequence[str]) -> NDArray[np.int64]:
 
 def share_over(texts: Sequence[str], max_words: int) -> float:
     """Share of texts with more than `max_words` words."""
-    _check_not_empty(texts)
     return float(np.mean(num_words(texts) > max_words))
 
 
 def empty_share(texts: Sequence[str]) -> float:
     """Share of texts that are empty or only whitespace."""
-    _check_not_empty(texts)
     return float(np.mean(num_words(texts) == 0))
 
 
+def aspect_pattern(aspects: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that finds the phrases in any case and spacing, as whole words.
+
+    If one phrase holds another, the longer one is found.
+    """
+    phrases = sorted(
+        {_canonical(aspect) for aspect in aspects}, key=lambda each: (-len(each), each)
+    )
+    alternatives = "|".join(r"\s+".join(map(re.escape, phrase.split(" "))) for phrase in phrases)
+    return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)", re.IGNORECASE)
+
+
+def named_aspects(text: str, pattern: re.Pattern[str]) -> set[str]:
+    """The distinct aspects that `text` names, in canonical form (lower case, single spaces)."""
+    return {_canonical(match) for match in pattern.findall(text)}
+
+
+def names_only(
+    texts: Sequence[str], right: Sequence[str], pattern: re.Pattern[str]
+) -> NDArray[np.bool_]:
+    """(N,) True where the text names the right aspect and no other."""
+    return np.array(
+        [
+            named_aspects(text, pattern) == {_canonical(aspect)}
+            for text, aspect in zip(texts, right, strict=True)
+        ],
+        dtype=np.bool_,
+    )
+
+
+def names_none_beside(
+    texts: Sequence[str], aspects: Sequence[Sequence[str]], pattern: re.Pattern[str]
+) -> NDArray[np.bool_]:
+    """(N,) True if the text names no aspect beside those of its item, or none at all."""
+    return np.array(
+        [
+            named_aspects(text, pattern) <= {_canonical(aspect) for aspect in of_item}
+            for text, of_item in zip(texts, aspects, strict=True)
+        ],
+        dtype=np.bool_,
+    )
+
+
+def chance_level(aspects: Sequence[Sequence[str]]) -> float:
+    """The accuracy of naming one of the item's aspects at random: the mean of 1 / their number."""
+    return float(np.mean([1 / len(set(of_item)) for of_item in aspects]))
+
+
+def _canonical(phrase: str) -> str:
+    return " ".join(phrase.lower().split())
+
+
 def _check_lengths(explanations: Sequence[str], references: Sequence[str]) -> None:
-    _check_not_empty(explanations)
     if len(explanations) != len(references):
         raise ValueError(
             f"{len(explanations)} explanations and {len(references)} references; expected one "
             "reference for each explanation"
         )
-
-
-def _check_not_empty(texts: Sequence[str]) -> None:
-    if not texts:
-        raise ValueError("no texts; expected at least one")

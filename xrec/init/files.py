@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from xrec.config.table_files import TABLE_ENDINGS, Delimiter
+from xrec.config.data import TABLE_ENDINGS, Delimiter
 from xrec.data.lines import keys_of, stream_lines
 from xrec.errors import DataError, StorageNotFoundError
 from xrec.init import words

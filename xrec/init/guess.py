@@ -7,8 +7,7 @@ points to it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from xrec.config.data import TABLE_COLUMNS
-from xrec.config.table_files import TableColumns
+from xrec.config.data import TABLE_COLUMNS, TableColumns
 from xrec.data.columns import SPLITS
 from xrec.errors import DataError
 from xrec.init import words

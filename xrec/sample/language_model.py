@@ -54,6 +54,9 @@ _CHAT_TEMPLATE = (
 _NUM_SPECIAL = 3
 _NUM_HEADS, _NUM_KEY_VALUE_HEADS = 4, 2  # grouped-query attention
 _COPY_LENGTH = 24
+_NUM_COPY_STEPS = 100
+_BATCH_SIZE = 32  # texts of a step
+_SEED = 0  # of the texts and of the initialization
 
 
 def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
@@ -92,8 +95,8 @@ def train_sample_model(
 
     The third value is the mean loss, in nats a token, of the last tenth of the steps.
     """
-    torch.manual_seed(config.seed)
-    examples = generate_language_examples(config.num_steps * config.batch_size, config.seed)
+    torch.manual_seed(_SEED)
+    examples = generate_language_examples(config.num_steps * _BATCH_SIZE, _SEED)
     tokenizer = train_tokenizer(
         [_plain_text(example, prompt) for example in examples[:2000]], config.vocab_size
     )
@@ -101,13 +104,13 @@ def train_sample_model(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
-    num_steps = config.num_copy_steps + config.num_steps
+    num_steps = _NUM_COPY_STEPS + config.num_steps
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _learning_rate_share(step, num_steps)
     )
     batches = itertools.chain(
-        _copy_batches(config, len(tokenizer)),
-        _text_batches(examples, tokenizer, prompt, config.batch_size),
+        _copy_batches(len(tokenizer)),
+        _text_batches(examples, tokenizer, prompt),
     )
     losses: list[float] = []
     for rows in progress(batches, "sample language model", num_steps):
@@ -196,15 +199,13 @@ def _hidden_title(example: LanguageExample, placeholder: TitlePlaceholder) -> st
     return placeholder.hide(example.explanation, spans)
 
 
-def _copy_batches(config: SampleLLMConfig, vocab_size: int) -> Iterator[list[Example]]:
+def _copy_batches(vocab_size: int) -> Iterator[list[Example]]:
     """Random tokens said twice.
 
     A model learns to copy in a hundred short steps of these; from texts alone it takes a thousand.
     """
-    for _ in range(config.num_copy_steps):
-        tokens = torch.randint(
-            _NUM_SPECIAL, vocab_size, (2 * config.batch_size, _COPY_LENGTH)
-        ).tolist()
+    for _ in range(_NUM_COPY_STEPS):
+        tokens = torch.randint(_NUM_SPECIAL, vocab_size, (2 * _BATCH_SIZE, _COPY_LENGTH)).tolist()
         yield [Example(row + row[:1], row[1:]) for row in tokens]
 
 
@@ -212,11 +213,10 @@ def _text_batches(
     examples: Sequence[LanguageExample],
     tokenizer: PreTrainedTokenizerBase,
     prompt: PromptConfig,
-    batch_size: int,
 ) -> Iterator[list[Example]]:
     builder = PromptBuilder(tokenizer, prompt, Vocabulary(len(tokenizer), 0, 0))
-    for start in range(0, len(examples), batch_size):
-        yield [_example(builder, example) for example in examples[start : start + batch_size]]
+    for start in range(0, len(examples), _BATCH_SIZE):
+        yield [_example(builder, example) for example in examples[start : start + _BATCH_SIZE]]
 
 
 def _example(builder: PromptBuilder, example: LanguageExample) -> Example:

@@ -144,8 +144,6 @@ class EndpointClient:
         fields["seed"] = sampling.seed
         if sampling.temperature is not None:
             fields["temperature"] = sampling.temperature
-        if sampling.top_p < 1:
-            fields["top_p"] = sampling.top_p
         return {**fields, "extra_body": dict(self._config.extra)}
 
     def _check_alive(self, fault: ReplyFailure, started_at: float) -> None:

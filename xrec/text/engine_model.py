@@ -62,7 +62,7 @@ class EngineModel:
         return TextParams(
             max_new_tokens=sampling.max_tokens,
             temperature=sampling.temperature or 0.0,
-            top_p=sampling.top_p,
+            top_p=1.0,
             seed=sampling.seed,
             constraint=self._grammars.of(prompt.schema),
         )

@@ -77,7 +77,7 @@ def test_keep_reviews_core_is_applied_until_nothing_changes(tmp_path: Path) -> N
     kept = _keep(
         tmp_path,
         rows,
-        core={"min_reviews_per_user": 2, "min_reviews_per_item": 2},
+        core=2,
         split={"by": "hash", "test": 0, "validation": 0},
     )
     assert _pairs(kept) == {"a1", "a2", "b1", "b2"}
@@ -129,7 +129,7 @@ def test_keep_reviews_of_which_none_is_left_says_why(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no review is left \(1 x rating below 4\)"):
         _keep(tmp_path, [review("a", "1", rating=1)])
     with pytest.raises(DataError, match=r"no review is left \(1 x too few reviews \(core\)\)"):
-        _keep(tmp_path, [review("a", "1")], core={"min_reviews_per_user": 2})
+        _keep(tmp_path, [review("a", "1")], core=2)
 
 
 def test_keep_reviews_of_one_user_alone_leaves_reviews_to_train_on(tmp_path: Path) -> None:

@@ -135,7 +135,6 @@ def test_train_aspects_of_profiles_reads_back_and_refuses_more_than_one_review_a
 ) -> None:
     values = {
         "workspace": workspace,
-        "similar_items": {"embedding_dim": 8, "num_neighbours": 5},
     }
     manifest = train_aspects(TrainAspectsConfig.model_validate(values))
     assert 0 < manifest.metrics["validation"]["ndcg@10"] <= 1

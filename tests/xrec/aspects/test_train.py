@@ -48,7 +48,6 @@ def config(workspace: str, **values: Any) -> TrainAspectsConfig:
     return TrainAspectsConfig.model_validate(
         {
             "workspace": workspace,
-            "similar_items": {"embedding_dim": 8, "num_neighbours": 5},
             **values,
         }
     )

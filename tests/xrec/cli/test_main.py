@@ -5,25 +5,23 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from jobs.catalogue import JOBS, Job, job_named
-from xrec.cli.main import app
-from xrec.config.data import PrepareConfig
+from tests.command_line import xrec
+from tests.xrec.config.test_base import SECRET
+from xrec.config.base import keys_of
 from xrec.config.jobs import JOBS as CONFIG_TYPES
 from xrec.config.jobs import SHARED
-from xrec.config.keys import keys_of
 from xrec.config.project import read_project
 from xrec.errors import ConfigError, DataError
-from xrec.storage import open_location, write_manifest
+from xrec.storage import make_manifest
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-RELEASE = f"{ROOT}/configs/llama2-7b-release.yaml"
-SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 GIVEN = ["storage.access_key_id=AKIDEXAMPLE", f"storage.secret_access_key={SECRET}"]
 THERE = ["--address", "http://127.0.0.1:1"]
 SECTIONS = [(path, job) for path in CONFIGS for job in read_project(path).jobs]
@@ -42,46 +40,29 @@ def config_path(tmp_path: Path) -> Path:
     return path
 
 
-def _xrec(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
 def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
     module = types.ModuleType("jobs.prepare")
     module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "jobs.prepare", module)
 
 
+COMMANDS = [
+    *(" ".join(job.words or (job.name,)) for job in JOBS),
+    *("run", "status", "explain", "export", "init", "demo", "submit"),
+    *(f"table {name}" for name in ("status", "check", "rollback", "empty")),
+]
+
+
 def test_help_lists_every_command() -> None:
-    code, out, _ = _xrec("--help")
+    code, out, _ = xrec("--help")
     assert code == 0
-    for name in [*COMMANDS, *GROUPS]:
+    for name in COMMANDS:
         assert f"\n  {name.split()[0]} " in out
 
 
-COMMANDS = [
-    *(" ".join(job.words or (job.name,)) for job in JOBS),
-    "run",
-    "status",
-    "explain",
-    "demo",
-    "submit",
-]
-GROUPS = {
-    "jobs": ("list", "logs", "stop"),
-    "cluster": ("status",),
-    "table": ("status", "check", "rollback", "empty"),
-}
-
-
-@pytest.mark.parametrize(
-    "name", [*COMMANDS, *(f"{group} {name}" for group, names in GROUPS.items() for name in names)]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_command_help_says_what_goes_in_and_out_with_an_example(name: str) -> None:
-    code, out, _ = _xrec(*name.split(), "--help")
+    code, out, _ = xrec(*name.split(), "--help")
     assert code == 0
     assert all(word in out for word in ("In:", "Out:", f"xrec {name}"))
 
@@ -100,7 +81,7 @@ def test_help_imports_neither_torch_nor_ray_nor_pyarrow() -> None:
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_keys_lists_every_key_of_the_job_with_its_meaning(job: Job) -> None:
-    code, out, _ = _xrec(*(job.words or (job.name,)), "--keys")
+    code, out, _ = xrec(*(job.words or (job.name,)), "--keys")
     assert code == 0
     listed = [
         line.split()[0] for line in out.splitlines() if line.startswith("  ") and line[2] != " "
@@ -111,14 +92,10 @@ def test_keys_lists_every_key_of_the_job_with_its_meaning(job: Job) -> None:
 
 
 def test_keys_says_type_default_and_kind() -> None:
-    _, out, _ = _xrec("prepare", "--keys")
+    _, out, _ = xrec("prepare", "--keys")
     assert "  splits.test  (number, default 0.2)\n      Share of the explained pairs" in out
     assert "  source.num_users  (integer, default 600, with kind: sample)\n" in out
     assert "  workspace  (text, required)\n" in out
-
-
-def test_configs_are_there() -> None:
-    assert CONFIGS
 
 
 @pytest.mark.parametrize(
@@ -128,14 +105,14 @@ def test_dry_run_every_section_of_every_config_file_passes(
     path: Path, job: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = _xrec(*(job_named(job).words or (job,)), path, "--dry-run")
+    code, out, err = xrec(*(job_named(job).words or (job,)), path, "--dry-run")
     assert code == 0, err
     assert yaml.safe_load(out)["workspace"]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: Path) -> None:
-    code, out, _ = _xrec("prepare", config_path, "splits.test=0.3", "--dry-run")
+    code, out, _ = xrec("prepare", config_path, "splits.test=0.3", "--dry-run")
     assert code == 0
     resolved = yaml.safe_load(out)
     assert resolved["splits"] == {"validation": 0.1, "test": 0.3, "seed": 0}
@@ -176,7 +153,7 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: 
 def test_bad_usage_or_config_exits_2_and_says_so(
     config_path: Path, arguments: list[str], message: str
 ) -> None:
-    code, _, err = _xrec(*(argument.format(config=config_path) for argument in arguments))
+    code, _, err = xrec(*(argument.format(config=config_path) for argument in arguments))
     assert code == 2
     assert message in err
     assert "Traceback" not in err
@@ -202,7 +179,7 @@ def test_no_command_shows_a_secret(
     config_path: Path, arguments: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     given = [argument.replace("{config}", str(config_path)) for argument in arguments]
-    _, out, err = _xrec(*given)
+    _, out, err = xrec(*given)
     for shown in (out, err, caplog.text):
         assert SECRET not in shown
         assert "AKIDEXAMPLE" not in shown
@@ -211,21 +188,10 @@ def test_no_command_shows_a_secret(
 def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(
     config_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(config: PrepareConfig) -> object:
-        metrics = {"test": {"recall": 0.123456}, "curve": [1, 2]}
-        where = open_location(config.artifact("dataset"))
-        return write_manifest(
-            where,
-            "dataset",
-            config={},
-            inputs={},
-            files={},
-            row_counts={"users": 1200},
-            metrics=metrics,
-        )
-
-    _prepare_does(monkeypatch, run)
-    code, out, _ = _xrec("prepare", config_path)
+    metrics = {"test": {"recall": 0.123456}, "curve": [1, 2]}
+    values = {"config": {}, "inputs": {}, "row_counts": {"users": 1200}, "metrics": metrics}
+    _prepare_does(monkeypatch, lambda config: make_manifest("dataset", **values))
+    code, out, _ = xrec("prepare", config_path)
     assert code == 0
     assert out.splitlines() == [
         f"dataset: {config_path.parent / 'workspace'}/dataset",
@@ -251,11 +217,8 @@ def test_job_that_ends_early_says_why_in_a_line_and_by_its_exit_code(
     said: str,
     debug: bool,
 ) -> None:
-    def run(config: PrepareConfig) -> object:
-        raise error
-
-    _prepare_does(monkeypatch, run)
-    code, out, err = _xrec("prepare", config_path, *(["--debug"] if debug else []))
+    _prepare_does(monkeypatch, Mock(side_effect=error))
+    code, out, err = xrec("prepare", config_path, *(["--debug"] if debug else []))
     assert (code, out) == (expected, "")
     assert err.splitlines()[-1] == said
     assert ("Traceback" in err) is (debug and expected != 130)
@@ -264,14 +227,10 @@ def test_job_that_ends_early_says_why_in_a_line_and_by_its_exit_code(
 def test_job_that_gets_sigterm_ends_as_if_interrupted(
     config_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(config: PrepareConfig) -> object:
-        signal.raise_signal(signal.SIGTERM)
-        raise AssertionError("it went on")
-
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        _prepare_does(monkeypatch, run)
-        assert _xrec("prepare", config_path)[0] == 130
+        _prepare_does(monkeypatch, lambda config: signal.raise_signal(signal.SIGTERM))
+        assert xrec("prepare", config_path)[0] == 130
     finally:
         signal.signal(signal.SIGTERM, handler)
 
@@ -279,18 +238,15 @@ def test_job_that_gets_sigterm_ends_as_if_interrupted(
 def test_job_unexpected_error_is_not_swallowed(
     config_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(config: PrepareConfig) -> object:
-        raise ZeroDivisionError("a bug")
-
-    _prepare_does(monkeypatch, run)
+    _prepare_does(monkeypatch, Mock(side_effect=ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
-        _xrec("prepare", config_path)
+        xrec("prepare", config_path)
 
 
-def test_python_m_is_the_same_command_as_xrec(config_path: Path) -> None:
+def test_python_m_is_the_same_command_asxrec(config_path: Path) -> None:
     """A submitted job is started by it."""
     arguments = ["prepare", str(config_path), "splits.test=0.25", "--dry-run"]
     command = [sys.executable, "-m", "xrec.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == _xrec(*arguments)[1]
+    assert done.stdout == xrec(*arguments)[1]

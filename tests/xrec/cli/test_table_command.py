@@ -1,5 +1,6 @@
-"""`xrec table status URI`, and `check`, `rollback`, `empty`, on the tables of a toy job."""
+"""`xrec table status URI`, `check`, `rollback`, `empty`, and `xrec export`, of a toy job."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -7,21 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
+from tests.command_line import xrec
 from tests.xrec.bulk.conftest import Place, bucket, disk, place
 from tests.xrec.bulk.toy_run import rows_of, toy_run
-from xrec.cli.main import app
+from xrec.config.shared import StorageConfig
+from xrec.storage import open_location
 
 __all__ = ["bucket", "disk", "place"]
-
-
-def xrec(*arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of the program."""
-    result = CliRunner().invoke(app, arguments)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 def storage_keys(place: Place) -> list[str]:
@@ -53,6 +47,9 @@ def test_status_of_a_canary_and_of_the_published_run(place: Place, tmp_path: Pat
     code, out, _ = xrec(*command, "--json")
     assert json.loads(out) == told
     toy.complete()
+    plain = f"{place.uri}-plain"
+    code, _, err = xrec("export", place.uri, *storage_keys(place), "--to", plain)
+    assert (code, "_SUCCESS" in open_location(plain, place.storage).files()) == (0, True), err
     code, out, _ = xrec(*command)
     told = yaml.safe_load(out)
     assert (code, told["phase"], told["progress"]["failed"]) == (0, "published", {"odd": 12})
@@ -145,3 +142,59 @@ def test_command_imports_neither_ray_nor_torch(command: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
+
+
+@pytest.fixture
+def run_uri(tmp_path: Path) -> str:
+    """A published run, of 12 rows that succeeded and 12 that failed."""
+    place = Place(str(tmp_path / "words"), StorageConfig())
+    toy_run(place, tmp_path, ["a", "odd-1"]).complete()
+    return place.uri
+
+
+def test_export_writes_once_and_says_what_is_there(run_uri: str, tmp_path: Path) -> None:
+    target = tmp_path / "plain"
+    command = ["export", run_uri, "--to", str(target), "--format", "csv"]
+    command += ["--columns", "user, text"]
+    code, out, _ = xrec(*command)
+    assert (code, out.count(": written: 12 rows of version ")) == (0, 1)
+    files = list(target.glob("*.csv"))
+    rows = [row for file in files for row in csv.DictReader(file.open(newline=""))]
+    assert len(rows) == 12
+    assert set(rows[0]) == {"user", "text"}
+    code, out, _ = xrec(*command)
+    assert (code, "already there: 12 rows" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "message"),
+    [
+        (["--format", "xlsx"], 2, "format: Input should be 'parquet' or 'csv'"),
+        (["--columns", "words"], 2, "['words'] are no columns"),
+        (["--version", "99"], 1, "version 99 is not there; the table has 0 to 0"),
+    ],
+)
+def test_export_of_what_is_not_there_says_so(
+    run_uri: str, tmp_path: Path, options: list[str], exit_code: int, message: str
+) -> None:
+    target = tmp_path / "plain"
+    code, _, err = xrec("export", run_uri, "--to", target, *options)
+    assert (code, message in err) == (exit_code, True), err
+    assert not target.exists()
+
+
+def test_export_of_a_run_that_is_not_published_says_so(tmp_path: Path) -> None:
+    toy = toy_run(Place(str(tmp_path / "words"), StorageConfig()), tmp_path)
+    toy.drive()
+    code, _, err = xrec("export", toy.run.output.uri, "--to", tmp_path / "plain")
+    assert (code, "nothing was published there" in err) == (1, True)
+
+
+def test_export_into_the_folder_of_another_one_is_refused(run_uri: str, tmp_path: Path) -> None:
+    command = ["export", run_uri, "--to", str(tmp_path / "plain")]
+    assert xrec(*command)[0] == 0
+    code, _, err = xrec(*command, "--format", "csv")
+    assert code == 1
+    assert "format: 'parquet' there, 'csv' here" in err
+    assert "give an empty folder" in err
+    assert not list((tmp_path / "plain").glob("*.csv"))

@@ -31,10 +31,7 @@ def test_parse_placeholders_gives_literals_and_names_in_order() -> None:
     [
         {},
         AT_THE_END,
-        {
-            "user": "User: {user_profile}",
-            "collaborative": "{user}",
-        },  # the item's token stays in the item's part
+        {"user": "User: {user_profile}", "collaborative": "{user}"},  # the item's is in its part
         {"user": "{user_profile}", "item": "{item_title} {item} {user}"},
         {"user": "User {user}", "item": "{item_title}", "collaborative": "Item {item}"},
     ],

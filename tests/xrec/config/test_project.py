@@ -1,5 +1,6 @@
 """A project file: what each job sees of it, and how a mistake in it is named."""
 
+import operator
 import traceback
 from pathlib import Path
 from typing import Any, get_args
@@ -7,6 +8,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from tests.xrec.config.test_base import SECRET
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.compare import CompareConfig
@@ -14,6 +16,7 @@ from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.jobs import JOBS, SHARED
 from xrec.config.project import load_config, read_project
+from xrec.config.shared import JobConfig
 from xrec.errors import ConfigError
 
 FILE: dict[str, Any] = {
@@ -45,24 +48,18 @@ def path(tmp_path: Path) -> Path:
     return write(tmp_path, FILE)
 
 
-def test_job_sees_the_shared_keys_and_its_section(path: Path) -> None:
+def test_job_sees_the_shared_keys_overlaid_by_its_section_key_by_key(path: Path) -> None:
     graph = load_config(PretrainGraphConfig, path)
     assert (graph.workspace, graph.training.num_epochs, graph.scaling.num_workers) == ("w", 7, 3)
     assert load_config(PrepareConfig, path).splits.test == 0.3
     assert load_config(RecommendConfig, path).workspace == "w"  # it has no section
-
-
-def test_section_that_repeats_a_shared_key_overrides_it_for_that_job_key_by_key(path: Path) -> None:
     backfill = load_config(BackfillConfig, path)
     assert (backfill.decoding.max_new_tokens, backfill.decoding.text.max_words) == (40, 30)
     training = load_config(TrainAdapterConfig, path)
     assert (training.scaling.num_workers, training.scaling.device) == (3, "cpu")
-    assert load_config(PretrainGraphConfig, path).scaling.device == "auto"
-
-
-def test_compare_is_laid_over_train_adapter(path: Path) -> None:
-    compare = load_config(CompareConfig, path)
-    assert compare.model == load_config(TrainAdapterConfig, path).model
+    assert graph.scaling.device == "auto"
+    compare = load_config(CompareConfig, path)  # it is laid over train-adapter
+    assert compare.model == training.model
     assert (compare.training.num_epochs, compare.scaling.device) == (1, "cpu")
 
 
@@ -88,39 +85,34 @@ def test_jobs_are_the_sections_in_the_order_of_the_pipeline(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "override", ["training.num_epochs=9", "pretrain-graph.training.num_epochs=9"]
+    ("config_type", "override", "keys", "value"),
+    [
+        (PretrainGraphConfig, "training.num_epochs=9", "training.num_epochs", 9),
+        (PretrainGraphConfig, "pretrain-graph.training.num_epochs=9", "training.num_epochs", 9),
+        (PretrainGraphConfig, "training.num_epochs=9", "training.seed", 3),
+        (
+            PretrainGraphConfig,
+            "workspace=s3://bucket/key=value",
+            "workspace",
+            "s3://bucket/key=value",
+        ),
+        (BackfillConfig, "decoding={temperature: 0.5}", "decoding.temperature", 0.5),
+        (BackfillConfig, "decoding={temperature: 0.5}", "decoding.max_new_tokens", 80),
+        (CompareConfig, "train-adapter.model.num_tokens=2", "model.num_tokens", 2),
+    ],
 )
-def test_override_is_a_key_of_the_job_or_a_place_in_the_file(path: Path, override: str) -> None:
-    config = load_config(PretrainGraphConfig, path, [override, "model.embedding_dim=16"])
-    assert (config.training.num_epochs, config.training.seed, config.model.embedding_dim) == (
-        9,
-        3,
-        16,
-    )
-
-
-def test_override_of_a_section_replaces_it(path: Path) -> None:
-    config = load_config(BackfillConfig, path, ["decoding={temperature: 0.5}"])
-    assert (config.decoding.temperature, config.decoding.max_new_tokens) == (0.5, 80)
-
-
-def test_override_of_train_adapters_place_reaches_compare(path: Path) -> None:
-    config = load_config(CompareConfig, path, ["train-adapter.model.num_tokens=2"])
-    assert config.model.num_tokens == 2
-
-
-def test_override_value_may_hold_an_equals_sign(path: Path) -> None:
-    config = load_config(PretrainGraphConfig, path, ["workspace=s3://bucket/key=value"])
-    assert config.workspace == "s3://bucket/key=value"
+def test_override_is_a_key_of_the_job_or_a_place_in_the_file(
+    path: Path, config_type: type[JobConfig], override: str, keys: str, value: object
+) -> None:
+    config = load_config(config_type, path, [override])
+    assert operator.attrgetter(keys)(config) == value
 
 
 def test_project_overrides_are_shared_keys_and_places(path: Path) -> None:
     project = read_project(path, ["workspace=elsewhere", "pretrain-graph.training.num_epochs=9"])
     configs = project.configs(["prepare", "pretrain-graph"])
     assert {config.workspace for config in configs.values()} == {"elsewhere"}
-    graph = configs["pretrain-graph"]
-    assert isinstance(graph, PretrainGraphConfig)
-    assert graph.training.num_epochs == 9
+    assert configs["pretrain-graph"].training.num_epochs == 9  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +273,6 @@ def test_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
         load_config(PrepareConfig, tmp_path / "binary")
 
 
-SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY="
 LEAKS = [
     (f"storage: {{secret_access_key: {SECRET}}}\n", []),
     (f"storage: {{secret_access_key: '{SECRET}}}\n", []),

@@ -6,81 +6,72 @@ import pytest
 from pydantic import ValidationError
 
 from xrec.config.adapter import AdapterTrainingConfig, DeepSpeedConfig, TrainAdapterConfig
+from xrec.config.base import Config
 from xrec.config.engine import BuiltinEngineConfig, EngineConfig
 from xrec.config.shared import ScalingConfig
 
-
-@pytest.mark.parametrize(
-    ("settings", "fewest"), [({"num_workers": 4}, 4), ({"num_workers": 4, "min_workers": 2}, 2)]
-)
-def test_scaling_config_fewest_workers(settings: dict[str, int], fewest: int) -> None:
-    assert ScalingConfig(**settings).fewest_workers == fewest
-
-
-def test_scaling_config_min_above_num_workers_is_refused() -> None:
-    with pytest.raises(ValidationError, match="min_workers must be at most num_workers = 2, saw 3"):
-        ScalingConfig(num_workers=2, min_workers=3)
-
-
-def test_engine_config_tensor_parallel_without_vllm_is_refused() -> None:
-    assert EngineConfig(kind="vllm", tensor_parallel_size=4).tensor_parallel_size == 4
-    with pytest.raises(ValidationError, match="tensor_parallel_size = 4 needs kind = 'vllm'"):
-        EngineConfig(kind="builtin", tensor_parallel_size=4)
-
-
-def test_builtin_engine_config_vllm_is_refused() -> None:
-    with pytest.raises(ValidationError, match="Input should be 'builtin'"):
-        BuiltinEngineConfig.model_validate({"kind": "vllm"})
-
-
-def test_engine_config_options_of_vllm_with_our_engine_are_refused() -> None:
-    options = {"max_num_batched_tokens": 16384}
-    assert EngineConfig(kind="auto", vllm_options=options).vllm_options == options
-    with pytest.raises(ValidationError, match=r"vllm_options = .* needs kind = 'vllm'"):
-        EngineConfig(kind="builtin", vllm_options=options)
+INT8: dict[str, Any] = {"workspace": "w", "llm": {"model": "m", "quantization": "int8"}}
+INT4 = {"workspace": "w", "llm": {"model": "m", "quantization": "int4"}}
+NEEDS_VLLM = "needs kind = 'vllm'"
+NOT_SHARDED = "'int8' cannot be sharded or offloaded"
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("section", "values"),
     [
-        ({"offload": "cpu", "zero_stage": 1}, "offload = 'cpu' needs zero_stage 3 or auto, saw 1"),
-        ({"zero_stage": 2}, "zero_stage"),
+        (ScalingConfig, {"num_workers": 4, "min_workers": 2}),
+        (EngineConfig, {"kind": "vllm", "tensor_parallel_size": 4}),
+        (EngineConfig, {"kind": "auto", "vllm_options": {"max_num_batched_tokens": 16384}}),
+        (TrainAdapterConfig, INT8),
+        *((AdapterTrainingConfig, {"micro_batch_size": size}) for size in (1, 8, "auto")),
     ],
 )
-def test_deepspeed_config_of_another_stage_or_nothing_to_offload_is_refused(
-    settings: dict[str, Any], message: str
+def test_settings_that_go_together_are_taken(section: type[Config], values: dict[str, Any]) -> None:
+    found = section.model_validate(values).model_dump()
+    assert all(found[name] == values[name] for name in values if name != "llm")
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        (ScalingConfig, {"num_workers": 2, "min_workers": 3}, "at most num_workers = 2, saw 3"),
+        (EngineConfig, {"kind": "builtin", "tensor_parallel_size": 4}, f"size = 4 {NEEDS_VLLM}"),
+        (
+            EngineConfig,
+            {"kind": "builtin", "vllm_options": {"a": 1}},
+            f"vllm_options .*{NEEDS_VLLM}",
+        ),
+        (BuiltinEngineConfig, {"kind": "vllm"}, "Input should be 'builtin'"),
+        (DeepSpeedConfig, {"offload": "cpu", "zero_stage": 1}, "needs zero_stage 3 or auto, saw 1"),
+        (DeepSpeedConfig, {"zero_stage": 2}, "zero_stage"),
+        (
+            TrainAdapterConfig,
+            {**INT8, "deepspeed": {"zero_stage": 3}},
+            f"{NOT_SHARDED}.*saw 3 and none",
+        ),
+        (
+            TrainAdapterConfig,
+            {**INT8, "deepspeed": {"offload": "cpu"}},
+            f"{NOT_SHARDED}.*saw auto and cpu",
+        ),
+        (TrainAdapterConfig, INT4, "Input should be 'int8'"),
+        *(
+            (
+                AdapterTrainingConfig,
+                {"micro_batch_size": size},
+                "^1 validation error(.|\n)*expected a whole number from 1 on, or auto",
+            )
+            for size in (0, -1, 2.5, "fast", None)
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    section: type[Config], values: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValidationError, match=message):
-        DeepSpeedConfig(**settings)
+        section.model_validate(values)
 
 
-@pytest.mark.parametrize(
-    ("section", "seen"),
-    [
-        ({"zero_stage": 3}, "saw 3 and none"),
-        ({"offload": "cpu"}, "saw auto and cpu"),
-    ],
-)
-def test_train_adapter_config_quantized_weights_that_would_be_sharded_are_refused(
-    section: dict[str, Any], seen: str
-) -> None:
-    values = {"workspace": "w", "llm": {"model": "m", "quantization": "int8"}}
-    assert TrainAdapterConfig.model_validate(values).deepspeed.zero_stage == "auto"
-    with pytest.raises(ValidationError, match=f"'int8' cannot be sharded or offloaded.*{seen}"):
-        TrainAdapterConfig.model_validate({**values, "deepspeed": section})
-
-
-@pytest.mark.parametrize("size", [0, -1, 2.5, "fast", None])
-def test_train_adapter_config_micro_batch_size_is_a_number_or_auto(size: Any) -> None:
-    for allowed in (1, 8, "auto"):
-        assert AdapterTrainingConfig(micro_batch_size=allowed).micro_batch_size == allowed
-    with pytest.raises(ValidationError, match="expected a whole number from 1 on, or auto") as seen:
-        AdapterTrainingConfig(micro_batch_size=size)
-    assert seen.value.error_count() == 1
-
-
-def test_train_adapter_config_quantization_of_four_bits_is_refused() -> None:
-    with pytest.raises(ValidationError, match="Input should be 'int8'"):
-        TrainAdapterConfig.model_validate(
-            {"workspace": "w", "llm": {"model": "m", "quantization": "int4"}}
-        )
+def test_scaling_config_fewest_workers_are_all_unless_there_is_a_minimum() -> None:
+    assert ScalingConfig(num_workers=4).fewest_workers == 4
+    assert ScalingConfig(num_workers=4, min_workers=2).fewest_workers == 2

@@ -7,7 +7,8 @@ import pytest
 
 from xrec.config.base import parse_config
 from xrec.config.evaluate import EvaluateConfig
-from xrec.evaluate import Coverage, Lineage, ScoredPair
+from xrec.evaluate.evaluation import Lineage
+from xrec.evaluate.scores import Coverage, ScoredPair
 from xrec.storage import Kind, Manifest
 
 ASPECTS = (
@@ -24,6 +25,9 @@ TEMPLATES = (
     "on weekdays.",
     "With its {}, this is somewhere you are likely to come back to.",
 )
+
+
+LIKELY = {"nll_own": 1.0, "nll_shuffled": 1.0}
 
 
 def make_pairs(num_pairs: int = 200, gain: float = 0.25, seed: int = 0) -> list[ScoredPair]:
@@ -59,6 +63,11 @@ def make_config(**values: object) -> EvaluateConfig:
         EvaluateConfig,
         {"workspace": "/unused", "llm": {"model": "unused"}, "encoder": None, **values},
     )
+
+
+def scored(user: str, explanation: str = "e", **values: object) -> ScoredPair:
+    """A pair of one item whose reference is "r" and as likely with either vector."""
+    return ScoredPair(user, "i", **{"reference": "r", **LIKELY, **values}, explanation=explanation)
 
 
 @pytest.fixture

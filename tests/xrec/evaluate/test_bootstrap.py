@@ -42,7 +42,7 @@ def test_bootstrap_in_many_blocks_draws_every_resample(monkeypatch):
     estimate = of_single_values([0.0, 1.0, 2.0, 3.0], num_samples=1001, seed=0)
     assert estimate.value == 1.5
     assert 0.0 < estimate.low < 1.5 < estimate.high < 3.0
-    assert bootstrap._resampled_means(np.arange(4.0), np.ones(4), 1001, 0).shape == (1001,)
+    assert bootstrap._resampled_means(np.arange(4.0), np.ones(4, int), 1001, 0).shape == (1001,)
 
 
 def test_bootstrap_of_booleans_is_a_share_and_of_a_constant_has_no_width():

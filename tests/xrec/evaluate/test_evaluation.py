@@ -1,39 +1,181 @@
 import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
 
-from xrec.evaluate import (
-    METRICS,
-    SCORED_PAIRS,
-    Coverage,
-    compute_metrics,
-    flat_metrics,
+import pytest
+
+from xrec.data.splits import drawn_pairs
+from xrec.evaluate.bootstrap import Estimate
+from xrec.evaluate.evaluation import (
+    Lineage,
     read_coverage,
+    render_report,
+    verdict,
     write_evaluation,
 )
+from xrec.evaluate.metrics import METRICS, compute_metrics, flat_metrics
+from xrec.evaluate.scores import SCORED_PAIRS
 from xrec.storage import Location, Manifest, content_hash, open_location, read_table
 
-COVERAGE = Coverage(200, {"no_full_sentence": 2, "names_another_item": 5})
-INPUTS = {"adapter": "0123", "explanations": "4567"}
+HOSTILE = (
+    "<script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)> & \"quoted\""
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-def _write(location: Location, pairs, config, lineage) -> Manifest:
+class _Page(HTMLParser):
+    """Collects tags with their attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def render(pairs, make_evaluate_config, coverage, lineage):
+    def _render(pairs=pairs, lineage=lineage, num_examples=20):
+        config = make_evaluate_config()
+        return render_report(
+            pairs,
+            compute_metrics(pairs, config),
+            coverage=coverage,
+            lineage=lineage,
+            config=config.model_dump(mode="json"),
+            num_examples=num_examples,
+        )
+
+    return _render
+
+
+def test_report_shows_metrics_plots_examples_and_lineage(render, pairs):
+    page = _Page(render(num_examples=20))
+    examples = drawn_pairs(pairs, 20, seed=0)
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("svg") == 4
+    assert tags.count("article") == 20
+    for text in (
+        "Personalization gain",
+        "BLEU",
+        "fingerprint-of-adapter",
+        "the graph <job>",
+        "bootstrap intervals over the users",
+        "Of 207 held-out pairs of the backfill, 7 have no text",
+        "5 names_another_item, 2 no_full_sentence",
+        examples[19].explanation,
+        examples[19].user_id,
+    ):
+        assert text in page.text
+
+
+def test_report_fetches_nothing_and_runs_nothing(render):
+    page = _Page(render())
+    assert not {"script", "link", "img", "iframe", "object", "embed"} & {
+        tag for tag, _ in page.tags
+    }
+    links = [
+        value
+        for _, attrs in page.tags
+        for name, value in attrs.items()
+        if name in ("src", "href", "xlink:href")
+    ]
+    assert all(link.startswith("#") for link in links)
+    assert not re.search(r"url\((?!#)|@import", render())
+
+
+def test_report_escapes_texts_and_ids(render, pairs):
+    hostile = replace(
+        pairs[0],
+        user_id=HOSTILE,
+        item_id=HOSTILE,
+        explanation=HOSTILE,
+        reference=HOSTILE,
+        shuffled_explanation=HOSTILE,
+    )
+    page = _Page(render([hostile, *pairs[1:]], num_examples=len(pairs)))
+    assert not {"script", "img"} & {tag for tag, _ in page.tags}
+    assert page.text.count(HOSTILE) == 5
+
+
+def test_report_has_the_plots_of_what_is_there(render, pairs):
+    def num_plots(**values):
+        return [tag for tag, _ in _Page(render(**values)).tags].count("svg")
+
+    none = [replace(pair, nll_own=None, nll_shuffled=None) for pair in pairs]
+    assert num_plots(lineage=Lineage(sources={})) == 2
+    assert num_plots(pairs=[none[0], *pairs[1:]]) == 4
+    assert num_plots(pairs=none) == 3
+
+
+@pytest.mark.parametrize(
+    ("gain", "beginning"),
+    [
+        (Estimate(0.2, 0.1, 0.3), "The likelihood follows the user"),
+        (Estimate(0.1, -0.1, 0.3), "No clear sign"),
+        (Estimate(-0.2, -0.3, -0.1), "The likelihood is misled"),
+        (None, "No reference could be weighed"),
+    ],
+)
+def test_verdict_follows_the_interval(gain, beginning):
+    assert verdict(gain).startswith(beginning)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_report_in_a_browser_never_scrolls_sideways(render, pairs, tmp_path: Path, width: int):
+    long_word = replace(pairs[0], explanation="unbreakable" * 40, user_id="U" * 80)
+    # The page's own policy forbids scripts, so a frame of the given width around it is measured.
+    html = render([long_word, *pairs[1:]], num_examples=len(pairs))
+    (tmp_path / "report.html").write_text(html, encoding="utf-8")
+    (tmp_path / "frame.html").write_text(
+        f'<iframe id="f" src="report.html" style="width:{width}px;height:900px"></iframe>'
+        "<script>onload = () => { const e = f.contentDocument.documentElement; "
+        "document.title = `scroll ${e.scrollWidth} client ${e.clientWidth}`; }</script>"
+    )
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    command = [
+        *(CHROMIUM, *flags.split(), "--disable-component-update", "--disable-sync"),
+        f"--user-data-dir={tmp_path / 'profile'}",
+        *("--allow-file-access-from-files", "--window-size=1400,1000", "--dump-dom"),
+        (tmp_path / "frame.html").as_uri(),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    scroll, client = map(
+        int, re.search(r"<title>scroll (\d+) client (\d+)", result.stdout).groups()
+    )
+    assert 0.9 * width < client <= width
+    assert scroll <= client
+
+
+def _write(location: Location, pairs, config, coverage, lineage) -> Manifest:
     settings = config.model_dump(mode="json")
     return write_evaluation(
         location,
         pairs,
         compute_metrics(pairs, config),
-        coverage=COVERAGE,
+        coverage=coverage,
         lineage=lineage,
         config=settings,
-        inputs=INPUTS,
-        num_examples=5,
+        inputs={"adapter": "0123", "explanations": "4567"},
     )
 
 
 def test_evaluation_holds_metrics_pairs_report_and_a_manifest_of_their_hashes(
-    tmp_path, pairs, make_evaluate_config, lineage
+    tmp_path, pairs, make_evaluate_config, coverage, lineage
 ):
     location, config = open_location(str(tmp_path)), make_evaluate_config()
-    manifest = _write(location, pairs, config, lineage)
+    manifest = _write(location, pairs, config, coverage, lineage)
     assert location.files() == [
         "manifest.json",
         "metrics.json",
@@ -58,6 +200,6 @@ def test_evaluation_holds_metrics_pairs_report_and_a_manifest_of_their_hashes(
         == flat_metrics(compute_metrics(pairs, config))
     )
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert read_coverage(location) == COVERAGE
+    assert read_coverage(location) == coverage
     again = open_location(str(tmp_path / "again"))
-    assert _write(again, pairs, config, lineage).fingerprint == manifest.fingerprint
+    assert _write(again, pairs, config, coverage, lineage).fingerprint == manifest.fingerprint

@@ -1,13 +1,13 @@
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from tests.xrec.evaluate.conftest import scored
 from xrec.config.data import SampleSource
-from xrec.evaluate import METRICS, Estimate, ScoredPair, compute_metrics, flat_metrics
+from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.descriptions import DESCRIPTIONS
-from xrec.evaluate.metrics import metrics_table
+from xrec.evaluate.metrics import METRICS, compute_metrics, flat_metrics, metrics_table
 from xrec.sample import generate_town, town_source
 
 
@@ -31,32 +31,20 @@ def test_metrics_of_pairs_repeated_for_the_same_users_are_no_surer(pairs, make_e
 
 
 def test_aspect_accuracies_are_counted_against_the_original_users_aspect(make_evaluate_config):
-    planted = {
-        "nll_own": 1.0,
-        "nll_shuffled": 1.0,
-        "reference": "Enjoy the jazz.",
-        "aspect": "jazz",
-        "aspects": ("jazz", "view"),
-    }
+    planted = {"reference": "Enjoy the jazz.", "aspect": "jazz", "aspects": ("jazz", "view")}
+    many = {**planted, "aspects": ("jazz", "view", "patio", "bar")}
     pairs = [
-        ScoredPair(
-            "a", "i", explanation="Such jazz.", shuffled_explanation="What a view.", **planted
-        ),
-        ScoredPair("b", "i", explanation="A view.", shuffled_explanation="Jazz!", **planted),
-        ScoredPair("c", "i", explanation="Jazz, a view.", shuffled_explanation=None, **planted),
-        ScoredPair(
-            "d",
-            "i",
-            explanation="Jazz.",
-            shuffled_explanation=None,
-            **{**planted, "aspects": ("jazz", "view", "patio", "bar")},
-        ),
+        scored("a", "Such jazz.", shuffled_explanation="What a view.", **planted),
+        scored("b", "A view.", shuffled_explanation="Jazz!", **planted),
+        scored("c", "Jazz, a view.", **planted),
+        scored("d", "Jazz.", **many),
     ]
     metrics = compute_metrics(pairs, make_evaluate_config())
     assert metrics["aspect_accuracy"].value == pytest.approx(2 / 4)
     assert metrics["aspect_accuracy_shuffled"].value == pytest.approx(1 / 2)
     assert metrics["aspect_accuracy_both"].value == pytest.approx(1 / 2)
     assert "aspect_accuracy_both" not in compute_metrics(pairs[:2], make_evaluate_config())
+    assert "aspect_accuracy_shuffled" not in compute_metrics(pairs[2:], make_evaluate_config())
     assert metrics["aspect_chance"].value == pytest.approx((3 / 2 + 1 / 4) / 4)
     assert metrics["aspect_accuracy_references"].value == 1.0
 
@@ -81,30 +69,6 @@ def test_pairs_whose_prompt_is_too_long_count_in_all_but_the_likelihoods(make_ev
     metrics = compute_metrics([long, scored("b", "r")], make_evaluate_config())
     assert (metrics["rouge_l"].value, metrics["nll_own"].value) == (1.0, 1.0)
     assert "nll_own" not in compute_metrics([long], make_evaluate_config())
-
-
-def test_text_that_also_names_an_aspect_the_item_lacks_is_wrong(make_evaluate_config):
-    planted = {"nll_own": 1.0, "nll_shuffled": 1.0, "reference": "r"}
-    pairs = [
-        ScoredPair(
-            "a",
-            "i",
-            explanation="Jazz and a patio.",
-            aspect="jazz",
-            aspects=("jazz", "view"),
-            **planted,
-        ),
-        ScoredPair(
-            "b", "j", explanation="A patio.", aspect="patio", aspects=("patio", "view"), **planted
-        ),
-    ]
-    metrics = compute_metrics(pairs, make_evaluate_config())
-    assert metrics["aspect_accuracy"].value == 0.5
-    assert "aspect_accuracy_shuffled" not in metrics
-
-
-def scored(user: str, explanation: str, **values: object) -> ScoredPair:
-    return ScoredPair(user, "i", "r", explanation, 1.0, 1.0, **values)
 
 
 def test_title_metrics_are_shares_of_the_texts_that_name_a_title(make_evaluate_config):
@@ -141,7 +105,10 @@ def test_aspects_supported_counts_texts_without_an_aspect_that_the_item_lacks(ma
         scored("d", "Jazz and a patio.", **planted),
         scored("e", "A patio.", aspect="patio", aspects=("patio", "view")),
     ]
-    assert compute_metrics(pairs, make_evaluate_config())["aspects_supported"].value == 4 / 5
+    metrics = compute_metrics(pairs, make_evaluate_config())
+    assert metrics["aspects_supported"].value == 4 / 5
+    # The patio of d's text is no aspect of its item.
+    assert metrics["aspect_accuracy"].value == 2 / 5
 
 
 def test_pairs_without_planted_aspects_have_no_aspect_metrics(pairs, make_evaluate_config):
@@ -156,17 +123,7 @@ def test_explanations_of_the_sample_town_all_name_the_right_aspect(make_evaluate
     texts = planted.explanations["explanation"].to_pylist()
     rows = planted.planted.to_pylist()
     pairs = [
-        ScoredPair(
-            row["user_id"],
-            row["item_id"],
-            text,
-            text,
-            1.0,
-            1.0,
-            None,
-            row["aspect"],
-            tuple(row["aspects"]),
-        )
+        scored(row["user_id"], text, aspect=row["aspect"], aspects=tuple(row["aspects"]))
         for row, text in zip(rows, texts, strict=True)
     ]
     metrics = compute_metrics(pairs, make_evaluate_config())
@@ -183,10 +140,8 @@ def test_metrics_of_one_seed_repeat_exactly(pairs, make_evaluate_config):
     )
 
 
-def test_every_metric_has_a_description_and_serializes(pairs, make_evaluate_config):
-    metrics = compute_metrics(pairs, make_evaluate_config())
-    assert set(metrics) <= set(DESCRIPTIONS)
-    assert json.loads(json.dumps(flat_metrics(metrics), allow_nan=False)) == flat_metrics(metrics)
+def test_every_metric_has_a_description(pairs, make_evaluate_config):
+    assert set(compute_metrics(pairs, make_evaluate_config())) <= set(DESCRIPTIONS)
 
 
 def test_flat_metrics_and_table_hold_values_and_intervals_where_there_are_any():
@@ -200,8 +155,3 @@ def test_flat_metrics_and_table_hold_values_and_intervals_where_there_are_any():
     table = metrics_table(metrics)
     assert table.schema.equals(METRICS)
     assert table.to_pylist()[0] == {"metric": "bleu", "value": 3.0, "low": None, "high": None}
-
-
-def test_no_pairs_are_refused(make_evaluate_config):
-    with pytest.raises(ValueError, match="no scored pairs"):
-        compute_metrics([], make_evaluate_config())

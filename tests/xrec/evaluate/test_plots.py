@@ -4,11 +4,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from xrec.evaluate.plots import (
-    history_plot,
-    length_plot,
-    nll_plot,
-)
+from xrec.evaluate.plots import history_plot, length_plot, nll_plot
 
 HISTORY = [
     {"epoch": 1, "train_loss": None, "validation_loss": 2.0},
@@ -50,26 +46,18 @@ def test_plots_on_one_page_share_no_id_with_another_meaning():
                 assert seen.setdefault(element.attrib["id"], content) == content
 
 
-def test_history_plot_leaves_missing_values_out_and_labels_its_lines():
-    svg = history_plot(HISTORY, ("train_loss", "validation_loss"), "nats per token")
+@pytest.mark.parametrize(
+    ("history", "x"),
+    [(HISTORY, "epoch"), ([{"step": 10, "train_loss": 1.0}, {"step": 20}], "step")],
+)
+def test_history_plot_leaves_missing_values_out_and_labels_its_lines(history, x):
+    svg = history_plot(history, ("train_loss", "validation_loss"), "nats per token")
     texts = {element.text for element in ET.fromstring(svg).iter(f"{SVG}text")}
-    assert {"train loss", "validation loss", "epoch", "nats per token"} <= texts
+    assert {"train loss", "validation loss", x, "nats per token"} <= texts
 
 
-def test_history_plot_without_epochs_counts_steps():
-    svg = history_plot(
-        [{"step": 10, "train_loss": 1.0}, {"step": 20, "train_loss": 0.5}],
-        ("train_loss", "validation_loss"),
-        "loss",
-    )
-    assert "step" in {element.text for element in ET.fromstring(svg).iter(f"{SVG}text")}
-
-
-def test_nll_plot_of_very_many_pairs_stays_small_and_of_equal_values_works():
+def test_plots_of_very_many_pairs_stay_small_and_of_equal_values_work():
     values = np.random.default_rng(0).normal(2, 1, 50_000)
     assert len(nll_plot(values, values + 0.1)) < 1_000_000
     assert nll_plot([1.0, 1.0], [1.0, 1.0]).startswith("<svg")
-
-
-def test_length_plot_of_empty_texts_works():
     assert length_plot([0, 0], [0, 0]).startswith("<svg")

@@ -1,43 +1,43 @@
+import pyarrow as pa
 import pytest
 
-from xrec.evaluate import SCORED_PAIRS, ScoredPair, scored_pairs_table
+from tests.xrec.evaluate.conftest import scored
+from xrec.data.dataset import HeldOutPair
+from xrec.evaluate.scores import SCORED_PAIRS, Coverage, other_users, scored_pairs_table
 
-
-def _pair(**values: object) -> ScoredPair:
-    defaults = {
-        "user_id": "u",
-        "item_id": "i",
-        "reference": "r",
-        "explanation": "e",
-        "nll_own": 1.0,
-        "nll_shuffled": 2.0,
-    }
-    return ScoredPair(**{**defaults, **values})
+USERS = [f"u{number % 7}" for number in range(30)]
 
 
 def test_table_of_pairs_has_the_pinned_schema_and_keeps_order_and_nulls():
-    table = scored_pairs_table(
-        [_pair(user_id="b"), _pair(user_id="a", aspect="jazz", aspects=("jazz", "view"))]
-    )
+    pairs = [scored("b"), scored("a", aspect="jazz", aspects=("jazz", "view"))]
+    table = scored_pairs_table(pairs)
     assert table.schema.equals(SCORED_PAIRS)
     assert table["user_id"].to_pylist() == ["b", "a"]
     assert table["aspects"].to_pylist() == [None, ["jazz", "view"]]
     assert table["shuffled_explanation"].null_count == 2
 
 
-@pytest.mark.parametrize("name", ["nll_own", "nll_shuffled"])
-def test_pair_with_nan_nll_is_refused_naming_pair_and_field(name):
-    with pytest.raises(ValueError, match=rf"'u', 'i'.*{name} is nan"):
-        _pair(**{name: float("nan")})
+def test_coverage_counts_the_reasons_of_pairs_without_a_text_only():
+    rows = [(HeldOutPair(user, "i", 0, 0, "r"), text) for user, text in (("a", "t"), ("b", ""))]
+    failed = pa.table({"user_id": ["a", "b", "c"], "item_id": ["i"] * 3, "reason": ["x", "y", "z"]})
+    assert Coverage.of(rows, failed) == Coverage(1, {"y": 1})
 
 
-def test_pair_has_both_likelihoods_or_neither():
-    assert _pair(nll_own=None, nll_shuffled=None).gain is None
-    assert _pair().gain == 1.0
-    with pytest.raises(ValueError, match=r"nll_own is None and nll_shuffled 2\.0; expected both"):
-        _pair(nll_own=None)
+@pytest.mark.parametrize("seed", range(5))
+def test_other_user_is_never_the_same_and_each_stands_in_once(seed):
+    stand_ins = dict(zip(USERS, other_users(USERS, seed), strict=True))
+    assert all(user != other for user, other in stand_ins.items())
+    assert sorted(stand_ins.values()) == sorted(set(USERS))
+    backward = dict(zip(USERS[::-1], other_users(USERS[::-1], seed), strict=True))
+    assert backward == stand_ins  # whatever the order of the pairs
 
 
-def test_pair_whose_aspect_is_not_the_items_is_refused():
-    with pytest.raises(ValueError, match="'view' is not among"):
-        _pair(aspect="view", aspects=("jazz",))
+def test_other_users_change_with_the_seed_and_two_stand_in_for_each_other():
+    assert len({tuple(other_users(USERS, seed)) for seed in range(10)}) > 1
+    assert other_users(["a", "a", "a", "b"], 0) == ["b", "b", "b", "a"]
+
+
+@pytest.mark.parametrize("users", [[], ["a", "a"]])
+def test_fewer_than_two_users_are_refused(users):
+    with pytest.raises(ValueError, match="at least 2"):
+        other_users(users, 0)

@@ -3,8 +3,12 @@ import math
 import pytest
 
 from xrec.evaluate.text_metrics import (
+    aspect_pattern,
+    chance_level,
     corpus_bleu,
     empty_share,
+    named_aspects,
+    names_only,
     num_words,
     rouge_l,
     share_over,
@@ -12,14 +16,12 @@ from xrec.evaluate.text_metrics import (
 )
 
 REFERENCE = "the cat sat on the mat today"
+PATTERN = aspect_pattern(["patio", "dog-friendly patio", "Live Jazz", "view"])
 
 
-def test_bleu_of_equal_texts_is_100_and_of_foreign_texts_near_0():
+def test_bleu_equals_the_formula_by_hand():
     assert corpus_bleu([REFERENCE], [REFERENCE]) == pytest.approx(100.0)
     assert corpus_bleu(["one two three four five six seven"], [REFERENCE]) < 10.0
-
-
-def test_bleu_of_one_wrong_word_equals_the_formula_by_hand():
     # The last word is wrong: n-gram precisions are 6/7, 5/6, 4/5, 3/4. Lengths are equal.
     expected = 100 * math.exp(sum(math.log(p) for p in (6 / 7, 5 / 6, 4 / 5, 3 / 4)) / 4)
     assert corpus_bleu(["the cat sat on the mat yesterday"], [REFERENCE]) == pytest.approx(expected)
@@ -32,8 +34,10 @@ def test_rouge_l_of_each_pair_is_f1_of_the_longest_common_subsequence():
     assert scores == pytest.approx([2 * precision * recall / (precision + recall), 1.0, 0.0])
 
 
-def test_unique_sentence_ratio_counts_distinct_over_all():
-    assert unique_sentence_ratio(["a", "a", "b", "c"]) == 0.75
+@pytest.mark.parametrize("metric", [corpus_bleu, rouge_l])
+def test_reference_metrics_of_unequal_lengths_are_refused(metric):
+    with pytest.raises(ValueError, match="2 explanations and 1 references"):
+        metric(["a", "b"], ["a"])
 
 
 def test_lengths_count_words_and_shares_are_strict():
@@ -41,14 +45,37 @@ def test_lengths_count_words_and_shares_are_strict():
     assert num_words(texts).tolist() == [51, 50, 0, 0]
     assert share_over(texts, max_words=50) == 0.25
     assert empty_share(texts) == 0.5
+    assert unique_sentence_ratio(["a", "a", "b", "c"]) == 0.75
 
 
-@pytest.mark.parametrize("metric", [corpus_bleu, rouge_l])
-def test_reference_metrics_of_unequal_lengths_are_refused(metric):
-    with pytest.raises(ValueError, match="2 explanations and 1 references"):
-        metric(["a", "b"], ["a"])
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Come for the LIVE  jazz.", {"live jazz"}),
+        ("Come for the live\njazz tonight", {"live jazz"}),
+        ("A dog-friendly patio awaits.", {"dog-friendly patio"}),
+        ("A patio awaits, and a dog-friendly patio too.", {"patio", "dog-friendly patio"}),
+        ("An interview in the reviews.", set()),
+        ("", set()),
+        ("The view, the view!", {"view"}),
+    ],
+)
+def test_named_aspects_are_whole_phrases_in_any_case_and_spacing(text, named):
+    assert named_aspects(text, PATTERN) == named
 
 
-def test_share_of_no_texts_is_refused():
-    with pytest.raises(ValueError, match="no texts"):
-        unique_sentence_ratio([])
+def test_phrases_are_taken_literally_and_the_longer_one_first():
+    assert named_aspects("a c++ bar", aspect_pattern(["c++ bar", "c.* bar"])) == {"c++ bar"}
+    nights = aspect_pattern(["live music", "live music nights"])
+    assert named_aspects("Live music nights!", nights) == {"live music nights"}
+
+
+def test_text_is_right_that_names_the_right_aspect_alone():
+    everything = "live jazz, a patio, a dog-friendly patio, a view"
+    texts = ["Great live jazz.", "A fine view.", everything, "Lovely place."]
+    right = ["Live Jazz", "patio", "Live Jazz", "view"]
+    assert names_only(texts, right, PATTERN).tolist() == [True, False, False, False]
+
+
+def test_chance_level_is_the_mean_of_the_reciprocal_counts():
+    assert chance_level([("a", "b"), ("a", "b", "c", "d")]) == pytest.approx((1 / 2 + 1 / 4) / 2)

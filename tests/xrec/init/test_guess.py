@@ -103,17 +103,12 @@ def _guess(folder: Path, tables: dict[str, Rows]) -> Guess:
 @pytest.mark.parametrize(
     ("tables", "files", "settings"),
     [
-        (
-            OUR_NAMES,
-            {name.partition(".")[0]: name for name in OUR_NAMES},
-            {},
-        ),
+        (OUR_NAMES, {name.partition(".")[0]: name for name in OUR_NAMES}, {}),
         (
             AMAZON,
             {
                 "items": "meta_Electronics.json",
-                "interactions": "reviews_Electronics.json",
-                "explanations": "reviews_Electronics.json",
+                **dict.fromkeys(("interactions", "explanations"), "reviews_Electronics.json"),
             },
             {
                 "user_id": "reviewerID",
@@ -126,14 +121,13 @@ def _guess(folder: Path, tables: dict[str, Rows]) -> Guess:
             YELP,
             {
                 "items": "business.json",
-                "interactions": "review.json",
-                "explanations": "review.json",
+                **dict.fromkeys(("interactions", "explanations"), "review.json"),
             },
             {
                 "item_id": "business_id",
                 "title": "name",
-                "profile": ["city", "stars", "categories"],
                 "explanation": "text",
+                "profile": ["city", "stars", "categories"],
             },
         ),
         (

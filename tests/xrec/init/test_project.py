@@ -6,33 +6,25 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 import jobs.prepare
+from tests.command_line import xrec
 from tests.xrec.init.shop import CPU, GPU, write_shop
-from xrec.cli.main import app
 from xrec.config.data import PrepareConfig
 from xrec.config.jobs import JOBS
 from xrec.config.project import load_config, read_project
-from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError, DataError, StorageAccessError, StorageNotFoundError
 from xrec.init.files import read_folder
 from xrec.init.project import Findings, init_project
 from xrec.init.project_file import _comment, _value
 from xrec.init.settings import Machine
 from xrec.storage import Manifest, open_location
-
-
-class Store(Protocol):
-    storage: StorageConfig
-
-    def new_bucket(self) -> str: ...
 
 
 @pytest.fixture
@@ -100,9 +92,9 @@ def test_init_file_passes_the_dry_run_of_each_of_its_jobs(
     names = read_project(path).jobs
     assert len(names) == (7 if with_explanations else 3)
     for job in names:
-        result = CliRunner().invoke(app, [job, path, "--dry-run"], catch_exceptions=False)
-        assert result.exit_code == 0, result.stderr
-        assert yaml.safe_load(result.stdout)["workspace"] == str(tmp_path / "project/workspace")
+        code, out, err = xrec(job, path, "--dry-run")
+        assert code == 0, err
+        assert yaml.safe_load(out)["workspace"] == str(tmp_path / "project/workspace")
 
 
 def test_init_without_explanations_writes_three_jobs_and_says_why(
@@ -110,19 +102,12 @@ def test_init_without_explanations_writes_three_jobs_and_says_why(
 ) -> None:
     (shop / "feedback.csv").unlink()
     (shop / "clients.csv").unlink()
-    arguments = ["init", str(tmp_path / "project"), "--from", str(shop)]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert result.exit_code == 0
-    assert list(_written(tmp_path)) == [
-        "workspace",
-        "scaling",
-        "prepare",
-        "pretrain-graph",
-        "recommend",
-    ]
-    assert "no explanations: an adapter cannot be trained" in result.stdout
-    assert "no table of users: profiles are empty" in result.stdout
-    assert f"next: xrec run {tmp_path}/project/xrec.yaml" in result.stdout
+    code, out, _ = xrec("init", tmp_path / "project", "--from", shop)
+    assert code == 0
+    assert " ".join(_written(tmp_path)) == "workspace scaling prepare pretrain-graph recommend"
+    assert "no explanations: an adapter cannot be trained" in out
+    assert "no table of users: profiles are empty" in out
+    assert f"next: xrec run {tmp_path}/project/xrec.yaml" in out
 
 
 def test_init_rows_that_cannot_be_used_are_counted_and_allowed(tmp_path: Path, shop: Path) -> None:
@@ -218,12 +203,12 @@ def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path: Path, shop: P
     assert [each[0] for each in submitted] == ["run"]
     for each in jobs_of + [words[: words.index("--address")] for words in submitted]:
         words = [str(tmp_path / "project/xrec.yaml") if "xrec.yaml" in w else w for w in each]
-        result = CliRunner().invoke(app, [*words, "--dry-run"])
-        assert result.exit_code == 0, (each, result.stderr)
+        code, _, err = xrec(*words, "--dry-run")
+        assert code == 0, (each, err)
 
 
 def test_init_from_a_bucket_or_a_file_alone(
-    tmp_path: Path, shop: Path, s3_environment: Store
+    tmp_path: Path, shop: Path, s3_environment: Any
 ) -> None:
     bucket = s3_environment.new_bucket()
     for path in shop.iterdir():
@@ -247,69 +232,60 @@ def test_init_keeps_a_project_file_that_is_there(tmp_path: Path, shop: Path) -> 
     assert path.read_text() != "mine"
 
 
-def _only(name: str | None = None, text: str = "") -> Callable[[Path], None]:
-    def change(shop: Path) -> None:
-        for path in shop.iterdir():
-            path.unlink()
-        if name:
-            (shop / name).write_text(text)
-
-    return change
+def _alone(shop: Path, name: str | None = None, text: str = "") -> None:
+    for path in shop.iterdir():
+        path.unlink()
+    if name:
+        (shop / name).write_text(text)
 
 
-def _put(name: str, data: bytes) -> Callable[[Path], Any]:
-    return lambda shop: (shop / name).write_bytes(data)
+def _replace(path: Path, old: bytes, new: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(old, new))
 
 
-def _replace(name: str, old: bytes, new: bytes) -> Callable[[Path], Any]:
-    return lambda shop: (shop / name).write_bytes((shop / name).read_bytes().replace(old, new))
+def _late(shop: Path, dates: pa.Array) -> None:
+    pq.write_table(pa.table({"id": ["a", "b"], "seen": dates}), shop / "extra.parquet")
 
 
-def _late_dates(dates: pa.Array) -> Callable[[Path], Any]:
-    table = pa.table({"id": ["a", "b"], "seen": dates})
-    return lambda shop: pq.write_table(table, shop / "extra.parquet")
-
-
+NAMELESS = "name,city\nAnn,Leeds\nBob,York\n"
+PNG = b"\x89PNG\r\n\x00\x00\x01" * 50
+CUT_GZIP = gzip.compress(bytes(range(256)) * 99)[:200]
 LATE = r"extra\.parquet: column 'seen' of type .* cannot be read"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_only(), r"no file that xrec can read; .*saw no files"),
-        (_only("README.txt", "hello"), r"no file that xrec can read; .*saw README\.txt"),
+        (_alone, r"no file that xrec can read; .*saw no files"),
         (
-            _only("people.csv", "name,city\nAnn,Leeds\nBob,York\n"),
+            lambda shop: _alone(shop, "README.txt", "hello"),
+            r"no file that xrec can read; .*saw README\.txt",
+        ),
+        (
+            lambda shop: _alone(shop, "people.csv", NAMELESS),
             r"no interactions; saw the columns\n  people\.csv: name, city",
         ),
-        (_put("clients.csv", b"\x89PNG\r\n\x00\x00\x01" * 50), r"clients\.csv: binary content"),
-        (_put("clients.csv", b""), r"clients\.csv: an empty file"),
         (
-            _put("orders.csv.gz", gzip.compress(bytes(range(256)) * 99)[:200]),
-            r"orders\.csv\.gz: not a readable gzip file",
-        ),
-        (
-            _put("orders.parquet", b"PAR1 and then something else"),
-            r"orders\.parquet: not a readable Parquet file",
-        ),
-        (
-            _put("orders.csv", b"order_no,cust_no,sku,qty\n"),
-            r"orders\.csv: no row can be read \(it has no rows\)",
-        ),
-        (
-            _put("orders.json", b'[\n {\n  "cust_no": "a"\n }\n]'),
-            r"orders\.json: no row can be read \(a JSON array, .*jq -c",
-        ),
-        (
-            _replace("clients.csv", b"resident-", b"no-"),
+            lambda shop: _replace(shop / "clients.csv", b"resident-", b"no-"),
             r"(?s)orders.csv: 480 of 480 rows are unusable.*unknown user_id",
         ),
         (
-            _replace("feedback.csv", b"why_bought", b"raison_donn\xe9e"),
+            lambda shop: _replace(shop / "feedback.csv", b"why_bought", b"raison_donn\xe9e"),
             r"feedback.csv: the name of the column 'raison_donn.udce9e' is not valid UTF-8",
         ),
-        (_late_dates(pa.array([0, 4_000_000], pa.date32())), LATE),
-        (_late_dates(pa.array([0, 10**15], pa.timestamp("ms"))), LATE),
+        (lambda shop: _late(shop, pa.array([0, 4_000_000], pa.date32())), LATE),
+        (lambda shop: _late(shop, pa.array([0, 10**15], pa.timestamp("ms"))), LATE),
+        *(
+            (lambda shop, name=name, data=data: (shop / name).write_bytes(data), message)
+            for name, data, message in (
+                ("clients.csv", PNG, r"clients\.csv: binary content"),
+                ("clients.csv", b"", r"clients\.csv: an empty file"),
+                ("orders.csv.gz", CUT_GZIP, r"orders\.csv\.gz: not a readable gzip file"),
+                ("orders.parquet", b"PAR1 and more", "not a readable Parquet file"),
+                ("orders.csv", b"order_no,cust_no\n", r"no row can be read \(it has no rows\)"),
+                ("orders.json", b'[\n {\n  "cust_no": "a"\n }\n]', r"\(a JSON array, .*jq -c"),
+            )
+        ),
     ],
 )
 def test_init_unusable_files_raise_and_nothing_is_written(
@@ -352,9 +328,8 @@ def test_init_command_ends_with_a_message_and_a_code(
     tmp_path: Path, shop: Path, arguments: list[str], code: int
 ) -> None:
     given = [argument.format(tmp=tmp_path) for argument in arguments]
-    result = CliRunner().invoke(app, ["init", str(tmp_path / "project"), *given])
-    assert result.exit_code == code
-    assert "Traceback" not in result.stderr
+    seen, _, err = xrec("init", tmp_path / "project", *given)
+    assert (seen, "Traceback" in err) == (code, False)
     assert not (tmp_path / "project").exists()
 
 
@@ -383,7 +358,7 @@ def test_values_and_comments_of_any_text_are_yaml_of_one_line(name: str) -> None
 
 def test_init_header_with_line_ends_breaks_and_adds_nothing(tmp_path: Path, shop: Path) -> None:
     header = "the\nwords: 1\nworkspace: elsewhere"
-    _replace("feedback.csv", b"why_bought", f'"{header}"'.encode())(shop)
+    _replace(shop / "feedback.csv", b"why_bought", f'"{header}"'.encode())
     _init(tmp_path, shop)
     values = _written(tmp_path)
     assert values["workspace"] == str(tmp_path / "project" / "workspace")

@@ -68,20 +68,15 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path: 
 
 
 def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path: Path) -> None:
-    rows = [
-        {
-            "reviewerID": row["user_id"],
-            "asin": row["item_id"],
-            "reviewerName": "Some One",
-            "helpful": [0, 0],
-            "reviewText": row["review"],
-            "overall": row["rating"],
-            "summary": "Works",
-            "unixReviewTime": row["time"],
-            "reviewTime": "09 30, 2014",
-        }
-        for row in _reviews()
-    ]
+    names = {"user_id": "reviewerID", "item_id": "asin", "review": "reviewText"}
+    names |= {"rating": "overall", "time": "unixReviewTime"}
+    more = {
+        "reviewerName": "Some One",
+        "helpful": [0, 0],
+        "summary": "Works",
+        "reviewTime": "09 30",
+    }
+    rows = [{**{theirs: row[ours] for ours, theirs in names.items()}, **more} for row in _reviews()]
     items = [
         {"asin": f"i{number}", "title": f"Cable {number}", "brand": "Ax", "price": 3.5}
         for number in range(NUM_ITEMS)
@@ -93,13 +88,7 @@ def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path: Path) -> None:
         "kind": "reviews",
         "uri": str(tmp_path / "raw"),
         "files": {"reviews": "reviews_Music.json", "items": "meta_Music.json"},
-        "columns": {
-            "user_id": "reviewerID",
-            "item_id": "asin",
-            "review": "reviewText",
-            "rating": "overall",
-            "time": "unixReviewTime",
-        },
+        "columns": names,
     }
     assert list(values["decoding"]["text"]["plain"]) == ["reviews"]  # the source has titles
 

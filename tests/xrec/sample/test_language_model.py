@@ -13,14 +13,13 @@ from xrec.llm.source import resolve_model
 from xrec.sample import generate_language_examples
 from xrec.sample.language_model import build_sample_llm, train_sample_model, train_tokenizer
 
-TINY = SampleLLMConfig(
-    hidden_size=32,
-    num_layers=1,
-    vocab_size=400,
-    num_copy_steps=1,
-    num_steps=6,
-    batch_size=4,
-)
+TINY = SampleLLMConfig(hidden_size=32, num_layers=1, vocab_size=400, num_steps=6)
+
+
+@pytest.fixture(autouse=True)
+def few_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xrec.sample.language_model._NUM_COPY_STEPS", 1)
+    monkeypatch.setattr("xrec.sample.language_model._BATCH_SIZE", 4)
 
 
 def test_train_sample_model_learns_and_repeats_with_its_seed() -> None:
@@ -62,4 +61,6 @@ def test_build_sample_llm_writes_a_model_that_loads_and_does_no_work_twice(
     monkeypatch.setattr("xrec.sample.language_model.train_sample_model", None)
     assert build_sample_llm(config) == manifest
     with pytest.raises(ArtifactMismatchError, match="holds the llm of another run"):
-        build_sample_llm(config.model_copy(update={"model": TINY.model_copy(update={"seed": 1})}))
+        build_sample_llm(
+            config.model_copy(update={"model": TINY.model_copy(update={"num_steps": 7})})
+        )

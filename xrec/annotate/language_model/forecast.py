@@ -7,7 +7,7 @@ from typing import NamedTuple
 from xrec.annotate.annotator import Outlook
 from xrec.annotate.language_model.writer import Prompts
 from xrec.bulk import Rate
-from xrec.config.language_model_annotator import BudgetConfig
+from xrec.config.annotate import BudgetConfig
 from xrec.config.text import PricesConfig, SamplingConfig
 from xrec.progress import duration
 from xrec.text import Message

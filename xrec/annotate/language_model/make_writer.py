@@ -13,8 +13,8 @@ from xrec.annotate.language_model.forecast import Forecast
 from xrec.annotate.language_model.replies import Kind, ReplyLimits
 from xrec.annotate.language_model.writer import LanguageModelWriter, Prompts
 from xrec.bulk import read_status
+from xrec.config.annotate import LanguageModelAnnotator
 from xrec.config.backfill import ActorsConfig
-from xrec.config.language_model_annotator import LanguageModelAnnotator
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.config.text import EndpointModelConfig
@@ -29,6 +29,9 @@ from xrec.text.prompt_file import PromptFile
 def kept_replies(output: Location) -> ReplyStore:
     """The replies that a run keeps until it is finished; `output` is the folder of all stages."""
     return ReplyStore(output / "replies")
+
+
+CHUNKS_AT_ONCE = 2  # of a process, so that the model does not wait for the last rows of one
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class MakeWriter:
             sampling=model.sampling,
             prices=model.prices if isinstance(model, EndpointModelConfig) else None,
             budget=config.budget,
-            num_at_once=config.chunks_at_once
+            num_at_once=CHUNKS_AT_ONCE
             * (1 if isinstance(model, EndpointModelConfig) else self.actors.num_actors),
         ).lines(outlook)
 

@@ -6,10 +6,9 @@ from importlib import resources
 from pydantic import BaseModel
 
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.language_model.make_writer import MakeWriter, kept_replies
+from xrec.annotate.language_model.make_writer import CHUNKS_AT_ONCE, MakeWriter, kept_replies
 from xrec.annotate.language_model.replies import REASONS, SCHEMAS, Kind
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.language_model_annotator import LanguageModelAnnotator
+from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.config.text import EndpointModelConfig, EngineModelConfig
@@ -67,7 +66,7 @@ def language_model_spec(
     files = {
         kind: read_prompt(
             kind,
-            getattr(annotator.prompts, kind),
+            annotator.prompts.get(kind),
             SCHEMAS[kind],
             annotator.domain,
             config.storage,
@@ -107,7 +106,7 @@ def language_model_spec(
         reasons=REASONS,
         make=make,
         describe=make.describe,
-        chunks_at_once=annotator.chunks_at_once,
+        chunks_at_once=CHUNKS_AT_ONCE,
         gpus_per_actor=gpus,
         max_actors=1 if isinstance(model, EndpointModelConfig) else None,
         forget_failures=_forget_failures,

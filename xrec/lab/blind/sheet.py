@@ -110,7 +110,7 @@ def read_sheet(location: Location) -> Sheet:
     except StorageNotFoundError as error:
         raise ArtifactNotFoundError(
             f"{location / KEY}: there is no key, so answers cannot be read; make the sheet first: "
-            "xrec lab compare CONFIG --blind-sheet N"
+            "xrec lab compare CONFIG blind_sheet.num_pairs=N"
         ) from error
     pairs = [
         SheetPair(

@@ -14,7 +14,7 @@ from xrec.bulk.ray_actors import gpus_each
 from xrec.config.compare import CompareConfig
 from xrec.config.contestants import ADAPTERS
 from xrec.data.dataset import HeldOutPair
-from xrec.evaluate import other_users
+from xrec.evaluate.scores import other_users
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled

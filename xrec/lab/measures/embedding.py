@@ -9,8 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from xrec.config.metrics import EncoderConfig
-from xrec.evaluate.embedding_score import embedding_scores
-from xrec.evaluate.encoder import TextEncoder
+from xrec.evaluate.encoder import TextEncoder, embedding_scores
 from xrec.lab.measures.contestant_texts import ContestantTexts
 from xrec.lab.measures.measure import Floats, MetricInfo
 

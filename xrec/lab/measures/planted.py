@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from xrec.data.dataset import Dataset
-from xrec.evaluate.aspects import aspect_pattern, names_only
+from xrec.evaluate.text_metrics import aspect_pattern, names_only
 from xrec.lab.measures.contestant_texts import ContestantTexts
 from xrec.lab.measures.measure import Floats, MetricInfo
 

@@ -15,8 +15,7 @@ from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.language_model.replies import PairReply
 from xrec.annotate.language_model.spec import read_prompt
 from xrec.annotate.rows import Aspect, Failure, ItemText, PairText, UserText
-from xrec.config.annotate import AnnotateConfig
-from xrec.config.language_model_annotator import LanguageModelAnnotator
+from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
 from xrec.errors import ConfigError
 from xrec.storage import open_location
 
@@ -121,7 +120,7 @@ def test_annotator_tells_the_model_that_texts_are_data(tmp_path: Path) -> None:
 
 def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key() -> None:
     spec = _spec(None)
-    same = _spec(None, model={"concurrency": 3, "requests_per_minute": 5}, chunks_at_once=7)
+    same = _spec(None, model={"concurrency": 3, "requests_per_minute": 5})
     assert spec.settings == same.settings
     others = [
         _spec(None, language="Danish"),

@@ -30,10 +30,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
         tmp_path_factory.mktemp("with-aspects"),
         ("train", "validation", "test"),
     )
-    similar = {"embedding_dim": 8, "num_neighbours": 5}
-    train_aspects(
-        TrainAspectsConfig.model_validate({"workspace": workspace, "similar_items": similar})
-    )
+    train_aspects(TrainAspectsConfig(workspace=workspace))
     return workspace
 
 

@@ -110,5 +110,5 @@ def test_sheet_is_read_back_by_its_key(tmp_path: Path) -> None:
     write_sheet(location, made)
     assert read_sheet(location) == made
     assert json.loads((tmp_path / "key.json").read_text())["sheet"] == made.fingerprint
-    with pytest.raises(ArtifactNotFoundError, match="--blind-sheet N"):
+    with pytest.raises(ArtifactNotFoundError, match=r"blind_sheet\.num_pairs=N"):
         read_sheet(location / "elsewhere")

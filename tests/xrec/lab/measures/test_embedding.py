@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from tests.xrec.evaluate.test_embedding_score import encoder as encoder
+from tests.xrec.evaluate.test_encoder import encoder as encoder
 from xrec.data.dataset import HeldOutPair
 from xrec.errors import ModelError
-from xrec.evaluate.embedding_score import embedding_scores
-from xrec.evaluate.encoder import TextEncoder
+from xrec.evaluate.encoder import TextEncoder, embedding_scores
 from xrec.lab.measures.contestant_texts import ContestantTexts
 from xrec.lab.measures.embedding import EmbeddingScore
 

@@ -1,11 +1,6 @@
-from xrec.evaluate import (
-    Coverage,
-    Estimate,
-    ScoredPair,
-    coverage_lines,
-    example_lines,
-    summary_lines,
-)
+from xrec.evaluate.bootstrap import Estimate
+from xrec.evaluate.descriptions import coverage_lines, example_lines, summary_lines
+from xrec.evaluate.scores import Coverage, ScoredPair
 
 
 def test_summary_aligns_labels_and_decimal_points_under_group_headings():
@@ -38,14 +33,11 @@ def test_examples_are_wrapped_to_100_columns_and_lose_no_word():
     assert lines[-2:] == ["explanation  Short.", "reference    A reference."]
 
 
-def test_example_with_control_characters_cannot_act_on_the_terminal():
-    lines = example_lines([_pair("\x1b[31mred\x07\r\nnext\u202eline")], 1)
+def test_example_that_is_empty_says_so_and_control_characters_do_nothing():
+    lines = example_lines([_pair("\x1b[31mred\x07\r\nnext\u202eline"), _pair(" ")], 2)
     assert all(line.isprintable() for line in lines)
     assert any("red" in line and "next" in line for line in lines)
-
-
-def test_example_that_is_empty_says_so():
-    assert "explanation  (empty)" in example_lines([_pair(" ")], 1)
+    assert "explanation  (empty)" in lines
 
 
 def test_coverage_says_how_many_pairs_have_no_text_and_why():

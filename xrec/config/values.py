@@ -1,0 +1,125 @@
+"""Plain values from YAML files, and from `section.key=value` on the command line.
+
+What is read may hold a secret, so an error names the line and the column, or the key if it looks
+like one, and never shows the text itself.
+"""
+
+import re
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xrec.errors import ConfigError
+
+_KEY = re.compile(r"[a-z][a-z0-9_-]{0,40}(\.[a-z0-9][a-z0-9_-]{0,40})*")
+_WORD = re.compile(r"[\w-]+")
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses a key that stands twice in a mapping; YAML would silently take the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen and key.value != "<<":
+                name = f"key {key.value!r}" if _WORD.fullmatch(key.value) else "a key"
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{name} stands twice in the same mapping", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in the YAML file at `path`; raises ConfigError if there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"config file {str(path)!r} cannot be read ({error.strerror}); "
+            "give a project's YAML file, see configs/"
+        ) from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file in UTF-8; give a project's YAML file") from None
+    values = parse_yaml(text, str(path))
+    if values is None:
+        raise ConfigError(f"{path}: the file is empty; give a project's YAML file, see configs/")
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping of keys to values, saw {type(values).__name__}"
+        )
+    return values
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The value of `text`; raises ConfigError naming `source`, line and column."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(
+            f"{source}: not valid YAML{place}: {_without_text(error.problem)}"
+        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f"{source}: not valid YAML") from None
+
+
+def _without_text(problem: str | None) -> str:
+    """PyYAML's description of the problem without names of aliases, anchors and tags."""
+    if problem is None:
+        return "it cannot be read"
+    if "stands twice" in problem:
+        return problem
+    return re.sub(r"'[^'<]{2,}'", "'...'", problem)
+
+
+@dataclass(frozen=True)
+class Override:
+    """One argument: the path of a key, and its new value."""
+
+    keys: tuple[str, ...]
+    value: Any
+
+    @property
+    def dotted(self) -> str:
+        """The key as it was given."""
+        return ".".join(self.keys)
+
+    def applied_to(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of `values` with the key replaced; raises ConfigError if it lies below a value."""
+        changed = dict(values)
+        section = changed
+        for key in self.keys[:-1]:
+            below = section.get(key)
+            if not isinstance(below, Mapping | None):
+                raise ConfigError(
+                    f"override {self.dotted!r}: {key!r} holds a value, and is not a section"
+                )
+            section[key] = dict(below or {})
+            section = section[key]
+        section[self.keys[-1]] = self.value
+        return changed
+
+
+def parse_overrides(arguments: Sequence[str], names: Collection[str]) -> list[Override]:
+    """The overrides in `arguments`; `names` are the names of all keys.
+
+    Raises ConfigError for an argument that is not `section.key=value`.
+    """
+    return [_parse(text, number, names) for number, text in enumerate(arguments, start=1)]
+
+
+def _parse(text: str, number: int, names: Collection[str]) -> Override:
+    key, separator, value = text.partition("=")
+    if not separator or not _KEY.fullmatch(key):
+        shown = f" {key!r}" if not separator and set(key.split(".")) <= set(names) else ""
+        raise ConfigError(
+            f"override {number}{shown}: expected section.key=value, "
+            "for example training.num_epochs=3"
+        )
+    return Override(tuple(key.split(".")), parse_yaml(value, f"override {key!r}: the value"))
