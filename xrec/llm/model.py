@@ -20,7 +20,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from xrec.config.llm import Attention, Dtype, Quantization
 from xrec.config.shared import Device
 from xrec.errors import ModelError
-from xrec.llm.attention import GROUPED, register_grouped_attention
+from xrec.llm.cpu import GROUPED, register_grouped_attention
 
 _FIRST_WITH_INT8 = (7, 5)
 """Compute capability of the first GPUs with matrix products of 8-bit integers."""

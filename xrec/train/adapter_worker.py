@@ -16,8 +16,13 @@ from transformers import PreTrainedModel
 from xrec.adapter.model import Adapters
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import TrainingError
-from xrec.train.adapter_model import build_engine, build_model, try_step
-from xrec.train.adapter_passes import AdapterPasses, sum_over_workers
+from xrec.train.adapter_model import (
+    AdapterPasses,
+    build_engine,
+    build_model,
+    sum_over_workers,
+    try_step,
+)
 from xrec.train.checkpoint import (
     AdapterProgress,
     Tensors,

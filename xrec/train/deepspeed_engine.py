@@ -187,38 +187,6 @@ def initialize_engine(
     return engine
 
 
-class RowsApart:
-    """An `mpu` for DeepSpeed: each worker is the only one that holds its part of the model."""
-
-    def __init__(self) -> None:
-        # Every process must make all groups.
-        alone: list[dist.ProcessGroup] = [
-            dist.new_group([rank]) for rank in range(dist.get_world_size())
-        ]
-        self._alone: dist.ProcessGroup = alone[dist.get_rank()]
-
-    def get_model_parallel_group(self) -> Any:
-        return dist.group.WORLD
-
-    def get_model_parallel_world_size(self) -> int:
-        return dist.get_world_size()
-
-    def get_model_parallel_rank(self) -> int:
-        return dist.get_rank()
-
-    def get_data_parallel_group(self) -> dist.ProcessGroup:
-        return self._alone
-
-    def get_data_parallel_group_ranks(self) -> list[int]:
-        return [dist.get_rank()]
-
-    def get_data_parallel_world_size(self) -> int:
-        return 1
-
-    def get_data_parallel_rank(self) -> int:
-        return 0
-
-
 @dataclass(frozen=True)
 class LossScale:
     """What the loss is multiplied by in float16, and the number of steps since one was skipped."""

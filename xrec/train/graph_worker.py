@@ -25,17 +25,13 @@ from torch import Tensor
 from xrec.config.graph import PretrainGraphConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import TrainingError
-from xrec.graph import (
-    Batch,
-    LightGCN,
-    Objective,
-    Partition,
-    batch_loss,
-    blend,
-    epoch_batches,
-    layer0_penalty,
-    normalized_adjacency,
-)
+from xrec.graph.adjacency import normalized_adjacency
+from xrec.graph.blend import blend
+from xrec.graph.lightgcn import LightGCN
+from xrec.graph.loss import Objective
+from xrec.graph.partition import Partition
+from xrec.graph.sampling import Batch, epoch_batches
+from xrec.graph.step import batch_loss, layer0_penalty
 from xrec.storage import location_of
 from xrec.train.checkpoint import (
     GraphProgress,
@@ -46,10 +42,18 @@ from xrec.train.checkpoint import (
     read_rows,
     rows_file,
 )
-from xrec.train.data import SCORE, GraphData, HeldOut
 from xrec.train.deepspeed_engine import restore_states, whole_state
-from xrec.train.graph_loss import AspectLoss, build_objective
-from xrec.train.graph_start import blend_weight, build_engine, build_partition, start_embeddings
+from xrec.train.graph_model import (
+    SCORE,
+    AspectLoss,
+    GraphData,
+    HeldOut,
+    blend_weight,
+    build_engine,
+    build_objective,
+    build_partition,
+    start_embeddings,
+)
 from xrec.train.ray_worker import (
     last_checkpoint,
     note_step,
@@ -272,7 +276,7 @@ def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
     if loss > _DIVERGED * first_loss:
         raise TrainingError(
             f"the loss of epoch {epoch} is {loss:.4f}, that of epoch 1 was {first_loss:.4f}: "
-            "training diverges; lower training.learning_rate, or raise training.warmup_steps"
+            "training diverges; lower training.learning_rate"
         )
 
 

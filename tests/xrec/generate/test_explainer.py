@@ -343,7 +343,9 @@ def test_load_explainer_explains_a_user_with_a_history(
         known.graph.items,
         torch.from_numpy(known.dataset.interaction_edges("train")),
     )
-    assert torch.equal(explainer.graph.users[user], fold_in.users([[0, 2]])[0])
+    assert torch.equal(
+        explainer.graph.users[user], fold_in.users(torch.tensor([[0, 0], [0, 2]]))[0]
+    )
     prompts, texts = asked(explainer, Pair(user, item), Pair(0, item))
     assert "<user 12>" in explainer.pairs.builder.show(prompts[0])
     assert "<item 1>" in explainer.pairs.builder.show(prompts[0])

@@ -6,7 +6,7 @@ import torch
 from tests.decoders import FAMILIES, tiny_decoder
 from tests.toy import toy_model
 from xrec.errors import ModelError
-from xrec.llm.attention import GROUPED, grouped_attention, register_grouped_attention
+from xrec.llm.cpu import GROUPED, grouped_attention, register_grouped_attention
 
 IDS = torch.tensor([[0, 0, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6]])
 MASK = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from tests.toy import attach_toy, toy_model
-from xrec.llm.examples import Example, collate, explanation_nll, token_nll
-from xrec.llm.nll import IGNORE
+from xrec.llm.examples import IGNORE, Example, collate, explanation_nll, token_nll
 
 V = 64
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xrec.llm.nll import IGNORE, label_nll
+from xrec.llm.examples import IGNORE, label_nll
 
 
 def make_logits(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:

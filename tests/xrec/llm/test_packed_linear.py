@@ -5,7 +5,7 @@ import torch
 
 from tests.decoders import FAMILIES, tiny_decoder
 from tests.toy import attach_toy, toy_model
-from xrec.llm.packed_linear import pack_linears
+from xrec.llm.cpu import pack_linears
 
 IDS = torch.tensor([[5, 64, 9, 70, 11]])
 

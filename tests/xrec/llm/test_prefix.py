@@ -14,8 +14,7 @@ from transformers import (
 
 from tests.toy import HIDDEN_SIZE, NUM_HEADS, NUM_USERS, attach_toy, toy_model
 from xrec.config.adapter import Injection
-from xrec.llm.examples import Example, collate, token_nll
-from xrec.llm.nll import IGNORE
+from xrec.llm.examples import IGNORE, Example, collate, token_nll
 from xrec.llm.prefix import (
     batch_key_values,
     can_split,

@@ -14,17 +14,18 @@ from tests.xrec.train.adapter_town import make_config
 from xrec.config.adapter import Injection, LearningRateConfig
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example, explanation_nll
+from xrec.llm.prefix import PrefixCache
 from xrec.storage import location_of
 from xrec.train.adapter import for_workers
 from xrec.train.adapter_model import (
+    AdapterPasses,
     ExplanationLoss,
     _prefix_cache,
     checkpoint_layers,
     learning_rate_share,
+    sum_over_workers,
 )
-from xrec.train.adapter_passes import AdapterPasses, sum_over_workers
 from xrec.train.data import AdapterData, MicroBatch
-from xrec.train.prefix_cache import PrefixCache
 
 V = 64
 EXAMPLES = [Example([V, 5, V + 5], [6, 7, 2]), Example([V + 1, 5, 9, 9, V + 6], [8, 2])]
@@ -157,7 +158,7 @@ def test_learning_rate_share_warms_up_and_decays_in_straight_lines(
 def test_sum_over_workers_that_is_no_number_raises_training_error_with_the_place(
     total: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xrec.train.adapter_passes.world_size", lambda: 1)
+    monkeypatch.setattr("xrec.train.adapter_model.world_size", lambda: 1)
     assert sum_over_workers(torch.tensor([6.0, 4.0]), "epoch 2, step 7") == [6.0, 4.0]
     with pytest.raises(
         TrainingError,
@@ -194,8 +195,8 @@ class SkippingEngine:
 def step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, int], torch.Tensor]:
     """Makes a step of one micro-batch with an engine."""
     for name, value in {"world_size": 1, "rank": 0}.items():
-        monkeypatch.setattr(f"xrec.train.adapter_passes.{name}", lambda value=value: value)
-    monkeypatch.setattr("xrec.train.adapter_passes.note", lambda text: None)
+        monkeypatch.setattr(f"xrec.train.adapter_model.{name}", lambda value=value: value)
+    monkeypatch.setattr("xrec.train.adapter_model.note", lambda text: None)
 
     def run(engine: Any, number: int) -> torch.Tensor:
         data = AdapterData(EXAMPLES, EXAMPLES[:1], Counter(), graph=Mock())

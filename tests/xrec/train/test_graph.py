@@ -21,9 +21,8 @@ from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
 from xrec.graph import AspectEdges, read_graph, recommend
 from xrec.storage import Manifest, open_location
-from xrec.train.data import GraphData, split_edges
 from xrec.train.graph import pretrain_graph, pretrained_graph
-from xrec.train.graph_loss import AspectLoss
+from xrec.train.graph_model import AspectLoss, GraphData, split_edges
 from xrec.train.graph_worker import GraphWorker, check_convergence
 from xrec.train.ray_driver import fit
 
@@ -335,7 +334,7 @@ def losses_by_step(loop_config: dict[str, Any]) -> None:
     """Train each config for 20 epochs of one step in this worker, and report all losses."""
     from xrec.data.dataset import read_dataset
     from xrec.storage import open_location
-    from xrec.train.data import GraphData
+    from xrec.train.graph_model import GraphData
     from xrec.train.graph_worker import GraphWorker
     from xrec.train.ray_worker import report
 

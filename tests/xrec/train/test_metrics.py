@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from xrec.train.metrics import TrainingMetrics
+from xrec.train.ray_driver import TrainingMetrics
 
 Values = dict[tuple[str, frozenset[str]], float]
 
@@ -26,7 +26,7 @@ def values(monkeypatch: pytest.MonkeyPatch) -> Values:
             assert tags.keys() == set(self._tag_keys)
             seen[self._name, frozenset(tags.values())] = value
 
-    monkeypatch.setattr("xrec.train.metrics.Gauge", Gauge)
+    monkeypatch.setattr("xrec.train.ray_driver.Gauge", Gauge)
     monkeypatch.setattr("time.time", lambda: 1000.0)
     return seen
 

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from tests.toy import NUM_USERS, attach_toy, toy_model
 from xrec.llm.examples import Example, collate, token_nll
-from xrec.train.prefix_cache import PrefixCache
+from xrec.llm.prefix import PrefixCache
 
 V = 64
 ROWS = ([5, 6], [], [9, 9, 9, 9], [7])  # own texts of four prompts
