@@ -14,8 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmarks.planted_data import Town
-from xrec.adapter.model import Adapters, attach_adapters, build_adapters, embedding_scale
-from xrec.adapter.vectors import input_vectors
+from xrec.adapter.model import (
+    Adapters,
+    attach_adapters,
+    build_adapters,
+    embedding_scale,
+    input_vectors,
+)
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.llm.examples import Example
 from xrec.llm.model import load_model, resolve_attention, resolve_dtype

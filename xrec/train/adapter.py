@@ -9,8 +9,9 @@ import json
 import logging
 from typing import Any
 
-from xrec.adapter.artifact import AdapterConfig, write_adapter
+from xrec.adapter.artifact import write_adapter
 from xrec.adapter.card import TRAINED, model_card
+from xrec.adapter.config import AdapterConfig
 from xrec.aspects import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ConfigError

@@ -14,8 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from xrec.adapter.model import Adapters, attach_adapters, build_adapters, embedding_scale
-from xrec.adapter.vectors import input_vectors
+from xrec.adapter.model import (
+    Adapters,
+    attach_adapters,
+    build_adapters,
+    embedding_scale,
+    input_vectors,
+)
 from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example, collate, token_nll

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 FIRST_SCALE_POWER = 16
 """A run in float16 begins with the loss scale two to this power."""
 
+MAX_LIVE_PARAMETERS = 1_000_000_000
+"""At stage 3: elements of gathered parameters that a worker holds at a time, beside its shard."""
+
 STEPS_TO_DOUBLE = 1000
 """Number of steps without an overflow after which DeepSpeed doubles the loss scale."""
 
@@ -90,8 +93,8 @@ def _zero_optimization(config: DeepSpeedConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "stage": 3,
         "stage3_param_persistence_threshold": config.param_persistence_threshold,
-        "stage3_max_live_parameters": config.max_live_parameters,
-        "stage3_max_reuse_distance": config.max_live_parameters,
+        "stage3_max_live_parameters": MAX_LIVE_PARAMETERS,
+        "stage3_max_reuse_distance": MAX_LIVE_PARAMETERS,
     }
     if config.offload == "cpu":
         device = {"device": "cpu", "pin_memory": torch.cuda.is_available()}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.config import config_bytes
-from xrec.adapter.vectors import input_vectors
+from xrec.adapter.model import input_vectors
 from xrec.generate.vllm.plugin import Attachment
 from xrec.generate.vllm.vectors import CollaborativeVectors
 from xrec.graph.artifact import GraphEmbeddings
