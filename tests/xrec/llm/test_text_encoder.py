@@ -15,7 +15,9 @@ from xrec.llm.text_encoder import TextEncoder
 )
 def test_text_encoder_gives_no_special_token_and_loses_no_letter(text: str) -> None:
     tokenizer = toy_tokenizer()
-    ids = TextEncoder(tokenizer).encode(text)
+    encoder = TextEncoder(tokenizer)
+    encoder.encode(text).append(7)  # the list is the caller's own
+    ids = encoder.encode(text)
     assert not set(ids) & set(tokenizer.all_special_ids)
     assert tokenizer.decode(ids) == text
 
@@ -25,14 +27,6 @@ def test_text_encoder_leaves_the_settings_of_the_tokenizer_that_others_use() -> 
     TextEncoder(tokenizer).encode("<|im_end|>")
     assert not tokenizer.backend_tokenizer.encode_special_tokens
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in tokenizer.encode("<|im_end|>")
-
-
-def test_text_encoder_of_a_known_text_gives_a_list_that_the_caller_may_change() -> None:
-    encoder = TextEncoder(toy_tokenizer())
-    first = encoder.encode("plain words")
-    expected = list(first)
-    first.append(7)
-    assert encoder.encode("plain words") == expected
 
 
 @pytest.mark.parametrize(("num_texts", "num_characters"), [(1500, 5), (40, 4000)])
