@@ -35,7 +35,6 @@ from xrec.train.checkpoint import (
 )
 from xrec.train.data import AdapterData, epoch_steps, load_adapter_data
 from xrec.train.deepspeed_engine import (
-    LossScale,
     gathered_state,
     loss_scale,
     restore_states,
@@ -211,7 +210,7 @@ class AdapterWorker:
         }
         scale = loss_scale(self._engine)
         if scale is not None:
-            row["loss_scale"] = scale.scale
+            row["loss_scale"] = scale[0]
         self.progress = progress.after_epoch(row)
         if self.progress.evaluations_without_gain == 0:
             self._best = gathered_state(self._adapters)
@@ -231,7 +230,7 @@ class AdapterWorker:
             zero_loss=lambda: self._engine(self._data.train[:1]) * 0.0,
         )
         if self.progress.loss_scale is not None:
-            set_loss_scale(self._engine, LossScale(*self.progress.loss_scale))
+            set_loss_scale(self._engine, self.progress.loss_scale)
         note(
             f"epoch {self.progress.epoch}, step {self.progress.step}: going on from the "
             f"checkpoint, on {world_size()} workers"
@@ -258,7 +257,5 @@ class AdapterWorker:
             )
         if rank() != 0:
             return None
-        scale = loss_scale(self._engine)
-        pair = None if scale is None else (scale.scale, scale.steps_since_overflow)
-        progress = replace(self.progress, loss_scale=pair)
+        progress = replace(self.progress, loss_scale=loss_scale(self._engine))
         return {**progress_file(progress), **adapter_files(states, self._best)}
