@@ -28,7 +28,7 @@ from xrec.train.adapter_model import (
 from xrec.train.data import AdapterData, MicroBatch
 
 V = 64
-EXAMPLES = [Example([V, 5, V + 5], [6, 7, 2]), Example([V + 1, 5, 9, 9, V + 6], [8, 2])]
+EXAMPLES = [Example([5, 9, V, V + 5], [6, 7, 2]), Example([5, 8, V + 1, 9, 9, V + 6], [8, 2])]
 
 
 def make_module() -> ExplanationLoss:
@@ -44,18 +44,6 @@ def test_explanation_loss_is_the_sum_over_labels_only() -> None:
         for index, mean in explanation_nll(module.model, EXAMPLES, 1)
     )
     assert module(EXAMPLES).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_explanation_loss_gradients_reach_all_adapter_weights_and_nothing_else() -> None:
-    module = make_module().train()
-    module(EXAMPLES).backward()
-    with_gradient = {
-        name
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None and parameter.grad.abs().sum() > 0
-    }
-    assert with_gradient == {name for name, _ in module.named_parameters() if "_adapter." in name}
-    assert len(with_gradient) == 8
 
 
 def test_explanation_loss_training_mode_is_for_the_adapters() -> None:
@@ -89,20 +77,18 @@ def gradients(
 
 
 @pytest.mark.parametrize("rule", ["projected", "direct", "none"])
-def test_checkpoint_layers_gives_the_same_gradients(rule: Injection) -> None:
+def test_checkpoint_layers_gives_all_adapter_weights_the_same_gradients(rule: Injection) -> None:
     expected, actual = (
         gradients(EXAMPLES, rule, checkpointing=checkpointing, split=False)
         for checkpointing in (False, True)
     )
-    assert len(expected) == 8
+    adapters = {name for name, _ in make_module().named_parameters() if "_adapter." in name}
+    assert len(adapters) == 8
+    assert expected.keys() == adapters
+    assert all(gradient.any() for gradient in expected.values())
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
-
-
-def test_checkpoint_layers_without_a_split_gives_the_gradients_of_a_split_pass() -> None:
-    examples = [Example([5, 9, V, V + 5], [6, 7, 2]), Example([5, 8, 9, V + 1, 9, V + 6], [8, 2])]
-    whole = gradients(examples, checkpointing=True, split=False)
-    split = gradients(examples, checkpointing=False, split=True)
-    torch.testing.assert_close(whole, split, rtol=1e-3, atol=1e-4)  # sums in another order
+    split = gradients(EXAMPLES, rule, checkpointing=False, split=True)
+    torch.testing.assert_close(split, expected, rtol=1e-3, atol=1e-4)  # sums in another order
 
 
 def count_calls(module: torch.nn.Module) -> list[int]:

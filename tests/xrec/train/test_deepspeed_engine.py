@@ -24,48 +24,33 @@ def settings_of(world_size: int = 2, dtype: Any = torch.float32, **changes: Any)
 
 
 @pytest.mark.parametrize(("world_size", "steps"), [(1, 6), (2, 3), (3, 2), (4, 2), (6, 1)])
-def test_deepspeed_settings_accumulate_to_the_global_batch_on_any_number_of_workers(
-    world_size: int, steps: int
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_deepspeed_settings_accumulate_to_the_global_batch_in_the_number_format(
+    world_size: int, steps: int, dtype: torch.dtype
 ) -> None:
     training = {"global_batch_size": 24, "micro_batch_size": 4}
-    settings = settings_of(world_size, training=training)
+    settings = settings_of(world_size, dtype, training=training)
     assert settings["train_micro_batch_size_per_gpu"] == 4
     assert settings["gradient_accumulation_steps"] == steps
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_deepspeed_settings_name_the_number_format(dtype: torch.dtype) -> None:
-    settings = settings_of(dtype=dtype)
     assert settings["bf16"]["enabled"] == (dtype == torch.bfloat16)
     assert settings["fp16"]["enabled"] == (dtype == torch.float16)
     assert settings["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
-ON_CPU = {"device": "cpu", "pin_memory": False}
-
-
-@pytest.mark.parametrize(
-    ("section", "expected"),
-    [
-        ({"zero_stage": 1}, {"stage": 1}),
-        (
-            {"zero_stage": 3, "offload": "cpu", "max_live_parameters": 7},
-            {
-                "stage": 3,
-                "stage3_param_persistence_threshold": 100_000,
-                "stage3_max_live_parameters": 7,
-                "stage3_max_reuse_distance": 7,
-                "offload_optimizer": ON_CPU,
-                "offload_param": ON_CPU,
-            },
-        ),
-    ],
-)
-def test_deepspeed_settings_have_the_zero_section(
-    section: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deepspeed_settings_have_the_zero_section(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert settings_of(deepspeed=section)["zero_optimization"] == expected
+    on_cpu = {"device": "cpu", "pin_memory": False}
+    expected = {
+        "stage": 3,
+        "stage3_param_persistence_threshold": 100_000,
+        "stage3_max_live_parameters": 1_000_000_000,
+        "stage3_max_reuse_distance": 1_000_000_000,
+        "offload_optimizer": on_cpu,
+        "offload_param": on_cpu,
+    }
+    found = settings_of(deepspeed={"zero_stage": 3, "offload": "cpu"})
+    assert found["zero_optimization"] == expected
+    assert settings_of(deepspeed={"zero_stage": 1})["zero_optimization"] == {"stage": 1}
 
 
 STEPS_BEFORE, STEPS_AFTER, NUM_MICRO_BATCHES = 3, 3, 512
@@ -77,7 +62,6 @@ def engines(config: dict[str, Any]) -> None:
     from deepspeed.accelerator import get_accelerator
 
     from xrec.train.deepspeed_engine import (
-        LossScale,
         initialize_engine,
         loss_scale,
         number_settings,
@@ -127,9 +111,6 @@ def engines(config: dict[str, Any]) -> None:
         states = [whole_state(parameter) for parameter in trained(engine)]
         return [value for state in states for value in state.weight.flatten().tolist()]
 
-    def scale(engine: Any) -> tuple[float, int]:
-        return tuple(vars(loss_scale(engine)).values())
-
     def moved() -> dict[str, list[float]]:
         """The weights after all steps: of an engine that goes on, and of one that is restored."""
         found, before, after = {}, config["before"], config["before"] + config["after"]
@@ -171,18 +152,18 @@ def engines(config: dict[str, Any]) -> None:
             return [weights(engine), float(adam["step"]), engine.get_lr()]
 
         engine = build(stage, "float16")
-        first = scale(engine)
-        set_loss_scale(engine, LossScale(256.0, 0))
+        first = loss_scale(engine)
+        set_loss_scale(engine, (256.0, 0))
         train(engine, 0, 1)
         before = state()
         seen = {
             "first": first,
             "skipped": not try_step(engine, 1, factor=1e4),
             "unchanged": state() == before,
-            "after overflow": scale(engine),
+            "after overflow": loss_scale(engine),
         }
-        set_loss_scale(engine, LossScale(256.0, 999))
-        seen["growth"] = [(try_step(engine, 1), *scale(engine)) for _ in range(2)]
+        set_loss_scale(engine, (256.0, 999))
+        seen["growth"] = [(try_step(engine, 1), *loss_scale(engine)) for _ in range(2)]
         seen["none in float32"] = loss_scale(build(stage, "float32")) is None
         return seen
 

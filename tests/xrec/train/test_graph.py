@@ -19,7 +19,9 @@ from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import ScalingConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
-from xrec.graph import AspectEdges, read_graph, recommend
+from xrec.graph.artifact import read_graph
+from xrec.graph.aspects import AspectEdges
+from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.storage import Manifest, open_location
 from xrec.train.graph import pretrain_graph, pretrained_graph
 from xrec.train.graph_model import AspectLoss, GraphData, split_edges
@@ -91,7 +93,8 @@ def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(
     for user, item in dataset.interaction_edges("test").T.tolist():
         held_out.setdefault(user, set()).add(item)
     users = torch.tensor(sorted(held_out))
-    ranked, _ = recommend(graph, torch.from_numpy(dataset.interaction_edges("train")), users, k=20)
+    seen = SeenItems(torch.from_numpy(dataset.interaction_edges("train")), dataset.num_users)
+    ((_, ranked, _),) = top_k_items(graph.users, graph.items, seen, users, 20)
     recalls = [
         len(held_out[user] & set(row)) / len(held_out[user])
         for user, row in zip(users.tolist(), ranked.tolist(), strict=True)
@@ -205,7 +208,7 @@ def test_pretrain_graph_refuses_before_workers_start(
     def edges(dataset: Any, name: Any) -> torch.Tensor:
         return full(dataset, name)[:, :0] if name == empty else full(dataset, name)
 
-    for module in ("graph", "data"):
+    for module in ("graph", "graph_model"):
         monkeypatch.setattr(f"xrec.train.{module}.split_edges", edges)
     monkeypatch.setattr("xrec.train.graph.fit", None)
     with pytest.raises(error, match=message):
@@ -322,7 +325,6 @@ SOFTMAX: dict[str, Any] = {"learning_rate": 0.05}
 BPR: dict[str, Any] = {
     **SOFTMAX,
     "loss": {"kind": "bpr"},
-    "warmup_steps": 5,
     "l2_weight": 1e-2,
     "model": {"initialization": "random"},
 }
