@@ -12,6 +12,7 @@ computed again each time without it.
 """
 
 from collections.abc import Callable, Sequence
+from os.path import commonprefix  # it takes lists of token ids too
 
 import torch
 from torch import Tensor
@@ -29,21 +30,6 @@ def num_prefix_tokens(prompt_ids: Sequence[int], num_text_tokens: int) -> int:
         (position for position, token in enumerate(prompt_ids[:-1]) if token >= num_text_tokens),
         len(prompt_ids) - 1,
     )
-
-
-def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
-    """The longest beginning that all rows share."""
-    # Rows between the first and the last in lexicographic order share what these two share.
-    first, last = min(map(list, rows)), max(map(list, rows))
-    length = next(
-        (
-            position
-            for position, (left, right) in enumerate(zip(first, last, strict=False))
-            if left != right
-        ),
-        min(len(first), len(last)),
-    )
-    return first[:length]
 
 
 @torch.no_grad()
@@ -143,10 +129,9 @@ class PrefixCache:
         # Each part of a batch is padded to its longest row.
         self._can_split = can_split(model, max(lengths) + max(rests))
         self._splits = split and self._can_split
-        beginnings = [
-            example.prompt_ids[:length] for example, length in zip(examples, lengths, strict=True)
-        ]
-        self._shared_ids = common_prefix(beginnings) if self._splits else []
+        pairs = zip(examples, lengths, strict=True)
+        beginnings = [list(example.prompt_ids[:length]) for example, length in pairs]
+        self._shared_ids = commonprefix(beginnings) if self._splits else []  # noqa: RUF071
         self._shared: Tensor | None = None
         self._kept: dict[tuple[int, ...], Tensor] = {}
         self._budget_bytes = budget_bytes

@@ -104,8 +104,8 @@ def build_model(config: TrainAdapterConfig, data: AdapterData) -> tuple[PreTrain
 
 def try_step(config: TrainAdapterConfig, model: PreTrainedModel, rows: Sequence[Example]) -> None:
     """Go forward and backward with the rows as training does, and leave nothing behind."""
-    training, device = config.training, worker_device()
-    cache = PrefixCache(model, rows, budget_bytes=0, split=not training.gradient_checkpointing)
+    device, split = worker_device(), not config.training.gradient_checkpointing
+    cache = PrefixCache(model, rows, budget_bytes=0, split=split)
     module = ExplanationLoss(model, cache).train()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -187,9 +187,8 @@ class AdapterPasses:
         step: the steps before this one, of which its random numbers follow. place: for messages.
 
         In float16 DeepSpeed skips a step whose gradient is not finite, and lowers the loss scale.
-        The step is then made again, with the same examples and random numbers. So a skipped step
-        changes nothing but the scale. Raises TrainingError on each worker if the NLL is not finite,
-        or if a gradient is not in a number format without a scale.
+        The step is then made again, with the same examples and random numbers. Raises TrainingError
+        on each worker if the NLL is not finite, or if a gradient is not and there is no scale.
         """
         totals = self._step(micro_batches, step)
         while not self._engine.was_step_applied():

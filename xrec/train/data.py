@@ -116,10 +116,9 @@ def epoch_steps(
 
     What does not fill a global batch is left out, and it is other examples in each epoch. The order
     depends on `seed`, `epoch` and the lengths only. All rows of a step are of similar `length`, so
-    that there is little padding and no worker waits for another. The loss is a mean over the global
-    batch's tokens, so it does not matter which worker gets which row. If the micro-batches do not
-    divide equally among the workers, the last workers get empty ones, because ZeRO-3 gathers
-    weights on all workers at the same time.
+    that there is little padding and no worker waits for another. If the micro-batches do not divide
+    equally among the workers, the last workers get empty ones, because ZeRO-3 gathers weights on
+    all workers at the same time.
     """
     lanes = _lanes(examples, global_batch_size // micro_batch_size, length)
     rng = np.random.default_rng([seed, epoch])

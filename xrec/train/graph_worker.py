@@ -178,10 +178,7 @@ class GraphWorker:
         return loss, num_steps
 
     def _step(self, batch: Batch, aspect_batch: Batch | None) -> Tensor:
-        """Make an optimizer step; return this worker's part of the batch's loss, a scalar.
-
-        The parts of all workers add up to the loss.
-        """
+        """Make an optimizer step; return this worker's part of the batch's loss, a scalar."""
         users, others = self._engine(self._adjacency)  # the others are items, then aspects
         num_copies = world_size() // self._partition.blocks.num_blocks
         part = batch_loss(
@@ -198,10 +195,7 @@ class GraphWorker:
         return part.detach()
 
     def _sum_of_finite(self, epoch: int, total: Tensor) -> float:
-        """Return the sum of all workers' `total`.
-
-        Raises TrainingError on each worker if the sum or a layer-0 embedding is not finite.
-        """
+        """Return the sum of all workers' `total`; raise TrainingError if a value is not finite."""
         wrong = (~self._engine.module.embeddings.isfinite()).any(dim=1).sum()
         sums = torch.stack([total, wrong.to(total.dtype)])
         dist.all_reduce(sums)
@@ -238,10 +232,7 @@ class GraphWorker:
         return metrics
 
     def _vectors(self) -> tuple[Tensor, Tensor]:
-        """Return the vectors that rank, the same on each worker.
-
-        They are users (U, D), and items followed by aspects (I + A, D).
-        """
+        """Return the vectors that rank: users (U, D), items and then aspects (I + A, D)."""
         trained = self._objective.vectors(*self._engine.module(self._adjacency))
         return blend(trained, self._start, self._blend_weight) if self._start else trained
 
@@ -250,7 +241,7 @@ class GraphWorker:
     def _checkpoint(self) -> dict[str, bytes] | None:
         """Return the files of this worker: its rows, and on rank 0 how far the run is. Collective.
 
-        Where several workers hold the same rows, only rank 0 writes them.
+        Of workers that hold the same rows, only rank 0 writes them.
         """
         table = self._engine.module.embeddings
         state = whole_state(table)
@@ -281,10 +272,7 @@ def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
 
 
 def _last_state(run: str, partition: Partition) -> tuple[GraphProgress, Tensors | None]:
-    """Return how far the last checkpoint is, and this worker's rows of it.
-
-    Without a checkpoint this is the start of `run`, and no rows.
-    """
+    """Return how far the last checkpoint is, and this worker's rows of it if there is one."""
     with last_checkpoint() as read:
         if read is None:
             return GraphProgress(run), None

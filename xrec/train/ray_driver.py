@@ -251,11 +251,7 @@ def _received(reports: Queue, future: "Future[ray.train.Result]") -> Iterator[Me
 
 
 def _as_xrec_error(error: TrainingFailedError) -> XRecError:
-    """Return what to raise instead of `error`.
-
-    This is an XRecError of a worker if there is one (the lowest rank's), and otherwise a
-    TrainingError that names the cause.
-    """
+    """Return an XRecError of a worker, the lowest rank's, or a TrainingError with the cause."""
     failures = (isinstance(error, WorkerGroupError) and error.worker_failures) or {0: error}
     causes = [_own_cause(failure) for _, failure in sorted(failures.items())]
     for cause in causes:

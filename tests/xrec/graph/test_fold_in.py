@@ -14,21 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.xrec.data.test_dataset import write_small_dataset
-from xrec.config.data import SampleSource
 from xrec.data import Dataset
 from xrec.data.cold_start import ColdStartTables
 from xrec.errors import DataError
-from xrec.graph.adjacency import normalized_adjacency
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.fold_in import FoldIn, extend_with_new
-from xrec.graph.lightgcn import LightGCN
-from xrec.graph.loss import SampledSoftmax
 from xrec.graph.ranking import SeenItems, top_k_items
-from xrec.graph.sampling import epoch_batches
-from xrec.graph.spectral import spectral_embeddings
-from xrec.graph.step import batch_loss
 from xrec.llm.collaborative import Vocabulary
-from xrec.sample import generate_town
 from xrec.storage import open_location
 
 NUM_USERS, NUM_ITEMS, D = 30, 20, 4
@@ -140,57 +132,6 @@ def test_fold_in_fitted_on_a_part_is_fitted_on_evenly_spread_rows(
         rtol=2e-5,
         atol=2e-6,
     )
-
-
-def test_fold_in_of_a_user_left_out_of_training_is_near_the_one_trained_with_it() -> None:
-    """Two trainings end in tables that differ by a rotation, so the items are aligned first."""
-    visits = torch.from_numpy(
-        generate_town(
-            SampleSource(kind="sample", num_users=300, num_items=80, interactions_per_user=20)
-        ).visits
-    )
-    num_users, num_left_out = len(visits), 30
-    edges = torch.stack([torch.arange(num_users).repeat_interleave(20), visits.flatten()])
-    users, items = train(edges, num_users, 80)
-    trained_without = train(edges[:, edges[0] >= num_left_out], num_users, 80)
-    folded = FoldIn.fit(*trained_without, edges[:, edges[0] >= num_left_out]).users(
-        edges_of(visits[:num_left_out].tolist())
-    )
-    left, _, right = torch.linalg.svd(trained_without[1].T @ items)
-    similarity = (
-        F.normalize(folded @ left @ right, dim=1) @ F.normalize(users, dim=1).T
-    )  # (30, 300)
-    own = similarity[torch.arange(num_left_out), torch.arange(num_left_out)]
-    kept = F.cosine_similarity(
-        trained_without[0][num_left_out:] @ left @ right, users[num_left_out:]
-    )
-    # A user that is trained both times does not get equal vectors either. The bound is how much the
-    # two trainings agree on those users.
-    assert own.mean() > kept.mean() - 0.05
-    # It is this user's vector: for most, at most 1 % of the other users are nearer.
-    assert (similarity > own[:, None]).sum(dim=1).float().median() <= 3
-
-
-def train(edges: Tensor, num_users: int, num_items: int) -> tuple[Tensor, Tensor]:
-    """Return unit vectors after a spectral start and four epochs of sampled softmax, D = 16."""
-    objective = SampledSoftmax(edges, num_items, temperature=0.15, num_negatives=64)
-    start = spectral_embeddings(
-        normalized_adjacency(edges, num_users, num_items, exponent=0.35), num_users, 16
-    )
-    model, adjacency = (
-        LightGCN(start, num_users, 2),
-        normalized_adjacency(edges, num_users, num_items),
-    )
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for epoch in range(4):
-        for batch in epoch_batches(
-            edges, objective.negatives, steps_per_epoch=8, micro_batch_size=256, seed=0, epoch=epoch
-        ):
-            optimizer.zero_grad()
-            batch_loss(*model(adjacency), batch, objective).backward()
-            optimizer.step()
-    with torch.no_grad():
-        return objective.vectors(*model(adjacency))
 
 
 @pytest.mark.parametrize(

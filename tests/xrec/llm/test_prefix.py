@@ -23,7 +23,6 @@ from xrec.llm.prefix import (
     PrefixCache,
     batch_key_values,
     can_split,
-    common_prefix,
     compute_key_values,
     num_prefix_tokens,
 )
@@ -140,22 +139,6 @@ def test_num_prefix_tokens_ends_at_the_first_collaborative_token(
     prompt: list[int], expected: int
 ) -> None:
     assert num_prefix_tokens(prompt, V) == expected
-
-
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        ([[1, 2, 3], [1, 2, 4, 5]], [1, 2]),
-        ([[1, 2], [1, 2, 3]], [1, 2]),
-        ([[3], [4]], []),
-        ([[], [1]], []),
-        ([[5, 6]], [5, 6]),
-    ],
-)
-def test_common_prefix_is_what_all_rows_begin_with(
-    rows: list[list[int]], expected: list[int]
-) -> None:
-    assert common_prefix(rows) == expected
 
 
 def test_can_split_refuses_windows_that_padding_would_shift() -> None:

@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tests.decoders import tiny_image_model
 from tests.fake_gpu import CPU, GPU, FakeGPU
-from tests.toy import toy_tokenizer
 from tests.xrec.train.adapter_town import RANDOM, make_config
 from tests.xrec.train.one_gpu_worker import OneWorker, become_worker
 from xrec.config.adapter import TrainAdapterConfig
@@ -163,20 +161,6 @@ def test_parameters_that_are_sharded_stay_where_they_are() -> None:
         move_to_device(module, GPU)
         assert module.weight.device == CPU
         assert module.bias.device == module.running_mean.device == GPU  # type: ignore[union-attr]
-
-
-def test_model_of_text_and_images_is_trained(
-    workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tokenizer = toy_tokenizer()
-    tiny_image_model(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "llm")
-    tokenizer.save_pretrained(tmp_path / "llm")
-    config = config_of(workspace, max_steps=1)
-    llm = config.llm.model_copy(update={"model": str(tmp_path / "llm")})
-    with FakeGPU():
-        worker = become_worker(monkeypatch, tmp_path, GPU)
-        (row,) = train_adapter_here(worker, config.model_copy(update={"llm": llm}))
-    assert row["step"] == 1
 
 
 def test_deepspeed_is_given_the_gpu_that_ray_gave_this_worker(
