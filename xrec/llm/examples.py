@@ -7,9 +7,8 @@ written out, so that only the model's logits and their gradient are held, both i
 Float32 copies exist for one row at a time. Sums are in float32.
 """
 
-import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,24 +115,6 @@ def last_positions(mask: Tensor, count: int) -> Tensor:
     Padding does not count as a position.
     """
     return (mask.cumsum(-1) - 1).clamp_min(0)[:, -count:]
-
-
-@torch.inference_mode()
-def explanation_nll(
-    model: PreTrainedModel, examples: Sequence[Example], batch_size: int
-) -> Iterator[tuple[int, float]]:
-    """Yield (index, mean NLL in nats a token) of each example, in batches of similar length.
-
-    The NLL of an example without labels is NaN.
-    """
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index]))
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        batch = collate([examples[index] for index in indices]).to(model.device)
-        totals = token_nll(model, batch).sum(dim=1)
-        for index, total in zip(indices, totals.tolist(), strict=True):
-            num_labels = len(examples[index].label_ids)
-            yield index, total / num_labels if num_labels else math.nan
 
 
 def label_nll(logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from jobs.prepare import run as prepare_dataset
-from tests.toy import HIDDEN_SIZE, save_toy_model, toy_tokenizer
+from tests.toy import HIDDEN_SIZE, explanation_nll, save_toy_model, toy_tokenizer
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.adapter.pairs import Pair
@@ -33,7 +33,6 @@ from xrec.generate.loading import Sources, check_sources, load_explainer
 from xrec.generate.scoring import reference_nll
 from xrec.graph import embeddings_bytes, write_graph
 from xrec.graph.fold_in import FoldIn
-from xrec.llm.examples import explanation_nll
 from xrec.llm.prompt import PairTexts
 from xrec.llm.source import model_fingerprint
 from xrec.storage import Manifest, open_location, read_manifest

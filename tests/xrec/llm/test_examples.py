@@ -3,7 +3,6 @@
 Our NLL and its gradient equal torch's cross entropy and autograd in float64.
 """
 
-import math
 import random
 
 import pytest
@@ -14,7 +13,6 @@ from xrec.llm.examples import (
     IGNORE,
     Example,
     collate,
-    explanation_nll,
     label_nll,
     token_nll,
 )
@@ -63,18 +61,6 @@ def test_token_nll_of_a_padded_batch_equals_transformers_loss_row_by_row() -> No
     assert means.tolist() == pytest.approx(
         [nll_by_transformers(model, example) for example in examples], rel=1e-4
     )
-
-
-def test_explanation_nll_does_not_depend_on_order_or_batch_size() -> None:
-    model = toy_model()
-    attach_toy(model, "projected")
-    examples = [*make_examples(), Example([3, 4, 5], [])]
-    expected = [nll_by_transformers(model, example) for example in examples[:-1]]
-    for batch_size, order in ((1, 1), (3, 1), (8, 1), (3, -1)):
-        scores = dict(explanation_nll(model, examples[::order], batch_size))
-        found = [scores[index] for index in range(8)][::order]
-        assert found[:-1] == pytest.approx(expected, rel=1e-4)
-        assert math.isnan(found[-1])  # without labels
 
 
 def make_logits(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:

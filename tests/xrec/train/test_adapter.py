@@ -9,11 +9,11 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from tests.toy import attach_toy, toy_model
+from tests.toy import attach_toy, explanation_nll, toy_model
 from tests.xrec.train.adapter_town import make_config
 from xrec.config.adapter import Injection, LearningRateConfig
 from xrec.errors import ModelError, TrainingError
-from xrec.llm.examples import Example, explanation_nll
+from xrec.llm.examples import Example
 from xrec.llm.prefix import PrefixCache
 from xrec.storage import location_of
 from xrec.train.adapter import for_workers

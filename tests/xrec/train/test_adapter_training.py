@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.toy import explanation_nll
 from tests.xrec.train.adapter_town import (
     RANDOM,
     allow_float16,
@@ -23,7 +24,6 @@ from xrec.adapter.model import attach_adapters
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, TrainingError
 from xrec.graph.artifact import read_graph
-from xrec.llm.examples import explanation_nll
 from xrec.llm.model import load_model
 from xrec.storage import Manifest, open_location
 from xrec.train.adapter import train_adapter
