@@ -12,7 +12,8 @@ import pyarrow as pa
 import torch
 
 from xrec import schemas
-from xrec.adapter.artifact import AdapterConfig, write_adapter
+from xrec.adapter.artifact import write_adapter
+from xrec.adapter.config import AdapterConfig
 from xrec.adapter.model import build_adapters
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.backfill import BackfillConfig

@@ -30,9 +30,7 @@ from xrec.graph import (
     read_graph,
 )
 from xrec.storage import open_location
-from xrec.train.data import GraphData
-from xrec.train.graph_loss import build_objective
-from xrec.train.graph_start import blend_weight, start_embeddings
+from xrec.train.graph_model import GraphData, blend_weight, build_objective, start_embeddings
 
 
 def read_config(path: Path | None, *, embedding_dim: int, workspace: str) -> PretrainGraphConfig:
@@ -90,9 +88,6 @@ class Trainer:
         self._blend_weight = blend_weight(config.model)
         self._model = LightGCN(start.clone(), graph.num_users, config.model.num_layers)
         self._optimizer = torch.optim.Adam(self._model.parameters(), lr=training.learning_rate)
-        self._warmup = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: min(1.0, (step + 1) / (training.warmup_steps + 1))
-        )
 
     def epoch(self, number: int) -> float:
         """Go through all interactions once; return the mean loss of the steps."""
@@ -116,7 +111,6 @@ class Trainer:
             )
             (loss + penalty).backward()
             self._optimizer.step()
-            self._warmup.step()
             losses.append(loss.detach())
         return float(torch.stack(losses).mean())
 

@@ -14,14 +14,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmarks.planted_data import Town
-from xrec.adapter.model import Adapters, attach_adapters, build_adapters, embedding_scale
-from xrec.adapter.vectors import input_vectors
+from xrec.adapter.model import (
+    Adapters,
+    attach_adapters,
+    build_adapters,
+    embedding_scale,
+    input_vectors,
+)
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.llm.examples import Example
 from xrec.llm.model import load_model, resolve_attention, resolve_dtype
+from xrec.llm.prefix import PrefixCache
 from xrec.train.adapter_model import ExplanationLoss, learning_rate_share
 from xrec.train.data import MicroBatch, epoch_steps, validation_batches
-from xrec.train.prefix_cache import PrefixCache
 
 _CPU = torch.device("cpu")
 

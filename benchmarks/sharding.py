@@ -12,9 +12,9 @@ that has most:
 - peak of loading  the most private memory that loading added at any time, sampled every 2 ms.
                    `with the file` has the pages of the memory-mapped safetensors file too, which
                    rank 0 reads and the kernel takes back when it needs them
-- training         the most private memory that loading and two steps of training added, at the
-                   `max_live_parameters` of --live: shards, adapters, and the weights that are whole
-                   at a time, of which the embedding is the largest
+- training         the most private memory that loading and two steps of training added: shards,
+                   adapters, and the weights that are whole at a time, --live elements of them at
+                   most and at least one; the embedding is the largest
 """
 
 import argparse
@@ -96,10 +96,11 @@ def measure(loop_config: Record) -> None:
     """
     import torch.distributed as dist
 
-    from xrec.train.deepspeed_engine import init_deepspeed
+    from xrec.train import deepspeed_engine
     from xrec.train.ray_worker import report, world_size
 
-    init_deepspeed()
+    deepspeed_engine.MAX_LIVE_PARAMETERS = loop_config["live"]
+    deepspeed_engine.init_deepspeed()
     seen = _loading(loop_config["config"]) | _training(loop_config["config"])
     of_all: list[Record] = [{} for _ in range(world_size())]
     dist.all_gather_object(of_all, seen)
@@ -154,19 +155,13 @@ def _training(config: TrainAdapterConfig) -> Record:
     return {"training": peak.private - before}
 
 
-def config_of(
-    model: str, num_workers: int, dtype: str, max_live_parameters: int
-) -> TrainAdapterConfig:
+def config_of(model: str, num_workers: int, dtype: str) -> TrainAdapterConfig:
     """Return a config for stage 3 on the CPU."""
     values = {
         "workspace": "",
         "llm": {"model": model, "dtype": dtype},
         "training": {"global_batch_size": num_workers, "micro_batch_size": 1},
-        "deepspeed": {
-            "zero_stage": 3,
-            "param_persistence_threshold": 0,
-            "max_live_parameters": max_live_parameters,
-        },
+        "deepspeed": {"zero_stage": 3, "param_persistence_threshold": 0},
         "scaling": {"num_workers": num_workers, "device": "cpu", "max_failures": 0},
     }
     return TrainAdapterConfig.model_validate(values)
@@ -200,7 +195,7 @@ def main() -> None:
         "--live",
         type=int,
         default=0,
-        help="as deepspeed.max_live_parameters; 0 keeps only what a layer needs",
+        help="elements of gathered parameters at a time; 0 keeps only what a layer needs",
     )
     parser.add_argument(
         "--output",
@@ -212,11 +207,11 @@ def main() -> None:
     rows = []
     with ensure_ray(RayConfig(address="local", num_cpus=max(arguments.workers))):
         for num_workers in arguments.workers:
-            config = config_of(arguments.model, num_workers, arguments.dtype, arguments.live)
+            config = config_of(arguments.model, num_workers, arguments.dtype)
             with tempfile.TemporaryDirectory() as folder:
                 outcome = fit(
                     measure,
-                    {"config": config},
+                    {"config": config, "live": arguments.live},
                     scaling=config.scaling,
                     storage=open_location(folder),
                     name="run",

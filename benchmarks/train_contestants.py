@@ -16,12 +16,11 @@ from torch.utils.data import Dataset
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.train_setup import GRADIENT_CLIPPING, LEARNING_RATE, Epoch, Run, Setup
-from xrec.llm.examples import Example
+from xrec.llm.examples import IGNORE, Example
 from xrec.llm.model import resolve_attention
-from xrec.llm.nll import IGNORE
+from xrec.llm.prefix import PrefixCache
 from xrec.train.adapter_model import ExplanationLoss
 from xrec.train.data import epoch_steps
-from xrec.train.prefix_cache import PrefixCache
 
 
 def run_plain(setup: Setup, num_epochs: int) -> Run:

@@ -26,8 +26,7 @@ from xrec.llm.model import load_model, load_tokenizer, resolve_dtype
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
 from xrec.storage import open_location
-from xrec.train.data import GraphData
-from xrec.train.graph_start import start_embeddings
+from xrec.train.graph_model import GraphData, start_embeddings
 
 Place = Literal["parts", "end"]
 

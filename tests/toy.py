@@ -4,6 +4,7 @@ A tokenizer that is trained on the spot, Llamas with some thousand random weight
 """
 
 import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.config.adapter import AdapterModelConfig, Injection
 from xrec.llm.collaborative import CollaborativeEmbedding
+from xrec.llm.examples import Example, collate, token_nll
 from xrec.sample import generate_language_examples
 from xrec.sample.language_model import train_tokenizer
 
@@ -98,3 +100,15 @@ def attach_toy(
         user_vectors=users,
         item_vectors=items,
     )
+
+
+@torch.inference_mode()
+def explanation_nll(
+    model: PreTrainedModel, examples: Sequence[Example], batch_size: int
+) -> Iterator[tuple[int, float]]:
+    """Yield (index, mean NLL in nats a token) of each example."""
+    for start in range(0, len(examples), batch_size):
+        rows = examples[start : start + batch_size]
+        totals = token_nll(model, collate(rows).to(model.device)).sum(dim=1).tolist()
+        for index, (row, total) in enumerate(zip(rows, totals, strict=True), start):
+            yield index, total / len(row.label_ids)

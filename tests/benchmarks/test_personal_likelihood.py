@@ -15,7 +15,7 @@ from benchmarks.personal_likelihood import aspect_tokens, draw_couples, weigh
 from benchmarks.personal_models import load_model_of, same_dataset
 from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import run as train_aspects
-from tests.toy import HIDDEN_SIZE, save_toy_model
+from tests.toy import HIDDEN_SIZE, explanation_nll, save_toy_model
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.adapter.pairs import Pair
@@ -28,7 +28,6 @@ from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.generate.explainer import Explainer
 from xrec.graph import embeddings_bytes, write_graph
-from xrec.llm.examples import explanation_nll
 from xrec.llm.source import model_fingerprint
 from xrec.storage import open_location, read_manifest
 

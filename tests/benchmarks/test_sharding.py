@@ -41,11 +41,10 @@ def test_peak_memory_sees_what_was_freed_again() -> None:
 
 @pytest.mark.slow
 def test_measure_two_workers_hold_half_the_weights_each(ray_cluster: None, tmp_path: Path) -> None:
-    config = config_of(str(save_toy_model(tmp_path / "llm")), 2, "float32", 0)
+    config = config_of(str(save_toy_model(tmp_path / "llm")), 2, "float32")
     storage = open_location(str(tmp_path / "run"))
-    seen = fit(
-        measure, {"config": config}, scaling=config.scaling, storage=storage, name="run"
-    ).metrics
+    given = {"config": config, "live": 0}
+    seen = fit(measure, given, scaling=config.scaling, storage=storage, name="run").metrics
     weights = (tmp_path / "llm" / "model.safetensors").stat().st_size
     assert seen["model"] == pytest.approx(weights, rel=0.05)  # the rest of the file is its header
     assert seen["held"] == pytest.approx(seen["model"] / 2, rel=0.01)

@@ -16,8 +16,8 @@ from jobs.prepare import run as prepare_dataset
 from tests.toy import attach_toy, save_toy_model, toy_model
 from xrec.config.data import PrepareConfig
 from xrec.llm.examples import Example
+from xrec.llm.prefix import PrefixCache
 from xrec.train.adapter_model import ExplanationLoss
-from xrec.train.prefix_cache import PrefixCache
 
 TOWN = {
     "kind": "sample",

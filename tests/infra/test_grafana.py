@@ -16,11 +16,11 @@ import yaml
 
 import xrec.backfill.driver
 import xrec.serve.metrics
-import xrec.train.metrics
+import xrec.train.ray_driver
 from tests.infra.manifests import ROOT
 from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Progress
-from xrec.train.metrics import TrainingMetrics
+from xrec.train.ray_driver import TrainingMetrics
 
 GRAFANA = ROOT / "infra" / "grafana"
 DASHBOARDS = sorted(GRAFANA.glob("*.json"))
@@ -100,7 +100,7 @@ def exported() -> Mapping[str, frozenset[str]]:
 
     declared: dict[str, tuple[str, tuple[str, ...]]] = {}
     with pytest.MonkeyPatch.context() as patch:
-        for module in (xrec.backfill.driver, xrec.train.metrics):
+        for module in (xrec.backfill.driver, xrec.train.ray_driver):
             for kind in ("Counter", "Gauge", "Histogram"):
                 if hasattr(module, kind):
                     patch.setattr(module, kind, _Declared(kind.lower(), declared))

@@ -12,21 +12,21 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from xrec.adapter.card import model_card, with_evaluation
 from xrec.adapter.config import AdapterConfig, config_bytes, parse_adapter_config
-from xrec.adapter.model import Adapters, attach_adapters, build_adapters
-from xrec.adapter.source import open_adapter
-from xrec.adapter.vectors import input_vectors
+from xrec.adapter.model import Adapters, attach_adapters, build_adapters, input_vectors
 from xrec.config.llm import Dtype
 from xrec.config.shared import Device, StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.model import load_model, load_tokenizer, resolve_device, resolve_dtype
 from xrec.llm.prompt import PromptBuilder
-from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.llm.source import is_hub_id, model_fingerprint, resolve_model
 from xrec.storage import (
     MANIFEST,
     Location,
@@ -38,19 +38,10 @@ from xrec.storage import (
     write_manifest,
 )
 
-__all__ = [
-    "CARD",
-    "CONFIG",
-    "WEIGHTS",
-    "AdapterConfig",
-    "TrainedAdapter",
-    "read_adapter",
-    "write_adapter",
-]
-
 WEIGHTS = "adapter.safetensors"
 CONFIG = "adapter_config.json"
 CARD = "README.md"
+_HUB_FILES = ["*.json", "*.safetensors", "README.md"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +66,7 @@ class TrainedAdapter:
         ArtifactNotFoundError, or ArtifactMismatchError if the files are broken, written by a newer
         version of xrec, or do not belong together.
         """
-        location = open_adapter(str(source), storage)
+        location = _open(str(source), storage)
         return read_adapter(location) if (location / MANIFEST).is_file() else _read(location, None)
 
     def save_pretrained(
@@ -223,6 +214,21 @@ def read_adapter(location: Location) -> TrainedAdapter:
     fit the manifest or each other.
     """
     return _read(location, read_manifest(location, "adapter"))
+
+
+def _open(source: str, storage: StorageConfig | None) -> Location:
+    """The location of the adapter's folder; if `source` is a hub id, it is downloaded first."""
+    return open_location(_from_hub(source) if is_hub_id(source) else source, storage)
+
+
+def _from_hub(adapter_id: str) -> str:
+    try:
+        return str(Path(snapshot_download(adapter_id, allow_patterns=_HUB_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ArtifactNotFoundError(
+            f"adapter {adapter_id!r}: it is no local folder, and the hub does not give it "
+            f"({error}); check the path or id and the network, set HF_TOKEN for a private adapter"
+        ) from error
 
 
 def _read(location: Location, manifest: Manifest | None) -> TrainedAdapter:

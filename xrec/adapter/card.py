@@ -108,12 +108,10 @@ def _front_matter(
     fingerprint = dataset.fingerprint if dataset else "unknown"
     return ModelCardData(
         license=settings.license,
-        language=settings.language,
         library_name="xrec",
         pipeline_tag="text-generation",
         base_model=config.base_model if is_hub_id(config.base_model) else None,
         base_model_relation="adapter" if is_hub_id(config.base_model) else None,
-        datasets=list(settings.datasets) or None,
         tags=[
             "xrec",
             "adapter",

@@ -1,8 +1,9 @@
-"""Attaches the adapters to the frozen language model, which then knows collaborative tokens."""
+"""The two adapters, what they read, and how they are attached to the frozen language model."""
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -86,6 +87,33 @@ def attach_adapters(
     install_injection(model, embedding, adapters.injection)
     model.requires_grad_(False).set_input_embeddings(embedding)
     return embedding
+
+
+def input_vectors(
+    config: AdapterModelConfig, users: Tensor, items: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The vectors that `config.vectors` names, for users (U, D) and items (I, D), float32.
+
+    `users` and `items` are the graph's vectors. The two others are for ablations. A row of theirs
+    depends on its index only, so that users and items which a cold start appends change no other:
+
+    random      a fixed standard normal vector for each user and item. It identifies the user but
+                carries no taste: training can memorize users and learns nothing about others.
+    constant    a row of ones for everybody. The adapters are then two learned soft tokens. Ones are
+                used and not zeros, so that y = scale * sum_k g_k W_k (z - b_k) starts with the size
+                of a word and changes as fast under Adam as with any other z.
+    """
+    if config.vectors == "graph":
+        return users, items
+    if config.vectors == "constant":
+        return torch.ones_like(users), torch.ones_like(items)
+    return _random(users, config.vectors_seed, side=0), _random(items, config.vectors_seed, side=1)
+
+
+def _random(like: Tensor, seed: int, side: int) -> Tensor:
+    return torch.from_numpy(
+        np.random.default_rng([seed, side]).standard_normal(tuple(like.shape), dtype=np.float32)
+    )
 
 
 def embedding_scale(model: PreTrainedModel) -> float:

@@ -128,7 +128,7 @@ def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
 def read_scorer(location: Location, dataset: Dataset) -> AspectScorer:
     """Return the trained score; the counts come from `dataset`, which it was trained on.
 
-    The dataset may have new users and items at its end (`xrec.graph.cold_start`): an item that the
+    The dataset may have new users and items at its end (`xrec.graph.fold_in`): an item that the
     training did not know has no neighbours.
 
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of

@@ -26,8 +26,6 @@ def item_vectors(mentions: Mentions, *, embedding_dim: int, seed: int = 0) -> Te
         num_users=num_users,
         num_items=num_items,
         num_aspects=mentions.num_aspects,
-        user_factor=1.0,
-        item_factor=1.0,
     )
     matrix = normalized_adjacency(edges, num_users, num_items, exponent=_EXPONENT, aspects=aspects)
     vectors = spectral_embeddings(

@@ -34,12 +34,6 @@ class CardConfig(Config):
         "unknown",
         description="Licence of the adapter's weights, as the hub writes it, e.g. apache-2.0.",
     )
-    language: str | None = Field(
-        None, description="Language of the explanations by ISO 639, e.g. en."
-    )
-    datasets: tuple[str, ...] = Field(
-        (), description="Hub ids of the data that the adapter was trained on."
-    )
 
 
 class DeepSpeedConfig(Config):
@@ -59,12 +53,6 @@ class DeepSpeedConfig(Config):
         ge=0,
         description="At stage 3: parameters of at most this number of elements, such as norms and "
         "biases, are kept whole on each worker. 0 shards all.",
-    )
-    max_live_parameters: int = Field(
-        1_000_000_000,
-        ge=0,
-        description="At stage 3: number of elements of gathered parameters that a worker may "
-        "hold at a time, beside its shard.",
     )
     offload: Literal["none", "cpu"] = Field(
         "none",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from xrec.config.base import Config
 from xrec.config.shared import JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
@@ -38,15 +38,6 @@ class SpectralConfig(Config):
 class AspectNodesConfig(Config):
     """The dataset's aspects as nodes beside users and items (xrec/graph/aspects.py)."""
 
-    user_weight: float = Field(
-        1.0,
-        ge=0,
-        description="Factor of the weights of edges from users to what their training reviews "
-        "mention, where an interaction has weight 1. 0 leaves the users' own words out.",
-    )
-    item_weight: float = Field(
-        1.0, gt=0, description="Factor of the weights of edges from items to their aspects."
-    )
     sentiment: Literal["all", "positive", "not_negative"] = Field(
         "all",
         description="Which mentions count: all, the positive ones, or all but the negative ones.",
@@ -92,34 +83,20 @@ class BPRLossConfig(Config):
 
 
 class SampledSoftmaxConfig(Config):
-    """Softmax over the positive and sampled negatives (arXiv 2201.02327).
+    """Softmax over the cosines of the positive and sampled negatives (arXiv 2201.02327).
 
-    It is corrected by the logarithm of how often each negative is sampled.
+    The other positive items of a micro-batch are negatives too. It is corrected by the logarithm of
+    how often each negative is sampled.
     """
 
     kind: Literal["sampled_softmax"]
-    temperature: float = Field(0.15, gt=0, description="Number that the scores are divided by.")
-    similarity: Literal["cosine", "dot"] = Field(
-        "cosine", description="How the score of a user and an item is computed."
-    )
+    temperature: float = Field(0.15, gt=0, description="Number that the cosines are divided by.")
     num_negatives: int = Field(
         1024,
         ge=0,
         description="Number of items, drawn uniformly, that all triples of a micro-batch have "
         "as negatives.",
     )
-    in_batch_negatives: bool = Field(
-        True, description="Whether the micro-batch's other positive items are negatives too."
-    )
-
-    @model_validator(mode="after")
-    def _there_are_negatives(self) -> "SampledSoftmaxConfig":
-        if self.num_negatives == 0 and not self.in_batch_negatives:
-            raise ValueError(
-                "num_negatives is 0 and in_batch_negatives is false: there would be no negatives; "
-                "set one of them"
-            )
-        return self
 
 
 class GraphTrainingConfig(Config):
@@ -145,9 +122,6 @@ class GraphTrainingConfig(Config):
         "their negatives.",
     )
     learning_rate: float = Field(5e-3, gt=0, description="Learning rate of Adam.")
-    warmup_steps: int = Field(
-        0, ge=0, description="Number of steps over which the learning rate rises linearly from 0."
-    )
     l2_weight: float = Field(
         0.0,
         ge=0,

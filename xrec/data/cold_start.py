@@ -1,7 +1,7 @@
 """Users and items that came after the graph was trained: their tables, or the history of one user.
 
 The vector of a new user is computed from interactions with items that the graph was trained on, and
-that of a new item from interactions with such users (xrec.data.extension, xrec.graph.cold_start).
+that of a new item from interactions with such users (xrec.data.extension, xrec.graph.fold_in).
 """
 
 from collections.abc import Mapping

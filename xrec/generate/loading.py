@@ -22,7 +22,7 @@ from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.vllm.plugin import check_installed_vllm
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
-from xrec.graph.cold_start import extend_with_new
+from xrec.graph.fold_in import extend_with_new
 from xrec.llm.model import (
     load_model,
     load_tokenizer,

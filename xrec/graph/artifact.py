@@ -43,15 +43,19 @@ class GraphEmbeddings:
     def check_finite(self) -> None:
         """Raise DataError if a vector holds NaN or infinity; the message names the first one."""
         for what, vectors in (("user", self.users), ("item", self.items), ("aspect", self.aspects)):
-            if vectors is None:
-                continue
-            broken = ~torch.isfinite(vectors).all(dim=1)
-            if bool(broken.any()):
-                raise DataError(
-                    f"{int(broken.sum())} of {len(vectors)} {what} vectors of the graph are not "
-                    f"finite, the first has {what}_index {int(broken.nonzero()[0])}; "
-                    "train the graph again with a lower training.learning_rate"
-                )
+            if vectors is not None:
+                check_finite(what, vectors)
+
+
+def check_finite(what: str, vectors: Tensor) -> None:
+    """Raise DataError if one of the `vectors` (N, D), of each `what`, holds NaN or infinity."""
+    broken = ~torch.isfinite(vectors).all(dim=1)
+    if bool(broken.any()):
+        raise DataError(
+            f"{int(broken.sum())} of {len(vectors)} {what} vectors of the graph are not finite, "
+            f"the first has {what}_index {int(broken.nonzero()[0])}; train the graph again with a "
+            "lower training.learning_rate"
+        )
 
 
 def embeddings_bytes(users: Tensor, items: Tensor, aspects: Tensor | None = None) -> bytes:
@@ -76,7 +80,8 @@ def write_graph(
     """
     tables = parse_embeddings(embeddings, str(location / EMBEDDINGS))
     (location / EMBEDDINGS).write_bytes(embeddings)
-    (location / METRICS).write_bytes(metrics_lines(history))
+    lines = "".join(json.dumps(row) + "\n" for row in history)
+    (location / METRICS).write_bytes(lines.encode())
     return write_manifest(
         location,
         "graph",
@@ -86,11 +91,6 @@ def write_graph(
         row_counts={name: len(table) for name, table in tables.items()},
         metrics=metrics,
     )
-
-
-def metrics_lines(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return the content of `metrics.jsonl`: a line of JSON for each row."""
-    return "".join(json.dumps(row) + "\n" for row in history).encode()
 
 
 def read_metrics(location: Location) -> list[dict[str, Any]]:

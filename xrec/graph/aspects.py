@@ -3,10 +3,10 @@
 The nodes are the users, then the items, then the aspects. An edge's weight grows with the number of
 reviews and with how few items have the aspect, so that what all mention connects nobody:
 
-    w(v, a) = f_v ln(1 + c(v, a)) ln((I + 1) / (d(a) + 1))
+    w(v, a) = ln(1 + c(v, a)) ln((I + 1) / (d(a) + 1))
 
-c(v, a) is the number of training reviews of the user or item v that mention a, d(a) the number of
-items that have it, and f_v the factor of users or of items. An interaction has weight 1.
+c(v, a) is the number of training reviews of the user or item v that mention a, and d(a) the number
+of items that have it. An interaction has weight 1.
 """
 
 from dataclasses import dataclass
@@ -67,18 +67,14 @@ def aspect_edges(
     num_users: int,
     num_items: int,
     num_aspects: int,
-    user_factor: float,
-    item_factor: float,
 ) -> AspectEdges:
-    """Return the weighted edges of users and items; a factor of 0 leaves that side's edges out."""
+    """Return the weighted edges of users and items."""
     having = torch.bincount(of_items.aspects, minlength=num_aspects)
     rarity = ((num_items + 1) / (having + 1)).log()
-    sides = [(of_users, 0, user_factor), (of_items, num_users, item_factor)]
-    weights = torch.cat(
-        [side.counts.float().log1p() * rarity[side.aspects] * factor for side, _, factor in sides]
-    )
-    nodes = torch.cat([side.rows + first for side, first, _ in sides])
-    aspects = torch.cat([side.aspects for side, _, _ in sides])
+    sides = (of_users, of_items)
+    weights = torch.cat([side.counts.float().log1p() * rarity[side.aspects] for side in sides])
+    nodes = torch.cat([of_users.rows, of_items.rows + num_users])
+    aspects = torch.cat([side.aspects for side in sides])
     there = weights > 0  # an aspect that every item has connects nobody
     return AspectEdges(nodes[there], aspects[there], weights[there], num_aspects)
 
@@ -101,8 +97,6 @@ def dataset_aspect_edges(dataset: Dataset, config: AspectNodesConfig | None) -> 
         num_users=dataset.num_users,
         num_items=dataset.num_items,
         num_aspects=dataset.aspects.num_rows,
-        user_factor=config.user_weight,
-        item_factor=config.item_weight,
     )
 
 

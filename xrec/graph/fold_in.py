@@ -12,25 +12,25 @@ direction that training gave the user. a and b are the least-squares fit of ln |
 So ranking and adapter get vectors like the trained ones. An item's vector comes from its users in
 the same way. The rule is our own.
 
-On Yelp, users that are held out of training reach a Recall@20 of 0.1276; trained, the same users
-reach 0.1340 (`benchmarks/fold_in.py`). The rule was chosen with an earlier training recipe.
-There, held-out users reached 0.93 of the recall that training gives them; 0.87 with neighbours
-weighted by d^-1/2, as in LightGCN; and 0.76 to 0.95 with a ridge regression for each history
-(implicit ALS: Hu, Koren, Volinsky 2008, eq. 4), which takes D^3 for each user. New items with many
-users were ranked too high: a tenth of the items, held out and folded in, got a recall of 0.207
-where training gives 0.149, at the cost of the other items.
+docs/graph.md has what it reaches, by `benchmarks/fold_in.py`. Of the recall that training gives
+them, held-out users reached 0.93 when the rule was chosen; 0.87 with neighbours weighted by d^-1/2,
+as in LightGCN; and 0.76 to 0.95 with a ridge regression for each history (implicit ALS: Hu, Koren,
+Volinsky 2008, eq. 4), which takes D^3 for each user.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
+from xrec.data.cold_start import ColdStartTables
+from xrec.data.dataset import Dataset
+from xrec.data.extension import extend_dataset
 from xrec.errors import DataError
 from xrec.graph.adjacency import check_edges
+from xrec.graph.artifact import GraphEmbeddings, check_finite
 
 _RIDGE = 1e-3  # l; between 1e-4 and 1e-2 recall changes by 1 % at most
 # W has only D x D entries, so more trained vectors do not make it better, and each process fits it.
@@ -49,38 +49,32 @@ class FoldIn:
         """Fit both rules to users (U, D) and items (I, D), float, and their `train_edges`.
 
         `train_edges` (2, E) int64 has user indices in row 0 and item indices in row 1. Raises
-        DataError if a table is not finite, or if there are no edges or an index is out of range;
-        ValueError if the two tables differ in width.
+        DataError if a table is not finite, or if there are no edges or an index is out of range.
         """
-        if users.shape[1] != items.shape[1]:
-            raise ValueError(
-                "users and items must have vectors of one length, "
-                f"saw {users.shape[1]} and {items.shape[1]}"
-            )
-        for name, table in (("users", users), ("items", items)):
-            _check_finite(name, table)
+        check_finite("user", users)
+        check_finite("item", items)
         check_edges(train_edges, users.shape[0], items.shape[0])
         return cls(
             _users=_Side.fit(users, items, train_edges),
             _items=_Side.fit(items, users, train_edges.flip(0)),
         )
 
-    def users(self, histories: Sequence[Sequence[int]] | Tensor) -> Tensor:
-        """Return vectors (N, D) float32 of N new users from the item indices of each.
+    def users(self, edges: Tensor) -> Tensor:
+        """Return vectors (N, D) float32 of the new users 0 to N - 1.
 
-        `histories` may also be edges (2, E) int64: the users 0 to N - 1 in row 0, item indices in
-        row 1. An item that stands twice in a history counts once. Raises ValueError for a user
-        without items or an index out of range.
+        `edges` (2, E) int64 has new users in row 0 and the indices of their items in row 1; a pair
+        that stands there twice counts once. Raises ValueError for a user without items or an index
+        out of range.
         """
-        return self._users.vectors(_edges(histories), "user", "item")
+        return self._users.vectors(edges, "user", "item")
 
-    def items(self, audiences: Sequence[Sequence[int]] | Tensor) -> Tensor:
-        """Return vectors (N, D) float32 of N new items from the user indices of each.
+    def items(self, edges: Tensor) -> Tensor:
+        """Return vectors (N, D) float32 of the new items 0 to N - 1.
 
-        `audiences` may also be edges (2, E) int64: the items 0 to N - 1 in row 0, user indices in
-        row 1. Raises ValueError as `users` does.
+        `edges` (2, E) int64 has new items in row 0 and the indices of their users in row 1. Raises
+        ValueError as `users` does.
         """
-        return self._items.vectors(_edges(audiences), "item", "user")
+        return self._items.vectors(edges, "item", "user")
 
 
 @dataclass(frozen=True)
@@ -193,24 +187,6 @@ def _spread(usable: Tensor) -> Tensor:
     return spread
 
 
-def _edges(lists: Sequence[Sequence[int]] | Tensor) -> Tensor:
-    """Return edges (2, E) int64: the number of a list in row 0, an index from it in row 1.
-
-    Raises ValueError for an empty list.
-    """
-    if isinstance(lists, Tensor):
-        return lists
-    empty = [number for number, indices in enumerate(lists) if not indices]
-    if empty:
-        raise ValueError(
-            f"list {empty[0]} of {len(lists)} is empty; expected at least one index in each"
-        )
-    numbers = [number for number, indices in enumerate(lists) for _ in indices]
-    return torch.tensor(
-        [numbers, [index for indices in lists for index in indices]], dtype=torch.int64
-    )
-
-
 def _distinct(edges: Tensor, num_neighbours: int, other: str) -> Tensor:
     """Return `edges` (2, E) sorted and each once; raise ValueError for an index out of range."""
     wrong = edges[1][(edges[1] < 0) | (edges[1] >= num_neighbours)]
@@ -223,11 +199,25 @@ def _distinct(edges: Tensor, num_neighbours: int, other: str) -> Tensor:
     return distinct
 
 
-def _check_finite(name: str, table: Tensor) -> None:
-    finite = torch.isfinite(table).all(dim=1)
-    if not bool(finite.all()):
-        row = int((~finite).nonzero()[0])
-        raise DataError(
-            f"the graph's {name} have {int((~finite).sum())} vectors with NaN or infinity, "
-            f"the first in row {row}; train the graph again"
-        )
+def extend_with_new(
+    dataset: Dataset, graph: GraphEmbeddings, tables: ColdStartTables
+) -> tuple[Dataset, GraphEmbeddings]:
+    """Return dataset and graph with the users and items of `tables` appended.
+
+    Their vectors come from `FoldIn`. If `tables` has nothing usable, the rows stay as they are. The
+    new interactions are among the train edges of the returned dataset, so that a ranking leaves out
+    a new user's history. Both keep their manifests; `tables.fingerprint` distinguishes artifacts
+    that were made from them. Raises DataError if a vector of the graph is not finite.
+    """
+    extension = extend_dataset(dataset, tables)
+    user_edges, item_edges = map(torch.from_numpy, (extension.user_edges, extension.item_edges))
+    if user_edges.shape[1] + item_edges.shape[1] == 0:
+        return extension.dataset, graph
+    train_edges = torch.from_numpy(dataset.interaction_edges("train"))
+    fold_in = FoldIn.fit(graph.users, graph.items, train_edges)
+    users, items = graph.users, graph.items
+    if user_edges.shape[1]:
+        users = torch.cat([users, fold_in.users(user_edges).to(users.dtype)])
+    if item_edges.shape[1]:
+        items = torch.cat([items, fold_in.items(item_edges).to(items.dtype)])
+    return extension.dataset, replace(graph, users=users, items=items)

@@ -1,15 +1,17 @@
-"""The losses that LightGCN is trained with.
+"""The losses that LightGCN is trained with, and the negatives that they need.
 
-There is a pairwise and a softmax ranking loss, each a mean over its rows, and L2 regularization.
+There is a pairwise and a softmax ranking loss, each a mean over its rows, and L2 regularization. An
+`Objective` draws a micro-batch's negatives and computes its loss.
 """
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Similarity = Literal["cosine", "dot"]
+from xrec.graph.sampling import MicroBatch, NegativeSampler
 
 
 def bpr_loss(pos_scores: Tensor, neg_scores: Tensor) -> Tensor:
@@ -99,14 +101,6 @@ def expected_counts(
     return num_in_batch * popularity + num_uniform / num_items
 
 
-def scoring_vectors(vectors: Tensor, similarity: Similarity) -> Tensor:
-    """Return vectors (N, D) whose dot product is the similarity.
-
-    For cosine they have length 1, and a zero vector stays zero; for dot they are unchanged.
-    """
-    return F.normalize(vectors, dim=1) if similarity == "cosine" else vectors
-
-
 def l2_penalty(embeddings: Tensor, counts: Tensor, batch_size: int) -> Tensor:
     """Return 1/2 mean_b sum_e ||e_b||^2 over the layer-0 embeddings e of a batch, () float32.
 
@@ -115,3 +109,88 @@ def l2_penalty(embeddings: Tensor, counts: Tensor, batch_size: int) -> Tensor:
     interactions.
     """
     return 0.5 * (counts * embeddings.square().sum(dim=1)).sum() / batch_size
+
+
+class Objective(Protocol):
+    """A loss and its negatives."""
+
+    def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw negative items (M,) int64 for a micro-batch with `users` (B,) int64."""
+
+    def loss(self, users: Tensor, items: Tensor, batch: MicroBatch, part: slice) -> Tensor:
+        """Return the mean loss, (), of the rows `part` of a micro-batch of B interactions.
+
+        users (P, D) are the vectors of these rows' users. items (B + M, D) are the vectors of all
+        positive items of the micro-batch, then of all its negatives.
+        """
+
+    def regularized_items(self, batch: MicroBatch) -> Tensor:
+        """Return the items (K,) int64 whose layer-0 embeddings are regularized.
+
+        An item that the micro-batch has several times is returned several times.
+        """
+
+    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return users (U, D), items (I, D) whose dot product ranks, from the encoder's vectors."""
+
+
+@dataclass(frozen=True)
+class BPR:
+    """Bayesian personalized ranking: each interaction has one negative item of its own."""
+
+    sampler: NegativeSampler
+
+    def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        return self.sampler.sample(users, generator)
+
+    def loss(self, users: Tensor, items: Tensor, batch: MicroBatch, part: slice) -> Tensor:
+        pos, neg = items.split(len(batch))
+        return bpr_loss((users * pos[part]).sum(dim=1), (users * neg[part]).sum(dim=1))
+
+    def regularized_items(self, batch: MicroBatch) -> Tensor:
+        return torch.cat([batch.pos_items, batch.negatives])
+
+    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        return users, items
+
+
+class SampledSoftmax:
+    """Sampled softmax over cosines.
+
+    All interactions of a micro-batch share `num_negatives` uniform items, and the positive items of
+    the others are negatives too.
+    """
+
+    def __init__(
+        self, edges: Tensor, num_items: int, *, temperature: float, num_negatives: int
+    ) -> None:
+        """Count the items' popularity in `edges` (2, E) int64, the training interactions."""
+        self._popularity = torch.bincount(edges[1], minlength=num_items).float() / edges.shape[1]
+        self._num_items = num_items
+        self._temperature = temperature
+        self._num_negatives = num_negatives
+
+    def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randint(self._num_items, (self._num_negatives,), generator=generator)
+
+    def loss(self, users: Tensor, items: Tensor, batch: MicroBatch, part: slice) -> Tensor:
+        users, items = F.normalize(users, dim=1), F.normalize(items, dim=1)
+        candidates = torch.cat([batch.pos_items, batch.negatives])
+        counts = expected_counts(
+            self._popularity[candidates], len(batch), self._num_negatives, self._num_items
+        )
+        is_own = (batch.pos_items[part].unsqueeze(1) == candidates).to(users.device)
+        return sampled_softmax_loss(
+            users,
+            items[: len(batch)][part],
+            items,
+            is_own,
+            counts.log().to(users.device),
+            self._temperature,
+        )
+
+    def regularized_items(self, batch: MicroBatch) -> Tensor:
+        return batch.pos_items
+
+    def vectors(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        return F.normalize(users, dim=1), F.normalize(items, dim=1)

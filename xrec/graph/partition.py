@@ -76,17 +76,11 @@ class RowBlocks:
 class Partition:
     """One worker's place in a layout: it owns block `rank`.
 
-    `group` is the process group of the owners of all blocks; if it is None, torch's default group
-    is used. With one block nothing is sent, and no process group is needed.
+    With one block nothing is sent, and no process group is needed.
     """
 
     blocks: RowBlocks
     rank: int = 0
-    group: dist.ProcessGroup | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.blocks.num_blocks:
-            raise ValueError(f"rank must be 0 to {self.blocks.num_blocks - 1}, saw {self.rank}")
 
     @classmethod
     def whole(cls, num_nodes: int) -> "Partition":
@@ -103,7 +97,7 @@ class Partition:
         if self.blocks.num_blocks == 1:
             return block
         gathered = block.new_empty(len(self.blocks.nodes), *block.shape[1:])
-        dist.all_gather_into_tensor(gathered, block.contiguous(), group=self.group)
+        dist.all_gather_into_tensor(gathered, block.contiguous())
         return gathered
 
     def reduce_scatter(self, rows: Tensor) -> Tensor:
@@ -114,7 +108,7 @@ class Partition:
         if self.blocks.num_blocks == 1:
             return rows
         block = rows.new_empty(self.blocks.block_size, *rows.shape[1:])
-        dist.reduce_scatter_tensor(block, rows.contiguous(), group=self.group)
+        dist.reduce_scatter_tensor(block, rows.contiguous())
         return block
 
     def all_reduce(self, value: Tensor) -> Tensor:
@@ -122,7 +116,7 @@ class Partition:
         if self.blocks.num_blocks == 1:
             return value
         total = value.clone()
-        dist.all_reduce(total, group=self.group)
+        dist.all_reduce(total)
         return total
 
     def broadcast(self, value: Tensor) -> Tensor:
@@ -130,7 +124,7 @@ class Partition:
         if self.blocks.num_blocks == 1:
             return value
         received = value.contiguous().clone()
-        dist.broadcast(received, group=self.group, group_src=0)
+        dist.broadcast(received, group_src=0)
         return received
 
     def table(self, block: Tensor) -> Tensor:

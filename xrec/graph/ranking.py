@@ -1,18 +1,48 @@
-"""The top-k items of users by dot product, without the items that they have seen.
+"""The top-k items of users by dot product, and how well they rank held-out items.
 
-Users are scored chunk by chunk, so that no (users x items) matrix is held.
+Items that a user has seen are left out. Users are scored chunk by chunk, so that no (users x items)
+matrix is held. Metrics are means over the users with at least one held-out item.
+
+H are a user's held-out items. The hits h_1 < h_2 < ... are the ranks within the top k that hold an
+item of H:
+
+    recall    = hits / |H|
+    precision = hits / k
+    hit_rate  = 1 if there is a hit, else 0
+    mrr       = 1 / h_1, 0 without a hit
+    ndcg      = sum_j 1 / log2(h_j + 1), divided by the same sum over the ranks 1 to min(k, |H|)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.metrics import (
+    LinkPredHitRatio,
+    LinkPredMetricCollection,
+    LinkPredMRR,
+    LinkPredNDCG,
+    LinkPredPrecision,
+    LinkPredRecall,
+)
 from torch_geometric.utils.sparse import index2ptr
 
-from xrec.graph.adjacency import check_edges
-from xrec.graph.artifact import GraphEmbeddings
+from xrec.errors import DataError
 
 _SCORES_PER_CHUNK = 4_000_000  # 16 MB of float32 scores at a time
+_METRICS = {
+    "recall": LinkPredRecall,
+    "ndcg": LinkPredNDCG,
+    "mrr": LinkPredMRR,
+    "precision": LinkPredPrecision,
+    "hit_rate": LinkPredHitRatio,
+}
+_NUM_GROUPS = 5
+_NO_USERS = (
+    "there are no held-out interactions to rank for; "
+    "give the dataset's validation and test splits a share"
+)
 
 
 class SeenItems:
@@ -34,45 +64,14 @@ class SeenItems:
         return rows, self._items[self._first[users][rows] + within]
 
 
-def recommend(
-    graph: GraphEmbeddings, train_edges: Tensor, user_indices: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
-    """Return the k best items of each user that are not among its `train_edges`, best first.
-
-    `train_edges` (2, E) int64, `user_indices` (N,) int64 -> items (N, k) int64, scores (N, k)
-    float32. A user with fewer than k unseen items has -1 and -inf at the end. Among equal scores
-    the lower item index comes first. Raises ValueError if k is not in 1 to the number of items or a
-    user index is out of range, DataError if an edge is out of range or a vector is not finite.
-    """
-    num_users, num_items = graph.users.shape[0], graph.items.shape[0]
-    if (
-        len(user_indices)
-        and not 0 <= int(user_indices.min()) <= int(user_indices.max()) < num_users
-    ):
-        raise ValueError(
-            f"user_indices must be 0 to {num_users - 1}, "
-            f"saw {int(user_indices.min())} to {int(user_indices.max())}"
-        )
-    if train_edges.shape[1]:
-        check_edges(train_edges, num_users, num_items)
-    graph.check_finite()
-    chunks = list(
-        top_k_items(graph.users, graph.items, SeenItems(train_edges, num_users), user_indices, k)
-    )
-    if not chunks:
-        return torch.empty(0, k, dtype=torch.int64), torch.empty(0, k)
-    return torch.cat([items for _, items, _ in chunks]), torch.cat(
-        [scores for _, _, scores in chunks]
-    )
-
-
 def top_k_items(
     users: Tensor, items: Tensor, seen: SeenItems, user_indices: Tensor, k: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the result of `recommend` chunk by chunk: user indices (B,), items and scores (B, k).
+    """Yield the k best unseen items of users by chunks: user indices (B,), items and scores (B, k).
 
-    users (U, D) and items (I, D) must be finite. Items are int64; items and scores are on the
-    device of `users`. Raises ValueError if k is not in 1 to I.
+    users (U, D) and items (I, D) must be finite. Items are int64, best first; of equal scores the
+    lower index comes first. A user with fewer than k unseen items has -1 and -inf at the end. Items
+    and scores are on the device of `users`. Raises ValueError if k is not in 1 to I.
     """
     num_items = items.shape[0]
     if not 1 <= k <= num_items:
@@ -100,3 +99,118 @@ def stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         values, indices = values.clone(), indices.clone()
         values[tied], indices[tied] = ordered.values[:, :k], ordered.indices[:, :k]
     return values, indices
+
+
+def metric_names(ks: Sequence[int]) -> list[str]:
+    """Return the keys of `ranking_metrics`, such as "recall@10" and "ndcg@10", for each of `ks`."""
+    return [f"{name}@{k}" for k in ks for name in _METRICS]
+
+
+def ranking_metrics(
+    users: Tensor,
+    items: Tensor,
+    seen: SeenItems,
+    held_out: SeenItems,
+    user_indices: Tensor,
+    ks: Sequence[int],
+) -> dict[str, float]:
+    """Return {"recall@k", "ndcg@k", "mrr@k", "precision@k", "hit_rate@k"} for each of `ks`.
+
+    They are means over `user_indices` (N,) int64; each of these users needs a held-out item. `seen`
+    items are left out of the ranking. A user with fewer than k unseen items gets a ranking of all
+    of them. users (U, D), items (I, D) float32. Raises DataError if there are no users, ValueError
+    if `ks` is empty or has a number below 1.
+    """
+    if len(user_indices) == 0:
+        raise DataError(_NO_USERS)
+    return _score(users, items, seen, held_out, user_indices, ks)[0]
+
+
+def ranking_report(
+    users: Tensor,
+    items: Tensor,
+    train_edges: Tensor,
+    held_out_edges: Tensor,
+    ks: Sequence[int] = (10, 20, 50),
+) -> dict[str, Any]:
+    """Return the figures of a ranking for a manifest, as plain JSON values.
+
+    The users are those with at least one of `held_out_edges` (2, E) int64. The items of their
+    `train_edges` (2, E) int64 are left out of the ranking. The figures are:
+
+    - the means of `ranking_metrics`;
+    - "coverage@k": the share of the I items that are in the top k of at least one of these users;
+    - "by_activity": five groups of users, from the fewest training items to the most; their sizes
+      differ by at most one. Each has num_users, min_items and max_items (training items of its
+      users), recall@k and ndcg@k. In a group without users all but num_users are None.
+
+    users (U, D), items (I, D) float32. No (users x items) matrix is held. Raises what
+    `ranking_metrics` raises.
+    """
+    num_users, num_items = users.shape[0], items.shape[0]
+    evaluated = users_with_items(held_out_edges)
+    if len(evaluated) == 0:
+        raise DataError(_NO_USERS)
+    seen, held_out = SeenItems(train_edges, num_users), SeenItems(held_out_edges, num_users)
+    activity = torch.bincount(train_edges[0], minlength=num_users)[evaluated]
+    order = activity.argsort(stable=True)
+    totals = dict.fromkeys(metric_names(ks), 0.0)
+    best_ranks = torch.full((num_items,), num_items)
+    by_activity = []
+    for group in order.tensor_split(_NUM_GROUPS):
+        metrics, ranks = _score(users, items, seen, held_out, evaluated[group], ks)
+        totals = {name: total + metrics[name] * len(group) for name, total in totals.items()}
+        best_ranks = torch.minimum(best_ranks, ranks)
+        by_activity.append(_group(activity[group], metrics, ks))
+    return {
+        **{name: total / len(evaluated) for name, total in totals.items()},
+        **{f"coverage@{k}": float((best_ranks < min(k, num_items)).sum()) / num_items for k in ks},
+        "by_activity": by_activity,
+    }
+
+
+def users_with_items(edges: Tensor) -> Tensor:
+    """Return the users with at least one of `edges` (2, E) int64: (N,) int64, ascending."""
+    users: Tensor = torch.unique(edges[0])
+    return users
+
+
+def _score(
+    users: Tensor,
+    items: Tensor,
+    seen: SeenItems,
+    held_out: SeenItems,
+    user_indices: Tensor,
+    ks: Sequence[int],
+) -> tuple[dict[str, float], Tensor]:
+    """Return the metrics, and the best rank (I,) int64 that each item has among these users.
+
+    The metrics are 0 without users. Ranks count from 0; an item that was never ranked has I.
+    """
+    if not ks or min(ks) < 1:
+        raise ValueError(f"ks must be one or more numbers from 1, saw {list(ks)}")
+    num_items = items.shape[0]
+    metrics = LinkPredMetricCollection(
+        {f"{name}@{k}": metric(k) for k in ks for name, metric in _METRICS.items()}
+    )
+    best_ranks = torch.full((num_items + 1,), num_items)
+    for chunk, ranked, _ in top_k_items(users, items, seen, user_indices, min(max(ks), num_items)):
+        # torch_geometric makes one key of row and item. With -1 (nothing left to rank) that key
+        # would be one of the row before, so the number I, which no item has, takes its place.
+        ranked = ranked.masked_fill(ranked < 0, num_items).cpu()
+        metrics.update(ranked, torch.stack(held_out.of(chunk)))
+        ranks = torch.arange(ranked.shape[1]).expand_as(ranked)
+        best_ranks.scatter_reduce_(0, ranked.flatten(), ranks.flatten(), "amin")
+    return {name: float(value) for name, value in metrics.compute().items()}, best_ranks[:num_items]
+
+
+def _group(activity: Tensor, metrics: dict[str, float], ks: Sequence[int]) -> dict[str, Any]:
+    names = [f"{name}@{k}" for k in ks for name in ("recall", "ndcg")]
+    if len(activity) == 0:
+        return {"num_users": 0, **dict.fromkeys(("min_items", "max_items", *names))}
+    return {
+        "num_users": len(activity),
+        "min_items": int(activity.min()),
+        "max_items": int(activity.max()),
+        **{name: metrics[name] for name in names},
+    }

@@ -14,9 +14,9 @@ import logging
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from xrec.graph.partition import Partition
-from xrec.graph.subspace import inner, orthonormal, tolerance
 
 logger = logging.getLogger("xrec")
 
@@ -24,6 +24,7 @@ logger = logging.getLogger("xrec")
 # learning rate is chosen for it.
 _START_STD = 0.1
 _FILL_STD = 0.01
+_ROWS_PER_SUM = 65_536
 
 
 def spectral_embeddings(
@@ -94,30 +95,24 @@ def truncated_svd(
     """
     sides = _Sides(adjacency, num_users, partition)
     width = min(rank + oversampling, num_users, partition.blocks.num_nodes - num_users)
-    items = orthonormal(
+    items = _orthonormal(
         partition.normal_rows(width, seed)[sides.num_own_users :].to(adjacency.device), partition
     )
     for _ in range(num_iterations):
-        users = orthonormal(sides.times_items(items), partition)
-        items = orthonormal(sides.times_users(users), partition)
-    users = orthonormal(sides.times_items(items), partition)
+        users = _orthonormal(sides.times_items(items), partition)
+        items = _orthonormal(sides.times_users(users), partition)
+    users = _orthonormal(sides.times_items(items), partition)
     image = sides.times_users(users)
-    items = orthonormal(image, partition)
+    items = _orthonormal(image, partition)
     # Rayleigh-Ritz: B = Q_u^T P Q_i is small. With its SVD B = X S Y^T the singular vectors of P
     # are Q_u X and Q_i Y.
-    left, values, right = torch.linalg.svd(inner(image, items, partition))
+    left, values, right = torch.linalg.svd(_inner(image, items, partition))
     left, values, right = (
         partition.broadcast(part)[..., :rank] for part in (left, values, right.T.contiguous())
     )
-    values = values * (values > tolerance(width) ** 0.5 * values[0])
-    vectors = torch.cat([users @ left.to(users.dtype), items @ right.to(items.dtype)]) * (
-        values > 0
-    )
-    vectors *= _signs(vectors, num_users, partition)
-    missing = rank - len(values)
-    return torch.nn.functional.pad(vectors, (0, missing)), torch.nn.functional.pad(
-        values, (0, missing)
-    ).float()
+    values = values * (values > _tolerance(width) ** 0.5 * values[0])
+    vectors = torch.cat([users @ left.to(users.dtype), items @ right.to(items.dtype)])
+    return _finished(vectors, values, rank, num_users, partition)
 
 
 def truncated_eigenvectors(
@@ -138,20 +133,25 @@ def truncated_eigenvectors(
     largest magnitude of each column, over items and aspects, is positive.
     """
     width = min(2 * rank + oversampling, partition.blocks.num_nodes)
-    basis = orthonormal(partition.normal_rows(width, seed).to(adjacency.device), partition)
+    basis = _orthonormal(partition.normal_rows(width, seed).to(adjacency.device), partition)
     for _ in range(2 * num_iterations):
-        basis = orthonormal(adjacency @ partition.all_gather(basis), partition)
+        basis = _orthonormal(adjacency @ partition.all_gather(basis), partition)
     # Rayleigh-Ritz: with Q^T A Q = X L X^T the eigenvectors of A in the basis Q are Q X.
-    small = inner(basis, adjacency @ partition.all_gather(basis), partition)
+    small = _inner(basis, adjacency @ partition.all_gather(basis), partition)
     values, vectors = torch.linalg.eigh((small + small.T) / 2)
     values, vectors = (partition.broadcast(part.flip(-1))[..., :rank] for part in (values, vectors))
-    values = values.where(values > tolerance(width) ** 0.5 * values[0], 0)
-    found = (basis @ vectors.to(basis.dtype)) * (values > 0)
-    found *= _signs(found, num_users, partition)
-    missing = rank - len(values)
-    return torch.nn.functional.pad(found, (0, missing)), torch.nn.functional.pad(
-        values, (0, missing)
-    ).float()
+    values = values.where(values > _tolerance(width) ** 0.5 * values[0], 0)
+    return _finished(basis @ vectors.to(basis.dtype), values, rank, num_users, partition)
+
+
+def _finished(
+    vectors: Tensor, values: Tensor, rank: int, num_users: int, partition: Partition
+) -> tuple[Tensor, Tensor]:
+    """Return vectors with fixed signs and values, with zeros in the columns that are missing."""
+    vectors = vectors * (values > 0)
+    vectors *= _signs(vectors, num_users, partition)
+    missing = (0, rank - len(values))
+    return pad(vectors, missing), pad(values, missing).float()
 
 
 class _Sides:
@@ -209,3 +209,36 @@ def _std(block: Tensor, count: int, partition: Partition) -> Tensor:
     )
     variance: Tensor = squares / count - (total / count).square()
     return variance.sqrt().to(block.dtype)
+
+
+def _orthonormal(block: Tensor, partition: Partition) -> Tensor:
+    """Return an orthonormal basis of the columns of all workers' `block` (n, k) together.
+
+    A column that depends on the others becomes zero. The basis comes from the eigenvectors of the
+    (k, k) Gram matrix, computed twice for full precision (SVQB, Stathopoulos & Wu 2002). This is
+    similar to Cholesky QR, but works for a matrix of lower rank too.
+    """
+    for _ in range(2):
+        values, vectors = torch.linalg.eigh(_inner(block, block, partition))
+        keep = values > _tolerance(block.shape[1]) * values[-1]
+        whiten = vectors * torch.where(
+            keep, values.clamp(min=torch.finfo(values.dtype).tiny).rsqrt(), 0
+        )
+        block = block @ partition.broadcast(whiten).to(block.dtype)
+    return block
+
+
+def _inner(left: Tensor, right: Tensor, partition: Partition) -> Tensor:
+    """Return left^T right (k, k) float64 over all workers' rows.
+
+    Rows are converted to float64 piece by piece, to save memory.
+    """
+    total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
+    for a, b in zip(left.split(_ROWS_PER_SUM), right.split(_ROWS_PER_SUM), strict=True):
+        total.addmm_(a.double().T, b.double())
+    return partition.all_reduce(total)
+
+
+def _tolerance(width: int) -> float:
+    """Return the least share of the largest squared singular value that is no float32 rounding."""
+    return width * (4 * torch.finfo(torch.float32).eps) ** 2

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from xrec.graph.lightgcn import LightGCN
-from xrec.graph.loss import l2_penalty
-from xrec.graph.objective import Objective
+from xrec.graph.loss import Objective, l2_penalty
 from xrec.graph.sampling import Batch, MicroBatch
 
 

@@ -12,24 +12,9 @@ the rotary embedding:
   extension: we know of no public code with per-layer injection on grouped-query models.
 - `none`: a enters by the input embedding only. This is an ablation.
 
-The rules are forward hooks; no model code is copied. What the rules mean in each model family:
-
-- Llama (q_proj, k_proj, v_proj): as above.
-- Mistral: as Llama. A layer with a sliding window sees neither a token outside it nor its a.
-- Qwen2: the projections have a bias. It is added once, to W h, and not again to W a. Layers have
-  sliding windows where the model's configuration sets them.
-- Qwen3: q and k are normed after the projection. a is added before this norm, so it changes the
-  direction of q and k and not their length.
-- Gemma: a word's embedding is multiplied by sqrt(H). a is not multiplied; the adapters are scaled
-  to the size of a multiplied word.
-- Gemma 2: as Gemma. The cap on scores applies after a is added. Every other layer has a window.
-- Gemma 3 (text): as Gemma, with the norm of Qwen3. Five of six layers have a window.
-- Phi (1, 2): the projections have a bias, as in Qwen2. Attention and MLP both read h; the MLP gets
-  h without a.
-- Phi 3 and 4: one qkv_proj gives q, k and v; `direct` adds to the three parts of its output.
-
-`direct` needs a query as wide as the hidden state. Some sizes of Qwen3, Gemma and Mistral have a
-wider or narrower one and are refused.
+The rules are forward hooks; no model code is copied. docs/method.md says what they mean in each
+model family. `direct` needs a query as wide as the hidden state: some sizes of Qwen3, Gemma and
+Mistral have a wider or narrower one and are refused.
 
 The tests compare a tiny model of each family, with random weights, against its decoder written out
 by hand (tests/xrec/llm/decoder_by_hand.py). Of trained models only Llamas were run.

@@ -20,7 +20,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from xrec.config.llm import Attention, Dtype, Quantization
 from xrec.config.shared import Device
 from xrec.errors import ModelError
-from xrec.llm.attention import GROUPED, register_grouped_attention
+from xrec.llm.cpu import GROUPED, register_grouped_attention
 
 _FIRST_WITH_INT8 = (7, 5)
 """Compute capability of the first GPUs with matrix products of 8-bit integers."""
@@ -98,7 +98,7 @@ def load_model(
     the device cannot do the quantization.
     """
     register_grouped_attention()
-    quantized = _quantized_loading(quantization, device)
+    more = _loading(quantization, device)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         text_config = config.get_text_config(decoder=True)
@@ -110,8 +110,7 @@ def load_model(
             attn_implementation=attn_implementation,
             local_files_only=True,
             output_loading_info=True,
-            **_placement(quantization, device),
-            **quantized,
+            **more,
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
@@ -124,13 +123,6 @@ def load_model(
     return model if device is None or quantization else model.to(device)
 
 
-def _placement(quantization: Quantization | None, device: torch.device | None) -> dict[str, Any]:
-    """The argument of `from_pretrained` that loads weights one by one onto `device`."""
-    if device is None or (device.type == "cpu" and quantization is None):
-        return {}
-    return {"device_map": {"": str(device)}}
-
-
 def check_quantization(quantization: Quantization | None) -> None:
     """Raise ModelError if the library of `quantization` is not installed."""
     if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
@@ -140,21 +132,21 @@ def check_quantization(quantization: Quantization | None) -> None:
         )
 
 
-def _quantized_loading(
-    quantization: Quantization | None, device: torch.device | None
-) -> dict[str, Any]:
+def _loading(quantization: Quantization | None, device: torch.device | None) -> dict[str, Any]:
     """More arguments of `from_pretrained`; raises ModelError if `device` lacks what is needed."""
-    if quantization is None:
+    if device is None or (device.type == "cpu" and quantization is None):
         return {}
+    straight_to_device = {"device_map": {"": str(device)}}
+    if quantization is None:
+        return straight_to_device
     check_quantization(quantization)
-    assert device is not None
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FIRST_WITH_INT8:
         raise ModelError(
             f"llm.quantization={quantization}: a {torch.cuda.get_device_name(device)} has no "
             "matrix products of 8-bit integers, which came with compute capability 7.5; "
             "use another GPU, or set llm.quantization=null"
         )
-    return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    return {**straight_to_device, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
 
 
 def _check_complete(folder: Path, name: str, missing: list[str]) -> None:

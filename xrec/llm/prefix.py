@@ -6,30 +6,19 @@
 `rest` starts at the first collaborative token. Attention is causal, the language model is frozen,
 and no adapter acts on shared and own, so their keys and values are constants. A forward pass over
 the rest alone, with those keys and values, gives the same logits and the same gradients as one over
-the whole prompt. Training keeps them (xrec.train.prefix_cache).
+the whole prompt. `PrefixCache` keeps them in all epochs of a training: those of `shared` are
+computed once, those of `own` when they are first needed. They are kept if the budget has room, and
+computed again each time without it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from os.path import commonprefix  # it takes lists of token ids too
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-
-@dataclass(frozen=True)
-class KeyValues:
-    """Keys and values of P positions in every layer, for B rows.
-
-    `tensor` (layers, 2, B, heads, P, head_dim); `mask` (B, P) is 1, and 0 at padding.
-    """
-
-    tensor: Tensor
-    mask: Tensor
-
-    def cache(self) -> DynamicCache:
-        """A new cache for transformers; what the model appends to it does not change `self`."""
-        return DynamicCache([(layer[0], layer[1]) for layer in self.tensor])
+from xrec.llm.examples import Example, KeyValues, last_positions
 
 
 def num_prefix_tokens(prompt_ids: Sequence[int], num_text_tokens: int) -> int:
@@ -41,21 +30,6 @@ def num_prefix_tokens(prompt_ids: Sequence[int], num_text_tokens: int) -> int:
         (position for position, token in enumerate(prompt_ids[:-1]) if token >= num_text_tokens),
         len(prompt_ids) - 1,
     )
-
-
-def common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
-    """The longest beginning that all rows share."""
-    # Rows between the first and the last in lexicographic order share what these two share.
-    first, last = min(map(list, rows)), max(map(list, rows))
-    length = next(
-        (
-            position
-            for position, (left, right) in enumerate(zip(first, last, strict=False))
-            if left != right
-        ),
-        min(len(first), len(last)),
-    )
-    return first[:length]
 
 
 @torch.no_grad()
@@ -132,9 +106,97 @@ def can_split(model: PreTrainedModel, num_positions: int) -> bool:
     )
 
 
-def last_positions(mask: Tensor, count: int) -> Tensor:
-    """Position ids (B, count) of the last `count` columns of an attention mask (B, S).
+class PrefixCache:
+    """Splits examples at their first collaborative token; keeps keys and values of the beginnings.
 
-    Padding does not count as a position.
+    `agree` takes whether this worker has a beginning to compute, and returns whether any worker
+    has: under ZeRO stage 3 all workers must make the same forward passes. If `split` is False,
+    whole examples go through the model each time.
     """
-    return (mask.cumsum(-1) - 1).clamp_min(0)[:, -count:]
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        examples: Sequence[Example],
+        *,
+        budget_bytes: int,
+        agree: Callable[[bool], bool] = lambda needed: needed,
+        split: bool = True,
+    ):
+        self._num_text_tokens = model.get_input_embeddings().vocabulary.num_text_tokens
+        lengths = [num_prefix_tokens(row.prompt_ids, self._num_text_tokens) for row in examples]
+        rests = [len(row) - length for row, length in zip(examples, lengths, strict=True)]
+        # Each part of a batch is padded to its longest row.
+        self._can_split = can_split(model, max(lengths) + max(rests))
+        self._splits = split and self._can_split
+        pairs = zip(examples, lengths, strict=True)
+        beginnings = [list(example.prompt_ids[:length]) for example, length in pairs]
+        self._shared_ids = commonprefix(beginnings) if self._splits else []  # noqa: RUF071
+        self._shared: Tensor | None = None
+        self._kept: dict[tuple[int, ...], Tensor] = {}
+        self._budget_bytes = budget_bytes
+        self._agree = agree
+        self.num_bytes = 0
+        """Size of the keys and values that are kept, without those that all prompts share."""
+
+    def split(
+        self, model: PreTrainedModel, examples: Sequence[Example]
+    ) -> tuple[KeyValues | None, list[Example]]:
+        """Return the keys and values of the examples' beginnings, and the rest of the examples.
+
+        The rest goes from the first collaborative token on. The examples must be among those that
+        the cache was made for, because these share the same first tokens.
+        """
+        num_shared = len(self._shared_ids)
+        assert all(
+            list(example.prompt_ids[:num_shared]) == self._shared_ids for example in examples
+        )
+        if self._shared is None and self._shared_ids:
+            (self._shared,) = compute_key_values(model, [self._shared_ids])
+        lengths = [self._num_prefix_tokens(example) for example in examples]
+        own_ids = [
+            tuple(example.prompt_ids[num_shared:length])
+            for example, length in zip(examples, lengths, strict=True)
+        ]
+        computed = self._compute(
+            model, [ids for ids in dict.fromkeys(own_ids) if ids and ids not in self._kept]
+        )
+        rest = [
+            Example(example.prompt_ids[length:], example.label_ids)
+            for example, length in zip(examples, lengths, strict=True)
+        ]
+        return batch_key_values(
+            self._shared, [computed.get(ids, self._kept.get(ids)) for ids in own_ids]
+        ), rest
+
+    def num_rest_tokens(self, example: Example) -> int:
+        """Return the number of positions from the first collaborative token on.
+
+        This is what an example costs in every epoch. It does not depend on `split`: batches are
+        made by this number and must be the same with and without splitting.
+        """
+        return len(example) - (
+            num_prefix_tokens(example.prompt_ids, self._num_text_tokens) if self._can_split else 0
+        )
+
+    def _num_prefix_tokens(self, example: Example) -> int:
+        return len(example) - self.num_rest_tokens(example) if self._splits else 0
+
+    def _compute(
+        self, model: PreTrainedModel, missing: list[tuple[int, ...]]
+    ) -> dict[tuple[int, ...], Tensor]:
+        if not self._agree(bool(missing)):
+            return {}
+        # If only other workers have beginnings to compute, this one makes a pass over any token.
+        rows = missing or [(0,)]
+        past = batch_key_values(self._shared, [None])
+        computed = dict(zip(rows, compute_key_values(model, rows, past), strict=True))
+        for ids in missing:
+            self._keep(ids, computed[ids])
+        return computed
+
+    def _keep(self, ids: tuple[int, ...], row: Tensor) -> None:
+        num_bytes = row.numel() * row.element_size()
+        if self.num_bytes + num_bytes <= self._budget_bytes:
+            self._kept[ids] = row
+            self.num_bytes += num_bytes

@@ -84,11 +84,6 @@ class PromptBuilder:
         """Ids that all prompts begin with: template and instruction."""
         return self._before
 
-    @property
-    def end_token(self) -> int:
-        """The id that ends an explanation."""
-        return int(self.tokenizer.eos_token_id)
-
     def build_without_tokens(self, texts: PairTexts) -> list[int]:
         """The same prompt without collaborative tokens: what a text-only model sees."""
         return self._build([], [], texts)

@@ -5,12 +5,15 @@ package with a GGUF file that is converted once. What is converted or downloaded
 store is kept in the cache folder; a lock keeps two processes from making it at the same time.
 """
 
+import copy
 import hashlib
 import importlib.metadata
+import logging
 import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
@@ -21,6 +24,8 @@ from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError
 from xrec.storage import Location, fingerprint_of, open_location
+
+logger = logging.getLogger("xrec")
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _SAMPLE_BYTES = 1 << 20
@@ -154,13 +159,33 @@ def _from_package(distribution: str, cache: Path, download: bool) -> Path:
             f"llm.model 'pypi:{distribution}': "
             f"expected one .gguf file in the package, found {len(paths)}"
         )
-
-    def convert(folder: Path) -> None:
-        from xrec.llm.gguf import convert_gguf  # torch and transformers, for this alone
-
-        convert_gguf(paths[0], folder)
-
+    convert = partial(_convert_gguf, paths[0])
     return _made_once(cache / "models" / f"{distribution}-{package.version}", convert, download)
+
+
+def _convert_gguf(path: Path, folder: Path) -> None:
+    """Write the model and tokenizer of the GGUF file at `path` to `folder`, in float32.
+
+    transformers reads GGUF files but refuses to save a model that it read from one. The weights are
+    therefore copied into a new model of the same architecture, which can be saved.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    logger.info("%s: dequantizing the weights; this is done once", path.name)
+    quantized = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
+    config = copy.deepcopy(quantized.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.dtype = torch.float32
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantized.state_dict())
+    model.tie_weights()
+    model.generation_config = quantized.generation_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
 
 
 def _from_storage(location: Location, cache: Path, may_download: bool) -> Path:

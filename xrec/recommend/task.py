@@ -20,7 +20,7 @@ from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
-from xrec.graph.cold_start import extend_with_new
+from xrec.graph.fold_in import extend_with_new
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.storage import location_of
 

@@ -17,7 +17,7 @@ from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import UnknownIdError
 from xrec.generate.loading import model_inputs
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
-from xrec.graph.cold_start import extend_with_new
+from xrec.graph.fold_in import extend_with_new
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.serve.messages import Evidence, ItemEntry, NearHistory, RecommendedItem
 from xrec.serve.problems import refused

@@ -46,8 +46,9 @@ class NewUsers:
         There are as many rows as pairs that may be at work or wait.
         """
         index = self._free.pop()
+        edges = torch.tensor([[0] * len(items), list(items)])
         try:
-            self._users[index] = self._fold_in.users([list(items)])[0].to(self._users.dtype)
+            self._users[index] = self._fold_in.users(edges)[0].to(self._users.dtype)
             yield index
         finally:
             self._free.append(index)

@@ -9,8 +9,9 @@ import json
 import logging
 from typing import Any
 
-from xrec.adapter.artifact import AdapterConfig, write_adapter
+from xrec.adapter.artifact import write_adapter
 from xrec.adapter.card import TRAINED, model_card
+from xrec.adapter.config import AdapterConfig
 from xrec.aspects import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ConfigError
@@ -27,7 +28,6 @@ from xrec.train.checkpoint import (
     read_progress,
 )
 from xrec.train.lease import CHECKPOINTS
-from xrec.train.metrics import TrainingMetrics
 from xrec.train.ray_driver import fit
 
 logger = logging.getLogger("xrec")
@@ -130,27 +130,24 @@ def _check_batch_sizes(config: TrainAdapterConfig) -> None:
 
 def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tensors]:
     """Run the workers; return how the run went, and the adapter of its best epoch."""
-    exported = TrainingMetrics("train-adapter")
-
-    def on_report(row: dict[str, Any]) -> None:
-        exported.record(row)
-        logger.info(
-            "epoch %d, step %d: training loss %.3f, validation loss %.3f nats a token "
-            "(%.0f s, %.3g pairs a second)",
-            *(row[key] for key in _LOGGED),
-        )
-
-    with exported.running():
-        outcome = fit(
-            train_worker,
-            {"config": for_workers(config), "run": run},
-            scaling=config.scaling,
-            storage=location_of(config, "adapter") / CHECKPOINTS,
-            name="train-adapter",
-            on_report=on_report,
-        )
+    outcome = fit(
+        train_worker,
+        {"config": for_workers(config), "run": run},
+        scaling=config.scaling,
+        storage=location_of(config, "adapter") / CHECKPOINTS,
+        name="train-adapter",
+        on_report=_log_epoch,
+    )
     read = outcome.read_checkpoint_file
     return read_progress(AdapterProgress, read, run), read_best_adapter(read)
+
+
+def _log_epoch(row: dict[str, Any]) -> None:
+    logger.info(
+        "epoch %d, step %d: training loss %.3f, validation loss %.3f nats a token "
+        "(%.0f s, %.3g pairs a second)",
+        *(row[key] for key in _LOGGED),
+    )
 
 
 def for_workers(config: TrainAdapterConfig) -> TrainAdapterConfig:

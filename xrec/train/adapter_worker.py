@@ -4,7 +4,7 @@ All counts are of the global batch, so all workers take the same decisions.
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -16,8 +16,13 @@ from transformers import PreTrainedModel
 from xrec.adapter.model import Adapters
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import TrainingError
-from xrec.train.adapter_model import build_engine, build_model, try_step
-from xrec.train.adapter_passes import AdapterPasses, sum_over_workers
+from xrec.train.adapter_model import (
+    AdapterPasses,
+    build_engine,
+    build_model,
+    sum_over_workers,
+    try_step,
+)
 from xrec.train.checkpoint import (
     AdapterProgress,
     Tensors,
@@ -30,7 +35,6 @@ from xrec.train.checkpoint import (
 )
 from xrec.train.data import AdapterData, epoch_steps, load_adapter_data
 from xrec.train.deepspeed_engine import (
-    LossScale,
     gathered_state,
     loss_scale,
     restore_states,
@@ -62,13 +66,8 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         worker.run_epoch()
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    """What a worker reads of the last checkpoint."""
-
-    progress: AdapterProgress
-    trained: dict[str, WholeState]
-    best: Tensors
+_Checkpoint = tuple[AdapterProgress, dict[str, WholeState], Tensors]
+"""How far the run is, the state of each trained parameter, and the best adapter."""
 
 
 def _last_checkpoint(run: str) -> _Checkpoint | None:
@@ -77,7 +76,7 @@ def _last_checkpoint(run: str) -> _Checkpoint | None:
         if read is None:
             return None
         progress = read_progress(AdapterProgress, read, run)
-        return _Checkpoint(progress, read_trained(read), read_best_adapter(read))
+        return progress, read_trained(read), read_best_adapter(read)
 
 
 def _sized_model(
@@ -89,7 +88,7 @@ def _sized_model(
     hardware, and without a checkpoint it is chosen.
     """
     if checkpoint is not None:
-        config = with_size(config, checkpoint.progress.micro_batch_size)
+        config = with_size(config, checkpoint[0].micro_batch_size)
     model, adapters = build_model(config, data)
     num_text_tokens = model.get_input_embeddings().vocabulary.num_text_tokens
     step = partial(try_step, config, model)
@@ -144,14 +143,6 @@ class AdapterWorker:
 
     def run_epoch(self) -> None:
         """Train to the end of the present epoch, validate, and report with a checkpoint."""
-        self._train_epoch()
-        validation_loss = self._passes.validation_loss(
-            self._micro_batch_size, place=f"validation after epoch {self.progress.epoch}"
-        )
-        self._end_epoch(validation_loss)
-
-    def _train_epoch(self) -> None:
-        """Make the steps that are left of the present epoch."""
         self._engine.train()
         steps = epoch_steps(
             self._data.train,
@@ -171,13 +162,11 @@ class AdapterWorker:
             totals = self._passes.applied_step(micro_batches, step=progress.step, place=place)
             loss = self._end_step(totals, place)
             note_step(progress.epoch, progress.step_in_epoch + 1, self._steps_per_epoch, loss)
+        place = f"validation after epoch {self.progress.epoch}"
+        self._end_epoch(self._passes.validation_loss(self._micro_batch_size, place=place))
 
     def _end_step(self, totals: Tensor, place: str) -> float:
-        """Count a step and write a checkpoint if one is due; return the step's mean NLL.
-
-        `totals` is what `AdapterPasses.applied_step` returns, and the mean is over all workers.
-        Raises TrainingError on each worker if the NLL is not finite.
-        """
+        """Count a step, write a checkpoint if one is due; return the mean NLL over all workers."""
         now = time.monotonic()
         is_time_to_look = totals.new_tensor([self._preemption.is_due()])
         nll, num_tokens, num_looking = sum_over_workers(torch.cat([totals, is_time_to_look]), place)
@@ -206,7 +195,7 @@ class AdapterWorker:
         }
         scale = loss_scale(self._engine)
         if scale is not None:
-            row["loss_scale"] = scale.scale
+            row["loss_scale"] = scale[0]
         self.progress = progress.after_epoch(row)
         if self.progress.evaluations_without_gain == 0:
             self._best = gathered_state(self._adapters)
@@ -215,18 +204,16 @@ class AdapterWorker:
 
     # Checkpoints
 
-    def _resume(self, checkpoint: "_Checkpoint") -> None:
-        """Go on from the checkpoint."""
-        self.progress, self._best = checkpoint.progress, checkpoint.best
-        states = {self._trained[name]: state for name, state in checkpoint.trained.items()}
+    def _resume(self, checkpoint: _Checkpoint) -> None:
+        self.progress, trained, self._best = checkpoint
         restore_states(
             self._engine,
-            states,
+            {self._trained[name]: state for name, state in trained.items()},
             self.progress.step,
             zero_loss=lambda: self._engine(self._data.train[:1]) * 0.0,
         )
         if self.progress.loss_scale is not None:
-            set_loss_scale(self._engine, LossScale(*self.progress.loss_scale))
+            set_loss_scale(self._engine, self.progress.loss_scale)
         note(
             f"epoch {self.progress.epoch}, step {self.progress.step}: going on from the "
             f"checkpoint, on {world_size()} workers"
@@ -240,10 +227,7 @@ class AdapterWorker:
             report({"note": f"{place}: checkpoint{reason}"}, self._checkpoint())
 
     def _checkpoint(self) -> dict[str, bytes] | None:
-        """Return the checkpoint's files on rank 0, and None on others. Collective.
-
-        Raises TrainingError on each worker if a weight is not finite.
-        """
+        """Return the checkpoint's files on rank 0, and None on others. Collective."""
         states = {name: whole_state(parameter) for name, parameter in self._trained.items()}
         wrong = [name for name, state in states.items() if not state.weight.isfinite().all()]
         if wrong:
@@ -253,7 +237,5 @@ class AdapterWorker:
             )
         if rank() != 0:
             return None
-        scale = loss_scale(self._engine)
-        pair = None if scale is None else (scale.scale, scale.steps_since_overflow)
-        progress = replace(self.progress, loss_scale=pair)
+        progress = replace(self.progress, loss_scale=loss_scale(self._engine))
         return {**progress_file(progress), **adapter_files(states, self._best)}

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, Tensor]
 
+LossScale = tuple[float, int]
+"""What the loss is multiplied by in float16, and the steps since one was skipped."""
+
 ReadFile = Callable[[str], bytes]
 """Returns the content of a checkpoint's file, by name."""
 
@@ -64,10 +67,9 @@ class AdapterProgress:
 
     `run` is the fingerprint of its settings and inputs, and `micro_batch_size` is what a size of
     auto became. `step` counts the optimizer steps of all epochs; a step that was skipped and made
-    again counts once. `loss_scale` has the fields of `xrec.train.deepspeed_engine.LossScale`, in
-    float16 only. `history` has a row for each finished epoch, with its `validation_loss`. The other
-    fields are of the present epoch: the steps done, the sum of their NLL in nats, their number of
-    tokens, and their time in seconds.
+    again counts once. `loss_scale` is there in float16 only. `history` has a row for each finished
+    epoch, with its `validation_loss`. The other fields are of the present epoch: the steps done,
+    the sum of their NLL in nats, their number of tokens, and their time in seconds.
     """
 
     run: str
@@ -78,7 +80,7 @@ class AdapterProgress:
     epoch_tokens: float = 0.0
     epoch_seconds: float = 0.0
     history: tuple[Mapping[str, Any], ...] = ()
-    loss_scale: tuple[float, int] | None = None
+    loss_scale: LossScale | None = None
 
     @property
     def epoch(self) -> int:

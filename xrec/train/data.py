@@ -1,38 +1,24 @@
-"""What training reads: the adapter's examples and their batches, the graph's interactions.
+"""What the adapter's training reads: examples, and their batches.
 
-The adapter's global batches are the same for any number of workers. A global batch has M
+Global batches are the same for any number of workers. A global batch has M
 micro-batches. The examples are dealt into M lanes once, and micro-batch m of every step comes from
 lane m. Worker r of W has the lanes r, r + W, and so on: an example stays with one worker in all
-epochs, and so do its keys and values in the worker's cache (xrec.train.prefix_cache).
+epochs, and so do its keys and values in the worker's cache (xrec.llm.prefix).
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import read_chooser
 from xrec.config.adapter import TrainAdapterConfig
-from xrec.config.graph import AspectNodesConfig
-from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
-from xrec.graph import (
-    NO_ASPECTS,
-    AspectEdges,
-    SeenItems,
-    dataset_aspect_edges,
-    metric_names,
-    node_degrees,
-    ranking_metrics,
-    users_with_items,
-)
 from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Example
@@ -40,9 +26,6 @@ from xrec.llm.model import load_tokenizer, read_text_config
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
 from xrec.storage import location_of
-
-K = 20
-RECALL, SCORE = f"recall@{K}", f"ndcg@{K}"
 
 _STEPS_SORTED_TOGETHER = 16
 """Steps whose examples are sorted by length together.
@@ -133,10 +116,9 @@ def epoch_steps(
 
     What does not fill a global batch is left out, and it is other examples in each epoch. The order
     depends on `seed`, `epoch` and the lengths only. All rows of a step are of similar `length`, so
-    that there is little padding and no worker waits for another. The loss is a mean over the global
-    batch's tokens, so it does not matter which worker gets which row. If the micro-batches do not
-    divide equally among the workers, the last workers get empty ones, because ZeRO-3 gathers
-    weights on all workers at the same time.
+    that there is little padding and no worker waits for another. If the micro-batches do not divide
+    equally among the workers, the last workers get empty ones, because ZeRO-3 gathers weights on
+    all workers at the same time.
     """
     lanes = _lanes(examples, global_batch_size // micro_batch_size, length)
     rng = np.random.default_rng([seed, epoch])
@@ -189,71 +171,3 @@ def validation_batches(
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
     batches += [[] for _ in range(-len(batches) % world_size)]
     return batches[rank::world_size]
-
-
-def split_edges(dataset: Dataset, split: Split) -> Tensor:
-    """Return the split's interactions (2, E) int64: user indices first, item indices second."""
-    return torch.from_numpy(dataset.interaction_edges(split))
-
-
-@dataclass(frozen=True)
-class GraphData:
-    """What a graph is trained on: the training interactions, and aspects if the graph has some.
-
-    `edges` (2, E) int64 are user indices, then item indices.
-    """
-
-    edges: Tensor
-    num_users: int
-    num_items: int
-    aspects: AspectEdges = NO_ASPECTS
-
-    @classmethod
-    def of(cls, dataset: Dataset, aspects: AspectNodesConfig | None) -> "GraphData":
-        """Return those of `dataset`; raises DataError if it has no aspects and shall have some."""
-        return cls(
-            split_edges(dataset, "train"),
-            dataset.num_users,
-            dataset.num_items,
-            dataset_aspect_edges(dataset, aspects),
-        )
-
-    @property
-    def num_nodes(self) -> int:
-        """Number of users, items and aspects."""
-        return self.num_users + self.num_items + self.aspects.num_aspects
-
-    def degrees(self) -> Tensor:
-        """Return each node's degree (N,), of users, then items, then aspects."""
-        return node_degrees(self.edges, self.num_users, self.num_items, self.aspects)
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """A split's held-out interactions, for ranking; `users` (N,) int64 have at least one."""
-
-    seen: SeenItems
-    held_out: SeenItems
-    users: Tensor
-
-    @classmethod
-    def of(cls, dataset: Dataset, split: Split) -> "HeldOut":
-        held_out = split_edges(dataset, split)
-        return cls(
-            SeenItems(split_edges(dataset, "train"), dataset.num_users),
-            SeenItems(held_out, dataset.num_users),
-            users_with_items(held_out),
-        )
-
-    def part(self, number: int, num_parts: int) -> "HeldOut":
-        """Return part `number` of the users; parts differ in size by one user at most."""
-        return replace(self, users=self.users.tensor_split(num_parts)[number])
-
-    def score(self, users: Tensor, items: Tensor) -> dict[str, float]:
-        """Return the means over `self.users` of the metrics at 20; zeros if there are no users.
-
-        `users` (U, D) and `items` (I, D) are the vectors that rank.
-        """
-        if len(self.users) == 0:
-            return dict.fromkeys(metric_names((K,)), 0.0)
-        return ranking_metrics(users, items, self.seen, self.held_out, self.users, (K,))

@@ -1,10 +1,9 @@
 """DeepSpeed: its settings, an engine on a worker, and whole tensors of it at either ZeRO stage.
 
-ZeRO stage 1 shares Adam's state out among the workers, and stage 3 the frozen weights too. Both add
-the gradients of a step's micro-batches up in float32, and in float16 both multiply the loss by a
-scale. `whole_state` reads Adam's state and the float32 weights from an engine, and `restore_states`
-writes them into a fresh one, which may have another number of workers or the other stage. Functions
-that are marked as collective must be called by every worker.
+ZeRO stage 1 shares Adam's state out among the workers, and stage 3 the frozen weights too.
+`whole_state` reads Adam's state and the float32 weights from an engine, and `restore_states` writes
+them into a fresh one, which may have another number of workers or the other stage. Functions that
+are marked as collective must be called by every worker.
 
 DeepSpeed takes seconds to import. The driver imports this module too and does not need DeepSpeed,
 so it is imported in the functions.
@@ -14,7 +13,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +26,7 @@ from xrec.adapter.model import Adapters
 from xrec.config.adapter import DeepSpeedConfig, TrainAdapterConfig
 from xrec.llm.model import load_model, resolve_attention, resolve_dtype
 from xrec.llm.source import resolve_model
-from xrec.train.checkpoint import WholeState
+from xrec.train.checkpoint import LossScale, WholeState
 from xrec.train.ray_worker import worker_device
 
 if TYPE_CHECKING:
@@ -36,6 +34,11 @@ if TYPE_CHECKING:
 
 FIRST_SCALE_POWER = 16
 """A run in float16 begins with the loss scale two to this power."""
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+MAX_LIVE_PARAMETERS = 1_000_000_000
+"""At stage 3: elements of gathered parameters that a worker holds at a time, beside its shard."""
 
 STEPS_TO_DOUBLE = 1000
 """Number of steps without an overflow after which DeepSpeed doubles the loss scale."""
@@ -90,8 +93,8 @@ def _zero_optimization(config: DeepSpeedConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "stage": 3,
         "stage3_param_persistence_threshold": config.param_persistence_threshold,
-        "stage3_max_live_parameters": config.max_live_parameters,
-        "stage3_max_reuse_distance": config.max_live_parameters,
+        "stage3_max_live_parameters": MAX_LIVE_PARAMETERS,
+        "stage3_max_reuse_distance": MAX_LIVE_PARAMETERS,
     }
     if config.offload == "cpu":
         device = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
@@ -187,59 +190,19 @@ def initialize_engine(
     return engine
 
 
-class RowsApart:
-    """An `mpu` for DeepSpeed: each worker is the only one that holds its part of the model."""
-
-    def __init__(self) -> None:
-        # Every process must make all groups.
-        alone: list[dist.ProcessGroup] = [
-            dist.new_group([rank]) for rank in range(dist.get_world_size())
-        ]
-        self._alone: dist.ProcessGroup = alone[dist.get_rank()]
-
-    def get_model_parallel_group(self) -> Any:
-        return dist.group.WORLD
-
-    def get_model_parallel_world_size(self) -> int:
-        return dist.get_world_size()
-
-    def get_model_parallel_rank(self) -> int:
-        return dist.get_rank()
-
-    def get_data_parallel_group(self) -> dist.ProcessGroup:
-        return self._alone
-
-    def get_data_parallel_group_ranks(self) -> list[int]:
-        return [dist.get_rank()]
-
-    def get_data_parallel_world_size(self) -> int:
-        return 1
-
-    def get_data_parallel_rank(self) -> int:
-        return 0
-
-
-@dataclass(frozen=True)
-class LossScale:
-    """What the loss is multiplied by in float16, and the number of steps since one was skipped."""
-
-    scale: float
-    steps_since_overflow: int
-
-
 def loss_scale(engine: "DeepSpeedEngine") -> LossScale | None:
     """Return the scale, the same on every worker; None if the engine is not in float16."""
     if not engine.fp16_enabled():
         return None
     scaler = engine.optimizer.loss_scaler
-    return LossScale(float(scaler.cur_scale), scaler.cur_iter - scaler.last_overflow_iter - 1)
+    return float(scaler.cur_scale), scaler.cur_iter - scaler.last_overflow_iter - 1
 
 
 def set_loss_scale(engine: "DeepSpeedEngine", value: LossScale) -> None:
     """Make the engine, which must be in float16, go on from `value`."""
     scaler = engine.optimizer.loss_scaler
-    scaler.cur_scale = value.scale
-    scaler.last_overflow_iter, scaler.cur_iter = -1, value.steps_since_overflow
+    scaler.cur_scale, scaler.cur_iter = value
+    scaler.last_overflow_iter = -1
 
 
 def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
@@ -261,13 +224,10 @@ def whole_state(parameter: nn.Parameter) -> WholeState:
 
     Its engine must have made a step: Adam has no state before.
     """
-    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+    from deepspeed import utils
 
-    return WholeState(
-        safe_get_full_fp32_param(parameter),
-        exp_avg=safe_get_full_optimizer_state(parameter, "exp_avg"),
-        exp_avg_sq=safe_get_full_optimizer_state(parameter, "exp_avg_sq"),
-    )
+    moments = [utils.safe_get_full_optimizer_state(parameter, key) for key in _MOMENTS]
+    return WholeState(utils.safe_get_full_fp32_param(parameter), *moments)
 
 
 def restore_states(
@@ -301,20 +261,18 @@ def restore_states(
 def _write(engine: "DeepSpeedEngine", parameter: Any, state: WholeState) -> None:
     from deepspeed import utils
 
-    weight, exp_avg, exp_avg_sq = (
-        value.to(engine.device) for value in (state.weight, state.exp_avg, state.exp_avg_sq)
-    )
+    values = {key: value.to(engine.device) for key, value in vars(state).items()}
+    set_param, set_moment = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
     if engine.zero_optimization_stage() == 3:
         # DeepSpeed's functions for whole values fail if the elements do not divide equally among
         # the workers.
+        set_param = utils.safe_set_local_fp32_param
+        set_moment = utils.safe_set_local_optimizer_state
         size = parameter.ds_tensor.numel()
-        utils.safe_set_local_fp32_param(parameter, _own_part(weight, size))
-        for key, value in (("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq)):
-            utils.safe_set_local_optimizer_state(parameter, _own_part(value, size), key)
-    else:
-        utils.safe_set_full_fp32_param(parameter, weight)
-        utils.safe_set_full_optimizer_state(parameter, exp_avg, "exp_avg")
-        utils.safe_set_full_optimizer_state(parameter, exp_avg_sq, "exp_avg_sq")
+        values = {key: _own_part(value, size) for key, value in values.items()}
+    set_param(parameter, values["weight"])
+    for key in _MOMENTS:
+        set_moment(parameter, values[key], key)
 
 
 def _own_part(value: Tensor, num_elements: int) -> Tensor:

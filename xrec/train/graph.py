@@ -15,18 +15,14 @@ from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ConfigError
-from xrec.graph import (
-    check_edges,
-    embeddings_bytes,
-    ranking_report,
-    write_graph,
-)
+from xrec.graph.adjacency import check_edges
+from xrec.graph.artifact import embeddings_bytes, write_graph
+from xrec.graph.ranking import ranking_report
 from xrec.storage import Manifest, finished, location_of, read_manifest, run_fingerprint
 from xrec.train.checkpoint import GraphProgress, claim, read_progress, read_rows
-from xrec.train.data import RECALL, SCORE, GraphData, split_edges
+from xrec.train.graph_model import RECALL, SCORE, GraphData, split_edges
 from xrec.train.graph_worker import train_worker
 from xrec.train.lease import CHECKPOINTS, only_driver
-from xrec.train.metrics import TrainingMetrics
 from xrec.train.ray_driver import fit
 
 logger = logging.getLogger("xrec")
@@ -114,22 +110,15 @@ def _train(config: PretrainGraphConfig, num_nodes: int, run: str) -> tuple[Graph
 
     The vectors are (N, D) float32: users, items, aspects.
     """
-    target, dataset = location_of(config, "graph"), location_of(config, "dataset").shared_uri
-    exported = TrainingMetrics("pretrain-graph")
-
-    def on_report(row: dict[str, Any]) -> None:
-        exported.record(row)
-        _log_epoch(row)
-
-    with exported.running():
-        outcome = fit(
-            train_worker,
-            {"config": config.model_copy(update={"dataset": dataset}), "run": run},
-            scaling=config.scaling,
-            storage=target / CHECKPOINTS,
-            name="pretrain-graph",
-            on_report=on_report,
-        )
+    dataset = location_of(config, "dataset").shared_uri
+    outcome = fit(
+        train_worker,
+        {"config": config.model_copy(update={"dataset": dataset}), "run": run},
+        scaling=config.scaling,
+        storage=location_of(config, "graph") / CHECKPOINTS,
+        name="pretrain-graph",
+        on_report=_log_epoch,
+    )
     read = outcome.read_checkpoint_file
     progress = read_progress(GraphProgress, read, run)
     rows = read_rows(read, progress.num_parts, torch.arange(num_nodes), ("best",))

@@ -25,17 +25,13 @@ from torch import Tensor
 from xrec.config.graph import PretrainGraphConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import TrainingError
-from xrec.graph import (
-    Batch,
-    LightGCN,
-    Objective,
-    Partition,
-    batch_loss,
-    blend,
-    epoch_batches,
-    layer0_penalty,
-    normalized_adjacency,
-)
+from xrec.graph.adjacency import normalized_adjacency
+from xrec.graph.blend import blend
+from xrec.graph.lightgcn import LightGCN
+from xrec.graph.loss import Objective
+from xrec.graph.partition import Partition
+from xrec.graph.sampling import Batch, epoch_batches
+from xrec.graph.step import batch_loss, layer0_penalty
 from xrec.storage import location_of
 from xrec.train.checkpoint import (
     GraphProgress,
@@ -46,10 +42,18 @@ from xrec.train.checkpoint import (
     read_rows,
     rows_file,
 )
-from xrec.train.data import SCORE, GraphData, HeldOut
 from xrec.train.deepspeed_engine import restore_states, whole_state
-from xrec.train.graph_loss import AspectLoss, build_objective
-from xrec.train.graph_start import blend_weight, build_engine, build_partition, start_embeddings
+from xrec.train.graph_model import (
+    SCORE,
+    AspectLoss,
+    GraphData,
+    HeldOut,
+    blend_weight,
+    build_engine,
+    build_objective,
+    build_partition,
+    start_embeddings,
+)
 from xrec.train.ray_worker import (
     last_checkpoint,
     note_step,
@@ -174,10 +178,7 @@ class GraphWorker:
         return loss, num_steps
 
     def _step(self, batch: Batch, aspect_batch: Batch | None) -> Tensor:
-        """Make an optimizer step; return this worker's part of the batch's loss, a scalar.
-
-        The parts of all workers add up to the loss.
-        """
+        """Make an optimizer step; return this worker's part of the batch's loss, a scalar."""
         users, others = self._engine(self._adjacency)  # the others are items, then aspects
         num_copies = world_size() // self._partition.blocks.num_blocks
         part = batch_loss(
@@ -194,10 +195,7 @@ class GraphWorker:
         return part.detach()
 
     def _sum_of_finite(self, epoch: int, total: Tensor) -> float:
-        """Return the sum of all workers' `total`.
-
-        Raises TrainingError on each worker if the sum or a layer-0 embedding is not finite.
-        """
+        """Return the sum of all workers' `total`; raise TrainingError if a value is not finite."""
         wrong = (~self._engine.module.embeddings.isfinite()).any(dim=1).sum()
         sums = torch.stack([total, wrong.to(total.dtype)])
         dist.all_reduce(sums)
@@ -234,10 +232,7 @@ class GraphWorker:
         return metrics
 
     def _vectors(self) -> tuple[Tensor, Tensor]:
-        """Return the vectors that rank, the same on each worker.
-
-        They are users (U, D), and items followed by aspects (I + A, D).
-        """
+        """Return the vectors that rank: users (U, D), items and then aspects (I + A, D)."""
         trained = self._objective.vectors(*self._engine.module(self._adjacency))
         return blend(trained, self._start, self._blend_weight) if self._start else trained
 
@@ -246,7 +241,7 @@ class GraphWorker:
     def _checkpoint(self) -> dict[str, bytes] | None:
         """Return the files of this worker: its rows, and on rank 0 how far the run is. Collective.
 
-        Where several workers hold the same rows, only rank 0 writes them.
+        Of workers that hold the same rows, only rank 0 writes them.
         """
         table = self._engine.module.embeddings
         state = whole_state(table)
@@ -272,15 +267,12 @@ def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
     if loss > _DIVERGED * first_loss:
         raise TrainingError(
             f"the loss of epoch {epoch} is {loss:.4f}, that of epoch 1 was {first_loss:.4f}: "
-            "training diverges; lower training.learning_rate, or raise training.warmup_steps"
+            "training diverges; lower training.learning_rate"
         )
 
 
 def _last_state(run: str, partition: Partition) -> tuple[GraphProgress, Tensors | None]:
-    """Return how far the last checkpoint is, and this worker's rows of it.
-
-    Without a checkpoint this is the start of `run`, and no rows.
-    """
+    """Return how far the last checkpoint is, and this worker's rows of it if there is one."""
     with last_checkpoint() as read:
         if read is None:
             return GraphProgress(run), None

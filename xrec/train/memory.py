@@ -47,9 +47,6 @@ _MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 
-TryStep = Callable[[Sequence[Example]], None]
-"""Goes forward and backward with the rows, and leaves nothing behind."""
-
 
 def with_zero_stage(config: TrainAdapterConfig, data: "AdapterData") -> TrainAdapterConfig:
     """Return `config` with a number as its ZeRO stage, and log why. Collective.
@@ -79,8 +76,14 @@ def with_zero_stage(config: TrainAdapterConfig, data: "AdapterData") -> TrainAda
 
 
 def _with_stage(config: TrainAdapterConfig, stage: int) -> TrainAdapterConfig:
-    deepspeed = config.deepspeed.model_copy(update={"zero_stage": stage})
-    return config.model_copy(update={"deepspeed": deepspeed})
+    return _changed(config, "deepspeed", {"zero_stage": stage})
+
+
+def _changed(
+    config: TrainAdapterConfig, section: str, values: dict[str, int]
+) -> TrainAdapterConfig:
+    changed = getattr(config, section).model_copy(update=values)
+    return config.model_copy(update={section: changed})
 
 
 def model_bytes(
@@ -128,14 +131,18 @@ def memory_of_a_worker(device: torch.device, num_local_workers: int) -> int:
 
 
 def with_micro_batch_size(
-    config: TrainAdapterConfig, data: "AdapterData", num_text_tokens: int, try_step: TryStep
+    config: TrainAdapterConfig,
+    data: "AdapterData",
+    num_text_tokens: int,
+    try_step: Callable[[Sequence[Example]], None],
 ) -> TrainAdapterConfig:
     """Return `config` with a number as its micro-batch size, and log why. Collective.
 
-    A size of auto becomes the largest power of two that divides a worker's part of the global
-    batch and whose step fits every worker's GPU. No step is tried on a CPU, and none at ZeRO stage
-    3, where a worker that runs out of memory would leave the others waiting in the middle of a
-    pass: the size is 1 there. Raises ModelError on each worker if not even one row fits.
+    A size of auto becomes the largest power of two that divides a worker's part of the global batch
+    and with which `try_step`, forward and backward, fits every worker's GPU. No step is tried on a
+    CPU, and none at ZeRO stage 3, where a worker that runs out of memory would leave the others
+    waiting in the middle of a pass: the size is 1 there. Raises ModelError on each worker if not
+    even one row fits.
     """
     if config.training.micro_batch_size != "auto":
         return config
@@ -158,8 +165,7 @@ def with_micro_batch_size(
 
 def with_size(config: TrainAdapterConfig, size: int) -> TrainAdapterConfig:
     """Return `config` with this micro-batch size."""
-    training = config.training.model_copy(update={"micro_batch_size": size})
-    return config.model_copy(update={"training": training})
+    return _changed(config, "training", {"micro_batch_size": size})
 
 
 def sizes_to_try(config: TrainAdapterConfig) -> list[int]:

@@ -6,13 +6,22 @@
 The job initialises Ray. Checkpoints lie below `storage`, and a run goes on from the last one that
 is there. Whoever calls `fit` makes sure that they are of this run (`xrec.train.checkpoint.claim`)
 and deletes them when they are no longer needed.
+
+While it trains, the driver exports series through Ray, for Prometheus. All have the label `job`:
+
+    xrec_train_running      xrec_train_loss{split="train" | "validation"}
+    xrec_train_epoch        xrec_train_score{metric="ndcg@20" | ...}
+    xrec_train_step         xrec_train_epoch_seconds
+                            xrec_train_reported_timestamp_seconds
 """
 
 import logging
 import os
 import queue
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +30,7 @@ import ray.train
 from ray.train import TrainingFailedError, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError
+from ray.util.metrics import Gauge
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -44,6 +54,20 @@ _POLL_SECONDS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 _MINUTES_TO_GROW = 10
 
 
+_GAUGES = {
+    "running": "1 while the driver trains, 0 after it has ended in any way.",
+    "epoch": "Last epoch that was reported.",
+    "step": "Optimizer steps up to the last report; of adapters only.",
+    "loss": "Mean loss of the last epoch; of adapters in nats a token.",
+    "score": "Validation ranking metrics of the last evaluation; of graphs only.",
+    "epoch_seconds": "Seconds that the last epoch took.",
+    "reported_timestamp_seconds": "When the last epoch was reported, in seconds since 1970.",
+}
+_FIELDS = {"epoch": "epoch", "step": "step", "seconds": "epoch_seconds"}
+_LABELS = {"loss": "split", "score": "metric"}
+_SPLITS = {"loss": "train", "train_loss": "train", "validation_loss": "validation"}
+
+
 @dataclass(frozen=True)
 class TrainingOutcome:
     """The last checkpoint of a finished `fit`, and the metrics that were reported with it."""
@@ -54,6 +78,48 @@ class TrainingOutcome:
     def read_checkpoint_file(self, name: str) -> bytes:
         """Return the file `name` of the last checkpoint; raises StorageNotFoundError."""
         return (self.checkpoint / name).read_bytes()
+
+
+class TrainingMetrics:
+    """The series of one job's driver, for instance `train-adapter`. Ray must be initialised."""
+
+    def __init__(self, job: str):
+        self._job = job
+        self._gauges = {
+            name: Gauge(f"xrec_train_{name}", text, ("job", *filter(None, [_LABELS.get(name)])))
+            for name, text in _GAUGES.items()
+        }
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Mark the time in which the job trains.
+
+        Its start counts as a report, so that the time without reports can be measured from there.
+        """
+        self._set("running", 1)
+        self._set("reported_timestamp_seconds", time.time())
+        try:
+            yield
+        finally:
+            self._set("running", 0)
+
+    def record(self, row: Mapping[str, Any]) -> None:
+        """Export what there is of an epoch's row.
+
+        It may have `epoch`, `step`, `seconds`, `loss` or `train_loss`, `validation_loss`, and
+        scores such as `ndcg@20`.
+        """
+        self._set("reported_timestamp_seconds", time.time())
+        for name, value in row.items():
+            if name in _FIELDS:
+                self._set(_FIELDS[name], value)
+            elif name in _SPLITS:
+                self._set("loss", value, split=_SPLITS[name])
+            elif "@" in name:
+                self._set("score", value, metric=name)
+
+    def _set(self, name: str, value: float, **label: str) -> None:
+        self._gauges[name].set(value, {"job": self._job, **label})
 
 
 def fit(
@@ -68,9 +134,9 @@ def fit(
     """Run the loop on the workers of `scaling` and return when all of them have ended.
 
     `on_report` runs in the driver and gets the metrics of each `xrec.train.ray_worker.report` as
-    they arrive; workers that replace lost ones report again what they do again. Checkpoints lie in
-    `storage`/`name`. The loop finds the last one by `last_checkpoint`, whether workers of this run
-    or of an earlier one have written it.
+    they arrive; workers that replace lost ones report again what they do again. Before, they are
+    exported with the job `name`. Checkpoints lie in `storage`/`name`. The loop finds the last one
+    by `last_checkpoint`, whether workers of this run or of an earlier one have written it.
 
     Raises LeaseError if another driver trains into `storage`. An XRecError of a worker is raised as
     it is and without replacing workers; any other error becomes a TrainingError.
@@ -81,8 +147,9 @@ def fit(
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": this_node})
     try:
         trainer = _trainer(train_loop_per_worker, loop_config, scaling, storage, name, reports)
-        with only_driver(storage):
-            result = _fit_and_listen(trainer, reports, on_report)
+        exported = TrainingMetrics(name)
+        with only_driver(storage), exported.running():
+            result = _fit_and_listen(trainer, reports, exported, on_report)
     except TrainingFailedError as error:
         raise _as_xrec_error(error) from error
     finally:
@@ -156,7 +223,7 @@ class _ReportCallback(UserCallback):  # type: ignore[misc]  # Ray has no types
 
 
 def _fit_and_listen(
-    trainer: TorchTrainer, reports: Queue, on_report: OnReport | None
+    trainer: TorchTrainer, reports: Queue, exported: TrainingMetrics, on_report: OnReport | None
 ) -> ray.train.Result:
     # fit() runs in a thread: in the main thread it would catch Ctrl-C and exit with status 0.
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xrec-fit")
@@ -165,7 +232,9 @@ def _fit_and_listen(
     for message in _received(reports, future):
         if "note" in message:
             logger.info("%s", message["note"])
-        elif on_report is not None:
+            continue
+        exported.record(message)
+        if on_report is not None:
             on_report(message)
     return future.result()
 
@@ -182,11 +251,7 @@ def _received(reports: Queue, future: "Future[ray.train.Result]") -> Iterator[Me
 
 
 def _as_xrec_error(error: TrainingFailedError) -> XRecError:
-    """Return what to raise instead of `error`.
-
-    This is an XRecError of a worker if there is one (the lowest rank's), and otherwise a
-    TrainingError that names the cause.
-    """
+    """Return an XRecError of a worker, the lowest rank's, or a TrainingError with the cause."""
     failures = (isinstance(error, WorkerGroupError) and error.worker_failures) or {0: error}
     causes = [_own_cause(failure) for _, failure in sorted(failures.items())]
     for cause in causes:

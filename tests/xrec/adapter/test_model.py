@@ -1,12 +1,15 @@
 """Adapters on a model: the model is frozen, the adapters are trained and change the logits."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.decoders import FAMILIES, tiny_decoder
 from tests.toy import HIDDEN_SIZE, NUM_USERS, attach_toy, toy_adapters, toy_model, toy_vectors
-from xrec.adapter.model import attach_adapters, build_adapters, embedding_scale
+from xrec.adapter.model import attach_adapters, build_adapters, embedding_scale, input_vectors
+from xrec.adapter.moe import MoEAdapter
 from xrec.config.adapter import AdapterModelConfig, Injection
 from xrec.errors import ModelError
 
@@ -62,17 +65,6 @@ def test_attach_leaves_a_tied_head_tied_to_the_words() -> None:
     attach_toy(model, "none")
     assert model.lm_head.weight is words
     assert model(torch.tensor([[V, 5]])).logits.shape == (1, 2, V)
-
-
-def test_build_adapters_follows_the_seed_and_gives_two_different_sides() -> None:
-    config = AdapterModelConfig(num_experts=2)
-    states = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        states.append(build_adapters(config, embedding_dim=3, hidden_size=4).state_dict())
-    assert torch.equal(states[0]["user.weight"], states[1]["user.weight"])
-    assert not torch.equal(states[0]["user.weight"], states[2]["user.weight"])
-    assert not torch.equal(states[0]["user.weight"], states[0]["item.weight"])
 
 
 def test_adapters_state_is_a_float32_copy_by_side() -> None:
@@ -138,16 +130,86 @@ def test_fitted_adapter_gives_vectors_of_a_word_s_size(family: str) -> None:
     assert 0.7 < vectors / words < 1.4
 
 
-def test_attach_adapters_of_another_width_raises_model_error() -> None:
-    model = tiny_decoder("llama", hidden_size=2 * HIDDEN_SIZE)
-    with pytest.raises(
-        ModelError, match="LlamaForCausalLM: its words are 64 wide, the adapters' vectors 32"
-    ):
-        attach_toy(model, "projected")
+def other_width() -> nn.Module:
+    return tiny_decoder("llama", hidden_size=2 * HIDDEN_SIZE)
 
 
-def test_attach_to_model_with_a_second_table_of_token_ids_raises_model_error() -> None:
+def without_a_table() -> nn.Module:
+    model = toy_model()
+    model.set_input_embeddings(nn.Linear(HIDDEN_SIZE, HIDDEN_SIZE))
+    return model
+
+
+def with_two_tables() -> nn.Module:
     model = toy_model()
     model.model.embed_tokens_per_layer = nn.Embedding(V, 4)  # as Gemma 3n and some Gemma 4 have it
-    with pytest.raises(ModelError, match="look token ids up again, in `embed_tokens_per_layer`"):
-        attach_toy(model, "none")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (other_width, "LlamaForCausalLM: its words are 64 wide, the adapters' vectors 32"),
+        (without_a_table, r"its input embedding is a Linear, expected nn\.Embedding"),
+        (with_two_tables, "look token ids up again, in `embed_tokens_per_layer`"),
+    ],
+)
+def test_attach_to_a_model_that_does_not_fit_is_refused(
+    make: Callable[[], nn.Module], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        attach_toy(make(), "none")  # type: ignore[arg-type]
+
+
+# What the adapters read
+
+D, H = 6, 16
+USERS, ITEMS = (
+    torch.randn(40, D, generator=torch.Generator().manual_seed(1)) * 3 + 1,
+    torch.randn(30, D),
+)
+
+
+def vectors(
+    kind: str, users: Tensor = USERS, items: Tensor = ITEMS, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    config = AdapterModelConfig(vectors=kind, vectors_seed=seed)  # type: ignore[arg-type]
+    return input_vectors(config, users, items)
+
+
+@pytest.mark.parametrize("kind", ["random", "constant"])
+def test_substitutes_have_nothing_of_the_graph_and_stay_when_others_are_appended(kind: str) -> None:
+    assert vectors("graph") == (USERS, ITEMS)
+    users, items = vectors(kind)
+    assert (users.shape, items.shape, users.dtype) == (USERS.shape, ITEMS.shape, torch.float32)
+    more = vectors(kind, torch.cat([USERS.flip(0) * 2, USERS]), torch.cat([ITEMS - 1, ITEMS]))
+    assert torch.equal(more[0][: len(USERS)], users)
+    assert torch.equal(more[1][: len(ITEMS)], items)
+
+
+def test_random_rows_are_standard_normal_distinct_and_of_their_seed() -> None:
+    many = torch.zeros(4000, D)
+    users, items = vectors("random", many, many)
+    assert users.mean().item() == pytest.approx(0, abs=0.03)
+    assert users.std().item() == pytest.approx(1, abs=0.03)
+    assert len(users.unique(dim=0)) == len(users)
+    assert not torch.equal(users, items)
+    assert not torch.equal(users, vectors("random", many, many, seed=1)[0])
+
+
+def test_constant_vectors_are_of_a_words_size_and_move_under_adam_as_fast_as_the_graphs() -> None:
+    """With zeros as the constant the output would hardly move."""
+    moves = {}
+    for kind in ("graph", "constant"):
+        torch.manual_seed(0)
+        adapter, table = MoEAdapter(D, H, 4, gating_noise=False), vectors(kind)[0]
+        adapter.fit_input(table, 0.3)
+        before = adapter(table).detach()
+        optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-3, weight_decay=0.0)
+        direction = torch.randn(1, H, generator=torch.Generator().manual_seed(2))
+        (adapter(table[:1]) * direction).sum().backward()
+        optimizer.step()
+        moves[kind] = (adapter(table[:1]) - before[:1]).norm().item()
+    assert torch.equal(before, before[:1].expand_as(before))
+    assert before[0].square().mean().sqrt().item() == pytest.approx(0.3, rel=0.6)
+    assert moves["constant"] > 0.7 * moves["graph"]

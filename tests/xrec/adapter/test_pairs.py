@@ -1,5 +1,6 @@
 """Prompts and examples of a dataset's pairs: texts, place-holders, and what is left out."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +18,10 @@ from xrec.aspects.praise import dataset_praise
 from xrec.config.data import PrepareConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data import Dataset, read_dataset
+from xrec.data.evidence import AspectEvidence
 from xrec.errors import DataError
 from xrec.llm.collaborative import Vocabulary
-from xrec.llm.prompt import PromptBuilder, PromptTooLongError
+from xrec.llm.prompt import PromptBuilder
 from xrec.storage import open_location
 
 TOWN = {
@@ -84,16 +86,11 @@ def test_example_of_a_short_name_learns_the_placeholder(dataset: Dataset) -> Non
     assert prompts.builder.decode(list(example.label_ids)) == "You would enjoy [title] for its tea."
 
 
-def test_placeholder_in_a_title_is_refused(dataset: Dataset) -> None:
-    titles = ["The [Title] Bar", *dataset.items["title"].to_pylist()[1:]]
-    with pytest.raises(
-        DataError, match=r"The \[Title\] Bar.*choose another prompt.title_placeholder"
-    ):
-        make_prompts(with_column(dataset, "title", titles))
-    make_prompts(with_column(dataset, "title", titles), title_placeholder="<place>")
-
-
-def test_placeholder_in_an_explanation_is_refused(dataset: Dataset) -> None:
+def test_placeholder_in_a_title_or_an_explanation_is_refused(dataset: Dataset) -> None:
+    titles = with_column(dataset, "title", ["The [Title] Bar", *dataset.items["title"][1:]])
+    with pytest.raises(DataError, match=r"The \[Title\] Bar.*another prompt.title_placeholder"):
+        make_prompts(titles)
+    make_prompts(titles, title_placeholder="<place>")
     explanations = dataset.explained_pairs("train").slice(0, 2)
     index = explanations.schema.get_field_index("explanation")
     texts = pa.array(["Calm.", "You would love [title]."])
@@ -102,7 +99,7 @@ def test_placeholder_in_an_explanation_is_refused(dataset: Dataset) -> None:
         make_prompts(dataset).examples(changed, 500)
 
 
-def with_column(dataset: Dataset, name: str, values: list[str]) -> Dataset:
+def with_column(dataset: Dataset, name: str, values: list[Any]) -> Dataset:
     index = dataset.items.schema.get_field_index(name)
     field = dataset.items.schema.field(index)
     return replace(dataset, items=dataset.items.set_column(index, field, pa.array(values)))
@@ -126,16 +123,6 @@ def test_examples_too_long_are_counted_by_reason(dataset: Dataset) -> None:
     assert examples == [row for row in fits if len(row.label_ids) <= label_limit]
 
 
-def test_prompt_too_long_raises(dataset: Dataset) -> None:
-    with pytest.raises(PromptTooLongError):
-        make_prompts(dataset, max_prompt_tokens=8).prompt(Pair(0, 0))
-
-
-def test_examples_of_nothing_are_none(dataset: Dataset) -> None:
-    empty: pa.Table = dataset.explained_pairs("train").slice(0, 0)
-    assert make_prompts(dataset).examples(empty, 10) == ([], {})
-
-
 @pytest.fixture(scope="module")
 def chosen(
     dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
@@ -155,25 +142,24 @@ def prompts_of(chosen: tuple[Dataset, AspectChooser], **prompt: Any) -> PairProm
     return PairPrompts(town, builder, chooser)
 
 
+def names_and_pairs(town: Dataset) -> tuple[list[str], pa.Table, list[np.ndarray]]:
+    """Return the aspects' names, and the explained training pairs with their indices."""
+    explained = town.explained_pairs("train")
+    assert town.aspects is not None
+    indices = [explained[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")]
+    return town.aspects["aspect"].to_pylist(), explained, indices
+
+
 def test_texts_of_pairs_have_the_chosen_aspects_with_their_evidence(
     chosen: tuple[Dataset, AspectChooser],
 ) -> None:
     town, chooser = chosen
-    pairs = [Pair(user, item) for user in (0, 7) for item in (0, 3, 11)]
-    found = chooser.choose(
-        np.array([pair.user_index for pair in pairs]),
-        np.array([pair.item_index for pair in pairs]),
-        2,
-    )
-    assert town.aspects is not None
-    expected = found.evidence(town.aspects["aspect"].to_pylist())
-    prompts = prompts_of(chosen)
-    assert [texts.aspects for texts in prompts.texts_of(pairs)] == expected
-    assert [prompts.texts(pair).aspects for pair in pairs] == expected
-    assert all(
-        {evidence.aspect for evidence in texts.aspects} <= texts.menu
-        for texts in prompts.texts_of(pairs)
-    )
+    names, _, (users, items) = names_and_pairs(town)
+    pairs = [Pair(int(user), int(item)) for user, item in zip(users, items, strict=True)]
+    expected = chooser.choose(users, items, 2).evidence(names)
+    found = prompts_of(chosen).texts_of(pairs)
+    assert [texts.aspects for texts in found] == expected
+    assert all({one.aspect for one in texts.aspects} <= texts.menu for texts in found)
     assert any(expected)
 
 
@@ -193,32 +179,32 @@ def test_training_examples_have_aspects_that_were_chosen_without_their_own_revie
 ) -> None:
     town, chooser = chosen
     prompts = prompts_of(chosen, aspects_learned="chosen", aspect="{aspect} {item_reviews}")
-    explained = town.explained_pairs("train")
-    users, items = (
-        explained[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")
-    )
-    assert town.aspects is not None
-    names = town.aspects["aspect"].to_pylist()
+    names, explained, (users, items) = names_and_pairs(town)
     without, with_own = (
         chooser.choose(users, items, 2, leave_out_own=leave_out).evidence(names)
         for leave_out in (True, False)
     )
     assert without != with_own
+    assert_listed(prompts, explained, without)
+
+
+def assert_listed(
+    prompts: PairPrompts, explained: pa.Table, listed: Sequence[Sequence[AspectEvidence]]
+) -> None:
+    """Each training example shows its aspects, and nothing where it has none."""
     examples, left_out = prompts.examples(explained, max_explanation_tokens=100)
     assert not left_out
-    for example, evidence in zip(examples, without, strict=True):
-        listed = ", ".join(f"{one.aspect} {one.item_reviews}" for one in evidence)
+    for example, evidence in zip(examples, listed, strict=True):
+        names = ", ".join(f"{one.aspect} {one.item_reviews}" for one in evidence)
         shown = prompts.builder.show(list(example.prompt_ids))
-        assert (f"Reasons: {listed}<" in shown) if evidence else ("Reasons" not in shown)
+        assert (f"Reasons: {names}<" in shown) if evidence else ("Reasons" not in shown)
 
 
 def test_training_examples_have_those_aspects_of_the_menu_that_the_explanation_names(
     chosen: tuple[Dataset, AspectChooser],
 ) -> None:
     town, chooser = chosen
-    assert town.aspects is not None
-    names = town.aspects["aspect"].to_pylist()
-    explained = town.explained_pairs("train")
+    names, explained, (users, items) = names_and_pairs(town)
     titles = [town.items["title"][item].as_py() for item in explained["item_index"].to_pylist()]
     said = [
         f"{title} has {names[place % 7]}, {names[0]} and {names[(place + 3) % 7]}."
@@ -226,18 +212,10 @@ def test_training_examples_have_those_aspects_of_the_menu_that_the_explanation_n
     ]
     column = explained.schema.get_field_index("explanation")
     explained = explained.set_column(column, "explanation", pa.array(said, pa.string()))
-    users, items = (
-        explained[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")
-    )
     menus = chooser.choose(users, items, len(names)).evidence(names)
-    prompts = prompts_of(chosen, aspect="{aspect} {item_reviews}")
-    examples, left_out = prompts.examples(explained, max_explanation_tokens=100)
-    assert not left_out
-    num_listed = []
-    for example, menu, text in zip(examples, menus, said, strict=True):
-        named = [one for one in menu if one.aspect in text][:2]
-        listed = ", ".join(f"{one.aspect} {one.item_reviews}" for one in named)
-        shown = prompts.builder.show(list(example.prompt_ids))
-        assert (f"Reasons: {listed}<" in shown) if named else ("Reasons" not in shown)
-        num_listed.append(len(named))
-    assert set(num_listed) == {0, 1, 2}
+    named = [
+        [one for one in menu if one.aspect in text][:2]
+        for menu, text in zip(menus, said, strict=True)
+    ]
+    assert {len(each) for each in named} == {0, 1, 2}
+    assert_listed(prompts_of(chosen, aspect="{aspect} {item_reviews}"), explained, named)

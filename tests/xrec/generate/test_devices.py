@@ -1,14 +1,13 @@
-"""Generation and scoring where the model is on a GPU that is not there (tests/fake_gpu.py)."""
+"""Generation where the model is on a GPU that is not there (tests/fake_gpu.py)."""
 
 import pytest
 import torch
 
 from tests.fake_gpu import CPU, GPU, FakeGPU
 from tests.toy import NUM_USERS, attach_toy, toy_model
-from tests.xrec.generate.builtin.toy_cores import END, V, make_core, make_engine
+from tests.xrec.generate.builtin.toy_cores import V, make_core, make_engine
 from xrec.config.decoding import DecodingConfig
 from xrec.generate.engine import text_params
-from xrec.llm.examples import Example, explanation_nll
 
 SHARED = [9, 8, 7] * 8
 PROMPTS = [
@@ -50,10 +49,3 @@ def test_texts_on_a_gpu_are_those_of_a_cpu(generate: object, decoding: str) -> N
     expected = generate(CPU, DECODINGS[decoding])  # type: ignore[operator]
     with FakeGPU():
         assert generate(GPU, DECODINGS[decoding]) == expected  # type: ignore[operator]
-
-
-def test_explanation_nll_on_a_gpu_is_that_of_a_cpu() -> None:
-    examples = [Example(prompt, [6, 7, 5, END][row % 3 :]) for row, prompt in enumerate(PROMPTS)]
-    expected = dict(explanation_nll(model_on(CPU), examples, 4))
-    with FakeGPU():
-        assert dict(explanation_nll(model_on(GPU), examples, 4)) == pytest.approx(expected)

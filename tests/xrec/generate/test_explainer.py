@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.toy import save_toy_model, toy_tokenizer
+from tests.toy import explanation_nll, save_toy_model, toy_tokenizer
 from tests.xrec.generate.town import make_adapter, make_graph, make_town
 from xrec.adapter.pairs import Pair
 from xrec.config.checks import ChecksConfig
@@ -27,7 +27,6 @@ from xrec.generate.explainer import Explainer, Explanation
 from xrec.generate.loading import Sources, check_sources, load_explainer
 from xrec.generate.scoring import reference_nll
 from xrec.graph.fold_in import FoldIn
-from xrec.llm.examples import explanation_nll
 from xrec.llm.prompt import PairTexts
 from xrec.llm.source import model_fingerprint
 from xrec.storage import open_location, read_manifest
@@ -286,7 +285,9 @@ def test_load_explainer_explains_a_user_with_a_history(
         known.graph.items,
         torch.from_numpy(known.dataset.interaction_edges("train")),
     )
-    assert torch.equal(explainer.graph.users[user], fold_in.users([[0, 2]])[0])
+    assert torch.equal(
+        explainer.graph.users[user], fold_in.users(torch.tensor([[0, 0], [0, 2]]))[0]
+    )
     prompts, texts = asked(explainer, Pair(user, item), Pair(0, item))
     assert "<user 12>" in explainer.pairs.builder.show(prompts[0])
     assert "<item 1>" in explainer.pairs.builder.show(prompts[0])

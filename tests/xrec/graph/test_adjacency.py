@@ -1,40 +1,61 @@
-"""The sparse adjacency against dense matrices."""
+"""The sparse adjacency, with aspects, exponents and row blocks, against dense matrices."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from xrec.errors import DataError
-from xrec.graph import check_edges, node_degrees, normalized_adjacency
+from xrec.graph.adjacency import check_edges, node_degrees, normalized_adjacency
+from xrec.graph.aspects import NO_ASPECTS, AspectEdges
+from xrec.graph.partition import Partition, RowBlocks
 
+NUM_USERS, NUM_ITEMS = 4, 4
 # User 2 and item 3 have no edges; the pair (0, 1) stands twice.
 EDGES = torch.tensor([[0, 0, 1, 0, 3], [1, 0, 1, 1, 2]])
+# Users 0 and 3 and item 1 have aspects; nobody has aspect 1.
+ASPECTS = AspectEdges(
+    torch.tensor([0, 3, NUM_USERS + 1]), torch.tensor([0, 2, 0]), torch.tensor([0.5, 2.0, 0.3]), 3
+)
 
 
-def dense_adjacency(edges: Tensor, num_users: int, num_items: int, exponent: float = 0.5) -> Tensor:
-    n = num_users + num_items
-    a = torch.zeros(n, n)
-    for u, i in edges.T.tolist():
-        a[u, num_users + i] = a[num_users + i, u] = 1.0
-    scale = [degree**-exponent if degree else 0.0 for degree in a.sum(dim=1).tolist()]
-    return torch.diag(torch.tensor(scale)) @ a @ torch.diag(torch.tensor(scale))
+def dense_adjacency(aspects: AspectEdges, exponent: float) -> Tensor:
+    num_nodes = NUM_USERS + NUM_ITEMS
+    a = torch.zeros(num_nodes + aspects.num_aspects, num_nodes + aspects.num_aspects)
+    for user, item in EDGES.T.tolist():
+        a[user, NUM_USERS + item] = a[NUM_USERS + item, user] = 1.0
+    for node, aspect, weight in zip(*vars_of(aspects), strict=True):
+        a[node, num_nodes + aspect] = a[num_nodes + aspect, node] = weight
+    scale = torch.diag(torch.tensor([d**-exponent if d else 0.0 for d in a.sum(dim=1).tolist()]))
+    return scale @ a @ scale
 
 
-def test_adjacency_with_isolated_nodes_and_duplicates_equals_dense() -> None:
-    sparse = normalized_adjacency(EDGES, 4, 4)
-    assert sparse.layout == torch.sparse_csr
-    torch.testing.assert_close(sparse.to_dense(), dense_adjacency(EDGES, 4, 4))
+def vars_of(aspects: AspectEdges) -> list[list[float]]:
+    return [table.tolist() for table in (aspects.nodes, aspects.aspects, aspects.weights)]
 
 
-def test_adjacency_with_exponent_equals_dense() -> None:
-    torch.testing.assert_close(
-        normalized_adjacency(EDGES, 4, 4, exponent=0.3).to_dense(),
-        dense_adjacency(EDGES, 4, 4, 0.3),
-    )
+@pytest.mark.parametrize("exponent", [0.3, 0.5])
+@pytest.mark.parametrize("aspects", [NO_ASPECTS, ASPECTS])
+def test_adjacency_equals_dense_whole_and_dealt_to_blocks(
+    aspects: AspectEdges, exponent: float
+) -> None:
+    def found(partition: Partition | None = None) -> Tensor:
+        sparse = normalized_adjacency(EDGES, NUM_USERS, NUM_ITEMS, partition, exponent, aspects)
+        assert sparse.layout == torch.sparse_csr
+        return sparse.to_dense()
+
+    expected = dense_adjacency(aspects, exponent)
+    torch.testing.assert_close(found(), expected)
+    blocks = RowBlocks.deal(node_degrees(EDGES, NUM_USERS, NUM_ITEMS, aspects), 3)
+    parts = torch.cat([found(Partition(blocks, rank)) for rank in range(3)])
+    torch.testing.assert_close(parts[blocks.rows][:, blocks.rows], expected)
+    empty = blocks.nodes == -1
+    assert not parts[empty].any()
+    assert not parts[:, empty].any()
 
 
 def test_node_degrees_count_distinct_pairs_users_first() -> None:
     assert node_degrees(EDGES, 4, 4).tolist() == [2, 1, 0, 1, 1, 2, 1, 0]
+    assert node_degrees(EDGES, 4, 4, ASPECTS).tolist() == [3, 1, 0, 2, 1, 3, 1, 0, 2, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +67,8 @@ def test_node_degrees_count_distinct_pairs_users_first() -> None:
         ([[], []], "no training interactions"),
     ],
 )
-def test_check_edges_bad_edges_raise_data_error(edges: list[list[int]], message: str) -> None:
+def test_check_edges_refuses_none_and_those_out_of_range(
+    edges: list[list[int]], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         check_edges(torch.tensor(edges, dtype=torch.int64), 4, 4)

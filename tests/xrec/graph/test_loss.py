@@ -5,11 +5,10 @@ import math
 import pytest
 import torch
 
-from xrec.graph import bpr_loss, l2_penalty, sampled_softmax_loss, scoring_vectors
-from xrec.graph.loss import expected_counts
+from xrec.graph.loss import bpr_loss, expected_counts, sampled_softmax_loss
 
 
-def test_bpr_loss_equals_hand_formula() -> None:
+def test_bpr_loss_equals_hand_formula_and_is_finite_for_hopeless_scores() -> None:
     pos, neg = [2.0, -1.0, 0.5], [1.0, 3.0, 0.5]
     expected = (
         sum(-math.log(1 / (1 + math.exp(-(p - n)))) for p, n in zip(pos, neg, strict=True)) / 3
@@ -17,18 +16,7 @@ def test_bpr_loss_equals_hand_formula() -> None:
     assert float(bpr_loss(torch.tensor(pos), torch.tensor(neg))) == pytest.approx(
         expected, rel=1e-6
     )
-
-
-def test_bpr_loss_of_hopeless_scores_is_finite() -> None:
     assert float(bpr_loss(torch.tensor([-500.0]), torch.tensor([500.0]))) == pytest.approx(1000.0)
-
-
-def test_l2_penalty_equals_hand_formula() -> None:
-    # A batch of two interactions: rows 0 and 1 once, row 2 twice, row 3 not at all.
-    table = torch.tensor([[1.0, 2.0], [0.0, 3.0], [2.0, 0.0], [9.0, 9.0]])
-    assert float(l2_penalty(table, torch.tensor([1.0, 1.0, 2.0, 0.0]), 2)) == pytest.approx(
-        0.5 * ((1 + 4) + 9 + 2 * 4) / 2
-    )
 
 
 def softmax_case(seed: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
@@ -106,11 +94,3 @@ def test_expected_counts_of_mixed_candidates_equal_their_mean_in_draws() -> None
     uniform = torch.randint(4, (rounds * 2,), generator=generator)
     seen = torch.bincount(torch.cat([in_batch, uniform]), minlength=4) / rounds
     torch.testing.assert_close(seen, expected_counts(popularity, 3, 2, 4), atol=0.03, rtol=0)
-
-
-def test_scoring_vectors_cosine_have_length_one_and_dot_stay() -> None:
-    vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
-    torch.testing.assert_close(
-        scoring_vectors(vectors, "cosine"), torch.tensor([[0.6, 0.8], [0.0, 0.0]])
-    )
-    assert torch.equal(scoring_vectors(vectors, "dot"), vectors)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xrec.graph import Partition, RowBlocks, normalized_adjacency
+from xrec.graph.partition import Partition, RowBlocks
 
 WORLD_SIZE = 3  # 41 nodes: the blocks need empty rows
 
@@ -44,28 +44,6 @@ def test_row_blocks_more_blocks_than_nodes_raise_value_error() -> None:
         RowBlocks.deal(torch.ones(3, dtype=torch.int64), 4)
 
 
-def test_partition_rank_out_of_range_raises_value_error() -> None:
-    with pytest.raises(ValueError, match="rank must be 0 to 1, saw 2"):
-        Partition(RowBlocks.deal(torch.ones(4, dtype=torch.int64), 2), 2)
-
-
-def test_adjacency_blocks_together_are_the_whole_matrix() -> None:
-    edges = torch.tensor([[0, 0, 1, 0, 3], [1, 0, 1, 1, 2]])
-    whole = normalized_adjacency(edges, 4, 5, exponent=0.3).to_dense()
-    blocks = RowBlocks.deal(torch.tensor([2, 1, 0, 1, 1, 2, 1, 0, 0]), 2)  # 9 nodes: one empty row
-    parts = torch.cat(
-        [
-            normalized_adjacency(edges, 4, 5, Partition(blocks, rank), exponent=0.3).to_dense()
-            for rank in range(2)
-        ]
-    )
-    assert parts.shape == (10, 10)
-    torch.testing.assert_close(parts[blocks.rows][:, blocks.rows], whole)
-    empty = blocks.nodes == -1
-    assert not parts[empty].any()
-    assert not parts[:, empty].any()
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
     """Return the outcomes of one process and of three processes, by the number of processes."""
@@ -93,25 +71,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, to
     return {1: one, WORLD_SIZE: torch.load(folder / "outcome.pt")}
 
 
-def test_random_start_is_equal_for_one_and_three_workers(
-    outcomes: dict[int, dict[str, torch.Tensor]],
-) -> None:
-    assert torch.equal(outcomes[1]["random"], outcomes[WORLD_SIZE]["random"])
-    assert 0.08 < float(outcomes[1]["random"].std()) < 0.12
-
-
-def test_spectral_start_is_equal_for_one_and_three_workers(
-    outcomes: dict[int, dict[str, torch.Tensor]],
-) -> None:
-    torch.testing.assert_close(
-        outcomes[1]["spectral"], outcomes[WORLD_SIZE]["spectral"], rtol=1e-4, atol=1e-5
-    )
-
-
-def test_training_by_blocks_has_the_losses_and_embeddings_of_one_worker(
+def test_training_by_blocks_has_the_starts_losses_and_embeddings_of_one_worker(
     outcomes: dict[int, dict[str, torch.Tensor]],
 ) -> None:
     one, three = outcomes[1], outcomes[WORLD_SIZE]
+    assert torch.equal(one["random"], three["random"])
+    assert 0.08 < float(one["random"].std()) < 0.12
+    torch.testing.assert_close(one["spectral"], three["spectral"], rtol=1e-4, atol=1e-5)
     assert one["losses"][-1] < one["losses"][0]
     torch.testing.assert_close(three["losses"], one["losses"], rtol=1e-4, atol=0)
     torch.testing.assert_close(three["end"], one["end"], rtol=1e-3, atol=1e-4)

@@ -1,118 +1,181 @@
-"""Top-k against sorting the whole score matrix."""
+"""Top-k and ranking metrics against their definitions, over sorted whole rows of scores."""
+
+import json
+import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from tests.fake_gpu import CPU, GPU, FakeGPU
 from xrec.errors import DataError
-from xrec.graph import ranking as ranking_module
-from xrec.graph.artifact import GraphEmbeddings
-from xrec.graph.ranking import recommend
-from xrec.storage import Manifest
+from xrec.graph.ranking import (
+    SeenItems,
+    metric_names,
+    ranking_metrics,
+    ranking_report,
+    top_k_items,
+    users_with_items,
+)
 
-NUM_USERS, NUM_ITEMS = 23, 40
-
-
-@pytest.fixture
-def graph() -> GraphEmbeddings:
-    generator = torch.Generator().manual_seed(0)
-    manifest = Manifest.model_construct(kind="graph")
-    return GraphEmbeddings(
-        torch.randn(NUM_USERS, 6, generator=generator),
-        torch.randn(NUM_ITEMS, 6, generator=generator),
-        manifest,
-    )
+NUM_USERS, NUM_ITEMS = 43, 30
+NO_EDGES = torch.empty(2, 0, dtype=torch.int64)
 
 
-@pytest.fixture
-def edges() -> torch.Tensor:
-    dense = torch.rand(NUM_USERS, NUM_ITEMS, generator=torch.Generator().manual_seed(1)) < 0.4
-    dense[4], dense[4, :3] = True, False  # three unseen items
-    dense[5] = False
-    return torch.stack(dense.nonzero(as_tuple=True))
+class _Case:
+    """Vectors of small integers, so that many scores are equal and all are exact.
+
+    Some users are special cases.
+    """
+
+    def __init__(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.users = torch.randint(-2, 3, (NUM_USERS, 3), generator=generator).float()
+        self.items = torch.randint(-2, 3, (NUM_ITEMS, 3), generator=generator).float()
+        draw = torch.rand(NUM_USERS, NUM_ITEMS, generator=generator)
+        busyness = torch.rand(NUM_USERS, 1, generator=generator)
+        self.seen, self.held_out = draw < 0.6 * busyness, draw > 0.93
+        self.seen[3] = ~self.held_out[3]  # nothing but the held-out items is left to rank
+        self.held_out[5] = False
+        self.users[7] = 0  # all its scores are equal
+        self.seen[9] = False
+        # No item is left for user 11, not even the held-out one.
+        self.seen[11], self.held_out[11], self.held_out[11, 4] = True, False, True
+        self.evaluated = [user for user in range(NUM_USERS) if self.held_out[user].any()]
+
+    @property
+    def edges(self) -> tuple[Tensor, Tensor]:
+        seen, held_out = (table.nonzero(as_tuple=True) for table in (self.seen, self.held_out))
+        return torch.stack(seen), torch.stack(held_out)
+
+    def scores(self, user: int) -> list[float]:
+        scores: list[float] = (self.users[user] @ self.items.T).tolist()
+        return scores
+
+    def top(self, user: int, k: int) -> list[int]:
+        """Return the unseen items by score, the lower index first among equal scores."""
+        scores = self.scores(user)
+        unseen = (item for item in range(NUM_ITEMS) if not self.seen[user, item])
+        return sorted(unseen, key=lambda item: (-scores[item], item))[:k]
+
+    def metrics(self, users: list[int], k: int) -> dict[str, float]:
+        """Return the means over `users`, computed from the definitions."""
+        rows = []
+        for user in users:
+            wanted = set(self.held_out[user].nonzero().flatten().tolist())
+            ranks = [rank for rank, item in enumerate(self.top(user, k), start=1) if item in wanted]
+            best = sum(1 / math.log2(rank + 1) for rank in range(1, min(k, len(wanted)) + 1))
+            rows.append(
+                {
+                    f"recall@{k}": len(ranks) / len(wanted),
+                    f"ndcg@{k}": sum(1 / math.log2(rank + 1) for rank in ranks) / best,
+                    f"mrr@{k}": 1 / ranks[0] if ranks else 0.0,
+                    f"precision@{k}": len(ranks) / k,
+                    f"hit_rate@{k}": 1.0 if ranks else 0.0,
+                }
+            )
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
+@pytest.mark.parametrize("k", [1, 5, NUM_ITEMS])
 @pytest.mark.parametrize("scores_per_chunk", [1, 3 * NUM_ITEMS, 10**6])
-def test_recommend_any_chunk_size_equals_sorting_all_scores(
-    graph: GraphEmbeddings,
-    edges: torch.Tensor,
-    scores_per_chunk: int,
-    monkeypatch: pytest.MonkeyPatch,
+def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(
+    k: int, scores_per_chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranking_module, "_SCORES_PER_CHUNK", scores_per_chunk)
-    users = torch.tensor([7, 0, 5, 22, 7, 13, 1])
-    items, scores = recommend(graph, edges, users, k=5)
-    seen = set(map(tuple, edges.T.tolist()))
-    for row, user in enumerate(users.tolist()):
-        all_scores = {
-            item: float(graph.users[user] @ graph.items[item])
-            for item in range(NUM_ITEMS)
-            if (user, item) not in seen
+    monkeypatch.setattr("xrec.graph.ranking._SCORES_PER_CHUNK", scores_per_chunk)
+    case = _Case(seed=0)
+    users = torch.tensor([7, 0, 3, 11, 22, 7, 13, 9])
+    seen = SeenItems(case.edges[0], NUM_USERS)
+    chunks = list(top_k_items(case.users, case.items, seen, users, k))
+    found, items, scores = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    assert torch.equal(found, users)
+    for user, ranked, scored in zip(users.tolist(), items.tolist(), scores.tolist(), strict=True):
+        expected = case.top(user, k)
+        missing = k - len(expected)
+        assert ranked == expected + [-1] * missing
+        assert scored == [case.scores(user)[item] for item in expected] + [-math.inf] * missing
+
+
+@pytest.mark.parametrize("k", [0, NUM_ITEMS + 1])
+def test_top_k_out_of_range_raises_value_error(k: int) -> None:
+    case = _Case(seed=0)
+    seen = SeenItems(case.edges[0], NUM_USERS)
+    with pytest.raises(ValueError, match=f"k must be 1 to {NUM_ITEMS}.*saw {k}"):
+        next(top_k_items(case.users, case.items, seen, torch.tensor([0]), k))
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.mark.parametrize("ks", [(1,), (4,), (50,), (20, 3, 50)])
+def test_ranking_metrics_equal_brute_force(ks: tuple[int, ...], device: torch.device) -> None:
+    case = _Case(seed=ks[0])
+    seen, held_out = (SeenItems(edges, NUM_USERS) for edges in case.edges)
+    evaluated = users_with_items(case.edges[1])
+    with FakeGPU():
+        users, items = case.users.to(device), case.items.to(device)
+        metrics = ranking_metrics(users, items, seen, held_out, evaluated, ks)
+    assert list(metrics) == metric_names(ks)
+    for k in ks:
+        expected = case.metrics(case.evaluated, k)
+        assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("users", "ks", "error", "message"),
+    [
+        ([], (2,), DataError, "no held-out interactions"),
+        ([0], (), ValueError, "ks must be"),
+        ([0], (10, 0), ValueError, "ks must be"),
+    ],
+)
+def test_ranking_metrics_without_users_or_a_positive_k_are_refused(
+    users: list[int], ks: tuple[int, ...], error: type[Exception], message: str
+) -> None:
+    case = _Case(seed=0)
+    seen, held_out = (SeenItems(edges, NUM_USERS) for edges in case.edges)
+    chosen = torch.tensor(users, dtype=torch.int64)
+    with pytest.raises(error, match=message):
+        ranking_metrics(case.users, case.items, seen, held_out, chosen, ks)
+
+
+def test_ranking_report_equals_brute_force() -> None:
+    case, ks = _Case(seed=8), (2, 10, 50)
+    report = ranking_report(case.users, case.items, *case.edges, ks=ks)
+    for k in ks:
+        expected = case.metrics(case.evaluated, k)
+        assert {name: report[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+        shown = {item for user in case.evaluated for item in case.top(user, k)}
+        assert report[f"coverage@{k}"] == pytest.approx(len(shown) / NUM_ITEMS)
+    assert 0 < report["coverage@2"] < 1
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_ranking_report_groups_users_from_sparse_to_active() -> None:
+    case = _Case(seed=8)
+    groups = ranking_report(case.users, case.items, *case.edges, ks=(5, 20))["by_activity"]
+    by_items = sorted(case.evaluated, key=lambda user: (int(case.seen[user].sum()), user))
+    counts = [group["num_users"] for group in groups]
+    assert sum(counts) == len(case.evaluated)
+    # Unequal groups, so that the test sees where the remainder goes.
+    assert max(counts) - min(counts) == 1
+    for group in groups:
+        members, by_items = by_items[: group["num_users"]], by_items[group["num_users"] :]
+        expected: dict[str, Any] = {
+            "num_users": len(members),
+            "min_items": int(case.seen[members[0]].sum()),
+            "max_items": int(case.seen[members[-1]].sum()),
         }
-        expected = sorted(all_scores, key=lambda item: -all_scores[item])[:5]
-        assert items[row].tolist() == expected
-        assert scores[row].tolist() == pytest.approx(
-            [all_scores[item] for item in expected], abs=1e-5
-        )
+        for k in (5, 20):
+            of_all = case.metrics(members, k)
+            expected |= {name: of_all[name] for name in (f"recall@{k}", f"ndcg@{k}")}
+        assert group == pytest.approx(expected, abs=1e-6)
 
 
-def test_recommend_user_with_few_unseen_items_is_filled_up(
-    graph: GraphEmbeddings, edges: torch.Tensor
-) -> None:
-    items, scores = recommend(graph, edges, torch.tensor([4]), k=5)
-    assert sorted(items[0, :3].tolist()) == [0, 1, 2]
-    assert items[0, 3:].tolist() == [-1, -1]
-    assert scores[0, 3:].tolist() == [-torch.inf] * 2
-
-
-def test_recommend_no_users_gives_empty_rows(graph: GraphEmbeddings, edges: torch.Tensor) -> None:
-    items, scores = recommend(graph, edges, torch.empty(0, dtype=torch.int64), k=5)
-    assert items.shape == scores.shape == (0, 5)
-
-
-@pytest.mark.parametrize(
-    ("users", "k", "message"),
-    [([0], 0, "k must be"), ([0], 41, "saw 41"), ([23], 5, "0 to 22"), ([-1], 5, "0 to 22")],
-)
-def test_recommend_bad_arguments_raise_value_error(
-    graph: GraphEmbeddings, edges: torch.Tensor, users: list[int], k: int, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        recommend(graph, edges, torch.tensor(users), k)
-
-
-@pytest.mark.parametrize("k", [1, 3, NUM_ITEMS])
-def test_recommend_of_equal_scores_gives_the_lower_item_first(k: int, edges: torch.Tensor) -> None:
-    # The scores are 0 to 3, each many times.
-    users, items = torch.ones(NUM_USERS, 1), torch.arange(NUM_ITEMS)[:, None] % 7 // 2
-    ranked, _ = recommend(
-        GraphEmbeddings(users, items.float(), Manifest.model_construct(kind="graph")),
-        edges,
-        torch.arange(NUM_USERS),
-        k,
-    )
-    seen = set(map(tuple, edges.T.tolist()))
-    for user in range(NUM_USERS):
-        unseen = [item for item in range(NUM_ITEMS) if (user, item) not in seen]
-        expected = sorted(unseen, key=lambda item: (-int(items[item]), item))[:k]
-        assert ranked[user].tolist() == expected + [-1] * (k - len(expected))
-
-
-@pytest.mark.parametrize(
-    ("table", "row", "message"),
-    [("users", 3, "1 of 23 user vectors .* user_index 3"), ("items", 39, "item_index 39")],
-)
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_recommend_of_vectors_that_are_not_finite_raises_data_error(
-    graph: GraphEmbeddings, edges: torch.Tensor, table: str, row: int, message: str, value: float
-) -> None:
-    getattr(graph, table)[row, 2] = value
-    with pytest.raises(DataError, match=message):
-        recommend(graph, edges, torch.tensor([0]), k=5)
-
-
-@pytest.mark.parametrize("edge", [(0, NUM_ITEMS), (0, -1), (NUM_USERS, 0)])
-def test_recommend_edge_out_of_range_raises_data_error(
-    graph: GraphEmbeddings, edge: tuple[int, int]
-) -> None:
-    with pytest.raises(DataError, match="out of range"):
-        recommend(graph, torch.tensor([edge]).T, torch.tensor([0]), k=5)
+def test_ranking_report_of_three_users_has_groups_without_users_and_of_none_is_refused() -> None:
+    held_out = torch.tensor([[0, 2, 3], [1, 1, 0]])
+    report = ranking_report(torch.eye(4), torch.eye(4), NO_EDGES, held_out, ks=(1,))
+    assert [group["num_users"] for group in report["by_activity"]] == [1, 1, 1, 0, 0]
+    empty = {"num_users": 0, "min_items": None, "max_items": None, "recall@1": None, "ndcg@1": None}
+    assert report["by_activity"][3:] == [empty, empty]
+    with pytest.raises(DataError, match="no held-out interactions"):
+        ranking_report(torch.eye(4), torch.eye(4), NO_EDGES, NO_EDGES)

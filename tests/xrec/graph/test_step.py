@@ -8,83 +8,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xrec.graph import (
-    BPR,
-    Batch,
-    LightGCN,
-    NegativeSampler,
-    Objective,
-    Partition,
-    RowBlocks,
-    SampledSoftmax,
-    batch_loss,
-    epoch_batches,
-    layer0_penalty,
-    node_degrees,
-    random_embeddings,
-)
+from xrec.graph.adjacency import node_degrees
+from xrec.graph.lightgcn import LightGCN, random_embeddings
+from xrec.graph.loss import BPR, Objective, SampledSoftmax
+from xrec.graph.partition import Partition, RowBlocks
+from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
+from xrec.graph.step import batch_loss, layer0_penalty
 
 NUM_USERS, NUM_ITEMS, DIM = 6, 9, 4
-
-
-@pytest.fixture
-def edges() -> Tensor:
-    pairs = torch.randperm(NUM_USERS * NUM_ITEMS, generator=torch.Generator().manual_seed(3))[:25]
-    return torch.stack([pairs // NUM_ITEMS, pairs % NUM_ITEMS])
+PAIRS = torch.randperm(NUM_USERS * NUM_ITEMS, generator=torch.Generator().manual_seed(3))[:25]
+EDGES = torch.stack([PAIRS // NUM_ITEMS, PAIRS % NUM_ITEMS])
 
 
 def tables() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    users, items = (
-        torch.randn(NUM_USERS, DIM, generator=generator),
-        torch.randn(NUM_ITEMS, DIM, generator=generator),
-    )
+    users = torch.randn(NUM_USERS, DIM, generator=generator)
+    items = torch.randn(NUM_ITEMS, DIM, generator=generator)
     return users.requires_grad_(), items.requires_grad_()
 
 
-def first_batch(edges: Tensor, objective: Objective) -> Batch:
-    return next(
-        epoch_batches(
-            edges, objective.negatives, steps_per_epoch=2, micro_batch_size=5, seed=0, epoch=1
-        )
-    )
+def first_batch(objective: Objective) -> Batch:
+    sizes = {"steps_per_epoch": 2, "micro_batch_size": 5}
+    return next(epoch_batches(EDGES, objective.negatives, seed=0, epoch=1, **sizes))
 
 
-def softmax(
-    edges: Tensor, similarity: str = "cosine", num_negatives: int = 6, in_batch: bool = True
-) -> SampledSoftmax:
-    return SampledSoftmax(
-        edges,
-        NUM_ITEMS,
-        temperature=0.3,
-        similarity=similarity,
-        num_negatives=num_negatives,
-        in_batch_negatives=in_batch,
-    )
+def softmax(num_negatives: int = 6) -> SampledSoftmax:
+    return SampledSoftmax(EDGES, NUM_ITEMS, temperature=0.3, num_negatives=num_negatives)
 
 
-def dense_softmax(
-    users: Tensor,
-    items: Tensor,
-    edges: Tensor,
-    batch: Batch,
-    similarity: str,
-    num_negatives: int,
-    in_batch: bool,
-) -> Tensor:
+def bpr() -> BPR:
+    return BPR(NegativeSampler(EDGES, NUM_USERS, NUM_ITEMS))
+
+
+def rows_of(batch: Batch, name: str) -> Tensor:
+    return torch.cat([getattr(part, name) for part in batch.micro_batches])
+
+
+def dense_softmax(users: Tensor, items: Tensor, batch: Batch, num_negatives: int) -> Tensor:
     """Return the mean loss of the batch from the whole score matrix (U, I).
 
     An item counts as often as it stands among the candidates of a micro-batch.
     """
-    scores = (
-        F.normalize(users) @ F.normalize(items).T if similarity == "cosine" else users @ items.T
-    ) / 0.3
-    popularity = torch.bincount(edges[1], minlength=NUM_ITEMS) / edges.shape[1]
+    scores = F.normalize(users) @ F.normalize(items).T / 0.3
+    popularity = torch.bincount(EDGES[1], minlength=NUM_ITEMS) / EDGES.shape[1]
     total = torch.zeros(())
     for part in batch.micro_batches:
-        candidates = torch.cat([part.pos_items, part.negatives]) if in_batch else part.negatives
+        candidates = torch.cat([part.pos_items, part.negatives])
         times = torch.bincount(candidates, minlength=NUM_ITEMS)
-        expected = in_batch * len(part) * popularity + num_negatives / NUM_ITEMS
+        expected = len(part) * popularity + num_negatives / NUM_ITEMS
         for user, pos in zip(part.users.tolist(), part.pos_items.tolist(), strict=True):
             weights = torch.where(times > 0, times / expected, 0.0)
             weights[pos] = 1.0
@@ -92,97 +63,52 @@ def dense_softmax(
     return total / len(batch)
 
 
+def dense_bpr(users: Tensor, items: Tensor, batch: Batch, num_negatives: int) -> Tensor:
+    u, i, j = (rows_of(batch, name) for name in ("users", "pos_items", "negatives"))
+    return -torch.log(torch.sigmoid((users[u] * (items[i] - items[j])).sum(dim=1))).mean()
+
+
 @pytest.mark.parametrize(
-    ("similarity", "num_negatives", "in_batch"),
-    [("cosine", 6, True), ("dot", 6, False), ("dot", 0, True)],
+    ("objective", "dense", "num_negatives"),
+    [(softmax(6), dense_softmax, 6), (softmax(0), dense_softmax, 0), (bpr(), dense_bpr, 0)],
 )
-def test_batch_loss_sampled_softmax_equals_whole_score_matrix(
-    edges: Tensor, similarity: str, num_negatives: int, in_batch: bool
+# Micro-batches have at most 5 rows, so with 7 workers some workers have no row.
+@pytest.mark.parametrize("world_size", [1, 2, 7])
+def test_batch_loss_of_all_workers_is_that_of_the_whole_batch(
+    objective: Objective, dense: object, num_negatives: int, world_size: int
 ) -> None:
-    objective = softmax(edges, similarity, num_negatives, in_batch)
-    batch = first_batch(edges, objective)
+    batch = first_batch(objective)
     users, items = tables()
-    loss = batch_loss(users, items, batch, objective)
-    loss.backward()
-    expected_users, expected_items = tables()
-    expected = dense_softmax(
-        expected_users, expected_items, edges, batch, similarity, num_negatives, in_batch
-    )
-    expected.backward()
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(users.grad, expected_users.grad)
-    torch.testing.assert_close(items.grad, expected_items.grad)
-
-
-def test_batch_loss_bpr_equals_autograd_over_all_triples(edges: Tensor) -> None:
-    objective = BPR(NegativeSampler(edges, NUM_USERS, NUM_ITEMS))
-    batch = first_batch(edges, objective)
-    users, items = tables()
-    (2 * batch_loss(users, items, batch, objective)).backward()
-    expected_users, expected_items = tables()
-    u, i, j = (
-        torch.cat([getattr(part, name) for part in batch.micro_batches])
-        for name in ("users", "pos_items", "negatives")
-    )
-    margins = (expected_users[u] * (expected_items[i] - expected_items[j])).sum(dim=1)
-    (-2 * torch.log(torch.sigmoid(margins)).mean()).backward()
-    torch.testing.assert_close(users.grad, expected_users.grad)
-    torch.testing.assert_close(items.grad, expected_items.grad)
-
-
-@pytest.mark.parametrize("world_size", [2, 4, 7])
-def test_batch_loss_of_all_workers_adds_up_to_that_of_one(edges: Tensor, world_size: int) -> None:
-    objective = softmax(edges)
-    # Micro-batches have at most 5 rows, so with 7 workers some workers have no row.
-    batch = first_batch(edges, objective)
-    users, items = tables()
-    whole = batch_loss(users, items, batch, objective)
-    whole.backward()
-    their_users, their_items = tables()
     parts = [
-        batch_loss(their_users, their_items, batch, objective, rank=rank, world_size=world_size)
+        batch_loss(users, items, batch, objective, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
-    torch.stack(parts).sum().backward()
-    torch.testing.assert_close(torch.stack(parts).sum(), whole)
-    torch.testing.assert_close(their_users.grad, users.grad)
-    torch.testing.assert_close(their_items.grad, items.grad)
+    (2 * sum(parts)).backward()
+    expected_users, expected_items = tables()
+    expected = dense(expected_users, expected_items, batch, num_negatives)
+    (2 * expected).backward()
+    torch.testing.assert_close(sum(parts), expected)
+    torch.testing.assert_close(users.grad, expected_users.grad)
+    torch.testing.assert_close(items.grad, expected_items.grad)
 
 
-def test_layer0_penalty_counts_users_positives_and_the_negatives_of_bpr(edges: Tensor) -> None:
-    model = LightGCN(
-        random_embeddings(Partition.whole(NUM_USERS + NUM_ITEMS), DIM, seed=1), NUM_USERS, 1
-    )
-    bpr = BPR(NegativeSampler(edges, NUM_USERS, NUM_ITEMS))
-    for objective, columns in (
-        (bpr, ("users", "pos_items", "negatives")),
-        (softmax(edges), ("users", "pos_items")),
-    ):
-        batch = first_batch(edges, objective)
-        rows = [
-            torch.cat([getattr(part, name) for part in batch.micro_batches])
-            + NUM_USERS * (name != "users")
-            for name in columns
+@pytest.mark.parametrize(
+    ("objective", "columns"),
+    [(bpr(), ("users", "pos_items", "negatives")), (softmax(), ("users", "pos_items"))],
+)
+def test_layer0_penalty_of_all_blocks_counts_users_positives_and_the_negatives_of_bpr(
+    objective: Objective, columns: tuple[str, ...]
+) -> None:
+    batch = first_batch(objective)
+    whole = Partition.whole(NUM_USERS + NUM_ITEMS)
+    table = random_embeddings(whole, DIM, seed=1)
+    rows = [rows_of(batch, name) + NUM_USERS * (name != "users") for name in columns]
+    expected = sum(table[row].square().sum() for row in rows) / 2 / len(batch)
+    blocks = RowBlocks.deal(node_degrees(EDGES, NUM_USERS, NUM_ITEMS), 2)
+    for partitions in ([whole], [Partition(blocks, 0), Partition(blocks, 1)]):
+        models = [
+            LightGCN(random_embeddings(partition, DIM, seed=1), NUM_USERS, 1, partition)
+            for partition in partitions
         ]
-        expected = sum(model.embeddings[row].square().sum() for row in rows) / 2 / len(batch)
-        torch.testing.assert_close(layer0_penalty(model, batch, objective), expected)
-
-
-def test_layer0_penalty_of_two_blocks_adds_up_to_the_whole(edges: Tensor) -> None:
-    whole = random_embeddings(Partition.whole(NUM_USERS + NUM_ITEMS), DIM, seed=1)
-    batch = first_batch(edges, softmax(edges))
-    blocks = RowBlocks.deal(node_degrees(edges, NUM_USERS, NUM_ITEMS), 2)
-    models = [
-        LightGCN(
-            random_embeddings(Partition(blocks, rank), DIM, seed=1),
-            NUM_USERS,
-            1,
-            Partition(blocks, rank),
-        )
-        for rank in (0, 1)
-    ]
-    expected = layer0_penalty(LightGCN(whole, NUM_USERS, 1), batch, softmax(edges))
-    torch.testing.assert_close(
-        sum(layer0_penalty(model, batch, softmax(edges)) for model in models), expected
-    )
-    assert float(expected) > 0
+        found = sum(layer0_penalty(model, batch, objective) for model in models)
+        torch.testing.assert_close(found, expected)

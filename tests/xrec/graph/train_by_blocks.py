@@ -10,19 +10,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from xrec.graph import (
-    LightGCN,
-    Partition,
-    RowBlocks,
-    SampledSoftmax,
-    batch_loss,
-    epoch_batches,
-    layer0_penalty,
-    node_degrees,
-    normalized_adjacency,
-    random_embeddings,
-    spectral_embeddings,
-)
+from xrec.graph.adjacency import node_degrees, normalized_adjacency
+from xrec.graph.lightgcn import LightGCN, random_embeddings
+from xrec.graph.loss import SampledSoftmax
+from xrec.graph.partition import Partition, RowBlocks
+from xrec.graph.sampling import epoch_batches
+from xrec.graph.spectral import spectral_embeddings
+from xrec.graph.step import batch_loss, layer0_penalty
 
 NUM_USERS, NUM_ITEMS, DIM = 23, 18, 6
 
@@ -50,14 +44,7 @@ def train(partition: Partition) -> dict[str, torch.Tensor]:
     adjacency = normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, partition)
     model = LightGCN(start, NUM_USERS, 2, partition)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    objective = SampledSoftmax(
-        edges,
-        NUM_ITEMS,
-        temperature=0.15,
-        similarity="cosine",
-        num_negatives=8,
-        in_batch_negatives=True,
-    )
+    objective = SampledSoftmax(edges, NUM_ITEMS, temperature=0.15, num_negatives=8)
     losses = []
     for epoch in range(3):
         for batch in epoch_batches(

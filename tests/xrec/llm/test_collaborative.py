@@ -52,48 +52,16 @@ def test_embedding_id_beyond_the_last_raises_index_error(num_tokens: int) -> Non
         embedding(torch.tensor([[embedding.vocabulary.num_ids]]))
 
 
-def test_embedding_vectors_are_neither_weights_nor_state() -> None:
-    model = toy_model()
-    num_before = sum(parameter.numel() for parameter in model.parameters())
-    embedding = attach_toy(model, "projected")
-    num_adapters = sum(
-        parameter.numel()
-        for side in (embedding.user_adapter, embedding.item_adapter)
-        for parameter in side.parameters()
-    )
-    assert sum(parameter.numel() for parameter in model.parameters()) == num_before + num_adapters
-    assert not any(
-        tensor.shape in {vectors.shape for vectors in toy_vectors()}
-        for tensor in model.state_dict().values()
-    )
-    assert {
-        name.split(".")[-2]
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    } == {"user_adapter", "item_adapter"}
-
-
-def test_vocabulary_ids_follow_each_other_and_show_themselves() -> None:
-    vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS)
-    ids = [vocabulary.user_tokens(user) for user in range(NUM_USERS)] + [
-        vocabulary.item_tokens(item) for item in range(NUM_ITEMS)
-    ]
-    assert ids == [[token] for token in range(V, V + NUM_USERS + NUM_ITEMS)]
-    assert vocabulary.num_ids == V + NUM_USERS + NUM_ITEMS
-    assert [vocabulary.show(token) for token in (V - 1, V, V + NUM_USERS)] == [
-        None,
-        "<user 0>",
-        "<item 0>",
-    ]
-
-
-def test_vocabulary_of_several_tokens_gives_each_an_id_of_its_own() -> None:
-    vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=3)
+@pytest.mark.parametrize("num_tokens", [1, 3])
+def test_vocabulary_gives_each_token_an_id_of_its_own_that_shows_itself(num_tokens: int) -> None:
+    vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens)
     of_users = [vocabulary.user_tokens(user) for user in range(NUM_USERS)]
     of_items = [vocabulary.item_tokens(item) for item in range(NUM_ITEMS)]
-    assert sorted(token for tokens in of_users + of_items for token in tokens) == list(
-        range(V, vocabulary.num_ids)
-    )
+    firsts = [tokens[0] for tokens in of_users + of_items]
+    assert firsts == list(range(V, V + NUM_USERS + NUM_ITEMS))
+    ids = sorted(token for tokens in of_users + of_items for token in tokens)
+    assert ids == list(range(V, vocabulary.num_ids))
+    assert vocabulary.show(V - 1) is None
     assert {vocabulary.show(token) for token in of_users[2]} == {"<user 2>"}
     assert {vocabulary.show(token) for token in of_items[6]} == {"<item 6>"}
 

@@ -1,14 +1,21 @@
-"""Batches and their NLL, against transformers' own loss on one unpadded row at a time."""
+"""Batches and their NLL, against transformers' own loss on one unpadded row at a time.
 
-import math
+Our NLL and its gradient equal torch's cross entropy and autograd in float64.
+"""
+
 import random
 
 import pytest
 import torch
 
 from tests.toy import attach_toy, toy_model
-from xrec.llm.examples import Example, collate, explanation_nll, token_nll
-from xrec.llm.nll import IGNORE
+from xrec.llm.examples import (
+    IGNORE,
+    Example,
+    collate,
+    label_nll,
+    token_nll,
+)
 
 V = 64
 
@@ -56,21 +63,49 @@ def test_token_nll_of_a_padded_batch_equals_transformers_loss_row_by_row() -> No
     )
 
 
-def test_explanation_nll_does_not_depend_on_order_or_batch_size() -> None:
-    model = toy_model()
-    attach_toy(model, "projected")
-    examples = make_examples()
-    expected = [nll_by_transformers(model, example) for example in examples]
-    for batch_size in (1, 3, 7):
-        scores = dict(explanation_nll(model, examples, batch_size))
-        assert [scores[index] for index in range(7)] == pytest.approx(expected, rel=1e-4)
-    backwards = dict(explanation_nll(model, examples[::-1], 3))
-    assert [backwards[6 - index] for index in range(7)] == pytest.approx(expected, rel=1e-4)
+def make_logits(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (3, 5, 11), some of them large, and labels (3, 5).
+
+    The first two labels of row 0 and all labels of row 2 are to be ignored.
+    """
+    generator = torch.Generator().manual_seed(0)
+    logits = (20 * torch.randn(3, 5, 11, generator=generator)).to(dtype)
+    labels = torch.randint(11, (3, 5), generator=generator)
+    labels[0, :2] = labels[2] = IGNORE
+    return logits, labels
 
 
-def test_explanation_nll_without_labels_is_nan_and_disturbs_no_other() -> None:
-    model, examples = toy_model(), [Example([3, 4], [5, 6]), Example([3, 4, 5], [])]
-    scores = dict(explanation_nll(model, examples, 2))
-    assert math.isnan(scores[1])
-    assert scores[0] == pytest.approx(nll_by_transformers(model, examples[0]), rel=1e-4)
-    assert math.isnan(dict(explanation_nll(model, examples[1:], 1))[0])
+def test_label_nll_and_its_gradient_equal_torch_in_float64() -> None:
+    logits, labels = make_logits()
+    weights = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
+    expected_input = logits.double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(
+        expected_input.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none"
+    )
+    (expected * weights).sum().backward()
+    own_input = logits.clone().requires_grad_()
+    nll = label_nll(own_input, labels)
+    (nll * weights).sum().backward()
+    torch.testing.assert_close(nll.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(own_input.grad.double(), expected_input.grad, rtol=1e-5, atol=1e-7)
+    assert (
+        torch.count_nonzero(nll[labels == IGNORE])
+        == torch.count_nonzero(own_input.grad[labels == IGNORE])
+        == 0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_label_nll_holds_the_logits_and_one_gradient_in_their_dtype(dtype: torch.dtype) -> None:
+    logits, labels = make_logits(dtype)
+    logits.requires_grad_()
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
+    ):
+        nll = label_nll(logits, labels)
+    nll.sum().backward()
+    assert nll.dtype == torch.float32  # sums are in it, whatever the logits are in
+    assert torch.equal(nll, label_nll(logits.float(), labels))
+    assert {tensor.data_ptr() for tensor in saved} == {logits.data_ptr(), labels.data_ptr()}
+    assert logits.grad.dtype == dtype

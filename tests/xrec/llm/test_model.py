@@ -1,5 +1,10 @@
-"""A loaded model has the logits of the saved one; of an image model the text decoder is loaded."""
+"""A loaded model has the logits of the saved one; of an image model the text decoder is loaded.
 
+With 8-bit weights it gives nearly the same outputs and gradients.
+"""
+
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,9 +12,10 @@ import safetensors.torch
 import torch
 
 from tests.decoders import FAMILIES, tiny_decoder, tiny_image_model
-from tests.toy import HIDDEN_SIZE, NUM_USERS, attach_toy
+from tests.toy import HIDDEN_SIZE, NUM_USERS, attach_toy, save_toy_model
+from xrec.config.adapter import Injection
 from xrec.errors import ModelError
-from xrec.llm.model import load_model, read_text_config
+from xrec.llm.model import check_quantization, load_model, read_text_config
 
 V = 64
 PROMPT = torch.tensor([[5, V + 3, 9, 9, V + NUM_USERS + 6, 17, 4]])
@@ -41,18 +47,6 @@ def test_load_model_of_each_family_gives_the_saved_logits_with_and_without_adapt
     attach_toy(model, "projected")
     attach_toy(loaded, "projected")
     assert torch.equal(loaded(PROMPT).logits, model(PROMPT).logits)
-
-
-def test_load_model_gemma2_without_its_kernel_raises_model_error_naming_the_one_it_has(
-    tmp_path: Path,
-) -> None:
-    tiny_decoder("gemma2").save_pretrained(tmp_path)
-    with pytest.raises(
-        ModelError,
-        match=r"with llm\.attn_implementation=sdpa: Gemma2ForCausalLM does not support"
-        r".*attn_implementation=\"eager\"",
-    ):
-        load(tmp_path, "sdpa")
 
 
 def rename_weights(folder: Path, renamed: dict[str, str]) -> None:
@@ -93,14 +87,94 @@ def test_load_model_of_text_and_images_gives_the_text_decoder(
     torch.testing.assert_close(loaded(PROMPT).logits, model(PROMPT).logits)
 
 
-def test_load_model_with_a_weight_missing_raises_model_error_naming_it(tmp_path: Path) -> None:
-    tiny_decoder("qwen3").save_pretrained(tmp_path)
-    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
-    del weights["model.layers.1.self_attn.q_norm.weight"]
-    safetensors.torch.save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        ModelError,
-        match=r"the files lack 1 weights of a Qwen3ForCausalLM, "
-        r"the first is model\.layers\.1\.self_attn\.q_norm\.weight",
-    ):
-        load(tmp_path)
+def without_a_weight(folder: Path) -> None:
+    tiny_decoder("qwen3").save_pretrained(folder)
+    rename_weights(folder, {"model.layers.1.self_attn.q_norm.": "other."})
+
+
+def without_weights(folder: Path) -> None:
+    tiny_decoder("qwen3").save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("save", "attention", "message"),
+    [
+        (
+            without_a_weight,
+            "eager",
+            r"lack 1 weights of a Qwen3ForCausalLM, the first is model\.layers\.1\.self_attn\.q_n",
+        ),
+        (without_weights, "eager", "the language model cannot be loaded"),
+        (
+            lambda folder: tiny_decoder("gemma2").save_pretrained(folder),
+            "sdpa",
+            r"with llm\.attn_implementation=sdpa: Gemma2ForCausalLM does not support"
+            r".*attn_implementation=\"eager\"",
+        ),
+    ],
+)
+def test_load_model_that_cannot_be_loaded_is_refused(
+    save: Callable[[Path], None], attention: str, message: str, tmp_path: Path
+) -> None:
+    save(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        load(tmp_path, attention)
+
+
+# 8 bits
+
+CPU = torch.device("cpu")
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="the extra int8 is not installed"
+)
+
+
+def test_quantization_without_its_library_is_refused_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_quantization(None)
+    with pytest.raises(ModelError, match=r"pip install 'xrec\[int8\]'"):
+        load_model(tmp_path, dtype=torch.float32, device=CPU, quantization="int8")
+
+
+def test_quantization_on_a_gpu_without_8_bit_products_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "there")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    save_toy_model(tmp_path)
+    with pytest.raises(ModelError, match="a Tesla V100 has no matrix products of 8-bit"):
+        load_model(
+            tmp_path, dtype=torch.float16, device=torch.device("cuda", 0), quantization="int8"
+        )
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rule", ["direct", "projected"])
+def test_quantized_model_gives_nearly_the_outputs_and_gradients_of_the_whole_one(
+    dtype: torch.dtype, rule: Injection, tmp_path: Path
+) -> None:
+    folder = save_toy_model(tmp_path)
+    quantized = load_model(folder, dtype=dtype, device=CPU, quantization="int8")
+    whole = load_model(folder, dtype=dtype, device=CPU)
+    query = quantized.get_decoder().layers[0].self_attn.q_proj
+    assert query.weight.dtype == torch.int8
+    assert quantized.get_output_embeddings().weight.dtype == dtype
+    assert not any(parameter.requires_grad for parameter in quantized.parameters())
+    found = []
+    for model in (quantized, whole):
+        embedding = attach_toy(model, rule).to(dtype)
+        vocabulary = embedding.vocabulary
+        ids = [5, 6, *vocabulary.user_tokens(1), 7, *vocabulary.item_tokens(2), 9, 10]
+        log_probabilities = model(torch.tensor([ids])).logits.float().log_softmax(-1)[0, -1]
+        log_probabilities[11].backward()
+        gradient = embedding.user_adapter.weight.grad.float().flatten()
+        found.append((log_probabilities.detach(), gradient))
+    (log_quantized, gradient_quantized), (log_whole, gradient_whole) = found
+    assert not torch.equal(log_quantized, log_whole)
+    assert torch.allclose(log_quantized.exp(), log_whole.exp(), atol=0.05)
+    assert torch.cosine_similarity(gradient_quantized, gradient_whole, 0) > 0.95

@@ -1,6 +1,10 @@
-"""A pass split at the first collaborative token equals transformers' pass over each whole row."""
+"""A pass split at the first collaborative token equals transformers' pass over each whole row.
+
+The cache is right with any budget, computes no more often than it should, and keeps in step.
+"""
 
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -14,12 +18,11 @@ from transformers import (
 
 from tests.toy import HIDDEN_SIZE, NUM_HEADS, NUM_USERS, attach_toy, toy_model
 from xrec.config.adapter import Injection
-from xrec.llm.examples import Example, collate, token_nll
-from xrec.llm.nll import IGNORE
+from xrec.llm.examples import IGNORE, Example, collate, token_nll
 from xrec.llm.prefix import (
+    PrefixCache,
     batch_key_values,
     can_split,
-    common_prefix,
     compute_key_values,
     num_prefix_tokens,
 )
@@ -127,10 +130,6 @@ def test_compute_key_values_of_a_padded_batch_equals_one_row_at_a_time() -> None
         torch.testing.assert_close(tensor, whole[..., 3:, :], rtol=1e-5, atol=1e-6)
 
 
-def test_batch_key_values_without_any_position_is_none() -> None:
-    assert batch_key_values(None, [None, None]) is None
-
-
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     # In the last two cases the whole prompt is text; its last token does not count.
@@ -140,22 +139,6 @@ def test_num_prefix_tokens_ends_at_the_first_collaborative_token(
     prompt: list[int], expected: int
 ) -> None:
     assert num_prefix_tokens(prompt, V) == expected
-
-
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        ([[1, 2, 3], [1, 2, 4, 5]], [1, 2]),
-        ([[1, 2], [1, 2, 3]], [1, 2]),
-        ([[3], [4]], []),
-        ([[], [1]], []),
-        ([[5, 6]], [5, 6]),
-    ],
-)
-def test_common_prefix_is_what_all_rows_begin_with(
-    rows: list[list[int]], expected: list[int]
-) -> None:
-    assert common_prefix(rows) == expected
 
 
 def test_can_split_refuses_windows_that_padding_would_shift() -> None:
@@ -171,6 +154,100 @@ def test_can_split_refuses_windows_that_padding_would_shift() -> None:
     assert can_split(windowed, 16)
     assert not can_split(windowed, 17)
     assert can_split(toy_model(), 10**6)
-    assert can_split(
-        Qwen2ForCausalLM(Qwen2Config(**sizes, sliding_window=16, use_sliding_window=False)), 10**6
+    unused = Qwen2Config(**sizes, sliding_window=16, use_sliding_window=False)
+    assert can_split(Qwen2ForCausalLM(unused), 10**6)
+
+
+# The cache
+
+ROWS = ([5, 6], [], [9, 9, 9, 9], [7])  # own texts of four prompts
+EXAMPLES = [
+    Example([1, 2, 3, *own, V + row, V + NUM_USERS + row, 4], [8, row + 10, 2])
+    for row, own in enumerate(ROWS)
+]
+BYTES_A_TOKEN = 2 * 2 * 2 * 8 * 4  # layers, keys and values, heads, head_dim, float32
+ALL_BYTES = sum(map(len, ROWS)) * BYTES_A_TOKEN
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    model = toy_model()
+    attach_toy(model, "projected")
+    return model
+
+
+def count_passes(model: LlamaForCausalLM) -> list[tuple[int, int]]:
+    """Return a list, to which each pass through the decoder adds the shape of its input ids."""
+    shapes: list[tuple[int, int]] = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
+    return shapes
+
+
+def loss_of(
+    model: LlamaForCausalLM, cache: PrefixCache, examples: Sequence[Example] = EXAMPLES
+) -> float:
+    past, rest = cache.split(model, examples)
+    return float(token_nll(model, collate(rest), past).sum())
+
+
+@pytest.mark.parametrize("budget_bytes", [0, 3 * BYTES_A_TOKEN, ALL_BYTES, 10**9])
+@torch.no_grad()
+def test_prefix_cache_with_any_budget_gives_the_loss_of_whole_rows(
+    model: LlamaForCausalLM, budget_bytes: int
+) -> None:
+    expected = sum(float(token_nll(model, collate([example])).sum()) for example in EXAMPLES)
+    cache = PrefixCache(model, EXAMPLES, budget_bytes=budget_bytes)
+    assert [loss_of(model, cache) for _ in range(3)] == pytest.approx([expected] * 3, rel=1e-5)
+    parts = [loss_of(model, cache, part) for part in (EXAMPLES[:1], EXAMPLES[1:])]
+    assert sum(parts) == pytest.approx(expected, rel=1e-5)
+    assert cache.num_bytes <= budget_bytes
+
+
+@pytest.mark.parametrize(
+    ("budget_bytes", "more"),
+    # Room for all, and for [5, 6] and [7] but not for [9, 9, 9, 9].
+    [(ALL_BYTES, []), (3 * BYTES_A_TOKEN, [(1, 4), (1, 4)])],
+)
+@torch.no_grad()
+def test_prefix_cache_computes_again_only_what_has_no_room(
+    model: LlamaForCausalLM, budget_bytes: int, more: list[tuple[int, int]]
+) -> None:
+    cache = PrefixCache(model, EXAMPLES, budget_bytes=budget_bytes)
+    shapes = count_passes(model)
+    for _ in range(3):
+        cache.split(model, EXAMPLES)
+    # The shared tokens, then the three rows that add to them.
+    assert shapes == [(1, 3), (3, 4), *more]
+    assert cache.num_bytes == budget_bytes
+
+
+@torch.no_grad()
+def test_prefix_cache_goes_along_when_another_worker_computes(model: LlamaForCausalLM) -> None:
+    asked: list[bool] = []
+
+    def agree(needed: bool) -> bool:
+        asked.append(needed)
+        return True
+
+    expected = loss_of(model, PrefixCache(model, EXAMPLES, budget_bytes=ALL_BYTES))
+    cache = PrefixCache(model, EXAMPLES, budget_bytes=ALL_BYTES, agree=agree)
+    shapes = count_passes(model)
+    assert [loss_of(model, cache) for _ in range(2)] == pytest.approx([expected] * 2, rel=1e-5)
+    assert asked == [True, False]
+    assert len(shapes) == 5  # shared, and for each call a beginning and the rest
+    assert cache.num_bytes == ALL_BYTES
+
+
+def test_prefix_cache_tokens_right_after_the_shared_text_leave_nothing_to_keep(
+    model: LlamaForCausalLM,
+) -> None:
+    examples = [Example([1, 2, V + row, 5, 6, row], [7]) for row in range(3)]
+    cache = PrefixCache(model, examples, budget_bytes=10**9)
+    shapes = count_passes(model)
+    for _ in range(2):
+        cache.split(model, examples)
+    assert shapes == [(1, 2)]
+    assert cache.num_bytes == 0
+    assert [cache.num_rest_tokens(example) for example in examples] == [5, 5, 5]

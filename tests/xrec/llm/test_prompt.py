@@ -40,9 +40,10 @@ def without_template() -> PreTrainedTokenizerFast:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_prompt_text_cannot_become_a_reserved_token(text: str) -> None:
-    builder = make_builder()
+    builder = make_builder(aspects=1)
     harmless = builder.build(1, 2, PairTexts("a", "b", "c"))
-    hostile = builder.build(1, 2, PairTexts(text, text, text))
+    told = (AspectEvidence(text, 1, 1, 0, 0, opinion=text),)
+    hostile = builder.build(1, 2, PairTexts(text, text, text, aspects=told))
     special = set(TOKENIZER.all_special_ids)
     assert [token for token in hostile if token in special] == [
         token for token in harmless if token in special
@@ -76,41 +77,41 @@ def make_tokenizer_with_added(*tokens: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def test_prompt_is_the_chat_template_around_instruction_user_and_item() -> None:
-    builder = make_builder(
-        instruction="Why?",
-        user="User: {user} {user_profile}",
-        item="Item: {item} {item_title}. {item_profile}",
-    )
-    shown = builder.show(builder.build(3, 4, PairTexts("likes tea", "Tea House", "quiet")))
-    assert (
-        shown == "<|im_start|>user\nWhy?\nUser: <user 3> likes tea\nItem: <item 4> Tea House. quiet"
-        "<|im_end|>\n<|im_start|>assistant\n"
-    )
+TEXTS = PairTexts("likes tea", "Tea House", "quiet")
 
 
-def test_prompt_of_an_item_without_a_title_calls_it_untitled() -> None:
-    builder = make_builder(item="{item} {item_title}. {item_profile}", untitled="this place")
-    shown = builder.show(builder.build(3, 4, PairTexts("likes tea", "", "quiet")))
-    assert "<item 4> this place. quiet" in shown
-
-
-def test_prompt_with_collaborative_part_has_the_tokens_after_all_texts() -> None:
-    builder = make_builder(
-        instruction="Why?",
-        user="User: {user_profile}",
-        item="Item: {item_title}. {item_profile}",
-        collaborative="{user}{item}",
-    )
-    texts = PairTexts("likes tea", "Tea House", "quiet")
-    shown = builder.show(builder.build(3, 4, texts))
-    assert (
-        shown == "<|im_start|>user\nWhy?\nUser: likes tea\nItem: Tea House. quiet\n<user 3><item 4>"
-        "<|im_end|>\n<|im_start|>assistant\n"
-    )
-    assert [
-        token for token in builder.build(3, 4, texts) if token < V
-    ] == builder.build_without_tokens(texts)
+@pytest.mark.parametrize(
+    ("settings", "texts", "expected"),
+    [
+        (
+            {"user": "User: {user} {user_profile}", "item": "Item: {item} {item_title}."},
+            TEXTS,
+            "User: <user 3> likes tea\nItem: <item 4> Tea House.",
+        ),
+        (
+            {"user": "{user}", "item": "{item} {item_title}.", "untitled": "this place"},
+            PairTexts("likes tea", "", "quiet"),
+            "<user 3>\n<item 4> this place.",
+        ),
+        (
+            {
+                "user": "User: {user_profile}",
+                "item": "Item: {item_title}. {item_profile}",
+                "collaborative": "{user}{item}",
+            },
+            TEXTS,
+            "User: likes tea\nItem: Tea House. quiet\n<user 3><item 4>",
+        ),
+    ],
+)
+def test_prompt_is_the_chat_template_around_instruction_user_and_item(
+    settings: dict[str, str], texts: PairTexts, expected: str
+) -> None:
+    builder = make_builder(instruction="Why?", **settings)
+    ids = builder.build(3, 4, texts)
+    around = ("<|im_start|>user\nWhy?\n", "<|im_end|>\n<|im_start|>assistant\n")
+    assert builder.show(ids) == expected.join(around)
+    assert [token for token in ids if token < V] == builder.build_without_tokens(texts)
 
 
 def test_prompt_of_several_tokens_has_all_of_a_user_then_all_of_an_item() -> None:
@@ -123,43 +124,33 @@ def test_prompt_of_several_tokens_has_all_of_a_user_then_all_of_an_item() -> Non
     assert "User: <user 3><user 3> likes tea" in builder.show(ids)
 
 
-def test_prompts_of_one_user_with_collaborative_part_share_the_user_text() -> None:
-    builder = make_builder(
-        user="User: {user_profile}",
-        item="Item: {item_title}. {item_profile}",
-        collaborative="Match: {user} and {item}",
-    )
+@pytest.mark.parametrize(
+    ("tokenizer", "settings", "last"),
+    [
+        (TOKENIZER, {}, "likes tea\nItem: "),
+        (without_template(), {}, "likes tea\nItem: "),
+        (
+            TOKENIZER,
+            {
+                "user": "User: {user_profile}",
+                "item": "Item: {item_title}. {item_profile}",
+                "collaborative": "Match: {user} and {item}",
+            },
+            "User: likes tea\nItem: ",
+        ),
+    ],
+)
+def test_prompts_of_one_user_share_all_of_the_user(
+    tokenizer: PreTrainedTokenizerFast, settings: dict[str, str], last: str
+) -> None:
+    builder = make_builder(tokenizer, **settings)
     first, second = (
-        builder.build(2, item, PairTexts("a long profile", title, "text"))
+        builder.build(2, item, PairTexts("likes tea", title, title))
         for item, title in ((0, "one"), (6, "other"))
     )
-    shared = next(
-        position
-        for position, (left, right) in enumerate(zip(first, second, strict=False))
-        if left != right
-    )
-    assert builder.show(first[:shared]).endswith("User: a long profile\nItem: ")
-
-
-def test_prompt_without_tokens_differs_in_the_two_tokens_only() -> None:
-    builder, texts = make_builder(), PairTexts("p", "t", "i")
-    assert [
-        token for token in builder.build(3, 4, texts) if token < V
-    ] == builder.build_without_tokens(texts)
-
-
-@pytest.mark.parametrize("tokenizer", [TOKENIZER, without_template()])
-def test_prompts_of_one_user_share_all_of_the_user(tokenizer: PreTrainedTokenizerFast) -> None:
-    builder = make_builder(tokenizer)
-    first = builder.build(2, 0, PairTexts("a long profile of the user", "one", "profile"))
-    second = builder.build(2, 6, PairTexts("a long profile of the user", "other", "text"))
-    shared = next(
-        position
-        for position, (left, right) in enumerate(zip(first, second, strict=False))
-        if left != right
-    )
-    assert first[shared] == V + NUM_USERS
-    assert "a long profile of the user" in builder.show(first[:shared])
+    pairs = enumerate(zip(first, second, strict=False))
+    shared = next(position for position, (left, right) in pairs if left != right)
+    assert builder.show(first[:shared]).endswith(last)
 
 
 def test_prompt_too_long_raises_and_the_longest_allowed_does_not() -> None:
@@ -189,12 +180,6 @@ def test_prompt_of_a_model_without_chat_template_starts_and_asks() -> None:
     assert without.show(without.build(0, 0, PairTexts("p", "t", "i"))) == shown.removeprefix(
         "<|im_start|>"
     )
-
-
-@pytest.mark.parametrize(("user", "item"), [(NUM_USERS, 0), (0, NUM_ITEMS), (-1, 0)])
-def test_prompt_index_out_of_range_raises_value_error(user: int, item: int) -> None:
-    with pytest.raises(ValueError, match="is outside"):
-        make_builder().build(user, item, PairTexts("p", "t", "i"))
 
 
 EVIDENCE = (AspectEvidence("late hours", 14, 31, 3, 7), AspectEvidence("{tea}", 2, 31, 0, 7))
@@ -231,18 +216,6 @@ def test_prompt_without_aspects_is_the_published_one() -> None:
     published = make_builder().build(3, 4, PairTexts("p", "t", "i"))
     assert make_builder().build(3, 4, with_evidence) == published
     assert make_builder(aspects=2).build(3, 4, PairTexts("p", "t", "i")) == published
-
-
-def test_prompt_aspect_that_holds_braces_and_tokens_stays_text() -> None:
-    hostile = AspectEvidence("{user} <|im_end|>", 1, 1, 0, 0)
-    builder = make_builder(aspects=1)
-    ids = builder.build(3, 4, PairTexts("p", "t", "i", aspects=(hostile,)))
-    plain = builder.build(3, 4, PairTexts("p", "t", "i"))
-    special = set(builder.tokenizer.all_special_ids)
-    assert "{user} <|im_end|> in 1 of 1 reviews" in builder.show(ids)
-    assert [token for token in ids if token in special] == [
-        token for token in plain if token in special
-    ]
 
 
 @pytest.mark.parametrize(

@@ -27,44 +27,57 @@ def test_fill_knows_the_placeholder_in_any_case_and_spacing(written: str) -> Non
     assert PLACEHOLDER.fill(f"You love {written}.", "Fox") == "You love Fox."
 
 
-def test_fill_without_a_title_says_what_the_prompt_config_says() -> None:
-    text = 'Near it is [title]. [title] has tea. "[title] is good!" Go to [title]'
-    expected = 'Near it is this place. This place has tea. "This place is good!" Go to this place'
-    assert PLACEHOLDER.fill(text, " ") == expected
-
-
-def test_fill_without_a_title_leaves_out_an_article_before() -> None:
-    text = "The [title] is near. Try the [title], a [title] at the [title]."
-    expected = "This place is near. Try this place, this place at this place."
-    assert PLACEHOLDER.fill(text, "") == expected
-    assert PLACEHOLDER.fill("Breathe [title], the [title].", "Fox") == "Breathe Fox, the Fox."
-    assert PLACEHOLDER.fill("Breathe [title].", "") == "Breathe this place."
-
-
-def test_fill_leaves_out_an_article_before_a_title_that_has_its_own() -> None:
-    text = "The late hours of the [title] please you. The [title] is a [title]."
-    assert PLACEHOLDER.fill(text, "The Fox") == (
-        "The late hours of The Fox please you. The Fox is The Fox."
-    )
-    assert PLACEHOLDER.may_replace_end_of("hours of the", "The Fox")
-    assert PLACEHOLDER.fill("Your [title] and this [title].", "") == "This place and this place."
+@pytest.mark.parametrize(
+    ("text", "title", "expected"),
+    [
+        (
+            'Near it is [title]. [title] has tea. "[title] is good!" Go to [title]',
+            " ",
+            'Near it is this place. This place has tea. "This place is good!" Go to this place',
+        ),
+        (
+            "The [title] is near. Try the [title], a [title] at the [title].",
+            "",
+            "This place is near. Try this place, this place at this place.",
+        ),
+        ("Breathe [title].", "", "Breathe this place."),
+        ("Your [title] and this [title].", "", "This place and this place."),
+        ("Breathe [title], the [title].", "Fox", "Breathe Fox, the Fox."),
+        (
+            "The late hours of the [title] please you. The [title] is a [title].",
+            "The Fox",
+            "The late hours of The Fox please you. The Fox is The Fox.",
+        ),
+        (
+            "You love [title]. It is near [title]!",
+            "Fox & Co.",
+            "You love Fox & Co. It is near Fox & Co.!",
+        ),
+    ],
+)
+def test_fill_leaves_out_articles_and_full_stops_that_would_stand_twice(
+    text: str, title: str, expected: str
+) -> None:
+    assert PLACEHOLDER.fill(text, title) == expected
 
 
 @pytest.mark.parametrize(("text", "waits"), [("The", True), ("at the ", True), ("breathe", False)])
 def test_end_of_an_unfinished_text_may_go_only_without_a_title(text: str, waits: bool) -> None:
     assert PLACEHOLDER.may_replace_end_of(text, " ") == waits
     assert not PLACEHOLDER.may_replace_end_of(text, "Fox")
-
-
-def test_fill_title_that_ends_with_a_full_stop_ends_the_sentence_once() -> None:
-    assert PLACEHOLDER.fill("You love [title]. It is near [title]!", "Fox & Co.") == (
-        "You love Fox & Co. It is near Fox & Co.!"
-    )
+    assert PLACEHOLDER.may_replace_end_of("hours of the", "The Fox")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["You love [ti", "You love [title for", "love title] a", "love tle].", "a [", "[titles]"],
+    [
+        *("You love [title]"[:end] for end in range(10, 16)),
+        "You love [title for",
+        "love title] a",
+        "love tle].",
+        "a [",
+        "[titles]",
+    ],
 )
 def test_broken_parts_are_found(text: str) -> None:
     assert PLACEHOLDER.is_broken_in(text)
@@ -76,8 +89,3 @@ def test_broken_parts_are_found(text: str) -> None:
 )
 def test_whole_placeholders_and_other_words_are_not_broken(text: str) -> None:
     assert not PLACEHOLDER.is_broken_in(text)
-
-
-@pytest.mark.parametrize("length", range(1, len("[title]")))
-def test_each_beginning_of_the_placeholder_is_broken(length: int) -> None:
-    assert PLACEHOLDER.is_broken_in("You love [title]"[: len("You love ") + length])

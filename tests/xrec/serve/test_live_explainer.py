@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.toy import explanation_nll
 from tests.xrec.serve.town import DECODING, backfill_config, dataset_of, ids_of, serve_config
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
@@ -24,7 +25,6 @@ from xrec.errors import ModelError
 from xrec.generate.engine import Advance, Completion
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
-from xrec.llm.examples import explanation_nll
 from xrec.llm.prompt import PairTexts
 from xrec.serve import live_explainer
 from xrec.serve.engine_thread import EngineRequest

@@ -1,5 +1,6 @@
 """What adapter training is tested on: a town of 40 users, a random graph and language model."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from jobs.prepare import run as prepare_dataset
 from tests.toy import save_toy_model
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.data import PrepareConfig
-from xrec.graph import embeddings_bytes, write_graph
-from xrec.storage import open_location
+from xrec.graph.artifact import embeddings_bytes, write_graph
+from xrec.storage import Location, open_location
 
 NUM_USERS, NUM_ITEMS, D = 40, 30, 6
 TOWN = {
@@ -21,6 +22,7 @@ TOWN = {
     "interactions_per_user": 8,
     "explanations_per_user": 4,
 }
+RANDOM = {"gating_noise": True, "dropout": 0.2}
 PROMPT = {
     "user": "User: {user_profile}",
     "item": "Item: {item_title}. {item_profile}",
@@ -70,6 +72,24 @@ def make_config(
             },
         }
     )
+
+
+def history_of(adapter: Location | Path | str) -> list[dict[str, Any]]:
+    """Return the rows of the adapter's epochs."""
+    folder = adapter if isinstance(adapter, Location) else open_location(str(adapter))
+    history: list[dict[str, Any]] = json.loads((folder / "history.json").read_text())
+    return history
+
+
+def assert_same_losses(
+    adapter: Location | Path, expected: Path | str, tolerance: float = 1e-4
+) -> None:
+    """Compare the epochs' losses; those of the last epoch depend on all steps before."""
+    rows, others = history_of(adapter), history_of(expected)
+    assert [row["step"] for row in rows] == [row["step"] for row in others]
+    for name in ("train_loss", "validation_loss"):
+        found = [row[name] for row in rows]
+        assert found == pytest.approx([row[name] for row in others], rel=tolerance)
 
 
 def allow_float16(

@@ -12,12 +12,14 @@ import pytest
 import ray
 
 from jobs.prepare import run as prepare_dataset
+from tests.xrec.train.adapter_town import RANDOM, build_workspace, make_config
 from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.aspects import aspect_tables
 from xrec.schemas import REJECTED
-from xrec.storage import open_location
+from xrec.storage import Manifest, open_location
+from xrec.train.adapter import train_adapter
 
 TOWN = {
     "kind": "sample",
@@ -31,6 +33,19 @@ TOWN = {
 TRAINING = {"num_epochs": 4, "steps_per_epoch": 4, "micro_batch_size": 31, "learning_rate": 0.05}
 
 ASPECTS = ["late hours", "garden", "pastries", "river view"]
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A town of 40 users, a graph of random vectors, a random language model."""
+    return build_workspace(tmp_path_factory.mktemp("adapter"))
+
+
+@pytest.fixture(scope="session")
+def trained_adapter(workspace: str, ray_cluster: None) -> Manifest:
+    """An adapter, with noise, that two workers trained at ZeRO stage 3 without a break."""
+    return train_adapter(make_config(workspace, model=RANDOM))
+
 
 MakeGraphConfig = Callable[..., PretrainGraphConfig]
 

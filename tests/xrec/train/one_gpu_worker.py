@@ -114,7 +114,7 @@ def become_worker(
     monkeypatch.setattr("ray.train.get_checkpoint", worker.last_checkpoint)
     monkeypatch.setattr("ray.train.get_all_reported_checkpoints", lambda: None)
     monkeypatch.setattr("ray.train.get_preemption_info", lambda: None)
-    monkeypatch.setattr("xrec.train.graph_start.RowsApart", lambda: None)
+    monkeypatch.setattr("xrec.train.graph_model.RowsApart", lambda: None)
     # Weights are loaded in this thread, where a FakeGPU sees it, and no memory is asked for before.
     monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
     monkeypatch.setattr("transformers.modeling_utils.caching_allocator_warmup", lambda *_: None)

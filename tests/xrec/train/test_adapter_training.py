@@ -3,7 +3,6 @@
 The tests look at what comes out, what stays frozen, and whether one worker equals two.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.toy import explanation_nll
 from tests.xrec.train.adapter_town import (
+    RANDOM,
     allow_float16,
-    build_workspace,
+    assert_same_losses,
+    history_of,
     make_config,
     write_random_graph,
 )
@@ -21,8 +23,7 @@ from xrec.adapter.artifact import read_adapter
 from xrec.adapter.model import attach_adapters
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, TrainingError
-from xrec.graph import read_graph
-from xrec.llm.examples import explanation_nll
+from xrec.graph.artifact import read_graph
 from xrec.llm.model import load_model
 from xrec.storage import Manifest, open_location
 from xrec.train.adapter import train_adapter
@@ -32,113 +33,81 @@ from xrec.train.ray_driver import fit
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A town of 40 users, a graph of random vectors, a random language model."""
-    return build_workspace(tmp_path_factory.mktemp("workspace"))
-
-
-@pytest.fixture(scope="module")
-def trained(workspace: str) -> Manifest:
-    """An adapter trained by two workers at ZeRO stage 3."""
-    return train_adapter(make_config(workspace))
-
-
-def history_of(adapter: str | Path) -> list[dict[str, Any]]:
-    history: list[dict[str, Any]] = json.loads((Path(adapter) / "history.json").read_text())
-    return history
-
-
-def assert_same_losses(adapter: Path, workspace: str, tolerance: float) -> None:
-    rows, expected = history_of(adapter), history_of(f"{workspace}/adapter")
-    assert [row["step"] for row in rows] == [row["step"] for row in expected]
-    for name in ("train_loss", "validation_loss"):
-        assert [row[name] for row in rows] == pytest.approx(
-            [row[name] for row in expected], rel=tolerance
-        )
-
-
 def test_train_adapter_loss_falls_and_the_best_epoch_is_kept(
-    workspace: str, trained: Manifest
+    workspace: str, trained_adapter: Manifest
 ) -> None:
-    history = history_of(f"{workspace}/adapter")
+    adapter = open_location(f"{workspace}/adapter")
+    history = history_of(adapter)
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert history[-1]["train_loss"] < history[0]["train_loss"] - 0.05
     assert history[-1]["validation_loss"] < history[0]["validation_loss"]
     assert all(row["pairs_per_second"] > 0 for row in history)
-    assert trained.metrics == min(history, key=lambda row: row["validation_loss"])
-    assert trained.metrics["num_left_out"] == {}
-    assert sorted(open_location(f"{workspace}/adapter").files()) == [
-        "README.md",
-        "adapter.safetensors",
-        "adapter_config.json",
-        "history.json",
-        "manifest.json",
-    ]
+    assert trained_adapter.metrics == min(history, key=lambda row: row["validation_loss"])
+    assert trained_adapter.metrics["num_left_out"] == {}
+    names = ["README.md", "adapter.safetensors", "adapter_config.json", "history.json"]
+    assert sorted(adapter.files()) == [*names, "manifest.json"]
 
 
 def test_train_adapter_artifact_has_the_validation_loss_that_its_manifest_says(
-    workspace: str, trained: Manifest
+    workspace: str, trained_adapter: Manifest
 ) -> None:
     data = load_adapter_data(make_config(workspace))
     artifact = read_adapter(open_location(f"{workspace}/adapter"))
     graph = read_graph(open_location(f"{workspace}/graph"))
     artifact.check_graph(graph.manifest.fingerprint)
-    model = load_model(Path(workspace, "llm"), dtype=torch.float32, device=torch.device("cpu"))
+    folder = Path(workspace, "llm")
+    model = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
     attach_adapters(model, artifact.adapters, user_vectors=graph.users, item_vectors=graph.items)
     total = sum(
         mean * len(data.validation[index].label_ids)
         for index, mean in explanation_nll(model, data.validation, 5)
     )
     loss = total / sum(len(example.label_ids) for example in data.validation)
-    assert loss == pytest.approx(trained.metrics["validation_loss"], rel=1e-5)
-
-
-@pytest.mark.slow
-def test_train_adapter_one_worker_at_stage_1_that_keeps_all_equals_two_at_stage_3(
-    workspace: str, trained: Manifest, tmp_path: Path
-) -> None:
-    sizes: dict[str, Any] = {"num_workers": 1, "zero_stage": 1, "prefix_cache_gib": 1.0}
-    one = train_adapter(make_config(workspace, adapter=tmp_path, **sizes))
-    assert one.run == trained.run
-    assert_same_losses(tmp_path, workspace, 1e-4)
-    weights, expected = (
-        safetensors.torch.load_file(Path(folder, "adapter.safetensors"))
-        for folder in (tmp_path, f"{workspace}/adapter")
-    )
-    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("zero_stage", [1, 3])
-def test_train_adapter_in_float16_from_too_high_a_loss_scale_on_has_the_losses_of_float32(
-    workspace: str,
-    trained: Manifest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    zero_stage: int,
-) -> None:
-    allow_float16(monkeypatch, first_scale_power=24)
-    train_adapter(make_config(workspace, zero_stage=zero_stage, adapter=tmp_path, dtype="float16"))
-    assert history_of(tmp_path)[0]["loss_scale"] < 2**24
-    assert_same_losses(tmp_path, workspace, 2e-3)
+    assert loss == pytest.approx(trained_adapter.metrics["validation_loss"], rel=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "change",
+    ("change", "tolerance"),
     [
-        {"gradient_checkpointing": True},
-        {"deepspeed": {"param_persistence_threshold": 300}},
-        {"deepspeed": {"offload": "cpu"}},
-        {"deepspeed": {"max_live_parameters": 0}},
+        ({"num_workers": 1, "zero_stage": 1, "prefix_cache_gib": 1.0}, 1e-4),
+        ({"num_workers": 2, "zero_stage": 1}, 1e-4),
+        ({"num_workers": 1}, 1e-4),
+        ({"num_workers": 3}, 1e-4),
+        ({"gradient_checkpointing": True}, 1e-5),
+        ({"deepspeed": {"param_persistence_threshold": 300}}, 1e-5),
+        ({"deepspeed": {"offload": "cpu"}}, 1e-5),
+        # From too high a loss scale on.
+        ({"dtype": "float16", "zero_stage": 1}, 2e-3),
+        ({"dtype": "float16"}, 2e-3),
     ],
 )
-def test_train_adapter_way_of_saving_memory_changes_no_loss(
-    workspace: str, trained: Manifest, tmp_path: Path, change: dict[str, Any]
+def test_train_adapter_any_number_of_workers_and_way_of_saving_memory_has_the_same_losses(
+    workspace: str,
+    trained_adapter: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    tolerance: float,
 ) -> None:
-    assert train_adapter(make_config(workspace, adapter=tmp_path, **change)).run == trained.run
-    assert_same_losses(tmp_path, workspace, 1e-5)
+    """Those of two workers at stage 3 in float32."""
+    # Elastic scaling may come to three workers, among whom a step's micro-batches do not divide.
+    monkeypatch.setattr("xrec.train.adapter._check_batch_sizes", lambda config: None)
+    is_float16 = change.get("dtype") == "float16"
+    if is_float16:
+        allow_float16(monkeypatch, first_scale_power=24)
+    config = make_config(workspace, adapter=tmp_path, model=RANDOM, **change)
+    manifest = train_adapter(config)
+    assert_same_losses(tmp_path, f"{workspace}/adapter", tolerance)
+    if is_float16:
+        assert history_of(tmp_path)[0]["loss_scale"] < 2**24
+        return
+    assert manifest.run == trained_adapter.run
+    weights, expected = (
+        safetensors.torch.load_file(Path(folder, "adapter.safetensors"))
+        for folder in (tmp_path, f"{workspace}/adapter")
+    )
+    torch.testing.assert_close(weights, expected, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.slow
@@ -154,79 +123,64 @@ def test_train_adapter_loss_that_is_no_number_names_epoch_and_step(
 
 
 def test_train_adapter_second_run_does_no_work_and_another_run_is_refused(
-    workspace: str, trained: Manifest, monkeypatch: pytest.MonkeyPatch
+    workspace: str, trained_adapter: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("xrec.train.adapter.fit", None)
-    assert train_adapter(make_config(workspace)) == trained
     # Neither workers nor the stage change the content.
-    assert train_adapter(make_config(workspace, num_workers=1, zero_stage=1)) == trained
+    for sizes in ({}, {"num_workers": 1, "zero_stage": 1}):
+        config = make_config(workspace, model=RANDOM, **sizes)  # type: ignore[arg-type]
+        assert train_adapter(config) == trained_adapter
     with pytest.raises(ArtifactMismatchError, match=r"training\.seed: 0 there, 7 here"):
-        train_adapter(make_config(workspace, seed=7))
+        train_adapter(make_config(workspace, model=RANDOM, seed=7))
+
+
+def two_steps(loop_config: dict[str, Any]) -> None:
+    """Make two steps in this worker; report its share of the frozen weights and what moved."""
+    import deepspeed
+    import safetensors.torch
+    import torch
+
+    from xrec.train.adapter_model import build_engine, build_model
+    from xrec.train.data import load_adapter_data
+    from xrec.train.deepspeed_engine import gathered_state
+    from xrec.train.ray_worker import rank, report
+
+    data = load_adapter_data(loop_config["config"])
+    model, adapters = build_model(loop_config["config"], data)
+    engine = build_engine(model, loop_config["config"], data, num_steps=2)
+    named = engine.module.named_parameters()
+    frozen = {name: weight for name, weight in named if not weight.requires_grad}
+    num_here = sum(weight.ds_tensor.numel() for weight in frozen.values())
+    num_all = sum(weight.ds_numel for weight in frozen.values())
+    before = gathered_state(adapters)
+    engine.train()
+    for first in range(rank() * 4, 32, 8):
+        engine.backward(engine(data.train[first : first + 4]))
+        engine.step()
+    after = gathered_state(adapters)
+    still = [name for name, tensor in after.items() if torch.equal(tensor, before[name])]
+    with deepspeed.zero.GatheredParameters(list(frozen.values())):
+        whole = {name: weight.detach().clone() for name, weight in frozen.items()}
+    report({"share": num_here / num_all, "still": still}, {"frozen": safetensors.torch.save(whole)})
 
 
 def test_engine_at_stage_3_shards_the_model_and_training_leaves_it_bit_equal(
     workspace: str, tmp_path: Path
 ) -> None:
-    config = make_config(workspace)
-
-    def loop(loop_config: dict[str, Any]) -> None:
-        import deepspeed
-        import safetensors.torch
-        import torch
-
-        from xrec.train.adapter_model import build_engine, build_model
-        from xrec.train.data import load_adapter_data
-        from xrec.train.deepspeed_engine import gathered_state
-        from xrec.train.ray_worker import rank, report
-
-        data = load_adapter_data(loop_config["config"])
-        model, adapters = build_model(loop_config["config"], data)
-        engine = build_engine(model, loop_config["config"], data, num_steps=2)
-        frozen = {
-            name: parameter
-            for name, parameter in engine.module.named_parameters()
-            if not parameter.requires_grad
-        }
-        share = sum(parameter.ds_tensor.numel() for parameter in frozen.values()) / sum(
-            parameter.ds_numel for parameter in frozen.values()
-        )
-        before = gathered_state(adapters)
-        engine.train()
-        for first in range(rank() * 4, 32, 8):
-            engine.backward(engine(data.train[first : first + 4]))
-            engine.step()
-        moved = {
-            name: not torch.equal(tensor, before[name])
-            for name, tensor in gathered_state(adapters).items()
-        }
-        with deepspeed.zero.GatheredParameters(list(frozen.values())):
-            weights = safetensors.torch.save(
-                {name: parameter.detach().clone() for name, parameter in frozen.items()}
-            )
-        report({"share": share, "moved": moved}, {"frozen.safetensors": weights})
-
     scaling = ScalingConfig(num_workers=2, device="cpu", max_failures=0)
-    outcome = fit(
-        loop, {"config": config}, scaling=scaling, storage=open_location(str(tmp_path)), name="run"
-    )
-
-    after = safetensors.torch.load(outcome.read_checkpoint_file("frozen.safetensors"))
+    config, storage = make_config(workspace), open_location(str(tmp_path))
+    outcome = fit(two_steps, {"config": config}, scaling=scaling, storage=storage, name="run")
     on_disk = safetensors.torch.load_file(Path(workspace, "llm", "model.safetensors"))
     after = {
-        name.removeprefix("model.").replace(
-            "embed_tokens.token_embedding.", "embed_tokens."
-        ): tensor
-        for name, tensor in after.items()
+        name.removeprefix("model.").replace("embed_tokens.token_embedding.", "embed_tokens."): saved
+        for name, saved in safetensors.torch.load(outcome.read_checkpoint_file("frozen")).items()
     }
     assert set(after) == set(on_disk)
     assert all(torch.equal(after[name], tensor) for name, tensor in on_disk.items())
     assert outcome.metrics["share"] == pytest.approx(0.5, abs=0.01)
-    constants = {
-        f"{side}.{name}" for side in ("user", "item") for name in ("mean", "std", "scale", "noise")
-    }  # no noise: its weights stay
-    assert {
-        name for name, has_moved in outcome.metrics["moved"].items() if not has_moved
-    } == constants
+    constants = ("mean", "std", "scale", "noise")  # without gating noise, its weights stay
+    expected = {f"{side}.{name}" for side in ("user", "item") for name in constants}
+    assert set(outcome.metrics["still"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -236,7 +190,7 @@ def test_engine_at_stage_3_shards_the_model_and_training_leaves_it_bit_equal(
         ({"global_batch_size": 15, "micro_batch_size": "auto"}, r"= 15 is no multiple .* 1 \* 2;"),
     ],
 )
-def test_train_adapter_batch_that_does_not_divide_raises_config_error(
+def test_train_adapter_batch_that_does_not_divide_is_refused(
     workspace: str, tmp_path: Path, training: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -251,11 +205,7 @@ def test_train_adapter_graph_of_another_dataset_is_refused(workspace: str, tmp_p
 
 
 @pytest.mark.parametrize("change", [{"global_batch_size": 4096}, {"max_explanation_tokens": 1}])
-def test_load_adapter_data_too_few_pairs_raises_data_error(
-    workspace: str, change: dict[str, int]
-) -> None:
-    with pytest.raises(
-        DataError,
-        match=r"training and \d+ validation pairs .* expected at least training\.global_batch_size",
-    ):
+def test_load_adapter_data_too_few_pairs_is_refused(workspace: str, change: dict[str, int]) -> None:
+    message = r"training and \d+ validation pairs .* at least training\.global_batch_size"
+    with pytest.raises(DataError, match=message):
         load_adapter_data(make_config(workspace, **change))

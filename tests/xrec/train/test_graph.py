@@ -12,20 +12,20 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
+from tests.conftest import ObjectStore
 from tests.fake_gpu import CPU
 from tests.xrec.train.conftest import MakeGraphConfig, write_town
 from tests.xrec.train.one_gpu_worker import become_worker
 from xrec.config.graph import PretrainGraphConfig
-from xrec.config.shared import ScalingConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
-from xrec.graph import AspectEdges, read_graph, recommend
+from xrec.graph.artifact import read_graph
+from xrec.graph.aspects import AspectEdges
+from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.storage import Manifest, open_location
-from xrec.train.data import GraphData, split_edges
 from xrec.train.graph import pretrain_graph, pretrained_graph
-from xrec.train.graph_loss import AspectLoss
+from xrec.train.graph_model import AspectLoss, GraphData, split_edges
 from xrec.train.graph_worker import GraphWorker, check_convergence
-from xrec.train.ray_driver import fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 Trained = tuple[PretrainGraphConfig, Manifest]
@@ -43,31 +43,6 @@ def trained(
 def metrics_of(graph: str, storage: Any = None) -> list[dict[str, Any]]:
     lines = (open_location(graph, storage) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
-
-
-@pytest.mark.slow
-def test_pretrain_graph_two_workers_on_disk_equal_one_worker_on_s3(
-    trained: Trained, s3: Any
-) -> None:
-    two_config, two = trained
-    update = {
-        "graph": f"{s3.new_bucket()}/graph",
-        "storage": s3.storage,
-        "parallelism": "partitioned",
-        "scaling": two_config.scaling.model_copy(update={"num_workers": 1}),
-    }
-    config = two_config.model_copy(update=update)
-    assert pretrain_graph(config).run == two.run
-    places = [(config.artifact("graph"), s3.storage), (two_config.artifact("graph"), None)]
-    rows = [metrics_of(*place) for place in places]
-    for name, tolerance in (("loss", {"rel": 1e-4}), ("ndcg@20", {"abs": 1e-3})):
-        one, other = ([row[name] for row in of] for of in rows)
-        assert one == pytest.approx(other, **tolerance)
-    graphs = [open_location(*place) for place in places]
-    users = [read_graph(graph).users for graph in graphs]
-    torch.testing.assert_close(*users, rtol=1e-3, atol=1e-4)
-    files = ["embeddings.safetensors", "manifest.json", "metrics.jsonl"]
-    assert [graph.files() for graph in graphs] == [files, files]
 
 
 def test_pretrain_graph_learns_and_keeps_the_best_epoch(trained: Trained) -> None:
@@ -92,7 +67,8 @@ def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(
     for user, item in dataset.interaction_edges("test").T.tolist():
         held_out.setdefault(user, set()).add(item)
     users = torch.tensor(sorted(held_out))
-    ranked, _ = recommend(graph, torch.from_numpy(dataset.interaction_edges("train")), users, k=20)
+    seen = SeenItems(torch.from_numpy(dataset.interaction_edges("train")), dataset.num_users)
+    ((_, ranked, _),) = top_k_items(graph.users, graph.items, seen, users, 20)
     recalls = [
         len(held_out[user] & set(row)) / len(held_out[user])
         for user, row in zip(users.tolist(), ranked.tolist(), strict=True)
@@ -206,7 +182,7 @@ def test_pretrain_graph_refuses_before_workers_start(
     def edges(dataset: Any, name: Any) -> torch.Tensor:
         return full(dataset, name)[:, :0] if name == empty else full(dataset, name)
 
-    for module in ("graph", "data"):
+    for module in ("graph", "graph_model"):
         monkeypatch.setattr(f"xrec.train.{module}.split_edges", edges)
     monkeypatch.setattr("xrec.train.graph.fit", None)
     with pytest.raises(error, match=message):
@@ -296,97 +272,56 @@ def test_users_who_mention_every_aspect_have_no_loss_and_the_others_do(
     assert (micro_batch.negatives != micro_batch.pos_items).all()
 
 
-@pytest.mark.slow
-def test_two_workers_with_aspects_give_the_vectors_of_one(
-    town_with_aspects: str, make_graph_config: MakeGraphConfig, tmp_path: Path
-) -> None:
-    graphs = []
-    for num_workers, mode in ((1, "replicated"), (2, "partitioned")):
-        folder, model = tmp_path / mode, {"aspects": {}}
-        config = make_graph_config(
-            folder, num_workers, mode, workspace=town_with_aspects, model=model
-        )
-        manifest = pretrain_graph(config)
-        assert manifest.row_counts == {"users": 60, "items": 41, "aspects": 4}
-        graphs.append(read_graph(open_location(str(folder))))
-    one, two = graphs
-    one.check_finite()
-    for name in ("users", "items", "aspects"):
-        torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=1e-2, atol=1e-3)
+# Any number of workers, in either mode
 
-
-# The loss of each step
-
-NUM_STEPS = 20
-# Gradients of norms above 1, which DeepSpeed would clip.
-SOFTMAX: dict[str, Any] = {"learning_rate": 0.05}
 BPR: dict[str, Any] = {
-    **SOFTMAX,
     "loss": {"kind": "bpr"},
-    "warmup_steps": 5,
     "l2_weight": 1e-2,
     "model": {"initialization": "random"},
 }
-# Replicated comes first, because what DeepSpeed learns of partitioned workers stays in the process.
-CASES = [(mode, settings) for mode in ("replicated", "partitioned") for settings in (SOFTMAX, BPR)]
+WITH_ASPECTS: dict[str, Any] = {"model": {"aspects": {}}}
+MODES: list[Any] = [(3, "replicated"), (2, "partitioned"), (3, "partitioned")]
 
 
-def losses_by_step(loop_config: dict[str, Any]) -> None:
-    """Train each config for 20 epochs of one step in this worker, and report all losses."""
-    from xrec.data.dataset import read_dataset
-    from xrec.storage import open_location
-    from xrec.train.data import GraphData
-    from xrec.train.graph_worker import GraphWorker
-    from xrec.train.ray_worker import report
-
-    losses = []
-    for config in loop_config["configs"]:
-        dataset = read_dataset(open_location(config.artifact("dataset")))
-        worker = GraphWorker(config, GraphData.of(dataset, None), "run")
-        epochs = range(1, config.training.num_epochs + 1)
-        losses.append([worker.train_epoch(epoch)[0] for epoch in epochs])
-    report({"epoch": 1, "losses": losses}, {"none": b""})
-
-
-def run(make: MakeGraphConfig, folder: Path, num_workers: int) -> list[list[float]]:
-    sizes = {"num_epochs": NUM_STEPS, "steps_per_epoch": 1}
-    configs = [make("unused", parallelism=mode, **sizes, **settings) for mode, settings in CASES]
-    outcome = fit(
-        losses_by_step,
-        {"configs": configs},
-        scaling=ScalingConfig(num_workers=num_workers, device="cpu", max_failures=0),
-        storage=open_location(str(folder)),
-        name="losses",
-    )
-    losses: list[list[float]] = outcome.metrics["losses"]
-    return losses
-
-
-@pytest.fixture(scope="module")
-def one_worker(
-    ray_cluster: None, make_graph_config: MakeGraphConfig, tmp_path_factory: pytest.TempPathFactory
-) -> list[list[float]]:
-    return run(make_graph_config, tmp_path_factory.mktemp("one"), 1)
-
-
-def test_loss_of_one_worker_falls_and_no_mode_changes_it(one_worker: list[list[float]]) -> None:
-    softmax, bpr, partitioned_softmax, partitioned_bpr = one_worker
-    assert len(softmax) == NUM_STEPS
-    assert softmax[-1] < softmax[0]
-    assert bpr[-1] < bpr[0]
-    assert partitioned_softmax == pytest.approx(softmax, rel=1e-6)
-    assert partitioned_bpr == pytest.approx(bpr, rel=1e-6)
+@pytest.fixture(scope="module", params=[{}, BPR, WITH_ASPECTS], ids=["softmax", "bpr", "aspects"])
+def of_one_worker(
+    request: pytest.FixtureRequest,
+    town_with_aspects: str,
+    make_graph_config: MakeGraphConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, Any], str]:
+    """The settings of a training, and its graph of one worker."""
+    settings = {"workspace": town_with_aspects, "epochs_per_checkpoint": 4, **request.param}
+    graph = str(tmp_path_factory.mktemp("one") / "graph")
+    pretrain_graph(make_graph_config(graph, **settings))
+    return settings, graph
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [2, 4])
-def test_loss_at_each_step_is_that_of_one_worker(
-    one_worker: list[list[float]],
+@pytest.mark.parametrize(("num_workers", "mode"), MODES)
+def test_graph_of_several_workers_is_that_of_one(
+    of_one_worker: tuple[dict[str, Any], str],
     make_graph_config: MakeGraphConfig,
-    tmp_path: Path,
+    s3: ObjectStore,
     num_workers: int,
+    mode: str,
 ) -> None:
-    for (mode, settings), losses, alone in zip(
-        CASES, run(make_graph_config, tmp_path, num_workers), one_worker, strict=True
-    ):
-        assert losses == pytest.approx(alone, rel=1e-4), (mode, settings)
+    settings, alone = of_one_worker
+    graph = f"{s3.new_bucket()}/graph"
+    config = make_graph_config(graph, num_workers, mode, **settings)
+    pretrain_graph(config.model_copy(update={"storage": s3.storage}))
+    rows, expected = metrics_of(graph, s3.storage), metrics_of(alone)
+    for name, tolerance in (("loss", {"rel": 1e-4}), ("ndcg@20", {"abs": 1e-3})):
+        assert [row[name] for row in rows] == pytest.approx(
+            [row[name] for row in expected], **tolerance
+        )
+    found, one = read_graph(open_location(graph, s3.storage)), read_graph(open_location(alone))
+    assert found.manifest.run == one.manifest.run
+    found.check_finite()
+    for name in ("users", "items", "aspects"):
+        pair = [getattr(each, name) for each in (found, one)]
+        assert (pair[0] is None) == (pair[1] is None)
+        if pair[0] is not None:
+            torch.testing.assert_close(*pair, rtol=1e-2, atol=1e-3)
+    files = ["embeddings.safetensors", "manifest.json", "metrics.jsonl"]
+    assert open_location(graph, s3.storage).files() == files

@@ -1,16 +1,16 @@
-"""Graph pretraining goes on after kill -9 of a worker or of the driver, as if unbroken."""
+"""Graph pretraining goes on after kill -9 of a worker, as if unbroken."""
 
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.project_file import write_project
 from tests.xrec.train.conftest import MakeGraphConfig
-from tests.xrec.train.killing import at_message, driver, kill_family, training_workers
+from tests.xrec.train.killing import at_message, training_workers
 from xrec.errors import TrainingError
 from xrec.storage import Manifest
 from xrec.train.graph import pretrain_graph
@@ -65,58 +65,30 @@ def assert_same(folder: Path, unbroken: Unbroken, stopped: float) -> None:
             assert manifest.metrics[split][name] == pytest.approx(value, abs=1e-3)
 
 
-def kill_a_worker() -> None:
-    training_workers(psutil.Process())[-1].kill()
-
-
-def test_worker_killed_is_replaced_and_training_goes_on_from_the_checkpoint(
-    unbroken: Unbroken, make_graph_config: MakeGraphConfig, tmp_path: Path
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((2, "replicated", 1), None),  # the worker is replaced
+        ((1, "replicated"), (3, "partitioned")),
+        ((2, "partitioned"), (2, "replicated")),
+    ],
+)
+def test_run_whose_worker_was_killed_goes_on_from_the_checkpoint_in_any_mode(
+    unbroken: Unbroken,
+    make_graph_config: MakeGraphConfig,
+    tmp_path: Path,
+    before: tuple[Any, ...],
+    after: tuple[Any, ...] | None,
 ) -> None:
-    config = make_graph_config(tmp_path, num_workers=2, max_failures=1, **EPOCHS)
     stopped: list[float] = []
 
     def kill() -> None:
         stopped.append(time.time())
-        kill_a_worker()
+        training_workers(psutil.Process())[-1].kill()
 
-    with at_message(KILLED_AT, kill):
-        pretrain_graph(config)
-    assert_same(tmp_path, unbroken, stopped[0])
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [((1, "replicated"), (3, "partitioned")), ((2, "partitioned"), (2, "replicated"))],
-)
-def test_run_that_failed_goes_on_with_other_workers_in_the_other_mode(
-    unbroken: Unbroken,
-    make_graph_config: MakeGraphConfig,
-    tmp_path: Path,
-    before: tuple[int, str],
-    after: tuple[int, str],
-) -> None:
-    with at_message(KILLED_AT, kill_a_worker), pytest.raises(TrainingError):
+    lost = pytest.raises(TrainingError) if after else nullcontext()
+    with at_message(KILLED_AT, kill), lost:
         pretrain_graph(make_graph_config(tmp_path, *before, **EPOCHS))
-    stopped = time.time()
-    pretrain_graph(make_graph_config(tmp_path, *after, **EPOCHS))
-    assert_same(tmp_path, unbroken, stopped)
-
-
-def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(
-    unbroken: Unbroken, make_graph_config: MakeGraphConfig, tmp_path: Path
-) -> None:
-    config = make_graph_config(tmp_path / "graph", num_workers=2, **EPOCHS)
-    project, log = write_project(tmp_path / "graph.yaml", config), tmp_path / "log"
-    command = ("pretrain-graph", project, log, "ray.num_cpus=4", "ray.address=local")
-    with driver(*command) as process:
-        deadline = time.monotonic() + 240
-        while KILLED_AT not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        kill_family(process)
-    stopped = time.time()
-    assert not (tmp_path / "graph" / "manifest.json").exists()
-    with driver(*command) as process:
-        assert process.wait(timeout=300) == 0, log.read_text()
-    assert_same(tmp_path / "graph", unbroken, stopped)
+    if after:
+        pretrain_graph(make_graph_config(tmp_path, *after, **EPOCHS))
+    assert_same(tmp_path, unbroken, stopped[0])

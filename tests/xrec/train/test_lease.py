@@ -33,20 +33,14 @@ def test_second_driver_is_refused_and_a_failed_one_is_not_waited_for(
             pass
 
 
-def test_second_driver_is_refused_as_long_as_the_first_one_trains(tmp_path: Path) -> None:
+def test_second_driver_is_refused_while_the_first_trains_and_for_the_rest_of_its_lease(
+    tmp_path: Path,
+) -> None:
     checkpoints = open_location(str(tmp_path))
     with only_driver(checkpoints, holder="the first", lease=SHORT):
         time.sleep(2 * SHORT.total_seconds())  # renewed meanwhile
         with pytest.raises(LeaseError), only_driver(checkpoints, holder="the second"):
             pass
-
-
-def test_second_driver_waits_for_the_end_of_the_lease_where_the_first_one_ended_well(
-    tmp_path: Path,
-) -> None:
-    checkpoints = open_location(str(tmp_path))
-    with only_driver(checkpoints, holder="the first", lease=SHORT):
-        pass
     with pytest.raises(LeaseError), only_driver(checkpoints, holder="the second"):
         pass
     time.sleep(SHORT.total_seconds())

@@ -104,14 +104,6 @@ def test_zero_stage_is_1_where_the_whole_model_fits(
         assert text.endswith(f"auto: deepspeed.zero_stage = {expected}")
 
 
-def test_zero_stage_of_a_model_that_fits_at_none_is_refused_with_advice(
-    auto: TrainAdapterConfig, notes: Mock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "memory_of_a_worker", lambda *_: 1000)
-    with pytest.raises(ModelError, match=r"of 0\.00 GB a worker: it fits at none; .*offload=cpu"):
-        with_zero_stage(auto, DATA)
-
-
 @pytest.mark.parametrize(
     ("limits", "expected"), [([], 2000), (["max\n"], 2000), (["1000\n"], 500), (["9" * 19], 2000)]
 )
@@ -213,15 +205,15 @@ def test_micro_batch_size_leaves_room_for_kept_beginnings_and_is_the_least_of_al
     assert kept == 2**30 + 100  # the cache, and a tenth of the free memory
 
 
-def test_micro_batch_size_where_not_one_row_fits_is_refused_with_advice(
-    notes: Mock, monkeypatch: pytest.MonkeyPatch
+def test_model_or_row_that_does_not_fit_is_refused_with_advice(
+    auto: TrainAdapterConfig, notes: Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(memory, "memory_of_a_worker", lambda *_: 1000)
+    with pytest.raises(ModelError, match=r"of 0\.00 GB a worker: it fits at none; .*offload=cpu"):
+        with_zero_stage(auto, DATA)
     config = on(monkeypatch, GPU, 1)
     with pytest.raises(ModelError, match=r"one row does not fit.*gradient_checkpointing=true"):
         with_micro_batch_size(config, DATA, V, Step(0))
-
-    def broken(rows: Sequence[Example]) -> None:
-        raise RuntimeError("device-side assert")
-
+    broken = Mock(side_effect=RuntimeError("device-side assert"))
     with pytest.raises(RuntimeError, match="device-side assert"):
         with_micro_batch_size(config, DATA, V, broken)

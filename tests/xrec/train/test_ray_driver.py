@@ -1,5 +1,7 @@
 """`fit` on a real Ray cluster: reports, checkpoints, errors of workers, two ranks of a group."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,7 @@ import pytest
 from xrec.config.shared import ScalingConfig
 from xrec.errors import DataError, TrainingError
 from xrec.storage import Location, open_location
-from xrec.train.ray_driver import TrainingOutcome, _uses_gpu, fit
-
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+from xrec.train.ray_driver import TrainingMetrics, TrainingOutcome, _uses_gpu, fit
 
 
 @pytest.fixture
@@ -28,6 +28,7 @@ def run(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(
     storage: Location, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -50,9 +51,7 @@ def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(
         before = module.weight.detach().clone()
         engine.backward(engine(torch.full((1, 2), float(rank()))).sum())
         engine.step()
-        moved = (
-            (before - module.weight).detach().flatten().tolist()
-        )  # the mean of the ranks' gradients 0 and 1
+        moved = (before - module.weight).detach().flatten().tolist()
         for epoch, score in enumerate(config["scores"], start=1):
             metrics = {
                 "epoch": epoch,
@@ -79,12 +78,13 @@ def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(
     assert "half way" in caplog.messages
     assert outcome.metrics["epoch"] == 3
     assert outcome.read_checkpoint_file("epoch.txt") == b"3"
-    assert outcome.metrics["moved"] == pytest.approx([0.5, 0.5])
+    assert outcome.metrics["moved"] == pytest.approx([0.5, 0.5])  # the mean of 0 and 1
     assert outcome.metrics["world_size"] == 2
     assert outcome.metrics["threads"] == 1
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(
     storage: Location, tmp_path: Path
 ) -> None:
@@ -103,6 +103,7 @@ def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(
     storage: Location, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_fit_elastic_trains_on_as_many_workers_as_fit(storage: Location) -> None:
     def loop(config: dict[str, Any]) -> None:
         from xrec.train.ray_worker import report, world_size
@@ -148,3 +150,53 @@ def test_workers_have_gpus_where_they_are_asked_for_or_where_there_are_enough(
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
     assert _uses_gpu(ScalingConfig(**settings)) == expected
+
+
+Values = dict[tuple[str, ...], float]
+
+
+@pytest.fixture
+def values(monkeypatch: pytest.MonkeyPatch) -> Values:
+    """What Ray's gauges were set to, by name and the labels' values but the job's.
+
+    A label that is not declared fails, as in Ray.
+    """
+    seen: Values = {}
+
+    class Gauge:
+        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]):
+            self._name, self._tag_keys = name.removeprefix("xrec_train_"), tag_keys
+
+        def set(self, value: float, tags: Mapping[str, str]) -> None:
+            assert tags.keys() == set(self._tag_keys)
+            assert tags["job"] == "a-job"
+            seen[self._name, *sorted(set(tags.values()) - {"a-job"})] = value
+
+    monkeypatch.setattr("xrec.train.ray_driver.Gauge", Gauge)
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (
+            {"epoch": 2, "step": 4, "train_loss": 3.5, "validation_loss": 3.2, "seconds": 12.0},
+            {("step",): 4, ("loss", "train"): 3.5, ("loss", "validation"): 3.2},
+        ),
+        (
+            {"epoch": 2, "loss": 0.4, "seconds": 12.0, "time": 0.0, "ndcg@20": 0.2},
+            {("loss", "train"): 0.4, ("score", "ndcg@20"): 0.2},
+        ),
+    ],
+)
+def test_metrics_of_an_epoch_are_exported_and_running_is_1_until_it_ends_by_whatever(
+    values: Values, row: dict[str, Any], expected: Values
+) -> None:
+    metrics, reported = TrainingMetrics("a-job"), ("reported_timestamp_seconds",)
+    with suppress(KeyboardInterrupt), metrics.running():
+        assert values == {("running",): 1, reported: 1000.0}
+        metrics.record(row)
+        raise KeyboardInterrupt
+    common = {("running",): 0, reported: 1000.0, ("epoch",): 2, ("epoch_seconds",): 12.0}
+    assert values == {**common, **expected}

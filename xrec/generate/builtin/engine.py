@@ -22,7 +22,7 @@ from xrec.generate.engine import (
     request_failure,
 )
 from xrec.generate.shared_engine import SharedEngine
-from xrec.llm.packed_linear import pack_linears
+from xrec.llm.cpu import pack_linears
 
 PASS_TOKENS = 512
 """Most tokens of prompts in one pass."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.config import config_bytes
-from xrec.adapter.vectors import input_vectors
+from xrec.adapter.model import input_vectors
 from xrec.generate.vllm.plugin import Attachment
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.collaborative import Vocabulary

@@ -25,7 +25,6 @@ from xrec.llm.source import model_fingerprint
 from xrec.storage import Manifest, finished, read_manifest, run_fingerprint
 from xrec.train.checkpoint import Tensors, claim, read_progress
 from xrec.train.lease import CHECKPOINTS
-from xrec.train.metrics import TrainingMetrics
 from xrec.train.ray_driver import fit
 from xrec.train.ray_worker import last_checkpoint, rank, report, worker_device, world_size
 
@@ -102,26 +101,23 @@ def _metrics(data: BaselineData, progress: BaselineProgress, trained: Tensors) -
 
 def _train(baseline: Baseline, run: str) -> tuple[BaselineProgress, Tensors]:
     """Run the workers; return how the run went, and the parameters of the best epoch."""
-    exported = TrainingMetrics("baseline")
-
-    def on_report(row: Mapping[str, Any]) -> None:
-        exported.record(row)
-        logger.info(
-            "epoch %d: training loss %.3f, validation loss %.3f nats a token (%.1f s)",
-            *(row[key] for key in ("epoch", "train_loss", "validation_loss", "seconds")),
-        )
-
-    with exported.running():
-        outcome = fit(
-            train_worker,
-            {"baseline": baseline, "run": run},
-            scaling=baseline.scaling,
-            storage=baseline.model / CHECKPOINTS,
-            name="baseline",
-            on_report=on_report,
-        )
+    outcome = fit(
+        train_worker,
+        {"baseline": baseline, "run": run},
+        scaling=baseline.scaling,
+        storage=baseline.model / CHECKPOINTS,
+        name="baseline",
+        on_report=_log_epoch,
+    )
     progress = read_progress(BaselineProgress, outcome.read_checkpoint_file, run)
     return progress, safetensors.torch.load(outcome.read_checkpoint_file(BEST))
+
+
+def _log_epoch(row: Mapping[str, Any]) -> None:
+    logger.info(
+        "epoch %d: training loss %.3f, validation loss %.3f nats a token (%.1f s)",
+        *(row[key] for key in ("epoch", "train_loss", "validation_loss", "seconds")),
+    )
 
 
 def train_worker(loop_config: dict[str, Any]) -> None:

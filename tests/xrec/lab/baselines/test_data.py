@@ -14,7 +14,7 @@ from xrec.lab.baselines.batch import TextExample, collate, example
 from xrec.lab.baselines.data import build_data, length_that_fits, rating_scale
 from xrec.lab.baselines.models.model import Ratings
 from xrec.lab.baselines.words import BEGIN, END, UNKNOWN
-from xrec.llm.nll import IGNORE
+from xrec.llm.examples import IGNORE
 from xrec.storage import open_location
 
 

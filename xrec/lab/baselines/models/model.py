@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from xrec.llm.nll import IGNORE, label_nll
+from xrec.llm.examples import IGNORE, label_nll
 
 TERMS = ("text", "context", "rating")
 """The parts of a loss: words in their order, words in no order, and the rating."""

@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.toy import HIDDEN_SIZE, toy_model
+from tests.toy import HIDDEN_SIZE, explanation_nll, toy_model
 from xrec.config.baselines import LoRAConfig
 from xrec.errors import ModelError
 from xrec.lab.baselines.models.lora import LoRA
 from xrec.lab.baselines.prompts import collate_prompts
-from xrec.llm.examples import Example, explanation_nll
+from xrec.llm.examples import Example
 
 pytest.importorskip("peft", reason="the extra compare is not installed")
 CONFIG = LoRAConfig(rank=3, alpha=6.0)

@@ -1,0 +1,264 @@
+"""What a worker of the graph trains: its interactions, the start, the losses and the engine.
+
+The loss of interactions and that of aspects are of the same kind. An aspect is to a user or an item
+what an item is to a user.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from xrec.config.graph import (
+    AspectNodesConfig,
+    BPRLossConfig,
+    GraphModelConfig,
+    GraphTrainingConfig,
+    PretrainGraphConfig,
+    SampledSoftmaxConfig,
+)
+from xrec.config.shared import Split
+from xrec.data.dataset import Dataset
+from xrec.graph.adjacency import node_degrees, normalized_adjacency
+from xrec.graph.aspects import NO_ASPECTS, AspectEdges, dataset_aspect_edges
+from xrec.graph.lightgcn import LightGCN, random_embeddings
+from xrec.graph.loss import BPR, Objective, SampledSoftmax
+from xrec.graph.partition import Partition, RowBlocks
+from xrec.graph.ranking import SeenItems, metric_names, ranking_metrics, users_with_items
+from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
+from xrec.graph.spectral import spectral_embeddings
+from xrec.graph.step import batch_loss
+from xrec.train.deepspeed_engine import initialize_engine
+from xrec.train.ray_worker import rank, world_size
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+K = 20
+RECALL, SCORE = f"recall@{K}", f"ndcg@{K}"
+
+_ASPECT_SEED = 1_000_003  # the batches of interactions must not depend on aspects
+
+
+def split_edges(dataset: Dataset, split: Split) -> Tensor:
+    """Return the split's interactions (2, E) int64: user indices first, item indices second."""
+    return torch.from_numpy(dataset.interaction_edges(split))
+
+
+@dataclass(frozen=True)
+class GraphData:
+    """What a graph is trained on: the training interactions, and aspects if the graph has some.
+
+    `edges` (2, E) int64 are user indices, then item indices.
+    """
+
+    edges: Tensor
+    num_users: int
+    num_items: int
+    aspects: AspectEdges = NO_ASPECTS
+
+    @classmethod
+    def of(cls, dataset: Dataset, aspects: AspectNodesConfig | None) -> "GraphData":
+        """Return those of `dataset`; raises DataError if it has no aspects and shall have some."""
+        return cls(
+            split_edges(dataset, "train"),
+            dataset.num_users,
+            dataset.num_items,
+            dataset_aspect_edges(dataset, aspects),
+        )
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of users, items and aspects."""
+        return self.num_users + self.num_items + self.aspects.num_aspects
+
+    def degrees(self) -> Tensor:
+        """Return each node's degree (N,), of users, then items, then aspects."""
+        return node_degrees(self.edges, self.num_users, self.num_items, self.aspects)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A split's held-out interactions, for ranking; `users` (N,) int64 have at least one."""
+
+    seen: SeenItems
+    held_out: SeenItems
+    users: Tensor
+
+    @classmethod
+    def of(cls, dataset: Dataset, split: Split) -> "HeldOut":
+        held_out = split_edges(dataset, split)
+        return cls(
+            SeenItems(split_edges(dataset, "train"), dataset.num_users),
+            SeenItems(held_out, dataset.num_users),
+            users_with_items(held_out),
+        )
+
+    def part(self, number: int, num_parts: int) -> "HeldOut":
+        """Return part `number` of the users; parts differ in size by one user at most."""
+        return replace(self, users=self.users.tensor_split(num_parts)[number])
+
+    def score(self, users: Tensor, items: Tensor) -> dict[str, float]:
+        """Return the means over `self.users` of the metrics at 20; zeros if there are no users.
+
+        `users` (U, D) and `items` (I, D) are the vectors that rank.
+        """
+        if len(self.users) == 0:
+            return dict.fromkeys(metric_names((K,)), 0.0)
+        return ranking_metrics(users, items, self.seen, self.held_out, self.users, (K,))
+
+
+def build_partition(
+    parallelism: Literal["replicated", "partitioned"], data: GraphData, rank: int, world_size: int
+) -> Partition:
+    """Return the rows of worker `rank`: all of them, or its block.
+
+    The blocks have about the same share of the edges.
+    """
+    if parallelism == "replicated":
+        return Partition.whole(data.num_nodes)
+    return Partition(RowBlocks.deal(data.degrees(), world_size), rank)
+
+
+def blend_weight(model: GraphModelConfig) -> float:
+    """Return the weight of the start in the final vectors; zero for a random start."""
+    return model.spectral.blend_weight if model.initialization == "spectral" else 0.0
+
+
+def start_embeddings(
+    config: PretrainGraphConfig, data: GraphData, partition: Partition, device: torch.device
+) -> Tensor:
+    """Return the layer-0 embeddings of this worker's rows, (n, D) float32 on `device`. Collective.
+
+    They are the same for any number of workers. `device` must be one that the workers' process
+    group can send from: NCCL sends from a GPU only.
+    """
+    model, seed = config.model, config.training.seed
+    if model.initialization == "random":
+        return random_embeddings(partition, model.embedding_dim, seed).to(device)
+    spectral = model.spectral
+    matrix = normalized_adjacency(
+        data.edges,
+        data.num_users,
+        data.num_items,
+        partition,
+        exponent=spectral.exponent,
+        aspects=data.aspects,
+    ).to(device)
+    return spectral_embeddings(
+        matrix,
+        data.num_users,
+        model.embedding_dim,
+        num_aspects=data.aspects.num_aspects,
+        **spectral.model_dump(exclude={"exponent", "blend_weight"}),
+        seed=seed,
+        partition=partition,
+    )
+
+
+def build_objective(
+    loss: BPRLossConfig | SampledSoftmaxConfig, edges: Tensor, num_users: int, num_items: int
+) -> Objective:
+    """Return the loss with its negatives; `edges` (2, E) int64 are the training interactions."""
+    if isinstance(loss, BPRLossConfig):
+        return BPR(NegativeSampler(edges, num_users, num_items))
+    return SampledSoftmax(edges, num_items, **loss.model_dump(exclude={"kind"}))
+
+
+class AspectLoss:
+    """The loss of the edges of users and items with aspects.
+
+    An epoch has as many of them as it has interactions, drawn anew, or all if there are fewer. A
+    user or item with every aspect has no negative one, and is left out.
+    """
+
+    def __init__(self, data: GraphData, config: PretrainGraphConfig) -> None:
+        """Take the loss's kind from `config.training`, its weight from `config.model.aspects`."""
+        assert config.model.aspects is not None
+        aspects, num_nodes = data.aspects, data.num_users + data.num_items
+        has_all = torch.bincount(aspects.nodes, minlength=num_nodes) == aspects.num_aspects
+        self._edges = aspects.pairs[:, ~has_all[aspects.nodes]]
+        self._weight = config.model.aspects.loss_weight
+        self._training = config.training
+        self._num_items = data.num_items
+        self._objective = build_objective(
+            config.training.loss, self._edges, num_nodes, aspects.num_aspects
+        )
+
+    def batches(self, epoch: int, most: int) -> Iterator[Batch]:
+        """Yield a batch for each step, of at most `most` edges in all."""
+        seed = self._training.seed + _ASPECT_SEED
+        generator = torch.Generator().manual_seed(seed + epoch)
+        drawn = torch.randperm(self._edges.shape[1], generator=generator)[:most]
+        if not len(drawn):
+            return iter(())
+        return epoch_batches(
+            self._edges[:, drawn],
+            self._objective.negatives,
+            epoch=epoch,
+            steps_per_epoch=self._training.steps_per_epoch,
+            micro_batch_size=self._training.micro_batch_size,
+            seed=seed,
+        )
+
+    def of(self, users: Tensor, others: Tensor, batch: Batch) -> Tensor:
+        """Return this worker's part of the weighted loss, () float32.
+
+        users (U, D); others (I + A, D) are items, then aspects.
+        """
+        items, aspects = others.split([self._num_items, len(others) - self._num_items])
+        nodes = torch.cat([users, items])
+        part = batch_loss(
+            nodes, aspects, batch, self._objective, rank=rank(), world_size=world_size()
+        )
+        return self._weight * part
+
+
+def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEngine":
+    """Return an engine with Adam; the model's partition gives the mode."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    settings = {
+        # DeepSpeed demands a size, and does not use it: the input here is the whole graph.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,  # DeepSpeed's default is 1
+        "zero_optimization": {"stage": 1},
+    }
+    mpu = RowsApart() if model.partition.blocks.num_blocks > 1 else None
+    return initialize_engine(model, optimizer, settings, schedule, mpu)
+
+
+class RowsApart:
+    """An `mpu` for DeepSpeed: each worker is the only one that holds its part of the model."""
+
+    def __init__(self) -> None:
+        # Every process must make all groups.
+        alone: list[dist.ProcessGroup] = [
+            dist.new_group([rank]) for rank in range(dist.get_world_size())
+        ]
+        self._alone: dist.ProcessGroup = alone[dist.get_rank()]
+
+    def get_model_parallel_group(self) -> Any:
+        return dist.group.WORLD
+
+    def get_model_parallel_world_size(self) -> int:
+        return dist.get_world_size()
+
+    def get_model_parallel_rank(self) -> int:
+        return dist.get_rank()
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return self._alone
+
+    def get_data_parallel_group_ranks(self) -> list[int]:
+        return [dist.get_rank()]
+
+    def get_data_parallel_world_size(self) -> int:
+        return 1
+
+    def get_data_parallel_rank(self) -> int:
+        return 0
