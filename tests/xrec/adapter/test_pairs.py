@@ -188,30 +188,6 @@ def test_prompt_with_the_aspects_of_another_user_keeps_vector_and_texts(
     assert all(token in prompts.prompt(other) for token in tokens)
 
 
-def test_training_examples_have_aspects_that_were_chosen_without_their_own_review(
-    chosen: tuple[Dataset, AspectChooser],
-) -> None:
-    town, chooser = chosen
-    prompts = prompts_of(chosen, aspects_learned="chosen", aspect="{aspect} {item_reviews}")
-    explained = town.explained_pairs("train")
-    users, items = (
-        explained[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")
-    )
-    assert town.aspects is not None
-    names = town.aspects["aspect"].to_pylist()
-    without, with_own = (
-        chooser.choose(users, items, 2, leave_out_own=leave_out).evidence(names)
-        for leave_out in (True, False)
-    )
-    assert without != with_own
-    examples, left_out = prompts.examples(explained, max_explanation_tokens=100)
-    assert not left_out
-    for example, evidence in zip(examples, without, strict=True):
-        listed = ", ".join(f"{one.aspect} {one.item_reviews}" for one in evidence)
-        shown = prompts.builder.show(list(example.prompt_ids))
-        assert (f"Reasons: {listed}<" in shown) if evidence else ("Reasons" not in shown)
-
-
 def test_training_examples_have_those_aspects_of_the_menu_that_the_explanation_names(
     chosen: tuple[Dataset, AspectChooser],
 ) -> None:
