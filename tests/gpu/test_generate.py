@@ -1,11 +1,10 @@
 """Texts of our engine on a GPU are those of a CPU, except after near ties of logits."""
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from tests.gpu.near_ties import gap
 from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
@@ -34,18 +33,6 @@ def tokens(model: LlamaForCausalLM) -> list[list[int]]:
     return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
 
 
-@torch.inference_mode()
-def gap(
-    model: LlamaForCausalLM, prompt: Sequence[int], expected: Sequence[int], seen: Sequence[int]
-) -> float:
-    """Return the difference of the logits of the two tokens where two texts first differ."""
-    ended = [[*text, END] for text in (expected, seen)]
-    place = next(at for at, (one, other) in enumerate(zip(*ended, strict=False)) if one != other)
-    ids = torch.tensor([[*prompt, *expected[:place]]], device=model.device)
-    logits = model(ids, use_cache=False).logits[0, -1].float()
-    return abs(float(logits[ended[0][place]] - logits[ended[1][place]]))
-
-
 @pytest.mark.parametrize("injection", ["projected", "direct"])
 @pytest.mark.parametrize("dtype", list(NEAR_TIES))
 def test_texts_are_those_of_a_cpu_except_after_near_ties(
@@ -54,7 +41,7 @@ def test_texts_are_those_of_a_cpu_except_after_near_ties(
     reference = model_on("cpu", torch.float32, injection)
     expected, seen = tokens(reference), tokens(model_on(device, dtype, injection))
     gaps = [
-        gap(reference, prompt, *both)
+        gap(reference, prompt, *both, END)
         for prompt, *both in zip(PROMPTS, expected, seen, strict=True)
         if both[0] != both[1]
     ]

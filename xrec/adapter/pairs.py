@@ -77,9 +77,9 @@ class PairPrompts:
         return self._with_aspects(pairs, self._chosen(pairs, count, leave_out_own=leave_out_own))
 
     def _learned_texts(self, pairs: Sequence[Pair], explanations: Sequence[str]) -> list[PairTexts]:
-        """What the prompts of training say of each pair; see `prompt.aspects_learned`."""
-        if self.builder.prompt.aspects_learned == "chosen" or not self.builder.prompt.aspects:
-            return self.texts_of(pairs, leave_out_own=True)
+        """What the prompts of training say: of aspects, those that the explanation names."""
+        if not self.builder.prompt.aspects:
+            return self.texts_of(pairs)
         learned: list[PairTexts] = []
         for start in range(0, len(pairs), _LEARNED_AT_ONCE):
             block = slice(start, start + _LEARNED_AT_ONCE)
@@ -187,7 +187,7 @@ class PairPrompts:
     ) -> tuple[list[Example], Counter[str]]:
         """Examples of a table of explanations (schema EXPLANATIONS).
 
-        Which aspects the prompts have, `prompt.aspects_learned` says. The second value is how many
+        The prompts have those aspects that the explanation names. The second value is how many
         explanations were left out, by reason.
         Raises DataError if an explanation holds the place-holder that stands for titles.
         """

@@ -1,7 +1,6 @@
 """What the language model is told of a pair."""
 
 import re
-from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -33,13 +32,6 @@ class PromptConfig(Config):
         description="Number of aspects of the item that are chosen for the user and put into the "
         "prompt, which needs what train-aspects makes. With 0, the published method, there are "
         "none.",
-    )
-    aspects_learned: Literal["named", "chosen"] = Field(
-        "named",
-        description="Which aspects the prompts of training have, at most `aspects`. named: those "
-        "that the explanation names, so that the model learns to name what it is given. chosen: "
-        "those that would be chosen if the pair's review had not been written; the explanation "
-        "names one now and then, so the model learns to pass them over.",
     )
     aspects_part: str = Field(
         "Reasons: {aspects}",

@@ -174,20 +174,6 @@ def test_prompt_with_the_aspects_of_another_user_keeps_vector_and_texts(
     assert all(token in prompts.prompt(other) for token in tokens)
 
 
-def test_training_examples_have_aspects_that_were_chosen_without_their_own_review(
-    chosen: tuple[Dataset, AspectChooser],
-) -> None:
-    town, chooser = chosen
-    prompts = prompts_of(chosen, aspects_learned="chosen", aspect="{aspect} {item_reviews}")
-    names, explained, (users, items) = names_and_pairs(town)
-    without, with_own = (
-        chooser.choose(users, items, 2, leave_out_own=leave_out).evidence(names)
-        for leave_out in (True, False)
-    )
-    assert without != with_own
-    assert_listed(prompts, explained, without)
-
-
 def assert_listed(
     prompts: PairPrompts, explained: pa.Table, listed: Sequence[Sequence[AspectEvidence]]
 ) -> None:

@@ -48,17 +48,23 @@ class LocalModel(ModelHandle):
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """A running endpoint: its URL, and the model behind it."""
+class Requests:
+    """Requests to a running endpoint."""
 
     url: str
-    model: LocalModel
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        return requests.get(self.url + path, timeout=60, **options)
+        return requests.get(self.url + path, timeout=120, **options)
 
     def post(self, path: str, body: Any, **options: Any) -> requests.Response:
-        return requests.post(self.url + path, json=body, timeout=60, **options)
+        return requests.post(self.url + path, json=body, **{"timeout": 120, **options})
+
+
+@dataclass(frozen=True)
+class Endpoint(Requests):
+    """An endpoint in this process, and the model behind it."""
+
+    model: LocalModel
 
 
 @contextmanager

@@ -12,18 +12,9 @@ import requests
 import safetensors.torch
 
 from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint, sse
-from tests.xrec.serve.town import DECODING, dataset_of, ids_of
-from xrec.backfill import read_explanations
+from tests.xrec.serve.town import DECODING, dataset_of, ids_of, rows_of
 from xrec.generate.text_rules import cut_to_words
 from xrec.serve import live_explainer
-
-
-def rows_of(town: Path) -> dict[tuple[str, str], str]:
-    """Return the backfill's explanations by pair, read without code of the endpoint."""
-    return {
-        (row["user_id"], row["item_id"]): row["explanation"]
-        for row in read_explanations(str(town / "explanations")).to_pylist()
-    }
 
 
 def problem(response: requests.Response) -> dict[str, Any]:
@@ -38,7 +29,7 @@ def problem(response: requests.Response) -> dict[str, Any]:
 def test_pairs_of_the_backfill_are_its_texts_and_the_model_is_not_asked(
     endpoint: Endpoint, town: Path
 ) -> None:
-    rows = rows_of(town)
+    rows = rows_of(town / "explanations")
     assert len(rows) > 20
     before = len(endpoint.model.asked)
     pairs = [{"user_id": user, "item_id": item} for user, item in rows]
@@ -65,7 +56,7 @@ def test_pair_beyond_the_backfill_is_generated_once_then_kept(
 
 def test_overrides_and_histories_are_generated_and_not_kept(endpoint: Endpoint, town: Path) -> None:
     _, items = ids_of(town)
-    (user, item), known = next(iter(rows_of(town).items()))
+    (user, item), known = next(iter(rows_of(town / "explanations").items()))
     pair = {"user_id": user, "item_id": item}
     pairs = [
         {**pair, "profiles": {"user_profile": "Likes trains and old stations."}},
@@ -108,7 +99,7 @@ def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint: Endpoint, 
 def test_max_words_cuts_at_a_sentence_or_is_a_problem(endpoint: Endpoint, town: Path) -> None:
     items = dataset_of(town).items
     titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
-    for (user, item), text in rows_of(town).items():
+    for (user, item), text in rows_of(town / "explanations").items():
         title = titles[item]
         for max_words in (1, 3, 500):
             response = endpoint.get(f"/v1/explanations/{user}/{item}?max_words={max_words}")
@@ -122,7 +113,7 @@ def test_max_words_cuts_at_a_sentence_or_is_a_problem(endpoint: Endpoint, town: 
 
 def test_stream_has_tokens_then_the_answer_of_each_pair(endpoint: Endpoint, town: Path) -> None:
     users, items = ids_of(town)
-    (known_user, known_item), known = next(iter(rows_of(town).items()))
+    (known_user, known_item), known = next(iter(rows_of(town / "explanations").items()))
     pairs = [
         {"user_id": users[10], "item_id": items[9]},
         {"user_id": known_user, "item_id": known_item},

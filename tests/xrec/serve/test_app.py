@@ -19,25 +19,18 @@ import requests
 from ray import serve
 
 from jobs.serve import checked, deploy
-from tests.xrec.serve.local_endpoint import Endpoint, sse
-from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
+from tests.xrec.serve.local_endpoint import Endpoint, Requests, sse
+from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, rows_of, serve_config
 from xrec.backfill import read_explanations
 from xrec.config.serve import ServeConfig
 from xrec.serve.app import APP, serve_options
 
 
 @dataclass(frozen=True)
-class Served:
+class Served(Requests):
     """The town's endpoint on Ray Serve."""
 
-    url: str
     config: ServeConfig
-
-    def get(self, path: str) -> requests.Response:
-        return requests.get(self.url + path, timeout=120)
-
-    def post(self, path: str, body: Any, **options: Any) -> requests.Response:
-        return requests.post(self.url + path, json=body, **{"timeout": 120, **options})
 
     def at_work(self) -> tuple[int, int]:
         """Return the number of pairs at the model replica, and how many were abandoned so far."""
@@ -206,7 +199,7 @@ def test_replica_killed_under_load_costs_its_requests_only_and_comes_back(
     served: Served, endpoint: Endpoint, town: Path, deployment: str, costs_hits: bool
 ) -> None:
     users, items = ids_of(town)
-    known = [{"user_id": row["user_id"], "item_id": row["item_id"]} for row in rows_of(town)]
+    known = [{"user_id": user, "item_id": item} for user, item in rows_of(town / "explanations")]
     fresh = [{"user_id": user, "item_id": item, "fresh": True} for user in users for item in items]
     expected = {"hits": texts_of(endpoint, known), "live": texts_of(endpoint, fresh)}
 
@@ -232,10 +225,6 @@ def test_replica_killed_under_load_costs_its_requests_only_and_comes_back(
     assert served.get("/readyz").status_code == 200
 
 
-def rows_of(town: Path, name: str = "explanations") -> list[dict[str, Any]]:
-    return read_explanations(str(town / name)).to_pylist()
-
-
 @pytest.mark.slow
 def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(
     served: Served, town: Path, tmp_path: Path
@@ -246,9 +235,8 @@ def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(
     for name in ("adapter", "adapter-2"):
         config = backfill_config(town, str(tmp_path / name), adapter=str(town / name))
         make_backfill(config, [(user, item) for user in users for item in items])
-        rows = rows_of(tmp_path, name)
-        made[name] = {(row["user_id"], row["item_id"]): row["explanation"] for row in rows}
-    (new,) = {row["model_fingerprint"] for row in rows}
+        made[name] = rows_of(tmp_path / name)
+    (new,) = set(read_explanations(str(tmp_path / name))["model_fingerprint"].to_pylist())
     assert new != old
     # The toy model's texts are refused now and then; these pairs have one by either adapter.
     pairs = sorted(made["adapter"].keys() & made["adapter-2"].keys())

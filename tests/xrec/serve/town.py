@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from tests.xrec.backfill.runs import with_pairs
 from tests.xrec.bulk.toy_run import PoolHere
-from xrec.backfill import finish, open_backfill
+from xrec.backfill import finish, open_backfill, read_explanations
 from xrec.backfill.task import explain_task
 from xrec.bulk import drive
 from xrec.config.backfill import BackfillConfig
@@ -60,6 +60,12 @@ def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manif
     manifest = finish(config, run)
     assert manifest is not None
     return manifest
+
+
+def rows_of(folder: Path) -> dict[tuple[str, str], str]:
+    """Return the explanations of a backfill by pair, read without code of the endpoint."""
+    rows = read_explanations(str(folder)).to_pylist()
+    return {(row["user_id"], row["item_id"]): row["explanation"] for row in rows}
 
 
 def ids_of(town: Path) -> tuple[list[str], list[str]]:

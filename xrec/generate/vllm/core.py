@@ -132,7 +132,7 @@ class VllmCore:
             return advances
         started = time.perf_counter()
         for output in self._engine.step():
-            # A text that was ended here may still come once more from vLLM's process.
+            # A request that was cancelled may still come once more from vLLM's process.
             part = self._parts.get(output.request_id)
             if part is not None:
                 advances += self._advances(part, output)
@@ -209,9 +209,6 @@ class VllmCore:
         name = output.request_id
         del self._parts[name]
         del part.request.at_work[name]
-        if not output.finished:
-            self._engine.abort_request([name])
-            self._count(output)
         if not part.request.at_work:
             self._requests.pop(part.request.request_id, None)
 
