@@ -85,12 +85,11 @@ class ScoreRows:
 class Snapshot:
     """A method's model after some time of its own work.
 
-    The time is in wall-clock `seconds` and in `cpu_seconds`, which may be unknown. It includes the
-    set-up and excludes evaluation.
+    The time is in wall-clock `seconds` and in `cpu_seconds`, with the set-up, without evaluation.
     """
 
     seconds: float
-    cpu_seconds: float | None
+    cpu_seconds: float
     epoch: int
     scores: Vectors | ScoreRows
 
@@ -98,9 +97,8 @@ class Snapshot:
 class Stopwatch:
     """Measures the time of a method's own work; it stands still while vectors are ranked."""
 
-    def __init__(self, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
-        self.seconds = seconds
-        self.cpu_seconds = cpu_seconds
+    def __init__(self) -> None:
+        self.seconds = self.cpu_seconds = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:

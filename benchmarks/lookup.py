@@ -38,7 +38,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.bulk_work import some_texts
-from benchmarks.graph_results import Results
+from benchmarks.report import Results
 from tests.object_store import ObjectStore, object_store
 from xrec.backfill import EXPLANATIONS
 from xrec.backfill.lookup import open_lookup

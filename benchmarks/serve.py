@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import aiohttp
 import psutil
@@ -27,8 +27,7 @@ import typer
 import yaml
 
 from benchmarks.backfill_catalogue import write_untrained_adapter
-from benchmarks.graph_report import markdown
-from benchmarks.graph_results import Results
+from benchmarks.report import Record, Results, markdown
 from xrec.backfill import read_explanations
 from xrec.config.prompt import PromptConfig
 from xrec.data import read_dataset
@@ -39,7 +38,6 @@ app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
 )
 
-Record = dict[str, Any]
 Ask = Callable[[aiohttp.ClientSession, int], Awaitable[float]]
 """Asks for the pair of a number; returns the time of the first token (perf_counter), or 0."""
 

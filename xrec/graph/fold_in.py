@@ -13,7 +13,7 @@ So ranking and adapter get vectors like the trained ones. An item's vector comes
 the same way. The rule is our own.
 
 On Yelp, users that are held out of training reach a Recall@20 of 0.1276; trained, the same users
-reach 0.1340 (`benchmarks/fold_in.py`). The rule was chosen with an earlier training recipe.
+reach 0.1340 (docs/log/2026-11.md). The rule was chosen with an earlier training recipe.
 There, held-out users reached 0.93 of the recall that training gives them; 0.87 with neighbours
 weighted by d^-1/2, as in LightGCN; and 0.76 to 0.95 with a ridge regression for each history
 (implicit ALS: Hu, Koren, Volinsky 2008, eq. 4), which takes D^3 for each user. New items with many
