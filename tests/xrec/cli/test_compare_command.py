@@ -12,7 +12,7 @@ from xrec.cli.main import app
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     path = tmp_path / "project.yaml"
-    values = {"workspace": "w", "compare": {"contestants": ["profile", "nearest"]}}
+    values = {"workspace": "w", "compare": {"entries": ["profile", "nearest"]}}
     path.write_text(yaml.safe_dump(values))
     return path
 
@@ -37,10 +37,8 @@ def test_compare_without_options_asks_nobody(project: Path) -> None:
     assert (found["num_pairs"], found["answers"]) == (0, [])
 
 
-def test_compare_unknown_contestant_is_a_mistake_in_the_config(project: Path) -> None:
-    result = CliRunner().invoke(
-        app, ["lab", "compare", str(project), "contestants=[profile,oures]"]
-    )
+def test_compare_unknown_entry_is_a_mistake_in_the_config(project: Path) -> None:
+    result = CliRunner().invoke(app, ["lab", "compare", str(project), "entries=[profile,oures]"])
     assert result.exit_code == 2
     assert "'oures' is none of" in result.stderr
     assert "did you mean 'ours'?" in result.stderr

@@ -1,7 +1,7 @@
 """`table.md`: a comparison for a reader, as Markdown.
 
-The table has a row a contestant and a column a metric, in parts of a few metrics each, that fit a
-page. Differences to the first contestant, groups, and the same pairs side by side stand below it.
+The table has a row an entry and a column a metric, in parts of a few metrics each, that fit a
+page. Differences to the first entry, groups, and the same pairs side by side stand below it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from xrec.lab.measures.measure import MetricInfo
 from xrec.lab.statistics.figures import MetricRow
 
 CLEAR = "*"
-"""What marks a figure whose difference to the first contestant is clear of zero."""
+"""What marks a figure whose difference to the first entry is clear of zero."""
 _METRICS_OF_PART = 7
 
 
 @dataclass(frozen=True)
 class Example:
-    """A pair with its reference, and the text of each contestant, None where it has none."""
+    """A pair with its reference, and the text of each entry, None where it has none."""
 
     pair: HeldOutPair
     item_title: str
@@ -35,9 +35,9 @@ def markdown_page(
 ) -> str:
     """The page.
 
-    failed: of each contestant, how many pairs have no text, by reason, over all of its seeds.
+    failed: of each entry, how many pairs have no text, by reason, over all of its seeds.
     """
-    first, num_users = result.contestants[0], len({pair.user_id for pair in pairs})
+    first, num_users = result.entries[0], len({pair.user_id for pair in pairs})
     lines = [
         "# Comparison",
         "",
@@ -60,22 +60,22 @@ def markdown_page(
 
 
 Rows = list[tuple[str, list[str]]]
-"""A row a contestant: its name, and a cell a metric."""
+"""A row an entry: its name, and a cell a metric."""
 
 
 def _rows(result: Result) -> Rows:
     """The figures of all pairs."""
     return [
         (name, [_cell(result, figures.get(info.name), info) for info in result.infos.values()])
-        for name, figures in ((name, result.of(name)) for name in result.contestants)
+        for name, figures in ((name, result.of(name)) for name in result.entries)
     ]
 
 
 def _differences(result: Result) -> Rows:
-    """The differences to the first contestant; without it, and empty cells for costs."""
+    """The differences to the first entry; without it, and empty cells for costs."""
     return [
         (name, [_difference_cell(figures.get(info.name), info) for info in result.infos.values()])
-        for name, figures in ((name, result.of(name)) for name in result.contestants[1:])
+        for name, figures in ((name, result.of(name)) for name in result.entries[1:])
     ]
 
 
@@ -102,8 +102,8 @@ def _interval(row: MetricRow, info: MetricInfo, *, signed: bool = False) -> str:
 
 
 def is_marked(result: Result, figure: Figure) -> bool:
-    """Whether the figure's difference to the first contestant is clear, and may be said to be."""
-    return result.has_seeds(figure.contestant) and figure.is_clear
+    """Whether the figure's difference to the first entry is clear, and may be said to be."""
+    return result.has_seeds(figure.entry) and figure.is_clear
 
 
 def value_text(value: float, info: MetricInfo) -> str:
@@ -124,7 +124,7 @@ def _parts(result: Result, rows: Rows) -> list[str]:
         part = slice(start, start + _METRICS_OF_PART)
         cells = [[f"`{name}`", *row[part]] for name, row in rows]
         if any(any(row[1:]) for row in cells):
-            heading = ["contestant", *(info.label for info in infos[part])]
+            heading = ["entry", *(info.label for info in infos[part])]
             lines += [*table_lines(heading, cells), ""]
     return lines
 
@@ -138,12 +138,12 @@ def _failed_lines(failed: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def _group_lines(result: Result, grouping: str) -> list[str]:
-    """A table a metric: a row a contestant with a value a group."""
+    """A table a metric: a row an entry with a value a group."""
     groups = result.groups(grouping)
     lines = [f"## Groups of {grouping.replace('_', ', by number of training ')}", ""]
     found = {
         (name, group): result.of(name, grouping, group)
-        for name in result.contestants
+        for name in result.entries
         for group in groups
     }
     for info in result.infos.values():
@@ -153,7 +153,7 @@ def _group_lines(result: Result, grouping: str) -> list[str]:
                 "" if figure is None else value_text(figure.own.value, info)
                 for figure in (found[name, group].get(info.name) for group in groups)
             ]
-            for name in result.contestants
+            for name in result.entries
         ]
         if any(any(row[1:]) for row in rows):
             lines += [*table_lines([info.label, *groups], rows), ""]

@@ -17,14 +17,10 @@ from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset
 from xrec.data.held_out import HeldOutPair
 from xrec.evaluate.encoder import encoder_folder, load_encoder
-from xrec.lab.judge.load import JudgeAccess, describe_judge, judge_identity, load_judge
-from xrec.lab.measures.aspects import AspectsNamed
-from xrec.lab.measures.contestant_texts import ContestantTexts
-from xrec.lab.measures.corpus import CORPUS_INFOS
-from xrec.lab.measures.embedding import EmbeddingScore, embedding_infos
-from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure
-from xrec.lab.measures.overlap import Overlap
-from xrec.lab.measures.planted import RightAspect
+from xrec.lab.judge.judge import JudgeAccess, describe_judge, judge_identity, load_judge
+from xrec.lab.measures.aspects import AspectsNamed, RightAspect
+from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
+from xrec.lab.measures.overlap import CORPUS_INFOS, EmbeddingScore, Overlap, embedding_infos
 from xrec.lab.measures.specificity import Specificity
 from xrec.llm.source import model_fingerprint, name_anywhere
 from xrec.text import LanguageModel
@@ -39,7 +35,7 @@ class Measures:
 
     of_each: Sequence[PairMeasure]
 
-    def of_pairs(self, texts: ContestantTexts) -> pa.Table:
+    def of_pairs(self, texts: ScoredTexts) -> pa.Table:
         """One row a pair, in order: user_id, item_id, text, and a float64 column for each metric.
 
         A metric that is not defined for a pair is null there. A row depends on nothing of the other
@@ -88,7 +84,7 @@ def load_measures(
         encoder = load_encoder(
             section.source, layer=section.layer, device=device, cache_dir=cache_dir
         )
-        made.append(EmbeddingScore(encoder, section.baseline, config.batch_size))
+        made.append(EmbeddingScore(encoder, section.baseline))
     loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
     for judge in config.judges:
         if judges is None:

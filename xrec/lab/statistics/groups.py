@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from xrec.config.contestants import Grouping
+from xrec.config.entries import Grouping
 from xrec.data.dataset import Dataset
 from xrec.data.drawn import drawn_explanations
 from xrec.data.held_out import HeldOutPair

@@ -64,7 +64,7 @@ def test_difference_is_paired_so_that_what_pairs_share_does_not_widen_it() -> No
     assert 0.9 < found.low < 1.0 < found.high < 1.1
 
 
-def test_difference_to_a_contestant_without_seeds_has_the_seeds_of_the_other_one_only() -> None:
+def test_difference_to_a_entry_without_seeds_has_the_seeds_of_the_other_one_only() -> None:
     seeds = np.array([0.0, 1.0, 2.0])[:, None] + np.zeros((3, 50))
     fixed, users = np.zeros((1, 50)), list(range(50))
     found = bootstrap_difference(seeds, fixed, users, **SETTINGS)

@@ -1,0 +1,155 @@
+"""Texts as rows of tokens, and back: of words, or of a language model's tokens.
+
+Words are those of a vocabulary of the training explanations. A piece is a word by Unicode's rules
+(UAX 29) or a single mark, with a blank in front if one stands before it: "It's fine." has the
+pieces "It's", " fine", ".". So joined pieces are the text again, to the letter, but for runs of
+blanks and line breaks, which become one blank.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from xrec.data.sentences import word_spans
+from xrec.data.titles import composed
+from xrec.llm.model import folder_stop_token_ids, load_tokenizer, read_text_config
+from xrec.llm.text_encoder import TextEncoder
+
+PAD, BEGIN, END, UNKNOWN = range(4)
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+
+
+class Codec(Protocol):
+    """The tokens of a baseline's texts.
+
+    end_ids: any of these ends a text; the first one stands at the end of training texts.
+    never_written: tokens that no text has.
+    """
+
+    def __len__(self) -> int: ...
+
+    @property
+    def end_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def never_written(self) -> tuple[int, ...]: ...
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, without an end."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens that were written; it goes to the first end."""
+        ...
+
+
+@dataclass(frozen=True)
+class Words:
+    """A `Codec` of the pieces that a model knows, by their id; the first four are `SPECIAL`."""
+
+    pieces: tuple[str, ...]
+
+    @classmethod
+    def of(cls, texts: Iterable[str], max_words: int, names: Iterable[str] = ()) -> "Words":
+        """The `max_words` most frequent pieces of the texts; of equally frequent ones, the first
+        by code points. The pieces of `names`, as they stand within a text, come on top.
+        """
+        known = dict.fromkeys(piece for name in names for piece in pieces_within(name))
+        counts = Counter(piece for text in texts for piece in pieces_of(text))
+        frequent = sorted(counts, key=lambda piece: (-counts[piece], piece))[:max_words]
+        return cls((*SPECIAL, *frequent, *(piece for piece in known if piece not in set(frequent))))
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Words":
+        """The vocabulary that `to_bytes` wrote."""
+        return cls(tuple(json.loads(content)))
+
+    def to_bytes(self) -> bytes:
+        """The vocabulary as JSON."""
+        return json.dumps(self.pieces, ensure_ascii=False).encode("utf-8")
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """See Codec."""
+        return (END,)
+
+    @property
+    def never_written(self) -> tuple[int, ...]:
+        """See Codec."""
+        return (PAD, BEGIN, UNKNOWN)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        # A text's "<pad>" is three pieces, so no piece of a text is special.
+        return {piece: index for index, piece in enumerate(self.pieces)}
+
+    def encode(self, text: str) -> list[int]:
+        """See Codec; UNKNOWN for pieces that are not known."""
+        return [self._ids.get(piece, UNKNOWN) for piece in pieces_of(text)]
+
+    def encode_within(self, phrase: str) -> list[int]:
+        """The ids of a phrase's pieces as they are within a text, behind a blank."""
+        return [self._ids.get(piece, UNKNOWN) for piece in pieces_within(phrase)]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """See Codec."""
+        written = token_ids[: token_ids.index(END)] if END in token_ids else token_ids
+        return "".join(self.pieces[index] for index in written).strip()
+
+
+def pieces_of(text: str) -> list[str]:
+    """The pieces of a text, composed (NFC)."""
+    text = " ".join(composed(text).split())
+    spans: list[tuple[int, int]] = []
+    for start, stop in [*word_spans(text), (len(text), len(text))]:
+        end = spans[-1][1] if spans else 0
+        spans += [(place, place + 1) for place in range(end, start) if text[place] != " "]
+        spans += [(start, stop)] if stop > start else []
+    return [text[start - (start > 0 and text[start - 1] == " ") : stop] for start, stop in spans]
+
+
+def pieces_within(phrase: str) -> list[str]:
+    """The pieces of a phrase as they are within a text, behind a blank."""
+    pieces = pieces_of(phrase)
+    return [f" {pieces[0]}", *pieces[1:]] if pieces else []
+
+
+class LanguageModelTokens:
+    """A `Codec` of a language model's tokens."""
+
+    def __init__(self, folder: Path):
+        self._tokenizer = load_tokenizer(folder)
+        self._encode = TextEncoder(self._tokenizer).encode
+        self._num_tokens = read_text_config(folder).vocab_size
+        end, ends = self._tokenizer.eos_token_id, folder_stop_token_ids(folder, self._tokenizer)
+        self._ends = (end, *(each for each in ends if each != end))
+
+    def __len__(self) -> int:
+        return int(self._num_tokens)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """See Codec: the end token, and what else ends a text of this model."""
+        return self._ends
+
+    @property
+    def never_written(self) -> tuple[int, ...]:
+        """See Codec: the special tokens, but for those that end a text."""
+        return tuple(sorted({*self._tokenizer.all_special_ids} - {*self._ends}))
+
+    def encode(self, text: str) -> list[int]:
+        """See Codec; no text has a special token."""
+        return list(self._encode(text.strip()))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """See Codec."""
+        end = next((place for place, each in enumerate(token_ids) if each in self._ends), None)
+        written = list(token_ids[:end])
+        return str(self._tokenizer.decode(written, skip_special_tokens=True)).strip()
