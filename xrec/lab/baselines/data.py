@@ -18,8 +18,8 @@ from xrec.data.drawn import drawn_explanations
 from xrec.errors import DataError
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import PAD, Codec, LanguageModelTokens, Words
-from xrec.lab.baselines.lora import collate_prompts, prompt_examples
-from xrec.lab.baselines.model import Batch, Pairs, Ratings, TextBatch
+from xrec.lab.baselines.lora import PromptBatch, collate_prompts, prompt_examples
+from xrec.lab.baselines.model import Pairs, Ratings, TextBatch
 
 MAX_VOCABULARY = 20_000
 """How many words a model knows, the most frequent ones; others are read as unknown."""
@@ -133,7 +133,7 @@ class BaselineData:
     codec: Codec | None
     max_words: int
     ratings: Ratings | None = None
-    collate: Callable[[Sequence[Any]], Batch] = collate
+    collate: Callable[[Sequence[Any]], TextBatch | PromptBatch] = collate
 
     @property
     def num_tokens(self) -> int:
@@ -160,11 +160,9 @@ def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
     choose = read_aspects(baseline, dataset)
     named, others = (choose(*_indices(table)) for table in (train, validation))
     texts = train["explanation"].to_pylist()
-    codec: Codec
+    codec: Codec = Words.of(texts, MAX_VOCABULARY, [name for names in named for name in names])
     if baseline.kind == "pepler":
         codec = LanguageModelTokens(baseline.llm_folder())
-    else:
-        codec = Words.of(texts, MAX_VOCABULARY, [name for names in named for name in names])
     max_words = length_that_fits([len(codec.encode(text)) for text in texts])
     rated = _ratings(dataset)
 

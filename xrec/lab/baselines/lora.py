@@ -34,13 +34,13 @@ _ALPHA = 16.0
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Prompts in words with their explanations, a `Batch` of the trainer."""
+    """Prompts in words with their explanations, as the trainer takes a `TextBatch`."""
 
     rows: Batch
 
     @property
     def counts(self) -> Tensor:
-        """See model.Batch."""
+        """See TextBatch."""
         num_labels = (self.rows.labels >= 0).sum().float()
         return torch.stack([num_labels, torch.zeros(()), torch.zeros(())])
 

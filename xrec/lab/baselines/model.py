@@ -7,7 +7,7 @@ padding and a text's beginning have (`xrec.lab.baselines.codec`).
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,22 +32,9 @@ class Pairs:
         return Pairs(*(tensor.to(device) for tensor in (self.users, self.items, self.aspects)))
 
 
-class Batch(Protocol):
-    """What a model is trained on: rows that can be moved, and how many things they count."""
-
-    @property
-    def counts(self) -> Tensor:
-        """How many tokens, words and ratings a model's losses are sums of, (3,) float32."""
-        ...
-
-    def to(self, device: torch.device) -> Self:
-        """The same on `device`."""
-        ...
-
-
 @dataclass(frozen=True)
 class TextBatch:
-    """B pairs with what is to be written of them: a `Batch`.
+    """B pairs with what is to be written of them.
 
     token_ids: (B, T) int64, the texts with their end tokens; behind them anything may stand.
     lengths: (B,) int64, how many tokens of each row count. num_words: those without the end.
@@ -67,7 +54,7 @@ class TextBatch:
 
     @property
     def counts(self) -> Tensor:
-        """See Batch."""
+        """How many tokens, words and ratings a model's losses are sums of, (3,) float32."""
         rated = ~self.ratings.isnan()
         return torch.stack([self.lengths.sum(), self.num_words.sum(), rated.sum()]).float()
 

@@ -24,7 +24,7 @@ from xrec.config.adapter import LearningRateConfig
 from xrec.errors import TrainingError
 from xrec.lab.baselines.baseline import Recipe
 from xrec.lab.baselines.data import BaselineData, of_similar_length
-from xrec.lab.baselines.model import Batch, TrainedModel, load_parameters
+from xrec.lab.baselines.model import TrainedModel, load_parameters
 from xrec.train.adapter_model import learning_rate_share
 from xrec.train.checkpoint import (
     ReadFile,
@@ -143,7 +143,8 @@ class BaselineTrainer:
         start, epoch = time.monotonic(), self.progress.epoch
         phase = self.progress.phase(self._recipe, self.model.num_phases)
         assert phase is not None
-        if phase != self._phase:
+        if phase != self._phase:  # go on from the best epoch of the phase before
+            load_parameters(self.model, self._best)
             self._begin_phase(phase)
         rate = self.progress.learning_rate(phase, self._recipe)
         step, loss = self._train_epoch(rate)
@@ -171,14 +172,8 @@ class BaselineTrainer:
         if not before or row["validation_loss"] < min(before):
             self._best = {name: _copied(each) for name, each in self._trained().items()}
 
-    # Phases
-
     def _begin_phase(self, phase: int) -> None:
-        """Go on from the best epoch of the phase before, with a new optimizer."""
-        load_parameters(self.model, self._best)
-        self._set_phase(phase)
-
-    def _set_phase(self, phase: int) -> None:
+        """Begin a phase, with a new optimizer."""
         self._phase = phase
         self.model.begin_phase(phase)
         self._optimizer = getattr(torch.optim, self._recipe.optimizer)(
@@ -191,8 +186,6 @@ class BaselineTrainer:
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad
         }
-
-    # Steps
 
     def _train_epoch(self, rate: float) -> tuple[int, float]:
         """Make the epoch's steps; returns the number of all steps, and the texts' mean NLL."""
@@ -236,7 +229,7 @@ class BaselineTrainer:
         self._apply_gradients()
         return totals, counts.double()
 
-    def _passes(self, examples: Sequence[Any]) -> Iterator[Batch]:
+    def _passes(self, examples: Sequence[Any]) -> Iterator[Any]:
         """This worker's part of a global batch, which may be empty, in passes that fit."""
         own = examples[self._workers.rank :: self._workers.world_size]
         most = self._recipe.micro_batch_size
@@ -254,8 +247,6 @@ class BaselineTrainer:
             torch.nn.utils.clip_grad_norm_(parameters, self._recipe.gradient_clipping)
         self._optimizer.step()
 
-    # Validation
-
     @torch.no_grad()
     def _validate(self) -> float:
         """The mean NLL of the validation's texts, in nats a token. Collective."""
@@ -265,8 +256,6 @@ class BaselineTrainer:
             totals += self.model(batch)
         counts = self._data.collate(self._data.validation).counts
         return float(self._workers.add_up(totals)[0]) / float(counts[0])
-
-    # Checkpoints
 
     def checkpoint(self) -> dict[str, bytes]:
         """Names and contents of the files that `restore` reads."""
@@ -290,7 +279,7 @@ class BaselineTrainer:
         phase = self.progress.phase(self._recipe, self.model.num_phases)
         if phase is None or not self.progress.losses_of(phase):
             return  # the next phase begins with the best of the one before
-        self._set_phase(phase)
+        self._begin_phase(phase)
         tensors = safetensors.torch.load(read(STATE))
         load_parameters(self.model, tensors_below(tensors, "parameter"))
         states: dict[int, dict[str, Tensor]] = {}

@@ -89,7 +89,10 @@ def _summed(sides: Sequence[Values], users: Sequence[Hashable]) -> tuple[list[Va
     numbers = {user: number for number, user in enumerate(dict.fromkeys(users))}
     index = np.array([numbers[user] for user in users])[there]
     index = np.unique(index, return_inverse=True)[1]
-    sums = [np.stack([np.bincount(index, weights=row[there]) for row in table]) for table in tables]
+    sums: list[Values] = [
+        np.stack([np.bincount(index, weights=row[there]).astype(np.float64) for row in table])
+        for table in tables
+    ]
     return sums, np.bincount(index).astype(np.float64)
 
 
@@ -98,8 +101,9 @@ def _stretched(sums: Values, means: Values, counts: Values) -> Values:
     num_seeds = len(sums)
     if num_seeds == 1:
         return sums
-    moved = (means - means.mean()) * (np.sqrt(num_seeds / (num_seeds - 1)) - 1)
-    return sums + moved[:, None] * counts
+    moved: Values = (means - means.mean()) * (np.sqrt(num_seeds / (num_seeds - 1)) - 1)
+    stretched: Values = sums + moved[:, None] * counts
+    return stretched
 
 
 def _drawn(
