@@ -1,11 +1,13 @@
 """The generation benchmark: equal texts of all contestants, and ratios of medians."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from benchmarks.generate import CONTESTANTS, measure_here, summary
+from benchmarks.generate import CONTESTANTS, app, measure_here, summary
 from benchmarks.generate_setup import Contest, prepare
 
 
@@ -61,3 +63,18 @@ def test_summary_ratios_are_of_medians() -> None:
     table = {row["contestant"].split(",")[0]: row for row in summary(rows)}
     assert (table["ours"]["of loop"], table["ours"]["of best static"]) == (4.0, 2.0)
     assert table["static-32"]["pairs/CPU s"] == 2.0
+
+
+@pytest.mark.slow
+def test_run_measures_each_contestant_in_a_process_of_its_own(
+    contest: Contest, tmp_path: Path
+) -> None:
+    options = ["--contestant", "loop", "--contestant", "ours", "--items-per-user", "4"]
+    options += ["--num-pairs", "8", "--num-loop-pairs", "4", "--max-new-tokens", "6"]
+    options += ["--llm", contest.llm, "--dtype", "float32", "--rounds", "1"]
+    arguments = ["run", contest.workspace, *options, "--output", str(tmp_path)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (table,) = list(json.loads((tmp_path / "table.json").read_text()).values())[:1]
+    assert [row["contestant"] for row in table] == ["loop, 4 items", "ours, 4 items"]
+    assert table[0]["of loop"] == 1

@@ -40,7 +40,6 @@ from xrec.lab.compare.texts import (
 )
 from xrec.llm.source import anywhere
 from xrec.storage import (
-    Location,
     Manifest,
     content_hash,
     finished,
@@ -113,21 +112,14 @@ def adapter_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> 
     trained = entry.location / "adapter"
     adapters = read_adapter(trained).adapters
     weights = [each for side in (adapters.user, adapters.item) for each in side.parameters()]
+    history = json.loads((trained / "history.json").read_text())
     costs = Costs(
-        training_seconds=_training_seconds(trained),
+        training_seconds=float(sum(row["seconds"] for row in history)),
         num_trained_parameters=sum(weight.numel() for weight in weights),
         pairs_per_second=pairs_per_second(manifest),
     )
     texts = texts_of_run(entry.location / "explanations", manifest, config.storage)
     return replace(texts, costs=costs)
-
-
-def _training_seconds(adapter: Location) -> float | None:
-    """The time of all epochs; None for an adapter without a history, which is only a log."""
-    history = adapter / "history.json"
-    if not history.is_file():
-        return None
-    return float(sum(row["seconds"] for row in json.loads(history.read_text())))
 
 
 @dataclass(frozen=True)

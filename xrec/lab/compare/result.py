@@ -43,16 +43,10 @@ TABLE = pa.schema(
             for name in ("entry", "grouping", "group", "metric")
         ),
         pa.field("value", pa.float64(), nullable=False),
+        *(pa.field(name, pa.float64()) for name in ("low", "high", "seed_spread")),
         *(
             pa.field(name, pa.float64())
-            for name in (
-                "low",
-                "high",
-                "seed_spread",
-                "difference",
-                "difference_low",
-                "difference_high",
-            )
+            for name in ("difference", "difference_low", "difference_high")
         ),
         pa.field("by_seed", pa.list_(pa.field("element", pa.float64(), nullable=False))),
         pa.field("num_pairs", pa.int64(), nullable=False),
@@ -60,11 +54,9 @@ TABLE = pa.schema(
 )
 
 COST_INFOS = (
-    MetricInfo("training_seconds", "Training, s", "lower", "By the clock, with validations.", 0),
-    MetricInfo(
-        "num_trained_parameters", "Trained parameters", "lower", "Of what was trained alone.", 0
-    ),
-    MetricInfo("pairs_per_second", "Texts a second", "higher", "Of one process at work.", 1),
+    MetricInfo("training_seconds", "Training, s", 0),
+    MetricInfo("num_trained_parameters", "Trained parameters", 0),
+    MetricInfo("pairs_per_second", "Texts a second", 1),
 )
 
 
@@ -179,7 +171,7 @@ def result_of(
         figures += _figures(runs, grouping, group, rows)
     for name in config.entries:
         figures += _cost_figures(name, [made[entry].costs for entry in made if entry.name == name])
-    infos = describe_metrics(config.metrics, dataset, config.llm)
+    infos = describe_metrics(config.metrics, dataset)
     infos |= {info.name: info for info in (*LIKELIHOOD_INFOS, *COST_INFOS)}
     there = {figure.metric for figure in figures}
     ordered = {name: info for name, info in infos.items() if name in there}
@@ -257,7 +249,7 @@ def result_table(result: Result) -> pa.Table:
 
 def _row(figure: Figure) -> dict[str, object]:
     own, difference = figure.own, figure.difference
-    return {
+    row: dict[str, object] = {
         "entry": figure.entry,
         "grouping": figure.grouping,
         "group": figure.group,
@@ -266,9 +258,10 @@ def _row(figure: Figure) -> dict[str, object]:
         "low": own.low,
         "high": own.high,
         "seed_spread": figure.seed_spread,
-        "difference": None if difference is None else difference.value,
-        "difference_low": None if difference is None else difference.low,
-        "difference_high": None if difference is None else difference.high,
         "by_seed": list(own.by_seed),
         "num_pairs": own.num_pairs,
     }
+    if difference is not None:
+        row["difference"] = difference.value
+        row |= {"difference_low": difference.low, "difference_high": difference.high}
+    return row

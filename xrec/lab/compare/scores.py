@@ -61,20 +61,8 @@ LIKELIHOODS = pa.schema(
 )
 """A row a pair; null where the prompt is too long."""
 LIKELIHOOD_INFOS = (
-    MetricInfo(
-        "nll",
-        "NLL, nats a token",
-        "lower",
-        "Negative log-likelihood of the reference and its end, with the user's own vector.",
-        4,
-    ),
-    MetricInfo(
-        "personalization_gain",
-        "Gain of the own vector, nats a token",
-        "higher",
-        "NLL with another user's vector minus NLL with the user's own.",
-        4,
-    ),
+    MetricInfo("nll", "NLL, nats a token", 4),
+    MetricInfo("personalization_gain", "Gain of the own vector, nats a token", 4),
 )
 Tables = Iterator[tuple[int, pa.Table]]
 """The place and the table of each of some things, in any order."""
@@ -98,30 +86,24 @@ class ScoringTask:
     keys: Mapping[str, SecretStr | None]
 
 
-class Scorer:
-    """Scores the texts of one entry after the other."""
-
-    def __init__(self, task: ScoringTask) -> None:
-        config = task.config
-        self._measures = load_measures(
-            config.metrics,
-            read_dataset(location_of(config, "dataset")),
-            task.pairs,
-            device=str(resolve_device(config.device)),
-            cache_dir=None if config.llm is None else config.llm.cache_dir,
-            judges=JudgeAccess(
-                replies=location_of(config, "comparison") / "judge-replies",
-                storage=config.storage,
-                llm=config.llm,
-                device=config.device,
-                num_threads=config.actors.cpus_per_actor,
-                keys=task.keys,
-            ),
-        )
-
-    def score(self, texts: ScoredTexts) -> pa.Table:
-        """The scores of the texts."""
-        return self._measures.of_pairs(texts)
+def load_scorer(task: ScoringTask) -> Callable[[ScoredTexts], pa.Table]:
+    """Load the scoring models in this process; returns what scores the texts of an entry."""
+    config = task.config
+    return load_measures(
+        config.metrics,
+        read_dataset(location_of(config, "dataset")),
+        task.pairs,
+        device=str(resolve_device(config.device)),
+        cache_dir=None if config.llm is None else config.llm.cache_dir,
+        judges=JudgeAccess(
+            replies=location_of(config, "comparison") / "judge-replies",
+            storage=config.storage,
+            llm=config.llm,
+            device=config.device,
+            num_threads=config.actors.cpus_per_actor,
+            keys=task.keys,
+        ),
+    ).of_pairs
 
 
 ScoreAll = Callable[[ScoringTask, Sequence[ScoredTexts]], Tables]
@@ -139,7 +121,7 @@ def score_on_ray(task: ScoringTask, texts: Sequence[ScoredTexts]) -> Tables:
         num_actors = max(1, min(num_actors, int(ray.cluster_resources().get("GPU", 0))))
     task = replace(task, config=_for_actors(task.config, num_actors))
     return map_in_processes(
-        lambda: Scorer(task).score,
+        lambda: load_scorer(task),
         texts,
         num_processes=num_actors,
         cpus=actors.cpus_per_actor,

@@ -181,39 +181,15 @@ def load_judge(
     return Judge(config.name, judge_question(), askers)
 
 
-def describe_judge(config: JudgeConfig, llm: LLMConfig | None) -> list[MetricInfo]:
+def describe_judge(config: JudgeConfig) -> list[MetricInfo]:
     """What the table says of the judge's metrics."""
-    name, num_samples = config.name, config.num_samples
-    score, title = f"gptscore_{name}", f"GPTScore by {name}"
-    if isinstance(config.model, EndpointModelConfig):
-        model = config.model.model
-    else:
-        model = public_name(chosen_llm(config.model, llm).model)
+    score, title = f"gptscore_{config.name}", f"GPTScore by {config.name}"
     infos = [
-        MetricInfo(
-            score,
-            f"{title}, 0 to 100",
-            "higher",
-            f"What {model} gives the text beside its reference. Judges differ by tens of points: "
-            "compare entries by one judge, never figures of two.",
-            1,
-        ),
-        MetricInfo(
-            f"{score}_failed",
-            f"{title}, failed replies a pair",
-            None,
-            f"Of {num_samples}. They are left out of the score.",
-            4,
-        ),
+        MetricInfo(score, f"{title}, 0 to 100", 1),
+        MetricInfo(f"{score}_failed", f"{title}, failed replies a pair", 4),
     ]
-    spread = MetricInfo(
-        f"{score}_sample_std",
-        f"{title}, spread of samples",
-        None,
-        f"Standard deviation of {num_samples} samples of the same pair; mean of pairs.",
-        1,
-    )
-    return [*infos, spread] if num_samples > 1 else infos
+    spread = MetricInfo(f"{score}_sample_std", f"{title}, spread of samples", 1)
+    return [*infos, spread] if config.num_samples > 1 else infos
 
 
 def judge_identity(

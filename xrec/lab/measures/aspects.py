@@ -49,30 +49,11 @@ class AspectsNamed:
     """
 
     infos = (
-        MetricInfo(
-            "aspects_named", "Aspects named, mean", None, "Of the dataset's vocabulary, each once."
-        ),
-        MetricInfo(
-            "aspect_precision",
-            "Aspects, precision",
-            "higher",
-            "Share of the named aspects that the pair's own review speaks of; 0 if none is named.",
-        ),
-        MetricInfo(
-            "aspect_recall",
-            "Aspects, recall",
-            "higher",
-            "Share of the aspects of the pair's own review that the text names.",
-        ),
-        MetricInfo(
-            "aspect_f1", "Aspects, F1", "higher", "Of the two, pair by pair; then the mean."
-        ),
-        MetricInfo(
-            "fmr",
-            "FMR",
-            "higher",
-            "Feature matching ratio: share of texts that name the first aspect of their reference.",
-        ),
+        MetricInfo("aspects_named", "Aspects named, mean"),
+        MetricInfo("aspect_precision", "Aspects, precision"),
+        MetricInfo("aspect_recall", "Aspects, recall"),
+        MetricInfo("aspect_f1", "Aspects, F1"),
+        MetricInfo("fmr", "FMR"),
     )
 
     def __init__(self, dataset: Dataset) -> None:
@@ -105,15 +86,7 @@ class AspectsNamed:
 class RightAspect:
     """The share of texts that name the aspect which the user likes most of the item's, alone."""
 
-    infos = (
-        MetricInfo(
-            "aspect_accuracy",
-            "Right aspect",
-            "higher",
-            "Share of texts that name the planted aspect which the user likes most of the item's, "
-            "and no other.",
-        ),
-    )
+    infos = (MetricInfo("aspect_accuracy", "Right aspect"),)
 
     def __init__(self, dataset: Dataset) -> None:
         assert dataset.planted is not None, "a dataset without planted aspects has no right ones"

@@ -9,13 +9,12 @@ many have one is the coverage, the first figure of every table.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xrec.data.held_out import HeldOutPair
-from xrec.errors import DataError
 
 Floats = NDArray[np.float64]
 PAIR_COLUMNS = ("user_id", "item_id", "text")
@@ -33,15 +32,7 @@ class ScoredTexts:
 
     @classmethod
     def of(cls, pairs: Sequence[HeldOutPair], texts: Mapping[PairIds, str | None]) -> "ScoredTexts":
-        """The texts of the pairs; texts of other pairs are passed over.
-
-        Raises DataError if there is no pair to score.
-        """
-        if not pairs:
-            raise DataError(
-                "no held-out pairs to score: no reference is there; choose another split, or "
-                "prepare the dataset with a larger share for it"
-            )
+        """The texts of the pairs; texts of other pairs are passed over."""
         found = [texts.get((pair.user_id, pair.item_id)) or "" for pair in pairs]
         return cls(tuple(pairs), tuple(text if any(map(_shows, text)) else "" for text in found))
 
@@ -57,11 +48,6 @@ class ScoredTexts:
     def has_text(self) -> NDArray[np.bool_]:
         """(N,) whether there is a text."""
         return np.array([bool(text) for text in self.texts], dtype=np.bool_)
-
-    @property
-    def coverage(self) -> float:
-        """The share of pairs with a text."""
-        return float(self.has_text.mean())
 
     def of_rows(self, rows: NDArray[np.bool_] | Sequence[int]) -> "ScoredTexts":
         """Some of the pairs: where the mask (N,) is True, or those at these places."""
@@ -79,15 +65,10 @@ def _shows(character: str) -> bool:
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """A metric in words: label with unit, meaning, which values are better, digits to show.
-
-    better: None where neither is.
-    """
+    """A metric in a table: its label with unit, and how many digits are shown (docs/metrics.md)."""
 
     name: str
     label: str
-    better: Literal["higher", "lower"] | None
-    meaning: str
     digits: int = 3
 
 

@@ -87,8 +87,7 @@ def load_measures(
         made.append(EmbeddingScore(encoder, section.baseline))
     loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
     for judge in config.judges:
-        if judges is None:
-            raise ValueError("the config has judges; expected `judges` that says how to reach them")
+        assert judges is not None
         made.append(load_judge(judge, judges, loaded))
     return Measures(made)
 
@@ -98,13 +97,8 @@ def has_aspects(dataset: Dataset) -> bool:
     return dataset.aspects is not None and dataset.explanation_aspects is not None
 
 
-def describe_metrics(
-    config: MetricsConfig, dataset: Dataset, llm: LLMConfig | None = None
-) -> dict[str, MetricInfo]:
-    """All metrics of `config` in the order of tables.
-
-    llm: of the job, for judges that name none.
-    """
+def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, MetricInfo]:
+    """All metrics of `config` in the order of tables."""
     infos = [*Overlap.infos, *CORPUS_INFOS, *Specificity.infos]
     if has_aspects(dataset):
         infos += AspectsNamed.infos
@@ -113,7 +107,7 @@ def describe_metrics(
     if config.encoder is not None:
         infos += embedding_infos(config.encoder)
     for judge in config.judges:
-        infos += describe_judge(judge, llm)
+        infos += describe_judge(judge)
     return {info.name: info for info in infos}
 
 

@@ -22,19 +22,9 @@ class Overlap:
     """Coverage, words and ROUGE-L (F1, 0 to 1, no stemming)."""
 
     infos = (
-        MetricInfo(
-            "coverage",
-            "Coverage",
-            "higher",
-            "Share of pairs with a text. The others count as empty texts in all other metrics.",
-        ),
-        MetricInfo("words", "Words, mean", None, "Length of the texts, empty ones included.", 1),
-        MetricInfo(
-            "rouge_l",
-            "ROUGE-L F1",
-            "higher",
-            "Longest common subsequence of words; mean of pairs.",
-        ),
+        MetricInfo("coverage", "Coverage"),
+        MetricInfo("words", "Words, mean", 1),
+        MetricInfo("rouge_l", "ROUGE-L F1"),
     )
 
     def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
@@ -46,15 +36,7 @@ class Overlap:
         }
 
 
-CORPUS_INFOS = (
-    MetricInfo("bleu", "BLEU, 0 to 100", "higher", "Of the whole corpus, up to four words.", 2),
-    MetricInfo(
-        "usr",
-        "USR",
-        "higher",
-        "Unique sentence ratio: distinct texts over all; empty ones are one.",
-    ),
-)
+CORPUS_INFOS = (MetricInfo("bleu", "BLEU, 0 to 100", 2), MetricInfo("usr", "USR"))
 
 
 def of_corpus(texts: ScoredTexts) -> dict[str, float]:
@@ -73,14 +55,11 @@ def embedding_infos(config: EncoderConfig) -> tuple[MetricInfo, ...]:
     by = config.source.rsplit("/", 1)[-1].removeprefix("pypi:")
     by += "" if config.layer is None else f", layer {config.layer}"
     by += "" if config.baseline is None else ", rescaled"
-    matched = "Each token matched with its nearest one of the other text (BERTScore's formula)"
     return (
-        MetricInfo("embedding_precision", f"Embedding P ({by})", "higher", f"{matched}: texts."),
-        MetricInfo("embedding_recall", f"Embedding R ({by})", "higher", f"{matched}: references."),
-        MetricInfo("embedding_f1", f"Embedding F1 ({by})", "higher", f"{matched}: both."),
-        MetricInfo(
-            "sentence_cosine", f"Sentence cosine ({by})", "higher", "Closeness of the whole texts."
-        ),
+        MetricInfo("embedding_precision", f"Embedding P ({by})"),
+        MetricInfo("embedding_recall", f"Embedding R ({by})"),
+        MetricInfo("embedding_f1", f"Embedding F1 ({by})"),
+        MetricInfo("sentence_cosine", f"Sentence cosine ({by})"),
     )
 
 

@@ -27,36 +27,15 @@ class Specificity:
     """Compares with the references of `pairs`, which hold all pairs that will be scored.
 
     titles: of the items of `pairs`, in their order, empty where an item has none.
-    Raises ValueError for fewer than two pairs, or references without a word.
     """
 
     infos = (
-        MetricInfo(
-            "specificity",
-            "Specificity",
-            "higher",
-            "Share of other pairs' references that the text is less like than its own (cosine of "
-            "TF-IDF, ties half). 0.5: it would do for any pair.",
-        ),
-        MetricInfo(
-            "specificity_untitled",
-            "Specificity without titles",
-            "higher",
-            "The same with the words of the item's title left out of the text, and those of its "
-            "own item's title out of each reference.",
-        ),
-        MetricInfo(
-            "specificity_in_item",
-            "Specificity within the item",
-            "higher",
-            "The same with the references of other users of the same item. Above 0.5, the text is "
-            "personal and not only true of the item.",
-        ),
+        MetricInfo("specificity", "Specificity"),
+        MetricInfo("specificity_untitled", "Specificity without titles"),
+        MetricInfo("specificity_in_item", "Specificity within the item"),
     )
 
     def __init__(self, pairs: Sequence[HeldOutPair], titles: Sequence[str]) -> None:
-        if len(pairs) < 2:
-            raise ValueError(f"{len(pairs)} pairs; specificity compares two or more")
         self._references = [pair.reference for pair in pairs]
         self._title_words = [frozenset(text_words(title)) for title in titles]
         self._untitled = list(map(without_words, self._references, self._title_words))
@@ -65,12 +44,7 @@ class Specificity:
         self._items = np.array([pair.item_index for pair in pairs])
 
     def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
-        """See PairMeasure; `specificity_in_item` is NaN where the item has no other pair.
-
-        Raises ValueError for a pair that is not among those of the constructor.
-        """
-        if unknown := [ids for pair in texts.pairs if (ids := _ids(pair)) not in self._places]:
-            raise ValueError(f"pair {unknown[0]} is not among the {len(self._places)} known ones")
+        """See PairMeasure; `specificity_in_item` is NaN where the item has no other pair."""
         own = np.array([self._places[_ids(pair)] for pair in texts.pairs], dtype=np.int64)
         starts = range(0, len(own), _ROWS)
         blocks = [
@@ -126,14 +100,11 @@ class TfIdf:
 
     The weight of word w in a text is its count there times ln((1 + N) / (1 + df(w))) + 1, where
     df(w) of the N texts hold w; each text's weights have length 1. These are the defaults of
-    scikit-learn, with the words of Unicode (UAX 29) in any case. Raises ValueError if no text has a
-    word.
+    scikit-learn, with the words of Unicode (UAX 29) in any case.
     """
 
     def __init__(self, texts: Sequence[str]):
         found = Counter(word for text in texts for word in set(text_words(text)))
-        if not found:
-            raise ValueError(f"{len(texts)} texts without a word; expected one with words or more")
         self._columns = {word: column for column, word in enumerate(sorted(found))}
         frequencies = np.array([found[word] for word in self._columns], dtype=np.float64)
         self._weights = np.log((1 + len(texts)) / (1 + frequencies)) + 1

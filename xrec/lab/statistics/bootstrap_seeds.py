@@ -26,9 +26,8 @@ def bootstrap_over_seeds(
 ) -> Estimate:
     """The mean of `values` (S, N) over seeds and pairs, with its 95 % interval.
 
-    NaN is a pair without a value, which is left out in all seeds. With one seed only users are
-    drawn, and the interval says nothing of other trainings. Raises ValueError if there is no pair
-    with a value in all seeds, or `users` is not (N,).
+    NaN is a pair without a value, which is left out in all seeds; some pair must have all values.
+    With one seed only users are drawn, and the interval says nothing of other trainings.
     """
     return _estimate([(1.0, values)], users, num_samples, seed)
 
@@ -44,7 +43,7 @@ def bootstrap_difference(
     """The mean of `values` (S, N) minus `others` (R, N) of the same pairs, with its 95 % interval.
 
     Users are drawn for both together, seeds for each by itself: its trainings have nothing to do
-    with the other's. A pair without a value on either side is left out. Raises ValueError as above.
+    with the other's. A pair without a value on either side is left out.
     """
     return _estimate([(1.0, values), (-1.0, others)], users, num_samples, seed)
 
@@ -78,14 +77,8 @@ def _estimate(
 def _summed(sides: Sequence[Values], users: Sequence[Hashable]) -> tuple[list[Values], Values]:
     """The sums of each side by user, (S, U), of pairs that have all values; their number, (U,)."""
     tables = [np.atleast_2d(np.asarray(values, dtype=np.float64)) for values in sides]
-    if any(table.shape[1] != len(users) for table in tables):
-        raise ValueError(
-            f"values of shapes {[table.shape for table in tables]} and {len(users)} users; "
-            "expected (seeds, pairs) and the user of each pair"
-        )
     there = np.all([np.isfinite(table).all(axis=0) for table in tables], axis=0)
-    if not there.any():
-        raise ValueError(f"none of {len(users)} pairs has a value in all seeds; expected some")
+    assert there.any(), "no pair has a value in all seeds"
     numbers = {user: number for number, user in enumerate(dict.fromkeys(users))}
     index = np.array([numbers[user] for user in users])[there]
     index = np.unique(index, return_inverse=True)[1]

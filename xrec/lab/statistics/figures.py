@@ -77,7 +77,7 @@ def difference_rows(
     """The figures of an entry minus those of the first one, of the metrics that both have.
 
     A difference is of the same pair. `by_seed` are the means of the entry's seeds minus the mean of
-    all seeds of the first. Raises ValueError if the runs are of other pairs.
+    all seeds of the first.
     """
     users, chosen = _users([*runs, *first]), _chosen(runs, rows)
     found = []
@@ -130,10 +130,9 @@ def _stacked(runs: Sequence[Run], metric: str) -> Values:
 
 
 def _users(runs: Sequence[Run]) -> NDArray[np.object_]:
-    """The user of each pair, (N,); raises ValueError if the runs are of other pairs."""
+    """The user of each pair, (N,); all runs are of the same pairs."""
     ids = [run.table.select(PAIR_COLUMNS[:2]) for run in runs]
-    if any(not other.equals(ids[0]) for other in ids[1:]):
-        raise ValueError("runs of other pairs, or in another order; expected the same ones")
+    assert all(other.equals(ids[0]) for other in ids[1:])
     return np.array(ids[0]["user_id"].to_pylist(), dtype=object)
 
 

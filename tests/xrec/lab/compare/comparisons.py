@@ -15,7 +15,7 @@ from xrec.lab.compare import compare, comparison_identity
 from xrec.lab.compare.comparison import Work
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.make import Inputs, make
-from xrec.lab.compare.scores import Scorer, ScoringTask, weigh_on_ray
+from xrec.lab.compare.scores import ScoringTask, load_scorer, weigh_on_ray
 from xrec.lab.compare.texts import Costs, EntryTexts, keep_texts, kept_texts
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.storage import Manifest
@@ -54,11 +54,11 @@ class Done:
 
     def score(self, task: ScoringTask, texts: Sequence[ScoredTexts]) -> Any:
         """Score one after the other in this process."""
-        scorer = Scorer(task)
+        score = load_scorer(task)
         for place, each in enumerate(texts):
             self.step()
             self.num_scored += 1
-            yield place, scorer.score(each)
+            yield place, score(each)
 
 
 def _from_references(given: Inputs, entry: Entry) -> EntryTexts:

@@ -91,13 +91,6 @@ def test_pairs_without_a_value_on_either_side_are_left_out() -> None:
     assert found.value == 1.5
 
 
-def test_values_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="and 2 users"):
-        bootstrap_over_seeds(np.zeros((2, 3)), ["a", "b"], **SETTINGS)
-    with pytest.raises(ValueError, match="none of 2 pairs has a value"):
-        bootstrap_over_seeds(np.full((2, 2), np.nan), ["a", "b"], **SETTINGS)
-
-
 def test_one_user_alone_has_no_interval() -> None:
     values = np.array([[0.1, 0.9], [0.3, 0.7]])
     for found in (

@@ -60,9 +60,3 @@ def test_differences_are_of_the_same_pairs_minus_the_first_entry() -> None:
     both = difference_rows(RUNS, first, **SETTINGS)[0]
     assert both.by_seed == pytest.approx((0.1, 0.3))
     assert both.low < 0.1 < 0.3 < both.high
-
-
-def test_runs_of_other_pairs_are_refused() -> None:
-    other = _run([0.0] * 6, [0] * 6, 0.9, users="abbbcc")
-    with pytest.raises(ValueError, match="runs of other pairs"):
-        difference_rows(RUNS, [other], **SETTINGS)
