@@ -63,7 +63,7 @@ def run(
         "workspace/benchmarks/train"
     ),
 ) -> None:
-    """Print labelled pairs a second, peak memory and padding of each contestant."""
+    """Print labelled pairs a second and peak memory of each contestant."""
     if batch_size % cores:
         raise typer.BadParameter(
             f"--batch-size is {batch_size}, --cores {cores}: ours shares a batch evenly among its "
@@ -134,7 +134,6 @@ def measure_here(contest: Contest, contestant: str, num_epochs: int) -> Record:
         LATER: num_pairs / min(seconds[1:] or seconds),
         "peak GiB": _of_workers(peak_gib(), sum),
         "peak GiB before": _of_workers(peak_before, sum),
-        "padding share": _of_workers(epochs[-1].padding_share, statistics.mean),
         "loss": [_of_workers(epoch.loss, sum) for epoch in epochs],
     }
 

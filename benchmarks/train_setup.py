@@ -73,7 +73,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the pairs: wall-clock seconds, loss, and the share of padding in the positions.
+    """One pass over the pairs: wall-clock seconds, and loss.
 
     The loss is in nats a label token. Of several workers, each has its own pairs' part of the mean
     over all workers' tokens.
@@ -81,7 +81,6 @@ class Epoch:
 
     seconds: float
     loss: float
-    padding_share: float
 
 
 Run = Iterator[Epoch]

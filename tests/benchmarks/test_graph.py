@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.graph import app, best_row
-from benchmarks.graph_data import BenchmarkData, Evaluator, ScoreRows, Vectors, read_data
+from benchmarks.graph_data import BenchmarkData, read_data
 from benchmarks.graph_methods import (
     EASE_REGULARIZATION,
     METHODS,
@@ -53,22 +53,11 @@ def test_recipe_triples_never_have_a_training_item_as_negative(data: BenchmarkDa
     assert set(neg_items.tolist()) <= set(data.train[1].tolist())
 
 
-def test_evaluator_scores_of_rows_equal_those_of_vectors(data: BenchmarkData) -> None:
-    torch.manual_seed(0)
-    vectors = Vectors(torch.randn(data.num_users, 4), torch.randn(data.num_items, 4))
-    evaluate = Evaluator(data)
-    of_vectors = evaluate(vectors)
-    of_rows = evaluate(ScoreRows(lambda users: vectors.users[users] @ vectors.items.T))
-    assert of_vectors["validation"] != of_vectors["test"]
-    for split, metrics in of_vectors.items():
-        assert of_rows[split] == pytest.approx(metrics, abs=1e-6)
-
-
 def test_ease_scores_equal_a_ridge_regression_of_each_item_on_the_others(
     data: BenchmarkData,
 ) -> None:
     snapshot = next(fit_ease(data, Budget(8, 0, 1, 0.0, 1, Path("none.yaml"))))
-    scores = snapshot.scores.of(torch.arange(data.num_users)).numpy()
+    scores = (snapshot.scores.users @ snapshot.scores.items.T).numpy()
     ratings = data.interactions().toarray().astype(np.float64)
     for item in (0, 7, 29):
         others = np.delete(ratings, item, axis=1)

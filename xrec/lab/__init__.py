@@ -5,5 +5,5 @@ compare      entries write texts for the same held-out pairs: one table
 measures     metrics of texts, pair by pair and of all texts together
 judge        language models as judges of texts
 blind        pages for people as judges, and what their answers say
-statistics   intervals over users and seeds, paired differences, groups, rank correlation
+statistics   intervals over users and seeds, paired differences, groups
 """
