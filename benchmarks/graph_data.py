@@ -113,7 +113,7 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(self, vectors: Vectors) -> dict[str, dict[str, float]]:
-        found = {}
+        found: dict[str, dict[str, float]] = {}
         for split in HELD_OUT:
             items, users = self._held_out[split], self._users[split]
             metrics = ranking_metrics(vectors.users, vectors.items, self._seen, items, users, (K,))
