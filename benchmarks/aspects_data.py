@@ -1,8 +1,7 @@
 """Reviews as who mentions which aspects of what, divided into training, validation and test.
 
-Of raw reviews, a word of the vocabulary is an aspect; each user's last review is for the test, the
-last but one for validation, and all others are for training. A dataset that was prepared from
-annotations has aspects and splits of its own.
+A word of the vocabulary is an aspect; each user's last review is for the test, the last but one for
+validation, and all others are for training.
 """
 
 import gzip
@@ -10,14 +9,11 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xrec.aspects import dataset_mentions
-from xrec.data import Dataset
 from xrec.errors import DataError
 
 Floats = NDArray[np.float32]
@@ -60,68 +56,23 @@ class Split:
 
     @classmethod
     def by_time(cls, reviews: Reviews, aspects: Sequence[str]) -> "Split":
-        """Divide `reviews`, which are in the order of time.
+        """Divide `reviews`, which are in the order of time, and leave out what cannot be scored.
 
         Raises DataError if a split has no review.
         """
         age = _reviews_after(reviews.users)
-        parts = [reviews.rows(chosen) for chosen in (age >= 2, age == 1, age == 0)]
-        return cls.of(parts, int(reviews.users.max()) + 1, int(reviews.items.max()) + 1, aspects)
-
-    @classmethod
-    def of_dataset(cls, dataset: Dataset) -> "Split":
-        """Return the dataset's pairs with the aspects that are not criticized.
-
-        Raises DataError if it has no aspects, or a split has no pair with one.
-        """
-        found = [dataset_mentions(dataset, split) for split in ("train", "validation", "test")]
-        parts = [Reviews(each.users, each.items, each.aspects.toarray()) for each in found]
-        assert dataset.aspects is not None
-        names = dataset.aspects["aspect"].to_pylist()
-        return cls.of(parts, dataset.num_users, dataset.num_items, names)
-
-    @classmethod
-    def of(
-        cls, parts: Sequence[Reviews], num_users: int, num_items: int, aspects: Sequence[str]
-    ) -> "Split":
-        """Return the parts for training, validation and test, without what cannot be scored."""
-        train, *held_out = parts
+        train = reviews.rows(age >= 2)
         validation, test = (
             each.rows(np.isin(each.users, train.users) & each.mentions.any(axis=1))
-            for each in held_out
+            for each in (reviews.rows(age == 1), reviews.rows(age == 0))
         )
         if not min(len(train), len(validation), len(test)):
             raise DataError(
                 f"{len(train)}, {len(validation)} and {len(test)} reviews to train, choose and "
                 "test on; expected users with three reviews or more that mention an aspect"
             )
+        num_users, num_items = int(reviews.users.max()) + 1, int(reviews.items.max()) + 1
         return cls(train, validation, test, num_users, num_items, tuple(aspects))
-
-    @cached_property
-    def item_counts(self) -> Floats:
-        """In how many training reviews of each item each aspect is: (I, A)."""
-        return _sums(self.train.items, self.train.mentions, self.num_items)
-
-    @cached_property
-    def user_counts(self) -> Floats:
-        """In how many training reviews of each user each aspect is: (U, A)."""
-        return _sums(self.train.users, self.train.mentions, self.num_users)
-
-    @cached_property
-    def reviews_of_items(self) -> Floats:
-        """The number of training reviews of each item, (I, 1)."""
-        return np.bincount(self.train.items, minlength=self.num_items)[:, None].astype(np.float32)
-
-    @cached_property
-    def reviews_of_users(self) -> Floats:
-        """The number of training reviews of each user, (U, 1)."""
-        return np.bincount(self.train.users, minlength=self.num_users)[:, None].astype(np.float32)
-
-    @cached_property
-    def frequency(self) -> Floats:
-        """The share of the training reviews that mention each aspect, (A,); half a review more."""
-        total: Floats = self.train.mentions.sum(axis=0)
-        return (total + np.float32(0.5)) / np.float32(len(self.train) + 1)
 
 
 def read_reviews(path: Path, aspects: Sequence[str]) -> Reviews:
@@ -168,9 +119,3 @@ def _reviews_after(users: Indices) -> Indices:
     after = np.empty(len(users), dtype=np.int64)
     after[order] = np.arange(len(users)) - starts
     return after[::-1]
-
-
-def _sums(rows: Indices, values: Floats, num_rows: int) -> Floats:
-    sums = np.zeros((num_rows, values.shape[1]), dtype=np.float32)
-    np.add.at(sums, rows, values)
-    return sums

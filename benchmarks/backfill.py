@@ -19,19 +19,16 @@ import json
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from benchmarks.backfill_catalogue import backfill_config, make_catalogue
-from benchmarks.graph_report import markdown
-from benchmarks.graph_results import Results
 from benchmarks.processes import HERE, start, wait
+from benchmarks.report import Record, Results, markdown, medians
 from xrec.config.shared import StorageConfig
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-Record = dict[str, Any]
 
 
 @app.command(help=__doc__)
@@ -74,11 +71,6 @@ def measure(root: Path, config: Record, is_empty: bool) -> Record:
             for file in Path(notes).iterdir()
         ]
     return {**json.loads(last), **cpu, **_of_steps(steps)}
-
-
-def medians(records: list[Record]) -> Record:
-    """The median of each number."""
-    return {name: round(statistics.median(r[name] for r in records), 3) for name in records[0]}
 
 
 def _config(folder: str, name: str, llm: str, rows_per_chunk: int, is_empty: bool) -> Record:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from benchmarks.bulk_work import PAIRS_PER_USER, make_pairs
 from xrec import schemas
 from xrec.adapter.artifact import write_adapter
 from xrec.adapter.config import AdapterConfig
@@ -25,27 +26,10 @@ from xrec.data.dataset import write_dataset
 from xrec.graph.artifact import GraphEmbeddings, embeddings_bytes, read_graph, write_graph
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.sample.language_model import build_model, save_sample_model, train_tokenizer
-from xrec.storage import Location, open_location, parquet_bytes
+from xrec.storage import Location, open_location
 
-PAIRS_PER_USER = 10
 _NUM_ITEMS, _DIM = 5_000, 16
-_WORDS = (
-    "quiet",
-    "garden",
-    "late",
-    "hours",
-    "patio",
-    "friendly",
-    "coffee",
-    "books",
-    "music",
-    "window",
-    "corner",
-    "tea",
-    "bread",
-    "light",
-)
-_NUM_FILES = 8
+_WORDS = "quiet garden late hours patio friendly coffee books music window corner tea bread light"
 
 
 def make_catalogue(folder: Path, num_pairs: int, llm: str | None = None, seed: int = 0) -> None:
@@ -72,7 +56,7 @@ def make_catalogue(folder: Path, num_pairs: int, llm: str | None = None, seed: i
     prompt = PromptConfig() if llm else PromptConfig(use_chat_template=False)
     adapter = open_location(str(folder / "adapter"))
     write_untrained_adapter(adapter, llm or str(folder / "llm"), graph, prompt)
-    _write_pairs(folder / "pairs", draw, num_users)
+    make_pairs(folder / "pairs", num_users * PAIRS_PER_USER)
 
 
 def backfill_config(
@@ -92,11 +76,11 @@ def backfill_config(
 
 
 def _write_dataset(folder: Path, draw: np.random.Generator, num_users: int) -> str:
+    words = np.array(_WORDS.split())
+
     def texts(count: int, num_words: int) -> list[str]:
-        return [
-            " ".join(words) + "."
-            for words in np.array(_WORDS)[draw.integers(len(_WORDS), size=(count, num_words))]
-        ]
+        drawn = words[draw.integers(len(words), size=(count, num_words))]
+        return [" ".join(row) + "." for row in drawn]
 
     users = {
         "user_id": [f"user-{index:07d}" for index in range(num_users)],
@@ -127,7 +111,7 @@ def _write_dataset(folder: Path, draw: np.random.Generator, num_users: int) -> s
 
 def _write_toy_llm(folder: Path) -> None:
     folder.mkdir()
-    tokenizer = train_tokenizer([" ".join(_WORDS)], 300)
+    tokenizer = train_tokenizer([_WORDS], 300)
     size = SampleLLMConfig(hidden_size=32, num_layers=1)
     save_sample_model(build_model(size, tokenizer), tokenizer, folder)
 
@@ -154,25 +138,3 @@ def write_untrained_adapter(
     write_adapter(
         location, weights, config, run_config={}, inputs=inputs, metrics={}, extra_files={}
     )
-
-
-def _write_pairs(folder: Path, draw: np.random.Generator, num_users: int) -> None:
-    """Write the pairs, shuffled, into several files.
-
-    Ray Data's checkpoint needs one column that identifies a row, which is `pair_id`.
-    """
-    folder.mkdir()
-    first = draw.integers(_NUM_ITEMS, size=num_users)
-    users = np.repeat(np.arange(num_users), PAIRS_PER_USER)
-    items = (
-        np.repeat(first, PAIRS_PER_USER) + np.tile(np.arange(PAIRS_PER_USER), num_users)
-    ) % _NUM_ITEMS
-    order = draw.permutation(len(users))
-    for number, part in enumerate(np.array_split(order, _NUM_FILES)):
-        user_ids, item_ids = (
-            [f"user-{user:07d}" for user in users[part]],
-            [f"item-{item:05d}" for item in items[part]],
-        )
-        pair_ids = [f"{user} {item}" for user, item in zip(user_ids, item_ids, strict=True)]
-        table = pa.table({"user_id": user_ids, "item_id": item_ids, "pair_id": pair_ids})
-        (folder / f"{number}.parquet").write_bytes(parquet_bytes(table, table.schema))

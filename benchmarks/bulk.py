@@ -26,7 +26,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pyarrow.dataset as pads
 import typer
@@ -34,15 +34,13 @@ from deltalake import DeltaTable
 
 from benchmarks.bulk_work import PAIRS, Work, make_pairs
 from benchmarks.counting_proxy import counting_proxy
-from benchmarks.graph_report import markdown
-from benchmarks.graph_results import Results
 from benchmarks.processes import kill, start, wait
+from benchmarks.report import Record, Results, markdown
 from tests.object_store import object_store
 from xrec.bulk.run import RUNS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-Record = dict[str, Any]
 NAMES = (
     "ours",
     "old",

@@ -19,8 +19,7 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.graph_report import markdown
-from benchmarks.graph_results import Record, Results
+from benchmarks.report import Record, Results, markdown
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.config.backfill import BackfillConfig

@@ -1,7 +1,7 @@
 """What every method of the graph benchmark gets, the edges of a dataset, and how it is scored."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from xrec.storage import open_location
 K = 20
 RECALL, NDCG = f"recall@{K}", f"ndcg@{K}"
 HELD_OUT: tuple[Split, Split] = ("validation", "test")
-_ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +29,6 @@ class BenchmarkData:
     """
 
     name: str
-    fingerprint: str
     num_users: int
     num_items: int
     edges: dict[Split, Tensor]
@@ -56,7 +54,6 @@ def read_data(uri: str) -> BenchmarkData:
     edges = {split: torch.from_numpy(dataset.interaction_edges(split)) for split in splits}
     return BenchmarkData(
         Path(uri).resolve().parent.name,
-        dataset.manifest.fingerprint,
         dataset.num_users,
         dataset.num_items,
         edges,
@@ -72,35 +69,23 @@ class Vectors:
 
 
 @dataclass(frozen=True, eq=False)
-class ScoreRows:
-    """A model without vectors.
-
-    `of` takes user indices (B,) int64 and returns scores of all items (B, I) float32.
-    """
-
-    of: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
 class Snapshot:
     """A method's model after some time of its own work.
 
-    The time is in wall-clock `seconds` and in `cpu_seconds`, which may be unknown. It includes the
-    set-up and excludes evaluation.
+    The time is in wall-clock `seconds` and in `cpu_seconds`, with the set-up, without evaluation.
     """
 
     seconds: float
-    cpu_seconds: float | None
+    cpu_seconds: float
     epoch: int
-    scores: Vectors | ScoreRows
+    scores: Vectors
 
 
 class Stopwatch:
     """Measures the time of a method's own work; it stands still while vectors are ranked."""
 
-    def __init__(self, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
-        self.seconds = seconds
-        self.cpu_seconds = cpu_seconds
+    def __init__(self) -> None:
+        self.seconds = self.cpu_seconds = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -110,7 +95,7 @@ class Stopwatch:
         self.seconds += time.perf_counter() - wall
         self.cpu_seconds += time.process_time() - cpu
 
-    def snapshot(self, epoch: int, scores: Vectors | ScoreRows) -> Snapshot:
+    def snapshot(self, epoch: int, scores: Vectors) -> Snapshot:
         """Return the model `scores` with the time so far."""
         return Snapshot(self.seconds, self.cpu_seconds, epoch, scores)
 
@@ -127,39 +112,10 @@ class Evaluator:
         self._users = {split: users_with_items(data.edges[split]) for split in HELD_OUT}
 
     @torch.no_grad()
-    def __call__(self, scores: Vectors | ScoreRows) -> dict[str, dict[str, float]]:
-        return {
-            split: self._of_rows(scores, split)
-            if isinstance(scores, ScoreRows)
-            else self._of_vectors(scores, split)
-            for split in HELD_OUT
-        }
-
-    def _of_vectors(self, vectors: Vectors, split: Split) -> dict[str, float]:
-        metrics = ranking_metrics(
-            vectors.users,
-            vectors.items,
-            self._seen,
-            self._held_out[split],
-            self._users[split],
-            (K,),
-        )
-        return {name: metrics[name] for name in (RECALL, NDCG)}
-
-    def _of_rows(self, scores: ScoreRows, split: Split) -> dict[str, float]:
-        """Score a model without vectors by the same function, on blocks of users.
-
-        The identity stands for the users' vectors and the scores' transpose for the items'.
-        """
-        totals = dict.fromkeys((RECALL, NDCG), 0.0)
-        for users in self._users[split].split(_ROWS_AT_ONCE):
-            num = len(users)
-            seen, held_out = (
-                SeenItems(torch.stack(edges.of(users)), num)
-                for edges in (self._seen, self._held_out[split])
-            )
-            metrics = ranking_metrics(
-                torch.eye(num), scores.of(users).T, seen, held_out, torch.arange(num), (K,)
-            )
-            totals = {name: total + metrics[name] * num for name, total in totals.items()}
-        return {name: total / len(self._users[split]) for name, total in totals.items()}
+    def __call__(self, vectors: Vectors) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
+        for split in HELD_OUT:
+            items, users = self._held_out[split], self._users[split]
+            metrics = ranking_metrics(vectors.users, vectors.items, self._seen, items, users, (K,))
+            found[split] = {name: metrics[name] for name in (RECALL, NDCG)}
+        return found

@@ -1,158 +1,229 @@
-"""The methods by name; each makes snapshots of its model from the same data and budget."""
+"""Ways to get vectors of users and items; each makes snapshots of its model from the same data.
+
+`recipe` is the public one (encoder/ of github.com/HKUDS/XRec, commit 32d8697) with xrec's sparse
+product: LightGCN with the SUM of four layers, xavier-uniform tables, and the loss -mean ln
+sigmoid(s(u, i) - s(u, j)) + 1e-6 (||e_u||^2 + ||e_i||^2 + ||e_j||^2), summed over the batch's
+propagated vectors; Adam at 1e-3; batches of 1,024. Each interaction has one negative, drawn once
+for the whole run among the training items that its user does not have.
+"""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.graph_closed_forms import fit_ease, fit_svd
-from benchmarks.graph_data import BenchmarkData, Snapshot
-from benchmarks.graph_libraries import fit_als, fit_implicit_bpr, train_pyg
-from benchmarks.graph_ours import read_config, run_job, train_ours
-from benchmarks.graph_recipe import train_fused
-from xrec.config.graph import PretrainGraphConfig
+import numpy as np
+import scipy.linalg
+import torch
+from torch import Tensor, nn
 
+from benchmarks.graph_data import BenchmarkData, Snapshot, Stopwatch, Vectors
+from xrec.config.graph import PretrainGraphConfig
+from xrec.config.project import load_config
+from xrec.graph import (
+    LightGCN,
+    NegativeSampler,
+    Partition,
+    batch_loss,
+    blend,
+    epoch_batches,
+    layer0_penalty,
+    normalized_adjacency,
+)
+from xrec.graph.lightgcn import symmetric_product
+from xrec.train.graph_model import GraphData, blend_weight, build_objective, start_embeddings
+
+NUM_LAYERS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 4, 1024, 1e-3, 1e-6
+NUM_EPOCHS = 300
 EASE_REGULARIZATION = 200.0  # within the paper's range, and not tuned here
+ALS = {"regularization": 10.0, "alpha": 40.0, "iterations": 15}
+"""The best validation Recall@20 on Yelp with D = 64 of 15 settings: regularization 1 to 100, alpha
+1 to 80, 15 and 30 iterations."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Time and sizes of a run.
-
-    `config` is the project file with the settings of ours; if it is None, they are the defaults.
-    """
+    """Time and sizes of a run; `config` is the project file with the settings of ours."""
 
     embedding_dim: int
     seed: int
     threads: int
     seconds: float
     epochs_per_snapshot: int
-    folder: Path
-    config: Path | None
-    dataset: str
+    config: Path
 
-    @property
-    def common(self) -> dict[str, Any]:
-        """The arguments that every method takes."""
-        return {"embedding_dim": self.embedding_dim, "seed": self.seed}
 
-    def ours(self) -> PretrainGraphConfig:
-        """Return the job's config for ours."""
-        return read_config(
-            self.config, embedding_dim=self.embedding_dim, workspace=str(self.folder.resolve())
+def read_config(budget: Budget) -> PretrainGraphConfig:
+    """The job's config in the project file, with the budget's D, on one worker."""
+    overrides = [f"model.embedding_dim={budget.embedding_dim}", "scaling.num_workers=1"]
+    return load_config(PretrainGraphConfig, budget.config, overrides)
+
+
+def train_ours(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
+    """xrec's training in this process, without Ray: the start as epoch 0, and then each epoch.
+
+    It ends with the config's last epoch, or when the budget is used up.
+    """
+    config, watch = read_config(budget), Stopwatch()
+    sizes = (data.num_users, data.num_items)
+    with watch.running():
+        adjacency = normalized_adjacency(data.train, *sizes)
+        whole, cpu = Partition.whole(sum(sizes)), torch.device("cpu")
+        start = start_embeddings(config, GraphData(data.train, *sizes), whole, cpu)
+    yield watch.snapshot(0, Vectors(*start.split([*sizes])))
+    with watch.running():
+        objective = build_objective(config.training.loss, data.train, *sizes)
+        model = LightGCN(start.clone(), data.num_users, config.model.num_layers)
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
+    for epoch in range(1, config.training.num_epochs + 1):
+        with watch.running():
+            _epoch_of_ours(config, data, epoch, adjacency, objective, model, optimizer)
+            with torch.no_grad():
+                trained = objective.vectors(*model(adjacency))
+                vectors = blend(trained, start.split([*sizes]), blend_weight(config.model))
+        yield watch.snapshot(epoch, Vectors(*vectors))
+        if watch.seconds >= budget.seconds:
+            return
+
+
+def _epoch_of_ours(
+    config: PretrainGraphConfig,
+    data: BenchmarkData,
+    epoch: int,
+    adjacency: Tensor,
+    objective: Any,
+    model: LightGCN,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    training = config.training
+    for batch in epoch_batches(
+        data.train,
+        objective.negatives,
+        steps_per_epoch=training.steps_per_epoch,
+        micro_batch_size=training.micro_batch_size,
+        seed=training.seed,
+        epoch=epoch,
+    ):
+        optimizer.zero_grad()
+        users, items = model(adjacency)
+        loss = batch_loss(users, items, batch, objective)
+        if training.l2_weight:
+            loss = loss + training.l2_weight * layer0_penalty(model, batch, objective)
+        loss.backward()
+        optimizer.step()
+
+
+class RecipeModel(nn.Module):
+    """E = sum_{l=0..4} A^l E^(0), users first; `product` maps x to A x."""
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        embedding_dim: int,
+        product: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__()
+        self.users = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_users, embedding_dim)))
+        self.items = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_items, embedding_dim)))
+        self._product = product
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """The vectors of users (U, D) and items (I, D)."""
+        layers = [torch.cat([self.users, self.items])]
+        for _ in range(NUM_LAYERS):
+            layers.append(self._product(layers[-1]))
+        summed = torch.stack(layers).sum(dim=0)
+        return summed[: len(self.users)], summed[len(self.users) :]
+
+    def loss(self, users: Tensor, pos_items: Tensor, neg_items: Tensor) -> Tensor:
+        """The batch's loss; users, pos_items and neg_items are (B,) int64."""
+        of_users, of_items = self()
+        user, pos, neg = of_users[users], of_items[pos_items], of_items[neg_items]  # (B, D)
+        margins = (user * pos).sum(dim=1) - (user * neg).sum(dim=1)
+        penalty = torch.stack([part.norm(2).pow(2) for part in (user, pos, neg)]).sum()
+        return -torch.log(torch.sigmoid(margins)).mean() + WEIGHT_DECAY * penalty
+
+
+def fused_product(adjacency: Tensor) -> Callable[[Tensor], Tensor]:
+    """xrec's CSR product, which serves as its own backward."""
+    whole = Partition.whole(adjacency.shape[0])
+    return lambda x: symmetric_product(adjacency, x, whole)
+
+
+def recipe_triples(data: BenchmarkData, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """users, pos_items and neg_items (E,) int64; each interaction keeps its one negative."""
+    users, pos_items = data.train
+    training_items, compact = torch.unique(pos_items, return_inverse=True)
+    sampler = NegativeSampler(torch.stack([users, compact]), data.num_users, len(training_items))
+    drawn = sampler.sample(users, torch.Generator().manual_seed(seed))
+    return users, pos_items, training_items[drawn]
+
+
+def train_recipe(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
+    """Train the public recipe until its last epoch, or until the budget is used up."""
+    watch, seed = Stopwatch(), budget.seed
+    with watch.running():
+        torch.manual_seed(seed)
+        adjacency = normalized_adjacency(data.train, data.num_users, data.num_items)
+        sizes = data.num_users, data.num_items, budget.embedding_dim
+        model = RecipeModel(*sizes, fused_product(adjacency))
+        optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+        triples = torch.stack(recipe_triples(data, seed))
+    for epoch in range(1, NUM_EPOCHS + 1):
+        with watch.running():
+            generator = torch.Generator().manual_seed(seed + epoch)
+            for batch in torch.randperm(triples.shape[1], generator=generator).split(BATCH_SIZE):
+                optimizer.zero_grad()
+                model.loss(*triples[:, batch]).backward()
+                optimizer.step()
+        is_last = watch.seconds >= budget.seconds
+        if epoch == 1 or epoch % budget.epochs_per_snapshot == 0 or is_last:
+            with watch.running(), torch.no_grad():
+                vectors = Vectors(*model())
+            yield watch.snapshot(epoch, vectors)
+        if is_last:
+            return
+
+
+def fit_als(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
+    """Alternating least squares on implicit feedback (Hu, Koren, Volinsky, ICDM 2008)."""
+    from implicit.cpu.als import AlternatingLeastSquares  # an extra
+
+    watch = Stopwatch()
+    with watch.running():
+        model = AlternatingLeastSquares(
+            factors=budget.embedding_dim,
+            num_threads=budget.threads,
+            random_state=budget.seed,
+            **ALS,
         )
+        model.fit(data.interactions(), show_progress=False)
+    factors = (torch.from_numpy(each) for each in (model.user_factors, model.item_factors))
+    yield watch.snapshot(int(ALS["iterations"]), Vectors(*factors))
 
-    def checkpoint(self, data: BenchmarkData) -> Path:
-        """Return the file from which the recipe continues."""
-        return self.folder / "checkpoints" / f"recipe-{data.name}-{self.embedding_dim}.pt"
 
+def fit_ease(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
+    """EASE (Steck, WWW 2019, arXiv 1905.03375); scores are R B, so D is the number of items.
 
-@dataclass(frozen=True)
-class ALSSettings:
-    """The settings with the best validation Recall@20 on Yelp with D = 64, of 15 tried.
-
-    Tried were regularization 1 to 100, alpha 1 to 80, and 15 and 30 iterations.
+    P = (R^T R + l I)^-1, B_ij = -P_ij / P_jj, B_jj = 0. The matrix (I, I) is dense float32, which
+    is 1 GB for 16,000 items, and time is cubic: it does not scale with the catalogue.
     """
-
-    regularization: float = 10.0
-    alpha: float = 40.0
-    num_iterations: int = 15
-
-
-@dataclass(frozen=True)
-class BPRSettings:
-    """The settings with the best validation Recall@20 on Yelp with D = 64, of 4 tried.
-
-    The others were (0.05, 0.01, 100), (0.01, 0.01, 100) and (0.02, 0.1, 60).
-    """
-
-    learning_rate: float = 0.2
-    regularization: float = 0.002
-    num_iterations: int = 100
+    watch = Stopwatch()
+    with watch.running():
+        interactions = data.interactions()
+        gram = (interactions.T @ interactions).toarray()
+        gram[np.diag_indices_from(gram)] += np.float32(EASE_REGULARIZATION)
+        inverse = scipy.linalg.inv(gram, overwrite_a=True, assume_a="pos")
+        weights = np.divide(inverse, -np.diag(inverse).copy(), out=inverse)
+        np.fill_diagonal(weights, 0.0)
+    vectors = Vectors(torch.from_numpy(interactions.toarray()), torch.from_numpy(weights.T))
+    yield watch.snapshot(0, vectors)
 
 
-@dataclass(frozen=True)
-class Method:
-    """A method: `run` yields snapshots, and `settings` are stated in the results."""
-
-    run: Callable[[BenchmarkData, Budget], Iterator[Snapshot]]
-    settings: dict[str, Any]
-    carries_on: bool = False
-
-
-def _recipe(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
-    return train_fused(
-        data,
-        **budget.common,
-        budget_seconds=budget.seconds,
-        epochs_per_snapshot=budget.epochs_per_snapshot,
-        checkpoint=budget.checkpoint(data),
-    )
-
-
-def _pyg(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
-    return train_pyg(
-        data,
-        **budget.common,
-        budget_seconds=budget.seconds,
-        epochs_per_snapshot=budget.epochs_per_snapshot,
-    )
-
-
-def _ours(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
-    return train_ours(data, config=budget.ours(), budget_seconds=budget.seconds)
-
-
-def _ours_job(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
-    return run_job(
-        config=budget.ours(),
-        dataset=budget.dataset,
-        folder=budget.folder / "jobs" / f"{data.name}-{budget.embedding_dim}",
-    )
-
-
-def _als(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
-    return fit_als(data, **budget.common, num_threads=budget.threads, **asdict(ALSSettings()))
-
-
-def _bpr(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
-    return fit_implicit_bpr(
-        data, **budget.common, num_threads=budget.threads, **asdict(BPRSettings())
-    )
-
-
-def _ease(data: BenchmarkData, _budget: Budget) -> Iterator[Snapshot]:
-    return fit_ease(data, regularization=EASE_REGULARIZATION)
-
-
-def _svd(exponent: float) -> Method:
-    return Method(
-        lambda data, budget: fit_svd(data, **budget.common, exponent=exponent),
-        {"exponent": exponent},
-    )
-
-
-METHODS = {
-    "recipe": Method(
-        _recipe,
-        {"layers": 4, "batch_size": 1024, "learning_rate": 1e-3, "weight_decay": 1e-6},
-        carries_on=True,
-    ),
-    "pyg-lightgcn": Method(
-        _pyg, {"layers": 2, "batch_size": 8192, "learning_rate": 1e-3, "lambda_reg": 1e-4}
-    ),
-    "implicit-als": Method(_als, asdict(ALSSettings())),
-    "implicit-bpr": Method(_bpr, asdict(BPRSettings())),
-    "ease": Method(_ease, {"regularization": EASE_REGULARIZATION}),
-    "svd": _svd(0.0),
-    "svd-normalized": _svd(0.5),
-    "ours": Method(_ours, {}),
-    "ours-job": Method(_ours_job, {}),
+METHODS: dict[str, Callable[[BenchmarkData, Budget], Iterator[Snapshot]]] = {
+    "recipe": train_recipe,
+    "implicit-als": fit_als,
+    "ease": fit_ease,
+    "ours": train_ours,
 }
-
-
-def settings_of(name: str, budget: Budget) -> dict[str, Any]:
-    """Return the settings of the method `name` as the results state them."""
-    if name.startswith("ours"):
-        return budget.ours().model_dump(mode="json", include={"model", "training"})
-    return METHODS[name].settings

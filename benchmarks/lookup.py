@@ -13,7 +13,6 @@ results.jsonl in --output.
 | `find` | the same when it is open and has read all footers, as the endpoint's is |
 | `deltalake` | `DeltaTable.to_pyarrow_dataset()`, opened once, filtered by bucket and user |
 | `polars` | `scan_delta`, filtered by bucket and user |
-| `duckdb` | `delta_scan`, likewise (packages duckdb-extension-delta, duckdb-extension-httpfs) |
 | `duckdb_arrow` | DuckDB on the dataset of `deltalake`, likewise |
 """
 
@@ -22,12 +21,10 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
-from urllib.parse import urlsplit
 
 import deltalake
 import duckdb
@@ -38,7 +35,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.bulk_work import some_texts
-from benchmarks.graph_results import Results
+from benchmarks.report import Results
 from tests.object_store import ObjectStore, object_store
 from xrec.backfill import EXPLANATIONS
 from xrec.backfill.lookup import open_lookup
@@ -164,25 +161,18 @@ def contestants(uri: str, storage: StorageConfig, store: ObjectStore) -> Iterato
         is_wanted = (polars.col("bucket") == bucket(user)) & (polars.col("user_id") == user)
         return scanned.filter(is_wanted).select(names).collect().height
 
-    connection, selected = _duckdb(store), f"SELECT {', '.join(names)} FROM"
-
-    def by_duckdb(user: str) -> int:
-        where = f"bucket = {bucket(user)} AND user_id = '{user}'"
-        return len(connection.sql(f"{selected} delta_scan('{uri}') WHERE {where}").fetchall())
-
     on_arrow = duckdb.connect().register("theirs", theirs)
+    selected = f"SELECT {', '.join(names)} FROM theirs"
 
     def by_duckdb_arrow(user: str) -> int:
         where = f"bucket = {bucket(user)} AND user_id = '{user}'"
-        return len(on_arrow.sql(f"{selected} theirs WHERE {where}").fetchall())
+        return len(on_arrow.sql(f"{selected} WHERE {where}").fetchall())
 
     yield "first", first
     yield "find", lambda user: known.of_user(user).num_rows
     yield "deltalake", by_deltalake
     yield "polars", by_polars
     yield "duckdb_arrow", by_duckdb_arrow
-    if connection is not None:
-        yield "duckdb", by_duckdb
 
 
 def measure(find: Find, users: list[str]) -> dict[str, Any]:
@@ -269,22 +259,6 @@ def _some_aspects() -> pa.Array:
         for _ in range(_MANY)
     ]
     return pa.array(lists, pa.list_(EVIDENCE))
-
-
-def _duckdb(store: ObjectStore) -> Any:
-    """A connection that reads Delta tables; None without the packages of its extensions."""
-    connection = duckdb.connect()
-    for name in ("duckdb_extension_httpfs", "duckdb_extension_delta"):
-        if (package := find_spec(name)) is None or package.origin is None:
-            return None
-        (extension,) = Path(package.origin).parent.rglob("*.duckdb_extension")
-        connection.load_extension(str(extension))
-    endpoint = urlsplit(store.endpoint_url).netloc
-    connection.execute(
-        f"CREATE SECRET (TYPE s3, KEY_ID '{store.access_key}', SECRET '{store.secret_key}', "
-        f"ENDPOINT '{endpoint}', URL_STYLE 'path', USE_SSL false, REGION 'us-east-1')"
-    )
-    return connection
 
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float]:

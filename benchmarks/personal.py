@@ -10,7 +10,6 @@ true of the item, whoever reads it, is not personal: the measures "within the it
 other users of the same item only.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -19,13 +18,17 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.graph_report import markdown
-from benchmarks.graph_results import Record, machine
-from benchmarks.personal_data import Pairs, Run, free_contestants, read_run
-from benchmarks.personal_likelihood import CROSSINGS, draw_couples, weigh
-from benchmarks.personal_models import load_model_of, same_dataset
+from benchmarks.personal_data import Pairs, Texts, read_texts
+from benchmarks.personal_likelihood import (
+    CROSSINGS,
+    draw_couples,
+    load_model_of,
+    same_dataset,
+    weigh,
+)
 from benchmarks.personal_report import Measure, Measures, differences, figures, wide
 from benchmarks.personal_texts import Measured, Yardstick
+from benchmarks.report import Record, write_tables
 from xrec.checks import AspectNames
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import Split
@@ -74,30 +77,30 @@ def texts(
     `specificity` is the share of other pairs' references that a text is less like than its own
     (cosine of TF-IDF, ties half), also without the words of each item's title; `within the item`
     asks the same of the item's other references. `2 x 2` is the share of two users of one item
-    whose two texts are nearer to their own references than crossed. Words are those of 100 texts,
-    over draws. Aspects are those that text and reference name. What can be copied is measured
-    beside the contestants: the references themselves, the item's title and profile, and the
-    reference of another reviewer of the item.
+    whose two texts are nearer to their own references than crossed. Aspects are those that text and
+    reference name. The references themselves, and each item's title and profile, are measured
+    beside the contestants.
     """
     found = read_dataset(open_location(dataset))
     pairs = Pairs.of(found, _splits(split))
     yardstick = Yardstick(pairs, _finder(found, vocabulary))
-    runs = {**free_contestants(pairs, (0, 1, 2)), **_runs(contestant, pairs)}
+    runs: dict[str, list[Texts]] = {
+        "references": [pairs.references],
+        "title and profile": [pairs.descriptions],
+        **_runs(contestant, pairs),
+    }
     measured = {name: _measures(yardstick, of_name, pairs) for name, of_name in runs.items()}
     in_place = {
         name: _measures(yardstick, of_name, pairs)
         for name, of_name in _runs(swapped, pairs).items()
     }
     names = _known(against or ["title and profile"], measured)
-    _write(
-        output,
-        "texts",
-        {
-            "figures": figures(measured),
-            "differences": differences(measured, names),
-            "own minus another user's of the item": _own_minus_swapped(measured, in_place),
-        },
-    )
+    tables = {
+        "figures": figures(measured),
+        "differences": differences(measured, names),
+        "own minus another user's of the item": _own_minus_swapped(measured, in_place),
+    }
+    typer.echo(write_tables(output, "texts", tables, wide))
 
 
 @app.command()
@@ -157,7 +160,7 @@ def likelihood(
             for measure in seeds[0]
         }
     tables = {"figures": figures(measured), "differences": differences(measured, names)}
-    _write(output, "likelihood", tables)
+    typer.echo(write_tables(output, "likelihood", tables, wide))
 
 
 def _splits(names: Sequence[str] | None) -> list[Split]:
@@ -186,13 +189,13 @@ def _by_name(sources: Sequence[str] | None) -> dict[str, list[str]]:
     return found
 
 
-def _runs(sources: Sequence[str] | None, pairs: Pairs) -> dict[str, list[Run]]:
+def _runs(sources: Sequence[str] | None, pairs: Pairs) -> dict[str, list[Texts]]:
     return {
-        name: [read_run(uri, pairs) for uri in uris] for name, uris in _by_name(sources).items()
+        name: [read_texts(uri, pairs) for uri in uris] for name, uris in _by_name(sources).items()
     }
 
 
-def _measures(yardstick: Yardstick, runs: Sequence[Run], pairs: Pairs) -> Measures:
+def _measures(yardstick: Yardstick, runs: Sequence[Texts], pairs: Pairs) -> Measures:
     """Return the measures of a contestant's runs; a pair's user, and a couple's item, is drawn."""
     seeds: list[Measured] = [yardstick.measure(run) for run in runs]
     items = [pairs.items[first] for first, _ in pairs.couples]
@@ -204,10 +207,6 @@ def _measures(yardstick: Yardstick, runs: Sequence[Run], pairs: Pairs) -> Measur
         **{
             name: Measure(np.stack([seed.of_couples[name] for seed in seeds]), items)
             for name in seeds[0].of_couples
-        },
-        **{
-            name: Measure(np.array([[seed.totals.get(name, np.nan)] for seed in seeds]), None)
-            for name in seeds[0].totals
         },
     }
 
@@ -229,18 +228,7 @@ def _own_minus_swapped(
         {"contestant": name, "measure": measure, **own[name][measure].minus(of_swapped).record()}
         for name, measures in swapped.items()
         for measure, of_swapped in measures.items()
-        if of_swapped.groups is not None
     ]
-
-
-def _write(output: Path, name: str, tables: Mapping[str, Sequence[Record]]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    text = "\n".join(
-        f"## {title}\n\n{markdown(wide(rows))}" for title, rows in tables.items() if rows
-    )
-    (output / f"{name}.json").write_text(json.dumps({**tables, **machine()}, indent=1) + "\n")
-    (output / f"{name}.md").write_text(text)
-    typer.echo(text)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """The pairs with a reference, and what contestants wrote for them.
 
 A contestant's texts are a backfill's explanations, or a file of JSON lines such as
-/data/yelp/peer_texts.jsonl#xrec, where the word after # is the column of the texts. Some
-contestants come with the dataset and write nothing: they are copied from it.
+/data/yelp/peer_texts.jsonl#xrec, where the word after # is the column of the texts.
 """
 
 import json
@@ -21,6 +20,8 @@ from xrec.data import Dataset
 from xrec.errors import DataError
 
 Indices = NDArray[np.int64]
+Texts = tuple[str | None, ...]
+"""A text of each pair, (N,); None where there is none."""
 _IDS = (("user_id", "item_id"), ("uid", "iid"))
 
 
@@ -80,62 +81,21 @@ class Pairs:
         return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """The texts of one seed, (N,); None where there is none.
-
-    `copied_from` (N,) is the pair whose reference a text is, -1 where it is no copy: the text is
-    not compared with what it was copied from.
-    """
-
-    texts: tuple[str | None, ...]
-    copied_from: Indices
-
-    @classmethod
-    def written(cls, texts: Sequence[str | None]) -> "Run":
-        """Return texts that are no copies."""
-        return cls(tuple(texts), np.full(len(texts), -1))
-
-    @property
-    def there(self) -> NDArray[np.bool_]:
-        """Where there is a text, (N,)."""
-        return np.array([text is not None for text in self.texts])
-
-
-def read_run(source: str, pairs: Pairs) -> Run:
-    """Return the texts of the pairs at `source`, a URI of explanations or FILE.jsonl#COLUMN.
+def read_texts(source: str, pairs: Pairs) -> Texts:
+    """The texts of the pairs at `source`, a URI of explanations or FILE.jsonl#COLUMN.
 
     Raises DataError if none of the pairs has a text there, or a line lacks an id or the column.
     """
     path, _, column = source.partition("#")
     rows = _json_lines(Path(path), column) if path.endswith(".jsonl") else _explanations(source)
     texts = {(user, item): text for user, item, text in rows}
-    found = [texts.get(ids) for ids in zip(pairs.users, pairs.items, strict=True)]
+    found = tuple(texts.get(ids) for ids in zip(pairs.users, pairs.items, strict=True))
     if not any(text is not None for text in found):
         raise DataError(
             f"{source}: {len(texts)} texts, of none of the {len(pairs)} explained pairs; give "
             "texts of this dataset and of these splits"
         )
-    return Run.written(found)
-
-
-def free_contestants(pairs: Pairs, seeds: Sequence[int]) -> dict[str, list[Run]]:
-    """Return what can be copied: the references, other reviewers' and what the prompt says."""
-    return {
-        "references": [Run.written(pairs.references)],
-        "title and profile": [Run.written(pairs.descriptions)],
-        "another reviewer's reference": [_of_another_reviewer(pairs, seed) for seed in seeds],
-    }
-
-
-def _of_another_reviewer(pairs: Pairs, seed: int) -> Run:
-    rng = np.random.default_rng([seed, 21])
-    drawn = [
-        int(rng.choice(others)) if len(others := np.flatnonzero(row)) else -1
-        for row in pairs.other_of_item
-    ]
-    texts = [pairs.references[row] if row >= 0 else None for row in drawn]
-    return Run(tuple(texts), np.array(drawn))
+    return found
 
 
 def _explanations(uri: str) -> Iterator[tuple[str, str, str]]:

@@ -10,14 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.personal_data import Indices, Pairs
+from benchmarks.report import sources_of
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
+from xrec.config.engine import EngineConfig
+from xrec.config.llm import LLMConfig
+from xrec.data import Dataset, read_dataset
 from xrec.data.titles import composed
-from xrec.errors import DataError
+from xrec.errors import ArtifactMismatchError, DataError
 from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer
 from xrec.generate.scoring import token_log_likelihoods
 from xrec.llm.examples import Example
 from xrec.llm.prompt import PromptBuilder, PromptTooLongError
+from xrec.storage import open_location, read_manifest
 
 Values = NDArray[np.float64]
 Ask = tuple[Pair, int]
@@ -155,3 +161,21 @@ def _are_aspects(
 def _right(gain: Values) -> Values:
     right = np.where(np.abs(gain) < _TIE, 0.5, gain > 0)
     return np.where(np.isnan(gain), np.nan, right)
+
+
+def same_dataset(sources: Sequence[str]) -> Dataset:
+    """The dataset of all WORKSPACEs; raises ArtifactMismatchError if they have several."""
+    places = {f"{source.partition('#')[0]}/dataset" for source in sources}
+    found = {place: read_manifest(open_location(place), "dataset").fingerprint for place in places}
+    if len(set(found.values())) > 1:
+        raise ArtifactMismatchError(
+            f"datasets {found}; expected the same one in all workspaces, whose pairs are compared"
+        )
+    return read_dataset(open_location(min(places)))
+
+
+def load_model_of(source: str, llm: LLMConfig) -> Explainer:
+    """The model of WORKSPACE, or of WORKSPACE#URI with another adapter."""
+    workspace, _, adapter = source.partition("#")
+    sources = sources_of(workspace, llm, adapter or None)
+    return load_explainer(sources, device="auto", engine=EngineConfig())

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.graph_results import Record
-from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
+from benchmarks.report import Record
+from xrec.evaluate.bootstrap import bootstrap_mean
 
 _NUM_SAMPLES = 2000
 Values = NDArray[np.float64]
@@ -19,13 +19,10 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """One figure of each seed: (S, N) values, NaN where there is none, with groups (N,) to draw.
-
-    Without groups it is one number for each seed, (S, 1), and has no interval.
-    """
+    """One figure of each seed: (S, N) values, NaN where there is none, with groups (N,) to draw."""
 
     values: Values
-    groups: Sequence[str] | None
+    groups: Sequence[str]
 
     @property
     def by_seed(self) -> list[float | None]:
@@ -58,11 +55,8 @@ class Measure:
         there = ~np.isnan(found)
         if not there.any():
             return {"value": None, "low": None, "high": None, "count": 0, "by_seed": []}
-        if self.groups is None:
-            estimate = Estimate(float(found[there].mean()))
-        else:
-            groups = [self.groups[place] for place in np.flatnonzero(there)]
-            estimate = bootstrap_mean(found[there], groups, num_samples=_NUM_SAMPLES, seed=0)
+        groups = [self.groups[place] for place in np.flatnonzero(there)]
+        estimate = bootstrap_mean(found[there], groups, num_samples=_NUM_SAMPLES, seed=0)
         return {
             "value": estimate.value,
             "low": estimate.low,

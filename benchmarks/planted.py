@@ -14,20 +14,15 @@ trained, and then scored on pairs that training never saw:
   random        a fixed random vector for each user and item instead of the graph's
   constant      the same vector for all users and items: a learned constant soft prompt, which is
                 the baseline to beat
-  soft-tokens   the same as two directly learned vectors, to see that `constant` has no handicap
-  text-profile  no adapter; the profile states the taste in words that the language model was
-                taught: three favourites, in order. It shows what text could do, and is no strict
-                bound, since the model does not always keep their order
   text-favourite
-                the same with the first favourite alone: the model always copies it, but not every
-                place has it
+                no adapter; the profile states the favourite in words that the language model was
+                taught. It shows what text could do: not every place has the favourite
 
 Aspect accuracy is the share of greedy texts that name the right aspect and no other. NLL is the
 reference's, in nats a token. Both are measured with the user's own vector and with another user's.
 The seed is that of initialization, order, random vectors and the choice of the unseen users. There
 is one process and no Ray; a variant and seed take about a minute. Each result is a line of
-results.jsonl in --output, and is not run again. planted.md, planted.json and planted.png are made
-of that file.
+results.jsonl in --output, and is not run again; planted.md and planted.json are made of that file.
 
 \b
 Example, after prepare, build-sample-llm and pretrain-graph of configs/sample.yaml:
@@ -42,11 +37,10 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.graph_report import markdown
-from benchmarks.graph_results import Results
 from benchmarks.planted_data import Town, read_town
-from benchmarks.planted_report import Report, plot
+from benchmarks.planted_report import Report
 from benchmarks.planted_variants import VARIANTS, configured, run_variant
+from benchmarks.report import Results, markdown
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.project import load_config
 from xrec.storage import fingerprint_of
@@ -79,11 +73,11 @@ def planted(
         int, typer.Option(min=2, help="Most pairs of each kind that a seed scores.")
     ] = 300,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl, table and plot.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl and the table.")] = Path(
         "workspace/benchmarks/planted"
     ),
     report: Annotated[
-        bool, typer.Option(help="Run nothing; make table and plot of the results so far.")
+        bool, typer.Option(help="Run nothing; make the table of the results so far.")
     ] = False,
 ) -> None:
     """Run what has no result yet, then print the report."""
@@ -161,12 +155,10 @@ def _show(results: Results) -> None:
     if not records:
         typer.echo("nothing was run yet")
         return
-    report = Report.of(records)
-    rows = report.rows()
+    rows = Report.of(records).rows()
     (results.folder / "planted.json").write_text(json.dumps(rows, indent=1) + "\n")
     (results.folder / "planted.md").write_text(markdown(rows))
     typer.echo(f"\n{markdown(rows)}")
-    plot(report, results.folder / "planted.png")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from xrec.llm.model import load_tokenizer, read_text_config
 from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.sample import ASPECTS, generate_town
-from xrec.sample.texts import MAX_STATED_ASPECTS, taste_sentence
+from xrec.sample.texts import taste_sentence
 from xrec.storage import open_location
 
 UNSEEN_PAIRS, UNSEEN_USERS = "unseen pairs", "unseen users"
@@ -66,29 +66,22 @@ class Town:
         }
 
     @cached_property
-    def favourites(self) -> list[list[str]]:
-        """The three aspects that each user's profile can state, by user index, best liked first."""
+    def favourites(self) -> list[str]:
+        """The aspect that each user likes best, by user index."""
         town = generate_town(SampleSource.model_validate(self.dataset.manifest.config["source"]))
-        order = np.argsort(-town.taste, axis=1)[:, :MAX_STATED_ASPECTS]
-        residents = [
-            int(user_id.removeprefix("resident-")) - 1
-            for user_id in self.dataset.users["user_id"].to_pylist()
-        ]
-        return [[ASPECTS[aspect] for aspect in order[resident]] for resident in residents]
+        user_ids = self.dataset.users["user_id"].to_pylist()
+        residents = [int(user_id.removeprefix("resident-")) - 1 for user_id in user_ids]
+        return [ASPECTS[aspect] for aspect in town.taste[residents].argmax(axis=1)]
 
     def prompts(self, prompt: PromptConfig, num_tokens: int) -> PairPrompts:
         """Return prompts with collaborative tokens, `num_tokens` for a user and for an item."""
         return PairPrompts(self.dataset, self._builder(prompt, num_tokens))
 
-    def stated_prompts(self, prompt: PromptConfig, num_stated: int) -> "StatedTaste":
-        """Return prompts of text; the profile states the user's first `num_stated` favourites."""
-        return StatedTaste(
-            self.dataset,
-            self._builder(prompt),
-            [of_user[:num_stated] for of_user in self.favourites],
-        )
+    def stated_prompts(self, prompt: PromptConfig) -> "StatedTaste":
+        """Prompts of text, whose profile states the user's favourite."""
+        return StatedTaste(self.dataset, self._builder(prompt, 1), self.favourites)
 
-    def _builder(self, prompt: PromptConfig, num_tokens: int = 1) -> PromptBuilder:
+    def _builder(self, prompt: PromptConfig, num_tokens: int) -> PromptBuilder:
         num_text_tokens = read_text_config(self.llm).vocab_size
         return PromptBuilder(
             self.tokenizer,
@@ -117,21 +110,19 @@ class Town:
 
 
 class StatedTaste(PairPrompts):
-    """Prompts of text alone, whose profile begins with the user's favourites.
+    """Prompts of text alone, whose profile begins with the user's favourite.
 
-    The texts that the language model was trained on state them in the same way.
+    The texts that the language model was trained on state it in the same way.
     """
 
-    def __init__(
-        self, dataset: Dataset, builder: PromptBuilder, favourites: Sequence[Sequence[str]]
-    ):
+    def __init__(self, dataset: Dataset, builder: PromptBuilder, favourites: Sequence[str]):
         super().__init__(dataset, builder)
         self._favourites = favourites
 
     def prompt(self, pair: Pair, texts: PairTexts | None = None) -> list[int]:
-        """Return the prompt with the taste of the user whose vector the pair would have."""
-        user_index = pair.user_index if pair.vector_user_index is None else pair.vector_user_index
-        sentence = taste_sentence(self._favourites[user_index], Random(f"taste {user_index}"))
+        """The prompt with the taste of the user whose vector the pair would have."""
+        user = pair.user_index if pair.vector_user_index is None else pair.vector_user_index
+        sentence = taste_sentence([self._favourites[user]], Random(f"taste {user}"))
         said = texts or self.texts(pair)
         return self.builder.build_without_tokens(
             replace(said, user_profile=f"{sentence} {said.user_profile}")

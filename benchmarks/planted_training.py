@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from benchmarks.planted_data import Town
@@ -29,23 +29,6 @@ from xrec.train.adapter_model import ExplanationLoss, learning_rate_share
 from xrec.train.data import MicroBatch, epoch_steps, validation_batches
 
 _CPU = torch.device("cpu")
-
-
-class SoftToken(nn.Module):
-    """Learned vectors in R^H, one for each token, whatever the input (N, D).
-
-    This is the plainest soft prompt, to see that vectors=constant is no weaker.
-    """
-
-    def __init__(self, hidden_size: int, num_tokens: int, scale: float):
-        super().__init__()
-        self.output_dim = hidden_size
-        self.num_tokens = num_tokens
-        self.value = nn.Parameter(torch.randn(num_tokens * hidden_size) * scale)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Return the vectors for each input row, (N, num_tokens * H)."""
-        return self.value.expand(len(vectors), -1)
 
 
 @dataclass(frozen=True)
@@ -71,16 +54,11 @@ def train(
     config: TrainAdapterConfig,
     examples: Sequence[Example],
     validation: Sequence[Example],
-    *,
-    soft_tokens: bool = False,
 ) -> Trained:
-    """Train as `config` says, and keep the epoch of the best validation loss.
-
-    With `soft_tokens` learned vectors take the place of the adapters.
-    """
+    """Train as `config` says, and keep the epoch of the best validation loss."""
     training = config.training
     model = load_frozen(town, config)
-    adapters = _attach(model, town, config, soft_tokens)
+    adapters = _attach(model, town, config)
     prefixes = PrefixCache(
         model, [*examples, *validation], budget_bytes=int(training.prefix_cache_gib * 2**30)
     )
@@ -186,20 +164,12 @@ class _Loop:
         return float(total / sum(len(example.label_ids) for example in examples))
 
 
-def _attach(
-    model: PreTrainedModel, town: Town, config: TrainAdapterConfig, soft_tokens: bool
-) -> Adapters:
+def _attach(model: PreTrainedModel, town: Town, config: TrainAdapterConfig) -> Adapters:
     scale, hidden_size = embedding_scale(model), int(model.config.hidden_size)
     users, items = input_vectors(config.model, town.graph.users, town.graph.items)
     torch.manual_seed(config.training.seed)
-    if soft_tokens:
-        user, item = (SoftToken(hidden_size, config.model.num_tokens, scale) for _ in range(2))
-        adapters = Adapters(user, item, config.model.injection)  # type: ignore[arg-type]
-    else:
-        adapters = build_adapters(
-            config.model, embedding_dim=users.shape[1], hidden_size=hidden_size
-        )
-        adapters.user.fit_input(users, scale)
-        adapters.item.fit_input(items, scale)
+    adapters = build_adapters(config.model, embedding_dim=users.shape[1], hidden_size=hidden_size)
+    adapters.user.fit_input(users, scale)
+    adapters.item.fit_input(items, scale)
     attach_adapters(model, adapters, user_vectors=users, item_vectors=items)
     return adapters

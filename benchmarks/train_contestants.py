@@ -42,7 +42,6 @@ def run_plain(setup: Setup, num_epochs: int) -> Run:
         yield Epoch(
             time.perf_counter() - start,
             sum(loss * count for loss, count in losses) / sum(count for _, count in losses),
-            0.0,
         )
 
 
@@ -79,9 +78,7 @@ def run_trainer(setup: Setup, num_epochs: int) -> Run:
             disable_tqdm=True,
             use_cpu=True,
         )
-        collator = _CountingCollator(
-            DataCollatorForSeq2Seq(setup.tokenizer, label_pad_token_id=IGNORE)
-        )
+        collator = DataCollatorForSeq2Seq(setup.tokenizer, label_pad_token_id=IGNORE)
         trainer = Trainer(
             setup.model,
             arguments,
@@ -93,7 +90,7 @@ def run_trainer(setup: Setup, num_epochs: int) -> Run:
         trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     for seconds, loss in zip(clock.seconds, losses, strict=True):
-        yield Epoch(seconds, loss, collator.padding / collator.positions)
+        yield Epoch(seconds, loss)
 
 
 def run_ours(setup: Setup, num_epochs: int, budget_bytes: int) -> Run:
@@ -116,7 +113,6 @@ def run_ours(setup: Setup, num_epochs: int, budget_bytes: int) -> Run:
     }
     for epoch in range(1, num_epochs + 1):
         start, total, num_tokens = time.perf_counter(), 0.0, 0
-        padding, positions = 0, 0
         steps = epoch_steps(
             setup.examples,
             epoch=epoch,
@@ -126,9 +122,6 @@ def run_ours(setup: Setup, num_epochs: int, budget_bytes: int) -> Run:
         )
         for micro_batches in steps:
             for micro_batch in micro_batches:
-                lengths = [prefixes.num_rest_tokens(row) for row in micro_batch.examples]
-                positions += len(lengths) * max(lengths)
-                padding += len(lengths) * max(lengths) - sum(lengths)
                 nll = module(micro_batch.examples)
                 (nll / micro_batch.num_global_tokens).backward()
                 total += nll.item()
@@ -139,7 +132,7 @@ def run_ours(setup: Setup, num_epochs: int, budget_bytes: int) -> Run:
             torch.nn.utils.clip_grad_norm_(setup.trainable, GRADIENT_CLIPPING)
             optimizer.step()
             optimizer.zero_grad()
-        yield Epoch(time.perf_counter() - start, total / num_tokens, padding / positions)
+        yield Epoch(time.perf_counter() - start, total / num_tokens)
 
 
 CONTESTANTS: dict[str, Callable[[Setup, int], Run]] = {
@@ -168,20 +161,6 @@ class _Features(Dataset[dict[str, list[int]]]):
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         return self._rows[index]
-
-
-class _CountingCollator:
-    """Calls the collator `collate` and counts the padding that it made."""
-
-    def __init__(self, collate: Callable[[Any], dict[str, Tensor]]) -> None:
-        self._collate = collate
-        self.positions = self.padding = 0
-
-    def __call__(self, features: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-        batch = self._collate(features)
-        self.positions += batch["attention_mask"].numel()
-        self.padding += int((batch["attention_mask"] == 0).sum())
-        return batch
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]  # transformers has no types

@@ -1,12 +1,12 @@
 """What every contestant of the training benchmark gets.
 
-Pairs, frozen model, adapters, dtype, cores and seed are the same for all.
+Pairs, frozen model, adapters, dtype, cores and seed are the same for all. In the prompts the
+collaborative tokens stand after all texts.
 """
 
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -28,30 +28,21 @@ from xrec.llm.source import resolve_model
 from xrec.storage import open_location
 from xrec.train.graph_model import GraphData, start_embeddings
 
-Place = Literal["parts", "end"]
-
-INSTRUCTION = "Explain in one sentence why this user would enjoy this business."
-PROMPTS: dict[Place, PromptConfig] = {
-    "parts": PromptConfig(
-        instruction=INSTRUCTION, item="Business: {item} {item_title}. {item_profile}"
-    ),
-    "end": PromptConfig(
-        instruction=INSTRUCTION,
-        user="User: {user_profile}",
-        item="Business: {item_title}. {item_profile}",
-        collaborative="{user}{item}",
-    ),
-}
+PROMPT = PromptConfig(
+    instruction="Explain in one sentence why this user would enjoy this business.",
+    user="User: {user_profile}",
+    item="Business: {item_title}. {item_profile}",
+    collaborative="{user}{item}",
+)
 LEARNING_RATE, GRADIENT_CLIPPING, MAX_EXPLANATION_TOKENS = 1e-3, 1.0, 96
 
 
 @dataclass(frozen=True)
 class Contest:
-    """What is the same for all; `place` is where the collaborative tokens stand."""
+    """What is the same for all."""
 
     dataset: str
     llm: str
-    place: Place
     injection: Injection
     num_pairs: int
     batch_size: int
@@ -81,7 +72,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the pairs: wall-clock seconds, loss, and the share of padding in the positions.
+    """One pass over the pairs: wall-clock seconds, and loss.
 
     The loss is in nats a label token. Of several workers, each has its own pairs' part of the mean
     over all workers' tokens.
@@ -89,7 +80,6 @@ class Epoch:
 
     seconds: float
     loss: float
-    padding_share: float
 
 
 Run = Iterator[Epoch]
@@ -105,7 +95,9 @@ def prepare(contest: Contest, *, num_threads: int = 1) -> Setup:
     vectors = start_embeddings(graph, given, Partition.whole(given.num_nodes), torch.device("cpu"))
     users, items = vectors.split([data.num_users, data.num_items])
     folder = resolve_model(contest.llm)
-    model, tokenizer = _load(contest, folder), load_tokenizer(folder)
+    dtype = resolve_dtype(contest.dtype, torch.device("cpu"))
+    model = load_model(folder, dtype=dtype, device=torch.device("cpu"))
+    tokenizer = load_tokenizer(folder)
     adapters = build_adapters(
         AdapterModelConfig(injection=contest.injection),
         embedding_dim=users.shape[1],
@@ -115,17 +107,10 @@ def prepare(contest: Contest, *, num_threads: int = 1) -> Setup:
     adapters.user.fit_input(users, scale)
     adapters.item.fit_input(items, scale)
     embedding = attach_adapters(model, adapters, user_vectors=users, item_vectors=items)
-    pairs = PairPrompts(
-        dataset, PromptBuilder(tokenizer, PROMPTS[contest.place], embedding.vocabulary)
-    )
+    pairs = PairPrompts(dataset, PromptBuilder(tokenizer, PROMPT, embedding.vocabulary))
     explanations = dataset.explained_pairs("train").slice(0, contest.num_pairs)
     examples, _ = pairs.examples(explanations, MAX_EXPLANATION_TOKENS)
     return Setup(contest, model, tokenizer, examples)
-
-
-def _load(contest: Contest, folder: Path) -> PreTrainedModel:
-    device = torch.device("cpu")
-    return load_model(folder, dtype=resolve_dtype(contest.dtype, device), device=device)
 
 
 def peak_gib() -> float:

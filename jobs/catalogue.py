@@ -212,23 +212,23 @@ Example:
 COMPARE = Job(
     "compare",
     "comparison",
-    """Contestants in one table: ours, its variants, baselines, texts from elsewhere.
+    """Entries in one table: ours, its variants, baselines, texts from elsewhere.
 
-Each contestant is trained and writes texts once a seed, for the same held-out pairs; all are scored
+Each entry is trained and writes texts once a seed, for the same held-out pairs; all are scored
 alike. The table has means, spread over seeds, 95 % intervals by user, differences to the first
-contestant, groups of users, and costs. A run that was interrupted keeps all that is finished, and a
-contestant or seed that is added is made alone.
+entry, groups of users, and costs. A run that was interrupted keeps all that is finished, and an
+entry or seed that is added is made alone.
 
 \b
 In:   <workspace>/dataset, graph, aspects if the prompt asks for some, the language model, tables of
       texts
-Out:  <workspace>/comparison: table.parquet, table.md, manifest.json, and a folder for each
-      contestant and seed
+Out:  <workspace>/comparison: table.parquet, table.md, manifest.json, and a folder for each entry
+      and seed
 
 \b
 Example:
   xrec lab compare configs/instruments-compare.yaml
-  xrec lab compare configs/yelp.yaml 'contestants=[ours,nearest,profile]' 'seeds=[0,1,2]'
+  xrec lab compare configs/yelp.yaml 'entries=[ours,nearest,profile]' 'seeds=[0,1,2]'
   xrec lab compare configs/yelp.yaml blind_sheet.num_pairs=40
   xrec lab compare configs/yelp.yaml 'blind_sheet.answers=[anna.json, ben.json]'
 """,

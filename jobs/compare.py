@@ -1,4 +1,4 @@
-"""Job `compare`: contestants write texts for the same pairs; one table."""
+"""Job `compare`: entries write texts for the same pairs; one table."""
 
 import os
 from dataclasses import replace
@@ -10,7 +10,7 @@ from jobs.output import Output, llm_fingerprint
 from jobs.train_adapter import check_training_cluster
 from xrec.checks import check_word_list
 from xrec.config.compare import CompareConfig
-from xrec.config.contestants import ADAPTERS
+from xrec.config.entries import ADAPTERS
 from xrec.data.dataset import check_has_explanations
 from xrec.lab.compare import check_packages, compare, comparison_identity
 from xrec.lab.judge import judge_keys
@@ -56,7 +56,7 @@ def run(config: CompareConfig) -> Manifest:
 def _check_cluster(config: CompareConfig) -> None:
     """Check that the nodes have room, reach what they read, and write the comparison."""
     uri = config.artifact("comparison")
-    if set(config.contestants) & set(ADAPTERS):
+    if set(config.entries) & set(ADAPTERS):
         check_training_cluster(config.training_of("ours", 0, uri), uri)
     reads = [config.artifact("dataset")]
     if config.has_prompts:

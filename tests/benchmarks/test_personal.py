@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.personal import app
-from benchmarks.personal_data import Pairs, Run, free_contestants, read_run
+from benchmarks.personal_data import Pairs, read_texts
 from benchmarks.personal_report import Measure, differences, figures, wide
 from benchmarks.personal_texts import (
-    DISTINCT,
     MATCHED,
     NDCG_GAIN,
     NUM_ASPECTS,
@@ -25,18 +23,15 @@ from benchmarks.personal_texts import (
     SPECIFICITY_IN_ITEM,
     UNTITLED,
     Yardstick,
-    distinct_words,
-    frequent_words_share,
     matched,
-    variety,
 )
 from xrec import schemas
 from xrec.checks import AspectNames
 from xrec.data import write_dataset
 from xrec.errors import DataError
-from xrec.lab.measures.aspects import against_reference, named_aspects
 from xrec.storage import open_location
 
+NAN = float("nan")
 PAIRS = Pairs(
     users=("ann", "ben", "cid", "dan"),
     items=("inn", "inn", "pub", "inn"),
@@ -52,105 +47,56 @@ def test_couples_are_all_two_pairs_of_one_item():
 
 
 def test_specificity_within_the_item_compares_with_its_other_references_only():
-    texts = Run.written(["loud music, quiet garden, cheap beer", "fresh bread", "music", None])
+    texts = ("loud music, quiet garden, cheap beer", "fresh bread", "music", None)
     found = Yardstick(PAIRS, None).measure(texts).of_pairs
     # Ann's text is as near to three references and not to "fresh bread"; Ben's is Dan's reference.
-    assert found[SPECIFICITY] == pytest.approx([(0.5 + 0.5 + 1) / 3, 1 / 3, 1, np.nan], nan_ok=True)
-    assert found[SPECIFICITY_IN_ITEM] == pytest.approx([0.75, 0.25, np.nan, np.nan], nan_ok=True)
+    assert found[SPECIFICITY] == pytest.approx([(0.5 + 0.5 + 1) / 3, 1 / 3, 1, NAN], nan_ok=True)
+    assert found[SPECIFICITY_IN_ITEM] == pytest.approx([0.75, 0.25, NAN, NAN], nan_ok=True)
 
 
 def test_specificity_without_titles_leaves_their_words_out_of_text_and_references():
     references = ("Inn garden", "Inn beer", "Pub music", "Inn bread")
     pairs = replace(PAIRS, references=references)
-    texts = Run.written(["Inn", "Pub beer", "Pub beer", "Inn music"])
+    texts = ("Inn", "Pub beer", "Pub beer", "Inn music")
     found = Yardstick(pairs, None).measure(texts).of_pairs
     # Of the first nothing is left; "Pub" is no word of the second's title, and no reference's then.
     assert found[UNTITLED] == pytest.approx([0.5, 1, 1 / 3, 1 / 3])
 
 
-def test_a_copied_reference_is_not_compared_with_the_pair_it_comes_from():
-    copies = Run(("cheap beer", "fresh bread", None, "quiet garden"), np.array([1, 3, -1, 0]))
-    found = Yardstick(PAIRS, None).measure(copies)
-    assert found.of_pairs[SPECIFICITY] == pytest.approx([0.5, 0.5, np.nan, 0.5], nan_ok=True)
-    assert np.isnan(found.of_couples[MATCHED]).all()
-    copies = Run(("cheap beer", "cheap beer", None, None), np.array([1, -1, -1, -1]))
-    assert np.isnan(Yardstick(PAIRS, None).measure(copies).of_couples[MATCHED]).all()
-    copies = Run(("fresh bread", "cheap beer", None, None), np.array([3, -1, -1, -1]))
-    assert Yardstick(PAIRS, None).measure(copies).of_couples[MATCHED][0] == 1
-
-
-def test_another_reviewers_reference_is_never_the_own_one_and_missing_for_a_single_review():
-    for run in free_contestants(PAIRS, range(20))["another reviewer's reference"]:
-        assert run.texts[2] is None
-        assert all(run.copied_from[row] in {0, 1, 3} - {row} for row in (0, 1, 3))
-        assert all(run.texts[row] == PAIRS.references[run.copied_from[row]] for row in (0, 1, 3))
-
-
 def test_couples_are_matched_by_the_larger_sum_with_ties_half_and_missing_left_out():
     similarities = np.array(
-        [[0.6, 0.5, 0.0, 0.2], [0.2, 0.2, 0, 0.3], [0, 0, 0, 0], [np.nan, np.nan, np.nan, np.nan]]
+        [[0.6, 0.5, 0.0, 0.2], [0.2, 0.2, 0, 0.3], [0, 0, 0, 0], [NAN, NAN, NAN, NAN]]
     )
     couples = np.array([[0, 1], [1, 0], [0, 3]])
-    assert matched(similarities, couples) == pytest.approx([1, 1, np.nan], nan_ok=True)
+    assert matched(similarities, couples) == pytest.approx([1, 1, NAN], nan_ok=True)
     assert matched(np.array([[0.5, 0.5], [0.2, 0.2]]), couples[:1]).tolist() == [0.5]
     assert matched(np.array([[0.1, 0.5], [0.2, 0.2]]), couples[:1]).tolist() == [0]
 
 
 def test_measured_couples_of_swapped_texts_are_all_matched_wrong():
-    swapped = Run.written(["cheap beer", "quiet garden", "loud music", "fresh bread"])
+    swapped = ("cheap beer", "quiet garden", "loud music", "fresh bread")
     found = Yardstick(PAIRS, None).measure(swapped).of_couples[MATCHED]
     assert found.tolist() == [0, 1, 1]  # Dan's own text is right, Ann's and Ben's are like nobody's
 
 
-def test_finder_names_each_aspect_once_in_the_order_of_the_text():
-    finder = AspectNames(["tone", "neck", "tone knob"])
-    text = "Its Neck; the tone  knob, a neck, TONES and necks."
-    assert named_aspects(text, finder) == ["neck", "tone knob", "tone"]
-
-
-def test_aspects_against_the_reference_equal_the_formulas_by_hand():
-    # "tone" at rank 2 of three is right; two were wanted: DCG 1 / log2(3), ideal 1 + 1 / log2(3).
-    gain = 1 / np.log2(3)
-    found = against_reference(["price", "tone", "case"], ["tone", "neck"])
-    assert found == pytest.approx([1 / 3, 1 / 2, gain / (1 + gain)])
-    assert against_reference([], ["tone"]).tolist() == [0, 0, 0]
-    assert np.isnan(against_reference(["tone"], [])).all()
-
-
-def test_aspects_beyond_the_tenth_gain_nothing():
-    wanted = [f"a{number}" for number in range(12)]
-    precision, recall, ndcg = against_reference([*"qwertyuiop", "a0"], wanted)
-    assert (precision, recall, ndcg) == (1 / 11, 1 / 12, 0)
-    assert against_reference(wanted, wanted)[2] == pytest.approx(1)
-
-
 def test_measured_aspects_are_those_of_text_and_reference():
     finder = AspectNames(["garden", "beer", "music"])
-    found = (
-        Yardstick(PAIRS, finder)
-        .measure(Run.written(["beer and garden", "bread", None, "beer"]))
-        .of_pairs
-    )
-    assert found[NUM_ASPECTS] == pytest.approx([2, 0, np.nan, 1], nan_ok=True)
-    assert found[PRECISION] == pytest.approx([0.5, 0, np.nan, np.nan], nan_ok=True)
-    assert found[RECALL] == pytest.approx([1, 0, np.nan, np.nan], nan_ok=True)
+    found = Yardstick(PAIRS, finder).measure(("beer and garden", "bread", None, "beer")).of_pairs
+    assert found[NUM_ASPECTS] == pytest.approx([2, 0, NAN, 1], nan_ok=True)
+    assert found[PRECISION] == pytest.approx([0.5, 0, NAN, NAN], nan_ok=True)
+    assert found[RECALL] == pytest.approx([1, 0, NAN, NAN], nan_ok=True)
 
 
 def test_measured_couples_gain_what_texts_name_of_their_own_reference_above_the_others():
     finder = AspectNames(["garden", "beer", "bread"])
-    texts = Run.written(["garden and bread", "bread", "", None])
+    texts = ("garden and bread", "bread", "", None)
     # Ann's names hers first (1) and not Ben's (0); Ben's names neither. Dan has no text.
     found = Yardstick(PAIRS, finder).measure(texts).of_couples[NDCG_GAIN]
-    assert found == pytest.approx([0.5, np.nan, np.nan], nan_ok=True)
-
-
-def test_variety_of_fewer_than_100_texts_has_no_figures():
-    assert variety(["one two"] * 99) == {}
-    assert variety(["one two"] * 150)[DISTINCT] == pytest.approx(2)
+    assert found == pytest.approx([0.5, NAN, NAN], nan_ok=True)
 
 
 def test_measure_averages_the_seeds_that_have_a_value_and_draws_whole_groups():
-    measure = Measure(np.array([[0.0, 1, np.nan, np.nan], [1, 1, np.nan, 0]]), ["a", "a", "b", "c"])
+    measure = Measure(np.array([[0.0, 1, NAN, NAN], [1, 1, NAN, 0]]), ["a", "a", "b", "c"])
     record = measure.record()
     assert record["value"] == pytest.approx((0.5 + 1 + 0) / 3)
     assert record["count"] == 3
@@ -161,8 +107,8 @@ def test_measure_averages_the_seeds_that_have_a_value_and_draws_whole_groups():
 
 def test_difference_of_two_measures_is_of_the_pairs_that_both_have():
     users = ["a", "b", "c"]
-    own = Measure(np.array([[1, 1, np.nan], [1, 0, 1]]), users)
-    other = Measure(np.array([[0, np.nan, 1]]), users)
+    own = Measure(np.array([[1, 1, NAN], [1, 0, 1]]), users)
+    other = Measure(np.array([[0, NAN, 1]]), users)
     measures = {"ours": {"m": own}, "theirs": {"m": other}}
     (row,) = differences(measures, ["theirs"])
     assert row["contestant"] == "ours minus theirs"
@@ -173,12 +119,12 @@ def test_difference_of_two_measures_is_of_the_pairs_that_both_have():
     assert shown["count"] == 2
 
 
-def test_figure_without_values_or_groups_has_no_interval():
-    assert Measure(np.full((2, 3), np.nan), list("abc")).record()["value"] is None
-    record = Measure(np.array([[200.0], [220.0]]), None).record()
-    assert (record["value"], record["low"], record["by_seed"]) == (210, None, [200, 220])
+def test_figure_without_values_has_no_interval_and_large_values_few_digits():
+    assert Measure(np.full((2, 3), NAN), list("abc")).record()["value"] is None
+    record = Measure(np.array([[200.0], [220.0]]), ["a"]).record()
+    assert (record["value"], record["by_seed"]) == (210, [200, 220])
     assert wide([{"contestant": "x", "measure": "m", **record}])[0]["m"] == "210; 200, 220"
-    record = Measure(np.array([[-1e-6], [14.96]]), None).record()
+    record = Measure(np.array([[-1e-6], [14.96]]), ["a"]).record()
     assert wide([{"contestant": "x", "measure": "m", **record}])[0]["m"] == "7.4800; 0.0000, 15.0"
 
 
@@ -222,12 +168,12 @@ def test_run_of_json_lines_takes_the_column_named_and_leaves_out_null(tmp_path):
         {"uid": "ann", "iid": "inn", "theirs": "garden", "ours": "a garden"},
     ]
     path = _lines(tmp_path / "peers.jsonl", rows)
-    assert read_run(f"{path}#theirs", PAIRS).texts == ("garden", "beer", None, None)
-    assert read_run(f"{path}#ours", PAIRS).texts == ("a garden", None, None, None)
+    assert read_texts(f"{path}#theirs", PAIRS) == ("garden", "beer", None, None)
+    assert read_texts(f"{path}#ours", PAIRS) == ("a garden", None, None, None)
     with pytest.raises(
         DataError, match=r"line 1: columns uid, iid, theirs, ours; expected .* text"
     ):
-        read_run(path, PAIRS)
+        read_texts(path, PAIRS)
 
 
 def test_run_of_explanations_takes_the_rows_of_the_pairs(monkeypatch):
@@ -236,13 +182,13 @@ def test_run_of_explanations_takes_the_rows_of_the_pairs(monkeypatch):
     table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
     tables = {"s3://bucket/texts": pads.dataset(table)}
     monkeypatch.setattr("benchmarks.personal_data.read", tables.__getitem__)
-    assert read_run("s3://bucket/texts", PAIRS).texts == (None, "beer", None, "bread")
+    assert read_texts("s3://bucket/texts", PAIRS) == (None, "beer", None, "bread")
 
 
 def test_run_without_a_text_of_the_pairs_is_refused(tmp_path):
     path = _lines(tmp_path / "a.jsonl", [{"user_id": "zoe", "item_id": "inn", "text": "hi"}])
     with pytest.raises(DataError, match="1 texts, of none of the 4 explained pairs"):
-        read_run(path, PAIRS)
+        read_texts(path, PAIRS)
 
 
 def test_texts_command_writes_figures_and_what_is_the_users_own(dataset, tmp_path):
@@ -276,24 +222,3 @@ def test_texts_command_with_a_wrong_option_says_what_is_known(dataset, arguments
     result = CliRunner().invoke(app, ["texts", dataset, *arguments])
     assert result.exit_code == 2
     assert "known:" in result.output or "expected NAME=URI" in result.output
-
-
-def test_distinct_words_equal_the_mean_over_all_draws_by_hand() -> None:
-    texts = ["red red door", "Red window", "blue roof", "roof of red tin", ""]
-    draws = [
-        len({word for text in drawn for word in text.lower().split()})
-        for drawn in combinations(texts, 3)
-    ]
-    assert distinct_words(texts, 3) == pytest.approx(np.mean(draws))
-    assert distinct_words(texts, 5) == 7
-
-
-def test_distinct_words_of_too_few_texts_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 texts; expected 3 or more"):
-        distinct_words(["a", "b"], 3)
-
-
-def test_frequent_words_share_is_that_of_all_running_words() -> None:
-    assert frequent_words_share(["a a b", "A c d e"], num_words=1) == 3 / 7
-    assert frequent_words_share(["a b", "c"], num_words=5) == 1
-    assert frequent_words_share(["", " "]) == 0

@@ -6,90 +6,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from benchmarks.personal import app
 from benchmarks.personal_data import Pairs
-from benchmarks.personal_likelihood import aspect_tokens, draw_couples, weigh
-from benchmarks.personal_models import load_model_of, same_dataset
+from benchmarks.personal_likelihood import (
+    aspect_tokens,
+    draw_couples,
+    load_model_of,
+    same_dataset,
+    weigh,
+)
 from jobs.prepare import run as prepare_dataset
-from jobs.train_aspects import run as train_aspects
-from tests.toy import HIDDEN_SIZE, explanation_nll, save_toy_model
-from xrec.adapter.artifact import AdapterConfig, write_adapter
-from xrec.adapter.model import build_adapters
+from tests.benchmarks.conftest import TOWN
+from tests.toy import explanation_nll
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
-from xrec.config.adapter import AdapterModelConfig
-from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import LLMConfig
-from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.generate.explainer import Explainer
-from xrec.graph import embeddings_bytes, write_graph
-from xrec.llm.source import model_fingerprint
-from xrec.storage import open_location, read_manifest
 
-NUM_USERS, NUM_ITEMS, D = 12, 10, 6
-TOWN = {
-    "kind": "sample",
-    "num_users": NUM_USERS,
-    "num_items": NUM_ITEMS,
-    "interactions_per_user": 4,
-    "explanations_per_user": 3,
-}
 SPLITS = ("train", "validation", "test")
-
-
-def make_workspace(folder: Path, **town: int) -> Path:
-    """Make a town, random vectors, a random adapter and a random language model."""
-    dataset = prepare_dataset(
-        PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN | town})
-    )
-    llm = save_toy_model(folder / "llm")
-    torch.manual_seed(0)
-    graph = write_graph(
-        open_location(str(folder / "graph")),
-        embeddings_bytes(torch.randn(NUM_USERS, D), torch.randn(NUM_ITEMS, D)),
-        [],
-        config={"model": {"embedding_dim": D}},
-        inputs={"dataset": dataset.fingerprint},
-        metrics={},
-    )
-    with pytest.MonkeyPatch.context() as patch:  # of more neighbours, all aspects are alike
-        patch.setattr("xrec.aspects.train._EMBEDDING_DIM", 4)
-        patch.setattr("xrec.aspects.train._NUM_NEIGHBOURS", 3)
-        train_aspects(TrainAspectsConfig(workspace=str(folder)))
-    make_adapter(folder / "adapter", graph.fingerprint, model_fingerprint(llm))
-    return folder
-
-
-def make_adapter(folder: Path, graph: str, llm: str, aspects: int = 2) -> None:
-    model = AdapterModelConfig(num_experts=2)
-    config = AdapterConfig(
-        embedding_dim=D,
-        hidden_size=HIDDEN_SIZE,
-        model=model,
-        prompt=PromptConfig(instruction="Why?", aspects=aspects),
-        base_model="toy",
-        base_model_fingerprint=llm,
-        graph_fingerprint=graph,
-    )
-    write_adapter(
-        open_location(str(folder)),
-        build_adapters(model, embedding_dim=D, hidden_size=HIDDEN_SIZE).state_dict(),
-        config,
-        run_config={},
-        inputs={},
-        metrics={},
-        extra_files={},
-    )
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_workspace(tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +108,8 @@ def test_weighed_aspect_words_are_a_part_of_all_words(explainer, pairs):
 
 
 def test_couples_crossed_by_aspects_of_a_prompt_without_them_are_ties(workspace, pairs):
-    llm = workspace / "llm"
-    graph = read_manifest(open_location(str(workspace / "graph")), "graph").fingerprint
-    make_adapter(workspace / "plain", graph, model_fingerprint(llm), aspects=0)
-    config = LLMConfig(model=str(llm), dtype="float32")
-    plain = load_model_of(f"{workspace}#{workspace / 'plain'}", config)
+    config = LLMConfig(model=str(workspace / "llm"), dtype="float32")
+    plain = load_model_of(f"{workspace}#{workspace / 'plain-adapter'}", config)
     found = weigh(plain, pairs, pairs.couples[:3], None, ["vectors", "aspects"])
     assert found["gain by aspects"].tolist() == [0, 0, 0]
     assert found["2 x 2 by aspects"].tolist() == [0.5, 0.5, 0.5]
@@ -228,9 +163,10 @@ def test_likelihood_command_writes_the_figures_of_each_seed(workspace, tmp_path)
 
 
 def test_workspaces_of_several_datasets_are_refused(workspace, tmp_path):
-    other = make_workspace(tmp_path, seed=1)
+    other = {"workspace": str(tmp_path), "source": {**TOWN, "seed": 1}}
+    prepare_dataset(PrepareConfig.model_validate(other))
     with pytest.raises(ArtifactMismatchError, match="expected the same one"):
-        same_dataset([str(workspace), str(other)])
+        same_dataset([str(workspace), str(tmp_path)])
 
 
 def test_pairs_of_a_split_without_explanations_are_refused(workspace):

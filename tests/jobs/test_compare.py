@@ -29,27 +29,25 @@ from xrec.data.dataset import held_out_pairs, read_dataset
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import reference_nll
-from xrec.lab.compare.likelihoods import LIKELIHOODS
+from xrec.lab.compare.scores import LIKELIHOODS
 from xrec.storage import Manifest, location_of, open_location, read_manifest, read_table
 
-CONTESTANTS = ["ours", "constant", "zero_shot", "att2seq", "nearest", "profile"]
+ENTRIES = ["ours", "constant", "zero_shot", "att2seq", "nearest", "profile"]
 COMPARISON: dict[str, Any] = {
-    "contestants": CONTESTANTS,
+    "entries": ENTRIES,
     "seeds": [0],
     "decoding": DECODING | {"max_new_tokens": 6},
     "rows_per_chunk": 6,
     "likelihood": True,
-    "baselines": {"att2seq": {"embedding_dim": 4, "hidden_size": 8, "num_layers": 1}},
+    "baselines": {"att2seq": {"num_epochs": 1}},
     "groups": ["user_interactions"],
     "prompt": PROMPT,
-    "budget": {"max_pairs": 64, "num_epochs": 1},
     "max_pairs": 12,
     "model": {"num_experts": 2},
-    "training": {**TRAINING, "max_validation_pairs": 4},
+    "training": {**TRAINING, "max_pairs": 64, "num_epochs": 1, "max_validation_pairs": 4},
     "scaling": {"num_workers": 1, "device": "cpu", "max_failures": 0},
     "actors": {"num_actors": 1, "device": "cpu"},
     "metrics": {"encoder": None},
-    "bootstrap_samples": 100,
     "device": "cpu",
 }
 
@@ -69,13 +67,13 @@ def compared(ray_cluster: None, town: str) -> Manifest:
     return jobs.compare.run(config_of(town))
 
 
-def test_compare_has_all_contestants_with_their_costs_in_one_table(
+def test_compare_has_all_entries_with_their_costs_in_one_table(
     town: str, compared: Manifest
 ) -> None:
     rows = pq.read_table(Path(town) / "comparison" / "table.parquet").to_pylist()
-    of_all = {(row["contestant"], row["metric"]): row for row in rows if row["group"] == "all"}
-    assert {name for name, _ in of_all} == set(CONTESTANTS)
-    for name in CONTESTANTS:
+    of_all = {(row["entry"], row["metric"]): row for row in rows if row["group"] == "all"}
+    assert {name for name, _ in of_all} == set(ENTRIES)
+    for name in ENTRIES:
         assert of_all[name, "coverage"]["num_pairs"] == 12
     adapters = read_adapter(open_location(f"{town}/comparison/ours-0/adapter")).adapters
     num_parameters = sum(
@@ -158,7 +156,7 @@ def test_compare_package_that_is_missing_is_named_before_any_work(
     town: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    config = config_of(town, contestants=["lora"], comparison=f"{town}/none")
+    config = config_of(town, entries=["lora"], comparison=f"{town}/none")
     with pytest.raises(ModelError, match=r"lora needs the package peft.*xrec\[compare\]"):
         jobs.compare.run(config)
     assert not Path(town, "none").exists()

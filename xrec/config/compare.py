@@ -1,4 +1,4 @@
-"""`xrec lab compare`: contestants, seeds, and one table of what each is worth and costs."""
+"""`xrec lab compare`: entries, seeds, and one table of what each is worth and costs."""
 
 import difflib
 from collections.abc import Mapping
@@ -14,27 +14,29 @@ from xrec.config.adapter import (
 )
 from xrec.config.backfill import ActorsConfig, BackfillConfig, TablePairs
 from xrec.config.base import Config
-from xrec.config.baselines import BaselineKind, BaselinesConfig, Recipe
-from xrec.config.contestants import (
-    ADAPTERS,
-    BASELINES,
-    CONTESTANTS,
-    BlindSheetConfig,
-    BudgetConfig,
-    ElsewhereConfig,
-    Grouping,
-)
+from xrec.config.baselines import BaselinesConfig
 from xrec.config.decoding import DecodingConfig
 from xrec.config.engine import EngineConfig
+from xrec.config.entries import (
+    ADAPTERS,
+    BASELINES,
+    ENTRIES,
+    WITHOUT_ASPECTS,
+    BlindSheetConfig,
+    ElsewhereConfig,
+    Grouping,
+    check_full,
+    model_of,
+    prompt_of,
+)
 from xrec.config.llm import LLMConfig
 from xrec.config.metrics import MetricsConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import Device, JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
-from xrec.config.variants import WITHOUT_ASPECTS, check_full, model_of, prompt_of
 
 
 class CompareConfig(JobConfig):
-    """`xrec lab compare`: contestants are trained, write texts for the same held-out pairs.
+    """`xrec lab compare`: entries are trained, write texts for the same held-out pairs.
 
     Then all are scored alike. ours: what `model` and `prompt` say. Its variants are without_profile
     (no profile of user and item and no aspects in the prompt), without_injection (vectors in the
@@ -48,14 +50,14 @@ class CompareConfig(JobConfig):
     """
 
     dataset: str | None = input_uri("dataset")
-    graph: str | None = input_uri("graph", "a contestant other than texts from elsewhere is there")
+    graph: str | None = input_uri("graph", "an entry other than texts from elsewhere is there")
     aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
     comparison: str | None = output_uri("comparison")
-    contestants: tuple[str, ...] = Field(
+    entries: tuple[str, ...] = Field(
         ("ours", "constant", "zero_shot", "profile", "nearest"),
         min_length=1,
-        description="The contestants, of which the others are compared with the first one: "
-        f"{', '.join(CONTESTANTS)}, and names of texts.",
+        description="The entries, of which the others are compared with the first one: "
+        f"{', '.join(ENTRIES)}, and names of texts.",
     )
     texts: dict[str, ElsewhereConfig] = Field(
         default_factory=dict, description="Texts from elsewhere, each under a name of your own."
@@ -63,8 +65,7 @@ class CompareConfig(JobConfig):
     seeds: tuple[int, ...] = Field(
         (0, 1, 2),
         min_length=1,
-        description="Each contestant whose texts depend on chance is trained and writes once a "
-        "seed.",
+        description="Each entry whose texts depend on chance is trained and writes once a seed.",
     )
     split: Literal["validation", "test"] = Field(
         "test", description="The held-out split whose pairs are explained and scored."
@@ -72,16 +73,13 @@ class CompareConfig(JobConfig):
     max_pairs: int | None = Field(
         None, ge=2, description="Number of its pairs, drawn by a seeded hash. If null, all."
     )
-    budget: BudgetConfig = Field(
-        default_factory=BudgetConfig, description="What the trained contestants may learn from."
-    )
     likelihood: bool = Field(
         False,
         description="Whether ours and its variants also say how likely the references are, with "
         "the user's own vector and with another user's: two more passes over each pair.",
     )
     llm: LLMConfig | None = Field(
-        None, description="The frozen language model; only contestants without one need none."
+        None, description="The frozen language model; only entries without one need none."
     )
     prompt: PromptConfig = Field(
         default_factory=PromptConfig, description="The prompt of those with a language model."
@@ -90,7 +88,8 @@ class CompareConfig(JobConfig):
         default_factory=AdapterModelConfig, description="The adapters of ours."
     )
     training: AdapterTrainingConfig = Field(
-        default_factory=AdapterTrainingConfig, description="How ours and its variants are trained."
+        default_factory=AdapterTrainingConfig,
+        description="How ours and its variants are trained; baselines have as many pairs.",
     )
     deepspeed: DeepSpeedConfig = Field(
         default_factory=DeepSpeedConfig,
@@ -126,36 +125,33 @@ class CompareConfig(JobConfig):
         description="Figures are also given for groups of users or items, from rare to frequent, "
         "by their number of training explanations or interactions.",
     )
-    bootstrap_samples: int = Field(
-        2000, ge=100, description="Number of resamples of the 95 % intervals."
-    )
     blind_sheet: BlindSheetConfig = Field(
         default_factory=BlindSheetConfig, description="A page for people as judges."
     )
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
     @model_validator(mode="after")
-    def _contestants_are_known(self) -> "CompareConfig":
-        known = (*CONTESTANTS, *self.texts)
-        for name in self.contestants:
+    def _entries_are_known(self) -> "CompareConfig":
+        known = (*ENTRIES, *self.texts)
+        for name in self.entries:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise ValueError(
-                    f"contestants: {name!r} is none of {', '.join(known)}{hint}; a table of texts "
-                    "is a contestant under its name in texts"
+                    f"entries: {name!r} is none of {', '.join(known)}{hint}; a table of texts "
+                    "is an entry under its name in texts"
                 )
-        if len(set(self.contestants)) < len(self.contestants):
-            raise ValueError(f"contestants: each once, saw {', '.join(self.contestants)}")
+        if len(set(self.entries)) < len(self.entries):
+            raise ValueError(f"entries: each once, saw {', '.join(self.entries)}")
         return self
 
     @model_validator(mode="after")
     def _names_of_texts_are_free(self) -> "CompareConfig":
         for name in self.texts:
-            if name in CONTESTANTS or not name.replace("_", "").isalnum():
+            if name in ENTRIES or not name.replace("_", "").isalnum():
                 raise ValueError(
                     f"texts: {name!r} cannot be a name: letters, digits and _ are, and none of "
-                    f"{', '.join(CONTESTANTS)}"
+                    f"{', '.join(ENTRIES)}"
                 )
         return self
 
@@ -166,66 +162,59 @@ class CompareConfig(JobConfig):
         return self
 
     @model_validator(mode="after")
-    def _contestants_have_what_they_need(self) -> "CompareConfig":
+    def _entries_have_what_they_need(self) -> "CompareConfig":
         if self.has_language_model and self.llm is None:
-            raise ValueError("llm is required by contestants with a language model, and not given")
-        if WITHOUT_ASPECTS in self.contestants and not self.prompt.aspects:
+            raise ValueError("llm is required by entries with a language model, and not given")
+        if WITHOUT_ASPECTS in self.entries and not self.prompt.aspects:
             raise ValueError(
-                "contestants: without_aspects differs from ours only if prompt.aspects is above 0"
+                "entries: without_aspects differs from ours only if prompt.aspects is above 0"
             )
-        if set(self.contestants) & set(ADAPTERS):
+        if set(self.entries) & set(ADAPTERS):
             check_full(self.model)
         return self
 
     @property
     def has_language_model(self) -> bool:
-        """Whether a contestant has one."""
-        return bool(set(self.contestants) & {*ADAPTERS, "zero_shot", "lora", "pepler"})
+        """Whether an entry has one."""
+        return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora", "pepler"})
 
     @property
     def has_prompts(self) -> bool:
-        """Whether a contestant writes from `prompt`."""
-        return bool(set(self.contestants) & {*ADAPTERS, "zero_shot", "lora"})
+        """Whether an entry writes from `prompt`."""
+        return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora"})
 
     @property
     def language_model(self) -> LLMConfig:
-        """The language model, where a contestant has one."""
+        """The language model, where an entry has one."""
         assert self.llm is not None
         return self.llm
 
-    @property
-    def max_training_pairs(self) -> int | None:
-        """The number of training pairs of all contestants; None for all of the dataset's."""
-        if self.budget.max_pairs is not None:
-            return self.budget.max_pairs
-        return self.training.max_pairs
-
-    def is_seeded(self, contestant: str) -> bool:
-        """Whether the texts of `contestant` depend on the seed."""
-        if contestant == "zero_shot":
+    def is_seeded(self, entry: str) -> bool:
+        """Whether the texts of `entry` depend on the seed."""
+        if entry == "zero_shot":
             one = self.decoding
             return one.temperature > 0 or one.second_try is not None
-        return contestant in (*ADAPTERS, *BASELINES)
+        return entry in (*ADAPTERS, *BASELINES)
 
-    def num_seeds_of(self, contestant: str) -> int:
+    def num_seeds_of(self, entry: str) -> int:
         """With how many seeds its texts were made; 0 if they depend on none.
 
         Texts from elsewhere are taken for those of one training.
         """
-        if contestant in self.texts:
+        if entry in self.texts:
             return 1
-        return len(self.seeds) if self.is_seeded(contestant) else 0
+        return len(self.seeds) if self.is_seeded(entry) else 0
 
-    def training_of(self, contestant: str, seed: int, adapter: str) -> TrainAdapterConfig:
+    def training_of(self, entry: str, seed: int, adapter: str) -> TrainAdapterConfig:
         """The `xrec train-adapter` run of an adapter, with its output at the URI `adapter`."""
-        model = model_of(contestant, self.model)
+        model = model_of(entry, self.model)
         return TrainAdapterConfig.model_validate(
             {
                 **self._shared_with(TrainAdapterConfig),
                 "adapter": adapter,
                 "model": model.model_copy(update={"vectors_seed": seed}),
-                "prompt": prompt_of(contestant, self.prompt),
-                "training": self.training.model_copy(update={**self._budget(), "seed": seed}),
+                "prompt": prompt_of(entry, self.prompt),
+                "training": self.training.model_copy(update={"seed": seed}),
             }
         )
 
@@ -241,17 +230,6 @@ class CompareConfig(JobConfig):
                 "decoding": self.decoding.model_copy(update={"seed": seed}),
             }
         )
-
-    def recipe_of(self, kind: BaselineKind) -> Recipe:
-        """How a baseline is trained, within the budget."""
-        recipe = self.baselines.recipe(kind)
-        if self.budget.num_epochs is None:
-            return recipe
-        return recipe.model_copy(update={"num_epochs": self.budget.num_epochs})
-
-    def _budget(self) -> dict[str, int | None]:
-        max_pairs = {"max_pairs": self.max_training_pairs}
-        return {**self.budget.model_dump(exclude_none=True), **max_pairs}
 
     def _shared_with(self, job: type[Config]) -> Mapping[str, Any]:
         return {

@@ -84,9 +84,6 @@ class MetricsConfig(Config):
         description="Language models as judges: none, or at least two. Judges differ by tens of "
         "points on the same texts, so the figure of one says nothing by itself.",
     )
-    batch_size: int = Field(
-        16, ge=1, description="Number of texts of one pass through the encoder."
-    )
 
     def shared_among(self, num_processes: int) -> "MetricsConfig":
         """The same for each of so many processes, which share the limits of endpoints."""

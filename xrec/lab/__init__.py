@@ -1,9 +1,9 @@
 """The lab: what measures the method beside others. Only its own command imports it.
 
 baselines    published models that explain recommendations: trained, and their texts
-compare      contestants write texts for the same held-out pairs: one table
+compare      entries write texts for the same held-out pairs: one table
 measures     metrics of texts, pair by pair and of all texts together
 judge        language models as judges of texts
 blind        pages for people as judges, and what their answers say
-statistics   intervals over users and seeds, paired differences, groups, rank correlation
+statistics   intervals over users and seeds, paired differences, groups
 """

@@ -1,4 +1,4 @@
-"""What a comparison may be asked for, and what each contestant's runs are."""
+"""What a comparison may be asked for, and what each entry's runs are."""
 
 from typing import Any
 
@@ -77,17 +77,6 @@ def test_variant_changes_what_its_name_says_and_nothing_else(
     assert differences(variant) == expected
 
 
-def test_budget_is_the_same_for_all_that_are_trained() -> None:
-    config = make_config(budget={"max_pairs": 2000, "num_epochs": 1}, training={"num_epochs": 4})
-    adapter = config.training_of("constant", 1, "a").training
-    assert (adapter.max_pairs, adapter.num_epochs, adapter.seed) == (2000, 1, 1)
-    assert config.recipe_of("lora").num_epochs == config.recipe_of("peter_plus").num_epochs == 1
-    assert config.max_training_pairs == 2000
-    alone = make_config(training={"num_epochs": 4, "max_pairs": 7})
-    assert alone.training_of("ours", 0, "a").training.num_epochs == 4
-    assert (alone.max_training_pairs, alone.recipe_of("nrt").num_epochs) == (7, 100)
-
-
 def test_texts_of_an_entry_are_a_backfill_that_no_failures_stop() -> None:
     config = make_config(rows_per_chunk=16)
     backfill = config.backfill_of(5, "pairs.parquet", "texts", "adapter")
@@ -96,7 +85,7 @@ def test_texts_of_an_entry_are_a_backfill_that_no_failures_stop() -> None:
     assert (backfill.adapter, backfill.explanations) == ("adapter", "texts")
 
 
-def test_contestants_that_chance_does_not_touch_have_no_seed() -> None:
+def test_entries_that_chance_does_not_touch_have_no_seed() -> None:
     config = make_config()
     assert [config.is_seeded(name) for name in ("ours", "lora", "profile", "nearest")] == [
         True,
@@ -109,24 +98,15 @@ def test_contestants_that_chance_does_not_touch_have_no_seed() -> None:
     assert make_config(decoding={"text": {"checks": {"unsupported": True}}}).is_seeded("zero_shot")
 
 
-def test_baselines_have_sections_of_their_own_and_peter_plus_that_of_peter() -> None:
-    sections = {"att2seq": {"hidden_size": 64, "patience": 3}, "peter": {"num_layers": 1}}
-    config = make_config(contestants=["att2seq", "peter_plus"], llm=None, baselines=sections)
-    att2seq, peter = config.recipe_of("att2seq"), config.recipe_of("peter_plus")
-    assert (att2seq.patience, att2seq.learning_rate) == (3, 1e-4)
-    assert peter == config.recipe_of("peter") == config.baselines.peter
-    assert (peter.optimizer, peter.learning_rate) == ("sgd", 1.0)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"contestants": ["ours", "pepper"]}, "'pepper' is none of ours"),
-        ({"contestants": ["ours", "neerest"]}, "did you mean 'nearest'"),
-        ({"contestants": ["ours", "ours"]}, "each once"),
-        ({"contestants": []}, "contestants"),
-        ({"contestants": ["ours", "without_aspects"]}, "prompt.aspects is above 0"),
-        ({"contestants": ["ours"], "llm": None}, "llm is required"),
+        ({"entries": ["ours", "pepper"]}, "'pepper' is none of ours"),
+        ({"entries": ["ours", "neerest"]}, "did you mean 'nearest'"),
+        ({"entries": ["ours", "ours"]}, "each once"),
+        ({"entries": []}, "entries"),
+        ({"entries": ["ours", "without_aspects"]}, "prompt.aspects is above 0"),
+        ({"entries": ["ours"], "llm": None}, "llm is required"),
         ({"model": {"injection": "none"}}, "injection not none, saw graph and none"),
         ({"model": {"vectors": "random"}}, "vectors must be graph .* saw random and projected"),
         ({"seeds": [0, 0]}, "each once"),
@@ -138,9 +118,8 @@ def test_baselines_have_sections_of_their_own_and_peter_plus_that_of_peter() -> 
         ({"blind_sheet": {"questions": {"Is it?": "?"}}}, "'Is it\\?' cannot be a question"),
         ({"max_pairs": 1}, "max_pairs"),
         ({"baselines": {"nrt": {"hidden": 3}}}, r"baselines\.nrt\.hidden: unknown key"),
-        ({"baselines": {"peter": {"num_heads": 3}}}, "multiple of num_heads = 3, saw 512"),
         ({"baselines": {"neither": {}}}, "neither"),
-        ({"contestants": ["pepler"], "llm": None}, "llm is required"),
+        ({"entries": ["pepler"], "llm": None}, "llm is required"),
     ],
 )
 def test_comparison_that_cannot_be_made_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -148,9 +127,9 @@ def test_comparison_that_cannot_be_made_is_refused(changes: dict[str, Any], mess
         make_config(**changes)
 
 
-def test_texts_from_elsewhere_are_a_contestant_by_their_name() -> None:
+def test_texts_from_elsewhere_are_a_entry_by_their_name() -> None:
     config = make_config(
-        contestants=["profile", "public"], texts={"public": {"uri": "a.jsonl"}}, llm=None
+        entries=["profile", "public"], texts={"public": {"uri": "a.jsonl"}}, llm=None
     )
     assert not config.has_language_model
     assert not config.is_seeded("public")

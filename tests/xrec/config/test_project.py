@@ -165,8 +165,8 @@ MISTAKES = [
     ({"cold_start": {"user": "x"}}, r"cold_start\.user: unknown key; did you mean 'users'\?"),
     ({"prepare": ["a"]}, r"prepare: expected a mapping of keys to values, saw list"),
     (
-        {"compare": {"contestants": ["ours", "ours"]}},
-        r"  compare: contestants: each once",
+        {"compare": {"entries": ["ours", "ours"]}},
+        r"  compare: entries: each once",
     ),
     (
         {"train-adapter": {"model": {"dropout": 2}}, "compare": {}},

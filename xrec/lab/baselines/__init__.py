@@ -1,14 +1,12 @@
 """Baselines: published models that explain recommendations, and low-rank weights.
 
     train_baseline         dataset in, a trained baseline out   (train, trainer)
-    write_baseline_texts   pairs in, texts out                  (texts, write)
+    write_baseline_texts   pairs in, texts out                  (texts)
 
-baseline    one of them with its seed: what it reads, where its model lies
-models      one module a model: Att2Seq, NRT, PETER, PEPLER, LoRA
-words       texts as rows of words; language_model: as tokens of a language model
-aspects     the aspect that PETER+ reads
-data        explained pairs as examples; batch: as tensors; prompts: as prompts in words
-progress    when a training stops, and what its best epoch is
+baseline    one of them with its seed: what it reads, its recipe, where its model lies
+model       what training and writing know of a model: recurrent (Att2Seq, NRT), peter, pepler, lora
+codec       texts as rows of words, or of a language model's tokens
+data        explained pairs as examples and batches
 artifact    the trained baseline in files
 """
 

@@ -1,4 +1,4 @@
-"""The trained baseline as an artifact.
+"""The trained baseline as an artifact, and its model with first weights.
 
 baseline.json        its sizes and its longest text
 words.json           the vocabulary; models with a language model have that one's
@@ -13,17 +13,70 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from transformers import PreTrainedModel
 
 from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.build import Sizes, build_model
-from xrec.lab.baselines.data import BaselineData, Codec
-from xrec.lab.baselines.language_model import LanguageModelTokens, language_model_folder
-from xrec.lab.baselines.models.model import Ratings, TrainedModel, load_parameters
-from xrec.lab.baselines.words import Words
+from xrec.lab.baselines.codec import BEGIN, Codec, LanguageModelTokens, Words
+from xrec.lab.baselines.data import NUM_ASPECT_WORDS, BaselineData
+from xrec.lab.baselines.lora import LoRA
+from xrec.lab.baselines.model import Ratings, TrainedModel, load_parameters
+from xrec.lab.baselines.pepler import PEPLER
+from xrec.lab.baselines.peter import PETER
+from xrec.lab.baselines.recurrent import NRT, Att2Seq
+from xrec.llm.model import load_model, resolve_attention, resolve_dtype
 from xrec.storage import Manifest, read_content, read_manifest, write_contents, write_manifest
 from xrec.train.checkpoint import Tensors
 
 _ABOUT, _WORDS, _WEIGHTS = "baseline.json", "words.json", "weights.safetensors"
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many users, items and tokens a model knows, and the scale of ratings, if one is known."""
+
+    num_users: int
+    num_items: int
+    num_tokens: int
+    ratings: Ratings | None = None
+
+    @classmethod
+    def of(cls, data: BaselineData) -> "Sizes":
+        """Those of the data."""
+        return cls(data.num_users, data.num_items, data.num_tokens, data.ratings)
+
+
+def build_model(baseline: Baseline, sizes: Sizes, device: torch.device = _CPU) -> TrainedModel:
+    """A model with weights that are drawn with the baseline's seed, on the CPU.
+
+    `device` is where it will compute. Raises ModelError if its language model cannot be had.
+    """
+    torch.manual_seed(baseline.seed)
+    own: dict[str, Any] = dict(baseline.recipe.sizes)
+    if baseline.kind == "lora":
+        dtype = resolve_dtype(baseline.language_model.dtype, device)
+        return LoRA(_language_model(baseline, device, dtype), **own)
+    counts = {"num_users": sizes.num_users, "num_items": sizes.num_items}
+    if baseline.kind == "pepler":
+        return PEPLER(_language_model(baseline, device, torch.float32), **counts)
+    own |= {**counts, "num_tokens": sizes.num_tokens, "begin_id": BEGIN}
+    if baseline.kind == "att2seq":
+        return Att2Seq(**own)
+    own["ratings"] = sizes.ratings
+    if baseline.kind == "nrt":
+        return NRT(**own)
+    num_aspect_words = NUM_ASPECT_WORDS if baseline.kind == "peter_plus" else 0
+    return PETER(**own, num_aspect_words=num_aspect_words)
+
+
+def _language_model(
+    baseline: Baseline, device: torch.device, dtype: torch.dtype
+) -> PreTrainedModel:
+    """The frozen language model on the CPU; its attention is the one that `device` will need."""
+    attention = resolve_attention(baseline.language_model.attn_implementation, device)
+    return load_model(
+        baseline.llm_folder(), dtype=dtype, device=_CPU, attn_implementation=attention
+    )
 
 
 @dataclass(frozen=True)
@@ -72,13 +125,12 @@ def write_baseline(
     )
 
 
-def read_baseline(baseline: Baseline, device: torch.device | None = None) -> TrainedBaseline:
+def read_baseline(baseline: Baseline, device: torch.device = _CPU) -> TrainedBaseline:
     """Return the trained baseline, in eval mode on `device`.
 
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if a file
     is not what the manifest says; ModelError.
     """
-    device = device or torch.device("cpu")
     manifest = read_manifest(baseline.model, "baseline")
 
     def content(name: str) -> bytes:
@@ -86,17 +138,14 @@ def read_baseline(baseline: Baseline, device: torch.device | None = None) -> Tra
         return read_content(baseline.model, manifest, name, remedy=remedy)
 
     about = json.loads(content(_ABOUT))
-    model = build_model(baseline, _sizes(about["sizes"]), device)
+    ratings = about["sizes"].pop("ratings")
+    sizes = Sizes(**about["sizes"], ratings=Ratings(**ratings) if ratings else None)
+    model = build_model(baseline, sizes, device)
     load_parameters(model, safetensors.torch.load(content(_WEIGHTS)))
     codec: Codec | None = None
     if baseline.kind == "pepler":
-        codec = LanguageModelTokens(language_model_folder(baseline))
+        codec = LanguageModelTokens(baseline.llm_folder())
     elif baseline.kind != "lora":
         codec = Words.from_bytes(content(_WORDS))
     placed = model.requires_grad_(False).to(device).eval()
     return TrainedBaseline(placed, codec, about["max_words"], manifest)
-
-
-def _sizes(values: Mapping[str, Any]) -> Sizes:
-    ratings = values["ratings"]
-    return Sizes(**{**values, "ratings": None if ratings is None else Ratings(**ratings)})

@@ -1,13 +1,76 @@
-"""A baseline of a comparison with its seed: what it reads, and where its model lies."""
+"""A baseline of a comparison with its seed: what it reads, its recipe, where its model lies.
 
-from dataclasses import dataclass, field
+A recipe is that of the paper, or of its public code where that says why it departs from the paper
+(docs/baselines.md): Att2Seq (Dong and others, EACL 2017), NRT (Li and others, SIGIR 2017), PETER
+(Li and others, ACL 2021), PEPLER (Li and others, TOIS 2023), LoRA (arXiv 2106.09685).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
 from xrec.config.backfill import ActorsConfig
-from xrec.config.baselines import BaselineKind, Recipe
+from xrec.config.baselines import BaselineKind, BaselinesConfig, LoRAConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import ScalingConfig, StorageConfig
+from xrec.llm.source import resolve_model
 from xrec.storage import Location, open_location
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a baseline is trained; optimizers are torch's, without weight decay.
+
+    learning_rate_decay: what the rate is multiplied by after each epoch without a lower validation
+        loss. warmup_share: of all steps; the rate rises in them, then falls to zero; None: neither.
+    gradient_clipping: the largest norm. batch_size: pairs of a step, of all workers together;
+        micro_batch_size: of one pass of a worker.
+    patience: epochs without a lower validation loss, in all, after which a phase ends.
+    sizes: further arguments of the model.
+    """
+
+    optimizer: Literal["Adam", "AdamW", "SGD"] = "Adam"
+    learning_rate: float = 1e-4
+    learning_rate_decay: float = 1.0
+    warmup_share: float | None = None
+    gradient_clipping: float | None = None
+    batch_size: int = 128
+    micro_batch_size: int = 64
+    num_epochs: int = 100
+    patience: int = 5
+    max_validation_pairs: int | None = None
+    max_explanation_tokens: int = 128
+    sizes: Mapping[str, float] = field(default_factory=dict)
+
+
+_PETER = Recipe("SGD", 1.0, learning_rate_decay=0.25, gradient_clipping=1.0)
+RECIPES: Mapping[BaselineKind, Recipe] = {
+    "att2seq": Recipe(gradient_clipping=5.0, batch_size=50),
+    "nrt": Recipe(batch_size=200),
+    "peter": _PETER,
+    "peter_plus": _PETER,
+    "pepler": Recipe("AdamW", 1e-3, micro_batch_size=8),
+    "lora": Recipe(
+        "AdamW",
+        2e-4,
+        warmup_share=0.05,
+        gradient_clipping=1.0,
+        batch_size=16,
+        micro_batch_size=8,
+        num_epochs=1,
+    ),
+}
+
+
+def recipe_of(kind: BaselineKind, config: BaselinesConfig) -> Recipe:
+    """The recipe of a kind, with what the config changes of it."""
+    section = config.of(kind)
+    changes = section.model_dump(exclude_none=True, exclude={"rank"})
+    if isinstance(section, LoRAConfig):
+        changes["sizes"] = {"rank": section.rank}
+    return replace(RECIPES[kind], **changes)
 
 
 @dataclass(frozen=True)
@@ -38,10 +101,20 @@ class Baseline:
         return self.open(self.output)
 
     @property
+    def reads_aspects(self) -> bool:
+        """Whether the artifact `aspects` is read."""
+        return self.kind == "peter_plus" or (self.kind == "lora" and bool(self.prompt.aspects))
+
+    @property
     def language_model(self) -> LLMConfig:
         """The language model of a baseline that has one."""
         assert self.llm is not None  # the comparison's config sees to it
         return self.llm
+
+    def llm_folder(self) -> Path:
+        """The local folder of the language model; raises ModelError if there is none."""
+        llm = self.language_model
+        return resolve_model(llm.model, llm.cache_dir, self.storage)
 
     def open(self, uri: str) -> Location:
         """The location of an input."""

@@ -1,55 +1,120 @@
-"""What baselines are trained on: explained pairs as examples.
+"""What baselines are trained on: explained pairs as examples, and examples as batches of tensors.
 
 Only training explanations, those that were drawn, give the vocabulary and the longest text.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import torch
 
+from xrec.aspects import read_chooser
 from xrec.data.dataset import Dataset
 from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
-from xrec.lab.baselines.aspects import ChosenAspects, aspect_ids, read_aspects
 from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.batch import TextExample, collate, example
-from xrec.lab.baselines.language_model import LanguageModelTokens, language_model_folder
-from xrec.lab.baselines.models.model import Batch, Ratings
-from xrec.lab.baselines.prompts import collate_prompts, prompt_examples
-from xrec.lab.baselines.words import Words
+from xrec.lab.baselines.codec import PAD, Codec, LanguageModelTokens, Words
+from xrec.lab.baselines.lora import PromptBatch, collate_prompts, prompt_examples
+from xrec.lab.baselines.model import Pairs, Ratings, TextBatch
 
 MAX_VOCABULARY = 20_000
 """How many words a model knows, the most frequent ones; others are read as unknown."""
+NUM_ASPECTS, NUM_ASPECT_WORDS = 1, 3
+"""How many aspects PETER+ reads of a pair, and of how many words in all; others are cut off."""
 _MOST_RATINGS = 1_000
 _SHARE_THAT_FITS = 0.99
+_RATIO, _FEWEST = 1.3, 8
+ExampleT = TypeVar("ExampleT", bound=Sized)
+Names = tuple[str, ...]
+"""The aspects of a pair, the best first."""
+Choose = Callable[[Sequence[int], Sequence[int]], list[Names]]
+"""The aspects that are chosen for pairs, which are given by the indices of users and items."""
 
 
-class Codec(Protocol):
-    """The tokens of a baseline's texts."""
+@dataclass(frozen=True)
+class TextExample:
+    """An explained pair: its indices, and the tokens of its text.
 
-    def __len__(self) -> int: ...
+    The end token is the last one, unless the text was cut; `num_words` does not count it. The
+    rating is NaN where none is known.
+    """
 
-    @property
-    def end_ids(self) -> tuple[int, ...]:
-        """Any of these ends a text; the first one stands at the end of training texts."""
-        ...
+    user_index: int
+    item_index: int
+    token_ids: tuple[int, ...]
+    num_words: int
+    aspect_ids: tuple[int, ...] = ()
+    rating: float = float("nan")
 
-    @property
-    def never_written(self) -> tuple[int, ...]:
-        """Tokens that no text has."""
-        ...
+    def __len__(self) -> int:
+        return len(self.token_ids)
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text, without an end."""
-        ...
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of tokens that were written."""
-        ...
+def example(
+    pair: tuple[int, int], words: Sequence[int], max_words: int, end_id: int, **more: Any
+) -> TextExample:
+    """The example of a text, with its end token, or cut and without one if it is too long.
+
+    pair: the indices of user and item. more: further fields of TextExample.
+    """
+    end = (end_id,) if len(words) <= max_words else ()
+    kept = tuple(words[:max_words])
+    return TextExample(*pair, (*kept, *end), len(kept), **more)
+
+
+def collate(examples: Sequence[TextExample]) -> TextBatch:
+    """The examples as a batch; B is at least 1. Texts are padded with zeros."""
+    return TextBatch(
+        collate_pairs(
+            [each.user_index for each in examples],
+            [each.item_index for each in examples],
+            [each.aspect_ids for each in examples],
+        ),
+        _padded([each.token_ids for each in examples]),
+        torch.tensor([len(each) for each in examples]),
+        torch.tensor([each.num_words for each in examples]),
+        torch.tensor([each.rating for each in examples], dtype=torch.float32),
+    )
+
+
+def collate_pairs(
+    users: Sequence[int], items: Sequence[int], aspects: Sequence[Sequence[int]]
+) -> Pairs:
+    """Pairs without texts; the aspects of all have one length."""
+    return Pairs(
+        torch.tensor(users, dtype=torch.int64),
+        torch.tensor(items, dtype=torch.int64),
+        _padded(aspects),
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """(B, T) int64, with zeros behind shorter rows."""
+    padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
+    for row, ids in zip(padded, rows, strict=True):
+        row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+    return padded
+
+
+def of_similar_length(examples: Sequence[ExampleT], most: int) -> Iterator[list[ExampleT]]:
+    """All examples, `most` at a time or fewer, so that little of a batch is padding.
+
+    What has eight rows takes no more that are 1.3 times as long as its shortest one: on a CPU that
+    is 1.3 to 1.5 times as fast as what is cut anywhere.
+    """
+    batch: list[ExampleT] = []
+    for each in sorted(examples, key=len):
+        is_longer = bool(batch) and len(each) > _RATIO * len(batch[0])
+        if len(batch) == most or (is_longer and len(batch) >= _FEWEST):
+            yield batch
+            batch = []
+        batch.append(each)
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True)
@@ -68,7 +133,7 @@ class BaselineData:
     codec: Codec | None
     max_words: int
     ratings: Ratings | None = None
-    collate: Callable[[Sequence[Any]], Batch] = collate
+    collate: Callable[[Sequence[Any]], TextBatch | PromptBatch] = collate
 
     @property
     def num_tokens(self) -> int:
@@ -82,32 +147,88 @@ def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
     validation = drawn_explanations(
         dataset, dataset.explained_pairs("validation"), baseline.recipe.max_validation_pairs
     )
-    _check_some(train, validation)
+    if not train.num_rows or not validation.num_rows:
+        raise DataError(
+            f"{train.num_rows} training and {validation.num_rows} validation pairs with an "
+            "explanation; a baseline needs one of each at least: prepare a dataset that has "
+            "explanations, with a share for validation (splits.validation)"
+        )
     sizes = (dataset.num_users, dataset.num_items)
     if baseline.kind == "lora":
-        learned, held_out = prompt_examples(baseline, dataset, train, validation)
-        return BaselineData(learned, held_out, *sizes, None, 0, collate=collate_prompts)
-    aspects = read_aspects(baseline, dataset)
-    of_train, of_validation = (_names(aspects, each) for each in (train, validation))
-    words = Words.of(
-        train["explanation"].to_pylist(),
-        MAX_VOCABULARY,
-        [name for of_pair in of_train or () for name in of_pair],
-    )
-    codec: Codec = (
-        LanguageModelTokens(language_model_folder(baseline)) if baseline.kind == "pepler" else words
-    )
-    encoded = [codec.encode(text) for text in train["explanation"].to_pylist()]
-    max_words = length_that_fits([len(ids) for ids in encoded])
+        prompts = [prompt_examples(baseline, dataset, table) for table in (train, validation)]
+        return BaselineData(prompts[0], prompts[1], *sizes, None, 0, collate=collate_prompts)
+    choose = read_aspects(baseline, dataset)
+    named, others = (choose(*_indices(table)) for table in (train, validation))
+    texts = train["explanation"].to_pylist()
+    codec: Codec = Words.of(texts, MAX_VOCABULARY, [name for names in named for name in names])
+    if baseline.kind == "pepler":
+        codec = LanguageModelTokens(baseline.llm_folder())
+    max_words = length_that_fits([len(codec.encode(text)) for text in texts])
     rated = _ratings(dataset)
 
-    def examples(table: pa.Table, named: list[tuple[str, ...]] | None) -> list[TextExample]:
-        ids = None if named is None else [aspect_ids(words, each) for each in named]
-        return _examples(table, ids, codec, max_words, rated)
+    def examples(table: pa.Table, names: list[Names]) -> list[TextExample]:
+        ids = read_ids(baseline, codec, names)
+        rows = zip(*_indices(table), table["explanation"].to_pylist(), ids, strict=True)
+        end = codec.end_ids[0]
+        return [
+            example(
+                (user, item),
+                codec.encode(text),
+                max_words,
+                end,
+                aspect_ids=read,
+                rating=rated.get((user, item), math.nan),
+            )
+            for user, item, text, read in rows
+        ]
 
-    made = examples(train, of_train)
+    made = examples(train, named)
     scale = rating_scale([each.rating for each in made])
-    return BaselineData(made, examples(validation, of_validation), *sizes, codec, max_words, scale)
+    held_out = examples(validation, others)
+    return BaselineData(made, held_out, *sizes, codec, max_words, scale)
+
+
+def _indices(table: pa.Table) -> tuple[list[int], list[int]]:
+    return table["user_index"].to_pylist(), table["item_index"].to_pylist()
+
+
+def read_aspects(baseline: Baseline, dataset: Dataset) -> Choose:
+    """What PETER+ reads: what `xrec train-aspects` chooses, of a training pair without its review.
+
+    Other baselines read nothing. Raises DataError if the dataset has no aspects, and what
+    `read_chooser` raises.
+    """
+    if baseline.kind != "peter_plus":
+        return lambda users, items: [()] * len(users)
+    if dataset.aspects is None:
+        raise DataError(
+            "the dataset has no aspects, which peter_plus reads; expected one that was prepared "
+            "from annotations (`xrec annotate`), or with prepare.aspects_from: {kind: profiles}; "
+            "peter needs none"
+        )
+    chooser = read_chooser(baseline.open(baseline.aspects), dataset)
+    names = dataset.aspects["aspect"].to_pylist()
+
+    def choose(users: Sequence[int], items: Sequence[int]) -> list[Names]:
+        pairs = (np.array(users, dtype=np.int64), np.array(items, dtype=np.int64))
+        chosen = chooser.choose(*pairs, NUM_ASPECTS, leave_out_own=True).aspects.tolist()
+        return [tuple(names[aspect] for aspect in row if aspect >= 0) for row in chosen]
+
+    return choose
+
+
+def aspect_ids(words: Words, names: Names) -> tuple[int, ...]:
+    """The words of the aspects, NUM_ASPECT_WORDS ids; PAD where there are fewer."""
+    ids = [index for name in names for index in words.encode_within(name)][:NUM_ASPECT_WORDS]
+    return (*ids, *[PAD] * (NUM_ASPECT_WORDS - len(ids)))
+
+
+def read_ids(baseline: Baseline, codec: Codec, names: Sequence[Names]) -> list[tuple[int, ...]]:
+    """The `aspect_ids` of each pair, empty but of PETER+."""
+    if baseline.kind != "peter_plus":
+        return [()] * len(names)
+    assert isinstance(codec, Words)
+    return [aspect_ids(codec, of_pair) for of_pair in names]
 
 
 def _ratings(dataset: Dataset) -> dict[tuple[int, int], float]:
@@ -135,42 +256,6 @@ def rating_scale(ratings: Sequence[float]) -> Ratings | None:
     return scale
 
 
-def _check_some(train: pa.Table, validation: pa.Table) -> None:
-    if not train.num_rows or not validation.num_rows:
-        raise DataError(
-            f"{train.num_rows} training and {validation.num_rows} validation pairs with an "
-            "explanation; a baseline needs one of each at least: prepare a dataset that has "
-            "explanations, with a share for validation (splits.validation)"
-        )
-
-
 def length_that_fits(lengths: Sequence[int]) -> int:
     """The least length that 99 % of the texts do not exceed, 1 at least."""
     return max(1, int(np.quantile(lengths, _SHARE_THAT_FITS, method="inverted_cdf")))
-
-
-def _names(aspects: ChosenAspects | None, explanations: pa.Table) -> list[tuple[str, ...]] | None:
-    if aspects is None:
-        return None
-    return aspects.of(*(explanations[name].to_pylist() for name in ("user_index", "item_index")))
-
-
-def _examples(
-    explanations: pa.Table,
-    aspects: Sequence[tuple[int, ...]] | None,
-    codec: Codec,
-    max_words: int,
-    rated: Mapping[tuple[int, int], float],
-) -> list[TextExample]:
-    rows = explanations.select(["user_index", "item_index", "explanation"]).to_pylist()
-    return [
-        example(
-            (row["user_index"], row["item_index"]),
-            codec.encode(row["explanation"]),
-            max_words,
-            codec.end_ids[0],
-            aspect_ids=() if aspects is None else aspects[place],
-            rating=rated.get((row["user_index"], row["item_index"]), math.nan),
-        )
-        for place, row in enumerate(rows)
-    ]

@@ -9,12 +9,9 @@ from xrec.bulk.pool import map_in_processes
 from xrec.bulk.ray_actors import gpus_each
 from xrec.data.dataset import read_dataset
 from xrec.lab.baselines.artifact import read_baseline
-from xrec.lab.baselines.aspects import aspect_ids, read_aspects
 from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.batch import collate_pairs
-from xrec.lab.baselines.models.model import Writer
-from xrec.lab.baselines.words import Words
-from xrec.lab.baselines.write import write_greedily
+from xrec.lab.baselines.data import collate_pairs, read_aspects, read_ids
+from xrec.lab.baselines.model import Writer, write_greedily
 from xrec.llm.model import resolve_device
 from xrec.progress import progress
 
@@ -28,9 +25,10 @@ class TextWriter:
 
     def __init__(self, baseline: Baseline) -> None:
         torch.set_num_threads(baseline.actors.cpus_per_actor)
+        self._baseline = baseline
         self._device = resolve_device(baseline.actors.device)
         self._trained = read_baseline(baseline, self._device)
-        self._aspects = read_aspects(baseline, read_dataset(baseline.open(baseline.dataset)))
+        self._choose = read_aspects(baseline, read_dataset(baseline.open(baseline.dataset)))
 
     def write(self, pairs: Sequence[Pair]) -> tuple[list[str], float]:
         """The text of each pair, "" if it ends before its first word; and the seconds it took."""
@@ -38,10 +36,7 @@ class TextWriter:
         assert isinstance(model, Writer)
         assert codec is not None
         users, items = [user for user, _ in pairs], [item for _, item in pairs]
-        aspects: list[tuple[int, ...]] = [()] * len(pairs)
-        if self._aspects is not None:
-            assert isinstance(codec, Words)
-            aspects = [aspect_ids(codec, names) for names in self._aspects.of(users, items)]
+        aspects = read_ids(self._baseline, codec, self._choose(users, items))
         texts = write_greedily(
             model,
             collate_pairs(users, items, aspects).to(self._device),

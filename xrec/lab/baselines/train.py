@@ -8,19 +8,17 @@ A run that was stopped in any way goes on from its last finished epoch when it i
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import safetensors.torch
 
 from xrec.aspects import read_aspects_manifest
 from xrec.data.dataset import read_dataset
-from xrec.lab.baselines.artifact import write_baseline
+from xrec.lab.baselines.artifact import Sizes, build_model, write_baseline
 from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.build import Sizes, build_model
 from xrec.lab.baselines.data import BaselineData, build_data
-from xrec.lab.baselines.language_model import language_model_folder
-from xrec.lab.baselines.progress import BaselineProgress
-from xrec.lab.baselines.trainer import BEST, BaselineTrainer, Workers
+from xrec.lab.baselines.trainer import BEST, BaselineProgress, BaselineTrainer, Workers
 from xrec.llm.source import model_fingerprint
 from xrec.storage import Manifest, finished, read_manifest, run_fingerprint
 from xrec.train.checkpoint import Tensors, claim, read_progress
@@ -41,19 +39,18 @@ def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str
         "kind": baseline.kind,
         "seed": baseline.seed,
         "max_pairs": baseline.max_pairs,
-        "recipe": baseline.recipe.model_dump(mode="json"),
+        "recipe": asdict(baseline.recipe),
     }
     dataset = read_manifest(baseline.open(baseline.dataset), "dataset")
     inputs = {"dataset": dataset.fingerprint}
-    is_lora = baseline.kind == "lora"
-    if is_lora:
+    if baseline.kind == "lora":
         settings["prompt"] = baseline.prompt.model_dump(mode="json")
         settings["dtype"] = baseline.language_model.dtype
-    if baseline.kind == "peter_plus" or (is_lora and baseline.prompt.aspects):
+    if baseline.reads_aspects:
         aspects = read_aspects_manifest(baseline.open(baseline.aspects), dataset)
         inputs["aspects"] = aspects.fingerprint
-    if is_lora or baseline.kind == "pepler":
-        inputs["base_model"] = model_fingerprint(language_model_folder(baseline))
+    if baseline.kind in ("lora", "pepler"):
+        inputs["base_model"] = model_fingerprint(baseline.llm_folder())
     return settings, inputs
 
 
@@ -87,7 +84,7 @@ def train_baseline(baseline: Baseline) -> Manifest:
 
 
 def _metrics(data: BaselineData, progress: BaselineProgress, trained: Tensors) -> dict[str, Any]:
-    best = progress.best(progress.history[-1]["phase"])
+    best = progress.best
     return {
         "num_trained_parameters": sum(each.numel() for each in trained.values()),
         "training_seconds": sum(float(row["seconds"]) for row in progress.history),

@@ -10,8 +10,8 @@ step and worker.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xrec.config.adapter import LearningRateConfig
-from xrec.config.baselines import LoRAConfig, RecipeConfig
 from xrec.errors import TrainingError
-from xrec.lab.baselines.batch import of_similar_length
-from xrec.lab.baselines.data import BaselineData
-from xrec.lab.baselines.models.model import Batch, TrainedModel, load_parameters
-from xrec.lab.baselines.progress import BaselineProgress, num_without_gain
+from xrec.lab.baselines.baseline import Recipe
+from xrec.lab.baselines.data import BaselineData, of_similar_length
+from xrec.lab.baselines.model import TrainedModel, load_parameters
 from xrec.train.adapter_model import learning_rate_share
 from xrec.train.checkpoint import (
     ReadFile,
@@ -39,7 +37,54 @@ from xrec.train.data import noise_seed
 
 STATE, BEST = "state.safetensors", "best.safetensors"
 
-_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BaselineProgress:
+    """How far a training is; all that it decides follows from the rows of past epochs.
+
+    `run` is the fingerprint of settings and inputs, `step` counts optimizer steps. `history` has a
+    row for each finished epoch, with `epoch` (from 1), `phase` (from 0) and `validation_loss`.
+    """
+
+    run: str
+    step: int = 0
+    history: tuple[Row, ...] = ()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that comes next, from 1."""
+        return len(self.history) + 1
+
+    def losses_of(self, phase: int) -> list[float]:
+        """The validation losses of a phase."""
+        return [float(row["validation_loss"]) for row in self.history if row["phase"] == phase]
+
+    def phase(self, recipe: Recipe, num_phases: int) -> int | None:
+        """The phase of the epoch that comes next; None if the training has ended."""
+        for phase in range(num_phases):
+            losses = self.losses_of(phase)
+            if len(losses) < recipe.num_epochs and num_without_gain(losses) < recipe.patience:
+                return phase
+        return None
+
+    def learning_rate(self, phase: int, recipe: Recipe) -> float:
+        """The rate of the phase's next epoch."""
+        decay = recipe.learning_rate_decay ** num_without_gain(self.losses_of(phase))
+        return float(recipe.learning_rate * decay)
+
+    @property
+    def best(self) -> Row:
+        """The row of the last phase's first epoch with the lowest validation loss."""
+        phase = self.history[-1]["phase"]
+        rows = [row for row in self.history if row["phase"] == phase]
+        return min(rows, key=lambda row: float(row["validation_loss"]))
+
+
+def num_without_gain(losses: Sequence[float]) -> int:
+    """How many epochs of a phase did not lower the validation loss."""
+    return sum(loss >= min(losses[:place]) for place, loss in enumerate(losses) if place)
 
 
 @dataclass(frozen=True)
@@ -63,7 +108,7 @@ class BaselineTrainer:
         self,
         model: TrainedModel,
         data: BaselineData,
-        recipe: RecipeConfig,
+        recipe: Recipe,
         *,
         seed: int,
         run: str = "",
@@ -98,7 +143,8 @@ class BaselineTrainer:
         start, epoch = time.monotonic(), self.progress.epoch
         phase = self.progress.phase(self._recipe, self.model.num_phases)
         assert phase is not None
-        if phase != self._phase:
+        if phase != self._phase:  # go on from the best epoch of the phase before
+            load_parameters(self.model, self._best)
             self._begin_phase(phase)
         rate = self.progress.learning_rate(phase, self._recipe)
         step, loss = self._train_epoch(rate)
@@ -120,25 +166,18 @@ class BaselineTrainer:
                 f"epoch {row['epoch']}: the validation loss is {row['validation_loss']}; lower the "
                 "learning_rate of the baseline"
             )
-        before = self.progress.rows_of(row["phase"])
-        self.progress = self.progress.after_epoch(row, row["step"])
-        if num_without_gain([*before, row]) == num_without_gain(before):
+        before = self.progress.losses_of(row["phase"])
+        history = (*self.progress.history, row)
+        self.progress = replace(self.progress, step=row["step"], history=history)
+        if not before or row["validation_loss"] < min(before):
             self._best = {name: _copied(each) for name, each in self._trained().items()}
 
-    # Phases
-
     def _begin_phase(self, phase: int) -> None:
-        """Go on from the best epoch of the phase before, with a new optimizer."""
-        load_parameters(self.model, self._best)
-        self._set_phase(phase)
-
-    def _set_phase(self, phase: int) -> None:
+        """Begin a phase, with a new optimizer."""
         self._phase = phase
         self.model.begin_phase(phase)
-        self._optimizer = _OPTIMIZERS[self._recipe.optimizer](
-            self._trained().values(),
-            lr=self._recipe.learning_rate,
-            weight_decay=0.0,
+        self._optimizer = getattr(torch.optim, self._recipe.optimizer)(
+            self._trained().values(), lr=self._recipe.learning_rate, weight_decay=0.0
         )
 
     def _trained(self) -> dict[str, Tensor]:
@@ -147,8 +186,6 @@ class BaselineTrainer:
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad
         }
-
-    # Steps
 
     def _train_epoch(self, rate: float) -> tuple[int, float]:
         """Make the epoch's steps; returns the number of all steps, and the texts' mean NLL."""
@@ -192,7 +229,7 @@ class BaselineTrainer:
         self._apply_gradients()
         return totals, counts.double()
 
-    def _passes(self, examples: Sequence[Any]) -> Iterator[Batch]:
+    def _passes(self, examples: Sequence[Any]) -> Iterator[Any]:
         """This worker's part of a global batch, which may be empty, in passes that fit."""
         own = examples[self._workers.rank :: self._workers.world_size]
         most = self._recipe.micro_batch_size
@@ -210,8 +247,6 @@ class BaselineTrainer:
             torch.nn.utils.clip_grad_norm_(parameters, self._recipe.gradient_clipping)
         self._optimizer.step()
 
-    # Validation
-
     @torch.no_grad()
     def _validate(self) -> float:
         """The mean NLL of the validation's texts, in nats a token. Collective."""
@@ -221,8 +256,6 @@ class BaselineTrainer:
             totals += self.model(batch)
         counts = self._data.collate(self._data.validation).counts
         return float(self._workers.add_up(totals)[0]) / float(counts[0])
-
-    # Checkpoints
 
     def checkpoint(self) -> dict[str, bytes]:
         """Names and contents of the files that `restore` reads."""
@@ -244,9 +277,9 @@ class BaselineTrainer:
         self.progress = read_progress(BaselineProgress, read, self.progress.run)
         self._best = safetensors.torch.load(read(BEST))
         phase = self.progress.phase(self._recipe, self.model.num_phases)
-        if phase is None or not self.progress.rows_of(phase):
+        if phase is None or not self.progress.losses_of(phase):
             return  # the next phase begins with the best of the one before
-        self._set_phase(phase)
+        self._begin_phase(phase)
         tensors = safetensors.torch.load(read(STATE))
         load_parameters(self.model, tensors_below(tensors, "parameter"))
         states: dict[int, dict[str, Tensor]] = {}
@@ -257,9 +290,9 @@ class BaselineTrainer:
         self._optimizer.load_state_dict({"state": states, "param_groups": groups})
 
 
-def _rate_share(recipe: RecipeConfig, num_pairs: int) -> Callable[[int], float]:
-    """The share of the learning rate at each step: 1, but of lora, whose rate rises and falls."""
-    if not isinstance(recipe, LoRAConfig):
+def _rate_share(recipe: Recipe, num_pairs: int) -> Callable[[int], float]:
+    """The share of the learning rate at each step: 1, unless the recipe has a warm-up."""
+    if recipe.warmup_share is None:
         return lambda step: 1.0
     num_steps = recipe.num_epochs * math.ceil(num_pairs / recipe.batch_size)
     rate = LearningRateConfig(peak=recipe.learning_rate, warmup_share=recipe.warmup_share)

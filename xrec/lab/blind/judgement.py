@@ -1,6 +1,6 @@
-"""What people's answers say: mean ratings, wins against the first contestant, agreement.
+"""What people's answers say: mean ratings, wins against the first entry, agreement.
 
-A win is a pair and a judge who rated the contestant higher than the first one; equal ratings count
+A win is a pair and a judge who rated the entry higher than the first one; equal ratings count
 half. Intervals are by user. Agreement is Krippendorff's alpha of ordinal ratings (Krippendorff
 2004): 1 if judges always agree, 0 if no more than by chance.
 """
@@ -21,9 +21,9 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Judged:
-    """A contestant by one question; `win_rate` is None for the first one."""
+    """A entry by one question; `win_rate` is None for the first one."""
 
-    contestant: str
+    entry: str
     question: str
     rating: Estimate
     win_rate: Estimate | None
@@ -39,19 +39,17 @@ class Judgement:
     alpha: Mapping[str, float | None]
 
 
-def judge(
-    ratings: pa.Table, contestants: Sequence[str], *, num_samples: int, seed: int
-) -> Judgement:
-    """Evaluate ratings (schema RATINGS); the first contestant is what others win against."""
+def judge(ratings: pa.Table, entries: Sequence[str], *, num_samples: int, seed: int) -> Judgement:
+    """Evaluate ratings (schema RATINGS); the first entry is what others win against."""
     by_question: dict[str, list[Row]] = {}
     for row in ratings.to_pylist():
         by_question.setdefault(row["question"], []).append(row)
     drawing = {"num_samples": num_samples, "seed": seed}
     found = [
-        _judged(rows, name, contestants[0], question, drawing)
+        _judged(rows, name, entries[0], question, drawing)
         for question, rows in by_question.items()
-        for name in contestants
-        if any(row["contestant"] == name for row in rows)
+        for name in entries
+        if any(row["entry"] == name for row in rows)
     ]
     alpha = {question: agreement(rows) for question, rows in by_question.items()}
     return Judgement(len(set(ratings["judge"].to_pylist())), tuple(found), alpha)
@@ -60,10 +58,10 @@ def judge(
 def _judged(
     rows: Sequence[Row], name: str, first: str, question: str, drawing: Mapping[str, int]
 ) -> Judged:
-    own = [row for row in rows if row["contestant"] == name]
+    own = [row for row in rows if row["entry"] == name]
     users = [row["user_id"] for row in own]
     rating = bootstrap_mean([row["rating"] for row in own], users, **drawing)
-    against = {_of_judge(row): row["rating"] for row in rows if row["contestant"] == first}
+    against = {_of_judge(row): row["rating"] for row in rows if row["entry"] == first}
     both = [(row, against[key]) for row in own if (key := _of_judge(row)) in against]
     win_rate = None
     if name != first and both:
@@ -84,7 +82,7 @@ def agreement(rows: Sequence[Row]) -> float | None:
     import krippendorff  # an extra, which `check_packages` asks for
 
     def text_of(row: Row) -> tuple[str, str, str]:
-        return row["user_id"], row["item_id"], row["contestant"]
+        return row["user_id"], row["item_id"], row["entry"]
 
     judges = {name: place for place, name in enumerate(sorted({row["judge"] for row in rows}))}
     texts = {key: place for place, key in enumerate(dict.fromkeys(map(text_of, rows)))}
@@ -106,11 +104,11 @@ def judgement_page(judgement: Judgement) -> str:
         "# What people say",
         "",
         f"Answers of {judgement.num_judges} judges, from 1 (no) to 5 (yes), about texts whose",
-        "source they did not see. A win is a higher rating than the first contestant's by the same",
+        "source they did not see. A win is a higher rating than the first entry's by the same",
         "judge for the same pair; equal ones count half. In brackets: 95 % intervals by user.",
         "",
         *table_lines(
-            ("contestant", "question", "mean rating", "wins against the first", "ratings"),
+            ("entry", "question", "mean rating", "wins against the first", "ratings"),
             [_row(each) for each in judgement.judged],
         ),
         "",
@@ -125,7 +123,7 @@ def judgement_page(judgement: Judgement) -> str:
 
 def _row(judged: Judged) -> tuple[str, ...]:
     return (
-        f"`{judged.contestant}`",
+        f"`{judged.entry}`",
         judged.question,
         judged.rating.text(2),
         "" if judged.win_rate is None else judged.win_rate.text(2),

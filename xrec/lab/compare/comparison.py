@@ -3,42 +3,63 @@
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
 from xrec.config.compare import CompareConfig
+from xrec.config.entries import ADAPTERS, BASELINES
 from xrec.data.dataset import read_dataset
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactNotFoundError, ModelError
-from xrec.lab.compare.entries import Entry, entries_of
-from xrec.lab.compare.likelihoods import WeighAll, weigh_entries, weigh_on_ray, with_likelihoods
+from xrec.lab.blind.judgement import judge, judgement_page
+from xrec.lab.blind.sheet import (
+    PAGE,
+    RATINGS,
+    answered_sheet,
+    make_sheet,
+    read_answers,
+    read_sheet,
+    write_sheet,
+)
+from xrec.lab.compare.entries import SEED, Entry, compared_pairs, entries_of, write_pairs
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
-from xrec.lab.compare.pairs import SEED, compared_pairs, write_pairs
-from xrec.lab.compare.people import ask_people
-from xrec.lab.compare.result import TABLE, Result, result_of, result_table
-from xrec.lab.compare.scores import ScoreAll, Scored, score_entries, score_on_ray
+from xrec.lab.compare.result import NUM_SAMPLES, TABLE, Result, result_of, result_table
+from xrec.lab.compare.scores import (
+    ScoreAll,
+    Scored,
+    WeighAll,
+    score_entries,
+    score_on_ray,
+    weigh_on_ray,
+    with_likelihoods,
+)
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.judge import agreement_lines
+from xrec.lab.measures.measures import metrics_identity
 from xrec.storage import (
     MANIFEST,
     Manifest,
+    content_hash,
     location_of,
+    manifest_of,
+    open_location,
     read_manifest,
     run_fingerprint,
     write_contents,
     write_manifest,
     write_table,
 )
+from xrec.train.adapter import adapter_run_config
 
 logger = logging.getLogger("xrec")
 
-Make = Callable[[Inputs, Entry], EntryTexts]
 _NUM_EXAMPLES = 20
 _SCORES = "scores"
 """Of the manifest's metrics, the fingerprints of the scores that the table is of."""
+_ALWAYS = {"entries", "seeds", "split", "max_pairs", "likelihood", "groups"}
 _Value = TypeVar("_Value")
 
 
@@ -46,9 +67,67 @@ _Value = TypeVar("_Value")
 class Work:
     """How texts are made, scored and weighed; on Ray, which must be initialised for it."""
 
-    make: Make = make
+    make: Callable[[Inputs, Entry], EntryTexts] = make
     score_all: ScoreAll = score_on_ray
     weigh_all: WeighAll = weigh_on_ray
+
+
+def comparison_identity(
+    config: CompareConfig, base_model: str | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings and the inputs of a comparison, known before the work.
+
+    base_model: the fingerprint of the language model, None if no entry has one.
+
+    Raises ArtifactNotFoundError if an input is not finished, StorageNotFoundError for texts that
+    are not there.
+    """
+    names = set(config.entries)
+    elsewhere = {name: config.texts[name] for name in config.entries if name in config.texts}
+    settings = {
+        **config.model_dump(mode="json", include=_ALWAYS),
+        "max_training_pairs": config.training.max_pairs,
+        "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
+        "texts": {
+            name: texts.model_dump(mode="json", exclude={"uri"})
+            for name, texts in elsewhere.items()
+        },
+        "baselines": {
+            kind: config.baselines.of(kind).model_dump(mode="json")
+            for kind in BASELINES
+            if kind in names
+        },
+    }
+    inputs = {"dataset": manifest_of(config, "dataset").fingerprint}
+    if config.has_prompts or "nearest" in names:
+        inputs["graph"] = manifest_of(config, "graph").fingerprint
+    if config.has_language_model:
+        inputs["base_model"] = base_model or ""
+    if (config.has_prompts and config.prompt.aspects) or "peter_plus" in names:
+        inputs["aspects"] = manifest_of(config, "aspects").fingerprint
+    if config.has_prompts:
+        settings |= config.model_dump(mode="json", include={"decoding", "prompt"})
+        settings["dtype"] = config.language_model.dtype
+    if names & set(ADAPTERS):
+        settings["adapter"] = adapter_run_config(config.training_of("ours", 0, "adapter"))
+    for name, texts in elsewhere.items():
+        content = open_location(texts.uri, config.storage).read_bytes()
+        inputs[f"texts {name}"] = content_hash(content)
+    return settings, inputs
+
+
+def check_packages(config: CompareConfig) -> None:
+    """Raise ModelError if a package is not installed that some comparisons need."""
+    needed = {
+        "peft": ("lora" in config.entries, "the entry lora"),
+        "krippendorff": (bool(config.blind_sheet.answers), "the agreement of judges"),
+    }
+    for package, (is_needed, why) in needed.items():
+        if is_needed and importlib.util.find_spec(package) is None:
+            raise ModelError(
+                f"{why} needs the package {package}, which is not installed; "
+                "run: pip install 'xrec[compare]'"
+            )
 
 
 def compare(
@@ -70,41 +149,21 @@ def compare(
     dataset = read_dataset(location_of(config, "dataset"))
     pairs = compared_pairs(config, dataset)
     given = Inputs(config, dataset, write_pairs(location_of(config, "comparison"), pairs))
-    entries = [entry for of_contestant in entries_of(config).values() for entry in of_contestant]
+    entries = entries_of(config)
     # Tables from elsewhere may be wrong, so they are read before anything is trained.
     there = {
-        entry: elsewhere_texts(given, entry)
-        for entry in entries
-        if entry.contestant in config.texts
+        entry: elsewhere_texts(given, entry) for entry in entries if entry.name in config.texts
     }
     made = {entry: there[entry] if entry in there else work.make(given, entry) for entry in entries}
     scored = score_entries(config, given.pairs, made, keys or {}, work.score_all)
-    weighed = weigh_entries(config, given.pairs, entries, work.weigh_all)
+    measured = with_likelihoods(config, given.pairs, scored, work.weigh_all)
     manifest = _finished(config, settings, inputs, scored)
     if manifest is None:
-        measured = {
-            entry: replace(each, table=with_likelihoods(each.table, weighed.get(entry)))
-            for entry, each in scored.items()
-        }
         notes = _agreement(config, _first_seeds(scored))
         result = result_of(config, dataset, pairs, made, measured, notes)
         manifest = _write(given, result, made, scored, settings, inputs)
     ask_people(given, _first_seeds(made))
     return manifest
-
-
-def check_packages(config: CompareConfig) -> None:
-    """Raise ModelError if a package is not installed that some comparisons need."""
-    needed = {
-        "peft": ("lora" in config.contestants, "the contestant lora"),
-        "krippendorff": (bool(config.blind_sheet.answers), "the agreement of judges"),
-    }
-    for package, (is_needed, why) in needed.items():
-        if is_needed and importlib.util.find_spec(package) is None:
-            raise ModelError(
-                f"{why} needs the package {package}, which is not installed; "
-                "run: pip install 'xrec[compare]'"
-            )
 
 
 def _finished(
@@ -127,17 +186,16 @@ def _finished(
 
 
 def _fingerprints(scored: Mapping[Entry, Scored]) -> dict[str, str]:
-    return {entry.name: each.fingerprint for entry, each in scored.items()}
+    return {entry.title: each.fingerprint for entry, each in scored.items()}
 
 
 def _agreement(config: CompareConfig, scored: Mapping[str, Scored]) -> tuple[str, ...]:
-    """How far the judges agree about each contestant's texts."""
+    """How far the judges agree about each entry's texts."""
     judges = [judge.name for judge in config.metrics.judges]
-    drawing = {"num_samples": config.bootstrap_samples, "seed": SEED}
     return tuple(
         line
         for name, each in scored.items()
-        for line in agreement_lines(name, each.table, judges, **drawing)
+        for line in agreement_lines(name, each.table, judges, num_samples=NUM_SAMPLES, seed=SEED)
     )
 
 
@@ -172,26 +230,51 @@ def _write(
         config=settings,
         inputs=inputs,
         files=files,
-        row_counts={"pairs": len(pairs), "contestants": len(result.contestants)},
+        row_counts={"pairs": len(pairs), "entries": len(result.entries)},
         metrics={_SCORES: _fingerprints(scored)},
     )
-    logger.info("%d contestants: %s", len(result.contestants), config.artifact("comparison"))
+    logger.info("%d entries: %s", len(result.entries), config.artifact("comparison"))
     return manifest
 
 
 def _failed(made: Mapping[Entry, EntryTexts]) -> dict[str, dict[str, int]]:
-    """Of each contestant, the pairs without a text by reason, over all of its seeds."""
+    """Of each entry, the pairs without a text by reason, over all of its seeds."""
     found: dict[str, dict[str, int]] = {}
     for entry, each in made.items():
         for reason, count in each.failed.items():
-            reasons = found.setdefault(entry.contestant, {})
+            reasons = found.setdefault(entry.name, {})
             reasons[reason] = reasons.get(reason, 0) + count
     return found
 
 
 def _first_seeds(by_entry: Mapping[Entry, _Value]) -> dict[str, _Value]:
-    """What belongs to the first seed of each contestant."""
+    """What belongs to the first seed of each entry, by its name."""
     found: dict[str, _Value] = {}
     for entry, value in by_entry.items():
-        found.setdefault(entry.contestant, value)
+        found.setdefault(entry.name, value)
     return found
+
+
+def ask_people(given: Inputs, made: Mapping[str, EntryTexts]) -> None:
+    """Write the blind sheet that the config asks for, and read the answers that it names.
+
+    made: the first seed of each entry. The answers' ratings and `people.md` lie in the comparison's
+    folder `people`. Raises DataError for answers that do not fit the sheet.
+    """
+    config, location = given.config, location_of(given.config, "comparison")
+    asked, folder = config.blind_sheet, location / "blind-sheets"
+    if asked.num_pairs:
+        texts = {name: each.texts for name, each in made.items()}
+        sheet = make_sheet(asked, given.dataset, given.pairs.pairs, texts, seed=SEED)
+        write_sheet(folder / sheet.fingerprint, sheet)
+        page = folder / sheet.fingerprint / PAGE
+        logger.info("for people: %s; the key beside it is not for them", page)
+    if not asked.answers:
+        return
+    sheet = read_sheet(folder / answered_sheet(asked.answers[0], config.storage))
+    ratings = read_answers(asked.answers, sheet, config.storage)
+    judgement = judge(ratings, list(made), num_samples=NUM_SAMPLES, seed=SEED)
+    people = location / "people"
+    write_table(people / "answers.parquet", ratings, RATINGS)
+    (people / "people.md").write_bytes(judgement_page(judgement).encode())
+    logger.info("%d ratings of %d judges: %s", ratings.num_rows, judgement.num_judges, people)

@@ -1,4 +1,8 @@
-"""Contestants that write nothing of their own: the item's profile, and the nearest user's words."""
+"""Texts that nobody writes here: an item's profile, the nearest user's words, those of a table.
+
+A table may be of any system, the public one for instance. A row of it that cannot be read ends the
+comparison: a figure of a part of a table would mislead.
+"""
 
 from collections.abc import Sequence
 
@@ -9,9 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from xrec.config.entries import ElsewhereConfig
+from xrec.config.shared import StorageConfig
+from xrec.data.columns import parse_id, parse_text
 from xrec.data.dataset import Dataset, HeldOutPair
+from xrec.data.rows import read_rows, reject_duplicates
+from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings
-from xrec.lab.measures.contestant_texts import PairIds
+from xrec.lab.measures.measure import PairIds
+from xrec.storage import open_location
 
 Texts = dict[PairIds, str | None]
 _ITEMS_AT_ONCE = 256
@@ -64,3 +74,27 @@ def _explained_items(vectors: Tensor, explained: list[int], wanted: list[int]) -
         best = (units[torch.from_numpy(part)] @ units[explained].T).argmax(dim=1)
         nearest |= {int(item): explained[int(at)] for item, at in zip(part, best, strict=True)}
     return [nearest.get(item, item) for item in wanted]
+
+
+def read_elsewhere(name: str, config: ElsewhereConfig, storage: StorageConfig) -> Texts:
+    """The texts of a table by pair, None where a text is empty.
+
+    Raises DataError for a missing column, a row that cannot be read, and a pair with two texts.
+    """
+    columns = {"user_id": config.user_id, "item_id": config.item_id, "text": config.text}
+    rows = read_rows(
+        config.uri,
+        open_location(config.uri, storage).read_bytes(),
+        {"user_id": parse_id, "item_id": parse_id, "text": parse_text},
+        names={column: (own,) for column, own in columns.items()},
+        advice=f"name the file's columns in texts.{name}.user_id, item_id and text",
+    )
+    rows = reject_duplicates(rows, ["user_id", "item_id"])
+    if rows.findings:
+        first = rows.findings[0]
+        raise DataError(
+            f"texts.{name}: {len(rows.findings)} of {rows.num_rows} rows of {rows.file} cannot be "
+            f"used, the first in line {first.line}: {first.reason} ({first.text}); mend the file, "
+            "or leave these rows out"
+        )
+    return {(row["user_id"], row["item_id"]): row["text"] or None for row in rows.table.to_pylist()}

@@ -1,45 +1,37 @@
-"""The entries of a comparison: a contestant with a seed, each in a folder of its own."""
+"""The entries of a comparison, each with a seed in a folder of its own, and the pairs of all."""
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xrec.config.compare import CompareConfig
-from xrec.errors import ArtifactMismatchError
-from xrec.storage import (
-    MANIFEST,
-    Kind,
-    Location,
-    Manifest,
-    finished,
-    location_of,
-    write_manifest,
-    write_table,
-)
+from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
+from xrec.data.splits import drawn_pairs
+from xrec.errors import DataError
+from xrec.schemas import PAIRS
+from xrec.storage import Location, content_hash, location_of, parquet_bytes
 
-logger = logging.getLogger("xrec")
+SEED = 0
+"""What pairs, examples and resamples are drawn with."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A contestant with a seed.
+    """An entry with a seed.
 
-    seed: None if the contestant's texts do not depend on it; there is one entry of it then.
-    location: the folder that holds what the contestant makes and its scores.
+    seed: None if its texts do not depend on it; it is there once then.
+    location: the folder that holds what is made of it, and its scores.
     """
 
-    contestant: str
+    name: str
     seed: int | None
     location: Location
 
     @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.contestant if self.seed is None else f"{self.contestant}-{self.seed}"
+    def title(self) -> str:
+        """The name with the seed, which is the folder's name."""
+        return self.name if self.seed is None else f"{self.name}-{self.seed}"
 
     @property
     def drawn_with(self) -> int:
@@ -47,56 +39,57 @@ class Entry:
         return self.seed or 0
 
 
-def entries_of(config: CompareConfig) -> dict[str, list[Entry]]:
-    """The entries of each contestant, in the order of the config, a seed each."""
+def entries_of(config: CompareConfig) -> list[Entry]:
+    """All entries, in the order of the config, each with its seeds in order."""
     comparison = location_of(config, "comparison")
-    return {
-        contestant: [
-            _entry(comparison, contestant, seed)
-            for seed in (config.seeds if config.is_seeded(contestant) else (None,))
-        ]
-        for contestant in config.contestants
-    }
+    seeded = [
+        Entry(name, seed, comparison)
+        for name in config.entries
+        for seed in (config.seeds if config.is_seeded(name) else (None,))
+    ]
+    return [Entry(each.name, each.seed, comparison / each.title) for each in seeded]
 
 
-def _entry(comparison: Location, contestant: str, seed: int | None) -> Entry:
-    entry = Entry(contestant, seed, comparison)
-    return Entry(contestant, seed, comparison / entry.name)
+@dataclass(frozen=True)
+class ComparedPairs:
+    """The held-out pairs that all entries write for, and the URI of the table of their ids."""
+
+    pairs: tuple[HeldOutPair, ...]
+    uri: str
+    fingerprint: str
+
+    @property
+    def ids(self) -> list[tuple[str, str]]:
+        """The ids of user and item."""
+        return [(pair.user_id, pair.item_id) for pair in self.pairs]
 
 
-def kept_table(
-    location: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
-) -> tuple[pa.Table, Manifest] | None:
-    """What `keep_table` kept; None without any, or if it is of other settings or inputs.
+def compared_pairs(config: CompareConfig, dataset: Dataset) -> list[HeldOutPair]:
+    """The split's explained pairs, or those of them that are drawn.
 
-    Such a table is made again: texts cost much more than what is measured of them.
+    Raises DataError if they are of fewer than two users: there is no interval then.
     """
-    try:
-        manifest = finished(location, kind, config, inputs)
-    except ArtifactMismatchError as error:
-        logger.info("%s; they are made again", str(error).rsplit("\n", 1)[0])
-        return None
-    if manifest is None:
-        return None
-    data = (location / f"{kind}.parquet").read_bytes()
-    return pq.read_table(pa.BufferReader(data)), manifest
+    pairs = drawn_pairs(held_out_pairs(dataset, config.split), config.max_pairs, seed=SEED)
+    if len({pair.user_id for pair in pairs}) < 2:
+        raise DataError(
+            f"{config.artifact('dataset')}: {len(pairs)} explained pairs in split "
+            f"{config.split!r}, of fewer than two users, so there are no references to compare "
+            "with; choose the other split, or prepare the dataset with a larger share for it"
+        )
+    return pairs
 
 
-def keep_table(
-    location: Location,
-    kind: Kind,
-    table: pa.Table,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str],
-) -> Manifest:
-    """Write the table as an artifact of its own, in the place of another one."""
-    (location / MANIFEST).delete()  # it is of another table
-    name = f"{kind}.parquet"
-    return write_manifest(
-        location,
-        kind,
-        config=config,
-        inputs=inputs,
-        files={name: write_table(location / name, table, table.schema)},
-        row_counts={"pairs": table.num_rows},
+def write_pairs(comparison: Location, pairs: Sequence[HeldOutPair]) -> ComparedPairs:
+    """Write the table of the pairs, unless it is there.
+
+    Its name has its fingerprint, so a run of other pairs leaves it as it is.
+    """
+    table = pa.Table.from_pylist(
+        [{"user_id": pair.user_id, "item_id": pair.item_id} for pair in pairs], PAIRS
     )
+    data = parquet_bytes(table, PAIRS)
+    fingerprint = content_hash(data)
+    location = comparison / f"pairs-{fingerprint[:16]}.parquet"
+    if not location.is_file() or location.read_bytes() != data:
+        location.write_bytes(data)
+    return ComparedPairs(tuple(pairs), location.shared_uri, fingerprint)

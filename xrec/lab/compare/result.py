@@ -1,6 +1,6 @@
-"""The result of a comparison: every contestant's figures, overall and by group, and what they cost.
+"""The result of a comparison: every entry's figures, overall and by group, and what they cost.
 
-All figures are of the same pairs. Differences are to the first contestant, pair by pair.
+All figures are of the same pairs. Differences are to the first entry, pair by pair.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.config.compare import CompareConfig
-from xrec.config.contestants import ADAPTERS
+from xrec.config.entries import ADAPTERS
 from xrec.data.dataset import Dataset, HeldOutPair
-from xrec.lab.compare.entries import Entry
-from xrec.lab.compare.likelihoods import INFOS as LIKELIHOOD_INFOS
-from xrec.lab.compare.pairs import SEED
-from xrec.lab.compare.scores import Scored
+from xrec.lab.compare.entries import SEED, Entry
+from xrec.lab.compare.scores import LIKELIHOOD_INFOS, Scored
 from xrec.lab.compare.texts import Costs, EntryTexts
-from xrec.lab.measures.corpus import of_corpus
 from xrec.lab.measures.measure import MetricInfo
 from xrec.lab.measures.measures import describe_metrics, has_aspects
+from xrec.lab.measures.overlap import of_corpus
 from xrec.lab.statistics.figures import (
     LEAST_SEEDS,
     MetricRow,
@@ -33,53 +31,42 @@ from xrec.storage import manifest_of
 
 ALL = "all"
 COVERAGE = "coverage"
+NUM_SAMPLES = 2000
+"""Number of resamples of the 95 % intervals."""
 
-# `table.parquet`: a row a contestant, group and metric. `by_seed` has a value for each seed.
+# `table.parquet`: a row an entry, group and metric. `by_seed` has a value for each seed.
 TABLE = pa.schema(
     [
         *(
             pa.field(name, pa.string(), nullable=False)
-            for name in ("contestant", "grouping", "group", "metric")
+            for name in ("entry", "grouping", "group", "metric")
         ),
         pa.field("value", pa.float64(), nullable=False),
+        *(pa.field(name, pa.float64()) for name in ("low", "high", "seed_spread")),
         *(
             pa.field(name, pa.float64())
-            for name in (
-                "low",
-                "high",
-                "seed_spread",
-                "difference",
-                "difference_low",
-                "difference_high",
-            )
+            for name in ("difference", "difference_low", "difference_high")
         ),
         pa.field("by_seed", pa.list_(pa.field("element", pa.float64(), nullable=False))),
         pa.field("num_pairs", pa.int64(), nullable=False),
     ]
 )
 
-_COSTS = {
-    "training_seconds": MetricInfo(
-        "training_seconds", "Training, s", "lower", "By the clock, with validations.", 0
-    ),
-    "num_trained_parameters": MetricInfo(
-        "num_trained_parameters", "Trained parameters", "lower", "Of what was trained alone.", 0
-    ),
-    "pairs_per_second": MetricInfo(
-        "pairs_per_second", "Texts a second", "higher", "Of one process at work.", 1
-    ),
-}
-COSTS = tuple(_COSTS)
+COST_INFOS = (
+    MetricInfo("training_seconds", "Training, s", 0),
+    MetricInfo("num_trained_parameters", "Trained parameters", 0),
+    MetricInfo("pairs_per_second", "Texts a second", 1),
+)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric of a contestant on the pairs of a group; `ALL` is the group of all pairs.
+    """A metric of an entry on the pairs of a group; `ALL` is the group of all pairs.
 
-    difference: to the first contestant, on the same pairs; None for itself and for costs.
+    difference: to the first entry, on the same pairs; None for itself and for costs.
     """
 
-    contestant: str
+    entry: str
     grouping: str
     group: str
     own: MetricRow
@@ -107,39 +94,39 @@ class Figure:
 
 @dataclass(frozen=True)
 class Result:
-    """All figures, in the order of contestants, groups and metrics.
+    """All figures, in the order of entries, groups and metrics.
 
     infos: of the metrics that are there, in order, coverage first and costs last.
-    num_seeds: how many seeds each contestant has; 0 where the seed changes nothing.
+    num_seeds: how many seeds each entry has; 0 where the seed changes nothing.
     notes: what else a reader of the table must know.
     """
 
-    contestants: tuple[str, ...]
+    entries: tuple[str, ...]
     figures: tuple[Figure, ...]
     infos: Mapping[str, MetricInfo]
     num_seeds: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
-    def of(self, contestant: str, grouping: str = ALL, group: str = ALL) -> dict[str, Figure]:
-        """The figures of a contestant in a group, by metric."""
+    def of(self, entry: str, grouping: str = ALL, group: str = ALL) -> dict[str, Figure]:
+        """The figures of an entry in a group, by metric."""
         return {
             each.metric: each
             for each in self.figures
-            if (each.contestant, each.grouping, each.group) == (contestant, grouping, group)
+            if (each.entry, each.grouping, each.group) == (entry, grouping, group)
         }
 
-    def has_seeds(self, contestant: str) -> bool:
-        """Whether there are seeds enough to tell it from the first contestant.
+    def has_seeds(self, entry: str) -> bool:
+        """Whether there are seeds enough to tell it from the first entry.
 
-        Contestants whose texts do not depend on the seed have no seeds to lack.
+        Entries whose texts do not depend on the seed have no seeds to lack.
         """
-        seeds = [self.num_seeds[each] for each in (self.contestants[0], contestant)]
+        seeds = [self.num_seeds[each] for each in (self.entries[0], entry)]
         return all(each >= LEAST_SEEDS for each in seeds if each)
 
     @property
     def without_verdict(self) -> str:
-        """Which contestants no difference is marked of, and why; "" if there are none."""
-        lacking = [name for name in self.contestants[1:] if not self.has_seeds(name)]
+        """Which entries no difference is marked of, and why; "" if there are none."""
+        lacking = [name for name in self.entries[1:] if not self.has_seeds(name)]
         if not lacking:
             return ""
         return (
@@ -169,33 +156,29 @@ def result_of(
 ) -> Result:
     """The result of all entries, with what else a reader must know."""
 
-    def runs_of(contestant: str, rows: Rows | None) -> list[Run]:
+    def runs_of(name: str, rows: Rows | None) -> list[Run]:
         found = []
         for entry, scores in scored.items():
-            if entry.contestant == contestant:
+            if entry.name == name:
                 texts = scores.texts if rows is None else scores.texts.of_rows(rows)
                 found.append(Run(scores.table, of_corpus(texts)))
         return found
 
     figures: list[Figure] = []
     for grouping, group, rows in _groups(config, dataset, pairs):
-        runs = {name: runs_of(name, rows) for name in config.contestants}
-        figures += _figures(config, runs, grouping, group, rows)
-    for contestant in config.contestants:
-        costs = [made[entry].costs for entry in made if entry.contestant == contestant]
-        figures += _cost_figures(contestant, costs)
-    infos = {
-        **describe_metrics(config.metrics, dataset, config.llm),
-        **{info.name: info for info in LIKELIHOOD_INFOS},
-        **_COSTS,
-    }
+        runs = {name: runs_of(name, rows) for name in config.entries}
+        figures += _figures(runs, grouping, group, rows)
+    for name in config.entries:
+        figures += _cost_figures(name, [made[entry].costs for entry in made if entry.name == name])
+    infos = describe_metrics(config.metrics, dataset)
+    infos |= {info.name: info for info in (*LIKELIHOOD_INFOS, *COST_INFOS)}
     there = {figure.metric for figure in figures}
     ordered = {name: info for name, info in infos.items() if name in there}
     return Result(
-        config.contestants,
+        config.entries,
         tuple(figures),
         {COVERAGE: ordered.pop(COVERAGE), **ordered},
-        {name: config.num_seeds_of(name) for name in config.contestants},
+        {name: config.num_seeds_of(name) for name in config.entries},
         (*_notes(config, dataset), *notes),
     )
 
@@ -206,41 +189,36 @@ def _groups(
     """All pairs, then each group of each way of grouping."""
     found: list[tuple[str, str, Rows | None]] = [(ALL, ALL, None)]
     for grouping in config.groups:
-        rows = group_rows(dataset, pairs, grouping, config.max_training_pairs)
+        rows = group_rows(dataset, pairs, grouping, config.training.max_pairs)
         found += [(grouping, name, of_group) for name, of_group in rows.items()]
     return found
 
 
 def _figures(
-    config: CompareConfig,
-    runs: Mapping[str, Sequence[Run]],
-    grouping: str,
-    group: str,
-    rows: Rows | None,
+    runs: Mapping[str, Sequence[Run]], grouping: str, group: str, rows: Rows | None
 ) -> list[Figure]:
-    drawing = {"num_samples": config.bootstrap_samples, "seed": SEED}
-    first = runs[config.contestants[0]]
+    drawing = {"num_samples": NUM_SAMPLES, "seed": SEED}
+    first = next(iter(runs.values()))
     found = []
-    for contestant, of_contestant in runs.items():
-        own = metric_rows(of_contestant, rows=rows, **drawing)
+    for name, of_name in runs.items():
+        own = metric_rows(of_name, rows=rows, **drawing)
         differences: dict[str, MetricRow] = {}
-        if of_contestant is not first:
-            each = difference_rows(of_contestant, first, rows=rows, **drawing)
+        if of_name is not first:
+            each = difference_rows(of_name, first, rows=rows, **drawing)
             differences = {row.metric: row for row in each}
-        found += [
-            Figure(contestant, grouping, group, row, differences.get(row.metric)) for row in own
-        ]
+        found += [Figure(name, grouping, group, row, differences.get(row.metric)) for row in own]
     return found
 
 
-def _cost_figures(contestant: str, costs: Sequence[Costs]) -> list[Figure]:
+def _cost_figures(name: str, costs: Sequence[Costs]) -> list[Figure]:
     """A cost that a seed does not have is left out."""
     found = []
-    for name in COSTS:
-        values = tuple(float(value) for each in costs if (value := getattr(each, name)) is not None)
+    for info in COST_INFOS:
+        found_values = (getattr(each, info.name) for each in costs)
+        values = tuple(float(value) for value in found_values if value is not None)
         if values:
-            row = MetricRow(name, float(np.mean(values)), None, None, values, 0)
-            found.append(Figure(contestant, ALL, ALL, row))
+            row = MetricRow(info.name, float(np.mean(values)), None, None, values, 0)
+            found.append(Figure(name, ALL, ALL, row))
     return found
 
 
@@ -252,7 +230,7 @@ def _notes(config: CompareConfig, dataset: Dataset) -> list[str]:
             "There are no metrics of aspects: the dataset has no tables of them; make it of "
             "annotations (docs/annotate.md), or set prepare.aspects_from (docs/data.md)."
         )
-    readers = [name for name in config.contestants if name in (*ADAPTERS, "nearest")]
+    readers = [name for name in config.entries if name in (*ADAPTERS, "nearest")]
     if readers:
         graph = manifest_of(config, "graph")
         num_parameters = sum(graph.row_counts.values()) * graph.config["model"]["embedding_dim"]
@@ -270,8 +248,8 @@ def result_table(result: Result) -> pa.Table:
 
 def _row(figure: Figure) -> dict[str, object]:
     own, difference = figure.own, figure.difference
-    return {
-        "contestant": figure.contestant,
+    row: dict[str, object] = {
+        "entry": figure.entry,
         "grouping": figure.grouping,
         "group": figure.group,
         "metric": own.metric,
@@ -279,9 +257,10 @@ def _row(figure: Figure) -> dict[str, object]:
         "low": own.low,
         "high": own.high,
         "seed_spread": figure.seed_spread,
-        "difference": None if difference is None else difference.value,
-        "difference_low": None if difference is None else difference.low,
-        "difference_high": None if difference is None else difference.high,
         "by_seed": list(own.by_seed),
         "num_pairs": own.num_pairs,
     }
+    if difference is not None:
+        row["difference"] = difference.value
+        row |= {"difference_low": difference.low, "difference_high": difference.high}
+    return row

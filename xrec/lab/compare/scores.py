@@ -1,42 +1,77 @@
-"""Scores of each entry's texts: a row a pair, kept beside the texts.
+"""Scores of each entry's texts, and likelihoods of the references: a row a pair, kept beside them.
 
-Processes load the scoring models once and take an entry at a time; with GPUs, each has one.
+Processes of Ray load the scoring models once and take an entry at a time. Likelihoods are those of
+entries with an adapter, with each user's own vector, and with another user's: what of it is the
+vector's. What is there with the same settings and inputs is taken; else it is made again: texts
+cost much more than what is measured of them.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 from pydantic import SecretStr
 
+from xrec.backfill.identity import sources_of
 from xrec.bulk.pool import map_in_processes
 from xrec.bulk.ray_actors import gpus_each
 from xrec.config.compare import CompareConfig
+from xrec.config.entries import ADAPTERS
 from xrec.data.dataset import HeldOutPair, read_dataset
-from xrec.lab.compare.entries import Entry, keep_table, kept_table
-from xrec.lab.compare.pairs import ComparedPairs
+from xrec.errors import ArtifactMismatchError
+from xrec.evaluate.scores import other_users
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import Sources, load_explainer
+from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled
+from xrec.lab.compare.entries import SEED, ComparedPairs, Entry
+from xrec.lab.compare.make import adapter_runs
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.judge import JudgeAccess
-from xrec.lab.measures.contestant_texts import ContestantTexts
+from xrec.lab.measures.measure import MetricInfo, ScoredTexts
 from xrec.lab.measures.measures import load_measures, metrics_anywhere, metrics_identity
 from xrec.llm.model import resolve_device
 from xrec.llm.source import anywhere
 from xrec.progress import progress
 from xrec.storage import (
+    MANIFEST,
+    Kind,
+    Manifest,
+    finished,
     location_of,
     manifest_of,
+    read_manifest,
+    write_manifest,
+    write_table,
 )
 
 logger = logging.getLogger("xrec")
 
+LIKELIHOODS = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("nll", pa.float64()),
+        pa.field("personalization_gain", pa.float64()),
+    ]
+)
+"""A row a pair; null where the prompt is too long."""
+LIKELIHOOD_INFOS = (
+    MetricInfo("nll", "NLL, nats a token", 4),
+    MetricInfo("personalization_gain", "Gain of the own vector, nats a token", 4),
+)
+Tables = Iterator[tuple[int, pa.Table]]
+"""The place and the table of each of some things, in any order."""
+
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of one entry: `table` as `Measures.of_pairs` gives it."""
+    """The scores of one entry: `table` as `Measures.of_pairs` gives it, likelihoods behind it."""
 
-    texts: ContestantTexts
+    texts: ScoredTexts
     table: pa.Table
     fingerprint: str
 
@@ -50,43 +85,34 @@ class ScoringTask:
     keys: Mapping[str, SecretStr | None]
 
 
-class Scorer:
-    """Scores the texts of one entry after the other."""
-
-    def __init__(self, task: ScoringTask) -> None:
-        config = task.config
-        self._measures = load_measures(
-            config.metrics,
-            read_dataset(location_of(config, "dataset")),
-            task.pairs,
-            device=str(resolve_device(config.device)),
-            cache_dir=None if config.llm is None else config.llm.cache_dir,
-            judges=JudgeAccess(
-                replies=location_of(config, "comparison") / "judge-replies",
-                storage=config.storage,
-                llm=config.llm,
-                device=config.device,
-                num_threads=config.actors.cpus_per_actor,
-                keys=task.keys,
-            ),
-        )
-
-    def score(self, texts: ContestantTexts) -> pa.Table:
-        """The scores of the texts."""
-        return self._measures.of_pairs(texts)
+def load_scorer(task: ScoringTask) -> Callable[[ScoredTexts], pa.Table]:
+    """Load the scoring models in this process; returns what scores the texts of an entry."""
+    config = task.config
+    return load_measures(
+        config.metrics,
+        read_dataset(location_of(config, "dataset")),
+        task.pairs,
+        device=str(resolve_device(config.device)),
+        cache_dir=None if config.llm is None else config.llm.cache_dir,
+        judges=JudgeAccess(
+            replies=location_of(config, "comparison") / "judge-replies",
+            storage=config.storage,
+            llm=config.llm,
+            device=config.device,
+            num_threads=config.actors.cpus_per_actor,
+            keys=task.keys,
+        ),
+    ).of_pairs
 
 
-ScoreAll = Callable[[ScoringTask, Sequence[ContestantTexts]], Iterator[tuple[int, pa.Table]]]
-"""The place and the scores of each of some texts, in any order."""
+ScoreAll = Callable[[ScoringTask, Sequence[ScoredTexts]], Tables]
 
 
-def score_on_ray(
-    task: ScoringTask, texts: Sequence[ContestantTexts]
-) -> Iterator[tuple[int, pa.Table]]:
+def score_on_ray(task: ScoringTask, texts: Sequence[ScoredTexts]) -> Tables:
     """Score in processes of Ray, as many as `actors` says and there are texts.
 
-    They share the limits of judges that are endpoints. Ray must be initialised. Raises the
-    XRecError of a process, or ClusterError.
+    They share the limits of judges that are endpoints; with GPUs each has one. Ray must be
+    initialised. Raises the XRecError of a process, or ClusterError.
     """
     actors = task.config.actors
     num_actors = min(actors.num_actors, len(texts))
@@ -94,7 +120,7 @@ def score_on_ray(
         num_actors = max(1, min(num_actors, int(ray.cluster_resources().get("GPU", 0))))
     task = replace(task, config=_for_actors(task.config, num_actors))
     return map_in_processes(
-        lambda: Scorer(task).score,
+        lambda: load_scorer(task),
         texts,
         num_processes=num_actors,
         cpus=actors.cpus_per_actor,
@@ -117,7 +143,7 @@ def score_entries(
     keys: Mapping[str, SecretStr | None],
     score_all: ScoreAll = score_on_ray,
 ) -> dict[Entry, Scored]:
-    """The scores of all entries; what is there with the same texts and settings is taken."""
+    """The scores of all entries."""
     settings = {
         "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
         "pairs": pairs.fingerprint,
@@ -126,23 +152,142 @@ def score_entries(
     inputs = {
         entry: {"texts": each.fingerprint, "dataset": dataset} for entry, each in made.items()
     }
-    texts = {entry: ContestantTexts.of(pairs.pairs, each.texts) for entry, each in made.items()}
-    found = {
-        entry: kept_table(entry.location / "scores", "scores", settings, inputs[entry])
-        for entry in made
-    }
-    left = [entry for entry in made if found[entry] is None]
-    if left:
+    texts = {entry: ScoredTexts.of(pairs.pairs, each.texts) for entry, each in made.items()}
+
+    def score(left: Sequence[Entry]) -> Tables:
         task = ScoringTask(config, pairs.pairs, keys)
-        each_scored = score_all(task, [texts[entry] for entry in left])
-        for place, table in progress(each_scored, "scoring", len(left)):
-            entry = left[place]
-            location = entry.location / "scores"
-            manifest = keep_table(location, "scores", table, settings, inputs[entry])
-            found[entry] = table, manifest
-            logger.info("%s: scored, coverage %.3f", entry.name, texts[entry].coverage)
+        return score_all(task, [texts[entry] for entry in left])
+
+    found = _kept_or_made("scores", "scoring", settings, inputs, score)
     return {
-        entry: Scored(texts[entry], each[0], each[1].fingerprint)
-        for entry in made
-        if (each := found[entry]) is not None
+        entry: Scored(texts[entry], table, manifest.fingerprint)
+        for entry, (table, manifest) in found.items()
     }
+
+
+@dataclass(frozen=True)
+class WeighingTask:
+    """What a process needs in order to weigh the references of the pairs."""
+
+    config: CompareConfig
+    pairs: Sequence[HeldOutPair]
+
+    def weigh(self, sources: Sources) -> pa.Table:
+        """The table LIKELIHOODS by an adapter's model; raises what `load_explainer` raises."""
+        config = self.config
+        explainer = load_explainer(sources, device=config.actors.device, engine=config.engine)
+        return likelihoods_of(explainer, self.pairs)
+
+
+WeighAll = Callable[[WeighingTask, Sequence[Sources]], Tables]
+
+
+def likelihoods_of(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> pa.Table:
+    """The table LIKELIHOODS of the pairs."""
+    users = other_users([pair.user_id for pair in pairs], SEED)
+    others = [explainer.dataset.user_index(user) for user in users]
+    weighed = nll_own_and_shuffled(explainer, pairs, others, fitting_pairs(explainer, pairs))
+    rows = [
+        {
+            "user_id": pair.user_id,
+            "item_id": pair.item_id,
+            "nll": own,
+            "personalization_gain": None if own is None or other is None else other - own,
+        }
+        for pair, (own, other) in zip(pairs, weighed, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, LIKELIHOODS)
+
+
+def weigh_on_ray(task: WeighingTask, adapters: Sequence[Sources]) -> Tables:
+    """Weigh in processes of Ray, each of which loads one adapter and ends; Ray must be initialised.
+
+    As many are at work as `actors` says. Raises the XRecError of a process, or ClusterError.
+    """
+    actors, engine = task.config.actors, task.config.engine
+    at_once = min(actors.num_actors, len(adapters))
+    return map_in_processes(
+        lambda: task.weigh,
+        adapters,
+        num_processes=at_once,
+        cpus=actors.cpus_per_actor,
+        gpus=gpus_each(actors.device, at_once, engine.tensor_parallel_size),
+        fresh=True,
+    )
+
+
+def with_likelihoods(
+    config: CompareConfig,
+    pairs: ComparedPairs,
+    scored: Mapping[Entry, Scored],
+    weigh_all: WeighAll = weigh_on_ray,
+) -> dict[Entry, Scored]:
+    """The same, with likelihoods as further columns of entries with an adapter, if asked for."""
+    if not config.likelihood:
+        return dict(scored)
+    settings = {"pairs": pairs.fingerprint, "dtype": config.language_model.dtype}
+    inputs = {
+        entry: {"adapter": read_manifest(entry.location / "adapter", "adapter").fingerprint}
+        for entry in scored
+        if entry.name in ADAPTERS
+    }
+
+    def weigh(left: Sequence[Entry]) -> Tables:
+        sources = [sources_of(adapter_runs(config, entry, pairs.uri)[1]) for entry in left]
+        return weigh_all(WeighingTask(config, pairs.pairs), sources)
+
+    found = _kept_or_made("likelihoods", "weighing references", settings, inputs, weigh)
+    tables = {entry: each.table for entry, each in scored.items()}
+    for entry, (likelihoods, _) in found.items():
+        for info in LIKELIHOOD_INFOS:
+            tables[entry] = tables[entry].append_column(info.name, likelihoods[info.name])
+    return {entry: replace(each, table=tables[entry]) for entry, each in scored.items()}
+
+
+def _kept_or_made(
+    kind: Kind,
+    doing: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[Entry, Mapping[str, str]],
+    make: Callable[[Sequence[Entry]], Tables],
+) -> dict[Entry, tuple[pa.Table, Manifest]]:
+    """The table of each entry with its manifest; `make` makes those that are not there."""
+    found = {entry: _kept(entry, kind, settings, own) for entry, own in inputs.items()}
+    left = [entry for entry, kept in found.items() if kept is None]
+    if left:
+        for place, table in progress(make(left), doing, len(left)):
+            entry = left[place]
+            found[entry] = table, _keep(entry, kind, table, settings, inputs[entry])
+            logger.info("%s: %s done", entry.title, doing)
+    return {entry: each for entry, each in found.items() if each is not None}
+
+
+def _kept(
+    entry: Entry, kind: Kind, settings: Mapping[str, Any], inputs: Mapping[str, str]
+) -> tuple[pa.Table, Manifest] | None:
+    location = entry.location / kind
+    try:
+        manifest = finished(location, kind, settings, inputs)
+    except ArtifactMismatchError as error:
+        logger.info("%s; they are made again", str(error).rsplit("\n", 1)[0])
+        return None
+    if manifest is None:
+        return None
+    data = (location / f"{kind}.parquet").read_bytes()
+    return pq.read_table(pa.BufferReader(data)), manifest
+
+
+def _keep(
+    entry: Entry,
+    kind: Kind,
+    table: pa.Table,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+) -> Manifest:
+    location, name = entry.location / kind, f"{kind}.parquet"
+    (location / MANIFEST).delete()  # it is of another table
+    files = {name: write_table(location / name, table, table.schema)}
+    counts = {"pairs": table.num_rows}
+    return write_manifest(
+        location, kind, config=settings, inputs=inputs, files=files, row_counts=counts
+    )

@@ -1,10 +1,10 @@
 """`table.md`: a comparison for a reader, as Markdown.
 
-The table has a row a contestant and a column a metric, in parts of a few metrics each, that fit a
-page. Differences to the first contestant, groups, and the same pairs side by side stand below it.
+The table has a row an entry and a column a metric, in parts of a few metrics each, that fit a
+page. Differences to the first entry, groups, and the same pairs side by side stand below it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xrec.data.dataset import HeldOutPair
@@ -14,13 +14,14 @@ from xrec.lab.measures.measure import MetricInfo
 from xrec.lab.statistics.figures import MetricRow
 
 CLEAR = "*"
-"""What marks a figure whose difference to the first contestant is clear of zero."""
+"""What marks a figure whose difference to the first entry is clear of zero."""
 _METRICS_OF_PART = 7
+Cell = Callable[[Result, Figure | None, MetricInfo], str]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A pair with its reference, and the text of each contestant, None where it has none."""
+    """A pair with its reference, and the text of each entry, None where it has none."""
 
     pair: HeldOutPair
     item_title: str
@@ -35,9 +36,9 @@ def markdown_page(
 ) -> str:
     """The page.
 
-    failed: of each contestant, how many pairs have no text, by reason, over all of its seeds.
+    failed: of each entry, how many pairs have no text, by reason, over all of its seeds.
     """
-    first, num_users = result.contestants[0], len({pair.user_id for pair in pairs})
+    first, num_users = result.entries[0], len({pair.user_id for pair in pairs})
     lines = [
         "# Comparison",
         "",
@@ -47,10 +48,10 @@ def markdown_page(
         f"{CLEAR}: the interval of the difference to `{first}` is clear of zero.",
         *([result.without_verdict] if result.without_verdict else []),
         "",
-        *_parts(result, _rows(result)),
+        *_parts(result, result.entries, _own_cell),
         f"Minus `{first}`, pair by pair:",
         "",
-        *_parts(result, _differences(result)),
+        *_parts(result, result.entries[1:], _difference_cell),
         *(f"- {line}" for line in (*_failed_lines(failed), *result.notes)),
         "",
         *(line for grouping in result.groupings for line in _group_lines(result, grouping)),
@@ -59,74 +60,56 @@ def markdown_page(
     return "\n".join(lines).rstrip() + "\n"
 
 
-Rows = list[tuple[str, list[str]]]
-"""A row a contestant: its name, and a cell a metric."""
+def _parts(result: Result, names: Sequence[str], cell: Cell) -> list[str]:
+    """Tables of a few metrics each, a row an entry; a part without any figure is left out."""
+    infos = list(result.infos.values())
+    figures = {name: result.of(name) for name in names}
+    lines: list[str] = []
+    for start in range(0, len(infos), _METRICS_OF_PART):
+        part = infos[start : start + _METRICS_OF_PART]
+        rows = [
+            [f"`{name}`", *(cell(result, figures[name].get(info.name), info) for info in part)]
+            for name in names
+        ]
+        lines += _table(["entry", *(info.label for info in part)], rows)
+    return lines
 
 
-def _rows(result: Result) -> Rows:
-    """The figures of all pairs."""
-    return [
-        (name, [_cell(result, figures.get(info.name), info) for info in result.infos.values()])
-        for name, figures in ((name, result.of(name)) for name in result.contestants)
-    ]
+def _table(heading: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table, unless all cells behind the first column are empty."""
+    return [*table_lines(heading, rows), ""] if any(any(row[1:]) for row in rows) else []
 
 
-def _differences(result: Result) -> Rows:
-    """The differences to the first contestant; without it, and empty cells for costs."""
-    return [
-        (name, [_difference_cell(figures.get(info.name), info) for info in result.infos.values()])
-        for name, figures in ((name, result.of(name)) for name in result.contestants[1:])
-    ]
-
-
-def _cell(result: Result, figure: Figure | None, info: MetricInfo) -> str:
+def _own_cell(result: Result, figure: Figure | None, info: MetricInfo) -> str:
     if figure is None:
         return ""
     mark = CLEAR if is_marked(result, figure) else ""
-    spread = "" if figure.seed_spread is None else f" ±{value_text(figure.seed_spread, info)}"
-    return f"{value_text(figure.own.value, info)}{mark}{_interval(figure.own, info)}{spread}"
+    spread = "" if figure.seed_spread is None else f" ±{_shown(figure.seed_spread, info)}"
+    return f"{_shown(figure.own.value, info)}{mark}{_interval(figure.own, info)}{spread}"
 
 
-def _difference_cell(figure: Figure | None, info: MetricInfo) -> str:
+def _difference_cell(result: Result, figure: Figure | None, info: MetricInfo) -> str:
+    """Empty for the first entry, and for costs."""
     if figure is None or figure.difference is None:
         return ""
     found = figure.difference
-    return f"{signed_text(found.value, info)}{_interval(found, info, signed=True)}"
+    return f"{_shown(found.value, info, '+')}{_interval(found, info, '+')}"
 
 
-def _interval(row: MetricRow, info: MetricInfo, *, signed: bool = False) -> str:
+def _interval(row: MetricRow, info: MetricInfo, sign: str = "") -> str:
     if row.low is None or row.high is None:
         return ""
-    show = signed_text if signed else value_text
-    return f" ({show(row.low, info)} to {show(row.high, info)})"
+    return f" ({_shown(row.low, info, sign)} to {_shown(row.high, info, sign)})"
+
+
+def _shown(value: float, info: MetricInfo, sign: str = "") -> str:
+    """The value with the metric's digits, and thousands apart where there are none."""
+    return f"{value:{sign}{',' if info.digits == 0 else ''}.{info.digits}f}"
 
 
 def is_marked(result: Result, figure: Figure) -> bool:
-    """Whether the figure's difference to the first contestant is clear, and may be said to be."""
-    return result.has_seeds(figure.contestant) and figure.is_clear
-
-
-def value_text(value: float, info: MetricInfo) -> str:
-    """The value with the metric's digits, and thousands apart where there are none."""
-    return f"{value:,.0f}" if info.digits == 0 else f"{value:.{info.digits}f}"
-
-
-def signed_text(value: float, info: MetricInfo) -> str:
-    """The same with a sign."""
-    return f"{'+' if value >= 0 else ''}{value_text(value, info)}"
-
-
-def _parts(result: Result, rows: Rows) -> list[str]:
-    """Tables of a few metrics each; a part without any figure is left out."""
-    infos: Sequence[MetricInfo] = list(result.infos.values())
-    lines: list[str] = []
-    for start in range(0, len(infos), _METRICS_OF_PART):
-        part = slice(start, start + _METRICS_OF_PART)
-        cells = [[f"`{name}`", *row[part]] for name, row in rows]
-        if any(any(row[1:]) for row in cells):
-            heading = ["contestant", *(info.label for info in infos[part])]
-            lines += [*table_lines(heading, cells), ""]
-    return lines
+    """Whether the figure's difference to the first entry is clear, and may be said to be."""
+    return result.has_seeds(figure.entry) and figure.is_clear
 
 
 def _failed_lines(failed: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -138,25 +121,20 @@ def _failed_lines(failed: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def _group_lines(result: Result, grouping: str) -> list[str]:
-    """A table a metric: a row a contestant with a value a group."""
+    """A table a metric: a row an entry with a value a group."""
     groups = result.groups(grouping)
     lines = [f"## Groups of {grouping.replace('_', ', by number of training ')}", ""]
     found = {
         (name, group): result.of(name, grouping, group)
-        for name in result.contestants
+        for name in result.entries
         for group in groups
     }
     for info in result.infos.values():
-        rows = [
-            [f"`{name}`"]
-            + [
-                "" if figure is None else value_text(figure.own.value, info)
-                for figure in (found[name, group].get(info.name) for group in groups)
-            ]
-            for name in result.contestants
-        ]
-        if any(any(row[1:]) for row in rows):
-            lines += [*table_lines([info.label, *groups], rows), ""]
+        rows = [[f"`{name}`"] for name in result.entries]
+        for row, name in zip(rows, result.entries, strict=True):
+            figures = [found[name, group].get(info.name) for group in groups]
+            row += ["" if each is None else _shown(each.own.value, info) for each in figures]
+        lines += _table([info.label, *groups], rows)
     return lines
 
 

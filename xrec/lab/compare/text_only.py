@@ -1,4 +1,4 @@
-"""The contestants without users and items: a language model with our prompt, in words only.
+"""The entries without users and items: a language model with our prompt, in words only.
 
 zero_shot is the frozen model. lora is the same model with low-rank weights (xrec.lab.baselines).
 """
@@ -22,9 +22,8 @@ from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.loading import Sources
 from xrec.graph.artifact import read_graph
-from xrec.lab.baselines.prompts import text_vocabulary
-from xrec.lab.compare.entries import Entry
-from xrec.lab.compare.pairs import ComparedPairs
+from xrec.lab.baselines.lora import text_vocabulary
+from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.texts import Costs, EntryTexts, pairs_per_second, texts_of_run, write_texts
 from xrec.llm.model import (
     load_model,
@@ -54,11 +53,6 @@ def frozen_model(sources: Sources, device: torch.device) -> PreTrainedModel:
     )
 
 
-def zero_shot_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> EntryTexts:
-    """Write the frozen model's texts, as far as that is not done; raises what a backfill raises."""
-    return text_only_texts(config, entry, pairs, inputs={}, load=frozen_model)
-
-
 def text_only_texts(
     config: CompareConfig,
     entry: Entry,
@@ -67,13 +61,14 @@ def text_only_texts(
     inputs: dict[str, str],
     load: LoadModel,
 ) -> EntryTexts:
-    """Write the texts of the model that `load` gives; `inputs` are what it is made from.
+    """Write the texts of the model that `load` gives, as far as that is not done.
 
-    The costs are those of writing.
+    inputs: what the model is made from. The costs are those of writing. Raises what a backfill
+    raises.
     """
     explanations = (entry.location / "explanations").uri
     backfill = config.backfill_of(entry.drawn_with, pairs.uri, explanations, explanations)
-    logger.info("%s: writing texts", entry.name)
+    logger.info("%s: writing texts", entry.title)
     identity = _identity(config, backfill, pairs, inputs)
     manifest = write_texts(backfill, identity, LoadTextOnly(config.prompt, load))
     texts = texts_of_run(entry.location / "explanations", manifest, config.storage)

@@ -15,7 +15,7 @@ from xrec.backfill.task import LoadExplainer, load_task_explainer
 from xrec.bulk import Identity, open_run
 from xrec.config.backfill import BackfillConfig
 from xrec.config.shared import StorageConfig
-from xrec.lab.measures.contestant_texts import PairIds
+from xrec.lab.measures.measure import PairIds
 from xrec.storage import Location, Manifest, finished, read_table, write_manifest, write_table
 
 TEXTS = pa.schema(
@@ -31,7 +31,7 @@ _NO_TEXT = "no_text"
 
 @dataclass(frozen=True)
 class Costs:
-    """What a contestant costs; None where it was not measured, or there was no such work.
+    """What an entry costs; None where it was not measured, or there was no such work.
 
     training_seconds: by the clock, of the epochs with their validations.
     num_trained_parameters: 0 where nothing is trained, None of texts from elsewhere.

@@ -8,17 +8,27 @@ a question.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from xrec.lab.measures.contestant_texts import ContestantTexts
-from xrec.lab.measures.measure import Floats, MetricInfo
-from xrec.text import Asker, Prompt, Reply
-from xrec.text.prompt_file import PromptFile
+from xrec.config.llm import LLMConfig
+from xrec.config.metrics import JudgeConfig
+from xrec.config.shared import Device, StorageConfig
+from xrec.config.text import EndpointModelConfig
+from xrec.errors import ModelError
+from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
+from xrec.llm.source import model_fingerprint, public_name, resolve_model
+from xrec.storage import Location, fingerprint_of
+from xrec.text import Asker, LanguageModel, Prompt, Reply, ReplyStore, endpoint_key
+from xrec.text.load import chosen_llm, load_language_model, model_settings
+from xrec.text.prompt_file import PromptFile, parse_prompt_file
 
 logger = logging.getLogger("xrec")
+_NEXT_SAMPLE = 1000  # far from the seeds of replies that are asked again
 
 
 class ScoreReply(BaseModel):
@@ -42,39 +52,6 @@ class ScoreReply(BaseModel):
         return value
 
 
-def judge_infos(name: str, model: str, num_samples: int) -> list[MetricInfo]:
-    """What the table says of a judge; `model` is its model's name."""
-    score = f"gptscore_{name}"
-    infos = [
-        MetricInfo(
-            score,
-            f"GPTScore by {name}, 0 to 100",
-            "higher",
-            f"What {model} gives the text beside its reference. Judges differ by tens of points: "
-            "compare contestants by one judge, never figures of two.",
-            1,
-        ),
-        MetricInfo(
-            f"{score}_failed",
-            f"GPTScore by {name}, failed replies a pair",
-            None,
-            f"Of {num_samples}. They are left out of the score.",
-            4,
-        ),
-    ]
-    if num_samples > 1:
-        infos.append(
-            MetricInfo(
-                f"{score}_sample_std",
-                f"GPTScore by {name}, spread of samples",
-                None,
-                f"Standard deviation of {num_samples} samples of the same pair; mean of pairs.",
-                1,
-            )
-        )
-    return infos
-
-
 class Judge:
     """Scores pairs by asking; `askers` are one a sample, each with another seed."""
 
@@ -82,7 +59,7 @@ class Judge:
         self.name = name
         self._question, self._askers = question, askers
 
-    def of_pairs(self, texts: ContestantTexts) -> Mapping[str, Floats]:
+    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
         """See PairMeasure; a pair all of whose samples failed has NaN.
 
         Raises what `Asker.ask` raises: errors that are no single reply's fault.
@@ -90,17 +67,16 @@ class Judge:
         for asker in self._askers:
             asker.count_anew()
         samples = np.stack([self._sample(texts, asker) for asker in self._askers])  # (n, N)
-        there = np.isfinite(samples)
         column = f"gptscore_{self.name}"
         found = {
-            column: _mean(samples, there),
-            f"{column}_failed": (~there).sum(axis=0).astype(np.float64),
+            column: _mean(samples),
+            f"{column}_failed": np.isnan(samples).sum(axis=0).astype(np.float64),
         }
         if len(self._askers) > 1:
-            found[f"{column}_sample_std"] = _spread(samples, there)
+            found[f"{column}_sample_std"] = _spread(samples)
         return found
 
-    def _sample(self, texts: ContestantTexts, asker: Asker) -> Floats:
+    def _sample(self, texts: ScoredTexts, asker: Asker) -> Floats:
         """(N,) scores, 0 for empty texts and NaN where the judge failed."""
         scores = np.zeros(len(texts))
         places = np.flatnonzero(texts.has_text)
@@ -129,18 +105,122 @@ class Judge:
         )
 
 
-def _mean(samples: Floats, there: np.ndarray) -> Floats:
-    """(N,) mean of the samples (n, N) that are there."""
-    means = np.full(samples.shape[1], np.nan)
-    sums = np.where(there, samples, 0).sum(axis=0)
-    np.divide(sums, there.sum(axis=0), out=means, where=there.any(axis=0))
-    return means
+def _mean(samples: Floats) -> Floats:
+    """(N,) mean of the samples (n, N) that are no NaN; NaN where there is none."""
+    counts = np.isfinite(samples).sum(axis=0)
+    mean: Floats = np.nansum(samples, axis=0) / np.where(counts > 0, counts, np.nan)
+    return mean
 
 
-def _spread(samples: Floats, there: np.ndarray) -> Floats:
-    """(N,) standard deviation of the samples (n, N) that are there; NaN for fewer than two."""
-    counts = there.sum(axis=0)
-    squares = np.where(there, (samples - _mean(samples, there)) ** 2, 0).sum(axis=0)
-    spread = np.full(samples.shape[1], np.nan)
-    np.divide(squares, counts - 1, out=spread, where=counts > 1)
-    return np.asarray(np.sqrt(spread))
+def _spread(samples: Floats) -> Floats:
+    """(N,) standard deviation of the samples (n, N) that are no NaN; NaN for fewer than two."""
+    counts = np.isfinite(samples).sum(axis=0)
+    squares = np.nansum((samples - _mean(samples)) ** 2, axis=0)
+    spread: Floats = np.sqrt(squares / np.where(counts > 1, counts - 1, np.nan))
+    return spread
+
+
+@dataclass(frozen=True)
+class JudgeAccess:
+    """What judges need beside their config; it may be sent to an actor.
+
+    replies: the folder that keeps what was answered, so that nothing is asked, and paid, twice.
+    llm: of the job, for an engine whose config names none. device, num_threads: of an engine.
+    keys: of endpoints, by the judge's name (`judge_keys`).
+    """
+
+    replies: Location
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    llm: LLMConfig | None = None
+    device: Device = "auto"
+    num_threads: int = 1
+    keys: Mapping[str, SecretStr | None] = field(default_factory=dict)
+
+
+def judge_keys(
+    judges: Sequence[JudgeConfig], environment: Mapping[str, str]
+) -> dict[str, SecretStr | None]:
+    """The key of each judge that is an endpoint; raises ConfigError for one that is not set."""
+    return {
+        judge.name: endpoint_key(judge.model, environment)
+        for judge in judges
+        if isinstance(judge.model, EndpointModelConfig)
+    }
+
+
+def load_judge(
+    config: JudgeConfig, access: JudgeAccess, loaded: dict[str, LanguageModel] | None = None
+) -> Judge:
+    """The judge of `config`, with its model in this process.
+
+    loaded: the models of other judges, of which one is taken if it is the same; this one's is
+    added.
+
+    Raises ConfigError for an engine without a model, ModelError if the model cannot be had.
+    """
+    models = {} if loaded is None else loaded
+    settings = config.model.model_dump_json(exclude={"sampling"})
+    if settings not in models:
+        models[settings] = load_language_model(
+            config.model,
+            llm=access.llm,
+            storage=access.storage,
+            device=access.device,
+            num_threads=access.num_threads,
+            key=access.keys.get(config.name),
+        )
+    model = models[settings]
+    store = ReplyStore(access.replies)
+    identity = _model_identity(config, access.llm, access.storage)
+    sampling = config.model.sampling
+    samplings = [
+        sampling.model_copy(update={"seed": sampling.seed + _NEXT_SAMPLE * sample})
+        for sample in range(config.num_samples)
+    ]
+    askers = [Asker(model, each, store, identity=identity) for each in samplings]
+    return Judge(config.name, judge_question(), askers)
+
+
+def describe_judge(config: JudgeConfig) -> list[MetricInfo]:
+    """What the table says of the judge's metrics."""
+    score, title = f"gptscore_{config.name}", f"GPTScore by {config.name}"
+    infos = [
+        MetricInfo(score, f"{title}, 0 to 100", 1),
+        MetricInfo(f"{score}_failed", f"{title}, failed replies a pair", 4),
+    ]
+    spread = MetricInfo(f"{score}_sample_std", f"{title}, spread of samples", 1)
+    return [*infos, spread] if config.num_samples > 1 else infos
+
+
+def judge_identity(
+    config: JudgeConfig, llm: LLMConfig | None, storage: StorageConfig
+) -> dict[str, Any]:
+    """What a judge's scores depend on, as plain JSON: not limits, waits and prices."""
+    question = judge_question()
+    return {
+        "name": config.name,
+        "num_samples": config.num_samples,
+        "sampling": config.model.sampling.model_dump(mode="json"),
+        "question": fingerprint_of([question.system, dict(question.examples)]),
+        "model": _model_identity(config, llm, storage),
+    }
+
+
+def judge_question() -> PromptFile:
+    """What a judge is asked: the article's prompt, with the score as a JSON object."""
+    text = (resources.files(__package__) / "score.txt").read_text("utf-8")
+    return parse_prompt_file("score.txt", text)
+
+
+def _model_identity(
+    config: JudgeConfig, llm: LLMConfig | None, storage: StorageConfig
+) -> dict[str, Any]:
+    model, settings = config.model, model_settings(config.model, llm)
+    if isinstance(model, EndpointModelConfig):
+        return settings
+    chosen = chosen_llm(model, llm)
+    try:
+        folder = resolve_model(chosen.model, chosen.cache_dir, storage, download=False)
+    except ModelError:  # it is fetched, or missed, when it is loaded
+        return {**settings, "llm": public_name(chosen.model)}
+    return {**settings, "llm": model_fingerprint(folder)}

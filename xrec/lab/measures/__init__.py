@@ -1,11 +1,8 @@
-"""Metrics of texts: pair by pair, and of all texts of a contestant together.
+"""Metrics of texts: pair by pair, and of all texts of an entry together.
 
-contestant_texts   the pairs that are scored, with one contestant's texts
-overlap            ROUGE, length, coverage
-embedding          BERTScore's matching by any encoder
-specificity        own reference against others'
-aspects            the aspects that texts name against their reference's
-planted            the right aspect of the generated sample
-corpus             BLEU, USR
-measures           all of them together with the judges
+measure       the pairs that are scored, with an entry's texts; what a metric is
+overlap       ROUGE, length, coverage; BERTScore's matching by any encoder; BLEU, USR
+specificity   own reference against others'
+aspects       the aspects that texts name; the right aspect of the generated sample
+measures      all of them together with the judges
 """

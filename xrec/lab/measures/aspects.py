@@ -10,8 +10,8 @@ import numpy as np
 
 from xrec.checks import AspectNames
 from xrec.data.dataset import Dataset
-from xrec.lab.measures.contestant_texts import ContestantTexts
-from xrec.lab.measures.measure import Floats, MetricInfo
+from xrec.evaluate.text_metrics import aspect_pattern, names_only
+from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
 
 K = 10
 
@@ -49,56 +49,30 @@ class AspectsNamed:
     """
 
     infos = (
-        MetricInfo(
-            "aspects_named", "Aspects named, mean", None, "Of the dataset's vocabulary, each once."
-        ),
-        MetricInfo(
-            "aspect_precision",
-            "Aspects, precision",
-            "higher",
-            "Share of the named aspects that the pair's own review speaks of; 0 if none is named.",
-        ),
-        MetricInfo(
-            "aspect_recall",
-            "Aspects, recall",
-            "higher",
-            "Share of the aspects of the pair's own review that the text names.",
-        ),
-        MetricInfo(
-            "aspect_f1",
-            "Aspects, F1",
-            "higher",
-            "Of the two, pair by pair; then the mean.",
-        ),
-        MetricInfo(
-            "fmr",
-            "FMR",
-            "higher",
-            "Feature matching ratio: share of texts that name the first aspect of their reference.",
-        ),
+        MetricInfo("aspects_named", "Aspects named, mean"),
+        MetricInfo("aspect_precision", "Aspects, precision"),
+        MetricInfo("aspect_recall", "Aspects, recall"),
+        MetricInfo("aspect_f1", "Aspects, F1"),
+        MetricInfo("fmr", "FMR"),
     )
 
     def __init__(self, dataset: Dataset) -> None:
         if dataset.aspects is None or dataset.explanation_aspects is None:
             raise ValueError("the dataset has no tables of aspects")
-        self.vocabulary: list[str] = dataset.aspects["aspect"].to_pylist()
-        self._finder = AspectNames(self.vocabulary)
+        vocabulary = dataset.aspects["aspect"].to_pylist()
+        self._finder = AspectNames(vocabulary)
         self._wanted: dict[tuple[int, int], list[str]] = {}
         for row in dataset.explanation_aspects.to_pylist():
             if row["split"] != "train" and row["sentiment"] != "negative":
-                name = self._finder.same(self.vocabulary[row["aspect_index"]])
+                name = self._finder.same(vocabulary[row["aspect_index"]])
                 wanted = self._wanted.setdefault((row["user_index"], row["item_index"]), [])
                 wanted += [] if name in wanted else [name]
 
-    def named(self, texts: Sequence[str]) -> list[list[str]]:
-        """The aspects that each text names, each once, in order."""
-        return [named_aspects(text, self._finder) for text in texts]
-
-    def of_pairs(self, texts: ContestantTexts) -> Mapping[str, Floats]:
+    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
         """See PairMeasure; all but the number are NaN where the reference has no aspect."""
-        columns = ("aspects_named", "aspect_precision", "aspect_recall", "aspect_f1", "fmr")
-        rows = np.full((len(texts), len(columns)), np.nan)
-        for row, (pair, named) in enumerate(zip(texts.pairs, self.named(texts.texts), strict=True)):
+        rows = np.full((len(texts), len(self.infos)), np.nan)
+        for row, (pair, text) in enumerate(zip(texts.pairs, texts.texts, strict=True)):
+            named = named_aspects(text, self._finder)
             wanted = self._wanted.get((pair.user_index, pair.item_index), [])
             rows[row, 0] = len(named)
             if wanted:
@@ -106,4 +80,20 @@ class AspectsNamed:
                 total = precision + recall
                 f1 = 2 * precision * recall / total if total else 0.0
                 rows[row, 1:] = precision, recall, f1, wanted[0] in named
-        return dict(zip(columns, rows.T, strict=True))
+        return dict(zip((info.name for info in self.infos), rows.T, strict=True))
+
+
+class RightAspect:
+    """The share of texts that name the aspect which the user likes most of the item's, alone."""
+
+    infos = (MetricInfo("aspect_accuracy", "Right aspect"),)
+
+    def __init__(self, dataset: Dataset) -> None:
+        assert dataset.planted is not None, "a dataset without planted aspects has no right ones"
+        self._pattern = aspect_pattern(dataset.planted["aspect"].unique().to_pylist())
+
+    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
+        """NaN for a pair without a planted aspect."""
+        right = [pair.aspect or "" for pair in texts.pairs]
+        named = names_only(texts.texts, right, self._pattern).astype(np.float64)
+        return {"aspect_accuracy": np.where([bool(aspect) for aspect in right], named, np.nan)}

@@ -1,40 +1,80 @@
-"""What a measure of texts is, and what is said of one.
+"""What is scored, what a measure of it is, and what is said of one.
 
 A measure of pairs looks at one pair at a time: its text, its reference, and what was known before.
-So the pairs of a contestant may be scored in any chunks, by any number of processes.
+So the pairs of an entry may be scored in any chunks, by any number of processes. A pair without a
+text, because none was written or a rule refused it, counts as an empty text in every metric. How
+many have one is the coverage, the first figure of every table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xrec.lab.measures.contestant_texts import ContestantTexts
+from xrec.data.dataset import HeldOutPair
 
 Floats = NDArray[np.float64]
 PAIR_COLUMNS = ("user_id", "item_id", "text")
 """The columns of `Measures.of_pairs` that are no metrics."""
+PairIds = tuple[str, str]
+"""user_id and item_id."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredTexts:
+    """N held-out pairs and the text of each, "" where there is none."""
+
+    pairs: tuple[HeldOutPair, ...]
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, pairs: Sequence[HeldOutPair], texts: Mapping[PairIds, str | None]) -> "ScoredTexts":
+        """The texts of the pairs; texts of other pairs are passed over."""
+        found = [texts.get((pair.user_id, pair.item_id)) or "" for pair in pairs]
+        return cls(tuple(pairs), tuple(text if any(map(_shows, text)) else "" for text in found))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def references(self) -> list[str]:
+        """The reference of each pair."""
+        return [pair.reference for pair in self.pairs]
+
+    @cached_property
+    def has_text(self) -> NDArray[np.bool_]:
+        """(N,) whether there is a text."""
+        return np.array([bool(text) for text in self.texts], dtype=np.bool_)
+
+    def of_rows(self, rows: NDArray[np.bool_] | Sequence[int]) -> "ScoredTexts":
+        """Some of the pairs: where the mask (N,) is True, or those at these places."""
+        chosen = np.arange(len(self))[np.asarray(rows)]
+        return ScoredTexts(
+            tuple(self.pairs[place] for place in chosen),
+            tuple(self.texts[place] for place in chosen),
+        )
+
+
+def _shows(character: str) -> bool:
+    """Whether a reader sees it: no blank, and nothing like a zero-width space."""
+    return character.isprintable() and not character.isspace()
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """A metric in words: label with unit, meaning, which values are better, digits to show.
-
-    better: None where neither is.
-    """
+    """A metric in a table: its label with unit, and how many digits are shown (docs/metrics.md)."""
 
     name: str
     label: str
-    better: Literal["higher", "lower"] | None
-    meaning: str
     digits: int = 3
 
 
 class PairMeasure(Protocol):
     """One or more metrics of each pair."""
 
-    def of_pairs(self, texts: ContestantTexts) -> Mapping[str, Floats]:
+    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
         """Each metric's values, (N,); NaN where the metric is not defined for the pair."""
         ...

@@ -16,14 +16,10 @@ from xrec.config.metrics import EncoderConfig, MetricsConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.evaluate.encoder import encoder_folder, load_encoder
-from xrec.lab.judge.load import JudgeAccess, describe_judge, judge_identity, load_judge
-from xrec.lab.measures.aspects import AspectsNamed
-from xrec.lab.measures.contestant_texts import ContestantTexts
-from xrec.lab.measures.corpus import CORPUS_INFOS
-from xrec.lab.measures.embedding import EmbeddingScore, embedding_infos
-from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure
-from xrec.lab.measures.overlap import Overlap
-from xrec.lab.measures.planted import RightAspect
+from xrec.lab.judge.judge import JudgeAccess, describe_judge, judge_identity, load_judge
+from xrec.lab.measures.aspects import AspectsNamed, RightAspect
+from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
+from xrec.lab.measures.overlap import CORPUS_INFOS, EmbeddingScore, Overlap, embedding_infos
 from xrec.lab.measures.specificity import Specificity
 from xrec.llm.source import model_fingerprint, name_anywhere
 from xrec.text import LanguageModel
@@ -38,7 +34,7 @@ class Measures:
 
     of_each: Sequence[PairMeasure]
 
-    def of_pairs(self, texts: ContestantTexts) -> pa.Table:
+    def of_pairs(self, texts: ScoredTexts) -> pa.Table:
         """One row a pair, in order: user_id, item_id, text, and a float64 column for each metric.
 
         A metric that is not defined for a pair is null there. A row depends on nothing of the other
@@ -87,11 +83,10 @@ def load_measures(
         encoder = load_encoder(
             section.source, layer=section.layer, device=device, cache_dir=cache_dir
         )
-        made.append(EmbeddingScore(encoder, section.baseline, config.batch_size))
+        made.append(EmbeddingScore(encoder, section.baseline))
     loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
     for judge in config.judges:
-        if judges is None:
-            raise ValueError("the config has judges; expected `judges` that says how to reach them")
+        assert judges is not None
         made.append(load_judge(judge, judges, loaded))
     return Measures(made)
 
@@ -101,13 +96,8 @@ def has_aspects(dataset: Dataset) -> bool:
     return dataset.aspects is not None and dataset.explanation_aspects is not None
 
 
-def describe_metrics(
-    config: MetricsConfig, dataset: Dataset, llm: LLMConfig | None = None
-) -> dict[str, MetricInfo]:
-    """All metrics of `config` in the order of tables.
-
-    llm: of the job, for judges that name none.
-    """
+def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, MetricInfo]:
+    """All metrics of `config` in the order of tables."""
     infos = [*Overlap.infos, *CORPUS_INFOS, *Specificity.infos]
     if has_aspects(dataset):
         infos += AspectsNamed.infos
@@ -116,7 +106,7 @@ def describe_metrics(
     if config.encoder is not None:
         infos += embedding_infos(config.encoder)
     for judge in config.judges:
-        infos += describe_judge(judge, llm)
+        infos += describe_judge(judge)
     return {info.name: info for info in infos}
 
 

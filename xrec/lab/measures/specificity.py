@@ -1,59 +1,41 @@
 """Is a text nearer to its own reference than to those of others?
 
-Likeness is the cosine of TF-IDF, weighed by the references. `specificity` compares with all other
-pairs: a text that would do for any pair has 0.5. `specificity_untitled` does so without the words
-of titles: what an item is called is told to some contestants, and no reason. `specificity_in_item`
-compares with other users of the same item: what is true of the item, whoever reads it, brings
-nothing there.
+Likeness is the cosine of TF-IDF: words weigh more the fewer references have them. `specificity`
+compares with all other pairs: a text that would do for any pair has 0.5. `specificity_untitled`
+does so without the words of titles: what an item is called is told to some entries, and no reason.
+`specificity_in_item` compares with other users of the same item: what is true of the item, whoever
+reads it, brings nothing there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from xrec.data.dataset import HeldOutPair
-from xrec.lab.measures.contestant_texts import ContestantTexts
-from xrec.lab.measures.measure import Floats, MetricInfo
-from xrec.lab.measures.tf_idf import TfIdf, text_words, without_words
+from xrec.data.sentences import words
+from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
 
 _ROWS = 256  # compared with all references at a time
+Sparse = Any  # scipy.sparse.csr_matrix, which has no types
 
 
 class Specificity:
     """Compares with the references of `pairs`, which hold all pairs that will be scored.
 
     titles: of the items of `pairs`, in their order, empty where an item has none.
-    Raises ValueError for fewer than two pairs, or references without a word.
     """
 
     infos = (
-        MetricInfo(
-            "specificity",
-            "Specificity",
-            "higher",
-            "Share of other pairs' references that the text is less like than its own (cosine of "
-            "TF-IDF, ties half). 0.5: it would do for any pair.",
-        ),
-        MetricInfo(
-            "specificity_untitled",
-            "Specificity without titles",
-            "higher",
-            "The same with the words of the item's title left out of the text, and those of its "
-            "own item's title out of each reference.",
-        ),
-        MetricInfo(
-            "specificity_in_item",
-            "Specificity within the item",
-            "higher",
-            "The same with the references of other users of the same item. Above 0.5, the text is "
-            "personal and not only true of the item.",
-        ),
+        MetricInfo("specificity", "Specificity"),
+        MetricInfo("specificity_untitled", "Specificity without titles"),
+        MetricInfo("specificity_in_item", "Specificity within the item"),
     )
 
     def __init__(self, pairs: Sequence[HeldOutPair], titles: Sequence[str]) -> None:
-        if len(pairs) < 2:
-            raise ValueError(f"{len(pairs)} pairs; specificity compares two or more")
         self._references = [pair.reference for pair in pairs]
         self._title_words = [frozenset(text_words(title)) for title in titles]
         self._untitled = list(map(without_words, self._references, self._title_words))
@@ -61,13 +43,8 @@ class Specificity:
         self._places = {_ids(pair): place for place, pair in enumerate(pairs)}
         self._items = np.array([pair.item_index for pair in pairs])
 
-    def of_pairs(self, texts: ContestantTexts) -> Mapping[str, Floats]:
-        """See PairMeasure; `specificity_in_item` is NaN where the item has no other pair.
-
-        Raises ValueError for a pair that is not among those of the constructor.
-        """
-        if unknown := [ids for pair in texts.pairs if (ids := _ids(pair)) not in self._places]:
-            raise ValueError(f"pair {unknown[0]} is not among the {len(self._places)} known ones")
+    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
+        """See PairMeasure; `specificity_in_item` is NaN where the item has no other pair."""
         own = np.array([self._places[_ids(pair)] for pair in texts.pairs], dtype=np.int64)
         starts = range(0, len(own), _ROWS)
         blocks = [
@@ -99,17 +76,6 @@ class Specificity:
         )
 
 
-def share_nearer(
-    similarities: NDArray[np.float64], others: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """(N,) share of each row's `others` whose similarity is below that on the diagonal.
-
-    similarities: (N, N), of text n with reference m. others: (N, N), True where reference m is
-    compared with; not on the diagonal. A tie counts half. NaN for a row without others.
-    """
-    return share_below(np.diagonal(similarities), similarities, others)
-
-
 def share_below(
     own: NDArray[np.float64], similarities: NDArray[np.float64], others: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
@@ -127,3 +93,47 @@ def share_below(
 
 def _ids(pair: HeldOutPair) -> tuple[str, str]:
     return pair.user_id, pair.item_id
+
+
+class TfIdf:
+    """The weights of words, by N texts that are known. Other words count for nothing.
+
+    The weight of word w in a text is its count there times ln((1 + N) / (1 + df(w))) + 1, where
+    df(w) of the N texts hold w; each text's weights have length 1. These are the defaults of
+    scikit-learn, with the words of Unicode (UAX 29) in any case.
+    """
+
+    def __init__(self, texts: Sequence[str]):
+        found = Counter(word for text in texts for word in set(text_words(text)))
+        self._columns = {word: column for column, word in enumerate(sorted(found))}
+        frequencies = np.array([found[word] for word in self._columns], dtype=np.float64)
+        self._weights = np.log((1 + len(texts)) / (1 + frequencies)) + 1
+
+    def similarities(self, texts: Sequence[str], others: Sequence[str]) -> NDArray[np.float64]:
+        """The cosine of each text with each of `others`, (N, M), 0 to 1."""
+        found: NDArray[np.float64] = (self._vectors(texts) @ self._vectors(others).T).toarray()
+        return found
+
+    def _vectors(self, texts: Sequence[str]) -> Sparse:
+        """(N, V) sparse, rows of length 1; all zeros for a text without a known word."""
+        counts = [
+            (row, self._columns[word], count)
+            for row, text in enumerate(texts)
+            for word, count in Counter(text_words(text)).items()
+            if word in self._columns
+        ]
+        rows, columns, values = np.array(counts, dtype=np.int64).reshape(-1, 3).T
+        weights = values * self._weights[columns]
+        lengths = np.sqrt(np.bincount(rows, weights=weights**2, minlength=len(texts)))
+        shape = (len(texts), len(self._columns))
+        return scipy.sparse.csr_matrix((weights / lengths[rows], (rows, columns)), shape=shape)
+
+
+def text_words(text: str) -> list[str]:
+    """The words of `text` in their order, without case."""
+    return words(text.casefold())
+
+
+def without_words(text: str, left_out: Collection[str]) -> str:
+    """The words of `text` but for some, as `text_words` gives them."""
+    return " ".join(word for word in text_words(text) if word not in left_out)

@@ -1,4 +1,4 @@
-"""Figures of contestants from their runs, one a seed: means, intervals, differences, groups.
+"""Figures of entries from their runs, one a seed: means, intervals, differences, groups.
 
 All runs are of the same pairs in the same order. A figure of pairs has an interval over users, and
 over seeds if there are several; a figure of a corpus has the values of the seeds only.
@@ -23,19 +23,10 @@ LEAST_SEEDS = 3
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One seed of a contestant: the table of `Measures.of_pairs`, and the figures of its corpus."""
+    """One seed of an entry: the table of `Measures.of_pairs`, and the figures of its corpus."""
 
     table: pa.Table
     corpus: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def metrics(self) -> list[str]:
-        """The metrics of pairs, in order."""
-        return [name for name in self.table.column_names if name not in PAIR_COLUMNS]
-
-    def values(self, metric: str) -> Values:
-        """(N,) of a metric of pairs, NaN where it is not defined."""
-        return np.asarray(self.table[metric].to_numpy(), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ class MetricRow:
 def metric_rows(
     runs: Sequence[Run], *, num_samples: int, seed: int, rows: Rows | None = None
 ) -> list[MetricRow]:
-    """The figures of one contestant, those of its corpus last.
+    """The figures of one entry, those of its corpus last.
 
     rows: the pairs that count, (N,), or all. Figures of the corpora are those of the runs: give
         runs with the corpora of these pairs. A metric that a run lacks, or that no pair has in
@@ -83,10 +74,10 @@ def difference_rows(
     seed: int,
     rows: Rows | None = None,
 ) -> list[MetricRow]:
-    """The figures of a contestant minus those of the first one, of the metrics that both have.
+    """The figures of an entry minus those of the first one, of the metrics that both have.
 
-    A difference is of the same pair. `by_seed` are the means of the contestant's seeds minus the
-    mean of all seeds of the first. Raises ValueError if the runs are of other pairs.
+    A difference is of the same pair. `by_seed` are the means of the entry's seeds minus the mean of
+    all seeds of the first.
     """
     users, chosen = _users([*runs, *first]), _chosen(runs, rows)
     found = []
@@ -112,15 +103,9 @@ def difference_rows(
 
 
 def _row(metric: str, estimate: Estimate, values: Values) -> MetricRow:
-    """The figure of `values` (S, M)."""
-    return MetricRow(
-        metric,
-        estimate.value,
-        estimate.low,
-        estimate.high,
-        tuple(values.mean(axis=1).tolist()),
-        values.shape[1],
-    )
+    by_seed = tuple(values.mean(axis=1).tolist())
+    interval = estimate.low, estimate.high
+    return MetricRow(metric, estimate.value, *interval, by_seed, values.shape[1])
 
 
 def _of_corpora(runs: Sequence[Run], num_pairs: int) -> list[MetricRow]:
@@ -135,24 +120,21 @@ def _of_corpora(runs: Sequence[Run], num_pairs: int) -> list[MetricRow]:
 
 def _shared_metrics(runs: Sequence[Run]) -> list[str]:
     """The metrics of pairs that all runs have: one may lack a model that others found."""
-    return [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
+    columns = [set(run.table.column_names) - set(PAIR_COLUMNS) for run in runs]
+    return [name for name in runs[0].table.column_names if all(name in each for each in columns)]
 
 
 def _stacked(runs: Sequence[Run], metric: str) -> Values:
-    """(S, N)."""
-    return np.stack([run.values(metric) for run in runs])
+    """(S, N), NaN where the metric is not defined."""
+    return np.stack([run.table[metric].to_numpy().astype(np.float64) for run in runs])
 
 
 def _users(runs: Sequence[Run]) -> NDArray[np.object_]:
-    """The user of each pair, (N,); raises ValueError if the runs are of other pairs."""
-    if not runs:
-        raise ValueError("no runs; expected one a seed")
+    """The user of each pair, (N,); all runs are of the same pairs."""
     ids = [run.table.select(PAIR_COLUMNS[:2]) for run in runs]
-    if any(not other.equals(ids[0]) for other in ids[1:]):
-        raise ValueError("runs of other pairs, or in another order; expected the same ones")
+    assert all(other.equals(ids[0]) for other in ids[1:])
     return np.array(ids[0]["user_id"].to_pylist(), dtype=object)
 
 
 def _chosen(runs: Sequence[Run], rows: Rows | None) -> Rows:
-    num_pairs = runs[0].table.num_rows
-    return np.ones(num_pairs, dtype=np.bool_) if rows is None else np.asarray(rows, dtype=np.bool_)
+    return np.ones(runs[0].table.num_rows, dtype=np.bool_) if rows is None else rows

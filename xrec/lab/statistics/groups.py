@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from xrec.config.contestants import Grouping
+from xrec.config.entries import Grouping
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.data.splits import drawn_explanations
 

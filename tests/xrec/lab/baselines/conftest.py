@@ -2,31 +2,40 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from jobs.prepare import run as prepare_dataset
 from tests.toy import save_toy_model
 from xrec.config.backfill import ActorsConfig
 from xrec.config.base import parse_config
-from xrec.config.baselines import BaselinesConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import ScalingConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.lab.baselines import Baseline
-from xrec.storage import open_location
+from xrec.lab.baselines.artifact import Sizes, build_model, write_baseline
+from xrec.lab.baselines.baseline import RECIPES
+from xrec.lab.baselines.data import build_data
+from xrec.lab.baselines.train import baseline_identity
+from xrec.storage import Manifest, open_location
 
 NUM_USERS, NUM_ITEMS = 10, 6
 FOODS = ("Soup", "Noodles", "Waffles", "Dumplings", "Curry", "A well-known pie")
 PLACES = ("garden", "view", "room", "terrace", "café", "bar", "roof", "pier", "hall", "yard")
+_PETER = {"embedding_dim": 8, "feedforward_size": 8, "num_layers": 1, "dropout": 0.0}
 SMALL: dict[str, dict[str, Any]] = {
     "att2seq": {"embedding_dim": 5, "hidden_size": 7, "dropout": 0.0},
     "nrt": {"embedding_dim": 4, "hidden_size": 8},
-    "peter": {"embedding_dim": 8, "feedforward_size": 8, "num_layers": 1, "dropout": 0.0},
+    "peter": _PETER,
+    "peter_plus": _PETER,
+    "pepler": {},
+    "lora": {"rank": 8},
 }
 
 MakeBaseline = Callable[..., Baseline]
@@ -110,14 +119,13 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> LLMConfig:
 
 @pytest.fixture
 def make_baseline(workspace: str, tmp_path: Path, llm: LLMConfig) -> MakeBaseline:
-    """Makes small baselines whose models lie in the test's folder; `recipe` changes its section."""
+    """Makes small baselines in the test's folder; `sizes` and `recipe` change its recipe."""
 
-    def make(kind: str = "att2seq", **values: Any) -> Baseline:
-        section = "peter" if kind == "peter_plus" else kind
-        recipe = {**SMALL.get(section, {}), **values.pop("recipe", {})}
+    def make(kind: Any = "att2seq", **values: Any) -> Baseline:
+        sizes = {**SMALL[kind], **values.pop("sizes", {})}
         defaults = {
             "seed": 0,
-            "recipe": BaselinesConfig.model_validate({section: recipe}).recipe(kind),
+            "recipe": replace(RECIPES[kind], sizes=sizes, **values.pop("recipe", {})),
             "dataset": f"{workspace}/dataset",
             "aspects": f"{workspace}/aspects",
             "output": str(tmp_path / "model"),
@@ -142,3 +150,17 @@ def processes_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("xrec.lab.baselines.texts.map_in_processes", map_here)
     monkeypatch.setattr("xrec.lab.baselines.texts.gpus_each", lambda *arguments: 0)
+
+
+def write_untrained(baseline: Baseline, dataset: Dataset) -> Manifest:
+    """Write an untrained baseline at its place, with 0.1 in place of a LoRA's zeros."""
+    data = build_data(baseline, dataset)
+    model = build_model(baseline, Sizes.of(data))
+    settings, inputs = baseline_identity(baseline)
+    parameters = {
+        name: torch.full_like(each, 0.1) if "lora_B" in name else each.detach()
+        for name, each in model.named_parameters()
+        if each.requires_grad
+    }
+    about: dict[str, Any] = {"settings": settings, "inputs": inputs, "metrics": {}}
+    return write_baseline(baseline, data, parameters, [], **about)

@@ -1,4 +1,4 @@
-"""Examples of explained pairs."""
+"""Examples of explained pairs, with what PETER+ reads: what train-aspects chooses, as words."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,31 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs.prepare import run as prepare_dataset
+from jobs.train_aspects import run as train_aspects
 from tests.toy import toy_tokenizer
-from tests.xrec.lab.baselines.conftest import MakeBaseline, explanation, prepare
+from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
+from tests.xrec.lab.baselines.conftest import MakeBaseline, explanation, prepare, write_untrained
+from xrec.aspects import read_chooser
+from xrec.config.aspects import TrainAspectsConfig
+from xrec.config.data import PrepareConfig
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.errors import DataError
-from xrec.lab.baselines.batch import TextExample, collate, example
-from xrec.lab.baselines.data import build_data, length_that_fits, rating_scale
-from xrec.lab.baselines.models.model import Ratings
-from xrec.lab.baselines.words import BEGIN, END, UNKNOWN
+from xrec.errors import ArtifactNotFoundError, DataError
+from xrec.lab.baselines import Baseline, write_baseline_texts
+from xrec.lab.baselines.codec import BEGIN, END, PAD, UNKNOWN, Words
+from xrec.lab.baselines.data import (
+    NUM_ASPECT_WORDS,
+    TextExample,
+    aspect_ids,
+    build_data,
+    collate,
+    example,
+    length_that_fits,
+    rating_scale,
+    read_aspects,
+)
+from xrec.lab.baselines.model import Ratings
+from xrec.lab.baselines.train import baseline_identity
 from xrec.llm.examples import IGNORE
 from xrec.storage import open_location
 
@@ -80,22 +97,17 @@ def test_collate_pads_and_says_what_counts() -> None:
 
 
 def test_data_without_explanations_is_refused(make_baseline: MakeBaseline, tmp_path: Path) -> None:
-    def without(splits: set[str]) -> Dataset:
-        folder = tmp_path / "-".join(splits or {"none"})
-        folder.mkdir()
-        rows: dict[str, list[dict[str, Any]]] = {
-            "users": [{"user_id": "u", "profile": ""}],
-            "items": [{"item_id": "i", "title": "", "profile": ""}],
-            "interactions": [{"user_id": "u", "item_id": "i", "split": "train"}],
-            "explanations": [
-                {"user_id": "u", "item_id": "i", "explanation": "Good.", "split": split}
-                for split in splits
-            ],
-        }
-        return read_dataset(open_location(f"{prepare(folder, rows)}/dataset"))
-
+    rows: dict[str, list[dict[str, Any]]] = {
+        "users": [{"user_id": "u", "profile": ""}],
+        "items": [{"item_id": "i", "title": "", "profile": ""}],
+        "interactions": [{"user_id": "u", "item_id": "i", "split": "train"}],
+        "explanations": [
+            {"user_id": "u", "item_id": "i", "explanation": "Good.", "split": "train"}
+        ],
+    }
+    dataset = read_dataset(open_location(f"{prepare(tmp_path, rows)}/dataset"))
     with pytest.raises(DataError, match="1 training and 0 validation pairs with an explanation"):
-        build_data(make_baseline(), without({"train"}))
+        build_data(make_baseline(), dataset)
 
 
 def test_data_ratings_are_those_of_training_pairs_with_theirrating_scale(
@@ -127,3 +139,86 @@ def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(
     few = make_baseline("lora", recipe={"max_explanation_tokens": 1})
     with pytest.raises(DataError, match=r"none of 20 pairs .*'explanation_too_long': 20"):
         build_data(few, dataset)
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A workspace with a dataset with aspects, and what train-aspects made of it."""
+    plain = str(tmp_path_factory.mktemp("plain"))
+    prepare_dataset(PrepareConfig.model_validate({"workspace": plain, "source": TOWN}))
+    workspace = with_aspects(
+        read_dataset(open_location(f"{plain}/dataset")),
+        tmp_path_factory.mktemp("with-aspects"),
+        ("train", "validation", "test"),
+    )
+    train_aspects(TrainAspectsConfig.model_validate({"workspace": workspace}))
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def town_dataset(town: str) -> Dataset:
+    return read_dataset(open_location(f"{town}/dataset"))
+
+
+@pytest.fixture
+def baseline(town: str, make_baseline: MakeBaseline) -> Baseline:
+    return make_baseline("peter_plus", dataset=f"{town}/dataset", aspects=f"{town}/aspects")
+
+
+def test_aspects_are_those_of_train_aspects_without_the_pairs_own_review(
+    town: str, town_dataset: Dataset, baseline: Baseline
+) -> None:
+    assert town_dataset.aspects is not None
+    names = town_dataset.aspects["aspect"].to_pylist()
+    indices = [town_dataset.explanations[f"{side}_index"] for side in ("user", "item")]
+    pairs = [column.to_numpy().astype("int64") for column in indices]
+    chooser = read_chooser(open_location(f"{town}/aspects"), town_dataset)
+    chosen = chooser.choose(*pairs, 1, leave_out_own=True).aspects.tolist()
+    found = read_aspects(baseline, town_dataset)(*(column.to_pylist() for column in indices))
+    assert found == [tuple(names[each] for each in row if each >= 0) for row in chosen]
+
+
+def test_aspects_are_read_as_words_within_a_text_and_padded() -> None:
+    words = Words.of(["The live music, and more music."], 100, ["live music", "a view of it"])
+    ids = aspect_ids(words, ("live music",))
+    assert [words.pieces[each] for each in ids] == [" live", " music", "<pad>"]
+    assert len(aspect_ids(words, ("a view of it",))) == 3
+    assert aspect_ids(words, ()) == (PAD, PAD, PAD)
+
+
+def test_data_of_peter_plus_alone_has_aspects_and_knows_their_words(
+    baseline: Baseline, town: str, town_dataset: Dataset, make_baseline: MakeBaseline
+) -> None:
+    data = build_data(baseline, town_dataset)
+    assert {len(each.aspect_ids) for each in (*data.train, *data.validation)} == {NUM_ASPECT_WORDS}
+    assert UNKNOWN not in {index for each in data.train for index in each.aspect_ids}
+    assert len({each.aspect_ids for each in data.train}) > 1
+    peter = make_baseline("peter", dataset=f"{town}/dataset", aspects=f"{town}/aspects")
+    assert {each.aspect_ids for each in build_data(peter, town_dataset).train} == {()}
+    assert "aspects" in baseline_identity(baseline)[1]
+    assert "aspects" not in baseline_identity(peter)[1]
+
+
+@pytest.mark.usefixtures("processes_here")
+def test_texts_of_peter_plus_follow_the_aspects(
+    baseline: Baseline, town_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_untrained(baseline, town_dataset)
+    rows = town_dataset.explained_pairs("test").to_pylist()
+    pairs = [(row["user_index"], row["item_index"]) for row in rows]
+    texts, _ = write_baseline_texts(baseline, pairs)
+    aspects = town_dataset.aspects
+    assert aspects is not None
+    other = [(aspects["aspect"][0].as_py(),)] * len(pairs)
+    monkeypatch.setattr("xrec.lab.baselines.texts.read_aspects", lambda *given: lambda *of: other)
+    assert write_baseline_texts(baseline, pairs)[0] != texts
+
+
+def test_aspects_that_are_not_there_are_refused(
+    make_baseline: MakeBaseline, baseline: Baseline, dataset: Dataset, town: str
+) -> None:
+    with pytest.raises(DataError, match="the dataset has no aspects, which peter_plus reads"):
+        build_data(make_baseline("peter_plus"), dataset)
+    elsewhere = make_baseline("peter_plus", dataset=baseline.dataset, aspects=f"{town}/none")
+    with pytest.raises(ArtifactNotFoundError, match="run xrec train-aspects first"):
+        baseline_identity(elsewhere)

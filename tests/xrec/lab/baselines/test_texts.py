@@ -1,39 +1,60 @@
-"""What a baseline writes, from one that was written without training."""
-
-from typing import Any
+"""What a baseline writes: greedily, and from one that was written without training."""
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.xrec.lab.baselines.conftest import NUM_ITEMS, NUM_USERS, MakeBaseline
+from tests.xrec.lab.baselines.conftest import NUM_ITEMS, NUM_USERS, MakeBaseline, write_untrained
 from xrec.data.dataset import Dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
-from xrec.lab.baselines import Baseline, write_baseline_texts
-from xrec.lab.baselines.artifact import read_baseline, write_baseline
-from xrec.lab.baselines.batch import collate_pairs
-from xrec.lab.baselines.build import Sizes, build_model
-from xrec.lab.baselines.data import build_data
-from xrec.lab.baselines.models.lora import LoRA
-from xrec.lab.baselines.models.model import Writer
-from xrec.lab.baselines.train import baseline_identity
-from xrec.lab.baselines.write import write_greedily
-from xrec.storage import Manifest
+from xrec.lab.baselines import write_baseline_texts
+from xrec.lab.baselines.artifact import Sizes, build_model, read_baseline
+from xrec.lab.baselines.data import build_data, collate_pairs
+from xrec.lab.baselines.lora import LoRA
+from xrec.lab.baselines.model import Pairs, Step, TextBatch, Writer, write_greedily
 
 PAIRS = [(user, (user + 3) % NUM_ITEMS) for user in range(NUM_USERS)]
+END, V = 2, 8
 
 
-def write_untrained(baseline: Baseline, dataset: Dataset) -> Manifest:
-    """Write an untrained baseline at its place, with 0.1 in place of a LoRA's zeros."""
-    data = build_data(baseline, dataset)
-    model = build_model(baseline, Sizes.of(data))
-    settings, inputs = baseline_identity(baseline)
-    parameters = {
-        name: torch.full_like(each, 0.1) if "lora_B" in name else each.detach()
-        for name, each in model.named_parameters()
-        if each.requires_grad
-    }
-    about: dict[str, Any] = {"settings": settings, "inputs": inputs, "metrics": {}}
-    return write_baseline(baseline, data, parameters, [], **about)
+class Parrot(Writer):
+    """User u says u, u + 1, ... and wants to stop once it has said `stop` of the item."""
+
+    def forward(self, batch: TextBatch) -> Tensor:
+        raise NotImplementedError
+
+    def first(self, pairs: Pairs) -> Step:
+        return self._say(pairs.users, pairs.items)
+
+    def next(self, step: Step, token_ids: Tensor) -> Step:
+        return self._say(token_ids + 1, step.state)
+
+    def _say(self, wanted: Tensor, stops: Tensor) -> Step:
+        wanted = torch.where(wanted > stops, END, wanted.clamp(max=V - 1))
+        logits = torch.zeros(len(wanted), V)
+        logits.scatter_(1, wanted[:, None], 5.0)
+        logits[:, 1] = 9.0  # never written
+        return Step(logits, stops)
+
+
+def _written(users: list[int], items: list[int], max_tokens: int) -> list[list[int]]:
+    pairs = collate_pairs(users, items, [()] * len(users))
+    return write_greedily(Parrot(), pairs, end_ids=[END], never_written=[1], max_tokens=max_tokens)
+
+
+def test_write_each_text_to_its_own_end() -> None:
+    assert _written([3, 5, 4], [5, 5, 3], 10) == [[3, 4, 5, END], [5, END], [END]]
+
+
+def test_write_a_text_without_an_end_is_as_long_as_allowed() -> None:
+    assert _written([3, 4], [99, 5], 2) == [[3, 4], [4, 5, END]]
+
+
+def test_write_does_not_depend_on_the_pairs_beside() -> None:
+    users, items = [3, 5, 4, 6], [5, 5, 7, 7]
+    together = _written(users, items, 10)
+    alone = [_written([user], [item], 10)[0] for user, item in zip(users, items, strict=True)]
+    assert together == alone
 
 
 @pytest.mark.usefixtures("processes_here")

@@ -1,6 +1,5 @@
 """The training loop, in this process, of every kind of baseline."""
 
-import math
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,37 +10,36 @@ from torch import Tensor
 
 from tests.fake_gpu import CPU, GPU, FakeGPU
 from tests.xrec.lab.baselines.conftest import MakeBaseline, explanation
+from xrec.config.baselines import BaselinesConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.lab.baselines import Baseline
-from xrec.lab.baselines.batch import collate, collate_pairs, example, of_similar_length
-from xrec.lab.baselines.build import Sizes, build_model
-from xrec.lab.baselines.data import BaselineData, build_data
-from xrec.lab.baselines.models.model import Writer
-from xrec.lab.baselines.trainer import BaselineTrainer, Workers
-from xrec.lab.baselines.words import END, Words
-from xrec.lab.baselines.write import write_greedily
+from xrec.lab.baselines.artifact import Sizes, build_model
+from xrec.lab.baselines.baseline import RECIPES, Recipe, recipe_of
+from xrec.lab.baselines.data import (
+    BaselineData,
+    build_data,
+    collate,
+    collate_pairs,
+    example,
+    of_similar_length,
+)
+from xrec.lab.baselines.model import Writer, write_greedily
+from xrec.lab.baselines.trainer import BaselineProgress, BaselineTrainer, Workers
 from xrec.storage import open_location
 
-PLAIN = {"dropout": 0.0, "batch_size": 20}
-OVERFIT: dict[str, dict[str, Any]] = {
-    "att2seq": {"embedding_dim": 32, "hidden_size": 32, "learning_rate": 0.03, **PLAIN},
-    "nrt": {
-        "embedding_dim": 32,
-        "hidden_size": 48,
-        "num_rating_layers": 2,
-        "learning_rate": 0.03,
-        "batch_size": 20,
-    },
-    "peter": {
-        "embedding_dim": 32,
-        "feedforward_size": 32,
-        "num_layers": 2,
-        "optimizer": "adam",
-        "learning_rate": 0.01,
-        **PLAIN,
-    },
-    "pepler": {"learning_rate": 0.01, "batch_size": 20, "micro_batch_size": 20},
+PLAIN = {"dropout": 0.0}
+OVERFIT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "att2seq": ({"embedding_dim": 32, "hidden_size": 32, **PLAIN}, {"learning_rate": 0.03}),
+    "nrt": (
+        {"embedding_dim": 32, "hidden_size": 48, "num_rating_layers": 2},
+        {"learning_rate": 0.03},
+    ),
+    "peter": (
+        {"embedding_dim": 32, "feedforward_size": 32, "num_layers": 2, **PLAIN},
+        {"optimizer": "Adam", "learning_rate": 0.01},
+    ),
+    "pepler": ({}, {"learning_rate": 0.01, "micro_batch_size": 20}),
 }
 
 
@@ -79,10 +77,10 @@ def rows_of(trainer: BaselineTrainer) -> list[dict[str, Any]]:
 def test_trainer_overfits_twenty_pairs_to_the_letter(
     kind: str, make_baseline: MakeBaseline, dataset: Dataset
 ) -> None:
-    epochs = {"num_epochs": 400, "patience": 400, "max_validation_pairs": 1}
-    if kind == "pepler":
-        epochs["num_epochs"] = 60
-    baseline = make_baseline(kind, recipe={**OVERFIT[kind], **epochs})
+    sizes, recipe = OVERFIT[kind]
+    recipe = {**recipe, "batch_size": 20, "patience": 400, "max_validation_pairs": 1}
+    recipe["num_epochs"] = 60 if kind == "pepler" else 400
+    baseline = make_baseline(kind, sizes=sizes, recipe=recipe)
     data = build_data(baseline, dataset)
     wanted = [explanation(each.user_index, each.item_index) for each in data.train]
     assert len(set(wanted)) == len(wanted) == 20
@@ -94,24 +92,11 @@ def test_trainer_overfits_twenty_pairs_to_the_letter(
     assert written == wanted
 
 
-def test_trainer_learns_ratings_beside_texts(make_baseline: MakeBaseline, rated: str) -> None:
-    baseline = make_baseline("nrt", recipe={**OVERFIT["nrt"], "num_epochs": 60})
-    data = build_data(baseline, read_dataset(open_location(f"{rated}/dataset")))
-    trainer = trainer_of(baseline, data)
-    batch = collate(data.train)
-    with torch.no_grad():
-        before = trainer.model(batch)[2].item()
-        with torch.enable_grad():
-            while not trainer.has_finished:
-                trainer.run_epoch()
-        assert trainer.model(batch)[2].item() < 0.5 * before
-
-
 def test_trainer_stops_early_and_keeps_the_best_epoch(
     make_baseline: MakeBaseline, dataset: Dataset
 ) -> None:
-    recipe = {"embedding_dim": 8, "hidden_size": 16, "learning_rate": 0.05, "patience": 2}
-    baseline = make_baseline(recipe=recipe)
+    sizes = {"embedding_dim": 8, "hidden_size": 16}
+    baseline = make_baseline(sizes=sizes, recipe={"learning_rate": 0.05, "patience": 2})
     trainer, kept = trainer_of(baseline, build_data(baseline, dataset)), []
     while not trainer.has_finished:
         trainer.run_epoch()
@@ -129,8 +114,8 @@ def test_trainer_resumed_after_each_epoch_equals_an_unbroken_one(
 ) -> None:
     if kind == "lora":
         pytest.importorskip("peft", reason="the extra compare is not installed")
-    recipe = {"dropout": 0.3, "batch_size": 6, "num_epochs": 3}
-    baseline = make_baseline(kind, recipe=recipe)
+    sizes = {} if kind == "lora" else {"dropout": 0.3}
+    baseline = make_baseline(kind, sizes=sizes, recipe={"batch_size": 6, "num_epochs": 3})
     data = build_data(baseline, dataset)
     unbroken = trainer_of(baseline, data, run="r")
     while not unbroken.has_finished:
@@ -205,8 +190,8 @@ def test_trainer_of_pepler_trains_the_vectors_first_and_then_everything_from_the
 def test_trainer_first_step_of_sgd_follows_the_gradient_of_the_mean_loss(
     make_baseline: MakeBaseline, dataset: Dataset
 ) -> None:
-    recipe = {"optimizer": "sgd", "learning_rate": 0.5, "gradient_clipping": None, **PLAIN}
-    baseline = make_baseline(recipe=recipe)
+    recipe = {"optimizer": "SGD", "learning_rate": 0.5, "gradient_clipping": None}
+    baseline = make_baseline(sizes=PLAIN, recipe=recipe)
     data = build_data(baseline, dataset)
     model = build_model(baseline, Sizes.of(data))
     totals = model(collate(data.train))
@@ -257,7 +242,7 @@ class _Threads(Workers):
 def test_trainer_two_workers_or_small_passes_learn_what_one_learns(
     batch_size: int, make_baseline: MakeBaseline, dataset: Dataset
 ) -> None:
-    recipe = {**PLAIN, "batch_size": batch_size, "num_epochs": 2}
+    recipe = {"batch_size": batch_size, "num_epochs": 2}
     baseline = make_baseline(recipe=recipe)
     small = make_baseline(recipe={**recipe, "micro_batch_size": 3})
     data, meeting = build_data(baseline, dataset), _Meeting()
@@ -307,14 +292,6 @@ def test_trainer_seed_decides_the_weights_and_the_order(
     assert loss(0) != loss(1)
 
 
-def test_trainer_one_user_one_item_and_one_pair_are_enough(make_baseline: MakeBaseline) -> None:
-    words = Words.of(["Good."], max_words=10)
-    pair = example((0, 0), words.encode("Good."), 5, END)
-    data = BaselineData([pair], [pair], 1, 1, words, 5)
-    row = trainer_of(make_baseline(), data).run_epoch()
-    assert row["train_loss"] == pytest.approx(math.log(len(words)), rel=0.1)  # near to uniform
-
-
 @pytest.mark.parametrize("kind", ["att2seq", "nrt", "peter", "pepler"])
 def test_trainer_on_a_gpu_learns_and_writes_what_it_does_on_a_cpu(
     kind: str, make_baseline: MakeBaseline, rated: str
@@ -336,3 +313,50 @@ def test_trainer_on_a_gpu_learns_and_writes_what_it_does_on_a_cpu(
         found_rows, found_texts = run(GPU)
     assert found_texts == texts
     assert found_rows == [pytest.approx(row, rel=1e-6) for row in rows]
+
+
+def progress_of(*losses: float, phase: int = 0) -> BaselineProgress:
+    rows = (
+        {"epoch": 1 + place, "phase": phase, "validation_loss": each}
+        for place, each in enumerate(losses)
+    )
+    return BaselineProgress("run", history=tuple(rows))
+
+
+@pytest.mark.parametrize(
+    ("losses", "has_ended"),
+    [
+        ((), False),
+        ((3.0, 2.0, 1.0), False),
+        ((3.0, 2.0, 1.0, 0.5), True),  # all epochs
+        ((1.0, 1.0, 1.0), True),  # an equal loss is no gain
+        ((1.0, 2.0, 0.5), False),
+        ((2.0, 3.0, 1.0, 1.5), True),  # two without a gain, though not in a row
+    ],
+)
+def test_progress_phase_ends_with_its_epochs_or_its_patience(
+    losses: tuple[float, ...], has_ended: bool
+) -> None:
+    recipe = Recipe(num_epochs=4, patience=2)
+    assert (progress_of(*losses).phase(recipe, 1) is None) is has_ended
+
+
+def test_progress_second_phase_begins_when_the_first_has_ended_with_the_whole_rate() -> None:
+    recipe = Recipe(num_epochs=2, learning_rate=1.0, learning_rate_decay=0.25)
+    assert progress_of(3.0).phase(recipe, 2) == 0
+    first, second = progress_of(3.0, 3.5), progress_of(9.0, phase=1)
+    both = BaselineProgress("run", history=(*first.history, *second.history))
+    assert (both.phase(recipe, 2), both.best["validation_loss"], first.best["epoch"]) == (1, 9.0, 1)
+    assert (both.learning_rate(0, recipe), both.learning_rate(1, recipe)) == (0.25, 1.0)
+    assert both.epoch == 4
+
+
+def test_baselines_have_sections_of_their_own_and_peter_plus_that_of_peter() -> None:
+    sections = {"att2seq": {"num_epochs": 3}, "peter": {"learning_rate": 0.5}, "lora": {"rank": 4}}
+    config = BaselinesConfig.model_validate(sections)
+    recipes = {kind: recipe_of(kind, config) for kind in RECIPES}
+    assert (recipes["att2seq"].num_epochs, recipes["att2seq"].learning_rate) == (3, 1e-4)
+    assert recipes["peter_plus"] == recipes["peter"]
+    assert (recipes["peter"].optimizer, recipes["peter"].learning_rate) == ("SGD", 0.5)
+    assert (recipes["nrt"], recipes["pepler"]) == (RECIPES["nrt"], RECIPES["pepler"])
+    assert (recipes["lora"].sizes, recipes["lora"].num_epochs) == ({"rank": 4}, 1)

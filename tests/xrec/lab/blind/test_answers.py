@@ -8,8 +8,7 @@ import pytest
 
 from xrec.config.shared import StorageConfig
 from xrec.errors import DataError
-from xrec.lab.blind.answers import answered_sheet, read_answers
-from xrec.lab.blind.sheet import Sheet, SheetPair
+from xrec.lab.blind.sheet import Sheet, SheetPair, answered_sheet, read_answers
 
 STORAGE = StorageConfig()
 SHEET = Sheet(
@@ -31,12 +30,11 @@ def saved(path: Path, answers: list[dict[str, Any]], **changes: Any) -> str:
 def ratings(*uris: str) -> set[tuple[str, str, str, str, int]]:
     rows = read_answers(uris, SHEET, STORAGE).to_pylist()
     return {
-        (row["judge"], row["user_id"], row["contestant"], row["question"], row["rating"])
-        for row in rows
+        (row["judge"], row["user_id"], row["entry"], row["question"], row["rating"]) for row in rows
     }
 
 
-def test_answers_of_the_page_are_ratings_of_the_contestant_at_the_place(tmp_path: Path) -> None:
+def test_answers_of_the_page_are_ratings_of_the_entry_at_the_place(tmp_path: Path) -> None:
     uri = saved(
         tmp_path / "anna.json",
         [{"pair": 1, "place": 2, "true": 4, "good": 5}, {"pair": 2, "place": 2, "true": 1}],

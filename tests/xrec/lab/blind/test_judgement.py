@@ -5,28 +5,20 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from xrec.lab.blind.answers import RATINGS
 from xrec.lab.blind.judgement import Judgement, agreement, judge, judgement_page
+from xrec.lab.blind.sheet import RATINGS
 
 pytest.importorskip("krippendorff", reason="the extra compare is not installed")
 
 
+def row(judge: str, user: str, entry: str, rating: int) -> dict[str, Any]:
+    about = {"user_id": user, "item_id": "i", "entry": entry, "question": "true"}
+    return {"judge": judge, **about, "rating": rating}
+
+
 def table(*rows: tuple[str, str, str, int]) -> pa.Table:
-    """Ratings (judge, user, contestant, rating) of one item and question."""
-    return pa.Table.from_pylist(
-        [
-            {
-                "judge": name,
-                "user_id": user,
-                "item_id": "i",
-                "contestant": contestant,
-                "question": "true",
-                "rating": rating,
-            }
-            for name, user, contestant, rating in rows
-        ],
-        RATINGS,
-    )
+    """Ratings (judge, user, entry, rating) of one item and question."""
+    return pa.Table.from_pylist([row(*each) for each in rows], RATINGS)
 
 
 def judged(ratings: pa.Table) -> Judgement:
@@ -46,7 +38,7 @@ def test_wins_are_pairs_of_one_judge_and_equal_ratings_count_half() -> None:
         )
     )
     ours, other = found.judged
-    assert (ours.contestant, ours.win_rate, ours.num_ratings) == ("ours", None, 3)
+    assert (ours.entry, ours.win_rate, ours.num_ratings) == ("ours", None, 3)
     assert ours.rating.value == pytest.approx(10 / 3)
     assert other.win_rate is not None
     assert other.win_rate.value == pytest.approx(1.5 / 3)
@@ -72,46 +64,32 @@ def test_answers_about_one_user_have_no_interval() -> None:
     assert (found.win_rate.value, found.win_rate.low, found.win_rate.high) == (1, None, None)
 
 
-def row(name: str, text: str, rating: int) -> dict[str, Any]:
-    return {
-        "judge": name,
-        "user_id": text,
-        "item_id": "i",
-        "contestant": "ours",
-        "question": "true",
-        "rating": rating,
-    }
-
-
-def test_agreement_is_one_for_equal_and_below_zero_for_opposite_ratings() -> None:
-    equal = [row(name, str(text), text % 5 + 1) for name in "ab" for text in range(10)]
-    assert agreement(equal) == pytest.approx(1)
-    opposite = [
-        row(name, str(text), 1 + 4 * ((text + place) % 2))
-        for place, name in enumerate("ab")
-        for text in range(10)
-    ]
-    found = agreement(opposite)
-    assert found is not None
-    assert found < 0
+def of_texts(ratings: dict[str, list[int]]) -> float | None:
+    """The agreement of judges, each with a rating for each text."""
+    return agreement(
+        [
+            row(judge, str(text), "ours", rating)
+            for judge, of_judge in ratings.items()
+            for text, rating in enumerate(of_judge)
+        ]
+    )
 
 
 def test_agreement_is_the_ordinal_alpha_of_a_hand_made_table() -> None:
     """Two judges, four texts: coincidences o and ordinal distances, worked out as in the book."""
-    given = {"a": [1, 2, 3, 3], "b": [1, 2, 3, 1]}
-    rows = [
-        row(name, str(n), value) for name, values in given.items() for n, value in enumerate(values)
-    ]
     # Of each text both orders: o(1,1) = 2, o(2,2) = 2, o(3,3) = 2, o(3,1) = o(1,3) = 1. n = 8,
     # n1 = 3, n2 = 2, n3 = 3. d(1,3)^2 = (n1/2 + n2 + n3/2)^2 = 25, d(1,2)^2 = d(2,3)^2 = 6.25.
     observed = 2 * 25
     expected = (2 * 3 * 3 * 25 + 4 * 3 * 2 * 6.25) / (8 - 1)
-    assert agreement(rows) == pytest.approx(1 - observed / expected)
+    found = of_texts({"a": [1, 2, 3, 3], "b": [1, 2, 3, 1]})
+    assert found == pytest.approx(1 - observed / expected)
+    assert of_texts({"a": [1, 2, 5], "b": [1, 2, 5]}) == pytest.approx(1)
+    assert (of_texts({"a": [1, 5, 1], "b": [5, 1, 5]}) or 0) < 0
 
 
 def test_agreement_needs_a_text_that_two_people_rated() -> None:
-    assert agreement([row("a", "1", 3), row("b", "2", 4)]) is None
-    assert agreement([row("a", "1", 3), row("b", "1", 3)]) == 1
+    assert agreement([row("a", "1", "ours", 3), row("b", "2", "ours", 4)]) is None
+    assert of_texts({"a": [3], "b": [3]}) == 1
 
 
 def test_page_says_it_all() -> None:

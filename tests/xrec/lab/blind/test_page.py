@@ -10,8 +10,7 @@ import pytest
 
 from tests.xrec.lab.blind.test_sheet import sheet
 from xrec.config.shared import StorageConfig
-from xrec.lab.blind.answers import read_answers
-from xrec.lab.blind.sheet import write_sheet
+from xrec.lab.blind.sheet import read_answers, write_sheet
 from xrec.storage import open_location
 
 webdriver: Any = pytest.importorskip(
@@ -73,9 +72,9 @@ def test_answers_are_kept_over_a_reload_and_saved_to_a_file_that_is_read_back(
     wait.until(lambda _: path.exists() and path.stat().st_size)
     assert json.loads(path.read_text())["judge"] == "Anna B."
     rows = read_answers([str(path)], made, StorageConfig()).to_pylist()
-    assert {(row["contestant"], row["question"], row["rating"]) for row in rows} == {
-        (made.pairs[0].contestants[0], "true", 5),
-        (made.pairs[1].contestants[2], "good", 2),
+    assert {(row["entry"], row["question"], row["rating"]) for row in rows} == {
+        (made.pairs[0].entries[0], "true", 5),
+        (made.pairs[1].entries[2], "good", 2),
     }
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.lab.compare.small import dataset_of, held_out
-from xrec.config.contestants import BlindSheetConfig
+from tests.xrec.lab.small import dataset_of, held_out
+from xrec.config.entries import BlindSheetConfig
 from xrec.errors import ArtifactNotFoundError
 from xrec.lab.blind.sheet import (
     Sheet,
@@ -20,19 +20,16 @@ from xrec.lab.blind.sheet import (
 from xrec.storage import open_location
 
 PAIRS = held_out(*((user, item) for user in range(3) for item in range(3)))
-NAMES = ("ours", "nearest", "att2seq")
+WORDS = {"ours": "Alpha", "nearest": "Beta", "att2seq": "Gamma"}
+"""A word that stands for the entry and does not name it."""
+NAMES = tuple(WORDS)
 
 
 def texts_of(name: str) -> dict[tuple[str, str], str | None]:
     return {
-        (pair.user_id, pair.item_id): f"{hash_free(name)} about {pair.user_id} {pair.item_id}"
+        (pair.user_id, pair.item_id): f"{WORDS[name]} about {pair.user_id} {pair.item_id}"
         for pair in PAIRS
     }
-
-
-def hash_free(name: str) -> str:
-    """A word that stands for the contestant and does not name it."""
-    return {"ours": "Alpha", "nearest": "Beta", "att2seq": "Gamma"}[name]
 
 
 def sheet(seed: int = 0, num_pairs: int = 5, **config: Any) -> Sheet:
@@ -45,18 +42,18 @@ def sheet(seed: int = 0, num_pairs: int = 5, **config: Any) -> Sheet:
     )
 
 
-def test_sheet_has_all_contestants_texts_of_each_pair_in_an_order_of_its_own() -> None:
+def test_sheet_has_all_entries_texts_of_each_pair_in_an_order_of_its_own() -> None:
     made = sheet()
     assert len(made.pairs) == 5
     for pair in made.pairs:
-        assert set(pair.contestants) == set(NAMES)
-        for name, text in zip(pair.contestants, pair.texts, strict=True):
+        assert set(pair.entries) == set(NAMES)
+        for name, text in zip(pair.entries, pair.texts, strict=True):
             assert text == texts_of(name)[pair.user_id, pair.item_id]
-    assert len({pair.contestants for pair in made.pairs}) > 1
+    assert len({pair.entries for pair in made.pairs}) > 1
 
 
 def test_order_is_even_over_many_sheets() -> None:
-    first = [pair.contestants[0] for seed in range(60) for pair in sheet(seed).pairs]
+    first = [pair.entries[0] for seed in range(60) for pair in sheet(seed).pairs]
     # 300 draws of one in three: 100 each, with a standard deviation of 8.
     assert all(65 < first.count(name) < 135 for name in NAMES)
 
@@ -91,7 +88,7 @@ def test_page_asks_each_question_of_each_text_once() -> None:
 
 
 def test_items_profile_does_not_stand_above_its_own_text() -> None:
-    dataset, config = dataset_of(["Old.", "New.", "Odd."]), BlindSheetConfig(num_pairs=3)
+    dataset, config = dataset_of(profiles=["Old.", "New.", "Odd."]), BlindSheetConfig(num_pairs=3)
     texts = {name: texts_of("ours") for name in ("ours", "profile")}
     with_it = make_sheet(config, dataset, PAIRS, texts, seed=0)
     without = make_sheet(config, dataset, PAIRS, {"ours": texts["ours"]}, seed=0)

@@ -11,18 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xrec.config.compare import CompareConfig
-from xrec.lab.compare.comparison import Work, compare
+from xrec.lab.compare import compare, comparison_identity
+from xrec.lab.compare.comparison import Work
 from xrec.lab.compare.entries import Entry
-from xrec.lab.compare.identity import comparison_identity
-from xrec.lab.compare.likelihoods import weigh_on_ray
 from xrec.lab.compare.make import Inputs, make
-from xrec.lab.compare.scores import Scorer, ScoringTask
+from xrec.lab.compare.scores import ScoringTask, load_scorer, weigh_on_ray
 from xrec.lab.compare.texts import Costs, EntryTexts, keep_texts, kept_texts
-from xrec.lab.measures.contestant_texts import ContestantTexts
+from xrec.lab.measures.measure import ScoredTexts
 from xrec.storage import Manifest
 
 _KEPT = {"ours": 0.8, "constant": 0.4, "lora": 0.6}
-"""The share of the reference's words that a contestant's text has."""
+"""The share of the reference's words that an entry's text has."""
 
 
 @dataclass
@@ -48,28 +47,25 @@ class Done:
         """The texts of an entry; those that train are references with words left out by chance."""
         is_new = not entry.location.exists()
         self.step()
-        if entry.contestant not in _KEPT:
-            found = make(given, entry)
-        else:
-            found = _from_references(given, entry)
+        found = (_from_references if entry.name in _KEPT else make)(given, entry)
         if is_new:
-            self.made.append(entry.name)
+            self.made.append(entry.title)
         return found
 
-    def score(self, task: ScoringTask, texts: Sequence[ContestantTexts]) -> Any:
+    def score(self, task: ScoringTask, texts: Sequence[ScoredTexts]) -> Any:
         """Score one after the other in this process."""
-        scorer = Scorer(task)
+        score = load_scorer(task)
         for place, each in enumerate(texts):
             self.step()
             self.num_scored += 1
-            yield place, scorer.score(each)
+            yield place, score(each)
 
 
 def _from_references(given: Inputs, entry: Entry) -> EntryTexts:
-    rng = random.Random(f"{entry.name}")
+    rng = random.Random(entry.title)
     texts: dict[tuple[str, str], str | None] = {}
     for pair in given.pairs.pairs:
-        words = [word for word in pair.reference.split() if rng.random() < _KEPT[entry.contestant]]
+        words = [word for word in pair.reference.split() if rng.random() < _KEPT[entry.name]]
         texts[pair.user_id, pair.item_id] = " ".join(words) if rng.random() < 0.9 else None
     location = entry.location / "texts"
     manifest = keep_texts(location, texts, config={"seed": entry.seed}, inputs={})
@@ -90,6 +86,6 @@ def table(config: CompareConfig) -> pa.Table:
 
 
 def figures(config: CompareConfig, group: str = "all") -> dict[tuple[str, str], dict[str, Any]]:
-    """The rows of a group by contestant and metric."""
+    """The rows of a group by entry and metric."""
     rows = table(config).to_pylist()
-    return {(row["contestant"], row["metric"]): row for row in rows if row["group"] == group}
+    return {(row["entry"], row["metric"]): row for row in rows if row["group"] == group}

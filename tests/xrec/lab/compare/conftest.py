@@ -20,18 +20,19 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def make_config(town: str, tmp_path: Path) -> MakeConfig:
+def make_config(town: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeConfig:
     """Make the config of a comparison in the test's own folder; values replace the defaults."""
+    for name in ("comparison", "result"):
+        monkeypatch.setattr(f"xrec.lab.compare.{name}.NUM_SAMPLES", 100)
 
     def make(**values: Any) -> CompareConfig:
         defaults = {
             "workspace": town,
             "comparison": str(tmp_path / "comparison"),
-            "contestants": ["profile", "nearest"],
+            "entries": ["profile", "nearest"],
             "llm": {"model": f"{town}/llm", "dtype": "float32"},
             "prompt": PROMPT,
             "metrics": {"encoder": None},
-            "bootstrap_samples": 100,
             "groups": [],
             "device": "cpu",
         }

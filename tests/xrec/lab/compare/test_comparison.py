@@ -32,13 +32,13 @@ def texts_of(path: Path, pairs: list[HeldOutPair], **more: Any) -> dict[str, Any
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     names = {"user_id": "u", "item_id": "i", "text": "says"}
-    return {"contestants": ["profile", "public"], "texts": {"public": {"uri": str(path), **names}}}
+    return {"entries": ["profile", "public"], "texts": {"public": {"uri": str(path), **names}}}
 
 
 def test_compare_writes_one_table_with_means_over_seeds_of_all_pairs(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config = make_config(contestants=SEEDED, groups=["user_explanations"])
+    config = make_config(entries=SEEDED, groups=["user_explanations"])
     manifest = run(config)
     assert set(manifest.files) == {"table.parquet", "table.md"}
     folder = tmp_path / "comparison"
@@ -62,7 +62,7 @@ def test_compare_writes_one_table_with_means_over_seeds_of_all_pairs(
     assert found["profile", "num_trained_parameters"]["value"] == 0
     assert ("profile", "training_seconds") not in found
     rows = [row for row in table(config).to_pylist() if row["grouping"] == "user_explanations"]
-    of_ours = [row for row in rows if (row["contestant"], row["metric"]) == ("ours", "coverage")]
+    of_ours = [row for row in rows if (row["entry"], row["metric"]) == ("ours", "coverage")]
     assert len(of_ours) > 1
     assert sum(row["num_pairs"] for row in of_ours) == coverage["num_pairs"]
     weighed = sum(row["num_pairs"] * row["value"] for row in of_ours) / coverage["num_pairs"]
@@ -74,12 +74,12 @@ def test_compare_writes_one_table_with_means_over_seeds_of_all_pairs(
 def test_compare_takes_what_is_there_and_makes_what_is_added_alone(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config, again = make_config(contestants=["ours", "profile"], seeds=[0, 1]), Done()
+    config, again = make_config(entries=["ours", "profile"], seeds=[0, 1]), Done()
     manifest = run(config)
     assert run(config, again) == manifest
     assert (again.made, again.num_scored) == ([], 0)
     more = Done()
-    config = make_config(contestants=["ours", "profile", "constant"], seeds=[0, 1, 2])
+    config = make_config(entries=["ours", "profile", "constant"], seeds=[0, 1, 2])
     run(config, more)
     assert more.made == ["ours-2", "constant-0", "constant-1", "constant-2"]
     assert more.num_scored == 4
@@ -95,9 +95,9 @@ def test_compare_killed_before_any_step_ends_with_the_same_table(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     unbroken = Done()
-    whole = run(make_config(contestants=SEEDED, comparison=str(tmp_path / "whole")), unbroken)
+    whole = run(make_config(entries=SEEDED, comparison=str(tmp_path / "whole")), unbroken)
     for stop_at in range(1, unbroken.num_steps + 1):
-        config = make_config(contestants=SEEDED, comparison=str(tmp_path / f"killed-{stop_at}"))
+        config = make_config(entries=SEEDED, comparison=str(tmp_path / f"killed-{stop_at}"))
         with pytest.raises(KeyboardInterrupt):
             run(config, Done(stop_at=stop_at))
         assert not (location_of(config, "comparison") / "manifest.json").exists()
@@ -106,7 +106,7 @@ def test_compare_killed_before_any_step_ends_with_the_same_table(
 
 @pytest.mark.parametrize(
     ("killed_in", "manifest_of"),
-    [("comparison.write_contents", ""), ("entries.write_manifest", "/profile/scores")],
+    [("comparison.write_contents", ""), ("scores.write_manifest", "/profile/scores")],
 )
 def test_compare_killed_while_it_writes_takes_nothing_of_another_one(
     killed_in: str, manifest_of: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
@@ -120,7 +120,7 @@ def test_compare_killed_while_it_writes_takes_nothing_of_another_one(
     with monkeypatch.context() as patch:
         other = {"other": 1}
         patch.setattr("xrec.lab.compare.scores.metrics_identity", lambda *rest, **names: other)
-        patch.setattr("xrec.lab.compare.identity.metrics_identity", lambda *rest, **names: other)
+        patch.setattr("xrec.lab.compare.comparison.metrics_identity", lambda *rest, **names: other)
         patch.setattr(f"xrec.lab.compare.{killed_in}", killed)
         with pytest.raises(KeyboardInterrupt):
             run(config)
@@ -156,7 +156,7 @@ def test_compare_what_cannot_be_compared_is_refused_before_anything_is_made(
         run(make_config(**texts_of(path, validation)), done)
     assert done.num_steps == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xrec.lab.compare.pairs.SEED", of_one_user)
+        patch.setattr("xrec.lab.compare.entries.SEED", of_one_user)
         with pytest.raises(DataError, match="of fewer than two users"):
             run(make_config(max_pairs=2, split="validation"))
     with pytest.raises(ModelError, match="no such local folder"):
@@ -167,20 +167,20 @@ def test_compare_blind_sheet_is_written_and_its_answers_read(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     pytest.importorskip("krippendorff", reason="the extra compare is not installed")
-    contestants, people = ["ours", "profile"], tmp_path / "comparison" / "people"
-    run(make_config(contestants=contestants, blind_sheet={"num_pairs": 4}))
+    entries, people = ["ours", "profile"], tmp_path / "comparison" / "people"
+    run(make_config(entries=entries, blind_sheet={"num_pairs": 4}))
     (folder,) = (tmp_path / "comparison" / "blind-sheets").iterdir()
     sheet = read_sheet(open_location(str(folder)))
     answers = [
         {"pair": number, "place": place, "true": 5 if name == "profile" else 2}
         for number, pair in enumerate(sheet.pairs, start=1)
-        for place, name in enumerate(pair.contestants, start=1)
+        for place, name in enumerate(pair.entries, start=1)
     ]
     path = tmp_path / "anna.json"
     saved = {"sheet": sheet.fingerprint, "judge": "Anna", "answers": answers}
     path.write_text(json.dumps(saved))
     done = Done()
-    run(make_config(contestants=contestants, blind_sheet={"answers": str(path)}), done)
+    run(make_config(entries=entries, blind_sheet={"answers": str(path)}), done)
     assert (done.made, done.num_scored) == ([], 0)
     assert pq.read_table(people / "answers.parquet").num_rows == 8
     assert "| `profile` | true | 5.00 (5.00 to 5.00) | 1.00" in (people / "people.md").read_text()
@@ -189,8 +189,7 @@ def test_compare_blind_sheet_is_written_and_its_answers_read(
 def test_entries_are_a_folder_a_seed_or_one_where_the_seed_changes_nothing(
     make_config: MakeConfig,
 ) -> None:
-    entries = entries_of(make_config(contestants=["nearest", "ours"], seeds=[4, 7]))
-    assert {name: [entry.name for entry in each] for name, each in entries.items()} == {
-        "nearest": ["nearest"],
-        "ours": ["ours-4", "ours-7"],
-    }
+    entries = entries_of(make_config(entries=["nearest", "ours"], seeds=[4, 7]))
+    assert [entry.location.uri.rsplit("/", 1)[-1] for entry in entries] == [
+        *("nearest", "ours-4", "ours-7")
+    ]

@@ -47,7 +47,7 @@ def test_compare_with_judges_tells_their_scores_agreement_and_failures(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with stub_endpoint(_behave) as stub, caplog.at_level("INFO", logger="xrec"):
         config = make_config(
-            contestants=["public"],
+            entries=["public"],
             texts={"public": {"uri": str(path)}},
             metrics={"encoder": None, "judges": _judges(stub)},
         )

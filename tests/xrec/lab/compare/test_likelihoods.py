@@ -11,12 +11,12 @@ from tests.xrec.lab.compare.conftest import MakeConfig
 from xrec.config.compare import CompareConfig
 from xrec.generate.loading import Sources
 from xrec.lab.compare.entries import Entry
-from xrec.lab.compare.likelihoods import LIKELIHOODS, WeighingTask
 from xrec.lab.compare.make import Inputs
+from xrec.lab.compare.scores import LIKELIHOODS, WeighingTask
 from xrec.lab.compare.texts import EntryTexts
 from xrec.storage import Manifest, write_manifest
 
-CONTESTANTS = ["ours", "constant", "profile"]
+ENTRIES = ["ours", "constant", "profile"]
 
 
 class Scales:
@@ -52,7 +52,7 @@ class WithAdapters(Done):
     version: int = 0
 
     def make(self, given: Inputs, entry: Entry) -> EntryTexts:
-        if entry.contestant in ("ours", "constant"):
+        if entry.name in ("ours", "constant"):
             about: dict[str, Any] = {"inputs": {}, "files": {}, "row_counts": {}}
             location, settings = entry.location / "adapter", {"version": self.version}
             write_manifest(location, "adapter", config=settings, **about)
@@ -66,7 +66,7 @@ def weighed(config: CompareConfig, scales: Scales, version: int = 0) -> Manifest
 def test_likelihoods_stand_in_the_table_beside_the_metrics_of_texts(
     make_config: MakeConfig,
 ) -> None:
-    config = make_config(contestants=CONTESTANTS, likelihood=True, seeds=[0, 1])
+    config = make_config(entries=ENTRIES, likelihood=True, seeds=[0, 1])
     scales = Scales()
     weighed(config, scales)
     assert sorted(scales.weighed) == ["constant-0", "constant-1", "ours-0", "ours-1"]
@@ -85,7 +85,7 @@ def test_likelihoods_stand_in_the_table_beside_the_metrics_of_texts(
 def test_likelihoods_that_are_there_are_taken_and_those_of_another_adapter_made_again(
     make_config: MakeConfig,
 ) -> None:
-    config, scales = make_config(contestants=CONTESTANTS, likelihood=True, seeds=[0]), Scales()
+    config, scales = make_config(entries=ENTRIES, likelihood=True, seeds=[0]), Scales()
     manifest = weighed(config, scales)
     assert len(scales.weighed) == 2
     assert weighed(config, scales) == manifest
@@ -95,7 +95,7 @@ def test_likelihoods_that_are_there_are_taken_and_those_of_another_adapter_made_
 
 
 def test_likelihoods_are_not_weighed_unless_asked_for(make_config: MakeConfig) -> None:
-    config, scales = make_config(contestants=CONTESTANTS, seeds=[0]), Scales()
+    config, scales = make_config(entries=ENTRIES, seeds=[0]), Scales()
     weighed(config, scales)
     assert scales.weighed == []
     assert ("ours", "nll") not in figures(config)

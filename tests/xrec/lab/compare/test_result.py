@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 
 from tests.xrec.lab.compare.conftest import MakeConfig
-from tests.xrec.lab.compare.small import dataset_of, explained, held_out
+from tests.xrec.lab.small import dataset_of, explained, held_out
 from xrec.lab.compare.entries import Entry, entries_of
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.scores import Scored
-from xrec.lab.compare.table import Example, is_marked, markdown_page
+from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import Costs, EntryTexts
-from xrec.lab.measures.contestant_texts import ContestantTexts
+from xrec.lab.measures.measure import ScoredTexts
 
 PAIRS = held_out(*((user, item) for user in range(3) for item in range(3)))
 # User 0 has no training explanation, user 1 has one, user 2 two.
@@ -22,7 +22,7 @@ DATASET = dataset_of(explanations=explained([(1, 0, "a"), (2, 1, "b"), (2, 2, "c
 
 
 def scored(values: list[float]) -> Scored:
-    texts = ContestantTexts(tuple(PAIRS), tuple(f"text {value}" for value in values))
+    texts = ScoredTexts(tuple(PAIRS), tuple(f"text {value}" for value in values))
     table = pa.table(
         {
             "user_id": [pair.user_id for pair in PAIRS],
@@ -36,9 +36,9 @@ def scored(values: list[float]) -> Scored:
 
 
 def result(make_config: MakeConfig, runs: dict[str, list[list[float]]], **changes: Any) -> Result:
-    """The result of contestants whose seeds have these values of ROUGE-L by pair."""
+    """The result of entries whose seeds have these values of ROUGE-L by pair."""
     config = make_config(
-        contestants=list(runs), seeds=list(range(max(map(len, runs.values())))), **changes
+        entries=list(runs), seeds=list(range(max(map(len, runs.values())))), **changes
     )
     entries = {entry: values for name in runs for entry, values in _by_entry(config, name, runs)}
     costs = Costs(training_seconds=7.0, num_trained_parameters=5)
@@ -51,7 +51,7 @@ def result(make_config: MakeConfig, runs: dict[str, list[list[float]]], **change
 
 
 def _by_entry(config: Any, name: str, runs: dict[str, list[list[float]]]) -> list[Any]:
-    entries: list[Entry] = entries_of(config)[name]
+    entries: list[Entry] = [entry for entry in entries_of(config) if entry.name == name]
     return list(zip(entries, runs[name], strict=True))
 
 
@@ -111,9 +111,7 @@ def test_table_has_a_row_a_figure(make_config: MakeConfig) -> None:
     assert table.schema.equals(TABLE)
     assert table.num_rows == len(found.figures)
     row = next(
-        row
-        for row in table.to_pylist()
-        if (row["contestant"], row["metric"]) == ("profile", "rouge_l")
+        row for row in table.to_pylist() if (row["entry"], row["metric"]) == ("profile", "rouge_l")
     )
     assert row["value"] == pytest.approx(0.75)
     assert row["difference"] == pytest.approx(0.75 - (0.5 + 0.75) / 2)
@@ -123,14 +121,14 @@ def page_of(found: Result, **more: Any) -> str:
     return markdown_page(found, PAIRS, more.get("failed", {}), more.get("examples", []))
 
 
-def test_page_begins_with_coverage_and_has_each_contestant_and_difference(
+def test_page_begins_with_coverage_and_has_each_entry_and_difference(
     make_config: MakeConfig,
 ) -> None:
     runs = {"ours": [FLAT, BETTER], "constant": [BETTER] * 2}
     page = page_of(replace(result(make_config, runs), notes=("Beside: the graph.",)))
     assert "9 held-out pairs of 3 users" in page
     table, differences = page.split("Minus `ours`, pair by pair:")
-    header = next(line for line in table.splitlines() if line.startswith("| contestant"))
+    header = next(line for line in table.splitlines() if line.startswith("| entry"))
     assert header.split("|")[2].strip().lower().startswith("coverage")
     ours = next(line for line in table.splitlines() if line.startswith("| `ours`"))
     assert "0.625" in ours
@@ -182,10 +180,3 @@ def test_page_says_on_whom_there_is_no_verdict_and_why(
     assert found.without_verdict == said
     assert ("No verdict" in page_of(found)) == bool(said)
     assert said in page_of(found)
-
-
-def test_result_marks_no_difference_that_rests_on_one_seed(make_config: MakeConfig) -> None:
-    high = [0.1 + 0.1 * value for value in BETTER]
-    found = result(make_config, {"profile": [FLAT], "nearest": [BETTER], "ours": [high]})
-    marked = {name: is_marked(found, found.of(name)["rouge_l"]) for name in found.contestants}
-    assert marked == {"profile": False, "nearest": True, "ours": False}

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from xrec.lab.judge import agreement_lines
-from xrec.lab.statistics.rank_correlation import rank_correlation
+from xrec.lab.judge.agreement import rank_correlation
 
 
 def _table(ann: list[float | None], bob: list[float | None], text: str = "a text") -> pa.Table:

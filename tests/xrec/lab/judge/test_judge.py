@@ -1,25 +1,54 @@
 """Judges whose scores are known, and some that answer nonsense."""
 
-import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.xrec.lab.judge.stub_model import Answer, StubModel
+from tests.xrec.lab.small import dataset_of
+from xrec.config.metrics import EncoderConfig, MetricsConfig
+from xrec.config.shared import StorageConfig
 from xrec.config.text import SamplingConfig
 from xrec.data.dataset import HeldOutPair
-from xrec.lab.judge import Judge
-from xrec.lab.judge.load import judge_question
-from xrec.lab.measures.contestant_texts import ContestantTexts
+from xrec.errors import ConfigError
+from xrec.lab.judge import Judge, JudgeAccess, judge_keys
+from xrec.lab.judge.judge import judge_identity, judge_question
+from xrec.lab.measures.measure import ScoredTexts
+from xrec.lab.measures.measures import load_measures, metrics_anywhere, metrics_identity
 from xrec.storage import open_location
-from xrec.text import Asker, Prompt, ReplyStore
+from xrec.text import Asker, Prompt, RawReply, ReplyStore, Usage
+
+Answer = Callable[[Prompt[Any], SamplingConfig], str]
+
+
+class StubModel:
+    """Replies what `answer` says; `asked` are the prompts with their seeds, in order."""
+
+    name = "stub"
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.asked: list[tuple[Prompt[Any], int]] = []
+
+    def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
+        """Yield a reply to each prompt, the last one first."""
+        for index in reversed(range(len(prompts))):
+            self.asked.append((prompts[index], sampling.seed))
+            yield RawReply(index, self._answer(prompts[index], sampling), Usage(10, 2, 1))
+
+    def num_tokens(self, text: str) -> int:
+        """One for each word."""
+        return len(text.split())
+
+    def close(self) -> None:
+        """Nothing to close."""
+
 
 PAIRS = [HeldOutPair(f"u{n}", "i", n, 0, f"reference {n}") for n in range(40)]
-TEXTS = ContestantTexts.of(PAIRS, {(f"u{n}", "i"): f"text {n}" for n in range(39)})
+TEXTS = ScoredTexts.of(PAIRS, {(f"u{n}", "i"): f"text {n}" for n in range(39)})
 
 
 def _judge(answer: Answer, folder: Path, *, num_samples: int = 1) -> tuple[Judge, StubModel]:
@@ -62,29 +91,6 @@ def test_judge_with_several_samples_gives_mean_and_spread_of_each_pair(tmp_path:
     found = judge.of_pairs(TEXTS)
     assert found["gptscore_ann"].tolist() == [n + 1 for n in range(39)] + [0]
     assert found["gptscore_ann_sample_std"].tolist() == pytest.approx([1.0] * 39 + [0.0])
-
-
-def _nonsense(prompt: Prompt[Any], seed: int, share: float) -> bool:
-    """Whether a reply is nonsense, in `share` of all cases, by a hash of what is asked."""
-    said = f"{prompt.messages[-1].content}{seed}{len(prompt.messages)}"
-    return hashlib.sha256(said.encode()).digest()[0] < 256 * share
-
-
-def test_judge_that_answers_nonsense_in_10_of_100_cases_costs_a_second_question_each(
-    tmp_path: Path,
-) -> None:
-    def answer(prompt: Prompt[Any], sampling: SamplingConfig) -> str:
-        if _nonsense(prompt, sampling.seed, 0.1):
-            return "I would say that this is rather good!"
-        return f'{{"score": {_number(prompt)}}}'
-
-    judge, model = _judge(answer, tmp_path, num_samples=5)
-    found = judge.of_pairs(TEXTS)
-    failed = int(found["gptscore_ann_failed"].sum())
-    again = len(model.asked) - 39 * 5
-    assert 8 < again < 40
-    assert failed < again / 2
-    assert found["gptscore_ann"].tolist() == [float(n) for n in range(39)] + [0]
 
 
 def test_judge_that_never_gives_a_number_of_some_pairs_leaves_these_out_and_counts_why(
@@ -130,3 +136,81 @@ def test_judge_does_not_ask_again_after_a_kill_for_what_was_answered(tmp_path: P
     judge, model = _judge(lambda prompt, _: '{"score": 7}', tmp_path)
     assert judge.of_pairs(TEXTS)["gptscore_ann"].tolist() == [7.0] * 39 + [0]
     assert len(model.asked) == 9
+
+
+def _config(url: str, **judges: dict[str, Any]) -> MetricsConfig:
+    def judge(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+        model = {
+            "kind": "endpoint",
+            "base_url": url,
+            "model": f"model-of-{name}",
+            "api_key_variable": "JUDGE_KEY",
+            "max_retries": 3,
+            "sampling": {"temperature": 1.0},
+        }
+        return {"name": name, "model": model, **settings}
+
+    made = [judge(name, settings) for name, settings in judges.items()]
+    return MetricsConfig.model_validate({"encoder": None, "judges": made})
+
+
+def _access(config: MetricsConfig, folder: Path) -> JudgeAccess:
+    return JudgeAccess(
+        open_location(str(folder)), keys=judge_keys(config.judges, {"JUDGE_KEY": "sk-x"})
+    )
+
+
+def test_identity_of_a_judge_has_no_limits_waits_and_keys() -> None:
+    config = _config("http://127.0.0.1:1/v1", ann={}, bob={})
+    patient = config.judges[0].model.model_copy(update={"concurrency": 3, "timeout_seconds": 9.0})
+    judge = config.judges[0].model_copy(update={"model": patient})
+    storage = StorageConfig()
+    assert judge_identity(judge, None, storage) == judge_identity(config.judges[0], None, storage)
+    assert "JUDGE_KEY" not in json.dumps(metrics_identity(config))
+
+
+def test_judges_that_cannot_be_reached_are_said_before_anything_is_asked() -> None:
+    config = _config("http://127.0.0.1:1/v1", ann={}, bob={})
+    with pytest.raises(ConfigError, match="JUDGE_KEY is not set"):
+        judge_keys(config.judges, {})
+
+
+def test_judges_of_the_same_model_share_it_and_others_have_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+
+    def load(config: Any, **_: Any) -> StubModel:
+        loads.append(config.llm.model)
+        return StubModel(lambda prompt, sampling: '{"score": 5}')
+
+    monkeypatch.setattr("xrec.lab.judge.judge.load_language_model", load)
+    judges = [
+        {"name": name, "model": {"kind": "engine", "llm": {"model": model}, "sampling": sampling}}
+        for name, model, sampling in (
+            ("ann", "one", {}),
+            ("bob", "one", {"temperature": 0.5}),
+            ("cid", "other", {}),
+        )
+    ]
+    config = MetricsConfig.model_validate({"encoder": None, "judges": judges})
+    measures = load_measures(
+        config, dataset_of(40, 1), PAIRS, device="cpu", judges=_access(config, tmp_path)
+    )
+    assert loads == ["one", "other"]
+    assert measures.of_pairs(TEXTS)["gptscore_bob"].to_pylist() == [5] * 39 + [0]
+
+
+def test_metrics_anywhere_name_the_same_models_and_prompts_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "small").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    engine = {"kind": "engine", "llm": {"model": "models/small"}}
+    config = _config("http://127.0.0.1:1/v1", near={"model": engine}, far={})
+    encoder = EncoderConfig(source="models/small")
+    config = config.model_copy(update={"encoder": encoder})
+    there = metrics_anywhere(config).model_dump(mode="json")
+    folder = str(tmp_path / "models" / "small")
+    assert there["encoder"]["source"] == folder
+    assert there["judges"][0]["model"]["llm"]["model"] == folder

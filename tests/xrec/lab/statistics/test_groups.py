@@ -4,8 +4,9 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from tests.xrec.lab.measures.small_dataset import dataset_of
+from tests.xrec.lab.small import dataset_of, explained
 from xrec.data.dataset import HeldOutPair
 from xrec.data.splits import drawn_explanations
 from xrec.lab.statistics.groups import equal_groups, group_rows
@@ -38,8 +39,9 @@ def test_members_of_the_same_number_are_in_one_group_and_those_of_none_in_group_
 
 def test_users_are_grouped_by_training_explanations_only_and_named_by_their_numbers() -> None:
     # User n has n training explanations; held-out ones do not count.
-    explained = [(user, item, "train") for user in range(6) for item in range(user)]
-    dataset = dataset_of(6, 7, explained=[*explained, *((user, 6, "test") for user in range(6))])
+    train = explained([(user, item, "") for user in range(6) for item in range(user)])
+    test = explained([(user, 6, "") for user in range(6)], "test")
+    dataset = dataset_of(6, 7, explanations=pa.concat_tables([train, test]))
     pairs = [_pair(user, 6) for user in range(6)]
     names = ["none", "1: 1", "2: 2", "3: 3", "4: 4", "5: 5"]
     assert groups_of(dataset, pairs, "user_explanations") == names
@@ -47,8 +49,8 @@ def test_users_are_grouped_by_training_explanations_only_and_named_by_their_numb
 
 
 def test_explanations_that_nobody_learned_from_do_not_count() -> None:
-    explained = [(user, item, "train") for user in range(6) for item in range(user)]
-    dataset = dataset_of(6, 7, explained=explained)
+    train = explained([(user, item, f"{user} {item}") for user in range(6) for item in range(user)])
+    dataset = dataset_of(6, 7, explanations=train)
     pairs = [_pair(user, 6) for user in range(6)]
     known = drawn_explanations(dataset, dataset.explained_pairs("train"), 4)
     counts = Counter(known["user_index"].to_pylist())

@@ -1,8 +1,9 @@
-"""Texts as rows of words, and back, by a vocabulary of the training explanations.
+"""Texts as rows of tokens, and back: of words, or of a language model's tokens.
 
-A piece is a word by Unicode's rules (UAX 29) or a single mark, with a blank in front if one stands
-before it: "It's fine." has the pieces "It's", " fine", ".". So joined pieces are the text again, to
-the letter, but for runs of blanks and line breaks, which become one blank.
+Words are those of a vocabulary of the training explanations. A piece is a word by Unicode's rules
+(UAX 29) or a single mark, with a blank in front if one stands before it: "It's fine." has the
+pieces "It's", " fine", ".". So joined pieces are the text again, to the letter, but for runs of
+blanks and line breaks, which become one blank.
 """
 
 import json
@@ -10,9 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from xrec.data.sentences import word_spans
 from xrec.data.titles import composed
+from xrec.llm.model import folder_stop_token_ids, load_tokenizer, read_text_config
+from xrec.llm.text_encoder import TextEncoder
 
 PAD, BEGIN, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -48,7 +52,7 @@ class Words:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """What ends a text."""
+        """What ends a text; the first one stands at the end of training texts."""
         return (END,)
 
     @property
@@ -79,16 +83,11 @@ def pieces_of(text: str) -> list[str]:
     """The pieces of a text, composed (NFC)."""
     text = " ".join(composed(text).split())
     spans: list[tuple[int, int]] = []
-    end = 0
-    for start, stop in word_spans(text):
-        spans += _marks(text, end, start)
-        spans.append((start, stop))
-        end = stop
-    spans += _marks(text, end, len(text))
-    return [
-        text[start - 1 : stop] if _follows_blank(text, start) else text[start:stop]
-        for start, stop in spans
-    ]
+    for start, stop in [*word_spans(text), (len(text), len(text))]:
+        end = spans[-1][1] if spans else 0
+        spans += [(place, place + 1) for place in range(end, start) if text[place] != " "]
+        spans += [(start, stop)] if stop > start else []
+    return [text[start - (start > 0 and text[start - 1] == " ") : stop] for start, stop in spans]
 
 
 def pieces_within(phrase: str) -> list[str]:
@@ -97,9 +96,38 @@ def pieces_within(phrase: str) -> list[str]:
     return [f" {pieces[0]}", *pieces[1:]] if pieces else []
 
 
-def _marks(text: str, start: int, stop: int) -> list[tuple[int, int]]:
-    return [(place, place + 1) for place in range(start, stop) if text[place] != " "]
+class LanguageModelTokens:
+    """The tokens of a language model, as `Words` has pieces."""
+
+    def __init__(self, folder: Path):
+        self._tokenizer = load_tokenizer(folder)
+        self._encode = TextEncoder(self._tokenizer).encode
+        self._num_tokens = read_text_config(folder).vocab_size
+        end, ends = self._tokenizer.eos_token_id, folder_stop_token_ids(folder, self._tokenizer)
+        self._ends = (end, *(each for each in ends if each != end))
+
+    def __len__(self) -> int:
+        return int(self._num_tokens)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The end token, and what else ends a text of this model."""
+        return self._ends
+
+    @property
+    def never_written(self) -> tuple[int, ...]:
+        """The special tokens, but for those that end a text."""
+        return tuple(sorted({*self._tokenizer.all_special_ids} - {*self._ends}))
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, without an end; no text has a special token."""
+        return list(self._encode(text.strip()))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens that were written; it goes to the first end."""
+        end = next((place for place, each in enumerate(token_ids) if each in self._ends), None)
+        written = list(token_ids[:end])
+        return str(self._tokenizer.decode(written, skip_special_tokens=True)).strip()
 
 
-def _follows_blank(text: str, place: int) -> bool:
-    return place > 0 and text[place - 1] == " "
+Codec = Words | LanguageModelTokens

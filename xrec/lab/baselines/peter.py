@@ -14,19 +14,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from xrec.config.baselines import PETERConfig
-from xrec.lab.baselines.models.model import (
-    Pairs,
-    Ratings,
-    Step,
-    TextBatch,
-    Writer,
-    squared_errors,
-    sums,
-    text_nll,
-    uniform_,
-)
-from xrec.lab.baselines.words import PAD
+from xrec.lab.baselines.codec import PAD
+from xrec.lab.baselines.model import Pairs, Ratings, Step, TextBatch, Writer, losses, uniform_
 
 USER, ITEM = 0, 1
 """The places of the user and the item."""
@@ -54,7 +43,6 @@ class PETER(Writer):
 
     def __init__(
         self,
-        config: PETERConfig,
         *,
         num_users: int,
         num_items: int,
@@ -62,20 +50,25 @@ class PETER(Writer):
         begin_id: int,
         num_aspect_words: int = 0,
         ratings: Ratings | None = None,
+        embedding_dim: int = 512,
+        num_heads: int = 2,
+        feedforward_size: int = 2048,
+        num_layers: int = 2,
+        dropout: float = 0.2,
+        context_weight: float = 1.0,
+        rating_weight: float = 0.1,
     ):
         super().__init__()
-        self.loss_weights = (1.0, config.context_weight, config.rating_weight)
+        self.loss_weights = (1.0, context_weight, rating_weight)
         self._begin_id, self._begin_place = begin_id, 2 + num_aspect_words
-        size = config.embedding_dim
+        size = embedding_dim
         self.users = nn.Embedding(num_users, size)
         self.items = nn.Embedding(num_items, size)
         self.words = nn.Embedding(num_tokens, size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                size, config.num_heads, config.feedforward_size, config.dropout, batch_first=True
-            )
-            for _ in range(config.num_layers)
+            nn.TransformerEncoderLayer(size, num_heads, feedforward_size, dropout, batch_first=True)
+            for _ in range(num_layers)
         )
         self.output = nn.Linear(size, num_tokens)
         self.rating_hidden = nn.Linear(size, size) if ratings is not None else None
@@ -86,14 +79,11 @@ class PETER(Writer):
                 uniform_(module, 0.1)
 
     def forward(self, batch: TextBatch) -> Tensor:
-        """See Writer."""
+        """See TrainedModel."""
         hidden = self.hidden(batch.pairs, batch.inputs(self._begin_id))
-        rating = self._rating(hidden[:, USER])
-        return sums(
-            text_nll(self.output(hidden[:, self._begin_place :]), batch),
-            self._context_nll(hidden[:, ITEM], batch),
-            None if rating is None else squared_errors(rating, batch),
-        )
+        logits = self.output(hidden[:, self._begin_place :])
+        context = self._context_nll(hidden[:, ITEM], batch)
+        return losses(batch, logits, context, self._rating(hidden[:, USER]))
 
     def _context_nll(self, hidden: Tensor, batch: TextBatch) -> Tensor:
         """The NLL of each text's words, in no order, from one distribution; hidden (B, D)."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xrec.lab.baselines.words import BEGIN, END, PAD, SPECIAL, UNKNOWN, Words, pieces_of
+from xrec.lab.baselines.codec import BEGIN, END, PAD, SPECIAL, UNKNOWN, Words, pieces_of
 
 
 def test_pieces_are_words_and_marks_with_the_blank_before_them() -> None:
@@ -46,9 +46,3 @@ def test_words_keep_the_most_frequent_pieces_and_of_equal_ones_the_first() -> No
 def test_words_come_back_from_their_file() -> None:
     words = Words.of(["caf\u00e9 \u304a"], max_words=10)
     assert Words.from_bytes(words.to_bytes()) == words
-
-
-def test_words_never_write_what_is_no_text() -> None:
-    words = Words.of(["a"], max_words=10)
-    assert set(words.never_written) == {PAD, BEGIN, UNKNOWN}
-    assert words.end_ids == (END,)

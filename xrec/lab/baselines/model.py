@@ -1,21 +1,18 @@
 """What the training and the writing know of a model: batches in, sums of losses or logits out.
 
 A text is a row of token ids. Which tokens they are, the model need not know, but for the two that
-padding and a text's beginning have (`xrec.lab.baselines.words`).
+padding and a text's beginning have (`xrec.lab.baselines.codec`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xrec.llm.examples import IGNORE, label_nll
-
-TERMS = ("text", "context", "rating")
-"""The parts of a loss: words in their order, words in no order, and the rating."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +30,6 @@ class Pairs:
     def to(self, device: torch.device) -> "Pairs":
         """The same on `device`."""
         return Pairs(*(tensor.to(device) for tensor in (self.users, self.items, self.aspects)))
-
-    def __len__(self) -> int:
-        return len(self.users)
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ class TextBatch:
 
     @property
     def counts(self) -> Tensor:
-        """How many things each of `TERMS` is a sum of: tokens, words, ratings; (3,) float32."""
+        """How many tokens, words and ratings a model's losses are sums of, (3,) float32."""
         rated = ~self.ratings.isnan()
         return torch.stack([self.lengths.sum(), self.num_words.sum(), rated.sum()]).float()
 
@@ -110,27 +104,15 @@ class Step:
     state: Any
 
 
-class Batch(Protocol):
-    """What a model is trained on: some rows, which can be moved, and how many things they count."""
-
-    @property
-    def counts(self) -> Tensor:
-        """How many things each of `TERMS` is a sum of, (3,) float32."""
-        ...
-
-    def to(self, device: torch.device) -> Self:
-        """The same on `device`."""
-        ...
-
-
 class TrainedModel(nn.Module, ABC):
-    """A model that the trainer trains: all of its parameters that have gradients."""
+    """A model that the trainer trains: all of its parameters that have gradients.
+
+    loss_weights: of texts, of words in no order, and of ratings; each loss is a mean over `counts`.
+    num_phases: how often the training begins anew with other parameters (`begin_phase`).
+    """
 
     loss_weights: tuple[float, float, float] = (1.0, 0.0, 0.0)
-    """The weights of `TERMS` in the loss, each of which is a mean over `Batch.counts`."""
-
     num_phases: int = 1
-    """How often the training begins anew with other parameters (`begin_phase`)."""
 
     def begin_phase(self, phase: int) -> None:
         """Let the parameters of phase 0 to num_phases - 1 have gradients, and no others."""
@@ -138,15 +120,11 @@ class TrainedModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Any) -> Tensor:
-        """The sums of `TERMS` over the batch, (3,): nats, nats, squared ratings."""
+        """The sums of the three losses over the batch, (3,): nats, nats, squared ratings."""
 
 
 class Writer(TrainedModel):
     """A model that writes a text for a user and an item, token by token."""
-
-    @abstractmethod
-    def forward(self, batch: TextBatch) -> Tensor:
-        """See TrainedModel."""
 
     @abstractmethod
     def first(self, pairs: Pairs) -> Step:
@@ -157,15 +135,59 @@ class Writer(TrainedModel):
         """The logits after `token_ids` (B,) int64, which followed those of `step`."""
 
 
-def text_nll(logits: Tensor, batch: TextBatch) -> Tensor:
-    """The NLL of all tokens of a batch in nats, a scalar; logits (B, T, V)."""
-    return label_nll(logits, batch.labels).sum()
+@torch.inference_mode()
+def write_greedily(
+    model: Writer,
+    pairs: Pairs,
+    *,
+    end_ids: Collection[int],
+    never_written: Collection[int],
+    max_tokens: int,
+) -> list[list[int]]:
+    """The likeliest next token, again and again, for each of B pairs.
+
+    A text ends with one of `end_ids`, which stands at its end, or after `max_tokens` without one.
+    Tokens in `never_written` are passed over. A text does not depend on the pairs beside it.
+    """
+    device = pairs.users.device
+    ends = torch.tensor(list(end_ids), device=device)
+    barred = torch.tensor(list(never_written), dtype=torch.int64, device=device)
+    step = model.first(pairs)
+    written: list[Tensor] = []
+    ended = torch.zeros(len(pairs.users), dtype=torch.bool, device=device)
+    for place in range(max_tokens + 1):  # the end is one more
+        if place:
+            step = model.next(step, written[-1])
+        token_ids = step.logits.index_fill(1, barred, -torch.inf).argmax(dim=1)
+        written.append(token_ids)
+        ended |= torch.isin(token_ids, ends)
+        if bool(ended.all()):
+            break
+    rows = torch.stack(written, dim=1).tolist()  # (B, T)
+    return [_cut(row, set(end_ids), max_tokens) for row in rows]
 
 
-def sums(text: Tensor, context: Tensor | None = None, rating: Tensor | None = None) -> Tensor:
-    """The sums of `TERMS`, (3,); a model without one of them has 0 there."""
-    parts = [text.new_zeros(()) if part is None else part for part in (text, context, rating)]
-    return torch.stack(parts)
+def _cut(row: list[int], end_ids: set[int], max_tokens: int) -> list[int]:
+    for place, token_id in enumerate(row):
+        if token_id in end_ids:
+            return row[: place + 1]
+    return row[:max_tokens]
+
+
+def losses(
+    batch: TextBatch, logits: Tensor, context: Tensor | None = None, rating: Tensor | None = None
+) -> Tensor:
+    """The sums of a Writer's losses, (3,); a model without one of them has 0 there.
+
+    logits: (B, T, V) of the texts. context: the NLL of words in no order. rating: (B,), of which
+    those count whose rating is known.
+    """
+    text = label_nll(logits, batch.labels).sum()
+    errors = text.new_zeros(())
+    if rating is not None:
+        known = ~batch.ratings.isnan()
+        errors = (rating[known] - batch.ratings[known]).square().sum()
+    return torch.stack([text, text.new_zeros(()) if context is None else context, errors])
 
 
 @torch.no_grad()
@@ -174,12 +196,6 @@ def load_parameters(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
         parameters[name].copy_(tensor)
-
-
-def squared_errors(ratings: Tensor, batch: TextBatch) -> Tensor:
-    """The sum of the squares of what `ratings` (B,) are off, where a rating is known."""
-    known = ~batch.ratings.isnan()
-    return (ratings[known] - batch.ratings[known]).square().sum()
 
 
 def uniform_(module: nn.Module, bound: float) -> None:

@@ -1,30 +1,40 @@
-"""Who takes part in a comparison, what they may learn from, and what people are asked."""
+"""Who takes part in a comparison: adapters, baselines, copies, and texts from elsewhere."""
 
 import re
 from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
+from xrec.config.adapter import AdapterModelConfig
 from xrec.config.base import Config
 from xrec.config.baselines import BaselineKind
-from xrec.config.data import TABLE_ENDINGS, Delimiter
+from xrec.config.data import TABLE_ENDINGS
+from xrec.config.placeholders import without_placeholders
+from xrec.config.prompt import PromptConfig
 
-AdapterContestant = Literal[
-    "ours",
-    "without_profile",
-    "without_injection",
-    "without_both",
-    "without_aspects",
-    "random_vectors",
-    "constant",
-]
 Grouping = Literal[
     "user_explanations", "item_explanations", "user_interactions", "item_interactions"
 ]
 """Users or items, by their number of training explanations or training interactions."""
-ADAPTERS: tuple[str, ...] = get_args(AdapterContestant)
+WITHOUT_ASPECTS = "without_aspects"
+ADAPTERS = (
+    "ours",
+    "without_profile",
+    "without_injection",
+    "without_both",
+    WITHOUT_ASPECTS,
+    "random_vectors",
+    "constant",
+)
+"""Ours and its variants."""
 BASELINES: tuple[BaselineKind, ...] = get_args(BaselineKind)
-CONTESTANTS = (*ADAPTERS, *BASELINES, "zero_shot", "profile", "nearest")
+ENTRIES = (*ADAPTERS, *BASELINES, "zero_shot", "profile", "nearest")
+_MODEL_CHANGES: dict[str, dict[str, str]] = {
+    "without_injection": {"injection": "none"},
+    "without_both": {"injection": "none"},
+    "random_vectors": {"vectors": "random"},
+    "constant": {"vectors": "constant"},
+}
 _QUESTION = re.compile(r"[a-z0-9_]+")
 
 
@@ -38,7 +48,6 @@ class ElsewhereConfig(Config):
     user_id: str = Field("user_id", description="The file's column of user ids.")
     item_id: str = Field("item_id", description="The file's column of item ids.")
     text: str = Field("explanation", description="The file's column of texts.")
-    delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
 
     @field_validator("uri")
     @classmethod
@@ -46,23 +55,6 @@ class ElsewhereConfig(Config):
         if not uri.lower().endswith(TABLE_ENDINGS):
             raise ValueError(f"expected a file that ends in one of {', '.join(TABLE_ENDINGS)}")
         return uri
-
-
-class BudgetConfig(Config):
-    """What each contestant that is trained may learn from, the same for all."""
-
-    max_pairs: int | None = Field(
-        None,
-        ge=1,
-        description="Number of training pairs, the same ones for all contestants and seeds. If "
-        "null, training.max_pairs.",
-    )
-    num_epochs: int | None = Field(
-        None,
-        ge=1,
-        description="Largest number of passes over them, in each phase of a training that has "
-        "several (pepler). If null, it is that of each contestant's own section.",
-    )
 
 
 class BlindSheetConfig(Config):
@@ -102,3 +94,31 @@ class BlindSheetConfig(Config):
     @classmethod
     def _one_file_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+
+def model_of(variant: str, full: AdapterModelConfig) -> AdapterModelConfig:
+    """The adapters of a variant."""
+    return AdapterModelConfig.model_validate(
+        {**full.model_dump(), **_MODEL_CHANGES.get(variant, {})}
+    )
+
+
+def prompt_of(variant: str, full: PromptConfig) -> PromptConfig:
+    """The prompt of a variant; without profiles it has no aspects either, and keeps the title."""
+    if variant in ("without_profile", "without_both"):
+        parts = {
+            "user": without_placeholders(full.user, {"user_profile"}),
+            "item": without_placeholders(full.item, {"item_profile"}),
+        }
+        return PromptConfig.model_validate({**full.model_dump(), **parts, "aspects": 0})
+    return full.model_copy(update={"aspects": 0}) if variant == WITHOUT_ASPECTS else full
+
+
+def check_full(model: AdapterModelConfig) -> None:
+    """Raise ValueError unless ours has what its variants lack."""
+    if model.vectors != "graph" or model.injection == "none":
+        raise ValueError(
+            "the full variant has the graph's vectors in the layers: "
+            "model.vectors must be graph and model.injection not none, "
+            f"saw {model.vectors} and {model.injection}"
+        )

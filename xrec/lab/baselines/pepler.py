@@ -11,15 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from xrec.lab.baselines.models.model import (
-    Pairs,
-    Step,
-    TextBatch,
-    Writer,
-    sums,
-    text_nll,
-    uniform_,
-)
+from xrec.lab.baselines.model import Pairs, Step, TextBatch, Writer, losses, uniform_
 
 
 class PEPLER(Writer):
@@ -50,16 +42,16 @@ class PEPLER(Writer):
         return torch.cat([both, words], dim=1)
 
     def forward(self, batch: TextBatch) -> Tensor:
-        """See Writer."""
+        """See TrainedModel."""
         # Padding stands behind the texts, and no place sees what comes after it.
         read = self.joined(batch.pairs, batch.token_ids[:, :-1])
         logits = self.language_model(inputs_embeds=read, use_cache=False).logits
-        return sums(text_nll(logits[:, 1:], batch))
+        return losses(batch, logits[:, 1:])
 
     def first(self, pairs: Pairs) -> Step:
         """See Writer."""
         cache = DynamicCache(config=self.language_model.config)
-        return self._step(self.joined(pairs, pairs.users.new_empty(len(pairs), 0)), cache)
+        return self._step(self.joined(pairs, pairs.users.new_empty(len(pairs.users), 0)), cache)
 
     def next(self, step: Step, token_ids: Tensor) -> Step:
         """See Writer."""
