@@ -1,7 +1,7 @@
 """`xrec submit` to a cluster of a head and two workers, as a user runs it."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from ray.runtime_env import RuntimeEnv
@@ -13,18 +13,11 @@ from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
 from xrec.config.data import PrepareConfig
-from xrec.config.shared import JobConfig, StorageConfig
+from xrec.config.shared import JobConfig
 from xrec.errors import ConfigError
 from xrec.storage import open_location, read_manifest
 
 ROOT = Path(__file__).parents[2]
-
-
-class Store(Protocol):
-    storage: StorageConfig
-    environment: dict[str, str]
-
-    def new_bucket(self) -> str: ...
 
 
 def _config(folder: Path, workspace: str) -> Path:
@@ -33,19 +26,11 @@ def _config(folder: Path, workspace: str) -> Path:
 
 
 def test_submit_run_to_the_object_store_follows_the_log_and_leaves_the_artifact(
-    three_nodes: LocalCluster, s3: Store, tmp_path: Path
+    three_nodes: LocalCluster, s3: Any, tmp_path: Path
 ) -> None:
     workspace = s3.new_bucket()
-    done = xrec_on(
-        three_nodes,
-        "submit",
-        "run",
-        _config(tmp_path, workspace),
-        "prepare.source.num_users=30",
-        "--until",
-        "prepare",
-        **s3.environment,
-    )
+    command = ["submit", "run", _config(tmp_path, workspace), "prepare.source.num_users=30"]
+    done = xrec_on(three_nodes, *command, "--until", "prepare", **s3.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[1/1] xrec prepare prepare.yaml" in done.stdout
     assert "Traceback" not in done.stderr

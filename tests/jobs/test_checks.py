@@ -34,11 +34,8 @@ def test_job_whose_checks_name_a_list_that_is_not_there_stops_at_once(
     tmp_path: Path, job: Any, config_type: Any, more: tuple[str, ...]
 ) -> None:
     missing = tmp_path / "words.txt"
-    config = load_config(
-        config_type,
-        CONFIGS / "sample.yaml",
-        [f"workspace={tmp_path}", f"decoding.text.checks.unsafe_words={missing}"],
-    )
+    given = [f"workspace={tmp_path}", f"decoding.text.checks.unsafe_words={missing}"]
+    config = load_config(config_type, CONFIGS / "sample.yaml", given)
     with pytest.raises(DataError, match=r"checks\.unsafe_words: the list .*words\.txt"):
         job(config, *more)
     assert not list(tmp_path.iterdir())

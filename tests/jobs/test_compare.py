@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -97,22 +98,25 @@ def test_compare_entries_are_ordinary_artifacts_of_the_same_pairs_and_budget(
     town: str, compared: Manifest
 ) -> None:
     folder = f"{town}/comparison"
-    adapter = read_manifest(open_location(f"{folder}/ours-0/adapter"), "adapter")
-    assert adapter.config["training"]["max_pairs"] == 64
-    assert adapter.config["training"]["num_epochs"] == 1
+    training = read_manifest(open_location(f"{folder}/ours-0/adapter"), "adapter").config[
+        "training"
+    ]
+    assert (training["max_pairs"], training["num_epochs"]) == (64, 1)
     constant = read_adapter(open_location(f"{folder}/constant-0/adapter"))
     assert constant.config.model.vectors == "constant"
     baseline = read_manifest(open_location(f"{folder}/att2seq-0/model"), "baseline")
     assert baseline.row_counts["train"] == 64
     (file,) = Path(folder).glob("pairs-*.parquet")
-    pairs = {tuple(row.values()) for row in pq.read_table(file).to_pylist()}
+    pairs = _pairs(pq.read_table(file))
     assert len(pairs) == 12
     for name in ("ours-0", "zero_shot"):
-        rows = read(f"{folder}/{name}/explanations").to_table(columns=["user_id", "item_id"])
-        assert {tuple(row.values()) for row in rows.to_pylist()} <= pairs
+        assert _pairs(read(f"{folder}/{name}/explanations").to_table()) <= pairs
     for name in ("att2seq-0", "nearest", "profile"):
-        texts = pq.read_table(Path(folder) / name / "texts" / "texts.parquet").to_pylist()
-        assert {(row["user_id"], row["item_id"]) for row in texts} == pairs
+        assert _pairs(pq.read_table(Path(folder) / name / "texts" / "texts.parquet")) == pairs
+
+
+def _pairs(table: pa.Table) -> set[tuple[str, str]]:
+    return {(row["user_id"], row["item_id"]) for row in table.to_pylist()}
 
 
 def test_compare_likelihoods_are_those_of_the_adapter_artifact(

@@ -43,12 +43,8 @@ def status_of(*, is_published: bool = False, **values: Any) -> Status:
     return Status("memory", RECORD, progress, MANIFEST if is_published else None, is_published)
 
 
-def done(**values: Any) -> Status:
-    """One of which all rows are done, at costs of 50 seconds."""
-    return status_of(**{"num_ok": 10_000, "costs": {"seconds": 50.0}, "is_done": True, **values})
-
-
-FAILED = {"num_ok": 9_994, "failed": {"odd": 3, "dull": 1, "bad": 2}}
+DONE: dict[str, Any] = {"num_ok": 10_000, "costs": {"seconds": 50.0}, "is_done": True}
+FAILED = {**DONE, "num_ok": 9_994, "failed": {"odd": 3, "dull": 1, "bad": 2}}
 
 
 def preview_of(status: Status | None, rate_of: Status | None = None, **values: Any) -> Preview:
@@ -144,14 +140,14 @@ def test_preview_lines_name_the_run_whose_rate_they_take() -> None:
 @pytest.mark.parametrize(
     ("status", "retry", "last"),
     [
-        (done(), (), "it is left to be published"),
-        (done(is_published=True), (), "nothing is left to do"),
-        (done(**FAILED), ("dull", "odd"), "to be done again: 4 failed pairs (odd 3, dull 1)"),
-        (done(**FAILED), ("strange",), "to be done again: 0 failed pairs"),
+        (DONE, (), "it is left to be published"),
+        ({**DONE, "is_published": True}, (), "nothing is left to do"),
+        (FAILED, ("dull", "odd"), "to be done again: 4 failed pairs (odd 3, dull 1)"),
+        (FAILED, ("strange",), "to be done again: 0 failed pairs"),
     ],
 )
 def test_preview_lines_of_a_run_that_is_done_reckon_nothing(
-    status: Status, retry: tuple[str, ...], last: str
+    status: dict[str, Any], retry: tuple[str, ...], last: str
 ) -> None:
-    lines = preview_lines(preview_of(status), "pairs", num_actors=1, retry=retry)
+    lines = preview_lines(preview_of(status_of(**status)), "pairs", num_actors=1, retry=retry)
     assert (len(lines), lines[-1]) == (3, last)

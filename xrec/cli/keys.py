@@ -1,12 +1,12 @@
 """The keys of a job's config as a list for reading, made from the config class."""
 
+import json
 import textwrap
 import types
 from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import SecretStr
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from xrec.config.base import Key, keys_of, sections_of
@@ -58,14 +58,9 @@ def _type(annotation: Any) -> str:
 
 
 def _default(key: Key) -> str:
-    field: FieldInfo = key.field
-    default = field.default
-    if field.is_required():
+    default = key.field.default
+    if key.field.is_required():
         return ", required"
-    if default is PydanticUndefined or (sections_of(field.annotation) and default is not None):
+    if default is PydanticUndefined or (sections_of(key.field.annotation) and default is not None):
         return ""
-    if isinstance(default, bool) or default is None:
-        return f", default {str(default).lower().replace('none', 'null')}"
-    if isinstance(default, tuple):
-        return f", default [{', '.join(map(str, default))}]"
-    return f", default {default!r}" if isinstance(default, str) else f", default {default}"
+    return f", default {json.dumps(default)}"

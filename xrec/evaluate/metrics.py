@@ -1,5 +1,6 @@
 """All metrics of an evaluation, by name, with 95 % intervals of those that are means over pairs."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -11,12 +12,6 @@ from xrec.evaluate import text_metrics
 from xrec.evaluate.bootstrap import Estimate, bootstrap_mean
 from xrec.evaluate.encoder import embedding_scores, load_encoder
 from xrec.evaluate.scores import ScoredPair
-from xrec.evaluate.text_metrics import (
-    aspect_pattern,
-    chance_level,
-    names_none_beside,
-    names_only,
-)
 from xrec.llm.model import resolve_device
 
 Metrics = dict[str, Estimate]
@@ -40,10 +35,8 @@ def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metr
 
     xrec.evaluate.descriptions says what each means. Aspect metrics are there only if aspects are
     planted, metrics of titles only if items have titles, embedding scores only with a configured
-    encoder. Raises ValueError without pairs, ModelError if the encoder cannot be had.
+    encoder. Raises ModelError if the encoder cannot be had.
     """
-    if not pairs:
-        raise ValueError("no scored pairs; expected at least one")
 
     def mean(values: ArrayLike, of: Sequence[ScoredPair]) -> Estimate:
         return bootstrap_mean(
@@ -54,12 +47,14 @@ def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metr
         )
 
     weighed = [pair for pair in pairs if pair.gain is not None]
+    planted = [pair for pair in pairs if pair.aspect is not None]
+    titled = [pair for pair in pairs if pair.names_item is not None]
     return {
         "coverage": mean([bool(pair.text) for pair in pairs], pairs),
         **(_signal_metrics(weighed, mean) if weighed else {}),
-        **_aspect_metrics([pair for pair in pairs if pair.aspect is not None], mean),
-        **_title_metrics([pair for pair in pairs if pair.names_item is not None], mean),
-        **_support_metrics([pair for pair in pairs if pair.aspect is not None], mean),
+        **(_aspect_metrics(planted, mean) if planted else {}),
+        **(_title_metrics(titled, mean) if titled else {}),
+        **(_support_metrics(planted, mean) if planted else {}),
         **_likeness_metrics(pairs, mean),
         **(_embedding_metrics(pairs, config, config.encoder, mean) if config.encoder else {}),
         **_form_metrics(pairs),
@@ -78,10 +73,7 @@ def flat_metrics(metrics: Mapping[str, Estimate]) -> dict[str, float]:
 
 def metrics_table(metrics: Mapping[str, Estimate]) -> pa.Table:
     """The metrics as a long table of the schema METRICS."""
-    rows = [
-        {"metric": name, "value": estimate.value, "low": estimate.low, "high": estimate.high}
-        for name, estimate in metrics.items()
-    ]
+    rows = [{"metric": name, **vars(estimate)} for name, estimate in metrics.items()]
     return pa.Table.from_pylist(rows, schema=METRICS)
 
 
@@ -102,54 +94,49 @@ def _aspect_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
     A text with another user's vector is not asked for of every pair. Own and other vector are then
     also compared on the pairs of which it is. A refused text is wrong on both sides.
     """
-    if not pairs:
-        return {}
-    aspects = [pair.aspects or () for pair in pairs]
-    pattern = aspect_pattern(aspect for of_item in aspects for aspect in of_item)
-    right = [pair.aspect or "" for pair in pairs]
+    pattern, right = _pattern(pairs), [pair.aspect or "" for pair in pairs]
     shuffled = [pair for pair in pairs if pair.shuffled_explanation is not None]
 
     def accuracy(of: Sequence[ScoredPair], texts: Sequence[str]) -> Estimate:
-        return mean(names_only(texts, [pair.aspect or "" for pair in of], pattern), of)
+        return mean(text_metrics.names_only(texts, [each.aspect or "" for each in of], pattern), of)
 
     metrics = {"aspect_accuracy": accuracy(pairs, [pair.text for pair in pairs])}
     if 0 < len(shuffled) < len(pairs):
         metrics["aspect_accuracy_both"] = accuracy(shuffled, [pair.text for pair in shuffled])
     if shuffled:
-        metrics["aspect_accuracy_shuffled"] = accuracy(
-            shuffled, [pair.shuffled_explanation or "" for pair in shuffled]
-        )
-    metrics["aspect_chance"] = Estimate(chance_level(aspects))
-    metrics["aspect_accuracy_references"] = Estimate(
-        float(names_only([pair.reference for pair in pairs], right, pattern).mean())
-    )
-    return metrics
+        texts = [pair.shuffled_explanation or "" for pair in shuffled]
+        metrics["aspect_accuracy_shuffled"] = accuracy(shuffled, texts)
+    references = text_metrics.names_only([pair.reference for pair in pairs], right, pattern)
+    chance = text_metrics.chance_level([pair.aspects or () for pair in pairs])
+    return {
+        **metrics,
+        "aspect_chance": Estimate(chance),
+        "aspect_accuracy_references": Estimate(float(references.mean())),
+    }
 
 
 def _title_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
     """Of pairs whose item has a title."""
-    if not pairs:
-        return {}
     named = [pair for pair in pairs if pair.names_item or pair.other_title is not None]
+    references = float(np.mean([bool(pair.reference_names_item) for pair in pairs]))
     right = [pair.other_title is None for pair in named]
     return {
         **({"title_accuracy": mean(right, named)} if named else {}),
         "names_item": mean([bool(pair.names_item) for pair in pairs], pairs),
-        "names_item_references": Estimate(
-            float(np.mean([bool(pair.reference_names_item) for pair in pairs]))
-        ),
+        "names_item_references": Estimate(references),
         "names_another_item": mean([pair.other_title is not None for pair in pairs], pairs),
     }
 
 
 def _support_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:
     """Of pairs with planted aspects."""
-    if not pairs:
-        return {}
-    aspects = [pair.aspects or () for pair in pairs]
-    pattern = aspect_pattern(aspect for of_item in aspects for aspect in of_item)
-    supported = names_none_beside([pair.text for pair in pairs], aspects, pattern)
+    texts, aspects = [pair.text for pair in pairs], [pair.aspects or () for pair in pairs]
+    supported = text_metrics.names_none_beside(texts, aspects, _pattern(pairs))
     return {"aspects_supported": mean(supported, pairs)}
+
+
+def _pattern(pairs: Sequence[ScoredPair]) -> re.Pattern[str]:
+    return text_metrics.aspect_pattern(each for pair in pairs for each in pair.aspects or ())
 
 
 def _likeness_metrics(pairs: Sequence[ScoredPair], mean: _Mean) -> Metrics:

@@ -1,5 +1,6 @@
 """What lies in a user's folder: each file's rows, and of each column what its values look like."""
 
+import gzip
 import io
 import re
 import zlib
@@ -16,7 +17,6 @@ from xrec.storage import MANIFEST, Location
 _MAX_FILES = 40
 _SHOWN = 10
 _HEAD_BYTES = 65536
-_GZIP_WBITS = 31  # zlib's number for the header of gzip
 _OF_ARTIFACT = re.compile(rf"(.+?/)(?:{re.escape(MANIFEST)}$|_delta_log/|_xrec/)")
 
 
@@ -138,12 +138,12 @@ def _delimiter(contents: Mapping[str, bytes]) -> str:
 
 
 def _head(name: str, data: bytes) -> bytes:
-    """The first bytes of a file's text; of a gzipped file, as far as they can be read."""
+    """The first bytes of a file's text."""
     if not name.lower().endswith(".gz"):
         return data[:_HEAD_BYTES]
     try:
-        return zlib.decompressobj(wbits=_GZIP_WBITS).decompress(data, _HEAD_BYTES)
-    except zlib.error:
+        return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_HEAD_BYTES)
+    except (OSError, EOFError, zlib.error):
         return b""  # reading the file says what is wrong with it
 
 

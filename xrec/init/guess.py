@@ -11,9 +11,8 @@ from xrec.config.data import TABLE_COLUMNS, TableColumns
 from xrec.data.columns import SPLITS
 from xrec.errors import DataError
 from xrec.init import words
-from xrec.init.entities import ColumnNames, entity_columns, find_entities
 from xrec.init.files import Column, File, likeliest
-from xrec.init.pairs import Pairs, find_pairs
+from xrec.init.tables import ColumnNames, Pairs, entity_columns, find_entities, find_pairs
 
 _LEAST_LENGTH = 0.5  # of the interactions, in rows, against the explanations
 
