@@ -37,7 +37,7 @@ from benchmarks.counting_proxy import counting_proxy
 from benchmarks.processes import kill, start, wait
 from benchmarks.report import Record, Results, markdown
 from tests.object_store import object_store
-from xrec.bulk.run import RUNS
+from xrec.bulk.runs.run import RUNS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

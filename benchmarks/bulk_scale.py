@@ -48,7 +48,7 @@ from xrec.bulk import (
     publish,
     read_status,
 )
-from xrec.bulk.worker import WorkerSettings
+from xrec.bulk.work.worker import WorkerSettings
 from xrec.config.shared import RayConfig
 
 _BATCH = 65_536

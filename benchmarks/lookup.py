@@ -50,7 +50,7 @@ from xrec.bulk import (
     parts,
     publish,
 )
-from xrec.bulk.keys import bucket_of
+from xrec.bulk.runs.keys import bucket_of
 from xrec.bulk.table import Published, published
 from xrec.config.shared import StorageConfig
 from xrec.schemas import EVIDENCE, GENERATED, PAIRS

@@ -126,7 +126,7 @@ class Output:
     def _begun(self) -> "Found | None":
         if self.kind in TABLES:
             # It imports deltalake, which most commands do not need.
-            from xrec.bulk.run import Identity, records
+            from xrec.bulk.runs.run import Identity, records
 
             run = Identity(kind=self.kind, config=self.config, inputs=self.inputs).run
             own = (each for each in records(self.location) if each.identity.run == run)

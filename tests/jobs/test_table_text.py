@@ -9,7 +9,7 @@ import pytest
 
 from jobs.table_text import costs_text, preview_lines, status_values
 from xrec.bulk import Identity, Preview, Progress, RunRecord, Status
-from xrec.bulk.plan import PlanSize
+from xrec.bulk.runs.plan import PlanSize
 from xrec.progress import duration
 from xrec.storage import make_manifest
 

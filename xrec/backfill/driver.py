@@ -33,9 +33,9 @@ from xrec.bulk import (
 from xrec.bulk.backoff import with_backoff
 from xrec.bulk.driver import check_failed_share
 from xrec.bulk.driver import has_work as rows_are_left
-from xrec.bulk.progress import now
 from xrec.bulk.publish import Describe
-from xrec.bulk.ray_actors import gpus_each
+from xrec.bulk.runs.progress import now
+from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.backfill import BackfillConfig
 from xrec.config.export import ExportConfig
 from xrec.progress import counter, duration

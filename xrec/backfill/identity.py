@@ -1,6 +1,6 @@
 """The identity of a run, and of each pair: the settings and inputs that its texts depend on.
 
-A run is named by a fingerprint of its own and of its pairs (xrec.bulk.run). URIs are no part of it.
+A run is named by a fingerprint of its own and of its pairs. URIs are no part of it.
 
 The content key of a pair is a hash of everything that the model's text for it depends on: if it did
 not change, the text need not be generated again. It covers the user's profile and vector (a history

@@ -28,8 +28,8 @@ tests `test_rule_N_...` in tests/xrec/bulk, and tests/xrec/bulk/model plays them
 5. A row that succeeds becomes at least one row of the table. An error that may be a row's fault
    (`row_errors`) fails that row alone; one after which the process can use its GPU no more ends the
    process; any other ends the run.
-6. Rows that kill their process are found by marks (xrec.bulk.marks): a chunk that killed twice is
-   cut until one row is left, and a row that killed twice is a failed row. A node that went away
+6. Rows that kill their process are found by marks (xrec.bulk.work.marks): a chunk that killed twice
+   is cut until one row is left, and a row that killed twice is a failed row. A node that went away
    counts for nothing. 64 deaths with nothing done in between, or processes that die while they
    load, end the run.
 7. A retry is the next pass: `pass-<p>.json` is created once every chunk of the passes before has a
@@ -56,21 +56,21 @@ from typing import TYPE_CHECKING
 
 from xrec.bulk.driver import complete, drive, has_work
 from xrec.bulk.export import Exported, export_run, is_exported
-from xrec.bulk.keys import bucket_of, clean_keys
 from xrec.bulk.preview import Preview, preview
-from xrec.bulk.progress import Progress, Survey
 from xrec.bulk.publish import publish
 from xrec.bulk.request import RunRequest, listing_of, open_run
-from xrec.bulk.result import Summary, added
-from xrec.bulk.row_format import FAILED, OK, RowFormat
-from xrec.bulk.run import BulkRun, Identity, RunRecord
+from xrec.bulk.runs.keys import bucket_of, clean_keys
+from xrec.bulk.runs.progress import Progress, Survey
+from xrec.bulk.runs.result import Summary, added
+from xrec.bulk.runs.row_format import FAILED, OK, RowFormat
+from xrec.bulk.runs.run import BulkRun, Identity, RunRecord
 from xrec.bulk.status import Finding, Rate, Status, check_output, read_status
 from xrec.bulk.table import Published, published
-from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
 from xrec.bulk.upkeep import empty, rollback, vacuum
+from xrec.bulk.work.task import CarryingTask, ChunkTask, Outcome
 
 if TYPE_CHECKING:
-    from xrec.bulk.pool import RayPool
+    from xrec.bulk.work.pool import RayPool
 
 __all__ = [
     "FAILED",
@@ -117,7 +117,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """The pool, with which Ray is imported; a status, for instance, needs neither."""
     if name == "RayPool":
-        from xrec.bulk.pool import RayPool
+        from xrec.bulk.work.pool import RayPool
 
         return RayPool
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.plan import ORIGIN
-from xrec.bulk.progress import (
+from xrec.bulk.publish import Describe, publish
+from xrec.bulk.runs.plan import ORIGIN
+from xrec.bulk.runs.progress import (
     TERM,
     Progress,
     Survey,
@@ -18,18 +19,17 @@ from xrec.bulk.progress import (
     refuse_live_driver,
     write_progress,
 )
-from xrec.bulk.publish import Describe, publish
-from xrec.bulk.result import BrokenResultError, Summary, total
-from xrec.bulk.row_format import FAILED
-from xrec.bulk.run import BulkRun, Pass
-from xrec.bulk.task import ChunkTask
-from xrec.bulk.worker import WorkerSettings
+from xrec.bulk.runs.result import BrokenResultError, Summary, total
+from xrec.bulk.runs.row_format import FAILED
+from xrec.bulk.runs.run import BulkRun, Pass
+from xrec.bulk.work.task import ChunkTask
+from xrec.bulk.work.worker import WorkerSettings
 from xrec.errors import DataError, LeaseError
 from xrec.storage import Kind, Manifest
 from xrec.storage.process import this_process
 
 if TYPE_CHECKING:
-    from xrec.bulk.pool import Pool  # it imports Ray, which a status needs not
+    from xrec.bulk.work.pool import Pool  # it imports Ray, which a status needs not
 
 logger = logging.getLogger("xrec")
 

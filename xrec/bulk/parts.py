@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
-from xrec.bulk.plan import ORIGIN, PlanSize
-from xrec.bulk.result import Summary, bare, total
-from xrec.bulk.row_format import RowFormat
-from xrec.bulk.run import BulkRun, Pass
+from xrec.bulk.runs.plan import ORIGIN, PlanSize
+from xrec.bulk.runs.result import Summary, bare, total
+from xrec.bulk.runs.row_format import RowFormat
+from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.config.shared import StorageConfig
 from xrec.storage import open_location, request_each
 
@@ -204,7 +204,7 @@ def ranges(first_pass: Pass) -> Iterator[tuple[int, int]]:
 
 def write_each(writer: PartWriter, some: Sequence[tuple[int, int]]) -> Iterator[Part]:
     """Write the parts: several on Ray Data if Ray is initialised, else here."""
-    from xrec.bulk.pool import map_in_processes, num_cpus  # it imports Ray
+    from xrec.bulk.work.pool import map_in_processes, num_cpus  # it imports Ray
 
     if len(some) > 1 and (most := num_cpus()):
         processes = min(len(some), most)

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from xrec.bulk.backoff import with_backoff
 from xrec.bulk.parts import Part, write_parts
-from xrec.bulk.result import Summary, total
-from xrec.bulk.run import BulkRun, Pass
+from xrec.bulk.runs.result import Summary, total
+from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.table import CHANCES, changes_too_often, deciding, open_whole, replace_content
 from xrec.errors import LeaseError, TableError
 from xrec.storage import Kind, Manifest, make_manifest

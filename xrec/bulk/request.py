@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from xrec.bulk.backoff import with_backoff
-from xrec.bulk.plan import write_plan
-from xrec.bulk.row_format import OK, RowFormat
-from xrec.bulk.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
-from xrec.bulk.spill import Spill
+from xrec.bulk.runs.plan import write_plan
+from xrec.bulk.runs.row_format import OK, RowFormat
+from xrec.bulk.runs.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
+from xrec.bulk.runs.spill import Spill
 from xrec.bulk.table import open_whole, refuse_other_table
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
 
-from xrec.bulk.progress import Progress, now, read_progress
 from xrec.bulk.request import refuse_other_files
-from xrec.bulk.run import RUNS, RunRecord, records
+from xrec.bulk.runs.progress import Progress, now, read_progress
+from xrec.bulk.runs.run import RUNS, RunRecord, records
 from xrec.bulk.table import deciding
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, TableError

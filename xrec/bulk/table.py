@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
-from xrec.bulk.keys import bucket_of
-from xrec.bulk.row_format import OK
+from xrec.bulk.runs.keys import bucket_of
+from xrec.bulk.runs.row_format import OK
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageError, TableError
 from xrec.storage import Location, Manifest, open_location

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 
-from xrec.bulk.run import RUNS, newest_record
+from xrec.bulk.runs.run import RUNS, newest_record
 from xrec.bulk.table import (
     CHANCES,
     changes_too_often,

@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from xrec.bulk.ray_actors import gpus_each
+from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.serve import ServeConfig
 from xrec.errors import ConfigError
 from xrec.serve.api import make_api

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
-from xrec.bulk.run import Base
+from xrec.bulk.runs.run import Base
 from xrec.config.base import Config, parse_config
 from xrec.config.serve import ServeConfig
 from xrec.errors import ArtifactNotFoundError, XRecError

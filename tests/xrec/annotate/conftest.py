@@ -8,7 +8,7 @@ from ray import cloudpickle
 
 from tests.xrec.bulk.toy_run import PoolHere
 from xrec.bulk import Summary
-from xrec.bulk.worker import WorkerSettings
+from xrec.bulk.work.worker import WorkerSettings
 
 
 class PickledPool(PoolHere):

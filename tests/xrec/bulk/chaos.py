@@ -20,7 +20,7 @@ from cluster.connect import environment
 from tests.local_cluster import LocalCluster, NodeProcess
 from tests.xrec.bulk.chaos_driver import INTERRUPTED, REFUSED, Setting, main
 from xrec.bulk import Published, check_output, published
-from xrec.bulk.run import RUNS, records
+from xrec.bulk.runs.run import RUNS, records
 from xrec.bulk.upkeep import clean
 from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.storage.delta import open_log

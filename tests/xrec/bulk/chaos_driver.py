@@ -22,7 +22,7 @@ from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, Toy, die, toy_run
 from xrec import bulk
 from xrec.bulk import backoff, driver, parts
-from xrec.bulk.pool import Pool
+from xrec.bulk.work.pool import Pool
 from xrec.config.shared import RayConfig
 from xrec.errors import XRecError
 from xrec.storage.delta import open_log

@@ -20,7 +20,7 @@ from tests.xrec.bulk.chaos_driver import INTERRUPTED, ITEMS, REFUSED, Setting
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import Toy, rows_of
 from xrec.bulk import Survey
-from xrec.bulk.progress import read_progress
+from xrec.bulk.runs.progress import read_progress
 from xrec.config.shared import StorageConfig
 
 OnRay = Callable[[LocalCluster], Setting]

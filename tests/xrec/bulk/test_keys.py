@@ -6,7 +6,7 @@ import re
 import pyarrow as pa
 import pytest
 
-from xrec.bulk.keys import bucket_of, clean_keys
+from xrec.bulk.runs.keys import bucket_of, clean_keys
 from xrec.errors import DataError
 
 KEYS = ("user", "item")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from xrec.bulk.marks import Attempt, Marks
+from xrec.bulk.work.marks import Attempt, Marks
 
 KEPT: Any = object()
 

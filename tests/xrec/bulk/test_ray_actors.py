@@ -7,7 +7,7 @@ import pytest
 from ray import cloudpickle
 from ray.exceptions import RayError
 
-from xrec.bulk.ray_actors import as_xrec_error, unpack
+from xrec.bulk.work.ray_actors import as_xrec_error, unpack
 from xrec.errors import ClusterError, ModelError, StorageNotFoundError
 
 CAUSED = "\n\nThe above exception was the direct cause of the following exception:\n\n"

@@ -9,7 +9,7 @@ import pytest
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import FORMAT
 from xrec.bulk import Summary
-from xrec.bulk.result import BrokenResultError, ResultFolder, total
+from xrec.bulk.runs.result import BrokenResultError, ResultFolder, total
 from xrec.errors import DataError
 
 SCHEMA = FORMAT.table_schema

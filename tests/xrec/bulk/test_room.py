@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from xrec.bulk import room as room_module
-from xrec.bulk.room import Room
+from xrec.bulk.work import room as room_module
+from xrec.bulk.work.room import Room
 
 
 def test_room_shares_of_works_at_a_time_add_up_to_it(monkeypatch: pytest.MonkeyPatch) -> None:

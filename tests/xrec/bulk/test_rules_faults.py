@@ -13,9 +13,9 @@ from tests.faulty_proxy import Faults, faulty_proxy
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import PoolHere, Toy, ToyTask, die_here, rows_of
 from xrec.bulk import Survey, backoff
-from xrec.bulk.plan import Plan
-from xrec.bulk.result import ResultFolder
-from xrec.bulk.worker import POISONED_EXIT_CODE, is_poisoned
+from xrec.bulk.runs.plan import Plan
+from xrec.bulk.runs.result import ResultFolder
+from xrec.bulk.work.worker import POISONED_EXIT_CODE, is_poisoned
 from xrec.errors import ClusterError, DataError, ModelError, StorageAccessError, StorageError
 
 
@@ -82,7 +82,7 @@ def test_rule_5_process_whose_gpu_can_no_longer_be_used_ends(here: Toys, error: 
     closed.close()
     broken = logging.StreamHandler(closed)  # must not keep it alive
     here.patch.setattr(logging.getLogger("xrec"), "handlers", [broken])
-    here.patch.setattr("xrec.bulk.worker.os._exit", exit_here)
+    here.patch.setattr("xrec.bulk.work.worker.os._exit", exit_here)
     fail_some(here.patch, (ToyTask, "do"), 2, error)
     progress = here().drive()
     assert codes == [POISONED_EXIT_CODE] * 2

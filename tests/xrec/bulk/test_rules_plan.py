@@ -11,8 +11,8 @@ from tests.object_store import requests_of
 from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, Toy, batch_of, rows_of, toy_request
 from xrec import bulk
-from xrec.bulk import plan
-from xrec.bulk.run import RUNS
+from xrec.bulk.runs import plan
+from xrec.bulk.runs.run import RUNS
 from xrec.errors import ArtifactMismatchError, DataError, LeaseError, StorageError, TableError
 from xrec.storage import Location
 from xrec.storage.local import LocalLocation

@@ -6,8 +6,8 @@ import random
 import pyarrow as pa
 import pytest
 
-from xrec.bulk.keys import bucket_of
-from xrec.bulk.spill import EARLIER, Spill
+from xrec.bulk.runs.keys import bucket_of
+from xrec.bulk.runs.spill import EARLIER, Spill
 
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("user", "item")])
 WIDE = ["", " ", "ü", "e\u0301", "\U0001f642" * 9, "a\x00b", "\uffff", "\U0010ffff", "u-1", "u-10"]

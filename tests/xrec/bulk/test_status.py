@@ -13,7 +13,7 @@ from tests.xrec.bulk.test_rules_drive import stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.toy_run import IDENTITY, PoolHere
 from xrec.bulk import Progress, RunRecord, Status, driver, read_status, rollback
-from xrec.bulk.plan import PlanSize
+from xrec.bulk.runs.plan import PlanSize
 from xrec.errors import ArtifactNotFoundError, StorageUnreachableError
 
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)

@@ -16,7 +16,7 @@ from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import table_at
 from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, rows_of
 from xrec.bulk import check_output, empty, rollback, vacuum
-from xrec.bulk.run import RUNS
+from xrec.bulk.runs.run import RUNS
 from xrec.errors import ArtifactNotFoundError, TableError
 from xrec.storage import read_manifest
 

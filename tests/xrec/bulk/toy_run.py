@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from tests.xrec.bulk.conftest import Place
 from xrec import bulk
-from xrec.bulk.marks import Marks
-from xrec.bulk.worker import ChunkWorker, WorkerSettings
+from xrec.bulk.work.marks import Marks
+from xrec.bulk.work.worker import ChunkWorker, WorkerSettings
 from xrec.storage import Manifest
 
 FORMAT = bulk.RowFormat(

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from xrec.bulk.pool import map_in_processes
-from xrec.bulk.ray_actors import gpus_each
+from xrec.bulk.work.pool import map_in_processes
+from xrec.bulk.work.ray_actors import gpus_each
 from xrec.data.dataset import read_dataset
 from xrec.lab.baselines.artifact import read_baseline
 from xrec.lab.baselines.baseline import Baseline

@@ -17,8 +17,8 @@ import ray
 from pydantic import SecretStr
 
 from xrec.backfill.identity import sources_of
-from xrec.bulk.pool import map_in_processes
-from xrec.bulk.ray_actors import gpus_each
+from xrec.bulk.work.pool import map_in_processes
+from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.compare import CompareConfig
 from xrec.config.entries import ADAPTERS
 from xrec.data.dataset import HeldOutPair, read_dataset

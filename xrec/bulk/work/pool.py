@@ -19,11 +19,11 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from xrec.bulk.marks import Marks
-from xrec.bulk.ray_actors import as_xrec_error, unpack
-from xrec.bulk.ray_watch import raises_if_ray_ends
-from xrec.bulk.result import Summary
-from xrec.bulk.worker import ChunkWorker, WorkerSettings
+from xrec.bulk.runs.result import Summary
+from xrec.bulk.work.marks import Marks
+from xrec.bulk.work.ray_actors import as_xrec_error, unpack
+from xrec.bulk.work.ray_watch import raises_if_ray_ends
+from xrec.bulk.work.worker import ChunkWorker, WorkerSettings
 from xrec.errors import ClusterError
 
 T = TypeVar("T")

@@ -17,9 +17,9 @@ from typing import Any, Literal, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from xrec.bulk.plan import Plan, PlanSize, write_plan
-from xrec.bulk.result import ResultFolder
-from xrec.bulk.row_format import RowFormat
+from xrec.bulk.runs.plan import Plan, PlanSize, write_plan
+from xrec.bulk.runs.result import ResultFolder
+from xrec.bulk.runs.row_format import RowFormat
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError, TableError
 from xrec.schemas import REJECTED

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from xrec.bulk.result import Summary, total
-from xrec.bulk.run import BulkRun, Pass
+from xrec.bulk.runs.result import Summary, total
+from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.errors import LeaseError, StorageNotFoundError
 from xrec.storage import Location, request_each
 from xrec.storage.process import may_be_at_work

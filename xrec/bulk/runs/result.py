@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from xrec.bulk.row_format import FAILED, OK
+from xrec.bulk.runs.row_format import FAILED, OK
 from xrec.errors import DataError, StorageNotFoundError
 from xrec.storage import Location, read_footer, storage_errors
 

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.bulk.backoff import with_backoff
-from xrec.bulk.marks import Attempt, Marks
-from xrec.bulk.plan import Plan, PlanSize
-from xrec.bulk.result import ResultFolder, Summary, added, summary_of
-from xrec.bulk.room import Room
-from xrec.bulk.row_format import RowFormat
-from xrec.bulk.spill import EARLIER
-from xrec.bulk.task import CarryingTask, ChunkTask, Outcome
+from xrec.bulk.runs.plan import Plan, PlanSize
+from xrec.bulk.runs.result import ResultFolder, Summary, added, summary_of
+from xrec.bulk.runs.row_format import RowFormat
+from xrec.bulk.runs.spill import EARLIER
+from xrec.bulk.work.marks import Attempt, Marks
+from xrec.bulk.work.room import Room
+from xrec.bulk.work.task import CarryingTask, ChunkTask, Outcome
 from xrec.config.shared import StorageConfig
 from xrec.errors import ClusterError
 from xrec.storage import open_location
