@@ -118,7 +118,7 @@ def measured(folder: Path, num_reviews: int, rows_per_chunk: int) -> dict[str, A
 
 def _annotate(folder: str, rows_per_chunk: int, pipe: Any) -> None:
     import jobs.annotate
-    from xrec.annotate import driver, reviews
+    from xrec.annotate import driver, store
     from xrec.config.annotate import AnnotateConfig
     from xrec.config.base import parse_config
 
@@ -131,23 +131,23 @@ def _annotate(folder: str, rows_per_chunk: int, pipe: Any) -> None:
         },
     )
     seconds: dict[str, float] = {}
-    complete = driver._Run._complete
+    complete = driver._complete_stage
 
     def timed_keep(*arguments: Any) -> Any:
         started = time.monotonic()
-        record = reviews.keep_source(*arguments)
+        record = store.keep_source(*arguments)
         seconds["keep_s"] = round(time.monotonic() - started, 1)
         return record
 
-    def timed_complete(self: Any, stage: Any, *planned: Any) -> Any:
+    def timed_complete(config: Any, spec: Any, stage: Any, *planned: Any) -> Any:
         started = time.monotonic()
-        made = complete(self, stage, *planned)
+        made = complete(config, spec, stage, *planned)
         seconds[f"{stage}_s"] = round(time.monotonic() - started, 1)
         return made
 
     with (
         patch.object(jobs.annotate, "keep_source", timed_keep),
-        patch.object(driver._Run, "_complete", timed_complete),
+        patch.object(driver, "_complete_stage", timed_complete),
     ):
         manifest = jobs.annotate.run(config)
     assert manifest is not None

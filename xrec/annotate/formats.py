@@ -6,7 +6,9 @@ from typing import Literal
 import pyarrow as pa
 
 from xrec.bulk import RowFormat
+from xrec.storage import Kind
 
+KIND: Kind = "annotations"
 Stage = Literal["items", "users", "pairs"]
 STAGES: tuple[Stage, ...] = ("items", "users", "pairs")
 NO_REVIEWS, EMPTY_REVIEW = "no_reviews", "empty_review"
@@ -23,7 +25,7 @@ ASPECT_LIST = pa.list_(
 )
 _KEY = _text("content_key", "hash of all that the text depends on: reviews, texts, annotator")
 _REPLY = pa.schema([_text("reply", "what the annotator had written, as it was")])
-_KEYS: Mapping[Stage, tuple[str, ...]] = {
+KEYS: Mapping[Stage, tuple[str, ...]] = {
     "items": ("item_id",),
     "users": ("user_id",),
     "pairs": ("user_id", "item_id"),
@@ -69,7 +71,7 @@ def stage_format(stage: Stage, reasons: Sequence[str]) -> RowFormat:
     """The columns of a stage's table; `reasons` are the annotator's own."""
     own = {"items": (NO_REVIEWS,), "users": (), "pairs": (EMPTY_REVIEW,)}
     return RowFormat(
-        keys=_KEYS[stage],
+        keys=KEYS[stage],
         ok=_OK[stage],
         failed=_REPLY,
         reasons=tuple(dict.fromkeys((*own[stage], *reasons))),

@@ -4,13 +4,12 @@ import json
 from collections.abc import Mapping
 
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.formats import Stage
+from xrec.annotate.formats import KIND, Stage
 from xrec.bulk import Identity
 from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig
 from xrec.errors import StorageNotFoundError
-from xrec.storage import Kind, Location, is_begun, run_fingerprint
+from xrec.storage import Location, is_begun, run_fingerprint
 
-KIND: Kind = "annotations"
 RECORD = "run.json"
 """Whose run an output is, written before anything else: JSON with run, config and inputs."""
 

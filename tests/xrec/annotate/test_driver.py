@@ -15,7 +15,7 @@ from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.driver import run_annotate
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.read import read_annotations
-from xrec.annotate.reviews import keep_source
+from xrec.annotate.store import keep_source
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import SplitShares
 from xrec.config.shared import StorageConfig
@@ -94,7 +94,7 @@ def test_run_no_word_of_a_held_out_review_is_in_any_text_of_training(
     tmp_path: Path, make_spec: Callable[[AnnotateConfig, Path], AnnotatorSpec]
 ) -> None:
     # Every word is frequent enough to be an aspect, so that only the split keeps them apart.
-    annotator = {"kind": "phrases", "min_reviews": 1, "max_share": 1, "min_opinion_share": 0}
+    annotator = {"kind": "phrases", "min_reviews": 1, "max_share": 1}
     config = annotate_config(
         tmp_path / "ws",
         _town(tmp_path),

@@ -19,7 +19,8 @@ from xrec.errors import (
     EndpointModelError,
     EndpointUnreachableError,
 )
-from xrec.text import EndpointModel, Reply, ask, endpoint_key
+from xrec.text import Reply, ask, endpoint_key
+from xrec.text.endpoint import EndpointModel
 
 SAMPLING = SamplingConfig()
 
@@ -224,7 +225,8 @@ def test_endpoint_request_has_schema_sampling_and_extra_fields() -> None:
     with (
         stub_endpoint(right) as stub,
         endpoint_model(
-            stub, length_parameter="max_tokens", extra={"reasoning_effort": "low"}
+            stub,
+            extra={"reasoning_effort": "low", "max_completion_tokens": None, "max_tokens": 44},
         ) as model,
     ):
         list(ask(model, prompts(1), SamplingConfig(max_tokens=33, temperature=0.5, seed=9)))
@@ -236,10 +238,10 @@ def test_endpoint_request_has_schema_sampling_and_extra_fields() -> None:
         "required": ["word"],
         "additionalProperties": False,
     }
-    sent = {"max_tokens": 33, "temperature": 0.5, "seed": 9, "model": "stub"}
+    sent = {"max_tokens": 44, "temperature": 0.5, "seed": 9, "model": "stub"}
     assert {name: body[name] for name in sent} == sent
     assert body["reasoning_effort"] == "low"
-    assert "top_p" not in body
+    assert {"top_p", "max_completion_tokens"}.isdisjoint(body)
 
 
 def test_endpoint_without_structured_output_gets_the_schema_in_words() -> None:

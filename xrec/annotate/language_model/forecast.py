@@ -1,13 +1,12 @@
 """What a run by a language model would ask and cost, as lines for a reader."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from xrec.annotate.annotator import Outlook
-from xrec.annotate.language_model.writer import Prompts
+from xrec.annotate.language_model.prompts import CountTokens, Prompts
 from xrec.bulk import Rate
-from xrec.config.annotate import BudgetConfig
 from xrec.config.text import PricesConfig, SamplingConfig
 from xrec.progress import duration
 from xrec.text import Message
@@ -35,11 +34,11 @@ class Forecast:
     """
 
     prompts: Prompts
-    count: Callable[[str], int]
+    count: CountTokens
     is_counted: bool
     sampling: SamplingConfig
     prices: PricesConfig | None
-    budget: BudgetConfig
+    token_budget: int | None
     num_at_once: int
 
     def lines(self, outlook: Outlook) -> list[str]:
@@ -93,9 +92,9 @@ class Forecast:
             f"in all: {sum(outlook.counts.values()):,} prompts, {sum(spent):,.0f} tokens; "
             "equal prompts are asked once, and once more where a reply is not valid"
         )
-        limit = self.budget.max_tokens
+        limit = self.token_budget
         if limit is not None and sum(spent) > limit:
-            text += f"; budget.max_tokens = {limit:,} ends the run before"
+            text += f"; token_budget = {limit:,} ends the run before"
         return text
 
     def _time(self, outlook: Outlook) -> Iterator[str]:
@@ -110,14 +109,8 @@ class Forecast:
         yield f"time: {duration(seconds / self.num_at_once)}, as measured{more}"
 
     def _money(self, spent: _Tokens) -> Iterator[str]:
-        if self.prices is None:
-            return
-        cost = self.prices.of(*spent)
-        text = f"cost: {cost:,.2f} by the prices"
-        limit = self.budget.max_cost
-        if limit is not None and cost > limit:
-            text += f"; budget.max_cost = {limit:g} ends the run before"
-        yield text
+        if self.prices is not None:
+            yield f"cost: {self.prices.of(*spent):,.2f} by the prices"
 
 
 def _shown(stage: str, conversations: Sequence[Conversation]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from xrec.annotate.rows import (
+from xrec.annotate.annotator import (
     LOW_RATED,
     Aspect,
     Failure,

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.xrec.annotate.language_model.rows import item_row, pair_row, user_row
+from xrec.annotate.annotator import Aspect, Failure, ItemText, PairText, UserText
 from xrec.annotate.language_model.replies import (
     ItemReply,
     PairReply,
@@ -15,7 +16,6 @@ from xrec.annotate.language_model.replies import (
     user_text,
     whole_sentences,
 )
-from xrec.annotate.rows import Aspect, Failure, ItemText, PairText, UserText
 
 NONE_LESS = ReplyLimits()
 KEPT = pair_row("Soft.")

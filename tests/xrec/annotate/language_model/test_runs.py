@@ -15,7 +15,7 @@ from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endp
 from xrec.annotate.driver import run_annotate
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.read import read_annotations
-from xrec.annotate.reviews import keep_source
+from xrec.annotate.store import keep_source
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import SplitShares
 from xrec.config.shared import StorageConfig
@@ -166,7 +166,7 @@ def test_run_beyond_its_budget_ends_and_goes_on_with_a_larger_one(tmp_path: Path
         return replace(_repeats(asked), num_tokens=(600, 50))
 
     with stub_endpoint(behave) as stub:
-        small = _config(stub, tmp_path, budget={"max_tokens": 12_000})
+        small = _config(stub, tmp_path, token_budget=12_000)
         with pytest.raises(BudgetError, match=r"the budget is used up: 1\d,\d+ tokens"):
             _run(small)
         assert 12_000 / 650 - 4 <= len(stub.asked) <= 12_000 / 650 + 1
@@ -231,7 +231,7 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(
                 "sampling": {"max_tokens": 50},
                 "prices": {"per_million_prompt_tokens": 1000, "per_million_reply_tokens": 4000},
             },
-            budget={"max_tokens": 1000},
+            token_budget=1000,
         )
         lines = look_ahead(config)
         assert not stub.asked
@@ -244,7 +244,7 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(
     ]
     said = 50 * NUM_PROMPTS
     assert f"{sum(shown) + said:,} tokens" in lines[3]
-    assert "budget.max_tokens = 1,000 ends the run before" in lines[3]
+    assert "token_budget = 1,000 ends the run before" in lines[3]
     assert f"cost: {sum(shown) / 1000 + said * 4 / 1000:,.2f} by the prices" in lines
     pairs = [
         json.loads(line.split(": ", 1)[1]) for line in lines if line.startswith("  user (pairs ")

@@ -5,12 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from xrec.annotate.annotator import Annotator
-from xrec.annotate.phrases import lexicon as lexicon_module
-from xrec.annotate.phrases import phrases_spec
-from xrec.annotate.phrases.lexicon import read_lexicon
-from xrec.annotate.phrases.sentences import explanation, item_profile, listed
-from xrec.annotate.rows import (
+from xrec.annotate.annotator import (
+    Annotator,
     Failure,
     ItemInput,
     ItemText,
@@ -21,6 +17,10 @@ from xrec.annotate.rows import (
     UserInput,
     UserText,
 )
+from xrec.annotate.phrases import lexicon as lexicon_module
+from xrec.annotate.phrases import phrases_spec
+from xrec.annotate.phrases.lexicon import read_lexicon
+from xrec.annotate.phrases.sentences import explanation, item_profile, listed
 from xrec.config.annotate import PhrasesAnnotator
 from xrec.schemas import REVIEWS
 from xrec.storage import open_location
@@ -64,7 +64,7 @@ def test_item_without_title_is_called_what_its_reviews_call_it(tmp_path: Path) -
         "I have the pedal by Dunlop, great tone.",
         "My pedal is broken, and the display is dull. Awful display.",
     )
-    (text,) = _annotator(tmp_path).items([ItemInput("B1", "", "", reviews, 3)]).results
+    (text,) = _annotator(tmp_path).write([ItemInput("B1", "", "", reviews, 3)]).results
     assert isinstance(text, ItemText)
     assert (text.title, text.title_is_made) == ("Dunlop Pedal", True)
     assert "great tone" in text.profile or "warm tone" in text.profile
@@ -76,7 +76,7 @@ def test_item_that_its_reviews_call_nothing_does_not_show_its_id(tmp_path: Path)
         ItemInput("B00X", "", "", _reviews("It is sturdy.", "Works great."), 2),
         ItemInput("B00Y", "", "", _reviews("I bought it on Monday."), 1),
     ]
-    named, unknown = _annotator(tmp_path).items(rows).results
+    named, unknown = _annotator(tmp_path).write(rows).results
     assert isinstance(named, ItemText)
     assert (named.title, named.title_is_made) == ("", False)
     assert "build" in named.profile
@@ -85,7 +85,7 @@ def test_item_that_its_reviews_call_nothing_does_not_show_its_id(tmp_path: Path)
 
 def test_item_with_title_and_details_keeps_both(tmp_path: Path) -> None:
     row = ItemInput("B1", "Fuzz One", "A loud pedal", _reviews("A warm tone."), 1)
-    (text,) = _annotator(tmp_path).items([row]).results
+    (text,) = _annotator(tmp_path).write([row]).results
     assert isinstance(text, ItemText)
     assert (text.title, text.title_is_made) == ("Fuzz One", False)
     assert text.profile.startswith("A loud pedal. ")
@@ -97,7 +97,7 @@ def test_user_profile_names_what_they_praise_and_have(tmp_path: Path) -> None:
         ReviewedItem(review, ItemText("Wah Pedal", "", title_is_made=True))
         for review in _reviews("A warm tone.", "The tone is great. It is easy to use")
     )
-    (text,) = _annotator(tmp_path).users([UserInput("u", reviewed, 2)]).results
+    (text,) = _annotator(tmp_path).write([UserInput("u", reviewed, 2)]).results
     assert isinstance(text, UserText)
     assert "tone" in text.profile
     assert "ease of use" in text.profile
@@ -107,7 +107,7 @@ def test_user_profile_names_what_they_praise_and_have(tmp_path: Path) -> None:
 def test_pair_names_what_its_review_praises_and_not_what_it_blames(tmp_path: Path) -> None:
     review = Review("u", "i", "The display is dull. A warm tone, and a great switch. Nice knob.")
     row = PairInput("u", "i", review, ItemText("Fuzz One", ""), "train")
-    (text,) = _annotator(tmp_path).pairs([row]).results
+    (text,) = _annotator(tmp_path).write([row]).results
     assert isinstance(text, PairText)
     found = [(each.aspect, each.opinion, each.sentiment) for each in text.aspects]
     assert found == [
@@ -126,14 +126,14 @@ def test_pair_names_what_its_review_praises_and_not_what_it_blames(tmp_path: Pat
 )
 def test_pair_that_names_an_aspect_neutrally_too_blames_it(tmp_path: Path, text: str) -> None:
     review = Review("u", "i", f"{text} A warm tone.")
-    (found,) = _annotator(tmp_path).pairs([PairInput("u", "i", review, None, "train")]).results
+    (found,) = _annotator(tmp_path).write([PairInput("u", "i", review, None, "train")]).results
     assert isinstance(found, PairText)
     assert {each.aspect: each.sentiment for each in found.aspects}["display"] == "negative"
 
 
 def test_pair_that_praises_and_blames_an_aspect_praises_it(tmp_path: Path) -> None:
     review = Review("u", "i", "The display is dull. But the display is great.")
-    (found,) = _annotator(tmp_path).pairs([PairInput("u", "i", review, None, "train")]).results
+    (found,) = _annotator(tmp_path).write([PairInput("u", "i", review, None, "train")]).results
     assert isinstance(found, PairText)
     assert [(each.aspect, each.sentiment) for each in found.aspects] == [("display", "positive")]
 
@@ -153,7 +153,7 @@ def test_learned_phrases_are_the_same_in_whatever_order_a_set_comes(
 def test_pair_whose_title_says_it_already_is_praised_for_something_else(tmp_path: Path) -> None:
     review = Review("u", "i", "A great switch and a warm tone.")
     row = PairInput("u", "i", review, ItemText("Foot Switch", "", True), "train")
-    (text,) = _annotator(tmp_path).pairs([row]).results
+    (text,) = _annotator(tmp_path).write([row]).results
     assert isinstance(text, PairText)
     assert "warm tone" in text.explanation
     assert "great switch" not in text.explanation
@@ -163,7 +163,7 @@ def test_pair_whose_review_only_blames_keeps_its_aspects_without_an_explanation(
     tmp_path: Path,
 ) -> None:
     review = Review("u", "i", "The display is dull. The tone came.")
-    (text,) = _annotator(tmp_path).pairs([PairInput("u", "i", review, None, "train")]).results
+    (text,) = _annotator(tmp_path).write([PairInput("u", "i", review, None, "train")]).results
     assert isinstance(text, PairText)
     assert text.explanation == ""
     assert {each.aspect: each.sentiment for each in text.aspects}["display"] == "negative"
@@ -171,7 +171,7 @@ def test_pair_whose_review_only_blames_keeps_its_aspects_without_an_explanation(
 
 def test_pair_whose_review_speaks_of_nothing_known_is_a_failure(tmp_path: Path) -> None:
     row = PairInput("u", "i", Review("u", "i", "I bought it on Monday."), None, "train")
-    (result,) = _annotator(tmp_path).pairs([row]).results
+    (result,) = _annotator(tmp_path).write([row]).results
     assert isinstance(result, Failure)
     assert result.reason == "nothing_praised"
 
