@@ -9,8 +9,7 @@ from cluster.room import demand_of_actors
 from jobs.output import Output
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.driver import run_annotate
-from xrec.annotate.formats import KIND
-from xrec.annotate.identity import RECORD, begun_files, identify_annotations
+from xrec.annotate.formats import KIND, RECORD, begun_files, identify_annotations
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.plan import look_at_reviews
 from xrec.annotate.source import file_hashes, find_review_files

@@ -6,12 +6,14 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
-from xrec.annotate.formats import Stage
 from xrec.bulk import Rate
 from xrec.config.shared import Split
 from xrec.storage import Location
 from xrec.text import ReplyStore
 
+Stage = Literal["items", "users", "pairs"]
+STAGES: tuple[Stage, ...] = ("items", "users", "pairs")
+"""The kinds of text; users' profiles and the pairs' explanations name and describe items."""
 Sentiment = Literal["positive", "neutral", "negative"]
 LOW_RATED: Literal["low_rated"] = "low_rated"
 """In place of the split: a review below `min_rating`, of which only the aspects are kept."""

@@ -8,9 +8,15 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.formats import KIND, MERGED, STAGES, Stage, stage_format
-from xrec.annotate.identity import RECORD, begun_files, identify_annotations
+from xrec.annotate.annotator import STAGES, AnnotatorSpec, Stage
+from xrec.annotate.formats import (
+    KIND,
+    MERGED,
+    RECORD,
+    begun_files,
+    identify_annotations,
+    stage_format,
+)
 from xrec.annotate.plan import plan_stage
 from xrec.annotate.read import Versions, count_explained, count_names
 from xrec.annotate.report import write_report

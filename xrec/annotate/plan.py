@@ -8,9 +8,8 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from xrec.annotate.annotator import AnnotatorSpec, Outlook
-from xrec.annotate.formats import KEYS, KIND, STAGES, Stage, stage_format
-from xrec.annotate.identity import identify_annotations
+from xrec.annotate.annotator import STAGES, AnnotatorSpec, Outlook, Stage
+from xrec.annotate.formats import KEYS, KIND, identify_annotations, stage_format
 from xrec.annotate.keep import keep_reviews
 from xrec.annotate.read import read_item_texts
 from xrec.annotate.source import find_review_files, read_reviews

@@ -11,8 +11,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.annotate.annotator import LOW_RATED
-from xrec.annotate.formats import KIND, MERGED, Stage
+from xrec.annotate.annotator import LOW_RATED, Stage
+from xrec.annotate.formats import KIND, MERGED
 from xrec.annotate.stages import ItemTexts
 from xrec.annotate.store import ReviewStore
 from xrec.annotate.vocabulary import Vocabulary, names_are_english

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.annotate.annotator import LOW_RATED
-from xrec.annotate.formats import KIND, Stage
+from xrec.annotate.annotator import LOW_RATED, Stage
+from xrec.annotate.formats import KIND
 from xrec.annotate.read import Versions, read_stage, stage_table
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.annotate.vocabulary import normalized

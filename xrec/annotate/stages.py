@@ -23,12 +23,13 @@ from xrec.annotate.annotator import (
     PairText,
     Review,
     ReviewedItem,
+    Stage,
     Text,
     UserInput,
     UserText,
     Written,
 )
-from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS, Stage
+from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS
 from xrec.annotate.personal import remove_personal
 from xrec.annotate.store import ReviewStore
 from xrec.bulk import Outcome, RowFormat

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.identity import begin, identify_annotations
+from xrec.annotate.formats import begin, identify_annotations
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
 from xrec.config.annotate import AnnotateConfig

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
+from tests.xrec.annotate.review_files import (
+    HASHED,
+    annotate_config,
+    review,
+    write_json_lines,
+)
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import find_review_files, read_reviews
 from xrec.data.splits import pair_fraction
 from xrec.errors import DataError
-
-HASHED = {"by": "hash", "test": 0, "validation": 0}
 
 
 def _keep(tmp_path: Path, rows: Sequence[dict[str, Any]], **values: Any) -> KeptReviews:

@@ -58,30 +58,6 @@ def test_names_are_english_unless_the_annotators_language_is_another() -> None:
     assert names_are_english({"kind": "phrases"})
 
 
-@pytest.mark.parametrize(
-    ("synonyms", "is_english", "expected"),
-    [
-        ({"Hals": "Gitarrenhals"}, False, {"Glas": "glas", "hals": "gitarrenhals"}),
-        (
-            {"Sound quality": "sounds", "item": None},
-            True,
-            {
-                "sound quality": "sound",
-                "Sound qualities": "sound",
-                "items": None,
-                "tone": "tone",
-                "...": None,
-            },
-        ),
-    ],
-)
-def test_aspects_synonyms_rename_and_leave_out(
-    synonyms: dict[str, str | None], is_english: bool, expected: dict[str, str | None]
-) -> None:
-    vocabulary = Vocabulary(synonyms, {}, is_english=is_english)
-    assert {name: vocabulary.canonical(name) for name in expected} == expected
-
-
 def _of(config: VocabularyConfig, **counts: int) -> Vocabulary:
     merged = merged_aspects(counts, config, is_english=True)
     return Vocabulary(config.synonyms, merged, is_english=True)

@@ -141,7 +141,7 @@ class MakeWriter:
         """What is to be asked, and its cost, without the model: at most its tokenizer is loaded."""
         model, count = self.annotator.model, self._tokenizer()
         is_endpoint = isinstance(model, EndpointModelConfig)
-        return Forecast(
+        forecast = Forecast(
             self._prompts(count or about_tokens),
             count or about_tokens,
             is_counted=count is not None,
@@ -149,7 +149,8 @@ class MakeWriter:
             prices=model.prices if isinstance(model, EndpointModelConfig) else None,
             token_budget=self.annotator.token_budget,
             num_at_once=CHUNKS_AT_ONCE * (1 if is_endpoint else self.actors.num_actors),
-        ).lines(outlook)
+        )
+        return list(forecast.lines(outlook))
 
     def _prompts(self, count: CountTokens) -> Prompts:
         """What makes the conversations, in which `count` counts tokens.
