@@ -170,8 +170,10 @@ def _publish(
     if there is not None and there.metrics.get("tables") == versions:
         return there
     is_english = names_are_english(spec.settings)
-    names = count_names(output, versions["pairs"], config.storage)
-    merged = merged_aspects(names, config.vocabulary, is_english=is_english)
+    merged: Mapping[str, str] = {}
+    if config.vocabulary.encoder is not None:
+        names = count_names(output, versions["pairs"], config.storage)
+        merged = merged_aspects(names, config.vocabulary, is_english=is_english)
     content = json.dumps(merged, ensure_ascii=False).encode()
     (output / MERGED).write_bytes(content)
     failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages.items()}

@@ -4,7 +4,6 @@ A source has texts, interactions with their splits, and aspects.
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import duckdb
@@ -45,10 +44,27 @@ _QUERIES = {
             UNION SELECT item_id FROM known)
         LEFT JOIN items USING (item_id) LEFT JOIN known USING (item_id) ORDER BY item_id""",
 }
+_NAMED = """
+    SELECT user_id, item_id, split, generate_subscripts(aspects, 1) AS place,
+        unnest(aspects, recursive := true)
+    FROM pairs"""
+"""A row for each aspect of each pair, in the annotator's words."""
+_COUNTED = f"""
+    SELECT aspect, count(DISTINCT (user_id, item_id)) AS num_reviews
+    FROM ({_NAMED}) WHERE split = 'train' GROUP BY aspect"""
+_ASPECTS = f"""
+    WITH renamed AS (
+        SELECT user_id, item_id, split, canonical AS aspect, opinion, sentiment, place
+        FROM ({_NAMED}) JOIN names USING (aspect) WHERE canonical IS NOT NULL
+        QUALIFY row_number() OVER (PARTITION BY user_id, item_id, canonical ORDER BY place) = 1
+    )
+    SELECT * EXCLUDE (place) FROM renamed WHERE aspect IN (
+        SELECT aspect FROM renamed WHERE split = 'train' GROUP BY aspect HAVING count(*) >= $least
+    ) ORDER BY user_id, item_id, place"""
 _COLUMNS: Mapping[Stage, tuple[str, ...]] = {
     "items": ("item_id", "title", "profile"),
     "users": ("user_id", "profile"),
-    "pairs": ("user_id", "item_id", "explanation", "split"),
+    "pairs": ("user_id", "item_id", "explanation", "split", "aspects"),
 }
 
 
@@ -76,7 +92,7 @@ def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
         database.register("reviews", pa.concat_tables(reviews))
         database.register("known", store.items)
         tables = {name: database.sql(query).to_arrow_table() for name, query in _QUERIES.items()}
-    aspects = low_rated = _aspects(output, manifest, storage)
+        aspects = low_rated = _aspects(database, output, manifest)
     if aspects is not None:
         is_low_rated = pc.equal(aspects["split"], LOW_RATED)
         low_rated = aspects.filter(is_low_rated)
@@ -90,7 +106,9 @@ def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
     )
 
 
-def _aspects(output: Location, manifest: Manifest, storage: StorageConfig) -> pa.Table | None:
+def _aspects(
+    database: duckdb.DuckDBPyConnection, output: Location, manifest: Manifest
+) -> pa.Table | None:
     """The aspects of each pair, each once, that are in the vocabulary; None if there are none.
 
     Those of low-rated reviews are among them.
@@ -99,40 +117,18 @@ def _aspects(output: Location, manifest: Manifest, storage: StorageConfig) -> pa
     renamed like the others, and kept if that is an aspect of the vocabulary: nothing is learned
     from it.
     """
-    columns = ("user_id", "item_id", "split", "aspects")
-    version = manifest.metrics["tables"]["pairs"]
-    batches = stage_table(output, "pairs", version, storage).batches(columns)
-    named = pa.concat_tables([named_aspects(batch) for batch in batches])
-    if not pc.any(pc.equal(named["split"], "train")).as_py():
+    if not database.sql(_COUNTED).to_arrow_table().num_rows:
         return None
-    canonical = _vocabulary(output, manifest).canonical
-    aspects = pa.array(map(canonical, named["aspect"].to_pylist()), pa.string())
-    named = named.set_column(named.schema.get_field_index("aspect"), "aspect", aspects)
-    named = _first_of_each(named.filter(pc.is_valid(named["aspect"])))
-    frequent = _frequent(named, manifest.config["vocabulary"]["min_reviews"])
-    return named.filter(pc.is_in(named["aspect"], value_set=frequent))
-
-
-def _vocabulary(output: Location, manifest: Manifest) -> Vocabulary:
-    return Vocabulary(
-        manifest.config["vocabulary"]["synonyms"],
+    settings = manifest.config["vocabulary"]
+    vocabulary = Vocabulary(
+        settings["synonyms"],
         json.loads(read_content(output, manifest, MERGED, remedy="run `xrec annotate` again")),
         is_english=names_are_english(manifest.config["annotator"]),
     )
-
-
-def _first_of_each(named: pa.Table) -> pa.Table:
-    """The first row of each aspect of a pair, in the order of the rows."""
-    repeated = named.select(["user_id", "item_id", "aspect"]).to_pandas().duplicated().to_numpy()
-    return named.filter(pa.array(~repeated))
-
-
-def _frequent(named: pa.Table, min_reviews: int) -> pa.Array:
-    """The aspects that at least so many training reviews have."""
-    training = named.filter(pc.equal(named["split"], "train"))
-    counts = pc.value_counts(training["aspect"].combine_chunks())
-    is_frequent = pc.greater_equal(counts.field("counts"), min_reviews)
-    return counts.field("values").filter(is_frequent)
+    names = database.sql(f"SELECT DISTINCT aspect FROM ({_NAMED})").to_arrow_table()["aspect"]
+    canonical = pa.array(map(vocabulary.canonical, names.to_pylist()), pa.string())
+    database.register("names", pa.table({"aspect": names, "canonical": canonical}))
+    return database.sql(_ASPECTS, params={"least": settings["min_reviews"]}).to_arrow_table()
 
 
 def stage_table(output: Location, stage: Stage, version: int, storage: StorageConfig) -> Published:
@@ -153,30 +149,16 @@ def read_item_texts(output: Location, version: int, storage: StorageConfig) -> I
     return ItemTexts(read_stage(output, "items", version, names, storage))
 
 
-def named_aspects(pairs: pa.Table) -> pa.Table:
-    """One row for each aspect of each pair: user_id, item_id, split, aspect, opinion, sentiment.
-
-    pairs: user_id, item_id, split and aspects, as the stage `pairs` wrote them.
-    """
-    lists = pairs["aspects"].combine_chunks()
-    parents, structs = pc.list_parent_indices(lists), pc.list_flatten(lists)
-    columns = {name: pairs[name].take(parents) for name in ("user_id", "item_id", "split")}
-    fields = {name: structs.field(name) for name in ("aspect", "opinion", "sentiment")}
-    return pa.table({**columns, **fields})
-
-
 def count_explained(output: Location, version: int, storage: StorageConfig) -> int:
     """How many pairs have an explanation; the reviews of the others praise nothing."""
     batches = stage_table(output, "pairs", version, storage).batches(("explanation",))
     return sum(pc.sum(pc.not_equal(each["explanation"], "")).as_py() or 0 for each in batches)
 
 
-def count_names(output: Location, version: int, storage: StorageConfig) -> Counter[str]:
+def count_names(output: Location, version: int, storage: StorageConfig) -> dict[str, int]:
     """In how many training reviews each name of an aspect is."""
-    counts: Counter[str] = Counter()
     columns = ("user_id", "item_id", "split", "aspects")
-    for pairs in stage_table(output, "pairs", version, storage).batches(columns):
-        named = named_aspects(pairs.filter(pc.equal(pairs["split"], "train")))
-        distinct = named.group_by(["user_id", "item_id", "aspect"]).aggregate([])
-        counts.update(distinct["aspect"].to_pylist())
-    return counts
+    with duckdb.connect() as database:
+        database.register("pairs", read_stage(output, "pairs", version, columns, storage))
+        counted = database.sql(_COUNTED).to_arrow_table()
+    return dict(zip(*(column.to_pylist() for column in counted.columns), strict=True))

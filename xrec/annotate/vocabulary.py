@@ -53,13 +53,12 @@ class Vocabulary:
 def merged_aspects(
     counts: Mapping[str, int], config: VocabularyConfig, *, is_english: bool
 ) -> dict[str, str]:
-    """The aspects that are another one by their vectors; none without an encoder.
+    """The aspects that are another one by their vectors, of which `config` has the encoder.
 
     counts: names, with the number of training reviews that have them, which decides what is merged
         into what.
     """
-    if config.encoder is None:
-        return {}
+    assert config.encoder is not None
     synonyms = Vocabulary(config.synonyms, {}, is_english=is_english)
     totals: dict[str, int] = {}
     for name, count in counts.items():

@@ -208,7 +208,9 @@ def test_run_aspects_follow_the_vocabulary_those_of_held_out_reviews_too(
     monkeypatch.setattr("xrec.annotate.vocabulary._merged", lambda *_: {"tone": "sound"})
     texts = [*training, held_out, held_out]
     rows = [review("u", f"i{place}", text, time=place) for place, text in enumerate(texts)]
-    config = quoting.config(*rows, vocabulary={"min_reviews": 1, **vocabulary})
+    # The items of held-out reviews have no profiles.
+    settings = {"vocabulary": {"min_reviews": 1, **vocabulary}, "max_failed_share": 1}
+    config = quoting.config(*rows, **settings)
     quoting.run(config, settings={"kind": "quoting", "language": language})
     aspects = read_annotations(config.artifact("annotations"), config.storage).aspects
     assert aspects is not None

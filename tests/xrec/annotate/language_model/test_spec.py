@@ -125,27 +125,24 @@ def test_annotator_tells_the_model_that_texts_are_data(tmp_path: Path) -> None:
     assert not [each for each in stub.asked[0].body["messages"][:-1] if "Ignore" in str(each)]
 
 
-def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key() -> None:
+def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path: Path) -> None:
     spec = _spec(None)
     same = _spec(None, model={"concurrency": 3, "requests_per_minute": 5})
     assert spec.settings == same.settings
+    path = tmp_path / "user.txt"
+    path.write_text('[system]\nA.\n[example shop]\n{}\n[reply]\n{"profile": "B."}\n')
     others = [
         _spec(None, language="Danish"),
         _spec(None, domain="book"),
         _spec(None, model={"model": "other"}),
         _spec(None, model={"sampling": {"seed": 1}}),
+        _spec(None, prompts={"user": str(path)}),
     ]
-    assert len({json.dumps(each.settings) for each in [spec, *others]}) == 5
+    path.write_text(path.read_text().replace("A.", "C."))
+    others.append(_spec(None, prompts={"user": str(path)}))
+    assert len({json.dumps(each.settings) for each in [spec, *others]}) == 7
     assert KEY not in json.dumps(spec.settings)
     assert KEY not in repr(spec)
-
-
-def test_spec_of_a_changed_prompt_is_another_run(tmp_path: Path) -> None:
-    path = tmp_path / "user.txt"
-    path.write_text('[system]\nA.\n[example shop]\n{}\n[reply]\n{"profile": "B."}\n')
-    one = _spec(None, prompts={"user": str(path)}).settings
-    path.write_text(path.read_text().replace("A.", "C."))
-    assert _spec(None, prompts={"user": str(path)}).settings != one
 
 
 def test_spec_without_a_language_model_or_key_is_an_error() -> None:

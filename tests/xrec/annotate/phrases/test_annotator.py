@@ -1,7 +1,7 @@
 """Aspects that are learned, and the texts that name them, as a reader would have them."""
 
-import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -12,7 +12,6 @@ from xrec.annotate.annotator import (
     ItemInput,
     ItemText,
     PairInput,
-    PairText,
     Review,
     ReviewedItem,
     UserInput,
@@ -59,13 +58,13 @@ def annotator(folder: Path) -> Annotator:
     return _learned(folder)
 
 
-def _item(annotator: Annotator, *texts: str, title: str = "", details: str = "") -> object:
+def _item(annotator: Annotator, *texts: str, title: str = "", details: str = "") -> Any:
     reviews = tuple(Review(f"u{number}", "i", text) for number, text in enumerate(texts))
     (text,) = annotator.write([ItemInput("B00X", title, details, reviews, len(texts))]).results
     return text
 
 
-def _pair(annotator: Annotator, text: str, item: ItemText | None = None) -> object:
+def _pair(annotator: Annotator, text: str, item: ItemText | None = None) -> Any:
     row = PairInput("u", "i", Review("u", "i", text), item, "train")
     (found,) = annotator.write([row]).results
     return found
@@ -92,44 +91,29 @@ def test_learned_phrases_are_the_same_in_whatever_order_a_set_comes(
     assert len(fingerprints) == 1
 
 
-@pytest.mark.parametrize(
-    ("texts", "title", "details", "expected", "words"),
-    [
-        (
-            (
-                "This Dunlop pedal has a warm tone.",
-                "I have the pedal by Dunlop, great tone.",
-                "My pedal is broken, and the display is dull. Awful display.",
-            ),
-            "",
-            "",
-            ("Dunlop Pedal", True),
-            "(great|warm) tone",
-        ),
-        (("It is sturdy.", "Works great."), "", "", ("", False), "build"),
-        (
-            ("A warm tone.",),
-            "Fuzz One",
-            "A loud pedal",
-            ("Fuzz One", False),
-            "^A loud pedal. .*tone",
-        ),
-    ],
-    ids=["called by its reviews", "called nothing", "of the source"],
-)
-def test_item_has_a_title_and_what_its_reviews_praise(
-    annotator: Annotator,
-    texts: tuple[str, ...],
-    title: str,
-    details: str,
-    expected: tuple[str, bool],
-    words: str,
-) -> None:
-    text = _item(annotator, *texts, title=title, details=details)
-    assert isinstance(text, ItemText)
-    assert (text.title, text.title_is_made) == expected
-    assert re.search(words, text.profile)
-    assert not {"display", "B00X"} & set(text.profile.split())
+def test_item_without_title_is_called_what_its_reviews_call_it(annotator: Annotator) -> None:
+    text = _item(
+        annotator,
+        "This Dunlop pedal has a warm tone.",
+        "I have the pedal by Dunlop, great tone.",
+        "My pedal is broken, and the display is dull. Awful display.",
+    )
+    assert (text.title, text.title_is_made) == ("Dunlop Pedal", True)
+    assert "great tone" in text.profile or "warm tone" in text.profile
+    assert "display" not in text.profile
+
+
+def test_item_that_its_reviews_call_nothing_has_no_title(annotator: Annotator) -> None:
+    text = _item(annotator, "It is sturdy.", "Works great.")
+    assert (text.title, text.title_is_made) == ("", False)
+    assert "build" in text.profile
+
+
+def test_item_with_title_and_details_keeps_both(annotator: Annotator) -> None:
+    text = _item(annotator, "A warm tone.", title="Fuzz One", details="A loud pedal")
+    assert (text.title, text.title_is_made) == ("Fuzz One", False)
+    assert text.profile.startswith("A loud pedal. ")
+    assert "warm tone" in text.profile
 
 
 def test_user_profile_names_what_they_praise_and_have(annotator: Annotator) -> None:
@@ -151,16 +135,8 @@ def test_user_profile_names_what_they_praise_and_have(annotator: Annotator) -> N
             {"display": "negative", "tone": "positive", "switch": "positive"},
             "warm tone and great switch",
         ),
-        (
-            "The display came. The display is dull. A warm tone.",
-            {"display": "negative", "tone": "positive"},
-            "warm tone",
-        ),
-        (
-            "The display is dull. The display came. A warm tone.",
-            {"display": "negative", "tone": "positive"},
-            "warm tone",
-        ),
+        ("The display came. The display is dull.", {"display": "negative"}, ""),
+        ("The display is dull. The display came.", {"display": "negative"}, ""),
         (
             "The display is dull. But the display is great.",
             {"display": "positive"},
@@ -173,7 +149,6 @@ def test_pair_names_what_its_review_praises_and_not_what_it_blames(
     annotator: Annotator, text: str, sentiments: dict[str, str], explained: str
 ) -> None:
     found = _pair(annotator, text, ItemText("Fuzz One", ""))
-    assert isinstance(found, PairText)
     assert {each.aspect: each.sentiment for each in found.aspects} == sentiments
     assert explained in found.explanation
     assert bool(found.explanation) == bool(explained)
@@ -186,7 +161,6 @@ def test_pair_whose_title_says_it_already_is_praised_for_something_else(
     annotator: Annotator,
 ) -> None:
     text = _pair(annotator, "A great switch and a warm tone.", ItemText("Foot Switch", "", True))
-    assert isinstance(text, PairText)
     assert [each.opinion for each in text.aspects] == ["great", "warm"]
     assert "warm tone" in text.explanation
     assert "great switch" not in text.explanation
