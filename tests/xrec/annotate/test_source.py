@@ -129,7 +129,7 @@ def test_read_reviews_personal_data_is_removed_and_counted(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("uri", "files", "words"),
     [
-        ("raw", {}, r"reviews are missing: .*name the file .*saw export.jsonl"),
+        ("raw", {}, r"reviews are missing: .*name the file .*saw .*export.jsonl"),
         ("nowhere", {}, "nowhere"),
         ("raw", {"reviews": "x.csv"}, r"x.csv is missing \(source.files.reviews\)"),
         ("raw/export.jsonl", {"reviews": "x.csv"}, r"is a file, and source.files names x.csv"),
