@@ -9,11 +9,11 @@ from cluster.room import demand_of_actors
 from jobs.output import Output
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.driver import run_annotate
-from xrec.annotate.identity import KIND, RECORD, begun_files, identify_annotations
-from xrec.annotate.look_ahead import look_at_reviews
+from xrec.annotate.formats import KIND, RECORD, begun_files, identify_annotations
 from xrec.annotate.phrases import phrases_spec
-from xrec.annotate.reviews import keep_source
+from xrec.annotate.plan import look_at_reviews
 from xrec.annotate.source import file_hashes, find_review_files
+from xrec.annotate.store import keep_source
 from xrec.config.annotate import AnnotateConfig, PhrasesAnnotator
 from xrec.storage import Manifest, check_artifacts, location_of
 

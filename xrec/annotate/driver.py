@@ -8,9 +8,15 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.formats import MERGED, STAGES, Stage, stage_format
-from xrec.annotate.identity import KIND, RECORD, begun_files, identify_annotations
+from xrec.annotate.annotator import STAGES, AnnotatorSpec, Stage
+from xrec.annotate.formats import (
+    KIND,
+    MERGED,
+    RECORD,
+    begun_files,
+    identify_annotations,
+    stage_format,
+)
 from xrec.annotate.plan import plan_stage
 from xrec.annotate.read import Versions, count_explained, count_names
 from xrec.annotate.report import write_report
@@ -32,6 +38,8 @@ from xrec.storage import (
 
 logger = logging.getLogger("xrec")
 
+Stages = Mapping[Stage, Manifest]
+"""The manifest of each stage that is done."""
 _WHAT: Mapping[Stage, str] = {
     "items": "profiles of items",
     "users": "profiles of users",
@@ -53,68 +61,59 @@ def run_annotate(
     """
     _check_reasons(config, spec)
     _check_carried(config)
-    return _Run(config, spec, record).go()
+    output = location_of(config, KIND)
+    files = begun_files(output)
+    if spec.replies is not None and config.retry_failed:
+        spec.replies(output).forget_failures()
+    done: dict[Stage, Manifest] = {}
+    for stage in STAGES:
+        num_rows = sum(sum(each.row_counts.values()) for each in done.values())
+        left = None if config.limit is None else config.limit - num_rows
+        if left is not None and left <= 0:
+            return None
+        items_version = _versions(done).get("items", -1)
+        run, make = plan_stage(config, spec, record, files, stage, items_version)
+        manifest = _complete_stage(config, spec, stage, run, make, left)
+        if manifest is None:
+            return None
+        done[stage] = manifest
+    manifest = _publish(config, spec, files, record, done)
+    if spec.replies is not None:
+        spec.replies(output).delete()
+    return manifest
 
 
-class _Run:
-    def __init__(self, config: AnnotateConfig, spec: AnnotatorSpec, record: StoreRecord):
-        self._config = config
-        self._spec = spec
-        self._record = record
-        self._output = location_of(config, KIND)
-        self._files = begun_files(self._output)
-        self._done: dict[Stage, Manifest] = {}
-
-    def go(self) -> Manifest | None:
-        config, spec, files = self._config, self._spec, self._files
-        if config.retry_failed:
-            spec.forget_failures(self._output)
-        for stage in STAGES:
-            if config.limit is not None and self._num_rows >= config.limit:
-                return None
-            versions = versions_of(self._done)
-            run, make = plan_stage(config, spec, self._record, files, stage, versions)
-            manifest = self._complete(stage, run, make)
-            if manifest is None:
-                return None
-            self._done[stage] = manifest
-        manifest = publish_annotations(config, spec, files, self._record, self._done)
-        spec.clean_up(self._output)
-        return manifest
-
-    @property
-    def _num_rows(self) -> int:
-        """How many rows the stages have that are done."""
-        return sum(sum(each.row_counts.values()) for each in self._done.values())
-
-    def _complete(
-        self, stage: Stage, run: BulkRun, make: Callable[[], ChunkTask]
-    ) -> Manifest | None:
-        config, actors = self._config, self._config.actors
-        num_rows = run.record.num_rows
-        logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.record.size.num_chunks)
-        num_actors = self._spec.num_actors(actors.num_actors)
-        num_gpus = self._spec.gpus_per_actor
-        pool = RayPool(
-            max_actors=num_actors,
-            min_actors=actors.min_actors,
-            cpus=actors.cpus_per_actor,
-            gpus=gpus_each(actors.device, num_actors, num_gpus) if num_gpus else 0,
+def _complete_stage(
+    config: AnnotateConfig,
+    spec: AnnotatorSpec,
+    stage: Stage,
+    run: BulkRun,
+    make: Callable[[], ChunkTask],
+    max_rows: int | None,
+) -> Manifest | None:
+    num_rows, num_actors = run.record.num_rows, spec.num_actors(config.actors.num_actors)
+    logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.record.size.num_chunks)
+    num_gpus = spec.gpus_per_actor
+    pool = RayPool(
+        max_actors=num_actors,
+        min_actors=config.actors.min_actors,
+        cpus=config.actors.cpus_per_actor,
+        gpus=gpus_each(config.actors.device, num_actors, num_gpus) if num_gpus else 0,
+    )
+    with counter(f"{_WHAT[stage]} written", num_rows) as show:
+        return complete(
+            run,
+            pool,
+            make,
+            KIND,
+            _describe_stage,
+            chunks_at_once=spec.chunks_at_once,
+            retry=_reasons(config, run.format.all_reasons),
+            max_failed_share=config.max_failed_share,
+            max_rows=max_rows,
+            alongside=config.alongside,
+            on_progress=lambda progress: show(progress.num_rows),
         )
-        with counter(f"{_WHAT[stage]} written", num_rows) as show:
-            return complete(
-                run,
-                pool,
-                make,
-                KIND,
-                describe_stage,
-                chunks_at_once=self._spec.chunks_at_once,
-                retry=_reasons(config, run.format.all_reasons),
-                max_failed_share=config.max_failed_share,
-                max_rows=None if config.limit is None else config.limit - self._num_rows,
-                alongside=config.alongside,
-                on_progress=lambda progress: show(progress.num_rows),
-            )
 
 
 def _check_carried(config: AnnotateConfig) -> None:
@@ -145,38 +144,25 @@ def _check_reasons(config: AnnotateConfig, spec: AnnotatorSpec) -> None:
         )
 
 
-def describe_stage(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+def _describe_stage(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
     """The row counts and metrics in the manifest of a stage's table."""
     counts = {"ok": summary.num_ok, "failed": summary.num_failed}
     return counts, {"failed_by_reason": dict(summary.failed)}
 
 
-def versions_of(stages: Mapping[Stage, Manifest]) -> Versions:
-    """The versions that these manifests are of."""
+def _versions(stages: Stages) -> Versions:
     return {stage: each.version for stage, each in stages.items() if each.version is not None}
 
 
-def costs_of(stages: Mapping[Stage, Manifest]) -> Mapping[str, float]:
-    """What the stages cost together."""
-    costs: Mapping[str, float] = {}
-    for each in stages.values():
-        costs = added(costs, each.metrics["costs"])
-    return costs
-
-
-def publish_annotations(
+def _publish(
     config: AnnotateConfig,
     spec: AnnotatorSpec,
     files: Mapping[str, str],
     record: StoreRecord,
-    stages: Mapping[Stage, Manifest],
+    stages: Stages,
 ) -> Manifest:
-    """Write merged aspects, report and manifest, unless they are there for these tables.
-
-    stages: the manifests of the stages' tables. Returns the manifest.
-    """
-    output = location_of(config, "annotations")
-    versions, costs = versions_of(stages), costs_of(stages)
+    """Write merged aspects, report and manifest, unless they are there for these tables."""
+    output, versions = location_of(config, KIND), _versions(stages)
     try:
         there = read_manifest(output, KIND)
     except ArtifactNotFoundError:
@@ -184,12 +170,16 @@ def publish_annotations(
     if there is not None and there.metrics.get("tables") == versions:
         return there
     is_english = names_are_english(spec.settings)
-    names = count_names(output, versions["pairs"], config.storage)
-    merged = merged_aspects(names, config.vocabulary, is_english=is_english)
+    merged: Mapping[str, str] = {}
+    if config.vocabulary.encoder is not None:
+        names = count_names(output, versions["pairs"], config.storage)
+        merged = merged_aspects(names, config.vocabulary, is_english=is_english)
     content = json.dumps(merged, ensure_ascii=False).encode()
     (output / MERGED).write_bytes(content)
     failed = {str(stage): each.metrics["failed_by_reason"] for stage, each in stages.items()}
-    figures = write_report(config, record, versions, failed, is_english=is_english)
+    costs: Mapping[str, float] = {}
+    for each in stages.values():
+        costs = added(costs, each.metrics["costs"])
     identity = identify_annotations(config, spec, files)
     return write_manifest(
         output,
@@ -213,6 +203,6 @@ def publish_annotations(
             "personal_removed": record.personal,
             "failed": failed,
             "costs": costs,
-            **figures,
+            **write_report(config, record, versions, failed, is_english=is_english),
         },
     )

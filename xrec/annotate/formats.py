@@ -1,77 +1,128 @@
-"""The stages, and the columns of their tables."""
+"""What lies below the output: the stages' tables, and `run.json`, which says whose run it is.
 
+What annotations depend on is known before the work.
+"""
+
+import json
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import pyarrow as pa
 
-from xrec.bulk import RowFormat
+from xrec.annotate.annotator import AnnotatorSpec, Stage
+from xrec.bulk import Identity, RowFormat
+from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig
+from xrec.errors import StorageNotFoundError
+from xrec.storage import Kind, Location, is_begun, run_fingerprint
 
-Stage = Literal["items", "users", "pairs"]
-STAGES: tuple[Stage, ...] = ("items", "users", "pairs")
+KIND: Kind = "annotations"
 NO_REVIEWS, EMPTY_REVIEW = "no_reviews", "empty_review"
 MERGED = "merged_aspects.json"
 """Aspects of the vocabulary that are another one by their vectors, and that one."""
+RECORD = "run.json"
+"""Whose run an output is, written before anything else: JSON with run, config and inputs."""
 
-
-def _text(name: str, comment: str) -> pa.Field:
-    return pa.field(name, pa.string(), metadata={"comment": comment})
-
-
-ASPECT_LIST = pa.list_(
-    pa.struct([(name, pa.string()) for name in ("aspect", "opinion", "sentiment")])
-)
-_KEY = _text("content_key", "hash of all that the text depends on: reviews, texts, annotator")
-_REPLY = pa.schema([_text("reply", "what the annotator had written, as it was")])
-_KEYS: Mapping[Stage, tuple[str, ...]] = {
+KEYS: Mapping[Stage, tuple[str, ...]] = {
     "items": ("item_id",),
     "users": ("user_id",),
     "pairs": ("user_id", "item_id"),
 }
-_OK: Mapping[Stage, pa.Schema] = {
-    "items": pa.schema(
-        [
-            _text("title", "the source's title, or one that the annotator made"),
-            _text("profile", "what the item is like, from training reviews"),
-            pa.field(
-                "title_is_made",
-                pa.bool_(),
-                metadata={"comment": "whether the annotator made the title"},
-            ),
-            _KEY,
-        ]
-    ),
-    "users": pa.schema([_text("profile", "what the user likes, from training reviews"), _KEY]),
-    "pairs": pa.schema(
-        [
-            _text(
-                "split",
-                "train, validation or test; a held-out explanation is a reference. Or low_rated: a "
-                "review below min_rating, of which only the aspects count",
-            ),
-            _text(
-                "explanation",
-                "why the user would enjoy the item, from the pair's review; empty if that praises "
-                "nothing",
-            ),
-            pa.field(
-                "aspects",
-                ASPECT_LIST,
-                metadata={"comment": "what the review speaks of, in the annotator's words"},
-            ),
-            _KEY,
-        ]
-    ),
+ASPECT_LIST = pa.list_(
+    pa.struct([(name, pa.string()) for name in ("aspect", "opinion", "sentiment")])
+)
+_REPLY = {"reply": "what the annotator had written, as it was"}
+_TABLES: Mapping[Stage, Mapping[str, str]] = {
+    "items": {
+        "title": "the source's title, or one that the annotator made",
+        "profile": "what the item is like, from training reviews",
+        "title_is_made": "whether the annotator made the title",
+    },
+    "users": {"profile": "what the user likes, from training reviews"},
+    "pairs": {
+        "split": "train, validation or test; a held-out explanation is a reference. Or low_rated: "
+        "a review below min_rating, of which only the aspects count",
+        "explanation": "why the user would enjoy the item, from the pair's review; empty if that "
+        "praises nothing",
+        "aspects": "what the review speaks of, in the annotator's words",
+    },
 }
+_KEY = {"content_key": "hash of all that the text depends on: reviews, texts, annotator"}
+_TYPES = {"title_is_made": pa.bool_(), "aspects": ASPECT_LIST}
+_OWN_REASONS: Mapping[Stage, tuple[str, ...]] = {
+    "items": (NO_REVIEWS,),
+    "users": (),
+    "pairs": (EMPTY_REVIEW,),
+}
+_SETTINGS = frozenset(
+    {
+        "min_rating",
+        "low_rated",
+        "rating_range",
+        "core",
+        "split",
+        "max_rejected_share",
+        "max_reviews_per_profile",
+        "vocabulary",
+    }
+)
 
 
 def stage_format(stage: Stage, reasons: Sequence[str]) -> RowFormat:
     """The columns of a stage's table; `reasons` are the annotator's own."""
-    own = {"items": (NO_REVIEWS,), "users": (), "pairs": (EMPTY_REVIEW,)}
     return RowFormat(
-        keys=_KEYS[stage],
-        ok=_OK[stage],
-        failed=_REPLY,
-        reasons=tuple(dict.fromkeys((*own[stage], *reasons))),
+        keys=KEYS[stage],
+        ok=_schema({**_TABLES[stage], **_KEY}),
+        failed=_schema(_REPLY),
+        reasons=tuple(dict.fromkeys((*_OWN_REASONS[stage], *reasons))),
         error_reason="annotator_error",
     )
+
+
+def _schema(comments: Mapping[str, str]) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field(name, _TYPES.get(name, pa.string()), metadata={"comment": comment})
+            for name, comment in comments.items()
+        ]
+    )
+
+
+def identify_annotations(
+    config: AnnotateConfig,
+    spec: AnnotatorSpec,
+    files: Mapping[str, str],
+    stage: Stage | None = None,
+) -> Identity:
+    """The run that `config` asks for, or one stage of it.
+
+    files: the hashes of the source's files, by table.
+    """
+    values = config.model_dump(mode="json", include={"source", *_SETTINGS})
+    source = {key: value for key, value in values.pop("source").items() if key != "uri"}
+    of_stage = {} if stage is None else {"stage": stage}
+    return Identity(
+        kind=KIND,
+        config={**values, "source": source, "annotator": dict(spec.settings), **of_stage},
+        inputs={**files, **spec.inputs},
+    )
+
+
+def begin(output: Location, identity: Identity) -> None:
+    """Write whose run the output is, unless it is there.
+
+    Raises ArtifactMismatchError, with the fields that differ, if it is another run's.
+    """
+    named = (KIND, identity.config, identity.inputs)
+    if is_begun(output, RECORD, *named):
+        return
+    run = {"run": run_fingerprint(*named), "config": identity.config, "inputs": identity.inputs}
+    if not (output / RECORD).create_bytes(json.dumps(run, indent=2).encode()):
+        is_begun(output, RECORD, *named)  # another was first
+
+
+def begun_files(output: Location) -> dict[str, str]:
+    """The hashes of the source's files, by table, of the run that `begin` noted; none if none."""
+    try:
+        inputs: dict[str, str] = json.loads((output / RECORD).read_text())["inputs"]
+    except StorageNotFoundError:
+        return {}
+    return {table: inputs[table] for table in REVIEW_COLUMNS if table in inputs}

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.annotate.rows import LOW_RATED
+from xrec.annotate.annotator import LOW_RATED
 from xrec.config.annotate import AnnotateConfig, ReviewSplit
 from xrec.data.splits import split_pairs
 from xrec.errors import DataError
 from xrec.schemas import REVIEWS
 
 _TRAIN, _VALIDATION, _TEST = "train", "validation", "test"
+_LEAST_SPLIT = 3  # reviews of a user, by time; users with fewer have all of them in training
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
             f"no review is left ({_listed(dropped)}); lower min_rating = {config.min_rating} or "
             f"core = {config.core}"
         )
-    splits = (_by_time if config.split.by == "time" else _by_hash)(rows, config.split)
+    splits = _by_time(rows) if config.split.by == "time" else _by_hash(rows, config.split)
     kept = rows.append_column("split", pa.array(splits, pa.string()))
     if not pc.any(pc.equal(kept["split"], _TRAIN)).as_py():
         raise DataError(f"no review is left for training: all {kept.num_rows} are held out")
@@ -85,57 +86,41 @@ def _pairs(rows: pa.Table) -> pa.Array:
     return pairs.combine_chunks()
 
 
-def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """A number for each of N ids, (N,)."""
-    encoded = column.combine_chunks().dictionary_encode()
-    codes: npt.NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
-    return codes
-
-
-def _times(rows: pa.Table) -> npt.NDArray[np.float64]:
-    times: npt.NDArray[np.float64] = pc.fill_null(rows["time"], -np.inf).to_numpy()
-    return times
+def _frame(rows: pa.Table) -> pd.DataFrame:
+    """The ids and times of the rows, the oldest first; of equal times the first row."""
+    columns = rows.select(["user_id", "item_id", "time"])
+    frame: pd.DataFrame = columns.to_pandas(strings_to_categorical=True)
+    return frame.sort_values("time", kind="stable", na_position="first")
 
 
 def _is_newest_of_pair(rows: pa.Table) -> pa.Array:
     """Of rows with the same user and item, True for the newest; of equal times the last."""
-    users, items = _codes(rows["user_id"]), _codes(rows["item_id"])
-    order = np.lexsort((np.arange(rows.num_rows), _times(rows), items, users))
-    is_last = np.ones(rows.num_rows, dtype=bool)
-    same = (np.diff(users[order]) == 0) & (np.diff(items[order]) == 0)
-    is_last[order[:-1][same]] = False
-    return pa.array(is_last)
+    is_older = _frame(rows).duplicated(["user_id", "item_id"], keep="last")
+    return pa.array(~is_older.sort_index())
 
 
 def _is_in_core(rows: pa.Table, core: int) -> pa.Array:
-    users, items = _codes(rows["user_id"]), _codes(rows["item_id"])
-    is_in = np.ones(rows.num_rows, dtype=bool)
-    if rows.num_rows == 0:
-        return pa.array(is_in)
-    while True:
-        of_user = np.bincount(users[is_in], minlength=users.max() + 1)[users]
-        of_item = np.bincount(items[is_in], minlength=items.max() + 1)[items]
-        enough = (of_user >= core) & (of_item >= core)
-        if not (is_in & ~enough).any():
-            return pa.array(is_in)
-        is_in &= enough
+    kept, num_left = _frame(rows), -1
+    while num_left != len(kept):
+        num_left = len(kept)
+        for key in ("user_id", "item_id"):
+            kept = kept[kept.groupby(key, observed=True)[key].transform("size") >= core]
+    return pa.array(np.isin(np.arange(rows.num_rows), kept.index))
 
 
-def _by_time(rows: pa.Table, split: ReviewSplit) -> npt.NDArray[np.object_]:
+def _by_time(rows: pa.Table) -> list[str]:
     """Each user's last review is for the test, and the one before for validation."""
     if num_missing := rows["time"].null_count:
         raise DataError(
             f"split.by = time, but {num_missing} of {rows.num_rows} reviews have no time; name its "
             "column in source.columns ({time: <column>}), or set split.by to hash"
         )
-    users = _codes(rows["user_id"])
-    order = np.lexsort((np.arange(rows.num_rows), _times(rows), users))
-    counts = np.bincount(users)
-    ends = np.cumsum(counts)[counts >= split.min_reviews]
-    splits = np.full(rows.num_rows, _TRAIN, dtype=object)
-    splits[order[ends - 1]] = _TEST
-    splits[order[ends - 2]] = _VALIDATION
-    return splits
+    of_user = _frame(rows).groupby("user_id", observed=True)["user_id"]
+    place, is_split = of_user.cumcount(ascending=False), of_user.transform("size") >= _LEAST_SPLIT
+    splits = np.select(
+        [is_split & (place == 0), is_split & (place == 1)], [_TEST, _VALIDATION], _TRAIN
+    )
+    return list(pd.Series(splits, place.index).sort_index())
 
 
 def _by_hash(rows: pa.Table, split: ReviewSplit) -> list[str]:

@@ -6,9 +6,6 @@ written. Names of people are not found: no rule tells them from names of brands.
 
 import re
 from collections import Counter
-from typing import Literal, get_args
-
-PersonalKind = Literal["email", "link", "phone", "account"]
 
 _TLD = "com|org|net|edu|gov|biz|io|co|dev|uk|de|fr|eu|ca|au|nl"
 _TLD_WORDS = "me|us|tv|store|online|shop|app|info"
@@ -52,11 +49,12 @@ _PERSONAL = re.compile(
 _MAY_BE = re.compile(
     rf"@|\(at\)|\[at\]|\.(?:{_TLD}|{_TLD_WORDS})\b|://|www\.|\d{{3}}|(?:{_SITES})|\bu/", re.I
 )
-KINDS: tuple[PersonalKind, ...] = get_args(PersonalKind)
 
 
 def remove_personal(text: str) -> tuple[str, Counter[str]]:
     """The text without personal data, and how many places of each kind were removed.
+
+    Kinds are email, link, phone and account.
 
     The count is empty, and the text the same object, if there is none.
     """

@@ -1,23 +1,44 @@
-"""The plan of each stage: its rows, and what its actors make of them."""
+"""The rows of each stage, what its actors make of them, and a look at them before a run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.formats import Stage, stage_format
-from xrec.annotate.identity import identify_annotations
+from xrec.annotate.annotator import STAGES, AnnotatorSpec, Outlook, Stage
+from xrec.annotate.formats import KEYS, KIND, identify_annotations, stage_format
+from xrec.annotate.keep import keep_reviews
 from xrec.annotate.read import read_item_texts
-from xrec.annotate.stages import ItemStage, PairStage, TextStage, UserStage
-from xrec.annotate.store import ReviewStore, StoreRecord
-from xrec.annotate.task import TextTask
-from xrec.bulk import BulkRun, ChunkTask, RunRequest, clean_keys, open_run
+from xrec.annotate.source import find_review_files, read_reviews
+from xrec.annotate.stages import InputReader, ItemTexts, TextTask
+from xrec.annotate.store import Folder, ReviewStore, StoreRecord, read_record, write_store
+from xrec.bulk import (
+    BulkRun,
+    ChunkTask,
+    Rate,
+    RunRequest,
+    Status,
+    clean_keys,
+    open_run,
+    read_status,
+)
 from xrec.config.annotate import AnnotateConfig
+from xrec.config.shared import StorageConfig
+from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
 from xrec.storage import Location, fingerprint_of, location_of, open_location
 
-Rows = Iterator[tuple[pa.Table, pa.Table]]
+_NUM_SAMPLED = 48
+_TITLE, _PROFILE = "(title of the item)", "(profile of the item, as the stage of items writes it)"
+"""Stand in the inputs for the texts of items, which are not written yet."""
+_FOLDERS: Mapping[Stage, Folder] = {
+    "items": "training_by_item",
+    "users": "training_by_user",
+    "pairs": "all_by_user",
+}
+"""The reviews that the texts of a stage are written from."""
 
 
 def plan_stage(
@@ -26,33 +47,32 @@ def plan_stage(
     record: StoreRecord,
     files: Mapping[str, str],
     stage: Stage,
-    versions: Mapping[Stage, int],
+    items_version: int,
 ) -> tuple[BulkRun, Callable[[], ChunkTask]]:
     """Plan a stage, or open it if it was planned before; returns it, and what makes its task.
 
-    files: the hashes of the source's files. versions: of the stages before it. Raises what
-    `open_run` raises.
+    files: the hashes of the source's files. items_version: of the table of items, which the other
+    stages read. Raises what `open_run` raises.
     """
-    output = location_of(config, "annotations")
-    store = ReviewStore(output, record.num_files)
-    uri = output.shared_uri
-    batches: Mapping[Stage, Callable[[], Rows]] = {
-        "items": lambda: _items(store, uri),
-        "users": lambda: _users(store, uri),
-        "pairs": lambda: _pairs(store, uri),
-    }
+    output = location_of(config, KIND)
+    store, uri = ReviewStore(output, record.num_files), output.shared_uri
+
+    def batches() -> Iterator[tuple[pa.Table, pa.Table]]:
+        for rows in _rows(store, stage):
+            yield clean_keys(rows, KEYS[stage], file=uri, first_line=1)
+
     run = open_run(
         RunRequest(
             (output / stage).uri,
             identify_annotations(config, spec, files, stage),
             stage_format(stage, spec.reasons),
-            batches[stage],
+            batches,
             rows_per_chunk=config.rows_per_chunk,
             carry_from=f"{config.carry_from.rstrip('/')}/{stage}" if config.carry_from else None,
             storage=config.storage,
         )
     )
-    return run, _MakeTask(stage, config, spec, uri, record.num_files, versions.get("items", -1))
+    return run, _MakeTask(stage, config, spec, uri, record.num_files, items_version)
 
 
 @dataclass(frozen=True)
@@ -70,41 +90,96 @@ class _MakeTask:
     items_version: int
 
     def __call__(self) -> TextTask:
-        spec, output = self.spec, open_location(self.output, self.config.storage)
+        spec, storage = self.spec, self.config.storage
+        output = open_location(self.output, storage)
         learned = [spec.learned(output)] if spec.learned else []
+        is_first = self.stage == "items"
+        items = None if is_first else read_item_texts(output, self.items_version, storage)
+        store = ReviewStore(output, self.num_files)
+        reader = InputReader(store, self.config.max_reviews_per_profile, items)
         return TextTask(
-            self._stage(output),
+            partial(reader.of, self.stage),
             spec.make(output),
             stage_format(self.stage, spec.reasons),
             fingerprint_of([dict(spec.settings), dict(spec.inputs), *learned]),
-            spec.row_errors,
         )
 
-    def _stage(self, output: Location) -> TextStage[Any, Any]:
-        store, config = ReviewStore(output, self.num_files), self.config
-        if self.stage == "items":
-            return ItemStage(store, config.max_reviews_per_profile)
-        items = read_item_texts(output, self.items_version, config.storage)
-        if self.stage == "users":
-            return UserStage(store, config.max_reviews_per_profile, items)
-        return PairStage(store, items)
+
+def _rows(store: ReviewStore, stage: Stage) -> Iterator[pa.Table]:
+    """The keys of the stage's rows; an item may come several times.
+
+    Items are those of all kept reviews, also of those that are held out, and of the source's table.
+    """
+    if stage == "items":
+        yield store.items.select(KEYS[stage])
+    yield from _keys(store, "training_by_user" if stage == "users" else "all_by_user", stage)
 
 
-def _items(store: ReviewStore, uri: str) -> Rows:
-    """All items of kept reviews, also of those that are held out, and of the source's table."""
-    yield clean_keys(store.items.select(["item_id"]), ("item_id",), file=uri, first_line=1)
-    for ids in store.ids("all_by_user"):
-        distinct = ids.group_by("item_id").aggregate([])
-        yield clean_keys(distinct, ("item_id",), file=uri, first_line=1)
+def _keys(store: ReviewStore, folder: Folder, stage: Stage) -> Iterator[pa.Table]:
+    for reviews in store.reviews(folder):
+        yield _distinct([reviews.select(KEYS[stage])])
 
 
-def _users(store: ReviewStore, uri: str) -> Rows:
-    """All users with training reviews."""
-    for ids in store.ids("training_by_user"):
-        distinct = ids.group_by("user_id").aggregate([])
-        yield clean_keys(distinct, ("user_id",), file=uri, first_line=1)
+def _distinct(keys: Iterable[pa.Table]) -> pa.Table:
+    table = pa.concat_tables(keys)
+    return table.group_by(table.column_names).aggregate([])
 
 
-def _pairs(store: ReviewStore, uri: str) -> Rows:
-    for ids in store.ids("all_by_user"):
-        yield clean_keys(ids, ("user_id", "item_id"), file=uri, first_line=1)
+def look_at_reviews(config: AnnotateConfig) -> Outlook:
+    """What a run of `config` would write.
+
+    Nothing is written, and no annotator is made. The reviews are read, unless an earlier start has
+    kept them. Raises DataError if a file is missing, or nothing is left of the reviews.
+    """
+    with _kept(config) as store:
+        rows = {stage: _distinct(_rows(store, stage)) for stage in STAGES}
+        items = _items_to_come(rows["items"]["item_id"])
+        reader = InputReader(store, config.max_reviews_per_profile, items)
+        samples = {
+            stage: reader.of(stage, _some(_distinct(_keys(store, _FOLDERS[stage], stage))))
+            for stage in STAGES
+        }
+    counts = {stage: keys.num_rows for stage, keys in rows.items()}
+    return Outlook(counts, samples, _rates(config))
+
+
+@contextmanager
+def _kept(config: AnnotateConfig) -> Iterator[ReviewStore]:
+    """The kept reviews: those of an earlier start, or read now and kept in a folder for a while."""
+    output = location_of(config, KIND)
+    record = read_record(output)
+    if record is not None:
+        yield ReviewStore(output, record.num_files)
+        return
+    raw = read_reviews(config, find_review_files(config))
+    kept = keep_reviews(raw.reviews, config)
+    with TemporaryDirectory(prefix="xrec-outlook-") as folder:
+        there = open_location(folder)
+        yield ReviewStore(there, write_store(there, raw, kept).num_files)
+
+
+def _items_to_come(item_ids: pa.ChunkedArray) -> ItemTexts:
+    texts = {"title": _TITLE, "profile": _PROFILE, "title_is_made": False}
+    columns = {name: pa.repeat(value, len(item_ids)) for name, value in texts.items()}
+    return ItemTexts(pa.table({"item_id": item_ids, **columns}))
+
+
+def _some(keys: pa.Table) -> pa.Table:
+    """Some of the rows, at even distances."""
+    num_chosen = min(_NUM_SAMPLED, keys.num_rows)
+    places = [number * keys.num_rows // num_chosen for number in range(num_chosen)]
+    return keys.sort_by([(name, "ascending") for name in keys.column_names]).take(places)
+
+
+def _rates(config: AnnotateConfig) -> dict[Stage, Rate]:
+    found = stage_statuses(location_of(config, KIND), config.storage)
+    return {stage: status.rate for stage, status in found.items() if status.rate is not None}
+
+
+def stage_statuses(output: Location, storage: StorageConfig) -> dict[Stage, Status]:
+    """The status of each stage that is planned already, as its driver last said."""
+    found: dict[Stage, Status] = {}
+    for stage in STAGES:
+        with suppress(ArtifactNotFoundError, StorageNotFoundError):
+            found[stage] = read_status((output / stage).shared_uri, storage)
+    return found

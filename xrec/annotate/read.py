@@ -4,16 +4,14 @@ A source has texts, interactions with their splits, and aspects.
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import numpy as np
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.annotate.formats import MERGED, Stage
-from xrec.annotate.identity import KIND
-from xrec.annotate.rows import LOW_RATED
+from xrec.annotate.annotator import LOW_RATED, Stage
+from xrec.annotate.formats import KIND, MERGED
 from xrec.annotate.stages import ItemTexts
 from xrec.annotate.store import ReviewStore
 from xrec.annotate.vocabulary import Vocabulary, names_are_english
@@ -22,7 +20,52 @@ from xrec.config.shared import StorageConfig
 from xrec.data.source import SourceData
 from xrec.storage import Location, Manifest, open_location, read_content, read_manifest
 
-_FILE = "reviews"
+Versions = Mapping[Stage, int]
+"""The version of each stage's table."""
+
+_QUERIES = {
+    "interactions": """
+        SELECT user_id, item_id, split, 'reviews' AS file,
+            row_number() OVER (ORDER BY user_id, item_id) AS line
+        FROM reviews WHERE split <> 'low_rated' ORDER BY line""",
+    "explanations": """
+        SELECT user_id, item_id, explanation, pairs.split, 'reviews' AS file,
+            row_number() OVER (ORDER BY user_id, item_id) AS line, rating::VARCHAR AS rating
+        FROM pairs LEFT JOIN reviews USING (user_id, item_id)
+        WHERE explanation <> '' ORDER BY line""",
+    "users": """
+        SELECT user_id, coalesce(profile, '') AS profile
+        FROM (SELECT DISTINCT user_id FROM reviews WHERE split <> 'low_rated')
+        LEFT JOIN users USING (user_id) ORDER BY user_id""",
+    "items": """
+        SELECT item_id, coalesce(nullif(items.title, ''), known.title, '') AS title,
+            coalesce(profile, '') AS profile
+        FROM (SELECT item_id FROM reviews WHERE split <> 'low_rated'
+            UNION SELECT item_id FROM known)
+        LEFT JOIN items USING (item_id) LEFT JOIN known USING (item_id) ORDER BY item_id""",
+}
+_NAMED = """
+    SELECT user_id, item_id, split, generate_subscripts(aspects, 1) AS place,
+        unnest(aspects, recursive := true)
+    FROM pairs"""
+"""A row for each aspect of each pair, in the annotator's words."""
+_COUNTED = f"""
+    SELECT aspect, count(DISTINCT (user_id, item_id)) AS num_reviews
+    FROM ({_NAMED}) WHERE split = 'train' GROUP BY aspect"""
+_ASPECTS = f"""
+    WITH renamed AS (
+        SELECT user_id, item_id, split, canonical AS aspect, opinion, sentiment, place
+        FROM ({_NAMED}) JOIN names USING (aspect) WHERE canonical IS NOT NULL
+        QUALIFY row_number() OVER (PARTITION BY user_id, item_id, canonical ORDER BY place) = 1
+    )
+    SELECT * EXCLUDE (place) FROM renamed WHERE aspect IN (
+        SELECT aspect FROM renamed WHERE split = 'train' GROUP BY aspect HAVING count(*) >= $least
+    ) ORDER BY user_id, item_id, place"""
+_COLUMNS: Mapping[Stage, tuple[str, ...]] = {
+    "items": ("item_id", "title", "profile"),
+    "users": ("user_id", "profile"),
+    "pairs": ("user_id", "item_id", "explanation", "split", "aspects"),
+}
 
 
 def annotations_manifest(uri: str, storage: StorageConfig) -> Manifest:
@@ -33,91 +76,39 @@ def annotations_manifest(uri: str, storage: StorageConfig) -> Manifest:
 def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
     """All users, items and pairs of the kept reviews, with the texts that they have.
 
-    What has no profile or title has an empty one. Raises
+    What has no profile or title has an empty one; a rating is a string. Raises
     ArtifactNotFoundError if the annotations are not finished, TableError if a table's version is
     not there any more.
     """
     output = open_location(uri, storage)
     manifest = read_manifest(output, KIND)
-    versions: dict[Stage, int] = manifest.metrics["tables"]
+    versions: Versions = manifest.metrics["tables"]
     store = ReviewStore(output, manifest.metrics["num_files"])
-    ids = pa.concat_tables(list(store.ids("all_by_user")))
-    interactions = _numbered(ids.filter(pc.not_equal(ids["split"], LOW_RATED)))
-    aspects = low_rated = _aspects(output, manifest, storage)
+    columns = ["user_id", "item_id", "split", "rating"]
+    with duckdb.connect() as database:
+        for stage, names in _COLUMNS.items():
+            database.register(stage, read_stage(output, stage, versions[stage], names, storage))
+        reviews = [rows.select(columns) for rows in store.reviews("all_by_user")]
+        database.register("reviews", pa.concat_tables(reviews))
+        database.register("known", store.items)
+        tables = {name: database.sql(query).to_arrow_table() for name, query in _QUERIES.items()}
+        aspects = low_rated = _aspects(database, output, manifest)
     if aspects is not None:
         is_low_rated = pc.equal(aspects["split"], LOW_RATED)
         low_rated = aspects.filter(is_low_rated)
         aspects = aspects.filter(pc.invert(is_low_rated))
-    columns = ("user_id", "item_id", "explanation", "split")
-    pairs = read_stage(output, "pairs", versions["pairs"], columns, storage)
-    explained = pairs.filter(pc.not_equal(pairs["explanation"], ""))
     return SourceData(
-        users=_users(output, versions, interactions, storage),
-        items=_items(output, versions, interactions, store.items, storage),
-        interactions=interactions,
-        explanations=_numbered(_with_ratings(explained, store)),
+        **tables,
         findings=(),
-        num_rows={_FILE: interactions.num_rows},
+        num_rows={"reviews": tables["interactions"].num_rows},
         aspects=aspects,
         low_rated_aspects=low_rated,
     )
 
 
-def _numbered(pairs: pa.Table) -> pa.Table:
-    pairs = pairs.sort_by([("user_id", "ascending"), ("item_id", "ascending")])
-    lines = pa.array(np.arange(1, pairs.num_rows + 1))
-    return pairs.append_column("file", pa.repeat(_FILE, pairs.num_rows)).append_column(
-        "line", lines
-    )
-
-
-def _with_ratings(pairs: pa.Table, store: ReviewStore) -> pa.Table:
-    """The pairs with the ratings of their reviews as strings, null where the source has none."""
-    columns = ["user_id", "item_id", "rating"]
-    rated = pa.concat_tables([rows.select(columns) for rows in store.reviews("all_by_user")])
-    joined = pairs.join(rated, columns[:2], join_type="left outer")
-    place = joined.schema.get_field_index("rating")
-    return joined.set_column(place, "rating", joined["rating"].cast(pa.string()))
-
-
-def _ids(column: pa.ChunkedArray, *others: pa.ChunkedArray) -> pa.Array:
-    """Each id once, sorted."""
-    chunks = [chunk for each in (column, *others) for chunk in each.chunks]
-    ids = pa.chunked_array(chunks, pa.string()).unique()
-    return ids.take(pc.sort_indices(ids))
-
-
-def _joined(ids: pa.Array, key: str, texts: pa.Table, columns: tuple[str, ...]) -> pa.Table:
-    """A row for each id with its columns of `texts`, empty where it has none there."""
-    places = pc.index_in(ids, value_set=texts[key].combine_chunks())
-    found = {name: pc.fill_null(texts[name].take(places), "") for name in columns}
-    return pa.table({key: ids, **found})
-
-
-def _users(
-    output: Location, versions: Mapping[Stage, int], pairs: pa.Table, storage: StorageConfig
-) -> pa.Table:
-    texts = read_stage(output, "users", versions["users"], ("user_id", "profile"), storage)
-    return _joined(_ids(pairs["user_id"]), "user_id", texts, ("profile",))
-
-
-def _items(
-    output: Location,
-    versions: Mapping[Stage, int],
-    pairs: pa.Table,
-    known: pa.Table,
-    storage: StorageConfig,
-) -> pa.Table:
-    columns = ("item_id", "title", "profile")
-    texts = read_stage(output, "items", versions["items"], columns, storage)
-    ids = _ids(pairs["item_id"], known["item_id"])
-    items = _joined(ids, "item_id", texts, ("title", "profile"))
-    own = _joined(ids, "item_id", known, ("title",))["title"]
-    titles = pc.if_else(pc.equal(items["title"], ""), own, items["title"])
-    return items.set_column(1, "title", titles)
-
-
-def _aspects(output: Location, manifest: Manifest, storage: StorageConfig) -> pa.Table | None:
+def _aspects(
+    database: duckdb.DuckDBPyConnection, output: Location, manifest: Manifest
+) -> pa.Table | None:
     """The aspects of each pair, each once, that are in the vocabulary; None if there are none.
 
     Those of low-rated reviews are among them.
@@ -126,45 +117,18 @@ def _aspects(output: Location, manifest: Manifest, storage: StorageConfig) -> pa
     renamed like the others, and kept if that is an aspect of the vocabulary: nothing is learned
     from it.
     """
-    columns = ("user_id", "item_id", "split", "aspects")
-    version = manifest.metrics["tables"]["pairs"]
-    batches = stage_table(output, "pairs", version, storage).batches(columns)
-    named = pa.concat_tables([named_aspects(batch) for batch in batches])
-    if not pc.any(pc.equal(named["split"], "train")).as_py():
+    if not database.sql(_COUNTED).to_arrow_table().num_rows:
         return None
-    vocabulary = _vocabulary(output, manifest)
-    names = named["aspect"].to_pylist()
-    aspects = pa.array([vocabulary.canonical(name) for name in names], pa.string())
-    named = named.set_column(named.schema.get_field_index("aspect"), "aspect", aspects)
-    named = _first_of_each(named.filter(pc.is_valid(named["aspect"])))
-    frequent = _frequent(named, manifest.config["vocabulary"]["min_reviews"])
-    return named.filter(pc.is_in(named["aspect"], value_set=frequent))
-
-
-def _vocabulary(output: Location, manifest: Manifest) -> Vocabulary:
-    return Vocabulary(
-        manifest.config["vocabulary"]["synonyms"],
+    settings = manifest.config["vocabulary"]
+    vocabulary = Vocabulary(
+        settings["synonyms"],
         json.loads(read_content(output, manifest, MERGED, remedy="run `xrec annotate` again")),
         is_english=names_are_english(manifest.config["annotator"]),
     )
-
-
-def _first_of_each(named: pa.Table) -> pa.Table:
-    """The first row of each aspect of a pair, in the order of the rows."""
-    repeated = named.select(["user_id", "item_id", "aspect"]).to_pandas().duplicated().to_numpy()
-    return named.filter(pa.array(~repeated))
-
-
-def _frequent(named: pa.Table, min_reviews: int) -> pa.Array:
-    """The aspects that at least so many training reviews have."""
-    training = named.filter(pc.equal(named["split"], "train"))
-    counts = pc.value_counts(training["aspect"].combine_chunks())
-    is_frequent = pc.greater_equal(counts.field("counts"), min_reviews)
-    return counts.field("values").filter(is_frequent)
-
-
-Versions = Mapping[Stage, int]
-"""The version of each stage's table."""
+    names = database.sql(f"SELECT DISTINCT aspect FROM ({_NAMED})").to_arrow_table()["aspect"]
+    canonical = pa.array(map(vocabulary.canonical, names.to_pylist()), pa.string())
+    database.register("names", pa.table({"aspect": names, "canonical": canonical}))
+    return database.sql(_ASPECTS, params={"least": settings["min_reviews"]}).to_arrow_table()
 
 
 def stage_table(output: Location, stage: Stage, version: int, storage: StorageConfig) -> Published:
@@ -185,31 +149,16 @@ def read_item_texts(output: Location, version: int, storage: StorageConfig) -> I
     return ItemTexts(read_stage(output, "items", version, names, storage))
 
 
-def named_aspects(pairs: pa.Table) -> pa.Table:
-    """One row for each aspect of each pair: user_id, item_id, split, aspect, opinion, sentiment.
-
-    pairs: user_id, item_id, split and aspects, as the stage `pairs` wrote them.
-    """
-    lists = pairs["aspects"].combine_chunks()
-    parents, structs = pc.list_parent_indices(lists), pc.list_flatten(lists)
-    columns = {name: pairs[name].take(parents) for name in ("user_id", "item_id", "split")}
-    fields = {name: structs.field(name) for name in ("aspect", "opinion", "sentiment")}
-    return pa.table({**columns, **fields})
-
-
 def count_explained(output: Location, version: int, storage: StorageConfig) -> int:
     """How many pairs have an explanation; the reviews of the others praise nothing."""
     batches = stage_table(output, "pairs", version, storage).batches(("explanation",))
     return sum(pc.sum(pc.not_equal(each["explanation"], "")).as_py() or 0 for each in batches)
 
 
-def count_names(output: Location, version: int, storage: StorageConfig) -> Counter[str]:
+def count_names(output: Location, version: int, storage: StorageConfig) -> dict[str, int]:
     """In how many training reviews each name of an aspect is."""
-    counts: Counter[str] = Counter()
     columns = ("user_id", "item_id", "split", "aspects")
-    for pairs in stage_table(output, "pairs", version, storage).batches(columns):
-        named = named_aspects(pairs.filter(pc.equal(pairs["split"], "train")))
-        distinct = named.group_by(["user_id", "item_id", "aspect"]).aggregate([])
-        for row in pc.value_counts(distinct["aspect"].combine_chunks()).to_pylist():
-            counts[row["values"]] += row["counts"]
-    return counts
+    with duckdb.connect() as database:
+        database.register("pairs", read_stage(output, "pairs", version, columns, storage))
+        counted = database.sql(_COUNTED).to_arrow_table()
+    return dict(zip(*(column.to_pylist() for column in counted.columns), strict=True))

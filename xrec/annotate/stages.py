@@ -1,65 +1,41 @@
-"""The three kinds of text as stages: from what each row is written, and what becomes of it.
+"""What an actor does with some rows of a stage: reads their inputs, asks, and checks the texts.
 
 Items come first, since users' profiles and the pairs' explanations name and describe them.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.annotate.annotator import Annotator
-from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS
-from xrec.annotate.personal import remove_personal
-from xrec.annotate.rows import (
+from xrec.annotate.annotator import (
     LOW_RATED,
+    Annotator,
     Aspect,
     Failure,
+    Input,
     ItemInput,
     ItemText,
     PairInput,
     PairText,
     Review,
     ReviewedItem,
-    TextT,
+    Stage,
+    Text,
     UserInput,
     UserText,
     Written,
 )
+from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS
+from xrec.annotate.personal import remove_personal
 from xrec.annotate.store import ReviewStore
+from xrec.bulk import Outcome, RowFormat
 from xrec.schemas import REVIEWS
 
-InputT = TypeVar("InputT", ItemInput, UserInput, PairInput)
-
-
-class TextStage(ABC, Generic[InputT, TextT]):
-    """What `TextTask` needs of a stage."""
-
-    @abstractmethod
-    def inputs(self, rows: pa.Table) -> list[InputT]:
-        """The input of each row (the columns of the stage's keys), in their order."""
-
-    def refused(self, row: InputT) -> Failure | None:
-        """Why nothing can be written of an input; None if the annotator is to be asked."""
-        return None
-
-    @abstractmethod
-    def write(self, annotator: Annotator, rows: Sequence[InputT]) -> Written[TextT]:
-        """What the annotator makes of them."""
-
-    @abstractmethod
-    def columns(self, row: InputT, text: TextT) -> dict[str, Any]:
-        """The columns of a row that succeeded, without `content_key`."""
-
-    def without_personal(self, text: TextT) -> tuple[TextT, int]:
-        """The text without personal data, and how many places were removed."""
-        words = {name: value for name, value in vars(text).items() if isinstance(value, str)}
-        found = {name: remove_personal(value) for name, value in words.items()}
-        cleaned: dict[str, Any] = {name: value for name, (value, _) in found.items()}
-        return replace(text, **cleaned), sum(counts.total() for _, counts in found.values())
+TextT = TypeVar("TextT", bound=ItemText | UserText | PairText | Aspect)
 
 
 class ItemTexts:
@@ -69,7 +45,7 @@ class ItemTexts:
         self._ids = table["item_id"].combine_chunks()
         self._texts = table.select(["title", "profile", "title_is_made"])
 
-    def of(self, item_ids: Sequence[str]) -> dict[str, ItemText]:
+    def of(self, item_ids: Iterable[str]) -> dict[str, ItemText]:
         """The texts of those of the items that have one."""
         wanted = pa.array(sorted(set(item_ids)), pa.string())
         places = pc.drop_null(pc.index_in(wanted, value_set=self._ids))
@@ -79,129 +55,61 @@ class ItemTexts:
 
 
 @dataclass(frozen=True)
-class ItemStage(TextStage[ItemInput, ItemText]):
-    """Titles and profiles of items."""
+class InputReader:
+    """Reads what the texts of a stage's rows are written from.
+
+    items: what the stage of the items wrote, which the other stages need.
+    """
 
     store: ReviewStore
     max_reviews: int
+    items: ItemTexts | None = None
 
-    def inputs(self, rows: pa.Table) -> list[ItemInput]:
-        """See TextStage."""
+    def of(self, stage: Stage, rows: pa.Table) -> Sequence[Input]:
+        """The input of each row (the columns of the stage's keys), in their order."""
+        readers = {"items": self._items, "users": self._users, "pairs": self._pairs}
+        return readers[stage](rows)
+
+    def _items(self, rows: pa.Table) -> list[Input]:
         ids = rows["item_id"].to_pylist()
         reviews = _by_id(self.store.of("training_by_item", ids), "item_id")
         items = self.store.items
         known = items.filter(pc.is_in(items["item_id"], value_set=pa.array(ids, pa.string())))
         details = {row["item_id"]: row for row in known.to_pylist()}
-        return [self._input(id_, reviews.get(id_, []), details.get(id_, {})) for id_ in ids]
+        return [self._item(id_, reviews.get(id_, []), details.get(id_, {})) for id_ in ids]
 
-    def _input(
+    def _item(
         self, id_: str, reviews: Sequence[Mapping[str, Any]], details: Mapping[str, str]
     ) -> ItemInput:
-        chosen = tuple(_review(row) for row in reviews[: self.max_reviews])
-        return ItemInput(
-            id_, details.get("title", ""), details.get("details", ""), chosen, len(reviews)
-        )
+        chosen = tuple(map(_review, reviews[: self.max_reviews]))
+        title, more = details.get("title", ""), details.get("details", "")
+        return ItemInput(id_, title, more, chosen, len(reviews))
 
-    def refused(self, row: ItemInput) -> Failure | None:
-        """See TextStage."""
-        if row.reviews or row.details:
-            return None
-        return Failure(NO_REVIEWS, "the item has no training review, and the source no details")
-
-    def write(self, annotator: Annotator, rows: Sequence[ItemInput]) -> Written[ItemText]:
-        """See TextStage."""
-        return annotator.items(rows)
-
-    def columns(self, row: ItemInput, text: ItemText) -> dict[str, Any]:
-        """See TextStage."""
-        return {"item_id": row.item_id, **vars(text)}
-
-
-@dataclass(frozen=True)
-class UserStage(TextStage[UserInput, UserText]):
-    """Profiles of users."""
-
-    store: ReviewStore
-    max_reviews: int
-    items: ItemTexts
-
-    def inputs(self, rows: pa.Table) -> list[UserInput]:
-        """See TextStage."""
+    def _users(self, rows: pa.Table) -> list[Input]:
         ids = rows["user_id"].to_pylist()
         found = self.store.of("training_by_user", ids)
-        reviews = _by_id(found, "user_id")
-        items = self.items.of(found["item_id"].to_pylist())
-        inputs = []
+        reviews, items = _by_id(found, "user_id"), self._texts(found["item_id"].to_pylist())
+        inputs: list[Input] = []
         for id_ in ids:
-            chosen = [_review(row) for row in reviews.get(id_, [])[: self.max_reviews]]
+            chosen = map(_review, reviews.get(id_, [])[: self.max_reviews])
             reviewed = tuple(ReviewedItem(review, items.get(review.item_id)) for review in chosen)
             inputs.append(UserInput(id_, reviewed, len(reviews.get(id_, []))))
         return inputs
 
-    def write(self, annotator: Annotator, rows: Sequence[UserInput]) -> Written[UserText]:
-        """See TextStage."""
-        return annotator.users(rows)
-
-    def columns(self, row: UserInput, text: UserText) -> dict[str, Any]:
-        """See TextStage."""
-        return {"user_id": row.user_id, "profile": text.profile}
-
-
-@dataclass(frozen=True)
-class PairStage(TextStage[PairInput, PairText]):
-    """Explanations of pairs, with their aspects."""
-
-    store: ReviewStore
-    items: ItemTexts
-
-    def inputs(self, rows: pa.Table) -> list[PairInput]:
-        """See TextStage."""
+    def _pairs(self, rows: pa.Table) -> list[Input]:
         users, items = rows["user_id"].to_pylist(), rows["item_id"].to_pylist()
-        found = self.store.of("all_by_user", sorted(set(users))).to_pylist()
+        found = self.store.of("all_by_user", set(users)).to_pylist()
         reviews = {(row["user_id"], row["item_id"]): row for row in found}
-        texts = self.items.of(items)
+        texts = self._texts(items)
         return [
-            PairInput(
-                user,
-                item,
-                _review(reviews[user, item]),
-                texts.get(item),
-                reviews[user, item]["split"],
-            )
+            PairInput(user, item, _review(row), texts.get(item), row["split"])
             for user, item in zip(users, items, strict=True)
+            for row in (reviews[user, item],)
         ]
 
-    def refused(self, row: PairInput) -> Failure | None:
-        """See TextStage."""
-        if row.review.review or row.review.summary:
-            return None
-        return Failure(EMPTY_REVIEW, "the review has no text")
-
-    def write(self, annotator: Annotator, rows: Sequence[PairInput]) -> Written[PairText]:
-        """See TextStage."""
-        return annotator.pairs(rows)
-
-    def columns(self, row: PairInput, text: PairText) -> dict[str, Any]:
-        """See TextStage."""
-        return {
-            "user_id": row.user_id,
-            "item_id": row.item_id,
-            "split": row.split,
-            "explanation": "" if row.split == LOW_RATED else text.explanation,
-            "aspects": [vars(aspect) for aspect in text.aspects],
-        }
-
-    def without_personal(self, text: PairText) -> tuple[PairText, int]:
-        """See TextStage."""
-        text, num_removed = super().without_personal(text)
-        aspects = []
-        for aspect in text.aspects:
-            name, in_name = remove_personal(aspect.aspect)
-            opinion, in_opinion = remove_personal(aspect.opinion)
-            num_removed += in_name.total() + in_opinion.total()
-            if name:
-                aspects.append(Aspect(name, opinion, aspect.sentiment))
-        return replace(text, aspects=tuple(aspects)), num_removed
+    def _texts(self, item_ids: Iterable[str]) -> dict[str, ItemText]:
+        assert self.items is not None, "the stage of the items comes first"
+        return self.items.of(item_ids)
 
 
 def _by_id(reviews: pa.Table, key: str) -> dict[str, list[dict[str, Any]]]:
@@ -217,3 +125,108 @@ _REVIEW_COLUMNS = tuple(name for name in REVIEWS.names if name not in ("split", 
 
 def _review(row: Mapping[str, Any]) -> Review:
     return Review(**{name: row[name] for name in _REVIEW_COLUMNS})
+
+
+class TextTask:
+    """Writes the texts of some rows (a ChunkTask and a CarryingTask of xrec.bulk).
+
+    inputs: reads the rows' inputs. settings: a fingerprint of the annotator's settings and models,
+        and of what it learned; a part of each `content_key`.
+    """
+
+    row_errors: tuple[type[Exception], ...] = ()
+
+    def __init__(
+        self,
+        inputs: Callable[[pa.Table], Sequence[Input]],
+        annotator: Annotator,
+        format: RowFormat,
+        settings: str,
+    ):
+        self._inputs, self._annotator = inputs, annotator
+        self._format, self._settings = format, settings
+
+    def do(self, rows: pa.Table) -> Outcome:
+        """Write the texts; the costs have what the annotator counts, and `personal_removed`."""
+        inputs = self._inputs(rows)
+        written = self._written([row for row in inputs if refused(row) is None])
+        results = iter(written.results)
+        ok, failed, num_removed = [], [], 0
+        for number, row in enumerate(inputs):
+            result = refused(row) or next(results)
+            if isinstance(result, Failure):
+                failed.append((number, result))
+                continue
+            text, num_found = _without_personal(result)
+            num_removed += num_found
+            ok.append({**self._columns(row, text), "content_key": self._content_key(row)})
+        return Outcome(
+            pa.Table.from_pylist(ok, schema=self._format.ok_schema),
+            self._failed(rows, failed),
+            {"personal_removed": num_removed, **written.costs},
+        )
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        """The rows as failed ones."""
+        failure = Failure(reason, message)
+        return self._failed(rows, [(number, failure) for number in range(rows.num_rows)])
+
+    def is_still_good(self, earlier: pa.Table) -> pa.Array:
+        """Whether each earlier text was written from the same inputs by the same annotator."""
+        keys = pa.array(map(self._content_key, self._inputs(earlier)), pa.string())
+        return pc.equal(keys, earlier["content_key"].combine_chunks())
+
+    def _written(self, inputs: Sequence[Input]) -> Written:
+        if not inputs:
+            return Written([])
+        written = self._annotator.write(inputs)
+        assert len(written.results) == len(inputs), "a result is missing"
+        return written
+
+    def _columns(self, row: Input, text: Text) -> dict[str, Any]:
+        columns = {name: getattr(row, name) for name in self._format.keys} | asdict(text)
+        if isinstance(row, PairInput):
+            is_low_rated = row.split == LOW_RATED
+            columns |= {"split": row.split} | ({"explanation": ""} if is_low_rated else {})
+        return columns
+
+    def _content_key(self, row: Input) -> str:
+        data = f"{self._settings}\n{row!r}".encode("utf-8", errors="surrogatepass")
+        return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+    def _failed(self, rows: pa.Table, failures: Sequence[tuple[int, Failure]]) -> pa.Table:
+        numbers = pa.array([number for number, _ in failures], pa.int64())
+        failed = rows.select(list(self._format.keys)).take(numbers)
+        for name in ("reason", "message", "reply"):
+            column = pa.array([getattr(failure, name) for _, failure in failures], pa.string())
+            failed = failed.append_column(name, column)
+        return failed
+
+
+def refused(row: Input) -> Failure | None:
+    """Why nothing can be written of an input; None if the annotator is to be asked."""
+    match row:
+        case ItemInput(reviews=(), details=""):
+            message = "the item has no training review, and the source no details"
+            return Failure(NO_REVIEWS, message)
+        case PairInput(review=Review(review="", summary="")):
+            return Failure(EMPTY_REVIEW, "the review has no text")
+    return None
+
+
+def _without_personal(text: TextT) -> tuple[TextT, int]:
+    """The text without personal data, and how many places were removed.
+
+    An aspect of whose name nothing is left is left out.
+    """
+    values: dict[str, Any] = {}
+    num_removed = 0
+    for name, value in vars(text).items():
+        if isinstance(value, str):
+            values[name], found = remove_personal(value)
+            num_removed += found.total()
+        elif isinstance(value, tuple):
+            aspects = [_without_personal(each) for each in value]
+            values[name] = tuple(aspect for aspect, _ in aspects if aspect.aspect)
+            num_removed += sum(count for _, count in aspects)
+    return replace(text, **values), num_removed

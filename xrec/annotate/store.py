@@ -10,10 +10,9 @@ Profiles are written from the first two folders, which hold no review that is he
 """
 
 import hashlib
-import threading
-from collections import OrderedDict
+import logging
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -22,12 +21,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
-from xrec.annotate.keep import KeptReviews
-from xrec.annotate.source import RawReviews
-from xrec.data.findings import count_reasons
+from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.formats import begin, identify_annotations
+from xrec.annotate.keep import KeptReviews, keep_reviews
+from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
+from xrec.config.annotate import AnnotateConfig
+from xrec.data.findings import check_rejected_share, count_reasons, rejected_table
 from xrec.errors import StorageNotFoundError
-from xrec.schemas import ITEM_DETAILS, REVIEWS
-from xrec.storage import Location, read_table, write_table
+from xrec.schemas import ITEM_DETAILS, REJECTED, REVIEWS
+from xrec.storage import Location, check_access, location_of, read_table, write_table
+
+logger = logging.getLogger("xrec")
 
 Folder = Literal["training_by_item", "training_by_user", "all_by_user"]
 _ID: Mapping[Folder, str] = {
@@ -38,6 +42,8 @@ _ID: Mapping[Folder, str] = {
 _REVIEWS_PER_FILE = 8192
 _MOST_FILES = 4096
 _KEPT_FILES = 4  # in the memory of an actor
+_NUM_LEARNED = 50_000  # training reviews that an annotator learns from
+_LEARNED = "annotator/learned"
 
 
 class StoreRecord(BaseModel):
@@ -58,6 +64,54 @@ class StoreRecord(BaseModel):
     dropped: dict[str, int]
     rejected: dict[str, int]
     personal: dict[str, int]
+
+
+def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
+    """Read, filter, split and write the reviews, and let the annotator learn from them.
+
+    What is done already is not done again. Raises ArtifactMismatchError if the output is another
+    run's, DataError if a file is missing or too many of its rows cannot be used, StorageError.
+    """
+    output = location_of(config, "annotations")
+    check_access(output, config.storage)
+    files = find_review_files(config)
+    begin(output, identify_annotations(config, spec, file_hashes(files)))
+    record = read_record(output)
+    if record is None:
+        raw = read_reviews(config, files)
+        check_rejected_share(
+            raw.findings, raw.num_rows, config.max_rejected_share, config.source.uri
+        )
+        kept = keep_reviews(raw.reviews, config)
+        write_table(output / "reviews" / "rejected.parquet", rejected_table(raw.findings), REJECTED)
+        record = write_store(output, raw, kept)
+        _report(record)
+    if spec.learn is not None and not (output / _LEARNED).is_file():
+        spec.learn(ReviewStore(output, record.num_files).training_sample(), output)
+        (output / _LEARNED).write_bytes(b"")
+    return record
+
+
+def _report(record: StoreRecord) -> None:
+    logger.info(
+        "%d reviews of %d users and %d items: %s; low-rated ones of these items: %d",
+        sum(record.num_reviews.values()),
+        record.num_users,
+        record.num_items,
+        _listed(record.num_reviews),
+        record.num_low_rated,
+    )
+    if record.dropped:
+        logger.info("reviews dropped: %s", _listed(record.dropped))
+    if record.rejected:
+        rejected = _listed(record.rejected)
+        logger.warning("rows rejected: %s (see reviews/rejected.parquet)", rejected)
+    if record.personal:
+        logger.info("personal data removed: %s", _listed(record.personal))
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} x {name}" for name, count in counts.items())
 
 
 def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRecord:
@@ -105,10 +159,8 @@ class ReviewStore:
     """Reads the reviews of some users or items; the last few files are kept."""
 
     def __init__(self, output: Location, num_files: int):
-        self._output = output
-        self._num_files = num_files
-        self._kept: OrderedDict[tuple[Folder, int], pa.Table] = OrderedDict()
-        self._lock = threading.Lock()
+        self._output, self._num_files = output, num_files
+        self._file = lru_cache(_KEPT_FILES)(self._read)
 
     def of(self, folder: Folder, ids: Iterable[str]) -> pa.Table:
         """The reviews in `folder` of the users or items `ids`, by id and rank (schema REVIEWS).
@@ -116,46 +168,35 @@ class ReviewStore:
         The rank puts the most helpful first, then the newest.
         """
         wanted = pa.array(list(ids), pa.string())
-        files = np.unique(_files_of(pa.chunked_array([wanted]), self._num_files))
         key = _ID[folder]
-        parts = [self._file(folder, int(number)) for number in files]
-        found = [part.filter(pc.is_in(part[key], value_set=wanted)) for part in parts]
-        return pa.concat_tables([REVIEWS.empty_table(), *found]).sort_by(key)
+        parts = [
+            self._file(folder, int(number)).filter(pc.field(key).isin(wanted))
+            for number in np.unique(_files_of(pa.chunked_array([wanted]), self._num_files))
+        ]
+        return pa.concat_tables([REVIEWS.empty_table(), *parts]).sort_by(key)
 
-    def training_sample(self, num_reviews: int) -> pa.Table:
-        """Training reviews of a hash's choice of users, about `num_reviews` of them or all."""
+    def training_sample(self) -> pa.Table:
+        """Training reviews of a hash's choice of users, 50,000 of them or all."""
         parts, num_rows = [REVIEWS.empty_table()], 0
-        for number in range(self._num_files):
-            parts.append(self._file("training_by_user", number))
-            num_rows += parts[-1].num_rows
-            if num_rows >= num_reviews:
+        for rows in self.reviews("training_by_user"):
+            parts.append(rows)
+            num_rows += rows.num_rows
+            if num_rows >= _NUM_LEARNED:
                 break
-        return pa.concat_tables(parts).slice(0, num_reviews)
+        return pa.concat_tables(parts).slice(0, _NUM_LEARNED)
 
     def reviews(self, folder: Folder) -> Iterator[pa.Table]:
         """The reviews of `folder`, a file at a time (schema REVIEWS)."""
         for number in range(self._num_files):
             yield self._file(folder, number)
 
-    def ids(self, folder: Folder) -> Iterator[pa.Table]:
-        """The columns user_id, item_id and split of `folder`, a file at a time."""
-        for rows in self.reviews(folder):
-            yield rows.select(["user_id", "item_id", "split"])
-
     @cached_property
     def items(self) -> pa.Table:
         """What the source's table of items knows (schema ITEM_DETAILS)."""
         return read_table(self._output / "reviews" / "items.parquet", ITEM_DETAILS)
 
-    def _file(self, folder: Folder, number: int) -> pa.Table:
-        name = (folder, number)
-        with self._lock:  # an actor does several chunks at the same time
-            if name not in self._kept:
-                self._kept[name] = read_table(_file(self._output, folder, number), REVIEWS)
-            self._kept.move_to_end(name)
-            if len(self._kept) > _KEPT_FILES:
-                self._kept.popitem(last=False)
-            return self._kept[name]
+    def _read(self, folder: Folder, number: int) -> pa.Table:
+        return read_table(_file(self._output, folder, number), REVIEWS)
 
 
 def _write_folder(output: Location, folder: Folder, rows: pa.Table, num_files: int) -> None:
@@ -163,15 +204,9 @@ def _write_folder(output: Location, folder: Folder, rows: pa.Table, num_files: i
         f"a held-out review was to be written to {folder}"
     )
     key = _ID[folder]
-    rows = rows.sort_by(
-        [
-            (key, "ascending"),
-            ("helpful", "descending"),
-            ("time", "descending"),
-            ("user_id", "ascending"),
-            ("item_id", "ascending"),
-        ]
-    ).combine_chunks()
+    best_first = [("helpful", "descending"), ("time", "descending")]
+    ids = [("user_id", "ascending"), ("item_id", "ascending")]
+    rows = rows.sort_by([(key, "ascending"), *best_first, *ids]).combine_chunks()
     files = _files_of(rows[key], num_files)
     order = np.argsort(files, kind="stable")
     ends = np.cumsum(np.bincount(files, minlength=num_files))

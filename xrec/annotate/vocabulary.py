@@ -18,6 +18,7 @@ from xrec.config.annotate import VocabularyConfig
 from xrec.data.english import singular
 
 _MOST_COMPARED = 20_000
+_LEAST_SIMILARITY = 0.85
 _BATCH = 256
 
 
@@ -52,37 +53,36 @@ class Vocabulary:
 def merged_aspects(
     counts: Mapping[str, int], config: VocabularyConfig, *, is_english: bool
 ) -> dict[str, str]:
-    """The aspects that are another one by their vectors; none without an encoder.
+    """The aspects that are another one by their vectors, of which `config` has the encoder.
 
     counts: names, with the number of training reviews that have them, which decides what is merged
         into what.
     """
-    if config.encoder is None:
-        return {}
+    assert config.encoder is not None
     synonyms = Vocabulary(config.synonyms, {}, is_english=is_english)
     totals: dict[str, int] = {}
     for name, count in counts.items():
         if (aspect := synonyms.canonical(name)) is not None:
             totals[aspect] = totals.get(aspect, 0) + count
     heads = sorted(totals, key=lambda aspect: (-totals[aspect], aspect))
-    return _merged(heads, config) if heads else {}
+    return _merged(heads, config.encoder) if heads else {}
 
 
-def _merged(heads: Sequence[str], config: VocabularyConfig) -> dict[str, str]:
+def _merged(heads: Sequence[str], encoder: str) -> dict[str, str]:
     """For each aspect that is merged, the more frequent one that it becomes.
 
-    The cosine of their sentence vectors must be at least `config.min_similarity`. Only the 20,000
-    most frequent aspects are compared.
+    The cosine of their sentence vectors must be at least 0.85. Only the 20,000 most frequent
+    aspects are compared.
     """
     heads = heads[:_MOST_COMPARED]
-    vectors = _vectors(heads, str(config.encoder))
+    vectors = _vectors(heads, encoder)
     roots: list[int] = []
     merged: dict[str, str] = {}
     for number, aspect in enumerate(heads):
         if roots:
             similarities = vectors[roots] @ vectors[number]
             best = int(np.argmax(similarities))
-            if similarities[best] >= config.min_similarity:
+            if similarities[best] >= _LEAST_SIMILARITY:
                 merged[aspect] = heads[roots[best]]
                 continue
         roots.append(number)

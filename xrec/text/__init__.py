@@ -12,9 +12,7 @@ that is not there) are raised and end the job. An `Asker` asks equal prompts onc
 after a kill, and stays within a budget.
 """
 
-from xrec.text.asker import Asker, ask
-from xrec.text.budget import Budget
-from xrec.text.endpoint import EndpointModel, endpoint_key
+from xrec.text.asker import Asker, Budget, ask
 from xrec.text.model import (
     LanguageModel,
     Message,
@@ -24,13 +22,14 @@ from xrec.text.model import (
     ReplyFailure,
     Usage,
     about_tokens,
+    endpoint_key,
+    load_language_model,
 )
 from xrec.text.reply_store import ReplyStore
 
 __all__ = [
     "Asker",
     "Budget",
-    "EndpointModel",
     "LanguageModel",
     "Message",
     "Prompt",
@@ -42,4 +41,5 @@ __all__ = [
     "about_tokens",
     "ask",
     "endpoint_key",
+    "load_language_model",
 ]

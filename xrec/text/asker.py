@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from xrec.config.text import SamplingConfig
+from xrec.errors import BudgetError
 from xrec.storage import request_each
-from xrec.text.budget import Budget
 from xrec.text.model import (
     LanguageModel,
     Message,
@@ -28,6 +28,49 @@ from xrec.text.schema import parse_reply, strict_schema
 
 _KEPT = frozenset({"empty_reply", "cut_off", "invalid_json", "invalid_object", "refused"})
 """Failures that the model is to blame for. Others are the endpoint's, and pass."""
+
+
+class Budget:
+    """Says whether one more prompt may be asked; threads may use it at the same time.
+
+    What is under way counts with its estimate, so what is spent in the end exceeds the budget only
+    by what estimates were too low. All numbers are tokens, of prompts and replies together; `spent`
+    is what the job spent before. Without `max_tokens` there is no limit.
+    """
+
+    def __init__(self, max_tokens: int | None = None, spent: int = 0):
+        self._max_tokens, self._spent, self._under_way = max_tokens, spent, 0
+        self._lock = threading.Lock()
+
+    def reserve(self, estimate: int) -> bool:
+        """Whether a prompt of this estimate may be asked; it then is under way.
+
+        Raises BudgetError if no budget would be left even if nothing had been spent.
+        """
+        if self._max_tokens is not None and estimate > self._max_tokens:
+            raise BudgetError(
+                f"token_budget = {self._max_tokens}, which is too small for a single prompt, which "
+                f"with its reply takes up to about {estimate} tokens; raise it"
+            )
+        with self._lock:
+            total = self._spent + self._under_way + estimate
+            if self._max_tokens is not None and total > self._max_tokens:
+                return False
+            self._under_way += estimate
+            return True
+
+    def settle(self, estimate: int, num_tokens: int) -> None:
+        """Note what a prompt that was under way took in the end."""
+        with self._lock:
+            self._under_way -= estimate
+            self._spent += num_tokens
+
+    def error(self) -> BudgetError:
+        """The error that ends a job because nothing more may be asked."""
+        return BudgetError(
+            f"the budget is used up: {self._spent:,} tokens are spent, and one more prompt would "
+            "exceed it; raise it and run again, what is committed stays"
+        )
 
 
 class Asker:
@@ -90,26 +133,26 @@ class Asker:
         kept = {key: reply for key, reply in found if reply is not None}
         for key, reply in kept.items():
             if self._is_new(key, self._settled):
-                self._budget.settle(Usage(), reply.usage)
+                self._budget.settle(0, reply.usage.num_tokens)
         return kept
 
-    def _reserved(self, distinct: Mapping[str, Prompt[Any]]) -> dict[str, Usage]:
+    def _reserved(self, distinct: Mapping[str, Prompt[Any]]) -> dict[str, int]:
         """The estimates of the first prompts, as many as the budget allows.
 
         A reply is taken for as long as it may be. What the first ones really took may leave room
         for others.
         """
-        estimates: dict[str, Usage] = {}
+        estimates: dict[str, int] = {}
         for key, prompt in distinct.items():
             num_shown = sum(about_tokens(message.content) for message in prompt.messages)
-            estimate = Usage(num_shown, self._sampling.max_tokens)
+            estimate = num_shown + self._sampling.max_tokens
             if not self._budget.reserve(estimate):
                 break
             estimates[key] = estimate
         return estimates
 
     def _replies(
-        self, distinct: Mapping[str, Prompt[ObjectT]], estimates: Mapping[str, Usage]
+        self, distinct: Mapping[str, Prompt[ObjectT]], estimates: Mapping[str, int]
     ) -> dict[str, Reply[ObjectT]]:
         """Ask for all of them, keep what comes, and settle what it took."""
         keys, replies = list(distinct), {}
@@ -118,12 +161,12 @@ class Asker:
                 key = keys[reply.index]
                 replies[key] = reply
                 self._is_new(key, self._settled)  # before other threads find it in the store
-                self._budget.settle(estimates[key], reply.usage)
+                self._budget.settle(estimates[key], reply.usage.num_tokens)
                 if reply.failure is None or reply.failure.reason in _KEPT:
                     self._store.write(key, reply)
         finally:
             for key in estimates.keys() - replies.keys():
-                self._budget.settle(estimates[key], Usage())
+                self._budget.settle(estimates[key], 0)
         return replies
 
     def _usage(self, key: str, reply: Reply[Any]) -> Usage:
@@ -168,9 +211,7 @@ def ask(
 
 
 def _reply(raw: RawReply, prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
-    if raw.failure is not None:
-        return Reply(raw.index, None, raw.failure, raw.text, raw.usage)
-    found = parse_reply(raw.text, prompt.schema, is_cut=raw.is_cut)
+    found = raw.failure or parse_reply(raw.text, prompt.schema, is_cut=raw.is_cut)
     if isinstance(found, ReplyFailure):
         return Reply(raw.index, None, found, raw.text, raw.usage)
     return Reply(raw.index, found, None, raw.text, raw.usage)
@@ -181,16 +222,12 @@ def _corrected(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT
     assert reply.failure is not None
     if reply.failure.reason == "broken_response":  # which the model did not write
         return prompt
+    is_cut = reply.failure.reason == "cut_off"
+    what = "it is too long" if is_cut else reply.failure.message
     request = (
-        f"This cannot be used: {_said(reply.failure)} Answer once more, briefly, with one JSON "
-        f"object and nothing else. It must fit this schema: "
+        f"This cannot be used: {what}. Answer once more, briefly, with one JSON object and nothing "
+        f"else. It must fit this schema: "
         f"{json.dumps(strict_schema(prompt.schema), ensure_ascii=False)}"
     )
     said = Message("assistant", reply.raw[:_MOST_QUOTED] or "{}")
     return Prompt((*prompt.messages, said, Message("user", request)), prompt.schema)
-
-
-def _said(failure: ReplyFailure) -> str:
-    if failure.reason == "cut_off":
-        return "it is too long."
-    return f"{failure.message}."

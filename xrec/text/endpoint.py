@@ -4,32 +4,15 @@ import asyncio
 import queue
 import threading
 from collections import deque
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from pydantic import SecretStr
 
 from xrec.config.text import EndpointModelConfig, SamplingConfig
-from xrec.errors import ConfigError
 from xrec.text.endpoint_client import EndpointClient
 from xrec.text.model import Prompt, RawReply, about_tokens
-
-
-def endpoint_key(config: EndpointModelConfig, environment: Mapping[str, str]) -> SecretStr | None:
-    """The key that `environment` holds; None if the config says that none is sent.
-
-    Raises ConfigError if the variable is not set, or empty.
-    """
-    variable = config.api_key_variable
-    if variable is None:
-        return None
-    if not (key := environment.get(variable, "").strip()):
-        raise ConfigError(
-            f"the environment variable {variable} is not set, and the key of {config.base_url} is "
-            "expected there; set it, or set api_key_variable to null if no key is needed"
-        )
-    return SecretStr(key)
 
 
 class EndpointModel:
@@ -42,7 +25,6 @@ class EndpointModel:
     """
 
     def __init__(self, config: EndpointModelConfig, key: SecretStr | None):
-        self.name = config.model
         self._client = EndpointClient(config, key)
         self._places = threading.Semaphore(config.concurrency)
         self._loop = asyncio.new_event_loop()
@@ -80,7 +62,7 @@ class EndpointModel:
         return about_tokens(text)
 
     def close(self) -> None:
-        """See LanguageModel."""
+        """Close the connections and end the thread. Calling it twice has no effect."""
         if not self._thread.is_alive():
             return
         self._submit(self._end()).result()

@@ -7,7 +7,6 @@ too, takes its turn at the rate limiter.
 
 import json
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import openai
@@ -23,22 +22,6 @@ from xrec.text.schema import strict_schema
 
 _MOST_REFUSED = 8
 """So many prompts refused by an endpoint that has not answered one yet are no prompt's fault."""
-
-
-@dataclass(frozen=True)
-class EndpointAnswer:
-    """The text of an answer, and what is said about it.
-
-    is_cut: whether the text ended because it reached the largest length.
-    refusal: why the model or the endpoint's filter does not want to answer, if it does not.
-    num_prompt_tokens, num_reply_tokens: what the endpoint counted; None if it did not count.
-    """
-
-    text: str
-    is_cut: bool
-    refusal: str | None
-    num_prompt_tokens: int | None
-    num_reply_tokens: int | None
 
 
 class EndpointClient:
@@ -82,33 +65,20 @@ class EndpointClient:
         try:
             response = await self._client.chat.completions.with_raw_response.create(**fields)
             num_requests += response.retries_taken
-            answer = read_answer(response.parse())
+            reply = read_answer(response.parse(), index, words, num_requests)
         except (openai.APIError, ValueError) as error:
             fault = self._faults.of(error)
             if isinstance(error, openai.APIError):
                 num_requests += int(error.request.headers.get("x-stainless-retry-count", 0))
         else:
-            return await self._received(index, answer, words, num_requests)
+            self._replied_at = time.monotonic()
+            await self._take_tokens(reply.usage.num_reply_tokens)
+            return reply
         # The error is not chained: its request has the key among its headers.
         if isinstance(fault, EndpointError):
             raise fault
         self._check_alive(fault, started_at)
         return RawReply(index, "", Usage(num_requests=num_requests), failure=fault)
-
-    async def _received(
-        self, index: int, answer: EndpointAnswer, words: str, num_requests: int
-    ) -> RawReply:
-        """The reply with what the endpoint counted, or a token for four characters."""
-        self._replied_at = time.monotonic()
-        shown, said = answer.num_prompt_tokens, answer.num_reply_tokens
-        usage = Usage(
-            len(words) // 4 if shown is None else shown,
-            len(answer.text) // 4 if said is None else said,
-            num_requests,
-        )
-        await self._take_tokens(usage.num_reply_tokens)
-        failure = ReplyFailure("refused", answer.refusal) if answer.refusal else None
-        return RawReply(index, answer.text, usage, answer.is_cut, failure)
 
     async def _admit(self, request: object) -> None:
         """Wait for the turn of a request, which may be a repeated one."""
@@ -122,29 +92,30 @@ class EndpointClient:
             num_tokens -= self._tokens.max_rate
 
     def _fields(self, prompt: Prompt[Any], sampling: SamplingConfig) -> dict[str, Any]:
-        """The body of a request."""
-        schema = strict_schema(prompt.schema, with_lengths=self._config.bounds_strings)
-        name = prompt.schema.__name__
+        """The arguments of a request; `extra` changes our fields, or leaves them out by null."""
+        config = self._config
+        with_lengths = config.structured_output == "bounded_json_schema"
+        schema = strict_schema(prompt.schema, with_lengths=with_lengths)
         messages = [{"role": each.role, "content": each.content} for each in prompt.messages]
-        fields: dict[str, Any] = {"model": self._config.model, "messages": messages}
-        match self._config.structured_output:
-            case "json_schema":
-                fields["response_format"] = {
-                    "type": "json_schema",
-                    "json_schema": {"name": name, "schema": schema, "strict": True},
-                }
-            case "json_object":
-                fields["response_format"] = {"type": "json_object"}
-        if self._config.structured_output != "json_schema":
+        fields: dict[str, Any] = {
+            "model": config.model,
+            "messages": messages,
+            "max_completion_tokens": sampling.max_tokens,
+            "seed": sampling.seed,
+            "temperature": sampling.temperature,
+        }
+        if config.structured_output == "prompt":
             messages[-1]["content"] += (
                 "\n\nAnswer with one JSON object and nothing else. It must fit this schema: "
                 + json.dumps(schema, ensure_ascii=False)
             )
-        fields[self._config.length_parameter] = sampling.max_tokens
-        fields["seed"] = sampling.seed
-        if sampling.temperature is not None:
-            fields["temperature"] = sampling.temperature
-        return {**fields, "extra_body": dict(self._config.extra)}
+        else:
+            named = {"name": prompt.schema.__name__, "schema": schema, "strict": True}
+            fields["response_format"] = {"type": "json_schema", "json_schema": named}
+        extra = {name: value for name, value in config.extra.items() if value is not None}
+        left_out = config.extra.keys() - extra.keys()
+        sent = {k: v for k, v in fields.items() if v is not None and k not in left_out}
+        return {**sent, "extra_body": extra}
 
     def _check_alive(self, fault: ReplyFailure, started_at: float) -> None:
         """Raise EndpointError unless the fault is the prompt's own, as others have replies."""
@@ -160,26 +131,34 @@ class EndpointClient:
         if self._num_refused >= _MOST_REFUSED:
             raise EndpointError(
                 f"{url}: it refused the first {self._num_refused} prompts ({fault.message}); check "
-                "model, and structured_output, length_parameter, sampling and extra, which some "
-                "endpoints do not know"
+                "model, and structured_output, sampling and extra, which some endpoints do not know"
             )
 
 
-def read_answer(answer: object) -> EndpointAnswer:
-    """What the first choice says; raises ValueError if `answer` is no chat completion."""
+def read_answer(answer: object, index: int, words: str, num_requests: int) -> RawReply:
+    """What the first choice says to a prompt of these words.
+
+    Where the endpoint does not count tokens, four characters are taken for one. Raises ValueError
+    if `answer` is no chat completion.
+    """
     choices = answer.choices if isinstance(answer, ChatCompletion) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = getattr(choice, "message", None)
     if choice is None or not isinstance(message, ChatCompletionMessage):
         raise ValueError("expected a chat completion with a message in its first choice")
-    refusal = "by its content filter" if choice.finish_reason == "content_filter" else None
-    usage = getattr(answer, "usage", None)
-    return EndpointAnswer(
-        _text(message.content),
+    text, usage = _text(message.content), getattr(answer, "usage", None)
+    is_filtered = choice.finish_reason == "content_filter"
+    refusal = message.refusal or ("by its content filter" if is_filtered else None)
+    return RawReply(
+        index,
+        text,
+        Usage(
+            _count(getattr(usage, "prompt_tokens", None), words),
+            _count(getattr(usage, "completion_tokens", None), text),
+            num_requests,
+        ),
         choice.finish_reason == "length",
-        str(message.refusal) if message.refusal else refusal,
-        _count(getattr(usage, "prompt_tokens", None)),
-        _count(getattr(usage, "completion_tokens", None)),
+        ReplyFailure("refused", str(refusal)) if refusal else None,
     )
 
 
@@ -195,5 +174,5 @@ def _text(content: object) -> str:
     raise ValueError(f"expected text in the message, found {type(content).__name__}")
 
 
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+def _count(value: object, text: str) -> int:
+    return value if isinstance(value, int) and value >= 0 else len(text) // 4

@@ -1,15 +1,20 @@
 """A language model in this process: an engine of ours, held to the schema by a grammar."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from pydantic import BaseModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.config.text import EngineModelConfig, ReplyFailureReason, SamplingConfig
+from xrec.errors import ModelError
 from xrec.generate.builtin.engine import load_engine
-from xrec.generate.engine import Completion, TextParams
+from xrec.generate.engine import Completion, TextParams, TokenMask
 from xrec.generate.shared_engine import SharedEngine
 from xrec.llm.model import (
     load_model,
@@ -19,15 +24,60 @@ from xrec.llm.model import (
     resolve_dtype,
     stop_token_ids,
 )
-from xrec.llm.source import public_name, resolve_model
+from xrec.llm.source import resolve_model
 from xrec.text.chat import Chat
-from xrec.text.grammar import SchemaGrammars
 from xrec.text.model import Prompt, RawReply, ReplyFailure, Usage
 
-_REASONS: dict[str, ReplyFailureReason] = {
-    "prompt_too_long": "prompt_too_long",
-    "over_memory_budget": "prompt_too_long",
-}
+_TOO_LONG = frozenset({"prompt_too_long", "over_memory_budget"})
+
+
+class SchemaGrammars:
+    """Compiles the grammar of each schema once, for one tokenizer.
+
+    num_tokens: rows of the model's output, of which there may be more than the tokenizer knows.
+    stop_token_ids: the tokens that may end a text.
+
+    Raises ModelError if xgrammar is not installed, or cannot use the tokenizer.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, num_tokens: int, stop_token_ids: list[int]
+    ):
+        try:
+            import xgrammar
+        except ImportError as error:
+            raise ModelError(
+                f"replies by a schema need xgrammar, which cannot be imported ({error}); "
+                "run: pip install 'xrec[schema]'"
+            ) from error
+        try:
+            info = xgrammar.TokenizerInfo.from_huggingface(
+                tokenizer, vocab_size=num_tokens, stop_token_ids=stop_token_ids
+            )
+        except ValueError as error:
+            raise ModelError(f"xgrammar cannot use this model's tokenizer: {error}") from error
+        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1)
+        self._start = xgrammar.GrammarMatcher
+
+    def of(self, schema: type[BaseModel]) -> Callable[[], TokenMask]:
+        """Makes the mask of a text that is an object of `schema`, written in one line."""
+        source = json.dumps(schema.model_json_schema())
+        compiled = self._compiler.compile_json_schema(source, any_whitespace=False)
+        return lambda: _SchemaMask(self._start(compiled))
+
+
+class _SchemaMask:
+    """The state of one text, as a `TokenMask`."""
+
+    def __init__(self, matcher: Any):
+        self._matcher = matcher
+
+    def fill(self, bitmask: Tensor) -> bool:
+        return bool(self._matcher.fill_next_token_bitmask(bitmask[None]))
+
+    def accept(self, token_id: int) -> None:
+        is_accepted = self._matcher.accept_token(token_id)
+        assert is_accepted, f"token {token_id} is not in the mask that was filled"
 
 
 class EngineModel:
@@ -37,8 +87,7 @@ class EngineModel:
         its largest length is an object of the schema.
     """
 
-    def __init__(self, name: str, engine: SharedEngine, chat: Chat, grammars: SchemaGrammars):
-        self.name = name
+    def __init__(self, engine: SharedEngine, chat: Chat, grammars: SchemaGrammars):
         self._engine, self._chat, self._grammars = engine, chat, grammars
 
     def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
@@ -55,9 +104,6 @@ class EngineModel:
         """See LanguageModel."""
         return self._chat.num_tokens(text)
 
-    def close(self) -> None:
-        """See LanguageModel; the memory is freed with the object."""
-
     def _params(self, prompt: Prompt[Any], sampling: SamplingConfig) -> TextParams:
         return TextParams(
             max_new_tokens=sampling.max_tokens,
@@ -69,7 +115,8 @@ class EngineModel:
 
     def _reply(self, completion: Completion, num_prompt_tokens: int) -> RawReply:
         if completion.failure is not None:
-            reason = _REASONS.get(completion.failure.reason, "bad_request")
+            is_long = completion.failure.reason in _TOO_LONG
+            reason: ReplyFailureReason = "prompt_too_long" if is_long else "bad_request"
             failure = ReplyFailure(reason, completion.failure.message)
             return RawReply(completion.index, "", Usage(num_requests=1), failure=failure)
         return RawReply(
@@ -103,7 +150,6 @@ def load_engine_model(
     )
     tokenizer = load_tokenizer(folder)
     stops = stop_token_ids(model, tokenizer)
-    chat = Chat(tokenizer)
     engine = load_engine(model, stops, config.engine)
     grammars = SchemaGrammars(tokenizer, model.config.vocab_size, stops)
-    return EngineModel(public_name(llm.model), engine, chat, grammars)
+    return EngineModel(engine, Chat(tokenizer), grammars)

@@ -38,12 +38,13 @@ class Faults:
                 return self._of_status(error)
             case openai.APITimeoutError():
                 limit = self._config.timeout_seconds
-                return self._failure("timeout", f"no answer within {limit:g} s (timeout_seconds)")
+                return ReplyFailure("timeout", f"no answer within {limit:g} s (timeout_seconds)")
             case openai.APIConnectionError():
-                cause = error.__cause__
-                return self._failure("unreachable", f"the connection failed: {cause or error}")
+                cause = self._without_key(f"{error.__cause__ or error}")
+                return ReplyFailure("unreachable", f"the connection failed: {cause}")
             case _:
-                return self._failure("broken_response", f"the answer cannot be read: {error}")
+                what = self._without_key(f"{error}")
+                return ReplyFailure("broken_response", f"the answer cannot be read: {what}")
 
     def _said(self, error: openai.APIStatusError) -> str:
         """The status and the endpoint's words, without the key."""
@@ -87,9 +88,6 @@ class Faults:
             f"{url}: the endpoint refuses the key in the environment variable {variable} "
             f"({status}); check the key, and that it may use model {self._config.model!r}"
         )
-
-    def _failure(self, reason: ReplyFailureReason, message: str) -> ReplyFailure:
-        return ReplyFailure(reason, self._without_key(message))
 
     def _without_key(self, text: str) -> str:
         key = self._key.get_secret_value() if self._key else ""

@@ -1,13 +1,22 @@
-"""What goes into a language model and comes out of it, and the protocol of one."""
+"""What goes into a language model and comes out of it, its protocol, and how one is loaded."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
-from xrec.config.text import ReplyFailureReason, SamplingConfig
+from xrec.config.llm import LLMConfig
+from xrec.config.shared import Device, StorageConfig
+from xrec.config.text import (
+    EndpointModelConfig,
+    EngineModelConfig,
+    ReplyFailureReason,
+    SamplingConfig,
+)
+from xrec.errors import ConfigError
+from xrec.llm.source import anywhere
 
 ObjectT = TypeVar("ObjectT", bound=BaseModel)
 
@@ -44,13 +53,6 @@ class Usage:
             self.num_prompt_tokens + other.num_prompt_tokens,
             self.num_reply_tokens + other.num_reply_tokens,
             self.num_requests + other.num_requests,
-        )
-
-    def __sub__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.num_prompt_tokens - other.num_prompt_tokens,
-            self.num_reply_tokens - other.num_reply_tokens,
-            self.num_requests - other.num_requests,
         )
 
     @property
@@ -105,9 +107,6 @@ class Reply(Generic[ObjectT]):
 class LanguageModel(Protocol):
     """Writes replies to prompts; its methods may be called from several threads."""
 
-    name: str
-    """What may be written into artifacts about the model."""
-
     def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
         """Yield one reply for each prompt, in the order in which they are finished.
 
@@ -119,6 +118,83 @@ class LanguageModel(Protocol):
         """How many tokens a text is, or about how many; always the same of one text."""
         ...
 
-    def close(self) -> None:
-        """Let go of connections, threads and memory. Calling it twice has no effect."""
-        ...
+
+def endpoint_key(config: EndpointModelConfig, environment: Mapping[str, str]) -> SecretStr | None:
+    """The key that `environment` holds; None if the config says that none is sent.
+
+    Raises ConfigError if the variable is not set, or empty.
+    """
+    variable = config.api_key_variable
+    if variable is None:
+        return None
+    if not (key := environment.get(variable, "").strip()):
+        raise ConfigError(
+            f"the environment variable {variable} is not set, and the key of {config.base_url} is "
+            "expected there; set it, or set api_key_variable to null if no key is needed"
+        )
+    return SecretStr(key)
+
+
+def load_language_model(
+    config: EngineModelConfig | EndpointModelConfig,
+    *,
+    llm: LLMConfig | None = None,
+    storage: StorageConfig | None = None,
+    device: Device = "auto",
+    num_threads: int = 1,
+    key: SecretStr | None = None,
+) -> LanguageModel:
+    """The language model of `config`, in this process.
+
+    llm: of the job, for an engine whose config names none. device, num_threads: what an engine
+        computes on, and torch's threads. key: of an endpoint, as `endpoint_key` gives it.
+
+    Raises ConfigError if no language model is named, ModelError if it cannot be loaded.
+    """
+    if isinstance(config, EndpointModelConfig):
+        from xrec.text.endpoint import EndpointModel  # openai, which an engine does not need
+
+        return EndpointModel(config, key)
+    from xrec.text.engine_model import load_engine_model  # torch, which an endpoint does not need
+
+    return load_engine_model(
+        config,
+        chosen_llm(config, llm),
+        storage or StorageConfig(),
+        device=device,
+        num_threads=num_threads,
+    )
+
+
+def chosen_llm(config: EngineModelConfig, llm: LLMConfig | None) -> LLMConfig:
+    """The language model of an engine; raises ConfigError if there is none."""
+    chosen = config.llm or llm
+    if chosen is None:
+        raise ConfigError(
+            "a language model of kind engine needs llm; give it in this section, or as llm of the "
+            "project"
+        )
+    return chosen
+
+
+def model_anywhere(
+    config: EngineModelConfig | EndpointModelConfig,
+) -> EngineModelConfig | EndpointModelConfig:
+    """The same model for a process that runs in another folder: no path is relative."""
+    if isinstance(config, EndpointModelConfig) or config.llm is None:
+        return config
+    return config.model_copy(update={"llm": anywhere(config.llm)})
+
+
+def model_settings(
+    config: EngineModelConfig | EndpointModelConfig, llm: LLMConfig | None
+) -> dict[str, Any]:
+    """The settings that replies depend on, but for sampling: not limits, waits and prices.
+
+    llm: of the job, for an engine whose config names none. What model an engine has is not among
+    them. Raises ConfigError if an engine has none.
+    """
+    if isinstance(config, EndpointModelConfig):
+        names = {"kind", "base_url", "model", "structured_output", "extra"}
+        return config.model_dump(mode="json", include=names)
+    return {"kind": config.kind, "dtype": chosen_llm(config, llm).dtype}

@@ -1,13 +1,26 @@
-"""Files of reviews for tests, and configs over them."""
+"""Files of reviews for tests, configs over them, and what is made of them."""
 
 import gzip
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from xrec.annotate.annotator import AnnotatorSpec
+from xrec.annotate.driver import run_annotate
+from xrec.annotate.read import read_annotations
+from xrec.annotate.store import keep_source
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
+from xrec.config.data import SplitShares
+from xrec.data.assemble import assemble
+from xrec.storage import Manifest
+
+HASHED = {"by": "hash", "test": 0, "validation": 0}
+"""A split that holds nothing out, and needs no times."""
 
 
 def review(user: str, item: str, text: str = "A warm tone.", **more: Any) -> dict[str, Any]:
@@ -27,3 +40,71 @@ def annotate_config(workspace: Path | str, uri: Path | str, **values: Any) -> An
     """A config over the reviews at `uri`; `source` in `values` is merged into the source."""
     source = {"kind": "reviews", "uri": str(uri), **values.pop("source", {})}
     return parse_config(AnnotateConfig, {"workspace": str(workspace), "source": source, **values})
+
+
+def annotate(config: AnnotateConfig, spec: AnnotatorSpec) -> Manifest | None:
+    """Keep the reviews and write all texts; None if a limit ended the run."""
+    return run_annotate(config, spec, keep_source(config, spec))
+
+
+def dataset_tables(config: AnnotateConfig) -> Mapping[str, pa.Table]:
+    """The tables of the dataset that is made of finished annotations."""
+    source = read_annotations(config.artifact("annotations"), config.storage)
+    return assemble(source, SplitShares()).tables
+
+
+def texts_of_training(tables: Mapping[str, pa.Table]) -> str:
+    """All that a model may learn from."""
+    explanations = tables["explanations"].to_pylist()
+    return " ".join(
+        [
+            *tables["users"]["profile"].to_pylist(),
+            *tables["items"]["profile"].to_pylist(),
+            *tables["items"]["title"].to_pylist(),
+            *tables["aspects"]["aspect"].to_pylist(),
+            *(row["explanation"] for row in explanations if row["split"] == "train"),
+        ]
+    ).lower()
+
+
+@dataclass(frozen=True)
+class SecretTown:
+    """Reviews each with a word that no other has, the last two of each user held out by time.
+
+    text: of a review, with {secret} in it.
+    """
+
+    text: str
+    num_users: int = 8
+    reviews_per_user: int = 4
+    num_items: int = 5
+
+    def write(self, path: Path) -> Path:
+        """Write the reviews."""
+        rows = [
+            review(
+                f"u{user}",
+                f"i{(user + number) % self.num_items}",
+                self.text.format(secret=self._secret(user, number)),
+                summary=f"Great {self._secret(user, number)}",
+                time=number,
+            )
+            for user in range(self.num_users)
+            for number in range(self.reviews_per_user)
+        ]
+        return write_json_lines(path, rows)
+
+    def secrets(self, *, held_out: bool) -> list[str]:
+        """The words of the reviews that are held out, or of the others."""
+        first_held_out = self.reviews_per_user - 2
+        return [
+            self._secret(user, number)
+            for user in range(self.num_users)
+            for number in range(self.reviews_per_user)
+            if (number >= first_held_out) == held_out
+        ]
+
+    @staticmethod
+    def _secret(user: int, number: int) -> str:
+        """A word that no lexicon knows."""
+        return f"zqu{chr(97 + user)}v{chr(97 + number)}x"

@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
+from tests.xrec.annotate.review_files import (
+    HASHED,
+    annotate_config,
+    review,
+    write_json_lines,
+)
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import find_review_files, read_reviews
 from xrec.data.splits import pair_fraction
@@ -15,20 +20,58 @@ from xrec.errors import DataError
 
 def _keep(tmp_path: Path, rows: Sequence[dict[str, Any]], **values: Any) -> KeptReviews:
     path = write_json_lines(tmp_path / "reviews.jsonl", rows)
-    config = annotate_config(tmp_path, path, **{"split": {"by": "hash"}, **values})
+    config = annotate_config(tmp_path, path, **{"split": HASHED, **values})
     return keep_reviews(read_reviews(config, find_review_files(config)).reviews, config)
 
 
-def _pairs(kept: KeptReviews) -> set[str]:
-    rows = kept.reviews.to_pylist()
-    return {row["user_id"] + row["item_id"] for row in rows}
+def _splits(kept: KeptReviews) -> dict[str, str]:
+    return {row["user_id"] + row["item_id"]: row["split"] for row in kept.reviews.to_pylist()}
 
 
-def test_keep_reviews_drops_low_and_missing_ratings_and_counts_them(tmp_path: Path) -> None:
-    rows = [review("a", "1"), review("b", "2", rating=3.9), review("c", "3", rating=None)]
-    kept = _keep(tmp_path, rows, split={"by": "hash", "test": 0, "validation": 0})
-    assert _pairs(kept) == {"a1"}
-    assert kept.dropped == {"no rating": 1, "rating below 4": 1}
+@pytest.mark.parametrize(
+    ("rows", "values", "pairs", "dropped"),
+    [
+        pytest.param(
+            [review("a", "1"), review("b", "2", rating=3.9), review("c", "3", rating=None)],
+            {},
+            {"a1"},
+            {"no rating": 1, "rating below 4": 1},
+            id="low and missing ratings",
+        ),
+        pytest.param(
+            [review("a", "1", rating=None), review("b", "2", rating=None)],
+            {},
+            {"a1", "b2"},
+            {},
+            id="no ratings",
+        ),
+        pytest.param(
+            [review("a", "1", rating=1), review("b", "2")],
+            {"min_rating": None},
+            {"a1", "b2"},
+            {},
+            id="no threshold",
+        ),
+        # c has two reviews, but 3 has one; without 3, c has one and goes, and so does nobody else.
+        pytest.param(
+            [review(*pair) for pair in ("a1", "a2", "b1", "b2", "c1", "c3")],
+            {"core": 2},
+            {"a1", "a2", "b1", "b2"},
+            {"too few reviews (core)": 2},
+            id="core",
+        ),
+    ],
+)
+def test_keep_reviews_drops_and_counts(
+    tmp_path: Path,
+    rows: list[dict[str, Any]],
+    values: dict[str, Any],
+    pairs: set[str],
+    dropped: dict[str, int],
+) -> None:
+    kept = _keep(tmp_path, rows, **values)
+    assert _splits(kept).keys() == pairs
+    assert kept.dropped == dropped
 
 
 def test_keep_reviews_low_rated_ones_are_the_newest_of_other_pairs_of_kept_items(
@@ -41,22 +84,13 @@ def test_keep_reviews_low_rated_ones_are_the_newest_of_other_pairs_of_kept_items
         review("a", "1", "of a kept pair", rating=1),
         review("c", "2", "of an item that nobody liked", rating=1),
     ]
-    hashed = {"by": "hash", "test": 0, "validation": 0}
-    kept = _keep(tmp_path, rows, split=hashed)
-    assert _pairs(kept) == {"a1"}
+    kept = _keep(tmp_path, rows)
+    assert _splits(kept) == {"a1": "train"}
     assert kept.low_rated.schema == kept.reviews.schema
     (row,) = kept.low_rated.to_pylist()
     assert (row["review"], row["rating"], row["split"]) == ("new", 2, "low_rated")
     assert kept.dropped == {"rating below 4": 4}
-    assert _keep(tmp_path, rows, split=hashed, low_rated=False).low_rated.num_rows == 0
-
-
-def test_keep_reviews_without_ratings_or_threshold_keeps_all(tmp_path: Path) -> None:
-    hashed = {"by": "hash", "test": 0, "validation": 0}
-    rows = [review("a", "1", rating=None), review("b", "2", rating=None)]
-    assert _pairs(_keep(tmp_path, rows, split=hashed)) == {"a1", "b2"}
-    rows = [review("a", "1", rating=1), review("b", "2")]
-    assert _pairs(_keep(tmp_path, rows, min_rating=None, split=hashed)) == {"a1", "b2"}
+    assert _keep(tmp_path, rows, low_rated=False).low_rated.num_rows == 0
 
 
 def test_keep_reviews_of_a_repeated_pair_keeps_the_newest(tmp_path: Path) -> None:
@@ -64,41 +98,21 @@ def test_keep_reviews_of_a_repeated_pair_keeps_the_newest(tmp_path: Path) -> Non
         review("a", "1", "old", time=5),
         review("a", "1", "new", time=9),
         review("a", "1", "older", time=1),
-        review("a", "2", "once", time=3),
+        review("a", "2", "first", time=3),
+        review("a", "2", "last", time=3),
+        review("a", "3", "without a time"),
+        review("a", "3", "with one", time=0),
+        review("a", "3", "without another"),
     ]
-    kept = _keep(tmp_path, rows, split={"by": "hash", "test": 0, "validation": 0})
-    assert sorted(kept.reviews["review"].to_pylist()) == ["new", "once"]
-    assert kept.dropped == {"another review of the same pair": 2}
-
-
-def test_keep_reviews_core_is_applied_until_nothing_changes(tmp_path: Path) -> None:
-    # c has two reviews, but 3 has one; without 3, c has one and goes, and so does nobody else.
-    rows = [review(*pair) for pair in ("a1", "a2", "b1", "b2", "c1", "c3")]
-    kept = _keep(
-        tmp_path,
-        rows,
-        core=2,
-        split={"by": "hash", "test": 0, "validation": 0},
-    )
-    assert _pairs(kept) == {"a1", "a2", "b1", "b2"}
-    assert kept.dropped == {"too few reviews (core)": 2}
+    kept = _keep(tmp_path, rows)
+    assert kept.reviews["review"].to_pylist() == ["new", "last", "with one"]
+    assert kept.dropped == {"another review of the same pair": 5}
 
 
 def test_keep_reviews_by_time_holds_out_each_user_s_last_two(tmp_path: Path) -> None:
-    rows = [
-        review("a", "1", time=30),
-        review("a", "2", time=10),
-        review("a", "3", time=20),
-        review("a", "4", time=5),
-        review("b", "1", time=1),
-        review("b", "2", time=1),
-        review("b", "3", time=1),
-        review("c", "1", time=1),
-        review("c", "2", time=2),
-    ]
-    kept = _keep(tmp_path, rows, split={"by": "time"})
-    splits = {row["user_id"] + row["item_id"]: row["split"] for row in kept.reviews.to_pylist()}
-    assert splits == {
+    times = {"a1": 30, "a2": 10, "a3": 20, "a4": 5, "b1": 1, "b2": 1, "b3": 1, "c1": 1, "c2": 2}
+    rows = [review(*pair, time=time) for pair, time in times.items()]
+    assert _splits(_keep(tmp_path, rows, split={"by": "time"})) == {
         "a4": "train",
         "a2": "train",
         "a3": "validation",
@@ -120,25 +134,24 @@ def test_keep_reviews_by_hash_follows_the_hash_of_the_pair(tmp_path: Path) -> No
         assert row["split"] == expected
 
 
-def test_keep_reviews_by_time_without_times_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"1 of 2 reviews have no time; .*split.by to hash"):
-        _keep(tmp_path, [review("a", "1", time=1), review("b", "1")], split={"by": "time"})
-
-
-def test_keep_reviews_of_which_none_is_left_says_why(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no review is left \(1 x rating below 4\)"):
-        _keep(tmp_path, [review("a", "1", rating=1)])
-    with pytest.raises(DataError, match=r"no review is left \(1 x too few reviews \(core\)\)"):
-        _keep(tmp_path, [review("a", "1")], core=2)
-
-
-def test_keep_reviews_of_one_user_alone_leaves_reviews_to_train_on(tmp_path: Path) -> None:
-    rows = [review("a", str(number), time=number) for number in range(5)]
-    kept = _keep(tmp_path, rows, split={"by": "time"})
-    assert sorted(kept.reviews["split"].to_pylist()) == [
-        "test",
-        "train",
-        "train",
-        "train",
-        "validation",
-    ]
+@pytest.mark.parametrize(
+    ("rows", "values", "words"),
+    [
+        (
+            [review("a", "1", time=1), review("b", "1")],
+            {"split": {"by": "time"}},
+            r"1 of 2 reviews have no time; .*split.by to hash",
+        ),
+        ([review("a", "1", rating=1)], {}, r"no review is left \(1 x rating below 4\)"),
+        (
+            [review("a", "1")],
+            {"core": 2},
+            r"no review is left \(1 x too few reviews \(core\)\)",
+        ),
+    ],
+)
+def test_keep_reviews_that_cannot_be_split_or_are_none_says_why(
+    tmp_path: Path, rows: list[dict[str, Any]], values: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        _keep(tmp_path, rows, **values)

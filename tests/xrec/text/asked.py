@@ -6,7 +6,8 @@ from pydantic import BaseModel, SecretStr
 
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint
 from xrec.config.text import EndpointModelConfig
-from xrec.text import EndpointModel, Message, Prompt
+from xrec.text import Message, Prompt
+from xrec.text.endpoint import EndpointModel
 
 KEY = SecretStr("sk-a-key-that-nobody-may-see")
 

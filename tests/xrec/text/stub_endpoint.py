@@ -22,7 +22,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 class Answer:
     """What the endpoint does with a request.
 
-    `text` is the model's reply, with `finish_reason`. Another `status` than 200 sends `error` in
+    `text` is the model's reply. Another `status` than 200 sends `error` in
     its place, and `body` is sent as it is. With `is_cut` the connection ends in the middle.
     `num_tokens` are those of prompt and reply.
     """
@@ -34,8 +34,6 @@ class Answer:
     body: str | None = None
     delay_seconds: float = 0.0
     is_cut: bool = False
-    finish_reason: str = "stop"
-    has_usage: bool = True
     num_tokens: tuple[int, int] = (11, 7)
 
 
@@ -63,10 +61,6 @@ class StubEndpoint:
     asked: list[Asked] = field(default_factory=list)
     num_at_once: int = 0
     most_at_once: int = 0
-
-    def times(self) -> list[float]:
-        """When each request arrived, in seconds of the monotonic clock, in order."""
-        return [each.at for each in self.asked]
 
 
 @contextmanager
@@ -135,7 +129,8 @@ async def _half(body: str) -> AsyncIterator[bytes]:
 
 
 def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
-    completion = {
+    shown, said = answer.num_tokens
+    return {
         "id": "1",
         "object": "chat.completion",
         "created": 0,
@@ -143,16 +138,13 @@ def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
         "choices": [
             {
                 "index": 0,
-                "finish_reason": answer.finish_reason,
+                "finish_reason": "stop",
                 "message": {"role": "assistant", "content": answer.text},
             }
         ],
-    }
-    if answer.has_usage:
-        shown, said = answer.num_tokens
-        completion["usage"] = {
+        "usage": {
             "prompt_tokens": shown,
             "completion_tokens": said,
             "total_tokens": shown + said,
-        }
-    return completion
+        },
+    }

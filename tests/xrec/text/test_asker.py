@@ -1,6 +1,6 @@
-"""Equal prompts are asked once, also after a kill, and a budget ends the asking."""
+"""What is not valid is asked for again once; equal prompts once, also after a kill; a budget."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,44 +8,110 @@ from typing import Any
 import pytest
 
 from tests.xrec.text.asked import Said, prompts
-from xrec.config.text import PricesConfig, SamplingConfig
+from xrec.config.text import SamplingConfig
 from xrec.errors import BudgetError
 from xrec.storage import open_location
-from xrec.text import Message, Prompt, RawReply, ReplyFailure, Usage
-from xrec.text.asker import Asker
-from xrec.text.budget import Budget
-from xrec.text.reply_store import ReplyStore
+from xrec.text import (
+    Asker,
+    Budget,
+    Message,
+    Prompt,
+    RawReply,
+    Reply,
+    ReplyFailure,
+    ReplyStore,
+    Usage,
+    ask,
+)
 
 COST = Usage(10, 2, 1)
-SAMPLING = SamplingConfig(max_tokens=2)
+SAMPLING = SamplingConfig(max_tokens=2, seed=5)
+LONG = '{"word": "a very long wo'
 
 
-class Counting:
-    """A LanguageModel that says the prompt's word, and counts who asked for which."""
+class Scripted:
+    """A LanguageModel that says the next text of a word's list, else the word of the prompt.
 
-    name = "counting"
+    The text `late` is a time-out, and LONG is cut off. It answers to the last prompt first.
+    """
 
-    def __init__(self, wrong: dict[str, str] | None = None, dies_after: int | None = None):
+    def __init__(self, texts: Mapping[str, Sequence[str]] = {}, dies_after: int | None = None):
+        self._texts = {word: list(each) for word, each in texts.items()}
+        self._dies_after = dies_after
         self.asked: list[str] = []
-        self._wrong, self._dies_after = wrong or {}, dies_after
+        self.calls: list[tuple[Sequence[Prompt[Any]], SamplingConfig]] = []
 
     def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
-        """One reply after the other."""
-        for index, prompt in enumerate(prompts):
+        """See LanguageModel."""
+        self.calls.append((prompts, sampling))
+        for index in reversed(range(len(prompts))):
             if len(self.asked) == self._dies_after:
                 raise KeyboardInterrupt
-            word = prompt.messages[0].content
+            word = prompts[index].messages[0].content
             self.asked.append(word)
-            text = self._wrong.get(word, f'{{"word": "{word}"}}')
+            left = self._texts.get(word)
+            text = left.pop(0) if left else f'{{"word": "{word}"}}'
             failure = ReplyFailure("timeout", "late") if text == "late" else None
-            yield RawReply(index, text, COST, failure=failure)
+            yield RawReply(index, text, COST, is_cut=text == LONG, failure=failure)
 
-    def close(self) -> None:
-        """Nothing to close."""
+    def num_tokens(self, text: str) -> int:
+        """See LanguageModel."""
+        return len(text)
+
+
+def _asked(model: Scripted, number: int) -> list[Reply[Said]]:
+    replies = sorted(ask(model, prompts(number), SAMPLING), key=lambda reply: reply.index)
+    assert [reply.index for reply in replies] == list(range(number))
+    return replies
+
+
+def _words(replies: Sequence[Reply[Said]]) -> list[str | None]:
+    return [reply.value.word if reply.value else None for reply in replies]
+
+
+def test_ask_gives_valid_and_repaired_objects_with_their_costs() -> None:
+    model = Scripted({"word-0": ['{"word": "a"}'], "word-1": ["{'word': 'b'"]})
+    replies = _asked(model, 2)
+    assert _words(replies) == ["a", "b"]
+    assert [reply.usage for reply in replies] == [COST, COST]
+    assert len(model.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "words"), [('{"no": 1}', "word: Field required"), (LONG, "it is too long")]
+)
+def test_ask_again_shows_the_reply_and_what_is_wrong_and_changes_the_seed(
+    first: str, words: str
+) -> None:
+    model = Scripted({"word-0": [first, '{"word": "a"}'], "word-1": ['{"word": "b"}']})
+    replies = _asked(model, 2)
+    assert _words(replies) == ["a", "b"]
+    assert replies[0].usage == COST + COST
+    (second,), sampling = model.calls[1]
+    assert sampling.seed == SAMPLING.seed + 1
+    assert [message.role for message in second.messages] == ["user", "assistant", "user"]
+    assert second.messages[1].content == first
+    assert words in second.messages[2].content
+
+
+def test_ask_twice_without_a_valid_reply_fails_with_the_raw_reply() -> None:
+    model = Scripted({"word-0": ["no", "never"]})
+    replies = _asked(model, 2)
+    assert _words(replies) == [None, "word-1"]
+    assert replies[0].failure == ReplyFailure("invalid_json", "no JSON object is in the reply")
+    assert replies[0].raw == "never"
+    assert replies[0].usage.num_requests == 2
+    assert len(model.calls) == 2
+
+
+def test_ask_does_not_ask_again_for_what_the_endpoint_failed_to_do() -> None:
+    model = Scripted({"word-0": ["late"]})
+    assert _asked(model, 1)[0].failure == ReplyFailure("timeout", "late")
+    assert len(model.calls) == 1
 
 
 def _asker(
-    model: Counting,
+    model: Scripted,
     folder: Path,
     budget: Budget | None = None,
     *,
@@ -57,30 +123,28 @@ def _asker(
 
 
 def test_asker_asks_equal_prompts_once_and_counts_their_cost_once(tmp_path: Path) -> None:
-    model = Counting()
+    model = Scripted()
     one, other = prompts(2)
     replies = _asker(model, tmp_path).ask([one, other, one, one])
     assert [reply.index for reply in replies] == [0, 1, 2, 3]
-    assert [reply.value for reply in replies] == [
-        Said(word=word) for word in ("word-0", "word-1", "word-0", "word-0")
-    ]
-    assert model.asked == ["word-0", "word-1"]
+    assert _words(replies) == ["word-0", "word-1", "word-0", "word-0"]
+    assert sorted(model.asked) == ["word-0", "word-1"]
     assert [reply.usage for reply in replies] == [COST, COST, Usage(), Usage()]
 
 
 def test_asker_of_a_killed_process_leaves_its_replies_to_the_next_one(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        _asker(Counting(dies_after=3), tmp_path).ask(prompts(5))
-    model = Counting()
+        _asker(Scripted(dies_after=3), tmp_path).ask(prompts(5))
+    model = Scripted()
     replies = _asker(model, tmp_path).ask(prompts(5))
-    assert model.asked == ["word-3", "word-4"]
-    assert [reply.value for reply in replies] == [Said(word=f"word-{place}") for place in range(5)]
+    assert sorted(model.asked) == ["word-0", "word-1"]
+    assert _words(replies) == [f"word-{place}" for place in range(5)]
     assert [reply.usage for reply in replies] == [COST] * 5
 
 
 def test_asker_of_another_model_or_sampling_asks_again(tmp_path: Path) -> None:
-    _asker(Counting(), tmp_path).ask(prompts(1))
-    model = Counting()
+    _asker(Scripted(), tmp_path).ask(prompts(1))
+    model = Scripted()
     _asker(model, tmp_path, named="other").ask(prompts(1))
     _asker(model, tmp_path, sampling=SAMPLING.model_copy(update={"seed": 1})).ask(prompts(1))
     changed = Prompt((Message("system", "Hm."), *prompts(1)[0].messages), Said)
@@ -89,14 +153,10 @@ def test_asker_of_another_model_or_sampling_asks_again(tmp_path: Path) -> None:
 
 
 def test_asker_keeps_what_the_model_is_to_blame_for_until_it_is_forgotten(tmp_path: Path) -> None:
-    wrong = {"word-0": "no", "word-1": "late"}
-    first = _asker(Counting(wrong), tmp_path).ask(prompts(3))
-    assert [reply.failure and reply.failure.reason for reply in first] == [
-        "invalid_json",
-        "timeout",
-        None,
-    ]
-    model = Counting()
+    first = _asker(Scripted({"word-0": ["no", "no"], "word-1": ["late"]}), tmp_path).ask(prompts(3))
+    reasons = [reply.failure and reply.failure.reason for reply in first]
+    assert reasons == ["invalid_json", "timeout", None]
+    model = Scripted()
     second = _asker(model, tmp_path).ask(prompts(3))
     assert model.asked == ["word-1"]
     assert second[0].failure is not None
@@ -109,53 +169,42 @@ def test_asker_keeps_what_the_model_is_to_blame_for_until_it_is_forgotten(tmp_pa
 
 def test_asker_with_a_budget_asks_what_is_within_it_and_keeps_the_replies(tmp_path: Path) -> None:
     # A prompt is estimated at 2 + 2 tokens, and takes 12.
-    model, budget = Counting(), Budget(max_tokens=60)
+    model, budget = Scripted(), Budget(max_tokens=60)
     asker = _asker(model, tmp_path, budget)
     asker.ask(prompts(2))
     with pytest.raises(BudgetError, match="used up"):
         asker.ask(prompts(20))
     num_asked = len(model.asked)
     assert 60 <= 12 * num_asked <= 60 + 8 * 9  # all that were under way at once took 8 more each
-    again = Counting()
+    again = Scripted()
     _asker(again, tmp_path).ask(prompts(num_asked))
     assert again.asked == []
 
 
 def test_budget_too_small_for_one_prompt_is_an_error_that_says_so(tmp_path: Path) -> None:
-    model = Counting()
-    with pytest.raises(BudgetError, match=r"max_tokens = 3, which is too small for a single"):
+    model = Scripted()
+    with pytest.raises(BudgetError, match=r"token_budget = 3, which is too small for a single"):
         _asker(model, tmp_path, Budget(max_tokens=3)).ask(prompts(2))
     assert model.asked == []
 
 
-def test_budget_of_money_follows_the_prices() -> None:
-    prices = PricesConfig(per_million_prompt_tokens=1e6, per_million_reply_tokens=4e6)
-    budget = Budget(max_cost=20, prices=prices)
-    assert budget.reserve(Usage(8, 2))
-    assert not budget.reserve(Usage(5, 0))
-    budget.settle(Usage(8, 2), Usage(8, 1, 1))
-    assert budget.reserve(Usage(4, 1))
-    assert not budget.reserve(Usage(5, 0))
-    with pytest.raises(BudgetError, match="max_cost = 20, which is too small for a single prompt"):
-        budget.reserve(Usage(1, 5))
-    assert "9 tokens, 12 by the prices" in str(budget.error())
-
-
 def test_asker_in_threads_counts_what_it_paid(tmp_path: Path) -> None:
-    model, budget = Counting(), Budget(max_tokens=1000)
+    model, budget = Scripted(), Budget(max_tokens=1000)
     asker = _asker(model, tmp_path, budget)
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(asker.ask, prompts(8)[shift:]) for shift in range(4)]
-        words = [[reply.value.word for reply in call.result()] for call in calls]
+        words = [_words(call.result()) for call in calls]
     assert words == [[f"word-{place}" for place in range(shift, 8)] for shift in range(4)]
     assert f"{12 * len(model.asked)} tokens are spent" in str(budget.error())
 
 
-def test_asker_budget_counts_a_reply_of_an_earlier_process_once(tmp_path: Path) -> None:
-    _asker(Counting(), tmp_path).ask(prompts(1))
-    budget = Budget(max_tokens=1000)
-    asker = _asker(Counting(), tmp_path, budget)
+def test_asker_budget_counts_what_was_spent_and_a_reply_of_an_earlier_process_once(
+    tmp_path: Path,
+) -> None:
+    _asker(Scripted(), tmp_path).ask(prompts(1))
+    budget = Budget(max_tokens=1000, spent=100)
+    asker = _asker(Scripted(), tmp_path, budget)
     asker.ask(prompts(1))
     asker.count_anew()
     assert asker.ask(prompts(1))[0].usage == COST
-    assert "12 tokens are spent" in str(budget.error())
+    assert "112 tokens are spent" in str(budget.error())

@@ -1,16 +1,18 @@
 """Replies of an endpoint that is slow, busy, broken or silent: nothing is lost, nothing storms."""
 
+import json
 import logging
 import pickle
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from tests.xrec.text.asked import KEY, endpoint_config, endpoint_model, prompts, right
-from tests.xrec.text.stub_endpoint import Answer, Asked, stub_endpoint
+from tests.xrec.text.asked import KEY, Said, endpoint_config, endpoint_model, prompts, right
+from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from xrec.config.text import EndpointModelConfig, SamplingConfig
 from xrec.errors import (
     ConfigError,
@@ -19,9 +21,16 @@ from xrec.errors import (
     EndpointModelError,
     EndpointUnreachableError,
 )
-from xrec.text import EndpointModel, Reply, ask, endpoint_key
+from xrec.text import Reply, ask, endpoint_key
+from xrec.text.endpoint import EndpointModel
 
 SAMPLING = SamplingConfig()
+TEXT = '{"word": "a"}'
+MESSAGE = {"role": "assistant", "content": TEXT}
+CHOICE = {"index": 0, "finish_reason": "stop", "message": MESSAGE}
+_WAIT_AN_HOUR = Answer(status=429, headers={"Retry-After": "3600"})
+_NO_MONEY = Answer(status=429, error={"message": "no money", "code": "insufficient_quota"})
+COUNTED = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +39,25 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
 
 
-def _words(replies: list[Reply]) -> list[str]:
-    """The words of valid replies, in the order of the prompts; each prompt has one reply."""
-    assert sorted(reply.index for reply in replies) == list(range(len(replies)))
-    assert all(reply.failure is None for reply in replies)
-    return [reply.value.word for reply in sorted(replies, key=lambda reply: reply.index)]
+def _asked(
+    behave: Callable[[Asked], Answer],
+    number: int,
+    sampling: SamplingConfig = SAMPLING,
+    **model: Any,
+) -> tuple[StubEndpoint, list[Reply[Said]]]:
+    """The endpoint after it was asked that many prompts, and the replies in their order."""
+    with stub_endpoint(behave) as stub, endpoint_model(stub, **model) as asks:
+        replies = sorted(ask(asks, prompts(number), sampling), key=lambda reply: reply.index)
+    assert [reply.index for reply in replies] == list(range(number))
+    return stub, replies
 
 
-def _failures(replies: list[Reply]) -> list[tuple[int, str]]:
+def _words(replies: list[Reply[Said]]) -> list[str]:
+    assert all(reply.value is not None for reply in replies)
+    return [reply.value.word for reply in replies if reply.value is not None]
+
+
+def _failures(replies: list[Reply[Said]]) -> list[tuple[int, str]]:
     return [(each.index, each.failure.reason) for each in replies if each.failure is not None]
 
 
@@ -54,46 +74,35 @@ def test_endpoint_with_all_kinds_of_trouble_loses_nothing() -> None:
             ][number % 5]
         return Answer(text=right(asked).text, delay_seconds=number % 5 / 100)
 
-    with stub_endpoint(behave) as stub:
-        with endpoint_model(stub, timeout_seconds=1.0, concurrency=6) as model:
-            replies = list(ask(model, prompts(60), SAMPLING))
-        assert _words(replies) == [f"word-{place}" for place in range(60)]
-        assert len(stub.asked) == 60 + 20 * 1 + 20 * 2
-        assert sum(reply.usage.num_requests for reply in replies) == len(stub.asked)
-        assert stub.most_at_once <= 6
+    stub, replies = _asked(behave, 60, timeout_seconds=1.0, concurrency=6)
+    assert _words(replies) == [f"word-{place}" for place in range(60)]
+    assert len(stub.asked) == 60 + 20 * 1 + 20 * 2
+    assert sum(reply.usage.num_requests for reply in replies) == len(stub.asked)
+    assert stub.most_at_once <= 6
 
 
 def test_endpoint_rate_keeps_requests_apart_repeated_ones_too() -> None:
     def behave(asked: Asked) -> Answer:
         return Answer(status=500) if asked.num_before < 1 else right(asked)
 
-    with stub_endpoint(behave) as stub:
-        with endpoint_model(stub, requests_per_minute=3000, concurrency=50) as model:
-            assert len(_words(list(ask(model, prompts(40), SAMPLING)))) == 40
-        times = stub.times()
-        assert len(times) == 80
-        assert times[-1] - times[0] >= 78 * 60 / 3000
+    stub, replies = _asked(behave, 40, requests_per_minute=3000, concurrency=50)
+    assert len(_words(replies)) == 40
+    times = [each.at for each in stub.asked]
+    assert len(times) == 80
+    assert times[-1] - times[0] >= 78 * 60 / 3000
 
 
 def test_endpoint_rate_of_tokens_waits_for_those_of_replies() -> None:
-    with stub_endpoint(right) as stub:
-        with endpoint_model(stub, tokens_per_minute=9 * 10 * 60, concurrency=4) as model:
-            started_at = time.monotonic()
-            assert len(_words(list(ask(model, prompts(30), SAMPLING)))) == 30
-        assert time.monotonic() - started_at >= 0.9 * 20 / 10  # ten are within the first second
+    started_at = time.monotonic()
+    assert len(_words(_asked(right, 30, tokens_per_minute=9 * 10 * 60, concurrency=4)[1])) == 30
+    assert time.monotonic() - started_at >= 0.9 * 20 / 10  # ten are within the first second
 
 
 @pytest.mark.parametrize(
     ("answer", "settings", "error", "words", "most_asked"),
     [
         (Answer(status=503), {"max_retries": 2}, EndpointUnreachableError, "no reply.*503 no", 12),
-        (
-            Answer(status=429, headers={"Retry-After": "3600"}),
-            {},
-            EndpointUnreachableError,
-            "no reply.*429",
-            4,
-        ),
+        (_WAIT_AN_HOUR, {}, EndpointUnreachableError, "no reply.*429", 4),
         (
             Answer(delay_seconds=5),
             {"max_retries": 1, "timeout_seconds": 0.2},
@@ -101,28 +110,10 @@ def test_endpoint_rate_of_tokens_waits_for_those_of_replies() -> None:
             r"no answer within 0\.2 s",
             8,
         ),
-        (
-            Answer(status=429, error={"message": "no money", "code": "insufficient_quota"}),
-            {"max_retries": 0},
-            EndpointAccessError,
-            "quota",
-            4,
-        ),
+        (_NO_MONEY, {"max_retries": 0}, EndpointAccessError, "quota", 4),
         (Answer(status=402), {}, EndpointAccessError, r"OPENAI_API_KEY is used up \(402\)", 4),
-        (
-            Answer(status=404, error={"message": "The model does not exist"}),
-            {},
-            EndpointModelError,
-            "no model 'stub' there",
-            4,
-        ),
-        (
-            Answer(status=400, error={"message": "unknown field response_format"}),
-            {},
-            EndpointError,
-            "refused the first 8 prompts .400 unknown field response_format",
-            12,
-        ),
+        (Answer(status=404), {}, EndpointModelError, "no model 'stub' there", 4),
+        (Answer(status=400), {}, EndpointError, "refused the first 8 prompts .400 no.;", 12),
     ],
     ids=["busy", "wait", "silent", "quota", "balance", "model", "refuses"],
 )
@@ -133,13 +124,13 @@ def test_endpoint_that_answers_nobody_ends_the_run_and_is_not_stormed(
     words: str,
     most_asked: int,
 ) -> None:
-    with stub_endpoint(lambda asked: answer) as stub:
-        with (
-            endpoint_model(stub, concurrency=4, **settings) as model,
-            pytest.raises(error, match=words),
-        ):
-            list(ask(model, prompts(50), SAMPLING))
-        assert len(stub.asked) <= most_asked
+    with (
+        stub_endpoint(lambda asked: answer) as stub,
+        endpoint_model(stub, concurrency=4, **settings) as model,
+        pytest.raises(error, match=words),
+    ):
+        list(ask(model, prompts(50), SAMPLING))
+    assert len(stub.asked) <= most_asked
 
 
 def test_endpoint_that_is_not_there_ends_the_run() -> None:
@@ -159,14 +150,14 @@ def test_endpoint_that_refuses_the_key_ends_the_run_at_once_and_nobody_sees_the_
     caplog.set_level(logging.DEBUG)
     key = KEY.get_secret_value()
     refusal = Answer(status=status, error={"message": f"Incorrect API key provided: {key}"})
-    with stub_endpoint(lambda asked: refusal) as stub:
-        with (
-            endpoint_model(stub, concurrency=3) as model,
-            pytest.raises(EndpointAccessError, match="OPENAI_API_KEY") as raised,
-        ):
-            list(ask(model, prompts(100), SAMPLING))
-        assert len(stub.asked) <= 3
-        assert stub.asked[0].headers["authorization"] == f"Bearer {key}"
+    with (
+        stub_endpoint(lambda asked: refusal) as stub,
+        endpoint_model(stub, concurrency=3) as model,
+        pytest.raises(EndpointAccessError, match="OPENAI_API_KEY") as raised,
+    ):
+        list(ask(model, prompts(100), SAMPLING))
+    assert len(stub.asked) <= 3
+    assert stub.asked[0].headers["authorization"] == f"Bearer {key}"
     assert raised.value.__cause__ is None
     assert raised.value.__context__ is None
     seen = [str(raised.value), repr(raised.value), caplog.text, repr(vars(model))]
@@ -189,8 +180,7 @@ def test_endpoint_prompt_that_is_refused_fails_alone_with_the_endpoints_words(
     def behave(asked: Asked) -> Answer:
         return Answer(status=400, error=error) if asked.words == "word-1" else right(asked)
 
-    with stub_endpoint(behave) as stub, endpoint_model(stub) as model:
-        replies = list(ask(model, prompts(4), SAMPLING))
+    _, replies = _asked(behave, 4)
     assert _failures(replies) == [(1, reason)]
     assert [each.failure.message for each in replies if each.failure] == [said]
 
@@ -210,25 +200,14 @@ def test_endpoint_prompt_that_always_fails_fails_alone_while_others_have_replies
     def behave(asked: Asked) -> Answer:
         return answer if asked.words == "word-0" else right(asked)
 
-    with (
-        stub_endpoint(behave) as stub,
-        endpoint_model(stub, concurrency=2, max_retries=2, timeout_seconds=0.3) as model,
-    ):
-        replies = list(ask(model, prompts(12), SAMPLING))
+    _, replies = _asked(behave, 12, concurrency=2, max_retries=2, timeout_seconds=0.3)
     assert _failures(replies) == [(0, reason)]
-    assert len(replies) == 12
     assert sum(each.usage.num_requests for each in replies) == 11 + 3
 
 
 def test_endpoint_request_has_schema_sampling_and_extra_fields() -> None:
-    with (
-        stub_endpoint(right) as stub,
-        endpoint_model(
-            stub, length_parameter="max_tokens", extra={"reasoning_effort": "low"}
-        ) as model,
-    ):
-        list(ask(model, prompts(1), SamplingConfig(max_tokens=33, temperature=0.5, seed=9)))
-    body = stub.asked[0].body
+    sampling = SamplingConfig(max_tokens=33, temperature=0.5, seed=9)
+    body = _asked(right, 1, sampling, extra={"reasoning_effort": "low"})[0].asked[0].body
     assert body["response_format"]["json_schema"]["schema"] == {
         "description": "The object that a reply is to hold.",
         "type": "object",
@@ -236,24 +215,28 @@ def test_endpoint_request_has_schema_sampling_and_extra_fields() -> None:
         "required": ["word"],
         "additionalProperties": False,
     }
-    sent = {"max_tokens": 33, "temperature": 0.5, "seed": 9, "model": "stub"}
+    sent = {"max_completion_tokens": 33, "temperature": 0.5, "seed": 9, "model": "stub"}
     assert {name: body[name] for name in sent} == sent
     assert body["reasoning_effort"] == "low"
     assert "top_p" not in body
 
 
+def test_endpoint_request_lacks_fields_that_are_null() -> None:
+    extra = {"max_completion_tokens": None, "max_tokens": 44, "seed": None}
+    body = _asked(right, 1, SamplingConfig(temperature=None), extra=extra)[0].asked[0].body
+    assert body["max_tokens"] == 44
+    assert {"max_completion_tokens", "seed", "temperature"}.isdisjoint(body)
+
+
 def test_endpoint_without_structured_output_gets_the_schema_in_words() -> None:
-    with (
-        stub_endpoint(lambda asked: Answer(text='{"word": "w"}')) as stub,
-        endpoint_model(stub, structured_output="prompt") as model,
-    ):
-        assert _words(list(ask(model, prompts(1), SAMPLING))) == ["w"]
+    stub, replies = _asked(lambda asked: Answer(text=TEXT), 1, structured_output="prompt")
+    assert _words(replies) == ["a"]
     assert "response_format" not in stub.asked[0].body
     assert '"required": ["word"]' in stub.asked[0].words
 
 
 def test_endpoint_replies_that_are_no_longer_wanted_are_not_asked_for() -> None:
-    slow = Answer(text='{"word": "w"}', delay_seconds=0.05)
+    slow = Answer(text=TEXT, delay_seconds=0.05)
     with stub_endpoint(lambda asked: slow) as stub, endpoint_model(stub, concurrency=2) as model:
         replies = model.write(prompts(100), SAMPLING)
         next(replies)
@@ -299,3 +282,116 @@ def test_endpoint_config_with_a_url_that_may_hold_a_secret_is_refused(url: str) 
         EndpointModelConfig(kind="endpoint", model="m", base_url=url)
     assert "secret" not in str(raised.value)
     assert "word@" not in str(raised.value)
+
+
+# Answers of the forms that servers and routers send with 200.
+
+
+def _body(choice: object = CHOICE, usage: object = COUNTED) -> dict[str, Any]:
+    return {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}
+
+
+def _saying(content: object) -> dict[str, Any]:
+    return _body({**CHOICE, "message": {**MESSAGE, "content": content}})
+
+
+def _reply(body: object, *, num_times: int = 100) -> Reply[Said]:
+    """What becomes of a prompt whose first answers, `num_times` of them, are `body`.
+
+    Another prompt is answered before it, so the endpoint is known to be there.
+    """
+
+    def behave(asked: Asked) -> Answer:
+        is_other = asked.body["messages"][0]["content"] == "word-0"
+        if is_other or asked.num_before >= num_times:
+            return right(asked)
+        return Answer(body=json.dumps(body))
+
+    first, second = _asked(behave, 2, concurrency=1)[1]
+    assert first.failure is None
+    return second
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "the provider failed", "code": 502}},
+        _body({"finish_reason": "error", "error": {"code": 502}}),
+        _body({**CHOICE, "message": None}),
+        _body({**CHOICE, "message": TEXT}),
+        _body(TEXT),
+        _body(None),
+        _saying({"word": "a"}),
+        _saying(7),
+        {**_body(), "choices": {"0": CHOICE}},
+        {**_body(), "choices": None},
+        [],
+        "words",
+        None,
+    ],
+)
+def test_answer_without_a_message_is_asked_for_again(body: object) -> None:
+    reply = _reply(body, num_times=1)
+    assert reply.value == Said(word="word-1")
+    assert reply.usage.num_requests == 2
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "text", "text": TEXT}],
+        [{"type": "text", "text": TEXT[:5]}, {"type": "text", "text": TEXT[5:]}],
+        [
+            {"type": "thinking", "thinking": [{"type": "text", "text": '{"word": "no"}'}]},
+            {"type": "thinking", "text": '{"word": "no"}'},
+            {"type": "text", "text": None},
+            {"type": "text", "text": TEXT},
+            "words",
+        ],
+    ],
+    ids=["one", "two", "thoughts"],
+)
+def test_answer_in_parts_is_the_text_of_those_that_are_text(parts: list[object]) -> None:
+    reply = _reply(_saying(parts))
+    assert reply.value == Said(word="a")
+    assert reply.raw == TEXT
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "words"),
+    [
+        (_body({**CHOICE, "message": None}), "broken_response", "a message in its first choice"),
+        (_saying(None), "empty_reply", ""),
+        (_saying(""), "empty_reply", ""),
+        (_saying([]), "empty_reply", ""),
+        (_body({**CHOICE, "finish_reason": "content_filter"}), "refused", "its content filter"),
+        (
+            _body({**CHOICE, "message": {**MESSAGE, "refusal": "I would rather not."}}),
+            "refused",
+            "rather not",
+        ),
+    ],
+)
+def test_answer_without_a_text_fails_with_a_reason(body: object, reason: str, words: str) -> None:
+    failure = _reply(body).failure
+    assert failure is not None
+    assert failure.reason == reason
+    assert words in failure.message
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (COUNTED, (11, 7)),
+        (None, (6 // 4, 13 // 4)),
+        ({}, (6 // 4, 13 // 4)),
+        ({"prompt_tokens": 11, "total_tokens": 11}, (11, 13 // 4)),
+        ({"prompt_tokens": None, "completion_tokens": 7}, (6 // 4, 7)),
+        ({"prompt_tokens": "many", "completion_tokens": -1}, (6 // 4, 13 // 4)),
+    ],
+)
+def test_answer_usage_is_an_estimate_where_the_endpoint_does_not_count(
+    usage: object, expected: tuple[int, int]
+) -> None:
+    found = _reply(_body(usage=usage)).usage
+    assert (found.num_prompt_tokens, found.num_reply_tokens) == expected

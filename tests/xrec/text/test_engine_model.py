@@ -12,8 +12,7 @@ from xrec.config.text import SamplingConfig
 from xrec.generate.builtin.engine import load_engine
 from xrec.text import Message, Prompt, ask
 from xrec.text.chat import Chat
-from xrec.text.engine_model import EngineModel
-from xrec.text.grammar import SchemaGrammars
+from xrec.text.engine_model import EngineModel, SchemaGrammars
 
 
 class Aspect(BaseModel):
@@ -41,7 +40,7 @@ def _model(*, num_more: int = 0, max_rows: int = 8) -> EngineModel:
         EngineConfig(max_rows=max_rows, kv_cache_gib=0.01),
     )
     grammars = SchemaGrammars(tokenizer, model.config.vocab_size, [tokenizer.eos_token_id])
-    return EngineModel("toy", engine, chat, grammars)
+    return EngineModel(engine, chat, grammars)
 
 
 def _prompts(number: int) -> list[Prompt[Opinion]]:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from xrec.text import ReplyFailure
-from xrec.text.schema import parse_reply
+from xrec.text.schema import parse_reply, strict_schema
 
 
 class Aspect(BaseModel):
@@ -24,6 +24,14 @@ class Review(BaseModel):
 
 
 RIGHT = {"text": "Good strings.", "aspects": [{"aspect": "tone", "sentiment": "positive"}]}
+
+
+@pytest.mark.parametrize("with_lengths", [False, True])
+def test_strict_schema_bounds_strings_only_where_it_is_told_to(with_lengths: bool) -> None:
+    schema = strict_schema(Review, with_lengths=with_lengths)
+    assert schema["required"] == ["text", "aspects"]
+    assert schema["$defs"]["Aspect"]["additionalProperties"] is False
+    assert ("maxLength" in schema["properties"]["text"]) == with_lengths
 
 
 @pytest.mark.parametrize(

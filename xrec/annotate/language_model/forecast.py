@@ -1,13 +1,12 @@
 """What a run by a language model would ask and cost, as lines for a reader."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from xrec.annotate.annotator import Outlook
-from xrec.annotate.language_model.writer import Prompts
+from xrec.annotate.annotator import Outlook, Stage
+from xrec.annotate.language_model.prompts import CountTokens, Prompts
 from xrec.bulk import Rate
-from xrec.config.annotate import BudgetConfig
 from xrec.config.text import PricesConfig, SamplingConfig
 from xrec.progress import duration
 from xrec.text import Message
@@ -35,38 +34,37 @@ class Forecast:
     """
 
     prompts: Prompts
-    count: Callable[[str], int]
+    count: CountTokens
     is_counted: bool
     sampling: SamplingConfig
     prices: PricesConfig | None
-    budget: BudgetConfig
+    token_budget: int | None
     num_at_once: int
 
-    def lines(self, outlook: Outlook) -> list[str]:
-        """Prompts, tokens, money and time; then the prompts of three rows of each kind."""
+    def lines(self, outlook: Outlook) -> Iterator[str]:
+        """Prompts, tokens, time and money; then the prompts of three rows of each kind."""
         asked = {
             stage: [self.prompts.of(row) for row in rows] for stage, rows in outlook.samples.items()
         }
-        totals: list[_Tokens] = []
-        lines: list[str] = []
+        spent = _Tokens(0, 0)
         for stage, conversations in asked.items():
             num_texts, rate = outlook.counts[stage], outlook.rates.get(stage)
             each = self._each(conversations, rate)
-            totals.append(_Tokens(each.shown * num_texts, each.said * num_texts))
-            lines.append(self._line(stage, num_texts, each, totals[-1], rate))
-        spent = _Tokens(sum(each.shown for each in totals), sum(each.said for each in totals))
-        lines += [self._sum(outlook, spent), *self._time(outlook), *self._money(spent)]
+            total = _Tokens(each.shown * num_texts, each.said * num_texts)
+            spent = _Tokens(spent.shown + total.shown, spent.said + total.said)
+            yield self._line(stage, num_texts, each, total, rate)
+        yield self._sum(outlook, spent)
+        yield self._time(outlook)
+        if self.prices is not None:
+            yield f"cost: {self.prices.of(*spent):,.2f} by the prices"
         for stage, conversations in asked.items():
-            lines += _shown(stage, conversations[:_NUM_SHOWN])
-        return lines
+            yield from _shown(stage, conversations[:_NUM_SHOWN])
 
     def _each(self, conversations: Sequence[Conversation], rate: Rate | None) -> _Tokens:
         """The mean tokens of a prompt and a reply: as measured, or the sample's and the most."""
         if rate is not None and "prompt_tokens" in rate.costs:
-            return _Tokens(
-                rate.costs["prompt_tokens"] / rate.num_done,
-                rate.costs["reply_tokens"] / rate.num_done,
-            )
+            names = ("prompt_tokens", "reply_tokens")
+            return _Tokens(*(rate.costs[name] / rate.num_done for name in names))
         num_tokens = [
             self.count(message.content) + _TOKENS_AROUND_MESSAGE
             for conversation in conversations
@@ -75,52 +73,37 @@ class Forecast:
         return _Tokens(sum(num_tokens) / max(1, len(conversations)), self.sampling.max_tokens)
 
     def _line(
-        self, stage: str, num_texts: int, each: _Tokens, total: _Tokens, rate: Rate | None
+        self, stage: Stage, num_texts: int, each: _Tokens, total: _Tokens, rate: Rate | None
     ) -> str:
-        how = f"measured on {rate.num_done:,} texts" if rate else self._how
+        how = "by the model's tokenizer" if self.is_counted else "at 0.3 tokens a character"
+        how, most = (f"measured on {rate.num_done:,} texts", "") if rate else (how, "at most ")
         return (
             f"{stage}: {num_texts:,} prompts of {each.shown:,.0f} tokens, "
-            f"{total.shown:,.0f} in all; replies of {'' if rate else 'at most '}"
+            f"{total.shown:,.0f} in all; replies of {most}"
             f"{each.said:,.0f}, {total.said:,.0f} in all ({how})"
         )
 
-    @property
-    def _how(self) -> str:
-        return "by the model's tokenizer" if self.is_counted else "at 0.3 tokens a character"
-
     def _sum(self, outlook: Outlook, spent: _Tokens) -> str:
-        text = (
+        limit = self.token_budget
+        ends = limit is not None and sum(spent) > limit
+        return (
             f"in all: {sum(outlook.counts.values()):,} prompts, {sum(spent):,.0f} tokens; "
             "equal prompts are asked once, and once more where a reply is not valid"
+            + (f"; token_budget = {limit:,} ends the run before" if ends else "")
         )
-        limit = self.budget.max_tokens
-        if limit is not None and sum(spent) > limit:
-            text += f"; budget.max_tokens = {limit:,} ends the run before"
-        return text
 
-    def _time(self, outlook: Outlook) -> Iterator[str]:
+    def _time(self, outlook: Outlook) -> str:
         if not outlook.rates:
-            yield "time: not measured yet; limit=50 measures it, and the run goes on from there"
-            return
+            return "time: not measured yet; limit=50 measures it, and the run goes on from there"
         missing = [stage for stage in outlook.counts if stage not in outlook.rates]
         seconds = sum(
             rate.costs_of(outlook.counts[stage])["seconds"] for stage, rate in outlook.rates.items()
         )
         more = f", and {' and '.join(missing)}, not measured yet" if missing else ""
-        yield f"time: {duration(seconds / self.num_at_once)}, as measured{more}"
-
-    def _money(self, spent: _Tokens) -> Iterator[str]:
-        if self.prices is None:
-            return
-        cost = self.prices.of(*spent)
-        text = f"cost: {cost:,.2f} by the prices"
-        limit = self.budget.max_cost
-        if limit is not None and cost > limit:
-            text += f"; budget.max_cost = {limit:g} ends the run before"
-        yield text
+        return f"time: {duration(seconds / self.num_at_once)}, as measured{more}"
 
 
-def _shown(stage: str, conversations: Sequence[Conversation]) -> Iterator[str]:
+def _shown(stage: Stage, conversations: Sequence[Conversation]) -> Iterator[str]:
     """The instruction and example that all prompts of a kind begin with, and the rows."""
     if not conversations:
         return

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from xrec.annotate.rows import (
+from xrec.annotate.annotator import (
     LOW_RATED,
     Aspect,
     Failure,
@@ -119,25 +119,21 @@ class ReplyLimits:
 
     def item(self) -> type[ItemReply]:
         """The schema of an item's reply."""
-        return create_model("ItemReply", __base__=ItemReply, profile=_text_of(self.profile))
+        return create_model("ItemReply", __base__=ItemReply, profile=_text(self.profile, 1))
 
     def user(self) -> type[UserReply]:
         """The schema of a user's reply."""
-        return create_model("UserReply", __base__=UserReply, profile=_text_of(self.profile))
+        return create_model("UserReply", __base__=UserReply, profile=_text(self.profile, 1))
 
     def pair(self) -> type[PairReply]:
         """The schema of a pair's reply."""
-        aspect = create_model(
-            "AspectReply",
-            __base__=AspectReply,
-            aspect=_text_of(self.aspect),
-            opinion=_text_of(self.opinion, min_length=0),
-        )
+        names: dict[str, Any] = {"aspect": _text(self.aspect, 1), "opinion": _text(self.opinion)}
+        aspect: Any = create_model("AspectReply", __base__=AspectReply, **names)
         return create_model(
             "PairReply",
             __base__=PairReply,
-            aspects=_list_of(aspect, self.num_aspects),
-            explanation=_text_of(self.explanation, min_length=0),
+            aspects=Annotated[list[aspect], Field(max_length=self.num_aspects)],
+            explanation=_text(self.explanation),
         )
 
 
@@ -145,12 +141,8 @@ def _between(least: int, number: int) -> int:
     return max(least, min(number, _MOST_CHARACTERS))
 
 
-def _text_of(max_length: int, min_length: int = 1) -> Any:
+def _text(max_length: int, min_length: int = 0) -> Any:
     return Annotated[str, Field(min_length=min_length, max_length=max_length)]
-
-
-def _list_of(kind: Any, max_length: int) -> Any:
-    return Annotated[list[kind], Field(max_length=max_length)]
 
 
 def item_text(row: ItemInput, limits: ReplyLimits, reply: ItemReply) -> ItemText | Failure:

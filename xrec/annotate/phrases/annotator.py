@@ -6,7 +6,21 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from xrec.annotate.annotator import Annotator, AnnotatorSpec
+from xrec.annotate.annotator import (
+    AnnotatorSpec,
+    Aspect,
+    Failure,
+    Input,
+    ItemInput,
+    ItemText,
+    PairInput,
+    PairText,
+    Review,
+    Text,
+    UserInput,
+    UserText,
+    Written,
+)
 from xrec.annotate.phrases.attributes import attributes
 from xrec.annotate.phrases.lexicon import (
     Lexicon,
@@ -17,18 +31,6 @@ from xrec.annotate.phrases.lexicon import (
 from xrec.annotate.phrases.mentions import noun_phrases
 from xrec.annotate.phrases.sentences import explanation, item_profile, user_profile
 from xrec.annotate.phrases.titles import made_title
-from xrec.annotate.rows import (
-    Aspect,
-    Failure,
-    ItemInput,
-    ItemText,
-    PairInput,
-    PairText,
-    Review,
-    UserInput,
-    UserText,
-    Written,
-)
 from xrec.config.annotate import PhrasesAnnotator
 from xrec.data.english import singular
 from xrec.storage import Location
@@ -38,7 +40,6 @@ _VERSION = 11  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
 _MOST_TITLES = 3
 _NAMED_IN_PROFILE, _NAMED_IN_EXPLANATION = 5, 3  # aspects at most
-_NUM_LEARNED = 50_000  # training reviews, drawn by a hash, that the phrases are found in
 # What a mention with such an opinion counts.
 _SHOWN, _POSITIVE, _NEGATIVE, _NEUTRAL = 2.0, 1.5, 1.0, 0.5
 
@@ -51,12 +52,11 @@ def phrases_spec(config: PhrasesAnnotator) -> AnnotatorSpec:
         reasons=(NOTHING_PRAISED,),
         make=_make,
         learn=functools.partial(learn_phrases, config=config),
-        num_learned=_NUM_LEARNED,
         learned=fingerprint_of_phrases,
     )
 
 
-def _make(output: Location) -> Annotator:
+def _make(output: Location) -> "PhraseAnnotator":
     return PhraseAnnotator(read_lexicon(output))
 
 
@@ -91,17 +91,18 @@ class PhraseAnnotator:
     def __init__(self, lexicon: Lexicon):
         self._lexicon = lexicon
 
-    def items(self, rows: Sequence[ItemInput]) -> Written[ItemText]:
+    def write(self, rows: Sequence[Input]) -> Written:
         """See Annotator."""
-        return Written([self._item(row) for row in rows])
+        return Written([self._text(row) for row in rows])
 
-    def users(self, rows: Sequence[UserInput]) -> Written[UserText]:
-        """See Annotator."""
-        return Written([self._user(row) for row in rows])
-
-    def pairs(self, rows: Sequence[PairInput]) -> Written[PairText]:
-        """See Annotator."""
-        return Written([self._pair(row) for row in rows])
+    def _text(self, row: Input) -> Text | Failure:
+        match row:
+            case ItemInput():
+                return self._item(row)
+            case UserInput():
+                return self._user(row)
+            case PairInput():
+                return self._pair(row)
 
     def _item(self, row: ItemInput) -> ItemText | Failure:
         title = row.title or made_title(row.reviews, self._lexicon)

@@ -21,6 +21,7 @@ _FILE = "annotator/phrases.parquet"
 _LEAST_COUNT = 2
 _MOST_POINTED = 0.025  # share of `this pedal` among the mentions of a pedal
 _LEAST_POINTED = 2
+_LEAST_OPINIONS = 0.25  # share of the reviews with an aspect that have an opinion on it
 _NAMES_SHOWN = 2**18
 _MOST_ASPECTS = 2000
 # Words of praise for an item as a whole that reviews say `this` of all the same.
@@ -191,7 +192,7 @@ class _Counts:
         if head in NO_ASPECTS or valence(head) < 0 or valence(name) < 0:
             return False
         is_thing = max(self._pointed_share(head), self._pointed_share(name)) > _MOST_POINTED
-        is_praised = self.with_opinion[name] >= config.min_opinion_share * count
+        is_praised = self.with_opinion[name] >= _LEAST_OPINIONS * count
         return is_praised and (head in USUAL_ASPECTS or not is_thing)
 
     def _pointed_share(self, name: str) -> float:

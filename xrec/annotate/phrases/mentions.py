@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from xrec.annotate.annotator import Sentiment
 from xrec.annotate.phrases.grammar import (
     ADJECTIVE,
     ADVERB,
@@ -18,7 +19,6 @@ from xrec.annotate.phrases.grammar import (
     valence,
 )
 from xrec.annotate.phrases.opinion import opinion_on
-from xrec.annotate.rows import Sentiment
 from xrec.data.english import singular
 
 MOST_WORDS = 3  # of a noun phrase

@@ -9,10 +9,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from xrec.annotate.annotator import Review
 from xrec.annotate.phrases.grammar import valence
 from xrec.annotate.phrases.lexicon import NO_ASPECTS, USUAL_ASPECTS, Lexicon
 from xrec.annotate.phrases.mentions import MOST_WORDS, Phrase, noun_phrases, proper_names
-from xrec.annotate.rows import Review
 from xrec.data.english import singular, tags, word_set
 
 _POINTED, _IN_SUMMARY = 3.0, 2.0  # what such a mention counts beside a plain one

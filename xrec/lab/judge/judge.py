@@ -24,7 +24,7 @@ from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
 from xrec.llm.source import model_fingerprint, public_name, resolve_model
 from xrec.storage import Location, fingerprint_of
 from xrec.text import Asker, LanguageModel, Prompt, Reply, ReplyStore, endpoint_key
-from xrec.text.load import chosen_llm, load_language_model, model_settings
+from xrec.text.model import chosen_llm, load_language_model, model_settings
 from xrec.text.prompt_file import PromptFile, parse_prompt_file
 
 logger = logging.getLogger("xrec")

@@ -23,7 +23,7 @@ from xrec.lab.measures.overlap import CORPUS_INFOS, EmbeddingScore, Overlap, emb
 from xrec.lab.measures.specificity import Specificity
 from xrec.llm.source import model_fingerprint, name_anywhere
 from xrec.text import LanguageModel
-from xrec.text.load import model_anywhere
+from xrec.text.model import model_anywhere
 
 _VERSION = 5  # of the measures and what they mean; with another one all is scored again
 

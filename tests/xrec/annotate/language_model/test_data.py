@@ -3,8 +3,8 @@
 import json
 
 from tests.xrec.annotate.language_model.rows import HOSTILE, item_row, pair_row, review, user_row
-from xrec.annotate.language_model.data import RowData
-from xrec.annotate.rows import ItemInput, ItemText
+from xrec.annotate.annotator import ItemInput, ItemText
+from xrec.annotate.language_model.prompts import RowData
 
 
 def _words(text: str) -> int:
@@ -23,7 +23,7 @@ def test_item_data_with_room_has_all_reviews_in_their_order() -> None:
     row = ItemInput(
         "i", "Strap", "colour: red", (review("Soft.", summary="Good"), review("Wide.")), 2
     )
-    assert RowData(500, _words).item(row) == {
+    assert RowData(500, _words).of(row) == {
         "title": "Strap",
         "details": "colour: red",
         "reviews": [{"rating": 5.0, "review": "Good: Soft."}, {"rating": 5.0, "review": "Wide."}],
@@ -32,13 +32,13 @@ def test_item_data_with_room_has_all_reviews_in_their_order() -> None:
 
 def test_item_data_without_room_cuts_the_last_review_and_leaves_out_the_rest() -> None:
     long = " ".join(f"word{place}" for place in range(60))
-    data = RowData(100, _words).item(item_row(long, long, long, details=long))
+    data = RowData(100, _words).of(item_row(long, long, long, details=long))
     assert data["details"] == " ".join(long.split()[:25])
     assert [_words(each["review"]) for each in data["reviews"]] == [60]
     assert _num_words(data) <= 100
-    wider = RowData(130, _words).item(item_row(long, long, long))
+    wider = RowData(130, _words).of(item_row(long, long, long))
     assert [_words(each["review"]) for each in wider["reviews"]] == [60, 60]
-    narrower = RowData(90, _words).item(item_row(long, long, long))
+    narrower = RowData(90, _words).of(item_row(long, long, long))
     assert [_words(each["review"]) for each in narrower["reviews"]] == [60, 30]
     assert long.startswith(narrower["reviews"][1]["review"])
 
@@ -46,15 +46,15 @@ def test_item_data_without_room_cuts_the_last_review_and_leaves_out_the_rest() -
 def test_user_and_pair_data_name_the_item_and_stay_within_their_tokens() -> None:
     long = " ".join(f"word{place}" for place in range(300))
     item = ItemText("Strap", long)
-    user = RowData(100, _words).user(user_row("Soft and wide.", long, item=item))
+    user = RowData(100, _words).of(user_row("Soft and wide.", long, item=item))
     assert user["reviews"][0]["item"] == "Strap"
     assert _words(user["reviews"][0]["about"]) == 10
     assert _num_words(user) <= 100
-    pair = RowData(100, _words).pair(pair_row(long, item=item))
+    pair = RowData(100, _words).of(pair_row(long, item=item))
     assert pair["item"] == "Strap"
     assert _words(pair["about"]) == 25
     assert 70 <= _words(pair["review"]) <= 74
-    assert RowData(100, _words).pair(pair_row("Soft."))["review"] == "Soft."
+    assert RowData(100, _words).of(pair_row("Soft."))["review"] == "Soft."
 
 
 def test_data_of_one_endless_word_is_cut() -> None:
@@ -62,7 +62,7 @@ def test_data_of_one_endless_word_is_cut() -> None:
 
 
 def test_data_of_hostile_reviews_is_json_whose_strings_hold_all_of_it() -> None:
-    data = RowData(500, _words).item(item_row(HOSTILE, "Soft."))
+    data = RowData(500, _words).of(item_row(HOSTILE, "Soft."))
     shown = json.dumps(data)
     assert json.loads(shown) == data
     assert [sorted(each) for each in data["reviews"]] == [["rating", "review"]] * 2

@@ -7,6 +7,8 @@ import pytest
 
 from tests.object_store import ObjectStore
 from tests.xrec.annotate.language_model.rows import pair_row
+from xrec.annotate.annotator import PairText
+from xrec.annotate.language_model.prompts import read_prompt
 from xrec.annotate.language_model.replies import (
     SCHEMAS,
     Kind,
@@ -15,15 +17,13 @@ from xrec.annotate.language_model.replies import (
     UserReply,
     pair_text,
 )
-from xrec.annotate.language_model.spec import KINDS, read_prompt
-from xrec.annotate.rows import PairText
 from xrec.errors import ConfigError
 from xrec.storage import open_location
 
 VALUES = {"language": "Danish", "max_aspects": "6"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCHEMAS)
 @pytest.mark.parametrize("domain", ["shop", "place", "book"])
 def test_prompt_of_ours_shows_the_domains_example_and_then_the_row(kind: Kind, domain: str) -> None:
     prompt = read_prompt(kind, None, SCHEMAS[kind], domain)

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.xrec.annotate.language_model.rows import item_row, pair_row, user_row
+from xrec.annotate.annotator import Aspect, Failure, ItemText, PairText, UserText
 from xrec.annotate.language_model.replies import (
     ItemReply,
     PairReply,
@@ -15,7 +16,6 @@ from xrec.annotate.language_model.replies import (
     user_text,
     whole_sentences,
 )
-from xrec.annotate.rows import Aspect, Failure, ItemText, PairText, UserText
 
 NONE_LESS = ReplyLimits()
 KEPT = pair_row("Soft.")
@@ -68,13 +68,6 @@ def test_pair_text_has_each_aspect_once_and_none_without_a_name() -> None:
     )
 
 
-def test_pair_text_without_words_is_a_failure_with_the_reply() -> None:
-    failure = pair_text(KEPT, NONE_LESS, PairReply(aspects=[], explanation="-"))
-    assert isinstance(failure, Failure)
-    assert failure.reason == "no_full_sentence"
-    assert failure.reply == '{"aspects":[],"explanation":"-"}'
-
-
 def _pair_reply(explanation: str, *sentiments: str) -> PairReply:
     aspects = [
         {"aspect": f"part {number}", "opinion": "", "sentiment": sentiment}
@@ -89,15 +82,18 @@ def test_pair_text_of_a_review_that_praises_nothing_has_aspects_alone() -> None:
     assert (text.explanation, len(text.aspects)) == ("", 2)
 
 
-@pytest.mark.parametrize("sentiments", [(), ("negative", "positive")])
+@pytest.mark.parametrize(
+    ("explanation", "sentiments"), [("-", ()), ("", ()), ("", ("negative", "positive"))]
+)
 def test_pair_text_without_explanation_is_a_failure_beside_praise_or_no_aspect(
-    sentiments: tuple[str, ...],
+    explanation: str, sentiments: tuple[str, ...]
 ) -> None:
-    text = pair_text(KEPT, NONE_LESS, _pair_reply("", *sentiments))
+    reply = _pair_reply(explanation, *sentiments)
+    text = pair_text(KEPT, NONE_LESS, reply)
     assert isinstance(text, Failure)
-    assert text.reason == "no_full_sentence"
+    assert (text.reason, text.reply) == ("no_full_sentence", reply.model_dump_json())
     low_rated = replace(KEPT, split="low_rated")
-    assert isinstance(pair_text(low_rated, NONE_LESS, _pair_reply("", *sentiments)), PairText)
+    assert isinstance(pair_text(low_rated, NONE_LESS, reply), PairText)
 
 
 @pytest.mark.parametrize("max_tokens", [90, 96, 128, 160, 256, 512, 4096])
@@ -137,14 +133,17 @@ def test_names_that_fill_their_limits_lose_the_word_that_was_cut() -> None:
     )
 
 
-def test_text_that_fills_its_limit_ends_with_its_last_whole_sentence() -> None:
-    limits = ReplyLimits(profile=20)
-    reply = limits.user().model_validate({"profile": "They like it. They w"})
-    assert user_text(user_row(), limits, reply) == UserText("They like it.")
-
-
-@pytest.mark.parametrize("text", ["音が良い。使いやすい。それ", "音が良い！使いやすい？それ"])
-def test_text_of_a_language_without_blanks_ends_with_its_last_whole_sentence(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("They like it. They w", "They like it."),
+        ("音が良い。使いやすい。それ", "音が良い。使いやすい。"),
+        ("音が良い！使いやすい？それ", "音が良い！使いやすい？"),
+    ],
+)
+def test_text_that_fills_its_limit_ends_with_its_last_whole_sentence(
+    text: str, expected: str
+) -> None:
     limits = ReplyLimits(profile=len(text))
     reply = limits.user().model_validate({"profile": text})
-    assert user_text(user_row(), limits, reply) == UserText(text.removesuffix("それ"))
+    assert user_text(user_row(), limits, reply) == UserText(expected)

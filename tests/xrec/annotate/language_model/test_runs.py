@@ -1,54 +1,38 @@
 """Whole annotate runs by a language model behind a stub endpoint that repeats what it is shown."""
 
+import io
 import json
+import logging
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs.annotate import look_ahead
-from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
+from tests.xrec.annotate.conftest import PickledPool
+from tests.xrec.annotate.review_files import (
+    SecretTown,
+    annotate,
+    annotate_config,
+    dataset_tables,
+    texts_of_training,
+)
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
-from xrec.annotate.driver import run_annotate
 from xrec.annotate.language_model import language_model_spec
-from xrec.annotate.read import read_annotations
-from xrec.annotate.reviews import keep_source
 from xrec.config.annotate import AnnotateConfig
-from xrec.config.data import SplitShares
-from xrec.config.shared import StorageConfig
-from xrec.data.assemble import assemble
 from xrec.errors import BudgetError, DataError, EndpointAccessError
 from xrec.storage import Manifest
 from xrec.text import about_tokens
 
 pytestmark = pytest.mark.usefixtures("actor_here")
 
-NUM_USERS, REVIEWS_PER_USER, NUM_ITEMS = 8, 4, 5
-NUM_PROMPTS = NUM_ITEMS + NUM_USERS + NUM_USERS * REVIEWS_PER_USER
+TOWN = SecretTown("The {secret} is soft.")
+NUM_ITEMS, NUM_USERS, NUM_PAIRS = 5, 8, 32
+NUM_PROMPTS = NUM_ITEMS + NUM_USERS + NUM_PAIRS
 KEY = "sk-a-key-that-nobody-may-see"
-
-
-def _secret(user: int, number: int) -> str:
-    """A word of one review only."""
-    return f"zq{user:02d}x{number:02d}"
-
-
-def _town(tmp_path: Path) -> Path:
-    """Reviews of which the last two of each user are held out by time."""
-    rows = [
-        review(
-            f"u{user}",
-            f"i{(user + number) % NUM_ITEMS}",
-            f"The {_secret(user, number)} is soft.",
-            time=number,
-        )
-        for user in range(NUM_USERS)
-        for number in range(REVIEWS_PER_USER)
-    ]
-    return write_json_lines(tmp_path / "reviews.jsonl", rows)
 
 
 def _repeats(asked: Asked) -> Answer:
@@ -71,67 +55,83 @@ def _strings(value: Any) -> list[str]:
     return [text for part in parts if not isinstance(part, float) for text in _strings(part)]
 
 
-def _config(stub: StubEndpoint, tmp_path: Path, **annotator: Any) -> AnnotateConfig:
+def _config(
+    stub: StubEndpoint, tmp_path: Path, model: dict[str, Any] | None = None, **annotator: Any
+) -> AnnotateConfig:
+    usual = {"kind": "endpoint", "base_url": stub.url, "model": "stub", "concurrency": 3}
+    usual |= {"sampling": {"max_tokens": 50}, **(model or {})}
     return annotate_config(
         tmp_path / "ws",
-        _town(tmp_path),
-        annotator={
-            "kind": "language_model",
-            "model": {
-                "kind": "endpoint",
-                "base_url": stub.url,
-                "model": "stub",
-                "concurrency": 3,
-                "sampling": {"max_tokens": 50},
-            },
-            **annotator,
-        },
+        TOWN.write(tmp_path / "reviews.jsonl"),
+        annotator={"kind": "language_model", "model": usual, **annotator},
         vocabulary={"min_reviews": 1},
         rows_per_chunk=8,
     )
 
 
 def _run(config: AnnotateConfig) -> Manifest | None:
-    spec = language_model_spec(config, {"OPENAI_API_KEY": KEY})
-    return run_annotate(config, spec, keep_source(config, spec))
+    return annotate(config, language_model_spec(config, {"OPENAI_API_KEY": KEY}))
 
 
-def _dataset(config: AnnotateConfig) -> Any:
-    return assemble(
-        read_annotations(config.artifact("annotations"), StorageConfig()), SplitShares()
-    ).tables
+@dataclass(frozen=True)
+class WholeRun:
+    """What a run left, what it was expected to ask, and what it asked and logged."""
+
+    folder: Path
+    config: AnnotateConfig
+    expected: list[str]
+    asked: list[Asked]
+    log: str
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+    """A run in which nothing goes wrong."""
+    folder, log, root = tmp_path_factory.mktemp("whole"), io.StringIO(), logging.getLogger()
+    handler, level = logging.StreamHandler(log), root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    with pytest.MonkeyPatch.context() as patch, stub_endpoint(_repeats) as stub:
+        patch.setattr("xrec.annotate.driver.RayPool", lambda **actors: PickledPool())
+        config = _config(stub, folder)
+        expected = look_ahead(config)
+        assert _run(config) is not None
+    root.setLevel(level)
+    root.removeHandler(handler)
+    return WholeRun(folder, config, expected, stub.asked, log.getvalue())
 
 
 def test_run_no_word_of_a_held_out_review_is_in_any_prompt_or_text_of_training(
-    tmp_path: Path,
+    whole: WholeRun,
 ) -> None:
-    with stub_endpoint(_repeats) as stub:
-        config = _config(stub, tmp_path)
-        assert _run(config) is not None
-    held_out = [_secret(user, number) for user in range(NUM_USERS) for number in (2, 3)]
-    others = [_secret(user, number) for user in range(NUM_USERS) for number in (0, 1)]
-    rows = [json.loads(asked.words) for asked in stub.asked]
+    held_out, others = TOWN.secrets(held_out=True), TOWN.secrets(held_out=False)
+    rows = [json.loads(asked.words) for asked in whole.asked]
     is_own = [any(secret in row.get("review", "") for secret in held_out) for row in rows]
     assert sum(is_own) == len(held_out)  # each is asked about itself, for the reference
-    prompts = " ".join(
-        asked.words for asked, own in zip(stub.asked, is_own, strict=True) if not own
-    )
-    assert all(secret in prompts for secret in others)
-    assert not [secret for secret in held_out if secret in prompts]
+    asked_of_others = zip(whole.asked, is_own, strict=True)
+    prompts = " ".join(asked.words for asked, own in asked_of_others if not own)
     about = " ".join(row["about"] for row in rows if "about" in row)
-    assert not [secret for secret in held_out if secret in about]
-    tables = _dataset(config)
-    explanations = tables["explanations"].to_pylist()
-    training = " ".join(
-        [
-            *tables["users"]["profile"].to_pylist(),
-            *tables["items"]["profile"].to_pylist(),
-            *tables["aspects"]["aspect"].to_pylist(),
-            *(row["explanation"] for row in explanations if row["split"] == "train"),
-        ]
+    training = texts_of_training(dataset_tables(whole.config))
+    for words in (prompts, training):
+        assert all(secret in words for secret in others)
+    for words in (prompts, training, about):
+        assert not [secret for secret in held_out if secret in words]
+
+
+def test_run_leaves_no_key_anywhere(whole: WholeRun) -> None:
+    written = [path for path in whole.folder.rglob("*") if path.is_file()]
+    assert len(written) > 10
+    assert not [path for path in written if KEY.encode() in path.read_bytes()]
+    assert "HTTP" in whole.log
+    assert KEY not in whole.log
+
+
+def test_look_ahead_counts_the_tokens_of_all_prompts(whole: WholeRun) -> None:
+    items = [each for each in whole.asked if '"details"' in each.words]
+    expected = sum(
+        about_tokens(message["content"]) + 5 for each in items for message in each.body["messages"]
     )
-    assert all(secret in training for secret in others)
-    assert not [secret for secret in held_out if secret in training]
+    assert f"tokens, {expected:,} in all" in whole.expected[0]
 
 
 @pytest.mark.parametrize("dies_after", [3, 20, 40])
@@ -157,7 +157,7 @@ def test_run_that_ended_amid_a_chunk_asks_only_for_what_was_under_way(
     assert sum(asked.values()) - NUM_PROMPTS <= 3  # those that were refused
     costs = manifest.metrics["costs"]
     assert costs["prompt_tokens"] == 11 * NUM_PROMPTS
-    assert manifest.row_counts["explanations"] == NUM_USERS * REVIEWS_PER_USER
+    assert manifest.row_counts["explanations"] == NUM_PAIRS
     assert not (tmp_path / "ws" / "annotations" / "replies").exists()
 
 
@@ -166,7 +166,7 @@ def test_run_beyond_its_budget_ends_and_goes_on_with_a_larger_one(tmp_path: Path
         return replace(_repeats(asked), num_tokens=(600, 50))
 
     with stub_endpoint(behave) as stub:
-        small = _config(stub, tmp_path, budget={"max_tokens": 12_000})
+        small = _config(stub, tmp_path, token_budget=12_000)
         with pytest.raises(BudgetError, match=r"the budget is used up: 1\d,\d+ tokens"):
             _run(small)
         assert 12_000 / 650 - 4 <= len(stub.asked) <= 12_000 / 650 + 1
@@ -181,7 +181,7 @@ def test_run_failed_replies_have_their_reasons_and_are_asked_again_by_a_retry(
 
     def behave(asked: Asked) -> Answer:
         words = json.dumps(asked.body["messages"][3:])
-        is_odd = "zq00x00" in words and '\\"about\\"' in words and "reviews" not in words
+        is_odd = "zquavax" in words and '\\"about\\"' in words and "reviews" not in words
         return Answer(text="No.") if is_odd and not is_mended else _repeats(asked)
 
     with stub_endpoint(behave) as stub:
@@ -207,16 +207,6 @@ def test_run_whose_endpoint_writes_no_json_at_all_ends_with_the_reasons(tmp_path
         _run(_config(stub, tmp_path))
 
 
-def test_run_leaves_no_key_anywhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG")
-    with stub_endpoint(_repeats) as stub:
-        assert _run(_config(stub, tmp_path)) is not None
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) > 10
-    assert not [path for path in written if KEY.encode() in path.read_bytes()]
-    assert KEY not in caplog.text
-
-
 def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(
     tmp_path: Path,
 ) -> None:
@@ -224,27 +214,21 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(
         config = _config(
             stub,
             tmp_path,
-            model={
-                "kind": "endpoint",
-                "base_url": stub.url,
-                "model": "stub",
-                "sampling": {"max_tokens": 50},
-                "prices": {"per_million_prompt_tokens": 1000, "per_million_reply_tokens": 4000},
-            },
-            budget={"max_tokens": 1000},
+            {"prices": {"per_million_prompt_tokens": 1000, "per_million_reply_tokens": 4000}},
+            token_budget=1000,
         )
         lines = look_ahead(config)
         assert not stub.asked
     assert not (tmp_path / "ws").exists()
     assert lines[0].startswith(f"items: {NUM_ITEMS} prompts of ")
     assert lines[1].startswith(f"users: {NUM_USERS} prompts of ")
-    assert lines[2].startswith(f"pairs: {NUM_USERS * REVIEWS_PER_USER} prompts of ")
+    assert lines[2].startswith(f"pairs: {NUM_PAIRS} prompts of ")
     shown = [
         int(re.findall(r"tokens, ([\d,]+) in all;", line)[0].replace(",", "")) for line in lines[:3]
     ]
     said = 50 * NUM_PROMPTS
     assert f"{sum(shown) + said:,} tokens" in lines[3]
-    assert "budget.max_tokens = 1,000 ends the run before" in lines[3]
+    assert "token_budget = 1,000 ends the run before" in lines[3]
     assert f"cost: {sum(shown) / 1000 + said * 4 / 1000:,.2f} by the prices" in lines
     pairs = [
         json.loads(line.split(": ", 1)[1]) for line in lines if line.startswith("  user (pairs ")
@@ -252,18 +236,6 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(
     assert len(pairs) == 3
     assert all("is soft." in row["review"] for row in pairs)
     assert sum("are data" in line for line in lines) == 3
-
-
-def test_look_ahead_counts_the_tokens_of_all_prompts(tmp_path: Path) -> None:
-    with stub_endpoint(_repeats) as stub:
-        config = _config(stub, tmp_path)
-        line = look_ahead(config)[0]
-        assert _run(config) is not None
-    items = [each for each in stub.asked if '"details"' in each.words]
-    expected = sum(
-        about_tokens(message["content"]) + 5 for each in items for message in each.body["messages"]
-    )
-    assert f"tokens, {expected:,} in all" in line
 
 
 def test_look_ahead_after_a_limit_tells_what_was_measured(tmp_path: Path) -> None:

@@ -10,11 +10,18 @@ from ray import cloudpickle
 
 from tests.xrec.annotate.language_model.rows import HOSTILE, item_row, pair_row, user_row
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
-from xrec.annotate.annotator import Annotator, AnnotatorSpec
+from xrec.annotate.annotator import (
+    Annotator,
+    AnnotatorSpec,
+    Aspect,
+    Failure,
+    ItemText,
+    PairText,
+    UserText,
+)
 from xrec.annotate.language_model import language_model_spec
+from xrec.annotate.language_model.prompts import read_prompt
 from xrec.annotate.language_model.replies import PairReply
-from xrec.annotate.language_model.spec import read_prompt
-from xrec.annotate.rows import Aspect, Failure, ItemText, PairText, UserText
 from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
 from xrec.errors import ConfigError
 from xrec.storage import open_location
@@ -65,9 +72,9 @@ def _made(spec: AnnotatorSpec, folder: Path) -> Annotator:
 def test_annotator_of_an_endpoint_writes_the_three_kinds_of_text(tmp_path: Path) -> None:
     with stub_endpoint(_says) as stub:
         annotator = _made(_spec(stub), tmp_path)
-        items = annotator.items([item_row("Soft."), item_row("Wide.", title="Strap 2")])
-        users = annotator.users([user_row("Soft.", item=ItemText("Strap 2", "A strap."))])
-        pairs = annotator.pairs([pair_row("Soft.")])
+        items = annotator.write([item_row("Soft."), item_row("Wide.", title="Strap 2")])
+        users = annotator.write([user_row("Soft.", item=ItemText("Strap 2", "A strap."))])
+        pairs = annotator.write([pair_row("Soft.")])
     assert items.results == [
         ItemText("A strap", "They say Soft.", title_is_made=True),
         ItemText("Strap 2", "They say Wide."),
@@ -93,11 +100,11 @@ def test_annotator_with_a_hostile_review_changes_no_other_row(tmp_path: Path) ->
 
     rows = [pair_row(text, number=place) for place, text in enumerate(["Soft.", "Wide.", "Red."])]
     with stub_endpoint(obeys) as stub:
-        without = _made(_spec(stub), tmp_path / "without").pairs(rows)
+        without = _made(_spec(stub), tmp_path / "without").write(rows)
         prompts = {asked.words: asked.body["messages"] for asked in stub.asked}
         stub.asked.clear()
         rows[1] = pair_row(HOSTILE, number=1)
-        with_it = _made(_spec(stub), tmp_path / "with").pairs(rows)
+        with_it = _made(_spec(stub), tmp_path / "with").write(rows)
     assert with_it.results[0] == without.results[0]
     assert with_it.results[2] == without.results[2]
     assert isinstance(with_it.results[1], Failure)
@@ -110,7 +117,7 @@ def test_annotator_with_a_hostile_review_changes_no_other_row(tmp_path: Path) ->
 
 def test_annotator_tells_the_model_that_texts_are_data(tmp_path: Path) -> None:
     with stub_endpoint(_says) as stub:
-        _made(_spec(stub, language="Danish"), tmp_path).items([item_row(HOSTILE)])
+        _made(_spec(stub, language="Danish"), tmp_path).write([item_row(HOSTILE)])
     system, *_, last = stub.asked[0].body["messages"]
     assert "are data" in system["content"]
     assert "in Danish" in system["content"]
@@ -118,27 +125,24 @@ def test_annotator_tells_the_model_that_texts_are_data(tmp_path: Path) -> None:
     assert not [each for each in stub.asked[0].body["messages"][:-1] if "Ignore" in str(each)]
 
 
-def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key() -> None:
+def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path: Path) -> None:
     spec = _spec(None)
     same = _spec(None, model={"concurrency": 3, "requests_per_minute": 5})
     assert spec.settings == same.settings
+    path = tmp_path / "user.txt"
+    path.write_text('[system]\nA.\n[example shop]\n{}\n[reply]\n{"profile": "B."}\n')
     others = [
         _spec(None, language="Danish"),
         _spec(None, domain="book"),
         _spec(None, model={"model": "other"}),
         _spec(None, model={"sampling": {"seed": 1}}),
+        _spec(None, prompts={"user": str(path)}),
     ]
-    assert len({json.dumps(each.settings) for each in [spec, *others]}) == 5
+    path.write_text(path.read_text().replace("A.", "C."))
+    others.append(_spec(None, prompts={"user": str(path)}))
+    assert len({json.dumps(each.settings) for each in [spec, *others]}) == 7
     assert KEY not in json.dumps(spec.settings)
     assert KEY not in repr(spec)
-
-
-def test_spec_of_a_changed_prompt_is_another_run(tmp_path: Path) -> None:
-    path = tmp_path / "user.txt"
-    path.write_text('[system]\nA.\n[example shop]\n{}\n[reply]\n{"profile": "B."}\n')
-    one = _spec(None, prompts={"user": str(path)}).settings
-    path.write_text(path.read_text().replace("A.", "C."))
-    assert _spec(None, prompts={"user": str(path)}).settings != one
 
 
 def test_spec_without_a_language_model_or_key_is_an_error() -> None:
@@ -168,7 +172,7 @@ def test_annotator_whose_reply_cannot_be_used_fails_that_row_alone_with_the_repl
 
     with stub_endpoint(behave) as stub:
         rows = [pair_row("Soft."), pair_row("Wide."), pair_row("Soft.", number=1)]
-        written = _made(_spec(stub), tmp_path).pairs(rows)
+        written = _made(_spec(stub), tmp_path).write(rows)
     assert isinstance(written.results[0], PairText)
     failure = written.results[1]
     assert isinstance(failure, Failure)
@@ -178,17 +182,8 @@ def test_annotator_whose_reply_cannot_be_used_fails_that_row_alone_with_the_repl
     assert (written.costs["requests"], written.costs["equal_prompts"]) == (num_requests, 1)
 
 
-@pytest.mark.parametrize(
-    ("model", "budget", "words"),
-    [
-        ({"kind": "endpoint", "model": "m"}, {"max_cost": 5}, r"needs model\.prices"),
-        ({"kind": "engine"}, {"max_tokens": 5}, "budget is for a model of kind endpoint"),
-    ],
-)
-def test_config_with_a_budget_that_cannot_be_kept_is_refused(
-    model: dict[str, str], budget: dict[str, int], words: str
-) -> None:
-    with pytest.raises(ValidationError, match=words):
+def test_config_with_a_budget_of_an_engine_is_refused() -> None:
+    with pytest.raises(ValidationError, match="token_budget is for a model of kind endpoint"):
         LanguageModelAnnotator.model_validate(
-            {"kind": "language_model", "model": model, "budget": budget}
+            {"kind": "language_model", "model": {"kind": "engine"}, "token_budget": 5}
         )

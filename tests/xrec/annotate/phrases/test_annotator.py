@@ -1,26 +1,26 @@
 """Aspects that are learned, and the texts that name them, as a reader would have them."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from xrec.annotate.annotator import Annotator
-from xrec.annotate.phrases import lexicon as lexicon_module
-from xrec.annotate.phrases import phrases_spec
-from xrec.annotate.phrases.lexicon import read_lexicon
-from xrec.annotate.phrases.sentences import explanation, item_profile, listed
-from xrec.annotate.rows import (
+from xrec.annotate.annotator import (
+    Annotator,
     Failure,
     ItemInput,
     ItemText,
     PairInput,
-    PairText,
     Review,
     ReviewedItem,
     UserInput,
     UserText,
 )
+from xrec.annotate.phrases import lexicon as lexicon_module
+from xrec.annotate.phrases import phrases_spec
+from xrec.annotate.phrases.lexicon import read_lexicon
+from xrec.annotate.phrases.sentences import explanation, item_profile, listed
 from xrec.config.annotate import PhrasesAnnotator
 from xrec.schemas import REVIEWS
 from xrec.storage import open_location
@@ -34,108 +34,49 @@ _TEXTS = (
 )
 
 
-def _annotator(tmp_path: Path) -> Annotator:
+def _learned(folder: Path) -> Annotator:
     rows = [
         {"user_id": "u", "item_id": "i", "review": text, "summary": "", "split": "train"}
         for text in _TEXTS * 4
     ]
     config = PhrasesAnnotator(kind="phrases", min_reviews=3, max_share=1)
-    spec, output = phrases_spec(config), open_location(str(tmp_path))
+    spec, output = phrases_spec(config), open_location(str(folder))
+    assert spec.learn is not None
     spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
     return spec.make(output)
 
 
-def _reviews(*texts: str) -> tuple[Review, ...]:
-    return tuple(Review(f"u{number}", "i", text) for number, text in enumerate(texts))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the annotator of this module learned."""
+    return tmp_path_factory.mktemp("learned")
 
 
-def test_learned_aspects_are_judged_and_are_not_what_the_item_is_called(tmp_path: Path) -> None:
-    _annotator(tmp_path)
-    lexicon = read_lexicon(open_location(str(tmp_path)))
+@pytest.fixture(scope="module")
+def annotator(folder: Path) -> Annotator:
+    """An annotator that learned from the texts above."""
+    return _learned(folder)
+
+
+def _item(annotator: Annotator, *texts: str, title: str = "", details: str = "") -> Any:
+    reviews = tuple(Review(f"u{number}", "i", text) for number, text in enumerate(texts))
+    (text,) = annotator.write([ItemInput("B00X", title, details, reviews, len(texts))]).results
+    return text
+
+
+def _pair(annotator: Annotator, text: str, item: ItemText | None = None) -> Any:
+    row = PairInput("u", "i", Review("u", "i", text), item, "train")
+    (found,) = annotator.write([row]).results
+    return found
+
+
+@pytest.mark.usefixtures("annotator")
+def test_learned_aspects_are_judged_and_are_not_what_the_item_is_called(folder: Path) -> None:
+    lexicon = read_lexicon(open_location(str(folder)))
     assert {"tone", "display", "switch", "ease of use"} <= set(lexicon.aspects)
     assert "pedal" not in lexicon.aspects  # they say "this pedal"
     assert "brother" not in lexicon.aspects  # nobody judges him
     assert "pedal" in lexicon.things
-
-
-def test_item_without_title_is_called_what_its_reviews_call_it(tmp_path: Path) -> None:
-    reviews = _reviews(
-        "This Dunlop pedal has a warm tone.",
-        "I have the pedal by Dunlop, great tone.",
-        "My pedal is broken, and the display is dull. Awful display.",
-    )
-    (text,) = _annotator(tmp_path).items([ItemInput("B1", "", "", reviews, 3)]).results
-    assert isinstance(text, ItemText)
-    assert (text.title, text.title_is_made) == ("Dunlop Pedal", True)
-    assert "great tone" in text.profile or "warm tone" in text.profile
-    assert "display" not in text.profile
-
-
-def test_item_that_its_reviews_call_nothing_does_not_show_its_id(tmp_path: Path) -> None:
-    rows = [
-        ItemInput("B00X", "", "", _reviews("It is sturdy.", "Works great."), 2),
-        ItemInput("B00Y", "", "", _reviews("I bought it on Monday."), 1),
-    ]
-    named, unknown = _annotator(tmp_path).items(rows).results
-    assert isinstance(named, ItemText)
-    assert (named.title, named.title_is_made) == ("", False)
-    assert "build" in named.profile
-    assert isinstance(unknown, Failure)
-
-
-def test_item_with_title_and_details_keeps_both(tmp_path: Path) -> None:
-    row = ItemInput("B1", "Fuzz One", "A loud pedal", _reviews("A warm tone."), 1)
-    (text,) = _annotator(tmp_path).items([row]).results
-    assert isinstance(text, ItemText)
-    assert (text.title, text.title_is_made) == ("Fuzz One", False)
-    assert text.profile.startswith("A loud pedal. ")
-    assert "warm tone" in text.profile
-
-
-def test_user_profile_names_what_they_praise_and_have(tmp_path: Path) -> None:
-    reviewed = tuple(
-        ReviewedItem(review, ItemText("Wah Pedal", "", title_is_made=True))
-        for review in _reviews("A warm tone.", "The tone is great. It is easy to use")
-    )
-    (text,) = _annotator(tmp_path).users([UserInput("u", reviewed, 2)]).results
-    assert isinstance(text, UserText)
-    assert "tone" in text.profile
-    assert "ease of use" in text.profile
-    assert text.profile.endswith("Has enjoyed the Wah Pedal.")
-
-
-def test_pair_names_what_its_review_praises_and_not_what_it_blames(tmp_path: Path) -> None:
-    review = Review("u", "i", "The display is dull. A warm tone, and a great switch. Nice knob.")
-    row = PairInput("u", "i", review, ItemText("Fuzz One", ""), "train")
-    (text,) = _annotator(tmp_path).pairs([row]).results
-    assert isinstance(text, PairText)
-    found = [(each.aspect, each.opinion, each.sentiment) for each in text.aspects]
-    assert found == [
-        ("display", "", "negative"),
-        ("tone", "warm", "positive"),
-        ("switch", "great", "positive"),
-    ]
-    assert "warm tone and great switch" in text.explanation
-    assert "Fuzz One" in text.explanation
-    assert "display" not in text.explanation
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["The display came. The display is dull.", "The display is dull. The display came."],
-)
-def test_pair_that_names_an_aspect_neutrally_too_blames_it(tmp_path: Path, text: str) -> None:
-    review = Review("u", "i", f"{text} A warm tone.")
-    (found,) = _annotator(tmp_path).pairs([PairInput("u", "i", review, None, "train")]).results
-    assert isinstance(found, PairText)
-    assert {each.aspect: each.sentiment for each in found.aspects}["display"] == "negative"
-
-
-def test_pair_that_praises_and_blames_an_aspect_praises_it(tmp_path: Path) -> None:
-    review = Review("u", "i", "The display is dull. But the display is great.")
-    (found,) = _annotator(tmp_path).pairs([PairInput("u", "i", review, None, "train")]).results
-    assert isinstance(found, PairText)
-    assert [(each.aspect, each.sentiment) for each in found.aspects] == [("display", "positive")]
 
 
 def test_learned_phrases_are_the_same_in_whatever_order_a_set_comes(
@@ -145,35 +86,90 @@ def test_learned_phrases_are_the_same_in_whatever_order_a_set_comes(
     for names in (("Korg", "Boss", "Fender"), ("Fender", "Korg", "Boss")):
         monkeypatch.setattr(lexicon_module, "proper_names", lambda text, names=names: names)
         folder = tmp_path / names[0]
-        _annotator(folder)
+        _learned(folder)
         fingerprints.add(lexicon_module.fingerprint_of_phrases(open_location(str(folder))))
     assert len(fingerprints) == 1
 
 
-def test_pair_whose_title_says_it_already_is_praised_for_something_else(tmp_path: Path) -> None:
-    review = Review("u", "i", "A great switch and a warm tone.")
-    row = PairInput("u", "i", review, ItemText("Foot Switch", "", True), "train")
-    (text,) = _annotator(tmp_path).pairs([row]).results
-    assert isinstance(text, PairText)
+def test_item_without_title_is_called_what_its_reviews_call_it(annotator: Annotator) -> None:
+    text = _item(
+        annotator,
+        "This Dunlop pedal has a warm tone.",
+        "I have the pedal by Dunlop, great tone.",
+        "My pedal is broken, and the display is dull. Awful display.",
+    )
+    assert (text.title, text.title_is_made) == ("Dunlop Pedal", True)
+    assert "great tone" in text.profile or "warm tone" in text.profile
+    assert "display" not in text.profile
+
+
+def test_item_that_its_reviews_call_nothing_has_no_title(annotator: Annotator) -> None:
+    text = _item(annotator, "It is sturdy.", "Works great.")
+    assert (text.title, text.title_is_made) == ("", False)
+    assert "build" in text.profile
+
+
+def test_item_with_title_and_details_keeps_both(annotator: Annotator) -> None:
+    text = _item(annotator, "A warm tone.", title="Fuzz One", details="A loud pedal")
+    assert (text.title, text.title_is_made) == ("Fuzz One", False)
+    assert text.profile.startswith("A loud pedal. ")
+    assert "warm tone" in text.profile
+
+
+def test_user_profile_names_what_they_praise_and_have(annotator: Annotator) -> None:
+    texts = ("A warm tone.", "The tone is great. It is easy to use")
+    item = ItemText("Wah Pedal", "", title_is_made=True)
+    reviewed = tuple(ReviewedItem(Review("u", "i", text), item) for text in texts)
+    (text,) = annotator.write([UserInput("u", reviewed, 2)]).results
+    assert isinstance(text, UserText)
+    assert "tone" in text.profile
+    assert "ease of use" in text.profile
+    assert text.profile.endswith("Has enjoyed the Wah Pedal.")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentiments", "explained"),
+    [
+        (
+            "The display is dull. A warm tone, and a great switch. Nice knob.",
+            {"display": "negative", "tone": "positive", "switch": "positive"},
+            "warm tone and great switch",
+        ),
+        ("The display came. The display is dull.", {"display": "negative"}, ""),
+        ("The display is dull. The display came.", {"display": "negative"}, ""),
+        (
+            "The display is dull. But the display is great.",
+            {"display": "positive"},
+            "great display",
+        ),
+        ("The display is dull. The tone came.", {"display": "negative", "tone": "neutral"}, ""),
+    ],
+)
+def test_pair_names_what_its_review_praises_and_not_what_it_blames(
+    annotator: Annotator, text: str, sentiments: dict[str, str], explained: str
+) -> None:
+    found = _pair(annotator, text, ItemText("Fuzz One", ""))
+    assert {each.aspect: each.sentiment for each in found.aspects} == sentiments
+    assert explained in found.explanation
+    assert bool(found.explanation) == bool(explained)
+    blamed = {name for name, sentiment in sentiments.items() if sentiment != "positive"}
+    assert blamed.isdisjoint(found.explanation.split())
+    assert ("Fuzz One" in found.explanation) == bool(explained)
+
+
+def test_pair_whose_title_says_it_already_is_praised_for_something_else(
+    annotator: Annotator,
+) -> None:
+    text = _pair(annotator, "A great switch and a warm tone.", ItemText("Foot Switch", "", True))
+    assert [each.opinion for each in text.aspects] == ["great", "warm"]
     assert "warm tone" in text.explanation
     assert "great switch" not in text.explanation
 
 
-def test_pair_whose_review_only_blames_keeps_its_aspects_without_an_explanation(
-    tmp_path: Path,
-) -> None:
-    review = Review("u", "i", "The display is dull. The tone came.")
-    (text,) = _annotator(tmp_path).pairs([PairInput("u", "i", review, None, "train")]).results
-    assert isinstance(text, PairText)
-    assert text.explanation == ""
-    assert {each.aspect: each.sentiment for each in text.aspects}["display"] == "negative"
-
-
-def test_pair_whose_review_speaks_of_nothing_known_is_a_failure(tmp_path: Path) -> None:
-    row = PairInput("u", "i", Review("u", "i", "I bought it on Monday."), None, "train")
-    (result,) = _annotator(tmp_path).pairs([row]).results
-    assert isinstance(result, Failure)
-    assert result.reason == "nothing_praised"
+def test_text_of_reviews_that_speak_of_nothing_known_is_a_failure(annotator: Annotator) -> None:
+    for failure in (_pair(annotator, "Bought on Monday."), _item(annotator, "Bought on Monday.")):
+        assert isinstance(failure, Failure)
+        assert failure.reason == "nothing_praised"
 
 
 @pytest.mark.parametrize("title", ["Strings", "Alesis Headphones", "Pedal", "Bass"])

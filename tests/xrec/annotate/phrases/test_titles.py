@@ -2,9 +2,9 @@
 
 import pytest
 
+from xrec.annotate.annotator import Review
 from xrec.annotate.phrases.lexicon import Lexicon
 from xrec.annotate.phrases.titles import made_title
-from xrec.annotate.rows import Review
 
 THINGS = ("capo", "work", "application", "cable", "winder", "light", "flaw")
 LEXICON = Lexicon({}, dict.fromkeys(THINGS, 1.0), {}, 100)

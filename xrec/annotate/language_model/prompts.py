@@ -1,0 +1,159 @@
+"""The conversation that asks for a row's text: its data as JSON, cut to a number of tokens.
+
+Markup of chat templates is taken apart. Our engines never take a text's words for special tokens,
+but some endpoints do.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from pydantic import BaseModel
+
+from xrec.annotate.annotator import Input, ItemInput, ItemText, PairInput, Review, UserInput
+from xrec.annotate.language_model.replies import Kind, ReplyLimits
+from xrec.config.shared import StorageConfig
+from xrec.errors import ConfigError
+from xrec.text import Message
+from xrec.text.prompt_file import PromptFile, parse_prompt_file, read_prompt_file
+
+CountTokens = Callable[[str], int]
+
+_MARKUP = re.compile(
+    r"<\|[^<>|]{1,40}\|>|</?(?:s|think|start_of_turn|end_of_turn|bos|eos)>|\[/?INST\]|<</?SYS>>",
+    re.IGNORECASE,
+)
+_LEAST_TOKENS = 24
+"""A review that would be cut to less is left out."""
+_DETAILS_SHARE = 0.25
+_ABOUT_SHARE = 0.1
+
+
+def read_prompt(
+    kind: Kind,
+    uri: str | None,
+    schema: type[BaseModel],
+    domain: str,
+    storage: StorageConfig | None = None,
+) -> PromptFile:
+    """The prompt in the file at `uri`; if that is None, our own for this kind of text.
+
+    {language} and {max_aspects} of its instruction are filled in later. Raises ConfigError if the
+    file cannot be read, has no example of `domain`, or an example whose reply is no object of
+    `schema`.
+    """
+    if uri is None:
+        name = f"{kind}.txt"
+        text = (resources.files(__package__) / "prompts" / name).read_text("utf-8")
+        prompt = parse_prompt_file(name, text)
+    else:
+        prompt = read_prompt_file(f"annotator.prompts.{kind}", uri, storage)
+    if domain not in prompt.examples:
+        raise ConfigError(
+            f"{prompt.name}: no example for annotator.domain = {domain}; it has "
+            f"{', '.join(prompt.examples) or 'none'}"
+        )
+    prompt.check(schema)
+    return prompt
+
+
+class Prompts:
+    """Makes the conversation of each row; a reply has the length of `limits` at most."""
+
+    def __init__(
+        self,
+        files: Mapping[Kind, PromptFile],
+        data: "RowData",
+        limits: ReplyLimits,
+        *,
+        domain: str,
+        language: str,
+    ):
+        self._files, self._data, self.limits, self._domain = files, data, limits, domain
+        self._values = {"language": language, "max_aspects": str(limits.num_aspects)}
+
+    def of(self, row: Input) -> tuple[Message, ...]:
+        """What asks for the text of a row."""
+        return self._file(row).messages(self._data.of(row), self._domain, self._values)
+
+    def example(self, row: Input) -> str:
+        """The reply that is shown for an example of this kind of text."""
+        return self._file(row).examples[self._domain][1]
+
+    def _file(self, row: Input) -> PromptFile:
+        kinds: Mapping[type[Input], Kind] = {
+            ItemInput: "item",
+            UserInput: "user",
+            PairInput: "pair",
+        }
+        return self._files[kinds[type(row)]]
+
+
+@dataclass(frozen=True)
+class RowData:
+    """Makes the JSON of rows; all texts of one together have at most `max_tokens` tokens."""
+
+    max_tokens: int
+    count: CountTokens
+
+    def of(self, row: Input) -> dict[str, Any]:
+        """What is known of a row, with as many of its reviews as there is room for."""
+        match row:
+            case ItemInput():
+                details = self.cut(row.details, int(self.max_tokens * _DETAILS_SHARE))
+                left = self.max_tokens - self.count(details)
+                reviews = self._reviews([(review, {}) for review in row.reviews], left)
+                return {"title": _plain(row.title), "details": details, "reviews": reviews}
+            case UserInput():
+                reviewed = [
+                    (each.review, self._about(each.item, _ABOUT_SHARE)) for each in row.reviews
+                ]
+                return {"reviews": self._reviews(reviewed, self.max_tokens)}
+            case PairInput():
+                about = self._about(row.item, _DETAILS_SHARE)
+                left = self.max_tokens - sum(map(self.count, about.values()))
+                return {**about, "review": self.cut(_joined(row.review), left)}
+
+    def cut(self, text: str, max_tokens: int) -> str:
+        """The text, or as many of its first words as have at most `max_tokens` tokens."""
+        text = _plain(text)
+        while text and (count := self.count(text)) > max_tokens:
+            share = max_tokens / count if count > max_tokens + 1 else 0.0
+            shorter = text[: min(len(text) - 1, int(len(text) * share))]
+            text = shorter.rpartition(" ")[0] if " " in shorter else ""
+        return text
+
+    def _reviews(
+        self, reviews: Sequence[tuple[Review, dict[str, str]]], max_tokens: int
+    ) -> list[dict[str, Any]]:
+        """The first reviews, the last of them cut, within the number of tokens."""
+        shown: list[dict[str, Any]] = []
+        left = max_tokens
+        for review, more in reviews:
+            left -= sum(map(self.count, more.values()))
+            if left < _LEAST_TOKENS:
+                break
+            text = self.cut(_joined(review), left)
+            left -= self.count(text)
+            rating = {} if review.rating is None else {"rating": review.rating}
+            shown.append({**more, **rating, "review": text})
+        return shown
+
+    def _about(self, item: ItemText | None, share: float) -> dict[str, str]:
+        if item is None:
+            return {"item": "", "about": ""}
+        about = self.cut(item.profile, int(self.max_tokens * share))
+        return {"item": _plain(item.title), "about": about}
+
+
+def _joined(review: Review) -> str:
+    """The heading and the review."""
+    heading = review.summary.strip()
+    return f"{heading}: {review.review}" if heading and review.review else heading or review.review
+
+
+def _plain(text: str) -> str:
+    """The text without what a chat template might take for its own."""
+    return _MARKUP.sub(lambda match: re.sub(r"[<>|\[\]]", " ", match[0]), text).strip()
