@@ -8,7 +8,7 @@ from xrec.annotate.keep import keep_reviews
 from xrec.annotate.source import file_hashes, find_review_files, read_reviews
 from xrec.annotate.store import ReviewStore, StoreRecord, read_record, write_store
 from xrec.config.annotate import AnnotateConfig
-from xrec.data.findings import check_rejected_share, rejected_table
+from xrec.data.source import check_rejected_share, rejected_table
 from xrec.schemas import REJECTED
 from xrec.storage import check_access, location_of, write_table
 

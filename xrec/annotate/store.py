@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from xrec.annotate.keep import KeptReviews
 from xrec.annotate.source import RawReviews
-from xrec.data.findings import count_reasons
+from xrec.data.source import count_reasons
 from xrec.errors import StorageNotFoundError
 from xrec.schemas import ITEM_DETAILS, REVIEWS
 from xrec.storage import Location, read_table, write_table

@@ -23,8 +23,7 @@ from xrec.config.data import PrepareConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import Dataset, read_dataset, write_dataset
-from xrec.data.cold_start import ColdStartTables
-from xrec.data.extension import extend_dataset
+from xrec.data.cold_start import ColdStartTables, extend_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
 from xrec.schemas import REJECTED
 from xrec.storage import open_location, read_manifest

@@ -10,8 +10,7 @@ import pytest
 from xrec import schemas
 from xrec.data import Dataset
 from xrec.data.aspects import NamedAspects, aspect_tables, low_rated_aspects, profile_aspect_tables
-from xrec.data.menus import Menus
-from xrec.data.opinions import Opinions
+from xrec.data.menus import Menus, Opinions
 from xrec.storage import Manifest
 
 Said = tuple[str, ...]

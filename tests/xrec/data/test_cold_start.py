@@ -15,8 +15,13 @@ from tests.xrec.data.test_dataset import write_small_dataset
 from xrec import schemas
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data import Dataset
-from xrec.data.cold_start import ColdStartTables, History, read_cold_start, with_history
-from xrec.data.extension import extend_dataset
+from xrec.data.cold_start import (
+    ColdStartTables,
+    History,
+    extend_dataset,
+    read_cold_start,
+    with_history,
+)
 from xrec.errors import ConfigError, DataError, StorageNotFoundError, UnknownIdError
 from xrec.storage import open_location
 

@@ -3,10 +3,11 @@
 A row that cannot be read ends the comparison: a figure of a part of a table would mislead.
 """
 
+import io
+
 from xrec.config.contestants import ElsewhereConfig
 from xrec.config.shared import StorageConfig
-from xrec.data.columns import parse_id, parse_text
-from xrec.data.rows import FileRows, read_rows, reject_duplicates
+from xrec.data.rows import FileRows, parse_id, parse_text, reject_duplicates, stream_rows
 from xrec.errors import DataError
 from xrec.lab.measures.contestant_texts import PairIds
 from xrec.storage import content_hash, open_location
@@ -25,9 +26,9 @@ def read_elsewhere(
     Raises DataError for a missing column, a row that cannot be read, and a pair with two texts.
     """
     location = open_location(config.uri, storage)
-    rows = read_rows(
+    read = stream_rows(
         config.uri,
-        location.read_bytes(),
+        io.BytesIO(location.read_bytes()),
         {"user_id": parse_id, "item_id": parse_id, "text": parse_text},
         names={
             "user_id": (config.user_id,),
@@ -36,8 +37,9 @@ def read_elsewhere(
         },
         delimiter=config.delimiter,
         advice=f"name the file's columns in texts.{name}.user_id, item_id and text",
+        rows_at_once=None,
     )
-    rows = reject_duplicates(rows, ["user_id", "item_id"])
+    rows = reject_duplicates(next(read), ["user_id", "item_id"])
     _check_whole(name, rows)
     return {(row["user_id"], row["item_id"]): row["text"] or None for row in rows.table.to_pylist()}
 
