@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from xrec.config.data import BuildSampleLLMConfig, SampleLLMConfig
+from xrec.config.data import BuildSampleLLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data.titles import title_spans
 from xrec.llm.collaborative import Vocabulary
@@ -52,10 +52,13 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _NUM_SPECIAL = 3
+_VOCAB_SIZE = 1024  # at most
+_HIDDEN_SIZE, _NUM_LAYERS = 128, 3
 _NUM_HEADS, _NUM_KEY_VALUE_HEADS = 4, 2  # grouped-query attention
 _COPY_LENGTH = 24
 _NUM_COPY_STEPS = 100
 _BATCH_SIZE = 32  # texts of a step
+_LEARNING_RATE = 3e-3  # at its peak
 _SEED = 0  # of the texts and of the initialization
 
 
@@ -71,11 +74,12 @@ def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
     if done is not None:
         logger.info("%s: already there", output)
         return done
-    torch.set_num_threads(config.model.num_threads)
-    model, tokenizer, loss = train_sample_model(config.model, config.prompt)
+    torch.set_num_threads(config.num_threads)
+    model, tokenizer, loss = train_sample_model(config.num_steps, config.prompt)
     logger.info("sample language model: loss %.3f nats a token", loss)
     with tempfile.TemporaryDirectory(prefix="xrec-llm-") as folder:
-        save_sample_model(model, tokenizer, Path(folder))
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     hashes = write_contents(output, files)
     return write_manifest(
@@ -85,35 +89,33 @@ def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
 
 def llm_settings(config: BuildSampleLLMConfig) -> dict[str, Any]:
     """The settings that the model depends on; it has no inputs."""
-    return config.model_dump(mode="json", include={"model", "prompt"})
+    return config.model_dump(mode="json", include={"num_steps", "num_threads", "prompt"})
 
 
 def train_sample_model(
-    config: SampleLLMConfig, prompt: PromptConfig
+    num_steps: int, prompt: PromptConfig
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, float]:
     """Train model and tokenizer from nothing.
 
     The third value is the mean loss, in nats a token, of the last tenth of the steps.
     """
     torch.manual_seed(_SEED)
-    examples = generate_language_examples(config.num_steps * _BATCH_SIZE, _SEED)
-    tokenizer = train_tokenizer(
-        [_plain_text(example, prompt) for example in examples[:2000]], config.vocab_size
-    )
-    model = build_model(config, tokenizer)
+    examples = generate_language_examples(num_steps * _BATCH_SIZE, _SEED)
+    plain = [_plain_text(example, prompt) for example in examples[:2000]]
+    tokenizer = train_tokenizer(plain, _VOCAB_SIZE)
+    model = build_model(tokenizer, hidden_size=_HIDDEN_SIZE, num_layers=_NUM_LAYERS)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+        model.parameters(), lr=_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
     )
-    num_steps = _NUM_COPY_STEPS + config.num_steps
+    num_all = _NUM_COPY_STEPS + num_steps
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _learning_rate_share(step, num_steps)
+        optimizer, lambda step: _learning_rate_share(step, num_all)
     )
     batches = itertools.chain(
-        _copy_batches(len(tokenizer)),
-        _text_batches(examples, tokenizer, prompt),
+        _copy_batches(len(tokenizer)), _text_batches(examples, tokenizer, prompt)
     )
     losses: list[float] = []
-    for rows in progress(batches, "sample language model", num_steps):
+    for rows in progress(batches, "sample language model", num_all):
         loss = _loss(model, rows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -153,14 +155,16 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
     return fast
 
 
-def build_model(config: SampleLLMConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+def build_model(
+    tokenizer: PreTrainedTokenizerBase, *, hidden_size: int, num_layers: int
+) -> LlamaForCausalLM:
     """A freshly initialized Llama with grouped-query attention."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            intermediate_size=3 * config.hidden_size,
-            num_hidden_layers=config.num_layers,
+            hidden_size=hidden_size,
+            intermediate_size=3 * hidden_size,
+            num_hidden_layers=num_layers,
             num_attention_heads=_NUM_HEADS,
             num_key_value_heads=_NUM_KEY_VALUE_HEADS,
             max_position_embeddings=1024,
@@ -170,14 +174,6 @@ def build_model(config: SampleLLMConfig, tokenizer: PreTrainedTokenizerBase) -> 
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-
-
-def save_sample_model(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
-    """Write both to `folder` in the Hugging Face layout."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def _plain_text(example: LanguageExample, prompt: PromptConfig) -> str:
