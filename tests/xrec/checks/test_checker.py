@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -42,36 +43,34 @@ def test_checker_agrees_with_a_person_on_a_hundred_texts() -> None:
         assert recall >= 0.85, each
 
 
-def test_text_that_names_too_few_of_the_chosen_aspects_is_refused() -> None:
-    checks = ChecksConfig(min_chosen=1)
-    assert checks.are_on
-    texts = replace(BISTRO, aspects=(evidence("late hours", 3, 9), evidence("beer garden", 2, 9)))
-    assert reason("You will love the Late Hour.", texts, checks) == ""
-    assert reason("You will love its beer gardens, and the wine.", texts, checks) == ""
-    assert reason("You will love it.", texts, checks) == "unchosen"
-    assert reason("You will love it.", replace(texts, aspects=()), checks) == ""
-    two = ChecksConfig(min_chosen=2)
-    assert reason("You will love its late hours.", texts, two) == "unchosen"
-    assert reason("You will love its late hours and the beer garden.", texts, two) == ""
-    assert (
-        reason("You will love its late hours.", replace(texts, aspects=texts.aspects[:1]), two)
-        == ""
-    )
+HOURS, BEER = evidence("late hours", 3, 9), evidence("beer garden", 2, 9)
+ONCE = "You will love the Beer Garden. Its late hours are for you."
 
 
-def test_text_of_which_a_sentence_names_an_aspect_twice_is_refused() -> None:
-    checks = ChecksConfig(named_twice=True)
-    assert checks.are_on
-    texts = replace(BISTRO, item_title="Beer Garden")
-    once = "You will love the Beer Garden. Its late hours are for you."
-    assert reason(once, texts, checks) == ""
-    assert reason("You will love the Beer Garden for its beer garden.", texts, checks) == (
-        "named_twice"
-    )
-    assert reason(f"{once} Late hours suit you.", texts, checks) == ""
-    assert reason("You will love its late hours, wine and Late Hour.", texts, checks) == (
-        "named_twice"
-    )
+@pytest.mark.parametrize(
+    ("checks", "aspects", "text", "expected"),
+    [
+        ({"min_chosen": 1}, (HOURS, BEER), "You will love the Late Hour.", ""),
+        ({"min_chosen": 1}, (HOURS, BEER), "You will love its beer gardens, and the wine.", ""),
+        ({"min_chosen": 1}, (HOURS, BEER), "You will love it.", "unchosen"),
+        ({"min_chosen": 1}, (), "You will love it.", ""),
+        ({"min_chosen": 2}, (HOURS, BEER), "You will love its late hours.", "unchosen"),
+        ({"min_chosen": 2}, (HOURS, BEER), "The late hours and the beer garden are for you.", ""),
+        ({"min_chosen": 2}, (HOURS,), "You will love its late hours.", ""),
+        ({"named_twice": True}, (), ONCE, ""),
+        ({"named_twice": True}, (), f"{ONCE} Late hours suit you.", ""),
+        ({"named_twice": True}, (), "The Beer Garden has a beer garden.", "named_twice"),
+        ({"named_twice": True}, (), "Its late hours, wine and Late Hour.", "named_twice"),
+        ({"named_twice": True}, (), "Late hours at Beer Garden. Late hours!", ""),
+    ],
+)
+def test_text_must_name_enough_of_the_chosen_aspects_and_none_twice(
+    checks: dict[str, Any], aspects: tuple[AspectEvidence, ...], text: str, expected: str
+) -> None:
+    texts = replace(BISTRO, item_title="Beer Garden", aspects=aspects)
+    if "min_chosen" in checks:
+        texts = replace(texts, item_title="Café 21")
+    assert reason(text, texts, ChecksConfig(**checks)) == expected
 
 
 def test_text_of_an_item_of_which_nothing_is_known_is_unsupported() -> None:
@@ -91,7 +90,6 @@ def said(aspect: str, opinion: str) -> AspectEvidence:
 
 
 def test_checker_that_is_off_refuses_nothing() -> None:
-    assert not ChecksConfig().are_on
     for _, text, texts in judged():
         assert reason(text, texts, ChecksConfig()) == ""
 
@@ -216,7 +214,6 @@ def test_unsafe_words_of_a_list_are_refused_outside_the_title(tmp_path: Path) ->
     words = tmp_path / "words.txt"
     words.write_text("\ufeff# a comment\nkilling\n\n  Damn Fool  \n", encoding="utf-8")
     checks = ChecksConfig(unsafe_words=str(words))
-    assert checks.are_on
     assert reason("The Killing Hour is skilling you.", NOVEL, checks) == ""
     assert reason("The Killing Hour has much KILLING.", NOVEL, checks) == "unsafe"
     assert reason("Only damn-fools read The Killing Hour.", NOVEL, checks) == "unsafe"
