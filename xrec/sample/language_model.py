@@ -1,11 +1,7 @@
 """The sample's language model: a small Llama that knows the town's language and none of its people.
 
-Its artifact is a Hugging Face model folder and a manifest.
-
-It is trained on `xrec.sample.generate_language_examples`, where the user's profile states the
-taste, and then frozen as any other model. It learns that an explanation names the item's aspect
-that the user likes best. In the town no profile states a taste: only a collaborative vector can
-stand in for that sentence.
+Its artifact is a Hugging Face model folder and a manifest. It is trained on the examples of
+`xrec.sample.texts`, and then frozen as any other model.
 """
 
 import itertools
@@ -33,14 +29,7 @@ from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.llm.title_placeholder import TitlePlaceholder
 from xrec.progress import progress
 from xrec.sample import LanguageExample, generate_language_examples
-from xrec.storage import (
-    Manifest,
-    check_access,
-    finished,
-    location_of,
-    write_contents,
-    write_manifest,
-)
+from xrec.storage import Manifest, location_of, write_contents, write_manifest
 
 logger = logging.getLogger("xrec")
 
@@ -63,17 +52,7 @@ _SEED = 0  # of the texts and of the initialization
 
 
 def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
-    """Train and write the model and return its manifest.
-
-    If a run with the same settings is finished, nothing is done.
-    """
-    output = location_of(config, "llm")
-    check_access(output, config.storage)
-    run_config = llm_settings(config)
-    done = finished(output, "llm", run_config, {})
-    if done is not None:
-        logger.info("%s: already there", output)
-        return done
+    """Train and write the model and return its manifest."""
     torch.set_num_threads(config.num_threads)
     model, tokenizer, loss = train_sample_model(config.num_steps, config.prompt)
     logger.info("sample language model: loss %.3f nats a token", loss)
@@ -81,10 +60,10 @@ def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-    hashes = write_contents(output, files)
-    return write_manifest(
-        output, "llm", config=run_config, inputs={}, files=hashes, metrics={"loss": loss}
-    )
+    output = location_of(config, "llm")
+    hashes, metrics = write_contents(output, files), {"loss": loss}
+    settings = llm_settings(config)
+    return write_manifest(output, "llm", config=settings, inputs={}, files=hashes, metrics=metrics)
 
 
 def llm_settings(config: BuildSampleLLMConfig) -> dict[str, Any]:
@@ -177,13 +156,7 @@ def build_model(
 
 
 def _plain_text(example: LanguageExample, prompt: PromptConfig) -> str:
-    values = {
-        "user": "",
-        "item": "",
-        "user_profile": example.user_profile,
-        "item_title": example.item_title,
-        "item_profile": example.item_profile,
-    }
+    values = {"user": "", "item": "", **vars(example)}
     user, item = prompt.user.format(**values), prompt.item.format(**values)
     hidden = _hidden_title(example, TitlePlaceholder(prompt.title_placeholder, prompt.untitled))
     return f"system user assistant\n{prompt.instruction}\n{user}\n{item}\n{hidden}"
@@ -206,9 +179,7 @@ def _copy_batches(vocab_size: int) -> Iterator[list[Example]]:
 
 
 def _text_batches(
-    examples: Sequence[LanguageExample],
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: PromptConfig,
+    examples: Sequence[LanguageExample], tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig
 ) -> Iterator[list[Example]]:
     builder = PromptBuilder(tokenizer, prompt, Vocabulary(len(tokenizer), 0, 0))
     for start in range(0, len(examples), _BATCH_SIZE):

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.build_sample_llm import run
 from xrec.config.data import BuildSampleLLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.llm.model import load_model, load_tokenizer
 from xrec.llm.source import resolve_model
 from xrec.sample import generate_language_examples
-from xrec.sample.language_model import build_sample_llm, train_sample_model, train_tokenizer
+from xrec.sample.language_model import train_sample_model, train_tokenizer
 
 TINY = {"_HIDDEN_SIZE": 32, "_NUM_LAYERS": 1, "_VOCAB_SIZE": 400, "_NUM_COPY_STEPS": 1}
 
@@ -54,13 +55,13 @@ def test_build_sample_llm_writes_a_model_that_loads_and_does_no_work_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = BuildSampleLLMConfig(workspace=str(tmp_path), num_steps=6)
-    manifest = build_sample_llm(config)
+    manifest = run(config)
     folder = resolve_model(str(tmp_path / "llm"))
     model = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
     assert model.get_input_embeddings().weight.shape == (len(load_tokenizer(folder)), 32)
     assert set(manifest.files) == {path.name for path in folder.iterdir()} - {"manifest.json"}
 
     monkeypatch.setattr("xrec.sample.language_model.train_sample_model", None)
-    assert build_sample_llm(config) == manifest
+    assert run(config) == manifest
     with pytest.raises(ArtifactMismatchError, match="holds the llm of another run"):
-        build_sample_llm(config.model_copy(update={"num_steps": 7}))
+        run(config.model_copy(update={"num_steps": 7}))
