@@ -117,55 +117,36 @@ def _parquet(file: str, source: IO[bytes]) -> tuple[list[str], Iterator[Line]]:
 def _parquet_lines(file: str, opened: pq.ParquetFile) -> Iterator[Line]:
     try:
         batches = opened.iter_batches(_BATCH_ROWS)
-        rows = (row for batch in batches for row in _python_rows(file, batch))
+        rows = (row for batch in batches for row in batch.to_pylist())
         for number, row in enumerate(rows, start=1):
             yield Line(number, str(list(row.values())), row)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file}: not a readable Parquet file ({error})") from error
+    except (ValueError, OSError, OverflowError) as error:
+        raise DataError(
+            f"{file}: not a readable Parquet file ({error}); expected dates in the years 1 to 9999"
+        ) from error
 
 
-def _python_rows(file: str, batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """The rows; raises DataError, with the column, for a value that Python has no form of."""
-    columns = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        try:
-            columns[name] = column.to_pylist()
-        except (OverflowError, ValueError) as error:
-            raise DataError(
-                f"{file}: column {name!r} of type {column.type} has a value that cannot be read "
-                f"({error}); expected dates in the years 1 to 9999; mend or drop it"
-            ) from error
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-@dataclass(frozen=True)
-class _Record:
-    """The cells of a record, or none and the `problem`; `number` is that of its first line."""
-
-    number: int
-    cells: Sequence[str] = ()
-    problem: str = ""
+_Record = tuple[int, list[str], str]
+"""The number of a record's first line, and its cells, or none and what is wrong with it."""
 
 
 def _csv(file: str, text: Iterator[str], delimiter: str) -> tuple[list[str], Iterator[Line]]:
     records = _csv_records(file, text, delimiter)
-    header = next(records, _Record(1))
-    if header.problem:
+    number, header, problem = next(records, (1, [], ""))
+    if problem:
         raise DataError(
-            f"{file}: line {header.number}, the header, is not readable as CSV: {header.problem}; "
-            "mend it"
+            f"{file}: line {number}, the header, is not readable as CSV: {problem}; mend it"
         )
-    names = list(header.cells)
-    _check_unique(file, names)
+    _check_unique(file, header)
     # An empty line is no row.
-    rows = (record for record in records if record.cells or record.problem)
-    return names, (_csv_line(names, record, delimiter) for record in rows)
+    rows = (record for record in records if record[1] or record[2])
+    return header, (_csv_line(header, record, delimiter) for record in rows)
 
 
 def _csv_line(header: list[str], record: _Record, delimiter: str) -> Line:
-    number, cells = record.number, record.cells
-    if record.problem:
-        return Line(number, "", problem=f"not readable as CSV: {record.problem}")
+    number, cells, problem = record
+    if problem:
+        return Line(number, "", problem=f"not readable as CSV: {problem}")
     text = delimiter.join(cells)
     if len(cells) != len(header):
         return Line(number, text, problem=f"expected {len(header)} columns, saw {len(cells)}")
@@ -199,7 +180,7 @@ def _csv_records(file: str, text: Iterator[str], delimiter: str) -> Iterator[_Re
             raise DataError(_unbalanced(file, number, lines))
         may_be_plain = may_be_plain and not _has_quoted(lines, cells, not num_columns)
         num_columns = num_columns or len(cells)
-        yield _Record(number, cells, problem)
+        yield number, cells, problem
 
 
 def _kept(text: Iterator[str], lines: list[str]) -> Iterator[str]:
@@ -214,11 +195,11 @@ def _plain_records(lines: Iterator[str], first: int, delimiter: str) -> Iterator
     while True:
         number = first + reader.line_num
         try:
-            yield _Record(number, next(reader))
+            yield number, next(reader), ""
         except StopIteration:
             return
         except csv.Error as error:
-            yield _Record(number, problem=str(error))
+            yield number, [], str(error)
 
 
 def _is_open(problem: str, lines: Sequence[str], may_be_plain: bool) -> bool:
