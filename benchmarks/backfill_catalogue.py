@@ -19,13 +19,12 @@ from xrec.adapter.model import build_adapters
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
-from xrec.config.data import SampleLLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import write_dataset
 from xrec.graph.artifact import GraphEmbeddings, embeddings_bytes, read_graph, write_graph
 from xrec.llm.source import model_fingerprint, resolve_model
-from xrec.sample.language_model import build_model, save_sample_model, train_tokenizer
+from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.storage import Location, open_location
 
 _NUM_ITEMS, _DIM = 5_000, 16
@@ -112,8 +111,8 @@ def _write_dataset(folder: Path, draw: np.random.Generator, num_users: int) -> s
 def _write_toy_llm(folder: Path) -> None:
     folder.mkdir()
     tokenizer = train_tokenizer([_WORDS], 300)
-    size = SampleLLMConfig(hidden_size=32, num_layers=1)
-    save_sample_model(build_model(size, tokenizer), tokenizer, folder)
+    build_model(tokenizer, hidden_size=32, num_layers=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def write_untrained_adapter(

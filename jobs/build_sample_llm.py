@@ -3,7 +3,7 @@
 from jobs.output import Output
 from xrec.config.data import BuildSampleLLMConfig
 from xrec.sample.language_model import build_sample_llm, llm_settings
-from xrec.storage import Manifest, location_of
+from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: BuildSampleLLMConfig, *, exact: bool = True) -> Output:
@@ -12,5 +12,6 @@ def output(config: BuildSampleLLMConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: BuildSampleLLMConfig) -> Manifest:
-    """Train the model in this process and write it."""
-    return build_sample_llm(config)
+    """Train in this process, unless it is done; returns the manifest."""
+    check_artifacts(config, "llm")
+    return output(config).done() or build_sample_llm(config)

@@ -127,7 +127,7 @@ Out:  <workspace>/aspects: weights.json, neighbours.safetensors, manifest.json
 
 \b
 Example:
-  xrec train-aspects configs/instruments.yaml personal_weight=0.5
+  xrec train-aspects configs/instruments.yaml min_item_reviews=2
 """,
 )
 

@@ -50,16 +50,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
             "explanations_per_user": 3,
         }
     },
-    BuildSampleLLMConfig: {
-        "model": {
-            "hidden_size": 32,
-            "num_layers": 2,
-            "vocab_size": 400,
-            "num_steps": 60,
-            "learning_rate": 1e-2,
-        },
-        "prompt": _PROMPT,
-    },
+    BuildSampleLLMConfig: {"num_steps": 60, "prompt": _PROMPT},
     # One worker: what two compute is tested in tests/xrec/train, and each costs seconds to start.
     PretrainGraphConfig: {
         "model": {"embedding_dim": 8, "num_layers": 1},
@@ -92,6 +83,14 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     },
 }
 PIPELINE_JOBS = tuple(job for job, config in JOBS.items() if config in _VALUES)
+_SMALL_LLM = {
+    "_NUM_COPY_STEPS": 0,
+    "_BATCH_SIZE": 8,
+    "_HIDDEN_SIZE": 32,
+    "_NUM_LAYERS": 2,
+    "_VOCAB_SIZE": 400,
+    "_LEARNING_RATE": 1e-2,
+}
 _WITH_LLM = (TrainAdapterConfig, BackfillConfig, EvaluateConfig)
 
 
@@ -156,8 +155,8 @@ def pipeline(
         (jobs.evaluate.run, EvaluateConfig),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xrec.sample.language_model._NUM_COPY_STEPS", 0)
-        patch.setattr("xrec.sample.language_model._BATCH_SIZE", 8)
+        for name, value in _SMALL_LLM.items():
+            patch.setattr(f"xrec.sample.language_model.{name}", value)
         for run, config_type in steps:
             manifest = run(made.config(config_type))
             made.manifests[manifest.kind] = manifest

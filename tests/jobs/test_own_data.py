@@ -11,8 +11,7 @@ import torch
 
 from tests.xrec.init.shop import write_shop
 from xrec.backfill import read_explanations
-from xrec.config.data import SampleLLMConfig
-from xrec.sample.language_model import build_model, save_sample_model, train_tokenizer
+from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.storage import open_location, read_manifest
 
 _NUM_PAIRS = 20
@@ -49,14 +48,14 @@ def _save_llm(folder: Path, feedback: Path) -> None:
     texts = [row["why_bought"] for row in csv.DictReader(feedback.open(newline=""))]
     tokenizer = train_tokenizer(texts, 600)
     torch.manual_seed(0)
-    config = SampleLLMConfig(hidden_size=32, num_layers=1)
-    model = build_model(config, tokenizer)
+    model = build_model(tokenizer, hidden_size=32, num_layers=1)
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     is_word = torch.tensor([re.fullmatch("\u0120[a-z]{3,}", token) is not None for token in tokens])
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(torch.randn(len(tokens), 32) * is_word[:, None])
     folder.mkdir()
-    save_sample_model(model, tokenizer, folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 @pytest.mark.slow

@@ -14,8 +14,7 @@ from xrec.aspects import AspectChooser
 from xrec.checks import AspectNames
 from xrec.data.dataset import Dataset
 from xrec.data.evidence import AspectEvidence
-from xrec.data.menus import Menus
-from xrec.data.opinions import Opinions
+from xrec.data.menus import Menus, Opinions
 from xrec.data.titles import TitleIndex, composed
 from xrec.errors import DataError
 from xrec.llm.examples import Example

@@ -1,4 +1,4 @@
-"""What a cell of a table of reviews must be; see xrec.data.columns."""
+"""What a cell of a table of reviews must be; see xrec.data.rows."""
 
 import html
 import math
@@ -6,7 +6,7 @@ import re
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
-from xrec.data.columns import Parser, parse_text
+from xrec.data.rows import Parser, parse_text
 
 _TAG = re.compile(r"<(?:br|/?p|/?div|/?b|/?i|/?em|/?strong|/?a|/?span|/?li|/?ul)\b[^>]*>", re.I)
 _BLANKS = re.compile(r"\s+")

@@ -23,10 +23,16 @@ from xrec.annotate.cells import (
 from xrec.annotate.personal import remove_personal
 from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig
 from xrec.config.data import TABLE_ENDINGS
-from xrec.data.columns import Parser, parse_description, parse_id
-from xrec.data.findings import Finding
 from xrec.data.lines import keys_of, stream_lines
-from xrec.data.rows import FileRows, reject_duplicates, stream_rows
+from xrec.data.rows import (
+    FileRows,
+    Parser,
+    parse_description,
+    parse_id,
+    reject_duplicates,
+    stream_rows,
+)
+from xrec.data.source import Finding
 from xrec.data.tables import find_files
 from xrec.errors import DataError
 from xrec.schemas import ITEM_DETAILS

@@ -15,8 +15,7 @@ import safetensors.numpy
 import scipy.sparse
 
 from xrec.aspects.choice import AspectChooser
-from xrec.aspects.mentions import Sparse, dataset_mentions
-from xrec.aspects.praise import dataset_praise
+from xrec.aspects.mentions import Sparse, dataset_mentions, dataset_praise
 from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.placeholders import placeholder_names
 from xrec.config.prompt import PromptConfig
@@ -46,8 +45,7 @@ def write_aspects(
 ) -> Manifest:
     """Write the artifact, its manifest last, and return the manifest.
 
-    `config` is that of `train-aspects`: it must have the `sentiment` of the mentions,
-    `min_item_reviews` and `only_praised`.
+    `config` is that of `train-aspects`, with `min_item_reviews`.
     """
     contents = {
         WEIGHTS: (json.dumps(asdict(scorer.weights), indent=1) + "\n").encode(),
@@ -62,10 +60,7 @@ def write_aspects(
         config=config,
         inputs=inputs,
         files=files,
-        row_counts={
-            "items": scorer.mentions.num_items,
-            "aspects": scorer.mentions.num_aspects,
-        },
+        row_counts={"items": scorer.mentions.num_items, "aspects": scorer.mentions.num_aspects},
         metrics=metrics,
     )
 
@@ -115,18 +110,7 @@ def read_aspects_manifest(location: Location, dataset: Manifest) -> Manifest:
 
 
 def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
-    """Return the chooser with the trained score and its menus; raises what `read_scorer` raises."""
-    manifest = read_aspects_manifest(location, dataset.manifest)
-    settings = manifest.config
-    return AspectChooser(
-        _scorer(location, manifest, dataset),
-        settings["min_item_reviews"],
-        dataset_praise(dataset) if settings["only_praised"] else None,
-    )
-
-
-def read_scorer(location: Location, dataset: Dataset) -> AspectScorer:
-    """Return the trained score; the counts come from `dataset`, which it was trained on.
+    """Return the chooser with the trained score; the counts come from `dataset`, as in training.
 
     The dataset may have new users and items at its end (`xrec.graph.fold_in`): an item that the
     training did not know has no neighbours.
@@ -134,19 +118,21 @@ def read_scorer(location: Location, dataset: Dataset) -> AspectScorer:
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
     another dataset or a file is not what the manifest says.
     """
-    return _scorer(location, read_aspects_manifest(location, dataset.manifest), dataset)
-
-
-def _scorer(location: Location, manifest: Manifest, dataset: Dataset) -> AspectScorer:
-    weights = Weights(**json.loads(_content(location, manifest, WEIGHTS)))
-    tables = safetensors.numpy.load(_content(location, manifest, NEIGHBOURS))
-    num_new = dataset.num_items - manifest.row_counts["items"]
-    neighbours = scipy.sparse.csr_matrix(
-        (tables["cosines"], tables["items"], np.pad(tables["starts"], (0, num_new), mode="edge")),
-        shape=(dataset.num_items, dataset.num_items),
+    manifest = read_aspects_manifest(location, dataset.manifest)
+    weights, tables = (
+        read_content(location, manifest, name, remedy="run `xrec train-aspects` again")
+        for name in (WEIGHTS, NEIGHBOURS)
     )
-    mentions = dataset_mentions(dataset, "train", manifest.config["sentiment"])
-    return AspectScorer(mentions, neighbours, weights)
+    parts = safetensors.numpy.load(tables)
+    num_new = dataset.num_items - manifest.row_counts["items"]
+    starts = np.pad(parts["starts"], (0, num_new), mode="edge")
+    neighbours = scipy.sparse.csr_matrix(
+        (parts["cosines"], parts["items"], starts), shape=(dataset.num_items, dataset.num_items)
+    )
+    scorer = AspectScorer(
+        dataset_mentions(dataset, "train"), neighbours, Weights(**json.loads(weights))
+    )
+    return AspectChooser(scorer, manifest.config["min_item_reviews"], dataset_praise(dataset))
 
 
 def _neighbours_bytes(neighbours: Sparse) -> bytes:
@@ -159,7 +145,3 @@ def _neighbours_bytes(neighbours: Sparse) -> bytes:
             }
         )
     )
-
-
-def _content(location: Location, manifest: Manifest, name: str) -> bytes:
-    return read_content(location, manifest, name, remedy="run `xrec train-aspects` again")

@@ -4,15 +4,14 @@ Only an item's menu is chosen from: the aspects that its training reviews mentio
 as much as its item's menu is long, however many aspects there are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xrec.aspects.mentions import Floats, Indices, Sparse, rows_or_zero
-from xrec.aspects.praise import Praise
+from xrec.aspects.mentions import Floats, Indices, Praise, Sparse, rows_or_zero
 from xrec.aspects.scorer import AspectScorer
 from xrec.data.evidence import AspectEvidence
 from xrec.graph.ranking import stable_top_k
@@ -25,14 +24,12 @@ Counts = NDArray[np.int32]
 class Choices:
     """The k best aspects of N pairs, the best first.
 
-    aspects: (N, k) int64, -1 where the menu has no more. scores: (N, k) float32, -inf there; they
-    are comparable within a pair only.
+    aspects: (N, k) int64, -1 where the menu has no more.
     item_reviews, user_reviews: (N, k), in how many reviews of the item, and of the user, it is.
     num_item_reviews, num_user_reviews: (N,), of how many.
     """
 
     aspects: Indices
-    scores: Floats
     item_reviews: Counts
     user_reviews: Counts
     num_item_reviews: Counts
@@ -47,22 +44,16 @@ class Choices:
         """
         columns = (self.aspects, self.item_reviews, self.user_reviews)
         totals = (self.num_item_reviews, self.num_user_reviews)
+        rows = zip(*(column.tolist() for column in (*columns, *totals)), strict=True)
         return [
             tuple(
                 AspectEvidence(
-                    names[aspect],
-                    of_item,
-                    num_item,
-                    of_user,
-                    num_user,
-                    opinion=opinion(pair, aspect),
+                    names[aspect], item, num_item, user, num_user, opinion=opinion(pair, aspect)
                 )
-                for aspect, of_item, of_user in zip(*found, strict=True)
+                for aspect, item, user in zip(*found, strict=True)
                 if aspect >= 0
             )
-            for pair, (*found, num_item, num_user) in enumerate(
-                zip(*(column.tolist() for column in (*columns, *totals)), strict=True)
-            )
+            for pair, (*found, num_item, num_user) in enumerate(rows)
         ]
 
 
@@ -73,10 +64,7 @@ class AspectChooser:
     """
 
     def __init__(
-        self,
-        scorer: AspectScorer,
-        min_item_reviews: int = 1,
-        praise: Praise | None = None,
+        self, scorer: AspectScorer, min_item_reviews: int = 1, praise: Praise | None = None
     ) -> None:
         """Compute the item's part of all menus once.
 
@@ -84,7 +72,7 @@ class AspectChooser:
         """
         if min_item_reviews < 1:
             raise ValueError(f"min_item_reviews must be 1 or more, saw {min_item_reviews}")
-        self._scorer = scorer
+        self.scorer = scorer
         self._min_item_reviews = min_item_reviews
         self._praise = praise
         self._menus, self._item_part = _menus(scorer, min_item_reviews, praise)
@@ -98,45 +86,41 @@ class AspectChooser:
         known, the review of a training pair counts neither for the choice nor as evidence. Raises
         ValueError if k is below 1 or an index is out of range.
         """
-        mentions = self._scorer.mentions
+        mentions = self.scorer.mentions
         if k < 1:
             raise ValueError(f"k must be 1 or more, saw {k}")
         _check_range("users", users, 0 if leave_out_own else -1, mentions.num_users)
         _check_range("items", items, 0, mentions.num_items)
         choose = self._best_without_own if leave_out_own else self._best
         aspects = np.full((len(users), k), -1, dtype=np.int64)
-        scores = np.full((len(users), k), -np.inf, dtype=np.float32)
         # Pairs with menus of similar length are padded together.
         order = np.argsort(np.diff(self._menus.indptr)[items], kind="stable")
-        for block in _blocks(order):
-            best, found = choose(users[block], items[block], k)
-            aspects[block, : best.shape[1]], scores[block, : best.shape[1]] = best, found
+        for first in range(0, len(order), _PAIRS_PER_BLOCK):
+            block = order[first : first + _PAIRS_PER_BLOCK]
+            best = choose(users[block], items[block], k)
+            aspects[block, : best.shape[1]] = best
         none = np.full(len(users), -1, dtype=np.int64)
-        own, counted = (
-            (mentions.row_of(users, items), mentions.counted_rows(users, items))
-            if leave_out_own
-            else (none, none)
-        )
-        return self._with_evidence(users, items, aspects, scores, own, counted)
+        own = mentions.row_of(users, items) if leave_out_own else none
+        counted = mentions.counted_rows(users, items) if leave_out_own else none
+        return self._with_evidence(users, items, aspects, own, counted)
 
-    def _best(self, users: Indices, items: Indices, k: int) -> tuple[Indices, Floats]:
+    def _best(self, users: Indices, items: Indices, k: int) -> Indices:
         starts, lengths = self._menus.indptr[items], np.diff(self._menus.indptr)[items]
         width = int(lengths.max(initial=0))
-        places = starts[:, None] + np.arange(width)
-        there = np.arange(width) < lengths[:, None]
-        places = np.where(there, places, 0)
         if not width:
-            return np.empty((len(users), 0), dtype=np.int64), np.empty((len(users), 0), "f4")
+            return np.empty((len(users), 0), dtype=np.int64)
+        there = np.arange(width) < lengths[:, None]
+        places = np.where(there, starts[:, None] + np.arange(width), 0)
         aspects = self._menus.indices[places]  # (N, width)
         distinct, row = np.unique(users, return_inverse=True)
-        of_users = self._scorer.user_part[distinct].toarray()
+        of_users = self.scorer.user_part[distinct].toarray()
         of_users[distinct < 0] = 0
         scores = self._item_part[places] + of_users[row[:, None], aspects]
         return _top(np.where(there, scores, -np.inf), aspects, k)
 
-    def _best_without_own(self, users: Indices, items: Indices, k: int) -> tuple[Indices, Floats]:
-        mentions = self._scorer.mentions
-        scores = self._scorer.scores(users, items, leave_out_own=True)
+    def _best_without_own(self, users: Indices, items: Indices, k: int) -> Indices:
+        mentions = self.scorer.mentions
+        scores = self.scorer.scores(users, items, leave_out_own=True)
         own = mentions.counted_rows(users, items)
         counts = mentions.of_items[items].toarray() - rows_or_zero(mentions.aspects, own)
         on_menu = counts >= self._min_item_reviews
@@ -146,33 +130,31 @@ class AspectChooser:
         return _top(np.where(on_menu, scores, -np.inf), every, k)
 
     def _with_evidence(
-        self,
-        users: Indices,
-        items: Indices,
-        aspects: Indices,
-        scores: Floats,
-        own: Indices,
-        counted: Indices,
+        self, users: Indices, items: Indices, aspects: Indices, own: Indices, counted: Indices
     ) -> Choices:
         """Count; `own` are the pairs' rows to leave out of the users' counts, or -1.
 
         `counted` are those to leave out of the items' counts.
         """
-        mentions, there = self._scorer.mentions, aspects >= 0
-        is_known = users >= 0
-        is_own, is_counted = ((rows >= 0).astype(np.int32) for rows in (own, counted))
-        columns = np.where(there, aspects, 0)
-        in_own, in_counted = (
-            _at(mentions.aspects, np.maximum(rows, 0), columns) * (rows >= 0)[:, None]
-            for rows in (own, counted)
-        )
+        mentions = self.scorer.mentions
+
+        def in_reviews(matrix: Sparse, rows: Indices) -> Counts:
+            """Return the entries (N, k) at rows (N,) of the aspects; 0 for -1 in either."""
+            there = (aspects >= 0) & (rows >= 0)[:, None]
+            places = (
+                np.repeat(np.maximum(rows, 0), aspects.shape[1]),
+                np.maximum(aspects, 0).ravel(),
+            )
+            found = np.asarray(matrix[places], dtype=np.float32).reshape(aspects.shape)
+            return np.where(there, found, 0).astype(np.int32)
+
+        num_of_users = np.where(users >= 0, mentions.reviews_of_users[users], 0).astype(np.int32)
         return Choices(
-            np.where(there, aspects, -1),
-            scores,
-            np.where(there, _at(mentions.of_items, items, columns) - in_counted, 0),
-            np.where(there & is_known[:, None], _at(mentions.of_users, users, columns) - in_own, 0),
-            mentions.reviews_of_items[items].astype(np.int32) - is_counted,
-            np.where(is_known, mentions.reviews_of_users[users].astype(np.int32), 0) - is_own,
+            aspects,
+            in_reviews(mentions.of_items, items) - in_reviews(mentions.aspects, counted),
+            in_reviews(mentions.of_users, users) - in_reviews(mentions.aspects, own),
+            mentions.reviews_of_items[items].astype(np.int32) - (counted >= 0),
+            num_of_users - (own >= 0),
         )
 
 
@@ -202,23 +184,11 @@ def _check_range(what: str, indices: Indices, lowest: int, count: int) -> None:
         )
 
 
-def _blocks(order: Indices) -> Iterator[Indices]:
-    for first in range(0, len(order), _PAIRS_PER_BLOCK):
-        yield order[first : first + _PAIRS_PER_BLOCK]
-
-
-def _top(scores: Floats, aspects: Indices, k: int) -> tuple[Indices, Floats]:
+def _top(scores: Floats, aspects: Indices, k: int) -> Indices:
     """Return the aspects of the k largest scores of each row, -1 where a score is -inf.
 
     Of equal scores the first counts, however wide the rows are.
     """
     best, places = stable_top_k(torch.from_numpy(scores), min(k, scores.shape[1]))
-    found = best.numpy()
     chosen = np.take_along_axis(aspects, places.numpy(), axis=1).astype(np.int64)
-    return np.where(found > -np.inf, chosen, -1), found
-
-
-def _at(matrix: Sparse, rows: Indices, columns: Indices) -> Counts:
-    """Return the entries (N, k) of a sparse matrix at rows (N,), columns (N, k)."""
-    found = matrix[np.repeat(rows, columns.shape[1]), columns.ravel()]
-    return np.asarray(found, dtype=np.float32).reshape(columns.shape).astype(np.int32)
+    return np.where(best.numpy() > -np.inf, chosen, -1)

@@ -23,6 +23,7 @@ from xrec.aspects.scorer import AspectScorer, Weights, lift
 
 K = 10
 _MOST_PAIRS = 5_000
+_PERSONAL_WEIGHT = 1.0  # g
 _GRID: Mapping[str, tuple[float, ...]] = {
     "prior_reviews": (4, 8, 16, 32),
     "similarity_power": (2, 4, 6, 8),
@@ -47,23 +48,13 @@ class Fitted:
     ndcg_item: float
 
 
-def fit(
-    train: Mentions,
-    held_out: Mentions,
-    neighbours: Sparse,
-    *,
-    personal_weight: float = 1.0,
-    seed: int = 0,
-) -> Fitted:
+def fit(train: Mentions, held_out: Mentions, neighbours: Sparse, *, seed: int = 0) -> Fitted:
     """Return the scorer that ranks best what the `held_out` reviews mention.
 
-    `personal_weight` is g above, and `seed` draws the others. Raises ValueError if no
-    held-out review mentions an aspect.
+    `seed` draws the others. Raises ValueError if no held-out review mentions an aspect.
     """
-    users, items, mentioned = _scored(held_out)
-    others = [draw_others(train, users, items, seed), draw_users(train, users, seed)]
+    search = _Search(train, neighbours, held_out, seed)
     start = Weights()
-    search = _Search(train, neighbours, items, mentioned, [users, *others], personal_weight)
     item_only = replace(start, own_weight=0, graph_weight=0)
     item_best = search.best(item_only, ("prior_reviews", "similarity_power"))
     best = replace(
@@ -73,8 +64,7 @@ def fit(
     )
     for _ in range(2):
         best = search.best(best, tuple(_GRID))
-    own, of_others = search.ndcg(best)
-    return Fitted(AspectScorer(train, neighbours, best), own, of_others, search.ndcg(item_best)[0])
+    return search.fitted(AspectScorer(train, neighbours, best), item_best)
 
 
 def evaluate(scorer: AspectScorer, held_out: Mentions, *, seed: int = 0) -> Fitted:
@@ -82,13 +72,8 @@ def evaluate(scorer: AspectScorer, held_out: Mentions, *, seed: int = 0) -> Fitt
 
     Raises ValueError if none mentions an aspect.
     """
-    users, items, mentioned = _scored(held_out)
-    train = scorer.mentions
-    others = [draw_others(train, users, items, seed), draw_users(train, users, seed)]
-    search = _Search(train, scorer.neighbours, items, mentioned, [users, *others], 0.0)
-    own, of_others = search.ndcg(scorer.weights)
-    of_item = replace(scorer.weights, own_weight=0, graph_weight=0)
-    return Fitted(scorer, own, of_others, search.ndcg(of_item)[0])
+    search = _Search(scorer.mentions, scorer.neighbours, held_out, seed)
+    return search.fitted(scorer, replace(scorer.weights, own_weight=0, graph_weight=0))
 
 
 def draw_others(train: Mentions, users: Indices, items: Indices, seed: int) -> Indices:
@@ -119,20 +104,23 @@ def draw_users(train: Mentions, users: Indices, seed: int) -> Indices:
 class _Search:
     """NDCG of weights; the three terms are kept, as most weights share them."""
 
-    def __init__(
-        self,
-        train: Mentions,
-        neighbours: Sparse,
-        items: Indices,
-        mentioned: Floats,
-        users: Sequence[Indices],
-        personal_weight: float,
-    ) -> None:
-        """Take the own `users` of the pairs first, then those in their place."""
-        self._train, self._neighbours, self._mentioned = train, neighbours, mentioned
-        self._items, self._users, self._personal_weight = items, users, personal_weight
+    def __init__(self, train: Mentions, neighbours: Sparse, held_out: Mentions, seed: int) -> None:
+        """Draw the users in the place of the pairs' own, which come first."""
+        rows = np.flatnonzero(np.diff(held_out.aspects.indptr))
+        if not len(rows):
+            raise ValueError("no held-out review mentions an aspect; expected some to choose by")
+        rows = rows[:: -(-len(rows) // _MOST_PAIRS)]  # spread evenly if there are too many
+        users, self._items = held_out.users[rows], held_out.items[rows]
+        self._mentioned: Floats = held_out.aspects[rows].toarray()
+        reviewers = draw_others(train, users, self._items, seed)
+        self._users = [users, reviewers, draw_users(train, users, seed)]
+        self._train, self._neighbours = train, neighbours
         self._parts: dict[tuple[str, float, float], Floats] = {}
         self._graph_counts = AspectScorer(train, neighbours).graph_counts
+
+    def fitted(self, scorer: AspectScorer, item_only: Weights) -> Fitted:
+        """Return the figures of a scorer, and those of the best item part."""
+        return Fitted(scorer, *self.ndcg(scorer.weights), self.ndcg(item_only)[0])
 
     def best(self, weights: Weights, names: Sequence[str]) -> Weights:
         """Try each of `names` at all its values, one after the other."""
@@ -142,7 +130,7 @@ class _Search:
 
     def value(self, weights: Weights) -> float:
         own, others = self.ndcg(weights)
-        return own + self._personal_weight * (own - others)
+        return own + _PERSONAL_WEIGHT * (own - others)
 
     def ndcg(self, weights: Weights) -> tuple[float, float]:
         """Return NDCG for the own users, and the mean for those in their place."""
@@ -188,12 +176,3 @@ def ndcg(scores: Floats, mentioned: Floats, k: int = K) -> NDArray[np.float64]:
     ideal = np.cumsum(discounts)[np.minimum(mentioned.sum(axis=1).astype(np.int64), k) - 1]
     gain: NDArray[np.float64] = np.take_along_axis(mentioned, best, axis=1) @ discounts / ideal
     return gain
-
-
-def _scored(held_out: Mentions) -> tuple[Indices, Indices, Floats]:
-    """Return users, items and mentions (N, A) of the pairs to score, spread evenly if too many."""
-    rows = np.flatnonzero(np.diff(held_out.aspects.indptr))
-    if not len(rows):
-        raise ValueError("no held-out review mentions an aspect; expected some to choose by")
-    rows = rows[:: -(-len(rows) // _MOST_PAIRS)]
-    return held_out.users[rows], held_out.items[rows], held_out.aspects[rows].toarray()

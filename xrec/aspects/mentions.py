@@ -1,22 +1,20 @@
-"""What training reviews mention: pairs of users and items, each with its aspects.
+"""What training reviews mention, praise and blame: pairs of users and items, with aspects.
 
 Without reviews it is what the items' profiles name: a user who interacted with an item counts for
 each aspect of its profile. All counts come from here, so that a pair's own review, or interaction,
 can be left out of them exactly.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse
 from numpy.typing import NDArray
 
-from xrec.config.aspects import Sentiment
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, edges_of
 from xrec.errors import DataError
@@ -26,11 +24,7 @@ Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Sparse = Any  # scipy.sparse.csr_matrix, which has no types
 
-_COUNTED: Mapping[Sentiment, list[str]] = {
-    "all": ["positive", "neutral", "negative"],
-    "positive": ["positive"],
-    "not_negative": ["positive", "neutral"],
-}
+_COUNTED = ("positive", "neutral")  # mentions; blame is no reason to name an aspect
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,20 +78,23 @@ class Mentions:
 
     def row_of(self, users: Indices, items: Indices) -> Indices:
         """Return the row of each pair, (N,) int64, -1 for one that is not there."""
-        known = self.users * self.num_items + self.items
-        order = self._order
+        order, keys = self._sorted_keys
         wanted = users * self.num_items + items
-        places = np.searchsorted(known[order], wanted).clip(max=max(len(known) - 1, 0))
-        rows = order[places] if len(known) else np.full(len(wanted), -1)
-        return np.where(known[rows] == wanted, rows, -1) if len(known) else rows
+        if not len(keys):
+            return np.full(len(wanted), -1)
+        places = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+        return np.where(keys[places] == wanted, order[places], -1)
 
     def counted_rows(self, users: Indices, items: Indices) -> Indices:
         """Return the row of each pair that `of_items` counts, (N,) int64, else -1."""
         return self.row_of(users, items)
 
     @cached_property
-    def _order(self) -> Indices:
-        return np.argsort(self.users * self.num_items + self.items, kind="stable")
+    def _sorted_keys(self) -> tuple[Indices, Indices]:
+        """The rows by user and item, and one number for each of these pairs."""
+        keys = self.users * self.num_items + self.items
+        order = np.argsort(keys, kind="stable")
+        return order, keys[order]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,67 +127,96 @@ class ProfileMentions(Mentions):
         return np.full(len(users), -1, dtype=np.int64)
 
 
-def dataset_mentions(
-    dataset: Dataset, split: Split, sentiment: Sentiment = "not_negative"
-) -> Mentions:
-    """Return the split's interactions with their aspects of the sentiment.
+@dataclass(frozen=True, eq=False)
+class Praise:
+    """What P reviews say of each aspect: `verdicts` (P, A) sparse float32, 1 praise and -1 blame.
+
+    items: (P,) int64, the reviews' items, of which there are I. others: (I, A) sparse float32, how
+    many more low-rated reviews, which are none of these, praise than blame. An item is praised for
+    an aspect if more of all these reviews praise than blame it. What they only speak of is no
+    reason to enjoy it.
+    """
+
+    items: Indices
+    verdicts: Sparse
+    others: Sparse
+
+    @cached_property
+    def _margins(self) -> Sparse:
+        return (add_up(self.items, self.others.shape[0]) @ self.verdicts + self.others).tocsr()
+
+    @cached_property
+    def of_items(self) -> Sparse:
+        """1 where an item is praised for an aspect, (I, A) sparse float32."""
+        return (self._margins > 0).astype(np.float32).tocsr()
+
+    def without(self, items: Indices, reviews: Indices) -> NDArray[np.bool_]:
+        """Return whether items (N,) are praised for each aspect, (N, A), without a review each.
+
+        reviews: (N,), the review that does not count; -1 for none.
+        """
+        margins = self._margins[items].toarray() - rows_or_zero(self.verdicts, reviews)
+        return np.asarray(margins > 0, dtype=np.bool_)
+
+
+def dataset_mentions(dataset: Dataset, split: Split) -> Mentions:
+    """Return the split's interactions with the aspects that they mention without blame.
 
     If the aspects are those of profiles, a training pair has those of its item's profile, and held
     out are the explained pairs, with what their explanations name. Raises DataError if the dataset
     has no aspects.
     """
-    if dataset.aspects is None or dataset.explanation_aspects is None:
+    if dataset.aspects is None:
         raise DataError(
             "the dataset has no aspects of pairs; expected one that was prepared from annotations "
             "(`xrec annotate`), or with prepare.aspects_from: {kind: profiles}"
         )
     if dataset.aspects_from == "reviews":
-        return review_mentions(dataset, split, _COUNTED[sentiment])
+        return _mentions(dataset, split, dataset.reviewed_edges(split), _COUNTED)
     if split == "train":
         users, items = dataset.interaction_edges("train")
         return ProfileMentions.of(users, items, _profiles(dataset), dataset.num_users)
-    rows = _rows(dataset, split, _COUNTED[sentiment])
-    return _mentions_of(dataset, edges_of(dataset.explained_pairs(split)), rows)
+    return _mentions(dataset, split, edges_of(dataset.explained_pairs(split)), _COUNTED)
 
 
-def review_mentions(dataset: Dataset, split: Split, sentiments: Sequence[str]) -> Mentions:
-    """Return the split's interactions with the aspects that their reviews mention so."""
-    rows = _rows(dataset, split, sentiments)
-    return _mentions_of(dataset, dataset.reviewed_edges(split), rows)
+def dataset_praise(dataset: Dataset) -> Praise | None:
+    """Return the praise of the training reviews, in the order of the training mentions.
+
+    What low-rated reviews praise and blame is beside it. None if the dataset has no aspects of
+    reviews: whatever a profile names speaks for its item.
+    """
+    if dataset.aspects_from != "reviews":
+        return None
+    edges = dataset.reviewed_edges("train")
+    praise, blame = (
+        _mentions(dataset, "train", edges, [sentiment]) for sentiment in ("positive", "negative")
+    )
+    verdicts = (praise.aspects - blame.aspects).tocsr()
+    others = scipy.sparse.csr_matrix((praise.num_items, praise.num_aspects), dtype=np.float32)
+    if (table := dataset.low_rated_aspects) is not None:
+        margins = pc.subtract(table["num_positive"], table["num_negative"]).to_numpy()
+        places = table["item_index"].to_numpy(), table["aspect_index"].to_numpy()
+        others = scipy.sparse.csr_matrix((margins.astype(np.float32), places), others.shape)
+    return Praise(praise.items, verdicts, others)
 
 
-def _rows(dataset: Dataset, split: Split, sentiments: Sequence[str]) -> pa.Table:
-    table = dataset.explanation_aspects
-    assert table is not None
-    counted = pc.is_in(table["sentiment"], pa.array(sentiments, pa.string()))
-    return table.filter(pc.and_(pc.equal(table["split"], split), counted))
-
-
-def _mentions_of(dataset: Dataset, edges: NDArray[np.int64], rows: pa.Table) -> Mentions:
-    """Return the pairs `edges` (2, P) with those of `rows` (schema EXPLANATION_ASPECTS)."""
+def _mentions(
+    dataset: Dataset, split: Split, edges: NDArray[np.int64], sentiments: Sequence[str]
+) -> Mentions:
+    """Return the pairs `edges` (2, P) with the aspects that the split's reviews mention so."""
     assert dataset.aspects is not None
+    assert dataset.explanation_aspects is not None
+    is_of_split = (pc.field("split") == split) & pc.field("sentiment").isin(list(sentiments))
+    rows = dataset.explanation_aspects.filter(is_of_split)
     users, items = edges
-    pairs = Mentions(
-        users,
-        items,
-        scipy.sparse.csr_matrix((len(users), dataset.aspects.num_rows), dtype=np.float32),
-        dataset.num_users,
-        dataset.num_items,
-    )
-    columns = {
-        name: rows[name].to_numpy().astype(np.int64)
-        for name in ("user_index", "item_index", "aspect_index")
-    }
-    check_aspects(columns["aspect_index"], pairs.num_aspects, "explanation_aspects")
-    places = pairs.row_of(columns["user_index"], columns["item_index"])
+    shape = (len(users), dataset.aspects.num_rows)
+    none = scipy.sparse.csr_matrix(shape, dtype=np.float32)
+    pairs = Mentions(users, items, none, dataset.num_users, dataset.num_items)
+    aspects = rows["aspect_index"].to_numpy().astype(np.int64)
+    check_aspects(aspects, pairs.num_aspects, "explanation_aspects")
+    places = pairs.row_of(*edges_of(rows))
     there = places >= 0
-    return Mentions(
-        users,
-        items,
-        ones_at(places[there], columns["aspect_index"][there], pairs.aspects.shape),
-        dataset.num_users,
-        dataset.num_items,
-    )
+    return replace(pairs, aspects=ones_at(places[there], aspects[there], shape))
 
 
 def _profiles(dataset: Dataset) -> Sparse:
@@ -207,9 +233,8 @@ def _profiles(dataset: Dataset) -> Sparse:
 
 def ones_at(rows: Indices, columns: Indices, shape: tuple[int, int]) -> Sparse:
     """Return a sparse matrix with 1 at these places, which may repeat."""
-    matrix = scipy.sparse.csr_matrix(
-        (np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape
-    )
+    ones = np.ones(len(rows), dtype=np.float32)
+    matrix = scipy.sparse.csr_matrix((ones, (rows, columns)), shape=shape)
     matrix.sum_duplicates()
     matrix.data[:] = 1
     return matrix

@@ -9,9 +9,8 @@ from typing import Any
 
 from xrec.aspects.artifact import write_aspects
 from xrec.aspects.fit import Fitted, evaluate, fit
-from xrec.aspects.mentions import Mentions, dataset_mentions
+from xrec.aspects.mentions import Mentions, dataset_mentions, dataset_praise
 from xrec.aspects.neighbours import item_vectors, nearest_items
-from xrec.aspects.praise import dataset_praise
 from xrec.aspects.scorer import AspectScorer
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.data.dataset import Dataset, read_dataset
@@ -22,6 +21,7 @@ logger = logging.getLogger("xrec")
 
 # Of the vectors by whose angle items are near, and how many items count as near.
 _EMBEDDING_DIM, _NUM_NEIGHBOURS = 64, 100
+_SEED = 0  # of the vectors and of the other users
 
 
 def aspects_identity(config: TrainAspectsConfig) -> tuple[dict[str, Any], dict[str, str]]:
@@ -29,9 +29,7 @@ def aspects_identity(config: TrainAspectsConfig) -> tuple[dict[str, Any], dict[s
 
     Raises ArtifactNotFoundError without a dataset.
     """
-    settings = config.model_dump(
-        mode="json", exclude={"workspace", "storage", "dataset", "aspects"}
-    )
+    settings = config.model_dump(mode="json", include={"min_item_reviews"})
     return settings, {"dataset": manifest_of(config, "dataset").fingerprint}
 
 
@@ -50,33 +48,25 @@ def train_aspects(config: TrainAspectsConfig) -> Manifest:
             "profiles, of which an item has one; set it to 1"
         )
     train, validation, test = (
-        dataset_mentions(dataset, split, config.sentiment)
-        for split in ("train", "validation", "test")
+        dataset_mentions(dataset, split) for split in ("train", "validation", "test")
     )
-    scorer, of_validation = _fit(config, train, validation)
-    if config.only_praised:
-        _check_praise(dataset)
-    metrics = {"validation": of_validation, "test": _of_test(scorer, test, config)}
+    scorer, of_validation = _fit(train, validation)
+    _check_praise(dataset)
+    of_test = _shown(evaluate(scorer, test, seed=_SEED)) if test.aspects.nnz else {}
+    metrics = {"validation": of_validation, "test": of_test}
     for split, figures in metrics.items():
         logger.info("%s: %s", split, figures or "no review mentions an aspect")
-    return write_aspects(
-        location_of(config, "aspects"),
-        scorer,
-        config=settings,
-        inputs=inputs,
-        metrics=metrics,
-    )
+    location = location_of(config, "aspects")
+    return write_aspects(location, scorer, config=settings, inputs=inputs, metrics=metrics)
 
 
-def _fit(
-    config: TrainAspectsConfig, train: Mentions, validation: Mentions
-) -> tuple[AspectScorer, dict[str, float]]:
+def _fit(train: Mentions, validation: Mentions) -> tuple[AspectScorer, dict[str, float]]:
     """The trained score, and its figures on the validation."""
     if not train.aspects.nnz:
         raise DataError(
             f"none of the {len(train.users)} training pairs has an aspect; annotate more reviews"
         )
-    vectors = item_vectors(train, embedding_dim=_EMBEDDING_DIM, seed=config.seed)
+    vectors = item_vectors(train, embedding_dim=_EMBEDDING_DIM, seed=_SEED)
     neighbours = nearest_items(vectors, _NUM_NEIGHBOURS)
     if not validation.aspects.nnz:
         logger.warning(
@@ -85,13 +75,7 @@ def _fit(
             len(validation.users),
         )
         return AspectScorer(train, neighbours), {}
-    found = fit(
-        train,
-        validation,
-        neighbours,
-        personal_weight=config.personal_weight,
-        seed=config.seed,
-    )
+    found = fit(train, validation, neighbours, seed=_SEED)
     return found.scorer, _shown(found)
 
 
@@ -101,12 +85,8 @@ def _check_praise(dataset: Dataset) -> None:
     if praise is not None and not praise.of_items.nnz:
         raise DataError(
             "no aspect of an item is praised by more training reviews than blame it, so none "
-            "can be chosen; annotate more reviews, or set only_praised: false"
+            "can be chosen; annotate more reviews"
         )
-
-
-def _of_test(scorer: AspectScorer, test: Mentions, config: TrainAspectsConfig) -> dict[str, float]:
-    return _shown(evaluate(scorer, test, seed=config.seed)) if test.aspects.nnz else {}
 
 
 def _shown(found: Fitted) -> dict[str, float]:

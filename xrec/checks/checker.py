@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from xrec.checks.phrases import AspectNames
+from xrec.checks.phrases import AspectNames, WordList, read_word_list
 from xrec.checks.plain import plain_sentence
 from xrec.checks.support import unsupported_words
 from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
-from xrec.checks.word_list import WordList, read_word_list
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.english import of_one_item, with_capitals

@@ -14,9 +14,8 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from xrec.checks.numbers import digits_in, number_words, numbers_of
 from xrec.checks.phrases import AspectNames, Named
-from xrec.checks.tokens import Tokens, tokens_of
+from xrec.checks.tokens import Tokens, digits_in, number_words, numbers_of, tokens_of
 from xrec.data.english import tags, word_set
 from xrec.data.sentences import sentence_ends
 from xrec.data.titles import Span, title_spans, without_spans

@@ -1,7 +1,10 @@
-"""A text's words as they are compared: in any case, without a possessive, in the singular."""
+"""A text's words as they are compared: in any case, without a possessive, in the singular.
+
+Numbers are compared by their digits, whether they are written in digits or in English words.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +14,7 @@ from xrec.data.titles import Span, composed
 
 _BETWEEN = re.compile(r"[\s\-\u2010\u2011/'\u2019]*")  # what may stand between words of a phrase
 _AND = re.compile("&")
+_DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
 _LEAST_ENGLISH = 0.6
 # Words that bind sentences together, in English and elsewhere; those that both have are left out.
 _BINDING = word_set(
@@ -90,3 +94,63 @@ def word_key(word: str) -> str:
 def _is_english(word: str) -> bool:
     word = word.replace("\u2019", "'").partition("'")[0]
     return any(tags().get(form, "FW") != "FW" for form in (word, singular(word)))
+
+
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_UNITS = {word: value for value, word in enumerate(_SMALL.split())}
+_UNITS |= {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}
+_FACTORS = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
+_PRONOUNS = {"zero", "one"}  # "one" is mostly a pronoun
+
+
+def digits_in(word: str) -> list[str]:
+    """The numbers in the digits of a word, as 1200 for "1,200" and 5 for "5th"."""
+    found = (match[0].replace(",", "") for match in _DIGITS.finditer(word))
+    return [str(int(digits)) if digits.isdecimal() else digits for digits in found]
+
+
+def number_words(tokens: Tokens) -> Iterator[tuple[int, int, str]]:
+    """Yield where a number in words starts and stops, in words of the text, and its digits.
+
+    "twenty-five" is one number. A lone "one" or "zero" is none.
+    """
+    start = 0
+    while start < len(tokens):
+        stop = start
+        while stop < len(tokens) and _goes_on(tokens, start, stop):
+            stop += 1
+        if stop > start and not _PRONOUNS.issuperset(tokens.keys[start:stop]):
+            yield start, stop, str(_value(tokens.keys[start:stop]))
+        start = max(stop, start + 1)
+
+
+def _goes_on(tokens: Tokens, start: int, place: int) -> bool:
+    """Whether the number that starts at `start` has a further word at `place`."""
+    word = tokens.keys[place]
+    if place == start or not (word in _UNITS or word in _FACTORS):
+        return word in _UNITS or word in _FACTORS
+    before = tokens.keys[place - 1]
+    joins = word in _FACTORS or before in _FACTORS or (_UNITS[before] >= 20 and _UNITS[word] < 10)
+    return joins and tokens.are_joined(place - 1, place + 1)
+
+
+def numbers_of(tokens: Tokens) -> set[str]:
+    """All numbers of a text, those in words too, as digits."""
+    found = {number for _, _, number in number_words(tokens)}
+    return found.union(*(digits_in(tokens.word(place)) for place in range(len(tokens))))
+
+
+def _value(words: Sequence[str]) -> int:
+    total, group = 0, 0
+    for word in words:
+        if word in _UNITS:
+            group += _UNITS[word]
+        elif _FACTORS[word] < 1000:
+            group = (group or 1) * _FACTORS[word]
+        else:
+            total, group = total + (group or 1) * _FACTORS[word], 0
+    return total + group

@@ -63,8 +63,7 @@ class ChecksConfig(Config):
     @property
     def are_on(self) -> bool:
         """Whether anything is checked."""
-        says_what = self.unsupported or self.min_chosen > 0 or self.named_twice
-        return says_what or self.not_positive or self.unsafe_words is not None
+        return self != ChecksConfig()
 
 
 class PlainConfig(Config):

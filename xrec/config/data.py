@@ -36,7 +36,6 @@ class TableFiles(Config):
     tables: ClassVar[TableColumns]
     joined: ClassVar[tuple[str, ...]]  # our columns that several of the files' may be joined to
     may_be_null: ClassVar[tuple[str, ...]]
-    kind: str
     uri: str = Field(description="Folder of the files.")
     files: dict[str, str] = Field(
         default_factory=dict,
@@ -237,31 +236,17 @@ class PrepareConfig(JobConfig):
         return self
 
 
-class SampleLLMConfig(Config):
-    """The sample's language model.
+class BuildSampleLLMConfig(JobConfig):
+    """`xrec build-sample-llm`: nothing in, <workspace>/llm out, in the Hugging Face layout.
 
-    It is a small Llama, which is trained on the town's language and then frozen.
+    The sample's language model is a small Llama, which is trained on the town's language and then
+    frozen.
     """
 
-    hidden_size: int = Field(128, ge=16, description="H, the width of the model.")
-    num_layers: int = Field(3, ge=1, description="Number of layers.")
-    vocab_size: int = Field(1024, ge=300, description="Largest number of tokens of the tokenizer.")
     num_steps: int = Field(
         300, ge=1, description="Number of steps on the town's language. Each step has new texts."
     )
-    learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")
     num_threads: int = Field(1, ge=1, description="Number of torch threads.")
-
-
-class BuildSampleLLMConfig(JobConfig):
-    """`xrec build-sample-llm`: nothing in, <workspace>/llm out.
-
-    The language model has the Hugging Face layout.
-    """
-
-    model: SampleLLMConfig = Field(
-        default_factory=SampleLLMConfig, description="The model and its training."
-    )
     prompt: PromptConfig = Field(
         default_factory=PromptConfig, description="The prompt that the training texts follow."
     )

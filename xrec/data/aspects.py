@@ -32,13 +32,14 @@ def aspect_tables(named: pa.Table, users: pa.Table, items: pa.Table) -> dict[str
         "item_index": _index(named["item_id"], items["item_id"]),
         "aspect_index": _index(named["aspect"], aspects["aspect"]),
     }
-    indexed = pa.table({**indices, **{name: named[name] for name in _KEPT}})
+    kept = {name: named[name] for name in ("opinion", "sentiment", "split")}
+    indexed = pa.table({**indices, **kept})
     trained = indexed.filter(pc.equal(indexed["split"], "train"))
     by_pair = indexed.sort_by([("user_index", "ascending"), ("item_index", "ascending")])
     return {
         "aspects": _in_schema(aspects, schemas.ASPECTS),
-        "item_aspects": count_table(trained, schemas.ITEM_ASPECTS),
-        "user_aspects": count_table(trained, schemas.USER_ASPECTS),
+        "item_aspects": _count_table(trained, schemas.ITEM_ASPECTS),
+        "user_aspects": _count_table(trained, schemas.USER_ASPECTS),
         "explanation_aspects": _in_schema(by_pair, schemas.EXPLANATION_ASPECTS),
     }
 
@@ -48,28 +49,21 @@ def low_rated_aspects(named: pa.Table, aspects: pa.Table, items: pa.Table) -> pa
 
     named: as for `aspect_tables`, of whatever users. aspects: with the indices of the vocabulary.
     """
+    places = _index(named["aspect"], aspects["aspect"])
     rows = pa.table(
         {
             "item_index": _index(named["item_id"], items["item_id"]),
-            "aspect_index": aspects["aspect_index"].take(
-                _index(named["aspect"], aspects["aspect"])
-            ),
+            "aspect_index": aspects["aspect_index"].take(places),
             "sentiment": named["sentiment"],
         }
     )
-    return count_table(rows.drop_null(), schemas.LOW_RATED_ASPECTS)
+    return _count_table(rows.drop_null(), schemas.LOW_RATED_ASPECTS)
 
 
-def count_table(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The numbers of rows by the first two columns of `schema`, and sorted by these.
-
-    rows: these columns, and sentiment.
-    """
+def _count_table(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The numbers of rows by the first two columns of `schema`, and sorted by these."""
     keys = schema.names[:2]
     return _in_schema(_counted(rows, keys).sort_by([(key, "ascending") for key in keys]), schema)
-
-
-_KEPT = ("opinion", "sentiment", "split")
 
 
 def _counted(rows: pa.Table, keys: list[str]) -> pa.Table:
@@ -126,44 +120,36 @@ def profile_aspect_tables(
     named = find_aspects(
         tables["items"]["profile"].to_pylist(), explained["explanation"].to_pylist()
     )
-    menus = _rows(named.of_profiles, named.aspects, "item_index")
+    menus = _rows(named.of_profiles, "item_index")
     visits = interactions.filter(pc.equal(interactions["split"], "train"))
     seen = visits.select(["user_index", "item_index"]).join(menus, "item_index", join_type="inner")
-    references = _rows(named.of_explanations, named.aspects, "row")
-    pairs = explained.select(["user_index", "item_index", "split"]).take(references["row"])
+    references = _rows(named.of_explanations, "row")
+    pairs = explained.take(references["row"])
     for name in ("aspect_index", "opinion", "sentiment"):
         pairs = pairs.append_column(name, references[name])
     return {
-        "aspects": _of_all(count_table(menus, schemas.ASPECTS), named.aspects),
-        "item_aspects": count_table(menus, schemas.ITEM_ASPECTS),
-        "user_aspects": count_table(seen, schemas.USER_ASPECTS),
-        "explanation_aspects": pairs.select(schemas.EXPLANATION_ASPECTS.names).cast(
-            schemas.EXPLANATION_ASPECTS
-        ),
+        "aspects": _vocabulary(named.aspects, menus["aspect_index"].to_numpy()),
+        "item_aspects": _count_table(menus, schemas.ITEM_ASPECTS),
+        "user_aspects": _count_table(seen, schemas.USER_ASPECTS),
+        "explanation_aspects": _in_schema(pairs, schemas.EXPLANATION_ASPECTS),
     }
 
 
-def _of_all(counts: pa.Table, aspects: Sequence[str]) -> pa.Table:
+def _vocabulary(aspects: Sequence[str], indices: np.ndarray) -> pa.Table:
     """A row for each aspect in order, with 0 for one that only stands within longer ones."""
-    numbers = {
-        "aspect_index": pa.array(range(len(aspects)), pa.int32()),
-        "aspect": pa.array(aspects, pa.string()),
-    }
-    joined = pa.table(numbers).join(counts.drop_columns(["aspect"]), "aspect_index")
-    filled = {name: pc.fill_null(joined[name], 0) for name in schemas.ASPECTS.names[2:]}
-    table = pa.table({**{name: joined[name] for name in numbers}, **filled})
-    return table.sort_by("aspect_index").cast(schemas.ASPECTS)
+    counts = np.bincount(indices, minlength=len(aspects)).astype(np.int32)
+    numbers = np.arange(len(aspects), dtype=np.int32)
+    columns = [numbers, aspects, counts, counts, np.zeros_like(counts)]
+    return pa.table(columns, schemas.ASPECTS.names).cast(schemas.ASPECTS)
 
 
-def _rows(named: Sequence[Sequence[int]], aspects: Sequence[str], row: str) -> pa.Table:
+def _rows(named: Sequence[Sequence[int]], row: str) -> pa.Table:
     """A row for all that is named, in order and each once; all that a profile names is praise."""
     found = [(number, each) for number, all_ in enumerate(named) for each in dict.fromkeys(all_)]
-    indices = pa.array([each for _, each in found], pa.int32())
     return pa.table(
         {
             row: pa.array([number for number, _ in found], pa.int32()),
-            "aspect_index": indices,
-            "aspect": pa.array(aspects, pa.string()).take(indices),
+            "aspect_index": pa.array([each for _, each in found], pa.int32()),
             "opinion": pa.array([""] * len(found), pa.string()),
             "sentiment": pa.array(["positive"] * len(found), pa.string()),
         }

@@ -19,12 +19,12 @@ import pyarrow.compute as pc
 from xrec import schemas
 from xrec.config.data import SplitShares
 from xrec.data.aspects import aspect_tables, low_rated_aspects
-from xrec.data.columns import SPLITS
-from xrec.data.findings import Finding
-from xrec.data.rows import findings_of
-from xrec.data.source import SourceData
+from xrec.data.rows import SPLITS, reject
+from xrec.data.source import Finding, SourceData
 from xrec.data.splits import split_pairs
 from xrec.errors import DataError
+
+Findings = tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Assembled:
     """The tables by name (schemas of xrec.schemas), the rows left out, metrics for the manifest."""
 
     tables: Mapping[str, pa.Table]
-    findings: tuple[Finding, ...]
+    findings: Findings
     metrics: Mapping[str, Any]
 
 
@@ -42,39 +42,33 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
     Pairs of unknown users or items, empty explanations, and all but the first of repeated pairs are
     left out and returned as findings. The tables may be empty: see `check_not_empty`.
     """
-    interactions, interaction_findings = _usable(source.interactions, source)
-    explanations, explanation_findings = _usable_explanations(source)
-    interactions = _pair_table(interactions, source, shares, schemas.INTERACTIONS)
-    ratings = _ratings(explanations, source, shares)
-    explanations = _pair_table(explanations, source, shares, schemas.EXPLANATIONS)
-    leaking = _is_held_out_edge(interactions, explanations)
-    kept = interactions.filter(pa.array(~leaking))
-    assert not _is_held_out_edge(kept, explanations).any(), (
+    interactions, of_interactions = _usable(source.interactions, source, shares)
+    explanations = source.explanations
+    is_empty = pc.equal(explanations["explanation"], "")
+    explanations, empty = reject(explanations, is_empty, "empty explanation")
+    explanations, of_explanations = _usable(explanations, source, shares)
+    given = _sorted(interactions, schemas.INTERACTIONS)
+    explained = _sorted(explanations, schemas.EXPLANATIONS)
+    leaking = _is_held_out_edge(given, explained)
+    kept = given.filter(pa.array(~leaking))
+    assert not _is_held_out_edge(kept, explained).any(), (
         "a held-out explanation pair is still a training edge"
     )
     tables = {
         "users": _numbered(source.users, "user_index", schemas.USERS),
         "items": _numbered(source.items, "item_index", schemas.ITEMS),
         "interactions": kept,
-        "explanations": explanations,
+        "explanations": explained,
+        **_ratings(explanations),
+        **_planted(source),
+        **_aspects(source, shares),
     }
-    if ratings is not None:
-        tables["ratings"] = ratings
-    if source.planted is not None:
-        tables["planted"] = _planted(source.planted, source)
-    if source.aspects is not None:
-        named = _with_splits(source.aspects, shares)
-        tables.update(aspect_tables(named, source.users, source.items))
-        if source.low_rated_aspects is not None:
-            tables["low_rated_aspects"] = low_rated_aspects(
-                source.low_rated_aspects, tables["aspects"], source.items
-            )
     metrics = {
         "num_removed_edges": int(leaking.sum()),
         **_count_splits(tables),
         **_count_without_edges(tables),
     }
-    return Assembled(tables, source.findings + interaction_findings + explanation_findings, metrics)
+    return Assembled(tables, source.findings + of_interactions + empty + of_explanations, metrics)
 
 
 def _is_held_out_edge(interactions: pa.Table, explanations: pa.Table) -> npt.NDArray[np.bool_]:
@@ -90,71 +84,31 @@ def _pair_keys(pairs: pa.Table) -> npt.NDArray[np.int64]:
     return np.asarray((users << 32) + pairs["item_index"].to_numpy())
 
 
-def _usable_explanations(source: SourceData) -> tuple[pa.Table, tuple[Finding, ...]]:
-    is_empty = pc.equal(source.explanations["explanation"], "")
-    kept, empty = _reject(source.explanations, is_empty, "empty explanation")
-    usable, findings = _usable(kept, source)
-    return usable, empty + findings
-
-
-def _usable(pairs: pa.Table, source: SourceData) -> tuple[pa.Table, tuple[Finding, ...]]:
-    """The rows of known users and items, each pair once; findings for all other rows."""
-    pairs, unknown_users = _reject(
-        pairs, pc.is_null(_index_in(pairs, "user_id", source.users)), "unknown user_id"
-    )
-    pairs, unknown_items = _reject(
-        pairs, pc.is_null(_index_in(pairs, "item_id", source.items)), "unknown item_id"
-    )
-    repeated = pairs.select(["user_id", "item_id"]).to_pandas().duplicated().to_numpy()
-    pairs, duplicates = _reject(
-        pairs, pa.array(repeated, pa.bool_()), "duplicate of an earlier pair"
-    )
-    return pairs, unknown_users + unknown_items + duplicates
-
-
-def _reject(rows: pa.Table, is_bad: Any, reason: str) -> tuple[pa.Table, tuple[Finding, ...]]:
-    return rows.filter(pc.invert(is_bad)), findings_of(rows.filter(is_bad), reason)
-
-
-def _pair_table(
-    pairs: pa.Table, source: SourceData, shares: SplitShares, schema: pa.Schema
-) -> pa.Table:
-    """`pairs` in `schema`, by user and item; the hash of a pair gives a split that is missing."""
-    columns = {**_indices(pairs, source), "split": _splits(pairs, shares)}
-    if "explanation" in schema.names:
-        columns["explanation"] = pairs["explanation"]
-    return _sorted(pa.table(columns)).select(schema.names).cast(schema)
-
-
-def _ratings(explanations: pa.Table, source: SourceData, shares: SplitShares) -> pa.Table | None:
-    """The ratings of training explanations (schema RATINGS); None if the source has none."""
-    if "rating" not in explanations.column_names:
-        return None
-    is_train = pc.equal(_splits(explanations, shares), "train")
-    rated = explanations.filter(pc.and_(is_train, pc.is_valid(explanations["rating"])))
-    if not rated.num_rows:
-        return None
-    rating = rated["rating"].cast(pa.float32())
-    return _sorted(pa.table({**_indices(rated, source), "rating": rating})).cast(schemas.RATINGS)
-
-
-def _splits(pairs: pa.Table, shares: SplitShares) -> Any:
-    without = pairs.filter(pc.is_null(pairs["split"]))
-    hashed = split_pairs(without["user_id"].to_pylist(), without["item_id"].to_pylist(), shares)
-    column = pairs["split"].combine_chunks()
-    return pc.replace_with_mask(column, pc.is_null(column), pa.array(hashed, pa.string()))
+def _usable(pairs: pa.Table, source: SourceData, shares: SplitShares) -> tuple[pa.Table, Findings]:
+    """The rows of known users and items, each pair once, with indices; findings for the others."""
+    findings: Findings = ()
+    for key, known in (("user_id", source.users), ("item_id", source.items)):
+        is_unknown = pc.is_null(_index_in(pairs, key, known))
+        pairs, unknown = reject(pairs, is_unknown, f"unknown {key}")
+        findings += unknown
+    repeated = pairs.select(["user_id", "item_id"]).to_pandas().duplicated().to_numpy(dtype=bool)
+    pairs, duplicates = reject(pairs, pa.array(repeated), "duplicate of an earlier pair")
+    return _indexed(_with_splits(pairs, shares), source), findings + duplicates
 
 
 def _with_splits(pairs: pa.Table, shares: SplitShares) -> pa.Table:
-    place = pairs.schema.get_field_index("split")
-    return pairs.set_column(place, "split", _splits(pairs, shares))
+    """`pairs`, of which those without a split get that of their hash."""
+    without = pairs.filter(pc.is_null(pairs["split"]))
+    hashed = split_pairs(without["user_id"].to_pylist(), without["item_id"].to_pylist(), shares)
+    given = pairs["split"].combine_chunks()
+    splits = pc.replace_with_mask(given, pc.is_null(given), pa.array(hashed, pa.string()))
+    return pairs.set_column(pairs.schema.get_field_index("split"), "split", splits)
 
 
-def _indices(pairs: pa.Table, source: SourceData) -> dict[str, Any]:
-    return {
-        "user_index": _index_in(pairs, "user_id", source.users),
-        "item_index": _index_in(pairs, "item_id", source.items),
-    }
+def _indexed(pairs: pa.Table, source: SourceData) -> pa.Table:
+    for key, known in (("user_id", source.users), ("item_id", source.items)):
+        pairs = pairs.append_column(key.replace("_id", "_index"), _index_in(pairs, key, known))
+    return pairs
 
 
 def _index_in(pairs: pa.Table, column: str, known: pa.Table) -> Any:
@@ -162,8 +116,10 @@ def _index_in(pairs: pa.Table, column: str, known: pa.Table) -> Any:
     return pc.index_in(pairs[column], known[column].combine_chunks())
 
 
-def _sorted(pairs: pa.Table) -> pa.Table:
-    return pairs.sort_by([("user_index", "ascending"), ("item_index", "ascending")])
+def _sorted(pairs: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`pairs` in `schema`, by user and item."""
+    pairs = pairs.select(schema.names)
+    return pairs.sort_by([("user_index", "ascending"), ("item_index", "ascending")]).cast(schema)
 
 
 def _numbered(entities: pa.Table, index: str, schema: pa.Schema) -> pa.Table:
@@ -172,11 +128,31 @@ def _numbered(entities: pa.Table, index: str, schema: pa.Schema) -> pa.Table:
     return entities.append_column(index, rows).select(schema.names).cast(schema)
 
 
-def _planted(planted: pa.Table, source: SourceData) -> pa.Table:
-    table = pa.table(
-        {**_indices(planted, source), "aspect": planted["aspect"], "aspects": planted["aspects"]}
-    )
-    return _sorted(table).cast(schemas.PLANTED)
+def _ratings(explanations: pa.Table) -> dict[str, pa.Table]:
+    """The ratings of training explanations (schema RATINGS), if there are some."""
+    if "rating" not in explanations.column_names:
+        return {}
+    is_train = pc.equal(explanations["split"], "train")
+    rated = explanations.filter(pc.and_(is_train, pc.is_valid(explanations["rating"])))
+    return {"ratings": _sorted(rated, schemas.RATINGS)} if rated.num_rows else {}
+
+
+def _planted(source: SourceData) -> dict[str, pa.Table]:
+    if source.planted is None:
+        return {}
+    return {"planted": _sorted(_indexed(source.planted, source), schemas.PLANTED)}
+
+
+def _aspects(source: SourceData, shares: SplitShares) -> dict[str, pa.Table]:
+    if source.aspects is None:
+        return {}
+    named = _with_splits(source.aspects, shares)
+    tables = aspect_tables(named, source.users, source.items)
+    low_rated = source.low_rated_aspects
+    if low_rated is not None:
+        rows = low_rated_aspects(low_rated, tables["aspects"], source.items)
+        tables["low_rated_aspects"] = rows
+    return tables
 
 
 def check_not_empty(tables: Mapping[str, pa.Table]) -> None:
@@ -186,7 +162,7 @@ def check_not_empty(tables: Mapping[str, pa.Table]) -> None:
             raise DataError(
                 f"no usable {name}: the dataset would be empty; check the source's files"
             )
-    if not pc.any(pc.equal(tables["interactions"]["split"], "train")).as_py():
+    if not _of_split(tables["interactions"], "train").num_rows:
         raise DataError(
             "no interaction is left for training: check the source's interactions, and "
             "splits.validation and splits.test"

@@ -1,16 +1,22 @@
-"""Users and items that came after the graph was trained: their tables, or the history of one user.
+"""Users and items that came after the graph was trained, and the dataset with them.
 
 The vector of a new user is computed from interactions with items that the graph was trained on, and
-that of a new item from interactions with such users (xrec.data.extension, xrec.graph.fold_in).
+that of a new item from interactions with such users (xrec.graph.fold_in). New users and items stand
+at the end of the dataset, in the order of their ids, so that known indices stay.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from xrec import schemas
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import ConfigError, DataError
@@ -23,11 +29,15 @@ from xrec.storage import (
     storage_errors,
 )
 
+logger = logging.getLogger("xrec")
+
+_PAIR = ["user_id", "item_id"]
 _COLUMNS = {
-    "interactions": ("user_id", "item_id"),
-    "users": ("user_id", "profile"),
-    "items": ("item_id", "title", "profile"),
+    "interactions": _PAIR,
+    "users": ["user_id", "profile"],
+    "items": ["item_id", "title", "profile"],
 }
+_Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -67,12 +77,12 @@ def read_cold_start(config: ColdStartConfig | None, storage: StorageConfig) -> C
 
     Raises StorageError or DataError if one cannot be read.
     """
-    uris = {name: getattr(config, name, None) for name in _COLUMNS}
     findings: dict[str, int] = {}
-    tables = {
-        name: _read(name, open_location(uri, storage) if uri else None, findings)
-        for name, uri in uris.items()
-    }
+    tables = {}
+    for name, columns in _COLUMNS.items():
+        uri = getattr(config, name, None)
+        rows = _read(open_location(uri, storage), columns) if uri else _empty(columns)
+        tables[name] = _usable(name, rows, findings)
     return ColdStartTables(**tables, findings=findings)
 
 
@@ -82,9 +92,8 @@ def with_history(tables: ColdStartTables, dataset: Dataset, history: History) ->
     Raises ConfigError if its user is known already or it names no items, UnknownIdError for an item
     that is neither in the dataset nor in the tables.
     """
-    if _holds(dataset.users["user_id"], history.user_id) or _holds(
-        tables.interactions["user_id"], history.user_id
-    ):
+    users, items = (set(tables.interactions[key].to_pylist()) for key in _PAIR)
+    if history.user_id in users or history.user_id in dataset.user_indices:
         raise ConfigError(
             f"user {history.user_id!r} is known and has a vector; leave the history out, "
             "or give it for a new user"
@@ -93,81 +102,176 @@ def with_history(tables: ColdStartTables, dataset: Dataset, history: History) ->
         raise ConfigError(
             f"the history of user {history.user_id!r} is empty; give at least one item_id"
         )
-    new_items = set(tables.interactions["item_id"].to_pylist())
     for item_id in history.item_ids:
-        if item_id not in new_items:
+        if item_id not in items:
             dataset.item_index(item_id)
-    rows = pa.table(
-        {"user_id": [history.user_id] * len(history.item_ids), "item_id": list(history.item_ids)}
-    )
-    return replace(
-        tables,
-        interactions=_distinct(
-            pa.concat_tables([tables.interactions, rows]), ["user_id", "item_id"]
-        ),
-    )
+    rows = pa.table([[history.user_id] * len(history.item_ids), list(history.item_ids)], _PAIR)
+    pairs = pa.concat_tables([tables.interactions, rows])
+    return replace(tables, interactions=_distinct(pairs, _PAIR))
 
 
-def _holds(ids: pa.ChunkedArray, wanted: str) -> bool:
-    return bool(pc.any(pc.equal(ids, wanted)).as_py())
+def _empty(columns: list[str]) -> pa.Table:
+    return pa.schema([(column, pa.string()) for column in columns]).empty_table()
 
 
-def _read(name: str, location: Location | None, findings: dict[str, int]) -> pa.Table:
-    """The distinct rows of a Parquet file or folder as strings; counts the others in `findings`."""
-    columns = list(_COLUMNS[name])
-    empty = pa.table({column: pa.array([], pa.string()) for column in columns})
-    table = _as_strings(location, columns) if location else empty
-    keys = [column for column in columns if column.endswith("_id")]
-    has_ids = pc.invert(pc.equal(table[keys[0]], ""))
-    for key in keys[1:]:
-        has_ids = pc.and_(has_ids, pc.invert(pc.equal(table[key], "")))
-    usable = table.filter(has_ids)
-    distinct = _distinct(usable, keys)
-    findings[f"rows of {name} without {' or '.join(keys)}"] = table.num_rows - usable.num_rows
+def _usable(name: str, table: pa.Table, findings: dict[str, int]) -> pa.Table:
+    """The first row of each id or pair; counts the other rows in `findings`."""
+    keys = [column for column in table.column_names if column.endswith("_id")]
+    with_ids = table
+    for key in keys:
+        with_ids = with_ids.filter(pc.not_equal(with_ids[key], ""))
+    distinct = _distinct(with_ids, keys)
+    findings[f"rows of {name} without {' or '.join(keys)}"] = table.num_rows - with_ids.num_rows
     findings[f"rows of {name} that repeat an earlier {', '.join(keys)}"] = (
-        usable.num_rows - distinct.num_rows
+        with_ids.num_rows - distinct.num_rows
     )
     return distinct
 
 
-def _as_strings(location: Location, columns: list[str]) -> pa.Table:
+def _read(location: Location, columns: list[str]) -> pa.Table:
+    """The columns of a Parquet file or folder as strings; a null is an empty one."""
     with storage_errors(location.uri):
         try:
             source = pads.dataset(
                 location.path, filesystem=location.arrow_filesystem(), format="parquet"
             )
-            missing = [column for column in columns if column not in source.schema.names]
-            if missing:
-                raise DataError(
-                    f"{location}: missing column(s) {', '.join(missing)}; "
-                    f"expected {', '.join(columns)}, saw {', '.join(source.schema.names)}; "
-                    "rename or add them"
-                )
-            table = source.to_table(columns=columns)
-            for column in columns:
-                _check_type(location, table.schema.field(column))
-            # Ids may be integers. A null counts as an empty id or text.
-            return pa.table(
-                {column: pc.fill_null(table[column].cast(pa.string()), "") for column in columns}
-            )
+            _check_columns(location, source.schema, columns)
+            table = source.to_table(columns=columns).cast(_empty(columns).schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(
                 f"{location}: expected Parquet files with the columns {', '.join(columns)}: {error}"
             ) from error
+    return pa.table({column: pc.fill_null(table[column], "") for column in columns})
 
 
-def _check_type(location: Location, field: pa.Field) -> None:
-    allowed = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_null)
-    if not any(is_type(field.type) for is_type in allowed):
+def _check_columns(location: Location, schema: pa.Schema, columns: list[str]) -> None:
+    missing = [column for column in columns if column not in schema.names]
+    if missing:
         raise DataError(
-            f"{location}: column {field.name} has type {field.type}; expected strings or integers "
-            "(1.0 is not the id 1)"
+            f"{location}: missing column(s) {', '.join(missing)}; expected {', '.join(columns)}, "
+            f"saw {', '.join(schema.names)}; rename or add them"
         )
+    types = pa.types
+    allowed = (types.is_string, types.is_large_string, types.is_integer, types.is_null)
+    for field in map(schema.field, columns):
+        if not any(is_type(field.type) for is_type in allowed):
+            raise DataError(
+                f"{location}: column {field.name} has type {field.type}; expected strings or "
+                "integers (1.0 is not the id 1)"
+            )
 
 
 def _distinct(rows: pa.Table, keys: list[str]) -> pa.Table:
     """The first row of each combination of `keys`, sorted by them."""
     first = ~rows.select(keys).to_pandas().duplicated().to_numpy(dtype=bool)
-    return (
-        rows.filter(pa.array(first)).sort_by([(key, "ascending") for key in keys]).combine_chunks()
+    kept = rows.filter(pa.array(first))
+    return kept.sort_by([(key, "ascending") for key in keys]).combine_chunks()
+
+
+@dataclass(frozen=True, eq=False)
+class Extension:
+    """`dataset` with the new users and items at the end, and what their vectors are computed from.
+
+    user_edges: (2, E) int64, the number of the new user (from 0) and the index of a known item.
+    item_edges: (2, F) int64, the number of the new item (from 0) and the index of a known user.
+    Each new user and item has at least one edge.
+    """
+
+    dataset: Dataset
+    user_edges: _Indices
+    item_edges: _Indices
+
+
+def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
+    """The dataset with the new users and items of `tables`.
+
+    Each of them must have an interaction with a trained neighbour: a user with such an item, an
+    item with such a user. New ids without one stay unknown; they are counted and logged.
+
+    All interactions between users and items of the extended dataset become train interactions, held
+    out ones too, so that no ranking offers them again; those that are reviews stay
+    `Dataset.reviewed`. A row of `tables.users` or `tables.items` with a known id
+    replaces the texts of that id. The manifest stays that of `dataset`.
+    """
+    pairs = tables.interactions
+    users, items = _pair_indices(pairs, dataset)
+    train = dataset.interaction_edges("train")
+    of_new_user = (users < 0) & np.isin(items, train[1])
+    of_new_item = (items < 0) & np.isin(users, train[0])
+    new_users = _sorted_ids(pairs["user_id"].filter(pa.array(of_new_user)))
+    new_items = _sorted_ids(pairs["item_id"].filter(pa.array(of_new_item)))
+    extended = replace(
+        dataset,
+        users=_extended(dataset.users, "user", new_users, tables.users),
+        items=_extended(dataset.items, "item", new_items, tables.items),
     )
+    user_edges = np.stack([_indices(pairs["user_id"], new_users), items])[:, of_new_user]
+    item_edges = np.stack([_indices(pairs["item_id"], new_items), users])[:, of_new_item]
+    _log(tables, dataset, extended, int((of_new_user | of_new_item).sum()))
+    return Extension(_with_interactions(extended, pairs), user_edges, item_edges)
+
+
+def _pair_indices(pairs: pa.Table, dataset: Dataset) -> tuple[_Indices, _Indices]:
+    """User and item indices (E,) of the pairs, -1 where the dataset does not hold the id."""
+    return (
+        _indices(pairs["user_id"], dataset.users["user_id"]),
+        _indices(pairs["item_id"], dataset.items["item_id"]),
+    )
+
+
+def _indices(ids: pa.Array | pa.ChunkedArray, known: pa.Array | pa.ChunkedArray) -> _Indices:
+    """The row of each id in `known`, -1 where it is not there."""
+    known = known.combine_chunks() if isinstance(known, pa.ChunkedArray) else known
+    return np.asarray(pc.fill_null(pc.index_in(ids, known), -1).to_numpy(), dtype=np.int64)
+
+
+def _sorted_ids(ids: pa.ChunkedArray) -> pa.Array:
+    unique = ids.unique()
+    return unique.take(pc.sort_indices(unique))
+
+
+def _extended(known: pa.Table, what: str, new_ids: pa.Array, given: pa.Table) -> pa.Table:
+    """`known` and rows for the new ids, with the texts of `given` where it has the id."""
+    key = f"{what}_id"
+    ids = pa.concat_arrays([known[key].combine_chunks(), new_ids])
+    rows = pc.index_in(ids, given[key].combine_chunks())
+    columns: dict[str, Any] = {key: ids, f"{what}_index": np.arange(len(ids), dtype=np.int32)}
+    for name in given.column_names[1:]:
+        of_new = pa.array([""] * len(new_ids), pa.string())
+        old = pa.concat_arrays([known[name].combine_chunks(), of_new])
+        columns[name] = pc.coalesce(given[name].combine_chunks().take(rows), old)
+    return pa.table(columns).select(known.schema.names).cast(known.schema)
+
+
+def _with_interactions(dataset: Dataset, pairs: pa.Table) -> Dataset:
+    """The dataset with those of `pairs` as train interactions whose ids it holds."""
+    users, items = _pair_indices(pairs, dataset)
+    known = (users >= 0) & (items >= 0)
+    there, keys = dataset.interactions, ["user_index", "item_index"]
+    rows = pa.table([users[known], items[known], ["train"] * known.sum()], [*keys, "split"])
+    # A given pair comes first, so that it counts where the dataset has it in another split.
+    both = pa.concat_tables([rows.cast(schemas.INTERACTIONS), there])
+    return replace(dataset, interactions=_distinct(both, keys), reviewed=there)
+
+
+def _log(tables: ColdStartTables, dataset: Dataset, extended: Dataset, num_used: int) -> None:
+    """Log what is new, what was left out, and which ids stay unknown."""
+    logger.info(
+        "cold start: %d new users, %d new items, from %d of %d interactions",
+        extended.num_users - dataset.num_users,
+        extended.num_items - dataset.num_items,
+        num_used,
+        tables.interactions.num_rows,
+    )
+    left_out = dict(tables.findings)
+    for what, other, given, known in (
+        ("user", "item", tables.users, extended.users),
+        ("item", "user", tables.items, extended.items),
+    ):
+        key = f"{what}_id"
+        ids = pa.concat_tables([tables.interactions.select([key]), given.select([key])])[key]
+        reason = f"new {what}s without an interaction with a trained {other}: they stay unknown"
+        left_out[reason] = int((_indices(ids.unique(), known[key]) < 0).sum())
+    for reason, count in left_out.items():
+        if count:
+            logger.warning("cold start: %d %s", count, reason)

@@ -7,7 +7,7 @@ user_index r.
 import difflib
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, cast
 
@@ -32,20 +32,6 @@ from xrec.storage import (
 AspectsFrom = Literal["reviews", "profiles"]
 ASPECTS_FROM = "aspects_from"  # among the manifest's metrics
 _MAX_IDS_SEARCHED = 20_000
-
-_SCHEMAS = {
-    "users": schemas.USERS,
-    "items": schemas.ITEMS,
-    "interactions": schemas.INTERACTIONS,
-    "explanations": schemas.EXPLANATIONS,
-    "ratings": schemas.RATINGS,
-    "planted": schemas.PLANTED,
-    "aspects": schemas.ASPECTS,
-    "item_aspects": schemas.ITEM_ASPECTS,
-    "user_aspects": schemas.USER_ASPECTS,
-    "explanation_aspects": schemas.EXPLANATION_ASPECTS,
-    "low_rated_aspects": schemas.LOW_RATED_ASPECTS,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +108,19 @@ class Dataset:
     @cached_property
     def user_indices(self) -> dict[str, int]:
         """The row of each user_id."""
-        return {user_id: index for index, user_id in enumerate(self.users["user_id"].to_pylist())}
+        return _rows_by_id(self.users["user_id"])
 
     @cached_property
     def item_indices(self) -> dict[str, int]:
         """The row of each item_id."""
-        return {item_id: index for index, item_id in enumerate(self.items["item_id"].to_pylist())}
+        return _rows_by_id(self.items["item_id"])
+
+
+_SCHEMAS: dict[str, pa.Schema] = {
+    each.name: getattr(schemas, each.name.upper())
+    for each in fields(Dataset)
+    if each.name not in ("manifest", "reviewed")
+}
 
 
 def read_dataset(location: Location) -> Dataset:
@@ -179,20 +172,20 @@ def write_dataset(
     rejected: the rows that were left out (schema REJECTED).
     config, inputs: what the content depends on.
     """
-    all_schemas = {**{name: _SCHEMAS[name] for name in tables}, "rejected": schemas.REJECTED}
     all_tables = {**tables, "rejected": rejected}
     files = {
-        f"{name}.parquet": write_table(location / f"{name}.parquet", all_tables[name], schema)
-        for name, schema in all_schemas.items()
+        f"{name}.parquet": write_table(
+            location / f"{name}.parquet", table, _SCHEMAS.get(name, schemas.REJECTED)
+        )
+        for name, table in all_tables.items()
     }
-    row_counts = {name: table.num_rows for name, table in all_tables.items()}
     return write_manifest(
         location,
         "dataset",
         config=config,
         inputs=inputs,
         files=files,
-        row_counts=row_counts,
+        row_counts={name: table.num_rows for name, table in all_tables.items()},
         metrics=metrics,
     )
 
@@ -205,6 +198,10 @@ def edges_of(pairs: pa.Table) -> npt.NDArray[np.int64]:
     """The columns user_index and item_index of E pairs, (2, E) int64."""
     columns = [pairs[name].to_numpy() for name in ("user_index", "item_index")]
     return np.stack(columns).astype(np.int64)
+
+
+def _rows_by_id(ids: pa.ChunkedArray) -> dict[str, int]:
+    return {each: row for row, each in enumerate(ids.to_pylist())}
 
 
 def _look_up(what: str, indices: Mapping[str, int], wanted: str) -> int:
@@ -248,19 +245,14 @@ class HeldOutPair:
 def held_out_pairs(dataset: Dataset, split: Literal["validation", "test"]) -> list[HeldOutPair]:
     """The split's explained pairs, by user and item."""
     user_ids, item_ids = dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
-    planted = (
-        {}
-        if dataset.planted is None
-        else {(row["user_index"], row["item_index"]): row for row in dataset.planted.to_pylist()}
-    )
-    pairs = []
-    for row in dataset.explained_pairs(split).to_pylist():
-        user, item = row["user_index"], row["item_index"]
-        known = planted.get((user, item))
-        aspect, aspects = (known["aspect"], tuple(known["aspects"])) if known else (None, None)
-        pairs.append(
-            HeldOutPair(
-                user_ids[user], item_ids[item], user, item, row["explanation"], aspect, aspects
-            )
+    planted = {
+        (row["user_index"], row["item_index"]): (row["aspect"], tuple(row["aspects"]))
+        for row in ([] if dataset.planted is None else dataset.planted.to_pylist())
+    }
+    rows = (row.values() for row in dataset.explained_pairs(split).to_pylist())
+    return [
+        HeldOutPair(
+            user_ids[user], item_ids[item], user, item, text, *planted.get((user, item), ())
         )
-    return pairs
+        for user, item, text, _ in rows
+    ]

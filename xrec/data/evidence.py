@@ -11,7 +11,7 @@ class AspectEvidence:
     num_user_reviews that the user wrote, of whatever items. If the aspects are those of profiles
     (`Dataset.aspects_from`), the item's profile is its only review, and the user's are the profiles
     of the items that they interacted with.
-    opinion: words in which the item's reviews praise it, "" if there are none (xrec.data.opinions).
+    opinion: words in which the item's reviews praise it, "" if there are none (xrec.data.menus).
     """
 
     aspect: str

@@ -14,8 +14,13 @@ from xrec.config.data import PrepareConfig
 from xrec.data.aspects import RULES_VERSION, AspectFinder, profile_aspect_tables
 from xrec.data.assemble import Assembled, assemble, check_not_empty
 from xrec.data.dataset import ASPECTS_FROM, AspectsFrom, write_dataset
-from xrec.data.findings import check_rejected_share, count_reasons, rejected_table
-from xrec.data.source import Source, SourceData
+from xrec.data.source import (
+    Source,
+    SourceData,
+    check_rejected_share,
+    count_reasons,
+    rejected_table,
+)
 from xrec.storage import Location, Manifest, check_access, finished, location_of
 
 logger = logging.getLogger("xrec")
@@ -51,7 +56,7 @@ def prepare_dataset(
     aspects_from: AspectsFrom = "reviews" if find_aspects is None else "profiles"
     metrics = {
         **assembled.metrics,
-        **({} if "aspects" not in tables else {ASPECTS_FROM: aspects_from}),
+        **({ASPECTS_FROM: aspects_from} if "aspects" in tables else {}),
         "num_rejected": count_reasons(assembled.findings),
         "num_without_table": _rows_without_table(raw),
     }
@@ -73,14 +78,11 @@ def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
     The place of the files is none of them: the manifest's inputs have the files' hashes.
     """
     values = config.model_dump(mode="json", include={"source", "splits", "max_rejected_share"})
-    of_profiles = config.aspects_from
-    if of_profiles is not None:
-        rules = {**of_profiles.model_dump(mode="json"), "version": RULES_VERSION}
-        values[ASPECTS_FROM] = rules
-    return {
-        **values,
-        "source": {key: value for key, value in values["source"].items() if key != "uri"},
-    }
+    values["source"].pop("uri", None)
+    if config.aspects_from is not None:
+        rules = config.aspects_from.model_dump(mode="json")
+        values[ASPECTS_FROM] = {**rules, "version": RULES_VERSION}
+    return values
 
 
 def _rows_without_table(raw: SourceData) -> dict[str, int]:

@@ -7,12 +7,12 @@ item_summary, holds the profiles of items without an explained pair too; it may 
 integers from 0.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from xrec.data.columns import Parser, parse_dense_id, parse_text
-from xrec.data.rows import FileRows, read_rows
+from xrec.data.rows import FileRows, Parser, parse_dense_id, parse_text, stream_rows
 from xrec.data.source import SourceData
 from xrec.errors import DataError
 from xrec.storage import Location
@@ -21,13 +21,10 @@ _SPLIT_FILES = {"total_trn.csv": "train", "total_val.csv": "validation", "total_
 _EXPLANATION_FILES = ("data.jsonl", "data.json")
 _PROFILE_FILE = "item_profiles.jsonl"
 _PAIR_COLUMNS: dict[str, Parser] = {"user": parse_dense_id, "item": parse_dense_id}
+_TEXTS = ("title", "user_summary", "item_summary", "explanation")
 _EXPLANATION_COLUMNS: dict[str, Parser] = {
-    "uid": parse_dense_id,
-    "iid": parse_dense_id,
-    "title": parse_text,
-    "user_summary": parse_text,
-    "item_summary": parse_text,
-    "explanation": parse_text,
+    **dict.fromkeys(("uid", "iid"), parse_dense_id),
+    **dict.fromkeys(_TEXTS, parse_text),
 }
 _PROFILE_COLUMNS: dict[str, Parser] = {"iid": parse_dense_id, "item_summary": parse_text}
 # An id far above the others is a mistake, and must not make a table of a billion users.
@@ -61,35 +58,31 @@ def read_release(files: Mapping[str, bytes]) -> SourceData:
     item_profiles.jsonl counts before that of data.jsonl. Raises DataError for a missing column.
     """
     explanation_file = next(name for name in _EXPLANATION_FILES if name in files)
-    pairs = [read_rows(name, files[name], _PAIR_COLUMNS) for name in _SPLIT_FILES]
-    explained = read_rows(explanation_file, files[explanation_file], _EXPLANATION_COLUMNS)
+    pairs = [_read(files, name, _PAIR_COLUMNS) for name in _SPLIT_FILES]
+    explained = _read(files, explanation_file, _EXPLANATION_COLUMNS)
     read = [*pairs, explained]
     described = explained.table.select(list(_PROFILE_COLUMNS))
     if _PROFILE_FILE in files:
-        read.append(read_rows(_PROFILE_FILE, files[_PROFILE_FILE], _PROFILE_COLUMNS))
+        read.append(_read(files, _PROFILE_FILE, _PROFILE_COLUMNS))
         described = pa.concat_tables([read[-1].table.select(list(_PROFILE_COLUMNS)), described])
     interactions = pa.concat_tables([_interactions(rows) for rows in pairs])
     users = _dense_ids("user", [interactions["user_id"], explained.table["uid"]])
     items = _dense_ids("item", [interactions["item_id"], described["iid"]])
+    user_profiles = _texts(explained.table, "uid", "user_summary", len(users))
+    titles = _texts(explained.table, "iid", "title", len(items))
+    item_profiles = _texts(described, "iid", "item_summary", len(items))
     return SourceData(
-        users=pa.table(
-            {
-                "user_id": users,
-                "profile": _texts(explained.table, "uid", "user_summary", len(users)),
-            }
-        ),
-        items=pa.table(
-            {
-                "item_id": items,
-                "title": _texts(explained.table, "iid", "title", len(items)),
-                "profile": _texts(described, "iid", "item_summary", len(items)),
-            }
-        ),
+        users=pa.table([users, user_profiles], ["user_id", "profile"]),
+        items=pa.table([items, titles, item_profiles], ["item_id", "title", "profile"]),
         interactions=interactions,
         explanations=_explanations(explained),
         findings=tuple(finding for rows in read for finding in rows.findings),
         num_rows={rows.file: rows.num_rows for rows in read},
     )
+
+
+def _read(files: Mapping[str, bytes], name: str, columns: Mapping[str, Parser]) -> FileRows:
+    return next(stream_rows(name, io.BytesIO(files[name]), columns, rows_at_once=None))
 
 
 def _interactions(rows: FileRows) -> pa.Table:
@@ -117,11 +110,9 @@ def _dense_ids(what: str, columns: Sequence[pa.ChunkedArray]) -> list[str]:
     return [str(index) for index in range(count)]
 
 
-def _texts(explained: pa.Table, id_column: str, text_column: str, count: int) -> list[str]:
+def _texts(rows: pa.Table, id_column: str, text_column: str, count: int) -> list[str]:
     """The first text of each id that is not empty, else the empty text."""
     texts = [""] * count
-    for row_id, text in zip(
-        explained[id_column].to_pylist(), explained[text_column].to_pylist(), strict=True
-    ):
+    for row_id, text in rows.select([id_column, text_column]).to_pandas().itertuples(index=False):
         texts[int(row_id)] = texts[int(row_id)] or text
     return texts

@@ -1,18 +1,97 @@
-"""The well-formed rows of one input file, under our column names; broken rows become findings."""
+"""The well-formed rows of one input file, under our column names; broken rows become findings.
 
-import io
+What a cell must be, its parser says: it returns the value as xrec holds it, or raises ValueError
+with the reason.
+"""
+
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
+from decimal import Decimal
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from xrec.data.columns import Parser, parse_description
-from xrec.data.findings import Finding
 from xrec.data.lines import Line, keys_of, stream_lines
+from xrec.data.source import Finding
 from xrec.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+MAX_INDEX = 2**31 - 1
+
+Parser = Callable[[object], str | None]
+
+
+def parse_id(value: object) -> str:
+    """An id: any non-empty string, or an integer, as a string."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError("must be a string or an integer")
+    if value == "":
+        raise ValueError("must not be empty")
+    return _valid_unicode(str(value))
+
+
+def parse_dense_id(value: object) -> str:
+    """An id of the public release: an integer from 0 on, as a string without leading zeros."""
+    text = "" if isinstance(value, bool) or not isinstance(value, str | int) else str(value).strip()
+    if not (text.isascii() and text.isdigit() and int(text) <= MAX_INDEX):
+        raise ValueError(f"must be an integer from 0 to {MAX_INDEX}")
+    return str(int(text))
+
+
+def parse_text(value: object) -> str:
+    """A text, stripped; a missing value is the empty text."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    return _valid_unicode(value).strip()
+
+
+def parse_description(value: object) -> str:
+    """A title or profile: as `parse_text`, with numbers and dates written out.
+
+    The parts of a list are joined: "tea, cake".
+    """
+    if isinstance(value, list | tuple):
+        return ", ".join(text for part in value if (text := parse_description(part)))
+    if isinstance(value, float | Decimal) and math.isnan(value):
+        return ""
+    if isinstance(value, int | float | Decimal | date):
+        return str(value)
+    return parse_text(value)
+
+
+def parse_split(value: object) -> str | None:
+    """train, validation or test; None if it is missing, so that the pair's hash decides."""
+    if value is None or value == "":
+        return None
+    if value not in SPLITS:
+        raise ValueError(f"must be one of {', '.join(SPLITS)}")
+    return str(value)
+
+
+def parse_rating(value: object) -> str | None:
+    """A rating as a string; None if it is missing, or no finite number."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        return None
+    try:
+        rating = float(value)
+    except ValueError:
+        return None
+    return str(rating) if math.isfinite(rating) else None
+
+
+def _valid_unicode(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("must be valid UTF-8") from None
+    return text
 
 
 @dataclass(frozen=True)
@@ -45,39 +124,6 @@ class _Column:
         return f"{self.name} ({', '.join(self.sources)})"
 
 
-def read_rows(
-    file: str,
-    data: bytes,
-    columns: Mapping[str, Parser],
-    optional: Mapping[str, Parser] | None = None,
-    *,
-    names: Mapping[str, tuple[str, ...]] | None = None,
-    delimiter: str = ",",
-    advice: str = "rename or add them",
-) -> FileRows:
-    """Parse the content `data` of `file`, whose ending tells the format (see xrec.data.lines).
-
-    `names` gives, for each of our columns that has another name there, the file's columns: none
-    (the column is empty), one, or several (their values are joined to one text). The `columns` must
-    be there, and so must an optional one that `names` names; other `optional` ones may be missing
-    (null). Columns that are not asked for are ignored.
-
-    A row that cannot be read, lacks a value's key or fails a column's parser is a finding. Raises
-    DataError for a missing column, with the columns seen, those expected, and `advice`.
-    """
-    parts = stream_rows(
-        file,
-        io.BytesIO(data),
-        columns,
-        optional,
-        names=names,
-        delimiter=delimiter,
-        advice=advice,
-        rows_at_once=None,
-    )
-    return next(parts)
-
-
 def stream_rows(
     file: str,
     source: IO[bytes],
@@ -90,14 +136,29 @@ def stream_rows(
     may_be_missing: Collection[str] = (),
     rows_at_once: int | None = 20_000,
 ) -> Iterator[FileRows]:
-    """As `read_rows`, many rows at a time, so that the file need not fit in memory.
+    """Parse a file, whose ending tells the format (see xrec.data.lines), many rows at a time.
 
-    Of JSON Lines the first rows say which columns the file has. `may_be_missing` are columns of
-    ours that a row may lack, although `names` names what they are made from.
+    So the file need not fit in memory; with `rows_at_once` None, all rows come at once.
+
+    `names` gives, for each of our columns that has another name there, the file's columns: none
+    (the column is empty), one, or several (their values are joined to one text). The `columns` must
+    be there, and so must an optional one that `names` names; other `optional` ones may be missing
+    (null). Columns that are not asked for are ignored. `may_be_missing` are columns of ours that a
+    row may lack, although `names` names what they are made from. Of JSON Lines the first rows say
+    which columns the file has.
+
+    A row that cannot be read, lacks a value's key or fails a column's parser is a finding. Raises
+    DataError for a missing column, with the columns seen, those expected, and `advice`.
     """
+    names = names or {}
     wanted = [
-        replace(column, is_required=column.is_required and column.name not in may_be_missing)
-        for column in _wanted(columns, optional or {}, names or {})
+        _Column(
+            name,
+            parse,
+            names.get(name, (name,)),
+            (name in columns or name in names) and name not in may_be_missing,
+        )
+        for name, parse in {**columns, **(optional or {})}.items()
     ]
     seen, lines = stream_lines(file, source, delimiter)
     rows = list(itertools.islice(lines, rows_at_once))
@@ -108,63 +169,6 @@ def stream_rows(
     yield _parse(file, rows, wanted)
     while rows := list(itertools.islice(lines, rows_at_once)):
         yield _parse(file, rows, wanted)
-
-
-def _wanted(
-    columns: Mapping[str, Parser],
-    optional: Mapping[str, Parser],
-    names: Mapping[str, tuple[str, ...]],
-) -> list[_Column]:
-    return [
-        _Column(name, parse, names.get(name, (name,)), name in columns or name in names)
-        for name, parse in {**columns, **optional}.items()
-    ]
-
-
-def _parse(file: str, rows: Sequence[Line], wanted: Sequence[_Column]) -> FileRows:
-    cells: dict[str, list[str | None]] = {column.name: [] for column in wanted}
-    numbers: list[int] = []
-    findings: list[Finding] = []
-    for line in rows:
-        values, problem = _parse_cells(line, wanted)
-        if problem:
-            findings.append(Finding(file, line.number, problem, line.text))
-            continue
-        numbers.append(line.number)
-        for name, value in values.items():
-            cells[name].append(value)
-    table = pa.table(
-        {
-            **{name: pa.array(column, pa.string()) for name, column in cells.items()},
-            "file": pa.array([file] * len(numbers), pa.string()),
-            "line": pa.array(numbers, pa.int64()),
-        }
-    )
-    return FileRows(file, table, tuple(findings), num_rows=len(rows))
-
-
-def reject_duplicates(rows: FileRows, keys: list[str]) -> FileRows:
-    """The rows whose `keys` are new; each later row with the same keys becomes a finding."""
-    duplicated = rows.table.select(keys).to_pandas().duplicated().to_numpy(dtype=bool)
-    found = findings_of(
-        rows.table.filter(pa.array(duplicated)), f"duplicate of an earlier {', '.join(keys)}"
-    )
-    return replace(
-        rows, table=rows.table.filter(pa.array(~duplicated)), findings=rows.findings + found
-    )
-
-
-def findings_of(rows: pa.Table, reason: str) -> tuple[Finding, ...]:
-    """One finding for each row of a table with the columns `file` and `line`.
-
-    The text of a finding is the other values of its row.
-    """
-    values = rows.drop_columns(["file", "line"]).to_pylist()
-    places = zip(rows["file"].to_pylist(), rows["line"].to_pylist(), values, strict=True)
-    return tuple(
-        Finding(file, line, reason, json.dumps(row, ensure_ascii=False))
-        for file, line, row in places
-    )
 
 
 def _check_columns(file: str, seen: list[str], wanted: Sequence[_Column], advice: str) -> None:
@@ -178,34 +182,51 @@ def _check_columns(file: str, seen: list[str], wanted: Sequence[_Column], advice
         )
 
 
-def _parse_cells(line: Line, wanted: Sequence[_Column]) -> tuple[dict[str, str | None], str]:
-    """The parsed values by our column names; or nothing, and the reason."""
-    if line.values is None:
-        return {}, line.problem
-    parsed: dict[str, str | None] = {}
-    for column in wanted:
-        there = [name for name in column.sources if name in line.values]
-        if not there and column.sources:
-            if column.is_required:
-                return {}, f"no value for {column.label}"
-            parsed[column.name] = None
-            continue
+def _parse(file: str, rows: Sequence[Line], wanted: Sequence[_Column]) -> FileRows:
+    parsed: list[list[str | None]] = []
+    numbers: list[int] = []
+    findings: list[Finding] = []
+    for line in rows:
         try:
-            parsed[column.name] = column.parse(_cell(line.values, there, column.sources))
+            parsed.append(_cells(line, wanted))
+            numbers.append(line.number)
         except ValueError as error:
-            return {}, f"{column.label} {error}"
-    return parsed, ""
+            findings.append(Finding(file, line.number, str(error), line.text))
+    cells = {
+        column.name: pa.array([row[place] for row in parsed], pa.string())
+        for place, column in enumerate(wanted)
+    }
+    files, lines = pa.array([file] * len(numbers), pa.string()), pa.array(numbers, pa.int64())
+    table = pa.table({**cells, "file": files, "line": lines})
+    return FileRows(file, table, tuple(findings), num_rows=len(rows))
 
 
-def _cell(values: Mapping[str, Any], there: list[str], sources: tuple[str, ...]) -> Any:
+def _cells(line: Line, wanted: Sequence[_Column]) -> list[str | None]:
+    """The parsed values of our columns; raises ValueError with the reason if one is broken."""
+    if line.values is None:
+        raise ValueError(line.problem)
+    return [_cell(line.values, column) for column in wanted]
+
+
+def _cell(values: Mapping[str, Any], column: _Column) -> str | None:
+    there = [name for name in column.sources if name in values]
+    if not there and column.sources:
+        if column.is_required:
+            raise ValueError(f"no value for {column.label}")
+        return None
+    try:
+        return column.parse(_value(values, there, column.sources))
+    except ValueError as error:
+        raise ValueError(f"{column.label} {error}") from None
+
+
+def _value(values: Mapping[str, Any], there: list[str], sources: tuple[str, ...]) -> Any:
     """The value of the only source, or None without a source.
 
     The values of several sources are joined, as in "city: Leeds; colors: red, blue".
     """
-    if not sources:
-        return None
-    if len(sources) == 1:
-        return values[there[0]]
+    if len(sources) < 2:
+        return values[there[0]] if there else None
     written = {name: _written(values[name]) for name in there}
     return "; ".join(f"{name}: {text}" for name, text in written.items() if text)
 
@@ -216,3 +237,26 @@ def _written(value: Any) -> str:
         return parse_description(value)
     except ValueError:
         return str(value)
+
+
+def reject_duplicates(rows: FileRows, keys: list[str]) -> FileRows:
+    """The rows whose `keys` are new; each later row with the same keys becomes a finding."""
+    duplicated = rows.table.select(keys).to_pandas().duplicated().to_numpy(dtype=bool)
+    reason = f"duplicate of an earlier {', '.join(keys)}"
+    kept, found = reject(rows.table, pa.array(duplicated), reason)
+    return replace(rows, table=kept, findings=rows.findings + found)
+
+
+def reject(rows: pa.Table, is_bad: Any, reason: str) -> tuple[pa.Table, tuple[Finding, ...]]:
+    """The other rows, and a finding for each bad one; `rows` has the columns `file` and `line`.
+
+    The text of a finding is the other values of its row.
+    """
+    bad = rows.filter(is_bad)
+    texts = bad.drop_columns(["file", "line"]).to_pylist()
+    places = zip(bad["file"].to_pylist(), bad["line"].to_pylist(), texts, strict=True)
+    findings = tuple(
+        Finding(file, line, reason, json.dumps(row, ensure_ascii=False))
+        for file, line, row in places
+    )
+    return rows.filter(pc.invert(is_bad)), findings

@@ -27,9 +27,7 @@ def split_pairs(
 
 def pair_fraction(user_id: str, item_id: str, seed: int) -> float:
     """A number in [0, 1), uniform over pairs and seeds (BLAKE2b)."""
-    # The length tells the pairs ("a", "bc") and ("ab", "c") apart.
-    key = f"{seed}:{len(user_id)}:{user_id}{item_id}".encode()
-    return int.from_bytes(blake2b(key, digest_size=6).digest(), "big") / 2**48
+    return int.from_bytes(_hash(f"{seed}", user_id, item_id, 6), "big") / 2**48
 
 
 def _split(fraction: float, shares: SplitShares) -> Split:
@@ -54,11 +52,10 @@ def drawn(
     """The positions of `count` of the N pairs, in increasing order; of all if it is None."""
     if count is None or count >= len(user_ids):
         return list(range(len(user_ids)))
-    keys = [
-        (_hash(user, item, seed), index)
-        for index, (user, item) in enumerate(zip(user_ids, item_ids, strict=True))
-    ]
-    return sorted(index for _, index in sorted(keys)[:count])
+    pairs = zip(user_ids, item_ids, strict=True)
+    hashes = [_hash(f"draw:{seed}", user, item, 8) for user, item in pairs]
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)
+    return sorted(order[:count])
 
 
 def drawn_pairs(pairs: Sequence[PairT], count: int | None, *, seed: int) -> list[PairT]:
@@ -76,7 +73,7 @@ def drawn_explanations(
     return explanations.take(pa.array(drawn(users, items, count, seed=seed), pa.int64()))
 
 
-def _hash(user_id: str, item_id: str, seed: int) -> bytes:
+def _hash(of: str, user_id: str, item_id: str, num_bytes: int) -> bytes:
     # The length tells the pairs ("a", "bc") and ("ab", "c") apart.
-    key = f"draw:{seed}:{len(user_id)}:{user_id}{item_id}".encode()
-    return blake2b(key, digest_size=8).digest()
+    key = f"{of}:{len(user_id)}:{user_id}{item_id}".encode()
+    return blake2b(key, digest_size=num_bytes).digest()

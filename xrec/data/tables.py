@@ -11,6 +11,7 @@ Only the interactions must be there. Without users or items, their ids are taken
 profiles and titles are empty. Without explanations, no adapter can be trained.
 """
 
+import io
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
@@ -19,15 +20,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.config.data import TABLE_COLUMNS, TABLE_ENDINGS, TablesSource
-from xrec.data.columns import (
+from xrec.data.rows import (
     Parser,
     parse_description,
     parse_id,
     parse_rating,
     parse_split,
     parse_text,
+    reject_duplicates,
+    stream_rows,
 )
-from xrec.data.rows import FileRows, read_rows, reject_duplicates
 from xrec.data.source import SourceData
 from xrec.errors import DataError
 from xrec.storage import Location
@@ -113,13 +115,22 @@ def read_tables(files: Mapping[str, bytes], source: TablesSource) -> SourceData:
 
     Raises DataError for a missing column, or if the interactions are not among the files.
     """
-    rows = {
-        table: _read_table(table, file, files[file], source)
-        for table, file in _files_of(files, TABLES, source.files, "interactions").items()
-    }
-    for table, key in _KEYS.items():
-        if table in rows:
-            rows[table] = reject_duplicates(rows[table], [key])
+    rows = {}
+    for table, file in _files_of(files, TABLES, source.files, "interactions").items():
+        rows[table] = next(
+            stream_rows(
+                file,
+                io.BytesIO(files[file]),
+                _COLUMNS[table],
+                _OPTIONAL.get(table),
+                names=source.names_in(table),
+                delimiter=source.delimiter,
+                advice=_ADVICE,
+                rows_at_once=None,
+            )
+        )
+        if table in _KEYS:
+            rows[table] = reject_duplicates(rows[table], [_KEYS[table]])
     interactions = rows["interactions"].table
     explanations = rows["explanations"].table if "explanations" in rows else _no_explanations()
     pairs = [interactions, explanations]
@@ -138,18 +149,6 @@ def read_tables(files: Mapping[str, bytes], source: TablesSource) -> SourceData:
         findings=tuple(finding for part in rows.values() for finding in part.findings),
         num_rows=num_rows,
         missing_tables=tuple(table for table in TABLES if table not in rows),
-    )
-
-
-def _read_table(table: str, file: str, data: bytes, source: TablesSource) -> FileRows:
-    return read_rows(
-        file,
-        data,
-        _COLUMNS[table],
-        _OPTIONAL.get(table),
-        names=source.names_in(table),
-        delimiter=source.delimiter,
-        advice=_ADVICE,
     )
 
 

@@ -25,9 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
-from xrec.data.cold_start import ColdStartTables
+from xrec.data.cold_start import ColdStartTables, extend_dataset
 from xrec.data.dataset import Dataset
-from xrec.data.extension import extend_dataset
 from xrec.errors import DataError
 from xrec.graph.adjacency import check_edges
 from xrec.graph.artifact import GraphEmbeddings, check_finite

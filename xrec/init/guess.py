@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xrec.config.data import TABLE_COLUMNS, TableColumns
-from xrec.data.columns import SPLITS
+from xrec.data.rows import SPLITS
 from xrec.errors import DataError
 from xrec.init import words
 from xrec.init.files import Column, File, likeliest

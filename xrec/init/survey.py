@@ -14,8 +14,8 @@ from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
 from xrec.config.data import SplitShares, TablesSource
 from xrec.data.assemble import assemble, check_not_empty
-from xrec.data.columns import SPLITS
-from xrec.data.findings import Finding, check_rejected_share, count_reasons
+from xrec.data.rows import SPLITS
+from xrec.data.source import Finding, check_rejected_share, count_reasons
 from xrec.data.tables import read_tables
 from xrec.init.files import Folder
 

@@ -5,8 +5,7 @@ aspects, the user's profile tells nothing of the taste, and the explanation name
 item which the user likes most.
 """
 
-from xrec.sample.language import LanguageExample, generate_language_examples
-from xrec.sample.texts import ASPECTS
+from xrec.sample.texts import ASPECTS, LanguageExample, generate_language_examples
 from xrec.sample.town import Town, generate_town, town_source
 
 __all__ = [

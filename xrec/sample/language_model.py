@@ -1,11 +1,7 @@
 """The sample's language model: a small Llama that knows the town's language and none of its people.
 
-Its artifact is a Hugging Face model folder and a manifest.
-
-It is trained on `xrec.sample.generate_language_examples`, where the user's profile states the
-taste, and then frozen as any other model. It learns that an explanation names the item's aspect
-that the user likes best. In the town no profile states a taste: only a collaborative vector can
-stand in for that sentence.
+Its artifact is a Hugging Face model folder and a manifest. It is trained on the examples of
+`xrec.sample.texts`, and then frozen as any other model.
 """
 
 import itertools
@@ -24,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from xrec.config.data import BuildSampleLLMConfig, SampleLLMConfig
+from xrec.config.data import BuildSampleLLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data.titles import title_spans
 from xrec.llm.collaborative import Vocabulary
@@ -33,14 +29,7 @@ from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.llm.title_placeholder import TitlePlaceholder
 from xrec.progress import progress
 from xrec.sample import LanguageExample, generate_language_examples
-from xrec.storage import (
-    Manifest,
-    check_access,
-    finished,
-    location_of,
-    write_contents,
-    write_manifest,
-)
+from xrec.storage import Manifest, location_of, write_contents, write_manifest
 
 logger = logging.getLogger("xrec")
 
@@ -52,68 +41,60 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _NUM_SPECIAL = 3
+_VOCAB_SIZE = 1024  # at most
+_HIDDEN_SIZE, _NUM_LAYERS = 128, 3
 _NUM_HEADS, _NUM_KEY_VALUE_HEADS = 4, 2  # grouped-query attention
 _COPY_LENGTH = 24
 _NUM_COPY_STEPS = 100
 _BATCH_SIZE = 32  # texts of a step
+_LEARNING_RATE = 3e-3  # at its peak
 _SEED = 0  # of the texts and of the initialization
 
 
 def build_sample_llm(config: BuildSampleLLMConfig) -> Manifest:
-    """Train and write the model and return its manifest.
-
-    If a run with the same settings is finished, nothing is done.
-    """
-    output = location_of(config, "llm")
-    check_access(output, config.storage)
-    run_config = llm_settings(config)
-    done = finished(output, "llm", run_config, {})
-    if done is not None:
-        logger.info("%s: already there", output)
-        return done
-    torch.set_num_threads(config.model.num_threads)
-    model, tokenizer, loss = train_sample_model(config.model, config.prompt)
+    """Train and write the model and return its manifest."""
+    torch.set_num_threads(config.num_threads)
+    model, tokenizer, loss = train_sample_model(config.num_steps, config.prompt)
     logger.info("sample language model: loss %.3f nats a token", loss)
     with tempfile.TemporaryDirectory(prefix="xrec-llm-") as folder:
-        save_sample_model(model, tokenizer, Path(folder))
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-    hashes = write_contents(output, files)
-    return write_manifest(
-        output, "llm", config=run_config, inputs={}, files=hashes, metrics={"loss": loss}
-    )
+    output = location_of(config, "llm")
+    hashes, metrics = write_contents(output, files), {"loss": loss}
+    settings = llm_settings(config)
+    return write_manifest(output, "llm", config=settings, inputs={}, files=hashes, metrics=metrics)
 
 
 def llm_settings(config: BuildSampleLLMConfig) -> dict[str, Any]:
     """The settings that the model depends on; it has no inputs."""
-    return config.model_dump(mode="json", include={"model", "prompt"})
+    return config.model_dump(mode="json", include={"num_steps", "num_threads", "prompt"})
 
 
 def train_sample_model(
-    config: SampleLLMConfig, prompt: PromptConfig
+    num_steps: int, prompt: PromptConfig
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase, float]:
     """Train model and tokenizer from nothing.
 
     The third value is the mean loss, in nats a token, of the last tenth of the steps.
     """
     torch.manual_seed(_SEED)
-    examples = generate_language_examples(config.num_steps * _BATCH_SIZE, _SEED)
-    tokenizer = train_tokenizer(
-        [_plain_text(example, prompt) for example in examples[:2000]], config.vocab_size
-    )
-    model = build_model(config, tokenizer)
+    examples = generate_language_examples(num_steps * _BATCH_SIZE, _SEED)
+    plain = [_plain_text(example, prompt) for example in examples[:2000]]
+    tokenizer = train_tokenizer(plain, _VOCAB_SIZE)
+    model = build_model(tokenizer, hidden_size=_HIDDEN_SIZE, num_layers=_NUM_LAYERS)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+        model.parameters(), lr=_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
     )
-    num_steps = _NUM_COPY_STEPS + config.num_steps
+    num_all = _NUM_COPY_STEPS + num_steps
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _learning_rate_share(step, num_steps)
+        optimizer, lambda step: _learning_rate_share(step, num_all)
     )
     batches = itertools.chain(
-        _copy_batches(len(tokenizer)),
-        _text_batches(examples, tokenizer, prompt),
+        _copy_batches(len(tokenizer)), _text_batches(examples, tokenizer, prompt)
     )
     losses: list[float] = []
-    for rows in progress(batches, "sample language model", num_steps):
+    for rows in progress(batches, "sample language model", num_all):
         loss = _loss(model, rows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -153,14 +134,16 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
     return fast
 
 
-def build_model(config: SampleLLMConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+def build_model(
+    tokenizer: PreTrainedTokenizerBase, *, hidden_size: int, num_layers: int
+) -> LlamaForCausalLM:
     """A freshly initialized Llama with grouped-query attention."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            intermediate_size=3 * config.hidden_size,
-            num_hidden_layers=config.num_layers,
+            hidden_size=hidden_size,
+            intermediate_size=3 * hidden_size,
+            num_hidden_layers=num_layers,
             num_attention_heads=_NUM_HEADS,
             num_key_value_heads=_NUM_KEY_VALUE_HEADS,
             max_position_embeddings=1024,
@@ -172,22 +155,8 @@ def build_model(config: SampleLLMConfig, tokenizer: PreTrainedTokenizerBase) -> 
     )
 
 
-def save_sample_model(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
-    """Write both to `folder` in the Hugging Face layout."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 def _plain_text(example: LanguageExample, prompt: PromptConfig) -> str:
-    values = {
-        "user": "",
-        "item": "",
-        "user_profile": example.user_profile,
-        "item_title": example.item_title,
-        "item_profile": example.item_profile,
-    }
+    values = {"user": "", "item": "", **vars(example)}
     user, item = prompt.user.format(**values), prompt.item.format(**values)
     hidden = _hidden_title(example, TitlePlaceholder(prompt.title_placeholder, prompt.untitled))
     return f"system user assistant\n{prompt.instruction}\n{user}\n{item}\n{hidden}"
@@ -210,9 +179,7 @@ def _copy_batches(vocab_size: int) -> Iterator[list[Example]]:
 
 
 def _text_batches(
-    examples: Sequence[LanguageExample],
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: PromptConfig,
+    examples: Sequence[LanguageExample], tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig
 ) -> Iterator[list[Example]]:
     builder = PromptBuilder(tokenizer, prompt, Vocabulary(len(tokenizer), 0, 0))
     for start in range(0, len(examples), _BATCH_SIZE):

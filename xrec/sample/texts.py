@@ -2,9 +2,16 @@
 
 Nothing but the aspect's phrase itself tells an aspect: titles, trades, people and habits are drawn
 independently.
+
+A small language model is trained on texts about people and places that are not in the town. In them
+the user's profile states the taste, so the model learns that an explanation names the aspect of the
+item that the user likes best. If the item has none of the stated ones, the explanation names the
+first aspect of its profile, so the model also learns to name nothing that the item lacks. In the
+town no profile states a taste: there only the collaborative vector can stand in for that sentence.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 
 # Each is found in a text as this phrase, in any case; the language uses it for nothing else.
@@ -158,3 +165,34 @@ def taste_sentence(favourites: Sequence[str], rng: Random) -> str:
     """States the 1 to 3 favourite aspects, the best first."""
     phrases = [_PHRASINGS[aspect][0] for aspect in favourites]
     return rng.choice(_TASTE_TEMPLATES[len(favourites)]).format(*phrases)
+
+
+@dataclass(frozen=True)
+class LanguageExample:
+    """One record. The user's profile begins with the sentence that states the taste."""
+
+    user_profile: str
+    item_title: str
+    item_profile: str
+    explanation: str
+
+
+def generate_language_examples(num_examples: int, seed: int) -> list[LanguageExample]:
+    """`num_examples` records of random users and places, drawn independently of any town."""
+    rng = Random(f"language {seed}")
+    return [_example(rng) for _ in range(num_examples)]
+
+
+def _example(rng: Random) -> LanguageExample:
+    favourites = rng.sample(ASPECTS, k=rng.randint(1, MAX_STATED_ASPECTS))
+    aspects = rng.sample(ASPECTS, k=ASPECTS_PER_ITEM)
+    profile = item_profile(aspects, rng)
+    first_named = min(aspects, key=profile.lower().index)
+    best = next((aspect for aspect in favourites if aspect in aspects), first_named)
+    title = item_title(rng.randrange(NUM_PLAIN_TITLES))
+    return LanguageExample(
+        user_profile=f"{taste_sentence(favourites, rng)} {user_profile(rng)}",
+        item_title=title,
+        item_profile=profile,
+        explanation=explanation(title, best, rng),
+    )

@@ -6,8 +6,10 @@ and u visits the items with the largest utility / TEMPERATURE + Gumbel noise: dr
 of the utilities, without replacement.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,36 +95,34 @@ def town_source(town: Town) -> SourceData:
     user_ids = [f"resident-{number}" for number in range(1, len(town.user_profiles) + 1)]
     item_ids = [f"place-{number}" for number in range(1, len(town.item_titles) + 1)]
     explained_items = town.visits[:, : town.best_aspects.shape[1]]
+    interactions = _pairs(town.visits, user_ids, item_ids, "interactions")
     explained = _pairs(explained_items, user_ids, item_ids, "explanations")
-    planted = explained.select(["user_id", "item_id"])
-    planted = planted.append_column("aspect", pa.array(_phrases(town.best_aspects.ravel())))
-    planted = planted.append_column(
-        "aspects", pa.array([_phrases(town.item_aspects[item]) for item in explained_items.ravel()])
-    )
+    best = best_aspect(town.taste, town.item_aspects, town.visits).ravel()
     return SourceData(
         users=pa.table({"user_id": user_ids, "profile": town.user_profiles}),
         items=pa.table(
             {"item_id": item_ids, "title": town.item_titles, "profile": town.item_profiles}
         ),
-        interactions=_pairs(town.visits, user_ids, item_ids, "interactions"),
-        explanations=explained.append_column("explanation", pa.array(town.explanations)),
-        planted=planted,
-        aspects=_mentions(town, user_ids, item_ids),
+        interactions=interactions,
+        explanations=_with(explained, explanation=town.explanations),
+        planted=_with(
+            explained.select(["user_id", "item_id"]),
+            aspect=_phrases(town.best_aspects.ravel()),
+            aspects=[_phrases(town.item_aspects[item]) for item in explained_items.ravel()],
+        ),
+        aspects=_with(
+            interactions.select(["user_id", "item_id", "split"]),
+            aspect=_phrases(best),
+            opinion=[""] * best.size,
+            sentiment=["positive"] * best.size,
+        ),
         findings=(),
         num_rows={"interactions": town.visits.size, "explanations": town.best_aspects.size},
     )
 
 
-def _mentions(town: Town, user_ids: list[str], item_ids: list[str]) -> pa.Table:
-    best = best_aspect(town.taste, town.item_aspects, town.visits)
-    visits = _pairs(town.visits, user_ids, item_ids, "interactions")
-    columns = {
-        "aspect": _phrases(best.ravel()),
-        "opinion": [""] * best.size,
-        "sentiment": ["positive"] * best.size,
-    }
-    kept = {name: visits[name] for name in ("user_id", "item_id", "split")}
-    return pa.table({**kept, **columns})
+def _with(table: pa.Table, **columns: Sequence[Any]) -> pa.Table:
+    return pa.table({**dict(zip(table.column_names, table.columns, strict=True)), **columns})
 
 
 def _draw_taste(num_users: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -4,17 +4,11 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from tests.xrec.aspects.aspect_town import NUM_ASPECTS, NUM_ITEMS, NUM_USERS, town
-from xrec.aspects import AspectChooser, AspectScorer, Mentions, item_vectors, nearest_items
-from xrec.aspects.praise import Praise
+from tests.xrec.aspects.conftest import NUM_ASPECTS, NUM_ITEMS, NUM_USERS
+from xrec.aspects import AspectChooser, AspectScorer, Mentions
+from xrec.aspects.mentions import Praise
 
 K = 3
-
-
-@pytest.fixture(scope="module")
-def scorer() -> AspectScorer:
-    mentions = town()
-    return AspectScorer(mentions, nearest_items(item_vectors(mentions, embedding_dim=4), 3))
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +32,6 @@ def test_choices_are_the_best_scores_of_the_menu(
         menu = np.flatnonzero(words[reviews].any(axis=0))
         expected = menu[np.argsort(-scores[row, menu], kind="stable")][:k]
         assert found.aspects[row].tolist() == [*expected, *[-1] * (k - len(expected))]
-        there = found.aspects[row] >= 0
-        np.testing.assert_allclose(found.scores[row][there], scores[row, expected], rtol=1e-4)
 
 
 @pytest.mark.parametrize("leave_out_own", [False, True])

@@ -10,14 +10,8 @@ import scipy.sparse
 from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import run as train_aspects
 from tests.xrec.aspects.planted_aspects import TOWN
-from xrec.aspects import (
-    AspectChooser,
-    AspectScorer,
-    ProfileMentions,
-    Weights,
-    dataset_mentions,
-    read_scorer,
-)
+from xrec.aspects import AspectChooser, AspectScorer, Weights, dataset_mentions, read_chooser
+from xrec.aspects.mentions import ProfileMentions
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.data import Dataset, read_dataset
@@ -133,13 +127,11 @@ def test_training_pairs_have_their_items_profile_and_held_out_ones_their_explana
 def test_train_aspects_of_profiles_reads_back_and_refuses_more_than_one_review_an_item(
     workspace: str, dataset: Dataset, tmp_path: Path
 ) -> None:
-    values = {
-        "workspace": workspace,
-    }
+    values = {"workspace": workspace}
     manifest = train_aspects(TrainAspectsConfig.model_validate(values))
     assert 0 < manifest.metrics["validation"]["ndcg@10"] <= 1
-    scorer = read_scorer(open_location(f"{workspace}/aspects"), dataset)
-    assert isinstance(scorer.mentions, ProfileMentions)
+    chooser = read_chooser(open_location(f"{workspace}/aspects"), dataset)
+    assert isinstance(chooser.scorer.mentions, ProfileMentions)
     more = {**values, "min_item_reviews": 2, "aspects": str(tmp_path / "aspects")}
     with pytest.raises(DataError, match=r"min_item_reviews is 2.*profiles"):
         train_aspects(TrainAspectsConfig.model_validate(more))

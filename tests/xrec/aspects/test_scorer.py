@@ -7,20 +7,9 @@ import pytest
 import scipy.sparse
 import torch
 
-from tests.xrec.aspects.aspect_town import NUM_ASPECTS, NUM_ITEMS, NUM_USERS, town
+from tests.xrec.aspects.conftest import NUM_ASPECTS, NUM_ITEMS, NUM_USERS, town
 from xrec.aspects import AspectScorer, Mentions, Weights, fit, item_vectors, ndcg, nearest_items
 from xrec.aspects.fit import draw_others, draw_users
-
-
-@pytest.fixture(scope="module")
-def mentions() -> Mentions:
-    return town()
-
-
-@pytest.fixture(scope="module")
-def neighbours(mentions: Mentions) -> scipy.sparse.csr_matrix:
-    return nearest_items(item_vectors(mentions, embedding_dim=4), 3)
-
 
 WEIGHTS = Weights(
     prior_reviews=3.0,
@@ -74,71 +63,51 @@ def test_scores_equal_the_formula_written_out(
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def _saying(m: Mentions, rows: object, said: float) -> Mentions:
+    """The same pairs, of which those `rows` mention all aspects or none; frequencies stay."""
+    words = m.aspects.toarray()
+    words[rows] = said
+    changed = Mentions(m.users, m.items, scipy.sparse.csr_matrix(words), NUM_USERS, NUM_ITEMS)
+    changed.__dict__["frequency"] = m.frequency
+    return changed
+
+
 def test_scores_without_the_own_review_are_those_of_a_town_without_its_words(
     mentions: Mentions, neighbours: scipy.sparse.csr_matrix
 ) -> None:
-    row = 5
-    user, item = mentions.users[[row]], mentions.items[[row]]
-    silent = mentions.aspects.toarray()
-    silent[row] = 0
-    without = Mentions(
-        mentions.users, mentions.items, scipy.sparse.csr_matrix(silent), NUM_USERS, NUM_ITEMS
-    )
-    weights = Weights(graph_weight=0.0, prior_reviews=3.0)
-    found = AspectScorer(mentions, neighbours, weights).scores(user, item, leave_out_own=True)
-    # The prior and the frequencies stay as they are; so the comparison takes them from the town.
-    scorer = AspectScorer(without, neighbours, weights)
-    scorer.__dict__["neighbour_shares"] = AspectScorer(
-        mentions, neighbours, weights
-    ).neighbour_shares
-    without.__dict__["frequency"] = mentions.frequency
-    np.testing.assert_allclose(found, scorer.scores(user, item), rtol=1e-5, atol=1e-5)
-
-
-def test_scores_without_the_own_review_do_not_depend_on_what_it_says(
-    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
-) -> None:
-    row = 5
+    """They do not depend on what it says, nor do neighbours' shares, which stay as they are."""
+    pair = mentions.users[[5]], mentions.items[[5]]
+    shares = AspectScorer(mentions, neighbours, WEIGHTS).neighbour_shares
     found = []
     for said in (0.0, 1.0):
-        words = mentions.aspects.toarray()
-        words[row] = said
-        changed = Mentions(
-            mentions.users, mentions.items, scipy.sparse.csr_matrix(words), NUM_USERS, NUM_ITEMS
-        )
-        changed.__dict__["frequency"] = mentions.frequency
-        scorer = AspectScorer(changed, neighbours, WEIGHTS)
-        scorer.__dict__["neighbour_shares"] = AspectScorer(
-            mentions, neighbours, WEIGHTS
-        ).neighbour_shares
-        pair = mentions.users[[row]], mentions.items[[row]]
+        scorer = AspectScorer(_saying(mentions, 5, said), neighbours, WEIGHTS)
+        scorer.__dict__["neighbour_shares"] = shares
         found.append(scorer.scores(*pair, leave_out_own=True))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
+    weights = Weights(graph_weight=0.0, prior_reviews=3.0)
+    of_all = AspectScorer(mentions, neighbours, weights)
+    silent = AspectScorer(_saying(mentions, 5, 0.0), neighbours, weights)
+    silent.__dict__["neighbour_shares"] = of_all.neighbour_shares
+    without = of_all.scores(*pair, leave_out_own=True)
+    np.testing.assert_allclose(without, silent.scores(*pair), rtol=1e-5, atol=1e-5)
 
 
 def test_scores_by_the_graph_alone_do_not_depend_on_the_users_own_words(
     mentions: Mentions, neighbours: scipy.sparse.csr_matrix
 ) -> None:
-    user, found = 4, []
-    elsewhere = np.setdiff1d(np.arange(NUM_ITEMS), mentions.items[mentions.users == user])[:1]
-    for said in (0.0, 1.0):
-        words = mentions.aspects.toarray()
-        words[mentions.users == user] = said
-        changed = Mentions(
-            mentions.users, mentions.items, scipy.sparse.csr_matrix(words), NUM_USERS, NUM_ITEMS
-        )
-        changed.__dict__["frequency"] = mentions.frequency
-        weights = Weights(own_weight=0.0, graph_weight=0.5)
-        found.append(AspectScorer(changed, neighbours, weights).user_part[[user]].toarray())
-    assert len(elsewhere) == 1
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
-    assert found[0].any()
+    weights = Weights(own_weight=0.0, graph_weight=0.5)
+    silent, loud = (
+        AspectScorer(_saying(mentions, mentions.users == 4, said), neighbours, weights)
+        for said in (0.0, 1.0)
+    )
+    found = silent.user_part[[4]].toarray()
+    np.testing.assert_allclose(found, loud.user_part[[4]].toarray(), rtol=1e-4, atol=1e-5)
+    assert found.any()
 
 
-def test_item_without_reviews_or_neighbours_ranks_as_all_reviews_do() -> None:
-    some = town()
-    kept = some.items != 2
-    without = Mentions(some.users[kept], some.items[kept], some.aspects[kept], NUM_USERS, NUM_ITEMS)
+def test_item_without_reviews_or_neighbours_ranks_as_all_reviews_do(mentions: Mentions) -> None:
+    m, kept = mentions, mentions.items != 2
+    without = Mentions(m.users[kept], m.items[kept], m.aspects[kept], NUM_USERS, NUM_ITEMS)
     vectors = item_vectors(without, embedding_dim=4)
     assert not vectors[2].any()
     scorer = AspectScorer(without, nearest_items(vectors, 3))
@@ -172,15 +141,8 @@ def test_fit_finds_the_users_habit_and_prefers_own_to_others(
 def test_fit_without_a_mention_to_choose_by_is_refused(
     mentions: Mentions, neighbours: scipy.sparse.csr_matrix
 ) -> None:
-    silent = Mentions(
-        mentions.users,
-        mentions.items,
-        scipy.sparse.csr_matrix(mentions.aspects.shape, dtype=np.float32),
-        NUM_USERS,
-        NUM_ITEMS,
-    )
     with pytest.raises(ValueError, match="no held-out review mentions"):
-        fit(mentions, silent, neighbours)
+        fit(mentions, _saying(mentions, slice(None), 0.0), neighbours)
 
 
 def test_draws_are_other_users_and_reviewers_of_the_item(mentions: Mentions) -> None:

@@ -11,23 +11,16 @@ import pytest
 from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import output, run
 from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
-from xrec.aspects import (
-    AspectChooser,
-    Weights,
-    aspects_of,
-    dataset_mentions,
-    read_scorer,
-)
+from xrec.aspects import AspectChooser, Weights, aspects_of, dataset_mentions, read_chooser
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import Dataset, read_dataset, write_dataset
-from xrec.data.cold_start import ColdStartTables
-from xrec.data.extension import extend_dataset
+from xrec.data.cold_start import extend_dataset, read_cold_start
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
 from xrec.schemas import REJECTED
-from xrec.storage import open_location, read_manifest
+from xrec.storage import Location, open_location, read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +38,7 @@ def workspace(plain: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def config(workspace: str, **values: Any) -> TrainAspectsConfig:
-    return TrainAspectsConfig.model_validate(
-        {
-            "workspace": workspace,
-            **values,
-        }
-    )
+    return TrainAspectsConfig.model_validate({"workspace": workspace, **values})
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +48,17 @@ def trained(workspace: str) -> TrainAspectsConfig:
     return of
 
 
+@pytest.fixture(scope="module")
+def dataset(trained: TrainAspectsConfig) -> Dataset:
+    return read_dataset(open_location(trained.artifact("dataset")))
+
+
+def _aspects(config: TrainAspectsConfig) -> Location:
+    return open_location(config.artifact("aspects"))
+
+
 def test_trained_score_is_read_back_and_finds_the_planted_taste(
-    trained: TrainAspectsConfig,
+    trained: TrainAspectsConfig, dataset: Dataset
 ) -> None:
     manifest = output(trained).done()
     assert manifest is not None
@@ -69,28 +66,22 @@ def test_trained_score_is_read_back_and_finds_the_planted_taste(
     assert figures["ndcg@10"] > figures["ndcg@10_item"]
     assert figures["ndcg@10"] > figures["ndcg@10_others"]
     assert 0 < manifest.metrics["test"]["ndcg@10"] <= 1
-    dataset = read_dataset(open_location(trained.artifact("dataset")))
-    scorer = read_scorer(open_location(trained.artifact("aspects")), dataset)
+    scorer = read_chooser(_aspects(trained), dataset).scorer
     assert scorer.mentions.num_items == manifest.row_counts["items"] == 30
     assert scorer.weights.own_weight + scorer.weights.graph_weight > 0
 
 
-def test_mentions_of_a_dataset_are_those_of_the_split_and_sentiment(
-    trained: TrainAspectsConfig,
-) -> None:
-    dataset = read_dataset(open_location(trained.artifact("dataset")))
-    table = dataset.explanation_aspects
-    assert table is not None
-    for sentiment, counted in (("all", ["positive", "negative"]), ("positive", ["positive"])):
-        found = dataset_mentions(dataset, "train", sentiment)  # type: ignore[arg-type]
-        expected = {
-            (row["user_index"], row["item_index"], row["aspect_index"])
-            for row in table.to_pylist()
-            if row["split"] == "train" and row["sentiment"] in counted
-        }
-        rows, aspects = found.aspects.nonzero()
-        pairs = zip(found.users[rows], found.items[rows], aspects, strict=True)
-        assert {tuple(map(int, each)) for each in pairs} == expected
+def test_mentions_of_a_dataset_are_those_of_the_split_that_do_not_blame(dataset: Dataset) -> None:
+    assert dataset.explanation_aspects is not None
+    found = dataset_mentions(dataset, "train")
+    expected = {
+        (row["user_index"], row["item_index"], row["aspect_index"])
+        for row in dataset.explanation_aspects.to_pylist()
+        if row["split"] == "train" and row["sentiment"] != "negative"
+    }
+    rows, aspects = found.aspects.nonzero()
+    pairs = zip(found.users[rows], found.items[rows], aspects, strict=True)
+    assert {tuple(map(int, each)) for each in pairs} == expected
 
 
 def test_second_run_does_no_work_and_other_settings_are_refused(
@@ -98,8 +89,8 @@ def test_second_run_does_no_work_and_other_settings_are_refused(
 ) -> None:
     monkeypatch.setattr("jobs.train_aspects.train_aspects", None)
     run(trained)
-    with pytest.raises(ArtifactMismatchError, match="seed"):
-        run(trained.model_copy(update={"seed": 3}))
+    with pytest.raises(ArtifactMismatchError, match="min_item_reviews"):
+        run(trained.model_copy(update={"min_item_reviews": 3}))
 
 
 def test_score_of_another_dataset_is_refused(
@@ -108,19 +99,18 @@ def test_score_of_another_dataset_is_refused(
     other = with_aspects(plain, tmp_path, ("train", "validation"))
     dataset = read_dataset(open_location(f"{other}/dataset"))
     with pytest.raises(ArtifactMismatchError, match="indices would not fit"):
-        read_scorer(open_location(trained.artifact("aspects")), dataset)
+        read_chooser(_aspects(trained), dataset)
 
 
 def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(
-    trained: TrainAspectsConfig,
+    trained: TrainAspectsConfig, dataset: Dataset
 ) -> None:
-    dataset = read_dataset(open_location(trained.artifact("dataset")))
     extended = replace(
         dataset,
         users=pa.concat_tables([dataset.users, dataset.users.slice(0, 1)]),
         items=pa.concat_tables([dataset.items, dataset.items.slice(0, 1)]),
     )
-    scorer = read_scorer(open_location(trained.artifact("aspects")), extended)
+    scorer = read_chooser(_aspects(trained), extended).scorer
     new_user, known_item, new_item = dataset.num_users, 3, dataset.num_items
     found = AspectChooser(scorer).choose(
         np.array([new_user, 0]), np.array([known_item, new_item]), 2
@@ -132,45 +122,36 @@ def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(
     assert found.aspects[1].tolist() == [-1, -1]
 
 
-def test_interactions_that_came_after_training_are_no_reviews(trained: TrainAspectsConfig) -> None:
-    """A reader is told of how many reviews the counts are."""
-    dataset = read_dataset(open_location(trained.artifact("dataset")))
-    item, user = dataset.items["item_id"][3].as_py(), dataset.users["user_id"][0].as_py()
-    pairs = pa.table({"user_id": ["new", "newer", user], "item_id": [item] * 3})
-    no_texts = pa.table(
-        {"user_id": pa.array([], pa.string()), "profile": pa.array([], pa.string())}
-    )
-    no_items = pa.table(
-        {name: pa.array([], pa.string()) for name in ("item_id", "title", "profile")}
-    )
-    tables = ColdStartTables(pairs, no_texts, no_items, {})
-    uri = open_location(trained.artifact("aspects"))
-    choices = [
-        AspectChooser(read_scorer(uri, each)).choose(np.array([0]), np.array([3]), 2)
-        for each in (dataset, extend_dataset(dataset, tables).dataset)
-    ]
-    before, after = [(found.num_item_reviews[0], found.num_user_reviews[0]) for found in choices]
-    assert before == after
-
-
-def test_reviews_that_praise_nothing_are_refused_unless_what_they_mention_may_be_chosen(
-    plain: Dataset, tmp_path: Path
+def test_interactions_that_came_after_training_are_no_reviews(
+    trained: TrainAspectsConfig, dataset: Dataset
 ) -> None:
+    """A reader is told of how many reviews the counts are."""
+    item, user = dataset.items["item_id"][3].as_py(), dataset.users["user_id"][0].as_py()
+    nothing = read_cold_start(None, StorageConfig())
+    pairs = pa.table({"user_id": ["new", "newer", user], "item_id": [item] * 3})
+    extended = extend_dataset(dataset, replace(nothing, interactions=pairs)).dataset
+    before, after = (
+        AspectChooser(read_chooser(_aspects(trained), each).scorer).choose(
+            np.array([0]), np.array([3]), 2
+        )
+        for each in (dataset, extended)
+    )
+    assert before.num_item_reviews[0] == after.num_item_reviews[0]
+    assert before.num_user_reviews[0] == after.num_user_reviews[0]
+
+
+def test_reviews_that_praise_nothing_are_refused(plain: Dataset, tmp_path: Path) -> None:
     workspace = with_aspects(plain, tmp_path, ("train", "validation"), ("neutral",))
     with pytest.raises(DataError, match="praised by more training reviews than blame it"):
         run(config(workspace))
-    assert run(config(workspace, only_praised=False)).row_counts["aspects"] > 0
 
 
-def test_file_that_was_changed_is_refused(workspace: str, tmp_path: Path) -> None:
+def test_file_that_was_changed_is_refused(workspace: str, dataset: Dataset, tmp_path: Path) -> None:
     of = config(workspace, aspects=str(tmp_path / "aspects"))
     run(of)
     (tmp_path / "aspects" / "weights.json").write_text("{}")
     with pytest.raises(ArtifactMismatchError, match=r"weights\.json: its content"):
-        read_scorer(
-            open_location(of.artifact("aspects")),
-            read_dataset(open_location(of.artifact("dataset"))),
-        )
+        read_chooser(_aspects(of), dataset)
 
 
 def test_dataset_without_aspects_of_validation_pairs_keeps_the_default_weights(
@@ -180,7 +161,7 @@ def test_dataset_without_aspects_of_validation_pairs_keeps_the_default_weights(
     manifest = run(of)
     assert manifest.metrics == {"validation": {}, "test": {}}
     dataset = read_dataset(open_location(of.artifact("dataset")))
-    assert read_scorer(open_location(of.artifact("aspects")), dataset).weights == Weights()
+    assert read_chooser(_aspects(of), dataset).scorer.weights == Weights()
     assert "validation pairs has an aspect: the score is not trained" in caplog.text
 
 
@@ -198,25 +179,18 @@ def test_dataset_without_aspects_is_refused(plain: Dataset, tmp_path: Path) -> N
         run(config(str(tmp_path)))
 
 
-def test_prompt_that_counts_reviews_of_a_dataset_without_reviews_is_refused(
+def test_prompt_that_asks_for_aspects_needs_an_artifact_whose_counts_it_names(
     workspace: str,
 ) -> None:
-    location = open_location(f"{workspace}/dataset")
-    dataset = read_manifest(location, "dataset")
-    profiles = dataset.model_copy(update={"metrics": {"aspects_from": "profiles"}})
+    manifest = read_manifest(open_location(f"{workspace}/dataset"), "dataset")
+    profiles = manifest.model_copy(update={"metrics": {"aspects_from": "profiles"}})
+    storage, counting = StorageConfig(), PromptConfig(aspects=2)
     with pytest.raises(ConfigError, match=r"no reviews to count; expected .*'\{aspect\}'"):
-        aspects_of(PromptConfig(aspects=2), "unused", profiles, StorageConfig())
+        aspects_of(counting, "unused", profiles, storage)
     with pytest.raises(ArtifactNotFoundError):  # the prompt is right, and there is no artifact
         aspects_of(
-            PromptConfig(aspects=2, aspect="{aspect}"),
-            f"{workspace}/none",
-            profiles,
-            StorageConfig(),
+            PromptConfig(aspects=2, aspect="{aspect}"), f"{workspace}/none", profiles, storage
         )
-    assert aspects_of(PromptConfig(), None, profiles, StorageConfig()) is None
-
-
-def test_prompt_that_asks_for_aspects_without_an_artifact_names_the_job(workspace: str) -> None:
-    dataset = read_manifest(open_location(f"{workspace}/dataset"), "dataset")
     with pytest.raises(ConfigError, match="xrec train-aspects"):
-        aspects_of(PromptConfig(aspects=2), None, dataset, StorageConfig())
+        aspects_of(counting, None, manifest, storage)
+    assert aspects_of(PromptConfig(), None, profiles, storage) is None

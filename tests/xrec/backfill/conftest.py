@@ -10,10 +10,9 @@ from tests.xrec.recommend.catalogue import make_dataset, make_graph
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.config.adapter import AdapterModelConfig
-from xrec.config.data import SampleLLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.llm.source import model_fingerprint
-from xrec.sample.language_model import build_model, save_sample_model, train_tokenizer
+from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.storage import open_location
 
 NUM_USERS, NUM_ITEMS, DIM, HIDDEN = 12, 6, 4, 32
@@ -29,8 +28,8 @@ def _save_llm(folder: Path) -> None:
     torch.manual_seed(0)
     folder.mkdir()
     tokenizer = train_tokenizer(["A quiet place with a garden for a guest."], 300)
-    config = SampleLLMConfig(hidden_size=HIDDEN, num_layers=1)
-    save_sample_model(build_model(config, tokenizer), tokenizer, folder)
+    build_model(tokenizer, hidden_size=HIDDEN, num_layers=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _save_adapter(root: Path, inputs: dict[str, str]) -> None:

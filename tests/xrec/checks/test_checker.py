@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -26,11 +27,6 @@ def evidence(aspect: str, item: int, items: int, user: int = 0, users: int = 0) 
     return AspectEvidence(aspect, item, items, user, users)
 
 
-def plain(*aspects: AspectEvidence, min_evidence: int = 1) -> str | None:
-    texts = replace(BISTRO, item_title="", aspects=aspects)
-    return plain_sentence(texts, PlainConfig(), min_evidence)
-
-
 def test_checker_agrees_with_a_person_on_a_hundred_texts() -> None:
     found = [(verdict, reason(text, texts)) for verdict, text, texts in judged()]
     assert len(found) >= 100
@@ -42,56 +38,77 @@ def test_checker_agrees_with_a_person_on_a_hundred_texts() -> None:
         assert recall >= 0.85, each
 
 
-def test_text_that_names_too_few_of_the_chosen_aspects_is_refused() -> None:
-    checks = ChecksConfig(min_chosen=1)
-    assert checks.are_on
-    texts = replace(BISTRO, aspects=(evidence("late hours", 3, 9), evidence("beer garden", 2, 9)))
-    assert reason("You will love the Late Hour.", texts, checks) == ""
-    assert reason("You will love its beer gardens, and the wine.", texts, checks) == ""
-    assert reason("You will love it.", texts, checks) == "unchosen"
-    assert reason("You will love it.", replace(texts, aspects=()), checks) == ""
-    two = ChecksConfig(min_chosen=2)
-    assert reason("You will love its late hours.", texts, two) == "unchosen"
-    assert reason("You will love its late hours and the beer garden.", texts, two) == ""
-    assert (
-        reason("You will love its late hours.", replace(texts, aspects=texts.aspects[:1]), two)
-        == ""
-    )
+HOURS, BEER = evidence("late hours", 3, 9), evidence("beer garden", 2, 9)
+CAFE, GARDEN, TWICE = "Café 21", "Beer Garden", ChecksConfig(named_twice=True)
+ONCE = "You will love the Beer Garden. Its late hours are for you."
 
 
-def test_text_of_which_a_sentence_names_an_aspect_twice_is_refused() -> None:
-    checks = ChecksConfig(named_twice=True)
-    assert checks.are_on
-    texts = replace(BISTRO, item_title="Beer Garden")
-    once = "You will love the Beer Garden. Its late hours are for you."
-    assert reason(once, texts, checks) == ""
-    assert reason("You will love the Beer Garden for its beer garden.", texts, checks) == (
-        "named_twice"
-    )
-    assert reason(f"{once} Late hours suit you.", texts, checks) == ""
-    assert reason("You will love its late hours, wine and Late Hour.", texts, checks) == (
-        "named_twice"
-    )
+@pytest.mark.parametrize(
+    ("title", "checks", "aspects", "text", "expected"),
+    [
+        (CAFE, ChecksConfig(min_chosen=1), (HOURS, BEER), "You will love the Late Hour.", ""),
+        (
+            CAFE,
+            ChecksConfig(min_chosen=1),
+            (HOURS, BEER),
+            "You will love its beer gardens, and the wine.",
+            "",
+        ),
+        (CAFE, ChecksConfig(min_chosen=1), (HOURS, BEER), "You will love it.", "unchosen"),
+        (CAFE, ChecksConfig(min_chosen=1), (), "You will love it.", ""),
+        (
+            CAFE,
+            ChecksConfig(min_chosen=2),
+            (HOURS, BEER),
+            "You will love its late hours.",
+            "unchosen",
+        ),
+        (
+            CAFE,
+            ChecksConfig(min_chosen=2),
+            (HOURS, BEER),
+            "The late hours and the beer garden are for you.",
+            "",
+        ),
+        (CAFE, ChecksConfig(min_chosen=2), (HOURS,), "You will love its late hours.", ""),
+        (GARDEN, TWICE, (), ONCE, ""),
+        (GARDEN, TWICE, (), f"{ONCE} Late hours suit you.", ""),
+        (GARDEN, TWICE, (), "The Beer Garden has a beer garden.", "named_twice"),
+        (GARDEN, TWICE, (), "Its late hours, wine and Late Hour.", "named_twice"),
+        (GARDEN, TWICE, (), "Late hours at Beer Garden. Late hours!", ""),
+        (CAFE, TWICE, (), "A quiet garden: the Café 21. The quiet garden is calm.", ""),
+    ],
+)
+def test_text_must_name_enough_of_the_chosen_aspects_and_none_twice(
+    title: str,
+    checks: ChecksConfig,
+    aspects: tuple[AspectEvidence, ...],
+    text: str,
+    expected: str,
+) -> None:
+    assert reason(text, replace(BISTRO, item_title=title, aspects=aspects), checks) == expected
 
 
-def test_text_of_an_item_of_which_nothing_is_known_is_unsupported() -> None:
-    unknown = PairTexts("You love cables.", "Cable", " ")
-    assert reason("You will enjoy the Cable.", unknown) == "unsupported"
-    assert reason("You will enjoy the Cable.", unknown, ChecksConfig(not_positive=True)) == ""
-    for known in (
-        replace(unknown, item_profile="Made of copper."),
-        replace(unknown, menu=frozenset(["tone"])),
-        replace(unknown, aspects=(evidence("tone", 1, 1),), menu=frozenset(["tone"])),
-    ):
-        assert reason("You will enjoy the Cable.", known, ChecksConfig(unsupported=True)) == ""
+UNKNOWN = PairTexts("You love cables.", "Cable", " ")
 
 
-def said(aspect: str, opinion: str) -> AspectEvidence:
-    return replace(evidence(aspect, 4, 9), opinion=opinion)
+@pytest.mark.parametrize(
+    ("texts", "checks", "expected"),
+    [
+        (UNKNOWN, ALL, "unsupported"),
+        (UNKNOWN, ChecksConfig(not_positive=True), ""),
+        (replace(UNKNOWN, item_profile="Made of copper."), ALL, ""),
+        (replace(UNKNOWN, menu=frozenset(["tone"])), ALL, ""),
+        (replace(UNKNOWN, aspects=(evidence("tone", 1, 1),)), ALL, ""),
+    ],
+)
+def test_text_of_an_item_of_which_nothing_is_known_is_unsupported(
+    texts: PairTexts, checks: ChecksConfig, expected: str
+) -> None:
+    assert reason("You will enjoy the Cable.", texts, checks) == expected
 
 
 def test_checker_that_is_off_refuses_nothing() -> None:
-    assert not ChecksConfig().are_on
     for _, text, texts in judged():
         assert reason(text, texts, ChecksConfig()) == ""
 
@@ -103,102 +120,113 @@ def test_checker_names_the_offending_words() -> None:
     assert "'live music', 'Paris', 'fifty'" in refusal.message
 
 
+def said(aspect: str, opinion: str, user: int = 0) -> AspectEvidence:
+    return replace(evidence(aspect, 4, 9, user, user), opinion=opinion)
+
+
+PRICES = (evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9))
+
+
 @pytest.mark.parametrize(
-    ("aspects", "expected"),
+    ("aspects", "min_evidence", "expected"),
     [
-        ((evidence("late hours", 14, 31),), "14 of 31 reviews mention the late hours."),
-        ((evidence("river view", 1, 3),), "1 of 3 reviews mentions the river view."),
-        ((evidence("staff", 1, 1),), "1 of 1 review mentions the staff."),
-        ((evidence("tone", 1200, 2000),), "1,200 of 2,000 reviews mention the tone."),
+        ((evidence("late hours", 14, 31),), 1, "14 of 31 reviews mention the late hours."),
+        ((evidence("river view", 1, 3),), 1, "1 of 3 reviews mentions the river view."),
+        ((evidence("staff", 1, 1),), 1, "1 of 1 review mentions the staff."),
+        ((evidence("tone", 1200, 2000),), 1, "1,200 of 2,000 reviews mention the tone."),
         (
             (evidence("late hours", 14, 31, 3, 7), evidence("river view", 9, 31)),
+            1,
             "14 of 31 reviews mention the late hours, which you mention in 3 of your 7, and 9 the "
             "river view.",
         ),
         (
             (evidence("river view", 2, 3), evidence("late hours", 1, 3, 1, 1)),
+            1,
             "2 of 3 reviews mention the river view, and 1 the late hours, which you mention in "
             "yours.",
         ),
-        ((evidence("tone", 5, 9, 1, 7),), "5 of 9 reviews mention the tone."),  # once of seven
+        ((evidence("tone", 5, 9, 1, 7),), 1, "5 of 9 reviews mention the tone."),  # once of seven
         (
-            (evidence("fit", 5, 9, 2, 4), evidence("tone", 5, 9), evidence("price", 5, 9)),
-            "5 of 9 reviews mention the fit, which you mention in 2 of your 4, and 5 the tone.",
-        ),
-        (
-            (said("fit", "like a glove"), said("tone", "warm")),
+            (said("fit", "like a glove"), said("tone", "warm"), evidence("price", 5, 9)),
+            1,
             "4 of 9 reviews mention the fit (“like a glove”), and 4 the tone (“warm”).",
         ),
         (
-            (replace(said("fit", "snug"), user_reviews=2, num_user_reviews=2),),
+            (said("fit", "snug", user=2),),
+            1,
             "4 of 9 reviews mention the fit (“snug”), which you mention in 2 of your 2.",
         ),
-        ((), None),
+        ((), 1, None),
+        (PRICES, 3, "4 of 9 reviews mention the fit, and 3 the price."),
+        (PRICES, 5, None),
     ],
 )
 def test_plain_sentence_says_the_evidence(
-    aspects: tuple[AspectEvidence, ...], expected: str | None
+    aspects: tuple[AspectEvidence, ...], min_evidence: int, expected: str | None
 ) -> None:
-    assert plain(*aspects) == expected
+    texts = replace(BISTRO, item_title="", aspects=aspects)
+    assert plain_sentence(texts, PlainConfig(), min_evidence) == expected
 
 
-def test_plain_sentence_names_an_item_with_a_title() -> None:
+@pytest.mark.parametrize(
+    ("templates", "expected"),
+    [
+        ({}, "5 of 9 reviews of Café 21 mention the tone, and 2 the fit."),
+        (
+            {"of_title": " of the {title}"},
+            "5 of 9 reviews of the Café 21 mention the tone, and 2 the fit.",
+        ),
+        (
+            {
+                "reviews": ("Gast", "Gästen"),
+                "mention": ("lobt", "loben"),
+                "first": "{item_reviews} von {num_item_reviews} {reviews} von {title} {mention}: "
+                "{aspect}",
+                "second": " und {item_reviews}: {aspect}",
+                "end": "!",
+            },
+            "5 von 9 Gästen von Café 21 loben: tone und 2: fit!",
+        ),
+    ],
+)
+def test_plain_sentence_is_worded_by_its_templates(
+    templates: dict[str, Any], expected: str
+) -> None:
     texts = replace(BISTRO, aspects=(evidence("tone", 5, 9), evidence("fit", 2, 9)))
-    told = plain_sentence(texts, PlainConfig(), 1)
-    assert told == "5 of 9 reviews of Café 21 mention the tone, and 2 the fit."
-    told = plain_sentence(texts, PlainConfig(of_title=" of the {title}"), 1)
-    assert told == "5 of 9 reviews of the Café 21 mention the tone, and 2 the fit."
-    with pytest.raises(ValidationError, match="of_title"):
-        PlainConfig(of_title="{aspect}")
+    assert plain_sentence(texts, PlainConfig(**templates), 1) == expected
 
 
-def test_plain_sentence_quotes_only_what_passes_the_checks() -> None:
-    checker, templates = Checker([*VOCABULARY, "tank"]), PlainConfig()
-    quoting, bare = (
-        f"4 of 9 reviews of Café 21 mention the fit{opinion}." for opinion in (" (“{}”)", "")
-    )
-
-    def told(opinion: str) -> str | None:
-        texts = replace(BISTRO, aspects=(said("fit", opinion),), menu=frozenset(["fit"]))
-        return checker.plain(texts, templates, 2, ALL)
-
-    for opinion in ("like a glove", "built like a tank"):
-        assert told(opinion) == quoting.format(opinion)  # a quoted aspect stands in the evidence
-    assert told("awful and horrible") == bare
+@pytest.mark.parametrize("part", ["first", "of_title"])
+def test_plain_templates_with_an_unknown_placeholder_are_refused(part: str) -> None:
+    with pytest.raises(ValidationError, match=rf"{part}.* holds \{{stars\}}; allowed there: "):
+        PlainConfig.model_validate({part: "{stars} stars"})
 
 
-def test_plain_sentence_leaves_out_aspects_with_too_little_evidence() -> None:
-    aspects = evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9)
-    assert plain(*aspects, min_evidence=3) == "4 of 9 reviews mention the fit, and 3 the price."
-    assert plain(*aspects, min_evidence=5) is None
-
-
-def test_plain_sentence_in_another_language_and_with_the_title() -> None:
-    templates = PlainConfig(
-        reviews=("Gast", "Gästen"),
-        mention=("lobt", "loben"),
-        first="{item_reviews} von {num_item_reviews} {reviews} von {title} {mention}: {aspect}",
-        end="!",
-    )
-    texts = replace(BISTRO, aspects=(evidence("Garten", 1, 2),))
-    assert plain_sentence(texts, templates, 1) == "1 von 2 Gästen von Café 21 lobt: Garten!"
+@pytest.mark.parametrize(
+    ("opinion", "quoted"),
+    [
+        ("like a glove", " (“like a glove”)"),
+        ("built like a tank", " (“built like a tank”)"),  # a quoted aspect stands in the evidence
+        ("awful and horrible", ""),
+    ],
+)
+def test_plain_sentence_quotes_only_what_passes_the_checks(opinion: str, quoted: str) -> None:
+    texts = replace(BISTRO, aspects=(said("fit", opinion),), menu=frozenset(["fit"]))
+    told = Checker([*VOCABULARY, "tank"]).plain(texts, PlainConfig(), 2, ALL)
+    assert told == f"4 of 9 reviews of Café 21 mention the fit{quoted}."
 
 
 @pytest.mark.parametrize("texts", [BISTRO, NOVEL, GUITAR])
 def test_plain_sentence_passes_all_checks_and_takes_the_aspects_form_of_the_profile(
     texts: PairTexts,
 ) -> None:
-    sentence = Checker(VOCABULARY).plain(texts, PlainConfig(), 2, ALL)
+    """It names what has evidence, however much a text must name."""
+    checks = ALL.model_copy(update={"min_chosen": 3})
+    sentence = Checker(VOCABULARY).plain(texts, PlainConfig(), 2, checks)
     assert sentence is not None
     assert reason(sentence, texts) == ""
     assert ("late hours" in sentence) == (texts is BISTRO)  # "late hour" in the vocabulary
-
-
-def test_plain_sentence_that_fails_a_check_is_not_said(tmp_path: Path) -> None:
-    words = tmp_path / "words.txt"
-    words.write_text("late hours")
-    checks = ChecksConfig(unsafe_words=str(words))
-    assert Checker(VOCABULARY).plain(BISTRO, PlainConfig(), 2, checks) is None
 
 
 def test_plain_templates_words_may_be_aspects_of_the_catalogue() -> None:
@@ -207,31 +235,29 @@ def test_plain_templates_words_may_be_aspects_of_the_catalogue() -> None:
     assert sentence.startswith("14 of 31 reviews of Café 21 mention")
 
 
-def test_plain_templates_with_an_unknown_placeholder_are_refused() -> None:
-    with pytest.raises(ValidationError, match=r"first holds \{stars\}; allowed there: aspect"):
-        PlainConfig(first="{stars} stars")
+WORDS = "\ufeff# a comment\nkilling\n\n  Damn Fool  \nsh*t\na$$\n$hit\nlate hours\n"
 
 
-def test_unsafe_words_of_a_list_are_refused_outside_the_title(tmp_path: Path) -> None:
-    words = tmp_path / "words.txt"
-    words.write_text("\ufeff# a comment\nkilling\n\n  Damn Fool  \n", encoding="utf-8")
-    checks = ChecksConfig(unsafe_words=str(words))
-    assert checks.are_on
-    assert reason("The Killing Hour is skilling you.", NOVEL, checks) == ""
-    assert reason("The Killing Hour has much KILLING.", NOVEL, checks) == "unsafe"
-    assert reason("Only damn-fools read The Killing Hour.", NOVEL, checks) == "unsafe"
-
-
-def test_unsafe_words_with_marks_are_refused_as_they_are_written_and_nothing_else(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The Killing Hour is skilling you.", ""),
+        ("The Killing Hour has much KILLING.", "unsafe"),
+        ("Only damn-fools read The Killing Hour.", "unsafe"),
+        ("This is Sh*t.", "unsafe"),
+        ("An a$$.", "unsafe"),
+        ("A $hit.", "unsafe"),
+        ("A nice place, a hit with guests: you need a shot.", ""),
+    ],
+)
+def test_unsafe_words_of_a_list_are_refused_outside_the_title(
+    tmp_path: Path, text: str, expected: str
 ) -> None:
     words = tmp_path / "words.txt"
-    words.write_text("sh*t\nb!tch\na$$\n$hit\nf***\n\U0001f595\n", encoding="utf-8")
+    words.write_text(WORDS, encoding="utf-8")
     checks = ChecksConfig(unsafe_words=str(words))
-    for text in ("This is Sh*t.", "A b!tch.", "An a$$.", "A $hit.", "F*** it.", "\U0001f595!"):
-        assert reason(text, NOVEL, checks) == "unsafe"
-    for text in ("A nice place.", "A hit with guests.", "Route F is near.", "You need a shot."):
-        assert reason(text, NOVEL, checks) == ""
+    assert reason(text, NOVEL, checks) == expected
+    assert Checker(VOCABULARY).plain(BISTRO, PlainConfig(), 2, checks) is None  # its late hours
 
 
 @pytest.mark.parametrize("content", [None, b"", b"# nothing\n", b"\xff\xfe\xfa"])
@@ -251,39 +277,10 @@ def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(
 
 def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_something() -> None:
     profile = (
-        "Craft beer and BBQ, by the taco stand, for fans of Irish pubs. Pho Ha Market has fish."
+        "Craft beer and BBQ, by the taco stand, for fans of Irish pubs. Pho Ha Market has fish. "
+        "Guests praise the staff's kindness.\n- Late hours\n- Quiet garden"
     )
-    texts = PairTexts("", "Pho Ha Market", profile)
-    names = ["craft beer", "bbq", "market", "fish", "tacos"]
-    names += ["irish pub", "latin american cuisine", "middle eastern dishes"]
-    written = Checker(names).as_written(texts)
-    assert [written(name) for name in names] == [
-        "craft beer",
-        "BBQ",
-        "market",
-        "fish",
-        "tacos",
-        "Irish pub",
-        "Latin American cuisine",
-        "Middle Eastern dishes",
-    ]
-
-
-def test_plain_sentence_writes_no_possessive_and_no_capital_of_a_line() -> None:
-    profile = "A cosy bistro. Guests praise the staff's kindness.\n- Late hours\n- Quiet garden"
-    aspects = tuple(replace(BISTRO.aspects[0], aspect=name) for name in ("staff", "late hour"))
-    texts = replace(BISTRO, item_profile=profile, aspects=aspects)
-    sentence = Checker(VOCABULARY).plain(texts, PlainConfig(), 2, ALL)
-    assert sentence is not None
-    assert "mention the staff, " in sentence
-    assert "the late hour" in sentence
-
-
-def test_plain_sentence_names_what_has_evidence_however_much_a_text_must_name() -> None:
-    checks = ALL.model_copy(update={"min_chosen": 3})
-    assert Checker(VOCABULARY).plain(BISTRO, PlainConfig(), 2, checks) is not None
-
-
-def test_an_aspect_may_stand_in_the_sentence_after_a_title_that_ends_with_a_number() -> None:
-    text = "You would enjoy the quiet garden of Café 21. The quiet garden is calm."
-    assert Checker(VOCABULARY).refusal(text, BISTRO, ChecksConfig(named_twice=True)) is None
+    names = ["craft beer", "BBQ", "market", "fish", "tacos", "Irish pub", "staff", "late hours"]
+    names += ["Latin American cuisine", "Middle Eastern dishes"]
+    written = Checker(map(str.lower, names)).as_written(PairTexts("", "Pho Ha Market", profile))
+    assert [written(name.lower()) for name in names] == names

@@ -6,9 +6,8 @@ import pytest
 
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, VOCABULARY
 from xrec.checks import AspectNames
-from xrec.checks.numbers import digits_in, number_words
 from xrec.checks.support import unsupported_words
-from xrec.checks.tokens import tokens_of
+from xrec.checks.tokens import digits_in, number_words, tokens_of
 from xrec.llm.prompt import PairTexts
 
 ASPECTS = AspectNames(VOCABULARY)
@@ -22,20 +21,12 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        # aspects
         ("Its quiet gardens suit you.", []),  # chosen
         ("The dog friendly tables suit you.", []),  # on the menu, written in another way
         ("The strong coffee suits you.", ["strong coffee"]),
         ("Live music and River Views!", ["Live music", "River Views"]),
-    ],
-)
-def test_unsupported_aspects_are_those_that_stand_nowhere(text: str, expected: list[str]) -> None:
-    assert unsupported(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        # said of the item
+        # what the user's profile says, said of the item
         ("You would love the good coffee.", ["coffee"]),
         ("The coffee suits you.", ["coffee"]),
         ("You love its coffee.", ["coffee"]),
@@ -50,9 +41,39 @@ def test_unsupported_aspects_are_those_that_stand_nowhere(text: str, expected: l
         ("Your taste for coffee, and a fan of coffee.", []),
         # which the profile does not say
         ("As you love live music, the quiet garden will please you.", ["live music"]),
+        # numbers
+        ("You would enjoy Café 21 at once.", []),  # in the title
+        ("You would enjoy Café 21. Nothing beats its late hours.", []),  # which ends a sentence
+        ("You love it since 1987, or nineteen eighty.", ["nineteen", "eighty"]),
+        ("14 of 31, fourteen of thirty-one; 3 of seven.", []),  # counts of the evidence
+        ("One of your nicest days, no one is sad.", []),
+        ("At 45 % of tables for 2 and two.", ["45"]),  # two cousins
+        ("The 2nd of the 3rd.", []),
+        ("It has 1,200 seats and 4.5 stars.", ["1,200", "4.5"]),
+        ("A five-star bistro with dozens of twenty-one.", ["five", "dozens"]),
+        # names are capitalized within a sentence
+        ("You would enjoy it as in Paris or New York.", ["Paris", "New", "York"]),
+        ("Paris is calm. Rome is too! Oslo? It’s calm: London.", []),  # sentences begin
+        ("I love it and I'm sure that I’d love the Novaks' bistro on Mill Lane.", []),
+        ("“Wonderful,” say guests (They are right) – Enjoy.", []),
+        ("You would enjoy the wi-fi and the iPad there.", ["iPad"]),
+        ("At Dr. Pepper you would enjoy it.", ["Dr", "Pepper"]),  # no sentence ends there
+        # digits and aspects in all languages
+        ("Die Terrasse hat 45 Plätze und live music.", ["45", "live music"]),
+        ("这家店有 45 个座位。", ["45"]),
+        ("ستحب ٤٥ طاولة", ["٤٥"]),
+        # names and number words in English alone
+        ("Die ruhige Gartenterrasse ist genau das Richtige für Sie und Ihre zwei Vettern.", []),
+        ("Vous aimerez ce lieu pour son jardin tranquille et ses dix tables à Paris.", []),
+        ("Le encantará este lugar en Madrid por su jardín tranquilo.", []),
+        ("Je zult dol zijn op de rustige tuin in Utrecht.", []),
+        ("这家店很安静，你会喜欢花园。", []),
+        ("店は静かです。庭があります。", []),
+        ("ستحب حديقته الهادئة", []),
+        ("यह शांत है।", []),
     ],
 )
-def test_the_users_profile_supports_what_is_said_of_the_user_only(
+def test_unsupported_are_the_aspects_numbers_and_names_that_stand_nowhere(
     text: str, expected: list[str]
 ) -> None:
     assert unsupported(text) == expected
@@ -95,73 +116,10 @@ def test_unsupported_aspect_of_a_menu_that_writes_it_in_another_way_is_supported
     assert unsupported_words("You like the board-game evenings.", EMPTY, aspects) == ["board-game"]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("You would enjoy Café 21 at once.", []),  # in the title
-        ("You love it since 1987, or nineteen eighty.", ["nineteen", "eighty"]),
-        ("14 of 31, fourteen of thirty-one; 3 of seven.", []),  # counts of the evidence
-        ("One of your nicest days, no one is sad.", []),
-        ("At 45 % of tables for 2 and two.", ["45"]),  # two cousins
-        ("The 2nd of the 3rd.", []),
-        ("It has 1,200 seats and 4.5 stars.", ["1,200", "4.5"]),
-        ("A five-star bistro with dozens of twenty-one.", ["five", "dozens"]),
-    ],
-)
-def test_unsupported_numbers_are_those_that_stand_nowhere(text: str, expected: list[str]) -> None:
-    assert unsupported(text) == expected
-
-
 def test_a_number_in_a_models_name_is_supported_by_the_title_alone() -> None:
     text = "You would enjoy the HG-200 and its tone."
     assert unsupported(text, GUITAR) == []
     assert unsupported(text, replace(GUITAR, item_title="Harbor")) == ["HG", "200"]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("You would enjoy it as in Paris or New York.", ["Paris", "New", "York"]),
-        ("Paris is calm. Rome is too! Oslo? It’s calm: London.", []),  # sentences begin
-        ("I love it and I'm sure that I’d love the Novaks' bistro on Mill Lane.", []),
-        ("“Wonderful,” say guests (They are right) – Enjoy.", []),
-        ("You would enjoy the wi-fi and the iPad there.", ["iPad"]),
-        ("At Dr. Pepper you would enjoy it.", ["Dr", "Pepper"]),  # no sentence ends there
-    ],
-)
-def test_unsupported_names_are_capitalized_within_a_sentence(
-    text: str, expected: list[str]
-) -> None:
-    assert unsupported(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Die ruhige Gartenterrasse ist genau das Richtige für Sie und Ihre zwei Vettern.",
-        "Vous aimerez ce lieu pour son jardin tranquille et ses dix tables à Paris.",
-        "Le encantará este lugar en Madrid por su jardín tranquilo.",
-        "Je zult dol zijn op de rustige tuin in Utrecht.",
-        "这家店很安静，你会喜欢花园。",
-        "店は静かです。庭があります。",
-        "ستحب حديقته الهادئة",
-        "यह शांत है।",
-    ],
-)
-def test_names_and_number_words_of_other_languages_are_left_alone(text: str) -> None:
-    assert unsupported(text) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Die Terrasse hat 45 Plätze und live music.", ["45", "live music"]),
-        ("这家店有 45 个座位。", ["45"]),
-        ("ستحب ٤٥ طاولة", ["٤٥"]),
-    ],
-)
-def test_digits_and_aspects_are_checked_in_all_languages(text: str, expected: list[str]) -> None:
-    assert unsupported(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -229,7 +187,3 @@ def test_a_bare_aspect_is_supported_by_what_ends_with_it(
     texts = replace(EMPTY, menu=frozenset({menu}))
     text = "You would enjoy it for the excellent service."
     assert unsupported_words(text, texts, AspectNames(vocabulary)) == expected
-
-
-def test_a_title_that_ends_with_a_number_may_end_a_sentence() -> None:
-    assert unsupported("You would enjoy Café 21. Nothing beats its late hours.") == []

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -10,8 +11,7 @@ import pytest
 from xrec import schemas
 from xrec.data import Dataset
 from xrec.data.aspects import NamedAspects, aspect_tables, low_rated_aspects, profile_aspect_tables
-from xrec.data.menus import Menus
-from xrec.data.opinions import Opinions
+from xrec.data.menus import Menus, Opinions
 from xrec.storage import Manifest
 
 Said = tuple[str, ...]
@@ -47,29 +47,30 @@ def dataset_of(said: Sequence[Said], aspects_from: str = "reviews") -> Dataset:
     )
 
 
+def _values(table: pa.Table | None) -> list[tuple[Any, ...]]:
+    assert table is not None
+    return [tuple(row.values()) for row in table.to_pylist()]
+
+
 def test_aspect_tables_count_training_reviews_alone() -> None:
     dataset = dataset_of(SAID)
     for name in ("aspects", "item_aspects", "user_aspects", "explanation_aspects"):
         assert getattr(dataset, name).schema.equals(getattr(schemas, name.upper()))
-    assert dataset.aspects is not None
-    assert dataset.item_aspects is not None
-    assert dataset.user_aspects is not None
-    assert dataset.explanation_aspects is not None
-    assert [tuple(row.values()) for row in dataset.aspects.to_pylist()] == [
+    assert _values(dataset.aspects) == [
         (0, "build", 3, 2, 1),
         (1, "price", 2, 0, 1),
         (2, "tone", 1, 1, 0),
     ]
-    assert [tuple(row.values()) for row in dataset.item_aspects.to_pylist()] == [
+    assert _values(dataset.item_aspects) == [
         (0, 0, 3, 2, 1),
         (0, 1, 1, 0, 1),
         (1, 1, 1, 0, 0),
         (1, 2, 1, 1, 0),
     ]
-    users = [tuple(row.values())[:3] for row in dataset.user_aspects.to_pylist()]
+    users = [row[:3] for row in _values(dataset.user_aspects)]
     assert users == [(0, 0, 1), (0, 1, 1), (0, 2, 1), (1, 0, 1), (1, 1, 1), (2, 0, 1)]
-    held_out = [row for row in dataset.explanation_aspects.to_pylist() if row["split"] != "train"]
-    assert [(row["item_index"], row["aspect_index"]) for row in held_out] == [(1, 2), (2, 0)]
+    held_out = [row[1:3] for row in _values(dataset.explanation_aspects) if "train" not in row]
+    assert held_out == [(1, 2), (2, 0)]
 
 
 def test_menus_have_the_aspects_that_training_reviews_do_not_blame() -> None:
@@ -152,25 +153,14 @@ def test_opinion_is_short_and_says_more_than_that_the_aspect_is_good(
 def test_opinion_comes_from_praise_in_training_reviews_only(rest: Said) -> None:
     known = ("u1", "horn", "build")
     assert _opinion([known, ("u0", "stand", "build", "rugged", *rest)]) == ""
-
-
-def test_opinions_of_profiles_are_none() -> None:
-    dataset = dataset_of([("u0", "stand", "build", "rugged")], "profiles")
-    assert Opinions(dataset).of(0, 0) == ""
+    of_profiles = dataset_of([("u0", "stand", "build", "rugged")], "profiles")
+    assert Opinions(of_profiles).of(0, 0) == ""
 
 
 NAMES = ("music", "oven", "pasta", "view")  # no profile has an oven but within a longer name
 PROFILES = ["view music", "pasta", "music pasta view", ""]
-INTERACTIONS = [
-    (0, 0, "train"),
-    (0, 1, "train"),
-    (0, 2, "test"),
-    (1, 2, "train"),
-    (1, 0, "validation"),
-    (2, 0, "train"),
-    (2, 2, "train"),
-    (2, 3, "train"),
-]
+TRAINED = [(0, 0), (0, 1), (1, 2), (2, 0), (2, 2), (2, 3)]
+INTERACTIONS = [*((*pair, "train") for pair in TRAINED), (0, 2, "test"), (1, 0, "validation")]
 EXPLANATIONS = [
     (0, 1, "pasta", "train"),
     (0, 2, "view music view", "test"),
@@ -205,18 +195,8 @@ def _tables(
 
 def test_items_have_the_aspects_of_their_profiles_once() -> None:
     tables = _tables()
-    rows = tables["item_aspects"].to_pylist()
-    assert [(row["item_index"], NAMES[row["aspect_index"]]) for row in rows] == [
-        (0, "music"),
-        (0, "view"),
-        (1, "pasta"),
-        (2, "music"),
-        (2, "pasta"),
-        (2, "view"),
-    ]
-    assert {(row["num_reviews"], row["num_positive"], row["num_negative"]) for row in rows} == {
-        (1, 1, 0)
-    }
+    menus = [(0, 0), (0, 3), (1, 2), (2, 0), (2, 2), (2, 3)]
+    assert _values(tables["item_aspects"]) == [(*each, 1, 1, 0) for each in menus]
     assert tables["aspects"].to_pydict() == {
         "aspect_index": [0, 1, 2, 3],
         "aspect": list(NAMES),
@@ -227,12 +207,7 @@ def test_items_have_the_aspects_of_their_profiles_once() -> None:
 
 
 def test_users_have_the_number_of_their_training_items_with_each_aspect() -> None:
-    expected = Counter(
-        (user, name)
-        for user, item, split in INTERACTIONS
-        if split == "train"
-        for name in PROFILES[item].split()
-    )
+    expected = Counter((user, name) for user, item in TRAINED for name in PROFILES[item].split())
     rows = _tables()["user_aspects"].to_pylist()
     found = {(row["user_index"], NAMES[row["aspect_index"]]): row["num_reviews"] for row in rows}
     assert found == expected

@@ -15,8 +15,13 @@ from tests.xrec.data.test_dataset import write_small_dataset
 from xrec import schemas
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data import Dataset
-from xrec.data.cold_start import ColdStartTables, History, read_cold_start, with_history
-from xrec.data.extension import extend_dataset
+from xrec.data.cold_start import (
+    ColdStartTables,
+    History,
+    extend_dataset,
+    read_cold_start,
+    with_history,
+)
 from xrec.errors import ConfigError, DataError, StorageNotFoundError, UnknownIdError
 from xrec.storage import open_location
 
@@ -43,14 +48,8 @@ def test_read_cold_start_gives_each_pair_once_by_id_and_counts_the_rest(tmp_path
     tables = _read(
         _file(tmp_path / "i.parquet", **pairs), users=_file(tmp_path / "u.parquet", **users)
     )
-    assert tables.interactions.to_pylist() == [
-        {"user_id": "a", "item_id": "9"},
-        {"user_id": "z", "item_id": "7"},
-    ]
-    assert tables.users.to_pylist() == [
-        {"user_id": "a", "profile": ""},
-        {"user_id": "z", "profile": "first"},
-    ]
+    assert tables.interactions.to_pydict() == {"user_id": ["a", "z"], "item_id": ["9", "7"]}
+    assert tables.users.to_pydict() == {"user_id": ["a", "z"], "profile": ["", "first"]}
     assert tables.items.num_rows == 0
     assert {reason: count for reason, count in tables.findings.items() if count} == {
         "rows of interactions without user_id or item_id": 2,
@@ -77,10 +76,7 @@ def test_fingerprint_is_of_the_content_not_of_files_and_order(tmp_path: Path) ->
             {"user_id": ["a"]},
             r"missing column\(s\) item_id; expected user_id, item_id, saw user_id",
         ),
-        (
-            {"user_id": [1.0], "item_id": ["x"]},
-            "column user_id has type double; expected strings or integers",
-        ),
+        ({"user_id": [1.0], "item_id": ["x"]}, "user_id has type double; expected strings or int"),
         ({"user_id": [["a"]], "item_id": ["x"]}, "column user_id has type list"),
         (None, r"i\.parquet: expected Parquet files"),
     ],
@@ -116,12 +112,8 @@ def _tables(*pairs: str, **described: list[tuple[str, ...]]) -> ColdStartTables:
 
 def test_with_history_adds_the_users_interactions_once(dataset: Dataset) -> None:
     tables = with_history(_tables("ann new"), dataset, History("eve", ("y", "x", "y", "new")))
-    assert [" ".join(row.values()) for row in tables.interactions.to_pylist()] == [
-        "ann new",
-        "eve new",
-        "eve x",
-        "eve y",
-    ]
+    pairs = [" ".join(row.values()) for row in tables.interactions.to_pylist()]
+    assert pairs == ["ann new", "eve new", "eve x", "eve y"]
 
 
 @pytest.mark.parametrize(
@@ -151,13 +143,13 @@ def test_extend_appends_newcomers_by_id_and_keeps_the_known_rows(dataset: Datase
     assert items.schema.equals(schemas.ITEMS)
     assert users.slice(0, 3).equals(dataset.users)
     assert items.slice(0, 2).equals(dataset.items)
-    assert users.slice(3).to_pylist() == [
-        {"user_id": "eve", "user_index": 3, "profile": ""},
-        {"user_id": "zoe", "user_index": 4, "profile": "Likes tea."},
+    assert [tuple(row.values()) for row in users.slice(3).to_pylist()] == [
+        ("eve", 3, ""),
+        ("zoe", 4, "Likes tea."),
     ]
-    assert items.slice(2).to_pylist() == [
-        {"item_id": "bare", "item_index": 2, "title": "", "profile": ""},
-        {"item_id": "new", "item_index": 3, "title": "New Place", "profile": "Quiet."},
+    assert [tuple(row.values()) for row in items.slice(2).to_pylist()] == [
+        ("bare", 2, "", ""),
+        ("new", 3, "New Place", "Quiet."),
     ]
     assert [extension.dataset.user_index(user) for user in ("ann", "eve", "zoe")] == [0, 3, 4]
     assert set(zip(*extension.user_edges.tolist(), strict=True)) == {(0, 0), (0, 1), (1, 1)}
@@ -172,15 +164,11 @@ def test_extend_all_new_interactions_are_train_edges_once(dataset: Dataset) -> N
     tables = _tables("ann new", "ann y", "bob y", "eve new", "eve x", "nobody nothing")
     extended = extend_dataset(dataset, tables).dataset
     assert extended.interactions.schema.equals(schemas.INTERACTIONS)
-    assert [tuple(row.values()) for row in extended.interactions.to_pylist()] == [
-        (0, 0, "train"),
-        (0, 1, "train"),
-        (0, 2, "train"),
-        (1, 1, "train"),
-        (2, 1, "train"),
-        (3, 0, "train"),
-        (3, 2, "train"),
-    ]
+    assert extended.interactions.to_pydict() == {
+        "user_index": [0, 0, 0, 1, 2, 3, 3],
+        "item_index": [0, 1, 2, 1, 1, 0, 2],
+        "split": ["train"] * 7,
+    }
     for split in ("train", "validation", "test"):
         assert extended.reviewed_edges(split).tolist() == dataset.interaction_edges(split).tolist()
 

@@ -11,7 +11,7 @@ import pytest
 from xrec import schemas
 from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.dataset import HeldOutPair, held_out_pairs, suggest_id
-from xrec.data.findings import rejected_table
+from xrec.data.source import rejected_table
 from xrec.errors import ArtifactNotFoundError, DataError, UnknownIdError
 from xrec.storage import Location, open_location
 

@@ -1,22 +1,71 @@
-"""Rows of a file, in each format: line numbers, broken lines, missing columns, quotes."""
+"""Rows of a file, in each format: cells, line numbers, broken lines, missing columns, quotes."""
 
 import io
 import json
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from xrec.data.columns import parse_id, parse_split, parse_text
-from xrec.data.csv_records import csv_records
-from xrec.data.rows import FileRows, read_rows, reject_duplicates, stream_rows
+from xrec import schemas
+from xrec.data.rows import (
+    FileRows,
+    Parser,
+    parse_dense_id,
+    parse_description,
+    parse_id,
+    parse_rating,
+    parse_split,
+    parse_text,
+    reject_duplicates,
+    stream_rows,
+)
+from xrec.data.source import Finding, check_rejected_share, count_reasons, rejected_table
 from xrec.errors import DataError
 
 COLUMNS = {"user_id": parse_id, "profile": parse_text}
 
 
-def _read(file: str, data: bytes) -> FileRows:
-    return read_rows(file, data, COLUMNS)
+@pytest.mark.parametrize(
+    ("parser", "values"),
+    [
+        (parse_id, {"Ann Ö.": "Ann Ö.", 7: "7", " 7": " 7"}),
+        (parse_dense_id, {"007": "7", 0: "0", str(2**31 - 1): "2147483647"}),
+        (parse_text, {"  a\nb ": "a\nb", None: ""}),
+        (parse_description, {5: "5", 2.5: "2.5", float("nan"): "", Decimal("9.90"): "9.90"}),
+        (parse_description, {date(2026, 11, 26): "2026-11-26", (): ""}),
+        (parse_description, {("tea", "", 5, None, " cake"): "tea, 5, cake"}),
+        (parse_split, {"validation": "validation", "": None, None: None}),
+        (parse_rating, {Decimal("4.5"): "4.5", 3: "3.0", Decimal("NaN"): None, "nan": None}),
+        (parse_rating, {True: None}),
+    ],
+)
+def test_parser_valid_value_is_returned(parser: Parser, values: Mapping[object, Any]) -> None:
+    assert {value: parser(value) for value in values} == values
+
+
+@pytest.mark.parametrize(
+    ("parser", "values"),
+    [
+        (parse_id, ["", None, 1.0, True, "\udcff"]),
+        (parse_dense_id, ["-1", -1, "1.0", "x", "²", True, None, str(2**31)]),
+        (parse_text, [5, ["a"], "\udcff"]),
+        (parse_description, [{"a": 1}, ["a", {"b": 1}], ["\udcff"]]),
+        (parse_split, ["training", 1]),
+    ],
+)
+def test_parser_invalid_value_raises_value_error(parser: Parser, values: list[object]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match="must"):
+            parser(value)
+
+
+def _read(file: str, data: bytes, *columns: Mapping[str, Parser]) -> FileRows:
+    return next(stream_rows(file, io.BytesIO(data), *columns or (COLUMNS,), rows_at_once=None))
 
 
 def _rows(rows: FileRows) -> list[tuple[int, str, str]]:
@@ -27,9 +76,9 @@ def _problems(rows: FileRows) -> list[tuple[int, str]]:
     return [(finding.line, finding.reason) for finding in rows.findings]
 
 
-def _parquet(table: pa.Table) -> bytes:
+def _parquet(**columns: Any) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(table, sink)
+    pq.write_table(pa.table(columns), sink)
     return sink.getvalue()
 
 
@@ -80,8 +129,8 @@ def test_json_lines_broken_lines_become_findings() -> None:
 
 
 def test_parquet_integer_ids_and_nulls_are_read() -> None:
-    ids, texts = pa.array([5, None], pa.int64()), pa.array([None, "x"], pa.large_string())
-    rows = _read("users.parquet", _parquet(pa.table({"user_id": ids, "profile": texts})))
+    texts = pa.array([None, "x"], pa.large_string())
+    rows = _read("users.parquet", _parquet(user_id=pa.array([5, None], pa.int64()), profile=texts))
     assert _rows(rows) == [(1, "5", "")]
     assert _problems(rows) == [(2, "user_id must be a string or an integer")]
 
@@ -103,7 +152,7 @@ SEEN = r"missing column\(s\) user_id; expected user_id, profile, saw 'userid', '
         ("users.parquet", b"user_id,profile\n", r"users\.parquet: not a readable Parquet file"),
         ("users.csv", b"userid,profile\na,b\n", SEEN),
         ("users.jsonl", b'{"userid": 1, "profile": ""}\n', SEEN),
-        ("users.parquet", _parquet(pa.table({"userid": ["a"], "profile": ["b"]})), SEEN),
+        ("users.parquet", _parquet(userid=["a"], profile=["b"]), SEEN),
         ("users.csv", b"", "saw none"),
         ("users.csv", b"user_id,x,x\n", r"users.csv: more than one column is called 'x'"),
         ("users.csv", b'"user" id,profile\n', "line 1, the header, is not readable as CSV"),
@@ -118,7 +167,7 @@ def test_file_that_cannot_be_read_as_a_whole_is_refused(
 
 
 def test_optional_column_that_is_missing_is_null() -> None:
-    rows = read_rows("users.csv", b"user_id,profile\na,b\n", COLUMNS, {"split": parse_split})
+    rows = _read("users.csv", b"user_id,profile\na,b\n", COLUMNS, {"split": parse_split})
     assert rows.table["split"].to_pylist() == [None]
 
 
@@ -129,9 +178,13 @@ def test_reject_duplicates_keeps_the_first_and_lists_the_others() -> None:
     assert _problems(rows) == [(line, "duplicate of an earlier user_id") for line in (4, 5)]
 
 
-def _cells(text: str, delimiter: str = ",") -> list[list[str]]:
-    lines = io.StringIO(text, newline="")
-    return [list(record.cells) for record in csv_records("pairs.csv", lines, delimiter)]
+def _cells(text: str, delimiter: str = ",") -> list[list[str | None]]:
+    """The cells of the rows of `text`; all of them can be read."""
+    names = text.split("\n", 1)[0].strip().replace('"', "").split(delimiter)
+    data, columns = io.BytesIO(text.encode()), dict.fromkeys(names, parse_text)
+    rows = next(stream_rows("pairs.csv", data, columns, delimiter=delimiter, rows_at_once=None))
+    assert rows.findings == ()
+    return [list(row.values()) for row in rows.table.select(names).to_pylist()]
 
 
 def _table(num_rows: int, changed: dict[int, str], delimiter: str = ",") -> str:
@@ -174,11 +227,10 @@ def test_cell_whose_quote_does_not_end_is_refused_with_its_line(
 def test_quoted_cells_of_several_lines_are_read(delimiter: str) -> None:
     text = 'Good.\nWarm, cheap, loud\n\nand, as he said, "here"'
     quoted = '"' + text.replace('"', '""') + '"'
-    rows = [["user", "item", "review"], ["u", "i", quoted], ["u", quoted, "x"], ["u", "i", "x"]]
-    written = "".join(delimiter.join(row) + "\r\n" for row in rows)
-    assert _cells(written, delimiter) == [
-        [text if cell == quoted else cell for cell in row] for row in rows
-    ]
+    rows = [["u", "i", quoted], ["u", quoted, "x"], ["u", "i", "x"]]
+    written = [delimiter.join(row) + "\r\n" for row in [["user", "item", "review"], *rows]]
+    expected = [[text if cell == quoted else cell for cell in row] for row in rows]
+    assert _cells("".join(written), delimiter) == expected
 
 
 @pytest.mark.parametrize("num_rows", [40, 20_000])
@@ -188,12 +240,30 @@ def test_tsv_without_quoted_cells_keeps_quotes_and_rows(
 ) -> None:
     changed = {5: '"fine"', 6: OPEN, **changed}
     cells = _cells(_table(num_rows, changed, "\t"), "\t")
-    assert len(cells) == num_rows + 1
-    assert [row[2] for row in cells[5:10]] == [changed.get(line, "fine") for line in range(6, 11)]
+    assert len(cells) == num_rows
+    assert [row[2] for row in cells[4:9]] == [changed.get(line, "fine") for line in range(6, 11)]
 
 
 def test_tsv_line_numbers_go_on_where_quotes_become_plain() -> None:
     text = _table(10, {6: OPEN, 8: "too\tlong"}, "\t")
-    rows = read_rows("pairs.tsv", text.encode(), {"user": parse_id})
+    rows = _read("pairs.tsv", text.encode(), {"user": parse_id})
     assert rows.table["line"].to_pylist() == [2, 3, 4, 5, 6, 7, 9, 10, 11]
     assert _problems(rows) == [(8, "expected 3 columns, saw 4")]
+
+
+FINDINGS = [Finding("a.csv", line, "worse" if line == 3 else "bad", "y,z") for line in (9, 3, 12)]
+
+
+def test_findings_are_counted_and_listed_with_a_cut_valid_text() -> None:
+    assert count_reasons(FINDINGS) == {"a.csv: bad": 2, "a.csv: worse": 1}
+    table = rejected_table([Finding("a.csv", 3, "bad", "\udcff" + "x" * 1000)])
+    assert table.schema.equals(schemas.REJECTED)
+    assert table["text"].to_pylist() == ["?" + "x" * 119]
+
+
+def test_rejected_share_over_the_threshold_of_one_file_is_refused() -> None:
+    check_rejected_share(FINDINGS, {"a.csv": 300}, 0.01, "/data")
+    with pytest.raises(DataError, match=r"^/data/a\.csv: 3 of 299 rows are unusable") as caught:
+        check_rejected_share(FINDINGS, {"b.csv": 100_000, "a.csv": 299}, 0.01, "/data/")
+    for part in ("line 3: worse: 'y,z'", "2 x bad", "max_rejected_share"):
+        assert part in str(caught.value)

@@ -36,20 +36,11 @@ def sentences(text: str) -> list[str]:
         ("Das Haus ist ruhig. 16 von 30 loben das. Es hat ca. 16 Zimmer und mind", 2),
         ("Die Str. ist lang. Äpfel gibt es auch. Ob", 2),
         # Chinese, Japanese
-        (
-            "这家店很安静。你会喜欢花园！还有",
-            2,
-        ),
+        ("这家店很安静。你会喜欢花园！还有", 2),
         ("他说。“很好。”还", 2),
-        (
-            "店は静かです。庭がありますか？は",
-            2,
-        ),
+        ("店は静かです。庭がありますか？は", 2),
         # Arabic, Hindi
-        (
-            "هذا المكان هادئ. ستحب حديقته؟ وأيضا",
-            2,
-        ),
+        ("هذا المكان هادئ. ستحب حديقته؟ وأيضا", 2),
         ("यह शांत है। और", 1),
         # none
         ("One two 3.5 thr", 0),
@@ -78,16 +69,10 @@ def test_sentences_keep_their_closing_quotes_and_leave_the_next_ones() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (
-            "I don't like 3.5 cafés, do I?",
-            ["I", "don't", "like", "3.5", "cafés", "do", "I"],
-        ),
+        ("I don't like 3.5 cafés, do I?", ["I", "don't", "like", "3.5", "cafés", "do", "I"]),
         ("Grüße aus München!", ["Grüße", "aus", "München"]),
         ("很安静。", ["很", "安", "静"]),
-        (
-            "هادئ، حديقة",
-            ["هادئ", "حديقة"],
-        ),
+        ("هادئ، حديقة", ["هادئ", "حديقة"]),
         (" … - 🦊", []),
     ],
 )

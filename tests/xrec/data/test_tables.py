@@ -55,10 +55,7 @@ def _read(contents: dict[str, bytes], /, **settings: Any) -> SourceData:
 
 def test_read_tables_mixed_formats_splits_and_repeated_ids() -> None:
     source = _read(FILES)
-    assert source.users.to_pylist() == [
-        {"user_id": "ann", "profile": "likes tea"},
-        {"user_id": "bob", "profile": ""},
-    ]
+    assert source.users.to_pydict() == {"user_id": ["ann", "bob"], "profile": ["likes tea", ""]}
     assert source.items.to_pylist() == [{"item_id": "7", "title": "Seven", "profile": "p"}]
     assert source.interactions["split"].to_pylist() == ["test", None]
     assert source.explanations["split"].to_pylist() == [None]
@@ -97,19 +94,12 @@ def test_read_tables_files_columns_and_delimiter_of_the_config(delimiter: str) -
     }
     read = {name: data.replace(b";", delimiter.encode()) for name, data in files.items()}
     source = _read(read, **SHOP_SETTINGS, delimiter=delimiter)
-    assert source.users.to_pylist() == [
-        {"user_id": "ann", "profile": "city: Leeds; age: 34"},
-        {"user_id": "bob", "profile": ""},
-    ]
-    assert source.items.to_pylist() == [
-        {"item_id": "7", "title": "Seven", "profile": "A tool."},
-        {"item_id": "8", "title": "", "profile": ""},
-    ]
+    users, items = {"user_id": ["ann", "bob"]}, {"item_id": ["7", "8"]}
+    assert source.users.to_pydict() == {**users, "profile": ["city: Leeds; age: 34", ""]}
+    texts = {"title": ["Seven", ""], "profile": ["A tool.", ""]}
+    assert source.items.to_pydict() == {**items, **texts}
     for pairs in (source.interactions, source.explanations):
-        assert pairs.select(["user_id", "item_id"]).to_pylist() == [
-            {"user_id": "ann", "item_id": "7"},
-            {"user_id": "bob", "item_id": "8"},
-        ]
+        assert pairs.select(["user_id", "item_id"]).to_pydict() == {**users, **items}
     assert source.explanations["explanation"].to_pylist() == ["sharp", "light"]
     assert source.num_rows["reviews.csv"] == 4  # read for two tables
 
@@ -117,12 +107,13 @@ def test_read_tables_files_columns_and_delimiter_of_the_config(delimiter: str) -
 def test_read_tables_without_users_and_items_takes_their_ids_from_the_pairs() -> None:
     interactions = {"interactions.csv": b"user_id,item_id\nzoe,9\nann,7\n"}
     source = _read({**interactions, "explanations.csv": b"user_id,item_id,explanation\nbob,8,x\n"})
-    assert source.users.to_pylist() == [
-        {"user_id": name, "profile": ""} for name in ("ann", "bob", "zoe")
-    ]
-    assert source.items.to_pylist() == [
-        {"item_id": name, "title": "", "profile": ""} for name in ("7", "8", "9")
-    ]
+    none = [""] * 3
+    assert source.users.to_pydict() == {"user_id": ["ann", "bob", "zoe"], "profile": none}
+    assert source.items.to_pydict() == {
+        "item_id": ["7", "8", "9"],
+        "title": none,
+        "profile": none,
+    }
     assert source.missing_tables == ("users", "items")
     assert source.findings == ()
     source = _read(interactions)
@@ -136,9 +127,8 @@ def test_read_tables_without_users_and_items_takes_their_ids_from_the_pairs() ->
         (
             "customer,item",
             {"user_id": "client"},
-            r"interactions\.csv: missing column\(s\) client, item_id; "
-            r"expected user_id \(client\), item_id, "
-            r"saw 'customer', 'item'; name the file's own columns in source\.columns",
+            r"interactions\.csv: missing column\(s\) client, item_id; expected user_id \(client\), "
+            r"item_id, saw 'customer', 'item'; name the file's own columns in source\.columns",
         ),
         ("user_id,item_id", {"interactions.split": "part"}, r"missing column\(s\) part"),
     ],

@@ -136,12 +136,6 @@ def test_other_title_that_is_long_is_found_whatever_its_twelfth_word_is(title: s
     assert index.other_title(f"You would enjoy the {begun}.", "Luna") is None
 
 
-def test_other_title_that_the_prompt_names_is_allowed() -> None:
-    index, text = TitleIndex(CATALOGUE), "It is better than The Rusty Compass."
-    assert index.other_title(text, "The Rusty Fox", ["Next to The Rusty Compass."]) is None
-    assert index.other_title(text, "The Rusty Fox", ["Next to a compass."]) is not None
-
-
 def test_built_index_reads_the_text_and_its_title_and_the_context_only_for_another_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -157,22 +151,33 @@ def test_built_index_reads_the_text_and_its_title_and_the_context_only_for_anoth
     assert set(read) == {text, title, "At The Rusty Compass.", context}
 
 
-def test_possessive_of_the_own_title_is_no_other_title() -> None:
-    index = TitleIndex(["Wendy", "Wendy's", "Bub's and Co", "Bub"])
-    assert index.other_title("Lunch at Wendy's is fun.", "Wendy") is None
-    assert index.other_title("Lunch at Wendy's is fun.", "Wendy's") is None
-    assert index.other_title("Lunch at Bub's is fun.", "Bub's and Co") is None
-    assert index.other_title("Lunch at Wendy's is fun.", "Bub") == "Wendy's"
-    assert index.other_title("Lunch at Wendy is fun.", "Bub", ["Next to Wendy's."]) is None
+OWNERS = ["Wendy", "Wendy's", "Bub's and Co", "Bub"]
+NEAR = "It is better than The Rusty Compass."
 
 
-def test_other_title_of_the_same_name_is_the_own_one() -> None:
-    assert TitleIndex(["Taco Bell", "Taco Bell"]).other_title("At Taco Bell.", "Taco Bell") is None
-
-
-def test_other_title_without_titles_finds_nothing() -> None:
-    assert TitleIndex([]).other_title("The Rusty Fox", "x") is None
-    assert TitleIndex(["", "!", "7"]).other_title("The Rusty Fox! 7", "x") is None
+@pytest.mark.parametrize(
+    ("titles", "text", "title", "context", "expected"),
+    [
+        # what the prompt names is allowed
+        (CATALOGUE, NEAR, "The Rusty Fox", ["Next to The Rusty Compass."], None),
+        (CATALOGUE, NEAR, "The Rusty Fox", ["Next to a compass."], "The Rusty Compass"),
+        # a possessive of the own title is no other one
+        (OWNERS, "Lunch at Wendy's is fun.", "Wendy", [], None),
+        (OWNERS, "Lunch at Wendy's is fun.", "Wendy's", [], None),
+        (OWNERS, "Lunch at Bub's is fun.", "Bub's and Co", [], None),
+        (OWNERS, "Lunch at Wendy's is fun.", "Bub", [], "Wendy's"),
+        (OWNERS, "Lunch at Wendy is fun.", "Bub", ["Next to Wendy's."], None),
+        # one of the same name is the own one
+        (["Taco Bell", "Taco Bell"], "At Taco Bell.", "Taco Bell", [], None),
+        # there are no titles, or none that can be found
+        ([], "The Rusty Fox", "x", [], None),
+        (["", "!", "7"], "The Rusty Fox! 7", "x", [], None),
+    ],
+)
+def test_other_title_beside_the_own_one_and_a_context(
+    titles: list[str], text: str, title: str, context: list[str], expected: str | None
+) -> None:
+    assert TitleIndex(titles).other_title(text, title, context) == expected
 
 
 def test_other_title_finds_what_a_search_for_each_title_finds() -> None:

@@ -5,33 +5,36 @@ from pathlib import Path
 import pytest
 import torch
 
-from xrec.config.data import BuildSampleLLMConfig, SampleLLMConfig
+from jobs.build_sample_llm import run
+from xrec.config.data import BuildSampleLLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.llm.model import load_model, load_tokenizer
 from xrec.llm.source import resolve_model
 from xrec.sample import generate_language_examples
-from xrec.sample.language_model import build_sample_llm, train_sample_model, train_tokenizer
+from xrec.sample.language_model import train_sample_model, train_tokenizer
 
-TINY = SampleLLMConfig(hidden_size=32, num_layers=1, vocab_size=400, num_steps=6)
+TINY = {"_HIDDEN_SIZE": 32, "_NUM_LAYERS": 1, "_VOCAB_SIZE": 400, "_NUM_COPY_STEPS": 1}
 
 
 @pytest.fixture(autouse=True)
 def few_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xrec.sample.language_model._NUM_COPY_STEPS", 1)
-    monkeypatch.setattr("xrec.sample.language_model._BATCH_SIZE", 4)
+    for name, value in {**TINY, "_BATCH_SIZE": 4}.items():
+        monkeypatch.setattr(f"xrec.sample.language_model.{name}", value)
 
 
-def test_train_sample_model_learns_and_repeats_with_its_seed() -> None:
-    model, tokenizer, loss = train_sample_model(TINY, PromptConfig())
-    again = train_sample_model(TINY, PromptConfig())
+def test_train_sample_model_learns_and_repeats_with_its_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, tokenizer, loss = train_sample_model(6, PromptConfig())
+    again = train_sample_model(6, PromptConfig())
     assert loss == again[2]
     assert all(
         torch.equal(left, right)
         for left, right in zip(model.parameters(), again[0].parameters(), strict=True)
     )
-    longer = TINY.model_copy(update={"num_steps": 30, "learning_rate": 1e-2})
-    assert train_sample_model(longer, PromptConfig())[2] < loss - 0.3
+    monkeypatch.setattr("xrec.sample.language_model._LEARNING_RATE", 1e-2)
+    assert train_sample_model(30, PromptConfig())[2] < loss - 0.3
     assert model.config.vocab_size == len(tokenizer) == 400
     assert not model.training
 
@@ -51,16 +54,14 @@ def test_train_tokenizer_gives_every_text_back() -> None:
 def test_build_sample_llm_writes_a_model_that_loads_and_does_no_work_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = BuildSampleLLMConfig(workspace=str(tmp_path), model=TINY)
-    manifest = build_sample_llm(config)
+    config = BuildSampleLLMConfig(workspace=str(tmp_path), num_steps=6)
+    manifest = run(config)
     folder = resolve_model(str(tmp_path / "llm"))
     model = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
     assert model.get_input_embeddings().weight.shape == (len(load_tokenizer(folder)), 32)
     assert set(manifest.files) == {path.name for path in folder.iterdir()} - {"manifest.json"}
 
     monkeypatch.setattr("xrec.sample.language_model.train_sample_model", None)
-    assert build_sample_llm(config) == manifest
+    assert run(config) == manifest
     with pytest.raises(ArtifactMismatchError, match="holds the llm of another run"):
-        build_sample_llm(
-            config.model_copy(update={"model": TINY.model_copy(update={"num_steps": 7})})
-        )
+        run(config.model_copy(update={"num_steps": 7}))

@@ -1,16 +1,17 @@
 """Reviews in which items have aspects of their own, and half of the users have a habit."""
 
 import numpy as np
+import pytest
 import scipy.sparse
 
-from xrec.aspects import Mentions
+from xrec.aspects import AspectScorer, Mentions, item_vectors, nearest_items
 
 NUM_USERS, NUM_ITEMS, NUM_ASPECTS = 12, 8, 6
 
 
-def town(seed: int = 0, split: int = 0) -> Mentions:
+def town(split: int = 0) -> Mentions:
     """Each item has two aspects of its own; half of the users always mention the last one."""
-    rng = np.random.default_rng([seed, split])
+    rng = np.random.default_rng([0, split])
     pairs = rng.random((NUM_USERS, NUM_ITEMS)) < 0.5
     users, items = (part.astype(np.int64) for part in pairs.nonzero())
     mentions = np.zeros((len(users), NUM_ASPECTS), dtype=np.float32)
@@ -19,3 +20,18 @@ def town(seed: int = 0, split: int = 0) -> Mentions:
         mentions[rows, (items + shift) % 5] = rng.random(len(users)) < 0.7
     mentions[:, 5] = (users % 2 == 0) & (rng.random(len(users)) < 0.9)
     return Mentions(users, items, scipy.sparse.csr_matrix(mentions), NUM_USERS, NUM_ITEMS)
+
+
+@pytest.fixture(scope="session")
+def mentions() -> Mentions:
+    return town()
+
+
+@pytest.fixture(scope="session")
+def neighbours(mentions: Mentions) -> scipy.sparse.csr_matrix:
+    return nearest_items(item_vectors(mentions, embedding_dim=4), 3)
+
+
+@pytest.fixture(scope="session")
+def scorer(mentions: Mentions, neighbours: scipy.sparse.csr_matrix) -> AspectScorer:
+    return AspectScorer(mentions, neighbours)
