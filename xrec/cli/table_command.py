@@ -181,8 +181,8 @@ def export(
 ) -> None:
     """Run xrec.bulk.export_run."""
     from xrec.bulk import export_run
+    from xrec.config.backfill import ExportConfig
     from xrec.config.base import parse_config
-    from xrec.config.export import ExportConfig
     from xrec.config.storage import storage_of
 
     settings = parse_config(

@@ -6,9 +6,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
-from xrec.config.shared import JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
+from xrec.config.shared import AdapterJobConfig, TrainingJobConfig
 
 Injection = Literal["direct", "projected", "none"]
 Vectors = Literal["graph", "random", "constant"]
@@ -196,14 +195,9 @@ class AdapterTrainingConfig(Config):
         return size
 
 
-class TrainAdapterConfig(JobConfig):
+class TrainAdapterConfig(AdapterJobConfig, TrainingJobConfig):
     """`xrec train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
 
-    dataset: str | None = input_uri("dataset")
-    graph: str | None = input_uri("graph")
-    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
-    adapter: str | None = output_uri("adapter")
-    llm: LLMConfig = Field(description="The frozen language model.")
     prompt: PromptConfig = Field(
         default_factory=PromptConfig, description="The prompt, which is stored with the adapter."
     )
@@ -218,8 +212,6 @@ class TrainAdapterConfig(JobConfig):
         default_factory=DeepSpeedConfig,
         description="What DeepSpeed does with the model and the optimizer.",
     )
-    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="The workers.")
-    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
     @model_validator(mode="after")
     def _quantized_weights_are_not_sharded(self) -> "TrainAdapterConfig":

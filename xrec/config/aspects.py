@@ -4,16 +4,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from xrec.config.shared import JobConfig, input_uri, output_uri
+from xrec.config.shared import DatasetJobConfig, artifact_uri
 
 Sentiment = Literal["all", "positive", "not_negative"]
 
 
-class TrainAspectsConfig(JobConfig):
+class TrainAspectsConfig(DatasetJobConfig):
     """`xrec train-aspects`: dataset with aspects in, a score of aspects out."""
 
-    dataset: str | None = input_uri("dataset")
-    aspects: str | None = output_uri("aspects")
+    aspects: str | None = artifact_uri("aspects")
     sentiment: Sentiment = Field(
         "not_negative",
         description="Which mentions of an aspect count: all, the positive ones, or all but the "

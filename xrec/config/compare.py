@@ -32,10 +32,10 @@ from xrec.config.entries import (
 from xrec.config.llm import LLMConfig
 from xrec.config.metrics import MetricsConfig
 from xrec.config.prompt import PromptConfig
-from xrec.config.shared import Device, JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
+from xrec.config.shared import Device, GraphJobConfig, TrainingJobConfig, artifact_uri
 
 
-class CompareConfig(JobConfig):
+class CompareConfig(GraphJobConfig, TrainingJobConfig):
     """`xrec lab compare`: entries are trained, write texts for the same held-out pairs.
 
     Then all are scored alike. ours: what `model` and `prompt` say. Its variants are without_profile
@@ -49,10 +49,8 @@ class CompareConfig(JobConfig):
     of `texts` is a table from elsewhere.
     """
 
-    dataset: str | None = input_uri("dataset")
-    graph: str | None = input_uri("graph", "an entry other than texts from elsewhere is there")
-    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
-    comparison: str | None = output_uri("comparison")
+    aspects: str | None = artifact_uri("aspects", "prompt.aspects asks for some")
+    comparison: str | None = artifact_uri("comparison")
     entries: tuple[str, ...] = Field(
         ("ours", "constant", "zero_shot", "profile", "nearest"),
         min_length=1,
@@ -98,9 +96,6 @@ class CompareConfig(JobConfig):
     baselines: BaselinesConfig = Field(
         default_factory=BaselinesConfig, description="How each baseline is trained."
     )
-    scaling: ScalingConfig = Field(
-        default_factory=ScalingConfig, description="The workers of a training."
-    )
     decoding: DecodingConfig = Field(
         default_factory=DecodingConfig,
         description="How texts are drawn from the language model.",
@@ -128,7 +123,6 @@ class CompareConfig(JobConfig):
     blind_sheet: BlindSheetConfig = Field(
         default_factory=BlindSheetConfig, description="A page for people as judges."
     )
-    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
     @model_validator(mode="after")
     def _entries_are_known(self) -> "CompareConfig":

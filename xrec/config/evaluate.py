@@ -4,21 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from xrec.config.decoding import DecodingConfig
-from xrec.config.engine import EngineConfig
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import Device, JobConfig, input_uri, output_uri
+from xrec.config.shared import Device, ExplanationsJobConfig, artifact_uri
 
 
-class EvaluateConfig(JobConfig):
+class EvaluateConfig(ExplanationsJobConfig):
     """`xrec evaluate`: explanations and their references in, metrics and a report out."""
 
-    dataset: str | None = input_uri("dataset")
-    graph: str | None = input_uri("graph")
-    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
-    adapter: str | None = input_uri("adapter")
-    explanations: str | None = input_uri("explanations")
-    evaluation: str | None = output_uri("evaluation")
+    evaluation: str | None = artifact_uri("evaluation")
     split: Literal["validation", "test"] = Field(
         "test",
         description="The held-out split. Its pairs that the backfill has are scored; those whose "
@@ -42,12 +34,6 @@ class EvaluateConfig(JobConfig):
         "pypi:NAME. If null, there is no such score.",
     )
     seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
-    llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
-    decoding: DecodingConfig = Field(
-        default_factory=DecodingConfig,
-        description="How the texts of the shuffled pairs are drawn, as in the backfill.",
-    )
-    engine: EngineConfig = Field(default_factory=EngineConfig, description="The generation engine.")
     device: Device = Field(
         "auto",
         description="What this process computes on. With auto it is a GPU if there is one, "

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from xrec.config.base import Config
-from xrec.config.shared import JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
+from xrec.config.shared import GraphJobConfig, TrainingJobConfig
 
 
 class SpectralConfig(Config):
@@ -147,11 +147,9 @@ class GraphTrainingConfig(Config):
     )
 
 
-class PretrainGraphConfig(JobConfig):
+class PretrainGraphConfig(GraphJobConfig, TrainingJobConfig):
     """`xrec pretrain-graph`: dataset in, graph artifact out."""
 
-    dataset: str | None = input_uri("dataset")
-    graph: str | None = output_uri("graph")
     model: GraphModelConfig = Field(
         default_factory=GraphModelConfig, description="The graph encoder."
     )
@@ -163,5 +161,3 @@ class PretrainGraphConfig(JobConfig):
         description="How the work is shared. With replicated, each worker propagates the "
         "whole graph; with partitioned, each owns a block of its rows.",
     )
-    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="The workers.")
-    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")

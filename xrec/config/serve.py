@@ -5,10 +5,8 @@ import ipaddress
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.decoding import DecodingConfig
 from xrec.config.engine import EngineConfig
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import ColdStartConfig, Device, JobConfig, RayConfig, input_uri
+from xrec.config.shared import ColdStartJobConfig, Device, ExplanationsJobConfig, RayJobConfig
 
 
 class HTTPConfig(Config):
@@ -150,33 +148,9 @@ class FrontendsConfig(Config):
     cpus_per_replica: float = Field(1.0, gt=0, description="Logical CPUs of each replica.")
 
 
-class ServeConfig(JobConfig):
+class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
     """`xrec serve`: explanations and what writes further ones in, an endpoint out."""
 
-    dataset: str | None = input_uri("dataset")
-    graph: str | None = input_uri("graph")
-    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
-    adapter: str | None = Field(
-        None,
-        description="URI of the input; if null, it is <workspace>/adapter. It may be changed "
-        "while the endpoint runs.",
-    )
-    explanations: str | None = Field(
-        None,
-        description="URI of a backfill, which is asked before the model; if null, it is "
-        "<workspace>/explanations. It may be changed, or come later, while the "
-        "endpoint runs.",
-    )
-    cold_start: ColdStartConfig | None = Field(
-        None,
-        description="New users and items, as in the backfill. If null, only the dataset's own "
-        "are known.",
-    )
-    llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
-    decoding: DecodingConfig = Field(
-        default_factory=DecodingConfig,
-        description="How texts are drawn; it should be as in the backfill.",
-    )
     engine: LiveEngineConfig = Field(
         default_factory=LiveEngineConfig, description="The generation engine of each model replica."
     )
@@ -191,7 +165,6 @@ class ServeConfig(JobConfig):
     frontends: FrontendsConfig = Field(
         default_factory=FrontendsConfig, description="The processes that answer."
     )
-    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
     @model_validator(mode="after")
     def _strangers_need_a_key(self) -> "ServeConfig":

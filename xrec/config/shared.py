@@ -1,4 +1,4 @@
-"""Sections that several jobs share: storage, Ray cluster, workers, new users and items."""
+"""What several jobs share: artifacts, storage, Ray cluster, workers, new users and items."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -6,6 +6,9 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, model_validator
 
 from xrec.config.base import Config
+from xrec.config.decoding import DecodingConfig
+from xrec.config.engine import EngineConfig
+from xrec.config.llm import LLMConfig
 
 Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
@@ -106,16 +109,28 @@ class ScalingConfig(Config):
         return self.min_workers or self.num_workers
 
 
-def input_uri(name: str, condition: str = "") -> Any:
-    """The field of the artifact `name` that a job reads, if need be on a condition."""
-    read = f"URI of the input, which is read if {condition}" if condition else "URI of the input"
-    return Field(None, description=f"{read}; if null, it is <workspace>/{name}.")
+class ColdStartConfig(Config):
+    """What came after the graph was trained: new users and items, and new texts of known ones.
 
+    The vectors of the new ones are computed from their interactions (fold-in).
+    """
 
-def output_uri(name: str) -> Any:
-    """The field of the artifact `name` that a job makes."""
-    own = " workspace:NAME is the folder NAME in the workspace." if name == "explanations" else ""
-    return Field(None, description=f"URI of the output; if null, it is <workspace>/{name}.{own}")
+    interactions: str | None = Field(
+        None,
+        description="Parquet file or folder with columns user_id and item_id. The dataset "
+        "must know the user or the item of each row. If null, no user and no item "
+        "is new.",
+    )
+    users: str | None = Field(
+        None,
+        description="Table with columns user_id and profile. It replaces the profiles of "
+        "known users too. If null, new users have no profile.",
+    )
+    items: str | None = Field(
+        None,
+        description="Table with columns item_id, title and profile. It replaces the texts of "
+        "known items too. If null, new items have neither.",
+    )
 
 
 class JobConfig(Config):
@@ -123,7 +138,7 @@ class JobConfig(Config):
 
     workspace: str = Field(
         description="URI (a local folder or s3://bucket/prefix) of the folder that holds the "
-        "artifacts of the project."
+        "artifacts of the project. Elsewhere, workspace:NAME is the folder NAME in it."
     )
     storage: StorageConfig = Field(
         default_factory=StorageConfig, description="How s3:// URIs are reached."
@@ -151,25 +166,61 @@ def _found(value: Any, workspace: str) -> Any:
     return value
 
 
-class ColdStartConfig(Config):
-    """What came after the graph was trained: new users and items, and new texts of known ones.
+def artifact_uri(name: str, read_if: str = "") -> Any:
+    """The key of an artifact; `read_if` is the condition on which a job needs it."""
+    needed = f" It is read if {read_if}." if read_if else ""
+    return Field(None, description=f"URI of the {name}; if null, <workspace>/{name}.{needed}")
 
-    The vectors of the new ones are computed from their interactions (fold-in).
-    """
 
-    interactions: str | None = Field(
-        None,
-        description="Parquet file or folder with columns user_id and item_id. The dataset "
-        "must know the user or the item of each row. If null, no user and no item "
-        "is new.",
+class DatasetJobConfig(JobConfig):
+    """A job that makes or reads the dataset."""
+
+    dataset: str | None = artifact_uri("dataset")
+
+
+class GraphJobConfig(DatasetJobConfig):
+    """A job that makes or reads the graph."""
+
+    graph: str | None = artifact_uri("graph")
+
+
+class ColdStartJobConfig(GraphJobConfig):
+    """A job that takes in users and items which came after the graph was trained."""
+
+    cold_start: ColdStartConfig | None = Field(
+        None, description="New users and items. If null, only the dataset's own are known."
     )
-    users: str | None = Field(
-        None,
-        description="Table with columns user_id and profile. It replaces the profiles of "
-        "known users too. If null, new users have no profile.",
+
+
+class AdapterJobConfig(GraphJobConfig):
+    """A job that makes or uses an adapter."""
+
+    aspects: str | None = artifact_uri("aspects", "prompt.aspects asks for some")
+    adapter: str | None = artifact_uri("adapter")
+    llm: LLMConfig = Field(description="The language model that the adapter is for.")
+
+
+class ExplanationsJobConfig(AdapterJobConfig):
+    """A job that makes or reads explanations, and generates texts."""
+
+    explanations: str | None = artifact_uri("explanations")
+    decoding: DecodingConfig = Field(
+        default_factory=DecodingConfig,
+        description="How texts are drawn; the same in all jobs, or their texts do not compare.",
     )
-    items: str | None = Field(
-        None,
-        description="Table with columns item_id, title and profile. It replaces the texts of "
-        "known items too. If null, new items have neither.",
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig,
+        description="The generation engine of each process that holds the language model.",
     )
+
+
+class RayJobConfig(JobConfig):
+    """A job that runs on a Ray cluster."""
+
+    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
+
+
+class TrainingJobConfig(RayJobConfig):
+    """A job of data-parallel workers."""
+
+    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="The workers.")

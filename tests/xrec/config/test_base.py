@@ -7,10 +7,9 @@ import pytest
 import yaml
 from pydantic import SecretStr, ValidationError
 
-from xrec.config.backfill import BackfillConfig
+from xrec.config.backfill import BackfillConfig, ExportConfig
 from xrec.config.base import Config, parse_config, resolved_yaml
 from xrec.config.data import PrepareConfig
-from xrec.config.export import ExportConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import StorageConfig

@@ -213,8 +213,8 @@ def test_missing_key_is_a_mistake_of_the_job_that_is_run_only(tmp_path: Path) ->
         load_config(BackfillConfig, path)
     lines = str(raised.value).splitlines()[1:]
     assert lines == [
-        "  backfill.pairs: required, and not given",
         "  llm: required, and not given",
+        "  backfill.pairs: required, and not given",
     ]
 
 
