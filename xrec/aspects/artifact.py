@@ -18,8 +18,7 @@ from xrec.aspects.choice import AspectChooser
 from xrec.aspects.mentions import Sparse, dataset_mentions
 from xrec.aspects.praise import dataset_praise
 from xrec.aspects.scorer import AspectScorer, Weights
-from xrec.config.placeholders import placeholder_names
-from xrec.config.prompt import PromptConfig
+from xrec.config.prompt import PromptConfig, placeholder_names
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import ASPECTS_FROM, Dataset
 from xrec.errors import ArtifactMismatchError, ConfigError

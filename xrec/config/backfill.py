@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 from xrec.config.decoding import TextFailure
-from xrec.config.engine import PromptFailure
+from xrec.config.llm import PromptFailure
 from xrec.config.shared import (
     ColdStartJobConfig,
     Device,
@@ -25,8 +25,7 @@ class SplitPairs(Config):
     max_pairs: int | None = Field(
         None,
         ge=1,
-        description="Largest number of pairs, the first ones by user and item. If null, all "
-        "are explained.",
+        description="Largest number of pairs, the first ones by user and item. If null, all.",
     )
 
 
@@ -58,7 +57,7 @@ class RecommendedPairs(Config):
     k: int | None = Field(
         None,
         ge=1,
-        description="Number of items of each user, the best ones. If null, all that are there.",
+        description="Number of each user's best items. If null, all that are there.",
     )
 
 
@@ -68,22 +67,21 @@ class ActorsConfig(Config):
     num_actors: int = Field(
         2,
         ge=1,
-        description="Largest number of actors. The run begins with the first one that is ready; "
-        "others come as the cluster has room.",
+        description="Largest number of actors; the run begins with the first one that is ready.",
     )
     min_actors: int | None = Field(
         None,
         ge=1,
-        description="Smallest number of actors: the pool grows while all are busy, and shrinks "
-        "when some are idle. If null, num_actors.",
+        description="Smallest number of actors, to which the pool shrinks when some are idle. If "
+        "null, num_actors.",
     )
     cpus_per_actor: int = Field(
         1, ge=1, description="Torch threads, and logical CPUs, of each actor."
     )
     device: Device = Field(
         "auto",
-        description="What each actor computes on. With auto, each actor has a GPU if the "
-        "cluster has enough of them, else they use CPUs.",
+        description="What each actor computes on; auto is a GPU each if the cluster has enough of "
+        "them, else CPUs.",
     )
 
 
@@ -94,8 +92,8 @@ class ExportConfig(Config):
     """
 
     uri: str = Field(
-        description="URI of the folder, which must be empty or hold an export. "
-        "_SUCCESS is in it once it is whole."
+        description="URI of the folder, which must be empty or hold an export; once it is whole, "
+        "_SUCCESS is in it."
     )
     format: Literal["parquet", "csv"] = Field(
         "parquet", description="Format of the files: Parquet, or CSV with a header."
@@ -115,8 +113,8 @@ class RunConfig(RayJobConfig):
 
     alongside: bool = Field(
         False,
-        description="Whether to begin although another driver seems to be at work. Both work then, "
-        "and each row counts once.",
+        description="Whether to begin although another driver seems to be at work; each row counts "
+        "once.",
     )
 
 
@@ -180,20 +178,19 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
     rows_per_chunk: int | None = Field(
         None,
         ge=1,
-        description="Largest number of pairs of a chunk, which is done as a whole by one actor. If "
-        "null, as many as take half a minute by the rate of what is published, else 1024, and so "
-        "few that each actor gets several chunks.",
+        description="Largest number of pairs of a chunk, which one actor does as a whole. If null, "
+        "as many as take half a minute by the rate of what is published, else 1024, and so few "
+        "that each actor gets several.",
     )
     carry_from: str | None = Field(
         "published",
-        description="Where explanations are taken over from for those pairs whose texts, vectors, "
-        "model and decoding are the same: published is what this output has published, a URI "
-        "another output. If null, all are generated.",
+        description="Where explanations are taken over from whose texts, vectors, model and "
+        "decoding are the same: published (by this output), or the URI of another output. If null, "
+        "all are generated.",
     )
     republish: bool = Field(
         False,
-        description="Whether to publish a run again that was published before and then taken back "
-        "by a rollback or an emptying.",
+        description="Whether a run is published again that a rollback or an emptying took back.",
     )
     retry_failed: tuple[Literal["all"] | FailureReason, ...] | None = Field(
         None,
@@ -203,21 +200,19 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
     price_per_actor_hour: float | None = Field(
         None,
         ge=0,
-        description="What an actor costs in an hour, in any currency, for the report. If "
-        "null, the report has no cost.",
+        description="What an actor costs in an hour, in any currency, for the report.",
     )
     vacuum_hours: float | None = Field(
         None,
         ge=1,
         description="If given, files that no version of the last so many hours needs are deleted "
-        "after publishing (Delta's VACUUM), and plans and results that no run needs. 168 is a "
-        "usual value: readers that opened an earlier version, and a rollback, need its files.",
+        "after publishing (Delta's VACUUM). 168 is usual: rollbacks and readers of earlier "
+        "versions need them.",
     )
     export: ExportConfig | None = Field(
         None,
-        description="A folder in which each published version is written as plain files, in a "
-        "folder version-N. workspace:NAME is the folder NAME in the workspace. If null, there is "
-        "none.",
+        description="Folder in which each published version is written as plain files, in "
+        "version-N.",
     )
 
 
@@ -230,6 +225,6 @@ class RecommendConfig(RunConfig, ColdStartJobConfig):
     users_per_task: int = Field(
         8192,
         ge=1,
-        description="Largest number of users that an actor ranks at a time. A run that goes on "
-        "keeps the number that it began with.",
+        description="Largest number of users that an actor ranks at a time; a run that goes on "
+        "keeps its number.",
     )

@@ -5,7 +5,7 @@ import ipaddress
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.config.shared import ColdStartJobConfig, Device, ExplanationsJobConfig, RayJobConfig
 
 
@@ -14,25 +14,23 @@ class HTTPConfig(Config):
 
     host: str = Field(
         "127.0.0.1",
-        description="Address to listen on. Every address but a loopback address needs "
-        "security.keys.",
+        description="Address to listen on; all but loopback addresses need security.keys.",
     )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     max_concurrent_requests: int = Field(
         256,
         ge=1,
-        description="Number of requests that a frontend answers at a time. Further ones are "
-        "answered with 429 at once.",
+        description="Number of requests that a frontend answers at a time; further ones get 429.",
     )
     deadline_seconds: float = Field(
         30.0,
         ge=1,
-        description="Time in seconds after which a request without an answer is answered with "
-        "504, and its generation stops.",
+        description="Seconds after which a request without an answer gets 504, and its generation "
+        "stops.",
     )
     tls_certificate: str | None = Field(
         None,
-        description="PEM file of the certificate chain. If null, the endpoint speaks plain HTTP.",
+        description="PEM file of the certificate chain. If null, plain HTTP.",
     )
     tls_key: str | None = Field(None, description="PEM file of the certificate's private key.")
 
@@ -69,7 +67,7 @@ class KeyConfig(Config):
     requests_per_minute: int = Field(
         600,
         ge=1,
-        description="Rate of this key at one frontend. Requests beyond it are answered with 429.",
+        description="Rate of this key at one frontend; requests beyond it get 429.",
     )
     burst: int = Field(
         60, ge=1, description="Number of requests that may come at once before the rate counts."
@@ -90,8 +88,8 @@ class SecurityConfig(Config):
 
     keys: tuple[KeyConfig, ...] = Field(
         (),
-        description="Keys, which are sent as Authorization: Bearer KEY. Without keys, only "
-        "this machine may ask.",
+        description="Keys, sent as Authorization: Bearer KEY. Without any, only this machine may "
+        "ask.",
     )
 
     @field_validator("keys")
@@ -113,39 +111,32 @@ class LiveEngineConfig(EngineConfig):
     max_rows: int = Field(
         32,
         ge=1,
-        description="Largest number of pairs that are generated together. Further ones wait "
-        "for a row.",
+        description="Largest number of pairs that are generated together; further ones wait.",
     )
     kv_cache_gib: float = Field(
         1.0,
         gt=0,
-        description="GiB for the KV cache, which is set aside once. Each text takes what it "
-        "needs; if not all of max_rows find room, fewer are worked on.",
+        description="GiB for the KV cache, set aside at the start.",
     )
 
 
-class ModelReplicasConfig(Config):
-    """The processes that hold the language model."""
+class ReplicasConfig(Config):
+    """Processes of one kind."""
 
     num_replicas: int = Field(1, ge=1, description="Number of replicas.")
     cpus_per_replica: int = Field(
-        1, ge=1, description="Torch threads, and logical CPUs, of each replica."
+        1, ge=1, description="Logical CPUs of each replica; of a model's, its torch threads too."
     )
+
+
+class ModelReplicasConfig(ReplicasConfig):
+    """The processes that hold the language model."""
+
     device: Device = Field(
         "auto",
-        description="What each replica computes on. With auto, each replica has a GPU if the "
-        "cluster has enough of them, else they use CPUs.",
+        description="What each replica computes on; auto is a GPU each if the cluster has enough, "
+        "else CPUs.",
     )
-
-
-class FrontendsConfig(Config):
-    """The processes that answer.
-
-    They hold dataset, vectors and caches, and no language model.
-    """
-
-    num_replicas: int = Field(1, ge=1, description="Number of replicas.")
-    cpus_per_replica: float = Field(1.0, gt=0, description="Logical CPUs of each replica.")
 
 
 class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
@@ -162,8 +153,10 @@ class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
         default_factory=ModelReplicasConfig,
         description="The processes that hold the language model.",
     )
-    frontends: FrontendsConfig = Field(
-        default_factory=FrontendsConfig, description="The processes that answer."
+    frontends: ReplicasConfig = Field(
+        default_factory=ReplicasConfig,
+        description="The processes that answer. They hold dataset, vectors and caches, and no "
+        "language model.",
     )
 
     @model_validator(mode="after")

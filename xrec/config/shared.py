@@ -1,14 +1,15 @@
 """What several jobs share: artifacts, storage, Ray cluster, workers, new users and items."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from xrec.config.base import Config
+from xrec.config.base import Config, parse_config
 from xrec.config.decoding import DecodingConfig
-from xrec.config.engine import EngineConfig
-from xrec.config.llm import LLMConfig
+from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config.values import parse_overrides
 
 Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
@@ -28,13 +29,11 @@ class StorageConfig(Config):
     region: str | None = Field(None, description="Region of the S3 store.")
     access_key_id: SecretStr | None = Field(
         None,
-        description="Access key of the S3 store. It is safer in the variable "
-        "AWS_ACCESS_KEY_ID than in a file.",
+        description="Access key of the S3 store; safer in AWS_ACCESS_KEY_ID than in a file.",
     )
     secret_access_key: SecretStr | None = Field(
         None,
-        description="Secret key of the S3 store. It is safer in the variable "
-        "AWS_SECRET_ACCESS_KEY than in a file.",
+        description="Secret key of the S3 store; safer in AWS_SECRET_ACCESS_KEY than in a file.",
     )
     read_timeout_seconds: float = Field(
         60.0, gt=0, description="How long an answer of the endpoint may take, in seconds."
@@ -42,8 +41,7 @@ class StorageConfig(Config):
     max_attempts: int = Field(
         5,
         ge=1,
-        description="How often one request is tried, the first time included. The S3 client "
-        "waits between the tries.",
+        description="How often a request is tried, the first time included.",
     )
 
     @model_validator(mode="after")
@@ -58,14 +56,14 @@ class RayConfig(Config):
 
     address: str | None = Field(
         None,
-        description="Address of the cluster. If null, it is the variable RAY_ADDRESS; if that is "
-        "not set, a cluster is started on this machine.",
+        description="Address of the cluster. If null, RAY_ADDRESS; if that is not set, a cluster "
+        "is started here.",
     )
     num_cpus: int | None = Field(
         None,
         ge=1,
-        description="Logical CPUs of a cluster that is started here. If null, there are as "
-        "many as this machine has cores, and at least 2.",
+        description="Logical CPUs of a cluster that is started here. If null, those of the "
+        "machine, at least 2.",
     )
 
 
@@ -79,16 +77,16 @@ class ScalingConfig(Config):
     min_workers: int | None = Field(
         None,
         ge=1,
-        description="Fewest workers that the training goes on with if the cluster has no room "
-        "for num_workers; with fewer it waits. If null, it is num_workers.",
+        description="Fewest workers that the training goes on with where num_workers find no room. "
+        "If null, num_workers.",
     )
     cpus_per_worker: int = Field(
         1, ge=1, description="Logical CPUs, and torch threads, of each worker."
     )
     device: Device = Field(
         "auto",
-        description="What each worker computes on. With auto, each worker has a GPU if the "
-        "cluster has enough of them, else they use CPUs.",
+        description="What each worker computes on; auto is a GPU each if the cluster has enough of "
+        "them, else CPUs.",
     )
     max_failures: int = Field(
         1, ge=0, description="How often lost workers are replaced before the job fails."
@@ -117,19 +115,18 @@ class ColdStartConfig(Config):
 
     interactions: str | None = Field(
         None,
-        description="Parquet file or folder with columns user_id and item_id. The dataset "
-        "must know the user or the item of each row. If null, no user and no item "
-        "is new.",
+        description="Parquet file or folder with user_id and item_id; the dataset must know one of "
+        "each row. If null, no user and no item is new.",
     )
     users: str | None = Field(
         None,
-        description="Table with columns user_id and profile. It replaces the profiles of "
-        "known users too. If null, new users have no profile.",
+        description="Table with user_id and profile, which also replaces profiles of known users. "
+        "If null, new users have none.",
     )
     items: str | None = Field(
         None,
-        description="Table with columns item_id, title and profile. It replaces the texts of "
-        "known items too. If null, new items have neither.",
+        description="Table with item_id, title and profile, which also replaces those of known "
+        "items. If null, new items have neither.",
     )
 
 
@@ -192,18 +189,22 @@ class ColdStartJobConfig(GraphJobConfig):
     )
 
 
-class AdapterJobConfig(GraphJobConfig):
-    """A job that makes or uses an adapter."""
+class AspectsJobConfig(GraphJobConfig):
+    """A job that may need aspects chosen for pairs."""
 
     aspects: str | None = artifact_uri("aspects", "prompt.aspects asks for some")
+
+
+class AdapterJobConfig(AspectsJobConfig):
+    """A job that makes or uses an adapter."""
+
     adapter: str | None = artifact_uri("adapter")
     llm: LLMConfig = Field(description="The language model that the adapter is for.")
 
 
-class ExplanationsJobConfig(AdapterJobConfig):
-    """A job that makes or reads explanations, and generates texts."""
+class TextsJobConfig(JobConfig):
+    """A job that generates texts."""
 
-    explanations: str | None = artifact_uri("explanations")
     decoding: DecodingConfig = Field(
         default_factory=DecodingConfig,
         description="How texts are drawn; the same in all jobs, or their texts do not compare.",
@@ -212,6 +213,12 @@ class ExplanationsJobConfig(AdapterJobConfig):
         default_factory=EngineConfig,
         description="The generation engine of each process that holds the language model.",
     )
+
+
+class ExplanationsJobConfig(TextsJobConfig, AdapterJobConfig):
+    """A job that makes or reads explanations, and generates some."""
+
+    explanations: str | None = artifact_uri("explanations")
 
 
 class RayJobConfig(JobConfig):
@@ -224,3 +231,20 @@ class TrainingJobConfig(RayJobConfig):
     """A job of data-parallel workers."""
 
     scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="The workers.")
+
+
+class _StorageAlone(Config):
+    storage: StorageConfig = Field(default_factory=StorageConfig, description="See StorageConfig.")
+
+
+def storage_of(arguments: Sequence[str]) -> StorageConfig:
+    """The storage section of `storage.key=value` arguments; without any, its defaults.
+
+    Raises ConfigError for any other argument, and for a wrong value.
+    """
+    values: Mapping[str, Any] = functools.reduce(
+        lambda values, override: override.applied_to(values),
+        parse_overrides(arguments, ("storage",)),
+        {},
+    )
+    return parse_config(_StorageAlone, values, "storage.key=value").storage

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from xrec.config.metrics import JudgeConfig, MetricsConfig
+from xrec.config.evaluate import JudgeConfig, MetricsConfig
 
 ENDPOINT = {"kind": "endpoint", "model": "gpt"}
 

@@ -4,7 +4,7 @@ import pytest
 
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.base import parse_config
-from xrec.config.placeholders import parse_placeholders, placeholder_names, without_placeholders
+from xrec.config.prompt import parse_placeholders, placeholder_names, without_placeholders
 from xrec.errors import ConfigError
 
 AT_THE_END = {

@@ -304,12 +304,3 @@ def test_error_shows_no_secret_of_the_file_or_the_command_line(
     shown = "".join(traceback.format_exception(raised.value))
     assert SECRET.rstrip("=") not in shown
     assert SECRET.rstrip("=") not in str(raised.value)
-
-
-def test_key_that_goes_with_another_kind_of_section_says_so(path: Path) -> None:
-    with pytest.raises(ConfigError) as raised:
-        load_config(BackfillConfig, path, ["pairs.split=test", "pairs.kind=recommendations"])
-    assert "pairs.split: goes with kind: split, and this section has kind: recom" in str(
-        raised.value
-    )
-    assert "pairs='{kind: recommendations, ...}'" in str(raised.value)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from xrec.config.adapter import AdapterTrainingConfig, DeepSpeedConfig, TrainAdapterConfig
 from xrec.config.base import Config
-from xrec.config.engine import BuiltinEngineConfig, EngineConfig
+from xrec.config.llm import BuiltinEngineConfig, EngineConfig
 from xrec.config.shared import ScalingConfig
 
 INT8: dict[str, Any] = {"workspace": "w", "llm": {"model": "m", "quantization": "int8"}}
