@@ -39,14 +39,6 @@ class TablePairs(Config):
     uri: str = Field(description="URI of the file or folder, local or s3://.")
 
 
-class TopKPairs(Config):
-    """The graph's best unseen items for users."""
-
-    kind: Literal["top_k"]
-    k: int = Field(10, ge=1, description="Number of items of each user.")
-    user_ids: tuple[str, ...] | None = Field(None, description="The users. If null, all users.")
-
-
 class RecommendedPairs(Config):
     """The pairs of a recommendations artifact (`xrec recommend`)."""
 
@@ -172,9 +164,7 @@ FailureReason = Literal[
 class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
     """`xrec backfill`: pairs in, explanations out."""
 
-    pairs: Annotated[
-        SplitPairs | TablePairs | TopKPairs | RecommendedPairs, Field(discriminator="kind")
-    ]
+    pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")]
     rows_per_chunk: int | None = Field(
         None,
         ge=1,

@@ -60,7 +60,7 @@ def test_config_is_immutable() -> None:
 def test_resolved_yaml_read_again_is_the_same_config() -> None:
     config = parse_config(
         BackfillConfig,
-        {"workspace": "w", "pairs": {"kind": "top_k", "user_ids": ["a"]}, "llm": {"model": "m"}},
+        {"workspace": "w", "pairs": {"kind": "split"}, "llm": {"model": "m"}},
     )
     assert parse_config(BackfillConfig, yaml.safe_load(resolved_yaml(config))) == config
 
