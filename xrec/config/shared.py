@@ -163,10 +163,9 @@ def _found(value: Any, workspace: str) -> Any:
     return value
 
 
-def artifact_uri(name: str, read_if: str = "") -> Any:
-    """The key of an artifact; `read_if` is the condition on which a job needs it."""
-    needed = f" It is read if {read_if}." if read_if else ""
-    return Field(None, description=f"URI of the {name}; if null, <workspace>/{name}.{needed}")
+def artifact_uri(name: str) -> Any:
+    """The key of an artifact that a job makes or reads."""
+    return Field(None, description=f"URI of the {name}; if null, <workspace>/{name}.")
 
 
 class DatasetJobConfig(JobConfig):
@@ -190,9 +189,9 @@ class ColdStartJobConfig(GraphJobConfig):
 
 
 class AspectsJobConfig(GraphJobConfig):
-    """A job that may need aspects chosen for pairs."""
+    """A job that needs the score of aspects if `prompt.aspects` asks for some."""
 
-    aspects: str | None = artifact_uri("aspects", "prompt.aspects asks for some")
+    aspects: str | None = artifact_uri("aspects")
 
 
 class AdapterJobConfig(AspectsJobConfig):
