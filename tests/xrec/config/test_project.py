@@ -218,14 +218,6 @@ def test_missing_key_is_a_mistake_of_the_job_that_is_run_only(tmp_path: Path) ->
     ]
 
 
-def test_yaml_of_one_job_is_refused_with_the_right_places(tmp_path: Path) -> None:
-    """The layout before there were project files."""
-    path = write(tmp_path, {"workspace": "w", "model": {"num_layers": 2}, "training": {}})
-    with pytest.raises(ConfigError, match="there is no section of a job") as raised:
-        load_config(PretrainGraphConfig, path)
-    assert "model stands in build-sample-llm.model, pretrain-graph.model" in str(raised.value)
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -250,8 +242,8 @@ def test_mistake_in_an_override_is_named_as_it_was_given(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the file is empty"),
-        ("# nothing\n", "the file is empty"),
+        ("", "expected a mapping of keys to values, saw an empty file"),
+        ("# nothing\n", "expected a mapping of keys to values, saw an empty file"),
         ("- a\n- list\n", "expected a mapping of keys to values, saw list"),
         ("word\n", "expected a mapping of keys to values, saw str"),
         ("workspace: [w\n", "not valid YAML in line 2, column 1"),
