@@ -9,8 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from benchmarks.report import sources_of
 from xrec.adapter.pairs import Pair
 from xrec.config.decoding import DecodingConfig
-from xrec.config.engine import EngineConfig
-from xrec.config.llm import LLMConfig
+from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer

@@ -13,8 +13,7 @@ from benchmarks.personal_data import Indices, Pairs
 from benchmarks.report import sources_of
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
-from xrec.config.engine import EngineConfig
-from xrec.config.llm import LLMConfig
+from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.data import Dataset, read_dataset
 from xrec.data.titles import composed
 from xrec.errors import ArtifactMismatchError, DataError

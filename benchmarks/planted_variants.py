@@ -10,7 +10,7 @@ from benchmarks.planted_training import load_frozen, train
 from xrec.adapter.pairs import PairPrompts
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.decoding import DecodingConfig
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.scores import other_users
 from xrec.evaluate.text_metrics import aspect_pattern, chance_level, names_only

@@ -67,8 +67,7 @@ def one(contestant: str, settings: str) -> None:
     """Measure one contestant in this process; the last line is JSON."""
     # Inside: vLLM's processes import this module again (xrec.generate.vllm.engine).
     from benchmarks.report import sources_of
-    from xrec.config.engine import EngineConfig
-    from xrec.config.llm import LLMConfig
+    from xrec.config.llm import EngineConfig, LLMConfig
     from xrec.generate.engine import TextParams
     from xrec.generate.loading import load_explainer
 

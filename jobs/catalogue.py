@@ -53,10 +53,27 @@ class Job:
         return cast("Output", self.module().output(config, exact=exact))
 
 
-ANNOTATE = Job(
-    "annotate",
-    "annotations",
-    """Reviews in; profiles, explanations and aspects out.
+JOBS = (
+    Job(
+        "build-sample-llm",
+        "llm",
+        """Nothing in, a small language model of the sample's language out.
+
+Trains for two minutes on one core, so that the sample needs no download. Its texts are generated.
+
+\b
+In:   nothing
+Out:  <workspace>/llm: a model in the Hugging Face layout; llm.model: workspace:llm means this one
+
+\b
+Example:
+  xrec build-sample-llm configs/sample.yaml
+""",
+    ),
+    Job(
+        "annotate",
+        "annotations",
+        """Reviews in; profiles, explanations and aspects out.
 
 Keeps reviews with good ratings, splits them, and only then writes: what an item is like and what a
 user likes from training reviews alone, and for each pair why the user would enjoy the item. Without
@@ -71,17 +88,14 @@ Out:  <workspace>/annotations: tables items, users and pairs, report.html, manif
 \b
 Example:
   xrec annotate configs/instruments.yaml min_rating=3
-  xrec annotate configs/instruments.yaml --dry-run
   xrec annotate configs/instruments.yaml limit=500
-  xrec table status workspace/instruments/annotations/pairs
 """,
-    has_outlook=True,
-)
-
-PREPARE = Job(
-    "prepare",
-    "dataset",
-    """Raw files in, dataset out.
+        has_outlook=True,
+    ),
+    Job(
+        "prepare",
+        "dataset",
+        """Raw files in, dataset out.
 
 Held-out explanation pairs are never training edges. Rows that cannot be used are listed in
 rejected.parquet with file, line and reason; above max_rejected_share the job fails.
@@ -94,12 +108,11 @@ Out:  <workspace>/dataset: users, items, interactions and explanations as Parque
 Example:
   xrec prepare configs/yelp.yaml workspace=s3://my-bucket/yelp splits.test=0.1
 """,
-)
-
-PRETRAIN_GRAPH = Job(
-    "pretrain-graph",
-    "graph",
-    """Dataset in, graph out: a vector for each user and item.
+    ),
+    Job(
+        "pretrain-graph",
+        "graph",
+        """Dataset in, graph out: a vector for each user and item.
 
 Trains LightGCN on Ray Train, stops early on validation NDCG@20 and keeps the best epoch.
 
@@ -111,12 +124,11 @@ Out:  <workspace>/graph: embeddings.safetensors, manifest.json with Recall@20 an
 Example:
   xrec pretrain-graph configs/yelp.yaml scaling.num_workers=4 training.num_epochs=100
 """,
-)
-
-TRAIN_ASPECTS = Job(
-    "train-aspects",
-    "aspects",
-    """Dataset with aspects in, out: which aspects of an item to name to a user.
+    ),
+    Job(
+        "train-aspects",
+        "aspects",
+        """Dataset with aspects in, out: which aspects of an item to name to a user.
 
 Trains a score of aspects on the validation's reviews. Runs in this process.
 
@@ -129,12 +141,27 @@ Out:  <workspace>/aspects: weights.json, neighbours.safetensors, manifest.json
 Example:
   xrec train-aspects configs/instruments.yaml min_item_reviews=2
 """,
-)
+    ),
+    Job(
+        "train-adapter",
+        "adapter",
+        """Dataset, graph and language model in, adapter out.
 
-RECOMMEND = Job(
-    "recommend",
-    "recommendations",
-    """Dataset and graph in, each user's best unseen items out.
+Trains two mixture-of-experts adapters with Ray Train and DeepSpeed. The language model is frozen.
+
+\b
+In:   <workspace>/dataset, <workspace>/graph, aspects if the prompt asks for them, llm.model
+Out:  <workspace>/adapter: a folder as model hubs expect it, and manifest.json with loss curves
+
+\b
+Example:
+  xrec train-adapter configs/yelp.yaml training.max_steps=200 model.injection=direct
+""",
+    ),
+    Job(
+        "recommend",
+        "recommendations",
+        """Dataset and graph in, each user's best unseen items out.
 
 A run that was interrupted goes on when it is started again. xrec backfill takes its pairs from here
 with 'pairs={kind: recommendations}'.
@@ -147,29 +174,11 @@ Out:  <workspace>/recommendations: a Delta table of user_id, item_id, rank and s
 Example:
   xrec recommend configs/yelp.yaml k=50 recommendations=s3://my-bucket/yelp/top-50
 """,
-)
-
-TRAIN_ADAPTER = Job(
-    "train-adapter",
-    "adapter",
-    """Dataset, graph and language model in, adapter out.
-
-Trains two mixture-of-experts adapters with Ray Train and DeepSpeed. The language model is frozen.
-
-\b
-In:   <workspace>/dataset, <workspace>/graph, aspects if the prompt asks for them, llm.model
-Out:  <workspace>/adapter: a folder as model hubs expect it, and manifest.json with loss curves
-
-\b
-Example:
-  xrec train-adapter configs/yelp.yaml training.max_steps=200 model.injection=direct
-""",
-)
-
-BACKFILL = Job(
-    "backfill",
-    "explanations",
-    """Pairs of users and items in, explanations out, in bulk.
+    ),
+    Job(
+        "backfill",
+        "explanations",
+        """Pairs of users and items in, explanations out, in bulk.
 
 A run that was interrupted goes on when it is started again. Once all pairs are done, one commit
 replaces the rows of the table; until then its readers see what it had before.
@@ -182,18 +191,15 @@ Out:  <workspace>/explanations: a Delta table of explanations and failed rows, _
 \b
 Example:
   xrec backfill configs/yelp.yaml explanations=s3://my-bucket/run-7 actors.num_actors=8
-  xrec backfill configs/yelp.yaml --dry-run
   xrec backfill configs/yelp.yaml limit=1000
   xrec backfill configs/yelp.yaml 'retry_failed=[engine_error]'
-  xrec table status s3://my-bucket/run-7
 """,
-    has_outlook=True,
-)
-
-EVALUATE = Job(
-    "evaluate",
-    "evaluation",
-    """Explanations and references in, metrics and report out.
+        has_outlook=True,
+    ),
+    Job(
+        "evaluate",
+        "evaluation",
+        """Explanations and references in, metrics and report out.
 
 personalization_gain says how much likelier the user's own vector makes the reference than another
 user's, in nats per token, with a bootstrap interval.
@@ -207,12 +213,11 @@ Out:  <workspace>/evaluation: metrics as JSON and Parquet, report.html, manifest
 Example:
   xrec evaluate configs/yelp.yaml max_pairs=500 encoder=null
 """,
-)
-
-COMPARE = Job(
-    "compare",
-    "comparison",
-    """Entries in one table: ours, its variants, baselines, texts from elsewhere.
+    ),
+    Job(
+        "compare",
+        "comparison",
+        """Entries in one table: ours, its variants, baselines, texts from elsewhere.
 
 Each entry is trained and writes texts once a seed, for the same held-out pairs; all are scored
 alike. The table has means, spread over seeds, 95 % intervals by user, differences to the first
@@ -230,32 +235,13 @@ Example:
   xrec lab compare configs/instruments-compare.yaml
   xrec lab compare configs/yelp.yaml 'entries=[ours,nearest,profile]' 'seeds=[0,1,2]'
   xrec lab compare configs/yelp.yaml blind_sheet.num_pairs=40
-  xrec lab compare configs/yelp.yaml 'blind_sheet.answers=[anna.json, ben.json]'
 """,
-    words=("lab", "compare"),
-)
-
-BUILD_SAMPLE_LLM = Job(
-    "build-sample-llm",
-    "llm",
-    """Nothing in, a small language model of the sample's language out.
-
-Trains for two minutes on one core, so that the sample needs no download. Its texts are generated.
-
-\b
-In:   nothing
-Out:  <workspace>/llm: a model in the Hugging Face layout; llm.model: workspace:llm means this one
-
-\b
-Example:
-  xrec build-sample-llm configs/sample.yaml
-""",
-)
-
-SERVE = Job(
-    "serve",
-    None,
-    """Explanations, adapter and language model in, an HTTP endpoint out.
+        words=("lab", "compare"),
+    ),
+    Job(
+        "serve",
+        None,
+        """Explanations, adapter and language model in, an HTTP endpoint out.
 
 The explanations of a backfill answer first, and the model writes what they do not hold. On SIGHUP
 the project file is read again: another adapter or backfill is taken over without a break. Ctrl-C
@@ -271,22 +257,12 @@ Example:
   xrec serve configs/yelp.yaml http.port=9000 explanations=s3://my-bucket/run-7
   xrec serve configs/yelp.yaml --write-deployment serve.yaml   # for serve deploy, or a RayService
 """,
-)
-
-JOBS = (
-    BUILD_SAMPLE_LLM,
-    ANNOTATE,
-    PREPARE,
-    PRETRAIN_GRAPH,
-    TRAIN_ASPECTS,
-    TRAIN_ADAPTER,
-    RECOMMEND,
-    BACKFILL,
-    EVALUATE,
-    COMPARE,
-    SERVE,
+    ),
 )
 """All jobs, in the order of the pipeline."""
+
+COMPARE, SERVE = JOBS[-2:]
+"""The jobs that are no part of a run of the pipeline."""
 
 
 def job_named(name: str) -> Job:

@@ -41,7 +41,7 @@ def run(config: CompareConfig) -> Manifest:
     check_packages(config)
     made = output(config)
     found = made.found()
-    if found.state == "same":
+    if found.state == "up to date":
         assert found.manifest is not None
         people = config.blind_sheet
         if people.num_pairs or people.answers:  # all is there, nothing is asked of a cluster

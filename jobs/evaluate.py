@@ -7,6 +7,7 @@ from typing import Any
 
 from jobs.output import Output
 from xrec.backfill import read, read_failed
+from xrec.backfill.identity import sources_of
 from xrec.checks import check_word_list
 from xrec.config.evaluate import EvaluateConfig
 from xrec.data.splits import drawn_pairs
@@ -15,8 +16,7 @@ from xrec.evaluate.evaluation import REPORT, Lineage, write_evaluation
 from xrec.evaluate.metrics import compute_metrics
 from xrec.evaluate.scores import Coverage, Row, score_pairs, with_references
 from xrec.generate.choice import computation, settled_computation
-from xrec.generate.explainer import Explainer
-from xrec.generate.loading import Sources, load_explainer
+from xrec.generate.loading import load_explainer
 from xrec.graph.artifact import read_metrics
 from xrec.storage import (
     Kind,
@@ -54,7 +54,7 @@ def run(config: EvaluateConfig) -> Manifest:
     made = _output(config, manifests)
     if (done := made.done()) is not None:
         return done
-    explainer = _load_explainer(config)
+    explainer = load_explainer(sources_of(config), device=config.device, engine=config.engine)
     source = (config.artifact("explanations"), manifests["explanations"].version, config.storage)
     explanations = read(*source).to_table(columns=["user_id", "item_id", "explanation"])
     failed = read_failed(*source).to_table(columns=["user_id", "item_id", "reason"])
@@ -103,18 +103,6 @@ def _output(
         {name: manifest.fingerprint for name, manifest in manifests.items()},
         unchecked=() if computed else ("computation",),
     )
-
-
-def _load_explainer(config: EvaluateConfig) -> Explainer:
-    sources = Sources(
-        dataset=config.artifact("dataset"),
-        graph=config.artifact("graph"),
-        adapter=config.artifact("adapter"),
-        llm=config.llm,
-        storage=config.storage,
-        aspects=config.artifact("aspects"),
-    )
-    return load_explainer(sources, device=config.device, engine=config.engine)
 
 
 def _draw(rows: list[Row], config: EvaluateConfig) -> list[Row]:

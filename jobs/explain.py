@@ -8,7 +8,7 @@ from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.data import Dataset
 from xrec.data.cold_start import History
 from xrec.data.dataset import suggest_id

@@ -29,7 +29,7 @@ from xrec.storage import (
 
 logger = logging.getLogger("xrec")
 
-State = Literal["missing", "begun", "same", "differs"]
+State = Literal["missing", "begun", "up to date", "stale"]
 
 DELETING = "_deleting"
 """An empty file below an artifact that is being deleted, which is the last one to go."""
@@ -76,12 +76,12 @@ class Output:
             manifest = read_manifest(self.location, self.kind)
         except ArtifactNotFoundError:
             if (self.location / DELETING).is_file():
-                return Found("differs", None, ("its deletion was interrupted",))
+                return Found("stale", None, ("its deletion was interrupted",))
             return self._begun() or Found("missing")
         differences = self._differences(manifest.config, manifest.inputs)
         if differences:
-            return Found("differs", manifest, differences)
-        return Found("same", manifest) if self.is_whole(manifest) else Found("begun")
+            return Found("stale", manifest, differences)
+        return Found("up to date", manifest) if self.is_whole(manifest) else Found("begun")
 
     def delete(self) -> None:
         """Delete the artifact, or the begun run.
@@ -135,7 +135,7 @@ class Output:
             if (self.location / record).is_file():
                 there = json.loads((self.location / record).read_text())
                 differences = self._differences(there["config"], there["inputs"])
-                return Found("differs" if differences else "begun", None, differences)
+                return Found("stale" if differences else "begun", None, differences)
         return None
 
     def _differences(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[str, ...]:

@@ -54,14 +54,14 @@ def _is_there(name: str, config: JobConfig, redo: bool, known: tuple[Output, Fou
     What takes a long read is compared only if the rest, which may be `known`, does not settle it.
     """
     made, found = known or _look(name, config, exact=False)
-    if found.state in ("same", "begun"):
+    if found.state in ("up to date", "begun"):
         made, found = _look(name, config, exact=True)
-    if found.state == "differs":
+    if found.state == "stale":
         if not redo:
             raise ArtifactMismatchError(_message({name: (made, found)}))
         refuse_live_training(made.location / CHECKPOINTS)
         made.delete()
-    return found.state == "same"
+    return found.state == "up to date"
 
 
 def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> dict[str, tuple[Output, Found]]:
@@ -70,7 +70,7 @@ def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> dict[str, tuple[
     for name, config in configs.items():
         with suppress(ArtifactNotFoundError):  # an input, which an earlier job will make
             looked[name] = _look(name, config, exact=False)
-    differing = {name: each for name, each in looked.items() if each[1].state == "differs"}
+    differing = {name: each for name, each in looked.items() if each[1].state == "stale"}
     if differing:
         raise ArtifactMismatchError(_message(differing))
     return looked

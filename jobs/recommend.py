@@ -29,7 +29,7 @@ def run(config: RecommendConfig) -> Manifest:
     """
     check_artifacts(config, "dataset", "graph", "recommendations")
     found = output(config).found()
-    if found.state == "same" and found.manifest is not None:
+    if found.state == "up to date" and found.manifest is not None:
         return found.manifest
     tables = read_tables(config)
     planned = plan_recommendations(config, tables)

@@ -15,11 +15,10 @@ from xrec.checks import check_word_list
 from xrec.config.serve import ServeConfig
 from xrec.errors import ClusterError, XRecError
 from xrec.generate.loading import check_sources
-from xrec.llm.source import anywhere
 from xrec.serve.app import APP, build, serve_options
 from xrec.serve.artifacts import read_lookup
 from xrec.serve.problems import PROXY_CALLBACK, PROXY_VARIABLE
-from xrec.storage import check_access, location_of, open_location
+from xrec.storage import check_artifacts, location_of
 
 logger = logging.getLogger("xrec")
 
@@ -54,23 +53,14 @@ def run(
 
 def checked(config: ServeConfig) -> ServeConfig:
     """`config` with URIs that any process can open; raises if its artifacts do not fit together."""
-    shared = {}
-    for name in ("dataset", "graph", "adapter", "aspects", "explanations"):
-        location = location_of(config, name)
-        check_access(location, config.storage)
-        shared[name] = location.shared_uri
-    cold_start = config.cold_start
-    if cold_start is not None:
-        tables = {
-            name: open_location(uri, config.storage).shared_uri
-            for name, uri in cold_start.model_dump(exclude_none=True).items()
-        }
-        cold_start = cold_start.model_copy(update=tables)
-    config = config.model_copy(
-        update={**shared, "llm": anywhere(config.llm), "cold_start": cold_start}
-    )
+    check_artifacts(config, "dataset", "graph", "adapter", "aspects", "explanations")
+    sources = sources_of(config)
+    names = ("dataset", "graph", "adapter", "aspects", "llm", "cold_start")
+    shared = {name: getattr(sources, name) for name in names}
+    shared["explanations"] = location_of(config, "explanations").shared_uri
+    config = config.model_copy(update=shared)
     check_word_list(config.decoding.text.checks, config.storage)
-    read_lookup(config, check_sources(sources_of(config)).model_inputs)
+    read_lookup(config, check_sources(sources).model_inputs)
     return config
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from jobs.catalogue import Job, job_named
+from jobs.output import State
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, XRecError
@@ -22,14 +23,6 @@ from xrec.storage import (
     storage_errors,
 )
 
-State = Literal["missing", "begun", "up to date", "stale", "unusable"]
-_STATES: Mapping[str, State] = {
-    "missing": "missing",
-    "begun": "begun",
-    "same": "up to date",
-    "differs": "stale",
-}
-
 
 @dataclass(frozen=True)
 class ArtifactStatus:
@@ -41,7 +34,7 @@ class ArtifactStatus:
 
     kind: Kind
     uri: str
-    state: State
+    state: State | Literal["unusable"]
     manifest: Manifest | None = None
     num_bytes: int = 0
     notes: tuple[str, ...] = ()
@@ -88,8 +81,7 @@ def _status(job: Job, config: JobConfig) -> ArtifactStatus:
     num_bytes, notes = _num_bytes(made.location), found.differences
     if found.manifest is not None and made.unchecked:
         notes += (f"not compared: {', '.join(made.unchecked)}",)
-    is_begun = found.state == "missing" and num_bytes > 0
-    state: State = "begun" if is_begun else _STATES[found.state]
+    state: State = "begun" if found.state == "missing" and num_bytes else found.state
     return ArtifactStatus(job.artifact, made.location.uri, state, found.manifest, num_bytes, notes)
 
 

@@ -16,7 +16,7 @@ from tests.xrec.bulk.toy_run import PoolHere
 from xrec.backfill import EXPLANATIONS
 from xrec.backfill.driver import KIND, describe
 from xrec.bulk import Identity, Outcome, RunRequest, clean_keys, complete, export_run, open_run
-from xrec.config.export import ExportConfig
+from xrec.config.backfill import ExportConfig
 
 PAGE = (Path(__file__).parents[1] / "docs" / "explanations.md").read_text()
 PAIRS = [(f"u{user}", f"i{item}") for user in range(6) for item in range(4)]

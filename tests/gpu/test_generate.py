@@ -8,7 +8,7 @@ from tests.gpu.near_ties import gap
 from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.generate.builtin.engine import load_engine
 
 V, END = 64, 2

@@ -25,7 +25,7 @@ from tests.xrec.generate.vllm.vllm_town import (
 )
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 
 pytest.importorskip("vllm", reason="vLLM is not installed here: pip install 'xrec[vllm]'")
 

@@ -81,11 +81,11 @@ def test_annotate_job_that_is_done_does_nothing_and_one_of_other_reviews_is_refu
     project: str, tmp_path: Path
 ) -> None:
     manifest = jobs.annotate.run(_annotate(project))
-    assert jobs.annotate.output(_annotate(project)).found().state == "same"
+    assert jobs.annotate.output(_annotate(project)).found().state == "up to date"
     assert jobs.annotate.run(_annotate(project)) == manifest
     write_json_lines(tmp_path / "reviews.jsonl", [review("a", "1", time=1)])
-    assert jobs.annotate.output(_annotate(project), exact=False).found().state == "same"
-    assert jobs.annotate.output(_annotate(project)).found().state == "differs"
+    assert jobs.annotate.output(_annotate(project), exact=False).found().state == "up to date"
+    assert jobs.annotate.output(_annotate(project)).found().state == "stale"
     with pytest.raises(ArtifactMismatchError, match=r"inputs\.reviews"):
         jobs.annotate.run(_annotate(project))
 
@@ -100,7 +100,7 @@ def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project: 
     jobs.annotate.output(again).delete()
     jobs.annotate.run(again)
     found = jobs.prepare.output(load_config(PrepareConfig, project)).found()
-    assert found.state == "differs"
+    assert found.state == "stale"
     assert found.manifest == dataset
 
 

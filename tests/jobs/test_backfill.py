@@ -75,7 +75,7 @@ def test_backfill_output_says_in_what_the_published_run_differs(
 ) -> None:
     for exact in (False, True):
         found = jobs.backfill.output(pipeline.config(BackfillConfig, **values), exact=exact).found()
-        assert found.state == ("differs" if field else "same")
+        assert found.state == ("stale" if field else "up to date")
         assert [each[: len(field)] for each in found.differences] == [field] * bool(field)
 
 
@@ -265,10 +265,10 @@ def test_backfill_of_pairs_that_were_written_again_is_compared_by_their_rows(pip
 
     file.write_bytes(parquet_bytes(pairs, pairs.schema))
     jobs.backfill.run(config)
-    assert found(exact=True) == found(exact=False) == ("same", (), ())
+    assert found(exact=True) == found(exact=False) == ("up to date", (), ())
     file.write_bytes(parquet_bytes(pairs.take([1, 0]), pairs.schema))
-    assert found(exact=False) == ("same", (), ("pairs",))
-    assert found(exact=True) == ("same", (), ())
+    assert found(exact=False) == ("up to date", (), ("pairs",))
+    assert found(exact=True) == ("up to date", (), ())
     file.write_bytes(parquet_bytes(pairs.slice(0, 1), pairs.schema))
-    assert found(exact=False) == ("same", (), ("pairs",))
-    assert found(exact=True) == ("differs", ("pairs: others there than here",), ())
+    assert found(exact=False) == ("up to date", (), ("pairs",))
+    assert found(exact=True) == ("stale", ("pairs: others there than here",), ())

@@ -25,7 +25,7 @@ from xrec.adapter.pairs import Pair
 from xrec.backfill import read
 from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.data.dataset import held_out_pairs, read_dataset
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.loading import Sources, load_explainer

@@ -14,6 +14,7 @@ import jobs.evaluate
 from tests.jobs.conftest import DECODING
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read_explanations, read_failed
+from xrec.backfill.identity import sources_of
 from xrec.config.evaluate import EvaluateConfig
 from xrec.data import read_dataset
 from xrec.data.dataset import held_out_pairs
@@ -21,6 +22,8 @@ from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate.evaluation import read_coverage, read_evaluation
 from xrec.evaluate.scores import score_pairs, with_references
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer
 from xrec.storage import read_manifest
 
 
@@ -63,9 +66,13 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
     assert (coverage.num_explained, coverage.failed) == (len(texts), failed)
 
 
+def _explainer(config: EvaluateConfig) -> Explainer:
+    return load_explainer(sources_of(config), device=config.device, engine=config.engine)
+
+
 def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline: Any) -> None:
     """One pair again, by hand: log-softmax of the logits at each token of the reference."""
-    explainer = jobs.evaluate._load_explainer(pipeline.config(EvaluateConfig))
+    explainer = _explainer(pipeline.config(EvaluateConfig))
     dataset = explainer.dataset
     pair = read_evaluation(pipeline.location("evaluation"))[0][0]
     indices = Pair(dataset.user_index(pair.user_id), dataset.item_index(pair.item_id))
@@ -83,7 +90,7 @@ def test_evaluate_pairs_that_failed_or_do_not_fit_are_scored_with_empty_texts(
     pipeline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = pipeline.config(EvaluateConfig, max_shuffled_generations=3)
-    explainer = jobs.evaluate._load_explainer(config)
+    explainer = _explainer(config)
     pairs = held_out_pairs(explainer.dataset, "test")[:4]
     texts = ["A text.", "", "", "Another."]
     fits = [True, True, False, True]

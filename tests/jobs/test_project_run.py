@@ -142,14 +142,14 @@ def test_deletion_that_is_interrupted_leaves_no_artifact_and_is_ended_by_the_nex
             Path(path).unlink()
 
     made = _output(folder)
-    assert made.found().state == "same"
+    assert made.found().state == "up to date"
     with monkeypatch.context() as patch:
         patch.setattr(LocalFileSystem, "rm", remove)
         with pytest.raises(KeyboardInterrupt):
             made.delete()
     found = made.found()
     assert (found.state, found.differences) == (
-        ("differs", ("its deletion was interrupted",)) if num_deleted else ("same", ())
+        ("stale", ("its deletion was interrupted",)) if num_deleted else ("up to date", ())
     )
     made.delete()
     assert made.found().state == "missing"
@@ -201,7 +201,7 @@ def test_run_redo_of_a_table_lets_its_readers_have_it_until_it_is_replaced(
     ("config", "inputs", "unchecked", "expected"),
     [
         ({"seed": 1}, {"dataset": "d"}, (), ("begun", ())),
-        ({"seed": 2}, {"dataset": "d"}, (), ("differs", ("seed: 1 there, 2 here",))),
+        ({"seed": 2}, {"dataset": "d"}, (), ("stale", ("seed: 1 there, 2 here",))),
         ({"seed": 1}, {"dataset": ""}, ("dataset",), ("begun", ())),
     ],
 )
@@ -257,7 +257,7 @@ def test_outputs_are_those_of_the_manifests_that_the_jobs_wrote(pipeline: Any) -
     for name, config in configs.items():
         for exact in (True, False):
             found = job_named(name).output(config, exact=exact).found()
-            assert (name, found.state, found.differences) == (name, "same", ())
+            assert (name, found.state, found.differences) == (name, "up to date", ())
 
 
 @pytest.mark.usefixtures("without_work")

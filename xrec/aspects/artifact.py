@@ -17,8 +17,7 @@ import scipy.sparse
 from xrec.aspects.choice import AspectChooser
 from xrec.aspects.mentions import Sparse, dataset_mentions, dataset_praise
 from xrec.aspects.scorer import AspectScorer, Weights
-from xrec.config.placeholders import placeholder_names
-from xrec.config.prompt import PromptConfig
+from xrec.config.prompt import PromptConfig, placeholder_names
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import ASPECTS_FROM, Dataset
 from xrec.errors import ArtifactMismatchError, ConfigError

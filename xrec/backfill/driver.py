@@ -36,8 +36,7 @@ from xrec.bulk.driver import has_work as rows_are_left
 from xrec.bulk.publish import Describe
 from xrec.bulk.runs.progress import now
 from xrec.bulk.work.ray_actors import gpus_each
-from xrec.config.backfill import BackfillConfig
-from xrec.config.export import ExportConfig
+from xrec.config.backfill import BackfillConfig, ExportConfig
 from xrec.progress import counter, duration
 from xrec.storage import Manifest
 

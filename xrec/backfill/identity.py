@@ -19,8 +19,12 @@ from xrec.adapter.pairs import Pair
 from xrec.aspects import aspects_of
 from xrec.bulk import Identity
 from xrec.config.backfill import BackfillConfig, RecommendedPairs, TablePairs
-from xrec.config.serve import ServeConfig
-from xrec.config.shared import ColdStartConfig, StorageConfig
+from xrec.config.shared import (
+    ColdStartConfig,
+    ColdStartJobConfig,
+    ExplanationsJobConfig,
+    StorageConfig,
+)
 from xrec.data.cold_start import read_cold_start
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, check_sources, model_inputs
@@ -73,15 +77,16 @@ def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs)
     return open_location(pairs.uri, config.storage)
 
 
-def sources_of(config: BackfillConfig | ServeConfig) -> Sources:
+def sources_of(config: ExplanationsJobConfig) -> Sources:
     """Return what the workers load, with URIs that do not depend on the working directory."""
     names = ("dataset", "graph", "adapter", "aspects")
     locations = {name: location_of(config, name) for name in names}
+    tables = config.cold_start if isinstance(config, ColdStartJobConfig) else None
     return Sources(
         **{name: location.shared_uri for name, location in locations.items()},
         llm=anywhere(config.llm),
         storage=config.storage,
-        cold_start=_shared(config.cold_start, config.storage) if config.cold_start else None,
+        cold_start=_shared(tables, config.storage) if tables else None,
     )
 
 

@@ -1,26 +1,22 @@
 """Reads the pairs of a backfill, in batches.
 
-They come from a split of the dataset, from Parquet tables, from a recommendations artifact, or are
-each user's best unseen items by the graph. Their order and duplicates are those of the source. They
-are read only when a run is planned: a later start compares `pairs_listing` with that of the plan.
+They come from a split of the dataset, from Parquet tables, or from a recommendations artifact, with
+the order and duplicates of the source. They are read only when a run is planned: a later start
+compares `pairs_listing` with that of the plan.
 """
 
 import logging
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as pads
-import torch
 
 from xrec.backfill.identity import pairs_location
 from xrec.bulk import clean_keys, listing_of
-from xrec.config.backfill import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs, TopKPairs
+from xrec.config.backfill import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.errors import ConfigError, DataError
-from xrec.graph.ranking import SeenItems, top_k_items
-from xrec.recommend import read_catalogue, recommendation_batches
+from xrec.errors import DataError
+from xrec.recommend import recommendation_batches
 from xrec.schemas import PAIRS
 from xrec.storage import Location, location_of, read_manifest, storage_errors
 
@@ -36,8 +32,7 @@ def pairs_listing(config: BackfillConfig) -> dict[str, list[str]]:
     """What tells that the pairs are those of an earlier start; it takes one small request or two.
 
     For a table these are its files with sizes and ETags or times. For recommendations it is their
-    fingerprint. Pairs of a split and `top_k` come from the dataset and the graph, which are in the
-    run's identity.
+    fingerprint. Pairs of a split come from the dataset, which is in the run's identity.
 
     Raises StorageError if the table cannot be listed, ArtifactNotFoundError if the recommendations
     are not finished.
@@ -55,8 +50,8 @@ def pair_batches(config: BackfillConfig) -> Iterator[Batch]:
     """Yield the pairs of `config.pairs`, and the rows whose ids are none, a batch at a time.
 
     Raises DataError if a table cannot be read, or if more than `max_failed_share` of all rows are
-    rejected; UnknownIdError or ConfigError if users or k do not fit the dataset or the
-    recommendations; ArtifactNotFoundError if dataset, graph or recommendations are not finished.
+    rejected; ConfigError if k does not fit the recommendations; ArtifactNotFoundError if dataset
+    or recommendations are not finished.
     """
     return _count_rejected(_batches(config), config.max_failed_share)
 
@@ -69,8 +64,6 @@ def _batches(config: BackfillConfig) -> Iterator[Batch]:
         location = pairs_location(config, source)
         batches = recommendation_batches(location.uri, source.k, storage=config.storage)
         return _clean(batches, location.uri)
-    if isinstance(source, TopKPairs):
-        return _clean(_from_graph(config, source), config.artifact("graph"))
     dataset = read_dataset(location_of(config, "dataset"))
     return _clean([_from_split(dataset, source)], config.artifact("dataset"))
 
@@ -142,39 +135,9 @@ def _tables(file: pads.ParquetFileFragment, uri: str) -> Iterator[pa.Table]:
 
 
 def _from_split(dataset: Dataset, source: SplitPairs) -> pa.Table:
-    pairs = dataset.explained_pairs(source.split)
-    return _with_ids(dataset, pairs["user_index"].to_numpy(), pairs["item_index"].to_numpy()).slice(
-        0, source.max_pairs
-    )
-
-
-def _from_graph(config: BackfillConfig, source: TopKPairs) -> Iterator[pa.Table]:
-    dataset, graph = read_catalogue(config)
-    if source.k > dataset.num_items:
-        raise ConfigError(
-            f"pairs.k = {source.k}, but the dataset has only {dataset.num_items} items; "
-            "give at most this number"
-        )
-    indices = (
-        range(dataset.num_users)
-        if source.user_ids is None
-        else map(dataset.user_index, source.user_ids)
-    )
-    seen = SeenItems(torch.from_numpy(dataset.interaction_edges("train")), dataset.num_users)
-    for users, items, _ in top_k_items(
-        graph.users, graph.items, seen, torch.tensor(list(indices)), source.k
-    ):
-        is_item = items >= 0  # (B, k); -1 stands where a user has no more unseen items
-        yield _with_ids(
-            dataset, users[:, None].expand_as(items)[is_item].numpy(), items[is_item].numpy()
-        )
-
-
-def _with_ids(
-    dataset: Dataset, user_indices: npt.NDArray[np.int64], item_indices: npt.NDArray[np.int64]
-) -> pa.Table:
+    pairs = dataset.explained_pairs(source.split).slice(0, source.max_pairs)
     columns = {
-        "user_id": dataset.users["user_id"].take(pa.array(user_indices)),
-        "item_id": dataset.items["item_id"].take(pa.array(item_indices)),
+        "user_id": dataset.users["user_id"].take(pairs["user_index"]),
+        "item_id": dataset.items["item_id"].take(pairs["item_index"]),
     }
     return pa.table(columns).cast(PAIRS)

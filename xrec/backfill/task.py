@@ -19,7 +19,7 @@ from xrec.backfill.identity import shared_key, sources_of
 from xrec.bulk import Identity, Outcome, RowFormat
 from xrec.config.backfill import BackfillConfig
 from xrec.config.decoding import DecodingConfig, TextFailure
-from xrec.config.engine import EngineConfig, PromptFailure
+from xrec.config.llm import EngineConfig, PromptFailure
 from xrec.config.shared import Device
 from xrec.generate.engine import EngineReport
 from xrec.generate.explainer import Explainer

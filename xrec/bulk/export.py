@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from xrec.bulk.table import Published, published
-from xrec.config.export import ExportConfig
+from xrec.config.backfill import ExportConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, StorageNotFoundError
 from xrec.storage import Location, differing_fields, fingerprint_of, open_location, storage_errors

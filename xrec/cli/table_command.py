@@ -106,7 +106,7 @@ def status(uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = F
 
     from jobs.table_text import status_values
     from xrec.bulk import read_status
-    from xrec.config.storage import storage_of
+    from xrec.config.shared import storage_of
 
     found = status_values(read_status(uri, storage_of(storage_keys or [])))
     shown = json.dumps(found, indent=2) if as_json else yaml.safe_dump(found, sort_keys=False)
@@ -118,7 +118,7 @@ def status(uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = F
 def check(uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False) -> None:
     """Print what is wrong with the output at `uri`."""
     from xrec.bulk import check_output
-    from xrec.config.storage import storage_of
+    from xrec.config.shared import storage_of
 
     findings = check_output(uri, storage_of(storage_keys or []))
     if as_json:
@@ -143,7 +143,7 @@ def rollback(
 ) -> None:
     """Publish an earlier version again."""
     from xrec.bulk import rollback as roll_back
-    from xrec.config.storage import storage_of
+    from xrec.config.shared import storage_of
 
     made = roll_back(uri, version, storage_of(storage_keys or []))
     typer.echo(f"{uri}: version {made} has the rows of version {version}")
@@ -154,7 +154,7 @@ def rollback(
 def empty(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     """Publish a version without rows."""
     from xrec.bulk import empty as make_empty
-    from xrec.config.storage import storage_of
+    from xrec.config.shared import storage_of
 
     made = make_empty(uri, storage_of(storage_keys or []))
     typer.echo(f"{uri}: version {made} has no rows; a rollback brings earlier ones back")
@@ -181,9 +181,9 @@ def export(
 ) -> None:
     """Run xrec.bulk.export_run."""
     from xrec.bulk import export_run
+    from xrec.config.backfill import ExportConfig
     from xrec.config.base import parse_config
-    from xrec.config.export import ExportConfig
-    from xrec.config.storage import storage_of
+    from xrec.config.shared import storage_of
 
     settings = parse_config(
         ExportConfig,

@@ -6,9 +6,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
-from xrec.config.shared import JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
+from xrec.config.shared import AdapterJobConfig, AspectsJobConfig, TrainingJobConfig
 
 Injection = Literal["direct", "projected", "none"]
 Vectors = Literal["graph", "random", "constant"]
@@ -41,9 +40,9 @@ class DeepSpeedConfig(Config):
 
     zero_stage: Literal["auto", 1, 3] = Field(
         "auto",
-        description="ZeRO stage. Stage 1 keeps the frozen language model whole on each worker, "
-        "stage 3 shards it across the workers. With auto it is 1 where the model and the adapters "
-        "fill at most three quarters of each worker's memory, else 3, and 3 with an offload.",
+        description="ZeRO stage: 1 keeps the frozen model whole on each worker, 3 shards it. auto "
+        "is 1 where model and adapters fill at most three quarters of each worker's memory, else "
+        "3, and 3 with an offload.",
     )
     gradient_clipping: float = Field(
         1.0, ge=0, description="Largest global norm of the gradient. 0 means no clipping."
@@ -51,13 +50,13 @@ class DeepSpeedConfig(Config):
     param_persistence_threshold: int = Field(
         100_000,
         ge=0,
-        description="At stage 3: parameters of at most this number of elements, such as norms and "
-        "biases, are kept whole on each worker. 0 shards all.",
+        description="At stage 3: parameters of at most so many elements are kept whole on each "
+        "worker; 0 shards all.",
     )
     offload: Literal["none", "cpu"] = Field(
         "none",
-        description="Where shards of the weights wait for their use at stage 3: on the worker's "
-        "device, or with cpu in the node's memory.",
+        description="Where shards wait for their use at stage 3: on the worker's device, or with "
+        "cpu in the node's memory.",
     )
 
     @model_validator(mode="after")
@@ -74,8 +73,7 @@ class AdapterModelConfig(Config):
     num_tokens: int = Field(
         1,
         ge=1,
-        description="Number of collaborative tokens of each user and of each item. {user} and "
-        "{item} in the prompt stand for all of them.",
+        description="Number of collaborative tokens of each user and of each item.",
     )
     dropout: float = Field(
         0.0, ge=0, lt=1, description="Dropout on the experts' input in training."
@@ -94,17 +92,17 @@ class AdapterModelConfig(Config):
     axis_power: float | None = Field(
         None,
         ge=0,
-        description="The adapters' input is put on the principal axes of the table of "
-        "vectors, and the standard deviation of each axis is that of the table to "
-        "this power. 0 whitens it, 1 leaves it as it is, and from 2 on weak axes "
-        "fade. If null, there are no axes, and each dimension gets variance 1.",
+        description="The adapters' input is put on the principal axes of the table of vectors; "
+        "each axis has the table's standard deviation to this power. 0 whitens it, 1 leaves it as "
+        "it is, from 2 on weak axes fade. If null, there are no axes, and each dimension gets "
+        "variance 1.",
     )
     own_share: float = Field(
         1.0,
         gt=0,
         le=1,
         description="Share of the first output's variance that differs among users, or among "
-        "items. The rest is common to all of them, as a soft prompt.",
+        "items; the rest is common to all, as a soft prompt.",
     )
     vectors_seed: int = Field(0, ge=0, description="Seed of the random vectors.")
 
@@ -126,18 +124,16 @@ class AdapterTrainingConfig(Config):
     )
     micro_batch_size: int | Literal["auto"] = Field(
         8,
-        description="Number of pairs of one forward pass of one worker. With auto it is the "
-        "largest power of two that divides a worker's part of the global batch and fits its GPU, "
-        "by trial steps over the longest rows; on a CPU it is 8 at most, and at ZeRO stage 3, "
-        "where no step can be tried, 1. The size decides which pairs share a step, so a run that "
-        "goes on keeps it.",
+        description="Number of pairs of one forward pass of one worker. auto is the largest power "
+        "of two that divides a worker's part of the global batch and fits its GPU, by trial steps; "
+        "on a CPU 8 at most, at ZeRO stage 3 one. A run that goes on keeps it, as it decides "
+        "which pairs share a step.",
     )
     prefix_cache_gib: float = Field(
         1.0,
         ge=0,
-        description="GiB on each worker's device for the keys and values of what stands "
-        "before the collaborative tokens of a prompt. They are kept across "
-        "epochs.",
+        description="GiB on each worker's device for the keys and values of what stands before a "
+        "prompt's collaborative tokens, kept across epochs.",
     )
     learning_rate: LearningRateConfig = Field(
         default_factory=LearningRateConfig, description="Learning rate of AdamW."
@@ -146,13 +142,13 @@ class AdapterTrainingConfig(Config):
     max_pairs: int | None = Field(
         None,
         ge=1,
-        description="Number of training pairs, drawn by a hash of their ids: the same ones "
-        "whatever `seed` is. If null, all are used.",
+        description="Number of training pairs, drawn by a hash of their ids, whatever `seed` is. "
+        "If null, all.",
     )
     max_explanation_tokens: int = Field(
         128,
         ge=1,
-        description="Longest training explanation, in tokens. Longer ones are left out, and "
+        description="Longest training explanation, in tokens; longer ones are left out and "
         "counted.",
     )
     max_validation_pairs: int | None = Field(
@@ -163,18 +159,18 @@ class AdapterTrainingConfig(Config):
     patience: int = Field(
         2,
         ge=1,
-        description="Number of validations without a better loss after which training stops.",
+        description="Number of validations without a better loss that end the training.",
     )
     steps_per_checkpoint: int | None = Field(
         None,
         ge=1,
-        description="Number of optimizer steps from one checkpoint to the next within an "
-        "epoch. If null, there is one at the end of each epoch only.",
+        description="Number of optimizer steps between checkpoints within an epoch. If null, there "
+        "is one at the end of each epoch only.",
     )
     gradient_checkpointing: bool = Field(
         False,
-        description="Whether to keep only the input of each layer and to compute the rest "
-        "again for the gradients, which takes less memory and more time.",
+        description="Whether activations are computed again for the gradients: less memory, more "
+        "time.",
     )
     seed: int = Field(
         0, ge=0, description="Seed of the initialization, the order and the gating noise."
@@ -196,14 +192,9 @@ class AdapterTrainingConfig(Config):
         return size
 
 
-class TrainAdapterConfig(JobConfig):
-    """`xrec train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
+class AdapterTrainingJobConfig(AspectsJobConfig, TrainingJobConfig):
+    """A job that trains adapters: `xrec train-adapter`, or a comparison of them."""
 
-    dataset: str | None = input_uri("dataset")
-    graph: str | None = input_uri("graph")
-    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
-    adapter: str | None = output_uri("adapter")
-    llm: LLMConfig = Field(description="The frozen language model.")
     prompt: PromptConfig = Field(
         default_factory=PromptConfig, description="The prompt, which is stored with the adapter."
     )
@@ -213,13 +204,16 @@ class TrainAdapterConfig(JobConfig):
     training: AdapterTrainingConfig = Field(
         default_factory=AdapterTrainingConfig, description="How the adapters are trained."
     )
-    card: CardConfig = Field(default_factory=CardConfig, description="The adapter's model card.")
     deepspeed: DeepSpeedConfig = Field(
         default_factory=DeepSpeedConfig,
         description="What DeepSpeed does with the model and the optimizer.",
     )
-    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="The workers.")
-    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
+
+
+class TrainAdapterConfig(AdapterTrainingJobConfig, AdapterJobConfig):
+    """`xrec train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
+
+    card: CardConfig = Field(default_factory=CardConfig, description="The adapter's model card.")
 
     @model_validator(mode="after")
     def _quantized_weights_are_not_sharded(self) -> "TrainAdapterConfig":

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from xrec.config.backfill import ActorsConfig
+from xrec.config.backfill import BulkConfig
 from xrec.config.base import Config
 from xrec.config.data import SplitShares, TableColumns, TableFiles
 from xrec.config.llm import LLMConfig
-from xrec.config.shared import JobConfig, RayConfig, output_uri
+from xrec.config.shared import artifact_uri
 from xrec.config.text import EngineModelConfig, LanguageModelConfig
 
 REVIEW_COLUMNS: TableColumns = {
@@ -120,10 +120,10 @@ class VocabularyConfig(Config):
     )
 
 
-class AnnotateConfig(JobConfig):
+class AnnotateConfig(BulkConfig):
     """`xrec annotate`: reviews in, annotations out."""
 
-    annotations: str | None = output_uri("annotations")
+    annotations: str | None = artifact_uri("annotations")
     source: ReviewsSource = Field(description="Where the reviews are.")
     min_rating: float | None = Field(
         4.0,
@@ -190,26 +190,6 @@ class AnnotateConfig(JobConfig):
         description="URI of earlier annotations. Their texts are taken over where annotator and "
         "inputs are the same. If null, all are written.",
     )
-    retry_failed: tuple[str, ...] | None = Field(
-        None,
-        description="Reasons for which failed texts of this run are written again, or [all]. If "
-        "null, they stay as they are.",
-    )
-    limit: int | None = Field(
-        None,
-        ge=1,
-        description="Number of texts, of all stages and earlier starts, after which the run ends "
-        "unfinished. Chunks are not divided, so there may be more. If null, all are written.",
-    )
-    alongside: bool = Field(
-        False,
-        description="Whether to begin although another driver seems to be at work. Both work then, "
-        "and each row counts once.",
-    )
-    actors: ActorsConfig = Field(
-        default_factory=ActorsConfig, description="The processes that write the texts."
-    )
-    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
     @model_validator(mode="after")
     def _rating_can_be_had(self) -> "AnnotateConfig":
@@ -220,14 +200,5 @@ class AnnotateConfig(JobConfig):
             raise ValueError(
                 f"min_rating must be at most {greatest}, the greatest of rating_range, saw "
                 f"{self.min_rating}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _retry_has_no_limit(self) -> "AnnotateConfig":
-        if self.limit is not None and self.retry_failed is not None:
-            raise ValueError(
-                f"limit = {self.limit} and retry_failed: expected one of them, because a retry has "
-                "no limit"
             )
         return self

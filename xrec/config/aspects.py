@@ -2,14 +2,13 @@
 
 from pydantic import Field
 
-from xrec.config.shared import JobConfig, input_uri, output_uri
+from xrec.config.shared import DatasetJobConfig, artifact_uri
 
 
-class TrainAspectsConfig(JobConfig):
+class TrainAspectsConfig(DatasetJobConfig):
     """`xrec train-aspects`: dataset with aspects in, a score of aspects out."""
 
-    dataset: str | None = input_uri("dataset")
-    aspects: str | None = output_uri("aspects")
+    aspects: str | None = artifact_uri("aspects")
     min_item_reviews: int = Field(
         1,
         ge=1,

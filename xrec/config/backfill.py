@@ -1,22 +1,19 @@
 """`xrec recommend` and `xrec backfill`: pairs of users and items, and their explanations."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.decoding import DecodingConfig, TextFailure
-from xrec.config.engine import EngineConfig, PromptFailure
-from xrec.config.export import ExportConfig
-from xrec.config.llm import LLMConfig
+from xrec.config.decoding import TextFailure
+from xrec.config.llm import PromptFailure
 from xrec.config.shared import (
-    ColdStartConfig,
+    ColdStartJobConfig,
     Device,
-    JobConfig,
-    RayConfig,
+    ExplanationsJobConfig,
+    RayJobConfig,
     Split,
-    input_uri,
-    output_uri,
+    artifact_uri,
 )
 
 
@@ -28,8 +25,7 @@ class SplitPairs(Config):
     max_pairs: int | None = Field(
         None,
         ge=1,
-        description="Largest number of pairs, the first ones by user and item. If null, all "
-        "are explained.",
+        description="Largest number of pairs, the first ones by user and item. If null, all.",
     )
 
 
@@ -43,14 +39,6 @@ class TablePairs(Config):
     uri: str = Field(description="URI of the file or folder, local or s3://.")
 
 
-class TopKPairs(Config):
-    """The graph's best unseen items for users."""
-
-    kind: Literal["top_k"]
-    k: int = Field(10, ge=1, description="Number of items of each user.")
-    user_ids: tuple[str, ...] | None = Field(None, description="The users. If null, all users.")
-
-
 class RecommendedPairs(Config):
     """The pairs of a recommendations artifact (`xrec recommend`)."""
 
@@ -61,7 +49,7 @@ class RecommendedPairs(Config):
     k: int | None = Field(
         None,
         ge=1,
-        description="Number of items of each user, the best ones. If null, all that are there.",
+        description="Number of each user's best items. If null, all that are there.",
     )
 
 
@@ -71,23 +59,96 @@ class ActorsConfig(Config):
     num_actors: int = Field(
         2,
         ge=1,
-        description="Largest number of actors. The run begins with the first one that is ready; "
-        "others come as the cluster has room.",
+        description="Largest number of actors; the run begins with the first one that is ready.",
     )
     min_actors: int | None = Field(
         None,
         ge=1,
-        description="Smallest number of actors: the pool grows while all are busy, and shrinks "
-        "when some are idle. If null, num_actors.",
+        description="Smallest number of actors, to which the pool shrinks when some are idle. If "
+        "null, num_actors.",
     )
     cpus_per_actor: int = Field(
         1, ge=1, description="Torch threads, and logical CPUs, of each actor."
     )
     device: Device = Field(
         "auto",
-        description="What each actor computes on. With auto, each actor has a GPU if the "
-        "cluster has enough of them, else they use CPUs.",
+        description="What each actor computes on; auto is a GPU each if the cluster has enough of "
+        "them, else CPUs.",
     )
+
+
+class ExportConfig(Config):
+    """A folder of plain files, for programs that do not read Delta tables.
+
+    A URI alone stands for the section with this URI and the defaults.
+    """
+
+    uri: str = Field(
+        description="URI of the folder, which must be empty or hold an export; once it is whole, "
+        "_SUCCESS is in it."
+    )
+    format: Literal["parquet", "csv"] = Field(
+        "parquet", description="Format of the files: Parquet, or CSV with a header."
+    )
+    columns: tuple[str, ...] | None = Field(
+        None, description="Columns of the files. If null, all that the table's files have."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _uri_alone(cls, values: Any) -> Any:
+        return {"uri": values} if isinstance(values, str) else values
+
+
+class RunConfig(RayJobConfig):
+    """A bulk job: a driver, and processes that each work on chunks of rows."""
+
+    alongside: bool = Field(
+        False,
+        description="Whether to begin although another driver seems to be at work; each row counts "
+        "once.",
+    )
+
+
+class BulkConfig(RunConfig):
+    """A bulk job that writes texts."""
+
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="Number of texts, those of earlier starts included, after which the run ends "
+        "unfinished and unpublished. Chunks are not divided, so there may be more. The next start "
+        "without it goes on. If null, all are written.",
+    )
+    retry_failed: tuple[str, ...] | None = Field(
+        None,
+        description="Which failed texts of this run are written again: all, or those of one reason "
+        "or of a list of reasons. If null, they stay as they are.",
+    )
+    max_failed_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of failed texts above which the run stops. Pairs of which nothing was "
+        "to be said (abstained) do not count.",
+    )
+    actors: ActorsConfig = Field(
+        default_factory=ActorsConfig, description="The processes that write the texts."
+    )
+
+    @field_validator("retry_failed", mode="before")
+    @classmethod
+    def _one_reason_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _retry_has_no_limit(self) -> Self:
+        if self.limit is not None and self.retry_failed is not None:
+            raise ValueError(
+                f"limit = {self.limit} and retry_failed: expected one of them, because a retry has "
+                "no limit"
+            )
+        return self
 
 
 FailureReason = Literal[
@@ -100,128 +161,60 @@ FailureReason = Literal[
 """Why a pair has no explanation."""
 
 
-class BackfillConfig(JobConfig):
+class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
     """`xrec backfill`: pairs in, explanations out."""
 
-    dataset: str | None = input_uri("dataset")
-    graph: str | None = input_uri("graph")
-    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
-    adapter: str | None = input_uri("adapter")
-    explanations: str | None = output_uri("explanations")
-    pairs: Annotated[
-        SplitPairs | TablePairs | TopKPairs | RecommendedPairs, Field(discriminator="kind")
-    ]
-    cold_start: ColdStartConfig | None = Field(
-        None, description="New users and items. If null, only the dataset's own are known."
-    )
+    pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")]
     rows_per_chunk: int | None = Field(
         None,
         ge=1,
-        description="Largest number of pairs of a chunk, which is done as a whole by one actor. If "
-        "null, as many as take half a minute by the rate of what is published, else 1024, and so "
-        "few that each actor gets several chunks.",
-    )
-    max_failed_share: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="Share of failed rows among all rows above which the run stops. Pairs of which "
-        "nothing was to be said (abstained) do not count.",
+        description="Largest number of pairs of a chunk, which one actor does as a whole. If null, "
+        "as many as take half a minute by the rate of what is published, else 1024, and so few "
+        "that each actor gets several.",
     )
     carry_from: str | None = Field(
         "published",
-        description="Where explanations are taken over from for those pairs whose texts, vectors, "
-        "model and decoding are the same: published is what this output has published, a URI "
-        "another output. If null, all are generated.",
+        description="Where explanations are taken over from whose texts, vectors, model and "
+        "decoding are the same: published (by this output), or the URI of another output. If null, "
+        "all are generated.",
     )
     republish: bool = Field(
         False,
-        description="Whether to publish a run again that was published before and then taken back "
-        "by a rollback or an emptying.",
+        description="Whether a run is published again that a rollback or an emptying took back.",
     )
     retry_failed: tuple[Literal["all"] | FailureReason, ...] | None = Field(
         None,
         description="Which failed rows of this run are done again: all, or those of one reason, or "
         "of a list of reasons. If null, they stay as they are.",
     )
-    limit: int | None = Field(
-        None,
-        ge=1,
-        description="Number of pairs after which the run ends unfinished and unpublished, those of "
-        "earlier starts included. Chunks are not divided, so there may be more. The next start "
-        "without it goes on. If null, all pairs are explained.",
-    )
-    alongside: bool = Field(
-        False,
-        description="Whether to begin although another driver seems to be at work. Both work then, "
-        "and each row counts once.",
-    )
     price_per_actor_hour: float | None = Field(
         None,
         ge=0,
-        description="What an actor costs in an hour, in any currency, for the report. If "
-        "null, the report has no cost.",
+        description="What an actor costs in an hour, in any currency, for the report.",
     )
     vacuum_hours: float | None = Field(
         None,
         ge=1,
         description="If given, files that no version of the last so many hours needs are deleted "
-        "after publishing (Delta's VACUUM), and plans and results that no run needs. 168 is a "
-        "usual value: readers that opened an earlier version, and a rollback, need its files.",
+        "after publishing (Delta's VACUUM). 168 is usual: rollbacks and readers of earlier "
+        "versions need them.",
     )
     export: ExportConfig | None = Field(
         None,
-        description="A folder in which each published version is written as plain files, in a "
-        "folder version-N. workspace:NAME is the folder NAME in the workspace. If null, there is "
-        "none.",
+        description="Folder in which each published version is written as plain files, in "
+        "version-N.",
     )
-    llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
-    decoding: DecodingConfig = Field(
-        default_factory=DecodingConfig, description="How texts are drawn from the language model."
-    )
-    engine: EngineConfig = Field(
-        default_factory=EngineConfig, description="The generation engine of each actor."
-    )
-    actors: ActorsConfig = Field(
-        default_factory=ActorsConfig, description="The processes that hold the language model."
-    )
-    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
-
-    @field_validator("retry_failed", mode="before")
-    @classmethod
-    def _one_reason_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _retry_has_no_limit(self) -> "BackfillConfig":
-        if self.limit is not None and self.retry_failed is not None:
-            raise ValueError(
-                f"limit = {self.limit} and retry_failed: expected one of them, because a retry has "
-                "no limit"
-            )
-        return self
 
 
-class RecommendConfig(JobConfig):
+class RecommendConfig(RunConfig, ColdStartJobConfig):
     """`xrec recommend`: dataset and graph in, each user's best unseen items out."""
 
-    dataset: str | None = input_uri("dataset")
-    graph: str | None = input_uri("graph")
-    recommendations: str | None = output_uri("recommendations")
+    recommendations: str | None = artifact_uri("recommendations")
     k: int = Field(20, ge=1, description="Number of items of each user.")
     user_ids: tuple[str, ...] | None = Field(None, description="The users. If null, all users.")
     users_per_task: int = Field(
         8192,
         ge=1,
-        description="Largest number of users that an actor ranks at a time. A run that goes on "
-        "keeps the number that it began with.",
+        description="Largest number of users that an actor ranks at a time; a run that goes on "
+        "keeps its number.",
     )
-    alongside: bool = Field(
-        False,
-        description="Whether to begin although another driver seems to be at work. Both work then, "
-        "and each row counts once.",
-    )
-    cold_start: ColdStartConfig | None = Field(
-        None, description="New users and items. If null, only the dataset's own are known."
-    )
-    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from xrec.errors import ConfigError
 
-_MOST_SHOWN = 200
+_MOST_SHOWN = 200  # characters of a value
 _PLAIN_KEY = re.compile(r"[a-z_]+")
 
 
@@ -144,8 +144,6 @@ def _problem(config_type: type[Config], detail: Any) -> Problem:
         text = detail["msg"].removeprefix("Value error, ")
         return Problem(keys, text + _shown_value(detail["input"], field))
     assert section is not None
-    if text := _of_another_kind(config_type, detail["loc"]):
-        return Problem(keys, text)
     return Problem((*keys[:-1], _shown_key(keys[-1], section)), known=tuple(section.model_fields))
 
 
@@ -169,20 +167,6 @@ def _walk(
             field = around.model_fields.get(part) if around else None
             inside = sections_of(field.annotation) if field else ()
     return tuple(keys), around, field
-
-
-def _of_another_kind(config_type: type[Config], location: Sequence[str | int]) -> str:
-    """What is wrong with a key that stands in another section of a union; empty if none has it."""
-    *before, tag, key = ("", "", *location)
-    _, _, field = _walk(config_type, before[2:])
-    sections = sections_of(field.annotation) if field else ()
-    others = [_tags(section)[0] for section in sections if key in section.model_fields]
-    if len(sections) < 2 or not others:
-        return ""
-    return (
-        f"goes with kind: {', '.join(others)}, and this section has kind: {tag}; give the section "
-        f"as a whole, for example {before[-1]}='{{kind: {tag}, ...}}' on the command line"
-    )
 
 
 def _tags(section: type[Config]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from xrec.config.base import Config
-from xrec.config.placeholders import check_allowed, parse_placeholders, placeholder_names
+from xrec.config.prompt import check_allowed, parse_placeholders, placeholder_names
 
 CheckFailure = Literal["unsupported", "unchosen", "named_twice", "not_positive", "unsafe"]
 """Why a text that keeps the other rules may not be shown."""

@@ -7,21 +7,17 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from xrec.config.adapter import (
-    AdapterModelConfig,
-    AdapterTrainingConfig,
-    DeepSpeedConfig,
+    AdapterTrainingJobConfig,
     TrainAdapterConfig,
 )
 from xrec.config.backfill import ActorsConfig, BackfillConfig, TablePairs
 from xrec.config.base import Config
-from xrec.config.baselines import BaselinesConfig
-from xrec.config.decoding import DecodingConfig
-from xrec.config.engine import EngineConfig
 from xrec.config.entries import (
     ADAPTERS,
     BASELINES,
     ENTRIES,
     WITHOUT_ASPECTS,
+    BaselinesConfig,
     BlindSheetConfig,
     ElsewhereConfig,
     Grouping,
@@ -29,13 +25,12 @@ from xrec.config.entries import (
     model_of,
     prompt_of,
 )
+from xrec.config.evaluate import MetricsConfig
 from xrec.config.llm import LLMConfig
-from xrec.config.metrics import MetricsConfig
-from xrec.config.prompt import PromptConfig
-from xrec.config.shared import Device, JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
+from xrec.config.shared import Device, TextsJobConfig, artifact_uri
 
 
-class CompareConfig(JobConfig):
+class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     """`xrec lab compare`: entries are trained, write texts for the same held-out pairs.
 
     Then all are scored alike. ours: what `model` and `prompt` say. Its variants are without_profile
@@ -49,10 +44,7 @@ class CompareConfig(JobConfig):
     of `texts` is a table from elsewhere.
     """
 
-    dataset: str | None = input_uri("dataset")
-    graph: str | None = input_uri("graph", "an entry other than texts from elsewhere is there")
-    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
-    comparison: str | None = output_uri("comparison")
+    comparison: str | None = artifact_uri("comparison")
     entries: tuple[str, ...] = Field(
         ("ours", "constant", "zero_shot", "profile", "nearest"),
         min_length=1,
@@ -81,32 +73,8 @@ class CompareConfig(JobConfig):
     llm: LLMConfig | None = Field(
         None, description="The frozen language model; only entries without one need none."
     )
-    prompt: PromptConfig = Field(
-        default_factory=PromptConfig, description="The prompt of those with a language model."
-    )
-    model: AdapterModelConfig = Field(
-        default_factory=AdapterModelConfig, description="The adapters of ours."
-    )
-    training: AdapterTrainingConfig = Field(
-        default_factory=AdapterTrainingConfig,
-        description="How ours and its variants are trained; baselines have as many pairs.",
-    )
-    deepspeed: DeepSpeedConfig = Field(
-        default_factory=DeepSpeedConfig,
-        description="What DeepSpeed does with the model and the optimizer.",
-    )
     baselines: BaselinesConfig = Field(
         default_factory=BaselinesConfig, description="How each baseline is trained."
-    )
-    scaling: ScalingConfig = Field(
-        default_factory=ScalingConfig, description="The workers of a training."
-    )
-    decoding: DecodingConfig = Field(
-        default_factory=DecodingConfig,
-        description="How texts are drawn from the language model.",
-    )
-    engine: EngineConfig = Field(
-        default_factory=EngineConfig, description="The generation engine of each actor."
     )
     actors: ActorsConfig = Field(
         default_factory=ActorsConfig, description="The processes that write texts."
@@ -128,7 +96,6 @@ class CompareConfig(JobConfig):
     blind_sheet: BlindSheetConfig = Field(
         default_factory=BlindSheetConfig, description="A page for people as judges."
     )
-    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
     @model_validator(mode="after")
     def _entries_are_known(self) -> "CompareConfig":

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from xrec.config.base import Config
 from xrec.config.prompt import PromptConfig
-from xrec.config.shared import JobConfig, input_uri, output_uri
+from xrec.config.shared import DatasetJobConfig, JobConfig, artifact_uri
 
 TABLE_ENDINGS = (
     ".parquet",
@@ -201,15 +201,14 @@ class ProfileAspects(Config):
     )
 
 
-class PrepareConfig(JobConfig):
+class PrepareConfig(DatasetJobConfig):
     """`xrec prepare`: raw files in, dataset artifact out."""
 
     source: Annotated[
         ReleaseSource | TablesSource | AnnotationsSource | SampleSource,
         Field(discriminator="kind"),
     ]
-    dataset: str | None = output_uri("dataset")
-    annotations: str | None = input_uri("annotations")
+    annotations: str | None = artifact_uri("annotations")
     splits: SplitShares = Field(
         default_factory=SplitShares, description="How the explained pairs are split."
     )

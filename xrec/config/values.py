@@ -46,12 +46,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file in UTF-8; give a project's YAML file") from None
     values = parse_yaml(text, str(path))
-    if values is None:
-        raise ConfigError(f"{path}: the file is empty; give a project's YAML file, see configs/")
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path}: expected a mapping of keys to values, saw {type(values).__name__}"
-        )
+        saw = "an empty file" if values is None else type(values).__name__
+        raise ConfigError(f"{path}: expected a mapping of keys to values, saw {saw}; see configs/")
     return values
 
 

@@ -11,8 +11,7 @@ from typing import Literal
 
 import torch
 
-from xrec.config.engine import EngineConfig
-from xrec.config.llm import LLMConfig
+from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import check_installed_vllm, unknown_family

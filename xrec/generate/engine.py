@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from xrec.config.decoding import DecodingConfig, TextFailure
-from xrec.config.engine import PromptFailure
+from xrec.config.llm import PromptFailure
 
 FinishReason = Literal["stop", "length", "failed", "given"]
 

@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import aspects_of, read_chooser
-from xrec.config.engine import EngineConfig
-from xrec.config.llm import LLMConfig
+from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
 from xrec.data.cold_start import History, read_cold_start, with_history
 from xrec.data.dataset import Dataset, read_dataset

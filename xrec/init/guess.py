@@ -22,13 +22,11 @@ class Guess:
     """The file of each table found, our columns in terms of theirs, and what of it is uncertain.
 
     columns: by table, then by our column; a list is joined to one text, None stays empty.
-    unused: files that hold no table of ours.
     """
 
     files: Mapping[str, str]
     columns: Mapping[str, Mapping[str, ColumnNames]]
     notes: tuple[str, ...]
-    unused: tuple[str, ...]
 
     def settings(self) -> dict[str, ColumnNames]:
         """The value of `source.columns`."""
@@ -80,7 +78,6 @@ def guess_tables(files: Sequence[File]) -> Guess:
         {table: tables[table] for table in order},
         {table: columns[table] for table in order},
         tuple(dict.fromkeys(notes)),
-        tuple(file.name for file in files if file.name not in tables.values()),
     )
 
 

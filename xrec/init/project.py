@@ -102,36 +102,37 @@ def file_rows(findings: Findings) -> list[list[str]]:
 
 def missing_lines(findings: Findings) -> list[str]:
     """What is missing, and what that means; one line each."""
-    if findings.reviews is not None:
-        return _missing_of_reviews(findings, findings.reviews)
+    lines = (
+        _missing_of_tables(findings) if findings.reviews is None else _missing_of_reviews(findings)
+    )
+    return lines + [f"{num} rows left out, {why}" for why, num in findings.survey.rejected.items()]
+
+
+def _missing_of_tables(findings: Findings) -> list[str]:
     counts, tables = findings.survey, findings.guess.files
     lines = []
     if "users" not in tables:
         lines.append("no table of users: profiles are empty, so texts cannot speak of the user")
-    elif counts.num_without_profile["users"]:
-        lines.append(f"{counts.num_without_profile['users']} users have no profile")
+    elif num := counts.num_without_profile["users"]:
+        lines.append(f"{num} users have no profile")
     if "items" not in tables:
         lines.append(
             "no table of items: titles and profiles are empty, so texts cannot name or "
             "describe the item"
         )
-    elif counts.num_without_profile["items"]:
-        lines.append(
-            f"{counts.num_without_profile['items']} items have no profile: texts on them "
-            "cannot say what they are like"
-        )
+    elif num := counts.num_without_profile["items"]:
+        lines.append(f"{num} items have no profile: texts on them cannot say what they are like")
     if not counts.can_train_adapter:
-        num = sum(counts.num_explanations.values())
         lines.append(
-            f"{num or 'no'} explanations: an adapter cannot be trained, so the project has "
-            "prepare, pretrain-graph and recommend only"
+            f"{sum(counts.num_explanations.values()) or 'no'} explanations: an adapter cannot be "
+            "trained, so the project has prepare, pretrain-graph and recommend only"
         )
-    lines += [f"{count} rows left out, {reason}" for reason, count in counts.rejected.items()]
     return lines
 
 
-def _missing_of_reviews(findings: Findings, reviews: FoundReviews) -> list[str]:
-    lines = []
+def _missing_of_reviews(findings: Findings) -> list[str]:
+    reviews, lines = findings.reviews, []
+    assert reviews is not None
     if "items" not in reviews.columns:
         lines.append("no table of items: titles are made from what the reviews call them")
     if reviews.rating_range is None:
@@ -141,8 +142,7 @@ def _missing_of_reviews(findings: Findings, reviews: FoundReviews) -> list[str]:
     lines += [f"{count} reviews dropped: {reason}" for reason, count in findings.dropped.items()]
     if not findings.survey.can_train_adapter:
         lines.append("too few reviews to train, validate and test an adapter")
-    rejected = findings.survey.rejected.items()
-    return lines + [f"{count} rows left out, {reason}" for reason, count in rejected]
+    return lines
 
 
 def _shown(names: str | Sequence[str]) -> str:

@@ -13,7 +13,6 @@ from xrec.config.annotate import ReviewsSource
 from xrec.config.data import TablesSource
 from xrec.init.guess import Guess
 from xrec.init.reviews import FoundReviews
-from xrec.init.settings import Settings
 from xrec.init.survey import Survey
 
 # In the templates, a line that is a name alone is left out if its value is empty.
@@ -176,7 +175,7 @@ def project_text(
     *,
     guess: Guess,
     survey: Survey,
-    settings: Settings,
+    settings: Mapping[str, Any],
 ) -> str:
     """The YAML.
 
@@ -185,13 +184,15 @@ def project_text(
     reviews = source if isinstance(source, FoundReviews) else None
     tables = source.source if isinstance(source, FoundReviews) else source
     values = {
-        **vars(settings),
+        **settings,
         "place": _comment(tables.uri),
         "workspace": _value(workspace),
         "source": _source(tables, guess),
         "rejected": _rejected(survey, settings, "annotations/reviews" if reviews else "dataset"),
-        "dtype_line": f"  dtype: {settings.dtype}  # this CPU has it" if settings.dtype else "",
-        "max_steps_lines": _filled(_MAX_STEPS, vars(settings)) if settings.max_steps else "",
+        "dtype_line": f"  dtype: {settings['dtype']}  # this CPU has it"
+        if settings["dtype"]
+        else "",
+        "max_steps_lines": _filled(_MAX_STEPS, settings) if settings["max_steps"] else "",
         "num_train": survey.num_explanations["train"],
         **_of_reviews(reviews),
     }
@@ -264,11 +265,11 @@ def _column_comment(theirs: Any) -> str:
     return "  # joined to one text; leave out what says nothing" if isinstance(theirs, list) else ""
 
 
-def _rejected(survey: Survey, settings: Settings, folder: str) -> str:
+def _rejected(survey: Survey, settings: Mapping[str, Any], folder: str) -> str:
     if not survey.rejected:
         return ""
     reasons = [f"  #   {count} x {_comment(reason)}" for reason, count in survey.rejected.items()]
-    return _filled(_REJECTED, {**vars(settings), "folder": folder, "reasons": "\n".join(reasons)})
+    return _filled(_REJECTED, {**settings, "folder": folder, "reasons": "\n".join(reasons)})
 
 
 def _comment(text: str) -> str:

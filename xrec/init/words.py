@@ -10,22 +10,22 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-_USER = frozenset(
-    _words(
-        "user usr uid customer cust client reviewer member buyer account person visitor guest "
-        "author patron subscriber consumer shopper reader viewer player student listener "
-        "traveler traveller"
-    )
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_USER = _set(
+    "user usr uid customer cust client reviewer member buyer account person visitor guest "
+    "author patron subscriber consumer shopper reader viewer player student listener "
+    "traveler traveller"
 )
-_ITEM = frozenset(
-    _words(
-        "item iid product prod asin sku business biz gmap place venue movie film book isbn article "
-        "restaurant hotel listing track song album game recipe course goods poi offer video "
-        "episode podcast event destination app"
-    )
+_ITEM = _set(
+    "item iid product prod asin sku business biz gmap place venue movie film book isbn article "
+    "restaurant hotel listing track song album game recipe course goods poi offer video "
+    "episode podcast event destination app"
 )
-_ID = frozenset(_words("id ids uuid guid key no nr num number code ref hash idx index"))
-_MODIFIERS = frozenset(_words("parent external internal source unique anon anonymous google yelp"))
+_ID = _set("id ids uuid guid key no nr num number code ref hash idx index")
+_MODIFIERS = _set("parent external internal source unique anon anonymous google yelp")
 
 Meaning = Literal[
     "explanation", "rating", "time", "summary", "helpful", "title", "profile", "split"
@@ -52,33 +52,25 @@ _EXPLANATION = _RANKED["explanation"]
 _MADE = _EXPLANATION[: _EXPLANATION.index("review")]
 
 # A column with one of these words is left out of profiles: it is personal or technical.
-_NO_PROFILE = frozenset(
-    _words(
-        "name email mail phone tel address street ip password birth birthday lat lon lng latitude "
-        "longitude url uri link image img photo picture thumbnail date time datetime timestamp "
-        "created updated modified zip postcode zipcode hours attributes checksum split fold"
-    )
+_NO_PROFILE = _set(
+    "name email mail phone tel address street ip password birth birthday lat lon lng latitude "
+    "longitude url uri link image img photo picture thumbnail date time datetime timestamp "
+    "created updated modified zip postcode zipcode hours attributes checksum split fold"
 )
-_NO_ITEM_ID = _NO_PROFILE | frozenset(
-    _words(
-        "rating stars star score price amount quantity qty count total helpful useful funny cool "
-        "vote votes verified day month year language lang currency status session"
-    )
+_NO_ITEM_ID = _NO_PROFILE | _set(
+    "rating stars star score price amount quantity qty count total helpful useful funny cool "
+    "vote votes verified day month year language lang currency status session"
 )
-_NO_TEXT = _ID | frozenset(
-    _words("date time timestamp count length score rating url lang language")
-)
+_NO_TEXT = _ID | _set("date time timestamp count length score rating url lang language")
 
 _TABLE_WORDS = {
-    "interactions": frozenset(
-        _words(
-            "interaction rating order purchase click visit view event transaction sale log history "
-            "play checkin activity watch rental booking basket"
-        )
+    "interactions": _set(
+        "interaction rating order purchase click visit view event transaction sale log history "
+        "play checkin activity watch rental booking basket"
     ),
-    "explanations": frozenset(_words("explanation reason review comment feedback tip opinion")),
+    "explanations": _set("explanation reason review comment feedback tip opinion"),
     "users": _USER | {"people"},
-    "items": _ITEM | frozenset(_words("catalog catalogue inventory meta metadata")),
+    "items": _ITEM | _set("catalog catalogue inventory meta metadata"),
 }
 _KNOWN = _USER | _ITEM | frozenset(_EXPLANATION) | frozenset().union(*_TABLE_WORDS.values())
 

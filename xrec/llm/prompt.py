@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from xrec.config.placeholders import parse_placeholders
-from xrec.config.prompt import PromptConfig
+from xrec.config.prompt import PromptConfig, parse_placeholders
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import XRecError
 from xrec.llm.collaborative import Vocabulary

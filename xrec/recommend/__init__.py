@@ -15,14 +15,13 @@ from xrec.recommend.driver import (
     run_recommend,
 )
 from xrec.recommend.read import read_recommendations, recommendation_batches
-from xrec.recommend.task import RankingTables, read_catalogue, read_tables
+from xrec.recommend.task import RankingTables, read_tables
 
 __all__ = [
     "RankingTables",
     "identify_recommendations",
     "plan_recommendations",
     "publish_recommendations",
-    "read_catalogue",
     "read_recommendations",
     "read_tables",
     "recommendation_batches",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from xrec.bulk import Outcome, RowFormat
-from xrec.config.backfill import BackfillConfig, RecommendConfig
+from xrec.config.backfill import RecommendConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
@@ -149,10 +149,10 @@ def _shared(array: npt.NDArray[Any]) -> Tensor:
 def read_tables(config: RecommendConfig) -> RankingTables:
     """Read what `config` names.
 
-    Raises what `read_catalogue` raises, and UnknownIdError for a user who is neither in the dataset
+    Raises what reading these raises, and UnknownIdError for a user who is neither in the dataset
     nor in the cold start.
     """
-    dataset, graph = read_catalogue(config)
+    dataset, graph = _read_catalogue(config)
     for user_id in config.user_ids or ():
         dataset.user_index(user_id)
     return RankingTables(
@@ -164,7 +164,7 @@ def read_tables(config: RecommendConfig) -> RankingTables:
     )
 
 
-def read_catalogue(config: RecommendConfig | BackfillConfig) -> tuple[Dataset, GraphEmbeddings]:
+def _read_catalogue(config: RecommendConfig) -> tuple[Dataset, GraphEmbeddings]:
     """The dataset and its graph; users and items of a cold start are appended to both.
 
     Raises ArtifactNotFoundError if one is missing, ArtifactMismatchError if the graph is of another

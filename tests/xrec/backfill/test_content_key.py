@@ -10,7 +10,7 @@ from tests.xrec.backfill.runs import Runs
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.identity import content_key, shared_key, sources_of
 from xrec.bulk import Identity
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer

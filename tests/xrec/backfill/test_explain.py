@@ -13,7 +13,7 @@ from xrec.backfill.explain import explain_pairs
 from xrec.backfill.identity import sources_of
 from xrec.checks import Checker
 from xrec.config.decoding import DecodingConfig
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.engine import Completion, Failure
 from xrec.generate.explainer import Explainer

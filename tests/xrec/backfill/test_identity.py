@@ -10,7 +10,7 @@ from tests.xrec.backfill.runs import DECODING, OTHER_DECODING, Runs
 from xrec.backfill.identity import identify, identify_unchecked, sources_of
 from xrec.storage import run_fingerprint
 
-TOP_2 = {"kind": "top_k", "k": 2}
+TWO = {"kind": "split", "max_pairs": 2}
 
 
 def test_identity_is_the_manifests_run(runs: Runs) -> None:
@@ -31,11 +31,11 @@ def test_identity_with_another_dtype_is_another_run(runs: Runs) -> None:
     [
         ({"decoding": OTHER_DECODING}, "decoding"),
         ({"decoding": {**DECODING, "temperature": 0.5}}, "decoding"),
-        ({"pairs": {"kind": "top_k", "k": 3}}, "pairs"),
+        ({"pairs": {"kind": "split", "max_pairs": 3}}, "pairs"),
     ],
 )
 def test_identity_of_other_settings_differs(runs: Runs, values: dict[str, Any], key: str) -> None:
-    one, other = runs.config(pairs=TOP_2), runs.config(**{"pairs": TOP_2, **values})
+    one, other = runs.config(pairs=TWO), runs.config(**{"pairs": TWO, **values})
     settings, others = identify(one).config, identify(other).config
     assert {name for name in settings if settings[name] != others[name]} == {key}
     assert identify(one).run != identify(other).run

@@ -1,32 +1,24 @@
 """The sources of pairs; tables that cannot be read are refused."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from tests.xrec.backfill.runs import Runs, pairs_of, pairs_table
 from tests.xrec.bulk.toy_run import PoolHere
-from tests.xrec.recommend.catalogue import make_graph
 from xrec import bulk
 from xrec.backfill import pair_batches, pairs_listing
-from xrec.data import read_dataset
 from xrec.errors import (
-    ArtifactMismatchError,
     ArtifactNotFoundError,
     ConfigError,
     DataError,
     StorageError,
-    UnknownIdError,
     XRecError,
 )
-from xrec.graph import read_graph
 from xrec.recommend.task import ROWS
-from xrec.storage import open_location
 
 
 def pairs_in(config: Any) -> list[str]:
@@ -37,11 +29,6 @@ def pairs_in(config: Any) -> list[str]:
 def table_at(uri: object) -> dict[str, Any]:
     """The values of a config whose pairs are a table."""
     return {"pairs": {"kind": "table", "uri": str(uri)}}
-
-
-def top(k: int, *user_ids: str) -> dict[str, Any]:
-    """The values of a config whose pairs are the best items of these users, or of all."""
-    return {"pairs": {"kind": "top_k", "k": k, **({"user_ids": user_ids} if user_ids else {})}}
 
 
 def test_table_ids_are_strings_or_integers_and_further_columns_are_left(runs: Runs) -> None:
@@ -126,55 +113,6 @@ def test_table_that_is_no_table_of_pairs_or_is_not_there_says_what_was_seen(
 
 def test_split_pairs_are_the_explained_pairs_of_that_split(runs: Runs) -> None:
     assert pairs_in(runs.config()) == ["u0 i4"]
-
-
-def test_top_k_pairs_are_the_best_unseen_items_by_brute_force(runs: Runs) -> None:
-    config = runs.config(**top(2))
-    graph = read_graph(open_location(config.artifact("graph")))
-    dataset = read_dataset(open_location(config.artifact("dataset")))
-    users, items = dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
-    seen = set(zip(*dataset.interaction_edges("train").tolist(), strict=True))
-    scores = (graph.users @ graph.items.T).tolist()
-    expected = []
-    for user, user_id in enumerate(users):
-        unseen = [item for item in range(dataset.num_items) if (user, item) not in seen]
-        best = sorted(unseen, key=lambda item: -scores[user][item])[:2]
-        expected += [f"{user_id} {items[item]}" for item in best]
-    assert pairs_in(config) == sorted(expected)
-
-
-def test_top_k_of_named_users_and_fewer_unseen_items_than_k(runs: Runs) -> None:
-    found = Counter(pair.split()[0] for pair in pairs_in(runs.config(**top(6, "u3", "u1"))))
-    assert found == {"u1": 3, "u3": 3}  # each has seen 3 of the 6 items
-
-
-def test_top_k_of_a_cold_starts_new_user_is_given(runs: Runs) -> None:
-    pq.write_table(pairs_table("newcomer i0", "newcomer i1"), runs.folder / "new.parquet")
-    cold_start = {"interactions": str(runs.folder / "new.parquet")}
-    found = pairs_in(runs.config(**top(6, "newcomer"), cold_start=cold_start))
-    assert found == ["newcomer i2", "newcomer i3", "newcomer i4", "newcomer wordy"]
-
-
-@pytest.mark.parametrize(
-    ("values", "error", "message"),
-    [
-        (top(2, "u1x"), UnknownIdError, "user 'u1x' is not among the"),
-        (top(7), ConfigError, r"pairs\.k = 7.*6 items"),
-        ({**top(2), "graph": "other"}, ArtifactMismatchError, "trained on dataset 0123"),
-    ],
-)
-def test_top_k_that_cannot_be_given_is_refused(
-    runs: Runs,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    values: dict[str, Any],
-    error: type[XRecError],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_graph(tmp_path / "other", torch.eye(3), torch.eye(3), "0123")
-    with pytest.raises(error, match=message):
-        pairs_in(runs.config(**values))
 
 
 class _Ranked:

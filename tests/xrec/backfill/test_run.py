@@ -175,7 +175,7 @@ def test_export_of_each_version_is_a_folder_of_its_own(runs: Runs) -> None:
         assert len(there) == len(GOOD) - (0 if version else 2)
         runs.heal()
     config = runs.config(*GOOD, export=export)
-    assert output(config, exact=False).found().state == "same"
+    assert output(config, exact=False).found().state == "up to date"
     (runs.folder / "files" / "version-1" / "_SUCCESS").unlink()
     assert output(config, exact=False).found().state == "begun"  # so that `xrec run` runs the job
-    assert output(runs.config(*GOOD), exact=False).found().state == "same"
+    assert output(runs.config(*GOOD), exact=False).found().state == "up to date"

@@ -15,7 +15,7 @@ from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.toy_run import Killed, Toy
 from xrec.bulk import Exported, export_run, is_exported
 from xrec.bulk.export import RECORD, SUCCESS, _with_json_cells
-from xrec.config.export import ExportConfig
+from xrec.config.backfill import ExportConfig
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,

@@ -7,10 +7,9 @@ import pytest
 import yaml
 from pydantic import SecretStr, ValidationError
 
-from xrec.config.backfill import BackfillConfig
+from xrec.config.backfill import BackfillConfig, ExportConfig
 from xrec.config.base import Config, parse_config, resolved_yaml
 from xrec.config.data import PrepareConfig
-from xrec.config.export import ExportConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import StorageConfig
@@ -61,7 +60,7 @@ def test_config_is_immutable() -> None:
 def test_resolved_yaml_read_again_is_the_same_config() -> None:
     config = parse_config(
         BackfillConfig,
-        {"workspace": "w", "pairs": {"kind": "top_k", "user_ids": ["a"]}, "llm": {"model": "m"}},
+        {"workspace": "w", "pairs": {"kind": "split"}, "llm": {"model": "m"}},
     )
     assert parse_config(BackfillConfig, yaml.safe_load(resolved_yaml(config))) == config
 

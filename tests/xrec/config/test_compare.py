@@ -7,7 +7,6 @@ import pytest
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
-from xrec.errors import ConfigError
 
 PROMPT = {
     "instruction": "Why?",
@@ -96,35 +95,6 @@ def test_entries_that_chance_does_not_touch_have_no_seed() -> None:
     assert not config.is_seeded("zero_shot")
     assert make_config(decoding={"temperature": 0.5}).is_seeded("zero_shot")
     assert make_config(decoding={"text": {"checks": {"unsupported": True}}}).is_seeded("zero_shot")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"entries": ["ours", "pepper"]}, "'pepper' is none of ours"),
-        ({"entries": ["ours", "neerest"]}, "did you mean 'nearest'"),
-        ({"entries": ["ours", "ours"]}, "each once"),
-        ({"entries": []}, "entries"),
-        ({"entries": ["ours", "without_aspects"]}, "prompt.aspects is above 0"),
-        ({"entries": ["ours"], "llm": None}, "llm is required"),
-        ({"model": {"injection": "none"}}, "injection not none, saw graph and none"),
-        ({"model": {"vectors": "random"}}, "vectors must be graph .* saw random and projected"),
-        ({"seeds": [0, 0]}, "each once"),
-        ({"seeds": [-1]}, "from 0 on"),
-        ({"texts": {"ours": {"uri": "a.csv"}}}, "'ours' cannot be a name"),
-        ({"texts": {"a/b": {"uri": "a.csv"}}}, "'a/b' cannot be a name"),
-        ({"texts": {"public": {"uri": "a.xlsx"}}}, "ends in one of .parquet"),
-        ({"blind_sheet": {"questions": {"pair": "?"}}}, "'pair' cannot be a question"),
-        ({"blind_sheet": {"questions": {"Is it?": "?"}}}, "'Is it\\?' cannot be a question"),
-        ({"max_pairs": 1}, "max_pairs"),
-        ({"baselines": {"nrt": {"hidden": 3}}}, r"baselines\.nrt\.hidden: unknown key"),
-        ({"baselines": {"neither": {}}}, "neither"),
-        ({"entries": ["pepler"], "llm": None}, "llm is required"),
-    ],
-)
-def test_comparison_that_cannot_be_made_is_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        make_config(**changes)
 
 
 def test_texts_from_elsewhere_are_a_entry_by_their_name() -> None:

@@ -1,77 +1,196 @@
-"""Settings that go together, or not at all."""
+"""What each section takes, and what it refuses: keys that go together, or not at all."""
 
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from xrec.config.adapter import AdapterTrainingConfig, DeepSpeedConfig, TrainAdapterConfig
-from xrec.config.base import Config
-from xrec.config.engine import BuiltinEngineConfig, EngineConfig
+from xrec.config.base import Config, parse_config
+from xrec.config.compare import CompareConfig
+from xrec.config.evaluate import JudgeConfig, MetricsConfig
+from xrec.config.llm import BuiltinEngineConfig, EngineConfig
+from xrec.config.prompt import (
+    PromptConfig,
+    parse_placeholders,
+    placeholder_names,
+    without_placeholders,
+)
 from xrec.config.shared import ScalingConfig
+from xrec.errors import ConfigError
 
 INT8: dict[str, Any] = {"workspace": "w", "llm": {"model": "m", "quantization": "int8"}}
-INT4 = {"workspace": "w", "llm": {"model": "m", "quantization": "int4"}}
-NEEDS_VLLM = "needs kind = 'vllm'"
 NOT_SHARDED = "'int8' cannot be sharded or offloaded"
+AT_THE_END = {
+    "user": "User: {user_profile}",
+    "item": "Item: {item_title}. {item_profile}",
+    "collaborative": "{user}{item}",
+}
+
+
+def judge(name: str = "ann", temperature: float | None = 1.0, **values: Any) -> dict[str, Any]:
+    model = {"kind": "endpoint", "model": "gpt", "sampling": {"temperature": temperature}}
+    return {"name": name, "model": model, **values}
+
+
+TAKEN: list[tuple[type[Config], list[dict[str, Any]]]] = [
+    (ScalingConfig, [{"num_workers": 4, "min_workers": 2}]),
+    (EngineConfig, [{"kind": "vllm", "tensor_parallel_size": 4}]),
+    (EngineConfig, [{"kind": "auto", "vllm_options": {"max_num_batched_tokens": 16384}}]),
+    (TrainAdapterConfig, [INT8]),
+    (AdapterTrainingConfig, [{"micro_batch_size": size} for size in (1, 8, "auto")]),
+    (MetricsConfig, [{"judges": [judge("ann"), judge("bob")]}]),
+    (JudgeConfig, [judge(temperature=each, num_samples=5) for each in (1.0, None)]),
+    (
+        PromptConfig,
+        [
+            {},
+            AT_THE_END,
+            {
+                "user": "User: {user_profile}",
+                "collaborative": "{user}",
+            },  # the item's is in its part
+            {"user": "{user_profile}", "item": "{item_title} {item} {user}"},
+            {"user": "User {user}", "item": "{item_title}", "collaborative": "Item {item}"},
+        ],
+    ),
+]
 
 
 @pytest.mark.parametrize(
-    ("section", "values"),
-    [
-        (ScalingConfig, {"num_workers": 4, "min_workers": 2}),
-        (EngineConfig, {"kind": "vllm", "tensor_parallel_size": 4}),
-        (EngineConfig, {"kind": "auto", "vllm_options": {"max_num_batched_tokens": 16384}}),
-        (TrainAdapterConfig, INT8),
-        *((AdapterTrainingConfig, {"micro_batch_size": size}) for size in (1, 8, "auto")),
-    ],
+    ("section", "values"), [(section, each) for section, values in TAKEN for each in values]
 )
-def test_settings_that_go_together_are_taken(section: type[Config], values: dict[str, Any]) -> None:
-    found = section.model_validate(values).model_dump()
-    assert all(found[name] == values[name] for name in values if name != "llm")
+def test_section_takes_what_goes_together(section: type[Config], values: dict[str, Any]) -> None:
+    config = parse_config(section, values)
+    given = {name: value for name, value in values.items() if not isinstance(value, dict | list)}
+    assert given.items() <= config.model_dump().items()
 
 
-@pytest.mark.parametrize(
-    ("section", "values", "message"),
-    [
-        (ScalingConfig, {"num_workers": 2, "min_workers": 3}, "at most num_workers = 2, saw 3"),
-        (EngineConfig, {"kind": "builtin", "tensor_parallel_size": 4}, f"size = 4 {NEEDS_VLLM}"),
-        (
-            EngineConfig,
-            {"kind": "builtin", "vllm_options": {"a": 1}},
-            f"vllm_options .*{NEEDS_VLLM}",
-        ),
-        (BuiltinEngineConfig, {"kind": "vllm"}, "Input should be 'builtin'"),
-        (DeepSpeedConfig, {"offload": "cpu", "zero_stage": 1}, "needs zero_stage 3 or auto, saw 1"),
-        (DeepSpeedConfig, {"zero_stage": 2}, "zero_stage"),
-        (
-            TrainAdapterConfig,
-            {**INT8, "deepspeed": {"zero_stage": 3}},
-            f"{NOT_SHARDED}.*saw 3 and none",
-        ),
-        (
-            TrainAdapterConfig,
-            {**INT8, "deepspeed": {"offload": "cpu"}},
-            f"{NOT_SHARDED}.*saw auto and cpu",
-        ),
-        (TrainAdapterConfig, INT4, "Input should be 'int8'"),
+COMPARE = {"workspace": "w", "llm": {"model": "m"}}
+ENGINE_JUDGE = {"kind": "engine", "sampling": {"temperature": None}}
+REFUSED: dict[type[Config], list[tuple[dict[str, Any], str]]] = {
+    ScalingConfig: [({"num_workers": 2, "min_workers": 3}, "at most num_workers = 2, saw 3")],
+    EngineConfig: [
+        ({"kind": "builtin", "tensor_parallel_size": 4}, "size = 4 needs kind = 'vllm'"),
+        ({"kind": "builtin", "vllm_options": {"a": 1}}, "vllm_options .*needs kind = 'vllm'"),
+    ],
+    BuiltinEngineConfig: [({"kind": "vllm"}, "Input should be 'builtin'")],
+    DeepSpeedConfig: [
+        ({"offload": "cpu", "zero_stage": 1}, "needs zero_stage 3 or auto, saw 1"),
+        ({"zero_stage": 2}, "zero_stage"),
+    ],
+    TrainAdapterConfig: [
+        ({**INT8, "deepspeed": {"zero_stage": 3}}, f"{NOT_SHARDED}.*saw 3 and none"),
+        ({**INT8, "deepspeed": {"offload": "cpu"}}, f"{NOT_SHARDED}.*saw auto and cpu"),
+        ({**INT8, "llm": {"model": "m", "quantization": "int4"}}, "Input should be 'int8'"),
+    ],
+    AdapterTrainingConfig: [
+        ({"micro_batch_size": size}, r"1 problem.s.(.|\n)*a whole number from 1 on, or auto")
+        for size in (0, -1, 2.5, "fast", None)
+    ],
+    MetricsConfig: [
+        ({"judges": [judge("ann")]}, "judges has 'ann' alone; give at least two"),
+        ({"judges": [judge("ann"), judge("ann")]}, "expected each once"),
+        ({"encoder": {"baseline": [0.8, 1.0, 0.8]}}, "baseline must be below 1"),
+    ],
+    JudgeConfig: [
         *(
-            (
-                AdapterTrainingConfig,
-                {"micro_batch_size": size},
-                "^1 validation error(.|\n)*expected a whole number from 1 on, or auto",
-            )
-            for size in (0, -1, 2.5, "fast", None)
+            (judge(name), "name")
+            for name in ("", "Ann", "a b", "9", "_a", "a" * 40, "ann_failed", "ann_sample_std")
+        ),
+        (judge(temperature=0.0, num_samples=2), "at temperature 0 all samples are the same"),
+        ({"name": "ann", "model": ENGINE_JUDGE, "num_samples": 2}, "at temperature 0"),
+    ],
+    PromptConfig: [
+        (
+            {"user": "User: {user_profile}"},
+            r"must hold \{user\} exactly once, saw it in no part; "
+            r"put it into one of the parts user, item, collab",
+        ),
+        ({"collaborative": "{user}"}, r"\{user\} exactly once, saw it in user, collaborative"),
+        (
+            {**AT_THE_END, "collaborative": "{user}{item}{item}"},
+            r"\{item\} exactly once, saw it in collaborative, collaborative",
+        ),
+        (
+            {"user": "{user} {item}"},
+            r"part 'user' holds \{item\}; allowed there: user, user_profile",
+        ),
+        ({"instruction": "Why {user}?"}, r"'instruction' holds \{user\}; allowed there: none"),
+        (
+            {**AT_THE_END, "collaborative": "{user}{item} {user_profile}"},
+            r"part 'collaborative' holds \{user_profile\}; allowed there: user, item",
         ),
     ],
+    CompareConfig: [
+        ({**COMPARE, **changes}, words)
+        for changes, words in (
+            ({"entries": ["ours", "pepper"]}, "'pepper' is none of ours"),
+            ({"entries": ["ours", "neerest"]}, "did you mean 'nearest'"),
+            ({"entries": ["ours", "ours"]}, "each once"),
+            ({"entries": []}, "entries"),
+            ({"entries": ["ours", "without_aspects"]}, "prompt.aspects is above 0"),
+            ({"entries": ["ours"], "llm": None}, "llm is required"),
+            ({"entries": ["pepler"], "llm": None}, "llm is required"),
+            ({"model": {"injection": "none"}}, "injection not none, saw graph and none"),
+            ({"model": {"vectors": "random"}}, "vectors must be graph .* saw random and projected"),
+            ({"seeds": [0, 0]}, "each once"),
+            ({"seeds": [-1]}, "from 0 on"),
+            ({"texts": {"ours": {"uri": "a.csv"}}}, "'ours' cannot be a name"),
+            ({"texts": {"a/b": {"uri": "a.csv"}}}, "'a/b' cannot be a name"),
+            ({"texts": {"public": {"uri": "a.xlsx"}}}, "ends in one of .parquet"),
+            ({"blind_sheet": {"questions": {"pair": "?"}}}, "'pair' cannot be a question"),
+            ({"blind_sheet": {"questions": {"Is it?": "?"}}}, "'Is it\\?' cannot be a question"),
+            ({"max_pairs": 1}, "max_pairs"),
+            ({"baselines": {"nrt": {"hidden": 3}}}, r"baselines\.nrt\.hidden: unknown key"),
+            ({"baselines": {"neither": {}}}, "neither"),
+        )
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [(section, values, words) for section, each in REFUSED.items() for values, words in each],
 )
-def test_settings_that_do_not_go_together_are_refused(
-    section: type[Config], values: dict[str, Any], message: str
+def test_section_refuses_what_cannot_be(
+    section: type[Config], values: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(ValidationError, match=message):
-        section.model_validate(values)
+    with pytest.raises(ConfigError, match=words):
+        parse_config(section, values)
 
 
 def test_scaling_config_fewest_workers_are_all_unless_there_is_a_minimum() -> None:
     assert ScalingConfig(num_workers=4).fewest_workers == 4
     assert ScalingConfig(num_workers=4, min_workers=2).fewest_workers == 2
+
+
+def test_endpoint_judges_of_several_processes_share_their_limits_and_engines_have_none() -> None:
+    limits = {"concurrency": 16, "requests_per_minute": 90.0}
+    engine = {"name": "cid", "model": {"kind": "engine", "llm": {"model": "none"}}}
+    ann = judge("ann")
+    judges = [{**ann, "model": {**ann["model"], **limits}}, engine]
+    config = MetricsConfig.model_validate({"judges": judges})
+    shared = config.shared_among(3)
+    model = shared.judges[0].model
+    assert (model.concurrency, model.requests_per_minute, model.tokens_per_minute) == (5, 30, None)
+    assert shared.judges[1] == config.judges[1]
+    assert config.shared_among(100).judges[0].model.concurrency == 1
+
+
+def test_parse_placeholders_gives_literals_and_names_in_order() -> None:
+    assert parse_placeholders("User: {user}.") == [("User: ", "user"), (".", None)]
+    assert placeholder_names("{item} {user} {item}") == ["item", "user", "item"]
+    assert parse_placeholders("") == placeholder_names("{{user}}") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("User: {user} {user_profile}", "User: {user}"),
+        ("{user_profile} It is {user}.", " It is {user}."),
+        ("{user}", "{user}"),
+        ("{{as it is}} {user} {user_profile}", "{{as it is}} {user}"),
+    ],
+)
+def test_without_placeholders_keeps_all_else(text: str, expected: str) -> None:
+    assert without_placeholders(text, {"user_profile"}) == expected

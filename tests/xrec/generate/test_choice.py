@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xrec.config.engine import BuiltinEngineConfig, EngineConfig
-from xrec.config.llm import LLMConfig
+from xrec.config.llm import BuiltinEngineConfig, EngineConfig, LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError
 from xrec.generate import choice

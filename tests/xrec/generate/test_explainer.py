@@ -16,8 +16,7 @@ from tests.xrec.generate.town import make_adapter, make_graph, make_town
 from xrec.adapter.pairs import Pair
 from xrec.config.checks import ChecksConfig
 from xrec.config.decoding import DecodingConfig, TextConfig
-from xrec.config.engine import EngineConfig
-from xrec.config.llm import LLMConfig
+from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import History
 from xrec.data.evidence import AspectEvidence

@@ -315,24 +315,6 @@ def test_init_of_what_cannot_be_read_raises_and_nothing_is_written(
     assert not (tmp_path / "project").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["--from", "{tmp}/nowhere"], 1),
-        (["--from", "gs://bucket/x"], 1),
-        (["--from", "{tmp}/shop/clients.csv"], 1),
-        ([], 2),
-    ],
-)
-def test_init_command_ends_with_a_message_and_a_code(
-    tmp_path: Path, shop: Path, arguments: list[str], code: int
-) -> None:
-    given = [argument.format(tmp=tmp_path) for argument in arguments]
-    seen, _, err = xrec("init", tmp_path / "project", *given)
-    assert (seen, "Traceback" in err) == (code, False)
-    assert not (tmp_path / "project").exists()
-
-
 @pytest.mark.parametrize("value", [1984, 2.5, ["tea", "cake"], True, {"vip": True}])
 def test_init_profiles_and_titles_of_any_type_are_prepared(
     tmp_path: Path, shop: Path, value: object

@@ -18,7 +18,7 @@ from tests.xrec.serve.town import DECODING, backfill_config, dataset_of, ids_of,
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.checks import Checker
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.data.cold_start import History
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ModelError

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from tests.toy import toy_model, toy_tokenizer
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.config.text import SamplingConfig
 from xrec.generate.builtin.engine import load_engine
 from xrec.text import Message, Prompt, ask

@@ -13,8 +13,7 @@ from vllm.platforms import current_platform
 from vllm.renderers.registry import RENDERER_REGISTRY
 from vllm.utils.import_utils import import_pynvml
 
-from xrec.config.engine import EngineConfig
-from xrec.config.llm import Dtype
+from xrec.config.llm import Dtype, EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import PREFIX, TOKENIZER_MODE, Attachment
 

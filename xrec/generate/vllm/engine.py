@@ -17,8 +17,7 @@ from vllm import LLMEngine
 from vllm import __version__ as vllm_version
 
 from xrec.adapter.artifact import TrainedAdapter
-from xrec.config.engine import EngineConfig
-from xrec.config.llm import Dtype
+from xrec.config.llm import Dtype, EngineConfig
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.vllm.arguments import engine_arguments, resolve_vllm_dtype, start_settings

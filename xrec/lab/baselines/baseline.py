@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from xrec.config.backfill import ActorsConfig
-from xrec.config.baselines import BaselineKind, BaselinesConfig, LoRAConfig
+from xrec.config.entries import BaselineKind, BaselinesConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import ScalingConfig, StorageConfig
@@ -60,17 +60,14 @@ RECIPES: Mapping[BaselineKind, Recipe] = {
         batch_size=16,
         micro_batch_size=8,
         num_epochs=1,
+        sizes={"rank": 8},
     ),
 }
 
 
 def recipe_of(kind: BaselineKind, config: BaselinesConfig) -> Recipe:
     """The recipe of a kind, with what the config changes of it."""
-    section = config.of(kind)
-    changes = section.model_dump(exclude_none=True, exclude={"rank"})
-    if isinstance(section, LoRAConfig):
-        changes["sizes"] = {"rank": section.rank}
-    return replace(RECIPES[kind], **changes)
+    return replace(RECIPES[kind], **config.of(kind).model_dump(exclude_none=True))
 
 
 @dataclass(frozen=True)

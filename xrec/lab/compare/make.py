@@ -14,9 +14,8 @@ from xrec.adapter.artifact import read_adapter
 from xrec.backfill.identity import identify
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig
-from xrec.config.baselines import BaselineKind
 from xrec.config.compare import CompareConfig
-from xrec.config.entries import ADAPTERS, BASELINES
+from xrec.config.entries import ADAPTERS, BASELINES, BaselineKind
 from xrec.data.dataset import Dataset
 from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError

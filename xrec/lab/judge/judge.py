@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from xrec.config.evaluate import JudgeConfig
 from xrec.config.llm import LLMConfig
-from xrec.config.metrics import JudgeConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.config.text import EndpointModelConfig
 from xrec.errors import ModelError

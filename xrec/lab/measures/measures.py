@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from xrec.config.evaluate import EncoderConfig, MetricsConfig
 from xrec.config.llm import LLMConfig
-from xrec.config.metrics import EncoderConfig, MetricsConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.evaluate.encoder import encoder_folder, load_encoder

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from xrec.config.metrics import EncoderConfig
+from xrec.config.evaluate import EncoderConfig
 from xrec.evaluate.encoder import TextEncoder, embedding_scores
 from xrec.evaluate.text_metrics import corpus_bleu, rouge_l
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts

@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import Attachment
 

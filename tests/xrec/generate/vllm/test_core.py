@@ -19,7 +19,7 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_prompts,
     save_model,
 )
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.generate.engine import (
     Advance,
     Completion,

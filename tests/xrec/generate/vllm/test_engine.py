@@ -23,7 +23,7 @@ from tests.xrec.generate.vllm.vllm_town import (
 )
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
 from xrec.generate.vllm.plugin import Attachment

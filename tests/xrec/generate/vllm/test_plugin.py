@@ -14,7 +14,7 @@ import torch
 
 from tests.toy import toy_tokenizer
 from tests.xrec.generate.vllm.vllm_town import make_adapter, make_graph
-from xrec.config.engine import EngineConfig
+from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import check_vllm_version
 

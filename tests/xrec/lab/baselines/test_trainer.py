@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.fake_gpu import CPU, GPU, FakeGPU
 from tests.xrec.lab.baselines.conftest import MakeBaseline, explanation
-from xrec.config.baselines import BaselinesConfig
+from xrec.config.entries import BaselinesConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.lab.baselines import Baseline
@@ -352,11 +352,11 @@ def test_progress_second_phase_begins_when_the_first_has_ended_with_the_whole_ra
 
 
 def test_baselines_have_sections_of_their_own_and_peter_plus_that_of_peter() -> None:
-    sections = {"att2seq": {"num_epochs": 3}, "peter": {"learning_rate": 0.5}, "lora": {"rank": 4}}
+    sections = {"att2seq": {"num_epochs": 3}, "peter": {"learning_rate": 0.5}}
     config = BaselinesConfig.model_validate(sections)
     recipes = {kind: recipe_of(kind, config) for kind in RECIPES}
     assert (recipes["att2seq"].num_epochs, recipes["att2seq"].learning_rate) == (3, 1e-4)
     assert recipes["peter_plus"] == recipes["peter"]
     assert (recipes["peter"].optimizer, recipes["peter"].learning_rate) == ("SGD", 0.5)
     assert (recipes["nrt"], recipes["pepler"]) == (RECIPES["nrt"], RECIPES["pepler"])
-    assert (recipes["lora"].sizes, recipes["lora"].num_epochs) == ({"rank": 4}, 1)
+    assert (recipes["lora"].sizes, recipes["lora"].num_epochs) == ({"rank": 8}, 1)

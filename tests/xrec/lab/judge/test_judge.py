@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.xrec.lab.small import dataset_of
-from xrec.config.metrics import EncoderConfig, MetricsConfig
+from xrec.config.evaluate import EncoderConfig, MetricsConfig
 from xrec.config.shared import StorageConfig
 from xrec.config.text import SamplingConfig
 from xrec.data.dataset import HeldOutPair

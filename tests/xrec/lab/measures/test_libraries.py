@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xrec.config.metrics import EncoderConfig
+from xrec.config.evaluate import EncoderConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.encoder import encoder_folder, load_encoder
 from xrec.lab.measures.measure import ScoredTexts

@@ -9,7 +9,7 @@ import torch
 
 from tests.xrec.evaluate.test_encoder import encoder as encoder
 from tests.xrec.lab.small import dataset_of
-from xrec.config.metrics import MetricsConfig
+from xrec.config.evaluate import MetricsConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.errors import ModelError
 from xrec.evaluate.encoder import TextEncoder, embedding_scores
