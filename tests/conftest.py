@@ -6,6 +6,7 @@ actor's code in the test's own process. It saves starting processes that import 
 
 import logging
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,20 @@ def s3() -> Iterator[ObjectStore]:
         yield store
 
 
+@pytest.fixture(scope="session")
+def bucket(s3: ObjectStore) -> str:
+    """A bucket that tests share, because it takes a while to make one."""
+    return s3.new_bucket()
+
+
 @pytest.fixture(params=["local", "s3"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     """An empty output, once on disk and once on the object store."""
     if request.param == "local":
         return open_location(str(tmp_path / "out"))
     store: ObjectStore = request.getfixturevalue("s3")
-    return open_location(f"{store.new_bucket()}/out", store.storage)
+    uri = f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
+    return open_location(uri, store.storage)
 
 
 @pytest.fixture

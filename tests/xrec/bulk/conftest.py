@@ -35,12 +35,6 @@ def disk(tmp_path: Path) -> Place:
     return Place(str(tmp_path / "a table, 100% 'full'"), StorageConfig())
 
 
-@pytest.fixture(scope="module")
-def bucket(s3: ObjectStore) -> str:
-    """A bucket that the tests of a file share, because it takes a while to make one."""
-    return s3.new_bucket()
-
-
 @pytest.fixture(params=["disk", "s3"])
 def place(request: pytest.FixtureRequest) -> Place:
     """A place on a disk, then one in an object store: SeaweedFS, a real server with real

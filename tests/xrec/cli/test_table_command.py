@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from tests.command_line import xrec
-from tests.xrec.bulk.conftest import Place, bucket, disk, place
+from tests.xrec.bulk.conftest import Place, disk, place
 from tests.xrec.bulk.toy_run import rows_of, toy_run
 from xrec.config.shared import StorageConfig
 from xrec.storage import open_location
 
-__all__ = ["bucket", "disk", "place"]
+__all__ = ["disk", "place"]
 
 
 def storage_keys(place: Place) -> list[str]:

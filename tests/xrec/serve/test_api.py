@@ -74,26 +74,25 @@ def test_overrides_and_histories_are_generated_and_not_kept(endpoint: Endpoint, 
 def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint: Endpoint, town: Path) -> None:
     users, items = ids_of(town)
     good = {"user_id": users[0], "item_id": items[0]}
-    pairs = [
-        good,
-        {**good, "user_id": "nobody"},
-        {**good, "item_id": "nothing"},
-        {**good, "profiles": {"user_profile": "word " * 1500}},
-        {"user_id": users[9], "item_id": items[9]},
-    ]
-    response = endpoint.post("/v1/explanations", {"pairs": pairs})
+    pairs = {
+        "unknown_user": {**good, "user_id": "nobody"},
+        "unknown_item": {**good, "item_id": "nothing"},
+        "unknown_item ": {**good, "user_id": "newcomer", "history": ["nothing"]},
+        "known_user": {**good, "history": [items[0]]},
+        "prompt_too_long": {**good, "profiles": {"user_profile": "word " * 1500}},
+    }
+    asked = [good, *pairs.values(), {"user_id": users[9], "item_id": items[9]}]
+    response = endpoint.post("/v1/explanations", {"pairs": asked})
     assert response.status_code == 200
-    answers = response.json()["explanations"]
-    problems = [answer.get("problem", {}) for answer in answers]
-    reasons = ["unknown_user", "unknown_item", "prompt_too_long"]
-    assert [each.get("type") for each in problems] == [
-        None,
-        *(f"/problems/{reason}" for reason in reasons),
-        None,
-    ]
-    assert [each["status"] for each in problems[1:4]] == [404, 404, 422]
+    first, *failed, last = answers = response.json()["explanations"]
     for name in ("user_id", "item_id"):
-        assert [answer[name] for answer in answers] == [pair[name] for pair in pairs]
+        assert [answer[name] for answer in answers] == [pair[name] for pair in asked]
+    problems = [answer["problem"] for answer in failed]
+    assert [each["type"] for each in problems] == [f"/problems/{name.strip()}" for name in pairs]
+    assert [each["status"] for each in problems] == [404, 404, 404, 422, 422]
+    for answer in (first, last):
+        alone = endpoint.get("/v1/explanations/{user_id}/{item_id}".format(**answer)).json()
+        assert alone == {**answer, "is_cached": alone["is_cached"]}
 
 
 def test_max_words_cuts_at_a_sentence_or_is_a_problem(endpoint: Endpoint, town: Path) -> None:

@@ -5,11 +5,11 @@ tested too.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -33,15 +33,17 @@ from xrec.serve.live_explainer import LiveExplainer
 from xrec.serve.messages import PairRequest
 from xrec.serve.model import Delta, LiveText, PairError
 
-T = TypeVar("T")
 Answers = list[LiveText | PairError]
 NARROW = {"engine": {"max_rows": 1, "kv_cache_gib": 0.25}}
 TEA = (AspectEvidence("tea", 4, 9, 2, 3), AspectEvidence("late hour", 2, 9, 0, 3))
 
 
-@pytest.fixture
-def live(town: Path) -> LiveExplainer:
-    return load_live(serve_config(town))
+@pytest.fixture(scope="module")
+def live(town: Path) -> Iterator[LiveExplainer]:
+    """An explainer that tests ask, and do not change."""
+    live = load_live(serve_config(town))
+    yield live
+    live.engine.stop()
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +56,8 @@ def asked(user: str, item: str, history: tuple[str, ...] = (), **values: Any) ->
     return PairRequest(user_id=user, item_id=item, history=list(history), **values)
 
 
-def use(live: LiveExplainer, work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work` on an event loop, then stop the engine."""
-
-    async def run() -> T:
-        try:
-            return await work()
-        finally:
-            live.engine.stop()
-
-    return asyncio.run(run())
+def explained(live: LiveExplainer, pairs: Sequence[PairRequest]) -> Answers:
+    return asyncio.run(live.explain(pairs))
 
 
 def texts_of(answers: Answers) -> list[str]:
@@ -88,9 +82,7 @@ def test_pairs_get_the_closed_engines_texts_in_order(
     live: LiveExplainer, closed: Explainer, town: Path
 ) -> None:
     users, items = ids_of(town)
-    answers = use(
-        live, lambda: live.explain([asked(user, item) for user in users for item in items[:4]])
-    )
+    answers = explained(live, [asked(user, item) for user in users for item in items[:4]])
     indices = [Pair(user, item) for user in range(len(users)) for item in range(4)]
     prompts = [closed.pairs.prompt(pair) for pair in indices]
     said = [closed.pairs.texts(pair) for pair in indices]
@@ -112,7 +104,7 @@ def test_new_user_with_a_history_gets_the_text_of_xrec_explain(
     _, items = ids_of(town)
     histories = [tuple(items[:3]), (items[5], items[7])] * 4
     pairs = [asked("newcomer", items[4], history) for history in histories]
-    answers = use(live, lambda: live.explain(pairs))
+    answers = explained(live, pairs)
     for answer, history in zip(answers[:2], histories, strict=False):
         explainer = load_explainer(
             sources_of(backfill_config(town, "unused")),
@@ -132,45 +124,12 @@ def test_new_user_with_a_history_gets_the_text_of_xrec_explain(
     assert answers[0] != answers[1]
 
 
-@pytest.mark.parametrize(
-    ("user", "item", "history", "profile", "reason"),
-    [
-        ("nobody", 0, (), None, "unknown_user"),
-        (0, "nothing", (), None, "unknown_item"),
-        ("nobody", 0, ("nothing",), None, "unknown_item"),
-        (0, 0, (0,), None, "known_user"),
-        (0, 0, (), "very long " * 700, "prompt_too_long"),
-    ],
-)
-def test_pair_that_cannot_be_explained_has_its_reason_and_harms_no_other(
-    live: LiveExplainer,
-    town: Path,
-    user: str | int,
-    item: str | int,
-    history: tuple[str | int, ...],
-    profile: str | None,
-    reason: str,
-) -> None:
-    users, items = ids_of(town)
-    bad = asked(
-        user if isinstance(user, str) else users[user],
-        item if isinstance(item, str) else items[item],
-        tuple(each if isinstance(each, str) else items[each] for each in history),
-        profiles={"user_profile": profile},
-    )
-    good = asked(users[1], items[1])
-    answers = use(live, lambda: live.explain([good, bad, good]))
-    assert reasons_of(answers) == ["", reason, ""]
-    before, _, after = texts_of(answers)
-    assert before == after != ""
-
-
 def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(
     live: LiveExplainer, closed: Explainer, town: Path
 ) -> None:
     users, items = ids_of(town)
     own_texts = {"user_profile": "Likes trains.", "item_title": "Station"}
-    answers = use(live, lambda: live.explain([asked(users[0], items[0], profiles=own_texts)]))
+    answers = explained(live, [asked(users[0], items[0], profiles=own_texts)])
     item_profile = closed.pairs.texts(Pair(0, 0)).item_profile
     texts = PairTexts(item_profile=item_profile, **own_texts)
     prompt = closed.pairs.builder.build(0, 0, texts)
@@ -202,11 +161,13 @@ class ScriptedEngine:
         yield request
 
 
-def streamed(live: LiveExplainer, pair: PairRequest) -> tuple[list[Delta], LiveText | PairError]:
+def streamed(
+    live: LiveExplainer, pair: PairRequest, at_event: Callable[[], object] = lambda: None
+) -> tuple[list[Delta], LiveText | PairError]:
     """Return the deltas and the end of a stream, of which the deltas are the beginning."""
 
     async def collect() -> list[Any]:
-        return [event async for event in live.stream(pair)]
+        return [(event, at_event())[0] async for event in live.stream(pair)]
 
     *deltas, end = asyncio.run(collect())
     assert all(isinstance(delta, Delta) for delta in deltas)
@@ -236,11 +197,15 @@ def titles_of(town: Path) -> list[str]:
     return dataset_of(town).items["title"].to_pylist()
 
 
-def test_stream_grows_into_the_text(live: LiveExplainer, town: Path) -> None:
-    users, items = ids_of(town)
-    deltas, end = streamed(live, asked(users[2], items[3]))
+def test_stream_grows_into_the_text_also_if_the_engine_is_stopped_meanwhile(town: Path) -> None:
+    live, (users, items) = load_live(serve_config(town)), ids_of(town)
+    pair = asked(users[2], items[3])
+    expected = explained(live, [pair])
+    deltas, end = streamed(live, pair, live.engine.stop)
     assert len(deltas) > 2
-    assert texts_of(use(live, lambda: live.explain([asked(users[2], items[3])]))) == texts_of([end])
+    assert texts_of(expected) == texts_of([end])
+    live.engine._thread.join(30)
+    assert not live.engine._thread.is_alive()
 
 
 CALM = "[title] is calm. You would love [title] at night."
@@ -285,8 +250,9 @@ def test_text_that_is_refused_twice_is_replaced_by_its_evidence(
 
 
 def test_aspects_of_a_text_say_whether_it_names_them(
-    live: LiveExplainer, town: Path, monkeypatch: pytest.MonkeyPatch
+    town: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    live = load_live(serve_config(town))
     live._explainer.checker = Checker(["tea", "late hour"])
     choosing(live, monkeypatch, aspects=TEA)
     _, end = scripted(live, town, "You would love [title] for its late hours.")
@@ -304,7 +270,8 @@ def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(
     choosing(live, monkeypatch, menu=frozenset())
     pair = asked(users[0], items[0], profiles={"item_profile": ""})
     monkeypatch.setattr(live.engine, "request", None)
-    assert reasons_of(use(live, lambda: live.explain([pair]))) == ["unsupported"]
+    assert reasons_of(explained(live, [pair])) == ["unsupported"]
+    live.engine.stop()
 
 
 def test_stream_begins_with_the_opening_and_the_text_is_that_of_the_closed_engine(
@@ -333,11 +300,12 @@ async def num_decoded(live: LiveExplainer) -> int:
 
 
 @pytest.fixture
-def endless(town: Path) -> LiveExplainer:
+def endless(town: Path) -> Iterator[LiveExplainer]:
     """Its model writes 500 tokens for each pair."""
     live = load_live(serve_config(town, decoding={**DECODING, "max_new_tokens": 500}))
     live.engine.core._stop_token_ids = frozenset()  # type: ignore[attr-defined]
-    return live
+    yield live
+    live.engine.stop()
 
 
 def test_abandoned_stream_frees_its_row(endless: LiveExplainer, town: Path) -> None:
@@ -349,7 +317,7 @@ def test_abandoned_stream_frees_its_row(endless: LiveExplainer, town: Path) -> N
         await events.aclose()
         return await num_decoded(live)
 
-    assert use(live, abandon) < 400
+    assert asyncio.run(abandon()) < 400
     assert (live.num_pending, live.num_abandoned) == (0, 1)
 
 
@@ -365,7 +333,7 @@ def test_cancelled_request_frees_all_of_its_rows(endless: LiveExplainer, town: P
             await task
         return await num_decoded(live)
 
-    assert use(live, cancel) < 400
+    assert asyncio.run(cancel()) < 400
     assert (live.num_pending, live.num_abandoned) == (0, len(users))
 
 
@@ -385,15 +353,10 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(
         return [await live.explain(pairs * 3), *await ask()]
 
     accepted, refused = [""] * 2, ["overloaded"] * 2
-    answers = use(live, ask_for_too_many)
-    assert list(map(reasons_of, answers)) == [
-        ["too_many_pairs"] * 6,
-        accepted,
-        accepted,
-        refused,
-        refused,
-    ]
+    reasons = list(map(reasons_of, asyncio.run(ask_for_too_many())))
+    assert reasons == [["too_many_pairs"] * 6, accepted, accepted, refused, refused]
     assert live.num_pending == 0
+    live.engine.stop()
 
 
 def test_nll_is_that_of_scoring_with_each_users_vector(
@@ -408,7 +371,7 @@ def test_nll_is_that_of_scoring_with_each_users_vector(
             await live.nll(users[1], items[2], "a" * 8000, others),
         )
 
-    nll, of_long = use(live, weigh)
+    nll, of_long = asyncio.run(weigh())
     assert isinstance(of_long, PairError)
     assert of_long.reason == "text_too_long"
     assert not isinstance(nll, PairError)
@@ -420,13 +383,16 @@ def test_nll_is_that_of_scoring_with_each_users_vector(
     assert len(set(nll)) == 3
 
 
-def test_failed_engine_raises_model_error(
-    live: LiveExplainer, town: Path, monkeypatch: pytest.MonkeyPatch
+def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(
+    town: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> list[Any]:
         raise RuntimeError("no memory")
 
+    live, (users, items) = load_live(serve_config(town)), ids_of(town)
     monkeypatch.setattr(live.engine.core, "step", broken)
-    users, items = ids_of(town)
-    with pytest.raises(ModelError, match="no memory"):
-        use(live, lambda: live.explain([asked(users[0], items[0])]))
+    for num_users in (3, 1):
+        with pytest.raises(ModelError, match="the model failed: no memory"):
+            explained(live, [asked(user, items[0]) for user in users[:num_users]])
+    assert isinstance(live.engine.failure, RuntimeError)
+    live.engine.stop()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,8 @@ from xrec import __version__
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.storage import (
     MANIFEST,
-    differing_fields,
+    Location,
+    Manifest,
     fingerprint_of,
     finished,
     open_location,
@@ -22,74 +24,61 @@ INPUTS = {"dataset": "0123456789abcdef"}
 FILES = {"embeddings.safetensors": "feedbeef"}
 
 
-def test_manifest_round_trip_keeps_all(tmp_path: Path) -> None:
-    location = open_location(str(tmp_path / "graph"))
-    written = write_manifest(
-        location,
-        "graph",
-        config=CONFIG,
-        inputs=INPUTS,
-        files=FILES,
-        row_counts={"users": 3},
-        metrics={"curve": [0.1, 0.25], "ndcg": 0.5},
-    )
-    assert read_manifest(location, "graph") == written
-    assert (written.config, written.inputs, written.files, written.code_version) == (
-        CONFIG,
-        INPUTS,
-        FILES,
-        __version__,
-    )
-    assert written.metrics == {"curve": [0.1, 0.25], "ndcg": 0.5}
-    assert json.loads((tmp_path / "graph" / MANIFEST).read_text())["row_counts"] == {"users": 3}
+def write(location: Location, kind: str = "graph", **values: Any) -> Manifest:
+    made = {"config": CONFIG, "inputs": INPUTS, "files": FILES, **values}
+    return write_manifest(location, kind, **made)
 
 
-def test_manifest_on_s3_round_trip(s3: object, tmp_path: Path) -> None:
-    location = open_location(s3.new_bucket() + "/graph", s3.storage)  # type: ignore[attr-defined]
+def test_manifest_is_read_back_and_found_by_its_own_run(output: Location) -> None:
     with pytest.raises(ArtifactNotFoundError):
-        read_manifest(location, "graph")
-    written = write_manifest(location, "graph", config=CONFIG, inputs=INPUTS, files=FILES)
-    assert read_manifest(location, "graph") == written
+        read_manifest(output, "graph")
+    assert finished(output, "graph", CONFIG, INPUTS) is None
+    metrics = {"curve": [0.1, 0.25], "ndcg": 0.5}
+    written = write(output, row_counts={"users": 3}, metrics=metrics)
+    assert read_manifest(output, "graph") == written
+    assert finished(output, "graph", dict(reversed(CONFIG.items())), INPUTS) == written
+    expected = (CONFIG, INPUTS, FILES, __version__, metrics)
+    names = ("config", "inputs", "files", "code_version", "metrics")
+    assert tuple(getattr(written, name) for name in names) == expected
+    assert json.loads((output / MANIFEST).read_text())["row_counts"] == {"users": 3}
 
 
-def test_read_manifest_nothing_there_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "embeddings.safetensors").write_bytes(b"an interrupted job's")
-    with pytest.raises(
-        ArtifactNotFoundError, match=rf"{tmp_path}: no graph artifact.*did not finish"
-    ):
+def nothing(folder: Path) -> None:
+    (folder / "embeddings.safetensors").write_bytes(b"an interrupted job's")
+
+
+def another_version(folder: Path) -> None:
+    write(open_location(str(folder)))
+    values = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**values, "schema_version": 99}))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (nothing, ArtifactNotFoundError, "{}: no graph artifact.*did not finish"),
+        (
+            lambda folder: write(open_location(str(folder)), "dataset"),
+            ArtifactMismatchError,
+            "holds a dataset artifact, expected a graph artifact",
+        ),
+        (another_version, ArtifactMismatchError, "schema version 99"),
+        *(
+            (
+                lambda folder, text=text: (folder / MANIFEST).write_text(text),
+                ArtifactMismatchError,
+                MANIFEST,
+            )
+            for text in ("", "{}", "[1]", "not json")
+        ),
+    ],
+)
+def test_read_manifest_that_is_not_this_kinds_is_refused(
+    tmp_path: Path, make: Any, error: type[Exception], words: str
+) -> None:
+    make(tmp_path)
+    with pytest.raises(error, match=words.format(tmp_path)):
         read_manifest(open_location(str(tmp_path)), "graph")
-
-
-def test_read_manifest_other_kind_names_both(tmp_path: Path) -> None:
-    location = open_location(str(tmp_path))
-    write_manifest(location, "dataset", config={}, inputs={}, files={})
-    with pytest.raises(
-        ArtifactMismatchError, match="holds a dataset artifact, expected a graph artifact"
-    ):
-        read_manifest(location, "graph")
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[1]", "not json"])
-def test_read_manifest_broken_file_is_a_mismatch(tmp_path: Path, text: str) -> None:
-    (tmp_path / MANIFEST).write_text(text)
-    with pytest.raises(ArtifactMismatchError, match=MANIFEST):
-        read_manifest(open_location(str(tmp_path)), "graph")
-
-
-def test_read_manifest_other_schema_version_names_both(tmp_path: Path) -> None:
-    location = open_location(str(tmp_path))
-    write_manifest(location, "graph", config={}, inputs={}, files={})
-    values = json.loads((tmp_path / MANIFEST).read_text())
-    (tmp_path / MANIFEST).write_text(json.dumps({**values, "schema_version": 99}))
-    with pytest.raises(ArtifactMismatchError, match="schema version 99"):
-        read_manifest(location, "graph")
-
-
-def test_finished_nothing_there_is_none_same_run_is_its_manifest(tmp_path: Path) -> None:
-    location = open_location(str(tmp_path))
-    assert finished(location, "graph", CONFIG, INPUTS) is None
-    written = write_manifest(location, "graph", config=CONFIG, inputs=INPUTS, files=FILES)
-    assert finished(location, "graph", dict(reversed(CONFIG.items())), INPUTS) == written
 
 
 @pytest.mark.parametrize(
@@ -107,10 +96,10 @@ def test_finished_nothing_there_is_none_same_run_is_its_manifest(tmp_path: Path)
     ],
 )
 def test_finished_other_run_names_exactly_the_field_that_differs(
-    tmp_path: Path, config: dict, inputs: dict, line: str
-) -> None:  # type: ignore[type-arg]
+    tmp_path: Path, config: dict[str, Any], inputs: dict[str, str], line: str
+) -> None:
     location = open_location(str(tmp_path))
-    write_manifest(location, "graph", config=CONFIG, inputs=INPUTS, files=FILES)
+    write(location)
     with pytest.raises(ArtifactMismatchError) as raised:
         finished(location, "graph", config, inputs)
     lines = str(raised.value).splitlines()
@@ -119,12 +108,7 @@ def test_finished_other_run_names_exactly_the_field_that_differs(
 
 
 def test_fingerprints_run_ignores_content_fingerprint_does_not(tmp_path: Path) -> None:
-    one = write_manifest(
-        open_location(str(tmp_path / "1")), "graph", config=CONFIG, inputs=INPUTS, files={"f": "a"}
-    )
-    two = write_manifest(
-        open_location(str(tmp_path / "2")), "graph", config=CONFIG, inputs=INPUTS, files={"f": "b"}
-    )
+    one, two = (write(open_location(str(tmp_path / text)), files={"f": text}) for text in "ab")
     assert one.run == two.run
     assert one.fingerprint != two.fingerprint
 
@@ -133,7 +117,3 @@ def test_fingerprint_of_known_value_and_key_order() -> None:
     # echo -n '{"a":1,"b":[2,"ö"]}' | sha256sum
     assert fingerprint_of({"b": [2, "ö"], "a": 1}) == fingerprint_of({"a": 1, "b": [2, "ö"]})
     assert fingerprint_of({"a": 1, "b": [2, "ö"]}) == "7da7af4b1a93dd29"
-
-
-def test_differing_fields_equal_values_have_none() -> None:
-    assert differing_fields(CONFIG, CONFIG) == []

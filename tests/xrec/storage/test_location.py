@@ -1,0 +1,348 @@
+"""Files and folders at a URI: what holds on a disk and in the object store, and how each fails."""
+
+import multiprocessing
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import deltalake
+import pyarrow as pa
+import pytest
+import s3fs
+
+from tests.object_store import ObjectStore, requests_of
+from xrec.config.shared import StorageConfig
+from xrec.errors import (
+    StorageAccessError,
+    StorageError,
+    StorageNotFoundError,
+    StorageUnreachableError,
+)
+from xrec.storage import Location, check_access, open_location
+
+
+@pytest.fixture
+def folder(output: Location) -> Location:
+    """A folder whose name URIs escape, on a disk and in the object store, with a `file`."""
+    folder = output / "a folder, 100%"
+    (folder / "file").write_bytes(b"0123456789")
+    return folder
+
+
+@pytest.fixture
+def requests(folder: Location, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The requests to the object store, once the folder is there."""
+    return requests_of(monkeypatch)
+
+
+# On both
+
+
+def test_file_is_read_back_as_it_was_last_written(output: Location) -> None:
+    location = output / "a" / "b.txt"
+    assert not location.exists()
+    for text in ("first", "zwölf"):
+        location.write_bytes(text.encode())
+        assert (location.read_text(), location.name, location.is_file()) == (text, "b.txt", True)
+    with location.arrow_filesystem().open_input_stream(location.path) as stream:
+        assert stream.read() == "zwölf".encode()
+
+
+def test_files_sizes_and_folders_are_of_this_folder_only(output: Location) -> None:
+    for name in ("run/part-1", "run/deep/part-2", "running/other"):
+        (output / name).write_bytes(b"123")
+    (output / "run" / "part-3").write_bytes(b"")
+    run, nothing = output / "run", output / "nothing"
+    assert run.files() == ["deep/part-2", "part-1", "part-3"]
+    assert (run.sizes(), run.folders()) == ({"part-1": 3, "part-3": 0}, ["deep"])
+    assert (nothing.files(), nothing.sizes(), nothing.folders()) == ([], {}, [])
+    assert ((run / "part-1").folders(), output.folders()) == ([], ["run", "running"])
+    run.delete()
+    nothing.delete()
+    assert output.files() == ["running/other"]
+
+
+def test_sizes_and_folders_take_one_request_each(folder: Location, requests: list[str]) -> None:
+    assert (folder.sizes(), folder.folders()) == ({"file": 10}, [])
+    assert len(requests) <= 2
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        # A read that asked for the size first could have halves of two versions.
+        (lambda file: file.read_bytes(), b"0123456789"),
+        (lambda file: file.read_tail(4).data, b"6789"),
+        (lambda file: file.read_tail(100).data, b"0123456789"),
+        (lambda file: file.read_tail(4).num_bytes, 10),
+        (lambda file: file.read_range(0, 4), b"0123"),
+        (lambda file: file.read_range(7, 100), b"789"),
+    ],
+)
+def test_read_is_one_request_and_of_no_file_not_found(
+    folder: Location, requests: list[str], read: Callable[[Location], Any], expected: Any
+) -> None:
+    assert read(folder / "file") == expected
+    assert requests == (["get_object"] if folder.uri.startswith("s3://") else [])
+    with pytest.raises(StorageNotFoundError, match="100%/none"):
+        read(folder / "none")
+
+
+def test_tail_knows_the_age_and_may_be_empty(folder: Location) -> None:
+    location = folder / "file"
+    assert -2 < location.read_tail(4).age_seconds < 60
+    if not location.uri.startswith("s3://"):
+        os.utime(location.path, (time.time() - 500,) * 2)
+        assert 499 < location.read_tail(4).age_seconds < 560
+    location.write_bytes(b"")
+    tail = location.read_tail(100)
+    assert (tail.data, tail.num_bytes) == (b"", 0)
+
+
+@pytest.mark.parametrize("size", [20, 6_000_000])
+def test_second_creator_is_told_and_changes_nothing(output: Location, size: int) -> None:
+    location = output / "deep" / "record"
+    assert location.create_bytes(b"1" * size) is True
+    assert location.create_bytes(b"2" * size) is False
+    assert location.read_bytes() == b"1" * size
+    assert (output / "deep").files() == ["record"]
+
+
+def test_of_eight_creators_at_once_exactly_one_wins(output: Location) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for turn in range(5):
+            location = output / f"record-{turn}"
+            contents = [f"writer {number}".encode() for number in range(8)]
+            won = list(pool.map(location.create_bytes, contents))
+            assert sum(won) == 1
+            assert location.read_bytes() == contents[won.index(True)]
+
+
+# On a disk
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_local_file_lies_at_its_path_and_no_temporary_file_beside_it(
+    tmp_path: Path, form: str
+) -> None:
+    location = open_location(form.format(tmp_path)) / "a" / "b.txt"
+    location.write_bytes("zwölf".encode())
+    assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "zwölf"
+    assert location.shared_uri == str(tmp_path / "a" / "b.txt")
+    assert os.listdir(tmp_path / "a") == ["b.txt"]
+    assert location.delta_options() is None
+
+
+def test_local_relative_home_and_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    folder = open_location("x/y")
+    assert folder.path == str(tmp_path / "x" / "y")
+    assert open_location("~/y").path == "/home/somebody/y"
+    assert folder.at("part").path == str(tmp_path / "x" / "y" / "part")
+    assert folder.at(str(tmp_path / "old")).path == str(tmp_path / "old")
+    check_access(folder, StorageConfig())
+
+
+@pytest.mark.parametrize(
+    ("function", "number", "do", "error"),
+    [
+        ("fsync", 28, lambda root: (root / "file").write_bytes(b"new and longer"), StorageError),
+        ("link", 5, lambda root: (root / "record").create_bytes(b"1"), StorageError),
+        ("scandir", 13, lambda root: root.files(), StorageAccessError),
+    ],
+)
+def test_local_error_of_the_disk_is_raised_and_leaves_the_old_content(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    number: int,
+    do: Callable[[Location], object],
+    error: type[Exception],
+) -> None:
+    root = open_location(str(tmp_path))
+    (root / "file").write_bytes(b"old")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(number, "a broken disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, fail)
+        with pytest.raises(error, match="a broken disk"):
+            do(root)
+    assert (root / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def _create(path: str, number: int, barrier: Any, won: Any) -> None:
+    barrier.wait()
+    if open_location(path).create_bytes(f"writer {number}".encode()):
+        won.put(number)
+
+
+def test_local_eight_processes_race_exactly_one_wins(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, won, path = context.Barrier(8), context.Queue(), str(tmp_path / "record")
+    writers = [
+        context.Process(target=_create, args=(path, number, barrier, won)) for number in range(8)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0] * 8
+    winner = won.get(timeout=10)
+    assert won.empty()
+    assert open_location(path).read_text() == f"writer {winner}"
+
+
+def test_local_file_in_the_place_of_a_folder_is_an_error_with_its_uri(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(StorageError, match="file/deeper"):
+        (open_location(str(tmp_path)) / "file" / "deeper").write_bytes(b"x")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everywhere")
+def test_local_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(StorageAccessError, match="access refused"):
+        open_location(str(tmp_path)).files()
+    with pytest.raises(StorageAccessError, match=str(tmp_path)):
+        (open_location(str(tmp_path)) / "closed" / "file").write_bytes(b"x")
+
+
+def test_local_creation_outlives_a_power_failure_and_a_lost_answer_of_nfs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content is on the disk before the name, and the name before the answer."""
+    link, sync, steps = os.link, os.fsync, []
+
+    def linked(*paths: str) -> None:
+        steps.append("link")
+        link(*paths)
+        if "lost" in paths[1]:
+            raise OSError(5, "Input/output error")  # the server made it
+
+    def synced(descriptor: int) -> None:
+        steps.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "link", linked)
+    monkeypatch.setattr(os, "fsync", synced)
+    for name in ("record", "lost"):
+        steps.clear()
+        assert open_location(str(tmp_path / name)).create_bytes(b"1") is True
+        assert steps == ["file", "link", "folder"]
+        assert open_location(str(tmp_path / name)).create_bytes(b"2") is False
+        assert open_location(str(tmp_path / name)).read_bytes() == b"1"
+    assert sorted(os.listdir(tmp_path)) == ["lost", "record"]
+
+
+def test_local_sizes_beside_writers_miss_nothing_that_stays(tmp_path: Path) -> None:
+    """Temporary files come and go meanwhile."""
+    root, is_done = open_location(str(tmp_path)), threading.Event()
+    (root / "stays").write_bytes(b"1")
+
+    def write() -> None:
+        while not is_done.is_set():
+            (root / "changes").write_bytes(b"12")
+
+    with ThreadPoolExecutor(3) as pool:
+        writers = [pool.submit(write) for _ in range(3)]
+        try:
+            for _ in range(1000):
+                assert root.sizes()["stays"] == 1
+        finally:
+            is_done.set()
+    assert [writer.result() for writer in writers] == [None] * 3
+
+
+# In the object store
+
+
+def test_s3_file_is_readable_by_a_plain_client(s3: ObjectStore) -> None:
+    bucket = s3.new_bucket()
+    (open_location(bucket, s3.storage) / "a" / "b.txt").write_bytes(b"second")
+    plain = s3fs.S3FileSystem(
+        endpoint_url=s3.endpoint_url,
+        key=s3.access_key,
+        secret=s3.secret_key,
+        skip_instance_cache=True,
+    )
+    assert plain.cat_file(bucket.removeprefix("s3://") + "/a/b.txt") == b"second"
+
+
+def test_s3_uri_is_its_shared_one_and_leads_to_other_buckets() -> None:
+    storage = StorageConfig(access_key_id="k", secret_access_key="s", region="us-east-1")
+    remote = open_location("s3://bucket/run", storage)
+    assert (remote.shared_uri, (remote / "part").path) == ("s3://bucket/run", "bucket/run/part")
+    assert remote.at("s3://other/old").path == "other/old"
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("gs://bucket/x", "'gs' is not supported"),
+        ("s3://", "names no bucket"),
+        ("s3:///x", "names no bucket"),
+    ],
+)
+def test_unusable_uri_is_refused(uri: str, message: str) -> None:
+    with pytest.raises(StorageError, match=message):
+        open_location(uri)
+
+
+def test_s3_wrong_secret_is_refused(s3: ObjectStore) -> None:
+    wrong = StorageConfig(**{**s3.storage.model_dump(), "secret_access_key": "wrong"})
+    uri = s3.new_bucket()
+    root = open_location(uri, wrong)
+    with pytest.raises(StorageAccessError, match=f"{uri}.*AWS_SECRET_ACCESS_KEY"):
+        check_access(root, wrong)
+    for do in ((root / "file").read_bytes, lambda: (root / "file").create_bytes(b"x")):
+        with pytest.raises(StorageAccessError, match=uri):
+            do()
+
+
+def test_s3_missing_bucket_is_not_found(s3: ObjectStore) -> None:
+    location = open_location("s3://no-such-bucket/prefix", s3.storage)
+    with pytest.raises(StorageNotFoundError, match="s3://no-such-bucket/prefix"):
+        check_access(location, s3.storage)
+    with pytest.raises(StorageNotFoundError, match="s3://no-such-bucket/prefix/file"):
+        (location / "file").read_bytes()
+
+
+def test_s3_unreachable_endpoint_is_told_after_one_try() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        storage = StorageConfig(
+            endpoint_url=endpoint, access_key_id="k", secret_access_key="s", region="us-east-1"
+        )
+        started = time.monotonic()
+        with pytest.raises(StorageUnreachableError, match=r"s3://bucket/prefix.*endpoint_url"):
+            check_access(open_location("s3://bucket/prefix", storage), storage)
+        assert time.monotonic() - started < 60  # a guard against endless retries, not a measurement
+
+
+def test_s3_table_is_opened_with_the_settings_and_with_the_environment(
+    s3: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = open_location(s3.new_bucket(), s3.storage) / "a folder, 100%"
+    options = location.delta_options()
+    assert options is not None
+    assert options["AWS_ENDPOINT_URL"] == s3.endpoint_url
+    deltalake.write_deltalake(location.shared_uri, pa.table({"a": [1]}), storage_options=options)
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    found = open_location(location.uri)
+    check_access(found, StorageConfig())
+    assert (found / "_delta_log" / f"{0:020d}.json").is_file()
+    table = deltalake.DeltaTable(found.shared_uri, storage_options=found.delta_options())
+    assert table.to_pyarrow_table().to_pylist() == [{"a": 1}]
