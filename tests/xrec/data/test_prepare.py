@@ -177,7 +177,6 @@ def test_prepare_sample_twice_plants_the_same_aspect_for_each_explained_pair(
     assert manifests[0].files == manifests[1].files
     assert manifests[0].fingerprint == manifests[1].fingerprint
     dataset = _dataset(tmp_path / "a")
-    assert dataset.planted is not None
     pair = ("user_index", "item_index")
     assert dataset.planted.select(pair).equals(dataset.explanations.select(pair))
     texts = dataset.explanations["explanation"].to_pylist()

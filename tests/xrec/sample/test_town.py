@@ -116,7 +116,6 @@ def test_town_source_has_each_visit_once_with_the_best_liked_aspect(town: Town) 
     assert len(set(pairs)) == source.interactions["split"].null_count == 200 * 24
     assert pairs[24] == ("resident-2", f"place-{town.visits[1, 0] + 1}") == explained[8]
     assert set(explained) <= set(pairs)
-    assert source.aspects is not None
     rows = source.aspects.to_pylist()
     assert [(row["user_id"], row["item_id"]) for row in rows] == pairs
     for number in (0, 24, 1000, 200 * 24 - 1):
