@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xrec.config.checks import PlainConfig
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _MOST_ASPECTS = 2
 _FEWEST_OF_USER = 2
+_COUNTS = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
 
 
 def plain_sentence(
@@ -48,13 +49,10 @@ def _part(
         "title": title,
         "of_title": templates.of_title.format(title=title) if title else "",
         "opinion": templates.opinion.format(opinion=evidence.opinion) if evidence.opinion else "",
-        "reviews": _form(templates.reviews, evidence.num_item_reviews != 1),
-        "mention": _form(templates.mention, evidence.item_reviews != 1),
-        "item_reviews": f"{evidence.item_reviews:,}",
-        "num_item_reviews": f"{evidence.num_item_reviews:,}",
-        "user_reviews": f"{evidence.user_reviews:,}",
-        "num_user_reviews": f"{evidence.num_user_reviews:,}",
+        "reviews": templates.reviews[evidence.num_item_reviews != 1],
+        "mention": templates.mention[evidence.item_reviews != 1],
     }
+    values |= {name: f"{getattr(evidence, name):,}" for name in _COUNTS}
     return (template + of_user).format_map(values)
 
 
@@ -63,7 +61,3 @@ def _template_of_user(evidence: AspectEvidence, templates: PlainConfig) -> str:
     if evidence.user_reviews < min(_FEWEST_OF_USER, max(1, evidence.num_user_reviews)):
         return ""
     return templates.user if evidence.num_user_reviews != 1 else templates.user_of_one
-
-
-def _form(forms: Sequence[str], is_many: bool) -> str:
-    return forms[is_many]

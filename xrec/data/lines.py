@@ -117,13 +117,25 @@ def _parquet(file: str, source: IO[bytes]) -> tuple[list[str], Iterator[Line]]:
 def _parquet_lines(file: str, opened: pq.ParquetFile) -> Iterator[Line]:
     try:
         batches = opened.iter_batches(_BATCH_ROWS)
-        rows = (row for batch in batches for row in batch.to_pylist())
+        rows = (row for batch in batches for row in _python_rows(file, batch))
         for number, row in enumerate(rows, start=1):
             yield Line(number, str(list(row.values())), row)
-    except (ValueError, OSError, OverflowError) as error:
-        raise DataError(
-            f"{file}: not a readable Parquet file ({error}); expected dates in the years 1 to 9999"
-        ) from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file}: not a readable Parquet file ({error})") from error
+
+
+def _python_rows(file: str, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows; raises DataError, with the column, for a value that Python has no form of."""
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            columns[name] = column.to_pylist()
+        except (OverflowError, ValueError) as error:
+            raise DataError(
+                f"{file}: column {name!r} of type {column.type} has a value that cannot be read "
+                f"({error}); expected dates in the years 1 to 9999; mend or drop it"
+            ) from error
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 _Record = tuple[int, list[str], str]

@@ -30,7 +30,6 @@ def with_aspects(
 
     sentiments: of the pairs, again and again.
     """
-    assert plain.planted is not None
     keys = ["user_index", "item_index"]
     pairs = plain.explanations.filter(pc.is_in(plain.explanations["split"], pa.array(splits)))
     named = pairs.select([*keys, "split"]).join(plain.planted.select([*keys, "aspect"]), keys)

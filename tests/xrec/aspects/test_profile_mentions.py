@@ -101,8 +101,6 @@ def dataset(workspace: str) -> Dataset:
 
 def test_profiles_of_the_sample_hold_what_the_town_planted(dataset: Dataset) -> None:
     assert dataset.aspects_from == "profiles"
-    assert dataset.aspects is not None
-    assert dataset.planted is not None
     planted = {name for row in dataset.planted["aspects"].to_pylist() for name in row}
     assert planted <= set(dataset.aspects["aspect"].to_pylist())
 
@@ -120,7 +118,6 @@ def test_training_pairs_have_their_items_profile_and_held_out_ones_their_explana
     assert held_out.users.tolist() == pairs["user_index"].to_pylist()
     assert held_out.items.tolist() == pairs["item_index"].to_pylist()
     assert held_out.aspects.nnz
-    assert dataset.user_aspects is not None
     assert train.of_users.sum() == sum(dataset.user_aspects["num_reviews"].to_pylist())
 
 

@@ -61,7 +61,6 @@ def test_trained_score_is_read_back_and_finds_the_planted_taste(
     trained: TrainAspectsConfig, dataset: Dataset
 ) -> None:
     manifest = output(trained).done()
-    assert manifest is not None
     figures = manifest.metrics["validation"]
     assert figures["ndcg@10"] > figures["ndcg@10_item"]
     assert figures["ndcg@10"] > figures["ndcg@10_others"]
@@ -72,7 +71,6 @@ def test_trained_score_is_read_back_and_finds_the_planted_taste(
 
 
 def test_mentions_of_a_dataset_are_those_of_the_split_that_do_not_blame(dataset: Dataset) -> None:
-    assert dataset.explanation_aspects is not None
     found = dataset_mentions(dataset, "train")
     expected = {
         (row["user_index"], row["item_index"], row["aspect_index"])

@@ -116,7 +116,6 @@ def test_checker_that_is_off_refuses_nothing() -> None:
 def test_checker_names_the_offending_words() -> None:
     text = "You would enjoy the live music of Paris with fifty guests."
     refusal = Checker(VOCABULARY).refusal(text, BISTRO, ALL)
-    assert refusal is not None
     assert "'live music', 'Paris', 'fifty'" in refusal.message
 
 
@@ -224,14 +223,12 @@ def test_plain_sentence_passes_all_checks_and_takes_the_aspects_form_of_the_prof
     """It names what has evidence, however much a text must name."""
     checks = ALL.model_copy(update={"min_chosen": 3})
     sentence = Checker(VOCABULARY).plain(texts, PlainConfig(), 2, checks)
-    assert sentence is not None
     assert reason(sentence, texts) == ""
     assert ("late hours" in sentence) == (texts is BISTRO)  # "late hour" in the vocabulary
 
 
 def test_plain_templates_words_may_be_aspects_of_the_catalogue() -> None:
     sentence = Checker(["review", "late hour"]).plain(BISTRO, PlainConfig(), 10, ALL)
-    assert sentence is not None
     assert sentence.startswith("14 of 31 reviews of Café 21 mention")
 
 

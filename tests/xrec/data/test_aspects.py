@@ -48,7 +48,6 @@ def dataset_of(said: Sequence[Said], aspects_from: str = "reviews") -> Dataset:
 
 
 def _values(table: pa.Table | None) -> list[tuple[Any, ...]]:
-    assert table is not None
     return [tuple(row.values()) for row in table.to_pylist()]
 
 
@@ -98,7 +97,6 @@ def test_menus_count_what_low_rated_reviews_praise_and_blame(
     low_rated: list[Said], menu: set[str]
 ) -> None:
     dataset = dataset_of(SAID)
-    assert dataset.aspects is not None
     table = low_rated_aspects(_named(low_rated), dataset.aspects, dataset.items)
     assert table.schema.equals(schemas.LOW_RATED_ASPECTS)
     assert Menus(replace(dataset, low_rated_aspects=table)).of(1) == menu
@@ -106,7 +104,6 @@ def test_menus_count_what_low_rated_reviews_praise_and_blame(
 
 def _opinion(said: Sequence[Said], aspect: str = "build", without: int | None = None) -> str:
     dataset = dataset_of(said)
-    assert dataset.aspects is not None
     number = dataset.aspects["aspect"].to_pylist().index(aspect)
     return Opinions(dataset).of(0, number, without)
 

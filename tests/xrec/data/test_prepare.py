@@ -96,6 +96,10 @@ def test_prepare_again_does_no_work_and_another_run_leaves_what_is_there(
     assert users.stat().st_mtime_ns == before
 
 
+def _write(text: str) -> Callable[[Path], int]:
+    return lambda path: path.write_text(text)
+
+
 def _append(text: str) -> Callable[[Path], int]:
     return lambda path: path.write_bytes(path.read_bytes() + text.encode())
 
@@ -104,11 +108,7 @@ def _append(text: str) -> Callable[[Path], int]:
     ("file", "damage", "message"),
     [
         ("total_val.csv", Path.unlink, r"missing file\(s\) total_val\.csv"),
-        (
-            "total_trn.csv",
-            lambda path: path.write_text("usr,item\n0,1\n"),
-            r"missing column\(s\) user",
-        ),
+        ("total_trn.csv", _write("usr,item\n0,1\n"), r"missing column\(s\) user"),
         (
             "total_trn.csv",
             _append("\n1" * 20),
@@ -117,12 +117,12 @@ def _append(text: str) -> Callable[[Path], int]:
         ),
         (
             "data.jsonl",
-            lambda path: path.write_text("<html>\n" * 5),
-            r"data\.jsonl: 5 of 5 rows.*\n.*line 1: not valid JSON: '<html>'",
+            _write("<html>\n" * 5),
+            r"5 of 5 rows.*\n.*line 1: not valid JSON: '<html>'",
         ),
         (
             "data.jsonl",
-            lambda path: path.write_bytes(path.read_bytes() * 2),
+            lambda path: _append(path.read_text())(path),
             r"data\.jsonl: \d+ of 399 rows",
         ),
     ],
@@ -177,7 +177,6 @@ def test_prepare_sample_twice_plants_the_same_aspect_for_each_explained_pair(
     assert manifests[0].files == manifests[1].files
     assert manifests[0].fingerprint == manifests[1].fingerprint
     dataset = _dataset(tmp_path / "a")
-    assert dataset.planted is not None
     pair = ("user_index", "item_index")
     assert dataset.planted.select(pair).equals(dataset.explanations.select(pair))
     texts = dataset.explanations["explanation"].to_pylist()
