@@ -36,8 +36,15 @@ def _lines(key: Key) -> Iterator[str]:
     only = f", with kind: {key.kind}" if key.kind else ""
     yield f"  {key.name}  ({_type(key.field.annotation)}{_default(key)}{only})"
     yield from textwrap.wrap(
-        key.field.description or "", _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+        _meaning(key), _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
     )
+
+
+def _meaning(key: Key) -> str:
+    """What the field says, or else the class of the section that it holds."""
+    sections = sections_of(key.field.annotation)
+    of_section = (sections[0].__doc__ or "") if len(sections) == 1 else ""
+    return key.field.description or of_section.split("\n\n")[0]
 
 
 def _type(annotation: Any) -> str:

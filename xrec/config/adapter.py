@@ -135,9 +135,7 @@ class AdapterTrainingConfig(Config):
         description="GiB on each worker's device for the keys and values of what stands before a "
         "prompt's collaborative tokens, kept across epochs.",
     )
-    learning_rate: LearningRateConfig = Field(
-        default_factory=LearningRateConfig, description="Learning rate of AdamW."
-    )
+    learning_rate: LearningRateConfig = LearningRateConfig()
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
     max_pairs: int | None = Field(
         None,
@@ -195,25 +193,16 @@ class AdapterTrainingConfig(Config):
 class AdapterTrainingJobConfig(AspectsJobConfig, TrainingJobConfig):
     """A job that trains adapters: `xrec train-adapter`, or a comparison of them."""
 
-    prompt: PromptConfig = Field(
-        default_factory=PromptConfig, description="The prompt, which is stored with the adapter."
-    )
-    model: AdapterModelConfig = Field(
-        default_factory=AdapterModelConfig, description="The two mixture-of-experts adapters."
-    )
-    training: AdapterTrainingConfig = Field(
-        default_factory=AdapterTrainingConfig, description="How the adapters are trained."
-    )
-    deepspeed: DeepSpeedConfig = Field(
-        default_factory=DeepSpeedConfig,
-        description="What DeepSpeed does with the model and the optimizer.",
-    )
+    prompt: PromptConfig = PromptConfig()
+    model: AdapterModelConfig = AdapterModelConfig()
+    training: AdapterTrainingConfig = AdapterTrainingConfig()
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
 
 
 class TrainAdapterConfig(AdapterTrainingJobConfig, AdapterJobConfig):
     """`xrec train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
 
-    card: CardConfig = Field(default_factory=CardConfig, description="The adapter's model card.")
+    card: CardConfig = CardConfig()
 
     @model_validator(mode="after")
     def _quantized_weights_are_not_sharded(self) -> "TrainAdapterConfig":

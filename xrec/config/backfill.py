@@ -132,9 +132,7 @@ class BulkConfig(RunConfig):
         description="Share of failed texts above which the run stops. Pairs of which nothing was "
         "to be said (abstained) do not count.",
     )
-    actors: ActorsConfig = Field(
-        default_factory=ActorsConfig, description="The processes that write the texts."
-    )
+    actors: ActorsConfig = ActorsConfig()
 
     @field_validator("retry_failed", mode="before")
     @classmethod

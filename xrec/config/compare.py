@@ -73,29 +73,21 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     llm: LLMConfig | None = Field(
         None, description="The frozen language model; only entries without one need none."
     )
-    baselines: BaselinesConfig = Field(
-        default_factory=BaselinesConfig, description="How each baseline is trained."
-    )
-    actors: ActorsConfig = Field(
-        default_factory=ActorsConfig, description="The processes that write texts."
-    )
+    baselines: BaselinesConfig = BaselinesConfig()
+    actors: ActorsConfig = ActorsConfig()
     rows_per_chunk: int = Field(
         64, ge=1, description="Largest number of pairs of a chunk, which is done as a whole."
     )
     device: Device = Field(
         "auto", description="What texts are scored on; auto is a GPU if the cluster has one."
     )
-    metrics: MetricsConfig = Field(
-        default_factory=MetricsConfig, description="What texts are scored by."
-    )
+    metrics: MetricsConfig = MetricsConfig()
     groups: tuple[Grouping, ...] = Field(
         ("user_explanations",),
         description="Figures are also given for groups of users or items, from rare to frequent, "
         "by their number of training explanations or interactions.",
     )
-    blind_sheet: BlindSheetConfig = Field(
-        default_factory=BlindSheetConfig, description="A page for people as judges."
-    )
+    blind_sheet: BlindSheetConfig = BlindSheetConfig()
 
     @model_validator(mode="after")
     def _entries_are_known(self) -> "CompareConfig":

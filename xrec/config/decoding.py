@@ -43,10 +43,7 @@ class TextConfig(Config):
         "times, or any phrase of three words or more twice in a row, or more than 24 tokens in a "
         "row of the prompt.",
     )
-    checks: ChecksConfig = Field(
-        default_factory=ChecksConfig,
-        description="What a text that keeps these rules is checked for.",
-    )
+    checks: ChecksConfig = ChecksConfig()
     retry_temperature: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
         "auto",
         description="Temperature of a second try, with another seed, for a text that cannot be "
@@ -65,9 +62,7 @@ class TextConfig(Config):
         description="Least number of an item's training reviews that mention an aspect of a plain "
         "sentence; of what a text names itself, one is enough.",
     )
-    plain: PlainConfig = Field(
-        default_factory=PlainConfig, description="How a plain sentence is worded."
-    )
+    plain: PlainConfig = PlainConfig()
     is_backed: bool = Field(
         False,
         description="Whether a text is followed by the plain sentence of its aspects' evidence, if "
@@ -111,9 +106,7 @@ class DecodingConfig(Config):
         " and ",
         description="What stands before the last of several {aspects} of the opening.",
     )
-    text: TextConfig = Field(
-        default_factory=TextConfig, description="Rules that a text must fulfil to be used."
-    )
+    text: TextConfig = TextConfig()
 
     @model_validator(mode="after")
     def _opening_names_aspects(self) -> "DecodingConfig":

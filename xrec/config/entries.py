@@ -71,13 +71,11 @@ class LoRAConfig(BaselineConfig):
 class BaselinesConfig(Config):
     """How each baseline is trained, by its name; peter_plus is trained as peter."""
 
-    att2seq: BaselineConfig = Field(default_factory=BaselineConfig, description="Att2Seq.")
-    nrt: BaselineConfig = Field(default_factory=BaselineConfig, description="NRT.")
-    peter: BaselineConfig = Field(
-        default_factory=BaselineConfig, description="PETER, and PETER+, which reads an aspect."
-    )
-    pepler: BaselineConfig = Field(default_factory=BaselineConfig, description="PEPLER.")
-    lora: LoRAConfig = Field(default_factory=LoRAConfig, description="Low-rank weights.")
+    att2seq: BaselineConfig = BaselineConfig()
+    nrt: BaselineConfig = BaselineConfig()
+    peter: BaselineConfig = BaselineConfig()
+    pepler: BaselineConfig = BaselineConfig()
+    lora: LoRAConfig = LoRAConfig()
 
     def of(self, kind: BaselineKind) -> BaselineConfig:
         """The section of a kind."""

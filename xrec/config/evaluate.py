@@ -110,10 +110,7 @@ class JudgeConfig(Config):
 class MetricsConfig(Config):
     """The metrics of texts. Those that need no model are always there."""
 
-    encoder: EncoderConfig | None = Field(
-        default_factory=EncoderConfig,
-        description="The encoder of the embedding score. If null, there is no such score.",
-    )
+    encoder: EncoderConfig | None = EncoderConfig()
     judges: tuple[JudgeConfig, ...] = Field(
         (),
         description="Language models as judges: none, or at least two, since they differ by tens "

@@ -66,10 +66,7 @@ class GraphModelConfig(Config):
     initialization: Literal["random", "spectral"] = Field(
         "spectral", description="What the layer-0 embeddings start from."
     )
-    spectral: SpectralConfig = Field(
-        default_factory=SpectralConfig,
-        description="The spectral start. It has no effect if initialization is random.",
-    )
+    spectral: SpectralConfig = SpectralConfig()
 
 
 class BPRLossConfig(Config):
@@ -146,12 +143,8 @@ class GraphTrainingConfig(Config):
 class PretrainGraphConfig(GraphJobConfig, TrainingJobConfig):
     """`xrec pretrain-graph`: dataset in, graph artifact out."""
 
-    model: GraphModelConfig = Field(
-        default_factory=GraphModelConfig, description="The graph encoder."
-    )
-    training: GraphTrainingConfig = Field(
-        default_factory=GraphTrainingConfig, description="How the graph encoder is trained."
-    )
+    model: GraphModelConfig = GraphModelConfig()
+    training: GraphTrainingConfig = GraphTrainingConfig()
     parallelism: Literal["replicated", "partitioned"] = Field(
         "replicated",
         description="replicated: each worker propagates the whole graph; partitioned: each owns a "

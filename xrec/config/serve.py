@@ -142,17 +142,10 @@ class ModelReplicasConfig(ReplicasConfig):
 class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
     """`xrec serve`: explanations and what writes further ones in, an endpoint out."""
 
-    engine: LiveEngineConfig = Field(
-        default_factory=LiveEngineConfig, description="The generation engine of each model replica."
-    )
-    http: HTTPConfig = Field(
-        default_factory=HTTPConfig, description="Where the endpoint listens, and its limits."
-    )
-    security: SecurityConfig = Field(default_factory=SecurityConfig, description="Who may ask.")
-    models: ModelReplicasConfig = Field(
-        default_factory=ModelReplicasConfig,
-        description="The processes that hold the language model.",
-    )
+    engine: LiveEngineConfig = LiveEngineConfig()
+    http: HTTPConfig = HTTPConfig()
+    security: SecurityConfig = SecurityConfig()
+    models: ModelReplicasConfig = ModelReplicasConfig()
     frontends: ReplicasConfig = Field(
         default_factory=ReplicasConfig,
         description="The processes that answer. They hold dataset, vectors and caches, and no "

@@ -137,9 +137,7 @@ class JobConfig(Config):
         description="URI (a local folder or s3://bucket/prefix) of the folder that holds the "
         "artifacts of the project. Elsewhere, workspace:NAME is the folder NAME in it."
     )
-    storage: StorageConfig = Field(
-        default_factory=StorageConfig, description="How s3:// URIs are reached."
-    )
+    storage: StorageConfig = StorageConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -202,16 +200,10 @@ class AdapterJobConfig(AspectsJobConfig):
 
 
 class TextsJobConfig(JobConfig):
-    """A job that generates texts."""
+    """A job that generates texts; these compare if `decoding` is the same in all such jobs."""
 
-    decoding: DecodingConfig = Field(
-        default_factory=DecodingConfig,
-        description="How texts are drawn; the same in all jobs, or their texts do not compare.",
-    )
-    engine: EngineConfig = Field(
-        default_factory=EngineConfig,
-        description="The generation engine of each process that holds the language model.",
-    )
+    decoding: DecodingConfig = DecodingConfig()
+    engine: EngineConfig = EngineConfig()
 
 
 class ExplanationsJobConfig(TextsJobConfig, AdapterJobConfig):
@@ -223,17 +215,17 @@ class ExplanationsJobConfig(TextsJobConfig, AdapterJobConfig):
 class RayJobConfig(JobConfig):
     """A job that runs on a Ray cluster."""
 
-    ray: RayConfig = Field(default_factory=RayConfig, description="The Ray cluster.")
+    ray: RayConfig = RayConfig()
 
 
 class TrainingJobConfig(RayJobConfig):
     """A job of data-parallel workers."""
 
-    scaling: ScalingConfig = Field(default_factory=ScalingConfig, description="The workers.")
+    scaling: ScalingConfig = ScalingConfig()
 
 
 class _StorageAlone(Config):
-    storage: StorageConfig = Field(default_factory=StorageConfig, description="See StorageConfig.")
+    storage: StorageConfig = StorageConfig()
 
 
 def storage_of(arguments: Sequence[str]) -> StorageConfig:
