@@ -162,7 +162,9 @@ FailureReason = Literal[
 class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
     """`xrec backfill`: pairs in, explanations out."""
 
-    pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")]
+    pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")] = (
+        Field(description="Which pairs are explained.")
+    )
     rows_per_chunk: int | None = Field(
         None,
         ge=1,
