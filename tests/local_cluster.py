@@ -36,7 +36,6 @@ class NodeProcess:
     folder: str
 
     def processes(self) -> list[psutil.Process]:
-        """The processes of the node that still run."""
         return [each for each in psutil.process_iter() if _session(each.pid) == self.pid]
 
     def kill(self) -> None:

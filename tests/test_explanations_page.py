@@ -3,7 +3,7 @@
 import json
 import re
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 
-from tests.xrec.bulk.toy_run import PoolHere
+from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from xrec.backfill import EXPLANATIONS
 from xrec.backfill.driver import KIND, describe
-from xrec.bulk import Identity, Outcome, RunRequest, clean_keys, complete, export_run, open_run
+from xrec.bulk import Outcome, complete, export_run
 from xrec.config.backfill import ExportConfig
 
 PAGE = (Path(__file__).parents[1] / "docs" / "explanations.md").read_text()
@@ -24,16 +24,14 @@ NUM_BAD = 6  # the pairs with item i3
 
 
 @dataclass
-class Task:
+class Explain:
     """Explains pairs; those with item i3 fail until `is_healed`."""
 
     is_healed: bool = False
-    row_errors: tuple[type[Exception], ...] = field(default=(ValueError,))
 
-    def do(self, rows: pa.Table) -> Outcome:
-        pairs = rows.to_pylist()
+    def __call__(self, rows: pa.Table) -> Outcome:
         ok, failed = [], []
-        for pair in pairs:
+        for pair in rows.to_pylist():
             if pair["item_id"] == "i3" and not self.is_healed:
                 failed.append({**pair, "reason": "empty_text", "message": "", **_TEXTS})
             else:
@@ -43,9 +41,6 @@ class Task:
             pa.Table.from_pylist(ok, EXPLANATIONS.ok_schema),
             pa.Table.from_pylist(failed, EXPLANATIONS.failed_schema),
         )
-
-    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        raise NotImplementedError
 
 
 _TEXTS = {"user_profile": "", "item_title": "", "item_profile": ""}
@@ -66,20 +61,11 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A table of two versions: some rows had failed in the first one, and a retry healed them."""
     uri = str(tmp_path_factory.mktemp("workspace") / "explanations")
     table = pa.table({"user_id": [u for u, _ in PAIRS], "item_id": [i for _, i in PAIRS]})
-    identity = Identity(kind="explanations", config={}, inputs={})
-    run = open_run(
-        RunRequest(
-            uri,
-            identity,
-            EXPLANATIONS,
-            lambda: [clean_keys(table, EXPLANATIONS.keys, file="pairs", first_line=1)],
-            rows_per_chunk=4,
-        )
-    )
-    task = Task()
+    run = plan_of(uri, "explanations", EXPLANATIONS, table, rows_per_chunk=4)
+    explain = Explain()
     for retry in ((), ("empty_text",)):
-        complete(run, PoolHere(), lambda: task, KIND, describe(run), retry=retry)
-        task.is_healed = True
+        complete(run, PoolHere(), lambda: TaskOf(explain), KIND, describe(run), retry=retry)
+        explain.is_healed = True
     return uri
 
 
@@ -92,9 +78,9 @@ def example(heading: str) -> str:
     return textwrap.dedent("\n".join(code))
 
 
-def run_example(heading: str, uri: str) -> Any:
+def run_example(heading: str, uri: str, **names: Any) -> Any:
     """What the example makes `rows`, with the version that the page's own example finds."""
-    names: dict[str, Any] = {"uri": uri}
+    names["uri"] = uri
     exec(example("The version"), names)
     exec(example(heading), names)
     return names["rows"]
@@ -106,38 +92,27 @@ def check(explanations: list[str], users: list[str]) -> None:
     assert sorted(users) == sorted(user for user, _ in PAIRS)
 
 
-@pytest.mark.parametrize("heading", ["xrec", "pyarrow"])
-def test_example_of_arrow_reads_each_explanation_once(uri: str, heading: str) -> None:
+@pytest.mark.parametrize("heading", ["xrec", "pyarrow", "pandas", "Polars"])
+def test_example_reads_each_explanation_once(uri: str, heading: str) -> None:
+    if heading == "Polars":
+        pytest.importorskip("polars", reason="needs the package polars, of the extra test")
     rows = run_example(heading, uri)
-    check(rows["explanation"].to_pylist(), rows["user_id"].to_pylist())
+    texts, users = rows["explanation"], rows["user_id"]
+    is_arrow = isinstance(rows, pa.Table)
+    check(*(each.to_pylist() if is_arrow else list(each) for each in (texts, users)))
 
 
-def test_example_of_pandas_reads_each_explanation_once(uri: str) -> None:
-    rows = run_example("pandas", uri)
-    check(list(rows["explanation"]), list(rows["user_id"]))
-
-
-def test_example_of_polars_reads_each_explanation_once(uri: str) -> None:
-    pytest.importorskip("polars", reason="needs the package polars, of the extra test")
-    rows = run_example("Polars", uri)
-    check(rows["explanation"].to_list(), rows["user_id"].to_list())
-
-
-def test_example_of_duckdb_reads_each_explanation_once(uri: str) -> None:
+@pytest.mark.parametrize("heading", ["DuckDB", "DuckDB without its extension"])
+def test_example_of_duckdb_reads_each_explanation_once(uri: str, heading: str) -> None:
     duckdb = pytest.importorskip("duckdb", reason="needs the package duckdb, of the extra test")
-    package = pytest.importorskip(
-        "duckdb_extension_delta", reason="needs the package duckdb-extension-delta"
-    )
-    (extension,) = Path(package.__file__).parent.rglob("*.duckdb_extension")
-    duckdb.load_extension(str(extension))
-    found = run_example("DuckDB", uri).select("explanation, user_id").fetchall()
-    check([row[0] for row in found], [row[1] for row in found])
-
-
-def test_example_of_duckdb_on_arrow_reads_each_explanation_once(uri: str) -> None:
-    pytest.importorskip("duckdb", reason="needs the package duckdb, of the extra test")
-    found = run_example("DuckDB without its extension", uri)
-    check(*map(list, zip(*found.select("explanation, user_id").fetchall(), strict=True)))
+    if heading == "DuckDB":
+        package = pytest.importorskip(
+            "duckdb_extension_delta", reason="needs the package duckdb-extension-delta"
+        )
+        (extension,) = Path(package.__file__).parent.rglob("*.duckdb_extension")
+        duckdb.load_extension(str(extension))
+    found = run_example(heading, uri).select("explanation, user_id").fetchall()
+    check(*map(list, zip(*found, strict=True)))
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -151,10 +126,7 @@ def test_example_of_spark_reads_each_explanation_once(uri: str) -> None:
     delta = pytest.importorskip("delta", reason="needs delta-spark, and its jars from Maven")
     builder = pyspark.sql.SparkSession.builder.master("local[1]")
     spark = delta.configure_spark_with_delta_pip(builder).getOrCreate()
-    names: dict[str, Any] = {"uri": uri, "spark": spark}
-    exec(example("The version"), names)
-    exec(example("Spark"), names)
-    rows = names["rows"].collect()
+    rows = run_example("Spark", uri, spark=spark).collect()
     check([row["explanation"] for row in rows], [row["user_id"] for row in rows])
 
 

@@ -13,10 +13,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.config.adapter import AdapterModelConfig, Injection
+from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.llm.collaborative import CollaborativeEmbedding
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.sample import generate_language_examples
 from xrec.sample.language_model import train_tokenizer
+from xrec.storage import Manifest, open_location
 
 HIDDEN_SIZE, NUM_HEADS, EMBEDDING_DIM, NUM_USERS, NUM_ITEMS = 32, 4, 6, 5, 7
 
@@ -74,6 +76,18 @@ def toy_vectors(seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(NUM_USERS, EMBEDDING_DIM, generator=generator), torch.randn(
         NUM_ITEMS, EMBEDDING_DIM, generator=generator
+    )
+
+
+def save_graph(folder: Path, users: Tensor, items: Tensor, dataset: str) -> Manifest:
+    """Write a graph of the dataset of this fingerprint with the vectors (U, D) and (I, D)."""
+    return write_graph(
+        open_location(str(folder)),
+        embeddings_bytes(users, items),
+        [],
+        config={"model": {"embedding_dim": users.shape[1]}},
+        inputs={"dataset": dataset},
+        metrics={},
     )
 
 

@@ -8,7 +8,7 @@ import requests
 
 from benchmarks.serve import _percentile, _server
 from tests.xrec.generate.town import make_town
-from tests.xrec.serve.town import DECODING, ids_of
+from tests.xrec.serve.town import DECODING, ITEMS, USERS
 
 
 def test_percentile_is_the_value_that_so_many_do_not_exceed() -> None:
@@ -20,14 +20,13 @@ def test_percentile_is_the_value_that_so_many_do_not_exceed() -> None:
 @pytest.mark.slow
 def test_both_servers_write_the_same_texts(tmp_path: Path) -> None:
     town = make_town(tmp_path / "town")
-    users, items = ids_of(town)
     config: dict[str, Any] = {
         "workspace": str(town),
         "llm": {"model": str(town / "llm")},
         "decoding": DECODING,
         "models": {"device": "cpu"},
     }
-    pairs = [{"user_id": user, "item_id": item} for user in users[:4] for item in items[:2]]
+    pairs = [{"user_id": user, "item_id": item} for user in USERS[:4] for item in ITEMS[:2]]
     texts = []
     for modules in (("xrec.cli", "serve"), ("benchmarks.serve_plain",)):
         with _server(modules, config) as server:

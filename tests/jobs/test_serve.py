@@ -13,7 +13,7 @@ import requests
 from tests.command_line import xrec
 from tests.project_file import write_project
 from tests.xrec.generate.town import make_town
-from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
+from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill, serve_config
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +28,9 @@ def write_config(town: Path, path: Path, **values: object) -> None:
 def test_backfill_of_another_model_is_refused_before_anything_starts(
     town: Path, tmp_path: Path
 ) -> None:
-    users, items = ids_of(town)
     make_backfill(
         backfill_config(town, str(tmp_path / "out"), adapter=str(town / "adapter-2")),
-        [(users[0], items[0])],
+        [(USERS[0], ITEMS[0])],
     )
     write_config(town, tmp_path / "serve.yaml", explanations=str(tmp_path / "out"))
     code, _, err = xrec("serve", tmp_path / "serve.yaml")
@@ -42,7 +41,6 @@ def test_backfill_of_another_model_is_refused_before_anything_starts(
 
 @pytest.mark.slow
 def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(town: Path, tmp_path: Path) -> None:
-    users, items = ids_of(town)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -56,7 +54,7 @@ def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(town: Path, tmp_path:
         )
     try:
         wait_for(lambda: f"serving at http://127.0.0.1:{port} " in log.read_text(), process)
-        pair = f"http://127.0.0.1:{port}/v1/explanations/{users[0]}/{items[0]}"
+        pair = f"http://127.0.0.1:{port}/v1/explanations/{USERS[0]}/{ITEMS[0]}"
         first = requests.get(pair, timeout=60).json()["model_fingerprint"]
         path.write_text("serve: {htpp: {}}")
         process.send_signal(signal.SIGHUP)

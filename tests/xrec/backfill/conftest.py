@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.toy import save_graph
 from tests.xrec.backfill.runs import Runs
-from tests.xrec.recommend.catalogue import make_dataset, make_graph
+from tests.xrec.recommend.catalogue import make_dataset
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.config.adapter import AdapterModelConfig
@@ -65,7 +66,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seen = [(user, (user + step) % (NUM_ITEMS - 1)) for user in range(12) for step in range(3)]
     dataset = make_dataset(root, users, items, seen, explained="u0 i4")
     vectors = torch.randn(NUM_USERS, DIM), torch.randn(NUM_ITEMS, DIM)
-    graph = make_graph(root / "graph", *vectors, dataset)
+    graph = save_graph(root / "graph", *vectors, dataset).fingerprint
     base_model = model_fingerprint(root / "llm")
     _save_adapter(root, {"dataset": dataset, "graph": graph, "base_model": base_model})
     return root

@@ -45,7 +45,6 @@ class Toy:
     says: str = "explained"
 
     def __call__(self, made: MakeExplainTask) -> Explainer:
-        """Make the explainer in the actor's process."""
         real = load_task_explainer(made)
         return Explainer(
             real.model,
@@ -118,7 +117,6 @@ class Runs:
         return with_pairs(config, pairs_table(*pairs)) if pairs else config
 
     def plan(self, *pairs: str, **values: Any) -> BulkRun:
-        """Plan the run of a config."""
         return open_backfill(self.config(*pairs, **values))
 
     def run(self, *pairs: str, toy: LoadExplainer | None = None, **values: Any) -> Any:
@@ -127,7 +125,6 @@ class Runs:
         return run_backfill(config, open_backfill(config), toy or self.toy())
 
     def toy(self, **settings: Any) -> Toy:
-        """A toy engine."""
         return Toy(str(self.folder), **settings)
 
     def heal(self) -> None:
@@ -154,7 +151,6 @@ def never(made: MakeExplainTask) -> Explainer:
 
 
 def pairs_table(*pairs: str) -> pa.Table:
-    """A table of pairs."""
     rows = [dict(zip(PAIRS.names, pair.split(), strict=True)) for pair in pairs]
     return pa.Table.from_pylist(rows, PAIRS)
 
@@ -169,7 +165,6 @@ def with_pairs(config: BackfillConfig, pairs: pa.Table) -> BackfillConfig:
 
 
 def output_of(config: BackfillConfig) -> Location:
-    """Where a run is written."""
     return open_location(config.artifact("explanations"), config.storage)
 
 

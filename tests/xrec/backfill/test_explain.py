@@ -55,7 +55,6 @@ def scripted(runs: Runs) -> Scripted:
 
 
 def explained(explainer: Explainer, *pairs: str) -> tuple[pa.Table, pa.Table]:
-    """The explanations and the failed rows of pairs."""
     return explain_pairs(explainer, pairs_table(*pairs), DecodingConfig(), "0123")
 
 

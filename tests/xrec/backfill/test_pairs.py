@@ -1,28 +1,35 @@
 """The sources of pairs; tables that cannot be read are refused."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from tests.toy import save_graph
 from tests.xrec.backfill.runs import Runs, pairs_of, pairs_table
-from tests.xrec.bulk.toy_run import PoolHere
+from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from xrec import bulk
 from xrec.backfill import pair_batches, pairs_listing
+from xrec.data import read_dataset
 from xrec.errors import (
+    ArtifactMismatchError,
     ArtifactNotFoundError,
     ConfigError,
     DataError,
     StorageError,
+    UnknownIdError,
     XRecError,
 )
+from xrec.graph import read_graph
 from xrec.recommend.task import ROWS
+from xrec.storage import open_location
 
 
 def pairs_in(config: Any) -> list[str]:
-    """The pairs, sorted."""
     return sorted(pair for good, _ in pair_batches(config) for pair in pairs_of(good.to_pylist()))
 
 
@@ -115,22 +122,15 @@ def test_split_pairs_are_the_explained_pairs_of_that_split(runs: Runs) -> None:
     assert pairs_in(runs.config()) == ["u0 i4"]
 
 
-class _Ranked:
-    """Gives user uN the items of rank 1 and 2, iN+1 and iN+2 (a ChunkTask of xrec.bulk)."""
-
-    row_errors: tuple[type[Exception], ...] = ()
-
-    def do(self, rows: pa.Table) -> bulk.Outcome:
-        ranked = [
-            {"user_id": user, "item_id": f"i{int(user[1:]) + rank}", "rank": rank, "score": 0.5}
-            for user in rows["user_id"].to_pylist()
-            for rank in (2, 1)
-        ]
-        ok = pa.Table.from_pylist(ranked, ROWS.ok_schema)
-        return bulk.Outcome(ok, ROWS.failed_schema.empty_table())
-
-    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        raise NotImplementedError
+def _ranked(rows: pa.Table) -> bulk.Outcome:
+    """Give user uN the items of rank 1 and 2, iN+1 and iN+2."""
+    ranked = [
+        {"user_id": user, "item_id": f"i{int(user[1:]) + rank}", "rank": rank, "score": 0.5}
+        for user in rows["user_id"].to_pylist()
+        for rank in (2, 1)
+    ]
+    ok = pa.Table.from_pylist(ranked, ROWS.ok_schema)
+    return bulk.Outcome(ok, ROWS.failed_schema.empty_table())
 
 
 def test_recommended_pairs_are_the_first_k_of_each_user(runs: Runs) -> None:
@@ -138,10 +138,9 @@ def test_recommended_pairs_are_the_first_k_of_each_user(runs: Runs) -> None:
     with pytest.raises(ArtifactNotFoundError, match="top: nothing was published there"):
         pairs_in(runs.config(pairs=source))
     users = pa.table({"user_id": ["u0", "u1", "u2"]})
-    identity = bulk.Identity(kind="recommendations", config={"k": 2}, inputs={})
-    batches = [bulk.clean_keys(users, ROWS.keys, file="users", first_line=1)]
-    run = bulk.open_run(bulk.RunRequest(source["uri"], identity, ROWS, lambda: batches))
-    bulk.complete(run, PoolHere(), _Ranked, "recommendations", lambda summary: ({}, {}))
+    run = plan_of(source["uri"], "recommendations", ROWS, users, config={"k": 2})
+    task = TaskOf(_ranked)
+    bulk.complete(run, PoolHere(), lambda: task, "recommendations", lambda summary: ({}, {}))
     both = ["u0 i1", "u0 i2", "u1 i2", "u1 i3", "u2 i3", "u2 i4"]
     assert pairs_in(runs.config(pairs=source)) == both
     assert pairs_in(runs.config(pairs={**source, "k": 1})) == both[::2]

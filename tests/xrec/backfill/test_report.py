@@ -2,14 +2,13 @@
 
 import html.parser
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.toy_run import PoolHere
+from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from xrec import bulk
 from xrec.backfill import EXPLANATIONS
 from xrec.backfill.driver import describe
@@ -26,15 +25,13 @@ COSTS = {
     "engine_computed_prompt_tokens": 450,
 }
 EVIL = "<script>alert(1)</script> & more"
+SCHEMAS = {True: GENERATED, False: FAILED}
 
 
 def plan(folder: Path, *users: str) -> bulk.BulkRun:
     """Plan a run of these users with an item, and of a row without a user."""
     table = pa.table({"user_id": [*users, None], "item_id": ["i1"] * (len(users) + 1)})
-    identity = bulk.Identity(kind="explanations", config={}, inputs={})
-    batches = [bulk.clean_keys(table, EXPLANATIONS.keys, file="pairs", first_line=1)]
-    uri = str(folder / "out")
-    return bulk.open_run(bulk.RunRequest(uri, identity, EXPLANATIONS, lambda: batches))
+    return plan_of(str(folder / "out"), "explanations", EXPLANATIONS, table)
 
 
 def manifest_of(folder: Path, **counts: Any) -> Manifest:
@@ -79,36 +76,27 @@ class _Page(html.parser.HTMLParser):
         self.text += data
 
 
-@dataclass(frozen=True)
-class Evil:
-    """Explains user u1, and lets all others fail, with markup in every text."""
-
-    row_errors: tuple[type[Exception], ...] = ()
-
-    def do(self, rows: pa.Table) -> bulk.Outcome:
-        counts = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
-        evidence = {"aspect": EVIL, **dict.fromkeys(counts, 2), "opinion": EVIL, "is_named": True}
-        texts = {"explanation": EVIL, "num_prompt_tokens": 5, "num_generated_tokens": 29}
-        hashes = {"model_fingerprint": "f", "content_key": "k", "finish_reason": "stop"}
-        ok = {**texts, **hashes, "aspects": [evidence], "kind": "plain", "refused": "unsafe"}
-        failed = dict.fromkeys(FAILED.names, "") | {"reason": "empty_text", "message": EVIL}
-        made: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
-        for pair in rows.to_pylist():
-            is_ok = pair["user_id"] == "u1"
-            made[is_ok].append({**(ok if is_ok else failed), **pair})
-        return bulk.Outcome(
-            pa.Table.from_pylist(made[True], GENERATED),
-            pa.Table.from_pylist(made[False], FAILED),
-            COSTS,
-        )
-
-    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        raise NotImplementedError
+def explained_by_evil(rows: pa.Table) -> bulk.Outcome:
+    """Explain user u1, and let all others fail, with markup in every text."""
+    counts = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
+    evidence = {"aspect": EVIL, **dict.fromkeys(counts, 2), "opinion": EVIL, "is_named": True}
+    texts = {"explanation": EVIL, "num_prompt_tokens": 5, "num_generated_tokens": 29}
+    hashes = {"model_fingerprint": "f", "content_key": "k", "finish_reason": "stop"}
+    ok = {**texts, **hashes, "aspects": [evidence], "kind": "plain", "refused": "unsafe"}
+    failed = dict.fromkeys(FAILED.names, "") | {"reason": "empty_text", "message": EVIL}
+    made: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for pair in rows.to_pylist():
+        is_ok = pair["user_id"] == "u1"
+        made[is_ok].append({**(ok if is_ok else failed), **pair})
+    tables = (pa.Table.from_pylist(made[is_ok], schema) for is_ok, schema in SCHEMAS.items())
+    return bulk.Outcome(*tables, COSTS)
 
 
 def test_report_is_written_with_rows_whose_texts_are_no_markup(tmp_path: Path) -> None:
     run = plan(tmp_path, "u1", "u2")
-    manifest = bulk.complete(run, PoolHere(), Evil, "explanations", describe(run))
+    manifest = bulk.complete(
+        run, PoolHere(), lambda: TaskOf(explained_by_evil), "explanations", describe(run)
+    )
     assert manifest is not None
     assert not is_report_of(run.output, manifest)
     write_report(run.output.uri, None)

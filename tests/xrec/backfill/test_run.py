@@ -33,20 +33,24 @@ GOOD = tuple(f"u{user} i{item}" for user in range(4) for item in range(3))
 @pytest.mark.usefixtures("ray_cluster")
 def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs: Runs, s3: Any) -> None:
     on_s3 = {"storage": s3.storage, "explanations": f"{s3.new_bucket()}/out"}
-    manifest = runs.run(*GOOD, *BROKEN, *GOOD[:2], **on_s3)
+    toy = runs.toy(broken=("u3 i2",))
+    manifest = runs.run(*GOOD, *BROKEN, *GOOD[:2], toy=toy, **on_s3)
     location = output_of(runs.config(**on_s3))
     explained, failed = published_rows(location), published_rows(location, failed=True)
-    assert pairs_of(explained) == sorted(GOOD)
-    texts = [row["explanation"] for row in explained]
-    assert texts == [f"explained {pair}" for pair in sorted(GOOD)]
+    good = sorted({*GOOD} - {"u3 i2"})
+    assert pairs_of(explained) == good
+    assert [row["explanation"] for row in explained] == [f"explained {pair}" for pair in good]
     reasons = dict(zip(pairs_of(failed), (row["reason"] for row in failed), strict=True))
-    expected = ("unknown_user", "unknown_item", "prompt_too_long", "prompt_too_long")
-    assert reasons == dict(zip(BROKEN, expected, strict=True))
+    expected = ("unknown_user", "unknown_item", *["prompt_too_long"] * 2, "engine_error")
+    assert reasons == dict(zip((*BROKEN, "u3 i2"), expected, strict=True))
+    (row,) = (row for row in failed if row["reason"] == "engine_error")
+    assert row["message"] == "RuntimeError: the kernel has no image for this device"
+    assert row["item_title"] == "Place 2"
     assert manifest.metrics["failed_by_reason"] == dict(Counter(reasons.values()))
-    assert manifest.row_counts == {"explanations": 12, "failed": 4, "rejected": 0}
+    assert manifest.row_counts == {"explanations": 11, "failed": 5, "rejected": 0}
     assert manifest == read_manifest(location, "explanations")
     report = json.loads((location / "_report/report.json").read_bytes())
-    assert report["num_explained"] == len(GOOD)
+    assert report["num_explained"] == len(good)
 
 
 @pytest.mark.usefixtures("actors_here")
@@ -91,16 +95,6 @@ def test_run_that_gets_sigterm_ends_with_130_and_the_same_command_goes_on(runs: 
     subprocess.run(command, check=True, timeout=300)
     rows = [row for failed in (False, True) for row in published_rows(runs.output, failed)]
     assert sorted(pairs_of(rows)) == sorted(GOOD)
-
-
-@pytest.mark.usefixtures("actors_here")
-def test_run_with_a_row_that_the_engine_cannot_do_fails_that_row_alone(runs: Runs) -> None:
-    runs.run(*GOOD, toy=runs.toy(broken=("u1 i1",)))
-    (failed,) = published_rows(runs.output, failed=True)
-    assert (failed["user_id"], failed["item_id"], failed["reason"]) == ("u1", "i1", "engine_error")
-    assert failed["message"] == "RuntimeError: the kernel has no image for this device"
-    assert failed["item_title"] == "Place 1"
-    assert pairs_of(published_rows(runs.output)) == sorted(set(GOOD) - {"u1 i1"})
 
 
 @pytest.mark.usefixtures("actors_here")

@@ -84,13 +84,11 @@ class Chaos:
             self._processes = multiprocessing.get_context("spawn")
 
     def close(self) -> None:
-        """Kill all commands."""
         for each in self.commands:
             each.process.kill()
             each.process.join()
 
     def start(self, what: str, run: str = "main", **options: object) -> Command:
-        """Start a command."""
         self.num_started += 1
         name = f"{self.num_started:03d}-{what}-{run}"
         process = self._processes.Process(

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run may be."""
-
     uri: str
     storage: StorageConfig
 
@@ -75,7 +73,6 @@ def toys(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toys:
 
 @pytest.fixture
 def here(disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toys:
-    """Toy runs on a disk."""
     return Toys(disk.uri, disk.storage, tmp_path, monkeypatch)
 
 

@@ -88,7 +88,6 @@ def disk_on_ray(tmp_path: Path) -> OnRay:
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait until something is so."""
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline
@@ -96,7 +95,6 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def num_done(toy: Toy) -> int:
-    """How many chunks have a result."""
     return len(Survey(toy.run).done[0])
 
 

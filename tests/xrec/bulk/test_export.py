@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.bulk.conftest import Place, Toys
-from tests.xrec.bulk.toy_run import Killed, Toy
+from tests.xrec.bulk.toy_run import Killed, Toy, die_here
 from xrec.bulk import Exported, export_run, is_exported
 from xrec.bulk.export import RECORD, SUCCESS, _with_json_cells
 from xrec.config.backfill import ExportConfig
@@ -42,7 +42,6 @@ def export(place: Place, version: int | None = None, **settings: Any) -> Exporte
 
 
 def target_of(place: Place) -> Location:
-    """The folder that `export` writes to."""
     return open_location(f"{place.uri} export", place.storage)
 
 
@@ -78,7 +77,6 @@ def in_order(rows: list[dict[str, Any]], columns: list[str]) -> list[tuple[Any, 
 
 
 def parsed(data: bytes, format: str) -> list[dict[str, Any]]:
-    """The rows of a file."""
     if format == "parquet":
         return pq.read_table(pa.BufferReader(data)).to_pylist()
     rows = csv.DictReader(io.StringIO(data.decode(), newline=""))
@@ -135,7 +133,7 @@ def test_export_stopped_at_any_moment_goes_on_and_one_that_is_whole_is_left(toys
     finished(toys)
     export(toys)
     files = exported_files(toys)
-    for moment in ("record", "files", "success"):
+    for moment in ("create_bytes", "files", "write_bytes"):
         target_of(toys).delete()
         with pytest.MonkeyPatch.context() as patch:
             _stop_at(moment, patch)
@@ -152,21 +150,17 @@ def test_export_stopped_at_any_moment_goes_on_and_one_that_is_whole_is_left(toys
 
 def _stop_at(moment: str, patch: pytest.MonkeyPatch) -> None:
     """Stop an export before its record, within its files, or before `_SUCCESS`."""
+    original = pads.write_dataset
 
-    def stop(*arguments: Any) -> Any:
-        raise Killed
+    def write(batches: Any, *arguments: Any, **settings: Any) -> None:
+        original(list(batches)[:1], *arguments, **settings)
+        die_here()
 
     if moment == "files":
-        original = pads.write_dataset
-
-        def write(batches: Any, *arguments: Any, **settings: Any) -> None:
-            original(list(batches)[:1], *arguments, **settings)
-            raise Killed
-
-        patch.setattr("xrec.bulk.export.pads.write_dataset", write)
-    name = {"record": "create_bytes", "success": "write_bytes"}.get(moment)
-    for kind in (LocalLocation, S3Location) if name else ():
-        patch.setattr(kind, name, stop)
+        patch.setattr(pads, "write_dataset", write)
+        return
+    for kind in (LocalLocation, S3Location):
+        patch.setattr(kind, moment, lambda *_: die_here())
 
 
 def test_export_of_something_else_or_among_other_files_is_refused(toys: Toys) -> None:

@@ -23,6 +23,7 @@ def play(
     marks: Marks, chunk: int, num_rows: int, killers: Collection[int]
 ) -> tuple[list[int], list[int], int]:
     """Do a chunk, in process after process; returns the rows done and failed, and the deaths."""
+    kept_rows: set[int] = set()
     for worker in range(1000):
         attempts: Any = marks.attempts(chunk, num_rows, str(worker))
         done: list[int] = []
@@ -30,17 +31,21 @@ def play(
         for attempt in attempts:
             where = (attempt.start, attempt.stop)
             if attempt.num_deaths:
+                assert attempt.num_deaths == 2
                 failed += range(*where)
             elif attempt.kept is not None:
                 done += attempt.kept
             else:
                 assert attempt.is_alone == (worker > 0)  # once a process died
                 marks.begin(chunk, where, str(worker), "here")
-                if set(range(*where)) & set(killers):
+                rows: Any = range(*where)
+                assert kept_rows.isdisjoint(rows)  # nothing that was done is done again
+                if {*rows} & {*killers}:
                     break
-                kept: Any = list(range(*where))
-                marks.end(chunk, where, kept if len(attempts) > 1 else None)
-                done += kept
+                if len(attempts) > 1:
+                    kept_rows.update(rows)
+                marks.end(chunk, where, rows if len(attempts) > 1 else None)
+                done += rows
         else:
             return done, failed, marks.done(chunk)
     raise AssertionError("no end")

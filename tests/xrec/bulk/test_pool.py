@@ -23,7 +23,6 @@ class OddTask(ToyTask):
     """Some rows of one user are slow, or are refused."""
 
     def do(self, rows: Any) -> Outcome:
-        """See ChunkTask."""
         items = {row["item"] for row in rows.to_pylist() if row["user"] == "u-3"}
         if "refused" in items:
             raise DataError("the row is refused\n  by its task")
@@ -32,12 +31,10 @@ class OddTask(ToyTask):
 
 
 def on_ray(toy: Toy, pool: RayPool, task: Any = None, **options: Any) -> Progress:
-    """Drive by a pool on Ray."""
     return toy.drive(pool, task or toy.make_task(kill=die), **options)
 
 
 def make_no_task(reason: str) -> ToyTask:
-    """Fail to load."""
     if reason == "kill":
         die()
     raise ModelError("there is no model")
@@ -97,7 +94,7 @@ def test_pool_with_room_for_fewer_processes_than_it_may_have_does_all(here: Toys
 
 
 def test_pool_grows_while_all_are_busy(here: Toys) -> None:
-    toy = here("a", num_users=16, rows_per_chunk=1)
+    toy = here("a", num_users=12, rows_per_chunk=1)
     on_ray(toy, RayPool(3, min_actors=1), toy.make_task(seconds=0.7))
     toy.publish()
     texts = toy.published().dataset().to_table()["text"].to_pylist()

@@ -18,7 +18,6 @@ ROWS = toy_rows()
 
 
 def never_read() -> Iterator[Any]:
-    """An input that must not be read."""
     raise AssertionError("the input was read")
 
 

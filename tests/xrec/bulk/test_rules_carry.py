@@ -22,13 +22,11 @@ class CarryingTask(ToyTask):
     """Finds rows of item `b` no longer good."""
 
     def is_still_good(self, earlier: pa.Table) -> pa.Array:
-        """See CarryingTask."""
         assert earlier.schema.equals(FORMAT.ok_schema)
         return pc.not_equal(earlier["item"], "b")
 
 
 def drive_carrying(toy: Toy, pool: Any = None, **changes: Any) -> Progress:
-    """Drive with a task that can carry."""
     return toy.drive(pool, toy.make_task(CarryingTask, **changes))
 
 

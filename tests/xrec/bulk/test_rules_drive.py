@@ -29,7 +29,6 @@ def stopped_after(num_chunks: int, error: type[BaseException] = KeyboardInterrup
 
 
 def interrupt(toy: Toy, num_chunks: int, **settings: Any) -> None:
-    """Let a driver be interrupted after so many chunks."""
     with pytest.raises(KeyboardInterrupt):
         toy.drive(stopped_after(num_chunks), **settings)
 

@@ -40,7 +40,6 @@ def rows_in(run: bulk.BulkRun) -> list[tuple[str, str]]:
 
 
 def record_of(toy: Toy, number: int = 0) -> Location:
-    """A record of the run."""
     return toy.run.output / RUNS / toy.run.record.run / f"run-{number}.json"
 
 

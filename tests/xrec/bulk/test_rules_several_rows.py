@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.xrec.bulk.conftest import Place, Toys
-from tests.xrec.bulk.toy_run import PoolHere, describe
+from tests.xrec.bulk.toy_run import PoolHere, describe, plan_of
 from xrec import bulk
 
 WORDS = ["a", "bcd", "aa", "-", "--", *(f"w{number}" for number in range(100, 112))]
@@ -30,7 +30,6 @@ class Spell:
     row_errors: tuple[type[Exception], ...] = ()
 
     def do(self, rows: pa.Table) -> bulk.Outcome:
-        """See ChunkTask."""
         words = rows["word"].to_pylist()
         empty = [word for word in words if word.strip("-") == "" and word not in self.healed]
         good = [word for word in words if word not in empty]
@@ -42,25 +41,14 @@ class Spell:
         )
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        """See ChunkTask."""
         said = {"reason": reason, "message": message}
         failed = [{**row, **said} for row in rows.to_pylist()]
         return pa.Table.from_pylist(failed, FORMAT.failed_schema)
 
 
 def run_of(place: Place) -> bulk.BulkRun:
-    """Plan the words."""
-    table = pa.table({"word": WORDS})
-    return bulk.open_run(
-        bulk.RunRequest(
-            place.uri,
-            bulk.Identity(kind="spelling", config={}, inputs={}),
-            FORMAT,
-            lambda: [bulk.clean_keys(table, FORMAT.keys, file="words", first_line=1)],
-            rows_per_chunk=4,
-            storage=place.storage,
-        )
-    )
+    words = pa.table({"word": WORDS})
+    return plan_of(place.uri, "spelling", FORMAT, words, rows_per_chunk=4, storage=place.storage)
 
 
 def complete_here(run: bulk.BulkRun, task: Spell, **settings: Any) -> Any:

@@ -37,7 +37,6 @@ def die_here() -> None:
 
 
 def die() -> None:
-    """End the process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -61,7 +60,6 @@ class ToyTask:
     mark: str = "a hint"
 
     def do(self, rows: pa.Table) -> bulk.Outcome:
-        """See ChunkTask."""
         time.sleep(self.seconds * rows.num_rows)
         pairs = rows.to_pylist()
         is_healed = Path(self.healed).exists()
@@ -83,7 +81,6 @@ class ToyTask:
         )
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        """See ChunkTask."""
         failure = {"reason": reason, "message": message, "hint": self.mark}
         failed = [{**pair, **failure} for pair in rows.to_pylist()]
         return pa.Table.from_pylist(failed, FORMAT.failed_schema)
@@ -95,6 +92,17 @@ class ToyTask:
         for pair in pairs:
             if pair["item"].startswith("bad"):
                 raise ValueError(f"{pair['item']} is bad")
+
+
+@dataclass(frozen=True)
+class TaskOf:
+    """Does rows by a function; an error of it ends the run."""
+
+    do: Callable[[pa.Table], bulk.Outcome]
+    row_errors: tuple[type[Exception], ...] = ()
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        raise NotImplementedError
 
 
 @dataclass
@@ -113,7 +121,6 @@ class PoolHere:
     def summaries(
         self, settings: WorkerSettings, chunks: Sequence[int]
     ) -> Iterator[tuple[int, bulk.Summary]]:
-        """See Pool."""
         marks = Marks(1)
         worker = self._start(settings, marks)
         for chunk in self.order(chunks):
@@ -146,7 +153,6 @@ class Toy:
     healed: Path
 
     def make_task(self, kind: type[ToyTask] = ToyTask, **changes: Any) -> Callable[[], Any]:
-        """What makes the task of a process."""
         return partial(kind, str(self.healed), **changes)
 
     def drive(self, pool: Any = None, task: Any = None, **settings: Any) -> bulk.Progress:
@@ -154,11 +160,9 @@ class Toy:
         return bulk.drive(self.run, pool or PoolHere(), task or self.make_task(), **settings)
 
     def publish(self, **settings: Any) -> Manifest | None:
-        """Publish what is done."""
         return bulk.publish(self.run, "explanations", describe, **settings)
 
     def complete(self, pool: Any = None, task: Any = None, **settings: Any) -> Manifest | None:
-        """Do what is left, and publish it."""
         pool, task = pool or PoolHere(), task or self.make_task()
         return bulk.complete(self.run, pool, task, "explanations", describe, **settings)
 
@@ -172,7 +176,6 @@ class Toy:
 
 
 def describe(summary: bulk.Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
-    """The counts and metrics of a manifest."""
     counts = {"explanations": summary.num_ok, "failed": summary.num_failed}
     return counts, {"failed_by_reason": dict(summary.failed)}
 
@@ -183,6 +186,20 @@ def toy_run(
     """Plan a run of every user with every item."""
     run = bulk.open_run(toy_request(place, items, num_users, **settings))
     return Toy(run, sorted(toy_rows(items, num_users)), folder / "healed")
+
+
+def plan_of(
+    uri: str,
+    kind: str,
+    format: bulk.RowFormat,
+    rows: pa.Table,
+    config: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> bulk.BulkRun:
+    """Plan a run of any rows."""
+    batches = [bulk.clean_keys(rows, format.keys, file="rows", first_line=1)]
+    identity = bulk.Identity(kind=kind, config=dict(config or {}), inputs={})
+    return bulk.open_run(bulk.RunRequest(uri, identity, format, lambda: batches, **settings))
 
 
 def toy_request(
@@ -201,7 +218,6 @@ def toy_request(
 
 
 def toy_rows(items: Sequence[str] = "abc", num_users: int = 12) -> list[tuple[str, str]]:
-    """Every user with every item."""
     return [(f"u-{number}", item) for number in range(num_users) for item in items]
 
 

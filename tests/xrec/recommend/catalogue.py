@@ -1,16 +1,12 @@
-"""Datasets and graphs that are made without training."""
+"""Datasets of a few rows."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from jobs.prepare import run as prepare_dataset
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
-from xrec.graph.artifact import embeddings_bytes, write_graph
-from xrec.storage import open_location
 
 Rows = Sequence[Mapping[str, str]]
 
@@ -40,15 +36,3 @@ def make_dataset(
     source = {"kind": "tables", "uri": str(root / "raw")}
     config = parse_config(PrepareConfig, {"workspace": str(root), "source": source})
     return prepare_dataset(config).fingerprint
-
-
-def make_graph(folder: Path, users: Tensor, items: Tensor, dataset: str) -> str:
-    """Write a graph of a dataset with these vectors, (U, D) and (I, D); return its fingerprint."""
-    return write_graph(
-        open_location(str(folder)),
-        embeddings_bytes(users, items),
-        [],
-        config={"model": {"embedding_dim": users.shape[1]}},
-        inputs={"dataset": dataset},
-        metrics={},
-    ).fingerprint

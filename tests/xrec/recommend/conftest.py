@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.xrec.recommend.catalogue import make_dataset, make_graph
+from tests.toy import save_graph
+from tests.xrec.recommend.catalogue import make_dataset
 from xrec.config.backfill import RecommendConfig
 from xrec.config.base import parse_config
 
@@ -16,7 +17,7 @@ NUM_USERS, NUM_ITEMS, DIM = 23, 15, 4
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Users u0 to u22, whose ids do not sort as their numbers; u7 has not seen two of the items.
+    """Users u0 to u22, whose ids do not sort as their numbers; u7 has two unseen items, u8 none.
 
     No test writes to it.
     """
@@ -24,7 +25,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seen = [
         (user, (3 * user + step) % NUM_ITEMS)
         for user in range(NUM_USERS)
-        for step in range(13 if user == 7 else 4)
+        for step in range({7: 13, 8: 15}.get(user, 4))
     ]
     users = [{"user_id": f"u{user}", "profile": ""} for user in range(NUM_USERS)]
     items = [
@@ -34,7 +35,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = make_dataset(root, users, items, seen, explained="u0 i9")
     draw = torch.Generator().manual_seed(0)
     vectors = [torch.randn(count, DIM, generator=draw) for count in (NUM_USERS, NUM_ITEMS)]
-    make_graph(root / "graph", *vectors, dataset)
+    save_graph(root / "graph", *vectors, dataset)
     return root
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import Killed, PoolHere, pool_here, toy_run
 from xrec import recommend
-from xrec.bulk import BulkRun, Survey
+from xrec.bulk import BulkRun, Survey, published
 from xrec.bulk.driver import _Driver
 from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
@@ -84,12 +84,15 @@ def _check(config: Any, *users: str, k: int = 3) -> None:
 def test_run_gives_each_users_best_unseen_items_by_brute_force(make_config: MakeConfig) -> None:
     config = make_config()
     manifest = _run(config)
-    num_rows = 22 * 3 + 2  # u7 has seen all but two
-    counts = {"recommendations": num_rows, "users": 23, "users_without_items": 0}
+    num_rows = 21 * 3 + 2  # u7 has seen all but two, and u8 all
+    counts = {"recommendations": num_rows, "users": 23, "users_without_items": 1}
     assert manifest.row_counts == counts
     assert manifest.metrics["users_with_fewer_than_k"] == 1
     _check(config)
     _check(config, k=1)
+    failed = published(config.artifact("recommendations")).dataset(status="failed").to_table()
+    (row,) = failed.select(["user_id", "reason", "message"]).to_pylist()
+    assert [*row.values()] == ["u8", "all_items_seen", "the user has seen every item"]
     with pytest.raises(ConfigError, match=r"k = 4, but .*recommendations holds 3 items a user"):
         _read(config, k=4)
     uri = config.artifact("recommendations")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.xrec.recommend.catalogue import make_graph
+from tests.toy import save_graph
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
@@ -58,9 +58,9 @@ def test_identity_is_of_inputs_k_and_set_of_users(make_config: MakeConfig, tmp_p
     assert len(runs) == 6
 
 
-def _read(config: Any) -> Any:
+def _read(config: Any) -> None:
     identify_recommendations(config)
-    return read_tables(config)
+    read_tables(config)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_cannot_be_recommended_is_refused(
     graph = read_graph(open_location(make_config().artifact("graph")))
     users = graph.users.clone()
     users[4, 1] = torch.nan
-    make_graph(tmp_path / "broken", users, graph.items, graph.manifest.inputs["dataset"])
-    make_graph(tmp_path / "other", torch.eye(23), torch.eye(23), "0123")
+    save_graph(tmp_path / "broken", users, graph.items, graph.manifest.inputs["dataset"])
+    save_graph(tmp_path / "other", torch.eye(23), torch.eye(23), "0123")
     with pytest.raises(error, match=message):
         _read(make_config(**values))

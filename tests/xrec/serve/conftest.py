@@ -7,7 +7,7 @@ import pytest
 
 from tests.xrec.generate.town import make_town
 from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
-from tests.xrec.serve.town import backfill_config, ids_of, make_backfill
+from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill
 
 NUM_BACKFILLED_USERS = 6
 
@@ -16,10 +16,9 @@ NUM_BACKFILLED_USERS = 6
 def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workspace; tests only read it. Its backfill has the first six users with items 0 to 4."""
     root = make_town(tmp_path_factory.mktemp("town"))
-    users, items = ids_of(root)
     make_backfill(
         backfill_config(root, str(root / "explanations")),
-        [(user, item) for user in users[:NUM_BACKFILLED_USERS] for item in items[:5]],
+        [(user, item) for user in USERS[:NUM_BACKFILLED_USERS] for item in ITEMS[:5]],
     )
     return root
 

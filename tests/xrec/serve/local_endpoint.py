@@ -49,8 +49,6 @@ class LocalModel(ModelHandle):
 
 @dataclass(frozen=True)
 class Requests:
-    """Requests to a running endpoint."""
-
     url: str
 
     def get(self, path: str, **options: Any) -> requests.Response:

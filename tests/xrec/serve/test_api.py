@@ -12,7 +12,7 @@ import requests
 import safetensors.torch
 
 from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint, sse
-from tests.xrec.serve.town import DECODING, dataset_of, ids_of, rows_of
+from tests.xrec.serve.town import DECODING, ITEMS, USERS, dataset_of, rows_of
 from xrec.generate.text_rules import cut_to_words
 from xrec.serve import live_explainer
 
@@ -42,11 +42,8 @@ def test_pairs_of_the_backfill_are_its_texts_and_the_model_is_not_asked(
     assert len(endpoint.model.asked) == before
 
 
-def test_pair_beyond_the_backfill_is_generated_once_then_kept(
-    endpoint: Endpoint, town: Path
-) -> None:
-    users, items = ids_of(town)
-    path = f"/v1/explanations/{users[8]}/{items[7]}"
+def test_pair_beyond_the_backfill_is_generated_once_then_kept(endpoint: Endpoint) -> None:
+    path = f"/v1/explanations/{USERS[8]}/{ITEMS[7]}"
     first, asked = endpoint.get(path).json(), len(endpoint.model.asked)
     assert (first["source"], first["is_cached"]) == ("live", False)
     assert first["model_fingerprint"] == endpoint.model.live.model_fingerprint
@@ -55,12 +52,11 @@ def test_pair_beyond_the_backfill_is_generated_once_then_kept(
 
 
 def test_overrides_and_histories_are_generated_and_not_kept(endpoint: Endpoint, town: Path) -> None:
-    _, items = ids_of(town)
     (user, item), known = next(iter(rows_of(town / "explanations").items()))
     pair = {"user_id": user, "item_id": item}
     pairs = [
         {**pair, "profiles": {"user_profile": "Likes trains and old stations."}},
-        {**pair, "user_id": "newcomer", "history": items[:3]},
+        {**pair, "user_id": "newcomer", "history": ITEMS[:3]},
         {**pair, "fresh": True},
     ]
     answers = endpoint.post("/v1/explanations", {"pairs": pairs}).json()["explanations"]
@@ -71,17 +67,16 @@ def test_overrides_and_histories_are_generated_and_not_kept(endpoint: Endpoint, 
     assert endpoint.get(f"/v1/explanations/{user}/{item}").json()["source"] == "backfill"
 
 
-def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint: Endpoint, town: Path) -> None:
-    users, items = ids_of(town)
-    good = {"user_id": users[0], "item_id": items[0]}
+def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint: Endpoint) -> None:
+    good = {"user_id": USERS[0], "item_id": ITEMS[0]}
     pairs = {
         "unknown_user": {**good, "user_id": "nobody"},
         "unknown_item": {**good, "item_id": "nothing"},
         "unknown_item ": {**good, "user_id": "newcomer", "history": ["nothing"]},
-        "known_user": {**good, "history": [items[0]]},
+        "known_user": {**good, "history": [ITEMS[0]]},
         "prompt_too_long": {**good, "profiles": {"user_profile": "word " * 1500}},
     }
-    asked = [good, *pairs.values(), {"user_id": users[9], "item_id": items[9]}]
+    asked = [good, *pairs.values(), {"user_id": USERS[9], "item_id": ITEMS[9]}]
     response = endpoint.post("/v1/explanations", {"pairs": asked})
     assert response.status_code == 200
     first, *failed, last = answers = response.json()["explanations"]
@@ -111,10 +106,9 @@ def test_max_words_cuts_at_a_sentence_or_is_a_problem(endpoint: Endpoint, town: 
 
 
 def test_stream_has_tokens_then_the_answer_of_each_pair(endpoint: Endpoint, town: Path) -> None:
-    users, items = ids_of(town)
     (known_user, known_item), known = next(iter(rows_of(town / "explanations").items()))
     pairs = [
-        {"user_id": users[10], "item_id": items[9]},
+        {"user_id": USERS[10], "item_id": ITEMS[9]},
         {"user_id": known_user, "item_id": known_item},
     ]
     response = endpoint.post("/v1/explanations/stream", {"pairs": pairs})
@@ -128,22 +122,21 @@ def test_stream_has_tokens_then_the_answer_of_each_pair(endpoint: Endpoint, town
     assert len(tokens) > 2
     assert answers[0]["explanation"].startswith(streamed)
     assert (answers[1]["explanation"], answers[1]["source"]) == (known, "backfill")
-    whole = endpoint.get(f"/v1/explanations/{users[10]}/{items[9]}").json()
+    whole = endpoint.get(f"/v1/explanations/{USERS[10]}/{ITEMS[9]}").json()
     assert whole["explanation"] == answers[0]["explanation"]
 
 
 def test_recommendations_are_the_graphs_best_unseen_items_with_explanations(
     endpoint: Endpoint, town: Path
 ) -> None:
-    users, items = ids_of(town)
-    path = f"/v1/users/{users[2]}/recommendations?k=3"
+    path = f"/v1/users/{USERS[2]}/recommendations?k=3"
     found = endpoint.get(path).json()["items"]
     vectors = safetensors.torch.load_file(town / "graph" / "embeddings.safetensors")
     edges = dataset_of(town).interaction_edges("train")
-    unseen = set(range(len(items))) - set(edges[1][edges[0] == 2].tolist())
+    unseen = set(range(len(ITEMS))) - set(edges[1][edges[0] == 2].tolist())
     scores = (vectors["items"] @ vectors["users"][2]).tolist()
     best = sorted(unseen, key=lambda item: -scores[item])[:3]
-    assert [entry["item_id"] for entry in found] == [items[item] for item in best]
+    assert [entry["item_id"] for entry in found] == [ITEMS[item] for item in best]
     assert [entry["rank"] for entry in found] == [1, 2, 3]
     expected = [scores[item] for item in best]
     assert [entry["score"] for entry in found] == pytest.approx(expected, abs=1e-5)
@@ -155,15 +148,14 @@ def test_recommendations_are_the_graphs_best_unseen_items_with_explanations(
 
 
 def test_evidence_is_what_the_graph_and_the_model_say(endpoint: Endpoint, town: Path) -> None:
-    users, items = ids_of(town)
     dataset = dataset_of(town)
-    pair = {"user_id": users[1], "item_id": items[2]}
+    pair = {"user_id": USERS[1], "item_id": ITEMS[2]}
     plain = endpoint.post("/v1/evidence", pair).json()
     body = endpoint.post("/v1/evidence", {**pair, "explanation": "You would enjoy it."}).json()
     likelihood = body["likelihood"]
     assert plain == {**body, "likelihood": None}
     edges = dataset.interaction_edges("train")
-    history = {items[item] for item in edges[1][edges[0] == 1].tolist()} - {items[2]}
+    history = {ITEMS[item] for item in edges[1][edges[0] == 1].tolist()} - {ITEMS[2]}
     near = [entry["item_id"] for entry in body["nearest_history"]]
     similarities = [entry["similarity"] for entry in body["nearest_history"]]
     assert set(near) <= history
@@ -178,15 +170,14 @@ def test_evidence_is_what_the_graph_and_the_model_say(endpoint: Endpoint, town: 
 
 
 def test_users_and_items_are_found(endpoint: Endpoint, town: Path) -> None:
-    users, items = ids_of(town)
     dataset = dataset_of(town)
-    assert endpoint.get("/v1/users?limit=100").json()["users"] == sorted(users)
-    assert endpoint.get(f"/v1/users?prefix={users[3]}").json()["users"] == sorted(
-        user for user in users if user.startswith(users[3])
+    assert endpoint.get("/v1/users?limit=100").json()["users"] == sorted(USERS)
+    assert endpoint.get(f"/v1/users?prefix={USERS[3]}").json()["users"] == sorted(
+        user for user in USERS if user.startswith(USERS[3])
     )
     title = dataset.items["title"][4].as_py()
     found = endpoint.get("/v1/items", params={"text": title[1:-1].upper()}).json()["items"]
-    assert {"item_id": items[4], "title": title} in found
+    assert {"item_id": ITEMS[4], "title": title} in found
 
 
 @pytest.mark.parametrize(
@@ -235,10 +226,9 @@ def test_deadline_ends_a_request_with_504_and_its_generation(town: Path) -> None
     with local_endpoint(
         town, http={"deadline_seconds": 1}, decoding={**DECODING, "max_new_tokens": 550}
     ) as slow:
-        users, items = ids_of(town)
         slow.model.live.engine.core._stop_token_ids = frozenset()
         pairs = [
-            {"user_id": user, "item_id": item, "fresh": True} for user in users for item in items
+            {"user_id": user, "item_id": item, "fresh": True} for user in USERS for item in ITEMS
         ][:64]
         response = slow.post("/v1/explanations", {"pairs": pairs})
         assert problem(response)["type"] == "/problems/deadline"
@@ -250,12 +240,11 @@ def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town: 
     with local_endpoint(
         town, http={"max_concurrent_requests": 2}, decoding={**DECODING, "max_new_tokens": 300}
     ) as narrow:
-        users, items = ids_of(town)
         narrow.model.live.engine.core._stop_token_ids = frozenset()
         statuses: list[int] = []
 
         def ask(number: int) -> None:
-            response = narrow.get(f"/v1/explanations/{users[6 + number]}/{items[8]}")
+            response = narrow.get(f"/v1/explanations/{USERS[6 + number]}/{ITEMS[8]}")
             statuses.append(response.status_code)
             if response.status_code == 429:
                 assert problem(response)["type"] == "/problems/concurrency"
@@ -275,23 +264,21 @@ def test_queue_that_is_full_answers_429_with_retry_after(
 ) -> None:
     monkeypatch.setattr(live_explainer, "MAX_WAITING_PAIRS", 3)
     with local_endpoint(town, engine={"max_rows": 2, "kv_cache_gib": 0.05}) as small:
-        users, items = ids_of(town)
         small.model.live.num_pending += 4  # of five
-        two = [{"user_id": user, "item_id": items[9]} for user in users[:2]]
+        two = [{"user_id": user, "item_id": ITEMS[9]} for user in USERS[:2]]
         response = small.post("/v1/explanations", {"pairs": two})
         assert problem(response)["type"] == "/problems/overloaded"
         assert response.status_code == 429
         assert response.headers["Retry-After"] == "2"
-        more = [{"user_id": user, "item_id": items[9]} for user in users]
+        more = [{"user_id": user, "item_id": ITEMS[9]} for user in USERS]
         response = small.post("/v1/explanations", {"pairs": more})
         assert problem(response)["type"] == "/problems/too_many_pairs"
         assert response.status_code == 422
         assert "Retry-After" not in response.headers
 
 
-def test_operations_answer(endpoint: Endpoint, town: Path) -> None:
-    users, items = ids_of(town)
-    endpoint.get(f"/v1/explanations/{users[0]}/{items[0]}")
+def test_operations_answer(endpoint: Endpoint) -> None:
+    endpoint.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}")
     assert endpoint.get("/healthz").text == "alive\n"
     assert endpoint.get("/readyz").text == "ready\n"
     text = endpoint.get("/metrics").text
@@ -300,7 +287,7 @@ def test_operations_answer(endpoint: Endpoint, town: Path) -> None:
         'xrec_serve_requests_total{route="/v1/explanations/{user_id}/{item_id}",status="200"}'
         in text
     )
-    assert users[0] not in text
+    assert USERS[0] not in text
 
 
 def test_openapi_has_an_example_of_each_body_and_names_every_error(endpoint: Endpoint) -> None:
@@ -319,14 +306,13 @@ def test_openapi_has_an_example_of_each_body_and_names_every_error(endpoint: End
 
 
 def test_log_has_a_line_for_each_request_and_names_no_user(
-    endpoint: Endpoint, town: Path, caplog: pytest.LogCaptureFixture
+    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
-    users, items = ids_of(town)
     with caplog.at_level("INFO", logger="xrec"):
-        answer = endpoint.get(f"/v1/explanations/{users[9]}/{items[6]}").json()
+        answer = endpoint.get(f"/v1/explanations/{USERS[9]}/{ITEMS[6]}").json()
         own_texts = {"user_profile": "Likes secrets."}
-        pair = {"user_id": "nobody-secret", "item_id": items[6], "profiles": own_texts}
+        pair = {"user_id": "nobody-secret", "item_id": ITEMS[6], "profiles": own_texts}
         endpoint.post("/v1/explanations", {"pairs": [pair]})
     assert "GET /v1/explanations/{user_id}/{item_id} 200 key=local" in caplog.text
-    for secret in (users[9], items[6], answer["explanation"], "nobody-secret", "secrets"):
+    for secret in (USERS[9], ITEMS[6], answer["explanation"], "nobody-secret", "secrets"):
         assert secret not in caplog.text

@@ -20,7 +20,14 @@ from ray import serve
 
 from jobs.serve import checked, deploy
 from tests.xrec.serve.local_endpoint import Endpoint, Requests, sse
-from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, rows_of, serve_config
+from tests.xrec.serve.town import (
+    ITEMS,
+    USERS,
+    backfill_config,
+    make_backfill,
+    rows_of,
+    serve_config,
+)
 from xrec.backfill import read_explanations
 from xrec.config.serve import ServeConfig
 from xrec.serve.app import APP, serve_options
@@ -28,8 +35,6 @@ from xrec.serve.app import APP, serve_options
 
 @dataclass(frozen=True)
 class Served(Requests):
-    """The town's endpoint on Ray Serve."""
-
     config: ServeConfig
 
     def at_work(self) -> tuple[int, int]:
@@ -120,11 +125,10 @@ def check_refusals(answers: list[requests.Response]) -> int:
     return len(others)
 
 
-def test_answers_are_those_without_ray(served: Served, endpoint: Endpoint, town: Path) -> None:
-    users, items = ids_of(town)
-    pairs = [{"user_id": user, "item_id": item} for user in users[4:8] for item in items[3:6]]
-    pairs.append({"user_id": "newcomer", "item_id": items[0], "history": items[1:3]})
-    pairs.append({"user_id": "nobody", "item_id": items[0]})
+def test_answers_are_those_without_ray(served: Served, endpoint: Endpoint) -> None:
+    pairs = [{"user_id": user, "item_id": item} for user in USERS[4:8] for item in ITEMS[3:6]]
+    pairs.append({"user_id": "newcomer", "item_id": ITEMS[0], "history": ITEMS[1:3]})
+    pairs.append({"user_id": "nobody", "item_id": ITEMS[0]})
     here, there = (
         explained(one.post("/v1/explanations", {"pairs": pairs})) for one in (endpoint, served)
     )
@@ -132,7 +136,7 @@ def test_answers_are_those_without_ray(served: Served, endpoint: Endpoint, town:
         answer.pop("is_cached", None)
     assert here == there
     assert {answer.get("source") for answer in there} == {"backfill", "live", None}
-    body = {"user_id": users[1], "item_id": items[2], "explanation": "You would enjoy it."}
+    body = {"user_id": USERS[1], "item_id": ITEMS[2], "explanation": "You would enjoy it."}
     one, other = (each.post("/v1/evidence", body).json() for each in (endpoint, served))
     here, there = one.pop("likelihood"), other.pop("likelihood")
     assert one == other
@@ -155,9 +159,8 @@ def test_request_id_comes_back_once(served: Served) -> None:
     assert answer.raw.headers.getlist("x-request-id") == [answer.json()["request_id"]]
 
 
-def test_client_that_goes_away_stops_its_generation(served: Served, town: Path) -> None:
-    users, items = ids_of(town)
-    pairs = [{"user_id": user, "item_id": item, "fresh": True} for user in users for item in items][
+def test_client_that_goes_away_stops_its_generation(served: Served) -> None:
+    pairs = [{"user_id": user, "item_id": item, "fresh": True} for user in USERS for item in ITEMS][
         :64
     ]
 
@@ -198,9 +201,8 @@ def texts_of(endpoint: Endpoint, pairs: list[dict[str, Any]]) -> list[str | None
 def test_replica_killed_under_load_costs_its_requests_only_and_comes_back(
     served: Served, endpoint: Endpoint, town: Path, deployment: str, costs_hits: bool
 ) -> None:
-    users, items = ids_of(town)
     known = [{"user_id": user, "item_id": item} for user, item in rows_of(town / "explanations")]
-    fresh = [{"user_id": user, "item_id": item, "fresh": True} for user in users for item in items]
+    fresh = [{"user_id": user, "item_id": item, "fresh": True} for user in USERS for item in ITEMS]
     expected = {"hits": texts_of(endpoint, known), "live": texts_of(endpoint, fresh)}
 
     def asking(what: str, pairs: list[dict[str, Any]]) -> Callable[[int], requests.Response]:
@@ -229,12 +231,11 @@ def test_replica_killed_under_load_costs_its_requests_only_and_comes_back(
 def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(
     served: Served, town: Path, tmp_path: Path
 ) -> None:
-    users, items = ids_of(town)
-    old = served.get(f"/v1/explanations/{users[0]}/{items[0]}").json()["model_fingerprint"]
+    old = served.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}").json()["model_fingerprint"]
     made = {}
     for name in ("adapter", "adapter-2"):
         config = backfill_config(town, str(tmp_path / name), adapter=str(town / name))
-        make_backfill(config, [(user, item) for user in users for item in items])
+        make_backfill(config, [(user, item) for user in USERS for item in ITEMS])
         made[name] = rows_of(tmp_path / name)
     (new,) = set(read_explanations(str(tmp_path / name))["model_fingerprint"].to_pylist())
     assert new != old

@@ -18,7 +18,7 @@ import pytest
 from jobs.serve import checked
 from tests.object_store import ObjectStore, requests_of
 from tests.xrec.serve.test_read_through import Writing, answering
-from tests.xrec.serve.town import backfill_config, ids_of, make_backfill, serve_config
+from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill, serve_config
 from xrec.bulk import rollback
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
@@ -36,8 +36,7 @@ class Backfill:
 
     def __init__(self, town: Path, uri: str, **values: Any):
         self.town, self.uri, self._values = town, uri, values
-        users, items = ids_of(town)
-        self.pairs = list(zip(users, items, strict=False))
+        self.pairs = list(zip(USERS, ITEMS, strict=False))
         self.recorder = Recorder()
 
     def make(self, num_pairs: int, **values: Any) -> None:
@@ -63,9 +62,8 @@ def seen(published: PublishedTexts) -> tuple[int, int] | None:
 
 def test_catalogue_and_backfill_are_of_one_model_and_know_its_aspects(town: Path) -> None:
     catalogue, published = read_contents(serve_config(town), Recorder())
-    users, items = ids_of(town)
     assert published.lookup is not None
-    row = published.lookup.find(users[0], items[0])
+    row = published.lookup.find(USERS[0], ITEMS[0])
     assert row is not None
     assert row.model_fingerprint == published.model_fingerprint
     assert catalogue.dataset.aspects is not None
@@ -77,15 +75,14 @@ def test_catalogue_and_backfill_are_of_one_model_and_know_its_aspects(town: Path
 def test_any_process_can_open_what_a_relative_uri_names(
     town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    users, items = ids_of(town)
-    new = pa.table({"user_id": ["newcomer"], "item_id": [items[0]]})
+    new = pa.table({"user_id": ["newcomer"], "item_id": [ITEMS[0]]})
     pq.write_table(new, tmp_path / "new.parquet")
     cold_start = {"interactions": os.path.relpath(tmp_path / "new.parquet", town)}
     monkeypatch.chdir(town)
     config = checked(serve_config(town, workspace=".", adapter="adapter", cold_start=cold_start))
     monkeypatch.chdir("/")
     assert (config.adapter, config.dataset) == (str(town / "adapter"), str(town / "dataset"))
-    assert read_catalogue(config).dataset.num_users == len(users) + 1
+    assert read_catalogue(config).dataset.num_users == len(USERS) + 1
 
 
 def test_backfill_that_comes_later_grows_or_is_rolled_back_is_taken_up(backfill: Backfill) -> None:

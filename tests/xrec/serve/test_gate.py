@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
-from tests.xrec.serve.town import ids_of
+from tests.xrec.serve.town import ITEMS, USERS
 from xrec.config.base import parse_config
 from xrec.config.serve import KeyConfig, ServeConfig
 from xrec.errors import ConfigError
@@ -119,11 +119,8 @@ def test_config_without_keys_may_listen_to_this_machine(host: str) -> None:
     assert parse_config(ServeConfig, {**SERVE, "http": {"host": host}}).http.is_loopback
 
 
-def test_wrong_key_is_401_and_over_rate_429_and_health_is_open(
-    guarded: Endpoint, town: Path
-) -> None:
-    users, items = ids_of(town)
-    path = f"/v1/explanations/{users[0]}/{items[0]}"
+def test_wrong_key_is_401_and_over_rate_429_and_health_is_open(guarded: Endpoint) -> None:
+    path = f"/v1/explanations/{USERS[0]}/{ITEMS[0]}"
     for closed in (path, "/metrics", "/v1/users", "/v1/items"):
         response = guarded.get(closed, headers={"X-API-Key": "wrong"})
         assert (response.status_code, response.json()["type"]) == (401, "/problems/key")
@@ -164,16 +161,15 @@ def hostile_texts() -> list[str]:
 
 @pytest.mark.parametrize("text", hostile_texts(), ids=range(len(hostile_texts())))
 def test_hostile_text_is_explained_or_refused_and_harms_nobody_else(
-    endpoint: Endpoint, town: Path, text: str
+    endpoint: Endpoint, text: str
 ) -> None:
-    users, items = ids_of(town)
-    good = {"user_id": users[1], "item_id": items[7], "fresh": True}
+    good = {"user_id": USERS[1], "item_id": ITEMS[7], "fresh": True}
     own_texts = {"user_profile": text, "item_title": text, "item_profile": text}
     pairs = [
         good,
-        {"user_id": users[0], "item_id": items[0], "profiles": own_texts},
-        {"user_id": text[:256], "item_id": items[0], "history": items[:2]},
-        {"user_id": users[0], "item_id": text[:256]},
+        {"user_id": USERS[0], "item_id": ITEMS[0], "profiles": own_texts},
+        {"user_id": text[:256], "item_id": ITEMS[0], "history": ITEMS[:2]},
+        {"user_id": USERS[0], "item_id": text[:256]},
     ]
     expected = endpoint.post("/v1/explanations", {"pairs": [good]})
     answers = endpoint.post("/v1/explanations", {"pairs": pairs}).json()["explanations"]
@@ -185,5 +181,5 @@ def test_hostile_text_is_explained_or_refused_and_harms_nobody_else(
     assert endpoint.get(f"/v1/explanations/{path}/{path}").status_code in (404, 422)
     assert endpoint.get("/v1/users", params={"prefix": text[:200]}).status_code == 200
     assert endpoint.get("/v1/items", params={"text": text[:200]}).status_code == 200
-    evidence = {"user_id": users[0], "item_id": items[0], "explanation": text}
+    evidence = {"user_id": USERS[0], "item_id": ITEMS[0], "explanation": text}
     assert endpoint.post("/v1/evidence", evidence).status_code in (200, 422)

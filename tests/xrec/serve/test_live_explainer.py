@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.toy import explanation_nll
-from tests.xrec.serve.town import DECODING, backfill_config, dataset_of, ids_of, serve_config
+from tests.xrec.serve.town import DECODING, ITEMS, USERS, backfill_config, dataset_of, serve_config
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.checks import Checker
@@ -81,9 +81,8 @@ def choosing(live: LiveExplainer, monkeypatch: pytest.MonkeyPatch, **changes: An
 def test_pairs_get_the_closed_engines_texts_in_order(
     live: LiveExplainer, closed: Explainer, town: Path
 ) -> None:
-    users, items = ids_of(town)
-    answers = explained(live, [asked(user, item) for user in users for item in items[:4]])
-    indices = [Pair(user, item) for user in range(len(users)) for item in range(4)]
+    answers = explained(live, [asked(user, item) for user in USERS for item in ITEMS[:4]])
+    indices = [Pair(user, item) for user in range(len(USERS)) for item in range(4)]
     prompts = [closed.pairs.prompt(pair) for pair in indices]
     said = [closed.pairs.texts(pair) for pair in indices]
     written = closed.explain(prompts, said, serve_config(town).decoding)
@@ -94,16 +93,15 @@ def test_pairs_get_the_closed_engines_texts_in_order(
             assert answer.num_generated_tokens == each.num_generated_tokens
             assert answer.model_fingerprint == closed.model_fingerprint
             assert 0 < answer.first_token_seconds <= answer.seconds
-    assert len(set(texts_of(answers))) > len(users)
+    assert len(set(texts_of(answers))) > len(USERS)
     assert (live.num_pending, live.num_abandoned) == (0, 0)
 
 
 def test_new_user_with_a_history_gets_the_text_of_xrec_explain(
     live: LiveExplainer, town: Path
 ) -> None:
-    _, items = ids_of(town)
-    histories = [tuple(items[:3]), (items[5], items[7])] * 4
-    pairs = [asked("newcomer", items[4], history) for history in histories]
+    histories = [tuple(ITEMS[:3]), (ITEMS[5], ITEMS[7])] * 4
+    pairs = [asked("newcomer", ITEMS[4], history) for history in histories]
     answers = explained(live, pairs)
     for answer, history in zip(answers[:2], histories, strict=False):
         explainer = load_explainer(
@@ -127,9 +125,8 @@ def test_new_user_with_a_history_gets_the_text_of_xrec_explain(
 def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(
     live: LiveExplainer, closed: Explainer, town: Path
 ) -> None:
-    users, items = ids_of(town)
     own_texts = {"user_profile": "Likes trains.", "item_title": "Station"}
-    answers = explained(live, [asked(users[0], items[0], profiles=own_texts)])
+    answers = explained(live, [asked(USERS[0], ITEMS[0], profiles=own_texts)])
     item_profile = closed.pairs.texts(Pair(0, 0)).item_profile
     texts = PairTexts(item_profile=item_profile, **own_texts)
     prompt = closed.pairs.builder.build(0, 0, texts)
@@ -179,13 +176,12 @@ def streamed(
 
 
 def scripted(
-    live: LiveExplainer, town: Path, *texts: str, title: str | None = None
+    live: LiveExplainer, *texts: str, title: str | None = None
 ) -> tuple[list[Delta], LiveText | PairError]:
     """Return what is streamed of the first pair if the tries of the model write `texts`."""
-    users, items = ids_of(town)
     live.engine.stop()
     live.engine = ScriptedEngine(live, *texts)  # type: ignore[assignment]
-    return streamed(live, asked(users[0], items[0], profiles={"item_title": title}))
+    return streamed(live, asked(USERS[0], ITEMS[0], profiles={"item_title": title}))
 
 
 def with_second_try(town: Path) -> LiveExplainer:
@@ -198,8 +194,8 @@ def titles_of(town: Path) -> list[str]:
 
 
 def test_stream_grows_into_the_text_also_if_the_engine_is_stopped_meanwhile(town: Path) -> None:
-    live, (users, items) = load_live(serve_config(town)), ids_of(town)
-    pair = asked(users[2], items[3])
+    live = load_live(serve_config(town))
+    pair = asked(USERS[2], ITEMS[3])
     expected = explained(live, [pair])
     deltas, end = streamed(live, pair, live.engine.stop)
     assert len(deltas) > 2
@@ -225,7 +221,7 @@ def test_stream_shows_whole_titles_of_the_own_item_only_and_may_begin_again(
 ) -> None:
     own, other = title or titles_of(town)[0], titles_of(town)[1]
     texts = [text.replace("{other}", other) for text in tries]
-    deltas, end = scripted(with_second_try(town), town, *texts, title=title)
+    deltas, end = scripted(with_second_try(town), *texts, title=title)
     assert [*texts_of([end]), *reasons_of([end])] in (
         [expected.format(own=own), ""],
         ["", expected],
@@ -242,7 +238,7 @@ def test_text_that_is_refused_twice_is_replaced_by_its_evidence(
 ) -> None:
     live, other = choosing(with_second_try(town), monkeypatch, aspects=TEA), titles_of(town)[1]
     live._explainer.checker = Checker(["tea", "late hour"])
-    _, end = scripted(live, town, f"You would love {other}.", f"Go to {other}.")
+    _, end = scripted(live, f"You would love {other}.", f"Go to {other}.")
     assert isinstance(end, LiveText)
     assert end.kind == "plain"
     assert "4 of 9 reviews" in end.text
@@ -255,7 +251,7 @@ def test_aspects_of_a_text_say_whether_it_names_them(
     live = load_live(serve_config(town))
     live._explainer.checker = Checker(["tea", "late hour"])
     choosing(live, monkeypatch, aspects=TEA)
-    _, end = scripted(live, town, "You would love [title] for its late hours.")
+    _, end = scripted(live, "You would love [title] for its late hours.")
     assert isinstance(end, LiveText)
     assert (end.kind, [each.is_named for each in end.aspects]) == ("written", [False, True])
 
@@ -263,12 +259,11 @@ def test_aspects_of_a_text_say_whether_it_names_them(
 def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(
     town: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    users, items = ids_of(town)
     rules = {"checks": {"unsupported": True}, "fallback": "none"}
     decoding = {**serve_config(town).decoding.model_dump(), "text": rules}
     live = load_live(serve_config(town, decoding=decoding))
     choosing(live, monkeypatch, menu=frozenset())
-    pair = asked(users[0], items[0], profiles={"item_profile": ""})
+    pair = asked(USERS[0], ITEMS[0], profiles={"item_profile": ""})
     monkeypatch.setattr(live.engine, "request", None)
     assert reasons_of(explained(live, [pair])) == ["unsupported"]
     live.engine.stop()
@@ -277,14 +272,13 @@ def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(
 def test_stream_begins_with_the_opening_and_the_text_is_that_of_the_closed_engine(
     town: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    users, items = ids_of(town)
     decoding = {**DECODING, "opening": "You love {title} for its {aspects}"}
     live = load_live(serve_config(town, decoding=decoding))
     choosing(live, monkeypatch, aspects=TEA[:1])
     explainer, pair = live._explainer, Pair(2, 3)
     said = explainer.pairs.texts(pair)
     (expected,) = explainer.explain([explainer.pairs.prompt(pair)], [said], live._decoding)
-    _, end = streamed(live, asked(users[2], items[3]))
+    _, end = streamed(live, asked(USERS[2], ITEMS[3]))
     live.engine.stop()
     assert isinstance(end, LiveText)
     assert end.text.startswith(f"You love {said.item_title} for its tea")
@@ -308,11 +302,11 @@ def endless(town: Path) -> Iterator[LiveExplainer]:
     live.engine.stop()
 
 
-def test_abandoned_stream_frees_its_row(endless: LiveExplainer, town: Path) -> None:
-    live, (users, items) = endless, ids_of(town)
+def test_abandoned_stream_frees_its_row(endless: LiveExplainer) -> None:
+    live = endless
 
     async def abandon() -> int:
-        events = live.stream(asked(users[0], items[0]))
+        events = live.stream(asked(USERS[0], ITEMS[0]))
         await anext(events)
         await events.aclose()
         return await num_decoded(live)
@@ -321,11 +315,11 @@ def test_abandoned_stream_frees_its_row(endless: LiveExplainer, town: Path) -> N
     assert (live.num_pending, live.num_abandoned) == (0, 1)
 
 
-def test_cancelled_request_frees_all_of_its_rows(endless: LiveExplainer, town: Path) -> None:
-    live, (users, items) = endless, ids_of(town)
+def test_cancelled_request_frees_all_of_its_rows(endless: LiveExplainer) -> None:
+    live = endless
 
     async def cancel() -> int:
-        task = asyncio.create_task(live.explain([asked(user, items[0]) for user in users]))
+        task = asyncio.create_task(live.explain([asked(user, ITEMS[0]) for user in USERS]))
         while not live.engine.core.num_rows:
             await asyncio.sleep(0)
         task.cancel()
@@ -334,7 +328,7 @@ def test_cancelled_request_frees_all_of_its_rows(endless: LiveExplainer, town: P
         return await num_decoded(live)
 
     assert asyncio.run(cancel()) < 400
-    assert (live.num_pending, live.num_abandoned) == (0, len(users))
+    assert (live.num_pending, live.num_abandoned) == (0, len(USERS))
 
 
 def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(
@@ -343,8 +337,7 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(
     """Pairs of requests that were accepted count before their work begins."""
     monkeypatch.setattr(live_explainer, "MAX_WAITING_PAIRS", 3)
     live = load_live(serve_config(town, **NARROW))
-    users, items = ids_of(town)
-    pairs = [asked(users[0], items[0]), asked(users[1], items[1])]
+    pairs = [asked(USERS[0], ITEMS[0]), asked(USERS[1], ITEMS[1])]
 
     async def ask() -> list[Answers]:
         return list(await asyncio.gather(*(live.explain(pairs) for _ in range(4))))
@@ -360,15 +353,14 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(
 
 
 def test_nll_is_that_of_scoring_with_each_users_vector(
-    live: LiveExplainer, closed: Explainer, town: Path
+    live: LiveExplainer, closed: Explainer
 ) -> None:
-    users, items = ids_of(town)
-    text, others = "You would enjoy the garden.", [users[4], users[5]]
+    text, others = "You would enjoy the garden.", [USERS[4], USERS[5]]
 
     async def weigh() -> tuple[list[float] | PairError, list[float] | PairError]:
         return (
-            await live.nll(users[1], items[2], text, others),
-            await live.nll(users[1], items[2], "a" * 8000, others),
+            await live.nll(USERS[1], ITEMS[2], text, others),
+            await live.nll(USERS[1], ITEMS[2], "a" * 8000, others),
         )
 
     nll, of_long = asyncio.run(weigh())
@@ -389,10 +381,10 @@ def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(
     def broken() -> list[Any]:
         raise RuntimeError("no memory")
 
-    live, (users, items) = load_live(serve_config(town)), ids_of(town)
+    live = load_live(serve_config(town))
     monkeypatch.setattr(live.engine.core, "step", broken)
     for num_users in (3, 1):
         with pytest.raises(ModelError, match="the model failed: no memory"):
-            explained(live, [asked(user, items[0]) for user in users[:num_users]])
+            explained(live, [asked(user, ITEMS[0]) for user in USERS[:num_users]])
     assert isinstance(live.engine.failure, RuntimeError)
     live.engine.stop()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
-from tests.xrec.serve.town import dataset_of, ids_of
+from tests.xrec.serve.town import ITEMS, USERS, dataset_of
 from xrec.data.evidence import NamedEvidence
 
 webdriver: Any = pytest.importorskip(
@@ -46,8 +46,6 @@ window.fetch = async (path) =>
 
 
 class Page:
-    """The page in a browser."""
-
     def __init__(self, driver: Any):
         self.driver = driver
         self.run = driver.execute_script
@@ -125,16 +123,15 @@ def page(driver: Any, endpoint: Endpoint) -> Page:
 def test_pair_is_picked_written_word_by_word_and_its_evidence_shown_by_keyboard_alone(
     page: Page, endpoint: Endpoint, town: Path
 ) -> None:
-    users, items = ids_of(town)
-    dataset, pair = dataset_of(town), {"user_id": users[7], "item_id": items[6]}
+    dataset, pair = dataset_of(town), {"user_id": USERS[7], "item_id": ITEMS[6]}
     page.run(WATCH)
     page.press(TAB)  # the user's field is the first
     assert page.driver.switch_to.active_element.get_attribute("id") == "user"
-    page.press(*([BACKSPACE] * 40), users[7], TAB)
-    page.press(items[6], ENTER)
+    page.press(*([BACKSPACE] * 40), USERS[7], TAB)
+    page.press(ITEMS[6], ENTER)
     page.wait(page.is_idle)
 
-    path = f"/v1/explanations/{users[7]}/{items[6]}"
+    path = f"/v1/explanations/{USERS[7]}/{ITEMS[6]}"
     answer = endpoint.get(path).json()
     assert page.text("text") == answer["explanation"]
     seen = list(dict.fromkeys(page.run("return window.seen")))
@@ -151,9 +148,8 @@ def test_pair_is_picked_written_word_by_word_and_its_evidence_shown_by_keyboard_
     assert [entry for entry in page.driver.get_log("browser") if entry["level"] != "DEBUG"] == []
 
 
-def test_pair_of_the_backfill_says_so_and_can_be_written_anew(page: Page, town: Path) -> None:
-    users, items = ids_of(town)
-    page.explain(users[0], items[0])
+def test_pair_of_the_backfill_says_so_and_can_be_written_anew(page: Page) -> None:
+    page.explain(USERS[0], ITEMS[0])
     page.wait(page.is_idle)
     assert page.text("source") == "from the backfill"
     known = page.text("text")
@@ -163,8 +159,8 @@ def test_pair_of_the_backfill_says_so_and_can_be_written_anew(page: Page, town: 
     assert page.text("text") == known
 
 
-def test_unknown_user_is_told_in_words(page: Page, town: Path) -> None:
-    page.explain("<b>nobody</b>", ids_of(town)[1][0])
+def test_unknown_user_is_told_in_words(page: Page) -> None:
+    page.explain("<b>nobody</b>", ITEMS[0])
     page.wait(lambda: "is not among the 12 users" in page.text("problem"))
     assert page.texts("#problem b") == []
 
@@ -177,15 +173,14 @@ def test_unknown_user_is_told_in_words(page: Page, town: Path) -> None:
     ],
 )
 def test_chosen_aspects_say_what_their_figures_count(
-    page: Page, endpoint: Endpoint, town: Path, aspects_from: str, shown: str
+    page: Page, endpoint: Endpoint, aspects_from: str, shown: str
 ) -> None:
-    users, items = ids_of(town)
-    pair = {"user_id": users[0], "item_id": items[0], "explanation": "Its tea is smoky."}
+    pair = {"user_id": USERS[0], "item_id": ITEMS[0], "explanation": "Its tea is smoky."}
     evidence = endpoint.post("/v1/evidence", pair).json() | {"aspects_from": aspects_from}
-    answer = endpoint.get(f"/v1/explanations/{users[0]}/{items[0]}").json()
+    answer = endpoint.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}").json()
     answer["aspects"] = [vars(NamedEvidence("tea", 4, 9, 2, 3, opinion="smoky", is_named=True))]
     page.run(ANSWER, evidence, answer)
-    page.explain(users[0], items[0])
+    page.explain(USERS[0], ITEMS[0])
     page.wait(lambda: page.text("aspects") and page.is_idle())
     assert page.texts("#aspects li") == [shown]
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from tests.xrec.backfill.runs import with_pairs
 from tests.xrec.bulk.toy_run import PoolHere
+from tests.xrec.generate.town import NUM_ITEMS, NUM_USERS
 from xrec.backfill import finish, open_backfill, read_explanations
 from xrec.backfill.task import explain_task
 from xrec.bulk import drive
@@ -18,6 +19,8 @@ from xrec.data.dataset import Dataset
 from xrec.schemas import PAIRS
 from xrec.storage import Manifest, open_location
 
+USERS = [f"resident-{number}" for number in range(1, NUM_USERS + 1)]
+ITEMS = [f"place-{number}" for number in range(1, NUM_ITEMS + 1)]
 DECODING = {
     "max_new_tokens": 24,
     "text": {"max_words": None, "refuses_repetition": False},
@@ -68,12 +71,5 @@ def rows_of(folder: Path) -> dict[tuple[str, str], str]:
     return {(row["user_id"], row["item_id"]): row["explanation"] for row in rows}
 
 
-def ids_of(town: Path) -> tuple[list[str], list[str]]:
-    """Return user ids and item ids."""
-    dataset = dataset_of(town)
-    return dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
-
-
 def dataset_of(town: Path) -> Dataset:
-    """Return the town's dataset."""
     return read_dataset(open_location(str(town / "dataset")))

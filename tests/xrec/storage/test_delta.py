@@ -20,7 +20,6 @@ SCHEMA = pa.schema([("bucket", pa.int32()), ("text", pa.string())])
 
 
 def log_of(location: Location, version: int | None = None) -> DeltaLog:
-    """The log, which must be there."""
     log = open_log(location, version)
     assert log is not None
     return log
