@@ -1,32 +1,24 @@
 """The sources of pairs; tables that cannot be read are refused."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from tests.toy import save_graph
 from tests.xrec.backfill.runs import Runs, pairs_of, pairs_table
 from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from xrec import bulk
 from xrec.backfill import pair_batches, pairs_listing
-from xrec.data import read_dataset
 from xrec.errors import (
-    ArtifactMismatchError,
     ArtifactNotFoundError,
     ConfigError,
     DataError,
     StorageError,
-    UnknownIdError,
     XRecError,
 )
-from xrec.graph import read_graph
 from xrec.recommend.task import ROWS
-from xrec.storage import open_location
 
 
 def pairs_in(config: Any) -> list[str]:

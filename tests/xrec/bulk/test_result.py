@@ -7,7 +7,7 @@ import pytest
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import FORMAT
 from xrec.bulk import Summary
-from xrec.bulk.result import BrokenResultError, ResultFolder
+from xrec.bulk.runs.result import BrokenResultError, ResultFolder
 from xrec.errors import DataError
 
 ROW = {"status": "ok", "bucket": 0, "user": "u", "item": "i", "text": "liked"}
