@@ -5,91 +5,38 @@ Each has the features in which its family differs from Llama, with values that c
 Those are one and zero by default, so that code which forgets them would pass.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
+    AutoConfig,
+    AutoModelForCausalLM,
     Gemma3Config,
-    Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GemmaForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from tests.toy import HIDDEN_SIZE, NUM_HEADS
 
 NUM_LAYERS, HEAD_DIM, WINDOW = 2, HIDDEN_SIZE // NUM_HEADS, 3
-_WINDOW_THEN_FULL = ["sliding_attention", "full_attention"]
+_SOME_LAYERS_SLIDE = {
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+_GEMMA = {"head_dim": HEAD_DIM, "query_pre_attn_scalar": 5, **_SOME_LAYERS_SLIDE}
 
-
-@dataclass(frozen=True)
-class Family:
-    """The classes of transformers, and the settings that are added to those of all families."""
-
-    model: type[PreTrainedModel]
-    config: type[PreTrainedConfig]
-    settings: dict[str, Any]
-
-
-FAMILIES = {
-    "llama": Family(LlamaForCausalLM, LlamaConfig, {}),
-    "mistral": Family(MistralForCausalLM, MistralConfig, {"sliding_window": WINDOW}),
-    "qwen2": Family(
-        Qwen2ForCausalLM,
-        Qwen2Config,
-        {
-            "use_sliding_window": True,
-            "sliding_window": WINDOW,
-            "layer_types": _WINDOW_THEN_FULL,
-            "num_key_value_heads": 4,
-        },
-    ),
-    "qwen3": Family(Qwen3ForCausalLM, Qwen3Config, {"head_dim": HEAD_DIM}),
-    "gemma": Family(
-        GemmaForCausalLM, GemmaConfig, {"head_dim": HEAD_DIM, "num_key_value_heads": 1}
-    ),
-    "gemma2": Family(
-        Gemma2ForCausalLM,
-        Gemma2Config,
-        {
-            "head_dim": HEAD_DIM,
-            "query_pre_attn_scalar": 5,
-            "sliding_window": WINDOW,
-            "layer_types": _WINDOW_THEN_FULL,
-            "attn_logit_softcapping": 2.0,
-            "final_logit_softcapping": 3.0,
-        },
-    ),
-    "gemma3": Family(
-        Gemma3ForCausalLM,
-        Gemma3TextConfig,
-        {
-            "head_dim": HEAD_DIM,
-            "query_pre_attn_scalar": 5,
-            "sliding_window": WINDOW,
-            "layer_types": _WINDOW_THEN_FULL,
-        },
-    ),
-    "phi": Family(PhiForCausalLM, PhiConfig, {"num_key_value_heads": 4, "layer_norm_eps": 1e-6}),
-    "phi3": Family(Phi3ForCausalLM, Phi3Config, {"sliding_window": WINDOW}),
+# By the family's name, the settings that are added to those of all families.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": WINDOW},
+    "qwen2": {"use_sliding_window": True, **_SOME_LAYERS_SLIDE, "num_key_value_heads": 4},
+    "qwen3": {"head_dim": HEAD_DIM},
+    "gemma": {"head_dim": HEAD_DIM, "num_key_value_heads": 1},
+    "gemma2": {**_GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    "gemma3": _GEMMA,
+    "phi": {"num_key_value_heads": 4, "layer_norm_eps": 1e-6},
+    "phi3": {"sliding_window": WINDOW},
 }
 
 
@@ -99,8 +46,7 @@ def tiny_decoder(name: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel
     It has 2 layers, 4 query heads and, unless the family has another number, 2 key-value heads.
     """
     torch.manual_seed(seed)
-    family = FAMILIES[name]
-    model = family.model(tiny_config(name, **changes)).eval()
+    model = AutoModelForCausalLM.from_config(tiny_config(name, **changes)).eval()
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -123,7 +69,8 @@ def tiny_config(name: str, **changes: Any) -> PreTrainedConfig:
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    return FAMILIES[name].config(**{**shared, **FAMILIES[name].settings, **changes})
+    kind = "gemma3_text" if name == "gemma3" else name
+    return AutoConfig.for_model(kind, **{**shared, **FAMILIES[name], **changes})
 
 
 def tiny_image_model(**changes: Any) -> Gemma3ForConditionalGeneration:

@@ -33,6 +33,7 @@ GOOD = tuple(f"u{user} i{item}" for user in range(4) for item in range(3))
 @pytest.mark.usefixtures("ray_cluster")
 def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs: Runs, s3: Any) -> None:
     on_s3 = {"storage": s3.storage, "explanations": f"{s3.new_bucket()}/out"}
+    on_s3["actors"] = {"num_actors": 1, "device": "cpu"}  # each takes long to import torch
     toy = runs.toy(broken=("u3 i2",))
     manifest = runs.run(*GOOD, *BROKEN, *GOOD[:2], toy=toy, **on_s3)
     location = output_of(runs.config(**on_s3))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import deltalake
+import pyarrow.compute as pc
 import pytest
 
 from tests.xrec.bulk.conftest import Place
@@ -87,7 +88,7 @@ def test_run_gives_each_users_best_unseen_items_by_brute_force(make_config: Make
     num_rows = 21 * 3 + 2  # u7 has seen all but two, and u8 all
     counts = {"recommendations": num_rows, "users": 23, "users_without_items": 1}
     assert manifest.row_counts == counts
-    assert manifest.metrics["users_with_fewer_than_k"] == 1
+    assert manifest.metrics["users_with_fewer_than_k"] == 2
     _check(config)
     _check(config, k=1)
     failed = published(config.artifact("recommendations")).dataset(status="failed").to_table()
@@ -100,8 +101,9 @@ def test_run_gives_each_users_best_unseen_items_by_brute_force(make_config: Make
     rows.sort(key=lambda row: row["user_id"])  # a stable sort: a user's rows have their order
     assert rows == _read(config)
     table = deltalake.DeltaTable(uri)
-    theirs = table.to_pyarrow_table().sort_by([("user_id", "ascending"), ("rank", "ascending")])
-    assert theirs.select([*rows[0]]).to_pylist() == rows
+    theirs = table.to_pyarrow_table().filter(pc.field("status") == "ok")
+    by_rank = [("user_id", "ascending"), ("rank", "ascending")]
+    assert theirs.sort_by(by_rank).select([*rows[0]]).to_pylist() == rows
     (comment,) = (field.metadata for field in table.schema().fields if field.name == "score")
     assert comment["comment"] == "dot product of the user's and the item's vector"
 
@@ -185,6 +187,7 @@ def test_recommendations_of_another_table_are_refused(tmp_path: Path) -> None:
         list(recommend.recommendation_batches(place.uri))
 
 
+@pytest.mark.usefixtures("actor_here")
 def test_run_of_named_users_on_s3_by_the_configs_keys(make_config: MakeConfig, s3: Any) -> None:
     town = f"{s3.new_bucket()}/town"
     for name in ("dataset", "graph"):

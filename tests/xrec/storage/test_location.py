@@ -1,11 +1,12 @@
 """Files and folders at a URI: what holds on a disk and in the object store, and how each fails."""
 
+import itertools
 import multiprocessing
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from xrec.errors import (
     StorageNotFoundError,
     StorageUnreachableError,
 )
-from xrec.storage import Location, check_access, open_location
+from xrec.storage import Location, check_access, open_location, request_each
 
 
 @pytest.fixture
@@ -346,3 +347,33 @@ def test_s3_table_is_opened_with_the_settings_and_with_the_environment(
     assert (found / "_delta_log" / f"{0:020d}.json").is_file()
     table = deltalake.DeltaTable(found.shared_uri, storage_options=found.delta_options())
     assert table.to_pyarrow_table().to_pylist() == [{"a": 1}]
+
+
+# Many requests
+
+
+def test_request_each_keeps_the_order_and_takes_few_items_ahead() -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[int]:
+        for number in itertools.count():
+            taken.append(number)
+            yield number
+
+    results = request_each(lambda number: number * 2, endless())
+    assert [next(results) for _ in range(50)] == [number * 2 for number in range(50)]
+    assert len(taken) <= 60
+
+
+def test_request_each_runs_some_at_the_same_time_and_raises_what_one_raised() -> None:
+    barrier = threading.Barrier(4, timeout=30)  # passes only if four are in flight together
+
+    def request(number: int) -> int:
+        barrier.wait()
+        if number == 7:
+            raise OSError("no answer")
+        return number
+
+    assert list(request_each(request, range(4))) == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="no answer"):
+        list(request_each(request, range(8)))

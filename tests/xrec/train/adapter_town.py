@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from jobs.prepare import run as prepare_dataset
-from tests.toy import save_toy_model
+from tests.toy import save_graph, save_toy_model
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.data import PrepareConfig
-from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.storage import Location, open_location
 
 NUM_USERS, NUM_ITEMS, D = 40, 30, 6
@@ -126,15 +125,5 @@ def build_workspace(folder: Path) -> str:
 def write_random_graph(folder: Path, dataset: str) -> None:
     """Write a graph of random vectors for the dataset with the fingerprint `dataset`."""
     generator = torch.Generator().manual_seed(0)
-    embeddings = embeddings_bytes(
-        torch.randn(NUM_USERS, D, generator=generator),
-        torch.randn(NUM_ITEMS, D, generator=generator),
-    )
-    write_graph(
-        open_location(str(folder)),
-        embeddings,
-        [],
-        config={"model": {"embedding_dim": D}},
-        inputs={"dataset": dataset},
-        metrics={},
-    )
+    users, items = (torch.randn(n, D, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
+    save_graph(folder, users, items, dataset)

@@ -1,6 +1,7 @@
 """A small town's dataset, without and with aspects, and configs of graph pretraining on it."""
 
 import gc
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from jobs.prepare import run as prepare_dataset
 from tests.xrec.train.adapter_town import RANDOM, build_workspace, make_config
 from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
+from xrec.config.shared import StorageConfig
 from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.aspects import aspect_tables
 from xrec.schemas import REJECTED
@@ -93,6 +95,12 @@ def town_with_aspects(town: str, tmp_path_factory: pytest.TempPathFactory) -> st
     workspace = tmp_path_factory.mktemp("town-with-aspects")
     write_town(workspace, source, aspect_tables(pa.table(columns), source.users, source.items))
     return str(workspace)
+
+
+def metrics_of(graph: Path | str, storage: StorageConfig | None = None) -> list[dict[str, Any]]:
+    """The rows of the graph's epochs."""
+    lines = (open_location(str(graph), storage) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def write_town(workspace: Path, source: Dataset, tables: Mapping[str, pa.Table]) -> None:

@@ -44,7 +44,6 @@ def config_of(workspace: str, **changes: Any) -> TrainAdapterConfig:
 
 
 def train_adapter_here(worker: OneWorker, config: TrainAdapterConfig) -> list[dict[str, Any]]:
-    """Return the epochs' rows without times."""
     training = AdapterWorker(config, load_adapter_data(config), "run")
     while not training.has_finished:
         training.run_epoch()

@@ -1,6 +1,5 @@
 """Graph pretraining on a real Ray cluster: what comes out, and the same loss in any mode."""
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import torch
 
 from tests.conftest import ObjectStore
 from tests.fake_gpu import CPU
-from tests.xrec.train.conftest import MakeGraphConfig, write_town
+from tests.xrec.train.conftest import MakeGraphConfig, metrics_of, write_town
 from tests.xrec.train.one_gpu_worker import become_worker
 from xrec.config.graph import PretrainGraphConfig
 from xrec.data.dataset import read_dataset
@@ -38,11 +37,6 @@ def trained(
     """A graph trained by two workers on the local disk, and its config."""
     config = make_graph_config(tmp_path_factory.mktemp("trained") / "graph", num_workers=2)
     return config, pretrain_graph(config)
-
-
-def metrics_of(graph: str, storage: Any = None) -> list[dict[str, Any]]:
-    lines = (open_location(graph, storage) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def test_pretrain_graph_learns_and_keeps_the_best_epoch(trained: Trained) -> None:

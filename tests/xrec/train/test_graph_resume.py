@@ -1,6 +1,5 @@
 """Graph pretraining goes on after kill -9 of a worker, as if unbroken."""
 
-import json
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.xrec.train.conftest import MakeGraphConfig
+from tests.xrec.train.conftest import MakeGraphConfig, metrics_of
 from tests.xrec.train.killing import at_message, training_workers
 from xrec.errors import TrainingError
 from xrec.storage import Manifest
@@ -26,10 +25,6 @@ Unbroken = tuple[Manifest, list[dict[str, Any]]]
 def log_level(caplog: pytest.LogCaptureFixture) -> None:
     """Have the driver's messages logged, at one of which a worker is killed."""
     caplog.set_level("INFO", logger="xrec")
-
-
-def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -29,62 +29,6 @@ def run(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_fit_two_workers_passes_reports_on_and_keeps_the_last_files(
-    storage: Location, caplog: pytest.LogCaptureFixture
-) -> None:
-    def loop(config: dict[str, Any]) -> None:
-        import torch
-
-        from xrec.train.deepspeed_engine import initialize_engine
-        from xrec.train.ray_worker import rank, report, worker_device, world_size
-
-        torch.manual_seed(0)
-        module = torch.nn.Linear(2, 1, bias=False).to(worker_device())
-        settings = {
-            "train_micro_batch_size_per_gpu": 1,
-            "zero_allow_untested_optimizer": True,
-            "zero_optimization": {"stage": 1},
-        }
-        optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
-        schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-        engine = initialize_engine(module, optimizer, settings, schedule)
-        before = module.weight.detach().clone()
-        engine.backward(engine(torch.full((1, 2), float(rank()))).sum())
-        engine.step()
-        moved = (before - module.weight).detach().flatten().tolist()
-        for epoch, score in enumerate(config["scores"], start=1):
-            metrics = {
-                "epoch": epoch,
-                "score": score,
-                "moved": moved,
-                "world_size": world_size(),
-                "threads": torch.get_num_threads(),
-            }
-            report(metrics, {"epoch.txt": f"{epoch}".encode()})
-            report({"note": "half way"}, {"epoch.txt": b"-"} if epoch == 2 else None)
-
-    seen: list[float] = []
-    scaling = {"num_workers": 2}
-    with caplog.at_level("INFO", logger="xrec"):
-        outcome = run(
-            loop,
-            storage,
-            {"scores": [0.1, 0.9, 0.3]},
-            scaling=scaling,
-            on_report=lambda metrics: seen.append(metrics["score"]),
-        )
-
-    assert seen == [0.1, 0.9, 0.3]
-    assert "half way" in caplog.messages
-    assert outcome.metrics["epoch"] == 3
-    assert outcome.read_checkpoint_file("epoch.txt") == b"3"
-    assert outcome.metrics["moved"] == pytest.approx([0.5, 0.5])  # the mean of 0 and 1
-    assert outcome.metrics["world_size"] == 2
-    assert outcome.metrics["threads"] == 1
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
 def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(
     storage: Location, tmp_path: Path
 ) -> None:
@@ -126,14 +70,29 @@ def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_fit_elastic_trains_on_as_many_workers_as_fit(storage: Location) -> None:
+def test_fit_elastic_trains_on_as_many_workers_as_fit_and_hands_on_reports_and_notes(
+    storage: Location, caplog: pytest.LogCaptureFixture
+) -> None:
     def loop(config: dict[str, Any]) -> None:
+        import torch
+
         from xrec.train.ray_worker import report, world_size
 
-        report({"world_size": world_size()}, {"file": b""})
+        for epoch in (1, 2):
+            sizes = {"world_size": world_size(), "threads": torch.get_num_threads()}
+            report({"epoch": epoch, **sizes}, {"file": f"{epoch}".encode()})
+            report({"note": f"after {epoch}"}, {"file": b"-"} if epoch == 1 else None)
 
-    outcome = run(loop, storage, scaling={"num_workers": 64, "min_workers": 2})
-    assert outcome.metrics == {"world_size": 4}
+    seen: list[int] = []
+    scaling = {"num_workers": 64, "min_workers": 2}
+    with caplog.at_level("INFO", logger="xrec"):
+        outcome = run(
+            loop, storage, scaling=scaling, on_report=lambda metrics: seen.append(metrics["epoch"])
+        )
+    assert outcome.metrics == {"epoch": 2, "world_size": 4, "threads": 1}
+    assert outcome.read_checkpoint_file("file") == b"2"
+    assert seen == [1, 2]
+    assert {"after 1", "after 2"} <= {*caplog.messages}
 
 
 @pytest.mark.parametrize(

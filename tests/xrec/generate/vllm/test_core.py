@@ -96,7 +96,6 @@ def finished(core: Any, advances: list[Advance] | None = None) -> dict[int, Comp
 def complete(
     core: Any, requests: Sequence[tuple[Sequence[int], RequestParams]]
 ) -> list[Completion]:
-    """The completion of each request."""
     ids = [core.add(*request) for request in requests]
     completions = finished(core)
     return [completions[request_id] for request_id in ids]

@@ -5,35 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tests.toy import EMBEDDING_DIM, NUM_ITEMS, NUM_USERS, toy_tokenizer, toy_vectors
+from tests.toy import EMBEDDING_DIM, NUM_ITEMS, NUM_USERS, save_graph, toy_tokenizer, toy_vectors
 from xrec.adapter.artifact import AdapterConfig, TrainedAdapter
 from xrec.adapter.model import attach_adapters, build_adapters
 from xrec.config.adapter import AdapterModelConfig, Injection
 from xrec.config.prompt import PromptConfig
-from xrec.graph.artifact import GraphEmbeddings, embeddings_bytes, write_graph
-from xrec.storage import open_location
+from xrec.graph.artifact import GraphEmbeddings
 
 V, H = len(toy_tokenizer()), 128
 
-_FAMILIES = {
-    "llama": (LlamaForCausalLM, LlamaConfig, {}),
-    "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": None, "head_dim": 32}),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config, {}),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 32}),
-}
-FAMILIES = tuple(_FAMILIES)
+_SETTINGS = {"mistral": {"sliding_window": None, "head_dim": 32}, "qwen3": {"head_dim": 32}}
 
 
 def make_model(family: str = "llama") -> PreTrainedModel:
@@ -42,8 +25,8 @@ def make_model(family: str = "llama") -> PreTrainedModel:
     Biases and the weights of norms, which are 0 and 1 by default, are random too.
     """
     torch.manual_seed(0)
-    model_class, config_class, settings = _FAMILIES[family]
-    config = config_class(
+    config = AutoConfig.for_model(
+        family,
         vocab_size=V,
         hidden_size=H,
         intermediate_size=160,
@@ -55,9 +38,9 @@ def make_model(family: str = "llama") -> PreTrainedModel:
         bos_token_id=None,
         eos_token_id=toy_tokenizer().eos_token_id,
         pad_token_id=0,
-        **settings,
+        **_SETTINGS.get(family, {}),
     )
-    model = model_class(config).eval()
+    model = AutoModelForCausalLM.from_config(config).eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "norm" in name:
             parameter.data += 0.3 * torch.randn_like(parameter)
@@ -74,15 +57,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> Path:
 def make_graph(folder: Path) -> GraphEmbeddings:
     """A graph artifact with 5 users and 7 items."""
     users, items = toy_vectors()
-    manifest = write_graph(
-        open_location(str(folder)),
-        embeddings_bytes(users, items),
-        [],
-        config={},
-        inputs={"dataset": "none"},
-        metrics={},
-    )
-    return GraphEmbeddings(users, items, manifest)
+    return GraphEmbeddings(users, items, save_graph(folder, users, items, "none"))
 
 
 def make_adapter(injection: Injection, graph: GraphEmbeddings) -> TrainedAdapter:
