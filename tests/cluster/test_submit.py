@@ -130,7 +130,7 @@ JUDGES = [{"name": name, "model": {"kind": "endpoint", "model": "a/b"}} for name
         (
             PrepareConfig,
             {"source": {"kind": "tables", "uri": "raw/tables"}, "dataset": "out"},
-            "uri=raw/tables, dataset=out",
+            "dataset=out, uri=raw/tables",
         ),
         (
             CompareConfig,
@@ -140,7 +140,7 @@ JUDGES = [{"name": name, "model": {"kind": "endpoint", "model": "a/b"}} for name
                 "metrics": {"judges": JUDGES},
                 "blind_sheet": {"answers": ["anna.json"]},
             },
-            "model=./model, unsafe_words=words.txt, answers=anna.json",
+            "unsafe_words=words.txt, model=./model, answers=anna.json",
         ),
         (
             AnnotateConfig,
