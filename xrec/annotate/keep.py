@@ -53,7 +53,7 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
     rows = _drop(rows, _is_in_core(rows, config.core), "too few reviews (core)", dropped)
     if not rows.num_rows:
         raise DataError(
-            f"no review is left ({_listed(dropped)}); lower min_rating = {config.min_rating} or "
+            f"no review is left ({listed(dropped)}); lower min_rating = {config.min_rating} or "
             f"core = {config.core}"
         )
     splits = _by_time(rows) if config.split.by == "time" else _by_hash(rows, config.split)
@@ -128,5 +128,6 @@ def _by_hash(rows: pa.Table, split: ReviewSplit) -> list[str]:
     return list(split_pairs(users, items, split))
 
 
-def _listed(dropped: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} x {reason}" for reason, count in dropped.items()) or "no rows"
+def listed(counts: Mapping[str, int]) -> str:
+    """The counts with their names, for a reader."""
+    return ", ".join(f"{count} x {name}" for name, count in counts.items()) or "no rows"

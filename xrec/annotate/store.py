@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.formats import begin, identify_annotations
-from xrec.annotate.keep import KeptReviews, keep_reviews
+from xrec.annotate.keep import KeptReviews, keep_reviews, listed
 from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
 from xrec.config.annotate import AnnotateConfig
 from xrec.data.source import check_rejected_share, count_reasons, rejected_table
@@ -98,20 +98,16 @@ def _report(record: StoreRecord) -> None:
         sum(record.num_reviews.values()),
         record.num_users,
         record.num_items,
-        _listed(record.num_reviews),
+        listed(record.num_reviews),
         record.num_low_rated,
     )
     if record.dropped:
-        logger.info("reviews dropped: %s", _listed(record.dropped))
+        logger.info("reviews dropped: %s", listed(record.dropped))
     if record.rejected:
-        rejected = _listed(record.rejected)
+        rejected = listed(record.rejected)
         logger.warning("rows rejected: %s (see reviews/rejected.parquet)", rejected)
     if record.personal:
-        logger.info("personal data removed: %s", _listed(record.personal))
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} x {name}" for name, count in counts.items())
+        logger.info("personal data removed: %s", listed(record.personal))
 
 
 def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRecord:

@@ -38,11 +38,6 @@ class ByteCache(Generic[KeyT, ValueT]):
             while self.num_bytes > self._max_bytes:
                 self._drop(next(iter(self._entries)))
 
-    @property
-    def is_nearly_full(self) -> bool:
-        """Whether nine tenths of the bytes are in use."""
-        return self.num_bytes > 0.9 * self._max_bytes
-
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Self, TypeVar
 
@@ -171,12 +170,6 @@ class Location(ABC):
         """True if a file is there."""
         with storage_errors(self.uri):
             return bool(self.fs.isfile(self.path))
-
-    def modified_at(self) -> datetime:
-        """When the file was last written, by its store's clock; raises StorageNotFoundError."""
-        with storage_errors(self.uri):
-            moment: datetime = self.fs.modified(self.path)
-            return moment
 
     def delete(self) -> None:
         """Delete the file, or the folder and all below it. Nothing happens if nothing is there."""

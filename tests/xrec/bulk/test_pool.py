@@ -50,7 +50,7 @@ def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here: Toys) -> 
     assert at[0] == 2  # a chunk
     assert at == sorted(at)
     results = toy.run.passes()[0].results.location
-    times = [(results / name).modified_at() for name in sorted(results.sizes())]
+    times = [results.fs.modified((results / name).path) for name in sorted(results.sizes())]
     assert times != sorted(times)
     assert progress.started_at < progress.working_since
 

@@ -26,7 +26,8 @@ class Spill:
 
     def __init__(self, batches: Iterable[pa.Table], schema: pa.Schema):
         self._schema = schema
-        self._keys = ", ".join(map(_quoted, schema.names))
+        keys = [_quoted(name) for name in schema.names]
+        self._keys = ", ".join(keys)
         self._folder = TemporaryDirectory(prefix="xrec-rows-")
         self._database = duckdb.connect(
             config={
@@ -39,7 +40,7 @@ class Spill:
         self._database.execute(f"CREATE TABLE rows AS SELECT DISTINCT {self._keys} FROM given")
         self._database.execute("DROP TABLE given")
         # Each key is preceded by its length, so no two rows are hashed as the same text.
-        text = " || ".join(f"length({key}) || ' ' || {key}" for key in self._keys.split(", "))
+        text = " || ".join(f"length({key}) || ' ' || {key}" for key in keys)
         counted = f"SELECT count(*), bit_xor(md5_number({text})) FROM rows"
         ((self.num_rows, digest),) = self._database.execute(counted).fetchall()
         self.fingerprint = fingerprint_of([self.num_rows, digest])
