@@ -17,6 +17,11 @@ EXPLANATIONS = _schema(
     user_index=pa.int32(), item_index=pa.int32(), explanation=pa.string(), split=pa.string()
 )
 
+# The profiles of explained training pairs as they are without the pair's own review.
+TRAINING_PROFILES = _schema(
+    user_index=pa.int32(), item_index=pa.int32(), user_profile=pa.string(), item_profile=pa.string()
+)
+
 # What users gave the items of training explanations, in the source's own scale.
 RATINGS = _schema(user_index=pa.int32(), item_index=pa.int32(), rating=pa.float32())
 

@@ -201,6 +201,8 @@ class AnnotatorSpec:
         it is called twice.
     learned: a fingerprint of what `learn` wrote, which texts depend on too; None if it writes
         nothing. Texts of earlier annotations are carried only if it is the same there.
+    folds: into how many parts the reviews of a profile are divided; without each of these a further
+        profile is written, for training. None: each review is a part of its own.
     gpus_per_actor: for an actor whose device is a GPU.
     max_actors: most actors of a stage; None if there is no limit.
     replies: the replies below `output` that outlive a kill, and are deleted once all texts are
@@ -214,6 +216,7 @@ class AnnotatorSpec:
     make: Callable[[Location], Annotator]
     learn: Callable[[pa.Table, Location], None] | None = None
     learned: Callable[[Location], str] | None = None
+    folds: int | None = None
     chunks_at_once: int = 1
     gpus_per_actor: int = 0
     max_actors: int | None = None

@@ -29,14 +29,20 @@ KEYS: Mapping[Stage, tuple[str, ...]] = {
 ASPECT_LIST = pa.list_(
     pa.struct([(name, pa.string()) for name in ("aspect", "opinion", "sentiment")])
 )
+_LEFT_OUT = pa.list_(pa.struct([("id", pa.string()), ("profile", pa.string())]))
+_WITHOUT = "the profile without the training review of each of these {}, for training pairs"
 _REPLY = {"reply": "what the annotator had written, as it was"}
 _TABLES: Mapping[Stage, Mapping[str, str]] = {
     "items": {
         "title": "the source's title, or one that the annotator made",
         "profile": "what the item is like, from training reviews",
         "title_is_made": "whether the annotator made the title",
+        "left_out": _WITHOUT.format("users"),
     },
-    "users": {"profile": "what the user likes, from training reviews"},
+    "users": {
+        "profile": "what the user likes, from training reviews",
+        "left_out": _WITHOUT.format("items"),
+    },
     "pairs": {
         "split": "train, validation or test; a held-out explanation is a reference. Or low_rated: "
         "a review below min_rating, of which only the aspects count",
@@ -46,7 +52,7 @@ _TABLES: Mapping[Stage, Mapping[str, str]] = {
     },
 }
 _KEY = {"content_key": "hash of all that the text depends on: reviews, texts, annotator"}
-_TYPES = {"title_is_made": pa.bool_(), "aspects": ASPECT_LIST}
+_TYPES = {"title_is_made": pa.bool_(), "left_out": _LEFT_OUT, "aspects": ASPECT_LIST}
 _OWN_REASONS: Mapping[Stage, tuple[str, ...]] = {
     "items": (NO_REVIEWS,),
     "users": (),

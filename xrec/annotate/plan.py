@@ -102,6 +102,7 @@ class _MakeTask:
             spec.make(output),
             stage_format(self.stage, spec.reasons),
             fingerprint_of([dict(spec.settings), dict(spec.inputs), *learned]),
+            spec.folds,
         )
 
 

@@ -44,6 +44,15 @@ _QUERIES = {
             UNION SELECT item_id FROM known)
         LEFT JOIN items USING (item_id) LEFT JOIN known USING (item_id) ORDER BY item_id""",
 }
+_TRAINING_PROFILES = """
+    SELECT user_id, item_id, coalesce(of_user.profile, users.profile, '') AS user_profile,
+        coalesce(of_item.profile, items.profile, '') AS item_profile
+    FROM pairs LEFT JOIN users USING (user_id) LEFT JOIN items USING (item_id)
+    LEFT JOIN (SELECT user_id, unnest(left_out, recursive := true) FROM users)
+        AS of_user(user_id, item_id, profile) USING (user_id, item_id)
+    LEFT JOIN (SELECT item_id, unnest(left_out, recursive := true) FROM items)
+        AS of_item(item_id, user_id, profile) USING (user_id, item_id)
+    WHERE explanation <> '' AND split = 'train' ORDER BY user_id, item_id"""
 _NAMED = """
     SELECT user_id, item_id, split, generate_subscripts(aspects, 1) AS place,
         unnest(aspects, recursive := true)
@@ -62,8 +71,8 @@ _ASPECTS = f"""
         SELECT aspect FROM renamed WHERE split = 'train' GROUP BY aspect HAVING count(*) >= $least
     ) ORDER BY user_id, item_id, place"""
 _COLUMNS: Mapping[Stage, tuple[str, ...]] = {
-    "items": ("item_id", "title", "profile"),
-    "users": ("user_id", "profile"),
+    "items": ("item_id", "title", "profile", "left_out"),
+    "users": ("user_id", "profile", "left_out"),
     "pairs": ("user_id", "item_id", "explanation", "split", "aspects"),
 }
 
@@ -92,6 +101,7 @@ def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
         database.register("reviews", pa.concat_tables(reviews))
         database.register("known", store.items)
         tables = {name: database.sql(query).to_arrow_table() for name, query in _QUERIES.items()}
+        profiles = _training_profiles(database)
         aspects = low_rated = _aspects(database, output, manifest)
     if aspects is not None:
         is_low_rated = pc.equal(aspects["split"], LOW_RATED)
@@ -101,9 +111,19 @@ def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
         **tables,
         findings=(),
         num_rows={"reviews": tables["interactions"].num_rows},
+        training_profiles=profiles,
         aspects=aspects,
         low_rated_aspects=low_rated,
     )
+
+
+def _training_profiles(database: duckdb.DuckDBPyConnection) -> pa.Table | None:
+    """The profiles of explained training pairs without their review; None if none were written."""
+    counted = (
+        "SELECT coalesce(sum(len(left_out)), 0) FROM (FROM users UNION ALL BY NAME FROM items)"
+    )
+    (num_left_out,) = database.sql(counted).fetchone() or (0,)
+    return database.sql(_TRAINING_PROFILES).to_arrow_table() if num_left_out else None
 
 
 def _aspects(

@@ -131,7 +131,7 @@ class TextTask:
     """Writes the texts of some rows (a ChunkTask and a CarryingTask of xrec.bulk).
 
     inputs: reads the rows' inputs. settings: a fingerprint of the annotator's settings and models,
-        and of what it learned; a part of each `content_key`.
+        and of what it learned; a part of each `content_key`. folds: see `AnnotatorSpec`.
     """
 
     row_errors: tuple[type[Exception], ...] = ()
@@ -142,24 +142,30 @@ class TextTask:
         annotator: Annotator,
         format: RowFormat,
         settings: str,
+        folds: int | None,
     ):
         self._inputs, self._annotator = inputs, annotator
-        self._format, self._settings = format, settings
+        self._format, self._settings, self._folds = format, settings, folds
 
     def do(self, rows: pa.Table) -> Outcome:
         """Write the texts; the costs have what the annotator counts, and `personal_removed`."""
         inputs = self._inputs(rows)
-        written = self._written([row for row in inputs if refused(row) is None])
+        parts = [parts_of(row, self._folds) for row in inputs]
+        asked = [
+            [row, *(part.left for part in left)] for row, left in zip(inputs, parts, strict=True)
+        ]
+        written = self._written([row for all_ in asked for row in all_ if refused(row) is None])
         results = iter(written.results)
         ok, failed, num_removed = [], [], 0
-        for number, row in enumerate(inputs):
-            result = refused(row) or next(results)
+        for number, (row, left) in enumerate(zip(inputs, parts, strict=True)):
+            result, *others = [refused(each) or next(results) for each in asked[number]]
             if isinstance(result, Failure):
                 failed.append((number, result))
                 continue
             text, num_found = _without_personal(result)
             num_removed += num_found
-            ok.append({**self._columns(row, text), "content_key": self._content_key(row)})
+            columns = self._columns(row, text) | _left_out(row, left, others)
+            ok.append({**columns, "content_key": self._content_key(row)})
         return Outcome(
             pa.Table.from_pylist(ok, schema=self._format.ok_schema),
             self._failed(rows, failed),
@@ -203,12 +209,65 @@ class TextTask:
         return failed
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some reviews of a profile: the ids of their users, or items, and the input without them."""
+
+    ids: tuple[str, ...]
+    left: ItemInput | UserInput
+
+
+def parts_of(row: Input, folds: int | None) -> list[Part]:
+    """The reviews of a profile's input in parts of about one size, `folds` at most; None: each one.
+
+    A part has every n-th review, so that all have new and old ones.
+    """
+    if isinstance(row, PairInput):
+        return []
+    count = len(row.reviews) if folds is None else min(folds, len(row.reviews))
+    return [_part(row, number, count) for number in range(count)]
+
+
+def _part(row: ItemInput | UserInput, number: int, count: int) -> Part:
+    num_left = row.num_reviews - len(row.reviews[number::count])
+    if isinstance(row, ItemInput):
+        kept = tuple(each for place, each in enumerate(row.reviews) if place % count != number)
+        ids = tuple(each.user_id for each in row.reviews[number::count])
+        return Part(ids, replace(row, reviews=kept, num_reviews=num_left))
+    left = tuple(each for place, each in enumerate(row.reviews) if place % count != number)
+    ids = tuple(each.review.item_id for each in row.reviews[number::count])
+    return Part(ids, replace(row, reviews=left, num_reviews=num_left))
+
+
+def _left_out(
+    row: Input, parts: Sequence[Part], results: Sequence[Text | Failure]
+) -> dict[str, list[dict[str, str]]]:
+    """The column `left_out`: by id the profile without that review; "" if there is none."""
+    if isinstance(row, PairInput):
+        return {}
+    profiles = ["" if isinstance(text, Failure) else _profile(text) for text in results]
+    return {
+        "left_out": [
+            {"id": id_, "profile": profile}
+            for part, profile in zip(parts, profiles, strict=True)
+            for id_ in part.ids
+        ]
+    }
+
+
+def _profile(text: Text) -> str:
+    assert not isinstance(text, PairText)
+    return remove_personal(text.profile)[0]
+
+
 def refused(row: Input) -> Failure | None:
     """Why nothing can be written of an input; None if the annotator is to be asked."""
     match row:
         case ItemInput(reviews=(), details=""):
             message = "the item has no training review, and the source no details"
             return Failure(NO_REVIEWS, message)
+        case UserInput(reviews=()):
+            return Failure(NO_REVIEWS, "the user has no training review")
         case PairInput(review=Review(review="", summary="")):
             return Failure(EMPTY_REVIEW, "the review has no text")
     return None

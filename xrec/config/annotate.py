@@ -85,6 +85,13 @@ class LanguageModelAnnotator(Config):
         description="Largest number of tokens of a row's data in its prompt; reviews are cut to "
         "it. An engine counts them by its tokenizer, for an endpoint a character counts 0.3.",
     )
+    folds: int = Field(
+        3,
+        ge=0,
+        description="Number of parts into which the reviews of a user or an item are divided. One "
+        "more profile is written without each part, so that training shows none that was made "
+        "from the pair's own review. With 0 it does.",
+    )
     token_budget: int | None = Field(
         None,
         ge=1,

@@ -59,6 +59,7 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
         "items": _numbered(source.items, "item_index", schemas.ITEMS),
         "interactions": kept,
         "explanations": explained,
+        **_training_profiles(source),
         **_ratings(explanations),
         **_planted(source),
         **_aspects(source, shares),
@@ -135,6 +136,13 @@ def _ratings(explanations: pa.Table) -> dict[str, pa.Table]:
     is_train = pc.equal(explanations["split"], "train")
     rated = explanations.filter(pc.and_(is_train, pc.is_valid(explanations["rating"])))
     return {"ratings": _sorted(rated, schemas.RATINGS)} if rated.num_rows else {}
+
+
+def _training_profiles(source: SourceData) -> dict[str, pa.Table]:
+    if source.training_profiles is None:
+        return {}
+    pairs = _indexed(source.training_profiles, source)
+    return {"training_profiles": _sorted(pairs, schemas.TRAINING_PROFILES)}
 
 
 def _planted(source: SourceData) -> dict[str, pa.Table]:

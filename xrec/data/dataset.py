@@ -40,11 +40,14 @@ class Dataset:
 
     `interactions` and `explanations` hold each pair once, sorted by user and item. No pair whose
     explanation is held out (validation or test) is a train interaction. `ratings` are those of
-    training explanations, where the source has some. Only the generated sample has `planted`. The
-    tables of aspects are there if `aspects_from` says what they count; of training pairs only.
-    `explanation_aspects` has held-out pairs too, whose aspects are references. `low_rated_aspects`
-    are what reviews that are no interactions say of items, where the source has some. `reviewed`
-    are the interactions of before later ones came (`extend_dataset`), which have no reviews.
+    training explanations, where the source has some. `training_profiles` are the profiles of
+    training explanations without their own review, where the source has reviews; else profiles are
+    as the source gave them, and may hold what the pair's review says. Only the generated sample has
+    `planted`. The tables of aspects are there if `aspects_from` says what they count; of training
+    pairs only. `explanation_aspects` has held-out pairs too, whose aspects are references.
+    `low_rated_aspects` are what reviews that are no interactions say of items, where the source has
+    some. `reviewed` are the interactions of before later ones came (`extend_dataset`), which have
+    no reviews.
     """
 
     manifest: Manifest
@@ -53,6 +56,7 @@ class Dataset:
     interactions: pa.Table
     explanations: pa.Table
     ratings: pa.Table | None = None
+    training_profiles: pa.Table | None = None
     planted: pa.Table | None = None
     aspects: pa.Table | None = None
     item_aspects: pa.Table | None = None

@@ -40,6 +40,8 @@ class SourceData:
         and a pair whose split is null gets the split of its hash.
     explanations: user_id, item_id, explanation, split, file, line; the same holds. It may have a
         rating too, a number as a string, null where none is known.
+    training_profiles: user_id, item_id, user_profile, item_profile of explained training pairs, as
+        if the pair's own review had not been written; None where profiles come as they are.
     planted: user_id, item_id, aspect, aspects (list of strings); the sample's only.
     aspects: user_id, item_id, split, aspect, opinion, sentiment, each aspect of a pair once; a
         split that is null is that of the pair's hash. None where the source knows no aspects.
@@ -56,6 +58,7 @@ class SourceData:
     explanations: pa.Table
     findings: tuple[Finding, ...]
     num_rows: Mapping[str, int]
+    training_profiles: pa.Table | None = None
     planted: pa.Table | None = None
     aspects: pa.Table | None = None
     low_rated_aspects: pa.Table | None = None

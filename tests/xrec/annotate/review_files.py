@@ -94,6 +94,11 @@ class SecretTown:
         ]
         return write_json_lines(path, rows)
 
+    def secret_of(self, user_id: str, item_id: str) -> str:
+        """The word of the review of a pair."""
+        user = int(user_id[1:])
+        return self._secret(user, (int(item_id[1:]) - user) % self.num_items)
+
     def secrets(self, *, held_out: bool) -> list[str]:
         """The words of the reviews that are held out, or of the others."""
         first_held_out = self.reviews_per_user - 2

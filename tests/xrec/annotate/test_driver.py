@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,47 @@ def test_run_no_word_of_a_held_out_review_is_in_any_text_of_training(
         explanations = tables["explanations"].to_pylist()
         references = " ".join(row["explanation"] for row in explanations if row["split"] != "train")
         assert all(secret in references for secret in held_out)
+
+
+@pytest.mark.parametrize("folds", [None, 2, 100])
+@pytest.mark.parametrize("kind", ["phrases", "quoting"])
+def test_run_no_word_of_a_pairs_own_review_is_in_its_training_profiles(
+    tmp_path: Path, kind: str, folds: int | None
+) -> None:
+    config = annotate_config(
+        tmp_path / "ws",
+        TOWN.write(tmp_path / "raw" / "reviews.jsonl"),
+        annotator={"kind": "phrases", "min_reviews": 1, "max_share": 1},
+        vocabulary={"min_reviews": 1},
+    )
+    spec = phrases_spec(config.annotator) if kind == "phrases" else quoting_spec(tmp_path)
+    assert annotate(config, replace(spec, folds=folds)) is not None
+    tables = dataset_tables(config)
+    own, others = [], []
+    for row in tables["training_profiles"].to_pylist():
+        user = tables["users"]["user_id"][row["user_index"]].as_py()
+        item = tables["items"]["item_id"][row["item_index"]].as_py()
+        shown = f"{row['user_profile']} {row['item_profile']}".lower()
+        own.append(TOWN.secret_of(user, item) in shown)
+        others.append(any(each in shown for each in TOWN.secrets(held_out=False)))
+    assert len(own) == len(TOWN.secrets(held_out=False))
+    assert not any(own)
+    assert sum(others) > len(own) / 2  # what else the user and others wrote is there
+
+
+def test_run_user_of_one_review_has_no_profile_without_it(quoting: Quoting) -> None:
+    config = quoting.config(
+        review("a", "1", "warm loud", time=1), review("b", "1", "soft loud", time=1)
+    )
+    quoting.run(config, folds=None)
+    profiles = _rows(dataset_tables(config)["training_profiles"])
+    assert profiles == [(0, 0, "", "soft loud"), (1, 0, "", "warm loud")]
+
+
+def test_run_without_folds_has_no_training_profiles(quoting: Quoting) -> None:
+    config = quoting.config(review("a", "1", "warm loud", time=1))
+    quoting.run(config, folds=0)
+    assert "training_profiles" not in dataset_tables(config)
 
 
 def test_run_dataset_has_texts_splits_and_counts_of_aspects(quoting: Quoting) -> None:

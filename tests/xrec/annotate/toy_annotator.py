@@ -77,4 +77,5 @@ def quoting_spec(folder: Path, **changes: object) -> AnnotatorSpec:
     """The spec of a QuotingAnnotator that keeps its files in `folder`."""
     make = functools.partial(_make, folder=folder)
     values = {"settings": {"kind": "quoting"}, "inputs": {}, "reasons": (REFUSED,), "make": make}
+    values["folds"] = 0
     return AnnotatorSpec(**{**values, **changes})  # type: ignore[arg-type]

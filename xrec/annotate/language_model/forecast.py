@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from xrec.annotate.annotator import Outlook, Stage
+from xrec.annotate.annotator import Input, Outlook, Stage
 from xrec.annotate.language_model.prompts import CountTokens, Prompts
+from xrec.annotate.stages import parts_of, refused
 from xrec.bulk import Rate
 from xrec.config.text import PricesConfig, SamplingConfig
 from xrec.progress import duration
@@ -30,7 +31,7 @@ class Forecast:
     """Tells what is to be asked.
 
     count: tokens of a text. is_counted: whether by the model's tokenizer.
-    num_at_once: chunks that all processes together do at the same time.
+    num_at_once: chunks that all processes together do at the same time. folds: see `AnnotatorSpec`.
     """
 
     prompts: Prompts
@@ -40,31 +41,40 @@ class Forecast:
     prices: PricesConfig | None
     token_budget: int | None
     num_at_once: int
+    folds: int
 
     def lines(self, outlook: Outlook) -> Iterator[str]:
         """Prompts, tokens, time and money; then the prompts of three rows of each kind."""
-        asked = {
-            stage: [self.prompts.of(row) for row in rows] for stage, rows in outlook.samples.items()
-        }
-        spent = _Tokens(0, 0)
+        asked = {stage: self._asked(rows) for stage, rows in outlook.samples.items()}
+        num_prompts, spent = 0, _Tokens(0, 0)
         for stage, conversations in asked.items():
-            num_texts, rate = outlook.counts[stage], outlook.rates.get(stage)
-            each = self._each(conversations, rate)
-            total = _Tokens(each.shown * num_texts, each.said * num_texts)
+            rate, num_rows = outlook.rates.get(stage), len(outlook.samples[stage])
+            # A profile has further prompts, one without each part of its reviews.
+            count = round(outlook.counts[stage] * len(conversations) / max(1, num_rows))
+            each = self._each(conversations, rate, count / max(1, outlook.counts[stage]))
+            total = _Tokens(each.shown * count, each.said * count)
+            num_prompts += count
             spent = _Tokens(spent.shown + total.shown, spent.said + total.said)
-            yield self._line(stage, num_texts, each, total, rate)
-        yield self._sum(outlook, spent)
+            yield self._line(stage, count, each, total, rate)
+        yield self._sum(num_prompts, spent)
         yield self._time(outlook)
         if self.prices is not None:
             yield f"cost: {self.prices.of(*spent):,.2f} by the prices"
         for stage, conversations in asked.items():
             yield from _shown(stage, conversations[:_NUM_SHOWN])
 
-    def _each(self, conversations: Sequence[Conversation], rate: Rate | None) -> _Tokens:
+    def _asked(self, rows: Sequence[Input]) -> list[Conversation]:
+        """The conversations of some rows, each followed by those without parts of its reviews."""
+        inputs = ([row, *(part.left for part in parts_of(row, self.folds))] for row in rows)
+        return [self.prompts.of(each) for all_ in inputs for each in all_ if refused(each) is None]
+
+    def _each(
+        self, conversations: Sequence[Conversation], rate: Rate | None, prompts_per_text: float
+    ) -> _Tokens:
         """The mean tokens of a prompt and a reply: as measured, or the sample's and the most."""
         if rate is not None and "prompt_tokens" in rate.costs:
-            names = ("prompt_tokens", "reply_tokens")
-            return _Tokens(*(rate.costs[name] / rate.num_done for name in names))
+            names, num_asked = ("prompt_tokens", "reply_tokens"), rate.num_done * prompts_per_text
+            return _Tokens(*(rate.costs[name] / num_asked for name in names))
         num_tokens = [
             self.count(message.content) + _TOKENS_AROUND_MESSAGE
             for conversation in conversations
@@ -73,21 +83,21 @@ class Forecast:
         return _Tokens(sum(num_tokens) / max(1, len(conversations)), self.sampling.max_tokens)
 
     def _line(
-        self, stage: Stage, num_texts: int, each: _Tokens, total: _Tokens, rate: Rate | None
+        self, stage: Stage, num_prompts: int, each: _Tokens, total: _Tokens, rate: Rate | None
     ) -> str:
         how = "by the model's tokenizer" if self.is_counted else "at 0.3 tokens a character"
         how, most = (f"measured on {rate.num_done:,} texts", "") if rate else (how, "at most ")
         return (
-            f"{stage}: {num_texts:,} prompts of {each.shown:,.0f} tokens, "
+            f"{stage}: {num_prompts:,} prompts of {each.shown:,.0f} tokens, "
             f"{total.shown:,.0f} in all; replies of {most}"
             f"{each.said:,.0f}, {total.said:,.0f} in all ({how})"
         )
 
-    def _sum(self, outlook: Outlook, spent: _Tokens) -> str:
+    def _sum(self, num_prompts: int, spent: _Tokens) -> str:
         limit = self.token_budget
         ends = limit is not None and sum(spent) > limit
         return (
-            f"in all: {sum(outlook.counts.values()):,} prompts, {sum(spent):,.0f} tokens; "
+            f"in all: {num_prompts:,} prompts, {sum(spent):,.0f} tokens; "
             "equal prompts are asked once, and once more where a reply is not valid"
             + (f"; token_budget = {limit:,} ends the run before" if ends else "")
         )

@@ -16,6 +16,8 @@ from xrec.storage import fingerprint_of
 from xrec.text import endpoint_key
 from xrec.text.model import chosen_llm, model_anywhere, model_settings
 
+_SETTINGS = {"domain", "language", "max_data_tokens", "folds"}
+
 
 def language_model_spec(
     config: AnnotateConfig, environment: Mapping[str, str] | None
@@ -47,7 +49,7 @@ def language_model_spec(
         gpus_per_actor = model.engine.tensor_parallel_size
     settings = {
         "kind": annotator.kind,
-        **annotator.model_dump(mode="json", include={"domain", "language", "max_data_tokens"}),
+        **annotator.model_dump(mode="json", include=_SETTINGS),
         "prompts": {
             kind: fingerprint_of([file.system, *file.examples[annotator.domain]])
             for kind, file in files.items()
@@ -72,6 +74,7 @@ def language_model_spec(
         reasons=REASONS,
         make=make,
         describe=make.describe,
+        folds=annotator.folds,
         chunks_at_once=CHUNKS_AT_ONCE,
         gpus_per_actor=gpus_per_actor,
         max_actors=max_actors,

@@ -149,6 +149,7 @@ class MakeWriter:
             prices=model.prices if isinstance(model, EndpointModelConfig) else None,
             token_budget=self.annotator.token_budget,
             num_at_once=CHUNKS_AT_ONCE * (1 if is_endpoint else self.actors.num_actors),
+            folds=self.annotator.folds,
         )
         return list(forecast.lines(outlook))
 

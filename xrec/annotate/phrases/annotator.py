@@ -36,7 +36,7 @@ from xrec.data.english import singular
 from xrec.storage import Location
 
 NOTHING_PRAISED = "nothing_praised"
-_VERSION = 11  # of the rules; another one is another run
+_VERSION = 12  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
 _MOST_TITLES = 3
 _NAMED_IN_PROFILE, _NAMED_IN_EXPLANATION = 5, 3  # aspects at most

@@ -63,7 +63,7 @@ def _config(
     return annotate_config(
         tmp_path / "ws",
         TOWN.write(tmp_path / "reviews.jsonl"),
-        annotator={"kind": "language_model", "model": usual, **annotator},
+        annotator={"kind": "language_model", "model": usual, "folds": 0, **annotator},
         vocabulary={"min_reviews": 1},
         rows_per_chunk=8,
     )
