@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from xrec.aspects import AspectChooser
 from xrec.checks import AspectNames
-from xrec.data.dataset import Dataset
+from xrec.data.dataset import Dataset, edges_of
 from xrec.data.evidence import AspectEvidence
 from xrec.data.menus import Menus, Opinions
 from xrec.data.titles import TitleIndex, composed
@@ -46,14 +46,22 @@ class Pair:
 class PairPrompts:
     """Builds prompts and examples for the pairs of one dataset.
 
-    `chooser` chooses the aspects that the prompt asks for; without it there are none. Raises
+    `chooser` chooses the aspects that the prompt asks for; without it there are none. With
+    `has_training_vectors`, the builder's vocabulary has a user and an item for each explained
+    training pair behind those of the dataset: their vectors have not seen the pair. Raises
     DataError if an item's title holds the place-holder that stands for titles.
     """
 
     def __init__(
-        self, dataset: Dataset, builder: PromptBuilder, chooser: AspectChooser | None = None
+        self,
+        dataset: Dataset,
+        builder: PromptBuilder,
+        chooser: AspectChooser | None = None,
+        *,
+        has_training_vectors: bool = False,
     ):
         self.builder = builder
+        self._dataset, self._has_training_vectors = dataset, has_training_vectors
         self._chooser = chooser
         self._menus = Menus(dataset)
         self._opinions = Opinions(dataset)
@@ -69,26 +77,28 @@ class PairPrompts:
     def texts_of(self, pairs: Sequence[Pair], *, leave_out_own: bool = False) -> list[PairTexts]:
         """What may be said of each pair.
 
-        With `leave_out_own`, aspects are chosen as if the review of the pair, if it is one of the
-        training reviews, had not been written.
+        With `leave_out_own`, it is as if the review of the pair, if it is one of the training
+        reviews, had not been written: profiles (as far as the dataset has such ones), the choice of
+        aspects, and their evidence.
         """
-        count = self.builder.prompt.aspects
-        return self._with_aspects(pairs, self._chosen(pairs, count, leave_out_own=leave_out_own))
+        chosen = self._chosen(pairs, self.builder.prompt.aspects, leave_out_own=leave_out_own)
+        return self._with_aspects(pairs, chosen, leave_out_own=leave_out_own)
 
-    def _learned_texts(self, pairs: Sequence[Pair], explanations: Sequence[str]) -> list[PairTexts]:
+    def _learned_texts(
+        self, pairs: Sequence[Pair], explanations: Sequence[str], *, leave_out_own: bool
+    ) -> list[PairTexts]:
         """What the prompts of training say: of aspects, those that the explanation names."""
         if not self.builder.prompt.aspects:
-            return self.texts_of(pairs)
+            return self.texts_of(pairs, leave_out_own=leave_out_own)
         learned: list[PairTexts] = []
         for start in range(0, len(pairs), _LEARNED_AT_ONCE):
             block = slice(start, start + _LEARNED_AT_ONCE)
-            learned += self._with_aspects(
-                pairs[block], self._named(pairs[block], explanations[block])
-            )
+            named = self._named(pairs[block], explanations[block], leave_out_own=leave_out_own)
+            learned += self._with_aspects(pairs[block], named, leave_out_own=leave_out_own)
         return learned
 
     def _named(
-        self, pairs: Sequence[Pair], explanations: Sequence[str]
+        self, pairs: Sequence[Pair], explanations: Sequence[str], *, leave_out_own: bool
     ) -> list[tuple[AspectEvidence, ...]]:
         """Of each pair the aspects of the item's menu that the explanation names, the best first.
 
@@ -97,7 +107,7 @@ class PairPrompts:
         titles = (self._titles[pair.item_index].as_py() for pair in pairs)
         named = list(map(self._names_of, explanations, titles))
         longest = max(self._menus.num_mentioned(pair.item_index) for pair in pairs)
-        menus = self._chosen(pairs, longest, quoted=named)
+        menus = self._chosen(pairs, longest, leave_out_own=leave_out_own, quoted=named)
         return [
             tuple(
                 islice((each for each in menu if each.aspect in names), self.builder.prompt.aspects)
@@ -112,18 +122,41 @@ class PairPrompts:
         return frozenset(each.name for each in self._names.find(text) if not each.is_within(own))
 
     def _with_aspects(
-        self, pairs: Sequence[Pair], chosen: Sequence[tuple[AspectEvidence, ...]]
+        self,
+        pairs: Sequence[Pair],
+        chosen: Sequence[tuple[AspectEvidence, ...]],
+        *,
+        leave_out_own: bool,
     ) -> list[PairTexts]:
+        profiles = (self._profiles(pair, leave_out_own=leave_out_own) for pair in pairs)
         return [
             PairTexts(
-                user_profile=self._user_profiles[pair.user_index].as_py(),
+                user_profile=of_user,
                 item_title=self._titles[pair.item_index].as_py(),
-                item_profile=self._item_profiles[pair.item_index].as_py(),
+                item_profile=of_item,
                 aspects=aspects,
                 menu=self._menus.of(pair.item_index),
             )
-            for pair, aspects in zip(pairs, chosen, strict=True)
+            for pair, (of_user, of_item), aspects in zip(pairs, profiles, chosen, strict=True)
         ]
+
+    def _profiles(self, pair: Pair, *, leave_out_own: bool) -> tuple[str, str]:
+        """The profiles of user and item."""
+        written = self._dataset.training_profiles
+        row = self._training_rows.get((pair.user_index, pair.item_index))
+        if leave_out_own and written is not None and row is not None:
+            return written["user_profile"][row].as_py(), written["item_profile"][row].as_py()
+        of_user, of_item = (
+            self._user_profiles[pair.user_index],
+            self._item_profiles[pair.item_index],
+        )
+        return of_user.as_py(), of_item.as_py()
+
+    @cached_property
+    def _training_rows(self) -> dict[tuple[int, int], int]:
+        """The place of each explained training pair among all of them."""
+        pairs = edges_of(self._dataset.explained_pairs("train"))
+        return {(user, item): row for row, (user, item) in enumerate(pairs.T.tolist())}
 
     def _chosen(
         self,
@@ -170,8 +203,16 @@ class PairPrompts:
         user_index = pair.user_index if pair.vector_user_index is None else pair.vector_user_index
         return self.builder.build(user_index, pair.item_index, texts or self.texts(pair))
 
+    def _training_prompt(self, pair: Pair, texts: PairTexts) -> list[int]:
+        """The prompt with vectors that have not seen the pair, as far as there are such ones."""
+        row = self._training_rows.get((pair.user_index, pair.item_index))
+        if row is None or not self._has_training_vectors:
+            return self.prompt(pair, texts)
+        num_users, num_items = self._dataset.num_users, self._dataset.num_items
+        return self.builder.build(num_users + row, num_items + row, texts)
+
     def example(self, pair: Pair, explanation: str, texts: PairTexts | None = None) -> Example:
-        """Prompt and reference of a pair, for training and scoring; raises PromptTooLongError."""
+        """Prompt and reference of a pair, for scoring; raises PromptTooLongError."""
         texts = texts or self.texts(pair)
         return Example(self.prompt(pair, texts), self.label_ids(explanation, texts.item_title))
 
@@ -182,12 +223,13 @@ class PairPrompts:
         return self.builder.encode_explanation(hidden)
 
     def examples(
-        self, explanations: pa.Table, max_explanation_tokens: int
+        self, explanations: pa.Table, max_explanation_tokens: int, *, leave_out_own: bool = True
     ) -> tuple[list[Example], Counter[str]]:
-        """Examples of a table of explanations (schema EXPLANATIONS).
+        """Examples of a table of explanations (schema EXPLANATIONS), for training.
 
-        The prompts have those aspects that the explanation names. The second value is how many
-        explanations were left out, by reason.
+        The prompts have those aspects that the explanation names. With `leave_out_own` nothing in
+        them was made from the pair's own training review. The second value is how many explanations
+        were left out, by reason.
         Raises DataError if an explanation holds the place-holder that stands for titles.
         """
         _check_free_of_placeholder(self.builder, explanations, "item_index", "explanation")
@@ -195,10 +237,13 @@ class PairPrompts:
         left_out: Counter[str] = Counter()
         rows = explanations.select(["user_index", "item_index", "explanation"]).to_pylist()
         pairs = [Pair(row["user_index"], row["item_index"]) for row in rows]
-        said = self._learned_texts(pairs, [row["explanation"] for row in rows])
+        learned = [row["explanation"] for row in rows]
+        said = self._learned_texts(pairs, learned, leave_out_own=leave_out_own)
+        prompt = self._training_prompt if leave_out_own else self.prompt
         for row, pair, texts in zip(rows, pairs, said, strict=True):
             try:
-                example = self.example(pair, row["explanation"], texts)
+                labels = self.label_ids(row["explanation"], texts.item_title)
+                example = Example(prompt(pair, texts), labels)
             except PromptTooLongError:
                 left_out["prompt_too_long"] += 1
                 continue

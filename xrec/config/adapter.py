@@ -11,6 +11,7 @@ from xrec.config.shared import AdapterJobConfig, AspectsJobConfig, TrainingJobCo
 
 Injection = Literal["direct", "projected", "none"]
 Vectors = Literal["graph", "random", "constant"]
+Weighting = Literal["tokens", "explanations"]
 
 
 class LearningRateConfig(Config):
@@ -110,8 +111,21 @@ class AdapterModelConfig(Config):
 class AdapterTrainingConfig(Config):
     """How the adapter is trained.
 
-    The loss is the mean NLL of the explanation's tokens and its end token, and nothing else.
+    The loss is the mean NLL of the explanations' tokens and end tokens, and nothing else.
     """
+
+    leave_out: Literal["own", "nothing"] = Field(
+        "own",
+        description="What prompts of training do not know: with own, the pair's own review and "
+        "interaction, as with a pair that is to be explained: profiles, aspects, evidence and "
+        "vectors are as if these were not there, as far as the dataset and the graph "
+        "(pretrain-graph.folds) have such ones.",
+    )
+    weighting: Weighting = Field(
+        "tokens",
+        description="What counts equally in the loss: tokens, or explanations, so that a token of "
+        "a long one counts less.",
+    )
 
     num_epochs: int = Field(
         4, ge=1, description="Largest number of passes over the training pairs."

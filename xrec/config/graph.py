@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from xrec.config.base import Config
 from xrec.config.shared import GraphJobConfig, TrainingJobConfig
@@ -145,8 +145,21 @@ class PretrainGraphConfig(GraphJobConfig, TrainingJobConfig):
 
     model: GraphModelConfig = GraphModelConfig()
     training: GraphTrainingConfig = GraphTrainingConfig()
+    folds: int = Field(
+        4,
+        ge=0,
+        description="Number of further graphs, each trained without another part of the explained "
+        "training pairs: the adapter learns from vectors that have not seen the pair which they "
+        "explain. 0 saves their time, and the adapter's vectors know their pairs.",
+    )
     parallelism: Literal["replicated", "partitioned"] = Field(
         "replicated",
         description="replicated: each worker propagates the whole graph; partitioned: each owns a "
         "block of rows.",
     )
+
+    @model_validator(mode="after")
+    def _a_fold_leaves_some(self) -> "PretrainGraphConfig":
+        if self.folds == 1:
+            raise ValueError("folds is 1, which would leave no explained pair: expected 0, or 2 on")
+        return self

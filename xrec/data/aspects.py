@@ -38,8 +38,8 @@ def aspect_tables(named: pa.Table, users: pa.Table, items: pa.Table) -> dict[str
     by_pair = indexed.sort_by([("user_index", "ascending"), ("item_index", "ascending")])
     return {
         "aspects": _in_schema(aspects, schemas.ASPECTS),
-        "item_aspects": _count_table(trained, schemas.ITEM_ASPECTS),
-        "user_aspects": _count_table(trained, schemas.USER_ASPECTS),
+        "item_aspects": aspect_counts(trained, "item"),
+        "user_aspects": aspect_counts(trained, "user"),
         "explanation_aspects": _in_schema(by_pair, schemas.EXPLANATION_ASPECTS),
     }
 
@@ -121,8 +121,6 @@ def profile_aspect_tables(
         tables["items"]["profile"].to_pylist(), explained["explanation"].to_pylist()
     )
     menus = _rows(named.of_profiles, "item_index")
-    visits = interactions.filter(pc.equal(interactions["split"], "train"))
-    seen = visits.select(["user_index", "item_index"]).join(menus, "item_index", join_type="inner")
     references = _rows(named.of_explanations, "row")
     pairs = explained.take(references["row"])
     for name in ("aspect_index", "opinion", "sentiment"):
@@ -130,9 +128,29 @@ def profile_aspect_tables(
     return {
         "aspects": _vocabulary(named.aspects, menus["aspect_index"].to_numpy()),
         "item_aspects": _count_table(menus, schemas.ITEM_ASPECTS),
-        "user_aspects": _count_table(seen, schemas.USER_ASPECTS),
+        "user_aspects": visited_aspects(interactions, menus),
         "explanation_aspects": _in_schema(pairs, schemas.EXPLANATION_ASPECTS),
     }
+
+
+def visited_aspects(interactions: pa.Table, menus: pa.Table) -> pa.Table:
+    """In how many items of each user's training interactions each aspect is, as USER_ASPECTS.
+
+    menus: item_index and aspect_index, a row for each aspect that the item's profile names.
+    """
+    visits = interactions.filter(pc.equal(interactions["split"], "train"))
+    menus = menus.select(["item_index", "aspect_index"])
+    seen = visits.select(["user_index", "item_index"]).join(menus, "item_index", join_type="inner")
+    praise = pa.array(["positive"] * seen.num_rows, pa.string())
+    return _count_table(seen.append_column("sentiment", praise), schemas.USER_ASPECTS)
+
+
+def aspect_counts(named: pa.Table, side: str) -> pa.Table:
+    """In how many reviews of each user, or item, each aspect is: USER_ASPECTS or ITEM_ASPECTS.
+
+    named: rows of EXPLANATION_ASPECTS. side: user or item.
+    """
+    return _count_table(named, schemas.USER_ASPECTS if side == "user" else schemas.ITEM_ASPECTS)
 
 
 def _vocabulary(aspects: Sequence[str], indices: np.ndarray) -> pa.Table:

@@ -1,7 +1,8 @@
 """The graph artifact: a vector for each user, item and aspect, and a log of the training.
 
-`embeddings.safetensors` holds the vectors. `metrics.jsonl` has one JSON object for each epoch. Only
-the vectors count for the fingerprint: two runs with equal vectors are the same graph.
+`embeddings.safetensors` holds the vectors, and `training_vectors.safetensors` those of training
+pairs (xrec.graph.leave_out). `metrics.jsonl` has one JSON object for each epoch. Only the vectors
+count for the fingerprint: two runs with equal vectors are the same graph.
 """
 
 import json
@@ -69,6 +70,7 @@ def write_graph(
     location: Location,
     embeddings: bytes,
     history: Sequence[Mapping[str, Any]],
+    more: Mapping[str, bytes] | None = None,
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
@@ -76,10 +78,13 @@ def write_graph(
 ) -> Manifest:
     """Write the artifact, its manifest last, and return the manifest.
 
-    `embeddings` comes from `embeddings_bytes`; `history` has one row for each epoch.
+    `embeddings` comes from `embeddings_bytes`; `history` has one row for each epoch. `more` are
+    further files that the fingerprint depends on, by name.
     """
     tables = parse_embeddings(embeddings, str(location / EMBEDDINGS))
-    (location / EMBEDDINGS).write_bytes(embeddings)
+    files = {EMBEDDINGS: embeddings, **(more or {})}
+    for name, content in files.items():
+        (location / name).write_bytes(content)
     lines = "".join(json.dumps(row) + "\n" for row in history)
     (location / METRICS).write_bytes(lines.encode())
     return write_manifest(
@@ -87,7 +92,7 @@ def write_graph(
         "graph",
         config=config,
         inputs=inputs,
-        files={EMBEDDINGS: content_hash(embeddings)},
+        files={name: content_hash(content) for name, content in files.items()},
         row_counts={name: len(table) for name, table in tables.items()},
         metrics=metrics,
     )

@@ -1,7 +1,7 @@
 """What a worker trains: the frozen language model with adapters, its loss, and passes over it.
 
-The loss is the mean NLL of the explanations' tokens and end tokens over the global batch, the same
-for any number of workers.
+The loss is the mean NLL of the explanations' tokens and end tokens over the global batch, or the
+mean over its explanations of that of each one's tokens; the same for any number of workers.
 """
 
 import math
@@ -21,7 +21,7 @@ from xrec.adapter.model import (
     embedding_scale,
     input_vectors,
 )
-from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
+from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig, Weighting
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.llm.prefix import PrefixCache
@@ -42,22 +42,35 @@ if TYPE_CHECKING:
 
 
 class ExplanationLoss(nn.Module):
-    """The sum of the NLL of the examples' labels, in nats.
+    """The sum of the NLL of the examples' labels, in nats; or of the mean of each example's labels.
 
-    The labels are the explanations' tokens and their end tokens. The forward pass is split at each
+    The labels are the explanations' tokens and their end tokens. `weighting` says what counts
+    equally: each of the tokens, or each of the explanations. The forward pass is split at each
     prompt's first collaborative token: what comes before has no gradient and is taken from
     `prefixes`.
     """
 
-    def __init__(self, model: PreTrainedModel, prefixes: PrefixCache):
+    def __init__(
+        self, model: PreTrainedModel, prefixes: PrefixCache, weighting: Weighting = "tokens"
+    ):
         super().__init__()
         self.model = model
         self.prefixes = prefixes
+        self.weighting = weighting
 
     def forward(self, examples: Sequence[Example]) -> Tensor:
         """Return the sum, a scalar."""
         past, rest = self.prefixes.split(self.model, examples)
-        return token_nll(self.model, collate(rest).to(self.model.device), past).sum()
+        nll = token_nll(self.model, collate(rest).to(self.model.device), past)
+        if self.weighting == "tokens":
+            return nll.sum()
+        return (nll.sum(dim=1) / nll.new_tensor([len(each.label_ids) for each in examples])).sum()
+
+    def count(self, examples: Sequence[Example]) -> int:
+        """Of how many the sum is: tokens or explanations."""
+        if self.weighting == "explanations":
+            return len(examples)
+        return sum(len(example.label_ids) for example in examples)
 
     def train(self, mode: bool = True) -> "ExplanationLoss":
         """Set the adapters' mode; the frozen model stays in eval mode, without dropout."""
@@ -91,6 +104,9 @@ def build_model(config: TrainAdapterConfig, data: AdapterData) -> tuple[PreTrain
     users, items = input_vectors(config.model, graph.users, graph.items)
     adapters.user.fit_input(users, scale)
     adapters.item.fit_input(items, scale)
+    if data.training_vectors is not None:
+        users = torch.cat([users, data.training_vectors.users])
+        items = torch.cat([items, data.training_vectors.items])
     attach_adapters(model, adapters, user_vectors=users, item_vectors=items)
     # DeepSpeed does this too, but not at stage 3, where the frozen weights are sharded by now: it
     # would train float32 adapters in a float16 model, without a loss scale.
@@ -119,7 +135,7 @@ def build_engine(
 ) -> "DeepSpeedEngine":
     """Return the DeepSpeed engine of a worker over the model of `build_model`."""
     training = config.training
-    module = ExplanationLoss(model, _prefix_cache(config, model, data))
+    module = ExplanationLoss(model, _prefix_cache(config, model, data), training.weighting)
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=training.learning_rate.peak, weight_decay=training.weight_decay
@@ -182,7 +198,7 @@ class AdapterPasses:
         self._engine, self._data, self._seed = engine, data, seed
 
     def applied_step(self, micro_batches: Sequence[MicroBatch], *, step: int, place: str) -> Tensor:
-        """Make an optimizer step; return NLL (nats) and tokens of this worker's part, (2,) float64.
+        """Make an optimizer step; return NLL (nats) and count of this worker's part, (2,) float64.
 
         step: the steps before this one, of which its random numbers follow. place: for messages.
 
@@ -215,11 +231,12 @@ class AdapterPasses:
             torch.manual_seed(noise_seed(self._seed, step, number))
             nll = self._engine(examples or self._data.train[:1])
             # DeepSpeed averages over workers and accumulation steps, while the loss is a mean over
-            # the global batch's tokens.
-            share = world_size() * len(micro_batches) / micro_batch.num_global_tokens
+            # the global batch.
+            count = micro_batch.global_count(self._engine.module.weighting)
+            share = world_size() * len(micro_batches) / count
             self._engine.backward(nll * (share if examples else 0.0))
             self._engine.step()
-            totals += _nll_and_tokens(nll, examples)
+            totals += self._nll_and_count(nll, examples)
         return totals
 
     @torch.no_grad()
@@ -235,19 +252,17 @@ class AdapterPasses:
             length=self._engine.module.prefixes.num_rest_tokens,
         ):
             nll = self._engine(examples or self._data.validation[:1])
-            totals += _nll_and_tokens(nll, examples)
-        nll, num_tokens = sum_over_workers(totals, place)
-        return nll / num_tokens
+            totals += self._nll_and_count(nll, examples)
+        nll, count = sum_over_workers(totals, place)
+        return nll / count
 
     def _zeros(self) -> Tensor:
         return torch.zeros(2, dtype=torch.float64, device=self._engine.device)
 
-
-def _nll_and_tokens(nll: Tensor, examples: Sequence[Example]) -> Tensor:
-    """Return a batch's NLL and number of labels, (2,) float64 on its device; zeros without rows."""
-    num_tokens = sum(len(example.label_ids) for example in examples)
-    nll = nll.detach().double() if examples else nll.new_zeros((), dtype=torch.float64)
-    return torch.stack([nll, nll.new_tensor(num_tokens)])
+    def _nll_and_count(self, nll: Tensor, examples: Sequence[Example]) -> Tensor:
+        """Return a batch's sum and its count, (2,) float64 on its device; zeros without rows."""
+        nll = nll.detach().double() if examples else nll.new_zeros((), dtype=torch.float64)
+        return torch.stack([nll, nll.new_tensor(self._engine.module.count(examples))])
 
 
 def sum_over_workers(totals: Tensor, place: str) -> list[float]:

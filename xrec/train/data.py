@@ -15,11 +15,12 @@ import numpy as np
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import read_chooser
-from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.adapter import TrainAdapterConfig, Weighting
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, read_graph
+from xrec.graph.leave_out import TrainingVectors, read_training_vectors
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Example
 from xrec.llm.model import load_tokenizer, read_text_config
@@ -36,12 +37,17 @@ More of them leave less padding, and leave less to chance which examples share a
 
 @dataclass(frozen=True)
 class AdapterData:
-    """What the adapter's workers read; `left_out` counts, by reason, pairs without an example."""
+    """What the adapter's workers read; `left_out` counts, by reason, pairs without an example.
+
+    training_vectors: of the explained training pairs, behind the graph's own in the vocabulary;
+        None if training shows the graph's own.
+    """
 
     train: list[Example]
     validation: list[Example]
     left_out: Counter[str]
     graph: GraphEmbeddings
+    training_vectors: TrainingVectors | None
 
 
 def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
@@ -49,12 +55,14 @@ def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
     dataset = read_dataset(location_of(config, "dataset"))
     graph = read_graph(location_of(config, "graph"))
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
-    prompts = _pair_prompts(config, dataset, graph, folder)
+    vectors = _training_vectors(config, dataset)
+    prompts = _pair_prompts(config, dataset, vectors, folder)
     max_tokens = config.training.max_explanation_tokens
+    leave_out_own = config.training.leave_out == "own"
     explained = drawn_explanations(
         dataset, dataset.explained_pairs("train"), config.training.max_pairs
     )
-    train, left_out = prompts.examples(explained, max_tokens)
+    train, left_out = prompts.examples(explained, max_tokens, leave_out_own=leave_out_own)
     held_out = dataset.explained_pairs("validation")
     validation, _ = prompts.examples(
         drawn_explanations(dataset, held_out, config.training.max_validation_pairs), max_tokens
@@ -65,31 +73,50 @@ def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
             f"that fits ({dict(left_out)} left out); expected at least training.global_batch_size "
             f"= {config.training.global_batch_size} and 1: lower it, or raise the limits"
         )
-    return AdapterData(train, validation, left_out, graph)
+    return AdapterData(train, validation, left_out, graph, vectors)
+
+
+def _training_vectors(config: TrainAdapterConfig, dataset: Dataset) -> TrainingVectors | None:
+    """The vectors of the explained training pairs; None if others are to be shown.
+
+    Random and constant ones have seen no pair.
+    """
+    if config.training.leave_out == "nothing" or config.model.vectors != "graph":
+        return None
+    return read_training_vectors(location_of(config, "graph"), dataset)
 
 
 def _pair_prompts(
-    config: TrainAdapterConfig, dataset: Dataset, graph: GraphEmbeddings, folder: Path
+    config: TrainAdapterConfig, dataset: Dataset, vectors: TrainingVectors | None, folder: Path
 ) -> PairPrompts:
-    num_text_tokens = read_text_config(folder).vocab_size
+    num_more = 0 if vectors is None else len(vectors.users)
     vocabulary = Vocabulary(
-        num_text_tokens, len(graph.users), len(graph.items), config.model.num_tokens
+        read_text_config(folder).vocab_size,
+        dataset.num_users + num_more,
+        dataset.num_items + num_more,
+        config.model.num_tokens,
     )
     builder = PromptBuilder(load_tokenizer(folder), config.prompt, vocabulary)
-    if not config.prompt.aspects:
-        return PairPrompts(dataset, builder)
-    return PairPrompts(dataset, builder, read_chooser(location_of(config, "aspects"), dataset))
+    chooser = (
+        read_chooser(location_of(config, "aspects"), dataset) if config.prompt.aspects else None
+    )
+    return PairPrompts(dataset, builder, chooser, has_training_vectors=vectors is not None)
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """The examples of one forward pass of one worker.
 
-    `num_global_tokens` is the number of labels of the whole global batch.
+    `num_global_tokens` and `num_global_pairs` are of the whole global batch.
     """
 
     examples: list[Example]
     num_global_tokens: int
+    num_global_pairs: int
+
+    def global_count(self, weighting: Weighting) -> int:
+        """Of how many the global batch's loss is a mean."""
+        return self.num_global_tokens if weighting == "tokens" else self.num_global_pairs
 
 
 def noise_seed(seed: int, step: int, micro_batch: int) -> int:
@@ -135,7 +162,10 @@ def epoch_steps(
             ]
             micro_batches += [[] for _ in range(-len(micro_batches) % world_size)]
             num_tokens = sum(len(row.label_ids) for rows in micro_batches for row in rows)
-            yield [MicroBatch(rows, num_tokens) for rows in micro_batches[rank::world_size]]
+            yield [
+                MicroBatch(rows, num_tokens, global_batch_size)
+                for rows in micro_batches[rank::world_size]
+            ]
 
 
 def _lanes(

@@ -13,10 +13,17 @@ from torch import Tensor
 
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import Split
-from xrec.data.dataset import Dataset, read_dataset
+from xrec.data.dataset import Dataset, edges_of, read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.adjacency import check_edges
 from xrec.graph.artifact import embeddings_bytes, write_graph
+from xrec.graph.leave_out import (
+    TRAINING_VECTORS,
+    TrainingVectors,
+    fold_numbers,
+    turned_onto,
+    without_fold,
+)
 from xrec.graph.ranking import ranking_report
 from xrec.storage import Manifest, finished, location_of, read_manifest, run_fingerprint
 from xrec.train.checkpoint import GraphProgress, claim, read_progress, read_rows
@@ -47,20 +54,66 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     data = GraphData.of(dataset, config.model.aspects)
     _check(dataset, data, config)
     settings, inputs = graph_identity(config)
-    progress, vectors = _train(config, data.num_nodes, run_fingerprint("graph", settings, inputs))
-    num_aspects = data.aspects.num_aspects
-    users, items, aspects = vectors.split([data.num_users, data.num_items, num_aspects])
-    # What training left of who has no edge is noise.
-    users[data.degrees()[: data.num_users] == 0] = 0
-    items[data.degrees()[data.num_users :][: data.num_items] == 0] = 0
-    embeddings = embeddings_bytes(users, items, aspects if num_aspects else None)
+    run = run_fingerprint("graph", settings, inputs)
+    progress, vectors = _train(config, data, run)
+    users, items, aspects = _tables(data, vectors)
+    training = _training_vectors(config, dataset, torch.cat([users, items]), progress, run)
+    embeddings = embeddings_bytes(users, items, aspects if len(aspects) else None)
     with only_driver(target / CHECKPOINTS):  # ranking all held-out users takes a while
-        metrics = _final_metrics(dataset, users, items, progress)
         manifest = write_graph(
-            target, embeddings, progress.history, config=settings, inputs=inputs, metrics=metrics
+            target,
+            embeddings,
+            progress.history,
+            {} if training is None else {TRAINING_VECTORS: training.to_bytes()},
+            config=settings,
+            inputs=inputs,
+            metrics=_final_metrics(dataset, users, items, progress),
         )
     (target / CHECKPOINTS).delete()
     return manifest
+
+
+def _tables(data: GraphData, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Users (U, D), items (I, D) and aspects (A, D) of `vectors`; zeros of who has no edge."""
+    vectors[data.degrees() == 0] = 0  # what training left of them is noise
+    sizes = [data.num_users, data.num_items, data.aspects.num_aspects]
+    users, items, aspects = vectors.split(sizes)
+    return users, items, aspects
+
+
+def _training_vectors(
+    config: PretrainGraphConfig,
+    dataset: Dataset,
+    whole: Tensor,
+    progress: GraphProgress,
+    run: str,
+) -> TrainingVectors | None:
+    """The vectors of explained training pairs by graphs without them; None if there are none.
+
+    whole: (U + I, D), the graph's own vectors. Each fold's graph is trained as many epochs as the
+    best of the whole one.
+    """
+    pairs = torch.from_numpy(edges_of(dataset.explained_pairs("train")))
+    num_folds = min(config.folds, pairs.shape[1])
+    if num_folds < 2:
+        return None
+    epochs = {"num_epochs": progress.best_epoch, "epochs_per_evaluation": progress.best_epoch}
+    training = config.training.model_copy(update=epochs)
+    of_fold = config.model_copy(update={"training": training, "folds": num_folds})
+    folds = torch.from_numpy(fold_numbers(pairs[0].numpy(), num_folds))
+    found = TrainingVectors(*(torch.zeros(pairs.shape[1], whole.shape[1]) for _ in range(2)))
+    for fold in range(num_folds):
+        logger.info("without part %d of %d of the explained pairs", fold + 1, num_folds)
+        data = GraphData.of(without_fold(dataset, fold, num_folds), config.model.aspects)
+        _, vectors = _train(of_fold, data, f"{run}-{fold}", fold)
+        users, items, _ = _tables(data, vectors)
+        users, items = turned_onto(torch.cat([users, items]), whole).split([len(users), len(items)])
+        of_pairs = (folds == fold).nonzero()[:, 0]
+        found.users[of_pairs], found.items[of_pairs] = (
+            users[pairs[0, of_pairs]],
+            items[pairs[1, of_pairs]],
+        )
+    return found
 
 
 def pretrained_graph(config: PretrainGraphConfig) -> Manifest | None:
@@ -86,7 +139,11 @@ def graph_identity(config: PretrainGraphConfig) -> tuple[dict[str, Any], dict[st
     ArtifactNotFoundError without a dataset.
     """
     training = config.training.model_dump(mode="json", exclude={"epochs_per_checkpoint"})
-    settings = {"model": config.model.model_dump(mode="json"), "training": training}
+    settings = {
+        "model": config.model.model_dump(mode="json"),
+        "training": training,
+        "folds": config.folds,
+    }
     dataset = read_manifest(location_of(config, "dataset"), "dataset")
     return settings, {"dataset": dataset.fingerprint}
 
@@ -105,23 +162,26 @@ def _check(dataset: Dataset, data: GraphData, config: PretrainGraphConfig) -> No
         )
 
 
-def _train(config: PretrainGraphConfig, num_nodes: int, run: str) -> tuple[GraphProgress, Tensor]:
+def _train(
+    config: PretrainGraphConfig, data: GraphData, run: str, fold: int | None = None
+) -> tuple[GraphProgress, Tensor]:
     """Run the workers; return how the run went, and the vectors of its best epoch.
 
-    The vectors are (N, D) float32: users, items, aspects.
+    data: of the whole dataset, or without the fold. The vectors are (N, D) float32: users, items,
+    aspects.
     """
     dataset = location_of(config, "dataset").shared_uri
     outcome = fit(
         train_worker,
-        {"config": config.model_copy(update={"dataset": dataset}), "run": run},
+        {"config": config.model_copy(update={"dataset": dataset}), "run": run, "fold": fold},
         scaling=config.scaling,
         storage=location_of(config, "graph") / CHECKPOINTS,
-        name="pretrain-graph",
+        name="pretrain-graph" if fold is None else f"pretrain-graph-without-{fold}",
         on_report=_log_epoch,
     )
     read = outcome.read_checkpoint_file
     progress = read_progress(GraphProgress, read, run)
-    rows = read_rows(read, progress.num_parts, torch.arange(num_nodes), ("best",))
+    rows = read_rows(read, progress.num_parts, torch.arange(data.num_nodes), ("best",))
     return progress, rows["best"]
 
 

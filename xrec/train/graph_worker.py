@@ -27,6 +27,7 @@ from xrec.data.dataset import read_dataset
 from xrec.errors import TrainingError
 from xrec.graph.adjacency import normalized_adjacency
 from xrec.graph.blend import blend
+from xrec.graph.leave_out import without_fold
 from xrec.graph.lightgcn import LightGCN
 from xrec.graph.loss import Objective
 from xrec.graph.partition import Partition
@@ -72,11 +73,13 @@ _DIVERGED = 3.0  # times the first epoch's loss
 def train_worker(loop_config: dict[str, Any]) -> None:
     """Train in one worker, from the argument only.
 
-    `loop_config` has "config", a PretrainGraphConfig with URIs that a worker can open, and "run",
-    the fingerprint of the run.
+    `loop_config` has "config", a PretrainGraphConfig with URIs that a worker can open, "run", the
+    fingerprint of the run, and "fold", the number of the one that is left out, or None.
     """
     config: PretrainGraphConfig = loop_config["config"]
     dataset = read_dataset(location_of(config, "dataset"))
+    if loop_config["fold"] is not None:
+        dataset = without_fold(dataset, loop_config["fold"], config.folds)
     data = GraphData.of(dataset, config.model.aspects)
     worker = GraphWorker(config, data, run=loop_config["run"])
     validation = HeldOut.of(dataset, "validation").part(rank(), world_size())

@@ -30,6 +30,7 @@ TOWN = {
     "interactions_per_user": 8,
     "explanations_per_user": 4,
 }
+INDICES = ("user_index", "item_index")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,41 @@ def test_examples_of_a_split_are_prompt_and_reference(dataset: Dataset) -> None:
     learned = prompts.builder.decode(list(examples[5].label_ids))
     assert learned == row["explanation"].replace(title, "[title]")
     assert title in prompts.builder.show(list(examples[5].prompt_ids))  # prompts show the title
+
+
+def with_training_profiles(dataset: Dataset) -> Dataset:
+    pairs = dataset.explained_pairs("train").select(["user_index", "item_index"])
+    for side in ("user", "item"):
+        texts = pa.array([f"{side} without {row}" for row in range(pairs.num_rows)])
+        pairs = pairs.append_column(f"{side}_profile", texts)
+    return replace(dataset, training_profiles=pairs)
+
+
+def test_examples_show_what_was_made_without_the_pairs_own_review(dataset: Dataset) -> None:
+    pairs = dataset.explained_pairs("train")
+    vocabulary = Vocabulary(
+        len(toy_tokenizer()),
+        dataset.num_users + pairs.num_rows,
+        dataset.num_items + pairs.num_rows,
+    )
+    builder = PromptBuilder(toy_tokenizer(), PromptConfig(), vocabulary)
+    prompts = PairPrompts(with_training_profiles(dataset), builder, has_training_vectors=True)
+    rows = [5, 2]
+    examples, _ = prompts.examples(pairs.take(rows), max_explanation_tokens=500)
+    for row, example in zip(rows, examples, strict=True):
+        shown = builder.show(list(example.prompt_ids))
+        user, item = dataset.num_users + row, dataset.num_items + row
+        assert f"<user {user}> user without {row}\n" in shown
+        assert f"<item {item}>" in shown
+        assert f". item without {row}" in shown
+    as_ever, _ = prompts.examples(pairs, max_explanation_tokens=500, leave_out_own=False)
+    held_out, _ = prompts.examples(dataset.explained_pairs("test"), max_explanation_tokens=500)
+    plain = make_prompts(dataset)
+    assert as_ever[5].label_ids == examples[0].label_ids
+    for found, split in ((as_ever, "train"), (held_out, "test")):
+        pair = Pair(*(dataset.explained_pairs(split)[name][0].as_py() for name in INDICES))
+        expected = plain.builder.show(plain.prompt(pair))
+        assert builder.show(list(found[0].prompt_ids)) == expected
 
 
 def test_example_of_a_short_name_learns_the_placeholder(dataset: Dataset) -> None:
@@ -197,7 +233,7 @@ def test_training_examples_have_those_aspects_of_the_menu_that_the_explanation_n
     ]
     column = explained.schema.get_field_index("explanation")
     explained = explained.set_column(column, "explanation", pa.array(said, pa.string()))
-    menus = chooser.choose(users, items, len(names)).evidence(names)
+    menus = chooser.choose(users, items, len(names), leave_out_own=True).evidence(names)
     named = [
         [one for one in menu if one.aspect in text][:2]
         for menu, text in zip(menus, said, strict=True)

@@ -1,0 +1,121 @@
+"""Graphs without some of the pairs that they are to explain, and what their vectors are of these.
+
+A vector that was trained on a pair knows it, and that of a pair which is held out does not: an
+adapter that learns from the former learns to trust what it will not get. So the explained training
+pairs are divided into folds (cross-fitting), and for each fold a graph is trained without its
+interactions and reviews. The vectors of another graph are turned onto those of the whole one:
+vectors of two trainings differ by a rotation, among others.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from xrec.data.aspects import aspect_counts, visited_aspects
+from xrec.data.dataset import Dataset, edges_of
+from xrec.errors import ArtifactMismatchError, DataError
+from xrec.storage import Location, read_content, read_manifest
+
+TRAINING_VECTORS = "training_vectors.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingVectors:
+    """The vectors of the P explained training pairs of a dataset, in its order.
+
+    users, items: (P, D) float32, of graphs that were trained without the pair.
+    """
+
+    users: Tensor
+    items: Tensor
+
+    def to_bytes(self) -> bytes:
+        """The content of a safetensors file."""
+        tables = {"users": self.users.contiguous(), "items": self.items.contiguous()}
+        return bytes(safetensors.torch.save(tables))
+
+
+def read_training_vectors(location: Location, dataset: Dataset) -> TrainingVectors | None:
+    """The vectors beside the graph at `location`; None if it was trained without folds.
+
+    Raises ArtifactMismatchError if the file is not that of the manifest, DataError if it has not a
+    row for each explained training pair.
+    """
+    manifest = read_manifest(location, "graph")
+    if TRAINING_VECTORS not in manifest.files:
+        return None
+    data = read_content(location, manifest, TRAINING_VECTORS, remedy="make the graph again")
+    try:
+        vectors = TrainingVectors(**safetensors.torch.load(data))
+    except (safetensors.SafetensorError, TypeError) as error:
+        raise ArtifactMismatchError(
+            f"{location / TRAINING_VECTORS}: not a file of training vectors ({error}); make the "
+            "graph again"
+        ) from error
+    num_pairs = dataset.explained_pairs("train").num_rows
+    if not len(vectors.users) == len(vectors.items) == num_pairs:
+        raise DataError(
+            f"{location / TRAINING_VECTORS}: {len(vectors.users)} and {len(vectors.items)} vectors "
+            f"for {num_pairs} explained training pairs; train the graph of this dataset"
+        )
+    return vectors
+
+
+def fold_numbers(users: npt.NDArray[np.int64], num_folds: int) -> npt.NDArray[np.int64]:
+    """A fold from 0 to `num_folds` - 1 for each of P pairs, by their users (P,).
+
+    The pairs of a user are spread over the folds, from one on that is drawn for the user.
+    """
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(users))
+    order = order[np.argsort(users[order], kind="stable")]
+    of_user = users[order]
+    place = np.arange(len(users)) - np.searchsorted(of_user, of_user)
+    first = rng.integers(num_folds, size=int(users.max(initial=-1)) + 1)
+    folds = np.empty(len(users), dtype=np.int64)
+    folds[order] = (place + first[of_user]) % num_folds
+    return folds
+
+
+def without_fold(dataset: Dataset, fold: int, num_folds: int) -> Dataset:
+    """The dataset as if the explained training pairs of a fold were not there.
+
+    Their interactions and their reviews' aspects are in no table and no count; explanations stay.
+    """
+    pairs = edges_of(dataset.explained_pairs("train"))
+    gone = _keys(pairs[:, fold_numbers(pairs[0], num_folds) == fold])
+    kept = {"interactions": _without(dataset.interactions, gone)}
+    if dataset.aspects_from == "reviews" and dataset.explanation_aspects is not None:
+        named = _without(dataset.explanation_aspects, gone)
+        trained = named.filter(pc.equal(named["split"], "train"))
+        kept |= {f"{side}_aspects": aspect_counts(trained, side) for side in ("user", "item")}
+    elif dataset.item_aspects is not None:
+        kept["user_aspects"] = visited_aspects(kept["interactions"], dataset.item_aspects)
+    return replace(dataset, **kept)
+
+
+def _without(table: pa.Table, gone: npt.NDArray[np.int64]) -> pa.Table:
+    """The rows of a table of pairs that are not in `gone`, or are held out."""
+    stays = ~np.isin(_keys(edges_of(table)), gone)
+    return table.filter(pc.or_(pa.array(stays), pc.not_equal(table["split"], "train")))
+
+
+def _keys(pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.asarray((pairs[0] << 32) + pairs[1])
+
+
+def turned_onto(vectors: Tensor, onto: Tensor) -> Tensor:
+    """`vectors` (N, D) by the rotation or reflection that brings them nearest to `onto` (N, D).
+
+    The orthogonal Procrustes problem (Schonemann 1966), in float64.
+    """
+    left, _, right = torch.linalg.svd(vectors.T.double() @ onto.double())
+    turned: Tensor = (vectors.double() @ (left @ right)).float()
+    return turned
