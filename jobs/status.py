@@ -81,6 +81,8 @@ def _status(job: Job, config: JobConfig) -> ArtifactStatus:
     num_bytes, notes = _num_bytes(made.location), found.differences
     if found.manifest is not None and made.unchecked:
         notes += (f"not compared: {', '.join(made.unchecked)}",)
+    if found.manifest is not None:
+        notes += tuple(found.manifest.metrics.get("leaks", ()))
     state: State = "begun" if found.state == "missing" and num_bytes else found.state
     return ArtifactStatus(job.artifact, made.location.uri, state, found.manifest, num_bytes, notes)
 

@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from xrec.aspects import AspectChooser
 from xrec.checks import AspectNames
-from xrec.data.dataset import Dataset, edges_of
+from xrec.data.dataset import Dataset
 from xrec.data.evidence import AspectEvidence
 from xrec.data.menus import Menus, Opinions
+from xrec.data.profiles import Profiles
 from xrec.data.titles import TitleIndex, composed
 from xrec.errors import DataError
 from xrec.llm.examples import Example
@@ -66,9 +67,8 @@ class PairPrompts:
         self._menus = Menus(dataset)
         self._opinions = Opinions(dataset)
         _check_free_of_placeholder(builder, dataset.items, "item_id", "title")
-        self._user_profiles = dataset.users["profile"].combine_chunks()
         self._titles = dataset.items["title"].combine_chunks()
-        self._item_profiles = dataset.items["profile"].combine_chunks()
+        self._profiles = Profiles(dataset)
 
     def texts(self, pair: Pair) -> PairTexts:
         """What may be said of a pair; of many pairs, `texts_of` is faster."""
@@ -128,7 +128,10 @@ class PairPrompts:
         *,
         leave_out_own: bool,
     ) -> list[PairTexts]:
-        profiles = (self._profiles(pair, leave_out_own=leave_out_own) for pair in pairs)
+        profiles = (
+            self._profiles.of(pair.user_index, pair.item_index, leave_out_own=leave_out_own)
+            for pair in pairs
+        )
         return [
             PairTexts(
                 user_profile=of_user,
@@ -139,24 +142,6 @@ class PairPrompts:
             )
             for pair, (of_user, of_item), aspects in zip(pairs, profiles, chosen, strict=True)
         ]
-
-    def _profiles(self, pair: Pair, *, leave_out_own: bool) -> tuple[str, str]:
-        """The profiles of user and item."""
-        written = self._dataset.training_profiles
-        row = self._training_rows.get((pair.user_index, pair.item_index))
-        if leave_out_own and written is not None and row is not None:
-            return written["user_profile"][row].as_py(), written["item_profile"][row].as_py()
-        of_user, of_item = (
-            self._user_profiles[pair.user_index],
-            self._item_profiles[pair.item_index],
-        )
-        return of_user.as_py(), of_item.as_py()
-
-    @cached_property
-    def _training_rows(self) -> dict[tuple[int, int], int]:
-        """The place of each explained training pair among all of them."""
-        pairs = edges_of(self._dataset.explained_pairs("train"))
-        return {(user, item): row for row, (user, item) in enumerate(pairs.T.tolist())}
 
     def _chosen(
         self,
@@ -205,7 +190,7 @@ class PairPrompts:
 
     def _training_prompt(self, pair: Pair, texts: PairTexts) -> list[int]:
         """The prompt with vectors that have not seen the pair, as far as there are such ones."""
-        row = self._training_rows.get((pair.user_index, pair.item_index))
+        row = self._profiles.training_row(pair.user_index, pair.item_index)
         if row is None or not self._has_training_vectors:
             return self.prompt(pair, texts)
         num_users, num_items = self._dataset.num_users, self._dataset.num_items

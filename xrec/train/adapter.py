@@ -14,8 +14,10 @@ from xrec.adapter.card import TRAINED, model_card
 from xrec.adapter.config import AdapterConfig
 from xrec.aspects import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
+from xrec.data.dataset import read_dataset
 from xrec.errors import ConfigError
-from xrec.graph.artifact import check_graph_of_dataset
+from xrec.graph.artifact import check_graph_of_dataset, read_graph
+from xrec.graph.leave_out import read_training_vectors
 from xrec.llm.model import check_quantization
 from xrec.llm.source import anywhere, model_fingerprint, public_name, resolve_model
 from xrec.storage import Manifest, finished, location_of, manifest_of, run_fingerprint
@@ -27,6 +29,7 @@ from xrec.train.checkpoint import (
     read_best_adapter,
     read_progress,
 )
+from xrec.train.leak import measure_leak
 from xrec.train.lease import CHECKPOINTS
 from xrec.train.ray_driver import fit
 
@@ -59,8 +62,9 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         logger.info("%s: already there", output)
         return done
     claim(output / CHECKPOINTS, "adapter", run_config, inputs)
+    fits = _fits(config)
     progress, best = _train(config, run_fingerprint("adapter", run_config, inputs))
-    metrics = dict(progress.best)
+    metrics = {**progress.best, **fits}
     adapter_config = _adapter_config(config, graph, base_model, metrics["hidden_size"])
     manifest = write_adapter(
         output,
@@ -76,6 +80,25 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     )
     (output / CHECKPOINTS).delete()
     return manifest
+
+
+def _fits(config: TrainAdapterConfig) -> dict[str, Any]:
+    """How well what training shows fits its references, for the manifest, and what leaks there."""
+    dataset, graph = location_of(config, "dataset"), location_of(config, "graph")
+    measured, leave_out_own = read_dataset(dataset), config.training.leave_out == "own"
+    vectors = read_training_vectors(graph, measured) if leave_out_own else None
+    found = measure_leak(measured, read_graph(graph), vectors, leave_out_own=leave_out_own)
+    leaks = [each.warning(name) for name, each in found.items() if each.is_leak]
+    for name, each in found.items():
+        logger.info(
+            "%s: fits its reference by %.3f, of held-out pairs by %.3f",
+            name,
+            each.train,
+            each.held_out,
+        )
+    for leak in leaks:
+        logger.warning(leak)
+    return {"fits": {name: each.rounded() for name, each in found.items()}, "leaks": leaks}
 
 
 def _adapter_config(

@@ -1,0 +1,212 @@
+"""The leak meter: whether what training shows knows its reference better than it will later.
+
+Of each input it is measured how well it fits the pair's own reference, and how well another pair's
+input does in its place, on training pairs as training shows them and on held-out pairs. An adapter
+that learns where inputs hold their target learns to copy, and later finds nothing to copy.
+
+| input | its fit to the reference | in its place |
+|---|---|---|
+| user profile | share of the reference's aspects that it names | that of another user of the item |
+| item profile | the same | that of another item of the user |
+| user vector | cosine with the reference's aspects, if the graph has some | any user's |
+| vectors | cosine of the user's with the item's | any user's |
+
+Where no other pair has the same item, or user, any pair takes its place.
+
+Where a dataset has no aspects, words of four letters and more take their place. The aspects that a
+training prompt lists are those that the reference names, on purpose, and are not measured.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from xrec.checks import AspectNames
+from xrec.config.shared import Split
+from xrec.data.dataset import Dataset, edges_of
+from xrec.data.profiles import Profiles
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.graph.leave_out import TrainingVectors
+
+_MOST_PAIRS = 2000  # of training, and held out
+_LEAST_GAP = 0.05
+_WORD = re.compile(r"\w{4,}")
+
+Pair = tuple[int, int]
+FitOf = Callable[[Pair, Pair], float | None]
+"""The fit of the first pair's input to the second one's reference; None if it cannot be told."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well an input fits its own reference, on training and on held-out pairs: means.
+
+    `..._other`: another pair's input in its place. gap: own minus other, of training minus held-out
+    pairs, with a 95 % interval.
+    """
+
+    train: float
+    train_other: float
+    held_out: float
+    held_out_other: float
+    gap: float
+    gap_low: float
+    gap_high: float
+
+    @property
+    def is_leak(self) -> bool:
+        """Whether training is told more than it will be, clearly and by more than a little."""
+        return self.gap_low > 0 and self.gap > _LEAST_GAP
+
+    def rounded(self) -> dict[str, float]:
+        """The figures, for a manifest."""
+        return {name: round(value, 4) for name, value in asdict(self).items()}
+
+    def warning(self, name: str) -> str:
+        """What it means for a reader that the input `name` is a leak."""
+        return (
+            f"the {name} that training shows fits its own reference by {self.train:.2f} and "
+            f"another's by {self.train_other:.2f}, on held-out pairs by {self.held_out:.2f} and "
+            f"{self.held_out_other:.2f}: it was made from the reference, and the adapter learns to "
+            "copy what will not be there; docs/adapter.md says how to leave it out"
+        )
+
+
+def measure_leak(
+    dataset: Dataset,
+    graph: GraphEmbeddings,
+    vectors: TrainingVectors | None,
+    *,
+    leave_out_own: bool,
+) -> dict[str, Fit]:
+    """The fit of each input by its name; an input of which nothing can be measured is not there.
+
+    vectors: those that training shows; None for the graph's own. leave_out_own: whether training
+    shows profiles without the pair's review.
+    """
+    inputs = _Inputs(dataset, graph, vectors, leave_out_own=leave_out_own)
+    measures: dict[str, tuple[FitOf, int | None]] = {
+        "user profile": (inputs.user_profile, 1),
+        "item profile": (inputs.item_profile, 0),
+        "vectors": (inputs.both_vectors, None),
+    }
+    if graph.aspects is not None:
+        measures["user vector"] = (inputs.user_vector, None)
+    found = {name: _fit(dataset, *measure) for name, measure in measures.items()}
+    return {name: fit for name, fit in found.items() if fit is not None}
+
+
+class _Inputs:
+    """What a pair is shown with, and how it fits a reference."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        graph: GraphEmbeddings,
+        vectors: TrainingVectors | None,
+        *,
+        leave_out_own: bool,
+    ):
+        self._profiles, self._leave_out_own = Profiles(dataset), leave_out_own
+        self._graph, self._vectors, self._mean_user = graph, vectors, graph.users.mean(dim=0)
+        self._aspects = None if graph.aspects is None else graph.aspects - graph.aspects.mean(dim=0)
+        aspects = [] if dataset.aspects is None else dataset.aspects["aspect"].to_pylist()
+        self._rows = {name: row for row, name in enumerate(aspects)}
+        self._names = AspectNames(aspects) if aspects else None
+        self._found: dict[str, frozenset[str]] = {}
+        texts = dataset.explanations["explanation"].to_pylist()
+        self._references = dict(zip(_pairs(edges_of(dataset.explanations)), texts, strict=True))
+
+    def user_profile(self, of: Pair, to: Pair) -> float | None:
+        return self._share_named(self._profile(of)[0], to)
+
+    def item_profile(self, of: Pair, to: Pair) -> float | None:
+        return self._share_named(self._profile(of)[1], to)
+
+    def user_vector(self, of: Pair, to: Pair) -> float | None:
+        said = self._said(self._references[to])
+        rows = [self._rows[name] for name in said if name in self._rows]
+        if not rows or self._aspects is None:
+            return None
+        user = self._vectors_of(of)[0] - self._mean_user
+        return float(cosine_similarity(self._aspects[rows], user[None]).mean())
+
+    def both_vectors(self, of: Pair, to: Pair) -> float | None:
+        return float(cosine_similarity(self._vectors_of(of)[0], self._vectors_of(to)[1], dim=0))
+
+    def _profile(self, pair: Pair) -> tuple[str, str]:
+        return self._profiles.of(*pair, leave_out_own=self._leave_out_own)
+
+    def _vectors_of(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        row = self._profiles.training_row(*pair)
+        if self._vectors is None or row is None:
+            return self._graph.users[pair[0]], self._graph.items[pair[1]]
+        return self._vectors.users[row], self._vectors.items[row]
+
+    def _share_named(self, text: str, to: Pair) -> float | None:
+        wanted = self._said(self._references[to])
+        return len(wanted & self._said(text)) / len(wanted) if wanted else None
+
+    def _said(self, text: str) -> frozenset[str]:
+        if text not in self._found:
+            self._found[text] = frozenset(
+                _WORD.findall(text.lower())
+                if self._names is None
+                else (each.name for each in self._names.find(text))
+            )
+        return self._found[text]
+
+
+def _pairs(edges: npt.NDArray[np.int64]) -> list[Pair]:
+    return [(user, item) for user, item in edges.T.tolist()]
+
+
+def _fit(dataset: Dataset, fit_of: FitOf, shared: int | None) -> Fit | None:
+    """The fit of an input; the pair in its place shares user (0), item (1) or nothing with it."""
+    splits: tuple[tuple[Split, ...], ...] = (("train",), ("validation", "test"))
+    groups = [[pair for split in of for pair in _explained(dataset, split)] for of in splits]
+    train, held_out = (list(_compared(group, fit_of, shared)) for group in groups)
+    if not train or not held_out:
+        return None
+    (own, other, error), (own_held, other_held, error_held) = _means(train), _means(held_out)
+    gap, half = (own - other) - (own_held - other_held), 1.96 * math.hypot(error, error_held)
+    return Fit(own, other, own_held, other_held, gap, gap - half, gap + half)
+
+
+def _explained(dataset: Dataset, split: Split) -> list[Pair]:
+    return _pairs(edges_of(dataset.explained_pairs(split)))
+
+
+def _compared(
+    pairs: list[Pair], fit_of: FitOf, shared: int | None
+) -> Iterator[tuple[int, float, float]]:
+    """The user of a pair, its fit, and that of another pair's input in its place."""
+    rng = np.random.default_rng(0)
+    sharing: defaultdict[int | None, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        sharing[None if shared is None else pair[shared]].append(pair)
+    for place in rng.permutation(len(pairs))[:_MOST_PAIRS]:
+        pair = pairs[place]
+        others = sharing[None if shared is None else pair[shared]]
+        others = others if len(others) > 1 else pairs
+        drawn = others[rng.integers(len(others))]
+        own, other = fit_of(pair, pair), fit_of(drawn, pair)
+        if drawn != pair and own is not None and other is not None:
+            yield pair[0], own, other
+
+
+def _means(rows: Iterable[tuple[int, float, float]]) -> tuple[float, float, float]:
+    """The means of own and other, and the standard error of their difference, by users."""
+    users, own, other = (np.array(column) for column in zip(*rows, strict=True))
+    difference = own - other
+    _, number = np.unique(users, return_inverse=True)
+    of_users = np.bincount(number, weights=difference - difference.mean())
+    error = math.sqrt(float((of_users**2).sum())) / len(own)
+    return float(own.mean()), float(other.mean()), error
