@@ -47,7 +47,7 @@ class AdapterData:
     validation: list[Example]
     left_out: Counter[str]
     graph: GraphEmbeddings
-    training_vectors: TrainingVectors | None
+    training_vectors: TrainingVectors | None = None
 
 
 def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:

@@ -72,7 +72,7 @@ class Fit:
     def warning(self, name: str) -> str:
         """What it means for a reader that the input `name` is a leak."""
         return (
-            f"the {name} that training shows fits its own reference by {self.train:.2f} and "
+            f"{name}: what training shows fits its own reference by {self.train:.2f} and "
             f"another's by {self.train_other:.2f}, on held-out pairs by {self.held_out:.2f} and "
             f"{self.held_out_other:.2f}: it was made from the reference, and the adapter learns to "
             "copy what will not be there; docs/adapter.md says how to leave it out"

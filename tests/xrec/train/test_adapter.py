@@ -46,6 +46,15 @@ def test_explanation_loss_is_the_sum_over_labels_only() -> None:
     assert module(EXAMPLES).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_explanation_loss_by_explanations_is_the_sum_of_their_means() -> None:
+    module = make_module()
+    by_explanations = ExplanationLoss(module.model, module.prefixes, "explanations")
+    expected = sum(mean for _, mean in explanation_nll(module.model, EXAMPLES, 1))
+    assert by_explanations(EXAMPLES).item() == pytest.approx(expected, rel=1e-5)
+    assert module.count(EXAMPLES) == 5
+    assert by_explanations.count(EXAMPLES) == 2
+
+
 def test_explanation_loss_training_mode_is_for_the_adapters() -> None:
     module = make_module()
     for mode in (True, False):
@@ -160,6 +169,7 @@ class SkippingEngine:
 
     def __init__(self, *overflows: int, fp16: bool) -> None:
         self._overflows, self._fp16 = overflows, fp16
+        self.module = make_module()
         self.tried: list[tuple[int, int]] = []
 
     def __call__(self, examples: list[Example]) -> torch.Tensor:
@@ -186,7 +196,7 @@ def step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, int], torch.Tensor]:
 
     def run(engine: Any, number: int) -> torch.Tensor:
         data = AdapterData(EXAMPLES, EXAMPLES[:1], Counter(), graph=Mock())
-        micro_batch = MicroBatch([EXAMPLES[number]], 3)
+        micro_batch = MicroBatch([EXAMPLES[number]], 3, 1)
         passes = AdapterPasses(engine, data, seed=0)
         return passes.applied_step([micro_batch], step=number, place=f"step {number}")
 

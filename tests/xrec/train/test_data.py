@@ -56,8 +56,10 @@ def test_epoch_steps_count_the_labels_of_the_whole_global_batch(rank: int) -> No
         {sum(len(EXAMPLES[index].label_ids) for micro in step for index in micro)}
         for step in steps()
     ]
-    found = epoch_steps(EXAMPLES, rank=rank, world_size=2, micro_batch_size=2, **SETTINGS)
+    steps_ = epoch_steps(EXAMPLES, rank=rank, world_size=2, micro_batch_size=2, **SETTINGS)
+    found = list(steps_)
     assert [{micro.num_global_tokens for micro in step} for step in found] == expected
+    assert {micro.global_count("explanations") for step in found for micro in step} == {8}
 
 
 SETTINGS = {"epoch": 1, "seed": 0, "global_batch_size": 8}
