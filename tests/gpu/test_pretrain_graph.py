@@ -33,6 +33,7 @@ def train(
                 "l2_weight": 1e-2,
             },
             "parallelism": parallelism,
+            "folds": 0,
             "scaling": {"num_workers": num_workers, "device": device, "max_failures": 0},
         }
     )

@@ -55,6 +55,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     PretrainGraphConfig: {
         "model": {"embedding_dim": 8, "num_layers": 1},
         "training": {"num_epochs": 2, "steps_per_epoch": 4},
+        "folds": 2,
         "scaling": {**_SCALING, "num_workers": 1},
     },
     TrainAdapterConfig: {

@@ -127,6 +127,7 @@ def make_graph_config(town: str) -> MakeGraphConfig:
         max_failures: int = 0,
         workspace: str = town,
         model: dict[str, Any] | None = None,
+        folds: int = 0,
         **training: Any,
     ) -> PretrainGraphConfig:
         return PretrainGraphConfig.model_validate(
@@ -136,6 +137,7 @@ def make_graph_config(town: str) -> MakeGraphConfig:
                 "model": {"embedding_dim": 8, "num_layers": 2, **(model or {})},
                 "training": {**TRAINING, **training},
                 "parallelism": parallelism,
+                "folds": folds,
                 "scaling": {
                     "num_workers": num_workers,
                     "device": "cpu",

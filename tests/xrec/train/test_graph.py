@@ -16,15 +16,17 @@ from tests.fake_gpu import CPU
 from tests.xrec.train.conftest import MakeGraphConfig, metrics_of, write_town
 from tests.xrec.train.one_gpu_worker import become_worker
 from xrec.config.graph import PretrainGraphConfig
-from xrec.data.dataset import read_dataset
+from xrec.data.dataset import edges_of, read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
 from xrec.graph.artifact import read_graph
 from xrec.graph.aspects import AspectEdges
+from xrec.graph.leave_out import read_training_vectors
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.storage import Manifest, open_location
 from xrec.train.graph import pretrain_graph, pretrained_graph
 from xrec.train.graph_model import AspectLoss, GraphData, split_edges
 from xrec.train.graph_worker import GraphWorker, check_convergence
+from xrec.train.ray_driver import TrainingOutcome, fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 Trained = tuple[PretrainGraphConfig, Manifest]
@@ -104,6 +106,38 @@ def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
     with pytest.raises(ArtifactMismatchError, match=r"training\.seed: 0 there, 1 here"):
         pretrain_graph(make_graph_config(config.graph, seed=1))
     assert read_graph(open_location(config.graph)).manifest == manifest
+
+
+@pytest.mark.slow
+def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_seen_them(
+    make_graph_config: MakeGraphConfig, town: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, began = make_graph_config(tmp_path / "graph", folds=2), list[str]()
+
+    def fit_but_once(*arguments: Any, **options: Any) -> TrainingOutcome:
+        began.append(options["name"])
+        if len(began) == 3:
+            raise TrainingError("stopped before the second fold")
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr("xrec.train.graph.fit", fit_but_once)
+    with pytest.raises(TrainingError, match="stopped before"):
+        pretrain_graph(config)
+    manifest = pretrain_graph(config)
+    assert len(set(began[:3])) == 3
+    assert began[3:] == began[:3]  # what is done is not done again, but for reading it
+    location = open_location(str(tmp_path / "graph"))
+    dataset = read_dataset(open_location(f"{town}/dataset"))
+    vectors, graph = read_training_vectors(location, dataset), read_graph(location)
+    pairs = torch.from_numpy(edges_of(dataset.explained_pairs("train")))
+    assert vectors is not None
+    assert vectors.users.shape == (pairs.shape[1], 8)
+    own = (graph.users[pairs[0]] * graph.items[pairs[1]]).sum(dim=1)
+    without = (vectors.users * vectors.items).sum(dim=1)
+    assert own.mean() > without.mean()  # the whole graph was trained to score these pairs highly
+    assert manifest.files.keys() == {"embeddings.safetensors", "training_vectors.safetensors"}
+    monkeypatch.setattr("xrec.train.graph.fit", None)
+    assert pretrain_graph(config) == manifest
 
 
 @pytest.mark.slow
