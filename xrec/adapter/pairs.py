@@ -1,10 +1,11 @@
 """Prompts and examples of a dataset's pairs, as token ids."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -195,6 +196,29 @@ class PairPrompts:
             return self.prompt(pair, texts)
         num_users, num_items = self._dataset.num_users, self._dataset.num_items
         return self.builder.build(num_users + row, num_items + row, texts)
+
+    def lesson(self, user_index: int, row: Mapping[str, Any]) -> tuple[Example, Example] | None:
+        """What a user's words say of an item, and the same prompt with a vector in their place.
+
+        row: of the training explanations (schema EXPLANATIONS), another user's of an item that the
+        user has not reviewed; it is what follows, and the item's profile is without it. None if a
+        prompt is too long.
+        """
+        item_index, explanation = row["item_index"], row["explanation"]
+        of_user, _ = self._profiles.of(user_index, item_index, leave_out_own=False)
+        _, of_item = self._profiles.of(row["user_index"], item_index, leave_out_own=True)
+        title = self._titles[item_index].as_py()
+        texts = PairTexts(of_user, title, of_item)
+        place = self._profiles.training_row(row["user_index"], item_index)
+        if place is not None and self._has_training_vectors:
+            item_index = self._dataset.num_items + place
+        try:
+            student = self.builder.build(user_index, item_index, replace(texts, user_profile=""))
+        except PromptTooLongError:
+            return None
+        labels = self.label_ids(explanation, title)
+        teacher = self.builder.build_without_tokens(texts)
+        return Example(teacher, labels), Example(student, labels)
 
     def example(self, pair: Pair, explanation: str, texts: PairTexts | None = None) -> Example:
         """Prompt and reference of a pair, for scoring; raises PromptTooLongError."""

@@ -87,14 +87,39 @@ class KeyValues:
 def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = None) -> Tensor:
     """NLL in nats of each label token, (B, L); 0 where a label is -100.
 
-    `past` holds what comes before the batch's rows. Logits are computed at the L positions that
-    predict a label only.
+    `past` holds what comes before the batch's rows.
     """
+    return label_nll(label_logits(model, batch, past), batch.labels)
+
+
+def token_kl(model: PreTrainedModel, teacher: Batch, student: Batch) -> Tensor:
+    """KL(teacher || student) in nats of the next token at each label, (B, L); 0 at a -100.
+
+    The two have the same labels behind other prompts. The teacher's part has no gradient. Rows are
+    taken one by one, as in `label_nll`.
+    """
+    with torch.no_grad():
+        taught = label_logits(model, teacher)
+    learned = label_logits(model, student)
+    rows = [
+        functional.kl_div(
+            row.float().log_softmax(dim=-1),
+            target.float().log_softmax(dim=-1),
+            reduction="none",
+            log_target=True,
+        ).sum(dim=-1)
+        for row, target in zip(learned, taught, strict=True)
+    ]
+    return torch.stack(rows) * (student.labels != IGNORE)
+
+
+def label_logits(model: PreTrainedModel, batch: Batch, past: KeyValues | None = None) -> Tensor:
+    """The logits (B, L, V) of the L positions that predict a label, and of no others."""
     mask, cache = batch.attention_mask, None
     if past is not None:
         mask, cache = torch.cat([past.mask, mask], dim=1), past.cache()
     length, num_labels = batch.input_ids.shape[1], batch.labels.shape[1]
-    logits = model(
+    logits: Tensor = model(
         input_ids=batch.input_ids,
         attention_mask=mask,
         position_ids=last_positions(mask, length),
@@ -106,7 +131,7 @@ def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = Non
             length - num_labels - 1, length - 1, device=batch.input_ids.device
         ),
     ).logits
-    return label_nll(logits, batch.labels)
+    return logits
 
 
 def last_positions(mask: Tensor, count: int) -> Tensor:

@@ -23,7 +23,7 @@ from xrec.adapter.model import (
 )
 from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig, Weighting
 from xrec.errors import ModelError, TrainingError
-from xrec.llm.examples import Example, collate, token_nll
+from xrec.llm.examples import Example, collate, token_kl, token_nll
 from xrec.llm.prefix import PrefixCache
 from xrec.train.data import AdapterData, MicroBatch, noise_seed, validation_batches
 from xrec.train.deepspeed_engine import (
@@ -58,10 +58,16 @@ class ExplanationLoss(nn.Module):
         self.prefixes = prefixes
         self.weighting = weighting
 
-    def forward(self, examples: Sequence[Example]) -> Tensor:
-        """Return the sum, a scalar."""
-        past, rest = self.prefixes.split(self.model, examples)
-        nll = token_nll(self.model, collate(rest).to(self.model.device), past)
+    def forward(
+        self, examples: Sequence[Example], teachers: Sequence[Example] | None = None
+    ) -> Tensor:
+        """Return the sum, a scalar; with teachers it is of the KL to what they make next."""
+        device = self.model.device
+        if teachers is None:
+            past, rest = self.prefixes.split(self.model, examples)
+            nll = token_nll(self.model, collate(rest).to(device), past)
+        else:
+            nll = token_kl(self.model, collate(teachers).to(device), collate(examples).to(device))
         if self.weighting == "tokens":
             return nll.sum()
         return (nll.sum(dim=1) / nll.new_tensor([len(each.label_ids) for each in examples])).sum()
@@ -229,7 +235,7 @@ class AdapterPasses:
             examples = micro_batch.examples
             number = position * world_size() + rank()
             torch.manual_seed(noise_seed(self._seed, step, number))
-            nll = self._engine(examples or self._data.train[:1])
+            nll = self._engine(*micro_batch.given(self._data.train[0]))
             # DeepSpeed averages over workers and accumulation steps, while the loss is a mean over
             # the global batch.
             count = micro_batch.global_count(self._engine.module.weighting)
