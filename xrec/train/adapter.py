@@ -87,6 +87,11 @@ def _fits(config: TrainAdapterConfig) -> dict[str, Any]:
     dataset, graph = location_of(config, "dataset"), location_of(config, "graph")
     measured, leave_out_own = read_dataset(dataset), config.training.leave_out == "own"
     vectors = read_training_vectors(graph, measured) if leave_out_own else None
+    has_profiles = leave_out_own and measured.training_profiles is not None
+    if leave_out_own and not has_profiles:
+        logger.info("profiles are shown as they came, and may hold what a pair's review says")
+    if leave_out_own and vectors is None:
+        logger.info("vectors know the pairs that they explain: the graph was made with folds=0")
     found = measure_leak(measured, read_graph(graph), vectors, leave_out_own=leave_out_own)
     leaks = [each.warning(name) for name, each in found.items() if each.is_leak]
     for name, each in found.items():
@@ -98,7 +103,11 @@ def _fits(config: TrainAdapterConfig) -> dict[str, Any]:
         )
     for leak in leaks:
         logger.warning(leak)
-    return {"fits": {name: each.rounded() for name, each in found.items()}, "leaks": leaks}
+    return {
+        "left_out": {"profiles": has_profiles, "vectors": vectors is not None},
+        "fits": {name: each.rounded() for name, each in found.items()},
+        "leaks": leaks,
+    }
 
 
 def _adapter_config(

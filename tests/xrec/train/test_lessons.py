@@ -1,10 +1,11 @@
 """Lessons: which users and texts are drawn, the same for any number of workers."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.xrec.train.adapter_town import make_config
@@ -65,7 +66,7 @@ def test_lessons_of_nobody_are_refused() -> None:
         lessons(seen=everything).step(0, micro_batch_size=3, rank=0, world_size=1)
 
 
-def test_lessons_of_a_dataset_are_of_training_explanations(workspace: str, tmp_path: Path) -> None:
+def test_lessons_of_a_dataset_are_of_training_explanations(workspace: str) -> None:
     data = load_adapter_data(make_config(workspace, distill={"num_steps": 1}))
     assert data.lessons is not None
     dataset = read_dataset(open_location(f"{workspace}/dataset"))
@@ -76,3 +77,10 @@ def test_lessons_of_a_dataset_are_of_training_explanations(workspace: str, tmp_p
         assert batch.teachers is not None
         for teacher, student in zip(batch.teachers, batch.examples, strict=True):
             assert teacher.label_ids == student.label_ids
+
+
+def test_lessons_of_a_dataset_without_profiles_are_none(workspace: str) -> None:
+    config = make_config(workspace, distill={"num_steps": 1})
+    dataset = read_dataset(open_location(f"{workspace}/dataset"))
+    nobody = dataset.users.set_column(2, "profile", pa.array([""] * dataset.num_users))
+    assert Lessons.of(config, replace(dataset, users=nobody), Prompts()) is None  # type: ignore[arg-type]
