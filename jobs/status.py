@@ -82,9 +82,19 @@ def _status(job: Job, config: JobConfig) -> ArtifactStatus:
     if found.manifest is not None and made.unchecked:
         notes += (f"not compared: {', '.join(made.unchecked)}",)
     if found.manifest is not None:
-        notes += tuple(found.manifest.metrics.get("leaks", ()))
+        notes += _fits(found.manifest)
     state: State = "begun" if found.state == "missing" and num_bytes else found.state
     return ArtifactStatus(job.artifact, made.location.uri, state, found.manifest, num_bytes, notes)
+
+
+def _fits(manifest: Manifest) -> tuple[str, ...]:
+    """How well an adapter's inputs fit their references, in a line, and what leaks there."""
+    fits = [
+        f"{name} {fit['train']:.2f} ({fit['held_out']:.2f})"
+        for name, fit in manifest.metrics.get("fits", {}).items()
+    ]
+    line = f"fit to the reference, training (held-out): {', '.join(fits)}"
+    return ((line,) if fits else ()) + tuple(manifest.metrics.get("leaks", ()))
 
 
 def _uncompared(kind: Kind, location: Location, error: XRecError) -> ArtifactStatus:

@@ -62,7 +62,9 @@ def test_status_says_what_differs_and_what_follows_from_it(pipeline: Any) -> Non
     changed = {**adapter, "training": {**adapter["training"], "seed": 7}}
     found = statuses(Project("town.yaml", {**project.values, "train-adapter": changed}))
     assert found["adapter"].state == "stale"
-    assert found["adapter"].notes == ("training.seed: 0 there, 7 here",)
+    difference, fits = found["adapter"].notes
+    assert difference == "training.seed: 0 there, 7 here"
+    assert fits.startswith("fit to the reference, training (held-out): user profile ")
     assert found["graph"].state == "up to date"
     assert found["explanations"].state == "stale"
     assert found["explanations"].notes == ("made from adapter, which is stale",)
