@@ -172,7 +172,7 @@ class SkippingEngine:
         self.module = make_module()
         self.tried: list[tuple[int, int]] = []
 
-    def __call__(self, examples: list[Example]) -> torch.Tensor:
+    def __call__(self, examples: list[Example], teachers: None = None) -> torch.Tensor:
         self.tried.append((examples[0].prompt_ids[0], torch.initial_seed()))
         return torch.tensor(2.0, requires_grad=True)
 

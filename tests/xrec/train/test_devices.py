@@ -76,7 +76,7 @@ def hold_rows(monkeypatch: pytest.MonkeyPatch, most_rows: int) -> list[int]:
     tried: list[int] = []
     go = ExplanationLoss.forward
 
-    def forward(module: ExplanationLoss, examples: Sequence[Any]) -> Tensor:
+    def forward(module: ExplanationLoss, examples: Sequence[Any], teachers: None = None) -> Tensor:
         tried.append(len(examples))
         if len(examples) > most_rows:
             raise torch.OutOfMemoryError("CUDA out of memory.")
