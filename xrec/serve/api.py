@@ -145,18 +145,11 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
         return answer
 
-    @router.post("/evidence", responses=_OF_BODY | _OF_IDS | _OF_MODEL)
+    @router.post("/evidence", responses=_OF_BODY | _OF_IDS)
     async def evidence(request: EvidenceRequest) -> Evidence:
-        """Return what an explanation rests on.
-
-        That is the profiles, the nearest items of the user's history, and how likely the text is
-        with the vectors of other users.
-        """
-        user_id, item_id = request.user_id, request.item_id
-        found = await asyncio.to_thread(read_through.catalogue.evidence, user_id, item_id)
-        if request.explanation is not None:
-            found.likelihood = await read_through.weigh(user_id, item_id, request.explanation)
-        return found
+        """Return what an explanation rests on: profiles, and near items of the user's history."""
+        ids = request.user_id, request.item_id
+        return await asyncio.to_thread(read_through.catalogue.evidence, *ids)
 
     return router
 

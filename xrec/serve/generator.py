@@ -47,12 +47,6 @@ class Generator:
             async for event in events:
                 yield event
 
-    async def nll(
-        self, user_id: str, item_id: str, text: str, other_users: Sequence[str]
-    ) -> list[float] | PairError:
-        """See `xrec.serve.model.ModelHandle`."""
-        return await self._ready().nll(user_id, item_id, text, other_users)
-
     async def model_fingerprint(self) -> str:
         """Return the fingerprint of language model, adapter and graph together."""
         return self._ready().model_fingerprint

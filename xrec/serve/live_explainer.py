@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from xrec.adapter.pairs import Pair
 from xrec.config.decoding import DecodingConfig
 from xrec.errors import DataError, ModelError, UnknownIdError
-from xrec.generate.engine import Completion, Failure, LikelihoodParams, text_params
+from xrec.generate.engine import Completion, Failure, text_params
 from xrec.generate.explainer import Explainer
 from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.serve.engine_thread import EngineThread
@@ -25,10 +25,6 @@ T = TypeVar("T")
 
 MAX_WAITING_PAIRS = 256
 """Of a replica; a request beyond them is answered with 429 and Retry-After."""
-
-# A byte that is no character becomes U+FFFD in the text, which has three bytes. So tokenizing a
-# text can give more ids than the model generated.
-_LONGER_THAN_GENERATED = 4
 
 
 class LiveExplainer:
@@ -84,17 +80,6 @@ class LiveExplainer:
                     yield event
         finally:
             self.num_pending -= 1
-
-    async def nll(
-        self, user_id: str, item_id: str, text: str, other_users: Sequence[str]
-    ) -> list[float] | PairError:
-        """See `xrec.serve.model.ModelHandle`."""
-        try:
-            prompts, labels = self._prompts_to_weigh(user_id, item_id, text, other_users)
-            self._check_room(len(prompts))
-            return await self._together([self._weighed(prompt, labels) for prompt in prompts])
-        except PairError as failed:
-            return failed
 
     async def drained(self) -> None:
         """Wait until nothing is at work, then end the engine's thread."""
@@ -256,35 +241,6 @@ class LiveExplainer:
             seconds=time.perf_counter() - asked.started,
         )
 
-    def _prompts_to_weigh(
-        self, user_id: str, item_id: str, text: str, other_users: Sequence[str]
-    ) -> tuple[list[list[int]], tuple[int, ...]]:
-        """Return a prompt with the vector of each user, and the ids of `text`; raises PairError."""
-        dataset = self._explainer.dataset
-        most = _LONGER_THAN_GENERATED * self._decoding.max_new_tokens
-        num_tokens = len(self._builder.encode_explanation(text))
-        if num_tokens > most:  # it would take the model's time from all other requests
-            raise PairError(
-                "text_too_long",
-                f"explanation of {num_tokens} tokens; at most {most} are weighed, "
-                "four times what the model writes",
-            )
-        with _failing(unknown="unknown_id"):
-            item = dataset.item_index(item_id)
-            users = [dataset.user_index(each) for each in (user_id, *other_users)]
-            texts = self._texts(users[0], item, {})
-            prompts = [self._builder.build(user, item, texts) for user in users]
-        return prompts, tuple(self._explainer.pairs.label_ids(text, texts.item_title))
-
-    async def _weighed(self, prompt: list[int], labels: tuple[int, ...]) -> float:
-        """Return the mean negative log likelihood of a text that is given, nats per token."""
-        with self.engine.request(prompt, LikelihoodParams(labels)) as request:
-            completion = (await request.latest()).completion
-        assert completion is not None
-        _raise(completion.failure)
-        assert completion.log_likelihoods is not None
-        return -sum(completion.log_likelihoods) / len(completion.log_likelihoods)
-
 
 def _raise(failure: Failure | None) -> None:
     if failure is not None:
@@ -292,12 +248,12 @@ def _raise(failure: Failure | None) -> None:
 
 
 @contextmanager
-def _failing(unknown: str = "unknown_item") -> Iterator[None]:
-    """Raise PairError for what is wrong with a pair; `unknown` is the reason of an unknown id."""
+def _failing() -> Iterator[None]:
+    """Raise PairError for what is wrong with a pair."""
     try:
         yield
     except UnknownIdError as error:
-        raise PairError(unknown, str(error)) from error
+        raise PairError("unknown_item", str(error)) from error
     except PromptTooLongError as error:
         raise PairError("prompt_too_long", str(error)) from error
     except DataError as error:

@@ -24,7 +24,7 @@ class PairError(Exception):
     """Why a pair has no explanation. It is raised within a replica, and returned by it.
 
     `reason` is one of those of a backfill's failed rows, or "overloaded", "too_many_pairs",
-    "unknown_user", "unknown_item", "known_user", "no_vector" or "text_too_long".
+    "unknown_user", "unknown_item", "known_user" or "no_vector".
     """
 
     def __init__(self, reason: str, message: str):
@@ -80,17 +80,6 @@ class ModelHandle:
         finally:
             if not is_over:
                 events.cancel()
-
-    async def nll(
-        self, user_id: str, item_id: str, text: str, other_users: Sequence[str]
-    ) -> list[float] | PairError:
-        """Return the mean negative log likelihood of `text`, nats per token.
-
-        The first number is with the user's own vector, the next ones are with the vector of each
-        of `other_users`.
-        """
-        arguments = (user_id, item_id, text, list(other_users))
-        return cast("list[float] | PairError", await self._call(self._handle.nll, *arguments))
 
     async def model_fingerprint(self) -> str:
         """Return the fingerprint of the language model, adapter and graph of a replica."""

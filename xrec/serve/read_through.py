@@ -20,7 +20,7 @@ from xrec.generate.text_rules import cut_to_words
 from xrec.serve import metrics
 from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.catalogue import Catalogue
-from xrec.serve.messages import Explanation, Likelihood, NoExplanation, PairRequest
+from xrec.serve.messages import Explanation, NoExplanation, PairRequest
 from xrec.serve.metrics import Recorder
 from xrec.serve.model import OVERLOADED, TOO_MANY, Delta, LiveText, ModelHandle, PairError
 from xrec.serve.problems import RETRY_SECONDS, ProblemError, refused
@@ -28,8 +28,6 @@ from xrec.storage.cache import ByteCache
 
 logger = logging.getLogger("xrec")
 
-NUM_OTHERS = 8
-"""Users whose vectors a text is weighed with, beside its own user's."""
 KEPT_BYTES = 32 * 2**20
 """For generated texts in memory."""
 _ENTRY_BYTES = 400  # estimated bytes of a kept text's key, object and links, without characters
@@ -91,21 +89,6 @@ class ReadThrough:
                         if isinstance(event, Delta)
                         else self._generated(pair, event, max_words)
                     )
-
-    async def weigh(self, user_id: str, item_id: str, text: str) -> Likelihood:
-        """Return how likely `text` is with the vectors of this user and of others.
-
-        Raises ProblemError, also with status 404 for an unknown id and 422 for a text or prompt
-        that is too long.
-        """
-        others = self.catalogue.other_users(user_id, NUM_OTHERS)
-        async with self._deadline():
-            nll = await self._model.nll(user_id, item_id, text, others)
-        if isinstance(nll, PairError):
-            raise refused(nll.reason, nll.message)
-        own, *others_nll = nll
-        gain = sum(others_nll) / len(others_nll) - own if others_nll else 0.0
-        return Likelihood(own_nll=own, others_nll=others_nll, gain=gain)
 
     async def is_ready(self) -> bool:
         """True if a model replica answers."""

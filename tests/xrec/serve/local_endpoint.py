@@ -38,11 +38,6 @@ class LocalModel(ModelHandle):
         self.asked.append(pair)
         return self.live.stream(pair)
 
-    async def nll(
-        self, user_id: str, item_id: str, text: str, other_users: Sequence[str]
-    ) -> list[float] | PairError:
-        return await self.live.nll(user_id, item_id, text, other_users)
-
     async def model_fingerprint(self) -> str:
         return self.live.model_fingerprint
 

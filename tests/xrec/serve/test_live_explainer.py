@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from tests.toy import explanation_nll
 from tests.xrec.serve.town import DECODING, ITEMS, USERS, backfill_config, dataset_of, serve_config
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
@@ -350,29 +349,6 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(
     assert reasons == [["too_many_pairs"] * 6, accepted, accepted, refused, refused]
     assert live.num_pending == 0
     live.engine.stop()
-
-
-def test_nll_is_that_of_scoring_with_each_users_vector(
-    live: LiveExplainer, closed: Explainer
-) -> None:
-    text, others = "You would enjoy the garden.", [USERS[4], USERS[5]]
-
-    async def weigh() -> tuple[list[float] | PairError, list[float] | PairError]:
-        return (
-            await live.nll(USERS[1], ITEMS[2], text, others),
-            await live.nll(USERS[1], ITEMS[2], "a" * 8000, others),
-        )
-
-    nll, of_long = asyncio.run(weigh())
-    assert isinstance(of_long, PairError)
-    assert of_long.reason == "text_too_long"
-    assert not isinstance(nll, PairError)
-    pairs = (Pair(1, 2), Pair(1, 2, 4), Pair(1, 2, 5))
-    expected = dict(
-        explanation_nll(closed.model, [closed.pairs.example(pair, text) for pair in pairs], 1)
-    )
-    assert nll == pytest.approx([expected[index] for index in range(3)], abs=1e-5)
-    assert len(set(nll)) == 3
 
 
 def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(
