@@ -5,23 +5,21 @@ A model replica (`xrec.serve.generator`) is this within Ray Serve.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 from xrec.adapter.pairs import Pair
 from xrec.config.decoding import DecodingConfig
 from xrec.errors import DataError, ModelError, UnknownIdError
-from xrec.generate.engine import Completion, Failure, text_params
-from xrec.generate.explainer import Explainer
+from xrec.generate.engine import Failure, text_params
+from xrec.generate.explainer import Asked, Explainer
 from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.serve.engine_thread import EngineThread
 from xrec.serve.messages import PairRequest
 from xrec.serve.model import OVERLOADED, TOO_MANY, Delta, LiveText, PairError
 from xrec.serve.new_users import NewUsers
-
-T = TypeVar("T")
 
 MAX_WAITING_PAIRS = 256
 """Of a replica; a request beyond them is answered with 429 and Retry-After."""
@@ -36,8 +34,6 @@ class LiveExplainer:
 
     def __init__(self, explainer: Explainer, decoding: DecodingConfig):
         self._explainer, self._decoding = explainer, decoding
-        second = decoding.second_try
-        self._decodings = [decoding] if second is None else [decoding, second]
         self._builder = explainer.pairs.builder
         self._new_users = NewUsers(explainer.dataset, explainer.graph)
         core = explainer.engine.core
@@ -64,7 +60,11 @@ class LiveExplainer:
             self._check_room(len(pairs))
         except PairError as failed:
             return [failed] * len(pairs)
-        return await self._together([self._text(pair) for pair in pairs])
+        self.num_pending += len(pairs)
+        tasks = [asyncio.ensure_future(self._text(pair)) for pair in pairs]
+        for task in tasks:  # also where one is cancelled before it begins
+            task.add_done_callback(self._release)
+        return await asyncio.gather(*tasks)
 
     async def stream(self, pair: PairRequest) -> AsyncGenerator[Delta | LiveText | PairError, None]:
         """See `xrec.serve.model.ModelHandle`."""
@@ -101,21 +101,6 @@ class LiveExplainer:
                 "ask again later",
             )
 
-    async def _together(self, works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        """Do the works at once; each counts as pending from now until it ends.
-
-        If one raises an error, the others are cancelled.
-        """
-        self.num_pending += len(works)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work) for work in works]
-                for task in tasks:  # also where one is cancelled before it begins
-                    task.add_done_callback(self._release)
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
-        return [task.result() for task in tasks]
-
     def _release(self, task: asyncio.Task[Any]) -> None:
         self.num_pending -= 1
 
@@ -130,9 +115,11 @@ class LiveExplainer:
         self, pair: PairRequest, *, with_deltas: bool
     ) -> AsyncGenerator[Delta | LiveText | PairError, None]:
         """Yield deltas if `with_deltas`, then the text, or why there is none."""
+        started = time.perf_counter()
         try:
-            with self._asked(pair) as asked:
-                async with aclosing(self._tries(asked, with_deltas)) as events:
+            with self._indices(pair) as indices:
+                asked = self._asked(*indices, pair.own_texts)
+                async with aclosing(self._written(asked, started, with_deltas)) as events:
                     async for event in events:
                         yield event
         except PairError as failed:
@@ -142,18 +129,17 @@ class LiveExplainer:
             raise
 
     @contextmanager
-    def _asked(self, pair: PairRequest) -> Iterator["_Asked"]:
-        """Give what the model is asked; the vector of a new user stays in its row until exit.
+    def _indices(self, pair: PairRequest) -> Iterator[tuple[int, int]]:
+        """Give the user's index and the item's; that of a new user has its vector until exit.
 
         Raises PairError for a pair that cannot be explained.
         """
-        started = time.perf_counter()
         with _failing():
             item = self._explainer.dataset.item_index(pair.item_id)
         user = self._explainer.dataset.user_indices.get(pair.user_id)
         if user is None:
             with self._new_users.row(self._history(pair)) as new_user:
-                yield self._checked(pair, new_user, item, started)
+                yield new_user, item
         elif pair.history:
             raise PairError(
                 "known_user",
@@ -161,7 +147,7 @@ class LiveExplainer:
                 "or give another user_id",
             )
         else:
-            yield self._checked(pair, user, item, started)
+            yield user, item
 
     def _history(self, pair: PairRequest) -> list[int]:
         """Return the items whose vectors give that of a new user."""
@@ -174,16 +160,15 @@ class LiveExplainer:
         with _failing():
             return self._new_users.items(pair.history)
 
-    def _checked(self, pair: PairRequest, user: int, item: int, started: float) -> "_Asked":
-        """Return what the model is asked about a pair; raises PairError if it could not answer."""
-        finisher = self._explainer.finisher
-        texts = self._texts(user, item, pair.own_texts)
-        _raise(finisher.failure_of_any(texts, self._decoding.text))
+    def _asked(self, user: int, item: int, own_texts: dict[str, Any]) -> Asked:
+        """Return what the engine is asked for a pair; raises PairError if it could not answer."""
+        texts = self._texts(user, item, own_texts)
+        _raise(self._explainer.finisher.failure_of_any(texts, self._decoding.text))
         with _failing():
             prompt = self._builder.build(user, item, texts)
-        opening = finisher.opening(texts, self._decoding)
-        _raise(self.engine.core.refusal([*prompt, *opening], text_params(self._decoding)))
-        return _Asked(prompt, opening, texts, started)
+        asked = self._explainer.asked(prompt, texts, self._decoding)
+        _raise(self.engine.core.refusal(asked.prompt_ids, asked.params))
+        return asked
 
     def _texts(self, user: int, item: int, own_texts: dict[str, Any]) -> PairTexts:
         """Return the dataset's texts, replaced by `own_texts`; a new user's profile is empty."""
@@ -192,53 +177,36 @@ class LiveExplainer:
         known = self._explainer.pairs.texts(pair)
         return replace(known if is_known else replace(known, user_profile=""), **own_texts)
 
-    async def _tries(
-        self, asked: "_Asked", with_deltas: bool
-    ) -> AsyncGenerator[Delta | LiveText | PairError, None]:
-        """Yield deltas, then the first text that can be used, or what the last try gives."""
-        for decoding in self._decodings:
-            prompt, params, shown = [*asked.prompt, *asked.opening], text_params(decoding), ""
-            with self.engine.request(prompt, params, with_deltas=with_deltas) as request:
-                while (advance := await request.latest()).completion is None:
-                    text = self._explainer.finisher.unfinished(
-                        [*asked.opening, *advance.token_ids], asked.texts
-                    )
-                    if text is not None and text.startswith(shown) and len(text) > len(shown):
-                        yield Delta(text[len(shown) :])
-                        shown = text
-            answer = self._answer(asked, advance.completion, decoding, request.first_token_at)
-            if isinstance(answer, LiveText) or decoding is self._decodings[-1]:
-                yield answer
-                return
-            yield Delta("", restarts=True)
-
-    def _answer(
-        self,
-        asked: "_Asked",
-        completion: Completion,
-        decoding: DecodingConfig,
-        first_token_at: float,
-    ) -> LiveText | PairError:
-        """Return a completion's text, after the last try its fallback, or why there is none."""
-        finisher, text, failure = self._explainer.finisher, "", completion.failure
-        kind = finisher.kind(completion, asked.texts, decoding)
-        if failure is None:
-            text, failure = finisher.finish(completion, asked.prompt, asked.texts, decoding)
-            if failure is not None and decoding is self._decodings[-1]:
-                text, failure = finisher.fallback(asked.texts, decoding.text, failure)
-                kind = "plain"
-        if failure is not None:
-            return PairError(failure.reason, failure.message)
-        return LiveText(
-            text=text,
-            num_prompt_tokens=len(asked.prompt),
-            num_generated_tokens=len(completion.token_ids),
-            finish_reason=completion.finish_reason,
+    async def _written(
+        self, asked: Asked, started: float, with_deltas: bool
+    ) -> AsyncGenerator[Delta | LiveText, None]:
+        """Yield deltas, then the text; raises PairError if it cannot be used."""
+        ids: list[int] = []
+        shown = ""
+        with self.engine.request(
+            asked.prompt_ids, asked.params, with_deltas=with_deltas
+        ) as request:
+            while (advance := await request.latest()).completion is None:
+                if advance.token_ids[: len(ids)] != ids:
+                    shown = ""
+                    yield Delta("", restarts=True)
+                ids = advance.token_ids
+                text = self._explainer.finisher.unfinished([*asked.opening, *ids], asked.texts)
+                if text is not None and text.startswith(shown) and len(text) > len(shown):
+                    yield Delta(text[len(shown) :])
+                    shown = text
+        found = asked.explanation(0, advance.completion)
+        _raise(found.failure)
+        yield LiveText(
+            text=found.text,
+            num_prompt_tokens=found.num_prompt_tokens,
+            num_generated_tokens=found.num_generated_tokens,
+            finish_reason=found.finish_reason,
             model_fingerprint=self.model_fingerprint,
-            kind=kind,
-            aspects=self._explainer.checker.evidence(text, asked.texts),
-            first_token_seconds=first_token_at - asked.started,
-            seconds=time.perf_counter() - asked.started,
+            kind=found.kind,
+            aspects=self._explainer.checker.evidence(found.text, asked.texts),
+            first_token_seconds=request.first_token_at - started,
+            seconds=time.perf_counter() - started,
         )
 
 
@@ -258,16 +226,3 @@ def _failing() -> Iterator[None]:
         raise PairError("prompt_too_long", str(error)) from error
     except DataError as error:
         raise PairError("no_vector", str(error)) from error
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A prompt to complete, the beginning of its text, and the texts that it is made of.
-
-    `started` is when the pair arrived, by the performance counter.
-    """
-
-    prompt: list[int]
-    opening: list[int]
-    texts: PairTexts
-    started: float

@@ -134,7 +134,7 @@ def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(
 
 
 class ScriptedEngine:
-    """Writes the given texts token by token, one for each request."""
+    """Writes the given texts token by token, the second one if the first one is refused."""
 
     def __init__(self, live: LiveExplainer, *texts: str):
         self.core = live.engine.core
@@ -144,16 +144,17 @@ class ScriptedEngine:
     @contextmanager
     def request(self, *arguments: Any, with_deltas: bool) -> Iterator[EngineRequest]:
         request = EngineRequest(*arguments, with_deltas=with_deltas)
-        ids, loop = self._scripts.pop(0), asyncio.get_running_loop()
+        retry, loop = request.params.retry, asyncio.get_running_loop()
 
-        def step(length: int) -> None:
-            if length < len(ids):
-                request.tell(Advance(0, ids[:length]))
-                loop.call_later(0.002, step, length + 1)
-            else:
-                request.tell(Advance(0, ids, Completion(0, ids, "stop")))
+        def step(ids: list[int], length: int) -> None:
+            completion = Completion(0, ids, "stop") if length == len(ids) else None
+            if completion and self._scripts and retry and retry.is_refused(completion):
+                ids, length, completion = self._scripts.pop(0), 0, None
+            request.tell(Advance(0, ids[:length], completion))
+            if completion is None:
+                loop.call_later(0.002, step, ids, length + 1)
 
-        step(1)
+        step(self._scripts.pop(0), 1)
         yield request
 
 
