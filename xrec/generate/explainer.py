@@ -75,10 +75,6 @@ class Explainer:
         self.graph = graph
         self.model_fingerprint = model_fingerprint
 
-    def asked(self, prompt: Sequence[int], texts: PairTexts, decoding: DecodingConfig) -> "Asked":
-        """What the engine is asked for the text of one pair, of its `prompt` and its `texts`."""
-        return Asked(self.finisher, prompt, texts, decoding)
-
     def explain(
         self,
         prompts: Sequence[Sequence[int]],
@@ -96,7 +92,7 @@ class Explainer:
         for index, (prompt, said) in enumerate(zip(prompts, texts, strict=True)):
             failure = self.finisher.failure_of_any(said, decoding.text)
             if failure is None:
-                asked.append((index, self.asked(prompt, said, decoding)))
+                asked.append((index, Asked(self.finisher, prompt, said, decoding)))
             else:
                 yield Explanation(index, "", len(prompt), 0, "failed", failure)
         requests = [(one.prompt_ids, one.params) for _, one in asked]

@@ -1,24 +1,29 @@
 """An explainer whose run never ends: it takes pairs as they arrive and returns their texts.
 
-A model replica (`xrec.serve.generator`) is this within Ray Serve.
+A model replica (`xrec.serve.app.Generator`) is this within Ray Serve.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 from xrec.adapter.pairs import Pair
+from xrec.backfill.identity import sources_of
+from xrec.backfill.lookup import Explained
 from xrec.config.decoding import DecodingConfig
+from xrec.config.serve import ServeConfig
 from xrec.errors import DataError, ModelError, UnknownIdError
 from xrec.generate.engine import Failure, text_params
-from xrec.generate.explainer import Asked, Explainer
+from xrec.generate.explainer import Asked, Explainer, Explanation
+from xrec.generate.loading import load_explainer
 from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.serve.engine_thread import EngineThread
 from xrec.serve.messages import PairRequest
-from xrec.serve.model import OVERLOADED, TOO_MANY, Delta, LiveText, PairError
+from xrec.serve.metrics import Metrics
+from xrec.serve.model import OVERLOADED, Delta, Event, PairError
 from xrec.serve.new_users import NewUsers
 
 MAX_WAITING_PAIRS = 256
@@ -32,8 +37,8 @@ class LiveExplainer:
     ModelError if the engine's memory does not hold the longest prompt and its text.
     """
 
-    def __init__(self, explainer: Explainer, decoding: DecodingConfig):
-        self._explainer, self._decoding = explainer, decoding
+    def __init__(self, explainer: Explainer, decoding: DecodingConfig, metrics: Metrics):
+        self._explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
         self._new_users = NewUsers(explainer.dataset, explainer.graph)
         core = explainer.engine.core
@@ -54,32 +59,28 @@ class LiveExplainer:
         """The fingerprint of language model, adapter and graph together."""
         return self._explainer.model_fingerprint
 
-    async def explain(self, pairs: Sequence[PairRequest]) -> list[LiveText | PairError]:
+    async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:
         """See `xrec.serve.model.ModelHandle`."""
-        try:
-            self._check_room(len(pairs))
-        except PairError as failed:
-            return [failed] * len(pairs)
-        self.num_pending += len(pairs)
+        if (refused := self._refusal(len(pairs))) is not None:
+            return [refused] * len(pairs)
+        self._count(len(pairs))
         tasks = [asyncio.ensure_future(self._text(pair)) for pair in pairs]
         for task in tasks:  # also where one is cancelled before it begins
-            task.add_done_callback(self._release)
+            task.add_done_callback(lambda _: self._count(-1))
         return await asyncio.gather(*tasks)
 
-    async def stream(self, pair: PairRequest) -> AsyncGenerator[Delta | LiveText | PairError, None]:
+    async def stream(self, pair: PairRequest) -> AsyncGenerator[Event, None]:
         """See `xrec.serve.model.ModelHandle`."""
-        try:
-            self._check_room(1)
-        except PairError as failed:
-            yield failed
+        if (refused := self._refusal(1)) is not None:
+            yield refused
             return
-        self.num_pending += 1
+        self._count(1)
         try:
             async with aclosing(self._events(pair, with_deltas=True)) as events:
                 async for event in events:
                     yield event
         finally:
-            self.num_pending -= 1
+            self._count(-1)
 
     async def drained(self) -> None:
         """Wait until nothing is at work, then end the engine's thread."""
@@ -87,33 +88,28 @@ class LiveExplainer:
             await asyncio.sleep(0.05)
         self.engine.stop()
 
-    def _check_room(self, count: int) -> None:
-        """Raise PairError if `count` more prompts cannot be taken."""
-        if count > self._max_pending:
-            raise PairError(
-                TOO_MANY,
-                f"{count} pairs at a time, and at most {self._max_pending} are taken; send fewer",
-            )
-        if self.num_pending + count > self._max_pending:
-            raise PairError(
-                OVERLOADED,
-                f"{self.num_pending} pairs are at work or wait, at most {self._max_pending} may; "
-                "ask again later",
-            )
+    def _refusal(self, count: int) -> PairError | None:
+        """Why `count` more pairs cannot be taken; None if they can."""
+        if self.num_pending + count <= self._max_pending:
+            return None
+        return PairError(
+            OVERLOADED,
+            f"{self.num_pending} pairs are at work or wait, at most {self._max_pending} may; "
+            "ask again later",
+        )
 
-    def _release(self, task: asyncio.Task[Any]) -> None:
-        self.num_pending -= 1
+    def _count(self, change: int) -> None:
+        self.num_pending += change
+        self._metrics.model_pairs.set(self.num_pending)
 
-    async def _text(self, pair: PairRequest) -> LiveText | PairError:
+    async def _text(self, pair: PairRequest) -> Explained | PairError:
         async with aclosing(self._events(pair, with_deltas=False)) as events:
             async for event in events:
                 text = event
         assert not isinstance(text, Delta)
         return text
 
-    async def _events(
-        self, pair: PairRequest, *, with_deltas: bool
-    ) -> AsyncGenerator[Delta | LiveText | PairError, None]:
+    async def _events(self, pair: PairRequest, *, with_deltas: bool) -> AsyncGenerator[Event, None]:
         """Yield deltas if `with_deltas`, then the text, or why there is none."""
         started = time.perf_counter()
         try:
@@ -124,49 +120,46 @@ class LiveExplainer:
                         yield event
         except PairError as failed:
             yield failed
+        except (UnknownIdError, PromptTooLongError, DataError) as error:
+            yield PairError(_reason_of(error), str(error))
         except (asyncio.CancelledError, GeneratorExit):
             self.num_abandoned += 1
+            self._metrics.abandoned.inc()
             raise
 
     @contextmanager
     def _indices(self, pair: PairRequest) -> Iterator[tuple[int, int]]:
         """Give the user's index and the item's; that of a new user has its vector until exit.
 
-        Raises PairError for a pair that cannot be explained.
+        Raises PairError, UnknownIdError or DataError for a pair that cannot be explained.
         """
-        with _failing():
-            item = self._explainer.dataset.item_index(pair.item_id)
+        item = self._explainer.dataset.item_index(pair.item_id)
         user = self._explainer.dataset.user_indices.get(pair.user_id)
-        if user is None:
-            with self._new_users.row(self._history(pair)) as new_user:
-                yield new_user, item
-        elif pair.history:
-            raise PairError(
-                "known_user",
-                f"user {pair.user_id!r} is known and has a vector; leave the history out, "
-                "or give another user_id",
-            )
-        else:
-            yield user, item
-
-    def _history(self, pair: PairRequest) -> list[int]:
-        """Return the items whose vectors give that of a new user."""
-        if not pair.history:
+        if user is None and not pair.history:
             raise PairError(
                 "unknown_user",
                 f"user {pair.user_id!r} is not known; "
                 "give its history: item ids that it interacted with",
             )
-        with _failing():
-            return self._new_users.items(pair.history)
+        if user is not None and pair.history:
+            raise PairError(
+                "known_user",
+                f"user {pair.user_id!r} is known and has a vector; leave the history out, "
+                "or give another user_id",
+            )
+        row = self._new_users.row(pair.history) if user is None else nullcontext(user)
+        with row as index:
+            yield index, item
 
     def _asked(self, user: int, item: int, own_texts: dict[str, Any]) -> Asked:
-        """Return what the engine is asked for a pair; raises PairError if it could not answer."""
+        """Return what the engine is asked for a pair.
+
+        Raises PairError or PromptTooLongError if it could not answer.
+        """
         texts = self._texts(user, item, own_texts)
         _raise(self._explainer.finisher.failure_of_any(texts, self._decoding.text))
-        with _failing():
-            prompt = self._builder.build(user, item, texts)
-        asked = self._explainer.asked(prompt, texts, self._decoding)
+        prompt = self._builder.build(user, item, texts)
+        asked = Asked(self._explainer.finisher, prompt, texts, self._decoding)
         _raise(self.engine.core.refusal(asked.prompt_ids, asked.params))
         return asked
 
@@ -179,17 +172,20 @@ class LiveExplainer:
 
     async def _written(
         self, asked: Asked, started: float, with_deltas: bool
-    ) -> AsyncGenerator[Delta | LiveText, None]:
+    ) -> AsyncGenerator[Delta | Explained, None]:
         """Yield deltas, then the text; raises PairError if it cannot be used."""
         ids: list[int] = []
         shown = ""
         with self.engine.request(
             asked.prompt_ids, asked.params, with_deltas=with_deltas
         ) as request:
-            while (advance := await request.latest()).completion is None:
-                if advance.token_ids[: len(ids)] != ids:
+            while True:
+                advance = await request.latest()
+                if advance.token_ids[: len(ids)] != ids:  # a second try began
                     shown = ""
                     yield Delta("", restarts=True)
+                if advance.completion is not None:
+                    break
                 ids = advance.token_ids
                 text = self._explainer.finisher.unfinished([*asked.opening, *ids], asked.texts)
                 if text is not None and text.startswith(shown) and len(text) > len(shown):
@@ -197,7 +193,8 @@ class LiveExplainer:
                     shown = text
         found = asked.explanation(0, advance.completion)
         _raise(found.failure)
-        yield LiveText(
+        self._record(found, request.first_token_at - started, time.perf_counter() - started)
+        yield Explained(
             text=found.text,
             num_prompt_tokens=found.num_prompt_tokens,
             num_generated_tokens=found.num_generated_tokens,
@@ -205,9 +202,32 @@ class LiveExplainer:
             model_fingerprint=self.model_fingerprint,
             kind=found.kind,
             aspects=self._explainer.checker.evidence(found.text, asked.texts),
-            first_token_seconds=request.first_token_at - started,
-            seconds=time.perf_counter() - started,
         )
+
+    def _record(self, found: Explanation, first_token_seconds: float, seconds: float) -> None:
+        metrics = self._metrics
+        metrics.tokens.inc(found.num_prompt_tokens, {"kind": "prompt"})
+        if found.num_generated_tokens:  # none after an opening that was enough; Ray counts no zeros
+            metrics.tokens.inc(found.num_generated_tokens, {"kind": "generated"})
+        metrics.first_token_seconds.observe(first_token_seconds)
+        metrics.generation_seconds.observe(seconds)
+
+
+def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
+    """Return the live explainer of `config`; raise what `load_explainer` raises.
+
+    This takes long, so it runs beside the event loop. All titles are read here too: the first
+    request would otherwise do that on the event loop, and all others would wait.
+    """
+    explainer = load_explainer(
+        sources_of(config),
+        device=config.models.device,
+        engine=config.engine,
+        num_reserved_users=config.engine.max_rows + MAX_WAITING_PAIRS,
+        is_streaming=True,
+    )
+    explainer.pairs.titles.build()
+    return LiveExplainer(explainer, config.decoding, metrics)
 
 
 def _raise(failure: Failure | None) -> None:
@@ -215,14 +235,7 @@ def _raise(failure: Failure | None) -> None:
         raise PairError(failure.reason, failure.message)
 
 
-@contextmanager
-def _failing() -> Iterator[None]:
-    """Raise PairError for what is wrong with a pair."""
-    try:
-        yield
-    except UnknownIdError as error:
-        raise PairError("unknown_item", str(error)) from error
-    except PromptTooLongError as error:
-        raise PairError("prompt_too_long", str(error)) from error
-    except DataError as error:
-        raise PairError("no_vector", str(error)) from error
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, UnknownIdError):
+        return "unknown_item"
+    return "prompt_too_long" if isinstance(error, PromptTooLongError) else "no_vector"

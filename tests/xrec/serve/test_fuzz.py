@@ -31,7 +31,6 @@ OPERATIONS = [
     ("/v1/items", "get"),
     ("/healthz", "get"),
     ("/readyz", "get"),
-    ("/metrics", "get"),
 ]
 
 
