@@ -67,8 +67,12 @@ class EmptyEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig, is_refused: object = None
     ) -> Iterator[Completion]:
+        """What the explainer of be583ac calls."""
+        return self.complete(prompts)
+
+    def complete(self, requests: Sequence[Any]) -> Iterator[Completion]:
         """A completion for each prompt."""
-        return (Completion(index, list(self.token_ids), "stop") for index in range(len(prompts)))
+        return (Completion(index, list(self.token_ids), "stop") for index in range(len(requests)))
 
 
 def main() -> None:

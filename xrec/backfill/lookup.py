@@ -10,8 +10,9 @@ from xrec.config.shared import StorageConfig
 from xrec.data.evidence import NamedEvidence
 from xrec.errors import ArtifactMismatchError
 from xrec.schemas import GENERATED
-from xrec.storage import Manifest, differing_fields, storage_errors
+from xrec.storage import Manifest, differing_fields
 from xrec.storage.cache import ByteCache
+from xrec.storage.delta import file_errors
 
 _ENTRY_BYTES = 512  # what a user's rows take besides their texts
 
@@ -50,11 +51,6 @@ class ExplanationLookup:
         """How many explanations there are."""
         return self.manifest.row_counts["explanations"]
 
-    @property
-    def num_bytes(self) -> int:
-        """How many bytes are in memory."""
-        return self._users.num_bytes
-
     def in_memory(self, user_id: str, item_id: str) -> tuple[bool, Explained | None]:
         """Look the pair up in memory only, without waiting for a file.
 
@@ -72,9 +68,12 @@ class ExplanationLookup:
         return _explained(self.of_user(user_id), item_id)
 
     def read_ahead(self) -> int:
-        """Read the footers of all files, so that the first look-ups are fast; returns how many."""
+        """Read the footers of all files, so that the first look-ups are fast; returns how many.
+
+        Raises as `find` does.
+        """
         fragments = list(self._dataset.get_fragments())
-        with storage_errors(self._table.log.location.uri):
+        with file_errors(self._table.log.location):
             for fragment in fragments:
                 fragment.ensure_complete_metadata()
         return len(fragments)

@@ -4,7 +4,7 @@ loading makes one from artifacts.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
@@ -13,7 +13,14 @@ from xrec.checks import Checker
 from xrec.config.decoding import DecodingConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset
-from xrec.generate.engine import Completion, Failure, FinishReason
+from xrec.generate.engine import (
+    Completion,
+    Failure,
+    FinishReason,
+    Retry,
+    TextParams,
+    text_params,
+)
 from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.text_rules import ExplanationKind, TextFinisher
 from xrec.graph.artifact import GraphEmbeddings
@@ -81,62 +88,86 @@ class Explainer:
         for the last time gets its fallback. The model writes nothing of a pair whose text would be
         refused whatever it says.
         """
-        asked: list[int] = []
-        for index, said in enumerate(texts):
+        asked: list[tuple[int, Asked]] = []
+        for index, (prompt, said) in enumerate(zip(prompts, texts, strict=True)):
             failure = self.finisher.failure_of_any(said, decoding.text)
             if failure is None:
-                asked.append(index)
+                asked.append((index, Asked(self.finisher, prompt, said, decoding)))
             else:
-                yield Explanation(index, "", len(prompts[index]), 0, "failed", failure)
-        if asked:
-            yield from self._written(asked, prompts, texts, decoding)
+                yield Explanation(index, "", len(prompt), 0, "failed", failure)
+        requests = [(one.prompt_ids, one.params) for _, one in asked]
+        for completion in self.engine.complete(requests):
+            index, one = asked[completion.index]
+            yield one.explanation(index, completion)
 
-    def _written(
+
+class Asked:
+    """What the engine is asked for the text of one pair, and what becomes of its completion.
+
+    The completion of `prompt_ids` with `params` is that of the second try if the first text was
+    refused, and `decoding` has one. Its ids follow those of `opening`.
+    """
+
+    def __init__(
         self,
-        asked: Sequence[int],
-        prompts: Sequence[Sequence[int]],
-        texts: Sequence[PairTexts],
+        finisher: TextFinisher,
+        prompt: Sequence[int],
+        texts: PairTexts,
         decoding: DecodingConfig,
-    ) -> Iterator[Explanation]:
-        """One explanation of each pair whose index is `asked`."""
-        accepted: dict[int, str] = {}
-        refused: dict[int, str] = {}
+    ):
+        self._finisher, self._prompt, self._decoding = finisher, prompt, decoding
+        self.texts = texts
+        self.opening = finisher.opening(texts, decoding)
+        self._accepted, self._refused = "", ""
 
-        def finish(index: int, completion: Completion) -> tuple[str, Failure | None]:
-            text, failure = self.finisher.finish(completion, prompts[index], texts[index], decoding)
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The prompt, then the opening."""
+        return [*self._prompt, *self.opening]
+
+    @property
+    def params(self) -> TextParams:
+        """How the text is drawn, and drawn again."""
+        params, second = text_params(self._decoding), self._decoding.second_try
+        if second is None:
+            return params
+        return replace(params, retry=Retry(self._is_refused, second.temperature, second.seed))
+
+    def explanation(self, index: int, completion: Completion) -> Explanation:
+        """The explanation of the pair at `index`, whose text has ended."""
+        text, failure = self._accepted, completion.failure
+        kind = self._finisher.kind(completion, self.texts, self._decoding)
+        if failure is None and not text:
+            text, failure = self._finished(completion)
             if failure is not None:
-                refused[index] = failure.reason
-            return text, failure
+                rules = self._decoding.text
+                plain, failure = self._finisher.fallback(self.texts, rules, failure)
+                text, kind = (plain, "plain") if failure is None else (text, kind)
+        return Explanation(
+            index=index,
+            text=text,
+            num_prompt_tokens=len(self._prompt),
+            num_generated_tokens=len(completion.token_ids),
+            finish_reason=completion.finish_reason,
+            failure=failure,
+            kind=kind,
+            refused=self._refused,
+        )
 
-        def is_refused(completion: Completion) -> bool:
-            index = asked[completion.index]
-            text, failure = finish(index, completion)
-            if failure is None:
-                accepted[index] = text
-            return failure is not None
+    def _is_refused(self, completion: Completion) -> bool:
+        """Whether the first text cannot be used; the engine calls this within a step."""
+        try:
+            text, failure = self._finished(completion)
+        except Exception:  # noqa: BLE001  `explanation` raises it again, at the cost of this pair only
+            return False
+        self._accepted = "" if failure else text
+        return failure is not None
 
-        begun = [
-            [*prompts[index], *self.finisher.opening(texts[index], decoding)] for index in asked
-        ]
-        for completion in self.engine.generate(begun, decoding, is_refused):
-            index, failure = asked[completion.index], completion.failure
-            text = accepted.pop(index, "")
-            kind = self.finisher.kind(completion, texts[index], decoding)
-            if failure is None and not text:
-                text, failure = finish(index, completion)
-                if failure is not None:
-                    plain, failure = self.finisher.fallback(texts[index], decoding.text, failure)
-                    text, kind = (plain, "plain") if failure is None else (text, kind)
-            yield Explanation(
-                index=index,
-                text=text,
-                num_prompt_tokens=len(prompts[index]),
-                num_generated_tokens=len(completion.token_ids),
-                finish_reason=completion.finish_reason,
-                failure=failure,
-                kind=kind,
-                refused=refused.get(index, ""),
-            )
+    def _finished(self, completion: Completion) -> tuple[str, Failure | None]:
+        text, failure = self._finisher.finish(completion, self._prompt, self.texts, self._decoding)
+        if failure is not None:
+            self._refused = failure.reason
+        return text, failure
 
 
 def checker_of(dataset: Dataset, storage: StorageConfig | None = None) -> Checker:

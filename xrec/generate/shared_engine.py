@@ -10,7 +10,7 @@ done again, one at a time, and a list raises the error only if it fails alone.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from xrec.config.decoding import DecodingConfig
@@ -20,7 +20,6 @@ from xrec.generate.engine import (
     EngineCore,
     EngineReport,
     RequestParams,
-    Retry,
     text_params,
 )
 
@@ -80,30 +79,20 @@ class SharedEngine:
         self,
         prompts: Sequence[Sequence[int]],
         decoding: DecodingConfig,
-        is_refused: Callable[[Completion], bool] | None = None,
     ) -> Iterator[Completion]:
         """Yield one completion for each prompt, in the order in which they finish.
 
-        The completion of a prompt that cannot be completed has a `failure`. In the place of a text
-        that `is_refused` refuses comes one that is drawn as `decoding.second_try` says, if it says
-        anything; the prompt is not computed again. Any thread that waits for a completion may be
-        the one that calls `is_refused`.
+        The completion of a prompt that cannot be completed has a `failure`.
         """
-        params, second = text_params(decoding), decoding.second_try
-        if is_refused is None or second is None:
-            return self.complete([(prompt, params) for prompt in prompts])
-        return self.complete(
-            [
-                (prompt, replace(params, retry=_retry_of(place, is_refused, second)))
-                for place, prompt in enumerate(prompts)
-            ]
-        )
+        params = text_params(decoding)
+        return self.complete([(prompt, params) for prompt in prompts])
 
     def complete(self, requests: Requests) -> Iterator[Completion]:
         """Yield the completions of a closed list of requests, in the order in which they finish.
 
         `Completion.index` is the place in the list. Raises the error of a step that fails with
         these requests alone. If the iterator is closed, what is left of its requests is cancelled.
+        Any thread that waits for a completion may be the one that calls a request's `is_refused`.
         """
         mine = _List(requests, list(range(len(requests))))
         with self._changed:
@@ -186,14 +175,3 @@ class SharedEngine:
         for request_id in self._cancelled:
             self.core.cancel(request_id)
         self._cancelled = []
-
-
-def _retry_of(
-    place: int, is_refused: Callable[[Completion], bool], second: DecodingConfig
-) -> Retry:
-    """The retry of the prompt at `place`, which is what `is_refused` is told."""
-    return Retry(
-        lambda completion: is_refused(replace(completion, index=place)),
-        temperature=second.temperature,
-        seed=second.seed,
-    )

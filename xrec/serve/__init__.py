@@ -9,10 +9,10 @@ read-through    read_through       the table, else memory, else the model; cuts 
                 artifacts          the newest version of the table; changes of artifacts
                 catalogue          users, items and vectors: recommendations, evidence
 model           model              calls of a model replica, and what it returns
-                generator          the replica
                 live_explainer     the texts of pairs that come one by one
                 engine_thread      the engine beside the event loop
                 new_users          vectors of users that only have a history
 
-app puts the rooms together. How to operate the endpoint stands in docs/serving.md.
+app puts the rooms together: it has both replicas. How to operate the endpoint stands in
+docs/serving.md.
 """

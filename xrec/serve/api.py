@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
@@ -28,9 +30,8 @@ from xrec.serve.messages import (
     UserId,
     UserList,
 )
-from xrec.serve.metrics import Recorder
 from xrec.serve.model import Delta
-from xrec.serve.problems import MEDIA_TYPE, Problem, ProblemError, install_handlers, refused
+from xrec.serve.problems import MEDIA_TYPE, Problem, ProblemError, answer_error, refused
 from xrec.serve.read_through import ReadThrough
 from xrec.version import __version__
 
@@ -78,7 +79,7 @@ _PAGE_HEADERS = {
 }
 
 
-def make_api(read_through: ReadThrough, recorder: Recorder) -> FastAPI:
+def make_api(read_through: ReadThrough) -> FastAPI:
     """Return the application with all routes, and the page, which loads nothing from elsewhere."""
     app = FastAPI(
         title="xrec",
@@ -86,12 +87,13 @@ def make_api(read_through: ReadThrough, recorder: Recorder) -> FastAPI:
         description=_DESCRIPTION,
         separate_input_output_schemas=False,
     )
-    install_handlers(app)
+    for error_type in (RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(error_type, answer_error)
     for router in (_explanations(read_through), _lists(read_through)):
         app.include_router(
             router, prefix="/v1", dependencies=_SECURED, responses=_responses(401, 403, 422, 429)
         )
-    app.include_router(_operations(read_through, recorder), tags=["operations"])
+    app.include_router(_operations(read_through), tags=["operations"])
     app.mount("/page", StaticFiles(directory=_PAGE))
 
     @app.get("/", include_in_schema=False)
@@ -145,18 +147,11 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
         return answer
 
-    @router.post("/evidence", responses=_OF_BODY | _OF_IDS | _OF_MODEL)
+    @router.post("/evidence", responses=_OF_BODY | _OF_IDS)
     async def evidence(request: EvidenceRequest) -> Evidence:
-        """Return what an explanation rests on.
-
-        That is the profiles, the nearest items of the user's history, and how likely the text is
-        with the vectors of other users.
-        """
-        user_id, item_id = request.user_id, request.item_id
-        found = await asyncio.to_thread(read_through.catalogue.evidence, user_id, item_id)
-        if request.explanation is not None:
-            found.likelihood = await read_through.weigh(user_id, item_id, request.explanation)
-        return found
+        """Return what an explanation rests on: profiles, and near items of the user's history."""
+        ids = request.user_id, request.item_id
+        return await asyncio.to_thread(read_through.catalogue.evidence, *ids)
 
     return router
 
@@ -204,7 +199,7 @@ def _lists(read_through: ReadThrough) -> APIRouter:
     return router
 
 
-def _operations(read_through: ReadThrough, recorder: Recorder) -> APIRouter:
+def _operations(read_through: ReadThrough) -> APIRouter:
     router = APIRouter(default_response_class=PlainTextResponse)
 
     @router.get("/healthz")
@@ -220,11 +215,6 @@ def _operations(read_through: ReadThrough, recorder: Recorder) -> APIRouter:
             if await read_through.is_ready()
             else PlainTextResponse("not ready\n", 503, {"Retry-After": "2"})
         )
-
-    @router.get("/metrics", responses=_responses(401, 403, 429), dependencies=_SECURED)
-    async def metrics() -> Response:
-        """Return the metrics of this frontend in Prometheus' text format."""
-        return Response(recorder.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
 

@@ -7,25 +7,28 @@ running replicas. A change of `args` starts new replicas.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
+import torch
 import yaml
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from xrec.backfill.lookup import Explained
 from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.serve import ServeConfig
-from xrec.errors import ConfigError
+from xrec.errors import ConfigError, ModelError
 from xrec.serve.api import make_api
-from xrec.serve.artifacts import Choice, PublishedTexts, Swaps, choice_of
+from xrec.serve.artifacts import CHOICE, PublishedTexts, Swaps, choice_of
 from xrec.serve.catalogue import Catalogue, read_catalogue
 from xrec.serve.gate import Gate
-from xrec.serve.generator import Generator
-from xrec.serve.live_explainer import MAX_WAITING_PAIRS
-from xrec.serve.metrics import Recorder
-from xrec.serve.model import ModelHandle
+from xrec.serve.live_explainer import MAX_WAITING_PAIRS, LiveExplainer, load_live
+from xrec.serve.messages import PairRequest
+from xrec.serve.metrics import Metrics
+from xrec.serve.model import Event, ModelHandle, PairError
 from xrec.serve.read_through import ReadThrough
 from xrec.storage import fingerprint_of
 from xrec.version import __version__
@@ -44,40 +47,90 @@ class Frontend:
     """Answers over HTTP, and calls `generator` for texts that the backfill does not hold."""
 
     def __init__(self, config: ServeConfig, generator: DeploymentHandle):
-        self._config, self._recorder = config, Recorder()
+        self._config, self._metrics = config, Metrics()
         self._read_through = ReadThrough(
-            ModelHandle(generator), self._recorder, config.http.deadline_seconds
+            ModelHandle(generator), self._metrics, config.http.deadline_seconds
         )
-        self._swaps = Swaps("frontend", config, self._take, self._recorder)
+        self._swaps = Swaps("frontend", config, self._take, self._metrics)
         self._watch: asyncio.Task[None] | None = None
         _log_to_replica()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the ASGI application; Serve calls this."""
-        return asgi_app(self._config, self._read_through, self._recorder)
+        return asgi_app(self._config, self._read_through, self._metrics)
 
-    async def reconfigure(self, choice: Mapping[str, Any]) -> None:
+    async def reconfigure(self, choice: Mapping[str, str]) -> None:
         """Answer from the artifacts of `choice`; Serve calls this with a new `user_config`."""
         await self._swaps.to(choice)
 
     async def _take(self, config: ServeConfig) -> None:
-        catalogue, published = await asyncio.to_thread(read_contents, config, self._recorder)
+        catalogue, published = await asyncio.to_thread(read_contents, config, self._metrics)
         if self._watch is not None:
             self._watch.cancel()
         self._read_through.catalogue, self._read_through.published = catalogue, published
         self._watch = asyncio.create_task(published.watch())
 
 
-def asgi_app(config: ServeConfig, read_through: ReadThrough, recorder: Recorder) -> ASGIApp:
+class Generator:
+    """The model replica: it loads the model at the first `reconfigure`, and generates until it is
+    stopped. Another adapter is loaded beside the current one and then replaces it.
+    """
+
+    def __init__(self, config: ServeConfig):
+        torch.set_num_threads(config.models.cpus_per_replica)
+        self._metrics = Metrics()
+        self._live: LiveExplainer | None = None
+        self._swaps = Swaps("generator", config, self._take, self._metrics)
+
+    async def reconfigure(self, choice: Mapping[str, str]) -> None:
+        """Use the artifacts of `choice`; Serve calls this with a new `user_config`."""
+        await self._swaps.to(choice)
+
+    async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:
+        """See `xrec.serve.model.ModelHandle`."""
+        return await self._ready().explain(pairs)
+
+    async def stream(self, pair: PairRequest) -> AsyncGenerator[Event, None]:
+        """See `xrec.serve.model.ModelHandle`."""
+        async with aclosing(self._ready().stream(pair)) as events:
+            async for event in events:
+                yield event
+
+    async def model_fingerprint(self) -> str:
+        """Return the fingerprint of language model, adapter and graph together."""
+        return self._ready().model_fingerprint
+
+    async def at_work(self) -> tuple[int, int]:
+        """Return how many pairs are generated or wait, and how many were abandoned so far."""
+        return self._ready().num_pending, self._ready().num_abandoned
+
+    def check_health(self) -> None:
+        """Raise ModelError if the engine failed; Serve then replaces this replica."""
+        if self._live is not None and self._live.engine.failure is not None:
+            raise ModelError(f"the engine failed: {self._live.engine.failure}")
+
+    def _ready(self) -> LiveExplainer:
+        if self._live is None:
+            raise ModelError("the model is not loaded yet")
+        return self._live
+
+    async def _take(self, config: ServeConfig) -> None:
+        new = await asyncio.to_thread(load_live, config, self._metrics)
+        old, self._live = self._live, new
+        if old is not None:
+            await old.drained()
+
+
+def asgi_app(config: ServeConfig, read_through: ReadThrough, metrics: Metrics) -> ASGIApp:
     """Return the application behind its gate."""
     max_requests = config.http.max_concurrent_requests
-    return Gate(make_api(read_through, recorder), config.security.keys, max_requests, recorder)
+    return Gate(make_api(read_through), config.security.keys, max_requests, metrics)
 
 
-def read_contents(config: ServeConfig, recorder: Recorder) -> tuple[Catalogue, PublishedTexts]:
+def read_contents(config: ServeConfig, metrics: Metrics) -> tuple[Catalogue, PublishedTexts]:
     """Return what `config` is answered from; raises what the constructors raise."""
     catalogue = read_catalogue(config)
-    return catalogue, PublishedTexts(config, catalogue.fingerprints, recorder)
+    return catalogue, PublishedTexts(config, catalogue.fingerprints, metrics)
 
 
 def _log_to_replica() -> None:
@@ -123,7 +176,7 @@ def _of_both(config: ServeConfig) -> dict[str, Any]:
     Serve starts new replicas if the version differs, so it leaves out what can change in running
     replicas. Serve's own log lines have the path of each request, and so the ids of users.
     """
-    settings = config.model_dump(mode="json", exclude=set(Choice.model_fields))
+    settings = config.model_dump(mode="json", exclude=set(CHOICE))
     return {
         "version": fingerprint_of([__version__, settings]),
         "user_config": choice_of(config),

@@ -7,18 +7,13 @@ The choice is the part of the config that may change while the endpoint runs. It
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
-
-from pydantic import Field
 
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.bulk.runs.run import Base
-from xrec.config.base import Config, parse_config
 from xrec.config.serve import ServeConfig
-from xrec.errors import ArtifactNotFoundError, XRecError
+from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
 from xrec.generate.loading import model_fingerprint_of
-from xrec.serve import metrics
-from xrec.serve.metrics import Recorder
+from xrec.serve.metrics import Metrics
 from xrec.storage import differing_fields, location_of
 from xrec.storage.delta import open_log
 
@@ -30,23 +25,23 @@ _KEPT_BYTES = 128 * 2**20
 """For explanations of users who were asked for; the least recently used ones go first."""
 
 
-class Choice(Config):
-    """The URIs of the artifacts that the endpoint answers from."""
-
-    dataset: str = Field(description="URI of the dataset.")
-    graph: str = Field(description="URI of the graph.")
-    adapter: str = Field(description="URI of the adapter.")
-    explanations: str = Field(description="URI of the backfill.")
+CHOICE = ("dataset", "graph", "adapter", "explanations")
+"""The artifacts whose URIs are the choice."""
 
 
 def choice_of(config: ServeConfig) -> dict[str, str]:
-    """Return the URIs of the artifacts of `config`, by the field names of `Choice`."""
-    return {name: config.artifact(name) for name in Choice.model_fields}
+    """Return the URIs of the artifacts of `config`, by the names in `CHOICE`."""
+    return {name: config.artifact(name) for name in CHOICE}
 
 
-def chosen(config: ServeConfig, choice: Mapping[str, Any]) -> ServeConfig:
+def chosen(config: ServeConfig, choice: Mapping[str, str]) -> ServeConfig:
     """Return `config` with the artifacts of `choice`; raise ConfigError if it has another key."""
-    return config.model_copy(update=parse_config(Choice, choice, source="user_config").model_dump())
+    if others := sorted(choice.keys() - set(CHOICE)):
+        raise ConfigError(
+            f"user_config: {', '.join(others)}: unknown key; only {', '.join(CHOICE)} can change "
+            "while the endpoint runs"
+        )
+    return config.model_copy(update=dict(choice))
 
 
 class Swaps:
@@ -62,15 +57,15 @@ class Swaps:
         deployment: str,
         config: ServeConfig,
         take: Callable[[ServeConfig], Awaitable[None]],
-        recorder: Recorder,
+        metrics: Metrics,
     ):
         self._deployment, self._config, self._take = deployment, config, take
-        self._recorder = recorder
+        self._metrics = metrics
         self._latest: ServeConfig | None = None
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def to(self, choice: Mapping[str, Any]) -> None:
+    async def to(self, choice: Mapping[str, str]) -> None:
         """Take `choice`.
 
         The first call waits for it, and raises what `take` raises. Later ones return at once: the
@@ -98,7 +93,7 @@ class Swaps:
                 logger.info("the adapter is %s now", config.artifact("adapter"))
                 outcome = "taken"
             labels = {"deployment": self._deployment, "outcome": outcome}
-            self._recorder.increase(metrics.SWAPS, labels)
+            self._metrics.swaps.inc(1, labels)
 
 
 def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
@@ -125,16 +120,15 @@ class PublishedTexts:
     what `read_lookup` raises.
     """
 
-    def __init__(self, config: ServeConfig, fingerprints: dict[str, str], recorder: Recorder):
-        self._config, self._fingerprints, self._recorder = config, fingerprints, recorder
+    def __init__(self, config: ServeConfig, fingerprints: dict[str, str], metrics: Metrics):
+        self._config, self._fingerprints, self._metrics = config, fingerprints, metrics
         self.model_fingerprint = model_fingerprint_of(fingerprints)
         # It looks before it reads: a version that comes in between is read again, and not missed.
         self._seen = self._newest()
-        self.lookup = read_lookup(config, fingerprints)
+        self.lookup = self._read()
 
     async def watch(self) -> None:
         """Look for new versions again and again until cancelled."""
-        await self._begin()
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             await self.look()
@@ -145,28 +139,26 @@ class PublishedTexts:
             seen = await asyncio.to_thread(self._newest)
             if seen == self._seen:
                 return
-            lookup = await asyncio.to_thread(read_lookup, self._config, self._fingerprints)
+            lookup = await asyncio.to_thread(self._read)
         except XRecError as error:
             logger.error("the new version of the backfill is not used: %s", error)
-            self._recorder.increase(metrics.REFRESHES, {"outcome": "refused"})
+            self._metrics.refreshes.inc(1, {"outcome": "refused"})
             return
         self._seen, self.lookup = seen, lookup
-        self._recorder.increase(metrics.REFRESHES, {"outcome": "taken"})
-        await self._begin()
+        self._metrics.refreshes.inc(1, {"outcome": "taken"})
 
-    async def _begin(self) -> None:
-        """Read the footers of the files of `lookup`, so that the first look-ups are fast too."""
-        lookup = self.lookup
-        self._recorder.set(metrics.BACKFILL_ROWS, lookup.num_rows if lookup else 0)
-        if lookup is None:
-            logger.info("there is no backfill")
-            return
-        version, num_rows = lookup.manifest.version, lookup.num_rows
-        logger.info("version %d of the backfill: %d explanations", version, num_rows)
-        try:
-            await asyncio.to_thread(lookup.read_ahead)
-        except XRecError as error:
-            logger.warning("the footers of the backfill are not read ahead: %s", error)
+    def _read(self) -> ExplanationLookup | None:
+        """Open what is published, with the footers of its files: first look-ups are fast too."""
+        lookup = read_lookup(self._config, self._fingerprints)
+        self._metrics.backfill_rows.set(lookup.num_rows if lookup else 0)
+        if lookup is not None:
+            version, num_rows = lookup.manifest.version, lookup.num_rows
+            logger.info("version %d of the backfill: %d explanations", version, num_rows)
+            try:
+                lookup.read_ahead()
+            except XRecError as error:
+                logger.warning("the footers of the backfill are not read ahead: %s", error)
+        return lookup
 
     def _newest(self) -> Base:
         return Base.of(open_log(location_of(self._config, "explanations")))

@@ -4,7 +4,6 @@ import bisect
 from collections.abc import Sequence
 from functools import cached_property
 
-import numpy as np
 import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
@@ -71,7 +70,7 @@ class Catalogue:
         ]
 
     def evidence(self, user_id: str, item_id: str) -> Evidence:
-        """Return what speaks for a pair, without the likelihood of a text."""
+        """Return what speaks for a pair."""
         user, item = self._user(user_id), self._item(item_id)
         _, seen = self._seen.of(torch.tensor([user]))
         scores = self._graph.items @ self._graph.users[user]
@@ -89,19 +88,7 @@ class Catalogue:
             num_ranked=int(unseen.sum()),
             nearest_history=self._nearest(seen[seen != item], item),
             aspects_from=self.dataset.aspects_from,
-            likelihood=None,
         )
-
-    def other_users(self, user_id: str, count: int) -> list[str]:
-        """Return the ids of `count` other users, the same ones at each call with this user.
-
-        There are fewer if the dataset has not that many.
-        """
-        user, num_users = self._user(user_id), self.dataset.num_users
-        rng = np.random.default_rng([user, 1])
-        drawn = rng.choice(num_users, min(count + 1, num_users), replace=False).tolist()
-        others = [index for index in drawn if index != user][:count]
-        return [str(self.dataset.users["user_id"][index].as_py()) for index in others]
 
     def find_users(self, prefix: str, limit: int) -> list[str]:
         """Return at most `limit` user ids that begin with `prefix`, in order."""

@@ -19,7 +19,7 @@ logger = logging.getLogger("xrec")
 
 
 class EngineRequest:
-    """A request at the engine; its events go from the engine's thread to the event loop.
+    """A request at the engine; what it gets goes from the engine's thread to the event loop.
 
     Without `with_deltas` only the end of the text is handed on. `first_token_at` is by the
     performance counter, and 0 before the first token.
@@ -30,30 +30,28 @@ class EngineRequest:
         self.request_id: int | None = None
         self.first_token_at = 0.0
         self._with_deltas, self._loop = with_deltas, asyncio.get_running_loop()
-        self._events: asyncio.Queue[Advance | Exception] = asyncio.Queue()
+        self._is_told = asyncio.Event()
+        self._newest: Advance | Exception
 
     async def latest(self) -> Advance:
-        """Wait for an event and return the newest one; each holds the whole text so far.
+        """Wait for an advance and return the newest one; each holds the whole text so far.
 
         Raises ModelError if the engine failed.
         """
-        event = await self._events.get()
-        while not self._events.empty():
-            event = self._events.get_nowait()
-        if isinstance(event, Exception):
-            raise ModelError(f"the model failed: {event}") from event
-        return event
+        await self._is_told.wait()
+        self._is_told.clear()
+        if isinstance(self._newest, Exception):
+            raise ModelError(f"the model failed: {self._newest}") from self._newest
+        return self._newest
 
-    def tell(self, advance: Advance) -> None:
-        """Take what a step did; called in the engine's thread."""
+    def tell(self, event: Advance | Exception) -> None:
+        """Take what a step did, or why there is no step any more; for the engine's thread."""
         self.first_token_at = self.first_token_at or time.perf_counter()
-        if self._with_deltas or advance.completion is not None:
-            self.send(advance)
-
-    def send(self, event: Advance | Exception) -> None:
-        """Hand an event on to the event loop; called in the engine's thread."""
+        if isinstance(event, Advance) and event.completion is None and not self._with_deltas:
+            return
+        self._newest = event
         try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._is_told.set)
         except RuntimeError:
             assert self._loop.is_closed(), "the loop is closed only when the process ends"
 
@@ -101,7 +99,7 @@ class EngineThread:
             logger.exception("the model's thread failed")
             self.failure = error
             for request in self._at_work.values():
-                request.send(error)
+                request.tell(error)
             while not self._is_stopping and (command := self._commands.get()) is not None:
                 command()
 
@@ -118,7 +116,7 @@ class EngineThread:
 
     def _add(self, request: EngineRequest) -> None:
         if self.failure is not None:
-            request.send(self.failure)
+            request.tell(self.failure)
             return
         request.request_id = self.core.add(request.prompt, request.params)
         self._at_work[request.request_id] = request

@@ -17,9 +17,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xrec.config.serve import KeyConfig, is_loopback
-from xrec.serve import metrics
-from xrec.serve.metrics import Recorder
-from xrec.serve.problems import ProblemError, problem_response
+from xrec.serve.metrics import Metrics
+from xrec.serve.problems import ProblemError
 
 logger = logging.getLogger("xrec")
 
@@ -34,10 +33,10 @@ class Gate:
     """An ASGI application that checks each request and passes it on to `app`."""
 
     def __init__(
-        self, app: ASGIApp, keys: tuple[KeyConfig, ...], max_requests: int, recorder: Recorder
+        self, app: ASGIApp, keys: tuple[KeyConfig, ...], max_requests: int, metrics: Metrics
     ):
         self._app, self._keys = app, Keys(keys)
-        self._max_requests, self._recorder = max_requests, recorder
+        self._max_requests, self._metrics = max_requests, metrics
         self._num_in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,16 +55,15 @@ class Gate:
         except ProblemError as error:
             if exchange.status is not None:
                 raise
-            self._recorder.increase(metrics.REFUSED, {"reason": error.reason})
-            response = problem_response(error.problem, request_id, error.headers)
-            await response(scope, receive, exchange.send)
+            self._metrics.refused.inc(1, {"reason": error.reason})
+            await error.response(request_id)(scope, receive, exchange.send)
         finally:
             self._count(-1)
             self._record(scope, exchange, request_id, time.perf_counter() - started)
 
     def _count(self, change: int) -> None:
         self._num_in_flight += change
-        self._recorder.set(metrics.REQUESTS_IN_FLIGHT, self._num_in_flight)
+        self._metrics.requests_in_flight.set(self._num_in_flight)
 
     async def _admit(self, scope: Scope) -> str:
         """Return the name of the key, "-" for a path that needs none, as it tells nothing.
@@ -88,8 +86,8 @@ class Gate:
         """Count and log the request, by its route: its path names the user and the item."""
         route = getattr(scope.get("route"), "path", "none")
         status = str(exchange.status or 499)  # 499: the client disconnected before an answer began
-        self._recorder.increase(metrics.REQUESTS, {"route": route, "status": status})
-        self._recorder.observe(metrics.REQUEST_SECONDS, seconds, {"route": route})
+        self._metrics.requests.inc(1, {"route": route, "status": status})
+        self._metrics.request_seconds.observe(seconds, {"route": route})
         what = (request_id, scope["method"], route, status, exchange.key)
         logger.info("%s %s %s %s key=%s %.1f ms", *what, 1000 * seconds)
 

@@ -1,34 +1,33 @@
 """An explainer whose run never ends: it takes pairs as they arrive and returns their texts.
 
-A model replica (`xrec.serve.generator`) is this within Ray Serve.
+A model replica (`xrec.serve.app.Generator`) is this within Ray Serve.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
 
 from xrec.adapter.pairs import Pair
+from xrec.backfill.identity import sources_of
+from xrec.backfill.lookup import Explained
 from xrec.config.decoding import DecodingConfig
+from xrec.config.serve import ServeConfig
 from xrec.errors import DataError, ModelError, UnknownIdError
-from xrec.generate.engine import Completion, Failure, LikelihoodParams, text_params
-from xrec.generate.explainer import Explainer
+from xrec.generate.engine import Failure, text_params
+from xrec.generate.explainer import Asked, Explainer, Explanation
+from xrec.generate.loading import load_explainer
 from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.serve.engine_thread import EngineThread
 from xrec.serve.messages import PairRequest
-from xrec.serve.model import OVERLOADED, TOO_MANY, Delta, LiveText, PairError
+from xrec.serve.metrics import Metrics
+from xrec.serve.model import OVERLOADED, Delta, Event, PairError
 from xrec.serve.new_users import NewUsers
-
-T = TypeVar("T")
 
 MAX_WAITING_PAIRS = 256
 """Of a replica; a request beyond them is answered with 429 and Retry-After."""
-
-# A byte that is no character becomes U+FFFD in the text, which has three bytes. So tokenizing a
-# text can give more ids than the model generated.
-_LONGER_THAN_GENERATED = 4
 
 
 class LiveExplainer:
@@ -38,10 +37,8 @@ class LiveExplainer:
     ModelError if the engine's memory does not hold the longest prompt and its text.
     """
 
-    def __init__(self, explainer: Explainer, decoding: DecodingConfig):
-        self._explainer, self._decoding = explainer, decoding
-        second = decoding.second_try
-        self._decodings = [decoding] if second is None else [decoding, second]
+    def __init__(self, explainer: Explainer, decoding: DecodingConfig, metrics: Metrics):
+        self._explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
         self._new_users = NewUsers(explainer.dataset, explainer.graph)
         core = explainer.engine.core
@@ -62,39 +59,28 @@ class LiveExplainer:
         """The fingerprint of language model, adapter and graph together."""
         return self._explainer.model_fingerprint
 
-    async def explain(self, pairs: Sequence[PairRequest]) -> list[LiveText | PairError]:
+    async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:
         """See `xrec.serve.model.ModelHandle`."""
-        try:
-            self._check_room(len(pairs))
-        except PairError as failed:
-            return [failed] * len(pairs)
-        return await self._together([self._text(pair) for pair in pairs])
+        if (refused := self._refusal(len(pairs))) is not None:
+            return [refused] * len(pairs)
+        self._count(len(pairs))
+        tasks = [asyncio.ensure_future(self._text(pair)) for pair in pairs]
+        for task in tasks:  # also where one is cancelled before it begins
+            task.add_done_callback(lambda _: self._count(-1))
+        return await asyncio.gather(*tasks)
 
-    async def stream(self, pair: PairRequest) -> AsyncGenerator[Delta | LiveText | PairError, None]:
+    async def stream(self, pair: PairRequest) -> AsyncGenerator[Event, None]:
         """See `xrec.serve.model.ModelHandle`."""
-        try:
-            self._check_room(1)
-        except PairError as failed:
-            yield failed
+        if (refused := self._refusal(1)) is not None:
+            yield refused
             return
-        self.num_pending += 1
+        self._count(1)
         try:
             async with aclosing(self._events(pair, with_deltas=True)) as events:
                 async for event in events:
                     yield event
         finally:
-            self.num_pending -= 1
-
-    async def nll(
-        self, user_id: str, item_id: str, text: str, other_users: Sequence[str]
-    ) -> list[float] | PairError:
-        """See `xrec.serve.model.ModelHandle`."""
-        try:
-            prompts, labels = self._prompts_to_weigh(user_id, item_id, text, other_users)
-            self._check_room(len(prompts))
-            return await self._together([self._weighed(prompt, labels) for prompt in prompts])
-        except PairError as failed:
-            return failed
+            self._count(-1)
 
     async def drained(self) -> None:
         """Wait until nothing is at work, then end the engine's thread."""
@@ -102,103 +88,80 @@ class LiveExplainer:
             await asyncio.sleep(0.05)
         self.engine.stop()
 
-    def _check_room(self, count: int) -> None:
-        """Raise PairError if `count` more prompts cannot be taken."""
-        if count > self._max_pending:
-            raise PairError(
-                TOO_MANY,
-                f"{count} pairs at a time, and at most {self._max_pending} are taken; send fewer",
-            )
-        if self.num_pending + count > self._max_pending:
-            raise PairError(
-                OVERLOADED,
-                f"{self.num_pending} pairs are at work or wait, at most {self._max_pending} may; "
-                "ask again later",
-            )
+    def _refusal(self, count: int) -> PairError | None:
+        """Why `count` more pairs cannot be taken; None if they can."""
+        if self.num_pending + count <= self._max_pending:
+            return None
+        return PairError(
+            OVERLOADED,
+            f"{self.num_pending} pairs are at work or wait, at most {self._max_pending} may; "
+            "ask again later",
+        )
 
-    async def _together(self, works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        """Do the works at once; each counts as pending from now until it ends.
+    def _count(self, change: int) -> None:
+        self.num_pending += change
+        self._metrics.model_pairs.set(self.num_pending)
 
-        If one raises an error, the others are cancelled.
-        """
-        self.num_pending += len(works)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work) for work in works]
-                for task in tasks:  # also where one is cancelled before it begins
-                    task.add_done_callback(self._release)
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
-        return [task.result() for task in tasks]
-
-    def _release(self, task: asyncio.Task[Any]) -> None:
-        self.num_pending -= 1
-
-    async def _text(self, pair: PairRequest) -> LiveText | PairError:
+    async def _text(self, pair: PairRequest) -> Explained | PairError:
         async with aclosing(self._events(pair, with_deltas=False)) as events:
             async for event in events:
                 text = event
         assert not isinstance(text, Delta)
         return text
 
-    async def _events(
-        self, pair: PairRequest, *, with_deltas: bool
-    ) -> AsyncGenerator[Delta | LiveText | PairError, None]:
+    async def _events(self, pair: PairRequest, *, with_deltas: bool) -> AsyncGenerator[Event, None]:
         """Yield deltas if `with_deltas`, then the text, or why there is none."""
+        started = time.perf_counter()
         try:
-            with self._asked(pair) as asked:
-                async with aclosing(self._tries(asked, with_deltas)) as events:
+            with self._indices(pair) as indices:
+                asked = self._asked(*indices, pair.own_texts)
+                async with aclosing(self._written(asked, started, with_deltas)) as events:
                     async for event in events:
                         yield event
         except PairError as failed:
             yield failed
+        except (UnknownIdError, PromptTooLongError, DataError) as error:
+            yield PairError(_reason_of(error), str(error))
         except (asyncio.CancelledError, GeneratorExit):
             self.num_abandoned += 1
+            self._metrics.abandoned.inc()
             raise
 
     @contextmanager
-    def _asked(self, pair: PairRequest) -> Iterator["_Asked"]:
-        """Give what the model is asked; the vector of a new user stays in its row until exit.
+    def _indices(self, pair: PairRequest) -> Iterator[tuple[int, int]]:
+        """Give the user's index and the item's; that of a new user has its vector until exit.
 
-        Raises PairError for a pair that cannot be explained.
+        Raises PairError, UnknownIdError or DataError for a pair that cannot be explained.
         """
-        started = time.perf_counter()
-        with _failing():
-            item = self._explainer.dataset.item_index(pair.item_id)
+        item = self._explainer.dataset.item_index(pair.item_id)
         user = self._explainer.dataset.user_indices.get(pair.user_id)
-        if user is None:
-            with self._new_users.row(self._history(pair)) as new_user:
-                yield self._checked(pair, new_user, item, started)
-        elif pair.history:
-            raise PairError(
-                "known_user",
-                f"user {pair.user_id!r} is known and has a vector; leave the history out, "
-                "or give another user_id",
-            )
-        else:
-            yield self._checked(pair, user, item, started)
-
-    def _history(self, pair: PairRequest) -> list[int]:
-        """Return the items whose vectors give that of a new user."""
-        if not pair.history:
+        if user is None and not pair.history:
             raise PairError(
                 "unknown_user",
                 f"user {pair.user_id!r} is not known; "
                 "give its history: item ids that it interacted with",
             )
-        with _failing():
-            return self._new_users.items(pair.history)
+        if user is not None and pair.history:
+            raise PairError(
+                "known_user",
+                f"user {pair.user_id!r} is known and has a vector; leave the history out, "
+                "or give another user_id",
+            )
+        row = self._new_users.row(pair.history) if user is None else nullcontext(user)
+        with row as index:
+            yield index, item
 
-    def _checked(self, pair: PairRequest, user: int, item: int, started: float) -> "_Asked":
-        """Return what the model is asked about a pair; raises PairError if it could not answer."""
-        finisher = self._explainer.finisher
-        texts = self._texts(user, item, pair.own_texts)
-        _raise(finisher.failure_of_any(texts, self._decoding.text))
-        with _failing():
-            prompt = self._builder.build(user, item, texts)
-        opening = finisher.opening(texts, self._decoding)
-        _raise(self.engine.core.refusal([*prompt, *opening], text_params(self._decoding)))
-        return _Asked(prompt, opening, texts, started)
+    def _asked(self, user: int, item: int, own_texts: dict[str, Any]) -> Asked:
+        """Return what the engine is asked for a pair.
+
+        Raises PairError or PromptTooLongError if it could not answer.
+        """
+        texts = self._texts(user, item, own_texts)
+        _raise(self._explainer.finisher.failure_of_any(texts, self._decoding.text))
+        prompt = self._builder.build(user, item, texts)
+        asked = Asked(self._explainer.finisher, prompt, texts, self._decoding)
+        _raise(self.engine.core.refusal(asked.prompt_ids, asked.params))
+        return asked
 
     def _texts(self, user: int, item: int, own_texts: dict[str, Any]) -> PairTexts:
         """Return the dataset's texts, replaced by `own_texts`; a new user's profile is empty."""
@@ -207,83 +170,64 @@ class LiveExplainer:
         known = self._explainer.pairs.texts(pair)
         return replace(known if is_known else replace(known, user_profile=""), **own_texts)
 
-    async def _tries(
-        self, asked: "_Asked", with_deltas: bool
-    ) -> AsyncGenerator[Delta | LiveText | PairError, None]:
-        """Yield deltas, then the first text that can be used, or what the last try gives."""
-        for decoding in self._decodings:
-            prompt, params, shown = [*asked.prompt, *asked.opening], text_params(decoding), ""
-            with self.engine.request(prompt, params, with_deltas=with_deltas) as request:
-                while (advance := await request.latest()).completion is None:
-                    text = self._explainer.finisher.unfinished(
-                        [*asked.opening, *advance.token_ids], asked.texts
-                    )
-                    if text is not None and text.startswith(shown) and len(text) > len(shown):
-                        yield Delta(text[len(shown) :])
-                        shown = text
-            answer = self._answer(asked, advance.completion, decoding, request.first_token_at)
-            if isinstance(answer, LiveText) or decoding is self._decodings[-1]:
-                yield answer
-                return
-            yield Delta("", restarts=True)
-
-    def _answer(
-        self,
-        asked: "_Asked",
-        completion: Completion,
-        decoding: DecodingConfig,
-        first_token_at: float,
-    ) -> LiveText | PairError:
-        """Return a completion's text, after the last try its fallback, or why there is none."""
-        finisher, text, failure = self._explainer.finisher, "", completion.failure
-        kind = finisher.kind(completion, asked.texts, decoding)
-        if failure is None:
-            text, failure = finisher.finish(completion, asked.prompt, asked.texts, decoding)
-            if failure is not None and decoding is self._decodings[-1]:
-                text, failure = finisher.fallback(asked.texts, decoding.text, failure)
-                kind = "plain"
-        if failure is not None:
-            return PairError(failure.reason, failure.message)
-        return LiveText(
-            text=text,
-            num_prompt_tokens=len(asked.prompt),
-            num_generated_tokens=len(completion.token_ids),
-            finish_reason=completion.finish_reason,
+    async def _written(
+        self, asked: Asked, started: float, with_deltas: bool
+    ) -> AsyncGenerator[Delta | Explained, None]:
+        """Yield deltas, then the text; raises PairError if it cannot be used."""
+        ids: list[int] = []
+        shown = ""
+        with self.engine.request(
+            asked.prompt_ids, asked.params, with_deltas=with_deltas
+        ) as request:
+            while True:
+                advance = await request.latest()
+                if advance.token_ids[: len(ids)] != ids:  # a second try began
+                    shown = ""
+                    yield Delta("", restarts=True)
+                if advance.completion is not None:
+                    break
+                ids = advance.token_ids
+                text = self._explainer.finisher.unfinished([*asked.opening, *ids], asked.texts)
+                if text is not None and text.startswith(shown) and len(text) > len(shown):
+                    yield Delta(text[len(shown) :])
+                    shown = text
+        found = asked.explanation(0, advance.completion)
+        _raise(found.failure)
+        self._record(found, request.first_token_at - started, time.perf_counter() - started)
+        yield Explained(
+            text=found.text,
+            num_prompt_tokens=found.num_prompt_tokens,
+            num_generated_tokens=found.num_generated_tokens,
+            finish_reason=found.finish_reason,
             model_fingerprint=self.model_fingerprint,
-            kind=kind,
-            aspects=self._explainer.checker.evidence(text, asked.texts),
-            first_token_seconds=first_token_at - asked.started,
-            seconds=time.perf_counter() - asked.started,
+            kind=found.kind,
+            aspects=self._explainer.checker.evidence(found.text, asked.texts),
         )
 
-    def _prompts_to_weigh(
-        self, user_id: str, item_id: str, text: str, other_users: Sequence[str]
-    ) -> tuple[list[list[int]], tuple[int, ...]]:
-        """Return a prompt with the vector of each user, and the ids of `text`; raises PairError."""
-        dataset = self._explainer.dataset
-        most = _LONGER_THAN_GENERATED * self._decoding.max_new_tokens
-        num_tokens = len(self._builder.encode_explanation(text))
-        if num_tokens > most:  # it would take the model's time from all other requests
-            raise PairError(
-                "text_too_long",
-                f"explanation of {num_tokens} tokens; at most {most} are weighed, "
-                "four times what the model writes",
-            )
-        with _failing(unknown="unknown_id"):
-            item = dataset.item_index(item_id)
-            users = [dataset.user_index(each) for each in (user_id, *other_users)]
-            texts = self._texts(users[0], item, {})
-            prompts = [self._builder.build(user, item, texts) for user in users]
-        return prompts, tuple(self._explainer.pairs.label_ids(text, texts.item_title))
+    def _record(self, found: Explanation, first_token_seconds: float, seconds: float) -> None:
+        metrics = self._metrics
+        metrics.tokens.inc(found.num_prompt_tokens, {"kind": "prompt"})
+        if found.num_generated_tokens:  # none after an opening that was enough; Ray counts no zeros
+            metrics.tokens.inc(found.num_generated_tokens, {"kind": "generated"})
+        metrics.first_token_seconds.observe(first_token_seconds)
+        metrics.generation_seconds.observe(seconds)
 
-    async def _weighed(self, prompt: list[int], labels: tuple[int, ...]) -> float:
-        """Return the mean negative log likelihood of a text that is given, nats per token."""
-        with self.engine.request(prompt, LikelihoodParams(labels)) as request:
-            completion = (await request.latest()).completion
-        assert completion is not None
-        _raise(completion.failure)
-        assert completion.log_likelihoods is not None
-        return -sum(completion.log_likelihoods) / len(completion.log_likelihoods)
+
+def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
+    """Return the live explainer of `config`; raise what `load_explainer` raises.
+
+    This takes long, so it runs beside the event loop. All titles are read here too: the first
+    request would otherwise do that on the event loop, and all others would wait.
+    """
+    explainer = load_explainer(
+        sources_of(config),
+        device=config.models.device,
+        engine=config.engine,
+        num_reserved_users=config.engine.max_rows + MAX_WAITING_PAIRS,
+        is_streaming=True,
+    )
+    explainer.pairs.titles.build()
+    return LiveExplainer(explainer, config.decoding, metrics)
 
 
 def _raise(failure: Failure | None) -> None:
@@ -291,27 +235,7 @@ def _raise(failure: Failure | None) -> None:
         raise PairError(failure.reason, failure.message)
 
 
-@contextmanager
-def _failing(unknown: str = "unknown_item") -> Iterator[None]:
-    """Raise PairError for what is wrong with a pair; `unknown` is the reason of an unknown id."""
-    try:
-        yield
-    except UnknownIdError as error:
-        raise PairError(unknown, str(error)) from error
-    except PromptTooLongError as error:
-        raise PairError("prompt_too_long", str(error)) from error
-    except DataError as error:
-        raise PairError("no_vector", str(error)) from error
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A prompt to complete, the beginning of its text, and the texts that it is made of.
-
-    `started` is when the pair arrived, by the performance counter.
-    """
-
-    prompt: list[int]
-    opening: list[int]
-    texts: PairTexts
-    started: float
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, UnknownIdError):
+        return "unknown_item"
+    return "prompt_too_long" if isinstance(error, PromptTooLongError) else "no_vector"

@@ -1,8 +1,8 @@
 """The bodies of requests and answers; OpenAPI describes them from here."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from xrec.data.dataset import AspectsFrom
 from xrec.data.evidence import NamedEvidence
@@ -184,31 +184,14 @@ class Recommendations(BaseModel):
 
 
 class EvidenceRequest(_Message):
-    """A pair, and the text whose likelihood is wanted."""
+    """A pair whose evidence is wanted."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "user_id": "resident-17",
-                    "item_id": "place-3",
-                    "explanation": "You would enjoy its quiet garden.",
-                }
-            ]
-        }
+        json_schema_extra={"examples": [{"user_id": "resident-17", "item_id": "place-3"}]}
     )
 
     user_id: UserId
     item_id: ItemId
-    explanation: Text | None = Field(
-        None, description="A text for this pair. If null, the likelihood is left out."
-    )
-
-    @model_validator(mode="after")
-    def _text_is_not_blank(self) -> Self:
-        if self.explanation is not None and not self.explanation.strip():
-            raise ValueError("explanation must not be blank; leave it out")
-        return self
 
 
 class NearHistory(BaseModel):
@@ -217,22 +200,6 @@ class NearHistory(BaseModel):
     item_id: str
     title: str
     similarity: float = Field(description="Cosine of the two items' graph vectors, -1 to 1.")
-
-
-class Likelihood(BaseModel):
-    """How likely the text is with this user's vector and with others' in the same prompt."""
-
-    own_nll: float = Field(
-        description="Mean negative log likelihood with the user's own vector, nats per token."
-    )
-    others_nll: list[float] = Field(
-        description="The same with the vectors of other users; each user always has the same "
-        "others."
-    )
-    gain: float = Field(
-        description="Mean of others_nll minus own_nll, nats per token. Above 0 the text is "
-        "likelier with this user's vector than with others'."
-    )
 
 
 class Evidence(BaseModel):
@@ -254,9 +221,6 @@ class Evidence(BaseModel):
     aspects_from: AspectsFrom | None = Field(
         description="What the figures of a chosen aspect count: reviews or, on a dataset without "
         "reviews, profiles; null if the dataset has no aspects."
-    )
-    likelihood: Likelihood | None = Field(
-        description="Likelihood of the text; null if the request has none."
     )
 
 

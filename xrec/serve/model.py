@@ -16,15 +16,15 @@ from xrec.serve.problems import ProblemError, unavailable
 
 logger = logging.getLogger("xrec")
 
-OVERLOADED, TOO_MANY = "overloaded", "too_many_pairs"
+OVERLOADED = "overloaded"
 _DEAD = (RayError, RayServeException)  # a replica died or raised, or there is none
 
 
 class PairError(Exception):
     """Why a pair has no explanation. It is raised within a replica, and returned by it.
 
-    `reason` is one of those of a backfill's failed rows, or "overloaded", "too_many_pairs",
-    "unknown_user", "unknown_item", "known_user", "no_vector" or "text_too_long".
+    `reason` is one of those of a backfill's failed rows, or "overloaded", "unknown_user",
+    "unknown_item", "known_user" or "no_vector".
     """
 
     def __init__(self, reason: str, message: str):
@@ -33,19 +33,15 @@ class PairError(Exception):
 
 
 @dataclass(frozen=True)
-class LiveText(Explained):
-    """A text that was generated for a request; seconds count from its arrival at the model."""
-
-    first_token_seconds: float = 0.0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
 class Delta:
     """The next part of a text; if `restarts`, a second try begins and earlier parts are void."""
 
     text: str
     restarts: bool = False
+
+
+Event = Delta | Explained | PairError
+"""What a stream of one pair has; the last one is no delta."""
 
 
 class ModelHandle:
@@ -58,16 +54,16 @@ class ModelHandle:
     def __init__(self, handle: DeploymentHandle):
         self._handle, self._streaming = handle, handle.options(stream=True)
 
-    async def explain(self, pairs: Sequence[PairRequest]) -> list[LiveText | PairError]:
+    async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:
         """Return a text, or why there is none, for each pair, in order.
 
-        If there is not room for all pairs, all fail with the reason OVERLOADED or TOO_MANY.
+        If there is not room for all pairs, all fail with the reason OVERLOADED.
         """
         return cast(
-            "list[LiveText | PairError]", await self._call(self._handle.explain, list(pairs))
+            "list[Explained | PairError]", await self._call(self._handle.explain, list(pairs))
         )
 
-    async def stream(self, pair: PairRequest) -> AsyncGenerator[Delta | LiveText | PairError, None]:
+    async def stream(self, pair: PairRequest) -> AsyncGenerator[Event, None]:
         """Yield the parts of the text while it is written, then the text, or why there is none."""
         events = self._streaming.stream.remote(pair)
         is_over = False
@@ -80,17 +76,6 @@ class ModelHandle:
         finally:
             if not is_over:
                 events.cancel()
-
-    async def nll(
-        self, user_id: str, item_id: str, text: str, other_users: Sequence[str]
-    ) -> list[float] | PairError:
-        """Return the mean negative log likelihood of `text`, nats per token.
-
-        The first number is with the user's own vector, the next ones are with the vector of each
-        of `other_users`.
-        """
-        arguments = (user_id, item_id, text, list(other_users))
-        return cast("list[float] | PairError", await self._call(self._handle.nll, *arguments))
 
     async def model_fingerprint(self) -> str:
         """Return the fingerprint of the language model, adapter and graph of a replica."""

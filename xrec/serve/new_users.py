@@ -25,28 +25,23 @@ class NewUsers:
         self._has_vector = np.bincount(edges[1].numpy(), minlength=dataset.num_items) > 0
         self._free = list(range(dataset.num_users, len(graph.users)))
 
-    def items(self, history: Sequence[str]) -> list[int]:
-        """Return the indices of the items of `history` that have training interactions.
+    @contextmanager
+    def row(self, history: Sequence[str]) -> Iterator[int]:
+        """Give a user index whose row holds the vector of a user with these items, until exit.
 
-        Raises UnknownIdError for an unknown item, DataError if no item has training interactions.
+        There are as many rows as pairs that may be at work or wait. Items without training
+        interactions do not count. Raises UnknownIdError for an unknown item, DataError if none
+        counts.
         """
-        indices = sorted({self._dataset.item_index(item_id) for item_id in history})
-        usable = [index for index in indices if self._has_vector[index]]
-        if not usable:
+        indices = {self._dataset.item_index(item_id) for item_id in history}
+        items = sorted(index for index in indices if self._has_vector[index])
+        if not items:
             raise DataError(
                 f"none of the history's {len(indices)} items has training interactions; "
                 "name an item that has"
             )
-        return usable
-
-    @contextmanager
-    def row(self, items: Sequence[int]) -> Iterator[int]:
-        """Give a user index whose row holds the vector of a user with these items, until exit.
-
-        There are as many rows as pairs that may be at work or wait.
-        """
         index = self._free.pop()
-        edges = torch.tensor([[0] * len(items), list(items)])
+        edges = torch.tensor([[0] * len(items), items])
         try:
             self._users[index] = self._fold_in.users(edges)[0].to(self._users.dtype)
             yield index

@@ -4,11 +4,10 @@ A validation error never repeats what the client sent.
 """
 
 import logging
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
@@ -61,20 +60,23 @@ class Problem(BaseModel):
 
 
 class ProblemError(HTTPException):
-    """Ends a request with a problem; `reason` ends the problem's type."""
+    """Ends a request with a problem of the type /problems/`reason`."""
 
     def __init__(self, status: int, reason: str, detail: str, retry_after: int | None = None):
         headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         super().__init__(status, detail, headers=headers)
-        self.reason, self.problem = reason, problem_of(status, reason, detail)
+        title, self.reason = HTTPStatus(status).phrase, reason
+        self.problem = Problem(
+            type=f"/problems/{reason}", title=title, status=status, detail=detail
+        )
 
-
-def problem_of(status: int, reason: str, detail: str) -> Problem:
-    """Return a problem of the type /problems/`reason`."""
-    title = HTTPStatus(status).phrase
-    return Problem(type=f"/problems/{reason}", title=title, status=status, detail=detail)
+    def response(self, request_id: str | None) -> JSONResponse:
+        """Return the HTTP response that has the problem as its body."""
+        self.problem.request_id = request_id
+        content = self.problem.model_dump(exclude_none=True)
+        return JSONResponse(content, self.status_code, self.headers, media_type=MEDIA_TYPE)
 
 
 def refused(reason: str, message: str) -> ProblemError:
@@ -96,31 +98,27 @@ def unavailable() -> ProblemError:
     )
 
 
-def problem_response(
-    problem: Problem, request_id: str | None, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    """Return the HTTP response that has `problem` as its body."""
-    content = problem.model_copy(update={"request_id": request_id}).model_dump(exclude_none=True)
-    return JSONResponse(content, problem.status, dict(headers or {}), media_type=MEDIA_TYPE)
+async def answer_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer any error of the application with a problem."""
+    request_id = getattr(request.state, "request_id", None)
+    if isinstance(error, RequestValidationError):
+        error = _of_validation(error)
+    elif not isinstance(error, HTTPException):
+        logger.error("request %s: %s", request_id, type(error).__name__, exc_info=error)
+        detail = "a fault of the endpoint; its log has more under the request id"
+        error = ProblemError(500, "bug", detail)
+    elif not isinstance(error, ProblemError):
+        reason = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        told = ProblemError(error.status_code, reason, str(error.detail))
+        told.headers, error = error.headers, told
+    return error.response(request_id)
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Answer every error of `app` with a problem."""
-    app.add_exception_handler(RequestValidationError, _of_validation)
-    app.add_exception_handler(HTTPException, _of_http)
-    app.add_exception_handler(Exception, _of_bug)
-
-
-def _request_id(request: Request) -> str | None:
-    return getattr(request.state, "request_id", None)
-
-
-async def _of_validation(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    problem = problem_of(
+def _of_validation(error: RequestValidationError) -> ProblemError:
+    told = ProblemError(
         422, "not_well_formed", "the request is not what the API takes; see errors, and /docs"
     )
-    problem.errors = [
+    told.problem.errors = [
         {
             "where": ".".join(_printable(str(part)) for part in detail["loc"]),
             # The message of an error in JSON may repeat what was sent.
@@ -130,23 +128,7 @@ async def _of_validation(request: Request, error: Exception) -> JSONResponse:
         }
         for detail in error.errors()[:20]
     ]
-    return problem_response(problem, _request_id(request))
-
-
-async def _of_http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    if isinstance(error, ProblemError):
-        problem = error.problem
-    else:
-        reason = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        problem = problem_of(error.status_code, reason, str(error.detail))
-    return problem_response(problem, _request_id(request), error.headers)
-
-
-async def _of_bug(request: Request, error: Exception) -> JSONResponse:
-    logger.error("request %s: %s", _request_id(request), type(error).__name__, exc_info=error)
-    detail = "a fault of the endpoint; its log has more under the request id"
-    return problem_response(problem_of(500, "bug", detail), _request_id(request))
+    return told
 
 
 def _printable(text: str) -> str:
@@ -175,13 +157,11 @@ class DeadFrontend:
 
         await self._app(scope, receive, watched)
         if scope["type"] == "http" and not has_begun:
-            error = unavailable()
             request_id = Headers(scope=scope).get("x-request-id")
-            headers = {
-                **(error.headers or {}),
-                **({"X-Request-ID": request_id} if request_id else {}),
-            }
-            await problem_response(error.problem, request_id, headers)(scope, receive, send)
+            response = unavailable().response(request_id)
+            if request_id:
+                response.headers["X-Request-ID"] = request_id
+            await response(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:

@@ -17,19 +17,16 @@ from xrec.backfill.lookup import Explained, ExplanationLookup
 from xrec.data.evidence import NamedEvidence
 from xrec.errors import XRecError
 from xrec.generate.text_rules import cut_to_words
-from xrec.serve import metrics
 from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.catalogue import Catalogue
-from xrec.serve.messages import Explanation, Likelihood, NoExplanation, PairRequest
-from xrec.serve.metrics import Recorder
-from xrec.serve.model import OVERLOADED, TOO_MANY, Delta, LiveText, ModelHandle, PairError
+from xrec.serve.messages import Explanation, NoExplanation, PairRequest
+from xrec.serve.metrics import Metrics
+from xrec.serve.model import OVERLOADED, Delta, ModelHandle, PairError
 from xrec.serve.problems import RETRY_SECONDS, ProblemError, refused
 from xrec.storage.cache import ByteCache
 
 logger = logging.getLogger("xrec")
 
-NUM_OTHERS = 8
-"""Users whose vectors a text is weighed with, beside its own user's."""
 KEPT_BYTES = 32 * 2**20
 """For generated texts in memory."""
 _ENTRY_BYTES = 400  # estimated bytes of a kept text's key, object and links, without characters
@@ -48,10 +45,10 @@ class ReadThrough:
     catalogue: Catalogue
     published: PublishedTexts
 
-    def __init__(self, model: ModelHandle, recorder: Recorder, deadline_seconds: float):
-        self._model, self._recorder = model, recorder
+    def __init__(self, model: ModelHandle, metrics: Metrics, deadline_seconds: float):
+        self._model, self._metrics = model, metrics
         self._deadline_seconds = deadline_seconds
-        self._kept: ByteCache[tuple[str, str, str], LiveText] = ByteCache(KEPT_BYTES)
+        self._kept: ByteCache[tuple[str, str, str], Explained] = ByteCache(KEPT_BYTES)
 
     async def explain(
         self, pairs: Sequence[PairRequest], max_words: int | None
@@ -59,8 +56,7 @@ class ReadThrough:
         """Return one answer for each pair, in order.
 
         All answers from the backfill are of one version. All pairs that must be generated are
-        generated together. Raises ProblemError with status 429, 503 or 504, and with 422 for more
-        pairs than the model ever takes.
+        generated together. Raises ProblemError with status 429, 503 or 504.
         """
         async with self._deadline():
             lookup = self.published.lookup
@@ -92,21 +88,6 @@ class ReadThrough:
                         else self._generated(pair, event, max_words)
                     )
 
-    async def weigh(self, user_id: str, item_id: str, text: str) -> Likelihood:
-        """Return how likely `text` is with the vectors of this user and of others.
-
-        Raises ProblemError, also with status 404 for an unknown id and 422 for a text or prompt
-        that is too long.
-        """
-        others = self.catalogue.other_users(user_id, NUM_OTHERS)
-        async with self._deadline():
-            nll = await self._model.nll(user_id, item_id, text, others)
-        if isinstance(nll, PairError):
-            raise refused(nll.reason, nll.message)
-        own, *others_nll = nll
-        gain = sum(others_nll) / len(others_nll) - own if others_nll else 0.0
-        return Likelihood(own_nll=own, others_nll=others_nll, gain=gain)
-
     async def is_ready(self) -> bool:
         """True if a model replica answers."""
         try:
@@ -122,7 +103,7 @@ class ReadThrough:
             async with asyncio.timeout(self._deadline_seconds):
                 yield
         except TimeoutError as error:
-            self._recorder.increase(metrics.REFUSED, {"reason": "deadline"})
+            self._metrics.refused.inc(1, {"reason": "deadline"})
             raise ProblemError(
                 504,
                 "deadline",
@@ -151,45 +132,40 @@ class ReadThrough:
         if is_known:
             return row
         try:
-            row = await asyncio.to_thread(lookup.find, pair.user_id, pair.item_id)
+            return await asyncio.to_thread(lookup.find, pair.user_id, pair.item_id)
         except XRecError as error:  # the storage does not answer, or a file is gone
             logger.error("the backfill cannot be read, the model is asked instead: %s", error)
             return None
-        self._recorder.set(metrics.CACHE_BYTES, lookup.num_bytes, {"cache": "backfill"})
-        return row
 
     def _generated(
-        self, pair: PairRequest, text: LiveText | PairError, max_words: int | None
+        self, pair: PairRequest, text: Explained | PairError, max_words: int | None
     ) -> Explanation | NoExplanation:
         """Return a generated text as an answer, and keep it in memory if the pair is plain.
 
-        Raises ProblemError if the model had no room, or could never have.
+        Raises ProblemError if the model had no room.
         """
         if isinstance(text, PairError):
             return self._failed(pair, text)
-        self._record(text)
         if pair.is_plain:
             key = (text.model_fingerprint, pair.user_id, pair.item_id)
             characters = sum(len(part.encode()) for part in (*key, text.text))
             num_bytes = _ENTRY_BYTES + characters + _EVIDENCE_BYTES * len(text.aspects)
             self._kept.put(key, text, num_bytes)
-            self._recorder.set(metrics.CACHE_BYTES, self._kept.num_bytes, {"cache": "live"})
         return self._answer(pair, text, "live", max_words)
 
     def _failed(self, pair: PairRequest, failed: PairError) -> NoExplanation:
         if failed.reason == OVERLOADED:
-            self._recorder.increase(metrics.REFUSED, {"reason": "queue"})
-        if failed.reason in (OVERLOADED, TOO_MANY):
+            self._metrics.refused.inc(1, {"reason": "queue"})
             raise refused(failed.reason, failed.message)
-        self._recorder.increase(metrics.PAIRS, {"source": "failed"})
-        self._recorder.increase(metrics.FAILED_PAIRS, {"reason": failed.reason})
+        self._metrics.pairs.inc(1, {"source": "failed"})
+        self._metrics.failed_pairs.inc(1, {"reason": failed.reason})
         return _no_explanation(pair, failed.reason, failed.message)
 
     def _answer(
         self, pair: PairRequest, found: Explained, source: _Source, max_words: int | None
     ) -> Explanation | NoExplanation:
         """Return what was found, cut to `max_words`."""
-        self._recorder.increase(metrics.PAIRS, {"source": source})
+        self._metrics.pairs.inc(1, {"source": source})
         text = found.text
         if max_words is not None:
             text = cut_to_words(text, max_words, self._title(pair))
@@ -229,13 +205,6 @@ class ReadThrough:
             return str(pair.own_texts["item_title"])
         item = self.catalogue.dataset.item_indices.get(pair.item_id)
         return "" if item is None else self.catalogue.item_texts(item)[0]
-
-    def _record(self, text: LiveText) -> None:
-        recorder = self._recorder
-        recorder.increase(metrics.TOKENS, {"kind": "prompt"}, text.num_prompt_tokens)
-        recorder.increase(metrics.TOKENS, {"kind": "generated"}, text.num_generated_tokens)
-        recorder.observe(metrics.FIRST_TOKEN_SECONDS, text.first_token_seconds)
-        recorder.observe(metrics.GENERATION_SECONDS, text.seconds)
 
 
 def _no_explanation(pair: PairRequest, reason: str, message: str) -> NoExplanation:

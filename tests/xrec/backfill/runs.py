@@ -19,9 +19,9 @@ from xrec.backfill.task import LoadExplainer, MakeExplainTask, load_task_explain
 from xrec.bulk import BulkRun
 from xrec.config.backfill import BackfillConfig, TablePairs
 from xrec.config.base import parse_config
-from xrec.config.decoding import DecodingConfig
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer
+from xrec.generate.shared_engine import Requests
 from xrec.schemas import PAIRS
 from xrec.storage import Location, open_location, parquet_bytes
 
@@ -63,11 +63,9 @@ class EchoEngine:
         self._builder = pairs.builder
         self._toy = toy
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig, is_refused: object = None
-    ) -> Iterator[Completion]:
+    def complete(self, requests: Requests) -> Iterator[Completion]:
         """Yield one completion a prompt, beginning with the last prompt."""
-        names = [self._name(prompt) for prompt in prompts]
+        names = [self._name(prompt) for prompt, _ in requests]
         calls = Path(self._toy.folder) / "calls"
         calls.mkdir(exist_ok=True)
         with (calls / str(os.getpid())).open("a", encoding="utf-8") as file:

@@ -18,6 +18,7 @@ from xrec.data.evidence import AspectEvidence
 from xrec.generate.engine import Completion, Failure
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
+from xrec.generate.shared_engine import Requests
 from xrec.schemas import FAILED, GENERATED
 
 Scripted = Callable[..., Explainer]
@@ -32,11 +33,9 @@ class ScriptedEngine:
         self._ids = [None if text is None else encode(text)[:-1] for text in texts]
         self.prompts: list[list[int]] = []
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], decoding: DecodingConfig, is_refused: object = None
-    ) -> Iterator[Completion]:
-        self.prompts = [list(prompt) for prompt in prompts]
-        for index in reversed(range(len(prompts))):
+    def complete(self, requests: Requests) -> Iterator[Completion]:
+        self.prompts = [list(prompt) for prompt, _ in requests]
+        for index in reversed(range(len(requests))):
             if (ids := self._ids[index]) is None:
                 yield Completion(index, [], "failed", Failure("over_memory_budget", "needs 9 GiB"))
             else:

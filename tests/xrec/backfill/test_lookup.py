@@ -69,7 +69,7 @@ def test_lookup_keeps_no_more_than_it_may(runs: Runs) -> None:
     runs.run(*PAIRS)
     lookup = lookup_of(runs.config(), max_bytes=4_000)
     check(runs.config(), lookup)
-    assert 0 < lookup.num_bytes <= 4_000
+    assert 0 < lookup._users.num_bytes <= 4_000
     assert lookup.in_memory("u0", "i0") == (False, None)
 
 

@@ -1,7 +1,7 @@
 """Dataset, graph, adapter and language model together: texts, titles, and what is refused."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -21,10 +21,11 @@ from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.cold_start import History
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, ModelError, UnknownIdError
-from xrec.generate.engine import Completion
+from xrec.generate.engine import Completion, TextParams
 from xrec.generate.explainer import Explainer, Explanation
 from xrec.generate.loading import Sources, check_sources, load_explainer
 from xrec.generate.scoring import reference_nll
+from xrec.generate.shared_engine import Requests
 from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PairTexts
 from xrec.llm.source import model_fingerprint
@@ -116,25 +117,19 @@ def test_another_place_holder_is_another_model(workspace: Path, tmp_path: Path) 
 class ScriptedEngine:
     """Writes `texts`, first try by first try; a second try gets what is left.
 
-    `asked` are the decodings that it was asked for.
+    `asked` is how it was asked to draw each text.
     """
 
     def __init__(self, explainer: Explainer, *texts: str):
-        self.asked: list[DecodingConfig] = []
+        self.asked: list[TextParams] = []
         self._scripts = [explainer.pairs.builder.encode_explanation(text)[:-1] for text in texts]
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        decoding: DecodingConfig,
-        is_refused: Callable[[Completion], bool] | None = None,
-    ) -> Iterator[Completion]:
-        self.asked.append(decoding)
-        firsts = [Completion(index, self._scripts.pop(0), "stop") for index in range(len(prompts))]
-        for first in firsts:
-            second = decoding.second_try
-            if second is not None and is_refused is not None and is_refused(first):
-                self.asked.append(second)
+    def complete(self, requests: Requests) -> Iterator[Completion]:
+        firsts = [Completion(index, self._scripts.pop(0), "stop") for index in range(len(requests))]
+        self.asked += [params for _, params in requests]
+        for first, (_, params) in zip(firsts, requests, strict=True):
+            if params.retry is not None and params.retry.is_refused(first):
+                self.asked.append(params.second)
                 yield Completion(first.index, self._scripts.pop(0), "stop")
             else:
                 yield first
@@ -190,7 +185,7 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
         ("abstained", "written", "unsupported"),
     ]
     drawn = [(each.temperature, each.seed) for each in engine.asked]
-    assert drawn == [(0.0, 5), *[(0.4, 6)] * 3]
+    assert drawn == [*[(0.0, 5)] * 4, *[(0.4, 6)] * 3]
 
 
 @pytest.mark.parametrize(("fallback", "reason"), [("plain", "abstained"), ("none", "unsupported")])
@@ -213,10 +208,10 @@ def test_explainer_asks_for_no_text_that_would_be_refused_whatever_it_says(
     assert unknown.failure.reason == reason
     assert (unknown.text, unknown.num_generated_tokens) == ("", 0)
     assert unknown.num_prompt_tokens == len(prompts[1])
-    assert len(engine.asked) == 1
+    assert len(engine.asked) == 2
     (alone,) = explainer.explain(prompts[1:2], texts[1:2], decoding)
     assert (alone.index, alone.failure) == (0, unknown.failure)
-    assert len(engine.asked) == 1
+    assert len(engine.asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,40 @@ import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import requests
 import uvicorn
 
 from tests.xrec.serve.town import serve_config
+from xrec.backfill.lookup import Explained
 from xrec.serve.app import asgi_app, read_contents
-from xrec.serve.generator import load_live
-from xrec.serve.live_explainer import LiveExplainer
+from xrec.serve.live_explainer import LiveExplainer, load_live
 from xrec.serve.messages import PairRequest
-from xrec.serve.metrics import Recorder
-from xrec.serve.model import Delta, LiveText, ModelHandle, PairError
+from xrec.serve.metrics import Metrics
+from xrec.serve.model import Event, ModelHandle, PairError
 from xrec.serve.read_through import ReadThrough
+
+
+class NotedMetrics(Metrics):
+    """Metrics that keep what is recorded in `values`, by name and labels, and tell Ray nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[tuple[str, ...], float] = {}
+        for name in [*vars(self)]:
+            if name != "values":
+                add, keep = partial(self._note, name, True), partial(self._note, name, False)
+                setattr(self, name, SimpleNamespace(inc=add, observe=add, set=keep))
+
+    def _note(
+        self, name: str, adds: bool, value: float = 1, labels: dict[str, str] | None = None
+    ) -> None:
+        key = name, *(labels or {}).values()
+        self.values[key] = value + (self.values.get(key, 0) if adds else 0)
 
 
 class LocalModel(ModelHandle):
@@ -30,18 +50,13 @@ class LocalModel(ModelHandle):
         self.live = live
         self.asked: list[PairRequest] = []
 
-    async def explain(self, pairs: Sequence[PairRequest]) -> list[LiveText | PairError]:
+    async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:
         self.asked += pairs
         return await self.live.explain(pairs)
 
-    def stream(self, pair: PairRequest) -> AsyncGenerator[Delta | LiveText | PairError, None]:
+    def stream(self, pair: PairRequest) -> AsyncGenerator[Event, None]:
         self.asked.append(pair)
         return self.live.stream(pair)
-
-    async def nll(
-        self, user_id: str, item_id: str, text: str, other_users: Sequence[str]
-    ) -> list[float] | PairError:
-        return await self.live.nll(user_id, item_id, text, other_users)
 
     async def model_fingerprint(self) -> str:
         return self.live.model_fingerprint
@@ -60,20 +75,21 @@ class Requests:
 
 @dataclass(frozen=True)
 class Endpoint(Requests):
-    """An endpoint in this process, and the model behind it."""
+    """An endpoint in this process, the model behind it, and its metrics."""
 
     model: LocalModel
+    metrics: NotedMetrics
 
 
 @contextmanager
 def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
     """Run the endpoint of `serve_config(town, **values)` on a free port of 127.0.0.1."""
-    config, recorder = serve_config(town, **values), Recorder()
-    model = LocalModel(load_live(config))
-    read_through = ReadThrough(model, recorder, config.http.deadline_seconds)
-    read_through.catalogue, read_through.published = read_contents(config, recorder)
-    with _server(asgi_app(config, read_through, recorder)) as url:
-        yield Endpoint(url, model)
+    config, metrics = serve_config(town, **values), NotedMetrics()
+    model = LocalModel(load_live(config, metrics))
+    read_through = ReadThrough(model, metrics, config.http.deadline_seconds)
+    read_through.catalogue, read_through.published = read_contents(config, metrics)
+    with _server(asgi_app(config, read_through, metrics)) as url:
+        yield Endpoint(url, model, metrics)
     model.live.engine.stop()
 
 

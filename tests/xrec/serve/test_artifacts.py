@@ -17,6 +17,7 @@ import pytest
 
 from jobs.serve import checked
 from tests.object_store import ObjectStore, requests_of
+from tests.xrec.serve.local_endpoint import NotedMetrics
 from tests.xrec.serve.test_read_through import Writing, answering
 from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill, serve_config
 from xrec.bulk import rollback
@@ -27,7 +28,7 @@ from xrec.serve.app import read_contents
 from xrec.serve.artifacts import PublishedTexts, Swaps, choice_of, chosen
 from xrec.serve.catalogue import read_catalogue
 from xrec.serve.messages import Explanation, PairRequest
-from xrec.serve.metrics import Recorder
+from xrec.serve.metrics import Metrics
 from xrec.storage import open_location, read_manifest
 
 
@@ -37,7 +38,7 @@ class Backfill:
     def __init__(self, town: Path, uri: str, **values: Any):
         self.town, self.uri, self._values = town, uri, values
         self.pairs = list(zip(USERS, ITEMS, strict=False))
-        self.recorder = Recorder()
+        self.metrics = NotedMetrics()
 
     def make(self, num_pairs: int, **values: Any) -> None:
         config = backfill_config(self.town, self.uri, **self._values, **values)
@@ -45,7 +46,7 @@ class Backfill:
 
     def read(self) -> PublishedTexts:
         config = serve_config(self.town, explanations=self.uri, **self._values)
-        return read_contents(config, self.recorder)[1]
+        return read_contents(config, self.metrics)[1]
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def seen(published: PublishedTexts) -> tuple[int, int] | None:
 
 
 def test_catalogue_and_backfill_are_of_one_model_and_know_its_aspects(town: Path) -> None:
-    catalogue, published = read_contents(serve_config(town), Recorder())
+    catalogue, published = read_contents(serve_config(town), Metrics())
     assert published.lookup is not None
     row = published.lookup.find(USERS[0], ITEMS[0])
     assert row is not None
@@ -96,9 +97,7 @@ def test_backfill_that_comes_later_grows_or_is_rolled_back_is_taken_up(backfill:
     assert published.lookup is first  # nothing was read, because nothing is new
     backfill.make(2)
     assert seen(published) == (2, 1)
-    text = backfill.recorder.text().decode()
-    assert 'xrec_serve_backfill_refreshes_total{outcome="taken"} 2.0' in text
-    assert "xrec_serve_backfill_rows 2.0" in text
+    assert backfill.metrics.values == {("refreshes", "taken"): 2, ("backfill_rows",): 2}
     rollback(backfill.uri, 0)
     assert seen(published) == (1, 2)
 
@@ -153,8 +152,7 @@ def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_l
     another = str(backfill.town / "adapter-2")
     backfill.make(1, adapter=another)
     assert seen(published) == (1, 0)
-    counted = 'xrec_serve_backfill_refreshes_total{outcome="refused"} 1.0'
-    assert counted in backfill.recorder.text().decode()
+    assert backfill.metrics.values["refreshes", "refused"] == 1
     theirs = read_manifest(open_location(another), "adapter").fingerprint
     words = f"(?s)another model:.*adapter: '{theirs}' there.*serve the adapter that wrote"
     with pytest.raises(ArtifactMismatchError, match=words):
@@ -182,7 +180,7 @@ def test_user_config_names_artifacts_and_nothing_else() -> None:
 def test_of_swaps_in_quick_succession_the_last_is_taken_and_a_bad_one_changes_nothing() -> None:
     began: list[str] = []
     taken: list[str] = []
-    recorder = Recorder()
+    metrics = NotedMetrics()
 
     async def take(config: ServeConfig) -> None:
         adapter = config.artifact("adapter")
@@ -193,7 +191,7 @@ def test_of_swaps_in_quick_succession_the_last_is_taken_and_a_bad_one_changes_no
         taken.append(adapter)
 
     async def swap() -> None:
-        swaps = Swaps("generator", CONFIG, take, recorder)
+        swaps = Swaps("generator", CONFIG, take, metrics)
         for adapter in ("first", "slow", "skipped", "last", "bad"):
             await swaps.to({**choice_of(CONFIG), "adapter": adapter})
             await asyncio.sleep({"slow": 0.02, "last": 0.2}.get(adapter, 0))
@@ -202,6 +200,5 @@ def test_of_swaps_in_quick_succession_the_last_is_taken_and_a_bad_one_changes_no
     asyncio.run(swap())
     assert began == ["first", "slow", "last", "bad"]
     assert taken == ["first", "slow", "last"]
-    counted = 'xrec_serve_swaps_total{deployment="generator",outcome="%s"} %s'
-    for line in (counted % ("taken", 2.0), counted % ("refused", 1.0)):
-        assert line in recorder.text().decode()
+    counted = {("swaps", "generator", "taken"): 2, ("swaps", "generator", "refused"): 1}
+    assert metrics.values == counted

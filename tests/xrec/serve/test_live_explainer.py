@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.toy import explanation_nll
+from tests.xrec.serve.local_endpoint import NotedMetrics
 from tests.xrec.serve.town import DECODING, ITEMS, USERS, backfill_config, dataset_of, serve_config
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
+from xrec.backfill.lookup import Explained
 from xrec.checks import Checker
 from xrec.config.llm import EngineConfig
+from xrec.config.serve import ServeConfig
 from xrec.data.cold_start import History
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ModelError
@@ -28,12 +30,17 @@ from xrec.generate.loading import load_explainer
 from xrec.llm.prompt import PairTexts
 from xrec.serve import live_explainer
 from xrec.serve.engine_thread import EngineRequest
-from xrec.serve.generator import load_live
 from xrec.serve.live_explainer import LiveExplainer
+from xrec.serve.live_explainer import load_live as load
 from xrec.serve.messages import PairRequest
-from xrec.serve.model import Delta, LiveText, PairError
+from xrec.serve.model import Delta, PairError
 
-Answers = list[LiveText | PairError]
+
+def load_live(config: ServeConfig) -> LiveExplainer:
+    return load(config, NotedMetrics())
+
+
+Answers = list[Explained | PairError]
 NARROW = {"engine": {"max_rows": 1, "kv_cache_gib": 0.25}}
 TEA = (AspectEvidence("tea", 4, 9, 2, 3), AspectEvidence("late hour", 2, 9, 0, 3))
 
@@ -61,7 +68,7 @@ def explained(live: LiveExplainer, pairs: Sequence[PairRequest]) -> Answers:
 
 
 def texts_of(answers: Answers) -> list[str]:
-    return [answer.text if isinstance(answer, LiveText) else "" for answer in answers]
+    return [answer.text if isinstance(answer, Explained) else "" for answer in answers]
 
 
 def reasons_of(answers: Answers) -> list[str]:
@@ -89,12 +96,15 @@ def test_pairs_get_the_closed_engines_texts_in_order(
     expected = sorted(written, key=lambda explanation: explanation.index)
     assert texts_of(answers) == [each.text if each.failure is None else "" for each in expected]
     for answer, each in zip(answers, expected, strict=True):
-        if isinstance(answer, LiveText):
+        if isinstance(answer, Explained):
             assert answer.num_generated_tokens == each.num_generated_tokens
             assert answer.model_fingerprint == closed.model_fingerprint
-            assert 0 < answer.first_token_seconds <= answer.seconds
     assert len(set(texts_of(answers))) > len(USERS)
     assert (live.num_pending, live.num_abandoned) == (0, 0)
+    values = live._metrics.values  # type: ignore[attr-defined]
+    assert 0 < values[("first_token_seconds",)] <= values[("generation_seconds",)]
+    written = [answer for answer in answers if isinstance(answer, Explained)]
+    assert values["tokens", "generated"] == sum(each.num_generated_tokens for each in written)
 
 
 def test_new_user_with_a_history_gets_the_text_of_xrec_explain(
@@ -113,7 +123,7 @@ def test_new_user_with_a_history_gets_the_text_of_xrec_explain(
         pair = Pair(explainer.dataset.user_index("newcomer"), 4)
         prompt, said = explainer.pairs.prompt(pair), explainer.pairs.texts(pair)
         (expected,) = explainer.explain([prompt], [said], serve_config(town).decoding)
-        assert isinstance(answer, LiveText)
+        assert isinstance(answer, Explained)
         assert (answer.text, answer.num_prompt_tokens) == (
             expected.text,
             expected.num_prompt_tokens,
@@ -135,7 +145,7 @@ def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(
 
 
 class ScriptedEngine:
-    """Writes the given texts token by token, one for each request."""
+    """Writes the given texts token by token, the second one if the first one is refused."""
 
     def __init__(self, live: LiveExplainer, *texts: str):
         self.core = live.engine.core
@@ -145,22 +155,23 @@ class ScriptedEngine:
     @contextmanager
     def request(self, *arguments: Any, with_deltas: bool) -> Iterator[EngineRequest]:
         request = EngineRequest(*arguments, with_deltas=with_deltas)
-        ids, loop = self._scripts.pop(0), asyncio.get_running_loop()
+        retry, loop = request.params.retry, asyncio.get_running_loop()
 
-        def step(length: int) -> None:
-            if length < len(ids):
-                request.tell(Advance(0, ids[:length]))
-                loop.call_later(0.002, step, length + 1)
-            else:
-                request.tell(Advance(0, ids, Completion(0, ids, "stop")))
+        def step(ids: list[int], length: int) -> None:
+            completion = Completion(0, ids, "stop") if length == len(ids) else None
+            if completion and self._scripts and retry and retry.is_refused(completion):
+                ids, length, completion = self._scripts.pop(0), 0, None
+            request.tell(Advance(0, ids[:length], completion))
+            if completion is None:
+                loop.call_later(0.002, step, ids, length + 1)
 
-        step(1)
+        step(self._scripts.pop(0), 1)
         yield request
 
 
 def streamed(
     live: LiveExplainer, pair: PairRequest, at_event: Callable[[], object] = lambda: None
-) -> tuple[list[Delta], LiveText | PairError]:
+) -> tuple[list[Delta], Explained | PairError]:
     """Return the deltas and the end of a stream, of which the deltas are the beginning."""
 
     async def collect() -> list[Any]:
@@ -170,14 +181,14 @@ def streamed(
     assert all(isinstance(delta, Delta) for delta in deltas)
     begun = [number for number, delta in enumerate(deltas) if delta.restarts]
     shown = "".join(delta.text for delta in deltas[begun[-1] if begun else 0 :])
-    if isinstance(end, LiveText) and end.kind == "written":
+    if isinstance(end, Explained) and end.kind == "written":
         assert end.text.startswith(shown)
     return deltas, end
 
 
 def scripted(
     live: LiveExplainer, *texts: str, title: str | None = None
-) -> tuple[list[Delta], LiveText | PairError]:
+) -> tuple[list[Delta], Explained | PairError]:
     """Return what is streamed of the first pair if the tries of the model write `texts`."""
     live.engine.stop()
     live.engine = ScriptedEngine(live, *texts)  # type: ignore[assignment]
@@ -233,18 +244,6 @@ def test_stream_shows_whole_titles_of_the_own_item_only_and_may_begin_again(
     assert own in shown or isinstance(end, PairError)
 
 
-def test_text_that_is_refused_twice_is_replaced_by_its_evidence(
-    town: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    live, other = choosing(with_second_try(town), monkeypatch, aspects=TEA), titles_of(town)[1]
-    live._explainer.checker = Checker(["tea", "late hour"])
-    _, end = scripted(live, f"You would love {other}.", f"Go to {other}.")
-    assert isinstance(end, LiveText)
-    assert end.kind == "plain"
-    assert "4 of 9 reviews" in end.text
-    assert (end.aspects[0].aspect, end.aspects[0].is_named) == ("tea", True)
-
-
 def test_aspects_of_a_text_say_whether_it_names_them(
     town: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,7 +251,7 @@ def test_aspects_of_a_text_say_whether_it_names_them(
     live._explainer.checker = Checker(["tea", "late hour"])
     choosing(live, monkeypatch, aspects=TEA)
     _, end = scripted(live, "You would love [title] for its late hours.")
-    assert isinstance(end, LiveText)
+    assert isinstance(end, Explained)
     assert (end.kind, [each.is_named for each in end.aspects]) == ("written", [False, True])
 
 
@@ -280,7 +279,7 @@ def test_stream_begins_with_the_opening_and_the_text_is_that_of_the_closed_engin
     (expected,) = explainer.explain([explainer.pairs.prompt(pair)], [said], live._decoding)
     _, end = streamed(live, asked(USERS[2], ITEMS[3]))
     live.engine.stop()
-    assert isinstance(end, LiveText)
+    assert isinstance(end, Explained)
     assert end.text.startswith(f"You love {said.item_title} for its tea")
     assert end.text == expected.text
     assert end.num_generated_tokens == expected.num_generated_tokens > 0
@@ -342,37 +341,28 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(
     async def ask() -> list[Answers]:
         return list(await asyncio.gather(*(live.explain(pairs) for _ in range(4))))
 
-    async def ask_for_too_many() -> list[Answers]:
-        return [await live.explain(pairs * 3), *await ask()]
-
     accepted, refused = [""] * 2, ["overloaded"] * 2
-    reasons = list(map(reasons_of, asyncio.run(ask_for_too_many())))
-    assert reasons == [["too_many_pairs"] * 6, accepted, accepted, refused, refused]
+    reasons = list(map(reasons_of, asyncio.run(ask())))
+    assert reasons == [accepted, accepted, refused, refused]
     assert live.num_pending == 0
     live.engine.stop()
 
 
-def test_nll_is_that_of_scoring_with_each_users_vector(
-    live: LiveExplainer, closed: Explainer
-) -> None:
-    text, others = "You would enjoy the garden.", [USERS[4], USERS[5]]
+def test_fault_of_a_rule_costs_its_pair_only(town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = with_second_try(town)
+    finish = live._explainer.finisher.finish
 
-    async def weigh() -> tuple[list[float] | PairError, list[float] | PairError]:
-        return (
-            await live.nll(USERS[1], ITEMS[2], text, others),
-            await live.nll(USERS[1], ITEMS[2], "a" * 8000, others),
-        )
+    def faulty(completion: Completion, prompt: Any, texts: PairTexts, decoding: Any) -> Any:
+        if texts.item_title == "Station":
+            raise ZeroDivisionError
+        return finish(completion, prompt, texts, decoding)
 
-    nll, of_long = asyncio.run(weigh())
-    assert isinstance(of_long, PairError)
-    assert of_long.reason == "text_too_long"
-    assert not isinstance(nll, PairError)
-    pairs = (Pair(1, 2), Pair(1, 2, 4), Pair(1, 2, 5))
-    expected = dict(
-        explanation_nll(closed.model, [closed.pairs.example(pair, text) for pair in pairs], 1)
-    )
-    assert nll == pytest.approx([expected[index] for index in range(3)], abs=1e-5)
-    assert len(set(nll)) == 3
+    monkeypatch.setattr(live._explainer.finisher, "finish", faulty)
+    with pytest.raises(ZeroDivisionError):
+        explained(live, [asked(USERS[0], ITEMS[0], profiles={"item_title": "Station"})])
+    assert reasons_of(explained(live, [asked(USERS[0], ITEMS[0])])) == ["no_full_sentence"]
+    assert live.engine.failure is None
+    live.engine.stop()
 
 
 def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(

@@ -10,9 +10,9 @@ import pytest
 from xrec.backfill.lookup import Explained
 from xrec.checks import AspectNames
 from xrec.data.evidence import NamedEvidence
-from xrec.serve.messages import Explanation, PairRequest
-from xrec.serve.metrics import Recorder
-from xrec.serve.model import LiveText, ModelHandle, PairError
+from xrec.serve.messages import Explanation, NoExplanation, PairRequest
+from xrec.serve.metrics import Metrics
+from xrec.serve.model import ModelHandle, PairError
 from xrec.serve.read_through import ReadThrough
 
 TEXT = "It is calm. You love Hi! Mary's for its tea and for its garden."
@@ -22,9 +22,9 @@ class Writing(ModelHandle):
     """Writes one text for every pair."""
 
     def __init__(self, text: str, aspects: Sequence[NamedEvidence] = ()):
-        self._text = LiveText(text, 9, 7, "stop", "model", "written", tuple(aspects))
+        self._text = Explained(text, 9, 7, "stop", "model", "written", tuple(aspects))
 
-    async def explain(self, pairs: Sequence[PairRequest]) -> list[LiveText | PairError]:
+    async def explain(self, pairs: Sequence[PairRequest]) -> list[Explained | PairError]:
         return [self._text] * len(pairs)
 
 
@@ -48,7 +48,7 @@ def answering(
     model: ModelHandle, titles: Sequence[str] = ("The Fox",), vocabulary: Sequence[str] = ()
 ) -> ReadThrough:
     """Answers pairs of a catalogue whose items `i0`, `i1`, ... have these titles."""
-    read_through = ReadThrough(model, Recorder(), 30)
+    read_through = ReadThrough(model, Metrics(), 30)
     read_through.catalogue = SimpleNamespace(  # type: ignore[assignment]
         dataset=SimpleNamespace(item_indices={f"i{index}": index for index in range(len(titles))}),
         item_texts=lambda item: (titles[item], ""),
@@ -78,11 +78,16 @@ def answer(
         (["The Fox"], "unknown", {"item_title": "Hi! Mary's"}, "It is calm."),
     ],
 )
-def test_cut_falls_in_no_title_of_the_pair(
+def test_cut_ends_a_sentence_and_falls_in_no_title_of_the_pair(
     titles: list[str], item: str, profiles: dict[str, str] | None, expected: str
 ) -> None:
     read_through = answering(Writing(TEXT), titles)
     assert answer(read_through, 8, item, profiles=profiles).explanation == expected
+    assert answer(read_through, 500, item, profiles=profiles).explanation == TEXT
+    pair = PairRequest(user_id="u", item_id=item, profiles=profiles)
+    (none,) = asyncio.run(read_through.explain([pair], 2))
+    assert isinstance(none, NoExplanation)
+    assert none.problem.type == "/problems/no_full_sentence"
 
 
 def test_aspects_of_a_cut_answer_are_named_only_if_what_is_left_names_them() -> None:

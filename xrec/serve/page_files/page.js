@@ -61,15 +61,14 @@ function fail(error) {
   show(error.status ? error.message : "The endpoint does not answer. Is it still running?");
 }
 
-function bar(name, share, number, isOthers) {
-  const row = document.createElement(isOthers === undefined ? "li" : "div");
+function bar(name, share, number) {
+  const row = document.createElement("li");
   const [label, track, value] = ["span", "div", "span"].map((tag) =>
     row.appendChild(document.createElement(tag)),
   );
-  if (isOthers !== undefined) row.className = "scale";
   label.textContent = name;
   label.title = name;
-  track.className = isOthers ? "bar others" : "bar";
+  track.className = "bar";
   const percent = Math.round(100 * Math.max(0, Math.min(1, share)));
   track.appendChild(document.createElement("i")).style.width = `${percent}%`;
   value.className = "number";
@@ -116,45 +115,11 @@ function showAspects(aspects, aspectsFrom) {
   );
 }
 
-function showLikelihood(likelihood, numTokens) {
-  const numOthers = likelihood.others_nll.length;
-  const others = likelihood.others_nll.reduce((sum, nll) => sum + nll, 0) / numOthers;
-  const factor = Math.exp(likelihood.gain * numTokens);
-  const verdict = document.createElement("p");
-  verdict.className = "verdict";
-  const times = factor >= 1 ? factor : 1 / factor;
-  const shown = times >= 100 ? Math.round(times).toLocaleString("en") : times.toFixed(1);
-  const compared = factor >= 1 ? "likelier" : "less likely";
-  verdict.textContent =
-    times < 1.1
-      ? "The text is as likely with other users' vectors: it is not personal."
-      : `The text is ${shown} times ${compared} with this user's vector than with others'.`;
-  const bars = [
-    ["This user's", Math.exp(-likelihood.own_nll), false],
-    ["Others'", Math.exp(-others), true],
-  ];
-  const note = document.createElement("p");
-  note.className = "fine";
-  note.textContent =
-    "The bars show the geometric mean of the tokens' probabilities; the second one is for " +
-    `${numOthers} other users in the same prompt. ` +
-    `Gain ${likelihood.gain.toFixed(3)} nats per token.`;
-  at("likelihood").replaceChildren(
-    verdict,
-    ...bars.map(([name, share, isOthers]) => bar(name, share, share.toFixed(2), isOthers)),
-    note,
-  );
-}
-
 function reset() {
   show("");
   const texts = ["text", "facts", "source", "pair"];
   const evidence = ["aspects", "near", "standing", "item-profile", "user-profile"];
   for (const id of [...texts, ...evidence]) at(id).textContent = "";
-  const waiting = document.createElement("p");
-  waiting.className = "fine";
-  waiting.textContent = "Computed when the text is complete.";
-  at("likelihood").replaceChildren(waiting);
   at("aspects-title").hidden = true;
   at("answer").hidden = false;
 }
@@ -177,17 +142,6 @@ async function writeExplanation(pair, signal) {
   }
 }
 
-async function weigh(pair, answer, signal) {
-  try {
-    const body = { ...pair, explanation: answer.explanation };
-    const { likelihood } = await json("/v1/evidence", body, signal);
-    showLikelihood(likelihood, answer.num_generated_tokens);
-  } catch (error) {
-    if (!error.status) throw error;
-    at("likelihood").textContent = error.message;
-  }
-}
-
 async function explain(pair) {
   asked?.abort();
   const { signal } = (asked = new AbortController());
@@ -206,7 +160,6 @@ async function explain(pair) {
         ? "A plain sentence made of the evidence, because the model's text was refused."
         : `${answer.num_generated_tokens} tokens.`;
     at("model").textContent = `model ${answer.model_fingerprint}`;
-    await weigh(pair, answer, signal);
   } finally {
     if (signal === asked?.signal) at("explain").setAttribute("aria-busy", "false");
   }
