@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from xrec.adapter.card import model_card, with_evaluation
+from xrec.adapter.card import model_card
 from xrec.adapter.config import AdapterConfig, config_bytes, parse_adapter_config
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters, input_vectors
 from xrec.config.llm import Dtype
@@ -69,28 +69,14 @@ class TrainedAdapter:
         location = _open(str(source), storage)
         return read_adapter(location) if (location / MANIFEST).is_file() else _read(location, None)
 
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        *,
-        evaluation: Manifest | None = None,
-        storage: StorageConfig | None = None,
-    ) -> None:
+    def save_pretrained(self, folder: str | Path, *, storage: StorageConfig | None = None) -> None:
         """Write the adapter to `folder` (local or s3://), ready to be uploaded to a hub.
 
-        The card is `self.card`. If `evaluation`, the manifest that `xrec evaluate` wrote, is given,
-        its metrics are added to the card. The manifest is written only if config and weights are
-        still those that it describes. Raises ArtifactMismatchError if `evaluation` is of another
-        adapter.
+        The card is `self.card`. The manifest is written only if config and weights are still those
+        that it describes.
         """
-        if evaluation is not None and evaluation.inputs["adapter"] != self.fingerprint:
-            raise ArtifactMismatchError(
-                f"the evaluation is of adapter {evaluation.inputs['adapter']}, "
-                f"this one is {self.fingerprint}; evaluate this adapter, or save the other one"
-            )
-        card = self.card or model_card(self.config)
         files = _content(self.adapters.state_dict(), self.config)
-        files[CARD] = (with_evaluation(card, evaluation) if evaluation else card).encode("utf-8")
+        files[CARD] = (self.card or model_card(self.config)).encode("utf-8")
         if self.manifest is not None and self.manifest.files == _hashes(files):
             files[MANIFEST] = self.manifest.to_bytes()
         location = open_location(str(folder), storage)

@@ -198,11 +198,3 @@ def test_pretrained_without_weights_or_of_another_kind_is_refused(tmp_path: Path
     write_manifest(open_location(str(tmp_path)), "graph", config={}, inputs={}, files={})
     with pytest.raises(ArtifactMismatchError, match="a graph artifact, expected a adapter"):
         TrainedAdapter.from_pretrained(tmp_path)
-
-
-def test_save_pretrained_with_the_evaluation_of_another_adapter_is_refused(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"config": {"split": "test"}, "inputs": {"adapter": "other"}}
-    evaluation = write_manifest(open_location(str(tmp_path)), "evaluation", files={}, **given)
-    with pytest.raises(ArtifactMismatchError, match="the evaluation is of adapter other"):
-        ADAPTER.save_pretrained(tmp_path / "copy", evaluation=evaluation)
-    assert not (tmp_path / "copy").exists()
