@@ -170,7 +170,6 @@ DO_NOT_FIT = r"(?s)adapter_config\.json and adapter\.safetensors do not fit"
         ),
         ("adapter_config.json", {"model": {"num_experts": 4}}, f"{DO_NOT_FIT}.*size mismatch"),
         ("adapter_config.json", b"{", "Invalid JSON"),
-        ("adapter_config.json", {"format_version": 2}, "reads version 1, the file has version 2"),
         ("adapter_config.json", {"num_tokens": 4}, r"(?s)newer xrec .*: upgrade xrec.*num_tokens"),
         ("adapter_config.json", {"hidden_size": "wide"}, r"(?s)hidden_size.*integer"),
         ("adapter_config.json", {"graph_fingerprint": None}, r"(?s)graph_fingerprint.*string"),
