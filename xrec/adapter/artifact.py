@@ -96,7 +96,6 @@ class TrainedAdapter:
         *,
         dtype: Dtype = "auto",
         device: Device = "auto",
-        cache_dir: str | None = None,
         storage: StorageConfig | None = None,
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The frozen model that the adapter was trained for, and its tokenizer.
@@ -106,7 +105,7 @@ class TrainedAdapter:
         not the one that the adapter was trained for.
         """
         source = source or self.config.base_model
-        folder = resolve_model(source, cache_dir, storage)
+        folder = resolve_model(source, storage=storage)
         self.check_base_model(model_fingerprint(folder), source)
         torch_device = resolve_device(device)
         return load_model(
@@ -122,16 +121,10 @@ class TrainedAdapter:
         their penalties for repeated prompt tokens, because a user or item has no logit that could
         be penalized.
 
-        Raises ArtifactMismatchError for another graph or a model of another width, and ModelError
-        if the model is not built as `attach_adapters` needs.
+        Raises ArtifactMismatchError for another graph, and ModelError if the model has another
+        width or is not built as `attach_adapters` needs.
         """
         self.check_graph(graph.manifest.fingerprint)
-        if model.config.hidden_size != self.config.hidden_size:
-            raise ArtifactMismatchError(
-                f"{type(model).__name__} has hidden_size {model.config.hidden_size}, "
-                f"the adapter was trained for {self.config.base_model!r} with "
-                f"{self.config.hidden_size}; give that model (load_base_model)"
-            )
         device = model.device
         users, items = input_vectors(self.config.model, graph.users, graph.items)
         embedding = attach_adapters(model, self.adapters, user_vectors=users, item_vectors=items)

@@ -86,15 +86,6 @@ def test_fingerprint_is_of_config_and_weights_and_not_of_card_log_and_metrics(
     assert write(location, toy_adapters("direct", seed=1)).fingerprint != first
 
 
-def test_adapter_for_another_model_or_graph_is_refused() -> None:
-    ADAPTER.check_base_model("model-1", "toy")
-    ADAPTER.check_graph("graph-1")
-    with pytest.raises(ArtifactMismatchError, match="model-2, but the adapter was trained for 'to"):
-        ADAPTER.check_base_model("model-2", "other")
-    with pytest.raises(ArtifactMismatchError, match="adapter was trained on graph graph-1"):
-        ADAPTER.check_graph("graph-2")
-
-
 @pytest.mark.parametrize("name", ["adapter.safetensors", "adapter_config.json"])
 def test_adapter_with_the_file_of_another_is_refused(location: Location, name: str) -> None:
     other_graph = CONFIG.model_copy(update={"graph_fingerprint": "graph-2"})
@@ -162,7 +153,7 @@ DO_NOT_FIT = r"(?s)adapter_config\.json and adapter\.safetensors do not fit"
         ("adapter.safetensors", b"", DO_NOT_FIT),
         ("adapter.safetensors", WEIGHTS[:100], DO_NOT_FIT),
         ("adapter.safetensors", WEIGHTS[:-1], DO_NOT_FIT),
-        ("adapter.safetensors", {**STATE, "lm_head": torch.zeros(2)}, "adapter: lm_head"),
+        ("adapter.safetensors", {**STATE, "lm_head": torch.zeros(2)}, "Unexpected key.*lm_head"),
         (
             "adapter.safetensors",
             {name: tensor for name, tensor in STATE.items() if name != "item.gate"},

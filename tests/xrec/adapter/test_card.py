@@ -143,19 +143,14 @@ def test_attach_model_with_penalties_generates_past_collaborative_tokens(publish
     assert 0 <= output[0, len(prompt) :].max() < model.config.vocab_size
 
 
-def test_another_model_or_graph_or_a_model_of_another_width_is_refused(published: Path) -> None:
+def test_another_model_or_graph_is_refused(published: Path) -> None:
     adapter = TrainedAdapter.from_pretrained(published / "adapter")
     graph = read_graph(open_location(str(published / "graph")))
     changed = adapter.config.model_copy(update={"graph_fingerprint": "another"})
     of_another = TrainedAdapter(adapter.adapters, changed)
-    wider = toy_model(vocab_size=len(toy_tokenizer()))
-    wider.config.hidden_size = 2 * HIDDEN_SIZE
     other = save_toy_model(published / "other", seed=1)
     refusals: dict[str, Callable[[], object]] = {
         "but the adapter was trained for 'llm'": lambda: adapter.load_base_model(str(other)),
-        "LlamaForCausalLM has hidden_size 64, the adapter was trained for 'llm' with": (
-            lambda: adapter.attach(wider, toy_tokenizer(), graph)
-        ),
         "the adapter was trained on graph another": (
             lambda: of_another.attach(toy_model(), toy_tokenizer(), graph)
         ),
