@@ -52,9 +52,8 @@ def make_catalogue(folder: Path, num_pairs: int, llm: str | None = None, seed: i
     if llm is None:
         _write_toy_llm(folder / "llm")
     graph = read_graph(open_location(str(folder / "graph")))
-    prompt = PromptConfig() if llm else PromptConfig(use_chat_template=False)
     adapter = open_location(str(folder / "adapter"))
-    write_untrained_adapter(adapter, llm or str(folder / "llm"), graph, prompt)
+    write_untrained_adapter(adapter, llm or str(folder / "llm"), graph, PromptConfig())
     make_pairs(folder / "pairs", num_users * PAIRS_PER_USER)
 
 
@@ -112,6 +111,7 @@ def _write_toy_llm(folder: Path) -> None:
     folder.mkdir()
     tokenizer = train_tokenizer([_WORDS], 300)
     build_model(tokenizer, hidden_size=32, num_layers=1).save_pretrained(folder)
+    tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
 
 

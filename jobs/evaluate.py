@@ -15,7 +15,6 @@ from xrec.errors import ArtifactMismatchError, DataError
 from xrec.evaluate.evaluation import REPORT, Lineage, write_evaluation
 from xrec.evaluate.metrics import compute_metrics
 from xrec.evaluate.scores import Coverage, Row, score_pairs, with_references
-from xrec.generate.choice import computation, settled_computation
 from xrec.generate.loading import load_explainer
 from xrec.graph.artifact import read_metrics
 from xrec.storage import (
@@ -36,7 +35,7 @@ _CHOSEN_BY = ("aspects", "cold_start")
 
 def output(config: EvaluateConfig, *, exact: bool = True) -> Output:
     """The evaluation that `config` asks for; see jobs.output."""
-    return _output(config, _manifests(config), exact=exact)
+    return _output(config, _manifests(config))
 
 
 def run(config: EvaluateConfig) -> Manifest:
@@ -86,22 +85,17 @@ def _manifests(config: EvaluateConfig) -> dict[str, Manifest]:
     return manifests
 
 
-def _output(
-    config: EvaluateConfig, manifests: Mapping[str, Manifest], *, exact: bool = True
-) -> Output:
+def _output(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Output:
     elsewhere = {"workspace", "storage", "evaluation", "aspects", *_ARTIFACTS}
-    without_effect = {"device", "engine", "llm"}
-    model = (config.llm, config.device, config.engine)
-    computed = computation(*model, config.storage) if exact else settled_computation(*model)
     return Output(
         location_of(config, "evaluation"),
         "evaluation",
         {
-            **config.model_dump(mode="json", exclude=elsewhere | without_effect),
-            "computation": computed,
+            **config.model_dump(mode="json", exclude={*elsewhere, "engine", "llm"}),
+            "engine": config.engine.kind,
+            "dtype": config.llm.dtype,
         },
         {name: manifest.fingerprint for name, manifest in manifests.items()},
-        unchecked=() if computed else ("computation",),
     )
 
 

@@ -42,11 +42,9 @@ def test_train_adapter_artifact_holds_adapters_and_config_only(pipeline: Any) ->
 def test_train_adapter_card_has_the_run_in_it_and_no_uri(pipeline: Any) -> None:
     location, manifests = pipeline.location("adapter"), pipeline.manifests
     card = (location / "README.md").read_text()
-    counts = manifests["dataset"].metrics["num_explanations"]
-    splits = " | ".join(str(counts[split]) for split in ("train", "validation", "test"))
-    assert f"| explained pairs | {splits} |" in card
+    assert manifests["dataset"].fingerprint in card
     loss = manifests["adapter"].metrics["validation_loss"]
-    assert f"| validation loss, nats a token | {loss:.4g} |" in card
+    assert f"- validation loss, nats a token: {loss:.4g}" in card
     assert manifests["graph"].fingerprint in card
     config = (location / "adapter_config.json").read_text()
     secret = pipeline.storage.access_key_id.get_secret_value()

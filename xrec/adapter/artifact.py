@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from xrec.adapter.card import model_card, with_evaluation
+from xrec.adapter.card import model_card
 from xrec.adapter.config import AdapterConfig, config_bytes, parse_adapter_config
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters, input_vectors
 from xrec.config.llm import Dtype
@@ -69,28 +69,14 @@ class TrainedAdapter:
         location = _open(str(source), storage)
         return read_adapter(location) if (location / MANIFEST).is_file() else _read(location, None)
 
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        *,
-        evaluation: Manifest | None = None,
-        storage: StorageConfig | None = None,
-    ) -> None:
+    def save_pretrained(self, folder: str | Path, *, storage: StorageConfig | None = None) -> None:
         """Write the adapter to `folder` (local or s3://), ready to be uploaded to a hub.
 
-        The card is `self.card`. If `evaluation`, the manifest that `xrec evaluate` wrote, is given,
-        its metrics are added to the card. The manifest is written only if config and weights are
-        still those that it describes. Raises ArtifactMismatchError if `evaluation` is of another
-        adapter.
+        The card is `self.card`. The manifest is written only if config and weights are still those
+        that it describes.
         """
-        if evaluation is not None and evaluation.inputs["adapter"] != self.fingerprint:
-            raise ArtifactMismatchError(
-                f"the evaluation is of adapter {evaluation.inputs['adapter']}, "
-                f"this one is {self.fingerprint}; evaluate this adapter, or save the other one"
-            )
-        card = self.card or model_card(self.config)
         files = _content(self.adapters.state_dict(), self.config)
-        files[CARD] = (with_evaluation(card, evaluation) if evaluation else card).encode("utf-8")
+        files[CARD] = (self.card or model_card(self.config)).encode("utf-8")
         if self.manifest is not None and self.manifest.files == _hashes(files):
             files[MANIFEST] = self.manifest.to_bytes()
         location = open_location(str(folder), storage)
@@ -110,7 +96,6 @@ class TrainedAdapter:
         *,
         dtype: Dtype = "auto",
         device: Device = "auto",
-        cache_dir: str | None = None,
         storage: StorageConfig | None = None,
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The frozen model that the adapter was trained for, and its tokenizer.
@@ -120,7 +105,7 @@ class TrainedAdapter:
         not the one that the adapter was trained for.
         """
         source = source or self.config.base_model
-        folder = resolve_model(source, cache_dir, storage)
+        folder = resolve_model(source, storage=storage)
         self.check_base_model(model_fingerprint(folder), source)
         torch_device = resolve_device(device)
         return load_model(
@@ -136,16 +121,10 @@ class TrainedAdapter:
         their penalties for repeated prompt tokens, because a user or item has no logit that could
         be penalized.
 
-        Raises ArtifactMismatchError for another graph or a model of another width, and ModelError
-        if the model is not built as `attach_adapters` needs.
+        Raises ArtifactMismatchError for another graph, and ModelError if the model has another
+        width or is not built as `attach_adapters` needs.
         """
         self.check_graph(graph.manifest.fingerprint)
-        if model.config.hidden_size != self.config.hidden_size:
-            raise ArtifactMismatchError(
-                f"{type(model).__name__} has hidden_size {model.config.hidden_size}, "
-                f"the adapter was trained for {self.config.base_model!r} with "
-                f"{self.config.hidden_size}; give that model (load_base_model)"
-            )
         device = model.device
         users, items = input_vectors(self.config.model, graph.users, graph.items)
         embedding = attach_adapters(model, self.adapters, user_vectors=users, item_vectors=items)

@@ -3,15 +3,13 @@
 Its fingerprints let xrec refuse a model or a graph that the adapter was not trained for.
 """
 
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError
 
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.base import Config
 from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.version import __version__
-
-FORMAT_VERSION = 1
 
 
 class AdapterConfig(Config):
@@ -21,7 +19,6 @@ class AdapterConfig(Config):
     whether a model or a graph is the right one.
     """
 
-    format_version: int = FORMAT_VERSION
     embedding_dim: int
     hidden_size: int
     model: AdapterModelConfig
@@ -29,16 +26,6 @@ class AdapterConfig(Config):
     base_model: str
     base_model_fingerprint: str
     graph_fingerprint: str
-
-    @field_validator("format_version")
-    @classmethod
-    def _version_is_known(cls, version: int) -> int:
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"xrec {__version__} reads version {FORMAT_VERSION}, "
-                f"the file has version {version}: use the xrec that wrote it, or a newer one"
-            )
-        return version
 
 
 def config_bytes(config: AdapterConfig) -> bytes:

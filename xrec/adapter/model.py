@@ -27,28 +27,16 @@ class Adapters:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors by name (`user.weight` and so on), as float32 on the CPU."""
-        parts = {"user": self.user, "item": self.item}
-        return {
-            f"{side}.{name}": tensor.detach().float().cpu()
-            for side, part in parts.items()
-            for name, tensor in part.state_dict().items()
-        }
+        tensors = self._both.state_dict().items()
+        return {name: tensor.detach().float().cpu() for name, tensor in tensors}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Set all tensors from a `state_dict`; raises RuntimeError for missing or surplus ones."""
-        surplus = [name for name in state if not name.startswith(("user.", "item."))]
-        if surplus:
-            raise RuntimeError(
-                f"tensors of neither the user's nor the item's adapter: {', '.join(surplus)}"
-            )
-        for side, part in (("user", self.user), ("item", self.item)):
-            part.load_state_dict(
-                {
-                    name.removeprefix(f"{side}."): tensor
-                    for name, tensor in state.items()
-                    if name.startswith(f"{side}.")
-                }
-            )
+        self._both.load_state_dict(state)
+
+    @property
+    def _both(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"user": self.user, "item": self.item})
 
 
 def build_adapters(config: AdapterModelConfig, *, embedding_dim: int, hidden_size: int) -> Adapters:

@@ -66,12 +66,8 @@ class AspectChooser:
     def __init__(
         self, scorer: AspectScorer, min_item_reviews: int = 1, praise: Praise | None = None
     ) -> None:
-        """Compute the item's part of all menus once.
-
-        Raises ValueError for a minimum below 1.
-        """
-        if min_item_reviews < 1:
-            raise ValueError(f"min_item_reviews must be 1 or more, saw {min_item_reviews}")
+        """Compute the item's part of all menus once."""
+        assert min_item_reviews >= 1
         self.scorer = scorer
         self._min_item_reviews = min_item_reviews
         self._praise = praise
@@ -83,14 +79,12 @@ class AspectChooser:
         """Return the k best aspects of the pairs users (N,), items (N,).
 
         User -1 is one of whom nothing is known. With `leave_out_own`, for which all users must be
-        known, the review of a training pair counts neither for the choice nor as evidence. Raises
-        ValueError if k is below 1 or an index is out of range.
+        known, the review of a training pair counts neither for the choice nor as evidence.
         """
         mentions = self.scorer.mentions
-        if k < 1:
-            raise ValueError(f"k must be 1 or more, saw {k}")
-        _check_range("users", users, 0 if leave_out_own else -1, mentions.num_users)
-        _check_range("items", items, 0, mentions.num_items)
+        assert k >= 1
+        assert users.min(initial=0) >= (0 if leave_out_own else -1)
+        assert items.min(initial=0) >= 0
         choose = self._best_without_own if leave_out_own else self._best
         aspects = np.full((len(users), k), -1, dtype=np.int64)
         # Pairs with menus of similar length are padded together.
@@ -175,13 +169,6 @@ def _menus(
     floor = scorer.prior_floor[rows] * mentions.frequency[menus.indices]
     part: Floats = np.log(prior.data + floor).astype(np.float32)
     return menus, part
-
-
-def _check_range(what: str, indices: Indices, lowest: int, count: int) -> None:
-    if len(indices) and not lowest <= indices.min() <= indices.max() < count:
-        raise ValueError(
-            f"{what} must be {lowest} to {count - 1}, saw {indices.min()} to {indices.max()}"
-        )
 
 
 def _top(scores: Floats, aspects: Indices, k: int) -> Indices:

@@ -20,7 +20,8 @@ class PromptConfig(Config):
     chosen for the pair, if `aspects` asks for some, then what follows all texts.
     `{user}` and `{item}` are the collaborative tokens (`model.num_tokens` of each). Each of them
     stands once, in the part of its texts or in `collaborative`. `{user_profile}`, `{item_title}`
-    and `{item_profile}` are texts. What comes before the first collaborative token needs no
+    and `{item_profile}` are texts. The whole is wrapped in the model's own chat template, if it has
+    one. What comes before the first collaborative token needs no
     gradient in training and is computed once, so `collaborative: "{user}{item}"` trains fastest.
     """
 
@@ -55,9 +56,6 @@ class PromptConfig(Config):
     collaborative: str = Field(
         "",
         description="What follows the texts, e.g. {user}{item}; empty: nothing does.",
-    )
-    use_chat_template: bool = Field(
-        True, description="Wrap the prompt in the model's own chat template, if it has one."
     )
     max_prompt_tokens: int = Field(512, ge=8, description="Longer prompts are rejected, never cut.")
     title_placeholder: str = Field(

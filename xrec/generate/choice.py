@@ -1,9 +1,4 @@
-"""Which engine `engine.kind: auto` takes, and what a process computes with, as it turned out.
-
-auto is vLLM where a GPU and vLLM are there, else the built-in engine. The likelihoods and texts of
-one model differ a little between number formats, devices and engines, so what is measured belongs
-to them.
-"""
+"""Which engine `engine.kind: auto` takes: vLLM where it and a GPU are there, else the built-in."""
 
 import logging
 from pathlib import Path
@@ -11,12 +6,10 @@ from typing import Literal
 
 import torch
 
-from xrec.config.llm import EngineConfig, LLMConfig
-from xrec.config.shared import Device, StorageConfig
+from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import check_installed_vllm, unknown_family
-from xrec.llm.model import read_text_config, resolve_device, resolve_dtype
-from xrec.llm.source import resolve_model
+from xrec.llm.model import read_text_config
 
 logger = logging.getLogger("xrec")
 
@@ -44,38 +37,6 @@ def choose_engine(config: EngineConfig, device: torch.device, model_folder: Path
             raise ModelError(f"{name} needs vLLM, and engine.kind=auto does not take it: {why_not}")
     logger.info("engine: builtin, because %s", why_not)
     return "builtin"
-
-
-def computation(
-    llm: LLMConfig, device: Device, engine: EngineConfig, storage: StorageConfig
-) -> dict[str, str]:
-    """dtype, device and engine of a model that is loaded in this process.
-
-    Raises ModelError if the device is not there, or the engine cannot be chosen.
-    """
-    found = resolve_device(device)
-    dtype = str(resolve_dtype(llm.dtype, found)).removeprefix("torch.")
-    kind = _engine(llm, found, engine, storage)
-    return {"dtype": dtype, "device": found.type, "engine": kind}
-
-
-def settled_computation(
-    llm: LLMConfig, device: Device, engine: EngineConfig
-) -> dict[str, str] | None:
-    """What `computation` gives on every machine; None if something is `auto`."""
-    if "auto" in (llm.dtype, device, engine.kind):
-        return None
-    return {"dtype": llm.dtype, "device": device, "engine": engine.kind}
-
-
-def _engine(
-    llm: LLMConfig, device: torch.device, engine: EngineConfig, storage: StorageConfig
-) -> str:
-    if engine.kind != "auto":
-        return engine.kind
-    if device.type != "cuda":  # the model decides on GPUs only, and may have to be fetched for it
-        return "builtin"
-    return choose_engine(engine, device, resolve_model(llm.model, llm.cache_dir, storage))
 
 
 def _why_not_vllm(device: torch.device, model_folder: Path) -> str | None:

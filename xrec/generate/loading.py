@@ -131,31 +131,25 @@ def load_explainer(
     found = resolve_device(device)
     given = (checked, graph, sources.llm, found, engine, is_streaming)
     if choose_engine(engine, found, checked.llm) == "vllm":
-        loaded = _with_vllm(*given, num_reserved_users)
+        core, builder, graph, model = _with_vllm(*given, num_reserved_users)
     else:
-        loaded = _with_builtin(*given)
+        core, builder, graph, model = _with_builtin(*given)
     chooser = None
     if checked.aspects is not None and sources.aspects is not None:
         chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
     return Explainer(
-        loaded.model,
-        loaded.engine,
-        PairPrompts(dataset, loaded.builder, chooser),
+        model,
+        core,
+        PairPrompts(dataset, builder, chooser),
         dataset,
-        loaded.graph,
+        graph,
         checked.model_fingerprint,
         checker_of(dataset, sources.storage),
     )
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """An engine with what makes its prompts; `model` is None with vLLM."""
-
-    engine: SharedEngine
-    builder: PromptBuilder
-    graph: GraphEmbeddings
-    model: PreTrainedModel | None = None
+_Loaded = tuple[SharedEngine, PromptBuilder, GraphEmbeddings, PreTrainedModel | None]
+"""An engine with what makes its prompts; the model is None with vLLM."""
 
 
 def _with_builtin(
@@ -175,8 +169,7 @@ def _with_builtin(
     tokenizer = load_tokenizer(checked.llm)
     builder = checked.adapter.attach(model, tokenizer, graph)
     stops = stop_token_ids(model, tokenizer)
-    engine = load_engine(model, stops, config, is_streaming=is_streaming)
-    return _Loaded(engine, builder, graph, model)
+    return load_engine(model, stops, config, is_streaming=is_streaming), builder, graph, model
 
 
 def _with_vllm(
@@ -211,7 +204,7 @@ def _with_vllm(
     if engine.users is not None:  # what is written there is seen by vLLM's processes
         graph = replace(graph, users=engine.users)
     builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary)
-    return _Loaded(engine, builder, graph)
+    return engine, builder, graph, None
 
 
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:

@@ -46,9 +46,10 @@ class TextFinisher:
 
         No aspect of such a pair was chosen, so there is no plain sentence of it either.
         """
-        failure = self._unchosen(texts, rules) or _failure(
-            self._checker.refusal_of_any(texts, rules.checks)
-        )
+        if rules.checks.min_chosen and self._builder.prompt.aspects and not texts.aspects:
+            message = "no aspect of the item could be chosen that it might name"
+            return self.fallback(texts, rules, Failure("unchosen", message))[1]
+        failure = _failure(self._checker.refusal_of_any(texts, rules.checks))
         return None if failure is None else self.fallback(texts, rules, failure)[1]
 
     def opening(self, texts: PairTexts, decoding: DecodingConfig) -> list[int]:
@@ -70,6 +71,7 @@ class TextFinisher:
     ) -> tuple[str, Failure | None]:
         """The explanation that `completion` gives, or a text and the reason why it cannot be used.
 
+        `failure_of_any` had nothing against the pair.
         `prompt` is without the opening, which comes before what the model wrote.
         `texts` are those of the prompt: the item's own title is filled in, and names that stand in
         them are allowed.
@@ -82,8 +84,11 @@ class TextFinisher:
         )
         if failure is None:
             text, failure = _cut(text, texts.item_title, completion, decoding)
+        checks = decoding.text.checks
         failure = (
-            failure or self._untrue(text, texts) or self._failed_check(text, texts, decoding.text)
+            failure
+            or self._untrue(text, texts)
+            or _failure(self._checker.refusal(text, texts, checks))
         )
         if failure is None and decoding.text.is_backed:
             text = self._with_evidence(text, texts, decoding.text)
@@ -193,16 +198,6 @@ class TextFinisher:
                 f"{self._placeholder.text!r} does",
             )
         return None
-
-    def _unchosen(self, texts: PairTexts, rules: TextConfig) -> Failure | None:
-        if rules.checks.min_chosen and self._builder.prompt.aspects and not texts.aspects:
-            return Failure("unchosen", "no aspect of the item could be chosen that it might name")
-        return None
-
-    def _failed_check(self, text: str, texts: PairTexts, rules: TextConfig) -> Failure | None:
-        return self._unchosen(texts, rules) or _failure(
-            self._checker.refusal(text, texts, rules.checks)
-        )
 
     def _with_evidence(self, text: str, texts: PairTexts, rules: TextConfig) -> str:
         """`text`, and the plain sentence of the aspects that it names, then of others chosen.

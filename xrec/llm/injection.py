@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from xrec.config.adapter import Injection
@@ -35,29 +34,26 @@ from xrec.llm.collaborative import CollaborativeEmbedding
 
 def install_injection(
     model: PreTrainedModel, embedding: CollaborativeEmbedding, rule: Injection
-) -> list[RemovableHandle]:
-    """Add the hooks of `rule` to all layers of `model`; returns handles that can remove them.
+) -> None:
+    """Add the hooks of `rule` to all layers of `model`.
 
     Raises ModelError, which names the missing part, if the model's layers are not built as the rule
     needs. In this case no hook was added.
     """
     if rule == "none":
-        return []
+        return
     attentions = _attentions(model)
     if rule == "projected":
-        return [
+        for attention in attentions:
             attention.register_forward_pre_hook(_add_to_hidden_states(embedding), with_kwargs=True)
-            for attention in attentions
-        ]
+        return
     hidden_size = embedding.token_embedding.embedding_dim
     placed = [
         _place_direct(type(model).__name__, attention, hidden_size) for attention in attentions
     ]
-    return [
-        projection.register_forward_hook(_add_to_output(embedding, widths, head_dim))
-        for projections, head_dim in placed
-        for projection, widths in projections
-    ]
+    for projections, head_dim in placed:
+        for projection, widths in projections:
+            projection.register_forward_hook(_add_to_output(embedding, widths, head_dim))
 
 
 def fold_heads(vectors: Tensor, num_key_value_heads: int, head_dim: int) -> Tensor:

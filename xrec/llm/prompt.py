@@ -59,7 +59,7 @@ class PromptBuilder:
         self.vocabulary = vocabulary
         self.placeholder = TitlePlaceholder(prompt.title_placeholder, prompt.untitled)
         self._encode = TextEncoder(tokenizer).encode
-        before, after = _scaffold(tokenizer, prompt)
+        before, after = _scaffold(tokenizer)
         self._before = [*self._encode_scaffold(before), *self._encode(f"{prompt.instruction}\n")]
         self._after = self._encode_scaffold(after)
 
@@ -77,11 +77,6 @@ class PromptBuilder:
                 "(prompt.max_prompt_tokens); shorten the profiles"
             )
         return ids
-
-    @property
-    def beginning(self) -> list[int]:
-        """Ids that all prompts begin with: template and instruction."""
-        return self._before
 
     def build_without_tokens(self, texts: PairTexts) -> list[int]:
         """The same prompt without collaborative tokens: what a text-only model sees."""
@@ -146,12 +141,12 @@ class PromptBuilder:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
 
-def _scaffold(tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig) -> tuple[str, str]:
+def _scaffold(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """The text before and after the user's message.
 
     Without a chat template these are the start token and a cue to answer.
     """
-    if not (prompt.use_chat_template and tokenizer.chat_template):
+    if not tokenizer.chat_template:
         return tokenizer.bos_token or "", "\nExplanation:"
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": _CONTENT}], tokenize=False, add_generation_prompt=True

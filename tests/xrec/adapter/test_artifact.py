@@ -86,15 +86,6 @@ def test_fingerprint_is_of_config_and_weights_and_not_of_card_log_and_metrics(
     assert write(location, toy_adapters("direct", seed=1)).fingerprint != first
 
 
-def test_adapter_for_another_model_or_graph_is_refused() -> None:
-    ADAPTER.check_base_model("model-1", "toy")
-    ADAPTER.check_graph("graph-1")
-    with pytest.raises(ArtifactMismatchError, match="model-2, but the adapter was trained for 'to"):
-        ADAPTER.check_base_model("model-2", "other")
-    with pytest.raises(ArtifactMismatchError, match="adapter was trained on graph graph-1"):
-        ADAPTER.check_graph("graph-2")
-
-
 @pytest.mark.parametrize("name", ["adapter.safetensors", "adapter_config.json"])
 def test_adapter_with_the_file_of_another_is_refused(location: Location, name: str) -> None:
     other_graph = CONFIG.model_copy(update={"graph_fingerprint": "graph-2"})
@@ -162,7 +153,7 @@ DO_NOT_FIT = r"(?s)adapter_config\.json and adapter\.safetensors do not fit"
         ("adapter.safetensors", b"", DO_NOT_FIT),
         ("adapter.safetensors", WEIGHTS[:100], DO_NOT_FIT),
         ("adapter.safetensors", WEIGHTS[:-1], DO_NOT_FIT),
-        ("adapter.safetensors", {**STATE, "lm_head": torch.zeros(2)}, "adapter: lm_head"),
+        ("adapter.safetensors", {**STATE, "lm_head": torch.zeros(2)}, "Unexpected key.*lm_head"),
         (
             "adapter.safetensors",
             {name: tensor for name, tensor in STATE.items() if name != "item.gate"},
@@ -170,7 +161,6 @@ DO_NOT_FIT = r"(?s)adapter_config\.json and adapter\.safetensors do not fit"
         ),
         ("adapter_config.json", {"model": {"num_experts": 4}}, f"{DO_NOT_FIT}.*size mismatch"),
         ("adapter_config.json", b"{", "Invalid JSON"),
-        ("adapter_config.json", {"format_version": 2}, "reads version 1, the file has version 2"),
         ("adapter_config.json", {"num_tokens": 4}, r"(?s)newer xrec .*: upgrade xrec.*num_tokens"),
         ("adapter_config.json", {"hidden_size": "wide"}, r"(?s)hidden_size.*integer"),
         ("adapter_config.json", {"graph_fingerprint": None}, r"(?s)graph_fingerprint.*string"),
@@ -198,11 +188,3 @@ def test_pretrained_without_weights_or_of_another_kind_is_refused(tmp_path: Path
     write_manifest(open_location(str(tmp_path)), "graph", config={}, inputs={}, files={})
     with pytest.raises(ArtifactMismatchError, match="a graph artifact, expected a adapter"):
         TrainedAdapter.from_pretrained(tmp_path)
-
-
-def test_save_pretrained_with_the_evaluation_of_another_adapter_is_refused(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"config": {"split": "test"}, "inputs": {"adapter": "other"}}
-    evaluation = write_manifest(open_location(str(tmp_path)), "evaluation", files={}, **given)
-    with pytest.raises(ArtifactMismatchError, match="the evaluation is of adapter other"):
-        ADAPTER.save_pretrained(tmp_path / "copy", evaluation=evaluation)
-    assert not (tmp_path / "copy").exists()

@@ -113,20 +113,3 @@ def test_aspects_that_no_more_reviews_praise_than_blame_are_not_chosen(
         assert sorted(chosen) == np.flatnonzero(menu & is_praised).tolist()
         num_left_out += (menu & ~is_praised).sum()
     assert num_left_out > len(pairs[0]) // 2  # it would be seen
-
-
-@pytest.mark.parametrize(
-    ("users", "items", "k", "message"),
-    [
-        ([0], [0], 0, "k must be 1 or more, saw 0"),
-        ([NUM_USERS], [0], 1, f"users must be -1 to {NUM_USERS - 1}, saw 12 to 12"),
-        ([0], [-1], 1, f"items must be 0 to {NUM_ITEMS - 1}, saw -1 to -1"),
-    ],
-)
-def test_choose_with_a_bad_argument_is_refused(
-    scorer: AspectScorer, users: list[int], items: list[int], k: int, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        AspectChooser(scorer).choose(np.array(users), np.array(items), k)
-    with pytest.raises(ValueError, match="min_item_reviews must be 1 or more, saw 0"):
-        AspectChooser(scorer, min_item_reviews=0)

@@ -138,13 +138,6 @@ def test_fit_finds_the_users_habit_and_prefers_own_to_others(
     assert rank_of_habit[0] < rank_of_habit[1]
 
 
-def test_fit_without_a_mention_to_choose_by_is_refused(
-    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
-) -> None:
-    with pytest.raises(ValueError, match="no held-out review mentions"):
-        fit(mentions, _saying(mentions, slice(None), 0.0), neighbours)
-
-
 def test_draws_are_other_users_and_reviewers_of_the_item(mentions: Mentions) -> None:
     reviewed = set(zip(mentions.users.tolist(), mentions.items.tolist(), strict=True))
     others = draw_others(mentions, mentions.users, mentions.items, seed=1)

@@ -20,9 +20,7 @@ NUM_USERS, NUM_ITEMS, DIM, HIDDEN = 12, 6, 4, 32
 MAX_PROMPT_TOKENS = 150
 # With tied weights and no training the model repeats the prompt's last token. Without a chat
 # template that is a colon, and not a line break.
-PROMPT = PromptConfig(
-    instruction="Why?", use_chat_template=False, max_prompt_tokens=MAX_PROMPT_TOKENS
-)
+PROMPT = PromptConfig(instruction="Why?", max_prompt_tokens=MAX_PROMPT_TOKENS)
 
 
 def _save_llm(folder: Path) -> None:
@@ -30,6 +28,7 @@ def _save_llm(folder: Path) -> None:
     folder.mkdir()
     tokenizer = train_tokenizer(["A quiet place with a garden for a guest."], 300)
     build_model(tokenizer, hidden_size=HIDDEN, num_layers=1).save_pretrained(folder)
+    tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
 
 

@@ -1,4 +1,4 @@
-"""Which engine `engine.kind: auto` takes, and what is recorded; vLLM need not be installed."""
+"""Which engine `engine.kind: auto` takes; vLLM need not be installed."""
 
 import json
 import logging
@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from xrec.config.llm import BuiltinEngineConfig, EngineConfig, LLMConfig
-from xrec.config.shared import StorageConfig
+from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate import choice
-from xrec.generate.choice import choose_engine, computation, settled_computation
+from xrec.generate.choice import choose_engine
 
-AUTO = LLMConfig(model="none")
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
@@ -81,19 +79,3 @@ def test_auto_with_what_only_vllm_has_raises_where_it_cannot_be_taken(
 @pytest.mark.parametrize("kind", ["builtin", "vllm"])
 def test_an_engine_that_is_named_is_taken(qwen: Path, kind: choice.EngineKind) -> None:
     assert choose_engine(EngineConfig(kind=kind), CPU, qwen) == kind
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_computation_of_auto_without_a_gpu_is_float32_on_the_cpu_by_the_builtin_engine() -> None:
-    for config in (EngineConfig(), BuiltinEngineConfig()):
-        found = computation(AUTO, "auto", config, StorageConfig())
-        assert found == {"dtype": "float32", "device": "cpu", "engine": "builtin"}
-
-
-def test_settled_computation_equals_the_one_of_this_machine_and_is_none_with_auto() -> None:
-    llm = LLMConfig(model="none", dtype="bfloat16")
-    found = settled_computation(llm, "cpu", BuiltinEngineConfig())
-    assert found == computation(llm, "cpu", BuiltinEngineConfig(), StorageConfig())
-    assert settled_computation(AUTO, "cpu", BuiltinEngineConfig()) is None
-    assert settled_computation(llm, "auto", BuiltinEngineConfig()) is None
-    assert settled_computation(llm, "cpu", EngineConfig()) is None

@@ -296,14 +296,9 @@ def test_text_of_a_pair_without_choosable_aspects_rests_on_nothing(
     num_aspects: int, min_chosen: int, reason: str
 ) -> None:
     asks = PromptBuilder(toy_tokenizer(), PromptConfig(aspects=num_aspects), builder().vocabulary)
-    asks.decode = lambda token_ids: "Great food."  # type: ignore[method-assign]
-    rules = TextConfig(checks=ChecksConfig(min_chosen=min_chosen))
-    _, failure = TextFinisher(asks, TitleIndex(CATALOGUE)).finish(
-        Completion(0, [5], "stop"),
-        PROMPT,
-        PairTexts("", TITLE, "Diners would enjoy it."),
-        DecodingConfig(text=rules),
-    )
+    rules = TextConfig(checks=ChecksConfig(min_chosen=min_chosen), fallback="none")
+    texts = PairTexts("", TITLE, "Diners would enjoy it.")
+    failure = TextFinisher(asks, TitleIndex(CATALOGUE)).failure_of_any(texts, rules)
     assert (failure.reason if failure else "") == reason
 
 

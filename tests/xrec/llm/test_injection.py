@@ -21,7 +21,6 @@ from tests.xrec.llm.decoder_by_hand import logits_by_hand
 from xrec.config.adapter import Injection
 from xrec.errors import ModelError
 from xrec.llm.collaborative import CollaborativeEmbedding
-from xrec.llm.injection import install_injection
 
 V = 64
 PROMPT = torch.tensor(
@@ -82,19 +81,6 @@ def test_injection_leaves_text_bit_equal_after_a_collaborative_prompt(rule: Inje
     attach_toy(model, rule)
     model(PROMPT)
     assert torch.equal(model(text).logits, expected)
-
-
-@pytest.mark.parametrize("rule", ["direct", "projected"])
-@torch.no_grad()
-def test_injection_handles_remove_all_of_it(rule: Injection) -> None:
-    model = toy_model()
-    embedding = attach_toy(model, "none")
-    expected = model(PROMPT).logits
-    handles = install_injection(model, embedding, rule)
-    assert not torch.allclose(model(PROMPT).logits, expected)
-    for handle in handles:
-        handle.remove()
-    assert torch.equal(model(PROMPT).logits, expected)
 
 
 def unsupported(name: str) -> PreTrainedModel:

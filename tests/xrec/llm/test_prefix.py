@@ -118,18 +118,6 @@ def test_split_pass_has_the_loss_and_gradients_of_the_whole_pass(
         )
 
 
-def test_compute_key_values_of_a_padded_batch_equals_one_row_at_a_time() -> None:
-    model = toy_model()
-    rows = [[1, 2, 3, 4], [5], [6, 7]]
-    (shared,) = compute_key_values(model, [SHARED])
-    together = compute_key_values(model, rows, batch_key_values(shared, [None]))
-    for row, tensor in zip(rows, together, strict=True):
-        (whole,) = compute_key_values(model, [[*SHARED, *row]])
-        assert tensor.shape == (2, 2, 2, len(row), HIDDEN_SIZE // NUM_HEADS)
-        assert not tensor.requires_grad
-        torch.testing.assert_close(tensor, whole[..., 3:, :], rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     # In the last two cases the whole prompt is text; its last token does not count.

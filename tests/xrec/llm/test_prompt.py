@@ -176,10 +176,6 @@ def test_prompt_of_a_model_without_chat_template_starts_and_asks() -> None:
     builder = make_builder(without_template(), instruction="Why?")
     shown = builder.show(builder.build(0, 0, PairTexts("p", "t", "i")))
     assert shown == "<|im_start|>Why?\nUser: <user 0> p\nItem: <item 0> t. i\nExplanation:"
-    without = make_builder(use_chat_template=False, instruction="Why?")
-    assert without.show(without.build(0, 0, PairTexts("p", "t", "i"))) == shown.removeprefix(
-        "<|im_start|>"
-    )
 
 
 EVIDENCE = (AspectEvidence("late hours", 14, 31, 3, 7), AspectEvidence("{tea}", 2, 31, 0, 7))

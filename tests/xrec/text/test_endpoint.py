@@ -46,8 +46,9 @@ def _asked(
     **model: Any,
 ) -> tuple[StubEndpoint, list[Reply[Said]]]:
     """The endpoint after it was asked that many prompts, and the replies in their order."""
-    with stub_endpoint(behave) as stub, endpoint_model(stub, **model) as asks:
-        replies = sorted(ask(asks, prompts(number), sampling), key=lambda reply: reply.index)
+    with stub_endpoint(behave) as stub:
+        found = ask(endpoint_model(stub, **model), prompts(number), sampling)
+        replies = sorted(found, key=lambda reply: reply.index)
     assert [reply.index for reply in replies] == list(range(number))
     return stub, replies
 
@@ -126,21 +127,17 @@ def test_endpoint_that_answers_nobody_ends_the_run_and_is_not_stormed(
 ) -> None:
     with (
         stub_endpoint(lambda asked: answer) as stub,
-        endpoint_model(stub, concurrency=4, **settings) as model,
         pytest.raises(error, match=words),
     ):
-        list(ask(model, prompts(50), SAMPLING))
+        list(ask(endpoint_model(stub, concurrency=4, **settings), prompts(50), SAMPLING))
     assert len(stub.asked) <= most_asked
 
 
 def test_endpoint_that_is_not_there_ends_the_run() -> None:
     with stub_endpoint(right) as stub:
         config = endpoint_config(stub, max_retries=1)
-    with (
-        EndpointModel(config, KEY) as model,
-        pytest.raises(EndpointUnreachableError, match="the connection failed"),
-    ):
-        list(ask(model, prompts(3), SAMPLING))
+    with pytest.raises(EndpointUnreachableError, match="the connection failed"):
+        list(ask(EndpointModel(config, KEY), prompts(3), SAMPLING))
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -150,12 +147,10 @@ def test_endpoint_that_refuses_the_key_ends_the_run_at_once_and_nobody_sees_the_
     caplog.set_level(logging.DEBUG)
     key = KEY.get_secret_value()
     refusal = Answer(status=status, error={"message": f"Incorrect API key provided: {key}"})
-    with (
-        stub_endpoint(lambda asked: refusal) as stub,
-        endpoint_model(stub, concurrency=3) as model,
-        pytest.raises(EndpointAccessError, match="OPENAI_API_KEY") as raised,
-    ):
-        list(ask(model, prompts(100), SAMPLING))
+    with stub_endpoint(lambda asked: refusal) as stub:
+        model = endpoint_model(stub, concurrency=3)
+        with pytest.raises(EndpointAccessError, match="OPENAI_API_KEY") as raised:
+            list(ask(model, prompts(100), SAMPLING))
     assert len(stub.asked) <= 3
     assert stub.asked[0].headers["authorization"] == f"Bearer {key}"
     assert raised.value.__cause__ is None
@@ -237,8 +232,8 @@ def test_endpoint_without_structured_output_gets_the_schema_in_words() -> None:
 
 def test_endpoint_replies_that_are_no_longer_wanted_are_not_asked_for() -> None:
     slow = Answer(text=TEXT, delay_seconds=0.05)
-    with stub_endpoint(lambda asked: slow) as stub, endpoint_model(stub, concurrency=2) as model:
-        replies = model.write(prompts(100), SAMPLING)
+    with stub_endpoint(lambda asked: slow) as stub:
+        replies = endpoint_model(stub, concurrency=2).write(prompts(100), SAMPLING)
         next(replies)
         replies.close()
         time.sleep(0.3)
@@ -246,7 +241,8 @@ def test_endpoint_replies_that_are_no_longer_wanted_are_not_asked_for() -> None:
 
 
 def test_endpoint_asks_only_as_many_as_there_are_places_until_the_caller_has_kept_replies() -> None:
-    with stub_endpoint(right) as stub, endpoint_model(stub, concurrency=3) as model:
+    with stub_endpoint(right) as stub:
+        model = endpoint_model(stub, concurrency=3)
         for number, _ in enumerate(model.write(prompts(20), SAMPLING), start=1):
             time.sleep(0.02)
             assert len(stub.asked) <= number - 1 + 3
@@ -256,9 +252,9 @@ def test_endpoint_asks_only_as_many_as_there_are_places_until_the_caller_has_kep
 def test_endpoint_calls_in_threads_share_the_places() -> None:
     with (
         stub_endpoint(lambda asked: Answer(text=right(asked).text, delay_seconds=0.02)) as stub,
-        endpoint_model(stub, concurrency=3) as model,
         ThreadPoolExecutor(4) as pool,
     ):
+        model = endpoint_model(stub, concurrency=3)
         calls = [pool.submit(lambda: list(ask(model, prompts(10), SAMPLING))) for _ in range(4)]
         assert [len(_words(call.result())) for call in calls] == [10] * 4
     assert stub.most_at_once <= 3

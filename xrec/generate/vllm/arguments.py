@@ -17,58 +17,18 @@ from xrec.config.llm import Dtype, EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.vllm.plugin import PREFIX, TOKENIZER_MODE, Attachment
 
-_STORES = (
-    "such a store finds the KV cache by token ids, and the id of a user or item means "
-    "another vector with another adapter or graph"
-)
 _DRAFTS = "a draft model reads token ids, and its vocabulary has no users and items"
-_LORA = "vLLM then computes qkv_proj in a layer of its own, which does not add users and items"
-_SPLITS = "a step is split, and what its tokens add in the layers is kept for a whole step"
-_PENALTIES = (
-    "a penalty counts the prompt's ids by their place in the vocabulary, where users and items "
-    "have none"
-)
-_OURS = "xrec sets it"
-
+_LAYERS = "the layers would not get what users and items add, or would get it at the wrong tokens"
+_STORES = "the id of a user or item means another vector with another adapter or graph"
 _REFUSED: dict[str, str] = {
-    "speculative_config": _DRAFTS,
-    "spec_method": _DRAFTS,
-    "spec_model": _DRAFTS,
-    "spec_tokens": _DRAFTS,
-    "enable_lora": _LORA,
-    "default_mm_loras": _LORA,
-    "kv_transfer_config": _STORES,
-    "kv_offloading_size": _STORES,
-    "pipeline_parallel_size": "the later stages would not get what tokens add in the layers",
-    "prefill_context_parallel_size": _SPLITS,
-    "enable_dbo": _SPLITS,
-    "ubatch_size": _SPLITS,
+    **dict.fromkeys(("speculative_config", "spec_method", "spec_model", "spec_tokens"), _DRAFTS),
+    **dict.fromkeys(("enable_lora", "default_mm_loras", "model_impl"), _LAYERS),
+    **dict.fromkeys(("pipeline_parallel_size", "prefill_context_parallel_size"), _LAYERS),
+    **dict.fromkeys(("enable_dbo", "ubatch_size", "logits_processors"), _LAYERS),
+    **dict.fromkeys(("kv_transfer_config", "kv_offloading_size"), _STORES),
     "enable_prompt_embeds": "vectors of a prompt come from its ids here",
-    "generation_config": _PENALTIES,
-    "override_generation_config": _PENALTIES,
-    "logits_processors": "vLLM then leaves Model Runner V2, which adds users and items on GPUs",
-    "model_impl": "only vLLM's own classes of the models have users and items",
-    "data_parallel_size": "each actor of a backfill and each replica of an endpoint is one engine; "
-    "set actors.num_actors or models.num_replicas",
-    **dict.fromkeys(
-        (
-            "additional_config",
-            "block_size",
-            "config_format",
-            "dtype",
-            "enable_prefix_caching",
-            "gpu_memory_utilization",
-            "hf_overrides",
-            "kv_cache_memory_bytes",
-            "max_num_seqs",
-            "model",
-            "skip_tokenizer_init",
-            "tensor_parallel_size",
-            "tokenizer",
-            "tokenizer_mode",
-        ),
-        _OURS,
-    ),
+    "override_generation_config": "only the job's config decides how texts are generated",
+    "data_parallel_size": "set actors.num_actors, or models.num_replicas of an endpoint",
 }
 
 # In tokens. The prefix cache holds whole blocks only; vLLM's default on CPUs, 128, would miss most.
@@ -81,8 +41,12 @@ _FIXED: dict[str, Any] = {
     # Only the job's config decides how texts are generated, not the model's own settings.
     "generation_config": "vllm",
     "enable_prefix_caching": True,
-    # The model's whole context, or as much of it as the KV cache holds.
-    "max_model_len": -1,
+}
+_OURS = {
+    *_FIXED,
+    *("additional_config", "block_size", "dtype", "gpu_memory_utilization", "hf_overrides"),
+    *("kv_cache_memory_bytes", "max_num_seqs", "model", "skip_tokenizer_init", "tokenizer"),
+    "tensor_parallel_size",
 }
 
 
@@ -124,6 +88,8 @@ def engine_arguments(
         "tensor_parallel_size": num_processes,
         # Ray is there in an actor, but the processes of one engine are on one machine.
         **({"distributed_executor_backend": "mp"} if num_processes > 1 else {}),
+        # The model's whole context, or as much of it as the KV cache holds.
+        "max_model_len": -1,
         **engine.vllm_options,
     }
     try:
@@ -188,8 +154,9 @@ def start_settings(num_threads: int) -> Iterator[None]:
 
 def _check_options(options: Mapping[str, Any]) -> None:
     for name in options:
-        if name in _REFUSED:
-            raise ModelError(f"engine.vllm_options: {name} cannot be set: {_REFUSED[name]}")
+        if name in _REFUSED or name in _OURS:
+            reason = _REFUSED.get(name, "xrec sets it")
+            raise ModelError(f"engine.vllm_options: {name} cannot be set: {reason}")
 
 
 def _check_device(device: torch.device) -> None:

@@ -12,17 +12,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 from vllm import LLMEngine
-from vllm import __version__ as vllm_version
 
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.config.llm import Dtype, EngineConfig
-from xrec.errors import ArtifactMismatchError, ModelError
+from xrec.errors import ModelError
 from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.vllm.arguments import engine_arguments, resolve_vllm_dtype, start_settings
 from xrec.generate.vllm.core import VllmCore
-from xrec.generate.vllm.plugin import check_vllm_version, unknown_family
+from xrec.generate.vllm.plugin import unknown_family
 from xrec.generate.vllm.vectors import users_in, write_attachment
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.collaborative import Vocabulary
@@ -32,6 +31,9 @@ from xrec.storage import content_hash
 
 class VllmEngine(SharedEngine):
     """An engine over the base model in `model_folder` with the users and items of `graph`.
+
+    The caller has checked that they are those of the adapter, and the version of vLLM
+    (`check_installed_vllm`).
 
     On a CPU each process of vLLM has as many threads as torch has in this process. With
     `is_streaming` the core tells each token of a text.
@@ -44,10 +46,9 @@ class VllmEngine(SharedEngine):
     its main part (`if __name__ == "__main__":`) and import xrec inside the guard. Otherwise vLLM
     0.32 fails on a CPU with "'_lib_fn_wrapper' object has no attribute 'get'".
 
-    Raises ArtifactMismatchError if graph or model are not those that the adapter was trained for,
-    and ModelError for a version of vLLM that xrec cannot use, for a family of models that is not
-    one of `FAMILIES`, for a device for which this build of vLLM was not made, for options with
-    which texts would be wrong, and if vLLM does not start, such as for lack of memory.
+    Raises ModelError for a family of models that is not one of `FAMILIES`, for a device for which
+    this build of vLLM was not made, for options with which texts would be wrong, and if vLLM does
+    not start, such as for lack of memory.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class VllmEngine(SharedEngine):
         is_streaming: bool = False,
         num_reserved_users: int = 0,
     ):
-        check_vllm_version(vllm_version)
-        config = _checked_config(model_folder, adapter)
+        config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
+        if unknown := unknown_family(config.architectures):
+            raise ModelError(f"{model_folder}: {unknown}; use engine.kind=builtin")
         self.vocabulary = Vocabulary(
             config.vocab_size, len(graph.users), len(graph.items), adapter.config.model.num_tokens
         )
@@ -115,16 +117,3 @@ class VllmEngine(SharedEngine):
         if not reserved or self.users is None:
             return None
         return content_hash(self.users[reserved].contiguous().view(torch.uint8).numpy().tobytes())
-
-
-def _checked_config(model_folder: Path, adapter: TrainedAdapter) -> PreTrainedConfig:
-    config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
-    if unknown := unknown_family(config.architectures):
-        raise ModelError(f"{model_folder}: {unknown}; use engine.kind=builtin")
-    if config.hidden_size != adapter.config.hidden_size:
-        raise ArtifactMismatchError(
-            f"{model_folder} has hidden_size {config.hidden_size}, "
-            f"the adapter was trained for {adapter.config.base_model!r} with "
-            f"{adapter.config.hidden_size}; give that model"
-        )
-    return config

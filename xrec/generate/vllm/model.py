@@ -146,13 +146,8 @@ def _projection(vllm_config: VllmConfig) -> Projection:
 
 
 def _check_config(config: VllmConfig) -> None:
-    """Raise ModelError where users and items have no vectors, or would be waited for."""
-    if not isinstance(config.additional_config, Attachment):
-        raise ModelError(
-            "vLLM with users and items: additional_config is "
-            f"{type(config.additional_config).__name__}; expected an Attachment "
-            "(xrec.generate.vllm.plugin), which names the folder of adapter and vectors"
-        )
+    """Raise ModelError where users and items would be waited for."""
+    assert isinstance(config.additional_config, Attachment)
     if current_platform.device_type != "cpu" and not config.use_v2_model_runner:
         raise ModelError(
             "vLLM with users and items needs its Model Runner V2 on a GPU, and this run has V1: "

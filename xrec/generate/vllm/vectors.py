@@ -99,10 +99,8 @@ def write_attachment(
 ) -> tuple[Attachment, Tensor]:
     """Write what the workers need to `folder`; returns what vLLM must tell them.
 
-    Beside it is the table of users (U, D) that they read, mapped into memory. Raises
-    ArtifactMismatchError if the adapter was not trained on this graph.
+    Beside it is the table of users (U, D) that they read, mapped into memory.
     """
-    adapter.check_graph(graph.manifest.fingerprint)
     adapter.save_pretrained(folder)
     users, items = input_vectors(adapter.config.model, graph.users, graph.items)
     shapes = {

@@ -76,8 +76,23 @@ def test_arguments_name_our_class_of_the_family_and_take_further_options(
     assert found["hf_overrides"] == {"architectures": ["CollaborativeQwen3ForCausalLM"]}
     assert found["max_num_batched_tokens"] == 16384
     assert found["enable_prefix_caching"] is True
-    with pytest.raises(ModelError, match=r"enable_lora cannot be set: .*qkv_proj"):
-        started_with(arguments, mocked_vllm, vllm_options={"enable_lora": True})
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("speculative_config", "a draft model reads token ids"),
+        ("enable_lora", "the layers would not get what users and items add"),
+        ("kv_transfer_config", "the id of a user or item means another vector"),
+        ("generation_config", "xrec sets it"),
+        ("max_num_seqs", "xrec sets it"),
+    ],
+)
+def test_options_that_would_break_texts_are_refused_with_the_reason(
+    arguments: ModuleType, mocked_vllm: MagicMock, option: str, reason: str
+) -> None:
+    with pytest.raises(ModelError, match=f"{option} cannot be set: {reason}"):
+        started_with(arguments, mocked_vllm, vllm_options={option: 1})
 
 
 def test_dtype_auto_is_bfloat16_only_where_vllms_platform_has_it(

@@ -26,7 +26,6 @@ from xrec.config.decoding import DecodingConfig
 from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
-from xrec.generate.vllm.plugin import Attachment
 
 pytest.importorskip(
     "vllm",
@@ -34,12 +33,6 @@ pytest.importorskip(
 )
 
 NUM_NEW = 16
-_SETTINGS: list[tuple[Injection, str]] = [
-    ("direct", "one"),
-    ("direct", "one"),
-    ("direct", "other"),
-    ("projected", "one"),
-]
 GREEDY = DecodingConfig(max_new_tokens=NUM_NEW)
 
 
@@ -205,17 +198,6 @@ def test_generate_left_before_its_end_and_called_meanwhile_gives_the_same_texts(
     assert _run_all(contest.engine, contest.prompts) == contest.expected
 
 
-def test_attachment_salts_vllms_cache_of_compiled_graphs() -> None:
-    from vllm.config import VllmConfig
-
-    hashes = [
-        VllmConfig(additional_config=Attachment("folder", *settings)).compute_hash()
-        for settings in _SETTINGS
-    ]
-    assert hashes[0] == hashes[1]
-    assert len(set(hashes)) == 3
-
-
 @pytest.mark.slow
 def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_why_not(
     tmp_path: Path,
@@ -265,26 +247,6 @@ def test_engine_family_that_vllm_cannot_inject_into_is_refused(tmp_path: Path) -
 def test_engine_on_a_device_that_vllm_is_not_built_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="device is meta"):
         _engine("llama", "none", tmp_path, 3, device="meta")
-
-
-@pytest.mark.parametrize(
-    ("option", "reason"),
-    [
-        ("speculative_config", "a draft model reads token ids"),
-        ("enable_lora", "qkv_proj in a layer of its own"),
-        ("kv_transfer_config", "finds the KV cache by token ids"),
-        ("kv_offloading_size", "finds the KV cache by token ids"),
-        ("override_generation_config", "a penalty counts the prompt's ids"),
-        ("enable_dbo", "a step is split"),
-        ("logits_processors", "leaves Model Runner V2"),
-        ("max_num_seqs", "xrec sets it"),
-    ],
-)
-def test_engine_options_that_would_break_texts_are_refused_with_the_reason(
-    tmp_path: Path, option: str, reason: str
-) -> None:
-    with pytest.raises(ModelError, match=f"{option} cannot be set: .*{reason}"):
-        _engine("llama", "none", tmp_path, 3, **{option: 1})
 
 
 def test_engine_options_that_vllm_does_not_have_are_refused(tmp_path: Path) -> None:
