@@ -15,7 +15,7 @@ from jobs.catalogue import job_named
 from jobs.output import Found, Output
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
-from xrec.storage import TABLES
+from xrec.storage import TABLES, Manifest
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 
@@ -25,8 +25,10 @@ def run(
     redo: bool = False,
     source: str = "",
     tell: Callable[[str], None],
-) -> None:
+) -> Manifest:
     """Run the jobs of `configs` in order on one Ray cluster; `tell` gets a line of progress.
+
+    Returns the manifest of the last job's artifact.
 
     Raises ArtifactMismatchError if an artifact that is there differs and `redo` is false, before
     any work where that can be known. Otherwise raises what the jobs raise.
@@ -36,20 +38,27 @@ def run(
         for number, (name, config) in enumerate(configs.items(), start=1):
             step = f"[{number}/{len(configs)}]"
             retries = getattr(config, "retry_failed", None) is not None
-            if _is_there(name, config, redo, known.get(name)) and not retries:
+            there = _there(name, config, redo, known.get(name))
+            if there is not None and not retries:
                 tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
+                manifest = there
                 continue
             tell(f"{step} xrec {name} {source}".rstrip())
             started = time.monotonic()
             if (ray := getattr(config, "ray", None)) is not None:
                 cluster.enter_context(ensure_ray(ray))  # a connection that is there is kept
-            job_named(name).run(config)
+            done = job_named(name).run(config)
+            assert done is not None  # a run has no limit
+            manifest = done
             known = {}  # what comes after has other inputs now
             tell(f"{step} done in {time.monotonic() - started:.0f} s")
+    return manifest
 
 
-def _is_there(name: str, config: JobConfig, redo: bool, known: tuple[Output, Found] | None) -> bool:
-    """Whether the job's very output is finished; with `redo`, one that differs is deleted.
+def _there(
+    name: str, config: JobConfig, redo: bool, known: tuple[Output, Found] | None
+) -> Manifest | None:
+    """The job's very output, if it is finished; with `redo`, one that differs is deleted.
 
     What takes a long read is compared only if the rest, which may be `known`, does not settle it.
     """
@@ -61,7 +70,7 @@ def _is_there(name: str, config: JobConfig, redo: bool, known: tuple[Output, Fou
             raise ArtifactMismatchError(_message({name: (made, found)}))
         refuse_live_training(made.location / CHECKPOINTS)
         made.delete()
-    return found.state == "up to date"
+    return found.manifest if found.state == "up to date" else None
 
 
 def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> dict[str, tuple[Output, Found]]:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from xrec.cli.arguments import ConfigPath
-from xrec.cli.printing import show_config
+from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import reporting
 
 HELP = """All jobs of a project, in order; what is there already is kept.
@@ -18,7 +18,7 @@ with all that depends on it.
 
 \b
 In:   CONFIG; overrides are shared keys, or begin with a job's name
-Out:  the artifacts in <workspace>; progress on standard error
+Out:  the artifacts in <workspace>; the last one's rows and metrics; progress on standard error
 
 \b
 Example:
@@ -69,4 +69,8 @@ def run(
         return
     from jobs.project_run import run as run_jobs
 
-    run_jobs(configs, redo=redo, source=config_path, tell=lambda line: typer.echo(line, err=True))
+    manifest = run_jobs(
+        configs, redo=redo, source=config_path, tell=lambda line: typer.echo(line, err=True)
+    )
+    last = list(configs.values())[-1]
+    typer.echo(summary(manifest, last.artifact(manifest.kind)))
