@@ -222,14 +222,3 @@ def likeliest(columns: Iterable[Column], meaning: words.Meaning) -> Column | Non
         if (rank := words.rank(column.name, meaning)) is not None
     ]
     return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
-
-
-def share(of: frozenset[str], in_: frozenset[str]) -> float:
-    """The share of `of` that is in `in_`, 0 to 1."""
-    return len(of & in_) / len(of) if of else 0.0
-
-
-def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
-    """The size of the intersection over that of the union, 0 to 1."""
-    union = len(left | right)
-    return len(left & right) / union if union else 0.0

@@ -64,7 +64,6 @@ def init_project(
     text = project_text(
         reviews or source,
         f"{open_location(directory).shared_uri.rstrip('/')}/workspace",
-        guess=guess,
         survey=counts,
         settings=choose_settings(counts, machine),
     )
@@ -113,15 +112,11 @@ def _missing_of_tables(findings: Findings) -> list[str]:
     lines = []
     if "users" not in tables:
         lines.append("no table of users: profiles are empty, so texts cannot speak of the user")
-    elif num := counts.num_without_profile["users"]:
-        lines.append(f"{num} users have no profile")
     if "items" not in tables:
         lines.append(
             "no table of items: titles and profiles are empty, so texts cannot name or "
             "describe the item"
         )
-    elif num := counts.num_without_profile["items"]:
-        lines.append(f"{num} items have no profile: texts on them cannot say what they are like")
     if not counts.can_train_adapter:
         lines.append(
             f"{sum(counts.num_explanations.values()) or 'no'} explanations: an adapter cannot be "
