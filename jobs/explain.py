@@ -1,7 +1,6 @@
 """Explain one pair, in this process: what `xrec explain` prints."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xrec.adapter.pairs import Pair
@@ -10,7 +9,6 @@ from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import EngineConfig
 from xrec.data import Dataset
-from xrec.data.cold_start import History
 from xrec.data.dataset import suggest_id
 from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explanation
@@ -33,21 +31,16 @@ class ExplainedPair:
     model_fingerprint: str
 
 
-def run(
-    config: BackfillConfig, user_id: str, item_id: str, history: Sequence[str] | None = None
-) -> ExplainedPair:
+def run(config: BackfillConfig, user_id: str, item_id: str) -> ExplainedPair:
     """Explain the pair.
 
-    `history` is for a user that neither the dataset nor `config.cold_start` knows: the ids of the
-    items that this user has interacted with.
-
-    Raises UnknownIdError for an id that is not known, and what `load_explainer` raises.
+    Raises UnknownIdError for an id that neither the dataset nor `config.cold_start` knows, and what
+    `load_explainer` raises.
     """
     check_artifacts(config, "dataset", "graph", "adapter")
     check_word_list(config.decoding.text.checks, config.storage)
-    new_user = None if history is None else History(user_id, tuple(history))
     explainer = load_explainer(
-        sources_of(config), device=config.actors.device, engine=_engine(config), history=new_user
+        sources_of(config), device=config.actors.device, engine=_engine(config)
     )
     pair = _pair(explainer.dataset, user_id, item_id)
     prompt = explainer.pairs.prompt(pair)

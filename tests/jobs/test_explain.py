@@ -74,33 +74,3 @@ def test_explain_returns_the_prompt_as_the_model_saw_it(pipeline: Any) -> None:
     )
     assert explained.prompt.endswith("<|im_end|>\n<|im_start|>assistant\n")
     assert explained.texts.item_title == dataset.items["title"][1].as_py()
-
-
-def test_explain_new_user_with_a_history_gets_an_explanation(
-    pipeline: Any, config_file: Callable[[Any], Path]
-) -> None:
-    dataset = read_dataset(pipeline.location("dataset"))
-    items = dataset.items["item_id"].to_pylist()
-    path, history = config_file(pipeline.config(BackfillConfig)), f"{items[0]}, {items[2]}"
-    code, out, err = _explain(path, "newcomer", items[4], "--history", history)
-    assert code == 0, err
-    assert f"<user {dataset.num_users}>" in out
-    assert "user          newcomer: (no profile)" in out
-    assert "explanation   " in out
-
-
-def test_explain_history_that_cannot_be_is_told(
-    pipeline: Any, config_file: Callable[[Any], Path]
-) -> None:
-    dataset = read_dataset(pipeline.location("dataset"))
-    path = config_file(pipeline.config(BackfillConfig))
-    user_id, item_id = dataset.users["user_id"][0].as_py(), dataset.items["item_id"][0].as_py()
-    cases = {
-        (user_id, item_id): (2, f"user '{user_id}' is known"),
-        ("newcomer", ","): (2, "history of user 'newcomer' is empty"),
-        ("newcomer", f"{item_id},nowhere"): (1, "item 'nowhere' is not among the 20 items"),
-    }
-    for (user, history), (expected, message) in cases.items():
-        code, out, err = _explain(path, user, item_id, "--history", history)
-        assert (code, out) == (expected, "")
-        assert message in err
