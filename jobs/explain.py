@@ -8,9 +8,6 @@ from xrec.backfill.identity import sources_of
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import EngineConfig
-from xrec.data import Dataset
-from xrec.data.dataset import suggest_id
-from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explanation
 from xrec.generate.loading import load_explainer
 from xrec.llm.prompt import PairTexts
@@ -42,7 +39,8 @@ def run(config: BackfillConfig, user_id: str, item_id: str) -> ExplainedPair:
     explainer = load_explainer(
         sources_of(config), device=config.actors.device, engine=_engine(config)
     )
-    pair = _pair(explainer.dataset, user_id, item_id)
+    dataset = explainer.dataset
+    pair = Pair(dataset.user_index(user_id), dataset.item_index(item_id))
     prompt = explainer.pairs.prompt(pair)
     texts = explainer.pairs.texts(pair)
     (explanation,) = explainer.explain([prompt], [texts], config.decoding)
@@ -64,16 +62,3 @@ def _engine(config: BackfillConfig) -> EngineConfig:
     if config.engine.kind == "auto" and config.engine.tensor_parallel_size == 1:
         return config.engine.model_copy(update={"kind": "builtin"})
     return config.engine
-
-
-def _pair(dataset: Dataset, user_id: str, item_id: str) -> Pair:
-    """The pair's indices; raises UnknownIdError with the id that was probably meant."""
-    try:
-        return Pair(dataset.user_index(user_id), dataset.item_index(item_id))
-    except UnknownIdError as error:
-        wanted, known = (
-            (item_id, dataset.item_indices)
-            if user_id in dataset.user_indices
-            else (user_id, dataset.user_indices)
-        )
-        raise UnknownIdError(f"{error}; {suggest_id(wanted, known)}") from error

@@ -3,7 +3,6 @@
 They run on any machine and import neither Ray nor torch.
 """
 
-import json
 from typing import Annotated
 
 import typer
@@ -92,7 +91,6 @@ StorageKeys = Annotated[
         help="How s3:// is reached, for example storage.endpoint_url=http://127.0.0.1:8333.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
 app = new_app(no_args_is_help=True)
@@ -100,7 +98,7 @@ app = new_app(no_args_is_help=True)
 
 @app.command("status", help=STATUS_HELP)
 @reporting
-def status(uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False) -> None:
+def status(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     """Print the status of the run at `uri`."""
     import yaml
 
@@ -109,27 +107,23 @@ def status(uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = F
     from xrec.config.shared import storage_of
 
     found = status_values(read_status(uri, storage_of(storage_keys or [])))
-    shown = json.dumps(found, indent=2) if as_json else yaml.safe_dump(found, sort_keys=False)
-    typer.echo(shown.rstrip())
+    typer.echo(yaml.safe_dump(found, sort_keys=False).rstrip())
 
 
 @app.command("check", help=CHECK_HELP)
 @reporting
-def check(uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False) -> None:
+def check(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     """Print what is wrong with the output at `uri`."""
     from xrec.bulk import check_output
     from xrec.config.shared import storage_of
 
     findings = check_output(uri, storage_of(storage_keys or []))
-    if as_json:
-        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
-    elif not findings:
+    if not findings:
         typer.echo(f"{uri}: nothing is wrong")
-    else:
-        for finding in findings:
-            typer.echo(f"{finding.severity}: {finding.what}")
-            if finding.mend:
-                typer.echo(f"  to do: {finding.mend}")
+    for finding in findings:
+        typer.echo(f"{finding.severity}: {finding.what}")
+        if finding.mend:
+            typer.echo(f"  to do: {finding.mend}")
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(FAILED)
 

@@ -101,42 +101,27 @@ def file_rows(findings: Findings) -> list[list[str]]:
 
 def missing_lines(findings: Findings) -> list[str]:
     """What is missing, and what that means; one line each."""
-    lines = (
-        _missing_of_tables(findings) if findings.reviews is None else _missing_of_reviews(findings)
-    )
-    return lines + [f"{num} rows left out, {why}" for why, num in findings.survey.rejected.items()]
+    counts, dropped = findings.survey, findings.dropped
+    lines = _missing_tables(findings)
+    if not counts.can_train_adapter:
+        lines.append(
+            f"{sum(counts.num_explanations.values()) or 'no'} explanations: an adapter cannot be "
+            "trained, so the project has no job that writes texts"
+        )
+    lines += [f"{num} reviews dropped: {reason}" for reason, num in dropped.items()]
+    return lines + [f"{num} rows left out, {why}" for why, num in counts.rejected.items()]
 
 
-def _missing_of_tables(findings: Findings) -> list[str]:
-    counts, tables = findings.survey, findings.guess.files
+def _missing_tables(findings: Findings) -> list[str]:
+    reviews, tables = findings.reviews, findings.guess.files
+    if reviews is not None:
+        made = "no table of items: titles are made from what the reviews call them"
+        return [] if "items" in reviews.columns else [made]
     lines = []
     if "users" not in tables:
         lines.append("no table of users: profiles are empty, so texts cannot speak of the user")
     if "items" not in tables:
-        lines.append(
-            "no table of items: titles and profiles are empty, so texts cannot name or "
-            "describe the item"
-        )
-    if not counts.can_train_adapter:
-        lines.append(
-            f"{sum(counts.num_explanations.values()) or 'no'} explanations: an adapter cannot be "
-            "trained, so the project has prepare, pretrain-graph and recommend only"
-        )
-    return lines
-
-
-def _missing_of_reviews(findings: Findings) -> list[str]:
-    reviews, lines = findings.reviews, []
-    assert reviews is not None
-    if "items" not in reviews.columns:
-        lines.append("no table of items: titles are made from what the reviews call them")
-    if reviews.rating_range is None:
-        lines.append("no ratings: all reviews are kept, whether they praise or not")
-    if not reviews.has_times:
-        lines.append("no times: a hash decides which reviews are held out")
-    lines += [f"{count} reviews dropped: {reason}" for reason, count in findings.dropped.items()]
-    if not findings.survey.can_train_adapter:
-        lines.append("too few reviews to train, validate and test an adapter")
+        lines.append("no table of items: texts cannot name or describe the item")
     return lines
 
 

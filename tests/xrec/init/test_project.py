@@ -20,7 +20,6 @@ from xrec.config.data import PrepareConfig
 from xrec.config.jobs import JOBS
 from xrec.config.project import load_config, read_project
 from xrec.errors import ConfigError, DataError, StorageAccessError, StorageNotFoundError
-from xrec.init.files import read_folder
 from xrec.init.project import Findings, init_project
 from xrec.init.project_file import _comment, _dumped
 from xrec.init.settings import Machine
@@ -168,23 +167,6 @@ def test_init_semicolons_tabs_and_gzip_are_read(tmp_path: Path, shop: Path) -> N
         DataError, match=r"';' in catalogue.csv.gz, clients.csv; ',' in feedback.csv.gz; expected"
     ):
         _init(tmp_path, shop, force=True)
-
-
-def test_init_skips_artifacts(shop: Path) -> None:
-    def read(folder: Path) -> list[str]:
-        return [file.name for file in read_folder(open_location(str(folder))).files]
-
-    before = read(shop)
-    dataset = shop / "workspace" / "dataset"
-    for folder in (dataset / "part", dataset.with_name("texts") / "_delta_log"):
-        folder.mkdir(parents=True)
-        (folder / "0.json").write_text("{}")
-    for path in (dataset / "users.parquet", dataset.with_name("texts") / "part-0.parquet"):
-        pq.write_table(pa.table({"user_id": ["a"], "profile": ["b"]}), path)
-    (shop / "workspace" / "dataset-2.csv").write_text("colour,size\nred,1\n")
-    (dataset / "manifest.json").write_text("{}")
-    assert read(shop) == [*before, "workspace/dataset-2.csv"]
-    assert "users.parquet" in read(dataset)
 
 
 def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path: Path, shop: Path) -> None:
