@@ -40,7 +40,6 @@ def status_values(status: "Status", now: datetime | None = None) -> dict[str, An
         "rows_per_second": status.rows_per_second,
         "seconds_left": status.seconds_left,
         "time_left": duration(status.seconds_left) if status.seconds_left else None,
-        "is_rate_rough": status.is_rate_rough,
         "progress": progress.model_dump(mode="json") if progress else None,
         "published": manifest
         and {

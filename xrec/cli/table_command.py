@@ -12,11 +12,10 @@ from xrec.cli.reporting import FAILED, reporting
 
 STATUS_HELP = """How far the run is that was planned last, and what is published.
 
-Works on any machine that can read the output, also while the run is at work. Reads a few small
-files, however large the run is. Nothing is written, and no cluster is started.
+Works on any machine that can read the output, also while the run is at work. Nothing is written.
 
 \b
-In:   URI of the output; storage.key=value if the AWS variables do not say how s3:// is reached
+In:   URI of the output
 Out:  phase, rows, rate, time left, driver, costs, and the published version, as YAML; exit code 0
       also if the run is not done
 
@@ -28,11 +27,10 @@ Example:
 
 CHECK_HELP = """What is wrong with an output, and how to mend it.
 
-Reads records, the log and lists of files, but no rows. Nothing is written, and no cluster
-is started.
+Reads records, the log and lists of files, but no rows. Nothing is written.
 
 \b
-In:   URI of the output; storage.key=value if the AWS variables do not say how s3:// is reached
+In:   URI of the output
 Out:  what was found, errors first; exit code 1 if there is an error
 
 \b
@@ -43,8 +41,7 @@ Example:
 ROLLBACK_HELP = """Publish the rows of an earlier version again, as the next version.
 
 \b
-In:   URI of the output, and the version; storage.key=value if the AWS variables do not say how
-      s3:// is reached
+In:   URI of the output, and the version
 Out:  the number of the new version, which readers take from now on
 
 \b
@@ -57,7 +54,7 @@ EMPTY_HELP = """Publish a version without rows.
 Earlier versions stay, and a rollback brings them back, until a vacuum deletes their files.
 
 \b
-In:   URI of the output; storage.key=value if the AWS variables do not say how s3:// is reached
+In:   URI of the output
 Out:  the number of the new version
 
 \b
@@ -71,8 +68,7 @@ The folder must be empty. It has no _SUCCESS, which lists the files, until it is
 export is interrupted, the same command goes on.
 
 \b
-In:   URI of the output of a bulk job; storage.key=value if the AWS variables do not say how s3://
-      is reached
+In:   URI of the output of a bulk job
 Out:  in the folder --to: files of rows, _export.json, and _SUCCESS last
 
 \b
@@ -88,7 +84,7 @@ StorageKeys = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[storage.key=value ...]",
-        help="How s3:// is reached, for example storage.endpoint_url=http://127.0.0.1:8333.",
+        help="How s3:// is reached, if the AWS variables do not say it.",
     ),
 ]
 
