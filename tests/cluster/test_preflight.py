@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.local_cluster import LocalCluster, add_node, stop_nodes
+from tests.local_cluster import LocalCluster
 
 ASKS = """
 import json, sys
@@ -114,18 +114,3 @@ def test_preflight_a_driver_with_another_torch_is_refused_and_told_of_every_node
             rf"the node at {re.escape(address)} has torch 2\.\d+\.\d+, the driver has 9\.9\.9", said
         ), said
     assert "requirements/lock.txt" in said
-
-
-@pytest.mark.slow  # a fourth node
-def test_preflight_another_torch_on_a_node_is_refused_and_named(
-    three_nodes: LocalCluster, path_with_another_torch: str, tmp_path: Path
-) -> None:
-    nodes = add_node(three_nodes, PYTHONPATH=path_with_another_torch).nodes[3:]
-    try:
-        while nodes[0].address not in three_nodes.alive():
-            assert nodes[0].processes()
-        said = _ask(three_nodes, str(tmp_path / "graph"), cwd=tmp_path)
-        assert f"the node at {nodes[0].address} has torch 9.9.9, the driver has " in said
-        assert said.count(" has torch ") == 1
-    finally:
-        stop_nodes(nodes)

@@ -40,7 +40,11 @@ MINIMAL: dict[type[Config], dict[str, Any]] = {
             r" pairs\.splitt: unknown key; did you mean 'split'\?",
         ),
         (PrepareConfig, {"source": {"kind": "csv"}}, r"xrec_release.*tables.*sample"),
-        (ServeConfig, {"security": {"keys": [{"name": 3}]}}, r"keys\.0\.name: .*, saw a value that is not shown"),
+        (
+            ServeConfig,
+            {"security": {"keys": [{"name": 3}]}},
+            r"keys\.0\.name: .*, saw a value that is not shown",
+        ),
         (PretrainGraphConfig, {"parallelism": "x" * 1000}, r"'x{199}\.\.\.$"),
     ],
 )

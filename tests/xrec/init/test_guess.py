@@ -10,7 +10,6 @@ from tests.xrec.init.shop import write_shop
 from xrec.errors import DataError
 from xrec.init.files import read_folder
 from xrec.init.guess import Guess, guess_tables
-from xrec.init.words import id_role, words_of
 from xrec.storage import open_location
 
 Rows = list[dict[str, Any]]
@@ -173,27 +172,3 @@ def test_guess_without_ids_raises_with_the_columns_seen(tmp_path: Path, rows: Ro
     seen = f"no interactions; saw the columns\n  people.json: {', '.join(rows[0])}"
     with pytest.raises(DataError, match=seen):
         _guess(tmp_path, {"people.json": rows})
-
-
-@pytest.mark.parametrize(
-    ("name", "words", "role"),
-    [
-        ("reviewerID", "reviewer id", "user"),
-        ("userid", "user id", "user"),
-        ("Customer-No", "customer no", "user"),
-        ("uid", "uid", "user"),
-        ("parent_asin", "parent asin", "item"),
-        ("businesses", "business", "item"),
-        ("movies", "movie", "item"),
-        ("id", "id", "any"),
-        ("activities", "activity", None),
-        ("reviewText", "review text", None),
-        ("product_category", "product category", None),
-        ("review_id", "review id", None),
-    ],
-)
-def test_words_of_names_in_many_fashions_and_whose_id_they_name(
-    name: str, words: str, role: str | None
-) -> None:
-    assert words_of(name) == words.split()
-    assert id_role(name) == role
