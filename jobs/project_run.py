@@ -33,12 +33,13 @@ def run(
     Raises ArtifactMismatchError if an artifact that is there differs and `redo` is false, before
     any work where that can be known. Otherwise raises what the jobs raise.
     """
-    known = {} if redo else _check_nothing_differs(configs)
+    if not redo:
+        _check_nothing_differs(configs)
     with ExitStack() as cluster:
         for number, (name, config) in enumerate(configs.items(), start=1):
             step = f"[{number}/{len(configs)}]"
             retries = getattr(config, "retry_failed", None) is not None
-            there = _there(name, config, redo, known.get(name))
+            there = _there(name, config, redo)
             if there is not None and not retries:
                 tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
                 manifest = there
@@ -50,19 +51,16 @@ def run(
             done = job_named(name).run(config)
             assert done is not None  # a run has no limit
             manifest = done
-            known = {}  # what comes after has other inputs now
             tell(f"{step} done in {time.monotonic() - started:.0f} s")
     return manifest
 
 
-def _there(
-    name: str, config: JobConfig, redo: bool, known: tuple[Output, Found] | None
-) -> Manifest | None:
+def _there(name: str, config: JobConfig, redo: bool) -> Manifest | None:
     """The job's very output, if it is finished; with `redo`, one that differs is deleted.
 
-    What takes a long read is compared only if the rest, which may be `known`, does not settle it.
+    What takes a long read is compared only if the rest does not settle it.
     """
-    made, found = known or _look(name, config, exact=False)
+    made, found = _look(name, config, exact=False)
     if found.state in ("up to date", "begun"):
         made, found = _look(name, config, exact=True)
     if found.state == "stale":
@@ -73,8 +71,8 @@ def _there(
     return found.manifest if found.state == "up to date" else None
 
 
-def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> dict[str, tuple[Output, Found]]:
-    """What is there, by job, where the job's inputs are there; raises if any of it differs."""
+def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> None:
+    """Raise if anything that is there differs, of jobs whose inputs are there."""
     looked = {}
     for name, config in configs.items():
         with suppress(ArtifactNotFoundError):  # an input, which an earlier job will make
@@ -82,7 +80,6 @@ def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> dict[str, tuple[
     differing = {name: each for name, each in looked.items() if each[1].state == "stale"}
     if differing:
         raise ArtifactMismatchError(_message(differing))
-    return looked
 
 
 def _look(name: str, config: JobConfig, *, exact: bool) -> tuple[Output, Found]:

@@ -72,5 +72,5 @@ def run(
     manifest = run_jobs(
         configs, redo=redo, source=config_path, tell=lambda line: typer.echo(line, err=True)
     )
-    last = list(configs.values())[-1]
-    typer.echo(summary(manifest, last.artifact(manifest.kind)))
+    config = list(configs.values())[-1]
+    typer.echo(summary(manifest, config.artifact(manifest.kind)))
