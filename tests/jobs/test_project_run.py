@@ -91,6 +91,9 @@ def test_run_makes_what_is_missing_skips_what_is_there_and_redoes_what_differs(
     manifest = read_manifest(open_location(changed["prepare"].artifact("dataset")), "dataset")
     assert manifest.config["splits"]["test"] == 0.3
     assert run(changed, redo=True) == skipped
+    code, out, err = xrec("run", tmp_path / "town.yaml", "prepare.splits.test=0.3")
+    assert (code, skipped[0] in err) == (0, True)
+    assert out.startswith(f"dataset: {tmp_path}/workspace/dataset\n  rows: ")
 
 
 def _output(folder: Path) -> Output:
