@@ -28,7 +28,8 @@ setup: ## Python environment in .venv, with locked versions
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash requirements/setup.sh
 
 demo: setup ## The whole pipeline on the generated sample: explanations, metrics, a report
-	@$(BIN)/xrec demo --workspace "$(WORKSPACE)"
+	@$(BIN)/xrec run configs/sample.yaml "workspace=$(WORKSPACE)"
+	@echo "report: $(WORKSPACE)/evaluation/report.html"
 
 # Two processes, because most of the time a test of Ray uses one core. Each has a Ray of its own.
 test: setup ## The tests, without the slow ones and those for a GPU

@@ -1,17 +1,16 @@
 """Checks before a job starts that the cluster can run it.
 
 The nodes must have room for the job's processes. If there are several nodes, all must have the
-same versions and reach the same storage. Each node is asked by a task of its own that needs no
-CPU. A local path is allowed on several nodes only if all of them see a file that the driver
-writes there; so it is when all nodes are on one machine, or share a network disk.
+same versions and be able to write where the output goes. Each node is asked by a task of its own
+that needs no CPU. A local path is allowed on several nodes only if all of them see a file that the
+driver writes there; so it is when all nodes are on one machine, or share a network disk.
 """
 
 import importlib.metadata
 import logging
 import platform
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,7 +28,7 @@ import xrec
 from cluster.room import Demand, check_room
 from xrec.config.shared import StorageConfig
 from xrec.errors import ClusterError, StorageNotFoundError, XRecError
-from xrec.storage import MANIFEST, Location, open_location
+from xrec.storage import open_location
 
 logger = logging.getLogger("xrec")
 
@@ -52,46 +51,34 @@ class Problem:
     text: str
 
 
-@dataclass(frozen=True)
-class Probe:
-    """A node's answer: the version of each package by name, and the problems with the URIs."""
-
-    versions: Mapping[str, str]
-    problems: tuple[Problem, ...]
-
-
-def check_cluster(
-    demand: Demand, *, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig
-) -> None:
+def check_cluster(demand: Demand, output: str, storage: StorageConfig) -> None:
     """Check that the connected cluster can run a job that needs `demand`.
 
-    `reads` are URIs of artifacts and model folders, `writes` are URIs of outputs; every node must
-    reach them. Raises ClusterError, which says what is wrong on which node, and what to do.
+    Every node must be able to write below the URI `output`. Raises ClusterError, which says what
+    is wrong on which node, and what to do.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     check_room([node["Resources"] for node in nodes], demand)
     if len(nodes) > 1:
         addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
-        _check_nodes(addresses, reads, writes, storage)
+        _check_nodes(addresses, open_location(output, storage).shared_uri, storage)
 
 
-def _check_nodes(
-    nodes: Mapping[str, str], reads: Sequence[str], writes: Sequence[str], storage: StorageConfig
-) -> None:
+def _check_nodes(nodes: Mapping[str, str], output: str, storage: StorageConfig) -> None:
     """Ask each of `nodes` (node id to address) for versions and storage."""
     nonce = secrets.token_hex(8)
-    outputs = [open_location(uri, storage).shared_uri for uri in writes]
-    inputs = [open_location(uri, storage).shared_uri for uri in reads]
-    with _driver_files(outputs, storage, nonce):
+    file = open_location(output, storage) / f".xrec-preflight-{nonce}"
+    file.write_bytes(nonce.encode())
+    try:
         asked = [
-            (address, _on_node(node_id).remote(node_id, inputs, outputs, storage, nonce))
+            (address, _on_node(node_id).remote(node_id, _versions(), output, storage, nonce))
             for node_id, address in nodes.items()
         ]
         problems = [
-            (address, problem)
-            for address, answer in asked
-            for problem in _problems(_answer(address, answer))
+            (address, problem) for address, answer in asked for problem in _answer(address, answer)
         ]
+    finally:
+        file.delete()
     if problems:
         found = [f"  the node at {address} {problem.text}" for address, problem in problems]
         kinds = {problem.kind for _, problem in problems}
@@ -108,16 +95,16 @@ def _on_node(node_id: str) -> Any:
     return ray.remote(probe).options(num_cpus=0, max_retries=0, scheduling_strategy=place)
 
 
-def _answer(address: str, answer: "ray.ObjectRef[Probe]") -> Probe | None:
-    """Return the node's answer, or None if the node is gone, since a job can start without it.
+def _answer(address: str, answer: "ray.ObjectRef[list[Problem]]") -> list[Problem]:
+    """The node's problems; none if the node is gone, since a job can start without it.
 
     Raises ClusterError if the node is there and cannot answer.
     """
     try:
-        found: Probe = ray.get(answer, timeout=_ANSWER_SECONDS)
+        problems: list[Problem] = ray.get(answer, timeout=_ANSWER_SECONDS)
     except _GONE:
         logger.warning("preflight: the node at %s is gone; the job starts without it", address)
-        return None
+        return []
     except GetTimeoutError as error:
         raise ClusterError(
             f"the node at {address} started no worker in {_ANSWER_SECONDS:g} s; "
@@ -129,42 +116,35 @@ def _answer(address: str, answer: "ray.ObjectRef[Probe]") -> Probe | None:
             f"the node at {address} cannot run xrec ({reason}); install this version of xrec "
             "there, or send the job with its code: xrec submit"
         ) from error
-    return found
-
-
-def _problems(answer: Probe | None) -> Iterator[Problem]:
-    if answer is None:
-        return
-    for name, version in _versions().items():
-        if answer.versions[name] != version:
-            found = answer.versions[name]
-            yield Problem("version", f"has {name} {found}, the driver has {version}")
-    yield from answer.problems
-
-
-@contextmanager
-def _driver_files(uris: Sequence[str], storage: StorageConfig, nonce: str) -> Iterator[None]:
-    files = [open_location(uri, storage) / f".xrec-preflight-{nonce}" for uri in uris]
-    for file in files:
-        file.write_bytes(nonce.encode())
-    try:
-        yield
-    finally:
-        for file in files:
-            file.delete()
+    return problems
 
 
 def probe(
-    node_id: str, reads: Sequence[str], writes: Sequence[str], storage: StorageConfig, nonce: str
-) -> Probe:
-    """Report this node's versions, and what it cannot do with the URIs; runs as a Ray task.
+    node_id: str, versions: Mapping[str, str], output: str, storage: StorageConfig, nonce: str
+) -> list[Problem]:
+    """What is wrong on this node; runs as a Ray task.
 
-    Below each URI of `writes` it looks for the driver's file, and writes, reads and deletes a file
-    of its own. At each URI of `reads` it looks for a manifest, the config of a model, or a table.
+    It compares its versions with the driver's, and below the URI `output` it looks for the driver's
+    file, and writes, reads and deletes a file of its own.
     """
-    problems = [_problem_of_writing(open_location(uri, storage), node_id, nonce) for uri in writes]
-    problems += [_problem_of_reading(open_location(uri, storage)) for uri in reads]
-    return Probe(_versions(), tuple(problem for problem in problems if problem))
+    own_versions = _versions()
+    problems = [
+        Problem("version", f"has {name} {own_versions[name]}, the driver has {version}")
+        for name, version in versions.items()
+        if own_versions[name] != version
+    ]
+    location = open_location(output, storage)
+    own = location / f".xrec-preflight-{nonce}-{node_id}"
+    try:
+        (location / f".xrec-preflight-{nonce}").read_bytes()
+        own.write_bytes(nonce.encode())
+        own.read_bytes()
+        own.delete()
+    except StorageNotFoundError:
+        problems.append(Problem("unshared", f"does not see what the driver wrote in {location}"))
+    except XRecError as error:
+        problems.append(Problem("storage", f"cannot write to {location} ({error})"))
+    return problems
 
 
 def _versions() -> dict[str, str]:
@@ -177,30 +157,3 @@ def _versions() -> dict[str, str]:
         **{name: importlib.metadata.version(name).split("+")[0] for name in ("ray", "torch")},
         "xrec": xrec.__version__,  # a job may bring its code along, uninstalled
     }
-
-
-def _problem_of_writing(location: Location, node_id: str, nonce: str) -> Problem | None:
-    drivers = location / f".xrec-preflight-{nonce}"
-    own = location / f"{drivers.name}-{node_id}"
-    try:
-        drivers.read_bytes()
-        own.write_bytes(nonce.encode())
-        own.read_bytes()
-        own.delete()
-    except StorageNotFoundError:
-        return Problem("unshared", f"does not see what the driver wrote in {location}")
-    except XRecError as error:
-        return Problem("storage", f"cannot write to {location} ({error})")
-    return None
-
-
-def _problem_of_reading(location: Location) -> Problem | None:
-    try:
-        if any((location / name).exists() for name in (MANIFEST, "config.json")):
-            return None
-        # `pairs` of a job may be a Parquet file, or a folder of some.
-        if location.is_file() or any(name.endswith(".parquet") for name in location.files()):
-            return None
-    except XRecError as error:
-        return Problem("storage", f"cannot read {location} ({error})")
-    return Problem("unshared", f"does not see {location}, which the driver sees")

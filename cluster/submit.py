@@ -9,7 +9,6 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from aiohttp import ClientError
 from ray.exceptions import AuthenticationError, RayError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobStatus, JobSubmissionClient
 
 import xrec
 from cluster.connect import check_reachable, environment
@@ -27,7 +26,6 @@ from xrec.errors import ClusterError, ConfigError
 
 _DEFAULT_URL = "http://127.0.0.1:8265"  # where `ray start --head` has it
 _ADVICE = "check that the cluster runs and that this is its dashboard, http://host:8265 by default"
-_NUM_REASON_LINES = 15
 _PACKAGES = ("xrec", "jobs", "cluster")
 _URI_KEYS = frozenset(
     {
@@ -78,21 +76,20 @@ class JobServer:
     def follow(self, submission_id: str, write: Callable[[str], None]) -> None:
         """Hand the job's log to `write` as it comes, until the job ends.
 
-        Raises ClusterError with the reason and the log's last lines if the job did not succeed.
+        Raises ClusterError with the reason if the job did not succeed.
         After a KeyboardInterrupt the job goes on.
         """
-        last_lines: deque[str] = deque(maxlen=_NUM_REASON_LINES)
 
         async def tail() -> None:
             async for text in self._client.tail_job_logs(submission_id):
                 write(text)
-                last_lines.extend(text.splitlines())
 
         with self._errors(f"the log of {submission_id} broke off; it may go on: ray job list"):
             asyncio.run(tail())
             job = self._client.get_job_info(submission_id)
         if job.status != JobStatus.SUCCEEDED:
-            raise ClusterError(_reason(job, last_lines))
+            message = (job.message or "no message").split(", last available logs")[0]
+            raise ClusterError(f"job {job.submission_id} ended as {job.status}: {message}")
 
     @contextmanager
     def _errors(self, advice: str = _ADVICE) -> Iterator[None]:
@@ -106,15 +103,6 @@ class JobServer:
             ) from error
         except (RuntimeError, OSError, ValueError, KeyError, ClientError, RayError) as error:
             raise ClusterError(f"{self.url}: {error}; {advice}") from error
-
-
-def _reason(job: JobDetails, last_lines: Sequence[str]) -> str:
-    message = (job.message or "no message").split(", last available logs")[0]
-    log = "\n".join(f"  {line}" for line in last_lines)
-    return (
-        f"job {job.submission_id} ended as {job.status}: {message}\n"
-        f"last lines of its log:\n{log or '  (empty)'}"
-    )
 
 
 @contextmanager

@@ -50,13 +50,8 @@ def run(config: AnnotateConfig) -> Manifest | None:
     spec = annotator_spec(config, os.environ)
     record = keep_source(config, spec)
     with ensure_ray(config.ray):
-        uri = config.artifact(KIND)
-        check_cluster(
-            demand_of_actors(config.actors, spec.gpus_per_actor),
-            reads=(),
-            writes=[uri],
-            storage=config.storage,
-        )
+        demand = demand_of_actors(config.actors, spec.gpus_per_actor)
+        check_cluster(demand, config.artifact(KIND), config.storage)
         return run_annotate(config, spec, record)
 
 

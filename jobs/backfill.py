@@ -6,13 +6,12 @@ from cluster.room import demand_of_actors
 from jobs.output import Output
 from jobs.table_text import preview_lines
 from xrec.backfill import finish, has_work, open_backfill, run_backfill
-from xrec.backfill.driver import export_of, retry_reasons
+from xrec.backfill.driver import retry_reasons
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import pairs_difference, run_request
-from xrec.bulk import is_exported, preview
+from xrec.bulk import preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
-from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_artifacts
 
 
@@ -32,7 +31,6 @@ def output(config: BackfillConfig, *, exact: bool = True) -> Output:
         identity.inputs,
         unchecked=("pairs",) if difference is None else (),
         known=difference or (),
-        is_whole=lambda manifest: _is_exported(config, request.uri, manifest),
     )
 
 
@@ -50,12 +48,8 @@ def run(config: BackfillConfig) -> Manifest | None:
     if not has_work(config, run):
         return finish(config, run)
     with ensure_ray(config.ray):
-        reads = [
-            *(config.artifact(name) for name in ("dataset", "graph", "adapter")),
-            *folder_uris(config.llm.model),
-        ]
         demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
-        check_cluster(demand, reads=reads, writes=[run.output.uri], storage=config.storage)
+        check_cluster(demand, run.output.uri, config.storage)
         return run_backfill(config, run)
 
 
@@ -69,14 +63,5 @@ def look_ahead(config: BackfillConfig) -> list[str]:
         preview(run_request(config, identify_unchecked(config))),
         "pairs",
         num_actors=config.actors.num_actors,
-        price_per_actor_hour=config.price_per_actor_hour,
         retry=retry_reasons(config),
     )
-
-
-def _is_exported(config: BackfillConfig, uri: str, manifest: Manifest) -> bool:
-    """True if the export that `config` asks for is there, or it asks for none."""
-    if config.export is None or manifest.version is None:
-        return True
-    export = export_of(config.export, manifest.version)
-    return is_exported(uri, export, manifest.version, config.storage)

@@ -59,7 +59,7 @@ JOBS = (
         "llm",
         """Nothing in, a small language model of the sample's language out.
 
-Trains for two minutes on one core, so that the sample needs no download. Its texts are generated.
+Trains for two minutes on one core, so that the sample needs no download.
 
 \b
 In:   nothing
@@ -75,9 +75,8 @@ Example:
         "annotations",
         """Reviews in; profiles, explanations and aspects out.
 
-Keeps reviews with good ratings, splits them, and only then writes: what an item is like and what a
-user likes from training reviews alone, and for each pair why the user would enjoy the item. Without
-a language model it names what reviews praise. A run that was interrupted goes on when it is started
+Keeps reviews with good ratings, splits them, and then writes what an item is like, what a user
+likes, and why the user would enjoy the item. A run that was interrupted goes on when it is started
 again.
 
 \b
@@ -163,8 +162,7 @@ Example:
         "recommendations",
         """Dataset and graph in, each user's best unseen items out.
 
-A run that was interrupted goes on when it is started again. xrec backfill takes its pairs from here
-with 'pairs={kind: recommendations}'.
+A run that was interrupted goes on when it is started again.
 
 \b
 In:   <workspace>/dataset, <workspace>/graph (from: xrec pretrain-graph)
@@ -180,8 +178,8 @@ Example:
         "explanations",
         """Pairs of users and items in, explanations out, in bulk.
 
-A run that was interrupted goes on when it is started again. Once all pairs are done, one commit
-replaces the rows of the table; until then its readers see what it had before.
+A run that was interrupted goes on when it is started again. One commit at the end replaces the
+rows of the table.
 
 \b
 In:   <workspace>/dataset, graph and adapter, aspects if the prompt asks for them, the language
@@ -201,9 +199,6 @@ Example:
         "evaluation",
         """Explanations and references in, metrics and report out.
 
-personalization_gain says how much likelier the user's own vector makes the reference than another
-user's, in nats per token, with a bootstrap interval.
-
 \b
 In:   <workspace>/dataset, graph, adapter and explanations (from: xrec backfill), aspects if the
       prompt asks for some, the language model
@@ -220,9 +215,7 @@ Example:
         """Entries in one table: ours, its variants, baselines, texts from elsewhere.
 
 Each entry is trained and writes texts once a seed, for the same held-out pairs; all are scored
-alike. The table has means, spread over seeds, 95 % intervals by user, differences to the first
-entry, groups of users, and costs. A run that was interrupted keeps all that is finished, and an
-entry or seed that is added is made alone.
+alike. A run that was interrupted keeps all that is finished, and what is added is made alone.
 
 \b
 In:   <workspace>/dataset, graph, aspects if the prompt asks for some, the language model, tables of
@@ -244,8 +237,7 @@ Example:
         """Explanations, adapter and language model in, an HTTP endpoint out.
 
 The explanations of a backfill answer first, and the model writes what they do not hold. On SIGHUP
-the project file is read again: another adapter or backfill is taken over without a break. Ctrl-C
-ends it. Listening on more than this machine needs security.keys.
+the project file is read again. Ctrl-C ends it.
 
 \b
 In:   <workspace>/dataset, graph and adapter, aspects if the prompt asks for some, the language

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
-from cluster.room import demand_of_actors
+from cluster.room import demand_of_actors, demand_of_workers
 from jobs.output import Output, llm_fingerprint
-from jobs.train_adapter import check_training_cluster
 from xrec.checks import check_word_list
 from xrec.config.compare import CompareConfig
 from xrec.config.entries import ADAPTERS
@@ -54,14 +53,11 @@ def run(config: CompareConfig) -> Manifest:
 
 
 def _check_cluster(config: CompareConfig) -> None:
-    """Check that the nodes have room, reach what they read, and write the comparison."""
+    """Check that the nodes have room, and can write the comparison."""
     uri = config.artifact("comparison")
     if set(config.entries) & set(ADAPTERS):
-        check_training_cluster(config.training_of("ours", 0, uri), uri)
-    reads = [config.artifact("dataset")]
-    if config.has_prompts:
-        reads.append(config.artifact("graph"))
+        check_cluster(demand_of_workers(config.scaling), uri, config.storage)
     demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
     if config.device == "cuda":  # texts are scored on one at least
         demand = replace(demand, gpus=max(1, demand.gpus))
-    check_cluster(demand, reads=reads, writes=[uri], storage=config.storage)
+    check_cluster(demand, uri, config.storage)

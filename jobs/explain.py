@@ -1,7 +1,6 @@
 """Explain one pair, in this process: what `xrec explain` prints."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xrec.adapter.pairs import Pair
@@ -9,10 +8,6 @@ from xrec.backfill.identity import sources_of
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import EngineConfig
-from xrec.data import Dataset
-from xrec.data.cold_start import History
-from xrec.data.dataset import suggest_id
-from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explanation
 from xrec.generate.loading import load_explainer
 from xrec.llm.prompt import PairTexts
@@ -33,23 +28,19 @@ class ExplainedPair:
     model_fingerprint: str
 
 
-def run(
-    config: BackfillConfig, user_id: str, item_id: str, history: Sequence[str] | None = None
-) -> ExplainedPair:
+def run(config: BackfillConfig, user_id: str, item_id: str) -> ExplainedPair:
     """Explain the pair.
 
-    `history` is for a user that neither the dataset nor `config.cold_start` knows: the ids of the
-    items that this user has interacted with.
-
-    Raises UnknownIdError for an id that is not known, and what `load_explainer` raises.
+    Raises UnknownIdError for an id that neither the dataset nor `config.cold_start` knows, and what
+    `load_explainer` raises.
     """
     check_artifacts(config, "dataset", "graph", "adapter")
     check_word_list(config.decoding.text.checks, config.storage)
-    new_user = None if history is None else History(user_id, tuple(history))
     explainer = load_explainer(
-        sources_of(config), device=config.actors.device, engine=_engine(config), history=new_user
+        sources_of(config), device=config.actors.device, engine=_engine(config)
     )
-    pair = _pair(explainer.dataset, user_id, item_id)
+    dataset = explainer.dataset
+    pair = Pair(dataset.user_index(user_id), dataset.item_index(item_id))
     prompt = explainer.pairs.prompt(pair)
     texts = explainer.pairs.texts(pair)
     (explanation,) = explainer.explain([prompt], [texts], config.decoding)
@@ -71,16 +62,3 @@ def _engine(config: BackfillConfig) -> EngineConfig:
     if config.engine.kind == "auto" and config.engine.tensor_parallel_size == 1:
         return config.engine.model_copy(update={"kind": "builtin"})
     return config.engine
-
-
-def _pair(dataset: Dataset, user_id: str, item_id: str) -> Pair:
-    """The pair's indices; raises UnknownIdError with the id that was probably meant."""
-    try:
-        return Pair(dataset.user_index(user_id), dataset.item_index(item_id))
-    except UnknownIdError as error:
-        wanted, known = (
-            (item_id, dataset.item_indices)
-            if user_id in dataset.user_indices
-            else (user_id, dataset.user_indices)
-        )
-        raise UnknownIdError(f"{error}; {suggest_id(wanted, known)}") from error

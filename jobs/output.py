@@ -8,7 +8,7 @@ a long read is left out and not compared.
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -43,8 +43,7 @@ class Output:
     not known, and are not compared. `known` are differences that the job found by itself, a line
     each. `records` are files, relative to `location`, that say whose a run is which was begun and
     is not finished: JSON with config and inputs. A table (`TABLES`) has several runs below it, and
-    needs none. `is_whole` says of a manifest that is there whether all is there that the job makes
-    after it.
+    needs none.
     """
 
     location: Location
@@ -54,7 +53,6 @@ class Output:
     unchecked: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     records: tuple[str, ...] = ()
-    is_whole: Callable[[Manifest], bool] = lambda manifest: True
 
     def done(self) -> Manifest | None:
         """The manifest if this very run is finished, and None if nothing is.
@@ -81,7 +79,7 @@ class Output:
         differences = self._differences(manifest.config, manifest.inputs)
         if differences:
             return Found("stale", manifest, differences)
-        return Found("up to date", manifest) if self.is_whole(manifest) else Found("begun")
+        return Found("up to date", manifest)
 
     def delete(self) -> None:
         """Delete the artifact, or the begun run.

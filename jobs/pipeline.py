@@ -3,9 +3,7 @@
 Nothing heavy is imported here: a dry run and `xrec submit` choose jobs and do none of their work.
 """
 
-from collections.abc import Mapping
-
-from jobs.catalogue import COMPARE, JOBS, SERVE, job_named
+from jobs.catalogue import COMPARE, JOBS, SERVE
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ConfigError
@@ -19,8 +17,8 @@ def chosen_configs(
 ) -> dict[str, JobConfig]:
     """The configs of the project's jobs from `first` to `last`, in order.
 
-    Raises ConfigError for a mistake in the file, for a job that is not in it, if two of the jobs
-    would make the same artifact, and if one of them has a limit, after which it is not finished.
+    Raises ConfigError for a mistake in the file, for a job that is not in it, and for a job with a
+    limit, after which it is not finished.
     """
     jobs = [job for job in project.jobs if job in PIPELINE]
     for option, name in (("--from", first), ("--until", last)):
@@ -37,7 +35,6 @@ def chosen_configs(
             + (f" from {first} until {last}" if jobs else "; add sections, for example 'prepare:'")
         )
     configs = project.configs(jobs[start:end])
-    _check_one_maker(project.source, configs)
     for name, config in configs.items():
         if (limit := getattr(config, "limit", None)) is not None:
             raise ConfigError(
@@ -45,14 +42,3 @@ def chosen_configs(
                 f"out, and give it to xrec {name}"
             )
     return configs
-
-
-def _check_one_maker(source: str, configs: Mapping[str, JobConfig]) -> None:
-    makers: dict[str, str] = {}
-    for name, config in configs.items():
-        uri = config.artifact(str(job_named(name).artifact))
-        if uri in makers:
-            raise ConfigError(
-                f"{source}: {makers[uri]} and {name} both make {uri}; give one of them another URI"
-            )
-        makers[uri] = name

@@ -27,10 +27,5 @@ def run(config: PretrainGraphConfig) -> Manifest:
     if done is not None:
         return done
     with ensure_ray(config.ray):
-        check_cluster(
-            demand_of_workers(config.scaling),
-            reads=[config.artifact("dataset")],
-            writes=[config.artifact("graph")],
-            storage=config.storage,
-        )
+        check_cluster(demand_of_workers(config.scaling), config.artifact("graph"), config.storage)
         return pretrain_graph(config)

@@ -15,7 +15,7 @@ from jobs.catalogue import job_named
 from jobs.output import Found, Output
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
-from xrec.storage import TABLES
+from xrec.storage import TABLES, Manifest
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
 
@@ -25,35 +25,42 @@ def run(
     redo: bool = False,
     source: str = "",
     tell: Callable[[str], None],
-) -> None:
+) -> Manifest:
     """Run the jobs of `configs` in order on one Ray cluster; `tell` gets a line of progress.
+
+    Returns the manifest of the last job's artifact.
 
     Raises ArtifactMismatchError if an artifact that is there differs and `redo` is false, before
     any work where that can be known. Otherwise raises what the jobs raise.
     """
-    known = {} if redo else _check_nothing_differs(configs)
+    if not redo:
+        _check_nothing_differs(configs)
     with ExitStack() as cluster:
         for number, (name, config) in enumerate(configs.items(), start=1):
             step = f"[{number}/{len(configs)}]"
             retries = getattr(config, "retry_failed", None) is not None
-            if _is_there(name, config, redo, known.get(name)) and not retries:
+            there = _there(name, config, redo)
+            if there is not None and not retries:
                 tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
+                manifest = there
                 continue
             tell(f"{step} xrec {name} {source}".rstrip())
             started = time.monotonic()
             if (ray := getattr(config, "ray", None)) is not None:
                 cluster.enter_context(ensure_ray(ray))  # a connection that is there is kept
-            job_named(name).run(config)
-            known = {}  # what comes after has other inputs now
+            done = job_named(name).run(config)
+            assert done is not None  # a run has no limit
+            manifest = done
             tell(f"{step} done in {time.monotonic() - started:.0f} s")
+    return manifest
 
 
-def _is_there(name: str, config: JobConfig, redo: bool, known: tuple[Output, Found] | None) -> bool:
-    """Whether the job's very output is finished; with `redo`, one that differs is deleted.
+def _there(name: str, config: JobConfig, redo: bool) -> Manifest | None:
+    """The job's very output, if it is finished; with `redo`, one that differs is deleted.
 
-    What takes a long read is compared only if the rest, which may be `known`, does not settle it.
+    What takes a long read is compared only if the rest does not settle it.
     """
-    made, found = known or _look(name, config, exact=False)
+    made, found = _look(name, config, exact=False)
     if found.state in ("up to date", "begun"):
         made, found = _look(name, config, exact=True)
     if found.state == "stale":
@@ -61,11 +68,11 @@ def _is_there(name: str, config: JobConfig, redo: bool, known: tuple[Output, Fou
             raise ArtifactMismatchError(_message({name: (made, found)}))
         refuse_live_training(made.location / CHECKPOINTS)
         made.delete()
-    return found.state == "up to date"
+    return found.manifest if found.state == "up to date" else None
 
 
-def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> dict[str, tuple[Output, Found]]:
-    """What is there, by job, where the job's inputs are there; raises if any of it differs."""
+def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> None:
+    """Raise if anything that is there differs, of jobs whose inputs are there."""
     looked = {}
     for name, config in configs.items():
         with suppress(ArtifactNotFoundError):  # an input, which an earlier job will make
@@ -73,7 +80,6 @@ def _check_nothing_differs(configs: Mapping[str, JobConfig]) -> dict[str, tuple[
     differing = {name: each for name, each in looked.items() if each[1].state == "stale"}
     if differing:
         raise ArtifactMismatchError(_message(differing))
-    return looked
 
 
 def _look(name: str, config: JobConfig, *, exact: bool) -> tuple[Output, Found]:

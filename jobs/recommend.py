@@ -36,11 +36,5 @@ def run(config: RecommendConfig) -> Manifest:
     if (manifest := publish_recommendations(planned)) is not None:
         return manifest
     with ensure_ray(config.ray):
-        reads = [config.artifact("dataset"), config.artifact("graph")]
-        check_cluster(
-            ONE_CPU,
-            reads=reads,
-            writes=[config.artifact("recommendations")],
-            storage=config.storage,
-        )
+        check_cluster(ONE_CPU, config.artifact("recommendations"), config.storage)
         return run_recommend(config, planned, tables)

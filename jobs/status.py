@@ -12,14 +12,13 @@ from jobs.catalogue import Job, job_named
 from jobs.output import State
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, XRecError
+from xrec.errors import ArtifactNotFoundError, XRecError
 from xrec.storage import (
     Kind,
     Location,
     Manifest,
     check_access,
     location_of,
-    read_manifest,
     storage_errors,
 )
 
@@ -73,18 +72,22 @@ def _status(job: Job, config: JobConfig) -> ArtifactStatus:
     assert job.artifact is not None
     location = location_of(config, job.artifact)
     check_access(location, config.storage)
+    status = ArtifactStatus(job.artifact, location.uri, "missing", None, _num_bytes(location))
     try:
         made = job.output(config, exact=False)
         found = made.found()
+    except ArtifactNotFoundError as error:  # an input
+        note = f"its input {str(error).split(':')[0]} is missing"
+        return replace(status, state="stale", notes=(note,)) if status.num_bytes else status
     except XRecError as error:
-        return _uncompared(job.artifact, location, error)
-    num_bytes, notes = _num_bytes(made.location), found.differences
+        return replace(status, state="unusable", notes=(str(error).splitlines()[0],))
+    notes = found.differences
     if found.manifest is not None and made.unchecked:
         notes += (f"not compared: {', '.join(made.unchecked)}",)
     if found.manifest is not None:
         notes += _fits(found.manifest)
-    state: State = "begun" if found.state == "missing" and num_bytes else found.state
-    return ArtifactStatus(job.artifact, made.location.uri, state, found.manifest, num_bytes, notes)
+    state: State = "begun" if found.state == "missing" and status.num_bytes else found.state
+    return replace(status, state=state, manifest=found.manifest, notes=notes)
 
 
 def _fits(manifest: Manifest) -> tuple[str, ...]:
@@ -95,22 +98,6 @@ def _fits(manifest: Manifest) -> tuple[str, ...]:
     ]
     line = f"fit to the reference, training (held-out): {', '.join(fits)}"
     return ((line,) if fits else ()) + tuple(manifest.metrics.get("leaks", ()))
-
-
-def _uncompared(kind: Kind, location: Location, error: XRecError) -> ArtifactStatus:
-    """An artifact that cannot be compared: an input is gone, or something is wrong with it."""
-    try:
-        manifest = read_manifest(location, kind)
-    except (ArtifactNotFoundError, ArtifactMismatchError):
-        manifest = None
-    num_bytes = _num_bytes(location) if manifest else 0
-    if not isinstance(error, ArtifactNotFoundError):
-        note = str(error).splitlines()[0]
-        return ArtifactStatus(kind, location.uri, "unusable", manifest, num_bytes, (note,))
-    if manifest is None:
-        return ArtifactStatus(kind, location.uri, "missing")
-    note = f"its input {str(error).split(':')[0]} is missing"
-    return ArtifactStatus(kind, location.uri, "stale", manifest, num_bytes, (note,))
 
 
 def _num_bytes(location: Location) -> int:

@@ -40,7 +40,6 @@ def status_values(status: "Status", now: datetime | None = None) -> dict[str, An
         "rows_per_second": status.rows_per_second,
         "seconds_left": status.seconds_left,
         "time_left": duration(status.seconds_left) if status.seconds_left else None,
-        "is_rate_rough": status.is_rate_rough,
         "progress": progress.model_dump(mode="json") if progress else None,
         "published": manifest
         and {
@@ -57,13 +56,12 @@ def preview_lines(
     rows: str,
     *,
     num_actors: int,
-    price_per_actor_hour: float | None = None,
     retry: Sequence[str] = (),
 ) -> list[str]:
     """What a run would do.
 
-    rows: what its rows are called. price_per_actor_hour: in any currency. retry: the reasons of
-    failed rows that are to be done again.
+    rows: what its rows are called. retry: the reasons of failed rows that are to
+    be done again.
     """
     lines = [f"{preview.num_rows:,} {rows} in {preview.num_chunks:,} chunks; {_how(preview, rows)}"]
     if preview.rejected:
@@ -81,7 +79,7 @@ def preview_lines(
                 + (f" ({reasons_text(again)})" if again else "")
             )
     if preview.num_left:
-        lines += _costs_left(preview, rows, num_actors, price_per_actor_hour)
+        lines += _costs_left(preview, rows, num_actors)
     elif preview.status and not retry:
         is_published = preview.status.is_published
         lines.append("nothing is left to do" if is_published else "it is left to be published")
@@ -117,9 +115,7 @@ def _how(preview: "Preview", rows: str) -> str:
     return f"counted by reading all of them{twice}"
 
 
-def _costs_left(
-    preview: "Preview", rows: str, num_actors: int, price: float | None
-) -> Iterator[str]:
+def _costs_left(preview: "Preview", rows: str, num_actors: int) -> Iterator[str]:
     rate, costs = preview.rate, preview.costs_left
     if rate is None or costs is None:
         canary = min(preview.num_left, num_actors * -(-preview.num_rows // preview.num_chunks))
@@ -128,11 +124,9 @@ def _costs_left(
             f"the first {rows} of this run, and measures it"
         )
         return
-    hours = costs["seconds"] / 3600
-    money = f"; {hours * price:,.2f} by price_per_actor_hour" if price is not None else ""
     yield (
         f"to come: about {costs_text(costs)}; {duration(costs['seconds'] / num_actors)} with "
-        f"{num_actors} actor{'s' if num_actors > 1 else ''}, without the time to start{money}"
+        f"{num_actors} actor{'s' if num_actors > 1 else ''}, without the time to start"
     )
     if preview.is_own_rate:
         yield f"  reckoned from the {rows} of this run that are done"

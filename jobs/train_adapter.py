@@ -7,7 +7,6 @@ from jobs.output import Output, llm_fingerprint
 from xrec.aspects import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.data import check_has_explanations
-from xrec.llm.source import folder_uris
 from xrec.storage import Manifest, check_artifacts, location_of, manifest_of
 from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
 
@@ -37,15 +36,6 @@ def run(config: TrainAdapterConfig) -> Manifest:
     if (done := output(config).done()) is not None:
         return done
     with ensure_ray(config.ray):
-        check_training_cluster(config, config.artifact("adapter"))
+        demand = demand_of_workers(config.scaling)
+        check_cluster(demand, config.artifact("adapter"), config.storage)
         return train_adapter(config)
-
-
-def check_training_cluster(config: TrainAdapterConfig, written: str) -> None:
-    """Check that the nodes have room for the workers, reach what they read, and write `written`."""
-    reads = [config.artifact("dataset"), config.artifact("graph"), *folder_uris(config.llm.model)]
-    if config.prompt.aspects:
-        reads.append(config.artifact("aspects"))
-    check_cluster(
-        demand_of_workers(config.scaling), reads=reads, writes=[written], storage=config.storage
-    )

@@ -8,7 +8,7 @@ import sys
 import pytest
 import ray
 
-from cluster.connect import LOOPBACK_ADDRESS, ensure_ray, environment
+from cluster.connect import LOOPBACK_ADDRESS, ensure_ray
 from xrec.config.shared import RayConfig
 from xrec.errors import ClusterError
 
@@ -109,11 +109,3 @@ def test_ensure_ray_address_without_cluster_names_the_address(
     config = RayConfig(address=form.format(closed_port))
     with pytest.raises(ClusterError, match=words.format(closed_port)), ensure_ray(config):
         pass
-
-
-def test_environment_afterwards_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XREC_TEST_SET", "before")
-    with environment({"XREC_TEST_SET": "inside", "XREC_TEST_UNSET": "inside"}):
-        assert os.environ["XREC_TEST_SET"] == os.environ["XREC_TEST_UNSET"] == "inside"
-    assert os.environ["XREC_TEST_SET"] == "before"
-    assert "XREC_TEST_UNSET" not in os.environ

@@ -47,8 +47,9 @@ def test_submit_job_that_fails_exits_1_with_the_reason(
     done = xrec_on(three_nodes, "submit", "prepare", config, source)
     assert done.returncode == 1, done.stdout + done.stderr
     error = done.stderr[done.stderr.index("error: ") :]
-    for words in ("FAILED", "exit code 1", str(missing)):
-        assert words in error
+    assert "ended as FAILED: " in error
+    assert "exit code 1" in error
+    assert str(missing) in done.stdout
     assert "Traceback" not in error
 
 

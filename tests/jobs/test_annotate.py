@@ -107,22 +107,3 @@ def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project: 
 def test_prepare_without_annotations_says_which_job_makes_them(project: str) -> None:
     with pytest.raises(ArtifactNotFoundError, match="run xrec annotate first"):
         jobs.prepare.run(load_config(PrepareConfig, project))
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([{"user_id": "u", "item_id": "i", "stars": 5}], "missing column(s) review"),
-        ([review("u", "i", rating=7)], "rating must be from 1 to 5"),
-        ([review("u", "i", time="soon")], "time must be a number or a date"),
-        ([review("u", "i")], "split.by = time, but 1 of 1 reviews have no time"),
-        ([review("u", "i", rating=1, time=1)], "no review is left"),
-        ([], "no review is left"),
-    ],
-)
-def test_annotate_command_of_bad_input_ends_with_a_message(
-    project: str, tmp_path: Path, rows: list[dict[str, Any]], message: str
-) -> None:
-    write_json_lines(tmp_path / "reviews.jsonl", rows)
-    code, _, err = xrec("annotate", project)
-    assert (code, message in err) == (1, True), err

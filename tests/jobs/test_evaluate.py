@@ -20,15 +20,25 @@ from xrec.data import read_dataset
 from xrec.data.dataset import held_out_pairs
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.evaluate.evaluation import read_coverage, read_evaluation
-from xrec.evaluate.scores import score_pairs, with_references
+from xrec.evaluate.metrics import METRICS
+from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, score_pairs, with_references
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
-from xrec.storage import read_manifest
+from xrec.storage import Location, read_manifest, read_table
+
+
+def _evaluation(location: Location) -> tuple[list[ScoredPair], dict[str, float]]:
+    """The scored pairs, and the value of each metric."""
+    pairs = read_table(location / "pairs.parquet", SCORED_PAIRS).to_pylist()
+    metrics = read_table(location / "metrics.parquet", METRICS).to_pylist()
+    return (
+        [ScoredPair(**{**row, "aspects": tuple(row["aspects"] or ())}) for row in pairs],
+        {row["metric"]: row["value"] for row in metrics},
+    )
 
 
 def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline: Any) -> None:
-    pairs, metrics = read_evaluation(pipeline.location("evaluation"))
+    pairs, metrics = _evaluation(pipeline.location("evaluation"))
     dataset = read_dataset(pipeline.location("dataset"))
     users, items = dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
     references = {
@@ -43,13 +53,13 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
         **texts,
         **dict.fromkeys(refused, ""),
     }
-    assert metrics["coverage"].value == pytest.approx(len(texts) / len(pairs))
-    assert metrics["empty_share"].value == pytest.approx(len(refused) / len(pairs))
+    assert metrics["coverage"] == pytest.approx(len(texts) / len(pairs))
+    assert metrics["empty_share"] == pytest.approx(len(refused) / len(pairs))
     assert all(pair.reference == references[pair.user_id, pair.item_id] for pair in pairs)
     assert sum(pair.shuffled_explanation is not None for pair in pairs) == 8
     assert all(math.isfinite(pair.nll_own) and math.isfinite(pair.nll_shuffled) for pair in pairs)
     gain = sum(pair.nll_shuffled - pair.nll_own for pair in pairs) / len(pairs)
-    assert metrics["personalization_gain"].value == pytest.approx(gain, abs=1e-6)
+    assert metrics["personalization_gain"] == pytest.approx(gain, abs=1e-6)
     titles = dict(zip(items, dataset.items["title"].to_pylist(), strict=True))
     for pair in pairs:
         assert pair.item_title == titles[pair.item_id]
@@ -57,13 +67,15 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
         assert pair.reference_names_item
         others = [title for title in titles.values() if title != pair.item_title]
         assert (pair.other_title is not None) == any(title in pair.explanation for title in others)
-    assert metrics["names_item_references"].value == 1.0
+    assert metrics["names_item_references"] == 1.0
     assert {"names_item", "names_another_item", "aspects_supported"} <= set(metrics)
     assert "aspect_accuracy" in metrics
     assert "embedding_f1" not in metrics
     failed = pipeline.manifests["explanations"].metrics["failed_by_reason"]
-    coverage = read_coverage(pipeline.location("evaluation"))
-    assert (coverage.num_explained, coverage.failed) == (len(texts), failed)
+    counts = pipeline.manifests["evaluation"].row_counts
+    assert counts["explained_in_backfill"] == len(texts)
+    told = {name.partition(":")[2]: count for name, count in counts.items() if ":" in name}
+    assert told == failed
 
 
 def _explainer(config: EvaluateConfig) -> Explainer:
@@ -74,7 +86,7 @@ def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline: Any) -> None:
     """One pair again, by hand: log-softmax of the logits at each token of the reference."""
     explainer = _explainer(pipeline.config(EvaluateConfig))
     dataset = explainer.dataset
-    pair = read_evaluation(pipeline.location("evaluation"))[0][0]
+    pair = _evaluation(pipeline.location("evaluation"))[0][0]
     indices = Pair(dataset.user_index(pair.user_id), dataset.item_index(pair.item_id))
     prompt = explainer.pairs.prompt(indices)
     assert pair.item_title in pair.reference
@@ -111,11 +123,11 @@ def test_evaluate_report_is_one_page_and_the_metrics_are_the_same_everywhere(pip
     links = re.findall(r'(?:href|src|action)="([^"]*)"', html)
     assert links
     assert [link for link in links if not link.startswith("#")] == []
-    pairs, metrics = read_evaluation(location)
+    pairs, metrics = _evaluation(location)
     assert any(pair.user_id in html for pair in pairs)
     values = json.loads((location / "metrics.json").read_text())
     assert values == pipeline.manifests["evaluation"].metrics
-    assert values["personalization_gain"] == metrics["personalization_gain"].value
+    assert values["personalization_gain"] == metrics["personalization_gain"]
 
 
 @pytest.mark.usefixtures("without_work")

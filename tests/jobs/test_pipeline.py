@@ -62,11 +62,6 @@ def test_build_sample_llm_on_s3_resolves_to_a_folder_with_the_same_files(
     assert tokenizer.decode(tokenizer("The café, late.")["input_ids"]) == "The café, late."
 
 
-def test_build_sample_llm_learns(pipeline: Any) -> None:
-    """From about 6 nats a token (400 tokens, all alike) to far below."""
-    assert pipeline.manifests["llm"].metrics["loss"] < 4
-
-
 def test_prepare_sample_config_gives_the_town_as_a_dataset(tmp_path: Path) -> None:
     config = load_config(PrepareConfig, CONFIGS / "sample.yaml", [f"workspace={tmp_path}"])
     manifest = run(config)

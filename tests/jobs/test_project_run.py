@@ -91,6 +91,9 @@ def test_run_makes_what_is_missing_skips_what_is_there_and_redoes_what_differs(
     manifest = read_manifest(open_location(changed["prepare"].artifact("dataset")), "dataset")
     assert manifest.config["splits"]["test"] == 0.3
     assert run(changed, redo=True) == skipped
+    code, out, err = xrec("run", tmp_path / "town.yaml", "prepare.splits.test=0.3")
+    assert (code, skipped[0] in err) == (0, True)
+    assert out.startswith(f"dataset: {tmp_path}/workspace/dataset\n  rows: ")
 
 
 def _output(folder: Path) -> Output:
@@ -238,16 +241,15 @@ def test_job_whose_input_is_missing_names_the_job_to_run(tmp_path: Path, job: st
 
 def test_run_that_cannot_be_chosen_is_refused() -> None:
     shared = {"workspace": "w", "llm": {"model": "m"}}
-    twice = {**shared, "graph": "w/x", "adapter": "w/x", "pretrain-graph": {}, "train-adapter": {}}
     limited = {**shared, "backfill": {"pairs": {"kind": "split"}, "limit": 5}}
     for values, words in (
-        (twice, "pretrain-graph and train-adapter both make w/x"),
         ({**shared, "serve": {}}, "no job to run; add sections"),
         (limited, r"backfill\.limit = 5: .* give it to xrec backfill"),
     ):
         with pytest.raises(ConfigError, match=words):
             chosen_configs(Project("town.yaml", values))
-    chosen = chosen_configs(Project("town.yaml", twice), first="train-adapter")
+    two = {**shared, "pretrain-graph": {}, "train-adapter": {}}
+    chosen = chosen_configs(Project("town.yaml", two), first="train-adapter")
     assert list(chosen) == ["train-adapter"]
 
 

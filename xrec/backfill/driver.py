@@ -26,7 +26,6 @@ from xrec.bulk import (
     Summary,
     Survey,
     complete,
-    export_run,
     publish,
     vacuum,
 )
@@ -36,7 +35,7 @@ from xrec.bulk.driver import has_work as rows_are_left
 from xrec.bulk.publish import Describe
 from xrec.bulk.runs.progress import now
 from xrec.bulk.work.ray_actors import gpus_each
-from xrec.config.backfill import BackfillConfig, ExportConfig
+from xrec.config.backfill import BackfillConfig
 from xrec.progress import counter, duration
 from xrec.storage import Manifest
 
@@ -109,7 +108,7 @@ def run_backfill(
 def finish(config: BackfillConfig, run: BulkRun) -> Manifest | None:
     """Publish a run that is done, and do what follows; None, and nothing, if pairs are left.
 
-    Nothing is written if all was done before. Raises what `publish` and `export_run` raise, and
+    Nothing is written if all was done before. Raises what `publish` raises, and
     DataError if too many pairs failed.
     """
     check_failed_share(run, Survey(run).summary, config.max_failed_share)
@@ -148,25 +147,16 @@ def describe(run: BulkRun) -> Describe:
     return of
 
 
-def export_of(export: ExportConfig, version: int) -> ExportConfig:
-    """The export of a version: a folder of its own below the one that the config names."""
-    return export.model_copy(update={"uri": f"{export.uri.rstrip('/')}/version-{version}"})
-
-
 def _after_publishing(config: BackfillConfig, run: BulkRun, manifest: Manifest) -> Manifest:
-    """Write the report of a version, vacuum the table, and export it, as `config` says."""
+    """Write the report of a version, and vacuum the table if `config` says so."""
 
     def follow() -> None:
-        uri, version = run.output.uri, manifest.version
-        assert version is not None
+        uri = run.output.uri
         if not is_report_of(run.output, manifest):
-            write_report(uri, config.price_per_actor_hour, config.storage)
+            write_report(uri, config.storage)
         if config.vacuum_hours is not None:
             retention = timedelta(hours=config.vacuum_hours)
             logger.info("vacuum: %d files deleted", vacuum(uri, retention, config.storage))
-        if config.export is not None:
-            export = export_of(config.export, version)
-            export_run(uri, export, version=version, storage=config.storage)
 
     with_backoff(follow)
     return manifest

@@ -29,18 +29,13 @@ _HEAD = (
 )
 
 
-def write_report(
-    uri: str, price_per_actor_hour: float | None, storage: StorageConfig | None = None
-) -> None:
-    """Write both files, of what is published at `uri`.
-
-    `price_per_actor_hour` is in any currency; if it is None, the report states no cost.
-    """
+def write_report(uri: str, storage: StorageConfig | None = None) -> None:
+    """Write both files, of what is published at `uri`."""
     table = published(uri, storage=storage)
     report = {
         "fingerprint": table.manifest.fingerprint,
         "version": table.version,
-        **summarize(table.manifest, price_per_actor_hour),
+        **summarize(table.manifest),
         "samples": _samples(table, OK, GENERATED),
         "failed_samples": _samples(table, FAILED_STATUS, FAILED),
     }
@@ -58,8 +53,8 @@ def is_report_of(output: Location, manifest: Manifest) -> bool:
     return isinstance(report, dict) and report.get("fingerprint") == manifest.fingerprint
 
 
-def summarize(manifest: Manifest, price_per_actor_hour: float | None) -> dict[str, Any]:
-    """Rows, tokens, rates, deaths and cost of what a manifest is of.
+def summarize(manifest: Manifest) -> dict[str, Any]:
+    """Rows, tokens, rates and deaths of what a manifest is of.
 
     Shares and rates are None if nothing was generated or the engine does not report its work.
     """
@@ -67,9 +62,6 @@ def summarize(manifest: Manifest, price_per_actor_hour: float | None) -> dict[st
     costs, num_carried = metrics["costs"], metrics["num_carried"]
     seconds = costs.get("seconds", 0.0)
     num_done = counts["explanations"] + counts["failed"] - num_carried
-    cost = None
-    if price_per_actor_hour is not None and num_done:
-        cost = price_per_actor_hour * seconds / 3600 / num_done * 1e6
     return {
         "num_explained": counts["explanations"],
         "num_carried": num_carried,
@@ -88,8 +80,6 @@ def summarize(manifest: Manifest, price_per_actor_hour: float | None) -> dict[st
         "num_deaths": metrics["num_deaths"],
         "actor_seconds": seconds,
         "pairs_per_actor_second": num_done / seconds if seconds else None,
-        "price_per_actor_hour": price_per_actor_hour,
-        "cost_per_million_pairs": cost,
     }
 
 

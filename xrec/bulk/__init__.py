@@ -55,7 +55,7 @@ tests `test_rule_N_...` in tests/xrec/bulk, and tests/xrec/bulk/model plays them
 from typing import TYPE_CHECKING
 
 from xrec.bulk.driver import complete, drive, has_work
-from xrec.bulk.export import Exported, export_run, is_exported
+from xrec.bulk.export import Exported, export_run
 from xrec.bulk.preview import Preview, preview
 from xrec.bulk.publish import publish
 from xrec.bulk.request import RunRequest, listing_of, open_run
@@ -102,7 +102,6 @@ __all__ = [
     "empty",
     "export_run",
     "has_work",
-    "is_exported",
     "listing_of",
     "open_run",
     "preview",

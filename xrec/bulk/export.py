@@ -75,16 +75,6 @@ def export_run(
     return Exported(target, table.version, success["num_rows"], len(success["files"]), is_new)
 
 
-def is_exported(
-    uri: str, settings: ExportConfig, version: int, storage: StorageConfig | None = None
-) -> bool:
-    """True if `export_run` with these arguments would find the export whole, and do nothing."""
-    storage = storage or StorageConfig()
-    target = open_location(settings.uri, storage)
-    record = _record(published(uri, version=version, storage=storage), settings)
-    return _read(target / RECORD) == record and _read(target / SUCCESS) is not None
-
-
 def _record(table: Published, settings: ExportConfig) -> dict[str, Any]:
     """What the export is of; the same record means the same files."""
     return {

@@ -22,7 +22,6 @@ from xrec.storage.process import may_be_at_work
 
 Phase = Literal["planned", "running", "silent", "stopped", "done", "replaced", "published"]
 
-_FEW_CHUNKS = 10
 SECONDS, CARRIED = "seconds", "carried"
 """Costs that every run has: the time of processes, and how many rows an earlier run had written."""
 
@@ -100,12 +99,6 @@ class Status:
     def rows_per_second(self) -> float | None:
         """The rate of the last driver until it last said how far it was."""
         return self.progress.rows_per_second(self.progress.written_at) if self.progress else None
-
-    @property
-    def is_rate_rough(self) -> bool:
-        """True if the last driver has done so few chunks that its rate may change much."""
-        done = self.progress.num_rows_of_driver if self.progress else 0
-        return done * self.record.size.num_chunks < _FEW_CHUNKS * self.record.num_rows
 
     @property
     def seconds_left(self) -> float | None:

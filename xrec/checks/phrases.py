@@ -1,10 +1,9 @@
 """Phrases in texts, which are named and where: a vocabulary of aspects, a list of unsafe words."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-
-import regex
 
 from xrec.checks.tokens import Tokens, tokens_of
 from xrec.config.checks import ChecksConfig
@@ -21,11 +20,8 @@ _SINGULAR_SUBJECTS = word_set("it he she which who")
 _BEFORE_VERBS = word_set("you we they i who to not")
 _AFTER_IMPERATIVES = word_set("at for no out into forward like")
 _COMMENT = "#"
-_LETTER = r"[\p{L}\p{M}\p{N}\p{Pc}]"
-# Words with blanks or one mark between them, of the marks that `PhraseIndex` overlooks.
-_PLAIN = regex.compile(rf"{_LETTER}+(?:\s*[-\u2010\u2011/'\u2019&\s]\s*{_LETTER}+)*['\u2019]?")
-_STARTS_WITH_LETTER, _ENDS_WITH_LETTER = regex.compile(_LETTER), regex.compile(f"{_LETTER}$")
-_START, _END = r"(?:\b|(?<=['\u2019.]))", r"(?:\b|(?=['\u2019.]))"  # of a word, as in "b!tch's"
+# Letters, and the marks that `PhraseIndex` overlooks.
+_PLAIN = re.compile(r"[\w\s&/'\u2019\u2010\u2011-]+")
 
 
 @dataclass(frozen=True)
@@ -149,24 +145,19 @@ class WordList:
     """Finds words and phrases in texts.
 
     One of letters alone is found as `PhraseIndex` finds it: whole words, in any case and number.
-    One with other marks ("sh*t", "a$$") is found where it is written so, in any case, and not
-    within a longer word: "bullsh*t" has no "sh*t". Its marks stand for themselves alone.
+    One with other marks ("sh*t", "a$$") is found wherever it is written so, in any case.
     """
 
     def __init__(self, phrases: Iterable[str]):
         phrases = [composed(phrase) for phrase in phrases]
-        plain = [phrase for phrase in phrases if _is_plain(phrase)]
-        written = sorted(set(phrases).difference(plain), key=len, reverse=True)
-        self._plain = PhraseIndex(plain)
-        self._written = regex.compile(
-            "|".join(map(_pattern, written)) or r"(?!)", regex.V1 | regex.WORD | regex.IGNORECASE
-        )
+        self._plain = PhraseIndex(phrase for phrase in phrases if _is_plain(phrase))
+        written = [re.escape(phrase) for phrase in phrases if not _is_plain(phrase)]
+        self._written = re.compile("|".join(written) or r"(?!)", re.IGNORECASE)
 
     def find(self, text: str) -> list[Span]:
         """Where `text`, which is composed, holds one of them, in order."""
         plain = [(found.start, found.end) for found in self._plain.find(text)]
-        written = (match.span() for match in self._written.finditer(text, overlapped=True))
-        return sorted([*plain, *written])
+        return sorted([*plain, *(match.span() for match in self._written.finditer(text))])
 
 
 def check_word_list(checks: ChecksConfig, storage: StorageConfig) -> None:
@@ -197,12 +188,4 @@ def read_word_list(uri: str, storage: StorageConfig) -> WordList:
 
 
 def _is_plain(phrase: str) -> bool:
-    """Whether it has letters, and no marks but those that `PhraseIndex` overlooks."""
     return _PLAIN.fullmatch(phrase) is not None and any(map(str.isalnum, phrase))
-
-
-def _pattern(phrase: str) -> str:
-    """The phrase letter by letter, with any blanks; no word goes on beside its own letters."""
-    start = _START if _STARTS_WITH_LETTER.match(phrase) else ""
-    end = _END if _ENDS_WITH_LETTER.search(phrase) else ""
-    return start + r"\s+".join(map(regex.escape, phrase.split())) + end

@@ -17,13 +17,11 @@ HELP = """One pair, explained, with what the model was given.
 In:   CONFIG, whose section backfill is used, but for its pairs; two ids
 Out:  the explanation, with the prompt and the texts it was made from, on standard output
 
-An id that neither the dataset nor cold_start holds is an error. For a user that came after training
-give --history: the user's vector is then computed from the vectors of these items.
+An id that neither the dataset nor cold_start holds is an error.
 
 \b
 Example:
   xrec explain configs/sample.yaml --user resident-17 --item place-3
-  xrec explain configs/sample.yaml --user newcomer --item place-3 --history place-1,place-8,place-20
 """
 
 
@@ -36,12 +34,6 @@ def explain(
     item_id: Annotated[
         str, typer.Option("--item", metavar="ID", help="item_id, as in the dataset.")
     ],
-    history: Annotated[
-        str | None,
-        typer.Option(
-            "--history", metavar="ID,ID,...", help="item_ids of a new user, with commas between."
-        ),
-    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Run jobs.explain on one pair."""
@@ -51,10 +43,7 @@ def explain(
     config = load_config(BackfillConfig, config_path, overrides or [])
     import jobs.explain
 
-    item_ids = (
-        None if history is None else [part.strip() for part in history.split(",") if part.strip()]
-    )
-    for line in _lines(jobs.explain.run(config, user_id, item_id, item_ids)):
+    for line in _lines(jobs.explain.run(config, user_id, item_id)):
         typer.echo(line)
 
 

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 HELP = """A project file for your own files.
 
 Looks at the files and finds which one holds users, items, interactions and explanations, or
-reviews that these are to be written from, and what their columns mean, by names and by values.
-Writes DIR/xrec.yaml, with comments, and with settings
-that fit the size of the data and this machine. Never asks, and replaces no project file without
---force.
+reviews that these are to be written from, and what their columns mean, by their names.
+Writes DIR/xrec.yaml, with comments, and with settings that fit the size of the data and this
+machine. Never asks, and replaces no project file without --force.
 
 \b
 In:   a file, or a folder or s3:// prefix, of .csv, .tsv, .jsonl, .json (an object a line) or
@@ -60,7 +59,6 @@ def _lines(findings: "Findings") -> list[str]:
     counts = findings.survey
     explanations = sum(counts.num_explanations.values())
     missing = missing_lines(findings)
-    uncertain = findings.guess.notes
     return [
         text_table(("file", "rows", "table", "columns"), file_rows(findings)),
         "",
@@ -69,7 +67,6 @@ def _lines(findings: "Findings") -> list[str]:
         f"{explanations} {_texts(findings)} ({counts.num_explanations['train']} to train on)",
         f"machine: {findings.machine.describe()}",
         *_section("missing:", missing),
-        *_section("please check in the project file:", uncertain),
         *_section("files of other kinds, not read:", findings.folder.others[:10]),
         "",
         f"wrote {findings.project_file}",

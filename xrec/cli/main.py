@@ -6,7 +6,6 @@ import typer
 
 from jobs.catalogue import COMPARE, JOBS
 from xrec.cli import (
-    demo_command,
     explain_command,
     init_command,
     run_command,
@@ -29,9 +28,8 @@ Data goes one way. Each arrow is a command, each noun an artifact at a URI (loca
   explanations, adapter -serve-> an HTTP endpoint with a page
   explanations -export-> plain Parquet or CSV files
 
-A project is one YAML file, and xrec run goes through all of it. Start with xrec demo, and with your
-own data with xrec init. Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage
-or config.
+A project is one YAML file, and xrec run goes through all of it. Start with xrec init.
+Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage or config.
 """
 
 
@@ -72,7 +70,6 @@ app.add_typer(_lab, name="lab", help="What measures the method beside others: co
 app.command("explain", help=explain_command.HELP)(explain_command.explain)
 app.command("export", help=table_command.EXPORT_HELP)(table_command.export)
 app.command("init", help=init_command.HELP)(init_command.init)
-app.command("demo", help=demo_command.HELP)(demo_command.demo)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)
 app.add_typer(
     table_command.app, name="table", help="A bulk job's table: status, check, rollback, empty."

@@ -85,17 +85,7 @@ def _configure_logging(debug: bool) -> None:
         lambda record: record.levelno >= logging.ERROR
     )  # it warns that there is no GPU
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for each model loaded
-    logger.handlers = [_handler()]
-
-
-def _handler() -> logging.Handler:
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.logging import RichHandler
-
-        console = Console(stderr=True)
-        return RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")
     handler = logging.StreamHandler(sys.stderr)
     form = "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(logging.Formatter(form, datefmt="%H:%M:%S"))
-    return handler
+    logger.handlers = [handler]

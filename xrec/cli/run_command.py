@@ -1,12 +1,17 @@
 """`xrec run`: all jobs of a project."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xrec.cli.arguments import ConfigPath
-from xrec.cli.printing import show_config
+from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import reporting
+
+if TYPE_CHECKING:
+    from xrec.config.shared import JobConfig
+
+_NUM_SHOWN = 10
 
 HELP = """All jobs of a project, in order; what is there already is kept.
 
@@ -18,7 +23,8 @@ with all that depends on it.
 
 \b
 In:   CONFIG; overrides are shared keys, or begin with a job's name
-Out:  the artifacts in <workspace>; progress on standard error
+Out:  the artifacts in <workspace>; ten explanations; the last artifact's rows and metrics;
+      progress on standard error
 
 \b
 Example:
@@ -69,4 +75,19 @@ def run(
         return
     from jobs.project_run import run as run_jobs
 
-    run_jobs(configs, redo=redo, source=config_path, tell=lambda line: typer.echo(line, err=True))
+    manifest = run_jobs(
+        configs, redo=redo, source=config_path, tell=lambda line: typer.echo(line, err=True)
+    )
+    if "backfill" in configs:
+        _show_explanations(configs["backfill"])
+    config = list(configs.values())[-1]
+    typer.echo(summary(manifest, config.artifact(manifest.kind)))
+
+
+def _show_explanations(config: "JobConfig") -> None:
+    from xrec.backfill.reader import read
+
+    uri = config.artifact("explanations")
+    columns = ["user_id", "item_id", "explanation"]
+    for row in read(uri, storage=config.storage).head(_NUM_SHOWN, columns=columns).to_pylist():
+        typer.echo(f"{row['user_id']}, {row['item_id']}: {row['explanation']}")

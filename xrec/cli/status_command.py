@@ -56,7 +56,7 @@ def status(config_path: ConfigPath, overrides: ProjectOverrides = None) -> None:
 
 
 def _row(artifact: "ArtifactStatus") -> tuple[str, ...]:
-    size = _size(artifact.num_bytes) if artifact.num_bytes else "-"
+    size = f"{artifact.num_bytes / 2**20:,.1f} MiB" if artifact.num_bytes else "-"
     if (manifest := artifact.manifest) is None:
         return (artifact.kind, artifact.state, "-", size, "-")
     made = datetime.fromisoformat(manifest.created_at).astimezone().strftime("%Y-%m-%d %H:%M")
@@ -69,12 +69,3 @@ def _row(artifact: "ArtifactStatus") -> tuple[str, ...]:
     ]
     shown = "; ".join(filter(None, (", ".join(counts[:_MOST_COUNTS]), ", ".join(figures))))
     return (artifact.kind, artifact.state, made, size, shown or "-")
-
-
-def _size(num_bytes: int) -> str:
-    size = float(num_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -76,11 +76,8 @@ def submit(
         *(["--until", last] if last else []),
         *(["--redo"] if redo else []),
     ]
-    if job_name == "run":
-        configs = _all_configs(config_path, given, first, last)
-    else:
-        configs = [_config(job_name, config_path, given, options)]
-    _check_no_secrets(given)
+    configs = _configs(job_name, config_path, given, first, last)
+    _check(job_name, given, options)
     from cluster.submit import JobServer, check_shared_paths
 
     for config in configs:
@@ -95,32 +92,25 @@ def submit(
         _follow(submission_id, server)
 
 
-def _config(
-    name: str, config_path: str, overrides: list[str], run_options: list[str]
-) -> "JobConfig":
-    from xrec.errors import ConfigError
-
-    job = job_named(name)
-    if run_options:
-        raise ConfigError(f"--from, --until and --redo go with xrec submit run, saw {name}")
-    return job.load_config(config_path, overrides)
-
-
-def _all_configs(
-    config_path: str, overrides: list[str], first: str | None, last: str | None
+def _configs(
+    name: str, path: str, overrides: list[str], first: str | None, last: str | None
 ) -> "Sequence[JobConfig]":
+    """The configs of the job, or of all jobs of the run."""
+    if name != "run":
+        return [job_named(name).load_config(path, overrides)]
     from jobs.pipeline import chosen_configs
     from xrec.config.project import read_project
 
-    return list(chosen_configs(read_project(config_path, overrides), first, last).values())
+    return list(chosen_configs(read_project(path, overrides), first, last).values())
 
 
-def _check_no_secrets(overrides: list[str]) -> None:
-    """Raise ConfigError if the command line holds a secret: the cluster shows it in its lists."""
-    from xrec.config.project import secret_overrides
+def _check(name: str, overrides: list[str], run_options: list[str]) -> None:
+    """Raise ConfigError for a run's options of a job alone, and for a secret, which is listed."""
     from xrec.errors import ConfigError
 
-    if secret := secret_overrides(overrides):
+    if run_options and name != "run":
+        raise ConfigError(f"--from, --until and --redo go with xrec submit run, saw {name}")
+    if secret := [text.partition("=")[0] for text in overrides if "access_key" in text]:
         raise ConfigError(
             f"{', '.join(secret)}: a secret would be seen in the cluster's list of jobs; give "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, which go with the job"

@@ -3,7 +3,6 @@
 They run on any machine and import neither Ray nor torch.
 """
 
-import json
 from typing import Annotated
 
 import typer
@@ -13,11 +12,10 @@ from xrec.cli.reporting import FAILED, reporting
 
 STATUS_HELP = """How far the run is that was planned last, and what is published.
 
-Works on any machine that can read the output, also while the run is at work. Reads a few small
-files, however large the run is. Nothing is written, and no cluster is started.
+Works on any machine that can read the output, also while the run is at work. Nothing is written.
 
 \b
-In:   URI of the output; storage.key=value if the AWS variables do not say how s3:// is reached
+In:   URI of the output
 Out:  phase, rows, rate, time left, driver, costs, and the published version, as YAML; exit code 0
       also if the run is not done
 
@@ -29,11 +27,10 @@ Example:
 
 CHECK_HELP = """What is wrong with an output, and how to mend it.
 
-Reads records, the log and lists of files, but no rows. Nothing is written, and no cluster
-is started.
+Reads records, the log and lists of files, but no rows. Nothing is written.
 
 \b
-In:   URI of the output; storage.key=value if the AWS variables do not say how s3:// is reached
+In:   URI of the output
 Out:  what was found, errors first; exit code 1 if there is an error
 
 \b
@@ -44,8 +41,7 @@ Example:
 ROLLBACK_HELP = """Publish the rows of an earlier version again, as the next version.
 
 \b
-In:   URI of the output, and the version; storage.key=value if the AWS variables do not say how
-      s3:// is reached
+In:   URI of the output, and the version
 Out:  the number of the new version, which readers take from now on
 
 \b
@@ -58,7 +54,7 @@ EMPTY_HELP = """Publish a version without rows.
 Earlier versions stay, and a rollback brings them back, until a vacuum deletes their files.
 
 \b
-In:   URI of the output; storage.key=value if the AWS variables do not say how s3:// is reached
+In:   URI of the output
 Out:  the number of the new version
 
 \b
@@ -72,8 +68,7 @@ The folder must be empty. It has no _SUCCESS, which lists the files, until it is
 export is interrupted, the same command goes on.
 
 \b
-In:   URI of the output of a bulk job; storage.key=value if the AWS variables do not say how s3://
-      is reached
+In:   URI of the output of a bulk job
 Out:  in the folder --to: files of rows, _export.json, and _SUCCESS last
 
 \b
@@ -89,10 +84,9 @@ StorageKeys = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[storage.key=value ...]",
-        help="How s3:// is reached, for example storage.endpoint_url=http://127.0.0.1:8333.",
+        help="How s3:// is reached, if the AWS variables do not say it.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 
 
 app = new_app(no_args_is_help=True)
@@ -100,7 +94,7 @@ app = new_app(no_args_is_help=True)
 
 @app.command("status", help=STATUS_HELP)
 @reporting
-def status(uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False) -> None:
+def status(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     """Print the status of the run at `uri`."""
     import yaml
 
@@ -109,27 +103,23 @@ def status(uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = F
     from xrec.config.shared import storage_of
 
     found = status_values(read_status(uri, storage_of(storage_keys or [])))
-    shown = json.dumps(found, indent=2) if as_json else yaml.safe_dump(found, sort_keys=False)
-    typer.echo(shown.rstrip())
+    typer.echo(yaml.safe_dump(found, sort_keys=False).rstrip())
 
 
 @app.command("check", help=CHECK_HELP)
 @reporting
-def check(uri: OutputUri, storage_keys: StorageKeys = None, as_json: AsJson = False) -> None:
+def check(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     """Print what is wrong with the output at `uri`."""
     from xrec.bulk import check_output
     from xrec.config.shared import storage_of
 
     findings = check_output(uri, storage_of(storage_keys or []))
-    if as_json:
-        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
-    elif not findings:
+    if not findings:
         typer.echo(f"{uri}: nothing is wrong")
-    else:
-        for finding in findings:
-            typer.echo(f"{finding.severity}: {finding.what}")
-            if finding.mend:
-                typer.echo(f"  to do: {finding.mend}")
+    for finding in findings:
+        typer.echo(f"{finding.severity}: {finding.what}")
+        if finding.mend:
+            typer.echo(f"  to do: {finding.mend}")
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(FAILED)
 

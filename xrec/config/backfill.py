@@ -23,17 +23,12 @@ class SplitPairs(Config):
     kind: Literal["split"]
     split: Split = Field("test", description="The split.")
     max_pairs: int | None = Field(
-        None,
-        ge=1,
-        description="Largest number of pairs, the first ones by user and item. If null, all.",
+        None, ge=1, description="Largest number of pairs, the first by user and item; null: all."
     )
 
 
 class TablePairs(Config):
-    """A table of pairs with the columns user_id and item_id.
-
-    It is one Parquet file, or a folder of them.
-    """
+    """A Parquet file, or a folder of some, with the columns user_id and item_id."""
 
     kind: Literal["table"]
     uri: str = Field(description="URI of the file or folder, local or s3://.")
@@ -43,70 +38,36 @@ class RecommendedPairs(Config):
     """The pairs of a recommendations artifact (`xrec recommend`)."""
 
     kind: Literal["recommendations"]
-    uri: str | None = Field(
-        None, description="URI of the recommendations; if null, it is <workspace>/recommendations."
-    )
-    k: int | None = Field(
-        None,
-        ge=1,
-        description="Number of each user's best items. If null, all that are there.",
-    )
+    uri: str | None = artifact_uri("recommendations")
+    k: int | None = Field(None, ge=1, description="Number of each user's best items; null: all.")
 
 
 class ActorsConfig(Config):
     """The pool of processes that hold the language model."""
 
-    num_actors: int = Field(
-        2,
-        ge=1,
-        description="Largest number of actors; the run begins with the first one that is ready.",
-    )
+    num_actors: int = Field(2, ge=1, description="Largest number of actors.")
     min_actors: int | None = Field(
-        None,
-        ge=1,
-        description="Smallest number of actors, to which the pool shrinks when some are idle. If "
-        "null, num_actors.",
+        None, ge=1, description="Number to which the pool shrinks when idle. If null, num_actors."
     )
-    cpus_per_actor: int = Field(
-        1, ge=1, description="Torch threads, and logical CPUs, of each actor."
-    )
+    cpus_per_actor: int = Field(1, ge=1, description="Logical CPUs, and torch threads, of each.")
     device: Device = Field(
-        "auto",
-        description="What each actor computes on; auto is a GPU each if the cluster has enough of "
-        "them, else CPUs.",
+        "auto", description="What each computes on; auto is a GPU each if there are enough."
     )
 
 
 class ExportConfig(Config):
-    """A folder of plain files, for programs that do not read Delta tables.
+    """A folder of plain files, for programs that do not read Delta tables."""
 
-    A URI alone stands for the section with this URI and the defaults.
-    """
-
-    uri: str = Field(
-        description="URI of the folder, which must be empty or hold an export; once it is whole, "
-        "_SUCCESS is in it."
-    )
-    format: Literal["parquet", "csv"] = Field(
-        "parquet", description="Format of the files: Parquet, or CSV with a header."
-    )
-    columns: tuple[str, ...] | None = Field(
-        None, description="Columns of the files. If null, all that the table's files have."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _uri_alone(cls, values: Any) -> Any:
-        return {"uri": values} if isinstance(values, str) else values
+    uri: str = Field(description="URI of the folder, which must be empty or hold an export.")
+    format: Literal["parquet", "csv"] = Field("parquet", description="Format of the files.")
+    columns: tuple[str, ...] | None = Field(None, description="Columns. If null, all.")
 
 
 class RunConfig(RayJobConfig):
     """A bulk job: a driver, and processes that each work on chunks of rows."""
 
     alongside: bool = Field(
-        False,
-        description="Whether to begin although another driver seems to be at work; each row counts "
-        "once.",
+        False, description="Whether to begin although another driver seems to be at work."
     )
 
 
@@ -116,21 +77,19 @@ class BulkConfig(RunConfig):
     limit: int | None = Field(
         None,
         ge=1,
-        description="Number of texts, those of earlier starts included, after which the run ends "
-        "unfinished and unpublished. Chunks are not divided, so there may be more. The next start "
-        "without it goes on. If null, all are written.",
+        description="Number of texts, in whole chunks and with earlier starts', after which the "
+        "run ends unpublished; the next start goes on. If null, all are written.",
     )
     retry_failed: tuple[str, ...] | None = Field(
         None,
-        description="Which failed texts of this run are written again: all, or those of one reason "
-        "or of a list of reasons. If null, they stay as they are.",
+        description="Which failed texts of this run are written again: all, a reason, or a list of "
+        "reasons. If null, none.",
     )
     max_failed_share: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="Share of failed texts above which the run stops. Pairs of which nothing was "
-        "to be said (abstained) do not count.",
+        description="Share of failed texts above which the run stops; abstained ones do not count.",
     )
     actors: ActorsConfig = ActorsConfig()
 
@@ -168,41 +127,27 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
     rows_per_chunk: int | None = Field(
         None,
         ge=1,
-        description="Largest number of pairs of a chunk, which one actor does as a whole. If null, "
-        "as many as take half a minute by the rate of what is published, else 1024, and so few "
-        "that each actor gets several.",
+        description="Largest number of pairs that an actor does at a time. If null, about half a "
+        "minute's work.",
     )
     carry_from: str | None = Field(
         "published",
-        description="Where explanations are taken over from whose texts, vectors, model and "
-        "decoding are the same: published (by this output), or the URI of another output. If null, "
-        "all are generated.",
+        description="Where explanations are taken over from whose inputs are the same: published "
+        "(by this output), or the URI of another output. If null, all are generated.",
     )
     republish: bool = Field(
-        False,
-        description="Whether a run is published again that a rollback or an emptying took back.",
+        False, description="Whether a run is published again that a rollback or an empty took back."
     )
     retry_failed: tuple[Literal["all"] | FailureReason, ...] | None = Field(
         None,
-        description="Which failed rows of this run are done again: all, or those of one reason, or "
-        "of a list of reasons. If null, they stay as they are.",
-    )
-    price_per_actor_hour: float | None = Field(
-        None,
-        ge=0,
-        description="What an actor costs in an hour, in any currency, for the report.",
+        description="Which failed rows of this run are done again: all, a reason, or a list of "
+        "reasons. If null, none.",
     )
     vacuum_hours: float | None = Field(
         None,
         ge=1,
-        description="If given, files that no version of the last so many hours needs are deleted "
-        "after publishing (Delta's VACUUM). 168 is usual: rollbacks and readers of earlier "
-        "versions need them.",
-    )
-    export: ExportConfig | None = Field(
-        None,
-        description="Folder in which each published version is written as plain files, in "
-        "version-N.",
+        description="Files that no version of the last so many hours needs are deleted after "
+        "publishing (Delta's VACUUM); 168 is usual. If null, none are.",
     )
 
 
@@ -213,8 +158,5 @@ class RecommendConfig(RunConfig, ColdStartJobConfig):
     k: int = Field(20, ge=1, description="Number of items of each user.")
     user_ids: tuple[str, ...] | None = Field(None, description="The users. If null, all users.")
     users_per_task: int = Field(
-        8192,
-        ge=1,
-        description="Largest number of users that an actor ranks at a time; a run that goes on "
-        "keeps its number.",
+        8192, ge=1, description="Largest number of users that an actor ranks at a time."
     )

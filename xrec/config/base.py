@@ -1,8 +1,7 @@
 """The base of config classes, their validation, and how a mistake is described.
 
-A message names the key, the value seen and what was expected. It never shows a value that may be
-a secret: a `SecretStr`, a field with `repr=False`, or what stands in the place of a section with
-such fields.
+A message names the key, the value seen and what was expected. It never shows what stands in a
+section with secrets, in whatever place.
 """
 
 import difflib
@@ -12,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from xrec.errors import ConfigError
 
 _MOST_SHOWN = 200  # characters of a value
 _PLAIN_KEY = re.compile(r"[a-z_]+")
+_SECRETS = {"storage", "security"}  # the sections with secrets
 
 
 class Config(BaseModel):
@@ -123,40 +123,31 @@ def keys_of(section: type[Config], prefix: str = "", kind: str | None = None) ->
             yield from keys_of(each, f"{prefix}{name}.", own_kind)
 
 
-def holds_secret(field: FieldInfo) -> bool:
-    """True if the field's value may be, or contain, a secret."""
-    return (
-        not field.repr
-        or SecretStr in (field.annotation, *get_args(field.annotation))
-        or any(
-            holds_secret(key.field)
-            for section in sections_of(field.annotation)
-            for key in keys_of(section)
-        )
-    )
-
-
 def _problem(config_type: type[Config], detail: Any) -> Problem:
-    keys, section, field = _walk(config_type, detail["loc"])
+    keys, section = _walk(config_type, detail["loc"])
+    is_secret = not _SECRETS.isdisjoint(keys)
     if detail["type"] == "missing":
         return Problem(keys, "required, and not given", is_missing=True)
     if detail["type"] != "extra_forbidden":
         text = detail["msg"].removeprefix("Value error, ")
-        return Problem(keys, text + _shown_value(detail["input"], field))
+        hidden = ", saw a value that is not shown"
+        return Problem(keys, text + (hidden if is_secret else _shown_value(detail["input"])))
     assert section is not None
-    return Problem((*keys[:-1], _shown_key(keys[-1], section)), known=tuple(section.model_fields))
+    if is_secret and not _PLAIN_KEY.fullmatch(keys[-1]):  # {key:secret}, for example
+        keys = (*keys[:-1], "(not shown)")
+    return Problem(keys, known=tuple(section.model_fields))
 
 
 def _walk(
     config_type: type[Config], location: Sequence[str | int]
-) -> tuple[tuple[str, ...], type[Config] | None, FieldInfo | None]:
-    """The keys of pydantic's `location`, the section that holds the last one, and its field.
+) -> tuple[tuple[str, ...], type[Config] | None]:
+    """The keys of pydantic's `location`, and the section that holds the last one.
 
     For a union of sections the location also has the tag of the chosen one, which is no key.
     """
     keys: list[str] = []
     inside: tuple[type[Config], ...] = (config_type,)
-    around, field = None, None
+    around = None
     for part in location:
         if isinstance(part, str) and len(inside) > 1:
             inside = tuple(section for section in inside if part in _tags(section))
@@ -166,7 +157,7 @@ def _walk(
             around = inside[0] if inside else None
             field = around.model_fields.get(part) if around else None
             inside = sections_of(field.annotation) if field else ()
-    return tuple(keys), around, field
+    return tuple(keys), around
 
 
 def _tags(section: type[Config]) -> tuple[str, ...]:
@@ -174,15 +165,7 @@ def _tags(section: type[Config]) -> tuple[str, ...]:
     return get_args(kind.annotation) if kind else ()
 
 
-def _shown_key(key: str, section: type[Config]) -> str:
-    """A secret that stands by mistake where a key belongs (`{key:secret}`) is not shown."""
-    beside = (field for field in section.model_fields.values() if not sections_of(field.annotation))
-    return key if _PLAIN_KEY.fullmatch(key) or not any(map(holds_secret, beside)) else "(not shown)"
-
-
-def _shown_value(value: Any, field: FieldInfo | None) -> str:
-    if field is not None and holds_secret(field):
-        return ", saw a value that is not shown"
+def _shown_value(value: Any) -> str:
     if isinstance(value, str | int | float | None):
         shown = repr(value)
         return f", saw {shown if len(shown) <= _MOST_SHOWN else shown[:_MOST_SHOWN] + '...'}"

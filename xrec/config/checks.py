@@ -29,35 +29,29 @@ class ChecksConfig(Config):
 
     unsupported: bool = Field(
         False,
-        description="Whether to refuse a text that names an aspect of the dataset's vocabulary, a "
-        "number, or in English a proper name or what an aspect ends with ('service'), that stands "
-        "neither in the prompt's texts nor in the evidence of the chosen aspects, nor, for "
-        "aspects, in the item's training reviews; and any text of an item of which nothing is "
-        "known: no profile, and no aspect.",
+        description="Whether to refuse a text that names an aspect, a number or, in English, a "
+        "proper name that neither the prompt nor the item's training reviews have.",
     )
     min_chosen: int = Field(
         0,
         ge=0,
-        description="Least number of the aspects chosen for its pair that a text must name, or all "
-        "where fewer were chosen; where the prompt asks for aspects and none can be chosen, any "
-        "text is refused. With 0 it need not name any.",
+        description="Number of the aspects chosen for its pair that a text must name; all, where "
+        "fewer were chosen.",
     )
     named_twice: bool = Field(
         False,
         description="Whether to refuse a text of which a sentence names an aspect twice, or one "
-        "that is what the title calls the item: 'good sound, low price and clean sound', 'the "
-        "Light should suit you for the light'.",
+        "that the title names ('the Light suits you for the light').",
     )
     not_positive: bool = Field(
         False,
         description="Whether to refuse an English text whose sentiment is negative, or that blames "
-        "or denies a chosen aspect. Texts in other languages pass.",
+        "or denies a chosen aspect.",
     )
     unsafe_words: str | None = Field(
         None,
-        description="URI of a text file in UTF-8 with a word or phrase a line; a text that holds "
-        "one of them outside the item's title is refused. Marks other than hyphens stand for "
-        "themselves, as in sh*t. If null, there is no list.",
+        description="URI of a text file with a word or phrase a line; a text that has one outside "
+        "the item's title is refused. If null, there is no list.",
     )
 
     @property
@@ -69,26 +63,21 @@ class ChecksConfig(Config):
 class PlainConfig(Config):
     """The templates of the plain sentence: `first`, then `second` if two aspects have evidence.
 
-    Placeholders: {item_reviews} of {num_item_reviews} reviews of the item mention the {aspect},
-    {user_reviews} of {num_user_reviews} those of the user; {title} is the item's, {of_title} is
-    `of_title` where the item has one; {reviews} and {mention} are the forms below for these
-    numbers, and {opinion} is `opinion` where reviews of the item praise the aspect in words of
-    their own, which it quotes.
+    {item_reviews} of {num_item_reviews} reviews of the item mention the {aspect}, and
+    {user_reviews} of {num_user_reviews} of the user's; {title} is the item's.
     """
 
     reviews: tuple[str, str] = Field(
-        ("review", "reviews"), description="{reviews} if the item has one review, or more."
+        ("review", "reviews"), description="{reviews} of one review, and of more."
     )
     mention: tuple[str, str] = Field(
-        ("mentions", "mention"), description="{mention} if one review has the aspect, or more."
+        ("mentions", "mention"), description="{mention} of one review, and of more."
     )
     opinion: str = Field(
-        " (\u201c{opinion}\u201d)",
-        description="{opinion} of an aspect that reviews praise in words of their own.",
+        " (\u201c{opinion}\u201d)", description="{opinion} where reviews have words of their own."
     )
     of_title: str = Field(
-        " of {title}",
-        description="{of_title} of an item with a title, unless the sentence follows a text.",
+        " of {title}", description="{of_title} of an item with a title, where no text precedes."
     )
     first: str = Field(
         "{item_reviews} of {num_item_reviews} {reviews}{of_title} {mention} the {aspect}{opinion}",
@@ -102,8 +91,7 @@ class PlainConfig(Config):
         description="What follows an aspect that reviews of the user mention.",
     )
     user_of_one: str = Field(
-        ", which you mention in yours",
-        description="The same if the user wrote one review.",
+        ", which you mention in yours", description="The same if the user wrote one review."
     )
     end: str = Field(".", description="What ends the sentence.")
 

@@ -68,7 +68,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     likelihood: bool = Field(
         False,
         description="Whether ours and its variants also say how likely the references are, with "
-        "the user's own vector and with another user's: two more passes over each pair.",
+        "the user's own vector and with another user's.",
     )
     llm: LLMConfig | None = Field(
         None, description="The frozen language model; only entries without one need none."
@@ -84,8 +84,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     metrics: MetricsConfig = MetricsConfig()
     groups: tuple[Grouping, ...] = Field(
         ("user_explanations",),
-        description="Figures are also given for groups of users or items, from rare to frequent, "
-        "by their number of training explanations or interactions.",
+        description="Figures are also given for groups of users or items, from rare to frequent.",
     )
     blind_sheet: BlindSheetConfig = BlindSheetConfig()
 

@@ -24,49 +24,43 @@ _TEMPERATURE_AFTER_CHECKS = 0.4
 
 
 class TextConfig(Config):
-    """What a generated text must be to be used.
+    """What a generated text must be to be used; one that breaks a rule is a failed row.
 
-    A text that breaks a rule becomes a failed row with the rule's name as its reason. Two rules are
-    always on: no text may name another item of the catalogue (`names_another_item`) or hold a part
-    of the title's place-holder (`broken_placeholder`).
+    Two rules are always on: no text may name another item of the catalogue (`names_another_item`)
+    or hold a part of the title's place-holder (`broken_placeholder`).
     """
 
     max_words: int | None = Field(
         50,
         ge=1,
-        description="Longest explanation, in words (in Chinese and Japanese, characters). A longer "
-        "text ends with its last whole sentence. If null, any length is used.",
+        description="Longest explanation, in words (in Chinese and Japanese, characters); a longer "
+        "text is cut after a whole sentence. If null, any.",
     )
     refuses_repetition: bool = Field(
         True,
-        description="Whether a text is refused that says a phrase of three words more than 3 "
-        "times, or any phrase of three words or more twice in a row, or more than 24 tokens in a "
-        "row of the prompt.",
+        description="Whether a text is refused that repeats itself, or 24 tokens of the prompt.",
     )
     checks: ChecksConfig = ChecksConfig()
     retry_temperature: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
         "auto",
-        description="Temperature of a second try, with another seed, for a text that cannot be "
-        "used; null is no second try. auto is 0.4 if any of `checks` is on, else null.",
+        description="Temperature of a second try for a text that cannot be used; null: none. auto "
+        "is 0.4 if any of `checks` is on, else null.",
     )
     fallback: Literal["none", "plain", "abstain"] = Field(
         "plain",
         description="What takes the place of a text that cannot be used. plain: a sentence from "
-        "the evidence of its chosen aspects, abstained if there is too little (as none with "
-        "prompt.aspects 0). abstain: it fails as abstained. none: it fails with the reason of its "
-        "text.",
+        "the evidence of its aspects, or abstained if there is none. abstain: it fails as "
+        "abstained. none: it fails with the reason of its text.",
     )
     min_evidence: int = Field(
         2,
         ge=1,
-        description="Least number of an item's training reviews that mention an aspect of a plain "
-        "sentence; of what a text names itself, one is enough.",
+        description="Least number of an item's reviews that mention an aspect of a plain sentence.",
     )
     plain: PlainConfig = PlainConfig()
     is_backed: bool = Field(
         False,
-        description="Whether a text is followed by the plain sentence of its aspects' evidence, if "
-        "both together have max_words at most.",
+        description="Whether a text is followed by the plain sentence, if max_words allows both.",
     )
 
     @property
@@ -84,27 +78,22 @@ class DecodingConfig(Config):
         80, ge=1, description="Longest explanation, in tokens, its end token included."
     )
     temperature: float = Field(
-        0.0,
-        ge=0,
-        description="Temperature of sampling; 0 always takes the likeliest token.",
+        0.0, ge=0, description="Temperature of sampling; 0 always takes the likeliest token."
     )
     top_p: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Share of the probability that sampling draws from (nucleus); 1 allows all "
-        "tokens.",
+        description="Share of the probability that sampling draws from; 1 allows all tokens.",
     )
     seed: int = Field(0, ge=0, description="Seed of sampling.")
     opening: str | None = Field(
         None,
-        description="How the text begins if aspects were chosen for its pair, as in 'You would "
-        "enjoy {title} for its {aspects}'; the model writes on from there. If null, it writes all "
-        "of it.",
+        description="How a text with chosen aspects begins, as in 'You would enjoy {title} for its "
+        "{aspects}'; the model writes on. If null, it writes all.",
     )
     opening_and: str = Field(
-        " and ",
-        description="What stands before the last of several {aspects} of the opening.",
+        " and ", description="What stands before the last of several {aspects} of the opening."
     )
     text: TextConfig = TextConfig()
 

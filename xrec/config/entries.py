@@ -43,28 +43,21 @@ class BaselineConfig(Config):
     num_epochs: int | None = Field(
         None,
         ge=1,
-        description="Largest number of passes over the training pairs, of each phase. If null, 100 "
-        "as published, and 1 of lora.",
+        description="Largest number of passes over the training pairs. If null, 100; of lora, 1.",
     )
     learning_rate: float | None = Field(
         None, gt=0, description="Learning rate. If null, as published, and 2e-4 of lora."
     )
     max_validation_pairs: int | None = Field(
-        None,
-        ge=1,
-        description="Number of validation pairs after each epoch, drawn like the training pairs. "
-        "If null, all are used.",
+        None, ge=1, description="Number of validation pairs after each epoch. If null, all."
     )
 
 
 class LoRAConfig(BaselineConfig):
-    """Low-rank weights (LoRA, arXiv 2106.09685) in the attention of the frozen language model.
-
-    The prompt is that of ours in words only, and the loss the same.
-    """
+    """Low-rank weights (LoRA, arXiv 2106.09685) in the attention of the language model."""
 
     max_explanation_tokens: int = Field(
-        128, ge=1, description="Longest training explanation, in tokens; longer ones are left out."
+        128, ge=1, description="Longest training explanation, in tokens."
     )
 
 
@@ -87,8 +80,7 @@ class ElsewhereConfig(Config):
     """Texts that were made elsewhere: a table with a text for each of some pairs."""
 
     uri: str = Field(
-        description="A Parquet, CSV or JSON Lines file (.parquet, .csv, .tsv, .jsonl, .json; the "
-        "last four may be gzipped)."
+        description="A .parquet, .csv, .tsv, .jsonl or .json file; all but the first also gzipped."
     )
     user_id: str = Field("user_id", description="The file's column of user ids.")
     item_id: str = Field("item_id", description="The file's column of item ids.")
@@ -115,12 +107,10 @@ class BlindSheetConfig(Config):
             "convincing": "Would it convince you?",
         },
         min_length=1,
-        description="The questions about each text, by a short name; they are answered from 1 (no) "
-        "to 5 (yes).",
+        description="The questions about each text by name, answered from 1 (no) to 5 (yes).",
     )
     answers: tuple[str, ...] = Field(
-        (),
-        description="URIs of the files of answers that people saved; people.md then says who won.",
+        (), description="Files of answers that people saved; people.md then says who won."
     )
 
     @field_validator("questions")

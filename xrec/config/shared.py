@@ -1,6 +1,5 @@
 """What several jobs share: artifacts, storage, Ray cluster, workers, new users and items."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,31 +17,22 @@ _IN_WORKSPACE = "workspace:"
 
 
 class StorageConfig(Config):
-    """How s3:// URIs are reached.
-
-    What is not given comes from the usual AWS variables and files.
-    """
+    """How s3:// URIs are reached; what is not given comes from the usual AWS variables."""
 
     endpoint_url: str | None = Field(
         None, description="Endpoint of an S3 store other than AWS, e.g. http://127.0.0.1:8333."
     )
     region: str | None = Field(None, description="Region of the S3 store.")
     access_key_id: SecretStr | None = Field(
-        None,
-        description="Access key of the S3 store; safer in AWS_ACCESS_KEY_ID than in a file.",
+        None, description="Access key of the S3 store; safer in AWS_ACCESS_KEY_ID."
     )
     secret_access_key: SecretStr | None = Field(
-        None,
-        description="Secret key of the S3 store; safer in AWS_SECRET_ACCESS_KEY than in a file.",
+        None, description="Secret key of the S3 store; safer in AWS_SECRET_ACCESS_KEY."
     )
     read_timeout_seconds: float = Field(
         60.0, gt=0, description="How long an answer of the endpoint may take, in seconds."
     )
-    max_attempts: int = Field(
-        5,
-        ge=1,
-        description="How often a request is tried, the first time included.",
-    )
+    max_attempts: int = Field(5, ge=1, description="How often a request is tried in all.")
 
     @model_validator(mode="after")
     def _credentials_come_in_pairs(self) -> "StorageConfig":
@@ -55,38 +45,27 @@ class RayConfig(Config):
     """The Ray cluster that the job runs on."""
 
     address: str | None = Field(
-        None,
-        description="Address of the cluster. If null, RAY_ADDRESS; if that is not set, a cluster "
-        "is started here.",
+        None, description="Address of the cluster. If null, RAY_ADDRESS, or one is started here."
     )
     num_cpus: int | None = Field(
         None,
         ge=1,
-        description="Logical CPUs of a cluster that is started here. If null, those of the "
-        "machine, at least 2.",
+        description="Logical CPUs of a cluster that is started here. If null, the machine's.",
     )
 
 
 class ScalingConfig(Config):
-    """The workers of a training job.
-
-    Each worker is one process, with one torch thread for each of its CPUs.
-    """
+    """The workers of a training job, a process each."""
 
     num_workers: int = Field(2, ge=1, description="Number of data-parallel workers.")
     min_workers: int | None = Field(
         None,
         ge=1,
-        description="Fewest workers that the training goes on with where num_workers find no room. "
-        "If null, num_workers.",
+        description="Fewest workers that training goes on with. If null, num_workers.",
     )
-    cpus_per_worker: int = Field(
-        1, ge=1, description="Logical CPUs, and torch threads, of each worker."
-    )
+    cpus_per_worker: int = Field(1, ge=1, description="Logical CPUs, and torch threads, of each.")
     device: Device = Field(
-        "auto",
-        description="What each worker computes on; auto is a GPU each if the cluster has enough of "
-        "them, else CPUs.",
+        "auto", description="What each computes on; auto is a GPU each if there are enough."
     )
     max_failures: int = Field(
         1, ge=0, description="How often lost workers are replaced before the job fails."
@@ -114,19 +93,13 @@ class ColdStartConfig(Config):
     """
 
     interactions: str | None = Field(
-        None,
-        description="Parquet file or folder with user_id and item_id; the dataset must know one of "
-        "each row. If null, no user and no item is new.",
+        None, description="Parquet file or folder with user_id and item_id, one of each row known."
     )
     users: str | None = Field(
-        None,
-        description="Table with user_id and profile, which also replaces profiles of known users. "
-        "If null, new users have none.",
+        None, description="Table with user_id and profile, also of known users whose texts changed."
     )
     items: str | None = Field(
-        None,
-        description="Table with item_id, title and profile, which also replaces those of known "
-        "items. If null, new items have neither.",
+        None, description="Table with item_id, title and profile, also of known items."
     )
 
 
@@ -134,8 +107,8 @@ class JobConfig(Config):
     """What every job has: a place for its artifacts, and the way there."""
 
     workspace: str = Field(
-        description="URI (a local folder or s3://bucket/prefix) of the folder that holds the "
-        "artifacts of the project. Elsewhere, workspace:NAME is the folder NAME in it."
+        description="Folder of all artifacts, local or s3://bucket/prefix; workspace:NAME in other "
+        "keys is the folder NAME in it."
     )
     storage: StorageConfig = StorageConfig()
 
@@ -233,9 +206,7 @@ def storage_of(arguments: Sequence[str]) -> StorageConfig:
 
     Raises ConfigError for any other argument, and for a wrong value.
     """
-    values: Mapping[str, Any] = functools.reduce(
-        lambda values, override: override.applied_to(values),
-        parse_overrides(arguments, ("storage",)),
-        {},
-    )
+    values: Mapping[str, Any] = {}
+    for override in parse_overrides(arguments):
+        values = override.applied_to(values)
     return parse_config(_StorageAlone, values, "storage.key=value").storage

@@ -35,30 +35,22 @@ class SamplingConfig(Config):
     max_tokens: int = Field(
         512,
         ge=1,
-        description="Longest reply, in tokens. A reply that is cut off there is asked for again "
-        "once, and then fails.",
+        description="Longest reply, in tokens; one that is cut off is asked for again once.",
     )
     temperature: float | None = Field(
         0.0,
         ge=0,
         le=2,
-        description="Temperature of sampling; 0 always takes the likeliest token. If null, an "
-        "endpoint uses its own, and an engine 0. Some endpoints refuse any value.",
+        description="Temperature of sampling. If null, an endpoint uses its own, and an engine 0.",
     )
-    seed: int = Field(
-        0, ge=0, description="Seed of sampling. An endpoint need not heed it, and most do not."
-    )
+    seed: int = Field(0, ge=0, description="Seed of sampling, which few endpoints heed.")
 
 
 class PricesConfig(Config):
     """What an endpoint asks for its tokens, in any currency."""
 
-    per_million_prompt_tokens: float = Field(
-        ge=0, description="Price of a million tokens of prompts."
-    )
-    per_million_reply_tokens: float = Field(
-        ge=0, description="Price of a million tokens of replies."
-    )
+    per_million_prompt_tokens: float = Field(ge=0, description="Price of a million of prompts.")
+    per_million_reply_tokens: float = Field(ge=0, description="Price of a million of replies.")
 
     def of(self, num_prompt_tokens: float, num_reply_tokens: float) -> float:
         """What so many tokens cost."""
@@ -72,17 +64,9 @@ class EngineModelConfig(Config):
     """A language model in processes of ours; its decoding is held to the schema."""
 
     kind: Literal["engine"]
-    llm: LLMConfig | None = Field(
-        None, description="The language model. If null, it is the llm of the job."
-    )
-    engine: BuiltinEngineConfig = Field(
-        default_factory=BuiltinEngineConfig,
-        description="The generation engine of each process. For vLLM, start `vllm serve` and use "
-        "kind endpoint.",
-    )
-    sampling: SamplingConfig = Field(
-        default_factory=SamplingConfig, description="How replies are drawn."
-    )
+    llm: LLMConfig | None = Field(None, description="If null, it is the llm of the job.")
+    engine: BuiltinEngineConfig = BuiltinEngineConfig()
+    sampling: SamplingConfig = SamplingConfig()
 
 
 class EndpointModelConfig(Config):
@@ -94,27 +78,22 @@ class EndpointModelConfig(Config):
     kind: Literal["endpoint"]
     base_url: str = Field(
         "https://api.openai.com/v1",
-        description="URL of the API, without /chat/completions. It is written into artifacts, so "
-        "it must hold no user, password or query.",
+        description="URL of the API, without /chat/completions; it is written into artifacts.",
     )
     model: str = Field(min_length=1, description="The model's name at the endpoint.")
     api_key_variable: str | None = Field(
         "OPENAI_API_KEY",
-        description="Name of the environment variable that holds the key, where the job is "
-        "started. If null, no key is sent, as a server on this machine may want it.",
+        description="The environment variable that holds the key. If null, no key is sent.",
     )
     structured_output: Literal["json_schema", "bounded_json_schema", "prompt"] = Field(
         "json_schema",
-        description="How the endpoint is told to write JSON: by the schema, which it must know how "
-        "to hold to, or in the prompt's words only. bounded_json_schema also says how long strings "
-        "may be, so that replies of small models come to an end within sampling.max_tokens; vLLM "
-        "and llama.cpp hold to it, the strict mode of OpenAI refuses it.",
+        description="How the endpoint is told to write JSON: by the schema, by one that bounds "
+        "strings too (for small models of vLLM and llama.cpp), or in words.",
     )
     extra: Mapping[str, Any] = Field(
         default_factory=dict,
         description="Further fields of each request, such as {reasoning_effort: low}; null leaves "
-        "one of ours out, such as {max_completion_tokens: null, max_tokens: 512} for a server that "
-        "does not know it. They are written into artifacts, so no secret may stand here.",
+        "one of ours out. They are written into artifacts, so no secret may stand here.",
     )
     concurrency: int = Field(
         16, ge=1, description="Largest number of requests that are under way at a time."
@@ -122,14 +101,12 @@ class EndpointModelConfig(Config):
     requests_per_minute: float | None = Field(
         None,
         gt=0,
-        description="Largest number of requests in a minute, repeated ones included. They are sent "
-        "at even distances. If null, there is no limit but the endpoint's own.",
+        description="Largest number of requests in a minute. If null, there is no limit.",
     )
     tokens_per_minute: float | None = Field(
         None,
         gt=0,
-        description="Largest number of tokens in a minute, of prompts and replies together. A "
-        "prompt's are estimated at 0.3 a character. If null, there is no limit.",
+        description="Largest number of tokens in a minute, about. If null, there is no limit.",
     )
     timeout_seconds: float = Field(
         120.0, gt=0, description="How long to wait for the answer to a request, in seconds."
@@ -137,17 +114,11 @@ class EndpointModelConfig(Config):
     max_retries: int = Field(
         10,
         ge=0,
-        description="How often a request is repeated after a time-out, a broken connection, 408, "
-        "409, 429 or 5xx: after the Retry-After of the endpoint, if that is two minutes at most, "
-        "or after 0.5 to 8 seconds. Then the prompt fails; if no other one has a reply either, the "
-        "job ends.",
+        description="How often a request is repeated that the endpoint did not answer, or answered "
+        "with 408, 409, 429 or 5xx.",
     )
-    prices: PricesConfig | None = Field(
-        None, description="What tokens cost. If null, jobs tell tokens and no money."
-    )
-    sampling: SamplingConfig = Field(
-        default_factory=SamplingConfig, description="How replies are drawn."
-    )
+    prices: PricesConfig | None = Field(None, description="If null, jobs tell tokens only.")
+    sampling: SamplingConfig = SamplingConfig()
 
     @field_validator("base_url")
     @classmethod

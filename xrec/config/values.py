@@ -5,7 +5,7 @@ like one, and never shows the text itself.
 """
 
 import re
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,20 +103,15 @@ class Override:
         return changed
 
 
-def parse_overrides(arguments: Sequence[str], names: Collection[str]) -> list[Override]:
-    """The overrides in `arguments`; `names` are the names of all keys.
-
-    Raises ConfigError for an argument that is not `section.key=value`.
-    """
-    return [_parse(text, number, names) for number, text in enumerate(arguments, start=1)]
+def parse_overrides(arguments: Sequence[str]) -> list[Override]:
+    """The overrides in `arguments`; raises ConfigError for one that is no `section.key=value`."""
+    return [_parse(text, number) for number, text in enumerate(arguments, start=1)]
 
 
-def _parse(text: str, number: int, names: Collection[str]) -> Override:
+def _parse(text: str, number: int) -> Override:
     key, separator, value = text.partition("=")
     if not separator or not _KEY.fullmatch(key):
-        shown = f" {key!r}" if not separator and set(key.split(".")) <= set(names) else ""
         raise ConfigError(
-            f"override {number}{shown}: expected section.key=value, "
-            "for example training.num_epochs=3"
+            f"override {number}: expected section.key=value, for example training.num_epochs=3"
         )
     return Override(tuple(key.split(".")), parse_yaml(value, f"override {key!r}: the value"))

@@ -19,7 +19,7 @@ import pyarrow.dataset as pads
 from xrec import schemas
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.dataset import Dataset
-from xrec.errors import ConfigError, DataError
+from xrec.errors import DataError
 from xrec.storage import (
     Location,
     content_hash,
@@ -38,14 +38,6 @@ _COLUMNS = {
     "items": ["item_id", "title", "profile"],
 }
 _Indices = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class History:
-    """The items of one new user, given by hand."""
-
-    user_id: str
-    item_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,30 +76,6 @@ def read_cold_start(config: ColdStartConfig | None, storage: StorageConfig) -> C
         rows = _read(open_location(uri, storage), columns) if uri else _empty(columns)
         tables[name] = _usable(name, rows, findings)
     return ColdStartTables(**tables, findings=findings)
-
-
-def with_history(tables: ColdStartTables, dataset: Dataset, history: History) -> ColdStartTables:
-    """`tables` with the interactions of `history`.
-
-    Raises ConfigError if its user is known already or it names no items, UnknownIdError for an item
-    that is neither in the dataset nor in the tables.
-    """
-    users, items = (set(tables.interactions[key].to_pylist()) for key in _PAIR)
-    if history.user_id in users or history.user_id in dataset.user_indices:
-        raise ConfigError(
-            f"user {history.user_id!r} is known and has a vector; leave the history out, "
-            "or give it for a new user"
-        )
-    if not history.item_ids:
-        raise ConfigError(
-            f"the history of user {history.user_id!r} is empty; give at least one item_id"
-        )
-    for item_id in history.item_ids:
-        if item_id not in items:
-            dataset.item_index(item_id)
-    rows = pa.table([[history.user_id] * len(history.item_ids), list(history.item_ids)], _PAIR)
-    pairs = pa.concat_tables([tables.interactions, rows])
-    return replace(tables, interactions=_distinct(pairs, _PAIR))
 
 
 def _empty(columns: list[str]) -> pa.Table:

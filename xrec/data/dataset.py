@@ -4,9 +4,7 @@ Every later stage reads it and nothing else of the raw data. Rows are numbered: 
 user_index r.
 """
 
-import difflib
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -31,7 +29,6 @@ from xrec.storage import (
 
 AspectsFrom = Literal["reviews", "profiles"]
 ASPECTS_FROM = "aspects_from"  # among the manifest's metrics
-_MAX_IDS_SEARCHED = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,22 +208,9 @@ def _rows_by_id(ids: pa.ChunkedArray) -> dict[str, int]:
 def _look_up(what: str, indices: Mapping[str, int], wanted: str) -> int:
     if wanted in indices:
         return indices[wanted]
-    # No suggestion here: to search for a close id takes far longer than to explain the pair, and
-    # bulk runs and requests meet many unknown ids. `xrec explain` adds one (`suggest_id`).
     raise UnknownIdError(
         f"{what} {wanted!r} is not among the {len(indices)} {what}s of the dataset"
     )
-
-
-def suggest_id(wanted: str, known: Iterable[str]) -> str:
-    """The end of an error message: the `known` id that is closest to `wanted`, or an example.
-
-    Only the first 20,000 ids are searched, which may take a tenth of a second: for the command line
-    only.
-    """
-    searched = list(itertools.islice(known, _MAX_IDS_SEARCHED))
-    close = difflib.get_close_matches(wanted, searched, n=1, cutoff=0.75)
-    return f"did you mean {close[0]!r}?" if close else f"an id that it holds: {searched[0]!r}"
 
 
 @dataclass(frozen=True)

@@ -25,24 +25,18 @@ from xrec.evaluate.scores import (
     SCORED_PAIRS,
     Coverage,
     ScoredPair,
-    scored_pairs_from_table,
     scored_pairs_table,
 )
 from xrec.evaluate.text_metrics import num_words
 from xrec.storage import (
     Location,
     Manifest,
-    read_manifest,
-    read_table,
     write_contents,
     write_manifest,
     write_table,
 )
 
 REPORT = "report.html"
-
-# In the manifest's row counts: held-out pairs that the backfill explained, and that failed there.
-_EXPLAINED, _FAILED = "explained_in_backfill", "failed_in_backfill:"
 
 
 @dataclass(frozen=True)
@@ -99,8 +93,8 @@ def write_evaluation(
     row_counts = {
         "pairs": len(pairs),
         "metrics": len(metrics),
-        _EXPLAINED: coverage.num_explained,
-        **{_FAILED + reason: count for reason, count in sorted(coverage.failed.items())},
+        "explained_in_backfill": coverage.num_explained,
+        **{f"failed_in_backfill:{reason}": n for reason, n in sorted(coverage.failed.items())},
     }
     return write_manifest(
         location,
@@ -111,25 +105,6 @@ def write_evaluation(
         row_counts=row_counts,
         metrics=flat,
     )
-
-
-def read_evaluation(location: Location) -> tuple[list[ScoredPair], dict[str, Estimate]]:
-    """The scored pairs and the metrics of a finished evaluation; raises ArtifactNotFoundError."""
-    read_manifest(location, "evaluation")
-    rows = read_table(location / "metrics.parquet", METRICS).to_pylist()
-    metrics = {row["metric"]: Estimate(row["value"], row["low"], row["high"]) for row in rows}
-    return scored_pairs_from_table(read_table(location / "pairs.parquet", SCORED_PAIRS)), metrics
-
-
-def read_coverage(location: Location) -> Coverage:
-    """How many held-out pairs had a text to score; raises ArtifactNotFoundError."""
-    counts = read_manifest(location, "evaluation").row_counts
-    failed = {
-        name.removeprefix(_FAILED): count
-        for name, count in counts.items()
-        if name.startswith(_FAILED)
-    }
-    return Coverage(counts.get(_EXPLAINED, counts["pairs"]), failed)
 
 
 def render_report(

@@ -186,14 +186,6 @@ def scored_pairs_table(pairs: Sequence[ScoredPair]) -> pa.Table:
     return pa.Table.from_pylist([asdict(pair) for pair in pairs], schema=SCORED_PAIRS)
 
 
-def scored_pairs_from_table(table: pa.Table) -> list[ScoredPair]:
-    """What `scored_pairs_table` was made from."""
-    return [
-        ScoredPair(**{**row, "aspects": None if row["aspects"] is None else tuple(row["aspects"])})
-        for row in table.to_pylist()
-    ]
-
-
 def _shuffled_texts(
     explainer: Explainer,
     pairs: list[HeldOutPair],

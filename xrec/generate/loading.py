@@ -12,9 +12,9 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import aspects_of, read_chooser
 from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
-from xrec.data.cold_start import History, read_cold_start, with_history
-from xrec.data.dataset import Dataset, read_dataset
-from xrec.errors import DataError, ModelError
+from xrec.data.cold_start import read_cold_start
+from xrec.data.dataset import read_dataset
+from xrec.errors import ModelError
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.choice import choose_engine
 from xrec.generate.explainer import Explainer, checker_of
@@ -105,11 +105,10 @@ def load_explainer(
     *,
     device: Device,
     engine: EngineConfig,
-    history: History | None = None,
     num_reserved_users: int = 0,
     is_streaming: bool = False,
 ) -> Explainer:
-    """Load everything into this process; with `history`, one new user is known too.
+    """Load everything into this process.
 
     The graph gets `num_reserved_users` more users, whose vectors are zeros, from index
     `dataset.num_users` on. They are places for the vectors of users who come later: an adapter that
@@ -117,14 +116,14 @@ def load_explainer(
     are read while they are written: each of their tokens is told at once.
 
     Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be
-    read or a history that gives no vector, ConfigError for a history of a known user,
-    UnknownIdError for one with an unknown item.
+    read.
     """
     dataset = read_dataset(open_location(sources.dataset, sources.storage))
     graph = read_graph(open_location(sources.graph, sources.storage))
     checked = _check(sources, dataset.manifest, graph.manifest)
-    if sources.cold_start or history:
-        dataset, graph = _extended(sources, dataset, graph, history)
+    if sources.cold_start:
+        tables = read_cold_start(sources.cold_start, sources.storage)
+        dataset, graph = extend_with_new(dataset, graph, tables)
     if num_reserved_users:
         reserved = graph.users.new_zeros(num_reserved_users, graph.users.shape[1])
         graph = replace(graph, users=torch.cat([graph.users, reserved]))
@@ -215,19 +214,3 @@ def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSourc
     adapter.check_base_model(model_fingerprint(folder), sources.llm.model)
     aspects = aspects_of(adapter.config.prompt, sources.aspects, dataset, sources.storage)
     return CheckedSources(dataset, graph, adapter, aspects, folder)
-
-
-def _extended(
-    sources: Sources, dataset: Dataset, graph: GraphEmbeddings, history: History | None
-) -> tuple[Dataset, GraphEmbeddings]:
-    """Dataset and graph with the users and items of the cold start, and the user of `history`."""
-    tables = read_cold_start(sources.cold_start, sources.storage)
-    if history is None:
-        return extend_with_new(dataset, graph, tables)
-    extended = extend_with_new(dataset, graph, with_history(tables, dataset, history))
-    if history.user_id not in extended[0].users["user_id"].slice(dataset.num_users).to_pylist():
-        raise DataError(
-            f"the history of user {history.user_id!r} gives no vector: none of its "
-            f"{len(history.item_ids)} items has training interactions; give an item that has"
-        )
-    return extended

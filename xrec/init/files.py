@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from xrec.config.data import TABLE_ENDINGS, Delimiter
 from xrec.data.lines import keys_of, stream_lines
 from xrec.errors import DataError, StorageNotFoundError
 from xrec.init import words
-from xrec.storage import MANIFEST, Location
+from xrec.storage import Location
 
 _MAX_FILES = 40
 _SHOWN = 10
 _HEAD_BYTES = 65536
-_OF_ARTIFACT = re.compile(rf"(.+?/)(?:{re.escape(MANIFEST)}$|_delta_log/|_xrec/)")
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ class File:
 
     @property
     def stem(self) -> str:
-        """The name without folder and ending."""
-        return self.name.rpartition("/")[2].partition(".")[0]
+        """The name without its ending."""
+        return self.name.partition(".")[0]
 
     def column(self, name: str) -> Column:
         """The column of that name."""
@@ -66,14 +64,13 @@ class Folder:
 
 
 def read_folder(location: Location) -> Folder:
-    """Read every table below `location`, or the table that it is.
+    """Read every table in the folder `location`, or the table that it is; no folders in it.
 
-    Artifacts, as in a project's workspace, are skipped: folders with a `manifest.json`, and tables.
     Raises StorageNotFoundError if it is not there, DataError if it holds no table or one that
     cannot be read, and another StorageError if it must not be read.
     """
     is_file = location.is_file()
-    names = [location.name] if is_file else _names_below(location)
+    names = [location.name] if is_file else _names_in(location)
     tables = [name for name in names if name.lower().endswith(TABLE_ENDINGS)]
     _check_number(location, tables, names)
     where = location.uri.rpartition("/")[0] if is_file else location
@@ -84,21 +81,11 @@ def read_folder(location: Location) -> Folder:
     return Folder(location, files, contents, others, delimiter)
 
 
-def _names_below(location: Location) -> list[str]:
-    names = [name for name in _without_artifacts(location.files()) if not _is_hidden(name)]
+def _names_in(location: Location) -> list[str]:
+    names = [name for name in location.files() if "/" not in name and name[0] not in "._"]
     if not names and not location.exists():
         raise StorageNotFoundError(f"{location}: there is no such folder; check --from")
     return names
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "_")) for part in name.split("/"))
-
-
-def _without_artifacts(names: Sequence[str]) -> list[str]:
-    """The files that are in no artifact; `location` itself is read, whatever it holds."""
-    artifacts = tuple({match[1] for match in map(_OF_ARTIFACT.match, names) if match})
-    return [name for name in names if not name.startswith(artifacts)]
 
 
 def _check_number(location: Location, tables: Sequence[str], names: Sequence[str]) -> None:
@@ -222,14 +209,3 @@ def likeliest(columns: Iterable[Column], meaning: words.Meaning) -> Column | Non
         if (rank := words.rank(column.name, meaning)) is not None
     ]
     return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
-
-
-def share(of: frozenset[str], in_: frozenset[str]) -> float:
-    """The share of `of` that is in `in_`, 0 to 1."""
-    return len(of & in_) / len(of) if of else 0.0
-
-
-def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
-    """The size of the intersection over that of the union, 0 to 1."""
-    union = len(left | right)
-    return len(left & right) / union if union else 0.0

@@ -1,7 +1,6 @@
 """Which file of a folder is which table, and which of its columns is which of ours.
 
-First by names (`words`), then by values: a column of the pairs that holds the keys of another file
-points to it.
+The names of columns and files say so (`words`). A table of users or items also has a key.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,25 +11,41 @@ from xrec.data.rows import SPLITS
 from xrec.errors import DataError
 from xrec.init import words
 from xrec.init.files import Column, File, likeliest
-from xrec.init.tables import ColumnNames, Pairs, entity_columns, find_entities, find_pairs
+
+ColumnNames = str | list[str] | None
 
 _LEAST_LENGTH = 0.5  # of the interactions, in rows, against the explanations
+_LEAST_OVERLAP = 0.5  # share of the pairs' ids that a file of users or items must hold
+_MOST_PROFILE_COLUMNS = 6
 
 
 @dataclass(frozen=True)
 class Guess:
-    """The file of each table found, our columns in terms of theirs, and what of it is uncertain.
+    """The file of each table found, and our columns in terms of theirs.
 
     columns: by table, then by our column; a list is joined to one text, None stays empty.
     """
 
     files: Mapping[str, str]
     columns: Mapping[str, Mapping[str, ColumnNames]]
-    notes: tuple[str, ...]
 
     def settings(self) -> dict[str, ColumnNames]:
         """The value of `source.columns`."""
         return differing_names(self.columns, TABLE_COLUMNS)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """A file of pairs with its two id columns, and the column of explanations if it has one."""
+
+    file: File
+    user: Column
+    item: Column
+    text: Column | None
+
+    def is_named(self, table: str) -> bool:
+        """Whether the file's name speaks of `table`."""
+        return words.table_of_file(self.file.stem) == table
 
 
 def differing_names(
@@ -57,27 +72,25 @@ def guess_tables(files: Sequence[File]) -> Guess:
 
     Raises DataError, with the columns seen, if no file has pairs of users and items.
     """
-    found = find_pairs(files)
+    found = [pairs for file in files if (pairs := _pairs(file)) is not None]
     if not found:
         raise DataError(_no_pairs(files))
     explained = _explained(found)
     interactions = _interactions(found, explained)
     tables = {"interactions": interactions.file.name}
     columns = {"interactions": _pair_columns(interactions)}
-    notes = [*interactions.notes]
     if explained is not None and explained.text is not None:
         tables["explanations"] = explained.file.name
         columns["explanations"] = {**_pair_columns(explained), "explanation": explained.text.name}
-        notes += [*explained.notes, *_explanation_notes(explained.file, explained.text)]
-    entities = find_entities(files, [pairs for pairs in (interactions, explained) if pairs])
-    for table, (file, key) in entities.items():
-        tables[table] = file.name
-        columns[table] = entity_columns(file, key, table)
+    used = [pairs for pairs in (interactions, explained) if pairs is not None]
+    for table in ("users", "items"):
+        if entity := _entity(files, table, used, tables):
+            file, key = entity
+            tables[table] = file.name
+            columns[table] = _entity_columns(file, key, table)
     order = [table for table in TABLE_COLUMNS if table in tables]
     return Guess(
-        {table: tables[table] for table in order},
-        {table: columns[table] for table in order},
-        tuple(dict.fromkeys(notes)),
+        {table: tables[table] for table in order}, {table: columns[table] for table in order}
     )
 
 
@@ -92,45 +105,105 @@ def _no_pairs(files: Sequence[File]) -> str:
     )
 
 
-def _explanation_notes(file: File, text: Column) -> list[str]:
-    if words.rank(text.name, "explanation") is not None:
-        return []
-    return [f"{file.name}: {text.name} is taken for the explanation: its texts are the longest"]
+def _pairs(file: File) -> _Pairs | None:
+    """The pairs of a file with a column that is named like an id of a user, and one of an item."""
+    roles = [(words.id_role(column.name), column) for column in file.columns]
+    user = next((column for role, column in roles if role == "user"), None)
+    item = next((column for role, column in roles if role == "item"), None)
+    if user is None or item is None:
+        return None
+    table = words.table_of_file(file.stem)
+    if (table == "users" and user.is_key) or (table == "items" and item.is_key):
+        return None  # books.csv with isbn and author, for example
+    rest = [
+        column
+        for column in file.columns
+        if column not in (user, item) and not column.is_number and column.mean_words >= 2
+    ]
+    rest.sort(key=lambda column: -column.mean_words)
+    return _Pairs(file, user, item, likeliest(rest, "explanation"))
 
 
-def _explained(found: Sequence[Pairs]) -> Pairs | None:
+def _explained(found: Sequence[_Pairs]) -> _Pairs | None:
     """The pairs with explanations: those whose column and file have the likeliest names."""
 
-    def order(pairs: Pairs) -> tuple[int, int, int]:
+    def order(pairs: _Pairs) -> tuple[int, bool, int]:
         assert pairs.text is not None
         rank = words.rank(pairs.text.name, "explanation")
-        is_named = words.table_of_file(pairs.file.stem) == "explanations"
-        return 99 if rank is None else rank, 0 if is_named else 1, -pairs.file.num_rows
+        assert rank is not None
+        return rank, not pairs.is_named("explanations"), -pairs.file.num_rows
 
     return min((pairs for pairs in found if pairs.text is not None), key=order, default=None)
 
 
-def _interactions(found: Sequence[Pairs], explained: Pairs | None) -> Pairs:
+def _interactions(found: Sequence[_Pairs], explained: _Pairs | None) -> _Pairs:
     """Another file than the explanations if it has no texts and is not much shorter, else these."""
 
-    def is_candidate(pairs: Pairs) -> bool:
+    def is_candidate(pairs: _Pairs) -> bool:
         if explained is None:
             return True
-        is_named = words.table_of_file(pairs.file.stem) == "interactions"
         is_long = pairs.file.num_rows >= _LEAST_LENGTH * explained.file.num_rows
-        return pairs is not explained and is_long and (pairs.text is None or is_named)
+        has_no_texts = pairs.text is None or pairs.is_named("interactions")
+        return pairs is not explained and is_long and has_no_texts
 
-    def order(pairs: Pairs) -> tuple[int, int]:
-        is_named = words.table_of_file(pairs.file.stem) == "interactions"
-        return 0 if is_named else 1, -pairs.file.num_rows
+    def order(pairs: _Pairs) -> tuple[bool, int]:
+        return not pairs.is_named("interactions"), -pairs.file.num_rows
 
     best = min(filter(is_candidate, found), key=order, default=explained)
     assert best is not None
     return best
 
 
-def _pair_columns(pairs: Pairs) -> dict[str, ColumnNames]:
+def _pair_columns(pairs: _Pairs) -> dict[str, ColumnNames]:
     columns: dict[str, ColumnNames] = {"user_id": pairs.user.name, "item_id": pairs.item.name}
     splits = [each for each in pairs.file.columns if each.values and each.values <= set(SPLITS)]
     split = likeliest(splits, "split")
     return columns if split is None else {**columns, "split": split.name}
+
+
+def _entity(
+    files: Sequence[File], table: str, pairs: Sequence[_Pairs], taken: Mapping[str, str]
+) -> tuple[File, Column] | None:
+    """The file of `users` or `items` and its key, which holds ids of the pairs.
+
+    By the name of the file, then by that of the key, then by the ids that it holds.
+    """
+    role = table.removesuffix("s")
+    ids = frozenset[str]().union(*(getattr(each, role).values for each in pairs))
+    found: list[tuple[tuple[bool, bool, float, int], File, Column]] = []
+    for file in files:
+        named = words.table_of_file(file.stem)
+        if file.name in taken.values() or named in {"users", "items"} - {table}:
+            continue
+        for column in file.columns:
+            held = len(ids & column.values) / max(1, len(ids))
+            is_key = column.is_key and words.id_role(column.name) in (role, "any")
+            if is_key and (named == table or held >= _LEAST_OVERLAP):
+                is_own = words.id_role(column.name) == role
+                order = (named == table, is_own, held, -len(column.values))
+                found.append((order, file, column))
+    best = max(found, key=lambda each: each[0], default=None)
+    return None if best is None else best[1:]
+
+
+def _entity_columns(file: File, key: Column, table: str) -> dict[str, ColumnNames]:
+    """Our columns of `table` in terms of the file's: the key, an item's title, and the profile."""
+    rest = [column for column in file.columns if column is not key]
+    columns: dict[str, ColumnNames] = {f"{table.removesuffix('s')}_id": key.name}
+    if table == "items":
+        title = likeliest((column for column in rest if not column.is_number), "title")
+        columns["title"] = title.name if title else None
+        rest = [column for column in rest if column is not title]
+    described = likeliest((column for column in rest if not column.is_number), "profile")
+    if described is not None:
+        columns["profile"] = described.name
+        return columns
+    parts = [
+        column.name
+        for column in rest
+        if words.may_describe(column.name)
+        and column.num_filled >= 0.2 * file.num_rows
+        and (len(column.values) < 0.5 * file.num_rows or column.mean_words >= 2)
+    ][:_MOST_PROFILE_COLUMNS]
+    columns["profile"] = parts or None
+    return columns

@@ -64,7 +64,6 @@ def init_project(
     text = project_text(
         reviews or source,
         f"{open_location(directory).shared_uri.rstrip('/')}/workspace",
-        guess=guess,
         survey=counts,
         settings=choose_settings(counts, machine),
     )
@@ -102,46 +101,27 @@ def file_rows(findings: Findings) -> list[list[str]]:
 
 def missing_lines(findings: Findings) -> list[str]:
     """What is missing, and what that means; one line each."""
-    lines = (
-        _missing_of_tables(findings) if findings.reviews is None else _missing_of_reviews(findings)
-    )
-    return lines + [f"{num} rows left out, {why}" for why, num in findings.survey.rejected.items()]
-
-
-def _missing_of_tables(findings: Findings) -> list[str]:
-    counts, tables = findings.survey, findings.guess.files
-    lines = []
-    if "users" not in tables:
-        lines.append("no table of users: profiles are empty, so texts cannot speak of the user")
-    elif num := counts.num_without_profile["users"]:
-        lines.append(f"{num} users have no profile")
-    if "items" not in tables:
-        lines.append(
-            "no table of items: titles and profiles are empty, so texts cannot name or "
-            "describe the item"
-        )
-    elif num := counts.num_without_profile["items"]:
-        lines.append(f"{num} items have no profile: texts on them cannot say what they are like")
+    counts, dropped = findings.survey, findings.dropped
+    lines = _missing_tables(findings)
     if not counts.can_train_adapter:
         lines.append(
             f"{sum(counts.num_explanations.values()) or 'no'} explanations: an adapter cannot be "
-            "trained, so the project has prepare, pretrain-graph and recommend only"
+            "trained, so the project has no job that writes texts"
         )
-    return lines
+    lines += [f"{num} reviews dropped: {reason}" for reason, num in dropped.items()]
+    return lines + [f"{num} rows left out, {why}" for why, num in counts.rejected.items()]
 
 
-def _missing_of_reviews(findings: Findings) -> list[str]:
-    reviews, lines = findings.reviews, []
-    assert reviews is not None
-    if "items" not in reviews.columns:
-        lines.append("no table of items: titles are made from what the reviews call them")
-    if reviews.rating_range is None:
-        lines.append("no ratings: all reviews are kept, whether they praise or not")
-    if not reviews.has_times:
-        lines.append("no times: a hash decides which reviews are held out")
-    lines += [f"{count} reviews dropped: {reason}" for reason, count in findings.dropped.items()]
-    if not findings.survey.can_train_adapter:
-        lines.append("too few reviews to train, validate and test an adapter")
+def _missing_tables(findings: Findings) -> list[str]:
+    reviews, tables = findings.reviews, findings.guess.files
+    if reviews is not None:
+        made = "no table of items: titles are made from what the reviews call them"
+        return [] if "items" in reviews.columns else [made]
+    lines = []
+    if "users" not in tables:
+        lines.append("no table of users: profiles are empty, so texts cannot speak of the user")
+    if "items" not in tables:
+        lines.append("no table of items: texts cannot name or describe the item")
     return lines
 
 

@@ -3,15 +3,14 @@ is possible.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Mapping
 from string import Template
 from typing import Any
 
 import yaml
 
-from xrec.config.annotate import ReviewsSource
 from xrec.config.data import TablesSource
-from xrec.init.guess import Guess
 from xrec.init.reviews import FoundReviews
 from xrec.init.survey import Survey
 
@@ -22,7 +21,7 @@ _HEAD = """\
 # explains every key.
 
 # Where all results go: a folder, or s3://bucket/prefix.
-workspace: $workspace
+$workspace
 
 # Worker processes of both trainings, on the CPU cores or GPUs that there are.
 scaling:
@@ -61,7 +60,6 @@ _GOOD_REVIEWS = "      reviews: [good review, good reviews]  # those below min_r
 _PREPARE = """\
 prepare:
   source:
-    kind: tables
 $source
   # Shares of the explained pairs that are kept out of training.
   splits:
@@ -74,7 +72,6 @@ _ANNOTATE = """\
 # split are in no profile and no training text.
 annotate:
   source:
-    kind: reviews
 $source
 $ratings
   split:
@@ -93,9 +90,8 @@ _RATINGS = """\
   # Reviews below are dropped: the others say what people like.
   min_rating: $good"""
 _REJECTED = """\
-  # Rows that cannot be used are left out and listed in $folder/rejected.parquet. Here:
-$reasons
-  # If a larger share of a file is unusable, the job fails.
+  # Rows that cannot be used are left out and listed in rejected.parquet. If a larger share
+  # of a file is unusable, the job fails.
   max_rejected_share: $max_rejected_share"""
 _PRETRAIN_GRAPH = """\
 # Vectors of users and items, from who interacted with what. Training stops when
@@ -133,7 +129,6 @@ $max_steps_lines
     # Explanations with more tokens are left out, and counted.
     max_explanation_tokens: $max_explanation_tokens
     max_validation_pairs: 128
-    prefix_cache_gib: $prefix_cache_gib
 """
 _MAX_STEPS = """\
     # About ten minutes on this machine. More steps (null: all) give a better one.
@@ -173,7 +168,6 @@ def project_text(
     source: TablesSource | FoundReviews,
     workspace: str,
     *,
-    guess: Guess,
     survey: Survey,
     settings: Mapping[str, Any],
 ) -> str:
@@ -186,9 +180,9 @@ def project_text(
     values = {
         **settings,
         "place": _comment(tables.uri),
-        "workspace": _value(workspace),
-        "source": _source(tables, guess),
-        "rejected": _rejected(survey, settings, "annotations/reviews" if reviews else "dataset"),
+        "workspace": _dumped({"workspace": workspace}),
+        "source": _dumped(tables.model_dump(mode="json", exclude_defaults=True), " " * 4),
+        "rejected": _filled(_REJECTED, settings) if survey.rejected else "",
         "dtype_line": f"  dtype: {settings['dtype']}  # this CPU has it"
         if settings["dtype"]
         else "",
@@ -238,50 +232,13 @@ def _of_reviews(found: FoundReviews | None) -> dict[str, str]:
     }
 
 
-def _source(source: TablesSource | ReviewsSource, guess: Guess) -> str:
-    files = [f"      {table}: {_value(name)}" for table, name in source.files.items()]
-    columns = [
-        f"      {name}: {_value(theirs)}{_column_comment(theirs)}"
-        for name, theirs in source.columns.items()
-    ]
-    return "\n".join(
-        [
-            f"    uri: {_value(source.uri)}",
-            *([] if source.delimiter == "," else [f"    delimiter: {_value(source.delimiter)}"]),
-            *_block("    files:", files),
-            *(f"    # Please check: {_comment(note)}." for note in guess.notes),
-            *_block("    columns:  # our name: the column of your file", columns),
-        ]
-    )
-
-
-def _block(head: str, lines: Sequence[str]) -> list[str]:
-    return [head, *lines] if lines else []
-
-
-def _column_comment(theirs: Any) -> str:
-    if theirs is None:
-        return "  # no column for it was found"
-    return "  # joined to one text; leave out what says nothing" if isinstance(theirs, list) else ""
-
-
-def _rejected(survey: Survey, settings: Mapping[str, Any], folder: str) -> str:
-    if not survey.rejected:
-        return ""
-    reasons = [f"  #   {count} x {_comment(reason)}" for reason, count in survey.rejected.items()]
-    return _filled(_REJECTED, {**settings, "folder": folder, "reasons": "\n".join(reasons)})
-
-
 def _comment(text: str) -> str:
     """A text of the user's in one line, so that it cannot end the comment that it stands in."""
     printable = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(printable.split())
 
 
-def _value(value: Any) -> str:
-    """A value as YAML in one line."""
-    written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
-    plain: str = written.removesuffix("\n").removesuffix("\n...")
-    if "\n" in plain:
-        plain = yaml.safe_dump(value, default_style='"', default_flow_style=True, width=math.inf)
-    return plain.strip()
+def _dumped(values: Mapping[str, Any], indent: str = "") -> str:
+    """Values as YAML."""
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=math.inf)
+    return textwrap.indent(text, indent).rstrip("\n")

@@ -10,8 +10,7 @@ from xrec.annotate.cells import parse_time
 from xrec.config.annotate import REVIEW_COLUMNS, ReviewsSource
 from xrec.init import words
 from xrec.init.files import Column, File, Folder, likeliest
-from xrec.init.guess import Guess, differing_names
-from xrec.init.tables import ColumnNames
+from xrec.init.guess import ColumnNames, Guess, differing_names
 
 _SCALES = (5.0, 10.0, 100.0)
 _GOOD_SHARE = 0.75  # of a scale: four of five stars

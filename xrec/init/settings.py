@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from xrec.init.survey import Survey
 
 _MOST_WORKERS = 8
@@ -27,13 +25,11 @@ class Machine:
 
     num_cpus: int
     num_gpus: int
-    memory_gib: float
     has_bf16_cpu: bool
 
     def describe(self) -> str:
         """One line for a person."""
-        gpus = f"{self.num_gpus} GPU(s)" if self.num_gpus else "no GPU"
-        return f"{self.num_cpus} CPU core(s), {self.memory_gib:.0f} GiB of memory, {gpus}"
+        return f"{self.num_cpus} CPU core(s), {self.num_gpus} GPU(s)"
 
 
 def choose_settings(survey: Survey, machine: Machine) -> dict[str, Any]:
@@ -66,8 +62,7 @@ def choose_settings(survey: Survey, machine: Machine) -> dict[str, Any]:
         "max_steps": None if machine.num_gpus or steps_of_epochs <= most_steps else most_steps,
         "global_batch": global_batch,
         "micro_batch": max(1, min(8, global_batch // num_workers)),
-        "max_explanation_tokens": _between(48, _rounded_up(survey.explanation_tokens, 16), 256),
-        "prefix_cache_gib": round(min(2.5, max(0.2, machine.memory_gib / 8 / num_workers)), 1),
+        "max_explanation_tokens": _between(48, survey.explanation_tokens, 256),
         "max_rejected_share": _allowed_share(survey.max_rejected_share),
         "k": min(10, max(1, survey.num_items // 4)),
         "max_pairs": max_pairs,
@@ -83,10 +78,6 @@ def _power_of_two(value: int) -> int:
     return 1 << max(0, value.bit_length() - 1)
 
 
-def _rounded_up(value: int, step: int) -> int:
-    return -(-value // step) * step
-
-
 def _allowed_share(seen: float) -> float:
     """The default, or a little more than the share that was seen."""
     return 0.01 if seen <= 0.01 else math.ceil(seen * 105) / 100
@@ -99,7 +90,6 @@ def this_machine() -> Machine:
     return Machine(
         num_cpus=len(os.sched_getaffinity(0)),
         num_gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
-        memory_gib=psutil.virtual_memory().total / 2**30,
         has_bf16_cpu=bool(_cpu_flags() & _BF16_FLAGS),
     )
 

@@ -32,7 +32,6 @@ class Survey:
     rejected: rows left out, by "file: reason"; max_rejected_share: the largest share of one file.
     explanation_tokens: about the length of the longest explanation but for one in twenty; 0 without
     any.
-    num_without_profile: users and items whose profile is empty.
     """
 
     num_users: int
@@ -43,7 +42,6 @@ class Survey:
     rejected: Mapping[str, int]
     max_rejected_share: float
     explanation_tokens: int
-    num_without_profile: Mapping[str, int]
 
     @property
     def can_train_adapter(self) -> bool:
@@ -76,7 +74,6 @@ def survey_reviews(folder: Folder, section: Mapping[str, Any]) -> tuple[Survey, 
         rejected=count_reasons(raw.findings),
         max_rejected_share=_largest_share(raw.findings, raw.num_rows),
         explanation_tokens=_ANNOTATED_TOKENS,
-        num_without_profile={"users": 0, "items": 0},
     )
     return counts, kept.dropped
 
@@ -101,10 +98,6 @@ def survey(folder: Folder, source: TablesSource) -> Survey:
         rejected=count_reasons(assembled.findings),
         max_rejected_share=_largest_share(assembled.findings, raw.num_rows),
         explanation_tokens=_long_text(explanations["explanation"].to_pylist()),
-        num_without_profile={
-            "users": int(pc.sum(pc.equal(raw.users["profile"], "")).as_py()),
-            "items": int(pc.sum(pc.equal(raw.items["profile"], "")).as_py()),
-        },
     )
 
 

@@ -57,10 +57,6 @@ _NO_PROFILE = _set(
     "longitude url uri link image img photo picture thumbnail date time datetime timestamp "
     "created updated modified zip postcode zipcode hours attributes checksum split fold"
 )
-_NO_ITEM_ID = _NO_PROFILE | _set(
-    "rating stars star score price amount quantity qty count total helpful useful funny cool "
-    "vote votes verified day month year language lang currency status session"
-)
 _NO_TEXT = _ID | _set("date time timestamp count length score rating url lang language")
 
 _TABLE_WORDS = {
@@ -119,11 +115,6 @@ def may_describe(column: str) -> bool:
     """True unless the column's name says that it is personal or technical."""
     words = set(words_of(column))
     return not words & (_NO_PROFILE | _ID)
-
-
-def may_be_item_id(column: str) -> bool:
-    """True if the name of a column of pairs does not speak against an item's id."""
-    return not set(words_of(column)) & _NO_ITEM_ID
 
 
 def _parts(word: str) -> list[str]:

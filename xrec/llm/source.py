@@ -64,14 +64,6 @@ def is_hub_id(source: str) -> bool:
     return bool(_HUB_ID.match(source)) and not Path(source).expanduser().exists()
 
 
-def folder_uris(source: str) -> tuple[str, ...]:
-    """`source` in a tuple if it is a folder, local or s3://, that every process must reach.
-
-    Empty for a hub id or a package.
-    """
-    return () if source.startswith("pypi:") or is_hub_id(source) else (source,)
-
-
 def name_anywhere(source: str) -> str:
     """The same model for a process that runs in another folder: a local folder by its whole path.
 

@@ -1,6 +1,5 @@
 """A pair becomes an explanation, or a failed row with a typed reason, its texts and a message."""
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -98,19 +97,6 @@ def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted:
         assert message in row["message"]
         said = (row["user_profile"], row["item_title"], row["item_profile"])
         assert texts in (None, said)
-
-
-def test_explain_pairs_seeks_no_close_ids(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A search through 20,000 ids for each unknown one takes longer than the explanations do."""
-    searches: list[object] = []
-    monkeypatch.setattr(difflib, "SequenceMatcher", lambda *a: searches.append(a))
-    unknown = [f"u{number} i0" for number in range(100, 200)]
-    generated, failed = explained(scripted(), *unknown)
-    assert generated.equals(GENERATED.empty_table())
-    assert failed["reason"].to_pylist() == ["unknown_user"] * 100
-    assert searches == []
 
 
 def test_explain_pairs_prompt_that_the_engine_refuses_is_a_failed_row(scripted: Scripted) -> None:

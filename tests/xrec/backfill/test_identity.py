@@ -53,7 +53,6 @@ def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs: Ru
         retry_failed="all",
         alongside=True,
         vacuum_hours=168,
-        export=str(runs.folder / "files"),
     )
     assert identify(other) == identify(runs.config())
     tables = [runs.config(pairs={"kind": "table", "uri": uri}) for uri in ("one", "another")]

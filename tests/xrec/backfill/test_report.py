@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pytest
 
 from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from xrec import bulk
@@ -45,7 +44,7 @@ def manifest_of(folder: Path, **counts: Any) -> Manifest:
 def test_summary_is_that_of_the_totals(tmp_path: Path) -> None:
     failed = {"unknown_user": 1, "empty_text": 4}
     manifest = manifest_of(tmp_path, num_ok=105, failed=failed, costs=COSTS, num_deaths=3)
-    report = summarize(manifest, price_per_actor_hour=9.0)
+    report = summarize(manifest)
     assert (report["num_explained"], report["num_carried"], report["num_failed"]) == (105, 20, 5)
     assert (report["num_rejected"], report["num_deaths"], report["num_retries"]) == (1, 3, 0)
     assert report["failed_by_reason"] == failed
@@ -54,13 +53,12 @@ def test_summary_is_that_of_the_totals(tmp_path: Path) -> None:
     assert report["prefix_hit_share"] == 0.25
     assert report["actor_seconds"] == 80.0
     assert report["pairs_per_actor_second"] == 90 / 80
-    assert report["cost_per_million_pairs"] == pytest.approx(80 / 3600 * 9.0 / 90 * 1e6)
 
 
 def test_summary_does_not_make_up_what_is_not_known(tmp_path: Path) -> None:
-    report = summarize(manifest_of(tmp_path, num_ok=3, costs={"seconds": 5.0}), None)
-    assert report["prefix_hit_share"] is report["cost_per_million_pairs"] is None
-    assert summarize(manifest_of(tmp_path), 1.0)["pairs_per_actor_second"] is None
+    report = summarize(manifest_of(tmp_path, num_ok=3, costs={"seconds": 5.0}))
+    assert report["prefix_hit_share"] is None
+    assert summarize(manifest_of(tmp_path))["pairs_per_actor_second"] is None
 
 
 class _Page(html.parser.HTMLParser):
@@ -99,7 +97,7 @@ def test_report_is_written_with_rows_whose_texts_are_no_markup(tmp_path: Path) -
     )
     assert manifest is not None
     assert not is_report_of(run.output, manifest)
-    write_report(run.output.uri, None)
+    write_report(run.output.uri)
     assert is_report_of(run.output, manifest)
     report = json.loads((run.output / REPORT).read_bytes())
     assert report["version"] == manifest.version == 0
@@ -111,8 +109,7 @@ def test_report_is_written_with_rows_whose_texts_are_no_markup(tmp_path: Path) -
     page.feed((run.output / "_report/report.html").read_text())
     assert "script" not in page.tags
     assert page.text.count(EVIL) == 4
-    assert "cost_per_million_pairs" in page.text
-    assert page.text.count("not known") == 2
+    assert "pairs_per_actor_second" in page.text
 
 
 def test_report_of_another_content_or_half_written_is_none_of_this_manifest(tmp_path: Path) -> None:

@@ -15,10 +15,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
-from jobs.backfill import output
 from tests.project_file import write_project
 from tests.xrec.backfill.runs import Runs, never, output_of, pairs_of, published_rows
 from xrec.backfill import finish, has_work, open_backfill, run_backfill
@@ -154,23 +152,3 @@ def test_upkeep_deletes_files_of_no_version_and_keeps_those_of_earlier_ones(runs
     assert not stray.exists()
     assert published_rows(runs.output, version=0) == before
     assert pairs_of(published_rows(runs.output)) == sorted(GOOD[:9])
-
-
-@pytest.mark.usefixtures("actors_here")
-def test_export_of_each_version_is_a_folder_of_its_own(runs: Runs) -> None:
-    toy, export = runs.toy(mute=GOOD[:2]), str(runs.folder / "files")
-    for version, retry in enumerate((None, "all")):
-        manifest = runs.run(*GOOD, toy=toy, export=export, retry_failed=retry)
-        assert manifest.version == version
-        files = runs.folder / "files" / f"version-{version}"
-        assert json.loads((files / "_SUCCESS").read_text())["version"] == version
-        rows = pq.read_table(files).sort_by([("user_id", "ascending"), ("item_id", "ascending")])
-        there = published_rows(runs.output)
-        assert rows["explanation"].to_pylist() == [row["explanation"] for row in there]
-        assert len(there) == len(GOOD) - (0 if version else 2)
-        runs.heal()
-    config = runs.config(*GOOD, export=export)
-    assert output(config, exact=False).found().state == "up to date"
-    (runs.folder / "files" / "version-1" / "_SUCCESS").unlink()
-    assert output(config, exact=False).found().state == "begun"  # so that `xrec run` runs the job
-    assert output(runs.config(*GOOD), exact=False).found().state == "up to date"

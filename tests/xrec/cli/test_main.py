@@ -48,7 +48,7 @@ def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
 
 COMMANDS = [
     *(" ".join(job.words or (job.name,)) for job in JOBS),
-    *("run", "status", "explain", "export", "init", "demo", "submit"),
+    *("run", "status", "explain", "export", "init", "submit"),
     *(f"table {name}" for name in ("status", "check", "rollback", "empty")),
 ]
 
@@ -96,7 +96,7 @@ def test_keys_says_type_default_and_kind() -> None:
     assert "  splits.test  (number, default 0.2)\n      Share of the explained pairs" in out
     assert "  source.num_users  (integer, default 600, with kind: sample)\n" in out
     assert "  workspace  (text, required)\n" in out
-    assert "  storage  (section)\n      How s3:// URIs are reached.\n" in out
+    assert "  storage  (section)\n      How s3:// URIs are reached; what is not given" in out
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """`xrec table status URI`, `check`, `rollback`, `empty`, and `xrec export`, of a toy job."""
 
 import csv
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -44,8 +43,6 @@ def test_status_of_a_canary_and_of_the_published_run(place: Place, tmp_path: Pat
     counts = {"ok": progress.num_ok, "failed": progress.num_failed, "left": left}
     assert counts.items() <= told["rows"].items()
     assert told["published"] is None
-    code, out, _ = xrec(*command, "--json")
-    assert json.loads(out) == told
     toy.complete()
     plain = f"{place.uri}-plain"
     code, _, err = xrec("export", place.uri, *storage_keys(place), "--to", plain)
@@ -72,9 +69,6 @@ def test_check_says_what_is_wrong_and_exits_1(place: Place, tmp_path: Path) -> N
     assert code == 1
     assert out.startswith("error: ")
     assert name in out
-    code, out, _ = xrec(*command, "--json")
-    assert code == 1
-    assert json.loads(out)[0]["severity"] == "error"
 
 
 def test_rollback_and_empty_make_a_version_and_say_which(place: Place, tmp_path: Path) -> None:

@@ -17,12 +17,10 @@ from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data import Dataset
 from xrec.data.cold_start import (
     ColdStartTables,
-    History,
     extend_dataset,
     read_cold_start,
-    with_history,
 )
-from xrec.errors import ConfigError, DataError, StorageNotFoundError, UnknownIdError
+from xrec.errors import DataError, StorageNotFoundError
 from xrec.storage import open_location
 
 
@@ -108,28 +106,6 @@ def _tables(*pairs: str, **described: list[tuple[str, ...]]) -> ColdStartTables:
         table("item_id title profile", described.get("items", [])),
         {},
     )
-
-
-def test_with_history_adds_the_users_interactions_once(dataset: Dataset) -> None:
-    tables = with_history(_tables("ann new"), dataset, History("eve", ("y", "x", "y", "new")))
-    pairs = [" ".join(row.values()) for row in tables.interactions.to_pylist()]
-    assert pairs == ["ann new", "eve new", "eve x", "eve y"]
-
-
-@pytest.mark.parametrize(
-    ("history", "error", "message"),
-    [
-        (History("ann", ("x",)), ConfigError, "user 'ann' is known"),
-        (History("early", ("x",)), ConfigError, "user 'early' is known"),
-        (History("eve", ()), ConfigError, "history of user 'eve' is empty"),
-        (History("eve", ("x", "zz")), UnknownIdError, "item 'zz' is not among the 2 items"),
-    ],
-)
-def test_with_history_that_cannot_be_is_refused(
-    dataset: Dataset, history: History, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        with_history(_tables("early x"), dataset, history)
 
 
 def test_extend_appends_newcomers_by_id_and_keeps_the_known_rows(dataset: Dataset) -> None:

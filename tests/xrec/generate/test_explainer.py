@@ -18,9 +18,8 @@ from xrec.config.checks import ChecksConfig
 from xrec.config.decoding import DecodingConfig, TextConfig
 from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, StorageConfig
-from xrec.data.cold_start import History
 from xrec.data.evidence import AspectEvidence
-from xrec.errors import ArtifactMismatchError, ConfigError, DataError, ModelError, UnknownIdError
+from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.engine import Completion, TextParams
 from xrec.generate.explainer import Explainer, Explanation
 from xrec.generate.loading import Sources, check_sources, load_explainer
@@ -47,8 +46,8 @@ def sources(workspace: Path, **changes: Path) -> Sources:
     return Sources(**folders, llm=llm, storage=StorageConfig())
 
 
-def loaded(sources: Sources, history: History | None = None) -> Explainer:
-    return load_explainer(sources, device="cpu", engine=EngineConfig(max_rows=3), history=history)
+def loaded(sources: Sources) -> Explainer:
+    return load_explainer(sources, device="cpu", engine=EngineConfig(max_rows=3))
 
 
 @pytest.fixture
@@ -267,11 +266,12 @@ def test_load_explainer_without_a_vllm_that_is_known_is_refused_with_what_to_do(
         load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
 
 
-def test_load_explainer_explains_a_user_with_a_history(
-    workspace: Path, explainer: Explainer
+def test_load_explainer_explains_a_new_user(
+    workspace: Path, explainer: Explainer, tmp_path: Path
 ) -> None:
     known = explainer
-    explainer = loaded(sources(workspace), History("newcomer", ("place-1", "place-3")))
+    pairs = {"user_id": ["newcomer", "newcomer"], "item_id": ["place-1", "place-3"]}
+    explainer = loaded(with_new_items(workspace, tmp_path, **pairs))
     user, item = explainer.dataset.user_index("newcomer"), explainer.dataset.item_index("place-2")
     assert user == 12
     fold_in = FoldIn.fit(
@@ -299,34 +299,13 @@ def with_new_items(workspace: Path, tmp_path: Path, **rows: list[str]) -> Source
     return replace(sources(workspace), cold_start=new)
 
 
-def test_load_explainer_with_tables_and_a_history_knows_both(
+def test_load_explainer_with_tables_knows_new_users_and_items(
     workspace: Path, tmp_path: Path
 ) -> None:
-    users, items = ["resident-1", "early"], ["new-place", "place-1"]
-    changed = with_new_items(workspace, tmp_path, user_id=users, item_id=items)
-    explainer = loaded(changed, History("late", ("place-3", "new-place")))
+    users = ["resident-1", "early", "late", "late"]
+    items = ["new-place", "place-1", "place-3", "new-place"]
+    explainer = loaded(with_new_items(workspace, tmp_path, user_id=users, item_id=items))
     assert explainer.dataset.users["user_id"].to_pylist()[12:] == ["early", "late"]
     assert explainer.dataset.items["item_id"].to_pylist()[10:] == ["new-place"]
     assert explainer.dataset.items["title"].to_pylist()[10:] == [""]
     assert (len(explainer.graph.users), len(explainer.graph.items)) == (14, 11)
-
-
-@pytest.mark.parametrize(
-    ("user", "items", "error", "message"),
-    [
-        ("resident-1", ("place-1",), ConfigError, "user 'resident-1' is known"),
-        ("late", ("place-1", "place-77"), UnknownIdError, "'place-77' is not among the 10 items"),
-        ("late", ("new-place",), DataError, "of user 'late' gives no vector: none of its 1 items"),
-    ],
-)
-def test_load_explainer_history_that_cannot_be_is_refused(
-    workspace: Path,
-    tmp_path: Path,
-    user: str,
-    items: tuple[str, ...],
-    error: type[Exception],
-    message: str,
-) -> None:
-    known = with_new_items(workspace, tmp_path, user_id=["resident-1"], item_id=["new-place"])
-    with pytest.raises(error, match=message):
-        loaded(known, History(user, items))

@@ -8,8 +8,8 @@ from xrec.config.data import SampleSource
 from xrec.init.settings import Machine
 from xrec.sample import generate_town, town_source
 
-CPU = Machine(num_cpus=2, num_gpus=0, memory_gib=24, has_bf16_cpu=True)
-GPU = Machine(num_cpus=16, num_gpus=4, memory_gib=200, has_bf16_cpu=False)
+CPU = Machine(num_cpus=2, num_gpus=0, has_bf16_cpu=True)
+GPU = Machine(num_cpus=16, num_gpus=4, has_bf16_cpu=False)
 SIZES = {
     "num_users": 60,
     "num_items": 24,

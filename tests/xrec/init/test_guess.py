@@ -1,4 +1,4 @@
-"""Which file is which table: by names in many fashions, by values where names do not tell."""
+"""Which file is which table, by names in many fashions."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,6 @@ from tests.xrec.init.shop import write_shop
 from xrec.errors import DataError
 from xrec.init.files import read_folder
 from xrec.init.guess import Guess, guess_tables
-from xrec.init.words import id_role, words_of
 from xrec.storage import open_location
 
 Rows = list[dict[str, Any]]
@@ -68,11 +67,6 @@ YELP = {
         for n in range(4)
     ],
 }
-NAMELESS = {
-    "a.json": [{"k": f"x{n}", "heading": f"No. {n}", "title": f"Thing {n}"} for n in range(12)],
-    "b.json": [{"k": f"p{n}", "town": ["Leeds", "York"][n % 2]} for n in range(30)],
-    "c.json": [{"left": f"p{n % 30}", "right": f"x{n % 12}", "n": 1} for n in range(90)],
-}
 # Users 0 to 39 and items 0 to 9: every item's id is a user's id too.
 OVERLAPPING = {
     "people.json": [{"id": n, "age": 20 + n % 5} for n in range(40)],
@@ -80,11 +74,6 @@ OVERLAPPING = {
     "log.json": [
         {"user": n % 40, "item": (n * 7) % 10, "fold": ["train", "test"][n % 2]} for n in range(120)
     ],
-}
-RATINGS = {
-    "ratings.json": [
-        {"customer": f"c{n % 8}", "thing": f"t{n % 5}", "rating": 4} for n in range(40)
-    ]
 }
 BOOKS = {
     "books.json": [
@@ -131,18 +120,6 @@ def _guess(folder: Path, tables: dict[str, Rows]) -> Guess:
             },
         ),
         (
-            NAMELESS,
-            {"users": "b.json", "items": "a.json", "interactions": "c.json"},
-            {
-                "users.user_id": "k",
-                "interactions.user_id": "left",
-                "items.item_id": "k",
-                "interactions.item_id": "right",
-                "users.profile": ["town"],
-                "items.profile": ["heading"],
-            },
-        ),
-        (
             OVERLAPPING,
             {"users": "people.json", "items": "stuff.json", "interactions": "log.json"},
             {
@@ -157,17 +134,12 @@ def _guess(folder: Path, tables: dict[str, Rows]) -> Guess:
             },
         ),
         (
-            RATINGS,
-            {"interactions": "ratings.json"},
-            {"user_id": "customer", "item_id": "thing"},
-        ),
-        (
             BOOKS,
             {"items": "books.json", "interactions": "loans.json"},
             {"user_id": "reader", "item_id": "isbn", "profile": ["author"]},
         ),
     ],
-    ids=["ours", "amazon", "yelp", "nameless", "overlapping", "ratings", "books"],
+    ids=["ours", "amazon", "yelp", "overlapping", "books"],
 )
 def test_guess_finds_files_and_columns(
     tmp_path: Path, tables: dict[str, Rows], files: dict[str, str], settings: dict[str, Any]
@@ -175,14 +147,6 @@ def test_guess_finds_files_and_columns(
     guess = _guess(tmp_path, tables)
     assert guess.files == files
     assert guess.settings() == settings
-
-
-def test_guess_notes_what_it_is_not_certain_of(tmp_path: Path) -> None:
-    (note,) = _guess(tmp_path, RATINGS).notes
-    assert note == "ratings.json: thing is taken for the id of the item"
-    (tmp_path / "ratings.json").unlink()
-    (note,) = _guess(tmp_path, NAMELESS).notes
-    assert "left is taken for the id of the user and right for that of the item" in note
 
 
 def test_guess_personal_columns_stay_out_of_profiles(tmp_path: Path) -> None:
@@ -208,27 +172,3 @@ def test_guess_without_ids_raises_with_the_columns_seen(tmp_path: Path, rows: Ro
     seen = f"no interactions; saw the columns\n  people.json: {', '.join(rows[0])}"
     with pytest.raises(DataError, match=seen):
         _guess(tmp_path, {"people.json": rows})
-
-
-@pytest.mark.parametrize(
-    ("name", "words", "role"),
-    [
-        ("reviewerID", "reviewer id", "user"),
-        ("userid", "user id", "user"),
-        ("Customer-No", "customer no", "user"),
-        ("uid", "uid", "user"),
-        ("parent_asin", "parent asin", "item"),
-        ("businesses", "business", "item"),
-        ("movies", "movie", "item"),
-        ("id", "id", "any"),
-        ("activities", "activity", None),
-        ("reviewText", "review text", None),
-        ("product_category", "product category", None),
-        ("review_id", "review id", None),
-    ],
-)
-def test_words_of_names_in_many_fashions_and_whose_id_they_name(
-    name: str, words: str, role: str | None
-) -> None:
-    assert words_of(name) == words.split()
-    assert id_role(name) == role

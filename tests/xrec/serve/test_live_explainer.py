@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.serve.local_endpoint import NotedMetrics
@@ -21,7 +23,7 @@ from xrec.backfill.lookup import Explained
 from xrec.checks import Checker
 from xrec.config.llm import EngineConfig
 from xrec.config.serve import ServeConfig
-from xrec.data.cold_start import History
+from xrec.config.shared import ColdStartConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ModelError
 from xrec.generate.engine import Advance, Completion
@@ -107,18 +109,20 @@ def test_pairs_get_the_closed_engines_texts_in_order(
     assert values["tokens", "generated"] == sum(each.num_generated_tokens for each in written)
 
 
-def test_new_user_with_a_history_gets_the_text_of_xrec_explain(
-    live: LiveExplainer, town: Path
+def test_new_user_with_a_history_gets_the_text_of_cold_start(
+    live: LiveExplainer, town: Path, tmp_path: Path
 ) -> None:
     histories = [tuple(ITEMS[:3]), (ITEMS[5], ITEMS[7])] * 4
     pairs = [asked("newcomer", ITEMS[4], history) for history in histories]
     answers = explained(live, pairs)
     for answer, history in zip(answers[:2], histories, strict=False):
+        pairs_of = {"user_id": ["newcomer"] * len(history), "item_id": list(history)}
+        pq.write_table(pa.table(pairs_of), tmp_path / "new.parquet")
+        cold_start = ColdStartConfig(interactions=str(tmp_path / "new.parquet"))
         explainer = load_explainer(
-            sources_of(backfill_config(town, "unused")),
+            replace(sources_of(backfill_config(town, "unused")), cold_start=cold_start),
             device="cpu",
             engine=EngineConfig(max_rows=4, kv_cache_gib=0.05),
-            history=History("newcomer", history),
         )
         pair = Pair(explainer.dataset.user_index("newcomer"), 4)
         prompt, said = explainer.pairs.prompt(pair), explainer.pairs.texts(pair)
