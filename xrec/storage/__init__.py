@@ -17,7 +17,7 @@ from xrec.storage.artifact import (
     write_contents,
     write_manifest,
 )
-from xrec.storage.location import Location, Tail, request_each, storage_errors
+from xrec.storage.location import Location, request_each, storage_errors
 from xrec.storage.parquet import (
     parquet_bytes,
     read_footer,
@@ -33,7 +33,6 @@ __all__ = [
     "Kind",
     "Location",
     "Manifest",
-    "Tail",
     "check_access",
     "check_artifacts",
     "content_hash",

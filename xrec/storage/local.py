@@ -5,19 +5,17 @@ To write a file is to rename a finished one, to create it is to make a hard link
 
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import fsspec
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
 from xrec.config.shared import StorageConfig
-from xrec.storage.location import Location, Tail, storage_errors
+from xrec.storage.location import Location, storage_errors
 
 
 @dataclass(frozen=True)
@@ -31,21 +29,16 @@ class LocalLocation(Location):
         """The absolute path: Ray's workers have working directories of their own."""
         return self.path
 
-    def at(self, name: str) -> Self:
-        """What lies below this folder at `name`, or at the absolute path `name`."""
-        return type(self)(name, name) if name.startswith("/") else self / name
-
     def read_bytes(self) -> bytes:
         """See Location."""
         with storage_errors(self.uri):
             return Path(self.path).read_bytes()
 
-    def read_tail(self, num_bytes: int) -> Tail:
+    def read_tail(self, num_bytes: int) -> bytes:
         """See Location."""
         with storage_errors(self.uri), Path(self.path).open("rb") as file:
-            status = os.fstat(file.fileno())
-            file.seek(max(0, status.st_size - num_bytes))
-            return Tail(file.read(), status.st_size, time.time() - status.st_mtime)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
+            return file.read()
 
     def read_range(self, start: int, num_bytes: int) -> bytes:
         """See Location."""

@@ -40,19 +40,6 @@ _MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
-class Tail:
-    """The end of one version of a file.
-
-    `num_bytes` is the size of the whole file, `age_seconds` the time since it was last written, by
-    its store's clock.
-    """
-
-    data: bytes
-    num_bytes: int
-    age_seconds: float
-
-
-@dataclass(frozen=True)
 class Location(ABC):
     """A file or folder at `uri`; `location / "name"` is what lies below it.
 
@@ -91,19 +78,11 @@ class Location(ABC):
         """The URI by which a process with another working directory can open this location."""
 
     @abstractmethod
-    def at(self, name: str) -> Self:
-        """What `name` stands for here.
-
-        A relative name lies below this location. An absolute path or URI (as `shared_uri` gives it)
-        lies anywhere in the same store.
-        """
-
-    @abstractmethod
     def read_bytes(self) -> bytes:
         """The content of one version of the file; raises StorageNotFoundError if there is none."""
 
     @abstractmethod
-    def read_tail(self, num_bytes: int) -> Tail:
+    def read_tail(self, num_bytes: int) -> bytes:
         """The last `num_bytes` bytes of one version of the file, or all of it if it is shorter.
 
         It takes one request. Raises StorageNotFoundError if there is no file.

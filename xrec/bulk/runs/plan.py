@@ -90,7 +90,7 @@ class Plan:
         try:
             with storage_errors(file.uri):
                 if part not in self._footers:
-                    self._footers[part], _ = read_footer(file)
+                    self._footers[part] = read_footer(file)
                 rows = read_known_row_group(file, self._footers[part], group)
         except StorageNotFoundError as error:
             raise self._broken(f"{_part_name(part)} is missing") from error
