@@ -14,7 +14,6 @@ import fsspec
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
-from xrec.config.shared import StorageConfig
 from xrec.storage.location import Location, storage_errors
 
 
@@ -93,9 +92,6 @@ class LocalLocation(Location):
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
         """See Location."""
         return pyarrow.fs.LocalFileSystem()
-
-    def check_access(self, storage: StorageConfig) -> None:
-        """A local path needs no credentials and may still be made: there is nothing to check."""
 
 
 def _unless_missing(error: OSError) -> None:

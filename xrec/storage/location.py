@@ -13,7 +13,6 @@ import botocore.exceptions
 import fsspec
 import pyarrow.fs
 
-from xrec.config.shared import StorageConfig
 from xrec.errors import (
     StorageAccessError,
     StorageError,
@@ -131,10 +130,6 @@ class Location(ABC):
     @abstractmethod
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
         """The same file system for pyarrow and Ray, to be used with `path`."""
-
-    @abstractmethod
-    def check_access(self, storage: StorageConfig) -> None:
-        """Raise a StorageError if this store cannot be used; it takes at most one request."""
 
     def read_text(self) -> str:
         """The file's content as UTF-8."""

@@ -102,7 +102,7 @@ class S3Location(Location):
         }
         return {name: str(value) for name, value in options.items() if value}
 
-    def check_access(self, storage: StorageConfig) -> None:
+    def check_bucket(self, storage: StorageConfig) -> None:
         """Send one HEAD request on the bucket, without retries.
 
         Raises StorageAccessError if the credentials are refused, StorageNotFoundError if there is
