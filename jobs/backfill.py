@@ -5,11 +5,11 @@ from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors
 from jobs.output import Output
 from jobs.table_text import preview_lines
-from xrec.backfill import finish, has_work, open_backfill, run_backfill
-from xrec.backfill.driver import export_of, retry_reasons
+from xrec.backfill.driver import export_of, finish, has_work, retry_reasons, run_backfill
 from xrec.backfill.identity import identify, identify_unchecked
-from xrec.backfill.plan import pairs_difference, run_request
-from xrec.bulk import is_exported, preview
+from xrec.backfill.plan import open_backfill, pairs_difference, run_request
+from xrec.bulk.export import is_exported
+from xrec.bulk.preview import preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.llm.source import folder_uris
@@ -69,7 +69,6 @@ def look_ahead(config: BackfillConfig) -> list[str]:
         preview(run_request(config, identify_unchecked(config))),
         "pairs",
         num_actors=config.actors.num_actors,
-        price_per_actor_hour=config.price_per_actor_hour,
         retry=retry_reasons(config),
     )
 

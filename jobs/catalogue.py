@@ -186,7 +186,7 @@ replaces the rows of the table; until then its readers see what it had before.
 \b
 In:   <workspace>/dataset, graph and adapter, aspects if the prompt asks for them, the language
       model, pairs
-Out:  <workspace>/explanations: a Delta table of explanations and failed rows, _report/report.html
+Out:  <workspace>/explanations: a Delta table of explanations and failed rows
 
 \b
 Example:

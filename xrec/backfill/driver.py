@@ -1,5 +1,4 @@
-"""Explains what is left of a run on actors, publishes it, and does what follows: report, vacuum,
-export.
+"""Explains what is left of a run on actors, publishes it, and does what follows: vacuum, export.
 
 The driver sets the counts as Ray metrics, for Prometheus, every few seconds:
 
@@ -17,24 +16,14 @@ from typing import Any, Final
 
 from ray.util.metrics import Counter, Gauge
 
-from xrec.backfill.report import is_report_of, write_report
 from xrec.backfill.task import EXPLANATIONS, LoadExplainer, explain_task, load_task_explainer
-from xrec.bulk import (
-    BulkRun,
-    Progress,
-    RayPool,
-    Summary,
-    Survey,
-    complete,
-    export_run,
-    publish,
-    vacuum,
-)
+from xrec.bulk import BulkRun, Progress, Summary, Survey, complete, export_run, publish, vacuum
 from xrec.bulk.backoff import with_backoff
 from xrec.bulk.driver import check_failed_share
 from xrec.bulk.driver import has_work as rows_are_left
 from xrec.bulk.publish import Describe
 from xrec.bulk.runs.progress import now
+from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.backfill import BackfillConfig, ExportConfig
 from xrec.progress import counter, duration
@@ -154,13 +143,11 @@ def export_of(export: ExportConfig, version: int) -> ExportConfig:
 
 
 def _after_publishing(config: BackfillConfig, run: BulkRun, manifest: Manifest) -> Manifest:
-    """Write the report of a version, vacuum the table, and export it, as `config` says."""
+    """Vacuum the table, and export the version, as `config` says."""
 
     def follow() -> None:
         uri, version = run.output.uri, manifest.version
         assert version is not None
-        if not is_report_of(run.output, manifest):
-            write_report(uri, config.price_per_actor_hour, config.storage)
         if config.vacuum_hours is not None:
             retention = timedelta(hours=config.vacuum_hours)
             logger.info("vacuum: %d files deleted", vacuum(uri, retention, config.storage))

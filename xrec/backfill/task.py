@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, get_args, runtime_checkable
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,15 +38,6 @@ EXPLANATIONS = RowFormat(
     error_reason="engine_error",
     key_comments=tuple(field.metadata[b"comment"].decode() for field in PAIRS),
 )
-
-
-@runtime_checkable
-class ReportingEngine(Protocol):
-    """An engine that reports what its work cost; an engine need not do so."""
-
-    def take_report(self) -> EngineReport:
-        """The cost of all that was computed since this was called last."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -112,8 +103,7 @@ class ExplainTask:
         generated, failed = explain_pairs(
             self.explainer, rows.cast(PAIRS), self.decoding, self.shared_key
         )
-        engine = self.explainer.engine
-        report = engine.take_report() if isinstance(engine, ReportingEngine) else None
+        report = self.explainer.engine.take_report()
         return Outcome(generated, failed, costs_of(generated, report))
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
@@ -133,13 +123,12 @@ class ExplainTask:
         return pa.array([is_same and next(names_none) for is_same in same], pa.bool_())
 
 
-def costs_of(generated: pa.Table, report: EngineReport | None) -> dict[str, float]:
+def costs_of(generated: pa.Table, report: EngineReport) -> dict[str, float]:
     """What generating some rows cost, as numbers that can be added up.
 
     num_prompt_tokens and num_generated_tokens are those of the explanations, num_plain is how many
-    of them are plain sentences, and num_refused how many replace a text that was refused. If the
-    engine reports its work, there are also engine_prompt_tokens, engine_computed_prompt_tokens and
-    engine_seconds.
+    of them are plain sentences, and num_refused how many replace a text that was refused. What the
+    engine says of its work is engine_prompt_tokens, engine_computed_prompt_tokens, engine_seconds.
     """
     costs: dict[str, float] = {
         name: pc.sum(generated[name]).as_py() or 0
@@ -147,10 +136,7 @@ def costs_of(generated: pa.Table, report: EngineReport | None) -> dict[str, floa
     }
     costs["num_plain"] = pc.sum(pc.equal(generated["kind"], "plain")).as_py() or 0
     costs["num_refused"] = pc.sum(pc.not_equal(generated["refused"], "")).as_py() or 0
-    if report is not None:
-        costs |= {
-            "engine_prompt_tokens": report.num_prompt_tokens,
-            "engine_computed_prompt_tokens": report.num_computed_prompt_tokens,
-            "engine_seconds": report.total_seconds,
-        }
+    costs["engine_prompt_tokens"] = report.num_prompt_tokens
+    costs["engine_computed_prompt_tokens"] = report.num_computed_prompt_tokens
+    costs["engine_seconds"] = report.total_seconds
     return costs

@@ -222,7 +222,7 @@ def refuse_other_files(output: Location) -> None:
     """Raise TableError if `output` holds files, but no run and no table of this xrec."""
     if (log := open_log(output)) is not None:
         refuse_other_table(log)
-    left = re.compile(r"part-[0-9a-f]{32}\.parquet|_report")  # of a table that was deleted by hand
+    left = re.compile(r"part-[0-9a-f]{32}\.parquet")  # of a table that was deleted by hand
     there = [name for name in (*output.sizes(), *output.folders()) if not left.fullmatch(name)]
     if there and LOG not in there and RUNS.partition("/")[0] not in there:
         raise TableError(

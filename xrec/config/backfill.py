@@ -187,11 +187,6 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
         description="Which failed rows of this run are done again: all, or those of one reason, or "
         "of a list of reasons. If null, they stay as they are.",
     )
-    price_per_actor_hour: float | None = Field(
-        None,
-        ge=0,
-        description="What an actor costs in an hour, in any currency, for the report.",
-    )
     vacuum_hours: float | None = Field(
         None,
         ge=1,

@@ -10,16 +10,16 @@ import ray
 from xrec.bulk import (
     BulkRun,
     Identity,
-    RayPool,
     RunRequest,
     Summary,
     Survey,
     clean_keys,
     complete,
-    has_work,
     open_run,
     publish,
 )
+from xrec.bulk.driver import has_work
+from xrec.bulk.work.pool import RayPool
 from xrec.config.backfill import RecommendConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.errors import ClusterError, ConfigError

@@ -11,7 +11,8 @@ from tests.xrec.bulk.test_rules_drive import kill, stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import files_of
 from tests.xrec.bulk.toy_run import Toy
-from xrec.bulk import Finding, check_output, driver, empty, vacuum
+from xrec.bulk import check_output, driver, empty, vacuum
+from xrec.bulk.status import Finding
 
 
 def found_by(place: Place) -> list[Finding]:

@@ -12,6 +12,7 @@ from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, Toy, batch_of, rows_of, toy_request
 from xrec import bulk
 from xrec.bulk.runs import plan
+from xrec.bulk.runs.keys import bucket_of
 from xrec.bulk.runs.run import RUNS
 from xrec.errors import ArtifactMismatchError, DataError, LeaseError, StorageError, TableError
 from xrec.storage import Location
@@ -166,7 +167,7 @@ def test_rule_2_rows_are_planned_once_by_the_hash_of_the_first_key(toys: Toys) -
     chunks = [planned.rows(chunk) for chunk in range(size.num_chunks)]
     assert planned.rows_of_chunks.tolist() == [chunk.num_rows for chunk in chunks]
     rows = pa.concat_tables(chunks).to_pylist()
-    assert [row["bucket"] for row in rows] == [bulk.bucket_of(row["user"], 16) for row in rows]
+    assert [row["bucket"] for row in rows] == [bucket_of(row["user"], 16) for row in rows]
     if toys.uri.startswith("s3://"):  # the index, a footer a part, and one request a chunk
         assert requests == ["get_object"] * (1 + len(size.parts) + len(chunks))
 
