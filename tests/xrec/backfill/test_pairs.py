@@ -18,7 +18,7 @@ from xrec.errors import (
     StorageError,
     XRecError,
 )
-from xrec.recommend.task import ROWS
+from xrec.recommend import ROWS
 
 
 def pairs_in(config: Any) -> list[str]:

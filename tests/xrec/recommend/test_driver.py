@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import deltalake
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -26,7 +27,7 @@ from xrec.errors import (
     LeaseError,
 )
 from xrec.graph import read_graph
-from xrec.recommend.task import RankingTask
+from xrec.recommend import RankingTask
 from xrec.storage import Manifest, open_location
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -37,7 +38,7 @@ MakeConfig = Callable[..., Any]
 @pytest.fixture
 def actor_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """One actor in this process; its task still gets its tables from Ray."""
-    monkeypatch.setattr("xrec.recommend.driver.RayPool", pool_here)
+    monkeypatch.setattr("xrec.recommend.RayPool", pool_here)
 
 
 def _plan(config: Any) -> BulkRun:
@@ -55,7 +56,9 @@ def _publish(config: Any) -> Manifest | None:
 
 def _read(config: Any, k: int | None = None) -> list[dict[str, Any]]:
     uri = config.artifact("recommendations")
-    return recommend.read_recommendations(uri, k, storage=config.storage).to_pylist()
+    batches = recommend.recommendation_batches(uri, k, storage=config.storage)
+    by_rank = [("user_id", "ascending"), ("rank", "ascending")]
+    return pa.concat_tables(batches).sort_by(by_rank).to_pylist()
 
 
 def _expected(config: Any, k: int) -> list[tuple[str, str, int, float]]:
@@ -119,7 +122,7 @@ def _stop_at(chunk: int, error: type[BaseException], monkeypatch: Any) -> None:
         if number == chunk:
             raise error
 
-    monkeypatch.setattr("xrec.recommend.driver.RayPool", lambda **_: PoolHere(before=stop))
+    monkeypatch.setattr("xrec.recommend.RayPool", lambda **_: PoolHere(before=stop))
 
 
 @pytest.mark.usefixtures("actor_here")
