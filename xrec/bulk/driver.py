@@ -2,13 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.bulk.parts import final_rows
 from xrec.bulk.publish import Describe, publish
 from xrec.bulk.runs.plan import ORIGIN
 from xrec.bulk.runs.progress import (
@@ -19,7 +20,7 @@ from xrec.bulk.runs.progress import (
     refuse_live_driver,
     write_progress,
 )
-from xrec.bulk.runs.result import BrokenResultError, Summary, total
+from xrec.bulk.runs.result import BrokenResultError, Summary, bare, total
 from xrec.bulk.runs.row_format import FAILED
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.work.task import ChunkTask
@@ -157,25 +158,6 @@ def check_failed_share(
     )
 
 
-def failed_rows(run: BulkRun, each: Pass) -> Iterator[pa.Table]:
-    """The rows that a pass left failed, by chunk: `bucket`, keys, `reason` and `ORIGIN`."""
-    names = ["bucket", *run.format.keys, "reason"]
-    fields = [pa.field(name, run.format.table_schema.field(name).type) for name in names]
-    schema = pa.schema([*fields, pa.field(ORIGIN, pa.int64())])
-    yield schema.empty_table()
-    for chunk, (name, _) in sorted(each.results.sizes().items()):
-        rows, _ = each.results.read(name, run.format.table_schema)
-        failed = rows.filter(pc.equal(rows["status"], FAILED)).select(names)
-        if each.number == 0:
-            failed = failed.append_column(
-                ORIGIN, pa.repeat(pa.scalar(chunk, pa.int64()), len(failed))
-            )
-        else:
-            origins = each.plan.rows(chunk).select([*run.format.keys, ORIGIN])
-            failed = failed.join(origins, list(run.format.keys))
-        yield failed.cast(schema)
-
-
 class _Driver:
     def __init__(
         self,
@@ -303,14 +285,11 @@ class _Driver:
 
 
 def last_failed(run: BulkRun, passes: Sequence[Pass]) -> pa.Table:
-    """The rows whose last result is that they failed: keys, `bucket`, `reason` and `ORIGIN`."""
-    found = pa.concat_tables(failed_rows(run, passes[0]))
-    for each in passes[1:]:
-        others = run.format.without(found, planned_rows(each))
-        found = pa.concat_tables([others, *failed_rows(run, each)])
-    return found
-
-
-def planned_rows(each: Pass) -> pa.Table:
-    """All rows of a retry's plan."""
-    return pa.concat_tables(each.plan.rows(chunk) for chunk in range(each.size.num_chunks))
+    """The rows whose last result is that they failed: `bucket`, keys, `reason` and `ORIGIN`."""
+    names, tables = ["bucket", *run.format.keys, "reason"], []
+    all_rows = final_rows(run.format, passes, 0, passes[0].size.num_chunks - 1)
+    for chunk, (rows, _) in enumerate(all_rows):
+        failed = rows.filter(pc.equal(rows["status"], FAILED)).select(names)
+        origin = pa.repeat(pa.scalar(chunk, pa.int64()), failed.num_rows)
+        tables.append(bare(failed.append_column(ORIGIN, origin)))
+    return pa.concat_tables(tables)
