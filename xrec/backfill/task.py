@@ -8,13 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from xrec.backfill.explain import (
-    FailedPair,
-    content_keys,
-    explain_pairs,
-    failed_rows,
-    name_no_other_item,
-)
+from xrec.backfill.explain import FailedPair, explain_pairs, failed_rows, still_good
 from xrec.backfill.identity import shared_key, sources_of
 from xrec.bulk import Identity, Outcome, RowFormat
 from xrec.config.backfill import BackfillConfig
@@ -112,15 +106,8 @@ class ExplainTask:
         return failed_rows(self.explainer.dataset, failed)
 
     def is_still_good(self, earlier: pa.Table) -> pa.Array:
-        """See CarryingTask: the content key is today's, and the text names no other item."""
-        keys = content_keys(self.explainer, earlier.select(PAIRS.names), self.shared_key)
-        same = [
-            key is not None and key == there
-            for key, there in zip(keys.to_pylist(), earlier["content_key"].to_pylist(), strict=True)
-        ]
-        known = earlier.filter(pa.array(same, pa.bool_()))
-        names_none = iter(name_no_other_item(self.explainer, known).to_pylist())
-        return pa.array([is_same and next(names_none) for is_same in same], pa.bool_())
+        """See CarryingTask."""
+        return still_good(self.explainer, earlier, self.shared_key)
 
 
 def costs_of(generated: pa.Table, report: EngineReport) -> dict[str, float]:
