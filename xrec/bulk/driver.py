@@ -229,17 +229,10 @@ class _Driver:
             logger.info("%d of %d chunks left", len(chunks), each.size.num_chunks)
             update = {"pass_number": each.number, "reasons": each.reasons}
             self._progress = self._progress.model_copy(update=update)
-            settings = WorkerSettings(
-                each.folder.shared_uri,
-                each.size,
-                self._run.storage,
-                self._run.format,
-                self._make_task,
-                self._chunks_at_once,
-            )
-            for _, summary in self._pool.summaries(
-                settings, chunks[::-1] if self._from_last else chunks
-            ):
+            task = self._make_task
+            settings = WorkerSettings(each, self._run.format, task, self._chunks_at_once)
+            order = chunks[::-1] if self._from_last else chunks
+            for _, summary in self._pool.summaries(settings, order):
                 self._take(summary)
             self._note()
         return len(chunks) == num_left

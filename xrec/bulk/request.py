@@ -88,7 +88,7 @@ class RunRequest:
             bad = pa.concat_tables(rejected)
             if spill.num_rows == 0:
                 raise DataError(
-                    f"there are no rows to do; {bad.num_rows} were rejected{_first(bad)}"
+                    f"there are no rows to do; {bad.num_rows} were rejected{first_of(bad)}"
                 )
             yield ReadRows(spill, bad, self.identity.name(spill.fingerprint))
         finally:
@@ -266,7 +266,8 @@ def _good_rows(batches: Batches, rejected: list[pa.Table]) -> Iterator[pa.Table]
         yield good
 
 
-def _first(rejected: pa.Table) -> str:
+def first_of(rejected: pa.Table) -> str:
+    """Where the first of the rejected rows is, and why, for a message that goes on with it."""
     if not rejected.num_rows:
         return ""
     row = rejected.slice(0, 1).to_pylist()[0]
