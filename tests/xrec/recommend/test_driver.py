@@ -16,15 +16,12 @@ from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import Killed, PoolHere, pool_here, toy_run
 from xrec import recommend
 from xrec.bulk import BulkRun, Survey, published
-from xrec.bulk.driver import _Driver
 from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.errors import (
     ArtifactMismatchError,
-    ArtifactNotFoundError,
     ClusterError,
     ConfigError,
-    LeaseError,
 )
 from xrec.graph import read_graph
 from xrec.recommend import RankingTask
@@ -123,26 +120,6 @@ def _stop_at(chunk: int, error: type[BaseException], monkeypatch: Any) -> None:
             raise error
 
     monkeypatch.setattr("xrec.recommend.RayPool", lambda **_: PoolHere(before=stop))
-
-
-@pytest.mark.usefixtures("actor_here")
-def test_run_whose_driver_was_killed_goes_on_and_another_beside_it_is_refused(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = make_config()
-    with monkeypatch.context() as patch:
-        _stop_at(2, Killed, patch)
-        patch.setattr(_Driver, "leave", lambda driver: None)
-        with pytest.raises(Killed):
-            _run(config)
-    with pytest.raises(ArtifactNotFoundError, match="nothing was published"):
-        _read(config)
-    with pytest.raises(LeaseError, match="works on this run, and is taken for alive"):
-        _run(config)
-    assert Survey(_plan(make_config(users_per_task=2))).summary.num_rows == 10  # the same plan
-    manifest = _run(make_config(alongside=True))
-    _check(config)
-    assert _publish(config) == manifest
 
 
 @pytest.mark.usefixtures("actor_here")
