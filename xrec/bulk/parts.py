@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
-from xrec.bulk.runs.plan import ORIGIN
 from xrec.bulk.runs.result import Summary, bare, total
 from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.runs.run import BulkRun, Pass
@@ -84,60 +83,37 @@ def final_rows(
 
     The summaries, of all passes, add up to that of these rows.
     """
-    later = [_Later.read(each, first, last, format) for each in passes[1:]]
-    summaries = [each.summary for each in later]
+    later = [_later(each, first, last, format) for each in passes[1:]]
+    summaries = [summary for _, summary in later]
     results, chunks, schema = passes[0].results, range(first, last + 1), format.table_schema
     names = results.names(chunks)
     for rows, summary in request_each(lambda each: results.read(names[each], schema), chunks):
-        for each in later:
-            rows = each.replaced(rows)
+        for done_again, _ in later:
+            rows = _replaced(rows, done_again, format)
         yield rows, total([summary, *summaries])
         summaries.clear()
 
 
-@dataclass(frozen=True)
-class _Later:
-    """What a later pass made of rows of some chunks."""
+def _later(each: Pass, first: int, last: int, format: RowFormat) -> tuple[pa.Table, Summary]:
+    """The rows of a later pass's chunks that have some of the chunks `first` to `last`.
 
-    planned: pa.Table
-    rows: pa.Table
-    summary: Summary
-    format: RowFormat
+    The summary is of those of its chunks that begin there, so all parts together count once.
+    """
+    results, chunks, schema = each.results, each.plan.chunks_of(first, last), format.table_schema
+    names, starts = results.names(chunks), each.plan.index["first"].to_pylist()
+    found = {chunk: results.read(names[chunk], schema) for chunk in chunks}
+    rows = pa.concat_tables([schema.empty_table(), *(rows for rows, _ in found.values())])
+    return rows, total(one for chunk, (_, one) in found.items() if first <= starts[chunk] <= last)
 
-    @classmethod
-    def read(cls, each: Pass, first: int, last: int, format: RowFormat) -> "_Later":
-        """What the pass made of the rows of the chunks `first` to `last` of the first pass.
 
-        The summary is of those of its chunks that begin there, so all parts together count once.
-        """
-        plan, results = each.plan, each.results
-        chunks = plan.chunks_of(first, last)
-        names = results.names(chunks)
-        starts = plan.index["first"].to_pylist()
-        planned = [plan.rows(chunk).select([*format.keys, ORIGIN]) for chunk in chunks]
-        empty = pa.schema([*format.key_schema, pa.field(ORIGIN, pa.int64())]).empty_table()
-        rows = pa.concat_tables([empty, *(each.cast(empty.schema) for each in planned)])
-        origin = rows[ORIGIN]
-        rows = rows.filter(pc.and_(pc.greater_equal(origin, first), pc.less_equal(origin, last)))
-        found = {chunk: results.read(names[chunk], format.table_schema) for chunk in chunks}
-        tables = [format.table_schema.empty_table(), *(table for table, _ in found.values())]
-        return cls(
-            rows,
-            format.among(pa.concat_tables(tables), rows),
-            total(each for chunk, (_, each) in found.items() if first <= starts[chunk] <= last),
-            format,
-        )
-
-    def replaced(self, rows: pa.Table) -> pa.Table:
-        """The rows of a chunk, with those of this pass in place of what they were."""
-        if not self.planned.num_rows:
-            return rows
-        keys = list(self.format.keys)
-        mine = self.format.among(self.rows, rows.select(keys))
-        if not mine.num_rows:
-            return rows
-        others = self.format.without(rows, mine.select(keys))
-        return self.format.sorted(pa.concat_tables([others, mine])).combine_chunks()
+def _replaced(rows: pa.Table, done_again: pa.Table, format: RowFormat) -> pa.Table:
+    """The rows of a chunk, with what became of them later in place of what they were."""
+    least, greatest = (rows["bucket"][place].as_py() for place in (0, -1))
+    near = (pc.field("bucket") >= least) & (pc.field("bucket") <= greatest)
+    mine = format.among(done_again.filter(near), rows)
+    if not mine.num_rows:
+        return rows
+    return format.sorted(pa.concat_tables([format.without(rows, mine), mine])).combine_chunks()
 
 
 def _groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
