@@ -11,7 +11,7 @@ from tests.xrec.bulk.test_rules_drive import kill, stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import files_of
 from tests.xrec.bulk.toy_run import Toy
-from xrec.bulk import check_output, driver, empty, vacuum
+from xrec.bulk import check_output, driver, empty
 from xrec.bulk.status import Finding
 
 
@@ -38,13 +38,6 @@ def finished(toys: Toys) -> Toy:
     toy.heal()
     toy.complete(retry=["odd"])
     return toy
-
-
-def test_check_of_a_published_run_finds_nothing(toys: Toys) -> None:
-    finished(toys)
-    assert found_by(toys) == []
-    vacuum(toys.uri, timedelta(hours=1), toys.storage)
-    assert found_by(toys) == []
 
 
 def test_check_of_nothing_and_of_other_files_says_so(place: Place) -> None:

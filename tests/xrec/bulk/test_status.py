@@ -94,12 +94,6 @@ def test_rate_is_of_this_driver_since_its_first_process_was_ready() -> None:
     assert (whole.rows_per_second, whole.seconds_left) == (pytest.approx(500), None)
 
 
-def test_phase_of_a_driver_that_says_nothing_any_more_is_silent() -> None:
-    status = status_of(expires_at=NOON + timedelta(seconds=90))
-    assert status.phase(NOON + timedelta(seconds=89)) == "running"
-    assert status.phase(NOON + timedelta(seconds=91)) == "silent"
-
-
 def test_rate_is_of_rows_that_were_not_carried() -> None:
     costs = {"seconds": 60.0, "tokens": 3_000.0, "carried": 400.0}
     rate = status_of(num_ok=950, failed={"odd": 50}, costs=costs).rate
