@@ -21,7 +21,6 @@ from xrec.storage.location import Location, request_each, storage_errors
 from xrec.storage.parquet import (
     parquet_bytes,
     read_footer,
-    read_known_row_group,
     read_table,
     write_table,
 )
@@ -47,7 +46,6 @@ __all__ = [
     "parquet_bytes",
     "read_content",
     "read_footer",
-    "read_known_row_group",
     "read_manifest",
     "read_table",
     "request_each",

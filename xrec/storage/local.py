@@ -33,16 +33,10 @@ class LocalLocation(Location):
         with storage_errors(self.uri):
             return Path(self.path).read_bytes()
 
-    def read_tail(self, num_bytes: int) -> bytes:
-        """See Location."""
-        with storage_errors(self.uri), Path(self.path).open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
-            return file.read()
-
     def read_range(self, start: int, num_bytes: int) -> bytes:
         """See Location."""
         with storage_errors(self.uri), Path(self.path).open("rb") as file:
-            file.seek(start)
+            file.seek(start if start >= 0 else max(0, os.fstat(file.fileno()).st_size + start))
             return file.read(num_bytes)
 
     def write_bytes(self, data: bytes) -> None:

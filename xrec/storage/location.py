@@ -81,18 +81,11 @@ class Location(ABC):
         """The content of one version of the file; raises StorageNotFoundError if there is none."""
 
     @abstractmethod
-    def read_tail(self, num_bytes: int) -> bytes:
-        """The last `num_bytes` bytes of one version of the file, or all of it if it is shorter.
-
-        It takes one request. Raises StorageNotFoundError if there is no file.
-        """
-
-    @abstractmethod
     def read_range(self, start: int, num_bytes: int) -> bytes:
         """`num_bytes` bytes of the file from byte `start` on; fewer if it ends before.
 
-        It takes one request. `start` must lie before the file's end. Raises StorageNotFoundError if
-        there is no file.
+        It takes one request. `start` must lie before the file's end; a negative one counts from the
+        end, and `num_bytes` is then its opposite. Raises StorageNotFoundError if there is no file.
         """
 
     @abstractmethod

@@ -1,6 +1,4 @@
-"""Parquet files at a location: whole tables in a schema of xrec.schemas, and single row groups."""
-
-import io
+"""Parquet files at a location: whole tables in a schema of xrec.schemas, and footers."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,39 +15,11 @@ def read_footer(location: Location) -> pq.FileMetaData:
 
     Raises pyarrow.ArrowInvalid if it is no Parquet file.
     """
-    tail = location.read_tail(_TAIL_BYTES)
+    tail = location.read_range(-_TAIL_BYTES, _TAIL_BYTES)
     needed = int.from_bytes(tail[-8:-4], "little") + 8
     if len(tail) == _TAIL_BYTES < needed:
-        tail = location.read_tail(needed)
+        tail = location.read_range(-needed, needed)
     return pq.read_metadata(pa.BufferReader(tail))
-
-
-def read_known_row_group(location: Location, footer: pq.FileMetaData, number: int) -> pa.Table:
-    """The rows of a row group, with one request.
-
-    Raises pyarrow.ArrowInvalid if the file is not the one that the footer is of.
-    """
-    group = footer.row_group(number)
-    columns = [group.column(number) for number in range(group.num_columns)]
-    start = min(column.dictionary_page_offset or column.data_page_offset for column in columns)
-    data = location.read_range(start, sum(column.total_compressed_size for column in columns))
-    return pq.ParquetFile(_Slice(data, start), metadata=footer).read_row_group(number)
-
-
-class _Slice(io.BytesIO):
-    """A file of which only `data` is there, from byte `start` on."""
-
-    def __init__(self, data: bytes, start: int):
-        super().__init__(data)
-        self._start = start
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_SET:
-            offset -= self._start
-        return super().seek(offset, whence) + self._start
-
-    def tell(self) -> int:
-        return super().tell() + self._start
 
 
 def write_table(location: Location, table: pa.Table, schema: pa.Schema) -> str:

@@ -29,20 +29,16 @@ class S3Location(Location):
             # two versions. With max_concurrency=1 it sends one request.
             return bytes(self.fs.cat_file(self.path, max_concurrency=1))
 
-    def read_tail(self, num_bytes: int) -> bytes:
-        """See Location."""
-        with storage_errors(self.uri):
-            try:
-                return bytes(self.fs.cat_file(self.path, start=-num_bytes))
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-        return self.read_bytes()  # an empty file has no range
-
     def read_range(self, start: int, num_bytes: int) -> bytes:
         """See Location."""
+        end = start + num_bytes or None
         with storage_errors(self.uri):
-            return bytes(self.fs.cat_file(self.path, start=start, end=start + num_bytes))
+            try:
+                return bytes(self.fs.cat_file(self.path, start=start, end=end))
+            except OSError as error:
+                if error.errno != errno.EINVAL or start >= 0:
+                    raise
+        return self.read_bytes()  # an empty file has no end to read
 
     def write_bytes(self, data: bytes) -> None:
         """See Location; S3 shows an object only when its upload is complete."""

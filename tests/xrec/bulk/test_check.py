@@ -89,7 +89,7 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(toys: To
 def test_check_of_a_plan_that_lacks_a_file_says_so(here: Toys) -> None:
     toy = here()
     toy.drive(max_rows=7)
-    (toy.run.folder / "plan" / "part-00000.parquet").delete()
+    (toy.run.folder / "plan" / "part-00000.arrow").delete()
     findings = found_by(here)
     assert [finding.severity for finding in findings] == ["warning", "warning"]
     assert any("its plan lacks files" in finding.what for finding in findings)

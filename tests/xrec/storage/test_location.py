@@ -76,8 +76,8 @@ def test_sizes_and_folders_take_one_request_each(folder: Location, requests: lis
     [
         # A read that asked for the size first could have halves of two versions.
         (lambda file: file.read_bytes(), b"0123456789"),
-        (lambda file: file.read_tail(4), b"6789"),
-        (lambda file: file.read_tail(100), b"0123456789"),
+        (lambda file: file.read_range(-4, 4), b"6789"),
+        (lambda file: file.read_range(-100, 100), b"0123456789"),
         (lambda file: file.read_range(0, 4), b"0123"),
         (lambda file: file.read_range(7, 100), b"789"),
     ],
@@ -93,7 +93,7 @@ def test_read_is_one_request_and_of_no_file_not_found(
 
 def test_tail_of_an_empty_file_is_empty(folder: Location) -> None:
     (folder / "file").write_bytes(b"")
-    assert (folder / "file").read_tail(100) == b""
+    assert (folder / "file").read_range(-100, 100) == b""
 
 
 @pytest.mark.parametrize("size", [20, 6_000_000])
