@@ -65,12 +65,8 @@ def look_ahead(config: BackfillConfig) -> list[str]:
     Nothing is written, the language model is taken for the adapter's, and pairs are read only if
     `run` would read them. Raises what `open_backfill` raises.
     """
-    return preview_lines(
-        preview(run_request(config, identify_unchecked(config))),
-        "pairs",
-        num_actors=config.actors.num_actors,
-        retry=retry_reasons(config),
-    )
+    seen = preview(run_request(config, identify_unchecked(config)))
+    return preview_lines(seen, config.actors.num_actors, retry_reasons(config))
 
 
 def _is_exported(config: BackfillConfig, uri: str, manifest: Manifest) -> bool:

@@ -53,18 +53,9 @@ def status_values(status: "Status", now: datetime | None = None) -> dict[str, An
     }
 
 
-def preview_lines(
-    preview: "Preview",
-    rows: str,
-    *,
-    num_actors: int,
-    retry: Sequence[str] = (),
-) -> list[str]:
-    """What a run would do.
-
-    rows: what its rows are called. retry: the reasons of failed rows that are to be done again.
-    """
-    lines = [f"{preview.num_rows:,} {rows} in {preview.num_chunks:,} chunks"]
+def preview_lines(preview: "Preview", num_actors: int, retry: Sequence[str] = ()) -> list[str]:
+    """What a backfill would do; `retry` are the reasons of failed pairs that are done again."""
+    lines = [f"{preview.num_rows:,} pairs in {preview.num_chunks:,} chunks"]
     if preview.rejected:
         lines.append(f"left out, for their ids cannot be used: {reasons_text(preview.rejected)}")
     if preview.status and (progress := preview.status.progress) is not None:
@@ -76,11 +67,11 @@ def preview_lines(
         again = {reason: count for reason, count in progress.failed.items() if reason in retry}
         if retry:
             lines.append(
-                f"to be done again: {sum(again.values()):,} failed {rows}"
+                f"to be done again: {sum(again.values()):,} failed pairs"
                 + (f" ({reasons_text(again)})" if again else "")
             )
     if preview.num_left:
-        lines += _costs_left(preview, rows, num_actors)
+        lines += _costs_left(preview, num_actors)
     elif preview.status and not retry:
         is_published = preview.status.is_published
         lines.append("nothing is left to do" if is_published else "it is left to be published")
@@ -107,12 +98,12 @@ def reasons_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in most_first)
 
 
-def _costs_left(preview: "Preview", rows: str, num_actors: int) -> Iterator[str]:
+def _costs_left(preview: "Preview", num_actors: int) -> Iterator[str]:
     if (costs := preview.costs_left) is None:
         canary = min(preview.num_left, num_actors * -(-preview.num_rows // preview.num_chunks))
         yield (
             f"what they cost is not known, because no run was measured here: limit={canary} does "
-            f"the first {rows} of this run, and measures it"
+            "the first pairs of this run, and measures it"
         )
         return
     yield (
@@ -120,6 +111,6 @@ def _costs_left(preview: "Preview", rows: str, num_actors: int) -> Iterator[str]
         f"{num_actors} actor{'s' if num_actors > 1 else ''}, without the time to start"
     )
     if preview.measured_at is None:
-        yield f"  reckoned from the {rows} of this run that are done"
+        yield "  reckoned from the pairs of this run that are done"
     else:
-        yield f"  reckoned from {rows} done at {preview.measured_at}; less if some are kept"
+        yield f"  reckoned from pairs done at {preview.measured_at}; less if some are kept"

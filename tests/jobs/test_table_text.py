@@ -103,14 +103,14 @@ def test_duration_and_costs_are_in_words_that_suit_their_size() -> None:
 
 def test_preview_lines_of_a_run_that_nobody_measured_propose_a_canary() -> None:
     preview = preview_of(None, rejected={"nan_id": 1, "float_id": 2})
-    assert preview_lines(preview, "pairs", num_actors=4) == [
+    assert preview_lines(preview, num_actors=4) == [
         "10,000 pairs in 100 chunks",
         "left out, for their ids cannot be used: float_id 2, nan_id 1",
         "what they cost is not known, because no run was measured here: limit=400 does the first "
         "pairs of this run, and measures it",
     ]
     small = replace(preview, num_rows=10, num_chunks=3, rejected={})
-    assert "limit=10 does" in preview_lines(small, "pairs", num_actors=4)[-1]
+    assert "limit=10 does" in preview_lines(small, num_actors=4)[-1]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_preview_lines_after_a_canary_say_what_the_rest_takes(
     status = status_of(num_ok=990, failed={"odd": 10}, costs={"seconds": 7_200.0, "tokens": 3_000})
     left = {"seconds": 64_800.0, "tokens": 27_000.0}
     preview = preview_of(status, costs_left=left, measured_at=measured_at)
-    assert preview_lines(preview, "pairs", num_actors=2) == [
+    assert preview_lines(preview, num_actors=2) == [
         "10,000 pairs in 100 chunks",
         "done: 990 ok, 10 failed (odd 10); they took 2.0 h of actor time, 3,000 tokens; left: "
         "9,000",
@@ -148,5 +148,5 @@ def test_preview_lines_after_a_canary_say_what_the_rest_takes(
 def test_preview_lines_of_a_run_that_is_done_reckon_nothing(
     status: dict[str, Any], retry: tuple[str, ...], last: str
 ) -> None:
-    lines = preview_lines(preview_of(status_of(**status)), "pairs", num_actors=1, retry=retry)
+    lines = preview_lines(preview_of(status_of(**status)), num_actors=1, retry=retry)
     assert (len(lines), lines[-1]) == (3, last)
