@@ -104,7 +104,8 @@ class DeltaLog:
                 "table is meant to have is not known"
             ) from error
         actions = [json.loads(line) for line in data.splitlines() if line.strip()]
-        info = next((each["commitInfo"] for each in actions if "commitInfo" in each), {})
+        found = (each["commitInfo"] for each in actions if "commitInfo" in each)
+        info: dict[str, Any] = next(found, {})
         if (commit := info.get(COMMIT_KEY)) is not None:
             return Entry(version, Commit.model_validate_json(commit))
         is_restore = info.get("operation") == "RESTORE"
