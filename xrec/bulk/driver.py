@@ -70,7 +70,7 @@ def drive(
     if max_rows is not None and (max_rows < 1 or reasons):
         raise ValueError(f"max_rows = {max_rows}: expected at least 1, and a retry has no limit")
     if not alongside:
-        refuse_live_driver([run.folder])
+        refuse_live_driver(run.folder)
     num_wanted = min(run.record.num_rows, max_rows or run.record.num_rows)
 
     def look(progress: Progress) -> None:
