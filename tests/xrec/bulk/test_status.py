@@ -78,22 +78,6 @@ def test_read_status_takes_few_requests_also_of_many_results(toys: Toys) -> None
     assert len(requests) < 12
 
 
-def test_rate_is_of_this_driver_since_its_first_process_was_ready() -> None:
-    """It began with 1,000 rows done, and its first process was ready after 40 s."""
-    ready = NOON + timedelta(seconds=40)
-    status = status_of(seconds=55, num_ok=1_900, num_rows_before=1_000, working_since=ready)
-    assert status.rows_per_second == pytest.approx(900 / 15)
-    assert status.seconds_left == pytest.approx(8_100 / 60)
-    for status in (
-        status_of(seconds=30, num_ok=1_000, num_rows_before=1_000),
-        status_of(seconds=60, num_ok=1_000, num_rows_before=1_000, working_since=ready),
-        status_of(seconds=40, num_ok=1_100, num_rows_before=1_000, working_since=ready),
-    ):
-        assert (status.rows_per_second, status.seconds_left) == (None, None)
-    whole = status_of(seconds=60, num_ok=10_000, working_since=ready)
-    assert (whole.rows_per_second, whole.seconds_left) == (pytest.approx(500), None)
-
-
 def test_rate_is_of_rows_that_were_not_carried() -> None:
     costs = {"seconds": 60.0, "tokens": 3_000.0, "carried": 400.0}
     rate = status_of(num_ok=950, failed={"odd": 50}, costs=costs).rate
