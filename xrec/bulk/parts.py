@@ -90,7 +90,7 @@ def final_rows(
     for rows, summary in request_each(lambda each: results.read(names[each], schema), chunks):
         for done_again, _ in later:
             rows = _replaced(rows, done_again, format)
-        yield rows, total([summary, *summaries])
+        yield rows, total([summary, *summaries]) if summaries else summary
         summaries.clear()
 
 
