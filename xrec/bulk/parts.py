@@ -99,8 +99,9 @@ def _later(each: Pass, first: int, last: int, format: RowFormat) -> tuple[pa.Tab
 
     The summary is of those of its chunks that begin there, so all parts together count once.
     """
-    results, chunks, schema = each.results, each.plan.chunks_of(first, last), format.table_schema
-    names, starts = results.names(chunks), each.plan.index["first"].to_pylist()
+    plan, results, schema = each.plan, each.results, format.table_schema
+    chunks, starts = plan.chunks_of(first, last), plan.index["first"].to_pylist()
+    names = results.names(chunks)
     found = {chunk: results.read(names[chunk], schema) for chunk in chunks}
     rows = pa.concat_tables([schema.empty_table(), *(rows for rows, _ in found.values())])
     return rows, total(one for chunk, (_, one) in found.items() if first <= starts[chunk] <= last)
