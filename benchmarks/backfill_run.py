@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xrec.backfill import open_backfill, read, run_backfill
+from xrec.backfill import read
+from xrec.backfill.driver import run_backfill
+from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import MakeExplainTask, load_task_explainer
 from xrec.config.backfill import BackfillConfig
 from xrec.config.base import parse_config
 from xrec.config.decoding import DecodingConfig
 from xrec.config.shared import RayConfig
-from xrec.generate.engine import Completion
+from xrec.generate.engine import Completion, EngineReport
 from xrec.generate.explainer import Explainer
 
 _TEXT = "You would enjoy this quiet corner for its late hours and its garden."
@@ -73,6 +75,10 @@ class EmptyEngine:
     def complete(self, requests: Sequence[Any]) -> Iterator[Completion]:
         """A completion for each prompt."""
         return (Completion(index, list(self.token_ids), "stop") for index in range(len(requests)))
+
+    def take_report(self) -> EngineReport:
+        """Nothing was computed."""
+        return EngineReport()
 
 
 def main() -> None:

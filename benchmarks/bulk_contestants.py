@@ -64,7 +64,8 @@ def planned(work: Work) -> BulkRun:
 
 def ours(work: Work) -> dict[str, float]:
     """xrec.bulk: plan, drive, publish."""
-    from xrec.bulk import RayPool, drive, publish
+    from xrec.bulk import drive, publish
+    from xrec.bulk.work.pool import RayPool
 
     began = time.perf_counter()
     run = planned(work)

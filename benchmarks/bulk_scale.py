@@ -38,7 +38,6 @@ from benchmarks.bulk_work import Work, peak_mb
 from xrec.bulk import (
     BulkRun,
     Identity,
-    RayPool,
     RunRequest,
     Summary,
     Survey,
@@ -48,6 +47,7 @@ from xrec.bulk import (
     publish,
     read_status,
 )
+from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.worker import WorkerSettings
 from xrec.config.shared import RayConfig
 

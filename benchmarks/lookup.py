@@ -37,8 +37,8 @@ import pyarrow.parquet as pq
 from benchmarks.bulk_work import some_texts
 from benchmarks.report import Results
 from tests.object_store import ObjectStore, object_store
-from xrec.backfill import EXPLANATIONS
 from xrec.backfill.lookup import open_lookup
+from xrec.backfill.task import EXPLANATIONS
 from xrec.bulk import (
     BulkRun,
     Identity,

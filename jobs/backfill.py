@@ -5,11 +5,10 @@ from cluster.preflight import check_cluster
 from cluster.room import demand_of_actors
 from jobs.output import Output
 from jobs.table_text import preview_lines
-from xrec.backfill import finish, has_work, open_backfill, run_backfill
-from xrec.backfill.driver import retry_reasons
+from xrec.backfill.driver import finish, has_work, retry_reasons, run_backfill
 from xrec.backfill.identity import identify, identify_unchecked
-from xrec.backfill.plan import pairs_difference, run_request
-from xrec.bulk import preview
+from xrec.backfill.plan import open_backfill, pairs_difference, run_request
+from xrec.bulk.preview import preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.storage import Manifest, check_artifacts
@@ -59,9 +58,5 @@ def look_ahead(config: BackfillConfig) -> list[str]:
     Nothing is written, the language model is taken for the adapter's, and pairs are read only if
     `run` would read them. Raises what `open_backfill` raises.
     """
-    return preview_lines(
-        preview(run_request(config, identify_unchecked(config))),
-        "pairs",
-        num_actors=config.actors.num_actors,
-        retry=retry_reasons(config),
-    )
+    seen = preview(run_request(config, identify_unchecked(config)))
+    return preview_lines(seen, config.actors.num_actors, retry_reasons(config))

@@ -184,7 +184,7 @@ rows of the table.
 \b
 In:   <workspace>/dataset, graph and adapter, aspects if the prompt asks for them, the language
       model, pairs
-Out:  <workspace>/explanations: a Delta table of explanations and failed rows, _report/report.html
+Out:  <workspace>/explanations: a Delta table of explanations and failed rows
 
 \b
 Example:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from xrec.progress import duration
 
 if TYPE_CHECKING:
-    from xrec.bulk import Preview, Status
+    from xrec.bulk import Status
+    from xrec.bulk.preview import Preview
 
 _NOTES: Mapping[str, str] = {
     "silent": "its driver gives no sign of life; run it again to go on",
@@ -47,23 +48,14 @@ def status_values(status: "Status", now: datetime | None = None) -> dict[str, An
             "created_at": manifest.created_at,
             "is_this_run": status.is_published,
             "rows": dict(manifest.row_counts),
+            "metrics": dict(manifest.metrics),
         },
     }
 
 
-def preview_lines(
-    preview: "Preview",
-    rows: str,
-    *,
-    num_actors: int,
-    retry: Sequence[str] = (),
-) -> list[str]:
-    """What a run would do.
-
-    rows: what its rows are called. retry: the reasons of failed rows that are to
-    be done again.
-    """
-    lines = [f"{preview.num_rows:,} {rows} in {preview.num_chunks:,} chunks; {_how(preview, rows)}"]
+def preview_lines(preview: "Preview", num_actors: int, retry: Sequence[str] = ()) -> list[str]:
+    """What a backfill would do; `retry` are the reasons of failed pairs that are done again."""
+    lines = [f"{preview.num_rows:,} pairs in {preview.num_chunks:,} chunks"]
     if preview.rejected:
         lines.append(f"left out, for their ids cannot be used: {reasons_text(preview.rejected)}")
     if preview.status and (progress := preview.status.progress) is not None:
@@ -75,11 +67,11 @@ def preview_lines(
         again = {reason: count for reason, count in progress.failed.items() if reason in retry}
         if retry:
             lines.append(
-                f"to be done again: {sum(again.values()):,} failed {rows}"
+                f"to be done again: {sum(again.values()):,} failed pairs"
                 + (f" ({reasons_text(again)})" if again else "")
             )
     if preview.num_left:
-        lines += _costs_left(preview, rows, num_actors)
+        lines += _costs_left(preview, num_actors)
     elif preview.status and not retry:
         is_published = preview.status.is_published
         lines.append("nothing is left to do" if is_published else "it is left to be published")
@@ -106,29 +98,19 @@ def reasons_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in most_first)
 
 
-def _how(preview: "Preview", rows: str) -> str:
-    """How the rows were counted."""
-    if preview.num_given is None:
-        return f"they are planned, so no {rows} were read"
-    num_twice = preview.num_given - preview.num_rows
-    twice = f", and {num_twice:,} duplicates dropped" if num_twice else ""
-    return f"counted by reading all of them{twice}"
-
-
-def _costs_left(preview: "Preview", rows: str, num_actors: int) -> Iterator[str]:
-    rate, costs = preview.rate, preview.costs_left
-    if rate is None or costs is None:
+def _costs_left(preview: "Preview", num_actors: int) -> Iterator[str]:
+    if (costs := preview.costs_left) is None:
         canary = min(preview.num_left, num_actors * -(-preview.num_rows // preview.num_chunks))
         yield (
             f"what they cost is not known, because no run was measured here: limit={canary} does "
-            f"the first {rows} of this run, and measures it"
+            "the first pairs of this run, and measures it"
         )
         return
     yield (
         f"to come: about {costs_text(costs)}; {duration(costs['seconds'] / num_actors)} with "
         f"{num_actors} actor{'s' if num_actors > 1 else ''}, without the time to start"
     )
-    if preview.is_own_rate:
-        yield f"  reckoned from the {rows} of this run that are done"
+    if preview.measured_at is None:
+        yield "  reckoned from the pairs of this run that are done"
     else:
-        yield f"  reckoned from {rate.num_done:,} {rows} done at {rate.uri}; less if some are kept"
+        yield f"  reckoned from pairs done at {preview.measured_at}; less if some are kept"

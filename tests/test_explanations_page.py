@@ -13,8 +13,8 @@ import pyarrow.dataset
 import pytest
 
 from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
-from xrec.backfill import EXPLANATIONS
 from xrec.backfill.driver import KIND, describe
+from xrec.backfill.task import EXPLANATIONS
 from xrec.bulk import Outcome, complete, export_run
 from xrec.config.backfill import ExportConfig
 

@@ -9,7 +9,9 @@ from benchmarks.backfill import _of_steps
 from benchmarks.backfill_catalogue import backfill_config, make_catalogue
 from benchmarks.backfill_run import NotingLoad
 from tests.xrec.bulk.toy_run import pool_here
-from xrec.backfill import open_backfill, read, read_failed, run_backfill
+from xrec.backfill import read, read_failed
+from xrec.backfill.driver import run_backfill
+from xrec.backfill.plan import open_backfill
 from xrec.config.shared import StorageConfig
 
 NUM_PAIRS = 60

@@ -8,7 +8,7 @@ import pytest
 
 import jobs.recommend
 from tests.command_line import xrec
-from xrec.backfill import open_backfill
+from xrec.backfill.plan import open_backfill
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.base import parse_config
 from xrec.data import read_dataset

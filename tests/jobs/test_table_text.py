@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from jobs.table_text import costs_text, preview_lines, status_values
-from xrec.bulk import Identity, Preview, Progress, RunRecord, Status
+from xrec.bulk import Identity, Progress, Status
+from xrec.bulk.preview import Preview
 from xrec.bulk.runs.plan import PlanSize
+from xrec.bulk.runs.run import RunRecord
 from xrec.progress import duration
 from xrec.storage import make_manifest
 
@@ -47,10 +49,9 @@ DONE: dict[str, Any] = {"num_ok": 10_000, "costs": {"seconds": 50.0}, "is_done":
 FAILED = {**DONE, "num_ok": 9_994, "failed": {"odd": 3, "dull": 1, "bad": 2}}
 
 
-def preview_of(status: Status | None, rate_of: Status | None = None, **values: Any) -> Preview:
+def preview_of(status: Status | None, **values: Any) -> Preview:
     """Of a run of 10,000 rows that is planned if there is a status."""
-    rate = (rate_of or status).rate if rate_of or status else None  # type: ignore[union-attr]
-    return replace(Preview(10_000, 100, None, {}, status, rate), **values)
+    return replace(Preview(10_000, 100, {}, status, None, None), **values)
 
 
 def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes() -> None:
@@ -101,39 +102,37 @@ def test_duration_and_costs_are_in_words_that_suit_their_size() -> None:
 
 
 def test_preview_lines_of_a_run_that_nobody_measured_propose_a_canary() -> None:
-    preview = preview_of(None, num_given=10_007, rejected={"nan_id": 1, "float_id": 2})
-    assert preview_lines(preview, "pairs", num_actors=4) == [
-        "10,000 pairs in 100 chunks; counted by reading all of them, and 7 duplicates dropped",
+    preview = preview_of(None, rejected={"nan_id": 1, "float_id": 2})
+    assert preview_lines(preview, num_actors=4) == [
+        "10,000 pairs in 100 chunks",
         "left out, for their ids cannot be used: float_id 2, nan_id 1",
         "what they cost is not known, because no run was measured here: limit=400 does the first "
         "pairs of this run, and measures it",
     ]
     small = replace(preview, num_rows=10, num_chunks=3, rejected={})
-    assert "limit=10 does" in preview_lines(small, "pairs", num_actors=4)[-1]
+    assert "limit=10 does" in preview_lines(small, num_actors=4)[-1]
 
 
-def test_preview_lines_after_a_canary_say_what_the_rest_takes() -> None:
-    """1,000 of 10,000 pairs took 7,200 s, so the others take 18 h, and 9 h with two actors."""
-    costs = {"seconds": 7_200.0, "tokens": 3_000.0}
-    preview = preview_of(status_of(num_ok=990, failed={"odd": 10}, costs=costs))
-    assert preview_lines(preview, "pairs", num_actors=2) == [
-        "10,000 pairs in 100 chunks; they are planned, so no pairs were read",
+@pytest.mark.parametrize(
+    ("measured_at", "where"),
+    [
+        (None, "the pairs of this run that are done"),
+        ("s3://b/other", "pairs done at s3://b/other; less if some are kept"),
+    ],
+)
+def test_preview_lines_after_a_canary_say_what_the_rest_takes(
+    measured_at: str | None, where: str
+) -> None:
+    status = status_of(num_ok=990, failed={"odd": 10}, costs={"seconds": 7_200.0, "tokens": 3_000})
+    left = {"seconds": 64_800.0, "tokens": 27_000.0}
+    preview = preview_of(status, costs_left=left, measured_at=measured_at)
+    assert preview_lines(preview, num_actors=2) == [
+        "10,000 pairs in 100 chunks",
         "done: 990 ok, 10 failed (odd 10); they took 2.0 h of actor time, 3,000 tokens; left: "
         "9,000",
         "to come: about 18.0 h of actor time, 27,000 tokens; 9.0 h with 2 actors, without the time "
         "to start",
-        "  reckoned from the pairs of this run that are done",
-    ]
-
-
-def test_preview_lines_name_the_run_whose_rate_they_take() -> None:
-    other = replace(
-        status_of(num_ok=1_000, costs={"seconds": 50.0, "carried": 500.0}), uri="s3://b/other"
-    )
-    lines = preview_lines(preview_of(None, other, num_rows=2_000), "pairs", num_actors=1)
-    assert lines[-2:] == [
-        "to come: about 3 min of actor time; 3 min with 1 actor, without the time to start",
-        "  reckoned from 500 pairs done at s3://b/other; less if some are kept",
+        f"  reckoned from {where}",
     ]
 
 
@@ -149,5 +148,5 @@ def test_preview_lines_name_the_run_whose_rate_they_take() -> None:
 def test_preview_lines_of_a_run_that_is_done_reckon_nothing(
     status: dict[str, Any], retry: tuple[str, ...], last: str
 ) -> None:
-    lines = preview_lines(preview_of(status_of(**status)), "pairs", num_actors=1, retry=retry)
+    lines = preview_lines(preview_of(status_of(**status)), num_actors=1, retry=retry)
     assert (len(lines), lines[-1]) == (3, last)

@@ -22,7 +22,8 @@ from xrec.annotate.read import Versions, count_explained, count_names
 from xrec.annotate.report import write_report
 from xrec.annotate.store import StoreRecord
 from xrec.annotate.vocabulary import merged_aspects, names_are_english
-from xrec.bulk import BulkRun, ChunkTask, RayPool, Summary, added, complete
+from xrec.bulk import BulkRun, ChunkTask, Summary, added, complete
+from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError

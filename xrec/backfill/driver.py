@@ -1,5 +1,4 @@
-"""Explains what is left of a run on actors, publishes it, and does what follows: report, vacuum,
-export.
+"""Explains what is left of a run on actors, publishes it, and does what follows: vacuum, export.
 
 The driver sets the counts as Ray metrics, for Prometheus, every few seconds:
 
@@ -13,27 +12,19 @@ The driver sets the counts as Ray metrics, for Prometheus, every few seconds:
 import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from ray.util.metrics import Counter, Gauge
 
-from xrec.backfill.report import is_report_of, write_report
 from xrec.backfill.task import EXPLANATIONS, LoadExplainer, explain_task, load_task_explainer
-from xrec.bulk import (
-    BulkRun,
-    Progress,
-    RayPool,
-    Summary,
-    Survey,
-    complete,
-    publish,
-    vacuum,
-)
+from xrec.bulk import BulkRun, Progress, Summary, Survey, complete, publish, vacuum
 from xrec.bulk.backoff import with_backoff
 from xrec.bulk.driver import check_failed_share
 from xrec.bulk.driver import has_work as rows_are_left
 from xrec.bulk.publish import Describe
 from xrec.bulk.runs.progress import now
+from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.backfill import BackfillConfig
 from xrec.progress import counter, duration
@@ -148,17 +139,14 @@ def describe(run: BulkRun) -> Describe:
 
 
 def _after_publishing(config: BackfillConfig, run: BulkRun, manifest: Manifest) -> Manifest:
-    """Write the report of a version, and vacuum the table if `config` says so."""
+    """Vacuum the table if `config` says so."""
 
-    def follow() -> None:
-        uri = run.output.uri
-        if not is_report_of(run.output, manifest):
-            write_report(uri, config.storage)
-        if config.vacuum_hours is not None:
-            retention = timedelta(hours=config.vacuum_hours)
-            logger.info("vacuum: %d files deleted", vacuum(uri, retention, config.storage))
+    def follow(hours: float) -> None:
+        num_files = vacuum(run.output.uri, timedelta(hours=hours), config.storage)
+        logger.info("vacuum: %d files deleted", num_files)
 
-    with_backoff(follow)
+    if (hours := config.vacuum_hours) is not None:
+        with_backoff(partial(follow, hours))
     return manifest
 
 

@@ -22,15 +22,6 @@ _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 
 @dataclass(frozen=True)
-class KnownPair:
-    """A pair of the dataset; `ids` are its row of the schema PAIRS."""
-
-    ids: dict[str, str]
-    user_index: int
-    item_index: int
-
-
-@dataclass(frozen=True)
 class FailedPair:
     """A pair without a text, and why; `ids` are its row of the schema PAIRS."""
 
@@ -48,22 +39,23 @@ def explain_pairs(
     by user and item. `shared_key` is the run's part of the content keys.
     """
     rows: list[dict[str, Any]] = []
-    accepted: list[_Accepted] = []
-    known, failed = look_up(explainer.dataset, pairs)
-    for found, pair, said in _with_texts(explainer, known):
+    known, failed = _look_up(explainer, pairs)
+    accepted: list[_KnownPair] = []
+    prompts: list[list[int]] = []
+    for one in known:
         try:
-            accepted.append(_Accepted(found, pair, said, explainer.pairs.prompt(pair, said)))
+            prompts.append(explainer.pairs.prompt(one.pair, one.texts))
+            accepted.append(one)
         except PromptTooLongError as error:
-            failed.append(FailedPair(found.ids, "prompt_too_long", str(error)))
-    prompts, texts = [one.prompt for one in accepted], [one.texts for one in accepted]
-    for explanation in explainer.explain(prompts, texts, decoding):
+            failed.append(FailedPair(one.ids, "prompt_too_long", str(error)))
+    for explanation in explainer.explain(prompts, [one.texts for one in accepted], decoding):
         one = accepted[explanation.index]
         if (failure := explanation.failure) is not None:
-            failed.append(FailedPair(one.found.ids, failure.reason, failure.message))
+            failed.append(FailedPair(one.ids, failure.reason, failure.message))
             continue
         rows.append(
             {
-                **one.found.ids,
+                **one.ids,
                 "explanation": explanation.text,
                 "num_prompt_tokens": explanation.num_prompt_tokens,
                 "num_generated_tokens": explanation.num_generated_tokens,
@@ -82,62 +74,59 @@ def explain_pairs(
     return generated.sort_by(_BY_PAIR), not_explained.sort_by(_BY_PAIR)
 
 
-def content_keys(explainer: Explainer, pairs: pa.Table, shared_key: str) -> pa.Array:
-    """Return the content keys of N `pairs` (schema PAIRS), null where user or item is unknown."""
-    known, _ = look_up(explainer.dataset, pairs)
-    keys = {
-        tuple(found.ids.values()): content_key(explainer, shared_key, pair, texts)
-        for found, pair, texts in _with_texts(explainer, known)
-    }
-    ids = zip(*(pairs[name].to_pylist() for name in PAIRS.names), strict=True)
-    return pa.array([keys.get(each) for each in ids], pa.string())
+def still_good(explainer: Explainer, earlier: pa.Table, shared_key: str) -> pa.Array:
+    """Return for N explanations (schema GENERATED) whether each may be taken over, N booleans.
 
-
-def name_no_other_item(explainer: Explainer, rows: pa.Table) -> pa.Array:
-    """Return for N explanations (schema GENERATED) of known pairs N booleans.
-
-    False means that the text names another item of the catalogue, so it would be refused today.
+    Its content key is today's, and its text names no other item of the catalogue, for which it
+    would be refused today.
     """
-    known, _ = look_up(explainer.dataset, rows.select(PAIRS.names))
-    said = [texts for _, _, texts in _with_texts(explainer, known)]
-    return pa.array(
-        [
-            explainer.finisher.other_title(text, texts) is None
-            for text, texts in zip(rows["explanation"].to_pylist(), said, strict=True)
-        ],
-        pa.bool_(),
-    )
+    known, _ = _look_up(explainer, earlier.select(PAIRS.names))
+    today = {tuple(one.ids.values()): one for one in known}
+
+    def is_good(row: dict[str, Any]) -> bool:
+        one = today.get((row["user_id"], row["item_id"]))
+        return (
+            one is not None
+            and content_key(explainer, shared_key, one.pair, one.texts) == row["content_key"]
+            and explainer.finisher.other_title(row["explanation"], one.texts) is None
+        )
+
+    rows = earlier.select([*PAIRS.names, "content_key", "explanation"]).to_pylist()
+    return pa.array(map(is_good, rows), pa.bool_())
 
 
 @dataclass(frozen=True)
-class _Accepted:
-    """A pair that has a prompt."""
+class _KnownPair:
+    """A pair of the dataset, and what may be said of it."""
 
-    found: KnownPair
+    ids: dict[str, str]
     pair: Pair
     texts: PairTexts
-    prompt: list[int]
 
 
-def _with_texts(
-    explainer: Explainer, known: Sequence[KnownPair]
-) -> list[tuple[KnownPair, Pair, PairTexts]]:
-    """The pairs with what may be said of them."""
-    pairs = [Pair(each.user_index, each.item_index) for each in known]
-    return list(zip(known, pairs, explainer.pairs.texts_of(pairs), strict=True))
-
-
-def look_up(dataset: Dataset, pairs: pa.Table) -> tuple[list[KnownPair], list[FailedPair]]:
-    """The pairs (schema PAIRS) that `dataset` knows, and the others; each in their order."""
-    known: list[KnownPair] = []
+def _look_up(explainer: Explainer, pairs: pa.Table) -> tuple[list[_KnownPair], list[FailedPair]]:
+    """The pairs (schema PAIRS) that the dataset knows, and the others; each in their order."""
+    known: list[tuple[dict[str, str], Pair]] = []
     failed: list[FailedPair] = []
     for ids in pairs.cast(PAIRS).to_pylist():
-        found = _look_up(dataset, ids)
-        if isinstance(found, KnownPair):
-            known.append(found)
+        found = _pair_of(explainer.dataset, ids)
+        if isinstance(found, Pair):
+            known.append((ids, found))
         else:
             failed.append(found)
-    return known, failed
+    texts = explainer.pairs.texts_of([pair for _, pair in known])
+    return [_KnownPair(*one, said) for one, said in zip(known, texts, strict=True)], failed
+
+
+def _pair_of(dataset: Dataset, ids: dict[str, str]) -> Pair | FailedPair:
+    try:
+        user_index = dataset.user_index(ids["user_id"])
+    except UnknownIdError as error:
+        return FailedPair(ids, "unknown_user", str(error))
+    try:
+        return Pair(user_index, dataset.item_index(ids["item_id"]))
+    except UnknownIdError as error:
+        return FailedPair(ids, "unknown_item", str(error))
 
 
 def failed_rows(dataset: Dataset, failed: Sequence[FailedPair]) -> pa.Table:
@@ -154,17 +143,6 @@ def failed_rows(dataset: Dataset, failed: Sequence[FailedPair]) -> pa.Table:
         ],
         FAILED,
     )
-
-
-def _look_up(dataset: Dataset, ids: dict[str, str]) -> KnownPair | FailedPair:
-    try:
-        user_index = dataset.user_index(ids["user_id"])
-    except UnknownIdError as error:
-        return FailedPair(ids, "unknown_user", str(error))
-    try:
-        return KnownPair(ids, user_index, dataset.item_index(ids["item_id"]))
-    except UnknownIdError as error:
-        return FailedPair(ids, "unknown_item", str(error))
 
 
 def _texts(dataset: Dataset, ids: dict[str, str]) -> dict[str, str]:

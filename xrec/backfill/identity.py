@@ -7,7 +7,7 @@ not change, the text need not be generated again. It covers the user's profile a
 has its effect through the vector), the item's title, profile and vector, the chosen aspects with
 their evidence, and the settings of the whole run: language model, adapter with its prompt template,
 decoding, dtype. It covers neither the other pairs of the run nor the titles of other items, which a
-text must not name: the carrying over checks those itself (explain.name_no_other_item).
+text must not name: the carrying over checks those itself (explain.still_good).
 """
 
 import hashlib

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk import OK, Published, published
+from xrec.bulk import Published, published
+from xrec.bulk.runs.row_format import OK
 from xrec.config.shared import StorageConfig
 from xrec.data.evidence import NamedEvidence
 from xrec.errors import ArtifactMismatchError

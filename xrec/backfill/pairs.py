@@ -13,6 +13,7 @@ import pyarrow.dataset as pads
 
 from xrec.backfill.identity import pairs_location
 from xrec.bulk import clean_keys, listing_of
+from xrec.bulk.request import first_of
 from xrec.config.backfill import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError
@@ -78,11 +79,9 @@ def _count_rejected(batches: Iterable[Batch], max_share: float) -> Iterator[Batc
     if not rejected:
         return
     all_rejected = pa.concat_tables(rejected)
-    first = all_rejected.slice(0, 1).to_pylist()[0]
     message = (
         f"{all_rejected.num_rows} of {num_rows} rows of pairs have ids that are neither strings "
-        f"nor integers, the first at {first['file']}, line {first['line']}: {first['reason']} "
-        f"({first['text']})"
+        f"nor integers{first_of(all_rejected)}"
     )
     if all_rejected.num_rows > max_share * num_rows:
         raise DataError(

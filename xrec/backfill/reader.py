@@ -3,8 +3,9 @@
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from xrec.bulk import FAILED as FAILED_STATUS
-from xrec.bulk import OK, published
+from xrec.bulk import published
+from xrec.bulk.runs.row_format import FAILED as FAILED_STATUS
+from xrec.bulk.runs.row_format import OK
 from xrec.config.shared import StorageConfig
 from xrec.schemas import FAILED, GENERATED
 from xrec.storage import storage_errors

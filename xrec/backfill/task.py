@@ -2,19 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, get_args, runtime_checkable
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from xrec.backfill.explain import (
-    FailedPair,
-    content_keys,
-    explain_pairs,
-    failed_rows,
-    name_no_other_item,
-)
+from xrec.backfill.explain import FailedPair, explain_pairs, failed_rows, still_good
 from xrec.backfill.identity import shared_key, sources_of
 from xrec.bulk import Identity, Outcome, RowFormat
 from xrec.config.backfill import BackfillConfig
@@ -38,15 +32,6 @@ EXPLANATIONS = RowFormat(
     error_reason="engine_error",
     key_comments=tuple(field.metadata[b"comment"].decode() for field in PAIRS),
 )
-
-
-@runtime_checkable
-class ReportingEngine(Protocol):
-    """An engine that reports what its work cost; an engine need not do so."""
-
-    def take_report(self) -> EngineReport:
-        """The cost of all that was computed since this was called last."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -112,8 +97,7 @@ class ExplainTask:
         generated, failed = explain_pairs(
             self.explainer, rows.cast(PAIRS), self.decoding, self.shared_key
         )
-        engine = self.explainer.engine
-        report = engine.take_report() if isinstance(engine, ReportingEngine) else None
+        report = self.explainer.engine.take_report()
         return Outcome(generated, failed, costs_of(generated, report))
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
@@ -122,24 +106,16 @@ class ExplainTask:
         return failed_rows(self.explainer.dataset, failed)
 
     def is_still_good(self, earlier: pa.Table) -> pa.Array:
-        """See CarryingTask: the content key is today's, and the text names no other item."""
-        keys = content_keys(self.explainer, earlier.select(PAIRS.names), self.shared_key)
-        same = [
-            key is not None and key == there
-            for key, there in zip(keys.to_pylist(), earlier["content_key"].to_pylist(), strict=True)
-        ]
-        known = earlier.filter(pa.array(same, pa.bool_()))
-        names_none = iter(name_no_other_item(self.explainer, known).to_pylist())
-        return pa.array([is_same and next(names_none) for is_same in same], pa.bool_())
+        """See CarryingTask."""
+        return still_good(self.explainer, earlier, self.shared_key)
 
 
-def costs_of(generated: pa.Table, report: EngineReport | None) -> dict[str, float]:
+def costs_of(generated: pa.Table, report: EngineReport) -> dict[str, float]:
     """What generating some rows cost, as numbers that can be added up.
 
     num_prompt_tokens and num_generated_tokens are those of the explanations, num_plain is how many
-    of them are plain sentences, and num_refused how many replace a text that was refused. If the
-    engine reports its work, there are also engine_prompt_tokens, engine_computed_prompt_tokens and
-    engine_seconds.
+    of them are plain sentences, and num_refused how many replace a text that was refused. What the
+    engine says of its work is engine_prompt_tokens, engine_computed_prompt_tokens, engine_seconds.
     """
     costs: dict[str, float] = {
         name: pc.sum(generated[name]).as_py() or 0
@@ -147,10 +123,7 @@ def costs_of(generated: pa.Table, report: EngineReport | None) -> dict[str, floa
     }
     costs["num_plain"] = pc.sum(pc.equal(generated["kind"], "plain")).as_py() or 0
     costs["num_refused"] = pc.sum(pc.not_equal(generated["refused"], "")).as_py() or 0
-    if report is not None:
-        costs |= {
-            "engine_prompt_tokens": report.num_prompt_tokens,
-            "engine_computed_prompt_tokens": report.num_computed_prompt_tokens,
-            "engine_seconds": report.total_seconds,
-        }
+    costs["engine_prompt_tokens"] = report.num_prompt_tokens
+    costs["engine_computed_prompt_tokens"] = report.num_computed_prompt_tokens
+    costs["engine_seconds"] = report.total_seconds
     return costs

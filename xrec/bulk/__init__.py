@@ -52,71 +52,45 @@ tests `test_rule_N_...` in tests/xrec/bulk, and tests/xrec/bulk/model plays them
     What has a result stays.
 """
 
-from typing import TYPE_CHECKING
-
-from xrec.bulk.driver import complete, drive, has_work
-from xrec.bulk.export import Exported, export_run
-from xrec.bulk.preview import Preview, preview
+from xrec.bulk.driver import complete, drive
+from xrec.bulk.export import export_run
 from xrec.bulk.publish import publish
 from xrec.bulk.request import RunRequest, listing_of, open_run
-from xrec.bulk.runs.keys import bucket_of, clean_keys
+from xrec.bulk.runs.keys import clean_keys
 from xrec.bulk.runs.progress import Progress, Survey
 from xrec.bulk.runs.result import Summary, added
-from xrec.bulk.runs.row_format import FAILED, OK, RowFormat
-from xrec.bulk.runs.run import BulkRun, Identity, RunRecord
-from xrec.bulk.status import Finding, Rate, Status, check_output, read_status
+from xrec.bulk.runs.row_format import RowFormat
+from xrec.bulk.runs.run import BulkRun, Identity
+from xrec.bulk.status import Rate, Status, check_output, read_status
 from xrec.bulk.table import Published, published
 from xrec.bulk.upkeep import empty, rollback, vacuum
-from xrec.bulk.work.task import CarryingTask, ChunkTask, Outcome
-
-if TYPE_CHECKING:
-    from xrec.bulk.work.pool import RayPool
+from xrec.bulk.work.task import ChunkTask, Outcome
 
 __all__ = [
-    "FAILED",
-    "OK",
     "BulkRun",
-    "CarryingTask",
     "ChunkTask",
-    "Exported",
-    "Finding",
     "Identity",
     "Outcome",
-    "Preview",
     "Progress",
     "Published",
     "Rate",
-    "RayPool",
     "RowFormat",
-    "RunRecord",
     "RunRequest",
     "Status",
     "Summary",
     "Survey",
     "added",
-    "bucket_of",
     "check_output",
     "clean_keys",
     "complete",
     "drive",
     "empty",
     "export_run",
-    "has_work",
     "listing_of",
     "open_run",
-    "preview",
     "publish",
     "published",
     "read_status",
     "rollback",
     "vacuum",
 ]
-
-
-def __getattr__(name: str) -> object:
-    """The pool, with which Ray is imported; a status, for instance, needs neither."""
-    if name == "RayPool":
-        from xrec.bulk.work.pool import RayPool
-
-        return RayPool
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

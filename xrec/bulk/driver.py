@@ -2,13 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.bulk.parts import final_rows
 from xrec.bulk.publish import Describe, publish
 from xrec.bulk.runs.plan import ORIGIN
 from xrec.bulk.runs.progress import (
@@ -19,7 +21,7 @@ from xrec.bulk.runs.progress import (
     refuse_live_driver,
     write_progress,
 )
-from xrec.bulk.runs.result import BrokenResultError, Summary, total
+from xrec.bulk.runs.result import BrokenResultError, Summary, bare, total
 from xrec.bulk.runs.row_format import FAILED
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.work.task import ChunkTask
@@ -68,7 +70,7 @@ def drive(
     if max_rows is not None and (max_rows < 1 or reasons):
         raise ValueError(f"max_rows = {max_rows}: expected at least 1, and a retry has no limit")
     if not alongside:
-        refuse_live_driver([run.folder])
+        refuse_live_driver(run.folder)
     num_wanted = min(run.record.num_rows, max_rows or run.record.num_rows)
 
     def look(progress: Progress) -> None:
@@ -157,53 +159,27 @@ def check_failed_share(
     )
 
 
-def failed_rows(run: BulkRun, each: Pass) -> Iterator[pa.Table]:
-    """The rows that a pass left failed, by chunk: `bucket`, keys, `reason` and `ORIGIN`."""
-    names = ["bucket", *run.format.keys, "reason"]
-    fields = [pa.field(name, run.format.table_schema.field(name).type) for name in names]
-    schema = pa.schema([*fields, pa.field(ORIGIN, pa.int64())])
-    yield schema.empty_table()
-    for chunk, (name, _) in sorted(each.results.sizes().items()):
-        rows, _ = each.results.read(name, run.format.table_schema)
-        failed = rows.filter(pc.equal(rows["status"], FAILED)).select(names)
-        if each.number == 0:
-            failed = failed.append_column(
-                ORIGIN, pa.repeat(pa.scalar(chunk, pa.int64()), len(failed))
-            )
-        else:
-            origins = each.plan.rows(chunk).select([*run.format.keys, ORIGIN])
-            failed = failed.join(origins, list(run.format.keys))
-        yield failed.cast(schema)
-
-
+@dataclass
 class _Driver:
-    def __init__(
-        self,
-        run: BulkRun,
-        pool: "Pool",
-        make_task: Callable[[], ChunkTask],
-        chunks_at_once: int,
-        on_progress: Callable[[Progress], None],
-        *,
-        from_last: bool,
-    ):
-        self._run = run
-        self._from_last = from_last
-        self._pool = pool
-        self._make_task = make_task
-        self._chunks_at_once = chunks_at_once
-        self._on_progress = on_progress
+    run: BulkRun
+    pool: "Pool"
+    make_task: Callable[[], ChunkTask]
+    chunks_at_once: int
+    on_progress: Callable[[Progress], None]
+    from_last: bool
+
+    def __post_init__(self) -> None:
         self._looked_at = self._said_at = time.monotonic()
-        survey = Survey(run)
-        self._survey = survey
-        self._summary = survey.summary
+        self._survey = Survey(self.run)
+        self._summary = self._survey.summary
+        newest = self._survey.passes[-1]
         self._progress = Progress(
             holder=this_process(),
             written_at=now(),
-            pass_number=survey.passes[-1].number,
-            reasons=survey.passes[-1].reasons,
+            pass_number=newest.number,
+            reasons=newest.reasons,
             started_at=now(),
-            num_rows_before=survey.summary.num_rows,
+            num_rows_before=self._summary.num_rows,
         )
 
     @property
@@ -233,7 +209,7 @@ class _Driver:
 
     def leave(self) -> None:
         """Say that this driver has ended, so that the next one may begin at once."""
-        if self._run.is_current():
+        if self.run.is_current():
             self._say(alive=False)
 
     def _do(self, each: Pass, chunks: list[int], max_rows: int | None) -> bool:
@@ -247,17 +223,9 @@ class _Driver:
             logger.info("%d of %d chunks left", len(chunks), each.size.num_chunks)
             update = {"pass_number": each.number, "reasons": each.reasons}
             self._progress = self._progress.model_copy(update=update)
-            settings = WorkerSettings(
-                each.folder.shared_uri,
-                each.size,
-                self._run.storage,
-                self._run.format,
-                self._make_task,
-                self._chunks_at_once,
-            )
-            for _, summary in self._pool.summaries(
-                settings, chunks[::-1] if self._from_last else chunks
-            ):
+            settings = WorkerSettings(each, self.run.format, self.make_task, self.chunks_at_once)
+            order = chunks[::-1] if self.from_last else chunks
+            for _, summary in self.pool.summaries(settings, order):
                 self._take(summary)
             self._note()
         return len(chunks) == num_left
@@ -270,9 +238,9 @@ class _Driver:
         if time.monotonic() - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
             self._note()
         if time.monotonic() - self._said_at >= _SECONDS_BETWEEN_SIGNS:
-            if not self._run.is_current():
+            if not self.run.is_current():
                 raise LeaseError(
-                    f"{self._run.output}: the run's plan was deleted and made anew while this "
+                    f"{self.run.output}: the run's plan was deleted and made anew while this "
                     "driver was at work, so it ends; run the job again to go on with the new plan"
                 )
             self._say(alive=True)
@@ -280,7 +248,7 @@ class _Driver:
     def _note(self) -> None:
         self._looked_at = time.monotonic()
         self._progress = self._progress.with_summary(self._summary)
-        self._on_progress(self._progress)
+        self.on_progress(self._progress)
 
     def _say(self, *, alive: bool) -> None:
         self._said_at = time.monotonic()
@@ -288,29 +256,26 @@ class _Driver:
         self._progress = self._progress.with_summary(
             self._summary, written_at=now(), expires_at=expires_at
         )
-        write_progress(self._run, self._progress)
+        write_progress(self.run, self._progress)
 
     def _begin_retry(self, reasons: tuple[str, ...], passes: Sequence[Pass]) -> None:
         """Plan the rows anew whose last result is that they failed for one of the reasons."""
-        rows = last_failed(self._run, passes)
+        rows = last_failed(self.run, passes)
         rows = rows.filter(pc.is_in(rows["reason"], pa.array(reasons, pa.string())))
         if not rows.num_rows:
             return
         size = max(1, int(passes[0].plan.rows_of_chunks.max()))
-        rows = self._run.format.sorted(rows).combine_chunks()
+        rows = self.run.format.sorted(rows).combine_chunks()
         chunks = (rows.slice(start, size) for start in range(0, rows.num_rows, size))
-        self._run.begin_pass(len(passes), reasons, chunks)
+        self.run.begin_pass(len(passes), reasons, chunks)
 
 
 def last_failed(run: BulkRun, passes: Sequence[Pass]) -> pa.Table:
-    """The rows whose last result is that they failed: keys, `bucket`, `reason` and `ORIGIN`."""
-    found = pa.concat_tables(failed_rows(run, passes[0]))
-    for each in passes[1:]:
-        others = run.format.without(found, planned_rows(each))
-        found = pa.concat_tables([others, *failed_rows(run, each)])
-    return found
-
-
-def planned_rows(each: Pass) -> pa.Table:
-    """All rows of a retry's plan."""
-    return pa.concat_tables(each.plan.rows(chunk) for chunk in range(each.size.num_chunks))
+    """The rows whose last result is that they failed: `bucket`, keys, `reason` and `ORIGIN`."""
+    names, tables = ["bucket", *run.format.keys, "reason"], []
+    all_rows = final_rows(run.format, passes, 0, passes[0].size.num_chunks - 1)
+    for chunk, (rows, _) in enumerate(all_rows):
+        failed = rows.filter(pc.equal(rows["status"], FAILED)).select(names)
+        origin = pa.repeat(pa.scalar(chunk, pa.int64()), failed.num_rows)
+        tables.append(bare(failed.append_column(ORIGIN, origin)))
+    return pa.concat_tables(tables)

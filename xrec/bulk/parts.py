@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -16,152 +17,104 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 
-from xrec.bulk.runs.plan import ORIGIN, PlanSize
 from xrec.bulk.runs.result import Summary, bare, total
 from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.runs.run import BulkRun, Pass
-from xrec.config.shared import StorageConfig
-from xrec.storage import open_location, request_each
+from xrec.storage import request_each
 
 PART_BYTES = 96 * 2**20
 """About so many bytes of results become one file of the table."""
 _ROWS_PER_GROUP = 4096
 
 
-def write_parts(run: BulkRun, passes: Sequence[Pass]) -> "list[Part]":
-    """Write the files of the table: several at a time on Ray Data if Ray is initialised."""
-    folders = tuple((each.folder.shared_uri, each.size) for each in passes)
-    writer = PartWriter(run.output.shared_uri, folders, run.storage, run.format)
-    return [*write_each(writer, list(ranges(passes[0])))]
-
-
 @dataclass(frozen=True)
 class Part:
-    """A file of the table that is written and not yet committed."""
+    """A file of the table that is written and not yet committed: what the commit adds."""
 
-    path: str
-    num_bytes: int
-    num_rows: int
-    least: int
-    greatest: int
+    action: AddAction
     summary: Summary
 
-    @property
-    def action(self) -> AddAction:
-        """What the commit adds."""
-        bounds = {"minValues": {"bucket": self.least}, "maxValues": {"bucket": self.greatest}}
-        stats = {"numRecords": self.num_rows, **bounds, "nullCount": {"bucket": 0}}
-        now = int(time.time() * 1000)
-        return AddAction(self.path, self.num_bytes, {}, now, True, json.dumps(stats))
+
+def write_parts(run: BulkRun, passes: Sequence[Pass]) -> list[Part]:
+    """Write the files of the table: several at a time on Ray Data if Ray is initialised.
+
+    Raises BrokenResultError if a result cannot be read.
+    """
+    write, some = partial(_write_part, run, tuple(passes)), list(ranges(passes[0]))
+    if len(some) > 1:
+        from xrec.bulk.work.pool import map_in_processes, num_cpus  # it imports Ray
+
+        if most := num_cpus():
+            processes = min(len(some), most)
+            made = map_in_processes(lambda: write, some, num_processes=processes)
+            return [part for _, part in made]
+    return [write(each) for each in some]
 
 
-@dataclass(frozen=True)
-class PartWriter:
-    """Writes parts of the table, wherever it is called; one for all passes of a run."""
+def _write_part(run: BulkRun, passes: Sequence[Pass], chunks: tuple[int, int]) -> Part:
+    """The rows of a range of chunks of the first pass, first and last, as one file."""
+    path, sink = f"part-{uuid.uuid4().hex}.parquet", io.BytesIO()
+    summaries: list[Summary] = []
 
-    output: str
-    passes: tuple[tuple[str, PlanSize], ...]
-    storage: StorageConfig
-    format: RowFormat
-
-    def write(self, chunks: tuple[int, int]) -> Part:
-        """The rows of a range of chunks of the first pass, first and last, as one file.
-
-        Raises BrokenResultError if a result cannot be read.
-        """
-        first, last = chunks
-        output = open_location(self.output, self.storage)
-        passes = [
-            Pass(number, open_location(folder, self.storage), size)
-            for number, (folder, size) in enumerate(self.passes)
-        ]
-        path = f"part-{uuid.uuid4().hex}.parquet"
-        sink, counts = io.BytesIO(), _Counts()
-        schema = bare(self.format.table_schema.empty_table()).schema
-        with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
-            for rows in _groups(self._rows(passes, first, last, counts)):
-                writer.write_table(bare(rows), row_group_size=max(1, rows.num_rows))
-        (output / path).write_bytes(sink.getvalue())
-        num_bytes = sink.getbuffer().nbytes
-        return Part(path, num_bytes, counts.num_rows, counts.least, counts.greatest, counts.summary)
-
-    def _rows(
-        self, passes: Sequence[Pass], first: int, last: int, counts: "_Counts"
-    ) -> Iterator[pa.Table]:
-        """The rows of each chunk, in order, as the last pass left them."""
-        later = [_Later.read(each, first, last, self.format) for each in passes[1:]]
-        names = passes[0].results.names(range(first, last + 1))
-        results = passes[0].results
-        schema = self.format.table_schema
-        chunks = range(first, last + 1)
-        for rows, summary in request_each(lambda each: results.read(names[each], schema), chunks):
-            for each in later:
-                rows = each.replaced(rows)
-            counts.add(rows, summary)
+    def rows_of_chunks() -> Iterator[pa.Table]:
+        for rows, summary in final_rows(run.format, passes, *chunks):
+            summaries.append(summary)
             yield rows
-        for each in later:
-            counts.summary += each.summary
+
+    num_rows, buckets = 0, []
+    schema = bare(run.format.table_schema.empty_table()).schema
+    with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
+        for rows in _groups(rows_of_chunks()):
+            writer.write_table(bare(rows), row_group_size=rows.num_rows)
+            num_rows += rows.num_rows
+            buckets += [rows["bucket"][place].as_py() for place in (0, -1)]
+    (run.output / path).write_bytes(sink.getvalue())
+    bounds = {"minValues": {"bucket": buckets[0]}, "maxValues": {"bucket": buckets[-1]}}
+    stats = json.dumps({"numRecords": num_rows, **bounds, "nullCount": {"bucket": 0}})
+    num_bytes, now = sink.getbuffer().nbytes, int(time.time() * 1000)
+    return Part(AddAction(path, num_bytes, {}, now, True, stats), total(summaries))
 
 
-class _Counts:
-    """What a part has."""
+def final_rows(
+    format: RowFormat, passes: Sequence[Pass], first: int, last: int
+) -> Iterator[tuple[pa.Table, Summary]]:
+    """Yield the rows of each chunk of the first pass, `first` to `last`, as the last pass left
+    them.
 
-    def __init__(self) -> None:
-        self.num_rows, self.least, self.greatest = 0, 2**31 - 1, -1
-        self.summary = Summary()
+    The summaries, of all passes, add up to that of these rows.
+    """
+    later = [_later(each, first, last, format) for each in passes[1:]]
+    summaries = [summary for _, summary in later]
+    results, chunks, schema = passes[0].results, range(first, last + 1), format.table_schema
+    names = results.names(chunks)
+    for rows, summary in request_each(lambda each: results.read(names[each], schema), chunks):
+        for done_again, _ in later:
+            rows = _replaced(rows, done_again, format)
+        yield rows, total([summary, *summaries]) if summaries else summary
+        summaries.clear()
 
-    def add(self, rows: pa.Table, summary: Summary) -> None:
-        self.summary += summary
-        self.num_rows += rows.num_rows
-        if rows.num_rows:
-            bounds = pc.min_max(rows["bucket"]).as_py()
-            self.least = min(self.least, bounds["min"])
-            self.greatest = max(self.greatest, bounds["max"])
+
+def _later(each: Pass, first: int, last: int, format: RowFormat) -> tuple[pa.Table, Summary]:
+    """The rows of a later pass's chunks that have some of the chunks `first` to `last`.
+
+    The summary is of those of its chunks that begin there, so all parts together count once.
+    """
+    plan, results, schema = each.plan, each.results, format.table_schema
+    chunks, starts = plan.chunks_of(first, last), plan.index["first"].to_pylist()
+    names = results.names(chunks)
+    found = {chunk: results.read(names[chunk], schema) for chunk in chunks}
+    rows = pa.concat_tables([schema.empty_table(), *(rows for rows, _ in found.values())])
+    return rows, total(one for chunk, (_, one) in found.items() if first <= starts[chunk] <= last)
 
 
-@dataclass(frozen=True)
-class _Later:
-    """What a later pass made of rows of some chunks."""
-
-    planned: pa.Table
-    rows: pa.Table
-    summary: Summary
-    format: RowFormat
-
-    @classmethod
-    def read(cls, each: Pass, first: int, last: int, format: RowFormat) -> "_Later":
-        """What the pass made of the rows of the chunks `first` to `last` of the first pass.
-
-        The summary is of those of its chunks that begin there, so all parts together count once.
-        """
-        plan, results = each.plan, each.results
-        chunks = plan.chunks_of(first, last)
-        names = results.names(chunks)
-        starts = plan.index["first"].to_pylist()
-        planned = [plan.rows(chunk).select([*format.keys, ORIGIN]) for chunk in chunks]
-        empty = pa.schema([*format.key_schema, pa.field(ORIGIN, pa.int64())]).empty_table()
-        rows = pa.concat_tables([empty, *(each.cast(empty.schema) for each in planned)])
-        origin = rows[ORIGIN]
-        rows = rows.filter(pc.and_(pc.greater_equal(origin, first), pc.less_equal(origin, last)))
-        found = {chunk: results.read(names[chunk], format.table_schema) for chunk in chunks}
-        tables = [format.table_schema.empty_table(), *(table for table, _ in found.values())]
-        return cls(
-            rows,
-            format.among(pa.concat_tables(tables), rows),
-            total(each for chunk, (_, each) in found.items() if first <= starts[chunk] <= last),
-            format,
-        )
-
-    def replaced(self, rows: pa.Table) -> pa.Table:
-        """The rows of a chunk, with those of this pass in place of what they were."""
-        if not self.planned.num_rows:
-            return rows
-        keys = list(self.format.keys)
-        mine = self.format.among(self.rows, rows.select(keys))
-        if not mine.num_rows:
-            return rows
-        others = self.format.without(rows, mine.select(keys))
-        return self.format.sorted(pa.concat_tables([others, mine])).combine_chunks()
+def _replaced(rows: pa.Table, done_again: pa.Table, format: RowFormat) -> pa.Table:
+    """The rows of a chunk, with what became of them later in place of what they were."""
+    least, greatest = (rows["bucket"][place].as_py() for place in (0, -1))
+    near = (pc.field("bucket") >= least) & (pc.field("bucket") <= greatest)
+    mine = format.among(done_again.filter(near), rows)
+    if not mine.num_rows:
+        return rows
+    return format.sorted(pa.concat_tables([format.without(rows, mine), mine])).combine_chunks()
 
 
 def _groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -200,16 +153,3 @@ def ranges(first_pass: Pass) -> Iterator[tuple[int, int]]:
             start, num_bytes = chunk, 0
         num_bytes += size
     yield start, first_pass.size.num_chunks - 1
-
-
-def write_each(writer: PartWriter, some: Sequence[tuple[int, int]]) -> Iterator[Part]:
-    """Write the parts: several on Ray Data if Ray is initialised, else here."""
-    from xrec.bulk.work.pool import map_in_processes, num_cpus  # it imports Ray
-
-    if len(some) > 1 and (most := num_cpus()):
-        processes = min(len(some), most)
-        for _, part in map_in_processes(lambda: writer.write, some, num_processes=processes):
-            yield part
-        return
-    for each in some:
-        yield writer.write(each)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+from deltalake.transaction import AddAction
 
 from xrec.bulk.backoff import with_backoff
 from xrec.bulk.parts import Part, write_parts
@@ -113,9 +114,12 @@ class _Publisher:
         self._parts = write_parts(self._run, passes)
         self._pass_of_parts = len(passes) - 1
 
+    def _actions(self) -> list[AddAction]:
+        return [part.action for part in self._parts]
+
     def _missing(self) -> list[str]:
         there = self._run.output.sizes()
-        return [part.path for part in self._parts if there.get(part.path) != part.num_bytes]
+        return [each.path for each in self._actions() if there.get(each.path) != each.size]
 
     def _check_current(self) -> None:
         if not self._run.is_current():
@@ -140,20 +144,15 @@ class _Publisher:
             row_counts=row_counts,
             metrics={"num_buckets": record.num_buckets, **metrics, "costs": dict(summary.costs)},
         )
-        files = pa.table(
-            {
-                "path": [part.path for part in self._parts],
-                "num_bytes": [part.num_bytes for part in self._parts],
-            }
-        )
+        actions = self._actions()
+        files = [{"path": each.path, "num_bytes": each.size} for each in actions]
         commit = Commit(
             kind="publish",
             table="" if log is None else log.id,
-            live=digest_of(files),
+            live=digest_of(pa.Table.from_pylist(files)),
             run=record.run,
             nonce=record.nonce,
             pass_number=number,
             manifest=manifest,
         )
-        actions = [part.action for part in self._parts]
         replace_content(self._run.output, log, actions, self._run.format.table_schema, commit)

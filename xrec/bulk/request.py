@@ -88,7 +88,7 @@ class RunRequest:
             bad = pa.concat_tables(rejected)
             if spill.num_rows == 0:
                 raise DataError(
-                    f"there are no rows to do; {bad.num_rows} were rejected{_first(bad)}"
+                    f"there are no rows to do; {bad.num_rows} were rejected{first_of(bad)}"
                 )
             yield ReadRows(spill, bad, self.identity.name(spill.fingerprint))
         finally:
@@ -222,7 +222,7 @@ def refuse_other_files(output: Location) -> None:
     """Raise TableError if `output` holds files, but no run and no table of this xrec."""
     if (log := open_log(output)) is not None:
         refuse_other_table(log)
-    left = re.compile(r"part-[0-9a-f]{32}\.parquet|_report")  # of a table that was deleted by hand
+    left = re.compile(r"part-[0-9a-f]{32}\.parquet")  # of a table that was deleted by hand
     there = [name for name in (*output.sizes(), *output.folders()) if not left.fullmatch(name)]
     if there and LOG not in there and RUNS.partition("/")[0] not in there:
         raise TableError(
@@ -266,7 +266,8 @@ def _good_rows(batches: Batches, rejected: list[pa.Table]) -> Iterator[pa.Table]
         yield good
 
 
-def _first(rejected: pa.Table) -> str:
+def first_of(rejected: pa.Table) -> str:
+    """Where the first of the rejected rows is, and why, for a message that goes on with it."""
     if not rejected.num_rows:
         return ""
     row = rejected.slice(0, 1).to_pylist()[0]

@@ -22,31 +22,17 @@ from xrec.storage.process import may_be_at_work
 
 Phase = Literal["planned", "running", "silent", "stopped", "done", "replaced", "published"]
 
-SECONDS, CARRIED = "seconds", "carried"
-"""Costs that every run has: the time of processes, and how many rows an earlier run had written."""
-
 
 @dataclass(frozen=True)
 class Rate:
-    """What the rows of a run cost that were done in it, and not carried over.
+    """What the rows of a run cost that were done in it, and not carried over, in all, by name."""
 
-    uri: of the output. costs: in all, by name.
-    """
-
-    uri: str
     num_done: int
-    num_carried: int
     costs: Mapping[str, float]
 
-    @property
-    def carried_share(self) -> float:
-        """Which share of the rows was carried over."""
-        return self.num_carried / (self.num_done + self.num_carried)
-
-    def costs_of(self, num_rows: int, carried_share: float = 0.0) -> dict[str, float]:
-        """What `num_rows` rows would cost if `carried_share` of them are carried over."""
-        share = num_rows * (1 - carried_share) / self.num_done
-        return {name: cost * share for name, cost in self.costs.items()}
+    def costs_of(self, num_rows: int) -> dict[str, float]:
+        """What so many rows would cost."""
+        return {name: cost * num_rows / self.num_done for name, cost in self.costs.items()}
 
 
 @dataclass(frozen=True)
@@ -115,11 +101,8 @@ class Status:
         if self.progress is None:
             return None
         costs = dict(self.progress.costs)
-        num_carried = round(costs.pop(CARRIED, 0.0))
-        num_done = self.progress.num_rows - num_carried
-        if num_done <= 0 or not costs.get(SECONDS):
-            return None
-        return Rate(self.uri, num_done, num_carried, costs)
+        num_done = self.progress.num_rows - round(costs.pop("carried", 0.0))
+        return Rate(num_done, costs) if num_done > 0 and costs.get("seconds") else None
 
 
 def read_status(uri: str, storage: StorageConfig | None = None) -> Status:

@@ -17,11 +17,10 @@ from xrec.storage.artifact import (
     write_contents,
     write_manifest,
 )
-from xrec.storage.location import Location, Tail, request_each, storage_errors
+from xrec.storage.location import Location, request_each, storage_errors
 from xrec.storage.parquet import (
     parquet_bytes,
     read_footer,
-    read_known_row_group,
     read_table,
     write_table,
 )
@@ -33,7 +32,6 @@ __all__ = [
     "Kind",
     "Location",
     "Manifest",
-    "Tail",
     "check_access",
     "check_artifacts",
     "content_hash",
@@ -48,7 +46,6 @@ __all__ = [
     "parquet_bytes",
     "read_content",
     "read_footer",
-    "read_known_row_group",
     "read_manifest",
     "read_table",
     "request_each",

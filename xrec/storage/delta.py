@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -76,8 +75,6 @@ class Entry:
     """
 
     version: int
-    at: datetime | None
-    operation: str
     commit: Commit | None
     restored: int | None = None
 
@@ -107,18 +104,13 @@ class DeltaLog:
                 "table is meant to have is not known"
             ) from error
         actions = [json.loads(line) for line in data.splitlines() if line.strip()]
-        info: dict[str, Any] = next(
-            (each["commitInfo"] for each in actions if "commitInfo" in each), {}
-        )
-        commit, operation = info.get(COMMIT_KEY), str(info.get("operation", ""))
-        is_restore = commit is None and operation == "RESTORE"
-        return Entry(
-            version,
-            datetime.fromtimestamp(info["timestamp"] / 1000, UTC) if "timestamp" in info else None,
-            operation,
-            None if commit is None else Commit.model_validate_json(commit),
-            self._restored(version, info.get("operationParameters", {})) if is_restore else None,
-        )
+        found = (each["commitInfo"] for each in actions if "commitInfo" in each)
+        info: dict[str, Any] = next(found, {})
+        if (commit := info.get(COMMIT_KEY)) is not None:
+            return Entry(version, Commit.model_validate_json(commit))
+        is_restore = info.get("operation") == "RESTORE"
+        parameters = info.get("operationParameters", {})
+        return Entry(version, None, self._restored(version, parameters) if is_restore else None)
 
     def _restored(self, version: int, parameters: Mapping[str, Any]) -> int | None:
         """The version that a RESTORE brought back, which says its number, or a time."""
@@ -129,7 +121,7 @@ class DeltaLog:
         return next((each for each in before if digest_of(self.files(each)) == live), None)
 
     def _files(self, version: int) -> pa.Table:
-        """The files of a version: path, num_bytes, num_rows, least and greatest bucket; sorted."""
+        """The files of a version: path, num_bytes, min.bucket and max.bucket; sorted."""
         delta = self.delta
         if version != self.version:
             with delta_errors(self.location):
@@ -314,7 +306,6 @@ def _file_table(actions: pa.Table) -> pa.Table:
     fields: list[tuple[str, str, Any]] = [
         ("path", "path", pa.string()),
         ("size_bytes", "num_bytes", pa.int64()),
-        ("num_records", "num_rows", pa.int64()),
         ("min.bucket", "min.bucket", pa.int32()),
         ("max.bucket", "max.bucket", pa.int32()),
     ]

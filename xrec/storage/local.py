@@ -5,19 +5,16 @@ To write a file is to rename a finished one, to create it is to make a hard link
 
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import fsspec
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
-from xrec.config.shared import StorageConfig
-from xrec.storage.location import Location, Tail, storage_errors
+from xrec.storage.location import Location, storage_errors
 
 
 @dataclass(frozen=True)
@@ -31,26 +28,15 @@ class LocalLocation(Location):
         """The absolute path: Ray's workers have working directories of their own."""
         return self.path
 
-    def at(self, name: str) -> Self:
-        """What lies below this folder at `name`, or at the absolute path `name`."""
-        return type(self)(name, name) if name.startswith("/") else self / name
-
     def read_bytes(self) -> bytes:
         """See Location."""
         with storage_errors(self.uri):
             return Path(self.path).read_bytes()
 
-    def read_tail(self, num_bytes: int) -> Tail:
-        """See Location."""
-        with storage_errors(self.uri), Path(self.path).open("rb") as file:
-            status = os.fstat(file.fileno())
-            file.seek(max(0, status.st_size - num_bytes))
-            return Tail(file.read(), status.st_size, time.time() - status.st_mtime)
-
     def read_range(self, start: int, num_bytes: int) -> bytes:
         """See Location."""
         with storage_errors(self.uri), Path(self.path).open("rb") as file:
-            file.seek(start)
+            file.seek(start if start >= 0 else max(0, os.fstat(file.fileno()).st_size + start))
             return file.read(num_bytes)
 
     def write_bytes(self, data: bytes) -> None:
@@ -100,9 +86,6 @@ class LocalLocation(Location):
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
         """See Location."""
         return pyarrow.fs.LocalFileSystem()
-
-    def check_access(self, storage: StorageConfig) -> None:
-        """A local path needs no credentials and may still be made: there is nothing to check."""
 
 
 def _unless_missing(error: OSError) -> None:

@@ -13,7 +13,6 @@ import botocore.exceptions
 import fsspec
 import pyarrow.fs
 
-from xrec.config.shared import StorageConfig
 from xrec.errors import (
     StorageAccessError,
     StorageError,
@@ -37,19 +36,6 @@ _REFUSED = (
     botocore.exceptions.CredentialRetrievalError,
 )
 _MISSING = (FileNotFoundError, NotADirectoryError)
-
-
-@dataclass(frozen=True)
-class Tail:
-    """The end of one version of a file.
-
-    `num_bytes` is the size of the whole file, `age_seconds` the time since it was last written, by
-    its store's clock.
-    """
-
-    data: bytes
-    num_bytes: int
-    age_seconds: float
 
 
 @dataclass(frozen=True)
@@ -91,30 +77,15 @@ class Location(ABC):
         """The URI by which a process with another working directory can open this location."""
 
     @abstractmethod
-    def at(self, name: str) -> Self:
-        """What `name` stands for here.
-
-        A relative name lies below this location. An absolute path or URI (as `shared_uri` gives it)
-        lies anywhere in the same store.
-        """
-
-    @abstractmethod
     def read_bytes(self) -> bytes:
         """The content of one version of the file; raises StorageNotFoundError if there is none."""
-
-    @abstractmethod
-    def read_tail(self, num_bytes: int) -> Tail:
-        """The last `num_bytes` bytes of one version of the file, or all of it if it is shorter.
-
-        It takes one request. Raises StorageNotFoundError if there is no file.
-        """
 
     @abstractmethod
     def read_range(self, start: int, num_bytes: int) -> bytes:
         """`num_bytes` bytes of the file from byte `start` on; fewer if it ends before.
 
-        It takes one request. `start` must lie before the file's end. Raises StorageNotFoundError if
-        there is no file.
+        It takes one request. `start` must lie before the file's end; a negative one counts from the
+        end, and `num_bytes` is then its opposite. Raises StorageNotFoundError if there is no file.
         """
 
     @abstractmethod
@@ -152,10 +123,6 @@ class Location(ABC):
     @abstractmethod
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
         """The same file system for pyarrow and Ray, to be used with `path`."""
-
-    @abstractmethod
-    def check_access(self, storage: StorageConfig) -> None:
-        """Raise a StorageError if this store cannot be used; it takes at most one request."""
 
     def read_text(self) -> str:
         """The file's content as UTF-8."""

@@ -1,75 +1,25 @@
-"""Parquet files at a location: whole tables in a schema of xrec.schemas, and single row groups."""
-
-import io
+"""Parquet files at a location: whole tables in a schema of xrec.schemas, and footers."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xrec.errors import DataError
 from xrec.storage.artifact import content_hash
-from xrec.storage.location import Location, Tail
+from xrec.storage.location import Location
 
 _TAIL_BYTES = 256 * 1024
 
 
-def read_footer(location: Location) -> tuple[pq.FileMetaData, Tail]:
-    """A file's footer, and the end of the file that was read for it: one request, rarely two.
+def read_footer(location: Location) -> pq.FileMetaData:
+    """A file's footer, with one request, rarely two.
 
     Raises pyarrow.ArrowInvalid if it is no Parquet file.
     """
-    tail = location.read_tail(_TAIL_BYTES)
-    needed = int.from_bytes(tail.data[-8:-4], "little") + 8
-    if len(tail.data) < needed <= tail.num_bytes:
-        tail = location.read_tail(needed)
-    return pq.read_metadata(pa.BufferReader(tail.data)), tail
-
-
-def read_known_row_group(
-    location: Location,
-    footer: pq.FileMetaData,
-    number: int,
-    columns: list[str] | None = None,
-    tail: Tail | None = None,
-) -> pa.Table:
-    """The rows of a row group, with one request, or none if they lie in `tail`.
-
-    columns: those to return; all if it is None. tail: the end of the file, if it was read.
-
-    Raises pyarrow.ArrowInvalid if the file is not the one that the footer is of.
-    """
-    start, num_bytes = _byte_range(footer, number)
-    before_tail = tail.num_bytes - len(tail.data) if tail else 0
-    data = (
-        tail.data[start - before_tail :][:num_bytes]
-        if tail and start >= before_tail
-        else location.read_range(start, num_bytes)
-    )
-    file = pq.ParquetFile(_Slice(data, start), metadata=footer)
-    return file.read_row_group(number, columns=columns)
-
-
-def _byte_range(footer: pq.FileMetaData, number: int) -> tuple[int, int]:
-    """Where a row group begins in the file, and how many bytes it has."""
-    group = footer.row_group(number)
-    columns = [group.column(number) for number in range(group.num_columns)]
-    start = min(column.dictionary_page_offset or column.data_page_offset for column in columns)
-    return start, sum(column.total_compressed_size for column in columns)
-
-
-class _Slice(io.BytesIO):
-    """A file of which only `data` is there, from byte `start` on."""
-
-    def __init__(self, data: bytes, start: int):
-        super().__init__(data)
-        self._start = start
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_SET:
-            offset -= self._start
-        return super().seek(offset, whence) + self._start
-
-    def tell(self) -> int:
-        return super().tell() + self._start
+    tail = location.read_range(-_TAIL_BYTES, _TAIL_BYTES)
+    needed = int.from_bytes(tail[-8:-4], "little") + 8
+    if len(tail) == _TAIL_BYTES < needed:
+        tail = location.read_range(-needed, needed)
+    return pq.read_metadata(pa.BufferReader(tail))
 
 
 def write_table(location: Location, table: pa.Table, schema: pa.Schema) -> str:

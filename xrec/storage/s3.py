@@ -2,18 +2,14 @@
 
 import errno
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, Self
+from typing import Any
 
-import fsspec.asyn
 import pyarrow.fs
 import s3fs
 
 from xrec.config.shared import StorageConfig
-from xrec.storage.location import Location, Tail, storage_errors
+from xrec.storage.location import Location, storage_errors
 
-_SCHEME = "s3://"
 _CONNECT_TIMEOUT_SECONDS = 5.0
 
 
@@ -26,12 +22,6 @@ class S3Location(Location):
         """The URI itself."""
         return self.uri
 
-    def at(self, name: str) -> Self:
-        """What lies below this prefix at `name`, or at the s3:// URI `name`."""
-        if name.startswith(_SCHEME):
-            return type(self)(name, name.removeprefix(_SCHEME), self.fs)
-        return self / name
-
     def read_bytes(self) -> bytes:
         """See Location."""
         with storage_errors(self.uri):
@@ -39,16 +29,16 @@ class S3Location(Location):
             # two versions. With max_concurrency=1 it sends one request.
             return bytes(self.fs.cat_file(self.path, max_concurrency=1))
 
-    def read_tail(self, num_bytes: int) -> Tail:
-        """See Location."""
-        with storage_errors(self.uri):
-            tail: Tail = fsspec.asyn.sync(self.fs.loop, _read_tail, self.fs, self.path, num_bytes)
-            return tail
-
     def read_range(self, start: int, num_bytes: int) -> bytes:
         """See Location."""
+        end = start + num_bytes or None
         with storage_errors(self.uri):
-            return bytes(self.fs.cat_file(self.path, start=start, end=start + num_bytes))
+            try:
+                return bytes(self.fs.cat_file(self.path, start=start, end=end))
+            except OSError as error:
+                if error.errno != errno.EINVAL or start >= 0:
+                    raise
+        return self.read_bytes()  # an empty file has no end to read
 
     def write_bytes(self, data: bytes) -> None:
         """See Location; S3 shows an object only when its upload is complete."""
@@ -108,7 +98,7 @@ class S3Location(Location):
         }
         return {name: str(value) for name, value in options.items() if value}
 
-    def check_access(self, storage: StorageConfig) -> None:
+    def check_bucket(self, storage: StorageConfig) -> None:
         """Send one HEAD request on the bucket, without retries.
 
         Raises StorageAccessError if the credentials are refused, StorageNotFoundError if there is
@@ -122,27 +112,6 @@ class S3Location(Location):
             )
             fs.retries = 1  # s3fs retries on top of botocore
             fs.call_s3("head_bucket", Bucket=self.path.split("/", 1)[0])
-
-
-async def _read_tail(fs: s3fs.S3FileSystem, path: str, num_bytes: int) -> Tail:
-    bucket, key, _ = fs.split_path(path)
-    file = {"Bucket": bucket, "Key": key}
-    try:
-        answer = await fs._call_s3("get_object", **file, Range=f"bytes=-{num_bytes}")
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        answer = await fs._call_s3("get_object", **file)  # an empty file has no range
-    async with answer["Body"] as body:
-        data = await body.read()
-    headers = answer["ResponseMetadata"]["HTTPHeaders"]
-    now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
-    return Tail(
-        data,
-        # "bytes 900-999/1000"
-        int(answer.get("ContentRange", f"/{answer['ContentLength']}").rpartition("/")[2]),
-        (now - answer["LastModified"]).total_seconds(),
-    )
 
 
 def open_s3(storage: StorageConfig) -> s3fs.S3FileSystem:

@@ -33,8 +33,9 @@ def open_location(uri: str, storage: StorageConfig | None = None) -> Location:
 
 
 def check_access(location: Location, storage: StorageConfig) -> None:
-    """Find out at once whether `location` can be used: `Location.check_access` as a function."""
-    location.check_access(storage)
+    """Raise a StorageError if the bucket cannot be used; a local path may still be made."""
+    if isinstance(location, S3Location):
+        location.check_bucket(storage)
 
 
 def location_of(config: JobConfig, name: str) -> Location:

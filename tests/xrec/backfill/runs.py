@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.backfill import open_backfill, run_backfill
+from xrec.backfill.driver import run_backfill
+from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import LoadExplainer, MakeExplainTask, load_task_explainer
 from xrec.bulk import BulkRun
 from xrec.config.backfill import BackfillConfig, TablePairs
 from xrec.config.base import parse_config
-from xrec.generate.engine import Completion
+from xrec.generate.engine import Completion, EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.generate.shared_engine import Requests
 from xrec.schemas import PAIRS
@@ -77,6 +78,9 @@ class EchoEngine:
             is_mute = name in self._toy.mute and not is_healed
             text = "" if is_mute else f"{self._toy.says} {name}"
             yield Completion(index, self._builder.encode_explanation(text)[:-1], "stop")
+
+    def take_report(self) -> EngineReport:
+        return EngineReport()
 
     def _name(self, prompt: Sequence[int]) -> str:
         """Return "u<index> i<index>" by the prompt's collaborative tokens."""

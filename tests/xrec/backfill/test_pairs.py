@@ -10,7 +10,7 @@ import pytest
 from tests.xrec.backfill.runs import Runs, pairs_of, pairs_table
 from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from xrec import bulk
-from xrec.backfill import pair_batches, pairs_listing
+from xrec.backfill.pairs import pair_batches, pairs_listing
 from xrec.errors import (
     ArtifactNotFoundError,
     ConfigError,
@@ -18,7 +18,7 @@ from xrec.errors import (
     StorageError,
     XRecError,
 )
-from xrec.recommend.task import ROWS
+from xrec.recommend import ROWS
 
 
 def pairs_in(config: Any) -> list[str]:

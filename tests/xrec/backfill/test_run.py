@@ -4,7 +4,6 @@ The rows are compared with the set of pairs that went in. What holds of any bulk
 tests/xrec/bulk.
 """
 
-import json
 import os
 import re
 import signal
@@ -19,7 +18,8 @@ import pytest
 
 from tests.project_file import write_project
 from tests.xrec.backfill.runs import Runs, never, output_of, pairs_of, published_rows
-from xrec.backfill import finish, has_work, open_backfill, run_backfill
+from xrec.backfill.driver import finish, has_work, run_backfill
+from xrec.backfill.plan import open_backfill
 from xrec.bulk import Survey, empty, rollback
 from xrec.errors import ConfigError, DataError, TableError
 from xrec.storage import read_manifest
@@ -48,8 +48,6 @@ def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs: Runs, s
     assert manifest.metrics["failed_by_reason"] == dict(Counter(reasons.values()))
     assert manifest.row_counts == {"explanations": 11, "failed": 5, "rejected": 0}
     assert manifest == read_manifest(location, "explanations")
-    report = json.loads((location / "_report/report.json").read_bytes())
-    assert report["num_explained"] == len(good)
 
 
 @pytest.mark.usefixtures("actors_here")

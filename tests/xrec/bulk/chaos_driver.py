@@ -22,7 +22,7 @@ from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, Toy, die, toy_run
 from xrec import bulk
 from xrec.bulk import backoff, driver, parts
-from xrec.bulk.work.pool import Pool
+from xrec.bulk.work.pool import Pool, RayPool
 from xrec.config.shared import RayConfig
 from xrec.errors import XRecError
 from xrec.storage.delta import open_log
@@ -82,7 +82,7 @@ def _pool(setting: Setting) -> Pool:
     """A pool; those in processes have an order of their own, so that drivers share the work."""
     if setting.address is None:
         return PoolHere(order=lambda chunks: random.sample(chunks, len(chunks)))
-    return bulk.RayPool(setting.max_actors, min_actors=1, cpus=0.5)
+    return RayPool(setting.max_actors, min_actors=1, cpus=0.5)
 
 
 def _rollback(setting: Setting, *_: object) -> None:

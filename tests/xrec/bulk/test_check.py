@@ -11,7 +11,8 @@ from tests.xrec.bulk.test_rules_drive import kill, stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import files_of
 from tests.xrec.bulk.toy_run import Toy
-from xrec.bulk import Finding, check_output, driver, empty, vacuum
+from xrec.bulk import check_output, driver, empty
+from xrec.bulk.status import Finding
 
 
 def found_by(place: Place) -> list[Finding]:
@@ -37,13 +38,6 @@ def finished(toys: Toys) -> Toy:
     toy.heal()
     toy.complete(retry=["odd"])
     return toy
-
-
-def test_check_of_a_published_run_finds_nothing(toys: Toys) -> None:
-    finished(toys)
-    assert found_by(toys) == []
-    vacuum(toys.uri, timedelta(hours=1), toys.storage)
-    assert found_by(toys) == []
 
 
 def test_check_of_nothing_and_of_other_files_says_so(place: Place) -> None:
@@ -95,7 +89,7 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(toys: To
 def test_check_of_a_plan_that_lacks_a_file_says_so(here: Toys) -> None:
     toy = here()
     toy.drive(max_rows=7)
-    (toy.run.folder / "plan" / "part-00000.parquet").delete()
+    (toy.run.folder / "plan" / "part-00000.arrow").delete()
     findings = found_by(here)
     assert [finding.severity for finding in findings] == ["warning", "warning"]
     assert any("its plan lacks files" in finding.what for finding in findings)

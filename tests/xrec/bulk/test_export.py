@@ -13,8 +13,8 @@ import pytest
 
 from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.toy_run import Killed, Toy, die_here
-from xrec.bulk import Exported, export_run
-from xrec.bulk.export import RECORD, SUCCESS, _with_json_cells
+from xrec.bulk import export_run
+from xrec.bulk.export import RECORD, SUCCESS, Exported, _with_json_cells
 from xrec.config.backfill import ExportConfig
 from xrec.errors import (
     ArtifactMismatchError,

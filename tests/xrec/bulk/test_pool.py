@@ -11,9 +11,9 @@ import pytest
 
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import Toy, ToyTask, die, rows_of
-from xrec.bulk import Outcome, Progress, RayPool, Survey
+from xrec.bulk import Outcome, Progress, Survey
 from xrec.bulk import driver as driver_module
-from xrec.bulk.work.pool import map_in_processes
+from xrec.bulk.work.pool import RayPool, map_in_processes
 from xrec.errors import ClusterError, DataError, ModelError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

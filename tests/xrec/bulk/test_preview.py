@@ -11,7 +11,8 @@ from tests.xrec.bulk.test_rules_carry import drive_carrying
 from tests.xrec.bulk.test_rules_drive import stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.toy_run import FORMAT, batch_of, toy_request, toy_rows
-from xrec.bulk import Preview, clean_keys, preview
+from xrec.bulk import clean_keys
+from xrec.bulk.preview import Preview, preview
 from xrec.errors import DataError, TableError
 
 ROWS = toy_rows()
@@ -29,8 +30,7 @@ def preview_at(place: Place, **changes: Any) -> Preview:
 def test_preview_counts_what_a_plan_would_have_and_writes_nothing(toys: Toys) -> None:
     seen = preview_at(toys)
     assert not toys.location.exists()
-    assert (seen.num_rows, seen.num_given, seen.num_left) == (36, 41, 36)
-    assert (seen.status, seen.rate, seen.costs_left) == (None, None, None)
+    assert (seen.num_rows, seen.num_left, seen.status, seen.costs_left) == (36, 36, None, None)
     assert seen.num_chunks == toys().run.record.size.num_chunks
 
 
@@ -48,13 +48,12 @@ def test_preview_counts_rejected_rows_and_refuses_what_the_run_would(disk: Place
 
 def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(toys: Toys) -> None:
     toy = toys()
-    assert preview_at(toys, batches=never_read).rate is None
+    assert preview_at(toys, batches=never_read).costs_left is None
     progress = toy.drive(max_rows=13)
     before = toys.location.files()
     seen = preview_at(toys, batches=never_read)
     assert toys.location.files() == before
-    assert (seen.num_given, seen.num_done, seen.is_own_rate) == (None, progress.num_rows, True)
-    assert seen.num_left == 36 - progress.num_rows
+    assert (seen.num_left, seen.measured_at) == (36 - progress.num_rows, None)
     assert seen.costs_left["tokens"] == pytest.approx(3 * seen.num_left)  # three tokens a row
     per_row = progress.costs["seconds"] / progress.num_rows
     assert seen.costs_left["seconds"] == pytest.approx(per_row * seen.num_left)
@@ -64,12 +63,11 @@ def test_preview_takes_the_rate_of_another_run_if_its_own_has_none(here: Toys) -
     other, new, broken = (here.at(name) for name in ("other", "new", "broken"))
     other(num_users=3).drive()
     (broken.location / "manifest.json").write_bytes(b"{}")
-    assert preview_at(new, carry_from=broken.uri).rate is None
+    assert preview_at(new, carry_from=broken.uri).costs_left is None
     seen = preview_at(new, carry_from=other.uri)
-    assert (seen.rate.uri, seen.rate.num_done, seen.is_own_rate) == (other.location.uri, 9, False)
-    assert seen.costs_left["tokens"] == 108
+    assert (seen.costs_left["tokens"], seen.measured_at) == (108, other.uri)
     again = preview_at(other, identity=OTHER)  # another config at the same place
-    assert (again.status, again.rate.num_done) == (None, 9)
+    assert (again.status, again.measured_at) == (None, other.uri)
 
 
 def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(here: Toys) -> None:
@@ -81,8 +79,7 @@ def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(her
     with pytest.raises(KeyboardInterrupt):
         drive_carrying(toy, stopped_after(3))
     seen = preview_at(here, **settings, batches=never_read)
-    assert 0 < seen.num_done < 36
-    assert seen.rate.carried_share == pytest.approx(2 / 3)
+    assert 0 < seen.num_left < 36
     assert seen.costs_left["tokens"] == pytest.approx(seen.num_left)
     assert "carried" not in seen.costs_left
 
@@ -91,7 +88,7 @@ def test_preview_of_inputs_that_were_written_again_compares_their_rows(here: Toy
     here().drive()
     again = {"rows.parquet": ["1", "3"]}
     seen = preview_at(here, listing=again)
-    assert (seen.num_given, seen.num_left) == (41, 0)
+    assert seen.num_left == 0
     fewer = preview_at(here, listing=again, batches=lambda: [batch_of(ROWS[1:])])
     assert (fewer.status, fewer.num_left) == (None, 35)
     here("a")

@@ -1,12 +1,9 @@
-"""Errors of actors that are not of our code, and garbage that is collected after their start."""
-
-import gc
+"""Errors of actors that are not of our code."""
 
 import pytest
-from ray import cloudpickle
 from ray.exceptions import RayError
 
-from xrec.bulk.work.ray_actors import as_xrec_error, unpack
+from xrec.bulk.work.ray_actors import as_xrec_error
 from xrec.errors import ClusterError
 
 
@@ -16,16 +13,3 @@ def test_other_error_of_an_actor_is_a_cluster_error() -> None:
     words = r"actors failed \(RayError: KeyError: 'x'\); run the job again"
     with pytest.raises(ClusterError, match=words):
         raise as_xrec_error(RayError(text))
-
-
-class _Seen:
-    """Says, when it is unpacked, whether garbage was collected meanwhile."""
-
-    def __reduce__(self) -> tuple[object, tuple[()]]:
-        return gc.isenabled, ()
-
-
-def test_unpack_collects_garbage_again_afterwards_and_not_meanwhile() -> None:
-    assert gc.isenabled()
-    assert unpack(cloudpickle.dumps(_Seen())) is False
-    assert gc.isenabled()

@@ -12,7 +12,8 @@ import pytest
 
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import Killed, PoolHere, Toy, ToyTask, rows_of
-from xrec.bulk import Outcome, Survey, driver, has_work, read_status
+from xrec.bulk import Outcome, Survey, driver, read_status
+from xrec.bulk.driver import has_work
 from xrec.errors import DataError, LeaseError, TableError
 
 

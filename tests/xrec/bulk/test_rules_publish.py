@@ -276,9 +276,3 @@ def test_rule_8_parts_and_passes_of_any_size_have_each_row_once(toys: Toys) -> N
     assert [sum(manifest.row_counts.values()) for manifest in manifests] == [80] * 4
     assert manifests[-1].metrics["costs"]["tokens"] == 3 * 80
     assert len(set(toy.published().dataset().to_table()["text"].to_pylist())) == 80
-
-
-def test_rule_8_publish_of_other_rows_has_another_fingerprint(here: Toys) -> None:
-    one, other = (here.at(items)(items).complete() for items in ("a", "b"))
-    assert one.run == other.run
-    assert one.fingerprint != other.fingerprint

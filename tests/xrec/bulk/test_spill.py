@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from xrec.bulk.runs.keys import bucket_of
-from xrec.bulk.runs.spill import EARLIER, Spill
+from xrec.bulk.runs.spill import Spill
 
 SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("user", "item")])
 WIDE = ["", " ", "ü", "e\u0301", "\U0001f642" * 9, "a\x00b", "\uffff", "\U0010ffff", "u-1", "u-10"]
@@ -40,7 +40,7 @@ def test_chunks_have_each_row_once_by_buckets_and_cut_no_user(
     spill = spilled(rows)
     chunks = list(spill.chunks(rows_per_chunk, num_buckets))
     spill.delete()
-    assert (spill.num_rows, spill.num_given) == (len(rows), len(rows) + len(rows[::7]))
+    assert spill.num_rows == len(rows)
     table = pa.concat_tables(chunks)
     assert sorted(zip(*table.select(["user", "item"]).to_pydict().values(), strict=True)) == sorted(
         rows
@@ -55,20 +55,3 @@ def test_chunks_have_each_row_once_by_buckets_and_cut_no_user(
         assert all(sum(row[0] == user for row in rows) > rows_per_chunk for user in cut)
     ends = [chunk.num_rows for chunk in chunks[:-1]]
     assert not ends or sum(ends) / len(ends) > 0.5 * min(rows_per_chunk, 40)
-
-
-@pytest.mark.parametrize("num_buckets", [1, 512])
-def test_chunks_have_the_earlier_row_of_each_key_beside_it(num_buckets: int) -> None:
-    rows = rows_of(dict.fromkeys([*WIDE, *(f"u{number}" for number in range(60))], 3))
-    schema = pa.schema([*SCHEMA, pa.field("texts", pa.list_(pa.string()))])
-    there = [{"user": u, "item": i, "texts": [u, i]} for u, i in rows if i != "i-1" and u != "u7"]
-    others = [{"user": "gone", "item": "i-0", "texts": None}]
-    earlier = [pa.Table.from_pylist(part, schema) for part in (there[::2], there[1::2], others)]
-    chunks = list(spilled(rows).chunks(20, num_buckets, iter(earlier), schema))
-    found = [row for chunk in chunks for row in chunk.to_pylist()]
-    assert len(found) == len(rows)
-    by_key = {(row["user"], row["item"]): row for row in there}
-    for row in found:
-        assert row[EARLIER] == by_key.get((row["user"], row["item"]))
-    nothing = list(spilled(rows).chunks(20, num_buckets, iter(()), schema))
-    assert EARLIER not in nothing[0].column_names

@@ -87,7 +87,7 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(h
     toy = finished(here)
     third = IDENTITY.model_copy(update={"config": {"words": 5}})
     lost = here("y", identity=third)
-    (lost.run.folder / "plan" / "index.parquet").delete()
+    (lost.run.folder / "plan" / "chunks.parquet").delete()
     last = here("y", identity=third)
     last.drive(max_rows=1)
     orphan = here.location / "part-of-a-publisher-that-died.parquet"

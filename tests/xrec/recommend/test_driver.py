@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import deltalake
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -15,18 +16,15 @@ from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import Killed, PoolHere, pool_here, toy_run
 from xrec import recommend
 from xrec.bulk import BulkRun, Survey, published
-from xrec.bulk.driver import _Driver
 from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.errors import (
     ArtifactMismatchError,
-    ArtifactNotFoundError,
     ClusterError,
     ConfigError,
-    LeaseError,
 )
 from xrec.graph import read_graph
-from xrec.recommend.task import RankingTask
+from xrec.recommend import RankingTask
 from xrec.storage import Manifest, open_location
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -37,7 +35,7 @@ MakeConfig = Callable[..., Any]
 @pytest.fixture
 def actor_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """One actor in this process; its task still gets its tables from Ray."""
-    monkeypatch.setattr("xrec.recommend.driver.RayPool", pool_here)
+    monkeypatch.setattr("xrec.recommend.RayPool", pool_here)
 
 
 def _plan(config: Any) -> BulkRun:
@@ -55,7 +53,9 @@ def _publish(config: Any) -> Manifest | None:
 
 def _read(config: Any, k: int | None = None) -> list[dict[str, Any]]:
     uri = config.artifact("recommendations")
-    return recommend.read_recommendations(uri, k, storage=config.storage).to_pylist()
+    batches = recommend.recommendation_batches(uri, k, storage=config.storage)
+    by_rank = [("user_id", "ascending"), ("rank", "ascending")]
+    return pa.concat_tables(batches).sort_by(by_rank).to_pylist()
 
 
 def _expected(config: Any, k: int) -> list[tuple[str, str, int, float]]:
@@ -119,27 +119,7 @@ def _stop_at(chunk: int, error: type[BaseException], monkeypatch: Any) -> None:
         if number == chunk:
             raise error
 
-    monkeypatch.setattr("xrec.recommend.driver.RayPool", lambda **_: PoolHere(before=stop))
-
-
-@pytest.mark.usefixtures("actor_here")
-def test_run_whose_driver_was_killed_goes_on_and_another_beside_it_is_refused(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = make_config()
-    with monkeypatch.context() as patch:
-        _stop_at(2, Killed, patch)
-        patch.setattr(_Driver, "leave", lambda driver: None)
-        with pytest.raises(Killed):
-            _run(config)
-    with pytest.raises(ArtifactNotFoundError, match="nothing was published"):
-        _read(config)
-    with pytest.raises(LeaseError, match="works on this run, and is taken for alive"):
-        _run(config)
-    assert Survey(_plan(make_config(users_per_task=2))).summary.num_rows == 10  # the same plan
-    manifest = _run(make_config(alongside=True))
-    _check(config)
-    assert _publish(config) == manifest
+    monkeypatch.setattr("xrec.recommend.RayPool", lambda **_: PoolHere(before=stop))
 
 
 @pytest.mark.usefixtures("actor_here")

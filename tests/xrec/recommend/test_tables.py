@@ -18,8 +18,7 @@ from xrec.errors import (
     UnknownIdError,
 )
 from xrec.graph import read_graph
-from xrec.recommend import identify_recommendations, read_tables
-from xrec.recommend.task import RankingTask
+from xrec.recommend import RankingTask, identify_recommendations, read_tables
 from xrec.storage import open_location
 
 MakeConfig = Callable[..., Any]

@@ -8,7 +8,9 @@ import pyarrow as pa
 from tests.xrec.backfill.runs import with_pairs
 from tests.xrec.bulk.toy_run import PoolHere
 from tests.xrec.generate.town import NUM_ITEMS, NUM_USERS
-from xrec.backfill import finish, open_backfill, read_explanations
+from xrec.backfill import read_explanations
+from xrec.backfill.driver import finish
+from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import explain_task
 from xrec.bulk import drive
 from xrec.config.backfill import BackfillConfig

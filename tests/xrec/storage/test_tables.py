@@ -8,7 +8,7 @@ import pytest
 
 from xrec.errors import DataError
 from xrec.schemas import PAIRS, USERS
-from xrec.storage import content_hash, open_location, parquet_bytes, read_table, write_table
+from xrec.storage import content_hash, open_location, read_table, write_table
 
 
 def _users() -> pa.Table:
@@ -28,10 +28,6 @@ def test_write_table_casts_and_orders_columns_as_pinned(tmp_path: Path) -> None:
     ]
     assert read_table(location, USERS).equals(plain)
     assert digest == content_hash((tmp_path / "users.parquet").read_bytes())
-
-
-def test_parquet_bytes_same_table_has_same_bytes() -> None:
-    assert parquet_bytes(_users(), USERS) == parquet_bytes(_users(), USERS)
 
 
 @pytest.mark.parametrize(

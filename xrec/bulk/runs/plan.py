@@ -1,6 +1,7 @@
-"""A plan says which rows are in which chunk: Parquet files, a row group a chunk, and an index.
+"""A plan says which rows are in which chunk: files with a piece for each chunk, and an index.
 
-It lies in a folder that nobody else writes to, and is whole before a record names the folder.
+A piece is an Arrow stream of the chunk's rows. The plan lies in a folder that nobody else writes
+to, and is whole before a record names the folder.
 """
 
 import io
@@ -10,24 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from xrec.bulk.runs.result import bare
 from xrec.errors import DataError, StorageNotFoundError
-from xrec.storage import (
-    Location,
-    parquet_bytes,
-    read_footer,
-    read_known_row_group,
-    read_table,
-    storage_errors,
-)
+from xrec.storage import Location, read_table, write_table
 
-_ROWS_PER_PART, _CHUNKS_PER_PART = 2**20, 2**12
+_PART_BYTES = 64 * 2**20
+_INDEX_FILE = "chunks.parquet"
 _INDEX = pa.schema(
     [
         pa.field("part", pa.int32(), nullable=False),
-        pa.field("row_group", pa.int32(), nullable=False),
+        pa.field("start", pa.int64(), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),
         pa.field("rows", pa.int32(), nullable=False),
         # The chunks of the first plan that have its rows: first to last.
         pa.field("first", pa.int64(), nullable=False),
@@ -49,12 +45,11 @@ class PlanSize(BaseModel):
 
 
 class Plan:
-    """The plan in `folder`; chunk N is row N of the index, and takes 28 bytes."""
+    """The plan in `folder`; chunk N is row N of the index, and takes 40 bytes."""
 
     def __init__(self, folder: Location, size: PlanSize):
         self.folder = folder
         self.size = size
-        self._footers: dict[int, pq.FileMetaData] = {}
         self._index: pa.Table | None = None
 
     @property
@@ -62,9 +57,9 @@ class Plan:
         """The index, which is read once; raises DataError if it is not whole."""
         if self._index is None:
             try:
-                self._index = read_table(self.folder / "index.parquet", _INDEX)
+                self._index = read_table(self.folder / _INDEX_FILE, _INDEX)
             except StorageNotFoundError as error:
-                raise self._broken("index.parquet is missing") from error
+                raise self._broken(f"{_INDEX_FILE} is missing") from error
             if self._index.num_rows != self.size.num_chunks:
                 raise self._broken(f"the index has {self._index.num_rows} chunks")
         return self._index
@@ -75,28 +70,26 @@ class Plan:
         counts: npt.NDArray[np.int64] = self.index["rows"].to_numpy().astype(np.int64)
         return counts
 
-    def lacks(self) -> str | None:
-        """What is missing of the plan's files; None if all are there. It takes one listing."""
+    def is_whole(self) -> bool:
+        """Whether all files of the plan are there; it takes one listing."""
         there = self.folder.sizes()
-        if "index.parquet" not in there:
-            return "index.parquet"
-        wrong = [n for n, size in enumerate(self.size.parts) if there.get(_part_name(n)) != size]
-        return _part_name(wrong[0]) if wrong else None
+        parts = {_part_name(number): size for number, size in enumerate(self.size.parts)}
+        return _INDEX_FILE in there and parts.items() <= there.items()
 
     def rows(self, chunk: int) -> pa.Table:
         """The rows of a chunk; raises DataError if the part is not as it was written."""
-        part, group = (self.index[name][chunk].as_py() for name in ("part", "row_group"))
-        file = self.folder / _part_name(part)
+        part, start, num_bytes = (
+            self.index[name][chunk].as_py() for name in ("part", "start", "num_bytes")
+        )
+        name = _part_name(part)
         try:
-            with storage_errors(file.uri):
-                if part not in self._footers:
-                    self._footers[part], _ = read_footer(file)
-                rows = read_known_row_group(file, self._footers[part], group)
+            piece = (self.folder / name).read_range(start, num_bytes)
         except StorageNotFoundError as error:
-            raise self._broken(f"{_part_name(part)} is missing") from error
-        except pa.ArrowInvalid as error:
-            raise self._broken(f"{_part_name(part)} was changed: {error}") from error
-        return rows
+            raise self._broken(f"{name} is missing") from error
+        try:
+            return pa.ipc.open_stream(piece).read_all()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise self._broken(f"{name} was changed: {error}") from error
 
     def chunks_of(self, first: int, last: int) -> list[int]:
         """The chunks that have rows of the chunks `first` to `last` of the first plan."""
@@ -114,42 +107,39 @@ def write_plan(folder: Location, chunks: Iterable[pa.Table]) -> PlanSize:
     """Write the rows of each chunk, and the index."""
     index: list[tuple[int, ...]] = []
     sizes: list[int] = []
-    part: list[pa.Table] = []
-    num_rows = num_in_part = 0
+    part = io.BytesIO()
 
     def finish_part() -> None:
-        data = _part_bytes(part)
-        (folder / _part_name(len(sizes))).write_bytes(data)
-        sizes.append(len(data))
-        part.clear()
+        (folder / _part_name(len(sizes))).write_bytes(part.getvalue())
+        sizes.append(part.tell())
+        part.seek(0)
+        part.truncate()
 
     for rows in chunks:
-        is_full = num_in_part + rows.num_rows > _ROWS_PER_PART or len(part) == _CHUNKS_PER_PART
-        if part and is_full:
+        if part.tell() >= _PART_BYTES:
             finish_part()
-            num_in_part = 0
-        number = len(index)
+        number, start = len(index), part.tell()
         origins = rows[ORIGIN].to_pylist() if ORIGIN in rows.column_names else [number]
-        index.append((len(sizes), len(part), rows.num_rows, min(origins), max(origins)))
-        part.append(rows)
-        num_rows += rows.num_rows
-        num_in_part += rows.num_rows
-    if part:
+        part.write(_piece(rows))
+        piece = (len(sizes), start, part.tell() - start)
+        index.append((*piece, rows.num_rows, min(origins), max(origins)))
+    if part.tell():
         finish_part()
     columns: list[Any] = list(zip(*index, strict=True)) or [()] * len(_INDEX)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _INDEX, strict=True)]
     table = pa.table(arrays, schema=_INDEX)
-    (folder / "index.parquet").write_bytes(parquet_bytes(table, _INDEX))
+    write_table(folder / _INDEX_FILE, table, _INDEX)
+    num_rows = sum(table["rows"].to_pylist())
     return PlanSize(num_rows=num_rows, num_chunks=len(index), parts=tuple(sizes))
 
 
-def _part_bytes(chunks: list[pa.Table]) -> bytes:
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, chunks[0].schema, compression="zstd") as writer:
-        for rows in chunks:
-            writer.write_table(rows, row_group_size=rows.num_rows)
+def _piece(rows: pa.Table) -> bytes:
+    sink, plain = io.BytesIO(), bare(rows)
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, plain.schema, options=options) as writer:
+        writer.write_table(plain)
     return sink.getvalue()
 
 
 def _part_name(part: int) -> str:
-    return f"part-{part:05d}.parquet"
+    return f"part-{part:05d}.arrow"

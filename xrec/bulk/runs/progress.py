@@ -4,7 +4,7 @@
 counts are the results.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -112,19 +112,18 @@ def read_progress(folder: Location) -> Progress | None:
         return None
 
 
-def refuse_live_driver(folders: Iterable[Location]) -> None:
+def refuse_live_driver(folder: Location) -> None:
     """Raise LeaseError if a driver said so lately that it is at work that it may be."""
-    for folder in folders:
-        progress = read_progress(folder)
-        if progress is None or not may_be_at_work(progress.holder, progress.expires_at):
-            continue
-        assert progress.expires_at is not None
-        raise LeaseError(
-            f"{folder}: {progress.holder} works on this run, and is taken for alive until "
-            f"{progress.expires_at:%Y-%m-%d %H:%M:%S} UTC, or longer if it says so again; wait "
-            "until it ends, or stop it. If it is dead, run again after that time, or begin beside "
-            "it (alongside)"
-        )
+    progress = read_progress(folder)
+    if progress is None or not may_be_at_work(progress.holder, progress.expires_at):
+        return
+    assert progress.expires_at is not None
+    raise LeaseError(
+        f"{folder}: {progress.holder} works on this run, and is taken for alive until "
+        f"{progress.expires_at:%Y-%m-%d %H:%M:%S} UTC, or longer if it says so again; wait until "
+        "it ends, or stop it. If it is dead, run again after that time, or begin beside it "
+        "(alongside)"
+    )
 
 
 def now() -> datetime:

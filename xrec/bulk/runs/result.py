@@ -145,7 +145,7 @@ class ResultFolder:
         file = self.location / name
         try:
             with storage_errors(file.uri):
-                footer, _ = read_footer(file)
+                footer = read_footer(file)
                 return Summary.model_validate_json(footer.metadata[_SUMMARY])
         except (pa.ArrowInvalid, KeyError, ValueError):
             return None

@@ -101,7 +101,7 @@ class RunRecord(BaseModel):
     def has_plan(self, output: Location) -> bool:
         """Whether all files of its plan are there, and the records of all passes."""
         numbers = pass_numbers(self.folder(output))
-        is_whole = Plan(self.folder(output) / "plan", self.size).lacks() is None
+        is_whole = Plan(self.folder(output) / "plan", self.size).is_whole()
         return is_whole and numbers == list(range(1, len(numbers) + 1))
 
     @property

@@ -20,8 +20,7 @@ _ROWS_AT_ONCE = 2**16
 class Spill:
     """The distinct rows of `batches`, whose columns are all keys, on disk.
 
-    `num_given` counts the rows with duplicates, `num_rows` without. `fingerprint` is a hash of the
-    set of rows, which does not depend on their order.
+    `fingerprint` is a hash of the set of rows, which does not depend on their order.
     """
 
     def __init__(self, batches: Iterable[pa.Table], schema: pa.Schema):
@@ -36,7 +35,7 @@ class Spill:
                 "preserve_insertion_order": "false",
             }
         )
-        self.num_given = self._keep("given", batches, schema)
+        self._keep("given", batches, schema)
         self._database.execute(f"CREATE TABLE rows AS SELECT DISTINCT {self._keys} FROM given")
         self._database.execute("DROP TABLE given")
         # Each key is preceded by its length, so no two rows are hashed as the same text.

@@ -8,7 +8,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -53,15 +53,13 @@ class RayPool:
     """`max_actors` processes, or fewer as long as the cluster has no room for all.
 
     min_actors: with fewer than `max_actors` the pool grows while all are busy, and shrinks. cpus,
-    gpus, labels: what each process gets, and where (Ray's `label_selector`). Ray must be
-    initialised.
+    gpus: what each process gets. Ray must be initialised.
     """
 
     max_actors: int
     min_actors: int | None = None
     cpus: float = 1
     gpus: float = 0
-    labels: dict[str, str] = field(default_factory=dict)
 
     def summaries(
         self, settings: WorkerSettings, chunks: Sequence[int]
@@ -98,7 +96,6 @@ class RayPool:
             compute=pool,
             num_cpus=self.cpus,
             num_gpus=self.gpus,
-            **({"label_selector": self.labels} if self.labels else {}),
         )
 
 

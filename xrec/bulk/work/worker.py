@@ -15,16 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.bulk.backoff import with_backoff
-from xrec.bulk.runs.plan import Plan, PlanSize
-from xrec.bulk.runs.result import ResultFolder, Summary, added, summary_of
+from xrec.bulk.runs.result import Summary, added, summary_of
 from xrec.bulk.runs.row_format import RowFormat
+from xrec.bulk.runs.run import Pass
 from xrec.bulk.runs.spill import EARLIER
 from xrec.bulk.work.marks import Attempt, Marks
 from xrec.bulk.work.room import Room
 from xrec.bulk.work.task import CarryingTask, ChunkTask, Outcome
-from xrec.config.shared import StorageConfig
 from xrec.errors import ClusterError
-from xrec.storage import open_location
 
 logger = logging.getLogger("xrec")
 
@@ -37,15 +35,12 @@ POISONED_EXIT_CODE = 70
 class WorkerSettings:
     """Everything that a process gets; it reads no other settings and no environment.
 
-    folder: the URI of the pass, which does not depend on the working directory. size: of its plan.
-    make_task: called once in each process.
+    work: the pass whose chunks are done. make_task: called once in each process.
     chunks_at_once: how many chunks the task does at the same time, in threads. The process reads
         one more chunk meanwhile, so that the task need not wait for it.
     """
 
-    folder: str
-    size: PlanSize
-    storage: StorageConfig
+    work: Pass
     format: RowFormat
     make_task: Callable[[], ChunkTask]
     chunks_at_once: int = 1
@@ -55,10 +50,8 @@ class ChunkWorker:
     """Does chunks of a pass, several at the same time in threads of their own."""
 
     def __init__(self, settings: WorkerSettings, marks: Marks, node: str = ""):
-        folder = open_location(settings.folder, settings.storage)
         self._format = settings.format
-        self._plan = Plan(folder / "plan", settings.size)
-        self._results = ResultFolder(folder / "results")
+        self._plan, self._results = settings.work.plan, settings.work.results
         self._room = Room(settings.chunks_at_once)
         self._marks = marks
         self._name, self._node = uuid.uuid4().hex, node

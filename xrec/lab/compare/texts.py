@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from xrec.backfill import finish, has_work, read, read_failed, run_backfill
+from xrec.backfill import read, read_failed
+from xrec.backfill.driver import finish, has_work, run_backfill
 from xrec.backfill.plan import run_request
 from xrec.backfill.task import LoadExplainer, load_task_explainer
 from xrec.bulk import Identity, open_run

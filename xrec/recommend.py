@@ -1,0 +1,316 @@
+"""Top-k recommendation in bulk: the best unseen items of each user, as a table.
+
+It is a bulk run (xrec.bulk) whose rows are users; the table has a row for each of a user's items.
+A backfill can take its pairs from here. What stands first is the run: what it depends on, its plan,
+its work, its publishing; then what an actor does with some users, and the rows of a table that is
+published. The actors of a node share the arrays of vectors, edges and ids (`RankingTables`).
+"""
+
+import functools
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import torch
+from torch import Tensor
+
+from xrec.bulk import (
+    BulkRun,
+    Identity,
+    Outcome,
+    RowFormat,
+    RunRequest,
+    Summary,
+    Survey,
+    clean_keys,
+    complete,
+    open_run,
+    publish,
+    published,
+)
+from xrec.bulk.driver import has_work
+from xrec.bulk.work.pool import RayPool
+from xrec.config.backfill import RecommendConfig
+from xrec.config.shared import StorageConfig
+from xrec.data.cold_start import read_cold_start
+from xrec.data.dataset import read_dataset
+from xrec.errors import ClusterError, ConfigError
+from xrec.graph.artifact import check_graph_of_dataset, read_graph
+from xrec.graph.fold_in import extend_with_new
+from xrec.graph.ranking import SeenItems, top_k_items
+from xrec.progress import counter
+from xrec.schemas import RECOMMENDATIONS
+from xrec.storage import Kind, Manifest, location_of, manifest_of, storage_errors
+
+KIND: Kind = "recommendations"
+ALL_SEEN = "all_items_seen"
+FULL = "users_with_k"
+"""The cost that counts users for whom there are k items."""
+
+ROWS = RowFormat(
+    keys=("user_id",),
+    ok=pa.schema(
+        [
+            pa.field("item_id", pa.string(), metadata={"comment": "an item the user has not seen"}),
+            pa.field("rank", pa.int32(), metadata={"comment": "1 is the user's best item"}),
+            pa.field(
+                "score",
+                pa.float32(),
+                metadata={"comment": "dot product of the user's and the item's vector"},
+            ),
+        ]
+    ),
+    ok_keys=("rank",),
+    failed=pa.schema([]),
+    reasons=(ALL_SEEN,),
+)
+"""A user has a row of `status=ok` for each recommended item, or one failed row.
+
+Rows, and not a list of items in one row, because every reader can filter, join and export them.
+"""
+
+
+_LOST = ROWS.error_reason
+"""Why users failed with whom processes died; the next start tries them again."""
+
+
+@dataclass(frozen=True, eq=False)
+class RankingTables:
+    """U users, I items, and what the users have seen.
+
+    user_vectors: (U, D) float32. item_vectors: (I, D) float32.
+    train_edges: (2, E) int64, user and item indices of the training interactions.
+    user_ids: U strings. item_ids: I strings.
+    """
+
+    user_vectors: npt.NDArray[np.float32]
+    item_vectors: npt.NDArray[np.float32]
+    train_edges: npt.NDArray[np.int64]
+    user_ids: pa.Array
+    item_ids: pa.Array
+
+
+def read_tables(config: RecommendConfig) -> RankingTables:
+    """Read what `config` names; users and items of a cold start are appended.
+
+    Raises ArtifactNotFoundError if dataset or graph is missing, ArtifactMismatchError if the graph
+    is of another dataset, DataError if a vector is not finite, UnknownIdError for a user who is
+    neither in the dataset nor in the cold start.
+    """
+    dataset = read_dataset(location_of(config, "dataset"))
+    graph = read_graph(location_of(config, "graph"))
+    check_graph_of_dataset(
+        graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset")
+    )
+    graph.check_finite()
+    if config.cold_start is not None:
+        new = read_cold_start(config.cold_start, config.storage)
+        dataset, graph = extend_with_new(dataset, graph, new)
+    for user_id in config.user_ids or ():
+        dataset.user_index(user_id)
+    return RankingTables(
+        user_vectors=graph.users.numpy(),
+        item_vectors=graph.items.numpy(),
+        train_edges=dataset.interaction_edges("train"),
+        user_ids=dataset.users["user_id"].combine_chunks(),
+        item_ids=dataset.items["item_id"].combine_chunks(),
+    )
+
+
+def identify_recommendations(config: RecommendConfig) -> Identity:
+    """The run that `config` asks for; reads manifests and the tables of a cold start.
+
+    Raises ArtifactNotFoundError without dataset or graph, ArtifactMismatchError if the graph is of
+    another dataset, ConfigError if k is more than there are items or user_ids is empty.
+    """
+    dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
+    check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
+    num_items = graph.row_counts["items"]
+    if config.k > num_items:
+        raise ConfigError(f"k = {config.k}, but the dataset has {num_items} items; lower k")
+    if config.user_ids is not None and not config.user_ids:
+        raise ConfigError("user_ids is an empty list; name users, or leave it out for all")
+    user_ids = None if config.user_ids is None else sorted(set(config.user_ids))
+    inputs = {"dataset": dataset.fingerprint, "graph": graph.fingerprint}
+    if config.cold_start is not None:
+        inputs["cold_start"] = read_cold_start(config.cold_start, config.storage).fingerprint
+    return Identity(kind=KIND, config={"k": config.k, "user_ids": user_ids}, inputs=inputs)
+
+
+def plan_recommendations(config: RecommendConfig, tables: RankingTables) -> BulkRun:
+    """Plan the run that `config` asks for, or open it if it was planned before.
+
+    Raises TableError if the output holds other files, those of an older xrec for instance; and what
+    `identify_recommendations` raises.
+    """
+    return open_run(
+        RunRequest(
+            config.artifact(KIND),
+            identify_recommendations(config),
+            ROWS,
+            lambda: [_users(config, tables)],  # they follow from the identity
+            rows_per_chunk=config.users_per_task,
+            storage=config.storage,
+        )
+    )
+
+
+def _users(config: RecommendConfig, tables: RankingTables) -> tuple[pa.Table, pa.Table]:
+    """The users to rank for, and rejected ones: ids that are no text."""
+    ids = tables.user_ids if config.user_ids is None else pa.array(config.user_ids, pa.string())
+    table = pa.table({"user_id": ids})
+    return clean_keys(table, ROWS.keys, file=config.artifact("dataset"), first_line=1)
+
+
+def run_recommend(config: RecommendConfig, run: BulkRun, tables: RankingTables) -> Manifest:
+    """Rank the users that are left, publish the table, and return its manifest.
+
+    Ray must be initialised. Raises LeaseError if another driver is at work, ClusterError if
+    processes died with users, and what `publish` raises. What is done stays, and the next call goes
+    on from there.
+    """
+    num_users, is_lost = run.record.num_rows, _LOST in Survey(run).summary.failed
+    with counter("users ranked", num_users) as show:
+        manifest = complete(
+            run,
+            RayPool(max_actors=max(1, int(ray.cluster_resources().get("CPU", 1)))),
+            functools.partial(load_task, ray.put(tables), config.k),
+            KIND,
+            _describe,
+            retry=(_LOST,) if is_lost else (),
+            alongside=config.alongside,
+            on_progress=lambda progress: show(progress.num_rows),
+        )
+    assert manifest is not None, "only a limit ends a run before it is done"
+    return manifest
+
+
+def publish_recommendations(run: BulkRun) -> Manifest | None:
+    """Publish a run that is done, and return its manifest; None if users are left, or lost."""
+    return None if has_work(run, retry=(_LOST,)) else publish(run, KIND, _describe)
+
+
+def _describe(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
+    if num_lost := summary.failed.get(_LOST, 0):
+        raise ClusterError(
+            f"{num_lost} of {summary.num_rows} users are not ranked: {summary.num_deaths} "
+            "processes died, which is often for lack of memory. Give the cluster more memory or "
+            "fewer CPUs, and run the same command again, which does these users again"
+        )
+    counts = {
+        "recommendations": summary.num_ok_rows,
+        "users": summary.num_rows,
+        "users_without_items": summary.num_failed,
+    }
+    return counts, {"users_with_fewer_than_k": summary.num_rows - round(summary.costs[FULL])}
+
+
+def load_task(tables: "ray.ObjectRef[RankingTables]", k: int) -> "RankingTask":
+    """The task of an actor. `tables` are in Ray's object store, so actors of a node share them."""
+    torch.set_num_threads(1)
+    return RankingTask(ray.get(tables), k)
+
+
+class RankingTask:
+    """Ranks the items of some users (a ChunkTask of xrec.bulk)."""
+
+    row_errors: tuple[type[Exception], ...] = ()
+
+    def __init__(self, tables: RankingTables, k: int):
+        self._tables = tables
+        self._k = k
+        self._users, self._items, edges = (
+            _shared(array)
+            for array in (tables.user_vectors, tables.item_vectors, tables.train_edges)
+        )
+        self._seen = SeenItems(edges, len(tables.user_vectors))
+
+    def do(self, rows: pa.Table) -> Outcome:
+        """The k best unseen items of each user, fewer if fewer are left.
+
+        A user who has seen all items is a failed row.
+        """
+        users = self._indices(rows["user_id"])
+        chunks = [
+            (items, scores)
+            for _, items, scores in top_k_items(
+                self._users, self._items, self._seen, torch.from_numpy(users), self._k
+            )
+        ]
+        items, scores = (torch.cat(parts).numpy() for parts in zip(*chunks, strict=True))  # (N, k)
+        of_user, places = np.nonzero(items >= 0)  # -1 where no unseen item is left
+        ok = pa.table(
+            {
+                "user_id": self._ids(users[of_user]),
+                "item_id": self._tables.item_ids.take(pa.array(items[of_user, places])),
+                "rank": pa.array(places + 1, pa.int32()),
+                "score": pa.array(scores[of_user, places], pa.float32()),
+            }
+        )
+        without = pa.table({"user_id": self._ids(users[items[:, 0] < 0])})
+        return Outcome(
+            ok,
+            self.fail(without, ALL_SEEN, "the user has seen every item"),
+            {FULL: int((items[:, -1] >= 0).sum())},
+        )
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        """The users as failed rows."""
+        texts = {"reason": reason, "message": message}
+        repeated = {name: pa.repeat(text, rows.num_rows) for name, text in texts.items()}
+        return pa.table({"user_id": rows["user_id"], **repeated})
+
+    def _indices(self, user_ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+        """The indices of N users, (N,), in increasing order.
+
+        All ids of the catalogue are compared with these few, so no actor needs an index of them.
+        """
+        is_wanted = pc.is_in(self._tables.user_ids, value_set=user_ids.combine_chunks())
+        indices = np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False))
+        assert len(indices) == len(user_ids), (len(indices), len(user_ids))
+        return indices
+
+    def _ids(self, users: npt.NDArray[np.int64]) -> pa.Array:
+        return self._tables.user_ids.take(pa.array(users))
+
+
+def _shared(array: npt.NDArray[Any]) -> Tensor:
+    """`array` as a tensor, without a copy.
+
+    An array from Ray's object store is read-only, and nothing here writes to it.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def recommendation_batches(
+    uri: str, k: int | None = None, *, storage: StorageConfig | None = None
+) -> Iterator[pa.Table]:
+    """Yield the first k items of each user, or all if k is null, many rows at a time.
+
+    The tables have the schema RECOMMENDATIONS. A user's rows follow each other, by rank; users come
+    in no particular order.
+
+    Raises ArtifactNotFoundError if nothing is published, ArtifactMismatchError if the table is
+    another one, ConfigError if k is more than was recommended.
+    """
+    table = published(uri, storage=storage)
+    dataset = table.dataset(RECOMMENDATIONS)
+    there = table.manifest.config["k"]
+    if k is not None and k > there:
+        raise ConfigError(
+            f"k = {k}, but {uri} holds {there} items a user; lower k, or recommend again with a "
+            "larger one"
+        )
+    is_wanted = None if k is None else pc.field("rank") <= k
+    with storage_errors(uri):
+        for batch in dataset.to_batches(columns=RECOMMENDATIONS.names, filter=is_wanted):
+            if batch.num_rows:
+                yield pa.Table.from_batches([batch]).cast(RECOMMENDATIONS)
