@@ -4,7 +4,6 @@ The town's language model has random weights, so its texts say nothing; that the
 scored and taken again is what is tested.
 """
 
-import json
 import random
 import subprocess
 import time
@@ -146,14 +145,6 @@ def test_compare_second_run_starts_no_work_and_other_settings_are_refused(
         assert jobs.compare.run(config_of(town)) == compared
     with pytest.raises(ArtifactMismatchError, match=r"training.weight_decay: 0.0 there, 0.5 here"):
         jobs.compare.run(config_of(town, training={**TRAINING, "weight_decay": 0.5}))
-
-
-def test_compare_a_blind_sheet_of_a_finished_comparison_makes_nothing_again(
-    town: str, compared: Manifest
-) -> None:
-    assert jobs.compare.run(config_of(town, blind_sheet={"num_pairs": 3})) == compared
-    (sheet,) = (Path(town) / "comparison" / "blind-sheets").iterdir()
-    assert len(json.loads((sheet / "key.json").read_text())["pairs"]) == 3
 
 
 def test_compare_package_that_is_missing_is_named_before_any_work(

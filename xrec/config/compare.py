@@ -18,7 +18,6 @@ from xrec.config.entries import (
     ENTRIES,
     WITHOUT_ASPECTS,
     BaselinesConfig,
-    BlindSheetConfig,
     ElsewhereConfig,
     Grouping,
     check_full,
@@ -87,7 +86,6 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
         description="Figures are also given for groups of users or items, from rare to frequent, "
         "by their number of training explanations or interactions.",
     )
-    blind_sheet: BlindSheetConfig = BlindSheetConfig()
 
     @model_validator(mode="after")
     def _entries_are_known(self) -> "CompareConfig":

@@ -1,7 +1,6 @@
 """Who takes part in a comparison: adapters, baselines, copies, and texts from elsewhere."""
 
-import re
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -34,7 +33,6 @@ _MODEL_CHANGES: dict[str, dict[str, str]] = {
     "random_vectors": {"vectors": "random"},
     "constant": {"vectors": "constant"},
 }
-_QUESTION = re.compile(r"[a-z0-9_]+")
 
 
 class BaselineConfig(Config):
@@ -100,44 +98,6 @@ class ElsewhereConfig(Config):
         if not uri.lower().endswith(TABLE_ENDINGS):
             raise ValueError(f"expected a file that ends in one of {', '.join(TABLE_ENDINGS)}")
         return uri
-
-
-class BlindSheetConfig(Config):
-    """A page on which people judge texts without knowing whose they are."""
-
-    num_pairs: int = Field(
-        0, ge=0, description="Number of pairs on the page; with 0 there is none."
-    )
-    questions: dict[str, str] = Field(
-        default_factory=lambda: {
-            "true": "Is what it says about the item true?",
-            "personal": "Is it about this user, and not about anybody?",
-            "convincing": "Would it convince you?",
-        },
-        min_length=1,
-        description="The questions about each text, by a short name; they are answered from 1 (no) "
-        "to 5 (yes).",
-    )
-    answers: tuple[str, ...] = Field(
-        (),
-        description="URIs of the files of answers that people saved; people.md then says who won.",
-    )
-
-    @field_validator("questions")
-    @classmethod
-    def _names_are_keys(cls, questions: dict[str, str]) -> dict[str, str]:
-        for name in questions:
-            if not _QUESTION.fullmatch(name) or name in ("pair", "place"):
-                raise ValueError(
-                    f"{name!r} cannot be a question's short name: small letters, digits and _ are, "
-                    "but for pair and place"
-                )
-        return questions
-
-    @field_validator("answers", mode="before")
-    @classmethod
-    def _one_file_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
 
 def model_of(variant: str, full: AdapterModelConfig) -> AdapterModelConfig:

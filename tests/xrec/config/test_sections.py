@@ -138,8 +138,6 @@ REFUSED: dict[type[Config], list[tuple[dict[str, Any], str]]] = {
             ({"texts": {"ours": {"uri": "a.csv"}}}, "'ours' cannot be a name"),
             ({"texts": {"a/b": {"uri": "a.csv"}}}, "'a/b' cannot be a name"),
             ({"texts": {"public": {"uri": "a.xlsx"}}}, "ends in one of .parquet"),
-            ({"blind_sheet": {"questions": {"pair": "?"}}}, "'pair' cannot be a question"),
-            ({"blind_sheet": {"questions": {"Is it?": "?"}}}, "'Is it\\?' cannot be a question"),
             ({"max_pairs": 1}, "max_pairs"),
             ({"baselines": {"nrt": {"hidden": 3}}}, r"baselines\.nrt\.hidden: unknown key"),
             ({"baselines": {"neither": {}}}, "neither"),
