@@ -56,7 +56,7 @@ def _check_cluster(config: CompareConfig) -> None:
     if set(config.entries) & set(ADAPTERS):
         check_training_cluster(config.training_of("ours", 0, uri), uri)
     reads = [config.artifact("dataset")]
-    if config.has_prompts:
+    if config.has_language_model:
         reads.append(config.artifact("graph"))
     demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
     if config.device == "cuda":  # texts are scored on one at least

@@ -9,7 +9,7 @@ from xrec.config.base import Config
 from xrec.config.data import TABLE_ENDINGS
 from xrec.config.prompt import PromptConfig, without_placeholders
 
-BaselineKind = Literal["att2seq", "nrt", "peter", "peter_plus", "pepler", "lora"]
+BaselineKind = Literal["peter", "peter_plus", "lora"]
 Grouping = Literal[
     "user_explanations", "item_explanations", "user_interactions", "item_interactions"
 ]
@@ -41,8 +41,8 @@ class BaselineConfig(Config):
     num_epochs: int | None = Field(
         None,
         ge=1,
-        description="Largest number of passes over the training pairs, of each phase. If null, 100 "
-        "as published, and 1 of lora.",
+        description="Largest number of passes over the training pairs. If null, 100 as published, "
+        "and 1 of lora.",
     )
     learning_rate: float | None = Field(
         None, gt=0, description="Learning rate. If null, as published, and 2e-4 of lora."
@@ -69,10 +69,7 @@ class LoRAConfig(BaselineConfig):
 class BaselinesConfig(Config):
     """How each baseline is trained, by its name; peter_plus is trained as peter."""
 
-    att2seq: BaselineConfig = BaselineConfig()
-    nrt: BaselineConfig = BaselineConfig()
     peter: BaselineConfig = BaselineConfig()
-    pepler: BaselineConfig = BaselineConfig()
     lora: LoRAConfig = LoRAConfig()
 
     def of(self, kind: BaselineKind) -> BaselineConfig:

@@ -130,7 +130,6 @@ REFUSED: dict[type[Config], list[tuple[dict[str, Any], str]]] = {
             ({"entries": []}, "entries"),
             ({"entries": ["ours", "without_aspects"]}, "prompt.aspects is above 0"),
             ({"entries": ["ours"], "llm": None}, "llm is required"),
-            ({"entries": ["pepler"], "llm": None}, "llm is required"),
             ({"model": {"injection": "none"}}, "injection not none, saw graph and none"),
             ({"model": {"vectors": "random"}}, "vectors must be graph .* saw random and projected"),
             ({"seeds": [0, 0]}, "each once"),
@@ -139,7 +138,7 @@ REFUSED: dict[type[Config], list[tuple[dict[str, Any], str]]] = {
             ({"texts": {"a/b": {"uri": "a.csv"}}}, "'a/b' cannot be a name"),
             ({"texts": {"public": {"uri": "a.xlsx"}}}, "ends in one of .parquet"),
             ({"max_pairs": 1}, "max_pairs"),
-            ({"baselines": {"nrt": {"hidden": 3}}}, r"baselines\.nrt\.hidden: unknown key"),
+            ({"baselines": {"peter": {"hidden": 3}}}, r"baselines\.peter\.hidden: unknown key"),
             ({"baselines": {"neither": {}}}, "neither"),
         )
     ],

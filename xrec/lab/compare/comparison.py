@@ -89,13 +89,12 @@ def comparison_identity(
         },
     }
     inputs = {"dataset": manifest_of(config, "dataset").fingerprint}
-    if config.has_prompts or "nearest" in names:
+    if config.has_language_model or "nearest" in names:
         inputs["graph"] = manifest_of(config, "graph").fingerprint
+    if (config.has_language_model and config.prompt.aspects) or "peter_plus" in names:
+        inputs["aspects"] = manifest_of(config, "aspects").fingerprint
     if config.has_language_model:
         inputs["base_model"] = base_model or ""
-    if (config.has_prompts and config.prompt.aspects) or "peter_plus" in names:
-        inputs["aspects"] = manifest_of(config, "aspects").fingerprint
-    if config.has_prompts:
         settings |= config.model_dump(mode="json", include={"decoding", "prompt"})
         settings["dtype"] = config.language_model.dtype
     if names & set(ADAPTERS):
