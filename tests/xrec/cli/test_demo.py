@@ -15,7 +15,7 @@ from xrec.config.base import parse_config
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.project import read_project
 from xrec.errors import ConfigError
-from xrec.evaluate.evaluation import Lineage, write_evaluation
+from xrec.evaluate.evaluation import write_evaluation
 from xrec.evaluate.metrics import compute_metrics
 from xrec.evaluate.scores import Coverage, ScoredPair
 from xrec.storage import Location, make_manifest, open_location
@@ -75,7 +75,7 @@ def _evaluation(location: Location, num_pairs: int) -> EvaluateConfig:
         pairs,
         compute_metrics(pairs, config),
         coverage=Coverage(num_pairs, {"names_another_item": 4}),
-        lineage=Lineage(sources={"graph": make_manifest("graph", config={}, inputs={})}),
+        sources={"graph": make_manifest("graph", config={}, inputs={})},
         config={},
         inputs={},
     )
