@@ -15,7 +15,7 @@ from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactNotFoundError, ModelError
 from xrec.lab.compare.entries import SEED, Entry, compared_pairs, entries_of, write_pairs
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
-from xrec.lab.compare.result import NUM_SAMPLES, TABLE, Result, result_of, result_table
+from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.scores import (
     ScoreAll,
     Scored,
@@ -176,9 +176,7 @@ def _agreement(config: CompareConfig, scored: Mapping[str, Scored]) -> tuple[str
     """How far the judges agree about each entry's texts."""
     judges = [judge.name for judge in config.metrics.judges]
     return tuple(
-        line
-        for name, each in scored.items()
-        for line in agreement_lines(name, each.table, judges, num_samples=NUM_SAMPLES, seed=SEED)
+        line for name, each in scored.items() for line in agreement_lines(name, each.table, judges)
     )
 
 
