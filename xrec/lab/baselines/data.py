@@ -3,9 +3,9 @@
 Only training explanations, those that were drawn, give the vocabulary and the longest text.
 """
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +25,6 @@ MAX_VOCABULARY = 20_000
 NUM_ASPECTS, NUM_ASPECT_WORDS = 1, 3
 """How many aspects PETER+ reads of a pair, and of how many words in all; others are cut off."""
 _SHARE_THAT_FITS = 0.99
-_RATIO, _FEWEST = 1.3, 8
-ExampleT = TypeVar("ExampleT", bound=Sized)
 Names = tuple[str, ...]
 """The aspects of a pair, the best first."""
 Choose = Callable[[Sequence[int], Sequence[int]], list[Names]]
@@ -93,23 +91,6 @@ def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     for row, ids in zip(padded, rows, strict=True):
         row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
     return padded
-
-
-def of_similar_length(examples: Sequence[ExampleT], most: int) -> Iterator[list[ExampleT]]:
-    """All examples, `most` at a time or fewer, so that little of a batch is padding.
-
-    What has eight rows takes no more that are 1.3 times as long as its shortest one: on a CPU that
-    is 1.3 to 1.5 times as fast as what is cut anywhere.
-    """
-    batch: list[ExampleT] = []
-    for each in sorted(examples, key=len):
-        is_longer = bool(batch) and len(each) > _RATIO * len(batch[0])
-        if len(batch) == most or (is_longer and len(batch) >= _FEWEST):
-            yield batch
-            batch = []
-        batch.append(each)
-    if batch:
-        yield batch
 
 
 @dataclass(frozen=True)

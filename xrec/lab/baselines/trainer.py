@@ -23,7 +23,7 @@ from torch import Tensor
 from xrec.config.adapter import LearningRateConfig
 from xrec.errors import TrainingError
 from xrec.lab.baselines.baseline import Recipe
-from xrec.lab.baselines.data import BaselineData, of_similar_length
+from xrec.lab.baselines.data import BaselineData
 from xrec.lab.baselines.model import TrainedModel, load_parameters
 from xrec.train.adapter_model import learning_rate_share
 from xrec.train.checkpoint import (
@@ -204,11 +204,14 @@ class BaselineTrainer:
         return float(totals[0]), float(counts[0])
 
     def _passes(self, examples: Sequence[Any]) -> Iterator[Any]:
-        """This worker's part of a global batch, which may be empty, in passes that fit."""
-        own = examples[self._workers.rank :: self._workers.world_size]
+        """This worker's part of a global batch, which may be empty, in passes that fit.
+
+        Texts of similar length go together, so that little is padding.
+        """
+        own = sorted(examples[self._workers.rank :: self._workers.world_size], key=len)
         most = self._recipe.micro_batch_size
-        for of_pass in of_similar_length(own, most):
-            yield self._data.collate(of_pass).to(self._device)
+        for start in range(0, len(own), most):
+            yield self._data.collate(own[start : start + most]).to(self._device)
 
     def _apply_gradients(self) -> None:
         parameters = list(self._trained().values())

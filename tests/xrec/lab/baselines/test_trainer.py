@@ -20,8 +20,6 @@ from xrec.lab.baselines.data import (
     BaselineData,
     build_data,
     collate,
-    example,
-    of_similar_length,
 )
 from xrec.lab.baselines.peter import PETER
 from xrec.lab.baselines.trainer import BaselineProgress, BaselineTrainer, Workers
@@ -143,19 +141,6 @@ def test_trainer_first_step_of_sgd_follows_the_gradient_of_the_mean_loss(
     trainer.run_epoch()
     for name, parameter in trainer.model.named_parameters():
         assert torch.allclose(parameter, expected[name], atol=1e-6), name
-
-
-def test_passes_have_texts_of_similar_length_and_each_of_them_once() -> None:
-    texts = [example(0, 0, range(2, 2 + length), 50) for length in (3, 40, 3, 41, 4, 3) * 8]
-    lengths = [list(map(len, of_pass)) for of_pass in of_similar_length(texts, 12)]
-    assert [(min(each), max(each), len(each)) for each in lengths] == [
-        (4, 4, 12),
-        (4, 4, 12),
-        (5, 5, 8),
-        (41, 42, 12),
-        (42, 42, 4),
-    ]
-    assert list(of_similar_length([], 12)) == []
 
 
 @dataclass
