@@ -30,7 +30,7 @@ _PACKAGES = ("xrec", "jobs", "cluster")
 _URI_KEYS = frozenset(
     {
         *("workspace", "uri", "carry_from", "interactions", "users", "items"),
-        *("pairs", "unsafe_words", "prompts", "answers"),
+        *("pairs", "unsafe_words", "prompts"),
         *ARTIFACTS,
     }
 )

@@ -227,7 +227,6 @@ Out:  <workspace>/comparison: table.parquet, table.md, manifest.json, and a fold
 Example:
   xrec lab compare configs/instruments-compare.yaml
   xrec lab compare configs/yelp.yaml 'entries=[ours,nearest,profile]' 'seeds=[0,1,2]'
-  xrec lab compare configs/yelp.yaml blind_sheet.num_pairs=40
 """,
         words=("lab", "compare"),
     ),

@@ -31,8 +31,8 @@ def output(config: CompareConfig, *, exact: bool = True) -> Output:
 def run(config: CompareConfig) -> Manifest:
     """Make, score and compare what is not done yet; returns the manifest.
 
-    A comparison that is there with the same settings and inputs starts no cluster; a blind sheet
-    that is asked for is written, and answers are read. Raises what `compare` raises.
+    A comparison that is there with the same settings and inputs starts no cluster.
+    Raises what `compare` raises.
     """
     check_artifacts(config, "dataset", "graph", "comparison")
     check_word_list(config.decoding.text.checks, config.storage)
@@ -42,9 +42,6 @@ def run(config: CompareConfig) -> Manifest:
     found = made.found()
     if found.state == "up to date":
         assert found.manifest is not None
-        people = config.blind_sheet
-        if people.num_pairs or people.answers:  # all is there, nothing is asked of a cluster
-            return compare(config, made.config, made.inputs)
         return found.manifest
     keys = judge_keys(config.metrics.judges, os.environ)
     with ensure_ray(config.ray):

@@ -1,9 +1,7 @@
 """Job `evaluate`: explanations and their references in, metrics and a report out."""
 
-import json
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from jobs.output import Output
 from xrec.backfill import read, read_failed
@@ -12,11 +10,10 @@ from xrec.checks import check_word_list
 from xrec.config.evaluate import EvaluateConfig
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.evaluate.evaluation import REPORT, Lineage, write_evaluation
+from xrec.evaluate.evaluation import REPORT, write_evaluation
 from xrec.evaluate.metrics import compute_metrics
 from xrec.evaluate.scores import Coverage, Row, score_pairs, with_references
 from xrec.generate.loading import load_explainer
-from xrec.graph.artifact import read_metrics
 from xrec.storage import (
     Kind,
     Manifest,
@@ -65,11 +62,7 @@ def run(config: EvaluateConfig) -> Manifest:
         pairs,
         compute_metrics(pairs, config),
         coverage=coverage,
-        lineage=Lineage(
-            sources=manifests,
-            adapter_history=_adapter_history(config),
-            graph_history=read_metrics(location_of(config, "graph")),
-        ),
+        sources=manifests,
         config=made.config,
         inputs=made.inputs,
     )
@@ -141,12 +134,3 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
             f"the shuffled pairs would be:\n{lines}\ngive the decoding and the artifacts of the "
             "backfill, or max_shuffled_generations=0"
         )
-
-
-def _adapter_history(config: EvaluateConfig) -> list[dict[str, Any]]:
-    location = location_of(config, "adapter") / "history.json"
-    # The history is a log and no content: an adapter that was saved or published has none.
-    if not location.is_file():
-        return []
-    history: list[dict[str, Any]] = json.loads(location.read_text())
-    return history

@@ -139,9 +139,8 @@ JUDGES = [{"name": name, "model": {"kind": "endpoint", "model": "a/b"}} for name
                 "llm": {"model": "./model"},
                 "decoding": {"text": {"checks": {"unsafe_words": "words.txt"}}},
                 "metrics": {"judges": JUDGES},
-                "blind_sheet": {"answers": ["anna.json"]},
             },
-            "unsafe_words=words.txt, model=./model, answers=anna.json",
+            "unsafe_words=words.txt, model=./model",
         ),
         (
             AnnotateConfig,

@@ -4,7 +4,6 @@ The town's language model has random weights, so its texts say nothing; that the
 scored and taken again is what is tested.
 """
 
-import json
 import random
 import subprocess
 import time
@@ -33,14 +32,14 @@ from xrec.generate.scoring import reference_nll
 from xrec.lab.compare.scores import LIKELIHOODS
 from xrec.storage import Manifest, location_of, open_location, read_manifest, read_table
 
-ENTRIES = ["ours", "constant", "zero_shot", "att2seq", "nearest", "profile"]
+ENTRIES = ["ours", "constant", "zero_shot", "peter", "nearest", "profile"]
 COMPARISON: dict[str, Any] = {
     "entries": ENTRIES,
     "seeds": [0],
     "decoding": DECODING | {"max_new_tokens": 6},
     "rows_per_chunk": 6,
     "likelihood": True,
-    "baselines": {"att2seq": {"num_epochs": 1}},
+    "baselines": {"peter": {"num_epochs": 1}},
     "groups": ["user_interactions"],
     "prompt": PROMPT,
     "max_pairs": 12,
@@ -81,9 +80,9 @@ def test_compare_has_all_entries_with_their_costs_in_one_table(
         weight.numel() for side in (adapters.user, adapters.item) for weight in side.parameters()
     )
     assert of_all["ours", "num_trained_parameters"]["value"] == num_parameters
-    for name in ("ours", "att2seq"):
+    for name in ("ours", "peter"):
         assert of_all[name, "training_seconds"]["value"] > 0
-    for name in ("ours", "zero_shot", "att2seq"):
+    for name in ("ours", "zero_shot", "peter"):
         assert of_all[name, "pairs_per_second"]["value"] > 0
     gain = {name: of_all[name, "personalization_gain"]["value"] for name in ("ours", "constant")}
     assert gain["constant"] == pytest.approx(0, abs=1e-5)  # it cannot tell users apart
@@ -104,14 +103,14 @@ def test_compare_entries_are_ordinary_artifacts_of_the_same_pairs_and_budget(
     assert (training["max_pairs"], training["num_epochs"]) == (64, 1)
     constant = read_adapter(open_location(f"{folder}/constant-0/adapter"))
     assert constant.config.model.vectors == "constant"
-    baseline = read_manifest(open_location(f"{folder}/att2seq-0/model"), "baseline")
+    baseline = read_manifest(open_location(f"{folder}/peter-0/model"), "baseline")
     assert baseline.row_counts["train"] == 64
     (file,) = Path(folder).glob("pairs-*.parquet")
     pairs = _pairs(pq.read_table(file))
     assert len(pairs) == 12
     for name in ("ours-0", "zero_shot"):
         assert _pairs(read(f"{folder}/{name}/explanations").to_table()) <= pairs
-    for name in ("att2seq-0", "nearest", "profile"):
+    for name in ("peter-0", "nearest", "profile"):
         assert _pairs(pq.read_table(Path(folder) / name / "texts" / "texts.parquet")) == pairs
 
 
@@ -146,14 +145,6 @@ def test_compare_second_run_starts_no_work_and_other_settings_are_refused(
         assert jobs.compare.run(config_of(town)) == compared
     with pytest.raises(ArtifactMismatchError, match=r"training.weight_decay: 0.0 there, 0.5 here"):
         jobs.compare.run(config_of(town, training={**TRAINING, "weight_decay": 0.5}))
-
-
-def test_compare_a_blind_sheet_of_a_finished_comparison_makes_nothing_again(
-    town: str, compared: Manifest
-) -> None:
-    assert jobs.compare.run(config_of(town, blind_sheet={"num_pairs": 3})) == compared
-    (sheet,) = (Path(town) / "comparison" / "blind-sheets").iterdir()
-    assert len(json.loads((sheet / "key.json").read_text())["pairs"]) == 3
 
 
 def test_compare_package_that_is_missing_is_named_before_any_work(

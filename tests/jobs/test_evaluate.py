@@ -54,7 +54,6 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
         **dict.fromkeys(refused, ""),
     }
     assert metrics["coverage"] == pytest.approx(len(texts) / len(pairs))
-    assert metrics["empty_share"] == pytest.approx(len(refused) / len(pairs))
     assert all(pair.reference == references[pair.user_id, pair.item_id] for pair in pairs)
     assert sum(pair.shuffled_explanation is not None for pair in pairs) == 8
     assert all(math.isfinite(pair.nll_own) and math.isfinite(pair.nll_shuffled) for pair in pairs)
@@ -120,9 +119,7 @@ def test_evaluate_pairs_that_failed_or_do_not_fit_are_scored_with_empty_texts(
 def test_evaluate_report_is_one_page_and_the_metrics_are_the_same_everywhere(pipeline: Any) -> None:
     location = pipeline.location("evaluation")
     html = (location / "report.html").read_text()
-    links = re.findall(r'(?:href|src|action)="([^"]*)"', html)
-    assert links
-    assert [link for link in links if not link.startswith("#")] == []
+    assert not re.search(r'(?:href|src|action)="', html)
     pairs, metrics = _evaluation(location)
     assert any(pair.user_id in html for pair in pairs)
     values = json.loads((location / "metrics.json").read_text())

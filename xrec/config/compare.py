@@ -18,7 +18,6 @@ from xrec.config.entries import (
     ENTRIES,
     WITHOUT_ASPECTS,
     BaselinesConfig,
-    BlindSheetConfig,
     ElsewhereConfig,
     Grouping,
     check_full,
@@ -37,9 +36,9 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     (no profile of user and item and no aspects in the prompt), without_injection (vectors in the
     prompt only, not in the layers), without_both, without_aspects (no aspects in the prompt),
     random_vectors (a fixed random vector for each user and item in place of the graph's) and
-    constant (the same vector for everybody, a learned soft prompt). att2seq, nrt, peter, peter_plus
-    and pepler are published models; lora is the language model with low-rank weights trained on the
-    same prompt in words only, and zero_shot the frozen one. profile is the item's profile as it is,
+    constant (the same vector for everybody, a learned soft prompt). peter and peter_plus are
+    published models; lora is the language model with low-rank weights trained on the same prompt in
+    words only, and zero_shot the frozen one. profile is the item's profile as it is,
     and nearest the training explanation of the item by the user who is nearest in the graph. A name
     of `texts` is a table from elsewhere.
     """
@@ -86,7 +85,6 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
         ("user_explanations",),
         description="Figures are also given for groups of users or items, from rare to frequent.",
     )
-    blind_sheet: BlindSheetConfig = BlindSheetConfig()
 
     @model_validator(mode="after")
     def _entries_are_known(self) -> "CompareConfig":
@@ -133,12 +131,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
 
     @property
     def has_language_model(self) -> bool:
-        """Whether an entry has one."""
-        return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora", "pepler"})
-
-    @property
-    def has_prompts(self) -> bool:
-        """Whether an entry writes from `prompt`."""
+        """Whether an entry has one, which writes from `prompt`."""
         return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora"})
 
     @property

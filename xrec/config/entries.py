@@ -1,7 +1,6 @@
 """Who takes part in a comparison: adapters, baselines, copies, and texts from elsewhere."""
 
-import re
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -10,7 +9,7 @@ from xrec.config.base import Config
 from xrec.config.data import TABLE_ENDINGS
 from xrec.config.prompt import PromptConfig, without_placeholders
 
-BaselineKind = Literal["att2seq", "nrt", "peter", "peter_plus", "pepler", "lora"]
+BaselineKind = Literal["peter", "peter_plus", "lora"]
 Grouping = Literal[
     "user_explanations", "item_explanations", "user_interactions", "item_interactions"
 ]
@@ -34,7 +33,6 @@ _MODEL_CHANGES: dict[str, dict[str, str]] = {
     "random_vectors": {"vectors": "random"},
     "constant": {"vectors": "constant"},
 }
-_QUESTION = re.compile(r"[a-z0-9_]+")
 
 
 class BaselineConfig(Config):
@@ -64,10 +62,7 @@ class LoRAConfig(BaselineConfig):
 class BaselinesConfig(Config):
     """How each baseline is trained, by its name; peter_plus is trained as peter."""
 
-    att2seq: BaselineConfig = BaselineConfig()
-    nrt: BaselineConfig = BaselineConfig()
     peter: BaselineConfig = BaselineConfig()
-    pepler: BaselineConfig = BaselineConfig()
     lora: LoRAConfig = LoRAConfig()
 
     def of(self, kind: BaselineKind) -> BaselineConfig:
@@ -92,42 +87,6 @@ class ElsewhereConfig(Config):
         if not uri.lower().endswith(TABLE_ENDINGS):
             raise ValueError(f"expected a file that ends in one of {', '.join(TABLE_ENDINGS)}")
         return uri
-
-
-class BlindSheetConfig(Config):
-    """A page on which people judge texts without knowing whose they are."""
-
-    num_pairs: int = Field(
-        0, ge=0, description="Number of pairs on the page; with 0 there is none."
-    )
-    questions: dict[str, str] = Field(
-        default_factory=lambda: {
-            "true": "Is what it says about the item true?",
-            "personal": "Is it about this user, and not about anybody?",
-            "convincing": "Would it convince you?",
-        },
-        min_length=1,
-        description="The questions about each text by name, answered from 1 (no) to 5 (yes).",
-    )
-    answers: tuple[str, ...] = Field(
-        (), description="Files of answers that people saved; people.md then says who won."
-    )
-
-    @field_validator("questions")
-    @classmethod
-    def _names_are_keys(cls, questions: dict[str, str]) -> dict[str, str]:
-        for name in questions:
-            if not _QUESTION.fullmatch(name) or name in ("pair", "place"):
-                raise ValueError(
-                    f"{name!r} cannot be a question's short name: small letters, digits and _ are, "
-                    "but for pair and place"
-                )
-        return questions
-
-    @field_validator("answers", mode="before")
-    @classmethod
-    def _one_file_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
 
 def model_of(variant: str, full: AdapterModelConfig) -> AdapterModelConfig:

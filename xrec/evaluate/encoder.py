@@ -2,9 +2,9 @@
 
 With unit token vectors x_i of the explanation and y_j of the reference (arXiv 1904.09675, equation
 1): precision = mean_i max_j x_i . y_j, recall = mean_j max_i x_i . y_j, F1 their harmonic mean, all
-without idf weights. As in the package bert-score, means leave the encoder's special tokens out, and
-maxima do not. With roberta-large, layer 17 and its baseline these are the published BERTScores;
-with a small sentence encoder they are on another scale.
+without idf weights, of the last layer. As in the package bert-score, means leave the encoder's
+special tokens out, and maxima do not. The published BERTScores are on another scale: they are of a
+middle layer of roberta-large, and rescaled.
 """
 
 import importlib.util
@@ -48,22 +48,12 @@ class EncodedTexts:
 
 
 class TextEncoder:
-    """A transformers encoder with its tokenizer; it reads as much of a text as it has positions.
+    """A transformers encoder with its tokenizer; it reads as much of a text as it has positions."""
 
-    layer: whose output the token vectors are, counted from 1; the last one if None. Raises
-    ModelError if the model has no such layer.
-    """
-
-    def __init__(
-        self, model: Any, tokenizer: Any, device: str = "cpu", layer: int | None = None
-    ) -> None:
-        num_layers = model.config.num_hidden_layers
-        if layer is not None and layer > num_layers:
-            raise ModelError(f"encoder: no layer {layer}, the model has {num_layers}")
+    def __init__(self, model: Any, tokenizer: Any, device: str = "cpu") -> None:
         self.model = model.to(device=device, dtype=torch.float32).eval()
         self.tokenizer = tokenizer
         self.device = device
-        self.layer = num_layers if layer is None else layer
         # RoBERTa's positions begin behind its padding token.
         offset = model.config.pad_token_id + 1 if model.config.model_type in _AFTER_PADDING else 0
         self.max_tokens = min(
@@ -84,27 +74,20 @@ class TextEncoder:
             return_special_tokens_mask=True,
         ).to(self.device)
         token_mask, text_mask = batch.pop("special_tokens_mask") == 0, batch["attention_mask"] == 1
-        output = self.model(**batch, output_hidden_states=True)
-        hidden = output.last_hidden_state  # (B, S, H)
+        hidden = self.model(**batch).last_hidden_state  # (B, S, H)
         pooled = (hidden * text_mask[..., None]).sum(1)  # its direction is the mean's
         return EncodedTexts(
-            normalize(output.hidden_states[self.layer], dim=-1),
+            normalize(hidden, dim=-1),
             normalize(pooled, dim=-1),
             text_mask,
             token_mask,
         )
 
 
-def load_encoder(
-    source: str,
-    *,
-    cache_dir: str | None = None,
-    device: str = "cpu",
-    layer: int | None = None,
-) -> TextEncoder:
+def load_encoder(source: str, *, cache_dir: str | None = None, device: str = "cpu") -> TextEncoder:
     """The encoder `source`: `pypi:<package>`, a local folder, or a hub id (loaded to `cache_dir`).
 
-    layer: see TextEncoder. Raises ModelError if it cannot be had.
+    Raises ModelError if it cannot be had.
     """
     name = str(encoder_folder(source) or source)
     try:
@@ -112,7 +95,7 @@ def load_encoder(
         tokenizer = AutoTokenizer.from_pretrained(name, cache_dir=cache_dir)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"encoder {source!r} cannot be loaded: {error}; {_WAYS_OUT}") from error
-    return TextEncoder(model, tokenizer, device, layer)
+    return TextEncoder(model, tokenizer, device)
 
 
 def encoder_folder(source: str) -> Path | None:

@@ -1,17 +1,14 @@
 """The evaluation artifact: metrics as JSON and Parquet, scored pairs, `report.html`, manifest.
 
-The report is self-contained: style and SVG are inline, there is no script, and nothing is fetched.
-jinja2 escapes every text; only the plots made here go in as they are. Equal arguments give equal
-files.
+The report is self-contained: its style is inline, there is no script, and nothing is fetched.
+jinja2 escapes every text. Equal arguments give equal files.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -20,14 +17,12 @@ from xrec.data.splits import drawn_pairs
 from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.descriptions import DESCRIPTIONS, format_interval, format_value
 from xrec.evaluate.metrics import METRICS, flat_metrics, metrics_table
-from xrec.evaluate.plots import History, Plot, history_plot, length_plot, nll_plot
 from xrec.evaluate.scores import (
     SCORED_PAIRS,
     Coverage,
     ScoredPair,
     scored_pairs_table,
 )
-from xrec.evaluate.text_metrics import num_words
 from xrec.storage import (
     Location,
     Manifest,
@@ -39,34 +34,21 @@ from xrec.storage import (
 REPORT = "report.html"
 
 
-@dataclass(frozen=True)
-class Lineage:
-    """The artifacts that were evaluated, by name, in the order of making, and how training went.
-
-    `adapter_history` has rows of `epoch` or `step`, `train_loss`, `validation_loss`;
-    `graph_history` rows of `epoch`, `recall@20`, `ndcg@20`. Values may be missing; an empty history
-    has no plot.
-    """
-
-    sources: Mapping[str, Manifest]
-    adapter_history: History = ()
-    graph_history: History = ()
-
-
 def write_evaluation(
     location: Location,
     pairs: Sequence[ScoredPair],
     metrics: Mapping[str, Estimate],
     *,
     coverage: Coverage,
-    lineage: Lineage,
+    sources: Mapping[str, Manifest],
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
     num_examples: int = 20,
 ) -> Manifest:
     """Write the artifact to `location` and return its manifest, which holds the metrics too.
 
-    `config` and `inputs` are the manifest's: the settings that the content depends on (plain JSON
+    `sources` are the artifacts that were evaluated, by name, in the order of making. `config` and
+    `inputs` are the manifest's: the settings that the content depends on (plain JSON
     values), and the fingerprints of what was evaluated. Equal arguments give equal files.
     """
     flat = flat_metrics(metrics)
@@ -76,7 +58,7 @@ def write_evaluation(
             pairs,
             metrics,
             coverage=coverage,
-            lineage=lineage,
+            sources=sources,
             config=config,
             num_examples=num_examples,
         ),
@@ -112,7 +94,7 @@ def render_report(
     metrics: Mapping[str, Estimate],
     *,
     coverage: Coverage,
-    lineage: Lineage,
+    sources: Mapping[str, Manifest],
     config: Mapping[str, Any],
     num_examples: int,
 ) -> str:
@@ -133,12 +115,8 @@ def render_report(
         coverage=coverage.sentence,
         verdict=verdict(metrics.get("personalization_gain")),
         groups=_groups(metrics),
-        plots=list(_plots(pairs, lineage)),
         examples=drawn_pairs(pairs, num_examples, seed=0),
-        sources=[
-            (name, manifest, _as_yaml(manifest.config))
-            for name, manifest in lineage.sources.items()
-        ],
+        sources=[(name, manifest, _as_yaml(manifest.config)) for name, manifest in sources.items()],
         settings=_as_yaml(config),
     )
 
@@ -181,35 +159,6 @@ def _groups(metrics: Mapping[str, Estimate]) -> list[tuple[str, list[dict[str, s
     return [
         (group, list(members)) for group, members in groupby(rows, key=lambda row: row["group"])
     ]
-
-
-def _plots(pairs: Sequence[ScoredPair], lineage: Lineage) -> Iterator[Plot]:
-    weighed = [(pair.nll_own, pair.nll_shuffled) for pair in pairs if pair.gain is not None]
-    if weighed:
-        yield Plot(
-            "Own vector against another user's",
-            "Each dot is a pair: mean NLL of its reference, nats per token. Above the line, the "
-            "user's own vector explains the text better.",
-            Markup(nll_plot(*np.array(weighed, dtype=np.float64).T)),
-        )
-    generated, references = [pair.text for pair in pairs], [pair.reference for pair in pairs]
-    yield Plot(
-        "Length",
-        "Words of the generated texts and of their references.",
-        Markup(length_plot(num_words(generated), num_words(references))),
-    )
-    if history := lineage.adapter_history:
-        yield Plot(
-            "Loss of the adapter",
-            "Mean NLL of the explanation's tokens, in training and on validation pairs.",
-            Markup(history_plot(history, ("train_loss", "validation_loss"), "nats per token")),
-        )
-    if history := lineage.graph_history:
-        yield Plot(
-            "Ranking of the graph",
-            "Recall@20 and NDCG@20 on validation, training items masked.",
-            Markup(history_plot(history, ("recall@20", "ndcg@20"), "share")),
-        )
 
 
 def _as_yaml(values: Mapping[str, Any]) -> str:

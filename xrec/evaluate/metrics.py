@@ -167,8 +167,6 @@ def _form_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
         "unique_sentence_ratio": text_metrics.unique_sentence_ratio(explanations),
         "mean_words": float(text_metrics.num_words(explanations).mean()),
         "mean_words_references": float(text_metrics.num_words(references).mean()),
-        "over_50_words_share": text_metrics.share_over(explanations, max_words=50),
-        "empty_share": text_metrics.empty_share(explanations),
     }
     return {name: Estimate(value) for name, value in values.items()}
 

@@ -48,16 +48,6 @@ def num_words(texts: Sequence[str]) -> NDArray[np.int64]:
     return np.array([len(text.split()) for text in texts], dtype=np.int64)
 
 
-def share_over(texts: Sequence[str], max_words: int) -> float:
-    """Share of texts with more than `max_words` words."""
-    return float(np.mean(num_words(texts) > max_words))
-
-
-def empty_share(texts: Sequence[str]) -> float:
-    """Share of texts that are empty or only whitespace."""
-    return float(np.mean(num_words(texts) == 0))
-
-
 def aspect_pattern(aspects: Iterable[str]) -> re.Pattern[str]:
     """A pattern that finds the phrases in any case and spacing, as whole words.
 

@@ -4,6 +4,5 @@ baselines    published models that explain recommendations: trained, and their t
 compare      entries write texts for the same held-out pairs: one table
 measures     metrics of texts, pair by pair and of all texts together
 judge        language models as judges of texts
-blind        pages for people as judges, and what their answers say
 statistics   intervals over users and seeds, paired differences, groups
 """

@@ -7,7 +7,6 @@ import pytest
 
 from xrec.config.base import parse_config
 from xrec.config.evaluate import EvaluateConfig
-from xrec.evaluate.evaluation import Lineage
 from xrec.evaluate.scores import Coverage, ScoredPair
 from xrec.storage import Kind, Manifest
 
@@ -86,19 +85,9 @@ def coverage() -> Coverage:
 
 
 @pytest.fixture
-def lineage() -> Lineage:
-    """Four artifacts and two histories, some values of which are missing."""
-    return Lineage(
-        sources={kind: _manifest(kind) for kind in ("dataset", "graph", "adapter", "explanations")},
-        adapter_history=[
-            {"epoch": 0, "validation_loss": 3.0},
-            *({"epoch": e, "train_loss": 2 / e, "validation_loss": 2.1 / e} for e in range(1, 5)),
-        ],
-        graph_history=[
-            {"epoch": epoch, "recall@20": 0.13 - 0.1 / epoch, "ndcg@20": 0.07 - 0.05 / epoch}
-            for epoch in range(1, 20)
-        ],
-    )
+def sources() -> dict[str, Manifest]:
+    """Four artifacts."""
+    return {kind: _manifest(kind) for kind in ("dataset", "graph", "adapter", "explanations")}
 
 
 def _manifest(kind: Kind) -> Manifest:

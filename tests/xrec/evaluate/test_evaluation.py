@@ -11,7 +11,6 @@ import pytest
 from xrec.data.splits import drawn_pairs
 from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.evaluation import (
-    Lineage,
     render_report,
     verdict,
     write_evaluation,
@@ -43,14 +42,14 @@ class _Page(HTMLParser):
 
 
 @pytest.fixture
-def render(pairs, make_evaluate_config, coverage, lineage):
-    def _render(pairs=pairs, lineage=lineage, num_examples=20):
+def render(pairs, make_evaluate_config, coverage, sources):
+    def _render(pairs=pairs, num_examples=20):
         config = make_evaluate_config()
         return render_report(
             pairs,
             compute_metrics(pairs, config),
             coverage=coverage,
-            lineage=lineage,
+            sources=sources,
             config=config.model_dump(mode="json"),
             num_examples=num_examples,
         )
@@ -58,11 +57,10 @@ def render(pairs, make_evaluate_config, coverage, lineage):
     return _render
 
 
-def test_report_shows_metrics_plots_examples_and_lineage(render, pairs):
+def test_report_shows_metrics_examples_and_what_they_are_of(render, pairs):
     page = _Page(render(num_examples=20))
     examples = drawn_pairs(pairs, 20, seed=0)
     tags = [tag for tag, _ in page.tags]
-    assert tags.count("svg") == 4
     assert tags.count("article") == 20
     for text in (
         "Personalization gain",
@@ -107,16 +105,6 @@ def test_report_escapes_texts_and_ids(render, pairs):
     assert page.text.count(HOSTILE) == 5
 
 
-def test_report_has_the_plots_of_what_is_there(render, pairs):
-    def num_plots(**values):
-        return [tag for tag, _ in _Page(render(**values)).tags].count("svg")
-
-    none = [replace(pair, nll_own=None, nll_shuffled=None) for pair in pairs]
-    assert num_plots(lineage=Lineage(sources={})) == 2
-    assert num_plots(pairs=[none[0], *pairs[1:]]) == 4
-    assert num_plots(pairs=none) == 3
-
-
 @pytest.mark.parametrize(
     ("gain", "beginning"),
     [
@@ -157,24 +145,24 @@ def test_report_in_a_browser_never_scrolls_sideways(render, pairs, tmp_path: Pat
     assert scroll <= client
 
 
-def _write(location: Location, pairs, config, coverage, lineage) -> Manifest:
+def _write(location: Location, pairs, config, coverage, sources) -> Manifest:
     settings = config.model_dump(mode="json")
     return write_evaluation(
         location,
         pairs,
         compute_metrics(pairs, config),
         coverage=coverage,
-        lineage=lineage,
+        sources=sources,
         config=settings,
         inputs={"adapter": "0123", "explanations": "4567"},
     )
 
 
 def test_evaluation_holds_metrics_pairs_report_and_a_manifest_of_their_hashes(
-    tmp_path, pairs, make_evaluate_config, coverage, lineage
+    tmp_path, pairs, make_evaluate_config, coverage, sources
 ):
     location, config = open_location(str(tmp_path)), make_evaluate_config()
-    manifest = _write(location, pairs, config, coverage, lineage)
+    manifest = _write(location, pairs, config, coverage, sources)
     assert location.files() == [
         "manifest.json",
         "metrics.json",
@@ -201,4 +189,4 @@ def test_evaluation_holds_metrics_pairs_report_and_a_manifest_of_their_hashes(
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert manifest.row_counts["explained_in_backfill"] == coverage.num_explained
     again = open_location(str(tmp_path / "again"))
-    assert _write(again, pairs, config, coverage, lineage).fingerprint == manifest.fingerprint
+    assert _write(again, pairs, config, coverage, sources).fingerprint == manifest.fingerprint

@@ -58,7 +58,7 @@ def test_texts_that_failed_count_as_empty_ones_in_every_metric(make_evaluate_con
         scored("b", "", shuffled_explanation="Jazz.", **planted, **silent),
     ]
     metrics = compute_metrics(pairs, make_evaluate_config())
-    for name in ("coverage", "empty_share", "rouge_l", "names_item", "aspect_accuracy_shuffled"):
+    for name in ("coverage", "rouge_l", "names_item", "aspect_accuracy_shuffled"):
         assert metrics[name].value == 0.5, name
     assert next(iter(metrics)) == "coverage"
     assert metrics["mean_words"].value == 0.5

@@ -6,12 +6,10 @@ from xrec.evaluate.text_metrics import (
     aspect_pattern,
     chance_level,
     corpus_bleu,
-    empty_share,
     named_aspects,
     names_only,
     num_words,
     rouge_l,
-    share_over,
     unique_sentence_ratio,
 )
 
@@ -40,11 +38,9 @@ def test_reference_metrics_of_unequal_lengths_are_refused(metric):
         metric(["a", "b"], ["a"])
 
 
-def test_lengths_count_words_and_shares_are_strict():
+def test_lengths_count_words_and_distinct_texts_are_a_share():
     texts = ["w " * 51, "w " * 50, "  ", ""]
     assert num_words(texts).tolist() == [51, 50, 0, 0]
-    assert share_over(texts, max_words=50) == 0.25
-    assert empty_share(texts) == 0.5
     assert unique_sentence_ratio(["a", "a", "b", "c"]) == 0.75
 
 

@@ -4,8 +4,8 @@
     write_baseline_texts   pairs in, texts out                  (texts)
 
 baseline    one of them with its seed: what it reads, its recipe, where its model lies
-model       what training and writing know of a model: recurrent (Att2Seq, NRT), peter, pepler, lora
-codec       texts as rows of words, or of a language model's tokens
+model       what the training knows of a model: peter (which writes, too), lora
+codec       texts as rows of words
 data        explained pairs as examples and batches
 artifact    the trained baseline in files
 """

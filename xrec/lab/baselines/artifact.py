@@ -1,7 +1,7 @@
 """The trained baseline as an artifact, and its model with first weights.
 
 baseline.json        its sizes and its longest text
-words.json           the vocabulary; models with a language model have that one's
+words.json           the vocabulary; lora has none
 weights.safetensors  all trained parameters of the best epoch, float32
 history.json         a row for each epoch
 """
@@ -16,13 +16,11 @@ import torch
 from transformers import PreTrainedModel
 
 from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.codec import BEGIN, Codec, LanguageModelTokens, Words
+from xrec.lab.baselines.codec import Words
 from xrec.lab.baselines.data import NUM_ASPECT_WORDS, BaselineData
 from xrec.lab.baselines.lora import LoRA
-from xrec.lab.baselines.model import Ratings, TrainedModel, load_parameters
-from xrec.lab.baselines.pepler import PEPLER
+from xrec.lab.baselines.model import TrainedModel, load_parameters
 from xrec.lab.baselines.peter import PETER
-from xrec.lab.baselines.recurrent import NRT, Att2Seq
 from xrec.llm.model import load_model, resolve_attention, resolve_dtype
 from xrec.storage import Manifest, read_content, read_manifest, write_contents, write_manifest
 from xrec.train.checkpoint import Tensors
@@ -33,17 +31,16 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many users, items and tokens a model knows, and the scale of ratings, if one is known."""
+    """How many users, items and tokens a model knows."""
 
     num_users: int
     num_items: int
     num_tokens: int
-    ratings: Ratings | None = None
 
     @classmethod
     def of(cls, data: BaselineData) -> "Sizes":
         """Those of the data."""
-        return cls(data.num_users, data.num_items, data.num_tokens, data.ratings)
+        return cls(data.num_users, data.num_items, data.num_tokens)
 
 
 def build_model(baseline: Baseline, sizes: Sizes, device: torch.device = _CPU) -> TrainedModel:
@@ -54,28 +51,19 @@ def build_model(baseline: Baseline, sizes: Sizes, device: torch.device = _CPU) -
     torch.manual_seed(baseline.seed)
     own: dict[str, Any] = dict(baseline.recipe.sizes)
     if baseline.kind == "lora":
-        dtype = resolve_dtype(baseline.language_model.dtype, device)
-        return LoRA(_language_model(baseline, device, dtype), **own)
-    counts = {"num_users": sizes.num_users, "num_items": sizes.num_items}
-    if baseline.kind == "pepler":
-        return PEPLER(_language_model(baseline, device, torch.float32), **counts)
-    own |= {**counts, "num_tokens": sizes.num_tokens, "begin_id": BEGIN}
-    if baseline.kind == "att2seq":
-        return Att2Seq(**own)
-    own["ratings"] = sizes.ratings
-    if baseline.kind == "nrt":
-        return NRT(**own)
+        return LoRA(_language_model(baseline, device), **own)
     num_aspect_words = NUM_ASPECT_WORDS if baseline.kind == "peter_plus" else 0
-    return PETER(**own, num_aspect_words=num_aspect_words)
+    return PETER(**asdict(sizes), **own, num_aspect_words=num_aspect_words)
 
 
-def _language_model(
-    baseline: Baseline, device: torch.device, dtype: torch.dtype
-) -> PreTrainedModel:
-    """The frozen language model on the CPU; its attention is the one that `device` will need."""
-    attention = resolve_attention(baseline.language_model.attn_implementation, device)
+def _language_model(baseline: Baseline, device: torch.device) -> PreTrainedModel:
+    """The frozen language model on the CPU, with what `device` will need."""
+    llm = baseline.language_model
     return load_model(
-        baseline.llm_folder(), dtype=dtype, device=_CPU, attn_implementation=attention
+        baseline.llm_folder(),
+        dtype=resolve_dtype(llm.dtype, device),
+        device=_CPU,
+        attn_implementation=resolve_attention(llm.attn_implementation, device),
     )
 
 
@@ -87,9 +75,8 @@ class TrainedBaseline:
     """
 
     model: TrainedModel
-    codec: Codec | None
+    codec: Words | None
     max_words: int
-    manifest: Manifest
 
 
 def write_baseline(
@@ -108,7 +95,7 @@ def write_baseline(
         _ABOUT: json.dumps(about, indent=2).encode(),
         _WEIGHTS: safetensors.torch.save(best),
     }
-    if isinstance(data.codec, Words):
+    if data.codec is not None:
         contents[_WORDS] = data.codec.to_bytes()
     location = baseline.model
     files = write_contents(location, contents)
@@ -138,14 +125,8 @@ def read_baseline(baseline: Baseline, device: torch.device = _CPU) -> TrainedBas
         return read_content(baseline.model, manifest, name, remedy=remedy)
 
     about = json.loads(content(_ABOUT))
-    ratings = about["sizes"].pop("ratings")
-    sizes = Sizes(**about["sizes"], ratings=Ratings(**ratings) if ratings else None)
-    model = build_model(baseline, sizes, device)
+    model = build_model(baseline, Sizes(**about["sizes"]), device)
     load_parameters(model, safetensors.torch.load(content(_WEIGHTS)))
-    codec: Codec | None = None
-    if baseline.kind == "pepler":
-        codec = LanguageModelTokens(baseline.llm_folder())
-    elif baseline.kind != "lora":
-        codec = Words.from_bytes(content(_WORDS))
+    codec = None if baseline.kind == "lora" else Words.from_bytes(content(_WORDS))
     placed = model.requires_grad_(False).to(device).eval()
-    return TrainedBaseline(placed, codec, about["max_words"], manifest)
+    return TrainedBaseline(placed, codec, about["max_words"])

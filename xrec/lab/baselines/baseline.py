@@ -1,8 +1,7 @@
 """A baseline of a comparison with its seed: what it reads, its recipe, where its model lies.
 
 A recipe is that of the paper, or of its public code where that says why it departs from the paper
-(docs/baselines.md): Att2Seq (Dong and others, EACL 2017), NRT (Li and others, SIGIR 2017), PETER
-(Li and others, ACL 2021), PEPLER (Li and others, TOIS 2023), LoRA (arXiv 2106.09685).
+(docs/baselines.md): PETER (Li and others, ACL 2021), LoRA (arXiv 2106.09685).
 """
 
 from collections.abc import Mapping
@@ -27,15 +26,15 @@ class Recipe:
         loss. warmup_share: of all steps; the rate rises in them, then falls to zero; None: neither.
     gradient_clipping: the largest norm. batch_size: pairs of a step, of all workers together;
         micro_batch_size: of one pass of a worker.
-    patience: epochs without a lower validation loss, in all, after which a phase ends.
+    patience: epochs without a lower validation loss, in all, after which the training ends.
     sizes: further arguments of the model.
     """
 
-    optimizer: Literal["Adam", "AdamW", "SGD"] = "Adam"
-    learning_rate: float = 1e-4
+    optimizer: Literal["AdamW", "SGD"]
+    learning_rate: float
     learning_rate_decay: float = 1.0
     warmup_share: float | None = None
-    gradient_clipping: float | None = None
+    gradient_clipping: float | None = 1.0
     batch_size: int = 128
     micro_batch_size: int = 64
     num_epochs: int = 100
@@ -45,18 +44,14 @@ class Recipe:
     sizes: Mapping[str, float] = field(default_factory=dict)
 
 
-_PETER = Recipe("SGD", 1.0, learning_rate_decay=0.25, gradient_clipping=1.0)
+_PETER = Recipe("SGD", 1.0, learning_rate_decay=0.25)
 RECIPES: Mapping[BaselineKind, Recipe] = {
-    "att2seq": Recipe(gradient_clipping=5.0, batch_size=50),
-    "nrt": Recipe(batch_size=200),
     "peter": _PETER,
     "peter_plus": _PETER,
-    "pepler": Recipe("AdamW", 1e-3, micro_batch_size=8),
     "lora": Recipe(
         "AdamW",
         2e-4,
         warmup_share=0.05,
-        gradient_clipping=1.0,
         batch_size=16,
         micro_batch_size=8,
         num_epochs=1,
@@ -76,7 +71,7 @@ class Baseline:
 
     dataset, aspects, output: URIs that any working directory can open; `output` is the model's.
     max_pairs: the number of training pairs, all if None.
-    llm: of pepler and lora. prompt: of lora, whose prompts are in words only.
+    llm, prompt: of lora, whose prompts are in words only.
     """
 
     kind: BaselineKind

@@ -1,4 +1,4 @@
-"""Texts as rows of tokens, and back: of words, or of a language model's tokens.
+"""Texts as rows of words, and back.
 
 Words are those of a vocabulary of the training explanations. A piece is a word by Unicode's rules
 (UAX 29) or a single mark, with a blank in front if one stands before it: "It's fine." has the
@@ -11,12 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from xrec.data.sentences import word_spans
 from xrec.data.titles import composed
-from xrec.llm.model import folder_stop_token_ids, load_tokenizer, read_text_config
-from xrec.llm.text_encoder import TextEncoder
 
 PAD, BEGIN, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -49,16 +46,6 @@ class Words:
 
     def __len__(self) -> int:
         return len(self.pieces)
-
-    @property
-    def end_ids(self) -> tuple[int, ...]:
-        """What ends a text; the first one stands at the end of training texts."""
-        return (END,)
-
-    @property
-    def never_written(self) -> tuple[int, ...]:
-        """What no text has."""
-        return (PAD, BEGIN, UNKNOWN)
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -94,40 +81,3 @@ def pieces_within(phrase: str) -> list[str]:
     """The pieces of a phrase as they are within a text, behind a blank."""
     pieces = pieces_of(phrase)
     return [f" {pieces[0]}", *pieces[1:]] if pieces else []
-
-
-class LanguageModelTokens:
-    """The tokens of a language model, as `Words` has pieces."""
-
-    def __init__(self, folder: Path):
-        self._tokenizer = load_tokenizer(folder)
-        self._encode = TextEncoder(self._tokenizer).encode
-        self._num_tokens = read_text_config(folder).vocab_size
-        end, ends = self._tokenizer.eos_token_id, folder_stop_token_ids(folder, self._tokenizer)
-        self._ends = (end, *(each for each in ends if each != end))
-
-    def __len__(self) -> int:
-        return int(self._num_tokens)
-
-    @property
-    def end_ids(self) -> tuple[int, ...]:
-        """The end token, and what else ends a text of this model."""
-        return self._ends
-
-    @property
-    def never_written(self) -> tuple[int, ...]:
-        """The special tokens, but for those that end a text."""
-        return tuple(sorted({*self._tokenizer.all_special_ids} - {*self._ends}))
-
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text, without an end; no text has a special token."""
-        return list(self._encode(text.strip()))
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of tokens that were written; it goes to the first end."""
-        end = next((place for place, each in enumerate(token_ids) if each in self._ends), None)
-        written = list(token_ids[:end])
-        return str(self._tokenizer.decode(written, skip_special_tokens=True)).strip()
-
-
-Codec = Words | LanguageModelTokens

@@ -3,10 +3,9 @@
 Only training explanations, those that were drawn, give the vocabulary and the longest text.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,18 +16,15 @@ from xrec.data.dataset import Dataset
 from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
 from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.codec import PAD, Codec, LanguageModelTokens, Words
+from xrec.lab.baselines.codec import END, PAD, Words
 from xrec.lab.baselines.lora import PromptBatch, collate_prompts, prompt_examples
-from xrec.lab.baselines.model import Pairs, Ratings, TextBatch
+from xrec.lab.baselines.peter import Pairs, TextBatch
 
 MAX_VOCABULARY = 20_000
 """How many words a model knows, the most frequent ones; others are read as unknown."""
 NUM_ASPECTS, NUM_ASPECT_WORDS = 1, 3
 """How many aspects PETER+ reads of a pair, and of how many words in all; others are cut off."""
-_MOST_RATINGS = 1_000
 _SHARE_THAT_FITS = 0.99
-_RATIO, _FEWEST = 1.3, 8
-ExampleT = TypeVar("ExampleT", bound=Sized)
 Names = tuple[str, ...]
 """The aspects of a pair, the best first."""
 Choose = Callable[[Sequence[int], Sequence[int]], list[Names]]
@@ -39,8 +35,7 @@ Choose = Callable[[Sequence[int], Sequence[int]], list[Names]]
 class TextExample:
     """An explained pair: its indices, and the tokens of its text.
 
-    The end token is the last one, unless the text was cut; `num_words` does not count it. The
-    rating is NaN where none is known.
+    The end token is the last one, unless the text was cut; `num_words` does not count it.
     """
 
     user_index: int
@@ -48,22 +43,21 @@ class TextExample:
     token_ids: tuple[int, ...]
     num_words: int
     aspect_ids: tuple[int, ...] = ()
-    rating: float = float("nan")
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
 
 def example(
-    pair: tuple[int, int], words: Sequence[int], max_words: int, end_id: int, **more: Any
+    user: int, item: int, words: Sequence[int], max_words: int, aspect_ids: tuple[int, ...] = ()
 ) -> TextExample:
     """The example of a text, with its end token, or cut and without one if it is too long.
 
-    pair: the indices of user and item. more: further fields of TextExample.
+    user, item: their indices.
     """
-    end = (end_id,) if len(words) <= max_words else ()
+    end = (END,) if len(words) <= max_words else ()
     kept = tuple(words[:max_words])
-    return TextExample(*pair, (*kept, *end), len(kept), **more)
+    return TextExample(user, item, (*kept, *end), len(kept), aspect_ids)
 
 
 def collate(examples: Sequence[TextExample]) -> TextBatch:
@@ -77,7 +71,6 @@ def collate(examples: Sequence[TextExample]) -> TextBatch:
         _padded([each.token_ids for each in examples]),
         torch.tensor([len(each) for each in examples]),
         torch.tensor([each.num_words for each in examples]),
-        torch.tensor([each.rating for each in examples], dtype=torch.float32),
     )
 
 
@@ -100,39 +93,20 @@ def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     return padded
 
 
-def of_similar_length(examples: Sequence[ExampleT], most: int) -> Iterator[list[ExampleT]]:
-    """All examples, `most` at a time or fewer, so that little of a batch is padding.
-
-    What has eight rows takes no more that are 1.3 times as long as its shortest one: on a CPU that
-    is 1.3 to 1.5 times as fast as what is cut anywhere.
-    """
-    batch: list[ExampleT] = []
-    for each in sorted(examples, key=len):
-        is_longer = bool(batch) and len(each) > _RATIO * len(batch[0])
-        if len(batch) == most or (is_longer and len(batch) >= _FEWEST):
-            yield batch
-            batch = []
-        batch.append(each)
-    if batch:
-        yield batch
-
-
 @dataclass(frozen=True)
 class BaselineData:
     """All that the training reads; `collate` makes a batch of some of the examples.
 
     codec: None of lora, whose prompts and texts are those of ours. `max_words` is the longest text,
-    in tokens without the end. `ratings` is the scale of the training pairs' ratings, None if there
-    are none.
+    in tokens without the end.
     """
 
     train: Sequence[Any]
     validation: Sequence[Any]
     num_users: int
     num_items: int
-    codec: Codec | None
+    codec: Words | None
     max_words: int
-    ratings: Ratings | None = None
     collate: Callable[[Sequence[Any]], TextBatch | PromptBatch] = collate
 
     @property
@@ -160,32 +134,19 @@ def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
     choose = read_aspects(baseline, dataset)
     named, others = (choose(*_indices(table)) for table in (train, validation))
     texts = train["explanation"].to_pylist()
-    codec: Codec = Words.of(texts, MAX_VOCABULARY, [name for names in named for name in names])
-    if baseline.kind == "pepler":
-        codec = LanguageModelTokens(baseline.llm_folder())
+    codec = Words.of(texts, MAX_VOCABULARY, [name for names in named for name in names])
     max_words = length_that_fits([len(codec.encode(text)) for text in texts])
-    rated = _ratings(dataset)
 
     def examples(table: pa.Table, names: list[Names]) -> list[TextExample]:
         ids = read_ids(baseline, codec, names)
         rows = zip(*_indices(table), table["explanation"].to_pylist(), ids, strict=True)
-        end = codec.end_ids[0]
         return [
-            example(
-                (user, item),
-                codec.encode(text),
-                max_words,
-                end,
-                aspect_ids=read,
-                rating=rated.get((user, item), math.nan),
-            )
+            example(user, item, codec.encode(text), max_words, read)
             for user, item, text, read in rows
         ]
 
-    made = examples(train, named)
-    scale = rating_scale([each.rating for each in made])
-    held_out = examples(validation, others)
-    return BaselineData(made, held_out, *sizes, codec, max_words, scale)
+    made, held_out = examples(train, named), examples(validation, others)
+    return BaselineData(made, held_out, *sizes, codec, max_words)
 
 
 def _indices(table: pa.Table) -> tuple[list[int], list[int]]:
@@ -223,37 +184,11 @@ def aspect_ids(words: Words, names: Names) -> tuple[int, ...]:
     return (*ids, *[PAD] * (NUM_ASPECT_WORDS - len(ids)))
 
 
-def read_ids(baseline: Baseline, codec: Codec, names: Sequence[Names]) -> list[tuple[int, ...]]:
+def read_ids(baseline: Baseline, codec: Words, names: Sequence[Names]) -> list[tuple[int, ...]]:
     """The `aspect_ids` of each pair, empty but of PETER+."""
     if baseline.kind != "peter_plus":
         return [()] * len(names)
-    assert isinstance(codec, Words)
     return [aspect_ids(codec, of_pair) for of_pair in names]
-
-
-def _ratings(dataset: Dataset) -> dict[tuple[int, int], float]:
-    """The ratings of training pairs, by their indices."""
-    if dataset.ratings is None:
-        return {}
-    users, items, ratings = (column.to_pylist() for column in dataset.ratings.columns)
-    return dict(zip(zip(users, items, strict=True), ratings, strict=True))
-
-
-def rating_scale(ratings: Sequence[float]) -> Ratings | None:
-    """Whole numbers around all ratings that are known (not NaN); None if none is.
-
-    Raises DataError for a scale of so many numbers that no model should tell them apart.
-    """
-    known = [rating for rating in ratings if not math.isnan(rating)]
-    if not known:
-        return None
-    scale = Ratings(math.floor(min(known)), math.ceil(max(known)))
-    if scale.count > _MOST_RATINGS:
-        raise DataError(
-            f"ratings of {min(known):g} to {max(known):g} are {scale.count:,} whole numbers; "
-            f"expected a scale of at most {_MOST_RATINGS:,}: mend the ratings that are off it"
-        )
-    return scale
 
 
 def length_that_fits(lengths: Sequence[int]) -> int:

@@ -41,8 +41,7 @@ class PromptBatch:
     @property
     def counts(self) -> Tensor:
         """See TextBatch."""
-        num_labels = (self.rows.labels >= 0).sum().float()
-        return torch.stack([num_labels, torch.zeros(()), torch.zeros(())])
+        return (self.rows.labels >= 0).sum().float()[None]
 
     def to(self, device: torch.device) -> "PromptBatch":
         """The same on `device`."""
@@ -107,8 +106,7 @@ class LoRA(TrainedModel):
 
     def forward(self, batch: PromptBatch) -> Tensor:
         """See TrainedModel."""
-        nll = token_nll(self.language_model, batch.rows).sum()
-        return torch.stack([nll, nll.new_zeros(()), nll.new_zeros(())])
+        return token_nll(self.language_model, batch.rows).sum()[None]
 
     def merged(self) -> PreTrainedModel:
         """The language model with the low-rank weights added to its own, in place.

@@ -3,22 +3,85 @@
     S = [u, i, a_1 .. a_A, <bos>, w_1 .. w_T], each vector times sqrt(D), plus sines of its place
     a place sees those before it and itself, and u sees i too
     text: softmax(V s_t + d) at <bos> and the words;  context: the same at i, for all words of the
-    text in no order;  rating: an MLP at u
+    text in no order
 
-Li, Zhang, Chen: Personalized Transformer for Explainable Recommendation, ACL 2021. With aspects in
-the input it is PETER+.
+Li, Zhang, Chen: Personalized Transformer for Explainable Recommendation, ACL 2021, without the
+rating at u. With aspects in the input it is PETER+.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from xrec.lab.baselines.codec import PAD
-from xrec.lab.baselines.model import Pairs, Ratings, Step, TextBatch, Writer, losses, uniform_
+from xrec.lab.baselines.codec import BEGIN, END, PAD, UNKNOWN
+from xrec.lab.baselines.model import TrainedModel
+from xrec.llm.examples import IGNORE, label_nll
 
 USER, ITEM = 0, 1
 """The places of the user and the item."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What the model reads of B pairs.
+
+    users, items: (B,) int64, their indices.
+    aspects: (B, A) int64, the words of the aspects that were chosen, 0 where there are no more.
+    """
+
+    users: Tensor
+    items: Tensor
+    aspects: Tensor
+
+    def to(self, device: torch.device) -> "Pairs":
+        """The same on `device`."""
+        return Pairs(*(tensor.to(device) for tensor in (self.users, self.items, self.aspects)))
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """B pairs with what is to be written of them.
+
+    token_ids: (B, T) int64, the texts with their end tokens; behind them anything may stand.
+    lengths: (B,) int64, how many tokens of each row count. num_words: those without the end.
+    """
+
+    pairs: Pairs
+    token_ids: Tensor
+    lengths: Tensor
+    num_words: Tensor
+
+    def to(self, device: torch.device) -> "TextBatch":
+        """The same on `device`."""
+        rest = (self.token_ids, self.lengths, self.num_words)
+        return TextBatch(self.pairs.to(device), *(tensor.to(device) for tensor in rest))
+
+    @property
+    def counts(self) -> Tensor:
+        """How many tokens and how many words the losses are sums of, (2,) float32."""
+        return torch.stack([self.lengths.sum(), self.num_words.sum()]).float()
+
+    @property
+    def labels(self) -> Tensor:
+        """The token ids, and -100 where none counts, (B, T)."""
+        return self._first(self.lengths)
+
+    @property
+    def words(self) -> Tensor:
+        """The token ids without the end, and -100 elsewhere, (B, T)."""
+        return self._first(self.num_words)
+
+    def _first(self, numbers: Tensor) -> Tensor:
+        places = torch.arange(self.token_ids.shape[1], device=self.token_ids.device)
+        return self.token_ids.masked_fill(places >= numbers[:, None], IGNORE)
+
+    @property
+    def inputs(self) -> Tensor:
+        """What stands before each token: <bos>, then all but the last one, (B, T)."""
+        begin = self.token_ids.new_full((len(self.token_ids), 1), BEGIN)
+        return torch.cat([begin, self.token_ids[:, :-1]], dim=1)
 
 
 def may_see(length: int) -> Tensor:
@@ -38,8 +101,13 @@ def sines(length: int, size: int) -> Tensor:
     return table
 
 
-class PETER(Writer):
-    """The model for U users, I items and V tokens, with `num_aspect_words` places for aspects."""
+class PETER(TrainedModel):
+    """The model for U users, I items and V tokens, with `num_aspect_words` places for aspects.
+
+    Its losses are the NLL of the texts, and that of their words in no order.
+    """
+
+    loss_weights = (1.0, 1.0)
 
     def __init__(
         self,
@@ -47,20 +115,15 @@ class PETER(Writer):
         num_users: int,
         num_items: int,
         num_tokens: int,
-        begin_id: int,
         num_aspect_words: int = 0,
-        ratings: Ratings | None = None,
         embedding_dim: int = 512,
         num_heads: int = 2,
         feedforward_size: int = 2048,
         num_layers: int = 2,
         dropout: float = 0.2,
-        context_weight: float = 1.0,
-        rating_weight: float = 0.1,
     ):
         super().__init__()
-        self.loss_weights = (1.0, context_weight, rating_weight)
-        self._begin_id, self._begin_place = begin_id, 2 + num_aspect_words
+        self._begin_place = 2 + num_aspect_words
         size = embedding_dim
         self.users = nn.Embedding(num_users, size)
         self.items = nn.Embedding(num_items, size)
@@ -71,19 +134,15 @@ class PETER(Writer):
             for _ in range(num_layers)
         )
         self.output = nn.Linear(size, num_tokens)
-        self.rating_hidden = nn.Linear(size, size) if ratings is not None else None
-        self.rating_output = nn.Linear(size, 1) if ratings is not None else None
-        tables = (self.users, self.items, self.words, self.output)
-        for module in (*tables, self.rating_hidden, self.rating_output):
-            if module is not None:
-                uniform_(module, 0.1)
+        for module in (self.users, self.items, self.words, self.output):
+            nn.init.uniform_(module.weight, -0.1, 0.1)
+        nn.init.zeros_(self.output.bias)
 
     def forward(self, batch: TextBatch) -> Tensor:
         """See TrainedModel."""
-        hidden = self.hidden(batch.pairs, batch.inputs(self._begin_id))
-        logits = self.output(hidden[:, self._begin_place :])
-        context = self._context_nll(hidden[:, ITEM], batch)
-        return losses(batch, logits, context, self._rating(hidden[:, USER]))
+        hidden = self.hidden(batch.pairs, batch.inputs)
+        nll = label_nll(self.output(hidden[:, self._begin_place :]), batch.labels).sum()
+        return torch.stack([nll, self._context_nll(hidden[:, ITEM], batch)])
 
     def _context_nll(self, hidden: Tensor, batch: TextBatch) -> Tensor:
         """The NLL of each text's words, in no order, from one distribution; hidden (B, D)."""
@@ -93,12 +152,6 @@ class PETER(Writer):
         found = log_probabilities.gather(1, words.clamp_min(0))
         nll: Tensor = -(found * counted).sum()
         return nll
-
-    def _rating(self, hidden: Tensor) -> Tensor | None:
-        if self.rating_hidden is None or self.rating_output is None:
-            return None
-        rating: Tensor = self.rating_output(torch.sigmoid(self.rating_hidden(hidden)))[:, 0]
-        return rating
 
     def hidden(self, pairs: Pairs, token_ids: Tensor) -> Tensor:
         """The last layer at all places: user, item, A aspects, and S tokens, (B, 2 + A + S, D)."""
@@ -114,14 +167,26 @@ class PETER(Writer):
             hidden = layer(hidden, src_mask=hides, src_key_padding_mask=is_none)
         return hidden
 
-    def first(self, pairs: Pairs) -> Step:
-        """See Writer."""
-        return self._step(pairs, torch.full_like(pairs.users, self._begin_id)[:, None])
+    @torch.inference_mode()
+    def write(self, pairs: Pairs, max_words: int) -> list[list[int]]:
+        """The likeliest next token, again and again, for each of B pairs.
 
-    def next(self, step: Step, token_ids: Tensor) -> Step:
-        """See Writer; the whole text is read again, as in the public code."""
-        pairs, before = step.state
-        return self._step(pairs, torch.cat([before, token_ids[:, None]], dim=1))
+        A text ends with END, or after `max_words` without one; <pad>, <bos> and <unk> are passed
+        over. The whole text is read again for each token, as in the public code. A text does not
+        depend on the pairs beside it.
+        """
+        token_ids = torch.full_like(pairs.users, BEGIN)[:, None]
+        while token_ids.shape[1] <= max_words + 1 and not bool((token_ids == END).any(1).all()):
+            logits = self.next_logits(pairs, token_ids)
+            logits[:, [PAD, BEGIN, UNKNOWN]] = -torch.inf
+            token_ids = torch.cat([token_ids, logits.argmax(dim=1, keepdim=True)], dim=1)
+        return [_to_end(row, max_words) for row in token_ids[:, 1:].tolist()]
 
-    def _step(self, pairs: Pairs, token_ids: Tensor) -> Step:
-        return Step(self.output(self.hidden(pairs, token_ids)[:, -1]), (pairs, token_ids))
+    def next_logits(self, pairs: Pairs, token_ids: Tensor) -> Tensor:
+        """The logits (B, V) of what follows the texts so far (B, T), which begin with <bos>."""
+        logits: Tensor = self.output(self.hidden(pairs, token_ids)[:, -1])
+        return logits
+
+
+def _to_end(row: list[int], max_words: int) -> list[int]:
+    return row[: row.index(END) + 1] if END in row else row[:max_words]

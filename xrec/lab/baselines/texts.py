@@ -11,7 +11,7 @@ from xrec.data.dataset import read_dataset
 from xrec.lab.baselines.artifact import read_baseline
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.data import collate_pairs, read_aspects, read_ids
-from xrec.lab.baselines.model import Writer, write_greedily
+from xrec.lab.baselines.peter import PETER
 from xrec.llm.model import resolve_device
 from xrec.progress import progress
 
@@ -33,17 +33,12 @@ class TextWriter:
     def write(self, pairs: Sequence[Pair]) -> tuple[list[str], float]:
         """The text of each pair, "" if it ends before its first word; and the seconds it took."""
         start, (model, codec) = time.monotonic(), (self._trained.model, self._trained.codec)
-        assert isinstance(model, Writer)
+        assert isinstance(model, PETER)
         assert codec is not None
         users, items = [user for user, _ in pairs], [item for _, item in pairs]
         aspects = read_ids(self._baseline, codec, self._choose(users, items))
-        texts = write_greedily(
-            model,
-            collate_pairs(users, items, aspects).to(self._device),
-            end_ids=codec.end_ids,
-            never_written=codec.never_written,
-            max_tokens=self._trained.max_words,
-        )
+        read = collate_pairs(users, items, aspects).to(self._device)
+        texts = model.write(read, self._trained.max_words)
         return list(map(codec.decode, texts)), time.monotonic() - start
 
 

@@ -46,11 +46,10 @@ def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str
     if baseline.kind == "lora":
         settings["prompt"] = baseline.prompt.model_dump(mode="json")
         settings["dtype"] = baseline.language_model.dtype
+        inputs["base_model"] = model_fingerprint(baseline.llm_folder())
     if baseline.reads_aspects:
         aspects = read_aspects_manifest(baseline.open(baseline.aspects), dataset)
         inputs["aspects"] = aspects.fingerprint
-    if baseline.kind in ("lora", "pepler"):
-        inputs["base_model"] = model_fingerprint(baseline.llm_folder())
     return settings, inputs
 
 

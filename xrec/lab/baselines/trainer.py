@@ -1,4 +1,4 @@
-"""The training of every baseline: epochs over the pairs, early stopping, phases, checkpoints.
+"""The training of every baseline: epochs over the pairs, early stopping, checkpoints.
 
     loss = sum over terms of weight * (sum of the term over the global batch / its count there)
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from xrec.config.adapter import LearningRateConfig
 from xrec.errors import TrainingError
 from xrec.lab.baselines.baseline import Recipe
-from xrec.lab.baselines.data import BaselineData, of_similar_length
+from xrec.lab.baselines.data import BaselineData
 from xrec.lab.baselines.model import TrainedModel, load_parameters
 from xrec.train.adapter_model import learning_rate_share
 from xrec.train.checkpoint import (
@@ -45,7 +45,7 @@ class BaselineProgress:
     """How far a training is; all that it decides follows from the rows of past epochs.
 
     `run` is the fingerprint of settings and inputs, `step` counts optimizer steps. `history` has a
-    row for each finished epoch, with `epoch` (from 1), `phase` (from 0) and `validation_loss`.
+    row for each finished epoch, with `epoch` (from 1) and `validation_loss`.
     """
 
     run: str
@@ -57,34 +57,24 @@ class BaselineProgress:
         """The epoch that comes next, from 1."""
         return len(self.history) + 1
 
-    def losses_of(self, phase: int) -> list[float]:
-        """The validation losses of a phase."""
-        return [float(row["validation_loss"]) for row in self.history if row["phase"] == phase]
+    @property
+    def num_without_gain(self) -> int:
+        """How many epochs did not lower the validation loss."""
+        losses = [float(row["validation_loss"]) for row in self.history]
+        return sum(loss >= min(losses[:place]) for place, loss in enumerate(losses) if place)
 
-    def phase(self, recipe: Recipe, num_phases: int) -> int | None:
-        """The phase of the epoch that comes next; None if the training has ended."""
-        for phase in range(num_phases):
-            losses = self.losses_of(phase)
-            if len(losses) < recipe.num_epochs and num_without_gain(losses) < recipe.patience:
-                return phase
-        return None
+    def has_ended(self, recipe: Recipe) -> bool:
+        """Whether no epoch comes next."""
+        return len(self.history) >= recipe.num_epochs or self.num_without_gain >= recipe.patience
 
-    def learning_rate(self, phase: int, recipe: Recipe) -> float:
-        """The rate of the phase's next epoch."""
-        decay = recipe.learning_rate_decay ** num_without_gain(self.losses_of(phase))
-        return float(recipe.learning_rate * decay)
+    def learning_rate(self, recipe: Recipe) -> float:
+        """The rate of the next epoch."""
+        return float(recipe.learning_rate * recipe.learning_rate_decay**self.num_without_gain)
 
     @property
     def best(self) -> Row:
-        """The row of the last phase's first epoch with the lowest validation loss."""
-        phase = self.history[-1]["phase"]
-        rows = [row for row in self.history if row["phase"] == phase]
-        return min(rows, key=lambda row: float(row["validation_loss"]))
-
-
-def num_without_gain(losses: Sequence[float]) -> int:
-    """How many epochs of a phase did not lower the validation loss."""
-    return sum(loss >= min(losses[:place]) for place, loss in enumerate(losses) if place)
+        """The row of the first epoch with the lowest validation loss."""
+        return min(self.history, key=lambda row: float(row["validation_loss"]))
 
 
 @dataclass(frozen=True)
@@ -123,16 +113,18 @@ class BaselineTrainer:
         self._seed, self._workers = seed, workers or Workers()
         self.progress = BaselineProgress(run)
         self._best: Tensors = {}
-        self._phase = -1
+        self._optimizer = getattr(torch.optim, recipe.optimizer)(
+            self._trained().values(), lr=recipe.learning_rate, weight_decay=0.0
+        )
 
     @property
     def has_finished(self) -> bool:
-        """Whether all phases have ended."""
-        return self.progress.phase(self._recipe, self.model.num_phases) is None
+        """Whether the training has ended."""
+        return self.progress.has_ended(self._recipe)
 
     @property
     def best(self) -> Tensors:
-        """The trained parameters of the present phase's best epoch, by name."""
+        """The trained parameters of the best epoch, by name."""
         return self._best
 
     def run_epoch(self) -> dict[str, Any]:
@@ -141,16 +133,10 @@ class BaselineTrainer:
         Raises TrainingError if a loss is not finite.
         """
         start, epoch = time.monotonic(), self.progress.epoch
-        phase = self.progress.phase(self._recipe, self.model.num_phases)
-        assert phase is not None
-        if phase != self._phase:  # go on from the best epoch of the phase before
-            load_parameters(self.model, self._best)
-            self._begin_phase(phase)
-        rate = self.progress.learning_rate(phase, self._recipe)
+        rate = self.progress.learning_rate(self._recipe)
         step, loss = self._train_epoch(rate)
         row = {
             "epoch": epoch,
-            "phase": phase,
             "step": step,
             "learning_rate": rate,
             "train_loss": loss,
@@ -166,19 +152,10 @@ class BaselineTrainer:
                 f"epoch {row['epoch']}: the validation loss is {row['validation_loss']}; lower the "
                 "learning_rate of the baseline"
             )
-        before = self.progress.losses_of(row["phase"])
         history = (*self.progress.history, row)
         self.progress = replace(self.progress, step=row["step"], history=history)
-        if not before or row["validation_loss"] < min(before):
+        if self.progress.best is row:
             self._best = {name: _copied(each) for name, each in self._trained().items()}
-
-    def _begin_phase(self, phase: int) -> None:
-        """Begin a phase, with a new optimizer."""
-        self._phase = phase
-        self.model.begin_phase(phase)
-        self._optimizer = getattr(torch.optim, self._recipe.optimizer)(
-            self._trained().values(), lr=self._recipe.learning_rate, weight_decay=0.0
-        )
 
     def _trained(self) -> dict[str, Tensor]:
         return {
@@ -190,13 +167,13 @@ class BaselineTrainer:
     def _train_epoch(self, rate: float) -> tuple[int, float]:
         """Make the epoch's steps; returns the number of all steps, and the texts' mean NLL."""
         self.model.train()
-        totals, counts, step = _zeros(), _zeros(), self.progress.step
+        nll, count, step = 0.0, 0.0, self.progress.step
         for examples in self._batches():
             for group in self._optimizer.param_groups:
                 group["lr"] = rate * self._rate_share(step)
             of_step, counted = self._step(examples, step)
-            totals, counts, step = totals + of_step, counts + counted, step + 1
-        return step, float(totals[0] / counts[0])
+            nll, count, step = nll + of_step, count + counted, step + 1
+        return step, nll / count
 
     def _batches(self) -> Iterator[list[Any]]:
         """The epoch's global batches; the last one may be smaller."""
@@ -205,36 +182,36 @@ class BaselineTrainer:
         for start in range(0, len(order), size):
             yield [examples[index] for index in order[start : start + size]]
 
-    def _step(self, examples: Sequence[Any], step: int) -> tuple[Tensor, Tensor]:
-        """Make an optimizer step with a global batch.
-
-        Returns the sums of all workers and what they are sums of, (3,) float64 each, on the CPU.
-        """
+    def _step(self, examples: Sequence[Any], step: int) -> tuple[float, float]:
+        """Make an optimizer step with a global batch; returns its texts' NLL, and their tokens."""
         workers = self._workers
         torch.manual_seed(noise_seed(self._seed, step, workers.rank))
         self._optimizer.zero_grad()
         counts = self._data.collate(examples).counts
         weights = torch.tensor(self.model.loss_weights) / counts.clamp_min(1)
-        totals = torch.zeros(3, device=self._device)
+        totals = torch.zeros_like(counts, device=self._device)
         for batch in self._passes(examples):
             of_pass = self.model(batch)
             (weights.to(self._device) * of_pass).sum().backward()
             totals += of_pass.detach()
-        totals = workers.add_up(totals).cpu().double()
+        totals = workers.add_up(totals).cpu()
         if not bool(totals.isfinite().all()):
             raise TrainingError(
                 f"epoch {self.progress.epoch}, step {step + 1}: the loss is not finite; lower the "
                 "learning_rate of the baseline"
             )
         self._apply_gradients()
-        return totals, counts.double()
+        return float(totals[0]), float(counts[0])
 
     def _passes(self, examples: Sequence[Any]) -> Iterator[Any]:
-        """This worker's part of a global batch, which may be empty, in passes that fit."""
-        own = examples[self._workers.rank :: self._workers.world_size]
+        """This worker's part of a global batch, which may be empty, in passes that fit.
+
+        Texts of similar length go together, so that little is padding.
+        """
+        own = sorted(examples[self._workers.rank :: self._workers.world_size], key=len)
         most = self._recipe.micro_batch_size
-        for of_pass in of_similar_length(own, most):
-            yield self._data.collate(of_pass).to(self._device)
+        for start in range(0, len(own), most):
+            yield self._data.collate(own[start : start + most]).to(self._device)
 
     def _apply_gradients(self) -> None:
         parameters = list(self._trained().values())
@@ -251,11 +228,11 @@ class BaselineTrainer:
     def _validate(self) -> float:
         """The mean NLL of the validation's texts, in nats a token. Collective."""
         self.model.eval()
-        totals = torch.zeros(3, dtype=torch.float64, device=self._device)
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
         for batch in self._passes(self._data.validation):
-            totals += self.model(batch)
-        counts = self._data.collate(self._data.validation).counts
-        return float(self._workers.add_up(totals)[0]) / float(counts[0])
+            total += self.model(batch)[0]
+        count = self._data.collate(self._data.validation).counts[0]
+        return float(self._workers.add_up(total)) / float(count)
 
     def checkpoint(self) -> dict[str, bytes]:
         """Names and contents of the files that `restore` reads."""
@@ -276,10 +253,6 @@ class BaselineTrainer:
         """Go on from a checkpoint; raises ArtifactMismatchError if it is another run's."""
         self.progress = read_progress(BaselineProgress, read, self.progress.run)
         self._best = safetensors.torch.load(read(BEST))
-        phase = self.progress.phase(self._recipe, self.model.num_phases)
-        if phase is None or not self.progress.losses_of(phase):
-            return  # the next phase begins with the best of the one before
-        self._begin_phase(phase)
         tensors = safetensors.torch.load(read(STATE))
         load_parameters(self.model, tensors_below(tensors, "parameter"))
         states: dict[int, dict[str, Tensor]] = {}
@@ -301,7 +274,3 @@ def _rate_share(recipe: Recipe, num_pairs: int) -> Callable[[int], float]:
 
 def _copied(parameter: Tensor) -> Tensor:
     return parameter.detach().cpu().clone().contiguous()
-
-
-def _zeros() -> Tensor:
-    return torch.zeros(3, dtype=torch.float64)

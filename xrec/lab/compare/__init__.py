@@ -5,7 +5,7 @@
                   writes them (text_only, copies); texts: how they are kept
     scores        a row of scores a pair, and likelihoods of the references
     result        means, spread over seeds, intervals, differences; table: for a reader
-    comparison    all of it, from beginning to end, with the blind sheet and its answers
+    comparison    all of it, from beginning to end
 
 Whatever is there with the same settings and inputs is taken, at every step: a comparison that was
 killed goes on, and one that gets another entry or seed keeps the others.

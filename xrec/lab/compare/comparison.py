@@ -1,4 +1,4 @@
-"""A comparison from beginning to end: pairs, texts, scores, table; then what people are asked."""
+"""A comparison from beginning to end: pairs, texts, scores, table."""
 
 import importlib.util
 import logging
@@ -13,19 +13,9 @@ from xrec.config.entries import ADAPTERS, BASELINES
 from xrec.data.dataset import read_dataset
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactNotFoundError, ModelError
-from xrec.lab.blind.judgement import judge, judgement_page
-from xrec.lab.blind.sheet import (
-    PAGE,
-    RATINGS,
-    answered_sheet,
-    make_sheet,
-    read_answers,
-    read_sheet,
-    write_sheet,
-)
 from xrec.lab.compare.entries import SEED, Entry, compared_pairs, entries_of, write_pairs
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
-from xrec.lab.compare.result import NUM_SAMPLES, TABLE, Result, result_of, result_table
+from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.scores import (
     ScoreAll,
     Scored,
@@ -99,13 +89,12 @@ def comparison_identity(
         },
     }
     inputs = {"dataset": manifest_of(config, "dataset").fingerprint}
-    if config.has_prompts or "nearest" in names:
+    if config.has_language_model or "nearest" in names:
         inputs["graph"] = manifest_of(config, "graph").fingerprint
+    if (config.has_language_model and config.prompt.aspects) or "peter_plus" in names:
+        inputs["aspects"] = manifest_of(config, "aspects").fingerprint
     if config.has_language_model:
         inputs["base_model"] = base_model or ""
-    if (config.has_prompts and config.prompt.aspects) or "peter_plus" in names:
-        inputs["aspects"] = manifest_of(config, "aspects").fingerprint
-    if config.has_prompts:
         settings |= config.model_dump(mode="json", include={"decoding", "prompt"})
         settings["dtype"] = config.language_model.dtype
     if names & set(ADAPTERS):
@@ -117,17 +106,12 @@ def comparison_identity(
 
 
 def check_packages(config: CompareConfig) -> None:
-    """Raise ModelError if a package is not installed that some comparisons need."""
-    needed = {
-        "peft": ("lora" in config.entries, "the entry lora"),
-        "krippendorff": (bool(config.blind_sheet.answers), "the agreement of judges"),
-    }
-    for package, (is_needed, why) in needed.items():
-        if is_needed and importlib.util.find_spec(package) is None:
-            raise ModelError(
-                f"{why} needs the package {package}, which is not installed; "
-                "run: pip install 'xrec[compare]'"
-            )
+    """Raise ModelError if the entry lora is there and its package is not installed."""
+    if "lora" in config.entries and importlib.util.find_spec("peft") is None:
+        raise ModelError(
+            "the entry lora needs the package peft, which is not installed; "
+            "run: pip install 'xrec[compare]'"
+        )
 
 
 def compare(
@@ -162,7 +146,6 @@ def compare(
         notes = _agreement(config, _first_seeds(scored))
         result = result_of(config, dataset, pairs, made, measured, notes)
         manifest = _write(given, result, made, scored, settings, inputs)
-    ask_people(given, _first_seeds(made))
     return manifest
 
 
@@ -193,9 +176,7 @@ def _agreement(config: CompareConfig, scored: Mapping[str, Scored]) -> tuple[str
     """How far the judges agree about each entry's texts."""
     judges = [judge.name for judge in config.metrics.judges]
     return tuple(
-        line
-        for name, each in scored.items()
-        for line in agreement_lines(name, each.table, judges, num_samples=NUM_SAMPLES, seed=SEED)
+        line for name, each in scored.items() for line in agreement_lines(name, each.table, judges)
     )
 
 
@@ -253,28 +234,3 @@ def _first_seeds(by_entry: Mapping[Entry, _Value]) -> dict[str, _Value]:
     for entry, value in by_entry.items():
         found.setdefault(entry.name, value)
     return found
-
-
-def ask_people(given: Inputs, made: Mapping[str, EntryTexts]) -> None:
-    """Write the blind sheet that the config asks for, and read the answers that it names.
-
-    made: the first seed of each entry. The answers' ratings and `people.md` lie in the comparison's
-    folder `people`. Raises DataError for answers that do not fit the sheet.
-    """
-    config, location = given.config, location_of(given.config, "comparison")
-    asked, folder = config.blind_sheet, location / "blind-sheets"
-    if asked.num_pairs:
-        texts = {name: each.texts for name, each in made.items()}
-        sheet = make_sheet(asked, given.dataset, given.pairs.pairs, texts, seed=SEED)
-        write_sheet(folder / sheet.fingerprint, sheet)
-        page = folder / sheet.fingerprint / PAGE
-        logger.info("for people: %s; the key beside it is not for them", page)
-    if not asked.answers:
-        return
-    sheet = read_sheet(folder / answered_sheet(asked.answers[0], config.storage))
-    ratings = read_answers(asked.answers, sheet, config.storage)
-    judgement = judge(ratings, list(made), num_samples=NUM_SAMPLES, seed=SEED)
-    people = location / "people"
-    write_table(people / "answers.parquet", ratings, RATINGS)
-    (people / "people.md").write_bytes(judgement_page(judgement).encode())
-    logger.info("%d ratings of %d judges: %s", ratings.num_rows, judgement.num_judges, people)

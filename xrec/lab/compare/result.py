@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.config.compare import CompareConfig
-from xrec.config.entries import ADAPTERS
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.lab.compare.entries import SEED, Entry
 from xrec.lab.compare.scores import LIKELIHOOD_INFOS, Scored
@@ -27,7 +26,6 @@ from xrec.lab.statistics.figures import (
     metric_rows,
 )
 from xrec.lab.statistics.groups import group_rows
-from xrec.storage import manifest_of
 
 ALL = "all"
 COVERAGE = "coverage"
@@ -179,7 +177,7 @@ def result_of(
         tuple(figures),
         {COVERAGE: ordered.pop(COVERAGE), **ordered},
         {name: config.num_seeds_of(name) for name in config.entries},
-        (*_notes(config, dataset), *notes),
+        (*_notes(dataset), *notes),
     )
 
 
@@ -222,23 +220,14 @@ def _cost_figures(name: str, costs: Sequence[Costs]) -> list[Figure]:
     return found
 
 
-def _notes(config: CompareConfig, dataset: Dataset) -> list[str]:
-    """What is not in the table: metrics of aspects without any, and the training of the graph."""
-    notes = []
-    if not has_aspects(dataset):
-        notes.append(
-            "There are no metrics of aspects: the dataset has no tables of them; make it of "
-            "annotations (docs/annotate.md), or set prepare.aspects_from (docs/data.md)."
-        )
-    readers = [name for name in config.entries if name in (*ADAPTERS, "nearest")]
-    if readers:
-        graph = manifest_of(config, "graph")
-        num_parameters = sum(graph.row_counts.values()) * graph.config["model"]["embedding_dim"]
-        notes.append(
-            f"The graph, whose vectors {', '.join(readers)} read, is not in their costs: "
-            f"{num_parameters:,} parameters, which the baselines train with all else."
-        )
-    return notes
+def _notes(dataset: Dataset) -> list[str]:
+    """Why metrics of aspects are not in the table, if they are not."""
+    if has_aspects(dataset):
+        return []
+    return [
+        "There are no metrics of aspects: the dataset has no tables of them; make it of "
+        "annotations (docs/annotate.md), or set prepare.aspects_from (docs/data.md)."
+    ]
 
 
 def result_table(result: Result) -> pa.Table:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from xrec.data.dataset import HeldOutPair
 from xrec.lab.compare.result import Figure, Result
-from xrec.lab.markdown import table_lines
 from xrec.lab.measures.measure import MetricInfo
 from xrec.lab.statistics.figures import MetricRow
 
@@ -77,7 +76,9 @@ def _parts(result: Result, names: Sequence[str], cell: Cell) -> list[str]:
 
 def _table(heading: list[str], rows: list[list[str]]) -> list[str]:
     """The lines of a table, unless all cells behind the first column are empty."""
-    return [*table_lines(heading, rows), ""] if any(any(row[1:]) for row in rows) else []
+    if not any(any(row[1:]) for row in rows):
+        return []
+    return [*(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows)), ""]
 
 
 def _own_cell(result: Result, figure: Figure | None, info: MetricInfo) -> str:

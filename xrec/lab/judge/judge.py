@@ -1,8 +1,7 @@
 """A language model as a judge: GPTScore, a number from 0 to 100 for a text beside its reference.
 
 A reply that is no such number is asked for once more (xrec.text), then it has failed: it is counted
-with its reason, and the pair's score is the mean of its other samples. An empty text has 0 without
-a question.
+with its reason, and the pair has no score. An empty text has 0 without a question.
 """
 
 import logging
@@ -28,7 +27,6 @@ from xrec.text.model import chosen_llm, load_language_model, model_settings
 from xrec.text.prompt_file import PromptFile, parse_prompt_file
 
 logger = logging.getLogger("xrec")
-_NEXT_SAMPLE = 1000  # far from the seeds of replies that are asked again
 
 
 class ScoreReply(BaseModel):
@@ -53,39 +51,27 @@ class ScoreReply(BaseModel):
 
 
 class Judge:
-    """Scores pairs by asking; `askers` are one a sample, each with another seed."""
+    """Scores pairs by asking."""
 
-    def __init__(self, name: str, question: PromptFile, askers: Sequence[Asker]) -> None:
+    def __init__(self, name: str, question: PromptFile, asker: Asker) -> None:
         self.name = name
-        self._question, self._askers = question, askers
+        self._question, self._asker = question, asker
 
     def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
-        """See PairMeasure; a pair all of whose samples failed has NaN.
+        """See PairMeasure; an empty text has 0, and a pair at which the judge failed has NaN.
 
         Raises what `Asker.ask` raises: errors that are no single reply's fault.
         """
-        for asker in self._askers:
-            asker.count_anew()
-        samples = np.stack([self._sample(texts, asker) for asker in self._askers])  # (n, N)
-        column = f"gptscore_{self.name}"
-        found = {
-            column: _mean(samples),
-            f"{column}_failed": np.isnan(samples).sum(axis=0).astype(np.float64),
-        }
-        if len(self._askers) > 1:
-            found[f"{column}_sample_std"] = _spread(samples)
-        return found
-
-    def _sample(self, texts: ScoredTexts, asker: Asker) -> Floats:
-        """(N,) scores, 0 for empty texts and NaN where the judge failed."""
+        self._asker.count_anew()
         scores = np.zeros(len(texts))
         places = np.flatnonzero(texts.has_text)
-        replies = asker.ask(
+        replies = self._asker.ask(
             [self._prompt(texts.texts[place], texts.pairs[place].reference) for place in places]
         )
         self._tell_costs(replies)
         scores[places] = [np.nan if reply.value is None else reply.value.score for reply in replies]
-        return scores
+        column = f"gptscore_{self.name}"
+        return {column: scores, f"{column}_failed": np.isnan(scores).astype(np.float64)}
 
     def _prompt(self, text: str, reference: str) -> Prompt[ScoreReply]:
         """How well does the text say what the reference says?"""
@@ -103,21 +89,6 @@ class Judge:
             sum(each.usage.num_reply_tokens for each in replies),
             ", ".join(f"{count} {reason}" for reason, count in failed.items()) or "none",
         )
-
-
-def _mean(samples: Floats) -> Floats:
-    """(N,) mean of the samples (n, N) that are no NaN; NaN where there is none."""
-    counts = np.isfinite(samples).sum(axis=0)
-    mean: Floats = np.nansum(samples, axis=0) / np.where(counts > 0, counts, np.nan)
-    return mean
-
-
-def _spread(samples: Floats) -> Floats:
-    """(N,) standard deviation of the samples (n, N) that are no NaN; NaN for fewer than two."""
-    counts = np.isfinite(samples).sum(axis=0)
-    squares = np.nansum((samples - _mean(samples)) ** 2, axis=0)
-    spread: Floats = np.sqrt(squares / np.where(counts > 1, counts - 1, np.nan))
-    return spread
 
 
 @dataclass(frozen=True)
@@ -169,27 +140,22 @@ def load_judge(
             num_threads=access.num_threads,
             key=access.keys.get(config.name),
         )
-    model = models[settings]
-    store = ReplyStore(access.replies)
-    identity = _model_identity(config, access.llm, access.storage)
-    sampling = config.model.sampling
-    samplings = [
-        sampling.model_copy(update={"seed": sampling.seed + _NEXT_SAMPLE * sample})
-        for sample in range(config.num_samples)
-    ]
-    askers = [Asker(model, each, store, identity=identity) for each in samplings]
-    return Judge(config.name, judge_question(), askers)
+    asker = Asker(
+        models[settings],
+        config.model.sampling,
+        ReplyStore(access.replies),
+        identity=_model_identity(config, access.llm, access.storage),
+    )
+    return Judge(config.name, judge_question(), asker)
 
 
 def describe_judge(config: JudgeConfig) -> list[MetricInfo]:
     """What the table says of the judge's metrics."""
     score, title = f"gptscore_{config.name}", f"GPTScore by {config.name}"
-    infos = [
+    return [
         MetricInfo(score, f"{title}, 0 to 100", 1),
-        MetricInfo(f"{score}_failed", f"{title}, failed replies a pair", 4),
+        MetricInfo(f"{score}_failed", f"{title}, share of failed replies", 4),
     ]
-    spread = MetricInfo(f"{score}_sample_std", f"{title}, spread of samples", 1)
-    return [*infos, spread] if config.num_samples > 1 else infos
 
 
 def judge_identity(
@@ -199,7 +165,6 @@ def judge_identity(
     question = judge_question()
     return {
         "name": config.name,
-        "num_samples": config.num_samples,
         "sampling": config.model.sampling.model_dump(mode="json"),
         "question": fingerprint_of([question.system, dict(question.examples)]),
         "model": _model_identity(config, llm, storage),

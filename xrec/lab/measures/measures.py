@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from xrec.config.evaluate import EncoderConfig, MetricsConfig
+from xrec.config.evaluate import MetricsConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair
@@ -25,7 +25,7 @@ from xrec.llm.source import model_fingerprint, name_anywhere
 from xrec.text import LanguageModel
 from xrec.text.model import model_anywhere
 
-_VERSION = 5  # of the measures and what they mean; with another one all is scored again
+_VERSION = 6  # of the measures and what they mean; with another one all is scored again
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +79,9 @@ def load_measures(
         made.append(AspectsNamed(dataset))
     if dataset.planted is not None:
         made.append(RightAspect(dataset))
-    if (section := config.encoder) is not None:
-        encoder = load_encoder(
-            section.source, layer=section.layer, device=device, cache_dir=cache_dir
-        )
-        made.append(EmbeddingScore(encoder, section.baseline))
+    if config.encoder is not None:
+        encoder = load_encoder(config.encoder, device=device, cache_dir=cache_dir)
+        made.append(EmbeddingScore(encoder))
     loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
     for judge in config.judges:
         assert judges is not None
@@ -127,9 +125,10 @@ def metrics_identity(
     }
 
 
-def _encoder_identity(config: EncoderConfig) -> dict[str, Any]:
-    settings, folder = config.model_dump(mode="json"), encoder_folder(config.source)
-    return settings if folder is None else {**settings, "fingerprint": model_fingerprint(folder)}
+def _encoder_identity(source: str) -> dict[str, Any]:
+    folder = encoder_folder(source)
+    known = {} if folder is None else {"fingerprint": model_fingerprint(folder)}
+    return {"source": source, **known}
 
 
 def metrics_anywhere(config: MetricsConfig) -> MetricsConfig:
@@ -139,7 +138,7 @@ def metrics_anywhere(config: MetricsConfig) -> MetricsConfig:
     """
     encoder = config.encoder
     if encoder is not None:
-        encoder = encoder.model_copy(update={"source": name_anywhere(encoder.source)})
+        encoder = name_anywhere(encoder)
     judges = tuple(
         judge.model_copy(update={"model": model_anywhere(judge.model)}) for judge in config.judges
     )

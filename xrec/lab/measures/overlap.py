@@ -1,15 +1,9 @@
-"""What a text shares with its reference: words, and vectors of an encoder; and its length.
-
-With a baseline b each of the embedding score's precision, recall and F1 becomes (x - b) / (1 - b),
-as BERTScore does. An empty text has 0 before and after that: as two texts that have nothing to do
-with each other.
-"""
+"""What a text shares with its reference: words, and vectors of an encoder; and its length."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from xrec.config.evaluate import EncoderConfig
 from xrec.evaluate.encoder import TextEncoder, embedding_scores
 from xrec.evaluate.text_metrics import corpus_bleu, rouge_l
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
@@ -49,11 +43,9 @@ def of_corpus(texts: ScoredTexts) -> dict[str, float]:
     }
 
 
-def embedding_infos(config: EncoderConfig) -> tuple[MetricInfo, ...]:
+def embedding_infos(encoder: str) -> tuple[MetricInfo, ...]:
     """What the table says of the scores by this encoder."""
-    by = config.source.rsplit("/", 1)[-1].removeprefix("pypi:")
-    by += "" if config.layer is None else f", layer {config.layer}"
-    by += "" if config.baseline is None else ", rescaled"
+    by = encoder.rsplit("/", 1)[-1].removeprefix("pypi:")
     return (
         MetricInfo("embedding_precision", f"Embedding P ({by})"),
         MetricInfo("embedding_recall", f"Embedding R ({by})"),
@@ -63,19 +55,17 @@ def embedding_infos(config: EncoderConfig) -> tuple[MetricInfo, ...]:
 
 
 class EmbeddingScore:
-    """Scores by `encoder`, rescaled by `baseline` (precision, recall, F1) if one is given."""
+    """Scores by `encoder`; an empty text has 0."""
 
-    def __init__(self, encoder: TextEncoder, baseline: tuple[float, float, float] | None) -> None:
-        self._encoder, self._baseline = encoder, baseline
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder = encoder
 
     def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
         """See PairMeasure."""
-        scores = embedding_scores(
-            self._encoder, list(texts.texts), texts.references, _TEXTS_AT_ONCE
-        )
-        rows = np.stack([scores.precision, scores.recall, scores.f1])
-        if self._baseline is not None:
-            level = np.array(self._baseline)[:, None]
-            rows = np.where(texts.has_text, (rows - level) / (1 - level), 0.0)
-        names = ("embedding_precision", "embedding_recall", "embedding_f1")
-        return {**dict(zip(names, rows, strict=True)), "sentence_cosine": scores.cosine}
+        found = embedding_scores(self._encoder, list(texts.texts), texts.references, _TEXTS_AT_ONCE)
+        return {
+            "embedding_precision": found.precision,
+            "embedding_recall": found.recall,
+            "embedding_f1": found.f1,
+            "sentence_cosine": found.cosine,
+        }

@@ -30,11 +30,8 @@ FOODS = ("Soup", "Noodles", "Waffles", "Dumplings", "Curry", "A well-known pie")
 PLACES = ("garden", "view", "room", "terrace", "café", "bar", "roof", "pier", "hall", "yard")
 _PETER = {"embedding_dim": 8, "feedforward_size": 8, "num_layers": 1, "dropout": 0.0}
 SMALL: dict[str, dict[str, Any]] = {
-    "att2seq": {"embedding_dim": 5, "hidden_size": 7, "dropout": 0.0},
-    "nrt": {"embedding_dim": 4, "hidden_size": 8},
     "peter": _PETER,
     "peter_plus": _PETER,
-    "pepler": {},
     "lora": {"rank": 8},
 }
 
@@ -96,16 +93,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def rated(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The same workspace, where each explanation has a rating, 2 to 4.5, and one has none."""
-    rows = _rows()
-    for row in rows["explanations"]:
-        user, item = int(row["user_id"][1:]), int(row["item_id"][1:])
-        row["rating"] = None if (user, item) == (0, 0) else 2 + (user + item) % 6 / 2
-    return prepare(tmp_path_factory.mktemp("rated"), rows)
-
-
-@pytest.fixture(scope="session")
 def dataset(workspace: str) -> Dataset:
     """The dataset."""
     return read_dataset(open_location(f"{workspace}/dataset"))
@@ -121,7 +108,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> LLMConfig:
 def make_baseline(workspace: str, tmp_path: Path, llm: LLMConfig) -> MakeBaseline:
     """Makes small baselines in the test's folder; `sizes` and `recipe` change its recipe."""
 
-    def make(kind: Any = "att2seq", **values: Any) -> Baseline:
+    def make(kind: Any = "peter", **values: Any) -> Baseline:
         sizes = {**SMALL[kind], **values.pop("sizes", {})}
         defaults = {
             "seed": 0,

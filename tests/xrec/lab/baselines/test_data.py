@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from jobs.prepare import run as prepare_dataset
@@ -26,10 +25,8 @@ from xrec.lab.baselines.data import (
     collate,
     example,
     length_that_fits,
-    rating_scale,
     read_aspects,
 )
-from xrec.lab.baselines.model import Ratings
 from xrec.lab.baselines.train import baseline_identity
 from xrec.llm.examples import IGNORE
 from xrec.storage import open_location
@@ -44,7 +41,6 @@ def test_data_examples_are_the_explained_pairs_with_their_ends(
     first = data.train[0]
     assert (first.user_index, first.item_index, first.token_ids[-1]) == (0, 0, END)
     assert data.codec.decode(list(first.token_ids)) == explanation(0, 0)
-    assert np.isnan(first.rating)
 
 
 def test_data_vocabulary_is_of_training_explanations_alone(
@@ -79,21 +75,20 @@ def test_data_longest_text_follows_the_training_explanations() -> None:
 
 
 def test_data_text_that_is_cut_has_no_end() -> None:
-    assert example((1, 2), [7, 8, 9], 3, END) == TextExample(1, 2, (7, 8, 9, END), 3)
-    assert example((1, 2), [7, 8, 9], 2, END) == TextExample(1, 2, (7, 8), 2)
+    assert example(1, 2, [7, 8, 9], 3) == TextExample(1, 2, (7, 8, 9, END), 3)
+    assert example(1, 2, [7, 8, 9], 2) == TextExample(1, 2, (7, 8), 2)
 
 
 def test_collate_pads_and_says_what_counts() -> None:
-    batch = collate([TextExample(1, 2, (7, 8, END), 2), TextExample(3, 4, (9,), 1, rating=4.0)])
+    batch = collate([TextExample(1, 2, (7, 8, END), 2), TextExample(3, 4, (9,), 1)])
     assert batch.pairs.users.tolist() == [1, 3]
     assert batch.pairs.items.tolist() == [2, 4]
     assert batch.pairs.aspects.shape == (2, 0)
     assert batch.lengths.tolist() == [3, 1]
     assert batch.labels.tolist() == [[7, 8, END], [9, IGNORE, IGNORE]]
     assert batch.words.tolist() == [[7, 8, IGNORE], [9, IGNORE, IGNORE]]
-    assert batch.counts.tolist() == [4, 3, 1]
-    assert batch.inputs(BEGIN).tolist() == [[BEGIN, 7, 8], [BEGIN, 9, 0]]
-    assert batch.ratings.isnan().tolist() == [True, False]
+    assert batch.counts.tolist() == [4, 3]
+    assert batch.inputs.tolist() == [[BEGIN, 7, 8], [BEGIN, 9, 0]]
 
 
 def test_data_without_explanations_is_refused(make_baseline: MakeBaseline, tmp_path: Path) -> None:
@@ -108,25 +103,6 @@ def test_data_without_explanations_is_refused(make_baseline: MakeBaseline, tmp_p
     dataset = read_dataset(open_location(f"{prepare(tmp_path, rows)}/dataset"))
     with pytest.raises(DataError, match="1 training and 0 validation pairs with an explanation"):
         build_data(make_baseline(), dataset)
-
-
-def test_data_ratings_are_those_of_training_pairs_with_theirrating_scale(
-    make_baseline: MakeBaseline, rated: str, dataset: Dataset
-) -> None:
-    with_ratings = read_dataset(open_location(f"{rated}/dataset"))
-    data = build_data(make_baseline(), with_ratings)
-    assert data.ratings == Ratings(2, 5)
-    for each in data.train[1:]:
-        assert each.rating == 2 + (each.user_index + each.item_index) % 6 / 2
-    assert np.isnan(data.train[0].rating)
-    assert all(np.isnan(each.rating) for each in data.validation)  # held-out ratings stay outside
-    assert build_data(make_baseline(), dataset).ratings is None
-
-
-def test_data_ratings_off_anyrating_scale_are_refused() -> None:
-    assert rating_scale([0.0, 999.0]) == Ratings(0, 999)
-    with pytest.raises(DataError, match=r"ratings of 0 to 1e\+06 are 1,000,001 whole numbers"):
-        rating_scale([0.0, 1e6])
 
 
 def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(

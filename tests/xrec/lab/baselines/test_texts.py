@@ -9,77 +9,65 @@ from xrec.data.dataset import Dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.lab.baselines import write_baseline_texts
 from xrec.lab.baselines.artifact import Sizes, build_model, read_baseline
+from xrec.lab.baselines.codec import END, UNKNOWN
 from xrec.lab.baselines.data import build_data, collate_pairs
 from xrec.lab.baselines.lora import LoRA
-from xrec.lab.baselines.model import Pairs, Step, TextBatch, Writer, write_greedily
+from xrec.lab.baselines.peter import PETER, Pairs
 
 PAIRS = [(user, (user + 3) % NUM_ITEMS) for user in range(NUM_USERS)]
-END, V = 2, 8
+V = 10
 
 
-class Parrot(Writer):
-    """User u says u, u + 1, ... and wants to stop once it has said `stop` of the item."""
+class Parrot(PETER):
+    """User u says u, u + 1, ... and wants to stop once it has said the item's number."""
 
-    def forward(self, batch: TextBatch) -> Tensor:
-        raise NotImplementedError
+    def __init__(self) -> None:
+        super().__init__(num_users=1, num_items=1, num_tokens=V, embedding_dim=2, num_heads=1)
 
-    def first(self, pairs: Pairs) -> Step:
-        return self._say(pairs.users, pairs.items)
-
-    def next(self, step: Step, token_ids: Tensor) -> Step:
-        return self._say(token_ids + 1, step.state)
-
-    def _say(self, wanted: Tensor, stops: Tensor) -> Step:
-        wanted = torch.where(wanted > stops, END, wanted.clamp(max=V - 1))
+    def next_logits(self, pairs: Pairs, token_ids: Tensor) -> Tensor:
+        wanted = pairs.users + token_ids.shape[1] - 1
+        wanted = torch.where(wanted > pairs.items, END, wanted.clamp(max=V - 1))
         logits = torch.zeros(len(wanted), V)
         logits.scatter_(1, wanted[:, None], 5.0)
-        logits[:, 1] = 9.0  # never written
-        return Step(logits, stops)
+        logits[:, UNKNOWN] = 9.0  # never written
+        return logits
 
 
-def _written(users: list[int], items: list[int], max_tokens: int) -> list[list[int]]:
-    pairs = collate_pairs(users, items, [()] * len(users))
-    return write_greedily(Parrot(), pairs, end_ids=[END], never_written=[1], max_tokens=max_tokens)
+def _written(users: list[int], items: list[int], max_words: int) -> list[list[int]]:
+    return Parrot().write(collate_pairs(users, items, [()] * len(users)), max_words)
 
 
 def test_write_each_text_to_its_own_end() -> None:
-    assert _written([3, 5, 4], [5, 5, 3], 10) == [[3, 4, 5, END], [5, END], [END]]
+    assert _written([4, 6, 5], [6, 6, 4], 10) == [[4, 5, 6, END], [6, END], [END]]
 
 
 def test_write_a_text_without_an_end_is_as_long_as_allowed() -> None:
-    assert _written([3, 4], [99, 5], 2) == [[3, 4], [4, 5, END]]
+    assert _written([4, 5], [99, 6], 2) == [[4, 5], [5, 6, END]]
+    assert _written([4], [99], 1) == [[4]]
 
 
 def test_write_does_not_depend_on_the_pairs_beside() -> None:
-    users, items = [3, 5, 4, 6], [5, 5, 7, 7]
+    users, items = [4, 6, 5, 7], [6, 6, 8, 8]
     together = _written(users, items, 10)
     alone = [_written([user], [item], 10)[0] for user, item in zip(users, items, strict=True)]
     assert together == alone
 
 
 @pytest.mark.usefixtures("processes_here")
-@pytest.mark.parametrize("kind", ["att2seq", "pepler"])
 def test_texts_are_what_the_model_writes_for_each_pair_alone(
-    kind: str, make_baseline: MakeBaseline, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    make_baseline: MakeBaseline, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("xrec.lab.baselines.texts._AT_ONCE", 4)
-    baseline = make_baseline(kind)
-    about = write_untrained(baseline, dataset)
-    assert ("words.json" in about.files) is (kind == "att2seq")
+    baseline = make_baseline()
+    write_untrained(baseline, dataset)
     texts, rate = write_baseline_texts(baseline, PAIRS)
-    assert len(set(texts)) > 1 or kind == "att2seq"
+    assert len(set(texts)) > 1
     assert rate > 0
     trained = read_baseline(baseline)
-    assert isinstance(trained.model, Writer)
+    assert isinstance(trained.model, PETER)
     assert trained.codec is not None
     for (user, item), text in zip(PAIRS, texts, strict=True):
-        (ids,) = write_greedily(
-            trained.model,
-            collate_pairs([user], [item], [()]),
-            end_ids=trained.codec.end_ids,
-            never_written=trained.codec.never_written,
-            max_tokens=trained.max_words,
-        )
+        (ids,) = trained.model.write(collate_pairs([user], [item], [()]), trained.max_words)
         assert text == trained.codec.decode(ids)
 
 

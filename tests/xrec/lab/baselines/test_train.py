@@ -39,7 +39,7 @@ def test_baseline_is_trained_and_writes_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["att2seq", "lora"])
+@pytest.mark.parametrize("kind", ["peter", "lora"])
 def test_training_that_was_stopped_goes_on_from_its_last_epoch(
     kind: str, make_baseline: MakeBaseline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.fake_gpu import CPU, GPU, FakeGPU
 from tests.xrec.lab.baselines.conftest import MakeBaseline, explanation
 from xrec.config.entries import BaselinesConfig
-from xrec.data.dataset import Dataset, read_dataset
+from xrec.data.dataset import Dataset
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.lab.baselines import Baseline
 from xrec.lab.baselines.artifact import Sizes, build_model
@@ -20,27 +20,9 @@ from xrec.lab.baselines.data import (
     BaselineData,
     build_data,
     collate,
-    collate_pairs,
-    example,
-    of_similar_length,
 )
-from xrec.lab.baselines.model import Writer, write_greedily
+from xrec.lab.baselines.peter import PETER
 from xrec.lab.baselines.trainer import BaselineProgress, BaselineTrainer, Workers
-from xrec.storage import open_location
-
-PLAIN = {"dropout": 0.0}
-OVERFIT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "att2seq": ({"embedding_dim": 32, "hidden_size": 32, **PLAIN}, {"learning_rate": 0.03}),
-    "nrt": (
-        {"embedding_dim": 32, "hidden_size": 48, "num_rating_layers": 2},
-        {"learning_rate": 0.03},
-    ),
-    "peter": (
-        {"embedding_dim": 32, "feedforward_size": 32, "num_layers": 2, **PLAIN},
-        {"optimizer": "Adam", "learning_rate": 0.01},
-    ),
-    "pepler": ({}, {"learning_rate": 0.01, "micro_batch_size": 20}),
-}
 
 
 def trainer_of(baseline: Baseline, data: BaselineData, **settings: Any) -> BaselineTrainer:
@@ -51,21 +33,10 @@ def trainer_of(baseline: Baseline, data: BaselineData, **settings: Any) -> Basel
 def texts_of(trainer: BaselineTrainer, data: BaselineData, device: torch.device = CPU) -> list[str]:
     """What the trainer's model writes for the training pairs."""
     model, codec = trainer.model.eval(), data.codec
-    assert isinstance(model, Writer)
+    assert isinstance(model, PETER)
     assert codec is not None
-    pairs = collate_pairs(
-        [each.user_index for each in data.train],
-        [each.item_index for each in data.train],
-        [each.aspect_ids for each in data.train],
-    )
-    written = write_greedily(
-        model,
-        pairs.to(device),
-        end_ids=codec.end_ids,
-        never_written=codec.never_written,
-        max_tokens=data.max_words,
-    )
-    return [codec.decode(ids) for ids in written]
+    pairs = collate(data.train).pairs.to(device)
+    return [codec.decode(ids) for ids in model.write(pairs, data.max_words)]
 
 
 def rows_of(trainer: BaselineTrainer) -> list[dict[str, Any]]:
@@ -73,14 +44,13 @@ def rows_of(trainer: BaselineTrainer) -> list[dict[str, Any]]:
     return [{**row, "seconds": 0} for row in trainer.progress.history]
 
 
-@pytest.mark.parametrize("kind", OVERFIT)
 def test_trainer_overfits_twenty_pairs_to_the_letter(
-    kind: str, make_baseline: MakeBaseline, dataset: Dataset
+    make_baseline: MakeBaseline, dataset: Dataset
 ) -> None:
-    sizes, recipe = OVERFIT[kind]
-    recipe = {**recipe, "batch_size": 20, "patience": 400, "max_validation_pairs": 1}
-    recipe["num_epochs"] = 60 if kind == "pepler" else 400
-    baseline = make_baseline(kind, sizes=sizes, recipe=recipe)
+    sizes = {"embedding_dim": 32, "feedforward_size": 32, "num_layers": 2}
+    recipe = {"optimizer": "AdamW", "learning_rate": 0.01, "batch_size": 20, "num_epochs": 400}
+    recipe |= {"patience": 400, "max_validation_pairs": 1}
+    baseline = make_baseline(sizes=sizes, recipe=recipe)
     data = build_data(baseline, dataset)
     wanted = [explanation(each.user_index, each.item_index) for each in data.train]
     assert len(set(wanted)) == len(wanted) == 20
@@ -95,8 +65,8 @@ def test_trainer_overfits_twenty_pairs_to_the_letter(
 def test_trainer_stops_early_and_keeps_the_best_epoch(
     make_baseline: MakeBaseline, dataset: Dataset
 ) -> None:
-    sizes = {"embedding_dim": 8, "hidden_size": 16}
-    baseline = make_baseline(sizes=sizes, recipe={"learning_rate": 0.05, "patience": 2})
+    recipe = {"optimizer": "AdamW", "learning_rate": 0.05, "patience": 2}
+    baseline = make_baseline(recipe=recipe)
     trainer, kept = trainer_of(baseline, build_data(baseline, dataset)), []
     while not trainer.has_finished:
         trainer.run_epoch()
@@ -108,7 +78,7 @@ def test_trainer_stops_early_and_keeps_the_best_epoch(
     assert all(later is kept[best] for later in kept[best:])
 
 
-@pytest.mark.parametrize("kind", ["att2seq", "lora"])
+@pytest.mark.parametrize("kind", ["peter", "lora"])
 def test_trainer_resumed_after_each_epoch_equals_an_unbroken_one(
     kind: str, make_baseline: MakeBaseline, dataset: Dataset
 ) -> None:
@@ -157,63 +127,20 @@ def test_trainer_of_lora_changes_its_weights_alone_at_a_rate_that_rises_and_fall
     assert shares == sorted(shares[:4]) + sorted(shares[4:], reverse=True)
 
 
-def test_trainer_of_pepler_trains_the_vectors_first_and_then_everything_from_their_best(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
-    recipe = {"learning_rate": 0.5, "batch_size": 20, "num_epochs": 4, "patience": 2}
-    baseline = make_baseline("pepler", recipe=recipe)  # a rate so large that it gets worse
-    data = build_data(baseline, dataset)
-    first = trainer_of(baseline, data, run="r")
-    before = {name: each.detach().clone() for name, each in first.model.named_parameters()}
-    while first.progress.phase(baseline.recipe, 2) == 0:
-        first.run_epoch()
-    changed = {
-        name for name, each in first.model.named_parameters() if not torch.equal(each, before[name])
-    }
-    assert changed == first.best.keys() == {"users.weight", "items.weight"}
-    resumed = trainer_of(baseline, data, run="r")
-    resumed.restore(first.checkpoint().__getitem__)
-    started: dict[str, Tensor] = {}
-    begin = resumed._begin_phase
-    resumed._begin_phase = lambda phase: (  # type: ignore[method-assign]
-        begin(phase),
-        started.update({name: each.clone() for name, each in resumed.model.named_parameters()}),
-    )
-    best = first.best
-    resumed.run_epoch()
-    first.run_epoch()
-    assert all(torch.equal(started[name], best[name]) for name in best)
-    assert rows_of(resumed)[-1] == rows_of(first)[-1]
-    assert first.best.keys() == before.keys()  # the last phase has all
-
-
 def test_trainer_first_step_of_sgd_follows_the_gradient_of_the_mean_loss(
     make_baseline: MakeBaseline, dataset: Dataset
 ) -> None:
     recipe = {"optimizer": "SGD", "learning_rate": 0.5, "gradient_clipping": None}
-    baseline = make_baseline(sizes=PLAIN, recipe=recipe)
+    baseline = make_baseline(recipe=recipe)
     data = build_data(baseline, dataset)
     model = build_model(baseline, Sizes.of(data))
-    totals = model(collate(data.train))
-    (totals[0] / sum(map(len, data.train))).backward()
+    batch = collate(data.train)
+    (model(batch) / batch.counts).sum().backward()
     expected = {name: each - 0.5 * each.grad for name, each in model.named_parameters()}
     trainer = trainer_of(baseline, data)
     trainer.run_epoch()
     for name, parameter in trainer.model.named_parameters():
         assert torch.allclose(parameter, expected[name], atol=1e-6), name
-
-
-def test_passes_have_texts_of_similar_length_and_each_of_them_once() -> None:
-    texts = [example((0, 0), range(2, 2 + length), 50, 1) for length in (3, 40, 3, 41, 4, 3) * 8]
-    lengths = [list(map(len, of_pass)) for of_pass in of_similar_length(texts, 12)]
-    assert [(min(each), max(each), len(each)) for each in lengths] == [
-        (4, 4, 12),
-        (4, 4, 12),
-        (5, 5, 8),
-        (41, 42, 12),
-        (42, 42, 4),
-    ]
-    assert list(of_similar_length([], 12)) == []
 
 
 @dataclass
@@ -292,13 +219,12 @@ def test_trainer_seed_decides_the_weights_and_the_order(
     assert loss(0) != loss(1)
 
 
-@pytest.mark.parametrize("kind", ["att2seq", "nrt", "peter", "pepler"])
 def test_trainer_on_a_gpu_learns_and_writes_what_it_does_on_a_cpu(
-    kind: str, make_baseline: MakeBaseline, rated: str
+    make_baseline: MakeBaseline, dataset: Dataset
 ) -> None:
     # Without clipping, in which torch itself mixes devices by the rules of the stand-in.
-    baseline = make_baseline(kind, recipe={"num_epochs": 2, "gradient_clipping": None})
-    data = build_data(baseline, read_dataset(open_location(f"{rated}/dataset")))
+    baseline = make_baseline(recipe={"num_epochs": 2, "gradient_clipping": None})
+    data = build_data(baseline, dataset)
 
     def run(device: torch.device) -> tuple[Any, list[str]]:
         """The rows of two epochs, the second after a checkpoint, and the texts."""
@@ -315,11 +241,8 @@ def test_trainer_on_a_gpu_learns_and_writes_what_it_does_on_a_cpu(
     assert found_rows == [pytest.approx(row, rel=1e-6) for row in rows]
 
 
-def progress_of(*losses: float, phase: int = 0) -> BaselineProgress:
-    rows = (
-        {"epoch": 1 + place, "phase": phase, "validation_loss": each}
-        for place, each in enumerate(losses)
-    )
+def progress_of(*losses: float) -> BaselineProgress:
+    rows = ({"epoch": 1 + place, "validation_loss": each} for place, each in enumerate(losses))
     return BaselineProgress("run", history=tuple(rows))
 
 
@@ -334,29 +257,16 @@ def progress_of(*losses: float, phase: int = 0) -> BaselineProgress:
         ((2.0, 3.0, 1.0, 1.5), True),  # two without a gain, though not in a row
     ],
 )
-def test_progress_phase_ends_with_its_epochs_or_its_patience(
+def test_progress_ends_with_its_epochs_or_its_patience(
     losses: tuple[float, ...], has_ended: bool
 ) -> None:
-    recipe = Recipe(num_epochs=4, patience=2)
-    assert (progress_of(*losses).phase(recipe, 1) is None) is has_ended
-
-
-def test_progress_second_phase_begins_when_the_first_has_ended_with_the_whole_rate() -> None:
-    recipe = Recipe(num_epochs=2, learning_rate=1.0, learning_rate_decay=0.25)
-    assert progress_of(3.0).phase(recipe, 2) == 0
-    first, second = progress_of(3.0, 3.5), progress_of(9.0, phase=1)
-    both = BaselineProgress("run", history=(*first.history, *second.history))
-    assert (both.phase(recipe, 2), both.best["validation_loss"], first.best["epoch"]) == (1, 9.0, 1)
-    assert (both.learning_rate(0, recipe), both.learning_rate(1, recipe)) == (0.25, 1.0)
-    assert both.epoch == 4
+    recipe = Recipe("SGD", 1.0, num_epochs=4, patience=2)
+    assert progress_of(*losses).has_ended(recipe) is has_ended
 
 
 def test_baselines_have_sections_of_their_own_and_peter_plus_that_of_peter() -> None:
-    sections = {"att2seq": {"num_epochs": 3}, "peter": {"learning_rate": 0.5}}
-    config = BaselinesConfig.model_validate(sections)
+    config = BaselinesConfig.model_validate({"peter": {"learning_rate": 0.5, "num_epochs": 3}})
     recipes = {kind: recipe_of(kind, config) for kind in RECIPES}
-    assert (recipes["att2seq"].num_epochs, recipes["att2seq"].learning_rate) == (3, 1e-4)
     assert recipes["peter_plus"] == recipes["peter"]
-    assert (recipes["peter"].optimizer, recipes["peter"].learning_rate) == ("SGD", 0.5)
-    assert (recipes["nrt"], recipes["pepler"]) == (RECIPES["nrt"], RECIPES["pepler"])
-    assert (recipes["lora"].sizes, recipes["lora"].num_epochs) == ({"rank": 8}, 1)
+    assert (recipes["peter"].learning_rate, recipes["peter"].num_epochs) == (0.5, 3)
+    assert recipes["lora"] == RECIPES["lora"]

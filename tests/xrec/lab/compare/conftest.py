@@ -22,8 +22,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def make_config(town: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeConfig:
     """Make the config of a comparison in the test's own folder; values replace the defaults."""
-    for name in ("comparison", "result"):
-        monkeypatch.setattr(f"xrec.lab.compare.{name}.NUM_SAMPLES", 100)
+    monkeypatch.setattr("xrec.lab.compare.result.NUM_SAMPLES", 100)
 
     def make(**values: Any) -> CompareConfig:
         defaults = {

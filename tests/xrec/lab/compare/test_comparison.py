@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.lab.compare.comparisons import Done, figures, run, table
@@ -14,9 +13,8 @@ from xrec.config.compare import CompareConfig
 from xrec.data.dataset import HeldOutPair, held_out_pairs, read_dataset
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, DataError, ModelError
-from xrec.lab.blind.sheet import read_sheet
 from xrec.lab.compare.entries import entries_of
-from xrec.storage import location_of, open_location
+from xrec.storage import location_of
 
 SEEDED = ["ours", "constant", "nearest", "profile"]
 
@@ -67,8 +65,6 @@ def test_compare_writes_one_table_with_means_over_seeds_of_all_pairs(
     assert sum(row["num_pairs"] for row in of_ours) == coverage["num_pairs"]
     weighed = sum(row["num_pairs"] * row["value"] for row in of_ours) / coverage["num_pairs"]
     assert weighed == pytest.approx(coverage["value"])
-    page = (folder / "table.md").read_text()
-    assert "The graph, whose vectors ours, constant, nearest read" in page
 
 
 def test_compare_takes_what_is_there_and_makes_what_is_added_alone(
@@ -160,30 +156,7 @@ def test_compare_what_cannot_be_compared_is_refused_before_anything_is_made(
         with pytest.raises(DataError, match="of fewer than two users"):
             run(make_config(max_pairs=2, split="validation"))
     with pytest.raises(ModelError, match="no such local folder"):
-        run(make_config(metrics={"encoder": {"source": "./nowhere"}}))
-
-
-def test_compare_blind_sheet_is_written_and_its_answers_read(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
-    pytest.importorskip("krippendorff", reason="the extra compare is not installed")
-    entries, people = ["ours", "profile"], tmp_path / "comparison" / "people"
-    run(make_config(entries=entries, blind_sheet={"num_pairs": 4}))
-    (folder,) = (tmp_path / "comparison" / "blind-sheets").iterdir()
-    sheet = read_sheet(open_location(str(folder)))
-    answers = [
-        {"pair": number, "place": place, "true": 5 if name == "profile" else 2}
-        for number, pair in enumerate(sheet.pairs, start=1)
-        for place, name in enumerate(pair.entries, start=1)
-    ]
-    path = tmp_path / "anna.json"
-    saved = {"sheet": sheet.fingerprint, "judge": "Anna", "answers": answers}
-    path.write_text(json.dumps(saved))
-    done = Done()
-    run(make_config(entries=entries, blind_sheet={"answers": str(path)}), done)
-    assert (done.made, done.num_scored) == ([], 0)
-    assert pq.read_table(people / "answers.parquet").num_rows == 8
-    assert "| `profile` | true | 5.00 (5.00 to 5.00) | 1.00" in (people / "people.md").read_text()
+        run(make_config(metrics={"encoder": "./nowhere"}))
 
 
 def test_entries_are_a_folder_a_seed_or_one_where_the_seed_changes_nothing(

