@@ -22,9 +22,6 @@ TRAINING_PROFILES = _schema(
     user_index=pa.int32(), item_index=pa.int32(), user_profile=pa.string(), item_profile=pa.string()
 )
 
-# What users gave the items of training explanations, in the source's own scale.
-RATINGS = _schema(user_index=pa.int32(), item_index=pa.int32(), rating=pa.float32())
-
 # What `xrec annotate` keeps of the reviews. `rating` is in the source's own scale, `helpful` the
 # number of votes.
 REVIEWS = pa.schema(

@@ -30,9 +30,8 @@ _QUERIES = {
         FROM reviews WHERE split <> 'low_rated' ORDER BY line""",
     "explanations": """
         SELECT user_id, item_id, explanation, pairs.split, 'reviews' AS file,
-            row_number() OVER (ORDER BY user_id, item_id) AS line, rating::VARCHAR AS rating
-        FROM pairs LEFT JOIN reviews USING (user_id, item_id)
-        WHERE explanation <> '' ORDER BY line""",
+            row_number() OVER (ORDER BY user_id, item_id) AS line
+        FROM pairs WHERE explanation <> '' ORDER BY line""",
     "users": """
         SELECT user_id, coalesce(profile, '') AS profile
         FROM (SELECT DISTINCT user_id FROM reviews WHERE split <> 'low_rated')
@@ -93,7 +92,7 @@ def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
     manifest = read_manifest(output, KIND)
     versions: Versions = manifest.metrics["tables"]
     store = ReviewStore(output, manifest.metrics["num_files"])
-    columns = ["user_id", "item_id", "split", "rating"]
+    columns = ["user_id", "item_id", "split"]
     with duckdb.connect() as database:
         for stage, names in _COLUMNS.items():
             database.register(stage, read_stage(output, stage, versions[stage], names, storage))

@@ -109,7 +109,7 @@ TABLE_COLUMNS: TableColumns = {
     "users": ("user_id", "profile"),
     "items": ("item_id", "title", "profile"),
     "interactions": ("user_id", "item_id", "split"),
-    "explanations": ("user_id", "item_id", "explanation", "split", "rating"),
+    "explanations": ("user_id", "item_id", "explanation", "split"),
 }
 """The columns of the tables of a `tables` source."""
 

@@ -60,7 +60,6 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
         "interactions": kept,
         "explanations": explained,
         **_training_profiles(source),
-        **_ratings(explanations),
         **_planted(source),
         **_aspects(source, shares),
     }
@@ -127,15 +126,6 @@ def _numbered(entities: pa.Table, index: str, schema: pa.Schema) -> pa.Table:
     """Users or items with their row as `index`."""
     rows = pa.array(np.arange(entities.num_rows, dtype=np.int32))
     return entities.append_column(index, rows).select(schema.names).cast(schema)
-
-
-def _ratings(explanations: pa.Table) -> dict[str, pa.Table]:
-    """The ratings of training explanations (schema RATINGS), if there are some."""
-    if "rating" not in explanations.column_names:
-        return {}
-    is_train = pc.equal(explanations["split"], "train")
-    rated = explanations.filter(pc.and_(is_train, pc.is_valid(explanations["rating"])))
-    return {"ratings": _sorted(rated, schemas.RATINGS)} if rated.num_rows else {}
 
 
 def _training_profiles(source: SourceData) -> dict[str, pa.Table]:

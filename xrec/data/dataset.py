@@ -36,15 +36,14 @@ class Dataset:
     """The tables, in the schemas of xrec.schemas; U users, I items.
 
     `interactions` and `explanations` hold each pair once, sorted by user and item. No pair whose
-    explanation is held out (validation or test) is a train interaction. `ratings` are those of
-    training explanations, where the source has some. `training_profiles` are the profiles of
-    training explanations without their own review, where the source has reviews; else profiles are
-    as the source gave them, and may hold what the pair's review says. Only the generated sample has
-    `planted`. The tables of aspects are there if `aspects_from` says what they count; of training
-    pairs only. `explanation_aspects` has held-out pairs too, whose aspects are references.
-    `low_rated_aspects` are what reviews that are no interactions say of items, where the source has
-    some. `reviewed` are the interactions of before later ones came (`extend_dataset`), which have
-    no reviews.
+    explanation is held out (validation or test) is a train interaction. `training_profiles` are the
+    profiles of training explanations without their own review, where the source has reviews; else
+    profiles are as the source gave them, and may hold what the pair's review says. Only the
+    generated sample has `planted`. The tables of aspects are there if `aspects_from` says what they
+    count; of training pairs only. `explanation_aspects` has held-out pairs too, whose aspects are
+    references. `low_rated_aspects` are what reviews that are no interactions say of items, where
+    the source has some. `reviewed` are the interactions of before later ones came
+    (`extend_dataset`), which have no reviews.
     """
 
     manifest: Manifest
@@ -52,7 +51,6 @@ class Dataset:
     items: pa.Table
     interactions: pa.Table
     explanations: pa.Table
-    ratings: pa.Table | None = None
     training_profiles: pa.Table | None = None
     planted: pa.Table | None = None
     aspects: pa.Table | None = None
@@ -168,7 +166,7 @@ def write_dataset(
 ) -> Manifest:
     """Write the artifact, its manifest last; returns the manifest.
 
-    tables: users, items, interactions, explanations; ratings, planted and tables of aspects, if
+    tables: users, items, interactions, explanations; planted and tables of aspects, if
         there are.
     rejected: the rows that were left out (schema REJECTED).
     config, inputs: what the content depends on.

@@ -75,17 +75,6 @@ def parse_split(value: object) -> str | None:
     return str(value)
 
 
-def parse_rating(value: object) -> str | None:
-    """A rating as a string; None if it is missing, or no finite number."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        return None
-    try:
-        rating = float(value)
-    except ValueError:
-        return None
-    return str(rating) if math.isfinite(rating) else None
-
-
 def _valid_unicode(text: str) -> str:
     try:
         text.encode("utf-8")

@@ -38,8 +38,7 @@ class SourceData:
     items: item_id, title, profile; ids are unique.
     interactions: user_id, item_id, split, file, line. Ids may be unknown, pairs may be repeated,
         and a pair whose split is null gets the split of its hash.
-    explanations: user_id, item_id, explanation, split, file, line; the same holds. It may have a
-        rating too, a number as a string, null where none is known.
+    explanations: user_id, item_id, explanation, split, file, line; the same holds.
     training_profiles: user_id, item_id, user_profile, item_profile of explained training pairs, as
         if the pair's own review had not been written; None where profiles come as they are.
     planted: user_id, item_id, aspect, aspects (list of strings); the sample's only.

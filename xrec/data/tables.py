@@ -4,8 +4,8 @@ Each is a Parquet, CSV or JSON Lines file.
 
 Our columns: users user_id, profile; items item_id, title, profile; interactions user_id, item_id;
 explanations user_id, item_id, explanation. The last two may have a split (train, validation or
-test), and explanations a rating. Ids are strings or integers. Files and columns of other names are
-named in the config (`files`, `columns`).
+test). Ids are strings or integers. Files and columns of other names are named in the config
+(`files`, `columns`).
 
 Only the interactions must be there. Without users or items, their ids are taken from the pairs,
 profiles and titles are empty. Without explanations, no adapter can be trained.
@@ -24,7 +24,6 @@ from xrec.data.rows import (
     Parser,
     parse_description,
     parse_id,
-    parse_rating,
     parse_split,
     parse_text,
     reject_duplicates,
@@ -45,7 +44,7 @@ _COLUMNS: dict[str, dict[str, Parser]] = {
 }
 _OPTIONAL: dict[str, dict[str, Parser]] = {
     "interactions": {"split": parse_split},
-    "explanations": {"split": parse_split, "rating": parse_rating},
+    "explanations": {"split": parse_split},
 }
 _ADVICE = "name the file's own columns in source.columns ({user_id: <column>}), or rename them"
 

@@ -18,7 +18,6 @@ from xrec.data.rows import (
     parse_dense_id,
     parse_description,
     parse_id,
-    parse_rating,
     parse_split,
     parse_text,
     reject_duplicates,
@@ -40,8 +39,6 @@ COLUMNS = {"user_id": parse_id, "profile": parse_text}
         (parse_description, {date(2026, 11, 26): "2026-11-26", (): ""}),
         (parse_description, {("tea", "", 5, None, " cake"): "tea, 5, cake"}),
         (parse_split, {"validation": "validation", "": None, None: None}),
-        (parse_rating, {Decimal("4.5"): "4.5", 3: "3.0", Decimal("NaN"): None, "nan": None}),
-        (parse_rating, {True: None}),
     ],
 )
 def test_parser_valid_value_is_returned(parser: Parser, values: Mapping[object, Any]) -> None:

@@ -71,13 +71,6 @@ def test_read_tables_mixed_formats_splits_and_repeated_ids() -> None:
     assert packed.items.equals(source.items)
 
 
-def test_read_tables_ratings_are_numbers_and_others_are_none() -> None:
-    rated = b"user_id,item_id,explanation,stars\nann,7,good,4.5\nann,8,bad,two\nbob,7,ok,\n"
-    source = _read({**FILES, "explanations.csv": rated}, columns={"rating": "stars"})
-    assert source.explanations["rating"].to_pylist() == ["4.5", None, None]
-    assert not [each for each in source.findings if each.file == "explanations.csv"]
-
-
 def test_read_tables_lists_among_joined_columns_are_written_out() -> None:
     users = b'{"user_id": "ann", "likes": ["tea", "cake"], "age": 34, "pets": [], "at": {"x": 1}}\n'
     files = {"interactions.csv": FILES["interactions.csv"], "users.jsonl": users}
