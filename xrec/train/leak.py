@@ -63,7 +63,8 @@ class Fit:
     @property
     def is_leak(self) -> bool:
         """Whether training is told more than it will be, clearly and by more than a little."""
-        return self.gap_low > 0 and self.gap > _LEAST_GAP
+        is_told = self.train - self.train_other > _LEAST_GAP
+        return is_told and self.gap_low > 0 and self.gap > _LEAST_GAP
 
     def rounded(self) -> dict[str, float]:
         """The figures, for a manifest."""
