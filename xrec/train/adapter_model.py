@@ -137,17 +137,28 @@ def try_step(config: TrainAdapterConfig, model: PreTrainedModel, rows: Sequence[
 
 
 def build_engine(
-    model: PreTrainedModel, config: TrainAdapterConfig, data: AdapterData, *, num_steps: int
+    model: PreTrainedModel,
+    config: TrainAdapterConfig,
+    data: AdapterData,
+    *,
+    num_steps: int,
+    num_taught: int = 0,
 ) -> "DeepSpeedEngine":
-    """Return the DeepSpeed engine of a worker over the model of `build_model`."""
+    """Return the DeepSpeed engine of a worker over the model of `build_model`.
+
+    Of the `num_steps` the first `num_taught` are lessons, whose learning rate rises and falls too.
+    """
     training = config.training
     module = ExplanationLoss(model, _prefix_cache(config, model, data), training.weighting)
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=training.learning_rate.peak, weight_decay=training.weight_decay
     )
+    of_lessons = learning_rate_share(training.learning_rate, num_taught)
+    of_references = learning_rate_share(training.learning_rate, num_steps - num_taught)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, learning_rate_share(training.learning_rate, num_steps)
+        optimizer,
+        lambda step: of_lessons(step) if step < num_taught else of_references(step - num_taught),
     )
     settings = deepspeed_settings(config, dtype=training_dtype(config), world_size=world_size())
     # By default DeepSpeed's buffer for gradients has 500 million elements; the adapters have few.

@@ -114,7 +114,9 @@ class AdapterWorker:
         self._lessons, distill = data.lessons, config.training.distill
         self._num_taught = distill.num_steps if distill and data.lessons else 0
         self._num_steps = self._num_taught + min(config.training.max_steps or all_steps, all_steps)
-        self._engine = build_engine(model, config, data, num_steps=self._num_steps)
+        self._engine = build_engine(
+            model, config, data, num_steps=self._num_steps, num_taught=self._num_taught
+        )
         self._passes = AdapterPasses(self._engine, data, config.training.seed)
         self._trained = {
             name: parameter
