@@ -191,11 +191,14 @@ class PairPrompts:
 
     def _training_prompt(self, pair: Pair, texts: PairTexts) -> list[int]:
         """The prompt with vectors that have not seen the pair, as far as there are such ones."""
-        row = self._profiles.training_row(pair.user_index, pair.item_index)
+        return self.builder.build(*self._training_indices(pair.user_index, pair.item_index), texts)
+
+    def _training_indices(self, user_index: int, item_index: int) -> tuple[int, int]:
+        """The user and the item of the vocabulary whose vectors training shows."""
+        row = self._profiles.training_row(user_index, item_index)
         if row is None or not self._has_training_vectors:
-            return self.prompt(pair, texts)
-        num_users, num_items = self._dataset.num_users, self._dataset.num_items
-        return self.builder.build(num_users + row, num_items + row, texts)
+            return user_index, item_index
+        return self._dataset.num_users + row, self._dataset.num_items + row
 
     def lesson(self, user_index: int, row: Mapping[str, Any]) -> tuple[Example, Example] | None:
         """What a user's words say of an item, and the same prompt with a vector in their place.
@@ -209,15 +212,15 @@ class PairPrompts:
         _, of_item = self._profiles.of(row["user_index"], item_index, leave_out_own=True)
         title = self._titles[item_index].as_py()
         texts = PairTexts(of_user, title, of_item)
-        place = self._profiles.training_row(row["user_index"], item_index)
-        if place is not None and self._has_training_vectors:
-            item_index = self._dataset.num_items + place
+        _, shown_item = self._training_indices(row["user_index"], item_index)
+        teacher = self.builder.build_without_tokens(texts)
+        if len(teacher) > self.builder.prompt.max_prompt_tokens:
+            return None
         try:
-            student = self.builder.build(user_index, item_index, replace(texts, user_profile=""))
+            student = self.builder.build(user_index, shown_item, replace(texts, user_profile=""))
         except PromptTooLongError:
             return None
         labels = self.label_ids(explanation, title)
-        teacher = self.builder.build_without_tokens(texts)
         return Example(teacher, labels), Example(student, labels)
 
     def example(self, pair: Pair, explanation: str, texts: PairTexts | None = None) -> Example:

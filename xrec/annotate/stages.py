@@ -35,6 +35,7 @@ from xrec.annotate.store import ReviewStore
 from xrec.bulk import Outcome, RowFormat
 from xrec.schemas import REVIEWS
 
+ReviewT = TypeVar("ReviewT", Review, ReviewedItem)
 TextT = TypeVar("TextT", bound=ItemText | UserText | PairText | Aspect)
 
 
@@ -231,12 +232,16 @@ def parts_of(row: Input, folds: int | None) -> list[Part]:
 def _part(row: ItemInput | UserInput, number: int, count: int) -> Part:
     num_left = row.num_reviews - len(row.reviews[number::count])
     if isinstance(row, ItemInput):
-        kept = tuple(each for place, each in enumerate(row.reviews) if place % count != number)
         ids = tuple(each.user_id for each in row.reviews[number::count])
+        kept = _without(row.reviews, number, count)
         return Part(ids, replace(row, reviews=kept, num_reviews=num_left))
-    left = tuple(each for place, each in enumerate(row.reviews) if place % count != number)
     ids = tuple(each.review.item_id for each in row.reviews[number::count])
+    left = _without(row.reviews, number, count)
     return Part(ids, replace(row, reviews=left, num_reviews=num_left))
+
+
+def _without(reviews: Sequence[ReviewT], number: int, count: int) -> tuple[ReviewT, ...]:
+    return tuple(each for place, each in enumerate(reviews) if place % count != number)
 
 
 def _left_out(

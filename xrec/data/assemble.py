@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from xrec import schemas
 from xrec.config.data import SplitShares
 from xrec.data.aspects import aspect_tables, low_rated_aspects
+from xrec.data.dataset import pair_keys
 from xrec.data.rows import SPLITS, reject
 from xrec.data.source import Finding, SourceData
 from xrec.data.splits import split_pairs
@@ -75,13 +76,7 @@ def _is_held_out_edge(interactions: pa.Table, explanations: pa.Table) -> npt.NDA
     """(N,) bool for N interactions: in train, while the pair's explanation is not."""
     held_out = explanations.filter(pc.not_equal(explanations["split"], "train"))
     is_train = pc.equal(interactions["split"], "train").to_numpy()
-    return np.asarray(np.isin(_pair_keys(interactions), _pair_keys(held_out)) & is_train)
-
-
-def _pair_keys(pairs: pa.Table) -> npt.NDArray[np.int64]:
-    """One int64 a pair; ordered by user, then item."""
-    users = pairs["user_index"].to_numpy().astype(np.int64)
-    return np.asarray((users << 32) + pairs["item_index"].to_numpy())
+    return np.asarray(np.isin(pair_keys(interactions), pair_keys(held_out)) & is_train)
 
 
 def _usable(pairs: pa.Table, source: SourceData, shares: SplitShares) -> tuple[pa.Table, Findings]:

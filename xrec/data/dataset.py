@@ -199,6 +199,12 @@ def edges_of(pairs: pa.Table) -> npt.NDArray[np.int64]:
     return np.stack(columns).astype(np.int64)
 
 
+def pair_keys(pairs: pa.Table) -> npt.NDArray[np.int64]:
+    """One number for each of P pairs by index, (P,); ordered by user, then item."""
+    users, items = edges_of(pairs)
+    return np.asarray((users << 32) + items)
+
+
 def _rows_by_id(ids: pa.ChunkedArray) -> dict[str, int]:
     return {each: row for row, each in enumerate(ids.to_pylist())}
 

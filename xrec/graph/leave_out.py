@@ -13,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from xrec.data.aspects import aspect_counts, visited_aspects
-from xrec.data.dataset import Dataset, edges_of
-from xrec.errors import ArtifactMismatchError, DataError
-from xrec.storage import Location, read_content, read_manifest
+from xrec.data.dataset import Dataset, edges_of, pair_keys
+from xrec.errors import DataError
+from xrec.graph.artifact import parse_embeddings
+from xrec.storage import Location, Manifest, read_content
 
 TRAINING_VECTORS = "training_vectors.safetensors"
 
@@ -36,29 +35,19 @@ class TrainingVectors:
     users: Tensor
     items: Tensor
 
-    def to_bytes(self) -> bytes:
-        """The content of a safetensors file."""
-        tables = {"users": self.users.contiguous(), "items": self.items.contiguous()}
-        return bytes(safetensors.torch.save(tables))
 
-
-def read_training_vectors(location: Location, dataset: Dataset) -> TrainingVectors | None:
-    """The vectors beside the graph at `location`; None if it was trained without folds.
+def read_training_vectors(
+    location: Location, graph: Manifest, dataset: Dataset
+) -> TrainingVectors | None:
+    """The vectors beside the `graph` at `location`; None if it was trained without folds.
 
     Raises ArtifactMismatchError if the file is not that of the manifest, DataError if it has not a
     row for each explained training pair.
     """
-    manifest = read_manifest(location, "graph")
-    if TRAINING_VECTORS not in manifest.files:
+    if TRAINING_VECTORS not in graph.files:
         return None
-    data = read_content(location, manifest, TRAINING_VECTORS, remedy="make the graph again")
-    try:
-        vectors = TrainingVectors(**safetensors.torch.load(data))
-    except (safetensors.SafetensorError, TypeError) as error:
-        raise ArtifactMismatchError(
-            f"{location / TRAINING_VECTORS}: not a file of training vectors ({error}); make the "
-            "graph again"
-        ) from error
+    data = read_content(location, graph, TRAINING_VECTORS, remedy="make the graph again")
+    vectors = TrainingVectors(**parse_embeddings(data, str(location / TRAINING_VECTORS)))
     num_pairs = dataset.explained_pairs("train").num_rows
     if not len(vectors.users) == len(vectors.items) == num_pairs:
         raise DataError(
@@ -89,8 +78,9 @@ def without_fold(dataset: Dataset, fold: int, num_folds: int) -> Dataset:
 
     Their interactions and their reviews' aspects are in no table and no count; explanations stay.
     """
-    pairs = edges_of(dataset.explained_pairs("train"))
-    gone = _keys(pairs[:, fold_numbers(pairs[0], num_folds) == fold])
+    pairs = dataset.explained_pairs("train")
+    of_fold = fold_numbers(edges_of(pairs)[0], num_folds) == fold
+    gone = pair_keys(pairs)[of_fold]
     kept = {"interactions": _without(dataset.interactions, gone)}
     if dataset.aspects_from == "reviews" and dataset.explanation_aspects is not None:
         named = _without(dataset.explanation_aspects, gone)
@@ -103,12 +93,8 @@ def without_fold(dataset: Dataset, fold: int, num_folds: int) -> Dataset:
 
 def _without(table: pa.Table, gone: npt.NDArray[np.int64]) -> pa.Table:
     """The rows of a table of pairs that are not in `gone`, or are held out."""
-    stays = ~np.isin(_keys(edges_of(table)), gone)
+    stays = ~np.isin(pair_keys(table), gone)
     return table.filter(pc.or_(pa.array(stays), pc.not_equal(table["split"], "train")))
-
-
-def _keys(pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.asarray((pairs[0] << 32) + pairs[1])
 
 
 def turned_onto(vectors: Tensor, onto: Tensor) -> Tensor:

@@ -7,17 +7,18 @@ from its last checkpoint when it is started again.
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 from xrec.adapter.artifact import write_adapter
 from xrec.adapter.card import TRAINED, model_card
 from xrec.adapter.config import AdapterConfig
+from xrec.adapter.model import input_vectors
 from xrec.aspects import aspects_of
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ConfigError
 from xrec.graph.artifact import check_graph_of_dataset, read_graph
-from xrec.graph.leave_out import read_training_vectors
 from xrec.llm.model import check_quantization
 from xrec.llm.source import anywhere, model_fingerprint, public_name, resolve_model
 from xrec.storage import Manifest, finished, location_of, manifest_of, run_fingerprint
@@ -29,6 +30,7 @@ from xrec.train.checkpoint import (
     read_best_adapter,
     read_progress,
 )
+from xrec.train.data import training_vectors
 from xrec.train.leak import measure_leak
 from xrec.train.lease import CHECKPOINTS
 from xrec.train.ray_driver import fit
@@ -84,15 +86,18 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
 
 def _fits(config: TrainAdapterConfig) -> dict[str, Any]:
     """How well what training shows fits its references, for the manifest, and what leaks there."""
-    dataset, graph = location_of(config, "dataset"), location_of(config, "graph")
-    measured, leave_out_own = read_dataset(dataset), config.training.leave_out == "own"
-    vectors = read_training_vectors(graph, measured) if leave_out_own else None
-    has_profiles = leave_out_own and measured.training_profiles is not None
+    dataset = read_dataset(location_of(config, "dataset"))
+    graph = read_graph(location_of(config, "graph"))
+    leave_out_own = config.training.leave_out == "own"
+    vectors = training_vectors(config, graph, dataset)
+    has_profiles = leave_out_own and dataset.training_profiles is not None
     if leave_out_own and not has_profiles:
         logger.info("profiles are shown as they came, and may hold what a pair's review says")
-    if leave_out_own and vectors is None:
+    if leave_out_own and vectors is None and config.model.vectors == "graph":
         logger.info("vectors know the pairs that they explain: the graph was made with folds=0")
-    found = measure_leak(measured, read_graph(graph), vectors, leave_out_own=leave_out_own)
+    users, items = input_vectors(config.model, graph.users, graph.items)
+    shown = replace(graph, users=users, items=items)
+    found = measure_leak(dataset, shown, vectors, leave_out_own=leave_out_own)
     leaks = [each.warning(name) for name, each in found.items() if each.is_leak]
     for name, each in found.items():
         logger.info(

@@ -161,11 +161,10 @@ class AdapterWorker:
             )
             place = f"lesson {step + 1}"
             totals = self._passes.applied_step(micro_batches, step=step, place=place)
-            look = totals.new_tensor([self._preemption.is_due()])
-            kl, count, num_looking = sum_over_workers(torch.cat([totals, look]), place)
+            kl, count, is_time_to_look = self._summed(totals, place)
             self.progress = replace(self.progress, step=step + 1)
             note_step(0, step + 1, self._num_taught, kl / count)
-            self._checkpoint_if_due(place, look_for_notice=num_looking > 0)
+            self._checkpoint_if_due(place, look_for_notice=is_time_to_look)
         self._step_ended = time.monotonic()
 
     def run_epoch(self) -> None:
@@ -195,13 +194,18 @@ class AdapterWorker:
     def _end_step(self, totals: Tensor, place: str) -> float:
         """Count a step, write a checkpoint if one is due; return the mean NLL over all workers."""
         now = time.monotonic()
-        is_time_to_look = totals.new_tensor([self._preemption.is_due()])
-        nll, num_tokens, num_looking = sum_over_workers(torch.cat([totals, is_time_to_look]), place)
-        self.progress = self.progress.after_step(nll, num_tokens, now - self._step_ended)
+        nll, count, is_time_to_look = self._summed(totals, place)
+        self.progress = self.progress.after_step(nll, count, now - self._step_ended)
         self._step_ended = now
         if not self.epoch_has_ended:
-            self._checkpoint_if_due(place, look_for_notice=num_looking > 0)
-        return nll / num_tokens
+            self._checkpoint_if_due(place, look_for_notice=is_time_to_look)
+        return nll / count
+
+    def _summed(self, totals: Tensor, place: str) -> tuple[float, float, bool]:
+        """Sums over all workers, and whether it is time to look for a notice. Collective."""
+        looking = totals.new_tensor([self._preemption.is_due()])
+        loss, count, num_looking = sum_over_workers(torch.cat([totals, looking]), place)
+        return loss, count, num_looking > 0
 
     def _end_epoch(self, validation_loss: float) -> None:
         """Report the epoch's row, with a checkpoint."""

@@ -61,7 +61,7 @@ def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
     dataset = read_dataset(location_of(config, "dataset"))
     graph = read_graph(location_of(config, "graph"))
     folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
-    vectors = _training_vectors(config, dataset)
+    vectors = training_vectors(config, graph, dataset)
     prompts = _pair_prompts(config, dataset, vectors, folder)
     max_tokens = config.training.max_explanation_tokens
     leave_out_own = config.training.leave_out == "own"
@@ -83,14 +83,16 @@ def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
     return AdapterData(train, validation, left_out, graph, vectors, lessons)
 
 
-def _training_vectors(config: TrainAdapterConfig, dataset: Dataset) -> TrainingVectors | None:
+def training_vectors(
+    config: TrainAdapterConfig, graph: GraphEmbeddings, dataset: Dataset
+) -> TrainingVectors | None:
     """The vectors of the explained training pairs; None if others are to be shown.
 
     Random and constant ones have seen no pair.
     """
     if config.training.leave_out == "nothing" or config.model.vectors != "graph":
         return None
-    return read_training_vectors(location_of(config, "graph"), dataset)
+    return read_training_vectors(location_of(config, "graph"), graph.manifest, dataset)
 
 
 def _pair_prompts(

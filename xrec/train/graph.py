@@ -59,12 +59,15 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     users, items, aspects = _tables(data, vectors)
     training = _training_vectors(config, dataset, torch.cat([users, items]), progress, run)
     embeddings = embeddings_bytes(users, items, aspects if len(aspects) else None)
+    more = {}
+    if training is not None:
+        more[TRAINING_VECTORS] = embeddings_bytes(training.users, training.items)
     with only_driver(target / CHECKPOINTS):  # ranking all held-out users takes a while
         manifest = write_graph(
             target,
             embeddings,
             progress.history,
-            {} if training is None else {TRAINING_VECTORS: training.to_bytes()},
+            more,
             config=settings,
             inputs=inputs,
             metrics=_final_metrics(dataset, users, items, progress),

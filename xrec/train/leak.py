@@ -100,7 +100,9 @@ def measure_leak(
     }
     if graph.aspects is not None:
         measures["user vector"] = (inputs.user_vector, None)
-    found = {name: _fit(dataset, *measure) for name, measure in measures.items()}
+    training = _explained(dataset, "train")
+    held_out = _explained(dataset, "validation") + _explained(dataset, "test")
+    found = {name: _fit(training, held_out, *measure) for name, measure in measures.items()}
     return {name: fit for name, fit in found.items() if fit is not None}
 
 
@@ -169,14 +171,14 @@ def _pairs(edges: npt.NDArray[np.int64]) -> list[Pair]:
     return [(user, item) for user, item in edges.T.tolist()]
 
 
-def _fit(dataset: Dataset, fit_of: FitOf, shared: int | None) -> Fit | None:
+def _fit(
+    training: list[Pair], held_out: list[Pair], fit_of: FitOf, shared: int | None
+) -> Fit | None:
     """The fit of an input; the pair in its place shares user (0), item (1) or nothing with it."""
-    splits: tuple[tuple[Split, ...], ...] = (("train",), ("validation", "test"))
-    groups = [[pair for split in of for pair in _explained(dataset, split)] for of in splits]
-    train, held_out = (list(_compared(group, fit_of, shared)) for group in groups)
-    if not train or not held_out:
+    train, held = (list(_compared(pairs, fit_of, shared)) for pairs in (training, held_out))
+    if not train or not held:
         return None
-    (own, other, error), (own_held, other_held, error_held) = _means(train), _means(held_out)
+    (own, other, error), (own_held, other_held, error_held) = _means(train), _means(held)
     gap, half = (own - other) - (own_held - other_held), 1.96 * math.hypot(error, error_held)
     return Fit(own, other, own_held, other_held, gap, gap - half, gap + half)
 

@@ -83,18 +83,22 @@ def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
     return [tuple(row.values()) for row in table.to_pylist()]
 
 
-@pytest.mark.parametrize("make_spec", [_phrases, _quoting], ids=["phrases", "quoting"])
-def test_run_no_word_of_a_held_out_review_is_in_any_text_of_training(
-    tmp_path: Path, make_spec: Callable[[AnnotateConfig, Path], AnnotatorSpec]
-) -> None:
-    # Every word is frequent enough to be an aspect, so that only the split keeps them apart.
-    config = annotate_config(
+def _town_config(tmp_path: Path, **values: Any) -> AnnotateConfig:
+    """Every word is frequent enough to be an aspect: only leaving a review out keeps it away."""
+    return annotate_config(
         tmp_path / "ws",
         TOWN.write(tmp_path / "raw" / "reviews.jsonl"),
         annotator={"kind": "phrases", "min_reviews": 1, "max_share": 1},
         vocabulary={"min_reviews": 1},
-        rows_per_chunk=4,
+        **values,
     )
+
+
+@pytest.mark.parametrize("make_spec", [_phrases, _quoting], ids=["phrases", "quoting"])
+def test_run_no_word_of_a_held_out_review_is_in_any_text_of_training(
+    tmp_path: Path, make_spec: Callable[[AnnotateConfig, Path], AnnotatorSpec]
+) -> None:
+    config = _town_config(tmp_path, rows_per_chunk=4)
     assert annotate(config, make_spec(config, tmp_path)) is not None
     tables = dataset_tables(config)
     training, held_out = texts_of_training(tables), TOWN.secrets(held_out=True)
@@ -111,12 +115,7 @@ def test_run_no_word_of_a_held_out_review_is_in_any_text_of_training(
 def test_run_no_word_of_a_pairs_own_review_is_in_its_training_profiles(
     tmp_path: Path, kind: str, folds: int | None
 ) -> None:
-    config = annotate_config(
-        tmp_path / "ws",
-        TOWN.write(tmp_path / "raw" / "reviews.jsonl"),
-        annotator={"kind": "phrases", "min_reviews": 1, "max_share": 1},
-        vocabulary={"min_reviews": 1},
-    )
+    config = _town_config(tmp_path)
     spec = phrases_spec(config.annotator) if kind == "phrases" else quoting_spec(tmp_path)
     assert annotate(config, replace(spec, folds=folds)) is not None
     tables = dataset_tables(config)

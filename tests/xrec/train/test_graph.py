@@ -128,7 +128,8 @@ def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_s
     assert began[3:] == began[:3]  # what is done is not done again, but for reading it
     location = open_location(str(tmp_path / "graph"))
     dataset = read_dataset(open_location(f"{town}/dataset"))
-    vectors, graph = read_training_vectors(location, dataset), read_graph(location)
+    graph = read_graph(location)
+    vectors = read_training_vectors(location, graph.manifest, dataset)
     pairs = torch.from_numpy(edges_of(dataset.explained_pairs("train")))
     assert vectors is not None
     assert vectors.users.shape == (pairs.shape[1], 8)
