@@ -141,6 +141,7 @@ def _aspects(
     settings = manifest.config["vocabulary"]
     vocabulary = Vocabulary(
         settings["synonyms"],
+        settings["drop"],
         json.loads(read_content(output, manifest, MERGED, remedy="run `xrec annotate` again")),
         is_english=names_are_english(manifest.config["annotator"]),
     )

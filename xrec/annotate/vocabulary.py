@@ -31,23 +31,24 @@ class Vocabulary:
 
     def __init__(
         self,
-        synonyms: Mapping[str, str | None],
+        synonyms: Mapping[str, str],
+        drop: Sequence[str],
         merged: Mapping[str, str],
         *,
         is_english: bool,
     ):
         self._normalized = functools.partial(normalized, is_english=is_english)
         self._synonyms = {
-            self._normalized(name): None if other is None else self._normalized(other)
-            for name, other in synonyms.items()
+            self._normalized(name): self._normalized(other) for name, other in synonyms.items()
         }
+        self._dropped = set(map(self._normalized, drop))
         self._merged = merged
 
     def canonical(self, name: str) -> str | None:
-        """The aspect; None if the synonyms leave the name out, or it has no letters."""
+        """The aspect; None if it is dropped, or has no letters."""
         normal = self._normalized(name)
         aspect = self._synonyms.get(normal, normal)
-        return self._merged.get(aspect, aspect) if aspect else None
+        return self._merged.get(aspect, aspect) if aspect and aspect not in self._dropped else None
 
 
 def merged_aspects(
@@ -59,7 +60,7 @@ def merged_aspects(
         into what.
     """
     assert config.encoder is not None
-    synonyms = Vocabulary(config.synonyms, {}, is_english=is_english)
+    synonyms = Vocabulary(config.synonyms, config.drop, {}, is_english=is_english)
     totals: dict[str, int] = {}
     for name, count in counts.items():
         if (aspect := synonyms.canonical(name)) is not None:

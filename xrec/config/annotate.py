@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from xrec.config.backfill import BulkConfig
 from xrec.config.base import Config
-from xrec.config.data import SplitShares, TableColumns, TableFiles
+from xrec.config.data import DEFAULT_PARSER, SplitShares, TableColumns, TableFiles
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import artifact_uri
 from xrec.config.text import EngineModelConfig, LanguageModelConfig
@@ -43,17 +43,22 @@ class ReviewSplit(SplitShares):
 
 
 class PhrasesAnnotator(Config):
-    """The annotator without a language model: phrases, counts, and a lexicon of sentiment.
+    """The annotator without a language model: a parser, counts, and a lexicon of sentiment.
 
-    Aspects are noun phrases that many reviews speak of with an opinion. It knows English only.
+    Aspects are nouns that many reviews speak of with an opinion. It knows English only.
     """
 
     kind: Literal["phrases"]
+    parser: str = Field(
+        DEFAULT_PARSER,
+        description="The parser, a pipeline of spaCy: the name of an installed one such as "
+        "en_core_web_lg, a folder, or pypi:NAME for a package that holds one.",
+    )
     min_reviews: int = Field(
         5, ge=1, description="Least number of these reviews that an aspect must be in."
     )
     max_share: float = Field(
-        0.25, gt=0, le=1, description="Largest share of these reviews that an aspect may be in."
+        0.8, gt=0, le=1, description="Largest share of these reviews that an aspect may be in."
     )
 
 
@@ -115,10 +120,13 @@ class VocabularyConfig(Config):
         ge=1,
         description="Least number of training reviews that an aspect of the vocabulary is in.",
     )
-    synonyms: dict[str, str | None] = Field(
+    add: tuple[str, ...] = Field(
+        (), description="Aspects of your own, which count however few reviews have them."
+    )
+    drop: tuple[str, ...] = Field((), description="Names that are no aspect.")
+    synonyms: dict[str, str] = Field(
         default_factory=dict,
-        description="Aspects that are another one, e.g. {sound quality: sound}. null leaves an "
-        "aspect out.",
+        description="Aspects that are another one, e.g. {sound quality: sound}.",
     )
     encoder: str | None = Field(
         None,

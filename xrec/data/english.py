@@ -111,6 +111,12 @@ def valences() -> Mapping[str, float]:
     return {word: valence for word, valence in found.items() if abs(valence) >= _LEAST_VALENCE}
 
 
+@functools.lru_cache(2**17)
+def valence(word: str) -> float:
+    """How good or bad a word in lower case sounds, from -1 to 1; 0 if the lexicons lack it."""
+    return valences().get(word, 0.0)
+
+
 @functools.lru_cache(2**16)
 def singular(word: str) -> str:
     """The singular of a noun in lower case; other words stay as they are."""

@@ -1,16 +1,9 @@
-"""The annotator without a language model: what reviews praise, by phrases, counts and lexicons.
+"""The annotator without a language model: what a parser and counting can say.
 
-grammar    the words of a text with the parts of speech that matter here
-mentions   noun phrases of a text, each with the opinion on it
-opinion    how good or bad a clause says that one is
-attributes praise that names nothing, such as "easy to use"
-lexicon    which noun phrases are aspects, from training reviews
-titles     names for items that have none
-sentences  profiles and explanations from aspects
-annotator  all of it, behind the protocol of an annotator
-
-profiles, profile_words, profile_aspects
-           the same grammar for profiles of items that have no reviews
+A text is parsed into mentions: nouns, each with the opinion that its sentence has on it (mentions).
+Which of the nouns are aspects, and what items are called, is learned from the training reviews
+(lexicon). The texts name what is praised most (annotator, sentences). The aspects of profiles that
+come as given are found in profiles.
 """
 
 from xrec.annotate.phrases.annotator import phrases_spec

@@ -3,13 +3,12 @@
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xrec.annotate.annotator import (
     AnnotatorSpec,
     Aspect,
-    Failure,
     Input,
     ItemInput,
     ItemText,
@@ -21,43 +20,44 @@ from xrec.annotate.annotator import (
     UserText,
     Written,
 )
-from xrec.annotate.phrases.attributes import attributes
 from xrec.annotate.phrases.lexicon import (
     Lexicon,
     fingerprint_of_phrases,
+    joined_text,
     learn_phrases,
     read_lexicon,
 )
-from xrec.annotate.phrases.mentions import noun_phrases
+from xrec.annotate.phrases.mentions import Mention, Reader
 from xrec.annotate.phrases.sentences import explanation, item_profile, user_profile
-from xrec.annotate.phrases.titles import made_title
-from xrec.config.annotate import PhrasesAnnotator
+from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.data.english import singular
+from xrec.data.parser import parser_fingerprint
 from xrec.storage import Location
 
-NOTHING_PRAISED = "nothing_praised"
-_VERSION = 12  # of the rules; another one is another run
+_VERSION = 13  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
+_LEAST_SHARE = 0.1  # of the reviews, that praise what a profile names
 _MOST_TITLES = 3
 _NAMED_IN_PROFILE, _NAMED_IN_EXPLANATION = 5, 3  # aspects at most
 # What a mention with such an opinion counts.
 _SHOWN, _POSITIVE, _NEGATIVE, _NEUTRAL = 2.0, 1.5, 1.0, 0.5
 
 
-def phrases_spec(config: PhrasesAnnotator) -> AnnotatorSpec:
-    """The annotator that `config` asks for."""
+def phrases_spec(config: PhrasesAnnotator, vocabulary: VocabularyConfig) -> AnnotatorSpec:
+    """The annotator that `config` asks for. Raises ModelError if its parser cannot be loaded."""
+    words = vocabulary.model_dump(mode="json", include={"add", "drop"})
     return AnnotatorSpec(
-        settings={**config.model_dump(mode="json"), "version": _VERSION},
-        inputs={},
-        reasons=(NOTHING_PRAISED,),
-        make=_make,
-        learn=functools.partial(learn_phrases, config=config),
+        settings={**config.model_dump(mode="json"), **words, "version": _VERSION},
+        inputs={"parser": parser_fingerprint(config.parser)},
+        reasons=(),
+        make=functools.partial(_make, config.parser),
+        learn=functools.partial(learn_phrases, config=config, vocabulary=vocabulary),
         learned=fingerprint_of_phrases,
     )
 
 
-def _make(output: Location) -> "PhraseAnnotator":
-    return PhraseAnnotator(read_lexicon(output))
+def _make(parser: str, output: Location) -> "PhraseAnnotator":
+    return PhraseAnnotator(read_lexicon(output), parser)
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,15 @@ class _Praise:
 class PhraseAnnotator:
     """Names what reviews praise (an Annotator)."""
 
-    def __init__(self, lexicon: Lexicon):
+    def __init__(self, lexicon: Lexicon, parser: str):
         self._lexicon = lexicon
+        self._reader = Reader(parser, lexicon.valences)
 
     def write(self, rows: Sequence[Input]) -> Written:
         """See Annotator."""
         return Written([self._text(row) for row in rows])
 
-    def _text(self, row: Input) -> Text | Failure:
+    def _text(self, row: Input) -> Text:
         match row:
             case ItemInput():
                 return self._item(row)
@@ -104,10 +105,10 @@ class PhraseAnnotator:
             case PairInput():
                 return self._pair(row)
 
-    def _item(self, row: ItemInput) -> ItemText | Failure:
-        title = row.title or made_title(row.reviews, self._lexicon)
+    def _item(self, row: ItemInput) -> ItemText:
+        title = row.title or self._called(row.reviews)
         praise = self._praise(row.reviews)
-        praised = self._best(praise, title)
+        praised = self._best(praise, len(row.reviews), title)
         blamed = sorted(
             (
                 name
@@ -122,24 +123,19 @@ class PhraseAnnotator:
             [praise[name].phrase for name in praised],
             [praise[name].written for name in blamed[:_MOST_COMPLAINTS]],
         )
-        if not profile and not title:
-            return Failure(NOTHING_PRAISED, f"{len(row.reviews)} reviews praise no known aspect")
         return ItemText(title, profile, title_is_made=bool(title) and not row.title)
 
-    def _user(self, row: UserInput) -> UserText | Failure:
+    def _user(self, row: UserInput) -> UserText:
         praise = self._praise(each.review for each in row.reviews)
-        praised = [praise[name].phrase for name in self._best(praise, "")]
-        items = [each.item for each in row.reviews if each.item is not None and each.item.title]
-        titles = list(dict.fromkeys(map(_with_article, items)))
-        profile = user_profile(row.user_id, praised, titles[:_MOST_TITLES])
-        if not profile:
-            return Failure(NOTHING_PRAISED, f"{len(row.reviews)} reviews praise no known aspect")
-        return UserText(profile)
+        praised = [praise[name].phrase for name in self._best(praise, len(row.reviews), "")]
+        items = [each.item for each in row.reviews if each.item is not None]
+        titles = dict.fromkeys(
+            item.title for item in items if item.title and not item.title_is_made
+        )
+        return UserText(user_profile(row.user_id, praised, list(titles)[:_MOST_TITLES]))
 
-    def _pair(self, row: PairInput) -> PairText | Failure:
+    def _pair(self, row: PairInput) -> PairText:
         found = self._mentions(row.review)
-        if not found:
-            return Failure(NOTHING_PRAISED, "the review speaks of no known aspect")
         aspects = tuple(each.aspect for each in found)
         title = row.item.title if row.item else ""
         named = [
@@ -151,32 +147,34 @@ class PhraseAnnotator:
             return PairText("", aspects)
         best = sorted(named, key=lambda each: (-each[0], each[1]))[:_NAMED_IN_EXPLANATION]
         praised = [each.shown for _, _, each in sorted(best, key=lambda each: each[1])]
-        text = explanation(
-            row.user_id,
-            row.item_id,
-            title,
-            praised,
-            title_is_made=row.item is not None and row.item.title_is_made,
-        )
-        return PairText(text, aspects)
+        return PairText(explanation(row.user_id, row.item_id, title, praised), aspects)
 
     def _mentions(self, review: Review) -> list[_Mentioned]:
-        """The aspects of a review, each once, in its order; the text counts before the heading."""
+        """The aspects of a review, each once, in its order."""
         found: dict[str, _Mentioned] = {}
-        for text in (review.review, review.summary):
-            for each in (*self._named(text), *_implied(text)):
-                name = each.aspect.aspect
-                if name not in found or self._weight(each) > self._weight(found[name]):
-                    found[name] = each
+        for mention in self._read(review):
+            known = self._lexicon.aspect_of(mention)
+            if known is None:
+                continue
+            name, written = known
+            aspect = Aspect(name, mention.opinion, mention.sentiment)
+            is_shown = bool(mention.opinion) and not name.startswith(mention.opinion)
+            shown = f"{mention.opinion} {written}" if is_shown else written
+            each = _Mentioned(aspect, written, shown)
+            if name not in found or self._weight(each) > self._weight(found[name]):
+                found[name] = each
         return list(found.values())
 
-    def _named(self, text: str) -> Iterator[_Mentioned]:
-        for phrase in noun_phrases(text):
-            if (known := self._lexicon.aspect_of(phrase)) is not None:
-                name, written = known
-                aspect = Aspect(name, phrase.opinion, phrase.sentiment)
-                shown = f"{phrase.opinion} {written}" if phrase.opinion else written
-                yield _Mentioned(aspect, written, shown)
+    def _read(self, review: Review) -> tuple[Mention, ...]:
+        return self._reader.read(joined_text(review.summary, review.review)).mentions
+
+    def _called(self, reviews: Sequence[Review]) -> str:
+        """What the reviews call an item that has no title, as `this film`; empty if nothing."""
+        counts: Counter[str] = Counter()
+        for review in reviews:
+            called = map(self._lexicon.called, self._read(review))
+            counts.update(sorted({name for name in called if name is not None}))
+        return max(counts, key=lambda name: (counts[name], name), default="")
 
     def _praise(self, reviews: Iterable[Review]) -> dict[str, _Praise]:
         praise: dict[str, _Praise] = {}
@@ -189,12 +187,14 @@ class PhraseAnnotator:
                 of_aspect.num_negative += each.aspect.sentiment == "negative"
         return praise
 
-    def _best(self, praise: Mapping[str, _Praise], title: str) -> list[str]:
+    def _best(self, praise: Mapping[str, _Praise], num_reviews: int, title: str) -> list[str]:
         """The aspects that are praised most, the rarer ones first among equals."""
         liked = [
             name
             for name, each in praise.items()
-            if each.num_positive > each.num_negative and not _is_in(name, title)
+            if each.num_positive > each.num_negative
+            and each.num_positive >= _LEAST_SHARE * num_reviews
+            and not _is_in(name, title)
         ]
         liked.sort(key=lambda name: (-praise[name].num_positive * self._rarity(name), name))
         return liked[:_NAMED_IN_PROFILE]
@@ -210,17 +210,6 @@ class PhraseAnnotator:
     def _rarity(self, name: str) -> float:
         count = self._lexicon.num_reviews.get(name, 0)
         return math.log((2 + self._lexicon.num_learned) / (1 + count))
-
-
-def _implied(text: str) -> Iterator[_Mentioned]:
-    for each in attributes(text):
-        aspect = Aspect(each.aspect, each.words, "negative" if each.is_denied else "positive")
-        shown = f"{each.shown} {each.aspect}" if each.shown else each.aspect
-        yield _Mentioned(aspect, each.aspect, shown)
-
-
-def _with_article(item: ItemText) -> str:
-    return f"the {item.title}" if item.title_is_made else item.title
 
 
 def _is_in(aspect: str, title: str) -> bool:

@@ -1,66 +1,57 @@
-"""Which noun phrases are aspects, learned from training reviews; and how they are written.
+"""What the reviews of a catalogue teach: which nouns are aspects, and what its items are called.
 
-An aspect is in many reviews and in not too many, has an opinion on it often enough ("a great
-tone"), and is not what the reviews call the item itself ("this pedal").
+An aspect is spoken of in many reviews, of several items, often with an opinion; it is not what the
+reviews call the items themselves ("this film"), nor the writer's own ("my hair"), nor a name.
+Whether an adjective praises is known by lexicons of English; where they do not know it, by the
+adjectives that "and" joins it to (Hatzivassiloglou and McKeown, 1997).
 """
 
-from collections import Counter
-from collections.abc import Mapping
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
-from xrec.annotate.phrases.attributes import ATTRIBUTES, attributes
-from xrec.annotate.phrases.grammar import valence
-from xrec.annotate.phrases.mentions import Phrase, noun_phrases, proper_names
-from xrec.config.annotate import PhrasesAnnotator
-from xrec.data.english import word_set
+from xrec.annotate.phrases.mentions import Mention, Parsed, read
+from xrec.annotate.vocabulary import normalized
+from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
+from xrec.data.english import valence, word_set
+from xrec.data.parser import parse
 from xrec.storage import Location, content_hash, read_table, write_table
 
 _FILE = "annotator/phrases.parquet"
-_LEAST_COUNT = 2
-_MOST_POINTED = 0.025  # share of `this pedal` among the mentions of a pedal
-_LEAST_POINTED = 2
-_LEAST_OPINIONS = 0.25  # share of the reviews with an aspect that have an opinion on it
-_NAMES_SHOWN = 2**18
+_NAMES_KEPT = 2**16
 _MOST_ASPECTS = 2000
-# Words of praise for an item as a whole that reviews say `this` of all the same.
-USUAL_ASPECTS = word_set(
-    "price value quality design fit look feel size sound service food atmosphere location staff "
-    "taste flavor plot story writing pace ending comfort style color finish feature performance "
-    "setup control display screen sustain action padding construction material"
-)
-# Praise for the item itself, and no part of it.
-NO_ASPECTS = word_set(
-    "care bell "
-    "guitarist musician player replacement alternative improvement bargain investment toy "
-    "solution addition upgrade tank monster wonder baby monkey beast gem winner must purchase buy "
-    "shop reputation feedback notice matter tip step duty condition state piece concern worry "
-    "stress damage loss business expert attempt effort preference impression consideration "
-    "benefit trick wish choice plenty spot course fault reviewing budget rest hesitation pleasure "
-    "name hum hiss buzz noise scratch junk difficulty basis note practice gig band song music "
-    "studio stage room home house car venue church school rock metal jazz blues country finger "
-    "hand ear ears neck knee arm leg foot feet head eye eyes brainer exception fall aspect factor "
-    "advantage bet heaven pun praise news magic idea dream excuse refund cat dog party artist "
-    "student engineer retailer dealer audiophile performer adult teacher competition estate "
-    "compromise firm sense point portion group information habit concept interest fuss knowledge "
-    "territory jump guarantee standard overkill flash breakage dent rattle squeak residue smell "
-    "environment project increase release force reference line entry tag hat jam impact measure "
-    "glove candy intention saver treat steal amount quantity out core array fashion apartment "
-    "hump vibe medium part end hassle reservation gripe hiccup smudge fluctuation butter "
-    "workhorse crowd glasses art science success occasion object imho companion invention "
-    "approach niche lint drink hall goodness imitation insurance experience surprise cheese risk "
-    "snag quirk nuisance mess pain joy smile grin favor blessing lifesaver godsend keeper"
+_LEAST_ITEMS = 2
+_LEAST_NOUNS = 3  # reviews that have an aspect as a noun, and that say that items have it
+_LEAST_OPINIONS = 0.15  # share of the reviews with an aspect that have an opinion on it, at least
+_LEAST_PARTS = 0.07  # share of them that say that the item has it
+_LEAST_CALLED = 0.2  # share of the mentions of a noun by which the text calls its item so
+_LEAST_POINTED = 0.05  # share of them that is `this` or `these`
+_MOST_OWN = 0.3  # share of the mentions that are the writer's own
+_LEAST_JOINED, _LEAST_AGREEING = 5, 0.8  # of the known adjectives that another is joined to
+_LEARNED = 0.4  # valence of an adjective that is learned
+# Nouns of English that name no part or quality of anything: measures, people, and the review.
+_NO_ASPECTS = word_set(
+    "people person man woman guy lady child kid family friend audience viewer reader user owner "
+    "customer buyer player fan folk everyone anyone someone something anything everything nothing "
+    "thing lot bit way kind sort type one time day week month year hour minute moment today night "
+    "reason fact point case example rest half end number amount "
+    "review reviewer star purchase "
+    "use need job idea part piece side place world life hand addition experience choice option "
+    "version stuff money ability result chance sense success"
 )
 _SCHEMA = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),
         pa.field("written", pa.string(), nullable=False),
         pa.field("num_reviews", pa.int32(), nullable=False),
+        pa.field("num_items", pa.int32(), nullable=False),
         pa.field("num_with_opinion", pa.int32(), nullable=False),
-        pa.field("num_pointed", pa.int32(), nullable=False),
-        pa.field("is_aspect", pa.bool_(), nullable=False),
-        pa.field("is_proper", pa.bool_(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # aspect, item, adjective, all
+        pa.field("valence", pa.float32(), nullable=False),  # of an adjective that is learned
     ]
 )
 
@@ -69,37 +60,51 @@ _SCHEMA = pa.schema(
 class Lexicon:
     """What was learned.
 
-    aspects: of each aspect how it is written most often. things: what items are called, with the
-    share of its mentions behind `this`. num_reviews: how many of the reviews have
-    a phrase or, capitalized, a proper name. num_learned: the number of reviews.
+    aspects: how each is written most often. items: what items are called, each as it is written
+    behind `this` or `these` ("these strings" of string).
+    valences: of adjectives that the lexicons of English lack. num_reviews: of those with a noun, by
+    noun. num_learned: of all reviews.
     """
 
     aspects: Mapping[str, str]
-    things: Mapping[str, float]
+    items: Mapping[str, str]
+    valences: Mapping[str, float]
     num_reviews: Mapping[str, int]
     num_learned: int
 
-    def aspect_of(self, phrase: Phrase) -> tuple[str, str] | None:
-        """The longest aspect that the phrase ends with, and how it is written; else None.
+    def aspect_of(self, mention: Mention) -> tuple[str, str] | None:
+        """The longest aspect that a mention ends with, and how it is written; else None.
 
-        What a name stands before is another thing: "the Marshall sound".
+        What a name stands before is another thing ("the Marshall sound"), and so is the writer's.
         """
-        if phrase.is_named:
+        if mention.is_named or mention.is_own or (mention.of and mention.of not in self.items):
             return None
-        for name in phrase.names:
+        for name in (mention.described, *mention.names):
             if (written := self.aspects.get(name)) is not None:
                 return name, written
         return None
 
+    def called(self, mention: Mention) -> str | None:
+        """What the text calls its item by this mention, as `this film`; else None."""
+        return self.items.get(mention.names[-1]) if mention.is_pointed else None
 
-def learn_phrases(reviews: pa.Table, output: Location, *, config: PhrasesAnnotator) -> None:
+
+def learn_phrases(
+    reviews: pa.Table, output: Location, *, config: PhrasesAnnotator, vocabulary: VocabularyConfig
+) -> None:
     """Write what the reviews (schema REVIEWS) teach to a file below `output`."""
+    columns = (reviews[name].to_pylist() for name in ("item_id", "summary", "review"))
+    item_ids, summaries, texts = columns
     counts = _Counts()
-    for text, summary in zip(
-        reviews["review"].to_pylist(), reviews["summary"].to_pylist(), strict=True
-    ):
-        counts.add(f"{summary}. {text}" if summary else text)
-    write_table(output / _FILE, counts.table(reviews.num_rows, config), _SCHEMA)
+    whole = (joined_text(*each) for each in zip(summaries, texts, strict=True))
+    for item_id, doc in zip(item_ids, parse(whole, config.parser), strict=True):
+        counts.add(item_id, read(doc))
+    write_table(output / _FILE, counts.table(reviews.num_rows, config, vocabulary), _SCHEMA)
+
+
+def joined_text(summary: str, text: str) -> str:
+    """A review's heading as its first sentence, and its text."""
+    return f"{summary}. {text}" if summary else text
 
 
 def fingerprint_of_phrases(output: Location) -> str:
@@ -109,91 +114,166 @@ def fingerprint_of_phrases(output: Location) -> str:
 
 def read_lexicon(output: Location) -> Lexicon:
     """What `learn_phrases` wrote."""
-    table = read_table(output / _FILE, _SCHEMA)
-    aspects = table.filter(table["is_aspect"])
-    counts = dict(zip(table["name"].to_pylist(), table["num_reviews"].to_pylist(), strict=True))
-    num_learned = counts.pop("", 1)
-    names = ("name", "num_reviews", "num_pointed")
-    things = {
-        name: pointed / count
-        for name, count, pointed in zip(*(table[each].to_pylist() for each in names), strict=True)
-        if pointed >= _LEAST_POINTED and pointed > _MOST_POINTED * count
-    }
-    written = dict(zip(aspects["name"].to_pylist(), aspects["written"].to_pylist(), strict=True))
-    return Lexicon(written, things, counts, num_learned)
+    rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in read_table(output / _FILE, _SCHEMA).to_pylist():
+        rows[row["kind"]].append(row)
+    return Lexicon(
+        {row["name"]: row["written"] for row in rows["aspect"]},
+        {row["name"]: row["written"] for row in rows["item"]},
+        {row["name"]: row["valence"] for row in rows["adjective"]},
+        {row["name"]: row["num_reviews"] for row in rows["aspect"]},
+        rows["all"][0]["num_reviews"],
+    )
+
+
+@dataclass
+class _Noun:
+    """In how many reviews a noun is, and in how many of them each is said of it."""
+
+    reviews: int = 0
+    judged: int = 0
+    parts: int = 0
+    called: int = 0
+    pointed: int = 0
+    own: int = 0
+    items: set[str] = field(default_factory=set)
+    written: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
 class _Counts:
-    """In how many reviews each phrase is, with an opinion, with `this`, and how it is written."""
+    """What is counted over reviews.
 
-    reviews: Counter[str] = field(default_factory=Counter)
-    with_opinion: Counter[str] = field(default_factory=Counter)
-    pointed: Counter[str] = field(default_factory=Counter)
+    proper: in how many a word is part of a proper name. implied: in how many an adjective stands
+    for a noun, as comfortable does for comfort. joined: valences of the known adjectives that "and"
+    joins an unknown one to.
+    """
+
+    nouns: defaultdict[str, _Noun] = field(default_factory=lambda: defaultdict(_Noun))
     proper: Counter[str] = field(default_factory=Counter)
-    written: dict[str, Counter[str]] = field(default_factory=dict)
+    implied: Counter[str] = field(default_factory=Counter)
+    joined: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, text: str) -> None:
-        found: dict[str, list[bool]] = {}
-        for phrase in noun_phrases(text):
-            for name, written in zip(phrase.names, phrase.written, strict=True):
-                seen = found.setdefault(name, [False, False])
-                seen[0] |= phrase.is_described and not phrase.is_named
-                seen[1] |= phrase.points
-                self.written.setdefault(name, Counter())[written] += 1
-        for each in attributes(text):
-            found.setdefault(each.aspect, [False, False])[0] = True
-            self.written.setdefault(each.aspect, Counter())[each.aspect] += 1
-        for name, (has_opinion, points) in found.items():
-            self.reviews[name] += 1
-            self.with_opinion[name] += has_opinion
-            self.pointed[name] += points
-        self.proper.update(sorted(proper_names(text)))  # a set's order differs between processes
+    def add(self, item_id: str, review: Parsed) -> None:
+        """Count a review."""
+        said: dict[str, list[Mention]] = {}
+        implied = [each for each in review.mentions if each.implied_by == "adjective"]
+        self.implied.update({name: 1 for each in implied for name in each.names})
+        for mention in review.mentions:
+            if mention.implied_by:
+                continue
+            for name, written in zip(mention.names, mention.written, strict=True):
+                said.setdefault(name, []).append(mention)
+                self.nouns[name].written[written] += 1
+        for name, mentions in said.items():
+            noun = self.nouns[name]
+            noun.reviews += 1
+            noun.items.add(item_id)
+            noun.judged += any(each.strength for each in mentions)
+            noun.parts += any(each.is_part for each in mentions)
+            noun.called += any(each.is_what_it_is for each in mentions)
+            noun.pointed += any(each.is_pointed for each in mentions)
+            noun.own += any(each.is_own for each in mentions)
+        self.proper.update(sorted(review.proper))
+        for pair in review.joined:
+            for word, other in (pair, pair[::-1]):
+                if not valence(word) and (known := valence(other)):
+                    self.joined[word].append(known)
 
-    def table(self, num_learned: int, config: PhrasesAnnotator) -> pa.Table:
-        aspects = self._aspects(num_learned, config)
-        least = min(_LEAST_COUNT, config.min_reviews)
-        kept = [name for name, count in self.reviews.most_common() if count >= least]
-        rows = [
-            (
-                name,
-                self.written[name].most_common(1)[0][0],
-                self.reviews[name],
-                self.with_opinion[name],
-                self.pointed[name],
-                name in aspects,
-                False,
-            )
-            for name in kept[:_NAMES_SHOWN]
-        ]
-        proper = [name for name, count in self.proper.most_common() if count >= _LEAST_COUNT]
+    def table(
+        self, num_learned: int, config: PhrasesAnnotator, vocabulary: VocabularyConfig
+    ) -> pa.Table:
+        """The table that `read_lexicon` reads."""
+        names = sorted(self.nouns, key=lambda name: (-self.nouns[name].reviews, name))
+        aspects = [name for name in names if self._is_aspect(name, num_learned, config)]
+        added, dropped = map(normalized, vocabulary.add), set(map(normalized, vocabulary.drop))
+        wanted = dict.fromkeys((*added, *aspects[:_MOST_ASPECTS]))
+        rows = [self._row(name, "aspect") for name in wanted if name not in dropped]
         rows += [
-            (name, name, self.proper[name], 0, 0, False, True) for name in proper[:_NAMES_SHOWN]
+            self._row(name, "item") | {"written": self._pointed_at(name)}
+            for name in names
+            if self._is_item(name, config)
         ]
-        rows.append(("", "", num_learned, 0, 0, False, False))
-        columns = list(zip(*rows, strict=True))
-        return pa.table(
-            [pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
+        rows += [
+            {"name": word, "kind": "adjective", "valence": learned, "num_reviews": len(known)}
+            for word, known in sorted(self.joined.items())
+            if (learned := _learned(known))
+        ]
+        rows.append({"name": "", "kind": "all", "num_reviews": num_learned})
+        empty = {"written": "", "num_items": 0, "num_with_opinion": 0, "valence": 0.0}
+        return pa.Table.from_pylist([empty | row for row in rows], schema=_SCHEMA)
+
+    def _row(self, name: str, kind: str) -> dict[str, Any]:
+        noun = self.nouns[name]
+        return {
+            "name": name,
+            "kind": kind,
+            "written": max(noun.written, key=lambda way: (noun.written[way], way), default=name),
+            "num_reviews": noun.reviews,
+            "num_items": len(noun.items),
+            "num_with_opinion": noun.judged,
+        }
+
+    def _is_aspect(self, name: str, num_learned: int, config: PhrasesAnnotator) -> bool:
+        noun, head = self.nouns[name], name.rpartition(" ")[2]
+        most = max(config.max_share * num_learned, config.min_reviews)
+        return (
+            noun.reviews >= min(_LEAST_NOUNS, config.min_reviews)
+            and config.min_reviews <= noun.reviews + self.implied[name] <= most
+            and len(noun.items) >= _LEAST_ITEMS
+            and head not in _NO_ASPECTS
+            and valence(head) >= 0
+            and self._is_common(name)
+            and not (self._is_called(name) or self._is_called(head))
+            and self._is_judged_part(name)
         )
 
-    def _aspects(self, num_learned: int, config: PhrasesAnnotator) -> set[str]:
-        found = [
-            name
-            for name, count in self.reviews.most_common()
-            if config.min_reviews
-            <= count
-            <= max(config.max_share * num_learned, config.min_reviews)
-            and self._is_judged(name, count, config)
-        ]
-        return {*found[:_MOST_ASPECTS], *ATTRIBUTES}
+    def _is_judged_part(self, name: str) -> bool:
+        """Whether the reviews judge it, and say that items have it; what is implied is both."""
+        noun, implied = self.nouns[name], self.implied[name]
+        total = noun.reviews + implied
+        return (
+            _at_least(noun.judged + implied, total) >= _LEAST_OPINIONS
+            and noun.parts + implied >= max(_LEAST_NOUNS, _LEAST_PARTS * total)
+            and noun.own <= _MOST_OWN * noun.reviews
+        )
 
-    def _is_judged(self, name: str, count: int, config: PhrasesAnnotator) -> bool:
-        head = name.rpartition(" ")[2]
-        if head in NO_ASPECTS or valence(head) < 0 or valence(name) < 0:
-            return False
-        is_thing = max(self._pointed_share(head), self._pointed_share(name)) > _MOST_POINTED
-        is_praised = self.with_opinion[name] >= _LEAST_OPINIONS * count
-        return is_praised and (head in USUAL_ASPECTS or not is_thing)
+    def _is_item(self, name: str, config: PhrasesAnnotator) -> bool:
+        """Whether it is a noun of one word that the reviews call their items by."""
+        noun = self.nouns[name]
+        return (
+            config.min_reviews <= noun.reviews
+            and " " not in name
+            and name not in _NO_ASPECTS
+            and not valence(name)
+            and self._is_common(name)
+            and noun.pointed >= max(2, _LEAST_POINTED * noun.reviews, noun.parts + 1)
+        )
 
-    def _pointed_share(self, name: str) -> float:
-        return self.pointed[name] / max(1, self.reviews[name])
+    def _pointed_at(self, name: str) -> str:
+        written = self.nouns[name].written
+        plural = max((way for way in written if way != name), key=written.__getitem__, default=name)
+        return f"these {plural}" if written[plural] > written[name] else f"this {name}"
+
+    def _is_called(self, name: str) -> bool:
+        return self.nouns[name].called > _LEAST_CALLED * self.nouns[name].reviews
+
+    def _is_common(self, name: str) -> bool:
+        """Whether it is no proper name in most reviews."""
+        words = name.split(" ")
+        return all(self.proper[word] < self.nouns[name].reviews for word in words)
+
+
+def _at_least(count: int, total: int) -> float:
+    """The share `count` of `total`, less what chance may have added (Wilson's lower bound, z = 1)."""
+    share = count / total
+    margin = math.sqrt(share * (1 - share) / total + 1 / (4 * total**2))
+    return (share + 1 / (2 * total) - margin) / (1 + 1 / total)
+
+
+def _learned(known: Sequence[float]) -> float:
+    """The valence of an adjective that "and" joins to others of these valences; 0 if unclear."""
+    if len(known) < _LEAST_JOINED:
+        return 0.0
+    good = sum(each > 0 for each in known) / len(known)
+    return _LEARNED if good >= _LEAST_AGREEING else -_LEARNED if 1 - good >= _LEAST_AGREEING else 0

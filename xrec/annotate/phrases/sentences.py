@@ -11,9 +11,9 @@ _ITEM = (
 )
 _COMPLAINTS = ("Some find fault with the {blamed}.", "A few complain about the {blamed}.")
 _USER = (
-    "Praises the {praised} of what they buy.",
-    "Cares about the {praised} of things.",
-    "Likes things for their {praised}.",
+    "Often praises {praised}.",
+    "Cares about {praised}.",
+    "Looks for {praised}.",
 )
 # A model learns them with a place-holder for the name, so none has to know if it is a plural.
 _PAIR = (
@@ -22,7 +22,6 @@ _PAIR = (
     "{Name} should suit you for the {praised}.",
     "With the {praised}, {name} would be a good match for you.",
     "The {praised} of {name} should please you.",
-    "{Name} would serve you well for the {praised}.",
     "Look at {name} for the {praised}.",
     "You will like {name} for the {praised}.",
 )
@@ -48,14 +47,12 @@ def user_profile(id_: str, praised: Sequence[str], titles: Sequence[str]) -> str
     return " ".join(parts)
 
 
-def explanation(
-    user_id: str, item_id: str, title: str, praised: Sequence[str], *, title_is_made: bool
-) -> str:
+def explanation(user_id: str, item_id: str, title: str, praised: Sequence[str]) -> str:
     """Why the user would enjoy the item: a sentence that names what they praise in it.
 
     title: empty if it has none.
     """
-    name = (f"the {title}" if title_is_made else title) or "this item"
+    name = title or "this item"
     pattern = _chosen(_PAIR, f"{user_id}\n{item_id}")
     return pattern.format(name=name, Name=name[0].upper() + name[1:], praised=listed(praised))
 

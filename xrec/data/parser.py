@@ -1,0 +1,69 @@
+"""The English parser: tags, lemmas and dependencies of texts, by a spaCy pipeline that is loaded once.
+
+The default is spaCy's small English pipeline, from a package whose files are loaded by their path:
+none of its code runs.
+"""
+
+import functools
+import importlib.metadata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from xrec.config.data import DEFAULT_PARSER
+from xrec.errors import ModelError
+
+_PYPI = "pypi:"
+_MOST_CHARACTERS = 20_000  # of a text; what is behind is not read
+_NEEDS = ("tagger", "parser", "lemmatizer")
+
+
+def parse(texts: Iterable[str], source: str) -> Iterator[Any]:
+    """The spaCy Doc of each text, in order. Raises ModelError as `load_parser` does."""
+    docs: Iterator[Any] = load_parser(source).pipe(text[:_MOST_CHARACTERS] for text in texts)
+    return docs
+
+
+@functools.cache
+def load_parser(source: str) -> Any:
+    """The pipeline `source`: `pypi:<package>`, the name of an installed spaCy package, or a folder.
+
+    Raises ModelError if it cannot be loaded, or does not tag, parse and lemmatize.
+    """
+    import spacy  # takes a second, and only the annotator without a language model needs it
+
+    try:
+        pipeline = spacy.load(_folder(source), exclude=["ner", "senter"])
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"parser {source!r} cannot be loaded: {error}; give the name of an installed spaCy "
+            "pipeline (python -m spacy download en_core_web_sm), a folder, or "
+            f"{DEFAULT_PARSER}, which `make setup` installs"
+        ) from error
+    missing = [name for name in _NEEDS if name not in pipeline.pipe_names]
+    if missing:
+        raise ModelError(
+            f"parser {source!r} has no {', '.join(missing)}; expected a pipeline such as "
+            f"en_core_web_sm, saw {', '.join(pipeline.pipe_names)}"
+        )
+    return pipeline
+
+
+def parser_fingerprint(source: str) -> str:
+    """What texts depend on: the pipeline's name and version. Raises ModelError as `load_parser`."""
+    meta = load_parser(source).meta
+    return f"{meta['lang']}_{meta['name']}-{meta['version']}"
+
+
+def _folder(source: str) -> str | Path:
+    if not source.startswith(_PYPI):
+        return source
+    name = source.removeprefix(_PYPI)
+    try:
+        files = importlib.metadata.distribution(name).files or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise OSError(f"the package {name} is not installed") from error
+    configs = [each for each in files if each.name == "config.cfg"]
+    if not configs:
+        raise OSError(f"the package {name} holds no pipeline (config.cfg)")
+    return Path(str(configs[0].locate())).parent
