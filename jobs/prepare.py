@@ -3,7 +3,7 @@
 from functools import partial
 
 from jobs.output import Output
-from xrec.annotate.phrases.profile_aspects import find_aspects
+from xrec.annotate.phrases.profiles import find_aspects
 from xrec.annotate.read import annotations_manifest, read_annotations
 from xrec.config.data import AnnotationsSource, PrepareConfig, ReleaseSource, SampleSource
 from xrec.data import dataset_settings, prepare_dataset

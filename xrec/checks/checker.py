@@ -16,7 +16,7 @@ from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
 from xrec.config.shared import StorageConfig
-from xrec.data.english import of_one_item, with_capitals
+from xrec.data.english import singular, with_capitals
 from xrec.data.evidence import NamedEvidence
 from xrec.data.sentences import sentence_ends
 from xrec.data.titles import composed, title_spans, without_spans
@@ -100,19 +100,21 @@ class Checker:
         """How an aspect is to be written: as the item's profile has it, if it names it.
 
         Where it stands in the item's title or begins a sentence its capitals say nothing, and the
-        first half of "taco stand" is no form of tacos. Of "fans of Irish pubs" it is an Irish pub.
+        first half of "taco stand" is no form of tacos. Of "fans of Irish pubs" it is an Irish pub, if
+        the aspect is in the singular.
         """
         profile = composed(texts.item_profile)
         own, ends = title_spans(profile, texts.item_title), sentence_ends(profile)
         forms = {
-            each.name: of_one_item(_POSSESSIVE.sub("", profile[each.start : each.end]))
+            each.name: _POSSESSIVE.sub("", profile[each.start : each.end])
             for each in self.aspects.find(profile)
             if not _begins_a_sentence(profile, each.start, ends) and not each.is_within(own)
         }
 
         def written(aspect: str) -> str:
             form = forms.get(aspect, "")
-            return form if len(form) >= len(aspect) else with_capitals(aspect)
+            is_as_long = len(form) >= len(aspect) and _singular(form) != aspect
+            return form if is_as_long else with_capitals(aspect)
 
         return written
 
@@ -173,6 +175,11 @@ class Checker:
         if uri not in self._lists:
             self._lists[uri] = read_word_list(uri, self._storage)
         return self._lists[uri]
+
+
+def _singular(phrase: str) -> str:
+    before, blank, last = phrase.lower().rpartition(" ")
+    return f"{before}{blank}{singular(last)}"
 
 
 def _begins_a_sentence(text: str, start: int, ends: Sequence[int]) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from xrec.checks.phrases import PhraseIndex
 from xrec.checks.tokens import tokens_of
-from xrec.data.english import BLAME, is_noun
+from xrec.data.english import is_noun
 from xrec.data.titles import Span, composed, title_spans, without_spans
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _HIDDEN, _CHOSEN = "\ue000", "\ue001"
 _VALENCE_OF_BLAME = -1.9  # of the words that VADER does not know; as its "bad" and "poor", about
 # Words that VADER takes for blame, and that praise items: low prices, killer burgers.
 _NO_BLAME = ("low", "lower", "lowest", "killer", "insane", "insanely", "crazy", "wicked")
-_FURTHER_BLAME = ("slow", "rude", "dirty", "outdated", "mediocre", "underwhelming", "tasteless")
+_BLAME = ("slow", "rude", "dirty", "outdated", "mediocre", "overpriced", "unreliable", "noisy")
 
 # VADER takes these for letters of the word that they stand at.
 _PLAIN_MARKS = str.maketrans(
@@ -151,7 +151,7 @@ def _analyzer() -> Any:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     analyzer = SentimentIntensityAnalyzer()
-    for word in (*BLAME, *_FURTHER_BLAME):
+    for word in _BLAME:
         analyzer.lexicon.setdefault(word, _VALENCE_OF_BLAME)
     for word in (*_NO_BLAME, "no"):  # what "no" denies tells whether it blames
         analyzer.lexicon.pop(word, None)

@@ -21,37 +21,9 @@ _KEEP_THEIR_S = word_set(
     "always sometimes perhaps its yes less this has was does cutaways"
 )
 _VADER_SCALE = 4.0
-# Adjectives of praise and blame that neither lexicon has, or that VADER takes for another word.
-_PRAISE = word_set(
-    "warm crisp solid sturdy durable reliable affordable lightweight snug roomy versatile "
-    "responsive compact portable adjustable well-made hassle-free soundproof airtight waterproof "
-    "spacious tasty flavorful juicy tender fluffy crispy attentive courteous knowledgeable speedy "
-    "punchy crunchy chunky creamy silky buttery lush mellow balanced articulate dynamic "
-    "transparent natural consistent dependable unobtrusive foolproof intuitive straightforward "
-    "inexpensive economical accessible cosy cozy homely walkable central spotless well-written "
-    "well-built page-turning gripping immersive relatable steady firm precise detailed fast quick "
-    "easy simple light soft strong thick deep full tight low-priced long-lasting"
-)
-BLAME = word_set(
-    "flimsy noisy wobbly scratchy tinny muddy bulky cumbersome fiddly overpriced pricey costly "
-    "leaky greasy soggy bland stale lukewarm cramped crowded grimy musty defective unreliable "
-    "misleading dull brittle crooked loose squeaky rickety thin finicky"
-)
-# What an item has one of at most, or is itself.
-_ONE_OF = word_set(
-    "pub bar cafe bakery market museum park spa salon brewery buffet deli lounge gym theater "
-    "casino resort winery gallery mall cinema zoo aquarium barbershop bookstore tavern diner "
-    "bistro brasserie steakhouse pizzeria restaurant hotel "
-    "atmosphere ambiance ambience environment setting scene location"
-)
 # Words that "and" joins to themselves, as their tags below do: "louder and louder", "on and on".
 _DOUBLED = word_set("time half neck hours days weeks months years miles lots tons loads")
 _DOUBLED_TAGS = word_set("JJR RBR RB RP IN")
-# A cheap price is praise, a cheap clip is none; the others sound good to the lexicons alone.
-_UNCERTAIN = word_set(
-    "cheap cheaper cheapest acceptable appropriate familiar grand meaningful mild primary "
-    "prominent static wise"
-)
 _LEAST_VALENCE = 0.15
 
 
@@ -71,15 +43,6 @@ def with_capitals(words: str) -> str:
         for word in words.split(" ")
     )
     return written.replace("middle eastern", "Middle Eastern")
-
-
-def of_one_item(phrase: str) -> str:
-    """A phrase, in the singular if its last word is what an item has one of, as a kind of place.
-
-    Who would please "fans of Irish pubs" is one pub.
-    """
-    before, blank, last = phrase.rpartition(" ")
-    return f"{before}{blank}{singular(last)}" if singular(last.lower()) in _ONE_OF else phrase
 
 
 def is_noun(word: str) -> bool:
@@ -105,9 +68,6 @@ def valences() -> Mapping[str, float]:
     found = {word: float(parts[None][0]) for word, parts in sentiment.items() if None in parts}
     for word, valence in SentimentIntensityAnalyzer().lexicon.items():
         found[word] = float(valence) / _VADER_SCALE
-    found.update(dict.fromkeys(_UNCERTAIN, 0.0))
-    found.update(dict.fromkeys(_PRAISE, 0.5))
-    found.update(dict.fromkeys(BLAME, -0.5))
     return {word: valence for word, valence in found.items() if abs(valence) >= _LEAST_VALENCE}
 
 

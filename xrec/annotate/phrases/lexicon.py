@@ -34,7 +34,7 @@ _MOST_OWN = 0.3  # share of the mentions that are the writer's own
 _LEAST_JOINED, _LEAST_AGREEING = 5, 0.8  # of the known adjectives that another is joined to
 _LEARNED = 0.4  # valence of an adjective that is learned
 # Nouns of English that name no part or quality of anything: measures, people, and the review.
-_NO_ASPECTS = word_set(
+NO_ASPECTS = word_set(
     "people person man woman guy lady child kid family friend audience viewer reader user owner "
     "customer buyer player fan folk everyone anyone someone something anything everything nothing "
     "thing lot bit way kind sort type one time day week month year hour minute moment today night "
@@ -221,7 +221,7 @@ class _Counts:
             noun.reviews >= min(_LEAST_NOUNS, config.min_reviews)
             and config.min_reviews <= noun.reviews + self.implied[name] <= most
             and len(noun.items) >= _LEAST_ITEMS
-            and head not in _NO_ASPECTS
+            and head not in NO_ASPECTS
             and valence(head) >= 0
             and self._is_common(name)
             and not (self._is_called(name) or self._is_called(head))
@@ -244,7 +244,7 @@ class _Counts:
         return (
             config.min_reviews <= noun.reviews
             and " " not in name
-            and name not in _NO_ASPECTS
+            and name not in NO_ASPECTS
             and not valence(name)
             and self._is_common(name)
             and noun.pointed >= max(2, _LEAST_POINTED * noun.reviews, noun.parts + 1)

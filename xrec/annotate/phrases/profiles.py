@@ -1,214 +1,256 @@
-"""What profiles and explanations praise: noun phrases, with the adjectives that describe them.
+"""The aspects of profiles that come as given: which of their phrases are a vocabulary.
 
-They are no reviews. "Fans of craft cocktails and a cozy atmosphere would enjoy The Owl, despite the
-wait" is one list of reasons, of which craft cocktails and the cozy atmosphere tell something of the
-place. Whom it suits, its name, caveats and praise that fits anything do not.
+"Fans of craft cocktails and a cozy atmosphere would enjoy The Owl, despite the wait" is a list of
+reasons, of which craft cocktails and the cozy atmosphere tell something of the place. Its name and
+caveats do not, and neither does whom it suits. A phrase is an aspect if neither too few nor too
+many profiles have it, its adjective goes with its noun more often than by chance and not with any
+noun ("great food" is no more than food), and its noun says something alone: nobody praises an
+experience that nothing describes. Of "fresh handmade pasta" an item gets the longest name that is
+an aspect.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from xrec.annotate.phrases.grammar import (
-    ADJECTIVE,
-    ADVERB,
-    AND,
-    NAME,
-    NOT,
-    NOUN,
-    STOP,
-    VERB,
-    Clause,
-    Part,
-    clauses,
-    valence,
-)
-from xrec.annotate.phrases.profile_words import (
-    ABOVE_ALL,
-    ADJECTIVE_ENDINGS,
-    ADJECTIVES,
-    AIRS,
-    ALWAYS_CAPITAL,
-    CAVEATS,
-    CAVEATS_END,
-    COMPOUNDS,
-    CUT_OFF,
-    EMPTY,
-    HARMLESS,
-    HAVE_AIRS,
-    KINDS,
-    LOVERS,
-    NEVER,
-    NOUNS,
-    PEOPLE,
-    PEOPLE_ENDINGS,
-    PEOPLES,
-    PLAIN,
-    SPELLINGS,
-    TAILS,
-)
+from xrec.annotate.phrases.lexicon import NO_ASPECTS
 from xrec.annotate.vocabulary import normalized
-from xrec.data.english import singular
+from xrec.config.data import ProfileAspects
+from xrec.data.aspects import NamedAspects
+from xrec.data.english import valence, word_set
+from xrec.data.parser import parse
+from xrec.errors import DataError
 
-Reason = Mapping[str, str]
-"""A noun phrase by all names that it may have, in normal form; of each how it is written."""
-
-_AFTER_NOUNS = frozenset({"in", "at", "with", "near", "would"})
-_OF_PEOPLE = frozenset({"looking", "specializing", "participating", "living", "dining"})
-_MOST_NOUNS, _MOST_ADJECTIVES = 3, 2
+Token = Any
+"""A token of spaCy."""
+_MOST_WORDS = 3
 _BLAME = -0.2
-_LOVER, _PERSON = "F", "U"
-_COMPOUNDS = {words.replace(" ", "-"): words for words in COMPOUNDS}
-_AND = r" (?:and|&|n) "
-_COMPOUND = re.compile(
-    rf"\b(?:{'|'.join(words.replace(' and ', _AND) for words in COMPOUNDS)})\b", re.IGNORECASE
-)
+_LEAST_LIFT = 4.0  # how much more often than by chance an adjective goes with its noun
+_LEAST_PRAISED = 0.5  # the share of a name's places where it is praised itself
+_LEAST_BARE = 0.35  # the share of a noun's places where nothing describes it
+# Of a frequent adjective, its nouns by its places: above it goes with any noun, as "great" does.
+_FREQUENT, _MOST_NOUNS = 30, 0.15
+_PLURAL = 0.25  # the share of a name's places in the plural, from which it is written so
+_LEAST_AS_SUBJECT = 0.1  # share of a noun's places as who enjoys something, from which it is people
+_ENJOYS = word_set("enjoy like love appreciate prefer value find seek want look")
+_CAVEATS = word_set("despite although though without except unless but tolerate overlook mind lack")
+_BEFORE = ("NOUN", "ADJ", "VERB")
+_KEPT_WORDS = re.compile(r"[a-z][a-z'-]*")
 
 
-def reasons(text: str) -> Iterator[Reason]:
-    """The reasons of a text, in its order; each has a name or more."""
-    for clause in clauses(_COMPOUND.sub(_hyphenated, text)):
-        parts = _parts(clause)
-        place = 0
-        while place < len(parts):
-            start = place
-            while place < len(parts) and parts[place] == NOUN:
-                place += 1
-            if place == start:
-                place += 1
-                continue
-            yield from filter(None, _reasons(clause, parts, start, place))
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A noun phrase: its words in lower case with the noun last, and how many are adjectives.
+
+    is_enjoying: whether it is the subject of a verb such as enjoy, as people are.
+    is_item: whether the text calls its item so ("this pub").
+    is_filling: whether it is what something is for ("for families"), or measures something ("a mix
+        of books").
+    """
+
+    words: tuple[str, ...]
+    num_adjectives: int
+    is_enjoying: bool = False
+    is_item: bool = False
+    is_filling: bool = False
+
+    @property
+    def names(self) -> Iterator[tuple[str, ...]]:
+        """What it may be called: it, and its last words, the longest first."""
+        return (self.words[first:] for first in range(len(self.words)))
 
 
-def _hyphenated(compound: re.Match[str]) -> str:
-    return re.sub(_AND, "-and-", compound[0], flags=re.IGNORECASE).replace(" ", "-")
+def find_aspects(
+    profiles: Sequence[str], explanations: Sequence[str], config: ProfileAspects
+) -> NamedAspects:
+    """Return the aspects of the profiles, and those of them that the explanations name.
 
-
-def _parts(clause: Clause) -> list[Part]:
-    """The clause's parts of speech, with the words that profiles use in their own way."""
-    parts: list[Part] = []
-    is_caveat = False
-    for place, (lower, part) in enumerate(zip(clause.lower, clause.parts, strict=True)):
-        is_caveat = (is_caveat and lower not in CAVEATS_END) or lower in CAVEATS or part == NOT
-        parts.append(STOP if is_caveat else _part(clause, place, lower, part))
-    return parts
-
-
-def _part(clause: Clause, place: int, lower: str, part: Part) -> Part:
-    if lower in LOVERS:
-        return _LOVER
-    if lower in PEOPLE or lower.endswith(PEOPLE_ENDINGS):
-        return _PERSON
-    if lower in PEOPLES or lower in ADJECTIVES:
-        return ADJECTIVE
-    if lower in _COMPOUNDS or (lower in NOUNS and not _is_of_a_name(clause, place)):
-        return NOUN
-    if "-" in lower and lower.rpartition("-")[2] in ADJECTIVE_ENDINGS:
-        return ADJECTIVE
-    following = clause.parts[place + 1] if place + 1 < len(clause.parts) else AND
-    if part == VERB and lower.endswith("ed") and following == NOUN:
-        return ADJECTIVE
-    if part == VERB and lower.endswith("ing") and following == AND:
-        return NOUN  # "swimming, fishing and hiking"
-    if part == VERB and lower.endswith("ing") and _ends_a_noun(clause, place):
-        return NOUN  # "horseback riding in the hills"
-    return part
-
-
-def _is_of_a_name(clause: Clause, place: int) -> bool:
-    """Whether the word is part of a name in several words: "Club Quarters"."""
-    if clause.parts[place] != NAME or clause.lower[place] in ALWAYS_CAPITAL:
-        return False
-    return NAME in (*clause.parts[max(0, place - 1) : place], *clause.parts[place + 1 : place + 2])
-
-
-def _ends_a_noun(clause: Clause, place: int) -> bool:
-    """Whether a noun stands before the word, and behind it nothing that it would do."""
-    if not place or clause.parts[place - 1] != NOUN or clause.lower[place] in _OF_PEOPLE:
-        return False
-    rest = place + 1
-    return rest == len(clause.parts) or (
-        clause.parts[rest] == STOP and clause.lower[rest] in _AFTER_NOUNS
+    An explanation names the parts of a phrase too: one of "friendly waiters" names waiters, if that
+    is an aspect. The aspects are in the order of the number of profiles. Raises DataError if there
+    is none, ModelError if the parser cannot be loaded.
+    """
+    found = [list(_reasons(doc)) for doc in parse(profiles, config.parser)]
+    of_texts = [list(_reasons(doc)) for doc in parse(explanations, config.parser)]
+    people = _people([*found, *of_texts])
+    praised = [[each for reason in some for each in _praised(reason, people)] for some in found]
+    num_profiles = Counter(name for some in praised for name in _all_names(some))
+    joined = _Joined(praised)
+    most = max(config.min_items, config.max_share * sum(map(bool, profiles)))
+    vocabulary = [
+        name
+        for name, count in sorted(num_profiles.items(), key=lambda each: (-each[1], each[0]))
+        if config.min_items <= count <= most and joined.belong(name)
+    ]
+    if not vocabulary:
+        raise DataError(
+            f"aspects_from: no phrase is in the profiles of {config.min_items} to {most:.0f} "
+            f"items; saw {len(profiles)} items and {len(num_profiles)} phrases; lower "
+            "aspects_from.min_items, give the items profiles, or leave aspects_from out"
+        )
+    numbers = {name: number for number, name in enumerate(vocabulary)}
+    items = {each.words[-1] for some in found for each in some if each.is_item}
+    written = _written(praised, items)
+    return NamedAspects(
+        [written[name] for name in vocabulary],
+        [
+            list(dict.fromkeys(number for each in some for number in _longest(each, numbers)))
+            for some in praised
+        ],
+        [
+            [
+                numbers[name]
+                for name in _all_names([each for one in some for each in _praised(one, people)])
+                if name in numbers
+            ]
+            for some in of_texts
+        ],
     )
 
 
-def _reasons(clause: Clause, parts: Sequence[Part], start: int, stop: int) -> list[Reason]:
-    """The noun phrase as one reason, or as several kinds of a thing: "Thai and Lao food"."""
-    is_name = start > 0 and parts[start - 1] == NAME
-    is_of_people = stop < len(parts) and parts[stop] == _PERSON
-    nouns = clause.lower[max(start, stop - _MOST_NOUNS) : stop]
-    adjectives = _adjectives(clause, parts, start)
-    words = {*nouns, *(word for group in adjectives for word in group)}
-    if is_name or is_of_people or any(map(_blames, words)):
-        return []
-    if not adjectives and start and clause.lower[start - 1] == "this":
-        return []  # "would enjoy this hotel": it is what the profile is of
-    while len(nouns) > 1 and singular(nouns[-1]) in TAILS and not _has_an_air(nouns):
-        nouns = nouns[:-1]
-    if singular(nouns[-1]) in NEVER or nouns[-1].startswith("non-"):
-        return []
-    described = [[word for word in group if word not in EMPTY] for group in adjectives]
-    if all(group and group[-1] in KINDS for group in described):
-        return [_names([group], nouns) for group in described or [[]]]
-    return [_names(described, nouns)]
+def _reasons(doc: Any) -> Iterator[Reason]:
+    """The noun phrases of a parsed text that name no caveat."""
+    for noun in doc:
+        if noun.pos_ != "NOUN" or noun.dep_ == "compound" or _is_caveat(noun):
+            continue
+        before = _before(noun)
+        words = tuple(each.lower_ for each in (*before, noun))
+        is_named = bool(before or noun.i) and noun.doc[(before or [noun])[0].i - 1].pos_ == "PROPN"
+        is_pointed = any(each.lower_ in ("this", "these") for each in noun.children)
+        if is_named or any(valence(word) < _BLAME for word in words):
+            continue
+        if all(map(_KEPT_WORDS.fullmatch, words)):
+            adjectives = sum(each.dep_ != "compound" for each in before)
+            yield Reason(words, adjectives, _is_enjoying(noun), is_pointed, _is_filling(noun))
 
 
-def _has_an_air(nouns: Sequence[str]) -> bool:
-    return singular(nouns[-1]) in AIRS and singular(nouns[-2]) in HAVE_AIRS
-
-
-def _blames(word: str) -> bool:
-    return valence(word) < _BLAME and word not in HARMLESS
-
-
-def _names(adjectives: Sequence[Sequence[str]], nouns: Sequence[str]) -> Reason:
-    """All names of a noun phrase, the longest first; none if nothing describes a plain noun."""
-    phrases = [
-        [*group[first:], *nouns]
-        for group in adjectives
-        for first in range(max(0, len(group) - _MOST_ADJECTIVES), len(group))
-    ]
-    phrases += [list(nouns[first:]) for first in range(len(nouns))]
-    phrases = [words for words in phrases if words[0] not in CUT_OFF]
-    if singular(nouns[-1]) in PLAIN:
-        phrases = [words for words in phrases if len(words) > 1]
-    phrases.sort(key=len, reverse=True)
-    return {normalized(_spelled(words)): _written(words) for words in phrases}
-
-
-def _spelled(words: Sequence[str]) -> str:
-    return _written([SPELLINGS.get(word, word) for word in words])
-
-
-def _written(words: Sequence[str]) -> str:
-    """The words, with compounds in several words again."""
-    return " ".join(_COMPOUNDS.get(word, word) for word in words)
-
-
-def _adjectives(clause: Clause, parts: Sequence[Part], start: int) -> list[list[str]]:
-    """The adjectives before a noun, in groups: "fresh Thai and Lao" are fresh Thai, and Lao."""
-    groups: list[list[str]] = [[]]
-    place = start - 1
-    if place >= 0 and parts[place] == AND:
-        return []  # "vegetarian and meat options": the adjective is another noun's
-    while place >= 0 and parts[place] in (ADJECTIVE, ADVERB, AND):
-        if parts[place] == AND:
-            if place == 0 or parts[place - 1] not in (ADJECTIVE, AND):
-                break
-            groups.append([])
-        elif parts[place] == ADJECTIVE:
-            groups[-1].insert(0, _adjective(clause, place))
-        elif parts[place + 1] == ADJECTIVE and _tells_how(clause.lower[place]):
-            groups[-1][0] = f"{clause.lower[place]} {groups[-1][0]}"  # "locally sourced"
+def _before(noun: Token) -> list[Token]:
+    """The adjectives and nouns right before a noun that belong to it, two at most."""
+    before: list[Token] = []
+    place = noun.i - 1
+    while place >= 0 and len(before) < _MOST_WORDS - 1:
+        each = noun.doc[place]
+        is_hyphenated = place > 0 and noun.doc[place - 1].text == "-"  # "soft-serve ice cream"
+        if each.dep_ not in ("compound", "amod") or each.pos_ not in _BEFORE or is_hyphenated:
+            break
+        before.insert(0, each)
         place -= 1
-    return [group for group in groups if group]
+    return before
 
 
-def _tells_how(adverb: str) -> bool:
-    return adverb.endswith("ly") and adverb not in ABOVE_ALL
+def _is_caveat(noun: Token) -> bool:
+    """Whether it stands behind "despite" or "although", or behind what somebody has to tolerate."""
+    return any(
+        each.lemma_.lower() in _CAVEATS
+        or any(child.dep_ in ("mark", "neg") and _denies(child) for child in each.children)
+        for each in noun.ancestors
+    )
 
 
-def _adjective(clause: Clause, place: int) -> str:
-    """An adjective as it is written in lower case; "New York-style" is one."""
-    word = clause.lower[place]
-    is_of_two = place > 0 and "-" in word and clause.written[place - 1 : place] == ["New"]
-    return f"new {word}" if is_of_two else word
+def _denies(word: Token) -> bool:
+    return word.dep_ == "neg" or word.lower_ in _CAVEATS
+
+
+def _is_enjoying(noun: Token) -> bool:
+    return noun.dep_ == "nsubj" and noun.head.lemma_.lower() in _ENJOYS
+
+
+def _is_filling(noun: Token) -> bool:
+    if any(each.dep_ == "prep" and each.lower_ == "of" for each in noun.children):
+        return True
+    return noun.dep_ == "pobj" and noun.head.lower_ == "for"
+
+
+def _people(found: Iterable[Sequence[Reason]]) -> set[str]:
+    """The nouns that name who enjoys something, as fans and families do."""
+    counts: Counter[str] = Counter()
+    enjoying: Counter[str] = Counter()
+    for reason in (reason for some in found for reason in some):
+        counts[reason.words[-1]] += 1
+        enjoying[reason.words[-1]] += reason.is_enjoying
+    return {word for word in counts if enjoying[word] >= _LEAST_AS_SUBJECT * counts[word]}
+
+
+def _praised(reason: Reason, people: set[str]) -> list[Reason]:
+    """The reason; of "coffee lovers" it is what they love."""
+    if reason.is_item:
+        return []
+    if reason.words[-1] not in people:
+        return [reason]
+    num_nouns = len(reason.words) - 1 - reason.num_adjectives
+    return [Reason(reason.words[:-1], reason.num_adjectives)] if num_nouns > 0 else []
+
+
+def _all_names(found: Iterable[Reason]) -> list[str]:
+    """All names in normal form, each once, as they come."""
+    return list(dict.fromkeys(_key(name) for reason in found for name in reason.names))
+
+
+def _key(words: Sequence[str]) -> str:
+    return normalized(" ".join(words))
+
+
+class _Joined:
+    """How adjectives and nouns stand together, and each by itself."""
+
+    def __init__(self, found: Iterable[Sequence[Reason]]):
+        self._names: Counter[str] = Counter()
+        self._adjectives: Counter[str] = Counter()
+        self._nouns_of: defaultdict[str, set[str]] = defaultdict(set)
+        self._bare: Counter[str] = Counter()
+        self._praised: Counter[str] = Counter()
+        self._described: set[str] = set()
+        self._total = 0
+        for reason in (reason for some in found for reason in some):
+            self._total += 1
+            noun = _key(reason.words[-1:])
+            self._bare[noun] += len(reason.words) == 1 and not reason.is_filling
+            for place, name in enumerate(reason.names):
+                self._names[_key(name)] += 1
+                self._praised[_key(name)] += not reason.is_filling
+                if place < reason.num_adjectives:
+                    self._adjectives[name[0]] += 1
+                    self._nouns_of[name[0]].add(noun)
+                    self._described.add(_key(name))
+
+    def belong(self, name: str) -> bool:
+        """Whether the words of a name say something together."""
+        first, _, rest = name.partition(" ")
+        if self._praised[name] < _LEAST_PRAISED * self._names[name] or name in NO_ASPECTS:
+            return False
+        if not rest:
+            return self._bare[name] >= _LEAST_BARE * self._names[name]
+        if name not in self._described:
+            return True
+        count, num_nouns = self._adjectives[first], len(self._nouns_of[first])
+        if count >= _FREQUENT and num_nouns > _MOST_NOUNS * count:
+            return False
+        return self._names[name] >= _LEAST_LIFT * count * self._names[rest] / self._total
+
+
+def _longest(reason: Reason, numbers: Mapping[str, int]) -> list[int]:
+    """The number of the longest name that is an aspect; none if no name is."""
+    known = (numbers[key] for key in map(_key, reason.names) if key in numbers)
+    return [number for number in (next(known, None),) if number is not None]
+
+
+def _written(found: Sequence[Sequence[Reason]], items: set[str]) -> dict[str, str]:
+    """How each name is written most often; in the plural if it often is, and is no kind of place.
+
+    Of books, "book lovers" are no reason to call them book. One whom "fans of Irish pubs would
+    enjoy" is one pub. items: what texts call their items.
+    """
+    ways: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for reason in (reason for some in found for reason in some):
+        for name in reason.names:
+            ways[_key(name)][" ".join(name)] += 1
+    return {
+        name: name if name.rpartition(" ")[2] in items else _best_way(name, counts)
+        for name, counts in ways.items()
+    }
+
+
+def _best_way(name: str, counts: Counter[str]) -> str:
+    plurals = [way for way in counts if way != name and counts[way] >= _PLURAL * counts.total()]
+    return max(plurals or counts, key=lambda way: (counts[way], way))
