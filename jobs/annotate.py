@@ -72,7 +72,7 @@ def annotator_spec(
     environment: has the key of an endpoint; None if nothing will be written.
     """
     if isinstance(config.annotator, PhrasesAnnotator):
-        return phrases_spec(config.annotator)
+        return phrases_spec(config.annotator, config.vocabulary)
     from xrec.annotate.language_model import language_model_spec
 
     return language_model_spec(config, environment)

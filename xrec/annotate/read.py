@@ -67,7 +67,8 @@ _ASPECTS = f"""
         QUALIFY row_number() OVER (PARTITION BY user_id, item_id, canonical ORDER BY place) = 1
     )
     SELECT * EXCLUDE (place) FROM renamed WHERE aspect IN (
-        SELECT aspect FROM renamed WHERE split = 'train' GROUP BY aspect HAVING count(*) >= $least
+        SELECT aspect FROM renamed WHERE split = 'train' GROUP BY aspect
+        HAVING count(*) >= $least OR aspect IN $added
     ) ORDER BY user_id, item_id, place"""
 _COLUMNS: Mapping[Stage, tuple[str, ...]] = {
     "items": ("item_id", "title", "profile", "left_out"),
@@ -148,7 +149,9 @@ def _aspects(
     names = database.sql(f"SELECT DISTINCT aspect FROM ({_NAMED})").to_arrow_table()["aspect"]
     canonical = pa.array(map(vocabulary.canonical, names.to_pylist()), pa.string())
     database.register("names", pa.table({"aspect": names, "canonical": canonical}))
-    return database.sql(_ASPECTS, params={"least": settings["min_reviews"]}).to_arrow_table()
+    added = [name for name in map(vocabulary.canonical, settings["add"]) if name is not None]
+    params = {"least": settings["min_reviews"], "added": added}
+    return database.sql(_ASPECTS, params=params).to_arrow_table()
 
 
 def stage_table(output: Location, stage: Stage, version: int, storage: StorageConfig) -> Published:

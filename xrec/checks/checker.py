@@ -100,8 +100,8 @@ class Checker:
         """How an aspect is to be written: as the item's profile has it, if it names it.
 
         Where it stands in the item's title or begins a sentence its capitals say nothing, and the
-        first half of "taco stand" is no form of tacos. Of "fans of Irish pubs" it is an Irish pub, if
-        the aspect is in the singular.
+        first half of "taco stand" is no form of tacos. Of "fans of Irish pubs" it is an Irish pub
+        where that is the aspect.
         """
         profile = composed(texts.item_profile)
         own, ends = title_spans(profile, texts.item_title), sentence_ends(profile)

@@ -1,4 +1,4 @@
-"""The English parser: tags, lemmas and dependencies of texts, by a spaCy pipeline that is loaded once.
+"""The English parser: tags, lemmas and dependencies of texts, by a pipeline of spaCy.
 
 The default is spaCy's small English pipeline, from a package whose files are loaded by their path:
 none of its code runs.

@@ -23,6 +23,7 @@ from xrec.annotate.annotator import (
 from xrec.annotate.phrases.lexicon import (
     Lexicon,
     fingerprint_of_phrases,
+    is_english,
     joined_text,
     learn_phrases,
     read_lexicon,
@@ -34,6 +35,8 @@ from xrec.data.english import singular
 from xrec.data.parser import parser_fingerprint
 from xrec.storage import Location
 
+OTHER_LANGUAGE = "other_language"
+"""The cost that counts the pairs whose review is not in English, and was not read."""
 _VERSION = 13  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
 _LEAST_SHARE = 0.1  # of the reviews, that praise what a profile names
@@ -93,8 +96,9 @@ class PhraseAnnotator:
         self._reader = Reader(parser, lexicon.valences)
 
     def write(self, rows: Sequence[Input]) -> Written:
-        """See Annotator."""
-        return Written([self._text(row) for row in rows])
+        """See Annotator; the costs have the number of pairs whose review is not in English."""
+        foreign = [isinstance(row, PairInput) and not self._is_read(row.review) for row in rows]
+        return Written([self._text(row) for row in rows], {OTHER_LANGUAGE: sum(foreign)})
 
     def _text(self, row: Input) -> Text:
         match row:
@@ -166,7 +170,11 @@ class PhraseAnnotator:
         return list(found.values())
 
     def _read(self, review: Review) -> tuple[Mention, ...]:
-        return self._reader.read(joined_text(review.summary, review.review)).mentions
+        text = joined_text(review.summary, review.review)
+        return self._reader.read(text).mentions if is_english(text) else ()
+
+    def _is_read(self, review: Review) -> bool:
+        return is_english(joined_text(review.summary, review.review))
 
     def _called(self, reviews: Sequence[Review]) -> str:
         """What the reviews call an item that has no title, as `this film`; empty if nothing."""

@@ -18,6 +18,7 @@ from xrec.annotate.phrases.mentions import Mention, Parsed, read
 from xrec.annotate.vocabulary import normalized
 from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.data.english import valence, word_set
+from xrec.data.language import language_of
 from xrec.data.parser import parse
 from xrec.storage import Location, content_hash, read_table, write_table
 
@@ -95,16 +96,23 @@ def learn_phrases(
     """Write what the reviews (schema REVIEWS) teach to a file below `output`."""
     columns = (reviews[name].to_pylist() for name in ("item_id", "summary", "review"))
     item_ids, summaries, texts = columns
+    whole = [joined_text(*each) for each in zip(summaries, texts, strict=True)]
+    english = [place for place, text in enumerate(whole) if is_english(text)]
     counts = _Counts()
-    whole = (joined_text(*each) for each in zip(summaries, texts, strict=True))
-    for item_id, doc in zip(item_ids, parse(whole, config.parser), strict=True):
-        counts.add(item_id, read(doc))
-    write_table(output / _FILE, counts.table(reviews.num_rows, config, vocabulary), _SCHEMA)
+    docs = parse((whole[place] for place in english), config.parser)
+    for place, doc in zip(english, docs, strict=True):
+        counts.add(item_ids[place], read(doc))
+    write_table(output / _FILE, counts.table(len(english), config, vocabulary), _SCHEMA)
 
 
 def joined_text(summary: str, text: str) -> str:
     """A review's heading as its first sentence, and its text."""
     return f"{summary}. {text}" if summary else text
+
+
+def is_english(text: str) -> bool:
+    """Whether a text is in English, or too short to tell."""
+    return language_of(text) in ("en", None)
 
 
 def fingerprint_of_phrases(output: Location) -> str:
@@ -252,7 +260,8 @@ class _Counts:
 
     def _pointed_at(self, name: str) -> str:
         written = self.nouns[name].written
-        plural = max((way for way in written if way != name), key=written.__getitem__, default=name)
+        ways = (way for way in sorted(written) if way != name)
+        plural = max(ways, key=written.__getitem__, default=name)
         return f"these {plural}" if written[plural] > written[name] else f"this {name}"
 
     def _is_called(self, name: str) -> bool:
@@ -265,7 +274,7 @@ class _Counts:
 
 
 def _at_least(count: int, total: int) -> float:
-    """The share `count` of `total`, less what chance may have added (Wilson's lower bound, z = 1)."""
+    """The share `count` of `total`, less what chance may have added (Wilson, z = 1)."""
     share = count / total
     margin = math.sqrt(share * (1 - share) / total + 1 / (4 * total**2))
     return (share + 1 / (2 * total) - margin) / (1 + 1 / total)

@@ -95,14 +95,13 @@ class Parsed:
 
 
 class Reader:
-    """Reads texts by the pipeline `parser`; `learned` are valences of words beside the lexicons'."""
+    """Reads texts by the pipeline `parser`; `learned` are further valences of words."""
 
     def __init__(self, parser: str, learned: Mapping[str, float]):
         self._parser, self._learned = parser, learned
         self.read = functools.lru_cache(_KEPT)(self._read)
 
     def _read(self, text: str) -> Parsed:
-        """What a text mentions."""
         return read(next(iter(parse([text], self._parser))), self._valence)
 
     def _valence(self, word: str) -> float:
@@ -181,7 +180,7 @@ def _is_of_another(noun: Token) -> bool:
 
 
 def _of(noun: Token) -> str:
-    """What follows it with "of" and no article: "use" of "ease of use", "humor" of "sense of humor"."""
+    """What follows it with "of" and no article: "use" of "ease of use"."""
     place = noun.i + 2
     if place >= len(noun.doc) or noun.nbor().lower_ != "of":
         return ""
