@@ -142,9 +142,9 @@ def _aspects(
     settings = manifest.config["vocabulary"]
     vocabulary = Vocabulary(
         settings["synonyms"],
-        settings["drop"],
         json.loads(read_content(output, manifest, MERGED, remedy="run `xrec annotate` again")),
         is_english=names_are_english(manifest.config["annotator"]),
+        drop=settings["drop"],
     )
     names = database.sql(f"SELECT DISTINCT aspect FROM ({_NAMED})").to_arrow_table()["aspect"]
     canonical = pa.array(map(vocabulary.canonical, names.to_pylist()), pa.string())

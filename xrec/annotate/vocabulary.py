@@ -32,10 +32,10 @@ class Vocabulary:
     def __init__(
         self,
         synonyms: Mapping[str, str],
-        drop: Sequence[str],
         merged: Mapping[str, str],
         *,
         is_english: bool,
+        drop: Sequence[str] = (),
     ):
         self._normalized = functools.partial(normalized, is_english=is_english)
         self._synonyms = {
@@ -60,7 +60,7 @@ def merged_aspects(
         into what.
     """
     assert config.encoder is not None
-    synonyms = Vocabulary(config.synonyms, config.drop, {}, is_english=is_english)
+    synonyms = Vocabulary(config.synonyms, {}, is_english=is_english, drop=config.drop)
     totals: dict[str, int] = {}
     for name, count in counts.items():
         if (aspect := synonyms.canonical(name)) is not None:

@@ -6,6 +6,7 @@ as much as its item's menu is long, however many aspects there are.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from xrec.data.evidence import AspectEvidence
 from xrec.graph.ranking import stable_top_k
 
 _PAIRS_PER_BLOCK = 4096
+_LEAST_SHARE = 0.05  # of an item's reviews: 2 of 55 are no reason
 Counts = NDArray[np.int32]
 
 
@@ -58,9 +60,9 @@ class Choices:
 
 
 class AspectChooser:
-    """Chooses from menus: an item's aspects that at least `min_item_reviews` reviews mention.
+    """Chooses from menus: an item's aspects that enough of its reviews mention.
 
-    With `praise`, only those that more of its reviews praise than blame.
+    At least `min_item_reviews`, and a twentieth of them. With `praise`, only those that more of its reviews praise than blame.
     """
 
     def __init__(
@@ -117,7 +119,8 @@ class AspectChooser:
         scores = self.scorer.scores(users, items, leave_out_own=True)
         own = mentions.counted_rows(users, items)
         counts = mentions.of_items[items].toarray() - rows_or_zero(mentions.aspects, own)
-        on_menu = counts >= self._min_item_reviews
+        num_reviews = mentions.reviews_of_items[items] - (own >= 0)
+        on_menu = counts >= _least(num_reviews, self._min_item_reviews)[:, None]
         if self._praise is not None:
             on_menu &= self._praise.without(items, own)
         every = np.broadcast_to(np.arange(mentions.num_aspects), scores.shape)
@@ -158,7 +161,8 @@ def _menus(
     """Return the menus (I, A), sparse, and ln p(a | i) of each of their entries, (nnz,)."""
     mentions = scorer.mentions
     menus = mentions.of_items.copy()
-    menus.data[menus.data < min_item_reviews] = 0
+    least = _least(mentions.reviews_of_items, min_item_reviews)
+    menus.data[menus.data < np.repeat(least, np.diff(menus.indptr))] = 0
     if praise is not None:
         menus = menus.multiply(praise.of_items).tocsr()
     menus.eliminate_zeros()
@@ -169,6 +173,11 @@ def _menus(
     floor = scorer.prior_floor[rows] * mentions.frequency[menus.indices]
     part: Floats = np.log(prior.data + floor).astype(np.float32)
     return menus, part
+
+
+def _least(num_reviews: NDArray[np.integer[Any]], min_item_reviews: int) -> NDArray[np.float64]:
+    """How many of each item's reviews must mention an aspect of its menu, (N,)."""
+    return np.maximum(float(min_item_reviews), _LEAST_SHARE * num_reviews)
 
 
 def _top(scores: Floats, aspects: Indices, k: int) -> Indices:

@@ -16,7 +16,7 @@ from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
 from xrec.config.shared import StorageConfig
-from xrec.data.english import singular, with_capitals
+from xrec.data.english import with_capitals
 from xrec.data.evidence import NamedEvidence
 from xrec.data.sentences import sentence_ends
 from xrec.data.titles import composed, title_spans, without_spans
@@ -40,10 +40,20 @@ class Refusal:
 class Checker:
     """Checks texts about the items of a catalogue with the aspects `vocabulary`.
 
+    are_written: whether the vocabulary has them in the number in which they are to be written. Of a
+        pub for "fans of Irish pubs" it has an Irish pub.
+
     The first text takes a few seconds more than the others: lexicons and lists are read for it.
     """
 
-    def __init__(self, vocabulary: Iterable[str] = (), storage: StorageConfig | None = None):
+    def __init__(
+        self,
+        vocabulary: Iterable[str] = (),
+        storage: StorageConfig | None = None,
+        *,
+        are_written: bool = False,
+    ):
+        self._are_written = are_written
         self._vocabulary = tuple(vocabulary)
         self._storage = storage or StorageConfig()
         self._lists: dict[str, WordList] = {}
@@ -100,8 +110,7 @@ class Checker:
         """How an aspect is to be written: as the item's profile has it, if it names it.
 
         Where it stands in the item's title or begins a sentence its capitals say nothing, and the
-        first half of "taco stand" is no form of tacos. Of "fans of Irish pubs" it is an Irish pub
-        where that is the aspect.
+        first half of "taco stand" is no form of tacos.
         """
         profile = composed(texts.item_profile)
         own, ends = title_spans(profile, texts.item_title), sentence_ends(profile)
@@ -113,8 +122,8 @@ class Checker:
 
         def written(aspect: str) -> str:
             form = forms.get(aspect, "")
-            is_as_long = len(form) >= len(aspect) and _singular(form) != aspect
-            return form if is_as_long else with_capitals(aspect)
+            is_known = form.lower() == aspect if self._are_written else len(form) >= len(aspect)
+            return form if is_known else with_capitals(aspect)
 
         return written
 
@@ -175,11 +184,6 @@ class Checker:
         if uri not in self._lists:
             self._lists[uri] = read_word_list(uri, self._storage)
         return self._lists[uri]
-
-
-def _singular(phrase: str) -> str:
-    before, blank, last = phrase.lower().rpartition(" ")
-    return f"{before}{blank}{singular(last)}"
 
 
 def _begins_a_sentence(text: str, start: int, ends: Sequence[int]) -> bool:

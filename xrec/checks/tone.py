@@ -24,7 +24,11 @@ _HIDDEN, _CHOSEN = "\ue000", "\ue001"
 _VALENCE_OF_BLAME = -1.9  # of the words that VADER does not know; as its "bad" and "poor", about
 # Words that VADER takes for blame, and that praise items: low prices, killer burgers.
 _NO_BLAME = ("low", "lower", "lowest", "killer", "insane", "insanely", "crazy", "wicked")
-_BLAME = ("slow", "rude", "dirty", "outdated", "mediocre", "overpriced", "unreliable", "noisy")
+# Words of blame that VADER does not know.
+_BLAME = tuple(
+    "slow rude dirty outdated mediocre underwhelming tasteless overpriced unreliable noisy crowded "
+    "cramped bland stale flimsy defective".split()
+)
 
 # VADER takes these for letters of the word that they stand at.
 _PLAIN_MARKS = str.maketrans(

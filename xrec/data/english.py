@@ -16,7 +16,7 @@ def word_set(words: str) -> frozenset[str]:
 _KEEPS_ITS_S = ("ss", "us", "is", "ous", "ics", "'s")
 _KEEP_THEIR_S = word_set(
     "pants jeans scissors shorts glasses clothes thanks series species news always sometimes "
-    "perhaps its yes less this has was does bass glass brass lens gas bus plus chassis canvas"
+    "perhaps its yes looks less this has was does bass glass brass lens gas bus plus chassis canvas"
 )
 _VADER_SCALE = 4.0
 # Words that "and" joins to themselves, as their tags below do: "louder and louder", "on and on".

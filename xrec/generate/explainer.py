@@ -172,5 +172,5 @@ class Asked:
 
 def checker_of(dataset: Dataset, storage: StorageConfig | None = None) -> Checker:
     """Checks texts about the items of `dataset`, whose vocabulary it takes if it has one."""
-    aspects = dataset.aspects
-    return Checker(() if aspects is None else aspects["aspect"].to_pylist(), storage)
+    aspects = [] if dataset.aspects is None else dataset.aspects["aspect"].to_pylist()
+    return Checker(aspects, storage, are_written=dataset.aspects_from == "profiles")

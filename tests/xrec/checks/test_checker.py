@@ -279,5 +279,6 @@ def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_som
     )
     names = ["craft beer", "BBQ", "market", "fish", "tacos", "Irish pub", "staff", "late hours"]
     names += ["Latin American cuisine", "Middle Eastern dishes"]
-    written = Checker(map(str.lower, names)).as_written(PairTexts("", "Pho Ha Market", profile))
+    texts = PairTexts("", "Pho Ha Market", profile)
+    written = Checker(map(str.lower, names), are_written=True).as_written(texts)
     assert [written(name.lower()) for name in names] == names

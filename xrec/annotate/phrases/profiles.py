@@ -26,7 +26,7 @@ from xrec.errors import DataError
 Token = Any
 """A token of spaCy."""
 _MOST_WORDS = 3
-_BLAME = -0.2
+_BLAME = -0.35
 _LEAST_LIFT = 4.0  # how much more often than by chance an adjective goes with its noun
 _LEAST_PRAISED = 0.5  # the share of a name's places where it is praised itself
 _LEAST_BARE = 0.35  # the share of a noun's places where nothing describes it
@@ -114,29 +114,34 @@ def _reasons(doc: Any) -> Iterator[Reason]:
     for noun in doc:
         if noun.pos_ != "NOUN" or noun.dep_ == "compound" or _is_caveat(noun):
             continue
-        before = _before(noun)
-        words = tuple(each.lower_ for each in (*before, noun))
-        is_named = bool(before or noun.i) and noun.doc[(before or [noun])[0].i - 1].pos_ == "PROPN"
+        before, start = _before(noun)
+        words = tuple(word for word, _ in before) + (noun.lower_,)
+        is_named = start > 0 and noun.doc[start - 1].pos_ == "PROPN"
         is_pointed = any(each.lower_ in ("this", "these") for each in noun.children)
         if is_named or any(valence(word) < _BLAME for word in words):
             continue
         if all(map(_KEPT_WORDS.fullmatch, words)):
-            adjectives = sum(each.dep_ != "compound" for each in before)
-            yield Reason(words, adjectives, _is_enjoying(noun), is_pointed, _is_filling(noun))
+            num_adjectives = sum(is_adjective for _, is_adjective in before)
+            yield Reason(words, num_adjectives, _is_enjoying(noun), is_pointed, _is_filling(noun))
 
 
-def _before(noun: Token) -> list[Token]:
-    """The adjectives and nouns right before a noun that belong to it, two at most."""
-    before: list[Token] = []
-    place = noun.i - 1
-    while place >= 0 and len(before) < _MOST_WORDS - 1:
-        each = noun.doc[place]
-        is_hyphenated = place > 0 and noun.doc[place - 1].text == "-"  # "soft-serve ice cream"
-        if each.dep_ not in ("compound", "amod") or each.pos_ not in _BEFORE or is_hyphenated:
+def _before(noun: Token) -> tuple[list[tuple[str, bool]], int]:
+    """The words right before a noun that belong to it, two at most, and where they begin.
+
+    Each with whether it is an adjective. Words that hyphens join are one: "dog-friendly".
+    """
+    before: list[tuple[str, bool]] = []
+    start = noun.i
+    while start > 0 and len(before) < _MOST_WORDS - 1:
+        each = noun.doc[start - 1]
+        if each.dep_ not in ("compound", "amod") or each.pos_ not in _BEFORE:
             break
-        before.insert(0, each)
-        place -= 1
-    return before
+        start, word, is_adjective = start - 1, each.lower_, each.dep_ == "amod"
+        while start > 1 and noun.doc[start - 1].text == "-" and not noun.doc[start - 1].whitespace_:
+            start, is_adjective = start - 2, True
+            word = f"{noun.doc[start].lower_}-{word}"
+        before.insert(0, (word, is_adjective))
+    return before, start
 
 
 def _is_caveat(noun: Token) -> bool:
@@ -159,7 +164,8 @@ def _is_enjoying(noun: Token) -> bool:
 def _is_filling(noun: Token) -> bool:
     if any(each.dep_ == "prep" and each.lower_ == "of" for each in noun.children):
         return True
-    return noun.dep_ == "pobj" and noun.head.lower_ == "for"
+    is_its = any(each.dep_ == "poss" for each in noun.children)
+    return noun.dep_ == "pobj" and noun.head.lower_ == "for" and not is_its
 
 
 def _people(found: Iterable[Sequence[Reason]]) -> set[str]:
