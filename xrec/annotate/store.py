@@ -42,7 +42,7 @@ _ID: Mapping[Folder, str] = {
 _REVIEWS_PER_FILE = 8192
 _MOST_FILES = 4096
 _KEPT_FILES = 4  # in the memory of an actor
-_NUM_LEARNED = 50_000  # training reviews that an annotator learns from
+_NUM_LEARNED = 20_000  # training reviews that an annotator learns from
 _LEARNED = "annotator/learned"
 
 
@@ -172,7 +172,7 @@ class ReviewStore:
         return pa.concat_tables([REVIEWS.empty_table(), *parts]).sort_by(key)
 
     def training_sample(self) -> pa.Table:
-        """Training reviews of a hash's choice of users, 50,000 of them or all."""
+        """Training reviews of a hash's choice of users, 20,000 of them or all."""
         parts, num_rows = [REVIEWS.empty_table()], 0
         for rows in self.reviews("training_by_user"):
             parts.append(rows)

@@ -62,7 +62,8 @@ class Choices:
 class AspectChooser:
     """Chooses from menus: an item's aspects that enough of its reviews mention.
 
-    At least `min_item_reviews`, and a twentieth of them. With `praise`, only those that more of its reviews praise than blame.
+    At least `min_item_reviews`, and a twentieth of them. With `praise`, only those that more of its
+    reviews praise than blame.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from xrec.checks.phrases import PhraseIndex
 from xrec.checks.tokens import tokens_of
-from xrec.data.english import is_noun
+from xrec.data.english import is_noun, word_set
 from xrec.data.titles import Span, composed, title_spans, without_spans
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ _VALENCE_OF_BLAME = -1.9  # of the words that VADER does not know; as its "bad" 
 # Words that VADER takes for blame, and that praise items: low prices, killer burgers.
 _NO_BLAME = ("low", "lower", "lowest", "killer", "insane", "insanely", "crazy", "wicked")
 # Words of blame that VADER does not know.
-_BLAME = tuple(
+_BLAME = word_set(
     "slow rude dirty outdated mediocre underwhelming tasteless overpriced unreliable noisy crowded "
-    "cramped bland stale flimsy defective".split()
+    "cramped bland stale flimsy defective"
 )
 
 # VADER takes these for letters of the word that they stand at.

@@ -190,7 +190,7 @@ class AnnotateConfig(BulkConfig):
         default_factory=VocabularyConfig, description="How aspects become one vocabulary."
     )
     rows_per_chunk: int = Field(
-        1024,
+        256,
         ge=1,
         description="Largest number of texts of a chunk, which is done as a whole.",
     )

@@ -31,11 +31,12 @@ from xrec.storage import Location, Manifest
 pytestmark = pytest.mark.usefixtures("actor_here")
 
 TOWN = SecretTown(
-    "The {secret} tone is great. I love the warm sound, and {secret} is a great feature.",
+    "The {secret} is great. I love its {secret}, which is a warm sound. It has a great tone.",
     num_users=12,
     reviews_per_user=5,
     num_items=7,
 )
+_SECRETS = TOWN.secrets(held_out=False) + TOWN.secrets(held_out=True)
 
 
 class Quoting:
@@ -72,7 +73,7 @@ def quoting(tmp_path: Path) -> Quoting:
 
 
 def _phrases(config: AnnotateConfig, tmp_path: Path) -> AnnotatorSpec:
-    return phrases_spec(config.annotator)
+    return phrases_spec(config.annotator, config.vocabulary)
 
 
 def _quoting(config: AnnotateConfig, tmp_path: Path) -> AnnotatorSpec:
@@ -84,12 +85,12 @@ def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
 
 
 def _town_config(tmp_path: Path, **values: Any) -> AnnotateConfig:
-    """Every word is frequent enough to be an aspect: only leaving a review out keeps it away."""
+    """Every secret may be an aspect: only leaving its review out keeps it away."""
     return annotate_config(
         tmp_path / "ws",
         TOWN.write(tmp_path / "raw" / "reviews.jsonl"),
         annotator={"kind": "phrases", "min_reviews": 1, "max_share": 1},
-        vocabulary={"min_reviews": 1},
+        vocabulary={"min_reviews": 1, "add": _SECRETS},
         **values,
     )
 
@@ -116,7 +117,8 @@ def test_run_no_word_of_a_pairs_own_review_is_in_its_training_profiles(
     tmp_path: Path, kind: str, folds: int | None
 ) -> None:
     config = _town_config(tmp_path)
-    spec = phrases_spec(config.annotator) if kind == "phrases" else quoting_spec(tmp_path)
+    make_spec = _phrases if kind == "phrases" else _quoting
+    spec = make_spec(config, tmp_path)
     assert annotate(config, replace(spec, folds=folds)) is not None
     tables = dataset_tables(config)
     own, others = [], []
@@ -226,14 +228,15 @@ def test_run_low_rated_reviews_count_against_their_items_and_are_in_nothing_else
 @pytest.mark.parametrize(
     ("vocabulary", "language", "training", "held_out", "expected"),
     [
-        ({"synonyms": {"value": None}}, "English", ["tone value"], "Values tone", "tone"),
+        ({"drop": ["values"]}, "English", ["tone value"], "Values tone", "tone"),
         ({"synonyms": {"tone": "sound"}}, "English", ["sound"], "Tones", "sound"),
         ({"encoder": "toy"}, "English", ["sound", "tone"], "Tones", "sound"),
         ({"min_reviews": 2}, "English", ["tone warmth", "Tones"], "warmth tone", "tone"),
+        ({"min_reviews": 9, "add": ["tones"]}, "English", ["tone warmth"], "Tones", "tone"),
         ({}, "English", ["tone \N{THUMBS UP SIGN}"], "\N{THUMBS UP SIGN} tone", "tone"),
         ({}, "German", ["glas"], "Glas!", "glas"),
     ],
-    ids=["left out", "synonym", "merged", "too rare", "without letters", "another language"],
+    ids=["dropped", "synonym", "merged", "too rare", "added", "no letters", "another language"],
 )
 def test_run_aspects_follow_the_vocabulary_those_of_held_out_reviews_too(
     quoting: Quoting,
@@ -354,11 +357,12 @@ def test_run_personal_data_that_an_annotator_writes_is_removed_and_counted(
 def test_run_on_a_bucket_gives_the_same_texts_as_on_a_disk(tmp_path: Path, s3: ObjectStore) -> None:
     path = TOWN.write(tmp_path / "reviews.jsonl")
     found = []
+    vocabulary = {"add": ["tone"]}
     for config in (
-        annotate_config(tmp_path / "ws", path),
-        annotate_config(f"{s3.new_bucket()}/ws", path, storage=s3.storage),
+        annotate_config(tmp_path / "ws", path, vocabulary=vocabulary),
+        annotate_config(f"{s3.new_bucket()}/ws", path, vocabulary=vocabulary, storage=s3.storage),
     ):
-        assert annotate(config, phrases_spec(config.annotator)) is not None
+        assert annotate(config, phrases_spec(config.annotator, config.vocabulary)) is not None
         source = read_annotations(config.artifact("annotations"), config.storage)
         assert source.aspects is not None
         aspects = sorted(map(str, source.aspects.to_pylist()))

@@ -4,8 +4,8 @@
 reasons, of which craft cocktails and the cozy atmosphere tell something of the place. Its name and
 caveats do not, and neither does whom it suits. A phrase is an aspect if neither too few nor too
 many profiles have it, its adjective goes with its noun more often than by chance and not with any
-noun ("great food" is no more than food), and its noun says something alone: nobody praises an
-experience that nothing describes. Of "fresh handmade pasta" an item gets the longest name that is
+noun ("great food" is no more than food), and its noun says something alone: an experience that
+nothing describes is no aspect. Of "fresh handmade pasta" an item gets the longest name that is
 an aspect.
 """
 
@@ -29,9 +29,9 @@ _MOST_WORDS = 3
 _BLAME = -0.35
 _LEAST_LIFT = 4.0  # how much more often than by chance an adjective goes with its noun
 _LEAST_PRAISED = 0.5  # the share of a name's places where it is praised itself
-_LEAST_BARE = 0.35  # the share of a noun's places where nothing describes it
-# Of a frequent adjective, its nouns by its places: above it goes with any noun, as "great" does.
-_FREQUENT, _MOST_NOUNS = 30, 0.15
+_LEAST_BARE = 0.3  # the share of a noun's places where nothing describes it
+_FREQUENT = 30  # places of an adjective, from which it is known what it goes with
+_MOST_NOUNS = 0.15  # the number of an adjective's nouns by its places; with more it goes with any
 _PLURAL = 0.25  # the share of a name's places in the plural, from which it is written so
 _LEAST_AS_SUBJECT = 0.1  # share of a noun's places as who enjoys something, from which it is people
 _ENJOYS = word_set("enjoy like love appreciate prefer value find seek want look")
@@ -112,10 +112,12 @@ def find_aspects(
 def _reasons(doc: Any) -> Iterator[Reason]:
     """The noun phrases of a parsed text that name no caveat."""
     for noun in doc:
-        if noun.pos_ != "NOUN" or noun.dep_ == "compound" or _is_caveat(noun):
+        is_noun = noun.pos_ == "NOUN" or (noun.pos_ == "PROPN" and noun.is_lower)
+        is_joined = noun.i + 1 < len(doc) and noun.nbor().text == "-"
+        if not is_noun or is_joined or noun.dep_ == "compound" or _is_caveat(noun):
             continue
         before, start = _before(noun)
-        words = tuple(word for word, _ in before) + (noun.lower_,)
+        words = (*(word for word, _ in before), noun.lower_)
         is_named = start > 0 and noun.doc[start - 1].pos_ == "PROPN"
         is_pointed = any(each.lower_ in ("this", "these") for each in noun.children)
         if is_named or any(valence(word) < _BLAME for word in words):
@@ -184,8 +186,8 @@ def _praised(reason: Reason, people: set[str]) -> list[Reason]:
         return []
     if reason.words[-1] not in people:
         return [reason]
-    num_nouns = len(reason.words) - 1 - reason.num_adjectives
-    return [Reason(reason.words[:-1], reason.num_adjectives)] if num_nouns > 0 else []
+    loved = reason.words[reason.num_adjectives : -1]
+    return [Reason(loved, 0)] if loved else []
 
 
 def _all_names(found: Iterable[Reason]) -> list[str]:
@@ -201,24 +203,26 @@ class _Joined:
     """How adjectives and nouns stand together, and each by itself."""
 
     def __init__(self, found: Iterable[Sequence[Reason]]):
+        reasons = [reason for some in found for reason in some]
+        self._total = len(reasons)
         self._names: Counter[str] = Counter()
+        self._praised: Counter[str] = Counter()
         self._adjectives: Counter[str] = Counter()
         self._nouns_of: defaultdict[str, set[str]] = defaultdict(set)
-        self._bare: Counter[str] = Counter()
-        self._praised: Counter[str] = Counter()
         self._described: set[str] = set()
-        self._total = 0
-        for reason in (reason for some in found for reason in some):
-            self._total += 1
-            noun = _key(reason.words[-1:])
-            self._bare[noun] += len(reason.words) == 1 and not reason.is_filling
+        for reason in reasons:
             for place, name in enumerate(reason.names):
                 self._names[_key(name)] += 1
                 self._praised[_key(name)] += not reason.is_filling
                 if place < reason.num_adjectives:
                     self._adjectives[name[0]] += 1
-                    self._nouns_of[name[0]].add(noun)
+                    self._nouns_of[name[0]].add(name[-1])
                     self._described.add(_key(name))
+        self._bare = Counter(
+            _key(reason.words[-1:])
+            for reason in reasons
+            if all(map(self._is_praise, reason.words[:-1])) and not reason.is_filling
+        )
 
     def belong(self, name: str) -> bool:
         """Whether the words of a name say something together."""
@@ -227,12 +231,19 @@ class _Joined:
             return False
         if not rest:
             return self._bare[name] >= _LEAST_BARE * self._names[name]
-        if name not in self._described:
+        count = self._adjectives[first]
+        if name not in self._described or count < _FREQUENT:
             return True
-        count, num_nouns = self._adjectives[first], len(self._nouns_of[first])
-        if count >= _FREQUENT and num_nouns > _MOST_NOUNS * count:
-            return False
-        return self._names[name] >= _LEAST_LIFT * count * self._names[rest] / self._total
+        by_chance = count * self._names[rest] / self._total
+        return self._names[name] >= _LEAST_LIFT * by_chance and not self._is_general(first)
+
+    def _is_praise(self, adjective: str) -> bool:
+        return valence(adjective) > 0 and self._is_general(adjective)
+
+    def _is_general(self, adjective: str) -> bool:
+        """Whether it goes with any noun, as "great" does."""
+        count = self._adjectives[adjective]
+        return count >= _FREQUENT and len(self._nouns_of[adjective]) > _MOST_NOUNS * count
 
 
 def _longest(reason: Reason, numbers: Mapping[str, int]) -> list[int]:

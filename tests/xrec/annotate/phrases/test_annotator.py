@@ -8,39 +8,41 @@ import pytest
 
 from xrec.annotate.annotator import (
     Annotator,
-    Failure,
     ItemInput,
     ItemText,
     PairInput,
+    PairText,
     Review,
     ReviewedItem,
     UserInput,
     UserText,
 )
-from xrec.annotate.phrases import lexicon as lexicon_module
 from xrec.annotate.phrases import phrases_spec
-from xrec.annotate.phrases.lexicon import read_lexicon
+from xrec.annotate.phrases.annotator import OTHER_LANGUAGE
+from xrec.annotate.phrases.lexicon import fingerprint_of_phrases, read_lexicon
 from xrec.annotate.phrases.sentences import explanation, item_profile, listed
-from xrec.config.annotate import PhrasesAnnotator
+from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.schemas import REVIEWS
 from xrec.storage import open_location
 
 _TEXTS = (
-    "This pedal has a warm tone. The switch is sturdy.",
-    "I like this pedal for its great tone, and the bright display is lovely.",
-    "This pedal is easy to use. My brother likes the tone, and the switch is fine.",
-    "The display of this pedal is dull. This Dunlop pedal is good.",
-    "The tone is lovely, and the display is great, and so is the good switch.",
+    "This pedal has a warm tone. The switch is sturdy. It is durable.",
+    "I like this pedal for its great tone, and the bright display is lovely. My brother is great.",
+    "This pedal is comfortable to use. My brother likes the tone, and the switch is fine.",
+    "The display of this pedal is bad. This Dunlop pedal is good. Great durability, my brother.",
+    "The tone is lovely, and the display is great, and the switch is warm and zingy. I play in a "
+    "band in a great room.",
 )
 
 
-def _learned(folder: Path) -> Annotator:
+def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annotator:
     rows = [
-        {"user_id": "u", "item_id": "i", "review": text, "summary": "", "split": "train"}
-        for text in _TEXTS * 4
+        {"user_id": "u", "item_id": f"i{number}", "review": text, "summary": "", "split": "train"}
+        for number, text in enumerate(_TEXTS * 5)
     ]
     config = PhrasesAnnotator(kind="phrases", min_reviews=3, max_share=1)
-    spec, output = phrases_spec(config), open_location(str(folder))
+    spec = phrases_spec(config, vocabulary or VocabularyConfig())
+    output = open_location(str(folder))
     assert spec.learn is not None
     spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
     return spec.make(output)
@@ -71,42 +73,51 @@ def _pair(annotator: Annotator, text: str, item: ItemText | None = None) -> Any:
 
 
 @pytest.mark.usefixtures("annotator")
-def test_learned_aspects_are_judged_and_are_not_what_the_item_is_called(folder: Path) -> None:
+def test_learned_aspects_are_judged_parts_and_no_names_of_the_item(folder: Path) -> None:
     lexicon = read_lexicon(open_location(str(folder)))
-    assert {"tone", "display", "switch", "ease of use"} <= set(lexicon.aspects)
-    assert "pedal" not in lexicon.aspects  # they say "this pedal"
-    assert "brother" not in lexicon.aspects  # nobody judges him
-    assert "pedal" in lexicon.things
+    assert set(lexicon.aspects) == {"tone", "display", "switch", "durability"}
+    assert lexicon.items == {"pedal": "this pedal"}
+    assert lexicon.valences == {"zingy": pytest.approx(0.4)}  # "warm and zingy"
 
 
-def test_learned_phrases_are_the_same_in_whatever_order_a_set_comes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_own_words_are_added_and_dropped(tmp_path: Path) -> None:
+    _learned(tmp_path, VocabularyConfig(add=("great room",), drop=("switches",)))
+    lexicon = read_lexicon(open_location(str(tmp_path)))
+    assert set(lexicon.aspects) == {"great room", "tone", "display", "durability"}
+
+
+def test_learning_twice_gives_the_same(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        _learned(tmp_path / name)
+    one, other = (
+        fingerprint_of_phrases(open_location(str(tmp_path / name))) for name in ("one", "other")
+    )
+    assert one == other
+
+
+def test_item_without_title_is_this_thing_and_nothing_that_other_items_are(
+    annotator: Annotator,
 ) -> None:
-    fingerprints = set()
-    for names in (("Korg", "Boss", "Fender"), ("Fender", "Korg", "Boss")):
-        monkeypatch.setattr(lexicon_module, "proper_names", lambda text, names=names: names)
-        folder = tmp_path / names[0]
-        _learned(folder)
-        fingerprints.add(lexicon_module.fingerprint_of_phrases(open_location(str(folder))))
-    assert len(fingerprints) == 1
-
-
-def test_item_without_title_is_called_what_its_reviews_call_it(annotator: Annotator) -> None:
     text = _item(
         annotator,
         "This Dunlop pedal has a warm tone.",
         "I have the pedal by Dunlop, great tone.",
-        "My pedal is broken, and the display is dull. Awful display.",
+        "My pedal is broken, and the display is bad. Awful display.",
     )
-    assert (text.title, text.title_is_made) == ("Dunlop Pedal", True)
+    assert (text.title, text.title_is_made) == ("this pedal", True)
     assert "great tone" in text.profile or "warm tone" in text.profile
     assert "display" not in text.profile
 
 
 def test_item_that_its_reviews_call_nothing_has_no_title(annotator: Annotator) -> None:
-    text = _item(annotator, "It is sturdy.", "Works great.")
+    text = _item(annotator, "It is durable.", "Works great.")
     assert (text.title, text.title_is_made) == ("", False)
-    assert "build" in text.profile
+    assert "durability" in text.profile
+
+
+def test_aspect_that_few_of_many_reviews_praise_is_in_no_profile(annotator: Annotator) -> None:
+    texts = ["The tone is warm.", *["It came on Monday."] * 20]
+    assert "tone" not in _item(annotator, *texts).profile
 
 
 def test_item_with_title_and_details_keeps_both(annotator: Annotator) -> None:
@@ -117,32 +128,35 @@ def test_item_with_title_and_details_keeps_both(annotator: Annotator) -> None:
 
 
 def test_user_profile_names_what_they_praise_and_have(annotator: Annotator) -> None:
-    texts = ("A warm tone.", "The tone is great. It is easy to use")
-    item = ItemText("Wah Pedal", "", title_is_made=True)
-    reviewed = tuple(ReviewedItem(Review("u", "i", text), item) for text in texts)
+    items = [ItemText("this pedal", "", title_is_made=True), ItemText("Fuzz One", "")]
+    texts = ["A warm tone.", "The tone is great. It is durable."]
+    reviewed = tuple(
+        ReviewedItem(Review("u", f"i{number}", text), item)
+        for number, (text, item) in enumerate(zip(texts, items, strict=True))
+    )
     (text,) = annotator.write([UserInput("u", reviewed, 2)]).results
     assert isinstance(text, UserText)
     assert "tone" in text.profile
-    assert "ease of use" in text.profile
-    assert text.profile.endswith("Has enjoyed the Wah Pedal.")
+    assert "durability" in text.profile
+    assert text.profile.endswith("Has enjoyed Fuzz One.")
 
 
 @pytest.mark.parametrize(
     ("text", "sentiments", "explained"),
     [
         (
-            "The display is dull. A warm tone, and a great switch. Nice knob.",
+            "The display is bad. A warm tone, and a great switch. Nice knob.",
             {"display": "negative", "tone": "positive", "switch": "positive"},
             "warm tone and great switch",
         ),
-        ("The display came. The display is dull.", {"display": "negative"}, ""),
-        ("The display is dull. The display came.", {"display": "negative"}, ""),
+        ("The display came. The display is bad.", {"display": "negative"}, ""),
+        ("The display is bad. The display came.", {"display": "negative"}, ""),
         (
-            "The display is dull. But the display is great.",
+            "The display is bad. But the display is great.",
             {"display": "positive"},
             "great display",
         ),
-        ("The display is dull. The tone came.", {"display": "negative", "tone": "neutral"}, ""),
+        ("The display is bad. The tone came.", {"display": "negative", "tone": "neutral"}, ""),
     ],
 )
 def test_pair_names_what_its_review_praises_and_not_what_it_blames(
@@ -166,30 +180,32 @@ def test_pair_whose_title_says_it_already_is_praised_for_something_else(
     assert "great switch" not in text.explanation
 
 
-def test_text_of_reviews_that_speak_of_nothing_known_is_a_failure(annotator: Annotator) -> None:
-    for failure in (_pair(annotator, "Bought on Monday."), _item(annotator, "Bought on Monday.")):
-        assert isinstance(failure, Failure)
-        assert failure.reason == "nothing_praised"
+def test_review_that_speaks_of_nothing_known_gives_no_reason(annotator: Annotator) -> None:
+    assert _pair(annotator, "Bought on Monday.") == PairText("", ())
+    assert _item(annotator, "Bought on Monday.") == ItemText("", "")
 
 
-@pytest.mark.parametrize("title", ["Strings", "Alesis Headphones", "Pedal", "Bass"])
-def test_explanation_of_a_made_title_is_grammatical(title: str) -> None:
-    texts = {
-        explanation(f"u{number}", "i", title, ["warm tone"], title_is_made=True)
-        for number in range(60)
-    }
-    assert len(texts) == 8
+def test_review_in_another_language_is_not_read_and_counted(annotator: Annotator) -> None:
+    german = "Der tone von diesem Pedal ist sehr gut und ich habe lange danach gesucht."
+    row = PairInput("u", "i", Review("u", "i", german), None, "train")
+    written = annotator.write([row])
+    assert written.results == [PairText("", ())]
+    assert written.costs == {OTHER_LANGUAGE: 1}
+
+
+@pytest.mark.parametrize("title", ["these strings", "Alesis Headphones", "this bass"])
+def test_explanation_is_grammatical_whatever_the_number_of_the_title(title: str) -> None:
+    texts = {explanation(f"u{number}", "i", title, ["warm tone"]) for number in range(60)}
+    assert len(texts) == 7
     for text in texts:
-        assert f"the {title}" in text or f"The {title}" in text
+        assert title in text or title[0].upper() + title[1:] in text
         assert text[0].isupper()
         assert text.endswith(".")
-        assert {"its", "their", "it", "they"}.isdisjoint(text.lower().split())  # plural or not
+        assert {"its", "their", "it", "they"}.isdisjoint(text.lower().split())
 
 
 def test_explanation_of_an_item_without_a_title_does_not_show_its_id() -> None:
-    texts = {
-        explanation(f"u{number}", "B00X", "", ["tone"], title_is_made=False) for number in range(60)
-    }
+    texts = {explanation(f"u{number}", "B00X", "", ["tone"]) for number in range(60)}
     assert all("this item" in text.lower() and "B00X" not in text for text in texts)
 
 

@@ -1,100 +1,88 @@
-"""What profiles praise, and what in them is no praise of the item."""
+"""The vocabulary of profiles, and what each text names of it."""
 
 import pytest
 
-from xrec.annotate.phrases.profiles import reasons
+from xrec.annotate.phrases.profiles import find_aspects
+from xrec.config.data import ProfileAspects
+from xrec.errors import DataError
+
+PROFILES = [
+    "Fans of fresh handmade pasta would enjoy it.",
+    "Fans of handmade pasta and craft cocktails would enjoy it.",
+    "Many pasta lovers who like a craft cocktail and outdoor seating would enjoy it.",
+    "Lovers of craft cocktails, outdoor seating and a pinball machine would enjoy it.",
+    "Fans of pasta would enjoy it.",
+    "",
+]
+
+
+def _config(min_items: int, max_share: float = 1.0) -> ProfileAspects:
+    return ProfileAspects(kind="profiles", min_items=min_items, max_share=max_share)
+
+
+def _named(profiles: list[str], texts: list[str], config: ProfileAspects) -> list[list[list[str]]]:
+    found = find_aspects(profiles, texts, config)
+    return [
+        [sorted(found.aspects[number] for number in each) for each in named]
+        for named in (found.of_profiles, found.of_explanations)
+    ]
+
+
+def test_find_aspects_gives_each_item_the_longest_names_that_enough_profiles_have() -> None:
+    of_profiles, _ = _named(PROFILES, [], _config(2))
+    assert of_profiles == [
+        ["handmade pasta"],
+        ["craft cocktails", "handmade pasta"],
+        ["craft cocktails", "outdoor seating", "pasta"],
+        ["craft cocktails", "outdoor seating"],
+        ["pasta"],
+        [],
+    ]
+
+
+def test_find_aspects_leaves_out_what_too_many_profiles_have() -> None:
+    of_profiles, _ = _named(PROFILES, [], _config(2, max_share=0.4))  # of five profiles
+    assert of_profiles[2:4] == [["outdoor seating"], ["outdoor seating"]]
+
+
+def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary() -> None:
+    texts = [
+        "You would enjoy its handmade pasta and its garden.",
+        "A garden.",
+        "Despite the pasta, it has a garden.",
+    ]
+    _, of_explanations = _named(PROFILES, texts, _config(2))
+    assert of_explanations == [["handmade pasta", "pasta"], [], []]
 
 
 @pytest.mark.parametrize(
-    ("text", "longest"),
+    ("profile", "aspects"),
     [
-        # Noun phrases with what describes them.
-        (
-            "Fans of fresh handmade pasta, craft cocktails and live music in a cozy atmosphere "
-            "would enjoy The Owl in Leeds for its friendly staff.",
-            "fresh handmade pasta, craft cocktails, live music, cozy atmosphere, friendly staff",
-        ),
-        # Activities: a noun and a verb that has no object.
-        ("Fans of biking and horseback riding in the open", "biking, horseback riding"),
-        ("Hikers enjoy wine tasting.", "wine tasting"),
-        ("Fans of Thai cuisine looking for a cozy atmosphere", "thai cuisine, cozy atmosphere"),
-        ("a bar serving craft beer", "bar, craft beer"),
-        # Several words with "and" are one thing.
-        (
-            "Fans of Middle Eastern dishes, Mac & Cheese, and fish and chips would enjoy it.",
-            "middle eastern dishes, mac and cheese, fish and chips",
-        ),
-        # What is praised most, without saying so.
-        ("tasty dishes, especially fried chicken", "fried chicken"),
-        ("locally sourced beef and duck fat fries", "locally sourced beef, duck fat fries"),
-        # No shops that nothing describes, no chain, and nothing that is not.
-        (
-            "a long-running chain with a one-stop shop for groceries and gift shops",
-            "groceries, gift shops",
-        ),
-        ("vegans and non-vegans, and recommended dishes", ""),
-        ("a car with washes, all-you-can-eat and all-you-can-eat sushi", "all-you-can-eat sushi"),
-        # Not what the profile is of.
-        ("Travelers who enjoy ocean views would enjoy this hotel.", "ocean views"),
-        ("Locals would enjoy this historic tavern.", "historic tavern"),
-        (
-            "a relaxed beach atmosphere and a casual dining setting",
-            "relaxed beach atmosphere, casual dining",
-        ),
-        ("Fans of boutique hotels with coal oven pizza", "coal oven pizza"),
-        (
-            "Fans of rare books would enjoy Club Quarters and its night market.",
-            "rare books, night market",
-        ),
-        # Of whom a place suits, only what they love.
-        ("Craft beer enthusiasts and coffee lovers would enjoy it.", "craft beer, coffee"),
-        ("Pet owners, history buffs and families with children", "history"),
-        ("Thrill seekers and theater-goers", ""),
-        # Nothing of a caveat, up to the verb that ends it.
-        ("Great sushi, despite limited parking and a noisy room.", "sushi"),
-        ("Great sushi, although the patio is small.", "sushi"),
-        ("Great sushi, for those willing to tolerate long lines and loud music.", "sushi"),
-        ("Great sushi, who do not mind street parking.", "sushi"),
-        ("Great sushi, with slow service and crowded tables.", "sushi"),
-        ("Those who can tolerate loud noise would enjoy the river view.", "river view"),
-        # More than praise that fits anything.
-        ("Great food, excellent service and a nice atmosphere.", ""),
-        ("A wide variety of menu options.", ""),
-        # Kinds of a thing are several.
-        ("authentic Thai and Vietnamese food", "vietnamese food, thai food"),
-        ("a warm and friendly staff", "friendly staff"),
-        ("vegetarian and meat options", "meat"),
-        # No names, and not what stands behind one.
-        ("He would enjoy Green Parrot Bistro in Reno for Starbucks coffee.", ""),
-        ("authentic New York-style pizza", "new york-style pizza"),
-        ("Fans of Greek food and BBQ would enjoy it.", "greek food, bbq"),
+        ("Fans of sushi, despite limited parking, would enjoy it.", ["sushi"]),
+        ("Coffee lovers would enjoy it.", ["coffee"]),
+        ("Families would enjoy sushi.", ["sushi"]),
+        ("Travelers who like ocean views would enjoy this hotel.", ["ocean views"]),
+        ("It has dog-friendly tables.", ["dog-friendly tables"]),
+        ("A mix of books for students.", ["books"]),
+        ("He would like Green Parrot Bistro for Starbucks coffee.", []),
     ],
 )
-def test_reasons_of_a_profile_are_what_it_praises(text: str, longest: str) -> None:
-    assert ", ".join(next(iter(reason.values())) for reason in reasons(text)) == longest
+def test_aspects_are_what_a_profile_praises(profile: str, aspects: list[str]) -> None:
+    others = ["Coffee lovers would enjoy it.", "It has sushi, books and ocean views."]
+    profiles = [profile] * 3 + others * 3
+    assert _named(profiles, [], _config(2))[0][0] == aspects
 
 
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        (
-            "fresh handmade pasta dishes",
-            {
-                "fresh handmade pasta": "fresh handmade pasta",
-                "handmade pasta": "handmade pasta",
-                "pasta": "pasta",
-            },
-        ),
-        ("crispy waffles", {"crispy waffle": "crispy waffles", "waffle": "waffles"}),
-        ("coal oven pizza", {"coal oven pizza": "coal oven pizza", "pizza": "pizza"}),
-        (
-            "crispy fish & chips",
-            {"crispy fish and chip": "crispy fish and chips", "fish and chip": "fish and chips"},
-        ),
-    ],
-)
-def test_reason_may_be_called_by_fewer_of_its_words_and_its_key_is_singular(
-    text: str, names: dict[str, str]
-) -> None:
-    (reason,) = reasons(text)
-    assert dict(reason) == names
+def test_adjective_that_goes_with_any_noun_is_no_part_of_an_aspect() -> None:
+    nouns = ["soup", "tea", "pasta", "cake", "salad", "bread", "pizza", "curry", "stew", "rice"]
+    profiles = [f"It has great {noun}." for noun in nouns * 4] + ["It has soup."] * 2
+    profiles += ["It has smoky soup.", "It has smoky soup."]
+    found = find_aspects(profiles, [], _config(2))
+    assert "soup" in found.aspects
+    assert "smoky soup" in found.aspects
+    assert not any("great" in aspect for aspect in found.aspects)
+
+
+def test_find_aspects_without_any_says_what_was_seen() -> None:
+    with pytest.raises(DataError, match=r"profiles of 3 to .* saw 2 items and 3 phrases"):
+        find_aspects(["Fans of pasta.", "Fans of beer."], [], _config(3))
