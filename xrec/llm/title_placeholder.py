@@ -13,6 +13,7 @@ _SENTENCE_START = re.compile(r"(?:^|[.!?\u2026][\"'\u201d\u2019)\]]*\s+)[\"'\u20
 _ARTICLE = re.compile(r"\b(?:the|an?)\s+$", re.IGNORECASE)
 _DETERMINER = re.compile(r"\b(?:the|an?|this|your|their|its)\s+$", re.IGNORECASE)
 _BEGINS_WITH_ARTICLE = re.compile(r"(?:the|an?)\s", re.IGNORECASE)
+_POINTS = re.compile(r"(?:this|these)\s")  # a title in small letters that is none: "this film"
 
 _BRACKETS = ("[]", "{}", "<>")
 
@@ -53,7 +54,8 @@ class TitlePlaceholder:
 
         If the title ends with a full stop, a full stop that follows is left out. An English article
         is left out before a title that begins with one, and before what stands for an empty title:
-        "the [title]" is "The Fox" or "this item", and "your [title]" is "this item".
+        "the [title]" is "The Fox" or "this item", and "your [title]" is "this item". A title such
+        as "this film" is treated like what stands for an empty one.
         """
         title = title.strip()
         left_out = self._left_out_before(title)
@@ -62,7 +64,7 @@ class TitlePlaceholder:
             filled += text[end : match.start()]
             if left_out is not None:
                 filled = left_out.sub("", filled)
-            filled += title or self._said(filled)
+            filled += self._said(title, filled)
             end = match.end()
             if filled.endswith(".") and text.startswith(".", end):
                 end += 1
@@ -95,12 +97,13 @@ class TitlePlaceholder:
 
     def _left_out_before(self, title: str) -> re.Pattern[str] | None:
         """What goes where it stands right before the place-holder; None if nothing does."""
-        if not title:
+        if not title or _POINTS.match(title):
             return _DETERMINER
         return _ARTICLE if _BEGINS_WITH_ARTICLE.match(title) else None
 
-    def _said(self, before: str) -> str:
-        """What stands for an empty title; it has a capital if a sentence begins after `before`."""
-        if _SENTENCE_START.search(before):
-            return self._untitled[:1].upper() + self._untitled[1:]
-        return self._untitled
+    def _said(self, title: str, before: str) -> str:
+        """The title, or what stands for none; that has a capital where `before` ends a sentence."""
+        if title and not _POINTS.match(title):
+            return title
+        said = title or self._untitled
+        return said[:1].upper() + said[1:] if _SENTENCE_START.search(before) else said

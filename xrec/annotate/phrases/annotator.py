@@ -23,7 +23,6 @@ from xrec.annotate.annotator import (
 from xrec.annotate.phrases.lexicon import (
     Lexicon,
     fingerprint_of_phrases,
-    is_english,
     joined_text,
     learn_phrases,
     read_lexicon,
@@ -97,8 +96,13 @@ class PhraseAnnotator:
 
     def write(self, rows: Sequence[Input]) -> Written:
         """See Annotator; the costs have the number of pairs whose review is not in English."""
-        foreign = [isinstance(row, PairInput) and not self._is_read(row.review) for row in rows]
-        return Written([self._text(row) for row in rows], {OTHER_LANGUAGE: sum(foreign)})
+        self._reader.parse(_whole(review) for row in rows for review in _reviews_of(row))
+        texts = [self._text(row) for row in rows]
+        foreign = [
+            isinstance(row, PairInput) and self._reader.mentions(_whole(row.review)) is None
+            for row in rows
+        ]
+        return Written(texts, {OTHER_LANGUAGE: sum(foreign)})
 
     def _text(self, row: Input) -> Text:
         match row:
@@ -170,11 +174,7 @@ class PhraseAnnotator:
         return list(found.values())
 
     def _read(self, review: Review) -> tuple[Mention, ...]:
-        text = joined_text(review.summary, review.review)
-        return self._reader.read(text).mentions if is_english(text) else ()
-
-    def _is_read(self, review: Review) -> bool:
-        return is_english(joined_text(review.summary, review.review))
+        return self._reader.mentions(_whole(review)) or ()
 
     def _called(self, reviews: Sequence[Review]) -> str:
         """What the reviews call an item that has no title, as `this film`; empty if nothing."""
@@ -218,6 +218,20 @@ class PhraseAnnotator:
     def _rarity(self, name: str) -> float:
         count = self._lexicon.num_reviews.get(name, 0)
         return math.log((2 + self._lexicon.num_learned) / (1 + count))
+
+
+def _reviews_of(row: Input) -> Iterable[Review]:
+    match row:
+        case ItemInput():
+            return row.reviews
+        case UserInput():
+            return (each.review for each in row.reviews)
+        case PairInput():
+            return (row.review,)
+
+
+def _whole(review: Review) -> str:
+    return joined_text(review.summary, review.review)
 
 
 def _is_in(aspect: str, title: str) -> bool:

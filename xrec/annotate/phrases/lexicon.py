@@ -14,11 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from xrec.annotate.phrases.mentions import Mention, Parsed, read
+from xrec.annotate.phrases.mentions import Mention, Parsed, is_english, read
 from xrec.annotate.vocabulary import normalized
 from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.data.english import valence, word_set
-from xrec.data.language import language_of
 from xrec.data.parser import parse
 from xrec.storage import Location, content_hash, read_table, write_table
 
@@ -108,11 +107,6 @@ def learn_phrases(
 def joined_text(summary: str, text: str) -> str:
     """A review's heading as its first sentence, and its text."""
     return f"{summary}. {text}" if summary else text
-
-
-def is_english(text: str) -> bool:
-    """Whether a text is in English, or too short to tell."""
-    return language_of(text) in ("en", None)
 
 
 def fingerprint_of_phrases(output: Location) -> str:

@@ -5,15 +5,15 @@ is read from the parse: a negation turns an opinion around, what is too much of 
 and a condition, a wish, a question or a comparison with another thing praises nothing.
 """
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from xrec.annotate.annotator import Sentiment
 from xrec.annotate.phrases.derived import noun_of_deed, nouns_of
 from xrec.data.english import valence, word_set
+from xrec.data.language import language_of
 from xrec.data.parser import parse
 
 Token = Any
@@ -21,7 +21,7 @@ Token = Any
 Valence = Callable[[str], float]
 """How good or bad a word sounds, from -1 to 1."""
 MOST_WORDS = 3  # of a noun with those that it is composed with
-_KEPT = 4096  # texts: the same reviews are read for items, users and pairs
+_KEPT = 2**14  # texts: a profile is written once more without each of its reviews
 _CONDITIONS = word_set("if unless whether")
 _WISHES = word_set("wish hope want need expect")
 _MIGHT = word_set("could should would might may")
@@ -99,13 +99,31 @@ class Reader:
 
     def __init__(self, parser: str, learned: Mapping[str, float]):
         self._parser, self._learned = parser, learned
-        self.read = functools.lru_cache(_KEPT)(self._read)
+        self._known: dict[str, tuple[Mention, ...] | None] = {}
 
-    def _read(self, text: str) -> Parsed:
-        return read(next(iter(parse([text], self._parser))), self._valence)
+    def parse(self, texts: Iterable[str]) -> None:
+        """Read texts ahead: many at once are faster than one by one."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if len(self._known) > _KEPT:
+            self._known.clear()
+        english = [text for text in new if is_english(text)]
+        self._known.update(dict.fromkeys(new))
+        for text, doc in zip(english, parse(english, self._parser), strict=True):
+            self._known[text] = read(doc, self._valence).mentions
+
+    def mentions(self, text: str) -> tuple[Mention, ...] | None:
+        """What a text mentions, in its order; None if it is in another language than English."""
+        if text not in self._known:
+            self.parse([text])
+        return self._known[text]
 
     def _valence(self, word: str) -> float:
         return valence(word) or self._learned.get(word, 0.0)
+
+
+def is_english(text: str) -> bool:
+    """Whether a text is in English, or too short to tell."""
+    return language_of(text) in ("en", None)
 
 
 def read(doc: Any, value: Valence = valence) -> Parsed:
