@@ -6,7 +6,6 @@ as much as its item's menu is long, however many aspects there are.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -176,9 +175,10 @@ def _menus(
     return menus, part
 
 
-def _least(num_reviews: NDArray[np.integer[Any]], min_item_reviews: int) -> NDArray[np.float64]:
+def _least(num_reviews: Floats, min_item_reviews: int) -> Floats:
     """How many of each item's reviews must mention an aspect of its menu, (N,)."""
-    return np.maximum(float(min_item_reviews), _LEAST_SHARE * num_reviews)
+    least: Floats = np.maximum(np.float32(min_item_reviews), np.float32(_LEAST_SHARE) * num_reviews)
+    return least
 
 
 def _top(scores: Floats, aspects: Indices, k: int) -> Indices:

@@ -368,7 +368,8 @@ def _implied(value: Valence, token: Token) -> Mention | None:
     if token.pos_ == "VERB":
         if token.tag_ == "VBN" and (well := _by_adverb(value, token)):
             return _deed(token, well)
-        of, names = _named_subject(token), (token.lemma_.lower(),)
+        of = _named_subject(token)
+        names: tuple[str, ...] = (token.lemma_.lower(),)
         said = [each for each in token.children if each.dep_ == "acomp" and each.pos_ == "ADJ"]
         judged = [(each, _judgement(value, each, token)) for each in _with_joined(said)]
         strength = next((found for _, found in judged if found), 0.0)
