@@ -153,13 +153,16 @@ class Checker:
         return f"it names {num_named} of the aspects that were chosen ({shown}), not {least}"
 
     def _named_twice(self, text: str, texts: PairTexts) -> str:
-        """An aspect that a sentence names twice, or that is what the item's title calls it.
+        """The title or an aspect that a sentence names twice, or what the item's title calls it.
 
-        Empty if there is none. Where it stands in the title itself it does not count.
+        Empty if there is none. An aspect that stands in the title itself does not count.
         """
         text = composed(text)
         own = title_spans(text, texts.item_title)
         ends = sentence_ends(without_spans(text, own))
+        of_titles = [bisect(ends, start) for start, _ in own]
+        if len(set(of_titles)) < len(of_titles):
+            return texts.item_title
         of_title = set(tokens_of(texts.item_title).keys)
         named: set[tuple[int, str]] = set()
         for found in self.aspects.find(text):

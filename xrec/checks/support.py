@@ -4,7 +4,9 @@ A text is supported by the texts of its prompt, by the aspects that were chosen 
 their counts, and by its item's menu. "Excellent service" names an aspect where the vocabulary has
 "friendly service", and is supported by any service of the item's. The user's profile says what a
 user likes, not what an item has: it supports an aspect only where the text says it of the user.
-Words are compared, not meanings.
+An adjective before an aspect must stand before it in these texts too, or be its opinion, unless it
+is praise of anything, as "great" is: of a warm tone and a bright display no display is warm. Words
+are compared, not meanings.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from xrec.checks.phrases import AspectNames, Named
 from xrec.checks.tokens import Tokens, digits_in, number_words, numbers_of, tokens_of
-from xrec.data.english import tags, word_set
+from xrec.data.english import PRAISE_OF_ANYTHING, tags, word_set
 from xrec.data.sentences import sentence_ends
 from xrec.data.titles import Span, title_spans, without_spans
 
@@ -46,6 +48,7 @@ _PRAISED_EVERYWHERE = AspectNames(
 )
 _DENIALS, _ARTICLES = word_set("no without lack lacking"), word_set("a an the any")
 _MOST_DENIED = 2  # words after a denial that it denies
+_MAY_STAND_BEFORE = PRAISE_OF_ANYTHING | word_set("such own other same many more most several high")
 # What aspects end with too, and any item is or gives.
 _SAYS_NOTHING = word_set("place spot item business product choice option experience way time day")
 
@@ -71,8 +74,9 @@ def unsupported_words(
     rest = [place for place in range(len(tokens)) if not _is_within(place, named)]
     unsupported |= {tokens.spans[place] for place in rest if not support.has_digits(tokens, place)}
     bare = _bare_aspects(tokens, rest, aspects)
-    if (bare or _may_hold_a_name_or_number(tokens, rest)) and tokens.is_english():
+    if (named or bare or _may_hold_a_name_or_number(tokens, rest)) and tokens.is_english():
         unsupported |= _number_words(tokens, support, rest) | _names(tokens, support, rest)
+        unsupported |= _adjectives(tokens, support, named)
         unsupported |= {
             (each.start, each.end) for each in bare if not support.has_bare(each, tokens)
         }
@@ -126,6 +130,11 @@ class _Support:
         """Whether these words stand one after the other in one of the texts."""
         words = f" {' '.join(keys)} "
         return words in self._of_item or words in self._of_user
+
+    def has_opinion(self, word: str, aspect: str) -> bool:
+        """Whether the word is in the opinion on a chosen aspect."""
+        opinions = [each.opinion for each in self._texts.aspects if each.aspect == aspect]
+        return any(word in tokens_of(opinion).keys for opinion in opinions)
 
     def has_number(self, number: str) -> bool:
         return number in self._numbers
@@ -200,6 +209,20 @@ def _bare_aspects(tokens: Tokens, rest: Sequence[int], aspects: AspectNames) -> 
 
 def _is_a_thing(word: str) -> bool:
     return word not in _SAYS_NOTHING and tags().get(word, "NN").startswith("NN")
+
+
+def _adjectives(tokens: Tokens, support: _Support, named: Sequence[Named]) -> set[tuple[int, int]]:
+    """The adjectives that stand right before an aspect, and nowhere else do."""
+    return {
+        (tokens.spans[each.first - 1][0], each.end)
+        for each in named
+        if each.first
+        and tokens.gap(each.first).isspace()
+        and tags().get(tokens.word(each.first - 1).casefold()) == "JJ"
+        and tokens.keys[each.first - 1] not in _MAY_STAND_BEFORE
+        and not support.has_words(tokens.keys[each.first - 1 : each.stop])
+        and not support.has_opinion(tokens.keys[each.first - 1], each.name)
+    }
 
 
 def _number_words(tokens: Tokens, support: _Support, rest: Sequence[int]) -> set[tuple[int, int]]:

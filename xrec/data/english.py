@@ -19,6 +19,11 @@ _KEEP_THEIR_S = word_set(
     "perhaps its yes looks less this has was does bass glass brass lens gas bus plus chassis canvas"
 )
 _VADER_SCALE = 4.0
+# Adjectives that praise whatever they stand before, and tell nothing of it.
+PRAISE_OF_ANYTHING = word_set(
+    "good great nice fine excellent amazing awesome perfect fantastic wonderful lovely superb "
+    "terrific outstanding incredible best better cool decent okay"
+)
 # Words that "and" joins to themselves, as their tags below do: "louder and louder", "on and on".
 _DOUBLED = word_set("time half neck hours days weeks months years miles lots tons loads")
 _DOUBLED_TAGS = word_set("JJR RBR RB RP IN")

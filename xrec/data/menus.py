@@ -23,14 +23,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xrec.data.dataset import Dataset
-from xrec.data.english import word_set
+from xrec.data.english import PRAISE_OF_ANYTHING, word_set
 
 _MOST_WORDS = 5
-_SAY_LITTLE = word_set(
-    "good great nice fine excellent amazing awesome perfect perfectly fantastic wonderful lovely "
-    "superb terrific outstanding incredible best better well nicely wonderfully amazingly cool "
-    "decent okay very really so just pretty quite too extremely absolutely truly a an the and of "
-    "to in for it its is are was it's "
+_SAY_LITTLE = PRAISE_OF_ANYTHING | word_set(
+    "perfectly well nicely wonderfully amazingly very really so just pretty quite too extremely "
+    "absolutely truly a an the and of to in for it its is are was it's "
     "sounds sound looks look feels feel works work fits fit plays play"
 )
 _SAME_BEGINNING = 3  # letters of words that are forms of one: ease and easy

@@ -72,6 +72,8 @@ ONCE = "You will love the Beer Garden. Its late hours are for you."
         ),
         (CAFE, ChecksConfig(min_chosen=2), (HOURS,), "You will love its late hours.", ""),
         (GARDEN, TWICE, (), ONCE, ""),
+        (GARDEN, TWICE, (), "The Beer Garden suits you for the Beer Garden.", "named_twice"),
+        (GARDEN, TWICE, (), "The Beer Garden suits you. Try the Beer Garden.", ""),
         (GARDEN, TWICE, (), f"{ONCE} Late hours suit you.", ""),
         (GARDEN, TWICE, (), "The Beer Garden has a beer garden.", "named_twice"),
         (GARDEN, TWICE, (), "Its late hours, wine and Late Hour.", "named_twice"),

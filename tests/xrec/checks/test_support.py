@@ -26,6 +26,9 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
         ("The dog friendly tables suit you.", []),  # on the menu, written in another way
         ("The strong coffee suits you.", ["strong coffee"]),
         ("Live music and River Views!", ["Live music", "River Views"]),
+        # adjectives that no text joins to the aspect, and praise that fits anything
+        ("Its lively quiet garden suits you.", ["lively quiet garden"]),
+        ("Its great quiet garden suits you.", []),
         # what the user's profile says, said of the item
         ("You would love the good coffee.", ["coffee"]),
         ("The coffee suits you.", ["coffee"]),
