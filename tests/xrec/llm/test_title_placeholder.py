@@ -43,6 +43,7 @@ def test_fill_knows_the_placeholder_in_any_case_and_spacing(written: str) -> Non
         ("Breathe [title].", "", "Breathe this place."),
         ("Your [title] and this [title].", "", "This place and this place."),
         ("Breathe [title], the [title].", "Fox", "Breathe Fox, the Fox."),
+        ("[title] is near. See the [title].", "this film", "This film is near. See this film."),
         (
             "The late hours of the [title] please you. The [title] is a [title].",
             "The Fox",
