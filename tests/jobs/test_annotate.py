@@ -37,7 +37,7 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def project(tmp_path: Path) -> str:
     """A project file of reviews, whose jobs are annotate and prepare."""
     rows = [
-        review(f"u{user}", f"i{(user + number) % 5}", "A warm tone, easy to use.", time=number)
+        review(f"u{user}", f"i{(user + number) % 5}", "The tone is warm. It has a good tone.", time=number)
         for user in range(NUM_USERS)
         for number in range(4)
     ]
@@ -48,6 +48,7 @@ def project(tmp_path: Path) -> str:
             "source": {"kind": "reviews", "uri": str(path)},
             "rows_per_chunk": 4,
             "annotator": {"kind": "phrases", "max_share": 1},
+            "vocabulary": {"add": ["tone"]},
         },
         "prepare": {"source": {"kind": "annotations"}},
     }
