@@ -178,11 +178,11 @@ class PhraseAnnotator:
 
     def _called(self, reviews: Sequence[Review]) -> str:
         """What the reviews call an item that has no title, as `this film`; empty if nothing."""
-        counts: Counter[str] = Counter()
-        for review in reviews:
-            called = map(self._lexicon.called, self._read(review))
-            counts.update(sorted({name for name in called if name is not None}))
-        return max(counts, key=lambda name: (counts[name], name), default="")
+        return self._lexicon.called(
+            name
+            for review in reviews
+            for name in sorted({each.names[-1] for each in self._read(review) if each.is_pointed})
+        )
 
     def _praise(self, reviews: Iterable[Review]) -> dict[str, _Praise]:
         praise: dict[str, _Praise] = {}

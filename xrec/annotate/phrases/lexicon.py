@@ -8,7 +8,7 @@ adjectives that "and" joins it to (Hatzivassiloglou and McKeown, 1997).
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ _LEAST_CALLED = 0.2  # share of the mentions of a noun by which the text calls i
 _LEAST_POINTED = 0.05  # share of them that is `this` or `these`
 _MOST_OWN = 0.3  # share of the mentions that are the writer's own
 _LEAST_JOINED, _LEAST_AGREEING = 5, 0.8  # of the known adjectives that another is joined to
+_PRIOR = 2.0  # reviews that what all items are called counts
+_MOST_ITEMS = 0.5  # share of what items are called, from which any item is called so
 _LEARNED = 0.4  # valence of an adjective that is learned
 # Nouns of English that name no part or quality of anything: measures, people, and the review.
 NO_ASPECTS = word_set(
@@ -61,32 +63,46 @@ class Lexicon:
     """What was learned.
 
     aspects: how each is written most often. items: what items are called, each as it is written
-    behind `this` or `these` ("these strings" of string).
+    behind `this` or `these` ("these strings" of string), with its share of all that they are
+    called.
     valences: of adjectives that the lexicons of English lack. num_reviews: of those with a noun, by
     noun. num_learned: of all reviews.
     """
 
     aspects: Mapping[str, str]
-    items: Mapping[str, str]
+    items: Mapping[str, tuple[str, float]]
     valences: Mapping[str, float]
     num_reviews: Mapping[str, int]
     num_learned: int
 
     def aspect_of(self, mention: Mention) -> tuple[str, str] | None:
-        """The longest aspect that a mention ends with, and how it is written; else None.
+        """The longest aspect that a mention ends with, and how it is written there; else None.
 
         What a name stands before is another thing ("the Marshall sound"), and so is the writer's.
         """
         if mention.is_named or mention.is_own or (mention.of and mention.of not in self.items):
             return None
-        for name in (mention.described, *mention.names):
-            if (written := self.aspects.get(name)) is not None:
-                return name, written
+        if mention.described in self.aspects:
+            return mention.described, self.aspects[mention.described]
+        for name, written in zip(mention.names, mention.written, strict=True):
+            if name in self.aspects:
+                return name, self.aspects[name] if mention.implied_by else written
         return None
 
-    def called(self, mention: Mention) -> str | None:
-        """What the text calls its item by this mention, as `this film`; else None."""
-        return self.items.get(mention.names[-1]) if mention.is_pointed else None
+    def called(self, names: Iterable[str]) -> str:
+        """What an item is called, as `this film`; empty if its reviews call it nothing.
+
+        names: the noun of each review that says `this` of it. What items of the catalogue are
+        called counts too, so that a hotel is no site because a review speaks of "this site".
+        """
+        counts = Counter(names)
+        score = {
+            name: counts[name] + _PRIOR * share
+            for name, (_, share) in self.items.items()
+            if counts[name] or share > _MOST_ITEMS
+        }
+        best = max(score, key=lambda name: (score[name], name), default="")
+        return self.items[best][0] if best else ""
 
 
 def learn_phrases(
@@ -119,9 +135,10 @@ def read_lexicon(output: Location) -> Lexicon:
     rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in read_table(output / _FILE, _SCHEMA).to_pylist():
         rows[row["kind"]].append(row)
+    num_called = sum(row["num_reviews"] for row in rows["item"])
     return Lexicon(
         {row["name"]: row["written"] for row in rows["aspect"]},
-        {row["name"]: row["written"] for row in rows["item"]},
+        {row["name"]: (row["written"], row["num_reviews"] / num_called) for row in rows["item"]},
         {row["name"]: row["valence"] for row in rows["adjective"]},
         {row["name"]: row["num_reviews"] for row in rows["aspect"]},
         rows["all"][0]["num_reviews"],
@@ -192,7 +209,7 @@ class _Counts:
         wanted = dict.fromkeys((*added, *aspects[:_MOST_ASPECTS]))
         rows = [self._row(name, "aspect") for name in wanted if name not in dropped]
         rows += [
-            self._row(name, "item") | {"written": self._pointed_at(name)}
+            self._row(name, "item") | self._as_called(name)
             for name in names
             if self._is_item(name, config)
         ]
@@ -252,11 +269,12 @@ class _Counts:
             and noun.pointed >= max(2, _LEAST_POINTED * noun.reviews, noun.parts + 1)
         )
 
-    def _pointed_at(self, name: str) -> str:
+    def _as_called(self, name: str) -> dict[str, Any]:
         written = self.nouns[name].written
         ways = (way for way in sorted(written) if way != name)
         plural = max(ways, key=written.__getitem__, default=name)
-        return f"these {plural}" if written[plural] > written[name] else f"this {name}"
+        called = f"these {plural}" if written[plural] > written[name] else f"this {name}"
+        return {"written": called, "num_reviews": self.nouns[name].pointed}
 
     def _is_called(self, name: str) -> bool:
         return self.nouns[name].called > _LEAST_CALLED * self.nouns[name].reviews

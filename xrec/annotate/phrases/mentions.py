@@ -141,8 +141,8 @@ def _noun(value: Valence, noun: Token) -> Mention | None:
     """The mention of a noun that no other noun continues; None of other words."""
     if noun.pos_ != "NOUN" or noun.dep_ in ("compound", "npadvmod") or not noun.is_alpha:
         return None
-    if noun.i + 1 < len(noun.doc) and noun.nbor().lower_ in _ENDS and not noun.whitespace_:
-        return None  # streak-free
+    if noun.i + 1 < len(noun.doc) and not noun.whitespace_ and noun.nbor().text == "-":
+        return None  # streak-free, check-in
     if _is_of_another(noun) or any(each.lower_ in _ENDS for each in noun.ancestors):
         return None
     before, behind = _composed(noun), _of(noun)

@@ -15,12 +15,14 @@ Token = Any
 Valence = Callable[[str], float]
 """How good or bad a word sounds, from -1 to 1."""
 LOVED = 0.5  # strength of a judgement that no adjective makes
-# Adjectives of order, identity and quantity, which praise nothing whatever the lexicons say.
+# Adjectives of order, identity and quantity, and lukewarm ones: they praise nothing, whatever the
+# lexicons say.
 NO_OPINION = word_set(
     "own first last next second third other same such many much more most few several certain "
     "different only whole entire total main new old original available able sure right real true "
     "full special particular important popular worth alright okay overall general possible likely "
-    "necessary free large big huge small little high low long short light single various"
+    "necessary ok acceptable adequate decent fair average satisfactory standard challenging "
+    "complimentary ready free large big huge small little high low long short light single various"
 )
 _CONDITIONS = word_set("if unless whether")
 _WISHES = word_set("wish hope want need expect")

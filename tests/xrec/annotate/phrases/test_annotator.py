@@ -76,7 +76,7 @@ def _pair(annotator: Annotator, text: str, item: ItemText | None = None) -> Any:
 def test_learned_aspects_are_judged_parts_and_no_names_of_the_item(folder: Path) -> None:
     lexicon = read_lexicon(open_location(str(folder)))
     assert set(lexicon.aspects) == {"tone", "display", "switch", "durability"}
-    assert lexicon.items == {"pedal": "this pedal"}
+    assert lexicon.items == {"pedal": ("this pedal", 1.0)}
     assert lexicon.valences == {"zingy": pytest.approx(0.4)}  # "warm and zingy"
 
 
@@ -109,10 +109,11 @@ def test_item_without_title_is_this_thing_and_nothing_that_other_items_are(
     assert "display" not in text.profile
 
 
-def test_item_that_its_reviews_call_nothing_has_no_title(annotator: Annotator) -> None:
-    text = _item(annotator, "It is durable.", "Works great.")
-    assert (text.title, text.title_is_made) == ("", False)
-    assert "durability" in text.profile
+def test_item_is_called_what_all_items_are_and_no_site(annotator: Annotator) -> None:
+    for review in ("It is durable.", "I found this site helpful. It is durable."):
+        text = _item(annotator, review, "Works great.")
+        assert (text.title, text.title_is_made) == ("this pedal", True)
+        assert "durability" in text.profile
 
 
 def test_aspect_that_few_of_many_reviews_praise_is_in_no_profile(annotator: Annotator) -> None:
@@ -182,7 +183,7 @@ def test_pair_whose_title_says_it_already_is_praised_for_something_else(
 
 def test_review_that_speaks_of_nothing_known_gives_no_reason(annotator: Annotator) -> None:
     assert _pair(annotator, "Bought on Monday.") == PairText("", ())
-    assert _item(annotator, "Bought on Monday.") == ItemText("", "")
+    assert _item(annotator, "Bought on Monday.").profile == ""
 
 
 def test_review_in_another_language_is_not_read_and_counted(annotator: Annotator) -> None:
