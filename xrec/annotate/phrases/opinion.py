@@ -21,7 +21,7 @@ NO_OPINION = word_set(
     "own first last next second third other same such many much more most few several certain "
     "different only whole entire total main new old original available able sure right real true "
     "full special particular important popular worth alright okay overall general possible likely "
-    "necessary ok acceptable adequate decent fair average satisfactory standard challenging "
+    "necessary very ok acceptable adequate decent fair average satisfactory standard challenging "
     "complimentary ready free large big huge small little high low long short light single various"
 )
 _CONDITIONS = word_set("if unless whether")
