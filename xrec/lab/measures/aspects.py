@@ -1,8 +1,4 @@
-"""The aspects that texts name, beside those that the pair's own review speaks of.
-
-The vocabulary is the dataset's; a text names an aspect if `AspectNames` finds it. The reference are
-the aspects of the held-out pair's review that it does not speak ill of.
-"""
+"""What texts name, against what they should; in the generated sample, the right aspect."""
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 

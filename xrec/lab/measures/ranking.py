@@ -5,6 +5,7 @@ pair's own review makes. A text ranks them in the order in which it makes them. 
 text stand beside it. docs/metrics.md says where the article differs.
 """
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -58,13 +59,14 @@ def rankers(statements: Statements, chooser: AspectChooser | None) -> dict[str, 
     """The rankers that need no text, by name (`xrec.config.entries.RANKERS`).
 
     Popularity is the number of training reviews of the item, the user, or all that make the
-    statement, and ties go by all: ItemPop, UserPop and GlobalPop of StaR.
+    statement, and ties go by all: ItemPop, UserPop and GlobalPop of StaR, whose Random is here too.
     """
     of_items, of_users, of_all = statements.of_items, statements.of_users, statements.of_all
     scores: dict[str, Score] = {
         "item_popularity": lambda pair: lambda key: (of_items[pair.item_index][key], of_all[key]),
         "user_popularity": lambda pair: lambda key: (of_users[pair.user_index][key], of_all[key]),
         "global_popularity": lambda pair: of_all.__getitem__,
+        "random": _drawn,
     }
     if chooser is not None:
         scores["chooser"] = _chooser_score(statements, chooser)
@@ -72,6 +74,11 @@ def rankers(statements: Statements, chooser: AspectChooser | None) -> dict[str, 
         name: StatementsRanked(statements, _sorted_by(statements, score))
         for name, score in scores.items()
     }
+
+
+def _drawn(pair: HeldOutPair) -> Callable[[Key], float]:
+    chance = random.Random(f"{pair.user_id} {pair.item_id}")
+    return lambda key: chance.random()
 
 
 def _sorted_by(statements: Statements, score: Score) -> Order:
