@@ -17,14 +17,12 @@ from xrec.lab.measures.aspects import K, against_reference
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
 from xrec.lab.measures.statements import SENTIMENTS, Key, Statements
 
-Order = Callable[[HeldOutPair, str], Sequence[Key]]
-"""The statements of a pair and its text, the best first."""
 Score = Callable[[HeldOutPair], Callable[[Key], Any]]
 """What a pair's candidates are sorted by, the largest first."""
 
 
 class StatementsRanked:
-    """NDCG, recall and precision at 10 of an order, by default that of the texts.
+    """NDCG, recall and precision at 10 of the order of `score`, or of texts if there is none.
 
     What is no candidate has no place. Precision is over ten places, filled or not.
     """
@@ -35,9 +33,15 @@ class StatementsRanked:
         MetricInfo("ranking_precision", f"Statements ranked, precision@{K}"),
     )
 
-    def __init__(self, statements: Statements, order: Order | None = None) -> None:
-        self._statements = statements
-        self.order = order or (lambda pair, text: [each.key for each in statements.of_text(text)])
+    def __init__(self, statements: Statements, score: Score | None = None) -> None:
+        self._statements, self._score = statements, score
+
+    def order(self, pair: HeldOutPair, text: str) -> Sequence[Key]:
+        """The statements of the pair, the best first."""
+        if self._score is None:
+            return [each.key for each in self._statements.of_text(text)]
+        candidates = self._statements.of_items[pair.item_index]
+        return sorted(candidates, key=self._score(pair), reverse=True)
 
     def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
         """See PairMeasure; NaN where no candidate is relevant."""
@@ -47,11 +51,9 @@ class StatementsRanked:
 
     def _of_pair(self, pair: HeldOutPair, text: str) -> tuple[float, float, float]:
         candidates = self._statements.of_items[pair.item_index]
-        wanted = [each.key for each in self._statements.of_reference(pair)]
-        first = [key for key in self.order(pair, text) if candidates[key]][:K]
-        precision, recall, ndcg = against_reference(
-            first, [key for key in wanted if candidates[key]]
-        )
+        wanted = {each.key for each in self._statements.of_reference(pair)}
+        first = [key for key in self.order(pair, text) if key in candidates][:K]
+        precision, recall, ndcg = against_reference(first, wanted & candidates.keys())
         return ndcg, recall, precision * len(first) / K
 
 
@@ -70,21 +72,12 @@ def rankers(statements: Statements, chooser: AspectChooser | None) -> dict[str, 
     }
     if chooser is not None:
         scores["chooser"] = _chooser_score(statements, chooser)
-    return {
-        name: StatementsRanked(statements, _sorted_by(statements, score))
-        for name, score in scores.items()
-    }
+    return {name: StatementsRanked(statements, score) for name, score in scores.items()}
 
 
 def _drawn(pair: HeldOutPair) -> Callable[[Key], float]:
     chance = random.Random(f"{pair.user_id} {pair.item_id}")
     return lambda key: chance.random()
-
-
-def _sorted_by(statements: Statements, score: Score) -> Order:
-    return lambda pair, text: sorted(
-        statements.of_items[pair.item_index], key=score(pair), reverse=True
-    )
 
 
 def _chooser_score(statements: Statements, chooser: AspectChooser) -> Score:

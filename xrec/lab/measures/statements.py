@@ -164,26 +164,26 @@ class StatementsMatched:
 
     def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
         """See PairMeasure; NaN where the reference states nothing, 0 where only the text does."""
-        of_text, of_reference = self._statements.of_text, self._statements.of_reference
         sides = [
-            (of_text(text), of_reference(pair))
+            (self._statements.of_text(text), self._statements.of_reference(pair))
             for pair, text in zip(texts.pairs, texts.texts, strict=True)
         ]
         couples = [(made, wanted) for side in sides for made in side[0] for wanted in side[1]]
         backward = self._entails([(wanted, made) for made, wanted in couples])
-        forward = self._entails(couples)
-        rows, start = np.full((len(texts), 3), np.nan), 0
-        for row, (made, wanted) in zip(rows, sides, strict=True):
-            shape, end = (len(made), len(wanted)), start + len(made) * len(wanted)
-            if wanted:
-                row[:] = _matched(*(each[start:end].reshape(shape) for each in (backward, forward)))
-            start = end
-        return dict(zip((info.name for info in self._infos), rows.T, strict=True))
+        ends = np.cumsum([len(made) * len(wanted) for made, wanted in sides])[:-1]
+        parts = np.split(np.stack([backward, self._entails(couples)]), ends, axis=1)
+        rows = [
+            _matched(part.reshape(2, len(made), len(wanted)))
+            for part, (made, wanted) in zip(parts, sides, strict=True)
+        ]
+        return dict(zip((info.name for info in self._infos), np.array(rows).T, strict=True))
 
 
-def _matched(backward: Floats, forward: Floats) -> tuple[float, float, float]:
-    """Precision, recall and F1 of M statements beside W wanted ones, by e(w, m) and e(m, w)."""
-    if not len(backward):
-        return 0.0, 0.0, 0.0
-    precision, recall = float(backward.max(axis=1).mean()), float(forward.max(axis=0).mean())
+def _matched(entailed: Floats) -> tuple[float, float, float]:
+    """Precision, recall and F1 of M statements beside W wanted; (2, M, W): e(w, m), e(m, w)."""
+    _, num_made, num_wanted = entailed.shape
+    if not num_wanted or not num_made:
+        return (0.0 if num_wanted else np.nan,) * 3
+    precision = float(entailed[0].max(axis=1).mean())
+    recall = float(entailed[1].max(axis=0).mean())
     return precision, recall, f1_of(precision, recall)

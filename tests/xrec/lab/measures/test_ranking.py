@@ -68,7 +68,7 @@ def test_ranking_beyond_the_tenth_gains_nothing() -> None:
         aspects=names, named=[(0, 0, 0), (0, 0, 11)], trained=[(1, 0, n) for n in range(12)]
     )
     keys = [(name, "positive") for name in reversed(names)]  # part 11 first, part 00 twelfth
-    ranked = StatementsRanked(Statements(dataset, pairs), lambda pair, text: keys)
+    ranked = StatementsRanked(Statements(dataset, pairs), lambda pair: lambda key: -keys.index(key))
     found = ranked.of_pairs(ScoredTexts(tuple(pairs), ("",)))
     expected = [1 / (1 + 1 / math.log2(3)), 1 / 2, 1 / 10]
     assert [values[0] for values in found.values()] == pytest.approx(expected)
@@ -81,21 +81,20 @@ def chooser() -> AspectChooser:
     return AspectChooser(AspectScorer(dataset_mentions(DATASET, "train"), none, weights))
 
 
-def first(name: str) -> list[tuple[str, str]]:
-    """The order of a ranker, as a list of what reaches its metrics."""
-    ranker = rankers(STATEMENTS, chooser())[name]
-    return list(ranker.order(PAIR, ""))
+def order_of(name: str) -> list[tuple[str, str]]:
+    return list(rankers(STATEMENTS, chooser())[name].order(PAIR, ""))
 
 
 def test_rankers_sort_the_candidates_by_what_their_name_says() -> None:
     drum, bow, no_amp = ("drum", "positive"), ("bow", "positive"), ("amp", "negative")
     # Reviews of the item: no amp 2, drum 2, bow 1; of the user: no amp 2, bow 1; of all: no amp 4,
     # bow 4, drum 2.
-    assert first("item_popularity") == [no_amp, drum, bow]
-    assert first("user_popularity") == [no_amp, bow, drum]
-    assert first("global_popularity") == [no_amp, bow, drum]
+    assert order_of("item_popularity") == [no_amp, drum, bow]
+    assert order_of("user_popularity") == [no_amp, bow, drum]
+    assert order_of("global_popularity") == [no_amp, bow, drum]
     # The chooser counts what is not blamed: drum 2, bow 1, amp 0.
-    assert first("chooser") == [drum, bow, no_amp]
+    assert order_of("chooser") == [drum, bow, no_amp]
+    assert sorted(order_of("random")) == sorted([no_amp, bow, drum])
     assert tuple(rankers(STATEMENTS, chooser())) == RANKERS
     assert tuple(rankers(STATEMENTS, None)) == RANKERS[:-1]
 
@@ -108,3 +107,12 @@ def test_ranker_is_measured_as_a_text_with_its_order_is() -> None:
     assert {name: values.tolist() for name, values in of_text.items()} == {
         name: values.tolist() for name, values in of_ranker.items()
     }
+
+
+def test_random_order_is_drawn_anew_for_each_pair_and_the_same_for_the_same_pair() -> None:
+    pairs = held_out(*((user, 0) for user in range(3)))
+    first, again = (
+        [rankers(STATEMENTS, None)["random"].order(pair, "") for pair in pairs] for _ in range(2)
+    )
+    assert again == first
+    assert len({tuple(order) for order in first}) > 1
