@@ -1,11 +1,9 @@
 """How far one statement entails another, by a model of natural language inference (NLI).
 
-Statements become sentences that begin as those of Kabongo and Guigue's evaluation do
-(arXiv 2512.24366), and say the opinion where there is one.
+Its sentences begin as those of Kabongo and Guigue's evaluation do (arXiv 2512.24366).
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,25 +16,29 @@ from xrec.lab.measures.statements import Statement
 
 _COUPLES_AT_ONCE = 64
 _LABEL = "entailment"
-_BEGINNINGS = {
-    "positive": "The user would appreciate this item because",
-    "negative": "The user may dislike that",
+_SENTENCES = {
+    "positive": ("The user would appreciate this item because", "good"),
+    "negative": ("The user may dislike that", "bad"),
 }
 
 
 class EntailmentModel:
-    """The probability of the label `entailment`; it is what `StatementsMatched` matches by."""
+    """The probability of the label `entailment`; `StatementsMatched` matches by it.
 
-    def __init__(self, model: Any, tokenizer: Any, device: str = "cpu") -> None:
-        self._model, self._tokenizer = model.to(device).eval(), tokenizer
+    source: a local folder or a hub id. Raises ModelError if the model or the label is not there.
+    """
+
+    def __init__(self, source: str, *, device: str = "cpu", cache_dir: str | None = None) -> None:
+        kind = AutoModelForSequenceClassification
+        model, self._tokenizer = load_scoring_model(kind, source, cache_dir)
         labels = [str(label).lower() for _, label in sorted(model.config.id2label.items())]
         if _LABEL not in labels:
             raise ModelError(
-                f"metrics.entailment: the model has the labels {', '.join(labels)}, and none is "
-                f"{_LABEL}; give one of natural language inference, such as "
+                f"metrics.entailment: {source} has the labels {', '.join(labels)}, and none is "
+                f"{_LABEL}; give a model of natural language inference, such as "
                 "microsoft/deberta-large-mnli, or null"
             )
-        self._label = labels.index(_LABEL)
+        self._model, self._label = model.to(device).eval(), labels.index(_LABEL)
 
     @torch.inference_mode()
     def __call__(self, couples: Sequence[tuple[Statement, Statement]]) -> Floats:
@@ -52,15 +54,6 @@ class EntailmentModel:
 
 
 def sentence_of(statement: Statement) -> str:
-    """A sentence of the statement, for a reader or a model."""
-    aspect, sentiment, opinion = statement
-    clause = opinion or ("good" if sentiment == "positive" else "bad")
-    return f"{_BEGINNINGS[sentiment]} its {aspect} is {clause}."
-
-
-def load_entailment(
-    source: str, *, cache_dir: str | None = None, device: str = "cpu"
-) -> EntailmentModel:
-    """The model `source`, a local folder or a hub id; raises ModelError if it cannot be had."""
-    model, tokenizer = load_scoring_model(AutoModelForSequenceClassification, source, cache_dir)
-    return EntailmentModel(model, tokenizer, device)
+    """A sentence of the statement, with its opinion where there is one."""
+    beginning, opinion = _SENTENCES[statement.sentiment]
+    return f"{beginning} its {statement.aspect} is {statement.opinion or opinion}."

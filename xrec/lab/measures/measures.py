@@ -19,13 +19,12 @@ from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.evaluate.encoder import encoder_folder, load_encoder
 from xrec.lab.judge.judge import JudgeAccess, describe_judge, judge_identity, load_judge
 from xrec.lab.measures.aspects import RightAspect
-from xrec.lab.measures.entailment import load_entailment
+from xrec.lab.measures.entailment import EntailmentModel
 from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
 from xrec.lab.measures.overlap import CORPUS_INFOS, EmbeddingScore, Overlap, embedding_infos
 from xrec.lab.measures.ranking import StatementsRanked, rankers
 from xrec.lab.measures.specificity import Specificity
 from xrec.lab.measures.statements import (
-    EXACT_INFOS,
     AspectsNamed,
     Statements,
     StatementsMatched,
@@ -89,8 +88,8 @@ def load_measures(
         statements = Statements(dataset, pairs)
         made += [each(statements) for each in (AspectsNamed, StatementsMatched, StatementsRanked)]
         if config.entailment is not None:
-            model = load_entailment(config.entailment, device=device, cache_dir=cache_dir)
-            made.append(StatementsMatched(statements, model, entailment_infos(config.entailment)))
+            model = EntailmentModel(config.entailment, device=device, cache_dir=cache_dir)
+            made.append(StatementsMatched(statements, model, config.entailment))
     if dataset.planted is not None:
         made.append(RightAspect(dataset))
     if config.encoder is not None:
@@ -101,11 +100,6 @@ def load_measures(
         assert judges is not None
         made.append(load_judge(judge, judges, loaded))
     return Measures(made)
-
-
-def entailment_infos(source: str) -> tuple[MetricInfo, ...]:
-    """What the table says of statements that are matched by this model."""
-    return matched_infos("entailed", f"Statements by {source.rsplit('/', 1)[-1]}")
 
 
 def has_aspects(dataset: Dataset) -> bool:
@@ -128,9 +122,9 @@ def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, Metri
     """All metrics of `config` in the order of tables."""
     infos = [*Overlap.infos, *CORPUS_INFOS, *Specificity.infos]
     if has_aspects(dataset):
-        infos += [*AspectsNamed.infos, *EXACT_INFOS, *StatementsRanked.infos]
+        infos += [*AspectsNamed.infos, *matched_infos(), *StatementsRanked.infos]
         if config.entailment is not None:
-            infos += entailment_infos(config.entailment)
+            infos += matched_infos(config.entailment)
     if dataset.planted is not None:
         infos += RightAspect.infos
     if config.encoder is not None:
@@ -171,11 +165,8 @@ def metrics_anywhere(config: MetricsConfig) -> MetricsConfig:
 
     They score the same: it is not for what identifies the scores.
     """
-    models = {
-        name: name_anywhere(source)
-        for name in ("encoder", "entailment")
-        if (source := getattr(config, name)) is not None
-    }
+    named = {"encoder": config.encoder, "entailment": config.entailment}
+    models = {name: source and name_anywhere(source) for name, source in named.items()}
     judges = tuple(
         judge.model_copy(update={"model": model_anywhere(judge.model)}) for judge in config.judges
     )

@@ -81,15 +81,12 @@ class Statements:
             found.append(Statement(name, SENTIMENTS[is_blamed], opinion))
         return found
 
-    def of_reference(self, pair: HeldOutPair) -> list[Statement]:
+    def of_reference(
+        self, pair: HeldOutPair, sentiments: Sequence[str] = SENTIMENTS
+    ) -> list[Statement]:
         """What the pair's own review says of aspects, in its order."""
         mentions = self._mentions[pair.user_index, pair.item_index]
-        return [each for each in mentions if each.sentiment in SENTIMENTS]
-
-    def liked(self, pair: HeldOutPair) -> list[str]:
-        """The aspects that the pair's own review speaks of, but not ill, in its order."""
-        mentions = self._mentions[pair.user_index, pair.item_index]
-        return [each.aspect for each in mentions if each.sentiment != "negative"]
+        return [each for each in mentions if each.sentiment in sentiments]
 
     def _counted(self, table: pa.Table, index: str, pairs: Sequence[HeldOutPair] = ()) -> Counts:
         """How many reviews make each statement, by the column `index`, or all by None."""
@@ -125,7 +122,9 @@ class AspectsNamed:
         """See PairMeasure; all but the number are NaN where the reference has no aspect."""
         rows = np.full((len(texts), len(self.infos)), np.nan)
         for row, pair, text in zip(rows, texts.pairs, texts.texts, strict=True):
-            named, wanted = self._statements.named(text), self._statements.liked(pair)
+            named = self._statements.named(text)
+            reference = self._statements.of_reference(pair, ("positive", "neutral"))
+            wanted = [each.aspect for each in reference]
             row[0] = len(named)
             if wanted:
                 precision, recall, _ = against_reference(named, wanted)
@@ -142,25 +141,23 @@ def are_same(couples: Sequence[tuple[Statement, Statement]]) -> Floats:
     return np.array([first.key == second.key for first, second in couples], dtype=np.float64)
 
 
-def matched_infos(kind: str, label: str) -> tuple[MetricInfo, ...]:
-    """Those of `StatementsMatched`."""
-    parts = ("precision", "recall", "F1")
-    return tuple(MetricInfo(f"{kind}_{part.lower()}", f"{label}, {part}") for part in parts)
-
-
-EXACT_INFOS = matched_infos("statement", "Statements")
+def matched_infos(model: str | None = None) -> tuple[MetricInfo, ...]:
+    """Those of `StatementsMatched`, by a model or by what is the same."""
+    kind = "entailed" if model else "statement"
+    by = f" by {model.rsplit('/', 1)[-1]}" if model else ""
+    return tuple(
+        MetricInfo(f"{kind}_{part.lower()}", f"Statements{by}, {part}")
+        for part in ("precision", "recall", "F1")
+    )
 
 
 class StatementsMatched:
     """Precision, recall and F1 of a text's statements, as `entails` matches them."""
 
     def __init__(
-        self,
-        statements: Statements,
-        entails: Entails = are_same,
-        infos: Sequence[MetricInfo] = EXACT_INFOS,
+        self, statements: Statements, entails: Entails = are_same, model: str | None = None
     ) -> None:
-        self._statements, self._entails, self._infos = statements, entails, infos
+        self._statements, self._entails, self._infos = statements, entails, matched_infos(model)
 
     def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
         """See PairMeasure; NaN where the reference states nothing, 0 where only the text does."""

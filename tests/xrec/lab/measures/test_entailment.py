@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from tests.xrec.lab.small import dataset_of, held_out
 from xrec.config.evaluate import MetricsConfig
 from xrec.errors import ModelError
-from xrec.lab.measures.entailment import load_entailment, sentence_of
+from xrec.lab.measures.entailment import EntailmentModel, sentence_of
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import describe_metrics, load_measures, metrics_identity
 from xrec.lab.measures.statements import Statement
@@ -63,7 +63,7 @@ def test_entailment_of_many_couples_is_that_of_each_one_alone(
 ) -> None:
     monkeypatch.setattr("xrec.lab.measures.entailment._COUPLES_AT_ONCE", 2)
     couples = [(a, b) for a in STATEMENTS for b in STATEMENTS]
-    found = load_entailment(folder)(couples)
+    found = EntailmentModel(folder)(couples)
     model = BertForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     alone = []
@@ -74,7 +74,7 @@ def test_entailment_of_many_couples_is_that_of_each_one_alone(
         alone.append(float(exponentials[2] / exponentials.sum()))
     assert found == pytest.approx(alone, abs=1e-5)
     assert len({round(each, 3) for each in alone}) > 5  # the order of the two matters
-    assert load_entailment(folder)([]).shape == (0,)
+    assert EntailmentModel(folder)([]).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_sentence_of_a_statement_says_its_opinion(statement: Statement, sentence
 def test_model_without_the_label_or_not_there_is_refused(tmp_path: Path) -> None:
     stars = save_model(tmp_path / "stars", ["1 star", "2 stars", "3 stars"])
     with pytest.raises(ModelError, match="labels 1 star, 2 stars, 3 stars, and none is entailment"):
-        load_entailment(stars)
+        EntailmentModel(stars)
     with pytest.raises(ModelError, match="no such local folder"):
-        load_entailment(str(tmp_path / "nowhere"))
+        EntailmentModel(str(tmp_path / "nowhere"))
 
 
 def test_measures_have_the_metrics_of_the_configured_model(folder: str) -> None:
@@ -108,7 +108,7 @@ def test_measures_have_the_metrics_of_the_configured_model(folder: str) -> None:
         Statement("tone", "positive"),
         Statement("fit", "negative", "loose"),
     )
-    entails = load_entailment(folder)
+    entails = EntailmentModel(folder)
     precision = max(entails([(good, lovely), (loose, lovely)]))
     recall = np.mean(entails([(lovely, good), (lovely, loose)]))
     assert table["entailed_precision"].to_pylist() == [pytest.approx(precision), None]

@@ -12,7 +12,6 @@ from xrec.lab.measures.statements import (
     Statement,
     Statements,
     StatementsMatched,
-    matched_infos,
 )
 
 PAIRS = held_out((0, 0), (1, 0), (0, 1), (2, 2))
@@ -138,7 +137,7 @@ def test_statements_match_by_the_best_entailment_in_each_direction() -> None:
     def entails(couples: Sequence[tuple[Statement, Statement]]) -> np.ndarray:
         return np.array([probabilities.get((a.key, b.key), 0.0) for a, b in couples])
 
-    measure = StatementsMatched(STATEMENTS, entails, matched_infos("entailed", "By a table"))
+    measure = StatementsMatched(STATEMENTS, entails, "a table")
     found = measure.of_pairs(scored("Try the beer and the wine list.", "The garden."))
     # Of the first, beer 0.9 and list 0.1; garden 0.6 and service 0.4. Of the second, none.
     assert found["entailed_precision"] == pytest.approx([0.5, 0])
