@@ -25,6 +25,7 @@ DATASET = dataset_of(
         (0, 1, 2, "neutral", ""),
     ],
     trained=[
+        (0, 1, 0),
         (1, 1, 0),
         (1, 1, 4),
         (2, 1, 0, "negative"),
@@ -79,12 +80,12 @@ def test_statements_are_counted_in_training_reviews_alone() -> None:
         ("garden", "negative"),
         ("service", "negative"),
     )
-    assert STATEMENTS.of_items[1] == {garden: 2, blamed: 1}
+    assert STATEMENTS.of_items[1] == {garden: 3, blamed: 1}
     assert STATEMENTS.of_items[0] == {service: 1}
     assert STATEMENTS.of_users[2] == {blamed: 1, service: 1}
-    assert STATEMENTS.of_users[0] == {("wine list", "positive"): 1}
+    assert STATEMENTS.of_users[0] == {garden: 1, ("wine list", "positive"): 1}
     assert STATEMENTS.of_all == {
-        garden: 2,
+        garden: 3,
         blamed: 1,
         service: 1,
         ("wine list", "positive"): 1,
