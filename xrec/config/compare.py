@@ -16,6 +16,7 @@ from xrec.config.entries import (
     ADAPTERS,
     BASELINES,
     ENTRIES,
+    RANKERS,
     WITHOUT_ASPECTS,
     BaselinesConfig,
     ElsewhereConfig,
@@ -104,10 +105,10 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     @model_validator(mode="after")
     def _names_of_texts_are_free(self) -> "CompareConfig":
         for name in self.texts:
-            if name in ENTRIES or not name.replace("_", "").isalnum():
+            if name in (*ENTRIES, *RANKERS) or not name.replace("_", "").isalnum():
                 raise ValueError(
                     f"texts: {name!r} cannot be a name: letters, digits and _ are, and none of "
-                    f"{', '.join(ENTRIES)}"
+                    f"{', '.join((*ENTRIES, *RANKERS))}"
                 )
         return self
 

@@ -27,6 +27,8 @@ ADAPTERS = (
 """Ours and its variants."""
 BASELINES: tuple[BaselineKind, ...] = get_args(BaselineKind)
 ENTRIES = (*ADAPTERS, *BASELINES, "zero_shot", "profile", "nearest")
+RANKERS = ("item_popularity", "user_popularity", "global_popularity", "random", "chooser")
+"""What ranks statements without a text, below the entries of a table (docs/metrics.md)."""
 _MODEL_CHANGES: dict[str, dict[str, str]] = {
     "without_injection": {"injection": "none"},
     "without_both": {"injection": "none"},

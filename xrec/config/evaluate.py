@@ -59,6 +59,11 @@ class MetricsConfig(Config):
         description="Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If "
         "null, no score.",
     )
+    entailment: str | None = Field(
+        None,
+        description="Model of natural language inference that matches statements: a hub id or a "
+        "folder. If null, they are matched by aspect and sentiment only.",
+    )
     judges: tuple[JudgeConfig, ...] = Field(
         (),
         description="Language models as judges: none, or at least two, since they differ widely.",

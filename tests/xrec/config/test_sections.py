@@ -127,6 +127,7 @@ REFUSED: dict[type[Config], list[tuple[dict[str, Any], str]]] = {
             ({"seeds": [-1]}, "from 0 on"),
             ({"texts": {"ours": {"uri": "a.csv"}}}, "'ours' cannot be a name"),
             ({"texts": {"a/b": {"uri": "a.csv"}}}, "'a/b' cannot be a name"),
+            ({"texts": {"chooser": {"uri": "a.csv"}}}, "'chooser' cannot be a name"),
             ({"texts": {"public": {"uri": "a.xlsx"}}}, "ends in one of .parquet"),
             ({"max_pairs": 1}, "max_pairs"),
             ({"baselines": {"peter": {"hidden": 3}}}, r"baselines\.peter\.hidden: unknown key"),

@@ -4,13 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from xrec import schemas
+from xrec.data.aspects import aspect_counts
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.storage import Manifest
 
 Row = tuple[int, int, str]
 """User index, item index, split."""
+Said = tuple[int, int, int] | tuple[int, int, int, str] | tuple[int, int, int, str, str]
+"""User index, item index, aspect index, a sentiment (positive), an opinion ("")."""
 
 
 def explained(rows: Sequence[tuple[int, int, str]], split: str = "train") -> pa.Table:
@@ -32,11 +36,12 @@ def dataset_of(
     explanations: pa.Table | None = None,
     interactions: Sequence[Row] = (),
     aspects: Sequence[str] | None = None,
-    named: Sequence[tuple[int, int, int]] = (),
+    named: Sequence[Said] = (),
+    trained: Sequence[Said] = (),
 ) -> Dataset:
     """Users u0, u1, ... and items i0, i1, ... with these profiles.
 
-    aspects: the vocabulary. named: user index, item index, aspect index, of test pairs.
+    aspects: the vocabulary. named, trained: what reviews of test and training pairs say of it.
     """
     users = [
         {"user_id": f"u{index}", "user_index": index, "profile": f"Likes {index}."}
@@ -48,32 +53,49 @@ def dataset_of(
     ]
     edges = [dict(zip(schemas.INTERACTIONS.names, row, strict=True)) for row in interactions]
     return Dataset(
-        Manifest.model_construct(fingerprint="f"),
+        Manifest.model_construct(fingerprint="f", metrics={}),
         pa.Table.from_pylist(users, schemas.USERS),
         pa.Table.from_pylist(items, schemas.ITEMS),
         pa.Table.from_pylist(edges, schemas.INTERACTIONS),
         explained([]) if explanations is None else explanations,
-        **({} if aspects is None else _aspects(aspects, named)),
+        **({} if aspects is None else _aspects(aspects, named, trained)),
     )
 
 
-def _aspects(aspects: Sequence[str], named: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
-    counts = {name: [1] * len(aspects) for name in schemas.ASPECTS.names[2:]}
-    table = pa.table({"aspect_index": range(len(aspects)), "aspect": list(aspects), **counts})
-    rows = [
-        {
-            "user_index": user,
-            "item_index": item,
-            "aspect_index": aspect,
-            "opinion": "",
-            "sentiment": "positive",
-            "split": "test",
-        }
-        for user, item, aspect in named
+def _aspects(
+    aspects: Sequence[str], named: Sequence[Said], trained: Sequence[Said]
+) -> dict[str, Any]:
+    rows = [*(_said(each, "test") for each in named), *(_said(each, "train") for each in trained)]
+    table = pa.Table.from_pylist(rows, schemas.EXPLANATION_ASPECTS)
+    training = table.filter(pc.field("split") == "train")
+    sentiments = [
+        [row["sentiment"] for row in training.to_pylist() if row["aspect_index"] == index]
+        for index in range(len(aspects))
     ]
+    vocabulary = {
+        "aspect_index": range(len(aspects)),
+        "aspect": list(aspects),
+        "num_reviews": [len(each) for each in sentiments],
+        "num_positive": [each.count("positive") for each in sentiments],
+        "num_negative": [each.count("negative") for each in sentiments],
+    }
     return {
-        "aspects": table.cast(schemas.ASPECTS),
-        "explanation_aspects": pa.Table.from_pylist(rows, schema=schemas.EXPLANATION_ASPECTS),
+        "aspects": pa.table(vocabulary).cast(schemas.ASPECTS),
+        "item_aspects": aspect_counts(training, "item"),
+        "user_aspects": aspect_counts(training, "user"),
+        "explanation_aspects": table,
+    }
+
+
+def _said(row: Said, split: str) -> dict[str, Any]:
+    user, item, aspect, sentiment, opinion = (*row, *("positive", "")[len(row) - 3 :])
+    return {
+        "user_index": user,
+        "item_index": item,
+        "aspect_index": aspect,
+        "opinion": opinion,
+        "sentiment": sentiment,
+        "split": split,
     }
 
 

@@ -3,16 +3,18 @@
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
+from xrec.aspects import read_aspects_manifest, read_chooser
 from xrec.config.compare import CompareConfig
 from xrec.config.entries import ADAPTERS, BASELINES
 from xrec.data.dataset import read_dataset
 from xrec.data.splits import drawn_pairs
-from xrec.errors import ArtifactNotFoundError, ModelError
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError
 from xrec.lab.compare.entries import SEED, Entry, compared_pairs, entries_of, write_pairs
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
@@ -28,7 +30,7 @@ from xrec.lab.compare.scores import (
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.judge import agreement_lines
-from xrec.lab.measures.measures import metrics_identity
+from xrec.lab.measures.measures import metrics_identity, ranker_tables
 from xrec.storage import (
     MANIFEST,
     Manifest,
@@ -69,8 +71,10 @@ def comparison_identity(
 
     base_model: the fingerprint of the language model, None if no entry has one.
 
-    Raises ArtifactNotFoundError if an input is not finished, StorageNotFoundError for texts that
-    are not there.
+    The aspects are an input if an entry needs them, or if they are there: they rank statements.
+
+    Raises ArtifactNotFoundError if an input is not finished, ArtifactMismatchError if aspects that
+    are needed are of another dataset, StorageNotFoundError for texts that are not there.
     """
     names = set(config.entries)
     elsewhere = {name: config.texts[name] for name in config.entries if name in config.texts}
@@ -88,11 +92,14 @@ def comparison_identity(
             if kind in names
         },
     }
-    inputs = {"dataset": manifest_of(config, "dataset").fingerprint}
+    dataset = manifest_of(config, "dataset")
+    inputs = {"dataset": dataset.fingerprint}
     if config.has_language_model or "nearest" in names:
         inputs["graph"] = manifest_of(config, "graph").fingerprint
-    if (config.has_language_model and config.prompt.aspects) or "peter_plus" in names:
-        inputs["aspects"] = manifest_of(config, "aspects").fingerprint
+    needs_aspects = (config.has_language_model and config.prompt.aspects) or "peter_plus" in names
+    with suppress(*(() if needs_aspects else (ArtifactNotFoundError, ArtifactMismatchError))):
+        aspects = read_aspects_manifest(location_of(config, "aspects"), dataset)
+        inputs["aspects"] = aspects.fingerprint
     if config.has_language_model:
         inputs["base_model"] = base_model or ""
         settings |= config.model_dump(mode="json", include={"decoding", "prompt"})
@@ -144,7 +151,10 @@ def compare(
     manifest = _finished(config, settings, inputs, scored)
     if manifest is None:
         notes = _agreement(config, _first_seeds(scored))
-        result = result_of(config, dataset, pairs, made, measured, notes)
+        aspects = location_of(config, "aspects")
+        chooser = read_chooser(aspects, dataset) if "aspects" in inputs else None
+        rankings = ranker_tables(dataset, pairs, chooser)
+        result = result_of(config, dataset, pairs, made, measured, notes, rankings)
         manifest = _write(given, result, made, scored, settings, inputs)
     return manifest
 

@@ -151,8 +151,13 @@ def result_of(
     made: Mapping[Entry, EntryTexts],
     scored: Mapping[Entry, Scored],
     notes: tuple[str, ...] = (),
+    rankings: Mapping[str, pa.Table] | None = None,
 ) -> Result:
-    """The result of all entries, with what else a reader must know."""
+    """The result of all entries, with what else a reader must know.
+
+    rankings: metrics of rankers, as `Measures.of_pairs` gives them; they stand below the entries.
+    """
+    ranked = {name: [Run(table)] for name, table in (rankings or {}).items()}
 
     def runs_of(name: str, rows: Rows | None) -> list[Run]:
         found = []
@@ -164,7 +169,7 @@ def result_of(
 
     figures: list[Figure] = []
     for grouping, group, rows in _groups(config, dataset, pairs):
-        runs = {name: runs_of(name, rows) for name in config.entries}
+        runs = {name: runs_of(name, rows) for name in config.entries} | ranked
         figures += _figures(runs, grouping, group, rows)
     for name in config.entries:
         figures += _cost_figures(name, [made[entry].costs for entry in made if entry.name == name])
@@ -173,10 +178,10 @@ def result_of(
     there = {figure.metric for figure in figures}
     ordered = {name: info for name, info in infos.items() if name in there}
     return Result(
-        config.entries,
+        (*config.entries, *ranked),
         tuple(figures),
         {COVERAGE: ordered.pop(COVERAGE), **ordered},
-        {name: config.num_seeds_of(name) for name in config.entries},
+        {name: config.num_seeds_of(name) for name in config.entries} | dict.fromkeys(ranked, 0),
         (*_notes(dataset), *notes),
     )
 

@@ -75,8 +75,9 @@ def _parts(result: Result, names: Sequence[str], cell: Cell) -> list[str]:
 
 
 def _table(heading: list[str], rows: list[list[str]]) -> list[str]:
-    """The lines of a table, unless all cells behind the first column are empty."""
-    if not any(any(row[1:]) for row in rows):
+    """The lines of a table, without rows whose cells behind the first are empty; [] if all are."""
+    rows = [row for row in rows if any(row[1:])]
+    if not rows:
         return []
     return [*(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows)), ""]
 

@@ -3,6 +3,9 @@
 measure       the pairs that are scored, with an entry's texts; what a metric is
 overlap       ROUGE, length, coverage; BERTScore's matching by any encoder; BLEU, USR
 specificity   own reference against others'
-aspects       the aspects that texts name; the right aspect of the generated sample
+aspects       precision, recall, NDCG of what texts name; the right aspect of the generated sample
+statements    what texts say of aspects, against what the pair's own review says
+ranking       statements in an order: of texts, popularity, the chooser of aspects
+entailment    whether a statement follows from another, by a model
 measures      all of them together with the judges
 """

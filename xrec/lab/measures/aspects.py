@@ -1,10 +1,6 @@
-"""The aspects that texts name, beside those that the pair's own review speaks of.
+"""What texts name, against what they should; in the generated sample, the right aspect."""
 
-The vocabulary is the dataset's; a text names an aspect if `AspectNames` finds it. The reference are
-the aspects of the held-out pair's review that it does not speak ill of.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -21,8 +17,8 @@ def named_aspects(text: str, finder: AspectNames) -> list[str]:
     return list(dict.fromkeys(named.name for named in finder.find(text)))
 
 
-def against_reference(named: Sequence[str], wanted: Sequence[str]) -> Floats:
-    """Precision, recall and NDCG@10, (3,), of the aspects `named`, the first one first.
+def against_reference(named: Sequence[Hashable], wanted: Collection[Hashable]) -> Floats:
+    """Precision, recall and NDCG@10, (3,), of the aspects or statements `named`, in their order.
 
     All are 0 if nothing is named, and NaN if the reference names nothing that could be found.
     """
@@ -40,47 +36,10 @@ def against_reference(named: Sequence[str], wanted: Sequence[str]) -> Floats:
     )
 
 
-class AspectsNamed:
-    """Number, precision, recall, F1, and FMR of the aspects that texts name.
-
-    FMR (feature matching ratio, NETE): whether the text names the first aspect of its reference.
-    PETER's data have one feature a pair, ours several. Raises ValueError for a dataset without
-    tables of aspects.
-    """
-
-    infos = (
-        MetricInfo("aspects_named", "Aspects named, mean"),
-        MetricInfo("aspect_precision", "Aspects, precision"),
-        MetricInfo("aspect_recall", "Aspects, recall"),
-        MetricInfo("aspect_f1", "Aspects, F1"),
-        MetricInfo("fmr", "FMR"),
-    )
-
-    def __init__(self, dataset: Dataset) -> None:
-        if dataset.aspects is None or dataset.explanation_aspects is None:
-            raise ValueError("the dataset has no tables of aspects")
-        vocabulary = dataset.aspects["aspect"].to_pylist()
-        self._finder = AspectNames(vocabulary)
-        self._wanted: dict[tuple[int, int], list[str]] = {}
-        for row in dataset.explanation_aspects.to_pylist():
-            if row["split"] != "train" and row["sentiment"] != "negative":
-                name = self._finder.same(vocabulary[row["aspect_index"]])
-                wanted = self._wanted.setdefault((row["user_index"], row["item_index"]), [])
-                wanted += [] if name in wanted else [name]
-
-    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
-        """See PairMeasure; all but the number are NaN where the reference has no aspect."""
-        rows = np.full((len(texts), len(self.infos)), np.nan)
-        for row, (pair, text) in enumerate(zip(texts.pairs, texts.texts, strict=True)):
-            named = named_aspects(text, self._finder)
-            wanted = self._wanted.get((pair.user_index, pair.item_index), [])
-            rows[row, 0] = len(named)
-            if wanted:
-                precision, recall, _ = against_reference(named, wanted)
-                total = precision + recall
-                f1 = 2 * precision * recall / total if total else 0.0
-                rows[row, 1:] = precision, recall, f1, wanted[0] in named
-        return dict(zip((info.name for info in self.infos), rows.T, strict=True))
+def f1_of(precision: float, recall: float) -> float:
+    """The harmonic mean, 0 if both are 0."""
+    total = precision + recall
+    return 2 * precision * recall / total if total else 0.0
 
 
 class RightAspect:

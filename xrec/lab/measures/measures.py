@@ -11,21 +11,30 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from xrec.aspects import AspectChooser
 from xrec.config.evaluate import MetricsConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.evaluate.encoder import encoder_folder, load_encoder
 from xrec.lab.judge.judge import JudgeAccess, describe_judge, judge_identity, load_judge
-from xrec.lab.measures.aspects import AspectsNamed, RightAspect
+from xrec.lab.measures.aspects import RightAspect
+from xrec.lab.measures.entailment import EntailmentModel
 from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
 from xrec.lab.measures.overlap import CORPUS_INFOS, EmbeddingScore, Overlap, embedding_infos
+from xrec.lab.measures.ranking import StatementsRanked, rankers
 from xrec.lab.measures.specificity import Specificity
+from xrec.lab.measures.statements import (
+    AspectsNamed,
+    Statements,
+    StatementsMatched,
+    matched_infos,
+)
 from xrec.llm.source import model_fingerprint, name_anywhere
 from xrec.text import LanguageModel
 from xrec.text.model import model_anywhere
 
-_VERSION = 6  # of the measures and what they mean; with another one all is scored again
+_VERSION = 7  # of the measures and what they mean; with another one all is scored again
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +77,7 @@ def load_measures(
     """The measures of `config`; those of judges need `judges`.
 
     pairs: all pairs that the comparison scores, two or more; specificity compares with their
-        references. device: of the encoder.
+        references. device: of the encoder and the model of entailment.
 
     Those of aspects are there only if the dataset has tables of aspects. Raises ModelError if the
     model of an encoder or a judge cannot be had, ConfigError for a judge's engine without a model.
@@ -76,7 +85,11 @@ def load_measures(
     titles = dataset.items["title"].take([pair.item_index for pair in pairs]).to_pylist()
     made: list[PairMeasure] = [Overlap(), Specificity(pairs, titles)]
     if has_aspects(dataset):
-        made.append(AspectsNamed(dataset))
+        statements = Statements(dataset, pairs)
+        made += [each(statements) for each in (AspectsNamed, StatementsMatched, StatementsRanked)]
+        if config.entailment is not None:
+            model = EntailmentModel(config.entailment, device=device, cache_dir=cache_dir)
+            made.append(StatementsMatched(statements, model, config.entailment))
     if dataset.planted is not None:
         made.append(RightAspect(dataset))
     if config.encoder is not None:
@@ -91,14 +104,27 @@ def load_measures(
 
 def has_aspects(dataset: Dataset) -> bool:
     """Whether there are tables of aspects, which some metrics need."""
-    return dataset.aspects is not None and dataset.explanation_aspects is not None
+    return dataset.aspects is not None
+
+
+def ranker_tables(
+    dataset: Dataset, pairs: Sequence[HeldOutPair], chooser: AspectChooser | None
+) -> dict[str, pa.Table]:
+    """The table of each ranker that needs no text; none for a dataset without aspects."""
+    if not has_aspects(dataset):
+        return {}
+    texts = ScoredTexts.of(pairs, {})
+    found = rankers(Statements(dataset, pairs), chooser)
+    return {name: Measures([ranker]).of_pairs(texts) for name, ranker in found.items()}
 
 
 def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, MetricInfo]:
     """All metrics of `config` in the order of tables."""
     infos = [*Overlap.infos, *CORPUS_INFOS, *Specificity.infos]
     if has_aspects(dataset):
-        infos += AspectsNamed.infos
+        infos += [*AspectsNamed.infos, *matched_infos(), *StatementsRanked.infos]
+        if config.entailment is not None:
+            infos += matched_infos(config.entailment)
     if dataset.planted is not None:
         infos += RightAspect.infos
     if config.encoder is not None:
@@ -120,12 +146,15 @@ def metrics_identity(
     access = storage or StorageConfig()
     return {
         "version": _VERSION,
-        "encoder": None if config.encoder is None else _encoder_identity(config.encoder),
+        "encoder": _model_identity(config.encoder),
+        "entailment": _model_identity(config.entailment),
         "judges": [judge_identity(judge, llm, access) for judge in config.judges],
     }
 
 
-def _encoder_identity(source: str) -> dict[str, Any]:
+def _model_identity(source: str | None) -> dict[str, Any] | None:
+    if source is None:
+        return None
     folder = encoder_folder(source)
     known = {} if folder is None else {"fingerprint": model_fingerprint(folder)}
     return {"source": source, **known}
@@ -136,10 +165,9 @@ def metrics_anywhere(config: MetricsConfig) -> MetricsConfig:
 
     They score the same: it is not for what identifies the scores.
     """
-    encoder = config.encoder
-    if encoder is not None:
-        encoder = name_anywhere(encoder)
+    named = {"encoder": config.encoder, "entailment": config.entailment}
+    models = {name: source and name_anywhere(source) for name, source in named.items()}
     judges = tuple(
         judge.model_copy(update={"model": model_anywhere(judge.model)}) for judge in config.judges
     )
-    return config.model_copy(update={"encoder": encoder, "judges": judges})
+    return config.model_copy(update={**models, "judges": judges})

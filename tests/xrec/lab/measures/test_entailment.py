@@ -1,0 +1,122 @@
+"""Entailment by a small random BERT, which is saved and loaded as one of the hub is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from tests.xrec.lab.small import dataset_of, held_out
+from xrec.config.evaluate import MetricsConfig
+from xrec.errors import ModelError
+from xrec.lab.measures.entailment import EntailmentModel, sentence_of
+from xrec.lab.measures.measure import ScoredTexts
+from xrec.lab.measures.measures import describe_metrics, load_measures, metrics_identity
+from xrec.lab.measures.statements import Statement
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] the user may would dislike that because its tone fit is good bad"
+STATEMENTS = [
+    Statement("tone", "positive"),
+    Statement("fit", "negative", "too tight"),
+    Statement("tone", "negative", "bad"),
+]
+
+
+def save_model(folder: Path, labels: list[str]) -> str:
+    torch.manual_seed(0)
+    vocabulary = {word: index for index, word in enumerate(WORDS.split())}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", model_max_length=40
+    )
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        initializer_range=0.5,
+        id2label=dict(enumerate(labels)),
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    labels = ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"]
+    return save_model(tmp_path_factory.mktemp("nli") / "small-nli", labels)
+
+
+def test_entailment_of_many_couples_is_that_of_each_one_alone(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xrec.lab.measures.entailment._COUPLES_AT_ONCE", 2)
+    couples = [(a, b) for a in STATEMENTS for b in STATEMENTS]
+    found = EntailmentModel(folder)(couples)
+    model = BertForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    alone = []
+    for premise, hypothesis in couples:
+        batch = tokenizer(sentence_of(premise), sentence_of(hypothesis), return_tensors="pt")
+        with torch.no_grad():
+            exponentials = model(**batch).logits[0].exp()
+        alone.append(float(exponentials[2] / exponentials.sum()))
+    assert found == pytest.approx(alone, abs=1e-5)
+    assert len({round(each, 3) for each in alone}) > 5  # the order of the two matters
+    assert EntailmentModel(folder)([]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        (STATEMENTS[0], "The user would appreciate this item because its tone is good."),
+        (STATEMENTS[1], "The user may dislike that its fit is too tight."),
+        (Statement("fit", "negative"), "The user may dislike that its fit is bad."),
+    ],
+)
+def test_sentence_of_a_statement_says_its_opinion(statement: Statement, sentence: str) -> None:
+    assert sentence_of(statement) == sentence
+
+
+def test_model_without_the_label_or_not_there_is_refused(tmp_path: Path) -> None:
+    stars = save_model(tmp_path / "stars", ["1 star", "2 stars", "3 stars"])
+    with pytest.raises(ModelError, match="labels 1 star, 2 stars, 3 stars, and none is entailment"):
+        EntailmentModel(stars)
+    with pytest.raises(ModelError, match="no such local folder"):
+        EntailmentModel(str(tmp_path / "nowhere"))
+
+
+def test_measures_have_the_metrics_of_the_configured_model(folder: str) -> None:
+    pairs = held_out((0, 0), (1, 0))
+    dataset = dataset_of(aspects=["tone", "fit"], named=[(0, 0, 0), (0, 0, 1, "negative", "loose")])
+    config = MetricsConfig(encoder=None, entailment=folder)
+    texts = ScoredTexts(tuple(pairs), ("A lovely tone.", "A lovely tone."))
+    table = load_measures(config, dataset, pairs, device="cpu").of_pairs(texts)
+    lovely, good, loose = (
+        Statement("tone", "positive", "lovely"),
+        Statement("tone", "positive"),
+        Statement("fit", "negative", "loose"),
+    )
+    entails = EntailmentModel(folder)
+    precision = max(entails([(good, lovely), (loose, lovely)]))
+    recall = np.mean(entails([(lovely, good), (lovely, loose)]))
+    assert table["entailed_precision"].to_pylist() == [pytest.approx(precision), None]
+    assert table["entailed_recall"].to_pylist() == [pytest.approx(recall), None]
+    infos = describe_metrics(config, dataset)
+    assert infos["entailed_f1"].label == "Statements by small-nli, F1"
+    without = describe_metrics(MetricsConfig(encoder=None), dataset)
+    assert set(infos) - set(without) == {
+        f"entailed_{part}" for part in ("precision", "recall", "f1")
+    }
+    assert metrics_identity(config) != metrics_identity(MetricsConfig(encoder=None))

@@ -1,0 +1,146 @@
+"""Statements of texts against those of reviews, counted by hand."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from tests.xrec.lab.small import dataset_of, held_out
+from xrec.lab.measures.measure import ScoredTexts
+from xrec.lab.measures.statements import (
+    AspectsNamed,
+    Statement,
+    Statements,
+    StatementsMatched,
+)
+
+PAIRS = held_out((0, 0), (1, 0), (0, 1), (2, 2))
+DATASET = dataset_of(
+    aspects=["garden", "service", "beer", "wine list", "gardens"],
+    named=[
+        (0, 0, 0, "positive", "quiet"),
+        (0, 0, 1, "negative", ""),
+        (0, 0, 2, "neutral", ""),
+        (1, 0, 4, "positive", ""),
+        (0, 1, 2, "neutral", ""),
+    ],
+    trained=[
+        (0, 1, 0),
+        (1, 1, 0),
+        (1, 1, 4),
+        (2, 1, 0, "negative"),
+        (2, 1, 2, "neutral"),
+        (2, 0, 1, "negative"),
+        (0, 2, 3),
+    ],
+)
+STATEMENTS = Statements(DATASET, PAIRS)
+
+
+def scored(*texts: str) -> ScoredTexts:
+    return ScoredTexts(tuple(PAIRS[: len(texts)]), texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("You would enjoy the beer, and the garden.", [("beer", "+", ""), ("garden", "+", "")]),
+        ("The service is terrible but it has a lovely garden.", [
+            ("service", "-", ""),
+            ("garden", "+", "lovely"),
+        ]),
+        ("Gardens, a garden, more gardens!", [("garden", "+", "")]),
+        ("There is an awful wine list.", [("wine list", "-", "")]),
+        ("Nothing of all that.", []),
+    ],
+)  # fmt: skip
+def test_statements_of_a_text_are_praise_unless_it_blames_and_each_aspect_once_in_order(
+    text: str, expected: list[tuple[str, str, str]]
+) -> None:
+    signs = {"positive": "+", "negative": "-"}
+    found = [
+        (each.aspect, signs[each.sentiment], each.opinion) for each in STATEMENTS.of_text(text)
+    ]
+    assert found == expected
+
+
+def test_statements_of_a_review_are_opinions_only_and_forms_of_an_aspect_are_one() -> None:
+    assert STATEMENTS.of_reference(PAIRS[0]) == [
+        Statement("garden", "positive", "quiet"),
+        Statement("service", "negative", ""),
+    ]
+    assert [each.key for each in STATEMENTS.of_reference(PAIRS[1])] == [("garden", "positive")]
+    assert STATEMENTS.of_reference(PAIRS[2]) == STATEMENTS.of_reference(PAIRS[3]) == []
+
+
+def test_statements_are_counted_in_training_reviews_alone() -> None:
+    garden, blamed, service = (
+        ("garden", "positive"),
+        ("garden", "negative"),
+        ("service", "negative"),
+    )
+    assert STATEMENTS.of_items[1] == {garden: 3, blamed: 1}
+    assert STATEMENTS.of_items[0] == {service: 1}
+    assert STATEMENTS.of_users[2] == {blamed: 1, service: 1}
+    assert STATEMENTS.of_users[0] == {garden: 1, ("wine list", "positive"): 1}
+    assert STATEMENTS.of_all == {
+        garden: 3,
+        blamed: 1,
+        service: 1,
+        ("wine list", "positive"): 1,
+    }
+
+
+def test_statements_match_by_aspect_and_sentiment() -> None:
+    texts = scored(
+        "You will like the garden, the beer and the service.",  # 1 of 3 right, 1 of 2 found
+        "",
+        "You will like the beer.",
+        "You will like the beer.",
+    )
+    found = StatementsMatched(STATEMENTS).of_pairs(texts)
+    nothing = [np.nan, np.nan]
+    for name, expected in {
+        "statement_precision": [1 / 3, 0, *nothing],
+        "statement_recall": [1 / 2, 0, *nothing],
+        "statement_f1": [2 / 5, 0, *nothing],
+    }.items():
+        assert found[name] == pytest.approx(expected, nan_ok=True)
+
+
+def test_aspects_named_count_what_is_only_spoken_of_and_not_what_is_blamed() -> None:
+    found = AspectsNamed(STATEMENTS).of_pairs(
+        scored("The beer, the service, the garden.", "", "The beer.", "The beer.")
+    )
+    # Spoken of, but not ill: garden and beer | garden | beer | nothing.
+    for name, expected in {
+        "aspects_named": [3, 0, 1, 1],
+        "aspect_precision": [2 / 3, 0, 1, np.nan],
+        "aspect_recall": [1, 0, 1, np.nan],
+        "aspect_f1": [4 / 5, 0, 1, np.nan],
+        "fmr": [1, 0, 1, np.nan],
+    }.items():
+        assert found[name] == pytest.approx(expected, nan_ok=True)
+
+
+def test_statements_match_by_the_best_entailment_in_each_direction() -> None:
+    """Precision asks whether the reference entails the text, and recall the other way round."""
+    probabilities = {
+        (("garden", "positive"), ("beer", "positive")): 0.9,
+        (("service", "negative"), ("beer", "positive")): 0.3,
+        (("garden", "positive"), ("wine list", "positive")): 0.1,
+        (("beer", "positive"), ("garden", "positive")): 0.2,
+        (("wine list", "positive"), ("garden", "positive")): 0.6,
+        (("wine list", "positive"), ("service", "negative")): 0.4,
+    }
+
+    def entails(couples: Sequence[tuple[Statement, Statement]]) -> np.ndarray:
+        return np.array([probabilities.get((a.key, b.key), 0.0) for a, b in couples])
+
+    measure = StatementsMatched(STATEMENTS, entails, "a table")
+    found = measure.of_pairs(scored("Try the beer and the wine list.", "The garden."))
+    # Of the first, beer 0.9 and list 0.1; garden 0.6 and service 0.4. Of the second, none.
+    assert found["entailed_precision"] == pytest.approx([0.5, 0])
+    assert found["entailed_recall"] == pytest.approx([0.5, 0])
+    assert found["entailed_f1"] == pytest.approx([0.5, 0])

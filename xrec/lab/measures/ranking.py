@@ -1,0 +1,98 @@
+"""Statements in an order: StaR's ranking at item level (Kabongo et al., arXiv 2604.03724).
+
+Candidates are the statements that training reviews of the item make; relevant are those that the
+pair's own review makes. A text ranks them in the order in which it makes them. Rankers that need no
+text stand beside it. docs/metrics.md says where the article differs.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from xrec.aspects import AspectChooser
+from xrec.data.dataset import HeldOutPair
+from xrec.lab.measures.aspects import K, against_reference
+from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
+from xrec.lab.measures.statements import SENTIMENTS, Key, Statements
+
+Score = Callable[[HeldOutPair], Callable[[Key], Any]]
+"""What a pair's candidates are sorted by, the largest first."""
+
+
+class StatementsRanked:
+    """NDCG, recall and precision at 10 of the order of `score`, or of texts if there is none.
+
+    What is no candidate has no place. Precision is over ten places, filled or not.
+    """
+
+    infos = (
+        MetricInfo("ranking_ndcg", f"Statements ranked, NDCG@{K}"),
+        MetricInfo("ranking_recall", f"Statements ranked, recall@{K}"),
+        MetricInfo("ranking_precision", f"Statements ranked, precision@{K}"),
+    )
+
+    def __init__(self, statements: Statements, score: Score | None = None) -> None:
+        self._statements, self._score = statements, score
+
+    def order(self, pair: HeldOutPair, text: str) -> Sequence[Key]:
+        """The statements of the pair, the best first."""
+        if self._score is None:
+            return [each.key for each in self._statements.of_text(text)]
+        candidates = self._statements.of_items[pair.item_index]
+        return sorted(candidates, key=self._score(pair), reverse=True)
+
+    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
+        """See PairMeasure; NaN where no candidate is relevant."""
+        rows = [self._of_pair(*each) for each in zip(texts.pairs, texts.texts, strict=True)]
+        columns = np.array(rows, dtype=np.float64).reshape(-1, len(self.infos)).T
+        return dict(zip((info.name for info in self.infos), columns, strict=True))
+
+    def _of_pair(self, pair: HeldOutPair, text: str) -> tuple[float, float, float]:
+        candidates = self._statements.of_items[pair.item_index]
+        wanted = {each.key for each in self._statements.of_reference(pair)}
+        first = [key for key in self.order(pair, text) if key in candidates][:K]
+        precision, recall, ndcg = against_reference(first, wanted & candidates.keys())
+        return ndcg, recall, precision * len(first) / K
+
+
+def rankers(statements: Statements, chooser: AspectChooser | None) -> dict[str, StatementsRanked]:
+    """The rankers that need no text, by name (`xrec.config.entries.RANKERS`).
+
+    Popularity is the number of training reviews of the item, the user, or all that make the
+    statement, and ties go by all: ItemPop, UserPop and GlobalPop of StaR, whose Random is here too.
+    """
+    of_items, of_users, of_all = statements.of_items, statements.of_users, statements.of_all
+    scores: dict[str, Score] = {
+        "item_popularity": lambda pair: lambda key: (of_items[pair.item_index][key], of_all[key]),
+        "user_popularity": lambda pair: lambda key: (of_users[pair.user_index][key], of_all[key]),
+        "global_popularity": lambda pair: of_all.__getitem__,
+        "random": _drawn,
+    }
+    if chooser is not None:
+        scores["chooser"] = _chooser_score(statements, chooser)
+    return {name: StatementsRanked(statements, score) for name, score in scores.items()}
+
+
+def _drawn(pair: HeldOutPair) -> Callable[[Key], float]:
+    chance = random.Random(f"{pair.user_id} {pair.item_id}")
+    return lambda key: chance.random()
+
+
+def _chooser_score(statements: Statements, chooser: AspectChooser) -> Score:
+    """The score of the aspect, and ln of the share of the item's opinions on it that agree."""
+    places = {name: place for place, name in reversed(list(enumerate(statements.names)))}
+
+    def score(pair: HeldOutPair) -> Callable[[Key], float]:
+        counts = statements.of_items[pair.item_index]
+        users, items = np.array([pair.user_index]), np.array([pair.item_index])
+        (of_aspects,) = chooser.scorer.scores(users, items)
+
+        def of(key: Key) -> float:
+            num_opinions = sum(counts[key[0], sentiment] for sentiment in SENTIMENTS)
+            return float(of_aspects[places[key[0]]] + np.log(counts[key] / num_opinions))
+
+        return of
+
+    return score
