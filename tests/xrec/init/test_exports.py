@@ -312,3 +312,18 @@ def test_init_of_tables_with_a_language_model_says_that_there_are_no_reviews(
     )
     with pytest.raises(ConfigError, match="--annotator language-model: it writes texts from rev"):
         init_project(str(tmp_path / "p"), str(tmp_path / "pairs.csv"), annotator="language-model")
+
+
+def test_titles_beside_a_table_of_items_are_taken_for_neither_headings_nor_titles(
+    tmp_path: Path,
+) -> None:
+    titled = _file(_add("The very best of {item}"), (*HEADER, "product_title"))
+    items = "item_id,title\n" + "".join(f"i{number},Tuner {number}\n" for number in range(6))
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "items.csv").write_text(items)
+    (tmp_path / "raw" / "reviews.csv").write_bytes(titled)
+    findings = init_project(str(tmp_path / "project"), str(tmp_path / "raw"), machine=CPU)
+    assert findings.reviews is not None
+    assert findings.reviews.source.columns == {}
+    assert findings.reviews.has_titles
+    assert "of_title" not in (tmp_path / "project" / "xrec.yaml").read_text()
