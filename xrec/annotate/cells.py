@@ -1,41 +1,27 @@
 """What a cell of a table of reviews must be; see xrec.data.rows."""
 
-import html
 import math
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
 from xrec.data.rows import Parser, parse_text
 
-_TAG = re.compile(r"<(?:br|/?p|/?div|/?b|/?i|/?em|/?strong|/?a|/?span|/?li|/?ul)\b[^>]*>", re.I)
 _BLANKS = re.compile(r"\s+")
+_DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d\d?)$")
 
 
 def parse_review(value: object) -> str:
     """A text in one line, without entities and tags of HTML."""
-    text = parse_text(value)
-    if "&" in text:
-        text = html.unescape(text)
-    if "<" in text:
-        text = _TAG.sub(" ", text)
-    return _BLANKS.sub(" ", text).strip()
-
-
-def parse_details(value: object) -> str:
-    """As `parse_review`; numbers and lists are written out."""
-    if isinstance(value, list | tuple):
-        return "; ".join(text for part in value if (text := parse_details(part)))
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:g}"
-    return parse_review(value)
+    return _BLANKS.sub(" ", parse_text(value)).strip()
 
 
 def rating_parser(least: float, greatest: float) -> Parser:
     """A parser of ratings from `least` to `greatest`; a missing one is None."""
 
     def parse_rating(value: object) -> str | None:
-        number = _number(value)
+        number = parse_number(value)
         if number is not None and not least <= number <= greatest:
             raise ValueError(f"must be from {least:g} to {greatest:g}")
         return None if number is None else repr(number)
@@ -44,10 +30,12 @@ def rating_parser(least: float, greatest: float) -> Parser:
 
 
 def parse_votes(value: object) -> str | None:
-    """A number of votes; a missing one is None. Of [3, 5], 3 of 5, it is the first."""
+    """A number of votes; one that is missing or none is None. Of [3, 5], 3 of 5, the first."""
     first = value[0] if isinstance(value, list | tuple) and value else value
-    number = _number(first)
-    return None if number is None else repr(number)
+    with suppress(ValueError):  # it only puts the reviews in an order: no row is lost for it
+        number = parse_number(first)
+        return None if number is None else repr(number)
+    return None
 
 
 def parse_time(value: object) -> str | None:
@@ -65,13 +53,16 @@ def parse_time(value: object) -> str | None:
         except ValueError:
             raise ValueError("must be a number or a date such as 2026-11-26 14:43") from None
     else:
-        number = _number(value)
+        number = parse_number(value)
         return None if number is None else repr(number)
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return repr(moment.timestamp())
 
 
-def _number(value: object) -> float | None:
+def parse_number(value: object) -> float | None:
+    """A number, perhaps with a decimal comma; None if it is missing or NaN."""
+    if isinstance(value, str):
+        value = _DECIMAL_COMMA.sub(r"\1.\2", value.strip())
     if value is None or value == "":
         return None
     is_of_type = not isinstance(value, bool) and isinstance(value, str | int | float | Decimal)

@@ -20,6 +20,7 @@ from xrec.errors import DataError
 from xrec.schemas import REVIEWS
 
 _TRAIN, _VALIDATION, _TEST = "train", "validation", "test"
+_MOST_WITHOUT_TIME = 0.1
 _LEAST_SPLIT = 3  # reviews of a user, by time; users with fewer have all of them in training
 
 
@@ -39,8 +40,10 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
     """Drop and split.
 
     rows: as `RawReviews.reviews`. Raises DataError if nothing is left to train on, or if the split
-    is by time and a review has none.
+    is by time and more than a tenth of the reviews have none.
     """
+    if config.split.by == "time":
+        _check_times(rows["time"])
     dropped: dict[str, int] = {}
     low_rated = rows.slice(0, 0)
     if config.min_rating is not None and rows["rating"].null_count < rows.num_rows:
@@ -109,18 +112,25 @@ def _is_in_core(rows: pa.Table, core: int) -> pa.Array:
 
 
 def _by_time(rows: pa.Table) -> list[str]:
-    """Each user's last review is for the test, and the one before for validation."""
-    if num_missing := rows["time"].null_count:
-        raise DataError(
-            f"split.by = time, but {num_missing} of {rows.num_rows} reviews have no time; name its "
-            "column in source.columns ({time: <column>}), or set split.by to hash"
-        )
+    """Each user's last review is for the test, and the one before for validation.
+
+    Those without a time are the oldest.
+    """
     of_user = _frame(rows).groupby("user_id", observed=True)["user_id"]
     place, is_split = of_user.cumcount(ascending=False), of_user.transform("size") >= _LEAST_SPLIT
     splits = np.select(
         [is_split & (place == 0), is_split & (place == 1)], [_TEST, _VALIDATION], _TRAIN
     )
     return list(pd.Series(splits, place.index).sort_index())
+
+
+def _check_times(times: pa.ChunkedArray) -> None:
+    if times.null_count > _MOST_WITHOUT_TIME * len(times):
+        raise DataError(
+            f"split.by = time, but {times.null_count} of {len(times)} reviews have no time, at "
+            f"most a share of {_MOST_WITHOUT_TIME} is allowed; name its column in source.columns "
+            "({time: <column>}), or set split.by to hash"
+        )
 
 
 def _by_hash(rows: pa.Table, split: ReviewSplit) -> list[str]:

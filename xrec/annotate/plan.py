@@ -1,8 +1,8 @@
 """The rows of each stage, what its actors make of them, and a look at them before a run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from tempfile import TemporaryDirectory
 
@@ -10,15 +10,14 @@ import pyarrow as pa
 
 from xrec.annotate.annotator import STAGES, AnnotatorSpec, Outlook, Stage
 from xrec.annotate.formats import KEYS, KIND, identify_annotations, stage_format
-from xrec.annotate.keep import keep_reviews
+from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.read import read_item_texts
-from xrec.annotate.source import find_review_files, read_reviews
+from xrec.annotate.source import RawReviews, find_review_files, read_reviews
 from xrec.annotate.stages import InputReader, ItemTexts, TextTask
 from xrec.annotate.store import Folder, ReviewStore, StoreRecord, read_record, write_store
 from xrec.bulk import (
     BulkRun,
     ChunkTask,
-    Rate,
     RunRequest,
     Status,
     clean_keys,
@@ -132,31 +131,35 @@ def look_at_reviews(config: AnnotateConfig) -> Outlook:
     Nothing is written, and no annotator is made. The reviews are read, unless an earlier start has
     kept them. Raises DataError if a file is missing, or nothing is left of the reviews.
     """
-    with _kept(config) as store:
-        rows = {stage: _distinct(_rows(store, stage)) for stage in STAGES}
-        items = _items_to_come(rows["items"]["item_id"])
-        reader = InputReader(store, config.max_reviews_per_profile, items)
-        samples = {
-            stage: reader.of(stage, _some(_distinct(_keys(store, _FOLDERS[stage], stage))))
-            for stage in STAGES
-        }
-    counts = {stage: keys.num_rows for stage, keys in rows.items()}
-    return Outlook(counts, samples, _rates(config))
-
-
-@contextmanager
-def _kept(config: AnnotateConfig) -> Iterator[ReviewStore]:
-    """The kept reviews: those of an earlier start, or read now and kept in a folder for a while."""
     output = location_of(config, KIND)
     record = read_record(output)
-    if record is not None:
-        yield ReviewStore(output, record.num_files)
-        return
-    raw = read_reviews(config, find_review_files(config))
-    kept = keep_reviews(raw.reviews, config)
+    if record is None:
+        raw = read_reviews(config, find_review_files(config))
+        return look_at(config, raw, keep_reviews(raw.reviews, config))
+    statuses = stage_statuses(output, config.storage)
+    rates = {stage: each.rate for stage, each in statuses.items() if each.rate is not None}
+    return replace(_outlook(config, ReviewStore(output, record.num_files)), rates=rates)
+
+
+def look_at(config: AnnotateConfig, raw: RawReviews, kept: KeptReviews) -> Outlook:
+    """What a run of `config` would write of reviews that are read; they lie in a folder meanwhile.
+
+    The workspace of `config` means nothing.
+    """
     with TemporaryDirectory(prefix="xrec-outlook-") as folder:
         there = open_location(folder)
-        yield ReviewStore(there, write_store(there, raw, kept).num_files)
+        return _outlook(config, ReviewStore(there, write_store(there, raw, kept).num_files))
+
+
+def _outlook(config: AnnotateConfig, store: ReviewStore) -> Outlook:
+    rows = {stage: _distinct(_rows(store, stage)) for stage in STAGES}
+    items = _items_to_come(rows["items"]["item_id"])
+    reader = InputReader(store, config.max_reviews_per_profile, items)
+    samples = {
+        stage: reader.of(stage, _some(_distinct(_keys(store, _FOLDERS[stage], stage))))
+        for stage in STAGES
+    }
+    return Outlook({stage: keys.num_rows for stage, keys in rows.items()}, samples, rates={})
 
 
 def _items_to_come(item_ids: pa.ChunkedArray) -> ItemTexts:
@@ -170,11 +173,6 @@ def _some(keys: pa.Table) -> pa.Table:
     num_chosen = min(_NUM_SAMPLED, keys.num_rows)
     places = [number * keys.num_rows // num_chosen for number in range(num_chosen)]
     return keys.sort_by([(name, "ascending") for name in keys.column_names]).take(places)
-
-
-def _rates(config: AnnotateConfig) -> dict[Stage, Rate]:
-    found = stage_statuses(location_of(config, KIND), config.storage)
-    return {stage: status.rate for stage, status in found.items() if status.rate is not None}
 
 
 def stage_statuses(output: Location, storage: StorageConfig) -> dict[Stage, Status]:

@@ -13,15 +13,9 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.annotate.cells import (
-    parse_details,
-    parse_review,
-    parse_time,
-    parse_votes,
-    rating_parser,
-)
+from xrec.annotate.cells import parse_review, parse_time, parse_votes, rating_parser
 from xrec.annotate.personal import remove_personal
-from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig
+from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig, ReviewsSource
 from xrec.config.data import TABLE_ENDINGS
 from xrec.data.lines import keys_of, stream_lines
 from xrec.data.rows import (
@@ -47,12 +41,14 @@ class RawReviews:
 
     reviews: user_id, item_id, review, summary (strings), rating, time, helpful (float64, null where
         they are missing), line. items: item_id, title, details (strings); ids are unique.
-    findings: rows that cannot be used; num_rows: of each file, those included.
+    titles: of items, in the reviews' rows: the first of each. findings: rows that cannot be used;
+    num_rows: of each file, those included.
     num_personal: places with personal data, which were removed, by kind.
     """
 
     reviews: pa.Table
     items: pa.Table
+    titles: Mapping[str, str]
     findings: tuple[Finding, ...]
     num_rows: Mapping[str, int]
     num_personal: Mapping[str, int]
@@ -67,8 +63,12 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
     blocks: list[pa.Table] = []
     findings: list[Finding] = []
     num_rows: Counter[str] = Counter()
+    titles: dict[str, str] = {}
     for part in _stream_reviews(config, files["reviews"]):
         blocks.append(_typed(part.table, num_personal))
+        for item_id, title in zip(*(part.table[name].to_pylist() for name in _TITLED), strict=True):
+            if title:
+                titles.setdefault(item_id, title)
         findings += part.findings
         num_rows[part.file] += part.num_rows
     items = ITEM_DETAILS.empty_table()
@@ -78,9 +78,11 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
         findings += read.findings
         num_rows[read.file] += read.num_rows
     reviews = pa.concat_tables([_RAW.empty_table(), *blocks])
-    return RawReviews(reviews, items.cast(ITEM_DETAILS), tuple(findings), num_rows, num_personal)
+    items = items.cast(ITEM_DETAILS)
+    return RawReviews(reviews, items, titles, tuple(findings), num_rows, num_personal)
 
 
+_TITLED = ("item_id", "item_title")
 _RAW = pa.schema(
     [
         *((name, pa.string()) for name in ("user_id", "item_id", "review", "summary")),
@@ -101,6 +103,7 @@ def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[File
         "rating": rating_parser(*config.rating_range),
         "time": parse_time,
         "helpful": parse_votes,
+        "item_title": parse_description,
     }
     names = config.source.names_in("reviews")
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
@@ -111,23 +114,25 @@ def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[File
             optional,
             names=names,
             delimiter=config.source.delimiter,
+            encoding=config.source.encoding,
             advice=_ADVICE,
         )
 
 
 def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
-    names, delimiter = config.source.names_in("items"), config.source.delimiter
+    source, names = config.source, config.source.names_in("items")
     is_named = "details" in names
     if not is_named:
-        names["details"] = _other_columns(location, names, delimiter)
+        names["details"] = _other_columns(location, names, source)
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
         (whole,) = stream_rows(
             location.name,
             opened,
             {"item_id": parse_id},
-            {"title": parse_description, "details": parse_details},
+            dict.fromkeys(("title", "details"), parse_description),
             names=names,
-            delimiter=delimiter,
+            delimiter=source.delimiter,
+            encoding=source.encoding,
             advice=_ADVICE,
             may_be_missing=() if is_named else ("details",),
             rows_at_once=None,
@@ -139,12 +144,12 @@ def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
 
 
 def _other_columns(
-    location: Location, names: Mapping[str, tuple[str, ...]], delimiter: str
+    location: Location, names: Mapping[str, tuple[str, ...]], source: ReviewsSource
 ) -> tuple[str, ...]:
     """All columns of the items but id and title."""
     taken = {*names.get("item_id", ("item_id",)), *names.get("title", ("title",))}
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
-        columns, lines = stream_lines(location.name, opened, delimiter)
+        columns, lines = stream_lines(location.name, opened, source.delimiter, source.encoding)
         there = columns or keys_of(itertools.islice(lines, 1000))
     return tuple(name for name in there if name not in taken)
 

@@ -127,7 +127,7 @@ def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRe
     }
     for folder, rows in folders.items():
         _write_folder(output, folder, rows, num_files)
-    write_table(output / "reviews" / "items.parquet", raw.items, ITEM_DETAILS)
+    write_table(output / "reviews" / "items.parquet", _items(raw, kept), ITEM_DETAILS)
     record = StoreRecord(
         num_files=num_files,
         num_reviews=_num_by_split(reviews),
@@ -140,6 +140,14 @@ def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRe
     )
     (output / "reviews" / "reviews.json").write_bytes(record.model_dump_json(indent=2).encode())
     return record
+
+
+def _items(raw: RawReviews, kept: KeptReviews) -> pa.Table:
+    """The items of the source's table, or those kept items whose titles stand in the reviews."""
+    ids = kept.reviews["item_id"].unique().to_pylist()
+    rows = [{"item_id": id_, "title": raw.titles.get(id_, ""), "details": ""} for id_ in ids]
+    named = [row for row in rows if row["title"] and not raw.items.num_rows]
+    return pa.concat_tables([raw.items, pa.Table.from_pylist(named, schema=ITEM_DETAILS)])
 
 
 def read_record(output: Location) -> StoreRecord | None:

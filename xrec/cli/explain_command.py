@@ -58,6 +58,7 @@ def _lines(pair: "ExplainedPair") -> list[str]:
         "collaborative tokens as <user N> and <item N>:",
         *(f"              | {line}" for line in pair.prompt.splitlines()),
         f"explanation   {pair.explanation.text}",
+        "              (written now: a stored text of the pair may differ, as in bfloat16)",
         f"              ({pair.explanation.num_generated_tokens} tokens, "
         f"ended by {pair.explanation.finish_reason})",
         *_what_became_of_it(pair.explanation),

@@ -1,11 +1,14 @@
 """`xrec init`: a project file for a user's own files."""
 
-from typing import TYPE_CHECKING, Annotated
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from xrec.cli.printing import text_table
 from xrec.cli.reporting import reporting
+from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from xrec.init.project import Findings
@@ -16,6 +19,8 @@ Looks at the files and finds which one holds users, items, interactions and expl
 reviews that these are to be written from, and what their columns mean, by their names.
 Writes DIR/xrec.yaml, with comments, and with settings that fit the size of the data and this
 machine. Never asks, and replaces no project file without --force.
+Where texts are to be written from reviews, the file has two annotators: a language model, with
+what it would be asked, and one that needs nothing, which is active unless --annotator says so.
 
 \b
 In:   a file, or a folder or s3:// prefix, of .csv, .tsv, .jsonl, .json (an object a line) or
@@ -25,7 +30,8 @@ Out:  DIR/xrec.yaml; what was found and what is missing, on standard output
 \b
 Example:
   xrec init shop --from exports/2026-11
-  xrec init shop --from reviews.jsonl.gz
+  xrec init shop --from reviews.jsonl.gz --annotator language-model --prices 0.25 2
+  xrec init shop --from export.csv --columns 'user_id=Kunde Nr,item_id=Artikel,review=Text'
   xrec run shop/xrec.yaml
 """
 
@@ -41,6 +47,21 @@ def init(
             "--from", metavar="URI", help="Your files: a file, a folder or an s3:// prefix."
         ),
     ],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OURS=YOURS,...",
+            help="What your columns are, where their names do not say it; may be repeated.",
+        ),
+    ] = None,
+    annotator: Annotated[
+        Literal["language-model", "phrases"],
+        typer.Option(help="Who writes texts from reviews. The other one is left as a comment."),
+    ] = "phrases",
+    prices: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="A language model's, of a million tokens: of prompts, of replies."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a project file that is there.")
     ] = False,
@@ -48,17 +69,37 @@ def init(
     """Run xrec.init.project."""
     from xrec.init.project import init_project
 
-    findings = init_project(directory, source, force=force)
+    findings = init_project(
+        directory,
+        source,
+        columns=_columns(columns or []),
+        annotator=annotator,
+        prices=prices,
+        force=force,
+    )
     for line in _lines(findings):
         typer.echo(line)
 
 
+def _columns(given: Sequence[str]) -> dict[str, str]:
+    """Our columns by the user's; raises ConfigError for a name that is none of ours."""
+    from xrec.init.words import GIVEN
+
+    parts = [part.partition("=") for each in given for part in re.split(r",(?=\w+=)", each)]
+    for ours, _, theirs in parts:
+        if ours not in GIVEN or not theirs:
+            raise ConfigError(
+                f"--columns: expected OURS=YOURS with one of {', '.join(GIVEN)}, saw "
+                f"{ours}={theirs}"
+            )
+    return {theirs: ours for ours, _, theirs in parts}
+
+
 def _lines(findings: "Findings") -> list[str]:
-    from xrec.init.project import file_rows, missing_lines
+    from xrec.init.project import file_rows, notes
 
     counts = findings.survey
     explanations = sum(counts.num_explanations.values())
-    missing = missing_lines(findings)
     return [
         text_table(("file", "rows", "table", "columns"), file_rows(findings)),
         "",
@@ -66,7 +107,7 @@ def _lines(findings: "Findings") -> list[str]:
         f"{counts.num_interactions} interactions, "
         f"{explanations} {_texts(findings)} ({counts.num_explanations['train']} to train on)",
         f"machine: {findings.machine.describe()}",
-        *_section("missing:", missing),
+        *_section("to know:", notes(findings)),
         *_section("files of other kinds, not read:", findings.folder.others[:10]),
         "",
         f"wrote {findings.project_file}",

@@ -12,7 +12,9 @@ from xrec.config.shared import artifact_uri
 from xrec.config.text import EngineModelConfig, LanguageModelConfig
 
 REVIEW_COLUMNS: TableColumns = {
-    "reviews": ("user_id", "item_id", "review", "summary", "rating", "time", "helpful"),
+    "reviews": (
+        *("user_id", "item_id", "review", "summary", "rating", "time", "helpful", "item_title"),
+    ),
     "items": ("item_id", "title", "details"),
 }
 """The columns of the tables of a `reviews` source."""
@@ -21,12 +23,13 @@ REVIEW_COLUMNS: TableColumns = {
 class ReviewsSource(TableFiles):
     """A table of reviews and perhaps one of items.
 
-    Without the column `details`, all other columns of the items are joined.
+    Without the column `details`, all other columns of the items are joined. Without a table of
+    items, the titles are those of the reviews' `item_title`, if there are any.
     """
 
     tables = REVIEW_COLUMNS
     joined = ("title", "details", "review")
-    may_be_null = ("title", "details", "summary", "rating", "time", "helpful")
+    may_be_null = ("title", "details", "summary", "rating", "time", "helpful", "item_title")
     kind: Literal["reviews"]
     uri: str = Field(description="The file of reviews, or the folder of the files.")
 

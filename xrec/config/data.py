@@ -1,10 +1,11 @@
 """`xrec prepare` and `xrec build-sample-llm`: the dataset, and the language model of the sample."""
 
+import codecs
 from collections.abc import Mapping
 from itertools import chain
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 from xrec.config.prompt import PromptConfig
@@ -49,6 +50,19 @@ class TableFiles(Config):
         "are joined to one text; null is for a column that is not to be read.",
     )
     delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
+    encoding: str | None = Field(
+        None,
+        description="Encoding of the lines of CSV and JSON that are not valid UTF-8, e.g. cp1252 "
+        "(which has all of Latin-1). If null, such rows are rejected.",
+    )
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else codecs.lookup(value).name
+        except LookupError:
+            raise ValueError(f"{value!r} is no encoding; expected a name such as cp1252") from None
 
     @model_validator(mode="after")
     def _files_can_be_read(self) -> Self:

@@ -17,6 +17,7 @@ ReplyFailureReason = Literal[
     "cut_off",
     "invalid_json",
     "invalid_object",
+    "failed_check",
     "refused",
     "prompt_too_long",
     "bad_request",

@@ -41,13 +41,14 @@ class Line:
 
 
 def stream_lines(
-    file: str, source: IO[bytes], delimiter: str = ","
+    file: str, source: IO[bytes], delimiter: str = ",", encoding: str | None = None
 ) -> tuple[list[str] | None, Iterator[Line]]:
     """The columns of `file`, null for JSON Lines, and its rows, which are read one by one.
 
     The ending of its name tells the format, and whether it is gzipped. source: the file's content,
-    which stays open until the last row. For the columns of JSON Lines see `keys_of`. Raises
-    DataError, now or with a later row, if the file as a whole cannot be read.
+    which stays open until the last row. encoding: of lines that are not UTF-8. For the columns of
+    JSON Lines see `keys_of`. Raises DataError, now or with a later row, if the file as a whole
+    cannot be read.
     """
     name = file.lower()
     if name.endswith(".gz"):
@@ -55,14 +56,17 @@ def stream_lines(
         source = cast(IO[bytes], gzip.GzipFile(fileobj=source))
     if name.endswith(".parquet"):
         return _parquet(file, source)
-    # Bytes that are not UTF-8 survive as lone surrogates, which the columns' parsers then refuse
-    # row by row.
+    # Bytes that are in no known encoding survive as lone surrogates, which the columns' parsers
+    # then refuse row by row.
     is_csv = name.endswith((".csv", ".tsv"))
     newline = "" if is_csv else "\n"  # a JSON line may hold other line ends
     text = io.TextIOWrapper(source, "utf-8-sig", errors="surrogateescape", newline=newline)
+    lines = _readable(file, text)
+    if encoding is not None:
+        lines = (line if line.isascii() else decoded(line, encoding) for line in lines)
     if not is_csv:
-        return None, _json_lines(_readable(file, text))
-    return _csv(file, _readable(file, text), "\t" if name.endswith(".tsv") else delimiter)
+        return None, _json_lines(lines)
+    return _csv(file, lines, "\t" if name.endswith(".tsv") else delimiter)
 
 
 def keys_of(rows: Iterable[Line]) -> list[str]:
@@ -76,6 +80,14 @@ def _readable(file: str, text: Iterable[str]) -> Iterator[str]:
         yield from text
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: not a readable gzip file ({error}); is it complete?") from error
+
+
+def decoded(line: str, encoding: str) -> str:
+    """A line of escaped bytes in its encoding; one with other than ASCII in UTF-8 as it is."""
+    try:
+        return line.encode("ascii", errors="surrogateescape").decode(encoding)
+    except UnicodeError:
+        return line
 
 
 def _check_unique(file: str, names: Sequence[str]) -> None:

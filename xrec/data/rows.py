@@ -4,9 +4,11 @@ What a cell must be, its parser says: it returns the value as xrec holds it, or 
 with the reason.
 """
 
+import html
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -24,6 +26,12 @@ SPLITS = ("train", "validation", "test")
 MAX_INDEX = 2**31 - 1
 
 Parser = Callable[[object], str | None]
+
+_TAG = re.compile(
+    r" ?(?:</?(?:br|p|div|b|i|u|em|strong|a|span|font|li|ul|ol|h[1-6]|hr|img)\b[^<>]{0,500}>\s*)+",
+    re.IGNORECASE,
+)
+_ENTITY = re.compile(r"&(?:amp;)*(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z]\w{1,31});", re.I)
 
 
 def parse_id(value: object) -> str:
@@ -44,12 +52,19 @@ def parse_dense_id(value: object) -> str:
 
 
 def parse_text(value: object) -> str:
-    """A text, stripped; a missing value is the empty text."""
+    """A text, stripped and without HTML's tags and entities; a missing value is the empty text."""
     if value is None:
         return ""
     if not isinstance(value, str):
         raise ValueError("must be a text")
-    return _valid_unicode(value).strip()
+    return without_html(_valid_unicode(value)).strip()
+
+
+def without_html(text: str) -> str:
+    """The text with a blank for each tag, and characters for entities, those of entities too."""
+    if "&" in text:
+        text = _ENTITY.sub(lambda found: html.unescape(html.unescape(found[0])), text)
+    return _TAG.sub(" ", text) if "<" in text else text
 
 
 def parse_description(value: object) -> str:
@@ -121,6 +136,7 @@ def stream_rows(
     *,
     names: Mapping[str, tuple[str, ...]] | None = None,
     delimiter: str = ",",
+    encoding: str | None = None,
     advice: str = "rename or add them",
     may_be_missing: Collection[str] = (),
     rows_at_once: int | None = 20_000,
@@ -149,7 +165,7 @@ def stream_rows(
         )
         for name, parse in {**columns, **(optional or {})}.items()
     ]
-    seen, lines = stream_lines(file, source, delimiter)
+    seen, lines = stream_lines(file, source, delimiter, encoding)
     rows = list(itertools.islice(lines, rows_at_once))
     if seen is None:
         seen = keys_of(rows) or None

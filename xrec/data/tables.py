@@ -124,6 +124,7 @@ def read_tables(files: Mapping[str, bytes], source: TablesSource) -> SourceData:
                 _OPTIONAL.get(table),
                 names=source.names_in(table),
                 delimiter=source.delimiter,
+                encoding=source.encoding,
                 advice=_ADVICE,
                 rows_at_once=None,
             )

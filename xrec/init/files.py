@@ -3,12 +3,16 @@
 import gzip
 import io
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, get_args
 
+from xrec.annotate.cells import parse_number
 from xrec.config.data import TABLE_ENDINGS, Delimiter
-from xrec.data.lines import keys_of, stream_lines
+from xrec.data.lines import decoded, keys_of, stream_lines
+from xrec.data.rows import without_html
 from xrec.errors import DataError, StorageNotFoundError
 from xrec.init import words
 from xrec.storage import Location
@@ -16,22 +20,63 @@ from xrec.storage import Location
 _MAX_FILES = 40
 _SHOWN = 10
 _HEAD_BYTES = 65536
+_MOST_BAD = 0.05  # of the cells of a column that is used nevertheless
+_ENCODING = "cp1252"  # of lines that are not UTF-8: Windows', with all of Latin-1
+
+Parse = Callable[[object], object]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a file; `values` are its different non-empty values, as strings."""
+    """A column of a file: how often each value is there, as a string, and how many cells are empty.
+
+    ours: our column that the user says it is.
+    """
 
     name: str
-    values: frozenset[str]
-    num_filled: int
-    mean_words: float
-    is_number: bool
+    counts: Counter[str]
+    num_empty: int
+    ours: str | None = None
+
+    @property
+    def known_as(self) -> str:
+        """The name that tells its meaning."""
+        return self.ours or self.name
+
+    @cached_property
+    def mean_words(self) -> float:
+        """Words of a value."""
+        return sum(len(value.split()) for value in self.counts) / max(1, len(self.counts))
+
+    @cached_property
+    def is_number(self) -> bool:
+        """Whether its values are numbers, but for a few."""
+        return self.is_mostly(parse_number)
 
     @property
     def is_key(self) -> bool:
         """True if no two of its values are equal, but for a few."""
-        return self.num_filled > 0 and len(self.values) >= 0.98 * self.num_filled
+        return 0 < 0.98 * self.counts.total() <= len(self.counts)
+
+    @property
+    def num_html(self) -> int:
+        """The number of cells with tags or entities of HTML."""
+        return sum(num for text, num in self.counts.items() if without_html(text) != text)
+
+    def is_mostly(self, parse: Parse) -> bool:
+        """Whether `parse` refuses at most one in twenty of its cells."""
+        bad, good = self.parsed(parse)
+        return bad.total() <= _MOST_BAD * self.counts.total() and bool(good)
+
+    def parsed(self, parse: Parse) -> tuple[Counter[str], list[Any]]:
+        """The values for which `parse` raises ValueError, and what it makes of the other cells."""
+        bad, good = Counter[str](), list[Any]()
+        for value, count in self.counts.items():
+            try:
+                good += [parse(value)] * count
+            except ValueError:
+                bad[value] = count
+        return bad, good
 
 
 @dataclass(frozen=True)
@@ -54,17 +99,30 @@ class File:
 
 @dataclass(frozen=True)
 class Folder:
-    """The tables of a folder; `contents` by file name, `others` are files that xrec cannot read."""
+    """The tables of a folder; `contents` by file name, `others` are files that xrec cannot read.
+
+    foreign: by file name, the lines that are not UTF-8, read in `encoding`, which is null if there
+    are none.
+    """
 
     location: Location
     files: tuple[File, ...]
     contents: Mapping[str, bytes]
     others: tuple[str, ...]
     delimiter: str
+    foreign: Mapping[str, Sequence[str]]
+
+    def settings(self) -> dict[str, Any]:
+        """The values of a `source` that say how its files are read, and where they are."""
+        encoding = _ENCODING if self.foreign else None
+        uri = self.location.shared_uri
+        return {"uri": uri, "delimiter": self.delimiter, "encoding": encoding}
 
 
-def read_folder(location: Location) -> Folder:
+def read_folder(location: Location, given: Mapping[str, str] | None = None) -> Folder:
     """Read every table in the folder `location`, or the table that it is; no folders in it.
+
+    given: our columns by those of the files that they are, as far as the user has said it.
 
     Raises StorageNotFoundError if it is not there, DataError if it holds no table or one that
     cannot be read, and another StorageError if it must not be read.
@@ -76,9 +134,12 @@ def read_folder(location: Location) -> Folder:
     where = location.uri.rpartition("/")[0] if is_file else location
     contents = {name: (location if is_file else location / name).read_bytes() for name in tables}
     delimiter = _delimiter(contents)
-    files = tuple(_read(f"{where}/{name}", name, contents[name], delimiter) for name in tables)
+    files = tuple(
+        _read(f"{where}/{name}", name, contents[name], delimiter, given or {}) for name in tables
+    )
     others = tuple(name for name in names if name not in contents)
-    return Folder(location, files, contents, others, delimiter)
+    foreign = {name: lines for name in tables if (lines := _foreign_lines(name, contents[name]))}
+    return Folder(location, files, contents, others, delimiter, foreign)
 
 
 def _names_in(location: Location) -> list[str]:
@@ -134,15 +195,24 @@ def _head(name: str, data: bytes) -> bytes:
         return b""  # reading the file says what is wrong with it
 
 
-def _read(where: str, name: str, data: bytes, delimiter: str) -> File:
+def _foreign_lines(name: str, data: bytes) -> list[str]:
+    """The lines of a file that are not UTF-8, in the encoding in which they are read."""
+    if name.lower().endswith(".parquet"):
+        return []
+    text = gzip.decompress(data) if name.lower().endswith(".gz") else data
+    lines = (line.decode("utf-8", "surrogateescape") for line in text.splitlines())
+    return [read for line in lines if (read := decoded(line, _ENCODING)) != line]
+
+
+def _read(where: str, name: str, data: bytes, delimiter: str, given: Mapping[str, str]) -> File:
     if not data:
         raise DataError(f"{where}: an empty file; fill it, or move it out of the folder")
     if not name.lower().endswith((".parquet", ".gz")) and b"\0" in data[:_HEAD_BYTES]:
         raise DataError(
-            f"{where}: binary content, expected text; is its ending right? Convert it, or move it "
-            "out of the folder"
+            f"{where}: binary content, expected text; is its ending right, or is it in UTF-16? "
+            "Convert it, or move it out of the folder"
         )
-    columns, lines = stream_lines(where, io.BytesIO(data), delimiter)
+    columns, lines = stream_lines(where, io.BytesIO(data), delimiter, _ENCODING)
     rows = list(lines)
     readable = [row.values for row in rows if row.values is not None]
     if not readable:
@@ -154,8 +224,8 @@ def _read(where: str, name: str, data: bytes, delimiter: str) -> File:
         )
     names = [each for each in columns or keys_of(rows) if each]
     _check_utf8(where, names)
-    usable = (each for each in names if not _is_nested(each, readable))
-    return File(name, len(rows), tuple(_column(each, readable) for each in usable))
+    usable = [each for each in names if not _is_nested(each, readable)]
+    return File(name, len(rows), tuple(_column(each, readable, given.get(each)) for each in usable))
 
 
 def _check_utf8(where: str, names: Sequence[str]) -> None:
@@ -165,8 +235,8 @@ def _check_utf8(where: str, names: Sequence[str]) -> None:
             name.encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{where}: the name of the column {name!a} is not valid UTF-8; is the file in "
-                "Latin-1? Save it as UTF-8"
+                f"{where}: the name of the column {name!a} is valid neither as UTF-8 nor as "
+                f"{_ENCODING}; save the file as UTF-8"
             ) from error
 
 
@@ -180,32 +250,16 @@ def _is_nested(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     )
 
 
-def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> Column:
-    filled = [value for row in rows if (value := row.get(name)) not in (None, "")]
-    values = frozenset(str(value) for value in filled)
-    num_words = sum(len(value.split()) for value in values)
-    return Column(
-        name,
-        values,
-        len(filled),
-        num_words / len(values) if values else 0.0,
-        bool(values) and all(map(_is_number, values)),
-    )
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
+def _column(name: str, rows: Sequence[Mapping[str, Any]], ours: str | None) -> Column:
+    cells = Counter(str(value) for row in rows if (value := row.get(name)) not in (None, ""))
+    return Column(name, cells, len(rows) - cells.total(), ours)
 
 
 def likeliest(columns: Iterable[Column], meaning: words.Meaning) -> Column | None:
-    """The column whose name is likeliest to have that meaning, or None."""
+    """The column whose name is likeliest to have that meaning, or None; what is given is first."""
     ranked = [
-        (rank, column)
+        (column.ours is None, rank, column)
         for column in columns
-        if (rank := words.rank(column.name, meaning)) is not None
+        if (rank := words.rank(column.known_as, meaning)) is not None
     ]
-    return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
+    return min(ranked, key=lambda each: each[:2])[2] if ranked else None

@@ -74,7 +74,11 @@ def guess_tables(files: Sequence[File]) -> Guess:
     """
     found = [pairs for file in files if (pairs := _pairs(file)) is not None]
     if not found:
-        raise DataError(_no_pairs(files))
+        raise DataError(
+            "no file has an id of a user and an id of an item in each row, so there are no "
+            f"interactions; saw the columns\n{seen_columns(files)}\nname the ids with "
+            "--columns user_id=<column>,item_id=<column>"
+        )
     explained = _explained(found)
     interactions = _interactions(found, explained)
     tables = {"interactions": interactions.file.name}
@@ -94,20 +98,17 @@ def guess_tables(files: Sequence[File]) -> Guess:
     )
 
 
-def _no_pairs(files: Sequence[File]) -> str:
-    seen = "\n".join(
+def seen_columns(files: Sequence[File]) -> str:
+    """A line for each file with its columns."""
+    return "\n".join(
         f"  {file.name}: {', '.join(column.name for column in file.columns)}" for file in files
-    )
-    return (
-        "no file has an id of a user and an id of an item in each row, so there are no "
-        f"interactions; saw the columns\n{seen}\nname the id columns user_id and item_id, or "
-        "write the project file by hand, with source.files and source.columns"
     )
 
 
 def _pairs(file: File) -> _Pairs | None:
     """The pairs of a file with a column that is named like an id of a user, and one of an item."""
-    roles = [(words.id_role(column.name), column) for column in file.columns]
+    given_first = sorted(file.columns, key=lambda column: column.ours is None)
+    roles = [(words.id_role(column.known_as), column) for column in given_first]
     user = next((column for role, column in roles if role == "user"), None)
     item = next((column for role, column in roles if role == "item"), None)
     if user is None or item is None:
@@ -118,7 +119,8 @@ def _pairs(file: File) -> _Pairs | None:
     rest = [
         column
         for column in file.columns
-        if column not in (user, item) and not column.is_number and column.mean_words >= 2
+        if column not in (user, item)
+        and (column.ours or (not column.is_number and column.mean_words >= 2))
     ]
     rest.sort(key=lambda column: -column.mean_words)
     return _Pairs(file, user, item, likeliest(rest, "explanation"))
@@ -129,7 +131,7 @@ def _explained(found: Sequence[_Pairs]) -> _Pairs | None:
 
     def order(pairs: _Pairs) -> tuple[int, bool, int]:
         assert pairs.text is not None
-        rank = words.rank(pairs.text.name, "explanation")
+        rank = words.rank(pairs.text.known_as, "explanation")
         assert rank is not None
         return rank, not pairs.is_named("explanations"), -pairs.file.num_rows
 
@@ -156,7 +158,9 @@ def _interactions(found: Sequence[_Pairs], explained: _Pairs | None) -> _Pairs:
 
 def _pair_columns(pairs: _Pairs) -> dict[str, ColumnNames]:
     columns: dict[str, ColumnNames] = {"user_id": pairs.user.name, "item_id": pairs.item.name}
-    splits = [each for each in pairs.file.columns if each.values and each.values <= set(SPLITS)]
+    splits = [
+        each for each in pairs.file.columns if each.counts and each.counts.keys() <= set(SPLITS)
+    ]
     split = likeliest(splits, "split")
     return columns if split is None else {**columns, "split": split.name}
 
@@ -169,18 +173,18 @@ def _entity(
     By the name of the file, then by that of the key, then by the ids that it holds.
     """
     role = table.removesuffix("s")
-    ids = frozenset[str]().union(*(getattr(each, role).values for each in pairs))
+    ids = frozenset[str]().union(*(getattr(each, role).counts for each in pairs))
     found: list[tuple[tuple[bool, bool, float, int], File, Column]] = []
     for file in files:
         named = words.table_of_file(file.stem)
         if file.name in taken.values() or named in {"users", "items"} - {table}:
             continue
         for column in file.columns:
-            held = len(ids & column.values) / max(1, len(ids))
-            is_key = column.is_key and words.id_role(column.name) in (role, "any")
+            held = len(ids & column.counts.keys()) / max(1, len(ids))
+            is_key = column.is_key and words.id_role(column.known_as) in (role, "any")
             if is_key and (named == table or held >= _LEAST_OVERLAP):
-                is_own = words.id_role(column.name) == role
-                order = (named == table, is_own, held, -len(column.values))
+                is_own = words.id_role(column.known_as) == role
+                order = (named == table, is_own, held, -len(column.counts))
                 found.append((order, file, column))
     best = max(found, key=lambda each: each[0], default=None)
     return None if best is None else best[1:]
@@ -202,8 +206,8 @@ def _entity_columns(file: File, key: Column, table: str) -> dict[str, ColumnName
         column.name
         for column in rest
         if words.may_describe(column.name)
-        and column.num_filled >= 0.2 * file.num_rows
-        and (len(column.values) < 0.5 * file.num_rows or column.mean_words >= 2)
+        and column.counts.total() >= 0.2 * file.num_rows
+        and (len(column.counts) < 0.5 * file.num_rows or column.mean_words >= 2)
     ][:_MOST_PROFILE_COLUMNS]
     columns["profile"] = parts or None
     return columns

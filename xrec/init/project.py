@@ -1,15 +1,15 @@
 """All of `xrec init`: look, find, count, choose, write."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from xrec.config.data import TablesSource
 from xrec.config.shared import StorageConfig
-from xrec.errors import ConfigError
-from xrec.init.files import Folder, read_folder
-from xrec.init.guess import Guess, guess_tables
-from xrec.init.project_file import project_text
+from xrec.errors import ConfigError, DataError
+from xrec.init.files import File, Folder, read_folder
+from xrec.init.guess import ColumnNames, Guess, guess_tables, seen_columns
+from xrec.init.project_file import Annotator, language_model_section, project_text
 from xrec.init.reviews import FoundReviews, find_reviews
 from xrec.init.settings import Machine, choose_settings, this_machine
 from xrec.init.survey import Survey, survey, survey_reviews
@@ -22,7 +22,7 @@ PROJECT_FILE = "xrec.yaml"
 class Findings:
     """What was found, and the URI of the project file that was written.
 
-    reviews: if texts are to be written from them; dropped: how many reviews, by reason.
+    reviews: if texts are to be written from them.
     """
 
     folder: Folder
@@ -31,13 +31,23 @@ class Findings:
     machine: Machine
     project_file: str
     reviews: FoundReviews | None = None
-    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 def init_project(
-    directory: str, source_uri: str, *, force: bool = False, machine: Machine | None = None
+    directory: str,
+    source_uri: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    annotator: Annotator = "phrases",
+    prices: tuple[float, float] | None = None,
+    force: bool = False,
+    machine: Machine | None = None,
 ) -> Findings:
     """Write `directory`/xrec.yaml for the files at `source_uri`, unless anything is wrong.
+
+    columns: ours by the files' own, as far as the user says it. annotator: who is to write texts
+    from reviews; the other one stands there as a comment. prices: of a million tokens of prompts
+    and of replies.
 
     Raises ConfigError (a project file is there, and `force` is not given), DataError or
     StorageError (the files are missing, cannot be read, or have no ids of users and items).
@@ -51,36 +61,49 @@ def init_project(
         )
     location = open_location(source_uri)
     check_access(location, StorageConfig())
-    folder = read_folder(location)
+    folder = read_folder(location, columns)
     guess = guess_tables(folder.files)
     reviews = find_reviews(folder, guess)
-    source = _tables_source(folder, guess)
-    dropped: Mapping[str, int] = {}
-    if reviews is None:
+    _check_given(columns or {}, folder, (reviews or guess).columns)
+    tables = {"kind": "tables", "files": dict(guess.files), "columns": guess.settings()}
+    if location.is_file():
+        tables["uri"] = location.shared_uri.rpartition("/")[0]
+    source = TablesSource.model_validate({**folder.settings(), **tables})
+    writer = language_model_section(prices)
+    if reviews is not None:
+        counts = survey_reviews(folder, {**reviews.settings(), "annotator": writer})
+    elif annotator == "phrases":
         counts = survey(folder, source)
     else:
-        counts, dropped = survey_reviews(folder, reviews.settings())
+        raise ConfigError(
+            f"--annotator {annotator}: it writes texts from reviews, and {location} has none that "
+            "need texts; leave the option out"
+        )
     machine = machine or this_machine()
     text = project_text(
         reviews or source,
         f"{open_location(directory).shared_uri.rstrip('/')}/workspace",
         survey=counts,
         settings=choose_settings(counts, machine),
+        annotator=annotator,
+        language_model=writer,
     )
     target.write_bytes(text.encode("utf-8"))
-    return Findings(folder, guess, counts, machine, str(target), reviews, dropped)
+    return Findings(folder, guess, counts, machine, str(target), reviews)
 
 
-def _tables_source(folder: Folder, guess: Guess) -> TablesSource:
-    uri = folder.location.shared_uri
-    values: dict[str, Any] = {
-        "kind": "tables",
-        "uri": uri.rpartition("/")[0] if folder.location.is_file() else uri,
-        "files": dict(guess.files),
-        "columns": guess.settings(),
-        "delimiter": folder.delimiter,
-    }
-    return TablesSource.model_validate(values)
+def _check_given(
+    given: Mapping[str, str], folder: Folder, columns: Mapping[str, Mapping[str, ColumnNames]]
+) -> None:
+    """Raise DataError if a column is not used as what the user says that it is."""
+    used = {f"{ours}={theirs}" for of in columns.values() for ours, theirs in of.items()}
+    used |= {f"review={each.removeprefix('explanation=')}" for each in used}
+    for unused in {f"{ours}={theirs}" for theirs, ours in given.items()} - used:
+        raise DataError(
+            f"--columns {unused}: no column of this name can be used so; ids and texts must "
+            "stand in one file, and 19 of 20 ratings or times must be such; saw the columns\n"
+            + seen_columns(folder.files)
+        )
 
 
 def file_rows(findings: Findings) -> list[list[str]]:
@@ -88,42 +111,59 @@ def file_rows(findings: Findings) -> list[list[str]]:
     found, rows = findings.reviews or findings.guess, []
     for file in findings.folder.files:
         tables = [table for table, name in found.files.items() if name == file.name]
-        taken = {
-            column: names
-            for table in tables
-            for column, names in found.columns[table].items()
-            if names is not None
-        }
-        shown = ", ".join(f"{column} = {_shown(names)}" for column, names in taken.items())
-        rows.append([file.name, str(file.num_rows), " and ".join(tables) or "not used", shown])
+        taken = ", ".join(
+            f"{ours} = {' + '.join(names)}" for ours, names in _taken(findings, file).items()
+        )
+        rows.append([file.name, str(file.num_rows), " and ".join(tables) or "not used", taken])
     return rows
 
 
-def missing_lines(findings: Findings) -> list[str]:
-    """What is missing, and what that means; one line each."""
-    counts, dropped = findings.survey, findings.dropped
-    lines = _missing_tables(findings)
+def _taken(findings: Findings, file: File) -> dict[str, list[str]]:
+    """The columns of a file that are used, by ours."""
+    found = findings.reviews or findings.guess
+    return {
+        ours: [names] if isinstance(names, str) else names
+        for table, name in found.files.items()
+        if name == file.name
+        for ours, names in found.columns[table].items()
+        if names is not None
+    }
+
+
+def notes(findings: Findings) -> list[str]:
+    """What is missing, mended or left out, and what that means; one line each."""
+    counts, reviews = findings.survey, findings.reviews
+    lines = [*_missing_tables(findings), *(reviews.notes if reviews else ())]
+    for name, foreign in findings.folder.foreign.items():
+        word = re.findall(r"\w*[^\x00-\x7f]\w*", foreign[0])[0]
+        lines.append(
+            f"{name}: {len(foreign):,} lines are not UTF-8, they are read as "
+            f"{findings.folder.settings()['encoding']} (source.encoding), such as {word!r}"
+        )
+    for file in findings.folder.files:
+        taken = _taken(findings, file).items()
+        for name in (name for ours, names in taken for name in names if not ours.endswith("_id")):
+            if num_html := file.column(name).num_html:
+                lines.append(f"{name}: {num_html:,} texts have HTML, which is taken out")
     if not counts.can_train_adapter:
         lines.append(
             f"{sum(counts.num_explanations.values()) or 'no'} explanations: an adapter cannot be "
             "trained, so the project has no job that writes texts"
         )
-    lines += [f"{num} reviews dropped: {reason}" for reason, num in dropped.items()]
+    lines += [f"{num} reviews dropped: {reason}" for reason, num in counts.dropped.items()]
     return lines + [f"{num} rows left out, {why}" for why, num in counts.rejected.items()]
 
 
 def _missing_tables(findings: Findings) -> list[str]:
     reviews, tables = findings.reviews, findings.guess.files
     if reviews is not None:
-        made = "no table of items: titles are made from what the reviews call them"
-        return [] if "items" in reviews.columns else [made]
+        own = reviews.columns["reviews"].get("item_title")
+        made = f"are those of {own!r}; source.columns.item_title: null has them made from reviews"
+        titles = made if own else "are made from what the reviews call them"
+        return [] if "items" in reviews.columns else [f"no table of items: titles {titles}"]
     lines = []
     if "users" not in tables:
         lines.append("no table of users: profiles are empty, so texts cannot speak of the user")
     if "items" not in tables:
         lines.append("no table of items: texts cannot name or describe the item")
     return lines
-
-
-def _shown(names: str | Sequence[str]) -> str:
-    return names if isinstance(names, str) else " + ".join(names)

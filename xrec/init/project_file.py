@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Mapping
 from string import Template
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -76,9 +76,14 @@ $source
 $ratings
   split:
     by: $split
-  # Names what reviews praise, by phrases and counts; it knows English only.
-  annotator:
-    kind: phrases
+  # Who writes the texts. For texts that a shop shows we recommend a language model: any endpoint
+  # that speaks the OpenAI API (base_url), or an engine on GPUs of yours in place of the endpoint:
+  #   model: {kind: engine, llm: {model: Qwen/Qwen3-8B, dtype: bfloat16}}
+  # What it would be asked; --dry-run tells it too, and money by the `prices` of the model:
+$forecast
+$language_model
+  # This one needs nothing: phrases and counts, in English only, plain and alike.
+$phrases
 $rejected
 
 prepare:
@@ -164,14 +169,29 @@ _WITHOUT_EXPLANATIONS = """\
 """
 
 
+Annotator = Literal["language-model", "phrases"]
+
+
+def language_model_section(prices: tuple[float, float] | None) -> dict[str, Any]:
+    """The section `annotator` for an endpoint; prices are of a million tokens, of prompts first."""
+    model: dict[str, Any] = {"kind": "endpoint", "base_url": "https://api.openai.com/v1"}
+    model |= {"model": "gpt-5-mini", "api_key_variable": "OPENAI_API_KEY"}
+    if prices is not None:
+        names = ("per_million_prompt_tokens", "per_million_reply_tokens")
+        model["prices"] = dict(zip(names, prices, strict=True))
+    return {"kind": "language_model", "model": model, "domain": "shop", "language": "English"}
+
+
 def project_text(
     source: TablesSource | FoundReviews,
     workspace: str,
     *,
     survey: Survey,
     settings: Mapping[str, Any],
+    annotator: Annotator = "phrases",
+    language_model: Mapping[str, Any],
 ) -> str:
-    """The YAML.
+    """The YAML; of the two annotators, the one that is not chosen is a comment.
 
     Without enough explanations it has the jobs that need none: prepare, pretrain-graph, recommend.
     """
@@ -189,6 +209,9 @@ def project_text(
         "max_steps_lines": _filled(_MAX_STEPS, settings) if settings["max_steps"] else "",
         "num_train": survey.num_explanations["train"],
         **_of_reviews(reviews),
+        "forecast": "\n".join(_wrapped(line) for line in survey.forecast),
+        "language_model": _section(language_model, is_active=annotator == "language-model"),
+        "phrases": _section({"kind": "phrases"}, is_active=annotator == "phrases"),
     }
     trains = survey.can_train_adapter
     parts = [
@@ -218,7 +241,7 @@ def _of_reviews(found: FoundReviews | None) -> dict[str, str]:
     if found is None:
         return dict.fromkeys(("aspects", "checks", "graph_aspects", "ratings", "split"), "")
     scale, plain = found.rating_range, []
-    if "items" not in found.columns:
+    if not found.has_titles:
         plain.append(_OF_TITLE)
     if scale is not None:
         plain.append(_GOOD_REVIEWS)
@@ -230,6 +253,14 @@ def _of_reviews(found: FoundReviews | None) -> dict[str, str]:
         "ratings": _filled(_RATINGS, {**ratings, "good": f"{found.min_rating:g}"}) if scale else "",
         "split": "time" if found.has_times else "hash",
     }
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, 98, initial_indent="  #   ", subsequent_indent="  #     ")
+
+
+def _section(annotator: Mapping[str, Any], *, is_active: bool) -> str:
+    return _dumped({"annotator": annotator}, "  " if is_active else "  # ")
 
 
 def _comment(text: str) -> str:

@@ -47,6 +47,8 @@ _RANKED: dict[Meaning, list[str]] = {
     ),
     "split": _words("split fold subset partition set"),
 }
+GIVEN = ("user_id", "item_id", "review", "item_title", *_RANKED)
+"""What a user may say that a column is."""
 _TEXTS = ("explanation", "title", "profile")
 _EXPLANATION = _RANKED["explanation"]
 _MADE = _EXPLANATION[: _EXPLANATION.index("review")]
@@ -104,6 +106,12 @@ def rank(column: str, meaning: Meaning) -> int | None:
         return None
     ranked = _RANKED[meaning]
     return min((ranked.index(word) for word in words if word in ranked), default=None)
+
+
+def names_items(column: str) -> bool:
+    """True for a name as of titles that stand beside ids of items: product_title, item name."""
+    words = set(words_of(column))
+    return bool(words & _ITEM and words & set(_RANKED["title"]))
 
 
 def is_review(column: str) -> bool:

@@ -7,6 +7,7 @@ collaborative token. The pieces are concatenated as ids: two prompts of one user
 beginning.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
@@ -92,8 +93,10 @@ class PromptBuilder:
 
     def show(self, prompt_ids: list[int]) -> str:
         """The prompt for people to read, with collaborative tokens as <user 3> and <item 7>."""
-        return "".join(
-            self.vocabulary.show(token) or self.tokenizer.decode([token]) for token in prompt_ids
+        runs = itertools.groupby(prompt_ids, self.vocabulary.show)
+        return "".join(  # a letter may be several tokens
+            name * len(tokens) if name else str(self.tokenizer.decode(tokens))
+            for name, tokens in ((name, list(run)) for name, run in runs)
         )
 
     def _build(self, user: list[int], item: list[int], texts: PairTexts) -> list[int]:

@@ -26,7 +26,9 @@ from xrec.text.model import (
 from xrec.text.reply_store import ReplyStore, prompt_key
 from xrec.text.schema import parse_reply, strict_schema
 
-_KEPT = frozenset({"empty_reply", "cut_off", "invalid_json", "invalid_object", "refused"})
+_KEPT = frozenset(
+    {"empty_reply", "cut_off", "invalid_json", "invalid_object", "failed_check", "refused"}
+)
 """Failures that the model is to blame for. Others are the endpoint's, and pass."""
 
 
@@ -182,7 +184,7 @@ class Asker:
 
 _MOST_QUOTED = 2000
 _ASKED_AGAIN = frozenset(
-    {"empty_reply", "cut_off", "invalid_json", "invalid_object", "broken_response"}
+    {"empty_reply", "cut_off", "invalid_json", "invalid_object", "failed_check", "broken_response"}
 )
 
 
@@ -212,6 +214,8 @@ def ask(
 
 def _reply(raw: RawReply, prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
     found = raw.failure or parse_reply(raw.text, prompt.schema, is_cut=raw.is_cut)
+    if not isinstance(found, ReplyFailure) and (problem := prompt.check(found)) is not None:
+        found = ReplyFailure("failed_check", problem)
     if isinstance(found, ReplyFailure):
         return Reply(raw.index, None, found, raw.text, raw.usage)
     return Reply(raw.index, found, None, raw.text, raw.usage)

@@ -1,7 +1,7 @@
 """What goes into a language model and comes out of it, its protocol, and how one is loaded."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -31,10 +31,14 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt(Generic[ObjectT]):
-    """A conversation, and the class of the object that is to be the reply."""
+    """A conversation, and the class of the object that is to be the reply.
+
+    check: what is wrong with what a valid object says, for the model to read; None if nothing is.
+    """
 
     messages: tuple[Message, ...]
     schema: type[ObjectT]
+    check: Callable[[ObjectT], str | None] = lambda value: None
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,12 @@ def test_keep_reviews_by_time_holds_out_each_user_s_last_two(tmp_path: Path) -> 
     }
 
 
+def test_keep_reviews_by_time_takes_a_few_without_a_time_for_the_oldest(tmp_path: Path) -> None:
+    rows = [review("a", f"{number}", time=number) for number in range(1, 20)]
+    splits = _splits(_keep(tmp_path, [*rows, review("a", "x")], split={"by": "time"}))
+    assert [pair for pair, split in splits.items() if split != "train"] == ["a18", "a19"]
+
+
 def test_keep_reviews_by_hash_follows_the_hash_of_the_pair(tmp_path: Path) -> None:
     rows = [review(f"u{number}", f"i{number % 7}") for number in range(200)]
     kept = _keep(tmp_path, rows, split={"by": "hash", "test": 0.2, "validation": 0.1, "seed": 3})
@@ -140,7 +146,7 @@ def test_keep_reviews_by_hash_follows_the_hash_of_the_pair(tmp_path: Path) -> No
         (
             [review("a", "1", time=1), review("b", "1")],
             {"split": {"by": "time"}},
-            r"1 of 2 reviews have no time; .*split.by to hash",
+            r"1 of 2 reviews have no time, at most .*split.by to hash",
         ),
         ([review("a", "1", rating=1)], {}, r"no review is left \(1 x rating below 4\)"),
         (

@@ -10,9 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.annotate.review_files import annotate_config, review, write_json_lines
+from tests.xrec.annotate.review_files import HASHED, annotate_config, review, write_json_lines
+from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
+from xrec.annotate.store import ReviewStore, keep_source
+from xrec.config.annotate import PhrasesAnnotator
 from xrec.errors import DataError, StorageError
+from xrec.storage import open_location
 
 
 def _read(tmp_path: Path, uri: Path | str, **values: Any) -> RawReviews:
@@ -115,6 +119,35 @@ def test_read_reviews_bad_rows_become_findings(tmp_path: Path) -> None:
     ]
     assert raw.reviews["item_id"].to_pylist() == ["1", "7"]  # an empty review is kept
     assert raw.num_rows == {"reviews.jsonl": 7}
+
+
+def test_read_reviews_votes_that_are_no_number_reject_no_row(tmp_path: Path) -> None:
+    rows = [review("u", str(place), helpful=votes) for place, votes in enumerate(("many", 3, []))]
+    raw = _read(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
+    assert raw.findings == ()
+    assert raw.reviews["helpful"].to_pylist() == [None, 3, None]
+
+
+def test_reviews_name_items_if_there_is_no_table_of_them(tmp_path: Path) -> None:
+    names = {"1": ["", "Caf&eacute;", "Other"], "2": ["Bar"], "3": [None]}
+    rows = [
+        review(f"u{place}", item, rating=1 if item == "2" else 5, product=title)
+        for item, titles in names.items()
+        for place, title in enumerate(titles)
+    ]
+    write_json_lines(tmp_path / "raw" / "reviews.jsonl", rows)
+    source = {"columns": {"item_title": "product"}}
+    config = annotate_config(tmp_path / "ws", tmp_path / "raw", source=source, split=HASHED)
+    keep_source(config, phrases_spec(PhrasesAnnotator(kind="phrases")))
+    store = ReviewStore(open_location(str(tmp_path / "ws" / "annotations")), 1)
+    # The first name that is one; 2 has no review that is kept.
+    assert store.items.to_pylist() == [{"item_id": "1", "title": "Café", "details": ""}]
+    items = [{"item_id": "1", "title": "Table"}]
+    write_json_lines(tmp_path / "raw" / "items.jsonl", items)
+    config = annotate_config(tmp_path / "w2", tmp_path / "raw", source=source, split=HASHED)
+    keep_source(config, phrases_spec(PhrasesAnnotator(kind="phrases")))
+    store = ReviewStore(open_location(str(tmp_path / "w2" / "annotations")), 1)
+    assert store.items["title"].to_pylist() == ["Table"]
 
 
 def test_read_reviews_personal_data_is_removed_and_counted(tmp_path: Path) -> None:

@@ -36,3 +36,4 @@ def test_explain_says_what_became_of_the_text(explanation: Explanation, last: st
     lines = _lines(pair)
     assert lines[-1] == last
     assert "explanation   It is calm." in lines
+    assert any("a stored text of the pair may differ" in line for line in lines)

@@ -35,6 +35,11 @@ COLUMNS = {"user_id": parse_id, "profile": parse_text}
         (parse_id, {"Ann Ö.": "Ann Ö.", 7: "7", " 7": " 7"}),
         (parse_dense_id, {"007": "7", 0: "0", str(2**31 - 1): "2147483647"}),
         (parse_text, {"  a\nb ": "a\nb", None: ""}),
+        (parse_text, {"It&#39;s<br />\n<b>warm</b>": "It's warm", "caf&eacute; &#233;": "café é"}),
+        (
+            parse_text,
+            {"&amp;quot;A&amp;quot;": '"A"', "R&D, a < b, <3 &not": "R&D, a < b, <3 &not"},
+        ),
         (parse_description, {5: "5", 2.5: "2.5", float("nan"): "", Decimal("9.90"): "9.90"}),
         (parse_description, {date(2026, 11, 26): "2026-11-26", (): ""}),
         (parse_description, {("tea", "", 5, None, " cake"): "tea, 5, cake"}),
@@ -100,6 +105,30 @@ def test_csv_broken_lines_become_findings() -> None:
     ]
     assert rows.findings[1].text == "c,x,y"
     assert rows.num_rows == 8
+
+
+@pytest.mark.parametrize(
+    ("profile", "encoding", "expected"),
+    [
+        (b"\xd6l \x96 \x80", "cp1252", "Öl – €"),
+        ("Öl – €".encode(), "cp1252", "Öl – €"),  # UTF-8 is read as it is
+        (b"\xcf\xf0\xe8", "cp1251", "При"),
+        (b"\xd6l", None, None),
+        (b"\xc3\x96l \xd6l", "cp1252", None),  # a part of it is UTF-8, so all of it was to be
+        (b"\x81", "cp1252", None),  # no letter there
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_lines_that_are_not_utf8_are_read_in_the_encoding_that_is_given(
+    profile: bytes, encoding: str | None, expected: str | None, ending: str
+) -> None:
+    rows = b'{"user_id": "a", "profile": "%s"}' if ending == "jsonl" else b"user_id,profile\na,%s"
+    source = io.BytesIO(rows % profile)
+    found = next(stream_rows(f"users.{ending}", source, COLUMNS, encoding=encoding))
+    assert found.table["profile"].to_pylist() == ([] if expected is None else [expected])
+    assert [each.reason for each in found.findings] == (
+        ["profile must be valid UTF-8"] if expected is None else []
+    )
 
 
 def test_json_lines_broken_lines_become_findings() -> None:

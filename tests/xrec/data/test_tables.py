@@ -79,6 +79,15 @@ def test_read_tables_lists_among_joined_columns_are_written_out() -> None:
     assert _read(files, columns={"users.profile": None}).users["profile"].to_pylist() == [""]
 
 
+def test_read_tables_in_the_encoding_of_the_config_has_texts_without_html() -> None:
+    users = "user_id,profile\nann,hört <b>Jazz</b> &amp; mehr\n".encode("cp1252")
+    files = {"interactions.csv": FILES["interactions.csv"], "users.csv": users}
+    assert _read(files, encoding="latin1").users["profile"].to_pylist() == ["hört Jazz & mehr"]
+    assert [each.reason for each in _read(files).findings if each.file == "users.csv"] == [
+        "profile must be valid UTF-8"
+    ]
+
+
 @pytest.mark.parametrize("delimiter", [";", ","])
 def test_read_tables_files_columns_and_delimiter_of_the_config(delimiter: str) -> None:
     files = {
@@ -182,6 +191,7 @@ def test_find_table_files_needs_the_interactions_and_one_file_of_each_other_tabl
         ({"columns": {"users.title": "x"}}, r"'users\.title' .*expected user_id, profile"),
         ({"columns": {"user_id": None}}, r"user_id must be the name of one column, saw None"),
         ({"columns": {"user_id": ["a", "b"]}}, r"user_id must be the name of one column"),
+        ({"encoding": "martian"}, r"'martian' is no encoding; expected a name such as cp1252"),
         ({"files": {"users": "users.xlsx"}}, r"'users\.xlsx' must end in one of"),
         ({"files": {"user": "users.csv"}}, r"source: files: 'user' is no table; expected users,"),
     ],

@@ -15,7 +15,7 @@ from xrec.config.annotate import AnnotateConfig
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.project import load_config, read_project
-from xrec.init.project import Findings, init_project, missing_lines
+from xrec.init.project import Findings, init_project, notes
 
 NUM_USERS, NUM_ITEMS = 12, 6
 
@@ -61,9 +61,7 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path: 
     }
     assert values["prepare"] == {"source": {"kind": "annotations"}}
     assert findings.survey.num_explanations == {"train": 36, "validation": 12, "test": 12}
-    assert missing_lines(findings) == [
-        "no table of items: titles are made from what the reviews call them"
-    ]
+    assert notes(findings) == ["no table of items: titles are made from what the reviews call them"]
 
 
 def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path: Path) -> None:
@@ -100,8 +98,8 @@ def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path: Path) -> None:
         ({"rating": 88}, {"rating_range": [1, 100], "min_rating": 75}),
         ({"rating": 0}, {"rating_range": [0, 1], "min_rating": 1}),
         ({"rating": "nan"}, {"rating_range": [1, 5], "min_rating": 4}),
-        ({"time": None}, {"split": {"by": "hash"}}),
-        ({"time": "nan"}, {"split": {"by": "hash"}}),
+        ({"time": None}, {"split": {"by": "time"}}),
+        ({"time": "nan"}, {"split": {"by": "time"}}),
     ],
 )
 def test_init_of_reviews_fits_ratings_and_split_to_what_is_there(

@@ -102,6 +102,11 @@ TEXTS = PairTexts("likes tea", "Tea House", "quiet")
             TEXTS,
             "User: likes tea\nItem: Tea House. quiet\n<user 3><item 4>",
         ),
+        (  # each of these letters is several tokens
+            {},
+            PairTexts("likes 茶", "Café Ümit", "ruhig 🍵"),
+            "User: <user 3> likes 茶\nItem: <item 4> Café Ümit. ruhig 🍵",
+        ),
     ],
 )
 def test_prompt_is_the_chat_template_around_instruction_user_and_item(

@@ -12,7 +12,6 @@ from xrec.config.text import PricesConfig, SamplingConfig
 from xrec.progress import duration
 from xrec.text import Message
 
-_NUM_SHOWN = 3
 _TOKENS_AROUND_MESSAGE = 5
 """Of a chat template, about."""
 
@@ -44,7 +43,7 @@ class Forecast:
     folds: int
 
     def lines(self, outlook: Outlook) -> Iterator[str]:
-        """Prompts, tokens, time and money; then the prompts of three rows of each kind."""
+        """Prompts, tokens, time and money; then the prompts of some rows of each kind."""
         asked = {stage: self._asked(rows) for stage, rows in outlook.samples.items()}
         num_prompts, spent = 0, _Tokens(0, 0)
         for stage, conversations in asked.items():
@@ -59,9 +58,10 @@ class Forecast:
         yield self._sum(num_prompts, spent)
         yield self._time(outlook)
         if self.prices is not None:
-            yield f"cost: {self.prices.of(*spent):,.2f} by the prices"
+            most = "" if outlook.counts.keys() == outlook.rates.keys() else "at most "
+            yield f"cost: {most}{self.prices.of(*spent):,.2f} by the prices"
         for stage, conversations in asked.items():
-            yield from _shown(stage, conversations[:_NUM_SHOWN])
+            yield from _shown(stage, conversations[: outlook.num_shown])
 
     def _asked(self, rows: Sequence[Input]) -> list[Conversation]:
         """The conversations of some rows, each followed by those without parts of its reviews."""

@@ -14,6 +14,7 @@ from xrec.annotate.annotator import (
     ItemText,
     PairInput,
     PairText,
+    Review,
     Sentiment,
     UserInput,
     UserText,
@@ -25,17 +26,21 @@ Kind = Literal["item", "user", "pair"]
 _MOST_ASPECTS = 6
 _MOST_CHARACTERS = 800
 _MOST_OF_A_NAME = 60
+_MOST_OF_A_QUOTE = 300
 _CHARACTERS_PER_TOKEN = 3.0
 """Of JSON in a language of letters, on the low side."""
-_CHARACTERS_AROUND_ASPECT = 60
+_CHARACTERS_AROUND_ASPECT = 75
 _CHARACTERS_AROUND = 40
 """The names of fields, quotes and brackets: of an aspect, and of the reply."""
-_SHORT_ASPECT, _SHORT_OPINION, _SHORT_EXPLANATION = 30, 40, 60
+_SHORT_ASPECT, _SHORT_OPINION, _SHORT_QUOTE, _SHORT_EXPLANATION = 30, 40, 60, 60
 NO_SENTENCE = "no_full_sentence"
 COPIES_EXAMPLE = "copies_example"
 REASONS: tuple[str, ...] = (*get_args(ReplyFailureReason), NO_SENTENCE, COPIES_EXAMPLE)
 
 _BLANKS = re.compile(r"\s+")
+_MARKS = str.maketrans(
+    dict.fromkeys('"`\u00b4\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a\xab\xbb', "'")
+)
 # Behind the full-width marks of Chinese and Japanese no blank follows.
 _SENTENCE_END = re.compile(
     r"[.!?\u2026][\"'\u201d\u2019)]?(?=\s|$)|[\u3002\uff01\uff1f]+[\"'\u201d\u2019)\u300d\u300f\uff09]?"
@@ -65,8 +70,9 @@ class UserReply(_Reply):
 
 
 class AspectReply(_Reply):
-    """An aspect that a review speaks of."""
+    """An aspect that a review speaks of; the quote comes first, so that the others follow it."""
 
+    quote: Annotated[str, Field(max_length=_MOST_OF_A_QUOTE)]
     aspect: _Words
     opinion: _Words
     sentiment: Sentiment
@@ -90,7 +96,7 @@ class ReplyLimits:
 
     profile: characters of an item's or a user's profile.
     explanation: characters of a pair's explanation, which shares the reply with its aspects.
-    aspect, opinion: characters of each, of which there are at most num_aspects.
+    aspect, opinion, quote: characters of each, of which there are at most num_aspects.
     """
 
     profile: int = _MOST_CHARACTERS
@@ -98,23 +104,25 @@ class ReplyLimits:
     num_aspects: int = _MOST_ASPECTS
     aspect: int = _MOST_OF_A_NAME
     opinion: int = _MOST_OF_A_NAME
+    quote: int = _MOST_OF_A_QUOTE
 
     @classmethod
     def of_tokens(cls, max_tokens: int) -> "ReplyLimits":
         """The limits of replies of at most `max_tokens`, at three characters a token.
 
-        A language that needs more tokens may still be cut off, and so may a reply of less than 90
+        A language that needs more tokens may still be cut off, and so may a reply of less than 105
         tokens: there is always room for one aspect and a short sentence.
         """
         room = int(max_tokens * _CHARACTERS_PER_TOKEN) - _CHARACTERS_AROUND
-        each = _CHARACTERS_AROUND_ASPECT + _SHORT_ASPECT + _SHORT_OPINION
-        num_aspects = min(max(1, room // 2 // each), _MOST_ASPECTS)
+        each = _CHARACTERS_AROUND_ASPECT + _SHORT_ASPECT + _SHORT_OPINION + _SHORT_QUOTE
+        num_aspects = min(max(1, room * 2 // 3 // each), _MOST_ASPECTS)
         return cls(
             _between(_SHORT_EXPLANATION, room - _MOST_OF_A_NAME),
             _between(_SHORT_EXPLANATION, room - num_aspects * each),
             num_aspects,
             _SHORT_ASPECT,
             _SHORT_OPINION,
+            _SHORT_QUOTE,
         )
 
     def item(self) -> type[ItemReply]:
@@ -128,6 +136,7 @@ class ReplyLimits:
     def pair(self) -> type[PairReply]:
         """The schema of a pair's reply."""
         names: dict[str, Any] = {"aspect": _text(self.aspect, 1), "opinion": _text(self.opinion)}
+        names |= {"quote": _text(self.quote, 1)}
         aspect: Any = create_model("AspectReply", __base__=AspectReply, **names)
         return create_model(
             "PairReply",
@@ -159,9 +168,28 @@ def user_text(row: UserInput, limits: ReplyLimits, reply: UserReply) -> UserText
     return _without_sentence(reply) if profile is None else UserText(profile)
 
 
-def pair_text(row: PairInput, limits: ReplyLimits, reply: PairReply) -> PairText | Failure:
-    """The pair's text; of equal aspects the first one.
+def is_quote(words: str, review: Review) -> bool:
+    """Whether the words stand so in the review; blanks, case and quotation marks do not matter."""
+    said = _comparable(words)
+    return bool(said) and said in _comparable(f"{review.summary}: {review.review}")
 
+
+def _comparable(text: str) -> str:
+    return _line(text.translate(_MARKS)).casefold().strip("'.\u2026 ")
+
+
+def unquoted(row: PairInput, reply: PairReply) -> str | None:
+    """What is wrong with a reply of which nothing stands in the review; None for others."""
+    is_empty = not reply.aspects and not reply.explanation.strip()
+    if is_empty or any(is_quote(each.quote, row.review) for each in reply.aspects):
+        return None
+    return "no aspect has a quote that stands in the review; copy the review's words as they are"
+
+
+def pair_text(row: PairInput, limits: ReplyLimits, reply: PairReply) -> PairText | Failure:
+    """The pair's text: aspects whose quotes stand in the review, and of equal ones the first.
+
+    An opinion in other words than the review's is left out: texts show it in quotation marks.
     Only a review of which an aspect is told, and none that is positive, may have no explanation;
     and a low-rated one, of which it is not kept.
     """
@@ -169,8 +197,9 @@ def pair_text(row: PairInput, limits: ReplyLimits, reply: PairReply) -> PairText
     aspects: dict[str, Aspect] = {}
     for found in reply.aspects:
         name, opinion = _words(found.aspect, limits.aspect), _words(found.opinion, limits.opinion)
-        if name:
-            aspects.setdefault(name.casefold(), Aspect(name, opinion, found.sentiment))
+        if name and is_quote(found.quote, row.review):
+            said = opinion if is_quote(opinion, row.review) else ""
+            aspects.setdefault(name.casefold(), Aspect(name, said, found.sentiment))
     if explanation is None:
         is_praised = any(each.sentiment == "positive" for each in aspects.values())
         is_left_out = bool(aspects) and not is_praised and not reply.explanation.strip()

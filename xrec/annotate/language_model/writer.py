@@ -1,7 +1,8 @@
 """The annotator itself, and what makes it in an actor and tells the driver what it would ask."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
@@ -25,6 +26,7 @@ from xrec.annotate.language_model.replies import (
     ReplyLimits,
     item_text,
     pair_text,
+    unquoted,
     user_text,
 )
 from xrec.annotate.plan import stage_statuses
@@ -70,9 +72,7 @@ class LanguageModelWriter:
 
     def write(self, rows: Sequence[Input]) -> Written:
         """See Annotator."""
-        replies: Sequence[Reply[BaseModel]] = self._asker.ask(
-            [Prompt(self._prompts.of(row), self._kinds[type(row)][0]) for row in rows]
-        )
+        replies: Sequence[Reply[BaseModel]] = self._asker.ask([self._prompt(row) for row in rows])
         texts = [self._text(row, reply) for row, reply in zip(rows, replies, strict=True)]
         usage = sum((reply.usage for reply in replies), Usage())
         costs = {
@@ -82,6 +82,12 @@ class LanguageModelWriter:
             "equal_prompts": sum(reply.usage == Usage() for reply in replies),
         }
         return Written(texts, costs)
+
+    def _prompt(self, row: Input) -> Prompt[Any]:
+        prompt: Prompt[Any] = Prompt(self._prompts.of(row), self._kinds[type(row)][0])
+        return (
+            replace(prompt, check=partial(unquoted, row)) if isinstance(row, PairInput) else prompt
+        )
 
     def _text(self, row: Input, reply: Reply[BaseModel]) -> Text | Failure:
         """A small model says of anything what the prompt's example says of a coffee grinder."""

@@ -38,13 +38,14 @@ def test_prompt_of_ours_shows_the_domains_example_and_then_the_row(kind: Kind, d
 
 def test_prompt_of_ours_for_pairs_has_examples_that_become_texts_as_they_are() -> None:
     prompt = read_prompt("pair", None, PairReply, "shop")
-    for _, reply in prompt.examples.values():
+    for shown, reply in prompt.examples.values():
         parsed = PairReply.model_validate_json(reply)
-        text = pair_text(pair_row("Soft."), ReplyLimits(), parsed)
+        text = pair_text(pair_row(json.loads(shown)["review"]), ReplyLimits(), parsed)
         assert isinstance(text, PairText)
         assert text.explanation == parsed.explanation
         assert text.explanation.startswith("You would enjoy")
-        assert len(text.aspects) == len(parsed.aspects)
+        told = [(each.aspect, each.opinion) for each in text.aspects]
+        assert told == [(each.aspect, each.opinion) for each in parsed.aspects]
 
 
 RIGHT = '[system]\nDo it.\n[example pets]\n{"reviews": []}\n[reply]\n{"profile": "They like."}\n'

@@ -1,18 +1,21 @@
 """What becomes of the model's replies."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from tests.xrec.annotate.language_model.rows import item_row, pair_row, user_row
+from tests.xrec.annotate.language_model.rows import item_row, pair_row, review, user_row
 from xrec.annotate.annotator import Aspect, Failure, ItemText, PairText, UserText
 from xrec.annotate.language_model.replies import (
     ItemReply,
     PairReply,
     ReplyLimits,
+    is_quote,
     item_text,
     pair_text,
+    unquoted,
     user_text,
     whole_sentences,
 )
@@ -52,28 +55,74 @@ def test_item_text_keeps_the_sources_title_and_takes_the_models_where_there_is_n
     )
 
 
-def test_pair_text_has_each_aspect_once_and_none_without_a_name() -> None:
-    reply = PairReply.model_validate(
-        {
-            "aspects": [
-                {"aspect": " Width ", "opinion": "wide", "sentiment": "positive"},
-                {"aspect": "width", "opinion": "narrow", "sentiment": "negative"},
-                {"aspect": " ", "opinion": "good", "sentiment": "neutral"},
-            ],
-            "explanation": "You would enjoy it",
-        }
+def _aspect(
+    aspect: str, opinion: str = "", sentiment: str = "positive", quote: str = "Soft"
+) -> dict[str, str]:
+    return {"quote": quote, "aspect": aspect, "opinion": opinion, "sentiment": sentiment}
+
+
+def _reply_of(*aspects: dict[str, str], explanation: str = "You would enjoy it") -> PairReply:
+    return PairReply.model_validate({"aspects": list(aspects), "explanation": explanation})
+
+
+def test_pair_text_has_each_aspect_once_and_none_without_a_name_or_a_quote() -> None:
+    reply = _reply_of(
+        _aspect(" Width ", "wide"),
+        _aspect("width", "", "negative"),
+        _aspect(" ", "soft", "neutral"),
+        _aspect("price", quote="a bargain"),
+        _aspect("feel", "soft", quote="soft, and wide"),
     )
-    assert pair_text(KEPT, NONE_LESS, reply) == PairText(
-        "You would enjoy it.", (Aspect("Width", "wide", "positive"),)
+    row = pair_row("Soft, and\twide.")
+    assert pair_text(row, NONE_LESS, reply) == PairText(
+        "You would enjoy it.",
+        (Aspect("Width", "wide", "positive"), Aspect("feel", "soft", "positive")),
     )
+
+
+def test_pair_text_leaves_out_an_opinion_in_other_words_than_the_review_s() -> None:
+    text = pair_text(pair_row("Soft."), NONE_LESS, _reply_of(_aspect("feel", "like silk")))
+    assert isinstance(text, PairText)
+    assert text.aspects == (Aspect("feel", "", "positive"),)
+
+
+@pytest.mark.parametrize(
+    ("quote", "stands"),
+    [
+        ("as silk, and wide", True),
+        ("“It\u2019s SOFT as  silk\n, and", False),
+        ("“It\u2019s SOFT as  \n silk”", True),
+        ("a \u201cnice\u201d strap", True),
+        ("A good one: It's", True),  # the heading is a part of the review
+        ("soft as silk...", True),
+        ("soft silk", False),
+        ("'...'", False),
+        ("", False),
+    ],
+)
+def test_quote_stands_in_the_review_but_for_blanks_case_and_marks(quote: str, stands: bool) -> None:
+    text = "It's soft as silk, and wide. A 'nice' strap."
+    assert is_quote(quote, review(text, summary="A good one")) == stands
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_wrong"),
+    [
+        (_reply_of(_aspect("price", quote="a bargain"), _aspect("feel")), False),
+        (_reply_of(_aspect("price", quote="a bargain")), True),
+        (_reply_of(), True),  # a reason of which nothing stands in the review
+        (_reply_of(explanation=" "), False),
+    ],
+)
+def test_reply_of_which_nothing_stands_in_the_review_is_wrong(
+    reply: PairReply, is_wrong: bool
+) -> None:
+    assert (unquoted(KEPT, reply) is not None) == is_wrong
 
 
 def _pair_reply(explanation: str, *sentiments: str) -> PairReply:
-    aspects = [
-        {"aspect": f"part {number}", "opinion": "", "sentiment": sentiment}
-        for number, sentiment in enumerate(sentiments)
-    ]
-    return PairReply.model_validate({"aspects": aspects, "explanation": explanation})
+    parts = (_aspect(f"part {number}", "", each) for number, each in enumerate(sentiments))
+    return _reply_of(*parts, explanation=explanation)
 
 
 def test_pair_text_of_a_review_that_praises_nothing_has_aspects_alone() -> None:
@@ -96,14 +145,12 @@ def test_pair_text_without_explanation_is_a_failure_beside_praise_or_no_aspect(
     assert isinstance(pair_text(low_rated, NONE_LESS, reply), PairText)
 
 
-@pytest.mark.parametrize("max_tokens", [90, 96, 128, 160, 256, 512, 4096])
+@pytest.mark.parametrize("max_tokens", [105, 128, 160, 256, 512, 4096])
 def test_longest_reply_fits_the_tokens(max_tokens: int) -> None:
     limits = ReplyLimits.of_tokens(max_tokens)
-    aspect = {
-        "aspect": "x" * limits.aspect,
-        "opinion": "x" * limits.opinion,
-        "sentiment": "neutral",
-    }
+    longest = ("x" * length for length in (limits.aspect, limits.opinion, limits.quote))
+    aspect = dict(zip(("aspect", "opinion", "quote"), longest, strict=True))
+    aspect |= {"sentiment": "neutral"}
     pair = {"aspects": [aspect] * limits.num_aspects, "explanation": "x" * limits.explanation}
     item = {"title": "x" * 60, "profile": "x" * limits.profile}
     for schema, reply in ((limits.pair(), pair), (limits.item(), item)):
@@ -112,23 +159,23 @@ def test_longest_reply_fits_the_tokens(max_tokens: int) -> None:
 
 def test_limits_are_held_by_the_schemas() -> None:
     limits = ReplyLimits.of_tokens(128)
-    assert limits == ReplyLimits(284, 214, num_aspects=1, aspect=30, opinion=40)
-    assert ReplyLimits.of_tokens(1024) == ReplyLimits(aspect=30, opinion=40)
+    assert limits == ReplyLimits(284, 139, num_aspects=1, aspect=30, opinion=40, quote=60)
+    assert ReplyLimits.of_tokens(1024) == ReplyLimits(aspect=30, opinion=40, quote=60)
     with pytest.raises(ValidationError):
         limits.user().model_validate({"profile": "x" * 285})
-    aspect = {"aspect": "width", "opinion": "wide", "sentiment": "positive"}
-    long = {**aspect, "opinion": "x" * 41}
-    with pytest.raises(ValidationError):
-        limits.pair().model_validate({"aspects": [long], "explanation": "x"})
+    aspect: dict[str, Any] = _aspect("width", "wide")
+    for long in ({"opinion": "x" * 41}, {"quote": "x" * 61}, {"quote": ""}):
+        with pytest.raises(ValidationError):
+            limits.pair().model_validate({"aspects": [aspect | long], "explanation": "x"})
     with pytest.raises(ValidationError):
         limits.pair().model_validate({"aspects": [aspect] * 2, "explanation": "x"})
 
 
 def test_names_that_fill_their_limits_lose_the_word_that_was_cut() -> None:
     limits = ReplyLimits(aspect=12, opinion=8)
-    aspect = {"aspect": "width of the", "opinion": "as wide", "sentiment": "positive"}
+    aspect = _aspect("width of the", "as wide")
     reply = limits.pair().model_validate({"aspects": [aspect], "explanation": "It is wide."})
-    assert pair_text(KEPT, limits, reply) == PairText(
+    assert pair_text(pair_row("Soft, as wide as it is."), limits, reply) == PairText(
         "It is wide.", (Aspect("width of", "as wide", "positive"),)
     )
 

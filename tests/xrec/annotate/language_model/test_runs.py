@@ -37,13 +37,17 @@ KEY = "sk-a-key-that-nobody-may-see"
 
 def _repeats(asked: Asked) -> Answer:
     """Reply with all words of the row, as aspects too."""
-    words = " ".join(_strings(json.loads(asked.words)))[:700]
-    names = [word for word in words.split() if word.startswith("zq")][:6]
+    row = json.loads(asked.words)
+    words = " ".join(_strings(row))[:700]
+    names = [word for word in row.get("review", "").split() if word.startswith("zq")]
     reply = {
         "title": "A strap",
         "profile": words,
         "explanation": words,
-        "aspects": [{"aspect": name, "opinion": "", "sentiment": "positive"} for name in names],
+        "aspects": [
+            {"quote": name, "aspect": name, "opinion": "", "sentiment": "positive"}
+            for name in names
+        ],
     }
     return Answer(text=json.dumps(reply))
 
@@ -229,7 +233,7 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(
     said = 50 * NUM_PROMPTS
     assert f"{sum(shown) + said:,} tokens" in lines[3]
     assert "token_budget = 1,000 ends the run before" in lines[3]
-    assert f"cost: {sum(shown) / 1000 + said * 4 / 1000:,.2f} by the prices" in lines
+    assert f"cost: at most {sum(shown) / 1000 + said * 4 / 1000:,.2f} by the prices" in lines
     pairs = [
         json.loads(line.split(": ", 1)[1]) for line in lines if line.startswith("  user (pairs ")
     ]

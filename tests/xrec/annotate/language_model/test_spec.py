@@ -29,7 +29,7 @@ from xrec.storage import open_location
 KEY = "sk-a-key-that-nobody-may-see"
 
 
-_EXAMPLE = read_prompt("pair", None, PairReply, "shop").examples["shop"][1]
+_SHOWN, _EXAMPLE = read_prompt("pair", None, PairReply, "shop").examples["shop"]
 
 
 def _says(asked: Asked) -> Answer:
@@ -41,7 +41,9 @@ def _says(asked: Asked) -> Answer:
         "title": "A strap",
         "profile": said,
         "explanation": f"You would enjoy {text[:60]}",
-        "aspects": [{"aspect": "strap", "opinion": "soft", "sentiment": "positive"}],
+        "aspects": [
+            {"quote": text[:60], "aspect": "strap", "opinion": "soft", "sentiment": "positive"}
+        ],
     }
     return Answer(text=json.dumps(reply))
 
@@ -89,6 +91,31 @@ def test_annotator_of_an_endpoint_writes_the_three_kinds_of_text(tmp_path: Path)
         "requests": 2,
         "equal_prompts": 0,
     }
+
+
+@pytest.mark.parametrize("is_mended", [True, False])
+def test_annotator_asks_once_more_for_quotes_that_the_review_has(
+    tmp_path: Path, is_mended: bool
+) -> None:
+    def invents(asked: Asked) -> Answer:
+        is_second = "Answer once more" in asked.words
+        quote = "Soft" if is_second and is_mended else "lasts for years"
+        aspect = {"quote": quote, "aspect": "feel", "opinion": "", "sentiment": "positive"}
+        return Answer(text=json.dumps({"aspects": [aspect], "explanation": "You would enjoy it."}))
+
+    with stub_endpoint(invents) as stub:
+        annotator = _made(_spec(stub), tmp_path)
+        (found,) = annotator.write([pair_row("Soft.")]).results
+        num_asked = len(stub.asked)
+        assert annotator.write([pair_row("Soft.")]).results == [found]  # kept, and not asked again
+    assert num_asked == len(stub.asked) == 2
+    assert "no aspect has a quote that stands in the review" in stub.asked[1].words
+    if is_mended:
+        assert found == PairText("You would enjoy it.", (Aspect("feel", "", "positive"),))
+    else:
+        assert isinstance(found, Failure)
+        assert found.reason == "failed_check"
+        assert "lasts for years" in found.reply
 
 
 def test_annotator_with_a_hostile_review_changes_no_other_row(tmp_path: Path) -> None:
@@ -161,6 +188,7 @@ def test_spec_without_a_language_model_or_key_is_an_error() -> None:
         ("I would rather not.", "invalid_json", 3),
         (_EXAMPLE, "copies_example", 2),
         ('{"aspects": [], "explanation": ""}', "no_full_sentence", 2),
+        ('{"aspects": [], "explanation": "It is blue."}', "failed_check", 3),
     ],
 )
 def test_annotator_whose_reply_cannot_be_used_fails_that_row_alone_with_the_reply(
@@ -171,7 +199,8 @@ def test_annotator_whose_reply_cannot_be_used_fails_that_row_alone_with_the_repl
         return Answer(text=reply) if is_wide else _says(asked)
 
     with stub_endpoint(behave) as stub:
-        rows = [pair_row("Soft."), pair_row("Wide."), pair_row("Soft.", number=1)]
+        wide = pair_row(f"Wide. {json.loads(_SHOWN)['review']}")
+        rows = [pair_row("Soft."), wide, pair_row("Soft.", number=1)]
         written = _made(_spec(stub), tmp_path).write(rows)
     assert isinstance(written.results[0], PairText)
     failure = written.results[1]

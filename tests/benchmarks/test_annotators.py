@@ -1,0 +1,76 @@
+"""The benchmark of language models that annotate, over stub endpoints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from benchmarks.annotators import app
+from tests.xrec.annotate.review_files import review, write_json_lines
+from tests.xrec.text.stub_endpoint import Answer, Asked, stub_endpoint
+
+REVIEWS = ["Soft and wide.", "", "Red.", "It is heavy.", "Soft."]
+
+
+def _aspect(quote: str) -> dict[str, str]:
+    return {"quote": quote, "aspect": quote, "opinion": "", "sentiment": "positive"}
+
+
+def _honest(asked: Asked) -> Answer:
+    """Quotes the first word of the review, and one that is in none."""
+    word = json.loads(asked.words)["review"].split()[0].strip(".")
+    aspects = [_aspect(word), _aspect("lasts for years")]
+    return Answer(text=json.dumps({"aspects": aspects, "explanation": "You would enjoy it."}))
+
+
+def _inventive(asked: Asked) -> Answer:
+    """Quotes what no review says, and once writes no JSON at all."""
+    if "Red" in json.dumps(asked.body["messages"]):
+        return Answer(text="I would rather not.")
+    reply = {"aspects": [_aspect("lasts for years")], "explanation": "You would enjoy it."}
+    return Answer(text=json.dumps(reply))
+
+
+def _model(url: str, name: str) -> dict[str, Any]:
+    return {"kind": "endpoint", "base_url": url, "model": name, "api_key_variable": None}
+
+
+def test_command_tells_valid_replies_and_quotes_of_each_model(tmp_path: Path) -> None:
+    rows = [review(f"u{number}", "i", text) for number, text in enumerate(REVIEWS)]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    models, out = tmp_path / "models.yaml", tmp_path / "out"
+    with stub_endpoint(_honest) as honest, stub_endpoint(_inventive) as inventive:
+        wanted = [_model(honest.url, "honest"), _model(inventive.url, "inventive")]
+        models.write_text(yaml.safe_dump(wanted))
+        options = ["--num-reviews", "4", "--output", str(out)]
+        result = CliRunner().invoke(app, [str(models), str(path), *options])
+    assert result.exit_code == 0, result.output
+    first, second = json.loads((out / "annotators.json").read_text())["Annotators"]
+    assert first.pop("seconds") >= 0
+    assert first == {
+        "model": "honest",
+        "reviews": 4,
+        "valid replies": "100.0%",
+        "quotes found": "50.0%",
+        "aspects a review": 1.0,
+        "requests": 4,
+        "tokens": 4 * 18,
+    }
+    assert (second["valid replies"], second["quotes found"]) == ("0.0%", "0.0%")
+    assert second["requests"] == 8
+    assert "| honest | 4 | 100.0% | 50.0% |" in result.output
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_command_asks_about_so_many_reviews(tmp_path: Path, number: int) -> None:
+    rows = [review(f"u{place}", "i", f"Soft, {place}.") for place in range(10)]
+    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
+    with stub_endpoint(_honest) as stub:
+        (tmp_path / "models.yaml").write_text(yaml.safe_dump([_model(stub.url, "honest")]))
+        options = ["--num-reviews", str(number), "--output", str(tmp_path / "out")]
+        result = CliRunner().invoke(app, [str(tmp_path / "models.yaml"), str(path), *options])
+    assert result.exit_code == 0, result.output
+    assert len({asked.words for asked in stub.asked}) == number

@@ -1,0 +1,329 @@
+"""Reviews as people export them: what `xrec init` says of them, and `xrec annotate` does."""
+
+import csv
+import gzip
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.command_line import xrec
+from tests.xrec.init.shop import CPU
+from xrec.annotate.keep import KeptReviews, keep_reviews
+from xrec.annotate.source import RawReviews, find_review_files, read_reviews
+from xrec.config.annotate import AnnotateConfig
+from xrec.config.project import load_config
+from xrec.errors import ConfigError, DataError
+from xrec.init.project import init_project, notes
+
+HEADER = ("user_id", "item_id", "rating", "time", "review")
+GERMAN = ("Kunde Nr", "Artikel", "Sterne", "Datum", "Meinung")
+GIVEN = dict(zip(GERMAN, HEADER, strict=True))
+Row = list[str]
+
+
+def _rows() -> list[Row]:
+    return [
+        [f"u{user}", f"i{(user + number) % 6}", "5", f"2024-01-{number + 1:02d}", "It is warm."]
+        for user in range(12)
+        for number in range(5)
+    ]
+
+
+def _file(
+    change: Callable[[list[Row]], object] = len,
+    header: Sequence[str] = HEADER,
+    delimiter: str = ",",
+    encoding: str = "utf-8",
+) -> bytes:
+    rows, text = _rows(), io.StringIO(newline="")
+    change(rows)
+    csv.writer(text, delimiter=delimiter).writerows([header, *rows])
+    return text.getvalue().encode(encoding)
+
+
+def _set(place: int, value: str, *, every: int = 60) -> Callable[[list[Row]], object]:
+    """Set a cell of each `every`th row."""
+    return lambda rows: [row.__setitem__(place, value) for row in rows[::every]]
+
+
+def _name_items(rows: list[Row]) -> None:
+    for row in rows:
+        row[1] = f"Rusty Compass No {row[1][1]}"
+
+
+def _add(*values: str) -> Callable[[list[Row]], object]:
+    return lambda rows: [row.append(value.format(item=row[1])) for row in rows for value in values]
+
+
+def _init(
+    tmp_path: Path, data: bytes, columns: dict[str, str], name: str = "reviews.csv"
+) -> tuple[dict[str, Any], list[str], RawReviews, KeptReviews]:
+    """The section that init writes, its notes, and what annotate then reads and keeps."""
+    (tmp_path / name).write_bytes(data)
+    project = str(tmp_path / "project")
+    findings = init_project(project, str(tmp_path / name), columns=columns, machine=CPU)
+    path = tmp_path / "project" / "xrec.yaml"
+    config = load_config(AnnotateConfig, path)
+    raw = read_reviews(config, find_review_files(config))
+    kept = keep_reviews(raw.reviews, config)
+    assert findings.survey.num_interactions == kept.reviews.num_rows
+    assert sum(findings.survey.rejected.values()) == len(raw.findings)
+    assert len(raw.findings) <= config.max_rejected_share * 60
+    return yaml.safe_load(path.read_text())["annotate"], notes(findings), raw, kept
+
+
+UNTITLED = "no table of items: titles are made from what the reviews call them"
+FEW_BAD = "rating (rating): 1 of 60 cells are not a number, such as 'n/a': their rows are rejected"
+LATE = "time (time): 1 reviews have none: they count as their users' oldest"
+
+
+@pytest.mark.parametrize(
+    ("data", "columns", "expected", "said", "num_kept"),
+    [
+        pytest.param(
+            _file(_set(2, "n/a")),
+            {},
+            {"rating_range": [1, 5], "max_rejected_share": 0.02},
+            [UNTITLED, FEW_BAD, "1 rows left out, reviews.csv: rating must be a number"],
+            59,
+            id="one rating is none",
+        ),
+        pytest.param(
+            _file(_set(2, "4/5", every=1)),
+            {},
+            {"source.columns": {"rating": None}, "rating_range": None},
+            [
+                UNTITLED,
+                "rating (rating): 60 of 60 cells are not a number, such as '4/5': the column"
+                " is not used",
+            ],
+            60,
+            id="no rating is one",
+        ),
+        pytest.param(
+            _file(_set(2, "4,5"), delimiter=";"),
+            {},
+            {"rating_range": [1, 5], "source.delimiter": ";"},
+            [UNTITLED],
+            60,
+            id="decimal comma",
+        ),
+        pytest.param(
+            _file(_set(3, "")), {}, {"split": {"by": "time"}}, [UNTITLED, LATE], 60, id="no time"
+        ),
+        pytest.param(
+            _file(_set(3, "", every=10)),
+            {},
+            {"split": {"by": "hash"}},
+            [UNTITLED, "time (time): 6 reviews have none: the split is by hash"],
+            60,
+            id="no times",
+        ),
+        pytest.param(
+            _file(_set(3, "soon")),
+            {},
+            {"split": {"by": "time"}},
+            [
+                UNTITLED,
+                "time (time): 1 of 60 cells are not a time, such as 'soon': their rows are "
+                "rejected",
+                "1 rows left out, reviews.csv: time must be a number or a date such as 2026-11-26 "
+                "14:43",
+            ],
+            59,
+            id="one time is none",
+        ),
+        pytest.param(
+            _file(_set(4, "Schöner Klang – warm", every=20), encoding="cp1252"),
+            {},
+            {"source.encoding": "cp1252"},
+            [
+                UNTITLED,
+                "reviews.csv: 3 lines are not UTF-8, they are read as cp1252 (source.encoding), "
+                "such as 'Schöner'",
+            ],
+            60,
+            id="Latin-1",
+        ),
+        pytest.param(
+            _file(_set(4, 'He said: "warm;\nsoft", too'), delimiter=";", encoding="utf-8-sig"),
+            {},
+            {"source.delimiter": ";", "source.encoding": None},
+            [UNTITLED],
+            60,
+            id="BOM, semicolons, and a quoted line end",
+        ),
+        pytest.param(
+            _file(header=GERMAN, delimiter=";", encoding="cp1252"),
+            GIVEN,
+            {"source.columns": {ours: theirs for theirs, ours in GIVEN.items()}},
+            [UNTITLED],
+            60,
+            id="headers in another language",
+        ),
+        pytest.param(
+            _file(_set(4, "It&#39;s<br />warm", every=30)),
+            {},
+            {},
+            [UNTITLED, "review: 2 texts have HTML, which is taken out"],
+            60,
+            id="HTML",
+        ),
+        pytest.param(
+            _file(_name_items),
+            {},
+            {"source.columns": {"item_title": "item_id"}},
+            [
+                "no table of items: titles are those of 'item_id'; source.columns.item_title: null "
+                "has them made from reviews"
+            ],
+            60,
+            id="ids that are names",
+        ),
+        pytest.param(
+            _file(_add("Caf&eacute; {item}"), (*HEADER, "Product Name")),
+            {},
+            {"source.columns": {"item_title": "Product Name"}},
+            [
+                "no table of items: titles are those of 'Product Name'; source.columns.item_title: "
+                "null has them made from reviews",
+                "Product Name: 60 texts have HTML, which is taken out",
+            ],
+            60,
+            id="titles beside the ids",
+        ),
+    ],
+)
+def test_init_of_an_export_says_what_is_odd_and_annotate_does_what_it_says(
+    tmp_path: Path,
+    data: bytes,
+    columns: dict[str, str],
+    expected: dict[str, Any],
+    said: list[str],
+    num_kept: int,
+) -> None:
+    section, found, _, kept = _init(tmp_path, data, columns)
+    flat = {**section, **{f"source.{key}": value for key, value in section["source"].items()}}
+    assert {key: flat.get(key) for key in expected} == expected
+    assert found == said
+    assert kept.reviews.num_rows == num_kept
+
+
+def test_init_of_an_export_has_its_texts_and_titles_whole(tmp_path: Path) -> None:
+    def change(rows: list[Row]) -> None:
+        _add("B&uuml;gel &amp;quot;{item}&amp;quot;")(rows)
+        rows[0][4] = "„Schön“ &amp; warm;\r\nsehr <b>leicht</b>"
+
+    data = _file(change, (*HEADER, "item_title"), ";", "cp1252")
+    _, _, raw, _ = _init(tmp_path, gzip.compress(data), {}, "reviews.csv.gz")
+    assert raw.reviews["review"][0].as_py() == "„Schön“ & warm; sehr leicht"
+    assert raw.titles["i0"] == 'Bügel "i0"'
+
+
+def test_reviews_without_a_time_are_never_held_out_before_others(tmp_path: Path) -> None:
+    def change(rows: list[Row]) -> None:
+        rows[4][3] = ""
+
+    _, _, _, kept = _init(tmp_path, _file(change), {})
+    splits = {row["item_id"]: row["split"] for row in kept.reviews.to_pylist()[:5]}
+    expected = {"i4": "train", "i0": "train", "i1": "train", "i2": "validation", "i3": "test"}
+    assert splits == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"Kunde": "user_id"},
+            r"--columns user_id=Kunde: no column of this name .*\n  reviews.csv",
+        ),
+        ({"review": "rating"}, r"--columns rating=review: .*19 of 20 ratings"),
+    ],
+)
+def test_init_with_columns_that_cannot_be_used_raises_with_those_seen(
+    tmp_path: Path, columns: dict[str, str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        _init(tmp_path, _file(), columns)
+    assert not (tmp_path / "project").exists()
+
+
+def test_init_command_takes_columns_repeated_and_in_one(tmp_path: Path) -> None:
+    (tmp_path / "export.csv").write_bytes(_file(header=GERMAN))
+    first = ["--columns", "user_id=Kunde Nr,item_id=Artikel", "--columns", "rating=Sterne"]
+    options = [*first, "--columns", "time=Datum,review=Meinung"]
+    code, out, err = xrec("init", tmp_path / "project", "--from", tmp_path / "export.csv", *options)
+    assert code == 0, err
+    assert "user_id = Kunde Nr, item_id = Artikel, review = Meinung, rating = Sterne" in out
+    code, _, err = xrec(
+        "init", tmp_path / "p2", "--from", tmp_path / "export.csv", *first[:1], "x=y"
+    )
+    assert code != 0
+    assert "expected OURS=YOURS with one of user_id, item_id, review," in err
+
+
+def _uncommented(text: str) -> str:
+    """The file after its reader has taken the other annotator."""
+    other, own = text.split("  annotator:\n    kind: phrases\n")
+    head, commented = other.split("  # annotator:\n")
+    lines = commented.splitlines(keepends=True)
+    section = [line.replace("  # ", "  ", 1) for line in lines if line.startswith("  #   ")]
+    return head + "  annotator:\n" + "".join(section) + own
+
+
+def test_init_has_the_language_model_with_its_forecast_above_the_phrases(tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_bytes(_file())
+    source, place = str(tmp_path / "reviews.csv"), tmp_path / "project" / "xrec.yaml"
+    init_project(str(tmp_path / "project"), source, machine=CPU)
+    text = place.read_text()
+    assert load_config(AnnotateConfig, place).annotator.kind == "phrases"
+    place.write_text(_uncommented(text))
+    asks = load_config(AnnotateConfig, place)
+    assert asks.annotator.kind == "language_model"
+    code, out, err = xrec("annotate", place, "--dry-run")
+    assert code == 0, err
+    kinds = ("# items: ", "# users: ", "# pairs: ", "# in all: ")
+    forecast = [line[2:] for line in out.splitlines() if line.startswith(kinds)]
+    shown = " ".join(text.replace("\n  # ", " ").split())
+    assert len(forecast) == len(kinds)
+    assert all(line in shown for line in forecast)
+    init_project(
+        *(str(tmp_path / "project"), source),
+        annotator="language-model",
+        prices=(1000.0, 4000.0),
+        machine=CPU,
+        force=True,
+    )
+    priced = load_config(AnnotateConfig, place).annotator
+    assert priced.kind == "language_model"
+    assert "#   cost: at most " in place.read_text()
+    assert "  # annotator:\n  #   kind: phrases\n" in place.read_text()
+
+
+def test_init_of_tables_with_a_language_model_says_that_there_are_no_reviews(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "pairs.csv").write_bytes(
+        _file(header=("user_id", "item_id", "qty", "day", "reason"))
+    )
+    with pytest.raises(ConfigError, match="--annotator language-model: it writes texts from rev"):
+        init_project(str(tmp_path / "p"), str(tmp_path / "pairs.csv"), annotator="language-model")
+
+
+def test_titles_beside_a_table_of_items_are_taken_for_neither_headings_nor_titles(
+    tmp_path: Path,
+) -> None:
+    titled = _file(_add("The very best of {item}"), (*HEADER, "product_title"))
+    items = "item_id,title\n" + "".join(f"i{number},Tuner {number}\n" for number in range(6))
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "items.csv").write_text(items)
+    (tmp_path / "raw" / "reviews.csv").write_bytes(titled)
+    findings = init_project(str(tmp_path / "project"), str(tmp_path / "raw"), machine=CPU)
+    assert findings.reviews is not None
+    assert findings.reviews.source.columns == {}
+    assert findings.reviews.has_titles
+    assert "of_title" not in (tmp_path / "project" / "xrec.yaml").read_text()
