@@ -212,8 +212,8 @@ class LiveExplainer:
 def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
     """Return the live explainer of `config`; raise what `load_explainer` raises.
 
-    This takes long, so it runs beside the event loop. All titles are read here too: the first
-    request would otherwise do that on the event loop, and all others would wait.
+    This takes long, so it runs beside the event loop. All titles and aspects are read here too: the
+    first request would otherwise do that on the event loop, and all others would wait.
     """
     explainer = load_explainer(
         sources_of(config),
@@ -223,6 +223,7 @@ def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
         is_streaming=True,
     )
     explainer.pairs.titles.build()
+    explainer.checker.aspects.build()
     return LiveExplainer(explainer, config.decoding, metrics)
 
 
