@@ -103,10 +103,8 @@ class LiveExplainer:
         self._metrics.model_pairs.set(self.num_pending)
 
     async def _text(self, pair: PairRequest) -> Explained | PairError:
-        async with aclosing(self._events(pair, None)) as events:
-            async for event in events:
-                text = event
-        assert not isinstance(text, Draft)
+        events = self._events(pair, None)
+        (text,) = [event async for event in events if not isinstance(event, Draft)]
         return text
 
     async def _events(self, pair: PairRequest, parts: Parts | None) -> AsyncGenerator[Event, None]:
@@ -181,7 +179,6 @@ class LiveExplainer:
             while (completion := (advance := await request.latest()).completion) is None:
                 if advance.token_ids[: len(ids)] != ids:  # a second try began
                     seen = ""
-                    yield Draft("", is_checked)
                 ids, text = advance.token_ids, read(advance.token_ids)
                 if len(text) > len(seen):
                     seen = text

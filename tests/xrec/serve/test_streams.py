@@ -22,6 +22,7 @@ from xrec.config.decoding import DecodingConfig
 PAIR = {"user_id": USERS[0], "item_id": ITEMS[0], "fresh": True}
 CALM, QUIET = "You would love [title].", "It is calm at night."
 RUDE = "The rubbish is old."  # "rubbish" is on the list of unsafe words
+SECOND_TRY = {"retry_temperature": 0.4}
 LONG = "You would love [title] for its quiet garden, its tea and its old trees in the sun."
 
 
@@ -99,10 +100,17 @@ def test_stream_sends_each_sentence_once_it_is_whole(stage: Stage, sentences: li
         ([RUDE], {"fallback": "none"}, [], "unsafe"),
         ([f"{RUDE} {QUIET} {CALM}"], {}, [], "unsafe"),
         (["You would love {other}."], {"fallback": "abstain"}, [], "abstained"),
-        ([RUDE, QUIET], {"retry_temperature": 0.4}, [QUIET], ""),
-        ([RUDE, RUDE], {"retry_temperature": 0.4}, [], "unsafe"),
+        ([RUDE, QUIET], SECOND_TRY, [QUIET], ""),
+        ([RUDE, RUDE], SECOND_TRY, [], "unsafe"),
         ([f"{QUIET} {RUDE}"], {}, [QUIET, "<"], "unsafe"),
-        ([f"{QUIET} {RUDE} {CALM}", CALM], {"retry_temperature": 0.4}, [QUIET, "<", CALM], ""),
+        ([f"{QUIET} {RUDE} {CALM}", CALM], SECOND_TRY, [QUIET, "<", CALM], ""),
+        (
+            [f"{LONG} {RUDE}", f"{CALM} {QUIET} So"],
+            SECOND_TRY,
+            [LONG, "<", CALM, f" {QUIET}", " So"],
+            "",
+        ),
+        ([f"{QUIET} {RUDE}", f"{QUIET} {CALM}"], SECOND_TRY, [QUIET, f" {CALM}"], ""),
         ([f"{QUIET} {CALM} {RUDE}"], {"max_words": 11}, [QUIET, f" {CALM}"], ""),
     ],
 )
@@ -118,6 +126,14 @@ def test_refused_sentence_never_reaches_the_client_and_those_before_it_are_withd
     assert problem["type"].rpartition("/")[2] == end
 
 
+@pytest.mark.parametrize(("max_words", "parts"), [(5, [QUIET]), (12, [QUIET, f" {CALM}"]), (4, [])])
+def test_sentences_beyond_the_words_of_a_request_are_not_sent(
+    stage: Stage, max_words: int, parts: list[str]
+) -> None:
+    events = stage.events(f"{QUIET} {CALM} {LONG} So", max_words=max_words)
+    assert parts_of(events) == [stage.filled(part) for part in parts]
+
+
 @pytest.mark.parametrize("parts", ["checked", "unchecked"])
 @pytest.mark.parametrize(
     ("tries", "rules", "max_words"),
@@ -128,9 +144,9 @@ def test_refused_sentence_never_reaches_the_client_and_those_before_it_are_withd
         ([f"{QUIET} {CALM} {LONG}"], {"max_words": 11}, None),
         ([f"{QUIET} {CALM} {LONG}"], {"max_words": 11}, 5),
         ([f"{QUIET} {RUDE}"], {}, None),
-        ([f"{QUIET} {RUDE}", f"{QUIET} {CALM}"], {"retry_temperature": 0.4}, None),
+        ([f"{QUIET} {RUDE}", f"{QUIET} {CALM}"], SECOND_TRY, None),
         (["So calm. " * 5], {"refuses_repetition": True}, None),
-        (["{other} is calm.", "It is calm"], {"retry_temperature": 0.4}, None),
+        (["{other} is calm.", "It is calm"], SECOND_TRY, None),
     ],
 )
 def test_client_has_in_the_end_what_the_other_route_answers(
