@@ -21,6 +21,7 @@ from xrec.config.decoding import DecodingConfig
 
 PAIR = {"user_id": USERS[0], "item_id": ITEMS[0], "fresh": True}
 CALM, QUIET = "You would love [title].", "It is calm at night."
+GARDEN = "It has old trees and a small garden."
 RUDE = "The rubbish is old."  # "rubbish" is on the list of unsafe words
 SECOND_TRY = {"retry_temperature": 0.4}
 LONG = "You would love [title] for its quiet garden, its tea and its old trees in the sun."
@@ -130,7 +131,7 @@ def test_refused_sentence_never_reaches_the_client_and_those_before_it_are_withd
 def test_sentences_beyond_the_words_of_a_request_are_not_sent(
     stage: Stage, max_words: int, parts: list[str]
 ) -> None:
-    events = stage.events(f"{QUIET} {CALM} {LONG} So", max_words=max_words)
+    events = stage.events(f"{QUIET} {CALM} {GARDEN} So", max_words=max_words)
     assert parts_of(events) == [stage.filled(part) for part in parts]
 
 
@@ -141,8 +142,8 @@ def test_sentences_beyond_the_words_of_a_request_are_not_sent(
         ([LONG], {}, None),
         ([LONG], {}, 9),
         ([f"{QUIET} {CALM} {QUIET}"], {}, 12),
-        ([f"{QUIET} {CALM} {LONG}"], {"max_words": 11}, None),
-        ([f"{QUIET} {CALM} {LONG}"], {"max_words": 11}, 5),
+        ([f"{QUIET} {CALM} {GARDEN}"], {"max_words": 11}, None),
+        ([f"{QUIET} {CALM} {GARDEN}"], {"max_words": 11}, 5),
         ([f"{QUIET} {RUDE}"], {}, None),
         ([f"{QUIET} {RUDE}", f"{QUIET} {CALM}"], SECOND_TRY, None),
         (["So calm. " * 5], {"refuses_repetition": True}, None),

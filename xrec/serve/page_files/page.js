@@ -136,9 +136,9 @@ async function writeExplanation(pair, signal) {
         text.textContent += data.text;
         at("source").textContent = data.is_checked ? "" : "not checked yet";
       } else if (name === "withdrawn") text.textContent = "";
-      else if (name === "problem") throw new Refused(data);
-      else if (name === "explanation" && data.answer.problem) throw new Refused(data.answer.problem);
-      else if (name === "explanation") return data.answer;
+      const problem = name === "problem" ? data : data.answer?.problem;
+      if (problem) throw new Refused(problem);
+      if (name === "explanation") return data.answer;
     }
     throw new Error("the stream ended early");
   } catch (error) {
