@@ -28,6 +28,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from benchmarks.generate_setup import Contest, Setup, prepare
 from benchmarks.processes import start, wait
 from benchmarks.report import Record, Results, markdown, medians, write_tables
+from xrec.generate.engine import text_params
 
 app = typer.Typer(
     help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
@@ -72,7 +73,8 @@ def run_continuous(setup: Setup) -> Texts:
 def run_ours(setup: Setup) -> Texts:
     """The engine as a backfill's actor has it; its weights are packed before the time runs."""
     engine = setup.explainer.engine = setup.load_engine()
-    completions = engine.generate(setup.prompts, setup.decoding)
+    params = text_params(setup.decoding)
+    completions = engine.complete([(prompt, params) for prompt in setup.prompts])
     return ((completion.index, completion.token_ids) for completion in completions)
 
 

@@ -150,10 +150,12 @@ def worker(contest: str, contestant: str, part: int, cores: tuple[int, int]) -> 
 
 
 def _ours(setup: Any) -> Write:
-    engine = setup.load_engine()
+    from xrec.generate.engine import text_params
+
+    engine, params = setup.load_engine(), text_params(setup.decoding)
 
     def write(prompts: list[list[int]]) -> None:
-        completions = engine.generate(prompts, setup.decoding)
+        completions = engine.complete([(prompt, params) for prompt in prompts])
         _check([completion.token_ids for completion in completions], prompts, setup)
 
     return write

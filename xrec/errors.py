@@ -16,7 +16,6 @@ XRecError
 ├── ModelError           the language model cannot be loaded or adapted
 ├── EndpointError        an endpoint cannot be used, a language model's or ours
 │   ├── EndpointAccessError      the key is refused, or its quota is used up
-│   ├── EndpointModelError       the endpoint has no such model
 │   └── EndpointUnreachableError the endpoint answers to nothing, or asks to wait for too long
 ├── BudgetError          a job has spent what it may spend on a language model
 ├── TrainingError        training stopped: NaN loss, a lost worker
@@ -89,10 +88,6 @@ class EndpointError(XRecError):
 
 class EndpointAccessError(EndpointError):
     """The endpoint refuses the key, or the key's quota is used up."""
-
-
-class EndpointModelError(EndpointError):
-    """The endpoint has no such model."""
 
 
 class EndpointUnreachableError(EndpointError):

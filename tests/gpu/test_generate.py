@@ -6,6 +6,7 @@ from transformers import LlamaForCausalLM
 
 from tests.gpu.near_ties import gap
 from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
+from tests.xrec.generate.closed_list import generate
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
 from xrec.config.llm import EngineConfig
@@ -29,7 +30,7 @@ def model_on(device: str, dtype: torch.dtype, injection: Injection) -> LlamaForC
 
 def tokens(model: LlamaForCausalLM) -> list[list[int]]:
     engine = load_engine(model, [END], EngineConfig(max_rows=8, kv_cache_gib=2**-6))
-    completions = engine.generate(PROMPTS, DecodingConfig(max_new_tokens=16))
+    completions = generate(engine, PROMPTS, DecodingConfig(max_new_tokens=16))
     return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
 
 

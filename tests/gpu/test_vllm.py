@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from tests.gpu.near_ties import gap
 from tests.toy import toy_tokenizer
+from tests.xrec.generate.closed_list import generate
 from tests.xrec.generate.vllm.vllm_town import (
     attached,
     greedy_by_hand,
@@ -53,7 +54,7 @@ def engine_on(
 
 
 def texts(engine: Any, prompts: list[list[int]]) -> list[list[int]]:
-    completions = engine.generate(prompts, DecodingConfig(max_new_tokens=NUM_NEW))
+    completions = generate(engine, prompts, DecodingConfig(max_new_tokens=NUM_NEW))
     return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
 
 

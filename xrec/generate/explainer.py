@@ -133,6 +133,20 @@ class Asked:
             return params
         return replace(params, retry=Retry(self._is_refused, second.temperature, second.seed))
 
+    def unfinished(self, token_ids: list[int]) -> str:
+        """What a reader may see of a text that is being written; "" if all of it must wait."""
+        return self._finisher.unfinished([*self.opening, *token_ids], self.texts) or ""
+
+    def whole_sentences(self, token_ids: list[int]) -> str:
+        """The sentences of it that have ended; the last one of a text never has."""
+        ids, rules = [*self.opening, *token_ids], self._decoding.text
+        return self._finisher.whole_sentences(ids, self.texts, rules)
+
+    def passes(self, sentences: str, token_ids: list[int]) -> bool:
+        """Whether the `whole_sentences` would pass all checks if the text ended with them."""
+        rules = self._decoding.text
+        return self._finisher.passes(sentences, token_ids, self._prompt, self.texts, rules)
+
     def explanation(self, index: int, completion: Completion) -> Explanation:
         """The explanation of the pair at `index`, whose text has ended."""
         text, failure = self._accepted, completion.failure

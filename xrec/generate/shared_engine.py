@@ -13,14 +13,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from xrec.config.decoding import DecodingConfig
 from xrec.generate.engine import (
     Advance,
     Completion,
     EngineCore,
     EngineReport,
     RequestParams,
-    text_params,
 )
 
 Requests = Sequence[tuple[Sequence[int], RequestParams]]
@@ -74,18 +72,6 @@ class SharedEngine:
         """What all calls since the last one of this cost."""
         taken, self.core.report = self.core.report, EngineReport()
         return taken
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        decoding: DecodingConfig,
-    ) -> Iterator[Completion]:
-        """Yield one completion for each prompt, in the order in which they finish.
-
-        The completion of a prompt that cannot be completed has a `failure`.
-        """
-        params = text_params(decoding)
-        return self.complete([(prompt, params) for prompt in prompts])
 
     def complete(self, requests: Requests) -> Iterator[Completion]:
         """Yield the completions of a closed list of requests, in the order in which they finish.

@@ -27,6 +27,9 @@ _MAX_ECHO_TOKENS = 24
 _DETERMINERS = frozenset({"the", "a", "an", "its", "their"})
 _TITLE = "\ue000"  # a private-use character that stands for the item's title as one word
 _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
+_MARKS_AT_END = re.compile(r"[\W_]+$")
+
+_Ids = Sequence[int]
 
 
 class TextFinisher:
@@ -78,18 +81,10 @@ class TextFinisher:
         """
         ids = [*self.opening(texts, decoding), *completion.token_ids]
         text = self._filled(self._builder.decode(ids), texts)
-        own = title_spans(text, texts.item_title)
-        failure = _refused(text, own, decoding.text) or self._echo(
-            completion, prompt, texts, decoding
-        )
+        failure = self._repeats(text, completion.token_ids, prompt, texts, decoding.text)
         if failure is None:
             text, failure = _cut(text, texts.item_title, completion, decoding)
-        checks = decoding.text.checks
-        failure = (
-            failure
-            or self._untrue(text, texts)
-            or _failure(self._checker.refusal(text, texts, checks))
-        )
+        failure = failure or self._unfit(text, texts, decoding.text)
         if failure is None and decoding.text.is_backed:
             text = self._with_evidence(text, texts, decoding.text)
         return text, failure
@@ -142,6 +137,25 @@ class TextFinisher:
         text = self._filled(written, texts)
         return None if self.other_title(text, texts) else text
 
+    def whole_sentences(self, token_ids: list[int], texts: PairTexts, rules: TextConfig) -> str:
+        """The sentences of an unfinished text that have ended, whatever follows; "" if none has.
+
+        `token_ids` are those of `unfinished`. A number may follow "No." or "4.", so a sentence has
+        ended once there is a letter or a digit of the next one.
+        """
+        text = _MARKS_AT_END.sub("", self.unfinished(token_ids, texts) or "")
+        return _whole_sentences(text, rules.max_words, texts.item_title)
+
+    def passes(
+        self, sentences: str, ids: _Ids, prompt: _Ids, texts: PairTexts, rules: TextConfig
+    ) -> bool:
+        """Whether `finish` would give the `whole_sentences` if the model had ended with them.
+
+        `ids` are what it wrote so far, after the opening.
+        """
+        repeats = self._repeats(sentences, ids, prompt, texts, rules)
+        return not (repeats or self._unfit(sentences, texts, rules))
+
     def _filled(self, written: str, texts: PairTexts) -> str:
         return self._placeholder.fill(composed(written), composed(texts.item_title))
 
@@ -150,21 +164,21 @@ class TextFinisher:
         context = (texts.user_profile, texts.item_profile)
         return self._titles.other_title(text, texts.item_title, context)
 
-    def _echo(
-        self,
-        completion: Completion,
-        prompt: Sequence[int],
-        texts: PairTexts,
-        decoding: DecodingConfig,
+    def _repeats(
+        self, text: str, ids: _Ids, prompt: _Ids, texts: PairTexts, rules: TextConfig
     ) -> Failure | None:
+        """Why a text that is empty, or repeats itself or the prompt, cannot be used."""
+        own = title_spans(text, texts.item_title)
+        return _refused(text, own, rules) or self._echo(ids, prompt, texts, rules)
+
+    def _echo(self, ids: _Ids, prompt: _Ids, texts: PairTexts, rules: TextConfig) -> Failure | None:
         """Of what the model wrote, after the opening; the prompt shows titles, so they are filled.
 
         The opening is a list of aspects that stands in the prompt too.
         """
-        if not decoding.text.refuses_repetition:
+        if not rules.refuses_repetition:
             return None
-        ids = completion.token_ids
-        written = self._builder.decode(ids)
+        written = self._builder.decode(list(ids))
         if self._placeholder.is_in(written):
             ids = self._builder.encode_explanation(self._filled(written, texts))
         length = _MAX_ECHO_TOKENS + 1
@@ -175,6 +189,10 @@ class TextFinisher:
             f"more than {_MAX_ECHO_TOKENS} tokens in a row are the prompt's "
             "(decoding.text.refuses_repetition)",
         )
+
+    def _unfit(self, text: str, texts: PairTexts, rules: TextConfig) -> Failure | None:
+        refusal = self._checker.refusal
+        return self._untrue(text, texts) or _failure(refusal(text, texts, rules.checks))
 
     def _untrue(self, text: str, texts: PairTexts) -> Failure | None:
         other = self.other_title(text, texts)
@@ -219,8 +237,7 @@ class TextFinisher:
         if sentence is None:
             return text
         whole = f"{text}{'.' if text[-1].isalnum() else ''} {sentence}"
-        is_long = rules.max_words is not None and len(words(whole)) > rules.max_words
-        return text if is_long else whole
+        return whole if _is_within(whole, rules.max_words) else text
 
     def _plain(self, texts: PairTexts, rules: TextConfig) -> str | None:
         """The plain sentence of a pair; reviewers who name another item are not quoted."""
@@ -272,7 +289,7 @@ def _cut(
     return text, Failure("no_full_sentence", f"no sentence of it ends within decoding.{limit}")
 
 
-def _whole_sentences(text: str, max_words: int, title: str) -> str:
+def _whole_sentences(text: str, max_words: int | None, title: str) -> str:
     """The beginning of `text` that ends with the last sentence within `max_words` words, or "".
 
     A full stop within the item's `title` ends no sentence.
@@ -281,7 +298,8 @@ def _whole_sentences(text: str, max_words: int, title: str) -> str:
     ends = [
         end for end in sentence_ends(text) if not any(start < end < stop for start, stop in places)
     ]
-    return next((text[:end] for end in reversed(ends) if len(words(text[:end])) <= max_words), "")
+    fits = (end for end in reversed(ends) if _is_within(text[:end], max_words))
+    return text[: next(fits, 0)]
 
 
 def _title_places(text: str, title: str) -> list[Span]:
@@ -290,12 +308,16 @@ def _title_places(text: str, title: str) -> list[Span]:
     return [*title_spans(text, title), *(match.span() for match in written)]
 
 
-def cut_to_words(text: str, max_words: int, title: str) -> str:
+def cut_to_words(text: str, max_words: int | None, title: str) -> str:
     """`text`, which is an explanation of the item `title` already, in at most `max_words` words.
 
     A longer text ends with its last whole sentence; "" if none ends within so many words.
     """
-    return text if len(words(text)) <= max_words else _whole_sentences(text, max_words, title)
+    return text if _is_within(text, max_words) else _whole_sentences(text, max_words, title)
+
+
+def _is_within(text: str, max_words: int | None) -> bool:
+    return max_words is None or len(words(text)) <= max_words
 
 
 def _with_short_title(text: str, own: Sequence[Span]) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,10 +27,11 @@ from xrec.serve.messages import (
     NoExplanation,
     PairRequest,
     Recommendations,
+    StreamRequest,
     UserId,
     UserList,
 )
-from xrec.serve.model import Delta
+from xrec.serve.model import Draft
 from xrec.serve.problems import MEDIA_TYPE, Problem, ProblemError, answer_error, refused
 from xrec.serve.read_through import ReadThrough
 from xrec.version import __version__
@@ -69,6 +70,8 @@ _OF_BODY, _OF_MODEL, _OF_IDS = _responses(413), _responses(503, 504), _responses
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}}
 }
+
+_Found = Draft | Explanation | NoExplanation
 
 _PAGE = Path(__file__).parent / "page_files"
 _PAGE_HEADERS = {
@@ -120,16 +123,18 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
         responses=_OF_BODY | _OF_MODEL | _STREAM,
         response_class=StreamingResponse,
     )
-    async def stream(request: ExplanationsRequest) -> Response:
-        """Explain pairs one after the other; each text is sent while it is written.
+    async def stream(request: StreamRequest) -> Response:
+        """Explain pairs one after the other; each text is sent sentence by sentence.
 
-        Events: `token` {index, text} has the next part of text number `index`. `restart` {index}
-        says that this text begins anew. `explanation` {index, answer} has the whole answer, which
-        may be shorter than the parts before it. `problem` ends the stream after an error, `done`
-        ends it after the last pair.
+        Events: `part` {index, text, is_checked} has the next part of text number `index`.
+        `withdrawn` {index} says that the parts of this text so far must be taken back, since it was
+        refused; parts of what takes its place follow, if there are any. `explanation`
+        {index, answer} has the whole answer; its text is that of the parts, or it has a problem.
+        `problem` ends the stream after an error, and takes back the parts of a text without an
+        `explanation`; `done` ends the stream after the last pair.
         """
         return StreamingResponse(
-            _events(read_through, request.pairs, request.max_words),
+            _events(read_through, request),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -219,25 +224,38 @@ def _operations(read_through: ReadThrough) -> APIRouter:
     return router
 
 
-async def _events(
-    read_through: ReadThrough, pairs: Sequence[PairRequest], max_words: int | None
-) -> AsyncGenerator[str, None]:
+async def _events(read_through: ReadThrough, request: StreamRequest) -> AsyncGenerator[str, None]:
+    options = request.max_words, request.parts
     try:
-        for index, pair in enumerate(pairs):
-            async with aclosing(read_through.stream(pair, max_words)) as events:
-                async for event in events:
-                    yield _event(index, event)
+        for index, pair in enumerate(request.pairs):
+            sent = ""
+            async with aclosing(read_through.stream(pair, *options)) as found:
+                async for each in found:
+                    for name, data in _changes(sent, each):
+                        yield _sse(name, {"index": index, **data})
+                    sent = _text_of(each)
         yield _sse("done", {})
     except ProblemError as error:
         yield _sse("problem", error.problem.model_dump(exclude_none=True))
 
 
-def _event(index: int, event: Delta | Explanation | NoExplanation) -> str:
-    if not isinstance(event, Delta):
-        return _sse("explanation", {"index": index, "answer": event.model_dump(exclude_none=True)})
-    if event.restarts:
-        return _sse("restart", {"index": index})
-    return _sse("token", {"index": index, "text": event.text})
+def _changes(sent: str, found: _Found) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and data of the events that turn the text `sent` into what was found."""
+    text = _text_of(found)
+    if not text.startswith(sent):
+        yield "withdrawn", {}
+        sent = ""
+    if text != sent:
+        is_checked = not isinstance(found, Draft) or found.is_checked
+        yield "part", {"text": text[len(sent) :], "is_checked": is_checked}
+    if not isinstance(found, Draft):
+        yield "explanation", {"answer": found.model_dump()}
+
+
+def _text_of(found: _Found) -> str:
+    if isinstance(found, Draft):
+        return found.text
+    return found.explanation if isinstance(found, Explanation) else ""
 
 
 def _sse(name: str, data: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ from xrec.serve.artifacts import CHOICE, PublishedTexts, Swaps, choice_of
 from xrec.serve.catalogue import Catalogue, read_catalogue
 from xrec.serve.gate import Gate
 from xrec.serve.live_explainer import MAX_WAITING_PAIRS, LiveExplainer, load_live
-from xrec.serve.messages import PairRequest
+from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import Event, ModelHandle, PairError
 from xrec.serve.read_through import ReadThrough
@@ -90,9 +90,9 @@ class Generator:
         """See `xrec.serve.model.ModelHandle`."""
         return await self._ready().explain(pairs)
 
-    async def stream(self, pair: PairRequest) -> AsyncGenerator[Event, None]:
+    async def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
         """See `xrec.serve.model.ModelHandle`."""
-        async with aclosing(self._ready().stream(pair)) as events:
+        async with aclosing(self._ready().stream(pair, parts)) as events:
             async for event in events:
                 yield event
 

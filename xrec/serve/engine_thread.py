@@ -21,15 +21,15 @@ logger = logging.getLogger("xrec")
 class EngineRequest:
     """A request at the engine; what it gets goes from the engine's thread to the event loop.
 
-    Without `with_deltas` only the end of the text is handed on. `first_token_at` is by the
+    Unless it `tells_all`, only the end of the text is handed on. `first_token_at` is by the
     performance counter, and 0 before the first token.
     """
 
-    def __init__(self, prompt: Sequence[int], params: RequestParams, *, with_deltas: bool):
+    def __init__(self, prompt: Sequence[int], params: RequestParams, *, tells_all: bool):
         self.prompt, self.params = prompt, params
         self.request_id: int | None = None
         self.first_token_at = 0.0
-        self._with_deltas, self._loop = with_deltas, asyncio.get_running_loop()
+        self._tells_all, self._loop = tells_all, asyncio.get_running_loop()
         self._is_told = asyncio.Event()
         self._newest: Advance | Exception
 
@@ -47,7 +47,7 @@ class EngineRequest:
     def tell(self, event: Advance | Exception) -> None:
         """Take what a step did, or why there is no step any more; for the engine's thread."""
         self.first_token_at = self.first_token_at or time.perf_counter()
-        if isinstance(event, Advance) and event.completion is None and not self._with_deltas:
+        if isinstance(event, Advance) and event.completion is None and not self._tells_all:
             return
         self._newest = event
         try:
@@ -75,10 +75,10 @@ class EngineThread:
 
     @contextmanager
     def request(
-        self, prompt: Sequence[int], params: RequestParams, *, with_deltas: bool = False
+        self, prompt: Sequence[int], params: RequestParams, *, tells_all: bool
     ) -> Iterator[EngineRequest]:
         """Submit a request; what is left of it at exit is cancelled before the next step."""
-        request = EngineRequest(prompt, params, with_deltas=with_deltas)
+        request = EngineRequest(prompt, params, tells_all=tells_all)
         self._commands.put(partial(self._add, request))
         try:
             yield request

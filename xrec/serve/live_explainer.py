@@ -21,9 +21,9 @@ from xrec.generate.explainer import Asked, Explainer, Explanation
 from xrec.generate.loading import load_explainer
 from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.serve.engine_thread import EngineThread
-from xrec.serve.messages import PairRequest
+from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import OVERLOADED, Delta, Event, PairError
+from xrec.serve.model import OVERLOADED, Draft, Event, PairError
 from xrec.serve.new_users import NewUsers
 
 MAX_WAITING_PAIRS = 256
@@ -69,14 +69,14 @@ class LiveExplainer:
             task.add_done_callback(lambda _: self._count(-1))
         return await asyncio.gather(*tasks)
 
-    async def stream(self, pair: PairRequest) -> AsyncGenerator[Event, None]:
+    async def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
         """See `xrec.serve.model.ModelHandle`."""
         if (refused := self._refusal(1)) is not None:
             yield refused
             return
         self._count(1)
         try:
-            async with aclosing(self._events(pair, with_deltas=True)) as events:
+            async with aclosing(self._events(pair, parts)) as events:
                 async for event in events:
                     yield event
         finally:
@@ -103,19 +103,17 @@ class LiveExplainer:
         self._metrics.model_pairs.set(self.num_pending)
 
     async def _text(self, pair: PairRequest) -> Explained | PairError:
-        async with aclosing(self._events(pair, with_deltas=False)) as events:
-            async for event in events:
-                text = event
-        assert not isinstance(text, Delta)
+        events = self._events(pair, None)
+        (text,) = [event async for event in events if not isinstance(event, Draft)]
         return text
 
-    async def _events(self, pair: PairRequest, *, with_deltas: bool) -> AsyncGenerator[Event, None]:
-        """Yield deltas if `with_deltas`, then the text, or why there is none."""
+    async def _events(self, pair: PairRequest, parts: Parts | None) -> AsyncGenerator[Event, None]:
+        """Yield drafts of such `parts`, if any, then the text, or why there is none."""
         started = time.perf_counter()
         try:
             with self._indices(pair) as indices:
                 asked = self._asked(*indices, pair.own_texts)
-                async with aclosing(self._written(asked, started, with_deltas)) as events:
+                async with aclosing(self._written(asked, started, parts)) as events:
                     async for event in events:
                         yield event
         except PairError as failed:
@@ -171,27 +169,22 @@ class LiveExplainer:
         return replace(known if is_known else replace(known, user_profile=""), **own_texts)
 
     async def _written(
-        self, asked: Asked, started: float, with_deltas: bool
-    ) -> AsyncGenerator[Delta | Explained, None]:
-        """Yield deltas, then the text; raises PairError if it cannot be used."""
-        ids: list[int] = []
-        shown = ""
-        with self.engine.request(
-            asked.prompt_ids, asked.params, with_deltas=with_deltas
-        ) as request:
-            while True:
-                advance = await request.latest()
+        self, asked: Asked, started: float, parts: Parts | None
+    ) -> AsyncGenerator[Draft | Explained, None]:
+        """Yield drafts, then the text; raises PairError if it cannot be used."""
+        is_checked = parts == "checked"
+        read = asked.whole_sentences if is_checked else asked.unfinished
+        ids, seen = list[int](), ""
+        with self.engine.request(asked.prompt_ids, asked.params, tells_all=bool(parts)) as request:
+            while (completion := (advance := await request.latest()).completion) is None:
                 if advance.token_ids[: len(ids)] != ids:  # a second try began
-                    shown = ""
-                    yield Delta("", restarts=True)
-                if advance.completion is not None:
-                    break
-                ids = advance.token_ids
-                text = self._explainer.finisher.unfinished([*asked.opening, *ids], asked.texts)
-                if text is not None and text.startswith(shown) and len(text) > len(shown):
-                    yield Delta(text[len(shown) :])
-                    shown = text
-        found = asked.explanation(0, advance.completion)
+                    seen = ""
+                ids, text = advance.token_ids, read(advance.token_ids)
+                if len(text) > len(seen):
+                    seen = text
+                    if not is_checked or asked.passes(text, ids):
+                        yield Draft(text, is_checked)
+        found = asked.explanation(0, completion)
         _raise(found.failure)
         self._record(found, request.first_token_at - started, time.perf_counter() - started)
         yield Explained(
@@ -216,8 +209,8 @@ class LiveExplainer:
 def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
     """Return the live explainer of `config`; raise what `load_explainer` raises.
 
-    This takes long, so it runs beside the event loop. All titles are read here too: the first
-    request would otherwise do that on the event loop, and all others would wait.
+    This takes long, so it runs beside the event loop. All titles and aspects are read here too: the
+    first request would otherwise do that on the event loop, and all others would wait.
     """
     explainer = load_explainer(
         sources_of(config),
@@ -227,6 +220,7 @@ def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
         is_streaming=True,
     )
     explainer.pairs.titles.build()
+    explainer.checker.aspects.build()
     return LiveExplainer(explainer, config.decoding, metrics)
 
 

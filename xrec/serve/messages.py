@@ -112,6 +112,20 @@ class ExplanationsRequest(_Message):
     max_words: MaxWords = None
 
 
+Parts = Literal["checked", "unchecked"]
+
+
+class StreamRequest(ExplanationsRequest):
+    """One to 64 pairs that are answered one after the other, each in parts."""
+
+    parts: Parts = Field(
+        "checked",
+        description="checked: a part is sent once it is whole sentences that pass all checks of "
+        "decoding.text. unchecked: a part is sent as soon as it is written, and may be of a text "
+        "that will be refused.",
+    )
+
+
 class Explanation(BaseModel):
     """Why this user would like this item."""
 

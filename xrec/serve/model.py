@@ -11,7 +11,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from xrec.backfill.lookup import Explained
-from xrec.serve.messages import PairRequest
+from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.problems import ProblemError, unavailable
 
 logger = logging.getLogger("xrec")
@@ -33,15 +33,18 @@ class PairError(Exception):
 
 
 @dataclass(frozen=True)
-class Delta:
-    """The next part of a text; if `restarts`, a second try begins and earlier parts are void."""
+class Draft:
+    """What may be shown of a text that is being written; it takes the place of earlier drafts.
+
+    If `is_checked`, it is whole sentences that would pass as a finished text.
+    """
 
     text: str
-    restarts: bool = False
+    is_checked: bool
 
 
-Event = Delta | Explained | PairError
-"""What a stream of one pair has; the last one is no delta."""
+Event = Draft | Explained | PairError
+"""What a stream of one pair has; the last one is no draft."""
 
 
 class ModelHandle:
@@ -63,9 +66,9 @@ class ModelHandle:
             "list[Explained | PairError]", await self._call(self._handle.explain, list(pairs))
         )
 
-    async def stream(self, pair: PairRequest) -> AsyncGenerator[Event, None]:
-        """Yield the parts of the text while it is written, then the text, or why there is none."""
-        events = self._streaming.stream.remote(pair)
+    async def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
+        """Yield drafts of the text while it is written, then the text, or why there is none."""
+        events = self._streaming.stream.remote(pair, parts)
         is_over = False
         try:
             async for event in events:

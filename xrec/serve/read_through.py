@@ -19,9 +19,9 @@ from xrec.errors import XRecError
 from xrec.generate.text_rules import cut_to_words
 from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.catalogue import Catalogue
-from xrec.serve.messages import Explanation, NoExplanation, PairRequest
+from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import OVERLOADED, Delta, ModelHandle, PairError
+from xrec.serve.model import OVERLOADED, Draft, ModelHandle, PairError
 from xrec.serve.problems import RETRY_SECONDS, ProblemError, refused
 from xrec.storage.cache import ByteCache
 
@@ -69,24 +69,23 @@ class ReadThrough:
             ]
 
     async def stream(
-        self, pair: PairRequest, max_words: int | None
-    ) -> AsyncGenerator[Delta | Explanation | NoExplanation, None]:
-        """Yield the parts of the text while it is written, then the answer.
+        self, pair: PairRequest, max_words: int | None, parts: Parts
+    ) -> AsyncGenerator[Draft | Explanation | NoExplanation, None]:
+        """Yield drafts of the text while it is written, then the answer.
 
-        An answer from the backfill or from memory comes without parts. Raises as `explain` does.
+        An answer from the backfill or from memory has no drafts. Raises as `explain` does.
         """
         async with self._deadline():
             known = await self._known(pair, max_words, self.published.lookup)
             if known is not None:
                 yield known
                 return
-            async with aclosing(self._model.stream(pair)) as events:
+            async with aclosing(self._model.stream(pair, parts)) as events:
                 async for event in events:
-                    yield (
-                        event
-                        if isinstance(event, Delta)
-                        else self._generated(pair, event, max_words)
-                    )
+                    if isinstance(event, Draft):
+                        yield replace(event, text=self._cut(event.text, pair, max_words))
+                    else:
+                        yield self._generated(pair, event, max_words)
 
     async def is_ready(self) -> bool:
         """True if a model replica answers."""
@@ -166,9 +165,7 @@ class ReadThrough:
     ) -> Explanation | NoExplanation:
         """Return what was found, cut to `max_words`."""
         self._metrics.pairs.inc(1, {"source": source})
-        text = found.text
-        if max_words is not None:
-            text = cut_to_words(text, max_words, self._title(pair))
+        text = self._cut(found.text, pair, max_words)
         if not text:
             return _no_explanation(
                 pair,
@@ -199,12 +196,11 @@ class ReadThrough:
             for evidence, is_named in zip(found.aspects, are_named, strict=True)
         )
 
-    def _title(self, pair: PairRequest) -> str:
-        """Return the title that the pair's text has, "" if it is not known."""
-        if "item_title" in pair.own_texts:
-            return str(pair.own_texts["item_title"])
+    def _cut(self, text: str, pair: PairRequest, max_words: int | None) -> str:
+        """Return the text of a pair in at most `max_words`; its title is "" if it is not known."""
         item = self.catalogue.dataset.item_indices.get(pair.item_id)
-        return "" if item is None else self.catalogue.item_texts(item)[0]
+        known = "" if item is None else self.catalogue.item_texts(item)[0]
+        return cut_to_words(text, max_words, str(pair.own_texts.get("item_title", known)))
 
 
 def _no_explanation(pair: PairRequest, reason: str, message: str) -> NoExplanation:

@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from pydantic import SecretStr
 
 from xrec.config.text import EndpointModelConfig, ReplyFailureReason
-from xrec.errors import EndpointAccessError, EndpointError, EndpointModelError
+from xrec.errors import EndpointAccessError, EndpointError
 from xrec.text.model import RawReply, ReplyFailure, Usage
 
 _MOST_SHOWN = 300
@@ -60,7 +60,7 @@ def _of_status(
     if status in (401, 402, 403) or code in _USED_UP:
         return _refusal(status, code, config)
     if status == 404 or code == "model_not_found":
-        return EndpointModelError(
+        return EndpointError(
             f"{config.base_url}: no model {config.model!r} there, or no chat completions at this "
             f"URL ({words}); check model and base_url"
         )

@@ -6,6 +6,7 @@ import torch
 from tests.fake_gpu import CPU, GPU, FakeGPU
 from tests.toy import NUM_USERS, attach_toy, toy_model
 from tests.xrec.generate.builtin.toy_cores import V, make_core, make_engine
+from tests.xrec.generate.closed_list import generate
 from xrec.config.decoding import DecodingConfig
 from xrec.generate.engine import text_params
 
@@ -29,7 +30,7 @@ def model_on(device: torch.device) -> torch.nn.Module:
 
 def batch_tokens(device: torch.device, decoding: DecodingConfig) -> list[list[int]]:
     engine = make_engine(model_on(device), max_rows=4)
-    completions = sorted(engine.generate(PROMPTS, decoding), key=lambda one: one.index)
+    completions = sorted(generate(engine, PROMPTS, decoding), key=lambda one: one.index)
     return [completion.token_ids for completion in completions]
 
 

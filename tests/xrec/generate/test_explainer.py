@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.toy import explanation_nll, save_toy_model, toy_tokenizer
+from tests.xrec.generate.closed_list import generate
 from tests.xrec.generate.town import make_adapter, make_graph, make_town
 from xrec.adapter.pairs import Pair
 from xrec.config.checks import ChecksConfig
@@ -82,7 +83,7 @@ def test_explainer_explains_each_prompt_and_counts_its_tokens(
         len(prompt) for prompt in prompts
     ]
     assert explanations[0].text == explanations[2].text != explanations[1].text
-    completions = {done.index: done for done in explainer.engine.generate(prompts, SHORT)}
+    completions = {done.index: done for done in generate(explainer.engine, prompts, SHORT)}
     for explanation in explanations:
         ids = completions[explanation.index].token_ids
         assert explanation.num_generated_tokens == len(ids)

@@ -1,5 +1,6 @@
 """From generated text to explanation: whole sentences within the words, typed failures."""
 
+import itertools
 import unicodedata
 from dataclasses import replace
 from typing import Any
@@ -198,6 +199,31 @@ def test_unfinished_text_shows_neither_half_a_placeholder_nor_another_items_titl
     assert shown("You love [title and")[-1] is None
 
 
+@pytest.mark.parametrize(
+    ("text", "max_words", "expected"),
+    [
+        ("It is calm.", None, []),
+        ("It has 4.5 stars. No. 5 is calm. Go", None, ["It has 4.5 stars.", " No. 5 is calm."]),
+        ("You love [title] vs. tea. It", None, ["You love The Rusty Fox vs. tea."]),
+        ('"It is calm!" (So calm...) \u201cWhy?\u201d', None, ['"It is calm!"', " (So calm...)"]),
+        ("It is calm... and so near. Go!", None, ["It is calm... and so near."]),
+        ("很安静。有茶。好", None, ["很安静。", "有茶。"]),
+        ("So calm. So near. So good.", 3, ["So calm."]),
+    ],
+)
+def test_sentence_of_an_unfinished_text_has_ended_once_the_next_one_begins(
+    text: str, max_words: int | None, expected: list[str]
+) -> None:
+    prompts, rules = builder(), TextConfig(max_words=max_words)
+    finisher = TextFinisher(prompts, TitleIndex(CATALOGUE))
+    ids = prompts.encode_explanation(text)[:-1]
+    steps = [
+        finisher.whole_sentences(ids[:length], PairTexts("", TITLE, ""), rules)
+        for length in range(1, len(ids) + 1)
+    ]
+    assert list(dict.fromkeys(steps)) == list(itertools.accumulate(["", *expected]))
+
+
 CHECKS = ChecksConfig(unsupported=True, not_positive=True)
 EVIDENCE = AspectEvidence("late hours", 14, 31, 0, 7)
 
@@ -356,6 +382,33 @@ def test_text_begins_with_the_opening_and_goes_on_with_what_the_model_wrote() ->
     shown = finisher.unfinished([*ids, written[0]], texts)
     assert shown == "You love The Rusty Fox for its late hours and Live Music,"
     assert builder().decode(ids) == "You love [title] for its late hours and Live Music"
+
+
+@pytest.mark.parametrize(
+    ("sentences", "passes"),
+    [
+        ("It is calm.", False),  # it names no chosen aspect yet
+        ("It is calm. You would love the late hours.", True),
+        ("You would love the live music and late hours.", False),  # nothing supports the music
+        ("Late hours at The Rusty Compass.", False),
+        ("So late hours, so late hours, so late hours, so late hours.", False),
+        ("The prompt says that guests praise the late hours.", False),
+    ],
+)
+def test_sentences_pass_if_a_text_of_them_alone_would(
+    monkeypatch: pytest.MonkeyPatch, sentences: str, passes: bool
+) -> None:
+    monkeypatch.setattr(text_rules, "_MAX_ECHO_TOKENS", 12)
+    texts = PairTexts("", TITLE, "", (EVIDENCE,), frozenset({"late hours"}))
+    finisher = TextFinisher(builder(), TitleIndex(CATALOGUE), Checker(["late hours", "live music"]))
+    decoding = DecodingConfig(text=TextConfig(checks=ChecksConfig(unsupported=True, min_chosen=1)))
+    ids, prompt = (
+        builder().encode_explanation(text)[:-1]
+        for text in (sentences, "The prompt says that guests praise the")
+    )
+    assert finisher.passes(sentences, ids, prompt, texts, decoding.text) == passes
+    _, failure = finisher.finish(Completion(0, ids, "stop"), prompt, texts, decoding)
+    assert (failure is None) == passes
 
 
 def test_opening_may_stand_in_the_prompt_and_what_the_model_writes_may_not(

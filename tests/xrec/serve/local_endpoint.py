@@ -19,7 +19,7 @@ from tests.xrec.serve.town import serve_config
 from xrec.backfill.lookup import Explained
 from xrec.serve.app import asgi_app, read_contents
 from xrec.serve.live_explainer import LiveExplainer, load_live
-from xrec.serve.messages import PairRequest
+from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import Event, ModelHandle, PairError
 from xrec.serve.read_through import ReadThrough
@@ -54,9 +54,9 @@ class LocalModel(ModelHandle):
         self.asked += pairs
         return await self.live.explain(pairs)
 
-    def stream(self, pair: PairRequest) -> AsyncGenerator[Event, None]:
+    def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
         self.asked.append(pair)
-        return self.live.stream(pair)
+        return self.live.stream(pair, parts)
 
     async def model_fingerprint(self) -> str:
         return self.live.model_fingerprint

@@ -101,27 +101,6 @@ def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint: Endpoint) 
         assert alone == {**answer, "is_cached": alone["is_cached"]}
 
 
-def test_stream_has_tokens_then_the_answer_of_each_pair(endpoint: Endpoint, town: Path) -> None:
-    (known_user, known_item), known = next(iter(rows_of(town / "explanations").items()))
-    pairs = [
-        {"user_id": USERS[10], "item_id": ITEMS[9]},
-        {"user_id": known_user, "item_id": known_item},
-    ]
-    response = endpoint.post("/v1/explanations/stream", {"pairs": pairs})
-    assert response.headers["content-type"].startswith("text/event-stream")
-    events = sse(response)
-    assert events[-1] == ("done", {})
-    answers = {data["index"]: data["answer"] for name, data in events if name == "explanation"}
-    tokens = [data for name, data in events if name == "token"]
-    assert {token["index"] for token in tokens} == {0}
-    streamed = "".join(token["text"] for token in tokens)
-    assert len(tokens) > 2
-    assert answers[0]["explanation"].startswith(streamed)
-    assert (answers[1]["explanation"], answers[1]["source"]) == (known, "backfill")
-    whole = endpoint.get(f"/v1/explanations/{USERS[10]}/{ITEMS[9]}").json()
-    assert whole["explanation"] == answers[0]["explanation"]
-
-
 def test_recommendations_are_the_graphs_best_unseen_items_with_explanations(
     endpoint: Endpoint, town: Path
 ) -> None:

@@ -140,10 +140,13 @@ def test_answers_are_those_without_ray(served: Served, endpoint: Endpoint) -> No
     one, other = (each.post("/v1/evidence", body).json() for each in (endpoint, served))
     assert one == other
     pair = {**pairs[7], "fresh": True}
-    events = sse(served.post("/v1/explanations/stream", {"pairs": [pair]}))
+    body = {"pairs": [pair], "parts": "unchecked"}
+    events = sse(served.post("/v1/explanations/stream", body))
     (whole,) = explained(endpoint.post("/v1/explanations", {"pairs": [pairs[7]]}))
     assert events[-2][1]["answer"]["explanation"] == whole["explanation"]
-    assert len(events) > 4
+    parts = [data for name, data in events if name == "part"]
+    assert len(parts) > 2
+    assert parts[0]["is_checked"] is False
     assert served.get("/readyz").text == "ready\n"
 
 

@@ -6,8 +6,8 @@ tested too.
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.serve.local_endpoint import NotedMetrics
+from tests.xrec.serve.scripted_engine import ScriptedEngine
 from tests.xrec.serve.town import DECODING, ITEMS, USERS, backfill_config, dataset_of, serve_config
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
@@ -26,16 +27,15 @@ from xrec.config.serve import ServeConfig
 from xrec.config.shared import ColdStartConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ModelError
-from xrec.generate.engine import Advance, Completion
+from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
 from xrec.llm.prompt import PairTexts
 from xrec.serve import live_explainer
-from xrec.serve.engine_thread import EngineRequest
 from xrec.serve.live_explainer import LiveExplainer
 from xrec.serve.live_explainer import load_live as load
 from xrec.serve.messages import PairRequest
-from xrec.serve.model import Delta, PairError
+from xrec.serve.model import Draft, PairError
 
 
 def load_live(config: ServeConfig) -> LiveExplainer:
@@ -148,51 +148,24 @@ def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(
     assert texts_of(answers) == [expected.text]
 
 
-class ScriptedEngine:
-    """Writes the given texts token by token, the second one if the first one is refused."""
-
-    def __init__(self, live: LiveExplainer, *texts: str):
-        self.core = live.engine.core
-        encode = live._explainer.pairs.builder.encode_explanation
-        self._scripts = [encode(text)[:-1] for text in texts]
-
-    @contextmanager
-    def request(self, *arguments: Any, with_deltas: bool) -> Iterator[EngineRequest]:
-        request = EngineRequest(*arguments, with_deltas=with_deltas)
-        retry, loop = request.params.retry, asyncio.get_running_loop()
-
-        def step(ids: list[int], length: int) -> None:
-            completion = Completion(0, ids, "stop") if length == len(ids) else None
-            if completion and self._scripts and retry and retry.is_refused(completion):
-                ids, length, completion = self._scripts.pop(0), 0, None
-            request.tell(Advance(0, ids[:length], completion))
-            if completion is None:
-                loop.call_later(0.002, step, ids, length + 1)
-
-        step(self._scripts.pop(0), 1)
-        yield request
-
-
 def streamed(
     live: LiveExplainer, pair: PairRequest, at_event: Callable[[], object] = lambda: None
-) -> tuple[list[Delta], Explained | PairError]:
-    """Return the deltas and the end of a stream, of which the deltas are the beginning."""
+) -> tuple[list[Draft], Explained | PairError]:
+    """Return the drafts and the end of an unchecked stream, whose beginning the last draft is."""
 
     async def collect() -> list[Any]:
-        return [(event, at_event())[0] async for event in live.stream(pair)]
+        return [(event, at_event())[0] async for event in live.stream(pair, "unchecked")]
 
-    *deltas, end = asyncio.run(collect())
-    assert all(isinstance(delta, Delta) for delta in deltas)
-    begun = [number for number, delta in enumerate(deltas) if delta.restarts]
-    shown = "".join(delta.text for delta in deltas[begun[-1] if begun else 0 :])
+    *drafts, end = asyncio.run(collect())
+    assert all(isinstance(draft, Draft) for draft in drafts)
     if isinstance(end, Explained) and end.kind == "written":
-        assert end.text.startswith(shown)
-    return deltas, end
+        assert end.text.startswith(drafts[-1].text)
+    return drafts, end
 
 
 def scripted(
     live: LiveExplainer, *texts: str, title: str | None = None
-) -> tuple[list[Delta], Explained | PairError]:
+) -> tuple[list[Draft], Explained | PairError]:
     """Return what is streamed of the first pair if the tries of the model write `texts`."""
     live.engine.stop()
     live.engine = ScriptedEngine(live, *texts)  # type: ignore[assignment]
@@ -212,8 +185,8 @@ def test_stream_grows_into_the_text_also_if_the_engine_is_stopped_meanwhile(town
     live = load_live(serve_config(town))
     pair = asked(USERS[2], ITEMS[3])
     expected = explained(live, [pair])
-    deltas, end = streamed(live, pair, live.engine.stop)
-    assert len(deltas) > 2
+    drafts, end = streamed(live, pair, live.engine.stop)
+    assert len(drafts) > 2
     assert texts_of(expected) == texts_of([end])
     live.engine._thread.join(30)
     assert not live.engine._thread.is_alive()
@@ -236,13 +209,14 @@ def test_stream_shows_whole_titles_of_the_own_item_only_and_may_begin_again(
 ) -> None:
     own, other = title or titles_of(town)[0], titles_of(town)[1]
     texts = [text.replace("{other}", other) for text in tries]
-    deltas, end = scripted(with_second_try(town), *texts, title=title)
+    drafts, end = scripted(with_second_try(town), *texts, title=title)
     assert [*texts_of([end]), *reasons_of([end])] in (
         [expected.format(own=own), ""],
         ["", expected],
     )
-    assert [delta.restarts for delta in deltas].count(True) == len(tries) - 1
-    shown = "".join(delta.text for delta in deltas)
+    begun = [later.text for earlier, later in pairwise(drafts) if later.text < earlier.text]
+    assert len(begun) == len(tries) - 1
+    shown = "".join(draft.text for draft in drafts)
     assert other not in shown
     assert "[title" not in shown
     assert own in shown or isinstance(end, PairError)
@@ -309,7 +283,7 @@ def test_abandoned_stream_frees_its_row(endless: LiveExplainer) -> None:
     live = endless
 
     async def abandon() -> int:
-        events = live.stream(asked(USERS[0], ITEMS[0]))
+        events = live.stream(asked(USERS[0], ITEMS[0]), "unchecked")
         await anext(events)
         await events.aclose()
         return await num_decoded(live)

@@ -29,17 +29,18 @@ pytestmark = pytest.mark.skipif(
 )
 TAB, ENTER, BACKSPACE = "\ue004", "\ue007", "\ue003"
 
-# Keeps the text at each of its changes.
+# Keeps the text and its mark at each change of the text.
 WATCH = """
 window.seen = [];
-new MutationObserver(() => window.seen.push(document.getElementById('text').textContent))
+const shown = () => ['text', 'source'].map((id) => document.getElementById(id).textContent);
+new MutationObserver(() => window.seen.push(shown()))
   .observe(document.getElementById('text'), {childList: true, characterData: true, subtree: true});
 """
-# Answers in the endpoint's place: with an evidence, and with an explanation.
+# Answers in the endpoint's place: with an evidence, and with the events of a stream.
 ANSWER = """
-const [evidence, answer] = arguments;
-const written = `event: explanation\\ndata: ${JSON.stringify({answer})}\\n\\n`;
-const answers = {evidence: JSON.stringify(evidence), stream: written};
+const [evidence, events] = arguments;
+const sent = events.map(([name, data]) => `event: ${name}\\ndata: ${JSON.stringify(data)}\\n\\n`);
+const answers = {evidence: JSON.stringify(evidence), stream: sent.join('')};
 window.fetch = async (path) =>
   new Response(answers[path.split('/').pop()] ?? JSON.stringify({explanations: []}));
 """
@@ -120,11 +121,10 @@ def page(driver: Any, endpoint: Endpoint) -> Page:
     return page
 
 
-def test_pair_is_picked_written_word_by_word_and_its_evidence_shown_by_keyboard_alone(
+def test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone(
     page: Page, endpoint: Endpoint, town: Path
 ) -> None:
     dataset, pair = dataset_of(town), {"user_id": USERS[7], "item_id": ITEMS[6]}
-    page.run(WATCH)
     page.press(TAB)  # the user's field is the first
     assert page.driver.switch_to.active_element.get_attribute("id") == "user"
     page.press(*([BACKSPACE] * 40), USERS[7], TAB)
@@ -134,9 +134,6 @@ def test_pair_is_picked_written_word_by_word_and_its_evidence_shown_by_keyboard_
     path = f"/v1/explanations/{USERS[7]}/{ITEMS[6]}"
     answer = endpoint.get(path).json()
     assert page.text("text") == answer["explanation"]
-    seen = list(dict.fromkeys(page.run("return window.seen")))
-    assert len(seen) > 3
-    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(seen) if earlier)
     assert page.text("source") == "written now"
     assert page.text("item-profile") == dataset.items["profile"][6].as_py()
     assert page.text("user-profile") == dataset.users["profile"][7].as_py()
@@ -144,6 +141,56 @@ def test_pair_is_picked_written_word_by_word_and_its_evidence_shown_by_keyboard_
     nearest = [near["title"] for near in evidence["nearest_history"]]
     assert page.texts("#near li span:first-child") == nearest
     assert [entry for entry in page.driver.get_log("browser") if entry["level"] != "DEBUG"] == []
+
+
+def test_text_is_shown_word_by_word_and_marked_only_where_it_is_asked_for_unchecked(
+    page: Page,
+) -> None:
+    page.run(WATCH)
+    page.explain(USERS[8], ITEMS[6])
+    page.wait(lambda: page.text("source") == "written now")
+    whole = page.text("text")
+    assert {text for text, _ in page.run("return window.seen")} == {whole}
+    page.click("fresh")
+    page.click("unchecked")
+    page.run("window.seen = []")
+    page.click("explain")
+    page.wait(lambda: page.text("source") == "written now")
+    (_, *written) = page.run("return window.seen")
+    assert len(written) > 3
+    assert {mark for text, mark in written if text != whole} == {"not checked yet"}
+    for (earlier, _), (later, _) in itertools.pairwise(written):
+        assert later.startswith(earlier)
+    assert page.text("text") == whole
+
+
+SENT = [("part", {"text": "It is rubbish", "is_checked": False})]
+REPLACED = [("part", {"text": "It is calm.", "is_checked": True})]
+REFUSED = {"status": 422, "detail": "it is refused"}
+
+
+@pytest.mark.parametrize(
+    ("events", "text", "problem"),
+    [
+        ([*SENT, ("withdrawn", {}), *REPLACED], "It is calm.", ""),
+        ([*SENT, ("explanation", {"answer": {"problem": REFUSED}})], "", "it is refused"),
+        ([*SENT, ("problem", REFUSED)], "", "it is refused"),
+        (SENT, "", "does not answer"),
+    ],
+)
+def test_page_keeps_no_text_that_was_withdrawn_or_broke_off(
+    page: Page, endpoint: Endpoint, events: list[tuple[str, Any]], text: str, problem: str
+) -> None:
+    pair = {"user_id": USERS[0], "item_id": ITEMS[0]}
+    evidence = endpoint.post("/v1/evidence", pair).json()
+    answer = endpoint.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}").json() | {"explanation": text}
+    end = [("explanation", {"answer": answer})] if text else []
+    page.run(ANSWER, evidence, [*events, *end])
+    page.explain(USERS[0], ITEMS[0])
+    page.wait(lambda: page.is_idle() and (page.text("problem") or page.text("text")))
+    assert page.text("text") == text
+    assert problem in page.text("problem")
+    assert page.text("source") == ("from the backfill" if text else "")
 
 
 def test_pair_of_the_backfill_says_so_and_can_be_written_anew(page: Page) -> None:
@@ -177,7 +224,7 @@ def test_chosen_aspects_say_what_their_figures_count(
     evidence = endpoint.post("/v1/evidence", pair).json() | {"aspects_from": aspects_from}
     answer = endpoint.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}").json()
     answer["aspects"] = [vars(NamedEvidence("tea", 4, 9, 2, 3, opinion="smoky", is_named=True))]
-    page.run(ANSWER, evidence, answer)
+    page.run(ANSWER, evidence, [("explanation", {"answer": answer})])
     page.explain(USERS[0], ITEMS[0])
     page.wait(lambda: page.text("aspects") and page.is_idle())
     assert page.texts("#aspects li") == [shown]

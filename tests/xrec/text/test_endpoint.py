@@ -18,7 +18,6 @@ from xrec.errors import (
     ConfigError,
     EndpointAccessError,
     EndpointError,
-    EndpointModelError,
     EndpointUnreachableError,
 )
 from xrec.text import Reply, ask, endpoint_key
@@ -113,7 +112,7 @@ def test_endpoint_rate_of_tokens_waits_for_those_of_replies() -> None:
         ),
         (_NO_MONEY, {"max_retries": 0}, EndpointAccessError, "quota", 4),
         (Answer(status=402), {}, EndpointAccessError, r"OPENAI_API_KEY is used up \(402\)", 4),
-        (Answer(status=404), {}, EndpointModelError, "no model 'stub' there", 4),
+        (Answer(status=404), {}, EndpointError, "no model 'stub' there", 4),
         (Answer(status=400), {}, EndpointError, "refused the first 8 prompts .400 no.;", 12),
     ],
     ids=["busy", "wait", "silent", "quota", "balance", "model", "refuses"],

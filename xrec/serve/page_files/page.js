@@ -1,4 +1,4 @@
-// The page asks for a pair, shows its text while it is written, then what the text rests on.
+// The page asks for a pair, shows its text part by part, then what the text rests on.
 // Everything that it shows is set as text, never as markup.
 
 const at = (id) => document.getElementById(id);
@@ -129,14 +129,21 @@ async function writeExplanation(pair, signal) {
   text.setAttribute("aria-busy", "true");
   try {
     const pairs = [{ ...pair, fresh: at("fresh").checked }];
-    const response = await call("/v1/explanations/stream", { pairs }, signal);
+    const parts = at("unchecked").checked ? "unchecked" : "checked";
+    const response = await call("/v1/explanations/stream", { pairs, parts }, signal);
     for await (const [name, data] of events(response)) {
-      if (name === "token") text.textContent += data.text;
-      else if (name === "restart") text.textContent = "";
-      else if (name === "problem") throw new Refused(data);
-      else if (name === "explanation") return data.answer;
+      if (name === "part") {
+        text.textContent += data.text;
+        at("source").textContent = data.is_checked ? "" : "not checked yet";
+      } else if (name === "withdrawn") text.textContent = "";
+      const problem = name === "problem" ? data : data.answer?.problem;
+      if (problem) throw new Refused(problem);
+      if (name === "explanation") return data.answer;
     }
     throw new Error("the stream ended early");
+  } catch (error) {
+    text.textContent = at("source").textContent = "";
+    throw error;
   } finally {
     text.setAttribute("aria-busy", "false");
   }
@@ -151,7 +158,6 @@ async function explain(pair) {
     const evidence = await json("/v1/evidence", pair, signal);
     showEvidence(evidence);
     const answer = await writeExplanation(pair, signal);
-    if (answer.problem) throw new Refused(answer.problem);
     at("text").textContent = answer.explanation;
     at("source").textContent = SOURCES[answer.is_cached ? "cached" : answer.source];
     showAspects(answer.aspects, evidence.aspects_from);

@@ -20,6 +20,7 @@ from tests.xrec.generate.builtin.toy_cores import (
     make_engine,
     make_model,
 )
+from tests.xrec.generate.closed_list import generate
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
 from xrec.errors import ModelError
@@ -74,7 +75,7 @@ def complete(
 ) -> list[Completion]:
     """The completions in the order of their prompts."""
     completions = sorted(
-        engine.generate(prompts, decoding), key=lambda completion: completion.index
+        generate(engine, prompts, decoding), key=lambda completion: completion.index
     )
     assert [completion.index for completion in completions] == list(range(len(prompts)))
     return completions
@@ -237,7 +238,7 @@ def test_generate_after_a_step_that_failed_is_as_good_as_new(
     texts = {tuple(prompt): greedy_by_hand(model, prompt) for prompt in make_prompts()}
     good = [list(prompt) for prompt, text in texts.items() if 63 not in [*prompt, *text]]
     expected = [texts[tuple(prompt)] for prompt in good]
-    ours, theirs = engine.generate(good, GREEDY), engine.generate([*good[:1], [3, 63, 4]], GREEDY)
+    ours, theirs = generate(engine, good, GREEDY), generate(engine, [*good[:1], [3, 63, 4]], GREEDY)
     ended = [next(ours)]
     with pytest.raises(RuntimeError, match="out of memory"):
         list(theirs)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.toy import toy_tokenizer
+from tests.xrec.generate.closed_list import generate
 from tests.xrec.generate.vllm.vllm_town import (
     V,
     attached,
@@ -141,14 +142,14 @@ def _run(
     contest: Contest, prompts: list[list[int]], decoding: DecodingConfig = GREEDY
 ) -> list[Completion]:
     completions = sorted(
-        contest.engine.generate(prompts, decoding), key=lambda completion: completion.index
+        generate(contest.engine, prompts, decoding), key=lambda completion: completion.index
     )
     assert [completion.index for completion in completions] == list(range(len(prompts)))
     return completions
 
 
 def _run_all(engine: Any, prompts: list[list[int]]) -> list[list[int]]:
-    completions = engine.generate(prompts, GREEDY)
+    completions = generate(engine, prompts, GREEDY)
     return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
 
 
@@ -190,7 +191,7 @@ def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabular
 def test_generate_left_before_its_end_and_called_meanwhile_gives_the_same_texts(
     contest: Contest,
 ) -> None:
-    started = contest.engine.generate(contest.prompts, GREEDY)
+    started = generate(contest.engine, contest.prompts, GREEDY)
     next(started)
     assert _run_all(contest.engine, contest.prompts[:5]) == contest.expected[:5]
     started.close()
@@ -215,7 +216,7 @@ def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_
         tensor_parallel_size=2,
     )
     completions = sorted(
-        engine.generate([*prompts, [5] * 200], GREEDY), key=lambda completion: completion.index
+        generate(engine, [*prompts, [5] * 200], GREEDY), key=lambda completion: completion.index
     )
     engine.close()
     assert [completion.token_ids for completion in completions[:-1]] == expected
