@@ -1,0 +1,73 @@
+import pytest
+
+from xrec.data.language import language_code, language_name, language_of, other_language
+
+GERMAN = "Die Kaffeemühle ist sehr leise und mahlt gleichmäßig, der Deckel sitzt etwas locker."
+ENGLISH = "So quiet that nobody wakes up, and the grind is as fine as I like it."
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (ENGLISH, "en"),
+        (ENGLISH.upper(), "en"),
+        (GERMAN, "de"),
+        ("Le service est rapide et la terrasse est vraiment très agréable en été.", "fr"),
+        ("Al ser el producto original se ve que es robusto y con buena duración.", "es"),
+        ("Leuke winkel met vriendelijk personeel en een ruime keuze aan boeken.", "nl"),
+        ("Отличный магазин, очень вежливый персонал и хорошие цены.", "ru"),
+        ("とても静かなコーヒーミルです。朝早くても誰も起きません。", "ja"),
+        ("這家餐廳的服務很好,食物也很美味,我們下次還會再來這裡吃飯。", "zh"),
+    ],
+)
+def test_language_of_a_sentence_is_found(text: str, code: str) -> None:
+    assert language_of(text) == code
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "lol",
+        "Sehr gut!",
+        "12345 67890 12345 67890 :-) :-) :-)",
+        "Gnocchi al pesto, tiramisu, espresso, prosecco: great osteria",
+    ],
+)
+def test_language_of_a_short_or_mixed_text_is_not_sure(text: str) -> None:
+    assert language_of(text) is None
+
+
+def test_language_of_a_long_text_is_that_of_its_beginning() -> None:
+    assert language_of(f"{GERMAN} " * 40 + f"{ENGLISH} " * 400) == "de"
+
+
+@pytest.mark.parametrize(
+    ("language", "code", "name"),
+    [
+        ("de", "de", "German"),
+        ("German", "de", "German"),
+        ("informal German, with du", "de", "informal German, with du"),
+        ("British English", "en", "British English"),
+        ("PT", "pt", "Portuguese"),
+        ("Klingon", None, "Klingon"),
+    ],
+)
+def test_language_by_code_or_name_has_both(language: str, code: str | None, name: str) -> None:
+    assert (language_code(language), language_name(language)) == (code, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "other"),
+    [
+        (GERMAN, "de", None),
+        (GERMAN, "English", "German"),
+        (ENGLISH, "German", "English"),
+        ("Good.", "German", None),
+        (GERMAN, "Klingon", None),
+    ],
+)
+def test_other_language_is_named_only_where_it_is_sure(
+    text: str, language: str, other: str | None
+) -> None:
+    assert other_language(text, language) == other

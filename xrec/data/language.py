@@ -1,0 +1,67 @@
+"""Which language a text is in, by py3langid: naive Bayes over byte n-grams, 139 languages.
+
+Of short texts, and of close languages such as Danish and Norwegian, nobody can be sure. So nothing
+is done about a text unless the probability is high.
+"""
+
+import functools
+import re
+from typing import Any
+
+from xrec.data.english import word_set
+
+_LEAST_LETTERS = 20
+_MOST_CHARACTERS = 2000
+_LEAST_PROBABILITY = 0.9
+# Codes of what is written like another language: Bokmål, Nynorsk, Cantonese, Wu, Nigerian Pidgin.
+_SAME = {"nb": "no", "nn": "no", "yue": "zh", "wuu": "zh", "pcm": "en"}
+_NO_LANGUAGE = "zxx"
+_NAMES = dict(
+    pair.split(":")
+    for pair in word_set(
+        "ar:Arabic bg:Bulgarian bn:Bengali ca:Catalan cs:Czech da:Danish de:German el:Greek "
+        "en:English es:Spanish et:Estonian fa:Persian fi:Finnish fr:French he:Hebrew hi:Hindi "
+        "hr:Croatian hu:Hungarian id:Indonesian it:Italian ja:Japanese ko:Korean lt:Lithuanian "
+        "lv:Latvian nl:Dutch no:Norwegian pl:Polish pt:Portuguese ro:Romanian ru:Russian sk:Slovak "
+        "sl:Slovenian sr:Serbian sv:Swedish th:Thai tr:Turkish uk:Ukrainian vi:Vietnamese "
+        "zh:Chinese"
+    )
+)
+_CODES = {name.casefold(): code for code, name in _NAMES.items()}
+
+
+def language_of(text: str) -> str | None:
+    """The ISO 639 code of the language of a text; None if it is short, or no language is sure."""
+    if sum(map(str.isalpha, text[:_MOST_CHARACTERS])) < _LEAST_LETTERS:
+        return None
+    code, probability = _identifier().classify(text[:_MOST_CHARACTERS])
+    if probability < _LEAST_PROBABILITY or code == _NO_LANGUAGE:
+        return None
+    return _SAME.get(code, code)
+
+
+def language_name(language: str) -> str:
+    """The English name of a language that is given by its ISO 639-1 code; others stay as given."""
+    return _NAMES.get(language.casefold(), language)
+
+
+def language_code(language: str) -> str | None:
+    """The code of a language by code or English name, as "de" and "informal German"; or None."""
+    words = re.findall(r"\w+", language_name(language).casefold())
+    return next((_CODES[word] for word in words if word in _CODES), None)
+
+
+def other_language(text: str, language: str) -> str | None:
+    """The name of the language of `text` if that is surely not `language`, otherwise None.
+
+    A `language` without a code is never another one's.
+    """
+    found, wanted = language_of(text), language_code(language)
+    return None if wanted is None or found in (None, wanted) else language_name(str(found))
+
+
+@functools.cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # reads 4 MB
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
