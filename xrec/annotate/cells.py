@@ -7,19 +7,20 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
 from xrec.data.rows import Parser, parse_text
+from xrec.data.smuggled import without_hidden
 
 _TAG = re.compile(r"<(?:br|/?p|/?div|/?b|/?i|/?em|/?strong|/?a|/?span|/?li|/?ul)\b[^>]*>", re.I)
 _BLANKS = re.compile(r"\s+")
 
 
 def parse_review(value: object) -> str:
-    """A text in one line, without entities and tags of HTML."""
+    """A text in one line, without entities and tags of HTML and characters that nobody sees."""
     text = parse_text(value)
     if "&" in text:
         text = html.unescape(text)
     if "<" in text:
         text = _TAG.sub(" ", text)
-    return _BLANKS.sub(" ", text).strip()
+    return _BLANKS.sub(" ", without_hidden(text)).strip()
 
 
 def parse_details(value: object) -> str:

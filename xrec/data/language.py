@@ -37,7 +37,7 @@ def language_of(text: str) -> str | None:
     code, probability = _identifier().classify(text[:_MOST_CHARACTERS])
     if probability < _LEAST_PROBABILITY or code == _NO_LANGUAGE:
         return None
-    return _SAME.get(code, code)
+    return _SAME.get(code) or str(code)
 
 
 def language_name(language: str) -> str:

@@ -9,7 +9,8 @@
     its right reply, one line of JSON
 
 The question itself comes last, as JSON too: a text in it cannot end its string, so what it says
-stays data.
+stays data. Nor is any markup of a chat template in it: our engines never take a text's words for
+special tokens, but some endpoints do.
 """
 
 import json
@@ -25,6 +26,8 @@ from xrec.errors import ConfigError, StorageError
 from xrec.storage import open_location
 from xrec.text.model import Message
 
+# As in <|im_start|>, <s> and [INST]; no array of JSON begins with a letter.
+_OPENS_MARKUP = re.compile(r"<|\[(?=/?[A-Za-z])")
 _HEADING = re.compile(r"^\[(system|example \w+|reply)\]\s*$", re.MULTILINE)
 
 
@@ -50,7 +53,8 @@ class PromptFile:
         if example is not None:
             asked, reply = self.examples[example]
             shown = [Message("user", asked), Message("assistant", reply)]
-        question = Message("user", json.dumps(data, ensure_ascii=False))
+        asked = _OPENS_MARKUP.sub(_escaped, json.dumps(data, ensure_ascii=False))
+        question = Message("user", asked)
         return (Message("system", system), *shown, question)
 
     def check(self, schema: type[BaseModel]) -> None:
@@ -62,6 +66,10 @@ class PromptFile:
                 schema.model_validate_json(reply)
             except (ValueError, ValidationError) as error:
                 raise ConfigError(f"{self.name}: [example {name}]: {error}") from error
+
+
+def _escaped(mark: re.Match[str]) -> str:
+    return f"\\u{ord(mark[0]):04x}"
 
 
 def read_prompt_file(key: str, uri: str, storage: StorageConfig | None = None) -> PromptFile:
