@@ -6,10 +6,15 @@ import re
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
+import regex
+
 from xrec.data.rows import Parser, parse_text
-from xrec.data.smuggled import without_hidden
 
 _TAG = re.compile(r"<(?:br|/?p|/?div|/?b|/?i|/?em|/?strong|/?a|/?span|/?li|/?ul)\b[^>]*>", re.I)
+# Controls, zero widths, directions, tags, private use. Joiners belong to letters beyond ASCII.
+_HIDDEN = regex.compile(
+    r"[[\p{Cc}\p{Cf}\p{Co}\u3164\uffa0]--[\s\u200c\u200d]]|(?<=[ -~])[\u200c\u200d]", regex.V1
+)
 _BLANKS = re.compile(r"\s+")
 
 
@@ -20,7 +25,7 @@ def parse_review(value: object) -> str:
         text = html.unescape(text)
     if "<" in text:
         text = _TAG.sub(" ", text)
-    return _BLANKS.sub(" ", without_hidden(text)).strip()
+    return _BLANKS.sub(" ", _HIDDEN.sub("", text)).strip()
 
 
 def parse_details(value: object) -> str:

@@ -279,25 +279,27 @@ def _cleaned(row: Input, text: Text | Failure) -> tuple[Text | Failure, int]:
     """
     if isinstance(text, Failure):
         return text, 0
-    title, num_left_out = _title(row), 0
+    titles, num_left_out = _titles(row), 0
     values: dict[str, Any] = {}
     for name, value in vars(text).items():
         if isinstance(value, tuple):
             aspects = [_clean_aspect(each) for each in value]
             values[name] = tuple(each for each in aspects if each.aspect)
             num_left_out += sum(map(operator.ne, aspects, value))
-        elif isinstance(value, str) and value != title:
-            values[name], num_found = without_solicitation(value, title)
+        elif isinstance(value, str) and value not in titles:
+            values[name], num_found = without_solicitation(value, titles)
             num_left_out += num_found
             if num_found and not values[name] and name != "title" and not _is_low_rated(row):
                 return Failure(SOLICITS, "it solicits in each of its sentences", value), 0
     return replace(text, **values), num_left_out
 
 
-def _title(row: Input) -> str:
-    """The title of the one item that a text is of; "" if there is none."""
-    item = row if isinstance(row, ItemInput) else getattr(row, "item", None)
-    return item.title if item is not None else ""
+def _titles(row: Input) -> list[str]:
+    """The titles of the items that a text is of, as far as they have one."""
+    if isinstance(row, ItemInput):
+        return [row.title]
+    items = [row.item] if isinstance(row, PairInput) else [each.item for each in row.reviews]
+    return [item.title for item in items if item is not None]
 
 
 def _is_low_rated(row: Input) -> bool:

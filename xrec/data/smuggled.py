@@ -5,16 +5,13 @@ is left out; what is written later is checked all the same.
 """
 
 import unicodedata
+from collections.abc import Sequence
 
 import regex
 
 from xrec.data.personal import is_personal
 from xrec.data.sentences import sentence_ends
 
-# Controls, zero widths, directions, tags, private use. Joiners belong to letters beyond ASCII.
-_HIDDEN = regex.compile(
-    r"[[\p{Cc}\p{Cf}\p{Co}\u3164\uffa0]--[\s\u200c\u200d]]|(?<=[ -~])[\u200c\u200d]", regex.V1
-)
 _ORDERS = regex.compile(
     # Ignore what you were told, in some languages.
     r"\b(?:ignore|disregard|forget|override|bypass)\b[^.!?]{0,30}\b(?:previous|prior|above|earlier|"
@@ -51,25 +48,21 @@ _CALLS = regex.compile(
 )
 
 
-def without_hidden(text: str) -> str:
-    """The text without characters that nobody sees."""
-    return str(_HIDDEN.sub("", text))
-
-
 def gives_orders(text: str) -> bool:
     """Whether a review speaks to the language model that is to read it."""
     return _ORDERS.search(unicodedata.normalize("NFKC", text)) is not None
 
 
-def solicits(text: str, title: str = "") -> bool:
-    """Whether a text has personal data or links, or calls to buy or click, outside the `title`."""
-    text = text.replace(title, " ") if title else text
+def solicits(text: str, titles: Sequence[str] = ()) -> bool:
+    """Whether a text has personal data or links, or calls to buy or click, outside the titles."""
+    for title in filter(None, titles):
+        text = text.replace(title, " ")
     return is_personal(text) or _CALLS.search(text) is not None
 
 
-def without_solicitation(text: str, title: str) -> tuple[str, int]:
-    """The text without the sentences that solicit outside the `title`, and how many these were."""
+def without_solicitation(text: str, titles: Sequence[str]) -> tuple[str, int]:
+    """The text without the sentences that solicit outside the titles, and how many these were."""
     starts = [0, *sentence_ends(text)]
     parts = [text[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
-    kept = [part for part in parts if not solicits(part, title)]
+    kept = [part for part in parts if not solicits(part, titles)]
     return "".join(kept).strip(), len(parts) - len(kept)

@@ -142,7 +142,7 @@ class TextFinisher:
         ):
             return None
         text = self._filled(written, texts)
-        is_wrong = self.other_title(text, texts) or solicits(text, texts.item_title)
+        is_wrong = self.other_title(text, texts) or solicits(text, [texts.item_title])
         return None if is_wrong else text
 
     def _filled(self, written: str, texts: PairTexts) -> str:
@@ -188,7 +188,7 @@ class TextFinisher:
                 f"{texts.item_title!r}",
             )
         title = composed(texts.item_title).strip()
-        if solicits(text, title):
+        if solicits(text, [title]):
             message = "it has personal data or a link, or calls its reader to buy or click"
             return Failure("solicits", message)
         language = self._builder.prompt.language
@@ -236,7 +236,7 @@ class TextFinisher:
         for said in (texts, texts.unquoted):
             sentence = self._checker.plain(said, rules.plain, rules.min_evidence, rules.checks)
             if sentence is None or not (
-                self.other_title(sentence, texts) or solicits(sentence, texts.item_title)
+                self.other_title(sentence, texts) or solicits(sentence, [texts.item_title])
             ):
                 return sentence
         return None

@@ -5,12 +5,16 @@ import pytest
 
 from xrec.annotate.annotator import (
     Aspect,
+    Input,
     ItemInput,
     ItemText,
     PairInput,
     PairText,
     Review,
+    ReviewedItem,
     Text,
+    UserInput,
+    UserText,
     Written,
 )
 from xrec.annotate.formats import KEYS, stage_format
@@ -31,8 +35,9 @@ class _Says:
         return Written([self._text])
 
 
-def _done(row: ItemInput | PairInput, text: Text) -> Outcome:
-    stage = "items" if isinstance(row, ItemInput) else "pairs"
+def _done(row: Input, text: Text) -> Outcome:
+    stages = {ItemInput: "items", UserInput: "users", PairInput: "pairs"}
+    stage = stages[type(row)]
     task = TextTask(lambda rows: [row], _Says(text), stage_format(stage, ()), "", 0)
     return task.do(pa.table({key: [getattr(row, key)] for key in KEYS[stage]}))
 
@@ -85,6 +90,13 @@ def test_explanation_loses_the_sentences_that_solicit_outside_the_title(
 ) -> None:
     done = _done(_pair(), PairText(explanation, ()))
     assert done.ok["explanation"].to_pylist() == [kept]
+
+
+def test_profile_of_a_user_may_name_an_item_whose_title_is_a_link() -> None:
+    reviewed = (ReviewedItem(_REVIEW, ItemText(_TITLE, "")), ReviewedItem(_REVIEW, None))
+    text = UserText("Has enjoyed Books.com. Ask for Maria.")
+    done = _done(UserInput("u", reviewed, 2), text)
+    assert done.ok["profile"].to_pylist() == ["Has enjoyed Books.com."]
 
 
 @pytest.mark.parametrize(("split", "num_failed"), [("train", 1), ("low_rated", 0)])

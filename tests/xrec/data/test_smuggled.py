@@ -2,7 +2,7 @@
 
 import pytest
 
-from xrec.data.smuggled import gives_orders, solicits, without_hidden, without_solicitation
+from xrec.data.smuggled import gives_orders, solicits, without_solicitation
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_orders_are_not_seen_in_what_reviewers_say(text: str) -> None:
 )
 def test_calls_and_links_solicit(text: str) -> None:
     assert solicits(text)
-    assert without_solicitation(f"It is calm. {text} It is near.", "") == (
+    assert without_solicitation(f"It is calm. {text} It is near.", ()) == (
         "It is calm. It is near.",
         1,
     )
@@ -54,19 +54,11 @@ def test_calls_and_links_solicit(text: str) -> None:
 )
 def test_praise_does_not_solicit(text: str) -> None:
     assert not solicits(text)
-    assert without_solicitation(text, "") == (text, 0)
+    assert without_solicitation(text, ()) == (text, 0)
 
 
 def test_title_of_the_item_does_not_solicit() -> None:
     text = "You would enjoy Books.com for its range."
     assert solicits(text)
-    assert not solicits(text, "Books.com")
-    assert without_solicitation(text, "Books.com") == (text, 0)
-
-
-def test_hidden_characters_go_and_joiners_of_letters_stay() -> None:
-    assert (
-        without_hidden("I\u200bg\u00adn\u200dore\u202e \U000e0041\ue000it\tnow") == "Ignore it\tnow"
-    )
-    joined = "می\u200cخواهم क्\u200dष 👩\u200d🍳"
-    assert without_hidden(joined) == joined
+    assert not solicits(text, ["Bar", "Books.com"])
+    assert without_solicitation(text, ["", "Books.com"]) == (text, 0)
