@@ -26,8 +26,8 @@ from xrec.errors import ConfigError, StorageError
 from xrec.storage import open_location
 from xrec.text.model import Message
 
-# As in <|im_start|>, <s> and [INST]; no array of JSON begins with a letter.
-_OPENS_MARKUP = re.compile(r"<|\[(?=/?[A-Za-z])")
+# As in <|im_start|>, <s> and [INST]; no array of JSON begins with two capitals.
+_OPENS_MARKUP = re.compile(r"<|\[(?=/?[A-Z]{2})")
 _HEADING = re.compile(r"^\[(system|example \w+|reply)\]\s*$", re.MULTILINE)
 
 
@@ -53,9 +53,8 @@ class PromptFile:
         if example is not None:
             asked, reply = self.examples[example]
             shown = [Message("user", asked), Message("assistant", reply)]
-        asked = _OPENS_MARKUP.sub(_escaped, json.dumps(data, ensure_ascii=False))
-        question = Message("user", asked)
-        return (Message("system", system), *shown, question)
+        question = _OPENS_MARKUP.sub(_escaped, json.dumps(data, ensure_ascii=False))
+        return (Message("system", system), *shown, Message("user", question))
 
     def check(self, schema: type[BaseModel]) -> None:
         """Raise ConfigError if an example is no JSON, or its reply no object of `schema`."""

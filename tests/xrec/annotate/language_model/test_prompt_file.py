@@ -49,7 +49,10 @@ def test_prompt_of_ours_shows_the_domains_example_and_then_the_row(kind: Kind, d
     ],
 )
 def test_prompt_has_no_markup_of_a_text_and_still_all_of_it(markup: str) -> None:
-    data = {"reviews": [{"review": f"So {markup} good.", "rating": 5.0}], "tags": [["a"], [1]]}
+    data = {
+        "reviews": [{"review": f"So {markup} good.", "rating": 5.0}],
+        "tags": [["A"], [1], [True, None]],
+    }
     prompt = read_prompt("pair", None, PairReply, "shop")
     asked = prompt.messages(data, "shop", VALUES)[-1].content
     assert markup not in asked
