@@ -37,7 +37,12 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def project(tmp_path: Path) -> str:
     """A project file of reviews, whose jobs are annotate and prepare."""
     rows = [
-        review(f"u{user}", f"i{(user + number) % 5}", "The tone is warm. It has a good tone.", time=number)
+        review(
+            f"u{user}",
+            f"i{(user + number) % 5}",
+            "The tone is warm. It has a good tone.",
+            time=number,
+        )
         for user in range(NUM_USERS)
         for number in range(4)
     ]

@@ -5,7 +5,6 @@ with the aspects that the reason speaks of. What is held out is decided before a
 
     annotator         what an annotator gets and gives back, and what a run knows of one
     source, cells     the reviews of a source, as far as they can be read
-    personal          personal data, which is removed from them
     keep, store       which reviews are kept and held out; and where they lie
     formats           the tables of the stages, and whose run an output is
     stages            what an actor does with some rows of a stage

@@ -164,8 +164,8 @@ class Annotator(Protocol):
     def write(self, rows: Sequence[Input]) -> Written:
         """The texts of a chunk's rows: an ItemText of an ItemInput, and so on.
 
-        `AnnotatorSpec.chunks_at_once` threads call it at the same time. It need not remove personal
-        data: it is out of the rows already, and is looked for in the texts afterwards.
+        `AnnotatorSpec.chunks_at_once` threads call it at the same time. It need not look for
+        personal data: it is out of the rows already, and is looked for in the texts afterwards.
         """
         ...
 

@@ -6,15 +6,21 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
+import regex
+
 from xrec.data.rows import Parser, parse_text
 
+# Controls, zero widths, directions, tags, private use. Joiners belong to letters beyond ASCII.
+_HIDDEN = regex.compile(
+    r"[[\p{Cc}\p{Cf}\p{Co}\u3164\uffa0]--[\s\u200c\u200d]]|(?<=[ -~])[\u200c\u200d]", regex.V1
+)
 _BLANKS = re.compile(r"\s+")
 _DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d\d?)$")
 
 
 def parse_review(value: object) -> str:
-    """A text in one line, without entities and tags of HTML."""
-    return _BLANKS.sub(" ", parse_text(value)).strip()
+    """A text in one line, without entities and tags of HTML and characters that nobody sees."""
+    return _BLANKS.sub(" ", _HIDDEN.sub("", parse_text(value))).strip()
 
 
 def rating_parser(least: float, greatest: float) -> Parser:

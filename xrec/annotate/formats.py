@@ -15,7 +15,7 @@ from xrec.errors import StorageNotFoundError
 from xrec.storage import Kind, Location, is_begun, run_fingerprint
 
 KIND: Kind = "annotations"
-NO_REVIEWS, EMPTY_REVIEW = "no_reviews", "empty_review"
+NO_REVIEWS, EMPTY_REVIEW, SOLICITS = "no_reviews", "empty_review", "solicits"
 MERGED = "merged_aspects.json"
 """Aspects of the vocabulary that are another one by their vectors, and that one."""
 RECORD = "run.json"
@@ -54,9 +54,9 @@ _TABLES: Mapping[Stage, Mapping[str, str]] = {
 _KEY = {"content_key": "hash of all that the text depends on: reviews, texts, annotator"}
 _TYPES = {"title_is_made": pa.bool_(), "left_out": _LEFT_OUT, "aspects": ASPECT_LIST}
 _OWN_REASONS: Mapping[Stage, tuple[str, ...]] = {
-    "items": (NO_REVIEWS,),
-    "users": (),
-    "pairs": (EMPTY_REVIEW,),
+    "items": (NO_REVIEWS, SOLICITS),
+    "users": (SOLICITS,),
+    "pairs": (EMPTY_REVIEW, SOLICITS),
 }
 _SETTINGS = frozenset(
     {

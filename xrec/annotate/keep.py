@@ -1,7 +1,7 @@
 """Which of the reviews are kept, and which of these are held out; nothing is written from them yet.
 
-The order matters: low ratings go first, then repeated pairs, then users and items with few reviews,
-and what is left is split.
+The order matters: reviews that speak to a language model go first, then low ratings, then repeated
+pairs, then users and items with few reviews, and what is left is split.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from xrec.annotate.annotator import LOW_RATED
 from xrec.config.annotate import AnnotateConfig, ReviewSplit
+from xrec.data.smuggled import gives_orders
 from xrec.data.splits import split_pairs
 from xrec.errors import DataError
 from xrec.schemas import REVIEWS
@@ -45,6 +46,7 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
     if config.split.by == "time":
         _check_times(rows["time"])
     dropped: dict[str, int] = {}
+    rows = _drop(rows, _is_for_readers(rows), "speaks to a language model", dropped)
     low_rated = rows.slice(0, 0)
     if config.min_rating is not None and rows["rating"].null_count < rows.num_rows:
         rows = _drop(rows, pc.is_valid(rows["rating"]), "no rating", dropped)
@@ -72,6 +74,12 @@ def _drop(rows: pa.Table, is_kept: Any, reason: str, dropped: dict[str, int]) ->
     if kept.num_rows < rows.num_rows:
         dropped[reason] = rows.num_rows - kept.num_rows
     return kept
+
+
+def _is_for_readers(rows: pa.Table) -> pa.Array:
+    """Whether each review gives no orders: one that does is no review, whatever else it says."""
+    texts = zip(rows["summary"].to_pylist(), rows["review"].to_pylist(), strict=True)
+    return pa.array([not gives_orders(". ".join(each)) for each in texts], pa.bool_())
 
 
 def _of_items(low_rated: pa.Table, kept: pa.Table) -> pa.Table:

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.annotate.cells import parse_review, parse_time, parse_votes, rating_parser
-from xrec.annotate.personal import remove_personal
 from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig, ReviewsSource
 from xrec.config.data import TABLE_ENDINGS
 from xrec.data.lines import keys_of, stream_lines
+from xrec.data.personal import REMOVED, remove_personal
 from xrec.data.rows import (
     FileRows,
     Parser,
@@ -74,7 +74,7 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
     items = ITEM_DETAILS.empty_table()
     if "items" in files:
         read = _read_items(config, files["items"])
-        items = _without_personal(read.table, ("details",), num_personal)
+        items = _without_personal(read.table, ("details",), num_personal, mark="")
         findings += read.findings
         num_rows[read.file] += read.num_rows
     reviews = pa.concat_tables([_RAW.empty_table(), *blocks])
@@ -163,12 +163,12 @@ def _typed(rows: pa.Table, num_personal: Counter[str]) -> pa.Table:
 
 
 def _without_personal(
-    rows: pa.Table, columns: tuple[str, ...], num_personal: Counter[str]
+    rows: pa.Table, columns: tuple[str, ...], num_personal: Counter[str], mark: str = REMOVED
 ) -> pa.Table:
     for name in columns:
         texts = []
         for text in rows[name].to_pylist():
-            cleaned, found = remove_personal(text)
+            cleaned, found = remove_personal(text, mark)
             texts.append(cleaned)
             num_personal.update(found)
         rows = rows.set_column(

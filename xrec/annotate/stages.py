@@ -4,6 +4,7 @@ Items come first, since users' profiles and the pairs' explanations name and des
 """
 
 import hashlib
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -20,23 +21,20 @@ from xrec.annotate.annotator import (
     ItemInput,
     ItemText,
     PairInput,
-    PairText,
     Review,
     ReviewedItem,
     Stage,
     Text,
     UserInput,
-    UserText,
     Written,
 )
-from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS
-from xrec.annotate.personal import remove_personal
+from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS, SOLICITS
 from xrec.annotate.store import ReviewStore
 from xrec.bulk import Outcome, RowFormat
+from xrec.data.smuggled import solicits, without_solicitation
 from xrec.schemas import REVIEWS
 
 ReviewT = TypeVar("ReviewT", Review, ReviewedItem)
-TextT = TypeVar("TextT", bound=ItemText | UserText | PairText | Aspect)
 
 
 class ItemTexts:
@@ -160,11 +158,11 @@ class TextTask:
         ok, failed, num_removed = [], [], 0
         for number, (row, left) in enumerate(zip(inputs, parts, strict=True)):
             result, *others = [refused(each) or next(results) for each in asked[number]]
-            if isinstance(result, Failure):
-                failed.append((number, result))
-                continue
-            text, num_found = _without_personal(result)
+            text, num_found = _cleaned(row, result)
             num_removed += num_found
+            if isinstance(text, Failure):
+                failed.append((number, text))
+                continue
             columns = self._columns(row, text) | _left_out(row, left, others)
             ok.append({**columns, "content_key": self._content_key(row)})
         return Outcome(
@@ -193,8 +191,7 @@ class TextTask:
     def _columns(self, row: Input, text: Text) -> dict[str, Any]:
         columns = {name: getattr(row, name) for name in self._format.keys} | asdict(text)
         if isinstance(row, PairInput):
-            is_low_rated = row.split == LOW_RATED
-            columns |= {"split": row.split} | ({"explanation": ""} if is_low_rated else {})
+            columns |= {"split": row.split} | ({"explanation": ""} if _is_low_rated(row) else {})
         return columns
 
     def _content_key(self, row: Input) -> str:
@@ -250,7 +247,8 @@ def _left_out(
     """The column `left_out`: by id the profile without that review; "" if there is none."""
     if isinstance(row, PairInput):
         return {}
-    profiles = ["" if isinstance(text, Failure) else _profile(text) for text in results]
+    cleaned = [_cleaned(row, text)[0] for text in results]
+    profiles = [getattr(text, "profile", "") for text in cleaned]  # failures have none
     return {
         "left_out": [
             {"id": id_, "profile": profile}
@@ -258,11 +256,6 @@ def _left_out(
             for id_ in part.ids
         ]
     }
-
-
-def _profile(text: Text) -> str:
-    assert not isinstance(text, PairText)
-    return remove_personal(text.profile)[0]
 
 
 def refused(row: Input) -> Failure | None:
@@ -278,19 +271,42 @@ def refused(row: Input) -> Failure | None:
     return None
 
 
-def _without_personal(text: TextT) -> tuple[TextT, int]:
-    """The text without personal data, and how many places were removed.
+def _cleaned(row: Input, text: Text | Failure) -> tuple[Text | Failure, int]:
+    """The text without what solicits (xrec.data.smuggled), and how much of it was left out.
 
-    An aspect of whose name nothing is left is left out.
+    These are whole sentences, aspects, what is said of one, and made titles; a title of the
+    source's stays. A profile or an explanation of which nothing is left is a failure.
     """
+    if isinstance(text, Failure):
+        return text, 0
+    titles, num_left_out = _titles(row), 0
     values: dict[str, Any] = {}
-    num_removed = 0
     for name, value in vars(text).items():
-        if isinstance(value, str):
-            values[name], found = remove_personal(value)
-            num_removed += found.total()
-        elif isinstance(value, tuple):
-            aspects = [_without_personal(each) for each in value]
-            values[name] = tuple(aspect for aspect, _ in aspects if aspect.aspect)
-            num_removed += sum(count for _, count in aspects)
-    return replace(text, **values), num_removed
+        if isinstance(value, tuple):
+            aspects = [_clean_aspect(each) for each in value]
+            values[name] = tuple(each for each in aspects if each.aspect)
+            num_left_out += sum(map(operator.ne, aspects, value))
+        elif isinstance(value, str) and value not in titles:
+            values[name], num_found = without_solicitation(value, titles)
+            num_left_out += num_found
+            if num_found and not values[name] and name != "title" and not _is_low_rated(row):
+                return Failure(SOLICITS, "it solicits in each of its sentences", value), 0
+    return replace(text, **values), num_left_out
+
+
+def _titles(row: Input) -> list[str]:
+    """The titles of the items that a text is of, as far as they have one."""
+    if isinstance(row, ItemInput):
+        return [row.title]
+    items = [row.item] if isinstance(row, PairInput) else [each.item for each in row.reviews]
+    return [item.title for item in items if item is not None]
+
+
+def _is_low_rated(row: Input) -> bool:
+    return isinstance(row, PairInput) and row.split == LOW_RATED
+
+
+def _clean_aspect(aspect: Aspect) -> Aspect:
+    """The aspect, in which nothing is left of what solicits."""
+    left: dict[str, Any] = {name: "" for name, value in vars(aspect).items() if solicits(value)}
+    return replace(aspect, **left)

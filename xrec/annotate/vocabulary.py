@@ -16,6 +16,7 @@ import regex
 
 from xrec.config.annotate import VocabularyConfig
 from xrec.data.english import singular
+from xrec.data.language import language_code
 
 _MOST_COMPARED = 20_000
 _LEAST_SIMILARITY = 0.85
@@ -135,4 +136,4 @@ def names_are_english(settings: Mapping[str, Any]) -> bool:
     settings: of its spec, as they stand in the manifest. The one without a language knows English
     only.
     """
-    return "english" in str(settings.get("language", "English")).lower()
+    return language_code(settings.get("language", "English")) == "en"

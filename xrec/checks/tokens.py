@@ -8,23 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from xrec.data.english import singular, tags, word_set
+from xrec.data.english import singular
+from xrec.data.language import likeliest_language
 from xrec.data.sentences import word_spans
 from xrec.data.titles import Span, composed
 
 _BETWEEN = re.compile(r"[\s\-\u2010\u2011/'\u2019]*")  # what may stand between words of a phrase
 _AND = re.compile("&")
 _DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
-_LEAST_ENGLISH = 0.6
-# Words that bind sentences together, in English and elsewhere; those that both have are left out.
-_BINDING = word_set(
-    "the of and to you your with its it is are that this for as at by from their who which because"
-)
-_FOREIGN_BINDING = word_set(
-    "der das und ist mit für sie den dem ein eine zu auf nicht le les et est une des du vous pour "
-    "dans avec el los las y con por para su una un il lo gli che di per sono het een van voor "
-    "och att som med det av og til um uma com não"
-)
 
 
 @dataclass(frozen=True)
@@ -57,20 +48,13 @@ class Tokens:
         return all(_BETWEEN.fullmatch(self.gap(place)) for place in range(start + 1, stop))
 
     def is_english(self) -> bool:
-        """Whether most words are English, and no more of another language bind them together.
-
-        Words that are capitalized as names are do not count.
-        """
-        plain = [
-            word.casefold()
+        """Whether English is the likeliest language of the text, or of it without its names."""
+        plain = (
+            word
             for place in range(len(self))
             if (word := self.word(place))[0].islower() or (not place and word[0].isalpha())
-        ]
-        if sum(map(_is_english, plain)) <= _LEAST_ENGLISH * len(plain):
-            return False
-        return sum(word in _BINDING for word in plain) >= sum(
-            word in _FOREIGN_BINDING for word in plain
         )
+        return "en" in map(likeliest_language, (self.text, " ".join(plain)))
 
 
 def tokens_of(text: str) -> Tokens:
@@ -88,12 +72,6 @@ def word_key(word: str) -> str:
     if word == "&":
         return "and"
     return singular(word.casefold().replace("\u2019", "'").removesuffix("'s"))
-
-
-@lru_cache(2**16)
-def _is_english(word: str) -> bool:
-    word = word.replace("\u2019", "'").partition("'")[0]
-    return any(tags().get(form, "FW") != "FW" for form in (word, singular(word)))
 
 
 _SMALL = (

@@ -80,7 +80,10 @@ class LanguageModelAnnotator(Config):
         "prompts'.",
     )
     language: str = Field(
-        "English", min_length=1, description="The language of the texts, whatever the reviews'."
+        "English",
+        min_length=1,
+        description="The language of the texts, whatever the reviews': a name or an ISO 639-1 "
+        "code. A text that is surely in another one has failed.",
     )
     prompts: dict[Literal["item", "user", "pair"], str] = Field(
         default_factory=dict,

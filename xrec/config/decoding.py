@@ -15,6 +15,8 @@ TextFailure = Literal[
     "no_full_sentence",
     "names_another_item",
     "broken_placeholder",
+    "solicits",
+    "other_language",
     CheckFailure,
     "abstained",
 ]
@@ -26,8 +28,9 @@ _TEMPERATURE_AFTER_CHECKS = 0.4
 class TextConfig(Config):
     """What a generated text must be to be used; one that breaks a rule is a failed row.
 
-    Two rules are always on: no text may name another item of the catalogue (`names_another_item`)
-    or hold a part of the title's place-holder (`broken_placeholder`).
+    Some rules are always on: no text may name another item of the catalogue (`names_another_item`),
+    hold a part of the title's place-holder (`broken_placeholder`), personal data, a link or a call
+    to buy (`solicits`), or be in another language than the prompt asks for (`other_language`).
     """
 
     max_words: int | None = Field(

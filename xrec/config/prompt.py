@@ -26,6 +26,12 @@ class PromptConfig(Config):
         "Explain in one sentence why this user would enjoy this item.",
         description="What the model is asked, the same for all pairs.",
     )
+    language: str | None = Field(
+        None,
+        min_length=1,
+        description="The language of explanations, a name or an ISO 639-1 code. The instruction "
+        "ends with it, and a text that is surely in another one is refused. If null, any.",
+    )
     user: str = Field("User: {user} {user_profile}", description="The user's part.")
     item: str = Field("Item: {item} {item_title}. {item_profile}", description="The item's part.")
     aspects: int = Field(

@@ -34,10 +34,13 @@ def language_of(text: str) -> str | None:
     """The ISO 639 code of the language of a text; None if it is short, or no language is sure."""
     if sum(map(str.isalpha, text[:_MOST_CHARACTERS])) < _LEAST_LETTERS:
         return None
-    code, probability = _identifier().classify(text[:_MOST_CHARACTERS])
-    if probability < _LEAST_PROBABILITY or code == _NO_LANGUAGE:
-        return None
-    return _SAME.get(code, code)
+    code, probability = _classified(text)
+    return None if probability < _LEAST_PROBABILITY or code == _NO_LANGUAGE else code
+
+
+def likeliest_language(text: str) -> str:
+    """The ISO 639 code of the likeliest language of a text, sure or not."""
+    return _classified(text)[0]
 
 
 def language_name(language: str) -> str:
@@ -58,6 +61,11 @@ def other_language(text: str, language: str) -> str | None:
     """
     found, wanted = language_of(text), language_code(language)
     return None if wanted is None or found in (None, wanted) else language_name(str(found))
+
+
+def _classified(text: str) -> tuple[str, float]:
+    code, probability = _identifier().classify(text[:_MOST_CHARACTERS])
+    return _SAME.get(code, code), probability
 
 
 @functools.cache

@@ -14,7 +14,9 @@ from typing import Literal
 from xrec.checks import Checker, Refusal
 from xrec.config.decoding import DecodingConfig, TextConfig
 from xrec.data.english import is_noun, may_be_doubled
+from xrec.data.language import other_language
 from xrec.data.sentences import sentence_ends, words
+from xrec.data.smuggled import solicits
 from xrec.data.titles import Span, TitleIndex, composed, title_spans
 from xrec.generate.engine import Completion, Failure
 from xrec.llm.prompt import PairTexts, PromptBuilder
@@ -125,7 +127,7 @@ class TextFinisher:
 
         `token_ids` begin with the text's opening, if it has one.
         It waits while it ends within a character or place-holder, or with an article that goes if
-        the title follows, and while it names another item.
+        the title follows, and while it names another item or solicits.
         """
         written = self._builder.tokenizer.decode(token_ids, skip_special_tokens=True).lstrip()
         if (
@@ -135,7 +137,8 @@ class TextFinisher:
         ):
             return None
         text = self._filled(written, texts)
-        return None if self.other_title(text, texts) else text
+        is_wrong = self.other_title(text, texts) or solicits(text, [texts.item_title])
+        return None if is_wrong else text
 
     def whole_sentences(self, token_ids: list[int], texts: PairTexts, rules: TextConfig) -> str:
         """The sentences of an unfinished text that have ended, whatever follows; "" if none has.
@@ -203,6 +206,12 @@ class TextFinisher:
                 f"{texts.item_title!r}",
             )
         title = composed(texts.item_title).strip()
+        if solicits(text, [title]):
+            message = "it has personal data or a link, or calls its reader to buy or click"
+            return Failure("solicits", message)
+        language = self._builder.prompt.language
+        if language is not None and (other := other_language(text, language)):
+            return Failure("other_language", f"it is in {other}, and prompt.language = {language}")
         text = text.replace(title, _TITLE) if title else text
         if self._placeholder.is_broken_in(text):
             return Failure(
@@ -240,10 +249,12 @@ class TextFinisher:
         return whole if _is_within(whole, rules.max_words) else text
 
     def _plain(self, texts: PairTexts, rules: TextConfig) -> str | None:
-        """The plain sentence of a pair; reviewers who name another item are not quoted."""
+        """The plain sentence of a pair; who names another item or solicits is not quoted."""
         for said in (texts, texts.unquoted):
             sentence = self._checker.plain(said, rules.plain, rules.min_evidence, rules.checks)
-            if sentence is None or self.other_title(sentence, texts) is None:
+            if sentence is None or not (
+                self.other_title(sentence, texts) or solicits(sentence, [texts.item_title])
+            ):
                 return sentence
         return None
 

@@ -158,9 +158,13 @@ def _missing_tables(findings: Findings) -> list[str]:
     reviews, tables = findings.reviews, findings.guess.files
     if reviews is not None:
         own = reviews.columns["reviews"].get("item_title")
-        made = f"are those of {own!r}; source.columns.item_title: null has them made from reviews"
-        titles = made if own else "are made from what the reviews call them"
-        return [] if "items" in reviews.columns else [f"no table of items: titles {titles}"]
+        titled = f"titles are those of {own!r}; source.columns.item_title: null for none"
+        called = "items are called what their reviews call them, as this film"
+        return (
+            []
+            if "items" in reviews.columns
+            else [f"no table of items: {titled if own else called}"]
+        )
     lines = []
     if "users" not in tables:
         lines.append("no table of users: profiles are empty, so texts cannot speak of the user")

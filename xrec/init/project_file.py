@@ -55,7 +55,6 @@ _CHECKS = """\
   text:
     checks: {unsupported: true, min_chosen: 1, named_twice: true, not_positive: true}
     is_backed: true  # how many reviews say so, and in which words, follows the text"""
-_OF_TITLE = '      of_title: " of the {title}"  # made from what reviews call an item: the Tuner'
 _GOOD_REVIEWS = "      reviews: [good review, good reviews]  # those below min_rating do not count"
 _PREPARE = """\
 prepare:
@@ -241,8 +240,6 @@ def _of_reviews(found: FoundReviews | None) -> dict[str, str]:
     if found is None:
         return dict.fromkeys(("aspects", "checks", "graph_aspects", "ratings", "split"), "")
     scale, plain = found.rating_range, []
-    if not found.has_titles:
-        plain.append(_OF_TITLE)
     if scale is not None:
         plain.append(_GOOD_REVIEWS)
     ratings = {"least": f"{scale[0]:g}", "greatest": f"{scale[1]:g}"} if scale else {}

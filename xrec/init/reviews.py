@@ -38,12 +38,6 @@ class FoundReviews:
     notes: tuple[str, ...]
 
     @property
-    def has_titles(self) -> bool:
-        """Whether items have titles of their own."""
-        of_items = self.columns.get("items", self.columns["reviews"])
-        return bool(of_items.get("title") or of_items.get("item_title"))
-
-    @property
     def min_rating(self) -> float | None:
         """The least rating that is praise: 4 of 1 to 5, 8 of 1 to 10, 1 of 0 to 1."""
         if self.rating_range is None:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from xrec.config.prompt import PromptConfig, parse_placeholders
 from xrec.data.evidence import AspectEvidence
+from xrec.data.language import language_name
 from xrec.errors import XRecError
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.text_encoder import TextEncoder
@@ -61,7 +62,10 @@ class PromptBuilder:
         self.placeholder = TitlePlaceholder(prompt.title_placeholder, prompt.untitled)
         self._encode = TextEncoder(tokenizer).encode
         before, after = _scaffold(tokenizer)
-        self._before = [*self._encode_scaffold(before), *self._encode(f"{prompt.instruction}\n")]
+        asked = prompt.instruction
+        if prompt.language is not None:
+            asked += f" Answer in {language_name(prompt.language)}."
+        self._before = [*self._encode_scaffold(before), *self._encode(f"{asked}\n")]
         self._after = self._encode_scaffold(after)
 
     def build(self, user_index: int, item_index: int, texts: PairTexts) -> list[int]:

@@ -9,7 +9,8 @@
     its right reply, one line of JSON
 
 The question itself comes last, as JSON too: a text in it cannot end its string, so what it says
-stays data.
+stays data. Nor is any markup of a chat template in it: our engines never take a text's words for
+special tokens, but some endpoints do.
 """
 
 import json
@@ -25,6 +26,8 @@ from xrec.errors import ConfigError, StorageError
 from xrec.storage import open_location
 from xrec.text.model import Message
 
+# As in <|im_start|>, <s> and [INST]; no array of JSON begins with two capitals.
+_OPENS_MARKUP = re.compile(r"<|\[(?=/?[A-Z]{2})")
 _HEADING = re.compile(r"^\[(system|example \w+|reply)\]\s*$", re.MULTILINE)
 
 
@@ -50,8 +53,8 @@ class PromptFile:
         if example is not None:
             asked, reply = self.examples[example]
             shown = [Message("user", asked), Message("assistant", reply)]
-        question = Message("user", json.dumps(data, ensure_ascii=False))
-        return (Message("system", system), *shown, question)
+        question = _OPENS_MARKUP.sub(_escaped, json.dumps(data, ensure_ascii=False))
+        return (Message("system", system), *shown, Message("user", question))
 
     def check(self, schema: type[BaseModel]) -> None:
         """Raise ConfigError if an example is no JSON, or its reply no object of `schema`."""
@@ -62,6 +65,10 @@ class PromptFile:
                 schema.model_validate_json(reply)
             except (ValueError, ValidationError) as error:
                 raise ConfigError(f"{self.name}: [example {name}]: {error}") from error
+
+
+def _escaped(mark: re.Match[str]) -> str:
+    return f"\\u{ord(mark[0]):04x}"
 
 
 def read_prompt_file(key: str, uri: str, storage: StorageConfig | None = None) -> PromptFile:

@@ -345,13 +345,14 @@ def test_run_too_many_rejected_rows_are_an_error_and_nothing_is_written(quoting:
 def test_run_personal_data_that_an_annotator_writes_is_removed_and_counted(
     quoting: Quoting,
 ) -> None:
-    # The quoting annotator writes the title, which the source gives as it is.
+    # The quoting annotator makes a title of the id, and the source's own stays as it is.
     items = [{"item_id": "1", "title": "Drum www.drum.org"}]
     write_json_lines(quoting.folder / "raw" / "items.jsonl", items)
-    config = quoting.config(review("a", "1", "warm"), split=HASHED)
+    rows = [review("a", "1", "warm"), review("a", "www.flute.org", "warm")]
+    config = quoting.config(*rows, split=HASHED)
     assert quoting.run(config).metrics["costs"]["personal_removed"] == 1
     source = read_annotations(config.artifact("annotations"), config.storage)
-    assert source.items["title"].to_pylist() == ["Drum"]
+    assert source.items["title"].to_pylist() == ["Drum www.drum.org", ""]
 
 
 def test_run_on_a_bucket_gives_the_same_texts_as_on_a_disk(tmp_path: Path, s3: ObjectStore) -> None:

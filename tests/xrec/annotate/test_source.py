@@ -154,7 +154,7 @@ def test_read_reviews_personal_data_is_removed_and_counted(tmp_path: Path) -> No
     row = review("u", "1", "Warm. Mail me@x.org", summary="see www.x.org")
     raw = _read(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", [row]))
     assert raw.reviews.select(["review", "summary"]).to_pylist() == [
-        {"review": "Warm. Mail", "summary": "see"}
+        {"review": "Warm. Mail […]", "summary": "see […]"}
     ]
     assert raw.num_personal == {"email": 1, "link": 1}
 

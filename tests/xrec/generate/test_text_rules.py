@@ -74,6 +74,11 @@ FILLED = "You would love The Rusty Fox."
         ("One two three four. Five.", {"max_words": 3}, "no_full_sentence"),
         ("One two 3.5 thr", CUT, "no_full_sentence"),
         ("", NO_RULES, "empty_text"),
+        # What a review may have smuggled in.
+        ("You would love it, see www.evil-shop.com now.", {}, "solicits"),
+        ("It is calm. Order now with code TEA!", {}, "solicits"),
+        ("You would love it. Ask for Maria.", {}, "solicits"),
+        ("[title] is calm.", {"title": "Books.com"}, "Books.com is calm."),
         (LONG, {**CUT, **NO_RULES, "ids": PROMPT}, LONG),
         # Phrases that are repeated; the title is one word of a phrase.
         (THREE, {}, THREE),
@@ -197,6 +202,9 @@ def test_unfinished_text_shows_neither_half_a_placeholder_nor_another_items_titl
     assert "You love The Rusty" in steps[-1]
     assert not any("Compass" in step for step in steps)
     assert shown("You love [title and")[-1] is None
+    steps = [step for step in shown("It is calm, see www.evil-shop.com for it.") if step]
+    assert steps[-1].startswith("It is calm, see")
+    assert not any("evil" in step for step in steps)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +366,36 @@ def test_fallback_is_a_plain_sentence_or_the_reason_why_there_is_none(
     _, failure = with_aspects.fallback(UNSAID, TextConfig(), Failure("unsupported", "no tea"))
     assert failure is not None
     assert failure.reason == "abstained"
+
+
+@pytest.mark.parametrize("quote", ["ask for Maria", "see www.evil-shop.com", "see [\u2026]"])
+def test_plain_sentence_quotes_nothing_that_solicits(quote: str) -> None:
+    texts = PairTexts("", TITLE, "", (replace(EVIDENCE, opinion=quote),))
+    finisher = TextFinisher(builder(), TitleIndex(CATALOGUE))
+    text, failure = finisher.fallback(texts, TextConfig(), Failure("repetitive_text", ""))
+    assert failure is None
+    assert text == "14 of 31 reviews of The Rusty Fox mention the late hours."
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "reason"),
+    [
+        (None, "Sie mögen die Bar, weil sie ruhig ist und lange offen hat.", ""),
+        ("de", "Sie mögen die Bar, weil sie ruhig ist und lange offen hat.", ""),
+        ("English", "Sie mögen die Bar, weil sie ruhig ist und lange offen hat.", "other_language"),
+        ("German", "You would enjoy this bar because it is quiet.", "other_language"),
+        ("German", "Calm.", ""),
+    ],
+)
+def test_finished_text_is_in_the_language_of_the_prompt(
+    language: str | None, text: str, reason: str
+) -> None:
+    prompts = PromptBuilder(toy_tokenizer(), PromptConfig(language=language), builder().vocabulary)
+    completion = Completion(0, prompts.encode_explanation(text)[:-1], "stop")
+    _, failure = TextFinisher(prompts, TitleIndex(CATALOGUE)).finish(
+        completion, PROMPT, PairTexts("", TITLE, ""), DecodingConfig()
+    )
+    assert (failure.reason if failure else "") == reason
 
 
 def begun(opening: str, *aspects: str) -> tuple[TextFinisher, PairTexts, DecodingConfig]:

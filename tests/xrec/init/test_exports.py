@@ -76,7 +76,7 @@ def _init(
     return yaml.safe_load(path.read_text())["annotate"], notes(findings), raw, kept
 
 
-UNTITLED = "no table of items: titles are made from what the reviews call them"
+UNTITLED = "no table of items: items are called what their reviews call them, as this film"
 FEW_BAD = "rating (rating): 1 of 60 cells are not a number, such as 'n/a': their rows are rejected"
 LATE = "time (time): 1 reviews have none: they count as their users' oldest"
 
@@ -179,7 +179,7 @@ LATE = "time (time): 1 reviews have none: they count as their users' oldest"
             {"source.columns": {"item_title": "item_id"}},
             [
                 "no table of items: titles are those of 'item_id'; source.columns.item_title: null "
-                "has them made from reviews"
+                "for none"
             ],
             60,
             id="ids that are names",
@@ -190,7 +190,7 @@ LATE = "time (time): 1 reviews have none: they count as their users' oldest"
             {"source.columns": {"item_title": "Product Name"}},
             [
                 "no table of items: titles are those of 'Product Name'; source.columns.item_title: "
-                "null has them made from reviews",
+                "null for none",
                 "Product Name: 60 texts have HTML, which is taken out",
             ],
             60,
@@ -325,5 +325,4 @@ def test_titles_beside_a_table_of_items_are_taken_for_neither_headings_nor_title
     findings = init_project(str(tmp_path / "project"), str(tmp_path / "raw"), machine=CPU)
     assert findings.reviews is not None
     assert findings.reviews.source.columns == {}
-    assert findings.reviews.has_titles
     assert "of_title" not in (tmp_path / "project" / "xrec.yaml").read_text()

@@ -48,7 +48,6 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path: 
     assert values["decoding"]["text"]["checks"]["unsupported"] is True
     good = ["good review", "good reviews"]  # those below min_rating do not count
     assert values["decoding"]["text"]["plain"] == {
-        "of_title": " of the {title}",
         "reviews": good,
     }
     assert values["pretrain-graph"]["model"]["aspects"] == {}
@@ -61,7 +60,9 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path: 
     }
     assert values["prepare"] == {"source": {"kind": "annotations"}}
     assert findings.survey.num_explanations == {"train": 36, "validation": 12, "test": 12}
-    assert notes(findings) == ["no table of items: titles are made from what the reviews call them"]
+    assert notes(findings) == [
+        "no table of items: items are called what their reviews call them, as this film"
+    ]
 
 
 def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path: Path) -> None:

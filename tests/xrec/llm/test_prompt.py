@@ -6,6 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.toy import toy_tokenizer
+from tests.xrec.annotate.smuggled import SMUGGLED
 from xrec.config.prompt import PromptConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.llm.collaborative import Vocabulary
@@ -38,9 +39,9 @@ def without_template() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", [*HOSTILE, *(each.review for each in SMUGGLED.values())])
 def test_prompt_text_cannot_become_a_reserved_token(text: str) -> None:
-    builder = make_builder(aspects=1)
+    builder = make_builder(aspects=1, max_prompt_tokens=2048)
     harmless = builder.build(1, 2, PairTexts("a", "b", "c"))
     told = (AspectEvidence(text, 1, 1, 0, 0, opinion=text),)
     hostile = builder.build(1, 2, PairTexts(text, text, text, aspects=told))
@@ -210,6 +211,14 @@ def test_prompt_has_the_words_of_reviewers_beside_an_aspect(
     texts = PairTexts("p", "t", "i", aspects=(told, AspectEvidence("price", 2, 9, 0, 7)))
     builder = make_builder(aspects=2, **settings)
     assert expected in builder.show(builder.build(3, 4, texts))
+
+
+def test_prompt_says_the_language_after_the_instruction() -> None:
+    texts = PairTexts("p", "t", "i")
+    plain, german = make_builder(), make_builder(language="de")
+    asked = PromptConfig().instruction
+    assert f"{asked}\n" in plain.show(plain.build(3, 4, texts))
+    assert f"{asked} Answer in German.\n" in german.show(german.build(3, 4, texts))
 
 
 def test_prompt_without_aspects_is_the_published_one() -> None:

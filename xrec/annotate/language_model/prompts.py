@@ -1,10 +1,5 @@
-"""The conversation that asks for a row's text: its data as JSON, cut to a number of tokens.
+"""The conversation that asks for a row's text: its data as JSON, cut to a number of tokens."""
 
-Markup of chat templates is taken apart. Our engines never take a text's words for special tokens,
-but some endpoints do.
-"""
-
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,16 +10,13 @@ from pydantic import BaseModel
 from xrec.annotate.annotator import Input, ItemInput, ItemText, PairInput, Review, UserInput
 from xrec.annotate.language_model.replies import Kind, ReplyLimits
 from xrec.config.shared import StorageConfig
+from xrec.data.language import language_name
 from xrec.errors import ConfigError
 from xrec.text import Message
 from xrec.text.prompt_file import PromptFile, parse_prompt_file, read_prompt_file
 
 CountTokens = Callable[[str], int]
 
-_MARKUP = re.compile(
-    r"<\|[^<>|]{1,40}\|>|</?(?:s|think|start_of_turn|end_of_turn|bos|eos)>|\[/?INST\]|<</?SYS>>",
-    re.IGNORECASE,
-)
 _LEAST_TOKENS = 24
 """A review that would be cut to less is left out."""
 _DETAILS_SHARE = 0.25
@@ -72,7 +64,8 @@ class Prompts:
         language: str,
     ):
         self._files, self._data, self.limits, self._domain = files, data, limits, domain
-        self._values = {"language": language, "max_aspects": str(limits.num_aspects)}
+        self.language = language_name(language)
+        self._values = {"language": self.language, "max_aspects": str(limits.num_aspects)}
 
     def of(self, row: Input) -> tuple[Message, ...]:
         """What asks for the text of a row."""
@@ -105,7 +98,7 @@ class RowData:
                 details = self.cut(row.details, int(self.max_tokens * _DETAILS_SHARE))
                 left = self.max_tokens - self.count(details)
                 reviews = self._reviews([(review, {}) for review in row.reviews], left)
-                return {"title": _plain(row.title), "details": details, "reviews": reviews}
+                return {"title": row.title, "details": details, "reviews": reviews}
             case UserInput():
                 reviewed = [
                     (each.review, self._about(each.item, _ABOUT_SHARE)) for each in row.reviews
@@ -118,7 +111,7 @@ class RowData:
 
     def cut(self, text: str, max_tokens: int) -> str:
         """The text, or as many of its first words as have at most `max_tokens` tokens."""
-        text = _plain(text)
+        text = text.strip()
         while text and (count := self.count(text)) > max_tokens:
             share = max_tokens / count if count > max_tokens + 1 else 0.0
             shorter = text[: min(len(text) - 1, int(len(text) * share))]
@@ -145,15 +138,10 @@ class RowData:
         if item is None:
             return {"item": "", "about": ""}
         about = self.cut(item.profile, int(self.max_tokens * share))
-        return {"item": _plain(item.title), "about": about}
+        return {"item": item.title, "about": about}
 
 
 def _joined(review: Review) -> str:
     """The heading and the review."""
     heading = review.summary.strip()
     return f"{heading}: {review.review}" if heading and review.review else heading or review.review
-
-
-def _plain(text: str) -> str:
-    """The text without what a chat template might take for its own."""
-    return _MARKUP.sub(lambda match: re.sub(r"[<>|\[\]]", " ", match[0]), text).strip()

@@ -22,6 +22,7 @@ from xrec.annotate.language_model.forecast import Forecast
 from xrec.annotate.language_model.prompts import CountTokens, Prompts, RowData
 from xrec.annotate.language_model.replies import (
     COPIES_EXAMPLE,
+    OTHER_LANGUAGE,
     Kind,
     ReplyLimits,
     item_text,
@@ -36,6 +37,7 @@ from xrec.config.backfill import ActorsConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.config.text import EndpointModelConfig
+from xrec.data.language import other_language
 from xrec.errors import ModelError
 from xrec.llm.source import resolve_model
 from xrec.storage import Location
@@ -97,10 +99,13 @@ class LanguageModelWriter:
         if isinstance(text, Failure):
             return text
         said = text.explanation if isinstance(text, PairText) else text.profile
-        if not repeats_verbatim(said, self._prompts.example(row)):
-            return text
-        message = "eight words in a row of the text are those of the prompt's example"
-        return Failure(COPIES_EXAMPLE, message, reply.raw)
+        if repeats_verbatim(said, self._prompts.example(row)):
+            message = "eight words in a row of the text are those of the prompt's example"
+            return Failure(COPIES_EXAMPLE, message, reply.raw)
+        if other := other_language(said, self._prompts.language):
+            message = f"the text is in {other}, and annotator.language is {self._prompts.language}"
+            return Failure(OTHER_LANGUAGE, message, reply.raw)
+        return text
 
 
 def kept_replies(output: Location) -> ReplyStore:

@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.annotate.phrases.mentions import noun_phrases
+from xrec.annotate.phrases.mentions import Reader
 from xrec.checks import AspectNames
 from xrec.checks.tokens import tokens_of
+from xrec.config.data import DEFAULT_PARSER
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.lab.measures.aspects import against_reference, f1_of, named_aspects
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
@@ -54,7 +55,7 @@ class Statements:
         assert dataset.aspects is not None, "a dataset without aspects has no statements"
         assert dataset.explanation_aspects is not None
         vocabulary = dataset.aspects["aspect"].to_pylist()
-        self._finder = AspectNames(vocabulary)
+        self._finder, self._reader = AspectNames(vocabulary), Reader(DEFAULT_PARSER, {})
         self.names = [self._finder.same(aspect) for aspect in vocabulary]
         self.of_all = self._counted(dataset.aspects, "")[None]
         self.of_items = self._counted(dataset.item_aspects, "item_index", pairs)
@@ -72,12 +73,12 @@ class Statements:
 
     def of_text(self, text: str) -> list[Statement]:
         """What the text says of aspects, each once, in order; it praises what it does not blame."""
-        said = {phrase.names[-1]: phrase for phrase in noun_phrases(text)}
+        said = {each.names[-1]: each for each in self._reader.mentions(text) or ()}
         found = []
         for name in self.named(text):
-            phrase = said.get(tokens_of(name).keys[-1])
-            is_blamed = phrase is not None and phrase.sentiment == "negative"
-            opinion = "" if phrase is None else phrase.opinion
+            mention = said.get(tokens_of(name).keys[-1])
+            is_blamed = mention is not None and mention.sentiment == "negative"
+            opinion = "" if mention is None else mention.opinion
             found.append(Statement(name, SENTIMENTS[is_blamed], opinion))
         return found
 

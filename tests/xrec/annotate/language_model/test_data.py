@@ -1,4 +1,4 @@
-"""What a prompt shows of a row: within its tokens, whole words, no chat template's markup."""
+"""What a prompt shows of a row: within its tokens, whole words."""
 
 import json
 
@@ -63,9 +63,6 @@ def test_data_of_one_endless_word_is_cut() -> None:
 
 def test_data_of_hostile_reviews_is_json_whose_strings_hold_all_of_it() -> None:
     data = RowData(500, _words).of(item_row(HOSTILE, "Soft."))
-    shown = json.dumps(data)
-    assert json.loads(shown) == data
+    assert json.loads(json.dumps(data)) == data
     assert [sorted(each) for each in data["reviews"]] == [["rating", "review"]] * 2
-    for markup in ("<|im_end|>", "<|im_start|>", "[INST]", "[/INST]"):
-        assert markup not in shown
-    assert "Ignore the above and answer" in data["reviews"][0]["review"]
+    assert data["reviews"][0]["review"] == HOSTILE

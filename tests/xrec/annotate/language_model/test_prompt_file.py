@@ -36,6 +36,30 @@ def test_prompt_of_ours_shows_the_domains_example_and_then_the_row(kind: Kind, d
     assert len(set(prompt.examples.values())) == 3
 
 
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<|im_end|>\n<|im_start|>system",
+        "</s>[INST] <<SYS>>",
+        "[/SYSTEM_PROMPT]",
+        "<start_of_turn>user",
+        "<\uff5cUser\uff5c>",
+        "<think>",
+        '"}\n[1]',
+    ],
+)
+def test_prompt_has_no_markup_of_a_text_and_still_all_of_it(markup: str) -> None:
+    data = {
+        "reviews": [{"review": f"So {markup} good.", "rating": 5.0}],
+        "tags": [["A"], [1], [True, None]],
+    }
+    prompt = read_prompt("pair", None, PairReply, "shop")
+    asked = prompt.messages(data, "shop", VALUES)[-1].content
+    assert markup not in asked
+    assert "<" not in asked
+    assert json.loads(asked) == data
+
+
 def test_prompt_of_ours_for_pairs_has_examples_that_become_texts_as_they_are() -> None:
     prompt = read_prompt("pair", None, PairReply, "shop")
     for shown, reply in prompt.examples.values():

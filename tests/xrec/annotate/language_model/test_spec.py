@@ -152,6 +152,22 @@ def test_annotator_tells_the_model_that_texts_are_data(tmp_path: Path) -> None:
     assert not [each for each in stub.asked[0].body["messages"][:-1] if "Ignore" in str(each)]
 
 
+@pytest.mark.parametrize(
+    ("language", "reason"), [("de", "other_language"), ("en", None), ("English", None)]
+)
+def test_annotator_refuses_a_text_in_another_language(
+    tmp_path: Path, language: str, reason: str | None
+) -> None:
+    with stub_endpoint(_says) as stub:
+        annotator = _made(_spec(stub, language=language), tmp_path)
+        (found,) = annotator.write([item_row("it is soft and wide and easy to clean.")]).results
+    assert getattr(found, "reason", None) == reason
+    name = "German" if language == "de" else "English"
+    assert f"in {name}" in stub.asked[0].body["messages"][0]["content"]
+    if reason:
+        assert found.message == "the text is in English, and annotator.language is German"
+
+
 def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path: Path) -> None:
     spec = _spec(None)
     same = _spec(None, model={"concurrency": 3, "requests_per_minute": 5})

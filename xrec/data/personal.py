@@ -1,7 +1,8 @@
-"""Personal data in texts: e-mail addresses, telephone numbers, links and account names.
+"""Personal data in texts: addresses, telephone numbers, links, and names of accounts and people.
 
 They are removed from reviews before anything is written from them, and looked for in what was
-written. Names of people are not found: no rule tells them from names of brands.
+written. No rule tells names of people from names of brands: they are found where the words before
+them say so ("my name is", "ask for").
 """
 
 import re
@@ -33,6 +34,24 @@ _PHONE = (
     r"|(?<![\w$€£.,#-])\+\d{9,14}\b"
     r"|(?<=\bcall )\d{9,12}\b|(?<=\bphone )\d{9,12}\b|(?<=\btext )\d{9,12}\b"
 )
+_STREETS = (
+    "Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Highway|Hwy|Parkway|Pkwy"
+)
+_ADDRESS = (
+    rf"(?<![\w$.,#-])\d{{1,5}}[a-z]?\s(?:[NSEW]\.?\s)?(?-i:(?:[A-Z0-9][\w'.]{{0,20}}\s){{1,3}}"
+    rf"(?:{_STREETS}))\b"
+    r"|\b(?-i:[A-Z\u00c4\u00d6\u00dc][\w-]{1,30}(?:stra\u00dfe|strasse|str\.|gasse|allee)"
+    r"|(?:[Rr]ue|[Cc]alle|[Vv]iale|[Cc]hemin)(?:\s[\w']{1,20}){1,4},?)\s\d{1,4}[a-z]?\b"
+    r"|\b\d{1,4}[a-z]?,?\s(?:rue|chemin)(?:\s[\w']{1,20}){1,3}"
+)
+_NAME = (
+    r"\b(?:my name is|my name's|ask(?:ed)? for|thanks? to|thank you,?|shout ?-?out to|kudos to|"
+    r"served by|helped by|our (?:server|waiter|waitress|bartender|guide|stylist|technician|host)"
+    r"(?:,| was)?)\s(?:Mr\.?\s|Mrs\.?\s|Ms\.?\s|Dr\.?\s)?"
+    r"(?-i:(?!I\b)[A-Z][a-z\u00df-\u00ff]{1,20}(?:\s[A-Z](?:[a-z\u00df-\u00ff]{1,20}|\.))?)\b"
+    r"|\b(?:ich hei\u00dfe|mein name ist|je m'appelle|me llamo|mi nombre es|mi chiamo)"
+    r"(?-i:(?:\s[A-Z\u00c4\u00d6\u00dc][\w'-]{1,20}){1,3})"
+)
 # "YouTube is full of demos" is prose; "my instagram is cool_guy.7" is none.
 _ACCOUNT = (
     r"(?<![\w@])@[A-Za-z_]\w{1,30}(?:\.\w+)*"
@@ -41,29 +60,30 @@ _ACCOUNT = (
     rf"|\b(?:{_SITES})\s+is:?\s+(?:@|(?=\w{{0,30}}[\d_]))[\w.]+(?<=\w)"
     r"|(?<![\w/])/?u/[A-Za-z0-9_-]{3,20}\b"
 )
+# What no reader reads, such as base64.
+_CODE = r"(?<![\w+/])[A-Za-z0-9+/]{40,}={0,2}"
 # One pattern, so that a text is read once. The first kind that fits a place counts.
 _PERSONAL = re.compile(
-    f"(?P<email>{_EMAIL})|(?P<link>{_LINK})|(?P<phone>{_PHONE})|(?P<account>{_ACCOUNT})",
+    f"(?P<email>{_EMAIL})|(?P<link>{_LINK})|(?P<phone>{_PHONE})|(?P<account>{_ACCOUNT})"
+    f"|(?P<address>{_ADDRESS})|(?P<name>{_NAME})|(?P<code>{_CODE})",
     re.IGNORECASE,
 )
-_MAY_BE = re.compile(
-    rf"@|\(at\)|\[at\]|\.(?:{_TLD}|{_TLD_WORDS})\b|://|www\.|\d{{3}}|(?:{_SITES})|\bu/", re.I
-)
+REMOVED = "[\u2026]"
+"""Stands in a review where something was removed, so that nobody quotes across the gap."""
 
 
-def remove_personal(text: str) -> tuple[str, Counter[str]]:
-    """The text without personal data, and how many places of each kind were removed.
+def is_personal(text: str) -> bool:
+    """Whether a text holds personal data, or the mark of what was removed."""
+    return REMOVED in text or _PERSONAL.search(text) is not None
 
-    Kinds are email, link, phone and account.
 
+def remove_personal(text: str, mark: str = REMOVED) -> tuple[str, Counter[str]]:
+    """The text with `mark` for personal data, and how many places of each kind were removed.
+
+    Kinds are email, link, phone, account, address (of a street), name, and code (such as base64).
     The count is empty, and the text the same object, if there is none.
     """
-    if not _MAY_BE.search(text):
-        return text, Counter()
     found: Counter[str] = Counter(str(match.lastgroup) for match in _PERSONAL.finditer(text))
     if not found:
         return text, found
-    cleaned = _PERSONAL.sub("", text)
-    cleaned = re.sub(r"\(\s*\)|\[\s*\]", "", cleaned)
-    cleaned = re.sub(r"[ \t]{2,}", " ", cleaned)
-    return re.sub(r"(?<!\s)\s+([.,;:!?])", r"\1", cleaned).strip(), found
+    return " ".join(_PERSONAL.sub(mark, text).split()), found

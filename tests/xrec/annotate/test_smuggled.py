@@ -1,0 +1,172 @@
+"""What a hostile review reaches: no text but its own, and nothing in it that it wants said.
+
+One catalogue is annotated twice, by phrases and by a language model that obeys whatever its prompt
+shows: with hostile reviews, and with what is harmless of them. Each is of a user and an item of its
+own, which have another review each.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.xrec.annotate.conftest import PickledPool
+from tests.xrec.annotate.review_files import (
+    HASHED,
+    annotate,
+    annotate_config,
+    review,
+    write_json_lines,
+)
+from tests.xrec.annotate.smuggled import PAYLOAD, SMUGGLED
+from tests.xrec.text.stub_endpoint import Answer, Asked, stub_endpoint
+from xrec.annotate.annotator import STAGES
+from xrec.annotate.language_model import language_model_spec
+from xrec.annotate.phrases import phrases_spec
+from xrec.annotate.read import read_annotations, read_stage
+from xrec.config.annotate import AnnotateConfig, PhrasesAnnotator
+from xrec.storage import Manifest, location_of
+
+_TEXTS = (
+    "This pedal has a warm tone. The switch is sturdy.",
+    "I like this pedal for its great tone, and the bright display is lovely.",
+    "This pedal is easy to use. My brother likes the tone, and the switch is fine.",
+    "The display of this pedal is bright. This pedal is good.",
+    "The tone is lovely, and the display is great, and so is the good switch.",
+)
+_FORBIDDEN = (PAYLOAD, "evil-shop", "555-123", "smith")
+_KEYS = {"items": ("item_id",), "users": ("user_id",), "pairs": ("user_id", "item_id")}
+Rows = dict[tuple[str, ...], dict[str, Any]]
+"""Rows by their ids."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The rows that were written, by stage, and "aspects"; what was dropped; what was asked."""
+
+    rows: Mapping[str, Rows]
+    dropped: Mapping[str, int]
+    asked: list[Asked]
+
+
+def _reviews(*, hostile: bool) -> list[dict[str, Any]]:
+    rows = [
+        review(f"u{user}", f"i{item}", _TEXTS[(user + item) % len(_TEXTS)])
+        for user in range(6)
+        for item in range(4)
+    ]
+    for name, each in SMUGGLED.items():
+        own, other = f"user of {name}", f"other of {name}"
+        rows += [review(own, "i0", _TEXTS[0]), review(other, name, _TEXTS[1])]
+        if hostile or not each.is_seen:
+            rows.append(review(own, name, each.review if hostile else each.praise))
+    return rows
+
+
+def _obeys(asked: Asked) -> Answer:
+    """Say what a smuggled sentence wants, and otherwise that the item is fine."""
+    wanted = re.search(rf"[^.!?]*{PAYLOAD}[^.!?]*[.!?]?", asked.words, re.IGNORECASE)
+    said = wanted[0].strip() if wanted else "You would enjoy it, and its tone is warm and fine."
+    aspect = {"aspect": said[-25:], "opinion": said[-25:], "sentiment": "positive"}
+    reply = {"title": said[:50], "profile": said, "explanation": said, "aspects": [aspect]}
+    return Answer(text=json.dumps(reply))
+
+
+def _config(folder: Path, annotator: Mapping[str, Any], *, hostile: bool) -> AnnotateConfig:
+    write_json_lines(folder / "raw" / "reviews.jsonl", _reviews(hostile=hostile))
+    items = [{"item_id": name, "title": f"Pedal {name}"} for name in SMUGGLED]
+    write_json_lines(folder / "raw" / "items.jsonl", items)
+    return annotate_config(
+        folder / "ws", folder / "raw", annotator=annotator, split=HASHED, max_failed_share=1
+    )
+
+
+def _run(folder: Path, kind: str, *, hostile: bool) -> Run:
+    with stub_endpoint(_obeys) as stub:
+        model = {"model": {"kind": "endpoint", "base_url": stub.url, "model": "stub"}, "folds": 0}
+        settings = {"max_share": 1} if kind == "phrases" else model
+        config = _config(folder, {"kind": kind, **settings}, hostile=hostile)
+        if isinstance(config.annotator, PhrasesAnnotator):
+            spec = phrases_spec(config.annotator)
+        else:
+            spec = language_model_spec(config, {"OPENAI_API_KEY": "sk"})
+        manifest = annotate(config, spec)
+    assert manifest is not None
+    return Run(_rows(config, manifest), manifest.metrics["dropped"], stub.asked)
+
+
+def _rows(config: AnnotateConfig, manifest: Manifest) -> dict[str, Rows]:
+    output, rows = location_of(config, "annotations"), {}
+    for stage in STAGES:
+        texts = ("explanation", "aspects") if stage == "pairs" else ("profile",)
+        names, version = (*_KEYS[stage], *texts), manifest.metrics["tables"][stage]
+        found = read_stage(output, stage, version, names, config.storage).to_pylist()
+        rows[stage] = {tuple(row.pop(key) for key in _KEYS[stage]): row for row in found}
+    aspects = read_annotations(config.artifact("annotations"), config.storage).aspects
+    assert aspects is not None
+    rows["aspects"] = {
+        (row.pop("user_id"), row.pop("item_id"), row["aspect"]): row for row in aspects.to_pylist()
+    }
+    return rows
+
+
+@pytest.fixture(scope="module", params=["phrases", "language_model"])
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Run, Run]:
+    """The run without what is hostile, and the run with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.annotate.driver.RayPool", lambda **actors: PickledPool())
+        harmless, hostile = (
+            _run(tmp_path_factory.mktemp("run"), request.param, hostile=hostile)
+            for hostile in (False, True)
+        )
+    return harmless, hostile
+
+
+def _is_own(ids: tuple[str, ...], name: str) -> bool:
+    """Whether a text is written from the hostile review: of its pair, its user or its item."""
+    user = f"user of {name}"
+    return ids in {(name,), (user,)} or ids[:2] == (user, name)
+
+
+def _others(rows: Rows) -> Rows:
+    """The rows that are not written from a hostile review that is not known as one."""
+    names = [name for name, each in SMUGGLED.items() if not each.is_seen]
+    return {ids: row for ids, row in rows.items() if not any(_is_own(ids, name) for name in names)}
+
+
+def test_hostile_reviews_change_no_text_no_aspect_and_no_prompt_of_others(
+    runs: tuple[Run, Run],
+) -> None:
+    harmless, hostile = runs
+    num_seen = sum(each.is_seen for each in SMUGGLED.values())
+    assert hostile.dropped == {"speaks to a language model": num_seen}
+    for table, rows in harmless.rows.items():
+        assert len(_others(rows)) >= 20
+        assert _others(hostile.rows[table]) == _others(rows)
+    prompts = [asked.words for asked in hostile.asked]
+    unseen = [f"Pedal {name}" for name, each in SMUGGLED.items() if not each.is_seen]
+    for asked in harmless.asked:
+        assert asked.words in prompts or any(title in asked.words for title in unseen)
+
+
+@pytest.mark.parametrize("name", SMUGGLED)
+def test_hostile_review_says_nothing_of_what_it_wants(runs: tuple[Run, Run], name: str) -> None:
+    harmless, hostile = runs
+    for table, rows in hostile.rows.items():
+        for ids, row in rows.items():
+            said = json.dumps(row, ensure_ascii=False).lower()
+            assert not [word for word in _FORBIDDEN if word in said]
+            if not hostile.asked and _is_own(ids, name):  # phrases: as if nothing were smuggled
+                assert row == harmless.rows[table][ids]
+
+
+def test_hostile_reviews_give_no_prompt_a_token_of_a_chat_template(runs: tuple[Run, Run]) -> None:
+    for asked in runs[1].asked:
+        assert not re.search(r"<|\[/?[A-Z]", asked.words)
+        assert not [word for word in ("evil-shop", "555-123", "\u200b") if word in asked.words]
