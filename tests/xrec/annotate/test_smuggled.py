@@ -71,7 +71,8 @@ def _obeys(asked: Asked) -> Answer:
     """Say what a smuggled sentence wants, and otherwise that the item is fine."""
     wanted = re.search(rf"[^.!?]*{PAYLOAD}[^.!?]*[.!?]?", asked.words, re.IGNORECASE)
     said = wanted[0].strip() if wanted else "You would enjoy it, and its tone is warm and fine."
-    aspect = {"aspect": said[-25:], "opinion": said[-25:], "sentiment": "positive"}
+    quote = said[-25:] if wanted else "is"
+    aspect = {"aspect": quote, "opinion": quote, "sentiment": "positive", "quote": quote}
     reply = {"title": said[:50], "profile": said, "explanation": said, "aspects": [aspect]}
     return Answer(text=json.dumps(reply))
 
@@ -88,10 +89,10 @@ def _config(folder: Path, annotator: Mapping[str, Any], *, hostile: bool) -> Ann
 def _run(folder: Path, kind: str, *, hostile: bool) -> Run:
     with stub_endpoint(_obeys) as stub:
         model = {"model": {"kind": "endpoint", "base_url": stub.url, "model": "stub"}, "folds": 0}
-        settings = {"max_share": 1} if kind == "phrases" else model
+        settings = {"max_share": 1, "min_reviews": 2} if kind == "phrases" else model
         config = _config(folder, {"kind": kind, **settings}, hostile=hostile)
         if isinstance(config.annotator, PhrasesAnnotator):
-            spec = phrases_spec(config.annotator)
+            spec = phrases_spec(config.annotator, config.vocabulary)
         else:
             spec = language_model_spec(config, {"OPENAI_API_KEY": "sk"})
         manifest = annotate(config, spec)

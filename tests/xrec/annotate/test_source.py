@@ -14,7 +14,7 @@ from tests.xrec.annotate.review_files import HASHED, annotate_config, review, wr
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
 from xrec.annotate.store import ReviewStore, keep_source
-from xrec.config.annotate import PhrasesAnnotator
+from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.errors import DataError, StorageError
 from xrec.storage import open_location
 
@@ -138,14 +138,14 @@ def test_reviews_name_items_if_there_is_no_table_of_them(tmp_path: Path) -> None
     write_json_lines(tmp_path / "raw" / "reviews.jsonl", rows)
     source = {"columns": {"item_title": "product"}}
     config = annotate_config(tmp_path / "ws", tmp_path / "raw", source=source, split=HASHED)
-    keep_source(config, phrases_spec(PhrasesAnnotator(kind="phrases")))
+    keep_source(config, phrases_spec(PhrasesAnnotator(kind="phrases"), VocabularyConfig()))
     store = ReviewStore(open_location(str(tmp_path / "ws" / "annotations")), 1)
     # The first name that is one; 2 has no review that is kept.
     assert store.items.to_pylist() == [{"item_id": "1", "title": "Café", "details": ""}]
     items = [{"item_id": "1", "title": "Table"}]
     write_json_lines(tmp_path / "raw" / "items.jsonl", items)
     config = annotate_config(tmp_path / "w2", tmp_path / "raw", source=source, split=HASHED)
-    keep_source(config, phrases_spec(PhrasesAnnotator(kind="phrases")))
+    keep_source(config, phrases_spec(PhrasesAnnotator(kind="phrases"), VocabularyConfig()))
     store = ReviewStore(open_location(str(tmp_path / "w2" / "annotations")), 1)
     assert store.items["title"].to_pylist() == ["Table"]
 
