@@ -153,7 +153,10 @@ class PhraseAnnotator:
         ]
         if not named:
             return PairText("", aspects)
-        best = sorted(named, key=lambda each: (-each[0], each[1]))[:_NAMED_IN_EXPLANATION]
+        ranked = sorted(named, key=lambda each: (-each[0], each[1]))
+        # Desk staff is staff: of aspects of one noun the first is named.
+        of_nouns = {each[2].aspect.aspect.rpartition(" ")[2]: each for each in ranked[::-1]}
+        best = [each for each in ranked if each in of_nouns.values()][:_NAMED_IN_EXPLANATION]
         praised = [each.shown for _, _, each in sorted(best, key=lambda each: each[1])]
         return PairText(explanation(row.user_id, row.item_id, title, praised), aspects)
 

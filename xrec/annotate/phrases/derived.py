@@ -16,7 +16,6 @@ _GOOD = (
 _FURTHER = (
     ("rtable", "rt"),  # comfortable
     ("iful", "y"),  # beautiful
-    ("ful", ""),  # flavorful
     ("ish", "e"),  # stylish
     ("y", "e"),  # a tasty dish, its taste
     ("rm", "rmth"),  # warm

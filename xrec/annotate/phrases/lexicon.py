@@ -32,8 +32,8 @@ _LEAST_CALLED = 0.2  # share of the mentions of a noun by which the text calls i
 _LEAST_POINTED = 0.05  # share of them that is `this` or `these`
 _MOST_OWN = 0.3  # share of the mentions that are the writer's own
 _LEAST_JOINED, _LEAST_AGREEING = 5, 0.8  # of the known adjectives that another is joined to
-_PRIOR = 2.0  # reviews that what all items are called counts
-_MOST_ITEMS = 0.5  # share of what items are called, from which any item is called so
+_PRIOR = 4.0  # reviews that what all items are called counts
+_MOST_ITEMS = 0.25  # share of what items are called, from which any item is called so
 _LEARNED = 0.4  # valence of an adjective that is learned
 # Nouns of English that name no part or quality of anything: measures, people, and the review.
 NO_ASPECTS = word_set(
@@ -76,9 +76,10 @@ class Lexicon:
     num_learned: int
 
     def aspect_of(self, mention: Mention) -> tuple[str, str] | None:
-        """The longest aspect that a mention ends with, and how it is written there; else None.
+        """The aspect that a mention is, and how it is written there; else None.
 
-        What a name stands before is another thing ("the Marshall sound"), and so is the writer's.
+        What a name stands before is another thing ("the Marshall sound"), and so is the writer's. A
+        story line is no line, but a guitar strap is a strap, since items are called guitars.
         """
         if mention.is_named or mention.is_own or (mention.of and mention.of not in self.items):
             return None
@@ -87,6 +88,8 @@ class Lexicon:
         for name, written in zip(mention.names, mention.written, strict=True):
             if name in self.aspects:
                 return name, self.aspects[name] if mention.implied_by else written
+            if not mention.implied_by and name.partition(" ")[0] not in self.items:
+                return None
         return None
 
     def called(self, names: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ _CONDITIONS = word_set("if unless whether")
 _WISHES = word_set("wish hope want need expect")
 _MIGHT = word_set("could should would might may")
 _MORE = word_set("JJR RBR")
+_NEAR = word_set("near nearby close around across within outside everywhere")
 _NOT_ONLY = word_set("only just merely")
 _BEATEN = word_set("beat fault")  # "you can't beat the price"
 
@@ -39,9 +40,16 @@ def first_of(noun: Token) -> Token:
 
 def said_of(value: Valence, noun: Token) -> tuple[str, float]:
     """What its adjectives, or else the verb around it, say of a noun: opinion and strength."""
+
+    def is_known(adjective: Token) -> bool:
+        return adjective.lower_ in NO_OPINION or value(adjective.lower_) != 0
+
     own = [each for each in noun.children if each.dep_ == "amod" and each.pos_ == "ADJ"]
-    adjectives = [*with_joined(own), *predicates(noun)]
-    judged = [(each, judgement(value, each, noun)) for each in adjectives]
+    judged = [
+        (each, judgement(value, each, noun)) for each in [*with_joined(own), *predicates(noun)]
+    ]
+    if any(found for _, found in judged) and not all(map(is_known, own[1:])):
+        return "", 0.0  # great local color is no great color
     strength = next((found for _, found in judged if found), 0.0)
     if not strength:
         strength = _by_verb(value, noun)
@@ -54,7 +62,17 @@ def said_of(value: Valence, noun: Token) -> tuple[str, float]:
         "",
     )
     strength = strength * reality(noun) if strength > 0 else strength
+    if strength > 0 and is_around(noun):
+        return "", 0.0
     return shown if strength > 0 else "", strength
+
+
+def is_around(noun: Token) -> bool:
+    """Whether it is what the text finds around the item: "good restaurants are close by"."""
+    if any(each.dep_ in ("det", "poss") for each in noun.children):
+        return False
+    near = [*noun.children, *noun.head.children, *noun.head.head.children]
+    return any(each.lower_ in _NEAR and each.dep_ in ("advmod", "prep", "acomp") for each in near)
 
 
 def with_joined(adjectives: list[Token]) -> Iterator[Token]:
@@ -81,7 +99,8 @@ def predicates(noun: Token) -> Iterator[Token]:
 
 def judgement(value: Valence, adjective: Token, of: Token) -> float:
     """How good an adjective makes what it is said of."""
-    strength = 0.0 if adjective.lower_ in NO_OPINION else value(adjective.lower_)
+    is_part = adjective.i > 0 and adjective.nbor(-1).text == "-"  # Dietrich-like
+    strength = 0.0 if is_part or adjective.lower_ in NO_OPINION else value(adjective.lower_)
     if not strength:
         return 0.0
     if any(each.lower_ == "too" and each.dep_ == "advmod" for each in adjective.children):
