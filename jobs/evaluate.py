@@ -52,11 +52,11 @@ def run(config: EvaluateConfig) -> Manifest:
         return done
     explainer = load_explainer(sources_of(config), device=config.device, engine=config.engine)
     source = (config.artifact("explanations"), manifests["explanations"].version, config.storage)
-    explanations = read(*source).to_table(columns=["user_id", "item_id", "explanation"])
+    explanations = read(*source).to_table(columns=["user_id", "item_id", "explanation", "kind"])
     failed = read_failed(*source).to_table(columns=["user_id", "item_id", "reason"])
     rows = with_references(explainer.dataset, explanations, failed, config.split)
     pairs = score_pairs(explainer, _draw(rows, config), config)
-    coverage = Coverage.of(rows, failed)
+    coverage = Coverage.of(rows, explanations, failed)
     manifest = write_evaluation(
         made.location,
         pairs,

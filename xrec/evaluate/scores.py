@@ -39,6 +39,7 @@ SCORED_PAIRS = pa.schema(
         pa.field("reference_names_item", pa.bool_()),
     ]
 )
+_MUCH = 1 / 3  # of the texts: what a template may write without a warning
 Row = tuple[HeldOutPair, str]
 """A held-out pair and the text that was generated for it, "" if it failed or was refused."""
 
@@ -88,18 +89,25 @@ class ScoredPair:
 class Coverage:
     """How many held-out pairs the backfill explained, and how many it did not, by reason.
 
-    A pair without a text counts as an empty text in every metric.
+    A pair without a text counts as an empty text in every metric. num_plain: of the explained, how
+    many have the plain sentence of a template.
     """
 
     num_explained: int
     failed: Mapping[str, int]
+    num_plain: int = 0
 
     @classmethod
-    def of(cls, rows: Sequence[Row], failed: pa.Table) -> "Coverage":
-        """Of what `with_references` returns; `failed` has the columns user_id, item_id, reason."""
-        without = {(pair.user_id, pair.item_id) for pair, text in rows if not text}
-        found = [row for row in failed.to_pylist() if (row["user_id"], row["item_id"]) in without]
-        return cls(len(rows) - len(without), dict(Counter(row["reason"] for row in found)))
+    def of(cls, rows: Sequence[Row], explanations: pa.Table, failed: pa.Table) -> "Coverage":
+        """Of what `with_references` returns.
+
+        `explanations` has the columns user_id, item_id and kind, `failed` reason in its place.
+        """
+        texts = {(pair.user_id, pair.item_id): text for pair, text in rows}
+        without = {ids for ids, text in texts.items() if not text}
+        reasons = Counter(row["reason"] for row in failed.to_pylist() if _ids(row) in without)
+        kinds = Counter(row["kind"] for row in explanations.to_pylist() if _ids(row) in texts)
+        return cls(len(rows) - len(without), dict(reasons), kinds["plain"])
 
     @property
     def sentence(self) -> str:
@@ -107,15 +115,28 @@ class Coverage:
         num_failed = sum(self.failed.values())
         num_pairs = self.num_explained + num_failed
         if not num_failed:
-            return (
-                f"All {num_pairs:,} held-out pairs of the backfill have a text; none was refused."
-            )
+            whole = "All {:,} held-out pairs of the backfill have a text; none was refused."
+            return whole.format(num_pairs) + self._warning
         by_reason = sorted(self.failed.items(), key=lambda item: (-item[1], item[0]))
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason)
         return (
             f"Of {num_pairs:,} held-out pairs of the backfill, {num_failed:,} have no text, which "
-            f"was refused or failed, and count as empty texts: {reasons}."
+            f"was refused or failed, and count as empty texts: {reasons}.{self._warning}"
         )
+
+    @property
+    def _warning(self) -> str:
+        """What to know where a template wrote much; empty where it did not."""
+        if self.num_plain <= _MUCH * self.num_explained:
+            return ""
+        return (
+            f" Warning: {self.num_plain:,} of the texts are plain sentences, which a template "
+            "wrote and not the language model; see docs/generation.md."
+        )
+
+
+def _ids(row: Mapping[str, str]) -> tuple[str, str]:
+    return row["user_id"], row["item_id"]
 
 
 def with_references(

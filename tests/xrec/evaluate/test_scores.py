@@ -17,10 +17,22 @@ def test_table_of_pairs_has_the_pinned_schema_and_keeps_order_and_nulls():
     assert table["shuffled_explanation"].null_count == 2
 
 
-def test_coverage_counts_the_reasons_of_pairs_without_a_text_only():
-    rows = [(HeldOutPair(user, "i", 0, 0, "r"), text) for user, text in (("a", "t"), ("b", ""))]
-    failed = pa.table({"user_id": ["a", "b", "c"], "item_id": ["i"] * 3, "reason": ["x", "y", "z"]})
-    assert Coverage.of(rows, failed) == Coverage(1, {"y": 1})
+def test_coverage_counts_the_reasons_of_pairs_without_a_text_and_what_a_template_wrote():
+    texts = (("a", "t"), ("b", ""), ("c", "t"))
+    rows = [(HeldOutPair(user, "i", 0, 0, "r"), text) for user, text in texts]
+    ids = {"user_id": ["a", "b", "d"], "item_id": ["i"] * 3}
+    failed = pa.table({**ids, "reason": ["x", "y", "z"]})
+    explanations = pa.table(
+        {**ids, "user_id": ["a", "c", "d"], "kind": ["plain", "written", "plain"]}
+    )
+    assert Coverage.of(rows, explanations, failed) == Coverage(2, {"y": 1}, 1)
+
+
+@pytest.mark.parametrize(("num_plain", "warns"), [(33, False), (34, True)])
+@pytest.mark.parametrize("failed", [{}, {"y": 1}])
+def test_coverage_warns_where_a_template_wrote_more_than_a_third(num_plain, warns, failed):
+    sentence = Coverage(99, failed, num_plain).sentence
+    assert (f"Warning: {num_plain} of the texts are plain" in sentence) == warns
 
 
 @pytest.mark.parametrize("seed", range(5))
