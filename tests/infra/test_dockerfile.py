@@ -69,10 +69,11 @@ def test_image_runs_as_a_user_without_rights_and_demands_a_token() -> None:
 
 def test_packages_are_installed_at_the_locked_versions_and_in_no_cache() -> None:
     installs = [each for value in _of("RUN") for each in re.findall(r"pip install [^&]+", value)]
-    assert len(installs) == 2
-    assert "--constraint requirements/lock.txt" in installs[0]
-    assert ".[$EXTRAS]" in installs[0]
-    assert "--no-deps" in installs[1]
+    packages, parser, own = installs
+    assert "--constraint requirements/lock.txt" in packages
+    assert ".[$EXTRAS]" in packages
+    assert "--no-deps --require-hashes" in parser
+    assert "--no-deps" in own
     assert any("PIP_NO_CACHE_DIR=1" in value for value in _of("ENV"))
     named = re.findall(r"(?:--build-arg |ARG )EXTRAS=([\w,]+)", TEXT)
     extras = {extra for each in named for extra in each.split(",")}
