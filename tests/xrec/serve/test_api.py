@@ -223,7 +223,8 @@ def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town: 
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(set(statuses)) == [200, 429]
+        # A toy model's text of 300 tokens may hold what looks like a link: 422.
+        assert {429} < set(statuses) <= {200, 422, 429}
         assert narrow.get("/healthz").status_code == 200
 
 

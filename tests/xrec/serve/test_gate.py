@@ -176,7 +176,7 @@ def test_hostile_text_is_explained_or_refused_and_harms_nobody_else(
     assert answers[:1] == expected.json()["explanations"]
     for answer in answers[1:]:
         reason = answer.get("problem", {}).get("type", "").removeprefix("/problems/")
-        assert reason in ("", "prompt_too_long", "unknown_item", "empty_text")
+        assert reason in ("", "prompt_too_long", "unknown_item", "empty_text", "solicits")
     path = requests.utils.quote(text[:60], safe="")
     assert endpoint.get(f"/v1/explanations/{path}/{path}").status_code in (404, 422)
     assert endpoint.get("/v1/users", params={"prefix": text[:200]}).status_code == 200
