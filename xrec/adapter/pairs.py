@@ -1,11 +1,10 @@
 """Prompts and examples of a dataset's pairs, as token ids."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -199,29 +198,6 @@ class PairPrompts:
         if row is None or not self._has_training_vectors:
             return user_index, item_index
         return self._dataset.num_users + row, self._dataset.num_items + row
-
-    def lesson(self, user_index: int, row: Mapping[str, Any]) -> tuple[Example, Example] | None:
-        """What a user's words say of an item, and the same prompt with a vector in their place.
-
-        row: of the training explanations (schema EXPLANATIONS), another user's of an item that the
-        user has not reviewed; it is what follows, and the item's profile is without it. None if a
-        prompt is too long.
-        """
-        item_index, explanation = row["item_index"], row["explanation"]
-        of_user, _ = self._profiles.of(user_index, item_index, leave_out_own=False)
-        _, of_item = self._profiles.of(row["user_index"], item_index, leave_out_own=True)
-        title = self._titles[item_index].as_py()
-        texts = PairTexts(of_user, title, of_item)
-        _, shown_item = self._training_indices(row["user_index"], item_index)
-        teacher = self.builder.build_without_tokens(texts)
-        if len(teacher) > self.builder.prompt.max_prompt_tokens:
-            return None
-        try:
-            student = self.builder.build(user_index, shown_item, replace(texts, user_profile=""))
-        except PromptTooLongError:
-            return None
-        labels = self.label_ids(explanation, title)
-        return Example(teacher, labels), Example(student, labels)
 
     def example(self, pair: Pair, explanation: str, texts: PairTexts | None = None) -> Example:
         """Prompt and reference of a pair, for scoring; raises PromptTooLongError."""

@@ -108,14 +108,6 @@ class AdapterModelConfig(Config):
     vectors_seed: int = Field(0, ge=0, description="Seed of the random vectors.")
 
 
-class DistillConfig(Config):
-    """Words taught to vectors, before references are learned (xrec/train/distill.py)."""
-
-    num_steps: int = Field(
-        ge=1, description="Number of optimizer steps; they come before those of the epochs."
-    )
-
-
 class AdapterTrainingConfig(Config):
     """How the adapter is trained.
 
@@ -135,11 +127,6 @@ class AdapterTrainingConfig(Config):
         "a long one counts less.",
     )
 
-    distill: DistillConfig | None = Field(
-        None,
-        description="Steps in which the model with a user's vector, and without their profile, "
-        "learns to write as the frozen model does with the profile. If null, there are none.",
-    )
     num_epochs: int = Field(
         4, ge=1, description="Largest number of passes over the training pairs."
     )

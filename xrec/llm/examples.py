@@ -92,27 +92,6 @@ def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = Non
     return label_nll(label_logits(model, batch, past), batch.labels)
 
 
-def token_kl(model: PreTrainedModel, teacher: Batch, student: Batch) -> Tensor:
-    """KL(teacher || student) in nats of the next token at each label, (B, L); 0 at a -100.
-
-    The two have the same labels behind other prompts. The teacher's part has no gradient. Rows are
-    taken one by one, as in `label_nll`.
-    """
-    with torch.no_grad():
-        taught = label_logits(model, teacher)
-    learned = label_logits(model, student)
-    rows = [
-        functional.kl_div(
-            row.float().log_softmax(dim=-1),
-            target.float().log_softmax(dim=-1),
-            reduction="none",
-            log_target=True,
-        ).sum(dim=-1)
-        for row, target in zip(learned, taught, strict=True)
-    ]
-    return torch.stack(rows) * (student.labels != IGNORE)
-
-
 def label_logits(model: PreTrainedModel, batch: Batch, past: KeyValues | None = None) -> Tensor:
     """The logits (B, L, V) of the L positions that predict a label, and of no others."""
     mask, cache = batch.attention_mask, None

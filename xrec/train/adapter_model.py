@@ -23,7 +23,7 @@ from xrec.adapter.model import (
 )
 from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig, Weighting
 from xrec.errors import ModelError, TrainingError
-from xrec.llm.examples import Example, collate, token_kl, token_nll
+from xrec.llm.examples import Example, collate, token_nll
 from xrec.llm.prefix import PrefixCache
 from xrec.train.data import AdapterData, MicroBatch, noise_seed, validation_batches
 from xrec.train.deepspeed_engine import (
@@ -58,16 +58,10 @@ class ExplanationLoss(nn.Module):
         self.prefixes = prefixes
         self.weighting = weighting
 
-    def forward(
-        self, examples: Sequence[Example], teachers: Sequence[Example] | None = None
-    ) -> Tensor:
-        """Return the sum, a scalar; with teachers it is of the KL to what they make next."""
-        device = self.model.device
-        if teachers is None:
-            past, rest = self.prefixes.split(self.model, examples)
-            nll = token_nll(self.model, collate(rest).to(device), past)
-        else:
-            nll = token_kl(self.model, collate(teachers).to(device), collate(examples).to(device))
+    def forward(self, examples: Sequence[Example]) -> Tensor:
+        """Return the sum, a scalar."""
+        past, rest = self.prefixes.split(self.model, examples)
+        nll = token_nll(self.model, collate(rest).to(self.model.device), past)
         if self.weighting == "tokens":
             return nll.sum()
         return (nll.sum(dim=1) / nll.new_tensor([len(each.label_ids) for each in examples])).sum()
@@ -142,23 +136,16 @@ def build_engine(
     data: AdapterData,
     *,
     num_steps: int,
-    num_taught: int = 0,
 ) -> "DeepSpeedEngine":
-    """Return the DeepSpeed engine of a worker over the model of `build_model`.
-
-    Of the `num_steps` the first `num_taught` are lessons, whose learning rate rises and falls too.
-    """
+    """Return the DeepSpeed engine of a worker over the model of `build_model`."""
     training = config.training
     module = ExplanationLoss(model, _prefix_cache(config, model, data), training.weighting)
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=training.learning_rate.peak, weight_decay=training.weight_decay
     )
-    of_lessons = learning_rate_share(training.learning_rate, num_taught)
-    of_references = learning_rate_share(training.learning_rate, num_steps - num_taught)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: of_lessons(step) if step < num_taught else of_references(step - num_taught),
+        optimizer, learning_rate_share(training.learning_rate, num_steps)
     )
     settings = deepspeed_settings(config, dtype=training_dtype(config), world_size=world_size())
     # By default DeepSpeed's buffer for gradients has 500 million elements; the adapters have few.
@@ -246,7 +233,7 @@ class AdapterPasses:
             examples = micro_batch.examples
             number = position * world_size() + rank()
             torch.manual_seed(noise_seed(self._seed, step, number))
-            nll = self._engine(*micro_batch.given(self._data.train[0]))
+            nll = self._engine(micro_batch.examples or [self._data.train[0]])
             # DeepSpeed averages over workers and accumulation steps, while the loss is a mean over
             # the global batch.
             count = micro_batch.global_count(self._engine.module.weighting)

@@ -62,7 +62,6 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     config: TrainAdapterConfig = loop_config["config"]
     data = load_adapter_data(config)
     worker = AdapterWorker(with_zero_stage(config, data), data, loop_config["run"])
-    worker.distill()
     while not worker.has_finished:
         worker.run_epoch()
 
@@ -111,12 +110,8 @@ class AdapterWorker:
         self._micro_batch_size: int = config.training.micro_batch_size
         self._steps_per_epoch = len(data.train) // config.training.global_batch_size
         all_steps = self._steps_per_epoch * config.training.num_epochs
-        self._lessons, distill = data.lessons, config.training.distill
-        self._num_taught = distill.num_steps if distill and data.lessons else 0
-        self._num_steps = self._num_taught + min(config.training.max_steps or all_steps, all_steps)
-        self._engine = build_engine(
-            model, config, data, num_steps=self._num_steps, num_taught=self._num_taught
-        )
+        self._num_steps = min(config.training.max_steps or all_steps, all_steps)
+        self._engine = build_engine(model, config, data, num_steps=self._num_steps)
         self._passes = AdapterPasses(self._engine, data, config.training.seed)
         self._trained = {
             name: parameter
@@ -145,27 +140,6 @@ class AdapterWorker:
             self.progress.step >= self._num_steps
             or self.progress.step_in_epoch >= self._steps_per_epoch
         )
-
-    def distill(self) -> None:
-        """Make those of the lessons' steps that are not made yet."""
-        if self._training.distill and not self._lessons:
-            note("training.distill: no user has a profile, so there is nothing to teach")
-        self._engine.train()
-        while self._lessons and self.progress.step < self._num_taught:
-            step = self.progress.step
-            micro_batches = self._lessons.step(
-                step,
-                micro_batch_size=self._micro_batch_size,
-                rank=rank(),
-                world_size=world_size(),
-            )
-            place = f"lesson {step + 1}"
-            totals = self._passes.applied_step(micro_batches, step=step, place=place)
-            kl, count, is_time_to_look = self._summed(totals, place)
-            self.progress = replace(self.progress, step=step + 1)
-            note_step(0, step + 1, self._num_taught, kl / count)
-            self._checkpoint_if_due(place, look_for_notice=is_time_to_look)
-        self._step_ended = time.monotonic()
 
     def run_epoch(self) -> None:
         """Train to the end of the present epoch, validate, and report with a checkpoint."""

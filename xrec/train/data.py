@@ -10,16 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow.compute as pc
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import read_chooser
-from xrec.config.adapter import AdapterTrainingConfig, TrainAdapterConfig, Weighting
-from xrec.data.dataset import Dataset, edges_of, read_dataset
+from xrec.config.adapter import TrainAdapterConfig, Weighting
+from xrec.data.dataset import Dataset, read_dataset
 from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, read_graph
@@ -36,7 +33,6 @@ _STEPS_SORTED_TOGETHER = 16
 
 More of them leave less padding, and leave less to chance which examples share a step.
 """
-_MOST_DRAWS = 1000  # for a lesson
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,6 @@ class AdapterData:
 
     training_vectors: of the explained training pairs, behind the graph's own in the vocabulary;
         None if training shows the graph's own.
-    lessons: what is taught before the examples, if anything is.
     """
 
     train: list[Example]
@@ -53,7 +48,6 @@ class AdapterData:
     left_out: Counter[str]
     graph: GraphEmbeddings
     training_vectors: TrainingVectors | None = None
-    lessons: "Lessons | None" = None
 
 
 def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
@@ -79,8 +73,7 @@ def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
             f"that fits ({dict(left_out)} left out); expected at least training.global_batch_size "
             f"= {config.training.global_batch_size} and 1: lower it, or raise the limits"
         )
-    lessons = Lessons.of(config, dataset, prompts) if config.training.distill else None
-    return AdapterData(train, validation, left_out, graph, vectors, lessons)
+    return AdapterData(train, validation, left_out, graph, vectors)
 
 
 def training_vectors(
@@ -116,93 +109,16 @@ def _pair_prompts(
 class MicroBatch:
     """The examples of one forward pass of one worker.
 
-    `num_global_tokens` and `num_global_pairs` are of the whole global batch. `teachers` are those
-    of a lesson, one for each example.
+    `num_global_tokens` and `num_global_pairs` are of the whole global batch.
     """
 
     examples: list[Example]
     num_global_tokens: int
     num_global_pairs: int
-    teachers: list[Example] | None = None
-
-    def given(self, stand_in: Example) -> tuple[list[Example], list[Example] | None]:
-        """What the model gets: examples and teachers; the stand-in where there are none."""
-        examples = self.examples or [stand_in]
-        return examples, None if self.teachers is None else self.teachers or [stand_in]
 
     def global_count(self, weighting: Weighting) -> int:
         """Of how many the global batch's loss is a mean."""
         return self.num_global_tokens if weighting == "tokens" else self.num_global_pairs
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """Prompts in words, and the same with a user's vector in place of their profile.
-
-    Whoever has a profile may be taught about any training explanation of an item that they have not
-    interacted with: there are as many lessons as users times explanations, and no review says what
-    is right. The frozen model's own next token after the words is (context distillation, arXiv
-    2209.15189), along a text that somebody wrote of the item.
-
-    rows: the training explanations. users: those with a profile. seen: interactions, of any split.
-    """
-
-    prompts: PairPrompts
-    rows: list[dict[str, Any]]
-    users: npt.NDArray[np.int64]
-    seen: frozenset[tuple[int, int]]
-    training: AdapterTrainingConfig
-
-    @classmethod
-    def of(
-        cls, config: TrainAdapterConfig, dataset: Dataset, prompts: PairPrompts
-    ) -> "Lessons | None":
-        """The lessons of a dataset; None if nobody has a profile."""
-        there = pc.not_equal(dataset.users["profile"], "").to_numpy(zero_copy_only=False)
-        if not there.any():
-            return None
-        seen = map(tuple, edges_of(dataset.interactions).T.tolist())
-        rows = dataset.explained_pairs("train").to_pylist()
-        return cls(prompts, rows, np.flatnonzero(there), frozenset(seen), config.training)
-
-    def step(
-        self, step: int, *, micro_batch_size: int, rank: int, world_size: int
-    ) -> list[MicroBatch]:
-        """This worker's micro-batches of a step; the same for any number of workers."""
-        rng = np.random.default_rng([self.training.seed, 1, step])
-        drawn = [self._drawn(rng) for _ in range(self.training.global_batch_size)]
-        num_tokens = sum(len(student.label_ids) for _, student in drawn)
-        parts = [
-            drawn[start : start + micro_batch_size]
-            for start in range(0, len(drawn), micro_batch_size)
-        ]
-        parts += [[] for _ in range(-len(parts) % world_size)]
-        return [
-            MicroBatch(
-                [student for _, student in part],
-                num_tokens,
-                len(drawn),
-                [teacher for teacher, _ in part],
-            )
-            for part in parts[rank::world_size]
-        ]
-
-    def _drawn(self, rng: np.random.Generator) -> tuple[Example, Example]:
-        """A lesson whose prompt and text are short enough."""
-        for _ in range(_MOST_DRAWS):
-            user, row = int(rng.choice(self.users)), self.rows[rng.integers(len(self.rows))]
-            if (user, row["item_index"]) in self.seen:
-                continue
-            lesson = self.prompts.lesson(user, row)
-            if lesson and len(lesson[1].label_ids) <= self.training.max_explanation_tokens:
-                return lesson
-        raise DataError(
-            f"training.distill: none of {_MOST_DRAWS} users and explanations that were drawn is a "
-            "lesson: the users have interacted with the items, or prompts and texts are too long; "
-            "expected users with a profile beside explained items that are new to them. Raise "
-            "prompt.max_prompt_tokens or training.max_explanation_tokens, or set training.distill "
-            "to null"
-        )
 
 
 def noise_seed(seed: int, step: int, micro_batch: int) -> int:

@@ -114,29 +114,6 @@ def test_examples_show_what_was_made_without_the_pairs_own_review(dataset: Datas
         assert builder.show(list(found[0].prompt_ids)) == expected
 
 
-def test_lesson_has_the_users_words_and_then_their_vector_in_place_of_them(
-    dataset: Dataset,
-) -> None:
-    prompts = make_prompts(with_training_profiles(dataset))
-    row = dataset.explained_pairs("train").to_pylist()[5]
-    lesson = prompts.lesson(7, row)
-    assert lesson is not None
-    teacher, student = (prompts.builder.show(list(each.prompt_ids)) for each in lesson)
-    profile = dataset.users["profile"][7].as_py()
-    item = row["item_index"]
-    assert f"User:  {profile}\n" in teacher
-    assert "<user" not in teacher
-    assert "<item" not in teacher
-    assert "User: <user 7> \n" in student
-    assert profile not in student
-    for shown in (teacher, student):  # the item's profile is without the text that follows
-        assert ". item without 5" in shown
-    assert f"<item {item}>" in student
-    title = dataset.items["title"][item].as_py()
-    expected = prompts.label_ids(row["explanation"], title)
-    assert [list(each.label_ids) for each in lesson] == [expected, expected]
-
-
 def test_example_of_a_short_name_learns_the_placeholder(dataset: Dataset) -> None:
     titles = ["Jeni's Splendid Ice Creams", *dataset.items["title"].to_pylist()[1:]]
     prompts = make_prompts(with_column(dataset, "title", titles))

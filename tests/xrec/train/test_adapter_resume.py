@@ -97,21 +97,6 @@ def test_worker_killed_within_an_epoch_is_replaced_and_goes_on_from_the_checkpoi
     assert not (tmp_path / "adapter" / "checkpoints").exists()
 
 
-def test_run_that_failed_among_its_lessons_goes_on_with_other_workers(
-    workspace: str, ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    taught: dict[str, Any] = {"distill": {"num_steps": 6}, "num_epochs": 1}
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train_adapter(random_config(workspace, whole, **taught))
-    with at_message("lesson 4: checkpoint", kill_a_worker), pytest.raises(TrainingError):
-        train_adapter(random_config(workspace, stopped, **taught))
-    one = {"num_workers": 1, "zero_stage": 1}
-    train_adapter(random_config(workspace, stopped, **one, **taught))
-    assert caplog.text.count("lesson 2: checkpoint") == 2  # of each folder once
-    assert history_of(whole)[0]["step"] == 6 + 6
-    assert_same_losses(stopped, whole)
-
-
 @pytest.mark.parametrize(
     ("before", "after", "tolerance"),
     [
