@@ -24,6 +24,7 @@ from xrec.adapter.pairs import Pair
 from xrec.backfill import read
 from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
+from xrec.config.entries import RANKERS
 from xrec.config.llm import EngineConfig
 from xrec.data.dataset import held_out_pairs, read_dataset
 from xrec.errors import ArtifactMismatchError, ModelError
@@ -72,7 +73,8 @@ def test_compare_has_all_entries_with_their_costs_in_one_table(
 ) -> None:
     rows = pq.read_table(Path(town) / "comparison" / "table.parquet").to_pylist()
     of_all = {(row["entry"], row["metric"]): row for row in rows if row["group"] == "all"}
-    assert {name for name, _ in of_all} == set(ENTRIES)
+    rankers = set(RANKERS) - {"chooser"}  # whose aspects the town has not trained
+    assert {name for name, _ in of_all} == {*ENTRIES, *rankers}
     for name in ENTRIES:
         assert of_all[name, "coverage"]["num_pairs"] == 12
     adapters = read_adapter(open_location(f"{town}/comparison/ours-0/adapter")).adapters
