@@ -155,8 +155,10 @@ class PhraseAnnotator:
             return PairText("", aspects)
         ranked = sorted(named, key=lambda each: (-each[0], each[1]))
         # Desk staff is staff: of aspects of one noun the first is named.
-        of_nouns = {each[2].aspect.aspect.rpartition(" ")[2]: each for each in ranked[::-1]}
-        best = [each for each in ranked if each in of_nouns.values()][:_NAMED_IN_EXPLANATION]
+        of_nouns: dict[str, tuple[float, int, _Mentioned]] = {}
+        for each in ranked:
+            of_nouns.setdefault(each[2].aspect.aspect.rpartition(" ")[2], each)
+        best = list(of_nouns.values())[:_NAMED_IN_EXPLANATION]
         praised = [each.shown for _, _, each in sorted(best, key=lambda each: each[1])]
         return PairText(explanation(row.user_id, row.item_id, title, praised), aspects)
 

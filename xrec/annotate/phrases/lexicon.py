@@ -22,7 +22,6 @@ from xrec.data.parser import parse
 from xrec.storage import Location, content_hash, read_table, write_table
 
 _FILE = "annotator/phrases.parquet"
-_NAMES_KEPT = 2**16
 _MOST_ASPECTS = 2000
 _LEAST_ITEMS = 2
 _LEAST_NOUNS = 3  # reviews that have an aspect as a noun, and that say that items have it
@@ -50,8 +49,6 @@ _SCHEMA = pa.schema(
         pa.field("name", pa.string(), nullable=False),
         pa.field("written", pa.string(), nullable=False),
         pa.field("num_reviews", pa.int32(), nullable=False),
-        pa.field("num_items", pa.int32(), nullable=False),
-        pa.field("num_with_opinion", pa.int32(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),  # aspect, item, adjective, all
         pa.field("valence", pa.float32(), nullable=False),  # of an adjective that is learned
     ]
@@ -222,7 +219,7 @@ class _Counts:
             if (learned := _learned(known))
         ]
         rows.append({"name": "", "kind": "all", "num_reviews": num_learned})
-        empty = {"written": "", "num_items": 0, "num_with_opinion": 0, "valence": 0.0}
+        empty = {"written": "", "valence": 0.0}
         return pa.Table.from_pylist([empty | row for row in rows], schema=_SCHEMA)
 
     def _row(self, name: str, kind: str) -> dict[str, Any]:
@@ -232,8 +229,6 @@ class _Counts:
             "kind": kind,
             "written": max(noun.written, key=lambda way: (noun.written[way], way), default=name),
             "num_reviews": noun.reviews,
-            "num_items": len(noun.items),
-            "num_with_opinion": noun.judged,
         }
 
     def _is_aspect(self, name: str, num_learned: int, config: PhrasesAnnotator) -> bool:

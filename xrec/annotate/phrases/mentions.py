@@ -25,7 +25,7 @@ from xrec.annotate.phrases.opinion import (
     with_joined,
 )
 from xrec.data.english import valence, word_set
-from xrec.data.language import language_of
+from xrec.data.language import other_language
 from xrec.data.parser import parse
 
 MOST_WORDS = 3  # of a noun with those that it is composed with
@@ -117,7 +117,7 @@ class Reader:
 
 def is_english(text: str) -> bool:
     """Whether a text is in English, or too short to tell."""
-    return language_of(text) in ("en", None)
+    return other_language(text, "English") is None
 
 
 def read(doc: Any, value: Valence = valence) -> Parsed:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xrec.annotate.phrases.lexicon import NO_ASPECTS
+from xrec.annotate.phrases.opinion import Token
 from xrec.annotate.vocabulary import normalized
 from xrec.config.data import ProfileAspects
 from xrec.data.aspects import NamedAspects
@@ -23,8 +24,6 @@ from xrec.data.english import valence, word_set
 from xrec.data.parser import parse
 from xrec.errors import DataError
 
-Token = Any
-"""A token of spaCy."""
 _MOST_WORDS = 3
 _BLAME = -0.35
 _LEAST_LIFT = 4.0  # how much more often than by chance an adjective goes with its noun
@@ -95,8 +94,8 @@ def find_aspects(
     return NamedAspects(
         [written[name] for name in vocabulary],
         [
-            list(dict.fromkeys(number for each in some for number in _longest(each, numbers)))
-            for some in praised
+            list(dict.fromkeys(number for number in found_in if number is not None))
+            for found_in in ((_longest(each, numbers) for each in some) for some in praised)
         ],
         [
             [
@@ -246,10 +245,9 @@ class _Joined:
         return count >= _FREQUENT and len(self._nouns_of[adjective]) > _MOST_NOUNS * count
 
 
-def _longest(reason: Reason, numbers: Mapping[str, int]) -> list[int]:
-    """The number of the longest name that is an aspect; none if no name is."""
-    known = (numbers[key] for key in map(_key, reason.names) if key in numbers)
-    return [number for number in (next(known, None),) if number is not None]
+def _longest(reason: Reason, numbers: Mapping[str, int]) -> int | None:
+    """The number of the longest name that is an aspect; None if no name is."""
+    return next((numbers[key] for key in map(_key, reason.names) if key in numbers), None)
 
 
 def _written(found: Sequence[Sequence[Reason]], items: set[str]) -> dict[str, str]:
