@@ -6,6 +6,8 @@ none of its code runs.
 
 import functools
 import importlib.metadata
+import importlib.util
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,11 +37,7 @@ def load_parser(source: str) -> Any:
     try:
         pipeline = spacy.load(_folder(source), exclude=["ner", "senter"])
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"parser {source!r} cannot be loaded: {error}; give the name of an installed spaCy "
-            "pipeline (python -m spacy download en_core_web_sm), a folder, or "
-            f"{DEFAULT_PARSER}, which `make setup` installs"
-        ) from error
+        raise _cannot_be_loaded(source, error) from error
     missing = [name for name in _NEEDS if name not in pipeline.pipe_names]
     if missing:
         raise ModelError(
@@ -50,9 +48,26 @@ def load_parser(source: str) -> Any:
 
 
 def parser_fingerprint(source: str) -> str:
-    """What texts depend on: the pipeline's name and version. Raises ModelError as `load_parser`."""
-    meta = load_parser(source).meta
+    """What texts depend on: the pipeline's name and version, without loading it, which takes long.
+
+    Raises ModelError if it is not there.
+    """
+    try:
+        folder = Path(_folder(source))
+        if not folder.is_dir() and (package := importlib.util.find_spec(source)) is not None:
+            folder = Path(next(iter(package.submodule_search_locations or [])))
+        meta = json.loads((folder / "meta.json").read_bytes())
+    except (ImportError, OSError, StopIteration, ValueError) as error:
+        raise _cannot_be_loaded(source, error) from error
     return f"{meta['lang']}_{meta['name']}-{meta['version']}"
+
+
+def _cannot_be_loaded(source: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"parser {source!r} cannot be loaded: {error}; give the name of an installed spaCy "
+        "pipeline (python -m spacy download en_core_web_sm), a folder, or "
+        f"{DEFAULT_PARSER}, which `make setup` installs"
+    )
 
 
 def _folder(source: str) -> str | Path:

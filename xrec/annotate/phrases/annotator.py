@@ -46,7 +46,7 @@ _SHOWN, _POSITIVE, _NEGATIVE, _NEUTRAL = 2.0, 1.5, 1.0, 0.5
 
 
 def phrases_spec(config: PhrasesAnnotator, vocabulary: VocabularyConfig) -> AnnotatorSpec:
-    """The annotator that `config` asks for. Raises ModelError if its parser cannot be loaded."""
+    """The annotator that `config` asks for. Raises ModelError if its parser is not there."""
     words = vocabulary.model_dump(mode="json", include={"add", "drop"})
     return AnnotatorSpec(
         settings={**config.model_dump(mode="json"), **words, "version": _VERSION},
