@@ -1,16 +1,17 @@
 """Prompts and examples of a dataset's pairs, as token ids."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.aspects import AspectChooser
+from xrec.aspects.choice import Choices
+from xrec.aspects.mentions import Indices
 from xrec.checks import AspectNames
 from xrec.data.dataset import Dataset
 from xrec.data.evidence import AspectEvidence
@@ -20,8 +21,6 @@ from xrec.data.titles import TitleIndex, composed
 from xrec.errors import DataError
 from xrec.llm.examples import Example
 from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
-
-_LEARNED_AT_ONCE = 1024  # pairs of training whose whole menus are in memory
 
 
 @dataclass(frozen=True)
@@ -87,39 +86,29 @@ class PairPrompts:
     def _learned_texts(
         self, pairs: Sequence[Pair], explanations: Sequence[str], *, leave_out_own: bool
     ) -> list[PairTexts]:
-        """What the prompts of training say: of aspects, those that the explanation names."""
-        if not self.builder.prompt.aspects:
-            return self.texts_of(pairs, leave_out_own=leave_out_own)
-        learned: list[PairTexts] = []
-        for start in range(0, len(pairs), _LEARNED_AT_ONCE):
-            block = slice(start, start + _LEARNED_AT_ONCE)
-            named = self._named(pairs[block], explanations[block], leave_out_own=leave_out_own)
-            learned += self._with_aspects(pairs[block], named, leave_out_own=leave_out_own)
-        return learned
+        """What the prompts of training say: the aspects are those that the explanation names.
 
-    def _named(
-        self, pairs: Sequence[Pair], explanations: Sequence[str], *, leave_out_own: bool
-    ) -> list[tuple[AspectEvidence, ...]]:
-        """Of each pair the aspects of the item's menu that the explanation names, the best first.
-
-        At most as many as a prompt has.
+        All of them, in its order, whether other reviews of the item name them or not: so the model
+        learns to write what it is asked to say, and nothing beside it.
         """
+        if self._chooser is None or not self.builder.prompt.aspects or not pairs:
+            return self.texts_of(pairs, leave_out_own=leave_out_own)
         titles = (self._titles[pair.item_index].as_py() for pair in pairs)
-        named = list(map(self._names_of, explanations, titles))
-        longest = max(self._menus.num_mentioned(pair.item_index) for pair in pairs)
-        menus = self._chosen(pairs, longest, leave_out_own=leave_out_own, quoted=named)
-        return [
-            tuple(
-                islice((each for each in menu if each.aspect in names), self.builder.prompt.aspects)
-            )
-            for menu, names in zip(menus, named, strict=True)
-        ]
+        named = list(map(self._named_in, explanations, titles))
+        aspects = np.full((len(pairs), max(1, *map(len, named))), -1, dtype=np.int64)
+        for row, found in zip(aspects, named, strict=True):
+            row[: len(found)] = found
+        users, items = _indices(pairs)
+        choices = self._chooser.counted(users, items, aspects, leave_out_own=leave_out_own)
+        evidence = self._evidence(pairs, choices.with_own, leave_out_own=leave_out_own)
+        return self._with_aspects(pairs, evidence, leave_out_own=leave_out_own)
 
-    def _names_of(self, explanation: str, title: str) -> frozenset[str]:
-        """The aspects that an explanation names outside the item's title."""
+    def _named_in(self, explanation: str, title: str) -> list[int]:
+        """The aspects that an explanation names outside the item's title, in its order."""
         text = composed(explanation)
         own = self.titles.own_spans(text, title)
-        return frozenset(each.name for each in self._names.find(text) if not each.is_within(own))
+        found = (each.name for each in self._names.find(text) if not each.is_within(own))
+        return [self._index_of[name] for name in dict.fromkeys(found)]
 
     def _with_aspects(
         self,
@@ -144,34 +133,27 @@ class PairPrompts:
         ]
 
     def _chosen(
-        self,
-        pairs: Sequence[Pair],
-        count: int,
-        *,
-        leave_out_own: bool = False,
-        quoted: Sequence[Collection[str]] | None = None,
+        self, pairs: Sequence[Pair], count: int, *, leave_out_own: bool = False
     ) -> Sequence[tuple[AspectEvidence, ...]]:
-        """The `count` best aspects of each pair, the best first.
-
-        quoted: of each pair the aspects whose opinions are looked up; None: all.
-        """
+        """The `count` best aspects of each pair, the best first."""
         if self._chooser is None or not count or not pairs:
             return [()] * len(pairs)
-        choices = self._chooser.choose(
-            np.array([pair.reader_index for pair in pairs], dtype=np.int64),
-            np.array([pair.item_index for pair in pairs], dtype=np.int64),
-            count,
-            leave_out_own=leave_out_own,
-        )
+        choices = self._chooser.choose(*_indices(pairs), count, leave_out_own=leave_out_own)
+        return self._evidence(pairs, choices, leave_out_own=leave_out_own)
 
+    def _evidence(
+        self, pairs: Sequence[Pair], choices: Choices, *, leave_out_own: bool
+    ) -> list[tuple[AspectEvidence, ...]]:
         def opinion(place: int, aspect: int) -> str:
-            if quoted is not None and self._menus.names[aspect] not in quoted[place]:
-                return ""
             pair = pairs[place]
             own = pair.reader_index if leave_out_own else None
             return self._opinions.of(pair.item_index, aspect, own)
 
         return choices.evidence(self._menus.names, opinion)
+
+    @cached_property
+    def _index_of(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self._menus.names)}
 
     @cached_property
     def _names(self) -> AspectNames:
@@ -240,6 +222,14 @@ class PairPrompts:
             else:
                 examples.append(example.packed())
         return examples, left_out
+
+
+def _indices(pairs: Sequence[Pair]) -> tuple[Indices, Indices]:
+    """The pairs' readers and items."""
+    return (
+        np.array([pair.reader_index for pair in pairs], dtype=np.int64),
+        np.array([pair.item_index for pair in pairs], dtype=np.int64),
+    )
 
 
 def _check_free_of_placeholder(

@@ -5,7 +5,7 @@ as much as its item's menu is long, however many aspects there are.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,15 @@ class Choices:
     user_reviews: Counts
     num_item_reviews: Counts
     num_user_reviews: Counts
+
+    @property
+    def with_own(self) -> "Choices":
+        """The same where the pair's own review, which is not counted, names each aspect."""
+        return replace(
+            self,
+            item_reviews=np.maximum(self.item_reviews, 1),
+            num_item_reviews=np.maximum(self.num_item_reviews, 1),
+        )
 
     def evidence(
         self, names: Sequence[str], opinion: Callable[[int, int], str] = lambda pair, aspect: ""
@@ -83,7 +92,6 @@ class AspectChooser:
         User -1 is one of whom nothing is known. With `leave_out_own`, for which all users must be
         known, the review of a training pair counts neither for the choice nor as evidence.
         """
-        mentions = self.scorer.mentions
         assert k >= 1
         assert users.min(initial=0) >= (0 if leave_out_own else -1)
         assert items.min(initial=0) >= 0
@@ -95,10 +103,7 @@ class AspectChooser:
             block = order[first : first + _PAIRS_PER_BLOCK]
             best = choose(users[block], items[block], k)
             aspects[block, : best.shape[1]] = best
-        none = np.full(len(users), -1, dtype=np.int64)
-        own = mentions.row_of(users, items) if leave_out_own else none
-        counted = mentions.counted_rows(users, items) if leave_out_own else none
-        return self._with_evidence(users, items, aspects, own, counted)
+        return self.counted(users, items, aspects, leave_out_own=leave_out_own)
 
     def _best(self, users: Indices, items: Indices, k: int) -> Indices:
         starts, lengths = self._menus.indptr[items], np.diff(self._menus.indptr)[items]
@@ -126,14 +131,17 @@ class AspectChooser:
         every = np.broadcast_to(np.arange(mentions.num_aspects), scores.shape)
         return _top(np.where(on_menu, scores, -np.inf), every, k)
 
-    def _with_evidence(
-        self, users: Indices, items: Indices, aspects: Indices, own: Indices, counted: Indices
+    def counted(
+        self, users: Indices, items: Indices, aspects: Indices, *, leave_out_own: bool = False
     ) -> Choices:
-        """Count; `own` are the pairs' rows to leave out of the users' counts, or -1.
+        """Return the `aspects` (N, k), -1 for none, of the pairs with their evidence, as `choose`.
 
-        `counted` are those to leave out of the items' counts.
+        They need not be on the items' menus.
         """
         mentions = self.scorer.mentions
+        none = np.full(len(users), -1, dtype=np.int64)
+        own = mentions.row_of(users, items) if leave_out_own else none
+        of_item = mentions.counted_rows(users, items) if leave_out_own else none
 
         def in_reviews(matrix: Sparse, rows: Indices) -> Counts:
             """Return the entries (N, k) at rows (N,) of the aspects; 0 for -1 in either."""
@@ -148,9 +156,9 @@ class AspectChooser:
         num_of_users = np.where(users >= 0, mentions.reviews_of_users[users], 0).astype(np.int32)
         return Choices(
             aspects,
-            in_reviews(mentions.of_items, items) - in_reviews(mentions.aspects, counted),
+            in_reviews(mentions.of_items, items) - in_reviews(mentions.aspects, of_item),
             in_reviews(mentions.of_users, users) - in_reviews(mentions.aspects, own),
-            mentions.reviews_of_items[items].astype(np.int32) - (counted >= 0),
+            mentions.reviews_of_items[items].astype(np.int32) - (of_item >= 0),
             num_of_users - (own >= 0),
         )
 

@@ -57,11 +57,6 @@ class Menus:
             self._found[item_index] = frozenset(self.names[index] for index in aspects)
         return self._found[item_index]
 
-    def num_mentioned(self, item_index: int) -> int:
-        """How many aspects the item's reviews mention, those that they blame included."""
-        rows = self._rows_of(item_index) if self._of_items is not None else slice(0, 0)
-        return int(rows.stop - rows.start)
-
     def _rows_of(self, item_index: int) -> slice:
         """Where an item's rows are: `item_aspects` is sorted by item."""
         items = self._columns["item_index"]

@@ -122,10 +122,9 @@ class PromptBuilder:
 
     def _encode_aspects(self, texts: PairTexts) -> list[int]:
         """Ids of the list of chosen aspects, none if there is none."""
-        chosen = texts.aspects[: self.prompt.aspects]
-        if not chosen:
+        if not (self.prompt.aspects and texts.aspects):
             return []
-        entries = [self._entry(evidence) for evidence in chosen]
+        entries = [self._entry(evidence) for evidence in texts.aspects]
         values: dict[str, str | list[int]] = {"aspects": ", ".join(entries)}
         return [*self._encode("\n"), *self._fill(self.prompt.aspects_part, values)]
 

@@ -221,7 +221,7 @@ def assert_listed(
         assert (f"Reasons: {names}<" in shown) if evidence else ("Reasons" not in shown)
 
 
-def test_training_examples_have_those_aspects_of_the_menu_that_the_explanation_names(
+def test_training_examples_have_the_aspects_that_the_explanation_names_in_its_order(
     chosen: tuple[Dataset, AspectChooser],
 ) -> None:
     town, chooser = chosen
@@ -231,12 +231,15 @@ def test_training_examples_have_those_aspects_of_the_menu_that_the_explanation_n
         f"{title} has {names[place % 7]}, {names[0]} and {names[(place + 3) % 7]}."
         for place, title in enumerate(titles)
     ]
+    said[0] = f"{titles[0]} is calm."
     column = explained.schema.get_field_index("explanation")
     explained = explained.set_column(column, "explanation", pa.array(said, pa.string()))
     menus = chooser.choose(users, items, len(names), leave_out_own=True).evidence(names)
-    named = [
-        [one for one in menu if one.aspect in text][:2]
-        for menu, text in zip(menus, said, strict=True)
-    ]
-    assert {len(each) for each in named} == {0, 1, 2}
+    named: list[list[AspectEvidence]] = []
+    for menu, text in zip(menus, said, strict=True):
+        counts = {one.aspect: one.item_reviews for one in menu}
+        found = sorted((name for name in names if name in text), key=text.index)
+        named.append([AspectEvidence(name, counts.get(name, 1), 0, 0, 0) for name in found])
+    assert {len(each) for each in named} == {0, 2, 3}  # one more than the prompt asks for
+    assert any(one.aspect not in {each.aspect for each in menus[1]} for one in named[1])
     assert_listed(prompts_of(chosen, aspect="{aspect} {item_reviews}"), explained, named)
