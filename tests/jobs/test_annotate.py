@@ -13,6 +13,7 @@ import jobs.prepare
 from jobs.status import project_status
 from tests.command_line import xrec
 from tests.xrec.annotate.review_files import review, write_json_lines
+from tests.xrec.annotate.toy_annotator import map_here
 from tests.xrec.bulk.toy_run import pool_here
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.data import PrepareConfig
@@ -29,6 +30,7 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         yield
 
     monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
+    monkeypatch.setattr("xrec.annotate.phrases.lexicon.map_in_processes", map_here)
     monkeypatch.setattr("jobs.annotate.ensure_ray", no_ray)
     monkeypatch.setattr("jobs.annotate.check_cluster", lambda *arguments, **more: None)
 

@@ -20,7 +20,7 @@ from xrec.annotate.formats import (
 from xrec.annotate.plan import plan_stage
 from xrec.annotate.read import Versions, count_explained, count_names
 from xrec.annotate.report import write_report
-from xrec.annotate.store import StoreRecord
+from xrec.annotate.store import StoreRecord, learn_from_store
 from xrec.annotate.vocabulary import merged_aspects, names_are_english
 from xrec.bulk import BulkRun, ChunkTask, Summary, added, complete
 from xrec.bulk.work.pool import RayPool
@@ -64,6 +64,7 @@ def run_annotate(
     _check_carried(config)
     output = location_of(config, KIND)
     files = begun_files(output)
+    learn_from_store(output, spec, record)
     if spec.replies is not None and config.retry_failed:
         spec.replies(output).forget_failures()
     done: dict[Stage, Manifest] = {}

@@ -67,7 +67,7 @@ class StoreRecord(BaseModel):
 
 
 def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
-    """Read, filter, split and write the reviews, and let the annotator learn from them.
+    """Read, filter, split and write the reviews.
 
     What is done already is not done again. Raises ArtifactMismatchError if the output is another
     run's, DataError if a file is missing or too many of its rows cannot be used, StorageError.
@@ -86,10 +86,14 @@ def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
         write_table(output / "reviews" / "rejected.parquet", rejected_table(raw.findings), REJECTED)
         record = write_store(output, raw, kept)
         _report(record)
+    return record
+
+
+def learn_from_store(output: Location, spec: AnnotatorSpec, record: StoreRecord) -> None:
+    """Let the annotator learn from the kept reviews, unless it has done so."""
     if spec.learn is not None and not (output / _LEARNED).is_file():
         spec.learn(ReviewStore(output, record.num_files).training_sample(), output)
         (output / _LEARNED).write_bytes(b"")
-    return record
 
 
 def _report(record: StoreRecord) -> None:

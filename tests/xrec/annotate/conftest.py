@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 
+from tests.xrec.annotate.toy_annotator import map_here
 from tests.xrec.bulk.toy_run import PoolHere
 from xrec.bulk import Summary
 from xrec.bulk.work.worker import WorkerSettings
@@ -29,3 +30,4 @@ def actor_here(monkeypatch: pytest.MonkeyPatch) -> None:
         return PickledPool()
 
     monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
+    monkeypatch.setattr("xrec.annotate.phrases.lexicon.map_in_processes", map_here)

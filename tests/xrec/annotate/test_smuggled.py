@@ -23,6 +23,7 @@ from tests.xrec.annotate.review_files import (
     write_json_lines,
 )
 from tests.xrec.annotate.smuggled import PAYLOAD, SMUGGLED
+from tests.xrec.annotate.toy_annotator import map_here
 from tests.xrec.text.stub_endpoint import Answer, Asked, stub_endpoint
 from xrec.annotate.annotator import STAGES
 from xrec.annotate.language_model import language_model_spec
@@ -122,6 +123,7 @@ def runs(
     """The run without what is hostile, and the run with it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xrec.annotate.driver.RayPool", lambda **actors: PickledPool())
+        patch.setattr("xrec.annotate.phrases.lexicon.map_in_processes", map_here)
         harmless, hostile = (
             _run(tmp_path_factory.mktemp("run"), request.param, hostile=hostile)
             for hostile in (False, True)

@@ -1,8 +1,9 @@
 """An annotator that keeps every word that it was shown, so that a leak would be seen."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from xrec.annotate.annotator import (
     AnnotatorSpec,
@@ -79,3 +80,10 @@ def quoting_spec(folder: Path, **changes: object) -> AnnotatorSpec:
     values = {"settings": {"kind": "quoting"}, "inputs": {}, "reasons": (REFUSED,), "make": make}
     values["folds"] = 0
     return AnnotatorSpec(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def map_here(
+    make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], *, num_processes: int
+) -> Iterator[tuple[int, Any]]:
+    """As `xrec.bulk.work.pool.map_in_processes`, in this process; the last item comes first."""
+    return reversed(list(enumerate(map(make(), items))))

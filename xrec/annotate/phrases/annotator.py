@@ -27,7 +27,7 @@ from xrec.annotate.phrases.lexicon import (
     learn_phrases,
     read_lexicon,
 )
-from xrec.annotate.phrases.mentions import Mention, Reader
+from xrec.annotate.phrases.mentions import Mention, Reader, read_parsed
 from xrec.annotate.phrases.sentences import explanation, item_profile, user_profile
 from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.data.english import singular
@@ -59,7 +59,8 @@ def phrases_spec(config: PhrasesAnnotator, vocabulary: VocabularyConfig) -> Anno
 
 
 def _make(parser: str, output: Location) -> "PhraseAnnotator":
-    return PhraseAnnotator(read_lexicon(output), parser)
+    lexicon = read_lexicon(output)
+    return PhraseAnnotator(lexicon, Reader(parser, lexicon.valences, read_parsed(output)))
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,8 @@ class _Praise:
 class PhraseAnnotator:
     """Names what reviews praise (an Annotator)."""
 
-    def __init__(self, lexicon: Lexicon, parser: str):
-        self._lexicon = lexicon
-        self._reader = Reader(parser, lexicon.valences)
+    def __init__(self, lexicon: Lexicon, reader: Reader):
+        self._lexicon, self._reader = lexicon, reader
 
     def write(self, rows: Sequence[Input]) -> Written:
         """See Annotator; the costs have the number of pairs whose review is not in English."""

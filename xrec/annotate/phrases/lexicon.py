@@ -6,22 +6,34 @@ Whether an adjective praises is known by lexicons of English; where they do not 
 adjectives that "and" joins it to (Hatzivassiloglou and McKeown, 1997).
 """
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from xrec.annotate.phrases.mentions import Mention, Parsed, is_english, read
+from xrec.annotate.phrases.mentions import (
+    PARSED,
+    PARSED_SCHEMA,
+    Mention,
+    Parsed,
+    is_english,
+    key_of,
+    read,
+)
 from xrec.annotate.vocabulary import normalized
+from xrec.bulk.work.pool import map_in_processes, num_cpus
 from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.data.english import valence, word_set
-from xrec.data.parser import parse
+from xrec.data.parser import pack, parse
 from xrec.storage import Location, content_hash, read_table, write_table
 
 _FILE = "annotator/phrases.parquet"
+_PARSED_TOGETHER = 128  # texts
 _MOST_ASPECTS = 2000
 _LEAST_ITEMS = 2
 _LEAST_NOUNS = 3  # reviews that have an aspect as a noun, and that say that items have it
@@ -108,16 +120,39 @@ class Lexicon:
 def learn_phrases(
     reviews: pa.Table, output: Location, *, config: PhrasesAnnotator, vocabulary: VocabularyConfig
 ) -> None:
-    """Write what the reviews (schema REVIEWS) teach to a file below `output`."""
+    """Write what the reviews (schema REVIEWS) teach, and their parses, to files below `output`.
+
+    Ray must be initialised: all its CPUs parse.
+    """
     columns = (reviews[name].to_pylist() for name in ("item_id", "summary", "review"))
     item_ids, summaries, texts = columns
     whole = [joined_text(*each) for each in zip(summaries, texts, strict=True)]
-    english = [place for place, text in enumerate(whole) if is_english(text)]
-    counts = _Counts()
-    docs = parse((whole[place] for place in english), config.parser)
-    for place, doc in zip(english, docs, strict=True):
-        counts.add(item_ids[place], read(doc))
-    write_table(output / _FILE, counts.table(len(english), config, vocabulary), _SCHEMA)
+    starts = range(0, len(whole), _PARSED_TOGETHER)
+    batches = [whole[start : start + _PARSED_TOGETHER] for start in starts]
+    parsers = map_in_processes(partial(_Parser, config.parser), batches, num_processes=num_cpus())
+    parsed = dict(parsers)
+    counts, rows, num_learned = _Counts(), [], 0
+    for place, item_id in enumerate(item_ids):
+        batch, number = divmod(place, _PARSED_TOGETHER)
+        if (found := parsed[batch][number]) is not None:
+            data, review = found
+            counts.add(item_id, review)
+            rows.append({"key": key_of(whole[place]), "doc": data})
+            num_learned += 1
+    write_table(output / PARSED, pa.Table.from_pylist(rows, schema=PARSED_SCHEMA), PARSED_SCHEMA)
+    write_table(output / _FILE, counts.table(num_learned, config, vocabulary), _SCHEMA)
+
+
+class _Parser:
+    """Parses texts; None are those in other languages than English."""
+
+    def __init__(self, source: str):
+        self._source = source
+
+    def __call__(self, texts: Sequence[str]) -> list[tuple[bytes, Parsed] | None]:
+        english = [is_english(text) for text in texts]
+        docs = parse(itertools.compress(texts, english), self._source)
+        return [(pack(doc := next(docs)), read(doc)) if known else None for known in english]
 
 
 def joined_text(summary: str, text: str) -> str:

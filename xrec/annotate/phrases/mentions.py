@@ -4,9 +4,12 @@ Of "a warm tone", "the tone is very warm" and "it sounds warm" the opinion on th
 is another item's is not mentioned.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import pyarrow as pa
 
 from xrec.annotate.annotator import Sentiment
 from xrec.annotate.phrases.derived import noun_of_deed, nouns_of
@@ -26,8 +29,16 @@ from xrec.annotate.phrases.opinion import (
 )
 from xrec.data.english import valence, word_set
 from xrec.data.language import other_language
-from xrec.data.parser import parse
+from xrec.data.parser import parse, unpack
+from xrec.storage import Location, read_table
 
+PARSED = "annotator/parsed.parquet"
+PARSED_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.binary(), nullable=False),
+        pa.field("doc", pa.binary(), nullable=False),
+    ]
+)
 MOST_WORDS = 3  # of a noun with those that it is composed with
 _KEPT = 2**14  # texts: a profile is written once more without each of its reviews
 _OTHERS = word_set("than unlike")
@@ -89,10 +100,15 @@ class Parsed:
 
 
 class Reader:
-    """Reads texts by the pipeline `parser`; `learned` are further valences of words."""
+    """Reads texts by the pipeline `parser`.
 
-    def __init__(self, parser: str, learned: Mapping[str, float]):
-        self._parser, self._learned = parser, learned
+    learned: further valences of words. parsed: packed parses of English texts, by `key_of`.
+    """
+
+    def __init__(
+        self, parser: str, learned: Mapping[str, float], parsed: Mapping[bytes, bytes] | None = None
+    ):
+        self._parser, self._learned, self._parsed = parser, learned, parsed or {}
         self._known: dict[str, tuple[Mention, ...] | None] = {}
 
     def parse(self, texts: Iterable[str]) -> None:
@@ -100,9 +116,14 @@ class Reader:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if len(self._known) > _KEPT:
             self._known.clear()
-        english = [text for text in new if is_english(text)]
         self._known.update(dict.fromkeys(new))
-        for text, doc in zip(english, parse(english, self._parser), strict=True):
+        unread = []
+        for text in new:
+            if (data := self._parsed.get(key_of(text))) is not None:
+                self._known[text] = read(unpack(data, self._parser), self._valence).mentions
+            elif is_english(text):
+                unread.append(text)
+        for text, doc in zip(unread, parse(unread, self._parser), strict=True):
             self._known[text] = read(doc, self._valence).mentions
 
     def mentions(self, text: str) -> tuple[Mention, ...] | None:
@@ -113,6 +134,18 @@ class Reader:
 
     def _valence(self, word: str) -> float:
         return valence(word) or self._learned.get(word, 0.0)
+
+
+def key_of(text: str) -> bytes:
+    """What a text is known by among the parsed ones, 16 bytes."""
+    data = text.encode("utf-8", errors="surrogatepass")
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def read_parsed(output: Location) -> dict[bytes, bytes]:
+    """The packed parses of the texts that were learned from, by `key_of`."""
+    table = read_table(output / PARSED, PARSED_SCHEMA)
+    return dict(zip(table["key"].to_pylist(), table["doc"].to_pylist(), strict=True))
 
 
 def is_english(text: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.xrec.annotate.toy_annotator import map_here
 from xrec.annotate.annotator import (
     Annotator,
     ItemInput,
@@ -44,7 +45,9 @@ def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annota
     spec = phrases_spec(config, vocabulary or VocabularyConfig())
     output = open_location(str(folder))
     assert spec.learn is not None
-    spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
+    with pytest.MonkeyPatch.context() as patch:  # no Ray
+        patch.setattr("xrec.annotate.phrases.lexicon.map_in_processes", map_here)
+        spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
     return spec.make(output)
 
 
@@ -84,6 +87,18 @@ def test_own_words_are_added_and_dropped(tmp_path: Path) -> None:
     _learned(tmp_path, VocabularyConfig(add=("great room",), drop=("switches",)))
     lexicon = read_lexicon(open_location(str(tmp_path)))
     assert set(lexicon.aspects) == {"great room", "tone", "display", "durability"}
+
+
+def test_texts_that_were_learned_from_are_not_parsed_again(
+    annotator: Annotator, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [_pair(annotator, text) for text in _TEXTS]
+    spec = phrases_spec(PhrasesAnnotator(kind="phrases"), VocabularyConfig())
+    again = spec.make(open_location(str(folder)))
+    monkeypatch.setattr("xrec.annotate.phrases.mentions.parse", lambda texts, source: iter(texts))
+    assert [_pair(again, text) for text in _TEXTS] == texts
+    with pytest.raises(AttributeError):
+        _pair(again, "The tone of another pedal is lovely.")
 
 
 def test_learning_twice_gives_the_same(tmp_path: Path) -> None:
