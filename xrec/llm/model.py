@@ -52,14 +52,14 @@ def resolve_device(device: Device) -> torch.device:
 
 
 def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """The torch type of weights; `auto` means bfloat16 on a GPU that supports it, else float32."""
-    if dtype == "auto":
-        return (
-            torch.bfloat16
-            if device.type == "cuda" and torch.cuda.is_bf16_supported()
-            else torch.float32
-        )
-    return _DTYPES[dtype]
+    """The torch type of weights; `auto` means bfloat16 on a GPU that has it, else float32.
+
+    A V100 and a T4 only emulate it, slowly: for them give float16, or leave float32.
+    """
+    if dtype != "auto":
+        return _DTYPES[dtype]
+    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_it else torch.float32
 
 
 def resolve_attention(attention: Attention, device: torch.device) -> str:

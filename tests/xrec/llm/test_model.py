@@ -6,6 +6,7 @@ With 8-bit weights it gives nearly the same outputs and gradients.
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -15,7 +16,7 @@ from tests.decoders import FAMILIES, tiny_decoder, tiny_image_model
 from tests.toy import HIDDEN_SIZE, NUM_USERS, attach_toy, save_toy_model
 from xrec.config.adapter import Injection
 from xrec.errors import ModelError
-from xrec.llm.model import check_quantization, load_model, read_text_config
+from xrec.llm.model import check_quantization, load_model, read_text_config, resolve_dtype
 
 V = 64
 PROMPT = torch.tensor([[5, V + 3, 9, 9, V + NUM_USERS + 6, 17, 4]])
@@ -128,6 +129,33 @@ CPU = torch.device("cpu")
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="the extra int8 is not installed"
 )
+
+
+@pytest.mark.parametrize(
+    ("card", "capability", "dtype"),
+    [
+        ("P100", (6, 0), torch.float32),
+        ("V100", (7, 0), torch.float32),
+        ("T4", (7, 5), torch.float32),
+        ("A100", (8, 0), torch.bfloat16),
+        ("L4", (8, 9), torch.bfloat16),
+        ("H100", (9, 0), torch.bfloat16),
+        ("B200", (10, 0), torch.bfloat16),
+    ],
+)
+def test_dtype_auto_is_bfloat16_where_the_card_has_it(
+    card: str, capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = SimpleNamespace(name=card, major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    # An emulating card makes such a tensor.
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    assert resolve_dtype("auto", torch.device("cuda")) == dtype
+    assert resolve_dtype("float16", torch.device("cuda")) == torch.float16
+    assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
 
 
 def test_quantization_without_its_library_is_refused_with_the_command(
