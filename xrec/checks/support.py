@@ -38,19 +38,34 @@ _USER_LIKES = re.compile(
     re.IGNORECASE,
 )
 _I = re.compile("i(?:'.*)?")  # and "I'm", "I'd"
-# What a model praises in anything, whatever a catalogue's aspects end with.
-_PRAISED_EVERYWHERE = AspectNames(
-    word_set(
-        "staff waitstaff waiter waitress bartender server chef crew owner service "
-        "food drink dish meal menu ingredient portion price "
-        "atmosphere ambiance ambience vibe decor location parking"
+# What a model praises in anything, whatever a catalogue's aspects end with. A place that has one of
+# a line has what the others of it say: a cuisine is food.
+_KINDRED = tuple(
+    map(
+        word_set,
+        (
+            "staff waitstaff waiter waitress bartender server service",
+            "food dish meal menu cuisine dining",
+            "atmosphere ambiance ambience vibe environment setting decor",
+        ),
     )
+)
+_PRAISED_EVERYWHERE = AspectNames(
+    word_set("chef crew owner drink ingredient portion price location parking").union(*_KINDRED)
 )
 _DENIALS, _ARTICLES = word_set("no without lack lacking"), word_set("a an the any")
 _MOST_DENIED = 2  # words after a denial that it denies
-_MAY_STAND_BEFORE = PRAISE_OF_ANYTHING | word_set("such own other same many more most several high")
+# An adjective of order or number, or the writer's own pleasure, which no review confirms or denies.
+_MAY_STAND_BEFORE = PRAISE_OF_ANYTHING | word_set(
+    "such own other same many more most several high "
+    "delicious tasty enjoyable memorable exceptional impressive unique favorite"
+)
 # What aspects end with too, and any item is or gives.
-_SAYS_NOTHING = word_set("place spot item business product choice option experience way time day")
+_SAYS_NOTHING = word_set(
+    "place spot item business product choice option experience way time day night visit area "
+    "city destination variety selection offering favorite"
+)
+_MOST_BETWEEN = 2  # words of a text that part those of a name
 
 
 def unsupported_words(
@@ -152,7 +167,9 @@ class _Support:
         """Whether the aspect is chosen, on the menu, or in a text of what it is said of."""
         if named.name in self._texts.menu or named.name in self._chosen:
             return True
-        if named.stop - named.first == 1 and tokens.keys[named.first] in self._last_words:
+        if not _telling(tokens.keys[named.first : named.stop]):
+            return True
+        if named.stop - named.first == 1 and self.has_bare(named, tokens):
             return True
         return self._says(named, tokens) or any(
             aspects.same(other) == named.name for other in self._chosen | self._texts.menu
@@ -160,12 +177,19 @@ class _Support:
 
     def has_bare(self, named: Named, tokens: Tokens) -> bool:
         """Whether an aspect of the item's ends with it, or a text of what it is said of has it."""
-        return tokens.keys[named.first] in self._last_words or self._says(named, tokens)
+        word = tokens.keys[named.first]
+        kindred = next((words for words in _KINDRED if word in words), frozenset((word,)))
+        return (
+            not kindred.isdisjoint(self._last_words)
+            or not kindred.isdisjoint(self._of_item.split())
+            or self._says(named, tokens)
+        )
 
     def _says(self, named: Named, tokens: Tokens) -> bool:
         """Whether a text of the item names it, or the user's where it is said of the user."""
-        words = f" {' '.join(tokens.keys[named.first : named.stop])} "
-        if words in self._of_item:
+        keys = tokens.keys[named.first : named.stop]
+        words = f" {' '.join(keys)} "
+        if words in self._of_item or self._has_near(_telling(keys)):
             return True
         if words not in self._of_user:
             return False
@@ -173,9 +197,26 @@ class _Support:
         before = tokens.text[max(titles, default=0) : named.start]
         return _USER_LIKES.search(before) is not None
 
+    def _has_near(self, keys: Sequence[str]) -> bool:
+        """Whether a text of the item has these words near each other: "a selection of fine wines".
+
+        Of "a warm tone and a bright display" it has no warm display.
+        """
+        length, wanted = len(keys) + _MOST_BETWEEN, set(keys)
+        return any(
+            wanted.issubset(words[start : start + length])
+            for words in map(str.split, self._of_item.split("|"))
+            for start in range(max(1, len(words) - length + 1))
+        )
+
     def title_spans(self, tokens: Tokens) -> list[Span]:
         """Where the text names its item."""
         return title_spans(tokens.text, self._texts.item_title)
+
+
+def _telling(keys: Iterable[str]) -> list[str]:
+    """The words of a name without praise of anything and what any item is."""
+    return [key for key in keys if key not in _MAY_STAND_BEFORE and key not in _SAYS_NOTHING]
 
 
 def _joined(texts: Sequence[Tokens]) -> str:

@@ -29,6 +29,10 @@ _MAX_ECHO_TOKENS = 24
 _DETERMINERS = frozenset({"the", "a", "an", "its", "their"})
 _TITLE = "\ue000"  # a private-use character that stands for the item's title as one word
 _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
+# What a model adds to an English sentence that has said its reasons.
+_TAIL = re.compile(
+    r",?\s(?:making|creating|providing|offering|which|where|while)\b[^.!?]*(?=[.!?]?$)"
+)
 _MARKS_AT_END = re.compile(r"[\W_]+$")
 
 _Ids = Sequence[int]
@@ -87,9 +91,19 @@ class TextFinisher:
         if failure is None:
             text, failure = _cut(text, texts.item_title, completion, decoding)
         failure = failure or self._unfit(text, texts, decoding.text)
+        if failure is not None and failure.reason == "unsupported":
+            text, failure = self._without_tail(text, texts, decoding.text) or (text, failure)
         if failure is None and decoding.text.is_backed:
             text = self._with_evidence(text, texts, decoding.text)
         return text, failure
+
+    def _without_tail(
+        self, text: str, texts: PairTexts, rules: TextConfig
+    ) -> tuple[str, None] | None:
+        """The text without its last clause, if that alone was to blame: ", making it a ..."."""
+        shorter = _TAIL.sub("", text)
+        is_mended = shorter != text and not self._unfit(shorter, texts, rules)
+        return (shorter, None) if is_mended else None
 
     def kind(
         self, completion: Completion, texts: PairTexts, decoding: DecodingConfig

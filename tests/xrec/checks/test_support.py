@@ -86,7 +86,8 @@ def test_unsupported_are_the_aspects_numbers_and_names_that_stand_nowhere(
     ("text", "expected"),
     [
         ("You would enjoy it for its quiet room and excellent service.", ["service"]),
-        ("You would enjoy the wonderful meals and the friendly staff.", ["meals", "staff"]),
+        # Thai food is a meal.
+        ("You would enjoy the wonderful meals and the friendly staff.", ["staff"]),
         ("You would enjoy its curries and its great food.", []),  # it has Thai food
         ("You would enjoy it for the fresh ingredients.", ["ingredients"]),
         ("It would suit you, and the staff serves you well.", ["staff"]),
@@ -104,6 +105,24 @@ def test_what_aspects_end_with_and_what_is_praised_everywhere_needs_support(
     )
     texts = replace(texts, item_profile="A place known for curries.")
     assert unsupported_words(text, texts, aspects) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("You would love its wine selection and authentic Thai cuisine.", []),
+        ("You would love its unique wine selection, making it a great choice.", []),
+        ("You would love its warm lights.", ["warm lights"]),
+        ("You would love its great value.", ["great value"]),
+    ],
+)
+def test_names_of_several_words_may_stand_apart_in_a_text_of_the_item(
+    text: str, expected: list[str]
+) -> None:
+    vocabulary = ["wine selection", "authentic thai cuisine", "great choice", "warm light"]
+    profile = "Known for a selection of fine wines, authentic and hot Thai cuisine, warm bread and "
+    texts = replace(EMPTY, item_profile=f"{profile}bright lights.")
+    assert unsupported_words(text, texts, AspectNames([*vocabulary, "great value"])) == expected
 
 
 def test_what_french_aspects_end_with_needs_no_support() -> None:
