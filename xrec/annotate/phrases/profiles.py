@@ -20,7 +20,7 @@ from xrec.annotate.phrases.opinion import Token
 from xrec.annotate.vocabulary import normalized
 from xrec.config.data import ProfileAspects
 from xrec.data.aspects import NamedAspects
-from xrec.data.english import valence, word_set
+from xrec.data.english import PRAISE_OF_ANYTHING, tags, valence, word_set
 from xrec.data.parser import parse
 from xrec.errors import DataError
 
@@ -36,6 +36,7 @@ _LEAST_AS_SUBJECT = 0.1  # share of a noun's places as who enjoys something, fro
 _ENJOYS = word_set("enjoy like love appreciate prefer value find seek want look")
 _CAVEATS = word_set("despite although though without except unless but tolerate overlook mind lack")
 _BEFORE = ("NOUN", "ADJ", "VERB")
+_ADJECTIVES = word_set("JJ JJR JJS")
 _KEPT_WORDS = re.compile(r"[a-z][a-z'-]*")
 
 
@@ -112,7 +113,10 @@ def _reasons(doc: Any) -> Iterator[Reason]:
     """The noun phrases of a parsed text that name no caveat."""
     for noun in doc:
         is_noun = noun.pos_ == "NOUN" or (noun.pos_ == "PROPN" and noun.is_lower)
-        is_joined = noun.i + 1 < len(doc) and noun.nbor().text == "-"
+        is_joined = any(  # of laid-back neither word is a thing
+            each.text == "-" and not each.whitespace_
+            for each in doc[max(0, noun.i - 1) : noun.i + 2]
+        )
         if not is_noun or is_joined or noun.dep_ == "compound" or _is_caveat(noun):
             continue
         before, start = _before(noun)
@@ -228,8 +232,13 @@ class _Joined:
         first, _, rest = name.partition(" ")
         if self._praised[name] < _LEAST_PRAISED * self._names[name] or name in NO_ASPECTS:
             return False
+        if first in PRAISE_OF_ANYTHING:  # great service is no more than service
+            return False
         if not rest:
-            return self._bare[name] >= _LEAST_BARE * self._names[name]
+            return (
+                tags().get(name) not in _ADJECTIVES
+                and self._bare[name] >= _LEAST_BARE * self._names[name]
+            )
         count = self._adjectives[first]
         if name not in self._described or count < _FREQUENT:
             return True
