@@ -260,6 +260,13 @@ def test_finish_checks_the_text_that_keeps_all_other_rules() -> None:
         _, failure = checked(text, texts)
         assert failure is not None
         assert failure.reason == reason
+    tail = ", making it a great choice for live music"
+    assert checked(f"You would love it for its late hours{tail}.", texts) == (
+        "You would love it for its late hours.",
+        None,
+    )
+    _, failure = checked(f"You would love its live music{tail}.", texts)
+    assert failure is not None
     cut, failure = checked("You would love it. No live music", texts, max_words=5)
     assert (cut, failure) == ("You would love it.", None)  # what was cut off is not checked
 
