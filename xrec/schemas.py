@@ -154,8 +154,7 @@ GENERATED = pa.schema(
             "kind",
             pa.string(),
             "written if the language model wrote the text, plain if it is a sentence made of the "
-            "evidence: in place of a text that was refused, or an opening to which the model added "
-            "nothing",
+            "evidence in place of a text that was refused",
         ),
         _column(
             "refused",

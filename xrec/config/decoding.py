@@ -2,11 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from xrec.config.base import Config
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
-from xrec.config.prompt import check_allowed, check_once
 
 TextFailure = Literal[
     "empty_text",
@@ -90,22 +89,7 @@ class DecodingConfig(Config):
         description="Share of the probability that sampling draws from; 1 allows all tokens.",
     )
     seed: int = Field(0, ge=0, description="Seed of sampling.")
-    opening: str | None = Field(
-        None,
-        description="How a text with chosen aspects begins, as in 'You would enjoy {title} for its "
-        "{aspects}'; the model writes on. If null, it writes all.",
-    )
-    opening_and: str = Field(
-        " and ", description="What stands before the last of several {aspects} of the opening."
-    )
     text: TextConfig = TextConfig()
-
-    @model_validator(mode="after")
-    def _opening_names_aspects(self) -> "DecodingConfig":
-        if self.opening is not None:
-            check_allowed("decoding.opening", self.opening, ("aspects", "title"))
-            check_once({"decoding.opening": self.opening}, ("aspects",))
-        return self
 
     @property
     def second_try(self) -> "DecodingConfig | None":

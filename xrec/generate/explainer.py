@@ -31,8 +31,7 @@ from xrec.llm.prompt import PairTexts
 class Explanation:
     """The text of the pair at `index`; `failure` says why it cannot be used, if so.
 
-    kind: written by the model, or plain: a sentence from the evidence in its place, or an opening
-        to which the model added nothing.
+    kind: written by the model, or plain: a sentence from the evidence in its place.
     refused: why the last text that was refused could not be used, "" if none was. A text that is
         written and has one is that of the second try.
     """
@@ -105,7 +104,7 @@ class Asked:
     """What the engine is asked for the text of one pair, and what becomes of its completion.
 
     The completion of `prompt_ids` with `params` is that of the second try if the first text was
-    refused, and `decoding` has one. Its ids follow those of `opening`.
+    refused, and `decoding` has one.
     """
 
     def __init__(
@@ -115,15 +114,9 @@ class Asked:
         texts: PairTexts,
         decoding: DecodingConfig,
     ):
-        self._finisher, self._prompt, self._decoding = finisher, prompt, decoding
-        self.texts = texts
-        self.opening = finisher.opening(texts, decoding)
+        self._finisher, self._decoding = finisher, decoding
+        self.prompt_ids, self.texts = list(prompt), texts
         self._accepted, self._refused = "", ""
-
-    @property
-    def prompt_ids(self) -> list[int]:
-        """The prompt, then the opening."""
-        return [*self._prompt, *self.opening]
 
     @property
     def params(self) -> TextParams:
@@ -135,22 +128,21 @@ class Asked:
 
     def unfinished(self, token_ids: list[int]) -> str:
         """What a reader may see of a text that is being written; "" if all of it must wait."""
-        return self._finisher.unfinished([*self.opening, *token_ids], self.texts) or ""
+        return self._finisher.unfinished(token_ids, self.texts) or ""
 
     def whole_sentences(self, token_ids: list[int]) -> str:
         """The sentences of it that have ended; the last one of a text never has."""
-        ids, rules = [*self.opening, *token_ids], self._decoding.text
-        return self._finisher.whole_sentences(ids, self.texts, rules)
+        return self._finisher.whole_sentences(token_ids, self.texts, self._decoding.text)
 
     def passes(self, sentences: str, token_ids: list[int]) -> bool:
         """Whether the `whole_sentences` would pass all checks if the text ended with them."""
         rules = self._decoding.text
-        return self._finisher.passes(sentences, token_ids, self._prompt, self.texts, rules)
+        return self._finisher.passes(sentences, token_ids, self.prompt_ids, self.texts, rules)
 
     def explanation(self, index: int, completion: Completion) -> Explanation:
         """The explanation of the pair at `index`, whose text has ended."""
         text, failure = self._accepted, completion.failure
-        kind = self._finisher.kind(completion, self.texts, self._decoding)
+        kind: ExplanationKind = "written"
         if failure is None and not text:
             text, failure = self._finished(completion)
             if failure is not None:
@@ -160,7 +152,7 @@ class Asked:
         return Explanation(
             index=index,
             text=text,
-            num_prompt_tokens=len(self._prompt),
+            num_prompt_tokens=len(self.prompt_ids),
             num_generated_tokens=len(completion.token_ids),
             finish_reason=completion.finish_reason,
             failure=failure,
@@ -178,7 +170,9 @@ class Asked:
         return failure is not None
 
     def _finished(self, completion: Completion) -> tuple[str, Failure | None]:
-        text, failure = self._finisher.finish(completion, self._prompt, self.texts, self._decoding)
+        text, failure = self._finisher.finish(
+            completion, self.prompt_ids, self.texts, self._decoding
+        )
         if failure is not None:
             self._refused = failure.reason
         return text, failure

@@ -61,16 +61,6 @@ class TextFinisher:
         failure = _failure(self._checker.refusal_of_any(texts, rules.checks))
         return None if failure is None else self.fallback(texts, rules, failure)[1]
 
-    def opening(self, texts: PairTexts, decoding: DecodingConfig) -> list[int]:
-        """The ids that a text of the pair `texts` begins with; they follow the prompt."""
-        if decoding.opening is None or not texts.aspects:
-            return []
-        written = self._checker.as_written(texts)
-        *others, last = [written(chosen.aspect) for chosen in texts.aspects]
-        aspects = f"{', '.join(others)}{decoding.opening_and}{last}" if others else last
-        text = decoding.opening.format(aspects=aspects, title=self._placeholder.text)
-        return self._builder.encode_explanation(text)[:-1]
-
     def finish(
         self,
         completion: Completion,
@@ -81,12 +71,10 @@ class TextFinisher:
         """The explanation that `completion` gives, or a text and the reason why it cannot be used.
 
         `failure_of_any` had nothing against the pair.
-        `prompt` is without the opening, which comes before what the model wrote.
         `texts` are those of the prompt: the item's own title is filled in, and names that stand in
         them are allowed.
         """
-        ids = [*self.opening(texts, decoding), *completion.token_ids]
-        text = self._filled(self._builder.decode(ids), texts)
+        text = self._filled(self._builder.decode(list(completion.token_ids)), texts)
         failure = self._repeats(text, completion.token_ids, prompt, texts, decoding.text)
         if failure is None:
             text, failure = _cut(text, texts.item_title, completion, decoding)
@@ -104,20 +92,6 @@ class TextFinisher:
         shorter = _TAIL.sub("", text)
         is_mended = shorter != text and not self._unfit(shorter, texts, rules)
         return (shorter, None) if is_mended else None
-
-    def kind(
-        self, completion: Completion, texts: PairTexts, decoding: DecodingConfig
-    ) -> ExplanationKind:
-        """Whose the text of `completion` is: it is plain if its opening is all that is left."""
-        begun = self.opening(texts, decoding)
-        if not begun:
-            return "written"
-        opening, text = (
-            self._filled(self._builder.decode(ids), texts)
-            for ids in (begun, [*begun, *completion.token_ids])
-        )
-        text, _ = _cut(text, texts.item_title, completion, decoding)
-        return "written" if len(words(text)) > len(words(opening)) else "plain"
 
     def fallback(
         self, texts: PairTexts, rules: TextConfig, failure: Failure
@@ -139,7 +113,6 @@ class TextFinisher:
     def unfinished(self, token_ids: list[int], texts: PairTexts) -> str | None:
         """What a reader may see of a text that is still being written; None if that must wait.
 
-        `token_ids` begin with the text's opening, if it has one.
         It waits while it ends within a character or place-holder, or with an article that goes if
         the title follows, and while it names another item or solicits.
         """
@@ -168,7 +141,7 @@ class TextFinisher:
     ) -> bool:
         """Whether `finish` would give the `whole_sentences` if the model had ended with them.
 
-        `ids` are what it wrote so far, after the opening.
+        `ids` are what it wrote so far.
         """
         repeats = self._repeats(sentences, ids, prompt, texts, rules)
         return not (repeats or self._unfit(sentences, texts, rules))
@@ -189,9 +162,8 @@ class TextFinisher:
         return _refused(text, own, rules) or self._echo(ids, prompt, texts, rules)
 
     def _echo(self, ids: _Ids, prompt: _Ids, texts: PairTexts, rules: TextConfig) -> Failure | None:
-        """Of what the model wrote, after the opening; the prompt shows titles, so they are filled.
-
-        The opening is a list of aspects that stands in the prompt too.
+        """Why a text that repeats the prompt cannot be used; the prompt shows titles, so they are
+        filled in.
         """
         if not rules.refuses_repetition:
             return None

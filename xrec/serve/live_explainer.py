@@ -200,7 +200,7 @@ class LiveExplainer:
     def _record(self, found: Explanation, first_token_seconds: float, seconds: float) -> None:
         metrics = self._metrics
         metrics.tokens.inc(found.num_prompt_tokens, {"kind": "prompt"})
-        if found.num_generated_tokens:  # none after an opening that was enough; Ray counts no zeros
+        if found.num_generated_tokens:  # Ray counts no zeros
             metrics.tokens.inc(found.num_generated_tokens, {"kind": "generated"})
         metrics.first_token_seconds.observe(first_token_seconds)
         metrics.generation_seconds.observe(seconds)

@@ -150,8 +150,8 @@ class Explanation(BaseModel):
     )
     kind: str = Field(
         description="written: by the model; plain: a sentence made of the evidence, in place of a "
-        "text that was refused, or an opening to which the model added nothing. This, "
-        "num_generated_tokens and finish_reason are those of the whole text if max_words cut it."
+        "text that was refused. This, num_generated_tokens and finish_reason are those of the "
+        "whole text if max_words cut it."
     )
     aspects: tuple[NamedEvidence, ...] = Field(
         description="The aspects that were chosen for the pair, the best first; none unless the "

@@ -405,30 +405,6 @@ def test_finished_text_is_in_the_language_of_the_prompt(
     assert (failure.reason if failure else "") == reason
 
 
-def begun(opening: str, *aspects: str) -> tuple[TextFinisher, PairTexts, DecodingConfig]:
-    """A finisher, a pair with these chosen aspects, and a decoding with the opening."""
-    chosen = tuple(replace(EVIDENCE, aspect=aspect) for aspect in aspects)
-    profile = "Late hours and tea. Guests like the Live Music of The Rusty Fox."
-    texts = PairTexts("", TITLE, profile, chosen, frozenset(aspects))
-    finisher = TextFinisher(builder(), TitleIndex(CATALOGUE), Checker(["late hours", "live music"]))
-    decoding = DecodingConfig(opening=opening, text=TextConfig())
-    return finisher, texts, decoding
-
-
-def test_text_begins_with_the_opening_and_goes_on_with_what_the_model_wrote() -> None:
-    finisher, texts, decoding = begun(
-        "You love {title} for its {aspects}", "late hours", "live music"
-    )
-    written = builder().encode_explanation(", and it is calm.")[:-1]
-    text, failure = finisher.finish(Completion(0, written, "stop"), PROMPT, texts, decoding)
-    assert failure is None
-    assert text == "You love The Rusty Fox for its late hours and Live Music, and it is calm."
-    ids = finisher.opening(texts, decoding)
-    shown = finisher.unfinished([*ids, written[0]], texts)
-    assert shown == "You love The Rusty Fox for its late hours and Live Music,"
-    assert builder().decode(ids) == "You love [title] for its late hours and Live Music"
-
-
 @pytest.mark.parametrize(
     ("sentences", "passes"),
     [
@@ -454,62 +430,3 @@ def test_sentences_pass_if_a_text_of_them_alone_would(
     assert finisher.passes(sentences, ids, prompt, texts, decoding.text) == passes
     _, failure = finisher.finish(Completion(0, ids, "stop"), prompt, texts, decoding)
     assert (failure is None) == passes
-
-
-def test_opening_may_stand_in_the_prompt_and_what_the_model_writes_may_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(text_rules, "_MAX_ECHO_TOKENS", 3)
-    finisher, texts, decoding = begun("Known for {aspects}", "late hours", "live music")
-    prompt = builder().encode_explanation("late hours and Live Music, and it is calm here.")
-    for text, reason in ((" for you.", ""), (", and it is calm here.", "prompt_echo")):
-        written = builder().encode_explanation(text)[:-1]
-        _, failure = finisher.finish(Completion(0, written, "stop"), prompt, texts, decoding)
-        assert (failure.reason if failure else "") == reason
-
-
-def test_aspects_of_an_opening_are_joined_by_what_the_config_says() -> None:
-    finisher, texts, decoding = begun("Wegen {aspects}.", "late hours", "live music", "tea")
-    und = decoding.model_copy(update={"opening_and": " und "})
-    assert builder().decode(finisher.opening(texts, und)) == "Wegen late hours, Live Music und tea."
-    alone = replace(texts, aspects=texts.aspects[:1])
-    assert builder().decode(finisher.opening(alone, und)) == "Wegen late hours."
-
-
-def test_a_whole_opening_to_which_the_model_adds_nothing_is_a_plain_text() -> None:
-    finisher, texts, decoding = begun("You love {title} for its {aspects}.", "late hours")
-    ended = Completion(0, [], "stop")
-    text, failure = finisher.finish(ended, PROMPT, texts, decoding)
-    assert (text, failure) == ("You love The Rusty Fox for its late hours.", None)
-    assert finisher.kind(ended, texts, decoding) == "plain"
-    more = builder().encode_explanation("It is calm.")[:-1]
-    assert finisher.kind(Completion(0, more, "stop"), texts, decoding) == "written"
-    half = builder().tokenizer(" It is also a place where the", add_special_tokens=False)
-    cut = Completion(0, half["input_ids"], "length")
-    assert finisher.finish(cut, PROMPT, texts, decoding)[0] == text
-    assert finisher.kind(cut, texts, decoding) == "plain"
-
-
-def test_text_of_a_pair_without_chosen_aspects_has_no_opening() -> None:
-    finisher, texts, decoding = begun("You love it for its {aspects}")
-    assert finisher.opening(texts, decoding) == []
-    written = builder().encode_explanation("It is calm.")[:-1]
-    assert finisher.finish(Completion(0, written, "stop"), PROMPT, texts, decoding) == (
-        "It is calm.",
-        None,
-    )
-
-
-@pytest.mark.parametrize(
-    ("opening", "expected"),
-    [
-        ("You love it", r"\{aspects\} exactly once, saw it in no part"),
-        ("{aspects} and {aspects}", r"exactly once, saw it in decoding.opening, decoding.opening"),
-        ("{aspects} of {item}", r"holds \{item\}; allowed there: aspects, title"),
-    ],
-)
-def test_opening_without_aspects_or_with_other_placeholders_is_refused(
-    opening: str, expected: str
-) -> None:
-    with pytest.raises(ValueError, match=expected):
-        DecodingConfig(opening=opening)

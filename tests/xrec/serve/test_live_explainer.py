@@ -246,23 +246,6 @@ def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(
     live.engine.stop()
 
 
-def test_stream_begins_with_the_opening_and_the_text_is_that_of_the_closed_engine(
-    town: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoding = {**DECODING, "opening": "You love {title} for its {aspects}"}
-    live = load_live(serve_config(town, decoding=decoding))
-    choosing(live, monkeypatch, aspects=TEA[:1])
-    explainer, pair = live._explainer, Pair(2, 3)
-    said = explainer.pairs.texts(pair)
-    (expected,) = explainer.explain([explainer.pairs.prompt(pair)], [said], live._decoding)
-    _, end = streamed(live, asked(USERS[2], ITEMS[3]))
-    live.engine.stop()
-    assert isinstance(end, Explained)
-    assert end.text.startswith(f"You love {said.item_title} for its tea")
-    assert end.text == expected.text
-    assert end.num_generated_tokens == expected.num_generated_tokens > 0
-
-
 async def num_decoded(live: LiveExplainer) -> int:
     """How many tokens the engine has decoded once it is idle."""
     while not live.engine.core.is_idle:
