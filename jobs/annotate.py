@@ -9,13 +9,13 @@ from cluster.room import demand_of_actors
 from jobs.output import Output
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.driver import run_annotate
-from xrec.annotate.formats import KIND, RECORD, begun_files, identify_annotations
+from xrec.annotate.formats import KIND, begun_files, identify_annotations
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.plan import look_at_reviews
 from xrec.annotate.source import file_hashes, find_review_files
 from xrec.annotate.store import keep_source
 from xrec.config.annotate import AnnotateConfig, PhrasesAnnotator
-from xrec.storage import Manifest, check_artifacts, location_of
+from xrec.storage import RUN_RECORD, Manifest, check_artifacts, location_of
 
 
 def output(config: AnnotateConfig, *, exact: bool = True) -> Output:
@@ -34,7 +34,7 @@ def output(config: AnnotateConfig, *, exact: bool = True) -> Output:
         identity.config,
         identity.inputs,
         unchecked=() if exact else (*files, *unknown),
-        records=(RECORD,),
+        records=(RUN_RECORD,),
     )
 
 

@@ -12,7 +12,6 @@ from xrec.annotate.annotator import STAGES, AnnotatorSpec, Stage
 from xrec.annotate.formats import (
     KIND,
     MERGED,
-    RECORD,
     begun_files,
     identify_annotations,
     stage_format,
@@ -29,6 +28,7 @@ from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError
 from xrec.progress import counter
 from xrec.storage import (
+    RUN_RECORD,
     Manifest,
     content_hash,
     location_of,
@@ -122,9 +122,9 @@ def _check_carried(config: AnnotateConfig) -> None:
     """Raise ArtifactNotFoundError if annotations that were never begun are to be carried."""
     if config.carry_from is None:
         return
-    if not (open_location(config.carry_from, config.storage) / RECORD).is_file():
+    if not (open_location(config.carry_from, config.storage) / RUN_RECORD).is_file():
         raise ArtifactNotFoundError(
-            f"carry_from: {config.carry_from}: there are no annotations ({RECORD} is missing); "
+            f"carry_from: {config.carry_from}: there are no annotations ({RUN_RECORD} is missing); "
             "check the URI"
         )
 

@@ -12,14 +12,12 @@ from xrec.annotate.annotator import AnnotatorSpec, Stage
 from xrec.bulk import Identity, RowFormat
 from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig
 from xrec.errors import StorageNotFoundError
-from xrec.storage import Kind, Location, is_begun, run_fingerprint
+from xrec.storage import RUN_RECORD, Kind, Location
 
 KIND: Kind = "annotations"
 NO_REVIEWS, EMPTY_REVIEW, SOLICITS = "no_reviews", "empty_review", "solicits"
 MERGED = "merged_aspects.json"
 """Aspects of the vocabulary that are another one by their vectors, and that one."""
-RECORD = "run.json"
-"""Whose run an output is, written before anything else: JSON with run, config and inputs."""
 
 KEYS: Mapping[Stage, tuple[str, ...]] = {
     "items": ("item_id",),
@@ -112,23 +110,10 @@ def identify_annotations(
     )
 
 
-def begin(output: Location, identity: Identity) -> None:
-    """Write whose run the output is, unless it is there.
-
-    Raises ArtifactMismatchError, with the fields that differ, if it is another run's.
-    """
-    named = (KIND, identity.config, identity.inputs)
-    if is_begun(output, RECORD, *named):
-        return
-    run = {"run": run_fingerprint(*named), "config": identity.config, "inputs": identity.inputs}
-    if not (output / RECORD).create_bytes(json.dumps(run, indent=2).encode()):
-        is_begun(output, RECORD, *named)  # another was first
-
-
 def begun_files(output: Location) -> dict[str, str]:
-    """The hashes of the source's files, by table, of the run that `begin` noted; none if none."""
+    """The hashes of the source's files, by table, of the run that is begun; none if none is."""
     try:
-        inputs: dict[str, str] = json.loads((output / RECORD).read_text())["inputs"]
+        inputs: dict[str, str] = json.loads((output / RUN_RECORD).read_text())["inputs"]
     except StorageNotFoundError:
         return {}
     return {table: inputs[table] for table in REVIEW_COLUMNS if table in inputs}

@@ -22,14 +22,14 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.formats import begin, identify_annotations
+from xrec.annotate.formats import KIND, identify_annotations
 from xrec.annotate.keep import KeptReviews, keep_reviews, listed
 from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
 from xrec.config.annotate import AnnotateConfig
 from xrec.data.source import check_rejected_share, count_reasons, rejected_table
 from xrec.errors import StorageNotFoundError
 from xrec.schemas import ITEM_DETAILS, REJECTED, REVIEWS
-from xrec.storage import Location, check_access, location_of, read_table, write_table
+from xrec.storage import Location, check_access, claim, location_of, read_table, write_table
 
 logger = logging.getLogger("xrec")
 
@@ -75,7 +75,8 @@ def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
     output = location_of(config, "annotations")
     check_access(output, config.storage)
     files = find_review_files(config)
-    begin(output, identify_annotations(config, spec, file_hashes(files)))
+    identity = identify_annotations(config, spec, file_hashes(files))
+    claim(output, KIND, identity.config, identity.inputs)
     record = read_record(output)
     if record is None:
         raw = read_reviews(config, files)

@@ -24,10 +24,10 @@ from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.storage import (
     Location,
     Manifest,
-    content_hash,
     open_location,
     read_content,
     read_manifest,
+    write_contents,
     write_manifest,
 )
 
@@ -50,9 +50,7 @@ def write_aspects(
         WEIGHTS: (json.dumps(asdict(scorer.weights), indent=1) + "\n").encode(),
         NEIGHBOURS: _neighbours_bytes(scorer.neighbours),
     }
-    for name, content in contents.items():
-        (location / name).write_bytes(content)
-    files = {name: content_hash(content) for name, content in contents.items()}
+    files = write_contents(location, contents)
     return write_manifest(
         location,
         "aspects",

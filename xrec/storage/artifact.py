@@ -24,6 +24,8 @@ from xrec.storage.location import Location
 from xrec.version import __version__
 
 MANIFEST = "manifest.json"
+RUN_RECORD = "run.json"
+"""Whose run a folder is, written before anything else: JSON with run, config and inputs."""
 SCHEMA_VERSION = 1
 
 Kind = Literal[
@@ -135,25 +137,26 @@ def finished(
     )
 
 
-def is_begun(
-    output: Location, record: str, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
-) -> bool:
-    """True if this very run was begun at `output`; False if no run was.
+def claim(
+    folder: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> None:
+    """Make the folder this run's by `RUN_RECORD`; it may be this run's already.
 
-    `record` is the file that a run writes when it begins: JSON with run, config and inputs. Raises
-    ArtifactMismatchError, with the fields that differ, if the record is of another run.
+    `config` and `inputs` are what `write_manifest` takes. Raises ArtifactMismatchError if the
+    folder is another run's, and names each field that differs with both values.
     """
-    try:
-        there = json.loads((output / record).read_text())
-    except StorageNotFoundError:
-        return False
-    if there["run"] == run_fingerprint(kind, config, inputs):
-        return True
+    record = {"config": dict(config), "inputs": dict(inputs)}
+    run = run_fingerprint(kind, config, inputs)
+    if (folder / RUN_RECORD).create_bytes(json.dumps({"run": run, **record}, indent=1).encode()):
+        return
+    there = json.loads((folder / RUN_RECORD).read_text())
+    if there["run"] == run:
+        return
     differences = differing_fields(
         {**there["config"], "inputs": there["inputs"]}, {**config, "inputs": dict(inputs)}
     )
     raise ArtifactMismatchError(
-        f"{output}: holds another run, begun and not finished:\n"
+        f"{folder}: holds another run, begun and not finished:\n"
         + "\n".join(f"  {line}" for line in differences)
         + f"\ngive another output URI ({kind}), or let xrec run --redo make it again"
     )

@@ -21,12 +21,11 @@ from xrec.errors import ConfigError
 from xrec.graph.artifact import check_graph_of_dataset, read_graph
 from xrec.llm.model import check_quantization
 from xrec.llm.source import anywhere, model_fingerprint, public_name, resolve_model
-from xrec.storage import Manifest, finished, location_of, manifest_of, run_fingerprint
+from xrec.storage import Manifest, claim, finished, location_of, manifest_of, run_fingerprint
 from xrec.train.adapter_worker import train_worker
 from xrec.train.checkpoint import (
     AdapterProgress,
     Tensors,
-    claim,
     read_best_adapter,
     read_progress,
 )

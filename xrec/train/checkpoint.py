@@ -29,7 +29,6 @@ from torch import Tensor
 
 from xrec.adapter.artifact import WEIGHTS
 from xrec.errors import ArtifactMismatchError
-from xrec.storage import Kind, Location, is_begun, run_fingerprint
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -42,23 +41,8 @@ LossScale = tuple[float, int]
 ReadFile = Callable[[str], bytes]
 """Returns the content of a checkpoint's file, by name."""
 
-_RUN = "run.json"
 _PROGRESS = "progress.json"
 _STATE = "state.safetensors"
-
-
-def claim(
-    checkpoints: Location, kind: Kind, config: Mapping[str, Any], inputs: Mapping[str, str]
-) -> None:
-    """Make the folder of checkpoints this run's; it may be this run's already.
-
-    `config` and `inputs` are what `write_manifest` takes. Raises ArtifactMismatchError if the
-    folder is another run's, and names each field that differs with both values.
-    """
-    if not is_begun(checkpoints, _RUN, kind, config, inputs):
-        run = run_fingerprint(kind, config, inputs)
-        record = {"run": run, "config": dict(config), "inputs": dict(inputs)}
-        (checkpoints / _RUN).write_bytes(json.dumps(record, indent=1).encode())
 
 
 @dataclass(frozen=True)

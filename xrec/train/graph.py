@@ -25,8 +25,8 @@ from xrec.graph.leave_out import (
     without_fold,
 )
 from xrec.graph.ranking import ranking_report
-from xrec.storage import Manifest, finished, location_of, read_manifest, run_fingerprint
-from xrec.train.checkpoint import GraphProgress, claim, read_progress, read_rows
+from xrec.storage import Manifest, claim, finished, location_of, read_manifest, run_fingerprint
+from xrec.train.checkpoint import GraphProgress, read_progress, read_rows
 from xrec.train.graph_model import RECALL, SCORE, GraphData, split_edges
 from xrec.train.graph_worker import train_worker
 from xrec.train.lease import CHECKPOINTS, only_driver

@@ -4,7 +4,7 @@
                 ^──────────── queue of reports ──────────────┘
 
 The job initialises Ray. Checkpoints lie below `storage`, and a run goes on from the last one that
-is there. Whoever calls `fit` makes sure that they are of this run (`xrec.train.checkpoint.claim`)
+is there. Whoever calls `fit` makes sure that they are of this run (`xrec.storage.claim`)
 and deletes them when they are no longer needed.
 
 While it trains, the driver exports series through Ray, for Prometheus. All have the label `job`:

@@ -7,7 +7,7 @@ import torch
 
 from xrec.errors import ArtifactMismatchError
 from xrec.graph.partition import Partition, RowBlocks
-from xrec.storage import open_location
+from xrec.storage import claim, open_location
 from xrec.train.checkpoint import (
     ROWS,
     AdapterProgress,
@@ -15,7 +15,6 @@ from xrec.train.checkpoint import (
     ReadFile,
     WholeState,
     adapter_files,
-    claim,
     progress_file,
     read_best_adapter,
     read_progress,

@@ -20,8 +20,8 @@ from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.data import BaselineData, build_data
 from xrec.lab.baselines.trainer import BEST, BaselineProgress, BaselineTrainer, Workers
 from xrec.llm.source import model_fingerprint
-from xrec.storage import Manifest, finished, read_manifest, run_fingerprint
-from xrec.train.checkpoint import Tensors, claim, read_progress
+from xrec.storage import Manifest, claim, finished, read_manifest, run_fingerprint
+from xrec.train.checkpoint import Tensors, read_progress
 from xrec.train.lease import CHECKPOINTS
 from xrec.train.ray_driver import fit
 from xrec.train.ray_worker import last_checkpoint, rank, report, worker_device, world_size
