@@ -34,21 +34,6 @@ class SpectralConfig(Config):
     )
 
 
-class AspectNodesConfig(Config):
-    """The dataset's aspects as nodes beside users and items (xrec/graph/aspects.py)."""
-
-    sentiment: Literal["all", "positive", "not_negative"] = Field(
-        "all",
-        description="Which mentions count: all, the positive ones, or all but the negative ones.",
-    )
-    loss_weight: float = Field(
-        0.1,
-        ge=0,
-        description="Weight of the aspects' loss, the same sampled softmax, beside 1 of the "
-        "interactions'.",
-    )
-
-
 class GraphModelConfig(Config):
     """LightGCN (arXiv 2002.02126)."""
 
@@ -58,10 +43,10 @@ class GraphModelConfig(Config):
     num_layers: int = Field(
         2, ge=0, description="Number of propagation layers. 0 is plain matrix factorization."
     )
-    aspects: AspectNodesConfig | None = Field(
-        None,
-        description="Aspects as nodes of the graph, for a dataset that has them: {} takes the "
-        "defaults, null leaves them out.",
+    aspects: bool = Field(
+        False,
+        description="Whether the dataset's aspects are nodes beside users and items "
+        "(xrec/graph/aspects.py); it must have some.",
     )
     initialization: Literal["random", "spectral"] = Field(
         "spectral", description="What the layer-0 embeddings start from."

@@ -36,18 +36,12 @@ def bootstrap_mean(
 
     The interval ends at the 2.5 and 97.5 percentiles of `num_samples` resampled means.
     Whole groups are drawn with replacement, as many as there are; a sample's mean is over all
-    values of the groups drawn. One group alone has no interval. Raises ValueError if there is no
-    value, one is not finite, or `groups` is not (N,).
+    values of the groups drawn. One group alone has no interval. There must be a value, and all are
+    finite.
     """
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(
-            f"expected one or more finite numbers in one dimension, saw shape {array.shape}"
-        )
-    if len(groups) != array.size:
-        raise ValueError(
-            f"{array.size} values and {len(groups)} groups; expected the group of each value"
-        )
+    assert array.shape == (len(groups),)
+    assert np.isfinite(array).all()
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     if len(numbers) < 2:
         return Estimate(float(array.mean()))

@@ -166,7 +166,7 @@ def score_pairs(
 ) -> list[ScoredPair]:
     """The rows with their scores, by the own vector and by another user's.
 
-    Both texts have passed the same rules. Raises ValueError for rows of fewer than two users.
+    Both texts have passed the same rules. The rows must be of two users or more.
     """
     pairs = [pair for pair, _ in rows]
     others = [
@@ -189,14 +189,10 @@ def other_users(user_ids: Sequence[str], seed: int) -> list[str]:
     """Another user for each pair's user: the next one in a seeded ring of the distinct users.
 
     Each user stands in for exactly one other, whatever the order of the pairs; all pairs of a user
-    get the same other. Raises ValueError if there are fewer than two users.
+    get the same other. There must be two users at least.
     """
     distinct = sorted(set(user_ids))
-    if len(distinct) < 2:
-        raise ValueError(
-            f"{len(distinct)} distinct user(s) in {len(user_ids)} pairs; another user's vector "
-            "needs at least 2: evaluate more pairs"
-        )
+    assert len(distinct) > 1
     ring = [distinct[index] for index in np.random.default_rng(seed).permutation(len(distinct))]
     following = dict(zip(ring, ring[1:] + ring[:1], strict=True))
     return [following[user_id] for user_id in user_ids]

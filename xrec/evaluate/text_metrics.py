@@ -19,7 +19,6 @@ def corpus_bleu(explanations: Sequence[str], references: Sequence[str]) -> float
 
     These are sacrebleu's defaults: 13a tokens, exponential smoothing (arXiv 1804.08771).
     """
-    _check_lengths(explanations, references)
     return float(BLEU().corpus_score(list(explanations), [list(references)]).score)
 
 
@@ -28,7 +27,6 @@ def rouge_l(explanations: Sequence[str], references: Sequence[str]) -> NDArray[n
 
     That library's words are runs of a-z and 0-9: text in other scripts scores 0.
     """
-    _check_lengths(explanations, references)
     scorer = RougeScorer(["rougeL"])
     return np.array(
         [
@@ -98,11 +96,3 @@ def chance_level(aspects: Sequence[Sequence[str]]) -> float:
 
 def _canonical(phrase: str) -> str:
     return " ".join(phrase.lower().split())
-
-
-def _check_lengths(explanations: Sequence[str], references: Sequence[str]) -> None:
-    if len(explanations) != len(references):
-        raise ValueError(
-            f"{len(explanations)} explanations and {len(references)} references; expected one "
-            "reference for each explanation"
-        )

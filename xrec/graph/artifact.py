@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -19,9 +18,9 @@ from xrec.errors import ArtifactMismatchError, DataError
 from xrec.storage import (
     Location,
     Manifest,
-    content_hash,
     read_content,
     read_manifest,
+    write_contents,
     write_manifest,
 )
 
@@ -81,10 +80,8 @@ def write_graph(
     `embeddings` comes from `embeddings_bytes`; `history` has one row for each epoch. `more` are
     further files that the fingerprint depends on, by name.
     """
-    tables = parse_embeddings(embeddings, str(location / EMBEDDINGS))
-    files = {EMBEDDINGS: embeddings, **(more or {})}
-    for name, content in files.items():
-        (location / name).write_bytes(content)
+    tables = parse_embeddings(embeddings)
+    files = write_contents(location, {EMBEDDINGS: embeddings, **(more or {})})
     lines = "".join(json.dumps(row) + "\n" for row in history)
     (location / METRICS).write_bytes(lines.encode())
     return write_manifest(
@@ -92,15 +89,10 @@ def write_graph(
         "graph",
         config=config,
         inputs=inputs,
-        files={name: content_hash(content) for name, content in files.items()},
+        files=files,
         row_counts={name: len(table) for name, table in tables.items()},
         metrics=metrics,
     )
-
-
-def read_metrics(location: Location) -> list[dict[str, Any]]:
-    """Return the rows of `metrics.jsonl` at `location`; raise StorageNotFoundError if absent."""
-    return [json.loads(line) for line in (location / METRICS).read_text().splitlines()]
 
 
 def read_graph(location: Location) -> GraphEmbeddings:
@@ -111,7 +103,7 @@ def read_graph(location: Location) -> GraphEmbeddings:
     """
     manifest = read_manifest(location, "graph")
     data = read_content(location, manifest, EMBEDDINGS, remedy="make the graph again")
-    tables = parse_embeddings(data, str(location / EMBEDDINGS))
+    tables = parse_embeddings(data)
     return GraphEmbeddings(manifest=manifest, **tables)
 
 
@@ -130,22 +122,10 @@ def check_graph_of_dataset(
         )
 
 
-def parse_embeddings(data: bytes, name: str) -> dict[str, Tensor]:
+def parse_embeddings(data: bytes) -> dict[str, Tensor]:
     """Return users (U, D), items (I, D) and, if they are there, aspects (A, D) by name.
 
-    `data` is the content of a safetensors file.
-
-    Raises ArtifactMismatchError if it is no such file; the message calls the file `name`.
+    `data` is what `embeddings_bytes` made.
     """
-    try:
-        tensors = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise ArtifactMismatchError(
-            f"{name}: not a readable safetensors file ({error}); make the graph again"
-        ) from error
-    if not {"users", "items"} <= set(tensors) <= {"users", "items", "aspects"}:
-        raise ArtifactMismatchError(
-            f"{name}: expected the tensors users and items, and maybe aspects, "
-            f"saw {sorted(tensors)}; make the graph again"
-        )
+    tensors = safetensors.torch.load(data)
     return {table: tensors[table] for table in ("users", "items", "aspects") if table in tensors}

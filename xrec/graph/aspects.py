@@ -17,7 +17,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from xrec.config.graph import AspectNodesConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError
 
@@ -79,21 +78,19 @@ def aspect_edges(
     return AspectEdges(nodes[there], aspects[there], weights[there], num_aspects)
 
 
-def dataset_aspect_edges(dataset: Dataset, config: AspectNodesConfig | None) -> AspectEdges:
+def dataset_aspect_edges(dataset: Dataset) -> AspectEdges:
     """Return the edges of the dataset's aspects, from counts of training reviews.
 
-    Without a config there are none. Raises DataError if the dataset has no aspects.
+    Raises DataError if the dataset has no aspects.
     """
-    if config is None:
-        return NO_ASPECTS
     if dataset.aspects is None or dataset.item_aspects is None or dataset.user_aspects is None:
         raise DataError(
             "model.aspects is set, but the dataset has no aspects: expected one that was prepared "
-            "from annotations (`xrec annotate`); prepare it so, or set model.aspects=null"
+            "from annotations (`xrec annotate`); prepare it so, or set model.aspects=false"
         )
     return aspect_edges(
-        _counts(dataset.user_aspects, "user_index", config.sentiment, dataset.aspects.num_rows),
-        _counts(dataset.item_aspects, "item_index", config.sentiment, dataset.aspects.num_rows),
+        _counts(dataset.user_aspects, "user_index", dataset.aspects.num_rows),
+        _counts(dataset.item_aspects, "item_index", dataset.aspects.num_rows),
         num_users=dataset.num_users,
         num_items=dataset.num_items,
         num_aspects=dataset.aspects.num_rows,
@@ -111,16 +108,9 @@ def check_aspects(indices: npt.NDArray[np.int64], num_aspects: int, table: str) 
         )
 
 
-def _counts(table: pa.Table, row: str, sentiment: str, num_aspects: int) -> AspectCounts:
-    columns = {
-        name: torch.from_numpy(table[name].to_numpy().astype(np.int64))
-        for name in (row, "aspect_index", "num_reviews", "num_positive", "num_negative")
-    }
-    counts = {
-        "all": columns["num_reviews"],
-        "positive": columns["num_positive"],
-        "not_negative": columns["num_reviews"] - columns["num_negative"],
-    }[sentiment]
-    check_aspects(columns["aspect_index"].numpy(), num_aspects, f"{row.split('_')[0]}_aspects")
-    there = counts > 0
-    return AspectCounts(columns[row][there], columns["aspect_index"][there], counts[there])
+def _counts(table: pa.Table, row: str, num_aspects: int) -> AspectCounts:
+    rows, aspects, counts = (
+        table[name].to_numpy().astype(np.int64) for name in (row, "aspect_index", "num_reviews")
+    )
+    check_aspects(aspects, num_aspects, f"{row.split('_')[0]}_aspects")
+    return AspectCounts(*map(torch.from_numpy, (rows, aspects, counts)))

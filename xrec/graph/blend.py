@@ -22,10 +22,8 @@ def blend(trained: Vectors, start: Vectors, weight: float) -> Vectors:
     The sum is the scores of `trained` plus `weight` times those of `start`. Before that, `start` is
     scaled by c, so that its scores have the Frobenius norm of the scores of `trained`. Both sides
     get the square root of each singular value; the entry of largest magnitude of each item column
-    is positive. Takes time O((U + I) D^2). Raises ValueError for a negative weight.
+    is positive. Takes time O((U + I) D^2).
     """
-    if weight < 0:
-        raise ValueError(f"weight must be at least 0, saw {weight}")
     norm_of_start = score_norm(start)
     if weight == 0 or norm_of_start == 0:
         return trained

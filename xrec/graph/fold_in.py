@@ -61,19 +61,17 @@ class FoldIn:
     def users(self, edges: Tensor) -> Tensor:
         """Return vectors (N, D) float32 of the new users 0 to N - 1.
 
-        `edges` (2, E) int64 has new users in row 0 and the indices of their items in row 1; a pair
-        that stands there twice counts once. Raises ValueError for a user without items or an index
-        out of range.
+        `edges` (2, E) int64 has new users in row 0, each at least once, and the indices of their
+        items in row 1; a pair that stands there twice counts once.
         """
-        return self._users.vectors(edges, "user", "item")
+        return self._users.vectors(edges)
 
     def items(self, edges: Tensor) -> Tensor:
         """Return vectors (N, D) float32 of the new items 0 to N - 1.
 
-        `edges` (2, E) int64 has new items in row 0 and the indices of their users in row 1. Raises
-        ValueError as `users` does.
+        `edges` (2, E) int64 has new items in row 0, and the indices of their users in row 1.
         """
-        return self._items.vectors(edges, "item", "user")
+        return self._items.vectors(edges)
 
 
 @dataclass(frozen=True)
@@ -101,20 +99,14 @@ class _Side:
         weight = _ridge(means, F.normalize(table[fitted].float(), dim=1))
         return cls(neighbours, weight, _Line.fit(degrees[fitted].log(), lengths[fitted].log()))
 
-    def vectors(self, edges: Tensor, this: str, other: str) -> Tensor:
+    def vectors(self, edges: Tensor) -> Tensor:
         """Return vectors (N, D) float32 of the new users or items that `edges` (2, E) describes.
 
-        Row 0 has their numbers 0 to N - 1, row 1 the rows of `neighbours`. `this` and `other` are
-        "user" and "item", for messages.
+        Row 0 has their numbers 0 to N - 1, row 1 the rows of `neighbours`.
         """
-        edges = _distinct(edges, len(self.neighbours), other)
+        edges = coalesce(edges)  # sorted, and each once
         degrees = torch.bincount(edges[0])
-        if bool((degrees == 0).any()):
-            number = int((degrees == 0).nonzero()[0])
-            raise ValueError(
-                f"{this} {number} of {len(degrees)} has no {other}: there is nothing to compute "
-                f"its vector from; leave that {this} out"
-            )
+        assert degrees.all(), "who has no neighbours has no vector"
         directions = F.normalize(
             _mean_directions(self.neighbours, edges, len(degrees)) @ self.weight, dim=1
         )
@@ -184,18 +176,6 @@ def _spread(usable: Tensor) -> Tensor:
     step = -(-len(indices) // _MOST_FITTED)
     spread: Tensor = indices[::step]
     return spread
-
-
-def _distinct(edges: Tensor, num_neighbours: int, other: str) -> Tensor:
-    """Return `edges` (2, E) sorted and each once; raise ValueError for an index out of range."""
-    wrong = edges[1][(edges[1] < 0) | (edges[1] >= num_neighbours)]
-    if len(wrong):
-        raise ValueError(
-            f"{other} index {int(wrong[0])} is out of range; "
-            f"expected 0 to {num_neighbours - 1}, the trained {other}s"
-        )
-    distinct: Tensor = coalesce(edges)
-    return distinct
 
 
 def extend_with_new(

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from xrec.data.aspects import aspect_counts, visited_aspects
 from xrec.data.dataset import Dataset, edges_of, pair_keys
-from xrec.errors import DataError
 from xrec.graph.artifact import parse_embeddings
 from xrec.storage import Location, Manifest, read_content
 
@@ -39,21 +38,15 @@ class TrainingVectors:
 def read_training_vectors(
     location: Location, graph: Manifest, dataset: Dataset
 ) -> TrainingVectors | None:
-    """The vectors beside the `graph` at `location`; None if it was trained without folds.
+    """The vectors beside the `graph` of the dataset; None if it was trained without folds.
 
-    Raises ArtifactMismatchError if the file is not that of the manifest, DataError if it has not a
-    row for each explained training pair.
+    Raises ArtifactMismatchError if the file is not that of the manifest.
     """
     if TRAINING_VECTORS not in graph.files:
         return None
     data = read_content(location, graph, TRAINING_VECTORS, remedy="make the graph again")
-    vectors = TrainingVectors(**parse_embeddings(data, str(location / TRAINING_VECTORS)))
-    num_pairs = dataset.explained_pairs("train").num_rows
-    if not len(vectors.users) == len(vectors.items) == num_pairs:
-        raise DataError(
-            f"{location / TRAINING_VECTORS}: {len(vectors.users)} and {len(vectors.items)} vectors "
-            f"for {num_pairs} explained training pairs; train the graph of this dataset"
-        )
+    vectors = TrainingVectors(**parse_embeddings(data))
+    assert len(vectors.users) == dataset.explained_pairs("train").num_rows
     return vectors
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xrec.errors import TrainingError
 from xrec.graph.partition import Partition
 
 
@@ -33,14 +32,14 @@ class LightGCN(nn.Module):
     ) -> None:
         """Take `embeddings` (n, D) float32 as the start of this worker's rows.
 
-        They come from `random_embeddings` or `spectral_embeddings`. Raises ValueError if their
-        number is not that of this worker's rows, TrainingError if a value is NaN or infinity.
+        They come from `random_embeddings` or `spectral_embeddings`, and are finite.
         """
         super().__init__()
         self.partition = partition or Partition.whole(embeddings.shape[0])
         self.num_users = num_users
         self.num_layers = num_layers
-        _check_start(embeddings, self.partition)
+        assert len(embeddings) == self.partition.blocks.block_size
+        assert embeddings.isfinite().all()
         # One table for users and items, so that a layer is one product and Adam has one parameter.
         self.embeddings = nn.Parameter(embeddings)
 
@@ -99,20 +98,4 @@ class _SymmetricProduct(torch.autograd.Function):
             ctx.adjacency @ ctx.partition.all_gather(gradient),
             None,
             gradient if ctx.needs_input_grad[3] else None,
-        )
-
-
-def _check_start(embeddings: Tensor, partition: Partition) -> None:
-    if embeddings.ndim != 2 or embeddings.shape[0] != partition.blocks.block_size:
-        raise ValueError(
-            f"embeddings must have the shape ({partition.blocks.block_size}, D), a row for each of "
-            f"this worker's nodes; saw {tuple(embeddings.shape)}"
-        )
-    wrong = ~embeddings.isfinite().all(dim=1)
-    if bool(wrong.any()):
-        node = int(partition.node_ids[wrong.cpu()][0])
-        raise TrainingError(
-            f"the layer-0 embeddings of {int(wrong.sum())} nodes hold NaN or infinity, the first of"
-            f" node {node} (users first, then items); expected finite numbers: start again without "
-            "this checkpoint, with another training.seed or model.spectral"
         )

@@ -41,14 +41,10 @@ class RowBlocks:
 
         Nodes are dealt by descending degree, to the blocks 1 to W, then W to 1, and so on. Within a
         block they stand in their own order, empty rows last. The result depends on the arguments
-        only. Raises ValueError if there are fewer nodes than blocks.
+        only. There must be a node for each block.
         """
         num_nodes = len(degrees)
-        if not 1 <= num_blocks <= num_nodes:
-            raise ValueError(
-                f"{num_nodes} nodes cannot be dealt to {num_blocks} blocks; "
-                f"expected 1 to {num_nodes} blocks: use fewer workers"
-            )
+        assert 1 <= num_blocks <= num_nodes
         padded = degrees.new_full((-(-num_nodes // num_blocks) * num_blocks,), num_nodes)
         padded[:num_nodes] = degrees.argsort(descending=True, stable=True)
         rounds = padded.view(-1, num_blocks)

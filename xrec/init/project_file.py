@@ -109,7 +109,7 @@ $graph_aspects
     steps_per_epoch: $steps_per_epoch
     micro_batch_size: $graph_micro_batch
 """
-_GRAPH_ASPECTS = "    aspects: {}  # what reviews mention: nodes beside users and items"
+_GRAPH_ASPECTS = "    aspects: true  # what reviews mention: nodes beside users and items"
 _TRAIN_ASPECTS = """\
 # Which aspects of an item to name to a user.
 train-aspects: {}

@@ -51,7 +51,7 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
         return done
     target = location_of(config, "graph")
     dataset = read_dataset(location_of(config, "dataset"))
-    data = GraphData.of(dataset, config.model.aspects)
+    data = GraphData.of(dataset, with_aspects=config.model.aspects)
     _check(dataset, data, config)
     settings, inputs = graph_identity(config)
     run = run_fingerprint("graph", settings, inputs)
@@ -107,7 +107,8 @@ def _training_vectors(
     found = TrainingVectors(*(torch.zeros(pairs.shape[1], whole.shape[1]) for _ in range(2)))
     for fold in range(num_folds):
         logger.info("without part %d of %d of the explained pairs", fold + 1, num_folds)
-        data = GraphData.of(without_fold(dataset, fold, num_folds), config.model.aspects)
+        part = without_fold(dataset, fold, num_folds)
+        data = GraphData.of(part, with_aspects=config.model.aspects)
         _, vectors = _train(of_fold, data, f"{run}-{fold}", fold)
         users, items, _ = _tables(data, vectors)
         users, items = turned_onto(torch.cat([users, items]), whole).split([len(users), len(items)])

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xrec.config.graph import (
-    AspectNodesConfig,
     BPRLossConfig,
     GraphModelConfig,
     GraphTrainingConfig,
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
 K = 20
 RECALL, SCORE = f"recall@{K}", f"ndcg@{K}"
 
+ASPECT_LOSS_WEIGHT = 0.1
+"""Weight of the aspects' loss beside 1 of the interactions'."""
 _ASPECT_SEED = 1_000_003  # the batches of interactions must not depend on aspects
 
 
@@ -61,13 +62,13 @@ class GraphData:
     aspects: AspectEdges = NO_ASPECTS
 
     @classmethod
-    def of(cls, dataset: Dataset, aspects: AspectNodesConfig | None) -> "GraphData":
+    def of(cls, dataset: Dataset, *, with_aspects: bool) -> "GraphData":
         """Return those of `dataset`; raises DataError if it has no aspects and shall have some."""
         return cls(
             split_edges(dataset, "train"),
             dataset.num_users,
             dataset.num_items,
-            dataset_aspect_edges(dataset, aspects),
+            dataset_aspect_edges(dataset) if with_aspects else NO_ASPECTS,
         )
 
     @property
@@ -176,12 +177,10 @@ class AspectLoss:
     """
 
     def __init__(self, data: GraphData, config: PretrainGraphConfig) -> None:
-        """Take the loss's kind from `config.training`, its weight from `config.model.aspects`."""
-        assert config.model.aspects is not None
+        """Take the loss's kind from `config.training`."""
         aspects, num_nodes = data.aspects, data.num_users + data.num_items
         has_all = torch.bincount(aspects.nodes, minlength=num_nodes) == aspects.num_aspects
         self._edges = aspects.pairs[:, ~has_all[aspects.nodes]]
-        self._weight = config.model.aspects.loss_weight
         self._training = config.training
         self._num_items = data.num_items
         self._objective = build_objective(
@@ -214,7 +213,7 @@ class AspectLoss:
         part = batch_loss(
             nodes, aspects, batch, self._objective, rank=rank(), world_size=world_size()
         )
-        return self._weight * part
+        return ASPECT_LOSS_WEIGHT * part
 
 
 def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEngine":

@@ -80,7 +80,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     dataset = read_dataset(location_of(config, "dataset"))
     if loop_config["fold"] is not None:
         dataset = without_fold(dataset, loop_config["fold"], config.folds)
-    data = GraphData.of(dataset, config.model.aspects)
+    data = GraphData.of(dataset, with_aspects=config.model.aspects)
     worker = GraphWorker(config, data, run=loop_config["run"])
     validation = HeldOut.of(dataset, "validation").part(rank(), world_size())
     while not worker.has_finished:
@@ -96,9 +96,8 @@ class GraphWorker:
         Raises ArtifactMismatchError if the checkpoint is of another run.
         """
         self._training, self._data = config.training, data
-        aspects, device = config.model.aspects, worker_device()
-        has_aspect_loss = aspects and aspects.loss_weight and len(data.aspects)
-        self._aspect_loss = AspectLoss(data, config) if has_aspect_loss else None
+        device = worker_device()
+        self._aspect_loss = AspectLoss(data, config) if len(data.aspects) else None
         self._objective: Objective = build_objective(
             config.training.loss, data.edges, data.num_users, data.num_items
         )

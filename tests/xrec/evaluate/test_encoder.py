@@ -100,11 +100,6 @@ def test_texts_longer_than_the_encoder_are_cut_to_its_positions(encoder):
     assert encoder.encode(["cat " * 50]).token_vectors.shape == (1, 12, 16)
 
 
-def test_scores_of_unequal_lengths_are_refused(encoder):
-    with pytest.raises(ValueError, match="2 explanations and 1 references"):
-        embedding_scores(encoder, ["a", "b"], ["a"], batch_size=2)
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from xrec import schemas
-from xrec.config.graph import AspectNodesConfig
 from xrec.data import Dataset
 from xrec.errors import DataError
-from xrec.graph.aspects import NO_ASPECTS, AspectCounts, aspect_edges, dataset_aspect_edges
+from xrec.graph.aspects import AspectCounts, aspect_edges, dataset_aspect_edges
 from xrec.storage import Manifest
 
 NUM_USERS, NUM_ITEMS, NUM_ASPECTS = 4, 3, 5
@@ -61,29 +60,23 @@ def counted(first: str, rows: list[tuple[int, int, int, int, int]]) -> pa.Table:
     return pa.table(columns).select(schema.names).cast(schema)
 
 
-@pytest.mark.parametrize(
-    ("sentiment", "expected"),
-    [("all", [(0, 1), (1, 0), (2, 1)]), ("positive", [(1, 0)]), ("not_negative", [(0, 1), (1, 0)])],
-)
-def test_dataset_aspect_edges_count_the_mentions_of_the_sentiment(
-    sentiment: str, expected: list[tuple[int, int]]
-) -> None:
+def test_dataset_aspect_edges_are_of_users_and_items_with_what_they_mention() -> None:
     found = dataset_aspect_edges(
         dataset(
             aspects=pa.table({"aspect": ["tone", "neck"]}),
             user_aspects=counted("user_index", [(0, 1, 1, 0, 0), (1, 0, 2, 2, 0)]),
             item_aspects=counted("item_index", [(0, 1, 2, 0, 2)]),
-        ),
-        AspectNodesConfig(sentiment=sentiment),  # type: ignore[arg-type]
+        )
     )
-    assert list(zip(found.nodes.tolist(), found.aspects.tolist(), strict=True)) == expected
+    assert found.nodes.tolist() == [0, 1, 2]
+    assert found.aspects.tolist() == [1, 0, 1]
     assert found.num_aspects == 2
 
 
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({}, r"has no aspects.*model\.aspects=null"),
+        ({}, r"has no aspects.*model\.aspects=false"),
         (
             {
                 "aspects": pa.table({"aspect": ["tone"]}),
@@ -97,6 +90,5 @@ def test_dataset_aspect_edges_count_the_mentions_of_the_sentiment(
 def test_dataset_without_aspects_or_with_unknown_ones_is_refused_if_some_are_wanted(
     tables: dict[str, pa.Table], message: str
 ) -> None:
-    assert dataset_aspect_edges(dataset(**tables), None) is NO_ASPECTS
     with pytest.raises(DataError, match=message):
-        dataset_aspect_edges(dataset(**tables), AspectNodesConfig())
+        dataset_aspect_edges(dataset(**tables))

@@ -51,11 +51,6 @@ def test_blend_with_weight_zero_or_a_start_of_zeros_leaves_the_trained_vectors()
         assert result is trained
 
 
-def test_blend_negative_weight_raises_value_error() -> None:
-    with pytest.raises(ValueError, match=r"weight must be at least 0, saw -1"):
-        blend(model(0), model(1), -1.0)
-
-
 @pytest.mark.parametrize(("num_users", "num_items"), [(9, 3), (3, 9), (2, 2)])
 def test_blend_of_fewer_users_or_items_than_dimensions_keeps_the_dimensions(
     num_users: int, num_items: int

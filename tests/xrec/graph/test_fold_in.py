@@ -135,21 +135,6 @@ def test_fold_in_fitted_on_a_part_is_fitted_on_evenly_spread_rows(
 
 
 @pytest.mark.parametrize(
-    ("side", "edges", "message"),
-    [
-        ("users", [[0, 2], [1, 1]], "user 1 of 3 has no item"),
-        ("users", [[0], [NUM_ITEMS]], "item index 20 is out of range; expected 0 to 19"),
-        ("items", [[0], [-1]], "user index -1 is out of range; expected 0 to 29"),
-    ],
-)
-def test_fold_in_of_nothing_or_out_of_range_is_refused(
-    side: str, edges: list[list[int]], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        getattr(FoldIn.fit(*random_graph()), side)(torch.tensor(edges))
-
-
-@pytest.mark.parametrize(
     ("users", "edges", "message"),
     [
         (USERS.index_put((torch.tensor(7),), torch.tensor(torch.nan)), EDGES, "user_index 7"),

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from xrec.errors import TrainingError
 from xrec.graph.adjacency import normalized_adjacency
 from xrec.graph.lightgcn import LightGCN, random_embeddings
 from xrec.graph.partition import Partition
@@ -52,12 +51,3 @@ def test_random_embeddings_same_seed_is_equal_and_has_the_standard_deviation() -
     assert not torch.equal(first, other)
     assert float(first.std()) == pytest.approx(0.1, rel=0.01)
     assert not torch.equal(first[:4464], first[65_536:])
-
-
-def test_lightgcn_start_that_is_not_finite_or_has_another_size_is_refused() -> None:
-    start = torch.zeros(12, DIM)
-    with pytest.raises(ValueError, match=r"shape \(12, D\).*saw \(11, 4\)"):
-        LightGCN(start[1:], NUM_USERS, 1, Partition.whole(12))
-    start[9, 1], start[11, 0] = torch.nan, torch.inf
-    with pytest.raises(TrainingError, match="of 2 nodes hold NaN or infinity, the first of node 9"):
-        LightGCN(start, NUM_USERS, 1)

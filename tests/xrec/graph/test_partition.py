@@ -39,11 +39,6 @@ def test_row_blocks_power_law_degrees_are_balanced() -> None:
     assert max(loads[1:]) - min(loads[1:]) < 0.1 * sum(loads) / 4
 
 
-def test_row_blocks_more_blocks_than_nodes_raise_value_error() -> None:
-    with pytest.raises(ValueError, match="3 nodes cannot be dealt to 4 blocks; expected 1 to 3"):
-        RowBlocks.deal(torch.ones(3, dtype=torch.int64), 4)
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
     """Return the outcomes of one process and of three processes, by the number of processes."""

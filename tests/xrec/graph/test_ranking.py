@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tests.fake_gpu import CPU, GPU, FakeGPU
-from xrec.errors import DataError
 from xrec.graph.ranking import (
     SeenItems,
     metric_names,
@@ -97,14 +96,6 @@ def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(
         assert scored == [case.scores(user)[item] for item in expected] + [-math.inf] * missing
 
 
-@pytest.mark.parametrize("k", [0, NUM_ITEMS + 1])
-def test_top_k_out_of_range_raises_value_error(k: int) -> None:
-    case = _Case(seed=0)
-    seen = SeenItems(case.edges[0], NUM_USERS)
-    with pytest.raises(ValueError, match=f"k must be 1 to {NUM_ITEMS}.*saw {k}"):
-        next(top_k_items(case.users, case.items, seen, torch.tensor([0]), k))
-
-
 @pytest.mark.parametrize("device", [CPU, GPU])
 @pytest.mark.parametrize("ks", [(1,), (4,), (50,), (20, 3, 50)])
 def test_ranking_metrics_equal_brute_force(ks: tuple[int, ...], device: torch.device) -> None:
@@ -118,24 +109,6 @@ def test_ranking_metrics_equal_brute_force(ks: tuple[int, ...], device: torch.de
     for k in ks:
         expected = case.metrics(case.evaluated, k)
         assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("users", "ks", "error", "message"),
-    [
-        ([], (2,), DataError, "no held-out interactions"),
-        ([0], (), ValueError, "ks must be"),
-        ([0], (10, 0), ValueError, "ks must be"),
-    ],
-)
-def test_ranking_metrics_without_users_or_a_positive_k_are_refused(
-    users: list[int], ks: tuple[int, ...], error: type[Exception], message: str
-) -> None:
-    case = _Case(seed=0)
-    seen, held_out = (SeenItems(edges, NUM_USERS) for edges in case.edges)
-    chosen = torch.tensor(users, dtype=torch.int64)
-    with pytest.raises(error, match=message):
-        ranking_metrics(case.users, case.items, seen, held_out, chosen, ks)
 
 
 def test_ranking_report_equals_brute_force() -> None:
@@ -171,11 +144,9 @@ def test_ranking_report_groups_users_from_sparse_to_active() -> None:
         assert group == pytest.approx(expected, abs=1e-6)
 
 
-def test_ranking_report_of_three_users_has_groups_without_users_and_of_none_is_refused() -> None:
+def test_ranking_report_of_three_users_has_groups_without_users() -> None:
     held_out = torch.tensor([[0, 2, 3], [1, 1, 0]])
     report = ranking_report(torch.eye(4), torch.eye(4), NO_EDGES, held_out, ks=(1,))
     assert [group["num_users"] for group in report["by_activity"]] == [1, 1, 1, 0, 0]
     empty = {"num_users": 0, "min_items": None, "max_items": None, "recall@1": None, "ndcg@1": None}
     assert report["by_activity"][3:] == [empty, empty]
-    with pytest.raises(DataError, match="no held-out interactions"):
-        ranking_report(torch.eye(4), torch.eye(4), NO_EDGES, NO_EDGES)

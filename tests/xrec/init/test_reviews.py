@@ -50,7 +50,7 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path: 
     assert values["decoding"]["text"]["plain"] == {
         "reviews": good,
     }
-    assert values["pretrain-graph"]["model"]["aspects"] == {}
+    assert values["pretrain-graph"]["model"]["aspects"] is True
     assert values["annotate"] == {
         "source": {"kind": "reviews", "uri": str(path)},
         "rating_range": [1, 5],

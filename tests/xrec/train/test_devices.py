@@ -177,7 +177,7 @@ def test_deepspeed_is_given_the_gpu_that_ray_gave_this_worker(
 
 def graph_worker(config: PretrainGraphConfig) -> GraphWorker:
     dataset = read_dataset(open_location(config.artifact("dataset")))
-    return GraphWorker(config, GraphData.of(dataset, config.model.aspects), "run")
+    return GraphWorker(config, GraphData.of(dataset, with_aspects=config.model.aspects), "run")
 
 
 def train_graph_here(worker: OneWorker, config: PretrainGraphConfig) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ def test_graph_worker_on_a_gpu_has_the_figures_of_a_cpu_and_resumes(
             tmp_path,
             parallelism=parallelism,
             workspace=town_with_aspects,
-            model={"aspects": {}} if with_aspects else {},
+            model={"aspects": with_aspects},
             num_epochs=num_epochs,
             **training,
         )

@@ -192,7 +192,7 @@ def test_loss_far_above_the_first_epochs_stops_training() -> None:
         ),
         ({}, "train", DataError, "no training interactions"),
         ({}, "validation", DataError, "no validation interactions"),
-        ({"model": {"aspects": {}}}, None, DataError, "the dataset has no aspects"),
+        ({"model": {"aspects": True}}, None, DataError, "the dataset has no aspects"),
     ],
 )
 def test_pretrain_graph_refuses_before_workers_start(
@@ -271,15 +271,16 @@ def test_loss_grows_with_the_weight_of_the_aspects_loss_in_proportion(
 ) -> None:
     losses = []
     for weight in (0.0, 0.1, 0.2):
+        monkeypatch.setattr("xrec.train.graph_model.ASPECT_LOSS_WEIGHT", weight)
         config = make_graph_config(
             tmp_path / "graph",
             workspace=town_with_aspects,
-            model={"aspects": {"loss_weight": weight}},
+            model={"aspects": True},
             steps_per_epoch=1,
         )
         become_worker(monkeypatch, tmp_path / str(weight), CPU)
         dataset = read_dataset(open_location(config.artifact("dataset")))
-        worker = GraphWorker(config, GraphData.of(dataset, config.model.aspects), "run")
+        worker = GraphWorker(config, GraphData.of(dataset, with_aspects=True), "run")
         losses.append(worker.train_epoch(1)[0])
     without, once, twice = losses  # each is of the start, before the first step
     assert once - without > 0.01
@@ -290,7 +291,7 @@ def test_users_who_mention_every_aspect_have_no_loss_and_the_others_do(
     make_graph_config: MakeGraphConfig,
 ) -> None:
     config = make_graph_config(
-        "unused", model={"aspects": {}}, loss={"kind": "bpr"}, steps_per_epoch=1
+        "unused", model={"aspects": True}, loss={"kind": "bpr"}, steps_per_epoch=1
     )
     nodes, aspects = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 0, 1])
     edges = AspectEdges(nodes, aspects, torch.ones(4), 2)
@@ -308,7 +309,7 @@ BPR: dict[str, Any] = {
     "l2_weight": 1e-2,
     "model": {"initialization": "random"},
 }
-WITH_ASPECTS: dict[str, Any] = {"model": {"aspects": {}}}
+WITH_ASPECTS: dict[str, Any] = {"model": {"aspects": True}}
 MODES: list[Any] = [(3, "replicated"), (2, "partitioned"), (3, "partitioned")]
 
 
