@@ -170,7 +170,7 @@ def test_compare_killed_ten_times_at_random_ends_with_the_same_table(
     project = write_project(tmp_path / "project.yaml", config)
     rng, log, num_kills = random.Random(0), tmp_path / "log", 0
     for _ in range(10):
-        with driver("compare", project, log) as process:
+        with driver("lab compare", project, log) as process:
             if not _works(process, log):
                 break  # it ended before the kill
             time.sleep(rng.uniform(0, 15))
@@ -178,7 +178,7 @@ def test_compare_killed_ten_times_at_random_ends_with_the_same_table(
                 break
             kill_family(process)
             num_kills += 1
-    with driver("compare", project, log) as process:
+    with driver("lab compare", project, log) as process:
         assert process.wait(timeout=1800) == 0, log.read_text()[-3000:]
     assert num_kills >= 3, log.read_text()[-3000:]
     assert without_times(tmp_path / "killed") == without_times(Path(town) / "comparison")

@@ -56,7 +56,12 @@ def driver(
         **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
         **(variables or {}),
     }
-    arguments = [str(Path(sys.executable).with_name("xrec")), command, str(config), *overrides]
+    arguments = [
+        str(Path(sys.executable).with_name("xrec")),
+        *command.split(),
+        str(config),
+        *overrides,
+    ]
     with (
         log.open("ab") as output,
         subprocess.Popen(arguments, stdout=output, stderr=output, env=environment) as process,
