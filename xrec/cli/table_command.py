@@ -3,7 +3,7 @@
 They run on any machine and import neither Ray nor torch.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -158,7 +158,7 @@ def export(
     ],
     storage_keys: StorageKeys = None,
     format: Annotated[
-        str, typer.Option("--format", metavar="parquet|csv", help="Format of the files.")
+        Literal["parquet", "csv"], typer.Option("--format", help="Format of the files.")
     ] = "parquet",
     columns: Annotated[
         str | None,
@@ -171,26 +171,13 @@ def export(
 ) -> None:
     """Run xrec.bulk.export_run."""
     from xrec.bulk import export_run
-    from xrec.config.backfill import ExportConfig
-    from xrec.config.base import parse_config
     from xrec.config.shared import storage_of
 
-    settings = parse_config(
-        ExportConfig,
-        {
-            "uri": to,
-            "format": format,
-            "columns": None if columns is None else _names(columns),
-        },
-        "xrec export",
-    )
-    exported = export_run(uri, settings, version=version, storage=storage_of(storage_keys or []))
+    names = None if columns is None else [each.strip() for each in columns.split(",")]
+    storage = storage_of(storage_keys or [])
+    exported = export_run(uri, to, format=format, columns=names, version=version, storage=storage)
     there = "written" if exported.is_new else "already there"
     typer.echo(
         f"{exported.location}: {there}: {exported.num_rows:,} rows of version "
         f"{exported.version} in {exported.num_files:,} files"
     )
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -2,7 +2,7 @@
 
 An `EngineCore` is what every engine has. `add` takes a request at any time, each `step` computes a
 little for all requests at work and returns what they got, `cancel` ends a request early. Lists of
-prompts come through shared_engine, and the endpoint's requests through its own engine_thread.
+prompts and the endpoint's requests come through shared_engine.
 """
 
 from collections.abc import Callable, Sequence

@@ -80,8 +80,7 @@ class Marks:
         """Begin a chunk of which nothing is known; False, and nothing, if something is."""
         if number in self._chunks:
             return False
-        self.begin(number, (0, num_rows), worker, node)
-        return True
+        return self.begin(number, (0, num_rows), worker, node)
 
     def attempts(self, number: int, num_rows: int, worker: str) -> list[Attempt] | str:
         """What is to be done of a chunk by `worker`, in order, or why the run must end.
@@ -101,9 +100,10 @@ class Marks:
             )
         return list(_attempts(chunk, 0, num_rows, is_whole=True))
 
-    def begin(self, number: int, rows: Range, worker: str, node: str) -> None:
-        """The worker begins with these rows."""
+    def begin(self, number: int, rows: Range, worker: str, node: str) -> bool:
+        """The worker begins with these rows; always True."""
         self._chunks.setdefault(number, _Chunk()).begun[rows] = (worker, node)
+        return True
 
     def end(self, number: int, rows: Range, kept: Outcome | None) -> None:
         """These rows are done; what is `kept` outlives the process, until the chunk is done."""
