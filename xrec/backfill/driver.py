@@ -19,7 +19,6 @@ from ray.util.metrics import Counter, Gauge
 
 from xrec.backfill.task import EXPLANATIONS, LoadExplainer, explain_task, load_task_explainer
 from xrec.bulk import BulkRun, Progress, Summary, Survey, complete, publish, vacuum
-from xrec.bulk.backoff import with_backoff
 from xrec.bulk.driver import check_failed_share
 from xrec.bulk.driver import has_work as rows_are_left
 from xrec.bulk.publish import Describe
@@ -29,6 +28,7 @@ from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.backfill import BackfillConfig
 from xrec.progress import counter, duration
 from xrec.storage import Manifest
+from xrec.storage.location import with_backoff
 
 logger = logging.getLogger("xrec")
 

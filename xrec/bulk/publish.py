@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 from deltalake.transaction import AddAction
 
-from xrec.bulk.backoff import with_backoff
 from xrec.bulk.parts import Part, write_parts
 from xrec.bulk.runs.result import Summary, total
 from xrec.bulk.runs.run import BulkRun, Pass
@@ -18,6 +17,7 @@ from xrec.bulk.table import CHANCES, changes_too_often, deciding, open_whole, re
 from xrec.errors import LeaseError, TableError
 from xrec.storage import Kind, Manifest, make_manifest
 from xrec.storage.delta import Commit, DeltaLog, Entry, digest_of
+from xrec.storage.location import with_backoff
 
 Describe = Callable[[Summary], tuple[Mapping[str, int], Mapping[str, Any]]]
 """The manifest's row counts and metrics, from the counts of all that is done."""

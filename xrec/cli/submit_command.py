@@ -98,7 +98,7 @@ def _configs(
     """The configs of the job, or of all jobs of the run."""
     if name != "run":
         return [job_named(name).load_config(path, overrides)]
-    from jobs.pipeline import chosen_configs
+    from jobs.catalogue import chosen_configs
     from xrec.config.project import read_project
 
     return list(chosen_configs(read_project(path, overrides), first, last).values())

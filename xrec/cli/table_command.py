@@ -3,12 +3,16 @@
 They run on any machine and import neither Ray nor torch.
 """
 
-from typing import Annotated, Literal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from xrec.cli.arguments import new_app
 from xrec.cli.reporting import FAILED, reporting
+
+if TYPE_CHECKING:
+    from xrec.bulk import Status
 
 STATUS_HELP = """How far the run is that was planned last, and what is published.
 
@@ -88,7 +92,6 @@ StorageKeys = Annotated[
     ),
 ]
 
-
 app = new_app(no_args_is_help=True)
 
 
@@ -98,7 +101,6 @@ def status(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     """Print the status of the run at `uri`."""
     import yaml
 
-    from jobs.table_text import status_values
     from xrec.bulk import read_status
     from xrec.config.shared import storage_of
 
@@ -118,8 +120,6 @@ def check(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
         typer.echo(f"{uri}: nothing is wrong")
     for finding in findings:
         typer.echo(f"{finding.severity}: {finding.what}")
-        if finding.mend:
-            typer.echo(f"  to do: {finding.mend}")
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(FAILED)
 
@@ -181,3 +181,41 @@ def export(
         f"{exported.location}: {there}: {exported.num_rows:,} rows of version "
         f"{exported.version} in {exported.num_files:,} files"
     )
+
+
+def status_values(status: "Status", now: datetime | None = None) -> dict[str, Any]:
+    """The status for a reader and for programs, as values of JSON and YAML.
+
+    Times are ISO 8601 in UTC. `now` is for tests.
+    """
+    from xrec.bulk.status import NOTES
+    from xrec.progress import duration
+
+    record, progress, manifest = status.record, status.progress, status.manifest
+    phase = status.phase(now or datetime.now(UTC))
+    return {
+        "uri": status.uri,
+        "kind": record.identity.kind,
+        "run": record.run,
+        "phase": phase,
+        **({"note": NOTES[phase]} if phase in NOTES else {}),
+        "rows": {
+            "planned": record.num_rows,
+            "ok": progress.num_ok if progress else 0,
+            "failed": progress.num_failed if progress else 0,
+            "left": status.num_left,
+            "rejected": record.num_rejected,
+        },
+        "rows_per_second": status.rows_per_second,
+        "seconds_left": status.seconds_left,
+        "time_left": duration(status.seconds_left) if status.seconds_left else None,
+        "progress": progress.model_dump(mode="json") if progress else None,
+        "published": manifest
+        and {
+            "version": manifest.version,
+            "created_at": manifest.created_at,
+            "is_this_run": status.is_published,
+            "rows": dict(manifest.row_counts),
+            "metrics": dict(manifest.metrics),
+        },
+    }

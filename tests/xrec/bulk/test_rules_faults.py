@@ -16,7 +16,7 @@ import pytest
 from tests.faulty_proxy import Faults, faulty_proxy
 from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import FORMAT, PoolHere, Toy, ToyTask, die_here, rows_of
-from xrec.bulk import Outcome, Survey, backoff
+from xrec.bulk import Outcome, Survey
 from xrec.bulk.runs.plan import Plan
 from xrec.bulk.runs.result import ResultFolder
 from xrec.bulk.work.marks import Marks
@@ -27,6 +27,7 @@ from xrec.bulk.work.worker import (
     is_poisoned,
 )
 from xrec.errors import ClusterError, DataError, ModelError, StorageAccessError, StorageError
+from xrec.storage import location
 
 
 def failed_rows(toy: Toy) -> list[dict[str, Any]]:
@@ -189,8 +190,8 @@ def test_rule_12_failed_request_is_tried_again(
     here: Toys, caplog: pytest.LogCaptureFixture
 ) -> None:
     toy, waits = here(), []
-    here.patch.setattr(backoff, "_WAITS_SECONDS", (1.0, 4.0, 16.0))
-    here.patch.setattr(backoff, "sleep", waits.append)
+    here.patch.setattr(location, "_WAITS_SECONDS", (1.0, 4.0, 16.0))
+    here.patch.setattr(location, "sleep", waits.append)
     for number, step in enumerate(STEPS, 1):
         fail_some(here.patch, step, number)
     fail_some(here.patch, (sys.modules["xrec.bulk.publish"], "open_whole"), 3)
@@ -219,7 +220,7 @@ def test_rule_12_store_that_fails_for_long_ends_the_run(here: Toys, step: tuple[
 
 def test_rule_12_interrupt_while_the_store_is_tried_again_ends_the_run(here: Toys) -> None:
     fail_some(here.patch, STEPS[2], 99)
-    fail_some(here.patch, (backoff, "sleep"), 1, KeyboardInterrupt())
+    fail_some(here.patch, (location, "sleep"), 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         here().drive()
 

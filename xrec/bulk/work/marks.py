@@ -122,10 +122,6 @@ class Marks:
         self._num_deaths_in_a_row = 0
         return 0
 
-    def forget(self, number: int) -> None:
-        """The chunk has a result."""
-        self.done(number)
-
     def _count(self, chunk: _Chunk, rows: Range, node: str) -> None:
         chunk.num_deaths += 1
         if node not in self._lost_nodes():

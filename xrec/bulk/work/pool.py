@@ -21,8 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xrec.bulk.runs.result import Summary
 from xrec.bulk.work.marks import Marks
-from xrec.bulk.work.ray_actors import as_xrec_error, unpack
-from xrec.bulk.work.ray_watch import raises_if_ray_ends
+from xrec.bulk.work.ray_actors import as_xrec_error, raises_if_ray_ends, unpack
 from xrec.bulk.work.worker import ChunkWorker, WorkerSettings
 from xrec.errors import ClusterError
 
@@ -130,16 +129,13 @@ class DoChunks:
 
 
 class RemoteMarks:
-    """The marks of the driver (`Marks`), from a process of the pool; `forget` is not waited for."""
+    """The marks of the driver (`Marks`), from a process of the pool."""
 
     def __init__(self, actor: Any):
         self._actor = actor
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._actor, name)
-        if name == "forget":
-            return method.remote  # type: ignore[no-any-return]
-        return lambda *arguments: ray.get(method.remote(*arguments))
+        return lambda *arguments: ray.get(getattr(self._actor, name).remote(*arguments))
 
 
 def _marks_actor(max_actors: int) -> Any:

@@ -16,7 +16,6 @@ from typing import NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.backoff import with_backoff
 from xrec.bulk.runs.result import Summary, added, summary_of
 from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.runs.run import Pass
@@ -24,6 +23,7 @@ from xrec.bulk.runs.spill import EARLIER
 from xrec.bulk.work.marks import Attempt, Marks
 from xrec.bulk.work.task import CarryingTask, ChunkTask, Outcome
 from xrec.errors import ClusterError
+from xrec.storage.location import with_backoff
 
 logger = logging.getLogger("xrec")
 
@@ -117,7 +117,7 @@ class ChunkWorker:
         """
         standing = with_backoff(lambda: self._results.standing(number))
         if standing is not None:
-            self._marks.forget(number)
+            self._marks.done(number)
             return standing
         planned = with_backoff(lambda: self._plan.rows(number))
         whole = self._whole(number, planned)
@@ -134,7 +134,7 @@ class ChunkWorker:
             num_deaths=0 if whole is not None else self._marks.done(number),
         )
         standing = with_backoff(lambda: self._results.create(number, rows, summary))
-        self._marks.forget(number)
+        self._marks.done(number)
         return standing
 
     def _whole(self, number: int, planned: pa.Table) -> Outcome | None:
