@@ -156,10 +156,14 @@ def undo(log: DeltaLog) -> None:
             restore(log, version, "undo")
             return
     logger.warning("%s: version %d is emptied, as no version is whole", log.location, log.version)
+    make_empty(log, "undo", target=-1)
+
+
+def make_empty(log: DeltaLog, kind: Literal["undo", "empty"], target: int | None = None) -> None:
+    """Let the next version have no files."""
     nothing = digest_of(log.files(log.version).slice(0, 0))
-    commit = Commit(kind="undo", table=log.id, live=nothing, target=-1)
-    schema = pa.schema(log.delta.schema().to_arrow())
-    replace_content(log.location, log, [], schema, commit)
+    commit = Commit(kind=kind, table=log.id, live=nothing, target=target)
+    replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
 
 
 def restore(log: DeltaLog, version: int, kind: Literal["undo", "rollback"]) -> None:

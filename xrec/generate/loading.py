@@ -233,14 +233,10 @@ def choose_engine(
     if why_not is None:
         logger.info("engine: vllm, because there are a GPU and a vLLM that knows the model")
         return "vllm"
-    for name, is_set in {
-        f"engine.tensor_parallel_size={config.tensor_parallel_size}": (
-            config.tensor_parallel_size > 1
-        ),
-        "engine.vllm_options": bool(config.vllm_options),
-    }.items():
-        if is_set:
-            raise ModelError(f"{name} needs vLLM, and engine.kind=auto does not take it: {why_not}")
+    if (setting := config.of_vllm_alone) is not None:
+        raise ModelError(
+            f"engine.{setting} needs vLLM, and engine.kind=auto does not take it: {why_not}"
+        )
     logger.info("engine: builtin, because %s", why_not)
     return "builtin"
 

@@ -132,28 +132,16 @@ class RowFormat:
 
     def as_results(self, planned: pa.Table, ok: pa.Table, failed: pa.Table) -> pa.Table:
         """Rows of both kinds as a result has them, sorted; `planned` has their keys and buckets."""
-        rows = pa.concat_tables([self._with_status(ok, OK), self._with_status(failed, FAILED)])
-        first, place = self.keys[0], rows.schema.get_field_index("bucket")
-        names, buckets = planned[first].to_pylist(), planned["bucket"].to_pylist()
-        bucket_of = dict(zip(names, buckets, strict=True))
-        column = pa.array([bucket_of[name] for name in rows[first].to_pylist()], pa.int32())
-        return self.sorted(rows.set_column(place, rows.schema.field(place), column))
-
-    def _with_status(self, rows: pa.Table, status: str) -> pa.Table:
-        num_rows = rows.num_rows
-        constant = {
-            "status": pa.repeat(status, num_rows),
-            "bucket": pa.repeat(pa.scalar(0, pa.int32()), num_rows),
-        }
-        columns = [
-            constant[field.name]
-            if field.name in constant
-            else rows[field.name]
-            if field.name in rows.column_names
-            else pa.nulls(num_rows, field.type)
-            for field in self.table_schema
+        marked = [
+            rows.append_column("status", pa.repeat(status, rows.num_rows))
+            for rows, status in ((ok, OK), (failed, FAILED))
         ]
-        return pa.table(columns, names=self.table_schema.names).cast(self.table_schema)
+        rows = pa.concat_tables(marked, promote_options="default")
+        names, buckets = (planned[name].to_pylist() for name in (self.keys[0], "bucket"))
+        bucket_of = dict(zip(names, buckets, strict=True))
+        column = pa.array([bucket_of[name] for name in rows[self.keys[0]].to_pylist()], pa.int32())
+        rows = rows.append_column("bucket", column).select(self.table_schema.names)
+        return self.sorted(rows.cast(self.table_schema))
 
 
 def _field(name: str, type_: pa.DataType, comment: str, nullable: bool = True) -> pa.Field:

@@ -220,9 +220,10 @@ class ChunkWorker:
     def _do(self, rows: pa.Table) -> Outcome:
         """What the task does; ends the process if its GPU can no longer be used."""
         ok, failed = self._format.ok_schema, self._format.failed_schema
+        expected: tuple[type[Exception], ...] = (RuntimeError, *self._task.row_errors)
         try:
             outcome = self._task.do(rows)
-        except (RuntimeError, *self._task.row_errors) as error:
+        except expected as error:
             if is_poisoned(error):
                 end_process(error)
             raise

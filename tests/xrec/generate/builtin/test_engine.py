@@ -238,14 +238,10 @@ def test_generate_after_a_step_that_failed_is_as_good_as_new(
     texts = {tuple(prompt): greedy_by_hand(model, prompt) for prompt in make_prompts()}
     good = [list(prompt) for prompt, text in texts.items() if 63 not in [*prompt, *text]]
     expected = [texts[tuple(prompt)] for prompt in good]
-    ours, theirs = generate(engine, good, GREEDY), generate(engine, [*good[:1], [3, 63, 4]], GREEDY)
-    ended = [next(ours)]
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(theirs)
-    ended += ours
-    assert [one.token_ids for one in sorted(ended, key=lambda one: one.index)] == expected
-    assert run(engine, good) == expected
+        run(engine, [*good, [3, 63, 4]])
     assert engine.core.is_idle
+    assert run(engine, good) == expected
 
 
 @pytest.mark.parametrize(
