@@ -171,11 +171,6 @@ class EngineReport:
     num_decoded_tokens: int = 0
     total_seconds: float = 0.0
 
-    @property
-    def prefix_hit_share(self) -> float:
-        """The share of prompt tokens that were not computed, thanks to shared prefixes."""
-        return 1 - self.num_computed_prompt_tokens / max(1, self.num_prompt_tokens)
-
 
 class EngineCore(Protocol):
     """Requests at work on one model; to be used by one thread at a time.

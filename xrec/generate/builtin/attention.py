@@ -122,7 +122,6 @@ class SharedPrefixes:
     rows: Tensor
     lengths: Tensor
     """(B,): the length of each sequence's prefix."""
-    num_prefixes: int
     max_members: int
 
 

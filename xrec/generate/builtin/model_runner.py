@@ -226,7 +226,6 @@ def _shared_prefixes(spans: Sequence[Span], device: torch.device) -> SharedPrefi
         members=torch.tensor(members, device=device),
         rows=_inverse(members, len(slots) * max_members, device),
         lengths=torch.tensor(lengths, device=device),
-        num_prefixes=len(slots),
         max_members=max_members,
     )
 
