@@ -22,9 +22,8 @@ from xrec.bulk.runs.progress import (
     write_progress,
 )
 from xrec.bulk.runs.result import BrokenResultError, Summary, bare, total
-from xrec.bulk.runs.row_format import FAILED
+from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
-from xrec.bulk.work.task import ChunkTask
 from xrec.bulk.work.worker import WorkerSettings
 from xrec.errors import DataError, LeaseError
 from xrec.storage import Kind, Manifest

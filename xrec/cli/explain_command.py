@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from xrec.cli.arguments import ConfigPath, Overrides
-from xrec.cli.reporting import reporting
+from xrec.cli.reporting import ConfigPath, Overrides, reporting
 
 HELP = """One pair, explained, with what the model was given.
 

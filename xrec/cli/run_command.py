@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xrec.cli.arguments import ConfigPath
 from xrec.cli.printing import show_config, summary
-from xrec.cli.reporting import reporting
+from xrec.cli.reporting import ConfigPath, reporting
 
 if TYPE_CHECKING:
     from xrec.config.shared import JobConfig

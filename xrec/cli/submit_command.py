@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.catalogue import job_named
-from xrec.cli.arguments import ConfigPath, Overrides
-from xrec.cli.reporting import reporting
+from xrec.cli.reporting import ConfigPath, Overrides, reporting
 from xrec.cli.run_command import First, Last, Redo
 
 if TYPE_CHECKING:

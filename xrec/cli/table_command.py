@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xrec.cli.arguments import new_app
-from xrec.cli.reporting import FAILED, reporting
+from xrec.cli.reporting import FAILED, new_app, reporting
 
 if TYPE_CHECKING:
     from xrec.bulk import Status

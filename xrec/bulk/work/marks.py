@@ -11,7 +11,7 @@ went away counts for nothing.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from xrec.bulk.work.task import Outcome
+from xrec.bulk.runs.row_format import Outcome
 
 _PARTS = 16
 _MOST_DEATHS_IN_A_ROW = 64

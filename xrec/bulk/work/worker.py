@@ -17,11 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.bulk.runs.result import Summary, added, summary_of
-from xrec.bulk.runs.row_format import RowFormat
+from xrec.bulk.runs.row_format import CarryingTask, ChunkTask, Outcome, RowFormat
 from xrec.bulk.runs.run import Pass
 from xrec.bulk.runs.spill import EARLIER
 from xrec.bulk.work.marks import Attempt, Marks
-from xrec.bulk.work.task import CarryingTask, ChunkTask, Outcome
 from xrec.errors import ClusterError
 from xrec.storage.location import with_backoff
 
