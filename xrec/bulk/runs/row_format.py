@@ -168,8 +168,8 @@ class ChunkTask(Protocol):
     """
 
     row_errors: tuple[type[Exception], ...]
-    """Errors of `do` for which some row may be to blame, of these or of others that are at work. The
-    rows are then done alone, and halved until the row is found. Any other error ends the run."""
+    """Errors of `do` for which a row may be to blame, one of these or of others at work. The rows
+    are then done alone, and halved until the row is found. Any other error ends the run."""
 
     def do(self, rows: pa.Table) -> Outcome:
         """Do some rows (the columns `RowFormat.keys`), at least one."""

@@ -245,14 +245,14 @@ class DoItem:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Do an item, unless two processes died with it."""
-        place, only_row = int(row["place"]), (0, 1)
-        attempts = self._marks.attempts(place, 1, self._name)
-        if isinstance(attempts, str) or attempts[0].num_deaths:
+        place = int(row["place"])
+        told = self._marks.attempts(place, 1, self._name)
+        if isinstance(told, str) or told[0][0].num_deaths:
             raise ClusterError(
                 "two processes died with the same work, which is often for lack of memory; give "
                 "each more memory, or start fewer, and run the job again"
             )
-        self._marks.begin(place, only_row, self._name, self._node)
+        self._marks.begin(place, (0, 1), self._name, self._node)
         made = self._do(cloudpickle.loads(row["item"]))
-        self._marks.end(place, only_row, None)
+        self._marks.done(place)
         return {"place": place, "made": cloudpickle.dumps(made)}

@@ -119,8 +119,7 @@ class ChunkWorker:
             self._marks.done(number)
             return standing
         planned = with_backoff(lambda: self._plan.rows(number))
-        whole = self._whole(number, planned)
-        outcome = self._by_attempts(number, planned) if whole is None else whole
+        outcome, num_deaths = self._by_attempts(number, planned)
         rows = self._format.as_results(planned, outcome.ok, outcome.failed)
         was_failed = (
             Counter(planned["reason"].to_pylist()) if "reason" in planned.schema.names else {}
@@ -130,46 +129,36 @@ class ChunkWorker:
             list(self._format.keys),
             costs=outcome.costs,
             was_failed=dict(was_failed),
-            num_deaths=0 if whole is not None else self._marks.done(number),
+            num_deaths=num_deaths,
         )
         standing = with_backoff(lambda: self._results.create(number, rows, summary))
         self._marks.done(number)
         return standing
 
-    def _whole(self, number: int, planned: pa.Table) -> Outcome | None:
-        """The chunk done as a whole; None if a process died with it before."""
-        mark = partial(self._marks.begin_whole, number, planned.num_rows, self._name, self._node)
-        return self._in_room(planned, mark)
-
-    def _by_attempts(self, number: int, planned: pa.Table) -> Outcome:
-        """The chunk done as `Marks.attempts` says."""
-        attempts = self._marks.attempts(number, planned.num_rows, self._name)
-        if isinstance(attempts, str):
-            raise ClusterError(attempts)
-        return joined(
-            [self._attempt(number, planned, attempt, len(attempts) > 1) for attempt in attempts]
-        )
+    def _by_attempts(self, number: int, planned: pa.Table) -> tuple[Outcome, int]:
+        """The chunk done as `Marks.attempts` says, and how many processes died with it."""
+        told = self._marks.attempts(number, planned.num_rows, self._name)
+        if isinstance(told, str):
+            raise ClusterError(told)
+        attempts, num_deaths = told
+        parts = [self._attempt(number, planned, attempt, len(attempts) > 1) for attempt in attempts]
+        return joined(parts), num_deaths
 
     def _attempt(self, number: int, planned: pa.Table, attempt: Attempt, is_part: bool) -> Outcome:
         if attempt.kept is not None:
             return attempt.kept
         which = (attempt.start, attempt.stop)
         rows = planned.slice(attempt.start, attempt.stop - attempt.start)
-        mark = partial(self._marks.begin, number, which, self._name, self._node)
-        outcome = self._in_room(rows, mark, alone=attempt.is_alone, num_deaths=attempt.num_deaths)
-        assert outcome is not None
-        self._marks.end(number, which, outcome if is_part else None)
+        begin = partial(self._marks.begin, number, which, self._name, self._node)
+        outcome = self._in_room(rows, begin, attempt.num_deaths, alone=attempt.is_alone)
+        if is_part:
+            self._marks.end(number, which, outcome)
         return outcome
 
     def _in_room(
-        self,
-        rows: pa.Table,
-        mark: Callable[[], bool] = lambda: True,
-        *,
-        alone: bool = False,
-        num_deaths: int = 0,
-    ) -> Outcome | None:
-        """What becomes of rows once there is a place; None if `mark` says not to begin.
+        self, rows: pa.Table, begin: Callable[[], None], num_deaths: int, *, alone: bool
+    ) -> Outcome:
+        """What becomes of rows, which the process begins with once it has room for them.
 
         Chunks that are at work at the same time may share an engine, which fails for all of them.
         So rows are blamed for an error only if they are done alone.
@@ -177,15 +166,12 @@ class ChunkWorker:
         alone = alone or self._size == 1
         try:
             with self._room.enter(alone=alone) as share:
-                if not mark():
-                    return None
+                begin()
                 outcome = self._outcome(rows, num_deaths, halves=alone)
         except self._task.row_errors:
             if alone:
                 raise
-            again = self._in_room(rows, alone=True)
-            assert again is not None
-            outcome = again
+            outcome = self._in_room(rows, begin, num_deaths, alone=True)
         return replace(outcome, costs=added(outcome.costs, {"seconds": share.seconds}))
 
     def _outcome(self, rows: pa.Table, num_deaths: int, *, halves: bool) -> Outcome:
