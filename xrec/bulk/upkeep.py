@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from xrec.bulk.runs.run import RUNS, newest_record
+from xrec.bulk.runs.run import RUNS, records
 from xrec.bulk.table import (
     CHANCES,
     changes_too_often,
@@ -113,18 +113,11 @@ def clean(output: Location, retention: timedelta) -> None:
     log = open_log(output)
     entry = None if log is None else log.decided_by(log.version)
     live = entry.commit.run if entry is not None and entry.commit is not None else None
-    runs = (output / RUNS).folders()
-    newest = {run: newest_record(output, run) for run in runs}
-    last = max(
-        (run for run in runs if newest[run] is not None),
-        key=lambda run: newest[run][1].planned_at,  # type: ignore[index]
-        default=None,
-    )
-    for run in runs:
-        record = newest[run]
-        keeps = run in (live, last)
+    newest = {record.run: record for record in records(output)}  # the last planned run first
+    for run in (output / RUNS).folders():
+        keeps = run in (live, next(iter(newest), None))
         for folder in (output / RUNS / run).folders():
-            is_named = record is not None and record[1].nonce == folder
+            is_named = run in newest and newest[run].nonce == folder
             if not (keeps and is_named):
                 _delete_old(output / RUNS / run / folder, retention)
         if not keeps and not any("/" in file for file in (output / RUNS / run).files()):
