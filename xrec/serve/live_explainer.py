@@ -264,5 +264,5 @@ def _raise(failure: Failure | None) -> None:
 
 def _reason_of(error: Exception) -> str:
     if isinstance(error, UnknownIdError):
-        return "unknown_item"
+        return error.reason
     return "prompt_too_long" if isinstance(error, PromptTooLongError) else "no_vector"
