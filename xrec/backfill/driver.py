@@ -12,7 +12,6 @@ The driver sets the counts as Ray metrics, for Prometheus, every few seconds:
 import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, Final
 
 from ray.util.metrics import Counter, Gauge
@@ -140,13 +139,9 @@ def describe(run: BulkRun) -> Describe:
 
 def _after_publishing(config: BackfillConfig, run: BulkRun, manifest: Manifest) -> Manifest:
     """Vacuum the table if `config` says so."""
-
-    def follow(hours: float) -> None:
-        num_files = vacuum(run.output.uri, timedelta(hours=hours), config.storage)
-        logger.info("vacuum: %d files deleted", num_files)
-
     if (hours := config.vacuum_hours) is not None:
-        with_backoff(partial(follow, hours))
+        arguments = run.output.uri, timedelta(hours=hours), config.storage
+        logger.info("vacuum: %d files deleted", with_backoff(lambda: vacuum(*arguments)))
     return manifest
 
 

@@ -63,8 +63,8 @@ class ModelRunner:
         return self._next_tokens(requests, logits)
 
     def _logits(self, spans: Sequence[Span], keep: list[int] | None = None) -> Tensor:
-        layout = layout_of(spans, self._slots.cache)
-        logits = self._model.logits(_token_ids(spans), _positions(spans), layout, keep)
+        attend = layout_of(spans, self._slots.cache).attend
+        logits = self._model.logits(_token_ids(spans), _positions(spans), attend, keep)
         self._scheduler.computed(spans)
         return logits
 
