@@ -73,8 +73,7 @@ def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | N
     None if that is not known without reading the pairs, which is done if `exact`.
     """
     log = open_log(request.output)
-    entry = None if log is None else log.decided_by(log.version)
-    commit = None if entry is None else entry.commit
+    commit = None if log is None else log.decided_by(log.version)
     if commit is None or commit.manifest is None or commit.manifest.run != request.identity.run:
         return ()  # that its settings differ is seen without the pairs
     known = next(request.known(), None)

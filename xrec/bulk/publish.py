@@ -15,7 +15,7 @@ from xrec.bulk.runs.run import BulkRun
 from xrec.bulk.table import CHANCES, changes_too_often, deciding, open_whole, replace_content
 from xrec.errors import LeaseError, TableError
 from xrec.storage import Kind, Manifest, make_manifest
-from xrec.storage.delta import Commit, DeltaLog, Entry, digest_of
+from xrec.storage.delta import Commit, DeltaLog, digest_of
 from xrec.storage.location import with_backoff
 
 Describe = Callable[[Summary], tuple[Mapping[str, int], Mapping[str, Any]]]
@@ -71,22 +71,23 @@ def _found(run: BulkRun, log: DeltaLog | None, number: int, republish: bool) -> 
     without a word.
     """
     newest = None if log is None else next(deciding(log), None)
-    if log is None or newest is None or newest.commit is None:
+    if log is None or newest is None:
         return None
+    version, commit = newest
     shown = log.decided_by(log.version)  # another one than the newest after a rollback
-    if shown is not None and shown.commit is not None and _is_own(run, shown, number):
-        return shown.commit.manifest
-    if _is_own(run, newest, 0):
+    if shown is not None and _is_own(run, shown, number):
+        return shown.manifest
+    if _is_own(run, commit, 0):
         return None  # an earlier pass of this very run
     what = {"publish": "another publish", "rollback": "a rollback", "empty": "an emptying"}
-    said = f"{what[newest.commit.kind]} (version {newest.version})"
-    if newest.version > (run.base.version if run.base.table == log.id else -1):
+    said = f"{what[commit.kind]} (version {version})"
+    if version > (run.base.version if run.base.table == log.id else -1):
         raise TableError(
             f"{run.output}: {said} came while this job was at work, so its rows are not "
             "published; its results stay, and the same command publishes them over it"
         )
-    was_published = any(_is_own(run, each, number) for each in deciding(log))
-    if newest.commit.kind != "publish" and was_published and not republish:
+    was_published = any(_is_own(run, each, number) for _, each in deciding(log))
+    if commit.kind != "publish" and was_published and not republish:
         raise TableError(
             f"{run.output}: this run was published before, and {said} took it back; to publish "
             "it again, say so (republish=true)"
@@ -94,11 +95,10 @@ def _found(run: BulkRun, log: DeltaLog | None, number: int, republish: bool) -> 
     return None
 
 
-def _is_own(run: BulkRun, entry: Entry, number: int) -> bool:
-    commit, record = entry.commit, run.record
+def _is_own(run: BulkRun, commit: Commit, number: int) -> bool:
+    record = run.record
     return (
-        commit is not None
-        and commit.kind == "publish"
+        commit.kind == "publish"
         and (commit.run, commit.nonce) == (record.run, record.nonce)
         and commit.pass_number >= number
     )

@@ -24,7 +24,7 @@ from xrec.errors import (
     TableError,
 )
 from xrec.storage import Location, Manifest, open_location
-from xrec.storage.delta import DeltaLog, Entry, check_sound, manifest_of_log, open_log
+from xrec.storage.delta import Commit, DeltaLog, check_sound, manifest_of_log, open_log
 from xrec.storage.process import may_be_at_work
 
 Phase = Literal["planned", "running", "silent", "stopped", "done", "replaced", "published"]
@@ -138,20 +138,19 @@ def status_of(output: Location, record: RunRecord) -> Status:
     progress = read_progress(record.folder(output))
     log = open_log(output)
     if log is not None:
-        was_published = any(_is_of(entry, record) for entry in deciding(log))
-        entry = log.decided_by(log.version)
-        if entry is not None and entry.commit is not None and entry.commit.manifest is not None:
+        was_published = any(_is_of(commit, record) for _, commit in deciding(log))
+        shown = log.decided_by(log.version)
+        if shown is not None and shown.manifest is not None:
             manifest = manifest_of_log(log)
-            is_published = _is_of(entry, record)
+            is_published = _is_of(shown, record)
             pass_number = 0 if progress is None else progress.pass_number
-            is_outdated = is_published and entry.commit.pass_number < pass_number
+            is_outdated = is_published and shown.pass_number < pass_number
     is_taken_back = was_published and not is_published
     return Status(output.uri, record, progress, manifest, is_published, is_taken_back, is_outdated)
 
 
-def _is_of(entry: Entry, record: RunRecord) -> bool:
-    commit = entry.commit
-    return commit is not None and (commit.run, commit.nonce) == (record.run, record.nonce)
+def _is_of(commit: Commit, record: RunRecord) -> bool:
+    return (commit.run, commit.nonce) == (record.run, record.nonce)
 
 
 @dataclass(frozen=True)

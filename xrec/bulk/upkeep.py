@@ -73,8 +73,8 @@ def _next_version(
             return log.version
         after = open_log(location)
         if after is not None and after.version > log.version:
-            made = after.entry(log.version + 1).commit
-            if made is not None and (made.kind, made.target) == (kind, target):
+            made = after.commit(log.version + 1)
+            if made and (made.kind, made.target, made.table) == (kind, target, log.id):
                 return log.version + 1
     raise changes_too_often(location)
 
@@ -111,8 +111,8 @@ def clean(output: Location, retention: timedelta) -> None:
     published. Whatever was written within `retention` stays.
     """
     log = open_log(output)
-    entry = None if log is None else log.decided_by(log.version)
-    live = entry.commit.run if entry is not None and entry.commit is not None else None
+    shown = None if log is None else log.decided_by(log.version)
+    live = None if shown is None else shown.run
     newest = {record.run: record for record in records(output)}  # the last planned run first
     for run in (output / RUNS).folders():
         keeps = run in (live, next(iter(newest), None))

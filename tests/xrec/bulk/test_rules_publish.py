@@ -211,10 +211,10 @@ def test_rule_8_undo_that_is_not_sound_undoes_nothing(here: Toys) -> None:
     first.publish()
     here("c d", identity=OTHER).publish()
     log = open_log(first.run.output)
-    commit = Commit(kind="undo", table="of another", live="", target=0)
+    commit = Commit(kind="undo", table="of another", live="its files", target=0)
     replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
-    (newest, *_) = deciding(open_log(log.location))
-    assert newest.version == 1
+    ((version, _), *_) = deciding(open_log(log.location))
+    assert version == 1
 
 
 def test_rule_8_publish_of_other_columns_replaces_them(here: Toys) -> None:
