@@ -143,8 +143,9 @@ class SharedEngine:
         logger.warning("a step of the engine failed", exc_info=error)
         self.failure = error
         requests, self._at_work = self._at_work, {}
-        for request_id, request in requests.items():
+        for request_id in requests:
             with suppress(Exception):  # what failed may not be able to cancel either
                 self.core.cancel(request_id)
+        for request in requests.values():
             request.has_ended = True
             request.tell(error)
