@@ -172,14 +172,15 @@ def measure_here(contest: Contest, contestant: str) -> Record:
             f"expected {contest.max_new_tokens}"
         )
     is_ours = contestant.startswith("ours")
-    hits = setup.explainer.engine.take_report().prefix_hit_share if is_ours else None
+    report = setup.explainer.engine.take_report() if is_ours else None
     return {
         "pairs/s": round(len(texts) / seconds, 3),
         "pairs/CPU s": round(len(texts) / cpu_seconds, 3),
         "tokens/s": round(sum(map(len, texts.values())) / seconds, 1),
         "CPU seconds": round(cpu_seconds, 3),
         "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "prefix hits": None if hits is None else round(hits, 3),
+        "prefix hits": report
+        and round(1 - report.num_computed_prompt_tokens / report.num_prompt_tokens, 3),
     }
 
 

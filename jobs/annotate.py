@@ -4,8 +4,7 @@ import os
 from collections.abc import Mapping
 
 from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster
-from cluster.room import demand_of_actors
+from cluster.preflight import check_cluster, demand_of_actors
 from jobs.output import Output
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.driver import run_annotate

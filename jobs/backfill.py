@@ -1,16 +1,17 @@
 """Job `backfill`: pairs in, explanations artifact out."""
 
+from collections.abc import Iterator, Mapping, Sequence
+
 from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster
-from cluster.room import demand_of_actors
+from cluster.preflight import check_cluster, demand_of_actors
 from jobs.output import Output
-from jobs.table_text import preview_lines
 from xrec.backfill.driver import finish, has_work, retry_reasons, run_backfill
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import open_backfill, pairs_difference, run_request
-from xrec.bulk.preview import preview
+from xrec.bulk.status import Preview, preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
+from xrec.progress import duration
 from xrec.storage import Manifest, check_artifacts
 
 
@@ -60,3 +61,66 @@ def look_ahead(config: BackfillConfig) -> list[str]:
     """
     seen = preview(run_request(config, identify_unchecked(config)))
     return preview_lines(seen, config.actors.num_actors, retry_reasons(config))
+
+
+def preview_lines(preview: Preview, num_actors: int, retry: Sequence[str] = ()) -> list[str]:
+    """What a backfill would do; `retry` are the reasons of failed pairs that are done again."""
+    lines = [f"{preview.num_rows:,} pairs in {preview.num_chunks:,} chunks"]
+    if preview.rejected:
+        lines.append(f"left out, for their ids cannot be used: {reasons_text(preview.rejected)}")
+    if preview.status and (progress := preview.status.progress) is not None:
+        failed = f" ({reasons_text(progress.failed)})" if progress.failed else ""
+        lines.append(
+            f"done: {progress.num_ok:,} ok, {progress.num_failed:,} failed{failed}; they took "
+            f"{costs_text(progress.costs) or 'nothing'}; left: {preview.num_left:,}"
+        )
+        again = {reason: count for reason, count in progress.failed.items() if reason in retry}
+        if retry:
+            lines.append(
+                f"to be done again: {sum(again.values()):,} failed pairs"
+                + (f" ({reasons_text(again)})" if again else "")
+            )
+    if preview.num_left:
+        lines += _costs_left(preview, num_actors)
+    elif preview.status and not retry:
+        is_published = preview.status.is_published
+        lines.append("nothing is left to do" if is_published else "it is left to be published")
+    return lines
+
+
+def costs_text(costs: Mapping[str, float]) -> str:
+    """The costs that a reader asks for; `seconds` is the time of actors.
+
+    What an engine counts for itself (`engine_...`) is left out, and so is what did not occur.
+    """
+    shown = [f"{duration(costs['seconds'])} of actor time"] if "seconds" in costs else []
+    shown += [
+        f"{cost:,.0f} {name.removeprefix('num_').replace('_', ' ')}"
+        for name, cost in costs.items()
+        if name != "seconds" and not name.startswith("engine_") and cost
+    ]
+    return ", ".join(shown)
+
+
+def reasons_text(counts: Mapping[str, int]) -> str:
+    """Counts by reason, the largest first."""
+    most_first = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{reason} {count:,}" for reason, count in most_first)
+
+
+def _costs_left(preview: Preview, num_actors: int) -> Iterator[str]:
+    if (costs := preview.costs_left) is None:
+        canary = min(preview.num_left, num_actors * -(-preview.num_rows // preview.num_chunks))
+        yield (
+            f"what they cost is not known, because no run was measured here: limit={canary} does "
+            "the first pairs of this run, and measures it"
+        )
+        return
+    yield (
+        f"to come: about {costs_text(costs)}; {duration(costs['seconds'] / num_actors)} with "
+        f"{num_actors} actor{'s' if num_actors > 1 else ''}, without the time to start"
+    )
+    if preview.measured_at is None:
+        yield "  reckoned from the pairs of this run that are done"
+    else:
+        yield f"  reckoned from pairs done at {preview.measured_at}; less if some are kept"

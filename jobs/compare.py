@@ -4,8 +4,7 @@ import os
 from dataclasses import replace
 
 from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster
-from cluster.room import demand_of_actors, demand_of_workers
+from cluster.preflight import check_cluster, demand_of_actors, demand_of_workers
 from jobs.output import Output, llm_fingerprint
 from xrec.checks import check_word_list
 from xrec.config.compare import CompareConfig

@@ -1,8 +1,5 @@
 """Explain one pair, in this process: what `xrec explain` prints."""
 
-import logging
-from dataclasses import dataclass
-
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.checks import check_word_list
@@ -10,26 +7,11 @@ from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import EngineConfig
 from xrec.generate.explainer import Explanation
 from xrec.generate.loading import load_explainer
-from xrec.llm.prompt import PairTexts
 from xrec.storage import check_artifacts
 
-logger = logging.getLogger("xrec")
 
-
-@dataclass(frozen=True)
-class ExplainedPair:
-    """One pair with what the model was given."""
-
-    user_id: str
-    item_id: str
-    texts: PairTexts
-    prompt: str
-    explanation: Explanation
-    model_fingerprint: str
-
-
-def run(config: BackfillConfig, user_id: str, item_id: str) -> ExplainedPair:
-    """Explain the pair.
+def run(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
+    """Explain the pair; returns its texts, the prompt, and the explanation, for a reader.
 
     Raises UnknownIdError for an id that neither the dataset nor `config.cold_start` knows, and what
     `load_explainer` raises.
@@ -39,19 +21,36 @@ def run(config: BackfillConfig, user_id: str, item_id: str) -> ExplainedPair:
     explainer = load_explainer(
         sources_of(config), device=config.actors.device, engine=_engine(config)
     )
-    dataset = explainer.dataset
+    dataset, pairs = explainer.dataset, explainer.pairs
     pair = Pair(dataset.user_index(user_id), dataset.item_index(item_id))
-    prompt = explainer.pairs.prompt(pair)
-    texts = explainer.pairs.texts(pair)
+    prompt, texts = pairs.prompt(pair), pairs.texts(pair)
     (explanation,) = explainer.explain([prompt], [texts], config.decoding)
-    return ExplainedPair(
-        user_id=user_id,
-        item_id=item_id,
-        texts=texts,
-        prompt=explainer.pairs.builder.show(prompt),
-        explanation=explanation,
-        model_fingerprint=explainer.model_fingerprint,
-    )
+    return [
+        f"user          {user_id}: {texts.user_profile or '(no profile)'}",
+        f"item          {item_id}: {texts.item_title or '(no title)'}. "
+        f"{texts.item_profile or '(no profile)'}",
+        f"model         {explainer.model_fingerprint} (language model, adapter and graph together)",
+        f"prompt        {explanation.num_prompt_tokens} tokens, "
+        "collaborative tokens as <user N> and <item N>:",
+        *(f"              | {line}" for line in pairs.builder.show(prompt).splitlines()),
+        *lines_of(explanation),
+    ]
+
+
+def lines_of(explanation: Explanation) -> list[str]:
+    """The text, and why there is none or why it is not the one that was written first."""
+    lines = [
+        f"explanation   {explanation.text}",
+        "              (written now: a stored text of the pair may differ, as in bfloat16)",
+        f"              ({explanation.num_generated_tokens} tokens, "
+        f"ended by {explanation.finish_reason})",
+    ]
+    if (failure := explanation.failure) is not None:
+        lines.append(f"failed        {failure.reason}: {failure.message}")
+    elif explanation.refused:
+        instead = "a plain sentence" if explanation.kind == "plain" else "the second try"
+        lines.append(f"              ({instead}: a text was refused as {explanation.refused})")
+    return lines
 
 
 def _engine(config: BackfillConfig) -> EngineConfig:

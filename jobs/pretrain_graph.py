@@ -1,8 +1,7 @@
 """Job `pretrain-graph`: the dataset in, a vector for each user and item out."""
 
 from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster
-from cluster.room import demand_of_workers
+from cluster.preflight import check_cluster, demand_of_workers
 from jobs.output import Output
 from xrec.config.graph import PretrainGraphConfig
 from xrec.storage import Manifest, check_artifacts, location_of

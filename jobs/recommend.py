@@ -1,8 +1,7 @@
 """Job `recommend`: dataset and graph in, each user's best unseen items out."""
 
 from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster
-from cluster.room import ONE_CPU
+from cluster.preflight import ONE_CPU, check_cluster
 from jobs.output import Output
 from xrec.config.backfill import RecommendConfig
 from xrec.recommend import (

@@ -1,8 +1,7 @@
 """Job `train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
 
 from cluster.connect import ensure_ray
-from cluster.preflight import check_cluster
-from cluster.room import demand_of_workers
+from cluster.preflight import check_cluster, demand_of_workers
 from jobs.output import Output, llm_fingerprint
 from xrec.aspects import aspects_of
 from xrec.config.adapter import TrainAdapterConfig

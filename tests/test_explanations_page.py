@@ -16,7 +16,6 @@ from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from xrec.backfill.driver import KIND, describe
 from xrec.backfill.task import EXPLANATIONS
 from xrec.bulk import Outcome, complete, export_run
-from xrec.config.backfill import ExportConfig
 
 PAGE = (Path(__file__).parents[1] / "docs" / "explanations.md").read_text()
 PAIRS = [(f"u{user}", f"i{item}") for user in range(6) for item in range(4)]
@@ -135,7 +134,7 @@ def test_pattern_reads_rows_twice_and_an_export_does_not(uri: str, tmp_path: Pat
     read = pyarrow.dataset.dataset(pattern).to_table()
     assert read.num_rows == 2 * len(PAIRS)
     assert read["explanation"].null_count == NUM_BAD
-    export_run(uri, ExportConfig(uri=str(tmp_path / "files")))
+    export_run(uri, str(tmp_path / "files"))
     rows = pyarrow.dataset.dataset(sorted((tmp_path / "files").glob("*.parquet"))).to_table()
     check(rows["explanation"].to_pylist(), rows["user_id"].to_pylist())
 

@@ -15,7 +15,7 @@ from xrec.version import __version__
 
 if TYPE_CHECKING:
     from xrec.adapter.artifact import TrainedAdapter
-    from xrec.backfill.reader import read_explanations
+    from xrec.backfill.lookup import read_explanations
     from xrec.data.dataset import Dataset, open_dataset
     from xrec.generate.explainer import Explainer
     from xrec.generate.loading import Sources, load_explainer
@@ -41,7 +41,7 @@ _MODULES = {
     "TrainedAdapter": "xrec.adapter.artifact",
     "load_explainer": "xrec.generate.loading",
     "open_dataset": "xrec.data.dataset",
-    "read_explanations": "xrec.backfill.reader",
+    "read_explanations": "xrec.backfill.lookup",
 }
 
 

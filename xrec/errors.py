@@ -39,7 +39,11 @@ class DataError(XRecError):
 
 
 class UnknownIdError(XRecError):
-    """A user or item id that the dataset does not hold."""
+    """An id that the dataset does not hold; `reason` is unknown_user or unknown_item."""
+
+    def __init__(self, message: str, what: str = "id"):
+        super().__init__(message)
+        self.reason = f"unknown_{what}"
 
 
 class StorageError(XRecError):

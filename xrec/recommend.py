@@ -50,8 +50,6 @@ from xrec.storage import Kind, Manifest, location_of, manifest_of, storage_error
 
 KIND: Kind = "recommendations"
 ALL_SEEN = "all_items_seen"
-FULL = "users_with_k"
-"""The cost that counts users for whom there are k items."""
 
 ROWS = RowFormat(
     keys=("user_id",),
@@ -208,7 +206,7 @@ def _describe(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
         "users": summary.num_rows,
         "users_without_items": summary.num_failed,
     }
-    return counts, {"users_with_fewer_than_k": summary.num_rows - round(summary.costs[FULL])}
+    return counts, {}
 
 
 def load_task(tables: "ray.ObjectRef[RankingTables]", k: int) -> "RankingTask":
@@ -254,11 +252,7 @@ class RankingTask:
             }
         )
         without = pa.table({"user_id": self._ids(users[items[:, 0] < 0])})
-        return Outcome(
-            ok,
-            self.fail(without, ALL_SEEN, "the user has seen every item"),
-            {FULL: int((items[:, -1] >= 0).sum())},
-        )
+        return Outcome(ok, self.fail(without, ALL_SEEN, "the user has seen every item"))
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         """The users as failed rows."""

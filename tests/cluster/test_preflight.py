@@ -16,7 +16,7 @@ ASKS = """
 import json, sys
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster
-from cluster.room import Demand
+from cluster.preflight import Demand
 from xrec.config.shared import RayConfig, StorageConfig
 from xrec.errors import ClusterError
 

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from cluster import room
-from cluster.room import Demand, check_room, demand_of_actors, demand_of_workers
+from cluster import preflight
+from cluster.preflight import Demand, check_room, demand_of_actors, demand_of_workers
 from xrec.config.backfill import ActorsConfig
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ClusterError
@@ -14,7 +14,7 @@ from xrec.errors import ClusterError
 @pytest.fixture(autouse=True)
 def fixed_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that cannot grow, as on this machine."""
-    monkeypatch.setattr(room, "may_grow", lambda: False)
+    monkeypatch.setattr(preflight, "may_grow", lambda: False)
 
 
 def _workers(num_workers: int, cpus: int = 1, gpus: int = 0) -> Demand:
@@ -51,7 +51,7 @@ def test_check_room_names_what_is_asked_and_what_is_there_if_it_is_too_little(
 def test_check_room_a_cluster_that_may_grow_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(room, "may_grow", lambda: True)
+    monkeypatch.setattr(preflight, "may_grow", lambda: True)
     monkeypatch.setattr(logging.getLogger("xrec"), "propagate", True)
     check_room([{"CPU": 1.0}], _workers(4))
     assert "1 fit on the nodes (1 CPU): waiting for the cluster to grow" in caplog.text

@@ -116,7 +116,8 @@ def test_texts_of_vllm_with_graphs_are_those_of_transformers_except_after_near_t
     model = reference(tmp_path, family, rule)
     for _ in range(2):  # the second time from the prefix cache
         assert_equal_but_for_near_ties(model, prompts, texts(engine, prompts), dtype)
-    assert engine.take_report().prefix_hit_share > 0.4
+    report = engine.take_report()
+    assert report.num_computed_prompt_tokens < 0.6 * report.num_prompt_tokens
 
 
 @pytest.mark.usefixtures("skip_without_gpus")

@@ -1,16 +1,20 @@
 """`xrec explain`: the same text as the backfill's, with its inputs; unknown ids are errors."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import jobs.explain
+from jobs.explain import lines_of
 from tests.command_line import xrec
 from xrec.backfill import read_explanations
 from xrec.config.backfill import BackfillConfig
 from xrec.data import read_dataset
+from xrec.generate.engine import Failure
+from xrec.generate.explainer import Explanation
 
 
 def _explain(path: Path, user: str, item: str, *more: str) -> tuple[int, str, str]:
@@ -55,9 +59,38 @@ def test_explain_unknown_id_exits_1_and_names_it(
 def test_explain_returns_the_prompt_as_the_model_saw_it(pipeline: Any) -> None:
     dataset = read_dataset(pipeline.location("dataset"))
     user_id, item_id = dataset.users["user_id"][0].as_py(), dataset.items["item_id"][1].as_py()
-    explained = jobs.explain.run(pipeline.config(BackfillConfig), user_id, item_id)
-    assert explained.prompt.startswith(
-        "<|im_start|>user\nWhy would this user enjoy this place?\nUser: <user 0> "
-    )
-    assert explained.prompt.endswith("<|im_end|>\n<|im_start|>assistant\n")
-    assert explained.texts.item_title == dataset.items["title"][1].as_py()
+    lines = jobs.explain.run(pipeline.config(BackfillConfig), user_id, item_id)
+    prompt = [line.partition("| ")[2] for line in lines if line.startswith("              |")]
+    assert prompt[:2] == ["<|im_start|>user", "Why would this user enjoy this place?"]
+    assert prompt[2].startswith("User: <user 0> ")
+    assert prompt[-2].endswith("<|im_end|>")
+    assert prompt[-1] == "<|im_start|>assistant"
+    assert f": {dataset.items['title'][1].as_py()}. " in lines[1]
+
+
+WRITTEN = Explanation(0, "It is calm.", 9, 4, "stop")
+
+
+@pytest.mark.parametrize(
+    ("explanation", "last"),
+    [
+        (WRITTEN, "              (4 tokens, ended by stop)"),
+        (
+            replace(WRITTEN, refused="unsupported"),
+            "              (the second try: a text was refused as unsupported)",
+        ),
+        (
+            replace(WRITTEN, refused="unsupported", kind="plain"),
+            "              (a plain sentence: a text was refused as unsupported)",
+        ),
+        (
+            replace(WRITTEN, refused="unsafe", failure=Failure("abstained", "too little")),
+            "failed        abstained: too little",
+        ),
+    ],
+)
+def test_explain_says_what_became_of_the_text(explanation: Explanation, last: str) -> None:
+    lines = lines_of(explanation)
+    assert lines[-1] == last
+    assert lines[0] == "explanation   It is calm."
+    assert any("a stored text of the pair may differ" in line for line in lines)

@@ -13,9 +13,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 import jobs.prepare
 import jobs.project_run
-from jobs.catalogue import job_named
+from jobs.catalogue import PIPELINE, chosen_configs, job_named
 from jobs.output import Output
-from jobs.pipeline import PIPELINE, chosen_configs
 from tests.command_line import xrec
 from tests.jobs.conftest import DECODING, PIPELINE_JOBS
 from tests.toy import save_toy_model

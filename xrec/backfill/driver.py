@@ -12,14 +12,12 @@ The driver sets the counts as Ray metrics, for Prometheus, every few seconds:
 import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, Final
 
 from ray.util.metrics import Counter, Gauge
 
 from xrec.backfill.task import EXPLANATIONS, LoadExplainer, explain_task, load_task_explainer
 from xrec.bulk import BulkRun, Progress, Summary, Survey, complete, publish, vacuum
-from xrec.bulk.backoff import with_backoff
 from xrec.bulk.driver import check_failed_share
 from xrec.bulk.driver import has_work as rows_are_left
 from xrec.bulk.publish import Describe
@@ -29,6 +27,7 @@ from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.backfill import BackfillConfig
 from xrec.progress import counter, duration
 from xrec.storage import Manifest
+from xrec.storage.location import with_backoff
 
 logger = logging.getLogger("xrec")
 
@@ -140,13 +139,9 @@ def describe(run: BulkRun) -> Describe:
 
 def _after_publishing(config: BackfillConfig, run: BulkRun, manifest: Manifest) -> Manifest:
     """Vacuum the table if `config` says so."""
-
-    def follow(hours: float) -> None:
-        num_files = vacuum(run.output.uri, timedelta(hours=hours), config.storage)
-        logger.info("vacuum: %d files deleted", num_files)
-
     if (hours := config.vacuum_hours) is not None:
-        with_backoff(partial(follow, hours))
+        arguments = run.output.uri, timedelta(hours=hours), config.storage
+        logger.info("vacuum: %d files deleted", with_backoff(lambda: vacuum(*arguments)))
     return manifest
 
 

@@ -120,13 +120,9 @@ def _look_up(explainer: Explainer, pairs: pa.Table) -> tuple[list[_KnownPair], l
 
 def _pair_of(dataset: Dataset, ids: dict[str, str]) -> Pair | FailedPair:
     try:
-        user_index = dataset.user_index(ids["user_id"])
+        return Pair(dataset.user_index(ids["user_id"]), dataset.item_index(ids["item_id"]))
     except UnknownIdError as error:
-        return FailedPair(ids, "unknown_user", str(error))
-    try:
-        return Pair(user_index, dataset.item_index(ids["item_id"]))
-    except UnknownIdError as error:
-        return FailedPair(ids, "unknown_item", str(error))
+        return FailedPair(ids, error.reason, str(error))
 
 
 def failed_rows(dataset: Dataset, failed: Sequence[FailedPair]) -> pa.Table:

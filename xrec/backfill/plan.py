@@ -1,15 +1,44 @@
-"""Which run a config asks for, and its plan; pairs are read only if need be."""
+"""Which run a config asks for, its plan, and its pairs, which are read in batches.
 
-from collections.abc import Iterator
+The pairs come from a split of the dataset, from Parquet tables, or from a recommendations artifact,
+with the order and duplicates of the source. They are read only when a run is planned: a later start
+compares `pairs_listing` with that of the plan.
+"""
 
-from xrec.backfill.identity import identify
-from xrec.backfill.pairs import Batch, pair_batches, pairs_listing
+import logging
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from xrec.backfill.identity import identify, pairs_location
 from xrec.backfill.task import EXPLANATIONS
-from xrec.bulk import BulkRun, Identity, RunRequest, open_run, published, read_status
-from xrec.bulk.request import ROWS_PER_CHUNK
-from xrec.config.backfill import BackfillConfig
-from xrec.errors import ArtifactError, StorageError, TableError
+from xrec.bulk import (
+    BulkRun,
+    Identity,
+    RunRequest,
+    clean_keys,
+    listing_of,
+    open_run,
+    published,
+    read_status,
+)
+from xrec.bulk.request import ROWS_PER_CHUNK, first_of
+from xrec.config.backfill import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs
+from xrec.data.dataset import Dataset, read_dataset
+from xrec.errors import ArtifactError, DataError, StorageError, TableError
+from xrec.recommend import recommendation_batches
+from xrec.schemas import PAIRS
+from xrec.storage import Location, location_of, read_manifest, storage_errors
 from xrec.storage.delta import open_log
+
+logger = logging.getLogger("xrec")
+
+Batch = tuple[pa.Table, pa.Table]
+"""Good pairs (schema PAIRS) and rejected rows (REJECTED)."""
+
+_BATCH_ROWS = 65_536
+
 
 _SECONDS_PER_CHUNK = 30
 _CHUNKS_PER_ACTOR = 4
@@ -30,7 +59,7 @@ def run_request(config: BackfillConfig, identity: Identity) -> RunRequest:
         uri,
         identity,
         EXPLANATIONS,
-        lambda: _batches(config),
+        lambda: pair_batches(config),
         listing=pairs_listing(config),
         rows_per_chunk=lambda num_pairs: _rows_per_chunk(config, num_pairs),
         carry_from=uri if config.carry_from == "published" else config.carry_from,
@@ -44,8 +73,7 @@ def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | N
     None if that is not known without reading the pairs, which is done if `exact`.
     """
     log = open_log(request.output)
-    entry = None if log is None else log.decided_by(log.version)
-    commit = None if entry is None else entry.commit
+    commit = None if log is None else log.decided_by(log.version)
     if commit is None or commit.manifest is None or commit.manifest.run != request.identity.run:
         return ()  # that its settings differ is seen without the pairs
     known = next(request.known(), None)
@@ -57,13 +85,6 @@ def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | N
         with request.read_rows() as rows:
             name = rows.run
     return () if name == commit.run else ("pairs: others there than here",)
-
-
-def _batches(config: BackfillConfig) -> Iterator[Batch]:
-    """The pairs; raises what `published` raises if another output to carry over from has none."""
-    if config.carry_from not in (None, "published"):
-        published(config.carry_from, storage=config.storage)
-    return pair_batches(config)
 
 
 def _rows_per_chunk(config: BackfillConfig, num_pairs: int) -> int:
@@ -78,3 +99,119 @@ def _rows_per_chunk(config: BackfillConfig, num_pairs: int) -> int:
     if rate is not None:
         size = round(_SECONDS_PER_CHUNK * rate.num_done / rate.costs["seconds"])
     return max(1, min(size, -(-num_pairs // (_CHUNKS_PER_ACTOR * config.actors.num_actors))))
+
+
+def pairs_listing(config: BackfillConfig) -> dict[str, list[str]]:
+    """What tells that the pairs are those of an earlier start; it takes one small request or two.
+
+    For a table these are its files with sizes and ETags or times. For recommendations it is their
+    fingerprint. Pairs of a split come from the dataset, which is in the run's identity.
+
+    Raises StorageError if the table cannot be listed, ArtifactNotFoundError if the recommendations
+    are not finished.
+    """
+    source = config.pairs
+    if isinstance(source, TablePairs):
+        return listing_of(pairs_location(config, source))
+    if isinstance(source, RecommendedPairs):
+        location = pairs_location(config, source)
+        return {location.shared_uri: [read_manifest(location, "recommendations").fingerprint]}
+    return {}
+
+
+def pair_batches(config: BackfillConfig) -> Iterator[Batch]:
+    """Yield the pairs of `config.pairs`, and the rows whose ids are none, a batch at a time.
+
+    Raises DataError if a table cannot be read, or if more than `max_failed_share` of all rows are
+    rejected; ConfigError if k does not fit the recommendations; ArtifactNotFoundError if dataset
+    or recommendations are not finished, and if another output to carry over from has nothing
+    published.
+    """
+    if config.carry_from not in (None, "published"):
+        published(config.carry_from, storage=config.storage)
+    return _count_rejected(_batches(config), config.max_failed_share)
+
+
+def _batches(config: BackfillConfig) -> Iterator[Batch]:
+    source = config.pairs
+    if isinstance(source, TablePairs):
+        return table_batches(pairs_location(config, source))
+    if isinstance(source, RecommendedPairs):
+        location = pairs_location(config, source)
+        batches = recommendation_batches(location.uri, source.k, storage=config.storage)
+        return _clean(batches, location.uri)
+    dataset = read_dataset(location_of(config, "dataset"))
+    return _clean([_from_split(dataset, source)], config.artifact("dataset"))
+
+
+def _count_rejected(batches: Iterable[Batch], max_share: float) -> Iterator[Batch]:
+    num_rows, rejected = 0, []
+    for good, bad in batches:
+        num_rows += good.num_rows + bad.num_rows
+        if bad.num_rows:
+            rejected.append(bad)
+        yield good, bad
+    if not rejected:
+        return
+    all_rejected = pa.concat_tables(rejected)
+    message = (
+        f"{all_rejected.num_rows} of {num_rows} rows of pairs have ids that are neither strings "
+        f"nor integers{first_of(all_rejected)}"
+    )
+    if all_rejected.num_rows > max_share * num_rows:
+        raise DataError(
+            f"{message}; this is more than max_failed_share = {max_share}. Correct them, or raise "
+            "max_failed_share"
+        )
+    logger.warning("%s; they are left out", message)
+
+
+def _clean(tables: Iterable[pa.Table], file: str) -> Iterator[Batch]:
+    first_line = 1
+    for table in tables:
+        yield clean_keys(table, PAIRS.names, file=file, first_line=first_line)
+        first_line += table.num_rows
+
+
+def table_batches(location: Location) -> Iterator[Batch]:
+    """Yield the pairs of a Parquet file or folder, as `pair_batches` does.
+
+    Raises DataError if it cannot be read, or lacks user_id or item_id.
+    """
+    with storage_errors(location.uri):
+        try:
+            files = pads.dataset(
+                location.path, filesystem=location.arrow_filesystem(), format="parquet"
+            ).get_fragments()
+            for file in files:
+                uri = f"{location.shared_uri}{file.path.removeprefix(location.path)}"
+                yield from _clean(_tables(file, uri), uri)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(
+                f"{location}: expected Parquet files with columns user_id and item_id, "
+                f"strings or integers: {error}"
+            ) from error
+
+
+def _tables(file: pads.ParquetFileFragment, uri: str) -> Iterator[pa.Table]:
+    """The ids of a file with the types that they have there, which may differ between files."""
+    schema = file.physical_schema
+    missing = [name for name in PAIRS.names if name not in schema.names]
+    if missing:
+        raise DataError(
+            f"{uri}: expected columns user_id and item_id, saw {', '.join(schema.names)}; rename "
+            "or add them"
+        )
+    for batch in file.to_batches(
+        schema=schema, columns=PAIRS.names, batch_size=_BATCH_ROWS, batch_readahead=2
+    ):
+        yield pa.Table.from_batches([batch])
+
+
+def _from_split(dataset: Dataset, source: SplitPairs) -> pa.Table:
+    pairs = dataset.explained_pairs(source.split).slice(0, source.max_pairs)
+    columns = {
+        "user_id": dataset.users["user_id"].take(pairs["user_index"]),
+        "item_id": dataset.items["item_id"].take(pairs["item_index"]),
+    }
+    return pa.table(columns).cast(PAIRS)

@@ -59,12 +59,11 @@ from xrec.bulk.request import RunRequest, listing_of, open_run
 from xrec.bulk.runs.keys import clean_keys
 from xrec.bulk.runs.progress import Progress, Survey
 from xrec.bulk.runs.result import Summary, added
-from xrec.bulk.runs.row_format import RowFormat
+from xrec.bulk.runs.row_format import ChunkTask, Outcome, RowFormat
 from xrec.bulk.runs.run import BulkRun, Identity
 from xrec.bulk.status import Rate, Status, check_output, read_status
 from xrec.bulk.table import Published, published
 from xrec.bulk.upkeep import empty, rollback, vacuum
-from xrec.bulk.work.task import ChunkTask, Outcome
 
 __all__ = [
     "BulkRun",

@@ -22,9 +22,8 @@ from xrec.bulk.runs.progress import (
     write_progress,
 )
 from xrec.bulk.runs.result import BrokenResultError, Summary, bare, total
-from xrec.bulk.runs.row_format import FAILED
+from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
-from xrec.bulk.work.task import ChunkTask
 from xrec.bulk.work.worker import WorkerSettings
 from xrec.errors import DataError, LeaseError
 from xrec.storage import Kind, Manifest
@@ -204,7 +203,7 @@ class _Driver:
             if reasons and all(each.reasons != reasons for each in passes[num_before:]):
                 self._begin_retry(reasons, passes)
             self._summary += self._survey.look()
-        self._progress = self._progress.model_copy(update={"is_done": True})
+        self._update(is_done=True)
         return self._progress
 
     def leave(self) -> None:
@@ -221,8 +220,7 @@ class _Driver:
             chunks = chunks[: int(np.searchsorted(before, max_rows))]
         if chunks:
             logger.info("%d of %d chunks left", len(chunks), each.size.num_chunks)
-            update = {"pass_number": each.number, "reasons": each.reasons}
-            self._progress = self._progress.model_copy(update=update)
+            self._update(pass_number=each.number, reasons=each.reasons)
             settings = WorkerSettings(each, self.run.format, self.make_task, self.chunks_at_once)
             order = chunks[::-1] if self.from_last else chunks
             for _, summary in self.pool.summaries(settings, order):
@@ -233,8 +231,7 @@ class _Driver:
     def _take(self, summary: Summary) -> None:
         self._summary = total([self._summary, summary])
         if self._progress.working_since is None:
-            since = now()
-            self._progress = self._progress.model_copy(update={"working_since": since})
+            self._update(working_since=now())
         if time.monotonic() - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
             self._note()
         if time.monotonic() - self._said_at >= _SECONDS_BETWEEN_SIGNS:
@@ -247,16 +244,16 @@ class _Driver:
 
     def _note(self) -> None:
         self._looked_at = time.monotonic()
-        self._progress = self._progress.with_summary(self._summary)
+        self._update()
         self.on_progress(self._progress)
 
     def _say(self, *, alive: bool) -> None:
         self._said_at = time.monotonic()
-        expires_at = now() + TERM if alive else None
-        self._progress = self._progress.with_summary(
-            self._summary, written_at=now(), expires_at=expires_at
-        )
+        self._update(written_at=now(), expires_at=now() + TERM if alive else None)
         write_progress(self.run, self._progress)
+
+    def _update(self, **changes: Any) -> None:
+        self._progress = self._progress.model_copy(update={**dict(self._summary), **changes})
 
     def _begin_retry(self, reasons: tuple[str, ...], passes: Sequence[Pass]) -> None:
         """Plan the rows anew whose last result is that they failed for one of the reasons."""

@@ -9,15 +9,14 @@ files. Any other export of the folder is refused.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 
 from xrec.bulk.table import Published, published
-from xrec.config.backfill import ExportConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, StorageNotFoundError
 from xrec.storage import Location, differing_fields, fingerprint_of, open_location, storage_errors
@@ -43,46 +42,43 @@ class Exported:
 
 def export_run(
     uri: str,
-    settings: ExportConfig,
+    to: str,
     *,
+    format: Literal["parquet", "csv"] = "parquet",
+    columns: Sequence[str] | None = None,
     version: int | None = None,
     storage: StorageConfig | None = None,
 ) -> Exported:
-    """Write the explanations, or other rows that succeeded, of a version into a folder of files.
+    """Write the explanations, or other rows that succeeded, of a version into the folder `to`.
 
     Calling this again goes on with an export that was interrupted, and does nothing if it is whole.
 
-    version: if None, the newest. Raises what `published` raises; ConfigError if the settings do not
-    fit the table; ArtifactMismatchError if the folder is not empty, or files were changed;
-    DataError if a file of the table cannot be read; StorageError.
+    columns: of the files; all if None. version: the newest if None. Raises what `published` raises;
+    ConfigError if the folder or the columns do not fit the table; ArtifactMismatchError if the
+    folder is not empty, or files were changed; DataError if a file of the table cannot be read;
+    StorageError.
     """
     storage = storage or StorageConfig()
-    table = published(uri, version=version, storage=storage)
-    target = open_location(settings.uri, storage)
+    table, target = published(uri, version=version, storage=storage), open_location(to, storage)
     _refuse_overlap(table.log.location, target)
-    columns = _columns(table, settings)
-    record = _record(table, settings)
+    names = _columns(table, columns)
+    record = {
+        "source": table.log.location.shared_uri,
+        "table": table.log.id,
+        "version": table.version,
+        "format": format,
+        "columns": columns and list(columns),
+    }
     _begin(target, record)
     success = _read(target / SUCCESS)
     is_new = success is None or bool(_wrong(target, success["files"]))
     if success is None or is_new:
-        files, num_rows = _write(table, target, settings, columns, fingerprint_of(record))
-        _check(target, record, files)
+        files, num_rows = _write(table, target, format, names, fingerprint_of(record))
         success = {"version": table.version, "num_rows": num_rows, "files": files}
         (target / SUCCESS).write_bytes(_as_json(success))
         _check(target, record, files)
         logger.info("%s: written", target)
     return Exported(target, table.version, success["num_rows"], len(success["files"]), is_new)
-
-
-def _record(table: Published, settings: ExportConfig) -> dict[str, Any]:
-    """What the export is of; the same record means the same files."""
-    return {
-        "source": table.log.location.shared_uri,
-        "table": table.log.id,
-        "version": table.version,
-        **settings.model_dump(mode="json", exclude={"uri"}),
-    }
 
 
 def _refuse_overlap(table: Location, target: Location) -> None:
@@ -94,10 +90,10 @@ def _refuse_overlap(table: Location, target: Location) -> None:
         )
 
 
-def _columns(table: Published, settings: ExportConfig) -> list[str]:
+def _columns(table: Published, given: Sequence[str] | None) -> list[str]:
     """The columns of the files; raises ConfigError if the table has no such ones."""
     names = [name for name in table.dataset().schema.names if name != "status"]  # ok in all rows
-    columns = list(names if settings.columns is None else settings.columns)
+    columns = list(names if given is None else given)
     if unknown := set(columns) - set(names):
         raise ConfigError(f"export: {sorted(unknown)} are no columns; these are: {names}")
     if not columns or len(set(columns)) < len(columns):
@@ -124,16 +120,12 @@ def _begin(target: Location, record: Mapping[str, Any]) -> None:
 
 
 def _write(
-    table: Published,
-    target: Location,
-    settings: ExportConfig,
-    columns: list[str],
-    fingerprint: str,
+    table: Published, target: Location, format: str, columns: list[str], fingerprint: str
 ) -> tuple[dict[str, int], int]:
     """Write the rows by pyarrow; returns the files with their sizes, and the number of rows."""
     dataset = table.dataset()
     schema = pa.schema([dataset.schema.field(name) for name in columns]).remove_metadata()
-    is_csv = settings.format == "csv"
+    is_csv = format == "csv"
     files: dict[str, int] = {}
     num_rows = 0
 
@@ -152,9 +144,9 @@ def _write(
             batches(),
             target.path,
             schema=schema,
-            format=settings.format,
+            format=format,
             filesystem=target.arrow_filesystem(),
-            basename_template=f"part-{{i}}-{fingerprint}.{settings.format}",
+            basename_template=f"part-{{i}}-{fingerprint}.{format}",
             existing_data_behavior="overwrite_or_ignore",
             use_threads=False,  # else the files would not hold the same rows each time
             max_rows_per_file=ROWS_PER_FILE,

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -65,7 +64,7 @@ def _write_part(run: BulkRun, passes: Sequence[Pass], chunks: tuple[int, int]) -
     schema = bare(run.format.table_schema.empty_table()).schema
     with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
         for rows in _groups(rows_of_chunks()):
-            writer.write_table(bare(rows), row_group_size=rows.num_rows)
+            writer.write_table(bare(rows), row_group_size=2 * _ROWS_PER_GROUP)
             num_rows += rows.num_rows
             buckets += [rows["bucket"][place].as_py() for place in (0, -1)]
     (run.output / path).write_bytes(sink.getvalue())
@@ -118,30 +117,15 @@ def _replaced(rows: pa.Table, done_again: pa.Table, format: RowFormat) -> pa.Tab
 
 
 def _groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The rows of sorted tables in tables of some `_ROWS_PER_GROUP`, each of whole buckets."""
+    """The rows of tables in tables of `_ROWS_PER_GROUP` rows at least."""
     held: list[pa.Table] = []
-    num_held = 0
     for table in tables:
         held.append(table)
-        num_held += table.num_rows
-        while num_held > _ROWS_PER_GROUP:
-            rows = pa.concat_tables(held).combine_chunks()
-            stop = _end_of_bucket(rows)
-            if stop is None:
-                held = [rows]
-                break
-            yield rows.slice(0, stop)
-            held, num_held = [rows.slice(stop)], num_held - stop
-    if num_held:
-        yield pa.concat_tables(held).combine_chunks()
-
-
-def _end_of_bucket(rows: pa.Table) -> int | None:
-    """Where the first bucket ends after `_ROWS_PER_GROUP` rows; None if it may go on."""
-    buckets = rows["bucket"].to_numpy()
-    ends = np.flatnonzero(buckets[1:] != buckets[:-1]) + 1
-    place = int(np.searchsorted(ends, _ROWS_PER_GROUP))
-    return int(ends[place]) if place < len(ends) else None
+        if sum(each.num_rows for each in held) >= _ROWS_PER_GROUP:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
 
 
 def ranges(first_pass: Pass) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from xrec.bulk.backoff import with_backoff
 from xrec.bulk.runs.plan import write_plan
 from xrec.bulk.runs.row_format import OK, RowFormat
 from xrec.bulk.runs.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
@@ -21,6 +20,7 @@ from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableErr
 from xrec.schemas import REJECTED
 from xrec.storage import Location, open_location, parquet_bytes, storage_errors
 from xrec.storage.delta import LOG, check_sound, dataset_of, file_errors, open_log
+from xrec.storage.location import with_backoff
 
 ROWS_PER_CHUNK = 1024
 ROWS_PER_BUCKET = 1024

@@ -1,5 +1,6 @@
-"""How far the runs of an output are, for anyone who can read it, also while they run; and what is
-wrong with the output (`check_output`), and what mends it. Nothing is written.
+"""How far the runs of an output are, for anyone who can read it, also while they run; what a run
+would do and cost if it were begun now (`preview`); and what is wrong with the output
+(`check_output`), and what mends it. Nothing is written, and no process is started.
 
 A check reads records, the table's log, and listings. It opens no data file, so a file that has its
 size and other bytes is not found.
@@ -10,17 +11,31 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
 
-from xrec.bulk.request import refuse_other_files
+from xrec.bulk.request import RunRequest, refuse_other_files
 from xrec.bulk.runs.progress import Progress, now, read_progress
 from xrec.bulk.runs.run import RUNS, RunRecord, records
 from xrec.bulk.table import deciding
 from xrec.config.shared import StorageConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, TableError
+from xrec.errors import (
+    ArtifactError,
+    ArtifactMismatchError,
+    ArtifactNotFoundError,
+    StorageNotFoundError,
+    TableError,
+)
 from xrec.storage import Location, Manifest, open_location
-from xrec.storage.delta import DeltaLog, Entry, manifest_of_log, open_log
+from xrec.storage.delta import Commit, DeltaLog, check_sound, manifest_of_log, open_log
 from xrec.storage.process import may_be_at_work
 
 Phase = Literal["planned", "running", "silent", "stopped", "done", "replaced", "published"]
+
+NOTES: Mapping[Phase, str] = {
+    "silent": "its driver gives no sign of life; run it again to go on",
+    "stopped": "it was stopped before it was done; run it again to go on",
+    "done": "it is not what is published; run it again to publish it",
+    "replaced": "something else was published since, or it was taken back",
+}
+"""What a reader is told of a run in a phase that may surprise."""
 
 
 @dataclass(frozen=True)
@@ -123,20 +138,86 @@ def status_of(output: Location, record: RunRecord) -> Status:
     progress = read_progress(record.folder(output))
     log = open_log(output)
     if log is not None:
-        was_published = any(_is_of(entry, record) for entry in deciding(log))
-        entry = log.decided_by(log.version)
-        if entry is not None and entry.commit is not None and entry.commit.manifest is not None:
+        was_published = any(_is_of(commit, record) for _, commit in deciding(log))
+        shown = log.decided_by(log.version)
+        if shown is not None and shown.manifest is not None:
             manifest = manifest_of_log(log)
-            is_published = _is_of(entry, record)
+            is_published = _is_of(shown, record)
             pass_number = 0 if progress is None else progress.pass_number
-            is_outdated = is_published and entry.commit.pass_number < pass_number
+            is_outdated = is_published and shown.pass_number < pass_number
     is_taken_back = was_published and not is_published
     return Status(output.uri, record, progress, manifest, is_published, is_taken_back, is_outdated)
 
 
-def _is_of(entry: Entry, record: RunRecord) -> bool:
-    commit = entry.commit
-    return commit is not None and (commit.run, commit.nonce) == (record.run, record.nonce)
+def _is_of(commit: Commit, record: RunRecord) -> bool:
+    return (commit.run, commit.nonce) == (record.run, record.nonce)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run would do.
+
+    rejected: rows that are left out, by reason. status: of the run; None if it is not planned.
+    costs_left: what the rows that are left cost, by name, as measured on this run or on another
+    one; None if none was. measured_at: the URI of the other run, none of whose rows count that were
+    carried over, so the costs are at most these; None if it is this run.
+    """
+
+    num_rows: int
+    num_chunks: int
+    rejected: Mapping[str, int]
+    status: Status | None
+    costs_left: Mapping[str, float] | None
+    measured_at: str | None
+
+    @property
+    def num_left(self) -> int:
+        """How many rows are not done."""
+        return self.num_rows - (self.status.num_done if self.status else 0)
+
+
+def preview(request: RunRequest) -> Preview:
+    """What `open_run` would open or plan, and what is left of it.
+
+    The input is read only where `open_run` would read it. Raises what `open_run` raises, except for
+    what only a write to the store can tell.
+    """
+    output = request.output
+    refuse_other_files(output)
+    record = request.planned()
+    if record is None:
+        with request.read_rows() as rows:
+            record = rows.planned(output)
+            if record is None:
+                num_rows, rejected = rows.spill.num_rows, rows.rejected_by_reason
+                num_chunks = sum(1 for _ in request.chunks(rows.spill, carrying=False))
+                costs = _costs_elsewhere(request, num_rows)
+                return Preview(num_rows, num_chunks, rejected, None, *costs)
+    status = status_of(output, record)
+    costs = _own_costs(status) or _costs_elsewhere(request, status.num_left)
+    return Preview(record.num_rows, record.size.num_chunks, record.rejected, status, *costs)
+
+
+def _own_costs(status: Status) -> tuple[dict[str, float], None] | None:
+    """By what its rows cost: as many are taken to be carried over as until now."""
+    if status.rate is None:
+        return None
+    share = status.num_left / status.num_done
+    return {name: cost * share for name, cost in status.rate.costs.items()}, None
+
+
+def _costs_elsewhere(
+    request: RunRequest, num_rows: int
+) -> tuple[dict[str, float] | None, str | None]:
+    """By the newest run at the output, else at the one to carry over from."""
+    for uri in filter(None, (request.uri, request.carry_from)):
+        try:
+            rate = read_status(uri, request.storage).rate
+        except (ArtifactError, TableError, StorageNotFoundError):
+            continue  # there is no run that this xrec reads
+        if rate is not None:
+            return rate.costs_of(num_rows), uri
+    return None, None
 
 
 Severity = Literal["error", "warning"]
@@ -147,12 +228,11 @@ class Finding:
     """Something that is wrong with an output.
 
     severity: `error` if readers miss rows or a run cannot go on until it is mended; else `warning`.
-    what: what is so, with the place and the values seen. mend: what to do about it.
+    what: what is so, with the place and the values seen, and what to do about it.
     """
 
     severity: Severity
     what: str
-    mend: str
 
 
 def check_output(uri: str, storage: StorageConfig | None = None) -> list[Finding]:
@@ -164,7 +244,7 @@ def check_output(uri: str, storage: StorageConfig | None = None) -> list[Finding
     try:
         findings = list(_findings(output))
     except (TableError, ArtifactMismatchError) as error:
-        findings = [Finding("error", str(error), "restore the file, or give another output URI")]
+        findings = [Finding("error", str(error))]
     return sorted(findings, key=lambda finding: get_args(Severity).index(finding.severity))
 
 
@@ -175,27 +255,20 @@ def _findings(output: Location) -> Iterator[Finding]:
         yield from _of_table(log)
     there = list(records(output))
     if log is None and not there and not (output / RUNS).exists():
-        yield Finding(
-            "error", f"{output}: holds no table and no run", "check the URI, or run a job"
-        )
+        what = f"{output}: holds no table and no run; check the URI, or run a job"
+        yield Finding("error", what)
     for number, record in enumerate(there):
         yield from _of_run(output, record, is_last=number == 0)
 
 
 def _of_table(log: DeltaLog) -> Iterator[Finding]:
-    place = f"{log.location}: version {log.version}"
-    if not log.is_sound(log.version):
-        yield Finding(
-            "error",
-            f"{place} has other files than its writer meant it to have: the table was deleted "
-            "while its job ran",
-            "run the job again, which goes back to the version before",
-        )
+    check_sound(log)
     if missing := log.missing_files(log.version):
         yield Finding(
             "error",
-            f"{place} lacks {len(missing)} of its files, or they have another size: {missing[0]}",
-            "restore the files, or run the job again, which goes back to a version that is whole",
+            f"{log.location}: version {log.version} lacks {len(missing)} of its files, or they "
+            f"have another size: {missing[0]}; restore the files, or run the job again, which goes "
+            "back to a version that is whole",
         )
 
 
@@ -204,13 +277,10 @@ def _of_run(output: Location, record: RunRecord, *, is_last: bool) -> Iterator[F
     if not status.is_published and not record.has_plan(output):
         yield Finding(
             "warning",
-            f"{record.folder(output)}: its plan lacks files, or they have another size",
-            "run the job again, which makes another plan",
+            f"{record.folder(output)}: its plan lacks files, or they have another size; run the "
+            "job again, which makes another plan",
         )
-    phase = status.phase(now())
-    place = f"{output}: run {record.run}, {status.num_done} of {record.num_rows} rows done"
-    if phase in ("silent", "stopped") and is_last:
-        what = "its driver ended" if phase == "stopped" else "its driver gives no sign of life"
-        yield Finding("warning", f"{place}: {what}", "run the job again, which goes on")
-    elif phase == "done" and is_last and not status.is_published:
-        yield Finding("warning", f"{place}, and not published", "run the job again")
+    phase = status.phase()
+    if is_last and phase in NOTES and phase != "replaced":
+        done = f"{status.num_done} of {record.num_rows} rows done"
+        yield Finding("warning", f"{output}: run {record.run}, {done}: {NOTES[phase]}")

@@ -8,7 +8,7 @@ by who opens the log afterwards.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import deltalake
@@ -26,7 +26,6 @@ from xrec.storage import Location, Manifest, open_location
 from xrec.storage.delta import (
     Commit,
     DeltaLog,
-    Entry,
     dataset_of,
     digest_of,
     file_errors,
@@ -119,25 +118,19 @@ def is_whole(log: DeltaLog) -> bool:
     return log.is_sound(log.version) and not log.missing_files(log.version)
 
 
-def deciding(log: DeltaLog) -> Iterator[Entry]:
-    """The publishes, rollbacks and emptyings that were not undone, the newest first."""
+def deciding(log: DeltaLog) -> Iterator[tuple[int, Commit]]:
+    """Version and commit of publishes, rollbacks and emptyings not undone, the newest first."""
     version = log.version
     while version >= 0:
-        entry = log.entry(version)
-        if entry.commit is not None and entry.commit.kind == "undo":
+        commit = log.commit(version)
+        if commit is not None and commit.kind == "undo":
             # An undo that is not sound was made by a sleeper, in another table: it undid nothing.
-            assert entry.commit.target is not None
-            version = entry.commit.target if log.is_sound(version) else version - 1
+            assert commit.target is not None
+            version = commit.target if log.is_sound(version) else version - 1
             continue
-        if entry.commit is not None:
-            yield entry
-        elif entry.restored is not None:
-            yield replace(entry, commit=_foreign_rollback(entry))
+        if commit is not None:
+            yield version, commit
         version -= 1
-
-
-def _foreign_rollback(entry: Entry) -> Commit:
-    return Commit(kind="rollback", table="", live="", target=entry.restored)
 
 
 def undo(log: DeltaLog) -> None:
@@ -156,10 +149,14 @@ def undo(log: DeltaLog) -> None:
             restore(log, version, "undo")
             return
     logger.warning("%s: version %d is emptied, as no version is whole", log.location, log.version)
+    make_empty(log, "undo", target=-1)
+
+
+def make_empty(log: DeltaLog, kind: Literal["undo", "empty"], target: int | None = None) -> None:
+    """Let the next version have no files."""
     nothing = digest_of(log.files(log.version).slice(0, 0))
-    commit = Commit(kind="undo", table=log.id, live=nothing, target=-1)
-    schema = pa.schema(log.delta.schema().to_arrow())
-    replace_content(log.location, log, [], schema, commit)
+    commit = Commit(kind=kind, table=log.id, live=nothing, target=target)
+    replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
 
 
 def restore(log: DeltaLog, version: int, kind: Literal["undo", "rollback"]) -> None:

@@ -4,24 +4,22 @@ All of it is deltalake's own, and other programs may do it too.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-import pyarrow as pa
-
-from xrec.bulk.runs.run import RUNS, newest_record
+from xrec.bulk.runs.run import RUNS, records
 from xrec.bulk.table import (
     CHANCES,
     changes_too_often,
+    make_empty,
     open_whole,
     refuse_other_table,
-    replace_content,
     restore,
 )
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactNotFoundError, TableError
 from xrec.storage import Location, open_location, storage_errors
-from xrec.storage.delta import Commit, DeltaLog, delta_errors, digest_of, open_log
+from xrec.storage.delta import DeltaLog, delta_errors, open_log
 
 logger = logging.getLogger("xrec")
 
@@ -34,7 +32,8 @@ def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> in
     Raises ArtifactNotFoundError if there is no table, TableError if there is no such version, it is
     not sound, or its files were deleted by a vacuum.
     """
-    for log in _opened(uri, storage):
+
+    def go_back(log: DeltaLog) -> None:
         if not 0 <= version <= log.version:
             raise TableError(
                 f"{uri}: version {version} is not there; the table has 0 to {log.version}"
@@ -42,12 +41,10 @@ def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> in
         if not log.is_sound(version) or (missing := log.missing_files(version)):
             what = f"{missing[0]} is gone" if log.is_sound(version) else "it is not sound"
             raise TableError(f"{uri}: version {version} cannot be restored: {what}; name another")
-        if version == log.version:
-            return version
-        restore(log, version, "rollback")
-        if (made := _made(log, "rollback", version)) is not None:
-            return made
-    raise AssertionError("_opened ends with an error")
+        if version != log.version:
+            restore(log, version, "rollback")
+
+    return _next_version(uri, storage, go_back, "rollback", version)
 
 
 def empty(uri: str, storage: StorageConfig | None = None) -> int:
@@ -55,19 +52,31 @@ def empty(uri: str, storage: StorageConfig | None = None) -> int:
 
     Earlier versions stay until a vacuum. Raises ArtifactNotFoundError if there is no table.
     """
-    for log in _opened(uri, storage):
-        nothing = log.files(log.version).slice(0, 0)
-        schema = pa.schema(log.delta.schema().to_arrow())
-        replace_content(
-            log.location,
-            log,
-            [],
-            schema,
-            Commit(kind="empty", table=log.id, live=digest_of(nothing)),
-        )
-        if (made := _made(log, "empty", None)) is not None:
-            return made
-    raise AssertionError("_opened ends with an error")
+    return _next_version(uri, storage, lambda log: make_empty(log, "empty"), "empty", None)
+
+
+def _next_version(
+    uri: str,
+    storage: StorageConfig | None,
+    commit: Callable[[DeltaLog], None],
+    kind: str,
+    target: int | None,
+) -> int:
+    """Commit to the table, opened anew each time, until the version after it is what was meant."""
+    location = open_location(uri, storage or StorageConfig())
+    for _ in range(CHANCES):
+        log = open_whole(location)
+        if log is None:
+            raise ArtifactNotFoundError(f"{uri}: there is no table; check the URI")
+        commit(log)
+        if log.version == target:
+            return log.version
+        after = open_log(location)
+        if after is not None and after.version > log.version:
+            made = after.commit(log.version + 1)
+            if made and (made.kind, made.target, made.table) == (kind, target, log.id):
+                return log.version + 1
+    raise changes_too_often(location)
 
 
 def vacuum(uri: str, retention: timedelta, storage: StorageConfig | None = None) -> int:
@@ -102,20 +111,13 @@ def clean(output: Location, retention: timedelta) -> None:
     published. Whatever was written within `retention` stays.
     """
     log = open_log(output)
-    entry = None if log is None else log.decided_by(log.version)
-    live = entry.commit.run if entry is not None and entry.commit is not None else None
-    runs = (output / RUNS).folders()
-    newest = {run: newest_record(output, run) for run in runs}
-    last = max(
-        (run for run in runs if newest[run] is not None),
-        key=lambda run: newest[run][1].planned_at,  # type: ignore[index]
-        default=None,
-    )
-    for run in runs:
-        record = newest[run]
-        keeps = run in (live, last)
+    shown = None if log is None else log.decided_by(log.version)
+    live = None if shown is None else shown.run
+    newest = {record.run: record for record in records(output)}  # the last planned run first
+    for run in (output / RUNS).folders():
+        keeps = run in (live, next(iter(newest), None))
         for folder in (output / RUNS / run).folders():
-            is_named = record is not None and record[1].nonce == folder
+            is_named = run in newest and newest[run].nonce == folder
             if not (keeps and is_named):
                 _delete_old(output / RUNS / run / folder, retention)
         if not keeps and not any("/" in file for file in (output / RUNS / run).files()):
@@ -137,24 +139,3 @@ def _time_of(info: dict[str, object]) -> datetime:
         return written
     assert isinstance(written, float | int)
     return datetime.fromtimestamp(written, UTC)
-
-
-def _opened(uri: str, storage: StorageConfig | None) -> Iterator[DeltaLog]:
-    """The table, opened anew each time."""
-    location = open_location(uri, storage or StorageConfig())
-    for _ in range(CHANCES):
-        log = open_whole(location)
-        if log is None:
-            raise ArtifactNotFoundError(f"{uri}: there is no table; check the URI")
-        yield log
-    raise changes_too_often(location)
-
-
-def _made(before: DeltaLog, kind: str, target: int | None) -> int | None:
-    """The version after `before` if it is the commit that was meant."""
-    log = open_log(before.location)
-    if log is None or log.version <= before.version:
-        return None
-    commit = log.entry(before.version + 1).commit
-    is_it = commit is not None and (commit.kind, commit.target) == (kind, target)
-    return before.version + 1 if is_it else None

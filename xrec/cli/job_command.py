@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from jobs.catalogue import SERVE, Job
-from xrec.cli.arguments import ConfigPath, DryRun, Overrides, keys_option
 from xrec.cli.printing import show_config, summary
-from xrec.cli.reporting import reporting
+from xrec.cli.reporting import ConfigPath, DryRun, Overrides, keys_option, reporting
 
 if TYPE_CHECKING:
     from xrec.config.serve import ServeConfig

@@ -13,8 +13,8 @@ from xrec.cli import (
     submit_command,
     table_command,
 )
-from xrec.cli.arguments import new_app
 from xrec.cli.job_command import add_job_command
+from xrec.cli.reporting import new_app
 from xrec.version import __version__
 
 HELP = """For every recommendation, the reason why this user would like this item.

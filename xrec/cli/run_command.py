@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xrec.cli.arguments import ConfigPath
 from xrec.cli.printing import show_config, summary
-from xrec.cli.reporting import reporting
+from xrec.cli.reporting import ConfigPath, reporting
 
 if TYPE_CHECKING:
     from xrec.config.shared import JobConfig
@@ -66,7 +65,7 @@ def run(
     ] = False,
 ) -> None:
     """Run jobs.project_run."""
-    from jobs.pipeline import chosen_configs
+    from jobs.catalogue import chosen_configs
     from xrec.config.project import read_project
 
     configs = chosen_configs(read_project(config_path, overrides or []), first, last)
@@ -85,7 +84,7 @@ def run(
 
 
 def _show_explanations(config: "JobConfig") -> None:
-    from xrec.backfill.reader import read
+    from xrec.backfill.lookup import read
 
     uri = config.artifact("explanations")
     columns = ["user_id", "item_id", "explanation"]

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from xrec.cli.arguments import ConfigPath
 from xrec.cli.printing import scalars, text_table
-from xrec.cli.reporting import reporting
+from xrec.cli.reporting import ConfigPath, reporting
 from xrec.cli.run_command import ProjectOverrides
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.catalogue import job_named
-from xrec.cli.arguments import ConfigPath, Overrides
-from xrec.cli.reporting import reporting
+from xrec.cli.reporting import ConfigPath, Overrides, reporting
 from xrec.cli.run_command import First, Last, Redo
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def _configs(
     """The configs of the job, or of all jobs of the run."""
     if name != "run":
         return [job_named(name).load_config(path, overrides)]
-    from jobs.pipeline import chosen_configs
+    from jobs.catalogue import chosen_configs
     from xrec.config.project import read_project
 
     return list(chosen_configs(read_project(path, overrides), first, last).values())

@@ -3,12 +3,15 @@
 They run on any machine and import neither Ray nor torch.
 """
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xrec.cli.arguments import new_app
-from xrec.cli.reporting import FAILED, reporting
+from xrec.cli.reporting import FAILED, new_app, reporting
+
+if TYPE_CHECKING:
+    from xrec.bulk import Status
 
 STATUS_HELP = """How far the run is that was planned last, and what is published.
 
@@ -88,7 +91,6 @@ StorageKeys = Annotated[
     ),
 ]
 
-
 app = new_app(no_args_is_help=True)
 
 
@@ -98,7 +100,6 @@ def status(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
     """Print the status of the run at `uri`."""
     import yaml
 
-    from jobs.table_text import status_values
     from xrec.bulk import read_status
     from xrec.config.shared import storage_of
 
@@ -118,8 +119,6 @@ def check(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
         typer.echo(f"{uri}: nothing is wrong")
     for finding in findings:
         typer.echo(f"{finding.severity}: {finding.what}")
-        if finding.mend:
-            typer.echo(f"  to do: {finding.mend}")
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(FAILED)
 
@@ -158,7 +157,7 @@ def export(
     ],
     storage_keys: StorageKeys = None,
     format: Annotated[
-        str, typer.Option("--format", metavar="parquet|csv", help="Format of the files.")
+        Literal["parquet", "csv"], typer.Option("--format", help="Format of the files.")
     ] = "parquet",
     columns: Annotated[
         str | None,
@@ -171,20 +170,11 @@ def export(
 ) -> None:
     """Run xrec.bulk.export_run."""
     from xrec.bulk import export_run
-    from xrec.config.backfill import ExportConfig
-    from xrec.config.base import parse_config
     from xrec.config.shared import storage_of
 
-    settings = parse_config(
-        ExportConfig,
-        {
-            "uri": to,
-            "format": format,
-            "columns": None if columns is None else _names(columns),
-        },
-        "xrec export",
-    )
-    exported = export_run(uri, settings, version=version, storage=storage_of(storage_keys or []))
+    names = None if columns is None else [each.strip() for each in columns.split(",")]
+    storage = storage_of(storage_keys or [])
+    exported = export_run(uri, to, format=format, columns=names, version=version, storage=storage)
     there = "written" if exported.is_new else "already there"
     typer.echo(
         f"{exported.location}: {there}: {exported.num_rows:,} rows of version "
@@ -192,5 +182,39 @@ def export(
     )
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def status_values(status: "Status", now: datetime | None = None) -> dict[str, Any]:
+    """The status for a reader and for programs, as values of JSON and YAML.
+
+    Times are ISO 8601 in UTC. `now` is for tests.
+    """
+    from xrec.bulk.status import NOTES
+    from xrec.progress import duration
+
+    record, progress, manifest = status.record, status.progress, status.manifest
+    phase = status.phase(now or datetime.now(UTC))
+    return {
+        "uri": status.uri,
+        "kind": record.identity.kind,
+        "run": record.run,
+        "phase": phase,
+        **({"note": NOTES[phase]} if phase in NOTES else {}),
+        "rows": {
+            "planned": record.num_rows,
+            "ok": progress.num_ok if progress else 0,
+            "failed": progress.num_failed if progress else 0,
+            "left": status.num_left,
+            "rejected": record.num_rejected,
+        },
+        "rows_per_second": status.rows_per_second,
+        "seconds_left": status.seconds_left,
+        "time_left": duration(status.seconds_left) if status.seconds_left else None,
+        "progress": progress.model_dump(mode="json") if progress else None,
+        "published": manifest
+        and {
+            "version": manifest.version,
+            "created_at": manifest.created_at,
+            "is_this_run": status.is_published,
+            "rows": dict(manifest.row_counts),
+            "metrics": dict(manifest.metrics),
+        },
+    }

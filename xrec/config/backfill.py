@@ -55,14 +55,6 @@ class ActorsConfig(Config):
     )
 
 
-class ExportConfig(Config):
-    """A folder of plain files, for programs that do not read Delta tables."""
-
-    uri: str = Field(description="URI of the folder, which must be empty or hold an export.")
-    format: Literal["parquet", "csv"] = Field("parquet", description="Format of the files.")
-    columns: tuple[str, ...] | None = Field(None, description="Columns. If null, all.")
-
-
 class RunConfig(RayJobConfig):
     """A bulk job: a driver, and processes that each work on chunks of rows."""
 

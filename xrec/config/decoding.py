@@ -65,13 +65,6 @@ class TextConfig(Config):
         description="Whether a text is followed by the plain sentence, if max_words allows both.",
     )
 
-    @property
-    def second_temperature(self) -> float | None:
-        """The temperature of the second try; None if there is none."""
-        if self.retry_temperature != "auto":
-            return self.retry_temperature
-        return _TEMPERATURE_AFTER_CHECKS if self.checks.are_on else None
-
 
 class DecodingConfig(Config):
     """How text is drawn from the model."""
@@ -94,7 +87,9 @@ class DecodingConfig(Config):
     @property
     def second_try(self) -> "DecodingConfig | None":
         """How a text is drawn in the place of one that cannot be used; None if it is not."""
-        temperature = self.text.second_temperature
+        temperature = self.text.retry_temperature
+        if temperature == "auto":
+            temperature = _TEMPERATURE_AFTER_CHECKS if self.text.checks.are_on else None
         if temperature is None:
             return None
         return self.model_copy(update={"temperature": temperature, "seed": self.seed + 1})

@@ -86,13 +86,16 @@ class EngineConfig(Config):
 
     @model_validator(mode="after")
     def _kind_can_do_it(self) -> "EngineConfig":
-        for name, is_set in (
-            (f"tensor_parallel_size = {self.tensor_parallel_size}", self.tensor_parallel_size > 1),
-            (f"vllm_options = {self.vllm_options}", bool(self.vllm_options)),
-        ):
-            if self.kind == "builtin" and is_set:
-                raise ValueError(f"{name} needs kind = 'vllm', saw 'builtin'")
+        if self.kind == "builtin" and (setting := self.of_vllm_alone):
+            raise ValueError(f"{setting} needs kind = 'vllm', saw 'builtin'")
         return self
+
+    @property
+    def of_vllm_alone(self) -> str | None:
+        """A setting that only vLLM knows; None if there is none."""
+        if self.tensor_parallel_size > 1:
+            return f"tensor_parallel_size = {self.tensor_parallel_size}"
+        return f"vllm_options = {self.vllm_options}" if self.vllm_options else None
 
 
 class BuiltinEngineConfig(EngineConfig):

@@ -9,6 +9,7 @@ from xrec.config.base import Config, parse_config
 from xrec.config.decoding import DecodingConfig
 from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.config.values import parse_overrides
+from xrec.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
@@ -28,9 +29,6 @@ class StorageConfig(Config):
     )
     secret_access_key: SecretStr | None = Field(
         None, description="Secret key of the S3 store; safer in AWS_SECRET_ACCESS_KEY."
-    )
-    read_timeout_seconds: float = Field(
-        60.0, gt=0, description="How long an answer of the endpoint may take, in seconds."
     )
     max_attempts: int = Field(5, ge=1, description="How often a request is tried in all.")
 
@@ -197,16 +195,14 @@ class TrainingJobConfig(RayJobConfig):
     scaling: ScalingConfig = ScalingConfig()
 
 
-class _StorageAlone(Config):
-    storage: StorageConfig = StorageConfig()
-
-
 def storage_of(arguments: Sequence[str]) -> StorageConfig:
     """The storage section of `storage.key=value` arguments; without any, its defaults.
 
     Raises ConfigError for any other argument, and for a wrong value.
     """
-    values: Mapping[str, Any] = {}
+    values: dict[str, Any] = {}
     for override in parse_overrides(arguments):
+        if override.keys[0] != "storage":
+            raise ConfigError(f"{override.dotted}: unknown key; expected storage.key=value")
         values = override.applied_to(values)
-    return parse_config(_StorageAlone, values, "storage.key=value").storage
+    return parse_config(JobConfig, {"workspace": "", **values}, "storage.key=value").storage

@@ -213,7 +213,7 @@ def _look_up(what: str, indices: Mapping[str, int], wanted: str) -> int:
     if wanted in indices:
         return indices[wanted]
     raise UnknownIdError(
-        f"{what} {wanted!r} is not among the {len(indices)} {what}s of the dataset"
+        f"{what} {wanted!r} is not among the {len(indices)} {what}s of the dataset", what
     )
 
 

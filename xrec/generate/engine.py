@@ -2,7 +2,7 @@
 
 An `EngineCore` is what every engine has. `add` takes a request at any time, each `step` computes a
 little for all requests at work and returns what they got, `cancel` ends a request early. Lists of
-prompts come through shared_engine, and the endpoint's requests through its own engine_thread.
+prompts and the endpoint's requests come through shared_engine.
 """
 
 from collections.abc import Callable, Sequence
@@ -170,11 +170,6 @@ class EngineReport:
     num_computed_prompt_tokens: int = 0
     num_decoded_tokens: int = 0
     total_seconds: float = 0.0
-
-    @property
-    def prefix_hit_share(self) -> float:
-        """The share of prompt tokens that were not computed, thanks to shared prefixes."""
-        return 1 - self.num_computed_prompt_tokens / max(1, self.num_prompt_tokens)
 
 
 class EngineCore(Protocol):

@@ -1,8 +1,10 @@
 """From artifacts to an explainer: what belongs together is checked, then loaded."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -16,15 +18,15 @@ from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import read_dataset
 from xrec.errors import ModelError
 from xrec.generate.builtin.engine import load_engine
-from xrec.generate.choice import choose_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.shared_engine import SharedEngine
-from xrec.generate.vllm.plugin import check_installed_vllm
+from xrec.generate.vllm.plugin import check_installed_vllm, unknown_family
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.fold_in import extend_with_new
 from xrec.llm.model import (
     load_model,
     load_tokenizer,
+    read_text_config,
     resolve_attention,
     resolve_device,
     resolve_dtype,
@@ -33,6 +35,8 @@ from xrec.llm.model import (
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import Manifest, fingerprint_of, open_location, read_manifest
+
+logger = logging.getLogger("xrec")
 
 
 @dataclass(frozen=True)
@@ -214,3 +218,37 @@ def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSourc
     adapter.check_base_model(model_fingerprint(folder), sources.llm.model)
     aspects = aspects_of(adapter.config.prompt, sources.aspects, dataset, sources.storage)
     return CheckedSources(dataset, graph, adapter, aspects, folder)
+
+
+def choose_engine(
+    config: EngineConfig, device: torch.device, model_folder: Path
+) -> Literal["builtin", "vllm"]:
+    """The engine for the model in `model_folder` on `device`; what auto took is logged with why.
+
+    Raises ModelError if `config` asks for what only vLLM has, and it cannot be taken.
+    """
+    if config.kind != "auto":
+        return config.kind
+    why_not = _why_not_vllm(device, model_folder)
+    if why_not is None:
+        logger.info("engine: vllm, because there are a GPU and a vLLM that knows the model")
+        return "vllm"
+    if (setting := config.of_vllm_alone) is not None:
+        raise ModelError(
+            f"engine.{setting} needs vLLM, and engine.kind=auto does not take it: {why_not}"
+        )
+    logger.info("engine: builtin, because %s", why_not)
+    return "builtin"
+
+
+def _why_not_vllm(device: torch.device, model_folder: Path) -> str | None:
+    if device.type != "cuda":
+        return f"texts are made on the {device.type}, and vLLM is taken for GPUs only"
+    try:
+        check_installed_vllm()
+    except ImportError as error:
+        return f"vLLM cannot be imported ({error}); pip install 'xrec[vllm]' would bring it"
+    except ModelError as error:
+        return str(error)
+    unknown = unknown_family(read_text_config(model_folder).architectures)
+    return None if unknown is None else f"{model_folder.name}: {unknown}"

@@ -1,72 +1,58 @@
-"""Closed lists of requests over one core, from several threads at the same time.
+"""Requests of many callers over one core, which one thread steps as long as there is work.
 
-Each thread takes its completions from an iterator. Whoever waits for one computes the next step for
-all, so no thread of its own is needed. A backfill's actor works on several chunks like this: the
-prompts of the next chunk enter while the last texts of the one before are being written.
+The thread begins with the first request and ends when nothing is at work. Between two steps it
+takes in what callers sent: new requests and cancellations. A backfill's actor works on several
+chunks like this, and so the prompts of the next chunk enter while the last texts of the one before
+are being written. The endpoint's event loop never waits for the model.
 
-A step that raises an error may do so because of any request at work. So the lists at work are then
-done again, one at a time, and a list raises the error only if it fails alone.
+A step that raises an error may do so because of any request at work, so all of them get the error.
 """
 
+import logging
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from queue import SimpleQueue
 
-from xrec.generate.engine import (
-    Advance,
-    Completion,
-    EngineCore,
-    EngineReport,
-    RequestParams,
-)
+from xrec.generate.engine import Advance, Completion, EngineCore, EngineReport, RequestParams
+
+logger = logging.getLogger("xrec")
 
 Requests = Sequence[tuple[Sequence[int], RequestParams]]
 
 
 @dataclass(eq=False)
-class _List:
-    """A closed list: the places that wait, the places at work by request id, and what has ended."""
+class EngineRequest:
+    """A prompt and what is asked of it.
 
-    requests: Requests
-    waiting: list[int]
-    at_work: dict[int, int] = field(default_factory=dict)
-    ended: deque[Completion] = field(default_factory=deque)
-    error: Exception | None = None
+    tell: gets each of its advances, the last one with its completion, or the error that ended it.
+        The engine's thread calls it, and must not wait in it.
+    """
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing is left to compute."""
-        return not self.waiting and not self.at_work
-
-    def enter(self, core: EngineCore) -> None:
-        """Add the requests that wait to the core."""
-        for place in self.waiting:
-            self.at_work[core.add(*self.requests[place])] = place
-        self.waiting = []
-
-    def leave(self, core: EngineCore) -> None:
-        """Take the requests at work out of the core; they wait again."""
-        for request_id in self.at_work:
-            core.cancel(request_id)
-        self.waiting, self.at_work = sorted([*self.waiting, *self.at_work.values()]), {}
+    prompt: Sequence[int]
+    params: RequestParams
+    tell: Callable[[Advance | Exception], None]
+    request_id: int | None = None
+    has_ended: bool = False
 
 
 class SharedEngine:
     """Generates text for prompts that may hold collaborative tokens, on `core`.
 
-    Threads may call it at the same time: their prompts are computed together. A caller that steps
-    `core` itself must be its only caller.
+    Threads may call it at the same time: their prompts are computed together. `failure` is the
+    error of the last step that raised one. Others may use the attributes of `core` and its
+    `refusal` only.
     """
 
     def __init__(self, core: EngineCore):
         self.core = core
-        self._changed = threading.Condition()
-        self._is_stepping = False
-        self._lists: list[_List] = []
-        self._alone: deque[_List] = deque()
-        """Lists of a failed step; only the first one may be at work, and no other list."""
-        self._cancelled: list[int] = []
+        self.failure: Exception | None = None
+        self._lock = threading.Lock()
+        self._commands: list[Callable[[], None]] = []
+        self._has_thread = False
+        self._at_work: dict[int, EngineRequest] = {}
 
     def take_report(self) -> EngineReport:
         """What all calls since the last one of this cost."""
@@ -76,88 +62,90 @@ class SharedEngine:
     def complete(self, requests: Requests) -> Iterator[Completion]:
         """Yield the completions of a closed list of requests, in the order in which they finish.
 
-        `Completion.index` is the place in the list. Raises the error of a step that fails with
-        these requests alone. If the iterator is closed, what is left of its requests is cancelled.
-        Any thread that waits for a completion may be the one that calls a request's `is_refused`.
+        `Completion.index` is the place in the list. Raises the error of a step that fails while the
+        list is at work. If the iterator is closed, what is left of its requests is cancelled.
         """
-        mine = _List(requests, list(range(len(requests))))
-        with self._changed:
-            self._lists.append(mine)
+        ended: SimpleQueue[Completion | Exception] = SimpleQueue()
+
+        def take(place: int, event: Advance | Exception) -> None:
+            if isinstance(event, Exception):
+                ended.put(event)
+            elif event.completion is not None:
+                ended.put(replace(event.completion, index=place))
+
+        listed = [EngineRequest(*one, partial(take, place)) for place, one in enumerate(requests)]
+        with self.at_work(listed):
+            for _ in listed:
+                found = ended.get()
+                if isinstance(found, Exception):
+                    raise found
+                yield found
+
+    @contextmanager
+    def at_work(self, requests: Sequence[EngineRequest]) -> Iterator[None]:
+        """Submit requests together; those left at exit are cancelled before the next step."""
+        if requests:
+            self._send(partial(self._add, requests))
         try:
-            for _ in requests:
-                yield self._next(mine)
+            yield
         finally:
-            self._leave(mine)
+            if not all(request.has_ended for request in requests):
+                self._send(partial(self._cancel, requests))
 
-    def _next(self, mine: _List) -> Completion:
-        """The next completion of a list; computes steps for all lists until there is one."""
-        while True:
-            with self._changed:
-                while self._is_stepping and not mine.ended and mine.error is None:
-                    self._changed.wait()
-                if mine.ended:
-                    return mine.ended.popleft()
-                if mine.error is not None:
-                    raise mine.error
-                self._is_stepping = True
+    def _send(self, command: Callable[[], None]) -> None:
+        with self._lock:
+            self._commands.append(command)
+            if not self._has_thread:
+                self._has_thread = True
+                threading.Thread(target=self._run, name="xrec-model", daemon=True).start()
+
+    def _run(self) -> None:
+        while (commands := self._received()) is not None:
             try:
-                self._step()
-            finally:
-                with self._changed:
-                    self._is_stepping = False
-                    self._cancel()
-                    self._changed.notify_all()
-
-    def _step(self) -> None:
-        with self._changed:
-            self._cancel()
-            self._let_in()
-        try:
-            advances = self.core.step()
-        except Exception as error:  # noqa: BLE001  it goes to the lists at work
-            with self._changed:
+                for command in commands:
+                    command()
+                if not self.core.is_idle:
+                    for advance in self.core.step():
+                        self._tell(advance)
+            except Exception as error:  # noqa: BLE001  it goes to all requests at work
                 self._fail(error)
-            return
-        with self._changed:
-            for advance in advances:
-                self._tell(advance)
 
-    def _let_in(self) -> None:
-        """Add the requests that wait; while lists of a failed step are left, only the first's."""
-        while self._alone and self._alone[0].has_ended:
-            self._alone.popleft()
-        for one in [self._alone[0]] if self._alone else self._lists:
-            one.enter(self.core)
+    def _received(self) -> list[Callable[[], None]] | None:
+        """The commands that came since the last step; None, and the thread ends, without work."""
+        with self._lock:
+            self._has_thread = bool(self._commands) or not self.core.is_idle
+            commands, self._commands = self._commands, []
+            return commands if self._has_thread else None
+
+    def _add(self, requests: Sequence[EngineRequest]) -> None:
+        for request in requests:
+            try:
+                request.request_id = self.core.add(request.prompt, request.params)
+            except Exception as error:  # noqa: BLE001  it goes to who asked
+                request.tell(error)
+                return
+            self._at_work[request.request_id] = request
+
+    def _cancel(self, requests: Sequence[EngineRequest]) -> None:
+        for request in requests:
+            if request.request_id in self._at_work:
+                self.core.cancel(request.request_id)
+                del self._at_work[request.request_id]
 
     def _tell(self, advance: Advance) -> None:
-        if advance.completion is None:
-            return
-        for one in self._lists:
-            if advance.request_id in one.at_work:
-                place = one.at_work.pop(advance.request_id)
-                one.ended.append(replace(advance.completion, index=place))
+        request = self._at_work[advance.request_id]
+        if advance.completion is not None:
+            request.has_ended = True
+            del self._at_work[advance.request_id]
+        request.tell(advance)
 
     def _fail(self, error: Exception) -> None:
-        """Take all requests back; a list that was alone fails, others are done again alone."""
-        at_work = [one for one in self._lists if one.at_work]
-        for one in at_work:
-            one.leave(self.core)
-            if len(at_work) == 1:
-                one.error = error
-            elif one not in self._alone:
-                self._alone.append(one)
-
-    def _leave(self, mine: _List) -> None:
-        with self._changed:
-            self._cancelled += mine.at_work
-            self._lists.remove(mine)
-            if mine in self._alone:
-                self._alone.remove(mine)
-            if not self._is_stepping:
-                self._cancel()
-            self._changed.notify_all()
-
-    def _cancel(self) -> None:
-        for request_id in self._cancelled:
-            self.core.cancel(request_id)
-        self._cancelled = []
+        logger.warning("a step of the engine failed", exc_info=error)
+        self.failure = error
+        requests, self._at_work = self._at_work, {}
+        for request_id in requests:
+            with suppress(Exception):  # what failed may not be able to cancel either
+                self.core.cancel(request_id)
+        for request in requests.values():
+            request.has_ended = True
+            request.tell(error)

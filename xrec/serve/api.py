@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
+from xrec.errors import UnknownIdError
 from xrec.serve.messages import (
     MAX_PAIRS,
     Evidence,
@@ -90,7 +91,7 @@ def make_api(read_through: ReadThrough) -> FastAPI:
         description=_DESCRIPTION,
         separate_input_output_schemas=False,
     )
-    for error_type in (RequestValidationError, HTTPException, Exception):
+    for error_type in (RequestValidationError, HTTPException, UnknownIdError, Exception):
         app.add_exception_handler(error_type, answer_error)
     for router in (_explanations(read_through), _lists(read_through)):
         app.include_router(

@@ -13,13 +13,11 @@ from xrec.checks import AspectNames
 from xrec.config.serve import ServeConfig
 from xrec.data.cold_start import read_cold_start
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.errors import UnknownIdError
 from xrec.generate.loading import model_inputs
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.fold_in import extend_with_new
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.serve.messages import Evidence, ItemEntry, NearHistory, RecommendedItem
-from xrec.serve.problems import refused
 from xrec.storage import location_of
 
 NUM_NEAREST = 5
@@ -30,7 +28,7 @@ class Catalogue:
     """A dataset and its graph, both with the new users and items of the config if there are any.
 
     `fingerprints` are those of language model, adapter and graph, by name: only explanations of
-    this model are served. Methods raise ProblemError with status 404 for an unknown id.
+    this model are served. Methods raise UnknownIdError.
     """
 
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings, fingerprints: dict[str, str]):
@@ -51,7 +49,7 @@ class Catalogue:
 
         There are fewer than k if the user has not that many unseen items.
         """
-        user = torch.tensor([self._user(user_id)])
+        user = torch.tensor([self.dataset.user_index(user_id)])
         k = min(k, self.dataset.num_items)
         ((_, items, scores),) = top_k_items(
             self._graph.users, self._graph.items, self._seen, user, k
@@ -71,7 +69,7 @@ class Catalogue:
 
     def evidence(self, user_id: str, item_id: str) -> Evidence:
         """Return what speaks for a pair."""
-        user, item = self._user(user_id), self._item(item_id)
+        user, item = self.dataset.user_index(user_id), self.dataset.item_index(item_id)
         _, seen = self._seen.of(torch.tensor([user]))
         scores = self._graph.items @ self._graph.users[user]
         unseen = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, seen, False)
@@ -127,18 +125,6 @@ class Catalogue:
 
     def _item_id(self, item: int) -> str:
         return str(self.dataset.items["item_id"][item].as_py())
-
-    def _user(self, user_id: str) -> int:
-        try:
-            return self.dataset.user_index(user_id)
-        except UnknownIdError as error:
-            raise refused("unknown_user", str(error)) from error
-
-    def _item(self, item_id: str) -> int:
-        try:
-            return self.dataset.item_index(item_id)
-        except UnknownIdError as error:
-            raise refused("unknown_item", str(error)) from error
 
     @cached_property
     def _sorted_user_ids(self) -> Sequence[str]:

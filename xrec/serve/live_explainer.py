@@ -6,7 +6,7 @@ A model replica (`xrec.serve.app.Generator`) is this within Ray Serve.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager, nullcontext
+from contextlib import aclosing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,11 @@ from xrec.backfill.lookup import Explained
 from xrec.config.decoding import DecodingConfig
 from xrec.config.serve import ServeConfig
 from xrec.errors import DataError, ModelError, UnknownIdError
-from xrec.generate.engine import Failure, text_params
+from xrec.generate.engine import Advance, Failure, text_params
 from xrec.generate.explainer import Asked, Explainer, Explanation
 from xrec.generate.loading import load_explainer
+from xrec.generate.shared_engine import EngineRequest
 from xrec.llm.prompt import PairTexts, PromptTooLongError
-from xrec.serve.engine_thread import EngineThread
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, PairError
@@ -41,7 +41,7 @@ class LiveExplainer:
         self._explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
         self._new_users = NewUsers(explainer.dataset, explainer.graph)
-        core = explainer.engine.core
+        self.engine, core = explainer.engine, explainer.engine.core
         longest = self._builder.prompt.max_prompt_tokens
         refused = core.refusal([0] * longest, text_params(decoding))
         if refused is not None:
@@ -49,7 +49,6 @@ class LiveExplainer:
                 f"the longest prompt (prompt.max_prompt_tokens={longest}) cannot be completed: "
                 f"{refused.message}"
             )
-        self.engine = EngineThread(core)
         self._max_pending = core.max_rows + MAX_WAITING_PAIRS
         self.num_pending = 0
         self.num_abandoned = 0
@@ -83,10 +82,9 @@ class LiveExplainer:
             self._count(-1)
 
     async def drained(self) -> None:
-        """Wait until nothing is at work, then end the engine's thread."""
+        """Wait until nothing is at work."""
         while self.num_pending:
             await asyncio.sleep(0.05)
-        self.engine.stop()
 
     def _refusal(self, count: int) -> PairError | None:
         """Why `count` more pairs cannot be taken; None if they can."""
@@ -175,8 +173,9 @@ class LiveExplainer:
         is_checked = parts == "checked"
         read = asked.whole_sentences if is_checked else asked.unfinished
         ids, seen = list[int](), ""
-        with self.engine.request(asked.prompt_ids, asked.params, tells_all=bool(parts)) as request:
-            while (completion := (advance := await request.latest()).completion) is None:
+        told = _Told(tells_all=bool(parts))
+        with self.engine.at_work([EngineRequest(asked.prompt_ids, asked.params, told.take)]):
+            while (completion := (advance := await told.latest()).completion) is None:
                 if advance.token_ids[: len(ids)] != ids:  # a second try began
                     seen = ""
                 ids, text = advance.token_ids, read(advance.token_ids)
@@ -186,7 +185,7 @@ class LiveExplainer:
                         yield Draft(text, is_checked)
         found = asked.explanation(0, completion)
         _raise(found.failure)
-        self._record(found, request.first_token_at - started, time.perf_counter() - started)
+        self._record(found, told.first_token_at - started, time.perf_counter() - started)
         yield Explained(
             text=found.text,
             num_prompt_tokens=found.num_prompt_tokens,
@@ -204,6 +203,40 @@ class LiveExplainer:
             metrics.tokens.inc(found.num_generated_tokens, {"kind": "generated"})
         metrics.first_token_seconds.observe(first_token_seconds)
         metrics.generation_seconds.observe(seconds)
+
+
+class _Told:
+    """What the engine's thread told of a text, handed to the event loop.
+
+    Unless it `tells_all`, only the end of the text is handed on. `first_token_at` is by the
+    performance counter, and 0 before the first token.
+    """
+
+    def __init__(self, *, tells_all: bool):
+        self.first_token_at = 0.0
+        self._tells_all, self._loop = tells_all, asyncio.get_running_loop()
+        self._is_new = asyncio.Event()
+        self._newest: Advance | Exception
+
+    async def latest(self) -> Advance:
+        """Wait for an advance and return the newest one; each holds the whole text so far.
+
+        Raises ModelError if the engine failed.
+        """
+        await self._is_new.wait()
+        self._is_new.clear()
+        if isinstance(self._newest, Exception):
+            raise ModelError(f"the model failed: {self._newest}") from self._newest
+        return self._newest
+
+    def take(self, event: Advance | Exception) -> None:
+        """See `EngineRequest.tell`."""
+        self.first_token_at = self.first_token_at or time.perf_counter()
+        if isinstance(event, Advance) and event.completion is None and not self._tells_all:
+            return
+        self._newest = event
+        with suppress(RuntimeError):  # the loop is closed only when the process ends
+            self._loop.call_soon_threadsafe(self._is_new.set)
 
 
 def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
@@ -231,5 +264,5 @@ def _raise(failure: Failure | None) -> None:
 
 def _reason_of(error: Exception) -> str:
     if isinstance(error, UnknownIdError):
-        return "unknown_item"
+        return error.reason
     return "prompt_too_long" if isinstance(error, PromptTooLongError) else "no_vector"

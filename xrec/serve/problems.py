@@ -16,6 +16,8 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from xrec.errors import UnknownIdError
+
 logger = logging.getLogger("xrec")
 
 MEDIA_TYPE = "application/problem+json"
@@ -103,6 +105,8 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
     request_id = getattr(request.state, "request_id", None)
     if isinstance(error, RequestValidationError):
         error = _of_validation(error)
+    elif isinstance(error, UnknownIdError):
+        error = refused(error.reason, str(error))
     elif not isinstance(error, HTTPException):
         logger.error("request %s: %s", request_id, type(error).__name__, exc_info=error)
         detail = "a fault of the endpoint; its log has more under the request id"

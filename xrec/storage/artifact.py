@@ -126,14 +126,10 @@ def finished(
         return manifest
     if kind in TABLES:
         return None
-    differences = differing_fields(
+    raise _of_another_run(
+        f"{location}: holds the {kind} of another run:",
         {**manifest.config, "inputs": manifest.inputs, "schema_version": manifest.schema_version},
         {**config, "inputs": dict(inputs), "schema_version": SCHEMA_VERSION},
-    )
-    raise ArtifactMismatchError(
-        f"{location}: holds the {kind} of another run:\n"
-        + "\n".join(f"  {line}" for line in differences)
-        + "\ngive another output URI, or let xrec run --redo make it again"
     )
 
 
@@ -152,14 +148,19 @@ def claim(
     there = json.loads((folder / RUN_RECORD).read_text())
     if there["run"] == run:
         return
-    differences = differing_fields(
-        {**there["config"], "inputs": there["inputs"]}, {**config, "inputs": dict(inputs)}
+    raise _of_another_run(
+        f"{folder}: holds another run of kind {kind}, begun and not finished:",
+        {**there["config"], "inputs": there["inputs"]},
+        {**config, "inputs": dict(inputs)},
     )
-    raise ArtifactMismatchError(
-        f"{folder}: holds another run, begun and not finished:\n"
-        + "\n".join(f"  {line}" for line in differences)
-        + f"\ngive another output URI ({kind}), or let xrec run --redo make it again"
-    )
+
+
+def _of_another_run(
+    what: str, there: Mapping[str, Any], here: Mapping[str, Any]
+) -> ArtifactMismatchError:
+    lines = [what, *(f"  {line}" for line in differing_fields(there, here))]
+    advice = "give another output URI, or let xrec run --redo make it again"
+    return ArtifactMismatchError("\n".join([*lines, advice]))
 
 
 def make_manifest(

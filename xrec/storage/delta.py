@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -41,10 +40,10 @@ COMMIT_KEY = "xrec"
 
 
 class Commit(BaseModel):
-    """What a commit of xrec says of itself.
+    """What a commit of xrec says of itself; another program's RESTORE is taken for a rollback.
 
     table: the id of the table that it was made for; empty in the commit that makes the table.
-    live: the digest (`digest_of`) of the files that the table has after it.
+    live: the digest (`digest_of`) of the files that the table has after it; empty of a RESTORE.
     run, nonce, pass_number: whose rows were published. target: the version that an undo or a
     rollback restored; -1 if the table was empty. manifest: of a publish.
     """
@@ -67,18 +66,6 @@ class Commit(BaseModel):
         )
 
 
-@dataclass(frozen=True)
-class Entry:
-    """An entry of the log: `commit` is None if another program wrote it.
-
-    restored: the version that another program's RESTORE brought back.
-    """
-
-    version: int
-    commit: Commit | None
-    restored: int | None = None
-
-
 class DeltaLog:
     """The table at `location`, whose newest version was `version` when it was opened.
 
@@ -90,11 +77,14 @@ class DeltaLog:
         self.version: int = delta.version()
         self.id: str = str(delta.metadata().id)
         self.delta = delta
-        self.entry = lru_cache(None)(self._entry)
+        self.commit = lru_cache(None)(self._commit)
         self.files = lru_cache(None)(self._files)
 
-    def _entry(self, version: int) -> Entry:
-        """The entry of a version; raises TableError if someone deleted it."""
+    def _commit(self, version: int) -> Commit | None:
+        """The commit of a version; None if another program wrote it, and it is no RESTORE.
+
+        Raises TableError if someone deleted it.
+        """
         file = self.location / LOG / f"{version:020d}.json"
         try:
             data = file.read_bytes()
@@ -106,11 +96,14 @@ class DeltaLog:
         actions = [json.loads(line) for line in data.splitlines() if line.strip()]
         found = (each["commitInfo"] for each in actions if "commitInfo" in each)
         info: dict[str, Any] = next(found, {})
-        if (commit := info.get(COMMIT_KEY)) is not None:
-            return Entry(version, Commit.model_validate_json(commit))
-        is_restore = info.get("operation") == "RESTORE"
-        parameters = info.get("operationParameters", {})
-        return Entry(version, None, self._restored(version, parameters) if is_restore else None)
+        if (said := info.get(COMMIT_KEY)) is not None:
+            return Commit.model_validate_json(said)
+        if info.get("operation") != "RESTORE":
+            return None
+        target = self._restored(version, info.get("operationParameters", {}))
+        if target is None:
+            return None
+        return Commit(kind="rollback", table="", live="", target=target)
 
     def _restored(self, version: int, parameters: Mapping[str, Any]) -> int | None:
         """The version that a RESTORE brought back, which says its number, or a time."""
@@ -128,28 +121,28 @@ class DeltaLog:
                 delta = _load(self.location, version)
         return _file_table(pa.table(delta.get_add_actions(flatten=True)))
 
-    def decided_by(self, version: int) -> Entry | None:
+    def decided_by(self, version: int) -> Commit | None:
         """The publish or emptying whose rows the version shows; None if there is none."""
         while version >= 0:
-            entry = self.entry(version)
-            if entry.commit is None:
-                version = version - 1 if entry.restored is None else entry.restored
-            elif entry.commit.kind in ("publish", "empty"):
-                return entry
-            else:
-                assert entry.commit.target is not None
-                version = entry.commit.target
+            commit = self.commit(version)
+            if commit is not None and commit.kind in ("publish", "empty"):
+                return commit
+            version = self._shown_before(version, commit)
         return None
 
     def is_sound(self, version: int) -> bool:
         """Whether the version has the files that the newest commit of xrec meant it to have."""
         while version >= 0:
-            entry = self.entry(version)
-            if (commit := entry.commit) is not None:
+            commit = self.commit(version)
+            if commit is not None and commit.live:
                 is_of_table = commit.table == (self.id if version else "")
                 return is_of_table and digest_of(self.files(version)) == commit.live
-            version = version - 1 if entry.restored is None else entry.restored
+            version = self._shown_before(version, commit)
         return True
+
+    def _shown_before(self, version: int, commit: Commit | None) -> int:
+        """The version whose rows a version shows that published none: restored, or before it."""
+        return version - 1 if commit is None or commit.target is None else commit.target
 
     def missing_files(self, version: int) -> list[str]:
         """Files of the version that are not there, or have another size."""
@@ -203,12 +196,12 @@ def published_manifest(location: Location, kind: Kind) -> Manifest:
 
 def manifest_of_log(log: DeltaLog, kind: str = "published") -> Manifest:
     """The manifest of what the version shows that was opened; raises as `published_manifest`."""
-    entry = log.decided_by(log.version)
-    if entry is None or entry.commit is None or entry.commit.manifest is None:
-        why = "xrec published nothing there" if entry is None else "it was emptied"
+    commit = log.decided_by(log.version)
+    if commit is None or commit.manifest is None:
+        why = "xrec published nothing there" if commit is None else "it was emptied"
         raise _nothing(log.location, kind, why)
     check_sound(log)
-    return entry.commit.manifest.model_copy(update={"version": log.version})
+    return commit.manifest.model_copy(update={"version": log.version})
 
 
 def _nothing(location: Location, kind: str, why: str) -> ArtifactNotFoundError:

@@ -1,5 +1,6 @@
 """A file or folder at a URI: the interface of local files (`local.py`) and S3 (`s3.py`)."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,9 @@ from typing import Self, TypeVar
 import botocore.exceptions
 import fsspec
 import pyarrow.fs
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_chain
+from tenacity.nap import sleep
+from tenacity.wait import wait_fixed
 
 from xrec.errors import (
     StorageAccessError,
@@ -19,6 +23,8 @@ from xrec.errors import (
     StorageNotFoundError,
     StorageUnreachableError,
 )
+
+logger = logging.getLogger("xrec")
 
 _UNREACHABLE = (
     botocore.exceptions.EndpointConnectionError,
@@ -196,3 +202,31 @@ def request_each(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+_WAITS_SECONDS = (1.0, 4.0, 16.0)  # before what a store failed to do is tried again
+
+
+def with_backoff(do: Callable[[], T]) -> T:
+    """What `do` returns; if the store fails, it is called again, after 1, 4 and 16 seconds.
+
+    A refusal, or a file that is not there, is raised at once.
+    """
+    return Retrying(
+        sleep=sleep,
+        retry=retry_if_exception(_is_transient),
+        wait=wait_chain(*map(wait_fixed, _WAITS_SECONDS)),
+        stop=stop_after_attempt(len(_WAITS_SECONDS) + 1),
+        before_sleep=_log,
+        reraise=True,
+    )(do)
+
+
+def _is_transient(error: BaseException) -> bool:
+    is_final = isinstance(error, StorageAccessError | StorageNotFoundError)
+    return isinstance(error, StorageError) and not is_final
+
+
+def _log(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    logger.warning("the store is tried again in %g s: %s", state.upcoming_sleep, error)

@@ -10,7 +10,7 @@ import s3fs
 from xrec.config.shared import StorageConfig
 from xrec.storage.location import Location, storage_errors
 
-_CONNECT_TIMEOUT_SECONDS = 5.0
+_CONNECT_TIMEOUT_SECONDS, _READ_TIMEOUT_SECONDS = 5.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _client_settings(storage: StorageConfig, max_attempts: int) -> dict[str, Any
         "client_kwargs": {"region_name": storage.region} if storage.region else {},
         "config_kwargs": {
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
-            "read_timeout": storage.read_timeout_seconds,
+            "read_timeout": _READ_TIMEOUT_SECONDS,
             "retries": {"mode": "standard", "total_max_attempts": max_attempts},
         },
     }

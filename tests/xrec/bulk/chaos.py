@@ -281,16 +281,15 @@ class Reader:
 
     def _check(self, table: Published) -> None:
         """Each row of one run and plan is there once, with the text that it has for ever."""
-        entry = table.log.decided_by(table.version)
-        assert entry is not None
-        assert entry.commit is not None
+        commit = table.log.decided_by(table.version)
+        assert commit is not None
         columns = ["user", "item", "text", "hint", "status"]
         rows = table.dataset(status=None).to_table(columns=columns).to_pydict()
         keys = list(zip(rows["user"], rows["item"], strict=True))
         run = table.manifest.config["run"]
         planned = self._rows.setdefault(run, self._chaos.setting.rows(run))
         assert sorted(keys) == planned, f"version {table.version}: {len(keys)} rows"
-        mark = f"{entry.commit.run} {entry.commit.nonce}"
+        mark = f"{commit.run} {commit.nonce}"
         said = zip(rows["text"], rows["hint"], strict=True)
         marks = {hint or text.partition(",")[0] for text, hint in said}
         assert marks == {mark}, f"version {table.version} of {mark} has rows of {marks}"
@@ -323,7 +322,7 @@ def check_garbage(chaos: Chaos, table: Published) -> None:
     )  # type: ignore[arg-type]
     time.sleep(1.1)  # the times in the store are whole seconds
     clean(output, timedelta(0))
-    live = table.log.decided_by(table.version).commit.run
+    live = table.log.decided_by(table.version).run
     wanted = {record.run: record.nonce for record in records(output)}
     assert {live} <= set(wanted) <= {live, next(records(output)).run}, (live, wanted)
     folders = [f"{RUNS}/{run}/{name}" for run, nonce in wanted.items() for name in (nonce, "run-")]

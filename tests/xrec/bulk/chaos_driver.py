@@ -21,10 +21,11 @@ from cluster.connect import ensure_ray
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import IDENTITY, PoolHere, Toy, die, toy_run
 from xrec import bulk
-from xrec.bulk import backoff, driver, parts
+from xrec.bulk import driver, parts
 from xrec.bulk.work.pool import Pool, RayPool
 from xrec.config.shared import RayConfig
 from xrec.errors import XRecError
+from xrec.storage import location
 from xrec.storage.delta import open_log
 
 ITEMS = ("a", "odd-1", "b", "dull-2", "c")
@@ -117,7 +118,7 @@ def main(
         os.dup2(log, stream)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
-    backoff._WAITS_SECONDS = (0.1, 0.3, 1.0)
+    location._WAITS_SECONDS = (0.1, 0.3, 1.0)
     driver._SECONDS_BETWEEN_SIGNS = 1.0
     driver._SECONDS_BETWEEN_LOOKS = 0.5
     parts.PART_BYTES = 1 << 15  # several files a version

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.object_store import ObjectStore
-from xrec.bulk import backoff
 from xrec.config.shared import StorageConfig
-from xrec.storage import Location, open_location
+from xrec.storage import Location, location, open_location
 
 if TYPE_CHECKING:
     from tests.xrec.bulk.toy_run import Toy
@@ -79,7 +78,7 @@ def here(disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toys:
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let whatever is tried again be so at once, as often as ever."""
-    monkeypatch.setattr(backoff, "_WAITS_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(location, "_WAITS_SECONDS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture

@@ -27,8 +27,7 @@ def only(place: Place, severity: str) -> str:
     """The text of the one finding, which has this severity."""
     (finding,) = found_by(place)
     assert finding.severity == severity
-    assert finding.mend
-    return f"{finding.what}; {finding.mend}"
+    return finding.what
 
 
 def finished(toys: Toys) -> Toy:
@@ -76,12 +75,12 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(toys: To
         toy.drive(pool)
     assert during == []
     text = only(toys, "warning")
-    assert "12 of 36 rows done: its driver ended; run the job again" in text
+    assert "12 of 36 rows done: it was stopped before it was done; run it again" in text
     toys.patch.setattr(driver, "TERM", timedelta(0))
     kill(toy, 1, toys.patch)
     assert "its driver gives no sign of life" in only(toys, "warning")
     toy.drive()
-    assert "36 of 36 rows done, and not published" in only(toys, "warning")
+    assert "36 of 36 rows done: it is not what is published" in only(toys, "warning")
     toys("b", identity=OTHER).complete()
     assert found_by(toys) == []  # the other run came after it
 

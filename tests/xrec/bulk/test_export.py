@@ -15,7 +15,6 @@ from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.toy_run import Killed, Toy, die_here
 from xrec.bulk import export_run
 from xrec.bulk.export import RECORD, SUCCESS, Exported, _with_json_cells
-from xrec.config.backfill import ExportConfig
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
@@ -37,8 +36,8 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def export(place: Place, version: int | None = None, **settings: Any) -> Exported:
     """Export what is published at `place` into the folder beside it."""
-    config = ExportConfig(**{"uri": f"{place.uri} export", **settings})
-    return export_run(place.uri, config, version=version, storage=place.storage)
+    to = settings.pop("to", f"{place.uri} export")
+    return export_run(place.uri, to, version=version, storage=place.storage, **settings)
 
 
 def target_of(place: Place) -> Location:
@@ -204,4 +203,4 @@ def test_export_of_what_is_not_published_or_around_the_table_is_refused(here: To
     assert not target_of(here).exists()
     for uri in (here.uri, f"{here.uri}/export", str(Path(here.uri).parent)):
         with pytest.raises(ConfigError, match="a folder of its own"):
-            export(here, uri=uri)
+            export(here, to=uri)

@@ -12,7 +12,7 @@ from tests.xrec.bulk.test_rules_drive import stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.toy_run import FORMAT, batch_of, toy_request, toy_rows
 from xrec.bulk import clean_keys
-from xrec.bulk.preview import Preview, preview
+from xrec.bulk.status import Preview, preview
 from xrec.errors import DataError, TableError
 
 ROWS = toy_rows()

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from xrec.bulk.work import room as room_module
-from xrec.bulk.work.room import Room
+from xrec.bulk.work import worker as worker_module
+from xrec.bulk.work.worker import Room
 
 
 def test_room_shares_of_works_at_a_time_add_up_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 30.0, 90.0, 200.0, 201.0, 300.0, 304.0])
     # The module's own: other threads, such as the one of fsspec, look at the time too.
-    monkeypatch.setattr(room_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(worker_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     room = Room(2)
     with room.enter() as first:
         with room.enter() as second:

@@ -1,22 +1,33 @@
 """Rules 5, 6, 9 and 12 of xrec.bulk: errors, deaths, too many failed rows, a store that fails."""
 
 import io
+import itertools
 import logging
 import random
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.faulty_proxy import Faults, faulty_proxy
 from tests.xrec.bulk.conftest import Toys
-from tests.xrec.bulk.toy_run import PoolHere, Toy, ToyTask, die_here, rows_of
-from xrec.bulk import Survey, backoff
+from tests.xrec.bulk.toy_run import FORMAT, PoolHere, Toy, ToyTask, die_here, rows_of
+from xrec.bulk import Outcome, Survey
 from xrec.bulk.runs.plan import Plan
 from xrec.bulk.runs.result import ResultFolder
-from xrec.bulk.work.worker import POISONED_EXIT_CODE, is_poisoned
+from xrec.bulk.work.marks import Marks
+from xrec.bulk.work.worker import (
+    POISONED_EXIT_CODE,
+    ChunkWorker,
+    WorkerSettings,
+    is_poisoned,
+)
 from xrec.errors import ClusterError, DataError, ModelError, StorageAccessError, StorageError
+from xrec.storage import location
 
 
 def failed_rows(toy: Toy) -> list[dict[str, Any]]:
@@ -52,6 +63,30 @@ def test_rule_5_error_of_a_row_fails_that_row_alone(toys: Toys) -> None:
     assert [row["item"] for row in rows] == ["bad-1"] * 12
     assert {row["message"] for row in rows} == {"ValueError: bad-1 is bad"}
     assert {row["hint"] for row in rows} == {"a hint"}
+
+
+def test_rule_5_error_that_chunks_at_work_share_fails_only_the_row_to_blame(here: Toys) -> None:
+    """As of an engine that does the rows of both, and fails for a row of one."""
+    toy = here("a bad-1", num_users=2, rows_per_chunk=2)
+    both, calls, alone = threading.Barrier(2), itertools.count(), threading.Lock()
+
+    class Sharing(ToyTask):
+        def do(self, rows: pa.Table) -> Outcome:
+            if next(calls) < 2:
+                both.wait(10)
+                raise ValueError("perhaps another row's fault")
+            assert alone.acquire(blocking=False), "nobody else is at work"
+            try:
+                return super().do(rows)
+            finally:
+                alone.release()
+
+    (first,) = toy.run.passes()
+    settings = WorkerSettings(first, FORMAT, toy.make_task(Sharing), chunks_at_once=2)
+    worker = ChunkWorker(settings, Marks(1))
+    with ThreadPoolExecutor(2) as pool:
+        failed = [each.failed for each in pool.map(worker.do, range(first.size.num_chunks))]
+    assert failed == [{"task_error": 1}] * 2
 
 
 @pytest.mark.parametrize("error", [ModelError("no model"), RuntimeError("no model")])
@@ -155,8 +190,8 @@ def test_rule_12_failed_request_is_tried_again(
     here: Toys, caplog: pytest.LogCaptureFixture
 ) -> None:
     toy, waits = here(), []
-    here.patch.setattr(backoff, "_WAITS_SECONDS", (1.0, 4.0, 16.0))
-    here.patch.setattr(backoff, "sleep", waits.append)
+    here.patch.setattr(location, "_WAITS_SECONDS", (1.0, 4.0, 16.0))
+    here.patch.setattr(location, "sleep", waits.append)
     for number, step in enumerate(STEPS, 1):
         fail_some(here.patch, step, number)
     fail_some(here.patch, (sys.modules["xrec.bulk.publish"], "open_whole"), 3)
@@ -185,7 +220,7 @@ def test_rule_12_store_that_fails_for_long_ends_the_run(here: Toys, step: tuple[
 
 def test_rule_12_interrupt_while_the_store_is_tried_again_ends_the_run(here: Toys) -> None:
     fail_some(here.patch, STEPS[2], 99)
-    fail_some(here.patch, (backoff, "sleep"), 1, KeyboardInterrupt())
+    fail_some(here.patch, (location, "sleep"), 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         here().drive()
 
@@ -197,7 +232,8 @@ def test_rule_12_store_that_fails_or_hangs_has_each_row_once(toys: Toys, hangs: 
     faults, limits = Faults(0.1, drops=0.3, statuses=(500, 503), draw=random.Random(1)), {}
     if hangs:
         faults = Faults(0.0, delay_seconds=0.02, stalls=0.1, stall_seconds=3.0, burst=8)
-        limits = {"read_timeout_seconds": 1.0, "max_attempts": 12}
+        toys.patch.setattr("xrec.storage.s3._READ_TIMEOUT_SECONDS", 1.0)
+        limits = {"max_attempts": 12}
     with faulty_proxy(toys.storage.endpoint_url, faults) as url:
         storage = toys.storage.model_copy(update={"endpoint_url": url, **limits})
         bad = replace(toys, storage=storage)

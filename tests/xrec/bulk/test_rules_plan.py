@@ -15,7 +15,8 @@ from xrec.bulk.runs import plan
 from xrec.bulk.runs.keys import bucket_of
 from xrec.bulk.runs.run import RUNS
 from xrec.errors import ArtifactMismatchError, DataError, LeaseError, StorageError, TableError
-from xrec.storage import Location
+from xrec.schemas import REJECTED
+from xrec.storage import Location, read_table
 from xrec.storage.local import LocalLocation
 
 ROWS = [(f"u-{number}", "i") for number in range(20)]
@@ -181,7 +182,8 @@ def test_rule_2_rejected_rows_are_kept_with_file_line_and_reason(disk: Place) ->
         bulk.open_run(toy_request(disk, batches=lambda: [bad]))
     run = bulk.open_run(toy_request(disk, batches=lambda: batches))
     assert rows_in(run) == [("2", "i")]
-    assert [tuple(row.values())[:3] for row in run.rejected().to_pylist()] == [
+    rejected = read_table(run.folder / "plan" / "rejected.parquet", REJECTED)
+    assert [tuple(row.values())[:3] for row in rejected.to_pylist()] == [
         ("one.parquet", 1, "float_id"),
         ("one.parquet", 2, "null_id"),
         ("one.parquet", 3, "float_id"),

@@ -211,10 +211,10 @@ def test_rule_8_undo_that_is_not_sound_undoes_nothing(here: Toys) -> None:
     first.publish()
     here("c d", identity=OTHER).publish()
     log = open_log(first.run.output)
-    commit = Commit(kind="undo", table="of another", live="", target=0)
+    commit = Commit(kind="undo", table="of another", live="its files", target=0)
     replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
-    (newest, *_) = deciding(open_log(log.location))
-    assert newest.version == 1
+    ((version, _), *_) = deciding(open_log(log.location))
+    assert version == 1
 
 
 def test_rule_8_publish_of_other_columns_replaces_them(here: Toys) -> None:
@@ -235,7 +235,7 @@ def test_rule_8_publish_of_other_columns_replaces_them(here: Toys) -> None:
 # What is in the files.
 
 
-def test_rule_8_files_are_in_the_tables_order_with_row_groups_of_whole_buckets(here: Toys) -> None:
+def test_rule_8_files_are_in_the_tables_order_in_row_groups_of_some_size(here: Toys) -> None:
     here.patch.setattr("xrec.bulk.parts._ROWS_PER_GROUP", 10)
     here.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
     toy = here("a b odd-1", num_users=60, rows_per_chunk=7)
@@ -246,9 +246,7 @@ def test_rule_8_files_are_in_the_tables_order_with_row_groups_of_whole_buckets(h
     file = pq.ParquetFile(Path(here.uri, path))
     groups = [file.read_row_group(number) for number in range(file.num_row_groups)]
     assert len(groups) > 5
-    buckets = [set(group["bucket"].to_pylist()) for group in groups]
-    assert sum(map(len, buckets)) == len(set().union(*buckets))  # a bucket is in one row group
-    assert all(group.num_rows >= 10 for group in groups[:-1])
+    assert all(10 <= group.num_rows <= 20 for group in groups[:-1])
     rows = [row for group in groups for row in group.to_pylist()]
     assert [row["bucket"] for row in rows] == sorted(row["bucket"] for row in rows)
     users = [user for user, _ in itertools.groupby(row["user"] for row in rows)]

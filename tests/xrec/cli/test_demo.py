@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.pipeline import chosen_configs
+from jobs.catalogue import chosen_configs
 from xrec.config.project import read_project
 
 ROOT = Path(__file__).parents[3]

@@ -120,13 +120,13 @@ def test_project_overrides_are_shared_keys_and_places(path: Path) -> None:
     [
         (
             "training.num_epochs=3",
-            "a job's name before the key: pretrain-graph.training.num_epochs, "
-            "train-adapter.training.num_epochs, compare.training.num_epochs",
+            "training: unknown key in this place; training stands in pretrain-graph.training, "
+            "train-adapter.training, compare.training",
         ),
-        ("zzz=3", "override 'zzz': .*; the jobs are build-sample-llm, annotate, prepare"),
+        ("zzz=3", "override 'zzz': zzz: unknown key; known keys: workspace, .*, prepare, "),
     ],
 )
-def test_project_override_of_a_jobs_key_names_the_jobs(
+def test_project_override_of_a_jobs_key_names_its_places(
     path: Path, override: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -1,9 +1,11 @@
-"""Threads that share a core: each gets its own completions, errors go to whom they belong."""
+"""Callers that share a core: each gets its own completions, and an error goes to all at work."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -17,17 +19,26 @@ PARAMS = TextParams(max_new_tokens=3)
 class ToyCore:
     """Writes a prompt's first token, number by number; a step with a `deadly` prompt raises.
 
-    A request takes as many steps as its prompt has tokens.
+    A request takes as many steps as its prompt has tokens. Steps wait until `may_step` is set.
     """
 
     deadly: int = -1
     at_work: dict[int, tuple[list[int], int]] = field(default_factory=dict)
     added: list[int] = field(default_factory=list)
     rows: list[set[int]] = field(default_factory=list)
-    threads: set[int] = field(default_factory=set)
     busy: threading.Lock = field(default_factory=threading.Lock)
+    may_step: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.may_step.set()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.at_work
 
     def add(self, prompt: Sequence[int], params: RequestParams) -> int:
+        if not prompt:
+            raise ValueError("empty")
         assert self.busy.acquire(blocking=False)
         self.added.append(prompt[0])
         self.at_work[len(self.added)] = (list(prompt), 0)
@@ -40,9 +51,9 @@ class ToyCore:
         self.busy.release()
 
     def step(self) -> list[Advance]:
+        self.may_step.wait()
         assert self.busy.acquire(blocking=False), "one thread at a time"
         try:
-            self.threads.add(threading.get_ident())
             self.rows.append({prompt[0] for prompt, _ in self.at_work.values()})
             if self.deadly in self.rows[-1]:
                 raise RuntimeError("no memory")
@@ -57,6 +68,12 @@ class ToyCore:
                 yield Advance(request_id, [prompt[0]], Completion(request_id, [prompt[0]], "stop"))
             else:
                 self.at_work[request_id] = (prompt, age + 1)
+
+
+def wait_until_idle(shared: SharedEngine) -> None:
+    """Return once the engine's thread has ended."""
+    while shared._has_thread:
+        time.sleep(0.001)
 
 
 def shared_by(core: ToyCore) -> SharedEngine:
@@ -83,15 +100,26 @@ def test_no_requests_yield_nothing_and_compute_nothing() -> None:
     assert core.rows == []
 
 
+def run_together(core: ToyCore, *together: list[tuple[list[int], RequestParams]]) -> list[Any]:
+    """The completions or the error of each list; the second one comes within the first step."""
+    shared = shared_by(core)
+    core.may_step.clear()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(list, shared.complete(together[0]))
+        while not core.added:
+            time.sleep(0.001)
+        second = pool.submit(list, shared.complete(together[1]))
+        while not shared._commands:
+            time.sleep(0.001)
+        core.may_step.set()
+    return [each.exception() or each.result() for each in (first, second)]
+
+
 def test_list_that_comes_later_enters_before_the_first_has_ended() -> None:
     core = ToyCore()
-    shared = shared_by(core)
-    first, second = shared.complete(lists(0, 8)), shared.complete(lists(100, 8))
-    next(first)
-    next(second)
-    assert any({0, 100} & row and max(row) >= 100 and min(row) < 100 for row in core.rows)
-    assert {one.index for one in second} | {0, 4} >= set(range(8))
-    assert len(list(first)) == 7
+    for found in run_together(core, lists(0, 8), lists(100, 8)):
+        assert sorted(one.index for one in found) == list(range(8))
+    assert {1, 101} <= core.rows[1]
 
 
 def test_lists_of_many_threads_get_what_is_theirs() -> None:
@@ -108,55 +136,38 @@ def test_lists_of_many_threads_get_what_is_theirs() -> None:
     assert not core.at_work
 
 
-def test_closed_iterator_cancels_what_is_left() -> None:
+def test_closed_iterator_cancels_what_is_left_and_the_thread_ends() -> None:
     core = ToyCore()
     shared = shared_by(core)
-    completions = shared.complete(lists(0, 8))
+    completions = shared.complete([*lists(0, 1), ([1] * 10**6, PARAMS)])  # the second never ends
     next(completions)
     assert core.at_work
     completions.close()  # type: ignore[attr-defined]
+    wait_until_idle(shared)
     assert not core.at_work
     assert len(list(shared.complete(lists(50, 3)))) == 3
 
 
-def test_error_of_a_list_alone_is_raised_and_the_run_goes_on() -> None:
+def test_error_of_a_step_is_raised_and_the_run_goes_on() -> None:
     core = ToyCore(deadly=2)
     shared = shared_by(core)
     with pytest.raises(RuntimeError, match="no memory"):
         list(shared.complete(lists(0, 5)))
+    assert isinstance(shared.failure, RuntimeError)
     assert not core.at_work
     assert len(list(shared.complete(lists(10, 5)))) == 5
 
 
-def test_error_is_raised_by_the_list_that_causes_it_and_the_others_lose_nothing() -> None:
-    core = ToyCore(deadly=1003)
-    shared = shared_by(core)
-    begun = threading.Barrier(3)
+def test_request_that_cannot_be_added_is_an_error_of_its_list_alone() -> None:
+    shared = shared_by(ToyCore())
+    with pytest.raises(ValueError, match="empty"):
+        list(shared.complete([([], PARAMS), *lists(0, 5)]))
+    assert len(list(shared.complete(lists(10, 5)))) == 5
+    assert shared.failure is None
 
-    def work(first: int) -> list[int] | str:
-        begun.wait()
-        try:
-            return sorted(one.index for one in shared.complete(lists(first, 12)))
-        except RuntimeError as error:
-            return str(error)
 
-    with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(work, [0, 1000, 2000]))
-    assert found == [list(range(12)), "no memory", list(range(12))]
+def test_error_of_a_step_is_raised_by_all_lists_at_work() -> None:
+    core = ToyCore(deadly=103)
+    found = run_together(core, lists(0, 6), lists(100, 6))
+    assert list(map(str, found)) == ["no memory"] * 2
     assert not core.at_work
-
-
-def test_lists_of_a_failed_step_are_done_again_one_at_a_time() -> None:
-    core = ToyCore()
-    shared = shared_by(core)
-    iterators = [shared.complete(lists(first, 6)) for first in (0, 100, 200)]
-    told = [[next(iterator)] for iterator in iterators]
-    core.deadly, failed = 103, len(core.rows)
-    told[0] += iterators[0]  # whoever asks computes for all
-    assert sorted(one.index for one in told[0]) == list(range(6))
-    with pytest.raises(RuntimeError, match="no memory"):
-        told[1] += iterators[1]
-    told[2] += iterators[2]
-    assert sorted(one.index for one in told[2]) == list(range(6))
-    assert {token // 100 for token in core.rows[failed]} == {0, 1, 2}
-    assert all(len({token // 100 for token in row}) == 1 for row in core.rows[failed + 1 :])

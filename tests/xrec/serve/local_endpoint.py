@@ -90,7 +90,6 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
     read_through.catalogue, read_through.published = read_contents(config, metrics)
     with _server(asgi_app(config, read_through, metrics)) as url:
         yield Endpoint(url, model, metrics)
-    model.live.engine.stop()
 
 
 @contextmanager

@@ -1,12 +1,11 @@
 """A stub engine: it writes texts that a test gives it, in place of a language model's."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-from xrec.generate.engine import Advance, Completion
-from xrec.serve.engine_thread import EngineRequest
+from xrec.generate.engine import Advance, Completion, TextParams
+from xrec.generate.shared_engine import EngineRequest
 from xrec.serve.live_explainer import LiveExplainer
 
 
@@ -22,8 +21,9 @@ class ScriptedEngine:
         self._scripts = [encode(text)[:-1] for text in texts]
 
     @contextmanager
-    def request(self, *arguments: Any, tells_all: bool) -> Iterator[EngineRequest]:
-        request = EngineRequest(*arguments, tells_all=tells_all)
+    def at_work(self, requests: Sequence[EngineRequest]) -> Iterator[None]:
+        (request,) = requests
+        assert isinstance(request.params, TextParams)
         retry, loop = request.params.retry, asyncio.get_running_loop()
 
         def step(ids: list[int], length: int) -> None:
@@ -35,4 +35,4 @@ class ScriptedEngine:
                 loop.call_later(0.002, step, ids, length + 1)
 
         step(self._scripts.pop(0), 1)
-        yield request
+        yield

@@ -5,7 +5,7 @@ tested too.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -50,9 +50,7 @@ TEA = (AspectEvidence("tea", 4, 9, 2, 3), AspectEvidence("late hour", 2, 9, 0, 3
 @pytest.fixture(scope="module")
 def live(town: Path) -> Iterator[LiveExplainer]:
     """An explainer that tests ask, and do not change."""
-    live = load_live(serve_config(town))
-    yield live
-    live.engine.stop()
+    return load_live(serve_config(town))
 
 
 @pytest.fixture(scope="module")
@@ -148,13 +146,11 @@ def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(
     assert texts_of(answers) == [expected.text]
 
 
-def streamed(
-    live: LiveExplainer, pair: PairRequest, at_event: Callable[[], object] = lambda: None
-) -> tuple[list[Draft], Explained | PairError]:
+def streamed(live: LiveExplainer, pair: PairRequest) -> tuple[list[Draft], Explained | PairError]:
     """Return the drafts and the end of an unchecked stream, whose beginning the last draft is."""
 
     async def collect() -> list[Any]:
-        return [(event, at_event())[0] async for event in live.stream(pair, "unchecked")]
+        return [event async for event in live.stream(pair, "unchecked")]
 
     *drafts, end = asyncio.run(collect())
     assert all(isinstance(draft, Draft) for draft in drafts)
@@ -167,7 +163,6 @@ def scripted(
     live: LiveExplainer, *texts: str, title: str | None = None
 ) -> tuple[list[Draft], Explained | PairError]:
     """Return what is streamed of the first pair if the tries of the model write `texts`."""
-    live.engine.stop()
     live.engine = ScriptedEngine(live, *texts)  # type: ignore[assignment]
     return streamed(live, asked(USERS[0], ITEMS[0], profiles={"item_title": title}))
 
@@ -181,15 +176,13 @@ def titles_of(town: Path) -> list[str]:
     return dataset_of(town).items["title"].to_pylist()
 
 
-def test_stream_grows_into_the_text_also_if_the_engine_is_stopped_meanwhile(town: Path) -> None:
+def test_stream_grows_into_the_text(town: Path) -> None:
     live = load_live(serve_config(town))
     pair = asked(USERS[2], ITEMS[3])
     expected = explained(live, [pair])
-    drafts, end = streamed(live, pair, live.engine.stop)
+    drafts, end = streamed(live, pair)
     assert len(drafts) > 2
     assert texts_of(expected) == texts_of([end])
-    live.engine._thread.join(30)
-    assert not live.engine._thread.is_alive()
 
 
 CALM = "[title] is calm. You would love [title] at night."
@@ -241,9 +234,8 @@ def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(
     live = load_live(serve_config(town, decoding=decoding))
     choosing(live, monkeypatch, menu=frozenset())
     pair = asked(USERS[0], ITEMS[0], profiles={"item_profile": ""})
-    monkeypatch.setattr(live.engine, "request", None)
+    monkeypatch.setattr(live.engine, "at_work", None)
     assert reasons_of(explained(live, [pair])) == ["unsupported"]
-    live.engine.stop()
 
 
 async def num_decoded(live: LiveExplainer) -> int:
@@ -258,8 +250,7 @@ def endless(town: Path) -> Iterator[LiveExplainer]:
     """Its model writes 500 tokens for each pair."""
     live = load_live(serve_config(town, decoding={**DECODING, "max_new_tokens": 500}))
     live.engine.core._stop_token_ids = frozenset()  # type: ignore[attr-defined]
-    yield live
-    live.engine.stop()
+    return live
 
 
 def test_abandoned_stream_frees_its_row(endless: LiveExplainer) -> None:
@@ -306,7 +297,6 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(
     reasons = list(map(reasons_of, asyncio.run(ask())))
     assert reasons == [accepted, accepted, refused, refused]
     assert live.num_pending == 0
-    live.engine.stop()
 
 
 def test_fault_of_a_rule_costs_its_pair_only(town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +313,6 @@ def test_fault_of_a_rule_costs_its_pair_only(town: Path, monkeypatch: pytest.Mon
         explained(live, [asked(USERS[0], ITEMS[0], profiles={"item_title": "Station"})])
     assert reasons_of(explained(live, [asked(USERS[0], ITEMS[0])])) == ["no_full_sentence"]
     assert live.engine.failure is None
-    live.engine.stop()
 
 
 def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(
@@ -338,4 +327,3 @@ def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(
         with pytest.raises(ModelError, match="the model failed: no memory"):
             explained(live, [asked(user, ITEMS[0]) for user in USERS[:num_users]])
     assert isinstance(live.engine.failure, RuntimeError)
-    live.engine.stop()

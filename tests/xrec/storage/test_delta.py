@@ -61,8 +61,8 @@ def commit(location: Location, kind: Any, buckets: list[int], live: str = "", **
 
 def shown_at(location: Location, version: int) -> list[int] | None:
     """Which publish decides what a version shows."""
-    entry = log_of(location).decided_by(version)
-    manifest = entry.commit.manifest if entry and entry.commit else None
+    shown = log_of(location).decided_by(version)
+    manifest = shown.manifest if shown else None
     return manifest.config["of"] if manifest else None
 
 

@@ -6,7 +6,6 @@ counts are the results.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,11 +40,6 @@ class Progress(Summary):
     num_rows_before: int = 0
     working_since: datetime | None = None
 
-    @property
-    def num_rows_of_driver(self) -> int:
-        """How many rows this driver has done."""
-        return self.num_rows - self.num_rows_before
-
     def rows_per_second(self, at: datetime) -> float | None:
         """The rate of this driver at a time, from when its first process was ready; None before.
 
@@ -54,12 +48,8 @@ class Progress(Summary):
         if self.working_since is None:
             return None
         seconds = (at - self.working_since).total_seconds()
-        done = self.num_rows_of_driver
+        done = self.num_rows - self.num_rows_before
         return done / seconds if done > 0 and seconds > 0 else None
-
-    def with_summary(self, summary: Summary, **more: Any) -> "Progress":
-        """The same with other counts."""
-        return self.model_copy(update={**dict(summary), **more})
 
 
 class Survey:

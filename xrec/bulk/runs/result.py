@@ -127,18 +127,15 @@ class ResultFolder:
 
         Raises DataError if the chunk has two results and the second cannot be read.
         """
-        first, second = _names(chunk)
-        try:
-            found = self._readable(first)
-        except StorageNotFoundError:
-            return None
-        try:
-            later = self._readable(second)
-        except StorageNotFoundError:
-            return found
-        if later is None:
+        found = None
+        for name in _names(chunk):
+            try:
+                found = self._readable(name)
+            except StorageNotFoundError:
+                return found
+        if found is None:
             raise self._broken(chunk)
-        return later
+        return found
 
     def summary(self, name: str) -> Summary | None:
         """What the footer of a result says; None if it cannot be read."""

@@ -1,6 +1,8 @@
-"""The rows of a bulk run: their keys, and what a row has besides that succeeded or failed."""
+"""The rows of a bulk run, what they become, and the protocol of the task that does them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import deltalake
 import pyarrow as pa
@@ -46,10 +48,9 @@ class RowFormat:
         if missing := set(self.ok_keys) - set(self.ok.names):
             raise ValueError(f"ok_keys {sorted(missing)}: expected columns of ok, {self.ok.names}")
         kept = pa.schema(deltalake.Schema.from_arrow(self.table_schema).to_arrow())
-        for field in self.table_schema:
-            if kept.field(field.name).type != field.type:
-                made = kept.field(field.name)
-                raise ValueError(f"column {field}: a Delta table would make it {made}")
+        for column in self.table_schema:
+            if (made := kept.field(column.name)).type != column.type:
+                raise ValueError(f"column {column}: a Delta table would make it {made}")
 
     @property
     def key_schema(self) -> pa.Schema:
@@ -132,28 +133,63 @@ class RowFormat:
 
     def as_results(self, planned: pa.Table, ok: pa.Table, failed: pa.Table) -> pa.Table:
         """Rows of both kinds as a result has them, sorted; `planned` has their keys and buckets."""
-        rows = pa.concat_tables([self._with_status(ok, OK), self._with_status(failed, FAILED)])
-        first, place = self.keys[0], rows.schema.get_field_index("bucket")
-        names, buckets = planned[first].to_pylist(), planned["bucket"].to_pylist()
-        bucket_of = dict(zip(names, buckets, strict=True))
-        column = pa.array([bucket_of[name] for name in rows[first].to_pylist()], pa.int32())
-        return self.sorted(rows.set_column(place, rows.schema.field(place), column))
-
-    def _with_status(self, rows: pa.Table, status: str) -> pa.Table:
-        num_rows = rows.num_rows
-        constant = {
-            "status": pa.repeat(status, num_rows),
-            "bucket": pa.repeat(pa.scalar(0, pa.int32()), num_rows),
-        }
-        columns = [
-            constant[field.name]
-            if field.name in constant
-            else rows[field.name]
-            if field.name in rows.column_names
-            else pa.nulls(num_rows, field.type)
-            for field in self.table_schema
+        marked = [
+            rows.append_column("status", pa.repeat(status, rows.num_rows))
+            for rows, status in ((ok, OK), (failed, FAILED))
         ]
-        return pa.table(columns, names=self.table_schema.names).cast(self.table_schema)
+        rows = pa.concat_tables(marked, promote_options="default")
+        names, buckets = (planned[name].to_pylist() for name in (self.keys[0], "bucket"))
+        bucket_of = dict(zip(names, buckets, strict=True))
+        column = pa.array([bucket_of[name] for name in rows[self.keys[0]].to_pylist()], pa.int32())
+        rows = rows.append_column("bucket", column).select(self.table_schema.names)
+        return self.sorted(rows.cast(self.table_schema))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of some rows: each is in one of the two tables, once.
+
+    ok: the rows' keys and the columns `RowFormat.ok`. Where the format has `ok_keys`, a row that
+        succeeded is there one or more times, each time with other values of them.
+    failed: the rows' keys, `reason`, `message` and the columns `RowFormat.failed`.
+    costs: what the rows cost, such as tokens, by name; the run adds the numbers up.
+    """
+
+    ok: pa.Table
+    failed: pa.Table
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+
+class ChunkTask(Protocol):
+    """The work of an actor, which makes one task and keeps it, with its models in memory.
+
+    Methods are called from several threads, but `do` only `chunks_at_once` times at the same time
+    (see `WorkerSettings`).
+    """
+
+    row_errors: tuple[type[Exception], ...]
+    """Errors of `do` for which a row may be to blame, one of these or of others at work. The rows
+    are then done alone, and halved until the row is found. Any other error ends the run."""
+
+    def do(self, rows: pa.Table) -> Outcome:
+        """Do some rows (the columns `RowFormat.keys`), at least one."""
+        ...
+
+    def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
+        """The rows as failed ones, as in `Outcome.failed`; it must not do the rows."""
+        ...
+
+
+@runtime_checkable
+class CarryingTask(Protocol):
+    """A task that can carry rows over from an earlier run; a task need not be one."""
+
+    def is_still_good(self, earlier: pa.Table) -> pa.Array:
+        """For each row of an earlier run (`RowFormat.ok_schema`), whether it may be carried over.
+
+        The rows that may not are done.
+        """
+        ...
 
 
 def _field(name: str, type_: pa.DataType, comment: str, nullable: bool = True) -> pa.Field:

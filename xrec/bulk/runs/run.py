@@ -1,7 +1,7 @@
 """A run: its record and plan, and its passes.
 
 _xrec/runs/<run>/run-<k>.json               RunRecord; the highest k counts
-_xrec/runs/<run>/<nonce>/plan/              the first pass's plan, and rejected rows
+_xrec/runs/<run>/<nonce>/plan/              the first pass's plan, and rejected.parquet
 _xrec/runs/<run>/<nonce>/results/           a file for each chunk of it that is done
 _xrec/runs/<run>/<nonce>/pass-<p>.json      PassRecord of a retry, p = 1, 2, ...
 _xrec/runs/<run>/<nonce>/pass-<p>-<key>/    its plan/ and results/
@@ -22,8 +22,7 @@ from xrec.bulk.runs.result import ResultFolder
 from xrec.bulk.runs.row_format import RowFormat
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError, TableError
-from xrec.schemas import REJECTED
-from xrec.storage import Location, fingerprint_of, read_table, run_fingerprint
+from xrec.storage import Location, fingerprint_of, run_fingerprint
 from xrec.storage.delta import DeltaLog
 
 RUNS = "_xrec/runs"
@@ -195,10 +194,6 @@ class BulkRun:
         """Whether the newest record still names this plan; else it was deleted meanwhile."""
         newest = newest_record(self.output, self.record.run)
         return newest is not None and newest[1].nonce == self.record.nonce
-
-    def rejected(self) -> pa.Table:
-        """The rows of the input that are in no chunk, with their reasons (schema REJECTED)."""
-        return read_table(self.folder / "plan" / "rejected.parquet", REJECTED)
 
 
 def pass_numbers(folder: Location) -> list[int]:

@@ -11,7 +11,7 @@ went away counts for nothing.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from xrec.bulk.work.task import Outcome
+from xrec.bulk.runs.row_format import Outcome
 
 _PARTS = 16
 _MOST_DEATHS_IN_A_ROW = 64
@@ -76,17 +76,11 @@ class Marks:
         """A process has loaded what it needs."""
         self._num_starts_in_a_row = 0
 
-    def begin_whole(self, number: int, num_rows: int, worker: str, node: str) -> bool:
-        """Begin a chunk of which nothing is known; False, and nothing, if something is."""
-        if number in self._chunks:
-            return False
-        self.begin(number, (0, num_rows), worker, node)
-        return True
-
-    def attempts(self, number: int, num_rows: int, worker: str) -> list[Attempt] | str:
+    def attempts(self, number: int, num_rows: int, worker: str) -> tuple[list[Attempt], int] | str:
         """What is to be done of a chunk by `worker`, in order, or why the run must end.
 
-        Whatever another worker had begun of it counts as a death.
+        With it goes how many processes died with the chunk. Whatever another worker had begun of it
+        counts as a death.
         """
         chunk = self._chunks.setdefault(number, _Chunk())
         for rows, (other, node) in list(chunk.begun.items()):
@@ -99,32 +93,28 @@ class Marks:
                 f"done in between, the last time with chunk {number}, so no row can be to blame; "
                 "look at the logs of Ray's workers, correct the cause and run the job again"
             )
-        return list(_attempts(chunk, 0, num_rows, is_whole=True))
+        return list(_attempts(chunk, 0, num_rows, is_whole=True)), chunk.num_deaths
 
     def begin(self, number: int, rows: Range, worker: str, node: str) -> None:
         """The worker begins with these rows."""
         self._chunks.setdefault(number, _Chunk()).begun[rows] = (worker, node)
 
-    def end(self, number: int, rows: Range, kept: Outcome | None) -> None:
-        """These rows are done; what is `kept` outlives the process, until the chunk is done."""
+    def end(self, number: int, rows: Range, kept: Outcome) -> None:
+        """These rows of a chunk are done; what is `kept` outlives the process until all are."""
         chunk = self._chunks.setdefault(number, _Chunk())
-        chunk.begun.pop(rows, None)
-        if chunk.deaths.get(rows, 0) < 2:  # else it was not done but given up
-            self._num_deaths_in_a_row = 0
-        if kept is not None:
-            chunk.kept[rows] = kept
+        self._alive(chunk, rows)
+        del chunk.begun[rows]
+        chunk.kept[rows] = kept
 
-    def done(self, number: int) -> int:
-        """The chunk has a result; returns how many processes died with it."""
-        chunk = self._chunks.pop(number, None)
-        if chunk is None or chunk.num_deaths:
-            return chunk.num_deaths if chunk else 0
-        self._num_deaths_in_a_row = 0
-        return 0
-
-    def forget(self, number: int) -> None:
+    def done(self, number: int) -> None:
         """The chunk has a result."""
-        self.done(number)
+        chunk = self._chunks.pop(number, _Chunk())
+        for rows in chunk.begun:
+            self._alive(chunk, rows)
+
+    def _alive(self, chunk: _Chunk, rows: Range) -> None:
+        if chunk.deaths.get(rows, 0) < 2:  # else they were not done but given up
+            self._num_deaths_in_a_row = 0
 
     def _count(self, chunk: _Chunk, rows: Range, node: str) -> None:
         chunk.num_deaths += 1

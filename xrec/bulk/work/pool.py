@@ -21,8 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xrec.bulk.runs.result import Summary
 from xrec.bulk.work.marks import Marks
-from xrec.bulk.work.ray_actors import as_xrec_error, unpack
-from xrec.bulk.work.ray_watch import raises_if_ray_ends
+from xrec.bulk.work.ray_actors import as_xrec_error, raises_if_ray_ends, unpack
 from xrec.bulk.work.worker import ChunkWorker, WorkerSettings
 from xrec.errors import ClusterError
 
@@ -130,16 +129,13 @@ class DoChunks:
 
 
 class RemoteMarks:
-    """The marks of the driver (`Marks`), from a process of the pool; `forget` is not waited for."""
+    """The marks of the driver (`Marks`), from a process of the pool."""
 
     def __init__(self, actor: Any):
         self._actor = actor
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._actor, name)
-        if name == "forget":
-            return method.remote  # type: ignore[no-any-return]
-        return lambda *arguments: ray.get(method.remote(*arguments))
+        return lambda *arguments: ray.get(getattr(self._actor, name).remote(*arguments))
 
 
 def _marks_actor(max_actors: int) -> Any:
@@ -249,14 +245,14 @@ class DoItem:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Do an item, unless two processes died with it."""
-        place, only_row = int(row["place"]), (0, 1)
-        attempts = self._marks.attempts(place, 1, self._name)
-        if isinstance(attempts, str) or attempts[0].num_deaths:
+        place = int(row["place"])
+        told = self._marks.attempts(place, 1, self._name)
+        if isinstance(told, str) or told[0][0].num_deaths:
             raise ClusterError(
                 "two processes died with the same work, which is often for lack of memory; give "
                 "each more memory, or start fewer, and run the job again"
             )
-        self._marks.begin(place, only_row, self._name, self._node)
+        self._marks.begin(place, (0, 1), self._name, self._node)
         made = self._do(cloudpickle.loads(row["item"]))
-        self._marks.end(place, only_row, None)
+        self._marks.done(place)
         return {"place": place, "made": cloudpickle.dumps(made)}

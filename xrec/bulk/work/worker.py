@@ -3,26 +3,26 @@
 import logging
 import os
 import re
+import threading
+import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.backoff import with_backoff
 from xrec.bulk.runs.result import Summary, added, summary_of
-from xrec.bulk.runs.row_format import RowFormat
+from xrec.bulk.runs.row_format import CarryingTask, ChunkTask, Outcome, RowFormat
 from xrec.bulk.runs.run import Pass
 from xrec.bulk.runs.spill import EARLIER
 from xrec.bulk.work.marks import Attempt, Marks
-from xrec.bulk.work.room import Room
-from xrec.bulk.work.task import CarryingTask, ChunkTask, Outcome
 from xrec.errors import ClusterError
+from xrec.storage.location import with_backoff
 
 logger = logging.getLogger("xrec")
 
@@ -46,13 +46,64 @@ class WorkerSettings:
     chunks_at_once: int = 1
 
 
+@dataclass(eq=False)
+class Share:
+    """The part of the process's time that one work took, in seconds; whole once it has ended."""
+
+    seconds: float = 0.0
+
+
+class Room:
+    """At most `size` works at a time, or one that is alone.
+
+    While n works are at it, each takes an n-th of the time, so the shares of all works add up to
+    the time in which the process did any.
+    """
+
+    def __init__(self, size: int):
+        self._size = size
+        self._changed = threading.Condition()
+        self._inside: list[Share] = []
+        self._num_waiting_alone = 0
+        self._divided_until = 0.0
+
+    @contextmanager
+    def enter(self, *, alone: bool = False) -> Iterator[Share]:
+        """Wait for a place; `alone` waits until nobody is inside, and lets nobody else in."""
+        share = Share()
+        with self._changed:
+            self._num_waiting_alone += alone
+            self._changed.wait_for(lambda: self._has_place(alone))
+            self._divide()
+            self._inside += [share] * (self._size if alone else 1)
+        try:
+            yield share
+        finally:
+            with self._changed:
+                self._divide()
+                self._inside = [other for other in self._inside if other is not share]
+                self._num_waiting_alone -= alone
+                self._changed.notify_all()
+
+    def _has_place(self, alone: bool) -> bool:
+        if alone:
+            return not self._inside
+        return not self._num_waiting_alone and len(self._inside) < self._size
+
+    def _divide(self) -> None:
+        now = time.monotonic()
+        for share in self._inside:
+            share.seconds += (now - self._divided_until) / len(self._inside)
+        self._divided_until = now
+
+
 class ChunkWorker:
     """Does chunks of a pass, several at the same time in threads of their own."""
 
     def __init__(self, settings: WorkerSettings, marks: Marks, node: str = ""):
         self._format = settings.format
         self._plan, self._results = settings.work.plan, settings.work.results
-        self._room = Room(settings.chunks_at_once)
+        self._size, self._room = settings.chunks_at_once, Room(settings.chunks_at_once)
         self._marks = marks
         self._name, self._node = uuid.uuid4().hex, node
         self._task = settings.make_task()
@@ -65,11 +116,10 @@ class ChunkWorker:
         """
         standing = with_backoff(lambda: self._results.standing(number))
         if standing is not None:
-            self._marks.forget(number)
+            self._marks.done(number)
             return standing
         planned = with_backoff(lambda: self._plan.rows(number))
-        whole = self._whole(number, planned)
-        outcome = self._by_attempts(number, planned) if whole is None else whole
+        outcome, num_deaths = self._by_attempts(number, planned)
         rows = self._format.as_results(planned, outcome.ok, outcome.failed)
         was_failed = (
             Counter(planned["reason"].to_pylist()) if "reason" in planned.schema.names else {}
@@ -79,46 +129,52 @@ class ChunkWorker:
             list(self._format.keys),
             costs=outcome.costs,
             was_failed=dict(was_failed),
-            num_deaths=0 if whole is not None else self._marks.done(number),
+            num_deaths=num_deaths,
         )
         standing = with_backoff(lambda: self._results.create(number, rows, summary))
-        self._marks.forget(number)
+        self._marks.done(number)
         return standing
 
-    def _whole(self, number: int, planned: pa.Table) -> Outcome | None:
-        """The chunk done as a whole; None if a process died with it before."""
-        with self._room.enter() as share:
-            num_rows = planned.num_rows
-            if not self._marks.begin_whole(number, num_rows, self._name, self._node):
-                return None
-            outcome = self._outcome(planned, 0)
-        return replace(outcome, costs=added(outcome.costs, {"seconds": share.seconds}))
-
-    def _by_attempts(self, number: int, planned: pa.Table) -> Outcome:
-        """The chunk done as `Marks.attempts` says."""
-        attempts = self._marks.attempts(number, planned.num_rows, self._name)
-        if isinstance(attempts, str):
-            raise ClusterError(attempts)
+    def _by_attempts(self, number: int, planned: pa.Table) -> tuple[Outcome, int]:
+        """The chunk done as `Marks.attempts` says, and how many processes died with it."""
+        told = self._marks.attempts(number, planned.num_rows, self._name)
+        if isinstance(told, str):
+            raise ClusterError(told)
+        attempts, num_deaths = told
         parts = [self._attempt(number, planned, attempt, len(attempts) > 1) for attempt in attempts]
-        return Outcome(
-            pa.concat_tables([part.ok for part in parts]),
-            pa.concat_tables([part.failed for part in parts]),
-            reduce(added, (part.costs for part in parts), {}),
-        )
+        return joined(parts), num_deaths
 
     def _attempt(self, number: int, planned: pa.Table, attempt: Attempt, is_part: bool) -> Outcome:
         if attempt.kept is not None:
             return attempt.kept
         which = (attempt.start, attempt.stop)
         rows = planned.slice(attempt.start, attempt.stop - attempt.start)
-        with self._room.enter(alone=attempt.is_alone) as share:
-            self._marks.begin(number, which, self._name, self._node)
-            outcome = self._outcome(rows, attempt.num_deaths)
-        outcome = replace(outcome, costs=added(outcome.costs, {"seconds": share.seconds}))
-        self._marks.end(number, which, outcome if is_part else None)
+        begin = partial(self._marks.begin, number, which, self._name, self._node)
+        outcome = self._in_room(rows, begin, attempt.num_deaths, alone=attempt.is_alone)
+        if is_part:
+            self._marks.end(number, which, outcome)
         return outcome
 
-    def _outcome(self, rows: pa.Table, num_deaths: int) -> Outcome:
+    def _in_room(
+        self, rows: pa.Table, begin: Callable[[], None], num_deaths: int, *, alone: bool
+    ) -> Outcome:
+        """What becomes of rows, which the process begins with once it has room for them.
+
+        Chunks that are at work at the same time may share an engine, which fails for all of them.
+        So rows are blamed for an error only if they are done alone.
+        """
+        alone = alone or self._size == 1
+        try:
+            with self._room.enter(alone=alone) as share:
+                begin()
+                outcome = self._outcome(rows, num_deaths, halves=alone)
+        except self._task.row_errors:
+            if alone:
+                raise
+            outcome = self._in_room(rows, begin, num_deaths, alone=True)
+        return replace(outcome, costs=added(outcome.costs, {"seconds": share.seconds}))
+
+    def _outcome(self, rows: pa.Table, num_deaths: int, *, halves: bool) -> Outcome:
         keys = rows.select(self._format.keys).cast(self._format.key_schema)
         if num_deaths:
             message = f"{num_deaths} processes died while they worked on this row alone"
@@ -127,7 +183,8 @@ class ChunkWorker:
             return outcome
         carried = self._carried(rows)
         left = self._format.sorted(self._format.without(keys, carried)) if carried else keys
-        outcome = self._do_or_halve(left) if left.num_rows else self._failed(left, "", "")
+        do = self._do_or_halve if halves else self._do
+        outcome = do(left) if left.num_rows else self._failed(left, "", "")
         self._check(left, outcome)
         ok = pa.concat_tables([carried, outcome.ok]) if carried else outcome.ok
         num_carried = carried.num_rows if carried else 0
@@ -145,33 +202,33 @@ class ChunkWorker:
         good: pa.Table = found.filter(self._task.is_still_good(found))
         return good if good.num_rows else None
 
-    def _do_or_halve(self, rows: pa.Table) -> Outcome:
-        """Do the rows; if the task raises one of its `row_errors`, find the row to blame."""
+    def _do(self, rows: pa.Table) -> Outcome:
+        """What the task does; ends the process if its GPU can no longer be used."""
+        ok, failed = self._format.ok_schema, self._format.failed_schema
         expected: tuple[type[Exception], ...] = (RuntimeError, *self._task.row_errors)
         try:
             outcome = self._task.do(rows)
-            return Outcome(
-                outcome.ok.select(self._format.ok_schema.names).cast(self._format.ok_schema),
-                outcome.failed.select(self._format.failed_schema.names).cast(
-                    self._format.failed_schema
-                ),
-                outcome.costs,
-            )
         except expected as error:
             if is_poisoned(error):
                 end_process(error)
-            if not isinstance(error, self._task.row_errors):
-                raise
+            raise
+        return Outcome(
+            outcome.ok.select(ok.names).cast(ok),
+            outcome.failed.select(failed.names).cast(failed),
+            outcome.costs,
+        )
+
+    def _do_or_halve(self, rows: pa.Table) -> Outcome:
+        """Do the rows; if the task raises one of its `row_errors`, find the row to blame."""
+        try:
+            return self._do(rows)
+        except self._task.row_errors as error:
             if rows.num_rows == 1:
                 message = f"{type(error).__name__}: {error}"
                 return self._failed(rows, self._format.error_reason, message)
         middle = rows.num_rows // 2
-        one, other = self._do_or_halve(rows.slice(0, middle)), self._do_or_halve(rows.slice(middle))
-        return Outcome(
-            pa.concat_tables([one.ok, other.ok]),
-            pa.concat_tables([one.failed, other.failed]),
-            added(one.costs, other.costs),
-        )
+        halves = (rows.slice(0, middle), rows.slice(middle))
+        return joined([self._do_or_halve(half) for half in halves])
 
     def _failed(self, rows: pa.Table, reason: str, message: str) -> Outcome:
         schema = self._format.failed_schema
@@ -208,6 +265,15 @@ class ChunkWorker:
         if row_keys.group_by(row_keys.column_names).aggregate([]).num_rows < ok.num_rows:
             return keys
         return keys.group_by(keys.column_names).aggregate([]).cast(keys.schema)
+
+
+def joined(parts: Sequence[Outcome]) -> Outcome:
+    """All of them together."""
+    return Outcome(
+        pa.concat_tables([part.ok for part in parts]),
+        pa.concat_tables([part.failed for part in parts]),
+        reduce(added, (part.costs for part in parts), {}),
+    )
 
 
 def is_poisoned(error: Exception) -> bool:

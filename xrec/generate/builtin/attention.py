@@ -16,8 +16,9 @@ In shape comments B is the number of sequences, C the most tokens of one sequenc
 number of key heads, G the number of query heads for each of them, and d the width of a head.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,24 +31,12 @@ PACKED = "packed"
 _FEW_QUERIES = 16
 
 
-class Attends(Protocol):
-    """The object that a forward pass gets as `packed=`."""
+Attend = Callable[[int, Tensor, Tensor, Tensor, float | None, int | None], Tensor]
+"""What a forward pass gets as `packed=`: the attention output (T, heads, d) of one layer.
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        softcap: float | None,
-        window: int | None,
-    ) -> Tensor:
-        """Attention output (T, heads, d) of one layer.
-
-        `query` (T, heads, d) is scaled already; `key` and `value` are (T, K, d). `softcap` and
-        `window` are the layer's cap on scores and its sliding window, or None.
-        """
-        ...
+Its arguments are the layer, the query (T, heads, d), which is scaled already, key and value
+(T, K, d), the layer's cap on scores and its sliding window, or None.
+"""
 
 
 def register_packed_attention() -> None:
@@ -68,7 +57,7 @@ def packed_attention(
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
-    packed: Attends | None = None,
+    packed: Attend | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention output (1, T, heads, d), and None in place of the attention weights.
@@ -85,7 +74,7 @@ def packed_attention(
     scaled = query[0].transpose(0, 1) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     layer = module.layer_idx
     assert isinstance(layer, int)
-    return packed.attend(
+    return packed(
         layer, scaled, key[0].transpose(0, 1), value[0].transpose(0, 1), softcap, sliding_window
     )[None], None
 
@@ -122,7 +111,6 @@ class SharedPrefixes:
     rows: Tensor
     lengths: Tensor
     """(B,): the length of each sequence's prefix."""
-    num_prefixes: int
     max_members: int
 
 
@@ -203,7 +191,7 @@ class PackedLayout:
         softcap: float | None,
         window: int | None,
     ) -> Tensor:
-        """See `Attends.attend`; the keys and values are written to the cache first."""
+        """See `Attend`; the keys and values are written to the cache first."""
         for kind, states in enumerate((key, value)):
             self.cache.tensor[layer, kind].index_copy_(0, self.places, states.flatten(0, 1))
         attended = [

@@ -98,7 +98,7 @@ class BuiltinCore:
         self._arrived = [one for one in self._arrived if one.request_id != request_id]
         request = self._scheduler.cancel(request_id)
         if request is not None:
-            self._runner.let_go([request])
+            self._model.vectors.drop(request.prompt)
 
     @torch.inference_mode()
     def step(self) -> list[Advance]:
@@ -129,7 +129,6 @@ class BuiltinCore:
             if failure is not None:
                 refused.append(failed(request.request_id, failure))
             else:
-                request.has_vectors = True
                 accepted.append(request)
         self.report.num_prompt_tokens += sum(len(request.prompt) for request in accepted)
         self._model.vectors.keep(request.prompt for request in accepted)

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from xrec.errors import ModelError
-from xrec.generate.builtin.attention import PACKED, Attends, register_packed_attention
+from xrec.generate.builtin.attention import PACKED, Attend, register_packed_attention
 from xrec.generate.builtin.kv_cache import KVShape
 from xrec.llm.collaborative import CollaborativeEmbedding
 
@@ -38,7 +39,7 @@ class PackedModel:
         self,
         token_ids: Sequence[int],
         positions: Sequence[int],
-        layout: Attends,
+        attend: Attend,
         keep: Sequence[int] | None = None,
     ) -> Tensor:
         """One pass over T tokens at their `positions` (T,); returns logits (n, V).
@@ -54,7 +55,7 @@ class PackedModel:
                 position_ids=torch.tensor([positions], device=device),
                 use_cache=False,
                 logits_to_keep=kept,
-                packed=layout,
+                packed=attend,
             )
         logits: Tensor = output.logits[0]
         return logits
@@ -81,20 +82,25 @@ class PackedModel:
 
         It is seen by running one token: a store must hold what the layers give to attention.
         """
-        name, probe = type(self.model).__name__, _Probe()
+        name, seen = type(self.model).__name__, dict[int, tuple[int, int, int]]()
+
+        def see(layer: int, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
+            seen[layer] = (key.shape[1], key.shape[2], value.shape[2])
+            return torch.zeros_like(query)
+
         self._check_attention_kinds(name)
         try:
-            self.logits([0], [0], probe)
+            self.logits([0], [0], see)
         except (TypeError, ValueError, KeyError) as error:
             raise ModelError(f"{name} cannot run a packed pass: {error}") from error
-        num_layers, shapes = len(self.model.get_decoder().layers), set(probe.shapes.values())
+        num_layers, shapes = len(self.model.get_decoder().layers), set(seen.values())
         if (
-            sorted(probe.shapes) != list(range(num_layers))
+            sorted(seen) != list(range(num_layers))
             or len(shapes) != 1
             or any(key != value for _, key, value in shapes)
         ):
             raise ModelError(
-                f"{name}: {len(probe.shapes)} of its {num_layers} layers attend through "
+                f"{name}: {len(seen)} of its {num_layers} layers attend through "
                 "transformers' AttentionInterface, with (heads, key width, value width) "
                 f"{sorted(shapes)}; the engine needs all layers to do so, with one shape; "
                 "use another model"
@@ -171,25 +177,6 @@ class AdaptedVectors:
         places = [self._free.pop() for _ in token_ids]
         self._table[torch.tensor(places).to(self._device)] = vectors
         self._place_of.update(zip(token_ids, places, strict=True))
-
-
-class _Probe:
-    """Records (heads, key width, value width) of each layer."""
-
-    def __init__(self) -> None:
-        self.shapes: dict[int, tuple[int, int, int]] = {}
-
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        softcap: float | None,
-        window: int | None,
-    ) -> Tensor:
-        self.shapes[layer] = (key.shape[1], key.shape[2], value.shape[2])
-        return torch.zeros_like(query)
 
 
 @contextmanager

@@ -38,7 +38,6 @@ class ModelRunner:
         report.num_computed_prompt_tokens += first
         logits = self._logits(spans, keep)
         found = [(span, span.sequence) for span in spans if isinstance(span.sequence, Request)]
-        self.let_go([one for _, one in found if one.is_computed and one.retry is None])
         parts = zip(found, logits.split([len(_kept(span)) for span, _ in found]), strict=True)
         starting: list[tuple[Request, Tensor]] = []
         given: list[Request] = []
@@ -50,7 +49,7 @@ class ModelRunner:
             elif len(part):
                 starting.append((request, part))
         advances = [self._weighed(request) for request in given]
-        self._scheduler.remove(given)
+        self._end(given)
         if starting:
             begun = [request for request, _ in starting]
             advances += self._next_tokens(begun, torch.cat([part for _, part in starting]))
@@ -64,8 +63,8 @@ class ModelRunner:
         return self._next_tokens(requests, logits)
 
     def _logits(self, spans: Sequence[Span], keep: list[int] | None = None) -> Tensor:
-        layout = layout_of(spans, self._slots.cache)
-        logits = self._model.logits(_token_ids(spans), _positions(spans), layout, keep)
+        attend = layout_of(spans, self._slots.cache).attend
+        logits = self._model.logits(_token_ids(spans), _positions(spans), attend, keep)
         self._scheduler.computed(spans)
         return logits
 
@@ -91,8 +90,7 @@ class ModelRunner:
             for request, advance in zip(requests, advances, strict=True)
             if advance.completion is not None
         ]
-        self._scheduler.remove(ended)
-        self.let_go(ended)
+        self._end(ended)
         return advances
 
     def _appended(self, request: Request, token: int) -> Advance:
@@ -116,15 +114,11 @@ class ModelRunner:
             self._slots.clear(request)
         return failed(request.request_id, failure)
 
-    def let_go(self, requests: Sequence[Request]) -> None:
-        """The prompts of requests are computed, or need not be: their vectors are needed no more.
-
-        Those of a request with a retry are needed until its text has ended.
-        """
+    def _end(self, requests: Sequence[Request]) -> None:
+        """Let requests go that have ended, with the vectors that were kept for them."""
+        self._scheduler.remove(requests)
         for request in requests:
-            if request.has_vectors:
-                request.has_vectors = False
-                self._model.vectors.drop(request.prompt)
+            self._model.vectors.drop(request.prompt)
 
 
 def _kept(span: Span) -> range:
@@ -226,7 +220,6 @@ def _shared_prefixes(spans: Sequence[Span], device: torch.device) -> SharedPrefi
         members=torch.tensor(members, device=device),
         rows=_inverse(members, len(slots) * max_members, device),
         lengths=torch.tensor(lengths, device=device),
-        num_prefixes=len(slots),
         max_members=max_members,
     )
 

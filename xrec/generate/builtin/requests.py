@@ -62,7 +62,7 @@ class Request:
     continuation but for its last token), and then the text. The KV cache of the first
     `num_computed` of them is in slot `slot` of `block`, which is None while the request waits. The
     slot has to hold `num_positions`. `params` become those of the second text if the first one is
-    refused. `has_vectors` says whether the vectors of the prompt's users and items are kept for it.
+    refused.
     """
 
     request_id: int
@@ -77,7 +77,6 @@ class Request:
     slot: int = -1
     num_computed: int = 0
     is_second: bool = False
-    has_vectors: bool = False
     mask: TokenMask | None = None
     uniform: list[float] | None = None
     log_likelihoods: list[float] = field(default_factory=list)

@@ -123,7 +123,6 @@ def test_generate_report_counts_tokens_and_what_prefixes_saved() -> None:
     rest = sum(len(prompt) - len(shared_part(prompts, prompt[instruction])) for prompt in prompts)
     assert report.num_prompt_tokens == sum(map(len, prompts))
     assert report.num_computed_prompt_tokens == once + rest
-    assert report.prefix_hit_share == pytest.approx(1 - (once + rest) / report.num_prompt_tokens)
     # The first token of a text comes from its prompt's pass; an end token is a token too.
     generated = [len(ids) + (len(ids) < NUM_NEW) for ids in texts]
     assert report.num_decoded_tokens == sum(generated) - len(prompts)
@@ -238,14 +237,10 @@ def test_generate_after_a_step_that_failed_is_as_good_as_new(
     texts = {tuple(prompt): greedy_by_hand(model, prompt) for prompt in make_prompts()}
     good = [list(prompt) for prompt, text in texts.items() if 63 not in [*prompt, *text]]
     expected = [texts[tuple(prompt)] for prompt in good]
-    ours, theirs = generate(engine, good, GREEDY), generate(engine, [*good[:1], [3, 63, 4]], GREEDY)
-    ended = [next(ours)]
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(theirs)
-    ended += ours
-    assert [one.token_ids for one in sorted(ended, key=lambda one: one.index)] == expected
-    assert run(engine, good) == expected
+        run(engine, [*good, [3, 63, 4]])
     assert engine.core.is_idle
+    assert run(engine, good) == expected
 
 
 @pytest.mark.parametrize(

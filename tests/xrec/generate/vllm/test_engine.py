@@ -167,7 +167,8 @@ def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_c
                 "length" if len(completion.token_ids) == NUM_NEW else "stop"
             )
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
-    assert contest.engine.take_report().prefix_hit_share > 0.4
+    report = contest.engine.take_report()
+    assert report.num_computed_prompt_tokens < 0.6 * report.num_prompt_tokens
 
 
 def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabulary(

@@ -10,7 +10,7 @@ import pytest
 from tests.xrec.backfill.runs import Runs, pairs_of, pairs_table
 from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from xrec import bulk
-from xrec.backfill.pairs import pair_batches, pairs_listing
+from xrec.backfill.plan import pair_batches, pairs_listing
 from xrec.errors import (
     ArtifactNotFoundError,
     ConfigError,
@@ -46,7 +46,7 @@ def test_table_ids_that_have_no_exact_text_are_rejected_with_file_line_and_reaso
     runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each file is read with its own types: an id of one file may be a float in another."""
-    monkeypatch.setattr("xrec.backfill.pairs._BATCH_ROWS", 2)  # lines count on over the batches
+    monkeypatch.setattr("xrec.backfill.plan._BATCH_ROWS", 2)  # lines count on over the batches
     folder = runs.folder / "in"
     folder.mkdir()
     text = pa.array([b"u0", b"\xff\xfe", b"u2"]).view(pa.binary()).cast(pa.binary())

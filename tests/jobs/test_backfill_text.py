@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from jobs.table_text import costs_text, preview_lines, status_values
+from jobs.backfill import costs_text, preview_lines
 from xrec.bulk import Identity, Progress, Status
-from xrec.bulk.preview import Preview
 from xrec.bulk.runs.plan import PlanSize
 from xrec.bulk.runs.run import RunRecord
+from xrec.bulk.status import Preview
+from xrec.cli.table_command import status_values
 from xrec.progress import duration
 from xrec.storage import make_manifest
 
