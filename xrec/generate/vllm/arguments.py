@@ -115,12 +115,10 @@ def free_share(num_gpus: int) -> float:
     nvml = import_pynvml()
     nvml.nvmlInit()
     try:
-        shares: list[float] = []
-        for place in range(num_gpus):
-            index = current_platform.visible_device_id_to_physical_device_id(place)
-            memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
-            shares.append(memory.free / memory.total)
-        return min(shares)
+        visible = map(current_platform.visible_device_id_to_physical_device_id, range(num_gpus))
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in visible]
+        memories = [nvml.nvmlDeviceGetMemoryInfo(handle) for handle in handles]
+        return float(min(memory.free / memory.total for memory in memories))
     finally:
         nvml.nvmlShutdown()
 
@@ -129,9 +127,8 @@ def free_share(num_gpus: int) -> float:
 def start_settings(num_threads: int) -> Iterator[None]:
     """Set what vLLM reads from environment variables only, while it starts.
 
-    That is the number of threads of its CPU workers, which otherwise use all cores. And its
-    processes are spawned: looking for a GPU has initialised CUDA's driver in this process, which a
-    forked process could not use.
+    That is the number of threads of its CPU workers, which otherwise use all cores. Its processes
+    are spawned, because a forked one could not use the CUDA driver that this one has initialised.
     """
     settings = {
         "OMP_NUM_THREADS": str(num_threads),

@@ -81,24 +81,14 @@ class VllmCore:
 
     def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
         """See `EngineCore`."""
-        vocabulary, context = self._vocabulary, self._context
-        num_ids, num_text_tokens = vocabulary.num_ids, vocabulary.num_text_tokens
-        failure = request_failure(prompt, params, num_ids, num_text_tokens, context)
+        num_ids, num_text = self._vocabulary.num_ids, self._vocabulary.num_text_tokens
+        failure = request_failure(prompt, params, num_ids, num_text, self._context)
         if failure is not None:
             return failure
-        num_new = (
-            len(params.continuation)
-            if isinstance(params, LikelihoodParams)
-            else params.max_new_tokens
-        )
-        if min(len(prompt) + num_new, context) > self._max_num_tokens:
-            return Failure(
-                "over_memory_budget",
-                f"prompt of {len(prompt)} tokens and {num_new} new ones, the KV cache holds "
-                f"{self._max_num_tokens} (kv_cache_gib, gpu_memory_share); raise it, or lower "
-                "decoding.max_new_tokens",
-            )
-        return None if isinstance(params, LikelihoodParams) else _unsupported(params)
+        if isinstance(params, LikelihoodParams):
+            return self._over_memory(len(prompt), len(params.continuation))
+        over = self._over_memory(len(prompt), params.max_new_tokens)
+        return over or _unsupported(params)
 
     def add(self, prompt: Sequence[int], params: RequestParams) -> int:
         """See `EngineCore`."""
@@ -136,15 +126,23 @@ class VllmCore:
         if self._requests.pop(str(request_id), None) is not None:
             self._engine.abort_request([str(request_id)])
 
+    def _over_memory(self, num_tokens: int, num_new: int) -> Failure | None:
+        if min(num_tokens + num_new, self._context) <= self._max_num_tokens:
+            return None
+        return Failure(
+            "over_memory_budget",
+            f"prompt of {num_tokens} tokens and {num_new} new ones, the KV cache holds "
+            f"{self._max_num_tokens} (kv_cache_gib, gpu_memory_share); raise it, or lower "
+            "decoding.max_new_tokens",
+        )
+
     def _enter(self, request: _Request) -> None:
         """Give a request to vLLM; raises what vLLM raises."""
-        if isinstance(request.params, LikelihoodParams):
-            given, sampling = _of_likelihood(request.given, request.params)
+        given, params = request.given, request.params
+        if isinstance(params, LikelihoodParams):
+            given, sampling = _of_likelihood(given, params)
         else:
-            given = request.given
-            sampling = _of_text(
-                request.prompt, request.params, self._stop_token_ids, self._is_streaming
-            )
+            sampling = _of_text(request.prompt, params, self._stop_token_ids, self._is_streaming)
         self._engine.add_request(str(request.request_id), given, sampling)
         self._requests[str(request.request_id)] = request
 

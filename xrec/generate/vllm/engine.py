@@ -7,7 +7,6 @@ The adapters run in this process. vLLM gets their vectors with each prompt
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import AutoConfig, PreTrainedTokenizerBase
 from vllm import LLMEngine
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -22,7 +21,7 @@ from xrec.generate.vllm.core import VllmCore
 from xrec.generate.vllm.modality import PromptInputs
 from xrec.generate.vllm.plugin import unknown_family
 from xrec.graph.artifact import GraphEmbeddings
-from xrec.llm.collaborative import CollaborativeEmbedding
+from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import folder_stop_token_ids
 
 
@@ -39,8 +38,7 @@ class VllmEngine(SharedEngine):
     later holds for later requests.
 
     vLLM starts processes that import the caller's main module again. A script must therefore guard
-    its main part (`if __name__ == "__main__":`) and import xrec inside the guard. Otherwise vLLM
-    0.32 fails on a CPU with "'_lib_fn_wrapper' object has no attribute 'get'".
+    its main part (`if __name__ == "__main__":`) and import xrec inside the guard.
 
     Raises ModelError for a family of models that is not one of `FAMILIES`, for a device for which
     this build of vLLM was not made, for options with which texts would be wrong, and if vLLM does
@@ -63,18 +61,21 @@ class VllmEngine(SharedEngine):
         if unknown := unknown_family(config.architectures):
             raise ModelError(f"{model_folder}: {unknown}; use engine.kind=builtin")
         vllm_dtype = resolve_vllm_dtype(dtype, device)
-        embedding = _embedding(config.vocab_size, adapter, graph)
-        self.vocabulary = embedding.vocabulary
+        adapters = adapter.adapters
+        self.vocabulary = Vocabulary(
+            config.vocab_size, len(graph.users), len(graph.items), adapters.user.num_tokens
+        )
         self.stop_token_ids = folder_stop_token_ids(model_folder, tokenizer)
         inputs = PromptInputs(
-            embedding,
+            self.vocabulary,
+            input_vectors(adapter.config.model, graph.users, graph.items),
+            (adapters.user, adapters.item),
             model=adapter.fingerprint,
             placeholder=self.stop_token_ids[0],
             dtype=vllm_dtype,
         )
-        rule = adapter.adapters.injection
         arguments = engine_arguments(
-            model_folder, config, rule, engine, dtype=vllm_dtype, device=device
+            model_folder, config, adapters.injection, engine, dtype=vllm_dtype, device=device
         )
         try:
             with start_settings(torch.get_num_threads()):
@@ -98,13 +99,3 @@ class VllmEngine(SharedEngine):
     def close(self) -> None:
         """End vLLM's processes. They also end when this process ends."""
         self._engine.engine_core.shutdown()
-
-
-def _embedding(
-    num_text_tokens: int, adapter: TrainedAdapter, graph: GraphEmbeddings
-) -> CollaborativeEmbedding:
-    """Adapters and vectors; the words' vectors are vLLM's, so here they have a shape only."""
-    users, items = input_vectors(adapter.config.model, graph.users, graph.items)
-    user, item = adapter.adapters.user, adapter.adapters.item
-    words = nn.Embedding(num_text_tokens, user.output_dim, device="meta")
-    return CollaborativeEmbedding(words, users, items, user, item, user.num_tokens).eval()

@@ -11,10 +11,11 @@ with one. Requests do not pass through them.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BatchFeature
 from vllm.inputs import EngineInput, MultiModalInput, mm_input, tokens_input
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems, PlaceholderRange
@@ -24,45 +25,65 @@ from vllm.multimodal.processing import (
     BaseProcessingInfo,
 )
 
-from xrec.llm.collaborative import CollaborativeEmbedding
+from xrec.llm.collaborative import Vocabulary
 
 MODALITY = "collaborative"
+_NUM_KEPT = 4096  # vectors of users and items that come again
 
 
 class PromptInputs:
-    """Makes vLLM's inputs of prompts, with the vectors that `embedding` has at the time.
+    """Makes vLLM's inputs of prompts, with the vectors that the tables have at the time.
 
-    `model` identifies adapter and base model, and `dtype` is what vLLM computes in. The id
-    `placeholder` of the text vocabulary stands at users and items; vLLM goes by their positions, so
-    a prompt may hold it as text too.
+    `tables` are those of the vocabulary's users (U, D) and items (I, D), `adapters` what turns
+    their rows into vectors. `model` identifies the adapters and their rule, and `dtype` is what
+    vLLM computes in. The id `placeholder` of the text vocabulary stands at users and items; vLLM
+    goes by their positions, so a prompt may hold it as text too.
     """
 
     def __init__(
         self,
-        embedding: CollaborativeEmbedding,
+        vocabulary: Vocabulary,
+        tables: tuple[Tensor, Tensor],
+        adapters: tuple[nn.Module, nn.Module],
         *,
         model: str,
         placeholder: int,
         dtype: torch.dtype,
     ):
-        self._embedding, self._model = embedding, model
+        self._vocabulary, self._tables, self._model = vocabulary, tables, model
+        self._adapters = (adapters[0].eval(), adapters[1].eval())
         self._placeholder, self._dtype = placeholder, dtype
+        self._made = lru_cache(_NUM_KEPT)(self._make)
 
-    @torch.no_grad()
     def __call__(self, prompt: Sequence[int]) -> EngineInput:
         """What vLLM is given for the token ids of `prompt`."""
-        first = self._embedding.vocabulary.num_text_tokens
+        first = self._vocabulary.num_text_tokens
         places = [place for place, token in enumerate(prompt) if token >= first]
         if not places:
             return tokens_input(list(prompt))
-        ids = torch.tensor([prompt[place] for place in places])
-        vectors = self._embedding.adapt(ids).to(self._dtype)
+        items = [self._item(prompt[place] - first) for place in places]
+        vectors, identifiers = zip(*items, strict=True)
         text = [self._placeholder if token >= first else token for token in prompt]
-        return input_with(text, places, vectors, [self._identifier(one) for one in vectors])
+        return input_with(text, places, torch.cat(vectors), identifiers)
 
-    def _identifier(self, vector: Tensor) -> str:
-        content = vector.contiguous().view(torch.uint8).numpy().tobytes()
-        return hashlib.sha256(self._model.encode() + content).hexdigest()
+    def _item(self, position: int) -> tuple[Tensor, str]:
+        number, entity = divmod(position, self._vocabulary.num_entities)
+        is_item = entity >= self._vocabulary.num_users
+        row = self._tables[is_item][entity - is_item * self._vocabulary.num_users]
+        return self._made(is_item, number, _bytes(row))
+
+    @torch.no_grad()
+    def _make(self, is_item: bool, number: int, row: bytes) -> tuple[Tensor, str]:
+        """The vector (1, H) of token `number` of what has `row`, and its identifier."""
+        values = torch.frombuffer(bytearray(row), dtype=self._tables[0].dtype)
+        adapted: Tensor = self._adapters[is_item](values[None])
+        of_tokens = adapted.unflatten(-1, (self._vocabulary.num_tokens, -1))
+        vector = of_tokens[:, number].to(self._dtype)
+        return vector, hashlib.sha256(self._model.encode() + _bytes(vector)).hexdigest()
+
+
+def _bytes(vector: Tensor) -> bytes:
+    return vector.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def input_with(

@@ -9,9 +9,7 @@ nothing waits for the device. The output layer knows the text vocabulary only.
 
 These names are not of vLLM's documented interface: `qkv_proj`, `self_attn`, `layers` and `model` of
 its classes, since vLLM has no way to change what enters a layer, and `ModelRegistry.models`, which
-has the classes by name.
-
-vLLM finds a class by its name: `CollaborativeQwen3ForCausalLM` is made when vLLM asks for it.
+has the classes by name. Ours are made when vLLM asks for one, as `CollaborativeQwen3ForCausalLM`.
 """
 
 from collections.abc import Sequence

@@ -47,21 +47,15 @@ def unknown_family(architectures: Sequence[str] | None) -> str | None:
 
 
 def check_installed_vllm() -> None:
-    """Raise ModelError as `check_vllm_version` does for the vLLM that is installed.
+    """Raise ModelError, with the reason, unless xrec can generate with the installed vLLM.
 
     Call it before `xrec.generate.vllm.engine` is imported: its imports are inner modules of vLLM,
     which other versions have elsewhere. Raises ImportError if vLLM is not installed.
     """
-    from vllm import __version__
+    from vllm import __version__ as version
 
-    check_vllm_version(__version__)
-
-
-def check_vllm_version(version: str) -> None:
-    """Raise ModelError, with the reason, unless xrec can generate with this version of vLLM."""
-    if _KNOWN_VERSIONS.match(version):
-        return
-    raise ModelError(
-        f"engine.kind vllm: vLLM {version} is installed; xrec was tested with 0.29 to 0.32; "
-        "run: pip install 'xrec[vllm]', or set engine.kind=builtin"
-    )
+    if not _KNOWN_VERSIONS.match(version):
+        raise ModelError(
+            f"engine.kind vllm: vLLM {version} is installed; xrec was tested with 0.29 to 0.32; "
+            "run: pip install 'xrec[vllm]', or set engine.kind=builtin"
+        )

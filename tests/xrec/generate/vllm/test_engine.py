@@ -212,10 +212,9 @@ def _bytes_of_blocks(num_blocks: int, num_heads: int) -> int:
 
 @pytest.mark.parametrize("rule", ["projected", "direct"])
 def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Injection
+    tmp_path: Path, rule: Injection
 ) -> None:
     """Steps of 16 tokens, entities of 3, and 16 texts for a memory of 6 blocks."""
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=3)
     prompts = [with_all_tokens(prompt, vocabulary) for prompt in make_prompts(40)]
     end = toy_tokenizer().eos_token_id

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.toy import NUM_ITEMS, NUM_USERS, toy_adapters, toy_vectors
-from xrec.llm.collaborative import CollaborativeEmbedding, Vocabulary
+from xrec.llm.collaborative import Vocabulary
 
 pytest.importorskip("vllm", reason="vLLM is not installed here (the extra `vllm` brings it)")
 
@@ -21,11 +21,14 @@ def made(users: Tensor, *, model: str = "a", dtype: torch.dtype = torch.float32)
     from xrec.generate.vllm.modality import PromptInputs
 
     adapters = toy_adapters("projected", num_tokens=2)
-    words = nn.Embedding(V, H, device="meta")
-    embedding = CollaborativeEmbedding(
-        words, users, toy_vectors()[1], adapters.user, adapters.item, num_tokens=2
-    ).eval()
-    return PromptInputs(embedding, model=model, placeholder=PLACEHOLDER, dtype=dtype)
+    return PromptInputs(
+        VOCABULARY,
+        (users, toy_vectors()[1]),
+        (adapters.user, adapters.item),
+        model=model,
+        placeholder=PLACEHOLDER,
+        dtype=dtype,
+    )
 
 
 def test_input_has_placeholders_and_an_item_for_each_token_of_a_user_or_item() -> None:
