@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 from vllm import LLMEngine
-from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.model import input_vectors
@@ -80,10 +79,10 @@ class VllmEngine(SharedEngine):
         try:
             with start_settings(torch.get_num_threads()):
                 self._engine = LLMEngine.from_engine_args(arguments)
+            # vLLM runs a model whose modality it could not set up as one of text, and says nothing.
+            self._engine.renderer.get_mm_processor()
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"vLLM did not start: {error}; see what it has logged") from error
-        # vLLM takes a model whose modality it could not set up for one of text, and says nothing.
-        assert MULTIMODAL_REGISTRY.supports_multimodal_inputs(self._engine.model_config)
         super().__init__(
             VllmCore(
                 self._engine,

@@ -216,7 +216,7 @@ def test_core_row_that_is_reused_before_vllm_has_computed_changes_no_text_and_no
         expected = by_hand(town.model, prompts)
         kept, left = (town.core.add(prompt, GREEDY) for prompt in prompts[:2])
         town.core.cancel(left)
-        town.users[user] = second  # nothing was computed yet
+        town.users[user] = second  # vLLM may not have begun
         next_one = town.core.add(prompts[1], GREEDY)
         completions = finished(town.core)
         assert completions[kept].token_ids == expected[0]

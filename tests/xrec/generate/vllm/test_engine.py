@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,8 @@ def contest(
     stop = min(counts, key=lambda token: (abs(counts[token] - len(prompts) // 5), token))
     engine = _engine(family, rule, folder, stop, eager=not is_compiled)
     stop_token_ids = [toy_tokenizer().eos_token_id, stop]
-    expected, without = (
-        _by_hand(family, each, folder, prompts, stop_token_ids) for each in (rule, "none")
-    )
+    expected = [list(takewhile(lambda token: token not in stop_token_ids, ids)) for ids in full]
+    without = _by_hand(family, "none", folder, prompts, stop_token_ids)
     yield Contest(rule, engine, prompts, expected, without)
     engine.close()
 
