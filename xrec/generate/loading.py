@@ -134,9 +134,9 @@ def load_explainer(
     found = resolve_device(device)
     given = (checked, graph, sources.llm, found, engine, is_streaming)
     if choose_engine(engine, found, checked.llm) == "vllm":
-        core, builder, graph, model = _with_vllm(*given, num_reserved_users)
+        core, builder, model = _with_vllm(*given)
     else:
-        core, builder, graph, model = _with_builtin(*given)
+        core, builder, model = _with_builtin(*given)
     chooser = None
     if checked.aspects is not None and sources.aspects is not None:
         chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
@@ -151,7 +151,7 @@ def load_explainer(
     )
 
 
-_Loaded = tuple[SharedEngine, PromptBuilder, GraphEmbeddings, PreTrainedModel | None]
+_Loaded = tuple[SharedEngine, PromptBuilder, PreTrainedModel | None]
 """An engine with what makes its prompts; the model is None with vLLM."""
 
 
@@ -172,7 +172,7 @@ def _with_builtin(
     tokenizer = load_tokenizer(checked.llm)
     builder = checked.adapter.attach(model, tokenizer, graph)
     stops = stop_token_ids(model, tokenizer)
-    return load_engine(model, stops, config, is_streaming=is_streaming), builder, graph, model
+    return load_engine(model, stops, config, is_streaming=is_streaming), builder, model
 
 
 def _with_vllm(
@@ -182,7 +182,6 @@ def _with_vllm(
     device: torch.device,
     config: EngineConfig,
     is_streaming: bool,
-    num_reserved_users: int,
 ) -> _Loaded:
     try:
         check_installed_vllm()
@@ -202,12 +201,9 @@ def _with_vllm(
         dtype=llm.dtype,
         device=device,
         is_streaming=is_streaming,
-        num_reserved_users=num_reserved_users,
     )
-    if engine.users is not None:  # what is written there is seen by vLLM's processes
-        graph = replace(graph, users=engine.users)
     builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary)
-    return engine, builder, graph, None
+    return engine, builder, None
 
 
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:

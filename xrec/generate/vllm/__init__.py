@@ -1,6 +1,5 @@
 """Generation by vLLM: a model with collaborative tokens, and the engine that runs it.
 
-xrec is a plugin of vLLM (entry point `vllm.general_plugins`) that adds this model. Only `model` and
-`engine` import vLLM's parts, which the extra `[vllm]` installs. They are loaded for `engine.kind:
-vllm` only, after `plugin` has looked at vLLM's version.
+xrec is a plugin of vLLM (entry point `vllm.general_plugins`) that adds this model. Modules that
+import vLLM are loaded for `engine.kind: vllm` only, after `plugin` has looked at its version.
 """

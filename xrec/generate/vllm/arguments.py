@@ -10,24 +10,24 @@ import torch
 from transformers import PreTrainedConfig
 from vllm import EngineArgs
 from vllm.platforms import current_platform
-from vllm.renderers.registry import RENDERER_REGISTRY
 from vllm.utils.import_utils import import_pynvml
 
+from xrec.config.adapter import Injection
 from xrec.config.llm import Dtype, EngineConfig
 from xrec.errors import ModelError
-from xrec.generate.vllm.plugin import PREFIX, TOKENIZER_MODE, Attachment
+from xrec.generate.vllm.plugin import PREFIX
 
-_DRAFTS = "a draft model reads token ids, and its vocabulary has no users and items"
+_DRAFTS = "a draft model would read place-holders where users and items are"
 _LAYERS = "the layers would not get what users and items add, or would get it at the wrong tokens"
-_STORES = "the id of a user or item means another vector with another adapter or graph"
+_ITEMS = "users and items are items of a modality"
+_TEXTS = "only the job's config decides how texts are generated"
 _REFUSED: dict[str, str] = {
     **dict.fromkeys(("speculative_config", "spec_method", "spec_model", "spec_tokens"), _DRAFTS),
     **dict.fromkeys(("enable_lora", "default_mm_loras", "model_impl"), _LAYERS),
     **dict.fromkeys(("pipeline_parallel_size", "prefill_context_parallel_size"), _LAYERS),
-    **dict.fromkeys(("enable_dbo", "ubatch_size", "logits_processors"), _LAYERS),
-    **dict.fromkeys(("kv_transfer_config", "kv_offloading_size"), _STORES),
-    "enable_prompt_embeds": "vectors of a prompt come from its ids here",
-    "override_generation_config": "only the job's config decides how texts are generated",
+    **dict.fromkeys(("enable_dbo", "ubatch_size"), _LAYERS),
+    **dict.fromkeys(("limit_mm_per_prompt", "language_model_only", "mm_encoder_only"), _ITEMS),
+    **dict.fromkeys(("override_generation_config", "logits_processors"), _TEXTS),
     "data_parallel_size": "set actors.num_actors, or models.num_replicas of an endpoint",
 }
 
@@ -35,11 +35,12 @@ _REFUSED: dict[str, str] = {
 _CPU_BLOCK_SIZE = 32
 
 _FIXED: dict[str, Any] = {
-    "tokenizer_mode": TOKENIZER_MODE,
     # The files that transformers reads too, also where a folder has Mistral's own beside them.
     "config_format": "hf",
-    # Only the job's config decides how texts are generated, not the model's own settings.
-    "generation_config": "vllm",
+    "tokenizer_mode": "hf",
+    "generation_config": "vllm",  # not the model's own settings
+    # Items come whole with each request, so vLLM's two halves of a cache would not agree.
+    "mm_processor_cache_gb": 0,
     "enable_prefix_caching": True,
 }
 _OURS = {
@@ -53,7 +54,7 @@ _OURS = {
 def engine_arguments(
     model_folder: Path,
     config: PreTrainedConfig,
-    attachment: Attachment,
+    injection: Injection,
     engine: EngineConfig,
     *,
     dtype: torch.dtype,
@@ -66,9 +67,6 @@ def engine_arguments(
     """
     _check_options(engine.vllm_options)
     _check_device(device)
-    if TOKENIZER_MODE not in RENDERER_REGISTRY.renderers:
-        # What vLLM asks for in this process by the name of the tokenizer's mode.
-        RENDERER_REGISTRY.register(TOKENIZER_MODE, "vllm.renderers.hf", "HfRenderer")
     num_processes = engine.tensor_parallel_size
     memory: dict[str, Any]
     if device.type == "cpu":
@@ -82,7 +80,7 @@ def engine_arguments(
         **memory,
         "model": str(model_folder),
         "hf_overrides": {"architectures": [f"{PREFIX}{config.architectures[0]}"]},
-        "additional_config": attachment,
+        "additional_config": {"injection": injection},
         "dtype": dtype,
         "max_num_seqs": engine.max_rows,
         "tensor_parallel_size": num_processes,
@@ -117,12 +115,10 @@ def free_share(num_gpus: int) -> float:
     nvml = import_pynvml()
     nvml.nvmlInit()
     try:
-        shares: list[float] = []
-        for place in range(num_gpus):
-            index = current_platform.visible_device_id_to_physical_device_id(place)
-            memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
-            shares.append(memory.free / memory.total)
-        return min(shares)
+        visible = map(current_platform.visible_device_id_to_physical_device_id, range(num_gpus))
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in visible]
+        memories = [nvml.nvmlDeviceGetMemoryInfo(handle) for handle in handles]
+        return float(min(memory.free / memory.total for memory in memories))
     finally:
         nvml.nvmlShutdown()
 
@@ -131,9 +127,8 @@ def free_share(num_gpus: int) -> float:
 def start_settings(num_threads: int) -> Iterator[None]:
     """Set what vLLM reads from environment variables only, while it starts.
 
-    That is the number of threads of its CPU workers, which otherwise use all cores. And its
-    processes are spawned: looking for a GPU has initialised CUDA's driver in this process, which a
-    forked process could not use.
+    That is the number of threads of its CPU workers, which otherwise use all cores. Its processes
+    are spawned, because a forked one could not use the CUDA driver that this one has initialised.
     """
     settings = {
         "OMP_NUM_THREADS": str(num_threads),

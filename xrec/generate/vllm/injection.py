@@ -8,7 +8,6 @@ tensor-parallel rank has a part.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,116 +18,76 @@ from xrec.errors import ModelError
 from xrec.llm.injection import fold_heads
 
 
-@dataclass(frozen=True)
-class Projection:
-    """The heads of each layer's fused qkv projection that one tensor-parallel rank has.
-
-    If there are fewer key heads than ranks, several ranks have the same key head, as in vLLM's
-    QKVParallelLinear.
-    """
-
-    hidden_size: int
-    num_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rank: int = 0
-    world_size: int = 1
-
-    def width(self, rule: Injection) -> int:
-        """The number of elements that a token adds under `rule`.
-
-        `projected` adds H elements to the projection's input, `direct` adds to this rank's q, k and
-        v, and `none` adds nothing.
-        """
-        num_heads = self.num_heads // self.world_size + 2 * self._num_local_key_value_heads
-        return {"projected": self.hidden_size, "direct": num_heads * self.head_dim, "none": 0}[rule]
-
-    def added(self, adapted: Tensor, rule: Injection) -> Tensor:
-        """What the adapted vectors a (N, H) add under `rule`, (N, width).
-
-        Raises ModelError for `direct` if the query is not as wide as the hidden state.
-        """
-        if rule == "projected":
-            return adapted
-        if rule == "none":
-            return adapted[:, :0]
-        if self.num_heads * self.head_dim != self.hidden_size:
-            raise ModelError(
-                f"direct: q is {self.num_heads * self.head_dim} wide, h {self.hidden_size}; "
-                "direct needs the same width: use model.injection=projected"
-            )
-        query = (
-            adapted.unflatten(-1, (self.num_heads, self.head_dim))
-            .chunk(self.world_size, dim=1)[self.rank]
-            .flatten(1)
-        )
-        folded = fold_heads(adapted, self.num_key_value_heads, self.head_dim).unflatten(
-            -1, (self.num_key_value_heads, self.head_dim)
-        )
-        start = self.rank * self.num_key_value_heads // self.world_size
-        key = folded[:, start : start + self._num_local_key_value_heads].flatten(1)
-        return torch.cat([query, key, key], dim=-1)
-
-    @property
-    def _num_local_key_value_heads(self) -> int:
-        return max(1, self.num_key_value_heads // self.world_size)
-
-
 class InjectionBuffer(nn.Module):
     """What the tokens of one step add under `rule`, in `values` (max_num_tokens, width).
 
-    The buffer keeps its address, because captured graphs read it there. It is zero where nothing
-    is to be added.
+    Each of `projections`, a layer's QKVParallelLinear, adds the first rows from now on. The buffer
+    keeps its address, because captured graphs read it there. It is zero where nothing is to be
+    added.
+
+    Raises ModelError for `direct` if the query is not as wide as the hidden state.
     """
 
     values: Tensor
 
-    def __init__(self, projection: Projection, rule: Injection, max_num_tokens: int):
+    def __init__(self, projections: Sequence[Any], rule: Injection, max_num_tokens: int):
         super().__init__()
-        self.projection, self.rule = projection, rule
-        self.register_buffer(
-            "values", torch.zeros(max_num_tokens, projection.width(rule)), persistent=False
-        )
-        self._num_written = 0
+        self._rule, self._like = rule, [projections[0]]  # a list, so it is no child module
+        width = added(projections[0], torch.zeros(1, projections[0].hidden_size), rule).shape[1]
+        self.register_buffer("values", torch.zeros(max_num_tokens, width), persistent=False)
+        self._written: Tensor | None = None
+        for projection in projections:
+            _install(projection, self.values, rule)
 
-    def write(self, adapted: Tensor) -> None:
-        """Set what the vectors `adapted` (N, H) of the step's first N tokens add."""
-        self.values[len(adapted) : self._num_written].zero_()
-        self.values[: len(adapted)] = self._added(adapted)
-        self._num_written = len(adapted)
+    def write(self, rows: Tensor, vectors: Tensor) -> None:
+        """Let the tokens `rows` (N,), int64, of a step add what `vectors` (N, H) say, others none.
 
-    def write_at(self, rows: Tensor, adapted: Tensor, num_tokens: int) -> None:
-        """Set what the vectors `adapted` (N, H) of the tokens `rows` (N,), int64, add.
-
-        They are among the first `num_tokens` tokens of the step; the others add nothing.
+        Nothing is read from the device.
         """
         self.clear()
-        self.values.index_copy_(0, rows, self._added(adapted))
-        self._num_written = num_tokens
+        of_rows = added(self._like[0], vectors, self._rule).to(self.values.dtype)
+        self.values.index_copy_(0, rows, of_rows)
+        self._written = rows
 
     def clear(self) -> None:
         """Let no token add anything. If that is so already, nothing is computed."""
-        if self._num_written:
-            self.values[: self._num_written].zero_()
-            self._num_written = 0
-
-    def _added(self, adapted: Tensor) -> Tensor:
-        return self.projection.added(adapted, self.rule).to(self.values.dtype)
+        if self._written is not None:
+            self.values.index_fill_(0, self._written, 0)
+            self._written = None
 
 
-def install_hooks(projections: Sequence[nn.Module], values: Tensor, rule: Injection) -> None:
-    """Let each of `projections`, a layer's `qkv_proj`, add the first rows of `values`.
+def added(projection: Any, vectors: Tensor, rule: Injection) -> Tensor:
+    """What vectors (N, H) add under `rule` at `projection`, the QKVParallelLinear of one rank.
 
-    A projection returns a tuple whose first element is its output (N, width).
+    `projected` adds H elements to its input, `direct` adds to this rank's q, k and v, and `none`
+    adds nothing. If there are fewer key heads than ranks, several ranks have the same key head.
+    Raises ModelError for `direct` if the query is not as wide as the hidden state.
     """
+    if rule != "direct":
+        return vectors if rule == "projected" else vectors[:, :0]
+    head_size, num_key_value_heads = projection.head_size, projection.total_num_kv_heads
+    width = projection.total_num_heads * head_size
+    if width != projection.hidden_size:
+        raise ModelError(
+            f"direct: q is {width} wide, h {projection.hidden_size}; "
+            "direct needs the same width: use model.injection=projected"
+        )
+    query = vectors.chunk(projection.tp_size, dim=1)[projection.tp_rank]
+    folded = fold_heads(vectors, num_key_value_heads, head_size)
+    num_parts = num_key_value_heads // projection.num_kv_heads
+    key = folded.chunk(num_parts, dim=1)[projection.tp_rank // projection.num_kv_head_replicas]
+    return torch.cat([query, key, key], dim=1)
+
+
+def _install(projection: nn.Module, values: Tensor, rule: Injection) -> None:
+    """Let the projection, whose output is the first of a tuple, add the first rows of `values`."""
     if rule == "none":
         return
-    for projection in projections:
-        projection.register_buffer("injection", values, persistent=False)
-        if rule == "projected":
-            projection.register_forward_pre_hook(_add_to_input)
-        else:
-            projection.register_forward_hook(_add_to_output)
+    projection.register_buffer("injection", values, persistent=False)
+    if rule == "projected":
+        projection.register_forward_pre_hook(_add_to_input)
+    else:
+        projection.register_forward_hook(_add_to_output)
 
 
 def _add_to_input(projection: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

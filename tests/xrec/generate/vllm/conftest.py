@@ -6,18 +6,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-INNER_MODULES = (
-    "config",
-    "exceptions",
-    "inputs",
-    "inputs.engine",
-    "platforms",
-    "renderers",
-    "renderers.registry",
-    "sampling_params",
-    "utils",
-    "utils.import_utils",
-)
+INNER_MODULES = ("platforms", "utils", "utils.import_utils")
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import torch
 
 from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
-from xrec.generate.vllm.plugin import Attachment
 
 # Free and total GiB of the GPUs by their index.
 GPUS = {0: (10, 80), 1: (72, 80), 2: (40, 80)}
@@ -24,7 +23,6 @@ def arguments(mocked_vllm: MagicMock) -> ModuleType:
     mocked_vllm.current_platform.device_type = "cuda"
     mocked_vllm.current_platform.visible_device_id_to_physical_device_id = lambda place: place + 1
     mocked_vllm.current_platform.supported_dtypes = [torch.float16, torch.float32]
-    mocked_vllm.RENDERER_REGISTRY.renderers = {}
     mocked_vllm.import_pynvml.return_value = SimpleNamespace(
         nvmlInit=lambda: None,
         nvmlShutdown=lambda: None,
@@ -42,7 +40,7 @@ def started_with(arguments: ModuleType, mocked_vllm: MagicMock, **settings: Any)
     arguments.engine_arguments(
         Path("llm"),
         SimpleNamespace(architectures=["Qwen3ForCausalLM"]),
-        Attachment("folder", "direct", ""),
+        "direct",
         EngineConfig(kind="vllm", **given),
         dtype=torch.float16,
         device=device,
@@ -74,6 +72,7 @@ def test_arguments_name_our_class_of_the_family_and_take_further_options(
 ) -> None:
     found = started_with(arguments, mocked_vllm, vllm_options={"max_num_batched_tokens": 16384})
     assert found["hf_overrides"] == {"architectures": ["CollaborativeQwen3ForCausalLM"]}
+    assert found["additional_config"] == {"injection": "direct"}
     assert found["max_num_batched_tokens"] == 16384
     assert found["enable_prefix_caching"] is True
 
@@ -81,9 +80,12 @@ def test_arguments_name_our_class_of_the_family_and_take_further_options(
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
-        ("speculative_config", "a draft model reads token ids"),
+        ("speculative_config", "a draft model would read place-holders"),
         ("enable_lora", "the layers would not get what users and items add"),
-        ("kv_transfer_config", "the id of a user or item means another vector"),
+        ("pipeline_parallel_size", "the layers would not get what users and items add"),
+        ("enable_dbo", "the layers would not get what users and items add"),
+        ("limit_mm_per_prompt", "users and items are items of a modality"),
+        ("logits_processors", "only the job's config decides how texts are generated"),
         ("generation_config", "xrec sets it"),
         ("max_num_seqs", "xrec sets it"),
     ],

@@ -69,7 +69,6 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         dtype="float32",
         device=torch.device("cpu"),
         is_streaming=True,
-        num_reserved_users=1,
     )
     model = attached(make_model("qwen2"), make_adapter("projected", graph), graph)
     yield Town(engine, model, make_prompts(50), graph.users)
@@ -180,22 +179,54 @@ def test_core_likelihoods_are_those_of_transformers(town: Town) -> None:
         )
 
 
-def test_core_sees_what_is_written_into_a_reserved_row_also_where_the_prefix_is_cached(
-    town: Town,
-) -> None:
+def of_a_user(town: Town) -> tuple[int, list[list[int]]]:
+    """The last user and prompts with it, which share whole blocks before they name an item."""
     user = NUM_USERS - 1
-    prompts = [prompt for prompt in town.prompts if V + user in prompt and len(prompt) > 80][:3]
+    return user, [prompt for prompt in town.prompts if V + user in prompt and len(prompt) > 80][:3]
+
+
+def test_core_sees_what_is_written_into_a_row_also_where_the_prefix_is_cached(town: Town) -> None:
+    user, prompts = of_a_user(town)
     first = town.users[user].clone()
     texts = []
     try:
         for vector in (first, first.flip(0) * 2, first):
-            town.users[user] = town.engine.users[user] = vector
+            town.users[user] = vector
             requests = [(prompt, GREEDY) for prompt in prompts]
             texts.append([completion.token_ids for completion in complete(town.core, requests)])
             assert texts[-1] == by_hand(town.model, prompts)
     finally:
-        town.users[user] = town.engine.users[user] = first
+        town.users[user] = first
     assert texts[0] == texts[2] != texts[1]
+
+
+def test_core_row_that_is_reused_before_vllm_has_computed_changes_no_text_and_no_cached_block(
+    town: Town,
+) -> None:
+    """The row of a user who left is given to the next one while vLLM may not have begun.
+
+    If blocks were computed from the row as it is then, the first user's would hold the next one's
+    vector, and be found by whoever has the first vector again.
+    """
+    user, prompts = of_a_user(town)
+    before, first = town.users[user].clone(), torch.full_like(town.users[user], 0.7)
+    second = before.flip(0) * 2
+    try:
+        town.users[user] = first
+        expected = by_hand(town.model, prompts)
+        kept, left = (town.core.add(prompt, GREEDY) for prompt in prompts[:2])
+        town.core.cancel(left)
+        town.users[user] = second  # vLLM may not have begun
+        next_one = town.core.add(prompts[1], GREEDY)
+        completions = finished(town.core)
+        assert completions[kept].token_ids == expected[0]
+        assert completions[next_one].token_ids == by_hand(town.model, prompts[1:2])[0]
+        assert completions[next_one].token_ids != expected[1]
+        town.users[user] = first
+        again = complete(town.core, [(prompt, GREEDY) for prompt in prompts])
+        assert [completion.token_ids for completion in again] == expected
+    finally:
+        town.users[user] = before
 
 
 def test_core_requests_that_cannot_be_done_fail_with_their_reason_and_harm_no_other(

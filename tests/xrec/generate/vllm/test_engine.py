@@ -4,13 +4,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.toy import toy_tokenizer
+from tests.toy import NUM_ITEMS, NUM_USERS, toy_tokenizer
 from tests.xrec.generate.closed_list import generate
 from tests.xrec.generate.vllm.vllm_town import (
     V,
@@ -21,12 +22,14 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_model,
     make_prompts,
     save_model,
+    with_all_tokens,
 )
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
 from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
+from xrec.llm.collaborative import Vocabulary
 
 pytest.importorskip(
     "vllm",
@@ -58,6 +61,8 @@ _SLOW = [
     ("llama", "direct", False),
     ("llama", "direct", True),
     ("llama", "projected", False),
+    ("gemma3_text", "direct", True),
+    ("gemma3_text", "projected", False),
     ("mistral", "direct", True),
     ("mistral", "projected", False),
     ("qwen2", "direct", True),
@@ -84,9 +89,8 @@ def contest(
     stop = min(counts, key=lambda token: (abs(counts[token] - len(prompts) // 5), token))
     engine = _engine(family, rule, folder, stop, eager=not is_compiled)
     stop_token_ids = [toy_tokenizer().eos_token_id, stop]
-    expected, without = (
-        _by_hand(family, each, folder, prompts, stop_token_ids) for each in (rule, "none")
-    )
+    expected = [list(takewhile(lambda token: token not in stop_token_ids, ids)) for ids in full]
+    without = _by_hand(family, "none", folder, prompts, stop_token_ids)
     yield Contest(rule, engine, prompts, expected, without)
     engine.close()
 
@@ -97,9 +101,10 @@ def _by_hand(
     folder: Path,
     prompts: list[list[int]],
     stop_token_ids: list[int],
+    num_tokens: int = 1,
 ) -> list[list[int]]:
     graph = make_graph(folder / "graph")
-    model = attached(make_model(family), make_adapter(rule, graph), graph)
+    model = attached(make_model(family), make_adapter(rule, graph, num_tokens), graph)
     return [greedy_by_hand(model, prompt, NUM_NEW, stop_token_ids) for prompt in prompts]
 
 
@@ -110,6 +115,7 @@ def _engine(
     stop: int,
     *,
     eager: bool = True,
+    num_tokens: int = 1,
     device: str = "cpu",
     kv_cache_gib: float = 1 / 8,
     tensor_parallel_size: int = 1,
@@ -125,7 +131,7 @@ def _engine(
     return VllmEngine(
         folder / "llm",
         toy_tokenizer(),
-        make_adapter(rule, graph),
+        make_adapter(rule, graph, num_tokens),
         graph,
         EngineConfig(
             max_rows=16,
@@ -200,6 +206,38 @@ def test_generate_left_before_its_end_and_called_meanwhile_gives_the_same_texts(
     assert _run_all(contest.engine, contest.prompts) == contest.expected
 
 
+def _bytes_of_blocks(num_blocks: int, num_heads: int) -> int:
+    """What blocks of 32 tokens take: key and value of each head, float32, in two layers."""
+    return num_blocks * 32 * 2 * num_heads * 32 * 4 * 2
+
+
+@pytest.mark.parametrize("rule", ["projected", "direct"])
+def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens(
+    tmp_path: Path, rule: Injection
+) -> None:
+    """Steps of 16 tokens, entities of 3, and 16 texts for a memory of 6 blocks."""
+    vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=3)
+    prompts = [with_all_tokens(prompt, vocabulary) for prompt in make_prompts(40)]
+    end = toy_tokenizer().eos_token_id
+    expected = _by_hand("llama", rule, tmp_path, prompts, [end, 3], num_tokens=3)
+    engine = _engine(
+        "llama",
+        rule,
+        tmp_path,
+        3,
+        num_tokens=3,
+        kv_cache_gib=_bytes_of_blocks(7, num_heads=2) / 2**30,
+        max_num_batched_tokens=16,
+        disable_log_stats=False,
+    )
+    texts = _run_all(engine, prompts)
+    counts = {one.name: one.value for one in engine._engine.get_metrics() if hasattr(one, "value")}
+    engine.close()
+    assert texts == expected
+    assert counts["vllm:num_preemptions"] > 0
+    assert counts["vllm:prefix_cache_hits"] > 0
+
+
 @pytest.mark.slow
 def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_why_not(
     tmp_path: Path,
@@ -207,13 +245,12 @@ def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_
     """On each of two ranks: a query head pair, a key head, and memory for 6 blocks of 32 tokens."""
     prompts = make_prompts(40)
     expected = _by_hand("llama", "direct", tmp_path, prompts, [toy_tokenizer().eos_token_id, 3])
-    bytes_per_token = 2 * 32 * 4 * 2  # key and value of one head, float32, in two layers
     engine = _engine(
         "llama",
         "direct",
         tmp_path,
         3,
-        kv_cache_gib=7 * 32 * bytes_per_token / 2**30,
+        kv_cache_gib=_bytes_of_blocks(7, num_heads=1) / 2**30,
         tensor_parallel_size=2,
     )
     completions = sorted(

@@ -13,10 +13,15 @@ from xrec.adapter.model import attach_adapters, build_adapters
 from xrec.config.adapter import AdapterModelConfig, Injection
 from xrec.config.prompt import PromptConfig
 from xrec.graph.artifact import GraphEmbeddings
+from xrec.llm.collaborative import Vocabulary
 
 V, H = len(toy_tokenizer()), 128
 
-_SETTINGS = {"mistral": {"sliding_window": None, "head_dim": 32}, "qwen3": {"head_dim": 32}}
+_SETTINGS = {
+    "gemma3_text": {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 64},
+    "mistral": {"sliding_window": None, "head_dim": 32},
+    "qwen3": {"head_dim": 32},
+}
 
 
 def make_model(family: str = "llama") -> PreTrainedModel:
@@ -60,10 +65,12 @@ def make_graph(folder: Path) -> GraphEmbeddings:
     return GraphEmbeddings(users, items, save_graph(folder, users, items, "none"))
 
 
-def make_adapter(injection: Injection, graph: GraphEmbeddings) -> TrainedAdapter:
+def make_adapter(
+    injection: Injection, graph: GraphEmbeddings, num_tokens: int = 1
+) -> TrainedAdapter:
     """Adapters of 3 experts, all their parameters random."""
     torch.manual_seed(1)
-    model = AdapterModelConfig(num_experts=3, injection=injection)
+    model = AdapterModelConfig(num_experts=3, injection=injection, num_tokens=num_tokens)
     adapters = build_adapters(model, embedding_dim=EMBEDDING_DIM, hidden_size=H)
     for part in (adapters.user.eval(), adapters.item.eval()):
         for parameter in part.parameters():
@@ -98,6 +105,20 @@ def make_prompts(num_prompts: int = 100) -> list[list[int]]:
     shared = [5] * 64
     ends = [[*shared, V + NUM_USERS + item] for item in range(NUM_ITEMS)]
     return [*prompts[: num_prompts - NUM_ITEMS], *ends]
+
+
+def with_all_tokens(prompt: Sequence[int], vocabulary: Vocabulary) -> list[int]:
+    """`prompt` with all tokens of each user and item in place of the first one."""
+    ids: list[int] = []
+    for token in prompt:
+        entity = token - vocabulary.num_text_tokens
+        if entity < 0:
+            ids.append(token)
+        elif entity < vocabulary.num_users:
+            ids += vocabulary.user_tokens(entity)
+        else:
+            ids += vocabulary.item_tokens(entity - vocabulary.num_users)
+    return ids
 
 
 @torch.no_grad()
