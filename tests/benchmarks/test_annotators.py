@@ -1,7 +1,6 @@
 """The benchmark of language models that annotate, over stub endpoints."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +37,7 @@ def _model(url: str, name: str) -> dict[str, Any]:
     return {"kind": "endpoint", "base_url": url, "model": name, "api_key_variable": None}
 
 
-def test_command_tells_valid_replies_and_quotes_of_each_model(tmp_path: Path) -> None:
+def test_command_tells_valid_replies_and_quotes_of_each_model(tmp_path):
     rows = [review(f"u{number}", "i", text) for number, text in enumerate(REVIEWS)]
     path = write_json_lines(tmp_path / "reviews.jsonl", rows)
     models, out = tmp_path / "models.yaml", tmp_path / "out"
@@ -65,7 +64,7 @@ def test_command_tells_valid_replies_and_quotes_of_each_model(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_command_asks_about_so_many_reviews(tmp_path: Path, number: int) -> None:
+def test_command_asks_about_so_many_reviews(tmp_path, number):
     rows = [review(f"u{place}", "i", f"Soft, {place}.") for place in range(10)]
     path = write_json_lines(tmp_path / "reviews.jsonl", rows)
     with stub_endpoint(_honest) as stub:

@@ -1,7 +1,5 @@
 """The backfill benchmark: its catalogue, and what it says of an engine's steps."""
 
-from pathlib import Path
-
 import pyarrow.dataset as pads
 import pytest
 
@@ -18,22 +16,20 @@ NUM_PAIRS = 60
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("catalogue")
     make_catalogue(folder, NUM_PAIRS)
     return folder
 
 
-def test_catalogue_pairs_are_distinct_ten_a_user(folder: Path) -> None:
+def test_catalogue_pairs_are_distinct_ten_a_user(folder):
     pairs = pads.dataset(str(folder / "pairs"), format="parquet").to_table().to_pylist()
     assert len({(pair["user_id"], pair["item_id"]) for pair in pairs}) == len(pairs) == NUM_PAIRS
     assert len({pair["user_id"] for pair in pairs}) == NUM_PAIRS // 10
 
 
 @pytest.mark.parametrize("is_empty", [True, False])
-def test_backfill_with_notes_explains_all_pairs(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_empty: bool
-) -> None:
+def test_backfill_with_notes_explains_all_pairs(folder, tmp_path, monkeypatch, is_empty):
     monkeypatch.setattr("xrec.backfill.driver.RayPool", pool_here)
     values = {"rows_per_chunk": 20, "decoding": {"max_new_tokens": 5}, "max_failed_share": 1.0}
     config = backfill_config(folder, str(tmp_path / "out"), StorageConfig(), **values)
@@ -45,7 +41,7 @@ def test_backfill_with_notes_explains_all_pairs(
     assert len(list(notes.iterdir())) == (0 if is_empty else 1)
 
 
-def test_steps_say_rows_at_work_and_the_time_without_a_step() -> None:
+def test_steps_say_rows_at_work_and_the_time_without_a_step():
     steps = [[0.0, 1.0, 4, 10.0], [1.0, 2.0, 4, 11.0], [3.0, 4.0, 1, 12.0]]
     found = _of_steps([steps, []])
     assert (found["rows_at_work"], found["full"], found["idle"]) == (3, 2 / 3, 0.25)

@@ -1,12 +1,10 @@
 """The benchmark of a bulk run's driver measures what it says."""
 
-from pathlib import Path
-
 from benchmarks.bulk_scale import do_the_rest, look, prepare
 from xrec.bulk import published
 
 
-def test_bulk_scale_driver_does_what_is_left(tmp_path: Path) -> None:
+def test_bulk_scale_driver_does_what_is_left(tmp_path):
     output = tmp_path / "out"
     assert prepare(output, 700, 300) > 0
     assert look(output, 700)["survey_s"] > 0

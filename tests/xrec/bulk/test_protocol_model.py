@@ -44,24 +44,24 @@ def check(results: Iterable[Counts]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_protocol_with_all_rules_has_documented_windows_only(raw: bool) -> None:
+def test_protocol_with_all_rules_has_documented_windows_only(raw):
     windows = check([play(range(2000), raw=raw)])
     assert ("damaged log" in windows) == raw
 
 
 @pytest.mark.parametrize(("rules", "seed", "raw"), CASES)
-def test_protocol_without_a_rule_is_violated(rules: list[str], seed: int, raw: bool) -> None:
+def test_protocol_without_a_rule_is_violated(rules, seed, raw):
     assert play([seed], raw=raw, rules_off=rules).violations
     check([play([seed], raw=raw)])
 
 
-def test_protocol_rules_are_all_tried() -> None:
+def test_protocol_rules_are_all_tried():
     assert {rule for case in CASES for rule in case.values[0]} == RULES.keys()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_protocol_in_a_million_interleavings_has_documented_windows_only() -> None:
+def test_protocol_in_a_million_interleavings_has_documented_windows_only():
     slices = [range(start, start + 10_000) for start in range(0, 500_000, 10_000)]
     with ProcessPoolExecutor(2, get_context("spawn")) as processes:
         for raw in (False, True):

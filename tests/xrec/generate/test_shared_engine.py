@@ -85,7 +85,7 @@ def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], Requ
     return [([first + place] * (1 + place % length), PARAMS) for place in range(count)]
 
 
-def test_list_gets_each_completion_once_as_it_ends() -> None:
+def test_list_gets_each_completion_once_as_it_ends():
     shared = shared_by(ToyCore())
     requests = lists(0, 5)
     ended = list(shared.complete(requests))
@@ -94,7 +94,7 @@ def test_list_gets_each_completion_once_as_it_ends() -> None:
     assert [one.index for one in ended][:2] == [0, 4]  # the shortest ones first
 
 
-def test_no_requests_yield_nothing_and_compute_nothing() -> None:
+def test_no_requests_yield_nothing_and_compute_nothing():
     core = ToyCore()
     assert list(shared_by(core).complete([])) == []
     assert core.rows == []
@@ -115,14 +115,14 @@ def run_together(core: ToyCore, *together: list[tuple[list[int], RequestParams]]
     return [each.exception() or each.result() for each in (first, second)]
 
 
-def test_list_that_comes_later_enters_before_the_first_has_ended() -> None:
+def test_list_that_comes_later_enters_before_the_first_has_ended():
     core = ToyCore()
     for found in run_together(core, lists(0, 8), lists(100, 8)):
         assert sorted(one.index for one in found) == list(range(8))
     assert {1, 101} <= core.rows[1]
 
 
-def test_lists_of_many_threads_get_what_is_theirs() -> None:
+def test_lists_of_many_threads_get_what_is_theirs():
     core = ToyCore()
     shared = shared_by(core)
 
@@ -136,7 +136,7 @@ def test_lists_of_many_threads_get_what_is_theirs() -> None:
     assert not core.at_work
 
 
-def test_closed_iterator_cancels_what_is_left_and_the_thread_ends() -> None:
+def test_closed_iterator_cancels_what_is_left_and_the_thread_ends():
     core = ToyCore()
     shared = shared_by(core)
     completions = shared.complete([*lists(0, 1), ([1] * 10**6, PARAMS)])  # the second never ends
@@ -148,7 +148,7 @@ def test_closed_iterator_cancels_what_is_left_and_the_thread_ends() -> None:
     assert len(list(shared.complete(lists(50, 3)))) == 3
 
 
-def test_error_of_a_step_is_raised_and_the_run_goes_on() -> None:
+def test_error_of_a_step_is_raised_and_the_run_goes_on():
     core = ToyCore(deadly=2)
     shared = shared_by(core)
     with pytest.raises(RuntimeError, match="no memory"):
@@ -158,7 +158,7 @@ def test_error_of_a_step_is_raised_and_the_run_goes_on() -> None:
     assert len(list(shared.complete(lists(10, 5)))) == 5
 
 
-def test_request_that_cannot_be_added_is_an_error_of_its_list_alone() -> None:
+def test_request_that_cannot_be_added_is_an_error_of_its_list_alone():
     shared = shared_by(ToyCore())
     with pytest.raises(ValueError, match="empty"):
         list(shared.complete([([], PARAMS), *lists(0, 5)]))
@@ -166,7 +166,7 @@ def test_request_that_cannot_be_added_is_an_error_of_its_list_alone() -> None:
     assert shared.failure is None
 
 
-def test_error_of_a_step_is_raised_by_all_lists_at_work() -> None:
+def test_error_of_a_step_is_raised_by_all_lists_at_work():
     core = ToyCore(deadly=103)
     found = run_together(core, lists(0, 6), lists(100, 6))
     assert list(map(str, found)) == ["no memory"] * 2

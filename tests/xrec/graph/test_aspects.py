@@ -19,7 +19,7 @@ def counts(rows: list[tuple[int, int, int]]) -> AspectCounts:
     return AspectCounts(*torch.tensor(rows).T)
 
 
-def test_aspect_edges_weigh_counts_by_how_few_items_have_the_aspect() -> None:
+def test_aspect_edges_weigh_counts_by_how_few_items_have_the_aspect():
     edges = aspect_edges(
         counts([(3, 4, 2), (0, 0, 1)]),
         counts([(0, 0, 1), (1, 0, 3), (1, 4, 1), (0, 2, 1), (1, 2, 1), (2, 2, 1)]),
@@ -60,7 +60,7 @@ def counted(first: str, rows: list[tuple[int, int, int, int, int]]) -> pa.Table:
     return pa.table(columns).select(schema.names).cast(schema)
 
 
-def test_dataset_aspect_edges_are_of_users_and_items_with_what_they_mention() -> None:
+def test_dataset_aspect_edges_are_of_users_and_items_with_what_they_mention():
     found = dataset_aspect_edges(
         dataset(
             aspects=pa.table({"aspect": ["tone", "neck"]}),
@@ -88,7 +88,7 @@ def test_dataset_aspect_edges_are_of_users_and_items_with_what_they_mention() ->
     ],
 )
 def test_dataset_without_aspects_or_with_unknown_ones_is_refused_if_some_are_wanted(
-    tables: dict[str, pa.Table], message: str
-) -> None:
+    tables, message
+):
     with pytest.raises(DataError, match=message):
         dataset_aspect_edges(dataset(**tables))

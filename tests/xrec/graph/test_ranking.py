@@ -79,9 +79,7 @@ class _Case:
 
 @pytest.mark.parametrize("k", [1, 5, NUM_ITEMS])
 @pytest.mark.parametrize("scores_per_chunk", [1, 3 * NUM_ITEMS, 10**6])
-def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(
-    k: int, scores_per_chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(k, scores_per_chunk, monkeypatch):
     monkeypatch.setattr("xrec.graph.ranking._SCORES_PER_CHUNK", scores_per_chunk)
     case = _Case(seed=0)
     users = torch.tensor([7, 0, 3, 11, 22, 7, 13, 9])
@@ -98,7 +96,7 @@ def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(
 
 @pytest.mark.parametrize("device", [CPU, GPU])
 @pytest.mark.parametrize("ks", [(1,), (4,), (50,), (20, 3, 50)])
-def test_ranking_metrics_equal_brute_force(ks: tuple[int, ...], device: torch.device) -> None:
+def test_ranking_metrics_equal_brute_force(ks, device):
     case = _Case(seed=ks[0])
     seen, held_out = (SeenItems(edges, NUM_USERS) for edges in case.edges)
     evaluated = users_with_items(case.edges[1])
@@ -111,7 +109,7 @@ def test_ranking_metrics_equal_brute_force(ks: tuple[int, ...], device: torch.de
         assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
-def test_ranking_report_equals_brute_force() -> None:
+def test_ranking_report_equals_brute_force():
     case, ks = _Case(seed=8), (2, 10, 50)
     report = ranking_report(case.users, case.items, *case.edges, ks=ks)
     for k in ks:
@@ -123,7 +121,7 @@ def test_ranking_report_equals_brute_force() -> None:
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
-def test_ranking_report_groups_users_from_sparse_to_active() -> None:
+def test_ranking_report_groups_users_from_sparse_to_active():
     case = _Case(seed=8)
     groups = ranking_report(case.users, case.items, *case.edges, ks=(5, 20))["by_activity"]
     by_items = sorted(case.evaluated, key=lambda user: (int(case.seen[user].sum()), user))
@@ -144,7 +142,7 @@ def test_ranking_report_groups_users_from_sparse_to_active() -> None:
         assert group == pytest.approx(expected, abs=1e-6)
 
 
-def test_ranking_report_of_three_users_has_groups_without_users() -> None:
+def test_ranking_report_of_three_users_has_groups_without_users():
     held_out = torch.tensor([[0, 2, 3], [1, 1, 0]])
     report = ranking_report(torch.eye(4), torch.eye(4), NO_EDGES, held_out, ks=(1,))
     assert [group["num_users"] for group in report["by_activity"]] == [1, 1, 1, 0, 0]

@@ -1,8 +1,5 @@
 """What makes a CPU faster gives the same: grouped attention as eager's, packed layers' products."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -32,9 +29,7 @@ def logits_and_gradients(model: nn.Module, implementation: str) -> tuple[Tensor,
     ("make", "given"),
     [*((toy_model, num_heads) for num_heads in (4, 2, 1)), *((tiny_decoder, f) for f in FAMILIES)],
 )
-def test_grouped_attention_equals_eager_with_gradients(
-    make: Callable[[Any], nn.Module], given: object
-) -> None:
+def test_grouped_attention_equals_eager_with_gradients(make, given):
     model = make(given)
     logits, gradients = logits_and_gradients(model, GROUPED)
     expected_logits, expected = logits_and_gradients(model, "eager")
@@ -51,9 +46,7 @@ def test_grouped_attention_equals_eager_with_gradients(
         ({"attention_mask": None}, "cannot handle a missing mask"),
     ],
 )
-def test_grouped_attention_refuses_what_it_would_leave_out(
-    extra: dict[str, Tensor | None], message: str
-) -> None:
+def test_grouped_attention_refuses_what_it_would_leave_out(extra, message):
     query, key = torch.zeros(1, 4, 2, 8), torch.zeros(1, 2, 2, 8)
     given = {"attention_mask": torch.zeros(1, 1, 2, 2), **extra}
     with pytest.raises(ModelError, match=message):
@@ -62,9 +55,7 @@ def test_grouped_attention_refuses_what_it_would_leave_out(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
-def test_packed_layers_give_the_logits_of_their_weights_with_biases_and_injection(
-    family: str,
-) -> None:
+def test_packed_layers_give_the_logits_of_their_weights_with_biases_and_injection(family):
     model = tiny_decoder(family)
     attach_toy(model, "direct")
     before = model(PROMPT).logits
@@ -76,5 +67,5 @@ def test_packed_layers_give_the_logits_of_their_weights_with_biases_and_injectio
     assert torch.equal(model(PROMPT).logits, packed)
 
 
-def test_weights_that_are_trained_are_not_packed() -> None:
+def test_weights_that_are_trained_are_not_packed():
     assert pack_linears(toy_model()) == 0

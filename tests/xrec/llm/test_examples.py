@@ -40,7 +40,7 @@ def nll_by_transformers(model: torch.nn.Module, example: Example) -> float:
     return float(model(ids, labels=labels).loss)
 
 
-def test_collate_pads_on_the_left_and_puts_labels_at_the_end() -> None:
+def test_collate_pads_on_the_left_and_puts_labels_at_the_end():
     batch = collate([Example([5, 6, 7], [8]), Example([9], [10, 11])])
     assert batch.input_ids.tolist() == [[5, 6, 7, 8], [0, 9, 10, 11]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [0, 1, 1, 1]]
@@ -49,7 +49,7 @@ def test_collate_pads_on_the_left_and_puts_labels_at_the_end() -> None:
 
 
 @torch.no_grad()
-def test_token_nll_of_a_padded_batch_equals_transformers_loss_row_by_row() -> None:
+def test_token_nll_of_a_padded_batch_equals_transformers_loss_row_by_row():
     model = toy_model()
     attach_toy(model, "projected")
     examples = make_examples()
@@ -82,7 +82,7 @@ def next_tokens(model: torch.nn.Module, example: Example) -> torch.Tensor:
     return logits.detach().float().log_softmax(dim=-1)
 
 
-def test_label_nll_and_its_gradient_equal_torch_in_float64() -> None:
+def test_label_nll_and_its_gradient_equal_torch_in_float64():
     logits, labels = make_logits()
     weights = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
     expected_input = logits.double().requires_grad_()
@@ -103,7 +103,7 @@ def test_label_nll_and_its_gradient_equal_torch_in_float64() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_label_nll_holds_the_logits_and_one_gradient_in_their_dtype(dtype: torch.dtype) -> None:
+def test_label_nll_holds_the_logits_and_one_gradient_in_their_dtype(dtype):
     logits, labels = make_logits(dtype)
     logits.requires_grad_()
     saved: list[torch.Tensor] = []

@@ -1,7 +1,5 @@
 """Injection in each family equals its decoder written out by hand, with the same weights."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
@@ -46,7 +44,7 @@ def injected_in(embedding: CollaborativeEmbedding) -> Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rule", RULES)
 @torch.no_grad()
-def test_injection_equals_the_decoder_written_by_hand(rule: Injection, family: str) -> None:
+def test_injection_equals_the_decoder_written_by_hand(rule, family):
     model = tiny_decoder(family)
     injected = injected_in(attach_toy(model, rule))
     expected = logits_by_hand(model, family, PROMPT, injected, rule)
@@ -59,9 +57,7 @@ def test_injection_equals_the_decoder_written_by_hand(rule: Injection, family: s
 @pytest.mark.parametrize("num_key_value_heads", [4, 1])
 @pytest.mark.parametrize("family", ["llama", "phi3"])
 @torch.no_grad()
-def test_injection_direct_folds_to_any_number_of_key_value_heads(
-    family: str, num_key_value_heads: int
-) -> None:
+def test_injection_direct_folds_to_any_number_of_key_value_heads(family, num_key_value_heads):
     model = tiny_decoder(family, num_key_value_heads=num_key_value_heads)
     injected = injected_in(attach_toy(model, "direct"))
     torch.testing.assert_close(
@@ -74,7 +70,7 @@ def test_injection_direct_folds_to_any_number_of_key_value_heads(
 
 @pytest.mark.parametrize("rule", RULES)
 @torch.no_grad()
-def test_injection_leaves_text_bit_equal_after_a_collaborative_prompt(rule: Injection) -> None:
+def test_injection_leaves_text_bit_equal_after_a_collaborative_prompt(rule):
     text = torch.tensor([[1, 2, 3, 63]])
     expected = toy_model()(text).logits
     model = toy_model()
@@ -109,9 +105,7 @@ def unsupported(name: str) -> PreTrainedModel:
     ],
 )
 @torch.no_grad()
-def test_injection_unsupported_decoder_raises_model_error_and_none_works(
-    name: str, message: str
-) -> None:
+def test_injection_unsupported_decoder_raises_model_error_and_none_works(name, message):
     model = unsupported(name)
     before = model(PROMPT.clamp_max(V - 1)).logits
     for rule in RULES[:2]:
@@ -125,9 +119,7 @@ def test_injection_unsupported_decoder_raises_model_error_and_none_works(
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma2"])
 @torch.no_grad()
-def test_injection_direct_with_q_wider_than_hidden_raises_model_error_and_projected_works(
-    family: str,
-) -> None:
+def test_injection_direct_with_q_wider_than_hidden_raises_model_error_and_projected_works(family):
     model = tiny_decoder(family, head_dim=16, num_key_value_heads=1)
     text = torch.tensor([[1, 2, 3]])
     before = model(text).logits
@@ -166,7 +158,7 @@ def without_keys() -> PreTrainedModel:
     ],
 )
 def test_injection_direct_into_another_layout_raises_model_error_naming_what_is_missing(
-    make: Callable[[], PreTrainedModel], message: str
-) -> None:
+    make, message
+):
     with pytest.raises(ModelError, match=message):
         attach_toy(make(), "direct")

@@ -4,7 +4,6 @@ With 8-bit weights it gives nearly the same outputs and gradients.
 """
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,6 @@ import torch
 
 from tests.decoders import FAMILIES, tiny_decoder, tiny_image_model
 from tests.toy import HIDDEN_SIZE, NUM_USERS, attach_toy, save_toy_model
-from xrec.config.adapter import Injection
 from xrec.errors import ModelError
 from xrec.llm.model import check_quantization, load_model, read_text_config, resolve_dtype
 
@@ -34,8 +32,8 @@ def load(folder: Path, attn_implementation: str = "eager") -> torch.nn.Module:
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_load_model_of_each_family_gives_the_saved_logits_with_and_without_adapters(
-    family: str, tmp_path: Path
-) -> None:
+    family, tmp_path
+):
     model = tiny_decoder(family)
     model.set_attn_implementation("eager")
     model.save_pretrained(tmp_path)
@@ -70,9 +68,7 @@ def rename_weights(folder: Path, renamed: dict[str, str]) -> None:
     ],
 )
 @torch.no_grad()
-def test_load_model_of_text_and_images_gives_the_text_decoder(
-    renamed: dict[str, str], tmp_path: Path
-) -> None:
+def test_load_model_of_text_and_images_gives_the_text_decoder(renamed, tmp_path):
     model = tiny_image_model()
     model.save_pretrained(tmp_path)
     rename_weights(tmp_path, renamed)  # models on the hub use both ways of naming
@@ -115,9 +111,7 @@ def without_weights(folder: Path) -> None:
         ),
     ],
 )
-def test_load_model_that_cannot_be_loaded_is_refused(
-    save: Callable[[Path], None], attention: str, message: str, tmp_path: Path
-) -> None:
+def test_load_model_that_cannot_be_loaded_is_refused(save, attention, message, tmp_path):
     save(tmp_path)
     with pytest.raises(ModelError, match=message):
         load(tmp_path, attention)
@@ -143,9 +137,7 @@ needs_bitsandbytes = pytest.mark.skipif(
         ("B200", (10, 0), torch.bfloat16),
     ],
 )
-def test_dtype_auto_is_bfloat16_where_the_card_has_it(
-    card: str, capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dtype_auto_is_bfloat16_where_the_card_has_it(card, capability, dtype, monkeypatch):
     properties = SimpleNamespace(name=card, major=capability[0], minor=capability[1])
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -158,18 +150,14 @@ def test_dtype_auto_is_bfloat16_where_the_card_has_it(
     assert resolve_dtype("auto", torch.device("cpu")) == torch.float32
 
 
-def test_quantization_without_its_library_is_refused_with_the_command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_quantization_without_its_library_is_refused_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     check_quantization(None)
     with pytest.raises(ModelError, match=r"pip install 'xrec\[int8\]'"):
         load_model(tmp_path, dtype=torch.float32, device=CPU, quantization="int8")
 
 
-def test_quantization_on_a_gpu_without_8_bit_products_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_quantization_on_a_gpu_without_8_bit_products_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "there")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
@@ -184,8 +172,8 @@ def test_quantization_on_a_gpu_without_8_bit_products_is_refused(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rule", ["direct", "projected"])
 def test_quantized_model_gives_nearly_the_outputs_and_gradients_of_the_whole_one(
-    dtype: torch.dtype, rule: Injection, tmp_path: Path
-) -> None:
+    dtype, rule, tmp_path
+):
     folder = save_toy_model(tmp_path)
     quantized = load_model(folder, dtype=dtype, device=CPU, quantization="int8")
     whole = load_model(folder, dtype=dtype, device=CPU)

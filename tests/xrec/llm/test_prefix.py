@@ -87,9 +87,7 @@ def take_gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("rule", RULES)
-def test_split_pass_has_the_loss_and_gradients_of_the_whole_pass(
-    rule: Injection, attention: str
-) -> None:
+def test_split_pass_has_the_loss_and_gradients_of_the_whole_pass(rule, attention):
     model = toy_model()
     model.set_attn_implementation(attention)
     attach_toy(model, rule)
@@ -123,13 +121,11 @@ def test_split_pass_has_the_loss_and_gradients_of_the_whole_pass(
     # In the last two cases the whole prompt is text; its last token does not count.
     [([1, 2, V, 3], 2), ([V, 1], 0), ([1, V + 3], 1), ([1, 2, 3], 2), ([4], 0)],
 )
-def test_num_prefix_tokens_ends_at_the_first_collaborative_token(
-    prompt: list[int], expected: int
-) -> None:
+def test_num_prefix_tokens_ends_at_the_first_collaborative_token(prompt, expected):
     assert num_prefix_tokens(prompt, V) == expected
 
 
-def test_can_split_refuses_windows_that_padding_would_shift() -> None:
+def test_can_split_refuses_windows_that_padding_would_shift():
     sizes = {
         "vocab_size": V,
         "hidden_size": HIDDEN_SIZE,
@@ -158,7 +154,7 @@ ALL_BYTES = sum(map(len, ROWS)) * BYTES_A_TOKEN
 
 
 @pytest.fixture
-def model() -> LlamaForCausalLM:
+def model():
     model = toy_model()
     attach_toy(model, "projected")
     return model
@@ -182,9 +178,7 @@ def loss_of(
 
 @pytest.mark.parametrize("budget_bytes", [0, 3 * BYTES_A_TOKEN, ALL_BYTES, 10**9])
 @torch.no_grad()
-def test_prefix_cache_with_any_budget_gives_the_loss_of_whole_rows(
-    model: LlamaForCausalLM, budget_bytes: int
-) -> None:
+def test_prefix_cache_with_any_budget_gives_the_loss_of_whole_rows(model, budget_bytes):
     expected = sum(float(token_nll(model, collate([example])).sum()) for example in EXAMPLES)
     cache = PrefixCache(model, EXAMPLES, budget_bytes=budget_bytes)
     assert [loss_of(model, cache) for _ in range(3)] == pytest.approx([expected] * 3, rel=1e-5)
@@ -199,9 +193,7 @@ def test_prefix_cache_with_any_budget_gives_the_loss_of_whole_rows(
     [(ALL_BYTES, []), (3 * BYTES_A_TOKEN, [(1, 4), (1, 4)])],
 )
 @torch.no_grad()
-def test_prefix_cache_computes_again_only_what_has_no_room(
-    model: LlamaForCausalLM, budget_bytes: int, more: list[tuple[int, int]]
-) -> None:
+def test_prefix_cache_computes_again_only_what_has_no_room(model, budget_bytes, more):
     cache = PrefixCache(model, EXAMPLES, budget_bytes=budget_bytes)
     shapes = count_passes(model)
     for _ in range(3):
@@ -212,7 +204,7 @@ def test_prefix_cache_computes_again_only_what_has_no_room(
 
 
 @torch.no_grad()
-def test_prefix_cache_goes_along_when_another_worker_computes(model: LlamaForCausalLM) -> None:
+def test_prefix_cache_goes_along_when_another_worker_computes(model):
     asked: list[bool] = []
 
     def agree(needed: bool) -> bool:
@@ -228,9 +220,7 @@ def test_prefix_cache_goes_along_when_another_worker_computes(model: LlamaForCau
     assert cache.num_bytes == ALL_BYTES
 
 
-def test_prefix_cache_tokens_right_after_the_shared_text_leave_nothing_to_keep(
-    model: LlamaForCausalLM,
-) -> None:
+def test_prefix_cache_tokens_right_after_the_shared_text_leave_nothing_to_keep(model):
     examples = [Example([1, 2, V + row, 5, 6, row], [7]) for row in range(3)]
     cache = PrefixCache(model, examples, budget_bytes=10**9)
     shapes = count_passes(model)

@@ -40,7 +40,7 @@ def without_template() -> PreTrainedTokenizerFast:
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, *(each.review for each in SMUGGLED.values())])
-def test_prompt_text_cannot_become_a_reserved_token(text: str) -> None:
+def test_prompt_text_cannot_become_a_reserved_token(text):
     builder = make_builder(aspects=1, max_prompt_tokens=2048)
     harmless = builder.build(1, 2, PairTexts("a", "b", "c"))
     told = (AspectEvidence(text, 1, 1, 0, 0, opinion=text),)
@@ -56,7 +56,7 @@ def test_prompt_text_cannot_become_a_reserved_token(text: str) -> None:
     assert builder.decode(explanation) == text.strip()
 
 
-def test_prompt_text_cannot_become_an_added_token_that_is_not_special() -> None:
+def test_prompt_text_cannot_become_an_added_token_that_is_not_special():
     tokenizer = make_tokenizer_with_added("<think>", "</think>")
     builder = PromptBuilder(
         tokenizer, PromptConfig(), Vocabulary(len(tokenizer), NUM_USERS, NUM_ITEMS)
@@ -110,9 +110,7 @@ TEXTS = PairTexts("likes tea", "Tea House", "quiet")
         ),
     ],
 )
-def test_prompt_is_the_chat_template_around_instruction_user_and_item(
-    settings: dict[str, str], texts: PairTexts, expected: str
-) -> None:
+def test_prompt_is_the_chat_template_around_instruction_user_and_item(settings, texts, expected):
     builder = make_builder(instruction="Why?", **settings)
     ids = builder.build(3, 4, texts)
     around = ("<|im_start|>user\nWhy?\n", "<|im_end|>\n<|im_start|>assistant\n")
@@ -120,7 +118,7 @@ def test_prompt_is_the_chat_template_around_instruction_user_and_item(
     assert [token for token in ids if token < V] == builder.build_without_tokens(texts)
 
 
-def test_prompt_of_several_tokens_has_all_of_a_user_then_all_of_an_item() -> None:
+def test_prompt_of_several_tokens_has_all_of_a_user_then_all_of_an_item():
     builder = PromptBuilder(
         TOKENIZER, PromptConfig(), Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=2)
     )
@@ -146,9 +144,7 @@ def test_prompt_of_several_tokens_has_all_of_a_user_then_all_of_an_item() -> Non
         ),
     ],
 )
-def test_prompts_of_one_user_share_all_of_the_user(
-    tokenizer: PreTrainedTokenizerFast, settings: dict[str, str], last: str
-) -> None:
+def test_prompts_of_one_user_share_all_of_the_user(tokenizer, settings, last):
     builder = make_builder(tokenizer, **settings)
     first, second = (
         builder.build(2, item, PairTexts("likes tea", title, title))
@@ -159,7 +155,7 @@ def test_prompts_of_one_user_share_all_of_the_user(
     assert builder.show(first[:shared]).endswith(last)
 
 
-def test_prompt_too_long_raises_and_the_longest_allowed_does_not() -> None:
+def test_prompt_too_long_raises_and_the_longest_allowed_does_not():
     texts = PairTexts("profile", "title", "item profile")
     length = len(make_builder().build(0, 0, texts))
     assert len(make_builder(max_prompt_tokens=length).build(0, 0, texts)) == length
@@ -169,7 +165,7 @@ def test_prompt_too_long_raises_and_the_longest_allowed_does_not() -> None:
         make_builder(max_prompt_tokens=length - 1).build(0, 0, texts)
 
 
-def test_explanation_ends_with_the_end_token_and_decodes_without_it() -> None:
+def test_explanation_ends_with_the_end_token_and_decodes_without_it():
     builder = make_builder()
     ids = builder.encode_explanation("  You would enjoy the patio. ")
     assert ids.count(TOKENIZER.eos_token_id) == 1
@@ -178,7 +174,7 @@ def test_explanation_ends_with_the_end_token_and_decodes_without_it() -> None:
     assert builder.encode_explanation("") == [TOKENIZER.eos_token_id]
 
 
-def test_prompt_of_a_model_without_chat_template_starts_and_asks() -> None:
+def test_prompt_of_a_model_without_chat_template_starts_and_asks():
     builder = make_builder(without_template(), instruction="Why?")
     shown = builder.show(builder.build(0, 0, PairTexts("p", "t", "i")))
     assert shown == "<|im_start|>Why?\nUser: <user 0> p\nItem: <item 0> t. i\nExplanation:"
@@ -187,7 +183,7 @@ def test_prompt_of_a_model_without_chat_template_starts_and_asks() -> None:
 EVIDENCE = (AspectEvidence("late hours", 14, 31, 3, 7), AspectEvidence("{tea}", 2, 31, 0, 7))
 
 
-def test_prompt_has_the_chosen_aspects_after_the_item() -> None:
+def test_prompt_has_the_chosen_aspects_after_the_item():
     builder = make_builder(
         aspects=1, aspect="{aspect} {item_reviews}/{num_item_reviews} {user_reviews}"
     )
@@ -203,16 +199,14 @@ def test_prompt_has_the_chosen_aspects_after_the_item() -> None:
         ({"opinion": ": {opinion}", "aspect": "{aspect}"}, "Reasons: build: {item} a tank, price<"),
     ],
 )
-def test_prompt_has_the_words_of_reviewers_beside_an_aspect(
-    settings: dict[str, str], expected: str
-) -> None:
+def test_prompt_has_the_words_of_reviewers_beside_an_aspect(settings, expected):
     told = AspectEvidence("build", 3, 9, 0, 7, opinion="{item} a tank")
     texts = PairTexts("p", "t", "i", aspects=(told, AspectEvidence("price", 2, 9, 0, 7)))
     builder = make_builder(aspects=2, **settings)
     assert expected in builder.show(builder.build(3, 4, texts))
 
 
-def test_prompt_says_the_language_after_the_instruction() -> None:
+def test_prompt_says_the_language_after_the_instruction():
     texts = PairTexts("p", "t", "i")
     plain, german = make_builder(), make_builder(language="de")
     asked = PromptConfig().instruction
@@ -220,7 +214,7 @@ def test_prompt_says_the_language_after_the_instruction() -> None:
     assert f"{asked} Answer in German.\n" in german.show(german.build(3, 4, texts))
 
 
-def test_prompt_without_aspects_is_the_published_one() -> None:
+def test_prompt_without_aspects_is_the_published_one():
     with_evidence = PairTexts("p", "t", "i", aspects=EVIDENCE, menu=frozenset(["late hours"]))
     published = make_builder().build(3, 4, PairTexts("p", "t", "i"))
     assert make_builder().build(3, 4, with_evidence) == published
@@ -235,8 +229,6 @@ def test_prompt_without_aspects_is_the_published_one() -> None:
         ({"aspect": "{aspect} {user}"}, "prompt part 'aspect' holds {user}; allowed there"),
     ],
 )
-def test_prompt_with_wrong_places_for_aspects_is_refused(
-    prompt: dict[str, str], message: str
-) -> None:
+def test_prompt_with_wrong_places_for_aspects_is_refused(prompt, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         PromptConfig(**prompt)

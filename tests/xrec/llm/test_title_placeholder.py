@@ -8,7 +8,7 @@ from xrec.llm.title_placeholder import TitlePlaceholder
 PLACEHOLDER = TitlePlaceholder("[title]", "this place")
 
 
-def test_hide_and_fill_give_the_text_back() -> None:
+def test_hide_and_fill_give_the_text_back():
     text, title = "The Fox is near. You would love The Fox", "The Fox"
     hidden = PLACEHOLDER.hide(text, title_spans(text, title))
     assert hidden == "[title] is near. You would love [title]"
@@ -18,12 +18,12 @@ def test_hide_and_fill_give_the_text_back() -> None:
 @pytest.mark.parametrize(
     "title", [r"A+ (\1) [x]?", r"\g<0>", "Café Orlán", "蓝狐狸", "[titl", "a]"]
 )
-def test_fill_takes_a_title_as_it_is(title: str) -> None:
+def test_fill_takes_a_title_as_it_is(title):
     assert PLACEHOLDER.fill("At [title]'s, [title]", title) == f"At {title}'s, {title}"
 
 
 @pytest.mark.parametrize("written", ["[title]", "[Title]", "[ title ]", "[TITLE]"])
-def test_fill_knows_the_placeholder_in_any_case_and_spacing(written: str) -> None:
+def test_fill_knows_the_placeholder_in_any_case_and_spacing(written):
     assert PLACEHOLDER.fill(f"You love {written}.", "Fox") == "You love Fox."
 
 
@@ -56,14 +56,12 @@ def test_fill_knows_the_placeholder_in_any_case_and_spacing(written: str) -> Non
         ),
     ],
 )
-def test_fill_leaves_out_articles_and_full_stops_that_would_stand_twice(
-    text: str, title: str, expected: str
-) -> None:
+def test_fill_leaves_out_articles_and_full_stops_that_would_stand_twice(text, title, expected):
     assert PLACEHOLDER.fill(text, title) == expected
 
 
 @pytest.mark.parametrize(("text", "waits"), [("The", True), ("at the ", True), ("breathe", False)])
-def test_end_of_an_unfinished_text_may_go_only_without_a_title(text: str, waits: bool) -> None:
+def test_end_of_an_unfinished_text_may_go_only_without_a_title(text, waits):
     assert PLACEHOLDER.may_replace_end_of(text, " ") == waits
     assert not PLACEHOLDER.may_replace_end_of(text, "Fox")
     assert PLACEHOLDER.may_replace_end_of("hours of the", "The Fox")
@@ -80,7 +78,7 @@ def test_end_of_an_unfinished_text_may_go_only_without_a_title(text: str, waits:
         "[titles]",
     ],
 )
-def test_broken_parts_are_found(text: str) -> None:
+def test_broken_parts_are_found(text):
     assert PLACEHOLDER.is_broken_in(text)
     assert PLACEHOLDER.is_broken_in(f"At [title] {text}")
 
@@ -88,5 +86,5 @@ def test_broken_parts_are_found(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["At [title].", "A title is here", "[sic] is [1] fine", "subtitle"]
 )
-def test_whole_placeholders_and_other_words_are_not_broken(text: str) -> None:
+def test_whole_placeholders_and_other_words_are_not_broken(text):
     assert not PLACEHOLDER.is_broken_in(text)

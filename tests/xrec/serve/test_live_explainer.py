@@ -5,7 +5,7 @@ tested too.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,6 @@ from xrec.config.shared import ColdStartConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
-from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
 from xrec.llm.prompt import PairTexts
 from xrec.serve import live_explainer
@@ -48,13 +47,13 @@ TEA = (AspectEvidence("tea", 4, 9, 2, 3), AspectEvidence("late hour", 2, 9, 0, 3
 
 
 @pytest.fixture(scope="module")
-def live(town: Path) -> Iterator[LiveExplainer]:
+def live(town):
     """An explainer that tests ask, and do not change."""
     return load_live(serve_config(town))
 
 
 @pytest.fixture(scope="module")
-def closed(town: Path) -> Explainer:
+def closed(town):
     engine = EngineConfig(max_rows=4, kv_cache_gib=0.05)
     return load_explainer(sources_of(backfill_config(town, "unused")), device="cpu", engine=engine)
 
@@ -85,9 +84,7 @@ def choosing(live: LiveExplainer, monkeypatch: pytest.MonkeyPatch, **changes: An
     return live
 
 
-def test_pairs_get_the_closed_engines_texts_in_order(
-    live: LiveExplainer, closed: Explainer, town: Path
-) -> None:
+def test_pairs_get_the_closed_engines_texts_in_order(live, closed, town):
     answers = explained(live, [asked(user, item) for user in USERS for item in ITEMS[:4]])
     indices = [Pair(user, item) for user in range(len(USERS)) for item in range(4)]
     prompts = [closed.pairs.prompt(pair) for pair in indices]
@@ -107,9 +104,7 @@ def test_pairs_get_the_closed_engines_texts_in_order(
     assert values["tokens", "generated"] == sum(each.num_generated_tokens for each in written)
 
 
-def test_new_user_with_a_history_gets_the_text_of_cold_start(
-    live: LiveExplainer, town: Path, tmp_path: Path
-) -> None:
+def test_new_user_with_a_history_gets_the_text_of_cold_start(live, town, tmp_path):
     histories = [tuple(ITEMS[:3]), (ITEMS[5], ITEMS[7])] * 4
     pairs = [asked("newcomer", ITEMS[4], history) for history in histories]
     answers = explained(live, pairs)
@@ -134,9 +129,7 @@ def test_new_user_with_a_history_gets_the_text_of_cold_start(
     assert answers[0] != answers[1]
 
 
-def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(
-    live: LiveExplainer, closed: Explainer, town: Path
-) -> None:
+def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(live, closed, town):
     own_texts = {"user_profile": "Likes trains.", "item_title": "Station"}
     answers = explained(live, [asked(USERS[0], ITEMS[0], profiles=own_texts)])
     item_profile = closed.pairs.texts(Pair(0, 0)).item_profile
@@ -176,7 +169,7 @@ def titles_of(town: Path) -> list[str]:
     return dataset_of(town).items["title"].to_pylist()
 
 
-def test_stream_grows_into_the_text(town: Path) -> None:
+def test_stream_grows_into_the_text(town):
     live = load_live(serve_config(town))
     pair = asked(USERS[2], ITEMS[3])
     expected = explained(live, [pair])
@@ -198,8 +191,8 @@ CALM = "[title] is calm. You would love [title] at night."
     ],
 )
 def test_stream_shows_whole_titles_of_the_own_item_only_and_may_begin_again(
-    town: Path, tries: list[str], title: str | None, expected: str
-) -> None:
+    town, tries, title, expected
+):
     own, other = title or titles_of(town)[0], titles_of(town)[1]
     texts = [text.replace("{other}", other) for text in tries]
     drafts, end = scripted(with_second_try(town), *texts, title=title)
@@ -215,9 +208,7 @@ def test_stream_shows_whole_titles_of_the_own_item_only_and_may_begin_again(
     assert own in shown or isinstance(end, PairError)
 
 
-def test_aspects_of_a_text_say_whether_it_names_them(
-    town: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_aspects_of_a_text_say_whether_it_names_them(town, monkeypatch):
     live = load_live(serve_config(town))
     live._explainer.checker = Checker(["tea", "late hour"])
     choosing(live, monkeypatch, aspects=TEA)
@@ -226,9 +217,7 @@ def test_aspects_of_a_text_say_whether_it_names_them(
     assert (end.kind, [each.is_named for each in end.aspects]) == ("written", [False, True])
 
 
-def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(
-    town: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(town, monkeypatch):
     rules = {"checks": {"unsupported": True}, "fallback": "none"}
     decoding = {**serve_config(town).decoding.model_dump(), "text": rules}
     live = load_live(serve_config(town, decoding=decoding))
@@ -246,14 +235,14 @@ async def num_decoded(live: LiveExplainer) -> int:
 
 
 @pytest.fixture
-def endless(town: Path) -> Iterator[LiveExplainer]:
+def endless(town):
     """Its model writes 500 tokens for each pair."""
     live = load_live(serve_config(town, decoding={**DECODING, "max_new_tokens": 500}))
     live.engine.core._stop_token_ids = frozenset()  # type: ignore[attr-defined]
     return live
 
 
-def test_abandoned_stream_frees_its_row(endless: LiveExplainer) -> None:
+def test_abandoned_stream_frees_its_row(endless):
     live = endless
 
     async def abandon() -> int:
@@ -266,7 +255,7 @@ def test_abandoned_stream_frees_its_row(endless: LiveExplainer) -> None:
     assert (live.num_pending, live.num_abandoned) == (0, 1)
 
 
-def test_cancelled_request_frees_all_of_its_rows(endless: LiveExplainer) -> None:
+def test_cancelled_request_frees_all_of_its_rows(endless):
     live = endless
 
     async def cancel() -> int:
@@ -282,9 +271,7 @@ def test_cancelled_request_frees_all_of_its_rows(endless: LiveExplainer) -> None
     assert (live.num_pending, live.num_abandoned) == (0, len(USERS))
 
 
-def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(
-    town: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(town, monkeypatch):
     """Pairs of requests that were accepted count before their work begins."""
     monkeypatch.setattr(live_explainer, "MAX_WAITING_PAIRS", 3)
     live = load_live(serve_config(town, **NARROW))
@@ -299,7 +286,7 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(
     assert live.num_pending == 0
 
 
-def test_fault_of_a_rule_costs_its_pair_only(town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_of_a_rule_costs_its_pair_only(town, monkeypatch):
     live = with_second_try(town)
     finish = live._explainer.finisher.finish
 
@@ -315,9 +302,7 @@ def test_fault_of_a_rule_costs_its_pair_only(town: Path, monkeypatch: pytest.Mon
     assert live.engine.failure is None
 
 
-def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(
-    town: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(town, monkeypatch):
     def broken() -> list[Any]:
         raise RuntimeError("no memory")
 

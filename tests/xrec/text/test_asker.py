@@ -69,7 +69,7 @@ def _words(replies: Sequence[Reply[Said]]) -> list[str | None]:
     return [reply.value.word if reply.value else None for reply in replies]
 
 
-def test_ask_gives_valid_and_repaired_objects_with_their_costs() -> None:
+def test_ask_gives_valid_and_repaired_objects_with_their_costs():
     model = Scripted({"word-0": ['{"word": "a"}'], "word-1": ["{'word': 'b'"]})
     replies = _asked(model, 2)
     assert _words(replies) == ["a", "b"]
@@ -80,9 +80,7 @@ def test_ask_gives_valid_and_repaired_objects_with_their_costs() -> None:
 @pytest.mark.parametrize(
     ("first", "words"), [('{"no": 1}', "word: Field required"), (LONG, "it is too long")]
 )
-def test_ask_again_shows_the_reply_and_what_is_wrong_and_changes_the_seed(
-    first: str, words: str
-) -> None:
+def test_ask_again_shows_the_reply_and_what_is_wrong_and_changes_the_seed(first, words):
     model = Scripted({"word-0": [first, '{"word": "a"}'], "word-1": ['{"word": "b"}']})
     replies = _asked(model, 2)
     assert _words(replies) == ["a", "b"]
@@ -94,7 +92,7 @@ def test_ask_again_shows_the_reply_and_what_is_wrong_and_changes_the_seed(
     assert words in second.messages[2].content
 
 
-def test_ask_twice_without_a_valid_reply_fails_with_the_raw_reply() -> None:
+def test_ask_twice_without_a_valid_reply_fails_with_the_raw_reply():
     model = Scripted({"word-0": ["no", "never"]})
     replies = _asked(model, 2)
     assert _words(replies) == [None, "word-1"]
@@ -104,7 +102,7 @@ def test_ask_twice_without_a_valid_reply_fails_with_the_raw_reply() -> None:
     assert len(model.calls) == 2
 
 
-def test_ask_does_not_ask_again_for_what_the_endpoint_failed_to_do() -> None:
+def test_ask_does_not_ask_again_for_what_the_endpoint_failed_to_do():
     model = Scripted({"word-0": ["late"]})
     assert _asked(model, 1)[0].failure == ReplyFailure("timeout", "late")
     assert len(model.calls) == 1
@@ -122,7 +120,7 @@ def _asker(
     return Asker(model, sampling, store, identity={"model": named}, budget=budget)
 
 
-def test_asker_asks_equal_prompts_once_and_counts_their_cost_once(tmp_path: Path) -> None:
+def test_asker_asks_equal_prompts_once_and_counts_their_cost_once(tmp_path):
     model = Scripted()
     one, other = prompts(2)
     replies = _asker(model, tmp_path).ask([one, other, one, one])
@@ -132,7 +130,7 @@ def test_asker_asks_equal_prompts_once_and_counts_their_cost_once(tmp_path: Path
     assert [reply.usage for reply in replies] == [COST, COST, Usage(), Usage()]
 
 
-def test_asker_of_a_killed_process_leaves_its_replies_to_the_next_one(tmp_path: Path) -> None:
+def test_asker_of_a_killed_process_leaves_its_replies_to_the_next_one(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         _asker(Scripted(dies_after=3), tmp_path).ask(prompts(5))
     model = Scripted()
@@ -142,7 +140,7 @@ def test_asker_of_a_killed_process_leaves_its_replies_to_the_next_one(tmp_path: 
     assert [reply.usage for reply in replies] == [COST] * 5
 
 
-def test_asker_of_another_model_or_sampling_asks_again(tmp_path: Path) -> None:
+def test_asker_of_another_model_or_sampling_asks_again(tmp_path):
     _asker(Scripted(), tmp_path).ask(prompts(1))
     model = Scripted()
     _asker(model, tmp_path, named="other").ask(prompts(1))
@@ -152,7 +150,7 @@ def test_asker_of_another_model_or_sampling_asks_again(tmp_path: Path) -> None:
     assert model.asked == ["word-0", "word-0", "Hm."]
 
 
-def test_asker_keeps_what_the_model_is_to_blame_for_until_it_is_forgotten(tmp_path: Path) -> None:
+def test_asker_keeps_what_the_model_is_to_blame_for_until_it_is_forgotten(tmp_path):
     first = _asker(Scripted({"word-0": ["no", "no"], "word-1": ["late"]}), tmp_path).ask(prompts(3))
     reasons = [reply.failure and reply.failure.reason for reply in first]
     assert reasons == ["invalid_json", "timeout", None]
@@ -167,7 +165,7 @@ def test_asker_keeps_what_the_model_is_to_blame_for_until_it_is_forgotten(tmp_pa
     assert [reply.failure for reply in third] == [None] * 3
 
 
-def test_asker_with_a_budget_asks_what_is_within_it_and_keeps_the_replies(tmp_path: Path) -> None:
+def test_asker_with_a_budget_asks_what_is_within_it_and_keeps_the_replies(tmp_path):
     # A prompt is estimated at 2 + 2 tokens, and takes 12.
     model, budget = Scripted(), Budget(max_tokens=60)
     asker = _asker(model, tmp_path, budget)
@@ -181,14 +179,14 @@ def test_asker_with_a_budget_asks_what_is_within_it_and_keeps_the_replies(tmp_pa
     assert again.asked == []
 
 
-def test_budget_too_small_for_one_prompt_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_budget_too_small_for_one_prompt_is_an_error_that_says_so(tmp_path):
     model = Scripted()
     with pytest.raises(BudgetError, match=r"token_budget = 3, which is too small for a single"):
         _asker(model, tmp_path, Budget(max_tokens=3)).ask(prompts(2))
     assert model.asked == []
 
 
-def test_asker_in_threads_counts_what_it_paid(tmp_path: Path) -> None:
+def test_asker_in_threads_counts_what_it_paid(tmp_path):
     model, budget = Scripted(), Budget(max_tokens=1000)
     asker = _asker(model, tmp_path, budget)
     with ThreadPoolExecutor(4) as pool:
@@ -198,9 +196,7 @@ def test_asker_in_threads_counts_what_it_paid(tmp_path: Path) -> None:
     assert f"{12 * len(model.asked)} tokens are spent" in str(budget.error())
 
 
-def test_asker_budget_counts_what_was_spent_and_a_reply_of_an_earlier_process_once(
-    tmp_path: Path,
-) -> None:
+def test_asker_budget_counts_what_was_spent_and_a_reply_of_an_earlier_process_once(tmp_path):
     _asker(Scripted(), tmp_path).ask(prompts(1))
     budget = Budget(max_tokens=1000, spent=100)
     asker = _asker(Scripted(), tmp_path, budget)

@@ -33,7 +33,7 @@ COUNTED = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_waits(monkeypatch):
     """The openai client waits for 20 ms at first, where it has no Retry-After."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
 
@@ -61,7 +61,7 @@ def _failures(replies: list[Reply[Said]]) -> list[tuple[int, str]]:
     return [(each.index, each.failure.reason) for each in replies if each.failure is not None]
 
 
-def test_endpoint_with_all_kinds_of_trouble_loses_nothing() -> None:
+def test_endpoint_with_all_kinds_of_trouble_loses_nothing():
     def behave(asked: Asked) -> Answer:
         number = int(asked.words.removeprefix("word-"))
         if asked.num_before < number % 3:
@@ -81,7 +81,7 @@ def test_endpoint_with_all_kinds_of_trouble_loses_nothing() -> None:
     assert stub.most_at_once <= 6
 
 
-def test_endpoint_rate_keeps_requests_apart_repeated_ones_too() -> None:
+def test_endpoint_rate_keeps_requests_apart_repeated_ones_too():
     def behave(asked: Asked) -> Answer:
         return Answer(status=500) if asked.num_before < 1 else right(asked)
 
@@ -92,7 +92,7 @@ def test_endpoint_rate_keeps_requests_apart_repeated_ones_too() -> None:
     assert times[-1] - times[0] >= 78 * 60 / 3000
 
 
-def test_endpoint_rate_of_tokens_waits_for_those_of_replies() -> None:
+def test_endpoint_rate_of_tokens_waits_for_those_of_replies():
     started_at = time.monotonic()
     assert len(_words(_asked(right, 30, tokens_per_minute=9 * 10 * 60, concurrency=4)[1])) == 30
     assert time.monotonic() - started_at >= 0.9 * 20 / 10  # ten are within the first second
@@ -118,12 +118,8 @@ def test_endpoint_rate_of_tokens_waits_for_those_of_replies() -> None:
     ids=["busy", "wait", "silent", "quota", "balance", "model", "refuses"],
 )
 def test_endpoint_that_answers_nobody_ends_the_run_and_is_not_stormed(
-    answer: Answer,
-    settings: dict[str, Any],
-    error: type[EndpointError],
-    words: str,
-    most_asked: int,
-) -> None:
+    answer, settings, error, words, most_asked
+):
     with (
         stub_endpoint(lambda asked: answer) as stub,
         pytest.raises(error, match=words),
@@ -132,7 +128,7 @@ def test_endpoint_that_answers_nobody_ends_the_run_and_is_not_stormed(
     assert len(stub.asked) <= most_asked
 
 
-def test_endpoint_that_is_not_there_ends_the_run() -> None:
+def test_endpoint_that_is_not_there_ends_the_run():
     with stub_endpoint(right) as stub:
         config = endpoint_config(stub, max_retries=1)
     with pytest.raises(EndpointUnreachableError, match="the connection failed"):
@@ -140,9 +136,7 @@ def test_endpoint_that_is_not_there_ends_the_run() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_endpoint_that_refuses_the_key_ends_the_run_at_once_and_nobody_sees_the_key(
-    status: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_endpoint_that_refuses_the_key_ends_the_run_at_once_and_nobody_sees_the_key(status, caplog):
     caplog.set_level(logging.DEBUG)
     key = KEY.get_secret_value()
     refusal = Answer(status=status, error={"message": f"Incorrect API key provided: {key}"})
@@ -168,9 +162,7 @@ def test_endpoint_that_refuses_the_key_ends_the_run_at_once_and_nobody_sees_the_
         ({"message": "long", "code": "context_length_exceeded"}, "prompt_too_long", "400 long"),
     ],
 )
-def test_endpoint_prompt_that_is_refused_fails_alone_with_the_endpoints_words(
-    error: dict[str, Any], reason: str, said: str
-) -> None:
+def test_endpoint_prompt_that_is_refused_fails_alone_with_the_endpoints_words(error, reason, said):
     def behave(asked: Asked) -> Answer:
         return Answer(status=400, error=error) if asked.words == "word-1" else right(asked)
 
@@ -188,9 +180,7 @@ def test_endpoint_prompt_that_is_refused_fails_alone_with_the_endpoints_words(
         (Answer(text="x" * 5000, is_cut=True), "unreachable"),
     ],
 )
-def test_endpoint_prompt_that_always_fails_fails_alone_while_others_have_replies(
-    answer: Answer, reason: str
-) -> None:
+def test_endpoint_prompt_that_always_fails_fails_alone_while_others_have_replies(answer, reason):
     def behave(asked: Asked) -> Answer:
         return answer if asked.words == "word-0" else right(asked)
 
@@ -199,7 +189,7 @@ def test_endpoint_prompt_that_always_fails_fails_alone_while_others_have_replies
     assert sum(each.usage.num_requests for each in replies) == 11 + 3
 
 
-def test_endpoint_request_has_schema_sampling_and_extra_fields() -> None:
+def test_endpoint_request_has_schema_sampling_and_extra_fields():
     sampling = SamplingConfig(max_tokens=33, temperature=0.5, seed=9)
     body = _asked(right, 1, sampling, extra={"reasoning_effort": "low"})[0].asked[0].body
     assert body["response_format"]["json_schema"]["schema"] == {
@@ -215,21 +205,21 @@ def test_endpoint_request_has_schema_sampling_and_extra_fields() -> None:
     assert "top_p" not in body
 
 
-def test_endpoint_request_lacks_fields_that_are_null() -> None:
+def test_endpoint_request_lacks_fields_that_are_null():
     extra = {"max_completion_tokens": None, "max_tokens": 44, "seed": None}
     body = _asked(right, 1, SamplingConfig(temperature=None), extra=extra)[0].asked[0].body
     assert body["max_tokens"] == 44
     assert {"max_completion_tokens", "seed", "temperature"}.isdisjoint(body)
 
 
-def test_endpoint_without_structured_output_gets_the_schema_in_words() -> None:
+def test_endpoint_without_structured_output_gets_the_schema_in_words():
     stub, replies = _asked(lambda asked: Answer(text=TEXT), 1, structured_output="prompt")
     assert _words(replies) == ["a"]
     assert "response_format" not in stub.asked[0].body
     assert '"required": ["word"]' in stub.asked[0].words
 
 
-def test_endpoint_replies_that_are_no_longer_wanted_are_not_asked_for() -> None:
+def test_endpoint_replies_that_are_no_longer_wanted_are_not_asked_for():
     slow = Answer(text=TEXT, delay_seconds=0.05)
     with stub_endpoint(lambda asked: slow) as stub:
         replies = endpoint_model(stub, concurrency=2).write(prompts(100), SAMPLING)
@@ -239,7 +229,7 @@ def test_endpoint_replies_that_are_no_longer_wanted_are_not_asked_for() -> None:
         assert len(stub.asked) <= 6
 
 
-def test_endpoint_asks_only_as_many_as_there_are_places_until_the_caller_has_kept_replies() -> None:
+def test_endpoint_asks_only_as_many_as_there_are_places_until_the_caller_has_kept_replies():
     with stub_endpoint(right) as stub:
         model = endpoint_model(stub, concurrency=3)
         for number, _ in enumerate(model.write(prompts(20), SAMPLING), start=1):
@@ -248,7 +238,7 @@ def test_endpoint_asks_only_as_many_as_there_are_places_until_the_caller_has_kep
     assert len(stub.asked) == 20
 
 
-def test_endpoint_calls_in_threads_share_the_places() -> None:
+def test_endpoint_calls_in_threads_share_the_places():
     with (
         stub_endpoint(lambda asked: Answer(text=right(asked).text, delay_seconds=0.02)) as stub,
         ThreadPoolExecutor(4) as pool,
@@ -259,7 +249,7 @@ def test_endpoint_calls_in_threads_share_the_places() -> None:
     assert stub.most_at_once <= 3
 
 
-def test_endpoint_key_that_is_not_set_is_an_error_that_names_the_variable() -> None:
+def test_endpoint_key_that_is_not_set_is_an_error_that_names_the_variable():
     config = EndpointModelConfig(kind="endpoint", model="m", api_key_variable="SHOP_KEY")
     with pytest.raises(ConfigError, match="SHOP_KEY"):
         endpoint_key(config, {"OPENAI_API_KEY": "other"})
@@ -272,7 +262,7 @@ def test_endpoint_key_that_is_not_set_is_an_error_that_names_the_variable() -> N
 @pytest.mark.parametrize(
     "url", ["https://user:word@host/v1", "https://host/v1?key=secret", "host/v1", "ftp://host"]
 )
-def test_endpoint_config_with_a_url_that_may_hold_a_secret_is_refused(url: str) -> None:
+def test_endpoint_config_with_a_url_that_may_hold_a_secret_is_refused(url):
     with pytest.raises(ValidationError) as raised:
         EndpointModelConfig(kind="endpoint", model="m", base_url=url)
     assert "secret" not in str(raised.value)
@@ -325,7 +315,7 @@ def _reply(body: object, *, num_times: int = 100) -> Reply[Said]:
         None,
     ],
 )
-def test_answer_without_a_message_is_asked_for_again(body: object) -> None:
+def test_answer_without_a_message_is_asked_for_again(body):
     reply = _reply(body, num_times=1)
     assert reply.value == Said(word="word-1")
     assert reply.usage.num_requests == 2
@@ -346,7 +336,7 @@ def test_answer_without_a_message_is_asked_for_again(body: object) -> None:
     ],
     ids=["one", "two", "thoughts"],
 )
-def test_answer_in_parts_is_the_text_of_those_that_are_text(parts: list[object]) -> None:
+def test_answer_in_parts_is_the_text_of_those_that_are_text(parts):
     reply = _reply(_saying(parts))
     assert reply.value == Said(word="a")
     assert reply.raw == TEXT
@@ -367,7 +357,7 @@ def test_answer_in_parts_is_the_text_of_those_that_are_text(parts: list[object])
         ),
     ],
 )
-def test_answer_without_a_text_fails_with_a_reason(body: object, reason: str, words: str) -> None:
+def test_answer_without_a_text_fails_with_a_reason(body, reason, words):
     failure = _reply(body).failure
     assert failure is not None
     assert failure.reason == reason
@@ -385,8 +375,6 @@ def test_answer_without_a_text_fails_with_a_reason(body: object, reason: str, wo
         ({"prompt_tokens": "many", "completion_tokens": -1}, (6 // 4, 13 // 4)),
     ],
 )
-def test_answer_usage_is_an_estimate_where_the_endpoint_does_not_count(
-    usage: object, expected: tuple[int, int]
-) -> None:
+def test_answer_usage_is_an_estimate_where_the_endpoint_does_not_count(usage, expected):
     found = _reply(_body(usage=usage)).usage
     assert (found.num_prompt_tokens, found.num_reply_tokens) == expected

@@ -51,9 +51,7 @@ def _prompts(number: int) -> list[Prompt[Opinion]]:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("num_more", [0, 3, 40])
-def test_engine_model_of_random_weights_gives_valid_objects(
-    temperature: float, num_more: int
-) -> None:
+def test_engine_model_of_random_weights_gives_valid_objects(temperature, num_more):
     sampling = SamplingConfig(max_tokens=200, temperature=temperature)
     replies = list(ask(_model(num_more=num_more), _prompts(12), sampling))
     assert sorted(reply.index for reply in replies) == list(range(12))
@@ -63,21 +61,21 @@ def test_engine_model_of_random_weights_gives_valid_objects(
     assert len({reply.raw for reply in replies}) > 1
 
 
-def test_engine_model_reply_that_is_too_long_twice_has_failed() -> None:
+def test_engine_model_reply_that_is_too_long_twice_has_failed():
     replies = list(ask(_model(), _prompts(2), SamplingConfig(max_tokens=6)))
     assert [reply.failure and reply.failure.reason for reply in replies] == ["cut_off"] * 2
     assert [reply.usage.num_requests for reply in replies] == [2, 2]
     assert all(reply.raw.startswith('{"') for reply in replies)
 
 
-def test_engine_model_prompt_that_is_too_long_fails_alone() -> None:
+def test_engine_model_prompt_that_is_too_long_fails_alone():
     long = Prompt((Message("user", "strings " * 2000),), Opinion)
     replies = list(ask(_model(), [*_prompts(2), long], SamplingConfig(max_tokens=200)))
     reasons = {reply.index: reply.failure and reply.failure.reason for reply in replies}
     assert reasons == {0: None, 1: None, 2: "prompt_too_long"}
 
 
-def test_engine_model_in_threads_gives_each_its_own_replies() -> None:
+def test_engine_model_in_threads_gives_each_its_own_replies():
     model, sampling = _model(max_rows=4), SamplingConfig(max_tokens=200)
     alone = {reply.index: reply.raw for reply in ask(model, _prompts(12), sampling)}
 

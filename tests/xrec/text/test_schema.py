@@ -27,7 +27,7 @@ RIGHT = {"text": "Good strings.", "aspects": [{"aspect": "tone", "sentiment": "p
 
 
 @pytest.mark.parametrize("with_lengths", [False, True])
-def test_strict_schema_bounds_strings_only_where_it_is_told_to(with_lengths: bool) -> None:
+def test_strict_schema_bounds_strings_only_where_it_is_told_to(with_lengths):
     schema = strict_schema(Review, with_lengths=with_lengths)
     assert schema["required"] == ["text", "aspects"]
     assert schema["$defs"]["Aspect"]["additionalProperties"] is False
@@ -47,7 +47,7 @@ def test_strict_schema_bounds_strings_only_where_it_is_told_to(with_lengths: boo
     ],
     ids=["whole", "thoughts", "fenced", "single quotes", "no end", "comma", "in a list"],
 )
-def test_parse_reply_with_an_object_in_it_gives_the_object(text: str) -> None:
+def test_parse_reply_with_an_object_in_it_gives_the_object(text):
     assert parse_reply(text, Review) == Review.model_validate(RIGHT)
 
 
@@ -64,19 +64,19 @@ def test_parse_reply_with_an_object_in_it_gives_the_object(text: str) -> None:
         (r'{"text": "Good \ud800", "aspects": []}', "invalid_object"),
     ],
 )
-def test_parse_reply_without_a_valid_object_says_why(text: str, reason: str) -> None:
+def test_parse_reply_without_a_valid_object_says_why(text, reason):
     failure = parse_reply(text, Review)
     assert isinstance(failure, ReplyFailure)
     assert failure.reason == reason
     assert failure.message
 
 
-def test_parse_reply_with_control_characters_in_a_string_has_blanks_there() -> None:
+def test_parse_reply_with_control_characters_in_a_string_has_blanks_there():
     found = parse_reply('{"text": "Good\x17strings.\n", \n"aspects": []}', Review)
     assert found == Review(text="Good strings. ", aspects=[])
 
 
-def test_parse_reply_that_was_cut_off_is_not_mended() -> None:
+def test_parse_reply_that_was_cut_off_is_not_mended():
     whole = json.dumps(RIGHT)
     cut = parse_reply(whole[: whole.index("strings") + 3], Review, is_cut=True)
     assert isinstance(cut, ReplyFailure)
@@ -84,7 +84,7 @@ def test_parse_reply_that_was_cut_off_is_not_mended() -> None:
     assert isinstance(parse_reply(whole, Review, is_cut=True), Review)
 
 
-def test_parse_reply_failure_does_not_repeat_the_reply() -> None:
+def test_parse_reply_failure_does_not_repeat_the_reply():
     failure = parse_reply('{"text": "secret words", "aspects": 3}', Review)
     assert isinstance(failure, ReplyFailure)
     assert "secret" not in failure.message

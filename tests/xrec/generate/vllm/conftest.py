@@ -1,7 +1,6 @@
 """A vLLM that is a mock, for what needs neither its engine nor its import, which takes long."""
 
 import sys
-from collections.abc import Iterator
 from unittest.mock import MagicMock
 
 import pytest
@@ -10,7 +9,7 @@ INNER_MODULES = ("platforms", "utils", "utils.import_utils")
 
 
 @pytest.fixture
-def mocked_vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[MagicMock]:
+def mocked_vllm(monkeypatch):
     """vLLM's modules are one mock; our modules that import them are loaded anew, and only here."""
     vllm = MagicMock(__version__="0.30.0")
     monkeypatch.setitem(sys.modules, "vllm", vllm)

@@ -18,7 +18,7 @@ GPUS = {0: (10, 80), 1: (72, 80), 2: (40, 80)}
 
 
 @pytest.fixture
-def arguments(mocked_vllm: MagicMock) -> ModuleType:
+def arguments(mocked_vllm):
     """The module, where vLLM sees GPU 1 and GPU 2 in this order."""
     mocked_vllm.current_platform.device_type = "cuda"
     mocked_vllm.current_platform.visible_device_id_to_physical_device_id = lambda place: place + 1
@@ -50,26 +50,22 @@ def started_with(arguments: ModuleType, mocked_vllm: MagicMock, **settings: Any)
 
 @pytest.mark.parametrize(("num_gpus", "expected"), [(1, 0.45), (2, 0.25)])
 def test_memory_on_gpus_is_the_share_of_what_is_free_on_the_fullest(
-    arguments: ModuleType, mocked_vllm: MagicMock, num_gpus: int, expected: float
-) -> None:
+    arguments, mocked_vllm, num_gpus, expected
+):
     found = started_with(arguments, mocked_vllm, tensor_parallel_size=num_gpus)
     assert found["gpu_memory_utilization"] == pytest.approx(expected)
     assert "kv_cache_memory_bytes" not in found
     assert "block_size" not in found
 
 
-def test_memory_on_a_cpu_is_that_of_the_kv_cache(
-    arguments: ModuleType, mocked_vllm: MagicMock
-) -> None:
+def test_memory_on_a_cpu_is_that_of_the_kv_cache(arguments, mocked_vllm):
     mocked_vllm.current_platform.device_type = "cpu"
     found = started_with(arguments, mocked_vllm, device=torch.device("cpu"))
     assert found["kv_cache_memory_bytes"] == 1 << 30
     assert "gpu_memory_utilization" not in found
 
 
-def test_arguments_name_our_class_of_the_family_and_take_further_options(
-    arguments: ModuleType, mocked_vllm: MagicMock
-) -> None:
+def test_arguments_name_our_class_of_the_family_and_take_further_options(arguments, mocked_vllm):
     found = started_with(arguments, mocked_vllm, vllm_options={"max_num_batched_tokens": 16384})
     assert found["hf_overrides"] == {"architectures": ["CollaborativeQwen3ForCausalLM"]}
     assert found["additional_config"] == {"injection": "direct"}
@@ -91,15 +87,13 @@ def test_arguments_name_our_class_of_the_family_and_take_further_options(
     ],
 )
 def test_options_that_would_break_texts_are_refused_with_the_reason(
-    arguments: ModuleType, mocked_vllm: MagicMock, option: str, reason: str
-) -> None:
+    arguments, mocked_vllm, option, reason
+):
     with pytest.raises(ModelError, match=f"{option} cannot be set: {reason}"):
         started_with(arguments, mocked_vllm, vllm_options={option: 1})
 
 
-def test_dtype_auto_is_bfloat16_only_where_vllms_platform_has_it(
-    arguments: ModuleType, mocked_vllm: MagicMock
-) -> None:
+def test_dtype_auto_is_bfloat16_only_where_vllms_platform_has_it(arguments, mocked_vllm):
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert arguments.resolve_vllm_dtype("auto", gpu) == torch.float32
     mocked_vllm.current_platform.supported_dtypes = [torch.bfloat16]
@@ -109,8 +103,8 @@ def test_dtype_auto_is_bfloat16_only_where_vllms_platform_has_it(
 
 
 def test_processes_are_spawned_while_vllm_starts_and_the_environment_is_as_before(
-    arguments: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    arguments, monkeypatch
+):
     """A forked process could not use the GPU: looking for one initialises the driver here."""
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)

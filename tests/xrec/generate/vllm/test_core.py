@@ -1,6 +1,6 @@
 """vLLM as a core: a stream of chunks, second texts, likelihoods, failures, cancelling."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,7 +55,7 @@ class Town:
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+def town(tmp_path_factory):
     from xrec.generate.vllm.engine import VllmEngine
 
     folder = tmp_path_factory.mktemp("vllm")
@@ -100,9 +100,7 @@ def complete(
     return [completions[request_id] for request_id in ids]
 
 
-def test_core_chunks_that_enter_while_others_are_at_work_give_the_tokens_of_transformers(
-    town: Town,
-) -> None:
+def test_core_chunks_that_enter_while_others_are_at_work_give_the_tokens_of_transformers(town):
     def params(index: int) -> TextParams:
         return TextParams(max_new_tokens=3 + index % 10)  # so that they do not end together
 
@@ -129,7 +127,7 @@ def test_core_chunks_that_enter_while_others_are_at_work_give_the_tokens_of_tran
     assert town.core.num_rows == 0
 
 
-def test_core_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(town: Town) -> None:
+def test_core_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(town):
     warm = replace(GREEDY, temperature=1.5, seed=4)
     prompts, told = town.prompts[:6], []
 
@@ -147,7 +145,7 @@ def test_core_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(tow
     assert town.core.is_idle
 
 
-def test_core_streams_each_text_token_by_token(town: Town) -> None:
+def test_core_streams_each_text_token_by_token(town):
     advances: list[Advance] = []
     (expected,) = by_hand(town.model, town.prompts[2:3])
     town.core.add(town.prompts[2], GREEDY)
@@ -167,7 +165,7 @@ def log_likelihoods(model: Any, prompt: list[int], text: Sequence[int]) -> list[
     return [float(log_probs[len(prompt) + place - 1, token]) for place, token in enumerate(text)]
 
 
-def test_core_likelihoods_are_those_of_transformers(town: Town) -> None:
+def test_core_likelihoods_are_those_of_transformers(town):
     text = (9, 31, 7, 44, 12, END)
     prompts = town.prompts[:12]
     completions = complete(town.core, [(prompt, LikelihoodParams(text)) for prompt in prompts])
@@ -185,7 +183,7 @@ def of_a_user(town: Town) -> tuple[int, list[list[int]]]:
     return user, [prompt for prompt in town.prompts if V + user in prompt and len(prompt) > 80][:3]
 
 
-def test_core_sees_what_is_written_into_a_row_also_where_the_prefix_is_cached(town: Town) -> None:
+def test_core_sees_what_is_written_into_a_row_also_where_the_prefix_is_cached(town):
     user, prompts = of_a_user(town)
     first = town.users[user].clone()
     texts = []
@@ -200,9 +198,7 @@ def test_core_sees_what_is_written_into_a_row_also_where_the_prefix_is_cached(to
     assert texts[0] == texts[2] != texts[1]
 
 
-def test_core_row_that_is_reused_before_vllm_has_computed_changes_no_text_and_no_cached_block(
-    town: Town,
-) -> None:
+def test_core_row_that_is_reused_before_vllm_has_computed_changes_no_text_and_no_cached_block(town):
     """The row of a user who left is given to the next one while vLLM may not have begun.
 
     If blocks were computed from the row as it is then, the first user's would hold the next one's
@@ -229,9 +225,7 @@ def test_core_row_that_is_reused_before_vllm_has_computed_changes_no_text_and_no
         town.users[user] = before
 
 
-def test_core_requests_that_cannot_be_done_fail_with_their_reason_and_harm_no_other(
-    town: Town,
-) -> None:
+def test_core_requests_that_cannot_be_done_fail_with_their_reason_and_harm_no_other(town):
     last = V + NUM_USERS + NUM_ITEMS - 1
     good = town.prompts[1]
     requests: list[tuple[list[int], RequestParams, str | None]] = [
@@ -254,7 +248,7 @@ def test_core_requests_that_cannot_be_done_fail_with_their_reason_and_harm_no_ot
     assert "256 tokens; the model's context of 256" in completions[2].failure.message
 
 
-def test_core_a_cancelled_request_is_not_reported_and_others_go_on(town: Town) -> None:
+def test_core_a_cancelled_request_is_not_reported_and_others_go_on(town):
     long = TextParams(max_new_tokens=60, temperature=1.0)
     cancelled = town.core.add(town.prompts[8], long)
     kept = town.core.add(town.prompts[9], GREEDY)
@@ -270,7 +264,7 @@ def test_core_a_cancelled_request_is_not_reported_and_others_go_on(town: Town) -
     assert not town.engine._engine.has_unfinished_requests()
 
 
-def test_core_reports_what_its_steps_cost_and_begins_anew(town: Town) -> None:
+def test_core_reports_what_its_steps_cost_and_begins_anew(town):
     town.engine.take_report()
     for _ in range(2):
         complete(town.core, [(town.prompts[10], GREEDY)])

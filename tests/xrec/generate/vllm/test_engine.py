@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -77,9 +76,7 @@ _SLOW = [
     params=[*_FAST, *(pytest.param(one, marks=pytest.mark.slow) for one in _SLOW)],
     ids=lambda one: f"{one[0]}-{one[1]}-{'compiled' if one[2] else 'eager'}",
 )
-def contest(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Contest]:
+def contest(request, tmp_path_factory):
     """An engine; its second stop token occurs in about a fifth of the completions."""
     family, rule, is_compiled = request.param
     folder = tmp_path_factory.mktemp("vllm")
@@ -159,9 +156,7 @@ def _run_all(engine: Any, prompts: list[list[int]]) -> list[list[int]]:
     return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
 
 
-def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_cache(
-    contest: Contest,
-) -> None:
+def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_cache(contest):
     # The prompts make a difference, and so does injection.
     assert len({tuple(ids) for ids in contest.expected}) > len(contest.prompts) // 2
     assert (contest.expected == contest.without_injection) == (contest.rule == "none")
@@ -177,9 +172,7 @@ def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_c
     assert report.num_computed_prompt_tokens < 0.6 * report.num_prompt_tokens
 
 
-def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabulary(
-    contest: Contest,
-) -> None:
+def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabulary(contest):
     sampled = [
         [
             completion.token_ids
@@ -195,9 +188,7 @@ def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabular
     assert max(token for ids in sampled[0] for token in ids) < V
 
 
-def test_generate_left_before_its_end_and_called_meanwhile_gives_the_same_texts(
-    contest: Contest,
-) -> None:
+def test_generate_left_before_its_end_and_called_meanwhile_gives_the_same_texts(contest):
     started = generate(contest.engine, contest.prompts, GREEDY)
     next(started)
     assert _run_all(contest.engine, contest.prompts[:5]) == contest.expected[:5]
@@ -212,9 +203,7 @@ def _bytes_of_blocks(num_blocks: int, num_heads: int) -> int:
 
 
 @pytest.mark.parametrize("rule", ["projected", "direct"])
-def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens(
-    tmp_path: Path, rule: Injection
-) -> None:
+def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens(tmp_path, rule):
     """Steps of 16 tokens, entities of 3, and 16 texts for a memory of 6 blocks."""
     vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=3)
     prompts = [with_all_tokens(prompt, vocabulary) for prompt in make_prompts(40)]
@@ -239,9 +228,7 @@ def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens
 
 
 @pytest.mark.slow
-def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_why_not(
-    tmp_path: Path,
-) -> None:
+def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_why_not(tmp_path):
     """On each of two ranks: a query head pair, a key head, and memory for 6 blocks of 32 tokens."""
     prompts = make_prompts(40)
     expected = _by_hand("llama", "direct", tmp_path, prompts, [toy_tokenizer().eos_token_id, 3])
@@ -262,7 +249,7 @@ def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_
     assert "prompt of 200 tokens and 16 new ones" in completions[-1].failure.message
 
 
-def test_engine_family_that_vllm_cannot_inject_into_is_refused(tmp_path: Path) -> None:
+def test_engine_family_that_vllm_cannot_inject_into_is_refused(tmp_path):
     from xrec.generate.vllm.engine import VllmEngine
 
     (tmp_path / "llm").mkdir()
@@ -283,11 +270,11 @@ def test_engine_family_that_vllm_cannot_inject_into_is_refused(tmp_path: Path) -
         )
 
 
-def test_engine_on_a_device_that_vllm_is_not_built_for_is_refused(tmp_path: Path) -> None:
+def test_engine_on_a_device_that_vllm_is_not_built_for_is_refused(tmp_path):
     with pytest.raises(ModelError, match="device is meta"):
         _engine("llama", "none", tmp_path, 3, device="meta")
 
 
-def test_engine_options_that_vllm_does_not_have_are_refused(tmp_path: Path) -> None:
+def test_engine_options_that_vllm_does_not_have_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r"engine.vllm_options: .*no_such_option"):
         _engine("llama", "none", tmp_path, 3, no_such_option=1)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from tests.fake_gpu import GPU, FakeGPU
-from xrec.config.adapter import Injection
 from xrec.errors import ModelError
 from xrec.generate.vllm.injection import InjectionBuffer, added
 
@@ -49,8 +48,8 @@ def folded_head(vectors: Tensor, index: int, num_key_value_heads: int) -> Tensor
     ],
 )
 def test_added_direct_is_each_ranks_slice_of_q_and_folded_k_and_v(
-    num_key_value_heads: int, world_size: int, heads_of_ranks: list[list[int]]
-) -> None:
+    num_key_value_heads, world_size, heads_of_ranks
+):
     adapted = torch.randn(5, H, generator=torch.Generator().manual_seed(0))
     num_queries = NUM_HEADS // world_size
     for rank, key_heads in enumerate(heads_of_ranks):
@@ -65,14 +64,14 @@ def test_added_direct_is_each_ranks_slice_of_q_and_folded_k_and_v(
         torch.testing.assert_close(added(part, adapted, "direct"), expected)
 
 
-def test_added_projected_is_the_vector_and_none_is_nothing() -> None:
+def test_added_projected_is_the_vector_and_none_is_nothing():
     adapted = torch.randn(5, H)
     part = SimpleNamespace(**shape(2, rank=1, world_size=2))
     assert torch.equal(added(part, adapted, "projected"), adapted)
     assert added(part, adapted, "none").shape == (5, 0)
 
 
-def test_added_direct_with_a_query_wider_than_the_hidden_state_raises_model_error() -> None:
+def test_added_direct_with_a_query_wider_than_the_hidden_state_raises_model_error():
     wide = SimpleNamespace(**{**shape(2), "hidden_size": 16})
     with pytest.raises(ModelError, match="direct: q is 24 wide, h 16"):
         added(wide, torch.zeros(1, 16), "direct")
@@ -89,7 +88,7 @@ class FusedProjection(nn.Linear):
         return super().forward(hidden), None
 
 
-def test_buffer_holds_the_latest_step_and_zeros_at_one_address() -> None:
+def test_buffer_holds_the_latest_step_and_zeros_at_one_address():
     buffer = InjectionBuffer([FusedProjection()], "projected", 6)
     address = buffer.values.data_ptr()
     for rows in ([0, 1, 2, 3, 4], [3, 1], None, [5], None, None, [0]):
@@ -106,7 +105,7 @@ def test_buffer_holds_the_latest_step_and_zeros_at_one_address() -> None:
 
 
 @pytest.mark.parametrize("rule", ["projected", "direct", "none"])
-def test_buffer_rows_are_added_to_input_or_output_of_each_layer(rule: Injection) -> None:
+def test_buffer_rows_are_added_to_input_or_output_of_each_layer(rule):
     torch.manual_seed(0)
     layers = [FusedProjection() for _ in range(2)]
     hidden, vectors = torch.randn(4, H), torch.randn(2, H)
@@ -126,7 +125,7 @@ def test_buffer_rows_are_added_to_input_or_output_of_each_layer(rule: Injection)
 
 
 @pytest.mark.parametrize("rule", ["projected", "direct"])
-def test_buffer_on_a_gpu_takes_rows_and_vectors_that_are_there(rule: Injection) -> None:
+def test_buffer_on_a_gpu_takes_rows_and_vectors_that_are_there(rule):
     with FakeGPU():
         buffer = InjectionBuffer([FusedProjection().to(GPU)], rule, 6).to(GPU)
         for _ in range(2):
@@ -134,7 +133,7 @@ def test_buffer_on_a_gpu_takes_rows_and_vectors_that_are_there(rule: Injection) 
         assert buffer.values.cpu().any(1).tolist() == [False, True, False, False, True, False]
 
 
-def test_buffer_direct_of_a_model_with_a_wider_query_is_refused() -> None:
+def test_buffer_direct_of_a_model_with_a_wider_query_is_refused():
     layer = FusedProjection()
     layer.total_num_heads = 16
     with pytest.raises(ModelError, match="direct: q is 48 wide, h 24"):

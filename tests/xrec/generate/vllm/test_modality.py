@@ -31,7 +31,7 @@ def made(users: Tensor, *, model: str = "a", dtype: torch.dtype = torch.float32)
     )
 
 
-def test_input_has_placeholders_and_an_item_for_each_token_of_a_user_or_item() -> None:
+def test_input_has_placeholders_and_an_item_for_each_token_of_a_user_or_item():
     users, items = toy_vectors()
     given = made(users)(PROMPT)
     assert given["prompt_token_ids"] == [3, 2, 2, 2, 2, 2, 5]
@@ -43,13 +43,13 @@ def test_input_has_placeholders_and_an_item_for_each_token_of_a_user_or_item() -
     torch.testing.assert_close(torch.stack(vectors), torch.cat(expected).view(4, H).detach())
 
 
-def test_input_of_text_has_no_items() -> None:
+def test_input_of_text_has_no_items():
     given = made(toy_vectors()[0])([3, PLACEHOLDER, 4])
     assert given["type"] == "token"
     assert given["prompt_token_ids"] == [3, PLACEHOLDER, 4]
 
 
-def test_identifiers_are_equal_where_vector_and_model_are_equal_and_only_there() -> None:
+def test_identifiers_are_equal_where_vector_and_model_are_equal_and_only_there():
     users = toy_vectors()[0]
     users[3] = users[4]
     inputs, other = made(users), made(users, model="b")
@@ -62,7 +62,7 @@ def test_identifiers_are_equal_where_vector_and_model_are_equal_and_only_there()
     assert len({*four, *two, *others}) == 6
 
 
-def test_input_keeps_its_vectors_when_the_table_is_written() -> None:
+def test_input_keeps_its_vectors_when_the_table_is_written():
     users = toy_vectors()[0]
     inputs = made(users, dtype=torch.bfloat16)
     before = inputs(PROMPT)
