@@ -7,15 +7,13 @@ actor's code in the test's own process. It saves starting processes that import 
 import logging
 import os
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.object_store import ObjectStore, object_store
 from xrec.config.shared import RayConfig
-from xrec.storage import Location, open_location
+from xrec.storage import open_location
 
 # These are set before torch, Ray and their children start. Two torch threads on two cores become
 # very slow when anything else runs.
@@ -55,7 +53,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each process of `make test` whole groups."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    class GroupScheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return _group_of(nodeid)
 
@@ -63,7 +61,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def xrec_logger() -> Iterator[None]:
+def xrec_logger():
     """Restore the logger `xrec` after each test.
 
     The command line and replicas configure it for a process of their own. Their handler writes to
@@ -76,7 +74,7 @@ def xrec_logger() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def ray_cluster():
     """Keep Ray initialised in this process: one node with 4 logical CPUs, shared by all tests."""
     from cluster.connect import ensure_ray
 
@@ -85,7 +83,7 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[ObjectStore]:
+def s3():
     """Start SeaweedFS on loopback with a data folder of its own and random credentials.
 
     At the end it is killed and its folder deleted.
@@ -95,13 +93,13 @@ def s3() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture(scope="session")
-def bucket(s3: ObjectStore) -> str:
+def bucket(s3):
     """A bucket that tests share, because it takes a while to make one."""
     return s3.new_bucket()
 
 
 @pytest.fixture(params=["local", "s3"])
-def output(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+def output(request, tmp_path):
     """An empty output, once on disk and once on the object store."""
     if request.param == "local":
         return open_location(str(tmp_path / "out"))
@@ -111,7 +109,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
 
 
 @pytest.fixture
-def s3_environment(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+def s3_environment(s3, monkeypatch):
     """Point the AWS variables of this process at the store."""
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
@@ -119,7 +117,7 @@ def s3_environment(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectSt
 
 
 @pytest.fixture
-def actors_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def actors_here(monkeypatch):
     """Run a backfill's actor in this process instead of Ray's; Ray need not be started."""
     from tests.xrec.bulk.toy_run import pool_here
 

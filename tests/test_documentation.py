@@ -18,13 +18,13 @@ _each_page = pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.r
 
 
 @_each_page
-def test_prompts_are_made_on_the_models_device(page: Path) -> None:
+def test_prompts_are_made_on_the_models_device(page):
     prompts = re.findall(r"torch\.tensor\(\[prompt\][^)]*\)", page.read_text())
     assert all("device=model.device" in prompt for prompt in prompts), prompts
 
 
 @_each_page
-def test_links_lead_to_files_and_headings(page: Path) -> None:
+def test_links_lead_to_files_and_headings(page):
     broken = []
     for link in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", page.read_text()):
         name, _, anchor = link.partition("#")
@@ -41,7 +41,7 @@ def _anchors(page: Path) -> set[str]:
 
 
 @_each_page
-def test_lines_of_prose_have_at_most_100_characters(page: Path) -> None:
+def test_lines_of_prose_have_at_most_100_characters(page):
     long = [
         line
         for line in page.read_text().splitlines()

@@ -57,7 +57,7 @@ _NUMBERS = {
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def uri(tmp_path_factory):
     """A table of two versions: some rows had failed in the first one, and a retry healed them."""
     uri = str(tmp_path_factory.mktemp("workspace") / "explanations")
     table = pa.table({"user_id": [u for u, _ in PAIRS], "item_id": [i for _, i in PAIRS]})
@@ -93,7 +93,7 @@ def check(explanations: list[str], users: list[str]) -> None:
 
 
 @pytest.mark.parametrize("heading", ["xrec", "pyarrow", "pandas", "Polars"])
-def test_example_reads_each_explanation_once(uri: str, heading: str) -> None:
+def test_example_reads_each_explanation_once(uri, heading):
     if heading == "Polars":
         pytest.importorskip("polars", reason="needs the package polars, of the extra test")
     rows = run_example(heading, uri)
@@ -103,7 +103,7 @@ def test_example_reads_each_explanation_once(uri: str, heading: str) -> None:
 
 
 @pytest.mark.parametrize("heading", ["DuckDB", "DuckDB without its extension"])
-def test_example_of_duckdb_reads_each_explanation_once(uri: str, heading: str) -> None:
+def test_example_of_duckdb_reads_each_explanation_once(uri, heading):
     duckdb = pytest.importorskip("duckdb", reason="needs the package duckdb, of the extra test")
     if heading == "DuckDB":
         package = pytest.importorskip(
@@ -116,12 +116,12 @@ def test_example_of_duckdb_reads_each_explanation_once(uri: str, heading: str) -
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_example_of_ray_reads_each_explanation_once(uri: str) -> None:
+def test_example_of_ray_reads_each_explanation_once(uri):
     rows = run_example("Ray Data", uri).take_all()
     check([row["explanation"] for row in rows], [row["user_id"] for row in rows])
 
 
-def test_example_of_spark_reads_each_explanation_once(uri: str) -> None:
+def test_example_of_spark_reads_each_explanation_once(uri):
     pyspark = pytest.importorskip("pyspark", reason="needs pyspark, Java, and Delta's jars (Maven)")
     delta = pytest.importorskip("delta", reason="needs delta-spark, and its jars from Maven")
     builder = pyspark.sql.SparkSession.builder.master("local[1]")
@@ -130,7 +130,7 @@ def test_example_of_spark_reads_each_explanation_once(uri: str) -> None:
     check([row["explanation"] for row in rows], [row["user_id"] for row in rows])
 
 
-def test_pattern_reads_rows_twice_and_an_export_does_not(uri: str, tmp_path: Path) -> None:
+def test_pattern_reads_rows_twice_and_an_export_does_not(uri, tmp_path):
     pattern = sorted(map(str, Path(uri).glob("*.parquet")))
     read = pyarrow.dataset.dataset(pattern).to_table()
     assert read.num_rows == 2 * len(PAIRS)
@@ -140,7 +140,7 @@ def test_pattern_reads_rows_twice_and_an_export_does_not(uri: str, tmp_path: Pat
     check(rows["explanation"].to_pylist(), rows["user_id"].to_pylist())
 
 
-def test_columns_of_the_page_are_those_of_the_table_and_of_its_metadata(uri: str) -> None:
+def test_columns_of_the_page_are_those_of_the_table_and_of_its_metadata(uri):
     described = re.findall(r"^\| `(\w+)` \| (\w+) \| (\w+) \| (\w*) ?\| (.*) \|$", PAGE, re.M)
     ok, failed = EXPLANATIONS.ok.names, [*EXPLANATIONS.failed.names, "reason", "message"]
     schema = json.loads(deltalake.DeltaTable(uri).schema().to_json())["fields"]

@@ -1,7 +1,5 @@
 """The GPU that is not there raises where a real one does, and nowhere else."""
 
-from collections.abc import Callable, Iterator
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,7 +9,7 @@ from tests.fake_gpu import GPU, FakeGPU
 
 
 @pytest.fixture(autouse=True)
-def gpu() -> Iterator[None]:
+def gpu():
     with FakeGPU():
         yield
 
@@ -20,7 +18,7 @@ def on_gpu(*values: float) -> Tensor:
     return torch.tensor(values, device="cuda")
 
 
-def test_tensors_are_where_they_were_made_or_moved() -> None:
+def test_tensors_are_where_they_were_made_or_moved():
     here, there = torch.ones(2), on_gpu(1, 2)
     assert (here.device.type, there.device) == ("cpu", GPU)
     for made in (
@@ -60,12 +58,12 @@ def test_tensors_are_where_they_were_made_or_moved() -> None:
         lambda here, there: torch.rand(2, generator=torch.Generator(), device="cuda"),
     ],
 )
-def test_mixing_devices_raises(mix: Callable[[Tensor, Tensor], object]) -> None:
+def test_mixing_devices_raises(mix):
     with pytest.raises(RuntimeError, match=r"device|indexed|generator"):
         mix(torch.zeros(2), on_gpu(0, 1))
 
 
-def test_numpy_does_not_read_from_it() -> None:
+def test_numpy_does_not_read_from_it():
     with pytest.raises(TypeError, match="numpy"):
         on_gpu(1).numpy()
 
@@ -82,16 +80,16 @@ class _Doubled(torch.autograd.Function):
         return gradients[0] * torch.full((2,), 2.0)
 
 
-def test_backward_is_checked_too() -> None:
+def test_backward_is_checked_too():
     value = on_gpu(1.0, 2.0).requires_grad_()
     (value * value).sum().backward()
     assert value.grad is not None
     assert value.grad.device == GPU
     with pytest.raises(RuntimeError, match="same device"):
-        _Doubled.apply(value).sum().backward()  # type: ignore[no-untyped-call]
+        _Doubled.apply(value).sum().backward()
 
 
-def test_module_keeps_its_parameters_when_it_is_moved() -> None:
+def test_module_keeps_its_parameters_when_it_is_moved():
     module = torch.nn.Linear(2, 1)
     weight = module.weight
     module.to("cuda")
@@ -101,7 +99,7 @@ def test_module_keeps_its_parameters_when_it_is_moved() -> None:
         module(torch.ones(1, 2))
 
 
-def test_nccl_sends_from_the_gpu_only(tmp_path: object) -> None:
+def test_nccl_sends_from_the_gpu_only(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
         dist.all_reduce(torch.ones(1))

@@ -1,6 +1,5 @@
 """A town with all artifacts, made once: toy language model, random vectors, random adapter."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ TOWN = {
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
+def threads():
     """A benchmark sets the number of torch's threads, which the next test has as before."""
     before = torch.get_num_threads()
     yield
@@ -56,7 +55,7 @@ def make_adapter(workspace: Path, name: str, num_aspects: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory):
     """A folder with dataset, graph, llm, aspects, and adapters with and without aspects."""
     folder = tmp_path_factory.mktemp("town")
     given = {"workspace": str(folder)}

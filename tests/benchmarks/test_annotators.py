@@ -1,7 +1,6 @@
 """The benchmark of language models that annotate, over stub endpoints."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -37,7 +36,7 @@ def _model(url: str, name: str) -> dict[str, Any]:
     return {"kind": "endpoint", "base_url": url, "model": name, "api_key_variable": None}
 
 
-def test_command_tells_valid_replies_and_quotes_of_each_model(tmp_path: Path) -> None:
+def test_command_tells_valid_replies_and_quotes_of_each_model(tmp_path):
     rows = [review(f"u{number}", "i", text) for number, text in enumerate(REVIEWS)]
     path = write_json_lines(tmp_path / "reviews.jsonl", rows)
     models, out = tmp_path / "models.yaml", tmp_path / "out"

@@ -33,11 +33,11 @@ def _town(num_users: int = 24, num_items: int = 6, seed: int = 0) -> Reviews:
 
 
 @pytest.fixture(scope="module")
-def split() -> Split:
+def split():
     return Split.by_time(_town(), ASPECTS)
 
 
-def test_split_by_time_tests_on_the_last_review_and_chooses_on_the_one_before() -> None:
+def test_split_by_time_tests_on_the_last_review_and_chooses_on_the_one_before():
     users = np.array([0, 1, 0, 1, 0, 1, 0, 2])
     items = np.arange(8)
     split = Split.by_time(Reviews(users, items, np.ones((8, 2), dtype=np.float32)), ("a", "b"))
@@ -46,7 +46,7 @@ def test_split_by_time_tests_on_the_last_review_and_chooses_on_the_one_before() 
     assert split.train.items.tolist() == [0, 1, 2]
 
 
-def test_split_leaves_out_held_out_reviews_that_mention_no_aspect() -> None:
+def test_split_leaves_out_held_out_reviews_that_mention_no_aspect():
     mentions = np.ones((6, 2), dtype=np.float32)
     mentions[4] = 0
     users = np.array([0, 1, 0, 1, 0, 1])
@@ -54,9 +54,7 @@ def test_split_leaves_out_held_out_reviews_that_mention_no_aspect() -> None:
     assert split.test.users.tolist() == [1]
 
 
-def test_substitutes_are_never_the_own_user_and_those_of_the_item_reviewed_it(
-    split: Split,
-) -> None:
+def test_substitutes_are_never_the_own_user_and_those_of_the_item_reviewed_it(split):
     substitutes = Substitutes.draw(split, seed=3)
     reviewed = set(zip(split.train.users.tolist(), split.train.items.tolist(), strict=True))
     for own, item, another, same in zip(
@@ -70,9 +68,7 @@ def test_substitutes_are_never_the_own_user_and_those_of_the_item_reviewed_it(
         assert same == -1 or (same, item) in reviewed
 
 
-def test_item_frequency_is_the_share_of_its_reviews_with_five_of_the_catalogue(
-    split: Split,
-) -> None:
+def test_item_frequency_is_the_share_of_its_reviews_with_five_of_the_catalogue(split):
     item = int(split.test.items[0])
     of_item = split.train.mentions[split.train.items == item]
     everywhere = (split.train.mentions.sum(axis=0) + 0.5) / (len(split.train) + 1)
@@ -81,7 +77,7 @@ def test_item_frequency_is_the_share_of_its_reviews_with_five_of_the_catalogue(
     assert scores[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_rows_compare_pair_by_pair_over_the_seeds() -> None:
+def test_rows_compare_pair_by_pair_over_the_seeds():
     nan = float("nan")
     item = Outcome(*(np.array([0.2, 0.4]) for _ in range(3)))
     ours = [
@@ -100,7 +96,7 @@ def _write(path: Path, reviews: list[dict[str, Any]]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in reviews)
 
 
-def test_read_reviews_finds_whole_words_and_words_with_hyphens(tmp_path: Path) -> None:
+def test_read_reviews_finds_whole_words_and_words_with_hyphens(tmp_path):
     rows = [
         {"user_id": "a", "item_id": "x", "time": 1, "review": "The Pre-amp's tones, and a TONE."},
         {"user_id": "b", "item_id": "x", "time": 1, "review": "Nothing."},
@@ -112,14 +108,14 @@ def test_read_reviews_finds_whole_words_and_words_with_hyphens(tmp_path: Path) -
     assert reviews.items.tolist() == [0, 0]
 
 
-def test_read_reviews_that_go_back_in_time_are_refused(tmp_path: Path) -> None:
+def test_read_reviews_that_go_back_in_time_are_refused(tmp_path):
     rows = [{"user_id": "a", "item_id": "x", "time": time, "review": "tone"} for time in (2, 1)]
     _write(tmp_path / "reviews.jsonl.gz", rows)
     with pytest.raises(DataError, match="line 2"):
         read_reviews(tmp_path / "reviews.jsonl.gz", ["tone"])
 
 
-def test_command_writes_a_row_for_each_method(tmp_path: Path) -> None:
+def test_command_writes_a_row_for_each_method(tmp_path):
     town = _town()
     rows = [
         {

@@ -1,7 +1,6 @@
 """The bulk benchmark: each contestant's rows are counted from its own output."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import deltalake
 import pyarrow as pa
@@ -16,12 +15,12 @@ from xrec.bulk import complete
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Work:
+def work(tmp_path):
     make_pairs(tmp_path / "pairs", 400)
     return Work(str(tmp_path / "pairs"), str(tmp_path / "out"), 50, 0.0, 2, str(tmp_path / "diary"))
 
 
-def test_ours_has_each_pair_once_and_a_line_of_the_diary_for_each_chunk(work: Work) -> None:
+def test_ours_has_each_pair_once_and_a_line_of_the_diary_for_each_chunk(work):
     run = planned(work)
     complete(run, PoolHere(), lambda: TextTask(work), "explanations", lambda summary: ({}, {}))
     found = table_of(work.output)
@@ -30,7 +29,7 @@ def test_ours_has_each_pair_once_and_a_line_of_the_diary_for_each_chunk(work: Wo
     assert len(work.times()) == run.record.size.num_chunks == 8
 
 
-def test_doubled_rows_are_seen_in_parquet_and_in_delta(tmp_path: Path) -> None:
+def test_doubled_rows_are_seen_in_parquet_and_in_delta(tmp_path):
     rows = pa.table({"user_id": ["a", "a", "b"], "item_id": ["x", "x", "x"]})
     (tmp_path / "parquet" / "rows").mkdir(parents=True)
     pq.write_table(rows, tmp_path / "parquet" / "rows" / "1.parquet")
@@ -42,9 +41,7 @@ def test_doubled_rows_are_seen_in_parquet_and_in_delta(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ours_that_was_killed_at_half_goes_on_and_has_each_row_once(
-    work: Work, tmp_path: Path
-) -> None:
+def test_ours_that_was_killed_at_half_goes_on_and_has_each_row_once(work, tmp_path):
     contest = Contest(tmp_path, replace(work, seconds=0.2), None)
     work = contest.work("ours")
     contest.run_until_half("ours", work, 8)

@@ -2,7 +2,6 @@
 
 import json
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.graph import app, best_row
-from benchmarks.graph_data import BenchmarkData, read_data
+from benchmarks.graph_data import read_data
 from benchmarks.graph_methods import (
     EASE_REGULARIZATION,
     METHODS,
@@ -24,13 +23,11 @@ from xrec.graph import normalized_adjacency
 
 
 @pytest.fixture(scope="module")
-def data(workspace: Path) -> BenchmarkData:
+def data(workspace):
     return read_data(str(workspace / "dataset"))
 
 
-def test_recipe_has_the_loss_and_gradients_of_the_public_codes_dense_product(
-    data: BenchmarkData,
-) -> None:
+def test_recipe_has_the_loss_and_gradients_of_the_public_codes_dense_product(data):
     adjacency = normalized_adjacency(data.train, data.num_users, data.num_items)
     dense = adjacency.to_dense()
     batch = [column[:50] for column in recipe_triples(data, seed=0)]
@@ -45,9 +42,7 @@ def test_recipe_has_the_loss_and_gradients_of_the_public_codes_dense_product(
         torch.testing.assert_close(fused, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_ease_scores_equal_a_ridge_regression_of_each_item_on_the_others(
-    data: BenchmarkData,
-) -> None:
+def test_ease_scores_equal_a_ridge_regression_of_each_item_on_the_others(data):
     snapshot = next(fit_ease(data, Budget(8, 0, 1, 0.0, 1, "")))
     scores = (snapshot.scores.users @ snapshot.scores.items.T).numpy()
     ratings = data.interactions().toarray().astype(np.float64)
@@ -60,7 +55,7 @@ def test_ease_scores_equal_a_ridge_regression_of_each_item_on_the_others(
         np.testing.assert_allclose(scores[:, item], others @ weights, atol=1e-5)
 
 
-def test_best_row_is_that_of_the_best_validation_recall() -> None:
+def test_best_row_is_that_of_the_best_validation_recall():
     def point(epoch: int, validation: float, test: float) -> dict[str, object]:
         scores = {"validation": {"recall@20": validation}, "test": {"recall@20": test}}
         return {"epoch": epoch, "seconds": 2.04 * epoch, "cpu_seconds": 2.0, "scores": scores}
@@ -75,7 +70,7 @@ def test_best_row_is_that_of_the_best_validation_recall() -> None:
     }
 
 
-def test_quality_scores_every_method_and_writes_the_table(workspace: Path, tmp_path: Path) -> None:
+def test_quality_scores_every_method_and_writes_the_table(workspace, tmp_path):
     methods = [name for name in METHODS if name != "implicit-als" or find_spec("implicit")]
     options = ["--embedding-dim", "8", "--budget-seconds", "0", "--output", str(tmp_path)]
     options += [word for name in methods for word in ("--method", name)]

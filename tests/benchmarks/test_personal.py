@@ -123,7 +123,7 @@ def test_figure_without_values_has_no_interval_and_large_values_few_digits():
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> str:
+def dataset(tmp_path):
     """Write a dataset of two items and four explained test pairs; ids are "1", "2", ..."""
     location = open_location(str(tmp_path / "dataset"))
     users = {"user_id": list("1234"), "user_index": range(4), "profile": ["likes it"] * 4}

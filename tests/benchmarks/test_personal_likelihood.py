@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,23 +23,22 @@ from xrec.checks import AspectNames
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import LLMConfig
 from xrec.errors import ArtifactMismatchError
-from xrec.generate.explainer import Explainer
 
 SPLITS = ("train", "validation", "test")
 
 
 @pytest.fixture(scope="module")
-def explainer(workspace: Path) -> Explainer:
+def explainer(workspace):
     return load_model_of(str(workspace), LLMConfig(model=str(workspace / "llm"), dtype="float32"))
 
 
 @pytest.fixture(scope="module")
-def pairs(explainer: Explainer) -> Pairs:
+def pairs(explainer):
     return Pairs.of(explainer.dataset, SPLITS)
 
 
 @pytest.fixture(scope="module")
-def finder(explainer: Explainer) -> AspectNames:
+def finder(explainer):
     assert explainer.dataset.planted is not None
     return AspectNames(explainer.dataset.planted["aspect"].to_pylist())
 

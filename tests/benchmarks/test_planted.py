@@ -1,7 +1,6 @@
 """The planted benchmark: who is unseen, what profiles state, its training, and its figures."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import benchmarks.planted as planted
-from benchmarks.planted_data import UNSEEN_PAIRS, UNSEEN_USERS, Town, read_town
+from benchmarks.planted_data import UNSEEN_PAIRS, UNSEEN_USERS, read_town
 from benchmarks.planted_report import Report
 from benchmarks.planted_training import train
 from benchmarks.planted_variants import VARIANTS, configured
@@ -31,7 +30,7 @@ TRAINING = {
 
 
 @pytest.fixture(scope="module")
-def config(workspace: Path) -> TrainAdapterConfig:
+def config(workspace):
     values: dict[str, Any] = {
         "workspace": str(workspace),
         "llm": {"model": str(workspace / "llm"), "dtype": "float32"},
@@ -43,11 +42,11 @@ def config(workspace: Path) -> TrainAdapterConfig:
 
 
 @pytest.fixture(scope="module")
-def town(config: TrainAdapterConfig) -> Town:
+def town(config):
     return read_town(config)
 
 
-def test_divide_leaves_every_pair_of_unseen_users_out_of_training(town: Town) -> None:
+def test_divide_leaves_every_pair_of_unseen_users_out_of_training(town):
     division = town.divide(seed=1, unseen_share=0.25, max_scored=1000)
     unseen = {pair.user_index for pair in division.scored[UNSEEN_USERS]}
     seen = set(division.train["user_index"].to_pylist()) | set(
@@ -65,11 +64,9 @@ def test_divide_leaves_every_pair_of_unseen_users_out_of_training(town: Town) ->
         assert not scored & trained
 
 
-def test_stated_taste_is_the_right_aspect_wherever_the_item_has_it(
-    town: Town, config: TrainAdapterConfig
-) -> None:
+def test_stated_taste_is_the_right_aspect_wherever_the_item_has_it(town, config):
     prompts = town.stated_prompts(config.prompt)
-    planted_pairs = town.dataset.planted.to_pylist()  # type: ignore[union-attr]
+    planted_pairs = town.dataset.planted.to_pylist()
     for row in planted_pairs:
         favourite = town.favourites[row["user_index"]]
         assert favourite not in row["aspects"] or favourite == row["aspect"]
@@ -81,9 +78,7 @@ def test_stated_taste_is_the_right_aspect_wherever_the_item_has_it(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_train_in_this_process_is_the_job_on_one_worker(
-    town: Town, config: TrainAdapterConfig, tmp_path: Path
-) -> None:
+def test_train_in_this_process_is_the_job_on_one_worker(town, config, tmp_path):
     from xrec.train.adapter import train_adapter
 
     data = load_adapter_data(config)
@@ -104,9 +99,7 @@ def test_train_in_this_process_is_the_job_on_one_worker(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_configured_changes_vectors_injection_and_seed_only(
-    config: TrainAdapterConfig, variant: str
-) -> None:
+def test_configured_changes_vectors_injection_and_seed_only(config, variant):
     changed = configured(config, variant, 4)
     assert (changed.training.seed, changed.model.vectors_seed) == (4, 4)
     assert {
@@ -114,7 +107,7 @@ def test_configured_changes_vectors_injection_and_seed_only(
         "injection": changed.model.injection,
     }.items() >= VARIANTS[variant].items()
     rest = {"training": {"seed"}, "model": {"vectors", "vectors_seed", "injection"}}
-    assert changed.model_dump(exclude=rest) == config.model_dump(exclude=rest)  # type: ignore[arg-type]
+    assert changed.model_dump(exclude=rest) == config.model_dump(exclude=rest)
 
 
 def record(
@@ -138,7 +131,7 @@ def record(
     }
 
 
-def test_report_pools_the_seeds_and_pairs_each_variant_with_the_constant_of_its_settings() -> None:
+def test_report_pools_the_seeds_and_pairs_each_variant_with_the_constant_of_its_settings():
     records = [
         record("projected", 0, [True] * 4, inputs="older"),
         record("constant", 0, [True, False, False, False]),
@@ -164,9 +157,7 @@ def test_report_pools_the_seeds_and_pairs_each_variant_with_the_constant_of_its_
     assert rows["training.num_epochs=1", "projected"]["minus constant"] == ""
 
 
-def test_planted_runs_what_is_missing_and_writes_the_table(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_planted_runs_what_is_missing_and_writes_the_table(workspace, tmp_path, monkeypatch):
     names = ("constant", "text-favourite")
     arguments = ["training.num_epochs=1", "training.global_batch_size=16"]
     arguments += ["training.micro_batch_size=8", "--workspace", str(workspace), "--seed", "0"]

@@ -1,6 +1,5 @@
 """The endpoint's benchmark: its percentiles, and that both servers write the same texts."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +10,14 @@ from tests.xrec.generate.town import make_town
 from tests.xrec.serve.town import DECODING, ITEMS, USERS
 
 
-def test_percentile_is_the_value_that_so_many_do_not_exceed() -> None:
+def test_percentile_is_the_value_that_so_many_do_not_exceed():
     values = [float(value) for value in range(1, 101)]
     assert [_percentile(values[::-1], share) for share in (50, 95, 99)] == [51.0, 96.0, 100.0]
     assert _percentile([3.0], 99) == 3.0
 
 
 @pytest.mark.slow
-def test_both_servers_write_the_same_texts(tmp_path: Path) -> None:
+def test_both_servers_write_the_same_texts(tmp_path):
     town = make_town(tmp_path / "town")
     config: dict[str, Any] = {
         "workspace": str(town),

@@ -1,7 +1,6 @@
 """The training benchmark: one loss for all contestants, ratios of a round."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from xrec.train.adapter_model import ExplanationLoss
 
 
 @pytest.fixture
-def contest(workspace: Path) -> Contest:
+def contest(workspace):
     """16 pairs of the town."""
     llm = str(workspace / "llm")
     return Contest(str(workspace / "dataset"), llm, "projected", 16, 4, "float32", 1, 0)
@@ -27,7 +26,7 @@ def take_gradients(setup: Setup) -> list[torch.Tensor]:
     return gradients
 
 
-def test_plain_rows_and_ours_have_the_same_loss_and_gradients(contest: Contest) -> None:
+def test_plain_rows_and_ours_have_the_same_loss_and_gradients(contest):
     setup = prepare(contest)
     setup.model.eval()  # no noise on the gates
     examples = setup.examples[:4]
@@ -44,7 +43,7 @@ def test_plain_rows_and_ours_have_the_same_loss_and_gradients(contest: Contest) 
 
 
 @pytest.mark.parametrize("name", list(CONTESTANTS))
-def test_contestant_trains_all_epochs_and_its_loss_falls(contest: Contest, name: str) -> None:
+def test_contestant_trains_all_epochs_and_its_loss_falls(contest, name):
     setup = prepare(contest)
     before = [parameter.clone() for parameter in setup.model.parameters()]
     epochs = list(CONTESTANTS[name](setup, 8))
@@ -55,7 +54,7 @@ def test_contestant_trains_all_epochs_and_its_loss_falls(contest: Contest, name:
         assert torch.equal(old, new) or new.requires_grad  # the language model stays as it is
 
 
-def test_summary_takes_ratios_within_a_round() -> None:
+def test_summary_takes_ratios_within_a_round():
     def row(number: int, name: str, first: float, later: float) -> dict[str, object]:
         rates = {"first epoch: pairs a second": first, "later epochs: pairs a second": later}
         return {"round": number, "contestant": name, **rates, "loss": [1.0]}
@@ -73,7 +72,7 @@ def test_summary_takes_ratios_within_a_round() -> None:
 
 
 @pytest.mark.slow
-def test_run_writes_a_row_a_contestant_and_a_table(contest: Contest, tmp_path: Path) -> None:
+def test_run_writes_a_row_a_contestant_and_a_table(contest, tmp_path):
     options = ["--num-pairs", "8", "--batch-size", "4", "--rounds", "1", "--num-epochs", "2"]
     options += ["--dtype", "float32"]
     options += ["--contestant", "plain", "--contestant", "ours", "--cores", "2"]

@@ -15,13 +15,13 @@ _clusters: list[LocalCluster] = []
 
 
 @pytest.fixture(autouse=True)
-def no_other_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_other_cluster(monkeypatch):
     """Hide the cluster of the user who runs the tests."""
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
 
 
 @pytest.fixture
-def three_nodes() -> LocalCluster:
+def three_nodes():
     """A head and two workers with one CPU each, shared by all tests of this folder."""
     if not _clusters:
         _clusters.append(_shared.enter_context(local_cluster(num_workers=2)))

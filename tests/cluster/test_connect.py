@@ -34,7 +34,7 @@ def _program(code: str, *arguments: str, **variables: str) -> "subprocess.Comple
     )
 
 
-def test_ensure_ray_already_initialised_uses_it_and_leaves_it(ray_cluster: None) -> None:
+def test_ensure_ray_already_initialised_uses_it_and_leaves_it(ray_cluster):
     job = ray.get_runtime_context().get_job_id()
     with ensure_ray(RayConfig(num_cpus=1)):
         assert ray.get_runtime_context().get_job_id() == job
@@ -42,7 +42,7 @@ def test_ensure_ray_already_initialised_uses_it_and_leaves_it(ray_cluster: None)
     assert ray.cluster_resources()["CPU"] == 4
 
 
-def test_ensure_ray_local_workers_have_one_thread_and_gloo_on_loopback(ray_cluster: None) -> None:
+def test_ensure_ray_local_workers_have_one_thread_and_gloo_on_loopback(ray_cluster):
     @ray.remote(num_cpus=0)
     def variables() -> list[str | None]:
         import os
@@ -52,7 +52,7 @@ def test_ensure_ray_local_workers_have_one_thread_and_gloo_on_loopback(ray_clust
     assert ray.get(variables.remote()) == ["lo", "1"]
 
 
-def test_ensure_ray_local_has_a_loopback_address_and_demands_a_token(ray_cluster: None) -> None:
+def test_ensure_ray_local_has_a_loopback_address_and_demands_a_token(ray_cluster):
     nodes = ray.nodes()
     assert [node["NodeManagerAddress"] for node in nodes] == [LOOPBACK_ADDRESS]
     address = ray.get_runtime_context().gcs_address
@@ -66,14 +66,14 @@ def test_ensure_ray_local_has_a_loopback_address_and_demands_a_token(ray_cluster
     )
 
 
-def test_ensure_ray_no_address_starts_a_cluster_and_shuts_it_down() -> None:
+def test_ensure_ray_no_address_starts_a_cluster_and_shuts_it_down():
     done = _program(CONNECTS, "", RAY_ADDRESS="")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{LOOPBACK_ADDRESS}:")
 
 
 @pytest.mark.parametrize("by", ["config", "environment"])
-def test_ensure_ray_address_connects_to_that_cluster(ray_cluster: None, by: str) -> None:
+def test_ensure_ray_address_connects_to_that_cluster(ray_cluster, by):
     address = ray.get_runtime_context().gcs_address
     argument, variable = (address, "") if by == "config" else ("", address)
     done = _program(CONNECTS, argument, RAY_ADDRESS=variable)
@@ -83,13 +83,13 @@ def test_ensure_ray_address_connects_to_that_cluster(ray_cluster: None, by: str)
 
 
 @pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_ray(monkeypatch):
     """Make it look as if this process had no Ray yet; the session's cluster is not touched."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
 
 @pytest.fixture
-def closed_port() -> int:
+def closed_port():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
@@ -104,8 +104,8 @@ def closed_port() -> int:
     ],
 )
 def test_ensure_ray_address_without_cluster_names_the_address(
-    without_ray: None, closed_port: int, form: str, words: str
-) -> None:
+    without_ray, closed_port, form, words
+):
     config = RayConfig(address=form.format(closed_port))
     with pytest.raises(ClusterError, match=words.format(closed_port)), ensure_ray(config):
         pass

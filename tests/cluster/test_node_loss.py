@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,13 @@ NUM_EPOCHS = 30
 
 
 @pytest.fixture
-def cluster() -> Iterator[LocalCluster]:
+def cluster():
     with local_cluster(num_workers=2, cpus_per_node=2) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Path:
+def workspace(tmp_path):
     folder = tmp_path / "workspace"
     town = {**SAMPLE, "num_users": 80, "num_items": 30}
     prepare_dataset(parse_config(PrepareConfig, {"workspace": str(folder), "source": town}))
@@ -90,9 +90,7 @@ def _checkpoints(graph: Path, seen: set[Path]) -> set[Path]:
     return seen
 
 
-def test_a_node_is_killed_and_the_training_ends_right(
-    cluster: LocalCluster, workspace: Path
-) -> None:
+def test_a_node_is_killed_and_the_training_ends_right(cluster, workspace):
     assert set(cluster.alive()) == {node.address for node in cluster.nodes}
     training = {"num_epochs": NUM_EPOCHS, "patience": NUM_EPOCHS, "steps_per_epoch": 8}
     small = {"model": {"embedding_dim": 8, "num_layers": 1}, "training": training}

@@ -56,16 +56,12 @@ def _ask(
     return done.stdout
 
 
-def test_preflight_a_path_that_all_nodes_share_passes_and_leaves_nothing(
-    three_nodes: LocalCluster, tmp_path: Path
-) -> None:
+def test_preflight_a_path_that_all_nodes_share_passes_and_leaves_nothing(three_nodes, tmp_path):
     assert _ask(three_nodes, str(tmp_path / "graph"), cwd=tmp_path) == "ready\n"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_preflight_a_path_that_is_another_folder_on_each_node_is_refused(
-    three_nodes: LocalCluster, tmp_path: Path
-) -> None:
+def test_preflight_a_path_that_is_another_folder_on_each_node_is_refused(three_nodes, tmp_path):
     """/proc/self/cwd is another folder for each process, as a local disk is for each machine."""
     graph = "/proc/self/cwd/workspace/graph"
     said = _ask(three_nodes, graph, cwd=tmp_path)
@@ -74,16 +70,12 @@ def test_preflight_a_path_that_is_another_folder_on_each_node_is_refused(
     assert "give an s3:// URI" in said
 
 
-def test_preflight_too_few_cpus_on_each_node_is_refused(
-    three_nodes: LocalCluster, tmp_path: Path
-) -> None:
+def test_preflight_too_few_cpus_on_each_node_is_refused(three_nodes, tmp_path):
     said = _ask(three_nodes, str(tmp_path / "graph"), cwd=tmp_path, cpus=2)
     assert "1 process(es) of 2 CPU each must run together, 0 fit on the nodes (1 CPU, 1 " in said
 
 
-def test_preflight_an_object_store_needs_credentials_on_every_node(
-    three_nodes: LocalCluster, s3: Any, tmp_path: Path
-) -> None:
+def test_preflight_an_object_store_needs_credentials_on_every_node(three_nodes, s3, tmp_path):
     graph = f"{s3.new_bucket()}/graph"
     # The variables are set for the driver only, not for the nodes.
     said = _ask(three_nodes, graph, cwd=tmp_path, **s3.environment)
@@ -95,7 +87,7 @@ def test_preflight_an_object_store_needs_credentials_on_every_node(
 
 
 @pytest.fixture
-def path_with_another_torch(tmp_path: Path) -> str:
+def path_with_another_torch(tmp_path):
     """A PYTHONPATH on which the metadata of another torch is found first."""
     metadata = tmp_path / "site" / "torch-9.9.9.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
@@ -104,8 +96,8 @@ def path_with_another_torch(tmp_path: Path) -> str:
 
 
 def test_preflight_a_driver_with_another_torch_is_refused_and_told_of_every_node(
-    three_nodes: LocalCluster, path_with_another_torch: str, tmp_path: Path
-) -> None:
+    three_nodes, path_with_another_torch, tmp_path
+):
     said = _ask(
         three_nodes, str(tmp_path / "graph"), cwd=tmp_path, PYTHONPATH=path_with_another_torch
     )

@@ -12,7 +12,7 @@ from xrec.errors import ClusterError
 
 
 @pytest.fixture(autouse=True)
-def fixed_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def fixed_cluster(monkeypatch):
     """A cluster that cannot grow, as on this machine."""
     monkeypatch.setattr(room, "may_grow", lambda: False)
 
@@ -37,9 +37,7 @@ ONE, TWO, GPU = {"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}
         ([{}], _workers(1), ["0 fit"]),
     ],
 )
-def test_check_room_names_what_is_asked_and_what_is_there_if_it_is_too_little(
-    nodes: list[dict[str, float]], demand: Demand, parts: list[str] | None
-) -> None:
+def test_check_room_names_what_is_asked_and_what_is_there_if_it_is_too_little(nodes, demand, parts):
     if parts is None:
         check_room(nodes, demand)
         return
@@ -48,16 +46,14 @@ def test_check_room_names_what_is_asked_and_what_is_there_if_it_is_too_little(
     assert all(part in str(raised.value) for part in parts), raised.value
 
 
-def test_check_room_a_cluster_that_may_grow_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_check_room_a_cluster_that_may_grow_is_waited_for(monkeypatch, caplog):
     monkeypatch.setattr(room, "may_grow", lambda: True)
     monkeypatch.setattr(logging.getLogger("xrec"), "propagate", True)
     check_room([{"CPU": 1.0}], _workers(4))
     assert "1 fit on the nodes (1 CPU): waiting for the cluster to grow" in caplog.text
 
 
-def test_demands_are_those_of_the_config() -> None:
+def test_demands_are_those_of_the_config():
     some = ScalingConfig(num_workers=4, min_workers=2, cpus_per_worker=3)
     gpus = ScalingConfig(num_workers=4, device="cuda")
     assert demand_of_workers(some) == Demand(2, 4, 3, 0, "scaling.num_workers")

@@ -1,19 +1,16 @@
 """`xrec submit` to a cluster of a head and two workers, as a user runs it."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ray.runtime_env import RuntimeEnv
 
 from cluster.submit import check_shared_paths, runtime_environment, working_folder
 from tests.cluster.program import SAMPLE, write_config, xrec, xrec_on
-from tests.local_cluster import LocalCluster
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
 from xrec.config.data import PrepareConfig
-from xrec.config.shared import JobConfig
 from xrec.errors import ConfigError
 from xrec.storage import open_location, read_manifest
 
@@ -26,8 +23,8 @@ def _config(folder: Path, workspace: str) -> Path:
 
 
 def test_submit_run_to_the_object_store_follows_the_log_and_leaves_the_artifact(
-    three_nodes: LocalCluster, s3: Any, tmp_path: Path
-) -> None:
+    three_nodes, s3, tmp_path
+):
     workspace = s3.new_bucket()
     command = ["submit", "run", _config(tmp_path, workspace), "prepare.source.num_users=30"]
     done = xrec_on(three_nodes, *command, "--until", "prepare", **s3.environment)
@@ -38,9 +35,7 @@ def test_submit_run_to_the_object_store_follows_the_log_and_leaves_the_artifact(
     assert manifest.row_counts["users"] == 30
 
 
-def test_submit_job_that_fails_exits_1_with_the_reason(
-    three_nodes: LocalCluster, tmp_path: Path
-) -> None:
+def test_submit_job_that_fails_exits_1_with_the_reason(three_nodes, tmp_path):
     missing = tmp_path / "no-such-folder"
     config = _config(tmp_path, str(tmp_path / "workspace"))
     source = f"source={{kind: tables, uri: {missing}}}"
@@ -53,9 +48,7 @@ def test_submit_job_that_fails_exits_1_with_the_reason(
     assert "Traceback" not in error
 
 
-def test_submit_no_follow_returns_the_submission_id(
-    three_nodes: LocalCluster, tmp_path: Path
-) -> None:
+def test_submit_no_follow_returns_the_submission_id(three_nodes, tmp_path):
     config = _config(tmp_path, str(tmp_path / "workspace"))
     done = xrec_on(three_nodes, "submit", "prepare", config, "--no-follow")
     assert done.returncode == 0, done.stderr
@@ -63,9 +56,7 @@ def test_submit_no_follow_returns_the_submission_id(
 
 
 @pytest.mark.parametrize("variables", [{}, {"RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_MODE": "token"}])
-def test_submit_without_the_token_exits_1_and_names_the_variables(
-    three_nodes: LocalCluster, variables: dict[str, str], tmp_path: Path
-) -> None:
+def test_submit_without_the_token_exits_1_and_names_the_variables(three_nodes, variables, tmp_path):
     config = _config(tmp_path, str(tmp_path / "workspace"))
     variables = {"RAY_AUTH_MODE": "disabled", **variables}
     url = three_nodes.dashboard_url
@@ -80,9 +71,7 @@ def test_submit_without_the_token_exits_1_and_names_the_variables(
     ("address", "shown"),
     [("127.0.0.1:9", "http://127.0.0.1:9"), ("my-cluster", "http://my-cluster")],
 )
-def test_submit_to_an_address_where_nothing_listens_exits_1_and_names_it(
-    address: str, shown: str, tmp_path: Path
-) -> None:
+def test_submit_to_an_address_where_nothing_listens_exits_1_and_names_it(address, shown, tmp_path):
     config = _config(tmp_path, str(tmp_path / "workspace"))
     done = xrec("submit", "prepare", config, "--address", address)
     assert done.returncode == 1
@@ -90,7 +79,7 @@ def test_submit_to_an_address_where_nothing_listens_exits_1_and_names_it(
     assert "Traceback" not in done.stderr
 
 
-def test_working_folder_holds_code_and_config_and_no_data(tmp_path: Path) -> None:
+def test_working_folder_holds_code_and_config_and_no_data(tmp_path):
     config = tmp_path / "prepare.yaml"
     config.write_text("workspace: s3://bucket/x\n")
     (tmp_path / "data.parquet").write_bytes(b"x" * 100)
@@ -105,9 +94,7 @@ def test_working_folder_holds_code_and_config_and_no_data(tmp_path: Path) -> Non
     assert not folder.exists()
 
 
-def test_runtime_environment_passes_aws_variables_and_packages_and_no_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runtime_environment_passes_aws_variables_and_packages_and_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("XREC_PRIVATE", "secret")
     environment = runtime_environment(tmp_path)
@@ -156,15 +143,13 @@ JUDGES = [{"name": name, "model": {"kind": "endpoint", "model": "a/b"}} for name
         ),
     ],
 )
-def test_check_shared_paths_names_relative_paths(
-    config_type: type[JobConfig], values: dict[str, Any], named: str
-) -> None:
+def test_check_shared_paths_names_relative_paths(config_type, values, named):
     with pytest.raises(ConfigError) as raised:
         check_shared_paths(parse_config(config_type, {**ELSEWHERE, **values}))
     assert str(raised.value).startswith(f"relative path {named}:")
 
 
-def test_check_shared_paths_others_pass(tmp_path: Path) -> None:
+def test_check_shared_paths_others_pass(tmp_path):
     source = {
         "kind": "tables",
         "uri": str(tmp_path),

@@ -19,13 +19,13 @@ town = training.town
 
 
 @pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> str:
+def device(request):
     """The device of the run that is tested."""
     return str(request.param)
 
 
 @pytest.fixture
-def skip_without_gpus(device: str) -> None:
+def skip_without_gpus(device):
     """Skip the test on a GPU if torch sees fewer than two; on a CPU there is always room."""
     if device == "cuda" and torch.cuda.device_count() < 2:
         pytest.skip(f"it needs two GPUs, torch sees {torch.cuda.device_count()}")

@@ -51,9 +51,7 @@ def assert_same(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> N
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("parallelism", ["replicated", "partitioned"])
-def test_one_worker_has_the_losses_of_a_cpu(
-    town: str, tmp_path: Path, device: str, parallelism: str, loss: str
-) -> None:
+def test_one_worker_has_the_losses_of_a_cpu(town, tmp_path, device, parallelism, loss):
     settings = {"num_workers": 1, "loss": loss}
     expected = train(town, tmp_path / "cpu", "cpu", parallelism="replicated", **settings)
     assert_same(
@@ -63,9 +61,7 @@ def test_one_worker_has_the_losses_of_a_cpu(
 
 @pytest.mark.usefixtures("skip_without_gpus")
 @pytest.mark.parametrize("parallelism", ["replicated", "partitioned"])
-def test_two_workers_have_the_losses_of_one_on_a_cpu(
-    town: str, tmp_path: Path, device: str, parallelism: str
-) -> None:
+def test_two_workers_have_the_losses_of_one_on_a_cpu(town, tmp_path, device, parallelism):
     expected = train(
         town, tmp_path / "one", "cpu", parallelism="replicated", num_workers=1, loss="softmax"
     )

@@ -22,25 +22,25 @@ Rows = list[dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
-def log_level(caplog: pytest.LogCaptureFixture) -> None:
+def log_level(caplog):
     """Have the driver's messages logged, at one of which a worker is killed."""
     caplog.set_level("INFO", logger="xrec")
 
 
 @pytest.fixture(autouse=True)
-def float16_on_a_cpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def float16_on_a_cpu(device, monkeypatch):
     """On a GPU float16 is tested as it is; most CPUs are refused."""
     if device == "cpu":
         allow_float16(monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
+def workspace(tmp_path_factory):
     return build_workspace(tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.fixture(scope="module")
-def on_cpu(ray_cluster: None, workspace: str, tmp_path_factory: pytest.TempPathFactory) -> Rows:
+def on_cpu(ray_cluster, workspace, tmp_path_factory):
     """The rows of one worker on a CPU, in float32 at stage 1."""
     return train(workspace, tmp_path_factory.mktemp("cpu") / "adapter", "cpu", zero_stage=1)
 
@@ -82,9 +82,7 @@ def assert_same_losses(rows: Rows, expected: Rows, tolerance: float) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("zero_stage", [1, 3])
-def test_20_steps_have_the_losses_of_a_cpu(
-    workspace: str, on_cpu: Rows, tmp_path: Path, device: str, zero_stage: int, dtype: str
-) -> None:
+def test_20_steps_have_the_losses_of_a_cpu(workspace, on_cpu, tmp_path, device, zero_stage, dtype):
     rows = train(workspace, tmp_path / "adapter", device, zero_stage=zero_stage, dtype=dtype)
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert_same_losses(rows, on_cpu, TOLERANCES[dtype])
@@ -96,9 +94,7 @@ def kill_a_worker() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("zero_stage", [1, 3])
-def test_run_that_was_stopped_goes_on(
-    workspace: str, on_cpu: Rows, tmp_path: Path, device: str, zero_stage: int, dtype: str
-) -> None:
+def test_run_that_was_stopped_goes_on(workspace, on_cpu, tmp_path, device, zero_stage, dtype):
     adapter = tmp_path / "adapter"
     with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
         train(workspace, adapter, device, zero_stage=zero_stage, dtype=dtype)
@@ -108,13 +104,8 @@ def test_run_that_was_stopped_goes_on(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_run_of_two_cpu_workers_goes_on_with_one_on_this_device(
-    workspace: str,
-    on_cpu: Rows,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    device: str,
-    dtype: str,
-) -> None:
+    workspace, on_cpu, tmp_path, monkeypatch, device, dtype
+):
     adapter = tmp_path / "adapter"
     allow_float16(monkeypatch)
     with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
@@ -126,9 +117,7 @@ def test_run_of_two_cpu_workers_goes_on_with_one_on_this_device(
 @pytest.mark.usefixtures("skip_without_gpus")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("zero_stage", [1, 3])
-def test_two_workers_have_the_losses_of_one(
-    workspace: str, on_cpu: Rows, tmp_path: Path, device: str, zero_stage: int, dtype: str
-) -> None:
+def test_two_workers_have_the_losses_of_one(workspace, on_cpu, tmp_path, device, zero_stage, dtype):
     rows = train(
         workspace,
         tmp_path / "adapter",

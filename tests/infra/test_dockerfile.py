@@ -41,7 +41,7 @@ def _of(keyword: str, *names: str) -> list[str]:
     return [value for name in names or STAGES for each, value in STAGES[name] if each == keyword]
 
 
-def test_stages_and_base_are_those_that_the_head_and_the_project_name() -> None:
+def test_stages_and_base_are_those_that_the_head_and_the_project_name():
     assert list(STAGES) == ["build", "node", "serve"]
     head = "".join(line for line in TEXT.splitlines(keepends=True) if line.startswith("#"))
     assert set(re.findall(r"--target (\w+)", head)) == {"node", "serve"}
@@ -49,7 +49,7 @@ def test_stages_and_base_are_those_that_the_head_and_the_project_name() -> None:
     assert images == {"python:3.11-slim-trixie"}
 
 
-def test_copy_takes_only_code_and_configs_and_they_are_there() -> None:
+def test_copy_takes_only_code_and_configs_and_they_are_there():
     code = {"xrec", "jobs", "cluster", "configs", "requirements"}
     assert {*code, "pyproject.toml", "README.md", "LICENSE"} == ALLOWED
     for value in _of("COPY"):
@@ -59,7 +59,7 @@ def test_copy_takes_only_code_and_configs_and_they_are_there() -> None:
             assert source.split("/")[0] in ALLOWED, source
 
 
-def test_image_runs_as_a_user_without_rights_and_demands_a_token() -> None:
+def test_image_runs_as_a_user_without_rights_and_demands_a_token():
     for names in (["node"], ["node", "serve"]):
         assert _of("USER", *names)[-1] == "1000:1000"
         assert any("RAY_AUTH_MODE=token" in value for value in _of("ENV", *names))
@@ -67,7 +67,7 @@ def test_image_runs_as_a_user_without_rights_and_demands_a_token() -> None:
     assert not {"RUN", "COPY"} & set(keywords[keywords.index("USER") :])
 
 
-def test_packages_are_installed_at_the_locked_versions_and_in_no_cache() -> None:
+def test_packages_are_installed_at_the_locked_versions_and_in_no_cache():
     installs = [each for value in _of("RUN") for each in re.findall(r"pip install [^&]+", value)]
     packages, parser, own = installs
     assert "--constraint requirements/lock.txt" in packages
@@ -81,7 +81,7 @@ def test_packages_are_installed_at_the_locked_versions_and_in_no_cache() -> None
     assert extras <= set(metadata("xrec").get_all("Provides-Extra") or [])
 
 
-def test_lock_pins_every_package_that_the_image_installs() -> None:
+def test_lock_pins_every_package_that_the_image_installs():
     """Follow the requirements of the image's packages through what is installed here."""
     lines = (ROOT / "requirements" / "lock.txt").read_text().splitlines()
     lock = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
@@ -109,14 +109,14 @@ def _requirements(wanted: Requirement) -> Iterator[Requirement]:
 
 
 @pytest.mark.parametrize("stage", ["node", "serve"])
-def test_command_is_one_of_ours(stage: str) -> None:
+def test_command_is_one_of_ours(stage):
     (command,) = _of("CMD", stage)
     words = json.loads(command)
     assert words[0] == "xrec"
     subprocess.run([sys.executable, "-m", "xrec.cli", words[1], "--help"], check=True)
 
 
-def test_healthcheck_asks_the_endpoint_alone() -> None:
+def test_healthcheck_asks_the_endpoint_alone():
     assert not _of("HEALTHCHECK", "build", "node")
     (check,) = _of("HEALTHCHECK", "serve")
     command = json.loads(check[check.index("[") :])
@@ -124,7 +124,7 @@ def test_healthcheck_asks_the_endpoint_alone() -> None:
     assert any("wget" in value for value in _of("RUN", "node"))
 
 
-def test_shell_of_every_step_parses() -> None:
+def test_shell_of_every_step_parses():
     for value in _of("RUN"):
         subprocess.run(["bash", "-n", "-c", value], check=True)
         assert shlex.split(value)

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import tomllib
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -18,7 +17,7 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 
 
 @pytest.fixture(scope="module")
-def pyproject() -> dict[str, dict[str, object]]:
+def pyproject():
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -32,21 +31,19 @@ def _requirements(project: dict[str, object]) -> list[Requirement]:
     """All dependencies, those of the extras too."""
     extras = project["optional-dependencies"]
     assert isinstance(extras, dict)
-    lines = [*project["dependencies"], *(line for each in extras.values() for line in each)]  # type: ignore[misc]
+    lines = [*project["dependencies"], *(line for each in extras.values() for line in each)]
     return [Requirement(line) for line in lines]
 
 
-def test_pythons_are_the_same_in_metadata_set_up_checks_and_image(
-    pyproject: dict[str, dict[str, object]],
-) -> None:
+def test_pythons_are_the_same_in_metadata_set_up_checks_and_image(pyproject):
     project, tools = pyproject["project"], pyproject["tool"]
     allowed = SpecifierSet(str(project["requires-python"]))
     minors = [f"3.{minor}" for minor in range(8, 20)]
     assert [each for each in minors if f"{each}.5" in allowed] == PYTHONS
     named = re.findall(r"Programming Language :: Python :: ([\d.]+)", str(project["classifiers"]))
     assert named == PYTHONS
-    assert tools["mypy"]["python_version"] == PYTHONS[0]  # type: ignore[index]
-    assert tools["ruff"]["target-version"] == f"py{PYTHONS[0].replace('.', '')}"  # type: ignore[index]
+    assert tools["mypy"]["python_version"] == PYTHONS[0]
+    assert tools["ruff"]["target-version"] == f"py{PYTHONS[0].replace('.', '')}"
     set_up = _text("requirements/setup.sh")
     pattern = re.search(r"=~ (\^\S+\$)", set_up)
     assert pattern
@@ -57,24 +54,20 @@ def test_pythons_are_the_same_in_metadata_set_up_checks_and_image(
     assert set(images) <= set(PYTHONS)
 
 
-def test_lock_has_a_version_that_fits_for_every_dependency(
-    pyproject: dict[str, dict[str, object]],
-) -> None:
+def test_lock_has_a_version_that_fits_for_every_dependency(pyproject):
     lock = _lock()
     for requirement in _requirements(pyproject["project"]):
         version = lock[canonicalize_name(requirement.name)]
         assert version in requirement.specifier, requirement
 
 
-def test_extra_vllm_leaves_out_the_versions_that_cannot_serve_us(
-    pyproject: dict[str, dict[str, object]],
-) -> None:
+def test_extra_vllm_leaves_out_the_versions_that_cannot_serve_us(pyproject):
     (vllm,) = [each for each in _requirements(pyproject["project"]) if each.name == "vllm"]
     assert "0.30.0" in vllm.specifier
     assert not [each for each in ("0.31.0", "0.32.0", "0.33.0") if each in vllm.specifier]
 
 
-def test_ci_calls_the_makefiles_targets_and_survives_a_machine_without_apt(tmp_path: Path) -> None:
+def test_ci_calls_the_makefiles_targets_and_survives_a_machine_without_apt(tmp_path):
     """Run with a PATH on which there is no apt-get, and a `make` that notes its targets."""
     for name in ("bash", "dirname", "id", "env"):
         (tmp_path / name).symlink_to(shutil.which(name) or "")

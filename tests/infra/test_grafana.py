@@ -4,9 +4,8 @@ import json
 import re
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import promql_parser
@@ -95,7 +94,7 @@ def _series(name: str, kind: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def exported() -> Mapping[str, frozenset[str]]:
+def exported():
     """Return the labels of each series of backfill, training, serving and Ray's own agent."""
     from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
@@ -118,21 +117,19 @@ def exported() -> Mapping[str, frozenset[str]]:
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.place)
-def test_query_uses_metrics_and_labels_that_are_exported(
-    query: Query, exported: Mapping[str, frozenset[str]]
-) -> None:
+def test_query_uses_metrics_and_labels_that_are_exported(query, exported):
     for name, labels in _used(query):
         assert labels <= exported[name] | {"le"}, name
 
 
-def test_dashboards_show_every_metric_of_ours(exported: Mapping[str, frozenset[str]]) -> None:
+def test_dashboards_show_every_metric_of_ours(exported):
     used = {name for query in QUERIES for name, _ in _used(query)}
     hidden = {name for name in exported if name.startswith("ray_xrec_")} - used
     assert not [name for name in hidden if not name.endswith(("_sum", "_count"))]
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
-def test_dashboard_can_be_imported_and_each_panel_says_what_it_shows(path: Path) -> None:
+def test_dashboard_can_be_imported_and_each_panel_says_what_it_shows(path):
     dashboard = json.loads(path.read_text())
     assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource"]
     panels = dashboard["panels"]
@@ -144,12 +141,12 @@ def test_dashboard_can_be_imported_and_each_panel_says_what_it_shows(path: Path)
     )
 
 
-def test_dashboards_are_of_training_backfill_and_serving() -> None:
+def test_dashboards_are_of_training_backfill_and_serving():
     assert [path.stem for path in DASHBOARDS] == ["backfill", "serving", "training"]
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_alert_says_what_happened_and_the_runbook_what_to_do(rule: dict[str, Any]) -> None:
+def test_alert_says_what_happened_and_the_runbook_what_to_do(rule):
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert rule["annotations"]["summary"]
     file, _, anchor = rule["annotations"]["runbook"].partition("#")
@@ -159,9 +156,7 @@ def test_alert_says_what_happened_and_the_runbook_what_to_do(rule: dict[str, Any
 
 
 @pytest.mark.slow  # Ray exports every 10 s
-def test_series_are_named_so_when_ray_exports_them(
-    ray_cluster: None, exported: Mapping[str, frozenset[str]]
-) -> None:
+def test_series_are_named_so_when_ray_exports_them(ray_cluster, exported):
     """Compare the names above with what a Prometheus would scrape from Ray's agent."""
     backfill, training = BackfillMetrics(num_pairs=9), TrainingMetrics("train-adapter")
     costs = {"seconds": 2.0, "num_prompt_tokens": 30, "num_generated_tokens": 8}

@@ -78,12 +78,12 @@ def _errors(manifest: Manifest) -> list[str]:
 
 
 @each_ray_manifest
-def test_source_is_valid(manifest: Manifest) -> None:
+def test_source_is_valid(manifest):
     assert _errors(manifest) == []
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_overlay_is_valid(overlay: str) -> None:
+def test_overlay_is_valid(overlay):
     manifests = built(overlay, *RAY_KINDS)
     assert manifests
     assert [error for manifest in manifests for error in _errors(manifest)] == []
@@ -97,7 +97,7 @@ def test_overlay_is_valid(overlay: str) -> None:
         ({"authOptions": {"mode": "open"}}, "authOptions.mode"),
     ],
 )
-def test_validator_sees_what_is_wrong(change: dict[str, Any], part: str) -> None:
+def test_validator_sees_what_is_wrong(change, part):
     cluster = only("RayCluster")
     errors = _errors({**cluster, "spec": {**cluster["spec"], **change}})
     assert any(part in error for error in errors)
@@ -110,7 +110,7 @@ def _kustomizations() -> list[Path]:
 @pytest.mark.parametrize(
     "path", _kustomizations(), ids=lambda path: str(path.parent.relative_to(KUBERAY))
 )
-def test_kustomization_what_it_names_is_there(path: Path) -> None:
+def test_kustomization_what_it_names_is_there(path):
     (values,) = documents(path)
     named = [*values["resources"]]
     named += [file for each in values.get("configMapGenerator", []) for file in each["files"]]
@@ -120,7 +120,7 @@ def test_kustomization_what_it_names_is_there(path: Path) -> None:
         assert target.is_file() or (target / "kustomization.yaml").is_file(), name
 
 
-def test_kustomize_every_file_belongs_to_something() -> None:
+def test_kustomize_every_file_belongs_to_something():
     named = {
         path.parent / name for path in _kustomizations() for name in documents(path)[0]["resources"]
     }
@@ -128,7 +128,7 @@ def test_kustomize_every_file_belongs_to_something() -> None:
     assert left_out == set()
 
 
-def test_jobs_there_is_one_for_each_command_that_runs_on_a_cluster() -> None:
+def test_jobs_there_is_one_for_each_command_that_runs_on_a_cluster():
     elsewhere = {"build-sample-llm", "serve"}  # made once beside the sample; a RayService
     assert [folder.name for folder in JOB_FOLDERS] == sorted(
         job.name for job in JOBS if job.name not in elsewhere
@@ -136,7 +136,7 @@ def test_jobs_there_is_one_for_each_command_that_runs_on_a_cluster() -> None:
 
 
 @pytest.mark.parametrize("folder", JOB_FOLDERS, ids=lambda folder: folder.name)
-def test_jobs_project_has_a_config_of_that_job_and_its_entrypoint_runs_it(folder: Path) -> None:
+def test_jobs_project_has_a_config_of_that_job_and_its_entrypoint_runs_it(folder):
     assert job_named(folder.name).load_config(str(PROJECT), []).workspace.startswith("s3://")
     (values,) = documents(folder / "kustomization.yaml")
     (patch,) = values["patches"]
@@ -150,7 +150,7 @@ def test_jobs_project_has_a_config_of_that_job_and_its_entrypoint_runs_it(folder
     assert changes["/metadata/name"] == f"xrec-{folder.name}"
 
 
-def test_jobs_mount_the_project_of_the_base() -> None:
+def test_jobs_mount_the_project_of_the_base():
     (values,) = documents(KUBERAY / "base" / "kustomization.yaml")
     (generator,) = values["configMapGenerator"]
     assert generator["files"] == [PROJECT.name]
@@ -160,7 +160,7 @@ def test_jobs_mount_the_project_of_the_base() -> None:
 
 
 @pytest.mark.parametrize("name", ["pretrain-graph", *WITH_WORKERS])
-def test_jobs_workers_have_room_for_what_the_config_asks(name: str) -> None:
+def test_jobs_workers_have_room_for_what_the_config_asks(name):
     config = job_named(name).load_config(str(PROJECT), [])
     (job,) = [each for each in built("dev", "RayJob") if each["metadata"]["name"] == f"xrec-{name}"]
     (group,) = cluster_spec(job)["workerGroupSpecs"]
@@ -174,7 +174,7 @@ def test_jobs_workers_have_room_for_what_the_config_asks(name: str) -> None:
 
 
 @each_ray_manifest
-def test_ray_manifest_demands_a_token_and_names_the_ray_that_is_locked(manifest: Manifest) -> None:
+def test_ray_manifest_demands_a_token_and_names_the_ray_that_is_locked(manifest):
     spec = cluster_spec(manifest)
     assert spec["authOptions"] == {"mode": "token"}
     assert spec["rayVersion"] == ray.__version__
@@ -183,7 +183,7 @@ def test_ray_manifest_demands_a_token_and_names_the_ray_that_is_locked(manifest:
 
 
 @each_ray_manifest
-def test_ray_manifest_pods_are_limited_and_have_no_privileges(manifest: Manifest) -> None:
+def test_ray_manifest_pods_are_limited_and_have_no_privileges(manifest):
     templates = list(pod_templates(manifest))
     assert templates
     for template in templates:
@@ -202,7 +202,7 @@ def test_ray_manifest_pods_are_limited_and_have_no_privileges(manifest: Manifest
             assert limits["memory"] == requests["memory"]  # Ray takes the limit for what there is
 
 
-def test_ray_cluster_grows_by_autoscaler_v2_and_has_a_spot_group() -> None:
+def test_ray_cluster_grows_by_autoscaler_v2_and_has_a_spot_group():
     spec = only("RayCluster")["spec"]
     assert spec["enableInTreeAutoscaling"] is True
     assert spec["autoscalerOptions"]["version"] == "v2"
@@ -215,7 +215,7 @@ def test_ray_cluster_grows_by_autoscaler_v2_and_has_a_spot_group() -> None:
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
-def test_ray_job_waits_in_the_queue_and_has_no_autoscaler_that_kueue_would_refuse() -> None:
+def test_ray_job_waits_in_the_queue_and_has_no_autoscaler_that_kueue_would_refuse():
     job, queue = only("RayJob"), only("LocalQueue")["metadata"]["name"]
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == queue
     assert "enableInTreeAutoscaling" not in job["spec"]["rayClusterSpec"]
@@ -227,7 +227,7 @@ def _serve_config() -> dict[str, Any]:
     return values
 
 
-def test_ray_service_application_exists_and_its_arguments_are_its_config() -> None:
+def test_ray_service_application_exists_and_its_arguments_are_its_config():
     assert ServeDeploySchema.model_validate(_serve_config()).http_options.port == 8000
     (application,) = _serve_config()["applications"]
     module, _, function = application["import_path"].partition(":")
@@ -244,7 +244,7 @@ def test_ray_service_application_exists_and_its_arguments_are_its_config() -> No
     }
 
 
-def test_network_policies_deny_by_default_and_let_in_by_name_and_port_only() -> None:
+def test_network_policies_deny_by_default_and_let_in_by_name_and_port_only():
     policies = {
         document["metadata"]["name"]: document["spec"]
         for _, document in source_documents()
@@ -261,9 +261,7 @@ def test_network_policies_deny_by_default_and_let_in_by_name_and_port_only() -> 
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_overlay_builds_with_an_image_and_a_label_to_choose_by_for_everything_that_runs(
-    overlay: str,
-) -> None:
+def test_overlay_builds_with_an_image_and_a_label_to_choose_by_for_everything_that_runs(overlay):
     manifests = built(overlay, *RAY_KINDS)
     assert len({(each["kind"], each["metadata"]["name"]) for each in manifests}) == len(manifests)
     assert len(manifests) == 2 + len(JOB_FOLDERS)
@@ -276,7 +274,7 @@ def test_overlay_builds_with_an_image_and_a_label_to_choose_by_for_everything_th
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_overlay_job_mounts_the_config_that_is_built_with_it(overlay: str) -> None:
+def test_overlay_job_mounts_the_config_that_is_built_with_it(overlay):
     configs = {each["metadata"]["name"]: each["data"] for each in built(overlay, "ConfigMap")}
     mount = {"name": "config", "mountPath": "/etc/xrec", "readOnly": True}
     for job in built(overlay, "RayJob"):
@@ -286,7 +284,7 @@ def test_overlay_job_mounts_the_config_that_is_built_with_it(overlay: str) -> No
         assert mount in pod["containers"][0]["volumeMounts"]
 
 
-def test_overlay_aws_gpu_gives_every_worker_that_generates_or_trains_a_gpu() -> None:
+def test_overlay_aws_gpu_gives_every_worker_that_generates_or_trains_a_gpu():
     with_gpu = set()
     for manifest in built("aws-gpu", *RAY_KINDS):
         groups = cluster_spec(manifest).get("workerGroupSpecs", [])

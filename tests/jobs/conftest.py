@@ -1,7 +1,7 @@
 """The whole pipeline, once a session: every job on a tiny town, every input and output on s3://."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,9 +141,7 @@ class Pipeline:
 
 
 @pytest.fixture(scope="session")
-def pipeline(
-    ray_cluster: None, s3: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Pipeline]:
+def pipeline(ray_cluster, s3, tmp_path_factory):
     """All six jobs, run once; credentials by the configs' storage section only."""
     cache = tmp_path_factory.mktemp("llm-cache")
     made = Pipeline(f"{s3.new_bucket()}/town", s3.storage, str(cache))
@@ -166,7 +164,7 @@ def pipeline(
 
 
 @pytest.fixture
-def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_work(monkeypatch):
     """No job may ask for Ray, nor load a model to evaluate with."""
 
     def work(*arguments: object, **settings: object) -> None:
@@ -178,7 +176,7 @@ def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def config_file(pipeline: Pipeline, tmp_path: Path) -> Callable[[JobConfig], Path]:
+def config_file(pipeline, tmp_path):
     """Writes a config to a project file, credentials included, for the command line."""
 
     def write(config: JobConfig) -> Path:

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ NUM_USERS = 8
 
 
 @pytest.fixture(autouse=True)
-def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_cluster(monkeypatch):
     @contextlib.contextmanager
     def no_ray(ray: Any) -> Iterator[None]:
         yield
@@ -34,7 +33,7 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> str:
+def project(tmp_path):
     """A project file of reviews, whose jobs are annotate and prepare."""
     rows = [
         review(
@@ -70,7 +69,7 @@ def _states(project: str, *overrides: str) -> dict[str, str]:
     return {each.kind: each.state for each in found}
 
 
-def test_annotate_command_with_a_limit_says_so_and_goes_on_without(project: str) -> None:
+def test_annotate_command_with_a_limit_says_so_and_goes_on_without(project):
     code, out, err = xrec("annotate", project, "limit=7")
     assert (code, "the limit of 7 rows is reached" in out) == (0, True), err
     assert _states(project) == {"annotations": "begun", "dataset": "missing"}
@@ -84,8 +83,8 @@ def test_annotate_command_with_a_limit_says_so_and_goes_on_without(project: str)
 
 
 def test_annotate_job_that_is_done_does_nothing_and_one_of_other_reviews_is_refused(
-    project: str, tmp_path: Path
-) -> None:
+    project, tmp_path
+):
     manifest = jobs.annotate.run(_annotate(project))
     assert jobs.annotate.output(_annotate(project)).found().state == "up to date"
     assert jobs.annotate.run(_annotate(project)) == manifest
@@ -96,7 +95,7 @@ def test_annotate_job_that_is_done_does_nothing_and_one_of_other_reviews_is_refu
         jobs.annotate.run(_annotate(project))
 
 
-def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project: str) -> None:
+def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project):
     jobs.annotate.run(_annotate(project))
     dataset = jobs.prepare.run(load_config(PrepareConfig, project))
     assert _states(project) == {"annotations": "up to date", "dataset": "up to date"}
@@ -110,6 +109,6 @@ def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project: 
     assert found.manifest == dataset
 
 
-def test_prepare_without_annotations_says_which_job_makes_them(project: str) -> None:
+def test_prepare_without_annotations_says_which_job_makes_them(project):
     with pytest.raises(ArtifactNotFoundError, match="run xrec annotate first"):
         jobs.prepare.run(load_config(PrepareConfig, project))

@@ -1,6 +1,5 @@
 """The job `backfill` on s3://: second and interrupted runs, and what is refused early."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def _state(location: Location) -> dict[str, tuple[Any, Any]]:
     return {name: (info["LastModified"], info["ETag"]) for name, info in infos.items()}
 
 
-def test_backfill_explains_each_held_out_pair_once(pipeline: Any) -> None:
+def test_backfill_explains_each_held_out_pair_once(pipeline):
     location = pipeline.location("explanations")
     manifest = read_manifest(location, "explanations")
     dataset = read_dataset(pipeline.location("dataset"))
@@ -54,7 +53,7 @@ def test_backfill_explains_each_held_out_pair_once(pipeline: Any) -> None:
 
 
 @pytest.mark.usefixtures("without_work")
-def test_backfill_second_run_does_no_work_and_changes_no_file(pipeline: Any) -> None:
+def test_backfill_second_run_does_no_work_and_changes_no_file(pipeline):
     before = _state(pipeline.location("explanations"))
     again = jobs.backfill.run(pipeline.config(BackfillConfig))
     assert again == pipeline.manifests["explanations"]
@@ -70,9 +69,7 @@ def test_backfill_second_run_does_no_work_and_changes_no_file(pipeline: Any) -> 
         ({"rows_per_chunk": 4, "carry_from": None, "alongside": True}, ""),
     ],
 )
-def test_backfill_output_says_in_what_the_published_run_differs(
-    pipeline: Any, values: dict[str, Any], field: str
-) -> None:
+def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values, field):
     for exact in (False, True):
         found = jobs.backfill.output(pipeline.config(BackfillConfig, **values), exact=exact).found()
         assert found.state == ("stale" if field else "up to date")
@@ -122,12 +119,8 @@ def _other_graph(pipeline: Any, _: Path) -> dict[str, Any]:
     ],
 )
 def test_backfill_that_cannot_work_is_refused_before_any_ray_starts(
-    pipeline: Any,
-    tmp_path: Path,
-    values: Callable[[Any, Path], dict[str, Any]],
-    error: type[Exception],
-    words: str,
-) -> None:
+    pipeline, tmp_path, values, error, words
+):
     out = {"explanations": f"{pipeline.workspace}/other-run"}
     before = _state(pipeline.location("graph"))
     config = pipeline.config(BackfillConfig, **{**out, **values(pipeline, tmp_path)})
@@ -155,8 +148,8 @@ def test_backfill_that_cannot_work_is_refused_before_any_ray_starts(
     ],
 )
 def test_backfill_bad_input_on_the_command_line_is_told_and_nothing_written(
-    pipeline: Any, config_file: Callable[[Any], Path], arguments: list[str], code: int, message: str
-) -> None:
+    pipeline, config_file, arguments, code, message
+):
     wrong = pa.table({"user": ["u0"], "item": ["p0"]})
     (pipeline.location("wrong-column.parquet")).write_bytes(parquet_bytes(wrong, wrong.schema))
     path = config_file(
@@ -170,8 +163,8 @@ def test_backfill_bad_input_on_the_command_line_is_told_and_nothing_written(
 
 @pytest.mark.usefixtures("actors_here")
 def test_backfill_second_driver_is_refused_on_the_command_line_unless_both_are_to_work(
-    pipeline: Any, config_file: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    pipeline, config_file, monkeypatch
+):
     config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/held")
 
     def die(metrics: BackfillMetrics, progress: Progress) -> None:
@@ -192,9 +185,7 @@ def test_backfill_second_driver_is_refused_on_the_command_line_unless_both_are_t
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(
-    pipeline: Any, config_file: Callable[[Any], Path]
-) -> None:
+def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(pipeline, config_file):
     """A dry run before, a canary, a dry run by its rate, and the rest."""
     uri = f"{pipeline.workspace}/begun-small"
     path = config_file(pipeline.config(BackfillConfig, explanations=uri))
@@ -232,8 +223,8 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(
 
 @pytest.mark.usefixtures("without_work")
 def test_backfill_dry_run_takes_the_rate_of_an_earlier_run_or_says_what_is_missing(
-    pipeline: Any, config_file: Callable[[Any], Path]
-) -> None:
+    pipeline, config_file
+):
     pairs = {"kind": "split", "split": "validation"}
     path = config_file(pipeline.config(BackfillConfig, pairs=pairs))
     code, out, err = xrec("backfill", path, "--dry-run")
@@ -247,7 +238,7 @@ def test_backfill_dry_run_takes_the_rate_of_an_earlier_run_or_says_what_is_missi
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_backfill_of_pairs_that_were_written_again_is_compared_by_their_rows(pipeline: Any) -> None:
+def test_backfill_of_pairs_that_were_written_again_is_compared_by_their_rows(pipeline):
     file = pipeline.location("again.parquet")
     pairs = pa.table({"user_id": ["u0", "u1"], "item_id": ["p0", "p1"]})
     config = pipeline.config(

@@ -1,7 +1,6 @@
 """Checks that name a list of words which is not there stop a job before it loads anything."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,8 +30,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
     ],
 )
 def test_job_whose_checks_name_a_list_that_is_not_there_stops_at_once(
-    tmp_path: Path, job: Any, config_type: Any, more: tuple[str, ...]
-) -> None:
+    tmp_path, job, config_type, more
+):
     missing = tmp_path / "words.txt"
     given = [f"workspace={tmp_path}", f"decoding.text.checks.unsafe_words={missing}"]
     config = load_config(config_type, CONFIGS / "sample.yaml", given)

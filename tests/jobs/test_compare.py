@@ -31,7 +31,7 @@ from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import reference_nll
 from xrec.lab.compare.scores import LIKELIHOODS
-from xrec.storage import Manifest, location_of, open_location, read_manifest, read_table
+from xrec.storage import location_of, open_location, read_manifest, read_table
 
 ENTRIES = ["ours", "constant", "zero_shot", "peter", "nearest", "profile"]
 COMPARISON: dict[str, Any] = {
@@ -54,7 +54,7 @@ COMPARISON: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> str:
+def town(tmp_path_factory):
     return build_workspace(tmp_path_factory.mktemp("compared"))
 
 
@@ -64,13 +64,11 @@ def config_of(town: str, **values: Any) -> CompareConfig:
 
 
 @pytest.fixture(scope="module")
-def compared(ray_cluster: None, town: str) -> Manifest:
+def compared(ray_cluster, town):
     return jobs.compare.run(config_of(town))
 
 
-def test_compare_has_all_entries_with_their_costs_in_one_table(
-    town: str, compared: Manifest
-) -> None:
+def test_compare_has_all_entries_with_their_costs_in_one_table(town, compared):
     rows = pq.read_table(Path(town) / "comparison" / "table.parquet").to_pylist()
     of_all = {(row["entry"], row["metric"]): row for row in rows if row["group"] == "all"}
     rankers = set(RANKERS) - {"chooser"}  # whose aspects the town has not trained
@@ -95,9 +93,7 @@ def test_compare_has_all_entries_with_their_costs_in_one_table(
     assert set(compared.inputs) == {"dataset", "graph", "base_model"}
 
 
-def test_compare_entries_are_ordinary_artifacts_of_the_same_pairs_and_budget(
-    town: str, compared: Manifest
-) -> None:
+def test_compare_entries_are_ordinary_artifacts_of_the_same_pairs_and_budget(town, compared):
     folder = f"{town}/comparison"
     training = read_manifest(open_location(f"{folder}/ours-0/adapter"), "adapter").config[
         "training"
@@ -120,9 +116,7 @@ def _pairs(table: pa.Table) -> set[tuple[str, str]]:
     return {(row["user_id"], row["item_id"]) for row in table.to_pylist()}
 
 
-def test_compare_likelihoods_are_those_of_the_adapter_artifact(
-    town: str, compared: Manifest
-) -> None:
+def test_compare_likelihoods_are_those_of_the_adapter_artifact(town, compared):
     config, folder = config_of(town), f"{town}/comparison/ours-0"
     names = (config.artifact("dataset"), config.artifact("graph"), f"{folder}/adapter")
     sources = Sources(*names, config.language_model, config.storage)
@@ -140,8 +134,8 @@ def test_compare_likelihoods_are_those_of_the_adapter_artifact(
 
 
 def test_compare_second_run_starts_no_work_and_other_settings_are_refused(
-    town: str, compared: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    town, compared, monkeypatch
+):
     with monkeypatch.context() as patch:
         patch.setattr(jobs.compare, "compare", None)
         assert jobs.compare.run(config_of(town)) == compared
@@ -149,9 +143,7 @@ def test_compare_second_run_starts_no_work_and_other_settings_are_refused(
         jobs.compare.run(config_of(town, training={**TRAINING, "weight_decay": 0.5}))
 
 
-def test_compare_package_that_is_missing_is_named_before_any_work(
-    town: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compare_package_that_is_missing_is_named_before_any_work(town, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     config = config_of(town, entries=["lora"], comparison=f"{town}/none")
     with pytest.raises(ModelError, match=r"lora needs the package peft.*xrec\[compare\]"):
@@ -161,9 +153,7 @@ def test_compare_package_that_is_missing_is_named_before_any_work(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_compare_killed_ten_times_at_random_ends_with_the_same_table(
-    compared: Manifest, town: str, tmp_path: Path
-) -> None:
+def test_compare_killed_ten_times_at_random_ends_with_the_same_table(compared, town, tmp_path):
     """The driver and all of its processes are killed, at random once Ray is up; then none is."""
     training = {**COMPARISON["training"], "steps_per_checkpoint": 1}
     config = config_of(town, training=training, comparison=str(tmp_path / "killed"))

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -37,7 +36,7 @@ def _evaluation(location: Location) -> tuple[list[ScoredPair], dict[str, float]]
     )
 
 
-def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline: Any) -> None:
+def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline):
     pairs, metrics = _evaluation(pipeline.location("evaluation"))
     dataset = read_dataset(pipeline.location("dataset"))
     users, items = dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
@@ -81,7 +80,7 @@ def _explainer(config: EvaluateConfig) -> Explainer:
     return load_explainer(sources_of(config), device=config.device, engine=config.engine)
 
 
-def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline: Any) -> None:
+def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline):
     """One pair again, by hand: log-softmax of the logits at each token of the reference."""
     explainer = _explainer(pipeline.config(EvaluateConfig))
     dataset = explainer.dataset
@@ -98,8 +97,8 @@ def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline: Any) -> None:
 
 
 def test_evaluate_pairs_that_failed_or_do_not_fit_are_scored_with_empty_texts(
-    pipeline: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    pipeline, monkeypatch
+):
     config = pipeline.config(EvaluateConfig, max_shuffled_generations=3)
     explainer = _explainer(config)
     pairs = held_out_pairs(explainer.dataset, "test")[:4]
@@ -116,7 +115,7 @@ def test_evaluate_pairs_that_failed_or_do_not_fit_are_scored_with_empty_texts(
         assert score.text or not score.names_item
 
 
-def test_evaluate_report_is_one_page_and_the_metrics_are_the_same_everywhere(pipeline: Any) -> None:
+def test_evaluate_report_is_one_page_and_the_metrics_are_the_same_everywhere(pipeline):
     location = pipeline.location("evaluation")
     html = (location / "report.html").read_text()
     assert not re.search(r'(?:href|src|action)="', html)
@@ -128,7 +127,7 @@ def test_evaluate_report_is_one_page_and_the_metrics_are_the_same_everywhere(pip
 
 
 @pytest.mark.usefixtures("without_work")
-def test_evaluate_second_run_loads_no_model_and_another_run_is_refused(pipeline: Any) -> None:
+def test_evaluate_second_run_loads_no_model_and_another_run_is_refused(pipeline):
     assert jobs.evaluate.run(pipeline.config(EvaluateConfig)) == pipeline.manifests["evaluation"]
     with pytest.raises(ArtifactMismatchError, match="seed: 0 there, 5 here"):
         jobs.evaluate.run(pipeline.config(EvaluateConfig, seed=5))
@@ -163,16 +162,14 @@ def _other_decoding(_: Any) -> dict[str, Any]:
         (_cold_start, ArtifactMismatchError, r"inputs\.cold_start: '1{16}' there, nothing here"),
     ],
 )
-def test_evaluate_of_texts_that_were_drawn_otherwise_is_refused(
-    pipeline: Any, values: Callable[[Any], dict[str, Any]], error: type[Exception], words: str
-) -> None:
+def test_evaluate_of_texts_that_were_drawn_otherwise_is_refused(pipeline, values, error, words):
     elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation"}
     with pytest.raises(error, match=words):
         jobs.evaluate.run(pipeline.config(EvaluateConfig, **elsewhere, **values(pipeline)))
     assert not pipeline.location("other-evaluation").exists()
 
 
-def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline: Any) -> None:
+def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline):
     elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation", "split": "validation"}
     words = r"0 explanations have a reference in split 'validation'.*backfill that split first"
     with pytest.raises(DataError, match=words):
@@ -180,7 +177,7 @@ def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline: Any) -> None
     assert not pipeline.location("other-evaluation").exists()
 
 
-def test_pairs_to_score_pass_over_users_and_items_of_a_cold_start(pipeline: Any) -> None:
+def test_pairs_to_score_pass_over_users_and_items_of_a_cold_start(pipeline):
     dataset = read_dataset(pipeline.location("dataset"))
     first, second = held_out_pairs(dataset, "test")[:2]
     known = (first.user_id, first.item_id)

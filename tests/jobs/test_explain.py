@@ -1,8 +1,6 @@
 """`xrec explain`: the same text as the backfill's, with its inputs; unknown ids are errors."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,9 +15,7 @@ def _explain(path: Path, user: str, item: str, *more: str) -> tuple[int, str, st
     return xrec("explain", path, "--user", user, "--item", item, *more)
 
 
-def test_explain_prints_the_backfills_explanation_with_its_inputs(
-    pipeline: Any, config_file: Callable[[Any], Path]
-) -> None:
+def test_explain_prints_the_backfills_explanation_with_its_inputs(pipeline, config_file):
     row = read_explanations(pipeline.location("explanations").uri, pipeline.storage).to_pylist()[0]
     dataset = read_dataset(pipeline.location("dataset"))
     user, item = dataset.user_index(row["user_id"]), dataset.item_index(row["item_id"])
@@ -44,15 +40,13 @@ def test_explain_prints_the_backfills_explanation_with_its_inputs(
         ("nobody", "place-1", "user 'nobody' is not among the 40 users of the dataset"),
     ],
 )
-def test_explain_unknown_id_exits_1_and_names_it(
-    pipeline: Any, config_file: Callable[[Any], Path], user: str, item: str, message: str
-) -> None:
+def test_explain_unknown_id_exits_1_and_names_it(pipeline, config_file, user, item, message):
     code, out, err = _explain(config_file(pipeline.config(BackfillConfig)), user, item)
     assert (code, out) == (1, "")
     assert message in err
 
 
-def test_explain_returns_the_prompt_as_the_model_saw_it(pipeline: Any) -> None:
+def test_explain_returns_the_prompt_as_the_model_saw_it(pipeline):
     dataset = read_dataset(pipeline.location("dataset"))
     user_id, item_id = dataset.users["user_id"][0].as_py(), dataset.items["item_id"][1].as_py()
     explained = jobs.explain.run(pipeline.config(BackfillConfig), user_id, item_id)

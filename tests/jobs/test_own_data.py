@@ -59,7 +59,7 @@ def _save_llm(folder: Path, feedback: Path) -> None:
 
 
 @pytest.mark.slow
-def test_init_and_run_turn_csv_files_of_other_names_into_explanations(tmp_path: Path) -> None:
+def test_init_and_run_turn_csv_files_of_other_names_into_explanations(tmp_path):
     """The model is a toy, given on the command line; no file is edited."""
     write_shop(tmp_path / "export")
     _save_llm(tmp_path / "llm", tmp_path / "export" / "feedback.csv")

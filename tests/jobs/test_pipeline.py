@@ -1,7 +1,6 @@
 """Six jobs on s3:// alone: each artifact is there, and names what it was made from."""
 
 from pathlib import Path
-from typing import Any
 
 from jobs.prepare import run
 from xrec.config.data import PrepareConfig
@@ -15,7 +14,7 @@ from xrec.storage import open_location, read_manifest
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def test_pipeline_on_s3_every_artifact_is_finished_and_names_its_inputs(pipeline: Any) -> None:
+def test_pipeline_on_s3_every_artifact_is_finished_and_names_its_inputs(pipeline):
     kinds = ("dataset", "llm", "graph", "adapter", "explanations", "evaluation")
     assert {
         kind: read_manifest(pipeline.location(kind), kind) for kind in kinds
@@ -31,7 +30,7 @@ def test_pipeline_on_s3_every_artifact_is_finished_and_names_its_inputs(pipeline
     assert inputs["evaluation"] == {**data, **texts}
 
 
-def test_pipeline_on_s3_writes_no_credentials(pipeline: Any) -> None:
+def test_pipeline_on_s3_writes_no_credentials(pipeline):
     """They came with the configs; no artifact and no log of a run may hold them."""
     keys = (pipeline.storage.secret_access_key, pipeline.storage.access_key_id)
     words = [key.get_secret_value().encode() for key in keys]
@@ -40,17 +39,13 @@ def test_pipeline_on_s3_writes_no_credentials(pipeline: Any) -> None:
         assert not [word for word in words if word in data], file
 
 
-def test_pipeline_on_s3_leaves_no_checkpoints_and_no_file_outside_its_artifacts(
-    pipeline: Any,
-) -> None:
+def test_pipeline_on_s3_leaves_no_checkpoints_and_no_file_outside_its_artifacts(pipeline):
     files = pipeline.location("").files()
     assert {file.split("/")[0] for file in files} >= set(pipeline.manifests)
     assert not [file for file in files if "checkpoint" in file]
 
 
-def test_build_sample_llm_on_s3_resolves_to_a_folder_with_the_same_files(
-    pipeline: Any, tmp_path: Path
-) -> None:
+def test_build_sample_llm_on_s3_resolves_to_a_folder_with_the_same_files(pipeline, tmp_path):
     folder = resolve_model(f"{pipeline.workspace}/llm", str(tmp_path), pipeline.storage)
     location = pipeline.location("llm")
     assert sorted(path.name for path in folder.iterdir()) == location.files()
@@ -62,7 +57,7 @@ def test_build_sample_llm_on_s3_resolves_to_a_folder_with_the_same_files(
     assert tokenizer.decode(tokenizer("The café, late.")["input_ids"]) == "The café, late."
 
 
-def test_prepare_sample_config_gives_the_town_as_a_dataset(tmp_path: Path) -> None:
+def test_prepare_sample_config_gives_the_town_as_a_dataset(tmp_path):
     config = load_config(PrepareConfig, CONFIGS / "sample.yaml", [f"workspace={tmp_path}"])
     manifest = run(config)
     dataset = read_dataset(open_location(config.artifact("dataset")))

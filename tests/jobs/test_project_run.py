@@ -1,7 +1,6 @@
 """All jobs of a project: which are run, which are skipped, and what is refused or made again."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,7 +47,7 @@ def run(configs: dict[str, JobConfig], *, redo: bool = False) -> list[str]:
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Callable[..., dict[str, JobConfig]]:
+def town(tmp_path):
     """The configs of a project of `prepare` alone, with overrides."""
     path = tmp_path / "town.yaml"
     values = {"workspace": str(tmp_path / "workspace"), "prepare": {"source": TOWN}}
@@ -65,15 +64,13 @@ def project_of(pipeline: Any) -> Project:
     return Project("town.yaml", sections)
 
 
-def test_pipeline_is_in_the_order_of_the_project_file_and_of_the_help() -> None:
+def test_pipeline_is_in_the_order_of_the_project_file_and_of_the_help():
     told = HELP[HELP.index("The order is") : HELP.index("jobs without a section")]
     names = [word for word in re.findall(r"[\w-]+", told) if word in PIPELINE]
     assert names == list(PIPELINE) == [job for job in JOBS if job in PIPELINE]
 
 
-def test_run_makes_what_is_missing_skips_what_is_there_and_redoes_what_differs(
-    town: Callable[..., dict[str, JobConfig]], tmp_path: Path
-) -> None:
+def test_run_makes_what_is_missing_skips_what_is_there_and_redoes_what_differs(town, tmp_path):
     skipped = ["[1/1] xrec prepare: skipped, it is there with the same settings and inputs"]
     assert run(town()) == ["[1/1] xrec prepare town.yaml"]
     assert run(town()) == skipped
@@ -100,7 +97,7 @@ def _output(folder: Path) -> Output:
     return Output(open_location(str(folder)), "graph", {}, {}, records=("checkpoints/run.json",))
 
 
-def test_delete_only_what_is_an_artifact_of_that_kind_or_a_begun_run(tmp_path: Path) -> None:
+def test_delete_only_what_is_an_artifact_of_that_kind_or_a_begun_run(tmp_path):
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "thesis.txt").write_text("years of work")
@@ -128,8 +125,8 @@ def test_delete_only_what_is_an_artifact_of_that_kind_or_a_begun_run(tmp_path: P
 
 @pytest.mark.parametrize("num_deleted", [0, 1, 2, 3, 4])
 def test_deletion_that_is_interrupted_leaves_no_artifact_and_is_ended_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_deleted: int
-) -> None:
+    tmp_path, monkeypatch, num_deleted
+):
     folder = tmp_path / "graph"
     write_manifest(open_location(str(folder)), "graph", config={}, inputs={}, files={})
     (folder / "checkpoints").mkdir()
@@ -159,9 +156,7 @@ def test_deletion_that_is_interrupted_leaves_no_artifact_and_is_ended_by_the_nex
     assert not folder.exists()
 
 
-def test_run_redo_does_not_delete_what_another_driver_trains(
-    town: Callable[..., dict[str, JobConfig]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_redo_does_not_delete_what_another_driver_trains(town, tmp_path, monkeypatch):
     made = _output(tmp_path / "graph")
     (made.location / "checkpoints/run.json").write_bytes(b'{"config": {"seed": 1}, "inputs": {}}')
     job = SimpleNamespace(output=lambda config, exact: made, run=None)
@@ -175,9 +170,7 @@ def test_run_redo_does_not_delete_what_another_driver_trains(
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_run_redo_of_a_table_lets_its_readers_have_it_until_it_is_replaced(
-    pipeline: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_redo_of_a_table_lets_its_readers_have_it_until_it_is_replaced(pipeline, monkeypatch):
     output = pipeline.copy_of("explanations", "redone")
     decoding = {**DECODING, "max_new_tokens": 9}
     config = pipeline.config(BackfillConfig, explanations=output.uri, decoding=decoding)
@@ -208,13 +201,7 @@ def test_run_redo_of_a_table_lets_its_readers_have_it_until_it_is_replaced(
         ({"seed": 1}, {"dataset": ""}, ("dataset",), ("begun", ())),
     ],
 )
-def test_begun_run_is_compared_too(
-    tmp_path: Path,
-    config: dict[str, Any],
-    inputs: dict[str, str],
-    unchecked: tuple[str, ...],
-    expected: tuple[str, tuple[str, ...]],
-) -> None:
+def test_begun_run_is_compared_too(tmp_path, config, inputs, unchecked, expected):
     (tmp_path / "checkpoints").mkdir()
     record = '{"run": "r", "config": {"seed": 1}, "inputs": {"dataset": "d"}}'
     (tmp_path / "checkpoints" / "run.json").write_text(record)
@@ -225,7 +212,7 @@ def test_begun_run_is_compared_too(
 @pytest.mark.parametrize(
     "job", ["pretrain-graph", "train-adapter", "recommend", "backfill", "evaluate"]
 )
-def test_job_whose_input_is_missing_names_the_job_to_run(tmp_path: Path, job: str) -> None:
+def test_job_whose_input_is_missing_names_the_job_to_run(tmp_path, job):
     values = {
         "workspace": str(tmp_path / "workspace"),
         "llm": {"model": str(save_toy_model(tmp_path / "llm", seed=0))},
@@ -239,7 +226,7 @@ def test_job_whose_input_is_missing_names_the_job_to_run(tmp_path: Path, job: st
     assert not (tmp_path / "workspace").exists()
 
 
-def test_run_that_cannot_be_chosen_is_refused() -> None:
+def test_run_that_cannot_be_chosen_is_refused():
     shared = {"workspace": "w", "llm": {"model": "m"}}
     limited = {**shared, "backfill": {"pairs": {"kind": "split"}, "limit": 5}}
     for values, words in (
@@ -253,7 +240,7 @@ def test_run_that_cannot_be_chosen_is_refused() -> None:
     assert list(chosen) == ["train-adapter"]
 
 
-def test_outputs_are_those_of_the_manifests_that_the_jobs_wrote(pipeline: Any) -> None:
+def test_outputs_are_those_of_the_manifests_that_the_jobs_wrote(pipeline):
     """`run` and `status` rest on it: what a job would make has the identity of what it made."""
     configs = project_of(pipeline).configs(PIPELINE_JOBS)
     for name, config in configs.items():
@@ -263,13 +250,13 @@ def test_outputs_are_those_of_the_manifests_that_the_jobs_wrote(pipeline: Any) -
 
 
 @pytest.mark.usefixtures("without_work")
-def test_run_of_a_finished_project_skips_every_job_and_starts_no_cluster(pipeline: Any) -> None:
+def test_run_of_a_finished_project_skips_every_job_and_starts_no_cluster(pipeline):
     lines = run(chosen_configs(project_of(pipeline)))
     assert len(lines) == 6
     assert all("skipped" in line for line in lines)
 
 
-def test_run_names_every_job_that_differs_before_any_work(pipeline: Any) -> None:
+def test_run_names_every_job_that_differs_before_any_work(pipeline):
     project = project_of(pipeline)
     values = dict(project.values)
     values["pretrain-graph"] = {**values["pretrain-graph"], "model": {"embedding_dim": 16}}

@@ -23,9 +23,7 @@ def _config(pipeline: Any, **values: Any) -> RecommendConfig:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("actors_here")
-def test_recommend_then_backfill_plans_exactly_those_pairs(
-    pipeline: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recommend_then_backfill_plans_exactly_those_pairs(pipeline, monkeypatch):
     manifest = jobs.recommend.run(_config(pipeline))
     dataset = read_dataset(pipeline.location("dataset"))
     uri, storage = f"{pipeline.workspace}/recommendations", _config(pipeline).storage
@@ -54,9 +52,7 @@ def test_recommend_then_backfill_plans_exactly_those_pairs(
 
 
 @pytest.mark.usefixtures("without_work")
-def test_recommend_output_is_begun_once_it_is_planned_and_another_run_is_missing(
-    pipeline: Any,
-) -> None:
+def test_recommend_output_is_begun_once_it_is_planned_and_another_run_is_missing(pipeline):
     config = _config(pipeline, recommendations=f"{pipeline.workspace}/begun")
     assert jobs.recommend.output(config).found().state == "missing"
     plan_recommendations(config, read_tables(config))
@@ -66,7 +62,7 @@ def test_recommend_output_is_begun_once_it_is_planned_and_another_run_is_missing
 
 
 @pytest.mark.usefixtures("without_work")
-def test_recommend_that_cannot_work_is_refused(pipeline: Any, config_file: Any) -> None:
+def test_recommend_that_cannot_work_is_refused(pipeline, config_file):
     with pytest.raises(StorageNotFoundError, match="no-such-bucket"):
         jobs.recommend.run(_config(pipeline, recommendations="s3://no-such-bucket/recommendations"))
     code, _, err = xrec("recommend", config_file(_config(pipeline)), "k=21")

@@ -17,7 +17,7 @@ from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill, 
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def town(tmp_path_factory):
     return make_town(tmp_path_factory.mktemp("town"))
 
 
@@ -25,9 +25,7 @@ def write_config(town: Path, path: Path, **values: object) -> None:
     write_project(path, serve_config(town), **values)
 
 
-def test_backfill_of_another_model_is_refused_before_anything_starts(
-    town: Path, tmp_path: Path
-) -> None:
+def test_backfill_of_another_model_is_refused_before_anything_starts(town, tmp_path):
     make_backfill(
         backfill_config(town, str(tmp_path / "out"), adapter=str(town / "adapter-2")),
         [(USERS[0], ITEMS[0])],
@@ -40,7 +38,7 @@ def test_backfill_of_another_model_is_refused_before_anything_starts(
 
 
 @pytest.mark.slow
-def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(town: Path, tmp_path: Path) -> None:
+def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(town, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -75,7 +73,7 @@ def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(town: Path, tmp_path:
 
 def wait_for(condition: object, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 180
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -1,6 +1,5 @@
 """The artifacts of a project: what is there, and whether it is up to date."""
 
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,7 +17,7 @@ def statuses(project: Project) -> dict[str, Any]:
     return {each.kind: each for each in project_status(project)}
 
 
-def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path: Path) -> None:
+def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path):
     path = tmp_path / "town.yaml"
     values = {
         "workspace": str(tmp_path / "workspace"),
@@ -41,9 +40,7 @@ def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path: 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_status_of_a_finished_project_on_s3_is_up_to_date_with_rows_size_and_figures(
-    pipeline: Any,
-) -> None:
+def test_status_of_a_finished_project_on_s3_is_up_to_date_with_rows_size_and_figures(pipeline):
     found = statuses(project_of(pipeline))
     assert {each.state for each in found.values()} == {"up to date"}
     assert all(each.num_bytes > 0 for each in found.values())
@@ -56,7 +53,7 @@ def test_status_of_a_finished_project_on_s3_is_up_to_date_with_rows_size_and_fig
     assert " explanations" in rows["explanations"]
 
 
-def test_status_says_what_differs_and_what_follows_from_it(pipeline: Any) -> None:
+def test_status_says_what_differs_and_what_follows_from_it(pipeline):
     project = project_of(pipeline)
     adapter = project.values["train-adapter"]
     changed = {**adapter, "training": {**adapter["training"], "seed": 7}}
@@ -70,7 +67,7 @@ def test_status_says_what_differs_and_what_follows_from_it(pipeline: Any) -> Non
     assert found["explanations"].notes == ("made from adapter, which is stale",)
 
 
-def test_status_of_another_kind_of_artifact_is_unusable(pipeline: Any) -> None:
+def test_status_of_another_kind_of_artifact_is_unusable(pipeline):
     project = project_of(pipeline)
     values = dict(project.values)
     values["evaluate"] = {**values["evaluate"], "evaluation": f"{pipeline.workspace}/graph"}
@@ -79,7 +76,7 @@ def test_status_of_another_kind_of_artifact_is_unusable(pipeline: Any) -> None:
     assert "holds a graph artifact, expected a evaluation artifact" in found["evaluation"].notes[0]
 
 
-def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path: Path) -> None:
+def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path):
     raw = tmp_path / "raw"
     write_shop(raw)
     columns = {"user_id": "cust_no", "item_id": "sku"}
@@ -87,7 +84,7 @@ def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path: Path) ->
     prepare = {"source": {**source, "columns": columns}}
     values = {"workspace": str(tmp_path / "workspace"), "prepare": prepare}
     project = Project("shop.yaml", values)
-    jobs.prepare.run(project.configs(["prepare"])["prepare"])  # type: ignore[arg-type]
+    jobs.prepare.run(project.configs(["prepare"])["prepare"])
     (raw / "orders.csv").unlink()
     (dataset,) = project_status(project)
     assert dataset.state == "up to date"

@@ -54,7 +54,7 @@ def preview_of(status: Status | None, **values: Any) -> Preview:
     return replace(Preview(10_000, 100, {}, status, None, None), **values)
 
 
-def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes() -> None:
+def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes():
     values = json.loads(json.dumps(status_values(status_of(**RUNNING), NOON)))
     rows = {"planned": 10_000, "ok": 1_850, "failed": 50, "left": 8_100, "rejected": 0}
     assert (values["phase"], values["rows"]) == ("running", rows)
@@ -74,16 +74,14 @@ def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes
         (112, {"expires_at": None, "is_done": True, "is_published": True}, "published", ""),
     ],
 )
-def test_status_values_tell_how_a_run_ended(
-    seconds: int, changes: dict[str, Any], phase: str, note: str
-) -> None:
+def test_status_values_tell_how_a_run_ended(seconds, changes, phase, note):
     values = status_values(status_of(**{**RUNNING, **changes}), NOON + timedelta(seconds=seconds))
     assert values["phase"] == phase
     assert values.get("note", "").endswith(note)
     assert bool(note) is ("note" in values)
 
 
-def test_status_values_of_a_plan_beside_what_is_published() -> None:
+def test_status_values_of_a_plan_beside_what_is_published():
     record = RECORD.model_copy(update={"rejected": {"null_id": 1, "nan_id": 2}})
     values = status_values(Status("memory", record, None, MANIFEST, False), NOON)
     assert (values["phase"], values["rows"]["left"]) == ("planned", 10_000)
@@ -92,7 +90,7 @@ def test_status_values_of_a_plan_beside_what_is_published() -> None:
     assert (published["version"], published["is_this_run"]) == (7, False)
 
 
-def test_duration_and_costs_are_in_words_that_suit_their_size() -> None:
+def test_duration_and_costs_are_in_words_that_suit_their_size():
     seconds = (0.4, 89, 91, 5_399, 5_401, 172_801)
     words = ["0 s", "89 s", "2 min", "90 min", "1.5 h", "2.0 days"]
     assert [duration(each) for each in seconds] == words
@@ -101,7 +99,7 @@ def test_duration_and_costs_are_in_words_that_suit_their_size() -> None:
     assert shown == "7 prompt tokens"
 
 
-def test_preview_lines_of_a_run_that_nobody_measured_propose_a_canary() -> None:
+def test_preview_lines_of_a_run_that_nobody_measured_propose_a_canary():
     preview = preview_of(None, rejected={"nan_id": 1, "float_id": 2})
     assert preview_lines(preview, num_actors=4) == [
         "10,000 pairs in 100 chunks",
@@ -120,9 +118,7 @@ def test_preview_lines_of_a_run_that_nobody_measured_propose_a_canary() -> None:
         ("s3://b/other", "pairs done at s3://b/other; less if some are kept"),
     ],
 )
-def test_preview_lines_after_a_canary_say_what_the_rest_takes(
-    measured_at: str | None, where: str
-) -> None:
+def test_preview_lines_after_a_canary_say_what_the_rest_takes(measured_at, where):
     status = status_of(num_ok=990, failed={"odd": 10}, costs={"seconds": 7_200.0, "tokens": 3_000})
     left = {"seconds": 64_800.0, "tokens": 27_000.0}
     preview = preview_of(status, costs_left=left, measured_at=measured_at)
@@ -145,8 +141,6 @@ def test_preview_lines_after_a_canary_say_what_the_rest_takes(
         (FAILED, ("strange",), "to be done again: 0 failed pairs"),
     ],
 )
-def test_preview_lines_of_a_run_that_is_done_reckon_nothing(
-    status: dict[str, Any], retry: tuple[str, ...], last: str
-) -> None:
+def test_preview_lines_of_a_run_that_is_done_reckon_nothing(status, retry, last):
     lines = preview_lines(preview_of(status_of(**status)), num_actors=1, retry=retry)
     assert (len(lines), lines[-1]) == (3, last)

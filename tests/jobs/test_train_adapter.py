@@ -1,8 +1,6 @@
 """The job on s3://: what the artifact holds, what a second run does, what is refused."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
@@ -18,7 +16,7 @@ from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import read_manifest
 
 
-def test_train_adapter_artifact_holds_adapters_and_config_only(pipeline: Any) -> None:
+def test_train_adapter_artifact_holds_adapters_and_config_only(pipeline):
     location = pipeline.location("adapter")
     assert location.files() == [
         "README.md",
@@ -39,7 +37,7 @@ def test_train_adapter_artifact_holds_adapters_and_config_only(pipeline: Any) ->
     assert adapter.config.base_model_fingerprint == model_fingerprint(llm)
 
 
-def test_train_adapter_card_has_the_run_in_it_and_no_uri(pipeline: Any) -> None:
+def test_train_adapter_card_has_the_run_in_it_and_no_uri(pipeline):
     location, manifests = pipeline.location("adapter"), pipeline.manifests
     card = (location / "README.md").read_text()
     assert manifests["dataset"].fingerprint in card
@@ -53,7 +51,7 @@ def test_train_adapter_card_has_the_run_in_it_and_no_uri(pipeline: Any) -> None:
     assert read_adapter(location).config.base_model == "llm"
 
 
-def test_train_adapter_history_has_an_epoch_a_row_and_the_best_is_kept(pipeline: Any) -> None:
+def test_train_adapter_history_has_an_epoch_a_row_and_the_best_is_kept(pipeline):
     history = json.loads((pipeline.location("adapter") / "history.json").read_text())
     assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))
     best = min(history, key=lambda row: row["validation_loss"])
@@ -62,7 +60,7 @@ def test_train_adapter_history_has_an_epoch_a_row_and_the_best_is_kept(pipeline:
 
 
 @pytest.mark.usefixtures("without_work")
-def test_train_adapter_second_run_trains_nothing_and_another_run_is_refused(pipeline: Any) -> None:
+def test_train_adapter_second_run_trains_nothing_and_another_run_is_refused(pipeline):
     config = pipeline.config(TrainAdapterConfig)
     assert jobs.train_adapter.run(config) == pipeline.manifests["adapter"]
     other = config.model_copy(
@@ -75,9 +73,7 @@ def test_train_adapter_second_run_trains_nothing_and_another_run_is_refused(pipe
     assert read_manifest(pipeline.location("adapter"), "adapter") == pipeline.manifests["adapter"]
 
 
-def test_train_adapter_on_a_graph_of_another_dataset_is_refused(
-    pipeline: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_train_adapter_on_a_graph_of_another_dataset_is_refused(pipeline, monkeypatch):
     monkeypatch.setattr("xrec.train.adapter.fit", None)
     other = pipeline.copy_of("graph", "graph-of-another-dataset")
     changed = read_manifest(other, "graph").model_copy(update={"inputs": {"dataset": "0" * 16}})
@@ -90,7 +86,7 @@ def test_train_adapter_on_a_graph_of_another_dataset_is_refused(
 
 
 @pytest.mark.usefixtures("without_work")
-def test_train_adapter_that_cannot_work_is_refused_before_any_ray_starts(pipeline: Any) -> None:
+def test_train_adapter_that_cannot_work_is_refused_before_any_ray_starts(pipeline):
     elsewhere = {"adapter": f"{pipeline.workspace}/other-adapter"}
     nowhere = {"llm": {"model": f"{pipeline.workspace}/nowhere"}}
     with pytest.raises(ModelError, match=r"nowhere'.*no config\.json"):
@@ -102,9 +98,7 @@ def test_train_adapter_that_cannot_work_is_refused_before_any_ray_starts(pipelin
 
 
 @pytest.mark.usefixtures("without_work")
-def test_train_adapter_without_any_explanation_says_so_before_any_ray_starts(
-    tmp_path: Path,
-) -> None:
+def test_train_adapter_without_any_explanation_says_so_before_any_ray_starts(tmp_path):
     (tmp_path / "interactions.csv").write_text("user_id,item_id\nann,x\nbob,y\nbob,x\ncid,y\n")
     values = {"workspace": str(tmp_path / "workspace")}
     source = {"kind": "tables", "uri": str(tmp_path)}

@@ -9,7 +9,7 @@ from xrec.progress import counter, progress
 
 
 @pytest.fixture
-def seconds(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[float]:
+def seconds(monkeypatch, caplog):
     """The time, in a list of one number that a test changes; there is no terminal."""
     now = [100.0]
     monkeypatch.setattr("xrec.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -18,9 +18,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -
     return now
 
 
-def test_counter_writes_a_line_after_ten_seconds_and_none_at_the_end(
-    seconds: list[float], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_counter_writes_a_line_after_ten_seconds_and_none_at_the_end(seconds, caplog):
     with counter("users ranked", 50) as show:
         for now, done in ((105, 10), (111, 20), (115, 30), (122, 40), (140, 50)):
             seconds[0] = now
@@ -28,9 +26,7 @@ def test_counter_writes_a_line_after_ten_seconds_and_none_at_the_end(
     assert caplog.messages == ["users ranked: 20 of 50", "users ranked: 40 of 50"]
 
 
-def test_progress_yields_each_item_and_counts_those_that_are_done(
-    seconds: list[float], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_progress_yields_each_item_and_counts_those_that_are_done(seconds, caplog):
     seen = []
     for item in progress("abc", "letters", 3):
         seen.append(item)

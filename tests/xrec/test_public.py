@@ -12,11 +12,11 @@ _READ = (
 )
 
 
-def test_public_names_are_there_and_have_a_docstring() -> None:
+def test_public_names_are_there_and_have_a_docstring():
     for name in set(xrec.__all__) - {"__version__"}:
         assert getattr(xrec, name).__doc__, name
 
 
-def test_reading_explanations_loads_neither_torch_nor_ray_and_import_xrec_nothing() -> None:
+def test_reading_explanations_loads_neither_torch_nor_ray_and_import_xrec_nothing():
     done = subprocess.run([sys.executable, "-c", _READ], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["deltalake", "False"]

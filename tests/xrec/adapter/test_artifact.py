@@ -2,7 +2,6 @@
 
 import functools
 import json
-from pathlib import Path
 from typing import Any
 
 import huggingface_hub
@@ -10,7 +9,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.conftest import ObjectStore
 from tests.toy import EMBEDDING_DIM, HIDDEN_SIZE, attach_toy, toy_adapters, toy_model
 from xrec.adapter.artifact import TrainedAdapter, read_adapter, write_adapter
 from xrec.adapter.config import AdapterConfig
@@ -34,7 +32,7 @@ FILES = ["README.md", "adapter.safetensors", "adapter_config.json", "manifest.js
 
 
 @pytest.fixture
-def location(tmp_path: Path) -> Location:
+def location(tmp_path):
     return open_location(str(tmp_path / "artifact"))
 
 
@@ -58,11 +56,9 @@ def same(one: TrainedAdapter, other: TrainedAdapter) -> bool:
     )
 
 
-def test_adapter_written_is_read_back_equal_and_holds_no_weight_of_the_model(
-    location: Location,
-) -> None:
+def test_adapter_written_is_read_back_equal_and_holds_no_weight_of_the_model(location):
     embedding, vectors = attach_toy(toy_model(), "direct"), torch.randn(4, EMBEDDING_DIM)
-    adapters = Adapters(embedding.user_adapter, embedding.item_adapter, "direct")  # type: ignore[arg-type]
+    adapters = Adapters(embedding.user_adapter, embedding.item_adapter, "direct")
     adapters.user.fit_input(torch.randn(9, EMBEDDING_DIM), 0.5)
     read = write(location, adapters)
     assert same(read, TrainedAdapter(adapters, CONFIG))
@@ -77,9 +73,7 @@ def test_adapter_written_is_read_back_equal_and_holds_no_weight_of_the_model(
     assert location.files() == sorted([*FILES, "history.json"])
 
 
-def test_fingerprint_is_of_config_and_weights_and_not_of_card_log_and_metrics(
-    location: Location,
-) -> None:
+def test_fingerprint_is_of_config_and_weights_and_not_of_card_log_and_metrics(location):
     first = write(location).fingerprint
     log = {"metrics": {"loss": 2.0}, "extra_files": {"history.json": b"[1]"}, "card": "Mine."}
     assert write(location, **log).fingerprint == first
@@ -87,7 +81,7 @@ def test_fingerprint_is_of_config_and_weights_and_not_of_card_log_and_metrics(
 
 
 @pytest.mark.parametrize("name", ["adapter.safetensors", "adapter_config.json"])
-def test_adapter_with_the_file_of_another_is_refused(location: Location, name: str) -> None:
+def test_adapter_with_the_file_of_another_is_refused(location, name):
     other_graph = CONFIG.model_copy(update={"graph_fingerprint": "graph-2"})
     write(location, toy_adapters("direct", seed=1), other_graph)
     other = (location / name).read_bytes()
@@ -97,9 +91,7 @@ def test_adapter_with_the_file_of_another_is_refused(location: Location, name: s
         read_adapter(location)
 
 
-def test_pretrained_round_trip_keeps_weights_config_card_and_manifest(
-    location: Location, tmp_path: Path
-) -> None:
+def test_pretrained_round_trip_keeps_weights_config_card_and_manifest(location, tmp_path):
     adapter = write(location)
     adapter.save_pretrained(tmp_path / "copy")
     assert same(TrainedAdapter.from_pretrained(tmp_path / "copy"), adapter)
@@ -113,7 +105,7 @@ def test_pretrained_round_trip_keeps_weights_config_card_and_manifest(
     assert changed.adapters.user.scale == 3.0
 
 
-def test_pretrained_round_trip_on_s3_without_a_manifest(s3: ObjectStore) -> None:
+def test_pretrained_round_trip_on_s3_without_a_manifest(s3):
     uri = f"{s3.new_bucket()}/published/adapter"
     ADAPTER.save_pretrained(uri, storage=s3.storage)
     read = TrainedAdapter.from_pretrained(uri, storage=s3.storage)
@@ -125,9 +117,7 @@ def test_pretrained_round_trip_on_s3_without_a_manifest(s3: ObjectStore) -> None
         read_adapter(open_location(uri, s3.storage))  # a job takes artifacts only
 
 
-def test_pretrained_from_the_hub_is_downloaded_by_its_id(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pretrained_from_the_hub_is_downloaded_by_its_id(tmp_path, monkeypatch):
     """Runs the hub's own client on a cache folder in its layout; tests have no network."""
     revision, repository = "0" * 40, tmp_path / "models--someone--adapter"
     ADAPTER.save_pretrained(repository / "snapshots" / revision)
@@ -166,9 +156,7 @@ DO_NOT_FIT = r"(?s)adapter_config\.json and adapter\.safetensors do not fit"
         ("adapter_config.json", {"graph_fingerprint": None}, r"(?s)graph_fingerprint.*string"),
     ],
 )
-def test_pretrained_broken_file_is_refused(
-    tmp_path: Path, name: str, content: Any, message: str
-) -> None:
+def test_pretrained_broken_file_is_refused(tmp_path, name, content, message):
     ADAPTER.save_pretrained(tmp_path)
     if name == "adapter_config.json" and isinstance(content, dict):
         there = json.loads((tmp_path / name).read_text())
@@ -180,7 +168,7 @@ def test_pretrained_broken_file_is_refused(
         TrainedAdapter.from_pretrained(tmp_path)
 
 
-def test_pretrained_without_weights_or_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_pretrained_without_weights_or_of_another_kind_is_refused(tmp_path):
     ADAPTER.save_pretrained(tmp_path)
     (tmp_path / "adapter.safetensors").unlink()
     with pytest.raises(ArtifactNotFoundError, match=r"no adapter\.safetensors there"):

@@ -53,7 +53,7 @@ def dataset(folder: Path) -> Manifest:
     )
 
 
-def test_card_has_the_front_matter_of_the_hub_and_what_a_user_must_know(tmp_path: Path) -> None:
+def test_card_has_the_front_matter_of_the_hub_and_what_a_user_must_know(tmp_path):
     settings, data = CardConfig(name="Yelp", license="mit"), dataset(tmp_path)
     card = model_card(CONFIG, settings=settings, dataset=data, metrics=METRICS)
     values = yaml.safe_load(card.split("---\n")[1])
@@ -78,7 +78,7 @@ def test_card_has_the_front_matter_of_the_hub_and_what_a_user_must_know(tmp_path
         assert fact in card
 
 
-def test_card_without_facts_says_so_and_claims_none() -> None:
+def test_card_without_facts_says_so_and_claims_none():
     card = model_card(CONFIG.model_copy(update={"base_model": "llm"}))
     values = yaml.safe_load(card.split("---\n")[1])
     assert values["license"] == "unknown"
@@ -89,7 +89,7 @@ def test_card_without_facts_says_so_and_claims_none() -> None:
 
 
 @pytest.fixture
-def published(tmp_path: Path) -> Path:
+def published(tmp_path):
     """A folder with llm, graph and, as `adapter`, what save_pretrained writes."""
     llm = save_toy_model(tmp_path / "llm")
     torch.manual_seed(0)
@@ -106,9 +106,7 @@ def published(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_card_code_runs_as_it_stands_but_for_the_paths(
-    published: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_card_code_runs_as_it_stands_but_for_the_paths(published, capsys):
     card = (published / "adapter" / "README.md").read_text()
     assert str(published) not in card
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
@@ -128,7 +126,7 @@ def test_card_code_runs_as_it_stands_but_for_the_paths(
     assert "# the model writes [title]" in card
 
 
-def test_attach_model_with_penalties_generates_past_collaborative_tokens(published: Path) -> None:
+def test_attach_model_with_penalties_generates_past_collaborative_tokens(published):
     """Penalties for repeated prompt tokens must not reach a user's token, which has no logit.
 
     Some models, such as Qwen's, come with generation settings that have such penalties.
@@ -143,7 +141,7 @@ def test_attach_model_with_penalties_generates_past_collaborative_tokens(publish
     assert 0 <= output[0, len(prompt) :].max() < model.config.vocab_size
 
 
-def test_another_model_or_graph_is_refused(published: Path) -> None:
+def test_another_model_or_graph_is_refused(published):
     adapter = TrainedAdapter.from_pretrained(published / "adapter")
     graph = read_graph(open_location(str(published / "graph")))
     changed = adapter.config.model_copy(update={"graph_fingerprint": "another"})

@@ -1,7 +1,5 @@
 """Adapters on a model: the model is frozen, the adapters are trained and change the logits."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 from tests.decoders import FAMILIES, tiny_decoder
 from tests.toy import HIDDEN_SIZE, NUM_USERS, attach_toy, toy_adapters, toy_model, toy_vectors
 from xrec.adapter.model import attach_adapters, build_adapters, embedding_scale, input_vectors
-from xrec.config.adapter import AdapterModelConfig, Injection
+from xrec.config.adapter import AdapterModelConfig
 from xrec.errors import ModelError
 
 V = 64
@@ -17,9 +15,7 @@ V = 64
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rule", ["direct", "projected"])
-def test_attach_freezes_the_model_and_a_step_changes_adapters_only(
-    rule: Injection, family: str
-) -> None:
+def test_attach_freezes_the_model_and_a_step_changes_adapters_only(rule, family):
     model = tiny_decoder(family)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     embedding = attach_toy(model, rule)
@@ -46,7 +42,7 @@ def test_attach_freezes_the_model_and_a_step_changes_adapters_only(
     )
 
 
-def test_attach_makes_the_text_depend_on_user_and_item() -> None:
+def test_attach_makes_the_text_depend_on_user_and_item():
     model = toy_model()
     attach_toy(model, "projected")
     logits = [
@@ -58,7 +54,7 @@ def test_attach_makes_the_text_depend_on_user_and_item() -> None:
     assert torch.equal(logits[0], logits[3])
 
 
-def test_attach_leaves_a_tied_head_tied_to_the_words() -> None:
+def test_attach_leaves_a_tied_head_tied_to_the_words():
     model = toy_model(tied=True)
     words = model.get_input_embeddings().weight
     attach_toy(model, "none")
@@ -66,7 +62,7 @@ def test_attach_leaves_a_tied_head_tied_to_the_words() -> None:
     assert model(torch.tensor([[V, 5]])).logits.shape == (1, 2, V)
 
 
-def test_adapters_state_is_a_float32_copy_by_side() -> None:
+def test_adapters_state_is_a_float32_copy_by_side():
     adapters = toy_adapters("direct")
     adapters.user.bfloat16()
     state = adapters.state_dict()
@@ -89,9 +85,7 @@ def entering_first_layer(model: nn.Module, input_ids: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_embedding_scale_is_the_root_mean_square_of_all_words_at_the_first_layer(
-    family: str,
-) -> None:
+def test_embedding_scale_is_the_root_mean_square_of_all_words_at_the_first_layer(family):
     model = tiny_decoder(family)
     values = entering_first_layer(model, torch.arange(V)[None]).flatten().tolist()
     assert embedding_scale(model) == pytest.approx(
@@ -102,8 +96,8 @@ def test_embedding_scale_is_the_root_mean_square_of_all_words_at_the_first_layer
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_attach_vectors_enter_the_first_layer_as_the_adapter_gives_them_beside_words_as_ever(
-    family: str,
-) -> None:
+    family,
+):
     model = tiny_decoder(family)
     words = entering_first_layer(model, torch.tensor([[5, 9]]))
     embedding = attach_toy(model, "projected")
@@ -116,7 +110,7 @@ def test_attach_vectors_enter_the_first_layer_as_the_adapter_gives_them_beside_w
 
 @pytest.mark.parametrize("family", ["llama", "gemma"])
 @torch.no_grad()
-def test_fitted_adapter_gives_vectors_of_a_word_s_size(family: str) -> None:
+def test_fitted_adapter_gives_vectors_of_a_word_s_size(family):
     model = tiny_decoder(family)
     users, items = torch.randn(500, 6) * 3 + 1, torch.randn(7, 6)
     adapters = build_adapters(
@@ -153,11 +147,9 @@ def with_two_tables() -> nn.Module:
         (with_two_tables, "look token ids up again, in `embed_tokens_per_layer`"),
     ],
 )
-def test_attach_to_a_model_that_does_not_fit_is_refused(
-    make: Callable[[], nn.Module], message: str
-) -> None:
+def test_attach_to_a_model_that_does_not_fit_is_refused(make, message):
     with pytest.raises(ModelError, match=message):
-        attach_toy(make(), "none")  # type: ignore[arg-type]
+        attach_toy(make(), "none")
 
 
 # What the adapters read
@@ -172,12 +164,12 @@ USERS, ITEMS = (
 def vectors(
     kind: str, users: Tensor = USERS, items: Tensor = ITEMS, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    config = AdapterModelConfig(vectors=kind, vectors_seed=seed)  # type: ignore[arg-type]
+    config = AdapterModelConfig(vectors=kind, vectors_seed=seed)
     return input_vectors(config, users, items)
 
 
 @pytest.mark.parametrize("kind", ["random", "constant"])
-def test_substitutes_have_nothing_of_the_graph_and_stay_when_others_are_appended(kind: str) -> None:
+def test_substitutes_have_nothing_of_the_graph_and_stay_when_others_are_appended(kind):
     assert vectors("graph") == (USERS, ITEMS)
     users, items = vectors(kind)
     assert (users.shape, items.shape, users.dtype) == (USERS.shape, ITEMS.shape, torch.float32)
@@ -186,7 +178,7 @@ def test_substitutes_have_nothing_of_the_graph_and_stay_when_others_are_appended
     assert torch.equal(more[1][: len(ITEMS)], items)
 
 
-def test_random_rows_are_standard_normal_distinct_and_of_their_seed() -> None:
+def test_random_rows_are_standard_normal_distinct_and_of_their_seed():
     many = torch.zeros(4000, D)
     users, items = vectors("random", many, many)
     assert users.mean().item() == pytest.approx(0, abs=0.03)

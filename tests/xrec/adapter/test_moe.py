@@ -13,7 +13,7 @@ D, H, K = 5, 11, 3
 
 def make_adapter(**settings: object) -> MoEAdapter:
     torch.manual_seed(0)
-    adapter = MoEAdapter(D, H, K, **settings)  # type: ignore[arg-type]
+    adapter = MoEAdapter(D, H, K, **settings)
     for parameter in adapter.parameters():
         torch.nn.init.normal_(parameter)
     return adapter
@@ -44,7 +44,7 @@ def one_by_one(
     return rows
 
 
-def test_moe_equals_a_loop_over_samples_and_experts() -> None:
+def test_moe_equals_a_loop_over_samples_and_experts():
     adapter = make_adapter().eval()
     table = (
         torch.randn(20, D, generator=torch.Generator().manual_seed(1)) * torch.arange(1, D + 1) + 3
@@ -61,7 +61,7 @@ def test_moe_equals_a_loop_over_samples_and_experts() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"dropout": 0.5, "gating_noise": False}])
-def test_moe_noise_and_dropout_are_there_in_training_only(settings: dict[str, object]) -> None:
+def test_moe_noise_and_dropout_are_there_in_training_only(settings):
     adapter, vectors = make_adapter(**settings), torch.randn(4, D)
     quiet = make_adapter(gating_noise=False)
     assert not torch.equal(adapter(vectors), adapter(vectors))
@@ -69,7 +69,7 @@ def test_moe_noise_and_dropout_are_there_in_training_only(settings: dict[str, ob
     assert torch.equal(quiet(vectors), quiet(vectors))
 
 
-def test_moe_noise_trains_the_noise_weights() -> None:
+def test_moe_noise_trains_the_noise_weights():
     adapter = make_adapter()
     adapter(torch.randn(4, D)).square().sum().backward()
     assert all(
@@ -79,7 +79,7 @@ def test_moe_noise_trains_the_noise_weights() -> None:
 
 
 @pytest.mark.parametrize("axis_power", [None, 0.5])
-def test_moe_row_of_zeros_is_as_the_mean_of_the_others(axis_power: float | None) -> None:
+def test_moe_row_of_zeros_is_as_the_mean_of_the_others(axis_power):
     torch.manual_seed(0)
     table = torch.randn(50, D) + 3
     adapter = MoEAdapter(D, 7, 3, own_share=0.5, axis_power=axis_power).eval()
@@ -89,7 +89,7 @@ def test_moe_row_of_zeros_is_as_the_mean_of_the_others(axis_power: float | None)
     assert adapter.standardized(table).mean(dim=0).abs().max() < 1e-5
 
 
-def test_moe_dimension_in_which_all_are_equal_is_scaled_to_one_and_takes_part() -> None:
+def test_moe_dimension_in_which_all_are_equal_is_scaled_to_one_and_takes_part():
     adapter, table = make_adapter().eval(), torch.randn(8, D)
     table[:, 2], table[:, 4] = 40.0, 0.0
     adapter.fit_input(table, 1.0)
@@ -113,7 +113,7 @@ def axes_table() -> Tensor:
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
-def test_moe_axis_power_gives_each_principal_axis_its_spread_to_that_power(power: float) -> None:
+def test_moe_axis_power_gives_each_principal_axis_its_spread_to_that_power(power):
     table = axes_table()
     adapter = MoEAdapter(D, H, K, axis_power=power)
     adapter.fit_input(table, 1.0)
@@ -125,7 +125,7 @@ def test_moe_axis_power_gives_each_principal_axis_its_spread_to_that_power(power
     )
 
 
-def test_moe_axes_are_the_same_whatever_the_order_of_the_rows() -> None:
+def test_moe_axes_are_the_same_whatever_the_order_of_the_rows():
     table = axes_table()
     first, second = MoEAdapter(D, H, K, axis_power=2.0), MoEAdapter(D, H, K, axis_power=2.0)
     first.fit_input(table, 1.0)
@@ -134,7 +134,7 @@ def test_moe_axes_are_the_same_whatever_the_order_of_the_rows() -> None:
     torch.testing.assert_close(first.axes, second.axes, atol=1e-4, rtol=1e-4)
 
 
-def test_moe_axes_are_in_the_state_where_they_are_used_only() -> None:
+def test_moe_axes_are_in_the_state_where_they_are_used_only():
     assert "axes" not in make_adapter().state_dict()
     fitted, fresh = make_adapter(axis_power=2.0).eval(), make_adapter(axis_power=2.0).eval()
     fitted.fit_input(axes_table(), 0.5)
@@ -144,9 +144,7 @@ def test_moe_axes_are_in_the_state_where_they_are_used_only() -> None:
 
 @pytest.mark.parametrize("axis_power", [None, 2.0])
 @pytest.mark.parametrize("own_share", [1.0, 0.25, 0.01])
-def test_moe_first_output_differs_between_rows_by_the_own_share(
-    own_share: float, axis_power: float | None
-) -> None:
+def test_moe_first_output_differs_between_rows_by_the_own_share(own_share, axis_power):
     torch.manual_seed(0)
     adapter = MoEAdapter(64, 512, 1, own_share=own_share, axis_power=axis_power).eval()
     table = torch.randn(2000, 64) * 3 + 5

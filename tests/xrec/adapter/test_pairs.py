@@ -34,7 +34,7 @@ INDICES = ("user_index", "item_index")
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def dataset(tmp_path_factory):
     workspace = tmp_path_factory.mktemp("workspace")
     prepare_dataset(PrepareConfig.model_validate({"workspace": str(workspace), "source": TOWN}))
     return read_dataset(open_location(str(workspace / "dataset")))
@@ -45,7 +45,7 @@ def make_prompts(dataset: Dataset, **prompt: Any) -> PairPrompts:
     return PairPrompts(dataset, PromptBuilder(toy_tokenizer(), PromptConfig(**prompt), vocabulary))
 
 
-def test_prompt_of_a_pair_holds_its_tokens_and_texts(dataset: Dataset) -> None:
+def test_prompt_of_a_pair_holds_its_tokens_and_texts(dataset):
     prompts = make_prompts(dataset)
     user, item = dataset.users.to_pylist()[7], dataset.items.to_pylist()[11]
     shown = prompts.builder.show(prompts.prompt(Pair(7, 11)))
@@ -55,7 +55,7 @@ def test_prompt_of_a_pair_holds_its_tokens_and_texts(dataset: Dataset) -> None:
     )
 
 
-def test_prompt_with_the_vector_of_another_user_keeps_the_texts(dataset: Dataset) -> None:
+def test_prompt_with_the_vector_of_another_user_keeps_the_texts(dataset):
     prompts = make_prompts(dataset)
     own, other = prompts.prompt(Pair(7, 11)), prompts.prompt(Pair(7, 11, vector_user_index=0))
     first = prompts.builder.vocabulary.user_tokens(0)[0]
@@ -63,7 +63,7 @@ def test_prompt_with_the_vector_of_another_user_keeps_the_texts(dataset: Dataset
     assert other != own
 
 
-def test_examples_of_a_split_are_prompt_and_reference(dataset: Dataset) -> None:
+def test_examples_of_a_split_are_prompt_and_reference(dataset):
     prompts = make_prompts(dataset)
     explanations = dataset.explained_pairs("train")
     examples, left_out = prompts.examples(explanations, max_explanation_tokens=500)
@@ -87,7 +87,7 @@ def with_training_profiles(dataset: Dataset) -> Dataset:
     return replace(dataset, training_profiles=pairs)
 
 
-def test_examples_show_what_was_made_without_the_pairs_own_review(dataset: Dataset) -> None:
+def test_examples_show_what_was_made_without_the_pairs_own_review(dataset):
     pairs = dataset.explained_pairs("train")
     vocabulary = Vocabulary(
         len(toy_tokenizer()),
@@ -114,14 +114,14 @@ def test_examples_show_what_was_made_without_the_pairs_own_review(dataset: Datas
         assert builder.show(list(found[0].prompt_ids)) == expected
 
 
-def test_example_of_a_short_name_learns_the_placeholder(dataset: Dataset) -> None:
+def test_example_of_a_short_name_learns_the_placeholder(dataset):
     titles = ["Jeni's Splendid Ice Creams", *dataset.items["title"].to_pylist()[1:]]
     prompts = make_prompts(with_column(dataset, "title", titles))
     example = prompts.example(Pair(3, 0), "You would enjoy Jeni's for its tea.")
     assert prompts.builder.decode(list(example.label_ids)) == "You would enjoy [title] for its tea."
 
 
-def test_placeholder_in_a_title_or_an_explanation_is_refused(dataset: Dataset) -> None:
+def test_placeholder_in_a_title_or_an_explanation_is_refused(dataset):
     titles = with_column(dataset, "title", ["The [Title] Bar", *dataset.items["title"][1:]])
     with pytest.raises(DataError, match=r"The \[Title\] Bar.*another prompt.title_placeholder"):
         make_prompts(titles)
@@ -140,7 +140,7 @@ def with_column(dataset: Dataset, name: str, values: list[Any]) -> Dataset:
     return replace(dataset, items=dataset.items.set_column(index, field, pa.array(values)))
 
 
-def test_examples_too_long_are_counted_by_reason(dataset: Dataset) -> None:
+def test_examples_too_long_are_counted_by_reason(dataset):
     explanations = dataset.explained_pairs("train")
     rows = make_prompts(dataset).examples(explanations, 500)[0]
     prompt_limit = sorted(len(row.prompt_ids) for row in rows)[len(rows) // 2]
@@ -159,9 +159,7 @@ def test_examples_too_long_are_counted_by_reason(dataset: Dataset) -> None:
 
 
 @pytest.fixture(scope="module")
-def chosen(
-    dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Dataset, AspectChooser]:
+def chosen(dataset, tmp_path_factory):
     """The town with aspects, and a chooser that counts nothing but reviews."""
     workspace = with_aspects(dataset, tmp_path_factory.mktemp("chosen"), ("train", "test"))
     town = read_dataset(open_location(f"{workspace}/dataset"))
@@ -185,9 +183,7 @@ def names_and_pairs(town: Dataset) -> tuple[list[str], pa.Table, list[np.ndarray
     return town.aspects["aspect"].to_pylist(), explained, indices
 
 
-def test_texts_of_pairs_have_the_chosen_aspects_with_their_evidence(
-    chosen: tuple[Dataset, AspectChooser],
-) -> None:
+def test_texts_of_pairs_have_the_chosen_aspects_with_their_evidence(chosen):
     town, chooser = chosen
     names, _, (users, items) = names_and_pairs(town)
     pairs = [Pair(int(user), int(item)) for user, item in zip(users, items, strict=True)]
@@ -198,9 +194,7 @@ def test_texts_of_pairs_have_the_chosen_aspects_with_their_evidence(
     assert any(expected)
 
 
-def test_prompt_with_the_aspects_of_another_user_keeps_vector_and_texts(
-    chosen: tuple[Dataset, AspectChooser],
-) -> None:
+def test_prompt_with_the_aspects_of_another_user_keeps_vector_and_texts(chosen):
     prompts = prompts_of(chosen)
     own, other = Pair(7, 3), Pair(7, 3, aspects_user_index=0)
     assert prompts.texts(other).aspects == prompts.texts(Pair(0, 3)).aspects
@@ -221,9 +215,7 @@ def assert_listed(
         assert (f"Reasons: {names}<" in shown) if evidence else ("Reasons" not in shown)
 
 
-def test_training_examples_have_those_aspects_of_the_menu_that_the_explanation_names(
-    chosen: tuple[Dataset, AspectChooser],
-) -> None:
+def test_training_examples_have_those_aspects_of_the_menu_that_the_explanation_names(chosen):
     town, chooser = chosen
     names, explained, (users, items) = names_and_pairs(town)
     titles = [town.items["title"][item].as_py() for item in explained["item_index"].to_pylist()]

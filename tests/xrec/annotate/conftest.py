@@ -22,7 +22,7 @@ class PickledPool(PoolHere):
 
 
 @pytest.fixture
-def actor_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def actor_here(monkeypatch):
     """One actor in this process."""
 
     def pool_here(**actors: Any) -> PoolHere:

@@ -16,5 +16,5 @@ from xrec.annotate.cells import parse_review
         ),  # joiners of letters
     ],
 )
-def test_review_is_one_line_of_what_a_reader_sees(cell: str, text: str) -> None:
+def test_review_is_one_line_of_what_a_reader_sees(cell, text):
     assert parse_review(cell) == text

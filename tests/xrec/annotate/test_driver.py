@@ -1,7 +1,6 @@
 """Whole runs: what is written, what is held out of it, and how a run goes on."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.object_store import ObjectStore
 from tests.xrec.annotate.review_files import (
     HASHED,
     SecretTown,
@@ -67,7 +65,7 @@ class Quoting:
 
 
 @pytest.fixture
-def quoting(tmp_path: Path) -> Quoting:
+def quoting(tmp_path):
     """Runs in the folder of the test."""
     return Quoting(tmp_path)
 
@@ -96,9 +94,7 @@ def _town_config(tmp_path: Path, **values: Any) -> AnnotateConfig:
 
 
 @pytest.mark.parametrize("make_spec", [_phrases, _quoting], ids=["phrases", "quoting"])
-def test_run_no_word_of_a_held_out_review_is_in_any_text_of_training(
-    tmp_path: Path, make_spec: Callable[[AnnotateConfig, Path], AnnotatorSpec]
-) -> None:
+def test_run_no_word_of_a_held_out_review_is_in_any_text_of_training(tmp_path, make_spec):
     config = _town_config(tmp_path, rows_per_chunk=4)
     assert annotate(config, make_spec(config, tmp_path)) is not None
     tables = dataset_tables(config)
@@ -113,9 +109,7 @@ def test_run_no_word_of_a_held_out_review_is_in_any_text_of_training(
 
 @pytest.mark.parametrize("folds", [None, 2, 100])
 @pytest.mark.parametrize("kind", ["phrases", "quoting"])
-def test_run_no_word_of_a_pairs_own_review_is_in_its_training_profiles(
-    tmp_path: Path, kind: str, folds: int | None
-) -> None:
+def test_run_no_word_of_a_pairs_own_review_is_in_its_training_profiles(tmp_path, kind, folds):
     config = _town_config(tmp_path)
     make_spec = _phrases if kind == "phrases" else _quoting
     spec = make_spec(config, tmp_path)
@@ -133,7 +127,7 @@ def test_run_no_word_of_a_pairs_own_review_is_in_its_training_profiles(
     assert sum(others) > len(own) / 2  # what else the user and others wrote is there
 
 
-def test_run_user_of_one_review_has_no_profile_without_it(quoting: Quoting) -> None:
+def test_run_user_of_one_review_has_no_profile_without_it(quoting):
     config = quoting.config(
         review("a", "1", "warm loud", time=1), review("b", "1", "soft loud", time=1)
     )
@@ -142,13 +136,13 @@ def test_run_user_of_one_review_has_no_profile_without_it(quoting: Quoting) -> N
     assert profiles == [(0, 0, "", "soft loud"), (1, 0, "", "warm loud")]
 
 
-def test_run_without_folds_has_no_training_profiles(quoting: Quoting) -> None:
+def test_run_without_folds_has_no_training_profiles(quoting):
     config = quoting.config(review("a", "1", "warm loud", time=1))
     quoting.run(config, folds=0)
     assert "training_profiles" not in dataset_tables(config)
 
 
-def test_run_dataset_has_texts_splits_and_counts_of_aspects(quoting: Quoting) -> None:
+def test_run_dataset_has_texts_splits_and_counts_of_aspects(quoting):
     config = quoting.config(
         review("a", "1", "warm loud", time=1),
         review("a", "2", "warm", time=2, rating=4.5),
@@ -176,9 +170,7 @@ def test_run_dataset_has_texts_splits_and_counts_of_aspects(quoting: Quoting) ->
     assert named == [*training, (2, 0, "validation"), (3, 0, "test")]
 
 
-def test_run_pair_whose_review_praises_nothing_has_aspects_and_no_explanation(
-    quoting: Quoting,
-) -> None:
+def test_run_pair_whose_review_praises_nothing_has_aspects_and_no_explanation(quoting):
     config = quoting.config(
         review("a", "1", "warm", time=1),
         review("a", "2", "blame warm", time=2),
@@ -197,9 +189,7 @@ def test_run_pair_whose_review_praises_nothing_has_aspects_and_no_explanation(
     assert (warm["num_reviews"], warm["num_positive"], warm["num_negative"]) == (2, 1, 1)
 
 
-def test_run_low_rated_reviews_count_against_their_items_and_are_in_nothing_else(
-    quoting: Quoting,
-) -> None:
+def test_run_low_rated_reviews_count_against_their_items_and_are_in_nothing_else(quoting):
     config = quoting.config(
         review("a", "1", "warm loud", time=1),
         review("a", "2", "warm", time=2),
@@ -239,14 +229,8 @@ def test_run_low_rated_reviews_count_against_their_items_and_are_in_nothing_else
     ids=["dropped", "synonym", "merged", "too rare", "added", "no letters", "another language"],
 )
 def test_run_aspects_follow_the_vocabulary_those_of_held_out_reviews_too(
-    quoting: Quoting,
-    monkeypatch: pytest.MonkeyPatch,
-    vocabulary: dict[str, Any],
-    language: str,
-    training: list[str],
-    held_out: str,
-    expected: str,
-) -> None:
+    quoting, monkeypatch, vocabulary, language, training, held_out, expected
+):
     monkeypatch.setattr("xrec.annotate.vocabulary._merged", lambda *_: {"tone": "sound"})
     texts = [*training, held_out, held_out]
     rows = [review("u", f"i{place}", text, time=place) for place, text in enumerate(texts)]
@@ -260,7 +244,7 @@ def test_run_aspects_follow_the_vocabulary_those_of_held_out_reviews_too(
     assert found == {(split, expected) for split in ("train", "validation", "test")}
 
 
-def test_run_failed_texts_have_reason_and_reply_and_can_be_retried(quoting: Quoting) -> None:
+def test_run_failed_texts_have_reason_and_reply_and_can_be_retried(quoting):
     texts = {"a": "refuse this", "b": "warm", "c": "", "d": "loud"}
     rows = [review(user, "1", text) for user, text in texts.items()]
     config = quoting.config(*rows, split=HASHED)
@@ -276,7 +260,7 @@ def test_run_failed_texts_have_reason_and_reply_and_can_be_retried(quoting: Quot
     assert quoting.asked() == {**dict.fromkeys(once, 1), "pair a 1": 2}
 
 
-def test_run_carries_texts_whose_inputs_are_the_same(quoting: Quoting) -> None:
+def test_run_carries_texts_whose_inputs_are_the_same(quoting):
     rows = [review("a", "1", "warm"), review("b", "2", "loud")]
     first = quoting.config(*rows, split=HASHED)
     quoting.run(first)
@@ -288,9 +272,7 @@ def test_run_carries_texts_whose_inputs_are_the_same(quoting: Quoting) -> None:
     assert quoting.asked().keys() == {"item 2", "user b", "user c", "pair b 2", "pair c 2"}
 
 
-def test_run_carries_no_text_of_an_annotator_that_had_learned_something_else(
-    quoting: Quoting,
-) -> None:
+def test_run_carries_no_text_of_an_annotator_that_had_learned_something_else(quoting):
     first = quoting.config(review("a", "1", "warm"), split=HASHED)
     quoting.run(first, learned=_learned_this)
     for name, learned, num_asked in (("same", _learned_this, 0), ("other", _learned_that, 3)):
@@ -325,16 +307,14 @@ def _learned_that(output: Location) -> str:
         ({"min_rating": 3.0}, ArtifactMismatchError, "min_rating"),  # the same place
     ],
 )
-def test_run_that_cannot_be_says_why(
-    quoting: Quoting, changes: dict[str, Any], error: type[Exception], words: str
-) -> None:
+def test_run_that_cannot_be_says_why(quoting, changes, error, words):
     config = quoting.config(review("a", "1", "warm"), split=HASHED)
     quoting.run(config)
     with pytest.raises(error, match=words):
         quoting.run(config.model_copy(update=changes))
 
 
-def test_run_too_many_rejected_rows_are_an_error_and_nothing_is_written(quoting: Quoting) -> None:
+def test_run_too_many_rejected_rows_are_an_error_and_nothing_is_written(quoting):
     config = quoting.config(review("a", "1"), review("b", "1", time="a long time ago"))
     with pytest.raises(DataError, match="1 of 2 rows are unusable") as raised:
         quoting.run(config)
@@ -342,9 +322,7 @@ def test_run_too_many_rejected_rows_are_an_error_and_nothing_is_written(quoting:
     assert not (quoting.folder / "ws" / "annotations" / "reviews").exists()
 
 
-def test_run_personal_data_that_an_annotator_writes_is_removed_and_counted(
-    quoting: Quoting,
-) -> None:
+def test_run_personal_data_that_an_annotator_writes_is_removed_and_counted(quoting):
     # The quoting annotator makes a title of the id, and the source's own stays as it is.
     items = [{"item_id": "1", "title": "Drum www.drum.org"}]
     write_json_lines(quoting.folder / "raw" / "items.jsonl", items)
@@ -355,7 +333,7 @@ def test_run_personal_data_that_an_annotator_writes_is_removed_and_counted(
     assert source.items["title"].to_pylist() == ["Drum www.drum.org", ""]
 
 
-def test_run_on_a_bucket_gives_the_same_texts_as_on_a_disk(tmp_path: Path, s3: ObjectStore) -> None:
+def test_run_on_a_bucket_gives_the_same_texts_as_on_a_disk(tmp_path, s3):
     path = TOWN.write(tmp_path / "reviews.jsonl")
     found = []
     vocabulary = {"add": ["tone"]}

@@ -74,21 +74,13 @@ def _splits(kept: KeptReviews) -> dict[str, str]:
         ),
     ],
 )
-def test_keep_reviews_drops_and_counts(
-    tmp_path: Path,
-    rows: list[dict[str, Any]],
-    values: dict[str, Any],
-    pairs: set[str],
-    dropped: dict[str, int],
-) -> None:
+def test_keep_reviews_drops_and_counts(tmp_path, rows, values, pairs, dropped):
     kept = _keep(tmp_path, rows, **values)
     assert _splits(kept).keys() == pairs
     assert kept.dropped == dropped
 
 
-def test_keep_reviews_low_rated_ones_are_the_newest_of_other_pairs_of_kept_items(
-    tmp_path: Path,
-) -> None:
+def test_keep_reviews_low_rated_ones_are_the_newest_of_other_pairs_of_kept_items(tmp_path):
     rows = [
         review("a", "1"),
         review("b", "1", "old", rating=1, time=1),
@@ -105,7 +97,7 @@ def test_keep_reviews_low_rated_ones_are_the_newest_of_other_pairs_of_kept_items
     assert _keep(tmp_path, rows, low_rated=False).low_rated.num_rows == 0
 
 
-def test_keep_reviews_of_a_repeated_pair_keeps_the_newest(tmp_path: Path) -> None:
+def test_keep_reviews_of_a_repeated_pair_keeps_the_newest(tmp_path):
     rows = [
         review("a", "1", "old", time=5),
         review("a", "1", "new", time=9),
@@ -121,7 +113,7 @@ def test_keep_reviews_of_a_repeated_pair_keeps_the_newest(tmp_path: Path) -> Non
     assert kept.dropped == {"another review of the same pair": 5}
 
 
-def test_keep_reviews_by_time_holds_out_each_user_s_last_two(tmp_path: Path) -> None:
+def test_keep_reviews_by_time_holds_out_each_user_s_last_two(tmp_path):
     times = {"a1": 30, "a2": 10, "a3": 20, "a4": 5, "b1": 1, "b2": 1, "b3": 1, "c1": 1, "c2": 2}
     rows = [review(*pair, time=time) for pair, time in times.items()]
     assert _splits(_keep(tmp_path, rows, split={"by": "time"})) == {
@@ -137,13 +129,13 @@ def test_keep_reviews_by_time_holds_out_each_user_s_last_two(tmp_path: Path) -> 
     }
 
 
-def test_keep_reviews_by_time_takes_a_few_without_a_time_for_the_oldest(tmp_path: Path) -> None:
+def test_keep_reviews_by_time_takes_a_few_without_a_time_for_the_oldest(tmp_path):
     rows = [review("a", f"{number}", time=number) for number in range(1, 20)]
     splits = _splits(_keep(tmp_path, [*rows, review("a", "x")], split={"by": "time"}))
     assert [pair for pair, split in splits.items() if split != "train"] == ["a18", "a19"]
 
 
-def test_keep_reviews_by_hash_follows_the_hash_of_the_pair(tmp_path: Path) -> None:
+def test_keep_reviews_by_hash_follows_the_hash_of_the_pair(tmp_path):
     rows = [review(f"u{number}", f"i{number % 7}") for number in range(200)]
     kept = _keep(tmp_path, rows, split={"by": "hash", "test": 0.2, "validation": 0.1, "seed": 3})
     for row in kept.reviews.to_pylist():
@@ -168,8 +160,6 @@ def test_keep_reviews_by_hash_follows_the_hash_of_the_pair(tmp_path: Path) -> No
         ),
     ],
 )
-def test_keep_reviews_that_cannot_be_split_or_are_none_says_why(
-    tmp_path: Path, rows: list[dict[str, Any]], values: dict[str, Any], words: str
-) -> None:
+def test_keep_reviews_that_cannot_be_split_or_are_none_says_why(tmp_path, rows, values, words):
     with pytest.raises(DataError, match=words):
         _keep(tmp_path, rows, **values)

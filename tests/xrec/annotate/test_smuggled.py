@@ -116,9 +116,7 @@ def _rows(config: AnnotateConfig, manifest: Manifest) -> dict[str, Rows]:
 
 
 @pytest.fixture(scope="module", params=["phrases", "language_model"])
-def runs(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Run, Run]:
+def runs(request, tmp_path_factory):
     """The run without what is hostile, and the run with it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xrec.annotate.driver.RayPool", lambda **actors: PickledPool())
@@ -141,9 +139,7 @@ def _others(rows: Rows) -> Rows:
     return {ids: row for ids, row in rows.items() if not any(_is_own(ids, name) for name in names)}
 
 
-def test_hostile_reviews_change_no_text_no_aspect_and_no_prompt_of_others(
-    runs: tuple[Run, Run],
-) -> None:
+def test_hostile_reviews_change_no_text_no_aspect_and_no_prompt_of_others(runs):
     harmless, hostile = runs
     num_seen = sum(each.is_seen for each in SMUGGLED.values())
     assert hostile.dropped == {"speaks to a language model": num_seen}
@@ -157,7 +153,7 @@ def test_hostile_reviews_change_no_text_no_aspect_and_no_prompt_of_others(
 
 
 @pytest.mark.parametrize("name", SMUGGLED)
-def test_hostile_review_says_nothing_of_what_it_wants(runs: tuple[Run, Run], name: str) -> None:
+def test_hostile_review_says_nothing_of_what_it_wants(runs, name):
     harmless, hostile = runs
     for table, rows in hostile.rows.items():
         for ids, row in rows.items():
@@ -167,7 +163,7 @@ def test_hostile_review_says_nothing_of_what_it_wants(runs: tuple[Run, Run], nam
                 assert row == harmless.rows[table][ids]
 
 
-def test_hostile_reviews_give_no_prompt_a_token_of_a_chat_template(runs: tuple[Run, Run]) -> None:
+def test_hostile_reviews_give_no_prompt_a_token_of_a_chat_template(runs):
     for asked in runs[1].asked:
         assert not re.search(r"<|\[/?[A-Z]", asked.words)
         assert not [word for word in ("evil-shop", "555-123", "\u200b") if word in asked.words]

@@ -29,7 +29,7 @@ def _problems(raw: RawReviews) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "json", "csv", "csv.gz", "tsv", "parquet"])
-def test_read_reviews_of_each_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
+def test_read_reviews_of_each_format_gives_the_same_rows(tmp_path, ending):
     rows = [
         review("u1", "7", 'Warm,\tand "loud".', summary="Good", time=100.0),
         review("u2", "8", "Zwölf Töne", summary="", rating=3.5, time=200.0),
@@ -52,7 +52,7 @@ def test_read_reviews_of_each_format_gives_the_same_rows(tmp_path: Path, ending:
     assert raw.findings == ()
 
 
-def test_read_reviews_of_a_file_alone_and_columns_of_other_names(tmp_path: Path) -> None:
+def test_read_reviews_of_a_file_alone_and_columns_of_other_names(tmp_path):
     row = {
         "reviewerID": "A1",
         "asin": "B1",
@@ -68,7 +68,7 @@ def test_read_reviews_of_a_file_alone_and_columns_of_other_names(tmp_path: Path)
     assert [found[name] for name in ours] == ["A1", "B1", 4.0, "It's warm", 1795704180.0, 3.0]
 
 
-def test_read_reviews_of_parquet_takes_days_and_decimals(tmp_path: Path) -> None:
+def test_read_reviews_of_parquet_takes_days_and_decimals(tmp_path):
     rows = [
         review("u", "1", rating=Decimal("4.5"), time=date(1970, 1, 2), helpful=Decimal(3)),
         review("u", "2", rating=None, time=None, helpful=None),
@@ -82,7 +82,7 @@ def test_read_reviews_of_parquet_takes_days_and_decimals(tmp_path: Path) -> None
     ]
 
 
-def test_read_reviews_items_have_title_and_all_other_columns_as_details(tmp_path: Path) -> None:
+def test_read_reviews_items_have_title_and_all_other_columns_as_details(tmp_path):
     write_json_lines(tmp_path / "raw" / "reviews.jsonl", [review("u", "7")])
     items = [
         {"item_id": 7, "title": "Drum", "brand": "Ax", "colours": ["red", "blue"], "price": 9},
@@ -99,7 +99,7 @@ def test_read_reviews_items_have_title_and_all_other_columns_as_details(tmp_path
     assert raw.num_personal == {"email": 1}
 
 
-def test_read_reviews_bad_rows_become_findings(tmp_path: Path) -> None:
+def test_read_reviews_bad_rows_become_findings(tmp_path):
     rows = [
         review("u", "1"),
         review("", "2"),
@@ -121,14 +121,14 @@ def test_read_reviews_bad_rows_become_findings(tmp_path: Path) -> None:
     assert raw.num_rows == {"reviews.jsonl": 7}
 
 
-def test_read_reviews_votes_that_are_no_number_reject_no_row(tmp_path: Path) -> None:
+def test_read_reviews_votes_that_are_no_number_reject_no_row(tmp_path):
     rows = [review("u", str(place), helpful=votes) for place, votes in enumerate(("many", 3, []))]
     raw = _read(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
     assert raw.findings == ()
     assert raw.reviews["helpful"].to_pylist() == [None, 3, None]
 
 
-def test_reviews_name_items_if_there_is_no_table_of_them(tmp_path: Path) -> None:
+def test_reviews_name_items_if_there_is_no_table_of_them(tmp_path):
     names = {"1": ["", "Caf&eacute;", "Other"], "2": ["Bar"], "3": [None]}
     rows = [
         review(f"u{place}", item, rating=1 if item == "2" else 5, product=title)
@@ -150,7 +150,7 @@ def test_reviews_name_items_if_there_is_no_table_of_them(tmp_path: Path) -> None
     assert store.items["title"].to_pylist() == ["Table"]
 
 
-def test_read_reviews_personal_data_is_removed_and_counted(tmp_path: Path) -> None:
+def test_read_reviews_personal_data_is_removed_and_counted(tmp_path):
     row = review("u", "1", "Warm. Mail me@x.org", summary="see www.x.org")
     raw = _read(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", [row]))
     assert raw.reviews.select(["review", "summary"]).to_pylist() == [
@@ -170,9 +170,7 @@ def test_read_reviews_personal_data_is_removed_and_counted(tmp_path: Path) -> No
         ("raw/cut.jsonl.gz", {}, "not a readable gzip file"),
     ],
 )
-def test_read_reviews_of_a_source_that_cannot_be_says_why(
-    tmp_path: Path, uri: str, files: dict[str, str], words: str
-) -> None:
+def test_read_reviews_of_a_source_that_cannot_be_says_why(tmp_path, uri, files, words):
     write_json_lines(tmp_path / "raw/export.jsonl", [{"user_id": "u", "item_id": "i", "x": 1}])
     rows = [review(f"u{number}", "1", f"A tone of {number}.") for number in range(2000)]
     cut = write_json_lines(tmp_path / "raw/cut.jsonl.gz", rows)
@@ -181,7 +179,7 @@ def test_read_reviews_of_a_source_that_cannot_be_says_why(
         _read(tmp_path, tmp_path / uri, source={"files": files})
 
 
-def test_file_hashes_change_with_the_content(tmp_path: Path) -> None:
+def test_file_hashes_change_with_the_content(tmp_path):
     path = write_json_lines(tmp_path / "reviews.jsonl", [review("u", "1")])
     files = find_review_files(annotate_config(tmp_path, path))
     before = file_hashes(files)

@@ -61,7 +61,7 @@ def _pair(split: str = "train") -> PairInput:
         "calm [\u2026] place",  # something was removed from the review
     ],
 )
-def test_quote_that_solicits_is_left_out_and_its_aspect_stays(quote: str) -> None:
+def test_quote_that_solicits_is_left_out_and_its_aspect_stays(quote):
     aspects = (Aspect("calm", quote, "positive"), Aspect("tea", "hot", "positive"))
     done = _done(_pair(), PairText("You would enjoy it.", aspects))
     (row,) = done.ok.to_pylist()
@@ -72,7 +72,7 @@ def test_quote_that_solicits_is_left_out_and_its_aspect_stays(quote: str) -> Non
     assert done.costs["personal_removed"] == 1
 
 
-def test_aspect_whose_name_solicits_is_left_out() -> None:
+def test_aspect_whose_name_solicits_is_left_out():
     done = _done(_pair(), PairText("Calm.", (Aspect("www.x.org", "calm", "positive"),)))
     assert done.ok["aspects"].to_pylist() == [[]]
 
@@ -85,14 +85,12 @@ def test_aspect_whose_name_solicits_is_left_out() -> None:
         ("", ""),
     ],
 )
-def test_explanation_loses_the_sentences_that_solicit_outside_the_title(
-    explanation: str, kept: str
-) -> None:
+def test_explanation_loses_the_sentences_that_solicit_outside_the_title(explanation, kept):
     done = _done(_pair(), PairText(explanation, ()))
     assert done.ok["explanation"].to_pylist() == [kept]
 
 
-def test_profile_of_a_user_may_name_an_item_whose_title_is_a_link() -> None:
+def test_profile_of_a_user_may_name_an_item_whose_title_is_a_link():
     reviewed = (ReviewedItem(_REVIEW, ItemText(_TITLE, "")), ReviewedItem(_REVIEW, None))
     text = UserText("Has enjoyed Books.com. Ask for Maria.")
     done = _done(UserInput("u", reviewed, 2), text)
@@ -100,9 +98,7 @@ def test_profile_of_a_user_may_name_an_item_whose_title_is_a_link() -> None:
 
 
 @pytest.mark.parametrize(("split", "num_failed"), [("train", 1), ("low_rated", 0)])
-def test_explanation_of_which_nothing_is_left_fails_if_it_is_kept(
-    split: str, num_failed: int
-) -> None:
+def test_explanation_of_which_nothing_is_left_fails_if_it_is_kept(split, num_failed):
     done = _done(_pair(split), PairText("Ask for Maria.", (Aspect("tea", "", "positive"),)))
     assert (done.ok.num_rows, done.failed.num_rows) == (1 - num_failed, num_failed)
     for row in done.failed.to_pylist():
@@ -118,9 +114,7 @@ def test_explanation_of_which_nothing_is_left_fails_if_it_is_kept(
         (ItemText("Shop evil.com", "Calm.", title_is_made=True), ""),
     ],
 )
-def test_title_of_the_source_stays_and_a_made_one_that_solicits_goes(
-    text: ItemText, title: str
-) -> None:
+def test_title_of_the_source_stays_and_a_made_one_that_solicits_goes(text, title):
     own = "" if text.title_is_made else text.title
     done = _done(ItemInput("i", own, "", (_REVIEW,), 1), text)
     assert done.ok.select(["title", "profile"]).to_pylist() == [

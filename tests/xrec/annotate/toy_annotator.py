@@ -78,4 +78,4 @@ def quoting_spec(folder: Path, **changes: object) -> AnnotatorSpec:
     make = functools.partial(_make, folder=folder)
     values = {"settings": {"kind": "quoting"}, "inputs": {}, "reasons": (REFUSED,), "make": make}
     values["folds"] = 0
-    return AnnotatorSpec(**{**values, **changes})  # type: ignore[arg-type]
+    return AnnotatorSpec(**{**values, **changes})

@@ -23,15 +23,15 @@ def town(split: int = 0) -> Mentions:
 
 
 @pytest.fixture(scope="session")
-def mentions() -> Mentions:
+def mentions():
     return town()
 
 
 @pytest.fixture(scope="session")
-def neighbours(mentions: Mentions) -> scipy.sparse.csr_matrix:
+def neighbours(mentions):
     return nearest_items(item_vectors(mentions, embedding_dim=4), 3)
 
 
 @pytest.fixture(scope="session")
-def scorer(mentions: Mentions, neighbours: scipy.sparse.csr_matrix) -> AspectScorer:
+def scorer(mentions, neighbours):
     return AspectScorer(mentions, neighbours)

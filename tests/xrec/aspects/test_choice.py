@@ -12,16 +12,14 @@ K = 3
 
 
 @pytest.fixture(scope="module")
-def pairs() -> tuple[np.ndarray, np.ndarray]:
+def pairs():
     """All pairs, in no order."""
     users, items = np.divmod(np.random.default_rng(1).permutation(NUM_USERS * NUM_ITEMS), NUM_ITEMS)
     return users, items
 
 
 @pytest.mark.parametrize(("leave_out_own", "k"), [(False, K), (True, K), (False, NUM_ASPECTS + 4)])
-def test_choices_are_the_best_scores_of_the_menu(
-    scorer: AspectScorer, pairs: tuple[np.ndarray, np.ndarray], leave_out_own: bool, k: int
-) -> None:
+def test_choices_are_the_best_scores_of_the_menu(scorer, pairs, leave_out_own, k):
     found = AspectChooser(scorer).choose(*pairs, k, leave_out_own=leave_out_own)
     scores = scorer.scores(*pairs, leave_out_own=leave_out_own)
     words = scorer.mentions.aspects.toarray()
@@ -35,9 +33,7 @@ def test_choices_are_the_best_scores_of_the_menu(
 
 
 @pytest.mark.parametrize("leave_out_own", [False, True])
-def test_evidence_counts_the_reviews_that_mention_each_aspect(
-    scorer: AspectScorer, pairs: tuple[np.ndarray, np.ndarray], leave_out_own: bool
-) -> None:
+def test_evidence_counts_the_reviews_that_mention_each_aspect(scorer, pairs, leave_out_own):
     found = AspectChooser(scorer).choose(*pairs, K, leave_out_own=leave_out_own)
     m, words = scorer.mentions, scorer.mentions.aspects.toarray()
     for row, (user, item) in enumerate(zip(*pairs, strict=True)):
@@ -51,7 +47,7 @@ def test_evidence_counts_the_reviews_that_mention_each_aspect(
             assert [found.item_reviews[row, place], found.user_reviews[row, place]] == expected
 
 
-def test_choices_of_a_pair_are_the_same_alone_and_among_others() -> None:
+def test_choices_of_a_pair_are_the_same_alone_and_among_others():
     # Menus of 30 and of 400 aspects, most of which score the same for one of whom nothing is known.
     rng = np.random.default_rng(0)
     num_items, num_aspects = 40, 400
@@ -70,7 +66,7 @@ def test_choices_of_a_pair_are_the_same_alone_and_among_others() -> None:
     assert among == np.stack(alone).tolist()
 
 
-def test_item_without_a_menu_has_no_choice() -> None:
+def test_item_without_a_menu_has_no_choice():
     mentions = Mentions(
         np.array([0, 1]),
         np.array([0, 0]),
@@ -84,7 +80,7 @@ def test_item_without_a_menu_has_no_choice() -> None:
     assert found.num_item_reviews.tolist() == [0]
 
 
-def test_aspects_in_too_few_reviews_are_not_chosen(scorer: AspectScorer) -> None:
+def test_aspects_in_too_few_reviews_are_not_chosen(scorer):
     users, items = np.zeros(NUM_ITEMS, dtype=np.int64), np.arange(NUM_ITEMS)
     found = AspectChooser(scorer, min_item_reviews=2).choose(users, items, K)
     assert found.item_reviews[found.aspects >= 0].min() == 2
@@ -92,8 +88,8 @@ def test_aspects_in_too_few_reviews_are_not_chosen(scorer: AspectScorer) -> None
 
 @pytest.mark.parametrize("leave_out_own", [False, True])
 def test_aspects_that_no_more_reviews_praise_than_blame_are_not_chosen(
-    scorer: AspectScorer, pairs: tuple[np.ndarray, np.ndarray], leave_out_own: bool
-) -> None:
+    scorer, pairs, leave_out_own
+):
     m, words = scorer.mentions, scorer.mentions.aspects.toarray()
     # What a review mentions it praises, blames, or only speaks of.
     verdicts = np.random.default_rng(2).choice([1, -1, 0], words.shape, p=[0.4, 0.3, 0.3]) * words

@@ -1,7 +1,6 @@
 """Aspects of profiles in the score: what a user's visits tell, without the pair's own."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from xrec.aspects import AspectChooser, AspectScorer, Weights, dataset_mentions,
 from xrec.aspects.mentions import ProfileMentions
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
-from xrec.data import Dataset, read_dataset
+from xrec.data import read_dataset
 from xrec.errors import DataError
 from xrec.storage import open_location
 
@@ -24,7 +23,7 @@ OWN_ONLY = Weights(own_weight=0.5, own_reviews=4.0, graph_weight=0.0, prior_revi
 
 
 @pytest.fixture
-def mentions() -> ProfileMentions:
+def mentions():
     users, items = np.array(VISITS, dtype=np.int64).T
     return ProfileMentions.of(users, items, scipy.sparse.csr_matrix(PROFILES), 3)
 
@@ -49,9 +48,7 @@ def _expected(user: int, item: int, *, without_own: bool) -> list[float]:
 
 
 @pytest.mark.parametrize("without_own", [False, True])
-def test_scores_count_a_profile_once_and_the_users_visits(
-    mentions: ProfileMentions, without_own: bool
-) -> None:
+def test_scores_count_a_profile_once_and_the_users_visits(mentions, without_own):
     pairs = [(0, 0), (1, 2), (2, 0), (1, 4)]  # two visits, and two that are none
     users, items = np.array(pairs, dtype=np.int64).T
     found = _scorer(mentions).scores(users, items, leave_out_own=without_own)
@@ -59,9 +56,7 @@ def test_scores_count_a_profile_once_and_the_users_visits(
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_choices_have_the_whole_profile_as_menu_and_the_other_visits_as_evidence(
-    mentions: ProfileMentions,
-) -> None:
+def test_choices_have_the_whole_profile_as_menu_and_the_other_visits_as_evidence(mentions):
     users, items = np.array([0, 1, 1], dtype=np.int64), np.array([0, 2, 4], dtype=np.int64)
     chosen = AspectChooser(_scorer(mentions)).choose(users, items, 3, leave_out_own=True)
     menus = [sorted(row[row >= 0].tolist()) for row in chosen.aspects]
@@ -73,9 +68,7 @@ def test_choices_have_the_whole_profile_as_menu_and_the_other_visits_as_evidence
     assert chosen.item_reviews.max(axis=1).tolist() == [1, 1, 1]
 
 
-def test_graph_counts_are_the_shares_of_others_who_visited_the_users_places(
-    mentions: ProfileMentions,
-) -> None:
+def test_graph_counts_are_the_shares_of_others_who_visited_the_users_places(mentions):
     shares = [np.mean([PROFILES[i] for u, i in VISITS if u == user], axis=0) for user in range(3)]
     expected = np.zeros((3, 3))
     for user, item in VISITS:
@@ -86,7 +79,7 @@ def test_graph_counts_are_the_shares_of_others_who_visited_the_users_places(
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
+def workspace(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("profiles"))
     aspects = {"kind": "profiles", "min_items": 2, "max_share": 0.6}
     values = {"workspace": folder, "source": TOWN, "aspects_from": aspects}
@@ -95,19 +88,17 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def dataset(workspace: str) -> Dataset:
+def dataset(workspace):
     return read_dataset(open_location(f"{workspace}/dataset"))
 
 
-def test_profiles_of_the_sample_hold_what_the_town_planted(dataset: Dataset) -> None:
+def test_profiles_of_the_sample_hold_what_the_town_planted(dataset):
     assert dataset.aspects_from == "profiles"
     planted = {name for row in dataset.planted["aspects"].to_pylist() for name in row}
     assert planted <= set(dataset.aspects["aspect"].to_pylist())
 
 
-def test_training_pairs_have_their_items_profile_and_held_out_ones_their_explanation(
-    dataset: Dataset,
-) -> None:
+def test_training_pairs_have_their_items_profile_and_held_out_ones_their_explanation(dataset):
     train, held_out = (dataset_mentions(dataset, split) for split in ("train", "test"))
     assert isinstance(train, ProfileMentions)
     assert (train.users.tolist(), train.items.tolist()) == tuple(
@@ -122,8 +113,8 @@ def test_training_pairs_have_their_items_profile_and_held_out_ones_their_explana
 
 
 def test_train_aspects_of_profiles_reads_back_and_refuses_more_than_one_review_an_item(
-    workspace: str, dataset: Dataset, tmp_path: Path
-) -> None:
+    workspace, dataset, tmp_path
+):
     values = {"workspace": workspace}
     manifest = train_aspects(TrainAspectsConfig.model_validate(values))
     assert 0 < manifest.metrics["validation"]["ndcg@10"] <= 1

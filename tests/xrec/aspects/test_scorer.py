@@ -50,9 +50,7 @@ def expected_score(m: Mentions, near: np.ndarray, user: int, item: int, aspect: 
     )
 
 
-def test_scores_equal_the_formula_written_out(
-    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
-) -> None:
+def test_scores_equal_the_formula_written_out(mentions, neighbours):
     users, items = np.array([0, 3, 7]), np.array([1, 5, 2])
     found = AspectScorer(mentions, neighbours, WEIGHTS).scores(users, items)
     near = neighbours.toarray()
@@ -72,9 +70,7 @@ def _saying(m: Mentions, rows: object, said: float) -> Mentions:
     return changed
 
 
-def test_scores_without_the_own_review_are_those_of_a_town_without_its_words(
-    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
-) -> None:
+def test_scores_without_the_own_review_are_those_of_a_town_without_its_words(mentions, neighbours):
     """They do not depend on what it says, nor do neighbours' shares, which stay as they are."""
     pair = mentions.users[[5]], mentions.items[[5]]
     shares = AspectScorer(mentions, neighbours, WEIGHTS).neighbour_shares
@@ -92,9 +88,7 @@ def test_scores_without_the_own_review_are_those_of_a_town_without_its_words(
     np.testing.assert_allclose(without, silent.scores(*pair), rtol=1e-5, atol=1e-5)
 
 
-def test_scores_by_the_graph_alone_do_not_depend_on_the_users_own_words(
-    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
-) -> None:
+def test_scores_by_the_graph_alone_do_not_depend_on_the_users_own_words(mentions, neighbours):
     weights = Weights(own_weight=0.0, graph_weight=0.5)
     silent, loud = (
         AspectScorer(_saying(mentions, mentions.users == 4, said), neighbours, weights)
@@ -105,7 +99,7 @@ def test_scores_by_the_graph_alone_do_not_depend_on_the_users_own_words(
     assert found.any()
 
 
-def test_item_without_reviews_or_neighbours_ranks_as_all_reviews_do(mentions: Mentions) -> None:
+def test_item_without_reviews_or_neighbours_ranks_as_all_reviews_do(mentions):
     m, kept = mentions, mentions.items != 2
     without = Mentions(m.users[kept], m.items[kept], m.aspects[kept], NUM_USERS, NUM_ITEMS)
     vectors = item_vectors(without, embedding_dim=4)
@@ -115,7 +109,7 @@ def test_item_without_reviews_or_neighbours_ranks_as_all_reviews_do(mentions: Me
     assert np.argsort(-part).tolist() == np.argsort(-without.frequency).tolist()
 
 
-def test_nearest_items_are_those_of_the_largest_cosine_and_never_the_item() -> None:
+def test_nearest_items_are_those_of_the_largest_cosine_and_never_the_item():
     angles = torch.tensor([0.0, 0.1, 0.3, 2.0])
     vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
     found = nearest_items(vectors, 2).toarray()
@@ -126,9 +120,7 @@ def test_nearest_items_are_those_of_the_largest_cosine_and_never_the_item() -> N
     np.testing.assert_allclose(found, expected, atol=1e-6)  # item 3 is opposite to all others
 
 
-def test_fit_finds_the_users_habit_and_prefers_own_to_others(
-    mentions: Mentions, neighbours: scipy.sparse.csr_matrix
-) -> None:
+def test_fit_finds_the_users_habit_and_prefers_own_to_others(mentions, neighbours):
     held_out = town(split=1)
     found = fit(mentions, held_out, neighbours)
     assert found.scorer.weights.own_weight > 0
@@ -138,7 +130,7 @@ def test_fit_finds_the_users_habit_and_prefers_own_to_others(
     assert rank_of_habit[0] < rank_of_habit[1]
 
 
-def test_draws_are_other_users_and_reviewers_of_the_item(mentions: Mentions) -> None:
+def test_draws_are_other_users_and_reviewers_of_the_item(mentions):
     reviewed = set(zip(mentions.users.tolist(), mentions.items.tolist(), strict=True))
     others = draw_others(mentions, mentions.users, mentions.items, seed=1)
     assert not (others == mentions.users).any()
@@ -146,7 +138,7 @@ def test_draws_are_other_users_and_reviewers_of_the_item(mentions: Mentions) -> 
     assert set(zip(others.tolist(), mentions.items.tolist(), strict=True)) <= reviewed
 
 
-def test_ndcg_is_1_for_a_perfect_ranking_and_less_for_a_swap() -> None:
+def test_ndcg_is_1_for_a_perfect_ranking_and_less_for_a_swap():
     mentioned = np.array([[1, 0, 0], [1, 0, 0]], dtype=np.float32)
     scores = np.array([[3, 2, 1], [2, 3, 1]], dtype=np.float32)
     assert ndcg(scores, mentioned) == pytest.approx([1.0, 1 / math.log2(3)])

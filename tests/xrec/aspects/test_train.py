@@ -1,7 +1,6 @@
 """From a dataset with aspects to the artifact and back; what is left out, and what is refused."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
-from xrec.data import Dataset, read_dataset, write_dataset
+from xrec.data import read_dataset, write_dataset
 from xrec.data.cold_start import extend_dataset, read_cold_start
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
 from xrec.schemas import REJECTED
@@ -24,7 +23,7 @@ from xrec.storage import Location, open_location, read_manifest
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def plain(tmp_path_factory):
     """The town's dataset, whose aspects the tests replace."""
     workspace = str(tmp_path_factory.mktemp("plain"))
     prepare_dataset(PrepareConfig.model_validate({"workspace": workspace, "source": TOWN}))
@@ -32,7 +31,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def workspace(plain: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+def workspace(plain, tmp_path_factory):
     folder = tmp_path_factory.mktemp("with-aspects")
     return with_aspects(plain, folder, ("train", "validation", "test"))
 
@@ -42,14 +41,14 @@ def config(workspace: str, **values: Any) -> TrainAspectsConfig:
 
 
 @pytest.fixture(scope="module")
-def trained(workspace: str) -> TrainAspectsConfig:
+def trained(workspace):
     of = config(workspace)
     run(of)
     return of
 
 
 @pytest.fixture(scope="module")
-def dataset(trained: TrainAspectsConfig) -> Dataset:
+def dataset(trained):
     return read_dataset(open_location(trained.artifact("dataset")))
 
 
@@ -57,9 +56,7 @@ def _aspects(config: TrainAspectsConfig) -> Location:
     return open_location(config.artifact("aspects"))
 
 
-def test_trained_score_is_read_back_and_finds_the_planted_taste(
-    trained: TrainAspectsConfig, dataset: Dataset
-) -> None:
+def test_trained_score_is_read_back_and_finds_the_planted_taste(trained, dataset):
     manifest = output(trained).done()
     figures = manifest.metrics["validation"]
     assert figures["ndcg@10"] > figures["ndcg@10_item"]
@@ -70,7 +67,7 @@ def test_trained_score_is_read_back_and_finds_the_planted_taste(
     assert scorer.weights.own_weight + scorer.weights.graph_weight > 0
 
 
-def test_mentions_of_a_dataset_are_those_of_the_split_that_do_not_blame(dataset: Dataset) -> None:
+def test_mentions_of_a_dataset_are_those_of_the_split_that_do_not_blame(dataset):
     found = dataset_mentions(dataset, "train")
     expected = {
         (row["user_index"], row["item_index"], row["aspect_index"])
@@ -82,27 +79,21 @@ def test_mentions_of_a_dataset_are_those_of_the_split_that_do_not_blame(dataset:
     assert {tuple(map(int, each)) for each in pairs} == expected
 
 
-def test_second_run_does_no_work_and_other_settings_are_refused(
-    trained: TrainAspectsConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_run_does_no_work_and_other_settings_are_refused(trained, monkeypatch):
     monkeypatch.setattr("jobs.train_aspects.train_aspects", None)
     run(trained)
     with pytest.raises(ArtifactMismatchError, match="min_item_reviews"):
         run(trained.model_copy(update={"min_item_reviews": 3}))
 
 
-def test_score_of_another_dataset_is_refused(
-    trained: TrainAspectsConfig, plain: Dataset, tmp_path: Path
-) -> None:
+def test_score_of_another_dataset_is_refused(trained, plain, tmp_path):
     other = with_aspects(plain, tmp_path, ("train", "validation"))
     dataset = read_dataset(open_location(f"{other}/dataset"))
     with pytest.raises(ArtifactMismatchError, match="indices would not fit"):
         read_chooser(_aspects(trained), dataset)
 
 
-def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(
-    trained: TrainAspectsConfig, dataset: Dataset
-) -> None:
+def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(trained, dataset):
     extended = replace(
         dataset,
         users=pa.concat_tables([dataset.users, dataset.users.slice(0, 1)]),
@@ -120,9 +111,7 @@ def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(
     assert found.aspects[1].tolist() == [-1, -1]
 
 
-def test_interactions_that_came_after_training_are_no_reviews(
-    trained: TrainAspectsConfig, dataset: Dataset
-) -> None:
+def test_interactions_that_came_after_training_are_no_reviews(trained, dataset):
     """A reader is told of how many reviews the counts are."""
     item, user = dataset.items["item_id"][3].as_py(), dataset.users["user_id"][0].as_py()
     nothing = read_cold_start(None, StorageConfig())
@@ -138,13 +127,13 @@ def test_interactions_that_came_after_training_are_no_reviews(
     assert before.num_user_reviews[0] == after.num_user_reviews[0]
 
 
-def test_reviews_that_praise_nothing_are_refused(plain: Dataset, tmp_path: Path) -> None:
+def test_reviews_that_praise_nothing_are_refused(plain, tmp_path):
     workspace = with_aspects(plain, tmp_path, ("train", "validation"), ("neutral",))
     with pytest.raises(DataError, match="praised by more training reviews than blame it"):
         run(config(workspace))
 
 
-def test_file_that_was_changed_is_refused(workspace: str, dataset: Dataset, tmp_path: Path) -> None:
+def test_file_that_was_changed_is_refused(workspace, dataset, tmp_path):
     of = config(workspace, aspects=str(tmp_path / "aspects"))
     run(of)
     (tmp_path / "aspects" / "weights.json").write_text("{}")
@@ -153,8 +142,8 @@ def test_file_that_was_changed_is_refused(workspace: str, dataset: Dataset, tmp_
 
 
 def test_dataset_without_aspects_of_validation_pairs_keeps_the_default_weights(
-    plain: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    plain, tmp_path, caplog
+):
     of = config(with_aspects(plain, tmp_path, ("train",)))
     manifest = run(of)
     assert manifest.metrics == {"validation": {}, "test": {}}
@@ -163,7 +152,7 @@ def test_dataset_without_aspects_of_validation_pairs_keeps_the_default_weights(
     assert "validation pairs has an aspect: the score is not trained" in caplog.text
 
 
-def test_dataset_without_aspects_is_refused(plain: Dataset, tmp_path: Path) -> None:
+def test_dataset_without_aspects_is_refused(plain, tmp_path):
     names = ("users", "items", "interactions", "explanations")
     write_dataset(
         open_location(str(tmp_path / "dataset")),
@@ -177,9 +166,7 @@ def test_dataset_without_aspects_is_refused(plain: Dataset, tmp_path: Path) -> N
         run(config(str(tmp_path)))
 
 
-def test_prompt_that_asks_for_aspects_needs_an_artifact_whose_counts_it_names(
-    workspace: str,
-) -> None:
+def test_prompt_that_asks_for_aspects_needs_an_artifact_whose_counts_it_names(workspace):
     manifest = read_manifest(open_location(f"{workspace}/dataset"), "dataset")
     profiles = manifest.model_copy(update={"metrics": {"aspects_from": "profiles"}})
     storage, counting = StorageConfig(), PromptConfig(aspects=2)

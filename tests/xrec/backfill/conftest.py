@@ -49,7 +49,7 @@ def _save_adapter(root: Path, inputs: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory):
     """Dataset, graph, adapter and language model on the local disk; tests must not change them.
 
     Users u0.., items i0.., and an item `wordy` whose profile is too long for a prompt.
@@ -72,6 +72,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def runs(workspace: Path, tmp_path: Path) -> Runs:
+def runs(workspace, tmp_path):
     """Backfills over `workspace`, with output in the test's own folder."""
     return Runs(workspace, tmp_path)

@@ -1,7 +1,6 @@
 """A later run generates only what changed; the rest is taken over from what is published."""
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +8,6 @@ import pytest
 
 from tests.xrec.backfill.runs import (
     OTHER_DECODING,
-    Runs,
     never,
     output_of,
     pairs_of,
@@ -32,7 +30,7 @@ def _with_table(folder: Path, name: str, **columns: str) -> dict[str, str]:
     return {name: str(folder / name)}
 
 
-def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(runs: Runs) -> None:
+def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(runs):
     runs.run(*FIRST, rows_per_chunk=8)
     runs.calls()
     changed = _with_table(runs.folder, "users", user_id="u7", profile="Now a poet.")
@@ -56,16 +54,14 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(runs: Run
     "values",
     [{"carry_from": None}, {"decoding": OTHER_DECODING}],
 )
-def test_carry_from_null_or_with_other_settings_generates_everything(
-    runs: Runs, values: dict[str, Any]
-) -> None:
+def test_carry_from_null_or_with_other_settings_generates_everything(runs, values):
     runs.run(*SIX)
     runs.calls()
     manifest = runs.run(*SIX[:5], **values)
     assert (manifest.metrics["num_carried"], runs.calls()) == (0, sorted(SIX[:5]))
 
 
-def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(runs: Runs) -> None:
+def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(runs):
     toy = runs.toy(says="With Blue Heron there is tea,")
     runs.run(*SIX, toy=toy)
     assert pairs_of(published_rows(runs.output)) == sorted(SIX)
@@ -80,7 +76,7 @@ def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(runs
     assert pairs_of(failed) == sorted(SIX)
 
 
-def test_carry_from_another_output_takes_its_rows_if_it_has_such(runs: Runs) -> None:
+def test_carry_from_another_output_takes_its_rows_if_it_has_such(runs):
     runs.run(*SIX)
     other = {"explanations": str(runs.folder / "second")}
     runs.calls()

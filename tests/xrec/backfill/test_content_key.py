@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.xrec.backfill.runs import Runs
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.identity import content_key, shared_key, sources_of
 from xrec.bulk import Identity
@@ -20,7 +19,7 @@ INPUTS = {"base_model": "b", "adapter": "a", "dataset": "d", "graph": "g"}
 
 
 @pytest.fixture
-def explainer(runs: Runs) -> Explainer:
+def explainer(runs):
     return load_explainer(sources_of(runs.config()), device="cpu", engine=EngineConfig())
 
 
@@ -50,7 +49,7 @@ def key_of(explainer: Explainer, shared: str, user: int, item: int, **texts: Any
     return content_key(explainer, shared, pair, replace(explainer.pairs.texts(pair), **texts))
 
 
-def test_content_key_changes_with_chosen_aspects_and_their_evidence(explainer: Explainer) -> None:
+def test_content_key_changes_with_chosen_aspects_and_their_evidence(explainer):
     chosen = AspectEvidence("garden", 3, 7, 1, 2)
     more, other = replace(chosen, item_reviews=4), replace(chosen, opinion="quiet")
     said = [(), (chosen,), (more,), (other,), (chosen, chosen)]
@@ -59,7 +58,7 @@ def test_content_key_changes_with_chosen_aspects_and_their_evidence(explainer: E
     assert key_of(explainer, "s", 1, 2, menu=frozenset(["garden"])) == keys[0]
 
 
-def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer: Explainer) -> None:
+def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer):
     def changed(other: Explainer) -> set[tuple[int, int]]:
         """Return the pairs of 3 users and 3 items whose key changed."""
         pairs = [(user, item) for user in range(3) for item in range(3)]
@@ -76,7 +75,7 @@ def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer: E
     assert changed(_with_vector(explainer, "items", 2)) == of_item
 
 
-def test_content_key_of_each_pair_is_its_own(explainer: Explainer) -> None:
+def test_content_key_of_each_pair_is_its_own(explainer):
     pairs = [(user, item) for user in range(3) for item in range(3)]
     assert len({key_of(explainer, shared, *pair) for shared in "st" for pair in pairs}) == 18
 
@@ -92,9 +91,7 @@ def test_content_key_of_each_pair_is_its_own(explainer: Explainer) -> None:
         ({}, {"base_model": "other"}, False),
     ],
 )
-def test_shared_key_is_of_the_model(
-    config: dict[str, Any], inputs: dict[str, str], is_same: bool
-) -> None:
+def test_shared_key_is_of_the_model(config, inputs, is_same):
     one, other = (
         Identity(kind="explanations", config={**CONFIG, **settings}, inputs={**INPUTS, **made_from})
         for settings, made_from in (({}, {}), (config, inputs))

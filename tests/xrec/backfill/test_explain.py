@@ -6,7 +6,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from tests.xrec.backfill.runs import Runs, pairs_of, pairs_table
+from tests.xrec.backfill.runs import pairs_of, pairs_table
 from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.explain import explain_pairs
 from xrec.backfill.identity import sources_of
@@ -42,7 +42,7 @@ class ScriptedEngine:
 
 
 @pytest.fixture
-def scripted(runs: Runs) -> Scripted:
+def scripted(runs):
     loaded = load_explainer(sources_of(runs.config()), device="cpu", engine=EngineConfig())
 
     def make(*texts: str | None) -> Explainer:
@@ -56,7 +56,7 @@ def explained(explainer: Explainer, *pairs: str) -> tuple[pa.Table, pa.Table]:
     return explain_pairs(explainer, pairs_table(*pairs), DecodingConfig(), "0123")
 
 
-def test_explain_pairs_each_text_stands_beside_its_own_pair(scripted: Scripted) -> None:
+def test_explain_pairs_each_text_stands_beside_its_own_pair(scripted):
     texts = ("First.", "second one", "third")
     explainer = scripted(*texts)
     given = ["u0 i0", "u0 i1", "u10 i2"]
@@ -67,7 +67,7 @@ def test_explain_pairs_each_text_stands_beside_its_own_pair(scripted: Scripted) 
     assert pairs_of(rows) == given
     assert [row["explanation"] for row in rows] == list(texts)
     assert [row["finish_reason"] for row in rows] == ["length", "stop", "stop"]
-    prompts = explainer.engine.prompts  # type: ignore[attr-defined]
+    prompts = explainer.engine.prompts
     assert [row["num_prompt_tokens"] for row in rows] == [len(prompt) for prompt in prompts]
     assert [row["num_generated_tokens"] for row in rows] == [
         len(explainer.pairs.builder.encode_explanation(text)) - 1 for text in texts
@@ -75,7 +75,7 @@ def test_explain_pairs_each_text_stands_beside_its_own_pair(scripted: Scripted) 
     assert {row["model_fingerprint"] for row in rows} == {"f" * 16}
 
 
-def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted: Scripted) -> None:
+def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted):
     given = ["nobody i0", "u0 i0", "u0 nothing", "u1 i0", "u1 wordy"]
     generated, failed = explained(scripted("A garden.", " \n "), *given)
     assert pairs_of(generated.to_pylist()) == ["u0 i0"]
@@ -99,7 +99,7 @@ def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted:
         assert texts in (None, said)
 
 
-def test_explain_pairs_prompt_that_the_engine_refuses_is_a_failed_row(scripted: Scripted) -> None:
+def test_explain_pairs_prompt_that_the_engine_refuses_is_a_failed_row(scripted):
     generated, failed = explained(scripted(None, "One.", "Two."), "u0 i0", "u1 i0", "u2 i0")
     assert generated["user_id"].to_pylist() == ["u1", "u2"]
     (row,) = failed.to_pylist()
@@ -107,9 +107,7 @@ def test_explain_pairs_prompt_that_the_engine_refuses_is_a_failed_row(scripted: 
     assert row["message"] == "needs 9 GiB"
 
 
-def test_explain_pairs_gives_the_evidence_of_aspects(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_explain_pairs_gives_the_evidence_of_aspects(scripted, monkeypatch):
     explainer = scripted("You will like the late hours.", "Quiet.")
     late_hour = AspectEvidence("late hour", 14, 31, 3, 7, opinion="open until two")
     chosen = (late_hour, AspectEvidence("tea", 2, 31, 0, 7))

@@ -1,25 +1,23 @@
 """What a run is known by: the settings, inputs and rows that its texts depend on, and no URI."""
 
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.backfill.runs import DECODING, OTHER_DECODING, Runs
+from tests.xrec.backfill.runs import DECODING, OTHER_DECODING
 from xrec.backfill.identity import identify, identify_unchecked, sources_of
 from xrec.storage import run_fingerprint
 
 TWO = {"kind": "split", "max_pairs": 2}
 
 
-def test_identity_is_the_manifests_run(runs: Runs) -> None:
+def test_identity_is_the_manifests_run(runs):
     identity = identify(runs.config())
     assert identity.run == run_fingerprint("explanations", identity.config, identity.inputs)
     assert identify_unchecked(runs.config()) == identity
 
 
-def test_identity_with_another_dtype_is_another_run(runs: Runs) -> None:
+def test_identity_with_another_dtype_is_another_run(runs):
     one = runs.config()
     other = one.model_copy(update={"llm": one.llm.model_copy(update={"dtype": "bfloat16"})})
     settings, others = identify(one).config, identify(other).config
@@ -34,14 +32,14 @@ def test_identity_with_another_dtype_is_another_run(runs: Runs) -> None:
         ({"pairs": {"kind": "split", "max_pairs": 3}}, "pairs"),
     ],
 )
-def test_identity_of_other_settings_differs(runs: Runs, values: dict[str, Any], key: str) -> None:
+def test_identity_of_other_settings_differs(runs, values, key):
     one, other = runs.config(pairs=TWO), runs.config(**{"pairs": TWO, **values})
     settings, others = identify(one).config, identify(other).config
     assert {name for name in settings if settings[name] != others[name]} == {key}
     assert identify(one).run != identify(other).run
 
 
-def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs: Runs) -> None:
+def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs):
     other = runs.config(
         explanations=str(runs.folder / "elsewhere"),
         rows_per_chunk=5,
@@ -59,7 +57,7 @@ def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs: Ru
     assert identify(tables[0]) == identify(tables[1])
 
 
-def test_identity_with_other_newcomers_is_another_run(runs: Runs) -> None:
+def test_identity_with_other_newcomers_is_another_run(runs):
     """The same rows in another file and order are the same newcomers."""
 
     def run_of(name: str, *users: str) -> str:
@@ -72,7 +70,7 @@ def test_identity_with_other_newcomers_is_another_run(runs: Runs) -> None:
     assert len({one, run_of("other.parquet", "m", "k"), identify(runs.config()).run}) == 3
 
 
-def test_sources_can_be_opened_from_anywhere(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_can_be_opened_from_anywhere(runs, monkeypatch):
     monkeypatch.chdir(runs.folder)
     tables = {"interactions": "new.parquet", "users": "s3://bucket/users.parquet"}
     cold_start = sources_of(runs.config(cold_start=tables)).cold_start

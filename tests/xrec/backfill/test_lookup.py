@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.backfill.runs import Runs, output_of, published_rows
+from tests.xrec.backfill.runs import output_of, published_rows
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError, StorageError
 from xrec.schemas import GENERATED
@@ -41,7 +41,7 @@ def check(config: Any, lookup: ExplanationLookup) -> None:
             assert lookup.in_memory(user, item) == (True, found)
 
 
-def test_lookup_finds_every_explanation_after_a_run_and_after_a_retry(runs: Runs, s3: Any) -> None:
+def test_lookup_finds_every_explanation_after_a_run_and_after_a_retry(runs, s3):
     values = {"storage": s3.storage, "explanations": f"{s3.new_bucket()}/out"}
     config, toy = runs.config(**values), runs.toy(mute=("u1 i2", "u3 i1"))
     runs.run(*PAIRS, toy=toy, **values)
@@ -65,7 +65,7 @@ def test_lookup_finds_every_explanation_after_a_run_and_after_a_retry(runs: Runs
     assert first.find("u1", "i2") is None  # the lookup of an earlier version does not change
 
 
-def test_lookup_keeps_no_more_than_it_may(runs: Runs) -> None:
+def test_lookup_keeps_no_more_than_it_may(runs):
     runs.run(*PAIRS)
     lookup = lookup_of(runs.config(), max_bytes=4_000)
     check(runs.config(), lookup)
@@ -73,7 +73,7 @@ def test_lookup_keeps_no_more_than_it_may(runs: Runs) -> None:
     assert lookup.in_memory("u0", "i0") == (False, None)
 
 
-def test_lookup_of_nothing_of_another_model_or_in_a_broken_or_lost_file_says_so(runs: Runs) -> None:
+def test_lookup_of_nothing_of_another_model_or_in_a_broken_or_lost_file_says_so(runs):
     with pytest.raises(ArtifactNotFoundError):
         open_lookup(runs.output.uri, {}, 2**20)
     runs.run("u0 i0")

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.backfill.runs import Runs, pairs_of, pairs_table
+from tests.xrec.backfill.runs import pairs_of, pairs_table
 from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from xrec import bulk
 from xrec.backfill.pairs import pair_batches, pairs_listing
@@ -16,7 +16,6 @@ from xrec.errors import (
     ConfigError,
     DataError,
     StorageError,
-    XRecError,
 )
 from xrec.recommend import ROWS
 
@@ -30,7 +29,7 @@ def table_at(uri: object) -> dict[str, Any]:
     return {"pairs": {"kind": "table", "uri": str(uri)}}
 
 
-def test_table_ids_are_strings_or_integers_and_further_columns_are_left(runs: Runs) -> None:
+def test_table_ids_are_strings_or_integers_and_further_columns_are_left(runs):
     table = {
         "score": [0.5, 0.25, 0.1],
         "item_id": pa.array([7, 2**62 + 1, 9]),
@@ -43,8 +42,8 @@ def test_table_ids_are_strings_or_integers_and_further_columns_are_left(runs: Ru
 
 
 def test_table_ids_that_have_no_exact_text_are_rejected_with_file_line_and_reason(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+    runs, monkeypatch, caplog
+):
     """Each file is read with its own types: an id of one file may be a float in another."""
     monkeypatch.setattr("xrec.backfill.pairs._BATCH_ROWS", 2)  # lines count on over the batches
     folder = runs.folder / "in"
@@ -73,7 +72,7 @@ def test_table_ids_that_have_no_exact_text_are_rejected_with_file_line_and_reaso
         pairs_in(runs.config(**table_at(folder), max_failed_share=0.4))
 
 
-def test_listing_is_of_the_pairs_files_alone(runs: Runs) -> None:
+def test_listing_is_of_the_pairs_files_alone(runs):
     file = runs.folder / "in" / "pairs.parquet"
     file.parent.mkdir()
     pq.write_table(pairs_table("u0 i0"), file)
@@ -99,8 +98,8 @@ def test_listing_is_of_the_pairs_files_alone(runs: Runs) -> None:
     ],
 )
 def test_table_that_is_no_table_of_pairs_or_is_not_there_says_what_was_seen(
-    runs: Runs, columns: Any, error: type[XRecError], message: str
-) -> None:
+    runs, columns, error, message
+):
     file = runs.folder / "pairs.parquet"
     if isinstance(columns, str):
         file.write_text(columns)
@@ -110,7 +109,7 @@ def test_table_that_is_no_table_of_pairs_or_is_not_there_says_what_was_seen(
         pairs_in(runs.config(**table_at(file)))
 
 
-def test_split_pairs_are_the_explained_pairs_of_that_split(runs: Runs) -> None:
+def test_split_pairs_are_the_explained_pairs_of_that_split(runs):
     assert pairs_in(runs.config()) == ["u0 i4"]
 
 
@@ -125,7 +124,7 @@ def _ranked(rows: pa.Table) -> bulk.Outcome:
     return bulk.Outcome(ok, ROWS.failed_schema.empty_table())
 
 
-def test_recommended_pairs_are_the_first_k_of_each_user(runs: Runs) -> None:
+def test_recommended_pairs_are_the_first_k_of_each_user(runs):
     source = {"kind": "recommendations", "uri": str(runs.folder / "top")}
     with pytest.raises(ArtifactNotFoundError, match="top: nothing was published there"):
         pairs_in(runs.config(pairs=source))

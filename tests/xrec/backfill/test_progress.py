@@ -34,7 +34,7 @@ class Recorded:
         self.values[self._name, ""] = value
 
 
-def test_metrics_count_what_this_driver_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_count_what_this_driver_did(monkeypatch):
     monkeypatch.setattr(driver, "Counter", Recorded)
     monkeypatch.setattr(driver, "Gauge", Recorded)
     monkeypatch.setattr(Recorded, "values", {})
@@ -58,12 +58,12 @@ def test_metrics_count_what_this_driver_did(monkeypatch: pytest.MonkeyPatch) -> 
     }
 
 
-def test_progress_line_tells_this_drivers_rate_and_the_time_left() -> None:
+def test_progress_line_tells_this_drivers_rate_and_the_time_left():
     progress = progress_of(num_ok=1020, num_rows_before=1005, failed={"empty_text": 5})
     line = progress_line(progress, 101_025, STARTED + timedelta(seconds=5 + 10))
     assert line == "1,020 explained, 5 failed, 100,000 left; 2.0 pairs/s, 13.9 h to go"
 
 
-def test_progress_line_before_the_first_result_knows_no_rate() -> None:
+def test_progress_line_before_the_first_result_knows_no_rate():
     line = progress_line(progress_of(), 7, STARTED)
     assert line == "0 explained, 0 failed, 7 left; 0.0 pairs/s, ? to go"

@@ -1,10 +1,8 @@
 """Readers get the rows of one published version, as deltalake, without code of xrec, reads them."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.xrec.backfill.runs import Runs, pairs_of, published_rows
+from tests.xrec.backfill.runs import pairs_of, published_rows
 from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import toy_run
 from xrec.backfill import read, read_explanations, read_failed
@@ -16,7 +14,7 @@ ALL = tuple(f"u{user} i{item}" for user in range(6) for item in range(2))
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_read_gives_the_rows_of_a_version(runs: Runs) -> None:
+def test_read_gives_the_rows_of_a_version(runs):
     uri, toy = runs.output.uri, runs.toy(mute=("u1 i0", "u4 i1"))
     with pytest.raises(ArtifactNotFoundError, match="nothing was published there"):
         read(uri)
@@ -43,7 +41,7 @@ def test_read_gives_the_rows_of_a_version(runs: Runs) -> None:
         read(uri, 7)
 
 
-def test_read_of_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_read_of_a_table_of_something_else_is_refused(tmp_path):
     toy = toy_run(Place(str(tmp_path / "words"), StorageConfig()), tmp_path)
     toy.complete()
     for reader in (read, read_failed, read_explanations):

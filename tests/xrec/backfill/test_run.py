@@ -12,12 +12,11 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.project_file import write_project
-from tests.xrec.backfill.runs import Runs, never, output_of, pairs_of, published_rows
+from tests.xrec.backfill.runs import never, output_of, pairs_of, published_rows
 from xrec.backfill.driver import finish, has_work, run_backfill
 from xrec.backfill.plan import open_backfill
 from xrec.bulk import Survey, empty, rollback
@@ -29,7 +28,7 @@ GOOD = tuple(f"u{user} i{item}" for user in range(4) for item in range(3))
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs: Runs, s3: Any) -> None:
+def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs, s3):
     on_s3 = {"storage": s3.storage, "explanations": f"{s3.new_bucket()}/out"}
     on_s3["actors"] = {"num_actors": 1, "device": "cpu"}  # each takes long to import torch
     toy = runs.toy(broken=("u3 i2",))
@@ -51,9 +50,7 @@ def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs: Runs, s
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_run_that_is_published_has_no_work_and_reads_no_pairs(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_that_is_published_has_no_work_and_reads_no_pairs(runs, monkeypatch):
     config = runs.config(*GOOD, *BROKEN)
     first = run_backfill(config, open_backfill(config), runs.toy())
     monkeypatch.setattr("xrec.backfill.plan.pair_batches", None)
@@ -65,7 +62,7 @@ def test_run_that_is_published_has_no_work_and_reads_no_pairs(
 
 
 @pytest.mark.slow
-def test_run_that_gets_sigterm_ends_with_130_and_the_same_command_goes_on(runs: Runs) -> None:
+def test_run_that_gets_sigterm_ends_with_130_and_the_same_command_goes_on(runs):
     config = runs.config(
         *GOOD,
         rows_per_chunk=1,
@@ -95,7 +92,7 @@ def test_run_that_gets_sigterm_ends_with_130_and_the_same_command_goes_on(runs: 
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_run_over_max_failed_share_publishes_nothing_and_a_retry_heals_it(runs: Runs) -> None:
+def test_run_over_max_failed_share_publishes_nothing_and_a_retry_heals_it(runs):
     toy, strict = runs.toy(mute=GOOD[:6]), {"max_failed_share": 0.1}
     with pytest.raises(DataError, match=r"empty_text.* more than max_failed_share = 0\.1"):
         runs.run(*GOOD, toy=toy, **strict)
@@ -110,7 +107,7 @@ def test_run_over_max_failed_share_publishes_nothing_and_a_retry_heals_it(runs: 
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_limit_ends_a_run_which_goes_on_without_it(runs: Runs) -> None:
+def test_limit_ends_a_run_which_goes_on_without_it(runs):
     assert runs.run(*GOOD, limit=4) is None
     canary = runs.calls()
     assert 4 <= len(canary) < len(GOOD)
@@ -127,7 +124,7 @@ def test_limit_ends_a_run_which_goes_on_without_it(runs: Runs) -> None:
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_publish_of_what_was_rolled_back_or_emptied_must_be_asked_for(runs: Runs) -> None:
+def test_publish_of_what_was_rolled_back_or_emptied_must_be_asked_for(runs):
     runs.run(*GOOD[:3])
     runs.run(*GOOD)
     for take_back in (lambda: rollback(runs.output.uri, 0), lambda: empty(runs.output.uri)):
@@ -139,7 +136,7 @@ def test_publish_of_what_was_rolled_back_or_emptied_must_be_asked_for(runs: Runs
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_upkeep_deletes_files_of_no_version_and_keeps_those_of_earlier_ones(runs: Runs) -> None:
+def test_upkeep_deletes_files_of_no_version_and_keeps_those_of_earlier_ones(runs):
     runs.run(*GOOD)
     before = published_rows(runs.output)
     stray = Path(runs.output.path) / "part-of-a-publisher-that-died.parquet"

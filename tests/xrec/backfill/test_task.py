@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.backfill.runs import Runs, pairs_of, pairs_table
+from tests.xrec.backfill.runs import pairs_of, pairs_table
 from xrec.backfill.driver import chunks_at_once
 from xrec.backfill.identity import identify
-from xrec.backfill.task import EXPLANATIONS, ExplainTask, explain_task
+from xrec.backfill.task import EXPLANATIONS, explain_task
 from xrec.bulk import Outcome
 from xrec.config.backfill import FailureReason
 
@@ -20,11 +20,11 @@ PAIRS_GIVEN = ("u0 i0", "u0 i1", "u1 i2", "u2 wordy", "nobody i0", "u3 nothing",
 
 
 @pytest.fixture
-def task(runs: Runs) -> ExplainTask:
+def task(runs):
     return explain_task(runs.config(), identify(runs.config()))()
 
 
-def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_had(runs: Runs) -> None:
+def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_had(runs):
     pq.write_table(pairs_table("newcomer i0", "newcomer i1"), runs.folder / "new.parquet")
     config = runs.config(cold_start={"interactions": str(runs.folder / "new.parquet")})
     sent = pickle.dumps(explain_task(config, identify(config), runs.toy()))
@@ -36,7 +36,7 @@ def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_had(runs:
     assert vector.norm() > 0
 
 
-def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(task: ExplainTask) -> None:
+def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(task):
     given = (PAIRS_GIVEN[:3], PAIRS_GIVEN[3:], ("u4 i0", "u2 i1"))
     chunks = [pairs_table(*pairs) for pairs in given]
     alone = [task.do(chunk) for chunk in chunks]
@@ -48,7 +48,7 @@ def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(task: Expla
         num_rows.append(len({one.request_id for one in advances}))
         return advances
 
-    task.explainer.engine.core.step = observed  # type: ignore[method-assign]
+    task.explainer.engine.core.step = observed
     begun = threading.Barrier(len(chunks))
 
     def do(chunk: pa.Table) -> Outcome:
@@ -72,12 +72,10 @@ def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(task: Expla
     ("rows_per_chunk", "max_rows", "expected"),
     [(1024, 128, 2), (128, 128, 3), (16, 32, 5), (1, 128, 16)],
 )
-def test_chunks_at_once_keep_the_engine_full(
-    runs: Runs, rows_per_chunk: int, max_rows: int, expected: int
-) -> None:
+def test_chunks_at_once_keep_the_engine_full(runs, rows_per_chunk, max_rows, expected):
     config = runs.config(engine={"max_rows": max_rows})
     assert chunks_at_once(config, rows_per_chunk) == expected
 
 
-def test_reasons_of_the_config_are_those_for_which_a_row_can_fail() -> None:
+def test_reasons_of_the_config_are_those_for_which_a_row_can_fail():
     assert get_args(FailureReason) == EXPLANATIONS.all_reasons

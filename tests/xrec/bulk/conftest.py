@@ -28,13 +28,13 @@ class Place:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Place:
+def disk(tmp_path):
     """A folder whose name has characters that URIs escape."""
     return Place(str(tmp_path / "a table, 100% 'full'"), StorageConfig())
 
 
 @pytest.fixture(params=["disk", "s3"])
-def place(request: pytest.FixtureRequest) -> Place:
+def place(request):
     """A place on a disk, then one in an object store: SeaweedFS, a real server with real
     conditional writes. It is not AWS: it never answers 409 to a write that races.
     """
@@ -66,24 +66,24 @@ class Toys(Place):
 
 
 @pytest.fixture
-def toys(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toys:
+def toys(place, tmp_path, monkeypatch):
     """Toy runs on a disk, then in an object store."""
     return Toys(place.uri, place.storage, tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def here(disk: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toys:
+def here(disk, tmp_path, monkeypatch):
     return Toys(disk.uri, disk.storage, tmp_path, monkeypatch)
 
 
 @pytest.fixture(autouse=True)
-def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waits(monkeypatch):
     """Let whatever is tried again be so at once, as often as ever."""
     monkeypatch.setattr(backoff, "_WAITS_SECONDS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
-def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_windows(monkeypatch):
     """Let a table have several row groups and buckets."""
     monkeypatch.setattr("xrec.bulk.parts._ROWS_PER_GROUP", 8)
     monkeypatch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)

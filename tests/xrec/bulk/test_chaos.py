@@ -9,12 +9,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
 from tests.local_cluster import LocalCluster, add_node, local_cluster, stop_nodes
-from tests.object_store import ObjectStore
 from tests.xrec.bulk.chaos import Chaos, Reader, check_end, workers_on
 from tests.xrec.bulk.chaos_driver import INTERRUPTED, ITEMS, REFUSED, Setting
 from tests.xrec.bulk.conftest import Place
@@ -23,7 +21,6 @@ from xrec.bulk import Survey
 from xrec.bulk.runs.progress import read_progress
 from xrec.config.shared import StorageConfig
 
-OnRay = Callable[[LocalCluster], Setting]
 PAIRS = int(os.environ.get("XREC_CHAOS_PAIRS", "50000"))
 
 
@@ -54,7 +51,7 @@ def run_in_chaos(
     )
 
 
-def test_commands_in_chaos_leave_a_row_once_at_each_version(place: Place, tmp_path: Path) -> None:
+def test_commands_in_chaos_leave_a_row_once_at_each_version(place, tmp_path):
     setting = Setting(place, tmp_path, num_users=400, rows_per_chunk=80, seconds_per_chunk=0.05)
     run_in_chaos(setting, 5, 10, (0.2, 0.8))
 
@@ -62,18 +59,14 @@ def test_commands_in_chaos_leave_a_row_once_at_each_version(place: Place, tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("seed", [38, None], ids=["seeded", "random"])
-def test_50000_pairs_in_chaos_are_there_once(
-    place: Place, tmp_path: Path, seed: int | None
-) -> None:
+def test_50000_pairs_in_chaos_are_there_once(place, tmp_path, seed):
     setting = Setting(place, tmp_path, PAIRS // len(ITEMS), 500, 0.1)
     run_in_chaos(setting, secrets.randbits(32) if seed is None else seed, 40, (0.5, 3.0))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_50000_pairs_in_chaos_on_three_nodes_are_there_once(
-    s3: ObjectStore, tmp_path: Path
-) -> None:
+def test_50000_pairs_in_chaos_on_three_nodes_are_there_once(s3, tmp_path):
     place = Place(f"{s3.new_bucket()}/chaos", s3.storage)
     with local_cluster(num_workers=2, cpus_per_node=2) as cluster:
         setting = Setting(place, tmp_path, PAIRS // len(ITEMS), 1000, 0.5, cluster.address)
@@ -81,7 +74,7 @@ def test_50000_pairs_in_chaos_on_three_nodes_are_there_once(
 
 
 @pytest.fixture
-def disk_on_ray(tmp_path: Path) -> OnRay:
+def disk_on_ray(tmp_path):
     """A setting of 2,000 rows in 100 chunks of half a second, on a disk."""
     place = Place(str(tmp_path / "out"), StorageConfig())
     return lambda cluster: Setting(place, tmp_path, 400, 20, 0.5, cluster.address, max_actors=6)
@@ -99,7 +92,7 @@ def num_done(toy: Toy) -> int:
 
 
 @pytest.mark.slow
-def test_driver_that_is_stopped_or_loses_ray_ends_soon(disk_on_ray: OnRay) -> None:
+def test_driver_that_is_stopped_or_loses_ray_ends_soon(disk_on_ray):
     done = 0
     with local_cluster(num_workers=1, cpus_per_node=2) as cluster:
         setting = disk_on_ray(cluster)
@@ -136,7 +129,7 @@ def test_driver_that_is_stopped_or_loses_ray_ends_soon(disk_on_ray: OnRay) -> No
 
 
 @pytest.mark.slow
-def test_pool_grows_onto_a_new_node_and_a_lost_one_fails_no_row(disk_on_ray: OnRay) -> None:
+def test_pool_grows_onto_a_new_node_and_a_lost_one_fails_no_row(disk_on_ray):
     with local_cluster(num_workers=1, cpus_per_node=1) as cluster:
         setting = disk_on_ray(cluster)
         toy = setting.open("main")

@@ -40,13 +40,13 @@ def finished(toys: Toys) -> Toy:
     return toy
 
 
-def test_check_of_nothing_and_of_other_files_says_so(place: Place) -> None:
+def test_check_of_nothing_and_of_other_files_says_so(place):
     assert "holds no table and no run; check the URI" in only(place, "error")
     (place.location / "photos.zip").write_bytes(b"x")
     assert "holds other files, such as photos.zip" in only(place, "error")
 
 
-def test_check_of_missing_and_changed_files_names_one(toys: Toys) -> None:
+def test_check_of_missing_and_changed_files_names_one(toys):
     (path,) = files_of(finished(toys))
     file = toys.location / path
     for spoil in (lambda: file.write_bytes(b"x"), file.delete):
@@ -56,7 +56,7 @@ def test_check_of_missing_and_changed_files_names_one(toys: Toys) -> None:
         assert "run the job again, which goes back to a version that is whole" in text
 
 
-def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(here: Toys) -> None:
+def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(here):
     finished(here)
     deltalake.DeltaTable(here.uri).delete("bucket = 0")
     assert found_by(here) == []
@@ -68,7 +68,7 @@ def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(
     assert "holds a Delta table that this xrec does not publish to" in only(other, "error")
 
 
-def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(toys: Toys) -> None:
+def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(toys):
     toy, during, pool = toys(), [], stopped_after(2)
     stop = pool.before
     pool.before = lambda chunk: (during.extend(found_by(toys)), stop(chunk))
@@ -86,7 +86,7 @@ def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(toys: To
     assert found_by(toys) == []  # the other run came after it
 
 
-def test_check_of_a_plan_that_lacks_a_file_says_so(here: Toys) -> None:
+def test_check_of_a_plan_that_lacks_a_file_says_so(here):
     toy = here()
     toy.drive(max_rows=7)
     (toy.run.folder / "plan" / "part-00000.arrow").delete()

@@ -30,7 +30,7 @@ ODD_ITEMS = ["a", 'says "no", or\nnot; é🙂', "comma, and\ttab", "odd-1"]
 
 
 @pytest.fixture
-def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_files(monkeypatch):
     """Let an export make several files."""
     monkeypatch.setattr("xrec.bulk.export.ROWS_PER_FILE", 10)
 
@@ -86,7 +86,7 @@ def parsed(data: bytes, format: str) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("format", ["parquet", "csv"])
-def test_export_holds_the_rows_that_succeeded(toys: Toys, format: str) -> None:
+def test_export_holds_the_rows_that_succeeded(toys, format):
     toy = finished(toys)
     exported = export(toys, format=format)
     assert (exported.num_rows, exported.version, exported.is_new) == (36, 0, True)
@@ -110,16 +110,14 @@ def test_export_holds_the_rows_that_succeeded(toys: Toys, format: str) -> None:
         ({"columns": ["text", "text"]}, "and each once, saw"),
     ],
 )
-def test_export_of_unfit_columns_refused(
-    here: Toys, settings: dict[str, Any], message: str
-) -> None:
+def test_export_of_unfit_columns_refused(here, settings, message):
     finished(here)
     with pytest.raises(ConfigError, match=message):
         export(here, **settings)
     assert not target_of(here).exists()
 
 
-def test_csv_has_lists_as_json() -> None:
+def test_csv_has_lists_as_json():
     said = [{"aspect": 'a "quiet" garden', "count": 3}]
     aspects = pa.list_(pa.struct([("aspect", pa.string()), ("count", pa.int32())]))
     rows = pa.table({"text": ["one", "two"], "aspects": pa.array([said, None], aspects)})
@@ -129,7 +127,7 @@ def test_csv_has_lists_as_json() -> None:
 
 
 @pytest.mark.usefixtures("small_files")
-def test_export_stopped_at_any_moment_goes_on_and_one_that_is_whole_is_left(toys: Toys) -> None:
+def test_export_stopped_at_any_moment_goes_on_and_one_that_is_whole_is_left(toys):
     finished(toys)
     export(toys)
     files = exported_files(toys)
@@ -163,7 +161,7 @@ def _stop_at(moment: str, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(kind, moment, lambda *_: die_here())
 
 
-def test_export_of_something_else_or_among_other_files_is_refused(toys: Toys) -> None:
+def test_export_of_something_else_or_among_other_files_is_refused(toys):
     target, toy = target_of(toys), finished(toys)
     cat = target / "photos" / "cat.parquet"
     cat.write_bytes(b"a cat")
@@ -193,7 +191,7 @@ def test_export_of_something_else_or_among_other_files_is_refused(toys: Toys) ->
         export(toys)
 
 
-def test_export_of_what_is_not_published_or_around_the_table_is_refused(here: Toys) -> None:
+def test_export_of_what_is_not_published_or_around_the_table_is_refused(here):
     for do in (lambda: None, here("a").drive):
         do()
         with pytest.raises(ArtifactNotFoundError, match="nothing was published there"):

@@ -13,7 +13,7 @@ import pytest
 
 import xrec.bulk.export
 from tests.faulty_proxy import Faults, faulty_proxy
-from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.test_export import export, exported_files, success_of, target_of
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import commit_once, table_at
@@ -33,7 +33,7 @@ def errors_at(place: Place) -> list[str]:
 
 @pytest.mark.parametrize("when", ["work", "commit"])
 @pytest.mark.parametrize("is_same", [True, False])
-def test_fault_1_driver_that_wakes_late_is_harmless(toys: Toys, when: str, is_same: bool) -> None:
+def test_fault_1_driver_that_wakes_late_is_harmless(toys, when, is_same):
     identity, later = IDENTITY if is_same else OTHER, []
 
     def deleted_and_made_again(*arguments: object) -> None:
@@ -60,9 +60,7 @@ def test_fault_1_driver_that_wakes_late_is_harmless(toys: Toys, when: str, is_sa
 
 @pytest.mark.parametrize("is_deleted", [True, False])
 @pytest.mark.parametrize("step", ["_begin 0", "_write 0", "_check 0", "_check 1"])
-def test_fault_2_export_that_wakes_late_leaves_its_successors(
-    here: Toys, step: str, is_deleted: bool
-) -> None:
+def test_fault_2_export_that_wakes_late_leaves_its_successors(here, step, is_deleted):
     """Ahead of a call of a step of one export, another one is made in its place."""
     toy = here("a b c odd-1")
     toy.complete()
@@ -100,9 +98,7 @@ def spoil(toy: Toy, chunk: int, name: str = "{:07d}.parquet", *, footer: bool) -
 
 @pytest.mark.parametrize("footer", [True, False])
 @pytest.mark.parametrize("retry", [[], ["odd"]])
-def test_fault_3_broken_result_is_done_once_more_and_then_named(
-    toys: Toys, footer: bool, retry: list[str]
-) -> None:
+def test_fault_3_broken_result_is_done_once_more_and_then_named(toys, footer, retry):
     toy = toys("a odd-1")
     toy.drive()
     spoil(toy, 1, footer=footer)
@@ -125,7 +121,7 @@ def test_fault_3_broken_result_is_done_once_more_and_then_named(
 # 4. A check beside a healthy run.
 
 
-def test_fault_4_check_beside_a_run_at_work_finds_no_error(toys: Toys) -> None:
+def test_fault_4_check_beside_a_run_at_work_finds_no_error(toys):
     def work() -> None:
         for words in range(4):
             identity = IDENTITY.model_copy(update={"config": {"words": words}})
@@ -145,7 +141,7 @@ def test_fault_4_check_beside_a_run_at_work_finds_no_error(toys: Toys) -> None:
 # 5. A process is killed within a local write.
 
 
-def test_fault_5_leftovers_of_writes_that_were_killed_break_nothing(here: Toys) -> None:
+def test_fault_5_leftovers_of_writes_that_were_killed_break_nothing(here):
     toy = here("a odd-1")
     toy.drive(max_rows=7)
     (here.location / "_delta_log" / "00000000000000000000.json#1").write_bytes(b"{")
@@ -167,7 +163,7 @@ def test_fault_5_leftovers_of_writes_that_were_killed_break_nothing(here: Toys) 
 # 6. An empty `_last_checkpoint`.
 
 
-def test_fault_6_empty_last_checkpoint_breaks_nothing(toys: Toys) -> None:
+def test_fault_6_empty_last_checkpoint_breaks_nothing(toys):
     toy = toys("a odd-1")
     toy.complete()
     hint = toys.location / "_delta_log" / "_last_checkpoint"
@@ -187,7 +183,7 @@ def test_fault_6_empty_last_checkpoint_breaks_nothing(toys: Toys) -> None:
 
 
 @pytest.mark.parametrize("is_made_again", [True, False])
-def test_fault_7_late_entry_0_of_another_run_is_undone(toys: Toys, is_made_again: bool) -> None:
+def test_fault_7_late_entry_0_of_another_run_is_undone(toys, is_made_again):
     """A publisher sleeps before its commit, and wakes after the output was deleted."""
     late, later = toys(), []
     late.drive()
@@ -216,7 +212,7 @@ def test_fault_7_late_entry_0_of_another_run_is_undone(toys: Toys, is_made_again
 # 8. A publisher that is woken late.
 
 
-def test_fault_8_publisher_that_wakes_late_never_sets_readers_back(toys: Toys) -> None:
+def test_fault_8_publisher_that_wakes_late_never_sets_readers_back(toys):
     toy = toys("a odd-1")
     toy.drive()
 
@@ -249,7 +245,7 @@ OTHERS: dict[str, Callable[[deltalake.DeltaTable], Any]] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_fault_9_commits_of_other_programs_make_nothing_unusable(toys: Toys, what: str) -> None:
+def test_fault_9_commits_of_other_programs_make_nothing_unusable(toys, what):
     toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 5000)
     first = toys("a", num_users=30, identity=OTHER)
     first.complete()
@@ -280,7 +276,7 @@ def test_fault_9_commits_of_other_programs_make_nothing_unusable(toys: Toys, wha
 
 
 @pytest.mark.parametrize("num_writes", [0, 1, 2, 5, 12, 13, 14])
-def test_run_whose_writes_find_no_room_goes_on_once_there_is(here: Toys, num_writes: int) -> None:
+def test_run_whose_writes_find_no_room_goes_on_once_there_is(here, num_writes):
     toy, sync, synced = here(), os.fsync, []
 
     def fill_up(descriptor: int) -> None:
@@ -300,7 +296,7 @@ def test_run_whose_writes_find_no_room_goes_on_once_there_is(here: Toys, num_wri
 
 @pytest.mark.parametrize("refuses", [True, False])
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_run_on_a_store_without_conditional_writes_is_refused(toys: Toys, refuses: bool) -> None:
+def test_run_on_a_store_without_conditional_writes_is_refused(toys, refuses):
     """Some stores answer a write with a condition by 501, others write whatever it is."""
     if not refuses:
         toys.patch.setattr(S3Location, "create_bytes", lambda at, data: not at.write_bytes(data))

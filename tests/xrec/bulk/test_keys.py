@@ -38,17 +38,17 @@ def clean(
         (pa.array(["b", "a", "b"]).dictionary_encode(), ["b", "a", "b"]),
     ],
 )
-def test_ids_that_have_an_exact_text_are_it(ids: pa.Array, expected: list[str]) -> None:
+def test_ids_that_have_an_exact_text_are_it(ids, expected):
     assert clean(ids) == (expected, [])
 
 
 @pytest.mark.parametrize("ids", [BROKEN, BROKEN_TEXT])
-def test_invalid_utf8_rejects_its_row_alone(ids: pa.Array) -> None:
+def test_invalid_utf8_rejects_its_row_alone(ids):
     rejected = (12, "invalid_utf8", r"user='\\xff\\xfe', item='i'")
     assert clean(ids) == (["good", "also good"], [rejected])
 
 
-def test_row_without_an_exact_id_is_rejected_once_with_line_and_reason() -> None:
+def test_row_without_an_exact_id_is_rejected_once_with_line_and_reason():
     ids = pa.array([12345678901234567.0, math.nan, 5.0, None])
     good, rejected = clean(ids, pa.array(["i", "i", "i", None]))
     reasons = ["float_id", "nan_id", "float_id", "null_id"]
@@ -56,14 +56,14 @@ def test_row_without_an_exact_id_is_rejected_once_with_line_and_reason() -> None
     assert rejected[2][2] == "user=5.0, item='i'"
 
 
-def test_column_that_is_missing_or_of_another_type_is_an_error() -> None:
+def test_column_that_is_missing_or_of_another_type_is_an_error():
     with pytest.raises(DataError, match=re.escape("expected columns user, item, saw user")):
         clean_keys(pa.table({"user": ["u"]}), KEYS, file="f", first_line=1)
     with pytest.raises(DataError, match=r"column item: expected ids .* saw bool; cast it"):
         clean(pa.array(["u"]), pa.array([True]))
 
 
-def test_bucket_of_a_key_is_the_same_in_every_version() -> None:
+def test_bucket_of_a_key_is_the_same_in_every_version():
     found = [bucket_of(key, 1024) for key in ("", "u-1", "ü")]
     assert found == [18, 851, 820]
     assert {bucket_of(key, 1) for key in ("", "u-1", "ü")} == {0}

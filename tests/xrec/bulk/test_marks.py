@@ -3,7 +3,7 @@
 from xrec.bulk.work.marks import Attempt, Marks
 
 
-def test_node_that_went_away_counts_for_nothing() -> None:
+def test_node_that_went_away_counts_for_nothing():
     lost: set[str] = set()
     marks = Marks(1, lambda: lost)
     lost.add("there")
@@ -14,7 +14,7 @@ def test_node_that_went_away_counts_for_nothing() -> None:
     assert marks.done(7) == 200
 
 
-def test_processes_that_end_before_they_are_ready_end_the_run() -> None:
+def test_processes_that_end_before_they_are_ready_end_the_run():
     marks = Marks(2)
     for _ in range(3):
         assert [marks.starting() for _ in range(5)] == [None] * 5

@@ -4,12 +4,10 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import Toy, ToyTask, die, rows_of
 from xrec.bulk import Outcome, Progress, Survey
 from xrec.bulk import driver as driver_module
@@ -40,7 +38,7 @@ def make_no_task(reason: str) -> ToyTask:
     raise ModelError("there is no model")
 
 
-def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here: Toys) -> None:
+def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here):
     here.patch.setattr(driver_module, "_SECONDS_BETWEEN_LOOKS", 0.0)
     toy = here("slow b", num_users=8, rows_per_chunk=2)
     seen: list[Progress] = []
@@ -55,7 +53,7 @@ def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here: Toys) -> 
     assert progress.started_at < progress.working_since
 
 
-def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(toys: Toys) -> None:
+def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(toys):
     toy = toys("deadly odd-1 bad-2 b", num_users=10)
     task = toy.make_task(kill=die, killers=[("u-3", "deadly")])
     progress = on_ray(toy, RayPool(2), task, chunks_at_once=2)
@@ -70,7 +68,7 @@ def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(t
 
 
 @pytest.mark.parametrize("what", ["work", "start"])
-def test_pool_raises_the_error_of_a_process_and_the_next_one_goes_on(here: Toys, what: str) -> None:
+def test_pool_raises_the_error_of_a_process_and_the_next_one_goes_on(here, what):
     toy = here("refused", num_users=6, rows_per_chunk=1)
     if what == "work":
         with pytest.raises(DataError, match=r"^the row is refused\n  by its task$"):
@@ -81,19 +79,19 @@ def test_pool_raises_the_error_of_a_process_and_the_next_one_goes_on(here: Toys,
     assert on_ray(toy, RayPool(1)).num_ok == 6
 
 
-def test_pool_of_processes_that_die_while_they_load_ends_the_run(here: Toys) -> None:
+def test_pool_of_processes_that_die_while_they_load_ends_the_run(here):
     toy = here("a", num_users=4, rows_per_chunk=1)
     with pytest.raises(ClusterError, match="3 processes in a row ended before they were ready"):
         on_ray(toy, RayPool(1), partial(make_no_task, "kill"))
     assert Survey(toy.run).summary.num_rows == 0
 
 
-def test_pool_with_room_for_fewer_processes_than_it_may_have_does_all(here: Toys) -> None:
+def test_pool_with_room_for_fewer_processes_than_it_may_have_does_all(here):
     toy = here("a", num_users=6, rows_per_chunk=1)
     assert on_ray(toy, RayPool(2, min_actors=1, cpus=3)).num_ok == 6
 
 
-def test_pool_grows_while_all_are_busy(here: Toys) -> None:
+def test_pool_grows_while_all_are_busy(here):
     toy = here("a", num_users=12, rows_per_chunk=1)
     on_ray(toy, RayPool(3, min_actors=1), toy.make_task(seconds=0.7))
     toy.publish()
@@ -101,7 +99,7 @@ def test_pool_grows_while_all_are_busy(here: Toys) -> None:
     assert 2 <= len({text.split()[-2] for text in texts}) <= 3  # processes
 
 
-def test_pool_of_a_driver_that_is_interrupted_stops_and_the_next_one_goes_on(here: Toys) -> None:
+def test_pool_of_a_driver_that_is_interrupted_stops_and_the_next_one_goes_on(here):
     def interrupt(progress: Progress) -> None:
         raise KeyboardInterrupt
 
@@ -128,7 +126,7 @@ def _make_pid() -> Callable[[float], int]:
     return _pid_of
 
 
-def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done() -> None:
+def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done():
     seconds = [4.0, 0.1, 0.1, 0.1]
     found = list(map_in_processes(_make_pid, seconds, num_processes=2))
     assert sorted(place for place, _ in found) == [0, 1, 2, 3]
@@ -137,13 +135,13 @@ def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done() -> None:
     assert os.getpid() not in dict(found).values()
 
 
-def test_map_in_processes_that_are_fresh_do_one_item_each() -> None:
+def test_map_in_processes_that_are_fresh_do_one_item_each():
     found = list(map_in_processes(_make_pid, [0.0] * 3, num_processes=2, fresh=True))
     assert len({pid for _, pid in found}) == 3
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_map_in_processes_raises_the_error_of_a_process(fresh: bool) -> None:
+def test_map_in_processes_raises_the_error_of_a_process(fresh):
     def refuse(item: str) -> str:
         raise DataError(f"{item} is wrong")
 
@@ -152,7 +150,7 @@ def test_map_in_processes_raises_the_error_of_a_process(fresh: bool) -> None:
 
 
 @pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_map_in_processes_begins_an_item_again_after_a_death(tmp_path: Path, fresh: bool) -> None:
+def test_map_in_processes_begins_an_item_again_after_a_death(tmp_path, fresh):
     def die(num_times: int) -> int:
         with (tmp_path / str(num_times)).open("a") as file:
             file.write("x")
@@ -167,6 +165,6 @@ def test_map_in_processes_begins_an_item_again_after_a_death(tmp_path: Path, fre
 
 
 @pytest.mark.slow
-def test_map_in_processes_that_die_while_they_load_is_an_error() -> None:
+def test_map_in_processes_that_die_while_they_load_is_an_error():
     with pytest.raises(ClusterError, match="ended before they were ready"):
         list(map_in_processes(lambda: os._exit(1), [1], num_processes=1))

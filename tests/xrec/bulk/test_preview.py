@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.test_rules_carry import drive_carrying
 from tests.xrec.bulk.test_rules_drive import stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
@@ -27,14 +27,14 @@ def preview_at(place: Place, **changes: Any) -> Preview:
     return preview(toy_request(place, **changes))
 
 
-def test_preview_counts_what_a_plan_would_have_and_writes_nothing(toys: Toys) -> None:
+def test_preview_counts_what_a_plan_would_have_and_writes_nothing(toys):
     seen = preview_at(toys)
     assert not toys.location.exists()
     assert (seen.num_rows, seen.num_left, seen.status, seen.costs_left) == (36, 36, None, None)
     assert seen.num_chunks == toys().run.record.size.num_chunks
 
 
-def test_preview_counts_rejected_rows_and_refuses_what_the_run_would(disk: Place) -> None:
+def test_preview_counts_rejected_rows_and_refuses_what_the_run_would(disk):
     keys = {"user": [1.5, float("nan"), 2.5], "item": ["a", "b", "c"]}
     bad = clean_keys(pa.table(keys), FORMAT.keys, file="rows", first_line=1)
     seen = preview_at(disk, batches=lambda: [batch_of(ROWS), bad])
@@ -46,7 +46,7 @@ def test_preview_counts_rejected_rows_and_refuses_what_the_run_would(disk: Place
         preview_at(disk, batches=never_read)
 
 
-def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(toys: Toys) -> None:
+def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(toys):
     toy = toys()
     assert preview_at(toys, batches=never_read).costs_left is None
     progress = toy.drive(max_rows=13)
@@ -59,7 +59,7 @@ def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(toys: Toys) 
     assert seen.costs_left["seconds"] == pytest.approx(per_row * seen.num_left)
 
 
-def test_preview_takes_the_rate_of_another_run_if_its_own_has_none(here: Toys) -> None:
+def test_preview_takes_the_rate_of_another_run_if_its_own_has_none(here):
     other, new, broken = (here.at(name) for name in ("other", "new", "broken"))
     other(num_users=3).drive()
     (broken.location / "manifest.json").write_bytes(b"{}")
@@ -70,7 +70,7 @@ def test_preview_takes_the_rate_of_another_run_if_its_own_has_none(here: Toys) -
     assert (again.status, again.measured_at) == (None, other.uri)
 
 
-def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(here: Toys) -> None:
+def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(here):
     """Two rows of three are carried; before anything is done, none is reckoned to be."""
     here().complete()
     settings = {"identity": OTHER, "carry_from": here.uri}
@@ -84,7 +84,7 @@ def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(her
     assert "carried" not in seen.costs_left
 
 
-def test_preview_of_inputs_that_were_written_again_compares_their_rows(here: Toys) -> None:
+def test_preview_of_inputs_that_were_written_again_compares_their_rows(here):
     here().drive()
     again = {"rows.parquet": ["1", "3"]}
     seen = preview_at(here, listing=again)

@@ -10,7 +10,7 @@ from xrec.bulk.work import room as room_module
 from xrec.bulk.work.room import Room
 
 
-def test_room_shares_of_works_at_a_time_add_up_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_shares_of_works_at_a_time_add_up_to_it(monkeypatch):
     clock = iter([0.0, 10.0, 30.0, 90.0, 200.0, 201.0, 300.0, 304.0])
     # The module's own: other threads, such as the one of fsspec, look at the time too.
     monkeypatch.setattr(room_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -28,7 +28,7 @@ def test_room_shares_of_works_at_a_time_add_up_to_it(monkeypatch: pytest.MonkeyP
     assert alone.seconds == 4
 
 
-def test_room_has_so_many_works_at_a_time_and_one_that_is_alone_has_nobody_beside() -> None:
+def test_room_has_so_many_works_at_a_time_and_one_that_is_alone_has_nobody_beside():
     room, inside, seen = Room(3), set(), []
 
     def work(number: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import xrec.bulk
 
 
-def test_rules_are_each_tested() -> None:
+def test_rules_are_each_tested():
     stated = re.findall(r"^(\d+)\. ", xrec.bulk.__doc__ or "", re.MULTILINE)
     assert stated == [str(number) for number in range(1, len(stated) + 1)]
     texts = "".join(path.read_text() for path in Path(__file__).parent.glob("test_rules_*.py"))

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.test_rules_drive import texts_of
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import files_of
@@ -31,7 +30,7 @@ def drive_carrying(toy: Toy, pool: Any = None, **changes: Any) -> Progress:
 
 
 @pytest.mark.parametrize("rows_per_chunk", [3, 100])
-def test_rule_11_good_rows_are_carried_and_the_others_done(toys: Toys, rows_per_chunk: int) -> None:
+def test_rule_11_good_rows_are_carried_and_the_others_done(toys, rows_per_chunk):
     """To another number of buckets, and to users that the earlier run had not."""
     toys.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)
     first = toys("a b odd-1", num_users=6)
@@ -48,7 +47,7 @@ def test_rule_11_good_rows_are_carried_and_the_others_done(toys: Toys, rows_per_
     assert same == {key for key in before if key[1] == "a"}
 
 
-def test_rule_11_what_happens_to_the_earlier_version_changes_nothing(toys: Toys) -> None:
+def test_rule_11_what_happens_to_the_earlier_version_changes_nothing(toys):
     earlier, later = toys.at("earlier"), toys.at("later")
     earlier().complete()
     before = texts_of(earlier())
@@ -64,7 +63,7 @@ def test_rule_11_what_happens_to_the_earlier_version_changes_nothing(toys: Toys)
     assert check_output(later.uri, toys.storage) == []
 
 
-def test_rule_11_rows_of_a_chunk_that_is_cut_after_deaths_are_carried_by_rows(here: Toys) -> None:
+def test_rule_11_rows_of_a_chunk_that_is_cut_after_deaths_are_carried_by_rows(here):
     here("a").complete()
     toy = here("a c", identity=OTHER, carry_from=here.uri)
     progress = drive_carrying(toy, killers=[("u-5", "c")])
@@ -74,7 +73,7 @@ def test_rule_11_rows_of_a_chunk_that_is_cut_after_deaths_are_carried_by_rows(he
     assert rows_of(toy.published()) == toy.rows
 
 
-def test_rule_11_nothing_is_carried_where_nothing_is_published_or_a_task_cannot(here: Toys) -> None:
+def test_rule_11_nothing_is_carried_where_nothing_is_published_or_a_task_cannot(here):
     toy = here(carry_from=here.uri)
     assert drive_carrying(toy).costs["carried"] == 0
     toy.publish()
@@ -84,7 +83,7 @@ def test_rule_11_nothing_is_carried_where_nothing_is_published_or_a_task_cannot(
     assert set(texts_of(other).values()).isdisjoint(texts_of(toy, 0).values())
 
 
-def test_rule_11_table_of_other_columns_is_refused_unless_it_is_this_output(here: Toys) -> None:
+def test_rule_11_table_of_other_columns_is_refused_unless_it_is_this_output(here):
     first = here()
     first.complete()
     wider = replace(FORMAT, ok=pa.schema([("text", pa.string()), ("num_tokens", pa.int64())]))
@@ -100,7 +99,7 @@ def test_rule_11_table_of_other_columns_is_refused_unless_it_is_this_output(here
         planned(here.uri, replace(FORMAT, ok_keys=("num_tokens",)))
 
 
-def test_rule_11_version_that_is_not_sound_or_cannot_be_read_is_refused(toys: Toys) -> None:
+def test_rule_11_version_that_is_not_sound_or_cannot_be_read_is_refused(toys):
     toys().complete()
     settings = {"identity": OTHER, "carry_from": toys.uri}
     with toys.patch.context() as patch:

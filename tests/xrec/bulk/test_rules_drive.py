@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import Killed, PoolHere, Toy, ToyTask, rows_of
 from xrec.bulk import Outcome, Survey, driver, read_status
 from xrec.bulk.driver import has_work
@@ -52,7 +51,7 @@ def texts_of(toy: Toy, version: int | None = None) -> dict[tuple[str, str], str]
 # 3. A chunk is done if its result is there.
 
 
-def test_rule_3_run_has_each_row_once_as_done_or_failed(toys: Toys) -> None:
+def test_rule_3_run_has_each_row_once_as_done_or_failed(toys):
     toy = toys("a odd-1 dull-2 b", num_users=6)
     manifest = toy.complete()
     assert manifest.row_counts == {"explanations": 12, "failed": 12}
@@ -72,7 +71,7 @@ def test_rule_3_run_has_each_row_once_as_done_or_failed(toys: Toys) -> None:
     ("items", "num_users"),
     [(["a"], 1), (["odd-1"], 9), (["bad-1", "kill-1"], 2), (["é🙂" * 99, "\x00", "\U0010ffff"], 5)],
 )
-def test_rule_3_run_of_few_or_strange_rows(toys: Toys, items: list[str], num_users: int) -> None:
+def test_rule_3_run_of_few_or_strange_rows(toys, items, num_users):
     toy = toys(items, num_users=num_users)
     toy.complete()
     table = toy.published()
@@ -84,7 +83,7 @@ def test_rule_3_run_of_few_or_strange_rows(toys: Toys, items: list[str], num_use
 
 
 @pytest.mark.parametrize("num_chunks", [0, 1, 3])
-def test_rule_3_restarted_run_does_the_chunks_without_a_result(here: Toys, num_chunks: int) -> None:
+def test_rule_3_restarted_run_does_the_chunks_without_a_result(here, num_chunks):
     toy = here()
     kill(toy, num_chunks, here.patch)
     assert Survey(toy.run).done[0].tolist() == list(range(num_chunks))
@@ -93,7 +92,7 @@ def test_rule_3_restarted_run_does_the_chunks_without_a_result(here: Toys, num_c
     assert rows_of(toy.published()) == toy.rows
 
 
-def test_rule_3_drivers_side_by_side_have_each_row_once_and_count_what_stands(toys: Toys) -> None:
+def test_rule_3_drivers_side_by_side_have_each_row_once_and_count_what_stands(toys):
     """Some rows fail in one driver and succeed in the other; the result that stands counts."""
     toy = toys("a odd-1 b")
     barrier = threading.Barrier(2)
@@ -110,7 +109,7 @@ def test_rule_3_drivers_side_by_side_have_each_row_once_and_count_what_stands(to
     assert (one.version, one.row_counts["explanations"]) == (0, len(texts_of(toy)))
 
 
-def test_rule_3_driver_is_not_started_beside_one_that_may_live(here: Toys) -> None:
+def test_rule_3_driver_is_not_started_beside_one_that_may_live(here):
     toy = here()
     kill(toy, 2, here.patch)
     with pytest.raises(LeaseError, match=r"works on this run, and is taken for alive until .* UTC"):
@@ -127,7 +126,7 @@ def test_rule_3_driver_is_not_started_beside_one_that_may_live(here: Toys) -> No
     toy.drive()
 
 
-def test_rule_3_interrupted_driver_says_so(toys: Toys, caplog: pytest.LogCaptureFixture) -> None:
+def test_rule_3_interrupted_driver_says_so(toys, caplog):
     toys.patch.setattr(driver, "_SECONDS_BETWEEN_LOOKS", 0.0)
     toy, seen = toys(), []
 
@@ -147,7 +146,7 @@ def test_rule_3_interrupted_driver_says_so(toys: Toys, caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize("what", ["missing", "twice", "reason"])
-def test_rule_3_task_that_loses_or_doubles_a_row_is_an_error(here: Toys, what: str) -> None:
+def test_rule_3_task_that_loses_or_doubles_a_row_is_an_error(here, what):
     do = ToyTask.do
 
     def wrong(task: ToyTask, rows: pa.Table) -> Outcome:
@@ -167,7 +166,7 @@ def test_rule_3_task_that_loses_or_doubles_a_row_is_an_error(here: Toys, what: s
 # 7. A retry is the next pass.
 
 
-def test_rule_7_retry_replaces_rows_of_its_reasons_and_keeps_the_others(toys: Toys) -> None:
+def test_rule_7_retry_replaces_rows_of_its_reasons_and_keeps_the_others(toys):
     toy = toys("a odd-1 dull-2", num_users=6)
     first, before = toy.complete(), texts_of(toy)
     again = toy.complete(retry=["odd"])  # they fail again
@@ -188,7 +187,7 @@ def test_rule_7_retry_replaces_rows_of_its_reasons_and_keeps_the_others(toys: To
     assert len({manifest.fingerprint for manifest in (first, again, third)}) == 3
 
 
-def test_rule_7_interrupted_retry_is_done_before_anything_is_published(toys: Toys) -> None:
+def test_rule_7_interrupted_retry_is_done_before_anything_is_published(toys):
     toy = toys("a odd-1", num_users=18)
     toy.complete()
     interrupt(toy, 1, retry=["odd"])
@@ -205,7 +204,7 @@ def test_rule_7_interrupted_retry_is_done_before_anything_is_published(toys: Toy
     assert rows_of(toy.published(), "ok") == toy.rows
 
 
-def test_rule_7_run_that_lost_the_record_of_a_retry_is_planned_anew(here: Toys) -> None:
+def test_rule_7_run_that_lost_the_record_of_a_retry_is_planned_anew(here):
     toy = here("a odd-1")
     for _ in range(2):
         toy.drive(retry=["odd"])
@@ -217,7 +216,7 @@ def test_rule_7_run_that_lost_the_record_of_a_retry_is_planned_anew(here: Toys) 
     assert again.complete().row_counts == {"explanations": 12, "failed": 12}
 
 
-def test_rule_7_retry_of_other_reasons_follows_the_one_that_was_begun(here: Toys) -> None:
+def test_rule_7_retry_of_other_reasons_follows_the_one_that_was_begun(here):
     toy = here("odd-1 dull-2")
     toy.drive()
     interrupt(toy, 1, retry=["odd"])
@@ -232,7 +231,7 @@ def test_rule_7_retry_of_other_reasons_follows_the_one_that_was_begun(here: Toys
     assert (again.pass_number, again.reasons, again.is_done) == (2, ("dull",), True)
 
 
-def test_rule_7_drivers_that_begin_a_retry_at_once_do_one(toys: Toys) -> None:
+def test_rule_7_drivers_that_begin_a_retry_at_once_do_one(toys):
     toy = toys("a odd-1")
     toy.complete()
     toy.heal()
@@ -244,7 +243,7 @@ def test_rule_7_drivers_that_begin_a_retry_at_once_do_one(toys: Toys) -> None:
 
 
 @pytest.mark.parametrize("reason", ["odd", "dull"])
-def test_rule_7_retry_that_another_driver_began_is_done_first(here: Toys, reason: str) -> None:
+def test_rule_7_retry_that_another_driver_began_is_done_first(here, reason):
     toy = here("odd-1 dull-2")
 
     def begin(chunk: int) -> None:
@@ -261,7 +260,7 @@ def test_rule_7_retry_that_another_driver_began_is_done_first(here: Toys, reason
     assert len(texts_of(toy)) >= 12
 
 
-def test_rule_7_unknown_reason_or_one_with_a_limit_is_refused_at_the_beginning(here: Toys) -> None:
+def test_rule_7_unknown_reason_or_one_with_a_limit_is_refused_at_the_beginning(here):
     toy = here()
     before = here.location.files()
     for settings, message in (
@@ -277,7 +276,7 @@ def test_rule_7_unknown_reason_or_one_with_a_limit_is_refused_at_the_beginning(h
 # 10. A limit ends a run at the end of a chunk; the next driver goes on.
 
 
-def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(toys: Toys) -> None:
+def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(toys):
     toy = toys(num_users=11)
     sizes = toy.run.passes()[0].plan.rows_of_chunks.tolist()
     progress = toy.drive(limited := PoolHere(), max_rows=sizes[0] + 1)
@@ -298,7 +297,7 @@ def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(
     assert toy.complete(max_rows=1) is not None
 
 
-def test_rule_10_failed_share_is_of_the_rows_within_the_limit(here: Toys) -> None:
+def test_rule_10_failed_share_is_of_the_rows_within_the_limit(here):
     """One row of three fails; of all rows these are few, as long as most are not done."""
     toy = here("a b odd-1")
     for _ in range(2):  # the second time nothing is done

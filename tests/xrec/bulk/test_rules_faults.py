@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tests.faulty_proxy import Faults, faulty_proxy
-from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import PoolHere, Toy, ToyTask, die_here, rows_of
 from xrec.bulk import Survey, backoff
 from xrec.bulk.runs.plan import Plan
@@ -43,7 +42,7 @@ def fail_some(
 # 5. An error fails its row, ends the process, or ends the run.
 
 
-def test_rule_5_error_of_a_row_fails_that_row_alone(toys: Toys) -> None:
+def test_rule_5_error_of_a_row_fails_that_row_alone(toys):
     toy = toys("a bad-1")
     manifest = toy.complete()
     assert manifest.metrics["failed_by_reason"] == {"task_error": 12}
@@ -55,7 +54,7 @@ def test_rule_5_error_of_a_row_fails_that_row_alone(toys: Toys) -> None:
 
 
 @pytest.mark.parametrize("error", [ModelError("no model"), RuntimeError("no model")])
-def test_rule_5_any_other_error_ends_the_run(here: Toys, error: Exception) -> None:
+def test_rule_5_any_other_error_ends_the_run(here, error):
     fail_some(here.patch, (ToyTask, "do"), 1, error)
     toy = here()
     with pytest.raises(type(error), match="no model"):
@@ -71,7 +70,7 @@ def test_rule_5_any_other_error_ends_the_run(here: Toys, error: Exception) -> No
         RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"),
     ],
 )
-def test_rule_5_process_whose_gpu_can_no_longer_be_used_ends(here: Toys, error: Exception) -> None:
+def test_rule_5_process_whose_gpu_can_no_longer_be_used_ends(here, error):
     codes: list[int] = []
 
     def exit_here(code: int) -> None:
@@ -89,7 +88,7 @@ def test_rule_5_process_whose_gpu_can_no_longer_be_used_ends(here: Toys, error: 
     assert (progress.num_ok, progress.failed) == (36, {})  # no row was to blame
 
 
-def test_rule_5_lack_of_memory_does_not_end_the_process() -> None:
+def test_rule_5_lack_of_memory_does_not_end_the_process():
     assert not is_poisoned(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     assert not is_poisoned(RuntimeError("CUDA error: out of memory"))
     assert not is_poisoned(RuntimeError("shapes do not match"))
@@ -99,7 +98,7 @@ def test_rule_5_lack_of_memory_does_not_end_the_process() -> None:
 
 
 @pytest.mark.parametrize("rows_per_chunk", [6, 64])
-def test_rule_6_rows_that_kill_are_found_and_others_done(toys: Toys, rows_per_chunk: int) -> None:
+def test_rule_6_rows_that_kill_are_found_and_others_done(toys, rows_per_chunk):
     toy = toys("a b", rows_per_chunk=rows_per_chunk, num_users=32)
     killers = [toy.rows[3], toy.rows[4], toy.rows[40]]
     progress = toy.drive(task=toy.make_task(killers=killers))
@@ -114,7 +113,7 @@ def test_rule_6_rows_that_kill_are_found_and_others_done(toys: Toys, rows_per_ch
     assert toy.drive(task=task, retry=["task_error"]).failed == {"task_error": 1}
 
 
-def test_rule_6_run_whose_processes_all_die_ends_and_goes_on_when_they_live(here: Toys) -> None:
+def test_rule_6_run_whose_processes_all_die_ends_and_goes_on_when_they_live(here):
     toy = here("a b", num_users=64, rows_per_chunk=64)
     with pytest.raises(ClusterError, match="64 processes died one after the other"):
         toy.drive(task=toy.make_task(killers=toy.rows))
@@ -125,7 +124,7 @@ def test_rule_6_run_whose_processes_all_die_ends_and_goes_on_when_they_live(here
 # 9. A run that is not done, was limited, or has too many failed rows publishes nothing.
 
 
-def test_rule_9_run_with_too_many_failed_rows_publishes_nothing_and_can_go_on(here: Toys) -> None:
+def test_rule_9_run_with_too_many_failed_rows_publishes_nothing_and_can_go_on(here):
     toy = here("a odd-1")
     message = r"12 of 24 rows failed \(odd 12\), more than max_failed_share = 0.2, .* 12 succeeded"
     for settings in ({}, {"retry": ["odd"]}):  # a retry may mend it, but does not
@@ -137,7 +136,7 @@ def test_rule_9_run_with_too_many_failed_rows_publishes_nothing_and_can_go_on(he
     assert rows_of(toy.published(), "ok") == toy.rows
 
 
-def test_rule_9_rows_that_fail_for_an_expected_reason_are_not_too_many(here: Toys) -> None:
+def test_rule_9_rows_that_fail_for_an_expected_reason_are_not_too_many(here):
     toy = here("a odd-1 dull-1")
     expecting = replace(toy.run.format, expected_reasons=("odd",))
     toy = replace(toy, run=replace(toy.run, format=expecting))
@@ -151,9 +150,7 @@ def test_rule_9_rows_that_fail_for_an_expected_reason_are_not_too_many(here: Toy
 STEPS = [(ResultFolder, "standing"), (Plan, "rows"), (ResultFolder, "create")]
 
 
-def test_rule_12_failed_request_is_tried_again(
-    here: Toys, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rule_12_failed_request_is_tried_again(here, caplog):
     toy, waits = here(), []
     here.patch.setattr(backoff, "_WAITS_SECONDS", (1.0, 4.0, 16.0))
     here.patch.setattr(backoff, "sleep", waits.append)
@@ -168,7 +165,7 @@ def test_rule_12_failed_request_is_tried_again(
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_rule_12_store_that_fails_for_long_ends_the_run(here: Toys, step: tuple[Any, str]) -> None:
+def test_rule_12_store_that_fails_for_long_ends_the_run(here, step):
     toy = here()
     pool = PoolHere(before=lambda chunk: chunk == 3 and fail_some(here.patch, step, 4))
     with pytest.raises(StorageError, match="no answer"):
@@ -183,7 +180,7 @@ def test_rule_12_store_that_fails_for_long_ends_the_run(here: Toys, step: tuple[
     assert rows_of(toy.published()) == toy.rows
 
 
-def test_rule_12_interrupt_while_the_store_is_tried_again_ends_the_run(here: Toys) -> None:
+def test_rule_12_interrupt_while_the_store_is_tried_again_ends_the_run(here):
     fail_some(here.patch, STEPS[2], 99)
     fail_some(here.patch, (backoff, "sleep"), 1, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -192,7 +189,7 @@ def test_rule_12_interrupt_while_the_store_is_tried_again_ends_the_run(here: Toy
 
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 @pytest.mark.parametrize("hangs", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_rule_12_store_that_fails_or_hangs_has_each_row_once(toys: Toys, hangs: bool) -> None:
+def test_rule_12_store_that_fails_or_hangs_has_each_row_once(toys, hangs):
     """Half of the requests that fail are done, and their answers lost."""
     faults, limits = Faults(0.1, drops=0.3, statuses=(500, 503), draw=random.Random(1)), {}
     if hangs:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tests.object_store import requests_of
-from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import FORMAT, IDENTITY, Toy, batch_of, rows_of, toy_request
 from xrec import bulk
 from xrec.bulk.runs import plan
@@ -47,7 +47,7 @@ def record_of(toy: Toy, number: int = 0) -> Location:
 # 1. A run is named by its settings, its inputs and a hash of its rows.
 
 
-def test_rule_1_two_runs_work_at_once_and_each_publish_replaces_the_table(toys: Toys) -> None:
+def test_rule_1_two_runs_work_at_once_and_each_publish_replaces_the_table(toys):
     one, other = toys("a b"), toys("b c d", identity=OTHER)
     assert other.run.folder != one.run.folder
     for toy in (one, other):
@@ -62,7 +62,7 @@ def test_rule_1_two_runs_work_at_once_and_each_publish_replaces_the_table(toys: 
     assert rows_of(other.published(0)) == one.rows
 
 
-def test_rule_1_run_has_a_name_by_settings_inputs_and_the_set_of_rows(disk: Place) -> None:
+def test_rule_1_run_has_a_name_by_settings_inputs_and_the_set_of_rows(disk):
     inputs = IDENTITY.model_copy(update={"inputs": {"rows": "others"}})
     first = opened(disk, ROWS)
     runs = [
@@ -76,14 +76,14 @@ def test_rule_1_run_has_a_name_by_settings_inputs_and_the_set_of_rows(disk: Plac
     assert opened(disk, ROWS[::-1], listing={"rows": ["3"]}).record == first.record
 
 
-def test_rule_1_other_files_are_refused_and_left(place: Place) -> None:
+def test_rule_1_other_files_are_refused_and_left(place):
     (place.location / "part-00000.parquet").write_bytes(b"of an older xrec")
     with pytest.raises(TableError, match=r"holds other files, such as part-00000\.parquet"):
         opened(place, ROWS)
     assert place.location.files() == ["part-00000.parquet"]
 
 
-def test_rule_1_input_that_cannot_be_read_leaves_no_files(place: Place) -> None:
+def test_rule_1_input_that_cannot_be_read_leaves_no_files(place):
     with pytest.raises(AssertionError):
         opened(place, None)
     assert place.location.files() == []
@@ -92,14 +92,14 @@ def test_rule_1_input_that_cannot_be_read_leaves_no_files(place: Place) -> None:
 # 2. A plan is written under a name of its own; the record that is created first names it.
 
 
-def test_rule_2_drivers_get_one_plan_and_trust_it_without_a_look_at_the_input(place: Place) -> None:
+def test_rule_2_drivers_get_one_plan_and_trust_it_without_a_look_at_the_input(place):
     with ThreadPoolExecutor(4) as pool:
         runs = list(pool.map(lambda _: opened(place, ROWS), range(4)))
     assert [run.record for run in runs] == [opened(place).record] * 4
     assert rows_in(opened(place)) == sorted(ROWS)
 
 
-def test_rule_2_listing_changes_with_the_file(place: Place) -> None:
+def test_rule_2_listing_changes_with_the_file(place):
     folder, file = place.location / "input", place.location / "input" / "rows.parquet"
     file.write_bytes(b"one")
     before = bulk.listing_of(folder)
@@ -111,8 +111,8 @@ def test_rule_2_listing_changes_with_the_file(place: Place) -> None:
 
 @pytest.mark.parametrize("is_written", [True, False])
 def test_rule_2_record_whose_answer_is_lost_or_that_was_never_written(
-    disk: Place, monkeypatch: pytest.MonkeyPatch, is_written: bool
-) -> None:
+    disk, monkeypatch, is_written
+):
     create = LocalLocation.create_bytes
 
     def create_badly(location: LocalLocation, data: bytes) -> bool:
@@ -132,7 +132,7 @@ def test_rule_2_record_whose_answer_is_lost_or_that_was_never_written(
 
 
 @pytest.mark.parametrize("what", ["part-00000.arrow", "cut off", "chunks.parquet", "record"])
-def test_rule_2_plan_that_is_gone_is_made_anew(here: Toys, what: str) -> None:
+def test_rule_2_plan_that_is_gone_is_made_anew(here, what):
     toy = here()
     toy.drive(max_rows=7)
     if what == "cut off":
@@ -147,7 +147,7 @@ def test_rule_2_plan_that_is_gone_is_made_anew(here: Toys, what: str) -> None:
     assert here().run.record == again.run.record
 
 
-def test_rule_2_record_of_another_xrec_says_so(here: Toys) -> None:
+def test_rule_2_record_of_another_xrec_says_so(here):
     record_of(here(), 1).write_bytes(b'{"layout": 3}')
     for do in (here, lambda: bulk.read_status(here.uri)):
         with pytest.raises(ArtifactMismatchError, match="not a record that this xrec reads"):
@@ -155,7 +155,7 @@ def test_rule_2_record_of_another_xrec_says_so(here: Toys) -> None:
     assert "not a record that this xrec reads" in bulk.check_output(here.uri)[0].what
 
 
-def test_rule_2_rows_are_planned_once_by_the_hash_of_the_first_key(toys: Toys) -> None:
+def test_rule_2_rows_are_planned_once_by_the_hash_of_the_first_key(toys):
     toys.patch.setattr(plan, "_PART_BYTES", 4_000)
     toys.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
     toy = toys("a b c d e f g h i", num_users=7, rows_per_chunk=4)
@@ -172,7 +172,7 @@ def test_rule_2_rows_are_planned_once_by_the_hash_of_the_first_key(toys: Toys) -
         assert requests == ["get_object"] * (1 + len(chunks))
 
 
-def test_rule_2_rejected_rows_are_kept_with_file_line_and_reason(disk: Place) -> None:
+def test_rule_2_rejected_rows_are_kept_with_file_line_and_reason(disk):
     table = pa.table({"user": ["u", None, "v"], "item": pa.array([1.5, 2.0, 3.0])})
     ids = pa.table({"user": [1, 2], "item": [b"\xff", b"i"]})
     bad = bulk.clean_keys(table, FORMAT.keys, file="one.parquet", first_line=1)
@@ -199,9 +199,7 @@ def test_rule_2_rejected_rows_are_kept_with_file_line_and_reason(disk: Place) ->
         (("text", pa.string()), ("rank",), r"ok_keys \['rank'\]: expected columns of ok, \['text'"),
     ],
 )
-def test_row_format_that_makes_no_table_is_refused(
-    field: tuple[str, pa.DataType], ok_keys: tuple[str, ...], message: str
-) -> None:
+def test_row_format_that_makes_no_table_is_refused(field, ok_keys, message):
     with pytest.raises(ValueError, match=message):
         bulk.RowFormat(("user",), pa.schema([field]), pa.schema([]), ok_keys=ok_keys)
 
@@ -210,7 +208,7 @@ def test_row_format_that_makes_no_table_is_refused(
 
 
 @pytest.mark.parametrize("what", ["record", "all"])
-def test_rule_4_driver_that_slept_publishes_nothing_of_an_old_plan(toys: Toys, what: str) -> None:
+def test_rule_4_driver_that_slept_publishes_nothing_of_an_old_plan(toys, what):
     toy = toys()
     toy.drive()
     (record_of(toy) if what == "record" else toys.location).delete()

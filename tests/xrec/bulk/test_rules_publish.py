@@ -64,7 +64,7 @@ def files_of(toy: Toy) -> list[str]:
     return table.log.files(table.version)["path"].to_pylist()
 
 
-def test_rule_8_publish_is_one_version_and_doing_it_again_changes_nothing(toys: Toys) -> None:
+def test_rule_8_publish_is_one_version_and_doing_it_again_changes_nothing(toys):
     toy = toys("a odd-1")
     with pytest.raises(ArtifactNotFoundError, match="nothing was published there"):
         toy.published()
@@ -83,7 +83,7 @@ def test_rule_8_publish_is_one_version_and_doing_it_again_changes_nothing(toys: 
         toy.published(2)
 
 
-def test_rule_8_publishers_at_once_publish_once(toys: Toys) -> None:
+def test_rule_8_publishers_at_once_publish_once(toys):
     one, other = two_runs(toys)
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(toy.publish) for toy in (one, other, one, other)]
@@ -96,7 +96,7 @@ def test_rule_8_publishers_at_once_publish_once(toys: Toys) -> None:
 
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("where", ["before", "after"])
-def test_rule_8_lost_answer_of_commit_is_found_out(toys: Toys, where: str, is_first: bool) -> None:
+def test_rule_8_lost_answer_of_commit_is_found_out(toys, where, is_first):
     def lost() -> None:
         raise StorageError("no answer")
 
@@ -113,7 +113,7 @@ def test_rule_8_lost_answer_of_commit_is_found_out(toys: Toys, where: str, is_fi
     ("what", "said"),
     [("publish", "another publish"), ("rollback", "a rollback"), ("empty", "an emptying")],
 )
-def test_rule_8_what_came_during_the_work_is_not_undone(toys: Toys, what: str, said: str) -> None:
+def test_rule_8_what_came_during_the_work_is_not_undone(toys, what, said):
     for items in ("a", "a b"):
         toys(items, identity=OTHER).complete()
     toy, other = toys(), toys("c", identity=OTHER)
@@ -133,7 +133,7 @@ def test_rule_8_what_came_during_the_work_is_not_undone(toys: Toys, what: str, s
 
 
 @pytest.mark.parametrize("what", ["rollback", "empty", "restore"])
-def test_rule_8_run_that_was_taken_back_is_published_only_if_told_so(toys: Toys, what: str) -> None:
+def test_rule_8_run_that_was_taken_back_is_published_only_if_told_so(toys, what):
     two_runs(toys)[0].publish()
     toys("c d", identity=OTHER).publish()
     if what == "rollback":
@@ -152,7 +152,7 @@ def test_rule_8_run_that_was_taken_back_is_published_only_if_told_so(toys: Toys,
     assert rows_of(toy.published()) == toy.rows
 
 
-def test_rule_8_earlier_config_is_published_again_by_its_command(here: Toys) -> None:
+def test_rule_8_earlier_config_is_published_again_by_its_command(here):
     here().complete()
     here("c", identity=OTHER).complete()
     assert here().complete(pool := PoolHere()).version == 2
@@ -160,7 +160,7 @@ def test_rule_8_earlier_config_is_published_again_by_its_command(here: Toys) -> 
     assert rows_of(here().published()) == here().rows
 
 
-def test_rule_8_version_whose_files_are_gone_is_undone(toys: Toys) -> None:
+def test_rule_8_version_whose_files_are_gone_is_undone(toys):
     first, toy = two_runs(toys)
     first.publish()
     toy = toys("c d", identity=OTHER)
@@ -178,7 +178,7 @@ def test_rule_8_version_whose_files_are_gone_is_undone(toys: Toys) -> None:
         published(toys.uri, version=6, storage=toys.storage)
 
 
-def test_rule_8_publisher_that_slept_over_a_deletion_is_undone(toys: Toys) -> None:
+def test_rule_8_publisher_that_slept_over_a_deletion_is_undone(toys):
     """It commits onto a table that was deleted and made again by another run, at one version."""
     first, other = two_runs(toys)
     first.publish()
@@ -205,7 +205,7 @@ def test_rule_8_publisher_that_slept_over_a_deletion_is_undone(toys: Toys) -> No
     assert rows_of(again.published()) == other.rows
 
 
-def test_rule_8_undo_that_is_not_sound_undoes_nothing(here: Toys) -> None:
+def test_rule_8_undo_that_is_not_sound_undoes_nothing(here):
     """A sleeper's undo came into the table from another one."""
     first, _ = two_runs(here)
     first.publish()
@@ -217,7 +217,7 @@ def test_rule_8_undo_that_is_not_sound_undoes_nothing(here: Toys) -> None:
     assert newest.version == 1
 
 
-def test_rule_8_publish_of_other_columns_replaces_them(here: Toys) -> None:
+def test_rule_8_publish_of_other_columns_replaces_them(here):
     here().complete()
     toy = here(identity=OTHER)
     toy.drive()
@@ -235,7 +235,7 @@ def test_rule_8_publish_of_other_columns_replaces_them(here: Toys) -> None:
 # What is in the files.
 
 
-def test_rule_8_files_are_in_the_tables_order_with_row_groups_of_whole_buckets(here: Toys) -> None:
+def test_rule_8_files_are_in_the_tables_order_with_row_groups_of_whole_buckets(here):
     here.patch.setattr("xrec.bulk.parts._ROWS_PER_GROUP", 10)
     here.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
     toy = here("a b odd-1", num_users=60, rows_per_chunk=7)
@@ -261,7 +261,7 @@ def test_rule_8_files_are_in_the_tables_order_with_row_groups_of_whole_buckets(h
         assert (stats["minValues"], stats["numRecords"]) == ({"bucket": rows[0]["bucket"]}, 180)
 
 
-def test_rule_8_parts_and_passes_of_any_size_have_each_row_once(toys: Toys) -> None:
+def test_rule_8_parts_and_passes_of_any_size_have_each_row_once(toys):
     """Chunks of retries have rows of several parts of the table."""
     toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
     toy = toys("a odd-1 dull-2 b", num_users=20, rows_per_chunk=9)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.toy_run import PoolHere, describe, plan_of
 from xrec import bulk
 
@@ -70,7 +70,7 @@ def ok_rows(run: bulk.BulkRun) -> list[tuple[str, int, str]]:
     return sorted(rows)
 
 
-def test_rule_3_each_row_becomes_all_of_its_rows_or_a_failed_one(place: Place) -> None:
+def test_rule_3_each_row_becomes_all_of_its_rows_or_a_failed_one(place):
     run = run_of(place)
     manifest = complete_here(run, Spell())
     assert ok_rows(run) == letters_of(GOOD_WORDS)
@@ -82,7 +82,7 @@ def test_rule_3_each_row_becomes_all_of_its_rows_or_a_failed_one(place: Place) -
     assert (summary.num_ok, summary.num_ok_rows, summary.num_rows) == (15, 54, 17)
 
 
-def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(toys: Toys) -> None:
+def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(toys):
     toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 3000)
     run = run_of(toys)
     complete_here(run, Spell())
@@ -94,7 +94,7 @@ def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(toys: Toys) -> No
 
 
 @pytest.mark.parametrize("what", ["a row twice", "a word lost"])
-def test_rule_3_task_that_doubles_a_row_or_loses_a_key_is_an_error(here: Toys, what: str) -> None:
+def test_rule_3_task_that_doubles_a_row_or_loses_a_key_is_an_error(here, what):
     do = Spell.do
 
     def wrong(task: Spell, rows: pa.Table) -> bulk.Outcome:

@@ -32,9 +32,7 @@ def spilled(rows: list[tuple[str, str]], batch: int = 50) -> Spill:
     ("num_buckets", "rows_per_chunk"),
     [(1, 1), (1, 100), (8, 7), (256, 100), (4096, 1), (4096, 10_000)],
 )
-def test_chunks_have_each_row_once_by_buckets_and_cut_no_user(
-    num_buckets: int, rows_per_chunk: int
-) -> None:
+def test_chunks_have_each_row_once_by_buckets_and_cut_no_user(num_buckets, rows_per_chunk):
     users = [*WIDE, *(f"user {number}" for number in range(150))]
     rows = rows_of({user: 1 + number % 4 for number, user in enumerate(users)} | {"large": 40})
     spill = spilled(rows)

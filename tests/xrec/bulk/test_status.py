@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.object_store import ObjectStore, requests_of
-from tests.xrec.bulk.conftest import Toys
+from tests.object_store import requests_of
 from tests.xrec.bulk.test_rules_drive import stopped_after
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.toy_run import IDENTITY, PoolHere
@@ -37,7 +36,7 @@ def status_of(*, seconds: float = 0, **progress: Any) -> Status:
     return Status("memory", PLANNED, said, None, False)
 
 
-def test_read_status_before_during_and_after_a_run(toys: Toys) -> None:
+def test_read_status_before_during_and_after_a_run(toys):
     with pytest.raises(ArtifactNotFoundError, match="no run was planned there"):
         read_status(toys.uri, toys.storage)
     toy = toys("a odd-1")
@@ -70,7 +69,7 @@ def test_read_status_before_during_and_after_a_run(toys: Toys) -> None:
 
 
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_read_status_takes_few_requests_also_of_many_results(toys: Toys) -> None:
+def test_read_status_takes_few_requests_also_of_many_results(toys):
     toys.patch.setattr(driver, "_SECONDS_BETWEEN_SIGNS", 0.0)
     toys(num_users=24, rows_per_chunk=2).drive()
     requests = requests_of(toys.patch)
@@ -78,7 +77,7 @@ def test_read_status_takes_few_requests_also_of_many_results(toys: Toys) -> None
     assert len(requests) < 12
 
 
-def test_rate_is_of_rows_that_were_not_carried() -> None:
+def test_rate_is_of_rows_that_were_not_carried():
     costs = {"seconds": 60.0, "tokens": 3_000.0, "carried": 400.0}
     rate = status_of(num_ok=950, failed={"odd": 50}, costs=costs).rate
     assert rate.costs_of(9_000) == {"seconds": 900.0, "tokens": 45_000.0}
@@ -87,7 +86,7 @@ def test_rate_is_of_rows_that_were_not_carried() -> None:
     assert status_of(num_ok=5, costs={"seconds": 0.1, "carried": 5.0}).rate is None
 
 
-def test_read_status_without_a_bucket_is_an_error_and_without_a_store(s3: ObjectStore) -> None:
+def test_read_status_without_a_bucket_is_an_error_and_without_a_store(s3):
     with pytest.raises(ArtifactNotFoundError, match="no run was planned there"):
         read_status("s3://no-such-bucket-at-all/run", s3.storage)
     nowhere = {"endpoint_url": "http://127.0.0.1:9", "max_attempts": 1}

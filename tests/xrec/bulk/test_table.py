@@ -4,7 +4,6 @@ import pyarrow as pa
 import pytest
 
 from tests.object_store import requests_of
-from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import FORMAT
 from xrec.bulk import published
 
@@ -12,7 +11,7 @@ STRANGERS = ("", "u-", "u-1 ", "u-999", "é\u200f\ud7ff", "\U0010ffff")
 
 
 @pytest.mark.usefixtures("small_windows")
-def test_find_at_each_version_gives_exactly_the_rows_of_a_key(toys: Toys) -> None:
+def test_find_at_each_version_gives_exactly_the_rows_of_a_key(toys):
     toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
     toy = toys("a odd-1 b")
     toy.complete()
@@ -33,7 +32,7 @@ def test_find_at_each_version_gives_exactly_the_rows_of_a_key(toys: Toys) -> Non
 
 @pytest.mark.usefixtures("small_windows")
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_find_reads_one_file_of_several(toys: Toys) -> None:
+def test_find_reads_one_file_of_several(toys):
     toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
     toy = toys("a b c d", num_users=24)
     toy.complete()
@@ -45,7 +44,7 @@ def test_find_reads_one_file_of_several(toys: Toys) -> None:
     assert len(requests) <= 6
 
 
-def test_batches_give_the_rows_of_a_status_and_at_least_one_table(toys: Toys) -> None:
+def test_batches_give_the_rows_of_a_status_and_at_least_one_table(toys):
     toy = toys("a b")
     toy.complete()
     table = pa.concat_tables(toy.published().batches(["item", "user"]))

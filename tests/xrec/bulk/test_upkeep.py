@@ -10,7 +10,7 @@ import deltalake
 import pyarrow as pa
 import pytest
 
-from tests.xrec.bulk.conftest import Place, Toys
+from tests.xrec.bulk.conftest import Place
 from tests.xrec.bulk.test_check import finished
 from tests.xrec.bulk.test_rules_plan import OTHER
 from tests.xrec.bulk.test_rules_publish import table_at
@@ -23,7 +23,7 @@ from xrec.storage import read_manifest
 HOUR = timedelta(hours=1)
 
 
-def test_rollback_publishes_an_earlier_version_as_the_next_one(toys: Toys) -> None:
+def test_rollback_publishes_an_earlier_version_as_the_next_one(toys):
     toy = finished(toys)
     assert rollback(toys.uri, 0, toys.storage) == 2
     assert len(rows_of(toy.published(), "failed")) == 12
@@ -38,7 +38,7 @@ def test_rollback_publishes_an_earlier_version_as_the_next_one(toys: Toys) -> No
             rollback(toys.uri, version, toys.storage)
 
 
-def test_empty_leaves_no_rows_and_earlier_versions(toys: Toys) -> None:
+def test_empty_leaves_no_rows_and_earlier_versions(toys):
     toy = finished(toys)
     assert empty(toys.uri, toys.storage) == 2
     with pytest.raises(ArtifactNotFoundError, match="it was emptied; run its job first"):
@@ -50,7 +50,7 @@ def test_empty_leaves_no_rows_and_earlier_versions(toys: Toys) -> None:
     assert rows_of(toy.published(), "ok") == toy.rows
 
 
-def test_upkeep_of_nothing_or_of_another_programs_table_is_refused(disk: Place) -> None:
+def test_upkeep_of_nothing_or_of_another_programs_table_is_refused(disk):
     for do in (lambda: rollback(disk.uri, 0), lambda: empty(disk.uri)):
         with pytest.raises(ArtifactNotFoundError, match="there is no table"):
             do()
@@ -80,7 +80,7 @@ def age(place: Place, *spared: str) -> None:
             os.utime(file, (old, old))
 
 
-def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(here: Toys) -> None:
+def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(here):
     """Runs: one is published, one was published before it, one planned last, one lost its plan."""
     superseded = here("x", identity=OTHER)
     superseded.complete()
@@ -111,7 +111,7 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(h
         rollback(here.uri, 1)
 
 
-def test_vacuum_spares_a_superseded_run_that_is_at_work(toys: Toys) -> None:
+def test_vacuum_spares_a_superseded_run_that_is_at_work(toys):
     toy = toys()
     toy.drive(max_rows=7)
     toys("x", identity=OTHER).complete()

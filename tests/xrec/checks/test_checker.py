@@ -1,8 +1,6 @@
 """The checks together: a hundred judged texts, plain sentences, lists of words."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -27,7 +25,7 @@ def evidence(aspect: str, item: int, items: int, user: int = 0, users: int = 0) 
     return AspectEvidence(aspect, item, items, user, users)
 
 
-def test_checker_agrees_with_a_person_on_a_hundred_texts() -> None:
+def test_checker_agrees_with_a_person_on_a_hundred_texts():
     found = [(verdict, reason(text, texts)) for verdict, text, texts in judged()]
     assert len(found) >= 100
     for each in ("unsupported", "not_positive"):
@@ -82,12 +80,8 @@ ONCE = "You will love the Beer Garden. Its late hours are for you."
     ],
 )
 def test_text_must_name_enough_of_the_chosen_aspects_and_none_twice(
-    title: str,
-    checks: ChecksConfig,
-    aspects: tuple[AspectEvidence, ...],
-    text: str,
-    expected: str,
-) -> None:
+    title, checks, aspects, text, expected
+):
     assert reason(text, replace(BISTRO, item_title=title, aspects=aspects), checks) == expected
 
 
@@ -104,18 +98,16 @@ UNKNOWN = PairTexts("You love cables.", "Cable", " ")
         (replace(UNKNOWN, aspects=(evidence("tone", 1, 1),)), ALL, ""),
     ],
 )
-def test_text_of_an_item_of_which_nothing_is_known_is_unsupported(
-    texts: PairTexts, checks: ChecksConfig, expected: str
-) -> None:
+def test_text_of_an_item_of_which_nothing_is_known_is_unsupported(texts, checks, expected):
     assert reason("You will enjoy the Cable.", texts, checks) == expected
 
 
-def test_checker_that_is_off_refuses_nothing() -> None:
+def test_checker_that_is_off_refuses_nothing():
     for _, text, texts in judged():
         assert reason(text, texts, ChecksConfig()) == ""
 
 
-def test_checker_names_the_offending_words() -> None:
+def test_checker_names_the_offending_words():
     text = "You would enjoy the live music of Paris with fifty guests."
     refusal = Checker(VOCABULARY).refusal(text, BISTRO, ALL)
     assert "'live music', 'Paris', 'fifty'" in refusal.message
@@ -163,9 +155,7 @@ PRICES = (evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9)
         (PRICES, 5, None),
     ],
 )
-def test_plain_sentence_says_the_evidence(
-    aspects: tuple[AspectEvidence, ...], min_evidence: int, expected: str | None
-) -> None:
+def test_plain_sentence_says_the_evidence(aspects, min_evidence, expected):
     texts = replace(BISTRO, item_title="", aspects=aspects)
     assert plain_sentence(texts, PlainConfig(), min_evidence) == expected
 
@@ -191,15 +181,13 @@ def test_plain_sentence_says_the_evidence(
         ),
     ],
 )
-def test_plain_sentence_is_worded_by_its_templates(
-    templates: dict[str, Any], expected: str
-) -> None:
+def test_plain_sentence_is_worded_by_its_templates(templates, expected):
     texts = replace(BISTRO, aspects=(evidence("tone", 5, 9), evidence("fit", 2, 9)))
     assert plain_sentence(texts, PlainConfig(**templates), 1) == expected
 
 
 @pytest.mark.parametrize("part", ["first", "of_title"])
-def test_plain_templates_with_an_unknown_placeholder_are_refused(part: str) -> None:
+def test_plain_templates_with_an_unknown_placeholder_are_refused(part):
     with pytest.raises(ValidationError, match=rf"{part}.* holds \{{stars\}}; allowed there: "):
         PlainConfig.model_validate({part: "{stars} stars"})
 
@@ -212,16 +200,14 @@ def test_plain_templates_with_an_unknown_placeholder_are_refused(part: str) -> N
         ("awful and horrible", ""),
     ],
 )
-def test_plain_sentence_quotes_only_what_passes_the_checks(opinion: str, quoted: str) -> None:
+def test_plain_sentence_quotes_only_what_passes_the_checks(opinion, quoted):
     texts = replace(BISTRO, aspects=(said("fit", opinion),), menu=frozenset(["fit"]))
     told = Checker([*VOCABULARY, "tank"]).plain(texts, PlainConfig(), 2, ALL)
     assert told == f"4 of 9 reviews of Café 21 mention the fit{quoted}."
 
 
 @pytest.mark.parametrize("texts", [BISTRO, NOVEL, GUITAR])
-def test_plain_sentence_passes_all_checks_and_takes_the_aspects_form_of_the_profile(
-    texts: PairTexts,
-) -> None:
+def test_plain_sentence_passes_all_checks_and_takes_the_aspects_form_of_the_profile(texts):
     """It names what has evidence, however much a text must name."""
     checks = ALL.model_copy(update={"min_chosen": 3})
     sentence = Checker(VOCABULARY).plain(texts, PlainConfig(), 2, checks)
@@ -229,7 +215,7 @@ def test_plain_sentence_passes_all_checks_and_takes_the_aspects_form_of_the_prof
     assert ("late hours" in sentence) == (texts is BISTRO)  # "late hour" in the vocabulary
 
 
-def test_plain_templates_words_may_be_aspects_of_the_catalogue() -> None:
+def test_plain_templates_words_may_be_aspects_of_the_catalogue():
     sentence = Checker(["review", "late hour"]).plain(BISTRO, PlainConfig(), 10, ALL)
     assert sentence.startswith("14 of 31 reviews of Café 21 mention")
 
@@ -249,9 +235,7 @@ WORDS = "\ufeff# a comment\nkilling\n\n  Damn Fool  \nsh*t\na$$\n$hit\nlate hour
         ("A nice place, a hit with guests: you need a shot.", ""),
     ],
 )
-def test_unsafe_words_of_a_list_are_refused_outside_the_title(
-    tmp_path: Path, text: str, expected: str
-) -> None:
+def test_unsafe_words_of_a_list_are_refused_outside_the_title(tmp_path, text, expected):
     words = tmp_path / "words.txt"
     words.write_text(WORDS, encoding="utf-8")
     checks = ChecksConfig(unsafe_words=str(words))
@@ -260,9 +244,7 @@ def test_unsafe_words_of_a_list_are_refused_outside_the_title(
 
 
 @pytest.mark.parametrize("content", [None, b"", b"# nothing\n", b"\xff\xfe\xfa"])
-def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(
-    tmp_path: Path, content: bytes | None
-) -> None:
+def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(tmp_path, content):
     path = tmp_path / "words.txt"
     if content is not None:
         path.write_bytes(content)
@@ -274,7 +256,7 @@ def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(
     check_word_list(ChecksConfig(), StorageConfig())
 
 
-def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_something() -> None:
+def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_something():
     profile = (
         "Craft beer and BBQ, by the taco stand, for fans of Irish pubs. Pho Ha Market has fish. "
         "Guests praise the staff's kindness.\n- Late hours\n- Quiet garden"

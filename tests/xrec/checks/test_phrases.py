@@ -45,15 +45,13 @@ VOCABULARY = [
         ("\u200b\ufffd\x00 ... --- !!!", []),
     ],
 )  # fmt: skip
-def test_aspect_names_finds_whole_words_in_any_case_and_number(
-    text: str, expected: list[str]
-) -> None:
+def test_aspect_names_finds_whole_words_in_any_case_and_number(text, expected):
     found = AspectNames(VOCABULARY).find(text)
     text = unicodedata.normalize("NFC", text)
     assert [f"{each.name}={text[each.start : each.end]}" for each in found] == expected
 
 
-def test_aspect_names_are_those_of_a_search_of_all_places_for_all_phrases() -> None:
+def test_aspect_names_are_those_of_a_search_of_all_places_for_all_phrases():
     rng = random.Random(0)
     words = ["late", "hour", "hours", "garden", "gardens", "quiet", "bass", "of"]
     for _ in range(300):
@@ -83,7 +81,7 @@ def brute_force(text: str, vocabulary: list[str]) -> set[tuple[int, int]]:
     }
 
 
-def test_aspect_names_the_first_of_two_that_are_the_same_is_found() -> None:
+def test_aspect_names_the_first_of_two_that_are_the_same_is_found():
     names = AspectNames(["board game", "Board-Games", "coffee"])
     assert [each.name for each in names.find("Board games")] == ["board game"]
     assert names.same("BOARD games") == "board game"
@@ -105,9 +103,7 @@ def test_aspect_names_the_first_of_two_that_are_the_same_is_found() -> None:
         ("It has value, thanks to price and build.", ["value", "build"]),
     ],
 )
-def test_aspect_names_are_no_verbs_and_nothing_of_the_readers(
-    text: str, expected: list[str]
-) -> None:
+def test_aspect_names_are_no_verbs_and_nothing_of_the_readers(text, expected):
     names = AspectNames(["look", "sound", "value", "fit", "taste", "build"])
     assert [text[each.start : each.end] for each in names.find(text)] == expected
 
@@ -137,13 +133,11 @@ def found(entry: str, text: str) -> list[str]:
         ("skill", "skills, skilled", ["skills"]),
     ],
 )
-def test_word_list_finds_letters_as_words_and_marks_as_they_are_written(
-    entry: str, text: str, expected: list[str]
-) -> None:
+def test_word_list_finds_letters_as_words_and_marks_as_they_are_written(entry, text, expected):
     assert found(entry, text) == expected
 
 
-def test_entries_are_found_in_the_order_of_the_text() -> None:
+def test_entries_are_found_in_the_order_of_the_text():
     words = WordList(["killing", "a$$", "b!tch"])
     text = "b!tch, a$$hole, killing"
     assert [text[start:end] for start, end in words.find(text)] == ["b!tch", "a$$", "killing"]

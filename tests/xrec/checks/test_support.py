@@ -76,9 +76,7 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
         ("यह शांत है।", []),
     ],
 )
-def test_unsupported_are_the_aspects_numbers_and_names_that_stand_nowhere(
-    text: str, expected: list[str]
-) -> None:
+def test_unsupported_are_the_aspects_numbers_and_names_that_stand_nowhere(text, expected):
     assert unsupported(text) == expected
 
 
@@ -95,9 +93,7 @@ def test_unsupported_are_the_aspects_numbers_and_names_that_stand_nowhere(
         ("You can park there and will drink well.", []),  # verbs
     ],
 )
-def test_what_aspects_end_with_and_what_is_praised_everywhere_needs_support(
-    text: str, expected: list[str]
-) -> None:
+def test_what_aspects_end_with_and_what_is_praised_everywhere_needs_support(text, expected):
     aspects = AspectNames(["friendly service", "thai food", "local ingredient", "quiet room"])
     texts = replace(
         EMPTY, user_profile="Likes quick service.", menu=frozenset({"thai food", "quiet room"})
@@ -106,20 +102,20 @@ def test_what_aspects_end_with_and_what_is_praised_everywhere_needs_support(
     assert unsupported_words(text, texts, aspects) == expected
 
 
-def test_what_french_aspects_end_with_needs_no_support() -> None:
+def test_what_french_aspects_end_with_needs_no_support():
     aspects = AspectNames(["cuisine indienne", "service rapide"])
     texts = replace(EMPTY, menu=frozenset({"cuisine indienne"}))
     assert unsupported_words("Vous aimerez sa cuisine et un rapide accueil.", texts, aspects) == []
 
 
-def test_unsupported_aspect_of_a_menu_that_writes_it_in_another_way_is_supported() -> None:
+def test_unsupported_aspect_of_a_menu_that_writes_it_in_another_way_is_supported():
     aspects = AspectNames(["board game"])
     texts = replace(EMPTY, menu=frozenset({"Board games"}))
     assert unsupported_words("You like the board-game evenings.", texts, aspects) == []
     assert unsupported_words("You like the board-game evenings.", EMPTY, aspects) == ["board-game"]
 
 
-def test_a_number_in_a_models_name_is_supported_by_the_title_alone() -> None:
+def test_a_number_in_a_models_name_is_supported_by_the_title_alone():
     text = "You would enjoy the HG-200 and its tone."
     assert unsupported(text, GUITAR) == []
     assert unsupported(text, replace(GUITAR, item_title="Harbor")) == ["HG", "200"]
@@ -129,7 +125,7 @@ def test_a_number_in_a_models_name_is_supported_by_the_title_alone() -> None:
     "text",
     ["", " ", "\x00\ufffd", "A" * 10_000, "&" * 500, "²³ ½ Ⅷ", "'s", "one " * 300, "\u0301" * 50],
 )
-def test_hostile_texts_do_not_break_the_checks(text: str) -> None:
+def test_hostile_texts_do_not_break_the_checks(text):
     assert isinstance(unsupported(text, EMPTY), list)
 
 
@@ -144,11 +140,11 @@ def test_hostile_texts_do_not_break_the_checks(text: str) -> None:
         ("one zero", []),
     ],
 )
-def test_number_words_are_read_as_digits(text: str, expected: list[str]) -> None:
+def test_number_words_are_read_as_digits(text, expected):
     assert [number for _, _, number in number_words(tokens_of(text))] == expected
 
 
-def test_digits_in_a_word_are_read_without_thousands_marks() -> None:
+def test_digits_in_a_word_are_read_without_thousands_marks():
     assert [digits_in(word) for word in ("1,200", "007", "5th", "3.50", "B2B4", "none", "٤٠")] == [
         ["1200"],
         ["7"],
@@ -170,9 +166,7 @@ def test_digits_in_a_word_are_read_without_thousands_marks() -> None:
         ("They like the river. View it here.", "You would enjoy the river view.", ["river view"]),
     ],
 )
-def test_what_a_profile_denies_or_parts_by_a_mark_supports_nothing(
-    profile: str, text: str, expected: list[str]
-) -> None:
+def test_what_a_profile_denies_or_parts_by_a_mark_supports_nothing(profile, text, expected):
     assert unsupported(text, replace(EMPTY, item_profile=profile)) == expected
 
 
@@ -184,9 +178,7 @@ def test_what_a_profile_denies_or_parts_by_a_mark_supports_nothing(
         (["service station", "friendly service"], "service station", ["service"]),
     ],
 )
-def test_a_bare_aspect_is_supported_by_what_ends_with_it(
-    vocabulary: list[str], menu: str, expected: list[str]
-) -> None:
+def test_a_bare_aspect_is_supported_by_what_ends_with_it(vocabulary, menu, expected):
     texts = replace(EMPTY, menu=frozenset({menu}))
     text = "You would enjoy it for the excellent service."
     assert unsupported_words(text, texts, AspectNames(vocabulary)) == expected

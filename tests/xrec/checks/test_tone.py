@@ -20,7 +20,7 @@ def why(text: str, texts: PairTexts = BISTRO) -> str:
 @pytest.mark.parametrize(
     "quoted", ['"awful"', "\u201cawful\u201d", "\u201eawful\u201c", "\u00abawful\u00bb"]
 )
-def test_blame_in_quotation_marks_of_any_kind_is_found(quoted: str) -> None:
+def test_blame_in_quotation_marks_of_any_kind_is_found(quoted):
     assert why(f"Guests call this place {quoted} and leave.")
 
 
@@ -49,7 +49,7 @@ def test_blame_in_quotation_marks_of_any_kind_is_found(quoted: str) -> None:
         "",
     ],
 )
-def test_praise_that_holds_words_of_denial_is_positive(text: str) -> None:
+def test_praise_that_holds_words_of_denial_is_positive(text):
     assert why(text) == ""
 
 
@@ -74,17 +74,17 @@ def test_praise_that_holds_words_of_denial_is_positive(text: str) -> None:
         ("A sad and ugly place for you.", "sentiment is -"),
     ],
 )
-def test_blame_and_denial_are_refused(text: str, reason: str) -> None:
+def test_blame_and_denial_are_refused(text, reason):
     assert reason in why(text)
 
 
-def test_a_denied_aspect_that_was_not_chosen_is_no_denial() -> None:
+def test_a_denied_aspect_that_was_not_chosen_is_no_denial():
     text = "You would enjoy the quiet garden without the live music."
     assert why(text) == ""
     assert "denies" in why(text.replace("live music", "late hours"))
 
 
-def test_grim_titles_aspects_and_subjects_are_no_blame_and_grim_judgements_are() -> None:
+def test_grim_titles_aspects_and_subjects_are_no_blame_and_grim_judgements_are():
     text = "The Killing Hour is a murder mystery, a case of murder and revenge in court."
     assert why(text, NOVEL) == ""
     assert "sentiment" in why(text, replace(NOVEL, item_title="", item_profile=""))
@@ -100,10 +100,10 @@ def test_grim_titles_aspects_and_subjects_are_no_blame_and_grim_judgements_are()
         "这家店很糟糕。",
     ],
 )
-def test_other_languages_pass(text: str) -> None:
+def test_other_languages_pass(text):
     assert why(text) == ""
 
 
-def test_blame_in_a_title_is_none() -> None:
+def test_blame_in_a_title_is_none():
     book = replace(NOVEL, item_title="The High Cost of Free Parking")
     assert why("You would enjoy The High Cost of Free Parking for its plot.", book) == ""

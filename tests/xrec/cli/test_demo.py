@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,15 +15,13 @@ SAMPLE = ROOT / "configs" / "sample.yaml"
 
 
 @pytest.fixture
-def configs() -> dict[str, Any]:
+def configs():
     """The configs of the demo's jobs in the workspace /demo/, as plain values."""
     chosen = chosen_configs(read_project(SAMPLE, ["workspace=/demo/"]))
     return {job: config.model_dump(mode="json") for job, config in chosen.items()}
 
 
-def test_demo_configs_keep_everything_in_the_workspace_and_fit_together(
-    configs: dict[str, Any],
-) -> None:
+def test_demo_configs_keep_everything_in_the_workspace_and_fit_together(configs):
     """aspect_accuracy and its shuffled twin compare only if both were decoded alike."""
     assert {values["workspace"] for values in configs.values()} == {"/demo/"}
     models = [values["llm"]["model"] for values in configs.values() if "llm" in values]
@@ -37,9 +34,7 @@ def test_demo_configs_keep_everything_in_the_workspace_and_fit_together(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_demo_in_a_process_of_its_own_shows_that_the_signal_reaches_the_text(
-    tmp_path: Path,
-) -> None:
+def test_demo_in_a_process_of_its_own_shows_that_the_signal_reaches_the_text(tmp_path):
     command = [sys.executable, "-m", "xrec.cli", "run", str(SAMPLE), f"workspace={tmp_path}"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=1100, check=False

@@ -31,7 +31,7 @@ WRITTEN = Explanation(0, "It is calm.", 9, 4, "stop")
         ),
     ],
 )
-def test_explain_says_what_became_of_the_text(explanation: Explanation, last: str) -> None:
+def test_explain_says_what_became_of_the_text(explanation, last):
     pair = ExplainedPair("u", "i", PairTexts("", "Café 21", ""), "Why?", explanation, "f" * 16)
     lines = _lines(pair)
     assert lines[-1] == last

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 import yaml
 
-from jobs.catalogue import JOBS, Job, job_named
+from jobs.catalogue import JOBS, job_named
 from tests.command_line import xrec
 from tests.xrec.config.test_base import SECRET
 from xrec.config.base import keys_of
@@ -28,7 +28,7 @@ SECTIONS = [(path, job) for path in CONFIGS for job in read_project(path).jobs]
 
 
 @pytest.fixture
-def config_path(tmp_path: Path) -> Path:
+def config_path(tmp_path):
     path = tmp_path / "project.yaml"
     source = (
         "{kind: sample, num_users: 20, num_items: 12, "
@@ -42,7 +42,7 @@ def config_path(tmp_path: Path) -> Path:
 
 def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
     module = types.ModuleType("jobs.prepare")
-    module.run = run  # type: ignore[attr-defined]
+    module.run = run
     monkeypatch.setitem(sys.modules, "jobs.prepare", module)
 
 
@@ -53,7 +53,7 @@ COMMANDS = [
 ]
 
 
-def test_help_lists_every_command() -> None:
+def test_help_lists_every_command():
     code, out, _ = xrec("--help")
     assert code == 0
     for name in COMMANDS:
@@ -61,13 +61,13 @@ def test_help_lists_every_command() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_command_help_says_what_goes_in_and_out_with_an_example(name: str) -> None:
+def test_command_help_says_what_goes_in_and_out_with_an_example(name):
     code, out, _ = xrec(*name.split(), "--help")
     assert code == 0
     assert all(word in out for word in ("In:", "Out:", f"xrec {name}"))
 
 
-def test_help_imports_neither_torch_nor_ray_nor_pyarrow() -> None:
+def test_help_imports_neither_torch_nor_ray_nor_pyarrow():
     code = (
         "import sys, xrec.cli.main\n"
         "try: xrec.cli.main.app(['--help'])\n"
@@ -80,7 +80,7 @@ def test_help_imports_neither_torch_nor_ray_nor_pyarrow() -> None:
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
-def test_keys_lists_every_key_of_the_job_with_its_meaning(job: Job) -> None:
+def test_keys_lists_every_key_of_the_job_with_its_meaning(job):
     code, out, _ = xrec(*(job.words or (job.name,)), "--keys")
     assert code == 0
     listed = [
@@ -91,7 +91,7 @@ def test_keys_lists_every_key_of_the_job_with_its_meaning(job: Job) -> None:
     assert "PydanticUndefined" not in out
 
 
-def test_keys_says_type_default_and_kind() -> None:
+def test_keys_says_type_default_and_kind():
     _, out, _ = xrec("prepare", "--keys")
     assert "  splits.test  (number, default 0.2)\n      Share of the explained pairs" in out
     assert "  source.num_users  (integer, default 600, with kind: sample)\n" in out
@@ -102,9 +102,7 @@ def test_keys_says_type_default_and_kind() -> None:
 @pytest.mark.parametrize(
     ("path", "job"), SECTIONS, ids=[f"{path.stem} {job}" for path, job in SECTIONS]
 )
-def test_dry_run_every_section_of_every_config_file_passes(
-    path: Path, job: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_dry_run_every_section_of_every_config_file_passes(path, job, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, out, err = xrec(*(job_named(job).words or (job,)), path, "--dry-run")
     assert code == 0, err
@@ -112,7 +110,7 @@ def test_dry_run_every_section_of_every_config_file_passes(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: Path) -> None:
+def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path):
     code, out, _ = xrec("prepare", config_path, "splits.test=0.3", "--dry-run")
     assert code == 0
     resolved = yaml.safe_load(out)
@@ -151,9 +149,7 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path: 
         (["submit", "prepare", "{config}", "workspace=a/b", *THERE], "workspace=a/b"),
     ],
 )
-def test_bad_usage_or_config_exits_2_and_says_so(
-    config_path: Path, arguments: list[str], message: str
-) -> None:
+def test_bad_usage_or_config_exits_2_and_says_so(config_path, arguments, message):
     code, _, err = xrec(*(argument.format(config=config_path) for argument in arguments))
     assert code == 2
     assert message in err
@@ -176,9 +172,7 @@ def test_bad_usage_or_config_exits_2_and_says_so(
         ["submit", "prepare", "{config}", *GIVEN, *THERE, "--debug"],
     ],
 )
-def test_no_command_shows_a_secret(
-    config_path: Path, arguments: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_command_shows_a_secret(config_path, arguments, caplog):
     given = [argument.replace("{config}", str(config_path)) for argument in arguments]
     _, out, err = xrec(*given)
     for shown in (out, err, caplog.text):
@@ -186,9 +180,7 @@ def test_no_command_shows_a_secret(
         assert "AKIDEXAMPLE" not in shown
 
 
-def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(
-    config_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(config_path, monkeypatch):
     metrics = {"test": {"recall": 0.123456}, "curve": [1, 2]}
     values = {"config": {}, "inputs": {}, "row_counts": {"users": 1200}, "metrics": metrics}
     _prepare_does(monkeypatch, lambda config: make_manifest("dataset", **values))
@@ -211,13 +203,8 @@ def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(
 )
 @pytest.mark.parametrize("debug", [False, True])
 def test_job_that_ends_early_says_why_in_a_line_and_by_its_exit_code(
-    config_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: BaseException,
-    expected: int,
-    said: str,
-    debug: bool,
-) -> None:
+    config_path, monkeypatch, error, expected, said, debug
+):
     _prepare_does(monkeypatch, Mock(side_effect=error))
     code, out, err = xrec("prepare", config_path, *(["--debug"] if debug else []))
     assert (code, out) == (expected, "")
@@ -225,9 +212,7 @@ def test_job_that_ends_early_says_why_in_a_line_and_by_its_exit_code(
     assert ("Traceback" in err) is (debug and expected != 130)
 
 
-def test_job_that_gets_sigterm_ends_as_if_interrupted(
-    config_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_job_that_gets_sigterm_ends_as_if_interrupted(config_path, monkeypatch):
     handler = signal.getsignal(signal.SIGTERM)
     try:
         _prepare_does(monkeypatch, lambda config: signal.raise_signal(signal.SIGTERM))
@@ -236,15 +221,13 @@ def test_job_that_gets_sigterm_ends_as_if_interrupted(
         signal.signal(signal.SIGTERM, handler)
 
 
-def test_job_unexpected_error_is_not_swallowed(
-    config_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_job_unexpected_error_is_not_swallowed(config_path, monkeypatch):
     _prepare_does(monkeypatch, Mock(side_effect=ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         xrec("prepare", config_path)
 
 
-def test_python_m_is_the_same_command_asxrec(config_path: Path) -> None:
+def test_python_m_is_the_same_command_asxrec(config_path):
     """A submitted job is started by it."""
     arguments = ["prepare", str(config_path), "splits.test=0.25", "--dry-run"]
     command = [sys.executable, "-m", "xrec.cli", *arguments]

@@ -3,7 +3,6 @@
 import csv
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -31,7 +30,7 @@ def storage_keys(place: Place) -> list[str]:
     ]
 
 
-def test_status_of_a_canary_and_of_the_published_run(place: Place, tmp_path: Path) -> None:
+def test_status_of_a_canary_and_of_the_published_run(place, tmp_path):
     toy = toy_run(place, tmp_path, ["a", "odd-1", "b"])
     progress = toy.drive(max_rows=13)
     command = ["table", "status", place.uri, *storage_keys(place)]
@@ -53,7 +52,7 @@ def test_status_of_a_canary_and_of_the_published_run(place: Place, tmp_path: Pat
     assert (told["published"]["version"], told["published"]["is_this_run"]) == (0, True)
 
 
-def test_check_says_what_is_wrong_and_exits_1(place: Place, tmp_path: Path) -> None:
+def test_check_says_what_is_wrong_and_exits_1(place, tmp_path):
     toy = toy_run(place, tmp_path)
     toy.drive(max_rows=13)
     command = ["table", "check", place.uri, *storage_keys(place)]
@@ -71,7 +70,7 @@ def test_check_says_what_is_wrong_and_exits_1(place: Place, tmp_path: Path) -> N
     assert name in out
 
 
-def test_rollback_and_empty_make_a_version_and_say_which(place: Place, tmp_path: Path) -> None:
+def test_rollback_and_empty_make_a_version_and_say_which(place, tmp_path):
     first = toy_run(place, tmp_path, ["a"])
     first.complete()
     toy_run(place, tmp_path, ["b", "c"]).complete()
@@ -88,7 +87,7 @@ def test_rollback_and_empty_make_a_version_and_say_which(place: Place, tmp_path:
 
 
 @pytest.mark.parametrize("command", ["status", "check", "empty"])
-def test_bad_use_of_a_command_is_said(command: str, disk: Place, tmp_path: Path) -> None:
+def test_bad_use_of_a_command_is_said(command, disk, tmp_path):
     code, _, err = xrec("table", command)
     assert code == 2
     assert f"Usage: root table {command} " in err
@@ -103,7 +102,7 @@ def test_bad_use_of_a_command_is_said(command: str, disk: Place, tmp_path: Path)
     assert "wJalr" not in out + err
 
 
-def test_status_where_there_is_no_run_exits_1(disk: Place, tmp_path: Path) -> None:
+def test_status_where_there_is_no_run_exits_1(disk, tmp_path):
     code, _, err = xrec("table", "status", disk.uri)
     assert (code, "no run was planned there; check the URI" in err) == (1, True)
     code, _, err = xrec(
@@ -126,7 +125,7 @@ def test_status_where_there_is_no_run_exits_1(disk: Place, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("command", ["status", "check"])
-def test_command_imports_neither_ray_nor_torch(command: str) -> None:
+def test_command_imports_neither_ray_nor_torch(command):
     code = (
         "import sys\n"
         "import xrec.cli.main as program\n"
@@ -139,14 +138,14 @@ def test_command_imports_neither_ray_nor_torch(command: str) -> None:
 
 
 @pytest.fixture
-def run_uri(tmp_path: Path) -> str:
+def run_uri(tmp_path):
     """A published run, of 12 rows that succeeded and 12 that failed."""
     place = Place(str(tmp_path / "words"), StorageConfig())
     toy_run(place, tmp_path, ["a", "odd-1"]).complete()
     return place.uri
 
 
-def test_export_writes_once_and_says_what_is_there(run_uri: str, tmp_path: Path) -> None:
+def test_export_writes_once_and_says_what_is_there(run_uri, tmp_path):
     target = tmp_path / "plain"
     command = ["export", run_uri, "--to", str(target), "--format", "csv"]
     command += ["--columns", "user, text"]
@@ -168,23 +167,21 @@ def test_export_writes_once_and_says_what_is_there(run_uri: str, tmp_path: Path)
         (["--version", "99"], 1, "version 99 is not there; the table has 0 to 0"),
     ],
 )
-def test_export_of_what_is_not_there_says_so(
-    run_uri: str, tmp_path: Path, options: list[str], exit_code: int, message: str
-) -> None:
+def test_export_of_what_is_not_there_says_so(run_uri, tmp_path, options, exit_code, message):
     target = tmp_path / "plain"
     code, _, err = xrec("export", run_uri, "--to", target, *options)
     assert (code, message in err) == (exit_code, True), err
     assert not target.exists()
 
 
-def test_export_of_a_run_that_is_not_published_says_so(tmp_path: Path) -> None:
+def test_export_of_a_run_that_is_not_published_says_so(tmp_path):
     toy = toy_run(Place(str(tmp_path / "words"), StorageConfig()), tmp_path)
     toy.drive()
     code, _, err = xrec("export", toy.run.output.uri, "--to", tmp_path / "plain")
     assert (code, "nothing was published there" in err) == (1, True)
 
 
-def test_export_into_the_folder_of_another_one_is_refused(run_uri: str, tmp_path: Path) -> None:
+def test_export_into_the_folder_of_another_one_is_refused(run_uri, tmp_path):
     command = ["export", run_uri, "--to", str(tmp_path / "plain")]
     assert xrec(*command)[0] == 0
     code, _, err = xrec(*command, "--format", "csv")

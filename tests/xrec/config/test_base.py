@@ -48,20 +48,18 @@ MINIMAL: dict[type[Config], dict[str, Any]] = {
         (PretrainGraphConfig, {"parallelism": "x" * 1000}, r"'x{199}\.\.\.$"),
     ],
 )
-def test_parse_config_mistake_is_named_by_its_place(
-    config_type: type[Config], values: dict[str, Any], message: str
-) -> None:
+def test_parse_config_mistake_is_named_by_its_place(config_type, values, message):
     with pytest.raises(ConfigError, match=message):
         parse_config(config_type, {**MINIMAL[config_type], **values})
 
 
-def test_config_is_immutable() -> None:
+def test_config_is_immutable():
     config = PretrainGraphConfig(workspace="w")
     with pytest.raises(ValidationError):
         config.workspace = "elsewhere"
 
 
-def test_resolved_yaml_read_again_is_the_same_config() -> None:
+def test_resolved_yaml_read_again_is_the_same_config():
     config = parse_config(
         BackfillConfig,
         {"workspace": "w", "pairs": {"kind": "split"}, "llm": {"model": "m"}},
@@ -69,13 +67,13 @@ def test_resolved_yaml_read_again_is_the_same_config() -> None:
     assert parse_config(BackfillConfig, yaml.safe_load(resolved_yaml(config))) == config
 
 
-def test_artifact_uri_is_below_the_workspace_unless_given() -> None:
+def test_artifact_uri_is_below_the_workspace_unless_given():
     config = PretrainGraphConfig(workspace="s3://bucket/run/", graph="s3://other/graph")
     assert config.artifact("dataset") == "s3://bucket/run/dataset"
     assert config.artifact("graph") == "s3://other/graph"
 
 
-def test_uri_in_the_workspace_is_a_folder_of_it() -> None:
+def test_uri_in_the_workspace_is_a_folder_of_it():
     values = {
         "workspace": "s3://bucket/run/",
         "pairs": {"kind": "table", "uri": "workspace:pairs"},
@@ -113,9 +111,7 @@ LEAKS: list[tuple[type[Config], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("config_type", "values"), LEAKS)
-def test_error_shows_no_secret_neither_in_its_message_nor_in_its_traceback(
-    config_type: type[Config], values: dict[str, Any]
-) -> None:
+def test_error_shows_no_secret_neither_in_its_message_nor_in_its_traceback(config_type, values):
     with pytest.raises(ConfigError) as raised:
         parse_config(config_type, {"workspace": "w", **values})
     shown = "".join(traceback.format_exception(raised.value))
@@ -124,7 +120,7 @@ def test_error_shows_no_secret_neither_in_its_message_nor_in_its_traceback(
         assert secret not in shown
 
 
-def test_repr_and_resolved_yaml_show_no_secret() -> None:
+def test_repr_and_resolved_yaml_show_no_secret():
     storage = StorageConfig(
         access_key_id=SecretStr("AKIDEXAMPLE"), secret_access_key=SecretStr(SECRET)
     )

@@ -20,7 +20,7 @@ def make_config(**changes: Any) -> CompareConfig:
     return parse_config(CompareConfig, values)
 
 
-def test_ours_is_the_train_adapter_run_of_the_same_keys_with_the_entrys_seed() -> None:
+def test_ours_is_the_train_adapter_run_of_the_same_keys_with_the_entrys_seed():
     config = make_config(training={"num_epochs": 3})
     expected = parse_config(
         TrainAdapterConfig,
@@ -70,13 +70,11 @@ WITHOUT_PROFILE = {
         ("constant", {"model.vectors": "constant"}),
     ],
 )
-def test_variant_changes_what_its_name_says_and_nothing_else(
-    variant: str, expected: dict[str, Any]
-) -> None:
+def test_variant_changes_what_its_name_says_and_nothing_else(variant, expected):
     assert differences(variant) == expected
 
 
-def test_texts_of_an_entry_are_a_backfill_that_no_failures_stop() -> None:
+def test_texts_of_an_entry_are_a_backfill_that_no_failures_stop():
     config = make_config(rows_per_chunk=16)
     backfill = config.backfill_of(5, "pairs.parquet", "texts", "adapter")
     assert backfill.decoding.seed == 5
@@ -84,7 +82,7 @@ def test_texts_of_an_entry_are_a_backfill_that_no_failures_stop() -> None:
     assert (backfill.adapter, backfill.explanations) == ("adapter", "texts")
 
 
-def test_entries_that_chance_does_not_touch_have_no_seed() -> None:
+def test_entries_that_chance_does_not_touch_have_no_seed():
     config = make_config()
     assert [config.is_seeded(name) for name in ("ours", "lora", "profile", "nearest")] == [
         True,
@@ -97,7 +95,7 @@ def test_entries_that_chance_does_not_touch_have_no_seed() -> None:
     assert make_config(decoding={"text": {"checks": {"unsupported": True}}}).is_seeded("zero_shot")
 
 
-def test_texts_from_elsewhere_are_a_entry_by_their_name() -> None:
+def test_texts_from_elsewhere_are_a_entry_by_their_name():
     config = make_config(
         entries=["profile", "public"], texts={"public": {"uri": "a.jsonl"}}, llm=None
     )

@@ -16,7 +16,6 @@ from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.jobs import JOBS, SHARED
 from xrec.config.project import load_config, read_project
-from xrec.config.shared import JobConfig
 from xrec.errors import ConfigError
 
 FILE: dict[str, Any] = {
@@ -44,11 +43,11 @@ def write(folder: Path, values: Any) -> Path:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path):
     return write(tmp_path, FILE)
 
 
-def test_job_sees_the_shared_keys_overlaid_by_its_section_key_by_key(path: Path) -> None:
+def test_job_sees_the_shared_keys_overlaid_by_its_section_key_by_key(path):
     graph = load_config(PretrainGraphConfig, path)
     assert (graph.workspace, graph.training.num_epochs, graph.scaling.num_workers) == ("w", 7, 3)
     assert load_config(PrepareConfig, path).splits.test == 0.3
@@ -63,7 +62,7 @@ def test_job_sees_the_shared_keys_overlaid_by_its_section_key_by_key(path: Path)
     assert (compare.training.num_epochs, compare.scaling.device) == (1, "cpu")
 
 
-def test_shared_key_has_the_same_meaning_in_all_jobs() -> None:
+def test_shared_key_has_the_same_meaning_in_all_jobs():
     for key in SHARED:
         types = {
             frozenset(get_args(annotation) or [annotation]) - {type(None)}  # a job may need none
@@ -74,12 +73,12 @@ def test_shared_key_has_the_same_meaning_in_all_jobs() -> None:
         assert len(types) == 1, key
 
 
-def test_empty_shared_section_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+def test_empty_shared_section_is_as_if_it_were_not_there(tmp_path):
     config = load_config(PretrainGraphConfig, write(tmp_path, "workspace: w\nstorage:\nray:\n"))
     assert config == PretrainGraphConfig(workspace="w")
 
 
-def test_jobs_are_the_sections_in_the_order_of_the_pipeline(tmp_path: Path) -> None:
+def test_jobs_are_the_sections_in_the_order_of_the_pipeline(tmp_path):
     project = read_project(write(tmp_path, {"workspace": "w", "evaluate": {}, "prepare": None}))
     assert project.jobs == ("prepare", "evaluate")
 
@@ -102,17 +101,17 @@ def test_jobs_are_the_sections_in_the_order_of_the_pipeline(tmp_path: Path) -> N
     ],
 )
 def test_override_is_a_key_of_the_job_or_a_place_in_the_file(
-    path: Path, config_type: type[JobConfig], override: str, keys: str, value: object
-) -> None:
+    path, config_type, override, keys, value
+):
     config = load_config(config_type, path, [override])
     assert operator.attrgetter(keys)(config) == value
 
 
-def test_project_overrides_are_shared_keys_and_places(path: Path) -> None:
+def test_project_overrides_are_shared_keys_and_places(path):
     project = read_project(path, ["workspace=elsewhere", "pretrain-graph.training.num_epochs=9"])
     configs = project.configs(["prepare", "pretrain-graph"])
     assert {config.workspace for config in configs.values()} == {"elsewhere"}
-    assert configs["pretrain-graph"].training.num_epochs == 9  # type: ignore[attr-defined]
+    assert configs["pretrain-graph"].training.num_epochs == 9
 
 
 @pytest.mark.parametrize(
@@ -126,9 +125,7 @@ def test_project_overrides_are_shared_keys_and_places(path: Path) -> None:
         ("zzz=3", "override 'zzz': .*; the jobs are build-sample-llm, annotate, prepare"),
     ],
 )
-def test_project_override_of_a_jobs_key_names_the_jobs(
-    path: Path, override: str, message: str
-) -> None:
+def test_project_override_of_a_jobs_key_names_the_jobs(path, override, message):
     with pytest.raises(ConfigError, match=message):
         read_project(path, [override])
 
@@ -176,9 +173,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("change", "message"), MISTAKES)
-def test_mistake_in_any_section_is_named_at_once_whatever_is_run(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_mistake_in_any_section_is_named_at_once_whatever_is_run(tmp_path, change, message):
     path = write(tmp_path, {**FILE, **change})
     with pytest.raises(ConfigError, match=f"(?m){message}") as raised:
         load_config(PrepareConfig, path)
@@ -187,7 +182,7 @@ def test_mistake_in_any_section_is_named_at_once_whatever_is_run(
         read_project(path).configs(["prepare"])
 
 
-def test_several_mistakes_are_all_listed(tmp_path: Path) -> None:
+def test_several_mistakes_are_all_listed(tmp_path):
     values = {"pretrain-graph": {"training": {"num_epoch": 3, "seed": -1}}}
     path = write(tmp_path, values)
     with pytest.raises(ConfigError) as raised:
@@ -198,7 +193,7 @@ def test_several_mistakes_are_all_listed(tmp_path: Path) -> None:
     assert all(key in message for key in (".training.num_epoch:", ".training.seed:"))
 
 
-def test_missing_key_is_a_mistake_of_the_job_that_is_run_only(tmp_path: Path) -> None:
+def test_missing_key_is_a_mistake_of_the_job_that_is_run_only(tmp_path):
     path = write(tmp_path, {"workspace": "w", "prepare": FILE["prepare"], "backfill": {}})
     assert load_config(PrepareConfig, path).workspace == "w"
     with pytest.raises(ConfigError) as raised:
@@ -224,9 +219,7 @@ def test_missing_key_is_a_mistake_of_the_job_that_is_run_only(tmp_path: Path) ->
         ("training.seed=2026-99-99", "not valid YAML"),
     ],
 )
-def test_mistake_in_an_override_is_named_as_it_was_given(
-    path: Path, override: str, message: str
-) -> None:
+def test_mistake_in_an_override_is_named_as_it_was_given(path, override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(PretrainGraphConfig, path, [override])
 
@@ -242,12 +235,12 @@ def test_mistake_in_an_override_is_named_as_it_was_given(
         ("workspace: w\nworkspace: v\n", "line 2, column 1: key 'workspace' stands twice"),
     ],
 )
-def test_file_that_is_no_project_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_file_that_is_no_project_is_refused(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load_config(PrepareConfig, write(tmp_path, text))
 
 
-def test_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_path_that_is_no_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml.*No such file"):
         load_config(PrepareConfig, tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
@@ -280,9 +273,7 @@ LEAKS = [
 
 
 @pytest.mark.parametrize(("text", "overrides"), LEAKS)
-def test_error_shows_no_secret_of_the_file_or_the_command_line(
-    tmp_path: Path, text: str, overrides: list[str]
-) -> None:
+def test_error_shows_no_secret_of_the_file_or_the_command_line(tmp_path, text, overrides):
     with pytest.raises(ConfigError) as raised:
         load_config(PrepareConfig, write(tmp_path, f"workspace: w\n{text}"), overrides)
     shown = "".join(traceback.format_exception(raised.value))

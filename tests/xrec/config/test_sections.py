@@ -57,7 +57,7 @@ TAKEN: list[tuple[type[Config], list[dict[str, Any]]]] = [
 @pytest.mark.parametrize(
     ("section", "values"), [(section, each) for section, values in TAKEN for each in values]
 )
-def test_section_takes_what_goes_together(section: type[Config], values: dict[str, Any]) -> None:
+def test_section_takes_what_goes_together(section, values):
     config = parse_config(section, values)
     given = {name: value for name, value in values.items() if not isinstance(value, dict | list)}
     assert given.items() <= config.model_dump().items()
@@ -141,19 +141,17 @@ REFUSED: dict[type[Config], list[tuple[dict[str, Any], str]]] = {
     ("section", "values", "words"),
     [(section, values, words) for section, each in REFUSED.items() for values, words in each],
 )
-def test_section_refuses_what_cannot_be(
-    section: type[Config], values: dict[str, Any], words: str
-) -> None:
+def test_section_refuses_what_cannot_be(section, values, words):
     with pytest.raises(ConfigError, match=words):
         parse_config(section, values)
 
 
-def test_scaling_config_fewest_workers_are_all_unless_there_is_a_minimum() -> None:
+def test_scaling_config_fewest_workers_are_all_unless_there_is_a_minimum():
     assert ScalingConfig(num_workers=4).fewest_workers == 4
     assert ScalingConfig(num_workers=4, min_workers=2).fewest_workers == 2
 
 
-def test_endpoint_judges_of_several_processes_share_their_limits_and_engines_have_none() -> None:
+def test_endpoint_judges_of_several_processes_share_their_limits_and_engines_have_none():
     limits = {"concurrency": 16, "requests_per_minute": 90.0}
     engine = {"name": "cid", "model": {"kind": "engine", "llm": {"model": "none"}}}
     ann = judge("ann")
@@ -166,7 +164,7 @@ def test_endpoint_judges_of_several_processes_share_their_limits_and_engines_hav
     assert config.shared_among(100).judges[0].model.concurrency == 1
 
 
-def test_parse_placeholders_gives_literals_and_names_in_order() -> None:
+def test_parse_placeholders_gives_literals_and_names_in_order():
     assert parse_placeholders("User: {user}.") == [("User: ", "user"), (".", None)]
     assert placeholder_names("{item} {user} {item}") == ["item", "user", "item"]
     assert parse_placeholders("") == placeholder_names("{{user}}") == []
@@ -181,5 +179,5 @@ def test_parse_placeholders_gives_literals_and_names_in_order() -> None:
         ("{{as it is}} {user} {user_profile}", "{{as it is}} {user}"),
     ],
 )
-def test_without_placeholders_keeps_all_else(text: str, expected: str) -> None:
+def test_without_placeholders_keeps_all_else(text, expected):
     assert without_placeholders(text, {"user_profile"}) == expected

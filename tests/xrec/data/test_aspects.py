@@ -51,7 +51,7 @@ def _values(table: pa.Table | None) -> list[tuple[Any, ...]]:
     return [tuple(row.values()) for row in table.to_pylist()]
 
 
-def test_aspect_tables_count_training_reviews_alone() -> None:
+def test_aspect_tables_count_training_reviews_alone():
     dataset = dataset_of(SAID)
     for name in ("aspects", "item_aspects", "user_aspects", "explanation_aspects"):
         assert getattr(dataset, name).schema.equals(getattr(schemas, name.upper()))
@@ -72,7 +72,7 @@ def test_aspect_tables_count_training_reviews_alone() -> None:
     assert held_out == [(1, 2), (2, 0)]
 
 
-def test_menus_have_the_aspects_that_training_reviews_do_not_blame() -> None:
+def test_menus_have_the_aspects_that_training_reviews_do_not_blame():
     menus = Menus(dataset_of(SAID))
     assert menus.of(0) == {"build"}
     assert menus.of(1) == {"price", "tone"}
@@ -93,9 +93,7 @@ def test_menus_have_the_aspects_that_training_reviews_do_not_blame() -> None:
         ([("x", "horn", "price", "", "negative")], {"tone"}),
     ],
 )
-def test_menus_count_what_low_rated_reviews_praise_and_blame(
-    low_rated: list[Said], menu: set[str]
-) -> None:
+def test_menus_count_what_low_rated_reviews_praise_and_blame(low_rated, menu):
     dataset = dataset_of(SAID)
     table = low_rated_aspects(_named(low_rated), dataset.aspects, dataset.items)
     assert table.schema.equals(schemas.LOW_RATED_ASPECTS)
@@ -108,7 +106,7 @@ def _opinion(said: Sequence[Said], aspect: str = "build", without: int | None = 
     return Opinions(dataset).of(0, number, without)
 
 
-def test_opinion_is_what_most_reviews_of_the_item_say_and_few_of_others() -> None:
+def test_opinion_is_what_most_reviews_of_the_item_say_and_few_of_others():
     said = [("u0", "stand", "build", "sturdy"), ("u1", "stand", "build", "sturdy")]
     rugged = ("u2", "stand", "build", "rugged")
     elsewhere = [(user, "horn", "build", "rugged") for user in USERS[3:9]]
@@ -119,7 +117,7 @@ def test_opinion_is_what_most_reviews_of_the_item_say_and_few_of_others() -> Non
     assert _opinion([tank, ("u3", "horn", "price", "low price")], "price") == ""
 
 
-def test_opinion_without_a_user_is_as_if_that_review_had_not_been_written() -> None:
+def test_opinion_without_a_user_is_as_if_that_review_had_not_been_written():
     said = [("u0", "stand", "build", "rugged"), ("u1", "stand", "build", "sturdy")]
     assert (_opinion(said, without=0), _opinion(said, without=1)) == ("sturdy", "rugged")
     assert _opinion(said[:1], without=0) == ""
@@ -140,14 +138,12 @@ def test_opinion_without_a_user_is_as_if_that_review_had_not_been_written() -> N
         ("build", "", ""),
     ],
 )
-def test_opinion_is_short_and_says_more_than_that_the_aspect_is_good(
-    aspect: str, opinion: str, expected: str
-) -> None:
+def test_opinion_is_short_and_says_more_than_that_the_aspect_is_good(aspect, opinion, expected):
     assert _opinion([("u0", "stand", aspect, opinion)], aspect) == expected
 
 
 @pytest.mark.parametrize("rest", [("positive", "test"), ("positive", "validation"), ("negative",)])
-def test_opinion_comes_from_praise_in_training_reviews_only(rest: Said) -> None:
+def test_opinion_comes_from_praise_in_training_reviews_only(rest):
     known = ("u1", "horn", "build")
     assert _opinion([known, ("u0", "stand", "build", "rugged", *rest)]) == ""
     of_profiles = dataset_of([("u0", "stand", "build", "rugged")], "profiles")
@@ -190,7 +186,7 @@ def _tables(
     return profile_aspect_tables(tables, _find)
 
 
-def test_items_have_the_aspects_of_their_profiles_once() -> None:
+def test_items_have_the_aspects_of_their_profiles_once():
     tables = _tables()
     menus = [(0, 0), (0, 3), (1, 2), (2, 0), (2, 2), (2, 3)]
     assert _values(tables["item_aspects"]) == [(*each, 1, 1, 0) for each in menus]
@@ -203,7 +199,7 @@ def test_items_have_the_aspects_of_their_profiles_once() -> None:
     }
 
 
-def test_users_have_the_number_of_their_training_items_with_each_aspect() -> None:
+def test_users_have_the_number_of_their_training_items_with_each_aspect():
     expected = Counter((user, name) for user, item in TRAINED for name in PROFILES[item].split())
     rows = _tables()["user_aspects"].to_pylist()
     found = {(row["user_index"], NAMES[row["aspect_index"]]): row["num_reviews"] for row in rows}
@@ -211,7 +207,7 @@ def test_users_have_the_number_of_their_training_items_with_each_aspect() -> Non
     assert list(found) == sorted(found)
 
 
-def test_explained_pairs_have_what_their_explanations_name_once_with_their_split() -> None:
+def test_explained_pairs_have_what_their_explanations_name_once_with_their_split():
     rows = _tables()["explanation_aspects"].to_pylist()
     keys = ("user_index", "item_index", "aspect_index", "split", "sentiment")
     assert [tuple(row[key] for key in keys) for row in rows] == [
@@ -222,7 +218,7 @@ def test_explained_pairs_have_what_their_explanations_name_once_with_their_split
 
 
 @pytest.mark.parametrize("name", ["aspects", "item_aspects", "user_aspects"])
-def test_nothing_held_out_is_counted(name: str) -> None:
+def test_nothing_held_out_is_counted(name):
     without = _tables(
         [row for row in INTERACTIONS if row[2] == "train"],
         [(user, item, "other words", split) for user, item, _, split in EXPLANATIONS],

@@ -63,7 +63,7 @@ def _splits(assembled: Assembled, name: str) -> dict[tuple[int, int], str]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_assemble_random_pairs_no_held_out_explanation_is_a_training_edge(seed: int) -> None:
+def test_assemble_random_pairs_no_held_out_explanation_is_a_training_edge(seed):
     source = _random_source(seed)
     assembled = assemble(source, SHARES)
     interactions, explanations = (
@@ -83,7 +83,7 @@ def test_assemble_random_pairs_no_held_out_explanation_is_a_training_edge(seed: 
         assert list(pairs) == sorted(pairs)
 
 
-def test_assemble_tables_have_the_pinned_schemas_and_do_not_depend_on_the_order_of_rows() -> None:
+def test_assemble_tables_have_the_pinned_schemas_and_do_not_depend_on_the_order_of_rows():
     source = _random_source(3)
     tables = assemble(source, SHARES).tables
     for name in ("users", "items", "interactions", "explanations"):
@@ -103,15 +103,13 @@ def test_assemble_tables_have_the_pinned_schemas_and_do_not_depend_on_the_order_
         (("u0", "i0", "test"), {(0, 1): "test"}),
     ],
 )
-def test_assemble_removes_the_training_edge_of_a_held_out_explanation_alone(
-    explained: Row, kept: dict[tuple[int, int], str]
-) -> None:
+def test_assemble_removes_the_training_edge_of_a_held_out_explanation_alone(explained, kept):
     assembled = assemble(_source([TRAIN, ("u0", "i1", "test")], [explained]), SHARES)
     assert _splits(assembled, "interactions") == kept
     assert assembled.metrics["num_removed_edges"] == 2 - len(kept)
 
 
-def test_assemble_pairs_without_a_split_get_the_same_one_in_all_tables() -> None:
+def test_assemble_pairs_without_a_split_get_the_same_one_in_all_tables():
     pairs: list[Row] = [(f"u{u}", f"i{i}", None) for u in range(3) for i in range(20)]
     pairs[0] = (*pairs[0][:2], "test")
     source = _source(pairs, pairs)
@@ -127,7 +125,7 @@ def test_assemble_pairs_without_a_split_get_the_same_one_in_all_tables() -> None
     assert assembled.tables["aspects"]["num_reviews"].to_pylist() == [num_training]
 
 
-def test_assemble_unusable_rows_are_findings_with_line_and_reason() -> None:
+def test_assemble_unusable_rows_are_findings_with_line_and_reason():
     interactions: list[Row] = [TRAIN, ("ux", *TRAIN[1:]), ("u1", "ix", "train"), TRAIN]
     explanations: list[Row] = [("u0", "i1", None), ("u0", "i2", None), ("ux", "i1", None)]
     source = _source(interactions, explanations)
@@ -144,7 +142,7 @@ def test_assemble_unusable_rows_are_findings_with_line_and_reason() -> None:
     assert assembled.tables["explanations"]["explanation"].to_pylist() == ["ok"]
 
 
-def test_assemble_metrics_count_users_and_items_without_a_training_edge() -> None:
+def test_assemble_metrics_count_users_and_items_without_a_training_edge():
     rows: list[Row] = [TRAIN, ("u1", "i1", "train"), ("u1", "i2", "test")]
     assert assemble(_source(rows, [("u1", "i1", "test")]), SHARES).metrics == {
         "num_removed_edges": 1,
@@ -162,9 +160,7 @@ def test_assemble_metrics_count_users_and_items_without_a_training_edge() -> Non
         (_source([], [], num_users=0), "no usable users"),
     ],
 )
-def test_check_not_empty_refuses_a_dataset_without_users_or_training_edges(
-    source: SourceData, message: str
-) -> None:
+def test_check_not_empty_refuses_a_dataset_without_users_or_training_edges(source, message):
     check_not_empty(assemble(_source([TRAIN], []), SHARES).tables)
     with pytest.raises(DataError, match=message):
         check_not_empty(assemble(source, SHARES).tables)

@@ -14,7 +14,6 @@ import pytest
 from tests.xrec.data.test_dataset import write_small_dataset
 from xrec import schemas
 from xrec.config.shared import ColdStartConfig, StorageConfig
-from xrec.data import Dataset
 from xrec.data.cold_start import (
     ColdStartTables,
     extend_dataset,
@@ -25,7 +24,7 @@ from xrec.storage import open_location
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
+def dataset(tmp_path):
     """Users ann, bob, anna-lena, items x, y. Train: ann-x, anna-lena-y. Test: ann-y. bob: none."""
     return write_small_dataset(open_location(str(tmp_path / "dataset")))
 
@@ -40,7 +39,7 @@ def _read(interactions: str, **uris: str) -> ColdStartTables:
     return read_cold_start(ColdStartConfig(interactions=interactions, **uris), StorageConfig())
 
 
-def test_read_cold_start_gives_each_pair_once_by_id_and_counts_the_rest(tmp_path: Path) -> None:
+def test_read_cold_start_gives_each_pair_once_by_id_and_counts_the_rest(tmp_path):
     pairs = {"user_id": ["z", "a", "z", None, "b"], "item_id": [7, 9, 7, 7, None]}
     users = {"user_id": ["z", "z", "a"], "profile": ["first", "second", None], "more": [1, 2, 3]}
     tables = _read(
@@ -56,7 +55,7 @@ def test_read_cold_start_gives_each_pair_once_by_id_and_counts_the_rest(tmp_path
     }
 
 
-def test_fingerprint_is_of_the_content_not_of_files_and_order(tmp_path: Path) -> None:
+def test_fingerprint_is_of_the_content_not_of_files_and_order(tmp_path):
     one = _read(_file(tmp_path / "i.parquet", user_id=["a", "b", "b"], item_id=["x", "y", "y"]))
     _file(tmp_path / "folder" / "1.parquet", user_id=["b"], item_id=["y"])
     _file(tmp_path / "folder" / "2.parquet", user_id=["a"], item_id=["x"])
@@ -79,9 +78,7 @@ def test_fingerprint_is_of_the_content_not_of_files_and_order(tmp_path: Path) ->
         (None, r"i\.parquet: expected Parquet files"),
     ],
 )
-def test_read_cold_start_of_other_files_is_refused(
-    tmp_path: Path, columns: dict[str, Any] | None, message: str
-) -> None:
+def test_read_cold_start_of_other_files_is_refused(tmp_path, columns, message):
     path = tmp_path / "i.parquet"
     with pytest.raises(StorageNotFoundError, match=r"i\.parquet"):
         _read(str(path))
@@ -108,7 +105,7 @@ def _tables(*pairs: str, **described: list[tuple[str, ...]]) -> ColdStartTables:
     )
 
 
-def test_extend_appends_newcomers_by_id_and_keeps_the_known_rows(dataset: Dataset) -> None:
+def test_extend_appends_newcomers_by_id_and_keeps_the_known_rows(dataset):
     pairs = ("zoe y", "eve x", "eve y", "ann new", "anna-lena new", "ann bare")
     extension = extend_dataset(
         dataset,
@@ -132,7 +129,7 @@ def test_extend_appends_newcomers_by_id_and_keeps_the_known_rows(dataset: Datase
     assert set(zip(*extension.item_edges.tolist(), strict=True)) == {(0, 0), (1, 0), (1, 2)}
 
 
-def test_extend_all_new_interactions_are_train_edges_once(dataset: Dataset) -> None:
+def test_extend_all_new_interactions_are_train_edges_once(dataset):
     """Also those between two new ids or two known ones, so that nothing seen is recommended.
 
     The pair ann-y was held out. Interactions that came later have no reviews.
@@ -149,9 +146,7 @@ def test_extend_all_new_interactions_are_train_edges_once(dataset: Dataset) -> N
         assert extended.reviewed_edges(split).tolist() == dataset.interaction_edges(split).tolist()
 
 
-def test_extend_what_gives_no_vector_is_counted_and_stays_unknown(
-    dataset: Dataset, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_extend_what_gives_no_vector_is_counted_and_stays_unknown(dataset, caplog):
     pairs = ("ann x", "bob orphan", "eve orphan", "eve x", "lone orphan")
     tables = _tables(*pairs, users=[("silent", "Never came."), ("ann", "Other text.")])
     with caplog.at_level(logging.INFO, logger="xrec"):
@@ -166,7 +161,7 @@ def test_extend_what_gives_no_vector_is_counted_and_stays_unknown(
     ]
 
 
-def test_extend_by_nothing_or_by_texts_alone_changes_nothing_else(dataset: Dataset) -> None:
+def test_extend_by_nothing_or_by_texts_alone_changes_nothing_else(dataset):
     extension = extend_dataset(dataset, _tables())
     assert extension.dataset.users.equals(dataset.users)
     assert extension.dataset.interactions.equals(dataset.interactions)

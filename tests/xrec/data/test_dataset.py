@@ -1,7 +1,6 @@
 """The dataset artifact: what is written is read back, ids are looked up, edges come by split."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -50,11 +49,11 @@ def write_small_dataset(location: Location, **tables: pa.Table) -> Dataset:
 
 
 @pytest.fixture
-def location(tmp_path: Path) -> Location:
+def location(tmp_path):
     return open_location(str(tmp_path / "dataset"))
 
 
-def test_read_dataset_returns_what_was_written(location: Location) -> None:
+def test_read_dataset_returns_what_was_written(location):
     dataset = write_small_dataset(location)
     assert (dataset.num_users, dataset.num_items) == (3, 2)
     assert dataset.users.equals(TABLES["users"].cast(schemas.USERS))
@@ -64,7 +63,7 @@ def test_read_dataset_returns_what_was_written(location: Location) -> None:
     assert location.files() == sorted([*names, "manifest.json"])
 
 
-def test_read_dataset_that_is_unfinished_or_has_another_schema_raises(location: Location) -> None:
+def test_read_dataset_that_is_unfinished_or_has_another_schema_raises(location):
     write_small_dataset(location)
     (location / "users.parquet").write_bytes((location / "items.parquet").read_bytes())
     with pytest.raises(DataError, match=r"users\.parquet: expected columns"):
@@ -74,7 +73,7 @@ def test_read_dataset_that_is_unfinished_or_has_another_schema_raises(location: 
         read_dataset(location)
 
 
-def test_edges_and_pairs_are_those_of_the_split(location: Location) -> None:
+def test_edges_and_pairs_are_those_of_the_split(location):
     dataset = write_small_dataset(location)
     edges = dataset.interaction_edges("train")
     assert edges.dtype == np.int64
@@ -85,7 +84,7 @@ def test_edges_and_pairs_are_those_of_the_split(location: Location) -> None:
     ]
 
 
-def test_held_out_pairs_have_ids_reference_and_planted_aspects(location: Location) -> None:
+def test_held_out_pairs_have_ids_reference_and_planted_aspects(location):
     dataset = write_small_dataset(location, planted=PLANTED)
     pair = HeldOutPair("ann", "y", 0, 1, "e", "a", ("a", "b"))
     assert held_out_pairs(dataset, "test") == [pair]
@@ -94,7 +93,7 @@ def test_held_out_pairs_have_ids_reference_and_planted_aspects(location: Locatio
     assert held_out_pairs(without, "test") == [replace(pair, aspect=None, aspects=None)]
 
 
-def test_index_of_an_id_is_its_row(location: Location) -> None:
+def test_index_of_an_id_is_its_row(location):
     dataset = write_small_dataset(location)
     assert [dataset.user_index(user_id) for user_id in ("ann", "bob", "anna-lena")] == [0, 1, 2]
     assert dataset.item_index("y") == 1

@@ -20,7 +20,7 @@ ENGLISH = "So quiet that nobody wakes up, and the grind is as fine as I like it.
         ("這家餐廳的服務很好,食物也很美味,我們下次還會再來這裡吃飯。", "zh"),
     ],
 )
-def test_language_of_a_sentence_is_found(text: str, code: str) -> None:
+def test_language_of_a_sentence_is_found(text, code):
     assert language_of(text) == code
 
 
@@ -34,11 +34,11 @@ def test_language_of_a_sentence_is_found(text: str, code: str) -> None:
         "Gnocchi al pesto, tiramisu, espresso, prosecco: great osteria",
     ],
 )
-def test_language_of_a_short_or_mixed_text_is_not_sure(text: str) -> None:
+def test_language_of_a_short_or_mixed_text_is_not_sure(text):
     assert language_of(text) is None
 
 
-def test_language_of_a_long_text_is_that_of_its_beginning() -> None:
+def test_language_of_a_long_text_is_that_of_its_beginning():
     assert language_of(f"{GERMAN} " * 40 + f"{ENGLISH} " * 400) == "de"
 
 
@@ -53,7 +53,7 @@ def test_language_of_a_long_text_is_that_of_its_beginning() -> None:
         ("Klingon", None, "Klingon"),
     ],
 )
-def test_language_by_code_or_name_has_both(language: str, code: str | None, name: str) -> None:
+def test_language_by_code_or_name_has_both(language, code, name):
     assert (language_code(language), language_name(language)) == (code, name)
 
 
@@ -67,7 +67,5 @@ def test_language_by_code_or_name_has_both(language: str, code: str | None, name
         (GERMAN, "Klingon", None),
     ],
 )
-def test_other_language_is_named_only_where_it_is_sure(
-    text: str, language: str, other: str | None
-) -> None:
+def test_other_language_is_named_only_where_it_is_sure(text, language, other):
     assert other_language(text, language) == other

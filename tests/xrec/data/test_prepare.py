@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.prepare import run as prepare_dataset
-from tests.conftest import ObjectStore
 from xrec.config.data import PrepareConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import Dataset, dataset_settings, read_dataset
@@ -57,7 +56,7 @@ def _release_files() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def release(tmp_path: Path) -> Path:
+def release(tmp_path):
     folder = tmp_path / "release"
     folder.mkdir()
     for name, data in _release_files().items():
@@ -69,7 +68,7 @@ def _release_config(tmp_path: Path, release: Path, **changes: Any) -> PrepareCon
     return _config(tmp_path / "workspace", {"kind": "xrec_release", "uri": str(release)}, **changes)
 
 
-def test_prepare_release_gives_a_dataset_without_leaks(tmp_path: Path, release: Path) -> None:
+def test_prepare_release_gives_a_dataset_without_leaks(tmp_path, release):
     manifest = prepare_dataset(_release_config(tmp_path, release))
     dataset = _dataset(tmp_path / "workspace")
     held_out = sum(dataset.explained_pairs(split).num_rows for split in ("validation", "test"))
@@ -80,9 +79,7 @@ def test_prepare_release_gives_a_dataset_without_leaks(tmp_path: Path, release: 
     assert manifest.row_counts["explanations"] == 200
 
 
-def test_prepare_again_does_no_work_and_another_run_leaves_what_is_there(
-    tmp_path: Path, release: Path
-) -> None:
+def test_prepare_again_does_no_work_and_another_run_leaves_what_is_there(tmp_path, release):
     first = prepare_dataset(_release_config(tmp_path, release))
     users = tmp_path / "workspace" / "dataset" / "users.parquet"
     before = users.stat().st_mtime_ns
@@ -127,18 +124,14 @@ def _append(text: str) -> Callable[[Path], int]:
         ),
     ],
 )
-def test_prepare_broken_input_raises_and_writes_nothing(
-    tmp_path: Path, release: Path, file: str, damage: Any, message: str
-) -> None:
+def test_prepare_broken_input_raises_and_writes_nothing(tmp_path, release, file, damage, message):
     damage(release / file)
     with pytest.raises(DataError, match=message):
         prepare_dataset(_release_config(tmp_path, release))
     assert not (tmp_path / "workspace").exists()
 
 
-def test_prepare_few_broken_rows_are_listed_in_rejected_parquet(
-    tmp_path: Path, release: Path
-) -> None:
+def test_prepare_few_broken_rows_are_listed_in_rejected_parquet(tmp_path, release):
     _append("\n0,0\nx,1")(release / "total_trn.csv")
     manifest = prepare_dataset(_release_config(tmp_path, release))
     rejected = pq.read_table(tmp_path / "workspace" / "dataset" / "rejected.parquet").to_pylist()
@@ -150,9 +143,7 @@ def test_prepare_few_broken_rows_are_listed_in_rejected_parquet(
     assert sum(manifest.metrics["num_rejected"].values()) == manifest.row_counts["rejected"] == 2
 
 
-def test_prepare_interactions_alone_counts_what_has_no_table(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_prepare_interactions_alone_counts_what_has_no_table(tmp_path, caplog):
     (tmp_path / "visits.csv").write_text("who,item_id\nann,x\nbob,y\nbob,x\n")
     source = {
         "kind": "tables",
@@ -170,9 +161,7 @@ def test_prepare_interactions_alone_counts_what_has_no_table(
     assert "no explanations: a graph can be trained on this dataset, an ad" in caplog.text
 
 
-def test_prepare_sample_twice_plants_the_same_aspect_for_each_explained_pair(
-    tmp_path: Path,
-) -> None:
+def test_prepare_sample_twice_plants_the_same_aspect_for_each_explained_pair(tmp_path):
     manifests = [prepare_dataset(_config(tmp_path / name, SAMPLE)) for name in ("a", "b")]
     assert manifests[0].files == manifests[1].files
     assert manifests[0].fingerprint == manifests[1].fingerprint
@@ -186,7 +175,7 @@ def test_prepare_sample_twice_plants_the_same_aspect_for_each_explained_pair(
         assert all(aspect in profile for aspect in planted["aspects"])
 
 
-def test_aspects_of_profiles_are_settings_only_where_they_are_asked_for(tmp_path: Path) -> None:
+def test_aspects_of_profiles_are_settings_only_where_they_are_asked_for(tmp_path):
     plain = dataset_settings(_config(tmp_path, SAMPLE))
     asked = dataset_settings(_config(tmp_path, SAMPLE, aspects_from={"kind": "profiles"}))
     assert set(asked) - set(plain) == {"aspects_from"}
@@ -195,7 +184,7 @@ def test_aspects_of_profiles_are_settings_only_where_they_are_asked_for(tmp_path
         _config(tmp_path, {"kind": "annotations"}, aspects_from={"kind": "profiles"})
 
 
-def test_prepare_from_s3_to_s3_equals_local(s3: ObjectStore, tmp_path: Path, release: Path) -> None:
+def test_prepare_from_s3_to_s3_equals_local(s3, tmp_path, release):
     bucket = s3.new_bucket()
     for name, data in _release_files().items():
         (open_location(f"{bucket}/release", s3.storage) / name).write_bytes(data)
@@ -205,9 +194,7 @@ def test_prepare_from_s3_to_s3_equals_local(s3: ObjectStore, tmp_path: Path, rel
     assert read_dataset(open_location(f"{bucket}/work/dataset", s3.storage)).manifest == remote
 
 
-def test_prepare_without_access_or_bucket_raises_and_writes_nothing(
-    s3: ObjectStore, tmp_path: Path
-) -> None:
+def test_prepare_without_access_or_bucket_raises_and_writes_nothing(s3, tmp_path):
     wrong = StorageConfig(
         endpoint_url=s3.endpoint_url, access_key_id=s3.access_key, secret_access_key="wrong"
     )
@@ -229,8 +216,8 @@ def test_prepare_without_access_or_bucket_raises_and_writes_nothing(
     ],
 )
 def test_prepare_real_release_has_its_known_counts(
-    tmp_path: Path, name: str, num_users: int, num_items: int, num_interactions: int
-) -> None:
+    tmp_path, name, num_users, num_items, num_interactions
+):
     source = {"kind": "xrec_release", "uri": str(REAL_DATA / name)}
     manifest, dataset = prepare_dataset(_config(tmp_path, source)), _dataset(tmp_path)
     num_removed = manifest.metrics["num_removed_edges"]

@@ -36,7 +36,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         (folder / name).write_bytes(data)
 
 
-def test_read_release_ids_are_zero_to_the_largest_and_texts_the_first_that_is_not_empty() -> None:
+def test_read_release_ids_are_zero_to_the_largest_and_texts_the_first_that_is_not_empty():
     source = read_release(_files())
     assert source.users["user_id"].to_pylist() == ["0", "1", "2", "3", "4"]
     assert source.items["item_id"].to_pylist() == ["0", "1", "2", "3"]
@@ -52,7 +52,7 @@ def test_read_release_ids_are_zero_to_the_largest_and_texts_the_first_that_is_no
     ]
 
 
-def test_read_release_profiles_of_all_items_count_before_those_of_the_pairs() -> None:
+def test_read_release_profiles_of_all_items_count_before_those_of_the_pairs():
     texts = {0: "zero", 1: "one", 2: "", 5: "five"}
     lines = (json.dumps({"iid": item, "item_summary": text}) for item, text in texts.items())
     source = read_release(_files(item_profiles__jsonl="\n".join(lines).encode()))
@@ -61,7 +61,7 @@ def test_read_release_profiles_of_all_items_count_before_those_of_the_pairs() ->
     assert source.num_rows["item_profiles.jsonl"] == 4
 
 
-def test_read_release_broken_rows_become_findings_with_their_line() -> None:
+def test_read_release_broken_rows_become_findings_with_their_line():
     broken = b"nope\n" + _explained(1, 1).encode()
     source = read_release(_files(total_trn__csv=b"user,item\n0,1\nx,2\n3\n", data__jsonl=broken))
     assert [(finding.file, finding.line) for finding in source.findings] == [
@@ -83,12 +83,12 @@ def test_read_release_broken_rows_become_findings_with_their_line() -> None:
         (b"user,item\n2000000000,1\n", "user ids must be dense: the largest is 2000000000"),
     ],
 )
-def test_read_release_of_other_files_is_refused(data: bytes, message: str) -> None:
+def test_read_release_of_other_files_is_refused(data, message):
     with pytest.raises(DataError, match=message):
         read_release(_files(total_val__csv=data))
 
 
-def test_find_release_files_takes_either_ending_and_profiles_if_there(tmp_path: Path) -> None:
+def test_find_release_files_takes_either_ending_and_profiles_if_there(tmp_path):
     files = {**_files(), "item_profiles.jsonl": b""}
     files["data.json"] = files.pop("data.jsonl")
     _write(tmp_path, files)
@@ -96,9 +96,7 @@ def test_find_release_files_takes_either_ending_and_profiles_if_there(tmp_path: 
 
 
 @pytest.mark.parametrize("missing", ["total_trn.csv", "total_tst.csv", "data.jsonl"])
-def test_find_release_files_missing_file_raises_naming_it_and_what_is_there(
-    tmp_path: Path, missing: str
-) -> None:
+def test_find_release_files_missing_file_raises_naming_it_and_what_is_there(tmp_path, missing):
     _write(tmp_path, {name: data for name, data in _files().items() if name != missing})
     with pytest.raises(DataError, match=rf"missing file\(s\) {missing}.*saw .*total_val\.csv"):
         find_release_files(open_location(str(tmp_path)))

@@ -46,7 +46,7 @@ COLUMNS = {"user_id": parse_id, "profile": parse_text}
         (parse_split, {"validation": "validation", "": None, None: None}),
     ],
 )
-def test_parser_valid_value_is_returned(parser: Parser, values: Mapping[object, Any]) -> None:
+def test_parser_valid_value_is_returned(parser, values):
     assert {value: parser(value) for value in values} == values
 
 
@@ -60,7 +60,7 @@ def test_parser_valid_value_is_returned(parser: Parser, values: Mapping[object, 
         (parse_split, ["training", 1]),
     ],
 )
-def test_parser_invalid_value_raises_value_error(parser: Parser, values: list[object]) -> None:
+def test_parser_invalid_value_raises_value_error(parser, values):
     for value in values:
         with pytest.raises(ValueError, match="must"):
             parser(value)
@@ -84,14 +84,14 @@ def _parquet(**columns: Any) -> bytes:
     return sink.getvalue()
 
 
-def test_csv_counts_lines_from_the_header_and_through_quoted_newlines() -> None:
+def test_csv_counts_lines_from_the_header_and_through_quoted_newlines():
     data = b'\xef\xbb\xbfprofile,user_id,\r\nhi,a,1\r\n"two\nlines, here",b,2\n\nend,c,3\n'
     rows = _read("users.csv", data)
     assert _rows(rows) == [(2, "a", "hi"), (3, "b", "two\nlines, here"), (6, "c", "end")]
     assert (rows.num_rows, rows.findings) == (3, ())
 
 
-def test_csv_broken_lines_become_findings() -> None:
+def test_csv_broken_lines_become_findings():
     data = b"user_id,profile\na,hi\nb\nc,x,y\n,empty\nd,\xff\ne," + b"x" * 200_000
     rows = _read("users.csv", data + b'\n"Great" one,b\nf,end\n')
     assert _rows(rows) == [(2, "a", "hi"), (9, "f", "end")]
@@ -120,8 +120,8 @@ def test_csv_broken_lines_become_findings() -> None:
 )
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_lines_that_are_not_utf8_are_read_in_the_encoding_that_is_given(
-    profile: bytes, encoding: str | None, expected: str | None, ending: str
-) -> None:
+    profile, encoding, expected, ending
+):
     rows = b'{"user_id": "a", "profile": "%s"}' if ending == "jsonl" else b"user_id,profile\na,%s"
     source = io.BytesIO(rows % profile)
     found = next(stream_rows(f"users.{ending}", source, COLUMNS, encoding=encoding))
@@ -131,7 +131,7 @@ def test_lines_that_are_not_utf8_are_read_in_the_encoding_that_is_given(
     )
 
 
-def test_json_lines_broken_lines_become_findings() -> None:
+def test_json_lines_broken_lines_become_findings():
     lines = [
         '{"user_id": 1, "profile": "x\u2028y"}',
         "{broken",
@@ -154,14 +154,14 @@ def test_json_lines_broken_lines_become_findings() -> None:
     assert rows.num_rows == 7
 
 
-def test_parquet_integer_ids_and_nulls_are_read() -> None:
+def test_parquet_integer_ids_and_nulls_are_read():
     texts = pa.array([None, "x"], pa.large_string())
     rows = _read("users.parquet", _parquet(user_id=pa.array([5, None], pa.int64()), profile=texts))
     assert _rows(rows) == [(1, "5", "")]
     assert _problems(rows) == [(2, "user_id must be a string or an integer")]
 
 
-def test_rows_read_some_at_a_time_are_those_that_are_read_at_once() -> None:
+def test_rows_read_some_at_a_time_are_those_that_are_read_at_once():
     data = "".join(json.dumps({"user_id": n, "profile": "x"}) + "\n" for n in range(7)).encode()
     parts = list(stream_rows("users.jsonl", io.BytesIO(data), COLUMNS, rows_at_once=3))
     assert [part.num_rows for part in parts] == [3, 3, 1]
@@ -185,19 +185,17 @@ SEEN = r"missing column\(s\) user_id; expected user_id, profile, saw 'userid', '
         ("users.csv.gz", b"user_id,profile\n", r"users\.csv\.gz: not a readable gzip file"),
     ],
 )
-def test_file_that_cannot_be_read_as_a_whole_is_refused(
-    file: str, data: bytes, message: str
-) -> None:
+def test_file_that_cannot_be_read_as_a_whole_is_refused(file, data, message):
     with pytest.raises(DataError, match=message):
         _read(file, data)
 
 
-def test_optional_column_that_is_missing_is_null() -> None:
+def test_optional_column_that_is_missing_is_null():
     rows = _read("users.csv", b"user_id,profile\na,b\n", COLUMNS, {"split": parse_split})
     assert rows.table["split"].to_pylist() == [None]
 
 
-def test_reject_duplicates_keeps_the_first_and_lists_the_others() -> None:
+def test_reject_duplicates_keeps_the_first_and_lists_the_others():
     read = _read("users.csv", b"user_id,profile\na,1\nb,2\na,3\na,\n")
     rows = reject_duplicates(read, ["user_id"])
     assert _rows(rows) == [(2, "a", "1"), (3, "b", "2")]
@@ -242,15 +240,13 @@ OTHER_COLUMN = 'user,item,review\nu,i,fine\nu,i,"open\nu,i,well, or not\nu",i,fi
         ('"user"\t"item"\n"u"\t"i"\n"u"\t"i\n"u"\t"i"\n', "\t", "line 3: a quote opens a cell"),
     ],
 )
-def test_cell_whose_quote_does_not_end_is_refused_with_its_line(
-    text: str, delimiter: str, message: str
-) -> None:
+def test_cell_whose_quote_does_not_end_is_refused_with_its_line(text, delimiter, message):
     with pytest.raises(DataError, match=message):
         _cells(text, delimiter)
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";"])
-def test_quoted_cells_of_several_lines_are_read(delimiter: str) -> None:
+def test_quoted_cells_of_several_lines_are_read(delimiter):
     text = 'Good.\nWarm, cheap, loud\n\nand, as he said, "here"'
     quoted = '"' + text.replace('"', '""') + '"'
     rows = [["u", "i", quoted], ["u", quoted, "x"], ["u", "i", "x"]]
@@ -261,16 +257,14 @@ def test_quoted_cells_of_several_lines_are_read(delimiter: str) -> None:
 
 @pytest.mark.parametrize("num_rows", [40, 20_000])
 @pytest.mark.parametrize("changed", [{}, {9: 'so "good"'}, {20: 'a size of 5"'}, {7: '"Great"'}])
-def test_tsv_without_quoted_cells_keeps_quotes_and_rows(
-    num_rows: int, changed: dict[int, str]
-) -> None:
+def test_tsv_without_quoted_cells_keeps_quotes_and_rows(num_rows, changed):
     changed = {5: '"fine"', 6: OPEN, **changed}
     cells = _cells(_table(num_rows, changed, "\t"), "\t")
     assert len(cells) == num_rows
     assert [row[2] for row in cells[4:9]] == [changed.get(line, "fine") for line in range(6, 11)]
 
 
-def test_tsv_line_numbers_go_on_where_quotes_become_plain() -> None:
+def test_tsv_line_numbers_go_on_where_quotes_become_plain():
     text = _table(10, {6: OPEN, 8: "too\tlong"}, "\t")
     rows = _read("pairs.tsv", text.encode(), {"user": parse_id})
     assert rows.table["line"].to_pylist() == [2, 3, 4, 5, 6, 7, 9, 10, 11]
@@ -280,14 +274,14 @@ def test_tsv_line_numbers_go_on_where_quotes_become_plain() -> None:
 FINDINGS = [Finding("a.csv", line, "worse" if line == 3 else "bad", "y,z") for line in (9, 3, 12)]
 
 
-def test_findings_are_counted_and_listed_with_a_cut_valid_text() -> None:
+def test_findings_are_counted_and_listed_with_a_cut_valid_text():
     assert count_reasons(FINDINGS) == {"a.csv: bad": 2, "a.csv: worse": 1}
     table = rejected_table([Finding("a.csv", 3, "bad", "\udcff" + "x" * 1000)])
     assert table.schema.equals(schemas.REJECTED)
     assert table["text"].to_pylist() == ["?" + "x" * 119]
 
 
-def test_rejected_share_over_the_threshold_of_one_file_is_refused() -> None:
+def test_rejected_share_over_the_threshold_of_one_file_is_refused():
     check_rejected_share(FINDINGS, {"a.csv": 300}, 0.01, "/data")
     with pytest.raises(DataError, match=r"^/data/a\.csv: 3 of 299 rows are unusable") as caught:
         check_rejected_share(FINDINGS, {"b.csv": 100_000, "a.csv": 299}, 0.01, "/data/")

@@ -47,11 +47,11 @@ def sentences(text: str) -> list[str]:
         ("", 0),
     ],
 )
-def test_sentence_ends_in_many_languages(text: str, expected: int) -> None:
+def test_sentence_ends_in_many_languages(text, expected):
     assert len(sentences(text)) == expected
 
 
-def test_sentences_keep_their_closing_quotes_and_leave_the_next_ones() -> None:
+def test_sentences_keep_their_closing_quotes_and_leave_the_next_ones():
     assert sentences('He said: "It is calm." Fine. “No!”') == [
         'He said: "It is calm."',
         "Fine.",
@@ -76,11 +76,11 @@ def test_sentences_keep_their_closing_quotes_and_leave_the_next_ones() -> None:
         (" … - 🦊", []),
     ],
 )
-def test_words_are_those_of_unicode(text: str, expected: list[str]) -> None:
+def test_words_are_those_of_unicode(text, expected):
     assert words(text) == expected
 
 
-def test_words_of_latin_texts_are_those_that_unicodes_rules_give_any_text() -> None:
+def test_words_of_latin_texts_are_those_that_unicodes_rules_give_any_text():
     """Latin texts are cut by a pattern of their own; an Arabic letter at the end prevents that."""
     rng = random.Random(0)
     for _ in range(5000):

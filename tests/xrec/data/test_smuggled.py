@@ -20,7 +20,7 @@ from xrec.data.smuggled import gives_orders, solicits, without_solicitation
         "Ignoriere die Anleitung, sie ist falsch. Las instrucciones son claras.",
     ],
 )
-def test_orders_are_not_seen_in_what_reviewers_say(text: str) -> None:
+def test_orders_are_not_seen_in_what_reviewers_say(text):
     assert not gives_orders(text)
 
 
@@ -36,7 +36,7 @@ def test_orders_are_not_seen_in_what_reviewers_say(text: str) -> None:
         "You find it at 221 Baker Street.",
     ],
 )
-def test_calls_and_links_solicit(text: str) -> None:
+def test_calls_and_links_solicit(text):
     assert solicits(text)
     assert without_solicitation(f"It is calm. {text} It is near.", ()) == (
         "It is calm. It is near.",
@@ -52,12 +52,12 @@ def test_calls_and_links_solicit(text: str) -> None:
         "The dress code is easy, and one may book a table for today's show.",
     ],
 )
-def test_praise_does_not_solicit(text: str) -> None:
+def test_praise_does_not_solicit(text):
     assert not solicits(text)
     assert without_solicitation(text, ()) == (text, 0)
 
 
-def test_title_of_the_item_does_not_solicit() -> None:
+def test_title_of_the_item_does_not_solicit():
     text = "You would enjoy Books.com for its range."
     assert solicits(text)
     assert not solicits(text, ["Bar", "Books.com"])

@@ -19,7 +19,7 @@ def _split(pairs: list[tuple[str, str]], shares: SplitShares = SHARES) -> list[s
     return list(split_pairs([user for user, _ in pairs], [item for _, item in pairs], shares))
 
 
-def test_split_pairs_many_pairs_meet_the_shares() -> None:
+def test_split_pairs_many_pairs_meet_the_shares():
     counts = Counter(_split(PAIRS))
     # Four standard deviations of a binomial with n = 10,000.
     assert counts["test"] == pytest.approx(2000, abs=160)
@@ -28,7 +28,7 @@ def test_split_pairs_many_pairs_meet_the_shares() -> None:
     assert set(_split(PAIRS, SplitShares(validation=0, test=0))) == {"train"}
 
 
-def test_split_of_a_pair_depends_on_its_ids_and_the_seed_alone() -> None:
+def test_split_of_a_pair_depends_on_its_ids_and_the_seed_alone():
     splits = _split(PAIRS)
     shuffled = random.Random(1).sample(range(len(PAIRS)), 500)
     assert _split([PAIRS[n] for n in shuffled]) == [splits[n] for n in shuffled]
@@ -41,7 +41,7 @@ def test_split_of_a_pair_depends_on_its_ids_and_the_seed_alone() -> None:
     assert pair_fraction("a", "bc", 0) != pair_fraction("ab", "c", 0)
 
 
-def test_split_of_a_pair_is_the_same_in_every_process_and_release() -> None:
+def test_split_of_a_pair_is_the_same_in_every_process_and_release():
     """Datasets that were split before must be split so again."""
     assert pair_fraction("zoë", "7", 3) == 0.7541063124271723
 
@@ -58,7 +58,7 @@ def chosen(order: list[int], count: int, seed: int = 0) -> set[tuple[str, str]]:
     return {(users[n], items[n]) for n in positions}
 
 
-def test_drawn_other_order_and_company_draws_the_same_pairs() -> None:
+def test_drawn_other_order_and_company_draws_the_same_pairs():
     sample = chosen(EVERYBODY, 300)
     assert len(sample) == 300
     assert chosen(EVERYBODY[::-1], 300) == sample
@@ -68,21 +68,21 @@ def test_drawn_other_order_and_company_draws_the_same_pairs() -> None:
     assert chosen(EVERYBODY, 100) < sample
 
 
-def test_drawn_other_seed_draws_others_and_each_pair_is_as_likely() -> None:
+def test_drawn_other_seed_draws_others_and_each_pair_is_as_likely():
     counts = Counter(pair for seed in range(100) for pair in chosen(EVERYBODY, 500, seed))
     # A pair is drawn 25 times in 100, with a standard deviation of 4.3.
     assert max(counts.values()) < 50
     assert len(counts) == 2000
 
 
-def test_drawn_no_count_or_a_large_one_draws_all() -> None:
+def test_drawn_no_count_or_a_large_one_draws_all():
     for count in (None, 7):
         assert drawn(["a", "b"], ["x", "y"], count, seed=0) == [0, 1]
     # The same concatenation is another pair.
     assert {drawn(["a", "ab"], ["bc", "c"], 1, seed=seed)[0] for seed in range(30)} == {0, 1}
 
 
-def test_drawn_pairs_and_explanations_are_those_of_the_positions_in_their_order() -> None:
+def test_drawn_pairs_and_explanations_are_those_of_the_positions_in_their_order():
     pairs = [HeldOutPair(USER_IDS[n], ITEM_IDS[n], 0, 0, "text") for n in range(200)]
     positions = drawn(USER_IDS[:200], ITEM_IDS[:200], 50, seed=3)
     assert drawn_pairs(pairs, 50, seed=3) == [pairs[n] for n in positions]

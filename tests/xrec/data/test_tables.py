@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,7 +52,7 @@ def _read(contents: dict[str, bytes], /, **settings: Any) -> SourceData:
     return read_tables(contents, _source(**settings))
 
 
-def test_read_tables_mixed_formats_splits_and_repeated_ids() -> None:
+def test_read_tables_mixed_formats_splits_and_repeated_ids():
     source = _read(FILES)
     assert source.users.to_pydict() == {"user_id": ["ann", "bob"], "profile": ["likes tea", ""]}
     assert source.items.to_pylist() == [{"item_id": "7", "title": "Seven", "profile": "p"}]
@@ -71,7 +70,7 @@ def test_read_tables_mixed_formats_splits_and_repeated_ids() -> None:
     assert packed.items.equals(source.items)
 
 
-def test_read_tables_lists_among_joined_columns_are_written_out() -> None:
+def test_read_tables_lists_among_joined_columns_are_written_out():
     users = b'{"user_id": "ann", "likes": ["tea", "cake"], "age": 34, "pets": [], "at": {"x": 1}}\n'
     files = {"interactions.csv": FILES["interactions.csv"], "users.jsonl": users}
     source = _read(files, columns={"users.profile": ["likes", "age", "pets", "at"]})
@@ -79,7 +78,7 @@ def test_read_tables_lists_among_joined_columns_are_written_out() -> None:
     assert _read(files, columns={"users.profile": None}).users["profile"].to_pylist() == [""]
 
 
-def test_read_tables_in_the_encoding_of_the_config_has_texts_without_html() -> None:
+def test_read_tables_in_the_encoding_of_the_config_has_texts_without_html():
     users = "user_id,profile\nann,hört <b>Jazz</b> &amp; mehr\n".encode("cp1252")
     files = {"interactions.csv": FILES["interactions.csv"], "users.csv": users}
     assert _read(files, encoding="latin1").users["profile"].to_pylist() == ["hört Jazz & mehr"]
@@ -89,7 +88,7 @@ def test_read_tables_in_the_encoding_of_the_config_has_texts_without_html() -> N
 
 
 @pytest.mark.parametrize("delimiter", [";", ","])
-def test_read_tables_files_columns_and_delimiter_of_the_config(delimiter: str) -> None:
+def test_read_tables_files_columns_and_delimiter_of_the_config(delimiter):
     files = {
         name: data.replace(b",", b";") if name == "customers.csv" else data
         for name, data in SHOP.items()
@@ -106,7 +105,7 @@ def test_read_tables_files_columns_and_delimiter_of_the_config(delimiter: str) -
     assert source.num_rows["reviews.csv"] == 4  # read for two tables
 
 
-def test_read_tables_without_users_and_items_takes_their_ids_from_the_pairs() -> None:
+def test_read_tables_without_users_and_items_takes_their_ids_from_the_pairs():
     interactions = {"interactions.csv": b"user_id,item_id\nzoe,9\nann,7\n"}
     source = _read({**interactions, "explanations.csv": b"user_id,item_id,explanation\nbob,8,x\n"})
     none = [""] * 3
@@ -135,14 +134,12 @@ def test_read_tables_without_users_and_items_takes_their_ids_from_the_pairs() ->
         ("user_id,item_id", {"interactions.split": "part"}, r"missing column\(s\) part"),
     ],
 )
-def test_read_tables_missing_column_is_refused(
-    header: str, columns: dict[str, str], message: str
-) -> None:
+def test_read_tables_missing_column_is_refused(header, columns, message):
     with pytest.raises(DataError, match=message):
         _read({"interactions.csv": f"{header}\nann,7\n".encode()}, columns=columns)
 
 
-def test_read_tables_finding_names_the_file_s_own_column() -> None:
+def test_read_tables_finding_names_the_file_s_own_column():
     source = _read({"interactions.csv": b"customer,item_id\n,7\n"}, columns={"user_id": "customer"})
     assert [f.reason for f in source.findings] == ["user_id (customer) must not be empty"]
 
@@ -171,8 +168,8 @@ def test_read_tables_finding_names_the_file_s_own_column() -> None:
     ],
 )
 def test_find_table_files_needs_the_interactions_and_one_file_of_each_other_table(
-    tmp_path: Path, change: dict[str, bytes | None], files: dict[str, str], message: str | None
-) -> None:
+    tmp_path, change, files, message
+):
     there = {name: data for name, data in {**FILES, **change}.items() if data is not None}
     for name, data in there.items():
         (tmp_path / name).write_bytes(data)
@@ -196,9 +193,7 @@ def test_find_table_files_needs_the_interactions_and_one_file_of_each_other_tabl
         ({"files": {"user": "users.csv"}}, r"source: files: 'user' is no table; expected users,"),
     ],
 )
-def test_tables_source_wrong_names_are_config_errors(
-    settings: dict[str, Any], message: str
-) -> None:
+def test_tables_source_wrong_names_are_config_errors(settings, message):
     source = {"kind": "tables", "uri": "raw", **settings}
     with pytest.raises(ConfigError, match=message):
         parse_config(PrepareConfig, json.loads(json.dumps({"workspace": "w", "source": source})))

@@ -42,11 +42,11 @@ def own(text: str, title: str, *others: str) -> list[str]:
         ("Вам понравится «Кафе Пушкинъ» за чай.", "Кафе Пушкинъ", 1),
     ],
 )
-def test_title_is_found_where_it_is_written_as_a_name(text: str, title: str, expected: int) -> None:
+def test_title_is_found_where_it_is_written_as_a_name(text, title, expected):
     assert len(found(composed(text), title)) == expected
 
 
-def test_title_with_the_signs_of_patterns_is_found_with_its_marks() -> None:
+def test_title_with_the_signs_of_patterns_is_found_with_its_marks():
     title = "A+ (C*fé) [x]?"
     assert found(f"You would love {title} for its tea.", title) == [title]
     assert found("You would love AA Cafe x for its tea.", title) == []
@@ -72,14 +72,12 @@ def test_title_with_the_signs_of_patterns_is_found_with_its_marks() -> None:
         ("You would enjoy fresh bread.", "Fresh Kitchen", (), []),
     ],
 )
-def test_own_spans_short_names_count_where_they_name_this_item_alone(
-    text: str, title: str, others: tuple[str, ...], expected: list[str]
-) -> None:
+def test_own_spans_short_names_count_where_they_name_this_item_alone(text, title, others, expected):
     assert own(text, title, *others) == expected
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_title_and_context_in_any_unicode_form_are_found_in_a_composed_text(form: str) -> None:
+def test_title_and_context_in_any_unicode_form_are_found_in_a_composed_text(form):
     title, other, profile = (
         unicodedata.normalize(form, text)
         for text in ("(Café) Orlán!", "Pão Doce", "Next to Pão Doce.")
@@ -114,7 +112,7 @@ CATALOGUE = ["The Rusty Fox", "The Rusty Compass", "Fox", "Target", "The Friendl
         ("", None),
     ],
 )
-def test_other_title_is_a_whole_name_of_another_item(text: str, expected: str | None) -> None:
+def test_other_title_is_a_whole_name_of_another_item(text, expected):
     assert TitleIndex(CATALOGUE).other_title(text, "The Rusty Fox") == expected
 
 
@@ -127,7 +125,7 @@ def test_other_title_is_a_whole_name_of_another_item(text: str, expected: str | 
         "Ernie Ball Regular Slinky Nickel Wound Electric Guitar Strings Gauge Ten Forty And More",
     ],
 )
-def test_other_title_that_is_long_is_found_whatever_its_twelfth_word_is(title: str) -> None:
+def test_other_title_that_is_long_is_found_whatever_its_twelfth_word_is(title):
     index = TitleIndex([title, "Luna"])
     first_words = " ".join(title.split()[:12])
     assert index.other_title(f"You would enjoy Luna more than the {title}.", "Luna") == first_words
@@ -137,8 +135,8 @@ def test_other_title_that_is_long_is_found_whatever_its_twelfth_word_is(title: s
 
 
 def test_built_index_reads_the_text_and_its_title_and_the_context_only_for_another_name(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    monkeypatch,
+):
     """A reader's text is searched at each token, on the event loop of the endpoint."""
     index, read, words = TitleIndex(CATALOGUE), [], titles._words
     index.build()
@@ -174,13 +172,11 @@ NEAR = "It is better than The Rusty Compass."
         (["", "!", "7"], "The Rusty Fox! 7", "x", [], None),
     ],
 )
-def test_other_title_beside_the_own_one_and_a_context(
-    titles: list[str], text: str, title: str, context: list[str], expected: str | None
-) -> None:
+def test_other_title_beside_the_own_one_and_a_context(titles, text, title, context, expected):
     assert TitleIndex(titles).other_title(text, title, context) == expected
 
 
-def test_other_title_finds_what_a_search_for_each_title_finds() -> None:
+def test_other_title_finds_what_a_search_for_each_title_finds():
     """Against a search title by title, over random catalogues of names that overlap."""
     rng = random.Random(0)
     names = ["Alder", "Birch", "Cedar", "Dogwood", "Elm"]

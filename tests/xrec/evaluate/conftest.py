@@ -1,7 +1,5 @@
 """Made-up scored pairs of a small town, for every metric and the report without any model."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -70,22 +68,22 @@ def scored(user: str, explanation: str = "e", **values: object) -> ScoredPair:
 
 
 @pytest.fixture
-def pairs() -> list[ScoredPair]:
+def pairs():
     return make_pairs()
 
 
 @pytest.fixture
-def make_evaluate_config() -> Callable[..., EvaluateConfig]:
+def make_evaluate_config():
     return make_config
 
 
 @pytest.fixture
-def coverage() -> Coverage:
+def coverage():
     return Coverage(200, {"no_full_sentence": 2, "names_another_item": 5})
 
 
 @pytest.fixture
-def sources() -> dict[str, Manifest]:
+def sources():
     """Four artifacts."""
     return {kind: _manifest(kind) for kind in ("dataset", "graph", "adapter", "explanations")}
 

@@ -27,7 +27,7 @@ needs_minilm = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def encoder() -> TextEncoder:
+def encoder():
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(WORDS),

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
@@ -120,7 +119,7 @@ def test_verdict_follows_the_interval(gain, beginning):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [390, 1200])
-def test_report_in_a_browser_never_scrolls_sideways(render, pairs, tmp_path: Path, width: int):
+def test_report_in_a_browser_never_scrolls_sideways(render, pairs, tmp_path, width):
     long_word = replace(pairs[0], explanation="unbreakable" * 40, user_id="U" * 80)
     # The page's own policy forbids scripts, so a frame of the given width around it is measured.
     html = render([long_word, *pairs[1:]], num_examples=len(pairs))

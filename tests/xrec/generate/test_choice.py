@@ -17,7 +17,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
-def qwen(tmp_path: Path) -> Path:
+def qwen(tmp_path):
     return model(tmp_path, "qwen3", "Qwen3ForCausalLM")
 
 
@@ -41,15 +41,8 @@ QWEN, GEMMA = ("qwen3", "Qwen3ForCausalLM"), ("gemma", "GemmaForCausalLM")
     ],
 )
 def test_auto_takes_vllm_on_a_gpu_if_it_can_and_says_why_not(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    device: torch.device,
-    family: tuple[str, str],
-    error: Exception | None,
-    kind: str,
-    reason: str,
-) -> None:
+    tmp_path, monkeypatch, caplog, device, family, error, kind, reason
+):
     """`error` is what a look at the installed vLLM raises."""
 
     def check() -> None:
@@ -69,13 +62,11 @@ def test_auto_takes_vllm_on_a_gpu_if_it_can_and_says_why_not(
         (EngineConfig(vllm_options={"seed": 1}), "engine.vllm_options"),
     ],
 )
-def test_auto_with_what_only_vllm_has_raises_where_it_cannot_be_taken(
-    qwen: Path, config: EngineConfig, name: str
-) -> None:
+def test_auto_with_what_only_vllm_has_raises_where_it_cannot_be_taken(qwen, config, name):
     with pytest.raises(ModelError, match=rf"{name} needs vLLM.*made on the cpu"):
         choose_engine(config, CPU, qwen)
 
 
 @pytest.mark.parametrize("kind", ["builtin", "vllm"])
-def test_an_engine_that_is_named_is_taken(qwen: Path, kind: choice.EngineKind) -> None:
+def test_an_engine_that_is_named_is_taken(qwen, kind):
     assert choose_engine(EngineConfig(kind=kind), CPU, qwen) == kind

@@ -46,7 +46,7 @@ def live_tokens(device: torch.device, decoding: DecodingConfig) -> list[str]:
 
 @pytest.mark.parametrize("generate", [batch_tokens, live_tokens])
 @pytest.mark.parametrize("decoding", DECODINGS)
-def test_texts_on_a_gpu_are_those_of_a_cpu(generate: object, decoding: str) -> None:
-    expected = generate(CPU, DECODINGS[decoding])  # type: ignore[operator]
+def test_texts_on_a_gpu_are_those_of_a_cpu(generate, decoding):
+    expected = generate(CPU, DECODINGS[decoding])
     with FakeGPU():
-        assert generate(GPU, DECODINGS[decoding]) == expected  # type: ignore[operator]
+        assert generate(GPU, DECODINGS[decoding]) == expected

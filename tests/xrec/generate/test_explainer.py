@@ -35,7 +35,7 @@ SHORT = DecodingConfig(max_new_tokens=5)
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory):
     return make_town(tmp_path_factory.mktemp("workspace"))
 
 
@@ -52,7 +52,7 @@ def loaded(sources: Sources) -> Explainer:
 
 
 @pytest.fixture
-def explainer(workspace: Path) -> Explainer:
+def explainer(workspace):
     return loaded(sources(workspace))
 
 
@@ -74,9 +74,7 @@ def asked(explainer: Explainer, *pairs: Pair) -> tuple[list[list[int]], list[Pai
     return [explainer.pairs.prompt(pair) for pair in pairs], texts
 
 
-def test_explainer_explains_each_prompt_and_counts_its_tokens(
-    workspace: Path, explainer: Explainer
-) -> None:
+def test_explainer_explains_each_prompt_and_counts_its_tokens(workspace, explainer):
     prompts, texts = asked(explainer, Pair(0, 1), Pair(11, 9), Pair(0, 1))
     explanations = explained(explainer, prompts, texts)
     assert [explanation.num_prompt_tokens for explanation in explanations] == [
@@ -92,7 +90,7 @@ def test_explainer_explains_each_prompt_and_counts_its_tokens(
     assert "Why?" in explainer.pairs.builder.show(prompts[0])  # the prompt is the adapter's
 
 
-def test_reference_nll_is_that_of_padded_batches_of_the_model(explainer: Explainer) -> None:
+def test_reference_nll_is_that_of_padded_batches_of_the_model(explainer):
     pairs = [Pair(0, 1), Pair(2, 3), Pair(2, 3, 4), Pair(1, 0), Pair(1, 2)]
     references = ["It is calm.", "The garden has tea.", "The garden has tea.", "Near", "So calm!"]
     examples = [explainer.pairs.example(*one) for one in zip(pairs, references, strict=True)]
@@ -103,7 +101,7 @@ def test_reference_nll_is_that_of_padded_batches_of_the_model(explainer: Explain
     assert len(set(found)) == len(pairs)
 
 
-def test_another_place_holder_is_another_model(workspace: Path, tmp_path: Path) -> None:
+def test_another_place_holder_is_another_model(workspace, tmp_path):
     base_model = model_fingerprint(workspace / "llm")
     graph = read_manifest(open_location(str(workspace / "graph")), "graph").fingerprint
     make_adapter(tmp_path, graph, base_model, title_placeholder="<place>")
@@ -135,9 +133,7 @@ class ScriptedEngine:
                 yield first
 
 
-def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_again(
-    explainer: Explainer,
-) -> None:
+def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_again(explainer):
     titles = explainer.dataset.items["title"].to_pylist()
     explainer.engine = ScriptedEngine(
         explainer, "I love [title].", f"I love {titles[5]}.", "[title] is near.", "I love [title]!"
@@ -155,9 +151,7 @@ def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_ag
     assert refused.failure.reason == "names_another_item"
 
 
-def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_evidence(
-    explainer: Explainer,
-) -> None:
+def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_evidence(explainer):
     engine = ScriptedEngine(
         explainer,
         "[title] has 70 tables.",
@@ -190,8 +184,8 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
 
 @pytest.mark.parametrize(("fallback", "reason"), [("plain", "abstained"), ("none", "unsupported")])
 def test_explainer_asks_for_no_text_that_would_be_refused_whatever_it_says(
-    explainer: Explainer, fallback: str, reason: str
-) -> None:
+    explainer, fallback, reason
+):
     explainer.pairs.builder.prompt = explainer.pairs.builder.prompt.model_copy(
         update={"aspects": 3}
     )
@@ -223,17 +217,13 @@ def test_explainer_asks_for_no_text_that_would_be_refused_whatever_it_says(
         (TextConfig(retry_temperature=0.3), 0.3),
     ],
 )
-def test_second_try_is_there_if_texts_are_checked_or_a_temperature_is_given(
-    text: TextConfig, temperature: float | None
-) -> None:
+def test_second_try_is_there_if_texts_are_checked_or_a_temperature_is_given(text, temperature):
     second = DecodingConfig(text=text, seed=1).second_try
     assert (None if second is None else second.temperature) == temperature
     assert second is None or second.seed == 2
 
 
-def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(
-    workspace: Path, tmp_path: Path
-) -> None:
+def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(workspace, tmp_path):
     make_graph(tmp_path / "graph", "another")
     make_adapter(tmp_path / "adapter", "another", "irrelevant")
     save_toy_model(tmp_path / "llm", seed=1)
@@ -255,21 +245,19 @@ def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(
     ],
 )
 def test_load_explainer_without_a_vllm_that_is_known_is_refused_with_what_to_do(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, version: str | None, message: str
-) -> None:
+    workspace, monkeypatch, version, message
+):
     """vLLM is not there, or a module that has a version and none of the modules we import."""
     vllm = None
     if version is not None:
         vllm = ModuleType("vllm")
-        vllm.__version__ = version  # type: ignore[attr-defined]
+        vllm.__version__ = version
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     with pytest.raises(ModelError, match=message):
         load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))
 
 
-def test_load_explainer_explains_a_new_user(
-    workspace: Path, explainer: Explainer, tmp_path: Path
-) -> None:
+def test_load_explainer_explains_a_new_user(workspace, explainer, tmp_path):
     known = explainer
     pairs = {"user_id": ["newcomer", "newcomer"], "item_id": ["place-1", "place-3"]}
     explainer = loaded(with_new_items(workspace, tmp_path, **pairs))
@@ -300,9 +288,7 @@ def with_new_items(workspace: Path, tmp_path: Path, **rows: list[str]) -> Source
     return replace(sources(workspace), cold_start=new)
 
 
-def test_load_explainer_with_tables_knows_new_users_and_items(
-    workspace: Path, tmp_path: Path
-) -> None:
+def test_load_explainer_with_tables_knows_new_users_and_items(workspace, tmp_path):
     users = ["resident-1", "early", "late", "late"]
     items = ["new-place", "place-1", "place-3", "new-place"]
     explainer = loaded(with_new_items(workspace, tmp_path, user_id=users, item_id=items))

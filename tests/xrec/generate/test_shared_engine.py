@@ -60,7 +60,7 @@ class ToyCore:
 
 
 def shared_by(core: ToyCore) -> SharedEngine:
-    return SharedEngine(core)  # type: ignore[arg-type]
+    return SharedEngine(core)
 
 
 def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], RequestParams]]:
@@ -68,7 +68,7 @@ def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], Requ
     return [([first + place] * (1 + place % length), PARAMS) for place in range(count)]
 
 
-def test_list_gets_each_completion_once_as_it_ends() -> None:
+def test_list_gets_each_completion_once_as_it_ends():
     shared = shared_by(ToyCore())
     requests = lists(0, 5)
     ended = list(shared.complete(requests))
@@ -77,13 +77,13 @@ def test_list_gets_each_completion_once_as_it_ends() -> None:
     assert [one.index for one in ended][:2] == [0, 4]  # the shortest ones first
 
 
-def test_no_requests_yield_nothing_and_compute_nothing() -> None:
+def test_no_requests_yield_nothing_and_compute_nothing():
     core = ToyCore()
     assert list(shared_by(core).complete([])) == []
     assert core.rows == []
 
 
-def test_list_that_comes_later_enters_before_the_first_has_ended() -> None:
+def test_list_that_comes_later_enters_before_the_first_has_ended():
     core = ToyCore()
     shared = shared_by(core)
     first, second = shared.complete(lists(0, 8)), shared.complete(lists(100, 8))
@@ -94,7 +94,7 @@ def test_list_that_comes_later_enters_before_the_first_has_ended() -> None:
     assert len(list(first)) == 7
 
 
-def test_lists_of_many_threads_get_what_is_theirs() -> None:
+def test_lists_of_many_threads_get_what_is_theirs():
     core = ToyCore()
     shared = shared_by(core)
 
@@ -108,18 +108,18 @@ def test_lists_of_many_threads_get_what_is_theirs() -> None:
     assert not core.at_work
 
 
-def test_closed_iterator_cancels_what_is_left() -> None:
+def test_closed_iterator_cancels_what_is_left():
     core = ToyCore()
     shared = shared_by(core)
     completions = shared.complete(lists(0, 8))
     next(completions)
     assert core.at_work
-    completions.close()  # type: ignore[attr-defined]
+    completions.close()
     assert not core.at_work
     assert len(list(shared.complete(lists(50, 3)))) == 3
 
 
-def test_error_of_a_list_alone_is_raised_and_the_run_goes_on() -> None:
+def test_error_of_a_list_alone_is_raised_and_the_run_goes_on():
     core = ToyCore(deadly=2)
     shared = shared_by(core)
     with pytest.raises(RuntimeError, match="no memory"):
@@ -128,7 +128,7 @@ def test_error_of_a_list_alone_is_raised_and_the_run_goes_on() -> None:
     assert len(list(shared.complete(lists(10, 5)))) == 5
 
 
-def test_error_is_raised_by_the_list_that_causes_it_and_the_others_lose_nothing() -> None:
+def test_error_is_raised_by_the_list_that_causes_it_and_the_others_lose_nothing():
     core = ToyCore(deadly=1003)
     shared = shared_by(core)
     begun = threading.Barrier(3)
@@ -146,7 +146,7 @@ def test_error_is_raised_by_the_list_that_causes_it_and_the_others_lose_nothing(
     assert not core.at_work
 
 
-def test_lists_of_a_failed_step_are_done_again_one_at_a_time() -> None:
+def test_lists_of_a_failed_step_are_done_again_one_at_a_time():
     core = ToyCore()
     shared = shared_by(core)
     iterators = [shared.complete(lists(first, 6)) for first in (0, 100, 200)]

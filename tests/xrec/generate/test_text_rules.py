@@ -46,7 +46,7 @@ def finish(
     prompts = builder()
     written = prompts.encode_explanation(text)[:-1] if ids is None else ids
     if ids is not None:
-        prompts.decode = lambda token_ids: text  # type: ignore[method-assign]
+        prompts.decode = lambda token_ids: text
     finished, failure = TextFinisher(prompts, TitleIndex(CATALOGUE)).finish(
         Completion(0, written, reason), prompt, PairTexts("", title, profile), decoding
     )
@@ -142,15 +142,13 @@ FILLED = "You would love The Rusty Fox."
         ),
     ],
 )
-def test_finished_text_keeps_the_rules_or_says_which_it_breaks(
-    text: str, given: dict[str, Any], expected: str | None
-) -> None:
+def test_finished_text_keeps_the_rules_or_says_which_it_breaks(text, given, expected):
     """`expected` is the text, or the reason of its failure; None is any text without a failure."""
     finished, reason = finish(text, **given)
     assert (reason or finished) == (finished if expected is None else expected)
 
 
-def test_place_holder_that_stands_in_the_profile_or_is_no_field_is_not_made_up() -> None:
+def test_place_holder_that_stands_in_the_profile_or_is_no_field_is_not_made_up():
     title = TitlePlaceholder("[title]", "it")
     assert title.made_up_in("Love it for its [category].", "[category] is its name") is None
     assert title.made_up_in("A pad [of 1 cm] fits.") is None
@@ -166,16 +164,14 @@ def test_place_holder_that_stands_in_the_profile_or_is_no_field_is_not_made_up()
         (3, ""),
     ],
 )
-def test_cut_to_words_never_ends_within_the_title(max_words: int, expected: str) -> None:
+def test_cut_to_words_never_ends_within_the_title(max_words, expected):
     text = "You love St. Mary's. At St. Mary's you get tea."
     assert cut_to_words(text, max_words, "St. Mary's") == expected
     decomposed, name = unicodedata.normalize("NFD", "Dr. Pão"), "Dr. Pão"
     assert cut_to_words(f"You love {name}'s tea a lot.", 3, decomposed) == ""
 
 
-def test_finished_text_echo_is_looked_for_with_the_title_filled_in(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_finished_text_echo_is_looked_for_with_the_title_filled_in(monkeypatch):
     said = "Guests praise The Rusty Fox for its late hours and for live music on Fridays."
     prompt = builder().encode_explanation(f"Place: {said}")[:-1]
     text = said.replace(TITLE, "[title]")
@@ -194,7 +190,7 @@ def shown(text: str, title: str = TITLE) -> list[str | None]:
     return [finisher.unfinished(ids[:length], texts) for length in range(1, len(ids) + 1)]
 
 
-def test_unfinished_text_shows_neither_half_a_placeholder_nor_another_items_title() -> None:
+def test_unfinished_text_shows_neither_half_a_placeholder_nor_another_items_title():
     steps = [step for step in shown("[title] is calm, you love [title] and [title]'s tea.") if step]
     assert steps[-1] == "The Rusty Fox is calm, you love The Rusty Fox and The Rusty Fox's tea."
     assert all(steps[-1].startswith(step) and "[" not in step for step in steps)
@@ -220,8 +216,8 @@ def test_unfinished_text_shows_neither_half_a_placeholder_nor_another_items_titl
     ],
 )
 def test_sentence_of_an_unfinished_text_has_ended_once_the_next_one_begins(
-    text: str, max_words: int | None, expected: list[str]
-) -> None:
+    text, max_words, expected
+):
     prompts, rules = builder(), TextConfig(max_words=max_words)
     finisher = TextFinisher(prompts, TitleIndex(CATALOGUE))
     ids = prompts.encode_explanation(text)[:-1]
@@ -241,12 +237,12 @@ def checked(text: str, texts: PairTexts, **rules: Any) -> tuple[str, Failure | N
     prompts = builder()
     finisher = TextFinisher(prompts, TitleIndex(CATALOGUE), Checker(["late hours", "live music"]))
     written = prompts.encode_explanation(text)[:-1]
-    prompts.decode = lambda token_ids: text  # type: ignore[method-assign]
+    prompts.decode = lambda token_ids: text
     decoding = DecodingConfig(text=TextConfig(checks=CHECKS, **rules))
     return finisher.finish(Completion(0, written, "stop"), PROMPT, texts, decoding)
 
 
-def test_finish_checks_the_text_that_keeps_all_other_rules() -> None:
+def test_finish_checks_the_text_that_keeps_all_other_rules():
     texts = PairTexts("", TITLE, "", (EVIDENCE,), frozenset({"late hours"}))
     assert checked("You would love [title] for its late hours.", texts) == (
         "You would love The Rusty Fox for its late hours.",
@@ -295,8 +291,8 @@ def test_finish_checks_the_text_that_keeps_all_other_rules() -> None:
     ],
 )
 def test_finished_text_is_followed_by_evidence_first_of_what_it_names(
-    text: str, opinion: str, rules: dict[str, Any], expected: str
-) -> None:
+    text, opinion, rules, expected
+):
     told = (replace(EVIDENCE, opinion=opinion), AspectEvidence("live music", 9, 31, 0, 7))
     texts = PairTexts("", TITLE, "", told, frozenset({"late hours", "live music"}))
     counts = ("14 of 31 reviews mention the late hours", "and 9 the live music")
@@ -304,7 +300,7 @@ def test_finished_text_is_followed_by_evidence_first_of_what_it_names(
     assert finished == (expected.format(*counts), None)
 
 
-def test_backed_text_is_cut_to_words_after_its_own_sentence() -> None:
+def test_backed_text_is_cut_to_words_after_its_own_sentence():
     told = (replace(EVIDENCE, opinion="until two"), AspectEvidence("live music", 9, 31, 0, 7))
     texts = PairTexts("", TITLE, "", told, frozenset({"late hours", "live music"}))
     text, _ = checked("You would love [title] for its late hours", texts, is_backed=True)
@@ -313,7 +309,7 @@ def test_backed_text_is_cut_to_words_after_its_own_sentence() -> None:
     assert [cut_to_words(text, most, TITLE) for most in (9, 10, 20, 500)] == ["", own, own, text]
 
 
-def test_what_a_text_names_is_backed_by_a_single_review_too() -> None:
+def test_what_a_text_names_is_backed_by_a_single_review_too():
     told = (EVIDENCE, AspectEvidence("live music", 1, 31, 0, 7, opinion="a treat"))
     texts = PairTexts("", TITLE, "", told, frozenset({"late hours", "live music"}))
     finished, _ = checked("Live music!", texts, is_backed=True)
@@ -326,9 +322,7 @@ def test_what_a_text_names_is_backed_by_a_single_review_too() -> None:
 @pytest.mark.parametrize(
     ("num_aspects", "min_chosen", "reason"), [(2, 1, "unchosen"), (2, 0, ""), (0, 1, "")]
 )
-def test_text_of_a_pair_without_choosable_aspects_rests_on_nothing(
-    num_aspects: int, min_chosen: int, reason: str
-) -> None:
+def test_text_of_a_pair_without_choosable_aspects_rests_on_nothing(num_aspects, min_chosen, reason):
     asks = PromptBuilder(toy_tokenizer(), PromptConfig(aspects=num_aspects), builder().vocabulary)
     rules = TextConfig(checks=ChecksConfig(min_chosen=min_chosen), fallback="none")
     texts = PairTexts("", TITLE, "Diners would enjoy it.")
@@ -352,9 +346,7 @@ UNSAID = PairTexts("", TITLE, "")
         ("none", SAID, ("", "repetitive_text")),
     ],
 )
-def test_fallback_is_a_plain_sentence_or_the_reason_why_there_is_none(
-    fallback: str, texts: PairTexts, expected: tuple[str, str]
-) -> None:
+def test_fallback_is_a_plain_sentence_or_the_reason_why_there_is_none(fallback, texts, expected):
     finisher = TextFinisher(builder(), TitleIndex(CATALOGUE))
     rules = TextConfig.model_validate({"fallback": fallback})
     text, failure = finisher.fallback(texts, rules, Failure("repetitive_text", "it repeats"))
@@ -369,7 +361,7 @@ def test_fallback_is_a_plain_sentence_or_the_reason_why_there_is_none(
 
 
 @pytest.mark.parametrize("quote", ["ask for Maria", "see www.evil-shop.com", "see [\u2026]"])
-def test_plain_sentence_quotes_nothing_that_solicits(quote: str) -> None:
+def test_plain_sentence_quotes_nothing_that_solicits(quote):
     texts = PairTexts("", TITLE, "", (replace(EVIDENCE, opinion=quote),))
     finisher = TextFinisher(builder(), TitleIndex(CATALOGUE))
     text, failure = finisher.fallback(texts, TextConfig(), Failure("repetitive_text", ""))
@@ -387,9 +379,7 @@ def test_plain_sentence_quotes_nothing_that_solicits(quote: str) -> None:
         ("German", "Calm.", ""),
     ],
 )
-def test_finished_text_is_in_the_language_of_the_prompt(
-    language: str | None, text: str, reason: str
-) -> None:
+def test_finished_text_is_in_the_language_of_the_prompt(language, text, reason):
     prompts = PromptBuilder(toy_tokenizer(), PromptConfig(language=language), builder().vocabulary)
     completion = Completion(0, prompts.encode_explanation(text)[:-1], "stop")
     _, failure = TextFinisher(prompts, TitleIndex(CATALOGUE)).finish(
@@ -408,7 +398,7 @@ def begun(opening: str, *aspects: str) -> tuple[TextFinisher, PairTexts, Decodin
     return finisher, texts, decoding
 
 
-def test_text_begins_with_the_opening_and_goes_on_with_what_the_model_wrote() -> None:
+def test_text_begins_with_the_opening_and_goes_on_with_what_the_model_wrote():
     finisher, texts, decoding = begun(
         "You love {title} for its {aspects}", "late hours", "live music"
     )
@@ -433,9 +423,7 @@ def test_text_begins_with_the_opening_and_goes_on_with_what_the_model_wrote() ->
         ("The prompt says that guests praise the late hours.", False),
     ],
 )
-def test_sentences_pass_if_a_text_of_them_alone_would(
-    monkeypatch: pytest.MonkeyPatch, sentences: str, passes: bool
-) -> None:
+def test_sentences_pass_if_a_text_of_them_alone_would(monkeypatch, sentences, passes):
     monkeypatch.setattr(text_rules, "_MAX_ECHO_TOKENS", 12)
     texts = PairTexts("", TITLE, "", (EVIDENCE,), frozenset({"late hours"}))
     finisher = TextFinisher(builder(), TitleIndex(CATALOGUE), Checker(["late hours", "live music"]))
@@ -449,9 +437,7 @@ def test_sentences_pass_if_a_text_of_them_alone_would(
     assert (failure is None) == passes
 
 
-def test_opening_may_stand_in_the_prompt_and_what_the_model_writes_may_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_opening_may_stand_in_the_prompt_and_what_the_model_writes_may_not(monkeypatch):
     monkeypatch.setattr(text_rules, "_MAX_ECHO_TOKENS", 3)
     finisher, texts, decoding = begun("Known for {aspects}", "late hours", "live music")
     prompt = builder().encode_explanation("late hours and Live Music, and it is calm here.")
@@ -461,7 +447,7 @@ def test_opening_may_stand_in_the_prompt_and_what_the_model_writes_may_not(
         assert (failure.reason if failure else "") == reason
 
 
-def test_aspects_of_an_opening_are_joined_by_what_the_config_says() -> None:
+def test_aspects_of_an_opening_are_joined_by_what_the_config_says():
     finisher, texts, decoding = begun("Wegen {aspects}.", "late hours", "live music", "tea")
     und = decoding.model_copy(update={"opening_and": " und "})
     assert builder().decode(finisher.opening(texts, und)) == "Wegen late hours, Live Music und tea."
@@ -469,7 +455,7 @@ def test_aspects_of_an_opening_are_joined_by_what_the_config_says() -> None:
     assert builder().decode(finisher.opening(alone, und)) == "Wegen late hours."
 
 
-def test_a_whole_opening_to_which_the_model_adds_nothing_is_a_plain_text() -> None:
+def test_a_whole_opening_to_which_the_model_adds_nothing_is_a_plain_text():
     finisher, texts, decoding = begun("You love {title} for its {aspects}.", "late hours")
     ended = Completion(0, [], "stop")
     text, failure = finisher.finish(ended, PROMPT, texts, decoding)
@@ -483,7 +469,7 @@ def test_a_whole_opening_to_which_the_model_adds_nothing_is_a_plain_text() -> No
     assert finisher.kind(cut, texts, decoding) == "plain"
 
 
-def test_text_of_a_pair_without_chosen_aspects_has_no_opening() -> None:
+def test_text_of_a_pair_without_chosen_aspects_has_no_opening():
     finisher, texts, decoding = begun("You love it for its {aspects}")
     assert finisher.opening(texts, decoding) == []
     written = builder().encode_explanation("It is calm.")[:-1]
@@ -501,8 +487,6 @@ def test_text_of_a_pair_without_chosen_aspects_has_no_opening() -> None:
         ("{aspects} of {item}", r"holds \{item\}; allowed there: aspects, title"),
     ],
 )
-def test_opening_without_aspects_or_with_other_placeholders_is_refused(
-    opening: str, expected: str
-) -> None:
+def test_opening_without_aspects_or_with_other_placeholders_is_refused(opening, expected):
     with pytest.raises(ValueError, match=expected):
         DecodingConfig(opening=opening)

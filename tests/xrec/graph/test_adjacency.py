@@ -35,9 +35,7 @@ def vars_of(aspects: AspectEdges) -> list[list[float]]:
 
 @pytest.mark.parametrize("exponent", [0.3, 0.5])
 @pytest.mark.parametrize("aspects", [NO_ASPECTS, ASPECTS])
-def test_adjacency_equals_dense_whole_and_dealt_to_blocks(
-    aspects: AspectEdges, exponent: float
-) -> None:
+def test_adjacency_equals_dense_whole_and_dealt_to_blocks(aspects, exponent):
     def found(partition: Partition | None = None) -> Tensor:
         sparse = normalized_adjacency(EDGES, NUM_USERS, NUM_ITEMS, partition, exponent, aspects)
         assert sparse.layout == torch.sparse_csr
@@ -53,7 +51,7 @@ def test_adjacency_equals_dense_whole_and_dealt_to_blocks(
     assert not parts[:, empty].any()
 
 
-def test_node_degrees_count_distinct_pairs_users_first() -> None:
+def test_node_degrees_count_distinct_pairs_users_first():
     assert node_degrees(EDGES, 4, 4).tolist() == [2, 1, 0, 1, 1, 2, 1, 0]
     assert node_degrees(EDGES, 4, 4, ASPECTS).tolist() == [3, 1, 0, 2, 1, 3, 1, 0, 2, 0, 1]
 
@@ -67,8 +65,6 @@ def test_node_degrees_count_distinct_pairs_users_first() -> None:
         ([[], []], "no training interactions"),
     ],
 )
-def test_check_edges_refuses_none_and_those_out_of_range(
-    edges: list[list[int]], message: str
-) -> None:
+def test_check_edges_refuses_none_and_those_out_of_range(edges, message):
     with pytest.raises(DataError, match=message):
         check_edges(torch.tensor(edges, dtype=torch.int64), 4, 4)

@@ -1,7 +1,5 @@
 """The graph artifact: what is written is read back; broken or foreign content is refused."""
 
-from pathlib import Path
-
 import pytest
 import safetensors.torch
 import torch
@@ -20,7 +18,7 @@ USERS, ITEMS = torch.randn(5, 3), torch.randn(4, 3)
 
 
 @pytest.fixture
-def location(tmp_path: Path) -> Location:
+def location(tmp_path):
     return open_location(str(tmp_path / "graph"))
 
 
@@ -28,9 +26,7 @@ def write(location: Location, data: bytes, **row: float) -> Manifest:
     return write_graph(location, data, [row], config={}, inputs={"dataset": "d"}, metrics={})
 
 
-def test_graph_written_is_read_back_equal_and_its_log_is_not_in_the_fingerprint(
-    location: Location,
-) -> None:
+def test_graph_written_is_read_back_equal_and_its_log_is_not_in_the_fingerprint(location):
     written = write(location, embeddings_bytes(USERS, ITEMS), loss=0.5)
     graph = read_graph(location)
     assert torch.equal(graph.users, USERS)
@@ -43,7 +39,7 @@ def test_graph_written_is_read_back_equal_and_its_log_is_not_in_the_fingerprint(
     assert again.fingerprint == written.fingerprint
 
 
-def test_graph_unfinished_or_changed_is_refused(location: Location) -> None:
+def test_graph_unfinished_or_changed_is_refused(location):
     (location / "embeddings.safetensors").write_bytes(embeddings_bytes(USERS, ITEMS))
     with pytest.raises(ArtifactNotFoundError):
         read_graph(location)
@@ -60,9 +56,7 @@ def test_graph_unfinished_or_changed_is_refused(location: Location) -> None:
         (safetensors.torch.save({"x": torch.ones(1)}), r"saw \['x'\]"),
     ],
 )
-def test_write_graph_wrong_embeddings_refused_and_nothing_written(
-    location: Location, data: bytes, message: str
-) -> None:
+def test_write_graph_wrong_embeddings_refused_and_nothing_written(location, data, message):
     with pytest.raises(ArtifactMismatchError, match=message):
         write(location, data)
     assert location.files() == []
@@ -76,9 +70,7 @@ def test_write_graph_wrong_embeddings_refused_and_nothing_written(
         ("aspects", 1, torch.nan, "aspect_index 1"),
     ],
 )
-def test_vectors_that_are_not_finite_are_named(
-    table: str, row: int, value: float, message: str
-) -> None:
+def test_vectors_that_are_not_finite_are_named(table, row, value, message):
     tables = {"users": USERS.clone(), "items": ITEMS.clone(), "aspects": torch.zeros(2, 3)}
     graph = GraphEmbeddings(manifest=Manifest.model_construct(kind="graph"), **tables)
     graph.check_finite()

@@ -20,7 +20,7 @@ def counts(rows: list[tuple[int, int, int]]) -> AspectCounts:
     return AspectCounts(*torch.tensor(rows).T)
 
 
-def test_aspect_edges_weigh_counts_by_how_few_items_have_the_aspect() -> None:
+def test_aspect_edges_weigh_counts_by_how_few_items_have_the_aspect():
     edges = aspect_edges(
         counts([(3, 4, 2), (0, 0, 1)]),
         counts([(0, 0, 1), (1, 0, 3), (1, 4, 1), (0, 2, 1), (1, 2, 1), (2, 2, 1)]),
@@ -65,16 +65,14 @@ def counted(first: str, rows: list[tuple[int, int, int, int, int]]) -> pa.Table:
     ("sentiment", "expected"),
     [("all", [(0, 1), (1, 0), (2, 1)]), ("positive", [(1, 0)]), ("not_negative", [(0, 1), (1, 0)])],
 )
-def test_dataset_aspect_edges_count_the_mentions_of_the_sentiment(
-    sentiment: str, expected: list[tuple[int, int]]
-) -> None:
+def test_dataset_aspect_edges_count_the_mentions_of_the_sentiment(sentiment, expected):
     found = dataset_aspect_edges(
         dataset(
             aspects=pa.table({"aspect": ["tone", "neck"]}),
             user_aspects=counted("user_index", [(0, 1, 1, 0, 0), (1, 0, 2, 2, 0)]),
             item_aspects=counted("item_index", [(0, 1, 2, 0, 2)]),
         ),
-        AspectNodesConfig(sentiment=sentiment),  # type: ignore[arg-type]
+        AspectNodesConfig(sentiment=sentiment),
     )
     assert list(zip(found.nodes.tolist(), found.aspects.tolist(), strict=True)) == expected
     assert found.num_aspects == 2
@@ -95,8 +93,8 @@ def test_dataset_aspect_edges_count_the_mentions_of_the_sentiment(
     ],
 )
 def test_dataset_without_aspects_or_with_unknown_ones_is_refused_if_some_are_wanted(
-    tables: dict[str, pa.Table], message: str
-) -> None:
+    tables, message
+):
     assert dataset_aspect_edges(dataset(**tables), None) is NO_ASPECTS
     with pytest.raises(DataError, match=message):
         dataset_aspect_edges(dataset(**tables), AspectNodesConfig())

@@ -22,7 +22,7 @@ def scores(vectors: tuple[Tensor, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("weight", [0.2, 3.0])
-def test_blend_is_the_nearest_matrix_of_the_rank_to_the_weighted_sum(weight: float) -> None:
+def test_blend_is_the_nearest_matrix_of_the_rank_to_the_weighted_sum(weight):
     trained, start = scores(model(0)).double().numpy(), scores(model(1)).double().numpy()
     u, s, vt = np.linalg.svd(
         trained + weight * np.linalg.norm(trained) / np.linalg.norm(start) * start
@@ -38,28 +38,26 @@ def test_blend_is_the_nearest_matrix_of_the_rank_to_the_weighted_sum(weight: flo
     assert (items.gather(0, items.abs().argmax(dim=0, keepdim=True)) > 0).all()
 
 
-def test_blend_with_itself_only_scales_the_scores() -> None:
+def test_blend_with_itself_only_scales_the_scores():
     """Both have the same span, so the joined bases have a lower rank than they have columns."""
     torch.testing.assert_close(
         scores(blend(model(0), model(0), 0.5)), 1.5 * scores(model(0)), rtol=1e-4, atol=1e-4
     )
 
 
-def test_blend_with_weight_zero_or_a_start_of_zeros_leaves_the_trained_vectors() -> None:
+def test_blend_with_weight_zero_or_a_start_of_zeros_leaves_the_trained_vectors():
     trained, (users, items) = model(0), model(1)
     for result in (blend(trained, (users, items), 0.0), blend(trained, (users * 0, items), 0.5)):
         assert result is trained
 
 
-def test_blend_negative_weight_raises_value_error() -> None:
+def test_blend_negative_weight_raises_value_error():
     with pytest.raises(ValueError, match=r"weight must be at least 0, saw -1"):
         blend(model(0), model(1), -1.0)
 
 
 @pytest.mark.parametrize(("num_users", "num_items"), [(9, 3), (3, 9), (2, 2)])
-def test_blend_of_fewer_users_or_items_than_dimensions_keeps_the_dimensions(
-    num_users: int, num_items: int
-) -> None:
+def test_blend_of_fewer_users_or_items_than_dimensions_keeps_the_dimensions(num_users, num_items):
     users, items = model(0)
     start_users, start_items = model(1)
     trained = users[:num_users], items[:num_items]

@@ -3,8 +3,6 @@
 A dataset with new users and items keeps its known vectors bit-equal.
 """
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -14,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.xrec.data.test_dataset import write_small_dataset
-from xrec.data import Dataset
 from xrec.data.cold_start import ColdStartTables
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings
@@ -85,7 +82,7 @@ def edges_of(lists: list[list[int]]) -> Tensor:
 
 
 @pytest.mark.parametrize("side", ["users", "items"])
-def test_fold_in_is_the_closed_form(side: str) -> None:
+def test_fold_in_is_the_closed_form(side):
     users, items, edges = random_graph()
     fold_in = FoldIn.fit(users, items, edges)
     if side == "items":
@@ -97,14 +94,14 @@ def test_fold_in_is_the_closed_form(side: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
 
 
-def test_fold_in_edges_in_any_order_with_repeats_are_the_same() -> None:
+def test_fold_in_edges_in_any_order_with_repeats_are_the_same():
     fold_in = FoldIn.fit(*random_graph())
     expected = fold_in.users(edges_of([[2, 4, 9], [7]]))
     for edges in (torch.tensor([[1, 0, 0, 0, 1], [7, 4, 2, 9, 7]]), edges_of([[9, 9, 4, 2], [7]])):
         assert torch.equal(fold_in.users(edges), expected)
 
 
-def test_fold_in_recovers_a_planted_rule() -> None:
+def test_fold_in_recovers_a_planted_rule():
     """Each trained user is a rotation of its items' mean direction; so is a new user, nearly."""
     _, items, edges = random_graph()
     rotation = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(5)))[0]
@@ -119,9 +116,7 @@ def test_fold_in_recovers_a_planted_rule() -> None:
     torch.testing.assert_close(found.norm(dim=1), torch.ones(2))  # as all trained vectors have
 
 
-def test_fold_in_fitted_on_a_part_is_fitted_on_evenly_spread_rows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_fold_in_fitted_on_a_part_is_fitted_on_evenly_spread_rows(monkeypatch):
     users, items, edges = random_graph()
     monkeypatch.setattr("xrec.graph.fold_in._MOST_FITTED", 10)
     lists = lists_of(edges)
@@ -142,9 +137,7 @@ def test_fold_in_fitted_on_a_part_is_fitted_on_evenly_spread_rows(
         ("items", [[0], [-1]], "user index -1 is out of range; expected 0 to 29"),
     ],
 )
-def test_fold_in_of_nothing_or_out_of_range_is_refused(
-    side: str, edges: list[list[int]], message: str
-) -> None:
+def test_fold_in_of_nothing_or_out_of_range_is_refused(side, edges, message):
     with pytest.raises(ValueError, match=message):
         getattr(FoldIn.fit(*random_graph()), side)(torch.tensor(edges))
 
@@ -158,7 +151,7 @@ def test_fold_in_of_nothing_or_out_of_range_is_refused(
         (USERS * 0, EDGES, "no trained vector"),
     ],
 )
-def test_fold_in_of_a_broken_graph_is_refused(users: Tensor, edges: Tensor, message: str) -> None:
+def test_fold_in_of_a_broken_graph_is_refused(users, edges, message):
     with pytest.raises(DataError, match=message):
         FoldIn.fit(users, ITEMS, edges)
 
@@ -167,7 +160,7 @@ def test_fold_in_of_a_broken_graph_is_refused(users: Tensor, edges: Tensor, mess
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> tuple[Dataset, GraphEmbeddings]:
+def town(tmp_path):
     """3 users, 2 items; train: ann-x, anna-lena-y."""
     dataset = write_small_dataset(open_location(str(tmp_path / "dataset")))
     users, items, _ = random_graph()
@@ -187,9 +180,7 @@ def tables(*pairs: tuple[str, str]) -> ColdStartTables:
     )
 
 
-def test_extend_keeps_known_vectors_and_tokens_and_folds_new_ones_in(
-    town: tuple[Dataset, GraphEmbeddings],
-) -> None:
+def test_extend_keeps_known_vectors_and_tokens_and_folds_new_ones_in(town):
     dataset, graph = town
     extended, vectors = extend_with_new(
         dataset, graph, tables(("zoe", "y"), ("eve", "x"), ("eve", "y"), ("anna-lena", "new"))
@@ -213,7 +204,7 @@ def test_extend_keeps_known_vectors_and_tokens_and_folds_new_ones_in(
         assert after.item_tokens(extended.item_index(item_id)) == [token + 2]
 
 
-def test_extend_histories_are_not_recommended(town: tuple[Dataset, GraphEmbeddings]) -> None:
+def test_extend_histories_are_not_recommended(town):
     """eve has x and the new item, so only y is left for her; zoe has y."""
     extended, vectors = extend_with_new(
         *town, tables(("eve", "x"), ("eve", "new"), ("ann", "new"), ("zoe", "y"))
@@ -226,9 +217,7 @@ def test_extend_histories_are_not_recommended(town: tuple[Dataset, GraphEmbeddin
     assert items[2].tolist() == [1, -1, -1]
 
 
-def test_extend_by_items_only_or_by_nothing_usable_leaves_the_users(
-    town: tuple[Dataset, GraphEmbeddings],
-) -> None:
+def test_extend_by_items_only_or_by_nothing_usable_leaves_the_users(town):
     _, vectors = extend_with_new(*town, tables(("ann", "new")))
     assert torch.equal(vectors.users, town[1].users)
     assert len(vectors.items) == 3

@@ -64,9 +64,7 @@ def trained(given: Dataset) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("aspects_from", ["reviews", "profiles"])
-def test_without_fold_each_explained_training_pair_is_out_of_one_fold_alone(
-    aspects_from: str,
-) -> None:
+def test_without_fold_each_explained_training_pair_is_out_of_one_fold_alone(aspects_from):
     whole = dataset(aspects_from)
     folds = [without_fold(whole, fold, NUM_FOLDS) for fold in range(NUM_FOLDS)]
     gone = [trained(whole) - trained(fold) for fold in folds]
@@ -86,7 +84,7 @@ def test_without_fold_each_explained_training_pair_is_out_of_one_fold_alone(
         assert not set(counts) & pairs
 
 
-def test_without_fold_items_have_no_count_of_a_review_that_is_left_out() -> None:
+def test_without_fold_items_have_no_count_of_a_review_that_is_left_out():
     whole = dataset("reviews")
     fold = without_fold(whole, 0, NUM_FOLDS)
     counts = {
@@ -99,7 +97,7 @@ def test_without_fold_items_have_no_count_of_a_review_that_is_left_out() -> None
     }
 
 
-def test_fold_numbers_spread_the_pairs_of_each_user() -> None:
+def test_fold_numbers_spread_the_pairs_of_each_user():
     users = np.random.default_rng(0).integers(50, size=500)
     folds = fold_numbers(users, 4)
     for user in range(50):
@@ -109,7 +107,7 @@ def test_fold_numbers_spread_the_pairs_of_each_user() -> None:
     assert len(fold_numbers(users[:0], 4)) == 0
 
 
-def test_turned_onto_undoes_a_rotation_and_changes_no_score() -> None:
+def test_turned_onto_undoes_a_rotation_and_changes_no_score():
     generator = torch.Generator().manual_seed(0)
     whole = torch.randn(40, 8, generator=generator)
     rotation = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
@@ -119,7 +117,7 @@ def test_turned_onto_undoes_a_rotation_and_changes_no_score() -> None:
     assert torch.allclose(turned @ turned.T, other @ other.T, atol=1e-4)
 
 
-def test_without_fold_leaves_a_dataset_without_aspects_as_it_is_but_for_its_pairs() -> None:
+def test_without_fold_leaves_a_dataset_without_aspects_as_it_is_but_for_its_pairs():
     none = dict.fromkeys(("aspects", "item_aspects", "user_aspects", "explanation_aspects"))
     bare = replace(dataset("reviews"), **none)
     fold = without_fold(bare, 1, NUM_FOLDS)

@@ -17,14 +17,14 @@ def new_model(num_layers: int) -> LightGCN:
 
 
 @pytest.fixture
-def edges() -> torch.Tensor:
+def edges():
     generator = torch.Generator().manual_seed(3)
     pairs = torch.randperm(NUM_USERS * NUM_ITEMS, generator=generator)[:12]
     return torch.stack([pairs // NUM_ITEMS, pairs % NUM_ITEMS])
 
 
 @pytest.mark.parametrize("num_layers", [0, 1, 3])
-def test_lightgcn_forward_and_gradient_equal_dense(edges: torch.Tensor, num_layers: int) -> None:
+def test_lightgcn_forward_and_gradient_equal_dense(edges, num_layers):
     torch.manual_seed(0)
     model = new_model(num_layers)
     adjacency = normalized_adjacency(edges, NUM_USERS, NUM_ITEMS)
@@ -45,7 +45,7 @@ def test_lightgcn_forward_and_gradient_equal_dense(edges: torch.Tensor, num_laye
     torch.testing.assert_close(model.embeddings.grad, table.grad)
 
 
-def test_random_embeddings_same_seed_is_equal_and_has_the_standard_deviation() -> None:
+def test_random_embeddings_same_seed_is_equal_and_has_the_standard_deviation():
     partition = Partition.whole(70_000)  # more than one draw
     first, again, other = (random_embeddings(partition, 3, seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
@@ -54,7 +54,7 @@ def test_random_embeddings_same_seed_is_equal_and_has_the_standard_deviation() -
     assert not torch.equal(first[:4464], first[65_536:])
 
 
-def test_lightgcn_start_that_is_not_finite_or_has_another_size_is_refused() -> None:
+def test_lightgcn_start_that_is_not_finite_or_has_another_size_is_refused():
     start = torch.zeros(12, DIM)
     with pytest.raises(ValueError, match=r"shape \(12, D\).*saw \(11, 4\)"):
         LightGCN(start[1:], NUM_USERS, 1, Partition.whole(12))

@@ -8,7 +8,7 @@ import torch
 from xrec.graph.loss import bpr_loss, expected_counts, sampled_softmax_loss
 
 
-def test_bpr_loss_equals_hand_formula_and_is_finite_for_hopeless_scores() -> None:
+def test_bpr_loss_equals_hand_formula_and_is_finite_for_hopeless_scores():
     pos, neg = [2.0, -1.0, 0.5], [1.0, 3.0, 0.5]
     expected = (
         sum(-math.log(1 / (1 + math.exp(-(p - n)))) for p, n in zip(pos, neg, strict=True)) / 3
@@ -59,14 +59,14 @@ def by_hand(case: dict[str, torch.Tensor], temperature: float) -> float:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_sampled_softmax_equals_a_loop_of_floats(temperature: float) -> None:
+def test_sampled_softmax_equals_a_loop_of_floats(temperature):
     case = softmax_case(0)
     assert float(sampled_softmax_loss(**case, temperature=temperature)) == pytest.approx(
         by_hand(case, temperature), rel=1e-5
     )
 
 
-def test_sampled_softmax_gradient_equals_finite_differences() -> None:
+def test_sampled_softmax_gradient_equals_finite_differences():
     case = {
         name: value.double() if value.is_floating_point() else value
         for name, value in softmax_case(1).items()
@@ -78,7 +78,7 @@ def test_sampled_softmax_gradient_equals_finite_differences() -> None:
     )
 
 
-def test_sampled_softmax_of_huge_scores_is_finite_with_gradient() -> None:
+def test_sampled_softmax_of_huge_scores_is_finite_with_gradient():
     case = softmax_case(2, scale=100.0)
     case["users"].requires_grad_()
     loss = sampled_softmax_loss(**case, temperature=0.01)
@@ -87,7 +87,7 @@ def test_sampled_softmax_of_huge_scores_is_finite_with_gradient() -> None:
     assert case["users"].grad.isfinite().all()
 
 
-def test_expected_counts_of_mixed_candidates_equal_their_mean_in_draws() -> None:
+def test_expected_counts_of_mixed_candidates_equal_their_mean_in_draws():
     popularity, rounds = torch.tensor([0.7, 0.2, 0.1, 0.0]), 20_000
     generator = torch.Generator().manual_seed(0)
     in_batch = torch.multinomial(popularity, rounds * 3, replacement=True, generator=generator)

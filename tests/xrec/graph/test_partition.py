@@ -18,7 +18,7 @@ WORLD_SIZE = 3  # 41 nodes: the blocks need empty rows
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2, 4, 7])
-def test_row_blocks_hold_each_node_once_in_order_with_empty_rows_last(num_blocks: int) -> None:
+def test_row_blocks_hold_each_node_once_in_order_with_empty_rows_last(num_blocks):
     degrees = torch.randint(0, 50, (30,), generator=torch.Generator().manual_seed(1))
     blocks = RowBlocks.deal(degrees, num_blocks)
     assert len(blocks.nodes) == num_blocks * blocks.block_size == num_blocks * -(-30 // num_blocks)
@@ -30,7 +30,7 @@ def test_row_blocks_hold_each_node_once_in_order_with_empty_rows_last(num_blocks
         assert ids == sorted(real) + [-1] * (len(ids) - len(real))
 
 
-def test_row_blocks_power_law_degrees_are_balanced() -> None:
+def test_row_blocks_power_law_degrees_are_balanced():
     degrees = (10_000 / torch.arange(1, 4001)).long()
     blocks = RowBlocks.deal(degrees, 4)
     loads = [int(degrees[blocks.node_ids(rank)].sum()) for rank in range(4)]
@@ -39,13 +39,13 @@ def test_row_blocks_power_law_degrees_are_balanced() -> None:
     assert max(loads[1:]) - min(loads[1:]) < 0.1 * sum(loads) / 4
 
 
-def test_row_blocks_more_blocks_than_nodes_raise_value_error() -> None:
+def test_row_blocks_more_blocks_than_nodes_raise_value_error():
     with pytest.raises(ValueError, match="3 nodes cannot be dealt to 4 blocks; expected 1 to 3"):
         RowBlocks.deal(torch.ones(3, dtype=torch.int64), 4)
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, torch.Tensor]]:
+def outcomes(tmp_path_factory):
     """Return the outcomes of one process and of three processes, by the number of processes."""
     folder = tmp_path_factory.mktemp("blocks")
     script = str(Path(__file__).with_name("train_by_blocks.py"))
@@ -71,9 +71,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, to
     return {1: one, WORLD_SIZE: torch.load(folder / "outcome.pt")}
 
 
-def test_training_by_blocks_has_the_starts_losses_and_embeddings_of_one_worker(
-    outcomes: dict[int, dict[str, torch.Tensor]],
-) -> None:
+def test_training_by_blocks_has_the_starts_losses_and_embeddings_of_one_worker(outcomes):
     one, three = outcomes[1], outcomes[WORLD_SIZE]
     assert torch.equal(one["random"], three["random"])
     assert 0.08 < float(one["random"].std()) < 0.12

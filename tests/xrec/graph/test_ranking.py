@@ -80,9 +80,7 @@ class _Case:
 
 @pytest.mark.parametrize("k", [1, 5, NUM_ITEMS])
 @pytest.mark.parametrize("scores_per_chunk", [1, 3 * NUM_ITEMS, 10**6])
-def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(
-    k: int, scores_per_chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(k, scores_per_chunk, monkeypatch):
     monkeypatch.setattr("xrec.graph.ranking._SCORES_PER_CHUNK", scores_per_chunk)
     case = _Case(seed=0)
     users = torch.tensor([7, 0, 3, 11, 22, 7, 13, 9])
@@ -98,7 +96,7 @@ def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(
 
 
 @pytest.mark.parametrize("k", [0, NUM_ITEMS + 1])
-def test_top_k_out_of_range_raises_value_error(k: int) -> None:
+def test_top_k_out_of_range_raises_value_error(k):
     case = _Case(seed=0)
     seen = SeenItems(case.edges[0], NUM_USERS)
     with pytest.raises(ValueError, match=f"k must be 1 to {NUM_ITEMS}.*saw {k}"):
@@ -107,7 +105,7 @@ def test_top_k_out_of_range_raises_value_error(k: int) -> None:
 
 @pytest.mark.parametrize("device", [CPU, GPU])
 @pytest.mark.parametrize("ks", [(1,), (4,), (50,), (20, 3, 50)])
-def test_ranking_metrics_equal_brute_force(ks: tuple[int, ...], device: torch.device) -> None:
+def test_ranking_metrics_equal_brute_force(ks, device):
     case = _Case(seed=ks[0])
     seen, held_out = (SeenItems(edges, NUM_USERS) for edges in case.edges)
     evaluated = users_with_items(case.edges[1])
@@ -128,9 +126,7 @@ def test_ranking_metrics_equal_brute_force(ks: tuple[int, ...], device: torch.de
         ([0], (10, 0), ValueError, "ks must be"),
     ],
 )
-def test_ranking_metrics_without_users_or_a_positive_k_are_refused(
-    users: list[int], ks: tuple[int, ...], error: type[Exception], message: str
-) -> None:
+def test_ranking_metrics_without_users_or_a_positive_k_are_refused(users, ks, error, message):
     case = _Case(seed=0)
     seen, held_out = (SeenItems(edges, NUM_USERS) for edges in case.edges)
     chosen = torch.tensor(users, dtype=torch.int64)
@@ -138,7 +134,7 @@ def test_ranking_metrics_without_users_or_a_positive_k_are_refused(
         ranking_metrics(case.users, case.items, seen, held_out, chosen, ks)
 
 
-def test_ranking_report_equals_brute_force() -> None:
+def test_ranking_report_equals_brute_force():
     case, ks = _Case(seed=8), (2, 10, 50)
     report = ranking_report(case.users, case.items, *case.edges, ks=ks)
     for k in ks:
@@ -150,7 +146,7 @@ def test_ranking_report_equals_brute_force() -> None:
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
-def test_ranking_report_groups_users_from_sparse_to_active() -> None:
+def test_ranking_report_groups_users_from_sparse_to_active():
     case = _Case(seed=8)
     groups = ranking_report(case.users, case.items, *case.edges, ks=(5, 20))["by_activity"]
     by_items = sorted(case.evaluated, key=lambda user: (int(case.seen[user].sum()), user))
@@ -171,7 +167,7 @@ def test_ranking_report_groups_users_from_sparse_to_active() -> None:
         assert group == pytest.approx(expected, abs=1e-6)
 
 
-def test_ranking_report_of_three_users_has_groups_without_users_and_of_none_is_refused() -> None:
+def test_ranking_report_of_three_users_has_groups_without_users_and_of_none_is_refused():
     held_out = torch.tensor([[0, 2, 3], [1, 1, 0]])
     report = ranking_report(torch.eye(4), torch.eye(4), NO_EDGES, held_out, ks=(1,))
     assert [group["num_users"] for group in report["by_activity"]] == [1, 1, 1, 0, 0]

@@ -13,7 +13,7 @@ NUM_USERS, NUM_ITEMS = 40, 30
 
 
 @pytest.fixture
-def edges() -> torch.Tensor:
+def edges():
     """User 0 has all items but number 17, user 1 has the first half, user 2 has the last item.
 
     User 39 has none; the others have random items.
@@ -29,7 +29,7 @@ def edges() -> torch.Tensor:
     return torch.stack([users, items])[:, shuffled]
 
 
-def test_negatives_are_never_positives(edges: torch.Tensor) -> None:
+def test_negatives_are_never_positives(edges):
     sampler = NegativeSampler(edges, NUM_USERS, NUM_ITEMS)
     users = torch.arange(NUM_USERS).repeat(200)
     negatives = sampler.sample(users, torch.Generator().manual_seed(1))
@@ -41,7 +41,7 @@ def test_negatives_are_never_positives(edges: torch.Tensor) -> None:
     assert {item for user, item in drawn if user == 2} == set(range(29))
 
 
-def test_negatives_are_uniform_over_the_other_items(edges: torch.Tensor) -> None:
+def test_negatives_are_uniform_over_the_other_items(edges):
     sampler = NegativeSampler(edges, NUM_USERS, NUM_ITEMS)
     negatives = sampler.sample(torch.full((15_000,), 1), torch.Generator().manual_seed(2))
     counts = torch.bincount(negatives, minlength=NUM_ITEMS)[15:].double()
@@ -49,7 +49,7 @@ def test_negatives_are_uniform_over_the_other_items(edges: torch.Tensor) -> None
     assert chi_square < 36.1  # 99.9 % quantile of 14 degrees of freedom
 
 
-def test_sampler_user_with_all_items_raises_data_error() -> None:
+def test_sampler_user_with_all_items_raises_data_error():
     edges = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 2]])
     with pytest.raises(DataError, match="user_index 1 has interacted with all 3 items"):
         NegativeSampler(edges, 2, 3)
@@ -72,9 +72,7 @@ def triples(batches: list[Batch]) -> list[tuple[int, int, int]]:
     ]
 
 
-def test_epoch_covers_each_interaction_once_with_fresh_order_and_negatives(
-    edges: torch.Tensor,
-) -> None:
+def test_epoch_covers_each_interaction_once_with_fresh_order_and_negatives(edges):
     first, second = (triples(batches_of(edges, epoch=epoch)) for epoch in (1, 2))
     assert triples(batches_of(edges)) == first != triples(batches_of(edges, seed=6))
     for epoch in (first, second):
@@ -84,9 +82,7 @@ def test_epoch_covers_each_interaction_once_with_fresh_order_and_negatives(
     assert sum(negatives[0][pair] != negatives[1][pair] for pair in negatives[0]) > len(first) / 2
 
 
-def test_epoch_has_equal_batches_of_micro_batches_of_at_most_their_size(
-    edges: torch.Tensor,
-) -> None:
+def test_epoch_has_equal_batches_of_micro_batches_of_at_most_their_size(edges):
     batches = batches_of(edges)
     sizes = [len(batch) for batch in batches]
     assert len(batches) == 7
@@ -96,9 +92,7 @@ def test_epoch_has_equal_batches_of_micro_batches_of_at_most_their_size(
     assert all(1 <= len(batch.micro_batches[-1]) <= 20 for batch in batches)
 
 
-def test_epoch_shared_negatives_differ_between_micro_batches_steps_and_epochs(
-    edges: torch.Tensor,
-) -> None:
+def test_epoch_shared_negatives_differ_between_micro_batches_steps_and_epochs(edges):
     def draw(users: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return torch.randint(10**9, (4,), generator=generator)
 
@@ -113,5 +107,5 @@ def test_epoch_shared_negatives_differ_between_micro_batches_steps_and_epochs(
     assert len(set(drawn)) == len(drawn) > 12
 
 
-def test_epoch_of_fewer_interactions_than_steps_has_a_step_each(edges: torch.Tensor) -> None:
+def test_epoch_of_fewer_interactions_than_steps_has_a_step_each(edges):
     assert [len(batch) for batch in batches_of(edges[:, :3])] == [1, 1, 1]

@@ -18,7 +18,7 @@ NUM_USERS, NUM_ITEMS, NUM_ASPECTS, RANK, EXPONENT = 90, 70, 20, 8, 0.35
 
 
 @pytest.fixture(scope="module")
-def edges() -> Tensor:
+def edges():
     """Ten tastes of different strength, so that the leading singular values differ clearly.
 
     User 11 and item 13 have no edges.
@@ -34,7 +34,7 @@ def edges() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def aspects() -> AspectEdges:
+def aspects():
     """Words that users and items of a taste share, and a few others."""
     rng = np.random.default_rng(0)
     taste = np.concatenate([np.arange(NUM_USERS) // 9, np.arange(NUM_ITEMS) // 7])
@@ -47,7 +47,7 @@ def aspects() -> AspectEdges:
 
 
 @pytest.fixture(scope="module")
-def adjacency(edges: Tensor) -> Tensor:
+def adjacency(edges):
     return normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, exponent=EXPONENT)
 
 
@@ -68,8 +68,8 @@ def decompose(function: Any, matrix: Tensor, seed: int = 0) -> tuple[Tensor, Ten
 
 
 def test_truncated_svd_equals_scipy_with_the_largest_entry_of_each_item_vector_positive(
-    edges: Tensor, adjacency: Tensor
-) -> None:
+    edges, adjacency
+):
     vectors, values = decompose(truncated_svd, adjacency)
     u, s, v = exact_svd(edges)
     signs = np.sign(np.take_along_axis(v, np.abs(v).argmax(axis=0)[None], axis=0))
@@ -83,8 +83,8 @@ def test_truncated_svd_equals_scipy_with_the_largest_entry_of_each_item_vector_p
 
 
 def test_truncated_eigenvectors_are_numpys_and_without_aspects_the_singular_vectors(
-    edges: Tensor, aspects: AspectEdges, adjacency: Tensor
-) -> None:
+    edges, aspects, adjacency
+):
     matrix = normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, exponent=0.25, aspects=aspects)
     vectors, values = decompose(truncated_eigenvectors, matrix)
     exact_values, exact = np.linalg.eigh(matrix.to_dense().double().numpy())
@@ -98,9 +98,7 @@ def test_truncated_eigenvectors_are_numpys_and_without_aspects_the_singular_vect
     torch.testing.assert_close(vectors * 2**0.5, singular, rtol=1e-2, atol=2e-3)
 
 
-def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(
-    edges: Tensor, adjacency: Tensor
-) -> None:
+def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(edges, adjacency):
     embeddings = spectral_embeddings(
         adjacency, NUM_USERS, RANK, singular_value_power=1.5, num_iterations=20
     )
@@ -116,9 +114,7 @@ def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(
     assert embeddings[~connected].abs().max() < 0.05
 
 
-def test_spectral_embeddings_with_aspects_have_a_row_for_each_node(
-    edges: Tensor, aspects: AspectEdges
-) -> None:
+def test_spectral_embeddings_with_aspects_have_a_row_for_each_node(edges, aspects):
     matrix = normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, aspects=aspects)
     found = spectral_embeddings(matrix, NUM_USERS, RANK, num_aspects=NUM_ASPECTS)
     assert found.shape == (NUM_USERS + NUM_ITEMS + NUM_ASPECTS, RANK)
@@ -126,7 +122,7 @@ def test_spectral_embeddings_with_aspects_have_a_row_for_each_node(
 
 
 @pytest.mark.parametrize("dim", [5, 40])
-def test_spectral_embeddings_more_dimensions_than_rank_fill_the_rest_at_random(dim: int) -> None:
+def test_spectral_embeddings_more_dimensions_than_rank_fill_the_rest_at_random(dim):
     # Three blocks of ones: a matrix of rank 3.
     edges = torch.tensor([(u, i) for u in range(20) for i in range(15) if u % 3 == i % 3]).T
     embeddings = spectral_embeddings(normalized_adjacency(edges, 20, 15), 20, dim)
@@ -138,7 +134,7 @@ def test_spectral_embeddings_more_dimensions_than_rank_fill_the_rest_at_random(d
     torch.testing.assert_close(users[0], users[3], atol=1e-4, rtol=0)
 
 
-def test_spectral_embeddings_of_many_nodes_make_no_dense_matrix() -> None:
+def test_spectral_embeddings_of_many_nodes_make_no_dense_matrix():
     num_nodes = 300_000  # squared, in float32: 360 GB
     edges = torch.randint(num_nodes // 2, (2, 400_000), generator=torch.Generator().manual_seed(0))
     adjacency = normalized_adjacency(edges, num_nodes // 2, num_nodes // 2)

@@ -75,8 +75,8 @@ def dense_bpr(users: Tensor, items: Tensor, batch: Batch, num_negatives: int) ->
 # Micro-batches have at most 5 rows, so with 7 workers some workers have no row.
 @pytest.mark.parametrize("world_size", [1, 2, 7])
 def test_batch_loss_of_all_workers_is_that_of_the_whole_batch(
-    objective: Objective, dense: object, num_negatives: int, world_size: int
-) -> None:
+    objective, dense, num_negatives, world_size
+):
     batch = first_batch(objective)
     users, items = tables()
     parts = [
@@ -97,8 +97,8 @@ def test_batch_loss_of_all_workers_is_that_of_the_whole_batch(
     [(bpr(), ("users", "pos_items", "negatives")), (softmax(), ("users", "pos_items"))],
 )
 def test_layer0_penalty_of_all_blocks_counts_users_positives_and_the_negatives_of_bpr(
-    objective: Objective, columns: tuple[str, ...]
-) -> None:
+    objective, columns
+):
     batch = first_batch(objective)
     whole = Partition.whole(NUM_USERS + NUM_ITEMS)
     table = random_embeddings(whole, DIM, seed=1)

@@ -199,13 +199,8 @@ LATE = "time (time): 1 reviews have none: they count as their users' oldest"
     ],
 )
 def test_init_of_an_export_says_what_is_odd_and_annotate_does_what_it_says(
-    tmp_path: Path,
-    data: bytes,
-    columns: dict[str, str],
-    expected: dict[str, Any],
-    said: list[str],
-    num_kept: int,
-) -> None:
+    tmp_path, data, columns, expected, said, num_kept
+):
     section, found, _, kept = _init(tmp_path, data, columns)
     flat = {**section, **{f"source.{key}": value for key, value in section["source"].items()}}
     assert {key: flat.get(key) for key in expected} == expected
@@ -213,7 +208,7 @@ def test_init_of_an_export_says_what_is_odd_and_annotate_does_what_it_says(
     assert kept.reviews.num_rows == num_kept
 
 
-def test_init_of_an_export_has_its_texts_and_titles_whole(tmp_path: Path) -> None:
+def test_init_of_an_export_has_its_texts_and_titles_whole(tmp_path):
     def change(rows: list[Row]) -> None:
         _add("B&uuml;gel &amp;quot;{item}&amp;quot;")(rows)
         rows[0][4] = "„Schön“ &amp; warm;\r\nsehr <b>leicht</b>"
@@ -224,7 +219,7 @@ def test_init_of_an_export_has_its_texts_and_titles_whole(tmp_path: Path) -> Non
     assert raw.titles["i0"] == 'Bügel "i0"'
 
 
-def test_reviews_without_a_time_are_never_held_out_before_others(tmp_path: Path) -> None:
+def test_reviews_without_a_time_are_never_held_out_before_others(tmp_path):
     def change(rows: list[Row]) -> None:
         rows[4][3] = ""
 
@@ -244,15 +239,13 @@ def test_reviews_without_a_time_are_never_held_out_before_others(tmp_path: Path)
         ({"review": "rating"}, r"--columns rating=review: .*19 of 20 ratings"),
     ],
 )
-def test_init_with_columns_that_cannot_be_used_raises_with_those_seen(
-    tmp_path: Path, columns: dict[str, str], message: str
-) -> None:
+def test_init_with_columns_that_cannot_be_used_raises_with_those_seen(tmp_path, columns, message):
     with pytest.raises(DataError, match=message):
         _init(tmp_path, _file(), columns)
     assert not (tmp_path / "project").exists()
 
 
-def test_init_command_takes_columns_repeated_and_in_one(tmp_path: Path) -> None:
+def test_init_command_takes_columns_repeated_and_in_one(tmp_path):
     (tmp_path / "export.csv").write_bytes(_file(header=GERMAN))
     first = ["--columns", "user_id=Kunde Nr,item_id=Artikel", "--columns", "rating=Sterne"]
     options = [*first, "--columns", "time=Datum,review=Meinung"]
@@ -275,7 +268,7 @@ def _uncommented(text: str) -> str:
     return head + "  annotator:\n" + "".join(section) + own
 
 
-def test_init_has_the_language_model_with_its_forecast_above_the_phrases(tmp_path: Path) -> None:
+def test_init_has_the_language_model_with_its_forecast_above_the_phrases(tmp_path):
     (tmp_path / "reviews.csv").write_bytes(_file())
     source, place = str(tmp_path / "reviews.csv"), tmp_path / "project" / "xrec.yaml"
     init_project(str(tmp_path / "project"), source, machine=CPU)
@@ -304,9 +297,7 @@ def test_init_has_the_language_model_with_its_forecast_above_the_phrases(tmp_pat
     assert "  # annotator:\n  #   kind: phrases\n" in place.read_text()
 
 
-def test_init_of_tables_with_a_language_model_says_that_there_are_no_reviews(
-    tmp_path: Path,
-) -> None:
+def test_init_of_tables_with_a_language_model_says_that_there_are_no_reviews(tmp_path):
     (tmp_path / "pairs.csv").write_bytes(
         _file(header=("user_id", "item_id", "qty", "day", "reason"))
     )
@@ -314,9 +305,7 @@ def test_init_of_tables_with_a_language_model_says_that_there_are_no_reviews(
         init_project(str(tmp_path / "p"), str(tmp_path / "pairs.csv"), annotator="language-model")
 
 
-def test_titles_beside_a_table_of_items_are_taken_for_neither_headings_nor_titles(
-    tmp_path: Path,
-) -> None:
+def test_titles_beside_a_table_of_items_are_taken_for_neither_headings_nor_titles(tmp_path):
     titled = _file(_add("The very best of {item}"), (*HEADER, "product_title"))
     items = "item_id,title\n" + "".join(f"i{number},Tuner {number}\n" for number in range(6))
     (tmp_path / "raw").mkdir()

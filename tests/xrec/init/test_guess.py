@@ -141,15 +141,13 @@ def _guess(folder: Path, tables: dict[str, Rows]) -> Guess:
     ],
     ids=["ours", "amazon", "yelp", "overlapping", "books"],
 )
-def test_guess_finds_files_and_columns(
-    tmp_path: Path, tables: dict[str, Rows], files: dict[str, str], settings: dict[str, Any]
-) -> None:
+def test_guess_finds_files_and_columns(tmp_path, tables, files, settings):
     guess = _guess(tmp_path, tables)
     assert guess.files == files
     assert guess.settings() == settings
 
 
-def test_guess_personal_columns_stay_out_of_profiles(tmp_path: Path) -> None:
+def test_guess_personal_columns_stay_out_of_profiles(tmp_path):
     lines = (write_shop(tmp_path) / "clients.csv").read_text().splitlines()[1:]
     (tmp_path / "clients.csv").write_text(
         "cust_no,first_name,email,phone,street,birthday,segment\n"
@@ -168,7 +166,7 @@ def test_guess_personal_columns_stay_out_of_profiles(tmp_path: Path) -> None:
         [{"user_id": f"u{n % 3}", "rating": n % 5, "date": f"2024-0{n}"} for n in range(1, 9)],
     ],
 )
-def test_guess_without_ids_raises_with_the_columns_seen(tmp_path: Path, rows: Rows) -> None:
+def test_guess_without_ids_raises_with_the_columns_seen(tmp_path, rows):
     seen = f"no interactions; saw the columns\n  people.json: {', '.join(rows[0])}"
     with pytest.raises(DataError, match=seen):
         _guess(tmp_path, {"people.json": rows})

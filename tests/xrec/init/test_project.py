@@ -4,7 +4,6 @@ import csv
 import gzip
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from xrec.storage import Manifest, open_location
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Path:
+def shop(tmp_path):
     return write_shop(tmp_path / "shop")
 
 
@@ -44,9 +43,7 @@ def _prepare(tmp_path: Path) -> Manifest:
     return jobs.prepare.run(load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml"))
 
 
-def test_init_writes_all_jobs_with_settings_that_fit_and_are_prepared_as_told(
-    tmp_path: Path, shop: Path
-) -> None:
+def test_init_writes_all_jobs_with_settings_that_fit_and_are_prepared_as_told(tmp_path, shop):
     findings = _init(tmp_path, shop)
     values = _written(tmp_path)
     assert " ".join(values) == (
@@ -68,7 +65,7 @@ def test_init_writes_all_jobs_with_settings_that_fit_and_are_prepared_as_told(
     assert (manifest.row_counts["users"], manifest.row_counts["rejected"]) == (60, 0)
 
 
-def test_init_fits_the_machine(tmp_path: Path, shop: Path) -> None:
+def test_init_fits_the_machine(tmp_path, shop):
     _init(tmp_path, shop, GPU)
     values = _written(tmp_path)
     assert values["scaling"] == {"num_workers": 4}
@@ -82,8 +79,8 @@ def test_init_fits_the_machine(tmp_path: Path, shop: Path) -> None:
 @pytest.mark.parametrize("machine", [CPU, GPU, Machine(1, 0, False)])
 @pytest.mark.parametrize("with_explanations", [True, False])
 def test_init_file_passes_the_dry_run_of_each_of_its_jobs(
-    tmp_path: Path, shop: Path, machine: Machine, with_explanations: bool
-) -> None:
+    tmp_path, shop, machine, with_explanations
+):
     if not with_explanations:
         (shop / "feedback.csv").unlink()
     _init(tmp_path, shop, machine)
@@ -96,9 +93,7 @@ def test_init_file_passes_the_dry_run_of_each_of_its_jobs(
         assert yaml.safe_load(out)["workspace"] == str(tmp_path / "project/workspace")
 
 
-def test_init_without_explanations_writes_three_jobs_and_says_why(
-    tmp_path: Path, shop: Path
-) -> None:
+def test_init_without_explanations_writes_three_jobs_and_says_why(tmp_path, shop):
     (shop / "feedback.csv").unlink()
     (shop / "clients.csv").unlink()
     code, out, _ = xrec("init", tmp_path / "project", "--from", shop)
@@ -109,7 +104,7 @@ def test_init_without_explanations_writes_three_jobs_and_says_why(
     assert f"next: xrec run {tmp_path}/project/xrec.yaml" in out
 
 
-def test_init_rows_that_cannot_be_used_are_counted_and_allowed(tmp_path: Path, shop: Path) -> None:
+def test_init_rows_that_cannot_be_used_are_counted_and_allowed(tmp_path, shop):
     lines = (shop / "orders.csv").read_text().splitlines(keepends=True)
     (shop / "orders.csv").write_text("".join([*lines, *lines[1:49]]))
     findings = _init(tmp_path, shop)
@@ -139,9 +134,7 @@ def _gzip(path: Path, data: bytes | None = None) -> None:
 
 
 @pytest.mark.parametrize("ending", ["tsv", "json", "CSV", "v2.csv"])
-def test_init_files_of_any_ending_are_prepared_as_told(
-    tmp_path: Path, shop: Path, ending: str
-) -> None:
+def test_init_files_of_any_ending_are_prepared_as_told(tmp_path, shop, ending):
     for name, table in (("orders", "interactions"), ("clients", "users")):
         _rewrite(shop, name, f"{table}.{ending}")
     other = "users.csv" if ending == "tsv" else "users.tsv"  # another file of the table's name
@@ -153,7 +146,7 @@ def test_init_files_of_any_ending_are_prepared_as_told(
     assert manifest.metrics["num_without_table"] == {}
 
 
-def test_init_semicolons_tabs_and_gzip_are_read(tmp_path: Path, shop: Path) -> None:
+def test_init_semicolons_tabs_and_gzip_are_read(tmp_path, shop):
     for path in sorted(shop.iterdir()):
         path.write_text(path.read_text().replace(",", ";"))
     orders = (shop / "orders.csv").read_text().replace(";", "\t")
@@ -169,7 +162,7 @@ def test_init_semicolons_tabs_and_gzip_are_read(tmp_path: Path, shop: Path) -> N
         _init(tmp_path, shop, force=True)
 
 
-def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path: Path, shop: Path) -> None:
+def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path, shop):
     _init(tmp_path, shop)
     readme = (Path(__file__).parents[3] / "README.md").read_text().replace("\\\n", "")
     commands = [
@@ -187,9 +180,7 @@ def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path: Path, shop: P
         assert code == 0, (each, err)
 
 
-def test_init_from_a_bucket_or_a_file_alone(
-    tmp_path: Path, shop: Path, s3_environment: Any
-) -> None:
+def test_init_from_a_bucket_or_a_file_alone(tmp_path, shop, s3_environment):
     bucket = s3_environment.new_bucket()
     for path in shop.iterdir():
         (open_location(bucket) / "raw" / path.name).write_bytes(path.read_bytes())
@@ -201,7 +192,7 @@ def test_init_from_a_bucket_or_a_file_alone(
     assert _prepare(tmp_path).row_counts["interactions"] == 480
 
 
-def test_init_keeps_a_project_file_that_is_there(tmp_path: Path, shop: Path) -> None:
+def test_init_keeps_a_project_file_that_is_there(tmp_path, shop):
     path = tmp_path / "project" / "xrec.yaml"
     path.parent.mkdir()
     path.write_text("mine")
@@ -270,18 +261,14 @@ LATE = r"extra\.parquet: column 'seen' of type .* cannot be read"
         ),
     ],
 )
-def test_init_unusable_files_raise_and_nothing_is_written(
-    tmp_path: Path, shop: Path, change: Callable[[Path], None], message: str
-) -> None:
+def test_init_unusable_files_raise_and_nothing_is_written(tmp_path, shop, change, message):
     change(shop)
     with pytest.raises(DataError, match=message):
         _init(tmp_path, shop)
     assert not (tmp_path / "project").exists()
 
 
-def test_init_of_what_cannot_be_read_raises_and_nothing_is_written(
-    tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_init_of_what_cannot_be_read_raises_and_nothing_is_written(tmp_path, shop, monkeypatch):
     with pytest.raises(StorageNotFoundError, match="nowhere: there is no such folder; check"):
         _init(tmp_path, tmp_path / "nowhere")
     (shop / "notes.txt").write_text("hello")
@@ -298,9 +285,7 @@ def test_init_of_what_cannot_be_read_raises_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("value", [1984, 2.5, ["tea", "cake"], True, {"vip": True}])
-def test_init_profiles_and_titles_of_any_type_are_prepared(
-    tmp_path: Path, shop: Path, value: object
-) -> None:
+def test_init_profiles_and_titles_of_any_type_are_prepared(tmp_path, shop, value):
     _rewrite(shop, "clients", "clients.jsonl", about=value)
     if value == 1984:
         _rewrite(shop, "catalogue", "catalogue.json", label=value)
@@ -315,13 +300,13 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_values_and_comments_of_any_text_are_yaml(name: str) -> None:
+def test_values_and_comments_of_any_text_are_yaml(name):
     values = {"key": name, "list": [name, None]}
     text = f"source:\n{_dumped(values, '    ')}\n# {_comment(name)}\n"
     assert yaml.safe_load(text) == {"source": values}
 
 
-def test_init_header_with_line_ends_breaks_and_adds_nothing(tmp_path: Path, shop: Path) -> None:
+def test_init_header_with_line_ends_breaks_and_adds_nothing(tmp_path, shop):
     header = "why\nwords: 1\nworkspace: elsewhere"
     _replace(shop / "feedback.csv", b"why_bought", f'"{header}"'.encode())
     _init(tmp_path, shop)

@@ -39,7 +39,7 @@ def _init(tmp_path: Path, source: Path) -> tuple[Findings, dict[str, Any]]:
     return findings, values
 
 
-def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path: Path) -> None:
+def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path):
     path = write_json_lines(tmp_path / "reviews.jsonl.gz", _reviews())
     findings, values = _init(tmp_path, path)
     jobs = ["annotate", "prepare", "pretrain-graph", "train-aspects", "train-adapter"]
@@ -65,7 +65,7 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path: 
     ]
 
 
-def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path: Path) -> None:
+def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path):
     names = {"user_id": "reviewerID", "item_id": "asin", "review": "reviewText"}
     names |= {"rating": "overall", "time": "unixReviewTime"}
     more = {
@@ -103,9 +103,7 @@ def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path: Path) -> None:
         ({"time": "nan"}, {"split": {"by": "time"}}),
     ],
 )
-def test_init_of_reviews_fits_ratings_and_split_to_what_is_there(
-    tmp_path: Path, first: dict[str, Any], expected: dict[str, Any]
-) -> None:
+def test_init_of_reviews_fits_ratings_and_split_to_what_is_there(tmp_path, first, expected):
     odd = review("x", "i1", "Warm.", **{"rating": 1, "time": 1, **first})
     # The odd one is rated 9 or 88 of 10 or 100 as the others are, or 0 where the others are 1.
     of_others = {9: 9, 88: 88, 0: 1}.get(first.get("rating", 5), 5)
@@ -114,7 +112,7 @@ def test_init_of_reviews_fits_ratings_and_split_to_what_is_there(
     assert {key: values["annotate"][key] for key in expected} == expected
 
 
-def test_init_of_reviews_whose_time_and_rating_are_none_does_without(tmp_path: Path) -> None:
+def test_init_of_reviews_whose_time_and_rating_are_none_does_without(tmp_path):
     rows = _reviews(time="last summer", rating="good")
     _, values = _init(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
     assert values["annotate"]["source"]["columns"] == {"rating": None, "time": None}
@@ -122,9 +120,7 @@ def test_init_of_reviews_whose_time_and_rating_are_none_does_without(tmp_path: P
     assert "min_rating" not in values["annotate"]
 
 
-def test_init_with_a_table_of_users_or_a_reason_takes_the_texts_as_they_are(
-    tmp_path: Path,
-) -> None:
+def test_init_with_a_table_of_users_or_a_reason_takes_the_texts_as_they_are(tmp_path):
     users = [{"user_id": f"u{user}", "profile": "Likes tea."} for user in range(NUM_USERS)]
     write_json_lines(tmp_path / "raw" / "reviews.jsonl", _reviews())
     write_json_lines(tmp_path / "raw" / "users.jsonl", users)
@@ -140,7 +136,7 @@ def test_init_with_a_table_of_users_or_a_reason_takes_the_texts_as_they_are(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_init_project_of_reviews_is_annotated_and_prepared(tmp_path: Path) -> None:
+def test_init_project_of_reviews_is_annotated_and_prepared(tmp_path):
     path = write_json_lines(tmp_path / "reviews.jsonl.gz", _reviews())
     _init(tmp_path, path)
     file = str(tmp_path / "project" / "xrec.yaml")

@@ -1,7 +1,5 @@
 """A dataset and a graph made without training, and the config of a recommend job over them."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,7 @@ NUM_USERS, NUM_ITEMS, DIM = 23, 15, 4
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory):
     """Users u0 to u22, whose ids do not sort as their numbers; u7 has two unseen items, u8 none.
 
     No test writes to it.
@@ -40,7 +38,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_config(workspace: Path, tmp_path: Path) -> Callable[..., RecommendConfig]:
+def make_config(workspace, tmp_path):
     """Makes a config over `workspace` with the given values and an output folder of this test."""
 
     def make(**values: Any) -> RecommendConfig:

@@ -4,7 +4,6 @@ Where a test is not about actors, there is one in this process.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import deltalake
@@ -33,7 +32,7 @@ MakeConfig = Callable[..., Any]
 
 
 @pytest.fixture
-def actor_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def actor_here(monkeypatch):
     """One actor in this process; its task still gets its tables from Ray."""
     monkeypatch.setattr("xrec.recommend.RayPool", pool_here)
 
@@ -82,7 +81,7 @@ def _check(config: Any, *users: str, k: int = 3) -> None:
     assert [row[3] for row in rows] == pytest.approx([row[3] for row in expected], abs=1e-5)
 
 
-def test_run_gives_each_users_best_unseen_items_by_brute_force(make_config: MakeConfig) -> None:
+def test_run_gives_each_users_best_unseen_items_by_brute_force(make_config):
     config = make_config()
     manifest = _run(config)
     num_rows = 21 * 3 + 2  # u7 has seen all but two, and u8 all
@@ -123,9 +122,7 @@ def _stop_at(chunk: int, error: type[BaseException], monkeypatch: Any) -> None:
 
 
 @pytest.mark.usefixtures("actor_here")
-def test_run_that_is_done_starts_no_actor_and_is_published_without_ray(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_that_is_done_starts_no_actor_and_is_published_without_ray(make_config, monkeypatch):
     config = make_config()
     assert _publish(config) is None
     with monkeypatch.context() as patch:
@@ -141,8 +138,8 @@ def test_run_that_is_done_starts_no_actor_and_is_published_without_ray(
 
 @pytest.mark.usefixtures("actor_here")
 def test_run_users_that_kill_their_process_end_it_and_are_done_again_by_the_next(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make_config, monkeypatch
+):
     """Also if the next one is stopped: what was finished before lacks users, and is not the end."""
     config = make_config(user_ids=["u3", "u5"], users_per_task=1)
     with monkeypatch.context() as patch:
@@ -160,7 +157,7 @@ def test_run_users_that_kill_their_process_end_it_and_are_done_again_by_the_next
     _check(config, "u3", "u5")
 
 
-def test_recommendations_of_another_table_are_refused(tmp_path: Path) -> None:
+def test_recommendations_of_another_table_are_refused(tmp_path):
     place = Place(str(tmp_path / "explanations"), StorageConfig())
     toy_run(place, tmp_path).complete()
     with pytest.raises(ArtifactMismatchError, match="table without the columns item_id, rank"):
@@ -168,7 +165,7 @@ def test_recommendations_of_another_table_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("actor_here")
-def test_run_of_named_users_on_s3_by_the_configs_keys(make_config: MakeConfig, s3: Any) -> None:
+def test_run_of_named_users_on_s3_by_the_configs_keys(make_config, s3):
     town = f"{s3.new_bucket()}/town"
     for name in ("dataset", "graph"):
         source, copy = (

@@ -31,7 +31,7 @@ def _newcomer(folder: Path, *items: str) -> dict[str, str]:
     return {"interactions": str(file)}
 
 
-def test_read_tables_ranks_a_cold_starts_new_user(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_read_tables_ranks_a_cold_starts_new_user(make_config, tmp_path):
     history = ["i2", "i5", "i11", "i0"]
     config = make_config(cold_start=_newcomer(tmp_path, *history), k=15)
     tables = read_tables(config)
@@ -42,7 +42,7 @@ def test_read_tables_ranks_a_cold_starts_new_user(make_config: MakeConfig, tmp_p
     read_tables(config.model_copy(update={"user_ids": ("newcomer",)}))  # it is known
 
 
-def test_identity_is_of_inputs_k_and_set_of_users(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_identity_is_of_inputs_k_and_set_of_users(make_config, tmp_path):
     identity = identify_recommendations(make_config(user_ids=["u3", "u1", "u3"]))
     assert set(identity.inputs) == {"dataset", "graph"}
     assert list(tmp_path.iterdir()) == []
@@ -75,13 +75,8 @@ def _read(config: Any) -> None:
     ],
 )
 def test_what_cannot_be_recommended_is_refused(
-    make_config: MakeConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    values: dict[str, Any],
-    error: type[Exception],
-    message: str,
-) -> None:
+    make_config, tmp_path, monkeypatch, values, error, message
+):
     monkeypatch.chdir(tmp_path)
     graph = read_graph(open_location(make_config().artifact("graph")))
     users = graph.users.clone()

@@ -1,7 +1,5 @@
 """The sample's language model: a few steps; its quality is the demo's business."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -18,14 +16,12 @@ TINY = {"_HIDDEN_SIZE": 32, "_NUM_LAYERS": 1, "_VOCAB_SIZE": 400, "_NUM_COPY_STE
 
 
 @pytest.fixture(autouse=True)
-def few_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_short_steps(monkeypatch):
     for name, value in {**TINY, "_BATCH_SIZE": 4}.items():
         monkeypatch.setattr(f"xrec.sample.language_model.{name}", value)
 
 
-def test_train_sample_model_learns_and_repeats_with_its_seed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_train_sample_model_learns_and_repeats_with_its_seed(monkeypatch):
     model, tokenizer, loss = train_sample_model(6, PromptConfig())
     again = train_sample_model(6, PromptConfig())
     assert loss == again[2]
@@ -39,7 +35,7 @@ def test_train_sample_model_learns_and_repeats_with_its_seed(
     assert not model.training
 
 
-def test_train_tokenizer_gives_every_text_back() -> None:
+def test_train_tokenizer_gives_every_text_back():
     texts = [example.explanation for example in generate_language_examples(50, seed=0)]
     tokenizer = train_tokenizer(texts, 400)
     for text in [*texts[:5], "naïve 😀 \t two  spaces <|im_end|>"]:
@@ -51,9 +47,7 @@ def test_train_tokenizer_gives_every_text_back() -> None:
     assert shown == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_build_sample_llm_writes_a_model_that_loads_and_does_no_work_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_build_sample_llm_writes_a_model_that_loads_and_does_no_work_twice(tmp_path, monkeypatch):
     config = BuildSampleLLMConfig(workspace=str(tmp_path), num_steps=6)
     manifest = run(config)
     folder = resolve_model(str(tmp_path / "llm"))

@@ -13,7 +13,7 @@ def _in_order(text: str) -> list[str]:
     return sorted((aspect for aspect in ASPECTS if aspect in text.lower()), key=text.lower().index)
 
 
-def test_language_examples_explanation_names_the_first_stated_aspect_of_the_item() -> None:
+def test_language_examples_explanation_names_the_first_stated_aspect_of_the_item():
     num_without, named = 0, Counter[str]()
     for example in EXAMPLES:
         stated, offered = _in_order(example.user_profile), _in_order(example.item_profile)
@@ -29,7 +29,7 @@ def test_language_examples_explanation_names_the_first_stated_aspect_of_the_item
     assert max(named.values()) < 1.5 * min(named.values())
 
 
-def test_generate_language_examples_use_the_towns_words() -> None:
+def test_generate_language_examples_use_the_towns_words():
     town = generate_town(SampleSource(kind="sample"))
     known = {word for e in EXAMPLES for text in vars(e).values() for word in text.split()}
     texts = [*town.user_profiles, *town.item_profiles, *town.explanations]

@@ -6,7 +6,7 @@ import pytest
 from xrec.config.base import parse_config
 from xrec.config.data import SampleSource
 from xrec.errors import ConfigError
-from xrec.sample import ASPECTS, Town, generate_town, town_source
+from xrec.sample import ASPECTS, generate_town, town_source
 
 SOURCE = SampleSource(
     kind="sample",
@@ -19,7 +19,7 @@ SOURCE = SampleSource(
 
 
 @pytest.fixture(scope="module")
-def town() -> Town:
+def town():
     return generate_town(SOURCE)
 
 
@@ -27,7 +27,7 @@ def _names(text: str) -> list[int]:
     return [index for index, aspect in enumerate(ASPECTS) if aspect in text.lower()]
 
 
-def test_generate_town_has_the_configured_sizes(town: Town) -> None:
+def test_generate_town_has_the_configured_sizes(town):
     assert town.taste.shape == (200, len(ASPECTS))
     assert town.item_aspects.shape == (100, 4)
     assert town.visits.shape == (200, 24)
@@ -39,7 +39,7 @@ def test_generate_town_has_the_configured_sizes(town: Town) -> None:
         assert len(set(titles)) == num_items
 
 
-def test_generate_town_same_seed_same_town_other_seed_another(town: Town) -> None:
+def test_generate_town_same_seed_same_town_other_seed_another(town):
     again, other = generate_town(SOURCE), generate_town(SOURCE.model_copy(update={"seed": 4}))
     assert again.explanations == town.explanations
     assert again.item_profiles == town.item_profiles
@@ -48,7 +48,7 @@ def test_generate_town_same_seed_same_town_other_seed_another(town: Town) -> Non
     assert other.user_profiles != town.user_profiles
 
 
-def test_texts_name_the_aspects_that_they_should_and_no_others(town: Town) -> None:
+def test_texts_name_the_aspects_that_they_should_and_no_others(town):
     for profile, aspects in zip(town.item_profiles, town.item_aspects, strict=True):
         assert _names(profile) == sorted(aspects)
     explanations = iter(town.explanations)
@@ -59,7 +59,7 @@ def test_texts_name_the_aspects_that_they_should_and_no_others(town: Town) -> No
     assert all(_names(text) == [] for text in town.user_profiles + town.item_titles)
 
 
-def test_town_source_has_each_visit_once_with_the_best_liked_aspect(town: Town) -> None:
+def test_town_source_has_each_visit_once_with_the_best_liked_aspect(town):
     source = town_source(town)
     pairs, explained = (
         [(row["user_id"], row["item_id"]) for row in table.to_pylist()]
@@ -85,8 +85,6 @@ def test_town_source_has_each_visit_once_with_the_best_liked_aspect(town: Town) 
         ("explanations_per_user", 25, "interactions_per_user = 24"),
     ],
 )
-def test_sample_source_more_visits_than_there_can_be_raises(
-    name: str, count: int, most: str
-) -> None:
+def test_sample_source_more_visits_than_there_can_be_raises(name, count, most):
     with pytest.raises(ConfigError, match=f"{name} must be at most {most}, saw {count}"):
         parse_config(SampleSource, {"kind": "sample", "num_items": 30, name: count})

@@ -1,19 +1,16 @@
 """The town that all tests of the endpoint serve from; it is made once."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.xrec.generate.town import make_town
-from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
+from tests.xrec.serve.local_endpoint import local_endpoint
 from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill
 
 NUM_BACKFILLED_USERS = 6
 
 
 @pytest.fixture(scope="session")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def town(tmp_path_factory):
     """The workspace; tests only read it. Its backfill has the first six users with items 0 to 4."""
     root = make_town(tmp_path_factory.mktemp("town"))
     make_backfill(
@@ -24,7 +21,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def endpoint(town: Path) -> Iterator[Endpoint]:
+def endpoint(town):
     """The town's endpoint, without keys."""
     with local_endpoint(town) as made:
         yield made

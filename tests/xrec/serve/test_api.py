@@ -4,14 +4,13 @@ A pair of the backfill is not generated, a generated text is kept, and every err
 """
 
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import safetensors.torch
 
-from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint, sse
+from tests.xrec.serve.local_endpoint import local_endpoint, sse
 from tests.xrec.serve.town import DECODING, ITEMS, USERS, dataset_of, rows_of
 from xrec.serve import live_explainer
 
@@ -25,9 +24,7 @@ def problem(response: requests.Response) -> dict[str, Any]:
     return body
 
 
-def test_pairs_of_the_backfill_are_its_texts_and_the_model_is_not_asked(
-    endpoint: Endpoint, town: Path
-) -> None:
+def test_pairs_of_the_backfill_are_its_texts_and_the_model_is_not_asked(endpoint, town):
     rows = rows_of(town / "explanations")
     assert len(rows) > 20
     before = len(endpoint.model.asked)
@@ -41,7 +38,7 @@ def test_pairs_of_the_backfill_are_its_texts_and_the_model_is_not_asked(
     assert len(endpoint.model.asked) == before
 
 
-def test_max_words_of_a_request_is_kept(endpoint: Endpoint, town: Path) -> None:
+def test_max_words_of_a_request_is_kept(endpoint, town):
     rows = rows_of(town / "explanations").items()
     user, item = next(pair for pair, text in rows if " " in text and "." not in text)
     told = problem(endpoint.get(f"/v1/explanations/{user}/{item}?max_words=1"))
@@ -53,7 +50,7 @@ def test_max_words_of_a_request_is_kept(endpoint: Endpoint, town: Path) -> None:
         assert each["problem"]["type"] == "/problems/no_full_sentence"
 
 
-def test_pair_beyond_the_backfill_is_generated_once_then_kept(endpoint: Endpoint) -> None:
+def test_pair_beyond_the_backfill_is_generated_once_then_kept(endpoint):
     path = f"/v1/explanations/{USERS[8]}/{ITEMS[7]}"
     first, asked = endpoint.get(path).json(), len(endpoint.model.asked)
     assert (first["source"], first["is_cached"]) == ("live", False)
@@ -62,7 +59,7 @@ def test_pair_beyond_the_backfill_is_generated_once_then_kept(endpoint: Endpoint
     assert len(endpoint.model.asked) == asked
 
 
-def test_overrides_and_histories_are_generated_and_not_kept(endpoint: Endpoint, town: Path) -> None:
+def test_overrides_and_histories_are_generated_and_not_kept(endpoint, town):
     (user, item), known = next(iter(rows_of(town / "explanations").items()))
     pair = {"user_id": user, "item_id": item}
     pairs = [
@@ -78,7 +75,7 @@ def test_overrides_and_histories_are_generated_and_not_kept(endpoint: Endpoint, 
     assert endpoint.get(f"/v1/explanations/{user}/{item}").json()["source"] == "backfill"
 
 
-def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint: Endpoint) -> None:
+def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint):
     good = {"user_id": USERS[0], "item_id": ITEMS[0]}
     pairs = {
         "unknown_user": {**good, "user_id": "nobody"},
@@ -101,9 +98,7 @@ def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint: Endpoint) 
         assert alone == {**answer, "is_cached": alone["is_cached"]}
 
 
-def test_recommendations_are_the_graphs_best_unseen_items_with_explanations(
-    endpoint: Endpoint, town: Path
-) -> None:
+def test_recommendations_are_the_graphs_best_unseen_items_with_explanations(endpoint, town):
     path = f"/v1/users/{USERS[2]}/recommendations?k=3"
     found = endpoint.get(path).json()["items"]
     vectors = safetensors.torch.load_file(town / "graph" / "embeddings.safetensors")
@@ -122,7 +117,7 @@ def test_recommendations_are_the_graphs_best_unseen_items_with_explanations(
     assert unknown["type"] == "/problems/unknown_user"
 
 
-def test_evidence_is_what_the_graph_says(endpoint: Endpoint, town: Path) -> None:
+def test_evidence_is_what_the_graph_says(endpoint, town):
     dataset = dataset_of(town)
     body = endpoint.post("/v1/evidence", {"user_id": USERS[1], "item_id": ITEMS[2]}).json()
     edges = dataset.interaction_edges("train")
@@ -137,7 +132,7 @@ def test_evidence_is_what_the_graph_says(endpoint: Endpoint, town: Path) -> None
     assert body["aspects_from"] == dataset.aspects_from
 
 
-def test_users_and_items_are_found(endpoint: Endpoint, town: Path) -> None:
+def test_users_and_items_are_found(endpoint, town):
     dataset = dataset_of(town)
     assert endpoint.get("/v1/users?limit=100").json()["users"] == sorted(USERS)
     assert endpoint.get(f"/v1/users?prefix={USERS[3]}").json()["users"] == sorted(
@@ -159,9 +154,7 @@ def test_users_and_items_are_found(endpoint: Endpoint, town: Path) -> None:
         [],
     ],
 )
-def test_request_that_is_not_well_formed_is_told_where_and_nothing_is_repeated(
-    endpoint: Endpoint, body: Any
-) -> None:
+def test_request_that_is_not_well_formed_is_told_where_and_nothing_is_repeated(endpoint, body):
     response = endpoint.post("/v1/explanations", body)
     told = problem(response)
     assert (response.status_code, told["type"]) == (422, "/problems/not_well_formed")
@@ -170,7 +163,7 @@ def test_request_that_is_not_well_formed_is_told_where_and_nothing_is_repeated(
     assert "s3://" not in response.text
 
 
-def test_other_errors_are_problems_too(endpoint: Endpoint) -> None:
+def test_other_errors_are_problems_too(endpoint):
     assert problem(endpoint.get("/v1/nothing"))["status"] == 404
     assert problem(endpoint.get("/v1/explanations"))["status"] == 405
     broken = requests.post(
@@ -183,14 +176,12 @@ def test_other_errors_are_problems_too(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize(("given", "is_taken"), [("abc-123", True), ("x" * 100 + " k=a", False)])
-def test_request_id_is_the_callers_if_it_is_a_good_one(
-    endpoint: Endpoint, given: str, is_taken: bool
-) -> None:
+def test_request_id_is_the_callers_if_it_is_a_good_one(endpoint, given, is_taken):
     told = problem(endpoint.get("/v1/nothing", headers={"X-Request-ID": given}))["request_id"]
     assert told == given if is_taken else len(told) == 32
 
 
-def test_deadline_ends_a_request_with_504_and_its_generation(town: Path) -> None:
+def test_deadline_ends_a_request_with_504_and_its_generation(town):
     with local_endpoint(
         town, http={"deadline_seconds": 1}, decoding={**DECODING, "max_new_tokens": 550}
     ) as slow:
@@ -204,7 +195,7 @@ def test_deadline_ends_a_request_with_504_and_its_generation(town: Path) -> None
         assert slow.model.live.num_pending == 0
 
 
-def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town: Path) -> None:
+def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town):
     with local_endpoint(
         town, http={"max_concurrent_requests": 2}, decoding={**DECODING, "max_new_tokens": 300}
     ) as narrow:
@@ -228,9 +219,7 @@ def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town: 
         assert narrow.get("/healthz").status_code == 200
 
 
-def test_queue_that_is_full_answers_429_with_retry_after(
-    town: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_queue_that_is_full_answers_429_with_retry_after(town, monkeypatch):
     monkeypatch.setattr(live_explainer, "MAX_WAITING_PAIRS", 3)
     with local_endpoint(town, engine={"max_rows": 2, "kv_cache_gib": 0.05}) as small:
         small.model.live.num_pending += 4  # of five
@@ -241,7 +230,7 @@ def test_queue_that_is_full_answers_429_with_retry_after(
         assert response.headers["Retry-After"] == "2"
 
 
-def test_operations_answer(endpoint: Endpoint) -> None:
+def test_operations_answer(endpoint):
     endpoint.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}")
     assert endpoint.get("/healthz").text == "alive\n"
     assert endpoint.get("/readyz").text == "ready\n"
@@ -251,7 +240,7 @@ def test_operations_answer(endpoint: Endpoint) -> None:
     assert not any(USERS[0] in label for labels in recorded for label in labels)
 
 
-def test_openapi_has_an_example_of_each_body_and_names_every_error(endpoint: Endpoint) -> None:
+def test_openapi_has_an_example_of_each_body_and_names_every_error(endpoint):
     schema = endpoint.get("/openapi.json").json()
     for path, methods in schema["paths"].items():
         for operation in methods.values():
@@ -266,9 +255,7 @@ def test_openapi_has_an_example_of_each_body_and_names_every_error(endpoint: End
     assert endpoint.get("/docs").status_code == 200
 
 
-def test_log_has_a_line_for_each_request_and_names_no_user(
-    endpoint: Endpoint, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_log_has_a_line_for_each_request_and_names_no_user(endpoint, caplog):
     with caplog.at_level("INFO", logger="xrec"):
         answer = endpoint.get(f"/v1/explanations/{USERS[9]}/{ITEMS[6]}").json()
         own_texts = {"user_profile": "Likes secrets."}

@@ -7,10 +7,9 @@ clients disconnect.
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,7 +45,7 @@ class Served(Requests):
 
 
 @pytest.fixture(scope="module")
-def served(ray_cluster: None, town: Path) -> Iterator[Served]:
+def served(ray_cluster, town):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -125,7 +124,7 @@ def check_refusals(answers: list[requests.Response]) -> int:
     return len(others)
 
 
-def test_answers_are_those_without_ray(served: Served, endpoint: Endpoint) -> None:
+def test_answers_are_those_without_ray(served, endpoint):
     pairs = [{"user_id": user, "item_id": item} for user in USERS[4:8] for item in ITEMS[3:6]]
     pairs.append({"user_id": "newcomer", "item_id": ITEMS[0], "history": ITEMS[1:3]})
     pairs.append({"user_id": "nobody", "item_id": ITEMS[0]})
@@ -150,7 +149,7 @@ def test_answers_are_those_without_ray(served: Served, endpoint: Endpoint) -> No
     assert served.get("/readyz").text == "ready\n"
 
 
-def test_request_id_comes_back_once(served: Served) -> None:
+def test_request_id_comes_back_once(served):
     answer = requests.get(f"{served.url}/v1/nothing", headers={"X-Request-ID": "abc-1"}, timeout=60)
     assert answer.raw.headers.getlist("x-request-id") == ["abc-1"]
     assert answer.json()["request_id"] == "abc-1"
@@ -158,7 +157,7 @@ def test_request_id_comes_back_once(served: Served) -> None:
     assert answer.raw.headers.getlist("x-request-id") == [answer.json()["request_id"]]
 
 
-def test_client_that_goes_away_stops_its_generation(served: Served) -> None:
+def test_client_that_goes_away_stops_its_generation(served):
     pairs = [{"user_id": user, "item_id": item, "fresh": True} for user in USERS for item in ITEMS][
         :64
     ]
@@ -198,8 +197,8 @@ def texts_of(endpoint: Endpoint, pairs: list[dict[str, Any]]) -> list[str | None
 @pytest.mark.slow
 @pytest.mark.parametrize(("deployment", "costs_hits"), [("Generator", False), ("Frontend", True)])
 def test_replica_killed_under_load_costs_its_requests_only_and_comes_back(
-    served: Served, endpoint: Endpoint, town: Path, deployment: str, costs_hits: bool
-) -> None:
+    served, endpoint, town, deployment, costs_hits
+):
     known = [{"user_id": user, "item_id": item} for user, item in rows_of(town / "explanations")]
     fresh = [{"user_id": user, "item_id": item, "fresh": True} for user in USERS for item in ITEMS]
     expected = {"hits": texts_of(endpoint, known), "live": texts_of(endpoint, fresh)}
@@ -227,9 +226,7 @@ def test_replica_killed_under_load_costs_its_requests_only_and_comes_back(
 
 
 @pytest.mark.slow
-def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(
-    served: Served, town: Path, tmp_path: Path
-) -> None:
+def test_new_backfill_and_new_adapter_swapped_under_load_give_no_5xx(served, town, tmp_path):
     old = served.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}").json()["model_fingerprint"]
     made = {}
     for name in ("adapter", "adapter-2"):

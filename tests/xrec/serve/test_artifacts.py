@@ -7,7 +7,6 @@ at the start and later.
 import asyncio
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.serve import checked
-from tests.object_store import ObjectStore, requests_of
+from tests.object_store import requests_of
 from tests.xrec.serve.local_endpoint import NotedMetrics
 from tests.xrec.serve.test_read_through import Writing, answering
 from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill, serve_config
@@ -50,7 +49,7 @@ class Backfill:
 
 
 @pytest.fixture
-def backfill(town: Path, tmp_path: Path) -> Backfill:
+def backfill(town, tmp_path):
     return Backfill(town, str(tmp_path / "out"))
 
 
@@ -61,7 +60,7 @@ def seen(published: PublishedTexts) -> tuple[int, int] | None:
     return None if lookup is None else (lookup.num_rows, lookup.manifest.version)
 
 
-def test_catalogue_and_backfill_are_of_one_model_and_know_its_aspects(town: Path) -> None:
+def test_catalogue_and_backfill_are_of_one_model_and_know_its_aspects(town):
     catalogue, published = read_contents(serve_config(town), Metrics())
     assert published.lookup is not None
     row = published.lookup.find(USERS[0], ITEMS[0])
@@ -73,9 +72,7 @@ def test_catalogue_and_backfill_are_of_one_model_and_know_its_aspects(town: Path
     assert [each.name for each in found] == [aspect]
 
 
-def test_any_process_can_open_what_a_relative_uri_names(
-    town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_process_can_open_what_a_relative_uri_names(town, tmp_path, monkeypatch):
     new = pa.table({"user_id": ["newcomer"], "item_id": [ITEMS[0]]})
     pq.write_table(new, tmp_path / "new.parquet")
     cold_start = {"interactions": os.path.relpath(tmp_path / "new.parquet", town)}
@@ -86,7 +83,7 @@ def test_any_process_can_open_what_a_relative_uri_names(
     assert read_catalogue(config).dataset.num_users == len(USERS) + 1
 
 
-def test_backfill_that_comes_later_grows_or_is_rolled_back_is_taken_up(backfill: Backfill) -> None:
+def test_backfill_that_comes_later_grows_or_is_rolled_back_is_taken_up(backfill):
     published = backfill.read()
     assert seen(published) is None
     backfill.make(1)
@@ -102,7 +99,7 @@ def test_backfill_that_comes_later_grows_or_is_rolled_back_is_taken_up(backfill:
     assert seen(published) == (1, 2)
 
 
-def test_backfill_that_is_deleted_and_made_again_is_taken_up(backfill: Backfill) -> None:
+def test_backfill_that_is_deleted_and_made_again_is_taken_up(backfill):
     backfill.make(1)
     published = backfill.read()
     shutil.rmtree(backfill.uri)
@@ -112,9 +109,7 @@ def test_backfill_that_is_deleted_and_made_again_is_taken_up(backfill: Backfill)
     assert seen(published) is None
 
 
-def test_look_for_a_later_version_is_a_few_requests(
-    town: Path, s3: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_look_for_a_later_version_is_a_few_requests(town, s3, monkeypatch):
     backfill = Backfill(town, f"{s3.new_bucket()}/out", storage=s3.storage)
     backfill.make(1)
     published = backfill.read()
@@ -129,9 +124,7 @@ def test_look_for_a_later_version_is_a_few_requests(
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"no parquet"), Path.unlink])
-def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(
-    backfill: Backfill, spoil: Callable[[Path], object]
-) -> None:
+def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(backfill, spoil):
     backfill.make(1)
     for path in Path(backfill.uri).glob("part-*.parquet"):
         spoil(path)
@@ -144,9 +137,7 @@ def test_backfill_whose_files_are_broken_or_gone_leaves_the_pair_to_the_model(
     assert (answer.explanation, answer.source) == ("of the model", "live")
 
 
-def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_later(
-    backfill: Backfill,
-) -> None:
+def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_later(backfill):
     backfill.make(1)
     published = backfill.read()
     another = str(backfill.town / "adapter-2")
@@ -165,7 +156,7 @@ CONFIG = parse_config(
 )
 
 
-def test_user_config_names_artifacts_and_nothing_else() -> None:
+def test_user_config_names_artifacts_and_nothing_else():
     other = chosen(CONFIG, {**choice_of(CONFIG), "adapter": "s3://bucket/adapter-8"})
     names = ("adapter", "graph")
     assert [other.artifact(name) for name in names] == [
@@ -177,7 +168,7 @@ def test_user_config_names_artifacts_and_nothing_else() -> None:
         chosen(CONFIG, {**choice_of(CONFIG), "llm": "/etc/passwd"})
 
 
-def test_of_swaps_in_quick_succession_the_last_is_taken_and_a_bad_one_changes_nothing() -> None:
+def test_of_swaps_in_quick_succession_the_last_is_taken_and_a_bad_one_changes_nothing():
     began: list[str] = []
     taken: list[str] = []
     metrics = NotedMetrics()

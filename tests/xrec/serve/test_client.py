@@ -10,7 +10,6 @@ import pytest
 
 import xrec
 from tests.xrec.serve.conftest import NUM_BACKFILLED_USERS
-from tests.xrec.serve.local_endpoint import Endpoint
 from xrec.errors import EndpointAccessError, EndpointError, EndpointUnreachableError, UnknownIdError
 from xrec.serve.client import Client
 from xrec.serve.messages import MAX_PAIRS, Explanation, NoExplanation
@@ -45,7 +44,7 @@ def answering(*answers: Answer) -> Iterator[tuple[str, list[str | None]]]:
     server.server_close()
 
 
-def test_client_explains_any_number_of_pairs_in_their_order(endpoint: Endpoint) -> None:
+def test_client_explains_any_number_of_pairs_in_their_order(endpoint):
     users = endpoint.get("/v1/users?limit=100").json()["users"][:NUM_BACKFILLED_USERS]
     items = [each["item_id"] for each in endpoint.get("/v1/items").json()["items"][:5]]
     pairs = [(user, item) for user in users for item in items] * 3 + [("nobody", items[0])]
@@ -61,7 +60,7 @@ def test_client_explains_any_number_of_pairs_in_their_order(endpoint: Endpoint) 
     assert last.problem.type == "/problems/unknown_user"
 
 
-def test_client_recommends_and_names_who_is_not_known(endpoint: Endpoint) -> None:
+def test_client_recommends_and_names_who_is_not_known(endpoint):
     (user,) = endpoint.get("/v1/users?limit=1").json()["users"]
     with Client(endpoint.url) as client:
         found = client.recommend(user, 2, explain=False)
@@ -70,7 +69,7 @@ def test_client_recommends_and_names_who_is_not_known(endpoint: Endpoint) -> Non
             client.recommend("no/body")
 
 
-def test_client_asks_a_busy_endpoint_again_with_its_key() -> None:
+def test_client_asks_a_busy_endpoint_again_with_its_key():
     body = json.dumps({"explanations": []}).encode()
     busy: Answer = (429, {"Retry-After": "0"}, b"")
     with answering(busy, busy, (200, {}, body)) as (url, keys), Client(url, "sesame") as client:
@@ -87,11 +86,11 @@ def test_client_asks_a_busy_endpoint_again_with_its_key() -> None:
         ((429, {"Retry-After": "0"}, b'{"detail": "busy"}'), EndpointError, "429: busy"),
     ],
 )
-def test_client_says_why_it_was_refused(answer: Answer, error: type[Exception], words: str) -> None:
+def test_client_says_why_it_was_refused(answer, error, words):
     with answering(answer) as (url, _), Client(url) as client, pytest.raises(error, match=words):
         client.explain([("u", "i")])
 
 
-def test_client_of_nothing_says_so() -> None:
+def test_client_of_nothing_says_so():
     with pytest.raises(EndpointUnreachableError, match="check the URL"):
         Client("http://127.0.0.1:9").explain([("u", "i")])

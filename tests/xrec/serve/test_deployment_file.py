@@ -19,7 +19,7 @@ VALUES: dict[str, Any] = {"workspace": "s3://bucket/run", "llm": {"model": "pypi
 YELP = str(Path(__file__).parents[3] / "configs" / "yelp.yaml")
 
 
-def test_file_is_a_serve_config_whose_args_are_the_config() -> None:
+def test_file_is_a_serve_config_whose_args_are_the_config():
     config = parse_config(ServeConfig, {**VALUES, "adapter": "s3://bucket/adapter-7"})
     schema = ServeDeploySchema.model_validate(yaml.safe_load(deployment_yaml(config)))
     (application,) = schema.applications
@@ -31,13 +31,13 @@ def test_file_is_a_serve_config_whose_args_are_the_config() -> None:
     assert (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 8000)
 
 
-def test_secret_is_not_written() -> None:
+def test_secret_is_not_written():
     secrets = {"access_key_id": "AKIA", "secret_access_key": "hidden"}
     with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID"):
         deployment_yaml(parse_config(ServeConfig, {**VALUES, "storage": secrets}))
 
 
-def test_command_writes_the_file_or_says_why_not_and_starts_nothing(tmp_path: Path) -> None:
+def test_command_writes_the_file_or_says_why_not_and_starts_nothing(tmp_path):
     target, elsewhere = tmp_path / "serve.yaml", tmp_path / "missing" / "serve.yaml"
     result = CliRunner().invoke(app, ["serve", YELP, "--write-deployment", str(target)])
     assert result.exit_code == 0, result.stderr

@@ -4,14 +4,12 @@ import asyncio
 import hashlib
 import json
 import random
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
+from tests.xrec.serve.local_endpoint import local_endpoint
 from tests.xrec.serve.town import ITEMS, USERS
 from xrec.config.base import parse_config
 from xrec.config.serve import KeyConfig, ServeConfig
@@ -31,7 +29,7 @@ SERVE: dict[str, Any] = {"workspace": "w", "llm": {"model": "m"}}
 
 
 @pytest.fixture(scope="module")
-def guarded(town: Path) -> Iterator[Endpoint]:
+def guarded(town):
     slow = key("shop", "open sesame", requests_per_minute=1, burst=4)
     with local_endpoint(town, security={"keys": [slow]}) as made:
         yield made
@@ -62,14 +60,12 @@ async def admitted(keys: Keys, client: str = "10.0.0.7", **headers: str) -> str 
         ({"client": "127.0.0.1"}, 401),  # this machine needs a key too
     ],
 )
-def test_known_keys_are_let_in_by_name_and_others_are_not(
-    headers: dict[str, str], expected: str | int
-) -> None:
+def test_known_keys_are_let_in_by_name_and_others_are_not(headers, expected):
     keys = Keys((KeyConfig(**SHOP), KeyConfig(**APP)))
     assert asyncio.run(admitted(keys, **headers)) == expected
 
 
-def test_rate_is_of_each_key_and_recovers() -> None:
+def test_rate_is_of_each_key_and_recovers():
     slow = KeyConfig(**key("slow", "s", requests_per_minute=600, burst=2))
     fast = KeyConfig(**key("fast", "f", burst=50))
 
@@ -94,9 +90,7 @@ def test_rate_is_of_each_key_and_recovers() -> None:
         ("127.0.0.1", "", 403),
     ],
 )
-def test_without_keys_only_this_machine_may_ask(
-    client: str, host: str, expected: int | str
-) -> None:
+def test_without_keys_only_this_machine_may_ask(client, host, expected):
     assert asyncio.run(admitted(Keys(()), client, host=host)) == expected
 
 
@@ -109,17 +103,17 @@ def test_without_keys_only_this_machine_may_ask(
         ({"http": {"tls_key": "k.pem"}}, "must be given together"),
     ],
 )
-def test_config_that_would_let_strangers_in_is_refused(values: dict[str, Any], words: str) -> None:
+def test_config_that_would_let_strangers_in_is_refused(values, words):
     with pytest.raises(ConfigError, match=words):
         parse_config(ServeConfig, {**SERVE, **values})
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-def test_config_without_keys_may_listen_to_this_machine(host: str) -> None:
+def test_config_without_keys_may_listen_to_this_machine(host):
     assert parse_config(ServeConfig, {**SERVE, "http": {"host": host}}).http.is_loopback
 
 
-def test_wrong_key_is_401_and_over_rate_429_and_health_is_open(guarded: Endpoint) -> None:
+def test_wrong_key_is_401_and_over_rate_429_and_health_is_open(guarded):
     path = f"/v1/explanations/{USERS[0]}/{ITEMS[0]}"
     for closed in (path, "/v1/users", "/v1/items"):
         response = guarded.get(closed, headers={"X-API-Key": "wrong"})
@@ -133,7 +127,7 @@ def test_wrong_key_is_401_and_over_rate_429_and_health_is_open(guarded: Endpoint
 
 
 @pytest.mark.parametrize("path", ["/v1/explanations", "/v1/explanations/stream", "/v1/evidence"])
-def test_body_that_is_too_large_is_413_however_it_is_sent(endpoint: Endpoint, path: str) -> None:
+def test_body_that_is_too_large_is_413_however_it_is_sent(endpoint, path):
     pair = {"user_id": "a", "item_id": "b", "profiles": {"user_profile": "x" * 2**20}}
     large = json.dumps({"pairs": [pair]}).encode()
     for data in (large, iter([large[:1000], large[1000:]])):  # with its length, and without
@@ -160,9 +154,7 @@ def hostile_texts() -> list[str]:
 
 
 @pytest.mark.parametrize("text", hostile_texts(), ids=range(len(hostile_texts())))
-def test_hostile_text_is_explained_or_refused_and_harms_nobody_else(
-    endpoint: Endpoint, text: str
-) -> None:
+def test_hostile_text_is_explained_or_refused_and_harms_nobody_else(endpoint, text):
     good = {"user_id": USERS[1], "item_id": ITEMS[7], "fresh": True}
     own_texts = {"user_profile": text, "item_title": text, "item_profile": text}
     pairs = [

@@ -5,7 +5,7 @@ tested too.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,6 @@ from xrec.config.shared import ColdStartConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
-from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
 from xrec.llm.prompt import PairTexts
 from xrec.serve import live_explainer
@@ -48,7 +47,7 @@ TEA = (AspectEvidence("tea", 4, 9, 2, 3), AspectEvidence("late hour", 2, 9, 0, 3
 
 
 @pytest.fixture(scope="module")
-def live(town: Path) -> Iterator[LiveExplainer]:
+def live(town):
     """An explainer that tests ask, and do not change."""
     live = load_live(serve_config(town))
     yield live
@@ -56,7 +55,7 @@ def live(town: Path) -> Iterator[LiveExplainer]:
 
 
 @pytest.fixture(scope="module")
-def closed(town: Path) -> Explainer:
+def closed(town):
     engine = EngineConfig(max_rows=4, kv_cache_gib=0.05)
     return load_explainer(sources_of(backfill_config(town, "unused")), device="cpu", engine=engine)
 
@@ -87,9 +86,7 @@ def choosing(live: LiveExplainer, monkeypatch: pytest.MonkeyPatch, **changes: An
     return live
 
 
-def test_pairs_get_the_closed_engines_texts_in_order(
-    live: LiveExplainer, closed: Explainer, town: Path
-) -> None:
+def test_pairs_get_the_closed_engines_texts_in_order(live, closed, town):
     answers = explained(live, [asked(user, item) for user in USERS for item in ITEMS[:4]])
     indices = [Pair(user, item) for user in range(len(USERS)) for item in range(4)]
     prompts = [closed.pairs.prompt(pair) for pair in indices]
@@ -103,15 +100,13 @@ def test_pairs_get_the_closed_engines_texts_in_order(
             assert answer.model_fingerprint == closed.model_fingerprint
     assert len(set(texts_of(answers))) > len(USERS)
     assert (live.num_pending, live.num_abandoned) == (0, 0)
-    values = live._metrics.values  # type: ignore[attr-defined]
+    values = live._metrics.values
     assert 0 < values[("first_token_seconds",)] <= values[("generation_seconds",)]
     written = [answer for answer in answers if isinstance(answer, Explained)]
     assert values["tokens", "generated"] == sum(each.num_generated_tokens for each in written)
 
 
-def test_new_user_with_a_history_gets_the_text_of_cold_start(
-    live: LiveExplainer, town: Path, tmp_path: Path
-) -> None:
+def test_new_user_with_a_history_gets_the_text_of_cold_start(live, town, tmp_path):
     histories = [tuple(ITEMS[:3]), (ITEMS[5], ITEMS[7])] * 4
     pairs = [asked("newcomer", ITEMS[4], history) for history in histories]
     answers = explained(live, pairs)
@@ -136,9 +131,7 @@ def test_new_user_with_a_history_gets_the_text_of_cold_start(
     assert answers[0] != answers[1]
 
 
-def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(
-    live: LiveExplainer, closed: Explainer, town: Path
-) -> None:
+def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(live, closed, town):
     own_texts = {"user_profile": "Likes trains.", "item_title": "Station"}
     answers = explained(live, [asked(USERS[0], ITEMS[0], profiles=own_texts)])
     item_profile = closed.pairs.texts(Pair(0, 0)).item_profile
@@ -168,7 +161,7 @@ def scripted(
 ) -> tuple[list[Draft], Explained | PairError]:
     """Return what is streamed of the first pair if the tries of the model write `texts`."""
     live.engine.stop()
-    live.engine = ScriptedEngine(live, *texts)  # type: ignore[assignment]
+    live.engine = ScriptedEngine(live, *texts)
     return streamed(live, asked(USERS[0], ITEMS[0], profiles={"item_title": title}))
 
 
@@ -181,7 +174,7 @@ def titles_of(town: Path) -> list[str]:
     return dataset_of(town).items["title"].to_pylist()
 
 
-def test_stream_grows_into_the_text_also_if_the_engine_is_stopped_meanwhile(town: Path) -> None:
+def test_stream_grows_into_the_text_also_if_the_engine_is_stopped_meanwhile(town):
     live = load_live(serve_config(town))
     pair = asked(USERS[2], ITEMS[3])
     expected = explained(live, [pair])
@@ -205,8 +198,8 @@ CALM = "[title] is calm. You would love [title] at night."
     ],
 )
 def test_stream_shows_whole_titles_of_the_own_item_only_and_may_begin_again(
-    town: Path, tries: list[str], title: str | None, expected: str
-) -> None:
+    town, tries, title, expected
+):
     own, other = title or titles_of(town)[0], titles_of(town)[1]
     texts = [text.replace("{other}", other) for text in tries]
     drafts, end = scripted(with_second_try(town), *texts, title=title)
@@ -222,9 +215,7 @@ def test_stream_shows_whole_titles_of_the_own_item_only_and_may_begin_again(
     assert own in shown or isinstance(end, PairError)
 
 
-def test_aspects_of_a_text_say_whether_it_names_them(
-    town: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_aspects_of_a_text_say_whether_it_names_them(town, monkeypatch):
     live = load_live(serve_config(town))
     live._explainer.checker = Checker(["tea", "late hour"])
     choosing(live, monkeypatch, aspects=TEA)
@@ -233,9 +224,7 @@ def test_aspects_of_a_text_say_whether_it_names_them(
     assert (end.kind, [each.is_named for each in end.aspects]) == ("written", [False, True])
 
 
-def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(
-    town: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(town, monkeypatch):
     rules = {"checks": {"unsupported": True}, "fallback": "none"}
     decoding = {**serve_config(town).decoding.model_dump(), "text": rules}
     live = load_live(serve_config(town, decoding=decoding))
@@ -247,8 +236,8 @@ def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(
 
 
 def test_stream_begins_with_the_opening_and_the_text_is_that_of_the_closed_engine(
-    town: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    town, monkeypatch
+):
     decoding = {**DECODING, "opening": "You love {title} for its {aspects}"}
     live = load_live(serve_config(town, decoding=decoding))
     choosing(live, monkeypatch, aspects=TEA[:1])
@@ -271,15 +260,15 @@ async def num_decoded(live: LiveExplainer) -> int:
 
 
 @pytest.fixture
-def endless(town: Path) -> Iterator[LiveExplainer]:
+def endless(town):
     """Its model writes 500 tokens for each pair."""
     live = load_live(serve_config(town, decoding={**DECODING, "max_new_tokens": 500}))
-    live.engine.core._stop_token_ids = frozenset()  # type: ignore[attr-defined]
+    live.engine.core._stop_token_ids = frozenset()
     yield live
     live.engine.stop()
 
 
-def test_abandoned_stream_frees_its_row(endless: LiveExplainer) -> None:
+def test_abandoned_stream_frees_its_row(endless):
     live = endless
 
     async def abandon() -> int:
@@ -292,7 +281,7 @@ def test_abandoned_stream_frees_its_row(endless: LiveExplainer) -> None:
     assert (live.num_pending, live.num_abandoned) == (0, 1)
 
 
-def test_cancelled_request_frees_all_of_its_rows(endless: LiveExplainer) -> None:
+def test_cancelled_request_frees_all_of_its_rows(endless):
     live = endless
 
     async def cancel() -> int:
@@ -308,9 +297,7 @@ def test_cancelled_request_frees_all_of_its_rows(endless: LiveExplainer) -> None
     assert (live.num_pending, live.num_abandoned) == (0, len(USERS))
 
 
-def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(
-    town: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(town, monkeypatch):
     """Pairs of requests that were accepted count before their work begins."""
     monkeypatch.setattr(live_explainer, "MAX_WAITING_PAIRS", 3)
     live = load_live(serve_config(town, **NARROW))
@@ -326,7 +313,7 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(
     live.engine.stop()
 
 
-def test_fault_of_a_rule_costs_its_pair_only(town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_of_a_rule_costs_its_pair_only(town, monkeypatch):
     live = with_second_try(town)
     finish = live._explainer.finisher.finish
 
@@ -343,9 +330,7 @@ def test_fault_of_a_rule_costs_its_pair_only(town: Path, monkeypatch: pytest.Mon
     live.engine.stop()
 
 
-def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(
-    town: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(town, monkeypatch):
     def broken() -> list[Any]:
         raise RuntimeError("no memory")
 

@@ -8,13 +8,12 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.xrec.serve.local_endpoint import Endpoint, local_endpoint
+from tests.xrec.serve.local_endpoint import local_endpoint
 from tests.xrec.serve.town import ITEMS, USERS, dataset_of
 from xrec.data.evidence import NamedEvidence
 
@@ -94,7 +93,7 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
+def driver():
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in (
@@ -112,7 +111,7 @@ def driver() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(driver: Any, endpoint: Endpoint) -> Page:
+def page(driver, endpoint):
     """The endpoint's page, with the best items of the first user."""
     page = Page(driver)
     driver.get_log("performance")
@@ -121,9 +120,7 @@ def page(driver: Any, endpoint: Endpoint) -> Page:
     return page
 
 
-def test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone(
-    page: Page, endpoint: Endpoint, town: Path
-) -> None:
+def test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone(page, endpoint, town):
     dataset, pair = dataset_of(town), {"user_id": USERS[7], "item_id": ITEMS[6]}
     page.press(TAB)  # the user's field is the first
     assert page.driver.switch_to.active_element.get_attribute("id") == "user"
@@ -143,9 +140,7 @@ def test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone(
     assert [entry for entry in page.driver.get_log("browser") if entry["level"] != "DEBUG"] == []
 
 
-def test_text_is_shown_word_by_word_and_marked_only_where_it_is_asked_for_unchecked(
-    page: Page,
-) -> None:
+def test_text_is_shown_word_by_word_and_marked_only_where_it_is_asked_for_unchecked(page):
     page.run(WATCH)
     page.explain(USERS[8], ITEMS[6])
     page.wait(lambda: page.text("source") == "written now")
@@ -178,9 +173,7 @@ REFUSED = {"status": 422, "detail": "it is refused"}
         (SENT, "", "does not answer"),
     ],
 )
-def test_page_keeps_no_text_that_was_withdrawn_or_broke_off(
-    page: Page, endpoint: Endpoint, events: list[tuple[str, Any]], text: str, problem: str
-) -> None:
+def test_page_keeps_no_text_that_was_withdrawn_or_broke_off(page, endpoint, events, text, problem):
     pair = {"user_id": USERS[0], "item_id": ITEMS[0]}
     evidence = endpoint.post("/v1/evidence", pair).json()
     answer = endpoint.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}").json() | {"explanation": text}
@@ -193,7 +186,7 @@ def test_page_keeps_no_text_that_was_withdrawn_or_broke_off(
     assert page.text("source") == ("from the backfill" if text else "")
 
 
-def test_pair_of_the_backfill_says_so_and_can_be_written_anew(page: Page) -> None:
+def test_pair_of_the_backfill_says_so_and_can_be_written_anew(page):
     page.explain(USERS[0], ITEMS[0])
     page.wait(page.is_idle)
     assert page.text("source") == "from the backfill"
@@ -204,7 +197,7 @@ def test_pair_of_the_backfill_says_so_and_can_be_written_anew(page: Page) -> Non
     assert page.text("text") == known
 
 
-def test_unknown_user_is_told_in_words(page: Page) -> None:
+def test_unknown_user_is_told_in_words(page):
     page.explain("<b>nobody</b>", ITEMS[0])
     page.wait(lambda: "is not among the 12 users" in page.text("problem"))
     assert page.texts("#problem b") == []
@@ -217,9 +210,7 @@ def test_unknown_user_is_told_in_words(page: Page) -> None:
         ("profiles", "tea (“smoky”): in the item's profile, in 2 of the user's 3 items' profiles"),
     ],
 )
-def test_chosen_aspects_say_what_their_figures_count(
-    page: Page, endpoint: Endpoint, aspects_from: str, shown: str
-) -> None:
+def test_chosen_aspects_say_what_their_figures_count(page, endpoint, aspects_from, shown):
     pair = {"user_id": USERS[0], "item_id": ITEMS[0]}
     evidence = endpoint.post("/v1/evidence", pair).json() | {"aspects_from": aspects_from}
     answer = endpoint.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}").json()
@@ -232,8 +223,8 @@ def test_chosen_aspects_say_what_their_figures_count(
 
 @pytest.mark.parametrize(("size", "scheme"), [((1280, 1000), "light"), ((390, 844), "dark")])
 def test_best_items_are_the_recommendations_and_the_page_fits_its_window(
-    page: Page, endpoint: Endpoint, size: tuple[int, int], scheme: str
-) -> None:
+    page, endpoint, size, scheme
+):
     page.open(endpoint.url, size, scheme)
     page.wait(lambda: page.text("best-items"))
     user = page.driver.find_element("id", "user").get_attribute("value")
@@ -248,7 +239,7 @@ def test_best_items_are_the_recommendations_and_the_page_fits_its_window(
     assert (brightness < 0.5) == (scheme == "dark")
 
 
-def test_page_asks_for_nothing_from_elsewhere(page: Page, endpoint: Endpoint) -> None:
+def test_page_asks_for_nothing_from_elsewhere(page, endpoint):
     entries = page.driver.get_log("performance")
     messages = [json.loads(entry["message"])["message"] for entry in entries]
     asked = [
@@ -260,7 +251,7 @@ def test_page_asks_for_nothing_from_elsewhere(page: Page, endpoint: Endpoint) ->
     assert all(url.startswith(endpoint.url) for url in asked)
 
 
-def test_key_is_asked_for_where_there_are_keys(page: Page, town: Path) -> None:
+def test_key_is_asked_for_where_there_are_keys(page, town):
     keys = [{"name": "page", "sha256": hashlib.sha256(b"open sesame").hexdigest()}]
     with local_endpoint(town, security={"keys": keys}) as guarded:
         page.open(guarded.url)

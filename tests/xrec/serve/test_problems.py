@@ -23,11 +23,11 @@ def sent_by(scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, 
         sent.append(message)
 
     (middleware,) = middlewares()
-    asyncio.run(middleware.cls(app)(scope, None, send))  # type: ignore[arg-type, call-arg]
+    asyncio.run(middleware.cls(app)(scope, None, send))
     return sent
 
 
-def test_answer_that_never_began_is_503_with_retry_after() -> None:
+def test_answer_that_never_began_is_503_with_retry_after():
     start, body = sent_by(SCOPE)
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
     assert start["status"] == 503
@@ -37,7 +37,7 @@ def test_answer_that_never_began_is_503_with_retry_after() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 404, 500])
-def test_answer_that_began_is_let_through(status: int) -> None:
+def test_answer_that_began_is_let_through(status):
     messages = [
         {"type": "http.response.start", "status": status, "headers": []},
         {"type": "http.response.body", "body": b"x", "more_body": True},

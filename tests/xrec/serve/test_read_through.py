@@ -49,14 +49,12 @@ def answering(
 ) -> ReadThrough:
     """Answers pairs of a catalogue whose items `i0`, `i1`, ... have these titles."""
     read_through = ReadThrough(model, Metrics(), 30)
-    read_through.catalogue = SimpleNamespace(  # type: ignore[assignment]
+    read_through.catalogue = SimpleNamespace(
         dataset=SimpleNamespace(item_indices={f"i{index}": index for index in range(len(titles))}),
         item_texts=lambda item: (titles[item], ""),
         aspect_names=AspectNames(vocabulary),
     )
-    read_through.published = SimpleNamespace(  # type: ignore[assignment]
-        lookup=None, model_fingerprint="model"
-    )
+    read_through.published = SimpleNamespace(lookup=None, model_fingerprint="model")
     return read_through
 
 
@@ -78,9 +76,7 @@ def answer(
         (["The Fox"], "unknown", {"item_title": "Hi! Mary's"}, "It is calm."),
     ],
 )
-def test_cut_ends_a_sentence_and_falls_in_no_title_of_the_pair(
-    titles: list[str], item: str, profiles: dict[str, str] | None, expected: str
-) -> None:
+def test_cut_ends_a_sentence_and_falls_in_no_title_of_the_pair(titles, item, profiles, expected):
     read_through = answering(Writing(TEXT), titles)
     assert answer(read_through, 8, item, profiles=profiles).explanation == expected
     assert answer(read_through, 500, item, profiles=profiles).explanation == TEXT
@@ -90,7 +86,7 @@ def test_cut_ends_a_sentence_and_falls_in_no_title_of_the_pair(
     assert none.problem.type == "/problems/no_full_sentence"
 
 
-def test_aspects_of_a_cut_answer_are_named_only_if_what_is_left_names_them() -> None:
+def test_aspects_of_a_cut_answer_are_named_only_if_what_is_left_names_them():
     aspects = [
         NamedEvidence(name, 9, 30, 3, 7, is_named=is_named)
         for name, is_named in (
@@ -114,7 +110,7 @@ def test_aspects_of_a_cut_answer_are_named_only_if_what_is_left_names_them() -> 
     assert [each.item_reviews for each in cut.aspects] == [9] * 4
 
 
-def test_request_is_answered_from_one_version_also_if_another_comes_meanwhile() -> None:
+def test_request_is_answered_from_one_version_also_if_another_comes_meanwhile():
     read_through = answering(Writing("of the model"))
     published: Any = read_through.published
     published.lookup = Version(
@@ -123,10 +119,10 @@ def test_request_is_answered_from_one_version_also_if_another_comes_meanwhile() 
     pairs = [PairRequest(user_id="u", item_id=f"i{number}") for number in range(3)]
     for version in ("the first", "the second"):
         answers = asyncio.run(read_through.explain(pairs, None))
-        assert [each.explanation for each in answers] == [version] * 3  # type: ignore[union-attr]
+        assert [each.explanation for each in answers] == [version] * 3
 
 
-def test_text_of_another_model_is_not_given_from_memory() -> None:
+def test_text_of_another_model_is_not_given_from_memory():
     read_through = answering(Writing("of the model"))
     assert [answer(read_through, None).is_cached for _ in range(2)] == [False, True]
     read_through.published.model_fingerprint = "another"

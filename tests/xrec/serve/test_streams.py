@@ -4,7 +4,6 @@ What a client has when a stream ends is what the other route answers, and by def
 has a part of a sentence, or a sentence, that is refused.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class Stage:
         text = {"checks": checks, "retry_temperature": None, **(rules or {})}
         live._decoding = DecodingConfig.model_validate({"text": text})
         filled = [text.replace("{other}", self.titles[1]) for text in texts]
-        live.engine = ScriptedEngine(live, *filled, ends=ends)  # type: ignore[assignment]
+        live.engine = ScriptedEngine(live, *filled, ends=ends)
         return self.endpoint.post(
             f"/v1/explanations{route}", {"pairs": [PAIR], **body}, stream=not ends
         )
@@ -60,7 +59,7 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(town: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(town, tmp_path_factory):
     words = tmp_path_factory.mktemp("words") / "unsafe.txt"
     words.write_text("rubbish\n")
     with local_endpoint(town) as endpoint:
@@ -88,7 +87,7 @@ def left_of(events: list[tuple[str, Any]]) -> str:
         ["At 3 p.m. it is calm...", " 16 of 30 say so (approx. 50 percent).", " Go?!"],
     ],
 )
-def test_stream_sends_each_sentence_once_it_is_whole(stage: Stage, sentences: list[str]) -> None:
+def test_stream_sends_each_sentence_once_it_is_whole(stage, sentences):
     events = stage.events("".join(sentences))
     assert parts_of(events) == [stage.filled(sentence) for sentence in sentences]
     assert all(data["is_checked"] for _, data in events[:-1])
@@ -116,8 +115,8 @@ def test_stream_sends_each_sentence_once_it_is_whole(stage: Stage, sentences: li
     ],
 )
 def test_refused_sentence_never_reaches_the_client_and_those_before_it_are_withdrawn(
-    stage: Stage, tries: list[str], rules: Any, parts: list[str], end: str
-) -> None:
+    stage, tries, rules, parts, end
+):
     response = stage.post("/stream", *tries, rules=rules)
     assert "rubbish" not in response.text.partition('"problem"')[0]
     assert stage.titles[1] not in response.text.partition('"problem"')[0]
@@ -128,9 +127,7 @@ def test_refused_sentence_never_reaches_the_client_and_those_before_it_are_withd
 
 
 @pytest.mark.parametrize(("max_words", "parts"), [(5, [QUIET]), (12, [QUIET, f" {CALM}"]), (4, [])])
-def test_sentences_beyond_the_words_of_a_request_are_not_sent(
-    stage: Stage, max_words: int, parts: list[str]
-) -> None:
+def test_sentences_beyond_the_words_of_a_request_are_not_sent(stage, max_words, parts):
     events = stage.events(f"{QUIET} {CALM} {GARDEN} So", max_words=max_words)
     assert parts_of(events) == [stage.filled(part) for part in parts]
 
@@ -150,9 +147,7 @@ def test_sentences_beyond_the_words_of_a_request_are_not_sent(
         (["{other} is calm.", "It is calm"], SECOND_TRY, None),
     ],
 )
-def test_client_has_in_the_end_what_the_other_route_answers(
-    stage: Stage, tries: list[str], rules: Any, max_words: int | None, parts: str
-) -> None:
+def test_client_has_in_the_end_what_the_other_route_answers(stage, tries, rules, max_words, parts):
     whole = stage.post("", *tries, rules=rules, max_words=max_words).json()["explanations"][0]
     events = stage.events(*tries, rules=rules, max_words=max_words, parts=parts)
     assert events[-1] == ("explanation", {"answer": whole})
@@ -169,8 +164,8 @@ def test_client_has_in_the_end_what_the_other_route_answers(
     ],
 )
 def test_evidence_follows_the_last_sentence_or_takes_the_place_of_a_refused_text(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, text: str, rules: Any, parts: list[str]
-) -> None:
+    stage, monkeypatch, text, rules, parts
+):
     choosing(stage.endpoint.model.live, monkeypatch, aspects=TEA)
     events = stage.events(text, rules=rules)
     told = (
@@ -182,7 +177,7 @@ def test_evidence_follows_the_last_sentence_or_takes_the_place_of_a_refused_text
     ]
 
 
-def test_unchecked_stream_sends_all_as_it_is_written_and_says_so(stage: Stage) -> None:
+def test_unchecked_stream_sends_all_as_it_is_written_and_says_so(stage):
     events = stage.events(f"{QUIET} {RUDE}", parts="unchecked")
     *drafts, withdrawn, (last, answer) = events
     assert len(drafts) > 10
@@ -192,7 +187,7 @@ def test_unchecked_stream_sends_all_as_it_is_written_and_says_so(stage: Stage) -
     assert answer["answer"]["problem"]["type"] == "/problems/unsafe"
 
 
-def test_text_of_the_backfill_is_one_part(stage: Stage, town: Path) -> None:
+def test_text_of_the_backfill_is_one_part(stage, town):
     (user, item), known = next(iter(rows_of(town / "explanations").items()))
     pair = {"user_id": user, "item_id": item}
     events = stage.events(pairs=[pair], parts="unchecked")
@@ -201,7 +196,7 @@ def test_text_of_the_backfill_is_one_part(stage: Stage, town: Path) -> None:
     assert events[1][1]["answer"]["source"] == "backfill"
 
 
-def test_pairs_of_a_stream_come_one_after_the_other_with_their_index(stage: Stage) -> None:
+def test_pairs_of_a_stream_come_one_after_the_other_with_their_index(stage):
     pairs = [PAIR, {"user_id": "nobody", "item_id": ITEMS[0]}]
     *events, done = sse(stage.post("/stream", f"{QUIET} {CALM}", pairs=pairs))
     assert [(name, data["index"]) for name, data in events] == [
@@ -215,7 +210,7 @@ def test_pairs_of_a_stream_come_one_after_the_other_with_their_index(stage: Stag
 
 
 @pytest.mark.parametrize("begun", [f"{QUIET} So it is go", f"{QUIET} {CALM} {RUDE} An"])
-def test_client_that_goes_away_in_mid_sentence_stops_the_model(stage: Stage, begun: str) -> None:
+def test_client_that_goes_away_in_mid_sentence_stops_the_model(stage, begun):
     live = stage.endpoint.model.live
     before = live.num_abandoned
     with stage.post("/stream", begun, ends=False) as response:
@@ -227,7 +222,7 @@ def test_client_that_goes_away_in_mid_sentence_stops_the_model(stage: Stage, beg
     assert live.num_abandoned == before + 1
 
 
-def test_stream_of_other_parts_is_refused(stage: Stage) -> None:
+def test_stream_of_other_parts_is_refused(stage):
     response = stage.post("/stream", parts="all")
     assert response.status_code == 422
     assert response.json()["errors"][0]["where"] == "body.parts"

@@ -29,7 +29,7 @@ def write(location: Location, kind: str = "graph", **values: Any) -> Manifest:
     return write_manifest(location, kind, **made)
 
 
-def test_manifest_is_read_back_and_found_by_its_own_run(output: Location) -> None:
+def test_manifest_is_read_back_and_found_by_its_own_run(output):
     with pytest.raises(ArtifactNotFoundError):
         read_manifest(output, "graph")
     assert finished(output, "graph", CONFIG, INPUTS) is None
@@ -73,9 +73,7 @@ def another_version(folder: Path) -> None:
         ),
     ],
 )
-def test_read_manifest_that_is_not_this_kinds_is_refused(
-    tmp_path: Path, make: Any, error: type[Exception], words: str
-) -> None:
+def test_read_manifest_that_is_not_this_kinds_is_refused(tmp_path, make, error, words):
     make(tmp_path)
     with pytest.raises(error, match=words.format(tmp_path)):
         read_manifest(open_location(str(tmp_path)), "graph")
@@ -95,9 +93,7 @@ def test_read_manifest_that_is_not_this_kinds_is_refused(
         ({**CONFIG, "rank": None}, INPUTS, "rank: nothing there, None here"),
     ],
 )
-def test_finished_other_run_names_exactly_the_field_that_differs(
-    tmp_path: Path, config: dict[str, Any], inputs: dict[str, str], line: str
-) -> None:
+def test_finished_other_run_names_exactly_the_field_that_differs(tmp_path, config, inputs, line):
     location = open_location(str(tmp_path))
     write(location)
     with pytest.raises(ArtifactMismatchError) as raised:
@@ -107,13 +103,13 @@ def test_finished_other_run_names_exactly_the_field_that_differs(
     assert lines[1:-1] == [f"  {line}"]
 
 
-def test_fingerprints_run_ignores_content_fingerprint_does_not(tmp_path: Path) -> None:
+def test_fingerprints_run_ignores_content_fingerprint_does_not(tmp_path):
     one, two = (write(open_location(str(tmp_path / text)), files={"f": text}) for text in "ab")
     assert one.run == two.run
     assert one.fingerprint != two.fingerprint
 
 
-def test_fingerprint_of_known_value_and_key_order() -> None:
+def test_fingerprint_of_known_value_and_key_order():
     # echo -n '{"a":1,"b":[2,"ö"]}' | sha256sum
     assert fingerprint_of({"b": [2, "ö"], "a": 1}) == fingerprint_of({"a": 1, "b": [2, "ö"]})
     assert fingerprint_of({"a": 1, "b": [2, "ö"]}) == "7da7af4b1a93dd29"

@@ -5,7 +5,7 @@ import random
 from xrec.storage.cache import ByteCache
 
 
-def test_what_was_used_longest_ago_goes_first() -> None:
+def test_what_was_used_longest_ago_goes_first():
     cache: ByteCache[str, int] = ByteCache(100)
     for name in "abc":
         cache.put(name, ord(name), 30)
@@ -14,7 +14,7 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     assert [cache.get(name) for name in "abcd"] == [ord("a"), None, ord("c"), ord("d")]
 
 
-def test_bytes_stay_within_the_bound_and_only_the_latest_value_of_a_key_is_kept() -> None:
+def test_bytes_stay_within_the_bound_and_only_the_latest_value_of_a_key_is_kept():
     cache, sizes, rng = ByteCache[int, int](500), dict[int, int](), random.Random(0)
     for _ in range(2000):
         key, size = rng.randrange(40), rng.choice([rng.randrange(1, 120), 501])

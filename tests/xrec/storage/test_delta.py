@@ -3,7 +3,6 @@
 import json
 import os
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import deltalake
@@ -66,7 +65,7 @@ def shown_at(location: Location, version: int) -> list[int] | None:
     return manifest.config["of"] if manifest else None
 
 
-def test_log_of_nothing_is_none_and_of_one_that_cannot_be_read_an_error(output: Location) -> None:
+def test_log_of_nothing_is_none_and_of_one_that_cannot_be_read_an_error(output):
     assert open_log(output) is None
     (output / "_delta_log" / "_started_and_killed.json.tmp").write_bytes(b"")
     assert open_log(output) is None
@@ -92,9 +91,7 @@ def test_log_of_nothing_is_none_and_of_one_that_cannot_be_read_an_error(output: 
         open_log(output)
 
 
-def test_manifest_is_that_of_the_publish_whose_rows_the_newest_version_shows(
-    output: Location,
-) -> None:
+def test_manifest_is_that_of_the_publish_whose_rows_the_newest_version_shows(output):
     commit(output, "publish", [1])
     commit(output, "publish", [2, 3])
     manifest = read_manifest(output, "explanations")
@@ -113,9 +110,7 @@ def test_manifest_is_that_of_the_publish_whose_rows_the_newest_version_shows(
         read_manifest(output, "explanations")
 
 
-def test_restore_of_another_program_shows_the_version_that_it_names_or_that_was_then(
-    tmp_path: Path,
-) -> None:
+def test_restore_of_another_program_shows_the_version_that_it_names_or_that_was_then(tmp_path):
     output, begin = open_location(str(tmp_path)), datetime(2026, 1, 1, tzinfo=UTC)
     for bucket in (1, 2, 3):
         commit(output, "publish", [bucket])
@@ -130,9 +125,7 @@ def test_restore_of_another_program_shows_the_version_that_it_names_or_that_was_
 
 
 @pytest.mark.parametrize("wrong", ["files", "table"])
-def test_version_that_is_not_what_its_writer_meant_is_not_sound(
-    output: Location, wrong: str
-) -> None:
+def test_version_that_is_not_what_its_writer_meant_is_not_sound(output, wrong):
     commit(output, "publish", [1])
     log = log_of(output)
     said = Commit(kind="publish", table="another", live=digest_of(log.files(0)))
@@ -151,7 +144,7 @@ def test_version_that_is_not_what_its_writer_meant_is_not_sound(
             read_manifest(output, "explanations")
 
 
-def test_missing_files_are_those_that_are_gone_or_have_another_size(output: Location) -> None:
+def test_missing_files_are_those_that_are_gone_or_have_another_size(output):
     commit(output, "publish", [1, 2, 3])
     assert log_of(output).missing_files(0) == []
     (output / "part-publish-1.parquet").delete()
@@ -160,7 +153,7 @@ def test_missing_files_are_those_that_are_gone_or_have_another_size(output: Loca
     assert log_of(output).missing_files(0) == missing
 
 
-def test_files_and_dataset_of_a_version_skip_other_buckets(output: Location) -> None:
+def test_files_and_dataset_of_a_version_skip_other_buckets(output):
     commit(output, "publish", [3, 1, 2])
     commit(output, "publish", [4])
     files = log_of(output).files(0)

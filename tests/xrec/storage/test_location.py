@@ -5,16 +5,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import deltalake
 import pyarrow as pa
 import pytest
 
-from tests.object_store import ObjectStore, requests_of
+from tests.object_store import requests_of
 from xrec.config.shared import StorageConfig
 from xrec.errors import (
     StorageAccessError,
@@ -22,11 +20,11 @@ from xrec.errors import (
     StorageNotFoundError,
     StorageUnreachableError,
 )
-from xrec.storage import Location, check_access, open_location, request_each
+from xrec.storage import check_access, open_location, request_each
 
 
 @pytest.fixture
-def folder(output: Location) -> Location:
+def folder(output):
     """A folder whose name URIs escape, on a disk and in the object store, with a `file`."""
     folder = output / "a folder, 100%"
     (folder / "file").write_bytes(b"0123456789")
@@ -34,7 +32,7 @@ def folder(output: Location) -> Location:
 
 
 @pytest.fixture
-def requests(folder: Location, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def requests(folder, monkeypatch):
     """The requests to the object store, once the folder is there."""
     return requests_of(monkeypatch)
 
@@ -42,7 +40,7 @@ def requests(folder: Location, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # On both
 
 
-def test_file_is_read_back_as_it_was_last_written(output: Location) -> None:
+def test_file_is_read_back_as_it_was_last_written(output):
     location = output / "a" / "b.txt"
     assert not location.exists()
     for text in ("first", "zwölf"):
@@ -52,7 +50,7 @@ def test_file_is_read_back_as_it_was_last_written(output: Location) -> None:
         assert stream.read() == "zwölf".encode()
 
 
-def test_files_sizes_and_folders_are_of_this_folder_only(output: Location) -> None:
+def test_files_sizes_and_folders_are_of_this_folder_only(output):
     for name in ("run/part-1", "run/deep/part-2", "running/other"):
         (output / name).write_bytes(b"123")
     (output / "run" / "part-3").write_bytes(b"")
@@ -66,7 +64,7 @@ def test_files_sizes_and_folders_are_of_this_folder_only(output: Location) -> No
     assert output.files() == ["running/other"]
 
 
-def test_sizes_and_folders_take_one_request_each(folder: Location, requests: list[str]) -> None:
+def test_sizes_and_folders_take_one_request_each(folder, requests):
     assert (folder.sizes(), folder.folders()) == ({"file": 10}, [])
     assert len(requests) <= 2
 
@@ -82,22 +80,20 @@ def test_sizes_and_folders_take_one_request_each(folder: Location, requests: lis
         (lambda file: file.read_range(7, 100), b"789"),
     ],
 )
-def test_read_is_one_request_and_of_no_file_not_found(
-    folder: Location, requests: list[str], read: Callable[[Location], Any], expected: Any
-) -> None:
+def test_read_is_one_request_and_of_no_file_not_found(folder, requests, read, expected):
     assert read(folder / "file") == expected
     assert requests == (["get_object"] if folder.uri.startswith("s3://") else [])
     with pytest.raises(StorageNotFoundError, match="100%/none"):
         read(folder / "none")
 
 
-def test_tail_of_an_empty_file_is_empty(folder: Location) -> None:
+def test_tail_of_an_empty_file_is_empty(folder):
     (folder / "file").write_bytes(b"")
     assert (folder / "file").read_range(-100, 100) == b""
 
 
 @pytest.mark.parametrize("size", [20, 6_000_000])
-def test_second_creator_is_told_and_changes_nothing(output: Location, size: int) -> None:
+def test_second_creator_is_told_and_changes_nothing(output, size):
     location = output / "deep" / "record"
     assert location.create_bytes(b"1" * size) is True
     assert location.create_bytes(b"2" * size) is False
@@ -105,7 +101,7 @@ def test_second_creator_is_told_and_changes_nothing(output: Location, size: int)
     assert (output / "deep").files() == ["record"]
 
 
-def test_of_eight_creators_at_once_exactly_one_wins(output: Location) -> None:
+def test_of_eight_creators_at_once_exactly_one_wins(output):
     with ThreadPoolExecutor(8) as pool:
         for turn in range(5):
             location = output / f"record-{turn}"
@@ -119,9 +115,7 @@ def test_of_eight_creators_at_once_exactly_one_wins(output: Location) -> None:
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
-def test_local_file_lies_at_its_path_and_no_temporary_file_beside_it(
-    tmp_path: Path, form: str
-) -> None:
+def test_local_file_lies_at_its_path_and_no_temporary_file_beside_it(tmp_path, form):
     location = open_location(form.format(tmp_path)) / "a" / "b.txt"
     location.write_bytes("zwölf".encode())
     assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "zwölf"
@@ -130,9 +124,7 @@ def test_local_file_lies_at_its_path_and_no_temporary_file_beside_it(
     assert location.delta_options() is None
 
 
-def test_local_relative_home_and_absolute_paths(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_relative_home_and_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
     folder = open_location("x/y")
@@ -150,13 +142,8 @@ def test_local_relative_home_and_absolute_paths(
     ],
 )
 def test_local_error_of_the_disk_is_raised_and_leaves_the_old_content(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    function: str,
-    number: int,
-    do: Callable[[Location], object],
-    error: type[Exception],
-) -> None:
+    tmp_path, monkeypatch, function, number, do, error
+):
     root = open_location(str(tmp_path))
     (root / "file").write_bytes(b"old")
 
@@ -171,15 +158,13 @@ def test_local_error_of_the_disk_is_raised_and_leaves_the_old_content(
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_local_file_in_the_place_of_a_folder_is_an_error_with_its_uri(tmp_path: Path) -> None:
+def test_local_file_in_the_place_of_a_folder_is_an_error_with_its_uri(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(StorageError, match="file/deeper"):
         (open_location(str(tmp_path)) / "file" / "deeper").write_bytes(b"x")
 
 
-def test_local_creation_outlives_a_power_failure_and_a_lost_answer_of_nfs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_creation_outlives_a_power_failure_and_a_lost_answer_of_nfs(tmp_path, monkeypatch):
     """The content is on the disk before the name, and the name before the answer."""
     link, sync, steps = os.link, os.fsync, []
 
@@ -204,7 +189,7 @@ def test_local_creation_outlives_a_power_failure_and_a_lost_answer_of_nfs(
     assert sorted(os.listdir(tmp_path)) == ["lost", "record"]
 
 
-def test_local_sizes_beside_writers_miss_nothing_that_stays(tmp_path: Path) -> None:
+def test_local_sizes_beside_writers_miss_nothing_that_stays(tmp_path):
     """Temporary files come and go meanwhile."""
     root, is_done = open_location(str(tmp_path)), threading.Event()
     (root / "stays").write_bytes(b"1")
@@ -226,7 +211,7 @@ def test_local_sizes_beside_writers_miss_nothing_that_stays(tmp_path: Path) -> N
 # In the object store
 
 
-def test_s3_uri_is_its_shared_one() -> None:
+def test_s3_uri_is_its_shared_one():
     storage = StorageConfig(access_key_id="k", secret_access_key="s", region="us-east-1")
     remote = open_location("s3://bucket/run", storage)
     assert (remote.shared_uri, (remote / "part").path) == ("s3://bucket/run", "bucket/run/part")
@@ -240,12 +225,12 @@ def test_s3_uri_is_its_shared_one() -> None:
         ("s3:///x", "names no bucket"),
     ],
 )
-def test_unusable_uri_is_refused(uri: str, message: str) -> None:
+def test_unusable_uri_is_refused(uri, message):
     with pytest.raises(StorageError, match=message):
         open_location(uri)
 
 
-def test_s3_wrong_secret_is_refused(s3: ObjectStore) -> None:
+def test_s3_wrong_secret_is_refused(s3):
     wrong = StorageConfig(**{**s3.storage.model_dump(), "secret_access_key": "wrong"})
     uri = s3.new_bucket()
     root = open_location(uri, wrong)
@@ -256,7 +241,7 @@ def test_s3_wrong_secret_is_refused(s3: ObjectStore) -> None:
             do()
 
 
-def test_s3_missing_bucket_is_not_found(s3: ObjectStore) -> None:
+def test_s3_missing_bucket_is_not_found(s3):
     location = open_location("s3://no-such-bucket/prefix", s3.storage)
     with pytest.raises(StorageNotFoundError, match="s3://no-such-bucket/prefix"):
         check_access(location, s3.storage)
@@ -264,7 +249,7 @@ def test_s3_missing_bucket_is_not_found(s3: ObjectStore) -> None:
         (location / "file").read_bytes()
 
 
-def test_s3_unreachable_endpoint_is_told_after_one_try() -> None:
+def test_s3_unreachable_endpoint_is_told_after_one_try():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -277,9 +262,7 @@ def test_s3_unreachable_endpoint_is_told_after_one_try() -> None:
         assert time.monotonic() - started < 60  # a guard against endless retries, not a measurement
 
 
-def test_s3_table_is_opened_with_the_settings_and_with_the_environment(
-    s3: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_s3_table_is_opened_with_the_settings_and_with_the_environment(s3, monkeypatch):
     location = open_location(s3.new_bucket(), s3.storage) / "a folder, 100%"
     options = location.delta_options()
     assert options is not None
@@ -297,7 +280,7 @@ def test_s3_table_is_opened_with_the_settings_and_with_the_environment(
 # Many requests
 
 
-def test_request_each_keeps_the_order_and_takes_few_items_ahead() -> None:
+def test_request_each_keeps_the_order_and_takes_few_items_ahead():
     taken: list[int] = []
 
     def endless() -> Iterator[int]:
@@ -310,7 +293,7 @@ def test_request_each_keeps_the_order_and_takes_few_items_ahead() -> None:
     assert len(taken) <= 60
 
 
-def test_request_each_runs_some_at_the_same_time_and_raises_what_one_raised() -> None:
+def test_request_each_runs_some_at_the_same_time_and_raises_what_one_raised():
     barrier = threading.Barrier(4, timeout=30)  # passes only if four are in flight together
 
     def request(number: int) -> int:

@@ -21,7 +21,7 @@ def child(script: str) -> "tuple[subprocess.Popen[str], str]":
     return process, process.stdout.readline().strip()
 
 
-def test_process_that_was_killed_has_died_even_if_nobody_waited_for_it() -> None:
+def test_process_that_was_killed_has_died_even_if_nobody_waited_for_it():
     process, holder = child(f"{TELL}; time.sleep(600)")
     try:
         assert not has_died(holder)
@@ -39,7 +39,7 @@ def test_process_that_was_killed_has_died_even_if_nobody_waited_for_it() -> None
     assert has_died(holder)
 
 
-def test_process_whose_id_another_one_has_now_has_died() -> None:
+def test_process_whose_id_another_one_has_now_has_died():
     host, _, unique = this_process().rpartition("-")
     assert not has_died(f"{host}-{unique}")
     assert has_died(f"{host}-1)")
@@ -48,7 +48,7 @@ def test_process_whose_id_another_one_has_now_has_died() -> None:
 @pytest.mark.parametrize(
     "holder", ["the other driver", "a-host, process 1", "a-host, process 999999999 (0a1b2c3d-77)"]
 )
-def test_driver_of_another_machine_is_waited_for_as_long_as_it_may_be_alive(holder: str) -> None:
+def test_driver_of_another_machine_is_waited_for_as_long_as_it_may_be_alive(holder):
     assert not has_died(holder)
     assert may_be_at_work(holder, LATER)
     assert not may_be_at_work(holder, datetime.now(UTC) - timedelta(seconds=1))

@@ -1,7 +1,5 @@
 """Parquet tables: the pinned schema in, the pinned schema out."""
 
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +15,7 @@ def _users() -> pa.Table:
     )
 
 
-def test_write_table_casts_and_orders_columns_as_pinned(tmp_path: Path) -> None:
+def test_write_table_casts_and_orders_columns_as_pinned(tmp_path):
     location = open_location(str(tmp_path / "users.parquet"))
     digest = write_table(location, _users(), USERS)
     plain = pq.read_table(tmp_path / "users.parquet")
@@ -39,16 +37,14 @@ def test_write_table_casts_and_orders_columns_as_pinned(tmp_path: Path) -> None:
         ({"user_id": [None], "user_index": [0], "profile": [""]}, ValueError),
     ],
 )
-def test_write_table_value_that_does_not_fit_writes_nothing(
-    tmp_path: Path, columns: dict[str, list[object]], error: type[Exception]
-) -> None:
+def test_write_table_value_that_does_not_fit_writes_nothing(tmp_path, columns, error):
     location = open_location(str(tmp_path / "users.parquet"))
     with pytest.raises(error):
         write_table(location, pa.table(columns), USERS)
     assert not location.exists()
 
 
-def test_read_table_other_schema_shows_both(tmp_path: Path) -> None:
+def test_read_table_other_schema_shows_both(tmp_path):
     location = open_location(str(tmp_path / "users.parquet"))
     write_table(location, _users(), USERS)
     with pytest.raises(
@@ -59,7 +55,7 @@ def test_read_table_other_schema_shows_both(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 10, -4])
-def test_read_table_truncated_file_names_it(tmp_path: Path, keep: int) -> None:
+def test_read_table_truncated_file_names_it(tmp_path, keep):
     path = tmp_path / "users.parquet"
     write_table(open_location(str(path)), _users(), USERS)
     path.write_bytes(path.read_bytes()[:keep])

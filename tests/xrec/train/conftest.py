@@ -3,7 +3,7 @@
 import gc
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from xrec.config.shared import StorageConfig
 from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.aspects import aspect_tables
 from xrec.schemas import REJECTED
-from xrec.storage import Manifest, open_location
+from xrec.storage import open_location
 from xrec.train.adapter import train_adapter
 
 TOWN = {
@@ -38,22 +38,19 @@ ASPECTS = ["late hours", "garden", "pastries", "river view"]
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
+def workspace(tmp_path_factory):
     """A town of 40 users, a graph of random vectors, a random language model."""
     return build_workspace(tmp_path_factory.mktemp("adapter"))
 
 
 @pytest.fixture(scope="session")
-def trained_adapter(workspace: str, ray_cluster: None) -> Manifest:
+def trained_adapter(workspace, ray_cluster):
     """An adapter, with noise, that two workers trained at ZeRO stage 3 without a break."""
     return train_adapter(make_config(workspace, model=RANDOM))
 
 
-MakeGraphConfig = Callable[..., PretrainGraphConfig]
-
-
 @pytest.fixture(autouse=True, scope="module")
-def no_cpu_is_held_by_earlier_tests() -> None:
+def no_cpu_is_held_by_earlier_tests():
     """Wait until every CPU is free, because elastic training waits for them.
 
     Actors of failed executions hold their CPUs until pytest's records of the errors are collected.
@@ -69,7 +66,7 @@ def no_cpu_is_held_by_earlier_tests() -> None:
 
 
 @pytest.fixture(scope="session")
-def town(tmp_path_factory: pytest.TempPathFactory) -> str:
+def town(tmp_path_factory):
     """A workspace with the town's dataset."""
     workspace = str(tmp_path_factory.mktemp("town"))
     prepare_dataset(PrepareConfig.model_validate({"workspace": workspace, "source": TOWN}))
@@ -77,7 +74,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def town_with_aspects(town: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def town_with_aspects(town, tmp_path_factory):
     """A workspace with the town's dataset, and two aspects of each training pair."""
     source = read_dataset(open_location(f"{town}/dataset"))
     users, items = source.users["user_id"], source.items["item_id"]
@@ -117,7 +114,7 @@ def write_town(workspace: Path, source: Dataset, tables: Mapping[str, pa.Table])
 
 
 @pytest.fixture(scope="session")
-def make_graph_config(town: str) -> MakeGraphConfig:
+def make_graph_config(town):
     """Makes configs of a graph of the town at `graph`; other keywords go into `training`."""
 
     def make(

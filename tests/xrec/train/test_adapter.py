@@ -1,8 +1,6 @@
 """The module that DeepSpeed trains, without DeepSpeed: loss, gradients, learning rate."""
 
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -37,7 +35,7 @@ def make_module() -> ExplanationLoss:
     return ExplanationLoss(model, PrefixCache(model, EXAMPLES, budget_bytes=0))
 
 
-def test_explanation_loss_is_the_sum_over_labels_only() -> None:
+def test_explanation_loss_is_the_sum_over_labels_only():
     module = make_module()
     expected = sum(
         mean * len(EXAMPLES[index].label_ids)
@@ -46,7 +44,7 @@ def test_explanation_loss_is_the_sum_over_labels_only() -> None:
     assert module(EXAMPLES).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_explanation_loss_by_explanations_is_the_sum_of_their_means() -> None:
+def test_explanation_loss_by_explanations_is_the_sum_of_their_means():
     module = make_module()
     by_explanations = ExplanationLoss(module.model, module.prefixes, "explanations")
     expected = sum(mean for _, mean in explanation_nll(module.model, EXAMPLES, 1))
@@ -55,7 +53,7 @@ def test_explanation_loss_by_explanations_is_the_sum_of_their_means() -> None:
     assert by_explanations.count(EXAMPLES) == 2
 
 
-def test_explanation_loss_training_mode_is_for_the_adapters() -> None:
+def test_explanation_loss_training_mode_is_for_the_adapters():
     module = make_module()
     for mode in (True, False):
         module.train(mode)
@@ -86,7 +84,7 @@ def gradients(
 
 
 @pytest.mark.parametrize("rule", ["projected", "direct", "none"])
-def test_checkpoint_layers_gives_all_adapter_weights_the_same_gradients(rule: Injection) -> None:
+def test_checkpoint_layers_gives_all_adapter_weights_the_same_gradients(rule):
     expected, actual = (
         gradients(EXAMPLES, rule, checkpointing=checkpointing, split=False)
         for checkpointing in (False, True)
@@ -110,7 +108,7 @@ def count_calls(module: torch.nn.Module) -> list[int]:
     return calls
 
 
-def test_checkpoint_layers_that_cannot_raise_model_error() -> None:
+def test_checkpoint_layers_that_cannot_raise_model_error():
     model = toy_model()
     model.supports_gradient_checkpointing = False
     with pytest.raises(ModelError, match=r"does not support .*gradient_checkpointing=false"):
@@ -119,8 +117,8 @@ def test_checkpoint_layers_that_cannot_raise_model_error() -> None:
 
 @pytest.mark.parametrize(("zero_stage", "num_calls"), [(1, 0), (3, 2)])
 def test_prefix_cache_of_a_worker_asks_the_others_where_weights_are_sharded_only(
-    zero_stage: int, num_calls: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    zero_stage, num_calls, monkeypatch
+):
     any_worker = Mock(side_effect=bool)
     monkeypatch.setattr("xrec.train.adapter_model.any_worker", any_worker)
     model = toy_model()
@@ -142,8 +140,8 @@ def test_prefix_cache_of_a_worker_asks_the_others_where_weights_are_sharded_only
     ],
 )
 def test_learning_rate_share_warms_up_and_decays_in_straight_lines(
-    warmup_share: float, num_steps: int, expected: list[float]
-) -> None:
+    warmup_share, num_steps, expected
+):
     share = learning_rate_share(LearningRateConfig(warmup_share=warmup_share), num_steps)
     assert [share(step) for step in range(num_steps)] == pytest.approx(expected)
     assert share(num_steps) == 0
@@ -151,8 +149,8 @@ def test_learning_rate_share_warms_up_and_decays_in_straight_lines(
 
 @pytest.mark.parametrize("total", [float("nan"), float("inf")])
 def test_sum_over_workers_that_is_no_number_raises_training_error_with_the_place(
-    total: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    total, monkeypatch
+):
     monkeypatch.setattr("xrec.train.adapter_model.world_size", lambda: 1)
     assert sum_over_workers(torch.tensor([6.0, 4.0]), "epoch 2, step 7") == [6.0, 4.0]
     with pytest.raises(
@@ -188,7 +186,7 @@ class SkippingEngine:
 
 
 @pytest.fixture
-def step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, int], torch.Tensor]:
+def step(monkeypatch):
     """Makes a step of one micro-batch with an engine."""
     for name, value in {"world_size": 1, "rank": 0}.items():
         monkeypatch.setattr(f"xrec.train.adapter_model.{name}", lambda value=value: value)
@@ -203,9 +201,7 @@ def step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, int], torch.Tensor]:
     return run
 
 
-def test_skipped_step_in_float16_is_made_again_with_the_same_rows_and_random_numbers(
-    step: Any,
-) -> None:
+def test_skipped_step_in_float16_is_made_again_with_the_same_rows_and_random_numbers(step):
     unbroken, skipping = SkippingEngine(fp16=True), SkippingEngine(2, 3, fp16=True)
     for engine in (unbroken, skipping):
         assert step(engine, 0).tolist() == [2.0, 3.0]
@@ -215,14 +211,12 @@ def test_skipped_step_in_float16_is_made_again_with_the_same_rows_and_random_num
     assert skipping.tried == [first, second, second, second]
 
 
-def test_skipped_step_without_a_loss_scale_ends_the_run(step: Any) -> None:
+def test_skipped_step_without_a_loss_scale_ends_the_run(step):
     with pytest.raises(TrainingError, match=r"^step 0: a gradient is not finite; lower training"):
         step(SkippingEngine(1, fp16=False), 0)
 
 
-def test_workers_open_a_relative_workspace_from_their_own_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_open_a_relative_workspace_from_their_own_folder(tmp_path, monkeypatch):
     """Ray Train gives each worker a working directory of its own."""
     monkeypatch.chdir(tmp_path)
     given = make_config("workspace")

@@ -15,7 +15,6 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import ObjectStore
 from tests.local_cluster import LocalCluster, local_cluster
 from tests.project_file import write_project
 from tests.xrec.train.adapter_town import (
@@ -28,7 +27,7 @@ from tests.xrec.train.adapter_town import (
 from tests.xrec.train.killing import at_message, driver, kill_family, training_workers
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.errors import ArtifactMismatchError, TrainingError
-from xrec.storage import Manifest, location_of
+from xrec.storage import location_of
 from xrec.train.adapter import train_adapter
 
 pytestmark = pytest.mark.slow
@@ -39,12 +38,12 @@ GOES_ON = r"epoch [23], step 1[0-4]: going on from the checkpoint, on {} workers
 
 
 @pytest.fixture(autouse=True)
-def log_level(caplog: pytest.LogCaptureFixture) -> None:
+def log_level(caplog):
     caplog.set_level("INFO", logger="xrec")
 
 
 @pytest.fixture(autouse=True)
-def any_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def any_number_of_workers(monkeypatch):
     """Let a config ask for three workers, among whom a step's four micro-batches do not divide.
 
     Elastic scaling may come to that number.
@@ -53,7 +52,7 @@ def any_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def unbroken(workspace: str, trained_adapter: Manifest) -> str:
+def unbroken(workspace, trained_adapter):
     """The folder of the adapter that was trained without a break."""
     return f"{workspace}/adapter"
 
@@ -78,8 +77,8 @@ def assert_went_on(log: str, num_workers: int) -> None:
 
 
 def test_worker_killed_within_an_epoch_is_replaced_and_goes_on_from_the_checkpoint(
-    workspace: str, unbroken: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    workspace, unbroken, tmp_path, caplog
+):
     config = random_config(
         workspace,
         tmp_path / "adapter",
@@ -108,16 +107,8 @@ def test_worker_killed_within_an_epoch_is_replaced_and_goes_on_from_the_checkpoi
     ],
 )
 def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
-    workspace: str,
-    unbroken: str,
-    s3: ObjectStore,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    before: dict[str, Any],
-    after: dict[str, Any],
-    tolerance: float,
-) -> None:
+    workspace, unbroken, s3, tmp_path, monkeypatch, caplog, before, after, tolerance
+):
     """Its checkpoints are on S3."""
 
     def config(sizes: dict[str, Any]) -> TrainAdapterConfig:
@@ -146,14 +137,8 @@ def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
     ("dtype", "zero_stage"), [("bfloat16", 1), ("bfloat16", 3), ("float16", 1), ("float16", 3)]
 )
 def test_run_in_16_bits_that_was_stopped_is_bit_by_bit_that_of_an_unbroken_one(
-    workspace: str,
-    ray_cluster: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    dtype: str,
-    zero_stage: int,
-) -> None:
+    workspace, ray_cluster, tmp_path, monkeypatch, caplog, dtype, zero_stage
+):
     # The loss scale falls and rises all the time. With a cache of beginnings, a run that goes on
     # would compute some of them in other batches, with other rounding.
     allow_float16(monkeypatch, first_scale_power=24, steps_to_double=3)
@@ -170,9 +155,7 @@ def test_run_in_16_bits_that_was_stopped_is_bit_by_bit_that_of_an_unbroken_one(
     assert contents[0] == contents[1]
 
 
-def test_checkpoints_of_other_settings_are_refused_and_stay(
-    workspace: str, unbroken: str, tmp_path: Path
-) -> None:
+def test_checkpoints_of_other_settings_are_refused_and_stay(workspace, unbroken, tmp_path):
     adapter = tmp_path / "adapter"
     train_and_stop(random_config(workspace, adapter))
     for change, message in (
@@ -185,9 +168,7 @@ def test_checkpoints_of_other_settings_are_refused_and_stay(
     assert_same_losses(adapter, unbroken)
 
 
-def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(
-    workspace: str, unbroken: str, tmp_path: Path
-) -> None:
+def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(workspace, unbroken, tmp_path):
     log = tmp_path / "log"
     overrides = ("ray.num_cpus=4", "ray.address=local")
     config = written(random_config(workspace, tmp_path / "adapter"), tmp_path)
@@ -202,9 +183,7 @@ def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(
 
 
 @pytest.fixture(scope="module")
-def slow_steps(
-    ray_cluster: None, workspace: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, Any], Path]:
+def slow_steps(ray_cluster, workspace, tmp_path_factory):
     """The settings of a run of many steps, and its adapter of one worker.
 
     Many steps leave time to take a node away.
@@ -221,9 +200,7 @@ def slow_steps(
     return settings, adapter
 
 
-def test_node_lost_leaves_fewer_workers_which_go_on(
-    workspace: str, slow_steps: tuple[dict[str, Any], Path], tmp_path: Path
-) -> None:
+def test_node_lost_leaves_fewer_workers_which_go_on(workspace, slow_steps, tmp_path):
     settings, unbroken = slow_steps
     scaling = {"num_workers": 2, "min_workers": 1, "max_failures": 3}
     settings = {**settings, "scaling": scaling, "steps_per_checkpoint": 20}
@@ -242,9 +219,7 @@ def test_node_lost_leaves_fewer_workers_which_go_on(
     assert_same_losses(tmp_path / "adapter", unbroken)
 
 
-def test_node_announced_to_be_taken_away_checkpoints_first(
-    workspace: str, slow_steps: tuple[dict[str, Any], Path], tmp_path: Path
-) -> None:
+def test_node_announced_to_be_taken_away_checkpoints_first(workspace, slow_steps, tmp_path):
     settings, unbroken = slow_steps
     settings = {**settings, "scaling": {"num_workers": 2, "max_failures": 1}}
     config = make_config(workspace, adapter=tmp_path / "adapter", model=RANDOM, **settings)

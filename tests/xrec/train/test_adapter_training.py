@@ -25,7 +25,7 @@ from xrec.config.shared import ScalingConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, TrainingError
 from xrec.graph.artifact import read_graph
 from xrec.llm.model import load_model
-from xrec.storage import Manifest, open_location
+from xrec.storage import open_location
 from xrec.train.adapter import train_adapter
 from xrec.train.data import load_adapter_data
 from xrec.train.ray_driver import fit
@@ -33,9 +33,7 @@ from xrec.train.ray_driver import fit
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def test_train_adapter_loss_falls_and_the_best_epoch_is_kept(
-    workspace: str, trained_adapter: Manifest
-) -> None:
+def test_train_adapter_loss_falls_and_the_best_epoch_is_kept(workspace, trained_adapter):
     adapter = open_location(f"{workspace}/adapter")
     history = history_of(adapter)
     assert [row["epoch"] for row in history] == [1, 2, 3]
@@ -51,8 +49,8 @@ def test_train_adapter_loss_falls_and_the_best_epoch_is_kept(
 
 
 def test_train_adapter_artifact_has_the_validation_loss_that_its_manifest_says(
-    workspace: str, trained_adapter: Manifest
-) -> None:
+    workspace, trained_adapter
+):
     data = load_adapter_data(make_config(workspace))
     artifact = read_adapter(open_location(f"{workspace}/adapter"))
     graph = read_graph(open_location(f"{workspace}/graph"))
@@ -85,13 +83,8 @@ def test_train_adapter_artifact_has_the_validation_loss_that_its_manifest_says(
     ],
 )
 def test_train_adapter_any_number_of_workers_and_way_of_saving_memory_has_the_same_losses(
-    workspace: str,
-    trained_adapter: Manifest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    change: dict[str, Any],
-    tolerance: float,
-) -> None:
+    workspace, trained_adapter, tmp_path, monkeypatch, change, tolerance
+):
     """Those of two workers at stage 3 in float32."""
     # Elastic scaling may come to three workers, among whom a step's micro-batches do not divide.
     monkeypatch.setattr("xrec.train.adapter._check_batch_sizes", lambda config: None)
@@ -113,9 +106,7 @@ def test_train_adapter_any_number_of_workers_and_way_of_saving_memory_has_the_sa
 
 
 @pytest.mark.slow
-def test_train_adapter_loss_that_is_no_number_names_epoch_and_step(
-    workspace: str, tmp_path: Path
-) -> None:
+def test_train_adapter_loss_that_is_no_number_names_epoch_and_step(workspace, tmp_path):
     rate = {"peak": 1e30, "warmup_share": 0.0}
     with pytest.raises(
         TrainingError,
@@ -125,12 +116,12 @@ def test_train_adapter_loss_that_is_no_number_names_epoch_and_step(
 
 
 def test_train_adapter_second_run_does_no_work_and_another_run_is_refused(
-    workspace: str, trained_adapter: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    workspace, trained_adapter, monkeypatch
+):
     monkeypatch.setattr("xrec.train.adapter.fit", None)
     # Neither workers nor the stage change the content.
     for sizes in ({}, {"num_workers": 1, "zero_stage": 1}):
-        config = make_config(workspace, model=RANDOM, **sizes)  # type: ignore[arg-type]
+        config = make_config(workspace, model=RANDOM, **sizes)
         assert train_adapter(config) == trained_adapter
     with pytest.raises(ArtifactMismatchError, match=r"training\.seed: 0 there, 7 here"):
         train_adapter(make_config(workspace, model=RANDOM, seed=7))
@@ -166,9 +157,7 @@ def two_steps(loop_config: dict[str, Any]) -> None:
     report({"share": num_here / num_all, "still": still}, {"frozen": safetensors.torch.save(whole)})
 
 
-def test_engine_at_stage_3_shards_the_model_and_training_leaves_it_bit_equal(
-    workspace: str, tmp_path: Path
-) -> None:
+def test_engine_at_stage_3_shards_the_model_and_training_leaves_it_bit_equal(workspace, tmp_path):
     scaling = ScalingConfig(num_workers=2, device="cpu", max_failures=0)
     config, storage = make_config(workspace), open_location(str(tmp_path))
     outcome = fit(two_steps, {"config": config}, scaling=scaling, storage=storage, name="run")
@@ -193,13 +182,13 @@ def test_engine_at_stage_3_shards_the_model_and_training_leaves_it_bit_equal(
     ],
 )
 def test_train_adapter_batch_that_does_not_divide_is_refused(
-    workspace: str, tmp_path: Path, training: dict[str, Any], message: str
-) -> None:
+    workspace, tmp_path, training, message
+):
     with pytest.raises(ConfigError, match=message):
         train_adapter(make_config(workspace, adapter=tmp_path / "adapter", **training))
 
 
-def test_train_adapter_graph_of_another_dataset_is_refused(workspace: str, tmp_path: Path) -> None:
+def test_train_adapter_graph_of_another_dataset_is_refused(workspace, tmp_path):
     write_random_graph(tmp_path / "graph", "another")
     config = make_config(workspace, adapter=tmp_path / "adapter")
     with pytest.raises(ArtifactMismatchError, match="trained on dataset another"):
@@ -207,7 +196,7 @@ def test_train_adapter_graph_of_another_dataset_is_refused(workspace: str, tmp_p
 
 
 @pytest.mark.parametrize("change", [{"global_batch_size": 4096}, {"max_explanation_tokens": 1}])
-def test_load_adapter_data_too_few_pairs_is_refused(workspace: str, change: dict[str, int]) -> None:
+def test_load_adapter_data_too_few_pairs_is_refused(workspace, change):
     message = r"training and \d+ validation pairs .* at least training\.global_batch_size"
     with pytest.raises(DataError, match=message):
         load_adapter_data(make_config(workspace, **change))

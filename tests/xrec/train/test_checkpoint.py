@@ -36,8 +36,8 @@ INPUTS = {"dataset": "d1", "graph": "g1"}
     ],
 )
 def test_claim_by_another_run_is_refused_with_field_and_both_values(
-    tmp_path: Path, config: dict[str, object], inputs: dict[str, str], message: str
-) -> None:
+    tmp_path, config, inputs, message
+):
     folder = open_location(str(tmp_path / "checkpoints"))
     for _ in range(2):
         claim(folder, "adapter", CONFIG, INPUTS)
@@ -62,9 +62,7 @@ def graph_progress(scores: list[float]) -> GraphProgress:
 @pytest.mark.parametrize(
     "progress", [adapter_progress([0.1 + 0.2]).after_step(1 / 3, 7.0, 0.1), graph_progress([0.5])]
 )
-def test_progress_is_read_back_equal_and_of_another_run_refused(
-    progress: AdapterProgress | GraphProgress,
-) -> None:
+def test_progress_is_read_back_equal_and_of_another_run_refused(progress):
     files = progress_file(progress)
     assert read_progress(type(progress), files.__getitem__, "r1") == progress
     with pytest.raises(ArtifactMismatchError, match="of run r1, this is run r2"):
@@ -83,29 +81,29 @@ def test_progress_is_read_back_equal_and_of_another_run_refused(
     ],
 )
 def test_progress_of_an_adapter_knows_the_best_epoch_and_how_long_ago_it_was(
-    losses: list[float], best: float, without_gain: int
-) -> None:
+    losses, best, without_gain
+):
     progress, num = adapter_progress(losses), len(losses)
     assert progress.best["validation_loss"] == best
     assert progress.evaluations_without_gain == without_gain
     assert (progress.epoch, progress.step, progress.step_in_epoch) == (num + 1, num, 0)
 
 
-def test_progress_of_an_epoch_is_the_mean_over_its_tokens_only() -> None:
+def test_progress_of_an_epoch_is_the_mean_over_its_tokens_only():
     assert AdapterProgress("r1", 4).evaluations_without_gain == 0
     progress = adapter_progress([3.0]).after_step(10.0, 4.0, 1.0).after_step(20.0, 6.0, 2.0)
     assert (progress.epoch, progress.step, progress.step_in_epoch) == (2, 3, 2)
     assert (progress.train_loss, progress.epoch_seconds) == (3.0, 3.0)
 
 
-def test_progress_of_a_graph_counts_evaluations_without_gain_and_remembers_the_best() -> None:
+def test_progress_of_a_graph_counts_evaluations_without_gain_and_remembers_the_best():
     progress = graph_progress([0.2, 0.4, 0.4, 0.3])
     assert (progress.best_epoch, progress.best_score) == (2, 0.4)
     assert (progress.evaluations_without_gain, len(progress.history)) == (2, 4)
 
 
 @pytest.mark.parametrize("best", [{}, {"user.weight": torch.tensor([5.0])}])
-def test_adapter_files_read_back_are_equal(best: dict[str, torch.Tensor]) -> None:
+def test_adapter_files_read_back_are_equal(best):
     trained = {
         name: WholeState(*(torch.rand(*shape) / 3 for _ in range(3)))
         for name, shape in {"a.weight": (2, 3), "b": (4,)}.items()
@@ -140,9 +138,7 @@ def save(folder: Path, num_parts: int) -> ReadFile:
 
 
 @pytest.mark.parametrize(("written", "read"), [(1, 1), (1, 3), (2, 1), (2, 3), (3, 2)])
-def test_rows_written_in_some_parts_are_read_in_other_parts(
-    tmp_path: Path, written: int, read: int
-) -> None:
+def test_rows_written_in_some_parts_are_read_in_other_parts(tmp_path, written, read):
     read_file = save(tmp_path, written)
     for partition in partitions(read):
         rows = read_rows(read_file, written, partition.node_ids)
@@ -150,9 +146,7 @@ def test_rows_written_in_some_parts_are_read_in_other_parts(
             assert torch.equal(rows[name], partition.own_rows(table))
 
 
-def test_best_vectors_come_in_the_order_of_the_nodes_and_a_lack_of_rows_is_refused(
-    tmp_path: Path,
-) -> None:
+def test_best_vectors_come_in_the_order_of_the_nodes_and_a_lack_of_rows_is_refused(tmp_path):
     read_file = save(tmp_path, 3)
     rows = read_rows(read_file, 3, torch.arange(N), ("best",))
     assert rows.keys() == {"best"}

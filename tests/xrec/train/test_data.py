@@ -28,9 +28,7 @@ def steps(
 
 
 @pytest.mark.parametrize(("world_size", "num_passes"), [(1, 4), (2, 2), (3, 2), (4, 1), (5, 1)])
-def test_epoch_steps_of_all_workers_together_are_those_of_one(
-    world_size: int, num_passes: int
-) -> None:
+def test_epoch_steps_of_all_workers_together_are_those_of_one(world_size, num_passes):
     """Where they do not divide, some workers get empty ones at the end."""
     workers = [steps(rank, world_size) for rank in range(world_size)]
     for number, step in enumerate(steps()):
@@ -40,7 +38,7 @@ def test_epoch_steps_of_all_workers_together_are_those_of_one(
     assert [len(worker) for worker in workers] == [2] * world_size
 
 
-def test_epoch_steps_show_no_example_twice_and_leave_out_less_than_a_batch() -> None:
+def test_epoch_steps_show_no_example_twice_and_leave_out_less_than_a_batch():
     seen = [index for step in steps() for micro in step for index in micro]
     assert len(seen) == len(set(seen)) == 16
     assert sum(len(step) for step in steps(global_batch_size=20)) == 10
@@ -51,7 +49,7 @@ def test_epoch_steps_show_no_example_twice_and_leave_out_less_than_a_batch() -> 
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_epoch_steps_count_the_labels_of_the_whole_global_batch(rank: int) -> None:
+def test_epoch_steps_count_the_labels_of_the_whole_global_batch(rank):
     expected = [
         {sum(len(EXAMPLES[index].label_ids) for micro in step for index in micro)}
         for step in steps()
@@ -65,7 +63,7 @@ def test_epoch_steps_count_the_labels_of_the_whole_global_batch(rank: int) -> No
 SETTINGS = {"epoch": 1, "seed": 0, "global_batch_size": 8}
 
 
-def test_epoch_steps_rows_of_a_step_are_of_similar_length() -> None:
+def test_epoch_steps_rows_of_a_step_are_of_similar_length():
     examples = [Example([index], [0] * (index % 64 + 1)) for index in range(512)]
     found = [
         [len(row) for micro in step for row in micro.examples]
@@ -79,7 +77,7 @@ def test_epoch_steps_rows_of_a_step_are_of_similar_length() -> None:
 
 
 @pytest.mark.parametrize("part", ["prompt_ids", "label_ids"])
-def test_epoch_steps_by_another_length_are_sorted_by_it(part: str) -> None:
+def test_epoch_steps_by_another_length_are_sorted_by_it(part):
     def length(row: Example) -> int:
         return len(getattr(row, part))
 
@@ -90,7 +88,7 @@ def test_epoch_steps_by_another_length_are_sorted_by_it(part: str) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_epoch_steps_example_stays_with_one_worker_in_all_epochs(world_size: int) -> None:
+def test_epoch_steps_example_stays_with_one_worker_in_all_epochs(world_size):
     def seen_by(rank: int) -> set[int]:
         epochs = (steps(rank, world_size, epoch=epoch) for epoch in range(1, 6))
         return {index for epoch in epochs for step in epoch for micro in step for index in micro}
@@ -101,7 +99,7 @@ def test_epoch_steps_example_stays_with_one_worker_in_all_epochs(world_size: int
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 16])
-def test_validation_batches_hold_every_example_once_in_equal_shares(world_size: int) -> None:
+def test_validation_batches_hold_every_example_once_in_equal_shares(world_size):
     shares = [
         validation_batches(EXAMPLES, batch_size=4, rank=rank, world_size=world_size)
         for rank in range(world_size)
@@ -112,7 +110,7 @@ def test_validation_batches_hold_every_example_once_in_equal_shares(world_size: 
     assert all(len(batch) <= 4 for batch in batches)
 
 
-def test_noise_seed_differs_for_each_seed_step_and_micro_batch() -> None:
+def test_noise_seed_differs_for_each_seed_step_and_micro_batch():
     keys = [(seed, step, micro) for seed in range(3) for step in range(20) for micro in range(20)]
     seeds = [noise_seed(*key) for key in keys]
     assert len(set(seeds)) == len(seeds)

@@ -19,8 +19,8 @@ def settings_of(world_size: int = 2, dtype: Any = torch.float32, **changes: Any)
 @pytest.mark.parametrize(("world_size", "steps"), [(1, 6), (2, 3), (3, 2), (4, 2), (6, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_deepspeed_settings_accumulate_to_the_global_batch_in_the_number_format(
-    world_size: int, steps: int, dtype: torch.dtype
-) -> None:
+    world_size, steps, dtype
+):
     training = {"global_batch_size": 24, "micro_batch_size": 4}
     settings = settings_of(world_size, dtype, training=training)
     assert settings["train_micro_batch_size_per_gpu"] == 4
@@ -30,7 +30,7 @@ def test_deepspeed_settings_accumulate_to_the_global_batch_in_the_number_format(
     assert settings["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
-def test_deepspeed_settings_have_the_zero_section(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deepspeed_settings_have_the_zero_section(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     on_cpu = {"device": "cpu", "pin_memory": False}
     expected = {

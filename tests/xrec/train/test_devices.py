@@ -6,8 +6,7 @@ that happens between them is the product's code, and its figures are those of a 
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import Mock
 
@@ -33,7 +32,7 @@ from xrec.train.ray_worker import prepare_worker
 
 
 @pytest.fixture
-def gpu() -> Iterator[torch.device]:
+def gpu():
     with FakeGPU(nccl=True):
         yield GPU
 
@@ -53,8 +52,8 @@ def train_adapter_here(worker: OneWorker, config: TrainAdapterConfig) -> list[di
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_adapter_worker_on_a_gpu_trains_validates_and_resumes_as_on_a_cpu(
-    workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world_size: int
-) -> None:
+    workspace, tmp_path, monkeypatch, world_size
+):
     def train(device: torch.device) -> list[dict[str, Any]]:
         worker = become_worker(monkeypatch, tmp_path / device.type, device, world_size)
         settings = {"num_workers": world_size, "steps_per_checkpoint": 1}
@@ -91,8 +90,8 @@ def hold_rows(monkeypatch: pytest.MonkeyPatch, most_rows: int) -> list[int]:
 
 
 def test_micro_batch_size_that_is_tried_gives_the_run_with_that_size_and_is_kept_elsewhere(
-    workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    workspace, tmp_path, monkeypatch
+):
     with FakeGPU():
         tried = hold_rows(monkeypatch, most_rows=4)
         settings: dict[str, Any] = {"max_steps": 1, "model": RANDOM}
@@ -111,9 +110,7 @@ def test_micro_batch_size_that_is_tried_gives_the_run_with_that_size_and_is_kept
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_trial_step_in_16_bits_changes_no_tensor(
-    workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
-) -> None:
+def test_trial_step_in_16_bits_changes_no_tensor(workspace, tmp_path, monkeypatch, dtype):
     """Buffers stay in float32: the rotary frequencies in 16 bits would be other positions."""
     become_worker(monkeypatch, tmp_path, CPU)
     config = config_of(workspace, dtype=dtype)
@@ -136,8 +133,8 @@ def test_trial_step_in_16_bits_changes_no_tensor(
 
 
 def test_engines_model_is_loaded_straight_onto_the_workers_device_with_adapters_and_buffers(
-    workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: torch.device
-) -> None:
+    workspace, tmp_path, monkeypatch, gpu
+):
     """Otherwise each worker of a host would have the whole model in the host's memory first."""
     become_worker(monkeypatch, tmp_path, gpu)
     load = Mock(wraps=AutoModelForCausalLM.from_pretrained)
@@ -153,22 +150,20 @@ def test_engines_model_is_loaded_straight_onto_the_workers_device_with_adapters_
     assert adapters.user.weight is module.model.get_input_embeddings().user_adapter.weight
 
 
-def test_parameters_that_are_sharded_stay_where_they_are() -> None:
+def test_parameters_that_are_sharded_stay_where_they_are():
     with FakeGPU():
         module = torch.nn.BatchNorm1d(2)
-        module.weight.ds_tensor = torch.zeros(1)  # type: ignore[assignment]
+        module.weight.ds_tensor = torch.zeros(1)
         move_to_device(module, GPU)
         assert module.weight.device == CPU
-        assert module.bias.device == module.running_mean.device == GPU  # type: ignore[union-attr]
+        assert module.bias.device == module.running_mean.device == GPU
 
 
-def test_deepspeed_is_given_the_gpu_that_ray_gave_this_worker(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_deepspeed_is_given_the_gpu_that_ray_gave_this_worker(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")  # the second worker of its node, which sees one GPU
     monkeypatch.setattr("ray.train.torch.get_device", lambda: GPU)
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
-    prepare_worker(1, None)  # type: ignore[arg-type]
+    prepare_worker(1, None)
     assert os.environ["LOCAL_RANK"] == "0"
 
 
@@ -203,17 +198,17 @@ BPR = {"loss": {"kind": "bpr"}, "l2_weight": 1e-2}
     ],
 )
 def test_graph_worker_on_a_gpu_has_the_figures_of_a_cpu_and_resumes(
-    town_with_aspects: str,
-    make_graph_config: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    parallelism: str,
-    world_size: int,
-    with_aspects: bool,
-    training: dict[str, Any],
-) -> None:
+    town_with_aspects,
+    make_graph_config,
+    tmp_path,
+    monkeypatch,
+    parallelism,
+    world_size,
+    with_aspects,
+    training,
+):
     def config(num_epochs: int) -> PretrainGraphConfig:
-        return make_graph_config(  # type: ignore[no-any-return]
+        return make_graph_config(
             tmp_path,
             parallelism=parallelism,
             workspace=town_with_aspects,
@@ -233,8 +228,8 @@ def test_graph_worker_on_a_gpu_has_the_figures_of_a_cpu_and_resumes(
 
 
 def test_graph_worker_reads_no_loss_of_a_step_that_is_not_logged(
-    make_graph_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make_graph_config, tmp_path, monkeypatch
+):
     become_worker(monkeypatch, tmp_path, CPU)
     training = graph_worker(make_graph_config(tmp_path / "graph"))
     monkeypatch.setattr("xrec.train.ray_worker._last_note", math.inf)

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,37 +10,32 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from tests.conftest import ObjectStore
 from tests.fake_gpu import CPU
-from tests.xrec.train.conftest import MakeGraphConfig, metrics_of, write_town
+from tests.xrec.train.conftest import metrics_of, write_town
 from tests.xrec.train.one_gpu_worker import become_worker
-from xrec.config.graph import PretrainGraphConfig
 from xrec.data.dataset import edges_of, read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
 from xrec.graph.artifact import read_graph
 from xrec.graph.aspects import AspectEdges
 from xrec.graph.leave_out import read_training_vectors
 from xrec.graph.ranking import SeenItems, top_k_items
-from xrec.storage import Manifest, open_location
+from xrec.storage import open_location
 from xrec.train.graph import pretrain_graph, pretrained_graph
 from xrec.train.graph_model import AspectLoss, GraphData, split_edges
 from xrec.train.graph_worker import GraphWorker, check_convergence
 from xrec.train.ray_driver import TrainingOutcome, fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-Trained = tuple[PretrainGraphConfig, Manifest]
 
 
 @pytest.fixture(scope="module")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory, make_graph_config: MakeGraphConfig
-) -> Trained:
+def trained(tmp_path_factory, make_graph_config):
     """A graph trained by two workers on the local disk, and its config."""
     config = make_graph_config(tmp_path_factory.mktemp("trained") / "graph", num_workers=2)
     return config, pretrain_graph(config)
 
 
-def test_pretrain_graph_learns_and_keeps_the_best_epoch(trained: Trained) -> None:
+def test_pretrain_graph_learns_and_keeps_the_best_epoch(trained):
     config, manifest = trained
     metrics = metrics_of(config.artifact("graph"))
     assert [row["epoch"] for row in metrics] == [1, 2, 3, 4]
@@ -53,9 +47,7 @@ def test_pretrain_graph_learns_and_keeps_the_best_epoch(trained: Trained) -> Non
         assert manifest.metrics["validation"][name] == pytest.approx(best[name], abs=1e-6)
 
 
-def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(
-    trained: Trained,
-) -> None:
+def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(trained):
     config, manifest = trained
     graph = read_graph(open_location(config.artifact("graph")))
     dataset = read_dataset(open_location(config.artifact("dataset")))
@@ -74,9 +66,7 @@ def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(
     assert graph.users.shape == (dataset.num_users, 8)
 
 
-def test_pretrain_graph_gives_who_has_no_edge_a_vector_of_zeros(
-    make_graph_config: MakeGraphConfig, town: str, tmp_path: Path
-) -> None:
+def test_pretrain_graph_gives_who_has_no_edge_a_vector_of_zeros(make_graph_config, town, tmp_path):
     source = read_dataset(open_location(f"{town}/dataset"))
     rows = source.interactions
     of_stranger = pc.and_(pc.equal(rows["user_index"], 3), pc.equal(rows["split"], "train"))
@@ -94,8 +84,8 @@ def test_pretrain_graph_gives_who_has_no_edge_a_vector_of_zeros(
 
 
 def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
-    trained: Trained, make_graph_config: MakeGraphConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    trained, make_graph_config, monkeypatch
+):
     config, manifest = trained
     assert config.graph is not None
     monkeypatch.setattr("xrec.train.graph.fit", None)
@@ -110,8 +100,8 @@ def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
 
 @pytest.mark.slow
 def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_seen_them(
-    make_graph_config: MakeGraphConfig, town: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make_graph_config, town, tmp_path, monkeypatch
+):
     config, began = make_graph_config(tmp_path / "graph", folds=2), list[str]()
 
     def fit_but_once(*arguments: Any, **options: Any) -> TrainingOutcome:
@@ -142,9 +132,7 @@ def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_s
 
 
 @pytest.mark.slow
-def test_pretrain_graph_early_stop_ends_all_workers_at_the_same_epoch(
-    make_graph_config: MakeGraphConfig, tmp_path: Path
-) -> None:
+def test_pretrain_graph_early_stop_ends_all_workers_at_the_same_epoch(make_graph_config, tmp_path):
     config = make_graph_config(
         tmp_path / "graph",
         num_workers=2,
@@ -161,9 +149,7 @@ def test_pretrain_graph_early_stop_ends_all_workers_at_the_same_epoch(
 
 
 @pytest.mark.slow
-def test_pretrain_graph_loss_that_is_no_number_raises_training_error(
-    make_graph_config: MakeGraphConfig, tmp_path: Path
-) -> None:
+def test_pretrain_graph_loss_that_is_no_number_raises_training_error(make_graph_config, tmp_path):
     config = make_graph_config(tmp_path / "graph", learning_rate=1e30, loss={"kind": "bpr"})
     with pytest.raises(
         TrainingError, match=r"loss of epoch 1 is (nan|inf).*training\.learning_rate"
@@ -172,7 +158,7 @@ def test_pretrain_graph_loss_that_is_no_number_raises_training_error(
     assert not (tmp_path / "graph" / "manifest.json").exists()
 
 
-def test_loss_far_above_the_first_epochs_stops_training() -> None:
+def test_loss_far_above_the_first_epochs_stops_training():
     check_convergence(7, loss=1.4, first_loss=0.7)
     with pytest.raises(
         TrainingError,
@@ -196,15 +182,8 @@ def test_loss_far_above_the_first_epochs_stops_training() -> None:
     ],
 )
 def test_pretrain_graph_refuses_before_workers_start(
-    make_graph_config: MakeGraphConfig,
-    town: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    changes: dict[str, Any],
-    empty: str | None,
-    error: type[Exception],
-    message: str,
-) -> None:
+    make_graph_config, town, tmp_path, monkeypatch, changes, empty, error, message
+):
     write_town(tmp_path, read_dataset(open_location(f"{town}/dataset")), {})
     full: Callable[..., torch.Tensor] = split_edges
 
@@ -219,8 +198,8 @@ def test_pretrain_graph_refuses_before_workers_start(
 
 
 def test_pretrain_graph_is_this_drivers_until_the_artifact_is_written(
-    make_graph_config: MakeGraphConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make_graph_config, tmp_path, monkeypatch
+):
     """Of a large graph the last ranking takes longer than the lease of the training."""
     held: list[bool] = []
 
@@ -238,8 +217,8 @@ def test_pretrain_graph_is_this_drivers_until_the_artifact_is_written(
 
 @pytest.mark.slow
 def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
-    make_graph_config: MakeGraphConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make_graph_config, tmp_path, monkeypatch
+):
     def write(*arguments: object, **settings: object) -> None:
         raise StorageError("full")
 
@@ -264,11 +243,8 @@ def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
 
 
 def test_loss_grows_with_the_weight_of_the_aspects_loss_in_proportion(
-    town_with_aspects: str,
-    make_graph_config: MakeGraphConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    town_with_aspects, make_graph_config, tmp_path, monkeypatch
+):
     losses = []
     for weight in (0.0, 0.1, 0.2):
         config = make_graph_config(
@@ -286,9 +262,7 @@ def test_loss_grows_with_the_weight_of_the_aspects_loss_in_proportion(
     assert twice - without == pytest.approx(2 * (once - without), rel=1e-3)
 
 
-def test_users_who_mention_every_aspect_have_no_loss_and_the_others_do(
-    make_graph_config: MakeGraphConfig,
-) -> None:
+def test_users_who_mention_every_aspect_have_no_loss_and_the_others_do(make_graph_config):
     config = make_graph_config(
         "unused", model={"aspects": {}}, loss={"kind": "bpr"}, steps_per_epoch=1
     )
@@ -313,12 +287,7 @@ MODES: list[Any] = [(3, "replicated"), (2, "partitioned"), (3, "partitioned")]
 
 
 @pytest.fixture(scope="module", params=[{}, BPR, WITH_ASPECTS], ids=["softmax", "bpr", "aspects"])
-def of_one_worker(
-    request: pytest.FixtureRequest,
-    town_with_aspects: str,
-    make_graph_config: MakeGraphConfig,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[dict[str, Any], str]:
+def of_one_worker(request, town_with_aspects, make_graph_config, tmp_path_factory):
     """The settings of a training, and its graph of one worker."""
     settings = {"workspace": town_with_aspects, "epochs_per_checkpoint": 4, **request.param}
     graph = str(tmp_path_factory.mktemp("one") / "graph")
@@ -329,12 +298,8 @@ def of_one_worker(
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_workers", "mode"), MODES)
 def test_graph_of_several_workers_is_that_of_one(
-    of_one_worker: tuple[dict[str, Any], str],
-    make_graph_config: MakeGraphConfig,
-    s3: ObjectStore,
-    num_workers: int,
-    mode: str,
-) -> None:
+    of_one_worker, make_graph_config, s3, num_workers, mode
+):
     settings, alone = of_one_worker
     graph = f"{s3.new_bucket()}/graph"
     config = make_graph_config(graph, num_workers, mode, **settings)

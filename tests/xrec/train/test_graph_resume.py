@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.xrec.train.conftest import MakeGraphConfig, metrics_of
+from tests.xrec.train.conftest import metrics_of
 from tests.xrec.train.killing import at_message, training_workers
 from xrec.errors import TrainingError
 from xrec.storage import Manifest
@@ -22,17 +22,13 @@ Unbroken = tuple[Manifest, list[dict[str, Any]]]
 
 
 @pytest.fixture(autouse=True)
-def log_level(caplog: pytest.LogCaptureFixture) -> None:
+def log_level(caplog):
     """Have the driver's messages logged, at one of which a worker is killed."""
     caplog.set_level("INFO", logger="xrec")
 
 
 @pytest.fixture(scope="module")
-def unbroken(
-    ray_cluster: None,
-    tmp_path_factory: pytest.TempPathFactory,
-    make_graph_config: MakeGraphConfig,
-) -> Unbroken:
+def unbroken(ray_cluster, tmp_path_factory, make_graph_config):
     """One worker's twelve epochs without a break."""
     folder = tmp_path_factory.mktemp("unbroken") / "graph"
     return pretrain_graph(make_graph_config(folder, **EPOCHS)), metrics_of(folder)
@@ -69,12 +65,8 @@ def assert_same(folder: Path, unbroken: Unbroken, stopped: float) -> None:
     ],
 )
 def test_run_whose_worker_was_killed_goes_on_from_the_checkpoint_in_any_mode(
-    unbroken: Unbroken,
-    make_graph_config: MakeGraphConfig,
-    tmp_path: Path,
-    before: tuple[Any, ...],
-    after: tuple[Any, ...] | None,
-) -> None:
+    unbroken, make_graph_config, tmp_path, before, after
+):
     stopped: list[float] = []
 
     def kill() -> None:

@@ -27,7 +27,7 @@ def word(user: int, item: int) -> str:
 
 
 @pytest.fixture
-def leaking() -> Dataset:
+def leaking():
     """Profiles hold the words of all training reviews."""
     training = [pair for place, pair in enumerate(PAIRS) if split_of(place) == "train"]
     explanations = [
@@ -67,7 +67,7 @@ def without_own(dataset: Dataset) -> Dataset:
 
 
 @pytest.fixture
-def graph() -> GraphEmbeddings:
+def graph():
     """Vectors that know the training pairs: a user's is the sum of the items'."""
     items = torch.randn(NUM_ITEMS, D, generator=torch.Generator().manual_seed(0))
     users = torch.zeros(NUM_USERS, D)
@@ -81,9 +81,7 @@ def leaks(found: dict[str, Fit]) -> list[str]:
     return [name for name, fit in found.items() if fit.is_leak]
 
 
-def test_measure_leak_finds_each_input_that_holds_its_target(
-    leaking: Dataset, graph: GraphEmbeddings
-) -> None:
+def test_measure_leak_finds_each_input_that_holds_its_target(leaking, graph):
     found = measure_leak(leaking, graph, None, leave_out_own=False)
     assert leaks(found) == ["user profile", "item profile", "vectors"]
     assert found["user profile"].train == found["item profile"].train == 1
@@ -91,9 +89,7 @@ def test_measure_leak_finds_each_input_that_holds_its_target(
     assert "learns to copy" in found["vectors"].warning("vectors")
 
 
-def test_measure_leak_finds_nothing_where_the_own_review_is_left_out(
-    leaking: Dataset, graph: GraphEmbeddings
-) -> None:
+def test_measure_leak_finds_nothing_where_the_own_review_is_left_out(leaking, graph):
     num_pairs = leaking.explained_pairs("train").num_rows
     drawn = torch.randn(2, num_pairs, D, generator=torch.Generator().manual_seed(1))
     vectors = TrainingVectors(*drawn)
@@ -106,8 +102,6 @@ def test_measure_leak_finds_nothing_where_the_own_review_is_left_out(
     )
 
 
-def test_measure_leak_without_held_out_pairs_measures_nothing(
-    leaking: Dataset, graph: GraphEmbeddings
-) -> None:
+def test_measure_leak_without_held_out_pairs_measures_nothing(leaking, graph):
     alone = replace(leaking, explanations=leaking.explained_pairs("train"))
     assert measure_leak(alone, graph, None, leave_out_own=False) == {}

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -18,9 +17,7 @@ from xrec.train.lease import only_driver
 SHORT = timedelta(seconds=0.8)
 
 
-def test_second_driver_is_refused_and_a_failed_one_is_not_waited_for(
-    output: Location,
-) -> None:
+def test_second_driver_is_refused_and_a_failed_one_is_not_waited_for(output):
     with suppress(ZeroDivisionError), only_driver(output, holder="the first"):
         with (
             pytest.raises(LeaseError, match=r"the first trains this very run.*until 2"),
@@ -33,9 +30,7 @@ def test_second_driver_is_refused_and_a_failed_one_is_not_waited_for(
             pass
 
 
-def test_second_driver_is_refused_while_the_first_trains_and_for_the_rest_of_its_lease(
-    tmp_path: Path,
-) -> None:
+def test_second_driver_is_refused_while_the_first_trains_and_for_the_rest_of_its_lease(tmp_path):
     checkpoints = open_location(str(tmp_path))
     with only_driver(checkpoints, holder="the first", lease=SHORT):
         time.sleep(2 * SHORT.total_seconds())  # renewed meanwhile
@@ -48,7 +43,7 @@ def test_second_driver_is_refused_while_the_first_trains_and_for_the_rest_of_its
         pass
 
 
-def test_driver_that_was_killed_is_not_waited_for(tmp_path: Path) -> None:
+def test_driver_that_was_killed_is_not_waited_for(tmp_path):
     script = (
         "import sys, time; from xrec.storage import open_location; "
         "from xrec.train.lease import only_driver\n"
@@ -70,9 +65,7 @@ def test_driver_that_was_killed_is_not_waited_for(tmp_path: Path) -> None:
         pass
 
 
-def test_store_that_fails_meanwhile_ends_no_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_that_fails_meanwhile_ends_no_training(tmp_path, monkeypatch):
     location = open_location(str(tmp_path))
     write: Callable[[Location, bytes], None] = type(location).write_bytes
     failures = []

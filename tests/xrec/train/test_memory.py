@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -39,7 +38,7 @@ DATA = AdapterData(ROWS, ROWS[:1], Counter(), GRAPH)
 
 
 @pytest.fixture
-def notes(monkeypatch: pytest.MonkeyPatch) -> Mock:
+def notes(monkeypatch):
     """What the only worker of its node logs; it is one of two workers, on a CPU."""
     notes = Mock()
     for name, value in {
@@ -55,15 +54,13 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> Mock:
 
 
 @pytest.fixture
-def auto(tmp_path: Path) -> TrainAdapterConfig:
+def auto(tmp_path):
     """A toy model whose stage and size are auto; nothing but its configuration is there."""
     toy_model().config.save_pretrained(tmp_path / "llm")
     return make_config(str(tmp_path), zero_stage="auto", micro_batch_size="auto")
 
 
-def test_model_bytes_are_those_of_frozen_weights_and_of_adam_for_the_adapters(
-    auto: TrainAdapterConfig, notes: Mock
-) -> None:
+def test_model_bytes_are_those_of_frozen_weights_and_of_adam_for_the_adapters(auto, notes):
     frozen = toy_model().num_parameters() * 4
     num_trained = 2 * 2 * (6 * 2 * 32 + 6 + 2 * 6)  # sides, experts, D to 2 tokens of H = 32
     found = model_bytes(auto, DATA, num_workers=2)
@@ -83,14 +80,8 @@ def test_model_bytes_are_those_of_frozen_weights_and_of_adam_for_the_adapters(
     ],
 )
 def test_zero_stage_is_1_where_the_whole_model_fits(
-    auto: TrainAdapterConfig,
-    notes: Mock,
-    monkeypatch: pytest.MonkeyPatch,
-    share: float,
-    deepspeed: dict[str, Any],
-    quantization: str | None,
-    expected: int,
-) -> None:
+    auto, notes, monkeypatch, share, deepspeed, quantization, expected
+):
     there = model_bytes(auto, DATA, num_workers=2)[1] * share / memory.SHARE_FOR_THE_MODEL
     monkeypatch.setattr(memory, "memory_of_a_worker", lambda *_: there * (1 + 1e-9))
     update = {
@@ -108,8 +99,8 @@ def test_zero_stage_is_1_where_the_whole_model_fits(
     ("limits", "expected"), [([], 2000), (["max\n"], 2000), (["1000\n"], 500), (["9" * 19], 2000)]
 )
 def test_memory_of_a_worker_is_its_part_of_the_node_or_of_the_containers_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: list[str], expected: int
-) -> None:
+    tmp_path, monkeypatch, limits, expected
+):
     for name, text in zip(("max", "limit"), limits, strict=False):
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(memory, "_MEMORY_LIMITS", (tmp_path / "max", tmp_path / "limit"))
@@ -122,8 +113,8 @@ def test_memory_of_a_worker_is_its_part_of_the_node_or_of_the_containers_limit(
     [(32, 1, [1, 2, 4, 8, 16, 32]), (32, 8, [1, 2, 4]), (12, 1, [1, 2, 4]), (9, 3, [1])],
 )
 def test_sizes_to_try_divide_a_workers_part_of_the_global_batch(
-    global_batch_size: int, num_workers: int, expected: list[int]
-) -> None:
+    global_batch_size, num_workers, expected
+):
     sizes = {"global_batch_size": global_batch_size, "micro_batch_size": "auto"}
     assert sizes_to_try(make_config("w", num_workers=num_workers, **sizes)) == expected
 
@@ -132,9 +123,7 @@ def test_sizes_to_try_divide_a_workers_part_of_the_global_batch(
     ("rows", "beginning", "rest", "num_labels"),
     [(ROWS, 11, 7, 4), ([Example([V, 5], [2]), Example([V + 1], [3, 2])], 0, 3, 2)],
 )
-def test_longest_rows_are_as_long_as_the_longest_of_each_part(
-    rows: list[Example], beginning: int, rest: int, num_labels: int
-) -> None:
+def test_longest_rows_are_as_long_as_the_longest_of_each_part(rows, beginning, rest, num_labels):
     longest = longest_rows(rows, 3, V)
     for row in longest:
         assert num_prefix_tokens(row.prompt_ids, V) == beginning
@@ -178,14 +167,8 @@ def on(
     ],
 )
 def test_micro_batch_size_is_the_largest_whose_step_fits(
-    notes: Mock,
-    monkeypatch: pytest.MonkeyPatch,
-    device: torch.device,
-    zero_stage: int,
-    most_rows: int,
-    tried: list[int],
-    expected: int,
-) -> None:
+    notes, monkeypatch, device, zero_stage, most_rows, tried, expected
+):
     step = Step(most_rows)
     config = with_micro_batch_size(on(monkeypatch, device, zero_stage), DATA, V, step)
     assert config.training.micro_batch_size == expected
@@ -195,19 +178,17 @@ def test_micro_batch_size_is_the_largest_whose_step_fits(
 
 
 def test_micro_batch_size_leaves_room_for_kept_beginnings_and_is_the_least_of_all_workers(
-    notes: Mock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    notes, monkeypatch
+):
     config = on(monkeypatch, GPU, 1)
     monkeypatch.setattr(memory, "least_of_workers", lambda size: min(size, 2))
     sized = with_micro_batch_size(config, DATA, V, Step(8))
     assert sized.training.micro_batch_size == 2
-    kept = torch.empty.call_args.args[0]  # type: ignore[attr-defined]
+    kept = torch.empty.call_args.args[0]
     assert kept == 2**30 + 100  # the cache, and a tenth of the free memory
 
 
-def test_model_or_row_that_does_not_fit_is_refused_with_advice(
-    auto: TrainAdapterConfig, notes: Mock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_model_or_row_that_does_not_fit_is_refused_with_advice(auto, notes, monkeypatch):
     monkeypatch.setattr(memory, "memory_of_a_worker", lambda *_: 1000)
     with pytest.raises(ModelError, match=r"of 0\.00 GB a worker: it fits at none; .*offload=cpu"):
         with_zero_stage(auto, DATA)

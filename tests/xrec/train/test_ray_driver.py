@@ -14,7 +14,7 @@ from xrec.train.ray_driver import TrainingMetrics, TrainingOutcome, _uses_gpu, f
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Location:
+def storage(tmp_path):
     return open_location(str(tmp_path))
 
 
@@ -29,11 +29,8 @@ def run(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(
-    storage: Location, tmp_path: Path
-) -> None:
+def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(storage, tmp_path):
     def loop(config: dict[str, Any]) -> None:
-        from pathlib import Path
 
         from xrec.errors import DataError
 
@@ -48,12 +45,9 @@ def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(
-    storage: Location, tmp_path: Path
-) -> None:
+def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(storage, tmp_path):
     def loop(config: dict[str, Any]) -> None:
         import os
-        from pathlib import Path
 
         from xrec.train.ray_worker import report
 
@@ -71,8 +65,8 @@ def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_fit_elastic_trains_on_as_many_workers_as_fit_and_hands_on_reports_and_notes(
-    storage: Location, caplog: pytest.LogCaptureFixture
-) -> None:
+    storage, caplog
+):
     def loop(config: dict[str, Any]) -> None:
         import torch
 
@@ -105,8 +99,8 @@ def test_fit_elastic_trains_on_as_many_workers_as_fit_and_hands_on_reports_and_n
     ],
 )
 def test_workers_have_gpus_where_they_are_asked_for_or_where_there_are_enough(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], expected: bool
-) -> None:
+    monkeypatch, settings, expected
+):
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
     assert _uses_gpu(ScalingConfig(**settings)) == expected
 
@@ -115,7 +109,7 @@ Values = dict[tuple[str, ...], float]
 
 
 @pytest.fixture
-def values(monkeypatch: pytest.MonkeyPatch) -> Values:
+def values(monkeypatch):
     """What Ray's gauges were set to, by name and the labels' values but the job's.
 
     A label that is not declared fails, as in Ray.
@@ -150,8 +144,8 @@ def values(monkeypatch: pytest.MonkeyPatch) -> Values:
     ],
 )
 def test_metrics_of_an_epoch_are_exported_and_running_is_1_until_it_ends_by_whatever(
-    values: Values, row: dict[str, Any], expected: Values
-) -> None:
+    values, row, expected
+):
     metrics, reported = TrainingMetrics("a-job"), ("reported_timestamp_seconds",)
     with suppress(KeyboardInterrupt), metrics.running():
         assert values == {("running",): 1, reported: 1000.0}

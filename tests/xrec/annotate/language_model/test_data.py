@@ -19,7 +19,7 @@ def _num_words(value: object) -> int:
     return sum(map(_num_words, value)) if isinstance(value, list) else 0
 
 
-def test_item_data_with_room_has_all_reviews_in_their_order() -> None:
+def test_item_data_with_room_has_all_reviews_in_their_order():
     row = ItemInput(
         "i", "Strap", "colour: red", (review("Soft.", summary="Good"), review("Wide.")), 2
     )
@@ -30,7 +30,7 @@ def test_item_data_with_room_has_all_reviews_in_their_order() -> None:
     }
 
 
-def test_item_data_without_room_cuts_the_last_review_and_leaves_out_the_rest() -> None:
+def test_item_data_without_room_cuts_the_last_review_and_leaves_out_the_rest():
     long = " ".join(f"word{place}" for place in range(60))
     data = RowData(100, _words).of(item_row(long, long, long, details=long))
     assert data["details"] == " ".join(long.split()[:25])
@@ -43,7 +43,7 @@ def test_item_data_without_room_cuts_the_last_review_and_leaves_out_the_rest() -
     assert long.startswith(narrower["reviews"][1]["review"])
 
 
-def test_user_and_pair_data_name_the_item_and_stay_within_their_tokens() -> None:
+def test_user_and_pair_data_name_the_item_and_stay_within_their_tokens():
     long = " ".join(f"word{place}" for place in range(300))
     item = ItemText("Strap", long)
     user = RowData(100, _words).of(user_row("Soft and wide.", long, item=item))
@@ -57,11 +57,11 @@ def test_user_and_pair_data_name_the_item_and_stay_within_their_tokens() -> None
     assert RowData(100, _words).of(pair_row("Soft."))["review"] == "Soft."
 
 
-def test_data_of_one_endless_word_is_cut() -> None:
+def test_data_of_one_endless_word_is_cut():
     assert RowData(50, len).cut("x" * 500, 50) == ""
 
 
-def test_data_of_hostile_reviews_is_json_whose_strings_hold_all_of_it() -> None:
+def test_data_of_hostile_reviews_is_json_whose_strings_hold_all_of_it():
     data = RowData(500, _words).of(item_row(HOSTILE, "Soft."))
     assert json.loads(json.dumps(data)) == data
     assert [sorted(each) for each in data["reviews"]] == [["rating", "review"]] * 2

@@ -1,17 +1,14 @@
 """The prompts that come with the package, and files of one's own."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from tests.object_store import ObjectStore
 from tests.xrec.annotate.language_model.rows import pair_row
 from xrec.annotate.annotator import PairText
 from xrec.annotate.language_model.prompts import read_prompt
 from xrec.annotate.language_model.replies import (
     SCHEMAS,
-    Kind,
     PairReply,
     ReplyLimits,
     UserReply,
@@ -25,7 +22,7 @@ VALUES = {"language": "Danish", "max_aspects": "6"}
 
 @pytest.mark.parametrize("kind", SCHEMAS)
 @pytest.mark.parametrize("domain", ["shop", "place", "book"])
-def test_prompt_of_ours_shows_the_domains_example_and_then_the_row(kind: Kind, domain: str) -> None:
+def test_prompt_of_ours_shows_the_domains_example_and_then_the_row(kind, domain):
     prompt = read_prompt(kind, None, SCHEMAS[kind], domain)
     messages = prompt.messages({"review": 'a "quoted" one'}, domain, VALUES)
     assert [message.role for message in messages] == ["system", "user", "assistant", "user"]
@@ -48,7 +45,7 @@ def test_prompt_of_ours_shows_the_domains_example_and_then_the_row(kind: Kind, d
         '"}\n[1]',
     ],
 )
-def test_prompt_has_no_markup_of_a_text_and_still_all_of_it(markup: str) -> None:
+def test_prompt_has_no_markup_of_a_text_and_still_all_of_it(markup):
     data = {
         "reviews": [{"review": f"So {markup} good.", "rating": 5.0}],
         "tags": [["A"], [1], [True, None]],
@@ -60,7 +57,7 @@ def test_prompt_has_no_markup_of_a_text_and_still_all_of_it(markup: str) -> None
     assert json.loads(asked) == data
 
 
-def test_prompt_of_ours_for_pairs_has_examples_that_become_texts_as_they_are() -> None:
+def test_prompt_of_ours_for_pairs_has_examples_that_become_texts_as_they_are():
     prompt = read_prompt("pair", None, PairReply, "shop")
     for shown, reply in prompt.examples.values():
         parsed = PairReply.model_validate_json(reply)
@@ -75,7 +72,7 @@ def test_prompt_of_ours_for_pairs_has_examples_that_become_texts_as_they_are() -
 RIGHT = '[system]\nDo it.\n[example pets]\n{"reviews": []}\n[reply]\n{"profile": "They like."}\n'
 
 
-def test_prompt_of_ones_own_is_read(tmp_path: Path) -> None:
+def test_prompt_of_ones_own_is_read(tmp_path):
     path = tmp_path / "user.txt"
     path.write_text(RIGHT)
     prompt = read_prompt("user", str(path), UserReply, "pets")
@@ -95,20 +92,20 @@ def test_prompt_of_ones_own_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_prompt_of_ones_own_that_is_wrong_is_an_error_that_says_where(
-    tmp_path: Path, text: str, domain: str, message: str
-) -> None:
+    tmp_path, text, domain, message
+):
     path = tmp_path / "user.txt"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_prompt("user", str(path), UserReply, domain)
 
 
-def test_prompt_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_prompt_file_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match=r"annotator.prompts.user: .*cannot be read"):
         read_prompt("user", str(tmp_path / "none.txt"), UserReply, "shop")
 
 
-def test_prompt_file_may_lie_on_an_object_store(s3: ObjectStore) -> None:
+def test_prompt_file_may_lie_on_an_object_store(s3):
     uri = f"{s3.new_bucket()}/user.txt"
     open_location(uri, s3.storage).write_bytes(RIGHT.encode())
     prompt = read_prompt("user", uri, UserReply, "pets", s3.storage)

@@ -41,13 +41,11 @@ KEPT = pair_row("Soft.")
         ("a" * 800, None),
     ],
 )
-def test_whole_sentences_end_with_the_last_whole_one_and_repeat_none(
-    text: str, expected: str | None
-) -> None:
+def test_whole_sentences_end_with_the_last_whole_one_and_repeat_none(text, expected):
     assert whole_sentences(text, 800) == expected
 
 
-def test_item_text_keeps_the_sources_title_and_takes_the_models_where_there_is_none() -> None:
+def test_item_text_keeps_the_sources_title_and_takes_the_models_where_there_is_none():
     reply = ItemReply(title=" Soft\nStrap ", profile="A strap.")
     assert item_text(item_row(title="Strap 2"), NONE_LESS, reply) == ItemText("Strap 2", "A strap.")
     assert item_text(item_row(), NONE_LESS, reply) == ItemText(
@@ -65,7 +63,7 @@ def _reply_of(*aspects: dict[str, str], explanation: str = "You would enjoy it")
     return PairReply.model_validate({"aspects": list(aspects), "explanation": explanation})
 
 
-def test_pair_text_has_each_aspect_once_and_none_without_a_name_or_a_quote() -> None:
+def test_pair_text_has_each_aspect_once_and_none_without_a_name_or_a_quote():
     reply = _reply_of(
         _aspect(" Width ", "wide"),
         _aspect("width", "", "negative"),
@@ -80,7 +78,7 @@ def test_pair_text_has_each_aspect_once_and_none_without_a_name_or_a_quote() -> 
     )
 
 
-def test_pair_text_leaves_out_an_opinion_in_other_words_than_the_review_s() -> None:
+def test_pair_text_leaves_out_an_opinion_in_other_words_than_the_review_s():
     text = pair_text(pair_row("Soft."), NONE_LESS, _reply_of(_aspect("feel", "like silk")))
     assert isinstance(text, PairText)
     assert text.aspects == (Aspect("feel", "", "positive"),)
@@ -100,7 +98,7 @@ def test_pair_text_leaves_out_an_opinion_in_other_words_than_the_review_s() -> N
         ("", False),
     ],
 )
-def test_quote_stands_in_the_review_but_for_blanks_case_and_marks(quote: str, stands: bool) -> None:
+def test_quote_stands_in_the_review_but_for_blanks_case_and_marks(quote, stands):
     text = "It's soft as silk, and wide. A 'nice' strap."
     assert is_quote(quote, review(text, summary="A good one")) == stands
 
@@ -114,9 +112,7 @@ def test_quote_stands_in_the_review_but_for_blanks_case_and_marks(quote: str, st
         (_reply_of(explanation=" "), False),
     ],
 )
-def test_reply_of_which_nothing_stands_in_the_review_is_wrong(
-    reply: PairReply, is_wrong: bool
-) -> None:
+def test_reply_of_which_nothing_stands_in_the_review_is_wrong(reply, is_wrong):
     assert (unquoted(KEPT, reply) is not None) == is_wrong
 
 
@@ -125,7 +121,7 @@ def _pair_reply(explanation: str, *sentiments: str) -> PairReply:
     return _reply_of(*parts, explanation=explanation)
 
 
-def test_pair_text_of_a_review_that_praises_nothing_has_aspects_alone() -> None:
+def test_pair_text_of_a_review_that_praises_nothing_has_aspects_alone():
     text = pair_text(KEPT, NONE_LESS, _pair_reply(" ", "negative", "neutral"))
     assert isinstance(text, PairText)
     assert (text.explanation, len(text.aspects)) == ("", 2)
@@ -135,8 +131,8 @@ def test_pair_text_of_a_review_that_praises_nothing_has_aspects_alone() -> None:
     ("explanation", "sentiments"), [("-", ()), ("", ()), ("", ("negative", "positive"))]
 )
 def test_pair_text_without_explanation_is_a_failure_beside_praise_or_no_aspect(
-    explanation: str, sentiments: tuple[str, ...]
-) -> None:
+    explanation, sentiments
+):
     reply = _pair_reply(explanation, *sentiments)
     text = pair_text(KEPT, NONE_LESS, reply)
     assert isinstance(text, Failure)
@@ -146,7 +142,7 @@ def test_pair_text_without_explanation_is_a_failure_beside_praise_or_no_aspect(
 
 
 @pytest.mark.parametrize("max_tokens", [105, 128, 160, 256, 512, 4096])
-def test_longest_reply_fits_the_tokens(max_tokens: int) -> None:
+def test_longest_reply_fits_the_tokens(max_tokens):
     limits = ReplyLimits.of_tokens(max_tokens)
     longest = ("x" * length for length in (limits.aspect, limits.opinion, limits.quote))
     aspect = dict(zip(("aspect", "opinion", "quote"), longest, strict=True))
@@ -157,7 +153,7 @@ def test_longest_reply_fits_the_tokens(max_tokens: int) -> None:
         assert len(schema.model_validate(reply).model_dump_json()) <= 3 * max_tokens
 
 
-def test_limits_are_held_by_the_schemas() -> None:
+def test_limits_are_held_by_the_schemas():
     limits = ReplyLimits.of_tokens(128)
     assert limits == ReplyLimits(284, 139, num_aspects=1, aspect=30, opinion=40, quote=60)
     assert ReplyLimits.of_tokens(1024) == ReplyLimits(aspect=30, opinion=40, quote=60)
@@ -171,7 +167,7 @@ def test_limits_are_held_by_the_schemas() -> None:
         limits.pair().model_validate({"aspects": [aspect] * 2, "explanation": "x"})
 
 
-def test_names_that_fill_their_limits_lose_the_word_that_was_cut() -> None:
+def test_names_that_fill_their_limits_lose_the_word_that_was_cut():
     limits = ReplyLimits(aspect=12, opinion=8)
     aspect = _aspect("width of the", "as wide")
     reply = limits.pair().model_validate({"aspects": [aspect], "explanation": "It is wide."})
@@ -188,9 +184,7 @@ def test_names_that_fill_their_limits_lose_the_word_that_was_cut() -> None:
         ("音が良い！使いやすい？それ", "音が良い！使いやすい？"),
     ],
 )
-def test_text_that_fills_its_limit_ends_with_its_last_whole_sentence(
-    text: str, expected: str
-) -> None:
+def test_text_that_fills_its_limit_ends_with_its_last_whole_sentence(text, expected):
     limits = ReplyLimits(profile=len(text))
     reply = limits.user().model_validate({"profile": text})
     assert user_text(user_row(), limits, reply) == UserText(expected)

@@ -89,7 +89,7 @@ class WholeRun:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+def whole(tmp_path_factory):
     """A run in which nothing goes wrong."""
     folder, log, root = tmp_path_factory.mktemp("whole"), io.StringIO(), logging.getLogger()
     handler, level = logging.StreamHandler(log), root.level
@@ -105,9 +105,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     return WholeRun(folder, config, expected, stub.asked, log.getvalue())
 
 
-def test_run_no_word_of_a_held_out_review_is_in_any_prompt_or_text_of_training(
-    whole: WholeRun,
-) -> None:
+def test_run_no_word_of_a_held_out_review_is_in_any_prompt_or_text_of_training(whole):
     held_out, others = TOWN.secrets(held_out=True), TOWN.secrets(held_out=False)
     rows = [json.loads(asked.words) for asked in whole.asked]
     is_own = [any(secret in row.get("review", "") for secret in held_out) for row in rows]
@@ -122,7 +120,7 @@ def test_run_no_word_of_a_held_out_review_is_in_any_prompt_or_text_of_training(
         assert not [secret for secret in held_out if secret in words]
 
 
-def test_run_leaves_no_key_anywhere(whole: WholeRun) -> None:
+def test_run_leaves_no_key_anywhere(whole):
     written = [path for path in whole.folder.rglob("*") if path.is_file()]
     assert len(written) > 10
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
@@ -130,7 +128,7 @@ def test_run_leaves_no_key_anywhere(whole: WholeRun) -> None:
     assert KEY not in whole.log
 
 
-def test_look_ahead_counts_the_tokens_of_all_prompts(whole: WholeRun) -> None:
+def test_look_ahead_counts_the_tokens_of_all_prompts(whole):
     items = [each for each in whole.asked if '"details"' in each.words]
     expected = sum(
         about_tokens(message["content"]) + 5 for each in items for message in each.body["messages"]
@@ -139,9 +137,7 @@ def test_look_ahead_counts_the_tokens_of_all_prompts(whole: WholeRun) -> None:
 
 
 @pytest.mark.parametrize("dies_after", [3, 20, 40])
-def test_run_that_ended_amid_a_chunk_asks_only_for_what_was_under_way(
-    tmp_path: Path, dies_after: int
-) -> None:
+def test_run_that_ended_amid_a_chunk_asks_only_for_what_was_under_way(tmp_path, dies_after):
     is_mended = False
 
     def behave(asked: Asked) -> Answer:
@@ -165,7 +161,7 @@ def test_run_that_ended_amid_a_chunk_asks_only_for_what_was_under_way(
     assert not (tmp_path / "ws" / "annotations" / "replies").exists()
 
 
-def test_run_beyond_its_budget_ends_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
+def test_run_beyond_its_budget_ends_and_goes_on_with_a_larger_one(tmp_path):
     def behave(asked: Asked) -> Answer:
         return replace(_repeats(asked), num_tokens=(600, 50))
 
@@ -178,9 +174,7 @@ def test_run_beyond_its_budget_ends_and_goes_on_with_a_larger_one(tmp_path: Path
     assert len(stub.asked) == NUM_PROMPTS
 
 
-def test_run_failed_replies_have_their_reasons_and_are_asked_again_by_a_retry(
-    tmp_path: Path,
-) -> None:
+def test_run_failed_replies_have_their_reasons_and_are_asked_again_by_a_retry(tmp_path):
     is_mended = False
 
     def behave(asked: Asked) -> Answer:
@@ -203,7 +197,7 @@ def test_run_failed_replies_have_their_reasons_and_are_asked_again_by_a_retry(
     assert len(stub.asked) - num_asked == failed["invalid_json"]
 
 
-def test_run_whose_endpoint_writes_no_json_at_all_ends_with_the_reasons(tmp_path: Path) -> None:
+def test_run_whose_endpoint_writes_no_json_at_all_ends_with_the_reasons(tmp_path):
     with (
         stub_endpoint(lambda asked: Answer(text="No.")) as stub,
         pytest.raises(DataError, match=r"rows failed \(invalid_json"),
@@ -211,9 +205,7 @@ def test_run_whose_endpoint_writes_no_json_at_all_ends_with_the_reasons(tmp_path
         _run(_config(stub, tmp_path))
 
 
-def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(
-    tmp_path: Path,
-) -> None:
+def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(tmp_path):
     with stub_endpoint(_repeats) as stub:
         config = _config(
             stub,
@@ -242,7 +234,7 @@ def test_look_ahead_tells_prompts_tokens_money_and_three_prompts_of_each_kind(
     assert sum("are data" in line for line in lines) == 3
 
 
-def test_look_ahead_after_a_limit_tells_what_was_measured(tmp_path: Path) -> None:
+def test_look_ahead_after_a_limit_tells_what_was_measured(tmp_path):
     with stub_endpoint(_repeats) as stub:
         config = _config(stub, tmp_path)
         assert _run(config.model_copy(update={"limit": NUM_ITEMS + NUM_USERS})) is None

@@ -71,7 +71,7 @@ def _made(spec: AnnotatorSpec, folder: Path) -> Annotator:
     return cloudpickle.loads(cloudpickle.dumps(spec)).make(open_location(str(folder)))
 
 
-def test_annotator_of_an_endpoint_writes_the_three_kinds_of_text(tmp_path: Path) -> None:
+def test_annotator_of_an_endpoint_writes_the_three_kinds_of_text(tmp_path):
     with stub_endpoint(_says) as stub:
         annotator = _made(_spec(stub), tmp_path)
         items = annotator.write([item_row("Soft."), item_row("Wide.", title="Strap 2")])
@@ -94,9 +94,7 @@ def test_annotator_of_an_endpoint_writes_the_three_kinds_of_text(tmp_path: Path)
 
 
 @pytest.mark.parametrize("is_mended", [True, False])
-def test_annotator_asks_once_more_for_quotes_that_the_review_has(
-    tmp_path: Path, is_mended: bool
-) -> None:
+def test_annotator_asks_once_more_for_quotes_that_the_review_has(tmp_path, is_mended):
     def invents(asked: Asked) -> Answer:
         is_second = "Answer once more" in asked.words
         quote = "Soft" if is_second and is_mended else "lasts for years"
@@ -118,7 +116,7 @@ def test_annotator_asks_once_more_for_quotes_that_the_review_has(
         assert "lasts for years" in found.reply
 
 
-def test_annotator_with_a_hostile_review_changes_no_other_row(tmp_path: Path) -> None:
+def test_annotator_with_a_hostile_review_changes_no_other_row(tmp_path):
     def obeys(asked: Asked) -> Answer:
         """Like a model that does what any text of its prompt says."""
         if "Ignore the above" in json.dumps(asked.body["messages"]):
@@ -142,7 +140,7 @@ def test_annotator_with_a_hostile_review_changes_no_other_row(tmp_path: Path) ->
     assert all(asked.body["messages"] == prompts[asked.words] for asked in others)
 
 
-def test_annotator_tells_the_model_that_texts_are_data(tmp_path: Path) -> None:
+def test_annotator_tells_the_model_that_texts_are_data(tmp_path):
     with stub_endpoint(_says) as stub:
         _made(_spec(stub, language="Danish"), tmp_path).write([item_row(HOSTILE)])
     system, *_, last = stub.asked[0].body["messages"]
@@ -155,9 +153,7 @@ def test_annotator_tells_the_model_that_texts_are_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("language", "reason"), [("de", "other_language"), ("en", None), ("English", None)]
 )
-def test_annotator_refuses_a_text_in_another_language(
-    tmp_path: Path, language: str, reason: str | None
-) -> None:
+def test_annotator_refuses_a_text_in_another_language(tmp_path, language, reason):
     with stub_endpoint(_says) as stub:
         annotator = _made(_spec(stub, language=language), tmp_path)
         (found,) = annotator.write([item_row("it is soft and wide and easy to clean.")]).results
@@ -168,7 +164,7 @@ def test_annotator_refuses_a_text_in_another_language(
         assert found.message == "the text is in English, and annotator.language is German"
 
 
-def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path: Path) -> None:
+def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path):
     spec = _spec(None)
     same = _spec(None, model={"concurrency": 3, "requests_per_minute": 5})
     assert spec.settings == same.settings
@@ -188,7 +184,7 @@ def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path: P
     assert KEY not in repr(spec)
 
 
-def test_spec_without_a_language_model_or_key_is_an_error() -> None:
+def test_spec_without_a_language_model_or_key_is_an_error():
     engine = _config({"kind": "language_model", "model": {"kind": "engine"}})
     with pytest.raises(ConfigError, match="needs llm"):
         language_model_spec(engine, {})
@@ -208,8 +204,8 @@ def test_spec_without_a_language_model_or_key_is_an_error() -> None:
     ],
 )
 def test_annotator_whose_reply_cannot_be_used_fails_that_row_alone_with_the_reply(
-    tmp_path: Path, reply: str, reason: str, num_requests: int
-) -> None:
+    tmp_path, reply, reason, num_requests
+):
     def behave(asked: Asked) -> Answer:
         is_wide = "Wide" in json.dumps(asked.body["messages"])
         return Answer(text=reply) if is_wide else _says(asked)
@@ -227,7 +223,7 @@ def test_annotator_whose_reply_cannot_be_used_fails_that_row_alone_with_the_repl
     assert (written.costs["requests"], written.costs["equal_prompts"]) == (num_requests, 1)
 
 
-def test_config_with_a_budget_of_an_engine_is_refused() -> None:
+def test_config_with_a_budget_of_an_engine_is_refused():
     with pytest.raises(ValidationError, match="token_budget is for a model of kind endpoint"):
         LanguageModelAnnotator.model_validate(
             {"kind": "language_model", "model": {"kind": "engine"}, "token_budget": 5}

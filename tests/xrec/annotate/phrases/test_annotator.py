@@ -49,13 +49,13 @@ def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annota
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """Where the annotator of this module learned."""
     return tmp_path_factory.mktemp("learned")
 
 
 @pytest.fixture(scope="module")
-def annotator(folder: Path) -> Annotator:
+def annotator(folder):
     """An annotator that learned from the texts above."""
     return _learned(folder)
 
@@ -73,20 +73,20 @@ def _pair(annotator: Annotator, text: str, item: ItemText | None = None) -> Any:
 
 
 @pytest.mark.usefixtures("annotator")
-def test_learned_aspects_are_judged_parts_and_no_names_of_the_item(folder: Path) -> None:
+def test_learned_aspects_are_judged_parts_and_no_names_of_the_item(folder):
     lexicon = read_lexicon(open_location(str(folder)))
     assert set(lexicon.aspects) == {"tone", "display", "switch", "durability"}
     assert lexicon.items == {"pedal": ("this pedal", 1.0)}
     assert lexicon.valences == {"zingy": pytest.approx(0.4)}  # "warm and zingy"
 
 
-def test_own_words_are_added_and_dropped(tmp_path: Path) -> None:
+def test_own_words_are_added_and_dropped(tmp_path):
     _learned(tmp_path, VocabularyConfig(add=("great room",), drop=("switches",)))
     lexicon = read_lexicon(open_location(str(tmp_path)))
     assert set(lexicon.aspects) == {"great room", "tone", "display", "durability"}
 
 
-def test_learning_twice_gives_the_same(tmp_path: Path) -> None:
+def test_learning_twice_gives_the_same(tmp_path):
     for name in ("one", "other"):
         _learned(tmp_path / name)
     one, other = (
@@ -95,9 +95,7 @@ def test_learning_twice_gives_the_same(tmp_path: Path) -> None:
     assert one == other
 
 
-def test_item_without_title_is_this_thing_and_nothing_that_other_items_are(
-    annotator: Annotator,
-) -> None:
+def test_item_without_title_is_this_thing_and_nothing_that_other_items_are(annotator):
     text = _item(
         annotator,
         "This Dunlop pedal has a warm tone.",
@@ -109,26 +107,26 @@ def test_item_without_title_is_this_thing_and_nothing_that_other_items_are(
     assert "display" not in text.profile
 
 
-def test_item_is_called_what_all_items_are_and_no_site(annotator: Annotator) -> None:
+def test_item_is_called_what_all_items_are_and_no_site(annotator):
     for review in ("It is durable.", "I found this site helpful. It is durable."):
         text = _item(annotator, review, "Works great.")
         assert (text.title, text.title_is_made) == ("this pedal", True)
         assert "durability" in text.profile
 
 
-def test_aspect_that_few_of_many_reviews_praise_is_in_no_profile(annotator: Annotator) -> None:
+def test_aspect_that_few_of_many_reviews_praise_is_in_no_profile(annotator):
     texts = ["The tone is warm.", *["It came on Monday."] * 20]
     assert "tone" not in _item(annotator, *texts).profile
 
 
-def test_item_with_title_and_details_keeps_both(annotator: Annotator) -> None:
+def test_item_with_title_and_details_keeps_both(annotator):
     text = _item(annotator, "A warm tone.", title="Fuzz One", details="A loud pedal")
     assert (text.title, text.title_is_made) == ("Fuzz One", False)
     assert text.profile.startswith("A loud pedal. ")
     assert "warm tone" in text.profile
 
 
-def test_user_profile_names_what_they_praise_and_have(annotator: Annotator) -> None:
+def test_user_profile_names_what_they_praise_and_have(annotator):
     items = [ItemText("this pedal", "", title_is_made=True), ItemText("Fuzz One", "")]
     texts = ["A warm tone.", "The tone is great. It is durable."]
     reviewed = tuple(
@@ -161,8 +159,8 @@ def test_user_profile_names_what_they_praise_and_have(annotator: Annotator) -> N
     ],
 )
 def test_pair_names_what_its_review_praises_and_not_what_it_blames(
-    annotator: Annotator, text: str, sentiments: dict[str, str], explained: str
-) -> None:
+    annotator, text, sentiments, explained
+):
     found = _pair(annotator, text, ItemText("Fuzz One", ""))
     assert {each.aspect: each.sentiment for each in found.aspects} == sentiments
     assert explained in found.explanation
@@ -172,21 +170,19 @@ def test_pair_names_what_its_review_praises_and_not_what_it_blames(
     assert ("Fuzz One" in found.explanation) == bool(explained)
 
 
-def test_pair_whose_title_says_it_already_is_praised_for_something_else(
-    annotator: Annotator,
-) -> None:
+def test_pair_whose_title_says_it_already_is_praised_for_something_else(annotator):
     text = _pair(annotator, "A great switch and a warm tone.", ItemText("Foot Switch", "", True))
     assert [each.opinion for each in text.aspects] == ["great", "warm"]
     assert "warm tone" in text.explanation
     assert "great switch" not in text.explanation
 
 
-def test_review_that_speaks_of_nothing_known_gives_no_reason(annotator: Annotator) -> None:
+def test_review_that_speaks_of_nothing_known_gives_no_reason(annotator):
     assert _pair(annotator, "Bought on Monday.") == PairText("", ())
     assert _item(annotator, "Bought on Monday.").profile == ""
 
 
-def test_review_in_another_language_is_not_read_and_counted(annotator: Annotator) -> None:
+def test_review_in_another_language_is_not_read_and_counted(annotator):
     german = "Der tone von diesem Pedal ist sehr gut und ich habe lange danach gesucht."
     row = PairInput("u", "i", Review("u", "i", german), None, "train")
     written = annotator.write([row])
@@ -195,7 +191,7 @@ def test_review_in_another_language_is_not_read_and_counted(annotator: Annotator
 
 
 @pytest.mark.parametrize("title", ["these strings", "Alesis Headphones", "this bass"])
-def test_explanation_is_grammatical_whatever_the_number_of_the_title(title: str) -> None:
+def test_explanation_is_grammatical_whatever_the_number_of_the_title(title):
     texts = {explanation(f"u{number}", "i", title, ["warm tone"]) for number in range(60)}
     assert len(texts) == 7
     for text in texts:
@@ -205,18 +201,18 @@ def test_explanation_is_grammatical_whatever_the_number_of_the_title(title: str)
         assert {"its", "their", "it", "they"}.isdisjoint(text.lower().split())
 
 
-def test_explanation_of_an_item_without_a_title_does_not_show_its_id() -> None:
+def test_explanation_of_an_item_without_a_title_does_not_show_its_id():
     texts = {explanation(f"u{number}", "B00X", "", ["tone"]) for number in range(60)}
     assert all("this item" in text.lower() and "B00X" not in text for text in texts)
 
 
-def test_item_profile_of_long_details_without_blanks_has_their_beginning() -> None:
+def test_item_profile_of_long_details_without_blanks_has_their_beginning():
     details = "\u97f3\u8d28\u5f88\u597d\u3002" * 100
     assert item_profile("i", details, [], []) == f"{details[:300]} \u2026"
     assert item_profile("i", "ab " * 200, [], []) == f"{('ab ' * 100).strip()} \u2026"
 
 
-def test_listed_words_are_joined_as_in_a_sentence() -> None:
+def test_listed_words_are_joined_as_in_a_sentence():
     assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])] == [
         "a",
         "a and b",

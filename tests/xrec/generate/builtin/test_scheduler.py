@@ -135,7 +135,7 @@ def start_of(sequence: Request | Prefix) -> int:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_every_text_is_computed_once_in_any_memory(seed: int) -> None:
+def test_every_text_is_computed_once_in_any_memory(seed):
     rng = random.Random(seed)
     num_positions, max_rows = rng.choice([90, 200, 700, 5000]), rng.choice([1, 2, 7, 40])
     num_tokens = rng.choice([8, 64, 512])
@@ -167,8 +167,8 @@ def test_every_text_is_computed_once_in_any_memory(seed: int) -> None:
     ids=["more rows than slots", "more prompts than fit into a pass"],
 )
 def test_texts_end_in_the_order_in_which_they_came_whatever_prefix_they_share(
-    num_own: int, num_new: int, num_tokens: int
-) -> None:
+    num_own, num_new, num_tokens
+):
     """One more prompt of the first user comes for each that ends, so its prefix always stays."""
     simulation = Simulation(0, num_positions=5000, max_rows=8)
     user, other = [*range(20)], [*range(20, 40)]
@@ -191,7 +191,7 @@ def test_texts_end_in_the_order_in_which_they_came_whatever_prefix_they_share(
     assert max(ended[one] - simulation.came[one] for one in by_arrival[:40]) <= 24
 
 
-def test_list_in_any_order_is_computed_one_prefix_after_the_other() -> None:
+def test_list_in_any_order_is_computed_one_prefix_after_the_other():
     """So few prefixes are in memory at a time, and decoding reads each for many rows."""
     simulation = Simulation(0, num_positions=5000, max_rows=16)
     profiles = [[*range(20), V + user, *range(user, user + 30)] for user in range(20)]

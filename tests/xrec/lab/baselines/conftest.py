@@ -1,7 +1,7 @@
 """A small catalogue with twenty training explanations, and small baselines over it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "lora": {"rank": 8},
 }
 
-MakeBaseline = Callable[..., Baseline]
 PROMPT = PromptConfig(
     instruction="Why?", user="{user} {user_profile}", item="{item} {item_title}. {item_profile}"
 )
@@ -87,25 +86,25 @@ def prepare(folder: Path, rows: Mapping[str, list[dict[str, Any]]]) -> str:
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
+def workspace(tmp_path_factory):
     """A workspace with the dataset; no test writes to it."""
     return prepare(tmp_path_factory.mktemp("baselines"), _rows())
 
 
 @pytest.fixture(scope="session")
-def dataset(workspace: str) -> Dataset:
+def dataset(workspace):
     """The dataset."""
     return read_dataset(open_location(f"{workspace}/dataset"))
 
 
 @pytest.fixture(scope="session")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> LLMConfig:
+def llm(tmp_path_factory):
     """A toy language model in float32."""
     return LLMConfig(model=str(save_toy_model(tmp_path_factory.mktemp("llm"))), dtype="float32")
 
 
 @pytest.fixture
-def make_baseline(workspace: str, tmp_path: Path, llm: LLMConfig) -> MakeBaseline:
+def make_baseline(workspace, tmp_path, llm):
     """Makes small baselines in the test's folder; `sizes` and `recipe` change its recipe."""
 
     def make(kind: Any = "peter", **values: Any) -> Baseline:
@@ -127,7 +126,7 @@ def make_baseline(workspace: str, tmp_path: Path, llm: LLMConfig) -> MakeBaselin
 
 
 @pytest.fixture
-def processes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def processes_here(monkeypatch):
     """Write texts in this process, without Ray."""
 
     def map_here(make: Any, items: list[Any], **resources: Any) -> Iterator[tuple[int, Any]]:

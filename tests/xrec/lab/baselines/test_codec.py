@@ -5,7 +5,7 @@ import pytest
 from xrec.lab.baselines.codec import BEGIN, END, PAD, SPECIAL, UNKNOWN, Words, pieces_of
 
 
-def test_pieces_are_words_and_marks_with_the_blank_before_them() -> None:
+def test_pieces_are_words_and_marks_with_the_blank_before_them():
     assert pieces_of("It's  fine - \u201cvery\u201d\nwell-known, 3.5 of 5!") == [
         *("It's", " fine", " -", " \u201c", "very", "\u201d", " well", "-", "known", ","),
         *(" 3.5", " of", " 5", "!"),
@@ -23,19 +23,19 @@ def test_pieces_are_words_and_marks_with_the_blank_before_them() -> None:
         "",
     ],
 )
-def test_words_decode_what_they_encode_to_the_letter(text: str) -> None:
+def test_words_decode_what_they_encode_to_the_letter(text):
     words = Words.of([text], max_words=1000)
     ids = words.encode(text)
     assert words.decode(ids) == words.decode([*ids, END, 7]) == text
     assert not {PAD, BEGIN, END, UNKNOWN} & set(ids)
 
 
-def test_words_blanks_and_line_breaks_become_one_blank_and_letters_are_composed() -> None:
+def test_words_blanks_and_line_breaks_become_one_blank_and_letters_are_composed():
     words = Words.of(["the caf\u00e9 is fine"], max_words=10)
     assert words.decode(words.encode("  the cafe\u0301\t is\n\nfine ")) == "the caf\u00e9 is fine"
 
 
-def test_words_keep_the_most_frequent_pieces_and_of_equal_ones_the_first() -> None:
+def test_words_keep_the_most_frequent_pieces_and_of_equal_ones_the_first():
     words = Words.of(["b a c", "c b c", "c"], max_words=3)
     # " c" twice; "b" (begins a text), " b", " a", "c" twice ("c b c" and "c")
     assert words.pieces == (*SPECIAL, " c", "c", " a")
@@ -43,6 +43,6 @@ def test_words_keep_the_most_frequent_pieces_and_of_equal_ones_the_first() -> No
     assert len(words) == 7
 
 
-def test_words_come_back_from_their_file() -> None:
+def test_words_come_back_from_their_file():
     words = Words.of(["caf\u00e9 \u304a"], max_words=10)
     assert Words.from_bytes(words.to_bytes()) == words

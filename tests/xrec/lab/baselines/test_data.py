@@ -1,6 +1,5 @@
 """Examples of explained pairs, with what PETER+ reads: what train-aspects chooses, as words."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +8,13 @@ from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import run as train_aspects
 from tests.toy import toy_tokenizer
 from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
-from tests.xrec.lab.baselines.conftest import MakeBaseline, explanation, prepare, write_untrained
+from tests.xrec.lab.baselines.conftest import explanation, prepare, write_untrained
 from xrec.aspects import read_chooser
 from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
-from xrec.data.dataset import Dataset, read_dataset
+from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactNotFoundError, DataError
-from xrec.lab.baselines import Baseline, write_baseline_texts
+from xrec.lab.baselines import write_baseline_texts
 from xrec.lab.baselines.codec import BEGIN, END, PAD, UNKNOWN, Words
 from xrec.lab.baselines.data import (
     NUM_ASPECT_WORDS,
@@ -32,9 +31,7 @@ from xrec.llm.examples import IGNORE
 from xrec.storage import open_location
 
 
-def test_data_examples_are_the_explained_pairs_with_their_ends(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+def test_data_examples_are_the_explained_pairs_with_their_ends(make_baseline, dataset):
     data = build_data(make_baseline(), dataset)
     assert data.codec is not None
     assert (len(data.train), len(data.validation)) == (20, 10)
@@ -43,9 +40,7 @@ def test_data_examples_are_the_explained_pairs_with_their_ends(
     assert data.codec.decode(list(first.token_ids)) == explanation(0, 0)
 
 
-def test_data_vocabulary_is_of_training_explanations_alone(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+def test_data_vocabulary_is_of_training_explanations_alone(make_baseline, dataset):
     drawn = build_data(make_baseline(max_pairs=3), dataset)
     assert drawn.codec is not None
     assert len(drawn.train) == 3
@@ -56,8 +51,8 @@ def test_data_vocabulary_is_of_training_explanations_alone(
 
 
 def test_data_budget_is_the_same_for_all_seeds_and_the_smaller_is_in_the_larger(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+    make_baseline, dataset
+):
     def pairs(seed: int, count: int) -> set[tuple[int, int]]:
         config = make_baseline(seed=seed, max_pairs=count)
         train = build_data(config, dataset).train
@@ -67,19 +62,19 @@ def test_data_budget_is_the_same_for_all_seeds_and_the_smaller_is_in_the_larger(
     assert pairs(0, 5) < pairs(0, 9)
 
 
-def test_data_longest_text_follows_the_training_explanations() -> None:
+def test_data_longest_text_follows_the_training_explanations():
     lengths = [*range(1, 200), 1000]  # 200 of them; 198 do not exceed 198
     assert length_that_fits(lengths) == 198
     assert length_that_fits([5]) == 5
     assert length_that_fits([0, 0]) == 1
 
 
-def test_data_text_that_is_cut_has_no_end() -> None:
+def test_data_text_that_is_cut_has_no_end():
     assert example(1, 2, [7, 8, 9], 3) == TextExample(1, 2, (7, 8, 9, END), 3)
     assert example(1, 2, [7, 8, 9], 2) == TextExample(1, 2, (7, 8), 2)
 
 
-def test_collate_pads_and_says_what_counts() -> None:
+def test_collate_pads_and_says_what_counts():
     batch = collate([TextExample(1, 2, (7, 8, END), 2), TextExample(3, 4, (9,), 1)])
     assert batch.pairs.users.tolist() == [1, 3]
     assert batch.pairs.items.tolist() == [2, 4]
@@ -91,7 +86,7 @@ def test_collate_pads_and_says_what_counts() -> None:
     assert batch.inputs.tolist() == [[BEGIN, 7, 8], [BEGIN, 9, 0]]
 
 
-def test_data_without_explanations_is_refused(make_baseline: MakeBaseline, tmp_path: Path) -> None:
+def test_data_without_explanations_is_refused(make_baseline, tmp_path):
     rows: dict[str, list[dict[str, Any]]] = {
         "users": [{"user_id": "u", "profile": ""}],
         "items": [{"item_id": "i", "title": "", "profile": ""}],
@@ -105,9 +100,7 @@ def test_data_without_explanations_is_refused(make_baseline: MakeBaseline, tmp_p
         build_data(make_baseline(), dataset)
 
 
-def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(make_baseline, dataset):
     data = build_data(make_baseline("lora", max_pairs=5), dataset)
     assert (len(data.train), len(data.validation), data.num_tokens) == (5, 10, 0)
     read = {token for each in data.train for token in each.prompt_ids}
@@ -118,7 +111,7 @@ def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> str:
+def town(tmp_path_factory):
     """A workspace with a dataset with aspects, and what train-aspects made of it."""
     plain = str(tmp_path_factory.mktemp("plain"))
     prepare_dataset(PrepareConfig.model_validate({"workspace": plain, "source": TOWN}))
@@ -132,18 +125,18 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def town_dataset(town: str) -> Dataset:
+def town_dataset(town):
     return read_dataset(open_location(f"{town}/dataset"))
 
 
 @pytest.fixture
-def baseline(town: str, make_baseline: MakeBaseline) -> Baseline:
+def baseline(town, make_baseline):
     return make_baseline("peter_plus", dataset=f"{town}/dataset", aspects=f"{town}/aspects")
 
 
 def test_aspects_are_those_of_train_aspects_without_the_pairs_own_review(
-    town: str, town_dataset: Dataset, baseline: Baseline
-) -> None:
+    town, town_dataset, baseline
+):
     assert town_dataset.aspects is not None
     names = town_dataset.aspects["aspect"].to_pylist()
     indices = [town_dataset.explanations[f"{side}_index"] for side in ("user", "item")]
@@ -154,7 +147,7 @@ def test_aspects_are_those_of_train_aspects_without_the_pairs_own_review(
     assert found == [tuple(names[each] for each in row if each >= 0) for row in chosen]
 
 
-def test_aspects_are_read_as_words_within_a_text_and_padded() -> None:
+def test_aspects_are_read_as_words_within_a_text_and_padded():
     words = Words.of(["The live music, and more music."], 100, ["live music", "a view of it"])
     ids = aspect_ids(words, ("live music",))
     assert [words.pieces[each] for each in ids] == [" live", " music", "<pad>"]
@@ -163,8 +156,8 @@ def test_aspects_are_read_as_words_within_a_text_and_padded() -> None:
 
 
 def test_data_of_peter_plus_alone_has_aspects_and_knows_their_words(
-    baseline: Baseline, town: str, town_dataset: Dataset, make_baseline: MakeBaseline
-) -> None:
+    baseline, town, town_dataset, make_baseline
+):
     data = build_data(baseline, town_dataset)
     assert {len(each.aspect_ids) for each in (*data.train, *data.validation)} == {NUM_ASPECT_WORDS}
     assert UNKNOWN not in {index for each in data.train for index in each.aspect_ids}
@@ -176,9 +169,7 @@ def test_data_of_peter_plus_alone_has_aspects_and_knows_their_words(
 
 
 @pytest.mark.usefixtures("processes_here")
-def test_texts_of_peter_plus_follow_the_aspects(
-    baseline: Baseline, town_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_of_peter_plus_follow_the_aspects(baseline, town_dataset, monkeypatch):
     write_untrained(baseline, town_dataset)
     rows = town_dataset.explained_pairs("test").to_pylist()
     pairs = [(row["user_index"], row["item_index"]) for row in rows]
@@ -190,9 +181,7 @@ def test_texts_of_peter_plus_follow_the_aspects(
     assert write_baseline_texts(baseline, pairs)[0] != texts
 
 
-def test_aspects_that_are_not_there_are_refused(
-    make_baseline: MakeBaseline, baseline: Baseline, dataset: Dataset, town: str
-) -> None:
+def test_aspects_that_are_not_there_are_refused(make_baseline, baseline, dataset, town):
     with pytest.raises(DataError, match="the dataset has no aspects, which peter_plus reads"):
         build_data(make_baseline("peter_plus"), dataset)
     elsewhere = make_baseline("peter_plus", dataset=baseline.dataset, aspects=f"{town}/none")

@@ -58,7 +58,7 @@ def by_whole_peter(model: PETER, pair: TextExample, text: Sequence[int]) -> np.n
     return np.array([log_p[place, token] for place, token in enumerate(text)])
 
 
-def test_text_loss_is_the_nll_of_the_tokens_that_count() -> None:
+def test_text_loss_is_the_nll_of_the_tokens_that_count():
     model = peter()
     with torch.no_grad():
         found = model(collate(EXAMPLES))[0].item()
@@ -66,7 +66,7 @@ def test_text_loss_is_the_nll_of_the_tokens_that_count() -> None:
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_peter_writes_with_the_probabilities_that_it_learns() -> None:
+def test_peter_writes_with_the_probabilities_that_it_learns():
     model, text = peter(), [7, 4, 9]
     one, other = EXAMPLES[0], EXAMPLES[2]  # beside it stands another pair
     pairs = collate([one, other]).pairs
@@ -79,7 +79,7 @@ def test_peter_writes_with_the_probabilities_that_it_learns() -> None:
     assert found == pytest.approx(by_whole_peter(model, one, text), rel=1e-4)
 
 
-def test_peter_context_loss_by_hand() -> None:
+def test_peter_context_loss_by_hand():
     model, context = peter(), 0.0
     for each in EXAMPLES:
         log_p = log_softmax(peter_logits(model, each, each.token_ids[:-1]))
@@ -89,13 +89,13 @@ def test_peter_context_loss_by_hand() -> None:
     assert found == pytest.approx(context, rel=1e-4)
 
 
-def test_peter_mask_is_causal_but_for_the_user_who_sees_the_item() -> None:
+def test_peter_mask_is_causal_but_for_the_user_who_sees_the_item():
     #        u  i  b  w
     assert may_see(4).int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("place", range(2 + A + 4))
-def test_peter_changed_place_changes_those_that_may_see_it_and_no_others(place: int) -> None:
+def test_peter_changed_place_changes_those_that_may_see_it_and_no_others(place):
     """The whole model obeys the mask: u, i, two aspects, the begin token, three words."""
     model = peter()
     pairs, text = collate_pairs([1], [2], [(4, 5)]), torch.tensor([[BEGIN, 6, 7, 8]])
@@ -119,7 +119,7 @@ def _next(model: PETER, aspects: tuple[int, int]) -> torch.Tensor:
     return model.next_logits(collate_pairs([1], [2], [aspects]), torch.tensor([[BEGIN]]))
 
 
-def test_peter_aspect_that_is_none_is_not_seen() -> None:
+def test_peter_aspect_that_is_none_is_not_seen():
     model = peter()
     with torch.no_grad():
         before = _next(model, (4, 0))
@@ -130,7 +130,7 @@ def test_peter_aspect_that_is_none_is_not_seen() -> None:
 
 
 @pytest.mark.parametrize("size", [6, 7])
-def test_sines_are_those_of_the_formula(size: int) -> None:
+def test_sines_are_those_of_the_formula(size):
     table = sines(4, size)
     for place, k in itertools.product(range(4), range(size)):
         angle = place / 10000 ** (2 * (k // 2) / size)
@@ -138,14 +138,14 @@ def test_sines_are_those_of_the_formula(size: int) -> None:
         assert table[place, k].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_dropout_is_in_training_only() -> None:
+def test_dropout_is_in_training_only():
     batch, model = collate(EXAMPLES), peter()
     assert torch.equal(model(batch), model(batch))
     model.train()
     assert not torch.equal(model(batch), model(batch))
 
 
-def test_number_of_parameters_at_published_sizes_is_that_of_the_formula() -> None:
+def test_number_of_parameters_at_published_sizes_is_that_of_the_formula():
     d, f = 512, 2048
     layer = 3 * (d * d + d) + d * d + d + (d * f + f) + (f * d + d) + 2 * 2 * d
     expected = (USERS + ITEMS + TOKENS) * d + 2 * layer + (d * TOKENS + TOKENS)
@@ -158,7 +158,7 @@ IDS = torch.tensor([[5, 9, 3, 17]])
 
 
 @pytest.fixture
-def lora() -> LoRA:
+def lora():
     """A toy model with low-rank weights that are not zeros any more."""
     pytest.importorskip("peft", reason="the extra compare is not installed")
     made = LoRA(toy_model(), rank=3)
@@ -169,7 +169,7 @@ def lora() -> LoRA:
     return made
 
 
-def test_lora_new_weights_leave_the_model_as_it_is_and_alone_are_trained() -> None:
+def test_lora_new_weights_leave_the_model_as_it_is_and_alone_are_trained():
     pytest.importorskip("peft", reason="the extra compare is not installed")
     model, frozen = (
         LoRA(toy_model().to(torch.bfloat16), rank=3),
@@ -184,7 +184,7 @@ def test_lora_new_weights_leave_the_model_as_it_is_and_alone_are_trained() -> No
     assert sum(each.numel() for each in new.values()) == 2 * 3 * sizes
 
 
-def test_lora_layer_adds_the_scaled_product_of_both_weights(lora: LoRA) -> None:
+def test_lora_layer_adds_the_scaled_product_of_both_weights(lora):
     layer = lora.language_model.model.layers[1].self_attn.v_proj
     x = torch.randn(2, HIDDEN_SIZE)
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -192,7 +192,7 @@ def test_lora_layer_adds_the_scaled_product_of_both_weights(lora: LoRA) -> None:
     assert torch.allclose(layer(x), expected, atol=1e-4)
 
 
-def test_lora_merged_model_is_an_ordinary_one_with_the_same_logits(lora: LoRA) -> None:
+def test_lora_merged_model_is_an_ordinary_one_with_the_same_logits(lora):
     expected = lora.language_model(IDS).logits
     plain = lora.merged()
     assert torch.allclose(plain(IDS).logits, expected, atol=1e-3)
@@ -203,7 +203,7 @@ def test_lora_merged_model_is_an_ordinary_one_with_the_same_logits(lora: LoRA) -
     assert not any(each.requires_grad for each in plain.parameters())
 
 
-def test_lora_loss_is_the_nll_of_the_explanations_after_their_prompts(lora: LoRA) -> None:
+def test_lora_loss_is_the_nll_of_the_explanations_after_their_prompts(lora):
     examples = [Example([5, 9, 3], [17, 4, 2]), Example([7], [8, 2])]
     batch = collate_prompts(examples)
     assert batch.counts.tolist() == [5]
@@ -211,7 +211,7 @@ def test_lora_loss_is_the_nll_of_the_explanations_after_their_prompts(lora: LoRA
     assert lora(batch).tolist() == pytest.approx([3 * means[0] + 2 * means[1]], rel=1e-4)
 
 
-def test_lora_layers_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lora_layers_that_are_not_there_are_named(monkeypatch):
     pytest.importorskip("peft", reason="the extra compare is not installed")
     monkeypatch.setattr("xrec.lab.baselines.lora.TARGET_MODULES", ("q_proj", "c_attn"))
     with pytest.raises(ModelError, match="no layers named c_attn"):

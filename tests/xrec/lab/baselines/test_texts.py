@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.xrec.lab.baselines.conftest import NUM_ITEMS, NUM_USERS, MakeBaseline, write_untrained
-from xrec.data.dataset import Dataset
+from tests.xrec.lab.baselines.conftest import NUM_ITEMS, NUM_USERS, write_untrained
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.lab.baselines import write_baseline_texts
 from xrec.lab.baselines.artifact import Sizes, build_model, read_baseline
@@ -37,16 +36,16 @@ def _written(users: list[int], items: list[int], max_words: int) -> list[list[in
     return Parrot().write(collate_pairs(users, items, [()] * len(users)), max_words)
 
 
-def test_write_each_text_to_its_own_end() -> None:
+def test_write_each_text_to_its_own_end():
     assert _written([4, 6, 5], [6, 6, 4], 10) == [[4, 5, 6, END], [6, END], [END]]
 
 
-def test_write_a_text_without_an_end_is_as_long_as_allowed() -> None:
+def test_write_a_text_without_an_end_is_as_long_as_allowed():
     assert _written([4, 5], [99, 6], 2) == [[4, 5], [5, 6, END]]
     assert _written([4], [99], 1) == [[4]]
 
 
-def test_write_does_not_depend_on_the_pairs_beside() -> None:
+def test_write_does_not_depend_on_the_pairs_beside():
     users, items = [4, 6, 5, 7], [6, 6, 8, 8]
     together = _written(users, items, 10)
     alone = [_written([user], [item], 10)[0] for user, item in zip(users, items, strict=True)]
@@ -54,9 +53,7 @@ def test_write_does_not_depend_on_the_pairs_beside() -> None:
 
 
 @pytest.mark.usefixtures("processes_here")
-def test_texts_are_what_the_model_writes_for_each_pair_alone(
-    make_baseline: MakeBaseline, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_are_what_the_model_writes_for_each_pair_alone(make_baseline, dataset, monkeypatch):
     monkeypatch.setattr("xrec.lab.baselines.texts._AT_ONCE", 4)
     baseline = make_baseline()
     write_untrained(baseline, dataset)
@@ -72,9 +69,7 @@ def test_texts_are_what_the_model_writes_for_each_pair_alone(
 
 
 @pytest.mark.usefixtures("processes_here")
-def test_texts_without_a_baseline_and_changed_weights_are_refused(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+def test_texts_without_a_baseline_and_changed_weights_are_refused(make_baseline, dataset):
     baseline = make_baseline()
     with pytest.raises(ArtifactNotFoundError, match="run xrec lab compare first"):
         write_baseline_texts(baseline, PAIRS)
@@ -85,9 +80,7 @@ def test_texts_without_a_baseline_and_changed_weights_are_refused(
         write_baseline_texts(baseline, PAIRS)
 
 
-def test_lora_comes_back_from_its_artifact_and_is_merged(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+def test_lora_comes_back_from_its_artifact_and_is_merged(make_baseline, dataset):
     pytest.importorskip("peft", reason="the extra compare is not installed")
     baseline = make_baseline("lora")
     written = write_untrained(baseline, dataset)

@@ -2,12 +2,10 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.xrec.lab.baselines.conftest import MakeBaseline
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.lab.baselines import train_baseline, write_baseline_texts
@@ -17,9 +15,7 @@ from xrec.lab.baselines.trainer import BaselineTrainer
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def test_baseline_is_trained_and_writes_once(
-    make_baseline: MakeBaseline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_baseline_is_trained_and_writes_once(make_baseline, monkeypatch):
     scaling = ScalingConfig(device="cpu", num_workers=2)
     baseline = make_baseline(recipe={"num_epochs": 2}, scaling=scaling)
     manifest = train_baseline(baseline)
@@ -41,8 +37,8 @@ def test_baseline_is_trained_and_writes_once(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["peter", "lora"])
 def test_training_that_was_stopped_goes_on_from_its_last_epoch(
-    kind: str, make_baseline: MakeBaseline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    kind, make_baseline, tmp_path, monkeypatch
+):
     """A worker fails in the second epoch; the next start makes that epoch, and no other."""
     if kind == "lora":
         pytest.importorskip("peft", reason="the extra compare is not installed")
@@ -63,7 +59,7 @@ def test_training_that_was_stopped_goes_on_from_its_last_epoch(
                 raise TrainingError("out of luck")
             return run_epoch(trainer)
 
-        BaselineTrainer.run_epoch = failing  # type: ignore[method-assign]
+        BaselineTrainer.run_epoch = failing
         train.train_worker(loop_config)
 
     with monkeypatch.context() as patch:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.fake_gpu import CPU, GPU, FakeGPU
-from tests.xrec.lab.baselines.conftest import MakeBaseline, explanation
+from tests.xrec.lab.baselines.conftest import explanation
 from xrec.config.entries import BaselinesConfig
-from xrec.data.dataset import Dataset
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.lab.baselines import Baseline
 from xrec.lab.baselines.artifact import Sizes, build_model
@@ -44,9 +43,7 @@ def rows_of(trainer: BaselineTrainer) -> list[dict[str, Any]]:
     return [{**row, "seconds": 0} for row in trainer.progress.history]
 
 
-def test_trainer_overfits_twenty_pairs_to_the_letter(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+def test_trainer_overfits_twenty_pairs_to_the_letter(make_baseline, dataset):
     sizes = {"embedding_dim": 32, "feedforward_size": 32, "num_layers": 2}
     recipe = {"optimizer": "AdamW", "learning_rate": 0.01, "batch_size": 20, "num_epochs": 400}
     recipe |= {"patience": 400, "max_validation_pairs": 1}
@@ -62,9 +59,7 @@ def test_trainer_overfits_twenty_pairs_to_the_letter(
     assert written == wanted
 
 
-def test_trainer_stops_early_and_keeps_the_best_epoch(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+def test_trainer_stops_early_and_keeps_the_best_epoch(make_baseline, dataset):
     recipe = {"optimizer": "AdamW", "learning_rate": 0.05, "patience": 2}
     baseline = make_baseline(recipe=recipe)
     trainer, kept = trainer_of(baseline, build_data(baseline, dataset)), []
@@ -79,9 +74,7 @@ def test_trainer_stops_early_and_keeps_the_best_epoch(
 
 
 @pytest.mark.parametrize("kind", ["peter", "lora"])
-def test_trainer_resumed_after_each_epoch_equals_an_unbroken_one(
-    kind: str, make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+def test_trainer_resumed_after_each_epoch_equals_an_unbroken_one(kind, make_baseline, dataset):
     if kind == "lora":
         pytest.importorskip("peft", reason="the extra compare is not installed")
     sizes = {} if kind == "lora" else {"dropout": 0.3}
@@ -108,8 +101,8 @@ def test_trainer_resumed_after_each_epoch_equals_an_unbroken_one(
 
 
 def test_trainer_of_lora_changes_its_weights_alone_at_a_rate_that_rises_and_falls(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+    make_baseline, dataset
+):
     pytest.importorskip("peft", reason="the extra compare is not installed")
     recipe = {"num_epochs": 3, "batch_size": 8, "warmup_share": 0.4, "learning_rate": 0.02}
     baseline = make_baseline("lora", recipe=recipe)
@@ -127,9 +120,7 @@ def test_trainer_of_lora_changes_its_weights_alone_at_a_rate_that_rises_and_fall
     assert shares == sorted(shares[:4]) + sorted(shares[4:], reverse=True)
 
 
-def test_trainer_first_step_of_sgd_follows_the_gradient_of_the_mean_loss(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+def test_trainer_first_step_of_sgd_follows_the_gradient_of_the_mean_loss(make_baseline, dataset):
     recipe = {"optimizer": "SGD", "learning_rate": 0.5, "gradient_clipping": None}
     baseline = make_baseline(recipe=recipe)
     data = build_data(baseline, dataset)
@@ -167,8 +158,8 @@ class _Threads(Workers):
 # worker none.
 @pytest.mark.parametrize("batch_size", [7, 19])
 def test_trainer_two_workers_or_small_passes_learn_what_one_learns(
-    batch_size: int, make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+    batch_size, make_baseline, dataset
+):
     recipe = {"batch_size": batch_size, "num_epochs": 2}
     baseline = make_baseline(recipe=recipe)
     small = make_baseline(recipe={**recipe, "micro_batch_size": 3})
@@ -196,9 +187,7 @@ def test_trainer_two_workers_or_small_passes_learn_what_one_learns(
             assert torch.allclose(parameter, parameters[name], atol=1e-5)
 
 
-def test_trainer_loss_that_is_not_finite_ends_the_run(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+def test_trainer_loss_that_is_not_finite_ends_the_run(make_baseline, dataset):
     baseline = make_baseline()
     trainer = trainer_of(baseline, build_data(baseline, dataset))
     with torch.no_grad():
@@ -207,9 +196,7 @@ def test_trainer_loss_that_is_not_finite_ends_the_run(
         trainer.run_epoch()
 
 
-def test_trainer_seed_decides_the_weights_and_the_order(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+def test_trainer_seed_decides_the_weights_and_the_order(make_baseline, dataset):
     def loss(seed: int) -> float:
         baseline = make_baseline(seed=seed, recipe={"batch_size": 4})
         row = trainer_of(baseline, build_data(baseline, dataset)).run_epoch()
@@ -219,9 +206,7 @@ def test_trainer_seed_decides_the_weights_and_the_order(
     assert loss(0) != loss(1)
 
 
-def test_trainer_on_a_gpu_learns_and_writes_what_it_does_on_a_cpu(
-    make_baseline: MakeBaseline, dataset: Dataset
-) -> None:
+def test_trainer_on_a_gpu_learns_and_writes_what_it_does_on_a_cpu(make_baseline, dataset):
     # Without clipping, in which torch itself mixes devices by the rules of the stand-in.
     baseline = make_baseline(recipe={"num_epochs": 2, "gradient_clipping": None})
     data = build_data(baseline, dataset)
@@ -257,14 +242,12 @@ def progress_of(*losses: float) -> BaselineProgress:
         ((2.0, 3.0, 1.0, 1.5), True),  # two without a gain, though not in a row
     ],
 )
-def test_progress_ends_with_its_epochs_or_its_patience(
-    losses: tuple[float, ...], has_ended: bool
-) -> None:
+def test_progress_ends_with_its_epochs_or_its_patience(losses, has_ended):
     recipe = Recipe("SGD", 1.0, num_epochs=4, patience=2)
     assert progress_of(*losses).has_ended(recipe) is has_ended
 
 
-def test_baselines_have_sections_of_their_own_and_peter_plus_that_of_peter() -> None:
+def test_baselines_have_sections_of_their_own_and_peter_plus_that_of_peter():
     config = BaselinesConfig.model_validate({"peter": {"learning_rate": 0.5, "num_epochs": 3}})
     recipes = {kind: recipe_of(kind, config) for kind in RECIPES}
     assert recipes["peter_plus"] == recipes["peter"]

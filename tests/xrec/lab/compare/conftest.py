@@ -1,7 +1,6 @@
 """A small town with a random graph and language model, and configs of comparisons in it."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +13,13 @@ MakeConfig = Callable[..., CompareConfig]
 
 
 @pytest.fixture(scope="session")
-def town(tmp_path_factory: pytest.TempPathFactory) -> str:
+def town(tmp_path_factory):
     """Dataset, graph and language model; tests must not change them."""
     return build_workspace(tmp_path_factory.mktemp("compare"))
 
 
 @pytest.fixture
-def make_config(town: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeConfig:
+def make_config(town, tmp_path, monkeypatch):
     """Make the config of a comparison in the test's own folder; values replace the defaults."""
     monkeypatch.setattr("xrec.lab.compare.result.NUM_SAMPLES", 100)
 

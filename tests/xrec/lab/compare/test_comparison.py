@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tests.xrec.lab.compare.comparisons import Done, figures, run, table
-from tests.xrec.lab.compare.conftest import MakeConfig
 from xrec.config.compare import CompareConfig
 from xrec.data.dataset import HeldOutPair, held_out_pairs, read_dataset
 from xrec.data.splits import drawn_pairs
@@ -33,9 +32,7 @@ def texts_of(path: Path, pairs: list[HeldOutPair], **more: Any) -> dict[str, Any
     return {"entries": ["profile", "public"], "texts": {"public": {"uri": str(path), **names}}}
 
 
-def test_compare_writes_one_table_with_means_over_seeds_of_all_pairs(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
+def test_compare_writes_one_table_with_means_over_seeds_of_all_pairs(make_config, tmp_path):
     config = make_config(entries=SEEDED, groups=["user_explanations"])
     manifest = run(config)
     assert set(manifest.files) == {"table.parquet", "table.md"}
@@ -67,9 +64,7 @@ def test_compare_writes_one_table_with_means_over_seeds_of_all_pairs(
     assert weighed == pytest.approx(coverage["value"])
 
 
-def test_compare_takes_what_is_there_and_makes_what_is_added_alone(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
+def test_compare_takes_what_is_there_and_makes_what_is_added_alone(make_config, tmp_path):
     config, again = make_config(entries=["ours", "profile"], seeds=[0, 1]), Done()
     manifest = run(config)
     assert run(config, again) == manifest
@@ -87,9 +82,7 @@ def test_compare_takes_what_is_there_and_makes_what_is_added_alone(
 
 
 @pytest.mark.slow
-def test_compare_killed_before_any_step_ends_with_the_same_table(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
+def test_compare_killed_before_any_step_ends_with_the_same_table(make_config, tmp_path):
     unbroken = Done()
     whole = run(make_config(entries=SEEDED, comparison=str(tmp_path / "whole")), unbroken)
     for stop_at in range(1, unbroken.num_steps + 1):
@@ -105,8 +98,8 @@ def test_compare_killed_before_any_step_ends_with_the_same_table(
     [("comparison.write_contents", ""), ("scores.write_manifest", "/profile/scores")],
 )
 def test_compare_killed_while_it_writes_takes_nothing_of_another_one(
-    killed_in: str, manifest_of: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    killed_in, manifest_of, make_config, monkeypatch
+):
     config = make_config()
     whole = run(config)
 
@@ -124,9 +117,7 @@ def test_compare_killed_while_it_writes_takes_nothing_of_another_one(
     assert run(config).files == whole.files
 
 
-def test_compare_texts_from_elsewhere_lack_what_the_table_lacks(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
+def test_compare_texts_from_elsewhere_lack_what_the_table_lacks(make_config, tmp_path):
     pairs = pairs_of(make_config())
     config = make_config(**texts_of(tmp_path / "texts.jsonl", pairs[::2]))
     run(config)
@@ -138,9 +129,7 @@ def test_compare_texts_from_elsewhere_lack_what_the_table_lacks(
     assert f"{len(pairs) - len(pairs[::2])} no_text" in page
 
 
-def test_compare_what_cannot_be_compared_is_refused_before_anything_is_made(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
+def test_compare_what_cannot_be_compared_is_refused_before_anything_is_made(make_config, tmp_path):
     path, validation = tmp_path / "texts.jsonl", pairs_of(make_config(), "validation")
     of_one_user = next(
         seed
@@ -159,9 +148,7 @@ def test_compare_what_cannot_be_compared_is_refused_before_anything_is_made(
         run(make_config(metrics={"encoder": "./nowhere"}))
 
 
-def test_entries_are_a_folder_a_seed_or_one_where_the_seed_changes_nothing(
-    make_config: MakeConfig,
-) -> None:
+def test_entries_are_a_folder_a_seed_or_one_where_the_seed_changes_nothing(make_config):
     entries = entries_of(make_config(entries=["nearest", "ours"], seeds=[4, 7]))
     assert [entry.location.uri.rsplit("/", 1)[-1] for entry in entries] == [
         *("nearest", "ours-4", "ours-7")

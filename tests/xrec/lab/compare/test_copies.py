@@ -23,7 +23,7 @@ def graph_of(users: list[list[float]], items: list[list[float]]) -> GraphEmbeddi
     return GraphEmbeddings(torch.tensor(users), torch.tensor(items), Manifest.model_construct())
 
 
-def test_profile_is_the_items_profile_and_none_where_it_is_empty() -> None:
+def test_profile_is_the_items_profile_and_none_where_it_is_empty():
     dataset = dataset_of(profiles=["A quiet place.", "  ", "Has a garden."])
     found = profile_texts(dataset, held_out((0, 0), (1, 1), (1, 2)))
     assert found == {
@@ -33,7 +33,7 @@ def test_profile_is_the_items_profile_and_none_where_it_is_empty() -> None:
     }
 
 
-def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine() -> None:
+def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine():
     # User 0 points to the right. User 1 is long and 60 degrees off; user 2 is short and 10 off.
     sixty, ten = math.radians(60), math.radians(10)
     users = [
@@ -46,7 +46,7 @@ def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine() -> No
     assert nearest_texts(words, graph, held_out((0, 0))) == {("u0", "i0"): "by the near one"}
 
 
-def test_nearest_of_an_item_without_words_takes_those_of_the_nearest_item() -> None:
+def test_nearest_of_an_item_without_words_takes_those_of_the_nearest_item():
     users = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]
     items = [[1.0, 0.0], [0.8, 0.2], [0.0, 1.0]]
     words = explained([(1, 2, "of item 2"), (2, 1, "of item 1, far"), (1, 1, "of item 1")])
@@ -54,15 +54,13 @@ def test_nearest_of_an_item_without_words_takes_those_of_the_nearest_item() -> N
     assert found == {("u0", "i0"): "of item 1", ("u0", "i2"): "of item 2"}
 
 
-def test_nearest_without_any_words_says_nothing() -> None:
+def test_nearest_without_any_words_says_nothing():
     graph = graph_of([[1.0]], [[1.0]])
     assert nearest_texts(explained([]), graph, held_out((0, 0))) == {("u0", "i0"): None}
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 100])
-def test_nearest_items_are_the_same_in_any_blocks(
-    at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nearest_items_are_the_same_in_any_blocks(at_once, monkeypatch):
     monkeypatch.setattr("xrec.lab.compare.copies._ITEMS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(1)
     users, items = (torch.randn(6, 4, generator=generator) for _ in range(2))
@@ -98,14 +96,14 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 @pytest.mark.parametrize("name", ["texts.jsonl", "texts.csv", "texts.parquet"])
-def test_table_of_any_format_gives_texts_by_pair(tmp_path: Path, name: str) -> None:
+def test_table_of_any_format_gives_texts_by_pair(tmp_path, name):
     assert read(write(tmp_path / name, ROWS)) == {
         ("7", "a"): "A fine place.",
         ("8", "b"): None,
     }
 
 
-def test_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+def test_missing_column_is_named_with_those_that_are_there(tmp_path):
     path = write(tmp_path / "texts.jsonl", ROWS)
     with pytest.raises(DataError, match=r"missing column\(s\) says.*saw 'uid', 'iid', 'xrec'"):
         read(path, text="says")
@@ -119,13 +117,11 @@ def test_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> No
         ({"uid": 9, "iid": "c", "xrec": ["x"]}, "1 of 3 rows.*line 3.*must be a text"),
     ],
 )
-def test_row_that_cannot_be_used_ends_it_with_file_and_line(
-    tmp_path: Path, row: dict[str, Any], message: str
-) -> None:
+def test_row_that_cannot_be_used_ends_it_with_file_and_line(tmp_path, row, message):
     with pytest.raises(DataError, match=message):
         read(write(tmp_path / "texts.jsonl", [*ROWS, row]))
 
 
-def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(StorageNotFoundError, match=r"nothing.jsonl"):
         read(tmp_path / "nothing.jsonl")

@@ -1,13 +1,11 @@
 """Judges in a comparison: through an endpoint, with how far they agree."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.xrec.lab.compare.comparisons import figures, run
-from tests.xrec.lab.compare.conftest import MakeConfig
 from tests.xrec.lab.compare.test_comparison import pairs_of
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 
@@ -32,8 +30,8 @@ def _judges(stub: StubEndpoint) -> list[dict[str, Any]]:
 
 
 def test_compare_with_judges_tells_their_scores_agreement_and_failures(
-    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    make_config, tmp_path, caplog
+):
     pairs = pairs_of(make_config())
     rows = [
         {

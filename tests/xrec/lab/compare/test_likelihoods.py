@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 
 from tests.xrec.lab.compare.comparisons import Done, figures, run
-from tests.xrec.lab.compare.conftest import MakeConfig
 from xrec.config.compare import CompareConfig
 from xrec.generate.loading import Sources
 from xrec.lab.compare.entries import Entry
@@ -63,9 +62,7 @@ def weighed(config: CompareConfig, scales: Scales, version: int = 0) -> Manifest
     return run(config, WithAdapters(weigh=scales.weigh, version=version))
 
 
-def test_likelihoods_stand_in_the_table_beside_the_metrics_of_texts(
-    make_config: MakeConfig,
-) -> None:
+def test_likelihoods_stand_in_the_table_beside_the_metrics_of_texts(make_config):
     config = make_config(entries=ENTRIES, likelihood=True, seeds=[0, 1])
     scales = Scales()
     weighed(config, scales)
@@ -82,9 +79,7 @@ def test_likelihoods_stand_in_the_table_beside_the_metrics_of_texts(
         assert "NLL, nats a token" in file.read()
 
 
-def test_likelihoods_that_are_there_are_taken_and_those_of_another_adapter_made_again(
-    make_config: MakeConfig,
-) -> None:
+def test_likelihoods_that_are_there_are_taken_and_those_of_another_adapter_made_again(make_config):
     config, scales = make_config(entries=ENTRIES, likelihood=True, seeds=[0]), Scales()
     manifest = weighed(config, scales)
     assert len(scales.weighed) == 2
@@ -94,7 +89,7 @@ def test_likelihoods_that_are_there_are_taken_and_those_of_another_adapter_made_
     assert scales.weighed[2:] == ["constant-0", "ours-0"]
 
 
-def test_likelihoods_are_not_weighed_unless_asked_for(make_config: MakeConfig) -> None:
+def test_likelihoods_are_not_weighed_unless_asked_for(make_config):
     config, scales = make_config(entries=ENTRIES, seeds=[0]), Scales()
     weighed(config, scales)
     assert scales.weighed == []

@@ -1,12 +1,9 @@
 """What ranks statements without a text, below the entries of a comparison."""
 
-from pathlib import Path
-
 import pytest
 
 from jobs.prepare import run as prepare_dataset
 from tests.xrec.lab.compare.comparisons import figures, run
-from tests.xrec.lab.compare.conftest import MakeConfig
 from tests.xrec.train.adapter_town import TOWN
 from xrec.aspects.train import train_aspects
 from xrec.config.aspects import TrainAspectsConfig
@@ -18,7 +15,7 @@ RANKING = {"ranking_ndcg", "ranking_recall", "ranking_precision"}
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
+def workspace(tmp_path_factory):
     """A dataset with the aspects of profiles, and what `train-aspects` makes of it in `trained`."""
     folder = str(tmp_path_factory.mktemp("rankings"))
     aspects = {"kind": "profiles", "min_items": 2, "max_share": 0.6}
@@ -29,8 +26,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_rankers_stand_below_the_entries_with_their_rankings_alone(
-    make_config: MakeConfig, workspace: str, tmp_path: Path
-) -> None:
+    make_config, workspace, tmp_path
+):
     config = make_config(workspace=workspace, entries=["profile"], groups=["user_explanations"])
     run(config)
     found = figures(config)
@@ -50,9 +47,7 @@ def test_rankers_stand_below_the_entries_with_their_rankings_alone(
     ]
 
 
-def test_chooser_is_a_ranker_where_the_aspects_of_the_dataset_are(
-    make_config: MakeConfig, workspace: str, town: str
-) -> None:
+def test_chooser_is_a_ranker_where_the_aspects_of_the_dataset_are(make_config, workspace, town):
     config = make_config(workspace=workspace, entries=["profile"])
     before = run(config)
     trained = {"aspects": f"{workspace}/trained"}

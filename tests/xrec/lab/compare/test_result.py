@@ -59,7 +59,7 @@ FLAT = [0.5] * 9
 BETTER = [0.7, 0.8, 0.75, 0.7, 0.8, 0.75, 0.7, 0.8, 0.75]
 
 
-def test_result_has_means_spread_and_differences_by_hand(make_config: MakeConfig) -> None:
+def test_result_has_means_spread_and_differences_by_hand(make_config):
     found = result(
         make_config,
         {"ours": [FLAT, [0.6] * 9, [0.7] * 9], "profile": [[0.4, 0.5, 0.3] * 3]},
@@ -76,7 +76,7 @@ def test_result_has_means_spread_and_differences_by_hand(make_config: MakeConfig
     assert found.num_seeds == {"ours": 3, "profile": 0}
 
 
-def test_result_groups_are_those_of_the_training_explanations(make_config: MakeConfig) -> None:
+def test_result_groups_are_those_of_the_training_explanations(make_config):
     values = [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.9, 0.9, 0.9]
     found = result(make_config, {"profile": [values]}, groups=["user_explanations"])
     by_group = {
@@ -88,7 +88,7 @@ def test_result_groups_are_those_of_the_training_explanations(make_config: MakeC
     assert sorted(by_group.values()) == pytest.approx([0.2, 0.4, 0.9])
 
 
-def test_result_costs_are_those_of_what_was_trained(make_config: MakeConfig) -> None:
+def test_result_costs_are_those_of_what_was_trained(make_config):
     found = result(make_config, {"ours": [FLAT, FLAT], "profile": [FLAT]})
     assert found.of("ours")["training_seconds"].own.value == 7
     assert "training_seconds" not in found.of("profile")
@@ -96,16 +96,14 @@ def test_result_costs_are_those_of_what_was_trained(make_config: MakeConfig) -> 
 
 
 @pytest.mark.parametrize(("num_seeds", "is_marked"), [(3, True), (2, False)])
-def test_differences_are_marked_from_three_seeds_on_only(
-    make_config: MakeConfig, num_seeds: int, is_marked: bool
-) -> None:
+def test_differences_are_marked_from_three_seeds_on_only(make_config, num_seeds, is_marked):
     rng = np.random.default_rng(0)
     seeds = [[float(value) for value in 0.3 + 0.001 * rng.normal(size=9)] for _ in range(num_seeds)]
     found = result(make_config, {"ours": seeds, "profile": [BETTER]})
     assert ("0.750*" in page_of(found)) == is_marked
 
 
-def test_table_has_a_row_a_figure(make_config: MakeConfig) -> None:
+def test_table_has_a_row_a_figure(make_config):
     found = result(make_config, {"ours": [FLAT, BETTER], "profile": [BETTER]})
     table = result_table(found)
     assert table.schema.equals(TABLE)
@@ -121,9 +119,7 @@ def page_of(found: Result, **more: Any) -> str:
     return markdown_page(found, PAIRS, more.get("failed", {}), more.get("examples", []))
 
 
-def test_page_begins_with_coverage_and_has_each_entry_and_difference(
-    make_config: MakeConfig,
-) -> None:
+def test_page_begins_with_coverage_and_has_each_entry_and_difference(make_config):
     runs = {"ours": [FLAT, BETTER], "constant": [BETTER] * 2}
     page = page_of(replace(result(make_config, runs), notes=("Beside: the graph.",)))
     assert "9 held-out pairs of 3 users" in page
@@ -139,9 +135,7 @@ def test_page_begins_with_coverage_and_has_each_entry_and_difference(
     assert "- Beside: the graph." in differences
 
 
-def test_page_has_groups_missing_texts_and_the_same_pairs_side_by_side(
-    make_config: MakeConfig,
-) -> None:
+def test_page_has_groups_missing_texts_and_the_same_pairs_side_by_side(make_config):
     runs = {"ours": [FLAT], "profile": [BETTER]}
     found = result(make_config, runs, groups=["item_interactions"])
     example = Example(PAIRS[4], "A & B", {"ours": "One\n line.", "profile": None})
@@ -173,9 +167,7 @@ def test_page_has_groups_missing_texts_and_the_same_pairs_side_by_side(
         ),
     ],
 )
-def test_page_says_on_whom_there_is_no_verdict_and_why(
-    make_config: MakeConfig, runs: Any, changes: dict[str, Any], said: str
-) -> None:
+def test_page_says_on_whom_there_is_no_verdict_and_why(make_config, runs, changes, said):
     found = result(make_config, runs, **changes)
     assert found.without_verdict == said
     assert ("No verdict" in page_of(found)) == bool(said)

@@ -19,7 +19,7 @@ def lines(table: pa.Table) -> list[str]:
     return agreement_lines("ours", table, ["ann", "bob"])
 
 
-def test_two_judges_that_rank_alike_far_apart_agree() -> None:
+def test_two_judges_that_rank_alike_far_apart_agree():
     ann = [float(score) for score in range(20)]
     (line,) = lines(_table(ann, [score + 37 for score in ann]))
     assert line == (
@@ -28,7 +28,7 @@ def test_two_judges_that_rank_alike_far_apart_agree() -> None:
     )
 
 
-def test_pairs_without_a_text_or_a_score_are_left_out() -> None:
+def test_pairs_without_a_text_or_a_score_are_left_out():
     ann, bob = [1.0, 2.0, None, 4.0, 5.0], [5.0, 4.0, 3.0, None, 1.0]
     (line,) = lines(_table(ann, bob))
     assert "by -1.00" in line

