@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.xrec.train.conftest import metrics_of
 from xrec.config.graph import PretrainGraphConfig
-from xrec.graph.artifact import read_metrics
-from xrec.storage import open_location
 from xrec.train.graph import pretrain_graph
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -38,7 +37,7 @@ def train(
         }
     )
     pretrain_graph(config)
-    return read_metrics(open_location(str(graph)))
+    return metrics_of(graph)
 
 
 def assert_same(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:

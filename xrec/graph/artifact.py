@@ -98,11 +98,6 @@ def write_graph(
     )
 
 
-def read_metrics(location: Location) -> list[dict[str, Any]]:
-    """Return the rows of `metrics.jsonl` at `location`; raise StorageNotFoundError if absent."""
-    return [json.loads(line) for line in (location / METRICS).read_text().splitlines()]
-
-
 def read_graph(location: Location) -> GraphEmbeddings:
     """Return the graph at `location`.
 
