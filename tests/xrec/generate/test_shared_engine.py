@@ -77,12 +77,6 @@ def test_list_gets_each_completion_once_as_it_ends():
     assert [one.index for one in ended][:2] == [0, 4]  # the shortest ones first
 
 
-def test_no_requests_yield_nothing_and_compute_nothing():
-    core = ToyCore()
-    assert list(shared_by(core).complete([])) == []
-    assert core.rows == []
-
-
 def test_list_that_comes_later_enters_before_the_first_has_ended():
     core = ToyCore()
     shared = shared_by(core)
@@ -117,15 +111,6 @@ def test_closed_iterator_cancels_what_is_left():
     completions.close()
     assert not core.at_work
     assert len(list(shared.complete(lists(50, 3)))) == 3
-
-
-def test_error_of_a_list_alone_is_raised_and_the_run_goes_on():
-    core = ToyCore(deadly=2)
-    shared = shared_by(core)
-    with pytest.raises(RuntimeError, match="no memory"):
-        list(shared.complete(lists(0, 5)))
-    assert not core.at_work
-    assert len(list(shared.complete(lists(10, 5)))) == 5
 
 
 def test_error_is_raised_by_the_list_that_causes_it_and_the_others_lose_nothing():
