@@ -16,8 +16,8 @@ from benchmarks.personal_likelihood import (
     weigh,
 )
 from jobs.prepare import run as prepare_dataset
-from tests.benchmarks.conftest import TOWN
 from tests.toy import explanation_nll
+from tests.xrec.train.adapter_town import TOWN
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
 from xrec.config.data import PrepareConfig

@@ -14,7 +14,7 @@ from benchmarks.planted_report import Report
 from benchmarks.planted_training import train
 from benchmarks.planted_variants import VARIANTS, configured
 from benchmarks.report import Results
-from tests.benchmarks.conftest import NUM_USERS
+from tests.xrec.train.adapter_town import NUM_USERS
 from xrec.adapter.model import Adapters
 from xrec.adapter.pairs import Pair
 from xrec.config.adapter import TrainAdapterConfig
