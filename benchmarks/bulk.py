@@ -1,9 +1,7 @@
 """Rows through a model that computes nothing, into a table: ours beside other ways to do it.
 
-    python -m benchmarks.bulk run [--num-pairs 100000 ...] [--seconds 1] [--old PATH] [--daft PATH]
+    python -m benchmarks.bulk run [--num-pairs 100000 ...] [--seconds 1] [--daft PATH]
     python -m benchmarks.bulk kill ...        killed at half, and run again: which rows are there
-    python -m benchmarks.bulk resume ...      ours, when 99 % are done, as a share of the whole
-    python -m benchmarks.bulk requests ...    to an object store (SeaweedFS, started here)
 
 All contestants read the same Parquet files, and make the same texts of 45 words in two processes,
 1,024 rows at a time. Each runs in a process of its own. Ray's start and publishing are no part of
@@ -13,7 +11,6 @@ results.jsonl.
 | contestant | what it is |
 |---|---|
 | `ours` | `open_run`, `drive` with a `RayPool`, `publish` |
-| `old` | the engine of be583ac, from the checkout `--old` (`git worktree add PATH be583ac`) |
 | `ray_parquet` | Ray Data: `read_parquet`, `map_batches` on a pool of actors, `write_parquet` |
 | `ray_delta` | the same with `write_delta` |
 | `..._checkpoint` | the same with Ray Data's `CheckpointConfig` |
@@ -33,33 +30,27 @@ import typer
 from deltalake import DeltaTable
 
 from benchmarks.bulk_work import PAIRS, Work, make_pairs
-from benchmarks.counting_proxy import counting_proxy
 from benchmarks.processes import kill, start, wait
 from benchmarks.report import Record, Results, markdown
-from tests.object_store import object_store
-from xrec.bulk.runs.run import RUNS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 NAMES = (
     "ours",
-    "old",
     "ray_parquet",
     "ray_parquet_checkpoint",
     "ray_delta",
     "ray_delta_checkpoint",
     "daft",
 )
-_LEFT_SHARE = 0.01
 
 
 class Contest:
     """Contestants that run with the same pairs, and their results."""
 
-    def __init__(self, folder: Path, work: Work, old: Path | None, daft: Path | None):
+    def __init__(self, folder: Path, work: Work, daft: Path | None):
         self._folder = folder
         self._work = work
-        self._old = old
         self._daft = daft
 
     def work(self, name: str) -> Work:
@@ -70,21 +61,15 @@ class Contest:
             diary=str(self._folder / f"{name}.diary"),
         )
 
-    def start(
-        self, name: str, work: Work, environment: dict[str, str] | None = None
-    ) -> subprocess.Popen[str]:
+    def start(self, name: str, work: Work) -> subprocess.Popen[str]:
         """Start the contestant in a process of its own."""
         module = "benchmarks.bulk_daft" if name == "daft" else "benchmarks.bulk_contestants"
-        return start(
-            [module, *work.arguments(name)],
-            root=self._old if name == "old" else None,
-            python=self._daft if name == "daft" else None,
-            environment=environment,
-        )
+        python = self._daft if name == "daft" else None
+        return start([module, *work.arguments(name)], python)
 
-    def run(self, name: str, work: Work, environment: dict[str, str] | None = None) -> Record:
+    def run(self, name: str, work: Work) -> Record:
         """Run the contestant to its end; returns what it reported."""
-        last, cpu = wait(self.start(name, work, environment))
+        last, cpu = wait(self.start(name, work))
         record: Record = {**json.loads(last), **cpu} if last else {"has_failed": 1}
         return {key: round(value, 2) for key, value in record.items() if value is not None}
 
@@ -118,34 +103,7 @@ def measure_kill(contest: Contest, name: str, num_pairs: int) -> Record:
     }
 
 
-def measure_resume(contest: Contest, name: str, num_pairs: int) -> Record:
-    """Run ours, delete the last hundredth of the results, and run it again."""
-    work = contest.work(name)
-    whole = contest.run(name, work)
-    results = sorted((Path(work.output) / RUNS).glob("*/*/results/*.parquet"))
-    for file in results[-max(1, round(len(results) * _LEFT_SHARE)) :]:
-        file.unlink()
-    again = contest.run(name, work)
-    fields = {f"resume_{key}": again[key] for key in ("seconds", "first_seconds")}
-    return {**whole, **fields, "share": round(again["seconds"] / whole["seconds"], 3)}
-
-
-def measure_requests(contest: Contest, name: str, num_pairs: int) -> Record:
-    """Requests to an object store, counted by a proxy, so the seconds mean nothing."""
-    with object_store() as store, counting_proxy(store.endpoint_url) as (url, counts):
-        work = replace(contest.work(name), output=f"{store.new_bucket()}/out")
-        done = contest.run(name, work, {**store.environment, "AWS_ENDPOINT_URL": url})
-    each = round(counts.total() * work.rows / num_pairs, 1)
-    failed = done.get("has_failed")
-    return {"requests_a_chunk": each, **dict(sorted(counts.items())), "has_failed": failed}
-
-
-MEASURES = {
-    "run": measure_run,
-    "kill": measure_kill,
-    "resume": measure_resume,
-    "requests": measure_requests,
-}
+MEASURES = {"run": measure_run, "kill": measure_kill}
 
 
 def table_of(output: str) -> Record:
@@ -181,22 +139,20 @@ def bulk(
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a chunk, or of a batch.")] = 1024,
     seconds: Annotated[float, typer.Option(min=0, help="How long a chunk takes.")] = 0.0,
-    old: Annotated[Path | None, typer.Option(help="A checkout of be583ac.")] = None,
     daft: Annotated[Path | None, typer.Option(help="An interpreter that has Daft.")] = None,
     output: Annotated[Path, typer.Option(help="Folder of results.jsonl.")] = Path(
         "workspace/benchmarks/bulk"
     ),
 ) -> None:
     """Measure each contestant at each size, and print a table for each size."""
-    absent = {"old" if old is None else "", "daft" if daft is None else ""}
-    names = contestant or ["ours"] if what == "resume" else contestant or NAMES
+    names = contestant or [name for name in NAMES if daft or name != "daft"]
     for size in num_pairs or [100_000]:
         records = []
         with tempfile.TemporaryDirectory(prefix="xrec-bulk-") as folder:
             make_pairs(Path(folder) / "pairs", size)
             work = Work(f"{folder}/pairs", "", rows, seconds, 2, "")
-            contest = Contest(Path(folder), work, old, daft)
-            for name in (each for each in names if each not in absent):
+            contest = Contest(Path(folder), work, daft)
+            for name in names:
                 found = MEASURES[what](contest, name, size)
                 record = {"contestant": name, "num_pairs": size, **found}
                 settings = {"kind": f"bulk-{what}", "chunk_rows": rows, "chunk_seconds": seconds}

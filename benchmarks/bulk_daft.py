@@ -1,11 +1,9 @@
 """Daft as a contestant of benchmarks.bulk, by an interpreter of its own that has `daft`."""
 
-import os
 from typing import Any
 
 import daft  # type: ignore[import-not-found]
 import pyarrow as pa
-from daft.io import IOConfig, S3Config  # type: ignore[import-not-found]
 
 from benchmarks.bulk_work import TEXTS, Work, report
 
@@ -28,8 +26,7 @@ def daft_parquet(work: Work) -> dict[str, Any]:
     pairs = daft.read_parquet(f"{work.pairs}/*.parquet").select("user_id", "item_id")
     made = pairs.with_column("made", Explain().explained(daft.col("user_id"), daft.col("item_id")))
     texts = [daft.col("made")[name].alias(name) for name in TEXTS.names]
-    config = IOConfig(s3=S3Config(endpoint_url=os.environ.get("AWS_ENDPOINT_URL")))
-    made.select("user_id", "item_id", *texts).write_parquet(f"{work.output}/rows", io_config=config)
+    made.select("user_id", "item_id", *texts).write_parquet(f"{work.output}/rows")
     return {}
 
 

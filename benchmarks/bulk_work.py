@@ -5,7 +5,6 @@ nothing but pyarrow.
 """
 
 import json
-import os
 import random
 import sys
 import time
@@ -30,7 +29,7 @@ TEXTS = pa.schema([("explanation", pa.string()), ("num_tokens", pa.int32())])
 class Work:
     """What a contestant is to do.
 
-    pairs: a folder of Parquet files. output: a folder or a URI. rows: of a chunk or a batch.
+    pairs: a folder of Parquet files. output: a folder. rows: of a chunk or a batch.
     seconds: how long a chunk takes. diary: a file that gets a line when a chunk is done.
     """
 
@@ -110,8 +109,3 @@ def peak_mb() -> float:
     """The greatest resident memory of this process so far."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
-def object_store_options() -> dict[str, str]:
-    """What a client of the store needs besides the variables AWS_*."""
-    return {"AWS_ALLOW_HTTP": "true"} if "AWS_ENDPOINT_URL" in os.environ else {}

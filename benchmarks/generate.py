@@ -26,7 +26,7 @@ import typer
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from benchmarks.generate_setup import Contest, Setup, prepare
-from benchmarks.processes import start, wait
+from benchmarks.processes import measured
 from benchmarks.report import Record, Results, markdown, medians, write_tables
 from xrec.generate.engine import text_params
 
@@ -128,7 +128,10 @@ def run(
                     num_pairs=num_loop_pairs if name == "loop" else num_pairs,
                     collaborative=name != "ours-text",
                 )
-                found = _measure_apart(contest, name)
+                arguments = ["benchmarks.generate", "one", json.dumps(asdict(contest)), name]
+                found = measured(
+                    arguments
+                )  # in a fresh process, so that its peak memory is its own
                 rows.append({"round": number, "contestant": f"{name}, {items} items", **found})
                 results = {"kind": "generate", "contest": asdict(contest), "row": rows[-1]}
                 Results(output).append(results)
@@ -137,16 +140,6 @@ def run(
     title = f"{num_pairs} pairs, {dtype}, {threads} thread(s), median of {rounds} round(s)"
     write_tables(output, "table", {title: table})
     typer.echo(f"\n{title}\n\n{markdown(table)}")
-
-
-def _measure_apart(contest: Contest, contestant: str) -> Record:
-    """Call `measure_here` in a fresh process, so that its peak memory is its own."""
-    one = ["benchmarks.generate", "one", json.dumps(asdict(contest)), contestant]
-    last, _ = wait(start(one))
-    if not last:
-        raise SystemExit(f"{contestant} failed")
-    record: Record = json.loads(last)
-    return record
 
 
 @app.command(hidden=True)

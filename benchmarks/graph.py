@@ -1,8 +1,10 @@
 """Graph vectors side by side: `python -m benchmarks.graph quality DATASET...`, from the root.
 
-Each method ranks for the same data by the same metric, with the same number of threads, and has
-the seconds of its own work: its set-up included, reading and evaluation not. Every snapshot is a
-line of results.jsonl in --output, with date, processor and load.
+Ours are the vectors of the graph artifact beside each dataset, as `xrec pretrain-graph` made them.
+The other methods are trained here. Each ranks for the same data by the same metric, and has the
+seconds of its own work: its set-up included, reading and evaluation not; those of ours are its
+epochs', with evaluation. Every snapshot is a line of results.jsonl in --output, with date,
+processor and load.
 """
 
 import warnings
@@ -36,14 +38,11 @@ def quality(
     ] = None,
     embedding_dim: Annotated[int, typer.Option(min=1, help="D, length of a vector.")] = 64,
     budget_seconds: Annotated[
-        float, typer.Option(help="Time of recipe and of ours, without evaluation.")
+        float, typer.Option(help="Time of recipe, without evaluation.")
     ] = 480,
     epochs_per_snapshot: Annotated[
         int, typer.Option(min=1, help="Epochs of recipe between evaluations.")
     ] = 5,
-    config: Annotated[
-        Path | None, typer.Option(help="Project file of ours; by default configs/<dataset>.yaml.")
-    ] = None,
     threads: Annotated[
         int, typer.Option(min=1, help="Of torch and implicit; BLAS has OMP_NUM_THREADS.")
     ] = 1,
@@ -56,9 +55,9 @@ def quality(
     torch.set_num_threads(threads)
     rows = []
     for uri in datasets:
-        data = read_data(uri)
-        evaluate, own = Evaluator(data), config or Path("configs") / f"{data.name}.yaml"
-        budget = Budget(embedding_dim, seed, threads, budget_seconds, epochs_per_snapshot, own)
+        data, graph = read_data(uri), f"{uri.rpartition('/')[0]}/graph"
+        evaluate = Evaluator(data)
+        budget = Budget(embedding_dim, seed, threads, budget_seconds, epochs_per_snapshot, graph)
         for name in method or METHODS:
             points = []
             for snapshot in METHODS[name](data, budget):
@@ -80,7 +79,8 @@ def best_row(points: list[Record]) -> Record:
         for split, of_split in best["scores"].items()
         for metric, value in of_split.items()
     }
-    times = {name: round(best[name], 1) for name in ("seconds", "cpu_seconds")}
+    names = ("seconds", "cpu_seconds")
+    times = {name: best[name] and round(best[name], 1) for name in names}
     return {**scores, "epoch": best["epoch"], **times}
 
 

@@ -73,10 +73,11 @@ class Snapshot:
     """A method's model after some time of its own work.
 
     The time is in wall-clock `seconds` and in `cpu_seconds`, with the set-up, without evaluation.
+    There are no CPU seconds of an artifact.
     """
 
     seconds: float
-    cpu_seconds: float
+    cpu_seconds: float | None
     epoch: int
     scores: Vectors
 

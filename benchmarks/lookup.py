@@ -1,11 +1,10 @@
 """What it costs to look up one user's rows in published explanations on an object store.
 
-    python -m benchmarks.lookup [--rows 1000000] [--lookups 200] [--rows-per-group 2048 8192]
+    python -m benchmarks.lookup [--rows 1000000] [--lookups 200]
 
 The results of a run are written without a model, ten rows a user with texts of 45 words, and
-published once for each number of rows of a row group. Each look-up is of another user, drawn at
-random, one after the other. The store is SeaweedFS, started here. Results are appended to
-results.jsonl in --output.
+published. Each look-up is of another user, drawn at random, one after the other. The store is
+SeaweedFS, started here. Results are appended to results.jsonl in --output.
 
 | contestant | what it is |
 |---|---|
@@ -20,11 +19,11 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import deltalake
 import duckdb
@@ -32,7 +31,6 @@ import numpy as np
 import polars
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from benchmarks.bulk_work import some_texts
 from benchmarks.report import Results
@@ -45,20 +43,17 @@ from xrec.bulk import (
     RunRequest,
     Summary,
     clean_keys,
-    empty,
     open_run,
-    parts,
     publish,
 )
 from xrec.bulk.runs.keys import bucket_of
-from xrec.bulk.table import Published, published
+from xrec.bulk.table import published
 from xrec.config.shared import StorageConfig
 from xrec.schemas import EVIDENCE, GENERATED, PAIRS
-from xrec.storage import open_location, request_each
+from xrec.storage import request_each
 
 _ITEMS_OF_A_USER, _NUM_ITEMS = 10, 50_000
 _ROWS_PER_CHUNK, _BATCH = 8192, 65_536
-_GROUPS = (2048, 4096, 8192, 16384)
 _MANY = 2**14  # different lists of aspects
 Find = Callable[[str], int]
 
@@ -75,16 +70,8 @@ def opened(uri: str, storage: StorageConfig, num_rows: int) -> BulkRun:
             yield clean_keys(rows, PAIRS.names, file="rows", first_line=1)
 
     identity = Identity(kind="explanations", config={}, inputs={})
-    return open_run(
-        RunRequest(
-            uri,
-            identity,
-            EXPLANATIONS,
-            batches,
-            rows_per_chunk=_ROWS_PER_CHUNK,
-            storage=storage,
-        )
-    )
+    request = RunRequest(uri, identity, EXPLANATIONS, batches, rows_per_chunk=_ROWS_PER_CHUNK)
+    return open_run(replace(request, storage=storage))
 
 
 def fill(run: BulkRun) -> None:
@@ -100,39 +87,6 @@ def fill(run: BulkRun) -> None:
 
     for _ in request_each(do, range(run.record.size.num_chunks)):
         pass
-
-
-def publish_anew(uri: str, storage: StorageConfig, num_rows: int, rows_per_group: int) -> float:
-    """Publish the run with such row groups; returns the seconds."""
-    if open_location(uri, storage).sizes():
-        empty(uri, storage)
-    run = opened(uri, storage, num_rows)
-    began = time.perf_counter()
-    with mock.patch.object(parts, "_ROWS_PER_GROUP", rows_per_group):
-        publish(
-            run,
-            "explanations",
-            lambda summary: ({"explanations": summary.num_ok}, {}),
-            republish=True,
-        )
-    return time.perf_counter() - began
-
-
-def sizes(table: Published) -> dict[str, Any]:
-    """What the table's files are like."""
-    files = table.log.files(table.version).to_pylist()
-    filesystem = table.log.location.arrow_filesystem()
-    root = table.log.location.path
-    footers = [pq.read_metadata(f"{root}/{file['path']}", filesystem=filesystem) for file in files]
-    num_bytes = [file["num_bytes"] for file in files]
-    num_groups = [footer.num_row_groups for footer in footers]
-    return {
-        "files": len(files),
-        "file_mb": [round(min(num_bytes) / 2**20, 1), round(max(num_bytes) / 2**20, 1)],
-        "bytes_a_row": round(sum(num_bytes) / sum(footer.num_rows for footer in footers), 1),
-        "row_groups_a_file": max(num_groups),
-        "footer_kb": round(max(footer.serialized_size for footer in footers) / 1024, 1),
-    }
 
 
 def contestants(uri: str, storage: StorageConfig, store: ObjectStore) -> Iterator[tuple[str, Find]]:
@@ -187,23 +141,22 @@ def measure(find: Find, users: list[str]) -> dict[str, Any]:
     return {"lookups": len(seconds), "p50_ms": round(p50, 2), "p99_ms": round(p99, 2)}
 
 
-def run(num_rows: int, num_lookups: int, groups: Sequence[int]) -> Iterator[dict[str, Any]]:
+def run(num_rows: int, num_lookups: int) -> Iterator[dict[str, Any]]:
     """The lines of the result."""
     with object_store() as store:
         uri, storage = f"{store.new_bucket()}/explanations", store.storage
         planned, plan_seconds = _timed(lambda: opened(uri, storage, num_rows))
         _, fill_seconds = _timed(lambda: fill(planned))
-        yield {"rows": num_rows, "plan_s": plan_seconds, "results_s": fill_seconds}
-        for rows_per_group in groups:
-            seconds = round(publish_anew(uri, storage, num_rows, rows_per_group), 1)
-            what = {"rows": num_rows, "rows_per_group": rows_per_group}
-            yield {**what, "publish_s": seconds, **sizes(published(uri, storage=storage))}
-            for name, find in contestants(uri, storage, store):
-                num_users = num_rows // _ITEMS_OF_A_USER
-                few = None if name in ("first", "find", "deltalake") else num_lookups // 10
-                drawn = random.Random(0).sample(range(num_users), num_lookups)
-                users = [_user(number) for number in islice(drawn, few)]
-                yield {**what, "contestant": name, **measure(find, users)}
+        _, publish_seconds = _timed(
+            lambda: publish(planned, "explanations", lambda summary: ({}, {}))
+        )
+        seconds = {"plan_s": plan_seconds, "results_s": fill_seconds, "publish_s": publish_seconds}
+        yield {"rows": num_rows, **seconds}
+        for name, find in contestants(uri, storage, store):
+            few = None if name in ("first", "find", "deltalake") else num_lookups // 10
+            drawn = random.Random(0).sample(range(num_rows // _ITEMS_OF_A_USER), num_lookups)
+            users = [_user(number) for number in islice(drawn, few)]
+            yield {"rows": num_rows, "contestant": name, **measure(find, users)}
 
 
 def main() -> None:
@@ -211,11 +164,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table")
     parser.add_argument("--lookups", type=int, default=200, help="users; a tenth where it is slow")
-    parser.add_argument("--rows-per-group", type=int, nargs="+", default=list(_GROUPS))
     parser.add_argument("--output", type=Path, default=Path("workspace/benchmarks/lookup"))
     arguments = parser.parse_args()
     results = Results(arguments.output)
-    for line in run(arguments.rows, arguments.lookups, arguments.rows_per_group):
+    for line in run(arguments.rows, arguments.lookups):
         print(json.dumps(line), flush=True)  # noqa: T201
         results.append({"kind": "lookup", **line})
 

@@ -30,7 +30,6 @@ Example, after prepare, build-sample-llm and pretrain-graph of configs/sample.ya
   python -m benchmarks.planted training.learning_rate.peak=3e-3 --variant projected
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +39,7 @@ import typer
 from benchmarks.planted_data import Town, read_town
 from benchmarks.planted_report import Report
 from benchmarks.planted_variants import VARIANTS, configured, run_variant
-from benchmarks.report import Results, markdown
+from benchmarks.report import Record, Results, write_tables
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.project import load_config
 from xrec.storage import fingerprint_of
@@ -89,64 +88,44 @@ def planted(
         town = read_town(settings)
         for name in variant or VARIANTS:
             for number in seed or (0, 1, 2):
-                _run(
-                    town,
-                    settings,
-                    name,
-                    number,
-                    results,
-                    label=" ".join(sorted(overrides or [])),
-                    sizes=(unseen_share, max_scored),
-                )
+                about = {
+                    "settings": " ".join(sorted(overrides or [])),
+                    "variant": name,
+                    "seed": number,
+                }
+                _run(town, settings, about, (unseen_share, max_scored), results)
     _show(results)
 
 
 def _run(
     town: Town,
     config: TrainAdapterConfig,
-    variant: str,
-    seed: int,
-    results: Results,
-    *,
-    label: str,
+    about: Record,
     sizes: tuple[float, int],
+    results: Results,
 ) -> None:
-    """Train and score one variant and seed, unless the results hold it."""
+    """Train and score the variant and seed that `about` names, unless the results hold it."""
+    variant, seed = about["variant"], about["seed"]
     if variant not in VARIANTS:
         raise typer.BadParameter(f"no variant is named {variant!r}; known: {', '.join(VARIANTS)}")
     configured_for = configured(config, variant, seed)
     unseen_share, max_scored = sizes
     inputs = {**town.fingerprints, "unseen_share": unseen_share, "max_scored": max_scored}
-    run = fingerprint_of(
-        [
-            inputs,
-            variant,
-            configured_for.model_dump(mode="json", include={"model", "prompt", "training"}),
-        ]
-    )
+    dumped = configured_for.model_dump(mode="json", include={"model", "prompt", "training"})
+    run = fingerprint_of([inputs, variant, dumped])
     if any(record["run"] == run for record in results.read("planted")):
         return
     division = town.divide(seed=seed, unseen_share=unseen_share, max_scored=max_scored)
     found = run_variant(town, configured_for, division, variant)
-    results.append(
-        {
-            "kind": "planted",
-            "run": run,
-            "inputs": inputs,
-            "settings": label,
-            "variant": variant,
-            "seed": seed,
-            **found,
-        }
-    )
+    results.append({"kind": "planted", "run": run, "inputs": inputs, **about, **found})
     right = {
         kind: round(sum(scores["right"]) / len(scores["right"]), 3)
         for kind, scores in found["scores"].items()
     }
     losses = [round(row["validation_loss"], 4) for row in found["history"]]
     typer.echo(
-        f"{variant}, seed {seed} {label}: aspect accuracy {right}, validation losses {losses}, "
-        f"seconds {found['seconds']}"
+        f"{variant}, seed {seed} {about['settings']}: aspect accuracy {right}, "
+        f"validation losses {losses}, seconds {found['seconds']}"
     )
 
 
@@ -155,10 +134,7 @@ def _show(results: Results) -> None:
     if not records:
         typer.echo("nothing was run yet")
         return
-    rows = Report.of(records).rows()
-    (results.folder / "planted.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (results.folder / "planted.md").write_text(markdown(rows))
-    typer.echo(f"\n{markdown(rows)}")
+    typer.echo(write_tables(results.folder, "planted", {"Planted": Report.of(records).rows()}))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Module, batches, schedule and clipping are those of the adapter's recipe, so the
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from xrec.llm.examples import Example
 from xrec.llm.model import load_model, resolve_attention, resolve_dtype
 from xrec.llm.prefix import PrefixCache
 from xrec.train.adapter_model import ExplanationLoss, learning_rate_share
-from xrec.train.data import MicroBatch, epoch_steps, validation_batches
+from xrec.train.data import epoch_steps, validation_batches
 
 _CPU = torch.device("cpu")
 
@@ -56,112 +56,83 @@ def train(
     validation: Sequence[Example],
 ) -> Trained:
     """Train as `config` says, and keep the epoch of the best validation loss."""
-    training = config.training
     model = load_frozen(town, config)
     adapters = _attach(model, town, config)
-    prefixes = PrefixCache(
-        model, [*examples, *validation], budget_bytes=int(training.prefix_cache_gib * 2**30)
-    )
-    loop = _Loop(
-        ExplanationLoss(model, prefixes),
-        nn.ModuleList([adapters.user, adapters.item]),
-        config,
-        len(examples),
-    )
-    torch.manual_seed(training.seed + 1)
+    parts = nn.ModuleList([adapters.user, adapters.item])
+    budget_bytes = int(config.training.prefix_cache_gib * 2**30)
+    prefixes = PrefixCache(model, [*examples, *validation], budget_bytes=budget_bytes)
+    module = ExplanationLoss(model, prefixes)
+    torch.manual_seed(config.training.seed + 1)
     history: list[dict[str, Any]] = []
-    best = copy.deepcopy(loop.parts.state_dict())
-    for epoch in range(1, training.num_epochs + 1):
-        history.append(
-            {
-                "epoch": epoch,
-                "train_loss": loop.epoch(examples, epoch),
-                "validation_loss": loop.validate(validation),
-            }
-        )
+    best = copy.deepcopy(parts.state_dict())
+    for epoch, train_loss in enumerate(_epochs(module, parts, config, examples), start=1):
+        loss = _validate(module, validation, _micro_batch_size(config))
+        history.append({"epoch": epoch, "train_loss": train_loss, "validation_loss": loss})
         losses = [row["validation_loss"] for row in history]
         if min(losses) == losses[-1]:
-            best = copy.deepcopy(loop.parts.state_dict())
-        if (
-            epoch - 1 - losses.index(min(losses)) >= training.patience
-            or loop.num_done >= loop.num_steps
-        ):
+            best = copy.deepcopy(parts.state_dict())
+        if epoch - 1 - losses.index(min(losses)) >= config.training.patience:
             break
-    loop.parts.load_state_dict(best)
-    loop.module.eval()
+    parts.load_state_dict(best)
+    module.eval()
     return Trained(model, history)
 
 
-class _Loop:
-    """Optimizer, schedule and steps; `parts` are trained."""
-
-    def __init__(
-        self,
-        module: ExplanationLoss,
-        parts: nn.ModuleList,
-        config: TrainAdapterConfig,
-        num_examples: int,
-    ):
-        self.module = module
-        self.parts = parts
-        self._training = config.training
-        assert config.training.micro_batch_size != "auto"
-        self._micro_batch_size: int = config.training.micro_batch_size
-        self._clipping = config.deepspeed.gradient_clipping
-        steps = num_examples // self._training.global_batch_size * self._training.num_epochs
-        self.num_steps = min(self._training.max_steps or steps, steps)
-        self.num_done = 0
-        rate = self._training.learning_rate
-        self._optimizer = torch.optim.AdamW(
-            parts.parameters(), lr=rate.peak, weight_decay=self._training.weight_decay
-        )
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, learning_rate_share(rate, self.num_steps)
-        )
-
-    def epoch(self, examples: Sequence[Example], number: int) -> float:
-        """Train an epoch, or the steps that are left; return the mean loss in nats a token."""
-        self.module.train()
+def _epochs(
+    module: ExplanationLoss,
+    parts: nn.ModuleList,
+    config: TrainAdapterConfig,
+    examples: Sequence[Example],
+) -> Iterator[float]:
+    """Train epoch by epoch, or the steps that are left; yield the mean loss in nats a token."""
+    training, rate = config.training, config.training.learning_rate
+    num_left = len(examples) // training.global_batch_size * training.num_epochs
+    num_left = min(training.max_steps or num_left, num_left)
+    optimizer = torch.optim.AdamW(
+        parts.parameters(), lr=rate.peak, weight_decay=training.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_share(rate, num_left))
+    for epoch in range(1, training.num_epochs + 1):
+        module.train()
         total, num_tokens = 0.0, 0
-        for micro_batches in epoch_steps(
+        steps = epoch_steps(
             examples,
-            epoch=number,
-            seed=self._training.seed,
-            global_batch_size=self._training.global_batch_size,
-            micro_batch_size=self._micro_batch_size,
+            epoch=epoch,
+            seed=training.seed,
+            global_batch_size=training.global_batch_size,
+            micro_batch_size=_micro_batch_size(config),
             rank=0,
             world_size=1,
-        ):
-            if self.num_done == self.num_steps:
-                break
-            total += self._step(micro_batches)
-            num_tokens += micro_batches[0].num_global_tokens
-        return total / num_tokens
-
-    def _step(self, micro_batches: Sequence[MicroBatch]) -> float:
-        """Make a step on the mean over the global batch's tokens; return the sum of their NLL."""
-        total = 0.0
-        for micro_batch in micro_batches:
-            nll = self.module(micro_batch.examples)
-            (nll / micro_batch.num_global_tokens).backward()
-            total += nll.item()
-        if self._clipping:
-            nn.utils.clip_grad_norm_(self.parts.parameters(), self._clipping)
-        self._optimizer.step()
-        self._schedule.step()
-        self._optimizer.zero_grad()
-        self.num_done += 1
-        return total
-
-    @torch.no_grad()
-    def validate(self, examples: Sequence[Example]) -> float:
-        """Return the mean NLL in nats a token."""
-        self.module.eval()
-        batches = validation_batches(
-            examples, batch_size=self._micro_batch_size, rank=0, world_size=1
         )
-        total = sum(self.module(batch).item() for batch in batches)
-        return float(total / sum(len(example.label_ids) for example in examples))
+        for _, micro_batches in zip(range(num_left), steps, strict=False):
+            for micro_batch in micro_batches:
+                nll = module(micro_batch.examples)
+                (nll / micro_batch.num_global_tokens).backward()
+                total += nll.item()
+            if config.deepspeed.gradient_clipping:
+                nn.utils.clip_grad_norm_(parts.parameters(), config.deepspeed.gradient_clipping)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            num_left -= 1
+            num_tokens += micro_batches[0].num_global_tokens
+        yield total / num_tokens
+        if not num_left:
+            return
+
+
+@torch.no_grad()
+def _validate(module: ExplanationLoss, examples: Sequence[Example], batch_size: int) -> float:
+    """Return the mean NLL in nats a token."""
+    module.eval()
+    batches = validation_batches(examples, batch_size=batch_size, rank=0, world_size=1)
+    total = sum(module(batch).item() for batch in batches)
+    return float(total / sum(len(example.label_ids) for example in examples))
+
+
+def _micro_batch_size(config: TrainAdapterConfig) -> int:
+    assert config.training.micro_batch_size != "auto"
+    return config.training.micro_batch_size
 
 
 def _attach(model: PreTrainedModel, town: Town, config: TrainAdapterConfig) -> Adapters:

@@ -1,58 +1,55 @@
-"""Contestants in processes of their own, each with the xrec of some checkout."""
+"""Contestants in processes of their own."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 HERE = Path(__file__).parent.parent
 _SECONDS_BETWEEN_LOOKS = 0.2
-_ACTORS = ("MapWorker", "ChunkActor")
 
 
-def start(
-    arguments: list[str],
-    root: Path | None = None,
-    python: Path | None = None,
-    environment: dict[str, str] | None = None,
-) -> subprocess.Popen[str]:
-    """Start `python -m ARGUMENTS` with the modules of the checkout `root`, and else with ours."""
-    root = (root or HERE).absolute()
+def start(arguments: list[str], python: Path | None = None) -> subprocess.Popen[str]:
+    """Start `python -m ARGUMENTS`, by another interpreter if one is given."""
     return subprocess.Popen(
         [str(python or sys.executable), "-m", *arguments],
-        cwd=root,  # python -m looks there first
-        env={**os.environ, "PYTHONPATH": f"{root}:{HERE}", **(environment or {})},
+        cwd=HERE,  # python -m looks there first
+        env={**os.environ, "PYTHONPATH": str(HERE)},
         stdout=subprocess.PIPE,
         text=True,
     )
 
 
 def wait(process: subprocess.Popen[str]) -> tuple[str, dict[str, float]]:
-    """The line of JSON that it printed, and CPU seconds: of it and all that it started, of actors.
+    """The line of JSON that it printed, and the CPU seconds of it and all that it started.
 
     The line is empty if it failed.
     """
-    seconds: dict[int, tuple[bool, float]] = {}
+    seconds: dict[int, float] = {}
     while process.poll() is None:
         for each in _family(process):
-            try:
-                is_actor = any(name in " ".join(each.cmdline()[:1]) for name in _ACTORS)
+            with suppress(psutil.Error):
                 times = each.cpu_times()
-            except psutil.Error:
-                continue
-            was_actor = seconds.get(each.pid, (False, 0.0))[0]
-            seconds[each.pid] = (is_actor or was_actor, times.user + times.system)
+                seconds[each.pid] = times.user + times.system
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     output, _ = process.communicate()
-    cpu = {
-        "cpu_seconds": sum(each for _, each in seconds.values()),
-        "actor_cpu": sum(each for is_actor, each in seconds.values() if is_actor),
-    }
     lines = [line for line in output.splitlines() if line.startswith("{")]
-    return "" if process.returncode else lines[-1], cpu
+    return "" if process.returncode else lines[-1], {"cpu_seconds": sum(seconds.values())}
+
+
+def measured(arguments: list[str]) -> dict[str, Any]:
+    """What `python -m ARGUMENTS` printed as JSON; raises SystemExit if it failed."""
+    last, _ = wait(start(arguments))
+    if not last:
+        raise SystemExit(f"{' '.join(arguments)} failed")
+    found: dict[str, Any] = json.loads(last)
+    return found
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -22,15 +22,21 @@ from typing import Annotated
 
 import aiohttp
 import psutil
+import torch
 import typer
 import yaml
 
-from benchmarks.backfill_catalogue import write_untrained_adapter
 from benchmarks.report import Record, Results, markdown
+from xrec.adapter.artifact import write_adapter
+from xrec.adapter.config import AdapterConfig
+from xrec.adapter.model import build_adapters
 from xrec.backfill import read_explanations
+from xrec.config.adapter import AdapterModelConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data import read_dataset
 from xrec.graph.artifact import read_graph
+from xrec.llm.model import read_text_config
+from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import open_location
 
 app = typer.Typer(
@@ -149,8 +155,24 @@ def untrained_adapter(
     output: Annotated[str, typer.Option(help="Where it is written.")],
 ) -> None:
     """Write an adapter of fresh weights, which costs as much time as a trained one."""
-    graph = read_graph(open_location(f"{workspace}/graph"))
-    write_untrained_adapter(open_location(output), llm, graph, PromptConfig())
+    graph, folder = read_graph(open_location(f"{workspace}/graph")), resolve_model(llm)
+    inputs = {"graph": graph.manifest.fingerprint, "base_model": model_fingerprint(folder)}
+    model = AdapterModelConfig()
+    sizes = {
+        "embedding_dim": graph.users.shape[1],
+        "hidden_size": int(read_text_config(folder).hidden_size),
+    }
+    config = AdapterConfig(
+        **sizes,
+        model=model,
+        prompt=PromptConfig(),
+        base_model=llm,
+        base_model_fingerprint=inputs["base_model"],
+        graph_fingerprint=inputs["graph"],
+    )
+    torch.manual_seed(0)
+    weights, place = build_adapters(model, **sizes).state_dict(), open_location(output)
+    write_adapter(place, weights, config, run_config={}, inputs=inputs, metrics={}, extra_files={})
 
 
 @contextmanager

@@ -196,9 +196,9 @@ class _Calls(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func == Tensor.device.__get__:  # type: ignore[attr-defined]
+        if func == Tensor.device.__get__:
             return self._places.of(args[0]) or CPU
-        if func == Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
+        if func == Tensor.is_cuda.__get__:
             return self._places.of(args[0]) == GPU
         if func in _READS and self._places.of(args[0]) == GPU:
             raise TypeError(f"can't convert {GPU} device type tensor to numpy")

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import pytest
 import yaml
 from typer.testing import CliRunner
 
@@ -61,15 +60,3 @@ def test_command_tells_valid_replies_and_quotes_of_each_model(tmp_path):
     assert (second["valid replies"], second["quotes found"]) == ("0.0%", "0.0%")
     assert second["requests"] == 8
     assert "| honest | 4 | 100.0% | 50.0% |" in result.output
-
-
-@pytest.mark.parametrize("number", [1, 3])
-def test_command_asks_about_so_many_reviews(tmp_path, number):
-    rows = [review(f"u{place}", "i", f"Soft, {place}.") for place in range(10)]
-    path = write_json_lines(tmp_path / "reviews.jsonl", rows)
-    with stub_endpoint(_honest) as stub:
-        (tmp_path / "models.yaml").write_text(yaml.safe_dump([_model(stub.url, "honest")]))
-        options = ["--num-reviews", str(number), "--output", str(tmp_path / "out")]
-        result = CliRunner().invoke(app, [str(tmp_path / "models.yaml"), str(path), *options])
-    assert result.exit_code == 0, result.output
-    assert len({asked.words for asked in stub.asked}) == number

@@ -42,7 +42,7 @@ def test_doubled_rows_are_seen_in_parquet_and_in_delta(tmp_path):
 
 @pytest.mark.slow
 def test_ours_that_was_killed_at_half_goes_on_and_has_each_row_once(work, tmp_path):
-    contest = Contest(tmp_path, replace(work, seconds=0.2), None, None)
+    contest = Contest(tmp_path, replace(work, seconds=0.2), None)
     work = contest.work("ours")
     contest.run_until_half("ours", work, 8)
     assert 4 <= len(work.times()) < 8

@@ -1,7 +1,6 @@
 """The generation benchmark: equal texts of all contestants, and ratios of medians."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -23,18 +22,6 @@ def test_contestants_write_the_same_texts(contest):
     assert [len(ids) for ids in texts["loop"].values()] == [6] * 8
     assert texts["static-8"] == texts["loop"]
     assert texts["ours"] == texts["loop"]
-
-
-def test_prompts_are_of_users_with_their_items_and_text_only_ones_hold_no_collaborative_token(
-    contest,
-):
-    setup = prepare(contest)
-    vocabulary = setup.explainer.pairs.builder.vocabulary
-    of_users = range(vocabulary.num_text_tokens, vocabulary.item_tokens(0)[0])
-    users = [[token for token in prompt if token in of_users] for prompt in setup.prompts]
-    assert users[0] == users[3] != users[4] == users[7]
-    text_only = prepare(replace(contest, collaborative=False)).prompts
-    assert max(map(max, text_only)) < vocabulary.num_text_tokens
 
 
 def test_measure_here_reports_what_ours_consisted_of(contest):

@@ -1,7 +1,6 @@
 """The benchmark of personal texts: what is compared with what, its figures, and its files."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,9 @@ from benchmarks.personal_report import Measure, differences, figures, wide
 from benchmarks.personal_texts import (
     MATCHED,
     NDCG_GAIN,
-    NUM_ASPECTS,
-    PRECISION,
     RECALL,
     SPECIFICITY,
     SPECIFICITY_IN_ITEM,
-    UNTITLED,
     Yardstick,
     matched,
 )
@@ -54,15 +50,6 @@ def test_specificity_within_the_item_compares_with_its_other_references_only():
     assert found[SPECIFICITY_IN_ITEM] == pytest.approx([0.75, 0.25, NAN, NAN], nan_ok=True)
 
 
-def test_specificity_without_titles_leaves_their_words_out_of_text_and_references():
-    references = ("Inn garden", "Inn beer", "Pub music", "Inn bread")
-    pairs = replace(PAIRS, references=references)
-    texts = ("Inn", "Pub beer", "Pub beer", "Inn music")
-    found = Yardstick(pairs, None).measure(texts).of_pairs
-    # Of the first nothing is left; "Pub" is no word of the second's title, and no reference's then.
-    assert found[UNTITLED] == pytest.approx([0.5, 1, 1 / 3, 1 / 3])
-
-
 def test_couples_are_matched_by_the_larger_sum_with_ties_half_and_missing_left_out():
     similarities = np.array(
         [[0.6, 0.5, 0.0, 0.2], [0.2, 0.2, 0, 0.3], [0, 0, 0, 0], [NAN, NAN, NAN, NAN]]
@@ -71,20 +58,6 @@ def test_couples_are_matched_by_the_larger_sum_with_ties_half_and_missing_left_o
     assert matched(similarities, couples) == pytest.approx([1, 1, NAN], nan_ok=True)
     assert matched(np.array([[0.5, 0.5], [0.2, 0.2]]), couples[:1]).tolist() == [0.5]
     assert matched(np.array([[0.1, 0.5], [0.2, 0.2]]), couples[:1]).tolist() == [0]
-
-
-def test_measured_couples_of_swapped_texts_are_all_matched_wrong():
-    swapped = ("cheap beer", "quiet garden", "loud music", "fresh bread")
-    found = Yardstick(PAIRS, None).measure(swapped).of_couples[MATCHED]
-    assert found.tolist() == [0, 1, 1]  # Dan's own text is right, Ann's and Ben's are like nobody's
-
-
-def test_measured_aspects_are_those_of_text_and_reference():
-    finder = AspectNames(["garden", "beer", "music"])
-    found = Yardstick(PAIRS, finder).measure(("beer and garden", "bread", None, "beer")).of_pairs
-    assert found[NUM_ASPECTS] == pytest.approx([2, 0, NAN, 1], nan_ok=True)
-    assert found[PRECISION] == pytest.approx([0.5, 0, NAN, NAN], nan_ok=True)
-    assert found[RECALL] == pytest.approx([1, 0, NAN, NAN], nan_ok=True)
 
 
 def test_measured_couples_gain_what_texts_name_of_their_own_reference_above_the_others():
@@ -185,12 +158,6 @@ def test_run_of_explanations_takes_the_rows_of_the_pairs(monkeypatch):
     assert read_texts("s3://bucket/texts", PAIRS) == (None, "beer", None, "bread")
 
 
-def test_run_without_a_text_of_the_pairs_is_refused(tmp_path):
-    path = _lines(tmp_path / "a.jsonl", [{"user_id": "zoe", "item_id": "inn", "text": "hi"}])
-    with pytest.raises(DataError, match="1 texts, of none of the 4 explained pairs"):
-        read_texts(path, PAIRS)
-
-
 def test_texts_command_writes_figures_and_what_is_the_users_own(dataset, tmp_path):
     row = [{"uid": 1, "iid": 1, "text": "a garden"}, {"uid": 2, "iid": 1, "text": "beer"}]
     other = [{"uid": 1, "iid": 1, "text": "beer"}, {"uid": 2, "iid": 1, "text": "garden"}]
@@ -212,13 +179,3 @@ def test_texts_command_writes_figures_and_what_is_the_users_own(dataset, tmp_pat
     ]
     assert gain == 1
     assert "ours minus title and profile" in (tmp_path / "out/texts.md").read_text()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["--split", "tset"], ["--contestant", "ours"], ["--against", "nobody"]],
-)
-def test_texts_command_with_a_wrong_option_says_what_is_known(dataset, arguments):
-    result = CliRunner().invoke(app, ["texts", dataset, *arguments])
-    assert result.exit_code == 2
-    assert "known:" in result.output or "expected NAME=URI" in result.output

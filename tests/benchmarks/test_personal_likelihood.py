@@ -11,19 +11,18 @@ from benchmarks.personal import app
 from benchmarks.personal_data import Pairs
 from benchmarks.personal_likelihood import (
     aspect_tokens,
-    draw_couples,
     load_model_of,
     same_dataset,
     weigh,
 )
 from jobs.prepare import run as prepare_dataset
-from tests.benchmarks.conftest import TOWN
 from tests.toy import explanation_nll
+from tests.xrec.train.adapter_town import TOWN
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
 from xrec.config.data import PrepareConfig
 from xrec.config.llm import LLMConfig
-from xrec.errors import ArtifactMismatchError, DataError
+from xrec.errors import ArtifactMismatchError
 
 SPLITS = ("train", "validation", "test")
 
@@ -115,32 +114,6 @@ def test_couples_crossed_by_aspects_of_a_prompt_without_them_are_ties(workspace,
     assert "gain by prompts" not in found
 
 
-def test_couple_with_a_prompt_that_is_too_long_has_no_figures(explainer, pairs, monkeypatch):
-    couple = pairs.couples[:2]
-    lengths = [
-        len(explainer.pairs.prompt(Pair(*ids)))
-        for ids in zip(
-            [explainer.dataset.user_index(pairs.users[row]) for row in couple.ravel()],
-            [explainer.dataset.item_index(pairs.items[row]) for row in couple.ravel()],
-            strict=True,
-        )
-    ]
-    limit = explainer.pairs.builder.prompt.model_copy(
-        update={"max_prompt_tokens": max(lengths) - 1}
-    )
-    monkeypatch.setattr(explainer.pairs.builder, "prompt", limit)
-    found = weigh(explainer, pairs, couple, None)
-    assert np.isnan(found["2 x 2 by prompts"]).any()
-
-
-def test_drawn_couples_are_some_of_all_and_follow_the_seed(pairs):
-    drawn = draw_couples(pairs, 4, seed=1)
-    assert len(drawn) == 4
-    assert {tuple(couple) for couple in drawn} <= {tuple(couple) for couple in pairs.couples}
-    assert (drawn == draw_couples(pairs, 4, seed=1)).all()
-    assert len(draw_couples(pairs, 10**6, seed=0)) == len(pairs.couples)
-
-
 def test_likelihood_command_writes_the_figures_of_each_seed(workspace, tmp_path):
     adapter = tmp_path / "adapter"
     shutil.copytree(workspace / "adapter", adapter)
@@ -165,8 +138,3 @@ def test_workspaces_of_several_datasets_are_refused(workspace, tmp_path):
     prepare_dataset(PrepareConfig.model_validate(other))
     with pytest.raises(ArtifactMismatchError, match="expected the same one"):
         same_dataset([str(workspace), str(tmp_path)])
-
-
-def test_pairs_of_a_split_without_explanations_are_refused(workspace):
-    with pytest.raises(DataError, match="expected two or more"):
-        Pairs.of(same_dataset([str(workspace)]), [])

@@ -25,7 +25,7 @@ NEAR_TIES = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 def model_on(device: str, dtype: torch.dtype, injection: Injection) -> LlamaForCausalLM:
     model = toy_model()
     attach_toy(model, injection)
-    return model.to(device=device, dtype=dtype)  # type: ignore[call-overload, no-any-return]
+    return model.to(device=device, dtype=dtype)
 
 
 def tokens(model: LlamaForCausalLM) -> list[list[int]]:

@@ -1,11 +1,11 @@
 """Graph pretraining on a GPU in both modes: losses and metrics are those of a CPU."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.xrec.train.conftest import metrics_of
 from xrec.config.graph import PretrainGraphConfig
 from xrec.train.graph import pretrain_graph
 
@@ -37,8 +37,7 @@ def train(
         }
     )
     pretrain_graph(config)
-    lines = (graph / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return metrics_of(graph)
 
 
 def assert_same(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:

@@ -31,7 +31,7 @@ def _requirements(project: dict[str, object]) -> list[Requirement]:
     """All dependencies, those of the extras too."""
     extras = project["optional-dependencies"]
     assert isinstance(extras, dict)
-    lines = [*project["dependencies"], *(line for each in extras.values() for line in each)]  # type: ignore[misc]
+    lines = [*project["dependencies"], *(line for each in extras.values() for line in each)]
     return [Requirement(line) for line in lines]
 
 
@@ -42,8 +42,8 @@ def test_pythons_are_the_same_in_metadata_set_up_checks_and_image(pyproject):
     assert [each for each in minors if f"{each}.5" in allowed] == PYTHONS
     named = re.findall(r"Programming Language :: Python :: ([\d.]+)", str(project["classifiers"]))
     assert named == PYTHONS
-    assert tools["mypy"]["python_version"] == PYTHONS[0]  # type: ignore[index]
-    assert tools["ruff"]["target-version"] == f"py{PYTHONS[0].replace('.', '')}"  # type: ignore[index]
+    assert tools["mypy"]["python_version"] == PYTHONS[0]
+    assert tools["ruff"]["target-version"] == f"py{PYTHONS[0].replace('.', '')}"
     set_up = _text("requirements/setup.sh")
     pattern = re.search(r"=~ (\^\S+\$)", set_up)
     assert pattern

@@ -141,10 +141,6 @@ def test_dashboard_can_be_imported_and_each_panel_says_what_it_shows(path):
     )
 
 
-def test_dashboards_are_of_training_backfill_and_serving():
-    assert [path.stem for path in DASHBOARDS] == ["backfill", "serving", "training"]
-
-
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
 def test_alert_says_what_happened_and_the_runbook_what_to_do(rule):
     assert rule["labels"]["severity"] in ("page", "ticket")

@@ -4,9 +4,6 @@ The town's language model has random weights, so its texts say nothing; that the
 scored and taken again is what is tested.
 """
 
-import random
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +13,7 @@ import pytest
 
 import jobs.compare
 from tests.jobs.conftest import DECODING
-from tests.project_file import write_project
 from tests.xrec.train.adapter_town import PROMPT, TRAINING, build_workspace
-from tests.xrec.train.killing import driver, kill_family
 from xrec.adapter.artifact import read_adapter
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read
@@ -149,44 +144,3 @@ def test_compare_package_that_is_missing_is_named_before_any_work(town, monkeypa
     with pytest.raises(ModelError, match=r"lora needs the package peft.*xrec\[compare\]"):
         jobs.compare.run(config)
     assert not Path(town, "none").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_compare_killed_ten_times_at_random_ends_with_the_same_table(compared, town, tmp_path):
-    """The driver and all of its processes are killed, at random once Ray is up; then none is."""
-    training = {**COMPARISON["training"], "steps_per_checkpoint": 1}
-    config = config_of(town, training=training, comparison=str(tmp_path / "killed"))
-    project = write_project(tmp_path / "project.yaml", config)
-    rng, log, num_kills = random.Random(0), tmp_path / "log", 0
-    for _ in range(10):
-        with driver("lab compare", project, log) as process:
-            if not _works(process, log):
-                break  # it ended before the kill
-            time.sleep(rng.uniform(0, 15))
-            if process.poll() is not None:
-                break
-            kill_family(process)
-            num_kills += 1
-    with driver("lab compare", project, log) as process:
-        assert process.wait(timeout=1800) == 0, log.read_text()[-3000:]
-    assert num_kills >= 3, log.read_text()[-3000:]
-    assert without_times(tmp_path / "killed") == without_times(Path(town) / "comparison")
-
-
-def _works(process: "subprocess.Popen[bytes]", log: Path) -> bool:
-    """Wait until the driver works on an entry; False if it ends before."""
-    start = log.stat().st_size if log.exists() else 0
-    while process.poll() is None:
-        with log.open("rb") as file:
-            file.seek(start)
-            if b"training" in file.read():
-                return True
-        time.sleep(0.2)
-    return False
-
-
-def without_times(comparison: Path) -> list[dict[str, Any]]:
-    """The rows of the table, but those of measured times."""
-    rows = pq.read_table(comparison / "table.parquet").to_pylist()
-    return [row for row in rows if row["metric"] not in ("training_seconds", "pairs_per_second")]

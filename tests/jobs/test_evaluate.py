@@ -1,8 +1,6 @@
 """The job on s3://: metrics against the tables they come from, the report, and what is refused."""
 
-import json
 import math
-import re
 from typing import Any
 
 import pyarrow as pa
@@ -113,17 +111,6 @@ def test_evaluate_pairs_that_failed_or_do_not_fit_are_scored_with_empty_texts(
         assert (score.shuffled_explanation is not None) == ((score.user_id, score.item_id) in asked)
         assert fit or not score.shuffled_explanation
         assert score.text or not score.names_item
-
-
-def test_evaluate_report_is_one_page_and_the_metrics_are_the_same_everywhere(pipeline):
-    location = pipeline.location("evaluation")
-    html = (location / "report.html").read_text()
-    assert not re.search(r'(?:href|src|action)="', html)
-    pairs, metrics = _evaluation(location)
-    assert any(pair.user_id in html for pair in pairs)
-    values = json.loads((location / "metrics.json").read_text())
-    assert values == pipeline.manifests["evaluation"].metrics
-    assert values["personalization_gain"] == metrics["personalization_gain"]
 
 
 @pytest.mark.usefixtures("without_work")

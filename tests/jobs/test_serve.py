@@ -73,7 +73,7 @@ def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(town, tmp_path):
 
 def wait_for(condition: object, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 180
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)

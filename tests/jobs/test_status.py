@@ -84,7 +84,7 @@ def test_status_of_a_dataset_reads_no_raw_file_and_needs_none(tmp_path):
     prepare = {"source": {**source, "columns": columns}}
     values = {"workspace": str(tmp_path / "workspace"), "prepare": prepare}
     project = Project("shop.yaml", values)
-    jobs.prepare.run(project.configs(["prepare"])["prepare"])  # type: ignore[arg-type]
+    jobs.prepare.run(project.configs(["prepare"])["prepare"])
     (raw / "orders.csv").unlink()
     (dataset,) = project_status(project)
     assert dataset.state == "up to date"

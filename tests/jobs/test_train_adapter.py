@@ -1,7 +1,5 @@
 """The job on s3://: what the artifact holds, what a second run does, what is refused."""
 
-import json
-
 import pytest
 import safetensors.torch
 
@@ -11,9 +9,8 @@ from xrec.adapter.artifact import read_adapter
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
-from xrec.errors import ArtifactMismatchError, DataError, ModelError, StorageAccessError
+from xrec.errors import DataError, ModelError, StorageAccessError
 from xrec.llm.source import model_fingerprint, resolve_model
-from xrec.storage import read_manifest
 
 
 def test_train_adapter_artifact_holds_adapters_and_config_only(pipeline):
@@ -49,40 +46,6 @@ def test_train_adapter_card_has_the_run_in_it_and_no_uri(pipeline):
     for text in (pipeline.workspace, "s3://test", secret, pipeline.cache_dir):
         assert text not in card + config
     assert read_adapter(location).config.base_model == "llm"
-
-
-def test_train_adapter_history_has_an_epoch_a_row_and_the_best_is_kept(pipeline):
-    history = json.loads((pipeline.location("adapter") / "history.json").read_text())
-    assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))
-    best = min(history, key=lambda row: row["validation_loss"])
-    assert pipeline.manifests["adapter"].metrics["epoch"] == best["epoch"]
-    assert pipeline.manifests["adapter"].metrics["validation_loss"] == best["validation_loss"]
-
-
-@pytest.mark.usefixtures("without_work")
-def test_train_adapter_second_run_trains_nothing_and_another_run_is_refused(pipeline):
-    config = pipeline.config(TrainAdapterConfig)
-    assert jobs.train_adapter.run(config) == pipeline.manifests["adapter"]
-    other = config.model_copy(
-        update={"model": config.model.model_copy(update={"injection": "direct"})}
-    )
-    with pytest.raises(
-        ArtifactMismatchError, match=r"model\.injection: 'projected' there, 'direct' here"
-    ):
-        jobs.train_adapter.run(other)
-    assert read_manifest(pipeline.location("adapter"), "adapter") == pipeline.manifests["adapter"]
-
-
-def test_train_adapter_on_a_graph_of_another_dataset_is_refused(pipeline, monkeypatch):
-    monkeypatch.setattr("xrec.train.adapter.fit", None)
-    other = pipeline.copy_of("graph", "graph-of-another-dataset")
-    changed = read_manifest(other, "graph").model_copy(update={"inputs": {"dataset": "0" * 16}})
-    (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
-    elsewhere = {"graph": other.uri, "adapter": f"{pipeline.workspace}/other-adapter"}
-    words = rf"dataset 0{{16}}, but .*/dataset is {pipeline.manifests['dataset'].fingerprint}"
-    with pytest.raises(ArtifactMismatchError, match=words):
-        jobs.train_adapter.run(pipeline.config(TrainAdapterConfig, **elsewhere))
-    assert not pipeline.location("other-adapter").exists()
 
 
 @pytest.mark.usefixtures("without_work")

@@ -58,7 +58,7 @@ def same(one: TrainedAdapter, other: TrainedAdapter) -> bool:
 
 def test_adapter_written_is_read_back_equal_and_holds_no_weight_of_the_model(location):
     embedding, vectors = attach_toy(toy_model(), "direct"), torch.randn(4, EMBEDDING_DIM)
-    adapters = Adapters(embedding.user_adapter, embedding.item_adapter, "direct")  # type: ignore[arg-type]
+    adapters = Adapters(embedding.user_adapter, embedding.item_adapter, "direct")
     adapters.user.fit_input(torch.randn(9, EMBEDDING_DIM), 0.5)
     read = write(location, adapters)
     assert same(read, TrainedAdapter(adapters, CONFIG))

@@ -149,7 +149,7 @@ def with_two_tables() -> nn.Module:
 )
 def test_attach_to_a_model_that_does_not_fit_is_refused(make, message):
     with pytest.raises(ModelError, match=message):
-        attach_toy(make(), "none")  # type: ignore[arg-type]
+        attach_toy(make(), "none")
 
 
 # What the adapters read
@@ -164,7 +164,7 @@ USERS, ITEMS = (
 def vectors(
     kind: str, users: Tensor = USERS, items: Tensor = ITEMS, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    config = AdapterModelConfig(vectors=kind, vectors_seed=seed)  # type: ignore[arg-type]
+    config = AdapterModelConfig(vectors=kind, vectors_seed=seed)
     return input_vectors(config, users, items)
 
 

@@ -13,7 +13,7 @@ D, H, K = 5, 11, 3
 
 def make_adapter(**settings: object) -> MoEAdapter:
     torch.manual_seed(0)
-    adapter = MoEAdapter(D, H, K, **settings)  # type: ignore[arg-type]
+    adapter = MoEAdapter(D, H, K, **settings)
     for parameter in adapter.parameters():
         torch.nn.init.normal_(parameter)
     return adapter

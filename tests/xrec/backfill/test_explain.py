@@ -67,7 +67,7 @@ def test_explain_pairs_each_text_stands_beside_its_own_pair(scripted):
     assert pairs_of(rows) == given
     assert [row["explanation"] for row in rows] == list(texts)
     assert [row["finish_reason"] for row in rows] == ["length", "stop", "stop"]
-    prompts = explainer.engine.prompts  # type: ignore[attr-defined]
+    prompts = explainer.engine.prompts
     assert [row["num_prompt_tokens"] for row in rows] == [len(prompt) for prompt in prompts]
     assert [row["num_generated_tokens"] for row in rows] == [
         len(explainer.pairs.builder.encode_explanation(text)) - 1 for text in texts

@@ -48,7 +48,7 @@ def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(task):
         num_rows.append(len({one.request_id for one in advances}))
         return advances
 
-    task.explainer.engine.core.step = observed  # type: ignore[method-assign]
+    task.explainer.engine.core.step = observed
     begun = threading.Barrier(len(chunks))
 
     def do(chunk: pa.Table) -> Outcome:

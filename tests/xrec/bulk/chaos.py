@@ -319,7 +319,7 @@ def check_garbage(chaos: Chaos, table: Published) -> None:
     options = {"retention_hours": 0, "enforce_retention_duration": False, "full": True}
     deltalake.DeltaTable(output.shared_uri, storage_options=output.delta_options()).vacuum(
         dry_run=False, **options
-    )  # type: ignore[arg-type]
+    )
     time.sleep(1.1)  # the times in the store are whole seconds
     clean(output, timedelta(0))
     live = table.log.decided_by(table.version).run

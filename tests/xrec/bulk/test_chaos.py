@@ -21,7 +21,6 @@ from xrec.bulk import Survey
 from xrec.bulk.runs.progress import read_progress
 from xrec.config.shared import StorageConfig
 
-OnRay = Callable[[LocalCluster], Setting]
 PAIRS = int(os.environ.get("XREC_CHAOS_PAIRS", "50000"))
 
 

@@ -42,7 +42,7 @@ def config_path(tmp_path):
 
 def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
     module = types.ModuleType("jobs.prepare")
-    module.run = run  # type: ignore[attr-defined]
+    module.run = run
     monkeypatch.setitem(sys.modules, "jobs.prepare", module)
 
 

@@ -171,20 +171,3 @@ def test_export_of_what_is_not_there_says_so(run_uri, tmp_path, options, exit_co
     code, _, err = xrec("export", run_uri, "--to", target, *options)
     assert (code, message in err) == (exit_code, True), err
     assert not target.exists()
-
-
-def test_export_of_a_run_that_is_not_published_says_so(tmp_path):
-    toy = toy_run(Place(str(tmp_path / "words"), StorageConfig()), tmp_path)
-    toy.drive()
-    code, _, err = xrec("export", toy.run.output.uri, "--to", tmp_path / "plain")
-    assert (code, "nothing was published there" in err) == (1, True)
-
-
-def test_export_into_the_folder_of_another_one_is_refused(run_uri, tmp_path):
-    command = ["export", run_uri, "--to", str(tmp_path / "plain")]
-    assert xrec(*command)[0] == 0
-    code, _, err = xrec(*command, "--format", "csv")
-    assert code == 1
-    assert "format: 'parquet' there, 'csv' here" in err
-    assert "give an empty folder" in err
-    assert not list((tmp_path / "plain").glob("*.csv"))

@@ -111,7 +111,7 @@ def test_project_overrides_are_shared_keys_and_places(path):
     project = read_project(path, ["workspace=elsewhere", "pretrain-graph.training.num_epochs=9"])
     configs = project.configs(["prepare", "pretrain-graph"])
     assert {config.workspace for config in configs.values()} == {"elsewhere"}
-    assert configs["pretrain-graph"].training.num_epochs == 9  # type: ignore[attr-defined]
+    assert configs["pretrain-graph"].training.num_epochs == 9
 
 
 @pytest.mark.parametrize(

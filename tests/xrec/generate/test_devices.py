@@ -47,6 +47,6 @@ def live_tokens(device: torch.device, decoding: DecodingConfig) -> list[str]:
 @pytest.mark.parametrize("generate", [batch_tokens, live_tokens])
 @pytest.mark.parametrize("decoding", DECODINGS)
 def test_texts_on_a_gpu_are_those_of_a_cpu(generate, decoding):
-    expected = generate(CPU, DECODINGS[decoding])  # type: ignore[operator]
+    expected = generate(CPU, DECODINGS[decoding])
     with FakeGPU():
-        assert generate(GPU, DECODINGS[decoding]) == expected  # type: ignore[operator]
+        assert generate(GPU, DECODINGS[decoding]) == expected

@@ -251,7 +251,7 @@ def test_load_explainer_without_a_vllm_that_is_known_is_refused_with_what_to_do(
     vllm = None
     if version is not None:
         vllm = ModuleType("vllm")
-        vllm.__version__ = version  # type: ignore[attr-defined]
+        vllm.__version__ = version
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     with pytest.raises(ModelError, match=message):
         load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))

@@ -77,7 +77,7 @@ def wait_until_idle(shared: SharedEngine) -> None:
 
 
 def shared_by(core: ToyCore) -> SharedEngine:
-    return SharedEngine(core)  # type: ignore[arg-type]
+    return SharedEngine(core)
 
 
 def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], RequestParams]]:

@@ -46,7 +46,7 @@ def finish(
     prompts = builder()
     written = prompts.encode_explanation(text)[:-1] if ids is None else ids
     if ids is not None:
-        prompts.decode = lambda token_ids: text  # type: ignore[method-assign]
+        prompts.decode = lambda token_ids: text
     finished, failure = TextFinisher(prompts, TitleIndex(CATALOGUE)).finish(
         Completion(0, written, reason), prompt, PairTexts("", title, profile), decoding
     )
@@ -237,7 +237,7 @@ def checked(text: str, texts: PairTexts, **rules: Any) -> tuple[str, Failure | N
     prompts = builder()
     finisher = TextFinisher(prompts, TitleIndex(CATALOGUE), Checker(["late hours", "live music"]))
     written = prompts.encode_explanation(text)[:-1]
-    prompts.decode = lambda token_ids: text  # type: ignore[method-assign]
+    prompts.decode = lambda token_ids: text
     decoding = DecodingConfig(text=TextConfig(checks=CHECKS, **rules))
     return finisher.finish(Completion(0, written, "stop"), PROMPT, texts, decoding)
 

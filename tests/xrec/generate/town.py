@@ -6,13 +6,12 @@ from typing import Any
 import torch
 
 from jobs.prepare import run as prepare_dataset
-from tests.toy import HIDDEN_SIZE, save_toy_model
+from tests.toy import HIDDEN_SIZE, save_graph, save_toy_model
 from xrec.adapter.artifact import AdapterConfig, write_adapter
 from xrec.adapter.model import build_adapters
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.prompt import PromptConfig
-from xrec.graph import embeddings_bytes, write_graph
 from xrec.llm.source import model_fingerprint
 from xrec.storage import Manifest, open_location
 
@@ -43,14 +42,8 @@ def make_town(root: Path) -> Path:
 def make_graph(folder: Path, dataset: str) -> Manifest:
     """Write a graph of random vectors."""
     torch.manual_seed(0)
-    return write_graph(
-        open_location(str(folder)),
-        embeddings_bytes(torch.randn(NUM_USERS, DIM), torch.randn(NUM_ITEMS, DIM)),
-        [],
-        config={"model": {"embedding_dim": DIM}},
-        inputs={"dataset": dataset},
-        metrics={},
-    )
+    users, items = torch.randn(NUM_USERS, DIM), torch.randn(NUM_ITEMS, DIM)
+    return save_graph(folder, users, items, dataset)
 
 
 def make_adapter(folder: Path, graph: str, base_model: str, seed: int = 0, **prompt: Any) -> None:
@@ -70,12 +63,5 @@ def make_adapter(folder: Path, graph: str, base_model: str, seed: int = 0, **pro
         base_model_fingerprint=base_model,
         graph_fingerprint=graph,
     )
-    write_adapter(
-        open_location(str(folder)),
-        adapters.state_dict(),
-        config,
-        run_config={"seed": seed},
-        inputs={},
-        metrics={},
-        extra_files={},
-    )
+    about = {"run_config": {"seed": seed}, "inputs": {}, "metrics": {}, "extra_files": {}}
+    write_adapter(open_location(str(folder)), adapters.state_dict(), config, **about)

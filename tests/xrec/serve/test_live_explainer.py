@@ -7,7 +7,6 @@ tested too.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 
 from tests.xrec.serve.local_endpoint import NotedMetrics
 from tests.xrec.serve.scripted_engine import ScriptedEngine
-from tests.xrec.serve.town import DECODING, ITEMS, USERS, backfill_config, dataset_of, serve_config
+from tests.xrec.serve.town import DECODING, ITEMS, USERS, backfill_config, serve_config
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.backfill.lookup import Explained
@@ -98,7 +97,7 @@ def test_pairs_get_the_closed_engines_texts_in_order(live, closed, town):
             assert answer.model_fingerprint == closed.model_fingerprint
     assert len(set(texts_of(answers))) > len(USERS)
     assert (live.num_pending, live.num_abandoned) == (0, 0)
-    values = live._metrics.values  # type: ignore[attr-defined]
+    values = live._metrics.values
     assert 0 < values[("first_token_seconds",)] <= values[("generation_seconds",)]
     written = [answer for answer in answers if isinstance(answer, Explained)]
     assert values["tokens", "generated"] == sum(each.num_generated_tokens for each in written)
@@ -165,10 +164,6 @@ def with_second_try(town: Path) -> LiveExplainer:
     return load_live(serve_config(town, decoding=decoding))
 
 
-def titles_of(town: Path) -> list[str]:
-    return dataset_of(town).items["title"].to_pylist()
-
-
 def test_stream_grows_into_the_text(town):
     live = load_live(serve_config(town))
     pair = asked(USERS[2], ITEMS[3])
@@ -176,36 +171,6 @@ def test_stream_grows_into_the_text(town):
     drafts, end = streamed(live, pair)
     assert len(drafts) > 2
     assert texts_of(expected) == texts_of([end])
-
-
-CALM = "[title] is calm. You would love [title] at night."
-
-
-@pytest.mark.parametrize(
-    ("tries", "title", "expected"),
-    [
-        ([CALM], None, "{own} is calm. You would love {own} at night."),
-        ([CALM], "A+ (C*f\u00e9) [x]?", "{own} is calm. You would love {own} at night."),
-        (["You would love {other}, for its tea."] * 2, None, "names_another_item"),
-        (["You would love {other}.", "You would love [title]."], None, "You would love {own}."),
-    ],
-)
-def test_stream_shows_whole_titles_of_the_own_item_only_and_may_begin_again(
-    town, tries, title, expected
-):
-    own, other = title or titles_of(town)[0], titles_of(town)[1]
-    texts = [text.replace("{other}", other) for text in tries]
-    drafts, end = scripted(with_second_try(town), *texts, title=title)
-    assert [*texts_of([end]), *reasons_of([end])] in (
-        [expected.format(own=own), ""],
-        ["", expected],
-    )
-    begun = [later.text for earlier, later in pairwise(drafts) if later.text < earlier.text]
-    assert len(begun) == len(tries) - 1
-    shown = "".join(draft.text for draft in drafts)
-    assert other not in shown
-    assert "[title" not in shown
-    assert own in shown or isinstance(end, PairError)
 
 
 def test_aspects_of_a_text_say_whether_it_names_them(town, monkeypatch):
@@ -240,19 +205,6 @@ def endless(town):
     live = load_live(serve_config(town, decoding={**DECODING, "max_new_tokens": 500}))
     live.engine.core._stop_token_ids = frozenset()  # type: ignore[attr-defined]
     return live
-
-
-def test_abandoned_stream_frees_its_row(endless):
-    live = endless
-
-    async def abandon() -> int:
-        events = live.stream(asked(USERS[0], ITEMS[0]), "unchecked")
-        await anext(events)
-        await events.aclose()
-        return await num_decoded(live)
-
-    assert asyncio.run(abandon()) < 400
-    assert (live.num_pending, live.num_abandoned) == (0, 1)
 
 
 def test_cancelled_request_frees_all_of_its_rows(endless):

@@ -23,7 +23,7 @@ def sent_by(scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, 
         sent.append(message)
 
     (middleware,) = middlewares()
-    asyncio.run(middleware.cls(app)(scope, None, send))  # type: ignore[arg-type, call-arg]
+    asyncio.run(middleware.cls(app)(scope, None, send))
     return sent
 
 

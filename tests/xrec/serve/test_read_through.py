@@ -49,14 +49,12 @@ def answering(
 ) -> ReadThrough:
     """Answers pairs of a catalogue whose items `i0`, `i1`, ... have these titles."""
     read_through = ReadThrough(model, Metrics(), 30)
-    read_through.catalogue = SimpleNamespace(  # type: ignore[assignment]
+    read_through.catalogue = SimpleNamespace(
         dataset=SimpleNamespace(item_indices={f"i{index}": index for index in range(len(titles))}),
         item_texts=lambda item: (titles[item], ""),
         aspect_names=AspectNames(vocabulary),
     )
-    read_through.published = SimpleNamespace(  # type: ignore[assignment]
-        lookup=None, model_fingerprint="model"
-    )
+    read_through.published = SimpleNamespace(lookup=None, model_fingerprint="model")
     return read_through
 
 
@@ -121,7 +119,7 @@ def test_request_is_answered_from_one_version_also_if_another_comes_meanwhile():
     pairs = [PairRequest(user_id="u", item_id=f"i{number}") for number in range(3)]
     for version in ("the first", "the second"):
         answers = asyncio.run(read_through.explain(pairs, None))
-        assert [each.explanation for each in answers] == [version] * 3  # type: ignore[union-attr]
+        assert [each.explanation for each in answers] == [version] * 3
 
 
 def test_text_of_another_model_is_not_given_from_memory():

@@ -42,7 +42,7 @@ class Stage:
         text = {"checks": checks, "retry_temperature": None, **(rules or {})}
         live._decoding = DecodingConfig.model_validate({"text": text})
         filled = [text.replace("{other}", self.titles[1]) for text in texts]
-        live.engine = ScriptedEngine(live, *filled, ends=ends)  # type: ignore[assignment]
+        live.engine = ScriptedEngine(live, *filled, ends=ends)
         return self.endpoint.post(
             f"/v1/explanations{route}", {"pairs": [PAIR], **body}, stream=not ends
         )

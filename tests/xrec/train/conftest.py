@@ -3,7 +3,7 @@
 import gc
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,6 @@ def workspace(tmp_path_factory):
 def trained_adapter(workspace, ray_cluster):
     """An adapter, with noise, that two workers trained at ZeRO stage 3 without a break."""
     return train_adapter(make_config(workspace, model=RANDOM))
-
-
-MakeGraphConfig = Callable[..., PretrainGraphConfig]
 
 
 @pytest.fixture(autouse=True, scope="module")

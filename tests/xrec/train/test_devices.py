@@ -153,17 +153,17 @@ def test_engines_model_is_loaded_straight_onto_the_workers_device_with_adapters_
 def test_parameters_that_are_sharded_stay_where_they_are():
     with FakeGPU():
         module = torch.nn.BatchNorm1d(2)
-        module.weight.ds_tensor = torch.zeros(1)  # type: ignore[assignment]
+        module.weight.ds_tensor = torch.zeros(1)
         move_to_device(module, GPU)
         assert module.weight.device == CPU
-        assert module.bias.device == module.running_mean.device == GPU  # type: ignore[union-attr]
+        assert module.bias.device == module.running_mean.device == GPU
 
 
 def test_deepspeed_is_given_the_gpu_that_ray_gave_this_worker(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")  # the second worker of its node, which sees one GPU
     monkeypatch.setattr("ray.train.torch.get_device", lambda: GPU)
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
-    prepare_worker(1, None)  # type: ignore[arg-type]
+    prepare_worker(1, None)
     assert os.environ["LOCAL_RANK"] == "0"
 
 
@@ -208,7 +208,7 @@ def test_graph_worker_on_a_gpu_has_the_figures_of_a_cpu_and_resumes(
     training,
 ):
     def config(num_epochs: int) -> PretrainGraphConfig:
-        return make_graph_config(  # type: ignore[no-any-return]
+        return make_graph_config(
             tmp_path,
             parallelism=parallelism,
             workspace=town_with_aspects,

@@ -13,21 +13,19 @@ import torch
 from tests.fake_gpu import CPU
 from tests.xrec.train.conftest import metrics_of, write_town
 from tests.xrec.train.one_gpu_worker import become_worker
-from xrec.config.graph import PretrainGraphConfig
 from xrec.data.dataset import edges_of, read_dataset
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
 from xrec.graph.artifact import read_graph
 from xrec.graph.aspects import AspectEdges
 from xrec.graph.leave_out import read_training_vectors
 from xrec.graph.ranking import SeenItems, top_k_items
-from xrec.storage import Manifest, open_location
+from xrec.storage import open_location
 from xrec.train.graph import pretrain_graph, pretrained_graph
 from xrec.train.graph_model import AspectLoss, GraphData, split_edges
 from xrec.train.graph_worker import GraphWorker, check_convergence
 from xrec.train.ray_driver import TrainingOutcome, fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-Trained = tuple[PretrainGraphConfig, Manifest]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +33,15 @@ def trained(tmp_path_factory, make_graph_config):
     """A graph trained by two workers on the local disk, and its config."""
     config = make_graph_config(tmp_path_factory.mktemp("trained") / "graph", num_workers=2)
     return config, pretrain_graph(config)
+
+
+def without_training(
+    patch: pytest.MonkeyPatch, vectors: torch.Tensor, rank: Callable[..., dict[str, Any]]
+) -> None:
+    """The driver alone: its workers have trained `vectors`, and `rank` gives its last figures."""
+    trained = (SimpleNamespace(history=[]), vectors)
+    patch.setattr("xrec.train.graph._train", lambda *arguments: trained)
+    patch.setattr("xrec.train.graph._final_metrics", rank)
 
 
 def test_pretrain_graph_learns_and_keeps_the_best_epoch(trained):
@@ -68,21 +75,17 @@ def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(train
     assert graph.users.shape == (dataset.num_users, 8)
 
 
-def test_pretrain_graph_gives_who_has_no_edge_a_vector_of_zeros(make_graph_config, town, tmp_path):
+def test_pretrain_graph_gives_who_has_no_edge_a_vector_of_zeros(
+    make_graph_config, town, tmp_path, monkeypatch
+):
     source = read_dataset(open_location(f"{town}/dataset"))
     rows = source.interactions
     of_stranger = pc.and_(pc.equal(rows["user_index"], 3), pc.equal(rows["split"], "train"))
     write_town(tmp_path, source, {"interactions": rows.filter(pc.invert(of_stranger))})
-    pretrain_graph(
-        make_graph_config(
-            tmp_path / "graph",
-            workspace=str(tmp_path),
-            model={"initialization": "random"},
-            num_epochs=1,
-        )
-    )
-    users = read_graph(open_location(str(tmp_path / "graph"))).users
-    assert (users == 0).all(dim=1).nonzero().flatten().tolist() == [3]
+    without_training(monkeypatch, torch.ones(101, 4), lambda *arguments: {})
+    pretrain_graph(make_graph_config(tmp_path / "graph", workspace=str(tmp_path)))
+    graph = read_graph(open_location(str(tmp_path / "graph")))
+    assert (torch.cat([graph.users, graph.items]) == 0).all(dim=1).nonzero().tolist() == [[3]]
 
 
 def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
@@ -209,9 +212,7 @@ def test_pretrain_graph_is_this_drivers_until_the_artifact_is_written(
         held.append("xrec-lease" in [thread.name for thread in threading.enumerate()])
         return {}
 
-    trained = (SimpleNamespace(history=[]), torch.zeros(101, 4))
-    monkeypatch.setattr("xrec.train.graph._train", lambda *arguments: trained)
-    monkeypatch.setattr("xrec.train.graph._final_metrics", rank)
+    without_training(monkeypatch, torch.zeros(101, 4), rank)
     pretrain_graph(make_graph_config(tmp_path / "graph"))
     assert held == [True]
     assert not (tmp_path / "graph" / "checkpoints").exists()

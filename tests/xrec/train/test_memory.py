@@ -184,7 +184,7 @@ def test_micro_batch_size_leaves_room_for_kept_beginnings_and_is_the_least_of_al
     monkeypatch.setattr(memory, "least_of_workers", lambda size: min(size, 2))
     sized = with_micro_batch_size(config, DATA, V, Step(8))
     assert sized.training.micro_batch_size == 2
-    kept = torch.empty.call_args.args[0]  # type: ignore[attr-defined]
+    kept = torch.empty.call_args.args[0]
     assert kept == 2**30 + 100  # the cache, and a tenth of the free memory
 
 

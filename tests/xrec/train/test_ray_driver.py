@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +30,7 @@ def run(
 @pytest.mark.usefixtures("ray_cluster")
 def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(storage, tmp_path):
     def loop(config: dict[str, Any]) -> None:
+        from pathlib import Path
 
         from xrec.errors import DataError
 
@@ -48,6 +48,7 @@ def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(storage, tm
 def test_fit_worker_lost_is_replaced_and_other_error_is_a_training_error(storage, tmp_path):
     def loop(config: dict[str, Any]) -> None:
         import os
+        from pathlib import Path
 
         from xrec.train.ray_worker import report
 

@@ -143,17 +143,6 @@ def test_second_text_is_computed_by_its_own_tokens_alone():
     assert costs[0] == costs[1]
 
 
-def test_cancelled_request_is_computed_no_further():
-    core = make_core(make_model(), max_rows=2)
-    requests = [core.add(prompt, GREEDY) for prompt in make_prompts(4)]
-    core.step()
-    assert core.num_rows == 2
-    for request in requests:
-        core.cancel(request)
-    assert core.is_idle
-    assert core.step() == []
-
-
 def test_the_model_may_be_used_between_steps_and_is_as_it_was():
     model, prompts = make_model(), make_prompts()
     prompt, implementation = torch.tensor([prompts[0]]), model.config._attn_implementation
@@ -301,6 +290,6 @@ def test_output_that_is_no_number_fails_its_request_alone_and_leaves_nothing_in_
 )
 def test_params_out_of_range_are_refused(values):
     with pytest.raises(ValueError, match="expected 1 token or more"):
-        TextParams(**values)  # type: ignore[arg-type]
+        TextParams(**values)
     with pytest.raises(ValueError, match="at least one token"):
         LikelihoodParams(())

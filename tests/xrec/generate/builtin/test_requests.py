@@ -2,7 +2,7 @@
 
 import random
 
-from xrec.generate.builtin.requests import group_by_prefix, shared_length
+from xrec.generate.builtin.requests import group_by_prefix
 
 
 def make_prompts(items_of_users: list[int]) -> list[list[int]]:
@@ -46,8 +46,3 @@ def test_last_token_is_never_in_the_prefix_and_one_prompt_or_none_is_grouped_too
 def test_one_prompt_in_another_at_every_length_needs_no_deep_recursion():
     groups = group_by_prefix([[1] * length for length in range(1, 3000)], 16)
     assert sum(len(members) for _, members in groups) == 2999
-
-
-def test_shared_length_counts_up_to_the_first_difference():
-    others: list[list[int]] = [[], [1], [1, 2, 4], [1, 2, 3, 4], [2]]
-    assert [shared_length([1, 2, 3], other) for other in others] == [0, 1, 2, 3, 0]

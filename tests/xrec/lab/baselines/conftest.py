@@ -1,7 +1,7 @@
 """A small catalogue with twenty training explanations, and small baselines over it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "lora": {"rank": 8},
 }
 
-MakeBaseline = Callable[..., Baseline]
 PROMPT = PromptConfig(
     instruction="Why?", user="{user} {user_profile}", item="{item} {item_title}. {item_profile}"
 )

@@ -14,7 +14,7 @@ from xrec.errors import ModelError
 from xrec.lab.baselines.codec import BEGIN, END
 from xrec.lab.baselines.data import TextExample, collate, collate_pairs
 from xrec.lab.baselines.lora import LoRA, collate_prompts
-from xrec.lab.baselines.peter import PETER, may_see, sines
+from xrec.lab.baselines.peter import PETER, sines
 from xrec.llm.examples import Example
 
 USERS, ITEMS, TOKENS, A = 5, 4, 13, 2
@@ -87,11 +87,6 @@ def test_peter_context_loss_by_hand():
     with torch.no_grad():
         found = model(collate(EXAMPLES))[1].item()
     assert found == pytest.approx(context, rel=1e-4)
-
-
-def test_peter_mask_is_causal_but_for_the_user_who_sees_the_item():
-    #        u  i  b  w
-    assert may_see(4).int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("place", range(2 + A + 4))

@@ -45,13 +45,6 @@ def test_write_a_text_without_an_end_is_as_long_as_allowed():
     assert _written([4], [99], 1) == [[4]]
 
 
-def test_write_does_not_depend_on_the_pairs_beside():
-    users, items = [4, 6, 5, 7], [6, 6, 8, 8]
-    together = _written(users, items, 10)
-    alone = [_written([user], [item], 10)[0] for user, item in zip(users, items, strict=True)]
-    assert together == alone
-
-
 @pytest.mark.usefixtures("processes_here")
 def test_texts_are_what_the_model_writes_for_each_pair_alone(make_baseline, dataset, monkeypatch):
     monkeypatch.setattr("xrec.lab.baselines.texts._AT_ONCE", 4)

@@ -59,7 +59,7 @@ def test_training_that_was_stopped_goes_on_from_its_last_epoch(
                 raise TrainingError("out of luck")
             return run_epoch(trainer)
 
-        BaselineTrainer.run_epoch = failing  # type: ignore[method-assign]
+        BaselineTrainer.run_epoch = failing
         train.train_worker(loop_config)
 
     with monkeypatch.context() as patch:

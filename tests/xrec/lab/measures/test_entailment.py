@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
+from tests.word_bert import bert_config, word_tokenizer
 from tests.xrec.lab.small import dataset_of, held_out
 from xrec.config.evaluate import MetricsConfig
 from xrec.errors import ModelError
@@ -16,7 +16,10 @@ from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import describe_metrics, load_measures, metrics_identity
 from xrec.lab.measures.statements import Statement
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] the user may would dislike that because its tone fit is good bad"
+WORDS = [
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "user", "may", "would", "dislike", "that"),
+    *("because", "its", "tone", "fit", "is", "good", "bad"),
+]
 STATEMENTS = [
     Statement("tone", "positive"),
     Statement("fit", "negative", "too tight"),
@@ -25,30 +28,14 @@ STATEMENTS = [
 
 
 def save_model(folder: Path, labels: list[str]) -> str:
-    torch.manual_seed(0)
-    vocabulary = {word: index for index, word in enumerate(WORDS.split())}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", model_max_length=40
-    )
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
+    config = bert_config(
+        WORDS,
         max_position_embeddings=40,
         initializer_range=0.5,
         id2label=dict(enumerate(labels)),
     )
     BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    word_tokenizer(WORDS).save_pretrained(folder)
     return str(folder)
 
 

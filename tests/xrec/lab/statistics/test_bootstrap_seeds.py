@@ -34,16 +34,6 @@ def test_interval_over_three_seeds_covers_the_true_mean_in_95_of_100_cases(of_se
     assert 0.91 < np.mean(covered) < 0.995
 
 
-def test_interval_of_users_alone_would_miss_the_mean_of_other_trainings():
-    rng = np.random.default_rng(2)
-    missed = []
-    for _ in range(100):
-        values, users = _world(rng, 1, of_seeds=0.5, of_users=0.1)
-        found = bootstrap_over_seeds(values, users, **SETTINGS)
-        missed.append(not found.low < 0 < found.high)
-    assert np.mean(missed) > 0.5
-
-
 def test_interval_of_one_seed_is_about_that_of_the_bootstrap_over_users():
     values, users = _world(np.random.default_rng(3), 1, of_seeds=0.0, of_users=1.0)
     found = bootstrap_over_seeds(values, users, num_samples=4000, seed=0)
