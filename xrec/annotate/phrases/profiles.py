@@ -232,7 +232,7 @@ class _Joined:
         first, _, rest = name.partition(" ")
         if self._praised[name] < _LEAST_PRAISED * self._names[name] or name in NO_ASPECTS:
             return False
-        if first in PRAISE_OF_ANYTHING:  # great service is no more than service
+        if first in PRAISE_OF_ANYTHING and rest in NO_ASPECTS:  # a great choice
             return False
         if not rest:
             return (
