@@ -240,7 +240,7 @@ def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(works
     ("version", "message"),
     [
         (None, r"vLLM cannot be imported here.*pip install.*vllm.*engine.kind=builtin"),
-        ("0.29.1", r"engine\.kind vllm: vLLM 0.29.1 is installed"),
+        ("0.28.1", r"engine\.kind vllm: vLLM 0.28.1 is installed"),
         ("0.33.0", r"engine\.kind vllm: vLLM 0.33.0 is installed"),
     ],
 )

@@ -53,8 +53,8 @@ NO_ASPECTS = word_set(
     "thing lot bit way kind sort type one time day week month year hour minute moment today night "
     "reason fact point case example rest half end number amount "
     "review reviewer star purchase "
-    "use need job idea part piece side place spot world life hand addition experience choice option "
-    "version stuff money ability result chance sense success"
+    "use need job idea part piece side place spot world life hand addition experience choice "
+    "option version stuff money ability result chance sense success"
 )
 _SCHEMA = pa.schema(
     [
