@@ -109,11 +109,10 @@ def finish(config: BackfillConfig, run: BulkRun) -> Manifest | None:
 def progress_line(progress: Progress, num_pairs: int, at: datetime) -> str:
     """The progress of a run of `num_pairs` pairs; the rate is this driver's alone."""
     num_left = num_pairs - progress.num_rows
-    rate = progress.rows_per_second(at) or 0.0
-    left = duration(num_left / rate) if rate else "?"
+    rate = progress.rows_per_second(at)
+    speed = f"; {rate:,.1f} pairs/s, {duration(num_left / rate)} to go" if rate else ""
     return (
-        f"{progress.num_ok:,} explained, {progress.num_failed:,} failed, {num_left:,} left; "
-        f"{rate:,.1f} pairs/s, {left} to go"
+        f"{progress.num_ok:,} explained, {progress.num_failed:,} failed, {num_left:,} left{speed}"
     )
 
 

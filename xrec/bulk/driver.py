@@ -231,7 +231,7 @@ class _Driver:
     def _take(self, summary: Summary) -> None:
         self._summary = total([self._summary, summary])
         if self._progress.working_since is None:
-            self._update(working_since=now())
+            self._update(working_since=now(), num_rows_before=self._summary.num_rows)
         if time.monotonic() - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
             self._note()
         if time.monotonic() - self._said_at >= _SECONDS_BETWEEN_SIGNS:

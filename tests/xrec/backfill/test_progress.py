@@ -13,7 +13,7 @@ STARTED = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def progress_of(**values: Any) -> Progress:
-    """Of a driver whose first actor was ready five seconds after the start."""
+    """Of a driver that had its first result five seconds after the start."""
     ready = STARTED + timedelta(seconds=5)
     return Progress(written_at=STARTED, started_at=STARTED, working_since=ready, **values)
 
@@ -66,4 +66,4 @@ def test_progress_line_tells_this_drivers_rate_and_the_time_left():
 
 def test_progress_line_before_the_first_result_knows_no_rate():
     line = progress_line(progress_of(), 7, STARTED)
-    assert line == "0 explained, 0 failed, 7 left; 0.0 pairs/s, ? to go"
+    assert line == "0 explained, 0 failed, 7 left"

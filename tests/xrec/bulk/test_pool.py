@@ -11,6 +11,7 @@ import pytest
 from tests.xrec.bulk.toy_run import Toy, ToyTask, die, rows_of
 from xrec.bulk import Outcome, Progress, Survey
 from xrec.bulk import driver as driver_module
+from xrec.bulk.runs.progress import now
 from xrec.bulk.work.pool import RayPool, map_in_processes
 from xrec.errors import ClusterError, DataError, ModelError
 
@@ -46,6 +47,7 @@ def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here):
     assert progress.num_ok == 16
     at = [each.num_rows for each in seen]
     assert at[0] == 2  # a chunk
+    assert seen[0].rows_per_second(now()) is None  # two rows in no time are no rate
     assert at == sorted(at)
     results = toy.run.passes()[0].results.location
     times = [results.fs.modified((results / name).path) for name in sorted(results.sizes())]

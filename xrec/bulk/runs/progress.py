@@ -26,8 +26,8 @@ class Progress(Summary):
     """How far a run is: the counts and costs of all that is done, and what its driver says.
 
     pass_number, reasons: of the newest pass; reasons are those of a retry. started_at: when this
-    driver began; num_rows_before: rows that were done then; working_since: when its first process
-    was ready. expires_at: when it is to be taken for dead; None if it has ended.
+    driver began; working_since: when it had its first result; num_rows_before: rows that were done
+    by then. expires_at: when it is to be taken for dead; None if it has ended.
     """
 
     holder: str = ""
@@ -41,9 +41,10 @@ class Progress(Summary):
     working_since: datetime | None = None
 
     def rows_per_second(self, at: datetime) -> float | None:
-        """The rate of this driver at a time, from when its first process was ready; None before.
+        """The rate of this driver at a time, from its first result on; None before the second.
 
-        What earlier drivers did does not count, nor how long processes took to start.
+        What earlier drivers did does not count, nor how long the first result took, since processes
+        had to start.
         """
         if self.working_since is None:
             return None
