@@ -80,18 +80,12 @@ class TextFinisher:
             text, failure = _cut(text, texts.item_title, completion, decoding)
         failure = failure or self._unfit(text, texts, decoding.text)
         if failure is not None and failure.reason == "unsupported":
-            text, failure = self._without_tail(text, texts, decoding.text) or (text, failure)
+            shorter = _TAIL.sub("", text)
+            if shorter != text and not self._unfit(shorter, texts, decoding.text):
+                text, failure = shorter, None
         if failure is None and decoding.text.is_backed:
             text = self._with_evidence(text, texts, decoding.text)
         return text, failure
-
-    def _without_tail(
-        self, text: str, texts: PairTexts, rules: TextConfig
-    ) -> tuple[str, None] | None:
-        """The text without its last clause, if that alone was to blame: ", making it a ..."."""
-        shorter = _TAIL.sub("", text)
-        is_mended = shorter != text and not self._unfit(shorter, texts, rules)
-        return (shorter, None) if is_mended else None
 
     def fallback(
         self, texts: PairTexts, rules: TextConfig, failure: Failure
