@@ -29,7 +29,7 @@ def _no_cluster(monkeypatch):
         yield
 
     monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
-    monkeypatch.setattr("xrec.annotate.phrases.lexicon.map_in_processes", map_here)
+    monkeypatch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
     monkeypatch.setattr("jobs.annotate.ensure_ray", no_ray)
     monkeypatch.setattr("jobs.annotate.check_cluster", lambda *arguments, **more: None)
 

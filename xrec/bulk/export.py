@@ -74,6 +74,7 @@ def export_run(
     is_new = success is None or bool(_wrong(target, success["files"]))
     if success is None or is_new:
         files, num_rows = _write(table, target, format, names, fingerprint_of(record))
+        _check(target, record, files)
         success = {"version": table.version, "num_rows": num_rows, "files": files}
         (target / SUCCESS).write_bytes(_as_json(success))
         _check(target, record, files)

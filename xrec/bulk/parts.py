@@ -44,8 +44,7 @@ def write_parts(run: BulkRun, passes: Sequence[Pass]) -> list[Part]:
         from xrec.bulk.work.pool import map_in_processes, num_cpus  # it imports Ray
 
         if most := num_cpus():
-            processes = min(len(some), most)
-            made = map_in_processes(lambda: write, some, num_processes=processes)
+            made = map_in_processes(lambda: write, some, num_processes=most)
             return [part for _, part in made]
     return [write(each) for each in some]
 
@@ -119,11 +118,13 @@ def _replaced(rows: pa.Table, done_again: pa.Table, format: RowFormat) -> pa.Tab
 def _groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """The rows of tables in tables of `_ROWS_PER_GROUP` rows at least."""
     held: list[pa.Table] = []
+    num_held = 0
     for table in tables:
         held.append(table)
-        if sum(each.num_rows for each in held) >= _ROWS_PER_GROUP:
+        num_held += table.num_rows
+        if num_held >= _ROWS_PER_GROUP:
             yield pa.concat_tables(held)
-            held = []
+            held, num_held = [], 0
     if held:
         yield pa.concat_tables(held)
 

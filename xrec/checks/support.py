@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from xrec.checks.phrases import AspectNames, Named
@@ -122,6 +123,11 @@ class _Support:
         return _joined(self._tokens[1:])
 
     @cached_property
+    def _parts_of_item(self) -> list[list[str]]:
+        """The words of the item's texts between marks."""
+        return [part.split() for part in self._of_item.split("|")]
+
+    @cached_property
     def _last_words(self) -> set[str]:
         """What the item's aspects end with: "service" of "friendly service"."""
         names = (tokens_of(name).keys for name in self._chosen | self._texts.menu)
@@ -181,7 +187,7 @@ class _Support:
         kindred = next((words for words in _KINDRED if word in words), frozenset((word,)))
         return (
             not kindred.isdisjoint(self._last_words)
-            or not kindred.isdisjoint(self._of_item.split())
+            or not kindred.isdisjoint(chain(*self._parts_of_item))
             or self._says(named, tokens)
         )
 
@@ -205,7 +211,7 @@ class _Support:
         length, wanted = len(keys) + _MOST_BETWEEN, set(keys)
         return any(
             wanted.issubset(words[start : start + length])
-            for words in map(str.split, self._of_item.split("|"))
+            for words in self._parts_of_item
             for start in range(max(1, len(words) - length + 1))
         )
 

@@ -68,6 +68,17 @@ def described(problem: Problem, job: str | None = None) -> str:
     return f"unknown key; {hint} {where}" if hint else f"unknown key in this place; {where}"
 
 
+def with_job_names(keys: Sequence[str]) -> str:
+    """The places of a key that was given without a job's name, or else the names of the jobs."""
+    ending = f".{'.'.join(keys)}"
+    found = [
+        place
+        for place in key_places().get(keys[-1], ())
+        if place.endswith(ending) and place.removesuffix(ending) in JOBS
+    ]
+    return f": {_listed(found)}" if found else f"; the jobs are {', '.join(JOBS)}"
+
+
 @functools.cache
 def key_places() -> Mapping[str, tuple[str, ...]]:
     """The places in a project file where a key of each name may stand, the highest first."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from xrec.config.base import Problem, config_error, validate
-from xrec.config.jobs import JOBS, SHARED, described
+from xrec.config.jobs import JOBS, SHARED, described, with_job_names
 from xrec.config.shared import JobConfig
 from xrec.config.values import Override, parse_overrides, read_mapping
 from xrec.errors import ConfigError
@@ -70,11 +70,13 @@ def read_project(path: str | Path, arguments: Sequence[str] = ()) -> Project:
 
     Raises ConfigError if the file cannot be read or an override names no such key.
     """
-    overrides, known = parse_overrides(arguments), (*SHARED, *JOBS)
+    overrides = parse_overrides(arguments)
     for override in overrides:
-        if override.keys[0] not in known:
-            what = described(Problem(override.keys[:1], known=known))
-            raise ConfigError(f"override {override.dotted!r}: {override.keys[0]}: {what}")
+        if override.keys[0] not in (*SHARED, *JOBS):
+            raise ConfigError(
+                f"override {override.dotted!r}: expected a shared key, or a job's name before the "
+                f"key{with_job_names(override.keys)}"
+            )
     return _read(path, overrides)
 
 

@@ -30,4 +30,4 @@ def actor_here(monkeypatch):
         return PickledPool()
 
     monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
-    monkeypatch.setattr("xrec.annotate.phrases.lexicon.map_in_processes", map_here)
+    monkeypatch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)

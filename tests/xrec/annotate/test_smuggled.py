@@ -121,7 +121,7 @@ def runs(request, tmp_path_factory):
     """The run without what is hostile, and the run with it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xrec.annotate.driver.RayPool", lambda **actors: PickledPool())
-        patch.setattr("xrec.annotate.phrases.lexicon.map_in_processes", map_here)
+        patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
         harmless, hostile = (
             _run(tmp_path_factory.mktemp("run"), request.param, hostile=hostile)
             for hostile in (False, True)

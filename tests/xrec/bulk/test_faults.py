@@ -59,7 +59,7 @@ def test_fault_1_driver_that_wakes_late_is_harmless(toys, when, is_same):
 
 
 @pytest.mark.parametrize("is_deleted", [True, False])
-@pytest.mark.parametrize("step", ["_begin 0", "_write 0", "_check 0"])
+@pytest.mark.parametrize("step", ["_begin 0", "_write 0", "_check 0", "_check 1"])
 def test_fault_2_export_that_wakes_late_leaves_its_successors(here, step, is_deleted):
     """Ahead of a call of a step of one export, another one is made in its place."""
     toy = here("a b c odd-1")

@@ -137,6 +137,10 @@ def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done():
     assert os.getpid() not in dict(found).values()
 
 
+def test_map_in_processes_of_nothing_starts_none():
+    assert list(map_in_processes(_make_pid, [], num_processes=2)) == []
+
+
 def test_map_in_processes_that_are_fresh_do_one_item_each():
     found = list(map_in_processes(_make_pid, [0.0] * 3, num_processes=2, fresh=True))
     assert len({pid for _, pid in found}) == 3

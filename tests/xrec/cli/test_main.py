@@ -136,7 +136,7 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path):
         (["prepare", "/"], "Is a directory"),
         (["prepare", "/dev/null"], "saw an empty file"),
         (["status", "/dev/null"], "saw an empty file"),
-        (["run", "{config}", "splits.test=0.1"], "splits stands in prepare.splits"),
+        (["run", "{config}", "splits.test=0.1"], "prepare.splits.test"),
         (["run", "{config}", "--from", "backfill"], "--from backfill: expected a job of the run"),
         (["run", "{config}", "--until", "serve"], "--until serve: expected a job of the run"),
         (["explain", "{config}", "--user", "u"], "--item"),

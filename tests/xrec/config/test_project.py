@@ -119,13 +119,13 @@ def test_project_overrides_are_shared_keys_and_places(path):
     [
         (
             "training.num_epochs=3",
-            "training: unknown key in this place; training stands in pretrain-graph.training, "
-            "train-adapter.training, compare.training",
+            "a job's name before the key: pretrain-graph.training.num_epochs, "
+            "train-adapter.training.num_epochs, compare.training.num_epochs",
         ),
-        ("zzz=3", "override 'zzz': zzz: unknown key; known keys: workspace, .*, prepare, "),
+        ("zzz=3", "override 'zzz': .*; the jobs are build-sample-llm, annotate, prepare"),
     ],
 )
-def test_project_override_of_a_jobs_key_names_its_places(path, override, message):
+def test_project_override_of_a_jobs_key_names_the_jobs(path, override, message):
     with pytest.raises(ConfigError, match=message):
         read_project(path, [override])
 

@@ -26,7 +26,6 @@ from xrec.annotate.phrases.mentions import (
     read,
 )
 from xrec.annotate.vocabulary import normalized
-from xrec.bulk.work.pool import map_in_processes, num_cpus
 from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.data.english import valence, word_set
 from xrec.data.parser import pack, parse
@@ -124,13 +123,15 @@ def learn_phrases(
 
     Ray must be initialised: all its CPUs parse.
     """
+    from xrec.bulk.work.pool import map_in_processes, num_cpus  # Ray, which `prepare` does without
+
     columns = (reviews[name].to_pylist() for name in ("item_id", "summary", "review"))
     item_ids, summaries, texts = columns
     whole = [joined_text(*each) for each in zip(summaries, texts, strict=True)]
     starts = range(0, len(whole), _PARSED_TOGETHER)
     batches = [whole[start : start + _PARSED_TOGETHER] for start in starts]
-    parsers = map_in_processes(partial(_Parser, config.parser), batches, num_processes=num_cpus())
-    parsed = dict(parsers)
+    make = partial(_Parser, config.parser)
+    parsed = dict(map_in_processes(make, batches, num_processes=num_cpus()))
     counts, rows, num_learned = _Counts(), [], 0
     for place, item_id in enumerate(item_ids):
         batch, number = divmod(place, _PARSED_TOGETHER)

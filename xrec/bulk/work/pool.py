@@ -205,12 +205,16 @@ def map_in_processes(
 ) -> Iterator[tuple[int, R]]:
     """Yield the place of each item and `make()(item)`, as soon as it is there; in any order.
 
-    make: called once in each process, which then takes one item after the other. cpus, gpus: of
-    each process. fresh: each item gets a new process, which ends with it and leaves no memory.
+    make: called once in each process, which then takes one item after the other. num_processes: at
+    most; no more than there are items. cpus, gpus: of each process. fresh: each item gets a new
+    process, which ends with it and leaves no memory.
 
     Raises the XRecError that a process raised, or ClusterError, also if two processes died with
     one item.
     """
+    if not items:
+        return
+    num_processes = min(num_processes, len(items))
     marks, packed = _marks_actor(num_processes), ray.put(cloudpickle.dumps(make))
     rows = [{"place": place, "item": cloudpickle.dumps(item)} for place, item in enumerate(items)]
     settings: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}

@@ -46,7 +46,7 @@ def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annota
     output = open_location(str(folder))
     assert spec.learn is not None
     with pytest.MonkeyPatch.context() as patch:  # no Ray
-        patch.setattr("xrec.annotate.phrases.lexicon.map_in_processes", map_here)
+        patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
         spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
     return spec.make(output)
 
