@@ -45,14 +45,17 @@ _KINDRED = tuple(
     map(
         word_set,
         (
-            "staff waitstaff waiter waitress bartender server service",
+            "staff service",
+            "waitstaff waiter waitress server",
             "food dish meal menu cuisine dining",
-            "atmosphere ambiance ambience vibe environment setting decor",
+            "atmosphere ambiance ambience vibe environment setting",
         ),
     )
 )
 _PRAISED_EVERYWHERE = AspectNames(
-    word_set("chef crew owner drink ingredient portion price location parking").union(*_KINDRED)
+    word_set(
+        "bartender chef crew owner decor drink ingredient portion price location parking"
+    ).union(*_KINDRED)
 )
 _DENIALS, _ARTICLES = word_set("no without lack lacking"), word_set("a an the any")
 _MOST_DENIED = 2  # words after a denial that it denies

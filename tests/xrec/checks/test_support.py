@@ -110,12 +110,14 @@ def test_what_aspects_end_with_and_what_is_praised_everywhere_needs_support(text
         ("You would love its unique wine selection, making it a great choice.", []),
         ("You would love its warm lights.", ["warm lights"]),
         ("You would love its great value.", ["great value"]),
+        ("You would love the staff, and the bartender.", ["bartender"]),  # it has service
+        ("You would love the vibe, and the decor.", ["decor"]),  # it has an atmosphere
     ],
 )
-def test_names_of_several_words_may_stand_apart_in_a_text_of_the_item(text, expected):
+def test_words_near_each_other_and_kindred_ones_are_support_and_no_others(text, expected):
     vocabulary = ["wine selection", "authentic thai cuisine", "great choice", "warm light"]
-    profile = "Known for a selection of fine wines, authentic and hot Thai cuisine, warm bread and "
-    texts = replace(EMPTY, item_profile=f"{profile}bright lights.")
+    profile = "Known for a selection of fine wines, authentic and hot Thai cuisine, warm bread, "
+    texts = replace(EMPTY, item_profile=f"{profile}bright lights, service and atmosphere.")
     assert unsupported_words(text, texts, AspectNames([*vocabulary, "great value"])) == expected
 
 
