@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from xrec.checks.phrases import AspectNames, WordList, read_word_list
 from xrec.checks.plain import plain_sentence
-from xrec.checks.support import unsupported_words
+from xrec.checks.support import telling_words, unsupported_words
 from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
@@ -31,10 +31,11 @@ _LIST_MARKS = " \t\r\n\"'\u201c\u2018(*\u2022-\u2013"
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a text may not be shown; `message` is for people."""
+    """Why a text may not be shown; `message` is for people, `words` are to blame, if some are."""
 
     reason: CheckFailure
     message: str
+    words: tuple[str, ...] = ()
 
 
 class Checker:
@@ -72,14 +73,13 @@ class Checker:
         DataError if the list of words cannot be read.
         """
         if checks.unsafe_words is not None and (word := self._unsafe_word(text, texts, checks)):
-            return Refusal("unsafe", f"{word!r} is on the list {checks.unsafe_words}")
+            return Refusal("unsafe", f"{word!r} is on the list {checks.unsafe_words}", (word,))
         if unknown := self.refusal_of_any(texts, checks):
             return unknown
         if checks.unsupported and (words := unsupported_words(text, texts, self.aspects, further)):
             shown = ", ".join(map(repr, words))
-            return Refusal(
-                "unsupported", f"neither the prompt nor the item's menu of aspects has: {shown}"
-            )
+            message = f"neither the prompt nor the item's menu of aspects has: {shown}"
+            return Refusal("unsupported", message, tuple(telling_words(words, texts)))
         if too_few := self._names_too_few(text, texts, checks.min_chosen):
             return Refusal("unchosen", too_few)
         if checks.named_twice and (aspect := self._named_twice(text, texts)):

@@ -12,7 +12,7 @@ are compared, not meanings.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -100,6 +100,19 @@ def unsupported_words(
             (each.start, each.end) for each in bare if not support.has_bare(each, tokens)
         }
     return list(dict.fromkeys(tokens.text[start:end] for start, end in sorted(unsupported)))
+
+
+def telling_words(phrases: Iterable[str], texts: PairTexts) -> Iterator[str]:
+    """Of each phrase the first word that says something, and that no chosen aspect has.
+
+    They are the words without which a text says something else.
+    """
+    chosen = {key for each in texts.aspects for key in tokens_of(each.aspect).keys}
+    for phrase in phrases:
+        tokens = tokens_of(phrase)
+        telling = set(_telling(tokens.keys)) - chosen
+        places = [place for place, key in enumerate(tokens.keys) if key in telling]
+        yield from (tokens.word(place) for place in places[:1])
 
 
 class _Support:
@@ -196,15 +209,17 @@ class _Support:
 
     def _says(self, named: Named, tokens: Tokens) -> bool:
         """Whether a text of the item names it, or the user's where it is said of the user."""
-        keys = tokens.keys[named.first : named.stop]
-        words = f" {' '.join(keys)} "
-        if words in self._of_item or self._has_near(_telling(keys)):
-            return True
-        if words not in self._of_user:
-            return False
-        titles = (end for _, end in self.title_spans(tokens) if end <= named.start)
-        before = tokens.text[max(titles, default=0) : named.start]
-        return _USER_LIKES.search(before) is not None
+        near = _telling(tokens.keys[named.first : named.stop])
+        return self._has_near(near) or self.has_place(tokens, named.first, named.stop)
+
+    def has_place(self, tokens: Tokens, first: int, stop: int) -> bool:
+        """Whether words of the text stand in one of the item's, or of the user's if said of it."""
+        words = f" {' '.join(tokens.keys[first:stop])} "
+        if words in self._of_item or words not in self._of_user:
+            return words in self._of_item
+        start = tokens.spans[first][0]
+        titles = (end for _, end in self.title_spans(tokens) if end <= start)
+        return _USER_LIKES.search(tokens.text[max(titles, default=0) : start]) is not None
 
     def _has_near(self, keys: Sequence[str]) -> bool:
         """Whether a text of the item has these words near each other: "a selection of fine wines".
@@ -293,7 +308,7 @@ def _names(tokens: Tokens, support: _Support, rest: Sequence[int]) -> set[tuple[
         if _has_capital(tokens.word(place))
         and not _I.fullmatch(tokens.keys[place])
         and not _begins_sentence(tokens, place, ends)
-        and not support.has_words([tokens.keys[place]])
+        and not support.has_place(tokens, place, place + 1)
     }
 
 

@@ -145,7 +145,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
         """Whether the texts of `entry` depend on the seed."""
         if entry == "zero_shot":
             one = self.decoding
-            return one.temperature > 0 or one.second_try is not None
+            return one.temperature > 0 or one.retry_temperature is not None
         return entry in (*ADAPTERS, *BASELINES)
 
     def num_seeds_of(self, entry: str) -> int:

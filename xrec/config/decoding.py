@@ -45,8 +45,9 @@ class TextConfig(Config):
     checks: ChecksConfig = ChecksConfig()
     retry_temperature: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
         "auto",
-        description="Temperature of a second try for a text that cannot be used; null: none. auto "
-        "is 0.4 if any of `checks` is on, else null.",
+        description="Temperature at which a text is drawn again that cannot be used, up to four "
+        "times; null: never. A text with words that nothing supports is first drawn as before, "
+        "without these words. auto is 0.4 if any of `checks` is on, else null.",
     )
     fallback: Literal["none", "plain", "abstain"] = Field(
         "plain",
@@ -85,11 +86,8 @@ class DecodingConfig(Config):
     text: TextConfig = TextConfig()
 
     @property
-    def second_try(self) -> "DecodingConfig | None":
-        """How a text is drawn in the place of one that cannot be used; None if it is not."""
-        temperature = self.text.retry_temperature
-        if temperature == "auto":
-            temperature = _TEMPERATURE_AFTER_CHECKS if self.text.checks.are_on else None
-        if temperature is None:
-            return None
-        return self.model_copy(update={"temperature": temperature, "seed": self.seed + 1})
+    def retry_temperature(self) -> float | None:
+        """At what temperature a text is drawn again that cannot be used; None if it is not."""
+        if self.text.retry_temperature != "auto":
+            return self.text.retry_temperature
+        return _TEMPERATURE_AFTER_CHECKS if self.text.checks.are_on else None

@@ -6,7 +6,7 @@ prompts and the endpoint's requests come through shared_engine.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -38,22 +38,6 @@ class TokenMask(Protocol):
 
 
 @dataclass(frozen=True)
-class Retry:
-    """What follows a text that cannot be used: one more of the same prompt, drawn otherwise.
-
-    The prompt is not computed again. The text that is refused gets no completion, the second one
-    does, whatever it is.
-
-    is_refused: told the first text, within a step, in which it must not use the engine; its index
-        is the request's id.
-    """
-
-    is_refused: "Callable[[Completion], bool]"
-    temperature: float
-    seed: int
-
-
-@dataclass(frozen=True)
 class TextParams:
     """How the text of a prompt is drawn.
 
@@ -61,8 +45,11 @@ class TextParams:
     temperature: 0 takes the likeliest token each time.
     top_p: share of the probability that sampling draws from.
     seed: the text depends on the seed and the prompt, and on nothing else in the batch.
+    banned: tokens that are not in the text.
     constraint: makes the mask of the text, which says what tokens may come next.
-    retry: what is done if the text is refused.
+    again: told a text that has ended (its index is the request's id), within a step, in which it
+        must not use the engine. It returns how the next text of the prompt is drawn, with as many
+        tokens at most, or None if this one is the completion. The prompt is not computed again.
 
     Raises ValueError for values out of range.
     """
@@ -71,15 +58,9 @@ class TextParams:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    banned: frozenset[int] = frozenset()
     constraint: Callable[[], TokenMask] | None = None
-    retry: Retry | None = None
-
-    @property
-    def second(self) -> "TextParams":
-        """How the second text of params with a retry is drawn."""
-        assert self.retry is not None
-        temperature, seed = self.retry.temperature, self.retry.seed
-        return replace(self, temperature=temperature, seed=seed, retry=None)
+    again: "Callable[[Completion], TextParams | None] | None" = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -122,11 +103,13 @@ def text_params(decoding: DecodingConfig) -> TextParams:
 class Failure:
     """Why a prompt cannot be completed, or why its text cannot be used.
 
-    Other requests at work are not affected.
+    Other requests at work are not affected. `words` are those of the text that are to blame, if
+    some are.
     """
 
     reason: PromptFailure | TextFailure
     message: str
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

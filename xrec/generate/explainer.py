@@ -17,7 +17,6 @@ from xrec.generate.engine import (
     Completion,
     Failure,
     FinishReason,
-    Retry,
     TextParams,
     text_params,
 )
@@ -26,6 +25,9 @@ from xrec.generate.text_rules import ExplanationKind, TextFinisher
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.prompt import PairTexts
 
+MOST_TEXTS = 5
+"""So many texts of a pair are drawn at most."""
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -33,7 +35,7 @@ class Explanation:
 
     kind: written by the model, or plain: a sentence from the evidence in its place.
     refused: why the last text that was refused could not be used, "" if none was. A text that is
-        written and has one is that of the second try.
+        written and has one is that of a later try.
     """
 
     index: int
@@ -83,8 +85,8 @@ class Explainer:
         """Yield the explanation of each prompt as it is finished.
 
         `prompts` are made by `self.pairs.prompt`, `texts` by `self.pairs.texts` of the same pairs.
-        A text that is refused is tried once more if `decoding.text` says so, and what is refused
-        for the last time gets its fallback. The model writes nothing of a pair whose text would be
+        A text that is refused is drawn again if `decoding.text` says so, and what is refused for
+        the last time gets its fallback. The model writes nothing of a pair whose text would be
         refused whatever it says.
         """
         asked: list[tuple[int, Asked]] = []
@@ -103,8 +105,8 @@ class Explainer:
 class Asked:
     """What the engine is asked for the text of one pair, and what becomes of its completion.
 
-    The completion of `prompt_ids` with `params` is that of the second try if the first text was
-    refused, and `decoding` has one.
+    A text that is refused is drawn again if `decoding` says so: in the same way without the words
+    that were to blame, or at another temperature if none was, `MOST_TEXTS` texts in all.
     """
 
     def __init__(
@@ -117,14 +119,13 @@ class Asked:
         self._finisher, self._decoding = finisher, decoding
         self.prompt_ids, self.texts = list(prompt), texts
         self._accepted, self._refused = "", ""
+        self._num_texts, self._banned = 0, frozenset[int]()
 
     @property
     def params(self) -> TextParams:
         """How the text is drawn, and drawn again."""
-        params, second = text_params(self._decoding), self._decoding.second_try
-        if second is None:
-            return params
-        return replace(params, retry=Retry(self._is_refused, second.temperature, second.seed))
+        again = None if self._decoding.retry_temperature is None else self._again
+        return replace(text_params(self._decoding), banned=self._banned, again=again)
 
     def unfinished(self, token_ids: list[int]) -> str:
         """What a reader may see of a text that is being written; "" if all of it must wait."""
@@ -160,14 +161,22 @@ class Asked:
             refused=self._refused,
         )
 
-    def _is_refused(self, completion: Completion) -> bool:
-        """Whether the first text cannot be used; the engine calls this within a step."""
+    def _again(self, completion: Completion) -> TextParams | None:
+        """How the next text is drawn if this one cannot be used; the engine calls it in a step."""
         try:
             text, failure = self._finished(completion)
         except Exception:  # noqa: BLE001  `explanation` raises it again, at the cost of this pair only
-            return False
+            return None
+        self._num_texts += 1
         self._accepted = "" if failure else text
-        return failure is not None
+        if failure is None or self._num_texts == MOST_TEXTS:
+            return None
+        to_blame = self._finisher.first_tokens(failure.words)
+        is_new, self._banned = not to_blame <= self._banned, self._banned | to_blame
+        if is_new:
+            return self.params
+        temperature, seed = self._decoding.retry_temperature, self._decoding.seed + self._num_texts
+        return replace(self.params, temperature=temperature, seed=seed)
 
     def _finished(self, completion: Completion) -> tuple[str, Failure | None]:
         text, failure = self._finisher.finish(

@@ -33,6 +33,7 @@ _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
 _TAIL = re.compile(
     r",?\s(?:making|creating|providing|offering|which|where|while)\b[^.!?]*(?=[.!?]?$)"
 )
+_FILLER = re.compile(r",?\s(?:making|which makes) (?:it|this|them)\b[^.!?]*(?=[.!?]?$)")
 _MARKS_AT_END = re.compile(r"[\W_]+$")
 
 _Ids = Sequence[int]
@@ -49,6 +50,10 @@ class TextFinisher:
         self._checker = checker or Checker()
         self._placeholder = builder.placeholder
         self._titles = titles
+
+    def first_tokens(self, words: Sequence[str]) -> frozenset[int]:
+        """The tokens with which these words begin."""
+        return frozenset().union(*map(self._builder.first_tokens, words))
 
     def failure_of_any(self, texts: PairTexts, rules: TextConfig) -> Failure | None:
         """Why nothing can be said of the pair `texts`, whatever is written; None if something may.
@@ -78,6 +83,8 @@ class TextFinisher:
         failure = self._repeats(text, completion.token_ids, prompt, texts, decoding.text)
         if failure is None:
             text, failure = _cut(text, texts.item_title, completion, decoding)
+        if (filler := _FILLER.search(text)) and not self._names_chosen(filler[0], texts):
+            text = _FILLER.sub("", text)
         failure = failure or self._unfit(text, texts, decoding.text)
         if failure is not None and failure.reason == "unsupported":
             shorter = _TAIL.sub("", text)
@@ -184,6 +191,7 @@ class TextFinisher:
                 "names_another_item",
                 f"it names {other!r}, another item of the catalogue; this one's title is "
                 f"{texts.item_title!r}",
+                (other,),
             )
         title = composed(texts.item_title).strip()
         if solicits(text, [title]):
@@ -205,6 +213,9 @@ class TextFinisher:
                 f"{self._placeholder.text!r} does",
             )
         return None
+
+    def _names_chosen(self, text: str, texts: PairTexts) -> bool:
+        return any(each.is_named for each in self._checker.evidence(text, texts))
 
     def _with_evidence(self, text: str, texts: PairTexts, rules: TextConfig) -> str:
         """`text`, and the plain sentence of the aspects that it names, then of others chosen.
@@ -240,7 +251,7 @@ class TextFinisher:
 
 
 def _failure(refusal: Refusal | None) -> Failure | None:
-    return None if refusal is None else Failure(refusal.reason, refusal.message)
+    return None if refusal is None else Failure(**vars(refusal))
 
 
 def _refused(text: str, own: Sequence[Span], rules: TextConfig) -> Failure | None:
@@ -346,7 +357,7 @@ def _joined_to_itself(found: Sequence[str]) -> Sequence[str]:
             continue
         for length in range(1, min(place, len(said) - place - 1) + 1):
             phrase, stop = said[place - length : place], place + 1 + length
-            goes_on = stop < len(said) and is_noun(said[stop])
+            goes_on = stop < len(said) and is_noun(said[stop]) and is_noun(phrase[-1])
             if phrase == said[place + 1 : stop] and not (goes_on or may_be_doubled(phrase)):
                 return phrase
     return ()

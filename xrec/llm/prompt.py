@@ -22,6 +22,7 @@ from xrec.llm.title_placeholder import TitlePlaceholder
 
 # Stands for the content while a chat template is rendered; the characters are of private use.
 _CONTENT = "\ue000content\ue000"
+_SHORTEST_BEGINNING = 3
 
 
 class PromptTooLongError(XRecError):
@@ -94,6 +95,17 @@ class PromptBuilder:
     def decode(self, token_ids: list[int]) -> str:
         """The text of generated ids, without special tokens."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
+
+    def first_tokens(self, word: str) -> frozenset[int]:
+        """The tokens with which a word begins within a sentence, in small letters or not.
+
+        A token of one or two letters, with which many others begin, is left out.
+        """
+        before = self._encode("the")
+        forms = {word, word.lower(), word[:1].upper() + word[1:]}
+        firsts = {self._encode(f"the {form}")[len(before)] for form in forms if form}
+        least = min(len(word), _SHORTEST_BEGINNING)
+        return frozenset(token for token in firsts if len(self.decode([token])) >= least)
 
     def show(self, prompt_ids: list[int]) -> str:
         """The prompt for people to read, with collaborative tokens as <user 3> and <item 7>."""

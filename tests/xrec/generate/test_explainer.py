@@ -22,11 +22,12 @@ from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.engine import Completion, TextParams
-from xrec.generate.explainer import Explainer, Explanation
+from xrec.generate.explainer import MOST_TEXTS, Explainer, Explanation
 from xrec.generate.loading import Sources, check_sources, load_explainer
 from xrec.generate.scoring import reference_nll
 from xrec.generate.shared_engine import Requests
 from xrec.graph.fold_in import FoldIn
+from xrec.llm import prompt
 from xrec.llm.prompt import PairTexts
 from xrec.llm.source import model_fingerprint
 from xrec.storage import open_location, read_manifest
@@ -113,7 +114,7 @@ def test_another_place_holder_is_another_model(workspace, tmp_path):
 
 
 class ScriptedEngine:
-    """Writes `texts`, first try by first try; a second try gets what is left.
+    """Writes `texts`, first try by first try; further tries get what is left.
 
     `asked` is how it was asked to draw each text.
     """
@@ -125,12 +126,11 @@ class ScriptedEngine:
     def complete(self, requests: Requests) -> Iterator[Completion]:
         firsts = [Completion(index, self._scripts.pop(0), "stop") for index in range(len(requests))]
         self.asked += [params for _, params in requests]
-        for first, (_, params) in zip(firsts, requests, strict=True):
-            if params.retry is not None and params.retry.is_refused(first):
-                self.asked.append(params.second)
-                yield Completion(first.index, self._scripts.pop(0), "stop")
-            else:
-                yield first
+        for completion, (_, params) in zip(firsts, requests, strict=True):
+            while params.again is not None and (params := params.again(completion)) is not None:
+                self.asked.append(params)
+                completion = Completion(completion.index, self._scripts.pop(0), "stop")
+            yield completion
 
 
 def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_again(explainer):
@@ -158,9 +158,9 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
         "[title] has 71 tables.",
         "I love [title].",
         "[title] has 73 tables.",
-        "I like [title].",  # the second tries
-        "[title] has 91 tables.",
-        "[title] has 93 tables.",
+        "I like [title].",  # the second try of the first pair
+        *["[title] has 91 tables."] * (MOST_TEXTS - 1),
+        *["[title] has 93 tables."] * (MOST_TEXTS - 1),
     )
     explainer.engine = engine
     prompts, texts = asked(explainer, Pair(0, 3), Pair(0, 4), Pair(1, 5), Pair(1, 6))
@@ -179,7 +179,28 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
         ("abstained", "written", "unsupported"),
     ]
     drawn = [(each.temperature, each.seed) for each in engine.asked]
-    assert drawn == [*[(0.0, 5)] * 4, *[(0.4, 6)] * 3]
+    assert (drawn[0], drawn[-1]) == ((0.0, 5), (0.4, 4 + MOST_TEXTS))
+    assert len(drawn) == 4 + 1 + 2 * (MOST_TEXTS - 1)
+
+
+def test_explainer_draws_a_text_without_the_words_that_nothing_supports(explainer, monkeypatch):
+    monkeypatch.setattr(prompt, "_SHORTEST_BEGINNING", 1)  # the toy's tokens are short
+    bad = ["[title] has a Ferris wheel.", "[title] has a wheel of Salem."]
+    engine = explainer.engine = ScriptedEngine(explainer, *bad, bad[1], "I like [title].")
+    prompts, texts = asked(explainer, Pair(0, 3))
+    checks = ChecksConfig(unsupported=True)
+    (one,) = explainer.explain(prompts, texts, DecodingConfig(text=TextConfig(checks=checks)))
+    assert (one.failure, one.refused) == (None, "unsupported")
+    first, second, third, last = engine.asked
+    banned = [explainer.pairs.builder.first_tokens(word) for word in ("Ferris", "Salem")]
+    assert all(banned)
+    assert [each.banned for each in (first, second, third)] == [
+        set(),
+        banned[0],
+        {*banned[0], *banned[1]},
+    ]
+    assert (third.temperature, third.seed) == (first.temperature, first.seed)
+    assert (last.banned, last.temperature, last.seed) == (third.banned, 0.4, 3)
 
 
 @pytest.mark.parametrize(("fallback", "reason"), [("plain", "abstained"), ("none", "unsupported")])
@@ -217,10 +238,8 @@ def test_explainer_asks_for_no_text_that_would_be_refused_whatever_it_says(
         (TextConfig(retry_temperature=0.3), 0.3),
     ],
 )
-def test_second_try_is_there_if_texts_are_checked_or_a_temperature_is_given(text, temperature):
-    second = DecodingConfig(text=text, seed=1).second_try
-    assert (None if second is None else second.temperature) == temperature
-    assert second is None or second.seed == 2
+def test_texts_are_drawn_again_if_they_are_checked_or_a_temperature_is_given(text, temperature):
+    assert DecodingConfig(text=text).retry_temperature == temperature
 
 
 def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(workspace, tmp_path):

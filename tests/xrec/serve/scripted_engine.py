@@ -24,11 +24,11 @@ class ScriptedEngine:
     def at_work(self, requests: Sequence[EngineRequest]) -> Iterator[None]:
         (request,) = requests
         assert isinstance(request.params, TextParams)
-        retry, loop = request.params.retry, asyncio.get_running_loop()
+        again, loop = request.params.again, asyncio.get_running_loop()
 
         def step(ids: list[int], length: int) -> None:
             completion = Completion(0, ids, "stop") if length == len(ids) and self._ends else None
-            if completion and self._scripts and retry and retry.is_refused(completion):
+            if completion and self._scripts and again and again(completion) is not None:
                 ids, length, completion = self._scripts.pop(0), 0, None
             request.tell(Advance(0, ids[:length], completion))
             if completion is None and length < len(ids):

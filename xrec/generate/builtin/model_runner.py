@@ -103,8 +103,9 @@ class ModelRunner:
             return Advance(request.request_id, generated)
         text = generated[:-1] if token in request.stop_token_ids else generated
         completion = Completion(request.request_id, text, reason)
-        if request.retry and request.retry.is_refused(completion):
-            request.begin_again()
+        again = request.text_params.again
+        if again is not None and (params := again(completion)) is not None:
+            request.begin_again(params)
             return Advance(request.request_id, [])
         return Advance(request.request_id, text, completion)
 

@@ -17,7 +17,6 @@ from xrec.generate.engine import (
     FinishReason,
     LikelihoodParams,
     RequestParams,
-    Retry,
     TextParams,
     TokenMask,
 )
@@ -61,8 +60,7 @@ class Request:
     From `enter` on, `token_ids` are what is given after the prefix (the rest of the prompt, and a
     continuation but for its last token), and then the text. The KV cache of the first
     `num_computed` of them is in slot `slot` of `block`, which is None while the request waits. The
-    slot has to hold `num_positions`. `params` become those of the second text if the first one is
-    refused.
+    slot has to hold `num_positions`. `params` become those of the next text if one is refused.
     """
 
     request_id: int
@@ -76,7 +74,7 @@ class Request:
     block: "RequestBlock | None" = None
     slot: int = -1
     num_computed: int = 0
-    is_second: bool = False
+    is_again: bool = False
     mask: TokenMask | None = None
     uniform: list[float] | None = None
     log_likelihoods: list[float] = field(default_factory=list)
@@ -96,11 +94,6 @@ class Request:
         return self.params
 
     @property
-    def retry(self) -> Retry | None:
-        """What is done if its text is refused; None for a second text."""
-        return self.params.retry if isinstance(self.params, TextParams) else None
-
-    @property
     def given(self) -> tuple[int, ...]:
         """The continuation whose likelihood is asked; empty if a text is to be written."""
         return self.params.continuation if isinstance(self.params, LikelihoodParams) else ()
@@ -113,7 +106,7 @@ class Request:
     @property
     def is_computed(self) -> bool:
         """Whether all that is given is in the KV cache."""
-        return self.num_computed >= self.num_given or self.is_second
+        return self.num_computed >= self.num_given or self.is_again
 
     @property
     def generated(self) -> list[int]:
@@ -133,12 +126,12 @@ class Request:
         if isinstance(self.params, TextParams) and self.params.constraint is not None:
             self.mask = self.params.constraint()
 
-    def begin_again(self) -> None:
-        """Take the text back and start the second one, by the KV cache of what is given.
+    def begin_again(self, params: TextParams) -> None:
+        """Take the text back and start the next one, by the KV cache of what is given.
 
         That of the last token is computed again, since its logits are needed.
         """
-        self.is_second, self.params = True, self.text_params.second
+        self.is_again, self.params = True, params
         del self.token_ids[self.num_given :]
         self.num_computed = self.num_given - 1
         self.uniform = None

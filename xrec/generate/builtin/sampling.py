@@ -27,9 +27,12 @@ _NOTHING_ALLOWED = Failure("no_token_allowed", "the mask of the text allows no t
 def next_tokens(requests: Sequence[Request], logits: Tensor) -> list[int | Failure]:
     """The next token of each request by its logits (R, V), or why it has none.
 
-    The logits are changed where a request has a mask.
+    The logits are changed where a request has a mask or banned tokens.
     """
     apply_masks(logits, [request.mask for request in requests])
+    for row, request in zip(logits, requests, strict=True):
+        if request.text_params.banned:
+            row[sorted(request.text_params.banned)] = -torch.inf
     largest, likeliest = (values.tolist() for values in logits.max(dim=-1))  # the first of equals
     tokens: list[int | Failure] = [
         token if logit > -math.inf else NOT_A_NUMBER if math.isnan(logit) else _NOTHING_ALLOWED

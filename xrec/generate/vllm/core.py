@@ -1,8 +1,8 @@
 """vLLM as an `EngineCore`: requests enter and leave at any time, and vLLM batches what is at work.
 
-A request is one of vLLM's, and its second text another one. What its users and items are is settled
-when it comes. The likelihood of a given text is that of its tokens as a part of the prompt, but for
-the last one, which is asked of the token that vLLM draws.
+A request is one of vLLM's, and each further text another one. What its users and items are is
+settled when it comes. The likelihood of a given text is that of its tokens as a part of the prompt,
+but for the last one, which is asked of the token that vLLM draws.
 """
 
 import time
@@ -30,6 +30,7 @@ from xrec.llm.collaborative import Vocabulary
 from xrec.storage import fingerprint_of
 
 _HIGHEST_TEMPERATURE = 2.0
+_BANNED = -100.0  # the least bias that vLLM knows
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,14 +164,14 @@ class VllmCore:
         return self._ended(request, request.params, sequence.finish_reason)
 
     def _ended(self, request: _Request, params: TextParams, finish_reason: str) -> Advance:
-        """The completion of a text, or the beginning of its second one."""
+        """The completion of a text, or the beginning of the next one."""
         reason: FinishReason = "length"
         if finish_reason == "stop":
             request.token_ids.pop()  # vLLM returns the end token with the text
             reason = "stop"
         completion = Completion(request.request_id, request.token_ids, reason)
-        if params.retry is not None and params.retry.is_refused(completion):
-            self._enter(replace(request, params=params.second, token_ids=[]))
+        if params.again is not None and (again := params.again(completion)) is not None:
+            self._enter(replace(request, params=again, token_ids=[]))
             return Advance(request.request_id, [])
         return Advance(request.request_id, request.token_ids, completion)
 
@@ -193,6 +194,7 @@ def _of_text(
         top_p=params.top_p,
         seed=int(fingerprint_of([params.seed, *prompt]), 16) >> 1,
         stop_token_ids=[*stop_token_ids],
+        logit_bias=dict.fromkeys(sorted(params.banned), _BANNED) or None,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA if is_streaming else RequestOutputKind.FINAL_ONLY,
     )

@@ -26,7 +26,7 @@ from tests.xrec.generate.builtin.toy_cores import (
 )
 from xrec.generate.builtin import engine as builtin_engine
 from xrec.generate.builtin.engine import BuiltinCore
-from xrec.generate.engine import Completion, LikelihoodParams, Retry, TextParams
+from xrec.generate.engine import Completion, LikelihoodParams, TextParams
 
 SIZES = pytest.mark.parametrize(
     ("max_rows", "pass_tokens", "num_positions"),
@@ -115,17 +115,17 @@ def test_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(
     second = finish(alone)
     told: list[list[int]] = []
 
-    def is_refused(completion: Completion) -> bool:
+    def again(completion: Completion) -> TextParams | None:
         told.append(completion.token_ids)
-        return len(told) % 3 != 0
+        return warm if len(told) % 3 else None
 
-    params = replace(GREEDY, retry=Retry(is_refused, temperature=1.5, seed=4))
+    params = replace(GREEDY, again=again)
     core = make_core(model, max_rows=max_rows, kv_cache_bytes=num_positions * BYTES_PER_POSITION)
     ended, requests = churned(core, prompts, params, rng)
     got = texts(ended, requests)
-    again = texts(second, expected)
     assert all(text in told for text in first)
-    is_second = [mine == other for mine, other in zip(got, again, strict=True)]
+    seconds = texts(second, expected)
+    is_second = [mine == other for mine, other in zip(got, seconds, strict=True)]
     assert is_second.count(True) > len(prompts) // 2
     assert all(mine in told for mine, one in zip(got, is_second, strict=True) if not one)
     assert not core._model.vectors._num_prompts
@@ -134,13 +134,33 @@ def test_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(
 def test_second_text_is_computed_by_its_own_tokens_alone():
     prompts = make_prompts()
     costs = []
-    for is_refused in (False, True):
+    for again in (None, GREEDY, replace(GREEDY, again=lambda _: GREEDY)):
         core = make_core(make_model())
-        retry = Retry(lambda _, answer=is_refused: answer, temperature=0.0, seed=0)
-        requests = [core.add(prompt, replace(GREEDY, retry=retry)) for prompt in prompts]
+        params = replace(GREEDY, again=lambda _, params=again: params)
+        requests = [core.add(prompt, params) for prompt in prompts]
         assert texts(finish(core), requests) == all_by_hand("projected")
         costs.append(core.report.num_computed_prompt_tokens)
-    assert costs[0] == costs[1]
+    assert len(set(costs)) == 1
+
+
+def test_banned_tokens_are_in_no_text_and_change_no_other():
+    model, prompts = make_model(), make_prompts()
+    usual = all_by_hand("projected")
+    banned = [frozenset(text[2:3]) for text in usual[::2]]
+    params = [replace(GREEDY, banned=each) for each in banned]
+    core = make_core(model)
+    requests = [
+        core.add(prompt, params[place // 2] if place % 2 == 0 else GREEDY)
+        for place, prompt in enumerate(prompts)
+    ]
+    got = texts(finish(core), requests)
+    assert got[1::2] == usual[1::2]
+    assert all(each.isdisjoint(text) for each, text in zip(banned, got[::2], strict=True))
+    assert all(
+        mine[:2] == text[:2]
+        for mine, text in zip(got[::2], usual[::2], strict=True)
+        if not banned[0] & set(text[:2])
+    )
 
 
 def test_the_model_may_be_used_between_steps_and_is_as_it_was():

@@ -25,7 +25,6 @@ from xrec.generate.engine import (
     Completion,
     LikelihoodParams,
     RequestParams,
-    Retry,
     TextParams,
 )
 
@@ -131,18 +130,26 @@ def test_core_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(tow
     warm = replace(GREEDY, temperature=1.5, seed=4)
     prompts, told = town.prompts[:6], []
 
-    def is_refused(completion: Completion) -> bool:
+    def again(completion: Completion) -> TextParams | None:
         told.append(completion.token_ids)
-        return completion.token_ids != firsts[0]
+        return None if completion.token_ids == firsts[0] else warm
 
     firsts = by_hand(town.model, prompts)
     seconds = complete(town.core, [(prompt, warm) for prompt in prompts])
-    params = replace(GREEDY, retry=Retry(is_refused, temperature=1.5, seed=4))
+    params = replace(GREEDY, again=again)
     got = complete(town.core, [(prompt, params) for prompt in prompts])
     assert sorted(told) == sorted(firsts)
     assert got[0].token_ids == firsts[0]
     assert [one.token_ids for one in got[1:]] == [one.token_ids for one in seconds[1:]]
     assert town.core.is_idle
+
+
+def test_core_banned_tokens_are_in_no_text(town):
+    (usual,) = by_hand(town.model, town.prompts[:1])
+    banned = frozenset(usual[1:2])
+    (got,) = complete(town.core, [(town.prompts[0], replace(GREEDY, banned=banned))])
+    assert banned.isdisjoint(got.token_ids)
+    assert (got.token_ids[:1] == usual[:1]) == banned.isdisjoint(usual[:1])
 
 
 def test_core_streams_each_text_token_by_token(town):
