@@ -176,6 +176,7 @@ class Asked:
         if is_new:
             return self.params
         temperature, seed = self._decoding.retry_temperature, self._decoding.seed + self._num_texts
+        assert temperature is not None, "nothing is drawn again"
         return replace(self.params, temperature=temperature, seed=seed)
 
     def _finished(self, completion: Completion) -> tuple[str, Failure | None]:

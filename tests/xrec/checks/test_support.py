@@ -6,8 +6,9 @@ import pytest
 
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, VOCABULARY
 from xrec.checks import AspectNames
-from xrec.checks.support import unsupported_words
+from xrec.checks.support import telling_words, unsupported_words
 from xrec.checks.tokens import digits_in, number_words, tokens_of
+from xrec.data.evidence import AspectEvidence
 from xrec.llm.prompt import PairTexts
 
 ASPECTS = AspectNames(VOCABULARY)
@@ -119,6 +120,20 @@ def test_words_near_each_other_and_kindred_ones_are_support_and_no_others(text, 
     profile = "Known for a selection of fine wines, authentic and hot Thai cuisine, warm bread, "
     texts = replace(EMPTY, item_profile=f"{profile}bright lights, service and atmosphere.")
     assert unsupported_words(text, texts, AspectNames([*vocabulary, "great value"])) == expected
+
+
+def test_a_name_in_the_users_profile_is_support_only_of_what_is_said_of_the_user():
+    texts = replace(EMPTY, user_profile="Loves Cajun food.", item_profile="A pub in New Orleans.")
+    said = {"You will enjoy its Cajun plates in New Orleans.": ["Cajun"]}
+    said["As you love Cajun plates, this pub in New Orleans suits you."] = []
+    for text, expected in said.items():
+        assert unsupported(text, texts) == expected
+
+
+def test_telling_words_are_the_first_ones_that_no_chosen_aspect_has():
+    phrases = ["great live music", "quiet rooms", "place"]
+    evidence = AspectEvidence("quiet garden", 2, 3, 0, 0)
+    assert list(telling_words(phrases, replace(EMPTY, aspects=(evidence,)))) == ["live", "rooms"]
 
 
 def test_what_french_aspects_end_with_needs_no_support():

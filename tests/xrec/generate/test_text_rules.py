@@ -87,6 +87,7 @@ FILLED = "You would love The Rusty Fox."
         ("It is good for its tone and good for its price.", {}, None),
         ("You would enjoy it for the build and build.", {}, "repetitive_text"),
         ("You love the coffee and the coffee shops.", {}, None),
+        ("You would enjoy the delicious and delicious dishes.", {}, "repetitive_text"),
         ("It gets funkier and funkier.", {}, None),
         ("You would enjoy it for the ease of use and the ease of use.", {}, "repetitive_text"),
         ("It should suit you, the [title] and the [title].", LOCK, "repetitive_text"),
@@ -261,6 +262,13 @@ def test_finish_checks_the_text_that_keeps_all_other_rules():
         "You would love it for its late hours.",
         None,
     )
+    filler = ", making it a great choice for a long-term stay in the area"
+    assert checked(f"You would love it for its late hours{filler}.", texts) == (
+        "You would love it for its late hours.",
+        None,
+    )
+    reason = "You would love it, making it the place for late hours."
+    assert checked(reason, texts) == (reason, None)  # a chosen aspect is no filler
     _, failure = checked(f"You would love its live music{tail}.", texts)
     assert failure is not None
     cut, failure = checked("You would love it. No live music", texts, max_words=5)
