@@ -58,6 +58,12 @@ _PRAISED_EVERYWHERE = AspectNames(
     ).union(*_KINDRED)
 )
 _DENIALS, _ARTICLES = word_set("no without lack lacking"), word_set("a an the any")
+# What a profile warns of, to the next mark: "it may not be suitable for those who want ...".
+_CAVEAT = re.compile(
+    r"\b(?:not (?:be )?(?:suitable|ideal|recommended|for)|sensitive to|despite|overlook\w*)\b"
+    r"[^.,:;!?]*",
+    re.IGNORECASE,
+)
 _MOST_DENIED = 2  # words after a denial that it denies
 # An adjective of order or number, or the writer's own pleasure, which no review confirms or denies.
 _MAY_STAND_BEFORE = PRAISE_OF_ANYTHING | word_set(
@@ -127,7 +133,8 @@ class _Support:
     def _tokens(self) -> list[Tokens]:
         texts = self._texts
         opinions = (each.opinion for each in texts.aspects)
-        said = (texts.user_profile, texts.item_title, texts.item_profile, *opinions)
+        profile = _CAVEAT.sub(" | ", texts.item_profile)
+        said = (texts.user_profile, texts.item_title, profile, *opinions)
         return [tokens_of(each) for each in (*said, *self._further)]
 
     @cached_property

@@ -122,6 +122,14 @@ def test_words_near_each_other_and_kindred_ones_are_support_and_no_others(text, 
     assert unsupported_words(text, texts, AspectNames([*vocabulary, "great value"])) == expected
 
 
+def test_what_a_profile_warns_of_supports_nothing():
+    profile = "It may not be suitable for those who seek a quiet garden, but has strong coffee."
+    texts = replace(EMPTY, item_profile=profile)
+    assert unsupported("You would love its quiet garden and strong coffee.", texts) == [
+        "quiet garden"
+    ]
+
+
 def test_a_name_in_the_users_profile_is_support_only_of_what_is_said_of_the_user():
     texts = replace(EMPTY, user_profile="Loves Cajun food.", item_profile="A pub in New Orleans.")
     said = {"You will enjoy its Cajun plates in New Orleans.": ["Cajun"]}

@@ -34,7 +34,9 @@ _MOST_NOUNS = 0.15  # the number of an adjective's nouns by its places; with mor
 _PLURAL = 0.25  # the share of a name's places in the plural, from which it is written so
 _LEAST_AS_SUBJECT = 0.1  # share of a noun's places as who enjoys something, from which it is people
 _ENJOYS = word_set("enjoy like love appreciate prefer value find seek want look")
-_CAVEATS = word_set("despite although though without except unless but tolerate overlook mind lack")
+_CAVEATS = word_set(
+    "despite although though without except unless but tolerate overlook mind lack sensitive"
+)
 _BEFORE = ("NOUN", "ADJ", "VERB")
 _ADJECTIVES = word_set("JJ JJR JJS")
 _KEPT_WORDS = re.compile(r"[a-z][a-z'-]*")

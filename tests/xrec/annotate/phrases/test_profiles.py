@@ -59,6 +59,7 @@ def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary()
     ("profile", "aspects"),
     [
         ("Fans of sushi, despite limited parking, would enjoy it.", ["sushi"]),
+        ("Fans of sushi, though those sensitive to limited parking may be cautious.", ["sushi"]),
         ("Coffee lovers would enjoy it.", ["coffee"]),
         ("Families would enjoy sushi.", ["sushi"]),
         ("Travelers who like ocean views would enjoy this hotel.", ["ocean views"]),
