@@ -50,13 +50,6 @@ def _pair(split: str = "train") -> PairInput:
     "quote",
     [
         "mail maria@x.org",
-        "call 555-123-4567",
-        "see www.x.org",
-        "at 221 Baker Street",
-        "my name is Maria",
-        "ask for Maria",
-        "thanks to Maria",
-        "follow @maria_99",
         "order now",
         "calm [\u2026] place",  # something was removed from the review
     ],

@@ -66,20 +66,6 @@ def test_choices_of_a_pair_are_the_same_alone_and_among_others():
     assert among == np.stack(alone).tolist()
 
 
-def test_item_without_a_menu_has_no_choice():
-    mentions = Mentions(
-        np.array([0, 1]),
-        np.array([0, 0]),
-        scipy.sparse.csr_matrix(np.array([[1, 0], [1, 1]], dtype=np.float32)),
-        2,
-        2,
-    )
-    near = scipy.sparse.csr_matrix((2, 2), dtype=np.float32)
-    found = AspectChooser(AspectScorer(mentions, near)).choose(np.array([0]), np.array([1]), 2)
-    assert found.aspects.tolist() == [[-1, -1]]
-    assert found.num_item_reviews.tolist() == [0]
-
-
 def test_aspects_in_too_few_reviews_are_not_chosen(scorer):
     users, items = np.zeros(NUM_ITEMS, dtype=np.int64), np.arange(NUM_ITEMS)
     found = AspectChooser(scorer, min_item_reviews=2).choose(users, items, K)

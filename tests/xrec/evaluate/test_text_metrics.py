@@ -2,7 +2,6 @@ import pytest
 
 from xrec.evaluate.text_metrics import (
     aspect_pattern,
-    chance_level,
     named_aspects,
     names_only,
     num_words,
@@ -45,7 +44,3 @@ def test_text_is_right_that_names_the_right_aspect_alone():
     texts = ["Great live jazz.", "A fine view.", everything, "Lovely place."]
     right = ["Live Jazz", "patio", "Live Jazz", "view"]
     assert names_only(texts, right, PATTERN).tolist() == [True, False, False, False]
-
-
-def test_chance_level_is_the_mean_of_the_reciprocal_counts():
-    assert chance_level([("a", "b"), ("a", "b", "c", "d")]) == pytest.approx((1 / 2 + 1 / 4) / 2)

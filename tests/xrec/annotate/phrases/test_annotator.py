@@ -21,7 +21,7 @@ from xrec.annotate.annotator import (
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.phrases.annotator import OTHER_LANGUAGE
 from xrec.annotate.phrases.lexicon import fingerprint_of_phrases, read_lexicon
-from xrec.annotate.phrases.sentences import explanation, item_profile, listed
+from xrec.annotate.phrases.sentences import explanation, item_profile
 from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.schemas import REVIEWS
 from xrec.storage import open_location
@@ -99,12 +99,10 @@ def test_texts_that_were_learned_from_are_not_parsed_again(annotator, folder, mo
         _pair(again, "The tone of another pedal is lovely.")
 
 
-def test_learning_twice_gives_the_same(tmp_path):
-    for name in ("one", "other"):
-        _learned(tmp_path / name)
-    one, other = (
-        fingerprint_of_phrases(open_location(str(tmp_path / name))) for name in ("one", "other")
-    )
+@pytest.mark.usefixtures("annotator")
+def test_learning_twice_gives_the_same(folder, tmp_path):
+    _learned(tmp_path)
+    one, other = (fingerprint_of_phrases(open_location(str(each))) for each in (folder, tmp_path))
     assert one == other
 
 
@@ -223,11 +221,3 @@ def test_item_profile_of_long_details_without_blanks_has_their_beginning():
     details = "\u97f3\u8d28\u5f88\u597d\u3002" * 100
     assert item_profile("i", details, [], []) == f"{details[:300]} \u2026"
     assert item_profile("i", "ab " * 200, [], []) == f"{('ab ' * 100).strip()} \u2026"
-
-
-def test_listed_words_are_joined_as_in_a_sentence():
-    assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])] == [
-        "a",
-        "a and b",
-        "a, b and c",
-    ]

@@ -1,17 +1,15 @@
 """Examples of explained pairs, with what PETER+ reads: what train-aspects chooses, as words."""
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
-from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import run as train_aspects
 from tests.toy import toy_tokenizer
-from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
-from tests.xrec.lab.baselines.conftest import explanation, prepare, write_untrained
+from tests.xrec.aspects.planted_aspects import prepared_town, with_aspects
+from tests.xrec.lab.baselines.conftest import explanation, write_untrained
 from xrec.aspects import read_chooser
 from xrec.config.aspects import TrainAspectsConfig
-from xrec.config.data import PrepareConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactNotFoundError, DataError
 from xrec.lab.baselines import write_baseline_texts
@@ -86,18 +84,10 @@ def test_collate_pads_and_says_what_counts():
     assert batch.inputs.tolist() == [[BEGIN, 7, 8], [BEGIN, 9, 0]]
 
 
-def test_data_without_explanations_is_refused(make_baseline, tmp_path):
-    rows: dict[str, list[dict[str, Any]]] = {
-        "users": [{"user_id": "u", "profile": ""}],
-        "items": [{"item_id": "i", "title": "", "profile": ""}],
-        "interactions": [{"user_id": "u", "item_id": "i", "split": "train"}],
-        "explanations": [
-            {"user_id": "u", "item_id": "i", "explanation": "Good.", "split": "train"}
-        ],
-    }
-    dataset = read_dataset(open_location(f"{prepare(tmp_path, rows)}/dataset"))
+def test_data_without_explanations_is_refused(make_baseline, dataset):
+    few = replace(dataset, explanations=dataset.explanations.slice(0, 1))
     with pytest.raises(DataError, match="1 training and 0 validation pairs with an explanation"):
-        build_data(make_baseline(), dataset)
+        build_data(make_baseline(), few)
 
 
 def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(make_baseline, dataset):
@@ -113,14 +103,9 @@ def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(make_bas
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
     """A workspace with a dataset with aspects, and what train-aspects made of it."""
-    plain = str(tmp_path_factory.mktemp("plain"))
-    prepare_dataset(PrepareConfig.model_validate({"workspace": plain, "source": TOWN}))
-    workspace = with_aspects(
-        read_dataset(open_location(f"{plain}/dataset")),
-        tmp_path_factory.mktemp("with-aspects"),
-        ("train", "validation", "test"),
-    )
-    train_aspects(TrainAspectsConfig.model_validate({"workspace": workspace}))
+    plain = prepared_town(tmp_path_factory.mktemp("plain"))
+    workspace = with_aspects(plain, tmp_path_factory.mktemp("with-aspects"))
+    train_aspects(TrainAspectsConfig(workspace=workspace))
     return workspace
 
 

@@ -73,7 +73,7 @@ def test_texts_without_a_baseline_and_changed_weights_are_refused(make_baseline,
         write_baseline_texts(baseline, PAIRS)
 
 
-def test_lora_comes_back_from_its_artifact_and_is_merged(make_baseline, dataset):
+def test_lora_comes_back_from_its_artifact(make_baseline, dataset):
     pytest.importorskip("peft", reason="the extra compare is not installed")
     baseline = make_baseline("lora")
     written = write_untrained(baseline, dataset)
@@ -84,6 +84,3 @@ def test_lora_comes_back_from_its_artifact_and_is_merged(make_baseline, dataset)
     batch = data.collate(data.train)
     expected, frozen = found.model(batch), build_model(baseline, Sizes.of(data))(batch)
     assert not torch.allclose(expected, frozen, rtol=1e-3)
-    merged = found.model.merged()
-    assert not [name for name, _ in merged.named_parameters() if "lora" in name]
-    assert torch.allclose(found.model(batch), expected, rtol=1e-4)

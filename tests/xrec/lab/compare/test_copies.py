@@ -1,6 +1,5 @@
 """The item's profile, the nearest user's words, and tables of texts from elsewhere."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.xrec.annotate.review_files import write_json_lines
 from tests.xrec.lab.small import dataset_of, explained, held_out
 from xrec.config.entries import ElsewhereConfig
 from xrec.config.shared import StorageConfig
@@ -91,7 +91,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
         lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
         path.write_text("\n".join(lines) + "\n")
     else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_json_lines(path, rows)
     return path
 
 
@@ -103,25 +103,17 @@ def test_table_of_any_format_gives_texts_by_pair(tmp_path, name):
     }
 
 
-def test_missing_column_is_named_with_those_that_are_there(tmp_path):
-    path = write(tmp_path / "texts.jsonl", ROWS)
-    with pytest.raises(DataError, match=r"missing column\(s\) says.*saw 'uid', 'iid', 'xrec'"):
-        read(path, text="says")
-
-
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("row", "names", "message"),
     [
-        ({"uid": 7, "iid": "a", "xrec": "again"}, "1 of 3 rows.*line 3.*duplicate"),
-        ({"uid": None, "iid": "c", "xrec": "x"}, "1 of 3 rows.*line 3.*must be a string"),
-        ({"uid": 9, "iid": "c", "xrec": ["x"]}, "1 of 3 rows.*line 3.*must be a text"),
+        ({"uid": 7, "iid": "a", "xrec": "again"}, {}, "1 of 3 rows.*line 3.*duplicate"),
+        ({"uid": None, "iid": "c", "xrec": "x"}, {}, "1 of 3 rows.*line 3.*must be a string"),
+        ({"uid": 9, "iid": "c", "xrec": ["x"]}, {}, "1 of 3 rows.*line 3.*must be a text"),
+        ({}, {"text": "says"}, r"missing column\(s\) says.*saw 'uid', 'iid', 'xrec'"),
     ],
 )
-def test_row_that_cannot_be_used_ends_it_with_file_and_line(tmp_path, row, message):
-    with pytest.raises(DataError, match=message):
-        read(write(tmp_path / "texts.jsonl", [*ROWS, row]))
-
-
-def test_file_that_is_not_there_is_named(tmp_path):
+def test_table_that_cannot_be_used_is_refused_with_file_and_line(tmp_path, row, names, message):
     with pytest.raises(StorageNotFoundError, match=r"nothing.jsonl"):
         read(tmp_path / "nothing.jsonl")
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path / "texts.jsonl", [*ROWS, row]), **names)
