@@ -127,7 +127,9 @@ def test_interactions_that_came_after_training_are_no_reviews(trained, dataset):
     assert before.num_user_reviews[0] == after.num_user_reviews[0]
 
 
-def test_reviews_that_praise_nothing_are_refused(plain, tmp_path):
+def test_dataset_without_aspects_or_praise_is_refused(plain, tmp_path):
+    with pytest.raises(DataError, match="the dataset has no aspects of pairs"):
+        dataset_mentions(replace(plain, aspects=None), "train")
     workspace = with_aspects(plain, tmp_path, ("train", "validation"), ("neutral",))
     with pytest.raises(DataError, match="praised by more training reviews than blame it"):
         run(config(workspace))
@@ -142,11 +144,6 @@ def test_dataset_without_aspects_of_validation_pairs_keeps_the_default_weights(
     dataset = read_dataset(open_location(of.artifact("dataset")))
     assert read_chooser(_aspects(of), dataset).scorer.weights == Weights()
     assert "validation pairs has an aspect: the score is not trained" in caplog.text
-
-
-def test_dataset_without_aspects_is_refused(plain):
-    with pytest.raises(DataError, match="the dataset has no aspects of pairs"):
-        dataset_mentions(replace(plain, aspects=None), "train")
 
 
 def test_prompt_that_asks_for_aspects_needs_an_artifact_whose_counts_it_names(workspace):

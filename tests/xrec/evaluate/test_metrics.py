@@ -21,8 +21,8 @@ def test_metrics_of_pairs_equal_their_means(pairs):
 
 
 def test_aspect_accuracies_are_counted_against_the_original_users_aspect():
-    planted = {"reference": "Enjoy the jazz.", "aspect": "jazz", "aspects": ("jazz", "view")}
-    many = {**planted, "aspects": ("jazz", "view", "patio", "bar")}
+    planted = {"reference": "Enjoy the jazz.", "aspect": "Jazz", "aspects": ("Jazz", "view")}
+    many = {**planted, "aspects": ("Jazz", "view", "patio", "bar")}
     pairs = [
         scored("a", "Such jazz.", shuffled_explanation="What a view.", **planted),
         scored("b", "A view.", shuffled_explanation="Jazz!", **planted),

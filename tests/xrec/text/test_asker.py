@@ -73,20 +73,15 @@ def test_ask_again_shows_the_reply_and_what_is_wrong_and_changes_the_seed(first,
     assert words in second.messages[2].content
 
 
-def test_ask_twice_without_a_valid_reply_fails_with_the_raw_reply():
-    model = Scripted({"word-0": ["no", "never"]})
-    replies = _asked(model, 2)
-    assert _words(replies) == [None, "word-1"]
+def test_ask_twice_without_a_valid_reply_fails_and_an_endpoints_failure_is_not_asked_again():
+    model = Scripted({"word-0": ["no", "never"], "word-2": ["late"]})
+    replies = _asked(model, 3)
+    assert _words(replies) == [None, "word-1", None]
     assert replies[0].failure == ReplyFailure("invalid_json", "no JSON object is in the reply")
     assert replies[0].raw == "never"
-    assert replies[0].usage.num_requests == 2
-    assert len(model.asked) == 3
-
-
-def test_ask_does_not_ask_again_for_what_the_endpoint_failed_to_do():
-    model = Scripted({"word-0": ["late"]})
-    assert _asked(model, 1)[0].failure == ReplyFailure("timeout", "late")
-    assert len(model.asked) == 1
+    assert replies[2].failure == ReplyFailure("timeout", "late")
+    assert [reply.usage.num_requests for reply in replies] == [2, 1, 1]
+    assert len(model.asked) == 4
 
 
 def _asker(

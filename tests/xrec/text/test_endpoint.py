@@ -58,10 +58,6 @@ def _words(replies: list[Reply[Said]]) -> list[str]:
     return [reply.value.word for reply in replies if reply.value is not None]
 
 
-def _failures(replies: list[Reply[Said]]) -> list[tuple[int, str]]:
-    return [(each.index, each.failure.reason) for each in replies if each.failure is not None]
-
-
 def test_endpoint_with_all_kinds_of_trouble_loses_nothing():
     def behave(asked: Asked) -> Answer:
         number = int(asked.words.removeprefix("word-"))
@@ -154,40 +150,34 @@ def test_endpoint_that_refuses_the_key_ends_the_run_at_once_and_nobody_sees_the_
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("error", "reason", "said"),
-    [
-        ({"message": f"no field, {KEY.get_secret_value()}"}, "bad_request", "400 no field, (key)"),
-        ({"detail": "too odd"}, "bad_request", "400 too odd"),
-        ({"why": ["odd"]}, "bad_request", '400 {"why": ["odd"]}'),
-        ({"message": "long", "code": "context_length_exceeded"}, "prompt_too_long", "400 long"),
-    ],
-)
-def test_endpoint_prompt_that_is_refused_fails_alone_with_the_endpoints_words(error, reason, said):
-    def behave(asked: Asked) -> Answer:
-        return Answer(status=400, error=error) if asked.words == "word-1" else right(asked)
-
-    _, replies = _asked(behave, 4)
-    assert _failures(replies) == [(1, reason)]
-    assert [each.failure.message for each in replies if each.failure] == [said]
+def _refuses(**error: Any) -> Answer:
+    return Answer(status=400, error=error)
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("answer", "reason", "num_requests", "said"),
     [
-        (Answer(status=500), "endpoint_error"),
-        (Answer(status=429), "rate_limited"),
-        (Answer(delay_seconds=1), "timeout"),
-        (Answer(text="x" * 5000, is_cut=True), "unreachable"),
+        (_refuses(message=f"no, {KEY.get_secret_value()}"), "bad_request", 1, "400 no, (key)"),
+        (_refuses(detail="too odd"), "bad_request", 1, "400 too odd"),
+        (_refuses(why=["odd"]), "bad_request", 1, '400 {"why": ["odd"]}'),
+        (_refuses(message="long", code="context_length_exceeded"), "prompt_too_long", 1, "400 lo"),
+        (Answer(status=500), "endpoint_error", 3, "500 no"),
+        (Answer(status=429), "rate_limited", 3, "429 no"),
+        (Answer(delay_seconds=1), "timeout", 3, "no answer within 0.5 s"),
+        (Answer(text="x" * 5000, is_cut=True), "unreachable", 3, "the connection failed: "),
     ],
 )
-def test_endpoint_prompt_that_always_fails_fails_alone_while_others_have_replies(answer, reason):
+def test_endpoint_prompt_that_fails_fails_alone_with_the_endpoints_words(
+    answer, reason, num_requests, said
+):
     def behave(asked: Asked) -> Answer:
         return answer if asked.words == "word-0" else right(asked)
 
-    _, replies = _asked(behave, 12, concurrency=2, max_retries=2, timeout_seconds=0.3)
-    assert _failures(replies) == [(0, reason)]
-    assert sum(each.usage.num_requests for each in replies) == 11 + 3
+    _, replies = _asked(behave, 12, concurrency=2, max_retries=2, timeout_seconds=0.5)
+    ((index, failure),) = [(each.index, each.failure) for each in replies if each.failure]
+    assert (index, failure.reason) == (0, reason)
+    assert failure.message.startswith(said)
+    assert sum(each.usage.num_requests for each in replies) == 11 + num_requests
 
 
 def test_endpoint_request_has_schema_sampling_and_extra_fields():

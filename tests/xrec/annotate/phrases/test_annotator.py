@@ -6,12 +6,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.xrec.annotate.language_model.rows import item_row, pair_row
 from tests.xrec.annotate.toy_annotator import map_here
 from xrec.annotate.annotator import (
     Annotator,
-    ItemInput,
     ItemText,
-    PairInput,
     PairText,
     Review,
     ReviewedItem,
@@ -63,15 +62,13 @@ def annotator(folder):
     return _learned(folder)
 
 
-def _item(annotator: Annotator, *texts: str, title: str = "", details: str = "") -> Any:
-    reviews = tuple(Review(f"u{number}", "i", text) for number, text in enumerate(texts))
-    (text,) = annotator.write([ItemInput("B00X", title, details, reviews, len(texts))]).results
+def _item(annotator: Annotator, *texts: str, **more: str) -> Any:
+    (text,) = annotator.write([item_row(*texts, **more)]).results
     return text
 
 
 def _pair(annotator: Annotator, text: str, item: ItemText | None = None) -> Any:
-    row = PairInput("u", "i", Review("u", "i", text), item, "train")
-    (found,) = annotator.write([row]).results
+    (found,) = annotator.write([pair_row(text, item=item)]).results
     return found
 
 
@@ -106,28 +103,30 @@ def test_learning_twice_gives_the_same(folder, tmp_path):
     assert one == other
 
 
-def test_item_without_title_is_this_thing_and_nothing_that_other_items_are(annotator):
-    text = _item(
-        annotator,
-        "This Dunlop pedal has a warm tone.",
-        "I have the pedal by Dunlop, great tone.",
-        "My pedal is broken, and the display is bad. Awful display.",
-    )
+@pytest.mark.parametrize(
+    ("texts", "said", "unsaid"),
+    [
+        (
+            [
+                "This Dunlop pedal has a warm tone.",
+                "I have the pedal by Dunlop, great tone.",
+                "My pedal is broken, and the display is bad. Awful display.",
+            ],
+            ("great tone", "warm tone"),
+            "display",
+        ),
+        (["It is durable.", "Works great."], ("durability",), "tone"),
+        (["I found this site helpful. It is durable.", "Works great."], ("durability",), "site"),
+        (["The tone is warm.", *["It came on Monday."] * 20], ("",), "tone"),  # few praise it
+    ],
+)
+def test_item_without_title_is_called_what_all_are_and_praised_by_its_reviews(
+    annotator, texts, said, unsaid
+):
+    text = _item(annotator, *texts)
     assert (text.title, text.title_is_made) == ("this pedal", True)
-    assert "great tone" in text.profile or "warm tone" in text.profile
-    assert "display" not in text.profile
-
-
-def test_item_is_called_what_all_items_are_and_no_site(annotator):
-    for review in ("It is durable.", "I found this site helpful. It is durable."):
-        text = _item(annotator, review, "Works great.")
-        assert (text.title, text.title_is_made) == ("this pedal", True)
-        assert "durability" in text.profile
-
-
-def test_aspect_that_few_of_many_reviews_praise_is_in_no_profile(annotator):
-    texts = ["The tone is warm.", *["It came on Monday."] * 20]
-    assert "tone" not in _item(annotator, *texts).profile
+    assert any(phrase in text.profile for phrase in said)
+    assert unsaid not in text.profile
 
 
 def test_item_with_title_and_details_keeps_both(annotator):
@@ -195,8 +194,7 @@ def test_review_that_speaks_of_nothing_known_gives_no_reason(annotator):
 
 def test_review_in_another_language_is_not_read_and_counted(annotator):
     german = "Der tone von diesem Pedal ist sehr gut und ich habe lange danach gesucht."
-    row = PairInput("u", "i", Review("u", "i", german), None, "train")
-    written = annotator.write([row])
+    written = annotator.write([pair_row(german)])
     assert written.results == [PairText("", ())]
     assert written.costs == {OTHER_LANGUAGE: 1}
 

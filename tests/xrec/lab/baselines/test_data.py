@@ -60,14 +60,9 @@ def test_data_budget_is_the_same_for_all_seeds_and_the_smaller_is_in_the_larger(
     assert pairs(0, 5) < pairs(0, 9)
 
 
-def test_data_longest_text_follows_the_training_explanations():
+def test_data_longest_text_follows_the_training_explanations_and_one_that_is_cut_has_no_end():
     lengths = [*range(1, 200), 1000]  # 200 of them; 198 do not exceed 198
-    assert length_that_fits(lengths) == 198
-    assert length_that_fits([5]) == 5
-    assert length_that_fits([0, 0]) == 1
-
-
-def test_data_text_that_is_cut_has_no_end():
+    assert [length_that_fits(each) for each in (lengths, [5], [0, 0])] == [198, 5, 1]
     assert example(1, 2, [7, 8, 9], 3) == TextExample(1, 2, (7, 8, 9, END), 3)
     assert example(1, 2, [7, 8, 9], 2) == TextExample(1, 2, (7, 8), 2)
 

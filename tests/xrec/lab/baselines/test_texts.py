@@ -36,11 +36,8 @@ def _written(users: list[int], items: list[int], max_words: int) -> list[list[in
     return Parrot().write(collate_pairs(users, items, [()] * len(users)), max_words)
 
 
-def test_write_each_text_to_its_own_end():
+def test_write_each_text_to_its_own_end_or_as_long_as_allowed():
     assert _written([4, 6, 5], [6, 6, 4], 10) == [[4, 5, 6, END], [6, END], [END]]
-
-
-def test_write_a_text_without_an_end_is_as_long_as_allowed():
     assert _written([4, 5], [99, 6], 2) == [[4, 5], [5, 6, END]]
     assert _written([4], [99], 1) == [[4]]
 

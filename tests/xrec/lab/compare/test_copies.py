@@ -44,23 +44,13 @@ def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine():
     graph = graph_of(users, [[1.0, 0.0], [0.0, 1.0]])
     words = explained([(1, 0, "by the far one"), (2, 0, "by the near one")])
     assert nearest_texts(words, graph, held_out((0, 0))) == {("u0", "i0"): "by the near one"}
-
-
-def test_nearest_of_an_item_without_words_takes_those_of_the_nearest_item():
-    users = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]
-    items = [[1.0, 0.0], [0.8, 0.2], [0.0, 1.0]]
-    words = explained([(1, 2, "of item 2"), (2, 1, "of item 1, far"), (1, 1, "of item 1")])
-    found = nearest_texts(words, graph_of(users, items), held_out((0, 0), (0, 2)))
-    assert found == {("u0", "i0"): "of item 1", ("u0", "i2"): "of item 2"}
-
-
-def test_nearest_without_any_words_says_nothing():
-    graph = graph_of([[1.0]], [[1.0]])
     assert nearest_texts(explained([]), graph, held_out((0, 0))) == {("u0", "i0"): None}
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 100])
-def test_nearest_items_are_the_same_in_any_blocks(at_once, monkeypatch):
+def test_nearest_of_an_item_without_words_takes_those_of_the_nearest_item_in_any_blocks(
+    at_once, monkeypatch
+):
     monkeypatch.setattr("xrec.lab.compare.copies._ITEMS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(1)
     users, items = (torch.randn(6, 4, generator=generator) for _ in range(2))

@@ -1,6 +1,5 @@
 """The measures together: a row a pair, whatever stands beside it; what is missing; what is said."""
 
-import json
 import math
 
 import numpy as np
@@ -12,7 +11,7 @@ from xrec.config.evaluate import MetricsConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.lab.measures.aspects import against_reference
 from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.measures import describe_metrics, load_measures, metrics_identity
+from xrec.lab.measures.measures import describe_metrics, load_measures
 from xrec.lab.measures.overlap import EmbeddingScore, embedding_infos, of_corpus
 from xrec.lab.measures.specificity import Specificity, TfIdf, share_below
 
@@ -100,12 +99,6 @@ def test_every_metric_is_described_and_nothing_else_in_the_order_of_tables():
     assert named["embedding_f1"].label == "Embedding F1 (some-encoder)"
 
 
-def test_identity_is_of_what_scores_depend_on_and_plain_json():
-    identity = metrics_identity(MetricsConfig(encoder="org/encoder"))
-    assert json.loads(json.dumps(identity)) == identity
-    assert metrics_identity(MetricsConfig(encoder="org/other")) != identity
-
-
 def test_pairs_without_a_text_have_an_empty_one_and_texts_of_other_pairs_are_passed_over():
     given = {
         ("u0", "i0"): "good",
@@ -117,13 +110,6 @@ def test_pairs_without_a_text_have_an_empty_one_and_texts_of_other_pairs_are_pas
     assert texts.texts == ("good", "", "", "")
     assert texts.has_text.tolist() == [True, False, False, False]
     assert not ScoredTexts.of(PAIRS, {}).has_text.any()
-
-
-def test_some_of_the_pairs_are_chosen_by_mask_or_by_place():
-    for rows in (np.array([True, False, True, False]), [0, 2]):
-        chosen = _texts().of_rows(rows)
-        assert [pair.item_id for pair in chosen.pairs] == ["i0", "i1"]
-        assert chosen.texts == ("you love the quiet garden", "")
 
 
 def test_aspects_against_the_reference_equal_the_formulas_by_hand():
