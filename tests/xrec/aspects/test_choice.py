@@ -73,9 +73,7 @@ def test_aspects_in_too_few_reviews_are_not_chosen(scorer):
 
 
 @pytest.mark.parametrize("leave_out_own", [False, True])
-def test_aspects_that_no_more_reviews_praise_than_blame_are_not_chosen(
-    scorer, pairs, leave_out_own
-):
+def test_aspects_that_are_not_praised_more_than_blamed_are_not_chosen(scorer, pairs, leave_out_own):
     m, words = scorer.mentions, scorer.mentions.aspects.toarray()
     # What a review mentions it praises, blames, or only speaks of.
     verdicts = np.random.default_rng(2).choice([1, -1, 0], words.shape, p=[0.4, 0.3, 0.3]) * words

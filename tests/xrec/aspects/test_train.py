@@ -81,9 +81,7 @@ def test_second_run_does_no_work_and_other_settings_are_refused(trained, monkeyp
         run(trained.model_copy(update={"min_item_reviews": 3}))
 
 
-def test_score_of_another_dataset_or_with_a_changed_file_is_refused(
-    trained, dataset, plain, tmp_path
-):
+def test_score_of_another_dataset_or_a_changed_file_is_refused(trained, dataset, plain, tmp_path):
     other = with_aspects(plain, tmp_path, ("train", "validation"))
     with pytest.raises(ArtifactMismatchError, match="indices would not fit"):
         read_chooser(_aspects(trained), read_dataset(open_location(f"{other}/dataset")))
@@ -135,9 +133,7 @@ def test_dataset_without_aspects_or_praise_is_refused(plain, tmp_path):
         run(config(workspace))
 
 
-def test_dataset_without_aspects_of_validation_pairs_keeps_the_default_weights(
-    plain, tmp_path, caplog
-):
+def test_dataset_without_validation_aspects_keeps_the_default_weights(plain, tmp_path, caplog):
     of = config(with_aspects(plain, tmp_path, ("train",)))
     manifest = run(of)
     assert manifest.metrics == {"validation": {}, "test": {}}

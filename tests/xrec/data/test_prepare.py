@@ -198,9 +198,7 @@ def test_prepare_without_access_or_bucket_raises_and_writes_nothing(s3, tmp_path
         ("google", 22_582, 16_557, 329_472 + 2 * 41_184),
     ],
 )
-def test_prepare_real_release_has_its_known_counts(
-    tmp_path, name, num_users, num_items, num_interactions
-):
+def test_prepare_real_data_has_known_counts(tmp_path, name, num_users, num_items, num_interactions):
     source = {"kind": "xrec_release", "uri": str(REAL_DATA / name)}
     manifest, dataset = prepare_dataset(_config(tmp_path, source)), _dataset(tmp_path)
     assert (dataset.num_users, dataset.num_items) == (num_users, num_items)

@@ -118,9 +118,7 @@ def test_csv_broken_lines_become_findings():
     ],
 )
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_lines_that_are_not_utf8_are_read_in_the_encoding_that_is_given(
-    profile, encoding, expected, ending
-):
+def test_lines_that_are_not_utf8_are_read_in_their_encoding(profile, encoding, expected, ending):
     rows = b'{"user_id": "a", "profile": "%s"}' if ending == "jsonl" else b"user_id,profile\na,%s"
     source = io.BytesIO(rows % profile)
     found = next(stream_rows(f"users.{ending}", source, COLUMNS, encoding=encoding))

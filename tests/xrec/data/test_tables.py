@@ -161,9 +161,7 @@ def test_read_tables_finding_names_the_file_s_own_column():
         ({"users.jsonl": b""}, {"users": "users.csv"}, None),
     ],
 )
-def test_find_table_files_needs_the_interactions_and_one_file_of_each_other_table(
-    tmp_path, change, files, message
-):
+def test_find_table_files_needs_interactions_and_one_file_a_table(tmp_path, change, files, message):
     there = {name: data for name, data in {**FILES, **change}.items() if data is not None}
     for name, data in there.items():
         (tmp_path / name).write_bytes(data)

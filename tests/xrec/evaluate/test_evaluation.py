@@ -158,9 +158,7 @@ def _write(location: Location, pairs, config, coverage, sources) -> Manifest:
     )
 
 
-def test_evaluation_holds_metrics_pairs_report_and_a_manifest_of_their_hashes(
-    tmp_path, pairs, coverage, sources
-):
+def test_evaluation_holds_metrics_pairs_report_and_manifest(tmp_path, pairs, coverage, sources):
     location, config = open_location(str(tmp_path)), make_config()
     manifest = _write(location, pairs, config, coverage, sources)
     tables = {"metrics.json", "metrics.parquet", "pairs.parquet"}

@@ -160,9 +160,7 @@ ODD: dict[str, tuple[bytes, dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize(("data", "expected", "said"), ODD.values(), ids=ODD)
-def test_init_of_an_export_says_what_is_odd_and_annotate_does_what_it_says(
-    tmp_path, data, expected, said
-):
+def test_init_of_an_export_says_what_is_odd_and_annotate_does_so(tmp_path, data, expected, said):
     section, found, _, kept = _init(tmp_path, data, GIVEN if b"Kunde" in data else {})
     flat = {**section, **{f"source.{key}": value for key, value in section["source"].items()}}
     assert {key: flat.get(key) for key in expected} == expected

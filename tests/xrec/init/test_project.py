@@ -79,9 +79,7 @@ def test_init_fits_the_machine(tmp_path, shop):
 @pytest.mark.parametrize(
     ("machine", "with_explanations"), [(CPU, True), (GPU, True), (Machine(1, 0, False), False)]
 )
-def test_init_file_passes_the_dry_run_of_each_of_its_jobs(
-    tmp_path, shop, machine, with_explanations
-):
+def test_init_file_passes_the_dry_run_of_each_job(tmp_path, shop, machine, with_explanations):
     if not with_explanations:
         (shop / "feedback.csv").unlink()
     _init(tmp_path, shop, machine)

@@ -114,9 +114,7 @@ def test_endpoint_rate_of_tokens_waits_for_those_of_replies():
     ],
     ids=["busy", "wait", "silent", "quota", "balance", "model", "refuses"],
 )
-def test_endpoint_that_answers_nobody_ends_the_run_and_is_not_stormed(
-    answer, settings, error, words, most_asked
-):
+def test_endpoint_that_answers_nobody_ends_the_run(answer, settings, error, words, most_asked):
     with (
         stub_endpoint(lambda asked: answer) as stub,
         pytest.raises(error, match=words),
@@ -167,9 +165,7 @@ def _refuses(**error: Any) -> Answer:
         (Answer(text="x" * 5000, is_cut=True), "unreachable", 3, "the connection failed: "),
     ],
 )
-def test_endpoint_prompt_that_fails_fails_alone_with_the_endpoints_words(
-    answer, reason, num_requests, said
-):
+def test_endpoint_prompt_that_fails_fails_alone_and_says_why(answer, reason, num_requests, said):
     def behave(asked: Asked) -> Answer:
         return answer if asked.words == "word-0" else right(asked)
 

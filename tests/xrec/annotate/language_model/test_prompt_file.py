@@ -84,9 +84,7 @@ RIGHT = '[system]\nDo it.\n[example pets]\n{"reviews": []}\n[reply]\n{"profile":
         (RIGHT.replace('{"reviews": []}', "[]"), "pets", r"expected a JSON object as input"),
     ],
 )
-def test_prompt_of_ones_own_that_is_wrong_is_an_error_that_says_where(
-    tmp_path, text, domain, message
-):
+def test_prompt_of_ones_own_that_is_wrong_says_where(tmp_path, text, domain, message):
     path = tmp_path / "user.txt"
     if text is not None:
         path.write_text(text)

@@ -122,9 +122,7 @@ def _pair_reply(explanation: str, *sentiments: str) -> PairReply:
 @pytest.mark.parametrize(
     ("explanation", "sentiments"), [("-", ()), ("", ()), ("", ("negative", "positive"))]
 )
-def test_pair_text_without_explanation_is_a_failure_beside_praise_or_no_aspect(
-    explanation, sentiments
-):
+def test_pair_text_without_explanation_fails_beside_praise_or_no_aspect(explanation, sentiments):
     blamed = pair_text(KEPT, NONE_LESS, _pair_reply(" ", "negative", "neutral"))
     assert isinstance(blamed, PairText)
     assert (blamed.explanation, len(blamed.aspects)) == ("", 2)

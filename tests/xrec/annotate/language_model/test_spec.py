@@ -171,9 +171,7 @@ def test_spec_without_a_language_model_or_key_or_with_a_budget_of_an_engine_is_a
         ('{"aspects": [], "explanation": "It is blue."}', "failed_check", 3),
     ],
 )
-def test_annotator_whose_reply_cannot_be_used_fails_that_row_alone_with_the_reply(
-    tmp_path, reply, reason, num_requests
-):
+def test_annotator_reply_that_cannot_be_used_fails_alone(tmp_path, reply, reason, num_requests):
     def behave(asked: Asked) -> Answer:
         is_wide = "Wide" in json.dumps(asked.body["messages"])
         return Answer(text=reply) if is_wide else _says(asked)

@@ -120,9 +120,7 @@ def test_learning_twice_gives_the_same(folder, tmp_path):
         (["The tone is warm.", *["It came on Monday."] * 20], ("",), "tone"),  # few praise it
     ],
 )
-def test_item_without_title_is_called_what_all_are_and_praised_by_its_reviews(
-    annotator, texts, said, unsaid
-):
+def test_item_without_title_is_called_what_all_items_are(annotator, texts, said, unsaid):
     text = _item(annotator, *texts)
     assert (text.title, text.title_is_made) == ("this pedal", True)
     assert any(phrase in text.profile for phrase in said)
@@ -168,9 +166,7 @@ def test_user_profile_names_what_they_praise_and_have(annotator):
         ("The display is bad. The tone came.", {"display": "negative", "tone": "neutral"}, ""),
     ],
 )
-def test_pair_names_what_its_review_praises_and_not_what_it_blames(
-    annotator, text, sentiments, explained
-):
+def test_pair_names_what_its_review_praises_alone(annotator, text, sentiments, explained):
     found = _pair(annotator, text, ItemText("Fuzz One", ""))
     assert {each.aspect: each.sentiment for each in found.aspects} == sentiments
     assert explained in found.explanation

@@ -48,9 +48,7 @@ def test_data_vocabulary_is_of_training_explanations_alone(make_baseline, datase
     assert UNKNOWN in {each for example in drawn.validation for each in example.token_ids}
 
 
-def test_data_budget_is_the_same_for_all_seeds_and_the_smaller_is_in_the_larger(
-    make_baseline, dataset
-):
+def test_data_budget_is_the_same_for_all_seeds_and_in_a_larger_one(make_baseline, dataset):
     def pairs(seed: int, count: int) -> set[tuple[int, int]]:
         config = make_baseline(seed=seed, max_pairs=count)
         train = build_data(config, dataset).train
@@ -114,9 +112,7 @@ def baseline(town, make_baseline):
     return make_baseline("peter_plus", dataset=f"{town}/dataset", aspects=f"{town}/aspects")
 
 
-def test_aspects_are_those_of_train_aspects_without_the_pairs_own_review(
-    town, town_dataset, baseline
-):
+def test_aspects_are_those_of_train_aspects_without_the_own_review(town, town_dataset, baseline):
     assert town_dataset.aspects is not None
     names = town_dataset.aspects["aspect"].to_pylist()
     indices = [town_dataset.explanations[f"{side}_index"] for side in ("user", "item")]
@@ -135,9 +131,7 @@ def test_aspects_are_read_as_words_within_a_text_and_padded():
     assert aspect_ids(words, ()) == (PAD, PAD, PAD)
 
 
-def test_data_of_peter_plus_alone_has_aspects_and_knows_their_words(
-    baseline, town, town_dataset, make_baseline
-):
+def test_data_of_peter_plus_alone_has_aspects(baseline, town, town_dataset, make_baseline):
     data = build_data(baseline, town_dataset)
     assert {len(each.aspect_ids) for each in (*data.train, *data.validation)} == {NUM_ASPECT_WORDS}
     assert UNKNOWN not in {index for each in data.train for index in each.aspect_ids}

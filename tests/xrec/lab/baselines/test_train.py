@@ -16,9 +16,7 @@ from xrec.lab.baselines.trainer import BaselineTrainer
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 
 
-def test_training_that_was_stopped_goes_on_from_its_last_epoch_and_is_done_once(
-    make_baseline, tmp_path, monkeypatch
-):
+def test_training_that_was_stopped_goes_on_and_is_done_once(make_baseline, tmp_path, monkeypatch):
     """The workers fail in the second epoch; the next start makes that epoch, and no other."""
     scaling = ScalingConfig(device="cpu", num_workers=2)
     baseline = make_baseline(recipe={"num_epochs": 2}, scaling=scaling)

@@ -29,9 +29,7 @@ def texts_of(path: Path, pairs: list[HeldOutPair]) -> dict[str, Any]:
     return {"entries": ["profile", "public"], "texts": texts}
 
 
-def test_compare_takes_what_is_there_makes_what_is_added_alone_and_writes_one_table(
-    make_config, tmp_path
-):
+def test_compare_takes_what_is_there_and_makes_what_is_added_alone(make_config, tmp_path):
     config, again = make_config(entries=["ours", "profile"], seeds=[0, 1]), Done()
     manifest = run(config)
     assert run(config, again) == manifest

@@ -48,9 +48,7 @@ def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine():
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 100])
-def test_nearest_of_an_item_without_words_takes_those_of_the_nearest_item_in_any_blocks(
-    at_once, monkeypatch
-):
+def test_nearest_of_an_item_without_words_is_of_the_nearest_item(at_once, monkeypatch):
     monkeypatch.setattr("xrec.lab.compare.copies._ITEMS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(1)
     users, items = (torch.randn(6, 4, generator=generator) for _ in range(2))

@@ -30,9 +30,7 @@ def _judges(stub: StubEndpoint) -> list[dict[str, Any]]:
     return [{"name": name, "model": {**model, "model": name}} for name in ("ann", "bob")]
 
 
-def test_compare_with_judges_tells_their_scores_agreement_and_failures(
-    make_config, tmp_path, caplog
-):
+def test_compare_with_judges_tells_scores_agreement_and_failures(make_config, tmp_path, caplog):
     pairs = pairs_of(make_config())
     rows = [
         {

@@ -21,9 +21,7 @@ def workspace(tmp_path_factory):
     return str(folder)
 
 
-def test_rankers_stand_below_the_entries_with_their_rankings_alone(
-    make_config, workspace, tmp_path
-):
+def test_rankers_stand_below_the_entries_with_rankings_alone(make_config, workspace, tmp_path):
     config = make_config(workspace=workspace, entries=["profile"], groups=["user_explanations"])
     run(config)
     found = figures(config)

@@ -53,9 +53,7 @@ def test_judge_whose_scores_are_known_gives_the_known_table(tmp_path, caplog):
     assert "ann: 39 requests, 390 tokens of prompts and 78 of replies; failed: none" in caplog.text
 
 
-def test_judge_that_never_gives_a_number_of_some_pairs_leaves_these_out_and_counts_why(
-    tmp_path, caplog
-):
+def test_judge_that_gives_no_number_of_some_pairs_leaves_these_out_and_says_why(tmp_path, caplog):
     caplog.set_level("INFO", logger="xrec")
     replies = {3: "no idea", 4: '{"score": "high"}', 5: '{"score": 170}', 6: ""}
     replies |= {7: '{"score": true}', 8: " 87 ", 9: "<think>Hm.</think>\n12.5"}
@@ -128,9 +126,7 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, m
     assert measures.of_pairs(TEXTS)["gptscore_bob"].to_pylist() == [5] * 39 + [0]
 
 
-def test_metrics_anywhere_name_the_same_models_and_prompts_from_another_folder(
-    tmp_path, monkeypatch
-):
+def test_metrics_anywhere_name_the_same_models_from_another_folder(tmp_path, monkeypatch):
     (tmp_path / "models" / "small").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     engine = {"kind": "engine", "llm": {"model": "models/small"}}
