@@ -35,7 +35,7 @@ from xrec.annotate.language_model.replies import (
     ReplyLimits,
     is_quote,
     pair_text,
-    unquoted,
+    quote_problem,
 )
 from xrec.annotate.source import find_review_files, read_reviews
 from xrec.config.annotate import AnnotateConfig
@@ -79,7 +79,7 @@ def measure(
         domain=domain,
         language="English",
     )
-    asked = [Prompt(prompts.of(row), limits.pair(), partial(unquoted, row)) for row in rows]
+    asked = [Prompt(prompts.of(row), limits.pair(), partial(quote_problem, row)) for row in rows]
     begin = time.perf_counter()
     replies = list(ask(model, asked, config.sampling))
     seconds = time.perf_counter() - begin

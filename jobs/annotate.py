@@ -10,7 +10,7 @@ from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.driver import run_annotate
 from xrec.annotate.formats import KIND, begun_files, identify_annotations
 from xrec.annotate.phrases import phrases_spec
-from xrec.annotate.plan import look_at_reviews
+from xrec.annotate.plan import read_outlook
 from xrec.annotate.source import file_hashes, find_review_files
 from xrec.annotate.store import keep_source
 from xrec.config.annotate import AnnotateConfig, PhrasesAnnotator
@@ -60,7 +60,7 @@ def look_ahead(config: AnnotateConfig) -> list[str]:
     Nothing is written, and no language model is asked. Raises DataError if the reviews cannot be
     read, ConfigError for prompts that cannot be used.
     """
-    return annotator_spec(config).describe(look_at_reviews(config))
+    return annotator_spec(config).describe(read_outlook(config))
 
 
 def annotator_spec(

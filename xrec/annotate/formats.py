@@ -1,7 +1,4 @@
-"""What lies below the output: the stages' tables, and `run.json`, which says whose run it is.
-
-What annotations depend on is known before the work.
-"""
+"""What lies below the output: the stages' tables, and the run's identity in `run.json`."""
 
 import json
 from collections.abc import Mapping, Sequence

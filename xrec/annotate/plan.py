@@ -125,7 +125,7 @@ def _distinct(keys: Iterable[pa.Table]) -> pa.Table:
     return table.group_by(table.column_names).aggregate([])
 
 
-def look_at_reviews(config: AnnotateConfig) -> Outlook:
+def read_outlook(config: AnnotateConfig) -> Outlook:
     """What a run of `config` would write.
 
     Nothing is written, and no annotator is made. The reviews are read, unless an earlier start has
@@ -135,17 +135,14 @@ def look_at_reviews(config: AnnotateConfig) -> Outlook:
     record = read_record(output)
     if record is None:
         raw = read_reviews(config, find_review_files(config))
-        return look_at(config, raw, keep_reviews(raw.reviews, config))
+        return outlook_of(config, raw, keep_reviews(raw.reviews, config))
     statuses = stage_statuses(output, config.storage)
     rates = {stage: each.rate for stage, each in statuses.items() if each.rate is not None}
     return replace(_outlook(config, ReviewStore(output, record.num_files)), rates=rates)
 
 
-def look_at(config: AnnotateConfig, raw: RawReviews, kept: KeptReviews) -> Outlook:
-    """What a run of `config` would write of reviews that are read; they lie in a folder meanwhile.
-
-    The workspace of `config` means nothing.
-    """
+def outlook_of(config: AnnotateConfig, raw: RawReviews, kept: KeptReviews) -> Outlook:
+    """What a run of `config` would write of these reviews; its workspace is not used."""
     with TemporaryDirectory(prefix="xrec-outlook-") as folder:
         there = open_location(folder)
         return _outlook(config, ReviewStore(there, write_store(there, raw, kept).num_files))

@@ -50,7 +50,7 @@ def write_report(
     output = location_of(config, KIND)
     store = ReviewStore(output, record.num_files)
     pairs = _sampled_pairs(store, stage_table(output, "pairs", versions["pairs"], config.storage))
-    figures = _figures(pairs, partial(stands_in, is_english=is_english))
+    figures = _figures(pairs, partial(is_in_review, is_english=is_english))
     examples = _spread(pairs, _NUM_EXAMPLES)
     tables = {
         "What was dropped, rejected, removed, and failed": _losses(record, failed),
@@ -80,7 +80,7 @@ def repeats_verbatim(text: str, review: str) -> bool:
     )
 
 
-def stands_in(aspect: str, review: str, *, is_english: bool = True) -> bool:
+def is_in_review(aspect: str, review: str, *, is_english: bool = True) -> bool:
     """Whether the words of an aspect stand in the review, in the singular or as they are."""
     normal = partial(normalized, is_english=is_english)
     there = {*map(normal, _words(review)), *_words(review)}
@@ -110,11 +110,11 @@ def _sampled_pairs(store: ReviewStore, table: Published) -> list[dict[str, Any]]
 
 
 def _figures(
-    pairs: Sequence[dict[str, Any]], stands: Callable[[str, str], bool]
+    pairs: Sequence[dict[str, Any]], is_in: Callable[[str, str], bool]
 ) -> dict[str, float]:
     named = [(each, pair["review"]) for pair in pairs for each in pair["aspects"]]
-    by_name = [stands(each["aspect"], review) for each, review in named]
-    by_opinion = [bool(each["opinion"]) and stands(each["opinion"], text) for each, text in named]
+    by_name = [is_in(each["aspect"], review) for each, review in named]
+    by_opinion = [bool(each["opinion"]) and is_in(each["opinion"], text) for each, text in named]
     explained = [(pair["explanation"], pair["review"]) for pair in pairs if pair["explanation"]]
     return {
         "pairs_without_praise": _mean([not pair["explanation"] for pair in pairs]),

@@ -7,7 +7,7 @@ import hashlib
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,8 +33,6 @@ from xrec.annotate.store import ReviewStore
 from xrec.bulk import Outcome, RowFormat
 from xrec.data.smuggled import solicits, without_solicitation
 from xrec.schemas import REVIEWS
-
-ReviewT = TypeVar("ReviewT", Review, ReviewedItem)
 
 
 class ItemTexts:
@@ -74,15 +72,15 @@ class InputReader:
         reviews = _by_id(self.store.of("training_by_item", ids), "item_id")
         items = self.store.items
         known = items.filter(pc.is_in(items["item_id"], value_set=pa.array(ids, pa.string())))
-        details = {row["item_id"]: row for row in known.to_pylist()}
-        return [self._item(id_, reviews.get(id_, []), details.get(id_, {})) for id_ in ids]
+        by_id = {row["item_id"]: row for row in known.to_pylist()}
+        return [self._item(id_, reviews.get(id_, []), by_id.get(id_, {})) for id_ in ids]
 
     def _item(
-        self, id_: str, reviews: Sequence[Mapping[str, Any]], details: Mapping[str, str]
+        self, id_: str, reviews: Sequence[Mapping[str, Any]], known: Mapping[str, str]
     ) -> ItemInput:
         chosen = tuple(map(_review, reviews[: self.max_reviews]))
-        title, more = details.get("title", ""), details.get("details", "")
-        return ItemInput(id_, title, more, chosen, len(reviews))
+        title, details = known.get("title", ""), known.get("details", "")
+        return ItemInput(id_, title, details, chosen, len(reviews))
 
     def _users(self, rows: pa.Table) -> list[Input]:
         ids = rows["user_id"].to_pylist()
@@ -151,19 +149,20 @@ class TextTask:
         inputs = self._inputs(rows)
         parts = [parts_of(row, self._folds) for row in inputs]
         asked = [
-            [row, *(part.left for part in left)] for row, left in zip(inputs, parts, strict=True)
+            [row, *(part.rest for part in of_row)]
+            for row, of_row in zip(inputs, parts, strict=True)
         ]
         written = self._written([row for all_ in asked for row in all_ if refused(row) is None])
         results = iter(written.results)
         ok, failed, num_removed = [], [], 0
-        for number, (row, left) in enumerate(zip(inputs, parts, strict=True)):
+        for number, (row, of_row) in enumerate(zip(inputs, parts, strict=True)):
             result, *others = [refused(each) or next(results) for each in asked[number]]
             text, num_found = _cleaned(row, result)
             num_removed += num_found
             if isinstance(text, Failure):
                 failed.append((number, text))
                 continue
-            columns = self._columns(row, text) | _left_out(row, left, others)
+            columns = self._columns(row, text) | _left_out(row, of_row, others)
             ok.append({**columns, "content_key": self._content_key(row)})
         return Outcome(
             pa.Table.from_pylist(ok, schema=self._format.ok_schema),
@@ -209,10 +208,10 @@ class TextTask:
 
 @dataclass(frozen=True)
 class Part:
-    """Some reviews of a profile: the ids of their users, or items, and the input without them."""
+    """Some reviews of a profile: the ids of their users, or items; `rest` is the input without."""
 
     ids: tuple[str, ...]
-    left: ItemInput | UserInput
+    rest: ItemInput | UserInput
 
 
 def parts_of(row: Input, folds: int | None) -> list[Part]:
@@ -227,18 +226,12 @@ def parts_of(row: Input, folds: int | None) -> list[Part]:
 
 
 def _part(row: ItemInput | UserInput, number: int, count: int) -> Part:
-    num_left = row.num_reviews - len(row.reviews[number::count])
-    if isinstance(row, ItemInput):
-        ids = tuple(each.user_id for each in row.reviews[number::count])
-        kept = _without(row.reviews, number, count)
-        return Part(ids, replace(row, reviews=kept, num_reviews=num_left))
-    ids = tuple(each.review.item_id for each in row.reviews[number::count])
-    left = _without(row.reviews, number, count)
-    return Part(ids, replace(row, reviews=left, num_reviews=num_left))
-
-
-def _without(reviews: Sequence[ReviewT], number: int, count: int) -> tuple[ReviewT, ...]:
-    return tuple(each for place, each in enumerate(reviews) if place % count != number)
+    ids = tuple(
+        each.user_id if isinstance(each, Review) else each.review.item_id
+        for each in row.reviews[number::count]
+    )
+    rest: Any = tuple(each for place, each in enumerate(row.reviews) if place % count != number)
+    return Part(ids, replace(row, reviews=rest, num_reviews=row.num_reviews - len(ids)))
 
 
 def _left_out(

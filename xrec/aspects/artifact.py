@@ -72,7 +72,7 @@ def aspects_of(
     """
     if not prompt.aspects:
         return None
-    _check_says_what_is_counted(prompt, dataset)
+    _check_has_what_is_counted(prompt, dataset)
     if uri is None:
         raise ConfigError(
             f"the adapter's prompt has {prompt.aspects} aspects (prompt.aspects), and no artifact "
@@ -81,7 +81,7 @@ def aspects_of(
     return read_aspects_manifest(open_location(uri, storage), dataset)
 
 
-def _check_says_what_is_counted(prompt: PromptConfig, dataset: Manifest) -> None:
+def _check_has_what_is_counted(prompt: PromptConfig, dataset: Manifest) -> None:
     counts = [name for name in placeholder_names(prompt.aspect) if name.endswith("item_reviews")]
     if dataset.metrics.get(ASPECTS_FROM) == "profiles" and counts:
         raise ConfigError(

@@ -38,7 +38,7 @@ class Choices:
 
     @property
     def with_own(self) -> "Choices":
-        """The same where the pair's own review, which is not counted, names each aspect."""
+        """The counts as if the pair's own review, which was left out, mentioned each aspect."""
         return replace(
             self,
             item_reviews=np.maximum(self.item_reviews, 1),

@@ -57,7 +57,7 @@ def _part(
 
 
 def _template_of_user(evidence: AspectEvidence, templates: PlainConfig) -> str:
-    """One of many is an accident, and nothing that the user is known by."""
+    """Empty if the user mentions the aspect too rarely: one of many reviews may be an accident."""
     if evidence.user_reviews < min(_FEWEST_OF_USER, max(1, evidence.num_user_reviews)):
         return ""
     return templates.user if evidence.num_user_reviews != 1 else templates.user_of_one

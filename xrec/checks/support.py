@@ -39,8 +39,8 @@ _USER_LIKES = re.compile(
     re.IGNORECASE,
 )
 _I = re.compile("i(?:'.*)?")  # and "I'm", "I'd"
-# What a model praises in anything, whatever a catalogue's aspects end with. A place that has one of
-# a line has what the others of it say: a cuisine is food.
+# What a model praises in any item, whatever the catalogue's aspects. The words of a line support
+# each other: an item with a cuisine has food.
 _KINDRED = tuple(
     map(
         word_set,

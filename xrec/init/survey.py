@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from xrec.annotate.keep import keep_reviews
 from xrec.annotate.language_model import language_model_spec
-from xrec.annotate.plan import look_at
+from xrec.annotate.plan import outlook_of
 from xrec.annotate.source import find_review_files, read_reviews
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
@@ -69,7 +69,7 @@ def survey_reviews(folder: Folder, section: Mapping[str, Any]) -> Survey:
     kept = keep_reviews(raw.reviews, config)
     reviews = kept.reviews
     splits = Counter(reviews["split"].to_pylist())
-    outlook = replace(look_at(config, raw, kept), num_shown=0)
+    outlook = replace(outlook_of(config, raw, kept), num_shown=0)
     return Survey(
         num_users=pc.count_distinct(reviews["user_id"]).as_py(),
         num_items=pc.count_distinct(reviews["item_id"]).as_py(),

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from xrec.config.text import EndpointModelConfig, ReplyFailureReason
 from xrec.errors import EndpointAccessError, EndpointError
-from xrec.text.model import RawReply, ReplyFailure, Usage
+from xrec.text.model import RawReply, ReplyFailure, Usage, about_tokens
 
 _MOST_SHOWN = 300
 _LEAST_SHOWN_KEY = 6
@@ -23,7 +23,7 @@ _USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 OUTAGES: frozenset[ReplyFailureReason] = frozenset(
     {"rate_limited", "endpoint_error", "timeout", "unreachable"}
 )
-"""Why a prompt fails after all its requests, although it may be another one's turn to succeed."""
+"""Failures that are the endpoint's, not the prompt's: other prompts may have replies."""
 
 
 def fault_of(
@@ -100,7 +100,7 @@ def _without_key(text: str, key: SecretStr | None) -> str:
 def read_answer(answer: object, index: int, words: str, num_requests: int) -> RawReply:
     """What the first choice says to a prompt of these words.
 
-    Where the endpoint does not count tokens, four characters are taken for one. Raises ValueError
+    Where the endpoint does not count tokens, they are estimated (`about_tokens`). Raises ValueError
     if `answer` is no chat completion.
     """
     choices = answer.choices if isinstance(answer, ChatCompletion) else None
@@ -137,4 +137,4 @@ def _text(content: object) -> str:
 
 
 def _count(value: object, text: str) -> int:
-    return value if isinstance(value, int) and value >= 0 else len(text) // 4
+    return value if isinstance(value, int) and value >= 0 else about_tokens(text)

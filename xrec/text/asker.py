@@ -162,7 +162,7 @@ class Asker:
             for reply in ask(self._model, list(distinct.values()), self._sampling):
                 key = keys[reply.index]
                 replies[key] = reply
-                self._is_new(key, self._settled)  # before other threads find it in the store
+                self._is_new(key, self._settled)  # so no thread settles it again from the store
                 self._budget.settle(estimates[key], reply.usage.num_tokens)
                 if reply.failure is None or reply.failure.reason in _KEPT:
                     self._store.write(key, reply)

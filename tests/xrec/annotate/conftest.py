@@ -1,7 +1,6 @@
 """A stage's actor in the test's own process; Ray need not be started."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pytest
 from ray import cloudpickle
@@ -22,12 +21,10 @@ class PickledPool(PoolHere):
         return super().summaries(cloudpickle.loads(cloudpickle.dumps(settings)), chunks)
 
 
-@pytest.fixture
-def actor_here(monkeypatch):
+@pytest.fixture(scope="module")
+def actor_here():
     """One actor in this process."""
-
-    def pool_here(**actors: Any) -> PoolHere:
-        return PickledPool()
-
-    monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
-    monkeypatch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.annotate.driver.RayPool", lambda **actors: PickledPool())
+        patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
+        yield

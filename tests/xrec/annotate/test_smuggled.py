@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.annotate.conftest import PickledPool
 from tests.xrec.annotate.review_files import (
     HASHED,
     annotate,
@@ -23,7 +22,6 @@ from tests.xrec.annotate.review_files import (
     write_json_lines,
 )
 from tests.xrec.annotate.smuggled import PAYLOAD, SMUGGLED
-from tests.xrec.annotate.toy_annotator import map_here
 from tests.xrec.text.stub_endpoint import Answer, Asked, stub_endpoint
 from xrec.annotate.annotator import STAGES
 from xrec.annotate.language_model import language_model_spec
@@ -117,16 +115,12 @@ def _rows(config: AnnotateConfig, manifest: Manifest) -> dict[str, Rows]:
 
 
 @pytest.fixture(scope="module", params=["phrases", "language_model"])
-def runs(request, tmp_path_factory):
+def runs(request, tmp_path_factory, actor_here):
     """The run without what is hostile, and the run with it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xrec.annotate.driver.RayPool", lambda **actors: PickledPool())
-        patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
-        harmless, hostile = (
-            _run(tmp_path_factory.mktemp("run"), request.param, hostile=hostile)
-            for hostile in (False, True)
-        )
-    return harmless, hostile
+    return tuple(
+        _run(tmp_path_factory.mktemp("run"), request.param, hostile=hostile)
+        for hostile in (False, True)
+    )
 
 
 def _is_own(ids: tuple[str, ...], name: str) -> bool:
@@ -154,15 +148,14 @@ def test_hostile_reviews_change_no_text_no_aspect_and_no_prompt_of_others(runs):
         assert asked.words in prompts or any(title in asked.words for title in unseen)
 
 
-@pytest.mark.parametrize("name", SMUGGLED)
-def test_hostile_review_says_nothing_of_what_it_wants(runs, name):
+def test_hostile_reviews_say_nothing_of_what_they_want(runs):
     harmless, hostile = runs
     for table, rows in hostile.rows.items():
         for ids, row in rows.items():
             said = json.dumps(row, ensure_ascii=False).lower()
             assert not [word for word in _FORBIDDEN if word in said]
-            if not hostile.asked and _is_own(ids, name):  # phrases: as if nothing were smuggled
-                assert row == harmless.rows[table][ids]
+            if not hostile.asked and any(_is_own(ids, name) for name in SMUGGLED):
+                assert row == harmless.rows[table][ids]  # phrases: as if nothing were smuggled
 
 
 def test_hostile_reviews_give_no_prompt_a_token_of_a_chat_template(runs):

@@ -16,7 +16,7 @@ from xrec.annotate.source import RawReviews, file_hashes, find_review_files, rea
 from xrec.annotate.store import ReviewStore, keep_source
 from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.errors import DataError, StorageError
-from xrec.storage import open_location
+from xrec.storage import location_of
 
 
 def _read(tmp_path: Path, uri: Path | str, **values: Any) -> RawReviews:
@@ -101,13 +101,13 @@ def test_read_reviews_items_have_title_and_all_other_columns_as_details(tmp_path
 
 def test_read_reviews_bad_rows_become_findings(tmp_path):
     rows = [
-        review("u", "1"),
+        review("u", "1", helpful="many"),
         review("", "2"),
         review("u", "3", rating=11),
         review("u", "4", rating="good"),
         review("u", "5", time="yesterday"),
         {"user_id": "u", "item_id": "6"},
-        review("u", "7", "", rating=None),
+        review("u", "7", "", rating=None, helpful=3),
     ]
     raw = _read(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
     assert _problems(raw) == [
@@ -117,37 +117,29 @@ def test_read_reviews_bad_rows_become_findings(tmp_path):
         (5, "time must be a number or a date such as 2026-11-26 14:43"),
         (6, "no value for review"),
     ]
-    assert raw.reviews["item_id"].to_pylist() == ["1", "7"]  # an empty review is kept
+    # An empty review is kept, and so is one whose votes are no number.
+    assert raw.reviews["item_id"].to_pylist() == ["1", "7"]
+    assert raw.reviews["helpful"].to_pylist() == [None, 3]
     assert raw.num_rows == {"reviews.jsonl": 7}
 
 
-def test_read_reviews_votes_that_are_no_number_reject_no_row(tmp_path):
-    rows = [review("u", str(place), helpful=votes) for place, votes in enumerate(("many", 3, []))]
-    raw = _read(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
-    assert raw.findings == ()
-    assert raw.reviews["helpful"].to_pylist() == [None, 3, None]
-
-
 def test_reviews_name_items_if_there_is_no_table_of_them(tmp_path):
-    names = {"1": ["", "Caf&eacute;", "Other"], "2": ["Bar"], "3": [None]}
+    def known(name: str) -> list[dict[str, Any]]:
+        source = {"columns": {"item_title": "product"}}
+        config = annotate_config(tmp_path / name, tmp_path / "raw", source=source, split=HASHED)
+        keep_source(config, phrases_spec(PhrasesAnnotator(kind="phrases"), VocabularyConfig()))
+        return ReviewStore(location_of(config, "annotations"), 1).items.to_pylist()
+
+    titles = (("1", ""), ("1", "Caf&eacute;"), ("1", "Other"), ("2", "Bar"), ("3", None))
     rows = [
         review(f"u{place}", item, rating=1 if item == "2" else 5, product=title)
-        for item, titles in names.items()
-        for place, title in enumerate(titles)
+        for place, (item, title) in enumerate(titles)
     ]
     write_json_lines(tmp_path / "raw" / "reviews.jsonl", rows)
-    source = {"columns": {"item_title": "product"}}
-    config = annotate_config(tmp_path / "ws", tmp_path / "raw", source=source, split=HASHED)
-    keep_source(config, phrases_spec(PhrasesAnnotator(kind="phrases"), VocabularyConfig()))
-    store = ReviewStore(open_location(str(tmp_path / "ws" / "annotations")), 1)
     # The first name that is one; 2 has no review that is kept.
-    assert store.items.to_pylist() == [{"item_id": "1", "title": "Café", "details": ""}]
-    items = [{"item_id": "1", "title": "Table"}]
-    write_json_lines(tmp_path / "raw" / "items.jsonl", items)
-    config = annotate_config(tmp_path / "w2", tmp_path / "raw", source=source, split=HASHED)
-    keep_source(config, phrases_spec(PhrasesAnnotator(kind="phrases"), VocabularyConfig()))
-    store = ReviewStore(open_location(str(tmp_path / "w2" / "annotations")), 1)
-    assert store.items["title"].to_pylist() == ["Table"]
+    assert known("ws") == [{"item_id": "1", "title": "Café", "details": ""}]
+    write_json_lines(tmp_path / "raw" / "items.jsonl", [{"item_id": "1", "title": "Table"}])
+    assert known("w2") == [{"item_id": "1", "title": "Table", "details": ""}]
 
 
 def test_read_reviews_personal_data_is_removed_and_counted(tmp_path):

@@ -50,31 +50,18 @@ def _pair(split: str = "train") -> PairInput:
     "quote",
     [
         "mail maria@x.org",
-        "call 555-123-4567",
-        "see www.x.org",
-        "at 221 Baker Street",
-        "my name is Maria",
-        "ask for Maria",
-        "thanks to Maria",
-        "follow @maria_99",
         "order now",
         "calm [\u2026] place",  # something was removed from the review
     ],
 )
-def test_quote_that_solicits_is_left_out_and_its_aspect_stays(quote):
-    aspects = (Aspect("calm", quote, "positive"), Aspect("tea", "hot", "positive"))
+def test_quote_that_solicits_is_left_out_and_its_aspect_stays_unless_its_name_does(quote):
+    said = (("calm", quote), ("tea", "hot"), ("www.x.org", "calm"))
+    aspects = tuple(Aspect(*each, "positive") for each in said)
     done = _done(_pair(), PairText("You would enjoy it.", aspects))
     (row,) = done.ok.to_pylist()
-    assert [(each["aspect"], each["opinion"]) for each in row["aspects"]] == [
-        ("calm", ""),
-        ("tea", "hot"),
-    ]
-    assert done.costs["personal_removed"] == 1
-
-
-def test_aspect_whose_name_solicits_is_left_out():
-    done = _done(_pair(), PairText("Calm.", (Aspect("www.x.org", "calm", "positive"),)))
-    assert done.ok["aspects"].to_pylist() == [[]]
+    found = [(each["aspect"], each["opinion"]) for each in row["aspects"]]
+    assert found == [("calm", ""), ("tea", "hot")]
+    assert done.costs["personal_removed"] == 2
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
+
 from xrec.annotate.annotator import (
     AnnotatorSpec,
     Aspect,
@@ -83,7 +85,8 @@ def quoting_spec(folder: Path, **changes: object) -> AnnotatorSpec:
 
 
 def map_here(
-    make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], *, num_processes: int
+    make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], **resources: Any
 ) -> Iterator[tuple[int, Any]]:
     """As `xrec.bulk.work.pool.map_in_processes`, in this process; the last item comes first."""
-    return reversed(list(enumerate(map(make(), items))))
+    work = cloudpickle.loads(cloudpickle.dumps(make))()
+    return reversed(list(enumerate(map(work, items))))

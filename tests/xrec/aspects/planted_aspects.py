@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.data import Dataset, write_dataset
+from jobs.prepare import run as prepare_dataset
+from xrec.config.data import PrepareConfig
+from xrec.data import Dataset, read_dataset, write_dataset
 from xrec.data.aspects import aspect_tables
 from xrec.schemas import REJECTED
 from xrec.storage import open_location
@@ -20,10 +23,21 @@ TOWN = {
 }
 
 
+OF_PROFILES = {"kind": "profiles", "min_items": 2, "max_share": 0.6}
+"""Settings of `aspects_from` with which the town's profiles have what it planted."""
+
+
+def prepared_town(folder: Path, **values: Any) -> Dataset:
+    """The town's dataset, in `folder/dataset`."""
+    config = {"workspace": str(folder), "source": TOWN, **values}
+    prepare_dataset(PrepareConfig.model_validate(config))
+    return read_dataset(open_location(f"{folder}/dataset"))
+
+
 def with_aspects(
     plain: Dataset,
     workspace: Path,
-    splits: tuple[str, ...],
+    splits: tuple[str, ...] = ("train", "validation", "test"),
     sentiments: Sequence[str] = ("negative", "positive", "positive", "positive"),
 ) -> str:
     """A dataset in which each explained pair of `splits` has the aspect that the town planted.

@@ -66,20 +66,6 @@ def test_choices_of_a_pair_are_the_same_alone_and_among_others():
     assert among == np.stack(alone).tolist()
 
 
-def test_item_without_a_menu_has_no_choice():
-    mentions = Mentions(
-        np.array([0, 1]),
-        np.array([0, 0]),
-        scipy.sparse.csr_matrix(np.array([[1, 0], [1, 1]], dtype=np.float32)),
-        2,
-        2,
-    )
-    near = scipy.sparse.csr_matrix((2, 2), dtype=np.float32)
-    found = AspectChooser(AspectScorer(mentions, near)).choose(np.array([0]), np.array([1]), 2)
-    assert found.aspects.tolist() == [[-1, -1]]
-    assert found.num_item_reviews.tolist() == [0]
-
-
 def test_aspects_in_too_few_reviews_are_not_chosen(scorer):
     users, items = np.zeros(NUM_ITEMS, dtype=np.int64), np.arange(NUM_ITEMS)
     found = AspectChooser(scorer, min_item_reviews=2).choose(users, items, K)
@@ -87,9 +73,7 @@ def test_aspects_in_too_few_reviews_are_not_chosen(scorer):
 
 
 @pytest.mark.parametrize("leave_out_own", [False, True])
-def test_aspects_that_no_more_reviews_praise_than_blame_are_not_chosen(
-    scorer, pairs, leave_out_own
-):
+def test_aspects_that_are_not_praised_more_than_blamed_are_not_chosen(scorer, pairs, leave_out_own):
     m, words = scorer.mentions, scorer.mentions.aspects.toarray()
     # What a review mentions it praises, blames, or only speaks of.
     verdicts = np.random.default_rng(2).choice([1, -1, 0], words.shape, p=[0.4, 0.3, 0.3]) * words

@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import run as train_aspects
-from tests.xrec.aspects.planted_aspects import TOWN
+from tests.xrec.aspects.planted_aspects import OF_PROFILES, prepared_town
 from xrec.aspects import AspectChooser, AspectScorer, Weights, dataset_mentions, read_chooser
 from xrec.aspects.mentions import ProfileMentions
 from xrec.config.aspects import TrainAspectsConfig
-from xrec.config.data import PrepareConfig
-from xrec.data import read_dataset
 from xrec.errors import DataError
 from xrec.storage import open_location
 
@@ -80,16 +77,12 @@ def test_graph_counts_are_the_shares_of_others_who_visited_the_users_places(ment
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("profiles"))
-    aspects = {"kind": "profiles", "min_items": 2, "max_share": 0.6}
-    values = {"workspace": folder, "source": TOWN, "aspects_from": aspects}
-    prepare_dataset(PrepareConfig.model_validate(values))
-    return folder
+    return tmp_path_factory.mktemp("profiles")
 
 
 @pytest.fixture(scope="module")
 def dataset(workspace):
-    return read_dataset(open_location(f"{workspace}/dataset"))
+    return prepared_town(workspace, aspects_from=OF_PROFILES)
 
 
 def test_profiles_of_the_sample_hold_what_the_town_planted(dataset):
@@ -112,14 +105,11 @@ def test_training_pairs_have_their_items_profile_and_held_out_ones_their_explana
     assert train.of_users.sum() == sum(dataset.user_aspects["num_reviews"].to_pylist())
 
 
-def test_train_aspects_of_profiles_reads_back_and_refuses_more_than_one_review_an_item(
-    workspace, dataset, tmp_path
-):
-    values = {"workspace": workspace}
-    manifest = train_aspects(TrainAspectsConfig.model_validate(values))
-    assert 0 < manifest.metrics["validation"]["ndcg@10"] <= 1
-    chooser = read_chooser(open_location(f"{workspace}/aspects"), dataset)
+def test_train_aspects_of_profiles_reads_back_and_has_one_review_an_item(workspace, dataset):
+    config = TrainAspectsConfig(workspace=str(workspace))
+    assert 0 < train_aspects(config).metrics["validation"]["ndcg@10"] <= 1
+    chooser = read_chooser(open_location(config.artifact("aspects")), dataset)
     assert isinstance(chooser.scorer.mentions, ProfileMentions)
-    more = {**values, "min_item_reviews": 2, "aspects": str(tmp_path / "aspects")}
+    more = config.model_copy(update={"min_item_reviews": 2, "aspects": f"{workspace}/more"})
     with pytest.raises(DataError, match=r"min_item_reviews is 2.*profiles"):
-        train_aspects(TrainAspectsConfig.model_validate(more))
+        train_aspects(more)

@@ -1,5 +1,6 @@
 """From a dataset with aspects to the artifact and back; what is left out, and what is refused."""
 
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -7,33 +8,27 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import output, run
-from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
+from tests.xrec.aspects.planted_aspects import prepared_town, with_aspects
 from xrec.aspects import AspectChooser, Weights, aspects_of, dataset_mentions, read_chooser
 from xrec.config.aspects import TrainAspectsConfig
-from xrec.config.data import PrepareConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
-from xrec.data import read_dataset, write_dataset
+from xrec.data import read_dataset
 from xrec.data.cold_start import extend_dataset, read_cold_start
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
-from xrec.schemas import REJECTED
 from xrec.storage import Location, open_location, read_manifest
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """The town's dataset, whose aspects the tests replace."""
-    workspace = str(tmp_path_factory.mktemp("plain"))
-    prepare_dataset(PrepareConfig.model_validate({"workspace": workspace, "source": TOWN}))
-    return read_dataset(open_location(f"{workspace}/dataset"))
+    return prepared_town(tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
 def workspace(plain, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("with-aspects")
-    return with_aspects(plain, folder, ("train", "validation", "test"))
+    return with_aspects(plain, tmp_path_factory.mktemp("with-aspects"))
 
 
 def config(workspace: str, **values: Any) -> TrainAspectsConfig:
@@ -86,11 +81,14 @@ def test_second_run_does_no_work_and_other_settings_are_refused(trained, monkeyp
         run(trained.model_copy(update={"min_item_reviews": 3}))
 
 
-def test_score_of_another_dataset_is_refused(trained, plain, tmp_path):
+def test_score_of_another_dataset_or_a_changed_file_is_refused(trained, dataset, plain, tmp_path):
     other = with_aspects(plain, tmp_path, ("train", "validation"))
-    dataset = read_dataset(open_location(f"{other}/dataset"))
     with pytest.raises(ArtifactMismatchError, match="indices would not fit"):
-        read_chooser(_aspects(trained), dataset)
+        read_chooser(_aspects(trained), read_dataset(open_location(f"{other}/dataset")))
+    shutil.copytree(trained.artifact("aspects"), tmp_path / "aspects")
+    (tmp_path / "aspects" / "weights.json").write_text("{}")
+    with pytest.raises(ArtifactMismatchError, match=r"weights\.json: its content"):
+        read_chooser(open_location(str(tmp_path / "aspects")), dataset)
 
 
 def test_new_users_and_items_have_what_is_said_of_the_item_and_nothing(trained, dataset):
@@ -127,43 +125,21 @@ def test_interactions_that_came_after_training_are_no_reviews(trained, dataset):
     assert before.num_user_reviews[0] == after.num_user_reviews[0]
 
 
-def test_reviews_that_praise_nothing_are_refused(plain, tmp_path):
+def test_dataset_without_aspects_or_praise_is_refused(plain, tmp_path):
+    with pytest.raises(DataError, match="the dataset has no aspects of pairs"):
+        dataset_mentions(replace(plain, aspects=None), "train")
     workspace = with_aspects(plain, tmp_path, ("train", "validation"), ("neutral",))
     with pytest.raises(DataError, match="praised by more training reviews than blame it"):
         run(config(workspace))
 
 
-def test_file_that_was_changed_is_refused(workspace, dataset, tmp_path):
-    of = config(workspace, aspects=str(tmp_path / "aspects"))
-    run(of)
-    (tmp_path / "aspects" / "weights.json").write_text("{}")
-    with pytest.raises(ArtifactMismatchError, match=r"weights\.json: its content"):
-        read_chooser(_aspects(of), dataset)
-
-
-def test_dataset_without_aspects_of_validation_pairs_keeps_the_default_weights(
-    plain, tmp_path, caplog
-):
+def test_dataset_without_validation_aspects_keeps_the_default_weights(plain, tmp_path, caplog):
     of = config(with_aspects(plain, tmp_path, ("train",)))
     manifest = run(of)
     assert manifest.metrics == {"validation": {}, "test": {}}
     dataset = read_dataset(open_location(of.artifact("dataset")))
     assert read_chooser(_aspects(of), dataset).scorer.weights == Weights()
     assert "validation pairs has an aspect: the score is not trained" in caplog.text
-
-
-def test_dataset_without_aspects_is_refused(plain, tmp_path):
-    names = ("users", "items", "interactions", "explanations")
-    write_dataset(
-        open_location(str(tmp_path / "dataset")),
-        {name: getattr(plain, name) for name in names},
-        REJECTED.empty_table(),
-        config={},
-        inputs={},
-        metrics={},
-    )
-    with pytest.raises(DataError, match="the dataset has no aspects of pairs"):
-        run(config(str(tmp_path)))
 
 
 def test_prompt_that_asks_for_aspects_needs_an_artifact_whose_counts_it_names(workspace):

@@ -56,12 +56,8 @@ _BISTRO = """
 | Café 21 offers dog friendly tables and a garden that is quiet.
 | The dog-friendly table is a nice touch, and the staff is kind.
 | A cosy bistro on Mill Lane where 14 of 31 guests praise the late hours.
-| Not only are the hours late, but the quiet garden is lovely too.
-| You can't go wrong with the fresh pastries here.
 | You come with two cousins, and the quiet garden has room for all.
-| The hassle-free, no-frills bistro has a wonderful quiet garden.
 | There is no doubt that you would love the late hours.
-| I think you would love it; I'm sure the garden will win you over.
 | Run by the Novaks since 1987, it has the quiet garden you look for.
 | Don't miss the fresh pastries at Café 21!
 | The late hours never disappoint.
@@ -69,7 +65,6 @@ _BISTRO = """
 | This cosy place offers late hours: One visit and you will be back.
 | You would enjoy the staff's kindness and the quiet garden.
 | It is the one bistro where quiet gardens and late hours meet.
-| No other bistro has such late hours and such fresh pastries.
 | Since you like quiet places, the garden at Café 21 will delight you.
 unsupported | You would enjoy Café 21 for its live music.
 unsupported | With its river view, Café 21 is a calm place for your weekends.
@@ -90,9 +85,7 @@ unsupported | You would enjoy the quiet garden on Baker Street.
 unsupported | It won a Michelin star for its fresh pastries.
 unsupported | Open until 2 at night, it has the late hours you want.
 unsupported | You would enjoy the Italian pastries in the quiet garden.
-unsupported | More than fifty guests praise the quiet garden.
 unsupported | The chef makes fresh pastries and wonderful sushi all day.
-not_positive | There are no late hours at Café 21.
 not_positive | The quiet garden is terrible and dirty.
 not_positive | You would hate the late hours.
 not_positive | Café 21 is awful, and the pastries are bad.
@@ -139,8 +132,6 @@ _GUITAR = """
 | You would enjoy the Harbor HG-200 for its warm tone.
 | The tone and build quality of this guitar are excellent.
 | Three pickups give you the blues tone that you care for.
-| With 3 pickups and a maple neck, it has a warm tone.
-| 22 of 48 reviews mention the tone.
 | You play blues at home, so the sustain and tone will please you.
 | The build quality is great for the price.
 | Its tone is second to none.

@@ -36,53 +36,40 @@ def test_checker_agrees_with_a_person_on_a_hundred_texts():
         assert recall >= 0.85, each
 
 
-HOURS, BEER = evidence("late hours", 3, 9), evidence("beer garden", 2, 9)
-CAFE, GARDEN, TWICE = "Café 21", "Beer Garden", ChecksConfig(named_twice=True)
-ONCE = "You will love the Beer Garden. Its late hours are for you."
+@pytest.mark.parametrize(
+    ("min_chosen", "num_aspects", "text", "expected"),
+    [
+        (1, 2, "You will love the Late Hour.", ""),
+        (1, 2, "You will love its beer gardens, and the wine.", ""),
+        (1, 2, "You will love it.", "unchosen"),
+        (1, 0, "You will love it.", ""),
+        (2, 2, "You will love its late hours.", "unchosen"),
+        (2, 2, "The late hours and the beer garden are for you.", ""),
+        (2, 1, "You will love its late hours.", ""),
+    ],
+)
+def test_text_must_name_enough_of_the_chosen_aspects(min_chosen, num_aspects, text, expected):
+    chosen = (evidence("late hours", 3, 9), evidence("beer garden", 2, 9))[:num_aspects]
+    checks = ChecksConfig(min_chosen=min_chosen)
+    assert reason(text, replace(BISTRO, aspects=chosen), checks) == expected
 
 
 @pytest.mark.parametrize(
-    ("title", "checks", "aspects", "text", "expected"),
+    ("text", "expected"),
     [
-        (CAFE, ChecksConfig(min_chosen=1), (HOURS, BEER), "You will love the Late Hour.", ""),
-        (
-            CAFE,
-            ChecksConfig(min_chosen=1),
-            (HOURS, BEER),
-            "You will love its beer gardens, and the wine.",
-            "",
-        ),
-        (CAFE, ChecksConfig(min_chosen=1), (HOURS, BEER), "You will love it.", "unchosen"),
-        (CAFE, ChecksConfig(min_chosen=1), (), "You will love it.", ""),
-        (
-            CAFE,
-            ChecksConfig(min_chosen=2),
-            (HOURS, BEER),
-            "You will love its late hours.",
-            "unchosen",
-        ),
-        (
-            CAFE,
-            ChecksConfig(min_chosen=2),
-            (HOURS, BEER),
-            "The late hours and the beer garden are for you.",
-            "",
-        ),
-        (CAFE, ChecksConfig(min_chosen=2), (HOURS,), "You will love its late hours.", ""),
-        (GARDEN, TWICE, (), ONCE, ""),
-        (GARDEN, TWICE, (), "The Beer Garden suits you for the Beer Garden.", "named_twice"),
-        (GARDEN, TWICE, (), "The Beer Garden suits you. Try the Beer Garden.", ""),
-        (GARDEN, TWICE, (), f"{ONCE} Late hours suit you.", ""),
-        (GARDEN, TWICE, (), "The Beer Garden has a beer garden.", "named_twice"),
-        (GARDEN, TWICE, (), "Its late hours, wine and Late Hour.", "named_twice"),
-        (GARDEN, TWICE, (), "Late hours at Beer Garden. Late hours!", ""),
-        (CAFE, TWICE, (), "A quiet garden: the Café 21. The quiet garden is calm.", ""),
+        ("You will love the Beer Garden. Its late hours are for you.", ""),
+        ("The Beer Garden suits you for the Beer Garden.", "named_twice"),
+        ("The Beer Garden suits you. Try the Beer Garden.", ""),
+        ("Its late hours are for you. Late hours suit you.", ""),
+        ("The Beer Garden has a beer garden.", "named_twice"),
+        ("Its late hours, wine and Late Hour.", "named_twice"),
+        ("Late hours at Beer Garden. Late hours!", ""),
+        ("A quiet garden: the Beer Garden. The quiet garden is calm.", ""),
     ],
 )
-def test_text_must_name_enough_of_the_chosen_aspects_and_none_twice(
-    title, checks, aspects, text, expected
-):
-    assert reason(text, replace(BISTRO, item_title=title, aspects=aspects), checks) == expected
+def test_sentence_must_not_name_the_title_or_an_aspect_twice(text, expected):
+    texts = replace(BISTRO, item_title="Beer Garden", aspects=())
+    assert reason(text, texts, ChecksConfig(named_twice=True)) == expected
 
 
 UNKNOWN = PairTexts("You love cables.", "Cable", " ")

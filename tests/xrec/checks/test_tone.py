@@ -90,6 +90,8 @@ def test_grim_titles_aspects_and_subjects_are_no_blame_and_grim_judgements_are()
     assert "sentiment" in why(text, replace(NOVEL, item_title="", item_profile=""))
     blamed = replace(NOVEL, item_profile=f"{NOVEL.item_profile} Some find it terrible.")
     assert "sentiment" in why("You would find this book of murder terrible.", blamed)
+    parking = replace(NOVEL, item_title="The High Cost of Free Parking")
+    assert why("You would enjoy The High Cost of Free Parking for its plot.", parking) == ""
 
 
 @pytest.mark.parametrize(
@@ -102,8 +104,3 @@ def test_grim_titles_aspects_and_subjects_are_no_blame_and_grim_judgements_are()
 )
 def test_other_languages_pass(text):
     assert why(text) == ""
-
-
-def test_blame_in_a_title_is_none():
-    book = replace(NOVEL, item_title="The High Cost of Free Parking")
-    assert why("You would enjoy The High Cost of Free Parking for its plot.", book) == ""

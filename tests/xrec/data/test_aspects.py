@@ -185,31 +185,20 @@ def _tables(
     return profile_aspect_tables(tables, _find)
 
 
-def test_items_have_the_aspects_of_their_profiles_once():
+def test_profile_aspects_are_those_of_items_of_users_training_items_and_of_explanations():
     tables = _tables()
     menus = [(0, 0), (0, 3), (1, 2), (2, 0), (2, 2), (2, 3)]
     assert _values(tables["item_aspects"]) == [(*each, 1, 1, 0) for each in menus]
-    assert tables["aspects"].to_pydict() == {
-        "aspect_index": [0, 1, 2, 3],
-        "aspect": list(NAMES),
-        "num_reviews": [2, 0, 2, 2],
-        "num_positive": [2, 0, 2, 2],
-        "num_negative": [0, 0, 0, 0],
-    }
-
-
-def test_users_have_the_number_of_their_training_items_with_each_aspect():
-    expected = Counter((user, name) for user, item in TRAINED for name in PROFILES[item].split())
-    rows = _tables()["user_aspects"].to_pylist()
+    aspects = [(0, "music", 2), (1, "oven", 0), (2, "pasta", 2), (3, "view", 2)]
+    assert _values(tables["aspects"]) == [(*each, each[2], 0) for each in aspects]
+    of_users = Counter((user, name) for user, item in TRAINED for name in PROFILES[item].split())
+    rows = tables["user_aspects"].to_pylist()
     found = {(row["user_index"], NAMES[row["aspect_index"]]): row["num_reviews"] for row in rows}
-    assert found == expected
+    assert found == of_users
     assert list(found) == sorted(found)
-
-
-def test_explained_pairs_have_what_their_explanations_name_once_with_their_split():
-    rows = _tables()["explanation_aspects"].to_pylist()
     keys = ("user_index", "item_index", "aspect_index", "split", "sentiment")
-    assert [tuple(row[key] for key in keys) for row in rows] == [
+    named = tables["explanation_aspects"].select(keys)
+    assert _values(named) == [
         (0, 1, 2, "train", "positive"),
         (0, 2, 3, "test", "positive"),  # named first
         (0, 2, 0, "test", "positive"),

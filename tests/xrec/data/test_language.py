@@ -18,28 +18,17 @@ ENGLISH = "So quiet that nobody wakes up, and the grind is as fine as I like it.
         ("Отличный магазин, очень вежливый персонал и хорошие цены.", "ru"),
         ("とても静かなコーヒーミルです。朝早くても誰も起きません。", "ja"),
         ("這家餐廳的服務很好,食物也很美味,我們下次還會再來這裡吃飯。", "zh"),
+        (f"{GERMAN} " * 40 + f"{ENGLISH} " * 400, "de"),  # of its beginning
+        # too short, or mixed
+        ("", None),
+        ("lol", None),
+        ("Sehr gut!", None),
+        ("12345 67890 12345 67890 :-) :-) :-)", None),
+        ("Gnocchi al pesto, tiramisu, espresso, prosecco: great osteria", None),
     ],
 )
-def test_language_of_a_sentence_is_found(text, code):
+def test_language_of_a_sentence_is_found_where_it_is_sure(text, code):
     assert language_of(text) == code
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "lol",
-        "Sehr gut!",
-        "12345 67890 12345 67890 :-) :-) :-)",
-        "Gnocchi al pesto, tiramisu, espresso, prosecco: great osteria",
-    ],
-)
-def test_language_of_a_short_or_mixed_text_is_not_sure(text):
-    assert language_of(text) is None
-
-
-def test_language_of_a_long_text_is_that_of_its_beginning():
-    assert language_of(f"{GERMAN} " * 40 + f"{ENGLISH} " * 400) == "de"
 
 
 @pytest.mark.parametrize(

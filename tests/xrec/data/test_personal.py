@@ -67,17 +67,12 @@ def test_remove_personal_of_numbers_and_names_that_are_none_leaves_the_text(text
     assert remove_personal(text) == (text, {})
 
 
-@pytest.mark.parametrize("run", ["a", "a-", "a.", ".", "-", "a@", "a@a.", "555 ", "u/"])
+@pytest.mark.parametrize("run", ["a", "a-", "a.", ".", "-", "a@", "a@a.", "555 ", "u/", "\n"])
 def test_remove_personal_of_a_long_run_takes_no_more_than_a_moment(run):
     """With patterns whose time grows with the square of the length it would take minutes."""
     text = run * (100_000 // len(run))
-    cleaned, _ = remove_personal(f"{text} 123")
+    cleaned, _ = remove_personal(f"Mail a@b.de {text} 123")
     assert cleaned.endswith("123")
-
-
-def test_remove_personal_of_a_text_with_many_blanks_takes_no_more_than_a_moment():
-    blanks = "\n" * 100_000
-    assert remove_personal(f"Mail a@b.de{blanks}now") == ("Mail […] now", {"email": 1})
 
 
 def test_text_is_personal_even_where_only_the_mark_of_what_was_removed_is_left():

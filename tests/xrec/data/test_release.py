@@ -1,8 +1,6 @@
 """The public release's layout: dense ids, profiles beside the explanations."""
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
@@ -29,11 +27,6 @@ def _files(**changes: bytes) -> dict[str, bytes]:
         "data.jsonl": "\n".join(explained).encode(),
     }
     return {**files, **{name.replace("__", "."): data for name, data in changes.items()}}
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
 
 
 def test_read_release_ids_are_zero_to_the_largest_and_texts_the_first_that_is_not_empty():
@@ -91,14 +84,13 @@ def test_read_release_of_other_files_is_refused(data, message):
 def test_find_release_files_takes_either_ending_and_profiles_if_there(tmp_path):
     files = {**_files(), "item_profiles.jsonl": b""}
     files["data.json"] = files.pop("data.jsonl")
-    _write(tmp_path, files)
-    assert set(find_release_files(open_location(str(tmp_path)))) == set(files)
-
-
-@pytest.mark.parametrize("missing", ["total_trn.csv", "total_tst.csv", "data.jsonl"])
-def test_find_release_files_missing_file_raises_naming_it_and_what_is_there(tmp_path, missing):
-    _write(tmp_path, {name: data for name, data in _files().items() if name != missing})
-    with pytest.raises(DataError, match=rf"missing file\(s\) {missing}.*saw .*total_val\.csv"):
-        find_release_files(open_location(str(tmp_path)))
+    folder = open_location(str(tmp_path))
     with pytest.raises(DataError, match="saw no files"):
-        find_release_files(open_location(str(tmp_path / "nowhere")))
+        find_release_files(folder)
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    assert set(find_release_files(folder)) == set(files)
+    for missing, shown in (("total_trn.csv", "total_trn.csv"), ("data.json", "data.jsonl")):
+        (tmp_path / missing).unlink()
+        with pytest.raises(DataError, match=rf"missing file\(s\) .*{shown}.*saw .*total_val\.csv"):
+            find_release_files(folder)

@@ -20,7 +20,6 @@ from xrec.data.rows import (
     parse_id,
     parse_split,
     parse_text,
-    reject_duplicates,
     stream_rows,
 )
 from xrec.data.source import Finding, check_rejected_share, count_reasons, rejected_table
@@ -119,9 +118,7 @@ def test_csv_broken_lines_become_findings():
     ],
 )
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_lines_that_are_not_utf8_are_read_in_the_encoding_that_is_given(
-    profile, encoding, expected, ending
-):
+def test_lines_that_are_not_utf8_are_read_in_their_encoding(profile, encoding, expected, ending):
     rows = b'{"user_id": "a", "profile": "%s"}' if ending == "jsonl" else b"user_id,profile\na,%s"
     source = io.BytesIO(rows % profile)
     found = next(stream_rows(f"users.{ending}", source, COLUMNS, encoding=encoding))
@@ -190,18 +187,6 @@ def test_file_that_cannot_be_read_as_a_whole_is_refused(file, data, message):
         _read(file, data)
 
 
-def test_optional_column_that_is_missing_is_null():
-    rows = _read("users.csv", b"user_id,profile\na,b\n", COLUMNS, {"split": parse_split})
-    assert rows.table["split"].to_pylist() == [None]
-
-
-def test_reject_duplicates_keeps_the_first_and_lists_the_others():
-    read = _read("users.csv", b"user_id,profile\na,1\nb,2\na,3\na,\n")
-    rows = reject_duplicates(read, ["user_id"])
-    assert _rows(rows) == [(2, "a", "1"), (3, "b", "2")]
-    assert _problems(rows) == [(line, "duplicate of an earlier user_id") for line in (4, 5)]
-
-
 def _cells(text: str, delimiter: str = ",") -> list[list[str | None]]:
     """The cells of the rows of `text`; all of them can be read."""
     names = text.split("\n", 1)[0].strip().replace('"', "").split(delimiter)
@@ -255,8 +240,10 @@ def test_quoted_cells_of_several_lines_are_read(delimiter):
     assert _cells("".join(written), delimiter) == expected
 
 
-@pytest.mark.parametrize("num_rows", [40, 20_000])
-@pytest.mark.parametrize("changed", [{}, {9: 'so "good"'}, {20: 'a size of 5"'}, {7: '"Great"'}])
+@pytest.mark.parametrize(
+    ("num_rows", "changed"),
+    [(40, {}), (40, {9: 'so "good"'}), (40, {20: 'a size of 5"'}), (20_000, {7: '"Great"'})],
+)
 def test_tsv_without_quoted_cells_keeps_quotes_and_rows(num_rows, changed):
     changed = {5: '"fine"', 6: OPEN, **changed}
     cells = _cells(_table(num_rows, changed, "\t"), "\t")

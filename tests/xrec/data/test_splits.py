@@ -39,10 +39,7 @@ def test_split_of_a_pair_depends_on_its_ids_and_the_seed_alone():
     other = _split(PAIRS, SHARES.model_copy(update={"seed": 1}))
     assert sum(a != b for a, b in zip(splits, other, strict=True)) > 3000
     assert pair_fraction("a", "bc", 0) != pair_fraction("ab", "c", 0)
-
-
-def test_split_of_a_pair_is_the_same_in_every_process_and_release():
-    """Datasets that were split before must be split so again."""
+    # Datasets that were split before, by another release too, must be split so again.
     assert pair_fraction("zoë", "7", 3) == 0.7541063124271723
 
 

@@ -134,9 +134,7 @@ def test_other_title_that_is_long_is_found_whatever_its_twelfth_word_is(title):
     assert index.other_title(f"You would enjoy the {begun}.", "Luna") is None
 
 
-def test_built_index_reads_the_text_and_its_title_and_the_context_only_for_another_name(
-    monkeypatch,
-):
+def test_built_index_reads_text_and_title_and_the_context_only_for_another_name(monkeypatch):
     """A reader's text is searched at each token, on the event loop of the endpoint."""
     index, read, words = TitleIndex(CATALOGUE), [], titles._words
     index.build()

@@ -73,11 +73,6 @@ def pairs():
 
 
 @pytest.fixture
-def make_evaluate_config():
-    return make_config
-
-
-@pytest.fixture
 def coverage():
     return Coverage(200, {"no_full_sentence": 2, "names_another_item": 5})
 

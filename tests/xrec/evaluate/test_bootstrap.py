@@ -20,13 +20,11 @@ def test_bootstrap_interval_agrees_with_the_normal_theory_on_many_values():
 
 
 def test_bootstrap_of_one_seed_repeats_and_of_another_differs():
-    values = [0.0, 1.0, 5.0, 2.0, 7.5]
-    assert of_single_values(values, num_samples=200, seed=3) == of_single_values(
-        values, num_samples=200, seed=3
+    first, again, other = (
+        of_single_values([0.0, 1.0, 5.0, 2.0, 7.5], num_samples=200, seed=seed)
+        for seed in (3, 3, 4)
     )
-    assert of_single_values(values, num_samples=200, seed=3) != of_single_values(
-        values, num_samples=200, seed=4
-    )
+    assert first == again != other
 
 
 def test_bootstrap_in_many_blocks_draws_every_resample(monkeypatch):

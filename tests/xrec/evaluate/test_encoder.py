@@ -66,10 +66,6 @@ def test_scores_of_an_empty_text_are_zero_and_leave_the_others_alone(encoder):
         assert same == pytest.approx(getattr(alone, name)[0], abs=1e-5)
 
 
-def test_texts_longer_than_the_encoder_are_cut_to_its_positions(encoder):
-    assert encoder.encode(["cat " * 50]).token_vectors.shape == (1, 12, 16)
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [

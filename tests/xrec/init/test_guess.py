@@ -20,25 +20,6 @@ OUR_NAMES = {
     "interactions.jsonl": PAIRS,
     "explanations.jsonl": [{**pair, "explanation": "It is good."} for pair in PAIRS],
 }
-AMAZON = {
-    "reviews_Electronics.json": [
-        {
-            "reviewerID": f"A{n % 9}",
-            "asin": f"B{n % 6}",
-            "reviewerName": "Some One",
-            "helpful": [0, 0],
-            "reviewText": f"It works well, after {n} days of use.",
-            "overall": 5.0,
-            "summary": "Works",
-            "unixReviewTime": 1369958400 + n,
-        }
-        for n in range(40)
-    ],
-    "meta_Electronics.json": [
-        {"asin": f"B{n}", "title": f"Cable {n}", "description": "Long enough.", "price": 3.5}
-        for n in range(6)
-    ],
-}
 YELP = {
     "business.json": [
         {
@@ -94,19 +75,6 @@ def _guess(folder: Path, tables: dict[str, Rows]) -> Guess:
     [
         (OUR_NAMES, {name.partition(".")[0]: name for name in OUR_NAMES}, {}),
         (
-            AMAZON,
-            {
-                "items": "meta_Electronics.json",
-                **dict.fromkeys(("interactions", "explanations"), "reviews_Electronics.json"),
-            },
-            {
-                "user_id": "reviewerID",
-                "item_id": "asin",
-                "explanation": "reviewText",
-                "profile": "description",
-            },
-        ),
-        (
             YELP,
             {
                 "items": "business.json",
@@ -139,7 +107,7 @@ def _guess(folder: Path, tables: dict[str, Rows]) -> Guess:
             {"user_id": "reader", "item_id": "isbn", "profile": ["author"]},
         ),
     ],
-    ids=["ours", "amazon", "yelp", "overlapping", "books"],
+    ids=["ours", "yelp", "overlapping", "books"],
 )
 def test_guess_finds_files_and_columns(tmp_path, tables, files, settings):
     guess = _guess(tmp_path, tables)

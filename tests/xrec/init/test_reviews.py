@@ -135,6 +135,7 @@ def test_init_with_a_table_of_users_or_a_reason_takes_the_texts_as_they_are(tmp_
     assert init_project(str(tmp_path / "p2"), str(tmp_path / "other"), machine=CPU).reviews is None
 
 
+@pytest.mark.slow  # on a Ray cluster; tests/jobs/test_annotate.py does the same in its own process
 @pytest.mark.usefixtures("ray_cluster")
 def test_init_project_of_reviews_is_annotated_and_prepared(tmp_path):
     path = write_json_lines(tmp_path / "reviews.jsonl.gz", _reviews())

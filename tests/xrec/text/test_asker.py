@@ -1,13 +1,13 @@
 """What is not valid is asked for again once; equal prompts once, also after a kill; a budget."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.xrec.text.asked import Said, prompts
+from tests.xrec.text.asked import COST, LONG, Said, ScriptedModel, prompts
 from xrec.config.text import SamplingConfig
 from xrec.errors import BudgetError
 from xrec.storage import open_location
@@ -16,7 +16,6 @@ from xrec.text import (
     Budget,
     Message,
     Prompt,
-    RawReply,
     Reply,
     ReplyFailure,
     ReplyStore,
@@ -24,39 +23,22 @@ from xrec.text import (
     ask,
 )
 
-COST = Usage(10, 2, 1)
 SAMPLING = SamplingConfig(max_tokens=2, seed=5)
-LONG = '{"word": "a very long wo'
 
 
-class Scripted:
-    """A LanguageModel that says the next text of a word's list, else the word of the prompt.
-
-    The text `late` is a time-out, and LONG is cut off. It answers to the last prompt first.
-    """
+class Scripted(ScriptedModel):
+    """Says the next text of a word's list, else the word of the prompt."""
 
     def __init__(self, texts: Mapping[str, Sequence[str]] = {}, dies_after: int | None = None):
-        self._texts = {word: list(each) for word, each in texts.items()}
-        self._dies_after = dies_after
-        self.asked: list[str] = []
-        self.calls: list[tuple[Sequence[Prompt[Any]], SamplingConfig]] = []
+        left = {word: list(each) for word, each in texts.items()}
 
-    def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
-        """See LanguageModel."""
-        self.calls.append((prompts, sampling))
-        for index in reversed(range(len(prompts))):
-            if len(self.asked) == self._dies_after:
+        def answer(prompt: Prompt[Any], _: SamplingConfig) -> str:
+            if len(self.asked) == dies_after:
                 raise KeyboardInterrupt
-            word = prompts[index].messages[0].content
-            self.asked.append(word)
-            left = self._texts.get(word)
-            text = left.pop(0) if left else f'{{"word": "{word}"}}'
-            failure = ReplyFailure("timeout", "late") if text == "late" else None
-            yield RawReply(index, text, COST, is_cut=text == LONG, failure=failure)
+            word = prompt.messages[0].content
+            return left[word].pop(0) if left.get(word) else f'{{"word": "{word}"}}'
 
-    def num_tokens(self, text: str) -> int:
-        """See LanguageModel."""
-        return len(text)
+        super().__init__(answer)
 
 
 def _asked(model: Scripted, number: int) -> list[Reply[Said]]:
@@ -74,7 +56,6 @@ def test_ask_gives_valid_and_repaired_objects_with_their_costs():
     replies = _asked(model, 2)
     assert _words(replies) == ["a", "b"]
     assert [reply.usage for reply in replies] == [COST, COST]
-    assert len(model.calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -85,27 +66,22 @@ def test_ask_again_shows_the_reply_and_what_is_wrong_and_changes_the_seed(first,
     replies = _asked(model, 2)
     assert _words(replies) == ["a", "b"]
     assert replies[0].usage == COST + COST
-    (second,), sampling = model.calls[1]
+    second, sampling = model.asked[-1]
     assert sampling.seed == SAMPLING.seed + 1
     assert [message.role for message in second.messages] == ["user", "assistant", "user"]
     assert second.messages[1].content == first
     assert words in second.messages[2].content
 
 
-def test_ask_twice_without_a_valid_reply_fails_with_the_raw_reply():
-    model = Scripted({"word-0": ["no", "never"]})
-    replies = _asked(model, 2)
-    assert _words(replies) == [None, "word-1"]
+def test_ask_twice_without_a_valid_reply_fails_and_an_endpoints_failure_is_not_asked_again():
+    model = Scripted({"word-0": ["no", "never"], "word-2": ["late"]})
+    replies = _asked(model, 3)
+    assert _words(replies) == [None, "word-1", None]
     assert replies[0].failure == ReplyFailure("invalid_json", "no JSON object is in the reply")
     assert replies[0].raw == "never"
-    assert replies[0].usage.num_requests == 2
-    assert len(model.calls) == 2
-
-
-def test_ask_does_not_ask_again_for_what_the_endpoint_failed_to_do():
-    model = Scripted({"word-0": ["late"]})
-    assert _asked(model, 1)[0].failure == ReplyFailure("timeout", "late")
-    assert len(model.calls) == 1
+    assert replies[2].failure == ReplyFailure("timeout", "late")
+    assert [reply.usage.num_requests for reply in replies] == [2, 1, 1]
+    assert len(model.asked) == 4
 
 
 def _asker(
@@ -126,7 +102,7 @@ def test_asker_asks_equal_prompts_once_and_counts_their_cost_once(tmp_path):
     replies = _asker(model, tmp_path).ask([one, other, one, one])
     assert [reply.index for reply in replies] == [0, 1, 2, 3]
     assert _words(replies) == ["word-0", "word-1", "word-0", "word-0"]
-    assert sorted(model.asked) == ["word-0", "word-1"]
+    assert sorted(model.words) == ["word-0", "word-1"]
     assert [reply.usage for reply in replies] == [COST, COST, Usage(), Usage()]
 
 
@@ -135,7 +111,7 @@ def test_asker_of_a_killed_process_leaves_its_replies_to_the_next_one(tmp_path):
         _asker(Scripted(dies_after=3), tmp_path).ask(prompts(5))
     model = Scripted()
     replies = _asker(model, tmp_path).ask(prompts(5))
-    assert sorted(model.asked) == ["word-0", "word-1"]
+    assert sorted(model.words) == ["word-0", "word-1"]
     assert _words(replies) == [f"word-{place}" for place in range(5)]
     assert [reply.usage for reply in replies] == [COST] * 5
 
@@ -147,7 +123,7 @@ def test_asker_of_another_model_or_sampling_asks_again(tmp_path):
     _asker(model, tmp_path, sampling=SAMPLING.model_copy(update={"seed": 1})).ask(prompts(1))
     changed = Prompt((Message("system", "Hm."), *prompts(1)[0].messages), Said)
     _asker(model, tmp_path).ask([changed])
-    assert model.asked == ["word-0", "word-0", "Hm."]
+    assert model.words == ["word-0", "word-0", "Hm."]
 
 
 def test_asker_keeps_what_the_model_is_to_blame_for_until_it_is_forgotten(tmp_path):
@@ -156,12 +132,12 @@ def test_asker_keeps_what_the_model_is_to_blame_for_until_it_is_forgotten(tmp_pa
     assert reasons == ["invalid_json", "timeout", None]
     model = Scripted()
     second = _asker(model, tmp_path).ask(prompts(3))
-    assert model.asked == ["word-1"]
+    assert model.words == ["word-1"]
     assert second[0].failure is not None
     assert second[0].raw == "no"
     ReplyStore(open_location(str(tmp_path))).forget_failures()
     third = _asker(model, tmp_path).ask(prompts(3))
-    assert model.asked == ["word-1", "word-0"]
+    assert model.words == ["word-1", "word-0"]
     assert [reply.failure for reply in third] == [None] * 3
 
 
@@ -172,18 +148,18 @@ def test_asker_with_a_budget_asks_what_is_within_it_and_keeps_the_replies(tmp_pa
     asker.ask(prompts(2))
     with pytest.raises(BudgetError, match="used up"):
         asker.ask(prompts(20))
-    num_asked = len(model.asked)
+    num_asked = len(model.words)
     assert 60 <= 12 * num_asked <= 60 + 8 * 9  # all that were under way at once took 8 more each
     again = Scripted()
     _asker(again, tmp_path).ask(prompts(num_asked))
-    assert again.asked == []
+    assert again.words == []
 
 
 def test_budget_too_small_for_one_prompt_is_an_error_that_says_so(tmp_path):
     model = Scripted()
     with pytest.raises(BudgetError, match=r"token_budget = 3, which is too small for a single"):
         _asker(model, tmp_path, Budget(max_tokens=3)).ask(prompts(2))
-    assert model.asked == []
+    assert model.words == []
 
 
 def test_asker_in_threads_counts_what_it_paid(tmp_path):
@@ -193,7 +169,7 @@ def test_asker_in_threads_counts_what_it_paid(tmp_path):
         calls = [pool.submit(asker.ask, prompts(8)[shift:]) for shift in range(4)]
         words = [_words(call.result()) for call in calls]
     assert words == [[f"word-{place}" for place in range(shift, 8)] for shift in range(4)]
-    assert f"{12 * len(model.asked)} tokens are spent" in str(budget.error())
+    assert f"{12 * len(model.words)} tokens are spent" in str(budget.error())
 
 
 def test_asker_budget_counts_what_was_spent_and_a_reply_of_an_earlier_process_once(tmp_path):

@@ -49,8 +49,7 @@ def _prompts(number: int) -> list[Prompt[Opinion]]:
     ]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("num_more", [0, 3, 40])
+@pytest.mark.parametrize(("temperature", "num_more"), [(0.0, 0), (1.0, 3), (1.0, 40)])
 def test_engine_model_of_random_weights_gives_valid_objects(temperature, num_more):
     sampling = SamplingConfig(max_tokens=200, temperature=temperature)
     replies = list(ask(_model(num_more=num_more), _prompts(12), sampling))

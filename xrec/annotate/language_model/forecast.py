@@ -65,7 +65,7 @@ class Forecast:
 
     def _asked(self, rows: Sequence[Input]) -> list[Conversation]:
         """The conversations of some rows, each followed by those without parts of its reviews."""
-        inputs = ([row, *(part.left for part in parts_of(row, self.folds))] for row in rows)
+        inputs = ([row, *(part.rest for part in parts_of(row, self.folds))] for row in rows)
         return [self.prompts.of(each) for all_ in inputs for each in all_ if refused(each) is None]
 
     def _each(

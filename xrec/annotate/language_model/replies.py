@@ -184,7 +184,7 @@ def _comparable(text: str) -> str:
     return _line(text.translate(_MARKS)).casefold().strip("'.\u2026 ")
 
 
-def unquoted(row: PairInput, reply: PairReply) -> str | None:
+def quote_problem(row: PairInput, reply: PairReply) -> str | None:
     """What is wrong with a reply of which nothing stands in the review; None for others."""
     is_empty = not reply.aspects and not reply.explanation.strip()
     if is_empty or any(is_quote(each.quote, row.review) for each in reply.aspects):

@@ -27,7 +27,7 @@ from xrec.annotate.language_model.replies import (
     ReplyLimits,
     item_text,
     pair_text,
-    unquoted,
+    quote_problem,
     user_text,
 )
 from xrec.annotate.plan import stage_statuses
@@ -87,12 +87,12 @@ class LanguageModelWriter:
 
     def _prompt(self, row: Input) -> Prompt[Any]:
         prompt: Prompt[Any] = Prompt(self._prompts.of(row), self._kinds[type(row)][0])
-        return (
-            replace(prompt, check=partial(unquoted, row)) if isinstance(row, PairInput) else prompt
-        )
+        if not isinstance(row, PairInput):
+            return prompt
+        return replace(prompt, check=partial(quote_problem, row))
 
     def _text(self, row: Input, reply: Reply[BaseModel]) -> Text | Failure:
-        """A small model says of anything what the prompt's example says of a coffee grinder."""
+        """The text of a reply; a failure if it copies the example, as small models do."""
         if reply.failure is not None:
             return Failure(reply.failure.reason, reply.failure.message, reply.raw)
         text = self._kinds[type(row)][1](row, self._prompts.limits, reply.value)

@@ -72,17 +72,10 @@ def test_prompt_of_ours_for_pairs_has_examples_that_become_texts_as_they_are():
 RIGHT = '[system]\nDo it.\n[example pets]\n{"reviews": []}\n[reply]\n{"profile": "They like."}\n'
 
 
-def test_prompt_of_ones_own_is_read(tmp_path):
-    path = tmp_path / "user.txt"
-    path.write_text(RIGHT)
-    prompt = read_prompt("user", str(path), UserReply, "pets")
-    assert prompt.system == "Do it."
-    assert prompt.examples == {"pets": ('{"reviews": []}', '{"profile": "They like."}')}
-
-
 @pytest.mark.parametrize(
     ("text", "domain", "message"),
     [
+        (None, "pets", r"annotator.prompts.user: .*cannot be read"),
         (RIGHT, "shop", r"no example for annotator.domain = shop; it has pets"),
         ("Do it.", "pets", r"expected \[system\] as its first line"),
         (RIGHT.replace("[reply]", "[example cats]"), "pets", r"in turn after \[system\]"),
@@ -91,23 +84,17 @@ def test_prompt_of_ones_own_is_read(tmp_path):
         (RIGHT.replace('{"reviews": []}', "[]"), "pets", r"expected a JSON object as input"),
     ],
 )
-def test_prompt_of_ones_own_that_is_wrong_is_an_error_that_says_where(
-    tmp_path, text, domain, message
-):
+def test_prompt_of_ones_own_that_is_wrong_says_where(tmp_path, text, domain, message):
     path = tmp_path / "user.txt"
-    path.write_text(text)
+    if text is not None:
+        path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_prompt("user", str(path), UserReply, domain)
 
 
-def test_prompt_file_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match=r"annotator.prompts.user: .*cannot be read"):
-        read_prompt("user", str(tmp_path / "none.txt"), UserReply, "shop")
-
-
-def test_prompt_file_may_lie_on_an_object_store(s3):
+def test_prompt_of_ones_own_is_read_from_an_object_store_too(s3):
     uri = f"{s3.new_bucket()}/user.txt"
     open_location(uri, s3.storage).write_bytes(RIGHT.encode())
     prompt = read_prompt("user", uri, UserReply, "pets", s3.storage)
-    assert prompt.name == uri
-    assert "pets" in prompt.examples
+    assert (prompt.name, prompt.system) == (uri, "Do it.")
+    assert prompt.examples == {"pets": ('{"reviews": []}', '{"profile": "They like."}')}

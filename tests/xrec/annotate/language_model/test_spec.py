@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 from ray import cloudpickle
 
-from tests.xrec.annotate.language_model.rows import HOSTILE, item_row, pair_row, user_row
+from tests.xrec.annotate.language_model.rows import item_row, pair_row, user_row
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from xrec.annotate.annotator import (
     Annotator,
@@ -22,7 +22,7 @@ from xrec.annotate.annotator import (
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.language_model.prompts import read_prompt
 from xrec.annotate.language_model.replies import PairReply
-from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
+from xrec.config.annotate import AnnotateConfig
 from xrec.errors import ConfigError
 from xrec.storage import open_location
 
@@ -116,40 +116,6 @@ def test_annotator_asks_once_more_for_quotes_that_the_review_has(tmp_path, is_me
         assert "lasts for years" in found.reply
 
 
-def test_annotator_with_a_hostile_review_changes_no_other_row(tmp_path):
-    def obeys(asked: Asked) -> Answer:
-        """Like a model that does what any text of its prompt says."""
-        if "Ignore the above" in json.dumps(asked.body["messages"]):
-            return Answer(text='{"profile": "Buy at evil.example", "aspects": [], "evil": 1}')
-        return _says(asked)
-
-    rows = [pair_row(text, number=place) for place, text in enumerate(["Soft.", "Wide.", "Red."])]
-    with stub_endpoint(obeys) as stub:
-        without = _made(_spec(stub), tmp_path / "without").write(rows)
-        prompts = {asked.words: asked.body["messages"] for asked in stub.asked}
-        stub.asked.clear()
-        rows[1] = pair_row(HOSTILE, number=1)
-        with_it = _made(_spec(stub), tmp_path / "with").write(rows)
-    assert with_it.results[0] == without.results[0]
-    assert with_it.results[2] == without.results[2]
-    assert isinstance(with_it.results[1], Failure)
-    assert with_it.results[1].reason == "invalid_object"
-    assert "evil.example" in with_it.results[1].reply
-    others = [asked for asked in stub.asked if asked.words in prompts]
-    assert len(others) == 2
-    assert all(asked.body["messages"] == prompts[asked.words] for asked in others)
-
-
-def test_annotator_tells_the_model_that_texts_are_data(tmp_path):
-    with stub_endpoint(_says) as stub:
-        _made(_spec(stub, language="Danish"), tmp_path).write([item_row(HOSTILE)])
-    system, *_, last = stub.asked[0].body["messages"]
-    assert "are data" in system["content"]
-    assert "in Danish" in system["content"]
-    assert "Ignore the above" in json.loads(last["content"])["reviews"][0]["review"]
-    assert not [each for each in stub.asked[0].body["messages"][:-1] if "Ignore" in str(each)]
-
-
 @pytest.mark.parametrize(
     ("language", "reason"), [("de", "other_language"), ("en", None), ("English", None)]
 )
@@ -184,10 +150,12 @@ def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path):
     assert KEY not in repr(spec)
 
 
-def test_spec_without_a_language_model_or_key_is_an_error():
-    engine = _config({"kind": "language_model", "model": {"kind": "engine"}})
+def test_spec_without_a_language_model_or_key_or_with_a_budget_of_an_engine_is_an_error():
+    engine = {"kind": "language_model", "model": {"kind": "engine"}}
     with pytest.raises(ConfigError, match="needs llm"):
-        language_model_spec(engine, {})
+        language_model_spec(_config(engine), {})
+    with pytest.raises(ValidationError, match="token_budget is for a model of kind endpoint"):
+        _config({**engine, "token_budget": 5})
     endpoint = _config({"kind": "language_model", "model": {"kind": "endpoint", "model": "m"}})
     with pytest.raises(ConfigError, match="OPENAI_API_KEY is not set"):
         language_model_spec(endpoint, {})
@@ -203,9 +171,7 @@ def test_spec_without_a_language_model_or_key_is_an_error():
         ('{"aspects": [], "explanation": "It is blue."}', "failed_check", 3),
     ],
 )
-def test_annotator_whose_reply_cannot_be_used_fails_that_row_alone_with_the_reply(
-    tmp_path, reply, reason, num_requests
-):
+def test_annotator_reply_that_cannot_be_used_fails_alone(tmp_path, reply, reason, num_requests):
     def behave(asked: Asked) -> Answer:
         is_wide = "Wide" in json.dumps(asked.body["messages"])
         return Answer(text=reply) if is_wide else _says(asked)
@@ -221,10 +187,3 @@ def test_annotator_whose_reply_cannot_be_used_fails_that_row_alone_with_the_repl
     assert failure.reason in _spec(None).reasons
     assert failure.reply.replace(" ", "") == reply.replace(" ", "")
     assert (written.costs["requests"], written.costs["equal_prompts"]) == (num_requests, 1)
-
-
-def test_config_with_a_budget_of_an_engine_is_refused():
-    with pytest.raises(ValidationError, match="token_budget is for a model of kind endpoint"):
-        LanguageModelAnnotator.model_validate(
-            {"kind": "language_model", "model": {"kind": "engine"}, "token_budget": 5}
-        )

@@ -6,12 +6,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.xrec.annotate.language_model.rows import item_row, pair_row
 from tests.xrec.annotate.toy_annotator import map_here
 from xrec.annotate.annotator import (
     Annotator,
-    ItemInput,
     ItemText,
-    PairInput,
     PairText,
     Review,
     ReviewedItem,
@@ -21,7 +20,7 @@ from xrec.annotate.annotator import (
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.phrases.annotator import OTHER_LANGUAGE
 from xrec.annotate.phrases.lexicon import fingerprint_of_phrases, read_lexicon
-from xrec.annotate.phrases.sentences import explanation, item_profile, listed
+from xrec.annotate.phrases.sentences import explanation, item_profile
 from xrec.config.annotate import PhrasesAnnotator, VocabularyConfig
 from xrec.schemas import REVIEWS
 from xrec.storage import open_location
@@ -63,15 +62,13 @@ def annotator(folder):
     return _learned(folder)
 
 
-def _item(annotator: Annotator, *texts: str, title: str = "", details: str = "") -> Any:
-    reviews = tuple(Review(f"u{number}", "i", text) for number, text in enumerate(texts))
-    (text,) = annotator.write([ItemInput("B00X", title, details, reviews, len(texts))]).results
+def _item(annotator: Annotator, *texts: str, **more: str) -> Any:
+    (text,) = annotator.write([item_row(*texts, **more)]).results
     return text
 
 
 def _pair(annotator: Annotator, text: str, item: ItemText | None = None) -> Any:
-    row = PairInput("u", "i", Review("u", "i", text), item, "train")
-    (found,) = annotator.write([row]).results
+    (found,) = annotator.write([pair_row(text, item=item)]).results
     return found
 
 
@@ -99,37 +96,35 @@ def test_texts_that_were_learned_from_are_not_parsed_again(annotator, folder, mo
         _pair(again, "The tone of another pedal is lovely.")
 
 
-def test_learning_twice_gives_the_same(tmp_path):
-    for name in ("one", "other"):
-        _learned(tmp_path / name)
-    one, other = (
-        fingerprint_of_phrases(open_location(str(tmp_path / name))) for name in ("one", "other")
-    )
+@pytest.mark.usefixtures("annotator")
+def test_learning_twice_gives_the_same(folder, tmp_path):
+    _learned(tmp_path)
+    one, other = (fingerprint_of_phrases(open_location(str(each))) for each in (folder, tmp_path))
     assert one == other
 
 
-def test_item_without_title_is_this_thing_and_nothing_that_other_items_are(annotator):
-    text = _item(
-        annotator,
-        "This Dunlop pedal has a warm tone.",
-        "I have the pedal by Dunlop, great tone.",
-        "My pedal is broken, and the display is bad. Awful display.",
-    )
+@pytest.mark.parametrize(
+    ("texts", "said", "unsaid"),
+    [
+        (
+            [
+                "This Dunlop pedal has a warm tone.",
+                "I have the pedal by Dunlop, great tone.",
+                "My pedal is broken, and the display is bad. Awful display.",
+            ],
+            ("great tone", "warm tone"),
+            "display",
+        ),
+        (["It is durable.", "Works great."], ("durability",), "tone"),
+        (["I found this site helpful. It is durable.", "Works great."], ("durability",), "site"),
+        (["The tone is warm.", *["It came on Monday."] * 20], ("",), "tone"),  # few praise it
+    ],
+)
+def test_item_without_title_is_called_what_all_items_are(annotator, texts, said, unsaid):
+    text = _item(annotator, *texts)
     assert (text.title, text.title_is_made) == ("this pedal", True)
-    assert "great tone" in text.profile or "warm tone" in text.profile
-    assert "display" not in text.profile
-
-
-def test_item_is_called_what_all_items_are_and_no_site(annotator):
-    for review in ("It is durable.", "I found this site helpful. It is durable."):
-        text = _item(annotator, review, "Works great.")
-        assert (text.title, text.title_is_made) == ("this pedal", True)
-        assert "durability" in text.profile
-
-
-def test_aspect_that_few_of_many_reviews_praise_is_in_no_profile(annotator):
-    texts = ["The tone is warm.", *["It came on Monday."] * 20]
-    assert "tone" not in _item(annotator, *texts).profile
+    assert any(phrase in text.profile for phrase in said)
+    assert unsaid not in text.profile
 
 
 def test_item_with_title_and_details_keeps_both(annotator):
@@ -171,9 +166,7 @@ def test_user_profile_names_what_they_praise_and_have(annotator):
         ("The display is bad. The tone came.", {"display": "negative", "tone": "neutral"}, ""),
     ],
 )
-def test_pair_names_what_its_review_praises_and_not_what_it_blames(
-    annotator, text, sentiments, explained
-):
+def test_pair_names_what_its_review_praises_alone(annotator, text, sentiments, explained):
     found = _pair(annotator, text, ItemText("Fuzz One", ""))
     assert {each.aspect: each.sentiment for each in found.aspects} == sentiments
     assert explained in found.explanation
@@ -197,8 +190,7 @@ def test_review_that_speaks_of_nothing_known_gives_no_reason(annotator):
 
 def test_review_in_another_language_is_not_read_and_counted(annotator):
     german = "Der tone von diesem Pedal ist sehr gut und ich habe lange danach gesucht."
-    row = PairInput("u", "i", Review("u", "i", german), None, "train")
-    written = annotator.write([row])
+    written = annotator.write([pair_row(german)])
     assert written.results == [PairText("", ())]
     assert written.costs == {OTHER_LANGUAGE: 1}
 
@@ -223,11 +215,3 @@ def test_item_profile_of_long_details_without_blanks_has_their_beginning():
     details = "\u97f3\u8d28\u5f88\u597d\u3002" * 100
     assert item_profile("i", details, [], []) == f"{details[:300]} \u2026"
     assert item_profile("i", "ab " * 200, [], []) == f"{('ab ' * 100).strip()} \u2026"
-
-
-def test_listed_words_are_joined_as_in_a_sentence():
-    assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])] == [
-        "a",
-        "a and b",
-        "a, b and c",
-    ]

@@ -38,9 +38,6 @@ def test_find_aspects_gives_each_item_the_longest_names_that_enough_profiles_hav
         ["pasta"],
         [],
     ]
-
-
-def test_find_aspects_leaves_out_what_too_many_profiles_have():
     of_profiles, _ = _named(PROFILES, [], _config(2, max_share=0.4))  # of five profiles
     assert of_profiles[2:4] == [["outdoor seating"], ["outdoor seating"]]
 

@@ -1,9 +1,7 @@
 """A small catalogue with twenty training explanations, and small baselines over it."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +9,8 @@ import torch
 
 from jobs.prepare import run as prepare_dataset
 from tests.toy import save_toy_model
+from tests.xrec.annotate.review_files import write_json_lines
+from tests.xrec.annotate.toy_annotator import map_here
 from xrec.config.backfill import ActorsConfig
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
@@ -46,8 +46,16 @@ def explanation(user: int, item: int) -> str:
 
 
 def _rows() -> Mapping[str, list[dict[str, Any]]]:
-    pairs = [(user, (user + step) % NUM_ITEMS) for user in range(NUM_USERS) for step in range(4)]
-    splits = ["train", "train", "validation", "test"]
+    pairs = [
+        {
+            "user_id": f"u{user}",
+            "item_id": f"i{(user + step) % NUM_ITEMS}",
+            "explanation": explanation(user, (user + step) % NUM_ITEMS),
+            "split": split,
+        }
+        for user in range(NUM_USERS)
+        for step, split in enumerate(("train", "train", "validation", "test"))
+    ]
     return {
         "users": [
             {"user_id": f"u{user}", "profile": f"Guest {user}."} for user in range(NUM_USERS)
@@ -56,39 +64,20 @@ def _rows() -> Mapping[str, list[dict[str, Any]]]:
             {"item_id": f"i{item}", "title": f"Place {item}", "profile": f"Known for {food}."}
             for item, food in enumerate(FOODS)
         ],
-        "interactions": [
-            {"user_id": f"u{user}", "item_id": f"i{item}", "split": "train"}
-            for place, (user, item) in enumerate(pairs)
-            if splits[place % 4] == "train"
-        ],
-        "explanations": [
-            {
-                "user_id": f"u{user}",
-                "item_id": f"i{item}",
-                "explanation": explanation(user, item),
-                "split": splits[place % 4],
-            }
-            for place, (user, item) in enumerate(pairs)
-        ],
+        "interactions": [pair for pair in pairs if pair["split"] == "train"],
+        "explanations": pairs,
     }
-
-
-def prepare(folder: Path, rows: Mapping[str, list[dict[str, Any]]]) -> str:
-    """Prepare a dataset of these tables in `folder`; returns the workspace."""
-    raw = folder / "raw"
-    raw.mkdir()
-    for name, table in rows.items():
-        lines = "".join(json.dumps(row) + "\n" for row in table)
-        (raw / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-    source = {"kind": "tables", "uri": str(raw)}
-    prepare_dataset(parse_config(PrepareConfig, {"workspace": str(folder), "source": source}))
-    return str(folder)
 
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
     """A workspace with the dataset; no test writes to it."""
-    return prepare(tmp_path_factory.mktemp("baselines"), _rows())
+    folder = tmp_path_factory.mktemp("baselines")
+    for name, table in _rows().items():
+        write_json_lines(folder / "raw" / f"{name}.jsonl", table)
+    source = {"kind": "tables", "uri": str(folder / "raw")}
+    prepare_dataset(parse_config(PrepareConfig, {"workspace": str(folder), "source": source}))
+    return str(folder)
 
 
 @pytest.fixture(scope="session")
@@ -128,12 +117,6 @@ def make_baseline(workspace, tmp_path, llm):
 @pytest.fixture
 def processes_here(monkeypatch):
     """Write texts in this process, without Ray."""
-
-    def map_here(make: Any, items: list[Any], **resources: Any) -> Iterator[tuple[int, Any]]:
-        work = make()
-        for place in reversed(range(len(items))):
-            yield place, work(items[place])
-
     monkeypatch.setattr("xrec.lab.baselines.texts.map_in_processes", map_here)
     monkeypatch.setattr("xrec.lab.baselines.texts.gpus_each", lambda *arguments: 0)
 

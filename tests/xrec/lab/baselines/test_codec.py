@@ -28,6 +28,7 @@ def test_words_decode_what_they_encode_to_the_letter(text):
     ids = words.encode(text)
     assert words.decode(ids) == words.decode([*ids, END, 7]) == text
     assert not {PAD, BEGIN, END, UNKNOWN} & set(ids)
+    assert Words.from_bytes(words.to_bytes()) == words
 
 
 def test_words_blanks_and_line_breaks_become_one_blank_and_letters_are_composed():
@@ -41,8 +42,3 @@ def test_words_keep_the_most_frequent_pieces_and_of_equal_ones_the_first():
     assert words.pieces == (*SPECIAL, " c", "c", " a")
     assert words.encode("c a b") == [5, 6, UNKNOWN]
     assert len(words) == 7
-
-
-def test_words_come_back_from_their_file():
-    words = Words.of(["caf\u00e9 \u304a"], max_words=10)
-    assert Words.from_bytes(words.to_bytes()) == words

@@ -1,17 +1,15 @@
 """Examples of explained pairs, with what PETER+ reads: what train-aspects chooses, as words."""
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
-from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import run as train_aspects
 from tests.toy import toy_tokenizer
-from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
-from tests.xrec.lab.baselines.conftest import explanation, prepare, write_untrained
+from tests.xrec.aspects.planted_aspects import prepared_town, with_aspects
+from tests.xrec.lab.baselines.conftest import explanation, write_untrained
 from xrec.aspects import read_chooser
 from xrec.config.aspects import TrainAspectsConfig
-from xrec.config.data import PrepareConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactNotFoundError, DataError
 from xrec.lab.baselines import write_baseline_texts
@@ -50,9 +48,7 @@ def test_data_vocabulary_is_of_training_explanations_alone(make_baseline, datase
     assert UNKNOWN in {each for example in drawn.validation for each in example.token_ids}
 
 
-def test_data_budget_is_the_same_for_all_seeds_and_the_smaller_is_in_the_larger(
-    make_baseline, dataset
-):
+def test_data_budget_is_the_same_for_all_seeds_and_in_a_larger_one(make_baseline, dataset):
     def pairs(seed: int, count: int) -> set[tuple[int, int]]:
         config = make_baseline(seed=seed, max_pairs=count)
         train = build_data(config, dataset).train
@@ -62,14 +58,9 @@ def test_data_budget_is_the_same_for_all_seeds_and_the_smaller_is_in_the_larger(
     assert pairs(0, 5) < pairs(0, 9)
 
 
-def test_data_longest_text_follows_the_training_explanations():
+def test_data_longest_text_follows_the_training_explanations_and_one_that_is_cut_has_no_end():
     lengths = [*range(1, 200), 1000]  # 200 of them; 198 do not exceed 198
-    assert length_that_fits(lengths) == 198
-    assert length_that_fits([5]) == 5
-    assert length_that_fits([0, 0]) == 1
-
-
-def test_data_text_that_is_cut_has_no_end():
+    assert [length_that_fits(each) for each in (lengths, [5], [0, 0])] == [198, 5, 1]
     assert example(1, 2, [7, 8, 9], 3) == TextExample(1, 2, (7, 8, 9, END), 3)
     assert example(1, 2, [7, 8, 9], 2) == TextExample(1, 2, (7, 8), 2)
 
@@ -86,18 +77,10 @@ def test_collate_pads_and_says_what_counts():
     assert batch.inputs.tolist() == [[BEGIN, 7, 8], [BEGIN, 9, 0]]
 
 
-def test_data_without_explanations_is_refused(make_baseline, tmp_path):
-    rows: dict[str, list[dict[str, Any]]] = {
-        "users": [{"user_id": "u", "profile": ""}],
-        "items": [{"item_id": "i", "title": "", "profile": ""}],
-        "interactions": [{"user_id": "u", "item_id": "i", "split": "train"}],
-        "explanations": [
-            {"user_id": "u", "item_id": "i", "explanation": "Good.", "split": "train"}
-        ],
-    }
-    dataset = read_dataset(open_location(f"{prepare(tmp_path, rows)}/dataset"))
+def test_data_without_explanations_is_refused(make_baseline, dataset):
+    few = replace(dataset, explanations=dataset.explanations.slice(0, 1))
     with pytest.raises(DataError, match="1 training and 0 validation pairs with an explanation"):
-        build_data(make_baseline(), dataset)
+        build_data(make_baseline(), few)
 
 
 def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(make_baseline, dataset):
@@ -113,14 +96,9 @@ def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(make_bas
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
     """A workspace with a dataset with aspects, and what train-aspects made of it."""
-    plain = str(tmp_path_factory.mktemp("plain"))
-    prepare_dataset(PrepareConfig.model_validate({"workspace": plain, "source": TOWN}))
-    workspace = with_aspects(
-        read_dataset(open_location(f"{plain}/dataset")),
-        tmp_path_factory.mktemp("with-aspects"),
-        ("train", "validation", "test"),
-    )
-    train_aspects(TrainAspectsConfig.model_validate({"workspace": workspace}))
+    plain = prepared_town(tmp_path_factory.mktemp("plain"))
+    workspace = with_aspects(plain, tmp_path_factory.mktemp("with-aspects"))
+    train_aspects(TrainAspectsConfig(workspace=workspace))
     return workspace
 
 
@@ -134,9 +112,7 @@ def baseline(town, make_baseline):
     return make_baseline("peter_plus", dataset=f"{town}/dataset", aspects=f"{town}/aspects")
 
 
-def test_aspects_are_those_of_train_aspects_without_the_pairs_own_review(
-    town, town_dataset, baseline
-):
+def test_aspects_are_those_of_train_aspects_without_the_own_review(town, town_dataset, baseline):
     assert town_dataset.aspects is not None
     names = town_dataset.aspects["aspect"].to_pylist()
     indices = [town_dataset.explanations[f"{side}_index"] for side in ("user", "item")]
@@ -155,9 +131,7 @@ def test_aspects_are_read_as_words_within_a_text_and_padded():
     assert aspect_ids(words, ()) == (PAD, PAD, PAD)
 
 
-def test_data_of_peter_plus_alone_has_aspects_and_knows_their_words(
-    baseline, town, town_dataset, make_baseline
-):
+def test_data_of_peter_plus_alone_has_aspects(baseline, town, town_dataset, make_baseline):
     data = build_data(baseline, town_dataset)
     assert {len(each.aspect_ids) for each in (*data.train, *data.validation)} == {NUM_ASPECT_WORDS}
     assert UNKNOWN not in {index for each in data.train for index in each.aspect_ids}

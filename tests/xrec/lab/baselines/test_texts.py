@@ -36,11 +36,8 @@ def _written(users: list[int], items: list[int], max_words: int) -> list[list[in
     return Parrot().write(collate_pairs(users, items, [()] * len(users)), max_words)
 
 
-def test_write_each_text_to_its_own_end():
+def test_write_each_text_to_its_own_end_or_as_long_as_allowed():
     assert _written([4, 6, 5], [6, 6, 4], 10) == [[4, 5, 6, END], [6, END], [END]]
-
-
-def test_write_a_text_without_an_end_is_as_long_as_allowed():
     assert _written([4, 5], [99, 6], 2) == [[4, 5], [5, 6, END]]
     assert _written([4], [99], 1) == [[4]]
 
@@ -73,7 +70,7 @@ def test_texts_without_a_baseline_and_changed_weights_are_refused(make_baseline,
         write_baseline_texts(baseline, PAIRS)
 
 
-def test_lora_comes_back_from_its_artifact_and_is_merged(make_baseline, dataset):
+def test_lora_comes_back_from_its_artifact(make_baseline, dataset):
     pytest.importorskip("peft", reason="the extra compare is not installed")
     baseline = make_baseline("lora")
     written = write_untrained(baseline, dataset)
@@ -84,6 +81,3 @@ def test_lora_comes_back_from_its_artifact_and_is_merged(make_baseline, dataset)
     batch = data.collate(data.train)
     expected, frozen = found.model(batch), build_model(baseline, Sizes.of(data))(batch)
     assert not torch.allclose(expected, frozen, rtol=1e-3)
-    merged = found.model.merged()
-    assert not [name for name, _ in merged.named_parameters() if "lora" in name]
-    assert torch.allclose(found.model(batch), expected, rtol=1e-4)

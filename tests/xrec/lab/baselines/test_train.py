@@ -12,37 +12,14 @@ from xrec.lab.baselines import train_baseline, write_baseline_texts
 from xrec.lab.baselines.artifact import read_baseline
 from xrec.lab.baselines.trainer import BaselineTrainer
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+# tests/jobs/test_compare.py trains one with one worker, and test_trainer.py with two in threads.
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 
 
-def test_baseline_is_trained_and_writes_once(make_baseline, monkeypatch):
+def test_training_that_was_stopped_goes_on_and_is_done_once(make_baseline, tmp_path, monkeypatch):
+    """The workers fail in the second epoch; the next start makes that epoch, and no other."""
     scaling = ScalingConfig(device="cpu", num_workers=2)
     baseline = make_baseline(recipe={"num_epochs": 2}, scaling=scaling)
-    manifest = train_baseline(baseline)
-    metrics, parameters = manifest.metrics, read_baseline(baseline).model.parameters()
-    assert metrics["num_trained_parameters"] == sum(each.numel() for each in parameters)
-    assert (metrics["num_epochs"], manifest.row_counts["train"]) == (2, 20)
-    history = json.loads((baseline.model / "history.json").read_text())
-    assert metrics["validation_loss"] == min(row["validation_loss"] for row in history)
-    assert metrics["training_seconds"] == pytest.approx(sum(row["seconds"] for row in history))
-    assert not (baseline.model / "checkpoints").exists()
-    texts, _ = write_baseline_texts(baseline, [(0, 3), (1, 4)])
-    assert len(texts) == 2
-    monkeypatch.setattr("xrec.lab.baselines.train.fit", None)
-    assert train_baseline(baseline) == manifest
-    with pytest.raises(ArtifactMismatchError, match=r"recipe\.num_epochs: 2 there, 3 here"):
-        train_baseline(make_baseline(recipe={"num_epochs": 3}))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["peter", "lora"])
-def test_training_that_was_stopped_goes_on_from_its_last_epoch(
-    kind, make_baseline, tmp_path, monkeypatch
-):
-    """A worker fails in the second epoch; the next start makes that epoch, and no other."""
-    if kind == "lora":
-        pytest.importorskip("peft", reason="the extra compare is not installed")
-    baseline = make_baseline(kind, recipe={"num_epochs": 2})
     broken = tmp_path / "broken"
     broken.touch()
     ran = tmp_path / "epochs"
@@ -53,8 +30,9 @@ def test_training_that_was_stopped_goes_on_from_its_last_epoch(
         run_epoch = BaselineTrainer.run_epoch
 
         def failing(trainer: BaselineTrainer) -> dict[str, Any]:
-            with ran.open("a") as file:
-                file.write(f"{trainer.progress.epoch} ")
+            if train.rank() == 0:
+                with ran.open("a") as file:
+                    file.write(f"{trainer.progress.epoch} ")
             if trainer.progress.epoch == 2 and broken.exists():
                 raise TrainingError("out of luck")
             return run_epoch(trainer)
@@ -71,3 +49,15 @@ def test_training_that_was_stopped_goes_on_from_its_last_epoch(
     assert ran.read_text().split() == ["1", "2", "2"]
     whole = train_baseline(replace(baseline, output=str(tmp_path / "whole")))
     assert manifest.files == whole.files
+    metrics, parameters = manifest.metrics, read_baseline(baseline).model.parameters()
+    assert metrics["num_trained_parameters"] == sum(each.numel() for each in parameters)
+    assert (metrics["num_epochs"], manifest.row_counts["train"]) == (2, 20)
+    history = json.loads((baseline.model / "history.json").read_text())
+    assert metrics["validation_loss"] == min(row["validation_loss"] for row in history)
+    assert metrics["training_seconds"] == pytest.approx(sum(row["seconds"] for row in history))
+    assert not (baseline.model / "checkpoints").exists()
+    assert len(write_baseline_texts(baseline, [(0, 3), (1, 4)])[0]) == 2
+    monkeypatch.setattr("xrec.lab.baselines.train.fit", None)
+    assert train_baseline(baseline) == manifest
+    with pytest.raises(ArtifactMismatchError, match=r"recipe\.num_epochs: 2 there, 3 here"):
+        train_baseline(make_baseline(recipe={"num_epochs": 3}))

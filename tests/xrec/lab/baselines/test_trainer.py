@@ -100,9 +100,7 @@ def test_trainer_resumed_after_each_epoch_equals_an_unbroken_one(kind, make_base
         trainer_of(baseline, data, run="other").restore(files.__getitem__)
 
 
-def test_trainer_of_lora_changes_its_weights_alone_at_a_rate_that_rises_and_falls(
-    make_baseline, dataset
-):
+def test_trainer_of_lora_changes_its_weights_alone_at_a_rate_with_a_peak(make_baseline, dataset):
     pytest.importorskip("peft", reason="the extra compare is not installed")
     recipe = {"num_epochs": 3, "batch_size": 8, "warmup_share": 0.4, "learning_rate": 0.02}
     baseline = make_baseline("lora", recipe=recipe)
@@ -157,9 +155,7 @@ class _Threads(Workers):
 # 20 pairs in batches of 7: the last one has 6; in batches of 19 it has one pair, and the second
 # worker none.
 @pytest.mark.parametrize("batch_size", [7, 19])
-def test_trainer_two_workers_or_small_passes_learn_what_one_learns(
-    batch_size, make_baseline, dataset
-):
+def test_trainer_two_workers_or_small_passes_learn_the_same(batch_size, make_baseline, dataset):
     recipe = {"batch_size": batch_size, "num_epochs": 2}
     baseline = make_baseline(recipe=recipe)
     small = make_baseline(recipe={**recipe, "micro_batch_size": 3})

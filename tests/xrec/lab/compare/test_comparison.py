@@ -1,18 +1,17 @@
 """A comparison from beginning to end, without a language model and without Ray."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.xrec.lab.compare.comparisons import Done, figures, run, table
+from tests.xrec.annotate.review_files import write_json_lines
+from tests.xrec.lab.compare.comparisons import Done, figures, run
 from xrec.config.compare import CompareConfig
 from xrec.data.dataset import HeldOutPair, held_out_pairs, read_dataset
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, DataError, ModelError
-from xrec.lab.compare.entries import entries_of
 from xrec.storage import location_of
 
 SEEDED = ["ours", "constant", "nearest", "profile"]
@@ -22,46 +21,12 @@ def pairs_of(config: CompareConfig, split: Any = "test") -> list[HeldOutPair]:
     return held_out_pairs(read_dataset(location_of(config, "dataset")), split)
 
 
-def texts_of(path: Path, pairs: list[HeldOutPair], **more: Any) -> dict[str, Any]:
+def texts_of(path: Path, pairs: list[HeldOutPair]) -> dict[str, Any]:
     """A table in which each pair has its reference as its text, as `texts` of a config."""
-    rows = [
-        {"u": pair.user_id, "i": pair.item_id, "says": pair.reference, **more} for pair in pairs
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     names = {"user_id": "u", "item_id": "i", "text": "says"}
-    return {"entries": ["profile", "public"], "texts": {"public": {"uri": str(path), **names}}}
-
-
-def test_compare_writes_one_table_with_means_over_seeds_of_all_pairs(make_config, tmp_path):
-    config = make_config(entries=SEEDED, groups=["user_explanations"])
-    manifest = run(config)
-    assert set(manifest.files) == {"table.parquet", "table.md"}
-    folder = tmp_path / "comparison"
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    seeds = [f"{name}-{seed}" for name in ("constant", "ours") for seed in (0, 1, 2)]
-    assert names == sorted([*seeds, "nearest", "profile"])
-    found = figures(config)
-    coverage = found["ours", "coverage"]
-    assert coverage["value"] == pytest.approx(np.mean(coverage["by_seed"]))
-    assert coverage["seed_spread"] == pytest.approx(np.std(coverage["by_seed"], ddof=1))
-    assert coverage["num_pairs"] == len(pairs_of(config))
-    assert 0.7 < coverage["value"] < 1  # a tenth of the texts is missing
-    assert found["profile", "coverage"]["value"] == 1
-    rouge = {name: found[name, "rouge_l"] for name in SEEDED}
-    assert rouge["constant"]["difference"] == pytest.approx(
-        rouge["constant"]["value"] - rouge["ours"]["value"]
-    )
-    assert rouge["constant"]["difference_high"] < 0
-    assert rouge["ours"]["difference"] is None
-    assert found["ours", "training_seconds"]["value"] == 12
-    assert found["profile", "num_trained_parameters"]["value"] == 0
-    assert ("profile", "training_seconds") not in found
-    rows = [row for row in table(config).to_pylist() if row["grouping"] == "user_explanations"]
-    of_ours = [row for row in rows if (row["entry"], row["metric"]) == ("ours", "coverage")]
-    assert len(of_ours) > 1
-    assert sum(row["num_pairs"] for row in of_ours) == coverage["num_pairs"]
-    weighed = sum(row["num_pairs"] * row["value"] for row in of_ours) / coverage["num_pairs"]
-    assert weighed == pytest.approx(coverage["value"])
+    rows = [{"u": pair.user_id, "i": pair.item_id, "says": pair.reference} for pair in pairs]
+    texts = {"public": {"uri": str(write_json_lines(path, rows)), **names}}
+    return {"entries": ["profile", "public"], "texts": texts}
 
 
 def test_compare_takes_what_is_there_and_makes_what_is_added_alone(make_config, tmp_path):
@@ -69,11 +34,22 @@ def test_compare_takes_what_is_there_and_makes_what_is_added_alone(make_config, 
     manifest = run(config)
     assert run(config, again) == manifest
     assert (again.made, again.num_scored) == ([], 0)
-    more = Done()
-    config = make_config(entries=["ours", "profile", "constant"], seeds=[0, 1, 2])
-    run(config, more)
-    assert more.made == ["ours-2", "constant-0", "constant-1", "constant-2"]
-    assert more.num_scored == 4
+    config, more = make_config(entries=SEEDED), Done()
+    assert set(run(config, more).files) == {"table.parquet", "table.md"}
+    assert more.made == ["ours-2", "constant-0", "constant-1", "constant-2", "nearest"]
+    assert more.num_scored == 5
+    names = {path.name for path in (tmp_path / "comparison").iterdir() if path.is_dir()}
+    assert names == {*more.made, "ours-0", "ours-1", "profile"}
+    found = figures(config)
+    coverage = found["ours", "coverage"]
+    assert coverage["value"] == pytest.approx(np.mean(coverage["by_seed"]))
+    assert coverage["seed_spread"] == pytest.approx(np.std(coverage["by_seed"], ddof=1))
+    assert coverage["num_pairs"] == len(pairs_of(config))
+    assert 0.7 < coverage["value"] < 1  # a tenth of the texts is missing
+    assert found["profile", "coverage"]["value"] == 1
+    assert found["ours", "training_seconds"]["value"] == 12
+    assert found["profile", "num_trained_parameters"]["value"] == 0
+    assert ("profile", "training_seconds") not in found
     (file,) = (tmp_path / "comparison").glob("pairs-*.parquet")
     before = file.read_bytes()
     with pytest.raises(ArtifactMismatchError, match="pairs: "):
@@ -146,10 +122,3 @@ def test_compare_what_cannot_be_compared_is_refused_before_anything_is_made(make
             run(make_config(max_pairs=2, split="validation"))
     with pytest.raises(ModelError, match="no such local folder"):
         run(make_config(metrics={"encoder": "./nowhere"}))
-
-
-def test_entries_are_a_folder_a_seed_or_one_where_the_seed_changes_nothing(make_config):
-    entries = entries_of(make_config(entries=["nearest", "ours"], seeds=[4, 7]))
-    assert [entry.location.uri.rsplit("/", 1)[-1] for entry in entries] == [
-        *("nearest", "ours-4", "ours-7")
-    ]

@@ -1,6 +1,5 @@
 """The item's profile, the nearest user's words, and tables of texts from elsewhere."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.xrec.annotate.review_files import write_json_lines
 from tests.xrec.lab.small import dataset_of, explained, held_out
 from xrec.config.entries import ElsewhereConfig
 from xrec.config.shared import StorageConfig
@@ -44,23 +44,11 @@ def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine():
     graph = graph_of(users, [[1.0, 0.0], [0.0, 1.0]])
     words = explained([(1, 0, "by the far one"), (2, 0, "by the near one")])
     assert nearest_texts(words, graph, held_out((0, 0))) == {("u0", "i0"): "by the near one"}
-
-
-def test_nearest_of_an_item_without_words_takes_those_of_the_nearest_item():
-    users = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]
-    items = [[1.0, 0.0], [0.8, 0.2], [0.0, 1.0]]
-    words = explained([(1, 2, "of item 2"), (2, 1, "of item 1, far"), (1, 1, "of item 1")])
-    found = nearest_texts(words, graph_of(users, items), held_out((0, 0), (0, 2)))
-    assert found == {("u0", "i0"): "of item 1", ("u0", "i2"): "of item 2"}
-
-
-def test_nearest_without_any_words_says_nothing():
-    graph = graph_of([[1.0]], [[1.0]])
     assert nearest_texts(explained([]), graph, held_out((0, 0))) == {("u0", "i0"): None}
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 100])
-def test_nearest_items_are_the_same_in_any_blocks(at_once, monkeypatch):
+def test_nearest_of_an_item_without_words_is_of_the_nearest_item(at_once, monkeypatch):
     monkeypatch.setattr("xrec.lab.compare.copies._ITEMS_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(1)
     users, items = (torch.randn(6, 4, generator=generator) for _ in range(2))
@@ -91,7 +79,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
         lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
         path.write_text("\n".join(lines) + "\n")
     else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_json_lines(path, rows)
     return path
 
 
@@ -103,25 +91,17 @@ def test_table_of_any_format_gives_texts_by_pair(tmp_path, name):
     }
 
 
-def test_missing_column_is_named_with_those_that_are_there(tmp_path):
-    path = write(tmp_path / "texts.jsonl", ROWS)
-    with pytest.raises(DataError, match=r"missing column\(s\) says.*saw 'uid', 'iid', 'xrec'"):
-        read(path, text="says")
-
-
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("row", "names", "message"),
     [
-        ({"uid": 7, "iid": "a", "xrec": "again"}, "1 of 3 rows.*line 3.*duplicate"),
-        ({"uid": None, "iid": "c", "xrec": "x"}, "1 of 3 rows.*line 3.*must be a string"),
-        ({"uid": 9, "iid": "c", "xrec": ["x"]}, "1 of 3 rows.*line 3.*must be a text"),
+        ({"uid": 7, "iid": "a", "xrec": "again"}, {}, "1 of 3 rows.*line 3.*duplicate"),
+        ({"uid": None, "iid": "c", "xrec": "x"}, {}, "1 of 3 rows.*line 3.*must be a string"),
+        ({"uid": 9, "iid": "c", "xrec": ["x"]}, {}, "1 of 3 rows.*line 3.*must be a text"),
+        ({}, {"text": "says"}, r"missing column\(s\) says.*saw 'uid', 'iid', 'xrec'"),
     ],
 )
-def test_row_that_cannot_be_used_ends_it_with_file_and_line(tmp_path, row, message):
-    with pytest.raises(DataError, match=message):
-        read(write(tmp_path / "texts.jsonl", [*ROWS, row]))
-
-
-def test_file_that_is_not_there_is_named(tmp_path):
+def test_table_that_cannot_be_used_is_refused_with_file_and_line(tmp_path, row, names, message):
     with pytest.raises(StorageNotFoundError, match=r"nothing.jsonl"):
         read(tmp_path / "nothing.jsonl")
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path / "texts.jsonl", [*ROWS, row]), **names)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.xrec.annotate.review_files import write_json_lines
 from tests.xrec.lab.compare.comparisons import figures, run
 from tests.xrec.lab.compare.test_comparison import pairs_of
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
@@ -29,9 +30,7 @@ def _judges(stub: StubEndpoint) -> list[dict[str, Any]]:
     return [{"name": name, "model": {**model, "model": name}} for name in ("ann", "bob")]
 
 
-def test_compare_with_judges_tells_their_scores_agreement_and_failures(
-    make_config, tmp_path, caplog
-):
+def test_compare_with_judges_tells_scores_agreement_and_failures(make_config, tmp_path, caplog):
     pairs = pairs_of(make_config())
     rows = [
         {
@@ -41,8 +40,7 @@ def test_compare_with_judges_tells_their_scores_agreement_and_failures(
         }
         for place, pair in enumerate(pairs)
     ]
-    path = tmp_path / "public.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = write_json_lines(tmp_path / "public.jsonl", rows)
     with stub_endpoint(_behave) as stub, caplog.at_level("INFO", logger="xrec"):
         config = make_config(
             entries=["public"],

@@ -87,10 +87,3 @@ def test_likelihoods_that_are_there_are_taken_and_those_of_another_adapter_made_
     assert len(scales.weighed) == 2
     weighed(config, scales, version=1)
     assert scales.weighed[2:] == ["constant-0", "ours-0"]
-
-
-def test_likelihoods_are_not_weighed_unless_asked_for(make_config):
-    config, scales = make_config(entries=ENTRIES, seeds=[0]), Scales()
-    weighed(config, scales)
-    assert scales.weighed == []
-    assert ("ours", "nll") not in figures(config)

@@ -2,12 +2,10 @@
 
 import pytest
 
-from jobs.prepare import run as prepare_dataset
+from tests.xrec.aspects.planted_aspects import OF_PROFILES, prepared_town
 from tests.xrec.lab.compare.comparisons import figures, run
-from tests.xrec.train.adapter_town import TOWN
 from xrec.aspects.train import train_aspects
 from xrec.config.aspects import TrainAspectsConfig
-from xrec.config.data import PrepareConfig
 from xrec.config.entries import RANKERS
 
 POPULARITY = list(RANKERS[:-1])
@@ -17,17 +15,13 @@ RANKING = {"ranking_ndcg", "ranking_recall", "ranking_precision"}
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """A dataset with the aspects of profiles, and what `train-aspects` makes of it in `trained`."""
-    folder = str(tmp_path_factory.mktemp("rankings"))
-    aspects = {"kind": "profiles", "min_items": 2, "max_share": 0.6}
-    values = {"workspace": folder, "source": TOWN, "aspects_from": aspects}
-    prepare_dataset(PrepareConfig.model_validate(values))
-    train_aspects(TrainAspectsConfig(workspace=folder, aspects=f"{folder}/trained"))
-    return folder
+    folder = tmp_path_factory.mktemp("rankings")
+    prepared_town(folder, aspects_from=OF_PROFILES)
+    train_aspects(TrainAspectsConfig(workspace=str(folder), aspects=f"{folder}/trained"))
+    return str(folder)
 
 
-def test_rankers_stand_below_the_entries_with_their_rankings_alone(
-    make_config, workspace, tmp_path
-):
+def test_rankers_stand_below_the_entries_with_rankings_alone(make_config, workspace, tmp_path):
     config = make_config(workspace=workspace, entries=["profile"], groups=["user_explanations"])
     run(config)
     found = figures(config)

@@ -88,13 +88,6 @@ def test_result_groups_are_those_of_the_training_explanations(make_config):
     assert sorted(by_group.values()) == pytest.approx([0.2, 0.4, 0.9])
 
 
-def test_result_costs_are_those_of_what_was_trained(make_config):
-    found = result(make_config, {"ours": [FLAT, FLAT], "profile": [FLAT]})
-    assert found.of("ours")["training_seconds"].own.value == 7
-    assert "training_seconds" not in found.of("profile")
-    assert "num_trained_parameters" not in found.of("profile")  # nobody has told it
-
-
 @pytest.mark.parametrize(("num_seeds", "is_marked"), [(3, True), (2, False)])
 def test_differences_are_marked_from_three_seeds_on_only(make_config, num_seeds, is_marked):
     rng = np.random.default_rng(0)

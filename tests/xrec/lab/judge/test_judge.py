@@ -1,7 +1,7 @@
 """Judges whose scores are known, and some that answer nonsense."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.xrec.lab.small import dataset_of
+from tests.xrec.text.asked import ScriptedModel
 from xrec.config.evaluate import MetricsConfig
 from xrec.config.shared import StorageConfig
 from xrec.config.text import SamplingConfig
@@ -19,40 +20,14 @@ from xrec.lab.judge.judge import judge_identity, judge_question
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import load_measures, metrics_anywhere, metrics_identity
 from xrec.storage import open_location
-from xrec.text import Asker, Prompt, RawReply, ReplyStore, Usage
-
-Answer = Callable[[Prompt[Any], SamplingConfig], str]
-
-
-class StubModel:
-    """Replies what `answer` says; `asked` are the prompts with their seeds, in order."""
-
-    name = "stub"
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-        self.asked: list[tuple[Prompt[Any], int]] = []
-
-    def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
-        """Yield a reply to each prompt, the last one first."""
-        for index in reversed(range(len(prompts))):
-            self.asked.append((prompts[index], sampling.seed))
-            yield RawReply(index, self._answer(prompts[index], sampling), Usage(10, 2, 1))
-
-    def num_tokens(self, text: str) -> int:
-        """One for each word."""
-        return len(text.split())
-
-    def close(self) -> None:
-        """Nothing to close."""
-
+from xrec.text import Asker, Prompt, ReplyStore
 
 PAIRS = [HeldOutPair(f"u{n}", "i", n, 0, f"reference {n}") for n in range(40)]
 TEXTS = ScoredTexts.of(PAIRS, {(f"u{n}", "i"): f"text {n}" for n in range(39)})
 
 
-def _judge(answer: Answer, folder: Path) -> tuple[Judge, StubModel]:
-    model, store = StubModel(answer), ReplyStore(open_location(str(folder)))
+def _judge(answer: Callable[..., str], folder: Path) -> tuple[Judge, ScriptedModel]:
+    model, store = ScriptedModel(answer), ReplyStore(open_location(str(folder)))
     asker = Asker(model, SamplingConfig(temperature=1.0), store, identity={})
     return Judge("ann", judge_question(), asker), model
 
@@ -78,49 +53,20 @@ def test_judge_whose_scores_are_known_gives_the_known_table(tmp_path, caplog):
     assert "ann: 39 requests, 390 tokens of prompts and 78 of replies; failed: none" in caplog.text
 
 
-def test_judge_that_never_gives_a_number_of_some_pairs_leaves_these_out_and_counts_why(
-    tmp_path, caplog
-):
+def test_judge_that_gives_no_number_of_some_pairs_leaves_these_out_and_says_why(tmp_path, caplog):
     caplog.set_level("INFO", logger="xrec")
     replies = {3: "no idea", 4: '{"score": "high"}', 5: '{"score": 170}', 6: ""}
+    replies |= {7: '{"score": true}', 8: " 87 ", 9: "<think>Hm.</think>\n12.5"}
 
     def answer(prompt: Prompt[Any], _: SamplingConfig) -> str:
         return replies.get(_number(prompt), '{"score": 50}')
 
     judge, _ = _judge(answer, tmp_path)
     found = judge.of_pairs(TEXTS)
-    assert np.flatnonzero(np.isnan(found["gptscore_ann"])).tolist() == [3, 4, 5, 6]
-    assert found["gptscore_ann_failed"][2:8].tolist() == [0, 1, 1, 1, 1, 0]
-    assert "failed: 1 invalid_json, 2 invalid_object, 1 empty_reply" in caplog.text
-
-
-def test_reply_that_is_a_bare_number_is_a_score_and_a_yes_is_none(tmp_path):
-    replies = {3: " 87 ", 4: '{"score": true}', 5: "<think>Hm.</think>\n12.5"}
-
-    def answer(prompt: Prompt[Any], _: SamplingConfig) -> str:
-        return replies.get(_number(prompt), '{"score": 50}')
-
-    judge, _ = _judge(answer, tmp_path)
-    scores = judge.of_pairs(TEXTS)["gptscore_ann"].tolist()
-    assert (scores[3], scores[5]) == (87.0, 12.5)
-    assert np.isnan(scores[4])
-
-
-def test_judge_does_not_ask_again_after_a_kill_for_what_was_answered(tmp_path):
-    answered: Iterator[str] = iter(['{"score": 7}'] * 30)
-
-    def stops(prompt: Prompt[Any], _: SamplingConfig) -> str:
-        try:
-            return next(answered)
-        except StopIteration:
-            raise KeyboardInterrupt from None
-
-    judge, _ = _judge(stops, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        judge.of_pairs(TEXTS)
-    judge, model = _judge(lambda prompt, _: '{"score": 7}', tmp_path)
-    assert judge.of_pairs(TEXTS)["gptscore_ann"].tolist() == [7.0] * 39 + [0]
-    assert len(model.asked) == 9
+    assert np.flatnonzero(np.isnan(found["gptscore_ann"])).tolist() == [3, 4, 5, 6, 7]
+    assert found["gptscore_ann"][8:10].tolist() == [87.0, 12.5]  # a bare number is a score
+    assert found["gptscore_ann_failed"][2:9].tolist() == [0, 1, 1, 1, 1, 1, 0]
+    assert "failed: 1 invalid_json, 3 invalid_object, 1 empty_reply" in caplog.text
 
 
 def _config(url: str, **judges: dict[str, Any]) -> MetricsConfig:
@@ -152,10 +98,6 @@ def test_identity_of_a_judge_has_no_limits_waits_and_keys():
     storage = StorageConfig()
     assert judge_identity(judge, None, storage) == judge_identity(config.judges[0], None, storage)
     assert "JUDGE_KEY" not in json.dumps(metrics_identity(config))
-
-
-def test_judges_that_cannot_be_reached_are_said_before_anything_is_asked():
-    config = _config("http://127.0.0.1:1/v1", ann={}, bob={})
     with pytest.raises(ConfigError, match="JUDGE_KEY is not set"):
         judge_keys(config.judges, {})
 
@@ -163,9 +105,9 @@ def test_judges_that_cannot_be_reached_are_said_before_anything_is_asked():
 def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, monkeypatch):
     loads: list[str] = []
 
-    def load(config: Any, **_: Any) -> StubModel:
+    def load(config: Any, **_: Any) -> ScriptedModel:
         loads.append(config.llm.model)
-        return StubModel(lambda prompt, sampling: '{"score": 5}')
+        return ScriptedModel(lambda prompt, sampling: '{"score": 5}')
 
     monkeypatch.setattr("xrec.lab.judge.judge.load_language_model", load)
     judges = [
@@ -184,9 +126,7 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, m
     assert measures.of_pairs(TEXTS)["gptscore_bob"].to_pylist() == [5] * 39 + [0]
 
 
-def test_metrics_anywhere_name_the_same_models_and_prompts_from_another_folder(
-    tmp_path, monkeypatch
-):
+def test_metrics_anywhere_name_the_same_models_from_another_folder(tmp_path, monkeypatch):
     (tmp_path / "models" / "small").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     engine = {"kind": "engine", "llm": {"model": "models/small"}}

