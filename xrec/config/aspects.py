@@ -9,9 +9,6 @@ class TrainAspectsConfig(DatasetJobConfig):
     """`xrec train-aspects`: dataset with aspects in, a score of aspects out."""
 
     aspects: str | None = artifact_uri("aspects")
-    min_item_reviews: int = Field(
-        1,
-        ge=1,
-        description="Least number of an item's reviews that must mention an aspect that is chosen; "
-        "1 if the aspects are those of profiles.",
-    )
+    min_item_reviews: int = Field(1, ge=1)
+    """Least number of an item's reviews that must mention an aspect that is chosen; 1 if the
+    aspects are those of profiles."""

@@ -51,41 +51,28 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
         description="The entries, of which the others are compared with the first one: "
         f"{', '.join(ENTRIES)}, and names of texts.",
     )
-    texts: dict[str, ElsewhereConfig] = Field(
-        default_factory=dict, description="Texts from elsewhere, each under a name of your own."
-    )
-    seeds: tuple[int, ...] = Field(
-        (0, 1, 2),
-        min_length=1,
-        description="Each entry whose texts depend on chance is trained and writes once a seed.",
-    )
-    split: Literal["validation", "test"] = Field(
-        "test", description="The held-out split whose pairs are explained and scored."
-    )
-    max_pairs: int | None = Field(
-        None, ge=2, description="Number of its pairs, drawn by a seeded hash. If null, all."
-    )
-    likelihood: bool = Field(
-        False,
-        description="Whether ours and its variants also say how likely the references are, with "
-        "the user's own vector and with another user's.",
-    )
-    llm: LLMConfig | None = Field(
-        None, description="The frozen language model; only entries without one need none."
-    )
+    texts: dict[str, ElsewhereConfig] = Field(default_factory=dict)
+    """Texts from elsewhere, each under a name of your own."""
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    """Each entry whose texts depend on chance is trained and writes once a seed."""
+    split: Literal["validation", "test"] = "test"
+    """The held-out split whose pairs are explained and scored."""
+    max_pairs: int | None = Field(None, ge=2)
+    """Number of its pairs, drawn by a seeded hash. If null, all."""
+    likelihood: bool = False
+    """Whether ours and its variants also say how likely the references are, with the user's own
+    vector and with another user's."""
+    llm: LLMConfig | None = None
+    """The frozen language model; only entries without one need none."""
     baselines: BaselinesConfig = BaselinesConfig()
     actors: ActorsConfig = ActorsConfig()
-    rows_per_chunk: int = Field(
-        64, ge=1, description="Largest number of pairs of a chunk, which is done as a whole."
-    )
-    device: Device = Field(
-        "auto", description="What texts are scored on; auto is a GPU if the cluster has one."
-    )
+    rows_per_chunk: int = Field(64, ge=1)
+    """Largest number of pairs of a chunk, which is done as a whole."""
+    device: Device = "auto"
+    """What texts are scored on; auto is a GPU if the cluster has one."""
     metrics: MetricsConfig = MetricsConfig()
-    groups: tuple[Grouping, ...] = Field(
-        ("user_explanations",),
-        description="Figures are also given for groups of users or items, from rare to frequent.",
-    )
+    groups: tuple[Grouping, ...] = ("user_explanations",)
+    """Figures are also given for groups of users or items, from rare to frequent."""
 
     @model_validator(mode="after")
     def _entries_are_known(self) -> "CompareConfig":

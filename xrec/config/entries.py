@@ -40,25 +40,19 @@ _MODEL_CHANGES: dict[str, dict[str, str]] = {
 class BaselineConfig(Config):
     """What may be changed of a baseline's training."""
 
-    num_epochs: int | None = Field(
-        None,
-        ge=1,
-        description="Largest number of passes over the training pairs. If null, 100; of lora, 1.",
-    )
-    learning_rate: float | None = Field(
-        None, gt=0, description="Learning rate. If null, as published, and 2e-4 of lora."
-    )
-    max_validation_pairs: int | None = Field(
-        None, ge=1, description="Number of validation pairs after each epoch. If null, all."
-    )
+    num_epochs: int | None = Field(None, ge=1)
+    """Largest number of passes over the training pairs. If null, 100; of lora, 1."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Learning rate. If null, as published, and 2e-4 of lora."""
+    max_validation_pairs: int | None = Field(None, ge=1)
+    """Number of validation pairs after each epoch. If null, all."""
 
 
 class LoRAConfig(BaselineConfig):
     """Low-rank weights (LoRA, arXiv 2106.09685) in the attention of the language model."""
 
-    max_explanation_tokens: int = Field(
-        128, ge=1, description="Longest training explanation, in tokens."
-    )
+    max_explanation_tokens: int = Field(128, ge=1)
+    """Longest training explanation, in tokens."""
 
 
 class BaselinesConfig(Config):
@@ -76,12 +70,14 @@ class BaselinesConfig(Config):
 class ElsewhereConfig(Config):
     """Texts that were made elsewhere: a table with a text for each of some pairs."""
 
-    uri: str = Field(
-        description="A .parquet, .csv, .tsv, .jsonl or .json file; all but the first also gzipped."
-    )
-    user_id: str = Field("user_id", description="The file's column of user ids.")
-    item_id: str = Field("item_id", description="The file's column of item ids.")
-    text: str = Field("explanation", description="The file's column of texts.")
+    uri: str
+    """A .parquet, .csv, .tsv, .jsonl or .json file; all but the first also gzipped."""
+    user_id: str = "user_id"
+    """The file's column of user ids."""
+    item_id: str = "item_id"
+    """The file's column of item ids."""
+    text: str = "explanation"
+    """The file's column of texts."""
 
     @field_validator("uri")
     @classmethod
