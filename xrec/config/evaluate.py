@@ -25,7 +25,7 @@ class EvaluateConfig(ExplanationsJobConfig):
     """Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If null, no score.
     """
     seed: int = Field(0, ge=0)
-    """Seed of drawing, shuffling and resampling."""
+    """Seed of drawing and shuffling."""
     device: Device = "auto"
     """What this process computes on; auto is a GPU if there is one."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from xrec.evaluate.bootstrap import Estimate
+from xrec.evaluate.intervals import Estimate
 
 
 @dataclass(frozen=True)

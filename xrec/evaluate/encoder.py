@@ -8,6 +8,7 @@ middle layer of roberta-large, and rescaled.
 """
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class EncodedTexts:
     token_mask: Tensor
 
 
-class TextEncoder:
+class SentenceEncoder:
     """A transformers encoder with its tokenizer; it reads as much of a text as it has positions."""
 
     def __init__(self, model: Any, tokenizer: Any, device: str = "cpu") -> None:
@@ -63,7 +64,7 @@ class TextEncoder:
         self._before = " " if model.config.model_type in _AFTER_PADDING else ""
 
     @torch.inference_mode()
-    def encode(self, texts: list[str]) -> EncodedTexts:
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The vectors of one batch of texts."""
         batch = self.tokenizer(
             [self._before * bool(text.strip()) + text.strip() for text in texts],
@@ -84,12 +85,14 @@ class TextEncoder:
         )
 
 
-def load_encoder(source: str, *, cache_dir: str | None = None, device: str = "cpu") -> TextEncoder:
+def load_encoder(
+    source: str, *, cache_dir: str | None = None, device: str = "cpu"
+) -> SentenceEncoder:
     """The encoder `source`: `pypi:<package>`, a local folder, or a hub id (loaded to `cache_dir`).
 
     Raises ModelError if it cannot be had.
     """
-    return TextEncoder(*load_scoring_model(AutoModel, source, cache_dir), device)
+    return SentenceEncoder(*load_scoring_model(AutoModel, source, cache_dir), device)
 
 
 def load_scoring_model(kind: Any, source: str, cache_dir: str | None) -> tuple[Any, Any]:
@@ -144,28 +147,17 @@ def _package_folder(package: str) -> Path:
     return min(folders, key=lambda folder: (len(folder.parts), folder))
 
 
-@dataclass(frozen=True)
-class EmbeddingScores:
-    """(N,) float64 each, -1 to 1, in practice 0 to 1; 0 where a text has no token."""
-
-    precision: NDArray[np.float64]
-    recall: NDArray[np.float64]
-    f1: NDArray[np.float64]
-    cosine: NDArray[np.float64]
-
-
 def embedding_scores(
-    encoder: TextEncoder, explanations: list[str], references: list[str], batch_size: int
-) -> EmbeddingScores:
-    """Scores of each explanation against its reference.
+    encoder: SentenceEncoder,
+    explanations: Sequence[str],
+    references: Sequence[str],
+    batch_size: int = 16,
+) -> dict[str, NDArray[np.float64]]:
+    """embedding_precision, _recall, _f1 and sentence_cosine of each text beside its reference.
 
-    Raises ValueError unless there is one reference for each explanation.
+    (N,) each for N texts, 1 or more; -1 to 1, in practice 0 to 1; 0 where a text has no token.
     """
-    if not explanations or len(explanations) != len(references):
-        raise ValueError(
-            f"{len(explanations)} explanations and {len(references)} references; expected one "
-            "reference for each of at least one"
-        )
+    assert len(explanations) == len(references)
     starts = range(0, len(explanations), batch_size)
     batches = [
         _batch_scores(
@@ -174,8 +166,8 @@ def embedding_scores(
         )
         for start in progress(starts, "embedding score", total=len(starts))
     ]
-    precision, recall, f1, cosine = torch.cat(batches, dim=1).double().cpu().numpy()
-    return EmbeddingScores(precision, recall, f1, cosine)
+    names = ("embedding_precision", "embedding_recall", "embedding_f1", "sentence_cosine")
+    return dict(zip(names, torch.cat(batches, dim=1).double().cpu().numpy(), strict=True))
 
 
 def _batch_scores(texts: EncodedTexts, references: EncodedTexts) -> Tensor:

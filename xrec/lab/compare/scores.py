@@ -30,7 +30,7 @@ from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled
 from xrec.lab.compare.entries import SEED, ComparedPairs, Entry
 from xrec.lab.compare.make import adapter_runs
 from xrec.lab.compare.texts import EntryTexts
-from xrec.lab.judge import JudgeAccess
+from xrec.lab.judge.judge import JudgeAccess
 from xrec.lab.measures.measure import MetricInfo, ScoredTexts
 from xrec.lab.measures.measures import load_measures, metrics_anywhere, metrics_identity
 from xrec.llm.model import resolve_device

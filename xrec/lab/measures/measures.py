@@ -84,7 +84,7 @@ def load_measures(
     """
     titles = dataset.items["title"].take([pair.item_index for pair in pairs]).to_pylist()
     made: list[PairMeasure] = [Overlap(), Specificity(pairs, titles)]
-    if has_aspects(dataset):
+    if dataset.aspects is not None:
         statements = Statements(dataset, pairs)
         made += [each(statements) for each in (AspectsNamed, StatementsMatched, StatementsRanked)]
         if config.entailment is not None:
@@ -102,16 +102,11 @@ def load_measures(
     return Measures(made)
 
 
-def has_aspects(dataset: Dataset) -> bool:
-    """Whether there are tables of aspects, which some metrics need."""
-    return dataset.aspects is not None
-
-
 def ranker_tables(
     dataset: Dataset, pairs: Sequence[HeldOutPair], chooser: AspectChooser | None
 ) -> dict[str, pa.Table]:
     """The table of each ranker that needs no text; none for a dataset without aspects."""
-    if not has_aspects(dataset):
+    if dataset.aspects is None:
         return {}
     texts = ScoredTexts.of(pairs, {})
     found = rankers(Statements(dataset, pairs), chooser)
@@ -121,7 +116,7 @@ def ranker_tables(
 def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, MetricInfo]:
     """All metrics of `config` in the order of tables."""
     infos = [*Overlap.infos, *CORPUS_INFOS, *Specificity.infos]
-    if has_aspects(dataset):
+    if dataset.aspects is not None:
         infos += [*AspectsNamed.infos, *matched_infos(), *StatementsRanked.infos]
         if config.entailment is not None:
             infos += matched_infos(config.entailment)

@@ -83,7 +83,7 @@ def test_likelihoods_that_are_there_are_taken_and_those_of_another_adapter_made_
     config, scales = make_config(entries=ENTRIES, likelihood=True, seeds=[0]), Scales()
     manifest = weighed(config, scales)
     assert len(scales.weighed) == 2
-    assert weighed(config, scales) == manifest
+    assert weighed(config, scales).files == manifest.files
     assert len(scales.weighed) == 2
     weighed(config, scales, version=1)
     assert scales.weighed[2:] == ["constant-0", "ours-0"]
