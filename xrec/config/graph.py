@@ -1,11 +1,16 @@
-"""`xrec pretrain-graph`: the graph encoder and its training."""
+"""`xrec pretrain-graph` and `xrec train-aspects`: what is learned of the dataset alone."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from xrec.config.base import Config
-from xrec.config.shared import GraphJobConfig, TrainingJobConfig
+from xrec.config.shared import (
+    DatasetJobConfig,
+    GraphJobConfig,
+    TrainingJobConfig,
+    artifact_uri,
+)
 
 
 class SpectralConfig(Config):
@@ -106,3 +111,12 @@ class PretrainGraphConfig(GraphJobConfig, TrainingJobConfig):
         if self.folds == 1:
             raise ValueError("folds is 1, which would leave no explained pair: expected 0, or 2 on")
         return self
+
+
+class TrainAspectsConfig(DatasetJobConfig):
+    """`xrec train-aspects`: dataset with aspects in, a score of aspects out."""
+
+    aspects: str | None = artifact_uri("aspects")
+    min_item_reviews: int = Field(1, ge=1)
+    """Least number of an item's reviews that must mention an aspect that is chosen; 1 if the
+    aspects are those of profiles."""

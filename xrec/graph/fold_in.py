@@ -78,12 +78,14 @@ class FoldIn:
 class _Side:
     """The rule of one side: `weight` (D, D) is W, `neighbours` (M, D) the other side's table.
 
-    `log_length` gives the logarithm of a vector's length from that of its number of neighbours.
+    line: b and a of the length, (2,). ends: the least and largest fitted ln |N|; what lies beyond
+    counts as the nearer end.
     """
 
     neighbours: Tensor
     weight: Tensor
-    log_length: "_Line"
+    line: Tensor
+    ends: tuple[float, float]
 
     @classmethod
     def fit(cls, table: Tensor, neighbours: Tensor, edges: Tensor) -> "_Side":
@@ -97,7 +99,9 @@ class _Side:
             neighbours, torch.stack([renumbered[of_fitted[0]], of_fitted[1]]), len(fitted)
         )
         weight = _ridge(means, F.normalize(table[fitted].float(), dim=1))
-        return cls(neighbours, weight, _Line.fit(degrees[fitted].log(), lengths[fitted].log()))
+        x, y = degrees[fitted].double().log(), lengths[fitted].double().log()
+        line = torch.linalg.lstsq(torch.stack([x, torch.ones_like(x)], 1), y[:, None]).solution
+        return cls(neighbours, weight, line[:, 0], (float(x.min()), float(x.max())))
 
     def vectors(self, edges: Tensor) -> Tensor:
         """Return vectors (N, D) float32 of the new users or items that `edges` (2, E) describes.
@@ -110,30 +114,8 @@ class _Side:
         directions = F.normalize(
             _mean_directions(self.neighbours, edges, len(degrees)) @ self.weight, dim=1
         )
-        return directions * self.log_length.at(degrees.log()).exp()[:, None]
-
-
-@dataclass(frozen=True)
-class _Line:
-    """y = mean_y + slope (x - mean_x); an x beyond the fitted range counts as its nearer end."""
-
-    mean_x: Tensor
-    mean_y: Tensor
-    slope: Tensor
-    ends: tuple[float, float]
-
-    @classmethod
-    def fit(cls, x: Tensor, y: Tensor) -> "_Line":
-        """Fit by least squares to x and y, (N,) float; the slope is 0 if all x are equal."""
-        x, y = x.double(), y.double()
-        dx, dy = x - x.mean(), y - y.mean()
-        slope = (dx @ dy) / (dx @ dx).clamp_min(1e-12)
-        return cls(x.mean(), y.mean(), slope, (float(x.min()), float(x.max())))
-
-    def at(self, x: Tensor) -> Tensor:
-        """Return y (N,) float32 at x (N,)."""
-        y: Tensor = self.mean_y + self.slope * (x.double().clamp(*self.ends) - self.mean_x)
-        return y.float()
+        log_lengths = self.line[0] * degrees.double().log().clamp(*self.ends) + self.line[1]
+        return directions * log_lengths.exp().float()[:, None]
 
 
 def _mean_directions(table: Tensor, edges: Tensor, num_rows: int) -> Tensor:

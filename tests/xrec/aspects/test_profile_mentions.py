@@ -11,8 +11,8 @@ from jobs.train_aspects import run as train_aspects
 from tests.xrec.aspects.planted_aspects import TOWN
 from xrec.aspects import AspectChooser, AspectScorer, Weights, dataset_mentions, read_chooser
 from xrec.aspects.mentions import ProfileMentions
-from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
+from xrec.config.graph import TrainAspectsConfig
 from xrec.data import read_dataset
 from xrec.errors import DataError
 from xrec.storage import open_location

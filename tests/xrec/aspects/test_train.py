@@ -11,8 +11,8 @@ from jobs.prepare import run as prepare_dataset
 from jobs.train_aspects import output, run
 from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
 from xrec.aspects import AspectChooser, Weights, aspects_of, dataset_mentions, read_chooser
-from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
+from xrec.config.graph import TrainAspectsConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset, write_dataset

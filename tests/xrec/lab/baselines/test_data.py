@@ -10,8 +10,8 @@ from tests.toy import toy_tokenizer
 from tests.xrec.aspects.planted_aspects import TOWN, with_aspects
 from tests.xrec.lab.baselines.conftest import explanation, prepare, write_untrained
 from xrec.aspects import read_chooser
-from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
+from xrec.config.graph import TrainAspectsConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactNotFoundError, DataError
 from xrec.lab.baselines import write_baseline_texts

@@ -6,9 +6,9 @@ from jobs.prepare import run as prepare_dataset
 from tests.xrec.lab.compare.comparisons import figures, run
 from tests.xrec.train.adapter_town import TOWN
 from xrec.aspects.train import train_aspects
-from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.entries import RANKERS
+from xrec.config.graph import TrainAspectsConfig
 
 POPULARITY = list(RANKERS[:-1])
 RANKING = {"ranking_ndcg", "ranking_recall", "ranking_precision"}
