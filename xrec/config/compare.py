@@ -21,7 +21,6 @@ from xrec.config.entries import (
     BaselinesConfig,
     ElsewhereConfig,
     Grouping,
-    check_full,
     model_of,
     prompt_of,
 )
@@ -33,15 +32,7 @@ from xrec.config.shared import Device, TextsJobConfig, artifact_uri
 class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     """`xrec lab compare`: entries are trained, write texts for the same held-out pairs.
 
-    Then all are scored alike. ours: what `model` and `prompt` say. Its variants are without_profile
-    (no profile of user and item and no aspects in the prompt), without_injection (vectors in the
-    prompt only, not in the layers), without_both, without_aspects (no aspects in the prompt),
-    random_vectors (a fixed random vector for each user and item in place of the graph's) and
-    constant (the same vector for everybody, a learned soft prompt). peter and peter_plus are
-    published models; lora is the language model with low-rank weights trained on the same prompt in
-    words only, and zero_shot the frozen one. profile is the item's profile as it is,
-    and nearest the training explanation of the item by the user who is nearest in the graph. A name
-    of `texts` is a table from elsewhere.
+    Then all are scored alike. docs/compare.md says what each entry is.
     """
 
     comparison: str | None = artifact_uri("comparison")
@@ -114,7 +105,12 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
                 "entries: without_aspects differs from ours only if prompt.aspects is above 0"
             )
         if set(self.entries) & set(ADAPTERS):
-            check_full(self.model)
+            full = self.model
+            if full.vectors != "graph" or full.injection == "none":
+                raise ValueError(
+                    "ours has the graph's vectors in the layers: model.vectors must be graph and "
+                    f"model.injection not none, saw {full.vectors} and {full.injection}"
+                )
         return self
 
     @property

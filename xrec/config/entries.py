@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.base import Config
 from xrec.config.data import TABLE_ENDINGS
-from xrec.config.prompt import PromptConfig, without_placeholders
+from xrec.config.prompt import PromptConfig
 
 BaselineKind = Literal["peter", "peter_plus", "lora"]
 Grouping = Literal[
@@ -98,18 +98,8 @@ def prompt_of(variant: str, full: PromptConfig) -> PromptConfig:
     """The prompt of a variant; without profiles it has no aspects either, and keeps the title."""
     if variant in ("without_profile", "without_both"):
         parts = {
-            "user": without_placeholders(full.user, {"user_profile"}),
-            "item": without_placeholders(full.item, {"item_profile"}),
+            "user": full.user.replace("{user_profile}", "").rstrip(),
+            "item": full.item.replace("{item_profile}", "").rstrip(),
         }
         return PromptConfig.model_validate({**full.model_dump(), **parts, "aspects": 0})
     return full.model_copy(update={"aspects": 0}) if variant == WITHOUT_ASPECTS else full
-
-
-def check_full(model: AdapterModelConfig) -> None:
-    """Raise ValueError unless ours has what its variants lack."""
-    if model.vectors != "graph" or model.injection == "none":
-        raise ValueError(
-            "the full variant has the graph's vectors in the layers: "
-            "model.vectors must be graph and model.injection not none, "
-            f"saw {model.vectors} and {model.injection}"
-        )

@@ -1,7 +1,7 @@
 """What the language model is told of a pair, and the placeholders of its parts, `{name}`."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from string import Formatter
 
 from pydantic import Field, field_validator, model_validator
@@ -113,17 +113,3 @@ def check_once(parts: Mapping[str, str], names: Sequence[str]) -> None:
 def placeholder_names(text: str) -> list[str]:
     """The names in braces, in order, as often as they stand there."""
     return [name for _, name in parse_placeholders(text) if name is not None]
-
-
-def without_placeholders(text: str, names: Collection[str]) -> str:
-    """`text` without the placeholders `names` and the blanks that they leave at its end."""
-    kept = [
-        f"{{{name}}}" if name is not None and name not in names else ""
-        for _, name in parse_placeholders(text)
-    ]
-    literals = [
-        literal.replace("{", "{{").replace("}", "}}") for literal, _ in parse_placeholders(text)
-    ]
-    return "".join(
-        literal + placeholder for literal, placeholder in zip(literals, kept, strict=True)
-    ).rstrip()

@@ -50,7 +50,7 @@ def load_parser(source: str) -> Any:
 
     try:
         pipeline = spacy.load(_folder(source), exclude=["ner", "senter"])
-    except (OSError, ValueError) as error:
+    except (ModelError, OSError, ValueError) as error:
         raise _cannot_be_loaded(source, error) from error
     missing = [name for name in _NEEDS if name not in pipeline.pipe_names]
     if missing:
@@ -71,7 +71,7 @@ def parser_fingerprint(source: str) -> str:
         if not folder.is_dir() and (package := importlib.util.find_spec(source)) is not None:
             folder = Path(next(iter(package.submodule_search_locations or [])))
         meta = json.loads((folder / "meta.json").read_bytes())
-    except (ImportError, OSError, StopIteration, ValueError) as error:
+    except (ModelError, ImportError, OSError, StopIteration, ValueError) as error:
         raise _cannot_be_loaded(source, error) from error
     return f"{meta['lang']}_{meta['name']}-{meta['version']}"
 

@@ -8,7 +8,7 @@ history.json         a row for each epoch
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
@@ -29,31 +29,20 @@ _ABOUT, _WORDS, _WEIGHTS = "baseline.json", "words.json", "weights.safetensors"
 _CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How many users, items and tokens a model knows."""
-
-    num_users: int
-    num_items: int
-    num_tokens: int
-
-    @classmethod
-    def of(cls, data: BaselineData) -> "Sizes":
-        """Those of the data."""
-        return cls(data.num_users, data.num_items, data.num_tokens)
-
-
-def build_model(baseline: Baseline, sizes: Sizes, device: torch.device = _CPU) -> TrainedModel:
+def build_model(
+    baseline: Baseline, sizes: Mapping[str, int], device: torch.device = _CPU
+) -> TrainedModel:
     """A model with weights that are drawn with the baseline's seed, on the CPU.
 
-    `device` is where it will compute. Raises ModelError if its language model cannot be had.
+    sizes: `BaselineData.sizes`. `device` is where it will compute. Raises ModelError if its
+    language model cannot be had.
     """
     torch.manual_seed(baseline.seed)
     own: dict[str, Any] = dict(baseline.recipe.sizes)
     if baseline.kind == "lora":
         return LoRA(_language_model(baseline, device), **own)
     num_aspect_words = NUM_ASPECT_WORDS if baseline.kind == "peter_plus" else 0
-    return PETER(**asdict(sizes), **own, num_aspect_words=num_aspect_words)
+    return PETER(**sizes, **own, num_aspect_words=num_aspect_words)
 
 
 def _language_model(baseline: Baseline, device: torch.device) -> PreTrainedModel:
@@ -90,7 +79,7 @@ def write_baseline(
     metrics: Mapping[str, Any],
 ) -> Manifest:
     """Write the artifact, its manifest last, and return the manifest."""
-    about = {"sizes": asdict(Sizes.of(data)), "max_words": data.max_words}
+    about = {"sizes": data.sizes, "max_words": data.max_words}
     contents = {
         _ABOUT: json.dumps(about, indent=2).encode(),
         _WEIGHTS: safetensors.torch.save(best),
@@ -125,7 +114,7 @@ def read_baseline(baseline: Baseline, device: torch.device = _CPU) -> TrainedBas
         return read_content(baseline.model, manifest, name, remedy=remedy)
 
     about = json.loads(content(_ABOUT))
-    model = build_model(baseline, Sizes(**about["sizes"]), device)
+    model = build_model(baseline, about["sizes"], device)
     load_parameters(model, safetensors.torch.load(content(_WEIGHTS)))
     codec = None if baseline.kind == "lora" else Words.from_bytes(content(_WORDS))
     placed = model.requires_grad_(False).to(device).eval()

@@ -3,7 +3,7 @@
 Only training explanations, those that were drawn, give the vocabulary and the longest text.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,22 +97,17 @@ def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
 class BaselineData:
     """All that the training reads; `collate` makes a batch of some of the examples.
 
+    sizes: num_users, num_items, and num_tokens, which is 0 of lora.
     codec: None of lora, whose prompts and texts are those of ours. `max_words` is the longest text,
     in tokens without the end.
     """
 
     train: Sequence[Any]
     validation: Sequence[Any]
-    num_users: int
-    num_items: int
+    sizes: Mapping[str, int]
     codec: Words | None
     max_words: int
     collate: Callable[[Sequence[Any]], TextBatch | PromptBatch] = collate
-
-    @property
-    def num_tokens(self) -> int:
-        """How many tokens the model knows; 0 of lora."""
-        return 0 if self.codec is None else len(self.codec)
 
 
 def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
@@ -127,10 +122,10 @@ def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
             "explanation; a baseline needs one of each at least: prepare a dataset that has "
             "explanations, with a share for validation (splits.validation)"
         )
-    sizes = (dataset.num_users, dataset.num_items)
+    sizes = {"num_users": dataset.num_users, "num_items": dataset.num_items, "num_tokens": 0}
     if baseline.kind == "lora":
         prompts = [prompt_examples(baseline, dataset, table) for table in (train, validation)]
-        return BaselineData(prompts[0], prompts[1], *sizes, None, 0, collate=collate_prompts)
+        return BaselineData(prompts[0], prompts[1], sizes, None, 0, collate=collate_prompts)
     choose = read_aspects(baseline, dataset)
     named, others = (choose(*_indices(table)) for table in (train, validation))
     texts = train["explanation"].to_pylist()
@@ -146,7 +141,7 @@ def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
         ]
 
     made, held_out = examples(train, named), examples(validation, others)
-    return BaselineData(made, held_out, *sizes, codec, max_words)
+    return BaselineData(made, held_out, sizes | {"num_tokens": len(codec)}, codec, max_words)
 
 
 def _indices(table: pa.Table) -> tuple[list[int], list[int]]:

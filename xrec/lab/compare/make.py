@@ -20,10 +20,11 @@ from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
 from xrec.generate.loading import Sources
 from xrec.graph.artifact import check_graph_of_dataset, read_graph
-from xrec.lab.baselines import Baseline, train_baseline, write_baseline_texts
 from xrec.lab.baselines.artifact import read_baseline
-from xrec.lab.baselines.baseline import recipe_of
+from xrec.lab.baselines.baseline import Baseline, recipe_of
 from xrec.lab.baselines.lora import LoRA
+from xrec.lab.baselines.texts import write_baseline_texts
+from xrec.lab.baselines.train import train_baseline
 from xrec.lab.compare.copies import Texts, nearest_texts, profile_texts, read_elsewhere
 from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.text_only import frozen_model, text_only_texts
@@ -36,19 +37,15 @@ from xrec.lab.compare.texts import (
 )
 from xrec.lab.measures.measure import PairIds
 from xrec.llm.source import anywhere
+from xrec.schemas import PAIRS
 from xrec.storage import finished, location_of, read_table, write_manifest, write_table
 from xrec.train.adapter import train_adapter
 
 logger = logging.getLogger("xrec")
 
 
-TEXTS = pa.schema(
-    [
-        pa.field("user_id", pa.string(), nullable=False),
-        pa.field("item_id", pa.string(), nullable=False),
-        pa.field("text", pa.string()),
-    ]
-)
+TEXTS = PAIRS.append(pa.field("text", pa.string()))
+"""A row a pair; null where it has no text."""
 
 
 @dataclass(frozen=True)

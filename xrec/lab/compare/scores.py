@@ -36,6 +36,7 @@ from xrec.lab.measures.measures import load_measures, metrics_anywhere, metrics_
 from xrec.llm.model import resolve_device
 from xrec.llm.source import anywhere
 from xrec.progress import progress
+from xrec.schemas import PAIRS
 from xrec.storage import (
     MANIFEST,
     Kind,
@@ -51,12 +52,7 @@ from xrec.storage import (
 logger = logging.getLogger("xrec")
 
 LIKELIHOODS = pa.schema(
-    [
-        pa.field("user_id", pa.string(), nullable=False),
-        pa.field("item_id", pa.string(), nullable=False),
-        pa.field("nll", pa.float64()),
-        pa.field("personalization_gain", pa.float64()),
-    ]
+    [*PAIRS, pa.field("nll", pa.float64()), pa.field("personalization_gain", pa.float64())]
 )
 """A row a pair; null where the prompt is too long."""
 LIKELIHOOD_INFOS = (

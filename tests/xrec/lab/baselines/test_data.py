@@ -14,7 +14,6 @@ from xrec.config.data import PrepareConfig
 from xrec.config.graph import TrainAspectsConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactNotFoundError, DataError
-from xrec.lab.baselines import write_baseline_texts
 from xrec.lab.baselines.codec import BEGIN, END, PAD, UNKNOWN, Words
 from xrec.lab.baselines.data import (
     NUM_ASPECT_WORDS,
@@ -26,6 +25,7 @@ from xrec.lab.baselines.data import (
     length_that_fits,
     read_aspects,
 )
+from xrec.lab.baselines.texts import write_baseline_texts
 from xrec.lab.baselines.train import baseline_identity
 from xrec.llm.examples import IGNORE
 from xrec.storage import open_location
@@ -102,7 +102,7 @@ def test_data_without_explanations_is_refused(make_baseline, tmp_path):
 
 def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(make_baseline, dataset):
     data = build_data(make_baseline("lora", max_pairs=5), dataset)
-    assert (len(data.train), len(data.validation), data.num_tokens) == (5, 10, 0)
+    assert (len(data.train), len(data.validation), data.sizes["num_tokens"]) == (5, 10, 0)
     read = {token for each in data.train for token in each.prompt_ids}
     assert max(read) < len(toy_tokenizer())  # no user and no item among the tokens
     few = make_baseline("lora", recipe={"max_explanation_tokens": 1})

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xrec.config.compare import CompareConfig
-from xrec.lab.compare import compare, comparison_identity
-from xrec.lab.compare.comparison import Work
+from xrec.lab.compare.comparison import Work, compare, comparison_identity
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.make import Inputs, make
 from xrec.lab.compare.scores import ScoringTask, load_scorer, weigh_on_ray
