@@ -60,7 +60,7 @@ LIKELIHOOD_INFOS = (
     MetricInfo("personalization_gain", "Gain of the own vector, nats a token", 4),
 )
 Tables = Iterator[tuple[int, pa.Table]]
-"""The place and the table of each of some things, in any order."""
+"""Tables as they are done, each with its position among what was asked for."""
 
 
 @dataclass(frozen=True)

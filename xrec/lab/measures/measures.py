@@ -18,7 +18,6 @@ from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.evaluate.encoder import encoder_folder, load_encoder
 from xrec.lab.judge.judge import JudgeAccess, describe_judge, judge_identity, load_judge
-from xrec.lab.measures.aspects import RightAspect
 from xrec.lab.measures.entailment import EntailmentModel
 from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
 from xrec.lab.measures.overlap import CORPUS_INFOS, EmbeddingScore, Overlap, embedding_infos
@@ -26,6 +25,7 @@ from xrec.lab.measures.ranking import StatementsRanked, rankers
 from xrec.lab.measures.specificity import Specificity
 from xrec.lab.measures.statements import (
     AspectsNamed,
+    RightAspect,
     Statements,
     StatementsMatched,
     matched_infos,
