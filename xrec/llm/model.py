@@ -181,15 +181,11 @@ def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def folder_stop_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """`stop_token_ids` of the model in `folder`, without loading it."""
     if (folder / GENERATION_CONFIG_NAME).is_file():
-        return _with_end_token(
-            GenerationConfig.from_pretrained(folder, local_files_only=True), tokenizer
-        )
-    return _with_end_token(
-        GenerationConfig.from_model_config(
-            AutoConfig.from_pretrained(folder, local_files_only=True)
-        ),
-        tokenizer,
-    )
+        settings = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    else:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        settings = GenerationConfig.from_model_config(config)
+    return _with_end_token(settings, tokenizer)
 
 
 def _with_end_token(

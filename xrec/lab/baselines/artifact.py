@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import Words
-from xrec.lab.baselines.data import NUM_ASPECT_WORDS, BaselineData
+from xrec.lab.baselines.data import BaselineData
 from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.model import TrainedModel, load_parameters
 from xrec.lab.baselines.peter import PETER
@@ -41,8 +41,7 @@ def build_model(
     own: dict[str, Any] = dict(baseline.recipe.sizes)
     if baseline.kind == "lora":
         return LoRA(_language_model(baseline, device), **own)
-    num_aspect_words = NUM_ASPECT_WORDS if baseline.kind == "peter_plus" else 0
-    return PETER(**sizes, **own, num_aspect_words=num_aspect_words)
+    return PETER(**sizes, **own, num_aspect_words=baseline.num_aspect_words)
 
 
 def _language_model(baseline: Baseline, device: torch.device) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from xrec.config.compare import CompareConfig
 from xrec.lab.compare.comparison import Work, compare, comparison_identity
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.make import Inputs, make
-from xrec.lab.compare.scores import ScoringTask, load_scorer, weigh_on_ray
+from xrec.lab.compare.scores import Task, weigh_on_ray
 from xrec.lab.compare.texts import Costs, EntryTexts
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.storage import Manifest
@@ -50,9 +50,9 @@ class Done:
             self.made.append(entry.title)
         return found
 
-    def score(self, task: ScoringTask, texts: Sequence[ScoredTexts]) -> Any:
+    def score(self, task: Task, texts: Sequence[ScoredTexts]) -> Any:
         """Score one after the other in this process."""
-        score = load_scorer(task)
+        score = task.load_scorer()
         for place, each in enumerate(texts):
             self.step()
             self.num_scored += 1

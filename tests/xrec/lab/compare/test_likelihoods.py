@@ -11,7 +11,7 @@ from xrec.config.compare import CompareConfig
 from xrec.generate.loading import Sources
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.make import Inputs
-from xrec.lab.compare.scores import LIKELIHOODS, WeighingTask
+from xrec.lab.compare.scores import LIKELIHOODS, Task
 from xrec.lab.compare.texts import EntryTexts
 from xrec.storage import Manifest, write_manifest
 
@@ -24,9 +24,7 @@ class Scales:
     def __init__(self) -> None:
         self.weighed: list[str] = []
 
-    def weigh(
-        self, task: WeighingTask, adapters: Sequence[Sources]
-    ) -> Iterator[tuple[int, pa.Table]]:
+    def weigh(self, task: Task, adapters: Sequence[Sources]) -> Iterator[tuple[int, pa.Table]]:
         """As `WeighAll`; the last adapter first."""
         for place in reversed(range(len(adapters))):
             name = adapters[place].adapter.split("/")[-2]
