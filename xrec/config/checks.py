@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from xrec.config.base import Config
-from xrec.config.prompt import check_allowed, parse_placeholders, placeholder_names
+from xrec.config.prompt import check_allowed, parse_placeholders
 
 CheckFailure = Literal["unsupported", "unchosen", "named_twice", "not_positive", "unsafe"]
 """Why a text that keeps the other rules may not be shown."""
@@ -88,11 +88,7 @@ class PlainConfig(Config):
     @model_validator(mode="after")
     def _placeholders_are_known(self) -> "PlainConfig":
         for part in ("first", "second", "user", "user_of_one"):
-            for name in placeholder_names(getattr(self, part)):
-                if name not in _VALUES:
-                    raise ValueError(
-                        f"{part} holds {{{name}}}; allowed there: {', '.join(_VALUES)}"
-                    )
+            check_allowed(part, getattr(self, part), _VALUES)
         check_allowed("of_title", self.of_title, ("title",))
         check_allowed("opinion", self.opinion, ("opinion",))
         return self

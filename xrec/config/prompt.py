@@ -84,12 +84,11 @@ def parse_placeholders(text: str) -> list[tuple[str, str | None]]:
 
 
 def check_allowed(part: str, text: str, allowed: Sequence[str]) -> None:
-    """Raise ValueError if a placeholder of the prompt part `text` is not in `allowed`."""
+    """Raise ValueError if a placeholder of `text`, a part of a template, is not in `allowed`."""
     for name in placeholder_names(text):
         if name not in allowed:
             raise ValueError(
-                f"prompt part {part!r} holds {{{name}}}; allowed there: "
-                f"{', '.join(allowed) or 'none'}"
+                f"part {part!r} holds {{{name}}}; allowed there: {', '.join(allowed) or 'none'}"
             )
 
 

@@ -31,11 +31,6 @@ class HTTPConfig(Config):
             raise ValueError("tls_certificate and tls_key must be given together")
         return self
 
-    @property
-    def is_loopback(self) -> bool:
-        """True if only this machine can reach `host`."""
-        return is_loopback(self.host)
-
 
 def is_loopback(host: str) -> bool:
     """Whether the name or address of a host is one of this machine alone."""
@@ -111,7 +106,7 @@ class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
 
     @model_validator(mode="after")
     def _strangers_need_a_key(self) -> "ServeConfig":
-        if not self.http.is_loopback and not self.security.keys:
+        if not is_loopback(self.http.host) and not self.security.keys:
             raise ValueError(
                 f"http.host = {self.http.host!r} can be reached from other machines, "
                 "and security.keys is empty; "

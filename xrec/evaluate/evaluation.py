@@ -43,7 +43,6 @@ def write_evaluation(
     sources: Mapping[str, Manifest],
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
-    num_examples: int = 20,
 ) -> Manifest:
     """Write the artifact to `location` and return its manifest, which holds the metrics too.
 
@@ -60,7 +59,6 @@ def write_evaluation(
             coverage=coverage,
             sources=sources,
             config=config,
-            num_examples=num_examples,
         ),
     }
     table = scored_pairs_table(pairs)
@@ -92,7 +90,7 @@ def render_report(
     coverage: Coverage,
     sources: Mapping[str, Manifest],
     config: Mapping[str, Any],
-    num_examples: int,
+    num_examples: int = 20,
 ) -> str:
     """The page as HTML text; `num_examples` of `pairs`, drawn by a hash, are shown in full."""
     environment = Environment(

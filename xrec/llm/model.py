@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from xrec.config.llm import Attention, Dtype, Quantization
+from xrec.config.llm import Attention, Dtype, LLMConfig, Quantization
 from xrec.config.shared import Device
 from xrec.errors import ModelError
 from xrec.llm.cpu import GROUPED, register_grouped_attention
@@ -121,6 +121,16 @@ def load_model(
     model.requires_grad_(False)
     model.eval()
     return model if device is None or quantization else model.to(device)
+
+
+def load_llm(llm: LLMConfig, folder: Path, device: torch.device) -> PreTrainedModel:
+    """`load_model` in the number format and with the attention of `llm`, on `device`."""
+    return load_model(
+        folder,
+        dtype=resolve_dtype(llm.dtype, device),
+        device=device,
+        attn_implementation=resolve_attention(llm.attn_implementation, device),
+    )
 
 
 def check_quantization(quantization: Quantization | None) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from transformers import PreTrainedModel
 
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import Words
@@ -21,7 +20,7 @@ from xrec.lab.baselines.data import BaselineData
 from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.model import TrainedModel, load_parameters
 from xrec.lab.baselines.peter import PETER
-from xrec.llm.model import load_model, resolve_attention, resolve_dtype
+from xrec.llm.model import load_llm
 from xrec.storage import Manifest, read_content, read_manifest, write_contents, write_manifest
 from xrec.train.checkpoint import Tensors
 
@@ -32,27 +31,16 @@ _CPU = torch.device("cpu")
 def build_model(
     baseline: Baseline, sizes: Mapping[str, int], device: torch.device = _CPU
 ) -> TrainedModel:
-    """A model with weights that are drawn with the baseline's seed, on the CPU.
+    """A model with weights that are drawn with the baseline's seed.
 
-    sizes: `BaselineData.sizes`. `device` is where it will compute. Raises ModelError if its
-    language model cannot be had.
+    sizes: `BaselineData.sizes`. `device` is where it will compute, and a language model is loaded.
+    Raises ModelError if that cannot be had.
     """
     torch.manual_seed(baseline.seed)
     own: dict[str, Any] = dict(baseline.recipe.sizes)
     if baseline.kind == "lora":
-        return LoRA(_language_model(baseline, device), **own)
+        return LoRA(load_llm(baseline.language_model, baseline.llm_folder(), device), **own)
     return PETER(**sizes, **own, num_aspect_words=baseline.num_aspect_words)
-
-
-def _language_model(baseline: Baseline, device: torch.device) -> PreTrainedModel:
-    """The frozen language model on the CPU, with what `device` will need."""
-    llm = baseline.language_model
-    return load_model(
-        baseline.llm_folder(),
-        dtype=resolve_dtype(llm.dtype, device),
-        device=_CPU,
-        attn_implementation=resolve_attention(llm.attn_implementation, device),
-    )
 
 
 @dataclass(frozen=True)

@@ -240,16 +240,11 @@ def result_table(result: Result) -> pa.Table:
 def _row(figure: Figure) -> dict[str, object]:
     own, difference = figure.own, figure.difference
     row: dict[str, object] = {
+        **vars(own),
         "entry": figure.entry,
         "grouping": figure.grouping,
         "group": figure.group,
-        "metric": own.metric,
-        "value": own.value,
-        "low": own.low,
-        "high": own.high,
         "seed_spread": figure.seed_spread,
-        "by_seed": list(own.by_seed),
-        "num_pairs": own.num_pairs,
     }
     if difference is not None:
         row["difference"] = difference.value
