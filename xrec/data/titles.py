@@ -121,9 +121,8 @@ class TitleIndex:
             if not candidates:
                 return None
             known_words = _words(composed(known))
-            said = (
-                f" {' '.join(_key(known_words))} | {' '.join(word.owner for word in known_words)} "
-            )
+            owners = (word.owner for word in known_words)
+            said = f" {' '.join(_key(known_words))} | {' '.join(owners)} "
             candidates = [
                 (start, stop)
                 for start, stop in candidates

@@ -21,7 +21,6 @@ from xrec.lab.compare.make import Inputs, elsewhere_texts, make
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.scores import (
     ScoreAll,
-    Scored,
     WeighAll,
     score_entries,
     score_on_ray,
@@ -147,20 +146,17 @@ def compare(
     made = {entry: there[entry] if entry in there else work.make(given, entry) for entry in entries}
     scored = score_entries(config, given.pairs, made, keys or {}, work.score_all)
     measured = with_likelihoods(config, given.pairs, scored, work.weigh_all)
-    notes = _agreement(config, _first_seeds(scored))
+    judges = [judge.name for judge in config.metrics.judges]
+    notes = tuple(
+        line
+        for name, each in _first_seeds(scored).items()
+        for line in agreement_lines(name, each.table, judges)
+    )
     aspects = location_of(config, "aspects")
     chooser = read_chooser(aspects, dataset) if "aspects" in inputs else None
     rankings = ranker_tables(dataset, pairs, chooser)
     result = result_of(config, dataset, pairs, made, measured, notes, rankings)
     return _write(given, result, made, settings, inputs)
-
-
-def _agreement(config: CompareConfig, scored: Mapping[str, Scored]) -> tuple[str, ...]:
-    """How far the judges agree about each entry's texts."""
-    judges = [judge.name for judge in config.metrics.judges]
-    return tuple(
-        line for name, each in scored.items() for line in agreement_lines(name, each.table, judges)
-    )
 
 
 def _write(

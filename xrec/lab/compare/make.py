@@ -58,7 +58,10 @@ class Inputs:
 
 
 def make(given: Inputs, entry: Entry) -> EntryTexts:
-    """The entry's texts and costs; raises what the trainings and bulk runs raise."""
+    """Texts and costs of an entry that is not from elsewhere.
+
+    Raises what the trainings and bulk runs raise.
+    """
     config, pairs = given.config, given.pairs
     if entry.name in ADAPTERS:
         return adapter_texts(config, entry, pairs)
@@ -66,8 +69,6 @@ def make(given: Inputs, entry: Entry) -> EntryTexts:
         return baseline_texts(config, entry, pairs)
     if entry.name == "zero_shot":
         return text_only_texts(config, entry, pairs, inputs={}, load=frozen_model)
-    if entry.name in config.texts:
-        return elsewhere_texts(config, entry, pairs)
     is_profile = entry.name == "profile"
     texts = profile_texts(given.dataset, pairs.pairs) if is_profile else _nearest(given)
     return EntryTexts.of(texts, Costs(num_trained_parameters=0))
