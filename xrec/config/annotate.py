@@ -129,7 +129,7 @@ class AnnotateConfig(BulkConfig):
     core: int = Field(1, ge=1)
     """Least number of reviews of each user and each item, of those that are rated highly enough.
     Others are left out, again and again until none is left (the k-core)."""
-    split: ReviewSplit = Field(default_factory=ReviewSplit)
+    split: ReviewSplit = ReviewSplit()
     """Which reviews are held out."""
     max_rejected_share: float = Field(0.01, ge=0, le=1)
     """Largest share of the rows of one input file that may be rejected; above it the job fails."""
@@ -137,13 +137,13 @@ class AnnotateConfig(BulkConfig):
     """Largest number of training reviews that the profile of an item or a user is written from, the
     most helpful and newest first."""
     annotator: Annotated[PhrasesAnnotator | LanguageModelAnnotator, Field(discriminator="kind")] = (
-        Field(default_factory=lambda: PhrasesAnnotator(kind="phrases"))
+        PhrasesAnnotator(kind="phrases")
     )
     """Who writes the texts."""
     llm: LLMConfig | None = None
     """The language model of an annotator of kind language_model whose model is an engine and names
     none."""
-    vocabulary: VocabularyConfig = Field(default_factory=VocabularyConfig)
+    vocabulary: VocabularyConfig = VocabularyConfig()
     """How aspects become one vocabulary."""
     rows_per_chunk: int = Field(256, ge=1)
     """Largest number of texts of a chunk, which is done as a whole."""

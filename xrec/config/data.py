@@ -216,7 +216,7 @@ class PrepareConfig(DatasetJobConfig):
         Field(discriminator="kind"),
     ]
     annotations: str | None = artifact_uri("annotations")
-    splits: SplitShares = Field(default_factory=SplitShares)
+    splits: SplitShares = SplitShares()
     """How the explained pairs are split."""
     aspects_from: ProfileAspects | None = None
     """How aspects are found in a source without reviews; null makes no tables of aspects.
@@ -245,5 +245,5 @@ class BuildSampleLLMConfig(JobConfig):
     """Number of steps on the town's language. Each step has new texts."""
     num_threads: int = Field(1, ge=1)
     """Number of torch threads."""
-    prompt: PromptConfig = Field(default_factory=PromptConfig)
+    prompt: PromptConfig = PromptConfig()
     """The prompt that the training texts follow."""

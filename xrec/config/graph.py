@@ -69,8 +69,8 @@ class SampledSoftmaxConfig(Config):
 class GraphTrainingConfig(Config):
     """Adam on the layer-0 embeddings, early stop on validation NDCG@20."""
 
-    loss: Annotated[BPRLossConfig | SampledSoftmaxConfig, Field(discriminator="kind")] = Field(
-        default_factory=lambda: SampledSoftmaxConfig(kind="sampled_softmax")
+    loss: Annotated[BPRLossConfig | SampledSoftmaxConfig, Field(discriminator="kind")] = (
+        SampledSoftmaxConfig(kind="sampled_softmax")
     )
     """The loss that is minimized."""
     num_epochs: int = Field(20, ge=1)

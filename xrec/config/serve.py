@@ -101,7 +101,7 @@ class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
     http: HTTPConfig = HTTPConfig()
     security: SecurityConfig = SecurityConfig()
     models: ModelReplicasConfig = ModelReplicasConfig()
-    frontends: ReplicasConfig = Field(default_factory=ReplicasConfig)
+    frontends: ReplicasConfig = ReplicasConfig()
     """The processes that answer, without a model."""
 
     @model_validator(mode="after")
