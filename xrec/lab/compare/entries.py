@@ -37,11 +37,6 @@ class Entry:
         """The folder that holds what is made of it, and its scores."""
         return self.comparison / self.title
 
-    @property
-    def drawn_with(self) -> int:
-        """The seed to draw with, where one is asked for."""
-        return self.seed or 0
-
 
 def entries_of(config: CompareConfig) -> list[Entry]:
     """All entries, in the order of the config, each with its seeds in order."""

@@ -91,8 +91,8 @@ def adapter_runs(
     """The training and the bulk run of an adapter, with their outputs in the entry's folder."""
     adapter, explanations = ((entry.location / name).uri for name in ("adapter", "explanations"))
     return (
-        config.training_of(entry.name, entry.drawn_with, adapter),
-        config.backfill_of(entry.drawn_with, pairs_uri, explanations, adapter),
+        config.training_of(entry.name, entry.seed or 0, adapter),
+        config.backfill_of(entry.seed or 0, pairs_uri, explanations, adapter),
     )
 
 
@@ -134,7 +134,7 @@ def baseline_of(config: CompareConfig, entry: Entry) -> Baseline:
     kind = cast(BaselineKind, entry.name)
     return Baseline(
         kind=kind,
-        seed=entry.drawn_with,
+        seed=entry.seed or 0,
         recipe=recipe_of(kind, config.baselines),
         dataset=location_of(config, "dataset").shared_uri,
         aspects=location_of(config, "aspects").shared_uri,

@@ -61,7 +61,7 @@ def text_only_texts(
     raises.
     """
     explanations = (entry.location / "explanations").uri
-    backfill = config.backfill_of(entry.drawn_with, pairs.uri, explanations, explanations)
+    backfill = config.backfill_of(entry.seed or 0, pairs.uri, explanations, explanations)
     logger.info("%s: writing texts", entry.title)
     identity = _identity(config, backfill, pairs, inputs)
     manifest = write_texts(backfill, identity, LoadTextOnly(config.prompt, load))
