@@ -27,11 +27,10 @@ from numpy.typing import NDArray
 from benchmarks.aspects_data import Floats, Indices, Reviews, Split, read_reviews
 from benchmarks.report import Record, write_tables
 from xrec.aspects import Mentions, fit, item_vectors, ndcg, nearest_items
-from xrec.evaluate.bootstrap import bootstrap_mean
+from xrec.evaluate.intervals import mean_interval
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-_NUM_SAMPLES = 2000
 _SMOOTHING = np.float32(5)  # reviews of the whole catalogue added to those of an item
 _DIM, _NUM_NEIGHBOURS = 64, 100  # of ours
 Values = NDArray[np.float64]
@@ -181,7 +180,7 @@ def _shown(values: Values) -> str:
     if not len(values):
         return "no pairs"
     users = range(len(values))  # each has one pair
-    return bootstrap_mean(values, users, num_samples=_NUM_SAMPLES, seed=0).text(4)
+    return mean_interval(values, users).text(4)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xrec.config.shared import Split
 from xrec.data.dataset import read_dataset
-from xrec.graph import SeenItems, ranking_metrics, users_with_items
+from xrec.graph.ranking import SeenItems, ranking_metrics, users_with_items
 from xrec.storage import open_location
 
 K = 20

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.graph_data import BenchmarkData, Snapshot, Stopwatch, Vectors
-from xrec.graph import NegativeSampler, Partition, normalized_adjacency
+from xrec.graph.adjacency import normalized_adjacency
 from xrec.graph.artifact import METRICS, read_graph
 from xrec.graph.lightgcn import symmetric_product
+from xrec.graph.partition import Partition
+from xrec.graph.sampling import NegativeSampler
 from xrec.storage import open_location
 
 NUM_LAYERS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 4, 1024, 1e-3, 1e-6

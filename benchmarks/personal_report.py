@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import Record
-from xrec.evaluate.bootstrap import bootstrap_mean
+from xrec.evaluate.intervals import mean_interval
 
-_NUM_SAMPLES = 2000
 Values = NDArray[np.float64]
 
 
@@ -56,7 +55,7 @@ class Measure:
         if not there.any():
             return {"value": None, "low": None, "high": None, "count": 0, "by_seed": []}
         groups = [self.groups[place] for place in np.flatnonzero(there)]
-        estimate = bootstrap_mean(found[there], groups, num_samples=_NUM_SAMPLES, seed=0)
+        estimate = mean_interval(found[there], groups)
         return {
             "value": estimate.value,
             "low": estimate.low,

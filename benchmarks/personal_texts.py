@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from benchmarks.personal_data import Indices, Pairs, Texts
 from xrec.checks import AspectNames
-from xrec.lab.measures.aspects import against_reference, named_aspects
 from xrec.lab.measures.specificity import TfIdf, share_below, text_words, without_words
+from xrec.lab.measures.statements import against_reference, named_aspects
 
 SPECIFICITY, UNTITLED = "specificity", "specificity without titles"
 SPECIFICITY_IN_ITEM = "within the item"

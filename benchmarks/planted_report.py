@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from benchmarks.planted_data import UNSEEN_PAIRS, UNSEEN_USERS
 from benchmarks.planted_variants import CONSTANT, VARIANTS
 from benchmarks.report import Record
-from xrec.evaluate.bootstrap import bootstrap_mean
+from xrec.evaluate.intervals import mean_interval
 
-_NUM_SAMPLES = 2000
 Key = tuple[str, str]  # settings, variant
 
 
@@ -85,7 +84,7 @@ def _values(seeds: dict[int, Record], kind: str, name: str) -> NDArray[np.float6
 
 def _shown(values: NDArray[np.float64], seeds: dict[int, Record], kind: str) -> str:
     users = [user for seed in sorted(seeds) for user in seeds[seed]["scores"][kind]["user_id"]]
-    return bootstrap_mean(values, users, num_samples=_NUM_SAMPLES, seed=0).text(3)
+    return mean_interval(values, users).text(3)
 
 
 def _best_loss(record: dict[str, Any]) -> float:

@@ -20,7 +20,7 @@ from xrec.config.adapter import AdapterModelConfig, Injection
 from xrec.config.graph import GraphModelConfig, PretrainGraphConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data.dataset import read_dataset
-from xrec.graph import Partition
+from xrec.graph.partition import Partition
 from xrec.llm.examples import Example
 from xrec.llm.model import load_model, load_tokenizer, resolve_dtype
 from xrec.llm.prompt import PromptBuilder

@@ -10,8 +10,8 @@ from xrec.checks import check_word_list
 from xrec.config.compare import CompareConfig
 from xrec.config.entries import ADAPTERS
 from xrec.data.dataset import check_has_explanations
-from xrec.lab.compare import check_packages, compare, comparison_identity
-from xrec.lab.judge import judge_keys
+from xrec.lab.compare.comparison import check_packages, compare, comparison_identity
+from xrec.lab.judge.judge import judge_keys
 from xrec.storage import Manifest, check_artifacts, location_of
 
 

@@ -2,7 +2,7 @@
 
 from jobs.output import Output
 from xrec.aspects.train import aspects_identity, train_aspects
-from xrec.config.aspects import TrainAspectsConfig
+from xrec.config.graph import TrainAspectsConfig
 from xrec.storage import Manifest, check_artifacts, location_of
 
 

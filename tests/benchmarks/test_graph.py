@@ -19,7 +19,7 @@ from benchmarks.graph_methods import (
     fused_product,
     recipe_triples,
 )
-from xrec.graph import normalized_adjacency
+from xrec.graph.adjacency import normalized_adjacency
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from tests.infra.manifests import (
     source_documents,
 )
 from xrec.config.base import parse_config
-from xrec.config.serve import ServeConfig
+from xrec.config.serve import ServeConfig, is_loopback
 
 WITH_WORKERS = ("train-adapter", "backfill", "compare")
 PROJECT = KUBERAY / "base" / "project.yaml"
@@ -219,7 +219,7 @@ def test_ray_service_application_exists_and_its_arguments_are_its_config():
     module, _, function = application["import_path"].partition(":")
     assert callable(getattr(importlib.import_module(module), function))
     config = parse_config(ServeConfig, application["args"])
-    assert not config.http.is_loopback
+    assert not is_loopback(config.http.host)
     assert config.security.keys
     assert config.workspace == documents(PROJECT)[0]["workspace"]
     choice = importlib.import_module("xrec.serve.artifacts").choice_of(config)

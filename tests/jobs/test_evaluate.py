@@ -1,5 +1,6 @@
 """The job on s3://: metrics against the tables they come from, the report, and what is refused."""
 
+import json
 import math
 from typing import Any
 
@@ -17,7 +18,6 @@ from xrec.data import read_dataset
 from xrec.data.dataset import held_out_pairs
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.evaluate.metrics import METRICS
 from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, score_pairs, with_references
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
@@ -27,10 +27,9 @@ from xrec.storage import Location, read_manifest, read_table
 def _evaluation(location: Location) -> tuple[list[ScoredPair], dict[str, float]]:
     """The scored pairs, and the value of each metric."""
     pairs = read_table(location / "pairs.parquet", SCORED_PAIRS).to_pylist()
-    metrics = read_table(location / "metrics.parquet", METRICS).to_pylist()
     return (
         [ScoredPair(**{**row, "aspects": tuple(row["aspects"] or ())}) for row in pairs],
-        {row["metric"]: row["value"] for row in metrics},
+        json.loads((location / "metrics.json").read_text()),
     )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, edges_of
 from xrec.errors import DataError
-from xrec.graph import check_aspects
+from xrec.graph.aspects import check_aspects
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]

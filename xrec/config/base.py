@@ -25,7 +25,11 @@ class Config(BaseModel):
     """Base of every config class: immutable, and a key that it does not know is an error."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
 

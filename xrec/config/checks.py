@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from xrec.config.base import Config
-from xrec.config.prompt import check_allowed, parse_placeholders, placeholder_names
+from xrec.config.prompt import check_allowed, parse_placeholders
 
 CheckFailure = Literal["unsupported", "unchosen", "named_twice", "not_positive", "unsafe"]
 """Why a text that keeps the other rules may not be shown."""
@@ -27,32 +27,21 @@ _VALUES = (
 class ChecksConfig(Config):
     """What a text is checked for after all other rules; docs/generation.md says how."""
 
-    unsupported: bool = Field(
-        False,
-        description="Whether to refuse a text that names an aspect, a number or, in English, a "
-        "proper name that neither the prompt nor the item's training reviews have.",
-    )
-    min_chosen: int = Field(
-        0,
-        ge=0,
-        description="Number of the aspects chosen for its pair that a text must name; all, where "
-        "fewer were chosen.",
-    )
-    named_twice: bool = Field(
-        False,
-        description="Whether to refuse a text of which a sentence names an aspect twice, or one "
-        "that the title names ('the Light suits you for the light').",
-    )
-    not_positive: bool = Field(
-        False,
-        description="Whether to refuse an English text whose sentiment is negative, or that blames "
-        "or denies a chosen aspect.",
-    )
-    unsafe_words: str | None = Field(
-        None,
-        description="URI of a text file with a word or phrase a line; a text that has one outside "
-        "the item's title is refused. If null, there is no list.",
-    )
+    unsupported: bool = False
+    """Whether to refuse a text that names an aspect, a number or, in English, a proper name that
+    neither the prompt nor the item's training reviews have."""
+    min_chosen: int = Field(0, ge=0)
+    """Number of the aspects chosen for its pair that a text must name; all, where fewer were
+    chosen."""
+    named_twice: bool = False
+    """Whether to refuse a text of which a sentence names an aspect twice, or one that the title
+    names ('the Light suits you for the light')."""
+    not_positive: bool = False
+    """Whether to refuse an English text whose sentiment is negative, or that blames or denies a
+    chosen aspect."""
+    unsafe_words: str | None = None
+    """URI of a text file with a word or phrase a line; a text that has one outside the item's title
+    is refused. If null, there is no list."""
 
     @property
     def are_on(self) -> bool:
@@ -67,33 +56,26 @@ class PlainConfig(Config):
     {user_reviews} of {num_user_reviews} of the user's; {title} is the item's.
     """
 
-    reviews: tuple[str, str] = Field(
-        ("review", "reviews"), description="{reviews} of one review, and of more."
+    reviews: tuple[str, str] = ("review", "reviews")
+    """{reviews} of one review, and of more."""
+    mention: tuple[str, str] = ("mentions", "mention")
+    """{mention} of one review, and of more."""
+    opinion: str = " (\u201c{opinion}\u201d)"
+    """{opinion} where reviews have words of their own."""
+    of_title: str = " of {title}"
+    """{of_title} of an item with a title, where no text precedes."""
+    first: str = (
+        "{item_reviews} of {num_item_reviews} {reviews}{of_title} {mention} the {aspect}{opinion}"
     )
-    mention: tuple[str, str] = Field(
-        ("mentions", "mention"), description="{mention} of one review, and of more."
-    )
-    opinion: str = Field(
-        " (\u201c{opinion}\u201d)", description="{opinion} where reviews have words of their own."
-    )
-    of_title: str = Field(
-        " of {title}", description="{of_title} of an item with a title, where no text precedes."
-    )
-    first: str = Field(
-        "{item_reviews} of {num_item_reviews} {reviews}{of_title} {mention} the {aspect}{opinion}",
-        description="What is said of the best aspect.",
-    )
-    second: str = Field(
-        ", and {item_reviews} the {aspect}{opinion}", description="What is said of the next one."
-    )
-    user: str = Field(
-        ", which you mention in {user_reviews} of your {num_user_reviews}",
-        description="What follows an aspect that reviews of the user mention.",
-    )
-    user_of_one: str = Field(
-        ", which you mention in yours", description="The same if the user wrote one review."
-    )
-    end: str = Field(".", description="What ends the sentence.")
+    """What is said of the best aspect."""
+    second: str = ", and {item_reviews} the {aspect}{opinion}"
+    """What is said of the next one."""
+    user: str = ", which you mention in {user_reviews} of your {num_user_reviews}"
+    """What follows an aspect that reviews of the user mention."""
+    user_of_one: str = ", which you mention in yours"
+    """The same if the user wrote one review."""
+    end: str = "."
+    """What ends the sentence."""
 
     @property
     def literals(self) -> tuple[str, ...]:
@@ -106,11 +88,7 @@ class PlainConfig(Config):
     @model_validator(mode="after")
     def _placeholders_are_known(self) -> "PlainConfig":
         for part in ("first", "second", "user", "user_of_one"):
-            for name in placeholder_names(getattr(self, part)):
-                if name not in _VALUES:
-                    raise ValueError(
-                        f"{part} holds {{{name}}}; allowed there: {', '.join(_VALUES)}"
-                    )
+            check_allowed(part, getattr(self, part), _VALUES)
         check_allowed("of_title", self.of_title, ("title",))
         check_allowed("opinion", self.opinion, ("opinion",))
         return self

@@ -21,7 +21,6 @@ from xrec.config.entries import (
     BaselinesConfig,
     ElsewhereConfig,
     Grouping,
-    check_full,
     model_of,
     prompt_of,
 )
@@ -33,15 +32,7 @@ from xrec.config.shared import Device, TextsJobConfig, artifact_uri
 class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     """`xrec lab compare`: entries are trained, write texts for the same held-out pairs.
 
-    Then all are scored alike. ours: what `model` and `prompt` say. Its variants are without_profile
-    (no profile of user and item and no aspects in the prompt), without_injection (vectors in the
-    prompt only, not in the layers), without_both, without_aspects (no aspects in the prompt),
-    random_vectors (a fixed random vector for each user and item in place of the graph's) and
-    constant (the same vector for everybody, a learned soft prompt). peter and peter_plus are
-    published models; lora is the language model with low-rank weights trained on the same prompt in
-    words only, and zero_shot the frozen one. profile is the item's profile as it is,
-    and nearest the training explanation of the item by the user who is nearest in the graph. A name
-    of `texts` is a table from elsewhere.
+    Then all are scored alike. docs/compare.md says what each entry is.
     """
 
     comparison: str | None = artifact_uri("comparison")
@@ -51,41 +42,28 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
         description="The entries, of which the others are compared with the first one: "
         f"{', '.join(ENTRIES)}, and names of texts.",
     )
-    texts: dict[str, ElsewhereConfig] = Field(
-        default_factory=dict, description="Texts from elsewhere, each under a name of your own."
-    )
-    seeds: tuple[int, ...] = Field(
-        (0, 1, 2),
-        min_length=1,
-        description="Each entry whose texts depend on chance is trained and writes once a seed.",
-    )
-    split: Literal["validation", "test"] = Field(
-        "test", description="The held-out split whose pairs are explained and scored."
-    )
-    max_pairs: int | None = Field(
-        None, ge=2, description="Number of its pairs, drawn by a seeded hash. If null, all."
-    )
-    likelihood: bool = Field(
-        False,
-        description="Whether ours and its variants also say how likely the references are, with "
-        "the user's own vector and with another user's.",
-    )
-    llm: LLMConfig | None = Field(
-        None, description="The frozen language model; only entries without one need none."
-    )
+    texts: dict[str, ElsewhereConfig] = Field(default_factory=dict)
+    """Texts from elsewhere, each under a name of your own."""
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    """Each entry whose texts depend on chance is trained and writes once a seed."""
+    split: Literal["validation", "test"] = "test"
+    """The held-out split whose pairs are explained and scored."""
+    max_pairs: int | None = Field(None, ge=2)
+    """Number of its pairs, drawn by a seeded hash. If null, all."""
+    likelihood: bool = False
+    """Whether ours and its variants also say how likely the references are, with the user's own
+    vector and with another user's."""
+    llm: LLMConfig | None = None
+    """The frozen language model; only entries without one need none."""
     baselines: BaselinesConfig = BaselinesConfig()
     actors: ActorsConfig = ActorsConfig()
-    rows_per_chunk: int = Field(
-        64, ge=1, description="Largest number of pairs of a chunk, which is done as a whole."
-    )
-    device: Device = Field(
-        "auto", description="What texts are scored on; auto is a GPU if the cluster has one."
-    )
+    rows_per_chunk: int = Field(64, ge=1)
+    """Largest number of pairs of a chunk, which is done as a whole."""
+    device: Device = "auto"
+    """What texts are scored on; auto is a GPU if the cluster has one."""
     metrics: MetricsConfig = MetricsConfig()
-    groups: tuple[Grouping, ...] = Field(
-        ("user_explanations",),
-        description="Figures are also given for groups of users or items, from rare to frequent.",
-    )
+    groups: tuple[Grouping, ...] = ("user_explanations",)
+    """Figures are also given for groups of users or items, from rare to frequent."""
 
     @model_validator(mode="after")
     def _entries_are_known(self) -> "CompareConfig":
@@ -127,7 +105,12 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
                 "entries: without_aspects differs from ours only if prompt.aspects is above 0"
             )
         if set(self.entries) & set(ADAPTERS):
-            check_full(self.model)
+            full = self.model
+            if full.vectors != "graph" or full.injection == "none":
+                raise ValueError(
+                    "ours has the graph's vectors in the layers: model.vectors must be graph and "
+                    f"model.injection not none, saw {full.vectors} and {full.injection}"
+                )
         return self
 
     @property

@@ -37,24 +37,20 @@ class TableFiles(Config):
     tables: ClassVar[TableColumns]
     joined: ClassVar[tuple[str, ...]]  # our columns that several of the files' may be joined to
     may_be_null: ClassVar[tuple[str, ...]]
-    uri: str = Field(description="Folder of the files.")
-    files: dict[str, str] = Field(
-        default_factory=dict,
-        description="Files of the tables that are not in a file of their own name, e.g. {users: "
-        "customers.csv}. One file may hold two tables.",
-    )
-    columns: dict[str, str | list[str] | None] = Field(
-        default_factory=dict,
-        description="Column names of the files by ours, e.g. {user_id: customer, items.title: "
-        "name}. A table's name before the dot limits a key to that table. The columns of a list "
-        "are joined to one text; null is for a column that is not to be read.",
-    )
-    delimiter: Delimiter = Field(",", description="What separates the columns in CSV files.")
-    encoding: str | None = Field(
-        None,
-        description="Encoding of the lines of CSV and JSON that are not valid UTF-8, e.g. cp1252 "
-        "(which has all of Latin-1). If null, such rows are rejected.",
-    )
+    uri: str
+    """Folder of the files."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """Files of the tables that are not in a file of their own name, e.g. {users: customers.csv}.
+    One file may hold two tables."""
+    columns: dict[str, str | list[str] | None] = Field(default_factory=dict)
+    """Column names of the files by ours, e.g. {user_id: customer, items.title: name}. A table's
+    name before the dot limits a key to that table. The columns of a list are joined to one text;
+    null is for a column that is not to be read."""
+    delimiter: Delimiter = ","
+    """What separates the columns in CSV files."""
+    encoding: str | None = None
+    """Encoding of the lines of CSV and JSON that are not valid UTF-8, e.g. cp1252 (which has all of
+    Latin-1). If null, such rows are rejected."""
 
     @field_validator("encoding")
     @classmethod
@@ -116,7 +112,8 @@ class ReleaseSource(Config):
     """The files of the public XRec release: total_{trn,val,tst}.csv, data.jsonl or data.json."""
 
     kind: Literal["xrec_release"]
-    uri: str = Field(description="Folder of the files.")
+    uri: str
+    """Folder of the files."""
 
 
 TABLE_COLUMNS: TableColumns = {
@@ -146,15 +143,16 @@ class SampleSource(Config):
     """The generated town of users, places and aspects with planted taste (xrec.sample)."""
 
     kind: Literal["sample"]
-    num_users: int = Field(600, ge=10, description="Number of users of the town.")
-    num_items: int = Field(240, ge=10, description="Number of places of the town.")
-    interactions_per_user: int = Field(
-        24, ge=4, description="Number of visits of each user, which follow the user's taste."
-    )
-    explanations_per_user: int = Field(
-        8, ge=1, description="Number of visits of each user that have an explanation."
-    )
-    seed: int = Field(0, ge=0, description="Seed of the town.")
+    num_users: int = Field(600, ge=10)
+    """Number of users of the town."""
+    num_items: int = Field(240, ge=10)
+    """Number of places of the town."""
+    interactions_per_user: int = Field(24, ge=4)
+    """Number of visits of each user, which follow the user's taste."""
+    explanations_per_user: int = Field(8, ge=1)
+    """Number of visits of each user that have an explanation."""
+    seed: int = Field(0, ge=0)
+    """Seed of the town."""
 
     @model_validator(mode="after")
     def _visits_fit(self) -> "SampleSource":
@@ -174,18 +172,13 @@ class SampleSource(Config):
 class SplitShares(Config):
     """Shares of the explained pairs that are held out; the rest is for training."""
 
-    validation: float = Field(
-        0.1, ge=0, lt=1, description="Share of the explained pairs that are for validation."
-    )
-    test: float = Field(
-        0.2, ge=0, lt=1, description="Share of the explained pairs that are for the test."
-    )
-    seed: int = Field(
-        0,
-        ge=0,
-        description="Seed of the hash that splits the explained pairs, and those interactions "
-        "that have no split of their own.",
-    )
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Share of the explained pairs that are for validation."""
+    test: float = Field(0.2, ge=0, lt=1)
+    """Share of the explained pairs that are for the test."""
+    seed: int = Field(0, ge=0)
+    """Seed of the hash that splits the explained pairs, and those interactions that have no split
+    of their own."""
 
     @model_validator(mode="after")
     def _training_gets_a_share(self) -> "SplitShares":
@@ -206,19 +199,13 @@ class ProfileAspects(Config):
     """
 
     kind: Literal["profiles"]
-    parser: str = Field(
-        DEFAULT_PARSER, description="The parser, a pipeline of spaCy; see annotator.parser."
-    )
-    min_items: int = Field(
-        5, ge=1, description="Least number of items whose profiles must have an aspect."
-    )
-    max_share: float = Field(
-        0.2,
-        gt=0,
-        le=1,
-        description="Largest share of the items with a profile that may have an aspect; what more "
-        "of them have tells nothing of any.",
-    )
+    parser: str = DEFAULT_PARSER
+    """The parser, a pipeline of spaCy; see annotator.parser."""
+    min_items: int = Field(5, ge=1)
+    """Least number of items whose profiles must have an aspect."""
+    max_share: float = Field(0.2, gt=0, le=1)
+    """Largest share of the items with a profile that may have an aspect; what more of them have
+    tells nothing of any."""
 
 
 class PrepareConfig(DatasetJobConfig):
@@ -229,21 +216,13 @@ class PrepareConfig(DatasetJobConfig):
         Field(discriminator="kind"),
     ]
     annotations: str | None = artifact_uri("annotations")
-    splits: SplitShares = Field(
-        default_factory=SplitShares, description="How the explained pairs are split."
-    )
-    aspects_from: ProfileAspects | None = Field(
-        None,
-        description="How aspects are found in a source without reviews; null makes no tables of "
-        "aspects. Annotations have aspects of their own.",
-    )
-    max_rejected_share: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="Largest share of the rows of one input file that may be rejected; above "
-        "it the job fails.",
-    )
+    splits: SplitShares = SplitShares()
+    """How the explained pairs are split."""
+    aspects_from: ProfileAspects | None = None
+    """How aspects are found in a source without reviews; null makes no tables of aspects.
+    Annotations have aspects of their own."""
+    max_rejected_share: float = Field(0.01, ge=0, le=1)
+    """Largest share of the rows of one input file that may be rejected; above it the job fails."""
 
     @model_validator(mode="after")
     def _annotations_have_aspects(self) -> "PrepareConfig":
@@ -262,10 +241,9 @@ class BuildSampleLLMConfig(JobConfig):
     frozen.
     """
 
-    num_steps: int = Field(
-        300, ge=1, description="Number of steps on the town's language. Each step has new texts."
-    )
-    num_threads: int = Field(1, ge=1, description="Number of torch threads.")
-    prompt: PromptConfig = Field(
-        default_factory=PromptConfig, description="The prompt that the training texts follow."
-    )
+    num_steps: int = Field(300, ge=1)
+    """Number of steps on the town's language. Each step has new texts."""
+    num_threads: int = Field(1, ge=1)
+    """Number of torch threads."""
+    prompt: PromptConfig = PromptConfig()
+    """The prompt that the training texts follow."""

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.base import Config
 from xrec.config.data import TABLE_ENDINGS
-from xrec.config.prompt import PromptConfig, without_placeholders
+from xrec.config.prompt import PromptConfig
 
 BaselineKind = Literal["peter", "peter_plus", "lora"]
 Grouping = Literal[
@@ -40,25 +40,19 @@ _MODEL_CHANGES: dict[str, dict[str, str]] = {
 class BaselineConfig(Config):
     """What may be changed of a baseline's training."""
 
-    num_epochs: int | None = Field(
-        None,
-        ge=1,
-        description="Largest number of passes over the training pairs. If null, 100; of lora, 1.",
-    )
-    learning_rate: float | None = Field(
-        None, gt=0, description="Learning rate. If null, as published, and 2e-4 of lora."
-    )
-    max_validation_pairs: int | None = Field(
-        None, ge=1, description="Number of validation pairs after each epoch. If null, all."
-    )
+    num_epochs: int | None = Field(None, ge=1)
+    """Largest number of passes over the training pairs. If null, 100; of lora, 1."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Learning rate. If null, as published, and 2e-4 of lora."""
+    max_validation_pairs: int | None = Field(None, ge=1)
+    """Number of validation pairs after each epoch. If null, all."""
 
 
 class LoRAConfig(BaselineConfig):
     """Low-rank weights (LoRA, arXiv 2106.09685) in the attention of the language model."""
 
-    max_explanation_tokens: int = Field(
-        128, ge=1, description="Longest training explanation, in tokens."
-    )
+    max_explanation_tokens: int = Field(128, ge=1)
+    """Longest training explanation, in tokens."""
 
 
 class BaselinesConfig(Config):
@@ -76,12 +70,14 @@ class BaselinesConfig(Config):
 class ElsewhereConfig(Config):
     """Texts that were made elsewhere: a table with a text for each of some pairs."""
 
-    uri: str = Field(
-        description="A .parquet, .csv, .tsv, .jsonl or .json file; all but the first also gzipped."
-    )
-    user_id: str = Field("user_id", description="The file's column of user ids.")
-    item_id: str = Field("item_id", description="The file's column of item ids.")
-    text: str = Field("explanation", description="The file's column of texts.")
+    uri: str
+    """A .parquet, .csv, .tsv, .jsonl or .json file; all but the first also gzipped."""
+    user_id: str = "user_id"
+    """The file's column of user ids."""
+    item_id: str = "item_id"
+    """The file's column of item ids."""
+    text: str = "explanation"
+    """The file's column of texts."""
 
     @field_validator("uri")
     @classmethod
@@ -102,18 +98,8 @@ def prompt_of(variant: str, full: PromptConfig) -> PromptConfig:
     """The prompt of a variant; without profiles it has no aspects either, and keeps the title."""
     if variant in ("without_profile", "without_both"):
         parts = {
-            "user": without_placeholders(full.user, {"user_profile"}),
-            "item": without_placeholders(full.item, {"item_profile"}),
+            "user": full.user.replace("{user_profile}", "").rstrip(),
+            "item": full.item.replace("{item_profile}", "").rstrip(),
         }
         return PromptConfig.model_validate({**full.model_dump(), **parts, "aspects": 0})
     return full.model_copy(update={"aspects": 0}) if variant == WITHOUT_ASPECTS else full
-
-
-def check_full(model: AdapterModelConfig) -> None:
-    """Raise ValueError unless ours has what its variants lack."""
-    if model.vectors != "graph" or model.injection == "none":
-        raise ValueError(
-            "the full variant has the graph's vectors in the layers: "
-            "model.vectors must be graph and model.injection not none, "
-            f"saw {model.vectors} and {model.injection}"
-        )

@@ -15,31 +15,28 @@ class EvaluateConfig(ExplanationsJobConfig):
     """`xrec evaluate`: explanations and their references in, metrics and a report out."""
 
     evaluation: str | None = artifact_uri("evaluation")
-    split: Literal["validation", "test"] = Field("test", description="The held-out split.")
-    max_pairs: int = Field(
-        200, ge=2, description="Largest number of pairs that are scored, drawn by a seeded hash."
-    )
-    max_shuffled_generations: int = Field(
-        100,
-        ge=0,
-        description="Number of pairs that are also generated with another user's vector.",
-    )
-    encoder: str | None = Field(
-        DEFAULT_ENCODER,
-        description="Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If "
-        "null, no score.",
-    )
-    seed: int = Field(0, ge=0, description="Seed of drawing, shuffling and resampling.")
-    device: Device = Field(
-        "auto", description="What this process computes on; auto is a GPU if there is one."
-    )
+    split: Literal["validation", "test"] = "test"
+    """The held-out split."""
+    max_pairs: int = Field(200, ge=2)
+    """Largest number of pairs that are scored, drawn by a seeded hash."""
+    max_shuffled_generations: int = Field(100, ge=0)
+    """Number of pairs that are also generated with another user's vector."""
+    encoder: str | None = DEFAULT_ENCODER
+    """Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If null, no score.
+    """
+    seed: int = Field(0, ge=0)
+    """Seed of drawing and shuffling."""
+    device: Device = "auto"
+    """What this process computes on; auto is a GPU if there is one."""
 
 
 class JudgeConfig(Config):
     """A language model that gives each text a number beside its reference (GPTScore)."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="The judge's name in tables.")
-    model: LanguageModelConfig = Field(description="The language model.")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    """The judge's name in tables."""
+    model: LanguageModelConfig
+    """The language model."""
 
     @field_validator("name")
     @classmethod
@@ -54,20 +51,14 @@ class JudgeConfig(Config):
 class MetricsConfig(Config):
     """The metrics of texts. Those that need no model are always there."""
 
-    encoder: str | None = Field(
-        DEFAULT_ENCODER,
-        description="Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If "
-        "null, no score.",
-    )
-    entailment: str | None = Field(
-        None,
-        description="Model of natural language inference that matches statements: a hub id or a "
-        "folder. If null, they are matched by aspect and sentiment only.",
-    )
-    judges: tuple[JudgeConfig, ...] = Field(
-        (),
-        description="Language models as judges: none, or at least two, since they differ widely.",
-    )
+    encoder: str | None = DEFAULT_ENCODER
+    """Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If null, no score.
+    """
+    entailment: str | None = None
+    """Model of natural language inference that matches statements: a hub id or a folder. If null,
+    they are matched by aspect and sentiment only."""
+    judges: tuple[JudgeConfig, ...] = ()
+    """Language models as judges: none, or at least two, since they differ widely."""
 
     def shared_among(self, num_processes: int) -> "MetricsConfig":
         """The same for each of so many processes, which share the limits of endpoints."""

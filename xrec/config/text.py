@@ -33,25 +33,21 @@ ReplyFailureReason = Literal[
 class SamplingConfig(Config):
     """How a reply is drawn from the model."""
 
-    max_tokens: int = Field(
-        512,
-        ge=1,
-        description="Longest reply, in tokens; one that is cut off is asked for again once.",
-    )
-    temperature: float | None = Field(
-        0.0,
-        ge=0,
-        le=2,
-        description="Temperature of sampling. If null, an endpoint uses its own, and an engine 0.",
-    )
-    seed: int = Field(0, ge=0, description="Seed of sampling, which few endpoints heed.")
+    max_tokens: int = Field(512, ge=1)
+    """Longest reply, in tokens; one that is cut off is asked for again once."""
+    temperature: float | None = Field(0.0, ge=0, le=2)
+    """Temperature of sampling. If null, an endpoint uses its own, and an engine 0."""
+    seed: int = Field(0, ge=0)
+    """Seed of sampling, which few endpoints heed."""
 
 
 class PricesConfig(Config):
     """What an endpoint asks for its tokens, in any currency."""
 
-    per_million_prompt_tokens: float = Field(ge=0, description="Price of a million of prompts.")
-    per_million_reply_tokens: float = Field(ge=0, description="Price of a million of replies.")
+    per_million_prompt_tokens: float = Field(ge=0)
+    """Price of a million of prompts."""
+    per_million_reply_tokens: float = Field(ge=0)
+    """Price of a million of replies."""
 
     def of(self, num_prompt_tokens: float, num_reply_tokens: float) -> float:
         """What so many tokens cost."""
@@ -65,7 +61,8 @@ class EngineModelConfig(Config):
     """A language model in processes of ours; its decoding is held to the schema."""
 
     kind: Literal["engine"]
-    llm: LLMConfig | None = Field(None, description="If null, it is the llm of the job.")
+    llm: LLMConfig | None = None
+    """If null, it is the llm of the job."""
     engine: BuiltinEngineConfig = BuiltinEngineConfig()
     sampling: SamplingConfig = SamplingConfig()
 
@@ -77,48 +74,31 @@ class EndpointModelConfig(Config):
     """
 
     kind: Literal["endpoint"]
-    base_url: str = Field(
-        "https://api.openai.com/v1",
-        description="URL of the API, without /chat/completions; it is written into artifacts.",
-    )
-    model: str = Field(min_length=1, description="The model's name at the endpoint.")
-    api_key_variable: str | None = Field(
-        "OPENAI_API_KEY",
-        description="The environment variable that holds the key. If null, no key is sent.",
-    )
-    structured_output: Literal["json_schema", "bounded_json_schema", "prompt"] = Field(
-        "json_schema",
-        description="How the endpoint is told to write JSON: by the schema, by one that bounds "
-        "strings too (for small models of vLLM and llama.cpp), or in words.",
-    )
-    extra: Mapping[str, Any] = Field(
-        default_factory=dict,
-        description="Further fields of each request, such as {reasoning_effort: low}; null leaves "
-        "one of ours out. They are written into artifacts, so no secret may stand here.",
-    )
-    concurrency: int = Field(
-        16, ge=1, description="Largest number of requests that are under way at a time."
-    )
-    requests_per_minute: float | None = Field(
-        None,
-        gt=0,
-        description="Largest number of requests in a minute. If null, there is no limit.",
-    )
-    tokens_per_minute: float | None = Field(
-        None,
-        gt=0,
-        description="Largest number of tokens in a minute, about. If null, there is no limit.",
-    )
-    timeout_seconds: float = Field(
-        120.0, gt=0, description="How long to wait for the answer to a request, in seconds."
-    )
-    max_retries: int = Field(
-        10,
-        ge=0,
-        description="How often a request is repeated that the endpoint did not answer, or answered "
-        "with 408, 409, 429 or 5xx.",
-    )
-    prices: PricesConfig | None = Field(None, description="If null, jobs tell tokens only.")
+    base_url: str = "https://api.openai.com/v1"
+    """URL of the API, without /chat/completions; it is written into artifacts."""
+    model: str = Field(min_length=1)
+    """The model's name at the endpoint."""
+    api_key_variable: str | None = "OPENAI_API_KEY"
+    """The environment variable that holds the key. If null, no key is sent."""
+    structured_output: Literal["json_schema", "bounded_json_schema", "prompt"] = "json_schema"
+    """How the endpoint is told to write JSON: by the schema, by one that bounds strings too (for
+    small models of vLLM and llama.cpp), or in words."""
+    extra: Mapping[str, Any] = Field(default_factory=dict)
+    """Further fields of each request, such as {reasoning_effort: low}; null leaves one of ours out.
+    They are written into artifacts, so no secret may stand here."""
+    concurrency: int = Field(16, ge=1)
+    """Largest number of requests that are under way at a time."""
+    requests_per_minute: float | None = Field(None, gt=0)
+    """Largest number of requests in a minute. If null, there is no limit."""
+    tokens_per_minute: float | None = Field(None, gt=0)
+    """Largest number of tokens in a minute, about. If null, there is no limit."""
+    timeout_seconds: float = Field(120.0, gt=0)
+    """How long to wait for the answer to a request, in seconds."""
+    max_retries: int = Field(10, ge=0)
+    """How often a request is repeated that the endpoint did not answer, or answered with 408, 409,
+    429 or 5xx."""
+    prices: PricesConfig | None = None
+    """If null, jobs tell tokens only."""
     sampling: SamplingConfig = SamplingConfig()
 
     @field_validator("base_url")

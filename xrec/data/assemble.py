@@ -60,8 +60,7 @@ def assemble(source: SourceData, shares: SplitShares) -> Assembled:
         "items": _numbered(source.items, "item_index", schemas.ITEMS),
         "interactions": kept,
         "explanations": explained,
-        **_training_profiles(source),
-        **_planted(source),
+        **_of_pairs(source),
         **_aspects(source, shares),
     }
     metrics = {
@@ -123,17 +122,14 @@ def _numbered(entities: pa.Table, index: str, schema: pa.Schema) -> pa.Table:
     return entities.append_column(index, rows).select(schema.names).cast(schema)
 
 
-def _training_profiles(source: SourceData) -> dict[str, pa.Table]:
-    if source.training_profiles is None:
-        return {}
-    pairs = _indexed(source.training_profiles, source)
-    return {"training_profiles": _sorted(pairs, schemas.TRAINING_PROFILES)}
-
-
-def _planted(source: SourceData) -> dict[str, pa.Table]:
-    if source.planted is None:
-        return {}
-    return {"planted": _sorted(_indexed(source.planted, source), schemas.PLANTED)}
+def _of_pairs(source: SourceData) -> dict[str, pa.Table]:
+    """The tables of explained pairs that not every source has."""
+    named = {"training_profiles": schemas.TRAINING_PROFILES, "planted": schemas.PLANTED}
+    return {
+        name: _sorted(_indexed(pairs, source), schema)
+        for name, schema in named.items()
+        if (pairs := getattr(source, name)) is not None
+    }
 
 
 def _aspects(source: SourceData, shares: SplitShares) -> dict[str, pa.Table]:

@@ -42,8 +42,8 @@ class Dataset:
     generated sample has `planted`. The tables of aspects are there if `aspects_from` says what they
     count; of training pairs only. `explanation_aspects` has held-out pairs too, whose aspects are
     references. `low_rated_aspects` are what reviews that are no interactions say of items, where
-    the source has some. `reviewed` are the interactions of before later ones came
-    (`extend_dataset`), which have no reviews.
+    the source has some. `reviewed` are the interactions without those that
+    `extend_dataset` added, which have no reviews; None before it was called.
     """
 
     manifest: Manifest

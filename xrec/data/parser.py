@@ -5,7 +5,6 @@ none of its code runs.
 """
 
 import functools
-import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator
@@ -14,8 +13,8 @@ from typing import Any
 
 from xrec.config.data import DEFAULT_PARSER
 from xrec.errors import ModelError
+from xrec.storage.packages import PYPI, package_files
 
-_PYPI = "pypi:"
 _MOST_CHARACTERS = 20_000  # of a text; what is behind is not read
 _NEEDS = ("tagger", "parser", "lemmatizer")
 _PACKED = ("LEMMA", "TAG", "POS", "DEP", "HEAD")
@@ -51,7 +50,7 @@ def load_parser(source: str) -> Any:
 
     try:
         pipeline = spacy.load(_folder(source), exclude=["ner", "senter"])
-    except (OSError, ValueError) as error:
+    except (ModelError, OSError, ValueError) as error:
         raise _cannot_be_loaded(source, error) from error
     missing = [name for name in _NEEDS if name not in pipeline.pipe_names]
     if missing:
@@ -72,7 +71,7 @@ def parser_fingerprint(source: str) -> str:
         if not folder.is_dir() and (package := importlib.util.find_spec(source)) is not None:
             folder = Path(next(iter(package.submodule_search_locations or [])))
         meta = json.loads((folder / "meta.json").read_bytes())
-    except (ImportError, OSError, StopIteration, ValueError) as error:
+    except (ModelError, ImportError, OSError, StopIteration, ValueError) as error:
         raise _cannot_be_loaded(source, error) from error
     return f"{meta['lang']}_{meta['name']}-{meta['version']}"
 
@@ -86,14 +85,9 @@ def _cannot_be_loaded(source: str, error: Exception) -> ModelError:
 
 
 def _folder(source: str) -> str | Path:
-    if not source.startswith(_PYPI):
+    if not source.startswith(PYPI):
         return source
-    name = source.removeprefix(_PYPI)
-    try:
-        files = importlib.metadata.distribution(name).files or []
-    except importlib.metadata.PackageNotFoundError as error:
-        raise OSError(f"the package {name} is not installed") from error
-    configs = [each for each in files if each.name == "config.cfg"]
+    configs = package_files(source.removeprefix(PYPI), "config.cfg")
     if not configs:
-        raise OSError(f"the package {name} holds no pipeline (config.cfg)")
-    return Path(str(configs[0].locate())).parent
+        raise OSError("the package holds no pipeline (config.cfg)")
+    return configs[0].parent

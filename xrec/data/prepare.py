@@ -91,12 +91,6 @@ def _rows_without_table(raw: SourceData) -> dict[str, int]:
     return {table: count for table, count in counts.items() if table in raw.missing_tables}
 
 
-_MEANING = {
-    "users": "%d ids come from the pairs, and their profiles are empty",
-    "items": "%d ids come from the pairs, and their titles and profiles are empty",
-}
-
-
 def _report(
     output: Location, assembled: Assembled, tables: Mapping[str, pa.Table], raw: SourceData
 ) -> None:
@@ -111,7 +105,8 @@ def _report(
         metrics["num_items_without_train_edge"],
     )
     for table, count in _rows_without_table(raw).items():
-        logger.warning(f"no table of {table}: {_MEANING[table]}", count)
+        message = "no table of %s: %d ids come from the pairs, and their texts are empty"
+        logger.warning(message, table, count)
     if tables["explanations"].num_rows == 0:
         logger.warning("no explanations: a graph can be trained on this dataset, an adapter cannot")
     for reason, count in count_reasons(assembled.findings).items():

@@ -14,10 +14,10 @@ class Profiles:
         self._dataset = dataset
 
     def of(self, user_index: int, item_index: int, *, leave_out_own: bool) -> tuple[str, str]:
-        """The user's and the item's.
+        """The profile of the user, and that of the item.
 
-        With `leave_out_own`, those of an explained training pair are as if its review had not been
-        written, if the dataset has such ones (`Dataset.training_profiles`).
+        With `leave_out_own`, those of an explained training pair are the ones that were written
+        without its review, if the dataset has such ones (`Dataset.training_profiles`).
         """
         written, row = self._dataset.training_profiles, self.training_row(user_index, item_index)
         if leave_out_own and written is not None and row is not None:

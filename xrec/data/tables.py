@@ -1,14 +1,7 @@
-"""Tables of a team's own: users, items, interactions and explanations.
+"""Tables of a team's own: users, items, interactions and explanations (docs/data.md).
 
-Each is a Parquet, CSV or JSON Lines file.
-
-Our columns: users user_id, profile; items item_id, title, profile; interactions user_id, item_id;
-explanations user_id, item_id, explanation. The last two may have a split (train, validation or
-test). Ids are strings or integers. Files and columns of other names are named in the config
-(`files`, `columns`).
-
-Only the interactions must be there. Without users or items, their ids are taken from the pairs,
-profiles and titles are empty. Without explanations, no adapter can be trained.
+Each is a Parquet, CSV or JSON Lines file. Only the interactions must be there. Without users or
+items, their ids are taken from the pairs, profiles and titles are empty.
 """
 
 import io

@@ -121,7 +121,8 @@ class TitleIndex:
             if not candidates:
                 return None
             known_words = _words(composed(known))
-            said = f" {_joined(known_words)} | {' '.join(word.owner for word in known_words)} "
+            owners = (word.owner for word in known_words)
+            said = f" {' '.join(_key(known_words))} | {' '.join(owners)} "
             candidates = [
                 (start, stop)
                 for start, stop in candidates
@@ -239,10 +240,6 @@ def _keys(words: Sequence[_Word]) -> list[tuple[str, ...]]:
 def _end(last: _Word, own: _Word) -> int:
     """Where a name ends whose last word is `own`, and is written `last` in the text."""
     return last.end if last.key == own.key else last.end - len(_POSSESSIVE)
-
-
-def _joined(words: Sequence[_Word]) -> str:
-    return " ".join(word.key for word in words)
 
 
 def _can_be_found(name: Sequence[_Word]) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from xrec.evaluate.bootstrap import Estimate
+from xrec.evaluate.intervals import Estimate
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,6 @@ _SIGNAL = "Does the user's own vector matter?"
 _TRUTH = "Are the texts true?"
 _LIKENESS = "Are the texts like the references?"
 _FORM = "How do the texts read?"
-_MAX_DIGITS = 3
 
 DESCRIPTIONS = {
     "coverage": Description(
@@ -146,13 +145,8 @@ DESCRIPTIONS = {
 
 
 def format_value(name: str, estimate: Estimate) -> str:
-    """The value with the metric's own number of digits, and blanks for the digits that it lacks.
-
-    Right-aligned values then have their decimal points below each other. The blanks are figure
-    spaces, which are as wide as a digit in every font.
-    """
-    digits = DESCRIPTIONS[name].digits
-    return f"{estimate.value:.{digits}f}" + "\N{FIGURE SPACE}" * (_MAX_DIGITS - digits)
+    """The value with the metric's own number of digits."""
+    return f"{estimate.value:.{DESCRIPTIONS[name].digits}f}"
 
 
 def format_interval(name: str, estimate: Estimate) -> str:

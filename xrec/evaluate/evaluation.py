@@ -1,4 +1,4 @@
-"""The evaluation artifact: metrics as JSON and Parquet, scored pairs, `report.html`, manifest.
+"""The evaluation artifact: metrics as JSON, scored pairs, `report.html`, manifest.
 
 The report is self-contained: its style is inline, there is no script, and nothing is fetched.
 jinja2 escapes every text. Equal arguments give equal files.
@@ -14,9 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xrec.data.splits import drawn_pairs
-from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.descriptions import DESCRIPTIONS, format_interval, format_value
-from xrec.evaluate.metrics import METRICS, flat_metrics, metrics_table
+from xrec.evaluate.intervals import Estimate
+from xrec.evaluate.metrics import flat_metrics
 from xrec.evaluate.scores import (
     SCORED_PAIRS,
     Coverage,
@@ -43,7 +43,6 @@ def write_evaluation(
     sources: Mapping[str, Manifest],
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
-    num_examples: int = 20,
 ) -> Manifest:
     """Write the artifact to `location` and return its manifest, which holds the metrics too.
 
@@ -60,18 +59,13 @@ def write_evaluation(
             coverage=coverage,
             sources=sources,
             config=config,
-            num_examples=num_examples,
         ),
     }
+    table = scored_pairs_table(pairs)
     files = {
-        "metrics.parquet": write_table(
-            location / "metrics.parquet", metrics_table(metrics), METRICS
-        ),
-        "pairs.parquet": write_table(
-            location / "pairs.parquet", scored_pairs_table(pairs), SCORED_PAIRS
-        ),
+        "pairs.parquet": write_table(location / "pairs.parquet", table, SCORED_PAIRS),
+        **write_contents(location, texts),
     }
-    files |= write_contents(location, texts)
     row_counts = {
         "pairs": len(pairs),
         "metrics": len(metrics),
@@ -96,7 +90,7 @@ def render_report(
     coverage: Coverage,
     sources: Mapping[str, Manifest],
     config: Mapping[str, Any],
-    num_examples: int,
+    num_examples: int = 20,
 ) -> str:
     """The page as HTML text; `num_examples` of `pairs`, drawn by a hash, are shown in full."""
     environment = Environment(

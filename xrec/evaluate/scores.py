@@ -20,12 +20,12 @@ from xrec.generate.scoring import (
     nll_own_and_shuffled,
     shuffled_pairs,
 )
+from xrec.schemas import PAIRS
 
 # `pairs.parquet` of an evaluation.
 SCORED_PAIRS = pa.schema(
     [
-        pa.field("user_id", pa.string(), nullable=False),
-        pa.field("item_id", pa.string(), nullable=False),
+        *PAIRS,
         pa.field("reference", pa.string(), nullable=False),
         pa.field("explanation", pa.string()),
         pa.field("nll_own", pa.float64()),

@@ -24,12 +24,10 @@ from xrec.generate.vllm.plugin import check_installed_vllm, unknown_family
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
 from xrec.graph.fold_in import extend_with_new
 from xrec.llm.model import (
-    load_model,
+    load_llm,
     load_tokenizer,
     read_text_config,
-    resolve_attention,
     resolve_device,
-    resolve_dtype,
     stop_token_ids,
 )
 from xrec.llm.prompt import PromptBuilder
@@ -163,12 +161,7 @@ def _with_builtin(
     config: EngineConfig,
     is_streaming: bool,
 ) -> _Loaded:
-    model = load_model(
-        checked.llm,
-        dtype=resolve_dtype(llm.dtype, device),
-        device=device,
-        attn_implementation=resolve_attention(llm.attn_implementation, device),
-    )
+    model = load_llm(llm, checked.llm, device)
     tokenizer = load_tokenizer(checked.llm)
     builder = checked.adapter.attach(model, tokenizer, graph)
     stops = stop_token_ids(model, tokenizer)

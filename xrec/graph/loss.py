@@ -101,16 +101,6 @@ def expected_counts(
     return num_in_batch * popularity + num_uniform / num_items
 
 
-def l2_penalty(embeddings: Tensor, counts: Tensor, batch_size: int) -> Tensor:
-    """Return 1/2 mean_b sum_e ||e_b||^2 over the layer-0 embeddings e of a batch, () float32.
-
-    This is the regularization of LightGCN's own code (arXiv 2002.02126, eq. 15). `counts` (n,) says
-    how often the batch has each row of `embeddings` (n, D); `batch_size` is its number of
-    interactions.
-    """
-    return 0.5 * (counts * embeddings.square().sum(dim=1)).sum() / batch_size
-
-
 class Objective(Protocol):
     """A loss and its negatives."""
 

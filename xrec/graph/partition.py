@@ -31,11 +31,6 @@ class RowBlocks:
     num_blocks: int
 
     @classmethod
-    def whole(cls, num_nodes: int) -> "RowBlocks":
-        """Return the layout of one block with all nodes in their own order."""
-        return cls(torch.arange(num_nodes), torch.arange(num_nodes), 1)
-
-    @classmethod
     def deal(cls, degrees: Tensor, num_blocks: int) -> "RowBlocks":
         """Return blocks of ceil(N / W) rows with nearly equal sums of `degrees` (N,) int64.
 
@@ -81,7 +76,8 @@ class Partition:
     @classmethod
     def whole(cls, num_nodes: int) -> "Partition":
         """Return the place of a worker that owns all nodes."""
-        return cls(RowBlocks.whole(num_nodes))
+        nodes = torch.arange(num_nodes)
+        return cls(RowBlocks(nodes, nodes, 1))
 
     @property
     def node_ids(self) -> Tensor:

@@ -24,6 +24,7 @@ logger = logging.getLogger("xrec")
 # learning rate is chosen for it.
 _START_STD = 0.1
 _FILL_STD = 0.01
+_NUM_ITERATIONS, _OVERSAMPLING = 4, 16
 _ROWS_PER_SUM = 65_536
 
 
@@ -34,8 +35,6 @@ def spectral_embeddings(
     *,
     num_aspects: int = 0,
     singular_value_power: float = 1.0,
-    num_iterations: int = 4,
-    oversampling: int = 16,
     seed: int = 0,
     partition: Partition | None = None,
 ) -> Tensor:
@@ -50,13 +49,7 @@ def spectral_embeddings(
     partition = partition or Partition.whole(adjacency.shape[0])
     decompose = truncated_eigenvectors if num_aspects else truncated_svd
     vectors, singular_values = decompose(
-        adjacency,
-        num_users,
-        embedding_dim,
-        num_iterations=num_iterations,
-        oversampling=oversampling,
-        seed=seed,
-        partition=partition,
+        adjacency, num_users, embedding_dim, seed=seed, partition=partition
     )
     rank = int((singular_values > 0).sum())
     if rank < embedding_dim:
@@ -82,23 +75,21 @@ def truncated_svd(
     num_users: int,
     rank: int,
     *,
-    num_iterations: int,
-    oversampling: int,
     seed: int,
     partition: Partition,
 ) -> tuple[Tensor, Tensor]:
     """Return this worker's rows of [U; V] (n, rank) and S (rank,), float32, of P ~ U S V^T.
 
     S descends; values and columns beyond the rank of P are zero. The basis is multiplied with P^T P
-    `num_iterations` times and has `oversampling` more vectors than `rank`. The entry of largest
+    `_NUM_ITERATIONS` times and has `_OVERSAMPLING` more vectors than `rank`. The entry of largest
     magnitude of each column of V is positive.
     """
     sides = _Sides(adjacency, num_users, partition)
-    width = min(rank + oversampling, num_users, partition.blocks.num_nodes - num_users)
+    width = min(rank + _OVERSAMPLING, num_users, partition.blocks.num_nodes - num_users)
     items = _orthonormal(
         partition.normal_rows(width, seed)[sides.num_own_users :].to(adjacency.device), partition
     )
-    for _ in range(num_iterations):
+    for _ in range(_NUM_ITERATIONS):
         users = _orthonormal(sides.times_items(items), partition)
         items = _orthonormal(sides.times_users(users), partition)
     users = _orthonormal(sides.times_items(items), partition)
@@ -120,8 +111,6 @@ def truncated_eigenvectors(
     num_users: int,
     rank: int,
     *,
-    num_iterations: int,
-    oversampling: int,
     seed: int,
     partition: Partition,
 ) -> tuple[Tensor, Tensor]:
@@ -129,12 +118,12 @@ def truncated_eigenvectors(
 
     L has the largest eigenvalues above 0, descending; values and columns beyond their number are
     zero. A graph has about as many eigenvalues below 0 of the same size, so the basis that is
-    multiplied with A, twice for each of `num_iterations`, has twice as many vectors. The entry of
+    multiplied with A, twice for each of `_NUM_ITERATIONS`, has twice as many vectors. The entry of
     largest magnitude of each column, over items and aspects, is positive.
     """
-    width = min(2 * rank + oversampling, partition.blocks.num_nodes)
+    width = min(2 * rank + _OVERSAMPLING, partition.blocks.num_nodes)
     basis = _orthonormal(partition.normal_rows(width, seed).to(adjacency.device), partition)
-    for _ in range(2 * num_iterations):
+    for _ in range(2 * _NUM_ITERATIONS):
         basis = _orthonormal(adjacency @ partition.all_gather(basis), partition)
     # Rayleigh-Ritz: with Q^T A Q = X L X^T the eigenvectors of A in the basis Q are Q X.
     small = _inner(basis, adjacency @ partition.all_gather(basis), partition)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from xrec.graph.lightgcn import LightGCN
-from xrec.graph.loss import Objective, l2_penalty
+from xrec.graph.loss import Objective
 from xrec.graph.sampling import Batch, MicroBatch
 
 
@@ -41,10 +41,11 @@ def batch_loss(
 
 
 def layer0_penalty(model: LightGCN, batch: Batch, objective: Objective) -> Tensor:
-    """Return the `l2_penalty` of the batch, () float32, over this worker's layer-0 embeddings.
+    """Return 1/2 mean_b sum_e ||e_b||^2 over the layer-0 embeddings e of the batch, () float32.
 
-    The penalties of the workers of a partition add up to that of the batch. A worker that holds all
-    rows returns the whole penalty.
+    This is the regularization of LightGCN's own code (arXiv 2002.02126, eq. 15). The penalties of
+    the workers of a partition add up to that of the batch. A worker that holds all rows returns the
+    whole penalty.
     """
     num_nodes = model.partition.blocks.num_nodes
     users = [micro_batch.users for micro_batch in batch.micro_batches]
@@ -53,11 +54,9 @@ def layer0_penalty(model: LightGCN, batch: Batch, objective: Objective) -> Tenso
         for micro_batch in batch.micro_batches
     ]
     counts = torch.bincount(torch.cat(users + items), minlength=num_nodes).float().unsqueeze(1)
-    return l2_penalty(
-        model.embeddings,
-        model.partition.own_rows(counts).squeeze(1).to(model.embeddings.device),
-        len(batch),
-    )
+    own = model.partition.own_rows(counts).squeeze(1).to(model.embeddings.device)
+    penalty: Tensor = 0.5 * (own * model.embeddings.square().sum(dim=1)).sum() / len(batch)
+    return penalty
 
 
 class _BatchLoss(torch.autograd.Function):

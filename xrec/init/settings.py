@@ -3,7 +3,6 @@
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from xrec.init.survey import Survey
@@ -16,7 +15,6 @@ _ADAPTER_MINUTES = 10
 _MOST_PAIRS_ON_CPU = 200
 _MOST_PAIRS_ON_GPU = 2000
 _ADAPTER_EPOCHS = 2
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 @dataclass(frozen=True)
@@ -87,14 +85,9 @@ def this_machine() -> Machine:
     """The machine that this process runs on."""
     import torch  # takes seconds to load, and is needed here only
 
+    capabilities = torch.cpu.get_capabilities()
     return Machine(
         num_cpus=len(os.sched_getaffinity(0)),
         num_gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0,
-        has_bf16_cpu=bool(_cpu_flags() & _BF16_FLAGS),
+        has_bf16_cpu=bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")),
     )
-
-
-def _cpu_flags() -> set[str]:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {flag for line in lines if line.startswith("flags") for flag in line.split()}

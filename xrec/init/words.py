@@ -3,6 +3,8 @@
 import re
 from typing import Literal
 
+from xrec.data.english import word_set
+
 Role = Literal["user", "item"]
 
 
@@ -10,22 +12,18 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-def _set(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_USER = _set(
+_USER = word_set(
     "user usr uid customer cust client reviewer member buyer account person visitor guest "
     "author patron subscriber consumer shopper reader viewer player student listener "
     "traveler traveller"
 )
-_ITEM = _set(
+_ITEM = word_set(
     "item iid product prod asin sku business biz gmap place venue movie film book isbn article "
     "restaurant hotel listing track song album game recipe course goods poi offer video "
     "episode podcast event destination app"
 )
-_ID = _set("id ids uuid guid key no nr num number code ref hash idx index")
-_MODIFIERS = _set("parent external internal source unique anon anonymous google yelp")
+_ID = word_set("id ids uuid guid key no nr num number code ref hash idx index")
+_MODIFIERS = word_set("parent external internal source unique anon anonymous google yelp")
 
 Meaning = Literal[
     "explanation", "rating", "time", "summary", "helpful", "title", "profile", "split"
@@ -54,21 +52,21 @@ _EXPLANATION = _RANKED["explanation"]
 _MADE = _EXPLANATION[: _EXPLANATION.index("review")]
 
 # A column with one of these words is left out of profiles: it is personal or technical.
-_NO_PROFILE = _set(
+_NO_PROFILE = word_set(
     "name email mail phone tel address street ip password birth birthday lat lon lng latitude "
     "longitude url uri link image img photo picture thumbnail date time datetime timestamp "
     "created updated modified zip postcode zipcode hours attributes checksum split fold"
 )
-_NO_TEXT = _ID | _set("date time timestamp count length score rating url lang language")
+_NO_TEXT = _ID | word_set("date time timestamp count length score rating url lang language")
 
 _TABLE_WORDS = {
-    "interactions": _set(
+    "interactions": word_set(
         "interaction rating order purchase click visit view event transaction sale log history "
         "play checkin activity watch rental booking basket"
     ),
-    "explanations": _set("explanation reason review comment feedback tip opinion"),
+    "explanations": word_set("explanation reason review comment feedback tip opinion"),
     "users": _USER | {"people"},
-    "items": _ITEM | _set("catalog catalogue inventory meta metadata"),
+    "items": _ITEM | word_set("catalog catalogue inventory meta metadata"),
 }
 _KNOWN = _USER | _ITEM | frozenset(_EXPLANATION) | frozenset().union(*_TABLE_WORDS.values())
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from xrec.config.llm import Attention, Dtype, Quantization
+from xrec.config.llm import Attention, Dtype, LLMConfig, Quantization
 from xrec.config.shared import Device
 from xrec.errors import ModelError
 from xrec.llm.cpu import GROUPED, register_grouped_attention
@@ -123,6 +123,16 @@ def load_model(
     return model if device is None or quantization else model.to(device)
 
 
+def load_llm(llm: LLMConfig, folder: Path, device: torch.device) -> PreTrainedModel:
+    """`load_model` in the number format and with the attention of `llm`, on `device`."""
+    return load_model(
+        folder,
+        dtype=resolve_dtype(llm.dtype, device),
+        device=device,
+        attn_implementation=resolve_attention(llm.attn_implementation, device),
+    )
+
+
 def check_quantization(quantization: Quantization | None) -> None:
     """Raise ModelError if the library of `quantization` is not installed."""
     if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
@@ -181,15 +191,11 @@ def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def folder_stop_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """`stop_token_ids` of the model in `folder`, without loading it."""
     if (folder / GENERATION_CONFIG_NAME).is_file():
-        return _with_end_token(
-            GenerationConfig.from_pretrained(folder, local_files_only=True), tokenizer
-        )
-    return _with_end_token(
-        GenerationConfig.from_model_config(
-            AutoConfig.from_pretrained(folder, local_files_only=True)
-        ),
-        tokenizer,
-    )
+        settings = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    else:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        settings = GenerationConfig.from_model_config(config)
+    return _with_end_token(settings, tokenizer)
 
 
 def _with_end_token(

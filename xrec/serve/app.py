@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from xrec.backfill.lookup import Explained
 from xrec.bulk.work.ray_actors import gpus_each
-from xrec.config.serve import ServeConfig
+from xrec.config.serve import ServeConfig, is_loopback
 from xrec.errors import ConfigError, ModelError
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import CHOICE, PublishedTexts, Swaps, choice_of
@@ -192,7 +192,7 @@ def serve_options(config: ServeConfig) -> dict[str, Any]:
     options: dict[str, Any] = {"host": http.host, "port": http.port}
     if http.tls_certificate is not None:
         options |= {"ssl_certfile": http.tls_certificate, "ssl_keyfile": http.tls_key}
-    location = "HeadOnly" if http.is_loopback else "EveryNode"
+    location = "HeadOnly" if is_loopback(http.host) else "EveryNode"
     return {"proxy_location": location, "http_options": options}
 
 

@@ -17,11 +17,9 @@ from xrec.generate.builtin.engine import load_engine
 from xrec.generate.engine import Completion, TextParams, TokenMask
 from xrec.generate.shared_engine import SharedEngine
 from xrec.llm.model import (
-    load_model,
+    load_llm,
     load_tokenizer,
-    resolve_attention,
     resolve_device,
-    resolve_dtype,
     stop_token_ids,
 )
 from xrec.llm.source import resolve_model
@@ -141,13 +139,7 @@ def load_engine_model(
     """
     torch.set_num_threads(num_threads)
     folder = resolve_model(llm.model, llm.cache_dir, storage)
-    torch_device = resolve_device(device)
-    model = load_model(
-        folder,
-        dtype=resolve_dtype(llm.dtype, torch_device),
-        device=torch_device,
-        attn_implementation=resolve_attention(llm.attn_implementation, torch_device),
-    )
+    model = load_llm(llm, folder, resolve_device(device))
     tokenizer = load_tokenizer(folder)
     stops = stop_token_ids(model, tokenizer)
     engine = load_engine(model, stops, config.engine)

@@ -10,7 +10,7 @@ from jobs.train_aspects import run as train_aspects
 from tests.xrec.aspects.planted_aspects import OF_PROFILES, prepared_town
 from xrec.aspects import AspectChooser, AspectScorer, Weights, dataset_mentions, read_chooser
 from xrec.aspects.mentions import ProfileMentions
-from xrec.config.aspects import TrainAspectsConfig
+from xrec.config.graph import TrainAspectsConfig
 from xrec.errors import DataError
 from xrec.storage import open_location
 

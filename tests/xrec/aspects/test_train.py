@@ -11,7 +11,7 @@ import pytest
 from jobs.train_aspects import output, run
 from tests.xrec.aspects.planted_aspects import prepared_town, with_aspects
 from xrec.aspects import AspectChooser, Weights, aspects_of, dataset_mentions, read_chooser
-from xrec.config.aspects import TrainAspectsConfig
+from xrec.config.graph import TrainAspectsConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset

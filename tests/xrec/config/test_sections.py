@@ -13,7 +13,6 @@ from xrec.config.prompt import (
     PromptConfig,
     parse_placeholders,
     placeholder_names,
-    without_placeholders,
 )
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ConfigError
@@ -168,16 +167,3 @@ def test_parse_placeholders_gives_literals_and_names_in_order():
     assert parse_placeholders("User: {user}.") == [("User: ", "user"), (".", None)]
     assert placeholder_names("{item} {user} {item}") == ["item", "user", "item"]
     assert parse_placeholders("") == placeholder_names("{{user}}") == []
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("User: {user} {user_profile}", "User: {user}"),
-        ("{user_profile} It is {user}.", " It is {user}."),
-        ("{user}", "{user}"),
-        ("{{as it is}} {user} {user_profile}", "{{as it is}} {user}"),
-    ],
-)
-def test_without_placeholders_keeps_all_else(text, expected):
-    assert without_placeholders(text, {"user_profile"}) == expected

@@ -9,13 +9,13 @@ import pytest
 
 from tests.xrec.evaluate.conftest import make_config
 from xrec.data.splits import drawn_pairs
-from xrec.evaluate.bootstrap import Estimate
 from xrec.evaluate.evaluation import (
     render_report,
     verdict,
     write_evaluation,
 )
-from xrec.evaluate.metrics import METRICS, compute_metrics, flat_metrics
+from xrec.evaluate.intervals import Estimate
+from xrec.evaluate.metrics import compute_metrics, flat_metrics
 from xrec.evaluate.scores import SCORED_PAIRS
 from xrec.storage import Location, Manifest, content_hash, open_location, read_table
 
@@ -67,7 +67,7 @@ def test_report_shows_metrics_examples_and_what_they_are_of(render, pairs):
         "BLEU",
         "fingerprint-of-adapter",
         "the graph <job>",
-        "bootstrap intervals over the users",
+        "95\xa0% intervals, clustered by user",
         "Of 207 held-out pairs of the backfill, 7 have no text",
         "5 names_another_item, 2 no_full_sentence",
         examples[19].explanation,
@@ -161,16 +161,12 @@ def _write(location: Location, pairs, config, coverage, sources) -> Manifest:
 def test_evaluation_holds_metrics_pairs_report_and_manifest(tmp_path, pairs, coverage, sources):
     location, config = open_location(str(tmp_path)), make_config()
     manifest = _write(location, pairs, config, coverage, sources)
-    tables = {"metrics.json", "metrics.parquet", "pairs.parquet"}
-    assert set(manifest.files) == {*tables, "report.html"}
+    assert set(manifest.files) == {"metrics.json", "pairs.parquet", "report.html"}
     assert manifest.files == {
         name: content_hash((tmp_path / name).read_bytes())
         for name in location.files()
         if name != "manifest.json"
     }
-    assert (
-        read_table(location / "metrics.parquet", METRICS).num_rows == manifest.row_counts["metrics"]
-    )
     assert read_table(location / "pairs.parquet", SCORED_PAIRS)["explanation"].to_pylist() == [
         pair.explanation for pair in pairs
     ]

@@ -60,13 +60,18 @@ def exact_svd(edges: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def decompose(function: Any, matrix: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-    partition, settings = Partition.whole(matrix.shape[0]), {"num_iterations": 20, "seed": seed}
-    found: tuple[Tensor, Tensor] = function(
-        matrix, NUM_USERS, RANK, oversampling=10, partition=partition, **settings
-    )
+    partition = Partition.whole(matrix.shape[0])
+    found: tuple[Tensor, Tensor] = function(matrix, NUM_USERS, RANK, seed=seed, partition=partition)
     return found
 
 
+@pytest.fixture
+def _converged(monkeypatch):
+    """So many iterations that nothing is left to chance."""
+    monkeypatch.setattr("xrec.graph.spectral._NUM_ITERATIONS", 20)
+
+
+@pytest.mark.usefixtures("_converged")
 def test_truncated_svd_equals_scipy_with_the_largest_entry_of_each_item_vector_positive(
     edges, adjacency
 ):
@@ -82,6 +87,7 @@ def test_truncated_svd_equals_scipy_with_the_largest_entry_of_each_item_vector_p
     torch.testing.assert_close(vectors, other, atol=2e-3, rtol=0)
 
 
+@pytest.mark.usefixtures("_converged")
 def test_truncated_eigenvectors_are_numpys_and_without_aspects_the_singular_vectors(
     edges, aspects, adjacency
 ):
@@ -98,10 +104,9 @@ def test_truncated_eigenvectors_are_numpys_and_without_aspects_the_singular_vect
     torch.testing.assert_close(vectors * 2**0.5, singular, rtol=1e-2, atol=2e-3)
 
 
+@pytest.mark.usefixtures("_converged")
 def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(edges, adjacency):
-    embeddings = spectral_embeddings(
-        adjacency, NUM_USERS, RANK, singular_value_power=1.5, num_iterations=20
-    )
+    embeddings = spectral_embeddings(adjacency, NUM_USERS, RANK, singular_value_power=1.5)
     _, s, _ = exact_svd(edges)
     connected = torch.ones(NUM_USERS + NUM_ITEMS, dtype=torch.bool)
     connected[[11, NUM_USERS + 13]] = False
@@ -138,6 +143,6 @@ def test_spectral_embeddings_of_many_nodes_make_no_dense_matrix():
     num_nodes = 300_000  # squared, in float32: 360 GB
     edges = torch.randint(num_nodes // 2, (2, 400_000), generator=torch.Generator().manual_seed(0))
     adjacency = normalized_adjacency(edges, num_nodes // 2, num_nodes // 2)
-    embeddings = spectral_embeddings(adjacency, num_nodes // 2, 4, num_iterations=1, oversampling=2)
+    embeddings = spectral_embeddings(adjacency, num_nodes // 2, 4)
     assert embeddings.shape == (num_nodes, 4)
     assert embeddings.isfinite().all()

@@ -12,8 +12,8 @@ import jobs.train_aspects
 from tests.xrec.annotate.review_files import review, write_json_lines
 from tests.xrec.init.shop import CPU
 from xrec.config.annotate import AnnotateConfig
-from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.data import PrepareConfig
+from xrec.config.graph import TrainAspectsConfig
 from xrec.config.project import load_config, read_project
 from xrec.init.project import Findings, init_project, notes
 

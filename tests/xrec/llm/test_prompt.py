@@ -226,7 +226,7 @@ def test_prompt_without_aspects_is_the_published_one():
     [
         ({"aspects_part": "Reasons:"}, "the prompt must hold {aspects} exactly once"),
         ({"aspect": "{item_reviews} reviews"}, "the prompt must hold {aspect} exactly once"),
-        ({"aspect": "{aspect} {user}"}, "prompt part 'aspect' holds {user}; allowed there"),
+        ({"aspect": "{aspect} {user}"}, "part 'aspect' holds {user}; allowed there"),
     ],
 )
 def test_prompt_with_wrong_places_for_aspects_is_refused(prompt, message):

@@ -12,7 +12,7 @@ import requests
 from tests.xrec.serve.local_endpoint import local_endpoint
 from tests.xrec.serve.town import ITEMS, USERS
 from xrec.config.base import parse_config
-from xrec.config.serve import KeyConfig, ServeConfig
+from xrec.config.serve import KeyConfig, ServeConfig, is_loopback
 from xrec.errors import ConfigError
 from xrec.serve.gate import Keys
 from xrec.serve.problems import ProblemError
@@ -113,7 +113,7 @@ def test_config_that_would_let_strangers_in_is_refused(values, words):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
 def test_config_without_keys_may_listen_to_this_machine(host):
-    assert parse_config(ServeConfig, {**SERVE, "http": {"host": host}}).http.is_loopback
+    assert is_loopback(parse_config(ServeConfig, {**SERVE, "http": {"host": host}}).http.host)
 
 
 def test_wrong_key_is_401_and_over_rate_429_and_health_is_open(guarded):

@@ -9,9 +9,3 @@ codec       texts as rows of words
 data        explained pairs as examples and batches
 artifact    the trained baseline in files
 """
-
-from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.texts import write_baseline_texts
-from xrec.lab.baselines.train import train_baseline
-
-__all__ = ["Baseline", "train_baseline", "write_baseline_texts"]

@@ -8,20 +8,19 @@ history.json         a row for each epoch
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
 import torch
-from transformers import PreTrainedModel
 
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import Words
-from xrec.lab.baselines.data import NUM_ASPECT_WORDS, BaselineData
+from xrec.lab.baselines.data import BaselineData
 from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.model import TrainedModel, load_parameters
 from xrec.lab.baselines.peter import PETER
-from xrec.llm.model import load_model, resolve_attention, resolve_dtype
+from xrec.llm.model import load_llm
 from xrec.storage import Manifest, read_content, read_manifest, write_contents, write_manifest
 from xrec.train.checkpoint import Tensors
 
@@ -29,42 +28,19 @@ _ABOUT, _WORDS, _WEIGHTS = "baseline.json", "words.json", "weights.safetensors"
 _CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How many users, items and tokens a model knows."""
+def build_model(
+    baseline: Baseline, sizes: Mapping[str, int], device: torch.device = _CPU
+) -> TrainedModel:
+    """A model with weights that are drawn with the baseline's seed.
 
-    num_users: int
-    num_items: int
-    num_tokens: int
-
-    @classmethod
-    def of(cls, data: BaselineData) -> "Sizes":
-        """Those of the data."""
-        return cls(data.num_users, data.num_items, data.num_tokens)
-
-
-def build_model(baseline: Baseline, sizes: Sizes, device: torch.device = _CPU) -> TrainedModel:
-    """A model with weights that are drawn with the baseline's seed, on the CPU.
-
-    `device` is where it will compute. Raises ModelError if its language model cannot be had.
+    sizes: `BaselineData.sizes`. `device` is where it will compute, and a language model is loaded.
+    Raises ModelError if that cannot be had.
     """
     torch.manual_seed(baseline.seed)
     own: dict[str, Any] = dict(baseline.recipe.sizes)
     if baseline.kind == "lora":
-        return LoRA(_language_model(baseline, device), **own)
-    num_aspect_words = NUM_ASPECT_WORDS if baseline.kind == "peter_plus" else 0
-    return PETER(**asdict(sizes), **own, num_aspect_words=num_aspect_words)
-
-
-def _language_model(baseline: Baseline, device: torch.device) -> PreTrainedModel:
-    """The frozen language model on the CPU, with what `device` will need."""
-    llm = baseline.language_model
-    return load_model(
-        baseline.llm_folder(),
-        dtype=resolve_dtype(llm.dtype, device),
-        device=_CPU,
-        attn_implementation=resolve_attention(llm.attn_implementation, device),
-    )
+        return LoRA(load_llm(baseline.language_model, baseline.llm_folder(), device), **own)
+    return PETER(**sizes, **own, num_aspect_words=baseline.num_aspect_words)
 
 
 @dataclass(frozen=True)
@@ -90,7 +66,7 @@ def write_baseline(
     metrics: Mapping[str, Any],
 ) -> Manifest:
     """Write the artifact, its manifest last, and return the manifest."""
-    about = {"sizes": asdict(Sizes.of(data)), "max_words": data.max_words}
+    about = {"sizes": data.sizes, "max_words": data.max_words}
     contents = {
         _ABOUT: json.dumps(about, indent=2).encode(),
         _WEIGHTS: safetensors.torch.save(best),
@@ -125,7 +101,7 @@ def read_baseline(baseline: Baseline, device: torch.device = _CPU) -> TrainedBas
         return read_content(baseline.model, manifest, name, remedy=remedy)
 
     about = json.loads(content(_ABOUT))
-    model = build_model(baseline, Sizes(**about["sizes"]), device)
+    model = build_model(baseline, about["sizes"], device)
     load_parameters(model, safetensors.torch.load(content(_WEIGHTS)))
     codec = None if baseline.kind == "lora" else Words.from_bytes(content(_WORDS))
     placed = model.requires_grad_(False).to(device).eval()

@@ -93,9 +93,14 @@ class Baseline:
         return self.open(self.output)
 
     @property
+    def num_aspect_words(self) -> int:
+        """How many words PETER+ reads of the aspect that is chosen for a pair; others read none."""
+        return 3 if self.kind == "peter_plus" else 0
+
+    @property
     def reads_aspects(self) -> bool:
         """Whether the artifact `aspects` is read."""
-        return self.kind == "peter_plus" or (self.kind == "lora" and bool(self.prompt.aspects))
+        return bool(self.num_aspect_words or (self.kind == "lora" and self.prompt.aspects))
 
     @property
     def language_model(self) -> LLMConfig:

@@ -3,7 +3,7 @@
 Only training explanations, those that were drawn, give the vocabulary and the longest text.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +22,9 @@ from xrec.lab.baselines.peter import Pairs, TextBatch
 
 MAX_VOCABULARY = 20_000
 """How many words a model knows, the most frequent ones; others are read as unknown."""
-NUM_ASPECTS, NUM_ASPECT_WORDS = 1, 3
-"""How many aspects PETER+ reads of a pair, and of how many words in all; others are cut off."""
 _SHARE_THAT_FITS = 0.99
-Names = tuple[str, ...]
-"""The aspects of a pair, the best first."""
-Choose = Callable[[Sequence[int], Sequence[int]], list[Names]]
-"""The aspects that are chosen for pairs, which are given by the indices of users and items."""
+Choose = Callable[[Sequence[int], Sequence[int]], list[str]]
+"""The aspect that is chosen for each pair, "" for none; by the indices of users and items."""
 
 
 @dataclass(frozen=True)
@@ -87,32 +83,25 @@ def collate_pairs(
 
 def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """(B, T) int64, with zeros behind shorter rows."""
-    padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
-    for row, ids in zip(padded, rows, strict=True):
-        row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
-    return padded
+    tensors = [torch.tensor(ids, dtype=torch.int64) for ids in rows]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
 @dataclass(frozen=True)
 class BaselineData:
     """All that the training reads; `collate` makes a batch of some of the examples.
 
+    sizes: num_users, num_items, and num_tokens, which is 0 of lora.
     codec: None of lora, whose prompts and texts are those of ours. `max_words` is the longest text,
     in tokens without the end.
     """
 
     train: Sequence[Any]
     validation: Sequence[Any]
-    num_users: int
-    num_items: int
+    sizes: Mapping[str, int]
     codec: Words | None
     max_words: int
     collate: Callable[[Sequence[Any]], TextBatch | PromptBatch] = collate
-
-    @property
-    def num_tokens(self) -> int:
-        """How many tokens the model knows; 0 of lora."""
-        return 0 if self.codec is None else len(self.codec)
 
 
 def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
@@ -127,18 +116,18 @@ def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
             "explanation; a baseline needs one of each at least: prepare a dataset that has "
             "explanations, with a share for validation (splits.validation)"
         )
-    sizes = (dataset.num_users, dataset.num_items)
+    sizes = {"num_users": dataset.num_users, "num_items": dataset.num_items, "num_tokens": 0}
     if baseline.kind == "lora":
         prompts = [prompt_examples(baseline, dataset, table) for table in (train, validation)]
-        return BaselineData(prompts[0], prompts[1], *sizes, None, 0, collate=collate_prompts)
-    choose = read_aspects(baseline, dataset)
+        return BaselineData(prompts[0], prompts[1], sizes, None, 0, collate=collate_prompts)
+    choose, num_aspect_words = load_choice(baseline, dataset), baseline.num_aspect_words
     named, others = (choose(*_indices(table)) for table in (train, validation))
     texts = train["explanation"].to_pylist()
-    codec = Words.of(texts, MAX_VOCABULARY, [name for names in named for name in names])
+    codec = Words.of(texts, MAX_VOCABULARY, named)
     max_words = length_that_fits([len(codec.encode(text)) for text in texts])
 
-    def examples(table: pa.Table, names: list[Names]) -> list[TextExample]:
-        ids = read_ids(baseline, codec, names)
+    def examples(table: pa.Table, aspects: list[str]) -> list[TextExample]:
+        ids = [aspect_ids(codec, aspect, num_aspect_words) for aspect in aspects]
         rows = zip(*_indices(table), table["explanation"].to_pylist(), ids, strict=True)
         return [
             example(user, item, codec.encode(text), max_words, read)
@@ -146,21 +135,21 @@ def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
         ]
 
     made, held_out = examples(train, named), examples(validation, others)
-    return BaselineData(made, held_out, *sizes, codec, max_words)
+    return BaselineData(made, held_out, sizes | {"num_tokens": len(codec)}, codec, max_words)
 
 
 def _indices(table: pa.Table) -> tuple[list[int], list[int]]:
     return table["user_index"].to_pylist(), table["item_index"].to_pylist()
 
 
-def read_aspects(baseline: Baseline, dataset: Dataset) -> Choose:
+def load_choice(baseline: Baseline, dataset: Dataset) -> Choose:
     """What PETER+ reads: what `xrec train-aspects` chooses, of a training pair without its review.
 
     Other baselines read nothing. Raises DataError if the dataset has no aspects, and what
     `read_chooser` raises.
     """
-    if baseline.kind != "peter_plus":
-        return lambda users, items: [()] * len(users)
+    if not baseline.num_aspect_words:
+        return lambda users, items: [""] * len(users)
     if dataset.aspects is None:
         raise DataError(
             "the dataset has no aspects, which peter_plus reads; expected one that was prepared "
@@ -170,25 +159,18 @@ def read_aspects(baseline: Baseline, dataset: Dataset) -> Choose:
     chooser = read_chooser(baseline.open(baseline.aspects), dataset)
     names = dataset.aspects["aspect"].to_pylist()
 
-    def choose(users: Sequence[int], items: Sequence[int]) -> list[Names]:
+    def choose(users: Sequence[int], items: Sequence[int]) -> list[str]:
         pairs = (np.array(users, dtype=np.int64), np.array(items, dtype=np.int64))
-        chosen = chooser.choose(*pairs, NUM_ASPECTS, leave_out_own=True).aspects.tolist()
-        return [tuple(names[aspect] for aspect in row if aspect >= 0) for row in chosen]
+        chosen = chooser.choose(*pairs, 1, leave_out_own=True).aspects[:, 0].tolist()
+        return [names[aspect] if aspect >= 0 else "" for aspect in chosen]
 
     return choose
 
 
-def aspect_ids(words: Words, names: Names) -> tuple[int, ...]:
-    """The words of the aspects, NUM_ASPECT_WORDS ids; PAD where there are fewer."""
-    ids = [index for name in names for index in words.encode_within(name)][:NUM_ASPECT_WORDS]
-    return (*ids, *[PAD] * (NUM_ASPECT_WORDS - len(ids)))
-
-
-def read_ids(baseline: Baseline, codec: Words, names: Sequence[Names]) -> list[tuple[int, ...]]:
-    """The `aspect_ids` of each pair, empty but of PETER+."""
-    if baseline.kind != "peter_plus":
-        return [()] * len(names)
-    return [aspect_ids(codec, of_pair) for of_pair in names]
+def aspect_ids(words: Words, aspect: str, num_words: int) -> tuple[int, ...]:
+    """The first words of an aspect, `num_words` ids; PAD where there are fewer."""
+    ids = words.encode_within(aspect)[:num_words]
+    return (*ids, *[PAD] * (num_words - len(ids)))
 
 
 def length_that_fits(lengths: Sequence[int]) -> int:

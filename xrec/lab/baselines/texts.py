@@ -10,7 +10,7 @@ from xrec.bulk.work.ray_actors import gpus_each
 from xrec.data.dataset import read_dataset
 from xrec.lab.baselines.artifact import read_baseline
 from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.data import collate_pairs, read_aspects, read_ids
+from xrec.lab.baselines.data import aspect_ids, collate_pairs, load_choice
 from xrec.lab.baselines.peter import PETER
 from xrec.llm.model import resolve_device
 from xrec.progress import progress
@@ -28,7 +28,7 @@ class TextWriter:
         self._baseline = baseline
         self._device = resolve_device(baseline.actors.device)
         self._trained = read_baseline(baseline, self._device)
-        self._choose = read_aspects(baseline, read_dataset(baseline.open(baseline.dataset)))
+        self._choose = load_choice(baseline, read_dataset(baseline.open(baseline.dataset)))
 
     def write(self, pairs: Sequence[Pair]) -> tuple[list[str], float]:
         """The text of each pair, "" if it ends before its first word; and the seconds it took."""
@@ -36,7 +36,8 @@ class TextWriter:
         assert isinstance(model, PETER)
         assert codec is not None
         users, items = [user for user, _ in pairs], [item for _, item in pairs]
-        aspects = read_ids(self._baseline, codec, self._choose(users, items))
+        count = self._baseline.num_aspect_words
+        aspects = [aspect_ids(codec, aspect, count) for aspect in self._choose(users, items)]
         read = collate_pairs(users, items, aspects).to(self._device)
         texts = model.write(read, self._trained.max_words)
         return list(map(codec.decode, texts)), time.monotonic() - start

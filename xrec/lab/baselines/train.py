@@ -15,7 +15,7 @@ import safetensors.torch
 
 from xrec.aspects import read_aspects_manifest
 from xrec.data.dataset import read_dataset
-from xrec.lab.baselines.artifact import Sizes, build_model, write_baseline
+from xrec.lab.baselines.artifact import build_model, write_baseline
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.data import BaselineData, build_data
 from xrec.lab.baselines.trainer import BEST, BaselineProgress, BaselineTrainer, Workers
@@ -90,7 +90,7 @@ def _metrics(data: BaselineData, progress: BaselineProgress, trained: Tensors) -
         "best_epoch": best["epoch"],
         "num_epochs": len(progress.history),
         "validation_loss": best["validation_loss"],
-        "num_words": data.num_tokens,
+        "num_words": data.sizes["num_tokens"],
         "max_words": data.max_words,
     }
 
@@ -124,7 +124,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     baseline: Baseline = loop_config["baseline"]
     data = build_data(baseline, read_dataset(baseline.open(baseline.dataset)))
     trainer = BaselineTrainer(
-        build_model(baseline, Sizes.of(data), worker_device()),
+        build_model(baseline, data.sizes, worker_device()),
         data,
         baseline.recipe,
         seed=baseline.seed,

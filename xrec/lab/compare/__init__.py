@@ -10,7 +10,3 @@
 Whatever is there with the same settings and inputs is taken, at every step: a comparison that was
 killed goes on, and one that gets another entry or seed keeps the others.
 """
-
-from xrec.lab.compare.comparison import check_packages, compare, comparison_identity
-
-__all__ = ["check_packages", "compare", "comparison_identity"]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from xrec.lab.compare.make import Inputs, elsewhere_texts, make
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.scores import (
     ScoreAll,
-    Scored,
     WeighAll,
     score_entries,
     score_on_ray,
@@ -29,7 +29,7 @@ from xrec.lab.compare.scores import (
 )
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
-from xrec.lab.judge import agreement_lines
+from xrec.lab.judge.judge import agreement_lines
 from xrec.lab.measures.measures import metrics_identity, ranker_tables
 from xrec.storage import (
     MANIFEST,
@@ -38,8 +38,6 @@ from xrec.storage import (
     location_of,
     manifest_of,
     open_location,
-    read_manifest,
-    run_fingerprint,
     write_contents,
     write_manifest,
     write_table,
@@ -49,8 +47,6 @@ from xrec.train.adapter import adapter_run_config
 logger = logging.getLogger("xrec")
 
 _NUM_EXAMPLES = 20
-_SCORES = "scores"
-"""Of the manifest's metrics, the fingerprints of the scores that the table is of."""
 _ALWAYS = {"entries", "seeds", "split", "max_pairs", "likelihood", "groups"}
 _Value = TypeVar("_Value")
 
@@ -143,58 +139,30 @@ def compare(
     entries = entries_of(config)
     # Tables from elsewhere may be wrong, so they are read before anything is trained.
     there = {
-        entry: elsewhere_texts(given, entry) for entry in entries if entry.name in config.texts
+        entry: elsewhere_texts(config, entry, given.pairs)
+        for entry in entries
+        if entry.name in config.texts
     }
     made = {entry: there[entry] if entry in there else work.make(given, entry) for entry in entries}
     scored = score_entries(config, given.pairs, made, keys or {}, work.score_all)
     measured = with_likelihoods(config, given.pairs, scored, work.weigh_all)
-    manifest = _finished(config, settings, inputs, scored)
-    if manifest is None:
-        notes = _agreement(config, _first_seeds(scored))
-        aspects = location_of(config, "aspects")
-        chooser = read_chooser(aspects, dataset) if "aspects" in inputs else None
-        rankings = ranker_tables(dataset, pairs, chooser)
-        result = result_of(config, dataset, pairs, made, measured, notes, rankings)
-        manifest = _write(given, result, made, scored, settings, inputs)
-    return manifest
-
-
-def _finished(
-    config: CompareConfig,
-    settings: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    scored: Mapping[Entry, Scored],
-) -> Manifest | None:
-    """The manifest of this very comparison, of these scores; None if there is none, or another's.
-
-    Another one's table is written again: all that cost anything is in the entries' folders, and
-    these refuse what does not fit.
-    """
-    try:
-        manifest = read_manifest(location_of(config, "comparison"), "comparison")
-    except ArtifactNotFoundError:
-        return None
-    is_same = manifest.run == run_fingerprint("comparison", settings, inputs)
-    return manifest if is_same and manifest.metrics[_SCORES] == _fingerprints(scored) else None
-
-
-def _fingerprints(scored: Mapping[Entry, Scored]) -> dict[str, str]:
-    return {entry.title: each.fingerprint for entry, each in scored.items()}
-
-
-def _agreement(config: CompareConfig, scored: Mapping[str, Scored]) -> tuple[str, ...]:
-    """How far the judges agree about each entry's texts."""
     judges = [judge.name for judge in config.metrics.judges]
-    return tuple(
-        line for name, each in scored.items() for line in agreement_lines(name, each.table, judges)
+    notes = tuple(
+        line
+        for name, each in _first_seeds(scored).items()
+        for line in agreement_lines(name, each.table, judges)
     )
+    aspects = location_of(config, "aspects")
+    chooser = read_chooser(aspects, dataset) if "aspects" in inputs else None
+    rankings = ranker_tables(dataset, pairs, chooser)
+    result = result_of(config, dataset, pairs, made, measured, notes, rankings)
+    return _write(given, result, made, settings, inputs)
 
 
 def _write(
     given: Inputs,
     result: Result,
     made: Mapping[Entry, EntryTexts],
-    scored: Mapping[Entry, Scored],
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
 ) -> Manifest:
@@ -222,19 +190,18 @@ def _write(
         inputs=inputs,
         files=files,
         row_counts={"pairs": len(pairs), "entries": len(result.entries)},
-        metrics={_SCORES: _fingerprints(scored)},
+        metrics={},
     )
     logger.info("%d entries: %s", len(result.entries), config.artifact("comparison"))
     return manifest
 
 
-def _failed(made: Mapping[Entry, EntryTexts]) -> dict[str, dict[str, int]]:
+def _failed(made: Mapping[Entry, EntryTexts]) -> Mapping[str, Mapping[str, int]]:
     """Of each entry, the pairs without a text by reason, over all of its seeds."""
-    found: dict[str, dict[str, int]] = {}
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for entry, each in made.items():
-        for reason, count in each.failed.items():
-            reasons = found.setdefault(entry.name, {})
-            reasons[reason] = reasons.get(reason, 0) + count
+        if each.failed:
+            found[entry.name].update(each.failed)
     return found
 
 

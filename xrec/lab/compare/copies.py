@@ -7,10 +7,8 @@ comparison: a figure of a part of a table would mislead.
 import io
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -65,14 +63,12 @@ def nearest_texts(
 
 def _explained_items(vectors: Tensor, explained: list[int], wanted: list[int]) -> list[int]:
     """Each wanted item itself if it is among the `explained`, else the nearest of these."""
-    known = set(explained)
     units = normalize(vectors.double(), dim=1)
-    lacking = np.array(sorted({item for item in wanted if item not in known}), dtype=np.int64)
+    lacking = torch.tensor(sorted({*wanted} - {*explained}), dtype=torch.int64)
     nearest: dict[int, int] = {}
-    for start in range(0, len(lacking), _ITEMS_AT_ONCE):
-        part: NDArray[np.int64] = lacking[start : start + _ITEMS_AT_ONCE]
-        best = (units[torch.from_numpy(part)] @ units[explained].T).argmax(dim=1)
-        nearest |= {int(item): explained[int(at)] for item, at in zip(part, best, strict=True)}
+    for part in lacking.split(_ITEMS_AT_ONCE):
+        best = (units[part] @ units[explained].T).argmax(dim=1).tolist()
+        nearest |= {item: explained[at] for item, at in zip(part.tolist(), best, strict=True)}
     return [nearest.get(item, item) for item in wanted]
 
 

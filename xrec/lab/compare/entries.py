@@ -13,7 +13,7 @@ from xrec.schemas import PAIRS
 from xrec.storage import Location, content_hash, location_of, parquet_bytes
 
 SEED = 0
-"""What pairs, examples and resamples are drawn with."""
+"""What pairs and examples are drawn with."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,11 @@ class Entry:
     """An entry with a seed.
 
     seed: None if its texts do not depend on it; it is there once then.
-    location: the folder that holds what is made of it, and its scores.
     """
 
     name: str
     seed: int | None
-    location: Location
+    comparison: Location
 
     @property
     def title(self) -> str:
@@ -34,20 +33,19 @@ class Entry:
         return self.name if self.seed is None else f"{self.name}-{self.seed}"
 
     @property
-    def drawn_with(self) -> int:
-        """The seed to draw with, where one is asked for."""
-        return self.seed or 0
+    def location(self) -> Location:
+        """The folder that holds what is made of it, and its scores."""
+        return self.comparison / self.title
 
 
 def entries_of(config: CompareConfig) -> list[Entry]:
     """All entries, in the order of the config, each with its seeds in order."""
     comparison = location_of(config, "comparison")
-    seeded = [
+    return [
         Entry(name, seed, comparison)
         for name in config.entries
         for seed in (config.seeds if config.is_seeded(name) else (None,))
     ]
-    return [Entry(each.name, each.seed, comparison / each.title) for each in seeded]
 
 
 @dataclass(frozen=True)

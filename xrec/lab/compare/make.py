@@ -2,11 +2,10 @@
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import cast
 
+import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
@@ -20,35 +19,33 @@ from xrec.data.dataset import Dataset
 from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
 from xrec.generate.loading import Sources
-from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
-from xrec.lab.baselines import Baseline, train_baseline, write_baseline_texts
+from xrec.graph.artifact import check_graph_of_dataset, read_graph
 from xrec.lab.baselines.artifact import read_baseline
-from xrec.lab.baselines.baseline import recipe_of
+from xrec.lab.baselines.baseline import Baseline, recipe_of
 from xrec.lab.baselines.lora import LoRA
+from xrec.lab.baselines.texts import write_baseline_texts
+from xrec.lab.baselines.train import train_baseline
 from xrec.lab.compare.copies import Texts, nearest_texts, profile_texts, read_elsewhere
 from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.text_only import frozen_model, text_only_texts
 from xrec.lab.compare.texts import (
     Costs,
     EntryTexts,
-    keep_texts,
-    kept_texts,
     pairs_per_second,
     texts_of_run,
     write_texts,
 )
+from xrec.lab.measures.measure import PairIds
 from xrec.llm.source import anywhere
-from xrec.storage import (
-    Manifest,
-    content_hash,
-    finished,
-    location_of,
-    manifest_of,
-    open_location,
-)
+from xrec.schemas import PAIRS
+from xrec.storage import finished, location_of, read_table, write_manifest, write_table
 from xrec.train.adapter import train_adapter
 
 logger = logging.getLogger("xrec")
+
+
+TEXTS = PAIRS.append(pa.field("text", pa.string()))
+"""A row a pair; null where it has no text."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +56,12 @@ class Inputs:
     dataset: Dataset
     pairs: ComparedPairs
 
-    @cached_property
-    def graph(self) -> GraphEmbeddings:
-        """The graph's vectors; raises ArtifactMismatchError for another dataset's."""
-        config = self.config
-        manifest = manifest_of(config, "graph")
-        uris = config.artifact("graph"), config.artifact("dataset")
-        check_graph_of_dataset(manifest, self.dataset.manifest, *uris)
-        return read_graph(location_of(config, "graph"))
-
 
 def make(given: Inputs, entry: Entry) -> EntryTexts:
-    """The entry's texts and costs; raises what the trainings and bulk runs raise."""
+    """Texts and costs of an entry that is not from elsewhere.
+
+    Raises what the trainings and bulk runs raise.
+    """
     config, pairs = given.config, given.pairs
     if entry.name in ADAPTERS:
         return adapter_texts(config, entry, pairs)
@@ -78,16 +69,20 @@ def make(given: Inputs, entry: Entry) -> EntryTexts:
         return baseline_texts(config, entry, pairs)
     if entry.name == "zero_shot":
         return text_only_texts(config, entry, pairs, inputs={}, load=frozen_model)
-    if entry.name == "profile":
-        return _copied(given, entry, profile_texts(given.dataset, pairs.pairs), {})
-    if entry.name == "nearest":
-        count = config.training.max_pairs
-        explained = given.dataset.explained_pairs("train")
-        known = drawn_explanations(given.dataset, explained, count)
-        texts = nearest_texts(known, given.graph, pairs.pairs)
-        inputs = {"graph": given.graph.manifest.fingerprint}
-        return _copied(given, entry, texts, inputs, max_pairs=count)
-    return elsewhere_texts(given, entry)
+    is_profile = entry.name == "profile"
+    texts = profile_texts(given.dataset, pairs.pairs) if is_profile else _nearest(given)
+    return EntryTexts.of(texts, Costs(num_trained_parameters=0))
+
+
+def _nearest(given: Inputs) -> Texts:
+    """Raises ArtifactMismatchError for a graph of another dataset."""
+    config, dataset = given.config, given.dataset
+    graph = read_graph(location_of(config, "graph"))
+    uris = config.artifact("graph"), config.artifact("dataset")
+    check_graph_of_dataset(graph.manifest, dataset.manifest, *uris)
+    explained, count = dataset.explained_pairs("train"), config.training.max_pairs
+    known = drawn_explanations(dataset, explained, count)
+    return nearest_texts(known, graph, given.pairs.pairs)
 
 
 def adapter_runs(
@@ -96,8 +91,8 @@ def adapter_runs(
     """The training and the bulk run of an adapter, with their outputs in the entry's folder."""
     adapter, explanations = ((entry.location / name).uri for name in ("adapter", "explanations"))
     return (
-        config.training_of(entry.name, entry.drawn_with, adapter),
-        config.backfill_of(entry.drawn_with, pairs_uri, explanations, adapter),
+        config.training_of(entry.name, entry.seed or 0, adapter),
+        config.backfill_of(entry.seed or 0, pairs_uri, explanations, adapter),
     )
 
 
@@ -139,7 +134,7 @@ def baseline_of(config: CompareConfig, entry: Entry) -> Baseline:
     kind = cast(BaselineKind, entry.name)
     return Baseline(
         kind=kind,
-        seed=entry.drawn_with,
+        seed=entry.seed or 0,
         recipe=recipe_of(kind, config.baselines),
         dataset=location_of(config, "dataset").shared_uri,
         aspects=location_of(config, "aspects").shared_uri,
@@ -164,9 +159,8 @@ def baseline_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) ->
         texts = text_only_texts(config, entry, pairs, inputs=inputs, load=LoadMerged(baseline))
         rate = texts.costs.pairs_per_second
     else:
-        manifest = _written(baseline, entry, pairs, trained.fingerprint)
-        texts = kept_texts(entry.location / "texts", manifest)
-        rate = manifest.metrics["pairs_per_second"]
+        written, rate = _written(baseline, entry, pairs, trained.fingerprint)
+        texts = EntryTexts.of(written)
     costs = Costs(
         training_seconds=trained.metrics["training_seconds"],
         num_trained_parameters=trained.metrics["num_trained_parameters"],
@@ -175,53 +169,39 @@ def baseline_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) ->
     return replace(texts, costs=costs)
 
 
-def _written(baseline: Baseline, entry: Entry, pairs: ComparedPairs, trained: str) -> Manifest:
-    """Write and keep the texts, unless they are there; returns their manifest."""
-    location = entry.location / "texts"
-    config, inputs = {"pairs": pairs.fingerprint}, {"baseline": trained}
-    if (done := finished(location, "texts", config, inputs)) is not None:
-        return done
-    indices = [(pair.user_index, pair.item_index) for pair in pairs.pairs]
-    texts, rate = write_baseline_texts(baseline, indices)
-    written = {ids: text or None for ids, text in zip(pairs.ids, texts, strict=True)}
-    metrics = {"pairs_per_second": rate}
-    return keep_texts(location, written, config=config, inputs=inputs, metrics=metrics)
+def _written(
+    baseline: Baseline, entry: Entry, pairs: ComparedPairs, trained: str
+) -> tuple[dict[PairIds, str | None], float]:
+    """The texts, and how many a process wrote a second; they are kept as an artifact `texts`."""
+    location, file = entry.location / "texts", "texts.parquet"
+    settings, inputs = {"pairs": pairs.fingerprint}, {"baseline": trained}
+    if (done := finished(location, "texts", settings, inputs)) is None:
+        indices = [(pair.user_index, pair.item_index) for pair in pairs.pairs]
+        texts, rate = write_baseline_texts(baseline, indices)
+        users, items = zip(*pairs.ids, strict=True)
+        rows = [users, items, [text or None for text in texts]]
+        done = write_manifest(
+            location,
+            "texts",
+            config=settings,
+            inputs=inputs,
+            files={file: write_table(location / file, pa.table(rows, TEXTS.names), TEXTS)},
+            row_counts={"texts": sum(map(bool, texts))},
+            metrics={"pairs_per_second": rate},
+        )
+    kept = read_table(location / file, TEXTS).to_pylist()
+    found = {(row["user_id"], row["item_id"]): row["text"] for row in kept}
+    return found, done.metrics["pairs_per_second"]
 
 
-def _copied(
-    given: Inputs, entry: Entry, texts: Texts, inputs: Mapping[str, str], **settings: int | None
-) -> EntryTexts:
-    """Keep texts for which nothing is trained."""
-    location, about = entry.location / "texts", {"entry": entry.name}
-    manifest = keep_texts(
-        location,
-        texts,
-        config={**about, "pairs": given.pairs.fingerprint, **settings},
-        inputs={"dataset": given.dataset.manifest.fingerprint, **inputs},
-    )
-    return replace(kept_texts(location, manifest), costs=Costs(num_trained_parameters=0))
-
-
-def elsewhere_texts(given: Inputs, entry: Entry) -> EntryTexts:
+def elsewhere_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> EntryTexts:
     """Texts from elsewhere; raises DataError if none is of a pair that is compared."""
-    name, config, ids = entry.name, given.config, given.pairs.ids
-    source = config.texts[name]
-    texts = read_elsewhere(name, source, config.storage)
+    source, ids = config.texts[entry.name], pairs.ids
+    texts = read_elsewhere(entry.name, source, config.storage)
     if not any(map(texts.get, ids)):
         raise DataError(
-            f"entry {name!r}: {source.uri} has {len(texts)} texts, of none of the {len(ids)} "
+            f"entry {entry.name!r}: {source.uri} has {len(texts)} texts, of none of the {len(ids)} "
             f"pairs that are compared, such as user {ids[0][0]!r} and item {ids[0][1]!r}; give "
             f"texts of the split {config.split!r}, or choose the other one"
         )
-    location, about = entry.location / "texts", source.model_dump(mode="json", exclude={"uri"})
-    content = open_location(source.uri, config.storage).read_bytes()
-    manifest = keep_texts(
-        location,
-        {pair: texts.get(pair) for pair in ids},
-        config={**about, "pairs": given.pairs.fingerprint},
-        inputs={
-            "dataset": given.dataset.manifest.fingerprint,
-            "texts": content_hash(content),
-        },
-    )
-    return kept_texts(location, manifest)
+    return EntryTexts.of({pair: texts.get(pair) for pair in ids})

@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from xrec.config.compare import CompareConfig
 from xrec.data.dataset import Dataset, HeldOutPair
-from xrec.lab.compare.entries import SEED, Entry
+from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.scores import LIKELIHOOD_INFOS, Scored
 from xrec.lab.compare.texts import Costs, EntryTexts
 from xrec.lab.measures.measure import MetricInfo
-from xrec.lab.measures.measures import describe_metrics, has_aspects
+from xrec.lab.measures.measures import describe_metrics
 from xrec.lab.measures.overlap import of_corpus
 from xrec.lab.statistics.figures import (
     LEAST_SEEDS,
@@ -29,8 +29,6 @@ from xrec.lab.statistics.groups import group_rows
 
 ALL = "all"
 COVERAGE = "coverage"
-NUM_SAMPLES = 2000
-"""Number of resamples of the 95 % intervals."""
 
 # `table.parquet`: a row an entry, group and metric. `by_seed` has a value for each seed.
 TABLE = pa.schema(
@@ -200,14 +198,13 @@ def _groups(
 def _figures(
     runs: Mapping[str, Sequence[Run]], grouping: str, group: str, rows: Rows | None
 ) -> list[Figure]:
-    drawing = {"num_samples": NUM_SAMPLES, "seed": SEED}
     first = next(iter(runs.values()))
     found = []
     for name, of_name in runs.items():
-        own = metric_rows(of_name, rows=rows, **drawing)
+        own = metric_rows(of_name, rows)
         differences: dict[str, MetricRow] = {}
         if of_name is not first:
-            each = difference_rows(of_name, first, rows=rows, **drawing)
+            each = difference_rows(of_name, first, rows)
             differences = {row.metric: row for row in each}
         found += [Figure(name, grouping, group, row, differences.get(row.metric)) for row in own]
     return found
@@ -227,7 +224,7 @@ def _cost_figures(name: str, costs: Sequence[Costs]) -> list[Figure]:
 
 def _notes(dataset: Dataset) -> list[str]:
     """Why metrics of aspects are not in the table, if they are not."""
-    if has_aspects(dataset):
+    if dataset.aspects is not None:
         return []
     return [
         "There are no metrics of aspects: the dataset has no tables of them; make it of "
@@ -243,16 +240,11 @@ def result_table(result: Result) -> pa.Table:
 def _row(figure: Figure) -> dict[str, object]:
     own, difference = figure.own, figure.difference
     row: dict[str, object] = {
+        **vars(own),
         "entry": figure.entry,
         "grouping": figure.grouping,
         "group": figure.group,
-        "metric": own.metric,
-        "value": own.value,
-        "low": own.low,
-        "high": own.high,
         "seed_spread": figure.seed_spread,
-        "by_seed": list(own.by_seed),
-        "num_pairs": own.num_pairs,
     }
     if difference is not None:
         row["difference"] = difference.value

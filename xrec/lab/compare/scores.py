@@ -8,7 +8,7 @@ cost much more than what is measured of them.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -30,12 +30,13 @@ from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled
 from xrec.lab.compare.entries import SEED, ComparedPairs, Entry
 from xrec.lab.compare.make import adapter_runs
 from xrec.lab.compare.texts import EntryTexts
-from xrec.lab.judge import JudgeAccess
+from xrec.lab.judge.judge import JudgeAccess
 from xrec.lab.measures.measure import MetricInfo, ScoredTexts
 from xrec.lab.measures.measures import load_measures, metrics_anywhere, metrics_identity
 from xrec.llm.model import resolve_device
 from xrec.llm.source import anywhere
 from xrec.progress import progress
+from xrec.schemas import PAIRS
 from xrec.storage import (
     MANIFEST,
     Kind,
@@ -51,12 +52,7 @@ from xrec.storage import (
 logger = logging.getLogger("xrec")
 
 LIKELIHOODS = pa.schema(
-    [
-        pa.field("user_id", pa.string(), nullable=False),
-        pa.field("item_id", pa.string(), nullable=False),
-        pa.field("nll", pa.float64()),
-        pa.field("personalization_gain", pa.float64()),
-    ]
+    [*PAIRS, pa.field("nll", pa.float64()), pa.field("personalization_gain", pa.float64())]
 )
 """A row a pair; null where the prompt is too long."""
 LIKELIHOOD_INFOS = (
@@ -64,7 +60,7 @@ LIKELIHOOD_INFOS = (
     MetricInfo("personalization_gain", "Gain of the own vector, nats a token", 4),
 )
 Tables = Iterator[tuple[int, pa.Table]]
-"""The place and the table of each of some things, in any order."""
+"""Tables as they are done, each with its position among what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -77,38 +73,46 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class ScoringTask:
-    """What a process needs in order to score; `keys` are those of judges that are endpoints."""
+class Task:
+    """What a process needs to score texts, or to weigh the references of the pairs.
+
+    keys: of judges that are endpoints.
+    """
 
     config: CompareConfig
     pairs: Sequence[HeldOutPair]
-    keys: Mapping[str, SecretStr | None]
+    keys: Mapping[str, SecretStr | None] = field(default_factory=dict)
+
+    def load_scorer(self) -> Callable[[ScoredTexts], pa.Table]:
+        """Load the scoring models in this process; returns what scores the texts of an entry."""
+        config = self.config
+        return load_measures(
+            config.metrics,
+            read_dataset(location_of(config, "dataset")),
+            self.pairs,
+            device=str(resolve_device(config.device)),
+            cache_dir=None if config.llm is None else config.llm.cache_dir,
+            judges=JudgeAccess(
+                replies=location_of(config, "comparison") / "judge-replies",
+                storage=config.storage,
+                llm=config.llm,
+                device=config.device,
+                num_threads=config.actors.cpus_per_actor,
+                keys=self.keys,
+            ),
+        ).of_pairs
+
+    def weigh(self, sources: Sources) -> pa.Table:
+        """The table LIKELIHOODS by an adapter's model; raises what `load_explainer` raises."""
+        config = self.config
+        explainer = load_explainer(sources, device=config.actors.device, engine=config.engine)
+        return likelihoods_of(explainer, self.pairs)
 
 
-def load_scorer(task: ScoringTask) -> Callable[[ScoredTexts], pa.Table]:
-    """Load the scoring models in this process; returns what scores the texts of an entry."""
-    config = task.config
-    return load_measures(
-        config.metrics,
-        read_dataset(location_of(config, "dataset")),
-        task.pairs,
-        device=str(resolve_device(config.device)),
-        cache_dir=None if config.llm is None else config.llm.cache_dir,
-        judges=JudgeAccess(
-            replies=location_of(config, "comparison") / "judge-replies",
-            storage=config.storage,
-            llm=config.llm,
-            device=config.device,
-            num_threads=config.actors.cpus_per_actor,
-            keys=task.keys,
-        ),
-    ).of_pairs
+ScoreAll = Callable[[Task, Sequence[ScoredTexts]], Tables]
 
 
-ScoreAll = Callable[[ScoringTask, Sequence[ScoredTexts]], Tables]
-
-
-def score_on_ray(task: ScoringTask, texts: Sequence[ScoredTexts]) -> Tables:
+def score_on_ray(task: Task, texts: Sequence[ScoredTexts]) -> Tables:
     """Score in processes of Ray, as many as `actors` says and there are texts.
 
     They share the limits of judges that are endpoints; with GPUs each has one. Ray must be
@@ -120,7 +124,7 @@ def score_on_ray(task: ScoringTask, texts: Sequence[ScoredTexts]) -> Tables:
         num_actors = max(1, min(num_actors, int(ray.cluster_resources().get("GPU", 0))))
     task = replace(task, config=_for_actors(task.config, num_actors))
     return map_in_processes(
-        lambda: load_scorer(task),
+        task.load_scorer,
         texts,
         num_processes=num_actors,
         cpus=actors.cpus_per_actor,
@@ -155,7 +159,7 @@ def score_entries(
     texts = {entry: ScoredTexts.of(pairs.pairs, each.texts) for entry, each in made.items()}
 
     def score(left: Sequence[Entry]) -> Tables:
-        task = ScoringTask(config, pairs.pairs, keys)
+        task = Task(config, pairs.pairs, keys)
         return score_all(task, [texts[entry] for entry in left])
 
     found = _kept_or_made("scores", "scoring", settings, inputs, score)
@@ -165,21 +169,7 @@ def score_entries(
     }
 
 
-@dataclass(frozen=True)
-class WeighingTask:
-    """What a process needs in order to weigh the references of the pairs."""
-
-    config: CompareConfig
-    pairs: Sequence[HeldOutPair]
-
-    def weigh(self, sources: Sources) -> pa.Table:
-        """The table LIKELIHOODS by an adapter's model; raises what `load_explainer` raises."""
-        config = self.config
-        explainer = load_explainer(sources, device=config.actors.device, engine=config.engine)
-        return likelihoods_of(explainer, self.pairs)
-
-
-WeighAll = Callable[[WeighingTask, Sequence[Sources]], Tables]
+WeighAll = Callable[[Task, Sequence[Sources]], Tables]
 
 
 def likelihoods_of(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> pa.Table:
@@ -199,7 +189,7 @@ def likelihoods_of(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> pa.Tab
     return pa.Table.from_pylist(rows, LIKELIHOODS)
 
 
-def weigh_on_ray(task: WeighingTask, adapters: Sequence[Sources]) -> Tables:
+def weigh_on_ray(task: Task, adapters: Sequence[Sources]) -> Tables:
     """Weigh in processes of Ray, each of which loads one adapter and ends; Ray must be initialised.
 
     As many are at work as `actors` says. Raises the XRecError of a process, or ClusterError.
@@ -234,7 +224,7 @@ def with_likelihoods(
 
     def weigh(left: Sequence[Entry]) -> Tables:
         sources = [sources_of(adapter_runs(config, entry, pairs.uri)[1]) for entry in left]
-        return weigh_all(WeighingTask(config, pairs.pairs), sources)
+        return weigh_all(Task(config, pairs.pairs), sources)
 
     found = _kept_or_made("likelihoods", "weighing references", settings, inputs, weigh)
     tables = {entry: each.table for entry, each in scored.items()}

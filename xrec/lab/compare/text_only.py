@@ -26,11 +26,9 @@ from xrec.lab.baselines.lora import text_vocabulary
 from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.texts import Costs, EntryTexts, pairs_per_second, texts_of_run, write_texts
 from xrec.llm.model import (
-    load_model,
+    load_llm,
     load_tokenizer,
-    resolve_attention,
     resolve_device,
-    resolve_dtype,
     stop_token_ids,
 )
 from xrec.llm.prompt import PromptBuilder
@@ -45,12 +43,8 @@ LoadModel = Callable[[Sources, torch.device], PreTrainedModel]
 
 def frozen_model(sources: Sources, device: torch.device) -> PreTrainedModel:
     """The language model as it is; raises ModelError if it cannot be had."""
-    return load_model(
-        resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage),
-        dtype=resolve_dtype(sources.llm.dtype, device),
-        device=device,
-        attn_implementation=resolve_attention(sources.llm.attn_implementation, device),
-    )
+    folder = resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage)
+    return load_llm(sources.llm, folder, device)
 
 
 def text_only_texts(
@@ -67,7 +61,7 @@ def text_only_texts(
     raises.
     """
     explanations = (entry.location / "explanations").uri
-    backfill = config.backfill_of(entry.drawn_with, pairs.uri, explanations, explanations)
+    backfill = config.backfill_of(entry.seed or 0, pairs.uri, explanations, explanations)
     logger.info("%s: writing texts", entry.title)
     identity = _identity(config, backfill, pairs, inputs)
     manifest = write_texts(backfill, identity, LoadTextOnly(config.prompt, load))

@@ -1,13 +1,8 @@
-"""The texts of an entry: why some are missing, what they cost, and how they are kept.
+"""The texts of an entry: why some are missing, what they cost, and those of bulk runs."""
 
-Prompts are answered in a bulk run. Other texts are an artifact of kind `texts`, a row a pair.
-"""
-
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import pyarrow as pa
 
 from xrec.backfill import read, read_failed
 from xrec.backfill.driver import finish, has_work, run_backfill
@@ -17,16 +12,8 @@ from xrec.bulk import Identity, open_run
 from xrec.config.backfill import BackfillConfig
 from xrec.config.shared import StorageConfig
 from xrec.lab.measures.measure import PairIds
-from xrec.storage import Location, Manifest, finished, read_table, write_manifest, write_table
+from xrec.storage import Location, Manifest, fingerprint_of
 
-TEXTS = pa.schema(
-    [
-        pa.field("user_id", pa.string(), nullable=False),
-        pa.field("item_id", pa.string(), nullable=False),
-        pa.field("text", pa.string()),
-    ]
-)
-_FILE = "texts.parquet"
 _NO_TEXT = "no_text"
 
 
@@ -53,40 +40,13 @@ class EntryTexts:
     failed: Mapping[str, int] = field(default_factory=dict)
     costs: Costs = field(default_factory=Costs)
 
-
-def keep_texts(
-    location: Location,
-    texts: Mapping[PairIds, str | None],
-    *,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, str],
-    metrics: Mapping[str, Any] | None = None,
-) -> Manifest:
-    """Write the texts as an artifact, and return its manifest.
-
-    Nothing is written if it is there. Raises ArtifactMismatchError if another run's texts are.
-    """
-    if (done := finished(location, "texts", config, inputs)) is not None:
-        return done
-    rows = [{"user_id": ids[0], "item_id": ids[1], "text": text} for ids, text in texts.items()]
-    table = pa.Table.from_pylist(rows, TEXTS)
-    return write_manifest(
-        location,
-        "texts",
-        config=config,
-        inputs=inputs,
-        files={_FILE: write_table(location / _FILE, table, TEXTS)},
-        row_counts={"texts": sum(text is not None for text in texts.values())},
-        metrics=metrics or {},
-    )
-
-
-def kept_texts(location: Location, manifest: Manifest) -> EntryTexts:
-    """What `keep_texts` wrote."""
-    rows = read_table(location / _FILE, TEXTS).to_pylist()
-    texts = {(row["user_id"], row["item_id"]): row["text"] for row in rows}
-    missing = sum(text is None for text in texts.values())
-    return EntryTexts(texts, manifest.fingerprint, {_NO_TEXT: missing} if missing else {})
+    @classmethod
+    def of(cls, texts: Mapping[PairIds, str | None], costs: Costs | None = None) -> "EntryTexts":
+        """Texts that were not written by a bulk run."""
+        missing = sum(text is None for text in texts.values())
+        fingerprint = fingerprint_of([[*ids, text] for ids, text in texts.items()])
+        failed = {_NO_TEXT: missing} if missing else {}
+        return cls(texts, fingerprint, failed, costs or Costs())
 
 
 def texts_of_run(location: Location, manifest: Manifest, storage: StorageConfig) -> EntryTexts:
@@ -97,10 +57,8 @@ def texts_of_run(location: Location, manifest: Manifest, storage: StorageConfig)
     texts: dict[PairIds, str | None] = {
         (row["user_id"], row["item_id"]): row["explanation"] for row in rows
     }
-    reasons: dict[str, int] = {}
-    for row in failed:
-        texts[row["user_id"], row["item_id"]] = None
-        reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
+    texts |= {(row["user_id"], row["item_id"]): None for row in failed}
+    reasons = Counter(row["reason"] for row in failed)
     return EntryTexts(texts, manifest.fingerprint, dict(sorted(reasons.items())))
 
 

@@ -2,6 +2,9 @@
 
 A reply that is no such number is asked for once more (xrec.text), then it has failed: it is counted
 with its reason, and the pair has no score. An empty text has 0 without a question.
+
+Two judges may differ by tens of points and still rank texts alike. So what tells how far they agree
+is Spearman's correlation over pairs.
 """
 
 import logging
@@ -9,10 +12,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import combinations
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from scipy.stats import spearmanr
 
 from xrec.config.evaluate import JudgeConfig
 from xrec.config.llm import LLMConfig
@@ -27,6 +33,8 @@ from xrec.text.model import chosen_llm, load_language_model, model_settings
 from xrec.text.prompt_file import PromptFile, parse_prompt_file
 
 logger = logging.getLogger("xrec")
+
+_LEAST = 3  # pairs of which a correlation is told
 
 
 class ScoreReply(BaseModel):
@@ -189,3 +197,26 @@ def _model_identity(
     except ModelError:  # it is fetched, or missed, when it is loaded
         return {**settings, "llm": public_name(chosen.model)}
     return {**settings, "llm": model_fingerprint(folder)}
+
+
+def agreement_lines(entry: str, scores: pa.Table, judges: Sequence[str]) -> list[str]:
+    """A sentence on each two judges of an entry's texts.
+
+    scores: as `Measures.of_pairs` gives them. Pairs without a text, which no judge has seen, and
+    pairs at which a judge failed are left out. There is no sentence where fewer than three pairs
+    are left, or a judge says the same of all.
+    """
+    has_text = np.array([bool(text) for text in scores["text"].to_pylist()], dtype=np.bool_)
+    values = {name: scores[f"gptscore_{name}"].to_numpy().astype(np.float64) for name in judges}
+    lines = []
+    for first, second in combinations(judges, 2):
+        both = has_text & np.isfinite(values[first]) & np.isfinite(values[second])
+        ours, theirs = values[first][both], values[second][both]
+        if len(ours) < _LEAST or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
+            continue
+        lines.append(
+            f"Judges {first} and {second} rank the texts of `{entry}` alike by "
+            f"{float(spearmanr(ours, theirs).statistic):.2f}, Spearman's correlation over "
+            f"{len(ours):,} pairs; their means differ by {float(ours.mean() - theirs.mean()):+.1f}."
+        )
+    return lines

@@ -3,8 +3,8 @@
 measure       the pairs that are scored, with an entry's texts; what a metric is
 overlap       ROUGE, length, coverage; BERTScore's matching by any encoder; BLEU, USR
 specificity   own reference against others'
-aspects       precision, recall, NDCG of what texts name; the right aspect of the generated sample
-statements    what texts say of aspects, against what the pair's own review says
+statements    aspects that texts name and what they say of them, against the pair's own review; the
+              right aspect of the generated sample
 ranking       statements in an order: of texts, popularity, the chooser of aspects
 entailment    whether a statement follows from another, by a model
 measures      all of them together with the judges

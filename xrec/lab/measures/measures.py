@@ -18,7 +18,6 @@ from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.evaluate.encoder import encoder_folder, load_encoder
 from xrec.lab.judge.judge import JudgeAccess, describe_judge, judge_identity, load_judge
-from xrec.lab.measures.aspects import RightAspect
 from xrec.lab.measures.entailment import EntailmentModel
 from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
 from xrec.lab.measures.overlap import CORPUS_INFOS, EmbeddingScore, Overlap, embedding_infos
@@ -26,6 +25,7 @@ from xrec.lab.measures.ranking import StatementsRanked, rankers
 from xrec.lab.measures.specificity import Specificity
 from xrec.lab.measures.statements import (
     AspectsNamed,
+    RightAspect,
     Statements,
     StatementsMatched,
     matched_infos,
@@ -84,7 +84,7 @@ def load_measures(
     """
     titles = dataset.items["title"].take([pair.item_index for pair in pairs]).to_pylist()
     made: list[PairMeasure] = [Overlap(), Specificity(pairs, titles)]
-    if has_aspects(dataset):
+    if dataset.aspects is not None:
         statements = Statements(dataset, pairs)
         made += [each(statements) for each in (AspectsNamed, StatementsMatched, StatementsRanked)]
         if config.entailment is not None:
@@ -102,16 +102,11 @@ def load_measures(
     return Measures(made)
 
 
-def has_aspects(dataset: Dataset) -> bool:
-    """Whether there are tables of aspects, which some metrics need."""
-    return dataset.aspects is not None
-
-
 def ranker_tables(
     dataset: Dataset, pairs: Sequence[HeldOutPair], chooser: AspectChooser | None
 ) -> dict[str, pa.Table]:
     """The table of each ranker that needs no text; none for a dataset without aspects."""
-    if not has_aspects(dataset):
+    if dataset.aspects is None:
         return {}
     texts = ScoredTexts.of(pairs, {})
     found = rankers(Statements(dataset, pairs), chooser)
@@ -121,7 +116,7 @@ def ranker_tables(
 def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, MetricInfo]:
     """All metrics of `config` in the order of tables."""
     infos = [*Overlap.infos, *CORPUS_INFOS, *Specificity.infos]
-    if has_aspects(dataset):
+    if dataset.aspects is not None:
         infos += [*AspectsNamed.infos, *matched_infos(), *StatementsRanked.infos]
         if config.entailment is not None:
             infos += matched_infos(config.entailment)

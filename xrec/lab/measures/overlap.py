@@ -4,11 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from xrec.evaluate.encoder import TextEncoder, embedding_scores
+from xrec.evaluate.encoder import SentenceEncoder, embedding_scores
 from xrec.evaluate.text_metrics import corpus_bleu, rouge_l
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
-
-_TEXTS_AT_ONCE = 16  # of a pass through the encoder
 
 
 class Overlap:
@@ -57,15 +55,9 @@ def embedding_infos(encoder: str) -> tuple[MetricInfo, ...]:
 class EmbeddingScore:
     """Scores by `encoder`; an empty text has 0."""
 
-    def __init__(self, encoder: TextEncoder) -> None:
+    def __init__(self, encoder: SentenceEncoder) -> None:
         self._encoder = encoder
 
     def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
         """See PairMeasure."""
-        found = embedding_scores(self._encoder, list(texts.texts), texts.references, _TEXTS_AT_ONCE)
-        return {
-            "embedding_precision": found.precision,
-            "embedding_recall": found.recall,
-            "embedding_f1": found.f1,
-            "sentence_cosine": found.cosine,
-        }
+        return embedding_scores(self._encoder, texts.texts, texts.references)

@@ -13,9 +13,8 @@ import numpy as np
 
 from xrec.aspects import AspectChooser
 from xrec.data.dataset import HeldOutPair
-from xrec.lab.measures.aspects import K, against_reference
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
-from xrec.lab.measures.statements import SENTIMENTS, Key, Statements
+from xrec.lab.measures.statements import SENTIMENTS, K, Key, Statements, against_reference
 
 Score = Callable[[HeldOutPair], Callable[[Key], Any]]
 """What a pair's candidates are sorted by, the largest first."""

@@ -1,4 +1,4 @@
-"""The statements that texts make, against those of the pair's own review.
+"""The aspects that texts name and the statements that they make, against the pair's own review.
 
 A statement praises an aspect or blames it; what names an aspect without an opinion states nothing.
 
@@ -10,7 +10,7 @@ model, which is StEnt of Kabongo and Guigue (arXiv 2512.24366).
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,13 +22,44 @@ from xrec.checks import AspectNames
 from xrec.checks.tokens import tokens_of
 from xrec.config.data import DEFAULT_PARSER
 from xrec.data.dataset import Dataset, HeldOutPair
-from xrec.lab.measures.aspects import against_reference, f1_of, named_aspects
+from xrec.evaluate.text_metrics import aspect_pattern, names_only
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
 
+K = 10
 SENTIMENTS = ("positive", "negative")
 Key = tuple[str, str]
 """An aspect and its sentiment: what makes two statements the same."""
 Counts = defaultdict[int | None, Counter[Key]]
+
+
+def named_aspects(text: str, finder: AspectNames) -> list[str]:
+    """The aspects that the text names, each once, in order."""
+    return list(dict.fromkeys(named.name for named in finder.find(text)))
+
+
+def against_reference(named: Sequence[Hashable], wanted: Collection[Hashable]) -> Floats:
+    """Precision, recall and NDCG@10, (3,), of the aspects or statements `named`, in their order.
+
+    All are 0 if nothing is named, and NaN if the reference names nothing that could be found.
+    """
+    if not wanted:
+        return np.full(3, np.nan)
+    right = np.array([name in wanted for name in named], dtype=np.float64)
+    discounts = 1 / np.log2(np.arange(2, K + 2))
+    ideal = discounts[: len(wanted)].sum()
+    return np.array(
+        [
+            right.mean() if len(named) else 0,
+            right.sum() / len(wanted),
+            right[:K] @ discounts[: min(len(named), K)] / ideal,
+        ]
+    )
+
+
+def f1_of(precision: float, recall: float) -> float:
+    """The harmonic mean, 0 if both are 0."""
+    total = precision + recall
+    return 2 * precision * recall / total if total else 0.0
 
 
 class Statement(NamedTuple):
@@ -185,3 +216,19 @@ def _matched(entailed: Floats) -> tuple[float, float, float]:
     precision = float(entailed[0].max(axis=1).mean())
     recall = float(entailed[1].max(axis=0).mean())
     return precision, recall, f1_of(precision, recall)
+
+
+class RightAspect:
+    """The share of texts that name the aspect which the user likes most of the item's, alone."""
+
+    infos = (MetricInfo("aspect_accuracy", "Right aspect"),)
+
+    def __init__(self, dataset: Dataset) -> None:
+        assert dataset.planted is not None, "a dataset without planted aspects has no right ones"
+        self._pattern = aspect_pattern(dataset.planted["aspect"].unique().to_pylist())
+
+    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
+        """NaN for a pair without a planted aspect."""
+        right = [pair.aspect or "" for pair in texts.pairs]
+        named = names_only(texts.texts, right, self._pattern).astype(np.float64)
+        return {"aspect_accuracy": np.where([bool(aspect) for aspect in right], named, np.nan)}

@@ -11,11 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from xrec.evaluate.bootstrap import Estimate
+from xrec.evaluate.intervals import Estimate, Values, difference_interval, mean_interval
 from xrec.lab.measures.measure import PAIR_COLUMNS
-from xrec.lab.statistics.bootstrap_seeds import bootstrap_difference, bootstrap_over_seeds
 
-Values = NDArray[np.float64]
 Rows = NDArray[np.bool_]
 LEAST_SEEDS = 3
 """Trainings that differ in the seed alone were seen to lie as far apart as methods do."""
@@ -44,9 +42,7 @@ class MetricRow:
     num_pairs: int
 
 
-def metric_rows(
-    runs: Sequence[Run], *, num_samples: int, seed: int, rows: Rows | None = None
-) -> list[MetricRow]:
+def metric_rows(runs: Sequence[Run], rows: Rows | None = None) -> list[MetricRow]:
     """The figures of one entry, those of its corpus last.
 
     rows: the pairs that count, (N,), or all. Figures of the corpora are those of the runs: give
@@ -59,20 +55,13 @@ def metric_rows(
         values = _stacked(runs, metric)[:, chosen]
         there = np.isfinite(values).all(axis=0)
         if there.any():
-            estimate = bootstrap_over_seeds(
-                values, users[chosen].tolist(), num_samples=num_samples, seed=seed
-            )
+            estimate = mean_interval(values, users[chosen].tolist())
             found.append(_row(metric, estimate, values[:, there]))
     return found + _of_corpora(runs, int(chosen.sum()))
 
 
 def difference_rows(
-    runs: Sequence[Run],
-    first: Sequence[Run],
-    *,
-    num_samples: int,
-    seed: int,
-    rows: Rows | None = None,
+    runs: Sequence[Run], first: Sequence[Run], rows: Rows | None = None
 ) -> list[MetricRow]:
     """The figures of an entry minus those of the first one, of the metrics that both have.
 
@@ -85,9 +74,7 @@ def difference_rows(
         values, others = (_stacked(side, metric)[:, chosen] for side in (runs, first))
         there = np.isfinite(np.concatenate([values, others])).all(axis=0)
         if there.any():
-            estimate = bootstrap_difference(
-                values, others, users[chosen].tolist(), num_samples=num_samples, seed=seed
-            )
+            estimate = difference_interval(values, others, users[chosen].tolist())
             level = others[:, there].mean(axis=0)
             found.append(_row(metric, estimate, values[:, there] - level))
     levels = {row.metric: row.value for row in _of_corpora(first, 0)}

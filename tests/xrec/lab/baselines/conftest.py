@@ -18,9 +18,8 @@ from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import ScalingConfig
 from xrec.data.dataset import Dataset, read_dataset
-from xrec.lab.baselines import Baseline
-from xrec.lab.baselines.artifact import Sizes, build_model, write_baseline
-from xrec.lab.baselines.baseline import RECIPES
+from xrec.lab.baselines.artifact import build_model, write_baseline
+from xrec.lab.baselines.baseline import RECIPES, Baseline
 from xrec.lab.baselines.data import build_data
 from xrec.lab.baselines.train import baseline_identity
 from xrec.storage import Manifest, open_location
@@ -124,7 +123,7 @@ def processes_here(monkeypatch):
 def write_untrained(baseline: Baseline, dataset: Dataset) -> Manifest:
     """Write an untrained baseline at its place, with 0.1 in place of a LoRA's zeros."""
     data = build_data(baseline, dataset)
-    model = build_model(baseline, Sizes.of(data))
+    model = build_model(baseline, data.sizes)
     settings, inputs = baseline_identity(baseline)
     parameters = {
         name: torch.full_like(each, 0.1) if "lora_B" in name else each.detach()

@@ -9,21 +9,20 @@ from tests.toy import toy_tokenizer
 from tests.xrec.aspects.planted_aspects import prepared_town, with_aspects
 from tests.xrec.lab.baselines.conftest import explanation, write_untrained
 from xrec.aspects import read_chooser
-from xrec.config.aspects import TrainAspectsConfig
+from xrec.config.graph import TrainAspectsConfig
 from xrec.data.dataset import read_dataset
 from xrec.errors import ArtifactNotFoundError, DataError
-from xrec.lab.baselines import write_baseline_texts
 from xrec.lab.baselines.codec import BEGIN, END, PAD, UNKNOWN, Words
 from xrec.lab.baselines.data import (
-    NUM_ASPECT_WORDS,
     TextExample,
     aspect_ids,
     build_data,
     collate,
     example,
     length_that_fits,
-    read_aspects,
+    load_choice,
 )
+from xrec.lab.baselines.texts import write_baseline_texts
 from xrec.lab.baselines.train import baseline_identity
 from xrec.llm.examples import IGNORE
 from xrec.storage import open_location
@@ -85,7 +84,7 @@ def test_data_without_explanations_is_refused(make_baseline, dataset):
 
 def test_data_of_lora_are_prompts_in_words_only_and_pairs_of_the_budget(make_baseline, dataset):
     data = build_data(make_baseline("lora", max_pairs=5), dataset)
-    assert (len(data.train), len(data.validation), data.num_tokens) == (5, 10, 0)
+    assert (len(data.train), len(data.validation), data.sizes["num_tokens"]) == (5, 10, 0)
     read = {token for each in data.train for token in each.prompt_ids}
     assert max(read) < len(toy_tokenizer())  # no user and no item among the tokens
     few = make_baseline("lora", recipe={"max_explanation_tokens": 1})
@@ -119,21 +118,21 @@ def test_aspects_are_those_of_train_aspects_without_the_own_review(town, town_da
     pairs = [column.to_numpy().astype("int64") for column in indices]
     chooser = read_chooser(open_location(f"{town}/aspects"), town_dataset)
     chosen = chooser.choose(*pairs, 1, leave_out_own=True).aspects.tolist()
-    found = read_aspects(baseline, town_dataset)(*(column.to_pylist() for column in indices))
-    assert found == [tuple(names[each] for each in row if each >= 0) for row in chosen]
+    found = load_choice(baseline, town_dataset)(*(column.to_pylist() for column in indices))
+    assert found == [names[each] if each >= 0 else "" for (each,) in chosen]
 
 
 def test_aspects_are_read_as_words_within_a_text_and_padded():
     words = Words.of(["The live music, and more music."], 100, ["live music", "a view of it"])
-    ids = aspect_ids(words, ("live music",))
+    ids = aspect_ids(words, "live music", 3)
     assert [words.pieces[each] for each in ids] == [" live", " music", "<pad>"]
-    assert len(aspect_ids(words, ("a view of it",))) == 3
-    assert aspect_ids(words, ()) == (PAD, PAD, PAD)
+    assert len(aspect_ids(words, "a view of it", 3)) == 3
+    assert aspect_ids(words, "", 3) == (PAD, PAD, PAD)
 
 
 def test_data_of_peter_plus_alone_has_aspects(baseline, town, town_dataset, make_baseline):
     data = build_data(baseline, town_dataset)
-    assert {len(each.aspect_ids) for each in (*data.train, *data.validation)} == {NUM_ASPECT_WORDS}
+    assert {len(each.aspect_ids) for each in (*data.train, *data.validation)} == {3}
     assert UNKNOWN not in {index for each in data.train for index in each.aspect_ids}
     assert len({each.aspect_ids for each in data.train}) > 1
     peter = make_baseline("peter", dataset=f"{town}/dataset", aspects=f"{town}/aspects")
@@ -150,8 +149,8 @@ def test_texts_of_peter_plus_follow_the_aspects(baseline, town_dataset, monkeypa
     texts, _ = write_baseline_texts(baseline, pairs)
     aspects = town_dataset.aspects
     assert aspects is not None
-    other = [(aspects["aspect"][0].as_py(),)] * len(pairs)
-    monkeypatch.setattr("xrec.lab.baselines.texts.read_aspects", lambda *given: lambda *of: other)
+    other = [aspects["aspect"][0].as_py()] * len(pairs)
+    monkeypatch.setattr("xrec.lab.baselines.texts.load_choice", lambda *given: lambda *of: other)
     assert write_baseline_texts(baseline, pairs)[0] != texts
 
 

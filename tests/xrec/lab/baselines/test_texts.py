@@ -6,12 +6,12 @@ from torch import Tensor
 
 from tests.xrec.lab.baselines.conftest import NUM_ITEMS, NUM_USERS, write_untrained
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
-from xrec.lab.baselines import write_baseline_texts
-from xrec.lab.baselines.artifact import Sizes, build_model, read_baseline
+from xrec.lab.baselines.artifact import build_model, read_baseline
 from xrec.lab.baselines.codec import END, UNKNOWN
 from xrec.lab.baselines.data import build_data, collate_pairs
 from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.peter import PETER, Pairs
+from xrec.lab.baselines.texts import write_baseline_texts
 
 PAIRS = [(user, (user + 3) % NUM_ITEMS) for user in range(NUM_USERS)]
 V = 10
@@ -79,5 +79,5 @@ def test_lora_comes_back_from_its_artifact(make_baseline, dataset):
     assert found.codec is None
     assert isinstance(found.model, LoRA)
     batch = data.collate(data.train)
-    expected, frozen = found.model(batch), build_model(baseline, Sizes.of(data))(batch)
+    expected, frozen = found.model(batch), build_model(baseline, data.sizes)(batch)
     assert not torch.allclose(expected, frozen, rtol=1e-3)

@@ -8,8 +8,9 @@ import pytest
 
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ArtifactMismatchError, TrainingError
-from xrec.lab.baselines import train_baseline, write_baseline_texts
 from xrec.lab.baselines.artifact import read_baseline
+from xrec.lab.baselines.texts import write_baseline_texts
+from xrec.lab.baselines.train import train_baseline
 from xrec.lab.baselines.trainer import BaselineTrainer
 
 # tests/jobs/test_compare.py trains one with one worker, and test_trainer.py with two in threads.

@@ -12,9 +12,8 @@ from tests.fake_gpu import CPU, GPU, FakeGPU
 from tests.xrec.lab.baselines.conftest import explanation
 from xrec.config.entries import BaselinesConfig
 from xrec.errors import ArtifactMismatchError, TrainingError
-from xrec.lab.baselines import Baseline
-from xrec.lab.baselines.artifact import Sizes, build_model
-from xrec.lab.baselines.baseline import RECIPES, Recipe, recipe_of
+from xrec.lab.baselines.artifact import build_model
+from xrec.lab.baselines.baseline import RECIPES, Baseline, Recipe, recipe_of
 from xrec.lab.baselines.data import (
     BaselineData,
     build_data,
@@ -25,7 +24,7 @@ from xrec.lab.baselines.trainer import BaselineProgress, BaselineTrainer, Worker
 
 
 def trainer_of(baseline: Baseline, data: BaselineData, **settings: Any) -> BaselineTrainer:
-    model = build_model(baseline, Sizes.of(data))
+    model = build_model(baseline, data.sizes)
     return BaselineTrainer(model, data, baseline.recipe, seed=baseline.seed, **settings)
 
 
@@ -122,7 +121,7 @@ def test_trainer_first_step_of_sgd_follows_the_gradient_of_the_mean_loss(make_ba
     recipe = {"optimizer": "SGD", "learning_rate": 0.5, "gradient_clipping": None}
     baseline = make_baseline(recipe=recipe)
     data = build_data(baseline, dataset)
-    model = build_model(baseline, Sizes.of(data))
+    model = build_model(baseline, data.sizes)
     batch = collate(data.train)
     (model(batch) / batch.counts).sum().backward()
     expected = {name: each - 0.5 * each.grad for name, each in model.named_parameters()}

@@ -1,6 +1,5 @@
 """Comparisons without a language model and without Ray: seeded texts are made from references."""
 
-import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,12 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xrec.config.compare import CompareConfig
-from xrec.lab.compare import compare, comparison_identity
-from xrec.lab.compare.comparison import Work
+from xrec.lab.compare.comparison import Work, compare, comparison_identity
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.make import Inputs, make
-from xrec.lab.compare.scores import ScoringTask, load_scorer, weigh_on_ray
-from xrec.lab.compare.texts import Costs, EntryTexts, keep_texts, kept_texts
+from xrec.lab.compare.scores import Task, weigh_on_ray
+from xrec.lab.compare.texts import Costs, EntryTexts
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.storage import Manifest
 
@@ -52,9 +50,9 @@ class Done:
             self.made.append(entry.title)
         return found
 
-    def score(self, task: ScoringTask, texts: Sequence[ScoredTexts]) -> Any:
+    def score(self, task: Task, texts: Sequence[ScoredTexts]) -> Any:
         """Score one after the other in this process."""
-        score = load_scorer(task)
+        score = task.load_scorer()
         for place, each in enumerate(texts):
             self.step()
             self.num_scored += 1
@@ -67,10 +65,8 @@ def _from_references(given: Inputs, entry: Entry) -> EntryTexts:
     for pair in given.pairs.pairs:
         words = [word for word in pair.reference.split() if rng.random() < _KEPT[entry.name]]
         texts[pair.user_id, pair.item_id] = " ".join(words) if rng.random() < 0.9 else None
-    location = entry.location / "texts"
-    manifest = keep_texts(location, texts, config={"seed": entry.seed}, inputs={})
     costs = Costs(training_seconds=12.0, num_trained_parameters=100, pairs_per_second=3.0)
-    return dataclasses.replace(kept_texts(location, manifest), costs=costs)
+    return EntryTexts.of(texts, costs)
 
 
 def run(config: CompareConfig, done: Done | None = None) -> Manifest:

@@ -19,9 +19,8 @@ def town(tmp_path_factory):
 
 
 @pytest.fixture
-def make_config(town, tmp_path, monkeypatch):
+def make_config(town, tmp_path):
     """Make the config of a comparison in the test's own folder; values replace the defaults."""
-    monkeypatch.setattr("xrec.lab.compare.result.NUM_SAMPLES", 100)
 
     def make(**values: Any) -> CompareConfig:
         defaults = {

@@ -49,7 +49,7 @@ def test_compare_with_judges_tells_scores_agreement_and_failures(make_config, tm
         )
         manifest = run(config)
         num_asked = len(stub.asked)
-        assert run(config) == manifest
+        assert run(config).files == manifest.files
         assert len(stub.asked) == num_asked
     found, num_short = figures(config), (len(pairs) + 4) // 5
     assert 1 < found["public", "gptscore_ann"]["value"] < 5

@@ -5,8 +5,8 @@ import pytest
 from tests.xrec.aspects.planted_aspects import OF_PROFILES, prepared_town
 from tests.xrec.lab.compare.comparisons import figures, run
 from xrec.aspects.train import train_aspects
-from xrec.config.aspects import TrainAspectsConfig
 from xrec.config.entries import RANKERS
+from xrec.config.graph import TrainAspectsConfig
 
 POPULARITY = list(RANKERS[:-1])
 RANKING = {"ranking_ndcg", "ranking_recall", "ranking_precision"}

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from xrec.lab.judge import agreement_lines
+from xrec.lab.judge.judge import agreement_lines
 
 
 def _table(ann: list[float | None], bob: list[float | None], text: str = "a text") -> pa.Table:

@@ -15,8 +15,7 @@ from xrec.config.shared import StorageConfig
 from xrec.config.text import SamplingConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.errors import ConfigError
-from xrec.lab.judge import Judge, JudgeAccess, judge_keys
-from xrec.lab.judge.judge import judge_identity, judge_question
+from xrec.lab.judge.judge import Judge, JudgeAccess, judge_identity, judge_keys, judge_question
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import load_measures, metrics_anywhere, metrics_identity
 from xrec.storage import open_location

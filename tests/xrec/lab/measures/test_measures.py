@@ -9,11 +9,11 @@ from tests.xrec.evaluate.test_encoder import encoder as encoder
 from tests.xrec.lab.small import dataset_of
 from xrec.config.evaluate import MetricsConfig
 from xrec.data.dataset import HeldOutPair
-from xrec.lab.measures.aspects import against_reference
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import describe_metrics, load_measures
 from xrec.lab.measures.overlap import EmbeddingScore, embedding_infos, of_corpus
 from xrec.lab.measures.specificity import Specificity, TfIdf, share_below
+from xrec.lab.measures.statements import against_reference
 
 WITHOUT_MODELS = MetricsConfig(encoder=None)
 PAIRS = [

@@ -6,8 +6,6 @@ import pytest
 
 from xrec.lab.statistics.figures import MetricRow, Run, difference_rows, metric_rows
 
-SETTINGS = {"num_samples": 200, "seed": 0}
-
 
 def _run(rouge: list[float], fmr: list[float | None], usr: float, users: str = "aabbcc") -> Run:
     table = pa.table(
@@ -29,7 +27,7 @@ RUNS = [
 
 
 def test_figures_are_means_of_pairs_and_seeds_with_the_mean_of_each_seed():
-    rouge, fmr, usr = metric_rows(RUNS, **SETTINGS)
+    rouge, fmr, usr = metric_rows(RUNS)
     assert (rouge.metric, rouge.num_pairs) == ("rouge_l", 6)
     assert rouge.value == pytest.approx(0.45)
     assert rouge.by_seed == pytest.approx((0.35, 0.55))
@@ -41,11 +39,11 @@ def test_figures_are_means_of_pairs_and_seeds_with_the_mean_of_each_seed():
 
 def test_figures_of_a_group_are_those_of_its_pairs():
     group = np.array([False, False, True, True, False, False])
-    rouge, fmr, _ = metric_rows(RUNS[:1], rows=group, **SETTINGS)
+    rouge, fmr, _ = metric_rows(RUNS[:1], rows=group)
     assert (rouge.value, rouge.num_pairs) == (pytest.approx(0.35), 2)
     assert (fmr.value, fmr.num_pairs) == (1.0, 1)
     without = np.array([False, False, True, False, False, False])
-    assert [row.metric for row in metric_rows(RUNS[:1], rows=without, **SETTINGS)] == [
+    assert [row.metric for row in metric_rows(RUNS[:1], rows=without)] == [
         "rouge_l",
         "usr",
     ]
@@ -53,10 +51,10 @@ def test_figures_of_a_group_are_those_of_its_pairs():
 
 def test_differences_are_of_the_same_pairs_minus_the_first_entry():
     first = [_run([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [0, 0, 1, 0, None, 0], 0.9)]
-    rouge, fmr, usr = difference_rows(RUNS[:1], first, **SETTINGS)
+    rouge, fmr, usr = difference_rows(RUNS[:1], first)
     assert (rouge.value, rouge.low, rouge.high) == pytest.approx((0.1, 0.1, 0.1))
     assert (fmr.value, fmr.num_pairs) == (0.75, 4)
     assert (usr.value, usr.low) == (pytest.approx(-0.4), None)
-    both = difference_rows(RUNS, first, **SETTINGS)[0]
+    both = difference_rows(RUNS, first)[0]
     assert both.by_seed == pytest.approx((0.1, 0.3))
     assert both.low < 0.1 < 0.3 < both.high

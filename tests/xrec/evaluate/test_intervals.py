@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from xrec.evaluate.bootstrap import bootstrap_mean
-from xrec.lab.statistics import bootstrap_seeds
-from xrec.lab.statistics.bootstrap_seeds import bootstrap_difference, bootstrap_over_seeds
-
-SETTINGS = {"num_samples": 400, "seed": 0}
+from xrec.evaluate.intervals import difference_interval, mean_interval
 
 
 def _world(rng: np.random.Generator, num_seeds: int, *, of_seeds: float, of_users: float) -> tuple:
@@ -27,19 +24,27 @@ def _world(rng: np.random.Generator, num_seeds: int, *, of_seeds: float, of_user
 def test_interval_over_three_seeds_covers_the_true_mean_in_95_of_100_cases(of_seeds, of_users):
     rng = np.random.default_rng(1)
     covered = []
-    for _ in range(250):
-        values, users = _world(rng, 3, of_seeds=of_seeds, of_users=of_users)
-        found = bootstrap_over_seeds(values, users, **SETTINGS)
+    for _ in range(1000):
+        found = mean_interval(*_world(rng, 3, of_seeds=of_seeds, of_users=of_users))
         covered.append(found.low < 0 < found.high)
-    assert 0.91 < np.mean(covered) < 0.995
+    assert 0.93 < np.mean(covered) < 0.97
 
 
-def test_interval_of_one_seed_is_about_that_of_the_bootstrap_over_users():
+def test_interval_of_users_with_equally_many_pairs_is_that_of_their_means_by_scipy():
     values, users = _world(np.random.default_rng(3), 1, of_seeds=0.0, of_users=1.0)
-    found = bootstrap_over_seeds(values, users, num_samples=4000, seed=0)
-    plain = bootstrap_mean(values[0], users, num_samples=4000, seed=0)
-    assert found.value == pytest.approx(plain.value)
-    assert found.high - found.low == pytest.approx(plain.high - plain.low, rel=0.1)
+    found = mean_interval(values[0], users)
+    theirs = stats.ttest_1samp(values.reshape(40, 5).mean(axis=1), 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+    single = mean_interval(values[0], range(200))
+    theirs = stats.ttest_1samp(values[0], 0).confidence_interval()
+    assert (single.low, single.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_mean_is_over_all_pairs_whatever_their_number_a_user():
+    estimate = mean_interval([True, True, True, False], ["a", "a", "a", "b"])
+    # Residuals 3/4 and -3/4 of 4 pairs, two users: standard error 2 * 3/16, t of one degree 12.7.
+    assert estimate.value == 0.75
+    assert estimate.high - estimate.value == pytest.approx(12.706 * 0.375, rel=1e-3)
 
 
 def test_difference_is_paired_so_that_what_pairs_share_does_not_widen_it():
@@ -47,7 +52,7 @@ def test_difference_is_paired_so_that_what_pairs_share_does_not_widen_it():
     base = rng.normal(0, 5, 200)
     ours, theirs = base + 1.0 + rng.normal(0, 0.1, (3, 200)), base + rng.normal(0, 0.1, (3, 200))
     users = [number // 5 for number in range(200)]
-    found = bootstrap_difference(ours, theirs, users, **SETTINGS)
+    found = difference_interval(ours, theirs, users)
     assert found.value == pytest.approx(ours.mean() - theirs.mean())
     assert 0.9 < found.low < 1.0 < found.high < 1.1
 
@@ -55,34 +60,23 @@ def test_difference_is_paired_so_that_what_pairs_share_does_not_widen_it():
 def test_difference_to_a_entry_without_seeds_has_the_seeds_of_the_other_one_only():
     seeds = np.array([0.0, 1.0, 2.0])[:, None] + np.zeros((3, 50))
     fixed, users = np.zeros((1, 50)), list(range(50))
-    found = bootstrap_difference(seeds, fixed, users, **SETTINGS)
+    found = difference_interval(seeds, fixed, users)
     # Three values 0, 1, 2: standard error 1 / sqrt(3), t of two degrees of freedom 4.30.
     assert found.value == 1.0
-    assert found.high - found.value == pytest.approx(4.3027 / np.sqrt(3), rel=0.1)
-    same = bootstrap_difference(fixed + 2.0, fixed, users, **SETTINGS)
+    assert found.high - found.value == pytest.approx(4.3027 / np.sqrt(3), rel=1e-3)
+    same = difference_interval(fixed + 2.0, fixed, users)
     assert (same.low, same.value, same.high) == (2.0, 2.0, 2.0)
-
-
-def test_interval_in_many_blocks_is_about_that_in_one(monkeypatch):
-    values, users = _world(np.random.default_rng(5), 3, of_seeds=0.2, of_users=1.0)
-    whole = bootstrap_over_seeds(values, users, num_samples=2000, seed=0)
-    monkeypatch.setattr(bootstrap_seeds, "_MAX_DRAWS", 40 * 300)
-    blocks = bootstrap_over_seeds(values, users, num_samples=2000, seed=0)
-    assert blocks.value == whole.value
-    assert blocks.high - blocks.low == pytest.approx(whole.high - whole.low, rel=0.1)
-    assert bootstrap_over_seeds(values, users, num_samples=2000, seed=0) == blocks
 
 
 def test_pairs_without_a_value_on_either_side_are_left_out():
     ours, theirs = np.array([[1.0, np.nan, 5.0, 2.0]]), np.array([[0.0, 0.0, np.nan, 0.0]])
-    found = bootstrap_difference(ours, theirs, ["a", "b", "c", "d"], **SETTINGS)
-    assert found.value == 1.5
+    assert difference_interval(ours, theirs, ["a", "b", "c", "d"]).value == 1.5
 
 
 def test_one_user_alone_has_no_interval():
     values = np.array([[0.1, 0.9], [0.3, 0.7]])
     for found in (
-        bootstrap_over_seeds(values, ["u", "u"], num_samples=100, seed=0),
-        bootstrap_difference(values, values - 1, ["u", "u"], num_samples=100, seed=0),
+        mean_interval(values, ["u", "u"]),
+        difference_interval(values, values - 1, ["u", "u"]),
     ):
         assert found.low is found.high is None
