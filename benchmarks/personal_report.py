@@ -8,13 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.report import Record
+from benchmarks.report import NUM_SAMPLES, Record, Values
 from xrec.evaluate.bootstrap import bootstrap_mean
-
-_NUM_SAMPLES = 2000
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +52,7 @@ class Measure:
         if not there.any():
             return {"value": None, "low": None, "high": None, "count": 0, "by_seed": []}
         groups = [self.groups[place] for place in np.flatnonzero(there)]
-        estimate = bootstrap_mean(found[there], groups, num_samples=_NUM_SAMPLES, seed=0)
+        estimate = bootstrap_mean(found[there], groups, num_samples=NUM_SAMPLES, seed=0)
         return {
             "value": estimate.value,
             "low": estimate.low,

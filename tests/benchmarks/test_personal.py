@@ -10,41 +10,46 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.personal import app
-from benchmarks.personal_data import Pairs, read_texts
-from benchmarks.personal_report import Measure, differences, figures, wide
-from benchmarks.personal_texts import (
+from benchmarks.personal_data import (
     MATCHED,
     NDCG_GAIN,
     RECALL,
-    SPECIFICITY,
-    SPECIFICITY_IN_ITEM,
+    Pairs,
     Yardstick,
     matched,
+    read_texts,
 )
+from benchmarks.personal_report import Measure, differences, figures, wide
 from xrec import schemas
 from xrec.checks import AspectNames
 from xrec.data import write_dataset
+from xrec.data.dataset import HeldOutPair
 from xrec.errors import DataError
 from xrec.storage import open_location
 
 NAN = float("nan")
+SPECIFICITY, SPECIFICITY_IN_ITEM = "Specificity", "Specificity within the item"
+REFERENCES = ("quiet garden", "cheap beer", "loud music", "fresh bread")
 PAIRS = Pairs(
-    users=("ann", "ben", "cid", "dan"),
-    items=("inn", "inn", "pub", "inn"),
-    references=("quiet garden", "cheap beer", "loud music", "fresh bread"),
-    descriptions=("Inn. garden",) * 2 + ("Pub. music",) + ("Inn. garden",),
-    titles=("Inn",) * 2 + ("Pub",) + ("Inn",),
+    tuple(
+        HeldOutPair(user, item, index, int(item == "pub"), reference)
+        for index, (user, item, reference) in enumerate(
+            zip(("ann", "ben", "cid", "dan"), ("inn", "inn", "pub", "inn"), REFERENCES, strict=True)
+        )
+    ),
+    titles=("Inn", "Inn", "Pub", "Inn"),
+    profiles=("garden", "garden", "music", "garden"),
 )
 
 
 def test_couples_are_all_two_pairs_of_one_item():
     assert PAIRS.couples.tolist() == [[0, 1], [0, 3], [1, 3]]
-    assert PAIRS.other_of_item.sum(axis=1).tolist() == [2, 2, 0, 2]
+    assert PAIRS.items_of(PAIRS.couples) == ["inn"] * 3
 
 
-def test_specificity_within_the_item_compares_with_its_other_references_only():
+def test_specificity_is_that_of_the_lab_and_left_out_where_there_is_no_text():
     texts = ("loud music, quiet garden, cheap beer", "fresh bread", "music", None)
-    found = Yardstick(PAIRS, None).measure(texts).of_pairs
+    found = Yardstick(PAIRS, None).of_pairs(texts)
     # Ann's text is as near to three references and not to "fresh bread"; Ben's is Dan's reference.
     assert found[SPECIFICITY] == pytest.approx([(0.5 + 0.5 + 1) / 3, 1 / 3, 1, NAN], nan_ok=True)
     assert found[SPECIFICITY_IN_ITEM] == pytest.approx([0.75, 0.25, NAN, NAN], nan_ok=True)
@@ -64,7 +69,7 @@ def test_measured_couples_gain_what_texts_name_of_their_own_reference_above_the_
     finder = AspectNames(["garden", "beer", "bread"])
     texts = ("garden and bread", "bread", "", None)
     # Ann's names hers first (1) and not Ben's (0); Ben's names neither. Dan has no text.
-    found = Yardstick(PAIRS, finder).measure(texts).of_couples[NDCG_GAIN]
+    found = Yardstick(PAIRS, finder).of_couples(texts)[NDCG_GAIN]
     assert found == pytest.approx([0.5, NAN, NAN], nan_ok=True)
 
 
@@ -115,7 +120,7 @@ def dataset(tmp_path):
     explained = {
         "user_index": [0, 1, 2, 3],
         "item_index": [0, 0, 1, 0],
-        "explanation": list(PAIRS.references),
+        "explanation": list(REFERENCES),
         "split": ["test"] * 3 + ["validation"],
     }
     pairs = {name: explained[name] for name in ("user_index", "item_index", "split")}
@@ -158,13 +163,11 @@ def test_run_of_explanations_takes_the_rows_of_the_pairs(monkeypatch):
     assert read_texts("s3://bucket/texts", PAIRS) == (None, "beer", None, "bread")
 
 
-def test_texts_command_writes_figures_and_what_is_the_users_own(dataset, tmp_path):
+def test_texts_command_writes_the_figures_and_differences_of_each_contestant(dataset, tmp_path):
     row = [{"uid": 1, "iid": 1, "text": "a garden"}, {"uid": 2, "iid": 1, "text": "beer"}]
-    other = [{"uid": 1, "iid": 1, "text": "beer"}, {"uid": 2, "iid": 1, "text": "garden"}]
     own = _lines(tmp_path / "own.jsonl", row)
-    swapped = _lines(tmp_path / "swapped.jsonl", other)
     (tmp_path / "aspects.txt").write_text("garden\nbeer\n")
-    arguments = ["texts", dataset, "--contestant", f"ours={own}", "--swapped", f"ours={swapped}"]
+    arguments = ["texts", dataset, "--contestant", f"ours={own}"]
     options = ["--vocabulary", str(tmp_path / "aspects.txt"), "--output", str(tmp_path / "out")]
     result = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -172,10 +175,4 @@ def test_texts_command_writes_figures_and_what_is_the_users_own(dataset, tmp_pat
     found = {(row["contestant"], row["measure"]): row["value"] for row in tables["figures"]}
     assert found["ours", SPECIFICITY] == found["ours", MATCHED] == found["ours", RECALL] == 1
     assert found["references", SPECIFICITY_IN_ITEM] == 1
-    (gain,) = [
-        row["value"]
-        for row in tables["own minus another user's of the item"]
-        if row["measure"] == RECALL
-    ]
-    assert gain == 1
     assert "ours minus title and profile" in (tmp_path / "out/texts.md").read_text()

@@ -60,9 +60,9 @@ def test_aspect_tokens_are_those_that_spell_the_names_and_never_the_end(explaine
 def test_weighed_couple_equals_the_sums_of_the_models_own_likelihoods(explainer, pairs, finder):
     couple = pairs.couples[:1]
     first, second = couple[0]
-    users = [explainer.dataset.user_index(pairs.users[row]) for row in (first, second)]
-    item = explainer.dataset.item_index(pairs.items[first])
-    references = [pairs.references[row] for row in (first, second)]
+    users = [pairs.pairs[row].user_index for row in (first, second)]
+    item = pairs.pairs[first].item_index
+    references = [pairs.pairs[row].reference for row in (first, second)]
 
     def nats(prompts: list[Pair]) -> tuple[float, int]:
         said = explainer.pairs.texts_of(prompts, leave_out_own=True)
