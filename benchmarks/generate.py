@@ -76,7 +76,6 @@ class Setup:
     """A contest's parts in this process."""
 
     contest: Contest
-    explainer: Explainer
     model: PreTrainedModel
     prompts: list[list[int]]
 
@@ -91,12 +90,12 @@ def prepare(contest: Contest) -> Setup:
     torch.set_num_threads(contest.threads)
     sources = sources_of(contest.workspace, LLMConfig(model=contest.llm, dtype=contest.dtype))
     explainer = load_explainer(sources, device="cpu", engine=_ENGINE)
-    assert explainer.model is not None
-    unpack_linears(explainer.model)
-    # `generate` would take its end token from the model's own.
-    explainer.model.generation_config = GenerationConfig()
+    model = explainer.model
+    assert model is not None
+    unpack_linears(model)
+    model.generation_config = GenerationConfig()  # else `generate` would end texts by its own
     prompts = prompts_of(explainer, contest.num_pairs, contest.items_per_user)
-    return Setup(contest, explainer, explainer.model, prompts)
+    return Setup(contest, model, prompts)
 
 
 def prompts_of(explainer: Explainer, num_pairs: int, items_per_user: int) -> list[list[int]]:
@@ -155,7 +154,7 @@ def run_continuous(setup: Setup) -> Texts:
 
 def run_ours(setup: Setup) -> Texts:
     """The engine as a backfill's actor has it; its weights are packed before the time runs."""
-    engine = setup.explainer.engine = load_engine(setup.model, [], _ENGINE)
+    engine = load_engine(setup.model, [], _ENGINE)
     params = text_params(DecodingConfig(max_new_tokens=setup.contest.max_new_tokens))
     completions = engine.complete([(prompt, params) for prompt in setup.prompts])
     return ((completion.index, completion.token_ids) for completion in completions)

@@ -37,10 +37,9 @@ class Measure:
     def minus(self, other: "Measure") -> "Measure":
         """Return the difference where both have a value, seed by seed as far as there are as many.
 
-        Raises ValueError for other groups.
+        Both are of the same pairs.
         """
-        if self.groups != other.groups:
-            raise ValueError("two measures of other pairs; expected the same ones")
+        assert self.groups == other.groups
         if len(self.values) == len(other.values) or len(other.values) == 1:
             return Measure(self.values - other.values, self.groups)
         return Measure((self.of_each - other.of_each)[None], self.groups)
@@ -121,8 +120,6 @@ def _shown(row: Record) -> str:
 
 
 def _number(value: float) -> str:
-    if abs(value) >= 10:
-        return f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
     return f"{round(value, 4) + 0.0:.4f}"  # no -0.0000
 
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
@@ -180,7 +179,7 @@ def run_trainer(setup: Setup) -> Run:
             setup.model,
             arguments,
             data_collator=collator,
-            train_dataset=_Features(setup.examples),
+            train_dataset=list(map(_as_features, setup.examples)),
             optimizers=(setup.optimizer(), None),
             callbacks=[clock],
         )
@@ -241,17 +240,6 @@ def _as_features(example: Example) -> dict[str, list[int]]:
         "attention_mask": [1] * len(input_ids),
         "labels": [IGNORE] * len(example.prompt_ids) + list(example.label_ids),
     }
-
-
-class _Features(Dataset[dict[str, list[int]]]):
-    def __init__(self, examples: list[Example]) -> None:
-        self._rows = [_as_features(example) for example in examples]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        return self._rows[index]
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]  # transformers has no types

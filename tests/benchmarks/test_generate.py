@@ -1,9 +1,6 @@
 """The generation benchmark: equal texts of all contestants."""
 
-import json
-
 import pytest
-from typer.testing import CliRunner
 
 from benchmarks.generate import CONTESTANTS, Contest, app, measure_here, prepare
 
@@ -30,13 +27,10 @@ def test_measure_here_texts_of_another_length_are_an_error(contest, monkeypatch)
 
 
 @pytest.mark.slow
-def test_run_measures_each_contestant_in_a_process_of_its_own(contest, tmp_path):
+def test_run_measures_each_contestant_in_a_process_of_its_own(contest, run):
     options = ["--contestant", "loop", "--contestant", "ours", "--items-per-user", "4"]
     options += ["--num-pairs", "8", "--num-loop-pairs", "4", "--max-new-tokens", "6"]
     options += ["--llm", contest.llm, "--dtype", "float32", "--rounds", "1"]
-    arguments = ["run", contest.workspace, *options, "--output", str(tmp_path)]
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    (table,) = list(json.loads((tmp_path / "generate.json").read_text()).values())[:1]
+    (table, *_) = run(app, "run", contest.workspace, *options).values()
     assert [row["contestant"] for row in table] == ["loop", "ours"]
     assert table[0]["of loop"] == 1

@@ -1,12 +1,10 @@
 """The graph benchmark: its parts against independent oracles, its command on a small town."""
 
-import json
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from benchmarks.graph import app, read_data
 from benchmarks.graph_methods import (
@@ -54,16 +52,12 @@ def test_ease_scores_equal_a_ridge_regression_of_each_item_on_the_others(data):
         np.testing.assert_allclose(scores[:, item], others @ weights, atol=1e-5)
 
 
-def test_quality_scores_every_method_and_writes_the_table(workspace, tmp_path):
+def test_quality_scores_every_method_and_writes_the_table(workspace, run):
     methods = [name for name in METHODS if name != "implicit-als" or find_spec("implicit")]
-    options = ["--embedding-dim", "8", "--budget-seconds", "0", "--output", str(tmp_path)]
+    options = ["--embedding-dim", "8", "--budget-seconds", "0"]
     options += [word for name in methods for word in ("--method", name)]
-    arguments = ["quality", str(workspace / "dataset"), *options]
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    rows = json.loads((tmp_path / "quality.json").read_text())["D = 8"]
+    rows = run(app, "quality", workspace / "dataset", *options)["D = 8"]
     assert [row["method"] for row in rows] == methods
     for row in rows:
         assert 0 < row["validation recall@20"] <= 1
         assert 0 < row["test recall@20"] <= 1
-    assert "| ours |" in (tmp_path / "quality.md").read_text()

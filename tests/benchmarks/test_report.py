@@ -1,12 +1,11 @@
-"""What benchmarks share: turns, medians and ratios, intervals, tables."""
+"""What benchmarks share: turns, medians and ratios, tables."""
 
 import json
 
-import numpy as np
 import pytest
 import typer
 
-from benchmarks.report import known, markdown, summary, take_turns, with_interval
+from benchmarks.report import known, markdown, summary, take_turns
 
 
 def test_take_turns_runs_all_in_each_round_and_turns_the_order(tmp_path):
@@ -35,12 +34,6 @@ def test_summary_has_medians_and_the_median_of_the_ratios_within_a_round():
         "of absent": None,
     }
     assert (ours["rate"], ours["of plain"]) == (4.0, 4.0)
-
-
-def test_interval_draws_whole_groups_of_the_values_that_are_there():
-    values = np.array([0.0, 1.0, np.nan, 1.0])
-    assert with_interval(values, ["a", "b", "b", "b"], 2) == "0.67 (0.00 to 1.00)"
-    assert with_interval(np.array([np.nan]), ["a"], 2) == ""
 
 
 def test_markdown_leaves_empty_what_a_row_lacks():
