@@ -37,14 +37,17 @@ Contestants = Annotated[list[str] | None, typer.Option(help="Which ones run; by 
 
 
 def command_line(about: str | None = None) -> typer.Typer:
-    """An application whose --help says what it is `about`."""
-    return typer.Typer(
+    """An application of named commands whose --help says what it is `about`; or of one command."""
+    app = typer.Typer(
         help=about,
         add_completion=False,
         no_args_is_help=about is not None,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+    if about is not None:
+        app.callback()(lambda: None)  # without it, a command that is alone would have no name
+    return app
 
 
 def known(names: Sequence[str] | None, all_names: Sequence[str], what: str) -> list[str]:
