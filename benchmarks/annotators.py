@@ -26,7 +26,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter
 
-from benchmarks.report import Record, write_tables
+from benchmarks.report import BENCHMARKS, Output, Record, command_line, write_tables
 from xrec.annotate.annotator import PairInput, PairText, Review
 from xrec.annotate.language_model.prompts import Prompts, RowData, read_prompt
 from xrec.annotate.language_model.replies import (
@@ -44,7 +44,7 @@ from xrec.config.text import EndpointModelConfig, EngineModelConfig, LanguageMod
 from xrec.text import Prompt, Reply, ask, endpoint_key, load_language_model
 from xrec.text.schema import parse_reply
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_line()
 
 _MODELS: TypeAdapter[list[LanguageModelConfig]] = TypeAdapter(list[LanguageModelConfig])
 _MAX_DATA_TOKENS = 1500
@@ -121,15 +121,13 @@ def annotators(
     reviews: Annotated[str, typer.Argument(help="URI of a file of reviews.")],
     num_reviews: Annotated[int, typer.Option(min=1, help="Number of reviews.")] = 100,
     domain: Annotated[str, typer.Option(help="Example of the prompts.")] = "shop",
-    output: Annotated[Path, typer.Option(help="Folder of the table.")] = Path(
-        "workspace/benchmarks/annotators"
-    ),
+    output: Output = BENCHMARKS / "annotators",
 ) -> None:
     """Print a Markdown table with a row for each model."""
     configs = _MODELS.validate_python(yaml.safe_load(models.read_text(encoding="utf-8")))
     rows = some_rows(reviews, num_reviews)
     table = [measure(config, rows, domain) for config in configs]
-    typer.echo(write_tables(output, "annotators", {"Annotators": table}))
+    write_tables(output, "annotators", {"Annotators": table})
 
 
 if __name__ == "__main__":

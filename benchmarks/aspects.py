@@ -22,20 +22,24 @@ import numpy as np
 import scipy.sparse
 import torch
 import typer
-from numpy.typing import NDArray
 
 from benchmarks.aspects_data import Floats, Indices, Reviews, Split, read_reviews
-from benchmarks.report import Record, write_tables
+from benchmarks.report import (
+    BENCHMARKS,
+    Output,
+    Record,
+    Seeds,
+    Values,
+    command_line,
+    with_interval,
+    write_tables,
+)
 from xrec.aspects import Mentions, fit, item_vectors, ndcg, nearest_items
-from xrec.evaluate.intervals import mean_interval
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_line()
 
 _SMOOTHING = np.float32(5)  # reviews of the whole catalogue added to those of an item
 _DIM, _NUM_NEIGHBOURS = 64, 100  # of ours
-Values = NDArray[np.float64]
-
-
 Score = Callable[[Indices, Indices], Floats]
 """Scores (N, A) of all aspects for users (N,) and items (N,)."""
 Method = Callable[[Split, int], Score]
@@ -73,10 +77,8 @@ def _mentions(reviews: Reviews, split: Split) -> Mentions:
 def aspects(
     reviews: Annotated[Path, typer.Argument(help="Reviews, JSON lines, gzipped.")],
     vocabulary: Annotated[Path, typer.Argument(help="Aspects, one a line.")],
-    seed: Annotated[list[int] | None, typer.Option(help="Seeds; by default 0, 1 and 2.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the table.")] = Path(
-        "workspace/benchmarks/aspects"
-    ),
+    seed: Seeds = None,
+    output: Output = BENCHMARKS / "aspects",
 ) -> None:
     """Run the methods, print the table and write it to `output`."""
     torch.set_num_threads(1)
@@ -90,7 +92,7 @@ def aspects(
         name: [measure(split, method, number) for number in seed or (0, 1, 2)]
         for name, method in METHODS.items()
     }
-    typer.echo(write_tables(output, "aspects", {"NDCG@10 of each method": rows(outcomes)}))
+    write_tables(output, "aspects", {"NDCG@10 of each method": rows(outcomes)})
 
 
 @dataclass(frozen=True)
@@ -175,12 +177,7 @@ def _mean(values: Sequence[Values]) -> Values:
 
 
 def _shown(values: Values) -> str:
-    """Return the mean over the pairs that have a value, with its interval."""
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return "no pairs"
-    users = range(len(values))  # each has one pair
-    return mean_interval(values, users).text(4)
+    return with_interval(values, range(len(values)), 4)  # each user has one pair
 
 
 if __name__ == "__main__":

@@ -5,15 +5,14 @@
 
 All contestants read the same Parquet files, and make the same texts of 45 words in two processes,
 1,024 rows at a time. Each runs in a process of its own. Ray's start and publishing are no part of
-`seconds`; `first_seconds` is the part until the first chunk was done. Results are appended to
-results.jsonl.
+`seconds`; `first_seconds` is the part until the first chunk was done.
 
 | contestant | what it is |
 |---|---|
 | `ours` | `open_run`, `drive` with a `RayPool`, `publish` |
 | `ray_parquet` | Ray Data: `read_parquet`, `map_batches` on a pool of actors, `write_parquet` |
 | `ray_delta` | the same with `write_delta` |
-| `..._checkpoint` | the same with Ray Data's `CheckpointConfig` |
+| `ray_delta_checkpoint` | the same with Ray Data's `CheckpointConfig` |
 | `daft` | Daft, by an interpreter that has it: `--daft` |
 """
 
@@ -21,7 +20,8 @@ import json
 import subprocess
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -31,68 +31,61 @@ from deltalake import DeltaTable
 
 from benchmarks.bulk_work import PAIRS, Work, make_pairs
 from benchmarks.processes import kill, start, wait
-from benchmarks.report import Record, Results, markdown
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-NAMES = (
-    "ours",
-    "ray_parquet",
-    "ray_parquet_checkpoint",
-    "ray_delta",
-    "ray_delta_checkpoint",
-    "daft",
+from benchmarks.report import (
+    BENCHMARKS,
+    Contestants,
+    Output,
+    Record,
+    Results,
+    command_line,
+    known,
+    write_tables,
 )
 
+app = command_line()
 
-class Contest:
-    """Contestants that run with the same pairs, and their results."""
+NAMES = ("ours", "ray_parquet", "ray_delta", "ray_delta_checkpoint", "daft")
 
-    def __init__(self, folder: Path, work: Work, daft: Path | None):
-        self._folder = folder
-        self._work = work
-        self._daft = daft
 
-    def work(self, name: str) -> Work:
-        """What the contestant does, into a folder of its own."""
-        return replace(
-            self._work,
-            output=str(self._folder / name),
-            diary=str(self._folder / f"{name}.diary"),
-        )
+@dataclass(frozen=True)
+class Contestant:
+    """A contestant with its work, of which it has a folder of its own; `python` is Daft's."""
 
-    def start(self, name: str, work: Work) -> subprocess.Popen[str]:
-        """Start the contestant in a process of its own."""
-        module = "benchmarks.bulk_daft" if name == "daft" else "benchmarks.bulk_contestants"
-        python = self._daft if name == "daft" else None
-        return start([module, *work.arguments(name)], python)
+    name: str
+    work: Work
+    python: Path | None = None
 
-    def run(self, name: str, work: Work) -> Record:
-        """Run the contestant to its end; returns what it reported."""
-        last, cpu = wait(self.start(name, work))
+    def start(self) -> subprocess.Popen[str]:
+        """Start it in a process of its own."""
+        is_daft = self.name == "daft"
+        module = "benchmarks.bulk_work" if is_daft else "benchmarks.bulk_contestants"
+        return start([module, *self.work.arguments(self.name)], self.python if is_daft else None)
+
+    def run(self) -> Record:
+        """Run it to its end; returns what it reported."""
+        last, cpu = wait(self.start())
         record: Record = {**json.loads(last), **cpu} if last else {"has_failed": 1}
         return {key: round(value, 2) for key, value in record.items() if value is not None}
 
-    def run_until_half(self, name: str, work: Work, num_chunks: int) -> None:
-        """Run the contestant, and kill it and its processes when half of the chunks are done."""
-        process = self.start(name, work)
-        while process.poll() is None and len(work.times()) < num_chunks // 2:
+    def run_until_half(self, num_chunks: int) -> None:
+        """Run it, and kill it and its processes when half of the chunks are done."""
+        process = self.start()
+        while process.poll() is None and len(self.work.times()) < num_chunks // 2:
             time.sleep(0.02)
         kill(process)
 
 
-def measure_run(contest: Contest, name: str, num_pairs: int) -> Record:
+def measure_run(contestant: Contestant, num_pairs: int) -> Record:
     """Seconds, files, bytes a row, and the driver's peak memory, without a failure."""
-    work = contest.work(name)
-    return contest.run(name, work) | table_of(work.output)
+    return contestant.run() | table_of(contestant.work.output)
 
 
-def measure_kill(contest: Contest, name: str, num_pairs: int) -> Record:
+def measure_kill(contestant: Contestant, num_pairs: int) -> Record:
     """Kill a contestant when half of the chunks are done, run it again, and count the rows."""
-    work = contest.work(name)
-    contest.run_until_half(name, work, num_pairs // work.rows)
+    work = contestant.work
+    contestant.run_until_half(num_pairs // work.rows)
     num_killed = len(work.times())
-    again = contest.run(name, work)
+    again = contestant.run()
     table = table_of(work.output)
     return {
         "chunks_when_killed": num_killed,
@@ -103,7 +96,10 @@ def measure_kill(contest: Contest, name: str, num_pairs: int) -> Record:
     }
 
 
-MEASURES = {"run": measure_run, "kill": measure_kill}
+MEASURES: dict[str, Callable[[Contestant, int], Record]] = {
+    "run": measure_run,
+    "kill": measure_kill,
+}
 
 
 def table_of(output: str) -> Record:
@@ -134,32 +130,25 @@ def bulk(
     num_pairs: Annotated[
         list[int] | None, typer.Option(help="Numbers of pairs; by default 1e5.")
     ] = None,
-    contestant: Annotated[
-        list[str] | None, typer.Option(help="Contestants; by default all that can run.")
-    ] = None,
+    contestant: Contestants = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a chunk, or of a batch.")] = 1024,
     seconds: Annotated[float, typer.Option(min=0, help="How long a chunk takes.")] = 0.0,
     daft: Annotated[Path | None, typer.Option(help="An interpreter that has Daft.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl.")] = Path(
-        "workspace/benchmarks/bulk"
-    ),
+    output: Output = BENCHMARKS / "bulk",
 ) -> None:
-    """Measure each contestant at each size, and print a table for each size."""
-    names = contestant or [name for name in NAMES if daft or name != "daft"]
+    """Measure each contestant at each size, and print a table."""
+    names = known(contestant, NAMES if daft else NAMES[:-1], "contestant")
+    found = []
     for size in num_pairs or [100_000]:
-        records = []
         with tempfile.TemporaryDirectory(prefix="xrec-bulk-") as folder:
             make_pairs(Path(folder) / "pairs", size)
-            work = Work(f"{folder}/pairs", "", rows, seconds, 2, "")
-            contest = Contest(Path(folder), work, daft)
             for name in names:
-                found = MEASURES[what](contest, name, size)
-                record = {"contestant": name, "num_pairs": size, **found}
-                settings = {"kind": f"bulk-{what}", "chunk_rows": rows, "chunk_seconds": seconds}
-                Results(output).append(settings | record)
-                records.append(record)
-        columns = dict.fromkeys(key for record in records for key in record)
-        typer.echo(markdown([{key: each.get(key) for key in columns} for each in records]))
+                places = f"{folder}/pairs", f"{folder}/{name}", f"{folder}/{name}.diary"
+                made = Contestant(name, Work(*places, rows, seconds), daft)
+                about = {"contestant": name, "pairs": size}
+                found.append({**about, **MEASURES[what](made, size)})
+                Results(output).append(f"bulk-{what}", found[-1])
+    write_tables(output, what, {f"{rows} rows and {seconds} s a chunk": found})
 
 
 if __name__ == "__main__":

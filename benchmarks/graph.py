@@ -14,13 +14,26 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.graph_data import RECALL, Evaluator, read_data
-from benchmarks.graph_methods import METHODS, Budget
-from benchmarks.report import Record, Results, markdown, write_tables
-
-app = typer.Typer(
-    help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
+from benchmarks.graph_methods import METHODS, BenchmarkData, Budget, Vectors
+from benchmarks.report import (
+    BENCHMARKS,
+    Contestants,
+    Output,
+    Record,
+    Results,
+    Threads,
+    command_line,
+    known,
+    write_tables,
 )
+from xrec.data.dataset import read_dataset
+from xrec.graph.ranking import SeenItems, ranking_metrics, users_with_items
+from xrec.storage import open_location
+
+app = command_line(__doc__)
+
+RECALL = "recall@20"
+VALIDATION, TEST = f"validation {RECALL}", f"test {RECALL}"
 
 
 @app.callback()
@@ -33,55 +46,52 @@ def quality(
     datasets: Annotated[
         list[str], typer.Argument(help="URIs of dataset artifacts, e.g. workspace/yelp/dataset.")
     ],
-    method: Annotated[
-        list[str] | None, typer.Option(help=f"Any of {', '.join(METHODS)}; by default all.")
-    ] = None,
+    method: Contestants = None,
     embedding_dim: Annotated[int, typer.Option(min=1, help="D, length of a vector.")] = 64,
     budget_seconds: Annotated[
         float, typer.Option(help="Time of recipe, without evaluation.")
     ] = 480,
-    epochs_per_snapshot: Annotated[
-        int, typer.Option(min=1, help="Epochs of recipe between evaluations.")
-    ] = 5,
-    threads: Annotated[
-        int, typer.Option(min=1, help="Of torch and implicit; BLAS has OMP_NUM_THREADS.")
-    ] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl and quality.md.")] = Path(
-        "workspace/benchmarks/graph"
-    ),
+    threads: Threads = 1,
+    output: Output = BENCHMARKS / "graph",
 ) -> None:
-    """Validation and test Recall@20 and NDCG@20 of each method's best epoch, by its seconds."""
+    """Validation and test Recall@20 of each method's best epoch, by its seconds."""
     torch.set_num_threads(threads)
     rows = []
     for uri in datasets:
-        data, graph = read_data(uri), f"{uri.rpartition('/')[0]}/graph"
-        evaluate = Evaluator(data)
-        budget = Budget(embedding_dim, seed, threads, budget_seconds, epochs_per_snapshot, graph)
-        for name in method or METHODS:
+        data = read_data(uri)
+        graph = f"{uri.rpartition('/')[0]}/graph"
+        budget = Budget(embedding_dim, threads, budget_seconds, graph)
+        for name in known(method, list(METHODS), "method"):
             points = []
             for snapshot in METHODS[name](data, budget):
-                scores = evaluate(snapshot.scores)
-                points.append({**vars(snapshot), "scores": scores})
-                about = {"kind": "point", "dataset": data.name, "method": name}
-                Results(output).append({**about, "D": embedding_dim, **points[-1]})
-                typer.echo(f"{data.name} {name}, epoch {snapshot.epoch}: {scores}")
-            rows.append({"dataset": data.name, "method": name, **best_row(points)})
+                about = {"dataset": Path(uri).resolve().parent.name, "method": name}
+                times = {"epoch": snapshot.epoch, "seconds": round(snapshot.seconds, 1)}
+                points.append({**about, **scores(data, snapshot.vectors), **times})
+                Results(output).append("graph", points[-1])
+            rows.append(max(points, key=lambda point: point[VALIDATION]))
     write_tables(output, "quality", {f"D = {embedding_dim}": rows})
-    typer.echo(f"\n{markdown(rows)}")
 
 
-def best_row(points: list[Record]) -> Record:
-    """The scores and seconds of the point with the best validation recall."""
-    best = max(points, key=lambda point: point["scores"]["validation"][RECALL])
-    scores = {
-        f"{split} {metric}": round(value, 4)
-        for split, of_split in best["scores"].items()
-        for metric, value in of_split.items()
-    }
-    names = ("seconds", "cpu_seconds")
-    times = {name: best[name] and round(best[name], 1) for name in names}
-    return {**scores, "epoch": best["epoch"], **times}
+def read_data(uri: str) -> BenchmarkData:
+    """Read the dataset artifact at `uri`."""
+    dataset = read_dataset(open_location(uri))
+    train, validation, test = (
+        torch.from_numpy(dataset.interaction_edges(split))
+        for split in ("train", "validation", "test")
+    )
+    return BenchmarkData(dataset.num_users, dataset.num_items, train, validation, test)
+
+
+@torch.no_grad()
+def scores(data: BenchmarkData, vectors: Vectors) -> Record:
+    """Recall@20 on validation and test; training items are left out of every ranking."""
+    seen = SeenItems(data.train, data.num_users)
+    found = {}
+    for name, edges in ((VALIDATION, data.validation), (TEST, data.test)):
+        items, users = SeenItems(edges, data.num_users), users_with_items(edges)
+        ranked = ranking_metrics(vectors.users, vectors.items, seen, items, users, (20,))
+        found[name] = round(ranked[RECALL], 4)
+    return found
 
 
 if __name__ == "__main__":

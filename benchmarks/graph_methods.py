@@ -8,15 +8,16 @@ for the whole run among the training items that its user does not have.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse
 import torch
 from torch import Tensor, nn
 
-from benchmarks.graph_data import BenchmarkData, Snapshot, Stopwatch, Vectors
 from xrec.graph.adjacency import normalized_adjacency
 from xrec.graph.artifact import METRICS, read_graph
 from xrec.graph.lightgcn import symmetric_product
@@ -32,15 +33,52 @@ ALS = {"regularization": 10.0, "alpha": 40.0, "iterations": 15}
 1 to 80, 15 and 30 iterations."""
 
 
+@dataclass(frozen=True, eq=False)
+class BenchmarkData:
+    """Edges of each split between U users and I items.
+
+    They are (2, E) int64, with user indices in row 0 and item indices in row 1.
+    """
+
+    num_users: int
+    num_items: int
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+    def interactions(self) -> scipy.sparse.csr_matrix:
+        """Return R, the training interactions (U, I) as ones in float32."""
+        users, items = self.train.numpy()
+        ones = np.ones(len(users), dtype=np.float32)
+        return scipy.sparse.csr_matrix(
+            (ones, (users, items)), shape=(self.num_users, self.num_items)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Vectors of users (U, D) and items (I, D), float32; a pair's score is their dot product."""
+
+    users: Tensor
+    items: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A method's vectors after `seconds` of its own work, with the set-up, without evaluation."""
+
+    seconds: float
+    epoch: int
+    vectors: Vectors
+
+
 @dataclass(frozen=True)
 class Budget:
     """Time and sizes of a run; `graph` is the URI of the graph artifact of ours."""
 
     embedding_dim: int
-    seed: int
     threads: int
     seconds: float
-    epochs_per_snapshot: int
     graph: str
 
 
@@ -50,7 +88,7 @@ def read_ours(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     graph = read_graph(location)
     rows = [json.loads(line) for line in (location / METRICS).read_text().splitlines()]
     seconds = sum(row["seconds"] for row in rows)
-    yield Snapshot(seconds, None, len(rows), Vectors(graph.users, graph.items))
+    yield Snapshot(seconds, len(rows), Vectors(graph.users, graph.items))
 
 
 class RecipeModel(nn.Module):
@@ -91,56 +129,49 @@ def fused_product(adjacency: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x: symmetric_product(adjacency, x, whole)
 
 
-def recipe_triples(data: BenchmarkData, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def recipe_triples(data: BenchmarkData) -> tuple[Tensor, Tensor, Tensor]:
     """users, pos_items and neg_items (E,) int64; each interaction keeps its one negative."""
     users, pos_items = data.train
     training_items, compact = torch.unique(pos_items, return_inverse=True)
     sampler = NegativeSampler(torch.stack([users, compact]), data.num_users, len(training_items))
-    drawn = sampler.sample(users, torch.Generator().manual_seed(seed))
+    drawn = sampler.sample(users, torch.Generator().manual_seed(0))
     return users, pos_items, training_items[drawn]
 
 
 def train_recipe(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     """Train the public recipe until its last epoch, or until the budget is used up."""
-    watch, seed = Stopwatch(), budget.seed
-    with watch.running():
-        torch.manual_seed(seed)
-        adjacency = normalized_adjacency(data.train, data.num_users, data.num_items)
-        sizes = data.num_users, data.num_items, budget.embedding_dim
-        model = RecipeModel(*sizes, fused_product(adjacency))
-        optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-        triples = torch.stack(recipe_triples(data, seed))
+    began, seconds = time.perf_counter(), 0.0
+    torch.manual_seed(0)
+    adjacency = normalized_adjacency(data.train, data.num_users, data.num_items)
+    sizes = data.num_users, data.num_items, budget.embedding_dim
+    model = RecipeModel(*sizes, fused_product(adjacency))
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    triples = torch.stack(recipe_triples(data))
     for epoch in range(1, NUM_EPOCHS + 1):
-        with watch.running():
-            generator = torch.Generator().manual_seed(seed + epoch)
-            for batch in torch.randperm(triples.shape[1], generator=generator).split(BATCH_SIZE):
-                optimizer.zero_grad()
-                model.loss(*triples[:, batch]).backward()
-                optimizer.step()
-        is_last = watch.seconds >= budget.seconds
-        if epoch == 1 or epoch % budget.epochs_per_snapshot == 0 or is_last:
-            with watch.running(), torch.no_grad():
-                vectors = Vectors(*model())
-            yield watch.snapshot(epoch, vectors)
-        if is_last:
+        generator = torch.Generator().manual_seed(epoch)
+        for batch in torch.randperm(triples.shape[1], generator=generator).split(BATCH_SIZE):
+            optimizer.zero_grad()
+            model.loss(*triples[:, batch]).backward()
+            optimizer.step()
+        seconds += time.perf_counter() - began
+        with torch.no_grad():
+            yield Snapshot(seconds, epoch, Vectors(*model()))
+        if seconds >= budget.seconds:
             return
+        began = time.perf_counter()
 
 
 def fit_als(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     """Alternating least squares on implicit feedback (Hu, Koren, Volinsky, ICDM 2008)."""
     from implicit.cpu.als import AlternatingLeastSquares  # an extra
 
-    watch = Stopwatch()
-    with watch.running():
-        model = AlternatingLeastSquares(
-            factors=budget.embedding_dim,
-            num_threads=budget.threads,
-            random_state=budget.seed,
-            **ALS,
-        )
-        model.fit(data.interactions(), show_progress=False)
+    began = time.perf_counter()
+    sizes = {"factors": budget.embedding_dim, "num_threads": budget.threads}
+    model = AlternatingLeastSquares(**sizes, random_state=0, **ALS)
+    model.fit(data.interactions(), show_progress=False)
+    seconds = time.perf_counter() - began
     factors = (torch.from_numpy(each) for each in (model.user_factors, model.item_factors))
-    yield watch.snapshot(int(ALS["iterations"]), Vectors(*factors))
+    yield Snapshot(seconds, int(ALS["iterations"]), Vectors(*factors))
 
 
 def fit_ease(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
@@ -149,16 +180,16 @@ def fit_ease(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     P = (R^T R + l I)^-1, B_ij = -P_ij / P_jj, B_jj = 0. The matrix (I, I) is dense float32, which
     is 1 GB for 16,000 items, and time is cubic: it does not scale with the catalogue.
     """
-    watch = Stopwatch()
-    with watch.running():
-        interactions = data.interactions()
-        gram = (interactions.T @ interactions).toarray()
-        gram[np.diag_indices_from(gram)] += np.float32(EASE_REGULARIZATION)
-        inverse = scipy.linalg.inv(gram, overwrite_a=True, assume_a="pos")
-        weights = np.divide(inverse, -np.diag(inverse).copy(), out=inverse)
-        np.fill_diagonal(weights, 0.0)
+    began = time.perf_counter()
+    interactions = data.interactions()
+    gram = (interactions.T @ interactions).toarray()
+    gram[np.diag_indices_from(gram)] += np.float32(EASE_REGULARIZATION)
+    inverse = scipy.linalg.inv(gram, overwrite_a=True, assume_a="pos")
+    weights = np.divide(inverse, -np.diag(inverse).copy(), out=inverse)
+    np.fill_diagonal(weights, 0.0)
+    seconds = time.perf_counter() - began
     vectors = Vectors(torch.from_numpy(interactions.toarray()), torch.from_numpy(weights.T))
-    yield watch.snapshot(0, vectors)
+    yield Snapshot(seconds, 0, vectors)
 
 
 METHODS: dict[str, Callable[[BenchmarkData, Budget], Iterator[Snapshot]]] = {

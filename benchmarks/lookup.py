@@ -15,15 +15,12 @@ SeaweedFS, started here. Results are appended to results.jsonl in --output.
 | `duckdb_arrow` | DuckDB on the dataset of `deltalake`, likewise |
 """
 
-import argparse
-import json
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import deltalake
 import duckdb
@@ -31,9 +28,17 @@ import numpy as np
 import polars
 import pyarrow as pa
 import pyarrow.compute as pc
+import typer
 
 from benchmarks.bulk_work import some_texts
-from benchmarks.report import Results
+from benchmarks.report import (
+    BENCHMARKS,
+    Output,
+    Record,
+    Results,
+    command_line,
+    write_tables,
+)
 from tests.object_store import ObjectStore, object_store
 from xrec.backfill.lookup import open_lookup
 from xrec.backfill.task import EXPLANATIONS
@@ -51,6 +56,8 @@ from xrec.bulk.table import published
 from xrec.config.shared import StorageConfig
 from xrec.schemas import EVIDENCE, GENERATED, PAIRS
 from xrec.storage import request_each
+
+app = command_line()
 
 _ITEMS_OF_A_USER, _NUM_ITEMS = 10, 50_000
 _ROWS_PER_CHUNK, _BATCH = 8192, 65_536
@@ -70,8 +77,8 @@ def opened(uri: str, storage: StorageConfig, num_rows: int) -> BulkRun:
             yield clean_keys(rows, PAIRS.names, file="rows", first_line=1)
 
     identity = Identity(kind="explanations", config={}, inputs={})
-    request = RunRequest(uri, identity, EXPLANATIONS, batches, rows_per_chunk=_ROWS_PER_CHUNK)
-    return open_run(replace(request, storage=storage))
+    request = partial(RunRequest, rows_per_chunk=_ROWS_PER_CHUNK, storage=storage)
+    return open_run(request(uri, identity, EXPLANATIONS, batches))
 
 
 def fill(run: BulkRun) -> None:
@@ -129,7 +136,7 @@ def contestants(uri: str, storage: StorageConfig, store: ObjectStore) -> Iterato
     yield "duckdb_arrow", by_duckdb_arrow
 
 
-def measure(find: Find, users: list[str]) -> dict[str, Any]:
+def measure(find: Find, users: list[str]) -> Record:
     """Look the users up one after the other; returns percentiles in milliseconds."""
     seconds = []
     for user in users:
@@ -137,39 +144,36 @@ def measure(find: Find, users: list[str]) -> dict[str, Any]:
         num_rows = find(user)
         seconds.append(time.perf_counter() - began)
         assert num_rows == _ITEMS_OF_A_USER, (user, num_rows)
-    p50, p99 = np.percentile(seconds, (50, 99)) * 1000
-    return {"lookups": len(seconds), "p50_ms": round(p50, 2), "p99_ms": round(p99, 2)}
+    p50, p99 = (np.percentile(seconds, (50, 99)) * 1000).round(2).tolist()
+    return {"lookups": len(seconds), "p50 ms": p50, "p99 ms": p99}
 
 
-def run(num_rows: int, num_lookups: int) -> Iterator[dict[str, Any]]:
-    """The lines of the result."""
+def run(num_rows: int, num_lookups: int) -> Iterator[Record]:
+    """A row of the result for each contestant."""
     with object_store() as store:
         uri, storage = f"{store.new_bucket()}/explanations", store.storage
-        planned, plan_seconds = _timed(lambda: opened(uri, storage, num_rows))
-        _, fill_seconds = _timed(lambda: fill(planned))
-        _, publish_seconds = _timed(
-            lambda: publish(planned, "explanations", lambda summary: ({}, {}))
-        )
-        seconds = {"plan_s": plan_seconds, "results_s": fill_seconds, "publish_s": publish_seconds}
-        yield {"rows": num_rows, **seconds}
+        planned = opened(uri, storage, num_rows)
+        fill(planned)
+        publish(planned, "explanations", lambda summary: ({}, {}))
         for name, find in contestants(uri, storage, store):
             few = None if name in ("first", "find", "deltalake") else num_lookups // 10
             drawn = random.Random(0).sample(range(num_rows // _ITEMS_OF_A_USER), num_lookups)
             users = [_user(number) for number in islice(drawn, few)]
-            yield {"rows": num_rows, "contestant": name, **measure(find, users)}
+            yield {"contestant": name, "rows": num_rows, **measure(find, users)}
 
 
-def main() -> None:
+@app.command(help=__doc__)
+def lookup(
+    rows: Annotated[int, typer.Option(min=10, help="Rows of the table.")] = 1_000_000,
+    lookups: Annotated[int, typer.Option(min=10, help="Users; a tenth where it is slow.")] = 200,
+    output: Output = BENCHMARKS / "lookup",
+) -> None:
     """Measure, print and keep the results."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the table")
-    parser.add_argument("--lookups", type=int, default=200, help="users; a tenth where it is slow")
-    parser.add_argument("--output", type=Path, default=Path("workspace/benchmarks/lookup"))
-    arguments = parser.parse_args()
-    results = Results(arguments.output)
-    for line in run(arguments.rows, arguments.lookups):
-        print(json.dumps(line), flush=True)  # noqa: T201
-        results.append({"kind": "lookup", **line})
+    found = []
+    for row in run(rows, lookups):
+        Results(output).append("lookup", row)
+        found.append(row)
+    write_tables(output, "lookup", {"One user's rows": found})
 
 
 def _explained(planned: pa.Table, aspects: pa.Array, seed: int) -> pa.Table:
@@ -213,14 +217,9 @@ def _some_aspects() -> pa.Array:
     return pa.array(lists, pa.list_(EVIDENCE))
 
 
-def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    began = time.perf_counter()
-    return function(), round(time.perf_counter() - began, 1)
-
-
 def _user(number: int) -> str:
     return f"user-{number:07d}"
 
 
 if __name__ == "__main__":
-    main()
+    app()

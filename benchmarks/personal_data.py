@@ -1,4 +1,4 @@
-"""The pairs with a reference, and what contestants wrote for them.
+"""The pairs with a reference, what contestants wrote for them, and what is measured of a text.
 
 A contestant's texts are a backfill's explanations, or a file of JSON lines such as
 /data/yelp/peer_texts.jsonl#xrec, where the word after # is the column of the texts.
@@ -10,75 +10,81 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.report import Values
 from xrec.backfill import read
+from xrec.checks import AspectNames
 from xrec.config.shared import Split
 from xrec.data import Dataset
+from xrec.data.dataset import HeldOutPair, held_out_pairs
 from xrec.errors import DataError
+from xrec.lab.measures.measure import ScoredTexts
+from xrec.lab.measures.specificity import Specificity, TfIdf
+from xrec.lab.measures.statements import against_reference, named_aspects
 
 Indices = NDArray[np.int64]
 Texts = tuple[str | None, ...]
 """A text of each pair, (N,); None where there is none."""
+MATCHED, NDCG_GAIN = "2 x 2 within the item", "NDCG@10, own minus crossed"
+NUM_ASPECTS, PRECISION, RECALL, NDCG = "aspects named", "precision", "recall", "NDCG@10"
 _IDS = (("user_id", "item_id"), ("uid", "iid"))
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """N explained pairs of a dataset: ids, references, and what is known of their items, each (N,).
+    """N explained pairs of a dataset, and the titles and profiles of their items, each (N,)."""
 
-    `descriptions` are the items' titles and profiles, `titles` their titles.
-    """
-
-    users: tuple[str, ...]
-    items: tuple[str, ...]
-    references: tuple[str, ...]
-    descriptions: tuple[str, ...]
+    pairs: tuple[HeldOutPair, ...]
     titles: tuple[str, ...]
+    profiles: tuple[str, ...]
 
     @classmethod
     def of(cls, dataset: Dataset, splits: Sequence[Split]) -> "Pairs":
         """Return the explained pairs of the splits; raises DataError for fewer than two."""
-        rows = [row for split in splits for row in dataset.explained_pairs(split).to_pylist()]
-        if len(rows) < 2:
+        whichever: Any = held_out_pairs  # of training pairs too
+        pairs = tuple(pair for split in splits for pair in whichever(dataset, split))
+        if len(pairs) < 2:
             raise DataError(
-                f"{len(rows)} explained pairs in {', '.join(splits)}; expected two or more"
+                f"{len(pairs)} explained pairs in {', '.join(splits)}; expected two or more"
             )
-        users, items = dataset.users.to_pylist(), dataset.items.to_pylist()
-        described = [items[row["item_index"]] for row in rows]
-        return cls(
-            tuple(users[row["user_index"]]["user_id"] for row in rows),
-            tuple(item["item_id"] for item in described),
-            tuple(row["explanation"] for row in rows),
-            tuple(f"{item['title']}. {item['profile']}" for item in described),
-            tuple(item["title"] for item in described),
-        )
+        items = dataset.items.take([pair.item_index for pair in pairs])
+        return cls(pairs, tuple(items["title"].to_pylist()), tuple(items["profile"].to_pylist()))
 
     def __len__(self) -> int:
-        return len(self.users)
+        return len(self.pairs)
 
-    @cached_property
-    def other(self) -> NDArray[np.bool_]:
-        """Where column m is another pair than row n, (N, N)."""
-        return ~np.eye(len(self), dtype=np.bool_)
+    @property
+    def references(self) -> Texts:
+        """The reference of each pair."""
+        return tuple(pair.reference for pair in self.pairs)
 
-    @cached_property
-    def other_of_item(self) -> NDArray[np.bool_]:
-        """Where column m is another pair of the same item as row n, (N, N)."""
-        numbers = np.unique(np.array(self.items), return_inverse=True)[1]
-        found: NDArray[np.bool_] = (numbers[:, None] == numbers) & self.other
-        return found
+    @property
+    def descriptions(self) -> Texts:
+        """Title and profile of each pair's item."""
+        both = zip(self.titles, self.profiles, strict=True)
+        return tuple(f"{title}. {profile}" for title, profile in both)
+
+    @property
+    def users(self) -> list[str]:
+        """The user of each pair."""
+        return [pair.user_id for pair in self.pairs]
 
     @cached_property
     def couples(self) -> Indices:
         """All two pairs of one item, (C, 2); each is there once."""
-        rows: dict[str, list[int]] = {}
-        for row, item in enumerate(self.items):
-            rows.setdefault(item, []).append(row)
+        rows: dict[int, list[int]] = {}
+        for row, pair in enumerate(self.pairs):
+            rows.setdefault(pair.item_index, []).append(row)
         found = [couple for of_item in rows.values() for couple in combinations(of_item, 2)]
         return np.array(found, dtype=np.int64).reshape(-1, 2)
+
+    def items_of(self, couples: Indices) -> list[str]:
+        """The item of each couple."""
+        return [self.pairs[first].item_id for first, _ in couples]
 
 
 def read_texts(source: str, pairs: Pairs) -> Texts:
@@ -89,7 +95,7 @@ def read_texts(source: str, pairs: Pairs) -> Texts:
     path, _, column = source.partition("#")
     rows = _json_lines(Path(path), column) if path.endswith(".jsonl") else _explanations(source)
     texts = {(user, item): text for user, item, text in rows}
-    found = tuple(texts.get(ids) for ids in zip(pairs.users, pairs.items, strict=True))
+    found = tuple(texts.get((pair.user_id, pair.item_id)) for pair in pairs.pairs)
     if not any(text is not None for text in found):
         raise DataError(
             f"{source}: {len(texts)} texts, of none of the {len(pairs)} explained pairs; give "
@@ -115,3 +121,70 @@ def _json_lines(path: Path, column: str) -> Iterator[tuple[str, str, str]]:
                 )
             if row[name] is not None:
                 yield str(row[ids[0]]), str(row[ids[1]]), row[name]
+
+
+class Yardstick:
+    """Measures texts by the references of `pairs`; aspects only if there is a finder of them."""
+
+    def __init__(self, pairs: Pairs, finder: AspectNames | None):
+        self._pairs, self._finder = pairs, finder
+        self._specificity = Specificity(pairs.pairs, pairs.titles)
+        self._tf_idf = TfIdf([pair.reference for pair in pairs.pairs])
+        self._wanted = [named_aspects(pair.reference, finder) for pair in pairs.pairs if finder]
+
+    def of_pairs(self, texts: Texts) -> dict[str, Values]:
+        """The figures of each text, (N,), NaN where there is none."""
+        shown = ScoredTexts(self._pairs.pairs, tuple(text or "" for text in texts))
+        found = self._specificity.of_pairs(shown)
+        labels = {info.name: info.label for info in Specificity.infos}
+        is_there = np.array([text is not None for text in texts])
+        return {
+            **{labels[name]: np.where(is_there, each, np.nan) for name, each in found.items()},
+            **self._aspects(texts),
+        }
+
+    def _aspects(self, texts: Texts) -> dict[str, Values]:
+        if self._finder is None:
+            return {}
+        rows = np.full((len(texts), 4), np.nan)
+        for row, text, wanted in zip(rows, texts, self._wanted, strict=True):
+            if text is not None:
+                named = named_aspects(text, self._finder)
+                row[:] = [len(named), *against_reference(named, wanted)]
+        return dict(zip((NUM_ASPECTS, PRECISION, RECALL, NDCG), rows.T, strict=True))
+
+    def of_couples(self, texts: Texts) -> dict[str, Values]:
+        """The figures of each couple, (C,), NaN where one has no text.
+
+        Own is each text with its own reference, crossed with that of the other user of the item:
+        whether the own ones are nearer together, and how much better they name its aspects.
+        """
+        nearness = self._tf_idf.similarities(
+            [text or "" for text in texts], [pair.reference for pair in self._pairs.pairs]
+        )
+        nearness[[text is None for text in texts]] = np.nan
+        found = {MATCHED: matched(nearness, self._pairs.couples)}
+        if self._finder is None:
+            return found
+        named = [None if text is None else named_aspects(text, self._finder) for text in texts]
+
+        def ndcg(row: int, other: int) -> float:
+            of_row = named[row]
+            return np.nan if of_row is None else against_reference(of_row, self._wanted[other])[2]
+
+        gains = [
+            (ndcg(a, a) + ndcg(b, b) - ndcg(a, b) - ndcg(b, a)) / 2 for a, b in self._pairs.couples
+        ]
+        return {**found, NDCG_GAIN: np.array(gains, dtype=np.float64)}
+
+
+def matched(similarities: Values, couples: Indices) -> Values:
+    """1 for each couple whose texts are matched to the right references, (C,); ties 0.5.
+
+    Right is the match with the larger sum of similarities (N, N), of texts with references.
+    """
+    first, second = couples.T
+    own = similarities[first, first] + similarities[second, second]
+    crossed = similarities[first, second] + similarities[second, first]
+    right = (own > crossed) + 0.5 * (own == crossed)
+    return np.where(np.isnan(own + crossed), np.nan, right)

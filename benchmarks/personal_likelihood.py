@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.personal_data import Indices, Pairs
-from benchmarks.report import sources_of
+from benchmarks.report import Values, sources_of
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
 from xrec.config.llm import EngineConfig, LLMConfig
@@ -24,7 +24,6 @@ from xrec.llm.examples import Example
 from xrec.llm.prompt import PromptBuilder, PromptTooLongError
 from xrec.storage import open_location, read_manifest
 
-Values = NDArray[np.float64]
 Ask = tuple[Pair, int]
 """A prompt, and the row of the reference that follows it."""
 
@@ -59,8 +58,8 @@ def weigh(
     NLLs are in nats a token, and gains are how much the crossed ones are above the own ones. Those
     of aspect words count the tokens alone that an aspect's name in the reference consists of.
     """
-    asks = {"": _asks(explainer, pairs, couples, lambda user, other, item: Pair(user, item))}
-    asks |= {name: _asks(explainer, pairs, couples, CROSSINGS[name]) for name in crossings}
+    asks = {"": _asks(pairs, couples, lambda user, other, item: Pair(user, item))}
+    asks |= {name: _asks(pairs, couples, CROSSINGS[name]) for name in crossings}
     sums = _sums(explainer, pairs, dict.fromkeys(ask for of in asks.values() for ask in of), finder)
     totals = {
         name: np.array([sums[ask] for ask in of_crossing]).reshape(-1, 2, 2, 2).sum(axis=1)
@@ -98,16 +97,11 @@ def aspect_tokens(builder: PromptBuilder, text: str, finder: AspectNames) -> NDA
     return np.array([*inside, False])
 
 
-def _asks(
-    explainer: Explainer,
-    pairs: Pairs,
-    couples: Indices,
-    cross: Callable[[int, int, int], Pair],
-) -> list[Ask]:
+def _asks(pairs: Pairs, couples: Indices, cross: Callable[[int, int, int], Pair]) -> list[Ask]:
     """Return two for each couple: what is asked of its first and of its second reference."""
-    users = [explainer.dataset.user_index(user) for user in pairs.users]
+    of = pairs.pairs
     return [
-        (cross(users[row], users[other], explainer.dataset.item_index(pairs.items[row])), int(row))
+        (cross(of[row].user_index, of[other].user_index, of[row].item_index), int(row))
         for first, second in couples
         for row, other in ((first, second), (second, first))
     ]
@@ -125,7 +119,9 @@ def _sums(
     texts = explainer.pairs.texts_of([prompt for prompt, _ in asks], leave_out_own=True)
     for (prompt, row), said in zip(asks, texts, strict=True):
         try:
-            examples[prompt, row] = explainer.pairs.example(prompt, pairs.references[row], said)
+            examples[prompt, row] = explainer.pairs.example(
+                prompt, pairs.pairs[row].reference, said
+            )
         except PromptTooLongError:
             continue
     distinct = {_key(example, row): example for (_, row), example in examples.items()}
@@ -149,9 +145,9 @@ def _are_aspects(
     explainer: Explainer, pairs: Pairs, row: int, finder: AspectNames | None
 ) -> NDArray[np.bool_]:
     prompts = explainer.pairs
-    title = explainer.dataset.items["title"][explainer.dataset.item_index(pairs.items[row])].as_py()
-    text = composed(pairs.references[row])
-    text = prompts.builder.placeholder.hide(text, prompts.titles.own_spans(text, title))
+    text = composed(pairs.pairs[row].reference)
+    own = prompts.titles.own_spans(text, pairs.titles[row])
+    text = prompts.builder.placeholder.hide(text, own)
     if finder is None:
         return np.zeros(len(prompts.builder.encode_explanation(text)), dtype=np.bool_)
     return aspect_tokens(prompts.builder, text, finder)

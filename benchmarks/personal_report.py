@@ -1,19 +1,16 @@
 """Figures of contestants, with intervals: their own, and differences of two.
 
-A pair's or couple's figure is its mean over the seeds that have it. Intervals are 95 %, by
-bootstrap: users are drawn for figures of pairs, items for those of couples. Differences are paired.
+A pair's or couple's figure is its mean over the seeds that have it. Intervals are 95 %, clustered
+by user for figures of pairs, by item for those of couples. Differences are paired.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.report import Record
+from benchmarks.report import Record, Values
 from xrec.evaluate.intervals import mean_interval
-
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +37,9 @@ class Measure:
     def minus(self, other: "Measure") -> "Measure":
         """Return the difference where both have a value, seed by seed as far as there are as many.
 
-        Raises ValueError for other groups.
+        Both are of the same pairs.
         """
-        if self.groups != other.groups:
-            raise ValueError("two measures of other pairs; expected the same ones")
+        assert self.groups == other.groups
         if len(self.values) == len(other.values) or len(other.values) == 1:
             return Measure(self.values - other.values, self.groups)
         return Measure((self.of_each - other.of_each)[None], self.groups)
@@ -124,8 +120,6 @@ def _shown(row: Record) -> str:
 
 
 def _number(value: float) -> str:
-    if abs(value) >= 10:
-        return f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
     return f"{round(value, 4) + 0.0:.4f}"  # no -0.0000
 
 

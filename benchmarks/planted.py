@@ -20,121 +20,144 @@ trained, and then scored on pairs that training never saw:
 
 Aspect accuracy is the share of greedy texts that name the right aspect and no other. NLL is the
 reference's, in nats a token. Both are measured with the user's own vector and with another user's.
-The seed is that of initialization, order, random vectors and the choice of the unseen users. There
-is one process and no Ray; a variant and seed take about a minute. Each result is a line of
-results.jsonl in --output, and is not run again; planted.md and planted.json are made of that file.
+The seed is that of initialization, order, random vectors and the choice of the unseen users. A
+figure is over the pairs of all seeds; intervals draw users. Adapters stay in --output, and those
+that are there are not trained again: give another folder for other settings.
 
 \b
 Example, after prepare, build-sample-llm and pretrain-graph of configs/sample.yaml:
   python -m benchmarks.planted
-  python -m benchmarks.planted training.learning_rate.peak=3e-3 --variant projected
+  python -m benchmarks.planted training.learning_rate.peak=3e-3 --variant projected --output NEW
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import torch
+import numpy as np
 import typer
 
-from benchmarks.planted_data import Town, read_town
-from benchmarks.planted_report import Report
-from benchmarks.planted_variants import VARIANTS, configured, run_variant
-from benchmarks.report import Record, Results, write_tables
+from benchmarks.planted_data import CONSTANT, UNSEEN_PAIRS, UNSEEN_USERS, VARIANTS, Town
+from benchmarks.report import (
+    BENCHMARKS,
+    Output,
+    Record,
+    Results,
+    Seeds,
+    command_line,
+    known,
+    with_interval,
+    write_tables,
+)
+from cluster.connect import ensure_ray
 from xrec.config.adapter import TrainAdapterConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.config.project import load_config
-from xrec.storage import fingerprint_of
+from xrec.data.dataset import HeldOutPair
+from xrec.evaluate.scores import other_users
+from xrec.evaluate.text_metrics import aspect_pattern, chance_level, names_only
+from xrec.generate.explainer import Explainer
+from xrec.generate.scoring import generated_texts, own_pairs, reference_nll, shuffled_pairs
+from xrec.sample import ASPECTS
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = command_line()
 
-_DEFAULT_CONFIG = Path("configs/sample.yaml")
+_DECODING = DecodingConfig(max_new_tokens=40)
+Scores = Record
+"""Of one kind of pairs, a list of each; `chance` is one number."""
 
 
 @app.command(help=__doc__)
 def planted(
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="section.key=value of the config; other settings get rows of their own."
-        ),
+        list[str] | None, typer.Argument(help="section.key=value of the config.")
     ] = None,
     workspace: Annotated[
         str, typer.Option(help="URI with dataset, graph and llm of the sample.")
     ] = "workspace/sample",
-    config: Annotated[Path, typer.Option(help="Project file.")] = _DEFAULT_CONFIG,
+    config: Annotated[Path, typer.Option(help="Project file.")] = Path("configs/sample.yaml"),
     variant: Annotated[
         list[str] | None, typer.Option(help=f"Any of {', '.join(VARIANTS)}; by default all.")
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Seeds; by default 0, 1 and 2.")] = None,
-    unseen_share: Annotated[
-        float, typer.Option(min=0.01, max=0.9, help="Share of the users that training never sees.")
-    ] = 0.2,
+    seed: Seeds = None,
     max_scored: Annotated[
         int, typer.Option(min=2, help="Most pairs of each kind that a seed scores.")
     ] = 300,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl and the table.")] = Path(
-        "workspace/benchmarks/planted"
-    ),
-    report: Annotated[
-        bool, typer.Option(help="Run nothing; make the table of the results so far.")
-    ] = False,
+    output: Output = BENCHMARKS / "planted",
 ) -> None:
-    """Run what has no result yet, then print the report."""
-    torch.set_num_threads(threads)
-    results = Results(output)
-    if not report:
-        arguments = [f"workspace={workspace}", *(overrides or [])]
-        settings = load_config(TrainAdapterConfig, config, arguments)
-        town = read_town(settings)
-        for name in variant or VARIANTS:
+    """Train and score each variant with each seed, then print the table."""
+    names = known(variant, list(VARIANTS), "variant")
+    arguments = [f"workspace={workspace}", *(overrides or [])]
+    town = Town.read(load_config(TrainAdapterConfig, config, arguments))
+    found: dict[str, list[dict[str, Scores]]] = {name: [] for name in names}
+    with ensure_ray(town.config.ray):
+        for name, of_seeds in found.items():
             for number in seed or (0, 1, 2):
-                about = {
-                    "settings": " ".join(sorted(overrides or [])),
-                    "variant": name,
-                    "seed": number,
-                }
-                _run(town, settings, about, (unseen_share, max_scored), results)
-    _show(results)
+                adapter = (output / f"{name}-{number}").resolve()
+                explainer = town.explainer(name, number, str(adapter))
+                scored = town.scored(number, max_scored)
+                scores = {kind: score(explainer, each, number) for kind, each in scored.items()}
+                of_seeds.append(scores)
+                right = {kind: float(np.mean(of["right"])) for kind, of in scores.items()}
+                Results(output).append("planted", {"variant": name, "seed": number, **right})
+    write_tables(output, "planted", {"Planted": table(found)})
 
 
-def _run(
-    town: Town,
-    config: TrainAdapterConfig,
-    about: Record,
-    sizes: tuple[float, int],
-    results: Results,
-) -> None:
-    """Train and score the variant and seed that `about` names, unless the results hold it."""
-    variant, seed = about["variant"], about["seed"]
-    if variant not in VARIANTS:
-        raise typer.BadParameter(f"no variant is named {variant!r}; known: {', '.join(VARIANTS)}")
-    configured_for = configured(config, variant, seed)
-    unseen_share, max_scored = sizes
-    inputs = {**town.fingerprints, "unseen_share": unseen_share, "max_scored": max_scored}
-    dumped = configured_for.model_dump(mode="json", include={"model", "prompt", "training"})
-    run = fingerprint_of([inputs, variant, dumped])
-    if any(record["run"] == run for record in results.read("planted")):
-        return
-    division = town.divide(seed=seed, unseen_share=unseen_share, max_scored=max_scored)
-    found = run_variant(town, configured_for, division, variant)
-    results.append({"kind": "planted", "run": run, "inputs": inputs, **about, **found})
-    right = {
-        kind: round(sum(scores["right"]) / len(scores["right"]), 3)
-        for kind, scores in found["scores"].items()
+def score(explainer: Explainer, pairs: Sequence[HeldOutPair], seed: int) -> Scores:
+    """Score the pairs with the user's own vector and with another user's.
+
+    The scores are whether the greedy text names the right aspect and no other, and the reference's
+    NLL.
+    """
+    others = [
+        explainer.dataset.user_index(user)
+        for user in other_users([pair.user_id for pair in pairs], seed)
+    ]
+    ways = {"": own_pairs(pairs), "_shuffled": shuffled_pairs(pairs, others)}
+    references, right = [pair.reference for pair in pairs], [pair.aspect or "" for pair in pairs]
+    pattern = aspect_pattern(ASPECTS)
+    found: Scores = {
+        "user_id": [pair.user_id for pair in pairs],
+        "chance": chance_level([pair.aspects or () for pair in pairs]),
     }
-    losses = [round(row["validation_loss"], 4) for row in found["history"]]
-    typer.echo(
-        f"{variant}, seed {seed} {about['settings']}: aspect accuracy {right}, "
-        f"validation losses {losses}, seconds {found['seconds']}"
-    )
+    for suffix, prompted in ways.items():
+        found[f"nll{suffix}"] = reference_nll(explainer, prompted, references, f"NLL{suffix}")
+        made = generated_texts(explainer, prompted, _DECODING, f"texts{suffix}")
+        found[f"right{suffix}"] = names_only([each.text for each in made], right, pattern).tolist()
+    return found
 
 
-def _show(results: Results) -> None:
-    records = results.read("planted")
-    if not records:
-        typer.echo("nothing was run yet")
-        return
-    typer.echo(write_tables(results.folder, "planted", {"Planted": Report.of(records).rows()}))
+def table(found: Mapping[str, Sequence[Mapping[str, Scores]]]) -> list[Record]:
+    """A row for each kind of pairs and variant; all have the same seeds, and so the same pairs."""
+    return [
+        _row(kind, name, [of[kind] for of in seeds], [of[kind] for of in found.get(CONSTANT, [])])
+        for kind in (UNSEEN_PAIRS, UNSEEN_USERS)
+        for name, seeds in found.items()
+    ]
+
+
+def _row(kind: str, name: str, seeds: Sequence[Scores], constant: Sequence[Scores]) -> Record:
+    users = [user for scores in seeds for user in scores["user_id"]]
+
+    def values(key: str, of: Sequence[Scores] = seeds) -> np.ndarray:
+        return np.concatenate([np.asarray(scores[key], dtype=np.float64) for scores in of])
+
+    def shown(key: str, minus: np.ndarray | float = 0.0) -> str:
+        return with_interval(values(key) - minus, users, 3)
+
+    is_compared = constant and name != CONSTANT
+    return {
+        "pairs": kind,
+        "variant": name,
+        "scored": len(users),
+        "aspect accuracy": shown("right"),
+        "by seed": ", ".join(f"{np.mean(scores['right']):.3f}" for scores in seeds),
+        "another user's": shown("right_shuffled"),
+        "chance": round(float(np.mean([scores["chance"] for scores in seeds])), 3),
+        "minus constant": shown("right", values("right", constant)) if is_compared else "",
+        "NLL": shown("nll"),
+        "gain": shown("nll_shuffled", values("nll")),
+    }
 
 
 if __name__ == "__main__":

@@ -1,68 +1,98 @@
-"""The data of the planted benchmark: the sample's town, divided into seen and unseen users."""
+"""The sample's town for the planted benchmark: unseen users, variants and who writes their texts.
 
-from collections.abc import Sequence
+Adapters are trained by `xrec train-adapter`'s own recipe. The only change is that its workers leave
+out the pairs of unseen users.
+"""
+
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from random import Random
+from typing import Any
+from unittest import mock
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from transformers import PreTrainedTokenizerBase
+import torch
 
+from benchmarks.report import sources_of
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.data import SampleSource
-from xrec.config.prompt import PromptConfig
+from xrec.config.llm import EngineConfig
 from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs, read_dataset
 from xrec.errors import DataError
-from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
-from xrec.llm.collaborative import Vocabulary
-from xrec.llm.model import load_tokenizer, read_text_config
+from xrec.generate.builtin.engine import load_engine
+from xrec.generate.explainer import Explainer
+from xrec.generate.loading import load_explainer
+from xrec.graph.artifact import read_graph
+from xrec.lab.baselines.lora import text_vocabulary
+from xrec.lab.compare.text_only import frozen_model
+from xrec.llm.model import load_tokenizer, stop_token_ids
 from xrec.llm.prompt import PairTexts, PromptBuilder
-from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.llm.source import resolve_model
 from xrec.sample import ASPECTS, generate_town
 from xrec.sample.texts import taste_sentence
-from xrec.storage import open_location
+from xrec.storage import location_of
+from xrec.train.adapter import train_adapter
+from xrec.train.adapter_worker import AdapterWorker
+from xrec.train.data import AdapterData, load_adapter_data
+from xrec.train.memory import with_zero_stage
 
 UNSEEN_PAIRS, UNSEEN_USERS = "unseen pairs", "unseen users"
+CONSTANT, STATED = "constant", "text-favourite"
+VARIANTS: dict[str, dict[str, str]] = {
+    **{name: {"vectors": "graph", "injection": name} for name in ("projected", "direct", "none")},
+    "random": {"vectors": "random"},
+    CONSTANT: {"vectors": "constant"},
+    STATED: {},  # without an adapter
+}
+_UNSEEN_SHARE = 0.2
 
 
-@dataclass(frozen=True)
-class Division:
-    """The explained pairs of one seed.
-
-    No pair of an unseen user is in `train` or `validation`; all users are in the graph. `scored`
-    are held-out pairs, which are no edges of the graph: those of seen users are from the test
-    split, those of unseen users from validation and test.
-    """
-
-    train: pa.Table
-    validation: pa.Table
-    scored: dict[str, list[HeldOutPair]]
+def configured(config: TrainAdapterConfig, variant: str, seed: int) -> TrainAdapterConfig:
+    """`config` as `variant` and `seed` change it."""
+    model = config.model.model_copy(update={**VARIANTS[variant], "vectors_seed": seed})
+    training = config.training.model_copy(update={"seed": seed})
+    return config.model_copy(update={"model": model, "training": training})
 
 
 @dataclass(frozen=True)
 class Town:
-    """The sample's dataset, graph and language model (a folder) of one workspace."""
+    """The sample's dataset in the workspace of `config`."""
 
+    config: TrainAdapterConfig
     dataset: Dataset
-    graph: GraphEmbeddings
-    llm: Path
 
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The language model's tokenizer."""
-        return load_tokenizer(self.llm)
+    @classmethod
+    def read(cls, config: TrainAdapterConfig) -> "Town":
+        """Read the dataset; raises DataError unless it is a generated sample."""
+        dataset = read_dataset(location_of(config, "dataset"))
+        if dataset.planted is None:
+            raise DataError(
+                f"{config.artifact('dataset')}: nothing is planted in it; give a dataset made with "
+                "source.kind=sample"
+            )
+        return cls(config, dataset)
 
-    @cached_property
-    def fingerprints(self) -> dict[str, str]:
-        """The fingerprints of what results depend on."""
-        manifests = {"dataset": self.dataset.manifest, "graph": self.graph.manifest}
+    def unseen(self, seed: int) -> frozenset[int]:
+        """A fifth of the users, drawn by `seed`: training sees none of their explanations."""
+        order = np.random.default_rng(seed).permutation(self.dataset.num_users)
+        return frozenset(order[: round(_UNSEEN_SHARE * len(order))].tolist())
+
+    def scored(self, seed: int, most: int) -> dict[str, list[HeldOutPair]]:
+        """At most so many pairs of each kind, drawn by `seed`; none is an edge of the graph.
+
+        Those of seen users are from the test split, those of unseen users from validation too.
+        """
+        unseen, rng = self.unseen(seed), np.random.default_rng([seed, 1])
+        test, validation = (held_out_pairs(self.dataset, split) for split in ("test", "validation"))
+        kinds = {
+            UNSEEN_PAIRS: [pair for pair in test if pair.user_index not in unseen],
+            UNSEEN_USERS: [pair for pair in [*test, *validation] if pair.user_index in unseen],
+        }
         return {
-            **{name: manifest.fingerprint for name, manifest in manifests.items()},
-            "base_model": model_fingerprint(self.llm),
+            kind: [pairs[place] for place in sorted(rng.permutation(len(pairs))[:most])]
+            for kind, pairs in kinds.items()
         }
 
     @cached_property
@@ -73,40 +103,33 @@ class Town:
         residents = [int(user_id.removeprefix("resident-")) - 1 for user_id in user_ids]
         return [ASPECTS[aspect] for aspect in town.taste[residents].argmax(axis=1)]
 
-    def prompts(self, prompt: PromptConfig, num_tokens: int) -> PairPrompts:
-        """Return prompts with collaborative tokens, `num_tokens` for a user and for an item."""
-        return PairPrompts(self.dataset, self._builder(prompt, num_tokens))
+    def explainer(self, variant: str, seed: int, adapter: str) -> Explainer:
+        """What writes the texts of a variant; its adapter is trained if it is not at `adapter`.
 
-    def stated_prompts(self, prompt: PromptConfig) -> "StatedTaste":
-        """Prompts of text, whose profile states the user's favourite."""
-        return StatedTaste(self.dataset, self._builder(prompt, 1), self.favourites)
+        Raises what `train_adapter` raises. Ray is initialised.
+        """
+        if variant == STATED:
+            return self._stated()
+        config = configured(self.config, variant, seed).model_copy(update={"adapter": adapter})
+        worker = partial(train_seen, unseen=self.unseen(seed))
+        with mock.patch("xrec.train.adapter.train_worker", worker):
+            train_adapter(config)
+        sources = sources_of(config.workspace, config.llm, adapter)
+        return load_explainer(sources, device="cpu", engine=EngineConfig())
 
-    def _builder(self, prompt: PromptConfig, num_tokens: int) -> PromptBuilder:
-        num_text_tokens = read_text_config(self.llm).vocab_size
-        return PromptBuilder(
-            self.tokenizer,
-            prompt,
-            Vocabulary(num_text_tokens, self.dataset.num_users, self.dataset.num_items, num_tokens),
+    def _stated(self) -> Explainer:
+        """The language model without an adapter, which is told of the favourite in words."""
+        config = self.config
+        model = frozen_model(sources_of(config.workspace, config.llm), torch.device("cpu"))
+        tokenizer = load_tokenizer(
+            resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
         )
-
-    def divide(self, *, seed: int, unseen_share: float, max_scored: int) -> Division:
-        """Draw the unseen users by `seed`, and at most `max_scored` scored pairs of each kind."""
-        rng = np.random.default_rng(seed)
-        unseen = set(
-            rng.permutation(self.dataset.num_users)[
-                : round(unseen_share * self.dataset.num_users)
-            ].tolist()
-        )
-        test, validation = (held_out_pairs(self.dataset, split) for split in ("test", "validation"))
-        scored = {
-            UNSEEN_PAIRS: [pair for pair in test if pair.user_index not in unseen],
-            UNSEEN_USERS: [pair for pair in [*test, *validation] if pair.user_index in unseen],
-        }
-        return Division(
-            train=_of_others(self.dataset.explained_pairs("train"), unseen),
-            validation=_of_others(self.dataset.explained_pairs("validation"), unseen),
-            scored={kind: _draw(pairs, max_scored, rng) for kind, pairs in scored.items()},
-        )
+        vocabulary = text_vocabulary(model.get_input_embeddings().num_embeddings, self.dataset)
+        builder = PromptBuilder(tokenizer, config.prompt, vocabulary)
+        prompts = StatedTaste(self.dataset, builder, self.favourites)
+        engine = load_engine(model, stop_token_ids(model, tokenizer), EngineConfig())
+        graph = read_graph(location_of(config, "graph"))
+        return Explainer(model, engine, prompts, self.dataset, graph, STATED)
 
 
 class StatedTaste(PairPrompts):
@@ -129,28 +152,27 @@ class StatedTaste(PairPrompts):
         )
 
 
-def read_town(config: TrainAdapterConfig) -> Town:
-    """Read the artifacts of `config`; raises DataError unless the dataset is a generated sample."""
-    dataset = read_dataset(open_location(config.artifact("dataset"), config.storage))
-    graph = read_graph(open_location(config.artifact("graph"), config.storage))
-    check_graph_of_dataset(
-        graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset")
+def train_seen(loop_config: dict[str, Any], unseen: Collection[int]) -> None:
+    """Train in one worker as `train_worker` does, without the pairs of unseen users."""
+    config: TrainAdapterConfig = loop_config["config"]
+    data = seen_alone(
+        load_adapter_data(config), read_dataset(location_of(config, "dataset")), unseen
     )
-    if dataset.planted is None:
-        raise DataError(
-            f"{config.artifact('dataset')}: nothing is planted in it; give a dataset made with "
-            "source.kind=sample"
-        )
-    return Town(
-        dataset, graph, resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
+    worker = AdapterWorker(with_zero_stage(config, data), data, loop_config["run"])
+    while not worker.has_finished:
+        worker.run_epoch()
+
+
+def seen_alone(data: AdapterData, dataset: Dataset, unseen: Collection[int]) -> AdapterData:
+    """The examples of all explained pairs of `dataset` but those of unseen users."""
+
+    def kept(split: Any, examples: Sequence[Any]) -> list[Any]:
+        users = dataset.explained_pairs(split)["user_index"].to_pylist()
+        pairs = zip(users, examples, strict=True)  # no pair was left out: all fit
+        return [example for user, example in pairs if user not in unseen]
+
+    return replace(
+        data,
+        train=kept("train", data.train),
+        validation=kept("validation", data.validation),
     )
-
-
-def _of_others(pairs: pa.Table, users: set[int]) -> pa.Table:
-    return pairs.filter(
-        pc.invert(pc.is_in(pairs["user_index"], pa.array(sorted(users), pa.int32())))
-    )
-
-
-def _draw(pairs: list[HeldOutPair], most: int, rng: np.random.Generator) -> list[HeldOutPair]:
-    return [pairs[index] for index in sorted(rng.permutation(len(pairs))[:most])]

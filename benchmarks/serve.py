@@ -7,7 +7,6 @@ server runs in processes of its own and the clients in this process, all on the 
 """
 
 import asyncio
-import json
 import random
 import socket
 import subprocess
@@ -15,38 +14,45 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.request import urlopen
 
 import aiohttp
+import numpy as np
 import psutil
-import torch
 import typer
 import yaml
 
-from benchmarks.report import Record, Results, markdown
-from xrec.adapter.artifact import write_adapter
-from xrec.adapter.config import AdapterConfig
-from xrec.adapter.model import build_adapters
+from benchmarks.report import (
+    BENCHMARKS,
+    Dtype,
+    MaxNewTokens,
+    Output,
+    Record,
+    Results,
+    Threads,
+    command_line,
+    known,
+    write_tables,
+)
 from xrec.backfill import read_explanations
-from xrec.config.adapter import AdapterModelConfig
-from xrec.config.prompt import PromptConfig
 from xrec.data import read_dataset
-from xrec.graph.artifact import read_graph
-from xrec.llm.model import read_text_config
-from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import open_location
 
-app = typer.Typer(
-    help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = command_line(__doc__)
 
 Ask = Callable[[aiohttp.ClientSession, int], Awaitable[None]]
 """Asks for the pair of a number."""
 
 _WARM_UP = 3
+_SERVERS: dict[str, tuple[str, ...]] = {
+    "hits": ("xrec.cli", "serve"),
+    "live": ("xrec.cli", "serve"),
+    "plain": ("benchmarks.serve_plain",),
+}
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,15 @@ class Server:
     seconds_to_ready: float
     process: psutil.Process
 
-    def memory(self) -> dict[str, float]:
-        """MiB by kind of process, private and shared pages of the largest one of a kind."""
-        found: dict[str, float] = {}
+    def costs(self) -> Record:
+        """Seconds until it was ready, and the MiB of the largest process of each kind."""
+        found: Record = {"seconds to ready": round(self.seconds_to_ready, 1)}
         for process in self.process.children(recursive=True):
             name = " ".join(process.cmdline())[:60]
             for kind in ("Generator", "Frontend", "Plain"):
                 if kind in name:
-                    found[kind] = max(found.get(kind, 0.0), process.memory_info().rss / 2**20)
+                    mib = round(process.memory_info().rss / 2**20)
+                    found[f"{kind} MiB"] = max(found.get(f"{kind} MiB", 0), mib)
         return found
 
 
@@ -73,20 +80,10 @@ def run(
     workspace: Annotated[
         str,
         typer.Argument(
-            help="Folder with the artifacts dataset, graph and, for hits, explanations."
+            help="Folder with the artifacts dataset, graph, adapter and, for hits, explanations."
         ),
     ],
     llm: Annotated[str, typer.Option(help="The language model of the adapter.")],
-    adapter: Annotated[
-        str | None, typer.Option(help="Folder of the adapter; by default <workspace>/adapter.")
-    ] = None,
-    explanations: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder of the adapter's backfill, which may be empty; by default "
-            "<workspace>/explanations."
-        ),
-    ] = None,
     what: Annotated[
         list[str] | None, typer.Option(help="Any of hits, live, plain; by default all.")
     ] = None,
@@ -96,21 +93,14 @@ def run(
     seconds: Annotated[
         float, typer.Option(min=1, help="How long each number of clients asks.")
     ] = 15.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest text, in tokens.")] = 40,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads of the model.")] = 1,
-    output: Annotated[Path, typer.Option(help="Folder of results.jsonl and table.md.")] = Path(
-        "workspace/benchmarks/serve"
-    ),
+    max_new_tokens: MaxNewTokens = 40,
+    dtype: Dtype = "float32",
+    threads: Threads = 1,
+    output: Output = BENCHMARKS / "serve",
 ) -> None:
     """Measure latency and throughput at each number of clients, the time to ready, and memory."""
-    config = {
+    config: Record = {
         "workspace": str(Path(workspace).resolve()),
-        **{
-            name: str(Path(uri).resolve())
-            for name, uri in (("adapter", adapter), ("explanations", explanations))
-            if uri
-        },
         "llm": {"model": llm, "dtype": dtype},
         "decoding": {
             "max_new_tokens": max_new_tokens,
@@ -118,61 +108,15 @@ def run(
         },
         "models": {"cpus_per_replica": threads, "device": "cpu"},
     }
-    wanted, results, rows = (
-        what or ["hits", "live", "plain"],
-        Results(output),
-        list[Record](),
-    )
-    for modules, kinds in (
-        (("xrec.cli", "serve"), ("hits", "live")),
-        (("benchmarks.serve_plain",), ("plain",)),
-    ):
-        if not set(kinds) & set(wanted):
-            continue
-        with _server(modules, config) as server:
-            for kind in [kind for kind in kinds if kind in wanted]:
-                for num_clients in clients or [1, 4, 16]:
-                    row = asyncio.run(
-                        _measure(kind, _ask(kind, server.url, config), num_clients, seconds)
-                    )
-                    row |= {
-                        "seconds_to_ready": round(server.seconds_to_ready, 1),
-                        **{f"{name} MiB": round(mib) for name, mib in server.memory().items()},
-                    }
-                    results.append({"kind": "serve", "config": config, "row": row})
-                    rows.append(row)
-                    typer.echo(json.dumps(row))
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = markdown([{name: row.get(name, "") for name in columns} for row in rows])
-    (output / "table.md").write_text(table)
-    typer.echo(f"\n{table}")
-
-
-@app.command()
-def untrained_adapter(
-    workspace: Annotated[str, typer.Argument(help="Folder with dataset and graph.")],
-    llm: Annotated[str, typer.Option(help="The language model that it is for.")],
-    output: Annotated[str, typer.Option(help="Where it is written.")],
-) -> None:
-    """Write an adapter of fresh weights, which costs as much time as a trained one."""
-    graph, folder = read_graph(open_location(f"{workspace}/graph")), resolve_model(llm)
-    inputs = {"graph": graph.manifest.fingerprint, "base_model": model_fingerprint(folder)}
-    model = AdapterModelConfig()
-    sizes = {
-        "embedding_dim": graph.users.shape[1],
-        "hidden_size": int(read_text_config(folder).hidden_size),
-    }
-    config = AdapterConfig(
-        **sizes,
-        model=model,
-        prompt=PromptConfig(),
-        base_model=llm,
-        base_model_fingerprint=inputs["base_model"],
-        graph_fingerprint=inputs["graph"],
-    )
-    torch.manual_seed(0)
-    weights, place = build_adapters(model, **sizes).state_dict(), open_location(output)
-    write_adapter(place, weights, config, run_config={}, inputs=inputs, metrics={}, extra_files={})
+    rows: list[Record] = []
+    for kind in known(what, list(_SERVERS), "kind of request"):
+        with _server(_SERVERS[kind], config) as server:
+            for number in clients or [1, 4, 16]:
+                ask = _ask(kind, server.url, config["workspace"])
+                measured = asyncio.run(_measure(ask, number, seconds))
+                rows.append({"what": kind, "clients": number, **measured, **server.costs()})
+                Results(output).append("serve", rows[-1])
+    write_tables(output, "serve", {str(config): rows})
 
 
 @contextmanager
@@ -191,30 +135,24 @@ def _server(modules: tuple[str, ...], config: Record) -> Iterator[Server]:
             [sys.executable, "-m", *modules, str(path)], stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            asyncio.run(_ready(f"http://127.0.0.1:{port}/readyz", process, Path(folder) / "log"))
-            yield Server(
-                f"http://127.0.0.1:{port}", time.monotonic() - started, psutil.Process(process.pid)
-            )
+            url = f"http://127.0.0.1:{port}"
+            _wait_until_ready(f"{url}/readyz", process, Path(folder) / "log")
+            yield Server(url, time.monotonic() - started, psutil.Process(process.pid))
         finally:
             process.terminate()
             process.wait(120)
 
 
-async def _ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    async with aiohttp.ClientSession() as session:
-        while process.poll() is None:
-            try:
-                async with session.get(url) as response:
-                    if response.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.1)
+def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    while process.poll() is None:
+        with suppress(OSError), urlopen(url):
+            return
+        time.sleep(0.1)
     raise SystemExit(f"the server ended:\n{log.read_text()[-3000:]}")
 
 
-def _ask(kind: str, url: str, config: Record) -> Ask:
-    pairs = _pairs(kind, config)
+def _ask(kind: str, url: str, workspace: str) -> Ask:
+    pairs = _pairs(kind, workspace)
     random.Random(0).shuffle(pairs)
 
     async def hit(session: aiohttp.ClientSession, number: int) -> None:
@@ -232,20 +170,16 @@ def _ask(kind: str, url: str, config: Record) -> Ask:
     return hit if kind == "hits" else live
 
 
-def _pairs(kind: str, config: Record) -> list[tuple[str, str]]:
+def _pairs(kind: str, workspace: str) -> list[tuple[str, str]]:
     if kind == "hits":
-        uri = config.get("explanations") or f"{config['workspace']}/explanations"
-        table = read_explanations(uri)
+        table = read_explanations(f"{workspace}/explanations")
         return list(zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True))
-    dataset = read_dataset(open_location(f"{config['workspace']}/dataset"))
-    users, items = (
-        dataset.users["user_id"].to_pylist()[:400],
-        dataset.items["item_id"].to_pylist()[:40],
-    )
-    return [(user, item) for user in users for item in items]
+    dataset = read_dataset(open_location(f"{workspace}/dataset"))
+    users, items = dataset.users["user_id"][:400], dataset.items["item_id"][:40]
+    return [(user, item) for user in users.to_pylist() for item in items.to_pylist()]
 
 
-async def _measure(kind: str, ask: Ask, num_clients: int, seconds: float) -> Record:
+async def _measure(ask: Ask, num_clients: int, seconds: float) -> Record:
     latencies: list[float] = []
     connector = aiohttp.TCPConnector(limit=num_clients)
     timeout = aiohttp.ClientTimeout(total=600)
@@ -263,17 +197,9 @@ async def _measure(kind: str, ask: Ask, num_clients: int, seconds: float) -> Rec
 
         await asyncio.gather(*(client(_WARM_UP + number) for number in range(num_clients)))
         took = time.perf_counter() - started
-    shares = {
-        f"p{share} ms": round(1000 * _percentile(latencies, share), 1) for share in (50, 95, 99)
-    }
+    p50, p99 = (1000 * np.percentile(latencies, (50, 99))).round(1).tolist()
     rate = round(len(latencies) / took, 2)
-    counts = {"clients": num_clients, "requests": len(latencies)}
-    return {"what": kind, **counts, "requests a second": rate, **shares}
-
-
-def _percentile(values: list[float], share: int) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * share // 100)]
+    return {"requests": len(latencies), "requests a second": rate, "p50 ms": p50, "p99 ms": p99}
 
 
 if __name__ == "__main__":

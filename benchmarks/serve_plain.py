@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from ray import serve
 from transformers import GenerationConfig
 
-from benchmarks.generate_setup import unpack_linears
+from benchmarks.generate import unpack_linears
 from cluster.connect import ensure_ray
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of

@@ -1,48 +1,145 @@
 """Three ways to train the same adapters through the same frozen model.
 
-They are a plain loop, Hugging Face's Trainer, and the parts of xrec's own recipe.
+They are a plain loop, Hugging Face's Trainer, and the parts of xrec's own recipe. Pairs, model,
+adapters, dtype, cores and seed are the same for all. In the prompts the collaborative tokens stand
+after all texts.
 """
 
-import sys
 import tempfile
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.utils.data import Dataset
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+from torch import Tensor, nn
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
-from benchmarks.train_setup import GRADIENT_CLIPPING, LEARNING_RATE, Epoch, Run, Setup
+from xrec.adapter.model import attach_adapters, build_adapters, embedding_scale
+from xrec.adapter.pairs import PairPrompts
+from xrec.config.adapter import AdapterModelConfig
+from xrec.config.prompt import PromptConfig
+from xrec.data.dataset import read_dataset
+from xrec.graph.artifact import read_graph
 from xrec.llm.examples import IGNORE, Example
-from xrec.llm.model import resolve_attention
+from xrec.llm.model import load_model, load_tokenizer, resolve_attention, resolve_dtype
 from xrec.llm.prefix import PrefixCache
+from xrec.llm.prompt import PromptBuilder
+from xrec.llm.source import resolve_model
+from xrec.storage import open_location
 from xrec.train.adapter_model import ExplanationLoss
 from xrec.train.data import epoch_steps
 
+PROMPT = PromptConfig(
+    instruction="Explain in one sentence why this user would enjoy this business.",
+    user="User: {user_profile}",
+    item="Business: {item_title}. {item_profile}",
+    collaborative="{user}{item}",
+)
+LEARNING_RATE, GRADIENT_CLIPPING, MAX_EXPLANATION_TOKENS, SEED = 1e-3, 1.0, 96, 0
+_PREFIX_CACHE_BYTES = 2**30  # as training.prefix_cache_gib has it
 
-def run_plain(setup: Setup, num_epochs: int) -> Run:
+
+@dataclass(frozen=True)
+class Contest:
+    """What is the same for all; the graph lies beside the dataset."""
+
+    dataset: str
+    llm: str
+    num_pairs: int
+    num_epochs: int
+    batch_size: int
+    dtype: Literal["float32", "bfloat16"]
+    cores: int
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A contest's parts in this process; only the adapters have gradients."""
+
+    contest: Contest
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    examples: list[Example]
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        """The adapters' weights."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def optimizer(self) -> torch.optim.AdamW:
+        """Return the optimizer, which is the same for all contestants."""
+        return torch.optim.AdamW(self.trainable, lr=LEARNING_RATE, weight_decay=0.0)
+
+    def step(self, optimizer: torch.optim.AdamW) -> None:
+        """Clip the gradients and make an optimizer step."""
+        nn.utils.clip_grad_norm_(self.trainable, GRADIENT_CLIPPING)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the pairs: wall-clock seconds, and loss.
+
+    The loss is in nats a label token. Of several workers, each has its own pairs' part of the mean
+    over all workers' tokens.
+    """
+
+    seconds: float
+    loss: float
+
+
+Run = Iterator[Epoch]
+
+
+def prepare(contest: Contest, *, num_threads: int = 1) -> Setup:
+    """Read dataset and graph, load the model, attach fresh adapters, build the examples."""
+    torch.set_num_threads(num_threads)
+    torch.manual_seed(SEED)
+    dataset = read_dataset(open_location(contest.dataset))
+    graph = read_graph(open_location(f"{contest.dataset.rpartition('/')[0]}/graph"))
+    folder, device = resolve_model(contest.llm), torch.device("cpu")
+    model = load_model(folder, dtype=resolve_dtype(contest.dtype, device), device=device)
+    tokenizer = load_tokenizer(folder)
+    sizes = {"embedding_dim": graph.users.shape[1], "hidden_size": model.config.hidden_size}
+    adapters = build_adapters(AdapterModelConfig(), **sizes)
+    scale = embedding_scale(model)
+    adapters.user.fit_input(graph.users, scale)
+    adapters.item.fit_input(graph.items, scale)
+    vectors = {"user_vectors": graph.users, "item_vectors": graph.items}
+    embedding = attach_adapters(model, adapters, **vectors)
+    pairs = PairPrompts(dataset, PromptBuilder(tokenizer, PROMPT, embedding.vocabulary))
+    explanations = dataset.explained_pairs("train").slice(0, contest.num_pairs)
+    examples, _ = pairs.examples(explanations, MAX_EXPLANATION_TOKENS)
+    return Setup(contest, model, tokenizer, examples)
+
+
+def run_plain(setup: Setup) -> Run:
     """Train as the public code does.
 
     Each row is a forward pass with the logits of the whole sequence, and an optimizer step.
     """
     setup.model.train()
-    optimizer, rng = setup.optimizer(), torch.Generator().manual_seed(setup.contest.seed)
-    for _ in range(num_epochs):
-        start, losses = time.perf_counter(), []
+    optimizer, rng = setup.optimizer(), torch.Generator().manual_seed(SEED)
+    for _ in range(setup.contest.num_epochs):
+        start, total, num_tokens = time.perf_counter(), 0.0, 0
         for index in torch.randperm(len(setup.examples), generator=rng).tolist():
-            loss = whole_row_loss(setup, setup.examples[index])
+            example = setup.examples[index]
+            loss = whole_row_loss(setup, example)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(setup.trainable, GRADIENT_CLIPPING)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append((loss.item(), len(setup.examples[index].label_ids)))
-        yield Epoch(
-            time.perf_counter() - start,
-            sum(loss * count for loss, count in losses) / sum(count for _, count in losses),
-        )
+            setup.step(optimizer)
+            total += loss.item() * len(example.label_ids)
+            num_tokens += len(example.label_ids)
+        yield Epoch(time.perf_counter() - start, total / num_tokens)
 
 
 def whole_row_loss(setup: Setup, example: Example) -> Tensor:
@@ -53,23 +150,22 @@ def whole_row_loss(setup: Setup, example: Example) -> Tensor:
     return loss
 
 
-def run_trainer(setup: Setup, num_epochs: int) -> Run:
+def run_trainer(setup: Setup) -> Run:
     """Train with Hugging Face's Trainer.
 
     Batches are grouped by length and padded by its collator; the loss is the model's own.
     """
     clock = _Clock()
-    batch_size = setup.contest.batch_size
     with tempfile.TemporaryDirectory(prefix="xrec-trainer-") as folder:
         arguments = TrainingArguments(
             output_dir=folder,
-            per_device_train_batch_size=batch_size,
-            num_train_epochs=num_epochs,
+            per_device_train_batch_size=setup.contest.batch_size,
+            num_train_epochs=setup.contest.num_epochs,
             train_sampling_strategy="group_by_length",
             learning_rate=LEARNING_RATE,
             max_grad_norm=GRADIENT_CLIPPING,
             lr_scheduler_type="constant",
-            seed=setup.contest.seed,
+            seed=SEED,
             dataloader_drop_last=True,
             remove_unused_columns=False,
             logging_strategy="epoch",
@@ -83,7 +179,7 @@ def run_trainer(setup: Setup, num_epochs: int) -> Run:
             setup.model,
             arguments,
             data_collator=collator,
-            train_dataset=_Features(setup.examples),
+            train_dataset=list(map(_as_features, setup.examples)),
             optimizers=(setup.optimizer(), None),
             callbacks=[clock],
         )
@@ -93,7 +189,7 @@ def run_trainer(setup: Setup, num_epochs: int) -> Run:
         yield Epoch(seconds, loss)
 
 
-def run_ours(setup: Setup, num_epochs: int, budget_bytes: int) -> Run:
+def run_ours(setup: Setup) -> Run:
     """Train with the parts of xrec's own recipe, without Ray and DeepSpeed.
 
     Each worker has the whole model, and the workers sum their gradients.
@@ -103,43 +199,37 @@ def run_ours(setup: Setup, num_epochs: int, budget_bytes: int) -> Run:
     )
     optimizer, batch_size = setup.optimizer(), setup.contest.batch_size
     setup.model.set_attn_implementation(resolve_attention("auto", setup.model.device))
-    prefixes = PrefixCache(setup.model, setup.examples, budget_bytes=budget_bytes)
+    prefixes = PrefixCache(setup.model, setup.examples, budget_bytes=_PREFIX_CACHE_BYTES)
     module = ExplanationLoss(setup.model, prefixes).train()
-    sizes = {
-        "global_batch_size": batch_size,
-        "micro_batch_size": batch_size // num_workers,
-        "rank": rank,
-        "world_size": num_workers,
-    }
-    for epoch in range(1, num_epochs + 1):
+    for epoch in range(1, setup.contest.num_epochs + 1):
         start, total, num_tokens = time.perf_counter(), 0.0, 0
         steps = epoch_steps(
             setup.examples,
             epoch=epoch,
-            seed=setup.contest.seed,
+            seed=SEED,
             length=prefixes.num_rest_tokens,
-            **sizes,
+            global_batch_size=batch_size,
+            micro_batch_size=batch_size // num_workers,
+            rank=rank,
+            world_size=num_workers,
         )
-        for micro_batches in steps:
-            for micro_batch in micro_batches:
-                nll = module(micro_batch.examples)
-                (nll / micro_batch.num_global_tokens).backward()
-                total += nll.item()
-            num_tokens += micro_batches[0].num_global_tokens
+        for (micro_batch,) in steps:
+            nll = module(micro_batch.examples)
+            (nll / micro_batch.num_global_tokens).backward()
+            total += nll.item()
+            num_tokens += micro_batch.num_global_tokens
             if num_workers > 1:
                 for parameter in setup.trainable:
                     dist.all_reduce(parameter.grad)
-            torch.nn.utils.clip_grad_norm_(setup.trainable, GRADIENT_CLIPPING)
-            optimizer.step()
-            optimizer.zero_grad()
+            setup.step(optimizer)
         yield Epoch(time.perf_counter() - start, total / num_tokens)
 
 
-CONTESTANTS: dict[str, Callable[[Setup, int], Run]] = {
-    "plain": run_plain,
-    "trainer": run_trainer,
-    "ours": lambda setup, num_epochs: run_ours(setup, num_epochs, sys.maxsize),
-    "ours-cache-off": lambda setup, num_epochs: run_ours(setup, num_epochs, 0),
+PLAIN, TRAINER, OURS = "plain", "trainer", "ours"
+CONTESTANTS: dict[str, Callable[[Setup], Run]] = {
+    PLAIN: run_plain,
+    TRAINER: run_trainer,
+    OURS: run_ours,
 }
 
 
@@ -150,17 +240,6 @@ def _as_features(example: Example) -> dict[str, list[int]]:
         "attention_mask": [1] * len(input_ids),
         "labels": [IGNORE] * len(example.prompt_ids) + list(example.label_ids),
     }
-
-
-class _Features(Dataset[dict[str, list[int]]]):
-    def __init__(self, examples: list[Example]) -> None:
-        self._rows = [_as_features(example) for example in examples]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        return self._rows[index]
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]  # transformers has no types

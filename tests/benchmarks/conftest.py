@@ -1,9 +1,11 @@
 """A town with all artifacts, made once: toy language model, random vectors, random adapters."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from jobs.train_aspects import run as train_aspects
 from tests.xrec.generate.town import make_adapter
@@ -30,3 +32,18 @@ def workspace(tmp_path_factory):
     for name, aspects in (("adapter", 2), ("plain-adapter", 0)):
         make_adapter(folder / name, graph, model_fingerprint(folder / "llm"), aspects=aspects)
     return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a command with arguments, which must succeed; returns the tables that it wrote."""
+
+    def run_command(app, *arguments):
+        options = ["--output", str(tmp_path / "out")]
+        done = CliRunner().invoke(app, [*map(str, arguments), *options], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        (path,) = (tmp_path / "out").glob("*.json")
+        assert path.with_suffix(".md").read_text() in done.output
+        return json.loads(path.read_text())
+
+    return run_command

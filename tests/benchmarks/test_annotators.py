@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import yaml
-from typer.testing import CliRunner
 
 from benchmarks.annotators import app
 from tests.xrec.annotate.review_files import review, write_json_lines
@@ -36,17 +35,14 @@ def _model(url: str, name: str) -> dict[str, Any]:
     return {"kind": "endpoint", "base_url": url, "model": name, "api_key_variable": None}
 
 
-def test_command_tells_valid_replies_and_quotes_of_each_model(tmp_path):
+def test_command_tells_valid_replies_and_quotes_of_each_model(run, tmp_path):
     rows = [review(f"u{number}", "i", text) for number, text in enumerate(REVIEWS)]
     path = write_json_lines(tmp_path / "reviews.jsonl", rows)
-    models, out = tmp_path / "models.yaml", tmp_path / "out"
+    models = tmp_path / "models.yaml"
     with stub_endpoint(_honest) as honest, stub_endpoint(_inventive) as inventive:
         wanted = [_model(honest.url, "honest"), _model(inventive.url, "inventive")]
         models.write_text(yaml.safe_dump(wanted))
-        options = ["--num-reviews", "4", "--output", str(out)]
-        result = CliRunner().invoke(app, [str(models), str(path), *options])
-    assert result.exit_code == 0, result.output
-    first, second = json.loads((out / "annotators.json").read_text())["Annotators"]
+        first, second = run(app, models, path, "--num-reviews", 4)["Annotators"]
     assert first.pop("seconds") >= 0
     assert first == {
         "model": "honest",
@@ -59,4 +55,3 @@ def test_command_tells_valid_replies_and_quotes_of_each_model(tmp_path):
     }
     assert (second["valid replies"], second["quotes found"]) == ("0.0%", "0.0%")
     assert second["requests"] == 8
-    assert "| honest | 4 | 100.0% | 50.0% |" in result.output

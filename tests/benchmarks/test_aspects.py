@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from benchmarks.aspects import METHODS, Outcome, Substitutes, app, rows
 from benchmarks.aspects_data import Reviews, Split, read_reviews
@@ -38,32 +37,21 @@ def split():
 
 
 def test_split_by_time_tests_on_the_last_review_and_chooses_on_the_one_before():
-    users = np.array([0, 1, 0, 1, 0, 1, 0, 2])
-    items = np.arange(8)
-    split = Split.by_time(Reviews(users, items, np.ones((8, 2), dtype=np.float32)), ("a", "b"))
-    assert split.test.items.tolist() == [5, 6]  # user 2 has nothing to train on
-    assert split.validation.items.tolist() == [3, 4]
-    assert split.train.items.tolist() == [0, 1, 2]
-
-
-def test_split_leaves_out_held_out_reviews_that_mention_no_aspect():
-    mentions = np.ones((6, 2), dtype=np.float32)
-    mentions[4] = 0
-    users = np.array([0, 1, 0, 1, 0, 1])
-    split = Split.by_time(Reviews(users, np.arange(6), mentions), ("a", "b"))
-    assert split.test.users.tolist() == [1]
+    users = np.array([0, 1, 0, 1, 0, 1, 0, 2, 3, 3, 3])
+    mentions = np.ones((11, 2), dtype=np.float32)
+    mentions[10] = 0
+    split = Split.by_time(Reviews(users, np.arange(11), mentions), ("a", "b"))
+    # User 2 has nothing to train on, and user 3's last review mentions no aspect.
+    assert split.test.items.tolist() == [5, 6]
+    assert split.validation.items.tolist() == [3, 4, 9]
+    assert split.train.items.tolist() == [0, 1, 2, 8]
 
 
 def test_substitutes_are_never_the_own_user_and_those_of_the_item_reviewed_it(split):
     substitutes = Substitutes.draw(split, seed=3)
     reviewed = set(zip(split.train.users.tolist(), split.train.items.tolist(), strict=True))
-    for own, item, another, same in zip(
-        split.test.users,
-        split.test.items,
-        substitutes.another,
-        substitutes.same_item,
-        strict=True,
-    ):
+    test, drawn = split.test, (substitutes.another, substitutes.same_item)
+    for own, item, another, same in zip(test.users, test.items, *drawn, strict=True):
         assert own not in (another, same)
         assert same == -1 or (same, item) in reviewed
 
@@ -115,8 +103,9 @@ def test_read_reviews_that_go_back_in_time_are_refused(tmp_path):
         read_reviews(tmp_path / "reviews.jsonl.gz", ["tone"])
 
 
-def test_command_writes_a_row_for_each_method(tmp_path):
+def test_command_writes_a_row_for_each_method(run, tmp_path):
     town = _town()
+    reviews = zip(town.users, town.items, town.mentions, strict=True)
     rows = [
         {
             "user_id": f"u{user}",
@@ -124,17 +113,9 @@ def test_command_writes_a_row_for_each_method(tmp_path):
             "time": time,
             "review": " ".join(np.array(ASPECTS)[row > 0]),
         }
-        for time, (user, item, row) in enumerate(
-            zip(town.users, town.items, town.mentions, strict=True)
-        )
+        for time, (user, item, row) in enumerate(reviews)
     ]
     _write(tmp_path / "reviews.jsonl.gz", rows)
     (tmp_path / "aspects.txt").write_text("\n".join(ASPECTS) + "\n")
-    paths = [str(tmp_path / name) for name in ("reviews.jsonl.gz", "aspects.txt")]
-    options = ["--seed", "0", "--output", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, [*paths, *options])
-    assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "out" / "aspects.json").read_text())
-    (table,) = (found[title] for title in found if title.startswith("NDCG"))
-    assert [row["method"] for row in table] == ["item", "ours"]
-    assert "| ours |" in (tmp_path / "out" / "aspects.md").read_text()
+    found = run(app, tmp_path / "reviews.jsonl.gz", tmp_path / "aspects.txt", "--seed", 0)
+    assert [row["method"] for row in found["NDCG@10 of each method"]] == ["item", "ours"]

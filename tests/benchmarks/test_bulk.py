@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.bulk import Contest, table_of
+from benchmarks.bulk import Contestant, table_of
 from benchmarks.bulk_contestants import TextTask, planned
 from benchmarks.bulk_work import Work, make_pairs
 from tests.xrec.bulk.toy_run import PoolHere
@@ -17,7 +17,7 @@ from xrec.bulk import complete
 @pytest.fixture
 def work(tmp_path):
     make_pairs(tmp_path / "pairs", 400)
-    return Work(str(tmp_path / "pairs"), str(tmp_path / "out"), 50, 0.0, 2, str(tmp_path / "diary"))
+    return Work(*(str(tmp_path / name) for name in ("pairs", "out", "diary")), 50, 0.0)
 
 
 def test_ours_has_each_pair_once_and_a_line_of_the_diary_for_each_chunk(work):
@@ -41,10 +41,9 @@ def test_doubled_rows_are_seen_in_parquet_and_in_delta(tmp_path):
 
 
 @pytest.mark.slow
-def test_ours_that_was_killed_at_half_goes_on_and_has_each_row_once(work, tmp_path):
-    contest = Contest(tmp_path, replace(work, seconds=0.2), None)
-    work = contest.work("ours")
-    contest.run_until_half("ours", work, 8)
+def test_ours_that_was_killed_at_half_goes_on_and_has_each_row_once(work):
+    ours = Contestant("ours", replace(work, seconds=0.2))
+    ours.run_until_half(8)
     assert 4 <= len(work.times()) < 8
-    assert contest.run("ours", work)["seconds"] > 0
+    assert ours.run()["seconds"] > 0
     assert table_of(work.output)["rows"] == table_of(work.output)["distinct"] == 400

@@ -7,44 +7,44 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
-from typer.testing import CliRunner
 
 from benchmarks.personal import app
-from benchmarks.personal_data import Pairs, read_texts
-from benchmarks.personal_report import Measure, differences, figures, wide
-from benchmarks.personal_texts import (
+from benchmarks.personal_data import (
     MATCHED,
     NDCG_GAIN,
     RECALL,
-    SPECIFICITY,
-    SPECIFICITY_IN_ITEM,
+    Pairs,
     Yardstick,
     matched,
+    read_texts,
 )
-from xrec import schemas
+from benchmarks.personal_report import Measure, differences, figures, wide
 from xrec.checks import AspectNames
-from xrec.data import write_dataset
+from xrec.data.dataset import HeldOutPair, open_dataset
 from xrec.errors import DataError
-from xrec.storage import open_location
 
 NAN = float("nan")
+SPECIFICITY, SPECIFICITY_IN_ITEM = "Specificity", "Specificity within the item"
 PAIRS = Pairs(
-    users=("ann", "ben", "cid", "dan"),
-    items=("inn", "inn", "pub", "inn"),
-    references=("quiet garden", "cheap beer", "loud music", "fresh bread"),
-    descriptions=("Inn. garden",) * 2 + ("Pub. music",) + ("Inn. garden",),
-    titles=("Inn",) * 2 + ("Pub",) + ("Inn",),
+    (
+        HeldOutPair("ann", "inn", 0, 0, "quiet garden"),
+        HeldOutPair("ben", "inn", 1, 0, "cheap beer"),
+        HeldOutPair("cid", "pub", 2, 1, "loud music"),
+        HeldOutPair("dan", "inn", 3, 0, "fresh bread"),
+    ),
+    titles=("Inn", "Inn", "Pub", "Inn"),
+    profiles=("garden", "garden", "music", "garden"),
 )
 
 
 def test_couples_are_all_two_pairs_of_one_item():
     assert PAIRS.couples.tolist() == [[0, 1], [0, 3], [1, 3]]
-    assert PAIRS.other_of_item.sum(axis=1).tolist() == [2, 2, 0, 2]
+    assert PAIRS.items_of(PAIRS.couples) == ["inn"] * 3
 
 
-def test_specificity_within_the_item_compares_with_its_other_references_only():
+def test_specificity_is_that_of_the_lab_and_left_out_where_there_is_no_text():
     texts = ("loud music, quiet garden, cheap beer", "fresh bread", "music", None)
-    found = Yardstick(PAIRS, None).measure(texts).of_pairs
+    found = Yardstick(PAIRS, None).of_pairs(texts)
     # Ann's text is as near to three references and not to "fresh bread"; Ben's is Dan's reference.
     assert found[SPECIFICITY] == pytest.approx([(0.5 + 0.5 + 1) / 3, 1 / 3, 1, NAN], nan_ok=True)
     assert found[SPECIFICITY_IN_ITEM] == pytest.approx([0.75, 0.25, NAN, NAN], nan_ok=True)
@@ -64,7 +64,7 @@ def test_measured_couples_gain_what_texts_name_of_their_own_reference_above_the_
     finder = AspectNames(["garden", "beer", "bread"])
     texts = ("garden and bread", "bread", "", None)
     # Ann's names hers first (1) and not Ben's (0); Ben's names neither. Dan has no text.
-    found = Yardstick(PAIRS, finder).measure(texts).of_couples[NDCG_GAIN]
+    found = Yardstick(PAIRS, finder).of_couples(texts)[NDCG_GAIN]
     assert found == pytest.approx([0.5, NAN, NAN], nan_ok=True)
 
 
@@ -92,42 +92,12 @@ def test_difference_of_two_measures_is_of_the_pairs_that_both_have():
     assert shown["count"] == 2
 
 
-def test_figure_without_values_has_no_interval_and_large_values_few_digits():
+def test_figure_without_values_has_no_interval_and_no_text_has_a_negative_zero():
     assert Measure(np.full((2, 3), NAN), list("abc")).record()["value"] is None
-    record = Measure(np.array([[200.0], [220.0]]), ["a"]).record()
-    assert (record["value"], record["by_seed"]) == (210, [200, 220])
-    assert wide([{"contestant": "x", "measure": "m", **record}])[0]["m"] == "210; 200, 220"
-    record = Measure(np.array([[-1e-6], [14.96]]), ["a"]).record()
-    assert wide([{"contestant": "x", "measure": "m", **record}])[0]["m"] == "7.4800; 0.0000, 15.0"
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    """Write a dataset of two items and four explained test pairs; ids are "1", "2", ..."""
-    location = open_location(str(tmp_path / "dataset"))
-    users = {"user_id": list("1234"), "user_index": range(4), "profile": ["likes it"] * 4}
-    items = {
-        "item_id": list("12"),
-        "item_index": range(2),
-        "title": ["Inn", "Pub"],
-        "profile": ["with a garden", "with music"],
-    }
-    explained = {
-        "user_index": [0, 1, 2, 3],
-        "item_index": [0, 0, 1, 0],
-        "explanation": list(PAIRS.references),
-        "split": ["test"] * 3 + ["validation"],
-    }
-    pairs = {name: explained[name] for name in ("user_index", "item_index", "split")}
-    tables = {
-        "users": pa.table(users, schema=schemas.USERS),
-        "items": pa.table(items, schema=schemas.ITEMS),
-        "interactions": pa.table(pairs, schema=schemas.INTERACTIONS),
-        "explanations": pa.table(explained, schema=schemas.EXPLANATIONS),
-    }
-    rejected = schemas.REJECTED.empty_table()
-    write_dataset(location, tables, rejected, config={}, inputs={}, metrics={})
-    return str(tmp_path / "dataset")
+    record = Measure(np.array([[-1e-6], [0.5]]), ["a"]).record()
+    assert record["by_seed"] == [-1e-6, 0.5]
+    row = {"contestant": "x", "measure": "m", **record}
+    assert wide([row])[0]["m"] == "0.2500; 0.0000, 0.5000"
 
 
 def _lines(path: Path, rows: list[dict[str, object]]) -> str:
@@ -158,24 +128,19 @@ def test_run_of_explanations_takes_the_rows_of_the_pairs(monkeypatch):
     assert read_texts("s3://bucket/texts", PAIRS) == (None, "beer", None, "bread")
 
 
-def test_texts_command_writes_figures_and_what_is_the_users_own(dataset, tmp_path):
-    row = [{"uid": 1, "iid": 1, "text": "a garden"}, {"uid": 2, "iid": 1, "text": "beer"}]
-    other = [{"uid": 1, "iid": 1, "text": "beer"}, {"uid": 2, "iid": 1, "text": "garden"}]
-    own = _lines(tmp_path / "own.jsonl", row)
-    swapped = _lines(tmp_path / "swapped.jsonl", other)
-    (tmp_path / "aspects.txt").write_text("garden\nbeer\n")
-    arguments = ["texts", dataset, "--contestant", f"ours={own}", "--swapped", f"ours={swapped}"]
-    options = ["--vocabulary", str(tmp_path / "aspects.txt"), "--output", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    tables = json.loads((tmp_path / "out/texts.json").read_text())
-    found = {(row["contestant"], row["measure"]): row["value"] for row in tables["figures"]}
-    assert found["ours", SPECIFICITY] == found["ours", MATCHED] == found["ours", RECALL] == 1
-    assert found["references", SPECIFICITY_IN_ITEM] == 1
-    (gain,) = [
-        row["value"]
-        for row in tables["own minus another user's of the item"]
-        if row["measure"] == RECALL
-    ]
-    assert gain == 1
-    assert "ours minus title and profile" in (tmp_path / "out/texts.md").read_text()
+def test_texts_command_writes_the_figures_and_differences_of_each_contestant(
+    workspace, run, tmp_path
+):
+    dataset = open_dataset(str(workspace / "dataset"))
+    pairs = Pairs.of(dataset, ["test"]).pairs
+    rows = [{"uid": each.user_id, "iid": each.item_id, "text": each.reference} for each in pairs]
+    own = _lines(tmp_path / "own.jsonl", rows[1:])
+    (tmp_path / "aspects.txt").write_text("\n".join({each.aspect for each in pairs}))
+    options = ["--contestant", f"ours={own}", "--vocabulary", tmp_path / "aspects.txt"]
+    tables = run(app, "texts", workspace / "dataset", *options)
+    found = {(row["contestant"], row["measure"]): row for row in tables["figures"]}
+    assert found["ours", RECALL]["value"] == found["references", RECALL]["value"] == 1
+    assert found["ours", RECALL]["count"] == found["references", RECALL]["count"] - 1
+    assert found["title and profile", MATCHED]["value"] == 0.5
+    differences = {row["contestant"] for row in tables["differences"]}
+    assert differences == {"references minus title and profile", "ours minus title and profile"}

@@ -1,19 +1,13 @@
-"""The endpoint's benchmark: its percentiles, and that both servers write the same texts."""
+"""The endpoint's benchmark: both servers write the same texts."""
 
 from typing import Any
 
 import pytest
 import requests
 
-from benchmarks.serve import _percentile, _server
+from benchmarks.serve import _server
 from tests.xrec.generate.town import make_town
 from tests.xrec.serve.town import DECODING, ITEMS, USERS
-
-
-def test_percentile_is_the_value_that_so_many_do_not_exceed():
-    values = [float(value) for value in range(1, 101)]
-    assert [_percentile(values[::-1], share) for share in (50, 95, 99)] == [51.0, 96.0, 100.0]
-    assert _percentile([3.0], 99) == 3.0
 
 
 @pytest.mark.slow
@@ -36,6 +30,6 @@ def test_both_servers_write_the_same_texts(tmp_path):
                 for pair in pairs
             ]
             texts.append([answer["explanation"] for answer in answers])
-            assert server.memory()
+            assert len(server.costs()) > 1
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > 4

@@ -1,0 +1,61 @@
+"""What benchmarks share: turns, medians and ratios, tables."""
+
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from benchmarks.report import known, markdown, summary, take_turns
+
+_README = Path(__file__).parents[2] / "benchmarks/README.md"
+_NAMED = re.findall(r"python -m (benchmarks\.(?!bulk)\w+) ([a-z]+)", _README.read_text())
+
+
+@pytest.mark.parametrize(("module", "command"), _NAMED)
+def test_command_of_the_readme_is_there_by_its_name(module, command):
+    done = CliRunner().invoke(import_module(module).app, [command, "--help"])
+    assert done.exit_code == 0, done.output
+    assert f" {command} [OPTIONS]" in done.output
+
+
+def test_take_turns_runs_all_in_each_round_and_turns_the_order(tmp_path):
+    ran = []
+    calls = {name: lambda name=name: ran.append(name) or {"seconds": 1.5} for name in ("a", "b")}
+    rows = take_turns("toy", calls, 3, tmp_path)
+    assert ran == ["a", "b", "b", "a", "a", "b"]
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert all(line.pop("machine")["cores"] and line.pop("kind") == "toy" for line in lines)
+    assert lines == rows
+
+
+def test_summary_has_medians_and_the_median_of_the_ratios_within_a_round():
+    rates = {"plain": [1.0, 0.5, 1.0], "ours": [4.0, 1.0, 9.0]}  # the second round is busy
+    rows = [
+        {"round": number, "contestant": name, "rate": of[number], "about": "x"}
+        for number in range(3)
+        for name, of in rates.items()
+    ]
+    plain, ours = summary(rows, "rate", ["plain", "absent"])
+    assert plain == {
+        "contestant": "plain",
+        "rate": 1.0,
+        "about": "x",
+        "of plain": 1.0,
+        "of absent": None,
+    }
+    assert (ours["rate"], ours["of plain"]) == (4.0, 4.0)
+
+
+def test_markdown_leaves_empty_what_a_row_lacks():
+    table = markdown([{"a": 1, "b": None}, {"a": 12345, "c": "x"}])
+    assert table == "| a | b | c |\n| --- | --- | --- |\n| 1 |  |  |\n| 12,345 |  | x |\n"
+
+
+def test_unknown_name_is_refused_with_those_that_are_known():
+    assert known(None, ["a", "b"], "contestant") == ["a", "b"]
+    with pytest.raises(typer.BadParameter, match="no contestant is named 'c'; known: a, b"):
+        known(["a", "c"], ["a", "b"], "contestant")
