@@ -117,19 +117,22 @@ def truncated_eigenvectors(
     """Return this worker's rows of Q (n, rank) and L (rank,), float32, of A ~ Q L Q^T.
 
     L has the largest eigenvalues above 0, descending; values and columns beyond their number are
-    zero. A graph has about as many eigenvalues below 0 of the same size, so the basis that is
-    multiplied with A, twice for each of `_NUM_ITERATIONS`, has twice as many vectors. The entry of
-    largest magnitude of each column, over items and aspects, is positive.
+    zero. The basis is multiplied with A twice for each of `_NUM_ITERATIONS`. A graph has about as
+    many eigenvalues below 0 of the same size, and A^2 does not tell l from -l: a vector q of the
+    basis may be a v(l) + b v(-l). A q is l (a v(l) - b v(-l)), so the basis with its image has both.
+    The entry of largest magnitude of each column, over items and aspects, is positive.
     """
-    width = min(2 * rank + _OVERSAMPLING, partition.blocks.num_nodes)
+    width = min(rank + _OVERSAMPLING, partition.blocks.num_nodes)
     basis = _orthonormal(partition.normal_rows(width, seed).to(adjacency.device), partition)
     for _ in range(2 * _NUM_ITERATIONS):
         basis = _orthonormal(adjacency @ partition.all_gather(basis), partition)
+    image = adjacency @ partition.all_gather(basis)
+    basis = _orthonormal(torch.cat([basis, image], dim=1), partition)
     # Rayleigh-Ritz: with Q^T A Q = X L X^T the eigenvectors of A in the basis Q are Q X.
     small = _inner(basis, adjacency @ partition.all_gather(basis), partition)
     values, vectors = torch.linalg.eigh((small + small.T) / 2)
     values, vectors = (partition.broadcast(part.flip(-1))[..., :rank] for part in (values, vectors))
-    values = values.where(values > _tolerance(width) ** 0.5 * values[0], 0)
+    values = values.where(values > _tolerance(2 * width) ** 0.5 * values[0], 0)
     return _finished(basis @ vectors.to(basis.dtype), values, rank, num_users, partition)
 
 

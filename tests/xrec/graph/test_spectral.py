@@ -104,6 +104,16 @@ def test_truncated_eigenvectors_are_numpys_and_without_aspects_the_singular_vect
     torch.testing.assert_close(vectors * 2**0.5, singular, rtol=1e-2, atol=2e-3)
 
 
+def test_truncated_eigenvectors_of_few_iterations_are_as_good_as_the_singular_vectors():
+    """A^2 does not tell l from -l: without the image of the basis the last value is a third."""
+    rng = np.random.default_rng(0)
+    many = torch.from_numpy(np.stack([rng.integers(0, 800, 6000), rng.integers(0, 600, 6000)]))
+    matrix, partition = normalized_adjacency(many, 800, 600), Partition.whole(1400)
+    _, singular = truncated_svd(matrix, 800, 32, seed=0, partition=partition)
+    _, values = truncated_eigenvectors(matrix, 800, 32, seed=0, partition=partition)
+    assert (values > 0.9 * singular).all()
+
+
 @pytest.mark.usefixtures("_converged")
 def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(edges, adjacency):
     embeddings = spectral_embeddings(adjacency, NUM_USERS, RANK, singular_value_power=1.5)
