@@ -136,15 +136,6 @@ def test_jobs_project_has_a_config_of_that_job_and_its_entrypoint_runs_it(folder
     assert changes["/metadata/name"] == f"xrec-{folder.name}"
 
 
-def test_jobs_mount_the_project_of_the_base():
-    (values,) = documents(KUBERAY / "base" / "kustomization.yaml")
-    (generator,) = values["configMapGenerator"]
-    assert generator["files"] == [PROJECT.name]
-    pod = only("RayJob")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
-    (volume,) = [volume for volume in pod["volumes"] if "configMap" in volume]
-    assert volume == {"name": "config", "configMap": {"name": generator["name"]}}
-
-
 @pytest.mark.parametrize("name", ["pretrain-graph", *WITH_WORKERS])
 def test_jobs_workers_have_room_for_what_the_config_asks(name):
     config = job_named(name).load_config(str(PROJECT), [])

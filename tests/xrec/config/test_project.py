@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import yaml
 
+from tests.project_file import write_yaml
 from tests.xrec.config.test_base import SECRET
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
@@ -37,8 +37,9 @@ FILE: dict[str, Any] = {
 
 def write(folder: Path, values: Any) -> Path:
     path = folder / "project.yaml"
-    text = values if isinstance(values, str) else yaml.safe_dump(values, sort_keys=False)
-    path.write_text(text, encoding="utf-8")
+    if not isinstance(values, str):
+        return write_yaml(path, values)
+    path.write_text(values, encoding="utf-8")
     return path
 
 
@@ -240,14 +241,18 @@ def test_file_that_is_no_project_is_refused(tmp_path, text, message):
         load_config(PrepareConfig, write(tmp_path, text))
 
 
-def test_path_that_is_no_file_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml.*No such file"):
-        load_config(PrepareConfig, tmp_path / "nowhere.yaml")
-    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
-        load_config(PrepareConfig, tmp_path)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.yaml", r"nowhere\.yaml.*No such file"),
+        ("", r"cannot be read \(Is a directory\)"),
+        ("binary", "not a text file in UTF-8"),
+    ],
+)
+def test_path_that_is_no_text_file_is_refused(tmp_path, name, message):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not a text file in UTF-8"):
-        load_config(PrepareConfig, tmp_path / "binary")
+    with pytest.raises(ConfigError, match=message):
+        load_config(PrepareConfig, tmp_path / name)
 
 
 LEAKS = [
