@@ -56,7 +56,7 @@ def project_status(project: Project) -> list[ArtifactStatus]:
 def _stale_by_input(
     artifact: ArtifactStatus, before: list[ArtifactStatus], config: JobConfig
 ) -> ArtifactStatus:
-    """The artifact, which is stale too if one of those `before`, from which it was made, is."""
+    """The artifact, as stale if one of those `before` that it was made from is stale."""
     if artifact.state != "up to date" or artifact.manifest is None:
         return artifact
     inputs = set(artifact.manifest.inputs)
@@ -90,7 +90,7 @@ def _status(job: Job, config: JobConfig) -> ArtifactStatus:
 
 
 def _fits(manifest: Manifest) -> tuple[str, ...]:
-    """Of an adapter: how well its inputs fit the references, and warnings that they tell them."""
+    """An adapter's figures of the leak meter (xrec.train.leak), in a line, and its warnings."""
     fits = [
         f"{name} {fit['train']:.2f} ({fit['held_out']:.2f})"
         for name, fit in manifest.metrics.get("fits", {}).items()

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ray.runtime_env import RuntimeEnv
@@ -59,11 +60,16 @@ def test_submit_job_that_fails_exits_1_with_the_reason(three_nodes, submit, tmp_
     assert "exit code 1" in error
 
 
-def test_submit_no_follow_returns_the_submission_id(three_nodes, submit):
-    url, variables = three_nodes.dashboard_url, three_nodes.environment
-    done = submit(url, "prepare", "--no-follow", **variables)
-    assert done.returncode == 0, done.stderr
-    assert "prepare submitted as raysubmit_" in done.stderr
+def test_submit_no_follow_sends_the_command_and_does_not_wait(monkeypatch, tmp_path):
+    server = Mock()
+    server.submit.return_value = "raysubmit_7"
+    monkeypatch.setattr("cluster.submit.JobServer", lambda address: server)
+    path = write_yaml(tmp_path / "town.yaml", {"workspace": "s3://a/b", "prepare": {}})
+    words = ["prepare.splits.test=0.3", "--until", "prepare", "--redo"]
+    code, _, err = xrec("submit", "run", path, *words, "--no-follow")
+    assert (code, "run submitted as raysubmit_7" in err) == (0, True), err
+    server.submit.assert_called_once_with(path, ["run", "town.yaml", *words], None)
+    server.follow.assert_not_called()
 
 
 @pytest.mark.parametrize("variables", [{}, {"RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_MODE": "token"}])

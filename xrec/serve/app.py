@@ -100,10 +100,6 @@ class Generator:
         """Return the fingerprint of language model, adapter and graph together."""
         return self._ready().model_fingerprint
 
-    async def at_work(self) -> tuple[int, int]:
-        """Return how many pairs are generated or wait, and how many were abandoned so far."""
-        return self._ready().num_pending, self._ready().num_abandoned
-
     def check_health(self) -> None:
         """Raise ModelError if the engine failed; Serve then replaces this replica."""
         if self._live is not None and self._live.engine.failure is not None:

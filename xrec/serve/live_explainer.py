@@ -51,7 +51,6 @@ class LiveExplainer:
             )
         self._max_pending = core.max_rows + MAX_WAITING_PAIRS
         self.num_pending = 0
-        self.num_abandoned = 0
 
     @property
     def model_fingerprint(self) -> str:
@@ -119,7 +118,6 @@ class LiveExplainer:
         except (UnknownIdError, PromptTooLongError, DataError) as error:
             yield PairError(_reason_of(error), str(error))
         except (asyncio.CancelledError, GeneratorExit):
-            self.num_abandoned += 1
             self._metrics.abandoned.inc()
             raise
 

@@ -255,32 +255,51 @@ def test_path_that_is_no_text_file_is_refused(tmp_path, name, message):
         load_config(PrepareConfig, tmp_path / name)
 
 
+STORAGE = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": SECRET}
+IN_THE_FILE: list[Any] = [
+    {"storage": {"secret_access_key": SECRET}},
+    {"storage": {**STORAGE, "max_attempts": "x"}},
+    {"storage": {**STORAGE, "secret_access_key": [SECRET]}},
+    {"storage": {**STORAGE, "access_key_id": 271828182845}},
+    {"storage": {"secret_acces_key": SECRET}},
+    {"storage": SECRET},
+    {"storage": [STORAGE]},
+    {"storage": {SECRET: None}},
+    {"storage": {f"secret_access_key:{SECRET}": 1}},
+    {"workspace": None, "storage": STORAGE},
+    {"serve": {"security": {"keys": [{"name": "shop", "sha256": SECRET}]}}},
+    {"serve": {"security": {"keys": SECRET}}},
+    {"serve": {"security": SECRET}},
+    {"prepare": {"storage": SECRET}},
+    {"prepare": SECRET},
+    {"backfill": {"storage": {"secret_access_key": SECRET}}},
+    f"storage: {{secret_access_key: '{SECRET}}}\n",
+    f"storage:\n  access_key_id: a\n  secret_access_key: *{SECRET}\n",
+    f"storage:\n  access_key_id: a\n  secret_access_key: !{SECRET} x\n",
+]
+IN_OVERRIDES = [
+    [f"storage.secret_access_key={SECRET}"],
+    [f"storage.secret_access_key=[{SECRET}"],
+    [f"storage.secret_access_key:{SECRET}"],
+    ["storage.secret_access_key=", SECRET],
+    ["storage.secret_access_key=", SECRET.rstrip("=")],
+    [f"storage={SECRET}"],
+    [f"storage={{secret_access_key: {SECRET}}}"],
+    [f"prepare.storage.secret_access_key={SECRET}"],
+]
 LEAKS = [
-    (f"storage: {{secret_access_key: {SECRET}}}\n", []),
-    (f"storage: {{secret_access_key: '{SECRET}}}\n", []),
-    (f"storage:\n  access_key_id: a\n  secret_access_key:{SECRET}\n", []),
-    (f"storage:\n  access_key_id: a\n  secret_access_key: *{SECRET}\n", []),
-    (f"storage:\n  access_key_id: a\n  secret_access_key: !{SECRET} x\n", []),
-    (f"storage: {SECRET}\n", []),
-    (f"storage: {SECRET}\n", ["storage.region=eu"]),
-    (f"prepare: {{storage: {SECRET}}}\n", []),
-    (f"prepare: {SECRET}\n", []),
-    (f"backfill: {{storage: {{secret_access_key: {SECRET}}}}}\n", []),
-    ("prepare: {}\n", [f"storage.secret_access_key={SECRET}"]),
-    ("prepare: {}\n", [f"storage.secret_access_key=[{SECRET}"]),
-    ("prepare: {}\n", [f"storage.secret_access_key:{SECRET}"]),
-    ("prepare: {}\n", ["storage.secret_access_key=", SECRET]),
-    ("prepare: {}\n", ["storage.secret_access_key=", SECRET.rstrip("=")]),
-    ("prepare: {}\n", [f"storage={SECRET}"]),
-    ("prepare: {}\n", [f"storage={{secret_access_key: {SECRET}}}"]),
-    ("prepare: {}\n", [f"prepare.storage.secret_access_key={SECRET}"]),
+    *((values, []) for values in IN_THE_FILE),
+    *(({}, overrides) for overrides in IN_OVERRIDES),
+    ({"storage": SECRET}, ["storage.region=eu"]),
 ]
 
 
-@pytest.mark.parametrize(("text", "overrides"), LEAKS)
-def test_error_shows_no_secret_of_the_file_or_the_command_line(tmp_path, text, overrides):
+@pytest.mark.parametrize(("values", "overrides"), LEAKS)
+def test_error_shows_no_secret_of_the_file_or_the_command_line(tmp_path, values, overrides):
+    is_text = isinstance(values, str)
+    path = write(tmp_path, f"workspace: w\n{values}" if is_text else {"workspace": "w", **values})
     with pytest.raises(ConfigError) as raised:
-        load_config(PrepareConfig, write(tmp_path, f"workspace: w\n{text}"), overrides)
-    shown = "".join(traceback.format_exception(raised.value))
-    assert SECRET.rstrip("=") not in shown
-    assert SECRET.rstrip("=") not in str(raised.value)
+        load_config(PrepareConfig, path, overrides)
+    shown = "".join(traceback.format_exception(raised.value)) + str(raised.value)
+    for secret in (SECRET.rstrip("="), "AKIDEXAMPLE", "271828182845"):
+        assert secret not in shown

@@ -214,14 +214,15 @@ def test_pairs_of_a_stream_come_one_after_the_other_with_their_index(stage):
 @pytest.mark.parametrize("begun", [f"{QUIET} So it is go", f"{QUIET} {CALM} {RUDE} An"])
 def test_client_that_goes_away_in_mid_sentence_stops_the_model(stage, begun):
     live = stage.endpoint.model.live
-    before = live.num_abandoned
+    values = stage.endpoint.metrics.values
+    before = values.get(("abandoned",), 0)
     with stage.post("/stream", begun, ends=False) as response:
         lines = response.iter_lines(decode_unicode=True)
         assert next(lines) == "event: part"
         assert QUIET in next(lines)
         assert live.num_pending == 1
     wait_until(lambda: not live.num_pending, 10)
-    assert live.num_abandoned == before + 1
+    assert values["abandoned",] == before + 1
 
 
 def test_stream_of_other_parts_is_refused(stage):
