@@ -9,7 +9,7 @@ a long read is left out and not compared.
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from xrec.config.llm import LLMConfig
@@ -150,7 +150,7 @@ class Found:
 
     state: State
     manifest: Manifest | None = None
-    differences: tuple[str, ...] = field(default=())
+    differences: tuple[str, ...] = ()
 
 
 def llm_fingerprint(config: JobConfig, llm: LLMConfig, *, exact: bool) -> str | None:

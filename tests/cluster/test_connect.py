@@ -13,7 +13,7 @@ import sys, ray
 from cluster.connect import ensure_ray
 from xrec.config.shared import RayConfig
 
-with ensure_ray(RayConfig(address=sys.argv[1] or None)):
+with ensure_ray(RayConfig(address=sys.argv[1])):
     print(ray.get_runtime_context().gcs_address)
 assert not ray.is_initialized()
 """
@@ -51,20 +51,26 @@ def test_ensure_ray_local_has_a_loopback_address_and_demands_a_token(ray_cluster
     )
 
 
-def test_ensure_ray_no_address_starts_a_cluster_and_shuts_it_down():
-    done = python("-c", CONNECTS, "", RAY_ADDRESS="")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{LOOPBACK_ADDRESS}:")
-
-
-@pytest.mark.parametrize("by", ["config", "environment"])
-def test_ensure_ray_address_connects_to_that_cluster(ray_cluster, by):
+def test_ensure_ray_address_connects_to_that_cluster_and_leaves_it(ray_cluster):
     address = ray.get_runtime_context().gcs_address
-    argument, variable = (address, "") if by == "config" else ("", address)
-    done = python("-c", CONNECTS, argument, RAY_ADDRESS=variable)
+    done = python("-c", CONNECTS, address, RAY_ADDRESS="")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == address
     assert ray.cluster_resources()["CPU"] == 4  # the cluster still runs
+
+
+def test_ensure_ray_takes_the_environments_address_or_else_starts_a_cluster(
+    ray_cluster, monkeypatch
+):
+    address, calls = ray.get_runtime_context().gcs_address, list[str]()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **settings: calls.append(settings["address"]))
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shut down"))
+    for variable in (address, ""):
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+        with ensure_ray(RayConfig()):
+            assert calls[-1] == (variable or "local")
+    assert calls == [address, "shut down", "local", "shut down"]
 
 
 @pytest.mark.parametrize(
