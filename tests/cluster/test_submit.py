@@ -19,12 +19,13 @@ from xrec.errors import ConfigError
 from xrec.storage import open_location, read_manifest
 
 ROOT = Path(__file__).parents[2]
+ON_S3 = {"workspace": "s3://a/b", "prepare": {"source": SAMPLE}}
 
 
 @pytest.fixture
 def submit(tmp_path):
     """Runs `xrec submit` of a project of `prepare`; `words` stand around the project's file."""
-    values = {"workspace": str(tmp_path / "workspace"), "prepare": {"source": SAMPLE}}
+    values = {**ON_S3, "workspace": str(tmp_path / "workspace")}
     path = write_yaml(tmp_path / "prepare.yaml", values)
 
     def run(url: str, job: str, *words: object, **variables: str) -> Any:
@@ -64,7 +65,7 @@ def test_submit_no_follow_sends_the_command_and_does_not_wait(monkeypatch, tmp_p
     server = Mock()
     server.submit.return_value = "raysubmit_7"
     monkeypatch.setattr("cluster.submit.JobServer", lambda address: server)
-    path = write_yaml(tmp_path / "town.yaml", {"workspace": "s3://a/b", "prepare": {}})
+    path = write_yaml(tmp_path / "town.yaml", ON_S3)
     words = ["prepare.splits.test=0.3", "--until", "prepare", "--redo"]
     code, _, err = xrec("submit", "run", path, *words, "--no-follow")
     assert (code, "run submitted as raysubmit_7" in err) == (0, True), err
@@ -86,7 +87,7 @@ def test_submit_without_the_token_exits_1_and_names_the_variables(three_nodes, v
     [("127.0.0.1:9", "http://127.0.0.1:9"), ("my-cluster", "http://my-cluster")],
 )
 def test_submit_to_an_address_where_nothing_listens_exits_1_and_names_it(address, shown, tmp_path):
-    path = write_yaml(tmp_path / "prepare.yaml", {"workspace": "s3://a/b", "prepare": {}})
+    path = write_yaml(tmp_path / "prepare.yaml", ON_S3)
     code, _, err = xrec("submit", "prepare", path, "--address", address)
     assert (code, f"nothing answers at '{shown}' within 5 s" in err) == (1, True), err
 

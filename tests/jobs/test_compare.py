@@ -4,12 +4,14 @@ The town's language model has random weights, so its texts say nothing; that the
 scored and taken again is what is tested.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cloudpickle import dumps, loads
 
 import jobs.compare
 from tests.jobs.conftest import DECODING
@@ -53,11 +55,20 @@ def config_of(town: str, **values: Any) -> CompareConfig:
     return parse_config(CompareConfig, {"workspace": town, "llm": llm, **COMPARISON, **values})
 
 
+def map_here(make: Any, items: Sequence[Any], **_: Any) -> Iterator[tuple[int, Any]]:
+    """As `map_in_processes`, in this process; what would be sent is pickled nevertheless."""
+    do = loads(dumps(make))()
+    for place, item in enumerate(items):
+        yield place, loads(dumps(do(loads(dumps(item)))))
+
+
 @pytest.fixture(scope="module")
 def compared(ray_cluster, town):
-    """The manifest; actors of backfills are in this process, and Ray does all else."""
+    """The manifest; Ray trains, and all else is done in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xrec.backfill.driver.RayPool", pool_here)
+        for module in ("compare.scores", "baselines.texts"):
+            patch.setattr(f"xrec.lab.{module}.map_in_processes", map_here)
         return jobs.compare.run(config_of(town))
 
 
