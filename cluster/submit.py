@@ -27,14 +27,10 @@ from xrec.errors import ClusterError, ConfigError
 _DEFAULT_URL = "http://127.0.0.1:8265"  # where `ray start --head` has it
 _ADVICE = "check that the cluster runs and that this is its dashboard, http://host:8265 by default"
 _PACKAGES = ("xrec", "jobs", "cluster")
-_URI_KEYS = frozenset(
-    {
-        *("workspace", "uri", "carry_from", "interactions", "users", "items"),
-        *("pairs", "unsafe_words", "prompts"),
-        *ARTIFACTS,
-    }
-)
-_NAME_KEYS = frozenset({"files", "columns"})  # what stands below them is below `uri`
+# The keys, in whatever section, whose values are paths or URIs.
+_URI_KEYS = {"workspace", "uri", "carry_from", "interactions", "users", "items", *ARTIFACTS}
+_URI_KEYS |= {"pairs", "unsafe_words", "prompts"}
+_NAME_KEYS = {"files", "columns"}  # what stands below them is below `uri`
 
 
 class JobServer:

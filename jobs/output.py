@@ -9,7 +9,7 @@ a long read is left out and not compared.
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from xrec.config.llm import LLMConfig
@@ -41,9 +41,8 @@ class Output:
 
     `config` and `inputs` are what its manifest will hold. Inputs and settings in `unchecked` are
     not known, and are not compared. `known` are differences that the job found by itself, a line
-    each. `records` are files, relative to `location`, that say whose a run is which was begun and
-    is not finished: JSON with config and inputs. A table (`TABLES`) has several runs below it, and
-    needs none.
+    each. `records` are files, relative to `location`, that a run writes when it begins: JSON with
+    its config and inputs. A table (`TABLES`) has several runs below it, and needs none.
     """
 
     location: Location
@@ -55,7 +54,7 @@ class Output:
     records: tuple[str, ...] = ()
 
     def done(self) -> Manifest | None:
-        """The manifest if this very run is finished, and None if nothing is.
+        """For the job itself: the manifest if this very run is finished, and None if nothing is.
 
         Raises ArtifactMismatchError, with the fields that differ, if another run's artifact is
         there.
@@ -66,7 +65,7 @@ class Output:
         return manifest
 
     def found(self) -> "Found":
-        """What is there, compared with this run.
+        """For `xrec run` and `xrec status`: what is there, and in what it differs from this run.
 
         Raises ArtifactMismatchError if the location holds another kind of artifact.
         """
@@ -137,11 +136,11 @@ class Output:
         return None
 
     def _differences(self, config: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[str, ...]:
-        there = {**self._known_of(config), "inputs": self._known_of(inputs)}
-        here = {**self._known_of(self.config), "inputs": self._known_of(self.inputs)}
+        there = {**self._compared(config), "inputs": self._compared(inputs)}
+        here = {**self._compared(self.config), "inputs": self._compared(self.inputs)}
         return (*differing_fields(there, here), *self.known)
 
-    def _known_of(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _compared(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if name not in self.unchecked}
 
 
@@ -151,7 +150,7 @@ class Found:
 
     state: State
     manifest: Manifest | None = None
-    differences: tuple[str, ...] = field(default=())
+    differences: tuple[str, ...] = ()
 
 
 def llm_fingerprint(config: JobConfig, llm: LLMConfig, *, exact: bool) -> str | None:

@@ -38,8 +38,9 @@ def run(
     with ExitStack() as cluster:
         for number, (name, config) in enumerate(configs.items(), start=1):
             step = f"[{number}/{len(configs)}]"
-            retries = getattr(config, "retry_failed", None) is not None
             there = _there(name, config, redo)
+            # What is finished is run again nevertheless if its failed rows are to be done again.
+            retries = getattr(config, "retry_failed", None) is not None
             if there is not None and not retries:
                 tell(f"{step} xrec {name}: skipped, it is there with the same settings and inputs")
                 manifest = there

@@ -49,14 +49,14 @@ def project_status(project: Project) -> list[ArtifactStatus]:
     artifacts: list[ArtifactStatus] = []
     for job in makers:
         artifact = _status(job, configs[job.name])
-        artifacts.append(_after(artifact, artifacts, configs[job.name]))
+        artifacts.append(_stale_by_input(artifact, artifacts, configs[job.name]))
     return artifacts
 
 
-def _after(
+def _stale_by_input(
     artifact: ArtifactStatus, before: list[ArtifactStatus], config: JobConfig
 ) -> ArtifactStatus:
-    """An artifact is stale too if one that it was made from is."""
+    """The artifact, as stale if one of those `before` that it was made from is stale."""
     if artifact.state != "up to date" or artifact.manifest is None:
         return artifact
     inputs = set(artifact.manifest.inputs)
@@ -82,16 +82,15 @@ def _status(job: Job, config: JobConfig) -> ArtifactStatus:
     except XRecError as error:
         return replace(status, state="unusable", notes=(str(error).splitlines()[0],))
     notes = found.differences
-    if found.manifest is not None and made.unchecked:
-        notes += (f"not compared: {', '.join(made.unchecked)}",)
     if found.manifest is not None:
-        notes += _fits(found.manifest)
+        unchecked = ", ".join(made.unchecked)
+        notes += ((f"not compared: {unchecked}",) if unchecked else ()) + _fits(found.manifest)
     state: State = "begun" if found.state == "missing" and status.num_bytes else found.state
     return replace(status, state=state, manifest=found.manifest, notes=notes)
 
 
 def _fits(manifest: Manifest) -> tuple[str, ...]:
-    """How well an adapter's inputs fit their references, in a line, and what leaks there."""
+    """An adapter's figures of the leak meter (xrec.train.leak), in a line, and its warnings."""
     fits = [
         f"{name} {fit['train']:.2f} ({fit['held_out']:.2f})"
         for name, fit in manifest.metrics.get("fits", {}).items()

@@ -1,4 +1,9 @@
-"""The program, run in the test's own process."""
+"""The program, run in the test's own process, or as a user runs it in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 from typer.testing import CliRunner
 
@@ -11,3 +16,18 @@ def xrec(*arguments: object) -> tuple[int, str, str]:
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr
+
+
+def python(
+    *arguments: object, cwd: Path | None = None, timeout: float = 300, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run `python ARGUMENTS` in a new process, with `variables` added to the environment."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, **variables},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )

@@ -10,10 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 import s3fs
 
 from xrec.config.shared import StorageConfig
+from xrec.storage import Location
 
 if TYPE_CHECKING:
     import pytest  # benchmarks use the store too, and need no pytest
@@ -95,11 +95,9 @@ def _start_weed(
     identity = {
         "name": "admin",
         "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
-    settings = {
-        "identities": [{**identity, "actions": ["Admin", "Read", "List", "Tagging", "Write"]}]
-    }
-    (folder / "s3.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
     (folder / "data").mkdir()
     master, volume, filer, port = _free_ports(4)
     command = _weed_command(folder, master, volume, filer, port)
@@ -147,39 +145,35 @@ def _weed_command(folder: Path, master: int, volume: int, filer: int, s3: int) -
 def _free_ports(count: int) -> list[int]:
     """Return `count` different ports, each of which is free together with its gRPC port."""
     ports: list[int] = []
-    held: list[socket.socket] = []  # until all are found, so that none is found twice
-    try:
+    with ExitStack() as held:  # until all are found, so that none is found twice
         while len(ports) < count:
             # Both this port and its gRPC port are mostly below the range of ephemeral ports.
             port = 20_000 + secrets.randbelow(12_000)
-            pair = [socket.socket(), socket.socket()]
-            held += pair
-            try:
-                pair[0].bind(("127.0.0.1", port))
-                pair[1].bind(("127.0.0.1", port + _GRPC_OFFSET))
-            except OSError:
-                continue
-            ports.append(port)
-    finally:
-        for taken in held:
-            taken.close()
+            with suppress(OSError):
+                for each in (port, port + _GRPC_OFFSET):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", each))
+                ports.append(port)
     return ports
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            pass
+        with suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1).close()
+            return
         time.sleep(0.1)
     raise RuntimeError(
         f"weed did not start in {_START_SECONDS} s:\n"
         + log.read_text(encoding="utf-8", errors="replace")[-3000:]
     )
+
+
+def copy_files(source: Location, target: Location) -> Location:
+    """Copy all files of a folder into another one; returns the other one."""
+    for file in source.files():
+        (target / file).write_bytes((source / file).read_bytes())
+    return target
 
 
 def requests_of(monkeypatch: "pytest.MonkeyPatch") -> list[str]:

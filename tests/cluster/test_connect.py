@@ -1,14 +1,10 @@
 """`ensure_ray` uses, connects to or starts a cluster, and shuts down only what it started."""
 
-import os
-import socket
-import subprocess
-import sys
-
 import pytest
 import ray
 
 from cluster.connect import LOOPBACK_ADDRESS, ensure_ray
+from tests.command_line import python
 from xrec.config.shared import RayConfig
 from xrec.errors import ClusterError
 
@@ -17,21 +13,10 @@ import sys, ray
 from cluster.connect import ensure_ray
 from xrec.config.shared import RayConfig
 
-with ensure_ray(RayConfig(address=sys.argv[1] or None)):
+with ensure_ray(RayConfig(address=sys.argv[1])):
     print(ray.get_runtime_context().gcs_address)
 assert not ray.is_initialized()
 """
-
-
-def _program(code: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_ensure_ray_already_initialised_uses_it_and_leaves_it(ray_cluster):
@@ -57,7 +42,7 @@ def test_ensure_ray_local_has_a_loopback_address_and_demands_a_token(ray_cluster
     assert [node["NodeManagerAddress"] for node in nodes] == [LOOPBACK_ADDRESS]
     address = ray.get_runtime_context().gcs_address
     assert address.startswith(LOOPBACK_ADDRESS + ":")
-    done = _program(CONNECTS, address, RAY_AUTH_MODE="disabled", RAY_ADDRESS=address)
+    done = python("-c", CONNECTS, address, RAY_AUTH_MODE="disabled", RAY_ADDRESS=address)
     assert done.returncode != 0
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("xrec.errors.ClusterError: ")
@@ -66,46 +51,37 @@ def test_ensure_ray_local_has_a_loopback_address_and_demands_a_token(ray_cluster
     )
 
 
-def test_ensure_ray_no_address_starts_a_cluster_and_shuts_it_down():
-    done = _program(CONNECTS, "", RAY_ADDRESS="")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{LOOPBACK_ADDRESS}:")
-
-
-@pytest.mark.parametrize("by", ["config", "environment"])
-def test_ensure_ray_address_connects_to_that_cluster(ray_cluster, by):
+def test_ensure_ray_address_connects_to_that_cluster_and_leaves_it(ray_cluster):
     address = ray.get_runtime_context().gcs_address
-    argument, variable = (address, "") if by == "config" else ("", address)
-    done = _program(CONNECTS, argument, RAY_ADDRESS=variable)
+    done = python("-c", CONNECTS, address, RAY_ADDRESS="")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == address
     assert ray.cluster_resources()["CPU"] == 4  # the cluster still runs
 
 
-@pytest.fixture
-def without_ray(monkeypatch):
-    """Make it look as if this process had no Ray yet; the session's cluster is not touched."""
+def test_ensure_ray_takes_the_environments_address_or_else_starts_a_cluster(
+    ray_cluster, monkeypatch
+):
+    address, calls = ray.get_runtime_context().gcs_address, list[str]()
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-
-
-@pytest.fixture
-def closed_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    monkeypatch.setattr(ray, "init", lambda **settings: calls.append(settings["address"]))
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shut down"))
+    for variable in (address, ""):
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+        with ensure_ray(RayConfig()):
+            assert calls[-1] == (variable or "local")
+    assert calls == [address, "shut down", "local", "shut down"]
 
 
 @pytest.mark.parametrize(
-    ("form", "words"),
+    ("address", "words"),
     [
-        ("127.0.0.1:{}", r"{}.*RAY_ADDRESS"),
-        ("ray://127.0.0.1:{}", r"{}.*RAY_ADDRESS"),
-        ("my-cluster", r"'my-cluster'.*host:port"),
+        ("127.0.0.1:9", "9.*RAY_ADDRESS"),
+        ("ray://127.0.0.1:9", "9.*RAY_ADDRESS"),
+        ("my-cluster", "'my-cluster'.*host:port"),
     ],
 )
-def test_ensure_ray_address_without_cluster_names_the_address(
-    without_ray, closed_port, form, words
-):
-    config = RayConfig(address=form.format(closed_port))
-    with pytest.raises(ClusterError, match=words.format(closed_port)), ensure_ray(config):
+def test_ensure_ray_address_without_cluster_names_the_address(monkeypatch, address, words):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # the session's is not touched
+    with pytest.raises(ClusterError, match=words), ensure_ray(RayConfig(address=address)):
         pass

@@ -6,7 +6,9 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import promql_parser
 import pytest
@@ -69,21 +71,6 @@ def _used(query: Query) -> list[tuple[str, frozenset[str]]]:
     return found
 
 
-class _Declared:
-    """Replaces the classes of ray.util.metrics and records what is declared."""
-
-    def __init__(self, kind: str, into: dict[str, tuple[str, tuple[str, ...]]]):
-        self._kind, self._into = kind, into
-
-    def __call__(self, name: str, description: str = "", *arguments: Any, **_: Any) -> "_Declared":
-        tags = next((argument for argument in arguments if isinstance(argument, tuple)), ())
-        self._into[name] = (self._kind, tags)
-        return self
-
-    def set(self, *_: Any) -> None:
-        """Do nothing; the code under test sets a gauge."""
-
-
 def _series(name: str, kind: str) -> set[str]:
     """Return the names under which Prometheus sees a metric that Ray exports."""
     return (
@@ -99,11 +86,17 @@ def exported():
     from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
     declared: dict[str, tuple[str, tuple[str, ...]]] = {}
+
+    def declare(kind: str, name: str, *arguments: Any, **_: Any) -> Mock:
+        tags = next((argument for argument in arguments if isinstance(argument, tuple)), ())
+        declared[name] = (kind, tags)
+        return Mock()
+
     with pytest.MonkeyPatch.context() as patch:
         for module in (xrec.backfill.driver, xrec.train.ray_driver, xrec.serve.metrics):
             for kind in ("Counter", "Gauge", "Histogram"):
                 if hasattr(module, kind):
-                    patch.setattr(module, kind, _Declared(kind.lower(), declared))
+                    patch.setattr(module, kind, partial(declare, kind.lower()))
         BackfillMetrics(num_pairs=1)
         TrainingMetrics("a-job")
         Metrics()

@@ -32,6 +32,8 @@ from tests.infra.manifests import (
 )
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig, is_loopback
+from xrec.serve.app import FRONTEND, GENERATOR
+from xrec.serve.artifacts import choice_of
 
 WITH_WORKERS = ("train-adapter", "backfill", "compare")
 PROJECT = KUBERAY / "base" / "project.yaml"
@@ -89,29 +91,17 @@ def test_overlay_is_valid(overlay):
     assert [error for manifest in manifests for error in _errors(manifest)] == []
 
 
-def _kustomizations() -> list[Path]:
-    return sorted(KUBERAY.rglob("kustomization.yaml"))
-
-
-@pytest.mark.parametrize(
-    "path", _kustomizations(), ids=lambda path: str(path.parent.relative_to(KUBERAY))
-)
-def test_kustomization_what_it_names_is_there(path):
-    (values,) = documents(path)
-    named = [*values["resources"]]
-    named += [file for each in values.get("configMapGenerator", []) for file in each["files"]]
-    named += [patch["path"] for patch in values.get("patches", []) if "path" in patch]
-    for name in named:
-        target = path.parent / name
-        assert target.is_file() or (target / "kustomization.yaml").is_file(), name
-
-
-def test_kustomize_every_file_belongs_to_something():
-    named = {
-        path.parent / name for path in _kustomizations() for name in documents(path)[0]["resources"]
-    }
-    left_out = {path for path, _ in source_documents()} - named
-    assert left_out == set()
+def test_kustomizations_name_every_file_and_what_they_name_is_there():
+    resources: set[Path] = set()
+    for path in KUBERAY.rglob("kustomization.yaml"):
+        (values,) = documents(path)
+        resources |= {path.parent / name for name in values["resources"]}
+        named = [*values["resources"]]
+        named += [file for each in values.get("configMapGenerator", []) for file in each["files"]]
+        named += [patch["path"] for patch in values.get("patches", []) if "path" in patch]
+        for target in (path.parent / name for name in named):
+            assert target.is_file() or (target / "kustomization.yaml").is_file(), (path, target)
+    assert {path for path, _ in source_documents()} - resources == set()
 
 
 def test_jobs_there_is_one_for_each_command_that_runs_on_a_cluster():
@@ -134,15 +124,6 @@ def test_jobs_project_has_a_config_of_that_job_and_its_entrypoint_runs_it(folder
     ]
     assert changes["/metadata/labels/app.kubernetes.io~1component"] == folder.name
     assert changes["/metadata/name"] == f"xrec-{folder.name}"
-
-
-def test_jobs_mount_the_project_of_the_base():
-    (values,) = documents(KUBERAY / "base" / "kustomization.yaml")
-    (generator,) = values["configMapGenerator"]
-    assert generator["files"] == [PROJECT.name]
-    pod = only("RayJob")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
-    (volume,) = [volume for volume in pod["volumes"] if "configMap" in volume]
-    assert volume == {"name": "config", "configMap": {"name": generator["name"]}}
 
 
 @pytest.mark.parametrize("name", ["pretrain-graph", *WITH_WORKERS])
@@ -222,12 +203,8 @@ def test_ray_service_application_exists_and_its_arguments_are_its_config():
     assert not is_loopback(config.http.host)
     assert config.security.keys
     assert config.workspace == documents(PROJECT)[0]["workspace"]
-    choice = importlib.import_module("xrec.serve.artifacts").choice_of(config)
-    app = importlib.import_module("xrec.serve.app")
-    assert {each["name"]: each["user_config"] for each in application["deployments"]} == {
-        app.FRONTEND: choice,
-        app.GENERATOR: choice,
-    }
+    found = {each["name"]: each["user_config"] for each in application["deployments"]}
+    assert found == dict.fromkeys((FRONTEND, GENERATOR), choice_of(config))
 
 
 def test_network_policies_deny_by_default_and_let_in_by_name_and_port_only():

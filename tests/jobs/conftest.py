@@ -1,7 +1,6 @@
 """The whole pipeline, once a session: every job on a tiny town, every input and output on s3://."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,14 +8,8 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import SecretStr
 
-import jobs.backfill
-import jobs.build_sample_llm
-import jobs.evaluate
-import jobs.prepare
-import jobs.pretrain_graph
-import jobs.project_run
-import jobs.recommend
-import jobs.train_adapter
+from jobs.catalogue import job_named
+from tests.object_store import copy_files
 from tests.project_file import write_project
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig
@@ -26,7 +19,7 @@ from xrec.config.evaluate import EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.jobs import JOBS
 from xrec.config.shared import JobConfig, StorageConfig
-from xrec.storage import Location, Manifest, open_location
+from xrec.storage import MANIFEST, Kind, Location, Manifest, open_location, read_manifest
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 
@@ -35,7 +28,8 @@ _PROMPT = {
     "user": "User: {user} {user_profile}",
     "item": "Place: {item} {item_title}. {item_profile}",
 }
-_SCALING = {"num_workers": 2, "device": "cpu", "max_failures": 0}
+# One process each: what two do is tested elsewhere, and each costs seconds to start.
+_SCALING = {"num_workers": 1, "device": "cpu", "max_failures": 0}
 DECODING = {
     "max_new_tokens": 8,
     "text": {"max_words": None, "refuses_repetition": False},
@@ -51,12 +45,11 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         }
     },
     BuildSampleLLMConfig: {"num_steps": 60, "prompt": _PROMPT},
-    # One worker: what two compute is tested in tests/xrec/train, and each costs seconds to start.
     PretrainGraphConfig: {
         "model": {"embedding_dim": 8, "num_layers": 1},
         "training": {"num_epochs": 2, "steps_per_epoch": 4},
         "folds": 2,
-        "scaling": {**_SCALING, "num_workers": 1},
+        "scaling": _SCALING,
     },
     TrainAdapterConfig: {
         "prompt": _PROMPT,
@@ -74,7 +67,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "rows_per_chunk": 8,
         "max_failed_share": 0.5,
         "decoding": DECODING,
-        "actors": {"num_actors": 2, "device": "cpu"},
+        "actors": {"num_actors": 1, "device": "cpu"},
     },
     EvaluateConfig: {
         "encoder": None,
@@ -117,7 +110,7 @@ class Pipeline:
                 "workspace": self.workspace,
                 "storage": self.storage,
                 **llm,
-                **_VALUES[config_type],
+                **_VALUES.get(config_type, {}),
                 **values,
             },
         )
@@ -125,6 +118,11 @@ class Pipeline:
     def location(self, name: str) -> Location:
         """What lies at `name` in the workspace."""
         return open_location(f"{self.workspace}/{name}", self.storage)
+
+    def state(self, name: str) -> dict[str, tuple[Any, Any]]:
+        """When each file of an artifact was written, and the hash of its content."""
+        found = self.location(name).fs.find(self.location(name).path, detail=True)
+        return {path: (info["LastModified"], info["ETag"]) for path, info in found.items()}
 
     @property
     def wrong_storage(self) -> StorageConfig:
@@ -134,10 +132,14 @@ class Pipeline:
 
     def copy_of(self, name: str, target: str) -> Location:
         """An artifact, copied within the workspace, for a test that changes it."""
-        source, copy = self.location(name), self.location(target)
-        for file in source.files():
-            (copy / file).write_bytes((source / file).read_bytes())
-        return copy
+        return copy_files(self.location(name), self.location(target))
+
+    def another(self, kind: Kind) -> dict[str, str]:
+        """Key and URI of a copy of an artifact whose fingerprint is 0000000000000000."""
+        other = self.copy_of(kind, f"other-{kind}")
+        changed = read_manifest(other, kind).model_copy(update={"fingerprint": "0" * 16})
+        (other / MANIFEST).write_bytes(changed.to_bytes())
+        return {kind: other.uri}
 
 
 @pytest.fixture(scope="session")
@@ -145,19 +147,12 @@ def pipeline(ray_cluster, s3, tmp_path_factory):
     """All six jobs, run once; credentials by the configs' storage section only."""
     cache = tmp_path_factory.mktemp("llm-cache")
     made = Pipeline(f"{s3.new_bucket()}/town", s3.storage, str(cache))
-    steps: list[tuple[Callable[[Any], Manifest], type[JobConfig]]] = [
-        (jobs.prepare.run, PrepareConfig),
-        (jobs.build_sample_llm.run, BuildSampleLLMConfig),
-        (jobs.pretrain_graph.run, PretrainGraphConfig),
-        (jobs.train_adapter.run, TrainAdapterConfig),
-        (jobs.backfill.run, BackfillConfig),
-        (jobs.evaluate.run, EvaluateConfig),
-    ]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _SMALL_LLM.items():
             patch.setattr(f"xrec.sample.language_model.{name}", value)
-        for run, config_type in steps:
-            manifest = run(made.config(config_type))
+        for name in PIPELINE_JOBS:
+            manifest = job_named(name).run(made.config(JOBS[name]))
+            assert manifest is not None
             made.manifests[manifest.kind] = manifest
     yield made
     shutil.rmtree(cache, ignore_errors=True)
@@ -170,9 +165,9 @@ def without_work(monkeypatch):
     def work(*arguments: object, **settings: object) -> None:
         raise AssertionError("the job started to work")
 
-    for module in (jobs.backfill, jobs.recommend, jobs.train_adapter, jobs.project_run):
-        monkeypatch.setattr(module, "ensure_ray", work)
-    monkeypatch.setattr(jobs.evaluate, "load_explainer", work)
+    for module in ("backfill", "recommend", "train_adapter", "pretrain_graph", "project_run"):
+        monkeypatch.setattr(f"jobs.{module}.ensure_ray", work)
+    monkeypatch.setattr("jobs.evaluate.load_explainer", work)
 
 
 @pytest.fixture

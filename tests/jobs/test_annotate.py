@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 
 import jobs.annotate
 import jobs.prepare
 from jobs.status import project_status
 from tests.command_line import xrec
+from tests.project_file import write_yaml
 from tests.xrec.annotate.review_files import review, write_json_lines
 from tests.xrec.annotate.toy_annotator import map_here
 from tests.xrec.bulk.toy_run import pool_here
@@ -58,8 +58,7 @@ def project(tmp_path):
         },
         "prepare": {"source": {"kind": "annotations"}},
     }
-    (tmp_path / "project.yaml").write_text(yaml.safe_dump(values))
-    return str(tmp_path / "project.yaml")
+    return str(write_yaml(tmp_path / "project.yaml", values))
 
 
 def _annotate(project: str, *overrides: str) -> AnnotateConfig:

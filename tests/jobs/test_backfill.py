@@ -1,7 +1,4 @@
-"""The job `backfill` on s3://: second and interrupted runs, and what is refused early."""
-
-from pathlib import Path
-from typing import Any
+"""The job `backfill` on s3://: its rows, runs that were begun, and dry runs."""
 
 import pyarrow as pa
 import pytest
@@ -15,19 +12,7 @@ from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Progress, read_status
 from xrec.config.backfill import BackfillConfig
 from xrec.data import read_dataset
-from xrec.errors import (
-    ArtifactMismatchError,
-    ArtifactNotFoundError,
-    StorageAccessError,
-    StorageNotFoundError,
-    TableError,
-)
-from xrec.storage import Location, parquet_bytes, read_manifest
-
-
-def _state(location: Location) -> dict[str, tuple[Any, Any]]:
-    infos = {name: location.fs.info((location / name).path) for name in location.files()}
-    return {name: (info["LastModified"], info["ETag"]) for name, info in infos.items()}
+from xrec.storage import parquet_bytes, read_manifest
 
 
 def test_backfill_explains_each_held_out_pair_once(pipeline):
@@ -53,14 +38,6 @@ def test_backfill_explains_each_held_out_pair_once(pipeline):
 
 
 @pytest.mark.usefixtures("without_work")
-def test_backfill_second_run_does_no_work_and_changes_no_file(pipeline):
-    before = _state(pipeline.location("explanations"))
-    again = jobs.backfill.run(pipeline.config(BackfillConfig))
-    assert again == pipeline.manifests["explanations"]
-    assert _state(pipeline.location("explanations")) == before
-
-
-@pytest.mark.usefixtures("without_work")
 @pytest.mark.parametrize(
     ("values", "field"),
     [
@@ -74,91 +51,6 @@ def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values
         found = jobs.backfill.output(pipeline.config(BackfillConfig, **values), exact=exact).found()
         assert found.state == ("stale" if field else "up to date")
         assert [each[: len(field)] for each in found.differences] == [field] * bool(field)
-
-
-def _other_llm(pipeline: Any, cache_dir: Path) -> dict[str, Any]:
-    other = pipeline.copy_of("llm", "other-llm")
-    config = (other / "config.json").read_bytes()
-    (other / "config.json").write_bytes(config.replace(b'"rms_norm_eps"', b'"rms_norm_eps" '))
-    return {"llm": {"model": other.uri, "cache_dir": str(cache_dir)}}
-
-
-def _other_graph(pipeline: Any, _: Path) -> dict[str, Any]:
-    other = pipeline.copy_of("graph", "other-graph")
-    changed = read_manifest(other, "graph").model_copy(update={"fingerprint": "0" * 16})
-    (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
-    return {"graph": other.uri}
-
-
-@pytest.mark.usefixtures("without_work")
-@pytest.mark.parametrize(
-    ("values", "error", "words"),
-    [
-        (_other_llm, ArtifactMismatchError, r"other-llm' has .*the adapter was trained for 'llm'"),
-        (_other_graph, ArtifactMismatchError, "0{16}, but the adapter was trained on graph"),
-        (
-            lambda pipeline, _: {"adapter": f"{pipeline.workspace}/nowhere"},
-            ArtifactNotFoundError,
-            "nowhere: no adapter artifact .* run xrec train-adapter",
-        ),
-        (
-            lambda *_: {"explanations": "s3://no-such-bucket/out"},
-            StorageNotFoundError,
-            "s3://no-such-bucket/out: not found",
-        ),
-        (
-            lambda pipeline, _: {"storage": pipeline.wrong_storage},
-            StorageAccessError,
-            "access refused .*AWS_SECRET_ACCESS_KEY",
-        ),
-        (
-            lambda pipeline, _: {"explanations": f"{pipeline.workspace}/graph"},
-            TableError,
-            "graph: holds other files, such as ",
-        ),
-    ],
-)
-def test_backfill_that_cannot_work_is_refused_before_any_ray_starts(
-    pipeline, tmp_path, values, error, words
-):
-    out = {"explanations": f"{pipeline.workspace}/other-run"}
-    before = _state(pipeline.location("graph"))
-    config = pipeline.config(BackfillConfig, **{**out, **values(pipeline, tmp_path)})
-    with pytest.raises(error, match=words):
-        jobs.backfill.run(config)
-    assert pipeline.location("other-run").files() == []
-    assert _state(pipeline.location("graph")) == before
-
-
-@pytest.mark.usefixtures("without_work")
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["pairs={kind: table, uri: '{uri}/missing.parquet'}"], 1, "missing.parquet: not found"),
-        (
-            ["pairs={kind: table, uri: '{uri}/wrong-column.parquet'}"],
-            1,
-            "expected columns user_id and item_id, saw user, item",
-        ),
-        (["pairs={kind: table, uri: '{uri}/dataset/manifest.json'}"], 1, "expected Parquet files"),
-        (["pairs.kidn=table"], 2, "unknown key"),
-        (["pairs={kind: tabel}"], 2, "pairs"),
-        (["actors.num_actor=3"], 2, "did you mean 'num_actors'"),
-        (["retry_failed=[emtpy_text]"], 2, "'empty_text'"),
-    ],
-)
-def test_backfill_bad_input_on_the_command_line_is_told_and_nothing_written(
-    pipeline, config_file, arguments, code, message
-):
-    wrong = pa.table({"user": ["u0"], "item": ["p0"]})
-    (pipeline.location("wrong-column.parquet")).write_bytes(parquet_bytes(wrong, wrong.schema))
-    path = config_file(
-        pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/other-run")
-    )
-    given = [argument.replace("{uri}", pipeline.workspace) for argument in arguments]
-    exit_code, _, err = xrec("backfill", path, *given)
-    assert (exit_code, message in err) == (code, True), err
-    assert pipeline.location("other-run").files() == []
 
 
 @pytest.mark.usefixtures("actors_here")
@@ -210,11 +102,11 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(pipeline, conf
     assert f"left: {status.num_left}\n" in out
     assert status.manifest is None
 
-    before = _state(pipeline.location("begun-small"))
+    before = pipeline.state("begun-small")
     out = said("--dry-run")
     assert "\n# to come: about " in out
     assert " generated tokens" in out
-    assert _state(pipeline.location("begun-small")) == before
+    assert pipeline.state("begun-small") == before
     assert said("limit=9").startswith("the limit of 9 rows is reached")
     assert read_status(uri, pipeline.storage).num_done == status.num_done
 

@@ -63,12 +63,12 @@ def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes
     assert rate == (15.0, 540.0, "9 min")
     assert values["progress"]["written_at"] == "2026-11-26T12:01:40Z"
     assert values["progress"]["failed"] == {"odd": 40, "dull": 10}
-    assert (values["published"], "note" in values) == (None, False)
 
 
 @pytest.mark.parametrize(
     ("seconds", "changes", "phase", "note"),
     [
+        (0, {}, "running", ""),
         (200, {}, "silent", "no sign of life; run it again to go on"),
         (112, {"expires_at": None}, "stopped", "before it was done; run it again to go on"),
         (112, {"expires_at": None, "is_done": True}, "done", "run it again to publish it"),
@@ -77,9 +77,8 @@ def test_status_values_of_a_running_run_say_how_fast_it_is_and_how_long_it_takes
 )
 def test_status_values_tell_how_a_run_ended(seconds, changes, phase, note):
     values = status_values(status_of(**{**RUNNING, **changes}), NOON + timedelta(seconds=seconds))
-    assert values["phase"] == phase
+    assert (values["phase"], "note" in values) == (phase, bool(note))
     assert values.get("note", "").endswith(note)
-    assert bool(note) is ("note" in values)
 
 
 def test_status_values_of_a_plan_beside_what_is_published():
@@ -87,8 +86,7 @@ def test_status_values_of_a_plan_beside_what_is_published():
     values = status_values(Status("memory", record, None, MANIFEST, False), NOON)
     assert (values["phase"], values["rows"]["left"]) == ("planned", 10_000)
     assert (values["rows"]["rejected"], values["time_left"]) == (3, None)
-    published = values["published"]
-    assert (published["version"], published["is_this_run"]) == (7, False)
+    assert values["published"].items() >= {"version": 7, "is_this_run": False}.items()
 
 
 def test_duration_and_costs_are_in_words_that_suit_their_size():

@@ -1,15 +1,13 @@
-"""The job on s3://: metrics against the tables they come from, the report, and what is refused."""
+"""The job on s3://: metrics against the tables they come from, and pairs without texts."""
 
 import json
 import math
-from typing import Any
 
 import pyarrow as pa
 import pytest
 import torch
 
 import jobs.evaluate
-from tests.jobs.conftest import DECODING
 from xrec.adapter.pairs import Pair
 from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.identity import sources_of
@@ -17,11 +15,11 @@ from xrec.config.evaluate import EvaluateConfig
 from xrec.data import read_dataset
 from xrec.data.dataset import held_out_pairs
 from xrec.data.splits import drawn_pairs
-from xrec.errors import ArtifactMismatchError, DataError
+from xrec.errors import DataError
 from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, score_pairs, with_references
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer
-from xrec.storage import Location, read_manifest, read_table
+from xrec.storage import Location, read_table
 
 
 def _evaluation(location: Location) -> tuple[list[ScoredPair], dict[str, float]]:
@@ -110,49 +108,6 @@ def test_evaluate_pairs_that_failed_or_do_not_fit_are_scored_with_empty_texts(
         assert (score.shuffled_explanation is not None) == ((score.user_id, score.item_id) in asked)
         assert fit or not score.shuffled_explanation
         assert score.text or not score.names_item
-
-
-@pytest.mark.usefixtures("without_work")
-def test_evaluate_second_run_loads_no_model_and_another_run_is_refused(pipeline):
-    assert jobs.evaluate.run(pipeline.config(EvaluateConfig)) == pipeline.manifests["evaluation"]
-    with pytest.raises(ArtifactMismatchError, match="seed: 0 there, 5 here"):
-        jobs.evaluate.run(pipeline.config(EvaluateConfig, seed=5))
-
-
-def _other_adapter(pipeline: Any) -> dict[str, Any]:
-    other = pipeline.copy_of("adapter", "evaluate-other-adapter")
-    changed = read_manifest(other, "adapter").model_copy(update={"fingerprint": "0" * 16})
-    (other / "manifest.json").write_bytes(changed.model_dump_json().encode())
-    return {"adapter": other.uri}
-
-
-def _cold_start(pipeline: Any) -> dict[str, Any]:
-    """What is drawn beside the texts knows no newcomers, and would be chosen otherwise."""
-    other = pipeline.copy_of("explanations", "evaluate-cold-start")
-    log, inputs = other / "_delta_log" / f"{0:020d}.json", rb"\"inputs\":{"
-    changed = inputs + rb"\"cold_start\":\"%b\"," % (b"1" * 16)
-    log.write_bytes(log.read_bytes().replace(inputs, changed))
-    return {"explanations": other.uri}
-
-
-def _other_decoding(_: Any) -> dict[str, Any]:
-    return {"decoding": {**DECODING, "max_new_tokens": 9}}
-
-
-@pytest.mark.usefixtures("without_work")
-@pytest.mark.parametrize(
-    ("values", "error", "words"),
-    [
-        (_other_adapter, ArtifactMismatchError, r"made by adapter \w+, but .*adapter is 0{16}"),
-        (_other_decoding, ArtifactMismatchError, r"decoding\.max_new_tokens: 8 there, 9 here"),
-        (_cold_start, ArtifactMismatchError, r"inputs\.cold_start: '1{16}' there, nothing here"),
-    ],
-)
-def test_evaluate_of_texts_that_were_drawn_otherwise_is_refused(pipeline, values, error, words):
-    elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation"}
-    with pytest.raises(error, match=words):
-        jobs.evaluate.run(pipeline.config(EvaluateConfig, **elsewhere, **values(pipeline)))
-    assert not pipeline.location("other-evaluation").exists()
 
 
 def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline):

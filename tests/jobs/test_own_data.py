@@ -2,13 +2,12 @@
 
 import csv
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.command_line import python
 from tests.xrec.init.shop import write_shop
 from xrec.backfill import read_explanations
 from xrec.sample.language_model import build_model, train_tokenizer
@@ -34,8 +33,7 @@ _TEXTS = (
 
 
 def _xrec(*arguments: object) -> str:
-    command = [sys.executable, "-m", "xrec.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+    done = python("-m", "xrec.cli", *arguments, timeout=800)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

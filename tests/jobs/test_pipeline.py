@@ -1,17 +1,10 @@
 """Six jobs on s3:// alone: each artifact is there, and names what it was made from."""
 
-from pathlib import Path
+import safetensors.torch
 
-from jobs.prepare import run
-from xrec.config.data import PrepareConfig
-from xrec.config.project import load_config
-from xrec.data import read_dataset
-from xrec.llm.model import load_tokenizer
-from xrec.llm.source import resolve_model
-from xrec.sample import ASPECTS
-from xrec.storage import open_location, read_manifest
-
-CONFIGS = Path(__file__).parents[2] / "configs"
+from xrec.adapter.artifact import read_adapter
+from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.storage import read_manifest
 
 
 def test_pipeline_on_s3_every_artifact_is_finished_and_names_its_inputs(pipeline):
@@ -30,49 +23,31 @@ def test_pipeline_on_s3_every_artifact_is_finished_and_names_its_inputs(pipeline
     assert inputs["evaluation"] == {**data, **texts}
 
 
-def test_pipeline_on_s3_writes_no_credentials(pipeline):
+def test_pipeline_on_s3_leaves_no_credentials_and_no_checkpoints(pipeline):
     """They came with the configs; no artifact and no log of a run may hold them."""
     keys = (pipeline.storage.secret_access_key, pipeline.storage.access_key_id)
     words = [key.get_secret_value().encode() for key in keys]
     for file in pipeline.location("").files():
+        assert "checkpoint" not in file
         data = pipeline.location(file).read_bytes()
         assert not [word for word in words if word in data], file
 
 
-def test_pipeline_on_s3_leaves_no_checkpoints_and_no_file_outside_its_artifacts(pipeline):
-    files = pipeline.location("").files()
-    assert {file.split("/")[0] for file in files} >= set(pipeline.manifests)
-    assert not [file for file in files if "checkpoint" in file]
-
-
-def test_build_sample_llm_on_s3_resolves_to_a_folder_with_the_same_files(pipeline, tmp_path):
-    folder = resolve_model(f"{pipeline.workspace}/llm", str(tmp_path), pipeline.storage)
-    location = pipeline.location("llm")
-    assert sorted(path.name for path in folder.iterdir()) == location.files()
-    assert all(
-        (folder / name).read_bytes() == (location / name).read_bytes() for name in location.files()
-    )
-    tokenizer = load_tokenizer(folder)
-    assert tokenizer.eos_token == "<|im_end|>"
-    assert tokenizer.decode(tokenizer("The café, late.")["input_ids"]) == "The café, late."
-
-
-def test_prepare_sample_config_gives_the_town_as_a_dataset(tmp_path):
-    config = load_config(PrepareConfig, CONFIGS / "sample.yaml", [f"workspace={tmp_path}"])
-    manifest = run(config)
-    dataset = read_dataset(open_location(config.artifact("dataset")))
-    assert dataset.manifest == manifest
-    assert (dataset.num_users, dataset.num_items) == (1200, 240)
-    assert manifest.metrics["num_removed_edges"] == 0
-    assert manifest.metrics["num_users_without_train_edge"] == 0
-    assert dataset.aspects is not None
-    assert dataset.item_aspects is not None
-    names = dataset.aspects["aspect"].to_pylist()
-    assert set(names) == set(ASPECTS)
-    profiles = dataset.items["profile"].to_pylist()
-    for row in dataset.item_aspects.to_pylist():  # what its visitors praise is what a place has
-        assert names[row["aspect_index"]] in profiles[row["item_index"]].lower()
-    # Each training visit mentions one aspect, and nothing of a held-out one is counted.
-    num_visits = dataset.interaction_edges("train").shape[1]
-    assert sum(dataset.aspects["num_reviews"].to_pylist()) == num_visits
-    assert num_visits < dataset.interactions.num_rows
+def test_adapter_on_s3_holds_weights_config_and_card_which_name_no_place(pipeline):
+    location, manifests = pipeline.location("adapter"), pipeline.manifests
+    files = ["adapter.safetensors", "adapter_config.json", "history.json", "manifest.json"]
+    assert location.files() == ["README.md", *files]
+    names = set(safetensors.torch.load((location / "adapter.safetensors").read_bytes()))
+    assert {name.split(".")[0] for name in names} == {"user", "item"}
+    config = read_adapter(location).config
+    sizes = (config.embedding_dim, config.hidden_size, config.model.num_experts)
+    assert (sizes, config.base_model) == ((8, 32, 2), "llm")
+    assert config.graph_fingerprint == manifests["graph"].fingerprint
+    llm = resolve_model(f"{pipeline.workspace}/llm", pipeline.cache_dir, pipeline.storage)
+    model = manifests["adapter"].inputs["base_model"]
+    assert config.base_model_fingerprint == model_fingerprint(llm) == model
+    card, told = ((location / name).read_text() for name in ("README.md", "adapter_config.json"))
+    assert manifests["dataset"].fingerprint in card
+    assert f"loss, nats a token: {manifests['adapter'].metrics['validation_loss']:.4g}" in card
+    for text in (pipeline.workspace, "s3://test", pipeline.cache_dir):
+        assert text not in card + told

@@ -7,35 +7,28 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from fsspec.implementations.local import LocalFileSystem
 
 import jobs.prepare
 import jobs.project_run
+import jobs.recommend
 from jobs.catalogue import PIPELINE, chosen_configs, job_named
 from jobs.output import Output
 from tests.command_line import xrec
 from tests.jobs.conftest import DECODING, PIPELINE_JOBS
-from tests.toy import save_toy_model
+from tests.project_file import SAMPLE, write_yaml
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Progress
 from xrec.cli.run_command import HELP
-from xrec.config.backfill import BackfillConfig
+from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.jobs import JOBS
 from xrec.config.project import Project, read_project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, LeaseError
+from xrec.recommend import plan_recommendations, read_tables
 from xrec.storage import open_location, read_manifest, write_manifest
 from xrec.train.lease import only_driver
-
-TOWN = {
-    "kind": "sample",
-    "num_users": 20,
-    "num_items": 12,
-    "interactions_per_user": 6,
-    "explanations_per_user": 3,
-}
 
 
 def run(configs: dict[str, JobConfig], *, redo: bool = False) -> list[str]:
@@ -48,9 +41,8 @@ def run(configs: dict[str, JobConfig], *, redo: bool = False) -> list[str]:
 @pytest.fixture
 def town(tmp_path):
     """The configs of a project of `prepare` alone, with overrides."""
-    path = tmp_path / "town.yaml"
-    values = {"workspace": str(tmp_path / "workspace"), "prepare": {"source": TOWN}}
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    values = {"workspace": str(tmp_path / "workspace"), "prepare": {"source": SAMPLE}}
+    path = write_yaml(tmp_path / "town.yaml", values)
     return lambda *overrides: chosen_configs(read_project(path, overrides))
 
 
@@ -208,21 +200,14 @@ def test_begun_run_is_compared_too(tmp_path, config, inputs, unchecked, expected
     assert (made.found().state, made.found().differences) == expected
 
 
-@pytest.mark.parametrize(
-    "job", ["pretrain-graph", "train-adapter", "recommend", "backfill", "evaluate"]
-)
-def test_job_whose_input_is_missing_names_the_job_to_run(tmp_path, job):
-    values = {
-        "workspace": str(tmp_path / "workspace"),
-        "llm": {"model": str(save_toy_model(tmp_path / "llm", seed=0))},
-        "backfill": {"pairs": {"kind": "split"}},
-    }
-    path = tmp_path / "project.yaml"
-    path.write_text(yaml.safe_dump(values))
-    code, _, err = xrec(job, path)
-    assert code == 1
-    assert re.search("no dataset artifact .* run xrec prepare first", err)
-    assert not (tmp_path / "workspace").exists()
+@pytest.mark.usefixtures("without_work")
+def test_begun_recommendations_are_those_of_the_same_settings(pipeline):
+    config = pipeline.config(RecommendConfig, k=3, recommendations=f"{pipeline.workspace}/begun")
+    assert jobs.recommend.output(config).found().state == "missing"
+    plan_recommendations(config, read_tables(config))
+    assert jobs.recommend.output(config).found().state == "begun"
+    other = jobs.recommend.output(config.model_copy(update={"k": 2}))
+    assert other.found().state == "missing"
 
 
 def test_run_that_cannot_be_chosen_is_refused():
@@ -239,13 +224,13 @@ def test_run_that_cannot_be_chosen_is_refused():
     assert list(chosen) == ["train-adapter"]
 
 
-def test_outputs_are_those_of_the_manifests_that_the_jobs_wrote(pipeline):
-    """`run` and `status` rest on it: what a job would make has the identity of what it made."""
-    configs = project_of(pipeline).configs(PIPELINE_JOBS)
-    for name, config in configs.items():
-        for exact in (True, False):
-            found = job_named(name).output(config, exact=exact).found()
-            assert (name, found.state, found.differences) == (name, "up to date", ())
+@pytest.mark.usefixtures("without_work")
+@pytest.mark.parametrize("job", PIPELINE_JOBS)
+def test_job_that_is_done_gives_its_manifest_and_writes_nothing(pipeline, job):
+    kind = job_named(job).artifact
+    before = pipeline.state(kind)
+    assert job_named(job).run(pipeline.config(JOBS[job])) == pipeline.manifests[kind]
+    assert pipeline.state(kind) == before
 
 
 @pytest.mark.usefixtures("without_work")

@@ -5,45 +5,24 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import requests
 
-from tests.command_line import xrec
 from tests.project_file import write_project
 from tests.xrec.generate.town import make_town
-from tests.xrec.serve.town import ITEMS, USERS, backfill_config, make_backfill, serve_config
-
-
-@pytest.fixture(scope="module")
-def town(tmp_path_factory):
-    return make_town(tmp_path_factory.mktemp("town"))
-
-
-def write_config(town: Path, path: Path, **values: object) -> None:
-    write_project(path, serve_config(town), **values)
-
-
-def test_backfill_of_another_model_is_refused_before_anything_starts(town, tmp_path):
-    make_backfill(
-        backfill_config(town, str(tmp_path / "out"), adapter=str(town / "adapter-2")),
-        [(USERS[0], ITEMS[0])],
-    )
-    write_config(town, tmp_path / "serve.yaml", explanations=str(tmp_path / "out"))
-    code, _, err = xrec("serve", tmp_path / "serve.yaml")
-    assert code == 1
-    assert "these explanations are of another model:\n  adapter: " in err
-    assert "starting a local Ray cluster" not in err
+from tests.xrec.serve.town import ITEMS, USERS, serve_config
 
 
 @pytest.mark.slow
-def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(town, tmp_path):
+def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(tmp_path):
+    town = make_town(tmp_path)
+    config = serve_config(town)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path, log = tmp_path / "serve.yaml", tmp_path / "log"
-    write_config(town, path, http={"port": port})
+    write_project(path, config, http={"port": port})
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "xrec.cli", "serve", str(path)],
@@ -58,7 +37,7 @@ def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(town, tmp_path):
         process.send_signal(signal.SIGHUP)
         wait_for(lambda: "the earlier one stays" in log.read_text(), process)
         assert requests.get(pair, timeout=60).json()["model_fingerprint"] == first
-        write_config(town, path, http={"port": port}, adapter=str(town / "adapter-2"))
+        write_project(path, config, http={"port": port}, adapter=str(town / "adapter-2"))
         process.send_signal(signal.SIGHUP)
         wait_for(
             lambda: requests.get(pair, timeout=60).json()["model_fingerprint"] != first, process

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import yaml
-
 import jobs.prepare
 from jobs.status import project_status
 from tests.command_line import xrec
-from tests.jobs.test_project_run import TOWN, project_of
+from tests.jobs.test_project_run import project_of
+from tests.project_file import SAMPLE, write_yaml
 from tests.xrec.init.shop import write_shop
 from xrec.cli.status_command import _row
 from xrec.config.project import Project
@@ -18,16 +17,15 @@ def statuses(project: Project) -> dict[str, Any]:
 
 
 def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path):
-    path = tmp_path / "town.yaml"
     values = {
         "workspace": str(tmp_path / "workspace"),
         "llm": {"model": "m"},
-        "prepare": {"source": TOWN},
+        "prepare": {"source": SAMPLE},
         "pretrain-graph": {},
         "backfill": {"pairs": {"kind": "split"}},
         "serve": {},
     }
-    path.write_text(yaml.safe_dump(values))
+    path = write_yaml(tmp_path / "town.yaml", values)
     code, out, err = xrec("status", path)
     assert code == 0, err
     lines = [line.split()[:2] for line in out.splitlines()]

@@ -1,9 +1,7 @@
 """What people may import, and what it costs."""
 
-import subprocess
-import sys
-
 import xrec
+from tests.command_line import python
 
 _READ = (
     "import sys, xrec; before = set(sys.modules); xrec.read_explanations;"
@@ -18,5 +16,4 @@ def test_public_names_are_there_and_have_a_docstring():
 
 
 def test_reading_explanations_loads_neither_torch_nor_ray_and_import_xrec_nothing():
-    done = subprocess.run([sys.executable, "-c", _READ], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["deltalake", "False"]
+    assert python("-c", _READ).stdout.split() == ["deltalake", "False"]

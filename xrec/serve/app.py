@@ -100,10 +100,6 @@ class Generator:
         """Return the fingerprint of language model, adapter and graph together."""
         return self._ready().model_fingerprint
 
-    async def at_work(self) -> tuple[int, int]:
-        """Return how many pairs are generated or wait, and how many were abandoned so far."""
-        return self._ready().num_pending, self._ready().num_abandoned
-
     def check_health(self) -> None:
         """Raise ModelError if the engine failed; Serve then replaces this replica."""
         if self._live is not None and self._live.engine.failure is not None:
@@ -157,7 +153,7 @@ def build(config: ServeConfig) -> Any:
         # in Serve, where they could not be refused.
         max_ongoing_requests=10 * (engine.max_rows + MAX_WAITING_PAIRS),
         health_check_period_s=2,
-        **_of_both(config),
+        **_shared_options(config),
     )
     frontend = serve.deployment(serve.ingress()(Frontend)).options(
         name=FRONTEND,
@@ -165,16 +161,16 @@ def build(config: ServeConfig) -> Any:
         ray_actor_options={"num_cpus": config.frontends.cpus_per_replica},
         # Above our own limit, which refuses with 429.
         max_ongoing_requests=2 * config.http.max_concurrent_requests + 64,
-        **_of_both(config),
+        **_shared_options(config),
     )
     return frontend.bind(config, generator.bind(config))
 
 
-def _of_both(config: ServeConfig) -> dict[str, Any]:
+def _shared_options(config: ServeConfig) -> dict[str, Any]:
     """Return the options that both deployments have.
 
-    Serve starts new replicas if the version differs, so it leaves out what can change in running
-    replicas. Serve's own log lines have the path of each request, and so the ids of users.
+    Serve starts new replicas if the version differs, so the choice of artifacts is no part of it.
+    Serve's own log lines are off: they have the path of each request, and so the ids of users.
     """
     settings = config.model_dump(mode="json", exclude=set(CHOICE))
     return {
@@ -182,7 +178,7 @@ def _of_both(config: ServeConfig) -> dict[str, Any]:
         "user_config": choice_of(config),
         "graceful_shutdown_timeout_s": config.http.deadline_seconds + 5,
         "logging_config": {"enable_access_log": False},
-        "_internal": True,
+        "_internal": True,  # without it Ray warns that a version is given
     }
 
 

@@ -1,7 +1,7 @@
-"""The artifacts that the endpoint answers from: their choice, which may change, and the backfill.
+"""Which artifacts the endpoint uses, how they change while it runs, and the newest backfill.
 
-The choice is the part of the config that may change while the endpoint runs. It is Ray Serve's
-`user_config` of both deployments.
+The choice of artifacts is the part of the config that may change while the endpoint runs. It is
+Ray Serve's `user_config` of both deployments.
 """
 
 import asyncio
@@ -23,8 +23,6 @@ REFRESH_SECONDS = 5.0
 """From one look for a new version of the backfill to the next."""
 _KEPT_BYTES = 128 * 2**20
 """For explanations of users who were asked for; the least recently used ones go first."""
-
-
 CHOICE = ("dataset", "graph", "adapter", "explanations")
 """The artifacts whose URIs are the choice."""
 

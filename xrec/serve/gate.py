@@ -78,7 +78,7 @@ class Gate:
             detail = f"{self._max_requests} requests are being answered; ask again in a second"
             raise ProblemError(429, "concurrency", detail, 1)
         length = Headers(scope=scope).get("content-length", "")
-        if length.isdecimal() and int(length[:18]) > MAX_BODY_BYTES:
+        if length.isdecimal() and int(length[:18]) > MAX_BODY_BYTES:  # int refuses 4,301 digits
             raise _too_large()
         return name
 

@@ -51,7 +51,6 @@ class LiveExplainer:
             )
         self._max_pending = core.max_rows + MAX_WAITING_PAIRS
         self.num_pending = 0
-        self.num_abandoned = 0
 
     @property
     def model_fingerprint(self) -> str:
@@ -63,7 +62,7 @@ class LiveExplainer:
         if (refused := self._refusal(len(pairs))) is not None:
             return [refused] * len(pairs)
         self._count(len(pairs))
-        tasks = [asyncio.ensure_future(self._text(pair)) for pair in pairs]
+        tasks = [asyncio.ensure_future(self._explain_one(pair)) for pair in pairs]
         for task in tasks:  # also where one is cancelled before it begins
             task.add_done_callback(lambda _: self._count(-1))
         return await asyncio.gather(*tasks)
@@ -100,7 +99,7 @@ class LiveExplainer:
         self.num_pending += change
         self._metrics.model_pairs.set(self.num_pending)
 
-    async def _text(self, pair: PairRequest) -> Explained | PairError:
+    async def _explain_one(self, pair: PairRequest) -> Explained | PairError:
         events = self._events(pair, None)
         (text,) = [event async for event in events if not isinstance(event, Draft)]
         return text
@@ -119,7 +118,6 @@ class LiveExplainer:
         except (UnknownIdError, PromptTooLongError, DataError) as error:
             yield PairError(_reason_of(error), str(error))
         except (asyncio.CancelledError, GeneratorExit):
-            self.num_abandoned += 1
             self._metrics.abandoned.inc()
             raise
 
@@ -152,14 +150,14 @@ class LiveExplainer:
 
         Raises PairError or PromptTooLongError if it could not answer.
         """
-        texts = self._texts(user, item, own_texts)
+        texts = self._pair_texts(user, item, own_texts)
         _raise(self._explainer.finisher.failure_of_any(texts, self._decoding.text))
         prompt = self._builder.build(user, item, texts)
         asked = Asked(self._explainer.finisher, prompt, texts, self._decoding)
         _raise(self.engine.core.refusal(asked.prompt_ids, asked.params))
         return asked
 
-    def _texts(self, user: int, item: int, own_texts: dict[str, Any]) -> PairTexts:
+    def _pair_texts(self, user: int, item: int, own_texts: dict[str, Any]) -> PairTexts:
         """Return the dataset's texts, replaced by `own_texts`; a new user's profile is empty."""
         is_known = user < self._explainer.dataset.num_users
         pair = Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
@@ -173,9 +171,9 @@ class LiveExplainer:
         is_checked = parts == "checked"
         read = asked.whole_sentences if is_checked else asked.unfinished
         ids, seen = list[int](), ""
-        told = _Told(tells_all=bool(parts))
-        with self.engine.at_work([EngineRequest(asked.prompt_ids, asked.params, told.take)]):
-            while (completion := (advance := await told.latest()).completion) is None:
+        advances = _Advances(with_drafts=bool(parts))
+        with self.engine.at_work([EngineRequest(asked.prompt_ids, asked.params, advances.take)]):
+            while (completion := (advance := await advances.latest()).completion) is None:
                 if advance.token_ids[: len(ids)] != ids:  # a second try began
                     seen = ""
                 ids, text = advance.token_ids, read(advance.token_ids)
@@ -185,7 +183,7 @@ class LiveExplainer:
                         yield Draft(text, is_checked)
         found = asked.explanation(0, completion)
         _raise(found.failure)
-        self._record(found, told.first_token_at - started, time.perf_counter() - started)
+        self._record(found, advances.first_token_at - started, time.perf_counter() - started)
         yield Explained(
             text=found.text,
             num_prompt_tokens=found.num_prompt_tokens,
@@ -205,16 +203,16 @@ class LiveExplainer:
         metrics.generation_seconds.observe(seconds)
 
 
-class _Told:
-    """What the engine's thread told of a text, handed to the event loop.
+class _Advances:
+    """How far a text is: the engine's thread says it, and the event loop waits for it.
 
-    Unless it `tells_all`, only the end of the text is handed on. `first_token_at` is by the
+    Unless `with_drafts`, only the end of the text is handed on. `first_token_at` is by the
     performance counter, and 0 before the first token.
     """
 
-    def __init__(self, *, tells_all: bool):
+    def __init__(self, *, with_drafts: bool):
         self.first_token_at = 0.0
-        self._tells_all, self._loop = tells_all, asyncio.get_running_loop()
+        self._with_drafts, self._loop = with_drafts, asyncio.get_running_loop()
         self._is_new = asyncio.Event()
         self._newest: Advance | Exception
 
@@ -232,7 +230,7 @@ class _Told:
     def take(self, event: Advance | Exception) -> None:
         """See `EngineRequest.tell`."""
         self.first_token_at = self.first_token_at or time.perf_counter()
-        if isinstance(event, Advance) and event.completion is None and not self._tells_all:
+        if isinstance(event, Advance) and event.completion is None and not self._with_drafts:
             return
         self._newest = event
         with suppress(RuntimeError):  # the loop is closed only when the process ends

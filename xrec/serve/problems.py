@@ -103,19 +103,25 @@ def unavailable() -> ProblemError:
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """Answer any error of the application with a problem."""
     request_id = getattr(request.state, "request_id", None)
+    return _problem_of(error, request_id).response(request_id)
+
+
+def _problem_of(error: Exception, request_id: str | None) -> ProblemError:
+    if isinstance(error, ProblemError):
+        return error
     if isinstance(error, RequestValidationError):
-        error = _of_validation(error)
-    elif isinstance(error, UnknownIdError):
-        error = refused(error.reason, str(error))
-    elif not isinstance(error, HTTPException):
-        logger.error("request %s: %s", request_id, type(error).__name__, exc_info=error)
-        detail = "a fault of the endpoint; its log has more under the request id"
-        error = ProblemError(500, "bug", detail)
-    elif not isinstance(error, ProblemError):
+        return _of_validation(error)
+    if isinstance(error, UnknownIdError):
+        return refused(error.reason, str(error))
+    if isinstance(error, HTTPException):  # Starlette's own: no such path or method
         reason = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        told = ProblemError(error.status_code, reason, str(error.detail))
-        told.headers, error = error.headers, told
-    return error.response(request_id)
+        problem = ProblemError(error.status_code, reason, str(error.detail))
+        problem.headers = error.headers
+        return problem
+    logger.error("request %s: %s", request_id, type(error).__name__, exc_info=error)
+    return ProblemError(
+        500, "bug", "a fault of the endpoint; its log has more under the request id"
+    )
 
 
 def _of_validation(error: RequestValidationError) -> ProblemError:

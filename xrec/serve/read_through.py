@@ -1,9 +1,8 @@
 """Answers come from the published table, else from memory, else from the model.
 
 A generated text is kept in memory with the fingerprint of its model. Texts are kept and looked up
-whole; `max_words` cuts them after a sentence, as the model cuts its own texts. Checks, tries and
-evidence were those of the whole text: a model with that limit would try again if the beginning
-named too few aspects.
+whole; `max_words` cuts them after a sentence, as the model cuts its own texts. What is left is not
+checked again: a model with that limit would have tried again if it named too few aspects.
 """
 
 import asyncio

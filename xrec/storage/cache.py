@@ -38,9 +38,6 @@ class ByteCache(Generic[KeyT, ValueT]):
             while self.num_bytes > self._max_bytes:
                 self._drop(next(iter(self._entries)))
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def _drop(self, key: KeyT) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:

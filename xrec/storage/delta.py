@@ -127,7 +127,7 @@ class DeltaLog:
             commit = self.commit(version)
             if commit is not None and commit.kind in ("publish", "empty"):
                 return commit
-            version = self._shown_before(version, commit)
+            version = self._rows_from(version, commit)
         return None
 
     def is_sound(self, version: int) -> bool:
@@ -137,11 +137,14 @@ class DeltaLog:
             if commit is not None and commit.live:
                 is_of_table = commit.table == (self.id if version else "")
                 return is_of_table and digest_of(self.files(version)) == commit.live
-            version = self._shown_before(version, commit)
+            version = self._rows_from(version, commit)
         return True
 
-    def _shown_before(self, version: int, commit: Commit | None) -> int:
-        """The version whose rows a version shows that published none: restored, or before it."""
+    def _rows_from(self, version: int, commit: Commit | None) -> int:
+        """The earlier version whose rows a version shows, where its commit published none.
+
+        It is the one that an undo or a rollback restored, or else the one before.
+        """
         return version - 1 if commit is None or commit.target is None else commit.target
 
     def missing_files(self, version: int) -> list[str]:

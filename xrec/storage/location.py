@@ -90,8 +90,8 @@ class Location(ABC):
     def read_range(self, start: int, num_bytes: int) -> bytes:
         """`num_bytes` bytes of the file from byte `start` on; fewer if it ends before.
 
-        It takes one request. `start` must lie before the file's end; a negative one counts from the
-        end, and `num_bytes` is then its opposite. Raises StorageNotFoundError if there is no file.
+        It takes one request. `start` must lie before the file's end. For the last n bytes, `start`
+        is -n and `num_bytes` n. Raises StorageNotFoundError if there is no file.
         """
 
     @abstractmethod

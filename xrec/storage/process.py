@@ -12,7 +12,10 @@ _DRIVER = re.compile(r"(?P<host>.+), process (?P<pid>\d+) \((?P<machine>\w+)-(?P
 
 
 def this_process() -> str:
-    """Who this driver is: its host and process, and where there is a /proc what no other has."""
+    """The name of this driver: host and process id and, where there is a /proc, its boot and start.
+
+    With the latter two no other process has the same name.
+    """
     own, machine = os.getpid(), _machine()
     started = _started(own)
     unique = f" ({machine}-{started})" if machine and started else ""
@@ -20,19 +23,18 @@ def this_process() -> str:
 
 
 def may_be_at_work(holder: str, expires_at: datetime | None, now: datetime | None = None) -> bool:
-    """Whether driver `holder`, who is taken for alive until `expires_at`, is to be waited for.
+    """Whether the driver `holder` may still work, so that others must wait.
 
-    expires_at: None if it said that it ended. One that was a process of this machine and is no more
-    is not waited for.
+    expires_at: until when it is taken for alive; None if it said that it ended.
     """
     is_recent = expires_at is not None and expires_at > (now or datetime.now(UTC))
     return is_recent and not has_died(holder)
 
 
 def has_died(holder: str) -> bool:
-    """Whether `holder`, a `this_process`, is a process of this machine that is no more.
+    """Whether `holder`, a name by `this_process`, was a process of this machine and has ended.
 
-    False for one that nothing is known of: of another machine or container, or before a restart.
+    False where that is not known: of another machine or container, or from before a restart.
     """
     found = _DRIVER.fullmatch(holder)
     if found is None or found["machine"] != _machine():
@@ -42,9 +44,9 @@ def has_died(holder: str) -> bool:
 
 @cache
 def _machine() -> str:
-    """What this start of the machine and the namespace of its processes have alone; "" if unknown.
+    """An id of the machine's last start and of this namespace of processes; "" if unknown.
 
-    Containers of one machine have namespaces of their own, so process 7 of one is none of another.
+    Containers of one machine have namespaces of their own: process 7 of each is another process.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -55,10 +57,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in ticks since the machine did; "" if there is none.
-
-    One that is dead and not yet waited for is none.
-    """
+    """When a process started, in ticks since the machine did; "" if there is none, or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

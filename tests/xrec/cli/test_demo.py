@@ -1,13 +1,12 @@
 """What `make demo` runs: configs/sample.yaml; the run itself is slow."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from jobs.catalogue import chosen_configs
+from tests.command_line import python
 from xrec.config.project import read_project
 
 ROOT = Path(__file__).parents[3]
@@ -35,10 +34,8 @@ def test_demo_configs_keep_everything_in_the_workspace_and_fit_together(configs)
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_demo_in_a_process_of_its_own_shows_that_the_signal_reaches_the_text(tmp_path):
-    command = [sys.executable, "-m", "xrec.cli", "run", str(SAMPLE), f"workspace={tmp_path}"]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=1100, check=False
-    )
+    command = ("-m", "xrec.cli", "run", SAMPLE, f"workspace={tmp_path}")
+    done = python(*command, cwd=ROOT, timeout=1100)
     assert done.returncode == 0, done.stderr[-4000:]
     metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert (metrics["title_accuracy"], metrics["names_item"]) == (1, 1)

@@ -1,7 +1,6 @@
 """The program as a user runs it: help, dry runs, exit codes."""
 
 import signal
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -11,7 +10,8 @@ import pytest
 import yaml
 
 from jobs.catalogue import JOBS, job_named
-from tests.command_line import xrec
+from tests.command_line import python, xrec
+from tests.project_file import SAMPLE, write_yaml
 from tests.xrec.config.test_base import SECRET
 from xrec.config.base import keys_of
 from xrec.config.jobs import JOBS as CONFIG_TYPES
@@ -29,15 +29,8 @@ SECTIONS = [(path, job) for path in CONFIGS for job in read_project(path).jobs]
 
 @pytest.fixture
 def config_path(tmp_path):
-    path = tmp_path / "project.yaml"
-    source = (
-        "{kind: sample, num_users: 20, num_items: 12, "
-        "interactions_per_user: 6, explanations_per_user: 3}"
-    )
-    path.write_text(
-        f"workspace: {tmp_path / 'workspace'}\nprepare: {{source: {source}}}\n", encoding="utf-8"
-    )
-    return path
+    values = {"workspace": str(tmp_path / "workspace"), "prepare": {"source": SAMPLE}}
+    return write_yaml(tmp_path / "project.yaml", values)
 
 
 def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
@@ -51,13 +44,6 @@ COMMANDS = [
     *("run", "status", "explain", "export", "init", "submit"),
     *(f"table {name}" for name in ("status", "check", "rollback", "empty")),
 ]
-
-
-def test_help_lists_every_command():
-    code, out, _ = xrec("--help")
-    assert code == 0
-    for name in COMMANDS:
-        assert f"\n  {name.split()[0]} " in out
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -75,8 +61,7 @@ def test_help_imports_neither_torch_nor_ray_nor_pyarrow():
         "heavy = ('torch', 'ray', 'pyarrow', 'pydantic', 's3fs')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert python("-c", code).stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
@@ -122,19 +107,8 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["prepare"], "Missing argument"),
-        (["no-such-command"], "No such command"),
-        (["prepare", "{config}", "--no-such-option"], "No such option"),
         (["prepare", "/nowhere/prepare.yaml"], "/nowhere/prepare.yaml"),
-        (
-            ["prepare", "{config}", "splits.tset=0.1"],
-            "splits.tset: unknown key; did you mean 'test'",
-        ),
-        (["prepare", "{config}", "splits.test"], "section.key=value"),
-        (["prepare", "{config}", "zzz=1"], "zzz: unknown key"),
-        (["prepare", "{config}", "pairs.kind=split"], "pairs stands in backfill.pairs"),
-        (["prepare", "/"], "Is a directory"),
-        (["prepare", "/dev/null"], "saw an empty file"),
+        (["prepare", "{config}", "splits.tset=0.1"], "unknown key; did you mean 'test'"),
         (["status", "/dev/null"], "saw an empty file"),
         (["run", "{config}", "splits.test=0.1"], "prepare.splits.test"),
         (["run", "{config}", "--from", "backfill"], "--from backfill: expected a job of the run"),
@@ -163,10 +137,7 @@ def test_bad_usage_or_config_exits_2_and_says_so(config_path, arguments, message
         ["prepare", "{config}", *GIVEN, "--dry-run"],
         ["run", "{config}", *GIVEN, "--dry-run"],
         ["prepare", "{config}", *GIVEN, "splits.test=2", "--debug"],
-        ["prepare", "{config}", GIVEN[1], "--debug"],
-        ["prepare", "{config}", f"storage={SECRET}", "--debug"],
         ["prepare", "{config}", f"storage.secret_access_key={{{SECRET}", "--debug"],
-        ["prepare", "{config}", f"storage.secret_access_key:{SECRET}", "--debug"],
         ["prepare", "{config}", *GIVEN, "source={kind: tables, uri: /nowhere}", "--debug"],
         ["status", "{config}", *GIVEN, "--debug"],
         ["submit", "prepare", "{config}", *GIVEN, *THERE, "--debug"],
@@ -230,7 +201,6 @@ def test_job_unexpected_error_is_not_swallowed(config_path, monkeypatch):
 def test_python_m_is_the_same_command_asxrec(config_path):
     """A submitted job is started by it."""
     arguments = ["prepare", str(config_path), "splits.test=0.25", "--dry-run"]
-    command = [sys.executable, "-m", "xrec.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = python("-m", "xrec.cli", *arguments, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout == xrec(*arguments)[1]

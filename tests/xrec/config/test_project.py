@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import yaml
 
+from tests.project_file import write_yaml
 from tests.xrec.config.test_base import SECRET
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
@@ -37,8 +37,9 @@ FILE: dict[str, Any] = {
 
 def write(folder: Path, values: Any) -> Path:
     path = folder / "project.yaml"
-    text = values if isinstance(values, str) else yaml.safe_dump(values, sort_keys=False)
-    path.write_text(text, encoding="utf-8")
+    if not isinstance(values, str):
+        return write_yaml(path, values)
+    path.write_text(values, encoding="utf-8")
     return path
 
 
@@ -240,42 +241,65 @@ def test_file_that_is_no_project_is_refused(tmp_path, text, message):
         load_config(PrepareConfig, write(tmp_path, text))
 
 
-def test_path_that_is_no_file_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml.*No such file"):
-        load_config(PrepareConfig, tmp_path / "nowhere.yaml")
-    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
-        load_config(PrepareConfig, tmp_path)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.yaml", r"nowhere\.yaml.*No such file"),
+        ("", r"cannot be read \(Is a directory\)"),
+        ("binary", "not a text file in UTF-8"),
+    ],
+)
+def test_path_that_is_no_text_file_is_refused(tmp_path, name, message):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not a text file in UTF-8"):
-        load_config(PrepareConfig, tmp_path / "binary")
+    with pytest.raises(ConfigError, match=message):
+        load_config(PrepareConfig, tmp_path / name)
 
 
+STORAGE = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": SECRET}
+IN_THE_FILE: list[Any] = [
+    {"storage": {"secret_access_key": SECRET}},
+    {"storage": {**STORAGE, "max_attempts": "x"}},
+    {"storage": {**STORAGE, "secret_access_key": [SECRET]}},
+    {"storage": {**STORAGE, "access_key_id": 271828182845}},
+    {"storage": {"secret_acces_key": SECRET}},
+    {"storage": SECRET},
+    {"storage": [STORAGE]},
+    {"storage": {SECRET: None}},
+    {"storage": {f"secret_access_key:{SECRET}": 1}},
+    {"workspace": None, "storage": STORAGE},
+    {"serve": {"security": {"keys": [{"name": "shop", "sha256": SECRET}]}}},
+    {"serve": {"security": {"keys": SECRET}}},
+    {"serve": {"security": SECRET}},
+    {"prepare": {"storage": SECRET}},
+    {"prepare": SECRET},
+    {"backfill": {"storage": {"secret_access_key": SECRET}}},
+    f"storage: {{secret_access_key: '{SECRET}}}\n",
+    f"storage:\n  access_key_id: a\n  secret_access_key: *{SECRET}\n",
+    f"storage:\n  access_key_id: a\n  secret_access_key: !{SECRET} x\n",
+]
+IN_OVERRIDES = [
+    [f"storage.secret_access_key={SECRET}"],
+    [f"storage.secret_access_key=[{SECRET}"],
+    [f"storage.secret_access_key:{SECRET}"],
+    ["storage.secret_access_key=", SECRET],
+    ["storage.secret_access_key=", SECRET.rstrip("=")],
+    [f"storage={SECRET}"],
+    [f"storage={{secret_access_key: {SECRET}}}"],
+    [f"prepare.storage.secret_access_key={SECRET}"],
+]
 LEAKS = [
-    (f"storage: {{secret_access_key: {SECRET}}}\n", []),
-    (f"storage: {{secret_access_key: '{SECRET}}}\n", []),
-    (f"storage:\n  access_key_id: a\n  secret_access_key:{SECRET}\n", []),
-    (f"storage:\n  access_key_id: a\n  secret_access_key: *{SECRET}\n", []),
-    (f"storage:\n  access_key_id: a\n  secret_access_key: !{SECRET} x\n", []),
-    (f"storage: {SECRET}\n", []),
-    (f"storage: {SECRET}\n", ["storage.region=eu"]),
-    (f"prepare: {{storage: {SECRET}}}\n", []),
-    (f"prepare: {SECRET}\n", []),
-    (f"backfill: {{storage: {{secret_access_key: {SECRET}}}}}\n", []),
-    ("prepare: {}\n", [f"storage.secret_access_key={SECRET}"]),
-    ("prepare: {}\n", [f"storage.secret_access_key=[{SECRET}"]),
-    ("prepare: {}\n", [f"storage.secret_access_key:{SECRET}"]),
-    ("prepare: {}\n", ["storage.secret_access_key=", SECRET]),
-    ("prepare: {}\n", ["storage.secret_access_key=", SECRET.rstrip("=")]),
-    ("prepare: {}\n", [f"storage={SECRET}"]),
-    ("prepare: {}\n", [f"storage={{secret_access_key: {SECRET}}}"]),
-    ("prepare: {}\n", [f"prepare.storage.secret_access_key={SECRET}"]),
+    *((values, []) for values in IN_THE_FILE),
+    *(({}, overrides) for overrides in IN_OVERRIDES),
+    ({"storage": SECRET}, ["storage.region=eu"]),
 ]
 
 
-@pytest.mark.parametrize(("text", "overrides"), LEAKS)
-def test_error_shows_no_secret_of_the_file_or_the_command_line(tmp_path, text, overrides):
+@pytest.mark.parametrize(("values", "overrides"), LEAKS)
+def test_error_shows_no_secret_of_the_file_or_the_command_line(tmp_path, values, overrides):
+    is_text = isinstance(values, str)
+    path = write(tmp_path, f"workspace: w\n{values}" if is_text else {"workspace": "w", **values})
     with pytest.raises(ConfigError) as raised:
-        load_config(PrepareConfig, write(tmp_path, f"workspace: w\n{text}"), overrides)
-    shown = "".join(traceback.format_exception(raised.value))
-    assert SECRET.rstrip("=") not in shown
-    assert SECRET.rstrip("=") not in str(raised.value)
+        load_config(PrepareConfig, path, overrides)
+    shown = "".join(traceback.format_exception(raised.value)) + str(raised.value)
+    for secret in (SECRET.rstrip("="), "AKIDEXAMPLE", "271828182845"):
+        assert secret not in shown

@@ -1,6 +1,5 @@
 """What a run is made from, and what is refused before Ray is asked for."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ from xrec.errors import (
 from xrec.graph import read_graph
 from xrec.recommend import RankingTask, identify_recommendations, read_tables
 from xrec.storage import open_location
-
-MakeConfig = Callable[..., Any]
 
 
 def _newcomer(folder: Path, *items: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ import requests
 from ray import serve
 
 from jobs.serve import checked, deploy
-from tests.xrec.serve.local_endpoint import Endpoint, Requests, sse
+from tests.xrec.serve.local_endpoint import Endpoint, NotedMetrics, Requests, sse
 from tests.xrec.serve.town import (
     ITEMS,
     USERS,
@@ -29,7 +29,7 @@ from tests.xrec.serve.town import (
 )
 from xrec.backfill import read_explanations
 from xrec.config.serve import ServeConfig
-from xrec.serve.app import APP, serve_options
+from xrec.serve.app import APP, Generator, serve_options
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,20 @@ class Served(Requests):
 
     def at_work(self) -> tuple[int, int]:
         """Return the number of pairs at the model replica, and how many were abandoned so far."""
-        found: tuple[int, int] = (
-            serve.get_deployment_handle("Generator", APP).at_work.remote().result(timeout_s=60)
-        )
+        handle = serve.get_deployment_handle("Generator", APP)
+        found: tuple[int, int] = handle.at_work.remote().result(timeout_s=60)
         return found
+
+
+class Watched(Generator):
+    """The model replica, which a test can look at."""
+
+    def __init__(self, config: ServeConfig):
+        super().__init__(config)
+        self._metrics = NotedMetrics()
+
+    async def at_work(self) -> tuple[int, int]:
+        return self._ready().num_pending, int(self._metrics.values.get(("abandoned",), 0))
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +63,10 @@ def served(ray_cluster, town):
     config = checked(serve_config(town, http={"port": port}, explanations=explanations))
     options = serve_options(config)
     serve.start(proxy_location=options["proxy_location"], http_options=options["http_options"])
-    deploy(config)
-    yield Served(f"http://127.0.0.1:{port}", config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.serve.app.Generator", Watched)
+        deploy(config)
+        yield Served(f"http://127.0.0.1:{port}", config)
     serve.shutdown()
 
 

@@ -146,8 +146,9 @@ def test_backfill_of_another_model_is_refused_at_the_start_and_changes_nothing_l
     assert backfill.metrics.values["refreshes", "refused"] == 1
     theirs = read_manifest(open_location(another), "adapter").fingerprint
     words = f"(?s)another model:.*adapter: '{theirs}' there.*serve the adapter that wrote"
-    with pytest.raises(ArtifactMismatchError, match=words):
-        backfill.read()
+    for refused in (read_contents, lambda config, _: checked(config)):
+        with pytest.raises(ArtifactMismatchError, match=words):
+            refused(serve_config(backfill.town, explanations=backfill.uri), Metrics())
 
 
 CONFIG = parse_config(

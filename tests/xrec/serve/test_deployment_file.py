@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
-from typer.testing import CliRunner
 
-from xrec.cli.main import app
+from tests.command_line import xrec
 from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig
 from xrec.errors import ConfigError
@@ -39,9 +38,9 @@ def test_secret_is_not_written():
 
 def test_command_writes_the_file_or_says_why_not_and_starts_nothing(tmp_path):
     target, elsewhere = tmp_path / "serve.yaml", tmp_path / "missing" / "serve.yaml"
-    result = CliRunner().invoke(app, ["serve", YELP, "--write-deployment", str(target)])
-    assert result.exit_code == 0, result.stderr
+    code, _, err = xrec("serve", YELP, "--write-deployment", target)
+    assert code == 0, err
     ServeDeploySchema.model_validate(yaml.safe_load(target.read_text()))
-    result = CliRunner().invoke(app, ["serve", YELP, "--write-deployment", str(elsewhere)])
-    assert result.exit_code == 2
-    assert f"--write-deployment {elsewhere}: cannot be written (No such file" in result.stderr
+    code, _, err = xrec("serve", YELP, "--write-deployment", elsewhere)
+    words = f"--write-deployment {elsewhere}: cannot be written (No such file"
+    assert (code, words in err) == (2, True), err

@@ -16,6 +16,7 @@ from tests.xrec.serve.scripted_engine import ScriptedEngine
 from tests.xrec.serve.test_app import wait_until
 from tests.xrec.serve.test_live_explainer import TEA, choosing
 from tests.xrec.serve.town import ITEMS, USERS, dataset_of, rows_of
+from xrec.checks import Checker
 from xrec.config.decoding import DecodingConfig
 
 PAIR = {"user_id": USERS[0], "item_id": ITEMS[0], "fresh": True}
@@ -84,7 +85,6 @@ def left_of(events: list[tuple[str, Any]]) -> str:
         [LONG],
         [CALM, f" {QUIET}", " It has a garden"],
         ["It has 4.5 stars.", " Ask at No. 5 of St. Mary's for [title]!", ' "It is calm."'],
-        ["At 3 p.m. it is calm...", " 16 of 30 say so (approx. 50 percent).", " Go?!"],
     ],
 )
 def test_stream_sends_each_sentence_once_it_is_whole(stage, sentences):
@@ -126,18 +126,13 @@ def test_refused_sentence_never_reaches_the_client_and_those_before_it_are_withd
     assert problem["type"].rpartition("/")[2] == end
 
 
-@pytest.mark.parametrize(("max_words", "parts"), [(5, [QUIET]), (12, [QUIET, f" {CALM}"]), (4, [])])
-def test_sentences_beyond_the_words_of_a_request_are_not_sent(stage, max_words, parts):
-    events = stage.events(f"{QUIET} {CALM} {GARDEN} So", max_words=max_words)
-    assert parts_of(events) == [stage.filled(part) for part in parts]
-
-
 @pytest.mark.parametrize("parts", ["checked", "unchecked"])
 @pytest.mark.parametrize(
     ("tries", "rules", "max_words"),
     [
         ([LONG], {}, None),
         ([LONG], {}, 9),
+        ([f"{QUIET} {CALM} {GARDEN} So"], {}, 4),
         ([f"{QUIET} {CALM} {QUIET}"], {}, 12),
         ([f"{QUIET} {CALM} {GARDEN}"], {"max_words": 11}, None),
         ([f"{QUIET} {CALM} {GARDEN}"], {"max_words": 11}, 5),
@@ -177,6 +172,13 @@ def test_evidence_follows_the_last_sentence_or_takes_the_place_of_a_refused_text
     ]
 
 
+def test_aspects_of_an_answer_say_whether_its_text_names_them(stage, monkeypatch):
+    live = choosing(stage.endpoint.model.live, monkeypatch, aspects=TEA)
+    monkeypatch.setattr(live._explainer, "checker", Checker(["tea", "late hour"]))
+    answer = stage.events("You would love [title] for its late hours.")[-1][1]["answer"]
+    assert [each["is_named"] for each in answer["aspects"]] == [False, True]
+
+
 def test_unchecked_stream_sends_all_as_it_is_written_and_says_so(stage):
     events = stage.events(f"{QUIET} {RUDE}", parts="unchecked")
     *drafts, withdrawn, (last, answer) = events
@@ -212,14 +214,15 @@ def test_pairs_of_a_stream_come_one_after_the_other_with_their_index(stage):
 @pytest.mark.parametrize("begun", [f"{QUIET} So it is go", f"{QUIET} {CALM} {RUDE} An"])
 def test_client_that_goes_away_in_mid_sentence_stops_the_model(stage, begun):
     live = stage.endpoint.model.live
-    before = live.num_abandoned
+    values = stage.endpoint.metrics.values
+    before = values.get(("abandoned",), 0)
     with stage.post("/stream", begun, ends=False) as response:
         lines = response.iter_lines(decode_unicode=True)
         assert next(lines) == "event: part"
         assert QUIET in next(lines)
         assert live.num_pending == 1
     wait_until(lambda: not live.num_pending, 10)
-    assert live.num_abandoned == before + 1
+    assert values["abandoned",] == before + 1
 
 
 def test_stream_of_other_parts_is_refused(stage):
