@@ -118,9 +118,9 @@ def truncated_eigenvectors(
 
     L has the largest eigenvalues above 0, descending; values and columns beyond their number are
     zero. The basis is multiplied with A twice for each of `_NUM_ITERATIONS`. A graph has about as
-    many eigenvalues below 0 of the same size, and A^2 does not tell l from -l: a vector q of the
-    basis may be a v(l) + b v(-l). A q is l (a v(l) - b v(-l)), so the basis and its image have both.
-    The entry of largest magnitude of each column, over items and aspects, is positive.
+    many eigenvalues below 0 of the same size, and A^2 does not tell l from -l, so a vector q of the
+    basis may be a v(l) + b v(-l). A q is then l (a v(l) - b v(-l)): together they have both. The
+    entry of largest magnitude of each column, over items and aspects, is positive.
     """
     width = min(rank + _OVERSAMPLING, partition.blocks.num_nodes)
     basis = _orthonormal(partition.normal_rows(width, seed).to(adjacency.device), partition)
