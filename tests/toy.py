@@ -6,13 +6,17 @@ A tokenizer that is trained on the spot, Llamas with some thousand random weight
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from xrec.adapter.artifact import TrainedAdapter
+from xrec.adapter.config import AdapterConfig
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.config.adapter import AdapterModelConfig, Injection
+from xrec.config.prompt import PromptConfig
 from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.llm.collaborative import CollaborativeEmbedding
 from xrec.llm.examples import Example, collate, token_nll
@@ -91,16 +95,44 @@ def save_graph(folder: Path, users: Tensor, items: Tensor, dataset: str) -> Mani
     )
 
 
-def toy_adapters(injection: Injection, *, seed: int = 0, num_tokens: int = 1) -> Adapters:
-    """Return adapters with 3 experts and random parameters, in eval mode."""
+def save_random_graph(folder: Path, num_users: int, num_items: int, dataset: str) -> Manifest:
+    """Write a graph of the dataset of this fingerprint with random vectors."""
+    generator = torch.Generator().manual_seed(0)
+    tables = (torch.randn(n, EMBEDDING_DIM, generator=generator) for n in (num_users, num_items))
+    return save_graph(folder, *tables, dataset)
+
+
+def toy_adapter(
+    injection: Injection,
+    *,
+    seed: int = 0,
+    num_tokens: int = 1,
+    hidden_size: int = HIDDEN_SIZE,
+    **changes: Any,
+) -> TrainedAdapter:
+    """Return adapters with 3 experts and random parameters; `changes` are fields of their config.
+
+    The parameters are so large that the vectors change a model's texts.
+    """
     torch.manual_seed(seed)
-    config = AdapterModelConfig(num_experts=3, injection=injection, num_tokens=num_tokens)
-    adapters = build_adapters(config, embedding_dim=EMBEDDING_DIM, hidden_size=HIDDEN_SIZE)
-    for adapter in (adapters.user, adapters.item):
+    model = AdapterModelConfig(num_experts=3, injection=injection, num_tokens=num_tokens)
+    sizes = {"embedding_dim": EMBEDDING_DIM, "hidden_size": hidden_size}
+    adapters = build_adapters(model, **sizes)
+    for adapter in (adapters.user.eval(), adapters.item.eval()):
         for parameter in adapter.parameters():
             torch.nn.init.normal_(parameter, std=0.4)
-        adapter.eval()
-    return adapters
+    given = {
+        "prompt": PromptConfig(instruction="Why?"),
+        "base_model": "toy",
+        "base_model_fingerprint": "model-1",
+        "graph_fingerprint": "graph-1",
+    }
+    return TrainedAdapter(adapters, AdapterConfig(model=model, **{**sizes, **given, **changes}))
+
+
+def toy_adapters(injection: Injection, *, seed: int = 0, num_tokens: int = 1) -> Adapters:
+    """The adapters of `toy_adapter`."""
+    return toy_adapter(injection, seed=seed, num_tokens=num_tokens).adapters
 
 
 def attach_toy(

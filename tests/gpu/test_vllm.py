@@ -13,10 +13,9 @@ from transformers import PreTrainedModel
 
 from tests.gpu.near_ties import gap
 from tests.toy import toy_tokenizer
-from tests.xrec.generate.closed_list import generate
+from tests.xrec.generate.cores import generate, greedy_by_hand
 from tests.xrec.generate.vllm.vllm_town import (
     attached,
-    greedy_by_hand,
     make_adapter,
     make_graph,
     make_model,
@@ -53,8 +52,8 @@ def engine_on(
 
 
 def texts(engine: Any, prompts: list[list[int]]) -> list[list[int]]:
-    completions = generate(engine, prompts, DecodingConfig(max_new_tokens=NUM_NEW))
-    return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
+    decoding = DecodingConfig(max_new_tokens=NUM_NEW)
+    return [one.token_ids for one in generate(engine, prompts, decoding)]
 
 
 @pytest.fixture

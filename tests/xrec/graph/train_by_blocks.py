@@ -1,10 +1,8 @@
 """One worker of a small training by row blocks; test_partition.py runs it as a process.
 
-Its arguments are the rank, the world size and a folder. Rank 0 writes what all workers have
-together to the folder: the starts, the loss of each step and the layer-0 table at the end.
+What all workers have together is: the starts, the loss of each step, the layer-0 table at the end.
 """
 
-import sys
 from pathlib import Path
 
 import torch
@@ -70,20 +68,14 @@ def train(partition: Partition) -> dict[str, torch.Tensor]:
     }
 
 
-def main(rank: int, world_size: int, folder: Path) -> None:
+def work(rank: int, world_size: int, folder: Path) -> None:
+    """Train as worker `rank`; rank 0 writes `outcome.pt`."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=world_size
     )
-    outcome = train(
-        Partition(
-            RowBlocks.deal(node_degrees(small_edges(), NUM_USERS, NUM_ITEMS), world_size), rank
-        )
-    )
+    degrees = node_degrees(small_edges(), NUM_USERS, NUM_ITEMS)
+    outcome = train(Partition(RowBlocks.deal(degrees, world_size), rank))
     if rank == 0:
         torch.save(outcome, folder / "outcome.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -45,8 +45,40 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained_adapter(workspace, ray_cluster):
-    """An adapter, with noise, that two workers trained at ZeRO stage 3 without a break."""
-    return train_adapter(make_config(workspace, model=RANDOM))
+    """An adapter, with noise, that two workers trained at ZeRO stage 3 without a break.
+
+    `frozen.safetensors` beside it holds the language model's weights as they were in the engine at
+    the end, and which share of them the first worker had.
+    """
+
+    def train_worker(loop_config: dict[str, Any]) -> None:
+        import deepspeed
+        import safetensors.torch
+        import torch
+
+        from xrec.train import adapter_worker, ray_worker
+
+        build, engines = adapter_worker.build_engine, []
+
+        def build_engine(*arguments: Any, **settings: Any) -> Any:
+            engines.append(build(*arguments, **settings))
+            return engines[-1]
+
+        adapter_worker.build_engine = build_engine
+        adapter_worker.train_worker(loop_config)
+        named = engines[0].module.named_parameters()
+        frozen = {name: weight for name, weight in named if not weight.requires_grad}
+        num_here = sum(weight.ds_tensor.numel() for weight in frozen.values())
+        num_all = sum(weight.ds_numel for weight in frozen.values())
+        with deepspeed.zero.GatheredParameters(list(frozen.values())):
+            whole = {name: weight.detach().clone() for name, weight in frozen.items()}
+        if ray_worker.rank() == 0:
+            whole["share"] = torch.tensor(num_here / num_all)
+            safetensors.torch.save_file(whole, f"{workspace}/frozen.safetensors")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.train.adapter.train_worker", train_worker)
+        return train_adapter(make_config(workspace, model=RANDOM))
 
 
 @pytest.fixture(autouse=True, scope="module")

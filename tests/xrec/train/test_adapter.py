@@ -35,22 +35,14 @@ def make_module() -> ExplanationLoss:
     return ExplanationLoss(model, PrefixCache(model, EXAMPLES, budget_bytes=0))
 
 
-def test_explanation_loss_is_the_sum_over_labels_only():
-    module = make_module()
-    expected = sum(
-        mean * len(EXAMPLES[index].label_ids)
-        for index, mean in explanation_nll(module.model, EXAMPLES, 1)
-    )
-    assert module(EXAMPLES).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_explanation_loss_by_explanations_is_the_sum_of_their_means():
-    module = make_module()
-    by_explanations = ExplanationLoss(module.model, module.prefixes, "explanations")
-    expected = sum(mean for _, mean in explanation_nll(module.model, EXAMPLES, 1))
-    assert by_explanations(EXAMPLES).item() == pytest.approx(expected, rel=1e-5)
-    assert module.count(EXAMPLES) == 5
-    assert by_explanations.count(EXAMPLES) == 2
+def test_explanation_loss_is_the_sum_over_labels_or_of_the_means_of_explanations():
+    by_tokens = make_module()
+    by_explanations = ExplanationLoss(by_tokens.model, by_tokens.prefixes, "explanations")
+    means = [mean for _, mean in explanation_nll(by_tokens.model, EXAMPLES, 1)]
+    sums = [mean * len(row.label_ids) for mean, row in zip(means, EXAMPLES, strict=True)]
+    for module, expected, count in ((by_tokens, sums, 5), (by_explanations, means, 2)):
+        assert module(EXAMPLES).item() == pytest.approx(sum(expected), rel=1e-5)
+        assert module.count(EXAMPLES) == count
 
 
 def test_explanation_loss_training_mode_is_for_the_adapters():

