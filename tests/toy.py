@@ -67,11 +67,15 @@ def toy_model(
 
 def save_toy_model(folder: Path, *, seed: int = 0, num_layers: int = 2) -> Path:
     """Save a toy model with the toy tokenizer in the Hugging Face layout; returns `folder`."""
-    tokenizer = toy_tokenizer()
-    toy_model(
-        vocab_size=len(tokenizer), seed=seed, num_layers=num_layers, tied=True
-    ).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    vocab_size = len(toy_tokenizer())
+    model = toy_model(vocab_size=vocab_size, seed=seed, num_layers=num_layers, tied=True)
+    return save_with_tokenizer(model, folder)
+
+
+def save_with_tokenizer(model: PreTrainedModel, folder: Path) -> Path:
+    """Save `model` with the toy tokenizer in the Hugging Face layout; returns `folder`."""
+    model.save_pretrained(folder)
+    toy_tokenizer().save_pretrained(folder)
     return folder
 
 

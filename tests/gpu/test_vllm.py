@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.gpu.near_ties import gap
-from tests.toy import toy_tokenizer
+from tests.toy import save_with_tokenizer, toy_tokenizer
 from tests.xrec.generate.cores import generate, greedy_by_hand
 from tests.xrec.generate.vllm.vllm_town import (
     attached,
@@ -20,7 +20,6 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_graph,
     make_model,
     make_prompts,
-    save_model,
 )
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
@@ -40,7 +39,7 @@ def engine_on(
 
     graph = make_graph(folder / "graph")
     return VllmEngine(
-        save_model(make_model(family), folder / "llm"),
+        save_with_tokenizer(make_model(family), folder / "llm"),
         toy_tokenizer(),
         make_adapter(rule, graph),
         graph,

@@ -3,7 +3,7 @@
 Each test runs on the built-in core, and on vLLM's where vLLM is installed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.toy import NUM_ITEMS, NUM_USERS, toy_tokenizer
+from tests.toy import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
 from tests.xrec.generate.cores import (
     finish,
     greedy_by_hand,
@@ -27,7 +27,6 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_graph,
     make_model,
     make_prompts,
-    save_model,
 )
 from xrec.config.llm import EngineConfig
 from xrec.generate.builtin import engine as builtin_engine
@@ -39,6 +38,7 @@ from xrec.generate.engine import (
     Retry,
     TextParams,
 )
+from xrec.graph.artifact import GraphEmbeddings
 
 NUM_NEW = 12
 GREEDY = TextParams(max_new_tokens=NUM_NEW)
@@ -73,45 +73,39 @@ class Town:
         return [completions[request_id] for request_id in ids]
 
 
-def builtin_town(folder: Path) -> Iterator[Town]:
-    """Its passes are short, so that prompts and continuations take several."""
+@pytest.fixture(scope="module", params=["builtin", "vllm"])
+def town(request, tmp_path_factory):
+    """Passes of the built-in core are short, so that prompts and continuations take several."""
+    folder = tmp_path_factory.mktemp(request.param)
     graph = make_graph(folder / "graph")
     model = attached(make_model("qwen2"), make_adapter("projected", graph), graph)
     config = EngineConfig(max_rows=16, kv_cache_gib=1 / 8)
-    engine = builtin_engine.load_engine(model, [END], config, is_streaming=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builtin_engine, "PASS_TOKENS", 24)
-        yield Town(engine, model, graph.users)
+    if request.param == "vllm":
+        engine = vllm_engine(folder, graph, config)
+        no_mask = TextParams(constraint=lambda: pytest.fail("a mask"))
+        yield Town(engine, model, graph.users, [no_mask, TextParams(temperature=2.5)])
+        engine.close()
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(builtin_engine, "PASS_TOKENS", 24)
+            engine = builtin_engine.load_engine(model, [END], config, is_streaming=True)
+            yield Town(engine, model, graph.users)
 
 
-def vllm_town(folder: Path) -> Iterator[Town]:
+def vllm_engine(folder: Path, graph: GraphEmbeddings, config: EngineConfig) -> Any:
     pytest.importorskip("vllm", reason="vLLM is not installed here (the extra `vllm` brings it)")
     from xrec.generate.vllm.engine import VllmEngine
 
-    graph = make_graph(folder / "graph")
-    adapter = make_adapter("projected", graph)
-    engine = VllmEngine(
-        save_model(make_model("qwen2"), folder / "llm"),
+    return VllmEngine(
+        save_with_tokenizer(make_model("qwen2"), folder / "llm"),
         toy_tokenizer(),
-        adapter,
+        make_adapter("projected", graph),
         graph,
-        EngineConfig(max_rows=16, kv_cache_gib=1 / 8, vllm_options={"enforce_eager": True}),
+        config.model_copy(update={"vllm_options": {"enforce_eager": True}}),
         dtype="float32",
         device=torch.device("cpu"),
         is_streaming=True,
     )
-    unsupported = [TextParams(constraint=lambda: pytest.fail("a mask")), TextParams(temperature=9)]
-    model = attached(make_model("qwen2"), make_adapter("projected", graph), graph)
-    yield Town(engine, model, graph.users, unsupported)
-    engine.close()
-
-
-TOWNS = {"builtin": builtin_town, "vllm": vllm_town}
-
-
-@pytest.fixture(scope="module", params=TOWNS)
-def town(request, tmp_path_factory):
-    yield from TOWNS[request.param](tmp_path_factory.mktemp(request.param))
 
 
 def test_core_chunks_that_enter_while_others_are_at_work_give_the_tokens_of_transformers(town):

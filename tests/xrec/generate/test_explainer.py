@@ -208,19 +208,9 @@ def test_explainer_asks_for_no_text_that_would_be_refused_whatever_it_says(
     assert len(engine.asked) == 2
 
 
-@pytest.mark.parametrize(
-    ("text", "temperature"),
-    [
-        (TextConfig(), None),
-        (TextConfig(checks=ChecksConfig(not_positive=True)), 0.4),
-        (TextConfig(checks=ChecksConfig(not_positive=True), retry_temperature=None), None),
-        (TextConfig(retry_temperature=0.3), 0.3),
-    ],
-)
-def test_second_try_is_there_if_texts_are_checked_or_a_temperature_is_given(text, temperature):
-    second = DecodingConfig(text=text, seed=1).second_try
-    assert (None if second is None else second.temperature) == temperature
-    assert second is None or second.seed == 2
+def test_second_try_is_not_there_if_its_temperature_is_none():
+    text = TextConfig(checks=ChecksConfig(not_positive=True), retry_temperature=None)
+    assert DecodingConfig(text=text).second_try is None
 
 
 def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(workspace, tmp_path):

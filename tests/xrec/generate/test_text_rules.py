@@ -58,26 +58,17 @@ def finish(
     title: str = TITLE,
     profile: str = "",
     prompt: list[int] = PROMPT,
+    texts: PairTexts | None = None,
     **rules: Any,
 ) -> tuple[str, str]:
     """The text and the reason of its failure, empty for none; `text` is what the model wrote."""
-    decoding, prompts = DecodingConfig(text=TextConfig(**rules)), builder()
+    prompts, completion = builder(), Completion(0, encoded(text) if ids is None else ids, reason)
     if ids is not None:
         prompts.decode = lambda token_ids: text
-    finished, failure = TextFinisher(prompts, TitleIndex(CATALOGUE)).finish(
-        Completion(0, encoded(text) if ids is None else ids, reason),
-        prompt,
-        PairTexts("", title, profile),
-        decoding,
+    decoding = DecodingConfig(text=TextConfig(**rules))
+    finished, failure = TextFinisher(prompts, TitleIndex(CATALOGUE), CHECKER).finish(
+        completion, prompt, texts or PairTexts("", title, profile), decoding
     )
-    return finished, reason_of(failure)
-
-
-def checked(text: str, texts: PairTexts, **rules: Any) -> tuple[str, str]:
-    """As `finish`, of a pair with these texts, with checks."""
-    decoding = DecodingConfig(text=TextConfig(checks=CHECKS, **rules))
-    completion = Completion(0, encoded(text), "stop")
-    finished, failure = finisher(CHECKER).finish(completion, PROMPT, texts, decoding)
     return finished, reason_of(failure)
 
 
@@ -150,10 +141,7 @@ FILLED = "You would love The Rusty Fox."
             "You love Café Orlán, truly Café Orlán.",
         ),
         ("You would love [titl", {}, "broken_placeholder"),
-        ("You would love title] now.", {}, "broken_placeholder"),
-        ("See [titles].", {}, "broken_placeholder"),
         ("Love [title] for its [category].", {"ids": [5]}, "broken_placeholder"),
-        ("Love [title] for its [item_name].", {"ids": [5]}, "broken_placeholder"),
         ("Love [title] for its [Your name].", {"ids": [5]}, "broken_placeholder"),
         ("It is calm. You would love [ti", CUT, "It is calm."),
         # Names of other items, but for those that the prompt has and those that were cut off.
@@ -273,7 +261,7 @@ OWN, TAIL = "You would love it for its late hours", ", making it a great choice 
     ],
 )
 def test_finish_checks_the_text_that_keeps_all_other_rules(text, rules, expected):
-    finished, reason = checked(text, told(EVIDENCE), **rules)
+    finished, reason = finish(text, texts=told(EVIDENCE), checks=CHECKS, **rules)
     assert (reason or finished) == expected
 
 
@@ -312,13 +300,13 @@ def test_finished_text_is_followed_by_evidence_first_of_what_it_names(
 ):
     texts = told(replace(EVIDENCE, opinion=opinion), MUSIC)
     counts = ("14 of 31 reviews mention the late hours", "and 9 the live music")
-    finished = checked(text, texts, **{"is_backed": True, **rules})
+    finished = finish(text, texts=texts, checks=CHECKS, **{"is_backed": True, **rules})
     assert finished == (expected.format(*counts), "")
 
 
 def test_backed_text_is_cut_to_words_after_its_own_sentence():
     texts = told(replace(EVIDENCE, opinion="until two"), MUSIC)
-    text, _ = checked("You would love [title] for its late hours", texts, is_backed=True)
+    text, _ = finish("You would love [title] for its late hours", texts=texts, is_backed=True)
     own = "You would love The Rusty Fox for its late hours."
     assert text.startswith(f"{own} 14 of 31 reviews mention the late hours (\u201cuntil two\u201d)")
     assert [cut_to_words(text, most, TITLE) for most in (9, 10, 20, 500)] == ["", own, own, text]
@@ -326,7 +314,7 @@ def test_backed_text_is_cut_to_words_after_its_own_sentence():
 
 def test_what_a_text_names_is_backed_by_a_single_review_too():
     texts = told(EVIDENCE, AspectEvidence("live music", 1, 31, 0, 7, opinion="a treat"))
-    finished, _ = checked("Live music!", texts, is_backed=True)
+    finished, _ = finish("Live music!", texts=texts, is_backed=True)
     assert finished == (
         "Live music! 1 of 31 reviews mentions the live music (\u201ca treat\u201d), "
         "and 14 the late hours."

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import ray
 
 from jobs.prepare import run as prepare_dataset
+from tests.xrec.aspects.planted_aspects import with_aspects
 from tests.xrec.train.adapter_town import RANDOM, build_workspace, make_config
 from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import Dataset, read_dataset, write_dataset
-from xrec.data.aspects import aspect_tables
 from xrec.schemas import REJECTED
 from xrec.storage import open_location
 from xrec.train.adapter import train_adapter
@@ -33,8 +32,6 @@ TOWN = {
 # 101 nodes cannot be divided into two, three or four equal blocks, and with micro-batches of 31 the
 # workers' numbers of rows differ by one.
 TRAINING = {"num_epochs": 4, "steps_per_epoch": 4, "micro_batch_size": 31, "learning_rate": 0.05}
-
-ASPECTS = ["late hours", "garden", "pastries", "river view"]
 
 
 @pytest.fixture(scope="session")
@@ -107,29 +104,26 @@ def town(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def town_with_aspects(town, tmp_path_factory):
-    """A workspace with the town's dataset, and two aspects of each training pair."""
+    """A workspace with the town's dataset, and an aspect of each explained training pair."""
     source = read_dataset(open_location(f"{town}/dataset"))
-    users, items = source.users["user_id"], source.items["item_id"]
-    rng = np.random.default_rng(0)
-    pairs = source.interaction_edges("train").T.repeat(2, axis=0)
-    chosen = (pairs[:, 1] + np.tile([0, 1], len(pairs) // 2) * rng.integers(1, 4, len(pairs))) % 4
-    columns = {
-        "user_id": users.take(pa.array(pairs[:, 0])),
-        "item_id": items.take(pa.array(pairs[:, 1])),
-        "aspect": [ASPECTS[aspect] for aspect in chosen],
-        "opinion": ["good"] * len(pairs),
-        "sentiment": ["positive"] * len(pairs),
-        "split": ["train"] * len(pairs),
-    }
-    workspace = tmp_path_factory.mktemp("town-with-aspects")
-    write_town(workspace, source, aspect_tables(pa.table(columns), source.users, source.items))
-    return str(workspace)
+    return with_aspects(source, tmp_path_factory.mktemp("town-with-aspects"), ("train",))
 
 
 def metrics_of(graph: Path | str, storage: StorageConfig | None = None) -> list[dict[str, Any]]:
     """The rows of the graph's epochs."""
     lines = (open_location(str(graph), storage) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def assert_same_epochs(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Compare what the epochs of two graphs report."""
+    for name, tolerance in (
+        ("loss", {"rel": 1e-4}),
+        ("learning_rate", {"rel": 1e-4}),
+        ("ndcg@20", {"abs": 1e-3}),
+    ):
+        found, values = ([row[name] for row in each] for each in (rows, expected))
+        assert found == pytest.approx(values, **tolerance)
 
 
 def write_town(workspace: Path, source: Dataset, tables: Mapping[str, pa.Table]) -> None:

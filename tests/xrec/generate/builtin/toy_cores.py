@@ -85,7 +85,11 @@ def greedy_by_hand(
 
 
 @functools.cache
-def all_by_hand(injection: Injection) -> list[list[int]]:
-    """`greedy_by_hand` of the prompts of `make_prompts`; do not change it."""
-    model = make_model(injection)
-    return [greedy_by_hand(model, prompt) for prompt in make_prompts()]
+def all_by_hand(injection: Injection) -> tuple[list[list[int]], list[list[int]]]:
+    """The prompts of `make_prompts`, then four that end with a user; `greedy_by_hand` of each.
+
+    Do not change them.
+    """
+    model, prompts = make_model(injection), make_prompts()
+    prompts += [[*prompt[:-1], V + place] for place, prompt in enumerate(prompts[:4])]
+    return prompts, [greedy_by_hand(model, prompt) for prompt in prompts]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.toy import NUM_ITEMS, NUM_USERS, toy_tokenizer
+from tests.toy import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
 from tests.xrec.generate.cores import generate, greedy_by_hand
 from tests.xrec.generate.vllm.vllm_town import (
     V,
@@ -19,14 +19,12 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_graph,
     make_model,
     make_prompts,
-    save_model,
     with_all_tokens,
 )
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
 from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
-from xrec.generate.engine import text_params
 from xrec.llm.collaborative import Vocabulary
 
 pytest.importorskip(
@@ -119,7 +117,7 @@ def _engine(
 ) -> Any:
     from xrec.generate.vllm.engine import VllmEngine
 
-    save_model(make_model(family), folder / "llm")
+    save_with_tokenizer(make_model(family), folder / "llm")
     (folder / "llm" / "generation_config.json").write_text(
         json.dumps({"eos_token_id": [stop], "do_sample": True, "temperature": 9.0})
     )
@@ -170,16 +168,6 @@ def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabular
     ]
     assert sampled[0] == sampled[1] != sampled[2]
     assert max(token for ids in sampled[0] for token in ids) < V
-
-
-def test_generate_left_before_its_end_and_called_meanwhile_gives_the_same_texts(contest):
-    params = text_params(GREEDY)
-    started = contest.engine.complete([(prompt, params) for prompt in contest.prompts])
-    next(started)
-    assert _run(contest.engine, contest.prompts[:5]) == contest.expected[:5]
-    started.close()
-    assert contest.engine.core.is_idle
-    assert _run(contest.engine, contest.prompts) == contest.expected
 
 
 def _bytes_of_blocks(num_blocks: int, num_heads: int) -> int:

@@ -58,13 +58,6 @@ def make_model(family: str = "llama") -> PreTrainedModel:
     return model
 
 
-def save_model(model: PreTrainedModel, folder: Path) -> Path:
-    """Save `model` with the toy tokenizer in the layout of Hugging Face; returns `folder`."""
-    model.save_pretrained(folder)
-    toy_tokenizer().save_pretrained(folder)
-    return folder
-
-
 def make_graph(folder: Path) -> GraphEmbeddings:
     """A graph artifact with 5 users and 7 items."""
     users, items = toy_vectors()
