@@ -112,19 +112,21 @@ def toy_adapter(
     seed: int = 0,
     num_tokens: int = 1,
     hidden_size: int = HIDDEN_SIZE,
+    num_experts: int = 3,
+    std: float = 0.4,
     **changes: Any,
 ) -> TrainedAdapter:
-    """Return adapters with 3 experts and random parameters; `changes` are fields of their config.
+    """Return adapters with random parameters; `changes` are fields of their config.
 
     The parameters are so large that the vectors change a model's texts.
     """
     torch.manual_seed(seed)
-    model = AdapterModelConfig(num_experts=3, injection=injection, num_tokens=num_tokens)
+    model = AdapterModelConfig(num_experts=num_experts, injection=injection, num_tokens=num_tokens)
     sizes = {"embedding_dim": EMBEDDING_DIM, "hidden_size": hidden_size}
     adapters = build_adapters(model, **sizes)
     for adapter in (adapters.user.eval(), adapters.item.eval()):
         for parameter in adapter.parameters():
-            torch.nn.init.normal_(parameter, std=0.4)
+            torch.nn.init.normal_(parameter, std=std)
     given = {
         "prompt": PromptConfig(instruction="Why?"),
         "base_model": "toy",

@@ -28,8 +28,10 @@ def make_town(root: Path) -> Path:
 def make_adapter(folder: Path, graph: str, base_model: str, seed: int = 0, **prompt: Any) -> None:
     """Write a toy adapter for the graph and the model of these fingerprints."""
     adapter = toy_adapter(
-        "direct",
+        "projected",
         seed=seed,
+        num_experts=2,
+        std=0.6,
         prompt=PromptConfig(instruction="Why?", max_prompt_tokens=400, **prompt),
         base_model_fingerprint=base_model,
         graph_fingerprint=graph,
