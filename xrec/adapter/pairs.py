@@ -133,7 +133,7 @@ class PairPrompts:
         ]
 
     def _chosen(
-        self, pairs: Sequence[Pair], count: int, *, leave_out_own: bool = False
+        self, pairs: Sequence[Pair], count: int, *, leave_out_own: bool
     ) -> Sequence[tuple[AspectEvidence, ...]]:
         """The `count` best aspects of each pair, the best first."""
         if self._chooser is None or not count or not pairs:
@@ -166,20 +166,20 @@ class PairPrompts:
         return TitleIndex(self._titles.to_pylist())
 
     def prompt(self, pair: Pair, texts: PairTexts | None = None) -> list[int]:
-        """The token ids of a pair's prompt, which `texts` saves some work; PromptTooLongError."""
+        """The token ids of a pair's prompt; `texts` are `self.texts(pair)`, if they are there.
+
+        Raises PromptTooLongError.
+        """
         user_index = pair.user_index if pair.vector_user_index is None else pair.vector_user_index
         return self.builder.build(user_index, pair.item_index, texts or self.texts(pair))
 
     def _training_prompt(self, pair: Pair, texts: PairTexts) -> list[int]:
         """The prompt with vectors that have not seen the pair, as far as there are such ones."""
-        return self.builder.build(*self._training_indices(pair.user_index, pair.item_index), texts)
-
-    def _training_indices(self, user_index: int, item_index: int) -> tuple[int, int]:
-        """The user and the item of the vocabulary whose vectors training shows."""
-        row = self._profiles.training_row(user_index, item_index)
-        if row is None or not self._has_training_vectors:
-            return user_index, item_index
-        return self._dataset.num_users + row, self._dataset.num_items + row
+        user, item = pair.user_index, pair.item_index
+        row = self._profiles.training_row(user, item)
+        if row is not None and self._has_training_vectors:
+            user, item = self._dataset.num_users + row, self._dataset.num_items + row
+        return self.builder.build(user, item, texts)
 
     def example(self, pair: Pair, explanation: str, texts: PairTexts | None = None) -> Example:
         """Prompt and reference of a pair, for scoring; raises PromptTooLongError."""

@@ -52,9 +52,9 @@ class Explainer:
     """Explains pairs of one dataset with one model.
 
     `dataset` and `graph` also hold the new users and items of a cold start. `model` is None with
-    vLLM, which does not give its model away. `model_fingerprint` identifies
-    language model, adapter and trained graph together. `finisher` makes explanations of the texts
-    that `engine` writes, and `checker` checks them.
+    vLLM, which does not give its model away. `model_fingerprint` identifies language model, adapter
+    and trained graph together. `finisher` makes explanations of the texts that `engine` writes, and
+    `checker` checks them.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Explainer:
 
 
 class Asked:
-    """What the engine is asked for the text of one pair, and what becomes of its completion.
+    """The request for one pair's text, and what becomes of its completion.
 
     A text that is refused is drawn again if `decoding` says so: in the same way without the words
     that were to blame, or at another temperature if none was, `MOST_TEXTS` texts in all.

@@ -129,18 +129,15 @@ def load_explainer(
     if num_reserved_users:
         reserved = graph.users.new_zeros(num_reserved_users, graph.users.shape[1])
         graph = replace(graph, users=torch.cat([graph.users, reserved]))
-    found = resolve_device(device)
-    given = (checked, graph, sources.llm, found, engine, is_streaming)
-    if choose_engine(engine, found, checked.llm) == "vllm":
-        core, builder, model = _with_vllm(*given)
-    else:
-        core, builder, model = _with_builtin(*given)
+    on = resolve_device(device)
+    load = _with_vllm if choose_engine(engine, on, checked.llm) == "vllm" else _with_builtin
+    shared_engine, builder, model = load(checked, graph, sources.llm, on, engine, is_streaming)
     chooser = None
     if checked.aspects is not None and sources.aspects is not None:
         chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
     return Explainer(
         model,
-        core,
+        shared_engine,
         PairPrompts(dataset, builder, chooser),
         dataset,
         graph,

@@ -1,8 +1,7 @@
 """From generated text to explanation: titles are filled in, and what breaks a rule is refused.
 
 Where a text is too long, or was cut by the engine, it ends with its last whole sentence. Words and
-sentences are those of any language (sentences). The rules do not depend on the engine that wrote
-the text.
+sentences are those of any language (xrec.data.sentences). The rules do not depend on the engine.
 """
 
 import re
@@ -75,9 +74,8 @@ class TextFinisher:
     ) -> tuple[str, Failure | None]:
         """The explanation that `completion` gives, or a text and the reason why it cannot be used.
 
-        `failure_of_any` had nothing against the pair.
-        `texts` are those of the prompt: the item's own title is filled in, and names that stand in
-        them are allowed.
+        `failure_of_any` must be None for the pair. `texts` are those of the prompt: the item's own
+        title is filled in, and names that stand in them are allowed.
         """
         text = self._filled(self._builder.decode(list(completion.token_ids)), texts)
         failure = self._repeats(text, completion.token_ids, prompt, texts, decoding.text)
@@ -163,9 +161,7 @@ class TextFinisher:
         return _refused(text, own, rules) or self._echo(ids, prompt, texts, rules)
 
     def _echo(self, ids: _Ids, prompt: _Ids, texts: PairTexts, rules: TextConfig) -> Failure | None:
-        """Why a text that repeats the prompt cannot be used; the prompt shows titles, so they are
-        filled in.
-        """
+        """Why a text that repeats the prompt cannot be used; the prompt has titles filled in."""
         if not rules.refuses_repetition:
             return None
         written = self._builder.decode(list(ids))

@@ -16,8 +16,8 @@ The rules are forward hooks; no model code is copied. docs/method.md says what t
 model family. `direct` needs a query as wide as the hidden state: some sizes of Qwen3, Gemma and
 Mistral have a wider or narrower one and are refused.
 
-The tests compare a tiny model of each family, with random weights, against its decoder written out
-by hand (tests/xrec/llm/decoder_by_hand.py). Of trained models only Llamas were run.
+The tests compare a tiny model of each family, with random weights, against one whose projections
+add a by themselves (tests/xrec/llm/test_injection.py). Of trained models only Llamas were run.
 """
 
 from collections.abc import Callable

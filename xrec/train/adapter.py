@@ -63,9 +63,9 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         logger.info("%s: already there", output)
         return done
     claim(output / CHECKPOINTS, "adapter", run_config, inputs)
-    fits = _fits(config)
+    leaks = _measured_leaks(config)
     progress, best = _train(config, run_fingerprint("adapter", run_config, inputs))
-    metrics = {**progress.best, **fits}
+    metrics = {**progress.best, **leaks}
     adapter_config = _adapter_config(config, graph, base_model, metrics["hidden_size"])
     manifest = write_adapter(
         output,
@@ -83,8 +83,8 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     return manifest
 
 
-def _fits(config: TrainAdapterConfig) -> dict[str, Any]:
-    """How well what training shows fits its references, for the manifest, and what leaks there."""
+def _measured_leaks(config: TrainAdapterConfig) -> dict[str, Any]:
+    """What `measure_leak` finds in what training shows, and what is left out there; both logged."""
     dataset = read_dataset(location_of(config, "dataset"))
     graph = read_graph(location_of(config, "graph"))
     leave_out_own = config.training.leave_out == "own"

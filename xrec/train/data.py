@@ -1,9 +1,9 @@
 """What the adapter's training reads: examples, and their batches.
 
-Global batches are the same for any number of workers. A global batch has M
-micro-batches. The examples are dealt into M lanes once, and micro-batch m of every step comes from
-lane m. Worker r of W has the lanes r, r + W, and so on: an example stays with one worker in all
-epochs, and so do its keys and values in the worker's cache (xrec.llm.prefix).
+Global batches are the same for any number of workers. A global batch has M micro-batches. The
+examples are dealt into M lists once, the lanes, and micro-batch m of every step comes from lane m.
+Worker r of W has the lanes r, r + W, and so on: an example stays with one worker in all epochs, and
+so do its keys and values in the worker's cache (xrec.llm.prefix).
 """
 
 from collections import Counter

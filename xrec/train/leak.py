@@ -11,10 +11,9 @@ that learns where inputs hold their target learns to copy, and later finds nothi
 | user vector | cosine with the reference's aspects, if the graph has some | any user's |
 | vectors | cosine of the user's with the item's | any user's |
 
-Where no other pair has the same item, or user, any pair takes its place.
-
-Where a dataset has no aspects, words of four letters and more take their place. The aspects that a
-training prompt lists are those that the reference names, on purpose, and are not measured.
+Where no other pair has the same item, or user, any pair takes its place; where a dataset has no
+aspects, words of four letters and more do. The aspects that a training prompt lists are those that
+the reference names, on purpose, and are not measured.
 """
 
 import math
@@ -38,6 +37,7 @@ from xrec.graph.leave_out import TrainingVectors
 _MOST_PAIRS = 2000  # of training, and held out
 _LEAST_GAP = 0.05
 _WORD = re.compile(r"\w{4,}")
+_USER, _ITEM = 0, 1  # places in a pair
 
 Pair = tuple[int, int]
 FitOf = Callable[[Pair, Pair], float | None]
@@ -94,8 +94,8 @@ def measure_leak(
     """
     inputs = _Inputs(dataset, graph, vectors, leave_out_own=leave_out_own)
     measures: dict[str, tuple[FitOf, int | None]] = {
-        "user profile": (inputs.user_profile, 1),
-        "item profile": (inputs.item_profile, 0),
+        "user profile": (inputs.user_profile, _ITEM),
+        "item profile": (inputs.item_profile, _USER),
         "vectors": (inputs.both_vectors, None),
     }
     if graph.aspects is not None:
@@ -174,7 +174,7 @@ def _pairs(edges: npt.NDArray[np.int64]) -> list[Pair]:
 def _fit(
     training: list[Pair], held_out: list[Pair], fit_of: FitOf, shared: int | None
 ) -> Fit | None:
-    """The fit of an input; the pair in its place shares user (0), item (1) or nothing with it."""
+    """The fit of an input; the pair in its place has the same `shared`, or any if that is None."""
     train, held = (list(_compared(pairs, fit_of, shared)) for pairs in (training, held_out))
     if not train or not held:
         return None

@@ -1,8 +1,8 @@
 """One driver trains into a folder of checkpoints at a time; a second one is told so.
 
-A driver that trains says in `driver.json` who it is and until when it is to be taken for alive, and
-says so again every few seconds. It is a courtesy by the drivers' clocks: two drivers that find a
-dead one's lease in the same moment both go on, do the same work, and end with the same artifact.
+A driver that trains writes into `driver.json` who it is and until when it is to be taken for alive,
+and does so again every few seconds. This saves work and is no lock: two drivers that find a dead
+one's lease in the same moment both go on, do the same work, and end with the same artifact.
 """
 
 import json

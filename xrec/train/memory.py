@@ -7,7 +7,6 @@ its weight and nothing else; what is trained is counted by DeepSpeed's own estim
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -21,6 +20,7 @@ from xrec.llm.examples import Example
 from xrec.llm.model import read_text_config
 from xrec.llm.prefix import num_prefix_tokens
 from xrec.llm.source import resolve_model
+from xrec.train.data import AdapterData
 from xrec.train.deepspeed_engine import training_dtype
 from xrec.train.ray_worker import (
     least_of_workers,
@@ -29,9 +29,6 @@ from xrec.train.ray_worker import (
     worker_device,
     world_size,
 )
-
-if TYPE_CHECKING:
-    from xrec.train.data import AdapterData
 
 SHARE_FOR_THE_MODEL = 0.75
 """Share of a worker's memory that weights and trained state may fill. The rest is for passes."""
@@ -48,7 +45,7 @@ _MEMORY_LIMITS = (
 )
 
 
-def with_zero_stage(config: TrainAdapterConfig, data: "AdapterData") -> TrainAdapterConfig:
+def with_zero_stage(config: TrainAdapterConfig, data: AdapterData) -> TrainAdapterConfig:
     """Return `config` with a number as its ZeRO stage, and log why. Collective.
 
     A stage of auto becomes 1 where the whole model fits each worker, else 3, and 3 with an offload,
@@ -57,7 +54,7 @@ def with_zero_stage(config: TrainAdapterConfig, data: "AdapterData") -> TrainAda
     if config.deepspeed.zero_stage != "auto":
         return config
     if config.deepspeed.offload != "none":
-        return _with_stage(config, 3)
+        return _changed(config, "deepspeed", zero_stage=3)
     there = least_of_workers(memory_of_a_worker(worker_device(), local_world_size()))
     room = SHARE_FOR_THE_MODEL * there
     bytes_by_stage = model_bytes(config, data, num_workers=world_size())
@@ -72,22 +69,16 @@ def with_zero_stage(config: TrainAdapterConfig, data: "AdapterData") -> TrainAda
             "deepspeed.offload=cpu, which keeps the weights in the node's memory"
         )
     note(f"{text}; auto: deepspeed.zero_stage = {fitting[0]}")
-    return _with_stage(config, fitting[0])
+    return _changed(config, "deepspeed", zero_stage=fitting[0])
 
 
-def _with_stage(config: TrainAdapterConfig, stage: int) -> TrainAdapterConfig:
-    return _changed(config, "deepspeed", {"zero_stage": stage})
-
-
-def _changed(
-    config: TrainAdapterConfig, section: str, values: dict[str, int]
-) -> TrainAdapterConfig:
+def _changed(config: TrainAdapterConfig, section: str, **values: int) -> TrainAdapterConfig:
     changed = getattr(config, section).model_copy(update=values)
     return config.model_copy(update={section: changed})
 
 
 def model_bytes(
-    config: TrainAdapterConfig, data: "AdapterData", *, num_workers: int
+    config: TrainAdapterConfig, data: AdapterData, *, num_workers: int
 ) -> dict[int, int]:
     """Return, by ZeRO stage, what weights, adapters and Adam's state take of a worker, in bytes."""
     from deepspeed.runtime.zero import stage3, stage_1_and_2
@@ -132,7 +123,7 @@ def memory_of_a_worker(device: torch.device, num_local_workers: int) -> int:
 
 def with_micro_batch_size(
     config: TrainAdapterConfig,
-    data: "AdapterData",
+    data: AdapterData,
     num_text_tokens: int,
     try_step: Callable[[Sequence[Example]], None],
 ) -> TrainAdapterConfig:
@@ -165,7 +156,7 @@ def with_micro_batch_size(
 
 def with_size(config: TrainAdapterConfig, size: int) -> TrainAdapterConfig:
     """Return `config` with this micro-batch size."""
-    return _changed(config, "training", {"micro_batch_size": size})
+    return _changed(config, "training", micro_batch_size=size)
 
 
 def sizes_to_try(config: TrainAdapterConfig) -> list[int]:

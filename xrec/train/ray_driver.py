@@ -53,7 +53,7 @@ _POLL_SECONDS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # autoscaler has that many minutes to bring nodes.
 _MINUTES_TO_GROW = 10
 
-
+# The series by name; which field of a report is in which; their labels beside `job`.
 _GAUGES = {
     "running": "1 while the driver trains, 0 after it has ended in any way.",
     "epoch": "Last epoch that was reported.",
@@ -133,10 +133,10 @@ def fit(
 ) -> TrainingOutcome:
     """Run the loop on the workers of `scaling` and return when all of them have ended.
 
-    `on_report` runs in the driver and gets the metrics of each `xrec.train.ray_worker.report` as
-    they arrive; workers that replace lost ones report again what they do again. Before, they are
-    exported with the job `name`. Checkpoints lie in `storage`/`name`. The loop finds the last one
-    by `last_checkpoint`, whether workers of this run or of an earlier one have written it.
+    The metrics of each `xrec.train.ray_worker.report` are exported as they arrive, as series of the
+    job `name`, and then given to `on_report`, in the driver; workers that replace lost ones report
+    again what they do again. Checkpoints lie in `storage`/`name`. The loop finds the last one by
+    `last_checkpoint`, whether workers of this run or of an earlier one have written it.
 
     Raises LeaseError if another driver trains into `storage`. An XRecError of a worker is raised as
     it is and without replacing workers; any other error becomes a TrainingError.

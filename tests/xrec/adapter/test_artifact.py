@@ -9,25 +9,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.toy import EMBEDDING_DIM, HIDDEN_SIZE, attach_toy, toy_adapters, toy_model
+from tests.toy import EMBEDDING_DIM, HIDDEN_SIZE, attach_toy, toy_adapter, toy_adapters, toy_model
 from xrec.adapter.artifact import TrainedAdapter, read_adapter, write_adapter
 from xrec.adapter.config import AdapterConfig
 from xrec.adapter.model import Adapters
-from xrec.config.adapter import AdapterModelConfig
-from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
 from xrec.storage import Location, open_location, write_manifest
 
-CONFIG = AdapterConfig(
-    embedding_dim=EMBEDDING_DIM,
-    hidden_size=HIDDEN_SIZE,
-    model=AdapterModelConfig(num_experts=3, injection="direct"),
-    prompt=PromptConfig(instruction="Why?"),
-    base_model="toy",
-    base_model_fingerprint="model-1",
-    graph_fingerprint="graph-1",
-)
-ADAPTER = TrainedAdapter(toy_adapters("direct"), CONFIG)
+ADAPTER = toy_adapter("direct")
+CONFIG = ADAPTER.config
 FILES = ["README.md", "adapter.safetensors", "adapter_config.json", "manifest.json"]
 
 

@@ -1,6 +1,5 @@
 """Prompts and examples of a dataset's pairs: texts, place-holders, and what is left out."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,9 +39,14 @@ def dataset(tmp_path_factory):
     return read_dataset(open_location(str(workspace / "dataset")))
 
 
-def make_prompts(dataset: Dataset, **prompt: Any) -> PairPrompts:
-    vocabulary = Vocabulary(len(toy_tokenizer()), dataset.num_users, dataset.num_items)
-    return PairPrompts(dataset, PromptBuilder(toy_tokenizer(), PromptConfig(**prompt), vocabulary))
+def make_prompts(
+    dataset: Dataset, chooser: AspectChooser | None = None, num_more: int = 0, **prompt: Any
+) -> PairPrompts:
+    """Prompts of a dataset, with `num_more` users and items of training pairs."""
+    sizes = (dataset.num_users + num_more, dataset.num_items + num_more)
+    vocabulary = Vocabulary(len(toy_tokenizer()), *sizes)
+    builder = PromptBuilder(toy_tokenizer(), PromptConfig(**prompt), vocabulary)
+    return PairPrompts(dataset, builder, chooser, has_training_vectors=num_more > 0)
 
 
 def test_prompt_of_a_pair_holds_its_tokens_and_texts(dataset):
@@ -89,13 +93,8 @@ def with_training_profiles(dataset: Dataset) -> Dataset:
 
 def test_examples_show_what_was_made_without_the_pairs_own_review(dataset):
     pairs = dataset.explained_pairs("train")
-    vocabulary = Vocabulary(
-        len(toy_tokenizer()),
-        dataset.num_users + pairs.num_rows,
-        dataset.num_items + pairs.num_rows,
-    )
-    builder = PromptBuilder(toy_tokenizer(), PromptConfig(), vocabulary)
-    prompts = PairPrompts(with_training_profiles(dataset), builder, has_training_vectors=True)
+    prompts = make_prompts(with_training_profiles(dataset), num_more=pairs.num_rows)
+    builder = prompts.builder
     rows = [5, 2]
     examples, _ = prompts.examples(pairs.take(rows), max_explanation_tokens=500)
     for row, example in zip(rows, examples, strict=True):
@@ -168,13 +167,6 @@ def chosen(dataset, tmp_path_factory):
     return town, AspectChooser(AspectScorer(mentions, near), praise=dataset_praise(town))
 
 
-def prompts_of(chosen: tuple[Dataset, AspectChooser], **prompt: Any) -> PairPrompts:
-    town, chooser = chosen
-    vocabulary = Vocabulary(len(toy_tokenizer()), town.num_users, town.num_items)
-    builder = PromptBuilder(toy_tokenizer(), PromptConfig(aspects=2, **prompt), vocabulary)
-    return PairPrompts(town, builder, chooser)
-
-
 def names_and_pairs(town: Dataset) -> tuple[list[str], pa.Table, list[np.ndarray]]:
     """Return the aspects' names, and the explained training pairs with their indices."""
     explained = town.explained_pairs("train")
@@ -188,31 +180,19 @@ def test_texts_of_pairs_have_the_chosen_aspects_with_their_evidence(chosen):
     names, _, (users, items) = names_and_pairs(town)
     pairs = [Pair(int(user), int(item)) for user, item in zip(users, items, strict=True)]
     expected = chooser.choose(users, items, 2).evidence(names)
-    found = prompts_of(chosen).texts_of(pairs)
+    found = make_prompts(town, chooser, aspects=2).texts_of(pairs)
     assert [texts.aspects for texts in found] == expected
     assert all({one.aspect for one in texts.aspects} <= texts.menu for texts in found)
     assert any(expected)
 
 
 def test_prompt_with_the_aspects_of_another_user_keeps_vector_and_texts(chosen):
-    prompts = prompts_of(chosen)
+    prompts = make_prompts(*chosen, aspects=2)
     own, other = Pair(7, 3), Pair(7, 3, aspects_user_index=0)
     assert prompts.texts(other).aspects == prompts.texts(Pair(0, 3)).aspects
     assert prompts.texts(other).user_profile == prompts.texts(own).user_profile
     tokens = prompts.builder.vocabulary.user_tokens(7)
     assert all(token in prompts.prompt(other) for token in tokens)
-
-
-def assert_listed(
-    prompts: PairPrompts, explained: pa.Table, listed: Sequence[Sequence[AspectEvidence]]
-) -> None:
-    """Each training example shows its aspects, and nothing where it has none."""
-    examples, left_out = prompts.examples(explained, max_explanation_tokens=100)
-    assert not left_out
-    for example, evidence in zip(examples, listed, strict=True):
-        names = ", ".join(f"{one.aspect} {one.item_reviews}" for one in evidence)
-        shown = prompts.builder.show(list(example.prompt_ids))
-        assert (f"Reasons: {names}<" in shown) if evidence else ("Reasons" not in shown)
 
 
 def test_training_examples_have_the_aspects_that_the_explanation_names_in_its_order(chosen):
@@ -234,4 +214,10 @@ def test_training_examples_have_the_aspects_that_the_explanation_names_in_its_or
         named.append([AspectEvidence(name, counts.get(name, 1), 0, 0, 0) for name in found])
     assert {len(each) for each in named} == {0, 2, 3}  # one more than the prompt asks for
     assert any(one.aspect not in {each.aspect for each in menus[1]} for one in named[1])
-    assert_listed(prompts_of(chosen, aspect="{aspect} {item_reviews}"), explained, named)
+    prompts = make_prompts(town, chooser, aspects=2, aspect="{aspect} {item_reviews}")
+    examples, left_out = prompts.examples(explained, max_explanation_tokens=100)
+    assert not left_out
+    for example, evidence in zip(examples, named, strict=True):
+        listed = ", ".join(f"{one.aspect} {one.item_reviews}" for one in evidence)
+        shown = prompts.builder.show(list(example.prompt_ids))
+        assert (f"Reasons: {listed}<" in shown) if evidence else ("Reasons" not in shown)

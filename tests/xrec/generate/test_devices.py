@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.fake_gpu import CPU, GPU, FakeGPU
-from tests.toy import NUM_USERS, attach_toy, toy_model
-from tests.xrec.generate.builtin.toy_cores import V, make_core
+from tests.toy import NUM_USERS
+from tests.xrec.generate.builtin.toy_cores import V, make_core, make_model
 from xrec.config.decoding import DecodingConfig
 from xrec.generate.engine import text_params
 
@@ -21,14 +21,8 @@ DECODINGS = {
 }
 
 
-def model_on(device: torch.device) -> torch.nn.Module:
-    model = toy_model()
-    attach_toy(model, "projected")
-    return model.to(device)
-
-
 def steps_of(device: torch.device, decoding: DecodingConfig) -> list[str]:
-    core = make_core(model_on(device), max_rows=4)
+    core = make_core(make_model().to(device), max_rows=4)
     for prompt in PROMPTS:
         core.add(prompt, text_params(decoding))
     steps = []

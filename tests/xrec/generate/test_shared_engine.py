@@ -76,17 +76,13 @@ def wait_until_idle(shared: SharedEngine) -> None:
         time.sleep(0.001)
 
 
-def shared_by(core: ToyCore) -> SharedEngine:
-    return SharedEngine(core)
-
-
 def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], RequestParams]]:
     """Requests whose prompts begin with `first`, `first` + 1 and so on."""
     return [([first + place] * (1 + place % length), PARAMS) for place in range(count)]
 
 
 def test_list_gets_each_completion_once_as_it_ends():
-    shared = shared_by(ToyCore())
+    shared = SharedEngine(ToyCore())
     requests = lists(0, 5)
     ended = list(shared.complete(requests))
     assert sorted(one.index for one in ended) == list(range(5))
@@ -96,13 +92,13 @@ def test_list_gets_each_completion_once_as_it_ends():
 
 def test_no_requests_yield_nothing_and_compute_nothing():
     core = ToyCore()
-    assert list(shared_by(core).complete([])) == []
+    assert list(SharedEngine(core).complete([])) == []
     assert core.rows == []
 
 
 def run_together(core: ToyCore, *together: list[tuple[list[int], RequestParams]]) -> list[Any]:
     """The completions or the error of each list; the second one comes within the first step."""
-    shared = shared_by(core)
+    shared = SharedEngine(core)
     core.may_step.clear()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(list, shared.complete(together[0]))
@@ -124,7 +120,7 @@ def test_list_that_comes_later_enters_before_the_first_has_ended():
 
 def test_lists_of_many_threads_get_what_is_theirs():
     core = ToyCore()
-    shared = shared_by(core)
+    shared = SharedEngine(core)
 
     def work(first: int) -> list[int]:
         completions = shared.complete(lists(first, 20))
@@ -138,7 +134,7 @@ def test_lists_of_many_threads_get_what_is_theirs():
 
 def test_closed_iterator_cancels_what_is_left_and_the_thread_ends():
     core = ToyCore()
-    shared = shared_by(core)
+    shared = SharedEngine(core)
     completions = shared.complete([*lists(0, 1), ([1] * 10**6, PARAMS)])  # the second never ends
     next(completions)
     assert core.at_work
@@ -150,7 +146,7 @@ def test_closed_iterator_cancels_what_is_left_and_the_thread_ends():
 
 def test_error_of_a_step_is_raised_and_the_run_goes_on():
     core = ToyCore(deadly=2)
-    shared = shared_by(core)
+    shared = SharedEngine(core)
     with pytest.raises(RuntimeError, match="no memory"):
         list(shared.complete(lists(0, 5)))
     assert isinstance(shared.failure, RuntimeError)
@@ -159,7 +155,7 @@ def test_error_of_a_step_is_raised_and_the_run_goes_on():
 
 
 def test_request_that_cannot_be_added_is_an_error_of_its_list_alone():
-    shared = shared_by(ToyCore())
+    shared = SharedEngine(ToyCore())
     with pytest.raises(ValueError, match="empty"):
         list(shared.complete([([], PARAMS), *lists(0, 5)]))
     assert len(list(shared.complete(lists(10, 5)))) == 5

@@ -27,9 +27,28 @@ TITLE = "The Rusty Fox"
 CATALOGUE = [TITLE, "The Rusty Compass", "Dr. Pepper's Bar", "Fox & Co."]
 
 
-def builder() -> PromptBuilder:
+CHECKER = Checker(["late hours", "live music"])
+CHECKS = ChecksConfig(unsupported=True, not_positive=True)
+EVIDENCE = AspectEvidence("late hours", 14, 31, 0, 7)
+MUSIC = AspectEvidence("live music", 9, 31, 0, 7)
+UNSAID = PairTexts("", TITLE, "")
+
+
+def builder(**prompt: Any) -> PromptBuilder:
     tokenizer = toy_tokenizer()
-    return PromptBuilder(tokenizer, PromptConfig(), Vocabulary(len(tokenizer), 1, 1))
+    return PromptBuilder(tokenizer, PromptConfig(**prompt), Vocabulary(len(tokenizer), 1, 1))
+
+
+def finisher(checker: Checker | None = None, **prompt: Any) -> TextFinisher:
+    return TextFinisher(builder(**prompt), TitleIndex(CATALOGUE), checker)
+
+
+def encoded(text: str) -> list[int]:
+    return builder().encode_explanation(text)[:-1]
+
+
+def reason_of(failure: Failure | None) -> str:
+    return failure.reason if failure else ""
 
 
 def finish(
@@ -39,18 +58,23 @@ def finish(
     title: str = TITLE,
     profile: str = "",
     prompt: list[int] = PROMPT,
+    texts: PairTexts | None = None,
     **rules: Any,
 ) -> tuple[str, str]:
     """The text and the reason of its failure, empty for none; `text` is what the model wrote."""
-    decoding = DecodingConfig(text=TextConfig(**rules))
-    prompts = builder()
-    written = prompts.encode_explanation(text)[:-1] if ids is None else ids
+    prompts, completion = builder(), Completion(0, encoded(text) if ids is None else ids, reason)
     if ids is not None:
         prompts.decode = lambda token_ids: text
-    finished, failure = TextFinisher(prompts, TitleIndex(CATALOGUE)).finish(
-        Completion(0, written, reason), prompt, PairTexts("", title, profile), decoding
+    decoding = DecodingConfig(text=TextConfig(**rules))
+    finished, failure = TextFinisher(prompts, TitleIndex(CATALOGUE), CHECKER).finish(
+        completion, prompt, texts or PairTexts("", title, profile), decoding
     )
-    return finished, failure.reason if failure else ""
+    return finished, reason_of(failure)
+
+
+def told(*aspects: AspectEvidence) -> PairTexts:
+    """Texts of a pair with these aspects, which alone are on its menu."""
+    return PairTexts("", TITLE, "", aspects, frozenset(each.aspect for each in aspects))
 
 
 THREE = "It is so good. It is so calm. It is so near."
@@ -118,10 +142,7 @@ FILLED = "You would love The Rusty Fox."
             "You love Café Orlán, truly Café Orlán.",
         ),
         ("You would love [titl", {}, "broken_placeholder"),
-        ("You would love title] now.", {}, "broken_placeholder"),
-        ("See [titles].", {}, "broken_placeholder"),
         ("Love [title] for its [category].", {"ids": [5]}, "broken_placeholder"),
-        ("Love [title] for its [item_name].", {"ids": [5]}, "broken_placeholder"),
         ("Love [title] for its [Your name].", {"ids": [5]}, "broken_placeholder"),
         ("It is calm. You would love [ti", CUT, "It is calm."),
         # Names of other items, but for those that the prompt has and those that were cut off.
@@ -174,7 +195,7 @@ def test_cut_to_words_never_ends_within_the_title(max_words, expected):
 
 def test_finished_text_echo_is_looked_for_with_the_title_filled_in(monkeypatch):
     said = "Guests praise The Rusty Fox for its late hours and for live music on Fridays."
-    prompt = builder().encode_explanation(f"Place: {said}")[:-1]
+    prompt = encoded(f"Place: {said}")
     text = said.replace(TITLE, "[title]")
     length = len(builder().encode_explanation(said)) - 5
     for most, reason in ((length, "prompt_echo"), (length + 10, "")):
@@ -182,26 +203,27 @@ def test_finished_text_echo_is_looked_for_with_the_title_filled_in(monkeypatch):
         assert finish(text, prompt=prompt)[1] == reason
 
 
-def shown(text: str, title: str = TITLE) -> list[str | None]:
-    """What a reader may see as the model writes `text`, token by token."""
-    prompts = builder()
-    finisher = TextFinisher(prompts, TitleIndex(CATALOGUE))
-    ids = prompts.encode_explanation(text)[:-1]
-    texts = PairTexts("", title, "")
-    return [finisher.unfinished(ids[:length], texts) for length in range(1, len(ids) + 1)]
+def beginnings(text: str) -> list[list[int]]:
+    """The ids of `text` as the model writes it, token by token."""
+    ids = encoded(text)
+    return [ids[:length] for length in range(1, len(ids) + 1)]
 
 
-def test_unfinished_text_shows_neither_half_a_placeholder_nor_another_items_title():
-    steps = [step for step in shown("[title] is calm, you love [title] and [title]'s tea.") if step]
+def test_unfinished_text_shows_neither_half_a_placeholder_nor_what_would_be_refused():
+    def shown(text: str) -> list[str]:
+        return [finisher().unfinished(ids, UNSAID) or "" for ids in beginnings(text)]
+
+    steps = shown("[title] is calm, you love [title] and [title]'s tea.")
     assert steps[-1] == "The Rusty Fox is calm, you love The Rusty Fox and The Rusty Fox's tea."
     assert all(steps[-1].startswith(step) and "[" not in step for step in steps)
-    steps = [step for step in shown("You love The Rusty Compass, for tea.") if step]
-    assert "You love The Rusty" in steps[-1]
-    assert not any("Compass" in step for step in steps)
-    assert shown("You love [title and")[-1] is None
-    steps = [step for step in shown("It is calm, see www.evil-shop.com for it.") if step]
-    assert steps[-1].startswith("It is calm, see")
-    assert not any("evil" in step for step in steps)
+    assert shown("You love [title and")[-1] == ""
+    for text, seen, hidden in (
+        ("You love The Rusty Compass, for tea.", "You love The Rusty", "Compass"),
+        ("It is calm, see www.evil-shop.com for it.", "It is calm, see", "evil"),
+    ):
+        steps = shown(text)
+        assert seen in steps
+        assert not any(hidden in step for step in steps)
 
 
 @pytest.mark.parametrize(
@@ -219,60 +241,32 @@ def test_unfinished_text_shows_neither_half_a_placeholder_nor_another_items_titl
 def test_sentence_of_an_unfinished_text_has_ended_once_the_next_one_begins(
     text, max_words, expected
 ):
-    prompts, rules = builder(), TextConfig(max_words=max_words)
-    finisher = TextFinisher(prompts, TitleIndex(CATALOGUE))
-    ids = prompts.encode_explanation(text)[:-1]
-    steps = [
-        finisher.whole_sentences(ids[:length], PairTexts("", TITLE, ""), rules)
-        for length in range(1, len(ids) + 1)
-    ]
+    rules = TextConfig(max_words=max_words)
+    steps = [finisher().whole_sentences(ids, UNSAID, rules) for ids in beginnings(text)]
     assert list(dict.fromkeys(steps)) == list(itertools.accumulate(["", *expected]))
 
 
-CHECKS = ChecksConfig(unsupported=True, not_positive=True)
-EVIDENCE = AspectEvidence("late hours", 14, 31, 0, 7)
+OWN, TAIL = "You would love it for its late hours", ", making it a great choice for live music"
 
 
-def checked(text: str, texts: PairTexts, **rules: Any) -> tuple[str, Failure | None]:
-    """The text that a finisher makes of what the model wrote, and its failure."""
-    prompts = builder()
-    finisher = TextFinisher(prompts, TitleIndex(CATALOGUE), Checker(["late hours", "live music"]))
-    written = prompts.encode_explanation(text)[:-1]
-    prompts.decode = lambda token_ids: text
-    decoding = DecodingConfig(text=TextConfig(checks=CHECKS, **rules))
-    return finisher.finish(Completion(0, written, "stop"), PROMPT, texts, decoding)
-
-
-def test_finish_checks_the_text_that_keeps_all_other_rules():
-    texts = PairTexts("", TITLE, "", (EVIDENCE,), frozenset({"late hours"}))
-    assert checked("You would love [title] for its late hours.", texts) == (
-        "You would love The Rusty Fox for its late hours.",
-        None,
-    )
-    for text, reason in (
-        ("You would love [title] for its live music.", "unsupported"),
-        ("[title] is an awful place with late hours.", "not_positive"),
-        ("Love live music, love live music, love live music, love live music.", "repetitive_text"),
-    ):
-        _, failure = checked(text, texts)
-        assert failure is not None
-        assert failure.reason == reason
-    tail = ", making it a great choice for live music"
-    assert checked(f"You would love it for its late hours{tail}.", texts) == (
-        "You would love it for its late hours.",
-        None,
-    )
-    filler = ", making it a great choice for a long-term stay in the area"
-    assert checked(f"You would love it for its late hours{filler}.", texts) == (
-        "You would love it for its late hours.",
-        None,
-    )
-    reason = "You would love it, making it the place for late hours."
-    assert checked(reason, texts) == (reason, None)  # a chosen aspect is no filler
-    _, failure = checked(f"You would love its live music{tail}.", texts)
-    assert failure is not None
-    cut, failure = checked("You would love it. No live music", texts, max_words=5)
-    assert (cut, failure) == ("You would love it.", None)  # what was cut off is not checked
+@pytest.mark.parametrize(
+    ("text", "rules", "expected"),
+    [
+        (f"{OWN}.", {}, f"{OWN}."),
+        (f"{OWN}{TAIL}.", {}, f"{OWN}."),
+        (f"{OWN}, making it a great choice for a long-term stay in the area.", {}, f"{OWN}."),
+        # A chosen aspect is no filler.
+        ("Love it, making it the place for late hours.", {}, None),
+        (f"You would love its live music{TAIL}.", {}, "unsupported"),
+        ("You would love it for its live music.", {}, "unsupported"),
+        ("[title] is an awful place with late hours.", {}, "not_positive"),
+        (", ".join(["Love live music"] * 4), {}, "repetitive_text"),
+        ("Love it. No live music", {"max_words": 2}, "Love it."),  # what was cut off is not checked
+    ],
+)
+def test_finish_checks_the_text_that_keeps_all_other_rules(text, rules, expected):
+    finished, reason = finish(text, texts=told(EVIDENCE), checks=CHECKS, **rules)
+    assert (reason or finished) == (expected or text)
 
 
 @pytest.mark.parametrize(
@@ -308,26 +302,23 @@ def test_finish_checks_the_text_that_keeps_all_other_rules():
 def test_finished_text_is_followed_by_evidence_first_of_what_it_names(
     text, opinion, rules, expected
 ):
-    told = (replace(EVIDENCE, opinion=opinion), AspectEvidence("live music", 9, 31, 0, 7))
-    texts = PairTexts("", TITLE, "", told, frozenset({"late hours", "live music"}))
+    texts = told(replace(EVIDENCE, opinion=opinion), MUSIC)
     counts = ("14 of 31 reviews mention the late hours", "and 9 the live music")
-    finished = checked(text, texts, **{"is_backed": True, **rules})
-    assert finished == (expected.format(*counts), None)
+    finished = finish(text, texts=texts, checks=CHECKS, **{"is_backed": True, **rules})
+    assert finished == (expected.format(*counts), "")
 
 
 def test_backed_text_is_cut_to_words_after_its_own_sentence():
-    told = (replace(EVIDENCE, opinion="until two"), AspectEvidence("live music", 9, 31, 0, 7))
-    texts = PairTexts("", TITLE, "", told, frozenset({"late hours", "live music"}))
-    text, _ = checked("You would love [title] for its late hours", texts, is_backed=True)
+    texts = told(replace(EVIDENCE, opinion="until two"), MUSIC)
+    text, _ = finish("You would love [title] for its late hours", texts=texts, is_backed=True)
     own = "You would love The Rusty Fox for its late hours."
     assert text.startswith(f"{own} 14 of 31 reviews mention the late hours (\u201cuntil two\u201d)")
     assert [cut_to_words(text, most, TITLE) for most in (9, 10, 20, 500)] == ["", own, own, text]
 
 
 def test_what_a_text_names_is_backed_by_a_single_review_too():
-    told = (EVIDENCE, AspectEvidence("live music", 1, 31, 0, 7, opinion="a treat"))
-    texts = PairTexts("", TITLE, "", told, frozenset({"late hours", "live music"}))
-    finished, _ = checked("Live music!", texts, is_backed=True)
+    texts = told(EVIDENCE, AspectEvidence("live music", 1, 31, 0, 7, opinion="a treat"))
+    finished, _ = finish("Live music!", texts=texts, is_backed=True)
     assert finished == (
         "Live music! 1 of 31 reviews mentions the live music (\u201ca treat\u201d), "
         "and 14 the late hours."
@@ -338,16 +329,13 @@ def test_what_a_text_names_is_backed_by_a_single_review_too():
     ("num_aspects", "min_chosen", "reason"), [(2, 1, "unchosen"), (2, 0, ""), (0, 1, "")]
 )
 def test_text_of_a_pair_without_choosable_aspects_rests_on_nothing(num_aspects, min_chosen, reason):
-    asks = PromptBuilder(toy_tokenizer(), PromptConfig(aspects=num_aspects), builder().vocabulary)
     rules = TextConfig(checks=ChecksConfig(min_chosen=min_chosen), fallback="none")
     texts = PairTexts("", TITLE, "Diners would enjoy it.")
-    failure = TextFinisher(asks, TitleIndex(CATALOGUE)).failure_of_any(texts, rules)
-    assert (failure.reason if failure else "") == reason
+    assert reason_of(finisher(aspects=num_aspects).failure_of_any(texts, rules)) == reason
 
 
 SAID = PairTexts("", TITLE, "", (EVIDENCE,))
 SAID_BY_ONE = PairTexts("", TITLE, "", (replace(EVIDENCE, item_reviews=1),))
-UNSAID = PairTexts("", TITLE, "")
 
 
 @pytest.mark.parametrize(
@@ -362,24 +350,18 @@ UNSAID = PairTexts("", TITLE, "")
     ],
 )
 def test_fallback_is_a_plain_sentence_or_the_reason_why_there_is_none(fallback, texts, expected):
-    finisher = TextFinisher(builder(), TitleIndex(CATALOGUE))
     rules = TextConfig.model_validate({"fallback": fallback})
-    text, failure = finisher.fallback(texts, rules, Failure("repetitive_text", "it repeats"))
-    assert (text, failure.reason if failure else "") == expected
-    if failure is not None:
-        assert "it repeats" in failure.message
-    asks = PromptBuilder(toy_tokenizer(), PromptConfig(aspects=2), builder().vocabulary)
-    with_aspects = TextFinisher(asks, TitleIndex(CATALOGUE))
-    _, failure = with_aspects.fallback(UNSAID, TextConfig(), Failure("unsupported", "no tea"))
-    assert failure is not None
-    assert failure.reason == "abstained"
+    text, failure = finisher().fallback(texts, rules, Failure("repetitive_text", "it repeats"))
+    assert (text, reason_of(failure)) == expected
+    assert failure is None or "it repeats" in failure.message
+    _, failure = finisher(aspects=2).fallback(UNSAID, TextConfig(), Failure("unsupported", "no"))
+    assert reason_of(failure) == "abstained"
 
 
 @pytest.mark.parametrize("quote", ["ask for Maria", "see www.evil-shop.com", "see [\u2026]"])
 def test_plain_sentence_quotes_nothing_that_solicits(quote):
     texts = PairTexts("", TITLE, "", (replace(EVIDENCE, opinion=quote),))
-    finisher = TextFinisher(builder(), TitleIndex(CATALOGUE))
-    text, failure = finisher.fallback(texts, TextConfig(), Failure("repetitive_text", ""))
+    text, failure = finisher().fallback(texts, TextConfig(), Failure("repetitive_text", ""))
     assert failure is None
     assert text == "14 of 31 reviews of The Rusty Fox mention the late hours."
 
@@ -395,12 +377,9 @@ def test_plain_sentence_quotes_nothing_that_solicits(quote):
     ],
 )
 def test_finished_text_is_in_the_language_of_the_prompt(language, text, reason):
-    prompts = PromptBuilder(toy_tokenizer(), PromptConfig(language=language), builder().vocabulary)
-    completion = Completion(0, prompts.encode_explanation(text)[:-1], "stop")
-    _, failure = TextFinisher(prompts, TitleIndex(CATALOGUE)).finish(
-        completion, PROMPT, PairTexts("", TITLE, ""), DecodingConfig()
-    )
-    assert (failure.reason if failure else "") == reason
+    completion = Completion(0, encoded(text), "stop")
+    _, failure = finisher(language=language).finish(completion, PROMPT, UNSAID, DecodingConfig())
+    assert reason_of(failure) == reason
 
 
 @pytest.mark.parametrize(
@@ -416,13 +395,9 @@ def test_finished_text_is_in_the_language_of_the_prompt(language, text, reason):
 )
 def test_sentences_pass_if_a_text_of_them_alone_would(monkeypatch, sentences, passes):
     monkeypatch.setattr(text_rules, "_MAX_ECHO_TOKENS", 12)
-    texts = PairTexts("", TITLE, "", (EVIDENCE,), frozenset({"late hours"}))
-    finisher = TextFinisher(builder(), TitleIndex(CATALOGUE), Checker(["late hours", "live music"]))
+    texts, checking = told(EVIDENCE), finisher(CHECKER)
     decoding = DecodingConfig(text=TextConfig(checks=ChecksConfig(unsupported=True, min_chosen=1)))
-    ids, prompt = (
-        builder().encode_explanation(text)[:-1]
-        for text in (sentences, "The prompt says that guests praise the")
-    )
-    assert finisher.passes(sentences, ids, prompt, texts, decoding.text) == passes
-    _, failure = finisher.finish(Completion(0, ids, "stop"), prompt, texts, decoding)
+    ids, prompt = encoded(sentences), encoded("The prompt says that guests praise the")
+    assert checking.passes(sentences, ids, prompt, texts, decoding.text) == passes
+    _, failure = checking.finish(Completion(0, ids, "stop"), prompt, texts, decoding)
     assert (failure is None) == passes

@@ -23,14 +23,11 @@ def dense_adjacency(aspects: AspectEdges, exponent: float) -> Tensor:
     a = torch.zeros(num_nodes + aspects.num_aspects, num_nodes + aspects.num_aspects)
     for user, item in EDGES.T.tolist():
         a[user, NUM_USERS + item] = a[NUM_USERS + item, user] = 1.0
-    for node, aspect, weight in zip(*vars_of(aspects), strict=True):
+    for edge in zip(aspects.nodes, aspects.aspects, aspects.weights, strict=True):
+        node, aspect, weight = (value.item() for value in edge)
         a[node, num_nodes + aspect] = a[num_nodes + aspect, node] = weight
     scale = torch.diag(torch.tensor([d**-exponent if d else 0.0 for d in a.sum(dim=1).tolist()]))
     return scale @ a @ scale
-
-
-def vars_of(aspects: AspectEdges) -> list[list[float]]:
-    return [table.tolist() for table in (aspects.nodes, aspects.aspects, aspects.weights)]
 
 
 @pytest.mark.parametrize("exponent", [0.3, 0.5])

@@ -9,30 +9,21 @@ from xrec.llm.collaborative import Vocabulary
 V = 64
 
 
-def test_embedding_looks_up_words_users_and_items() -> None:
-    model = toy_model()
+@pytest.mark.parametrize("num_tokens", [1, 3])
+def test_embedding_looks_up_words_and_the_tokens_of_users_and_items(num_tokens: int) -> None:
+    model, (users, items) = toy_model(), toy_vectors()
     words = model.get_input_embeddings().weight.clone()
-    embedding = attach_toy(model, "none")
-    users, items = toy_vectors()
-    input_ids = torch.tensor([[3, V + 4, V + NUM_USERS, 0], [V + NUM_USERS + 6, V, V, V - 1]])
-    item_rows, user_rows = (
-        embedding.item_adapter(items[[0, 6]]),
-        embedding.user_adapter(users[[4, 0]]),
-    )
-
-    embeds = embedding(input_ids)
-
-    expected = torch.stack(
-        [
-            torch.stack([words[3], user_rows[0], item_rows[0], words[0]]),
-            torch.stack([item_rows[1], user_rows[1], user_rows[1], words[V - 1]]),
-        ]
-    )
-    torch.testing.assert_close(embeds, expected)
+    embedding = attach_toy(model, "none", num_tokens=num_tokens)
+    user_rows = embedding.user_adapter(users[[4]]).view(num_tokens, -1)
+    item_rows = embedding.item_adapter(items[[6]]).view(num_tokens, -1)
+    vocabulary = embedding.vocabulary
+    ids = [3, *vocabulary.user_tokens(4), 0, *vocabulary.item_tokens(6), V - 1]
+    expected = torch.cat([words[[3]], user_rows, words[[0]], item_rows, words[[V - 1]]])
+    injected = torch.where(torch.tensor(ids)[:, None] >= V, expected, 0.0)
+    found = embedding(torch.tensor([ids, ids[::-1]]))
     assert embedding.injection is not None
-    is_collaborative = (input_ids >= V)[..., None]
-    torch.testing.assert_close(embedding.injection, torch.where(is_collaborative, expected, 0.0))
-    assert torch.count_nonzero(embedding.injection[0, 0]) == 0
+    for both, one in ((found, expected), (embedding.injection, injected)):
+        torch.testing.assert_close(both, torch.stack([one, one.flip(0)]))
 
 
 def test_embedding_of_text_is_bit_equal_and_forgets_the_last_injection() -> None:
@@ -64,20 +55,6 @@ def test_vocabulary_gives_each_token_an_id_of_its_own_that_shows_itself(num_toke
     assert vocabulary.show(V - 1) is None
     assert {vocabulary.show(token) for token in of_users[2]} == {"<user 2>"}
     assert {vocabulary.show(token) for token in of_items[6]} == {"<item 6>"}
-
-
-def test_embedding_of_several_tokens_gives_each_its_part_of_what_the_adapter_makes_of_its_row() -> (
-    None
-):
-    model, (users, items) = toy_model(), toy_vectors()
-    embedding = attach_toy(model, "projected", num_tokens=3)
-    tokens = embedding.vocabulary.user_tokens(4) + embedding.vocabulary.item_tokens(0)
-    embeds = embedding(torch.tensor([tokens, tokens[::-1]]))
-    expected = torch.cat(
-        [embedding.user_adapter(users[[4]]), embedding.item_adapter(items[[0]])]
-    ).reshape(6, -1)
-    assert len({tuple(row) for row in expected.tolist()}) == 6
-    torch.testing.assert_close(embeds, torch.stack([expected, expected.flip(0)]))
 
 
 @pytest.mark.parametrize("index", [-1, 7])

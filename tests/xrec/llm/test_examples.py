@@ -75,13 +75,6 @@ def make_logits(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch
     return logits, labels
 
 
-def next_tokens(model: torch.nn.Module, example: Example) -> torch.Tensor:
-    """The log-probabilities of the token at each label, (L, V)."""
-    ids = torch.tensor([[*example.prompt_ids, *example.label_ids]])
-    logits = model(ids).logits[0, len(example.prompt_ids) - 1 : -1]
-    return logits.detach().float().log_softmax(dim=-1)
-
-
 def test_label_nll_and_its_gradient_equal_torch_in_float64():
     logits, labels = make_logits()
     weights = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))

@@ -1,8 +1,8 @@
-"""Injection in each family equals its decoder written out by hand, with the same weights."""
+"""Injection in each family equals its decoder with projections that add by themselves."""
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -13,12 +13,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from tests.decoders import FAMILIES, tiny_decoder
+from tests.decoders import FAMILIES, HEAD_DIM, tiny_decoder
 from tests.toy import HIDDEN_SIZE, NUM_HEADS, NUM_USERS, attach_toy, toy_model
-from tests.xrec.llm.decoder_by_hand import logits_by_hand
 from xrec.config.adapter import Injection
 from xrec.errors import ModelError
-from xrec.llm.collaborative import CollaborativeEmbedding
 
 V = 64
 PROMPT = torch.tensor(
@@ -34,23 +32,58 @@ UNSUPPORTED = {
 }
 
 
-def injected_in(embedding: CollaborativeEmbedding) -> Tensor:
-    """(B, S, H): the adapter's vector a at `PROMPT`'s collaborative tokens, zero at text tokens."""
-    injected = torch.zeros(*PROMPT.shape, HIDDEN_SIZE)
-    injected[PROMPT >= V] = embedding.adapt(PROMPT[PROMPT >= V])
-    return injected
+class Adding(nn.Module):
+    """A projection to q, k or v, or to all three, that adds what the rule says by itself."""
+
+    def __init__(self, linear: nn.Linear, vectors: Tensor, rule: Injection):
+        super().__init__()
+        self.linear = linear
+        self.added = vectors @ linear.weight.T if rule == "projected" else self._folded(vectors)
+
+    def _folded(self, vectors: Tensor) -> Tensor:
+        """Query heads of `vectors` (B, S, H), whose groups are averaged where it is narrower.
+
+        A fused projection has q, k and v side by side.
+        """
+        width = self.linear.out_features
+        rest = (width - HIDDEN_SIZE) // 2
+        widths = [HIDDEN_SIZE, rest, rest] if width > HIDDEN_SIZE else [width]
+        heads, means = vectors.split(HEAD_DIM, dim=-1), []
+        for group in [HIDDEN_SIZE // width for width in widths]:
+            starts = range(0, NUM_HEADS, group)
+            means += [sum(heads[start : start + group]) / group for start in starts]
+        return torch.cat(means, dim=-1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.linear(hidden) + self.added
+
+
+def logits_by_hand(family: str, rule: Injection, **changes: int) -> Tensor:
+    """The logits of `PROMPT`, without a hook: vectors enter by the embedding, and by `Adding`."""
+    model = tiny_decoder(family, **changes)
+    vectors = torch.zeros(*PROMPT.shape, HIDDEN_SIZE)
+    vectors[PROMPT >= V] = attach_toy(model, "none").adapt(PROMPT[PROMPT >= V])
+    for layer in model.model.layers if rule != "none" else ():
+        for name in ("q_proj", "k_proj", "v_proj", "qkv_proj"):
+            if linear := getattr(layer.self_attn, name, None):
+                setattr(layer.self_attn, name, Adding(linear, vectors, rule))
+    return model(PROMPT).logits
+
+
+def injected_logits(family: str, rule: Injection, **changes: int) -> Tensor:
+    model = tiny_decoder(family, **changes)
+    attach_toy(model, rule)
+    return model(PROMPT).logits
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rule", RULES)
 @torch.no_grad()
-def test_injection_equals_the_decoder_written_by_hand(rule, family):
-    model = tiny_decoder(family)
-    injected = injected_in(attach_toy(model, rule))
-    expected = logits_by_hand(model, family, PROMPT, injected, rule)
-    torch.testing.assert_close(model(PROMPT).logits, expected, rtol=1e-4, atol=2e-5)
+def test_injection_equals_projections_that_add_by_themselves(rule, family):
+    expected = logits_by_hand(family, rule)
+    torch.testing.assert_close(injected_logits(family, rule), expected, rtol=1e-4, atol=2e-5)
     if rule != "none":
-        without = logits_by_hand(model, family, PROMPT, injected, "none")
+        without = logits_by_hand(family, "none")
         assert (expected - without).abs().max() > 0.1  # the rule makes a difference here
 
 
@@ -58,14 +91,11 @@ def test_injection_equals_the_decoder_written_by_hand(rule, family):
 @pytest.mark.parametrize("family", ["llama", "phi3"])
 @torch.no_grad()
 def test_injection_direct_folds_to_any_number_of_key_value_heads(family, num_key_value_heads):
-    model = tiny_decoder(family, num_key_value_heads=num_key_value_heads)
-    injected = injected_in(attach_toy(model, "direct"))
-    torch.testing.assert_close(
-        model(PROMPT).logits,
-        logits_by_hand(model, family, PROMPT, injected, "direct"),
-        rtol=1e-4,
-        atol=2e-5,
+    found, expected = (
+        logits(family, "direct", num_key_value_heads=num_key_value_heads)
+        for logits in (injected_logits, logits_by_hand)
     )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("rule", RULES)

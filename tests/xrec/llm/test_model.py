@@ -128,13 +128,8 @@ needs_bitsandbytes = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("card", "capability", "dtype"),
     [
-        ("P100", (6, 0), torch.float32),
-        ("V100", (7, 0), torch.float32),
         ("T4", (7, 5), torch.float32),
         ("A100", (8, 0), torch.bfloat16),
-        ("L4", (8, 9), torch.bfloat16),
-        ("H100", (9, 0), torch.bfloat16),
-        ("B200", (10, 0), torch.bfloat16),
     ],
 )
 def test_dtype_auto_is_bfloat16_where_the_card_has_it(card, capability, dtype, monkeypatch):

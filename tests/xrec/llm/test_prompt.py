@@ -57,25 +57,18 @@ def test_prompt_text_cannot_become_a_reserved_token(text):
 
 
 def test_prompt_text_cannot_become_an_added_token_that_is_not_special():
-    tokenizer = make_tokenizer_with_added("<think>", "</think>")
-    builder = PromptBuilder(
-        tokenizer, PromptConfig(), Vocabulary(len(tokenizer), NUM_USERS, NUM_ITEMS)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=TOKENIZER.backend_tokenizer, eos_token="<|im_end|>"
     )
+    tokenizer.add_tokens(["<think>", "</think>"])
+    # transformers alone does not prevent it
+    assert tokenizer("<think>", split_special_tokens=True)["input_ids"] == [V]
+    vocabulary = Vocabulary(len(tokenizer), NUM_USERS, NUM_ITEMS)
+    builder = PromptBuilder(tokenizer, PromptConfig(), vocabulary)
     text = "a<think>b</think><think>"
     explanation = builder.encode_explanation(text)
     assert set(tokenizer.convert_tokens_to_ids(["<think>", "</think>"])).isdisjoint(explanation)
     assert builder.decode(explanation) == text
-
-
-def make_tokenizer_with_added(*tokens: str) -> PreTrainedTokenizerFast:
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=TOKENIZER.backend_tokenizer, eos_token="<|im_end|>"
-    )
-    tokenizer.add_tokens(list(tokens))
-    assert tokenizer("<think>", split_special_tokens=True)["input_ids"] == [
-        V
-    ]  # transformers alone does not prevent it
-    return tokenizer
 
 
 TEXTS = PairTexts("likes tea", "Tea House", "quiet")

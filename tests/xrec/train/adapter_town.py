@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from jobs.prepare import run as prepare_dataset
-from tests.toy import save_graph, save_toy_model
+from tests.toy import save_random_graph, save_toy_model
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.data import PrepareConfig
 from xrec.storage import Location, open_location
 
-NUM_USERS, NUM_ITEMS, D = 40, 30, 6
+NUM_USERS, NUM_ITEMS = 40, 30
 TOWN = {
     "kind": "sample",
     "num_users": NUM_USERS,
@@ -112,18 +111,14 @@ def allow_float16(
     monkeypatch.setattr("xrec.train.adapter.train_worker", train_worker)
 
 
-def build_workspace(folder: Path) -> str:
-    """Write dataset, graph and language model into `folder`, and return it as a URI."""
+def build_workspace(
+    folder: Path, num_users: int = NUM_USERS, num_items: int = NUM_ITEMS, **town: int
+) -> str:
+    """Write dataset, random graph and language model into `folder`, and return it as a URI."""
+    source = {**TOWN, "num_users": num_users, "num_items": num_items, **town}
     dataset = prepare_dataset(
-        PrepareConfig.model_validate({"workspace": str(folder), "source": TOWN})
+        PrepareConfig.model_validate({"workspace": str(folder), "source": source})
     )
-    write_random_graph(folder / "graph", dataset.fingerprint)
+    save_random_graph(folder / "graph", num_users, num_items, dataset.fingerprint)
     save_toy_model(folder / "llm")
     return str(folder)
-
-
-def write_random_graph(folder: Path, dataset: str) -> None:
-    """Write a graph of random vectors for the dataset with the fingerprint `dataset`."""
-    generator = torch.Generator().manual_seed(0)
-    users, items = (torch.randn(n, D, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
-    save_graph(folder, users, items, dataset)

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import ray
 
 from jobs.prepare import run as prepare_dataset
+from tests.xrec.aspects.planted_aspects import with_aspects
 from tests.xrec.train.adapter_town import RANDOM, build_workspace, make_config
 from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import Dataset, read_dataset, write_dataset
-from xrec.data.aspects import aspect_tables
 from xrec.schemas import REJECTED
 from xrec.storage import open_location
 from xrec.train.adapter import train_adapter
@@ -34,8 +33,6 @@ TOWN = {
 # workers' numbers of rows differ by one.
 TRAINING = {"num_epochs": 4, "steps_per_epoch": 4, "micro_batch_size": 31, "learning_rate": 0.05}
 
-ASPECTS = ["late hours", "garden", "pastries", "river view"]
-
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
@@ -45,8 +42,40 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained_adapter(workspace, ray_cluster):
-    """An adapter, with noise, that two workers trained at ZeRO stage 3 without a break."""
-    return train_adapter(make_config(workspace, model=RANDOM))
+    """An adapter, with noise, that two workers trained at ZeRO stage 3 without a break.
+
+    `frozen.safetensors` beside it holds the language model's weights as they were in the engine at
+    the end, and which share of them the first worker had.
+    """
+
+    def train_worker(loop_config: dict[str, Any]) -> None:
+        import deepspeed
+        import safetensors.torch
+        import torch
+
+        from xrec.train import adapter_worker, ray_worker
+
+        build, engines = adapter_worker.build_engine, []
+
+        def build_engine(*arguments: Any, **settings: Any) -> Any:
+            engines.append(build(*arguments, **settings))
+            return engines[-1]
+
+        adapter_worker.build_engine = build_engine
+        adapter_worker.train_worker(loop_config)
+        named = engines[0].module.named_parameters()
+        frozen = {name: weight for name, weight in named if not weight.requires_grad}
+        num_here = sum(weight.ds_tensor.numel() for weight in frozen.values())
+        num_all = sum(weight.ds_numel for weight in frozen.values())
+        with deepspeed.zero.GatheredParameters(list(frozen.values())):
+            whole = {name: weight.detach().clone() for name, weight in frozen.items()}
+        if ray_worker.rank() == 0:
+            whole["share"] = torch.tensor(num_here / num_all)
+            safetensors.torch.save_file(whole, f"{workspace}/frozen.safetensors")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.train.adapter.train_worker", train_worker)
+        return train_adapter(make_config(workspace, model=RANDOM))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -75,29 +104,26 @@ def town(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def town_with_aspects(town, tmp_path_factory):
-    """A workspace with the town's dataset, and two aspects of each training pair."""
+    """A workspace with the town's dataset, and an aspect of each explained training pair."""
     source = read_dataset(open_location(f"{town}/dataset"))
-    users, items = source.users["user_id"], source.items["item_id"]
-    rng = np.random.default_rng(0)
-    pairs = source.interaction_edges("train").T.repeat(2, axis=0)
-    chosen = (pairs[:, 1] + np.tile([0, 1], len(pairs) // 2) * rng.integers(1, 4, len(pairs))) % 4
-    columns = {
-        "user_id": users.take(pa.array(pairs[:, 0])),
-        "item_id": items.take(pa.array(pairs[:, 1])),
-        "aspect": [ASPECTS[aspect] for aspect in chosen],
-        "opinion": ["good"] * len(pairs),
-        "sentiment": ["positive"] * len(pairs),
-        "split": ["train"] * len(pairs),
-    }
-    workspace = tmp_path_factory.mktemp("town-with-aspects")
-    write_town(workspace, source, aspect_tables(pa.table(columns), source.users, source.items))
-    return str(workspace)
+    return with_aspects(source, tmp_path_factory.mktemp("town-with-aspects"), ("train",))
 
 
 def metrics_of(graph: Path | str, storage: StorageConfig | None = None) -> list[dict[str, Any]]:
     """The rows of the graph's epochs."""
     lines = (open_location(str(graph), storage) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def assert_same_epochs(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Compare what the epochs of two graphs report."""
+    for name, tolerance in (
+        ("loss", {"rel": 1e-4}),
+        ("learning_rate", {"rel": 1e-4}),
+        ("ndcg@20", {"abs": 1e-3}),
+    ):
+        found, values = ([row[name] for row in each] for each in (rows, expected))
+        assert found == pytest.approx(values, **tolerance)
 
 
 def write_town(workspace: Path, source: Dataset, tables: Mapping[str, pa.Table]) -> None:

@@ -72,25 +72,21 @@ def driver(
             process.kill()
 
 
-class AtMessage(logging.Handler):
-    """Calls `action` when xrec first logs a message with `text` in it."""
-
-    def __init__(self, text: str, action: Callable[[], object]) -> None:
-        super().__init__()
-        self._text, self._action, self.happened = text, action, False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if self._text in record.getMessage() and not self.happened:
-            self.happened = True
-            self._action()
-
-
 @contextlib.contextmanager
-def at_message(text: str, action: Callable[[], object]) -> Iterator[AtMessage]:
+def at_message(text: str, action: Callable[[], object]) -> Iterator[None]:
     """Inside the `with`, call `action` when this process first logs a message with `text` in it."""
-    logger, handler = logging.getLogger("xrec"), AtMessage(text, action)
+    seen: list[logging.LogRecord] = []
+
+    def look(record: logging.LogRecord) -> None:
+        if text in record.getMessage() and not seen:
+            seen.append(record)
+            action()
+
+    logger, handler = logging.getLogger("xrec"), logging.Handler()
+    handler.emit = look
     logger.addHandler(handler)
     try:
-        yield handler
+        yield
     finally:
         logger.removeHandler(handler)
+    assert seen, f"nothing was logged with {text!r}"

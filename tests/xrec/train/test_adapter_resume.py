@@ -85,9 +85,8 @@ def test_worker_killed_within_an_epoch_is_replaced_and_goes_on_from_the_checkpoi
         scaling={"max_failures": 1},
         deepspeed={"param_persistence_threshold": 300},  # some parameters are kept whole
     )
-    with at_message(KILLED_AT, kill_a_worker) as kill:
+    with at_message(KILLED_AT, kill_a_worker):
         manifest = train_adapter(config)
-    assert kill.happened
     assert_went_on(caplog.text, num_workers=2)
     assert_same_losses(tmp_path / "adapter", unbroken)
     rows = history_of(tmp_path / "adapter")
@@ -97,17 +96,16 @@ def test_worker_killed_within_an_epoch_is_replaced_and_goes_on_from_the_checkpoi
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "tolerance"),
+    ("before", "after"),
     [
-        ({"num_workers": 1, "zero_stage": 1}, {"num_workers": 3}, 1e-4),
-        ({"num_workers": 4}, {"num_workers": 1, "zero_stage": 1}, 1e-4),
-        ({"zero_stage": 1}, {"num_workers": 3}, 1e-4),
-        ({}, {"zero_stage": "auto"}, 1e-4),
-        ({"dtype": "float16"}, {"dtype": "float16", "num_workers": 1, "zero_stage": 1}, 2e-3),
+        ({"num_workers": 1, "zero_stage": 1}, {"num_workers": 3}),
+        ({"num_workers": 4}, {"num_workers": 1, "zero_stage": 1}),
+        ({"zero_stage": 1}, {"num_workers": 3}),
+        ({}, {"zero_stage": "auto"}),
     ],
 )
 def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
-    workspace, unbroken, s3, tmp_path, monkeypatch, caplog, before, after, tolerance
+    workspace, unbroken, s3, tmp_path, caplog, before, after
 ):
     """Its checkpoints are on S3."""
 
@@ -115,22 +113,15 @@ def test_run_that_failed_goes_on_with_other_workers_at_another_zero_stage(
         given = random_config(workspace, tmp_path, **sizes)
         return given.model_copy(update={"adapter": uri, "storage": s3.storage})
 
-    uri, is_float16 = f"{s3.new_bucket()}/run/adapter", "dtype" in before
-    if is_float16:
-        allow_float16(monkeypatch, first_scale_power=24)
+    uri = f"{s3.new_bucket()}/run/adapter"
     train_and_stop(config(before))
     adapter = location_of(config(after), "adapter")
     assert any(name.endswith("state.safetensors") for name in adapter.files())
-    if is_float16:
-        allow_float16(monkeypatch, first_scale_power=5)  # what a scale that was lost would be
     train_adapter(config(after))
     assert_went_on(caplog.text, after.get("num_workers", 2))
     assert ("auto: deepspeed.zero_stage = 1" in caplog.text) == (after.get("zero_stage") == "auto")
-    assert_same_losses(adapter, unbroken, tolerance)
+    assert_same_losses(adapter, unbroken)
     assert not any(name.startswith("checkpoints") for name in adapter.files())
-    if is_float16:
-        (scale,) = {row["loss_scale"] for row in history_of(adapter)}
-        assert 2**5 < scale < 2**24
 
 
 @pytest.mark.parametrize(
@@ -171,7 +162,8 @@ def test_checkpoints_of_other_settings_are_refused_and_stay(workspace, unbroken,
 def test_driver_killed_and_started_again_goes_on_from_the_checkpoint(workspace, unbroken, tmp_path):
     log = tmp_path / "log"
     overrides = ("ray.num_cpus=4", "ray.address=local")
-    config = written(random_config(workspace, tmp_path / "adapter"), tmp_path)
+    given = random_config(workspace, tmp_path / "adapter")
+    config = write_project(tmp_path / "project.yaml", given)
     with driver("train-adapter", config, log, *overrides) as process:
         wait_for(KILLED_AT, log, process)
         kill_family(process)
@@ -208,7 +200,7 @@ def test_node_lost_leaves_fewer_workers_which_go_on(workspace, slow_steps, tmp_p
     log = tmp_path / "log"
     with (
         local_cluster(num_workers=1, cpus_per_node=1) as cluster,
-        driver_on(cluster, written(config, tmp_path), log) as process,
+        driver_on(cluster, write_project(tmp_path / "project.yaml", config), log) as process,
     ):
         wait_for("step 80: checkpoint", log, process)
         cluster.nodes[1].kill()
@@ -226,7 +218,7 @@ def test_node_announced_to_be_taken_away_checkpoints_first(workspace, slow_steps
     log = tmp_path / "log"
     with (
         local_cluster(num_workers=2, cpus_per_node=1) as cluster,
-        driver_on(cluster, written(config, tmp_path), log) as process,
+        driver_on(cluster, write_project(tmp_path / "project.yaml", config), log) as process,
     ):
         wait_for("epoch 1, step", log, process)
         nodes = (node for node in cluster.nodes[1:] if training_workers(psutil.Process(node.pid)))
@@ -239,10 +231,6 @@ def test_node_announced_to_be_taken_away_checkpoints_first(workspace, slow_steps
     (noticed,) = re.findall(r"(epoch \d+, step \d+): checkpoint, because", text)
     assert f"{noticed}: going on from the checkpoint, on 2 workers" in text
     assert_same_losses(tmp_path / "adapter", unbroken)
-
-
-def written(config: TrainAdapterConfig, folder: Path) -> Path:
-    return write_project(folder / "project.yaml", config)
 
 
 def wait_for(text: str, log: Path, process: "subprocess.Popen[bytes]") -> None:

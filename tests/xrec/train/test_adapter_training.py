@@ -4,31 +4,27 @@ The tests look at what comes out, what stays frozen, and whether one worker equa
 """
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 
-from tests.toy import explanation_nll
+from tests.toy import EMBEDDING_DIM, HIDDEN_SIZE, explanation_nll, save_random_graph
 from tests.xrec.train.adapter_town import (
     RANDOM,
     allow_float16,
     assert_same_losses,
     history_of,
     make_config,
-    write_random_graph,
 )
 from xrec.adapter.artifact import read_adapter
-from xrec.adapter.model import attach_adapters
-from xrec.config.shared import ScalingConfig
+from xrec.adapter.model import attach_adapters, build_adapters
 from xrec.errors import ArtifactMismatchError, ConfigError, DataError
 from xrec.graph.artifact import read_graph
 from xrec.llm.model import load_model
 from xrec.storage import open_location
 from xrec.train.adapter import train_adapter
 from xrec.train.data import load_adapter_data
-from xrec.train.ray_driver import fit
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -117,51 +113,32 @@ def test_train_adapter_second_run_does_no_work_and_another_run_is_refused(
         train_adapter(make_config(workspace, model=RANDOM, seed=7))
 
 
-def two_steps(loop_config: dict[str, Any]) -> None:
-    """Make two steps in this worker; report its share of the frozen weights and what moved."""
-    import deepspeed
-    import safetensors.torch
-    import torch
-
-    from xrec.train.adapter_model import build_engine, build_model
-    from xrec.train.data import load_adapter_data
-    from xrec.train.deepspeed_engine import gathered_state
-    from xrec.train.ray_worker import rank, report
-
-    data = load_adapter_data(loop_config["config"])
-    model, adapters = build_model(loop_config["config"], data)
-    engine = build_engine(model, loop_config["config"], data, num_steps=2)
-    named = engine.module.named_parameters()
-    frozen = {name: weight for name, weight in named if not weight.requires_grad}
-    num_here = sum(weight.ds_tensor.numel() for weight in frozen.values())
-    num_all = sum(weight.ds_numel for weight in frozen.values())
-    before = gathered_state(adapters)
-    engine.train()
-    for first in range(rank() * 4, 32, 8):
-        engine.backward(engine(data.train[first : first + 4]))
-        engine.step()
-    after = gathered_state(adapters)
-    still = [name for name, tensor in after.items() if torch.equal(tensor, before[name])]
-    with deepspeed.zero.GatheredParameters(list(frozen.values())):
-        whole = {name: weight.detach().clone() for name, weight in frozen.items()}
-    report({"share": num_here / num_all, "still": still}, {"frozen": safetensors.torch.save(whole)})
-
-
-def test_engine_at_stage_3_shards_the_model_and_training_leaves_it_bit_equal(workspace, tmp_path):
-    scaling = ScalingConfig(num_workers=2, device="cpu", max_failures=0)
-    config, storage = make_config(workspace), open_location(str(tmp_path))
-    outcome = fit(two_steps, {"config": config}, scaling=scaling, storage=storage, name="run")
-    on_disk = safetensors.torch.load_file(Path(workspace, "llm", "model.safetensors"))
+def test_train_adapter_at_stage_3_shards_the_model_and_moves_nothing_but_the_adapters(
+    workspace, trained_adapter
+):
+    weights = safetensors.torch.load_file(Path(workspace, "llm", "model.safetensors"))
+    frozen = safetensors.torch.load_file(Path(workspace, "frozen.safetensors"))
+    assert float(frozen.pop("share")) == pytest.approx(0.5, abs=0.01)
     after = {
         name.removeprefix("model.").replace("embed_tokens.token_embedding.", "embed_tokens."): saved
-        for name, saved in safetensors.torch.load(outcome.read_checkpoint_file("frozen")).items()
+        for name, saved in frozen.items()
     }
-    assert set(after) == set(on_disk)
-    assert all(torch.equal(after[name], tensor) for name, tensor in on_disk.items())
-    assert outcome.metrics["share"] == pytest.approx(0.5, abs=0.01)
-    constants = ("mean", "std", "scale", "noise")  # without gating noise, its weights stay
-    expected = {f"{side}.{name}" for side in ("user", "item") for name in constants}
-    assert set(outcome.metrics["still"]) == expected
+    assert set(after) == set(weights)
+    assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
+    trained, graph = (
+        read(open_location(f"{workspace}/{name}"))
+        for read, name in ((read_adapter, "adapter"), (read_graph, "graph"))
+    )
+    torch.manual_seed(0)  # the training's seed
+    sizes = {"embedding_dim": EMBEDDING_DIM, "hidden_size": HIDDEN_SIZE}
+    start, end = build_adapters(trained.config.model, **sizes), trained.adapters
+    start.user.fit_input(graph.users, float(end.user.scale))
+    start.item.fit_input(graph.items, float(end.item.scale))
+    before, moved = start.state_dict(), end.state_dict()
+    still = {name for name, tensor in before.items() if torch.equal(moved[name], tensor)}
+    assert still == {
+        f"{side}.{name}" for side in ("user", "item") for name in ("mean", "std", "scale")
+    }
 
 
 @pytest.mark.parametrize(
@@ -179,7 +156,7 @@ def test_train_adapter_batch_that_does_not_divide_is_refused(
 
 
 def test_train_adapter_graph_of_another_dataset_is_refused(workspace, tmp_path):
-    write_random_graph(tmp_path / "graph", "another")
+    save_random_graph(tmp_path / "graph", 40, 30, "another")
     config = make_config(workspace, adapter=tmp_path / "adapter")
     with pytest.raises(ArtifactMismatchError, match="trained on dataset another"):
         train_adapter(config.model_copy(update={"graph": str(tmp_path / "graph")}))

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.xrec.train.conftest import metrics_of
+from tests.xrec.train.conftest import assert_same_epochs, metrics_of
 from tests.xrec.train.killing import at_message, training_workers
 from xrec.errors import TrainingError
 from xrec.storage import Manifest
@@ -41,14 +41,7 @@ def assert_same(folder: Path, unbroken: Unbroken, stopped: float) -> None:
     rows = metrics_of(folder)
     assert [row["epoch"] for row in rows] == list(range(1, 13))
     assert all(row["time"] < stopped for row in rows[:4])  # not trained again
-    for name, tolerance in {
-        "loss": {"rel": 1e-4},
-        "learning_rate": {"rel": 1e-4},
-        "ndcg@20": {"abs": 1e-3},
-    }.items():
-        assert [row[name] for row in rows] == pytest.approx(
-            [row[name] for row in expected], **tolerance
-        )
+    assert_same_epochs(rows, expected)
     assert manifest.run == expected_manifest.run
     for split in ("validation", "test"):
         for name in ("recall@20", "ndcg@20"):

@@ -143,12 +143,12 @@ def load_engine(
     *,
     is_streaming: bool = False,
 ) -> SharedEngine:
-    """The engine that `config` describes, over `model`, with collaborative tokens or without.
+    """The engine that `config` describes, over `model`.
 
-    (`xrec.adapter.model.attach_adapters` adds them.) On a CPU its linear layers are packed, in
-    place. With `is_streaming` texts go on after each pass over others' prompts. The model's own
-    generation settings are not used, so that only the job's config decides. Raises ModelError for a
-    decoder that cannot run packed passes.
+    `xrec.adapter.model.attach_adapters` may have added collaborative tokens to the model. On a CPU
+    its linear layers are packed, in place. With `is_streaming` texts go on after each pass over
+    others' prompts. The model's own generation settings are not used, so that only the job's config
+    decides. Raises ModelError for a decoder that cannot run packed passes.
     """
     pack_linears(model)
     return SharedEngine(

@@ -30,8 +30,8 @@ class Prefix:
     """The beginning that some prompts share: how many requests wait, and those at work.
 
     The KV cache of its first `num_computed` tokens is in slot `slot` of `block`, which is
-    None as long as the prefix has no slot, and for an empty prefix. If `is_broken`, they must not
-    be used for other prefixes.
+    None as long as the prefix has no slot, and for an empty prefix. If `is_broken`, what is in the
+    slot must not be used for other prefixes.
     """
 
     token_ids: list[int]

@@ -16,7 +16,7 @@ from xrec.generate.engine import Failure, TextParams, TokenMask
 
 _NUM_LIKELIEST = 256
 """A draw looks at so many tokens first; only if it falls beyond them are all of them sorted."""
-_LOGITS_AT_ONCE = 64
+_LOGITS_AT_ONCE = 64  # rows that are held in float32 too
 
 NOT_A_NUMBER = Failure(
     "invalid_logits", "the model's output is not a number; use a dtype with more range"
@@ -54,7 +54,7 @@ def next_tokens(requests: Sequence[Request], logits: Tensor) -> list[int | Failu
 
 
 def log_likelihoods(logits: Tensor, targets: Sequence[int]) -> list[float]:
-    """The log-likelihood in nats of each target by its logits (T, V); in float32, by the part."""
+    """The log-likelihood in nats of each target by its logits (T, V), in float32."""
     values: list[float] = []
     for part, wanted in zip(
         logits.split(_LOGITS_AT_ONCE),

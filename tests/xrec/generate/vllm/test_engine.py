@@ -10,24 +10,21 @@ from typing import Any
 import pytest
 import torch
 
-from tests.toy import NUM_ITEMS, NUM_USERS, toy_tokenizer
-from tests.xrec.generate.closed_list import generate
+from tests.toy import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
+from tests.xrec.generate.cores import generate, greedy_by_hand
 from tests.xrec.generate.vllm.vllm_town import (
     V,
     attached,
-    greedy_by_hand,
     make_adapter,
     make_graph,
     make_model,
     make_prompts,
-    save_model,
     with_all_tokens,
 )
 from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
 from xrec.config.llm import EngineConfig
 from xrec.errors import ModelError
-from xrec.generate.engine import Completion
 from xrec.llm.collaborative import Vocabulary
 
 pytest.importorskip(
@@ -120,7 +117,7 @@ def _engine(
 ) -> Any:
     from xrec.generate.vllm.engine import VllmEngine
 
-    save_model(make_model(family), folder / "llm")
+    save_with_tokenizer(make_model(family), folder / "llm")
     (folder / "llm" / "generation_config.json").write_text(
         json.dumps({"eos_token_id": [stop], "do_sample": True, "temperature": 9.0})
     )
@@ -142,18 +139,9 @@ def _engine(
 
 
 def _run(
-    contest: Contest, prompts: list[list[int]], decoding: DecodingConfig = GREEDY
-) -> list[Completion]:
-    completions = sorted(
-        generate(contest.engine, prompts, decoding), key=lambda completion: completion.index
-    )
-    assert [completion.index for completion in completions] == list(range(len(prompts)))
-    return completions
-
-
-def _run_all(engine: Any, prompts: list[list[int]]) -> list[list[int]]:
-    completions = generate(engine, prompts, GREEDY)
-    return [one.token_ids for one in sorted(completions, key=lambda one: one.index)]
+    engine: Any, prompts: list[list[int]], decoding: DecodingConfig = GREEDY
+) -> list[list[int]]:
+    return [completion.token_ids for completion in generate(engine, prompts, decoding)]
 
 
 def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_cache(contest):
@@ -161,7 +149,7 @@ def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_c
     assert len({tuple(ids) for ids in contest.expected}) > len(contest.prompts) // 2
     assert (contest.expected == contest.without_injection) == (contest.rule == "none")
     for _ in range(2):  # the second time all blocks of a prompt but the last are in the cache
-        completions = _run(contest, contest.prompts)
+        completions = generate(contest.engine, contest.prompts, GREEDY)
         assert [completion.token_ids for completion in completions] == contest.expected
         for completion in completions:
             assert completion.finish_reason == (
@@ -173,28 +161,13 @@ def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_c
 
 
 def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabulary(contest):
+    decoding = DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0)
     sampled = [
-        [
-            completion.token_ids
-            for completion in _run(
-                contest,
-                contest.prompts,
-                DecodingConfig(max_new_tokens=NUM_NEW, temperature=2.0, seed=seed),
-            )
-        ]
+        _run(contest.engine, contest.prompts, decoding.model_copy(update={"seed": seed}))
         for seed in (1, 1, 2)
     ]
     assert sampled[0] == sampled[1] != sampled[2]
     assert max(token for ids in sampled[0] for token in ids) < V
-
-
-def test_generate_left_before_its_end_and_called_meanwhile_gives_the_same_texts(contest):
-    started = generate(contest.engine, contest.prompts, GREEDY)
-    next(started)
-    assert _run_all(contest.engine, contest.prompts[:5]) == contest.expected[:5]
-    started.close()
-    assert contest.engine.core.is_idle
-    assert _run_all(contest.engine, contest.prompts) == contest.expected
 
 
 def _bytes_of_blocks(num_blocks: int, num_heads: int) -> int:
@@ -219,7 +192,7 @@ def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens
         max_num_batched_tokens=16,
         disable_log_stats=False,
     )
-    texts = _run_all(engine, prompts)
+    texts = _run(engine, prompts)
     counts = {one.name: one.value for one in engine._engine.get_metrics() if hasattr(one, "value")}
     engine.close()
     assert texts == expected
@@ -240,9 +213,7 @@ def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_
         kv_cache_gib=_bytes_of_blocks(7, num_heads=1) / 2**30,
         tensor_parallel_size=2,
     )
-    completions = sorted(
-        generate(engine, [*prompts, [5] * 200], GREEDY), key=lambda completion: completion.index
-    )
+    completions = generate(engine, [*prompts, [5] * 200], GREEDY)
     engine.close()
     assert [completion.token_ids for completion in completions[:-1]] == expected
     assert completions[-1].failure.reason == "over_memory_budget"

@@ -71,12 +71,6 @@ def test_added_projected_is_the_vector_and_none_is_nothing():
     assert added(part, adapted, "none").shape == (5, 0)
 
 
-def test_added_direct_with_a_query_wider_than_the_hidden_state_raises_model_error():
-    wide = SimpleNamespace(**{**shape(2), "hidden_size": 16})
-    with pytest.raises(ModelError, match="direct: q is 24 wide, h 16"):
-        added(wide, torch.zeros(1, 16), "direct")
-
-
 class FusedProjection(nn.Linear):
     """Returns its output and its bias apart, as vLLM's linear layers do."""
 

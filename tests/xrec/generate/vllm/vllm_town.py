@@ -7,11 +7,17 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tests.toy import EMBEDDING_DIM, NUM_ITEMS, NUM_USERS, save_graph, toy_tokenizer, toy_vectors
-from xrec.adapter.artifact import AdapterConfig, TrainedAdapter
-from xrec.adapter.model import attach_adapters, build_adapters
-from xrec.config.adapter import AdapterModelConfig, Injection
-from xrec.config.prompt import PromptConfig
+from tests.toy import (
+    NUM_ITEMS,
+    NUM_USERS,
+    save_graph,
+    toy_adapter,
+    toy_tokenizer,
+    toy_vectors,
+)
+from xrec.adapter.artifact import TrainedAdapter
+from xrec.adapter.model import attach_adapters
+from xrec.config.adapter import Injection
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.collaborative import Vocabulary
 
@@ -52,13 +58,6 @@ def make_model(family: str = "llama") -> PreTrainedModel:
     return model
 
 
-def save_model(model: PreTrainedModel, folder: Path) -> Path:
-    """Save `model` with the toy tokenizer in the layout of Hugging Face; returns `folder`."""
-    model.save_pretrained(folder)
-    toy_tokenizer().save_pretrained(folder)
-    return folder
-
-
 def make_graph(folder: Path) -> GraphEmbeddings:
     """A graph artifact with 5 users and 7 items."""
     users, items = toy_vectors()
@@ -68,23 +67,13 @@ def make_graph(folder: Path) -> GraphEmbeddings:
 def make_adapter(
     injection: Injection, graph: GraphEmbeddings, num_tokens: int = 1
 ) -> TrainedAdapter:
-    """Adapters of 3 experts, all their parameters random."""
-    torch.manual_seed(1)
-    model = AdapterModelConfig(num_experts=3, injection=injection, num_tokens=num_tokens)
-    adapters = build_adapters(model, embedding_dim=EMBEDDING_DIM, hidden_size=H)
-    for part in (adapters.user.eval(), adapters.item.eval()):
-        for parameter in part.parameters():
-            torch.nn.init.normal_(parameter, std=0.4)
-    config = AdapterConfig(
-        embedding_dim=EMBEDDING_DIM,
+    """Toy adapters of the model's width, for `graph`."""
+    return toy_adapter(
+        injection,
+        num_tokens=num_tokens,
         hidden_size=H,
-        model=model,
-        prompt=PromptConfig(),
-        base_model="toy",
-        base_model_fingerprint="toy",
         graph_fingerprint=graph.manifest.fingerprint,
     )
-    return TrainedAdapter(adapters, config)
 
 
 def make_prompts(num_prompts: int = 100) -> list[list[int]]:
@@ -119,22 +108,6 @@ def with_all_tokens(prompt: Sequence[int], vocabulary: Vocabulary) -> list[int]:
         else:
             ids += vocabulary.item_tokens(entity - vocabulary.num_users)
     return ids
-
-
-@torch.no_grad()
-def greedy_by_hand(
-    model: PreTrainedModel, prompt: Sequence[int], num_new: int, stop_token_ids: Sequence[int]
-) -> list[int]:
-    """Greedy tokens of one prompt; each step computes the whole sequence, without a cache."""
-    generated: list[int] = []
-    while len(generated) < num_new:
-        token = int(
-            model(torch.tensor([[*prompt, *generated]]), use_cache=False).logits[0, -1].argmax()
-        )
-        if token in stop_token_ids:
-            break
-        generated.append(token)
-    return generated
 
 
 def attached(

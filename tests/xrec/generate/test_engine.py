@@ -1,0 +1,293 @@
+"""What every engine's core does: streams, second texts, likelihoods, failures, cancelling.
+
+Each test runs on the built-in core, and on vLLM's where vLLM is installed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.toy import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
+from tests.xrec.generate.cores import (
+    finish,
+    greedy_by_hand,
+    keep,
+    log_likelihoods_by_hand,
+    texts,
+)
+from tests.xrec.generate.vllm.vllm_town import (
+    V,
+    attached,
+    make_adapter,
+    make_graph,
+    make_model,
+    make_prompts,
+)
+from xrec.config.llm import EngineConfig
+from xrec.generate.builtin import engine as builtin_engine
+from xrec.generate.engine import (
+    Advance,
+    Completion,
+    LikelihoodParams,
+    RequestParams,
+    TextParams,
+)
+from xrec.graph.artifact import GraphEmbeddings
+
+NUM_NEW = 12
+GREEDY = TextParams(max_new_tokens=NUM_NEW)
+END = toy_tokenizer().eos_token_id
+Requests = Sequence[tuple[Sequence[int], RequestParams]]
+
+
+@dataclass(frozen=True)
+class Town:
+    """An engine with `projected` injection, and the model that transformers runs.
+
+    users: the vectors of users that the model reads, and the built-in engine.
+    unsupported: parameters that the engine refuses.
+    """
+
+    engine: Any
+    model: Any
+    users: Tensor
+    unsupported: list[TextParams] = field(default_factory=list)
+    prompts: list[list[int]] = field(default_factory=lambda: make_prompts(50))
+
+    @property
+    def core(self) -> Any:
+        return self.engine.core
+
+    def by_hand(self, prompts: Sequence[Sequence[int]], num_new: int = NUM_NEW) -> list[list[int]]:
+        return [greedy_by_hand(self.model, prompt, num_new, [END]) for prompt in prompts]
+
+    def complete(self, requests: Requests) -> list[Completion]:
+        ids = [self.core.add(*request) for request in requests]
+        completions = finish(self.core)
+        return [completions[request_id] for request_id in ids]
+
+
+@pytest.fixture(scope="module", params=["builtin", "vllm"])
+def town(request, tmp_path_factory):
+    """Passes of the built-in core are short, so that prompts and continuations take several."""
+    folder = tmp_path_factory.mktemp(request.param)
+    graph = make_graph(folder / "graph")
+    model = attached(make_model("qwen2"), make_adapter("projected", graph), graph)
+    config = EngineConfig(max_rows=16, kv_cache_gib=1 / 8)
+    if request.param == "vllm":
+        engine = vllm_engine(folder, graph, config)
+        no_mask = TextParams(constraint=lambda: pytest.fail("a mask"))
+        yield Town(engine, model, graph.users, [no_mask, TextParams(temperature=2.5)])
+        engine.close()
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(builtin_engine, "PASS_TOKENS", 24)
+            engine = builtin_engine.load_engine(model, [END], config, is_streaming=True)
+            yield Town(engine, model, graph.users)
+
+
+def vllm_engine(folder: Path, graph: GraphEmbeddings, config: EngineConfig) -> Any:
+    pytest.importorskip("vllm", reason="vLLM is not installed here (the extra `vllm` brings it)")
+    from xrec.generate.vllm.engine import VllmEngine
+
+    return VllmEngine(
+        save_with_tokenizer(make_model("qwen2"), folder / "llm"),
+        toy_tokenizer(),
+        make_adapter("projected", graph),
+        graph,
+        config.model_copy(update={"vllm_options": {"enforce_eager": True}}),
+        dtype="float32",
+        device=torch.device("cpu"),
+        is_streaming=True,
+    )
+
+
+def test_core_chunks_that_enter_while_others_are_at_work_give_the_tokens_of_transformers(town):
+    def params(index: int) -> TextParams:
+        return TextParams(max_new_tokens=3 + index % 10)  # so that they do not end together
+
+    ended: dict[int, Completion] = {}
+    requests: list[int] = []
+    num_at_work = []
+    for start in range(0, 50, 10):
+        for index in range(start, start + 10):
+            requests.append(town.core.add(town.prompts[index], params(index)))
+        # The next chunk enters when half of the texts at work have ended.
+        while len(ended) < start + 5:
+            keep(ended, town.core.step())
+        num_at_work.append(town.core.num_rows)
+    ended |= finish(town.core)
+    assert texts(ended, requests) == [
+        town.by_hand([prompt], params(index).max_new_tokens)[0]
+        for index, prompt in enumerate(town.prompts)
+    ]
+    assert min(num_at_work) > 0
+    assert town.core.num_rows == 0
+
+
+def test_core_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(town):
+    warm = replace(GREEDY, temperature=1.5, seed=4)
+    prompts, told = town.prompts[:6], []
+
+    def again(completion: Completion) -> TextParams | None:
+        told.append(completion.token_ids)
+        return None if completion.token_ids == firsts[0] else warm
+
+    firsts = town.by_hand(prompts)
+    seconds = town.complete([(prompt, warm) for prompt in prompts])
+    params = replace(GREEDY, again=again)
+    got = town.complete([(prompt, params) for prompt in prompts])
+    assert sorted(told) == sorted(firsts)
+    assert got[0].token_ids == firsts[0]
+    assert [one.token_ids for one in got[1:]] == [one.token_ids for one in seconds[1:]]
+    assert town.core.is_idle
+
+
+def test_core_banned_tokens_are_in_no_text(town):
+    (usual,) = town.by_hand(town.prompts[:1])
+    banned = frozenset(usual[1:2])
+    (got,) = town.complete([(town.prompts[0], replace(GREEDY, banned=banned))])
+    assert banned.isdisjoint(got.token_ids)
+    assert (got.token_ids[:1] == usual[:1]) == banned.isdisjoint(usual[:1])
+
+
+def test_core_streams_each_text_token_by_token(town):
+    expected = town.by_hand(town.prompts[1:6])
+    requests = [town.core.add(prompt, GREEDY) for prompt in town.prompts[1:6]]
+    told: list[Advance] = []
+    ended = finish(town.core, told)
+    assert texts(ended, requests) == expected
+    for request, text in zip(requests, expected, strict=True):
+        ids = [advance.token_ids for advance in told if advance.request_id == request]
+        assert ids[:-1] == [text[:length] for length in range(1, len(ids))]
+        assert ids[-1] == text
+
+
+def test_core_likelihoods_are_those_of_transformers(town):
+    text = (*range(9, 60), END)
+    prompts = town.prompts[:12]
+    writing = [town.core.add(prompt, GREEDY) for prompt in prompts[:4]]  # beside texts at work
+    weighed = [town.core.add(prompt, LikelihoodParams(text)) for prompt in prompts]
+    ended = finish(town.core)
+    for prompt, request in zip(prompts, weighed, strict=True):
+        assert ended[request].finish_reason == "given"
+        assert ended[request].token_ids == list(text)
+        assert ended[request].log_likelihoods == pytest.approx(
+            log_likelihoods_by_hand(town.model, prompt, text), abs=1e-3
+        )
+    assert texts(ended, writing) == town.by_hand(prompts[:4])
+
+
+def of_a_user(town: Town) -> tuple[int, list[list[int]]]:
+    """The last user and prompts with it, which share whole blocks before they name an item."""
+    user = NUM_USERS - 1
+    return user, [prompt for prompt in town.prompts if V + user in prompt and len(prompt) > 80][:3]
+
+
+def test_core_sees_what_is_written_into_a_row_also_where_the_prefix_is_cached(town):
+    user, prompts = of_a_user(town)
+    first = town.users[user].clone()
+    found = []
+    for vector in (first, first.flip(0) * 2, first):
+        town.users[user] = vector
+        completions = town.complete([(prompt, GREEDY) for prompt in prompts])
+        found.append([completion.token_ids for completion in completions])
+        assert found[-1] == town.by_hand(prompts)
+    assert found[0] == found[2] != found[1]
+
+
+@pytest.mark.parametrize("town", ["vllm"], indirect=True)
+def test_core_row_that_is_reused_before_vllm_has_computed_changes_no_text_and_no_cached_block(town):
+    """The row of a user who left is given to the next one while vLLM may not have begun.
+
+    If blocks were computed from the row as it is then, the first user's would hold the next one's
+    vector, and be found by whoever has the first vector again.
+    """
+    user, prompts = of_a_user(town)
+    before, first = town.users[user].clone(), torch.full_like(town.users[user], 0.7)
+    town.users[user] = first
+    expected = town.by_hand(prompts)
+    kept, left = (town.core.add(prompt, GREEDY) for prompt in prompts[:2])
+    town.core.cancel(left)
+    town.users[user] = before.flip(0) * 2  # vLLM may not have begun
+    next_one = town.core.add(prompts[1], GREEDY)
+    completions = finish(town.core)
+    assert completions[kept].token_ids == expected[0]
+    assert completions[next_one].token_ids == town.by_hand(prompts[1:2])[0]
+    assert completions[next_one].token_ids != expected[1]
+    town.users[user] = first
+    again = town.complete([(prompt, GREEDY) for prompt in prompts])
+    assert [completion.token_ids for completion in again] == expected
+    town.users[user] = before
+
+
+def test_core_requests_that_cannot_be_done_fail_with_their_reason_and_harm_no_other(town):
+    last = V + NUM_USERS + NUM_ITEMS - 1
+    good = town.prompts[1]
+    requests: list[tuple[list[int], RequestParams, str | None]] = [
+        ([], GREEDY, "empty_prompt"),
+        ([3, last + 1], GREEDY, "token_out_of_range"),
+        ([5] * 256, GREEDY, "prompt_too_long"),
+        (good, GREEDY, None),
+        ([-1], GREEDY, "token_out_of_range"),
+        (good, LikelihoodParams((3, V)), "token_out_of_range"),
+        (good, LikelihoodParams((3,) * 300), "prompt_too_long"),
+        (good, LikelihoodParams((3, 4)), None),
+        *((good, params, "unsupported_request") for params in town.unsupported),
+    ]
+    completions = town.complete([(prompt, params) for prompt, params, _ in requests])
+    reasons = [completion.failure and completion.failure.reason for completion in completions]
+    assert reasons == [reason for *_, reason in requests]
+    assert [one.finish_reason == "failed" for one in completions] == list(map(bool, reasons))
+    assert [completions[3].token_ids] == town.by_hand([good])
+    messages = {
+        1: f"0..{last}, saw 3..{last + 1}",
+        2: "256 tokens; the model's context of 256 leaves no room for a text",
+        6: "the 300 tokens of the continuation",
+        **({8: "a mask over the next token"} if town.unsupported else {}),
+    }
+    for place, message in messages.items():
+        assert message in completions[place].failure.message
+    refusals = [town.core.refusal(prompt, params) for prompt, params, _ in requests]
+    assert refusals == [completion.failure for completion in completions]
+
+
+def test_core_a_cancelled_request_is_not_reported_and_others_go_on(town):
+    cancelled = town.core.add(town.prompts[8], TextParams(max_new_tokens=60, temperature=1.0))
+    kept = town.core.add(town.prompts[9], GREEDY)
+    failing = town.core.add([], GREEDY)
+    town.core.cancel(failing)
+    town.core.step()
+    for request in (cancelled, cancelled, 10**6):
+        town.core.cancel(request)
+    completions = finish(town.core)
+    assert set(completions) == {kept}
+    assert [completions[kept].token_ids] == town.by_hand(town.prompts[9:10])
+
+
+def test_core_reports_what_its_steps_cost_and_begins_anew(town):
+    town.engine.take_report()
+    for _ in range(2):
+        town.complete([(town.prompts[10], GREEDY)])
+    report = town.engine.take_report()
+    assert report.num_prompt_tokens == 2 * len(town.prompts[10])
+    assert 0 < report.num_computed_prompt_tokens <= report.num_prompt_tokens
+    assert report.num_decoded_tokens > 0
+    assert report.total_seconds > 0
+    assert town.core.report.num_prompt_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}],
+)
+def test_params_out_of_range_are_refused(values):
+    with pytest.raises(ValueError, match="expected 1 token or more"):
+        TextParams(**values)
+    with pytest.raises(ValueError, match="at least one token"):
+        LikelihoodParams(())
