@@ -91,6 +91,10 @@ class RunRequest:
                     f"there are no rows to do; {bad.num_rows} were rejected{first_of(bad)}"
                 )
             yield ReadRows(spill, bad, self.identity.name(spill.fingerprint))
+        except RuntimeError as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):  # a query of DuckDB was interrupted
+                raise error.__cause__ from None
+            raise
         finally:
             spill.delete()
 

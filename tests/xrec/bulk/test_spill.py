@@ -6,6 +6,7 @@ import random
 import pyarrow as pa
 import pytest
 
+from tests.xrec.bulk.toy_run import toy_request
 from xrec.bulk.runs.keys import bucket_of
 from xrec.bulk.runs.spill import Spill
 
@@ -53,3 +54,10 @@ def test_chunks_have_each_row_once_by_buckets_and_cut_no_user(num_buckets, rows_
         assert all(sum(row[0] == user for row in rows) > rows_per_chunk for user in cut)
     ends = [chunk.num_rows for chunk in chunks[:-1]]
     assert not ends or sum(ends) / len(ends) > 0.5 * min(rows_per_chunk, 40)
+
+
+def test_ctrl_c_within_a_query_is_the_interrupt_that_every_job_knows(disk):
+    """DuckDB makes a RuntimeError of it; any other stays one."""
+    for cause, expected in ((KeyboardInterrupt(), KeyboardInterrupt), (None, RuntimeError)):
+        with pytest.raises(expected), toy_request(disk).read_rows():
+            raise RuntimeError("Query interrupted") from cause
