@@ -131,9 +131,6 @@ def test_launcher_file_is_valid_by_rays_own_schema(launcher):
 
     prepared = prepare_config(launcher)  # with the provider's defaults, as `ray up` has it
     validate_config(prepared)
-    assert {
-        name: kind["max_workers"] for name, kind in prepared["available_node_types"].items()
-    } == {"head": 0, "on-demand": 4, "spot": 16}
 
 
 def test_launcher_demands_the_token_everywhere_and_has_spot_workers(launcher):
