@@ -12,7 +12,6 @@ import safetensors.torch
 
 from tests.xrec.serve.local_endpoint import local_endpoint, sse
 from tests.xrec.serve.town import DECODING, ITEMS, USERS, dataset_of, rows_of
-from xrec.serve import live_explainer
 
 
 def problem(response: requests.Response) -> dict[str, Any]:
@@ -214,15 +213,12 @@ def test_more_requests_than_are_answered_at_a_time_are_told_to_come_again(town):
         assert narrow.get("/healthz").status_code == 200
 
 
-def test_queue_that_is_full_answers_429_with_retry_after(town, monkeypatch):
-    monkeypatch.setattr(live_explainer, "MAX_WAITING_PAIRS", 3)
-    with local_endpoint(town, engine={"max_rows": 2, "kv_cache_gib": 0.05}) as small:
-        small.model.live.num_pending += 4  # of five
-        two = [{"user_id": user, "item_id": ITEMS[9]} for user in USERS[:2]]
-        response = small.post("/v1/explanations", {"pairs": two})
-        assert problem(response)["type"] == "/problems/overloaded"
-        assert response.status_code == 429
-        assert response.headers["Retry-After"] == "2"
+def test_queue_that_is_full_answers_429_with_retry_after(endpoint, monkeypatch):
+    monkeypatch.setattr(endpoint.model.live, "_max_pending", 1)
+    two = [{"user_id": user, "item_id": ITEMS[9], "fresh": True} for user in USERS[:2]]
+    response = endpoint.post("/v1/explanations", {"pairs": two})
+    assert (response.status_code, problem(response)["type"]) == (429, "/problems/overloaded")
+    assert response.headers["Retry-After"] == "2"
 
 
 def test_operations_answer(endpoint):
