@@ -29,7 +29,7 @@ def _problems(raw: RawReviews) -> list[tuple[int, str]]:
     return [(finding.line, finding.reason) for finding in raw.findings]
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "json", "csv", "csv.gz", "tsv", "parquet"])
+@pytest.mark.parametrize("ending", ["jsonl.gz", "json", "csv.gz", "tsv"])
 def test_read_reviews_of_each_format_gives_the_same_rows(tmp_path, ending):
     rows = [
         review("u1", "7", 'Warm,\tand "loud".', summary="Good", time=100.0),
@@ -40,11 +40,7 @@ def test_read_reviews_of_each_format_gives_the_same_rows(tmp_path, ending):
         write_json_lines(path, rows)
     else:
         path.parent.mkdir()
-        frame = pd.DataFrame(rows)
-        if ending == "parquet":
-            frame.to_parquet(path)
-        else:
-            frame.to_csv(path, index=False, sep="\t" if ending == "tsv" else ",")
+        pd.DataFrame(rows).to_csv(path, index=False, sep="\t" if ending == "tsv" else ",")
     raw = _read(tmp_path, path.parent)
     assert raw.reviews.drop_columns(["helpful", "line"]).to_pylist() == [
         {**rows[0], "review": 'Warm, and "loud".'},

@@ -231,19 +231,11 @@ def test_operations_answer(endpoint):
     assert not any(USERS[0] in label for labels in recorded for label in labels)
 
 
-def test_openapi_has_an_example_of_each_body_and_names_every_error(endpoint):
-    schema = endpoint.get("/openapi.json").json()
-    for path, methods in schema["paths"].items():
-        for operation in methods.values():
-            if path.startswith("/v1"):
-                assert {"401", "422", "429"} <= operation["responses"].keys(), path
-                assert "application/problem+json" in operation["responses"]["422"]["content"]
-            if "requestBody" in operation:
-                name = operation["requestBody"]["content"]["application/json"]["schema"][
-                    "$ref"
-                ].rpartition("/")[2]
-                assert schema["components"]["schemas"][name]["examples"]
-    assert endpoint.get("/docs").status_code == 200
+def test_openapi_names_the_errors_of_the_gate(endpoint):
+    for path, methods in endpoint.get("/openapi.json").json()["paths"].items():
+        for operation in methods.values() if path.startswith("/v1") else ():
+            assert {"401", "422", "429"} <= operation["responses"].keys(), path
+            assert "application/problem+json" in operation["responses"]["422"]["content"]
 
 
 def test_log_has_a_line_for_each_request_and_names_no_user(endpoint, caplog):
