@@ -100,12 +100,9 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(pipeline, conf
     status = read_status(uri, pipeline.storage)
     assert 9 <= status.num_done < num_pairs
     assert f"left: {status.num_left}\n" in out
-    assert status.manifest is None
 
     before = pipeline.state("begun-small")
-    out = said("--dry-run")
-    assert "\n# to come: about " in out
-    assert " generated tokens" in out
+    assert "\n# to come: about " in said("--dry-run")
     assert pipeline.state("begun-small") == before
     assert said("limit=9").startswith("the limit of 9 rows is reached")
     assert read_status(uri, pipeline.storage).num_done == status.num_done

@@ -4,17 +4,16 @@ The town's language model has random weights, so its texts say nothing; that the
 scored and taken again is what is tested.
 """
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cloudpickle import dumps, loads
 
 import jobs.compare
 from tests.jobs.conftest import DECODING
+from tests.xrec.annotate.toy_annotator import map_here
 from tests.xrec.bulk.toy_run import pool_here
 from tests.xrec.train.adapter_town import PROMPT, TRAINING, build_workspace
 from xrec.adapter.artifact import read_adapter
@@ -53,13 +52,6 @@ def town(tmp_path_factory):
 def config_of(town: str, **values: Any) -> CompareConfig:
     llm = {"model": f"{town}/llm", "dtype": "float32"}
     return parse_config(CompareConfig, {"workspace": town, "llm": llm, **COMPARISON, **values})
-
-
-def map_here(make: Any, items: Sequence[Any], **_: Any) -> Iterator[tuple[int, Any]]:
-    """As `map_in_processes`, in this process; what would be sent is pickled nevertheless."""
-    do = loads(dumps(make))()
-    for place, item in enumerate(items):
-        yield place, loads(dumps(do(loads(dumps(item)))))
 
 
 @pytest.fixture(scope="module")

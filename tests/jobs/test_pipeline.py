@@ -1,7 +1,5 @@
 """Six jobs on s3:// alone: each artifact is there, and names what it was made from."""
 
-import safetensors.torch
-
 from xrec.adapter.artifact import read_adapter
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import read_manifest
@@ -37,11 +35,8 @@ def test_adapter_on_s3_holds_weights_config_and_card_which_name_no_place(pipelin
     location, manifests = pipeline.location("adapter"), pipeline.manifests
     files = ["adapter.safetensors", "adapter_config.json", "history.json", "manifest.json"]
     assert location.files() == ["README.md", *files]
-    names = set(safetensors.torch.load((location / "adapter.safetensors").read_bytes()))
-    assert {name.split(".")[0] for name in names} == {"user", "item"}
     config = read_adapter(location).config
-    sizes = (config.embedding_dim, config.hidden_size, config.model.num_experts)
-    assert (sizes, config.base_model) == ((8, 32, 2), "llm")
+    assert (config.embedding_dim, config.hidden_size, config.base_model) == (8, 32, "llm")
     assert config.graph_fingerprint == manifests["graph"].fingerprint
     llm = resolve_model(f"{pipeline.workspace}/llm", pipeline.cache_dir, pipeline.storage)
     model = manifests["adapter"].inputs["base_model"]

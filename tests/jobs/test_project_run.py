@@ -1,6 +1,5 @@
 """All jobs of a project: which are run, which are skipped, and what is refused or made again."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 import jobs.prepare
 import jobs.project_run
 import jobs.recommend
-from jobs.catalogue import PIPELINE, chosen_configs, job_named
+from jobs.catalogue import chosen_configs, job_named
 from jobs.output import Output
 from tests.command_line import xrec
 from tests.jobs.conftest import DECODING, PIPELINE_JOBS
@@ -20,7 +19,6 @@ from tests.project_file import SAMPLE, write_yaml
 from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Progress
-from xrec.cli.run_command import HELP
 from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.jobs import JOBS
 from xrec.config.project import Project, read_project
@@ -53,12 +51,6 @@ def project_of(pipeline: Any) -> Project:
         values = pipeline.config(JOBS[job]).model_dump(mode="json")
         sections[job] = {**values, "storage": pipeline.storage.model_dump()}
     return Project("town.yaml", sections)
-
-
-def test_pipeline_is_in_the_order_of_the_project_file_and_of_the_help():
-    told = HELP[HELP.index("The order is") : HELP.index("jobs without a section")]
-    names = [word for word in re.findall(r"[\w-]+", told) if word in PIPELINE]
-    assert names == list(PIPELINE) == [job for job in JOBS if job in PIPELINE]
 
 
 def test_run_makes_what_is_missing_skips_what_is_there_and_redoes_what_differs(town, tmp_path):

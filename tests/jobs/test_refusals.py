@@ -50,12 +50,6 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
     ("backfill", _other_llm, ArtifactMismatchError, "other-llm' has .* was trained for 'llm'"),
     (
         "backfill",
-        lambda pipeline: pipeline.another("graph"),
-        ArtifactMismatchError,
-        "0{16}, but the adapter was trained on graph",
-    ),
-    (
-        "backfill",
         lambda pipeline: {"adapter": f"{pipeline.workspace}/nowhere"},
         ArtifactNotFoundError,
         "nowhere: no adapter artifact .* run xrec train-adapter",
@@ -66,15 +60,22 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
         TableError,
         "graph: holds other files, such as ",
     ),
-    *(
-        (job, lambda _, key=key: {key: "s3://no-such-bucket/out"}, StorageNotFoundError, words)
-        for words in ("s3://no-such-bucket/out: not found",)
-        for job, key in (("backfill", "explanations"), ("recommend", "recommendations"))
+    (
+        "backfill",
+        lambda _: {"explanations": "s3://no-such-bucket/out"},
+        StorageNotFoundError,
+        "s3://no-such-bucket/out: not found",
+    ),
+    (
+        "prepare",
+        lambda _: {"source": {"kind": "tables", "uri": "s3://no-such-bucket/tables"}},
+        StorageNotFoundError,
+        "no-such-bucket",
     ),
     *(
         (job, lambda pipeline: {"storage": pipeline.wrong_storage}, StorageAccessError, words)
         for words in ("access refused .*AWS_SECRET_ACCESS_KEY",)
-        for job in ("backfill", "train-adapter")
+        for job in ("prepare", "backfill", "train-adapter")
     ),
     (
         "train-adapter",

@@ -116,31 +116,6 @@ def test_run_user_of_one_review_has_no_profile_without_it(quoting):
     assert profiles == [(0, 0, "", "soft loud"), (1, 0, "", "warm loud")]
 
 
-def test_run_dataset_has_texts_splits_and_counts_of_aspects(quoting):
-    config = quoting.config(
-        review("a", "1", "warm loud", time=1),
-        review("a", "2", "warm", time=2, rating=4.5),
-        review("a", "3", "Warms", time=3),
-        review("a", "4", "warm cold", time=4),
-        review("b", "1", "warm loud", time=1),
-    )
-    quoting.run(config)
-    tables = dataset_tables(config)
-    assert "training_profiles" not in tables  # there are no folds
-    assert tables["users"]["profile"].to_pylist()[1] == "warm loud warm loud warm loud"
-    splits = Counter(tables["interactions"]["split"].to_pylist())
-    assert splits == {"train": 3, "validation": 1, "test": 1}
-    assert _rows(tables["aspects"]) == [(0, "warm", 3, 3, 0), (1, "loud", 2, 2, 0)]
-    named = [
-        (row["item_index"], row["aspect_index"], row["split"])
-        for row in tables["explanation_aspects"].to_pylist()
-        if row["user_index"] == 0
-    ]
-    # "Warms" is the same aspect in the plural; "cold" is in no training review.
-    training = [(0, 0, "train"), (0, 1, "train"), (1, 0, "train")]
-    assert named == [*training, (2, 0, "validation"), (3, 0, "test")]
-
-
 def test_run_reviews_that_praise_nothing_or_are_low_rated_count_in_aspects_alone(quoting):
     """One that praises nothing is an interaction too, and a low-rated one is in nothing else."""
     config = quoting.config(
@@ -154,6 +129,7 @@ def test_run_reviews_that_praise_nothing_or_are_low_rated_count_in_aspects_alone
     )
     manifest = quoting.run(config)
     tables = dataset_tables(config)
+    assert "training_profiles" not in tables  # there are no folds
     counts = {name: manifest.row_counts[name] for name in ("reviews", "pairs", "explanations")}
     assert counts == {"reviews": 5, "pairs": 7, "explanations": 4}
     assert manifest.metrics["num_low_rated"] == 2

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.annotate.review_files import HASHED, annotate_config, review, write_json_lines
+from xrec.annotate.cells import parse_review
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
 from xrec.annotate.store import ReviewStore, keep_source
@@ -28,7 +29,7 @@ def _problems(raw: RawReviews) -> list[tuple[int, str]]:
     return [(finding.line, finding.reason) for finding in raw.findings]
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "json", "csv", "csv.gz", "tsv", "parquet"])
+@pytest.mark.parametrize("ending", ["jsonl.gz", "json", "csv.gz", "tsv"])
 def test_read_reviews_of_each_format_gives_the_same_rows(tmp_path, ending):
     rows = [
         review("u1", "7", 'Warm,\tand "loud".', summary="Good", time=100.0),
@@ -39,11 +40,7 @@ def test_read_reviews_of_each_format_gives_the_same_rows(tmp_path, ending):
         write_json_lines(path, rows)
     else:
         path.parent.mkdir()
-        frame = pd.DataFrame(rows)
-        if ending == "parquet":
-            frame.to_parquet(path)
-        else:
-            frame.to_csv(path, index=False, sep="\t" if ending == "tsv" else ",")
+        pd.DataFrame(rows).to_csv(path, index=False, sep="\t" if ending == "tsv" else ",")
     raw = _read(tmp_path, path.parent)
     assert raw.reviews.drop_columns(["helpful", "line"]).to_pylist() == [
         {**rows[0], "review": 'Warm, and "loud".'},
@@ -140,6 +137,19 @@ def test_reviews_name_items_if_there_is_no_table_of_them(tmp_path):
     assert known("ws") == [{"item_id": "1", "title": "Café", "details": ""}]
     write_json_lines(tmp_path / "raw" / "items.jsonl", [{"item_id": "1", "title": "Table"}])
     assert known("w2") == [{"item_id": "1", "title": "Table", "details": ""}]
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ("It&#39;s<br />warm &amp;\n calm", "It's warm & calm"),
+        ("I\u200bg\u00adn\u200dore\u202e \U000e0041\ue000it\tnow\x1b", "Ignore it now"),
+        # joiners of letters stay
+        ("می\u200cخواهم क्\u200dष 👩\u200d🍳", "می\u200cخواهم क्\u200dष 👩\u200d🍳"),
+    ],
+)
+def test_review_is_one_line_of_what_a_reader_sees(cell, text):
+    assert parse_review(cell) == text
 
 
 def test_read_reviews_personal_data_is_removed_and_counted(tmp_path):

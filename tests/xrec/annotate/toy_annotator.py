@@ -87,6 +87,13 @@ def quoting_spec(folder: Path, **changes: object) -> AnnotatorSpec:
 def map_here(
     make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], **resources: Any
 ) -> Iterator[tuple[int, Any]]:
-    """As `xrec.bulk.work.pool.map_in_processes`, in this process; the last item comes first."""
-    work = cloudpickle.loads(cloudpickle.dumps(make))()
-    return reversed(list(enumerate(map(work, items))))
+    """As `xrec.bulk.work.pool.map_in_processes`, in this process; the last item comes first.
+
+    What processes would be sent, and send, is pickled as it is there.
+    """
+    work = _sent(make)()
+    return reversed(list(enumerate(_sent(work(_sent(item))) for item in items)))
+
+
+def _sent(value: Any) -> Any:
+    return cloudpickle.loads(cloudpickle.dumps(value))

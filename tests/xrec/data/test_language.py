@@ -10,18 +10,11 @@ ENGLISH = "So quiet that nobody wakes up, and the grind is as fine as I like it.
     ("text", "code"),
     [
         (ENGLISH, "en"),
-        (ENGLISH.upper(), "en"),
         (GERMAN, "de"),
-        ("Le service est rapide et la terrasse est vraiment très agréable en été.", "fr"),
-        ("Al ser el producto original se ve que es robusto y con buena duración.", "es"),
-        ("Leuke winkel met vriendelijk personeel en een ruime keuze aan boeken.", "nl"),
-        ("Отличный магазин, очень вежливый персонал и хорошие цены.", "ru"),
         ("とても静かなコーヒーミルです。朝早くても誰も起きません。", "ja"),
-        ("這家餐廳的服務很好,食物也很美味,我們下次還會再來這裡吃飯。", "zh"),
         (f"{GERMAN} " * 40 + f"{ENGLISH} " * 400, "de"),  # of its beginning
         # too short, or mixed
         ("", None),
-        ("lol", None),
         ("Sehr gut!", None),
         ("12345 67890 12345 67890 :-) :-) :-)", None),
         ("Gnocchi al pesto, tiramisu, espresso, prosecco: great osteria", None),
@@ -37,7 +30,6 @@ def test_language_of_a_sentence_is_found_where_it_is_sure(text, code):
         ("de", "de", "German"),
         ("German", "de", "German"),
         ("informal German, with du", "de", "informal German, with du"),
-        ("British English", "en", "British English"),
         ("PT", "pt", "Portuguese"),
         ("Klingon", None, "Klingon"),
     ],

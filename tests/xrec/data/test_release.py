@@ -9,22 +9,23 @@ from xrec.errors import DataError
 from xrec.storage import open_location
 
 
-def _explained(uid: int, iid: int, **texts: str) -> str:
+def explained(uid: int, iid: int, **texts: str) -> str:
+    """A line of data.jsonl."""
     keys = {"title": "T", "user_summary": "U", "item_summary": "I", "explanation": "E"}
     return json.dumps({"uid": uid, "iid": iid, **keys, **texts})
 
 
 def _files(**changes: bytes) -> dict[str, bytes]:
-    explained = [
-        _explained(0, 2, title=""),
-        _explained(4, 1, user_summary="four"),
-        _explained(1, 2, title="two"),
+    lines = [
+        explained(0, 2, title=""),
+        explained(4, 1, user_summary="four"),
+        explained(1, 2, title="two"),
     ]
     files = {
         "total_trn.csv": b"user,item\n0,1\n3,2\n",
         "total_val.csv": b"user,item\n1,0\n",
         "total_tst.csv": b"user,item\n0,3\n",
-        "data.jsonl": "\n".join(explained).encode(),
+        "data.jsonl": "\n".join(lines).encode(),
     }
     return {**files, **{name.replace("__", "."): data for name, data in changes.items()}}
 
@@ -55,7 +56,7 @@ def test_read_release_profiles_of_all_items_count_before_those_of_the_pairs():
 
 
 def test_read_release_broken_rows_become_findings_with_their_line():
-    broken = b"nope\n" + _explained(1, 1).encode()
+    broken = b"nope\n" + explained(1, 1).encode()
     source = read_release(_files(total_trn__csv=b"user,item\n0,1\nx,2\n3\n", data__jsonl=broken))
     assert [(finding.file, finding.line) for finding in source.findings] == [
         ("total_trn.csv", 3),

@@ -22,7 +22,6 @@ def own(text: str, title: str, *others: str) -> list[str]:
     [
         ("You would love The Rusty Fox, and The Rusty Fox only.", "The Rusty Fox", 2),
         ("You would love the rusty Fox.", "The Rusty Fox", 0),
-        ("You would love the Rusty Fox.", "The Rusty Fox", 1),
         ("You would love Rusty Fox.", "The Rusty Fox", 1),
         ("You would love The Rusty Foxes.", "The Rusty Fox", 0),
         ("RUSTY FOX is near.", "Rusty Fox", 1),
@@ -36,10 +35,8 @@ def own(text: str, title: str, *others: str) -> list[str]:
         ("A Target is near.", "Target", 1),
         ("Open 7 days a week.", "7", 0),
         ("Anything goes.", "", 0),
-        ("Anything goes.", "!!!", 0),
         ("You would love Cafe\u0301 Orla\u0301n.", "Café Orlán", 1),
         ("您会喜欢蓝狐狸咖啡馆的音乐", "蓝狐狸咖啡馆", 1),
-        ("Вам понравится «Кафе Пушкинъ» за чай.", "Кафе Пушкинъ", 1),
     ],
 )
 def test_title_is_found_where_it_is_written_as_a_name(text, title, expected):
@@ -63,7 +60,6 @@ def test_title_with_the_signs_of_patterns_is_found_with_its_marks():
             (),
             ["The Dandelion", "Dandelion"],
         ),
-        ("You would enjoy Dandelion for tea.", "The Dandelion", (), ["Dandelion"]),
         ("You would enjoy Mad Mex's tea.", "Mad Mex - University City", (), ["Mad Mex"]),
         ("You would see Love Mule there.", "The Love", (), []),
         ("You would enjoy Skyline Chilli now.", "Skyline Diner", (), []),
@@ -99,14 +95,12 @@ CATALOGUE = ["The Rusty Fox", "The Rusty Compass", "Fox", "Target", "The Friendl
     [
         ("You are likely to love The Rusty Compass, because of tea.", "The Rusty Compass"),
         ("You are likely to love THE RUSTY COMPASS.", "THE RUSTY COMPASS"),
-        ("The Rusty Compass is a good choice.", "The Rusty Compass"),
         ("You would love The Rusty Fox for its live music.", None),
         ("A Fox lives near The Rusty Fox.", None),  # a part of the own title
         ("It is near Target and cheap.", "Target"),
         ("Target groups are many.", None),  # a sentence begins with a capital anyway
         ("It has Target Shooting.", None),  # part of a longer name
         ("The Rusty Fox has the friendly staff and sea salt.", None),
-        ("The Rusty Compasses are many.", None),
         ("You would love The Rusty Compass's tea.", "The Rusty Compass's"),
         ("You would love The Rusty Fox's tea.", None),
         ("", None),

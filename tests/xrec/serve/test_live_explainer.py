@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.xrec.serve.local_endpoint import NotedMetrics
-from tests.xrec.serve.town import DECODING, ITEMS, USERS, backfill_config, serve_config
+from tests.xrec.serve.town import ITEMS, USERS, backfill_config, serve_config
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.backfill.lookup import Explained
@@ -142,37 +142,6 @@ def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(town, monke
     pair = asked(USERS[0], ITEMS[0], profiles={"item_profile": ""})
     monkeypatch.setattr(live.engine, "at_work", None)
     assert reasons_of(explained(live, [pair])) == ["unsupported"]
-
-
-async def num_decoded(live: LiveExplainer) -> int:
-    """How many tokens the engine has decoded once it is idle."""
-    while not live.engine.core.is_idle:
-        await asyncio.sleep(0.001)
-    return live.engine.core.report.num_decoded_tokens
-
-
-@pytest.fixture
-def endless(town):
-    """Its model writes 500 tokens for each pair."""
-    live = load_live(serve_config(town, decoding={**DECODING, "max_new_tokens": 500}))
-    live.engine.core._stop_token_ids = frozenset()  # type: ignore[attr-defined]
-    return live
-
-
-def test_cancelled_request_frees_all_of_its_rows(endless):
-    live = endless
-
-    async def cancel() -> int:
-        task = asyncio.create_task(live.explain([asked(user, ITEMS[0]) for user in USERS]))
-        while not live.engine.core.num_rows:
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return await num_decoded(live)
-
-    assert asyncio.run(cancel()) < 400
-    assert (live.num_pending, live._metrics.values["abandoned",]) == (0, len(USERS))
 
 
 def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(town, monkeypatch):

@@ -186,17 +186,6 @@ def test_page_keeps_no_text_that_was_withdrawn_or_broke_off(page, endpoint, even
     assert page.text("source") == ("from the backfill" if text else "")
 
 
-def test_pair_of_the_backfill_says_so_and_can_be_written_anew(page):
-    page.explain(USERS[0], ITEMS[0])
-    page.wait(page.is_idle)
-    assert page.text("source") == "from the backfill"
-    known = page.text("text")
-    page.click("fresh")
-    page.click("explain")
-    page.wait(lambda: page.text("source") == "written now")
-    assert page.text("text") == known
-
-
 def test_unknown_user_is_told_in_words(page):
     page.explain("<b>nobody</b>", ITEMS[0])
     page.wait(lambda: "is not among the 12 users" in page.text("problem"))

@@ -4,8 +4,6 @@ import asyncio
 import json
 from typing import Any
 
-import pytest
-
 from xrec.serve.problems import middlewares
 
 SCOPE = {"type": "http", "headers": [(b"x-request-id", b"abc-1")]}
@@ -36,10 +34,9 @@ def test_answer_that_never_began_is_503_with_retry_after():
     assert json.loads(body["body"])["type"] == "/problems/model_unavailable"
 
 
-@pytest.mark.parametrize("status", [200, 404, 500])
-def test_answer_that_began_is_let_through(status):
+def test_answer_that_began_is_let_through():
     messages = [
-        {"type": "http.response.start", "status": status, "headers": []},
+        {"type": "http.response.start", "status": 500, "headers": []},
         {"type": "http.response.body", "body": b"x", "more_body": True},
     ]
     assert sent_by(SCOPE, *messages) == messages  # this answer breaks off

@@ -101,7 +101,6 @@ def test_stream_sends_each_sentence_once_it_is_whole(stage, sentences):
         ([f"{RUDE} {QUIET} {CALM}"], {}, [], "unsafe"),
         (["You would love {other}."], {"fallback": "abstain"}, [], "abstained"),
         ([RUDE, QUIET], SECOND_TRY, [QUIET], ""),
-        ([RUDE, RUDE], SECOND_TRY, [], "unsafe"),
         ([f"{QUIET} {RUDE}"], {}, [QUIET, "<"], "unsafe"),
         ([f"{QUIET} {RUDE} {CALM}", CALM], SECOND_TRY, [QUIET, "<", CALM], ""),
         (
@@ -223,9 +222,3 @@ def test_client_that_goes_away_in_mid_sentence_stops_the_model(stage, begun):
         assert live.num_pending == 1
     wait_until(lambda: not live.num_pending, 10)
     assert values["abandoned",] == before + 1
-
-
-def test_stream_of_other_parts_is_refused(stage):
-    response = stage.post("/stream", parts="all")
-    assert response.status_code == 422
-    assert response.json()["errors"][0]["where"] == "body.parts"

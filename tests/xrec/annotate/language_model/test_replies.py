@@ -34,7 +34,6 @@ KEPT = pair_row("Soft.")
         ("柔らかい。", "柔らかい。"),
         ("音が良い。使いやすい！音が良い。", "音が良い。使いやすい！"),
         ("「音が良い。」と思う。", "「音が良い。」と思う。"),
-        ("...", None),
         ("It is soft. It is wide. It is soft. It is so", "It is soft. It is wide. It is so."),
         (" - ", None),
         ("Soft strap. " + "a" * 800, "Soft strap."),

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tests.xrec.lab.compare.conftest import MakeConfig
-from tests.xrec.lab.small import dataset_of, explained, held_out
+from tests.xrec.lab.small import dataset_of, held_out
 from xrec.lab.compare.entries import Entry, entries_of
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.scores import Scored
@@ -17,8 +17,7 @@ from xrec.lab.compare.texts import Costs, EntryTexts
 from xrec.lab.measures.measure import ScoredTexts
 
 PAIRS = held_out(*((user, item) for user in range(3) for item in range(3)))
-# User 0 has no training explanation, user 1 has one, user 2 two.
-DATASET = dataset_of(explanations=explained([(1, 0, "a"), (2, 1, "b"), (2, 2, "c")]))
+DATASET = dataset_of()
 
 
 def scored(values: list[float]) -> Scored:
@@ -74,18 +73,6 @@ def test_result_has_means_spread_and_differences_by_hand(make_config):
     assert ours.difference is None
     assert next(iter(found.infos)) == "coverage"
     assert found.num_seeds == {"ours": 3, "profile": 0}
-
-
-def test_result_groups_are_those_of_the_training_explanations(make_config):
-    values = [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.9, 0.9, 0.9]
-    found = result(make_config, {"profile": [values]}, groups=["user_explanations"])
-    by_group = {
-        group: found.of("profile", "user_explanations", group)["rouge_l"].own.value
-        for group in found.groups("user_explanations")
-    }
-    assert found.groups("user_explanations")[0] == "none"
-    assert by_group["none"] == pytest.approx(0.2)
-    assert sorted(by_group.values()) == pytest.approx([0.2, 0.4, 0.9])
 
 
 @pytest.mark.parametrize(("num_seeds", "is_marked"), [(3, True), (2, False)])

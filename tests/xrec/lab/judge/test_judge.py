@@ -1,4 +1,4 @@
-"""Judges whose scores are known, and some that answer nonsense."""
+"""Judges whose scores are known, some that answer nonsense, and how far two agree."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.xrec.lab.small import dataset_of
@@ -15,7 +16,14 @@ from xrec.config.shared import StorageConfig
 from xrec.config.text import SamplingConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.errors import ConfigError
-from xrec.lab.judge.judge import Judge, JudgeAccess, judge_identity, judge_keys, judge_question
+from xrec.lab.judge.judge import (
+    Judge,
+    JudgeAccess,
+    agreement_lines,
+    judge_identity,
+    judge_keys,
+    judge_question,
+)
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import load_measures, metrics_anywhere, metrics_identity
 from xrec.storage import open_location
@@ -135,3 +143,33 @@ def test_metrics_anywhere_name_the_same_models_from_another_folder(tmp_path, mon
     folder = str(tmp_path / "models" / "small")
     assert (there["encoder"], there["entailment"]) == (folder, folder)
     assert there["judges"][0]["model"]["llm"]["model"] == folder
+
+
+def _table(ann: list[float | None], bob: list[float | None], text: str = "a text") -> pa.Table:
+    return pa.table(
+        {
+            "text": [text] * len(ann),
+            "gptscore_ann": pa.array(ann, pa.float64()),
+            "gptscore_bob": pa.array(bob, pa.float64()),
+        }
+    )
+
+
+def lines(table: pa.Table) -> list[str]:
+    return agreement_lines("ours", table, ["ann", "bob"])
+
+
+def test_two_judges_that_rank_alike_far_apart_agree():
+    ann = [float(score) for score in range(20)]
+    (line,) = lines(_table(ann, [score + 37 for score in ann]))
+    assert line.startswith("Judges ann and bob rank the texts of `ours` alike by 1.00,")
+    assert line.endswith("over 20 pairs; their means differ by -37.0.")
+
+
+def test_pairs_without_a_text_or_a_score_are_left_out():
+    ann, bob = [1.0, 2.0, None, 4.0, 5.0], [5.0, 4.0, 3.0, None, 1.0]
+    (line,) = lines(_table(ann, bob))
+    assert "by -1.00" in line
+    assert "over 3 pairs" in line
+    assert lines(_table(ann, bob, text="")) == []
+    assert lines(_table([1.0] * 5, bob)) == []  # it says the same of all

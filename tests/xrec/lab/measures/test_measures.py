@@ -11,7 +11,7 @@ from xrec.config.evaluate import MetricsConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import describe_metrics, load_measures
-from xrec.lab.measures.overlap import EmbeddingScore, embedding_infos, of_corpus
+from xrec.lab.measures.overlap import EmbeddingScore, Overlap, embedding_infos, of_corpus
 from xrec.lab.measures.specificity import Specificity, TfIdf, share_below
 from xrec.lab.measures.statements import against_reference
 
@@ -74,6 +74,17 @@ def test_specificity_without_titles_counts_what_an_item_is_called_for_nothing():
     # Nothing is left of the first; the second is nearer to the first reference than to its own;
     # "blue" is no word of the third's title, and no reference has it once the titles are gone.
     assert found["specificity_untitled"].tolist() == [0.5, 0.5, 1]
+
+
+def test_bleu_and_rouge_equal_the_formulas_by_hand():
+    def of(text: str, reference: str) -> ScoredTexts:
+        return ScoredTexts((HeldOutPair("u0", "i0", 0, 0, reference),), (text,))
+
+    half = of("a b c d", "a b c d e f g h")  # all its n-grams are right; it is half as long
+    assert of_corpus(half)["bleu"] == pytest.approx(100 / math.e)
+    # "the" and "sat" of 4 and 7 words are in both, because words are not stemmed.
+    unstemmed = of("the cats sat there", "the cat sat on a mat here")
+    assert Overlap().of_pairs(unstemmed)["rouge_l"] == pytest.approx([4 / 11])
 
 
 def test_usr_counts_empty_texts_as_one_and_blanks_for_nothing():

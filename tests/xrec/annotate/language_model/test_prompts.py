@@ -1,12 +1,12 @@
-"""The prompts that come with the package, and files of one's own."""
+"""The prompts that come with the package, files of one's own, and what they show of a row."""
 
 import json
 
 import pytest
 
-from tests.xrec.annotate.language_model.rows import pair_row
-from xrec.annotate.annotator import PairText
-from xrec.annotate.language_model.prompts import read_prompt
+from tests.xrec.annotate.language_model.rows import item_row, pair_row, review, user_row
+from xrec.annotate.annotator import ItemInput, ItemText, PairText
+from xrec.annotate.language_model.prompts import RowData, read_prompt
 from xrec.annotate.language_model.replies import (
     SCHEMAS,
     PairReply,
@@ -98,3 +98,54 @@ def test_prompt_of_ones_own_is_read_from_an_object_store_too(s3):
     prompt = read_prompt("user", uri, UserReply, "pets", s3.storage)
     assert (prompt.name, prompt.system) == (uri, "Do it.")
     assert prompt.examples == {"pets": ('{"reviews": []}', '{"profile": "They like."}')}
+
+
+def _words(text: str) -> int:
+    return len(text.split())
+
+
+def _num_words(value: object) -> int:
+    if isinstance(value, str):
+        return _words(value)
+    if isinstance(value, dict):
+        return sum(map(_num_words, value.values()))
+    return sum(map(_num_words, value)) if isinstance(value, list) else 0
+
+
+def test_item_data_with_room_has_all_reviews_in_their_order():
+    row = ItemInput(
+        "i", "Strap", "colour: red", (review("Soft.", summary="Good"), review("Wide.")), 2
+    )
+    assert RowData(500, _words).of(row) == {
+        "title": "Strap",
+        "details": "colour: red",
+        "reviews": [{"rating": 5.0, "review": "Good: Soft."}, {"rating": 5.0, "review": "Wide."}],
+    }
+
+
+def test_item_data_without_room_cuts_the_last_review_and_leaves_out_the_rest():
+    long = " ".join(f"word{place}" for place in range(60))
+    data = RowData(100, _words).of(item_row(long, long, long, details=long))
+    assert data["details"] == " ".join(long.split()[:25])
+    assert [_words(each["review"]) for each in data["reviews"]] == [60]
+    assert _num_words(data) <= 100
+    wider = RowData(130, _words).of(item_row(long, long, long))
+    assert [_words(each["review"]) for each in wider["reviews"]] == [60, 60]
+    narrower = RowData(90, _words).of(item_row(long, long, long))
+    assert [_words(each["review"]) for each in narrower["reviews"]] == [60, 30]
+    assert long.startswith(narrower["reviews"][1]["review"])
+
+
+def test_user_and_pair_data_name_the_item_and_stay_within_their_tokens():
+    long = " ".join(f"word{place}" for place in range(300))
+    item = ItemText("Strap", long)
+    user = RowData(100, _words).of(user_row("Soft and wide.", long, item=item))
+    assert user["reviews"][0]["item"] == "Strap"
+    assert _words(user["reviews"][0]["about"]) == 10
+    assert _num_words(user) <= 100
+    pair = RowData(100, _words).of(pair_row(long, item=item))
+    assert pair["item"] == "Strap"
+    assert _words(pair["about"]) == 25
+    assert 70 <= _words(pair["review"]) <= 74
+    assert RowData(100, _words).of(pair_row("Soft."))["review"] == "Soft."
+    assert RowData(50, len).cut("x" * 500, 50) == ""  # one endless word
