@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from xrec.checks.tokens import tokens_of
 from xrec.config.checks import PlainConfig
 from xrec.data.evidence import AspectEvidence
 
@@ -24,12 +25,16 @@ def plain_sentence(
 ) -> str | None:
     """A sentence of the best aspects with evidence: "14 of 31 reviews of the Fox mention the tea."
 
-    Two aspects at most are named, in how many reviews of the item they are and, where the user
-    mentions them too, in how many of the user's: in two of them at least, or in the only one. None
-    if no aspect is in `min_evidence` or more of the item's reviews. `written` gives how an aspect
-    is to be written.
+    Two aspects at most that share no word are named, in how many reviews of the item they are and,
+    where the user mentions them too, in how many of the user's: in two of them at least, or in the
+    only one. None if no aspect is in `min_evidence` or more of the item's reviews. `written` gives
+    how an aspect is to be written.
     """
-    told = [each for each in texts.aspects if each.item_reviews >= min_evidence][:_MOST_ASPECTS]
+    told = list[AspectEvidence]()
+    for each in texts.aspects:
+        is_new = not any(_share_a_word(each, other) for other in told)
+        if each.item_reviews >= min_evidence and is_new and len(told) < _MOST_ASPECTS:
+            told.append(each)
     if not told:
         return None
     parts = [
@@ -38,6 +43,11 @@ def plain_sentence(
     ]
     sentence = "".join(parts) + templates.end
     return sentence[0].upper() + sentence[1:]
+
+
+def _share_a_word(one: AspectEvidence, other: AspectEvidence) -> bool:
+    """As "beers" and "craft beers" do, of which a sentence says one."""
+    return not set(tokens_of(one.aspect).keys).isdisjoint(tokens_of(other.aspect).keys)
 
 
 def _part(

@@ -140,6 +140,11 @@ PRICES = (evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9)
         ((), 1, None),
         (PRICES, 3, "4 of 9 reviews mention the fit, and 3 the price."),
         (PRICES, 5, None),
+        (
+            (said("beers", ""), said("craft beers", ""), said("price", "")),
+            1,
+            "4 of 9 reviews mention the beers, and 4 the price.",
+        ),
     ],
 )
 def test_plain_sentence_says_the_evidence(aspects, min_evidence, expected):
