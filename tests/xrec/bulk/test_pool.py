@@ -55,6 +55,7 @@ def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here):
     assert progress.started_at < progress.working_since
 
 
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(toys):
     toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)  # the files are made on Ray, too
     toy = toys("deadly odd-1 bad-2 b", num_users=10)
@@ -86,7 +87,7 @@ def test_pool_raises_what_ended_it_and_the_next_one_goes_on(here, what):
             raise KeyboardInterrupt
 
     here.patch.setattr(driver_module, "_SECONDS_BETWEEN_LOOKS", 0.0)
-    toy = here("refused" if what == "refused" else "a", num_users=10, rows_per_chunk=1)
+    toy = here("refused" if what == "refused" else "a", num_users=20, rows_per_chunk=1)
     starts = what in ("refused", "interrupt")
     task = toy.make_task(OddTask, seconds=0.3) if starts else partial(make_no_task, what)
     error, message = ENDS[what]
@@ -94,9 +95,9 @@ def test_pool_raises_what_ended_it_and_the_next_one_goes_on(here, what):
         on_ray(toy, RayPool(2), task, on_progress=interrupt)
     num_done = Survey(toy.run).summary.num_rows
     assert (num_done > 0) >= (what == "interrupt")
-    assert num_done < (10 if starts else 1)
+    assert num_done < (20 if starts else 1)
     progress = on_ray(toy, RayPool(2))
-    assert (progress.num_ok, progress.num_rows_before >= num_done) == (10, True)
+    assert (progress.num_ok, progress.num_rows_before >= num_done) == (20, True)
 
 
 @pytest.mark.parametrize(
@@ -138,13 +139,12 @@ def test_map_in_processes_that_are_fresh_do_one_item_each():
     assert len({pid for _, pid in found}) == 3
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-def test_map_in_processes_raises_the_error_of_a_process(fresh):
+def test_map_in_processes_raises_the_error_of_a_process():
     def refuse(item: str) -> str:
         raise DataError(f"{item} is wrong")
 
     with pytest.raises(DataError, match=r"^the item is wrong$"):
-        list(map_in_processes(lambda: refuse, ["the item"], num_processes=1, fresh=fresh))
+        list(map_in_processes(lambda: refuse, ["the item"], num_processes=1, fresh=True))
 
 
 @pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.slow)])
