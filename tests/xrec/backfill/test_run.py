@@ -83,7 +83,8 @@ def test_run_that_gets_sigterm_ends_with_130_and_the_same_command_goes_on(runs):
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     (done,) = re.findall(r"stopped: (\d+) of 12 rows are done; run the same command again", said)
-    assert 0 < int(done) < len(GOOD)
+    # A result may stand whose actor had not told the driver yet.
+    assert int(done) <= Survey(made).summary.num_rows < len(GOOD)
     assert said.rstrip().endswith("interrupted")
     assert not (runs.output / "_delta_log").exists()
     subprocess.run(command, check=True, timeout=300)
