@@ -36,11 +36,17 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs a command with arguments, which must succeed; returns the tables that it wrote."""
+    """Runs a command, which must succeed; returns the tables that it wrote.
 
-    def run_command(app, *arguments):
-        options = ["--output", str(tmp_path / "out")]
-        done = CliRunner().invoke(app, [*map(str, arguments), *options], catch_exceptions=False)
+    An option is a keyword; one with a list is given once for each of its values.
+    """
+
+    def run_command(app, *arguments, **options):
+        words = list(arguments)
+        for name, values in {**options, "output": tmp_path / "out"}.items():
+            for value in values if isinstance(values, list) else [values]:
+                words += [f"--{name.replace('_', '-')}", value]
+        done = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
         assert done.exit_code == 0, done.output
         (path,) = (tmp_path / "out").glob("*.json")
         assert path.with_suffix(".md").read_text() in done.output

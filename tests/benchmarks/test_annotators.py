@@ -42,7 +42,7 @@ def test_command_tells_valid_replies_and_quotes_of_each_model(run, tmp_path):
     with stub_endpoint(_honest) as honest, stub_endpoint(_inventive) as inventive:
         wanted = [_model(honest.url, "honest"), _model(inventive.url, "inventive")]
         models.write_text(yaml.safe_dump(wanted))
-        first, second = run(app, models, path, "--num-reviews", 4)["Annotators"]
+        first, second = run(app, models, path, num_reviews=4)["Annotators"]
     assert first.pop("seconds") >= 0
     assert first == {
         "model": "honest",

@@ -1,15 +1,13 @@
 """The benchmark of aspect choice: its split, its metric, its controls, and what baselines find."""
 
-import gzip
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.aspects import METHODS, Outcome, Substitutes, app, rows
 from benchmarks.aspects_data import Reviews, Split, read_reviews
+from tests.xrec.annotate.review_files import write_json_lines
 from xrec.errors import DataError
 
 ASPECTS = ("tone", "neck", "strings", "case", "price")
@@ -79,43 +77,29 @@ def test_rows_compare_pair_by_pair_over_the_seeds():
     assert found["own minus another's of the item"].startswith("0.4000")
 
 
-def _write(path: Path, reviews: list[dict[str, Any]]) -> None:
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in reviews)
+def _write(folder: Path, *reviews: tuple[str, str, int, str]) -> Path:
+    """A file of reviews: user, item, time and text."""
+    names = ("user_id", "item_id", "time", "review")
+    rows = [dict(zip(names, review, strict=True)) for review in reviews]
+    return write_json_lines(folder / "reviews.jsonl.gz", rows)
 
 
-def test_read_reviews_finds_whole_words_and_words_with_hyphens(tmp_path):
-    rows = [
-        {"user_id": "a", "item_id": "x", "time": 1, "review": "The Pre-amp's tones, and a TONE."},
-        {"user_id": "b", "item_id": "x", "time": 1, "review": "Nothing."},
-    ]
-    _write(tmp_path / "reviews.jsonl.gz", rows)
-    reviews = read_reviews(tmp_path / "reviews.jsonl.gz", ["tone", "amp", "pre-amp's"])
+def test_read_reviews_finds_whole_words_and_refuses_those_that_go_back_in_time(tmp_path):
+    first = ("a", "x", 2, "The Pre-amp's tones, and a TONE.")
+    path = _write(tmp_path, first, ("b", "x", 2, "Nothing."))
+    reviews = read_reviews(path, ["tone", "amp", "pre-amp's"])
     assert reviews.mentions.tolist() == [[1, 0, 1], [0, 0, 0]]
-    assert reviews.users.tolist() == [0, 1]
-    assert reviews.items.tolist() == [0, 0]
-
-
-def test_read_reviews_that_go_back_in_time_are_refused(tmp_path):
-    rows = [{"user_id": "a", "item_id": "x", "time": time, "review": "tone"} for time in (2, 1)]
-    _write(tmp_path / "reviews.jsonl.gz", rows)
+    assert (reviews.users.tolist(), reviews.items.tolist()) == ([0, 1], [0, 0])
     with pytest.raises(DataError, match="line 2"):
-        read_reviews(tmp_path / "reviews.jsonl.gz", ["tone"])
+        read_reviews(_write(tmp_path, first, ("b", "x", 1, "Nothing.")), ["tone"])
 
 
 def test_command_writes_a_row_for_each_method(run, tmp_path):
     town = _town()
-    reviews = zip(town.users, town.items, town.mentions, strict=True)
-    rows = [
-        {
-            "user_id": f"u{user}",
-            "item_id": f"i{item}",
-            "time": time,
-            "review": " ".join(np.array(ASPECTS)[row > 0]),
-        }
-        for time, (user, item, row) in enumerate(reviews)
+    rows = enumerate(zip(town.users, town.items, town.mentions, strict=True))
+    said = [
+        (f"u{u}", f"i{i}", time, " ".join(np.array(ASPECTS)[m > 0])) for time, (u, i, m) in rows
     ]
-    _write(tmp_path / "reviews.jsonl.gz", rows)
     (tmp_path / "aspects.txt").write_text("\n".join(ASPECTS) + "\n")
-    found = run(app, tmp_path / "reviews.jsonl.gz", tmp_path / "aspects.txt", "--seed", 0)
+    found = run(app, _write(tmp_path, *said), tmp_path / "aspects.txt", seed=0)
     assert [row["method"] for row in found["NDCG@10 of each method"]] == ["item", "ours"]

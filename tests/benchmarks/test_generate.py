@@ -12,12 +12,10 @@ def contest(workspace):
 
 
 def test_contestants_write_the_same_texts(contest):
-    texts = {
-        name: dict(CONTESTANTS[name](prepare(contest))) for name in ("loop", "static-8", "ours")
-    }
-    assert [len(ids) for ids in texts["loop"].values()] == [6] * 8
-    assert texts["static-8"] == texts["loop"]
-    assert texts["ours"] == texts["loop"]
+    names = ("loop", "static-8", "ours")
+    loop, static, ours = (dict(CONTESTANTS[name](prepare(contest))) for name in names)
+    assert [len(ids) for ids in loop.values()] == [6] * 8
+    assert loop == static == ours
 
 
 def test_measure_here_texts_of_another_length_are_an_error(contest, monkeypatch):
@@ -28,9 +26,8 @@ def test_measure_here_texts_of_another_length_are_an_error(contest, monkeypatch)
 
 @pytest.mark.slow
 def test_run_measures_each_contestant_in_a_process_of_its_own(contest, run):
-    options = ["--contestant", "loop", "--contestant", "ours", "--items-per-user", "4"]
-    options += ["--num-pairs", "8", "--num-loop-pairs", "4", "--max-new-tokens", "6"]
-    options += ["--llm", contest.llm, "--dtype", "float32", "--rounds", "1"]
-    (table, *_) = run(app, "run", contest.workspace, *options).values()
-    assert [row["contestant"] for row in table] == ["loop", "ours"]
+    names, toy = ["loop", "ours"], {"llm": contest.llm, "dtype": "float32", "rounds": 1}
+    sizes = {"num_pairs": 8, "num_loop_pairs": 4, "items_per_user": 4, "max_new_tokens": 6}
+    (table, *_) = run(app, "run", contest.workspace, contestant=names, **sizes, **toy).values()
+    assert [row["contestant"] for row in table] == names
     assert table[0]["of loop"] == 1

@@ -54,9 +54,8 @@ def test_ease_scores_equal_a_ridge_regression_of_each_item_on_the_others(data):
 
 def test_quality_scores_every_method_and_writes_the_table(workspace, run):
     methods = [name for name in METHODS if name != "implicit-als" or find_spec("implicit")]
-    options = ["--embedding-dim", "8", "--budget-seconds", "0"]
-    options += [word for name in methods for word in ("--method", name)]
-    rows = run(app, "quality", workspace / "dataset", *options)["D = 8"]
+    toy = {"embedding_dim": 8, "budget_seconds": 0}
+    rows = run(app, "quality", workspace / "dataset", method=methods, **toy)["D = 8"]
     assert [row["method"] for row in rows] == methods
     for row in rows:
         assert 0 < row["validation recall@20"] <= 1

@@ -1,8 +1,5 @@
 """The benchmark of personal texts: what is compared with what, its figures, and its files."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -19,6 +16,7 @@ from benchmarks.personal_data import (
     read_texts,
 )
 from benchmarks.personal_report import Measure, differences, figures, wide
+from tests.xrec.annotate.review_files import write_json_lines
 from xrec.checks import AspectNames
 from xrec.data.dataset import HeldOutPair, open_dataset
 from xrec.errors import DataError
@@ -68,14 +66,14 @@ def test_measured_couples_gain_what_texts_name_of_their_own_reference_above_the_
     assert found == pytest.approx([0.5, NAN, NAN], nan_ok=True)
 
 
-def test_measure_averages_the_seeds_that_have_a_value_and_draws_whole_groups():
+def test_measure_averages_the_seeds_that_have_a_value_and_clusters_by_groups():
     measure = Measure(np.array([[0.0, 1, NAN, NAN], [1, 1, NAN, 0]]), ["a", "a", "b", "c"])
     record = measure.record()
     assert record["value"] == pytest.approx((0.5 + 1 + 0) / 3)
     assert record["count"] == 3
     assert record["by_seed"] == [0.5, pytest.approx(2 / 3)]
-    # Users a and c: a draw has a twice (0.75), c twice (0), or both.
-    assert (record["low"], record["high"]) == (0, 0.75)
+    # Users a and c: residuals of 1/6 and -1/6 are a standard error of 1/3, and t is 12.706.
+    assert (record["low"], record["high"]) == pytest.approx((0.5 - 4.2354, 0.5 + 4.2354), abs=1e-3)
 
 
 def test_difference_of_two_measures_is_of_the_pairs_that_both_have():
@@ -100,23 +98,18 @@ def test_figure_without_values_has_no_interval_and_no_text_has_a_negative_zero()
     assert wide([row])[0]["m"] == "0.2500; 0.0000, 0.5000"
 
 
-def _lines(path: Path, rows: list[dict[str, object]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
 def test_run_of_json_lines_takes_the_column_named_and_leaves_out_null(tmp_path):
     rows = [
         {"uid": "ben", "iid": "inn", "theirs": "beer", "ours": None},
         {"uid": "ann", "iid": "inn", "theirs": "garden", "ours": "a garden"},
     ]
-    path = _lines(tmp_path / "peers.jsonl", rows)
+    path = write_json_lines(tmp_path / "peers.jsonl", rows)
     assert read_texts(f"{path}#theirs", PAIRS) == ("garden", "beer", None, None)
     assert read_texts(f"{path}#ours", PAIRS) == ("a garden", None, None, None)
     with pytest.raises(
         DataError, match=r"line 1: columns uid, iid, theirs, ours; expected .* text"
     ):
-        read_texts(path, PAIRS)
+        read_texts(str(path), PAIRS)
 
 
 def test_run_of_explanations_takes_the_rows_of_the_pairs(monkeypatch):
@@ -134,10 +127,11 @@ def test_texts_command_writes_the_figures_and_differences_of_each_contestant(
     dataset = open_dataset(str(workspace / "dataset"))
     pairs = Pairs.of(dataset, ["test"]).pairs
     rows = [{"uid": each.user_id, "iid": each.item_id, "text": each.reference} for each in pairs]
-    own = _lines(tmp_path / "own.jsonl", rows[1:])
-    (tmp_path / "aspects.txt").write_text("\n".join({each.aspect for each in pairs}))
-    options = ["--contestant", f"ours={own}", "--vocabulary", tmp_path / "aspects.txt"]
-    tables = run(app, "texts", workspace / "dataset", *options)
+    own = write_json_lines(tmp_path / "own.jsonl", rows[1:])
+    vocabulary = tmp_path / "aspects.txt"
+    vocabulary.write_text("\n".join({each.aspect for each in pairs}))
+    options = {"contestant": f"ours={own}", "vocabulary": vocabulary}
+    tables = run(app, "texts", workspace / "dataset", **options)
     found = {(row["contestant"], row["measure"]): row for row in tables["figures"]}
     assert found["ours", RECALL]["value"] == found["references", RECALL]["value"] == 1
     assert found["ours", RECALL]["count"] == found["references", RECALL]["count"] - 1

@@ -113,10 +113,9 @@ def test_likelihood_command_writes_the_figures_of_each_seed(workspace, run, tmp_
     adapter = tmp_path / "adapter"
     shutil.copytree(workspace / "adapter", adapter)
     contestants = [f"ours={workspace}", f"ours={workspace}#{adapter}", f"other={workspace}"]
-    options = ["--max-couples", "2", "--against", "other"]
-    options += [word for split in SPLITS for word in ("--split", split)]
-    options += [word for each in contestants for word in ("--contestant", each)]
-    tables = run(app, "likelihood", "--llm", workspace / "llm", *options)
+    options = {"llm": workspace / "llm", "max_couples": 2, "against": "other"}
+    splits = list(SPLITS)
+    tables = run(app, "likelihood", contestant=contestants, split=splits, **options)
     found = {(row["contestant"], row["measure"]): row for row in tables["figures"]}
     nll = found["ours", "NLL"]
     assert nll["count"] == 2

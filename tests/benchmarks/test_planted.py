@@ -93,8 +93,8 @@ def test_table_pools_the_seeds_and_pairs_each_variant_with_the_constant():
     constant, projected = rows
     assert (projected["scored"], projected["by seed"]) == (8, "0.750, 1.000")
     assert projected["aspect accuracy"].startswith("0.875 (")
-    # The first user gains 3 of 4, the second 1 of 4.
-    assert projected["minus constant"] == "0.500 (0.250 to 0.750)"
+    # The first user gains 3 of 4, the second 1 of 4: a standard error of 0.25, t is 12.706.
+    assert projected["minus constant"] == "0.500 (-2.677 to 3.677)"
     assert projected["gain"] == "0.500 (0.500 to 0.500)"
     assert (projected["another user's"], projected["chance"]) == ("0.000 (0.000 to 0.000)", 0.25)
     assert constant["minus constant"] == ""
@@ -105,11 +105,9 @@ def test_table_pools_the_seeds_and_pairs_each_variant_with_the_constant():
 def test_planted_trains_an_adapter_of_the_seen_users_and_writes_the_table(workspace, run, tmp_path):
     training = {"num_epochs": 1, "global_batch_size": 16, "micro_batch_size": 8}
     arguments = [f"train-adapter.training.{name}={value}" for name, value in training.items()]
-    arguments += ["train-adapter.scaling.num_workers=1", "--workspace", str(workspace)]
-    arguments += ["--seed", "0", "--max-scored", "6"]
-    names = ("constant", "text-favourite")
-    arguments += [word for name in names for word in ("--variant", name)]
-    rows = run(planted.app, *arguments)["Planted"]
+    arguments += ["train-adapter.scaling.num_workers=1"]
+    names, options = ["constant", "text-favourite"], {"workspace": workspace, "seed": 0}
+    rows = run(planted.app, *arguments, variant=names, max_scored=6, **options)["Planted"]
     assert [(row["pairs"], row["variant"]) for row in rows] == [
         (kind, name) for kind in (UNSEEN_PAIRS, UNSEEN_USERS) for name in names
     ]

@@ -59,13 +59,11 @@ def test_contestant_trains_all_epochs_and_its_loss_falls(contest, name):
 
 @pytest.mark.slow
 def test_run_writes_a_row_a_contestant_and_a_table(contest, run):
-    options = ["--num-pairs", "8", "--batch-size", "4", "--rounds", "1", "--num-epochs", "2"]
-    options += ["--dtype", "float32"]
-    options += ["--contestant", "plain", "--contestant", "ours", "--cores", "2"]
-    found = run(app, "run", contest.dataset, "--llm", contest.llm, *options)
-    (plain, ours), *_ = found.values()
-    assert (plain["contestant"], ours["contestant"]) == ("plain", "ours")
-    losses = [list(map(float, row["loss"].split(", "))) for row in (plain, ours)]
+    names, sizes = ["plain", "ours"], {"num_pairs": 8, "batch_size": 4, "num_epochs": 2}
+    options = {"llm": contest.llm, "dtype": "float32", "rounds": 1, "cores": 2}
+    rows, *_ = run(app, "run", contest.dataset, contestant=names, **sizes, **options).values()
+    assert [row["contestant"] for row in rows] == names
+    losses = [list(map(float, row["loss"].split(", "))) for row in rows]
     assert list(map(len, losses)) == [1, 2]
     # The workers' parts are a mean over all their pairs.
     assert losses[1][0] == pytest.approx(losses[0][0], rel=0.1)

@@ -31,6 +31,12 @@ DECODING = {"max_new_tokens": 4, "text": {"max_words": None, "refuses_repetition
 OTHER_DECODING = {**DECODING, "max_new_tokens": 5}
 
 
+def changed(explainer: Explainer, **parts: Any) -> Explainer:
+    """The explainer with other parts, by the names of its attributes."""
+    names = ("model", "engine", "pairs", "dataset", "graph", "model_fingerprint")
+    return Explainer(**{name: getattr(explainer, name) for name in names} | parts)
+
+
 @dataclass(frozen=True)
 class Toy:
     """A function for `load` of MakeExplainTask: a real explainer with an `EchoEngine`.
@@ -47,14 +53,7 @@ class Toy:
 
     def __call__(self, made: MakeExplainTask) -> Explainer:
         real = load_task_explainer(made)
-        return Explainer(
-            real.model,
-            EchoEngine(real.pairs, self),
-            real.pairs,
-            real.dataset,
-            real.graph,
-            real.model_fingerprint,
-        )
+        return changed(real, engine=EchoEngine(real.pairs, self))
 
 
 class EchoEngine:

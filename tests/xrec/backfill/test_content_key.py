@@ -1,26 +1,21 @@
 """The content key changes with all that the explanation depends on, and with nothing else."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from tests.xrec.backfill.runs import changed
 from xrec.adapter.pairs import Pair, PairPrompts
-from xrec.backfill.identity import content_key, shared_key, sources_of
+from xrec.backfill.identity import content_key, shared_key
 from xrec.bulk import Identity
-from xrec.config.llm import EngineConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.explainer import Explainer
-from xrec.generate.loading import load_explainer
 
 CONFIG = {"decoding": {"max_new_tokens": 4}, "dtype": "auto", "pairs": {}}
 INPUTS = {"base_model": "b", "adapter": "a", "dataset": "d", "graph": "g"}
-
-
-@pytest.fixture
-def explainer(runs):
-    return load_explainer(sources_of(runs.config()), device="cpu", engine=EngineConfig())
 
 
 def _with_text(explainer: Explainer, table: str, column: str, row: int) -> Explainer:
@@ -28,20 +23,16 @@ def _with_text(explainer: Explainer, table: str, column: str, row: int) -> Expla
     texts = rows[column].to_pylist()
     texts[row] += " And more."
     place = rows.schema.get_field_index(column)
-    changed = {table: rows.set_column(place, rows.schema.field(place), [texts])}
-    dataset = replace(explainer.dataset, **changed)
-    pairs = PairPrompts(dataset, explainer.pairs.builder)
-    return Explainer(explainer.model, explainer.engine, pairs, dataset, explainer.graph, "x")
+    others = {table: rows.set_column(place, rows.schema.field(place), [texts])}
+    dataset = replace(explainer.dataset, **others)
+    return changed(explainer, pairs=PairPrompts(dataset, explainer.pairs.builder))
 
 
 def _with_vector(explainer: Explainer, side: str, row: int) -> Explainer:
     vectors = getattr(explainer.graph, side).clone()
     vectors[row, 0] += 1e-6
     assert not torch.equal(vectors, getattr(explainer.graph, side))
-    graph = replace(explainer.graph, **{side: vectors})
-    return Explainer(
-        explainer.model, explainer.engine, explainer.pairs, explainer.dataset, graph, "x"
-    )
+    return changed(explainer, graph=replace(explainer.graph, **{side: vectors}))
 
 
 def key_of(explainer: Explainer, shared: str, user: int, item: int, **texts: Any) -> str:
@@ -59,25 +50,23 @@ def test_content_key_changes_with_chosen_aspects_and_their_evidence(explainer):
 
 
 def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer):
-    def changed(other: Explainer) -> set[tuple[int, int]]:
-        """Return the pairs of 3 users and 3 items whose key changed."""
-        pairs = [(user, item) for user in range(3) for item in range(3)]
-        return {
-            pair for pair in pairs if key_of(explainer, "s", *pair) != key_of(other, "s", *pair)
-        }
+    def keys(explainer: Explainer, shared: str = "s") -> dict[tuple[int, int], str]:
+        """The keys of the pairs of 3 users and 3 items."""
+        pairs = itertools.product(range(3), range(3))
+        return {pair: key_of(explainer, shared, *pair) for pair in pairs}
 
+    before = keys(explainer)
+    assert len({*before.values(), *keys(explainer, "t").values()}) == 18
     of_user, of_item = {(1, item) for item in range(3)}, {(user, 2) for user in range(3)}
-    assert changed(explainer) == set()
-    assert changed(_with_text(explainer, "users", "profile", 1)) == of_user
-    assert changed(_with_vector(explainer, "users", 1)) == of_user
-    assert changed(_with_text(explainer, "items", "title", 2)) == of_item
-    assert changed(_with_text(explainer, "items", "profile", 2)) == of_item
-    assert changed(_with_vector(explainer, "items", 2)) == of_item
-
-
-def test_content_key_of_each_pair_is_its_own(explainer):
-    pairs = [(user, item) for user in range(3) for item in range(3)]
-    assert len({key_of(explainer, shared, *pair) for shared in "st" for pair in pairs}) == 18
+    for other, expected in (
+        (_with_text(explainer, "users", "profile", 1), of_user),
+        (_with_vector(explainer, "users", 1), of_user),
+        (_with_text(explainer, "items", "title", 2), of_item),
+        (_with_text(explainer, "items", "profile", 2), of_item),
+        (_with_vector(explainer, "items", 2), of_item),
+    ):
+        after = keys(other)
+        assert {pair for pair in before if after[pair] != before[pair]} == expected
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,14 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from tests.xrec.backfill.runs import pairs_of, pairs_table
+from tests.xrec.backfill.runs import changed, pairs_of, pairs_table
 from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.explain import explain_pairs
-from xrec.backfill.identity import sources_of
 from xrec.checks import Checker
 from xrec.config.decoding import DecodingConfig
-from xrec.config.llm import EngineConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.engine import Completion, Failure
 from xrec.generate.explainer import Explainer
-from xrec.generate.loading import load_explainer
 from xrec.generate.shared_engine import Requests
 from xrec.schemas import FAILED, GENERATED
 
@@ -42,12 +39,10 @@ class ScriptedEngine:
 
 
 @pytest.fixture
-def scripted(runs):
-    loaded = load_explainer(sources_of(runs.config()), device="cpu", engine=EngineConfig())
-
+def scripted(explainer):
     def make(*texts: str | None) -> Explainer:
-        engine = ScriptedEngine(loaded.pairs, texts)
-        return Explainer(loaded.model, engine, loaded.pairs, loaded.dataset, loaded.graph, "f" * 16)
+        engine = ScriptedEngine(explainer.pairs, texts)
+        return changed(explainer, engine=engine, model_fingerprint="f" * 16)
 
     return make
 
@@ -76,8 +71,8 @@ def test_explain_pairs_each_text_stands_beside_its_own_pair(scripted):
 
 
 def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted):
-    given = ["nobody i0", "u0 i0", "u0 nothing", "u1 i0", "u1 wordy"]
-    generated, failed = explained(scripted("A garden.", " \n "), *given)
+    given = ["nobody i0", "u0 i0", "u0 nothing", "u1 i0", "u1 wordy", "u2 i0"]
+    generated, failed = explained(scripted("A garden.", " \n ", None), *given)
     assert pairs_of(generated.to_pylist()) == ["u0 i0"]
     assert generated["explanation"].to_pylist() == ["A garden."]
     rows = {row["reason"]: row for row in failed.to_pylist()}
@@ -86,25 +81,19 @@ def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted)
         "unknown_item": "u0 nothing",
         "empty_text": "u1 i0",
         "prompt_too_long": "u1 wordy",
+        "over_memory_budget": "u2 i0",
     }
     for reason, message, texts in (
         ("unknown_user", "user 'nobody' is not among the 12 users", ("", "Place 0", GARDEN)),
         ("unknown_item", "item 'nothing' is not among the 6", ("Guest number 0.", "", "")),
-        ("prompt_too_long", "at most 150 allowed (prompt.max_prompt_tokens)", None),
+        ("prompt_too_long", "at most 400 allowed (prompt.max_prompt_tokens)", None),
         ("empty_text", "", ("Guest number 1.", "Place 0", GARDEN)),
+        ("over_memory_budget", "needs 9 GiB", ("Guest number 2.", "Place 0", GARDEN)),
     ):
         row = rows[reason]
         assert message in row["message"]
         said = (row["user_profile"], row["item_title"], row["item_profile"])
         assert texts in (None, said)
-
-
-def test_explain_pairs_prompt_that_the_engine_refuses_is_a_failed_row(scripted):
-    generated, failed = explained(scripted(None, "One.", "Two."), "u0 i0", "u1 i0", "u2 i0")
-    assert generated["user_id"].to_pylist() == ["u1", "u2"]
-    (row,) = failed.to_pylist()
-    assert (row["user_id"], row["reason"]) == ("u0", "over_memory_budget")
-    assert row["message"] == "needs 9 GiB"
 
 
 def test_explain_pairs_gives_the_evidence_of_aspects(scripted, monkeypatch):

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.xrec.backfill.runs import DECODING, OTHER_DECODING
+from tests.xrec.backfill.runs import OTHER_DECODING
 from xrec.backfill.identity import identify, identify_unchecked, sources_of
 from xrec.storage import run_fingerprint
 
@@ -28,7 +28,6 @@ def test_identity_with_another_dtype_is_another_run(runs):
     ("values", "key"),
     [
         ({"decoding": OTHER_DECODING}, "decoding"),
-        ({"decoding": {**DECODING, "temperature": 0.5}}, "decoding"),
         ({"pairs": {"kind": "split", "max_pairs": 3}}, "pairs"),
     ],
 )

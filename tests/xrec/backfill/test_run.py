@@ -19,7 +19,7 @@ from tests.project_file import write_project
 from tests.xrec.backfill.runs import never, output_of, pairs_of, published_rows
 from xrec.backfill.driver import finish, has_work, run_backfill
 from xrec.backfill.plan import open_backfill
-from xrec.bulk import Survey, empty, rollback
+from xrec.bulk import Survey, rollback
 from xrec.errors import ConfigError, DataError, TableError
 from xrec.storage import read_manifest
 
@@ -83,7 +83,8 @@ def test_run_that_gets_sigterm_ends_with_130_and_the_same_command_goes_on(runs):
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     (done,) = re.findall(r"stopped: (\d+) of 12 rows are done; run the same command again", said)
-    assert 0 < int(done) < len(GOOD)
+    # A result may stand whose actor had not told the driver yet.
+    assert int(done) <= Survey(made).summary.num_rows < len(GOOD)
     assert said.rstrip().endswith("interrupted")
     assert not (runs.output / "_delta_log").exists()
     subprocess.run(command, check=True, timeout=300)
@@ -120,30 +121,19 @@ def test_limit_ends_a_run_which_goes_on_without_it(runs):
         runs.config(limit=5, retry_failed="all")
 
 
-# What follows.
-
-
 @pytest.mark.usefixtures("actors_here")
-def test_publish_of_what_was_rolled_back_or_emptied_must_be_asked_for(runs):
+def test_publish_of_what_was_rolled_back_must_be_asked_for_and_upkeep_follows(runs):
     runs.run(*GOOD[:3])
     runs.run(*GOOD)
-    for take_back in (lambda: rollback(runs.output.uri, 0), lambda: empty(runs.output.uri)):
-        take_back()
-        with pytest.raises(TableError, match=r"took it back; .* say so \(republish=true\)"):
-            runs.run(*GOOD, toy=never)
-        runs.run(*GOOD, toy=never, republish=True)
-        assert pairs_of(published_rows(runs.output)) == sorted(GOOD)
-
-
-@pytest.mark.usefixtures("actors_here")
-def test_upkeep_deletes_files_of_no_version_and_keeps_those_of_earlier_ones(runs):
-    runs.run(*GOOD)
+    rollback(runs.output.uri, 0)
+    with pytest.raises(TableError, match=r"took it back; .* say so \(republish=true\)"):
+        runs.run(*GOOD, toy=never)
     before = published_rows(runs.output)
     stray = Path(runs.output.path) / "part-of-a-publisher-that-died.parquet"
     stray.write_bytes(b"")
     two_hours_ago = time.time() - 7200
     os.utime(stray, (two_hours_ago, two_hours_ago))
-    runs.run(*GOOD[:9], vacuum_hours=1)
+    runs.run(*GOOD, toy=never, republish=True, vacuum_hours=1)
     assert not stray.exists()
     assert published_rows(runs.output, version=0) == before
-    assert pairs_of(published_rows(runs.output)) == sorted(GOOD[:9])
+    assert pairs_of(published_rows(runs.output)) == sorted(GOOD)

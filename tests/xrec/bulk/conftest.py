@@ -59,6 +59,11 @@ class Toys(Place):
         names = items.split() if isinstance(items, str) else items
         return toy_run(self, self.folder, names, **settings)
 
+    def in_parts(self, part_bytes: int) -> None:
+        """Let tables have several files; this process writes them, also if Ray has been started."""
+        self.patch.setattr("xrec.bulk.parts.PART_BYTES", part_bytes)
+        self.patch.setattr("xrec.bulk.work.pool.num_cpus", lambda: 0)
+
     def at(self, name: str) -> "Toys":
         """The same at another place, below this one."""
         return replace(self, uri=f"{self.uri}/{name}")

@@ -64,11 +64,6 @@ def finished(toys: Toys, items: Any = ODD_ITEMS) -> Toy:
     return toy
 
 
-def table_rows(toy: Toy, columns: list[str]) -> list[tuple[Any, ...]]:
-    """The rows of the table, sorted by their keys: what an export is compared with."""
-    return in_order(toy.published().dataset().to_table().to_pylist(), columns)
-
-
 def in_order(rows: list[dict[str, Any]], columns: list[str]) -> list[tuple[Any, ...]]:
     """Some columns of rows, sorted by their keys."""
     rows = sorted(rows, key=lambda row: (row["user"], row["item"]))
@@ -95,7 +90,8 @@ def test_export_holds_the_rows_that_succeeded(toys, format):
     rows = [row for data in files.values() for row in parsed(data, format)]
     assert list(rows[0]) == [n for n in toy.run.format.table_schema.names if n != "status"]
     columns = ["user", "item", "text", "num_tokens", "reason"]
-    assert in_order(rows, columns) == table_rows(toy, columns)
+    expected = toy.published().dataset().to_table().to_pylist()
+    assert in_order(rows, columns) == in_order(expected, columns)
     sizes = {name: len(data) for name, data in files.items()}
     assert success_of(toys) == {"version": 0, "num_rows": 36, "files": sizes}
 

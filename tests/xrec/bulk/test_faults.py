@@ -246,7 +246,7 @@ OTHERS: dict[str, Callable[[deltalake.DeltaTable], Any]] = {
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_fault_9_commits_of_other_programs_make_nothing_unusable(toys, what):
-    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 5000)
+    toys.in_parts(5000)
     first = toys("a", num_users=30, identity=OTHER)
     first.complete()
     toy = toys("a odd-1 dull-2", carry_from=toys.uri)

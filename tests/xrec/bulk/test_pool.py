@@ -55,13 +55,16 @@ def test_pool_gives_each_result_when_it_is_done_and_not_in_order(here):
     assert progress.started_at < progress.working_since
 
 
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(toys):
+    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)  # the files are made on Ray, too
     toy = toys("deadly odd-1 bad-2 b", num_users=10)
     task = toy.make_task(kill=die, killers=[("u-3", "deadly")])
     progress = on_ray(toy, RayPool(2), task, chunks_at_once=2)
     assert progress.failed == {"odd": 10, "task_error": 11}
     assert 4 <= progress.num_deaths <= 8
     assert toy.publish() is not None
+    assert toy.published().log.files(0).num_rows > 1
     assert rows_of(toy.published()) == toy.rows
     rows = toy.published().dataset(status="failed").to_table().to_pylist()
     (killer,) = [row for row in rows if row["item"] == "deadly"]
@@ -69,51 +72,44 @@ def test_pool_row_that_kills_is_found_with_few_deaths_and_the_others_done_once(t
     assert killer["message"] == "2 processes died while they worked on this row alone"
 
 
-@pytest.mark.parametrize("what", ["work", "start"])
-def test_pool_raises_the_error_of_a_process_and_the_next_one_goes_on(here, what):
-    toy = here("refused", num_users=6, rows_per_chunk=1)
-    if what == "work":
-        with pytest.raises(DataError, match=r"^the row is refused\n  by its task$"):
-            on_ray(toy, RayPool(2), toy.make_task(OddTask))
-    else:
-        with pytest.raises(ModelError, match=r"^there is no model$"):
-            on_ray(toy, RayPool(2), partial(make_no_task, "error"))
-    assert on_ray(toy, RayPool(1)).num_ok == 6
+ENDS = {
+    "refused": (DataError, r"^the row is refused\n  by its task$"),
+    "no model": (ModelError, r"^there is no model$"),
+    "kill": (ClusterError, "6 processes in a row ended before they were ready"),
+    "interrupt": (KeyboardInterrupt, ""),
+}
 
 
-def test_pool_of_processes_that_die_while_they_load_ends_the_run(here):
-    toy = here("a", num_users=4, rows_per_chunk=1)
-    with pytest.raises(ClusterError, match="3 processes in a row ended before they were ready"):
-        on_ray(toy, RayPool(1), partial(make_no_task, "kill"))
-    assert Survey(toy.run).summary.num_rows == 0
-
-
-def test_pool_with_room_for_fewer_processes_than_it_may_have_does_all(here):
-    toy = here("a", num_users=6, rows_per_chunk=1)
-    assert on_ray(toy, RayPool(2, min_actors=1, cpus=3)).num_ok == 6
-
-
-def test_pool_grows_while_all_are_busy(here):
-    toy = here("a", num_users=12, rows_per_chunk=1)
-    on_ray(toy, RayPool(3, min_actors=1), toy.make_task(seconds=0.7))
-    toy.publish()
-    texts = toy.published().dataset().to_table()["text"].to_pylist()
-    assert 2 <= len({text.split()[-2] for text in texts}) <= 3  # processes
-
-
-def test_pool_of_a_driver_that_is_interrupted_stops_and_the_next_one_goes_on(here):
+@pytest.mark.parametrize("what", ENDS)
+def test_pool_raises_what_ended_it_and_the_next_one_goes_on(here, what):
     def interrupt(progress: Progress) -> None:
-        raise KeyboardInterrupt
+        if what == "interrupt":
+            raise KeyboardInterrupt
 
     here.patch.setattr(driver_module, "_SECONDS_BETWEEN_LOOKS", 0.0)
-    toy = here("a", num_users=20, rows_per_chunk=1)
-    task = toy.make_task(seconds=0.3)
-    with pytest.raises(KeyboardInterrupt):
+    toy = here("refused" if what == "refused" else "a", num_users=20, rows_per_chunk=1)
+    starts = what in ("refused", "interrupt")
+    task = toy.make_task(OddTask, seconds=0.3) if starts else partial(make_no_task, what)
+    error, message = ENDS[what]
+    with pytest.raises(error, match=message):
         on_ray(toy, RayPool(2), task, on_progress=interrupt)
     num_done = Survey(toy.run).summary.num_rows
-    assert 0 < num_done < 20
+    assert (num_done > 0) >= (what == "interrupt")
+    assert num_done < (20 if starts else 1)
     progress = on_ray(toy, RayPool(2))
     assert (progress.num_ok, progress.num_rows_before >= num_done) == (20, True)
+
+
+@pytest.mark.parametrize(
+    ("pool", "seconds", "fewest", "most"),
+    [(RayPool(3, min_actors=1), 0.7, 2, 3), (RayPool(2, min_actors=1, cpus=3), 0.0, 1, 1)],
+)
+def test_pool_grows_while_all_are_busy_as_far_as_there_is_room(here, pool, seconds, fewest, most):
+    toy = here("a", num_users=12, rows_per_chunk=1)
+    assert on_ray(toy, pool, toy.make_task(seconds=seconds)).num_ok == 12
+    toy.publish()
+    texts = toy.published().dataset().to_table()["text"].to_pylist()
+    assert fewest <= len({text.split()[-2] for text in texts}) <= most  # processes
 
 
 # Items in processes: each comes back once, whatever a process does.
@@ -137,22 +133,18 @@ def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done():
     assert os.getpid() not in dict(found).values()
 
 
-def test_map_in_processes_of_nothing_starts_none():
-    assert list(map_in_processes(_make_pid, [], num_processes=2)) == []
-
-
 def test_map_in_processes_that_are_fresh_do_one_item_each():
+    assert list(map_in_processes(_make_pid, [], num_processes=2, fresh=True)) == []
     found = list(map_in_processes(_make_pid, [0.0] * 3, num_processes=2, fresh=True))
     assert len({pid for _, pid in found}) == 3
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-def test_map_in_processes_raises_the_error_of_a_process(fresh):
+def test_map_in_processes_raises_the_error_of_a_process():
     def refuse(item: str) -> str:
         raise DataError(f"{item} is wrong")
 
     with pytest.raises(DataError, match=r"^the item is wrong$"):
-        list(map_in_processes(lambda: refuse, ["the item"], num_processes=1, fresh=fresh))
+        list(map_in_processes(lambda: refuse, ["the item"], num_processes=1, fresh=True))
 
 
 @pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -82,6 +82,10 @@ def test_preview_of_a_run_that_carries_over_takes_the_share_that_was_carried(her
     assert 0 < seen.num_left < 36
     assert seen.costs_left["tokens"] == pytest.approx(seen.num_left)
     assert "carried" not in seen.costs_left
+    elsewhere = preview_at(here.at("new"), carry_from=here.uri)  # three tokens a row that was done
+    assert elsewhere.costs_left["tokens"] == pytest.approx(108)
+    drive_carrying((whole := here.at("whole"))("a", **settings))  # all of it was carried
+    assert preview_at(here.at("new"), carry_from=whole.uri).costs_left is None
 
 
 def test_preview_of_inputs_that_were_written_again_compares_their_rows(here):

@@ -71,8 +71,8 @@ def test_rule_3_run_has_each_row_once_as_done_or_failed(toys):
     ("items", "num_users"),
     [(["a"], 1), (["odd-1"], 9), (["bad-1", "kill-1"], 2), (["é🙂" * 99, "\x00", "\U0010ffff"], 5)],
 )
-def test_rule_3_run_of_few_or_strange_rows(toys, items, num_users):
-    toy = toys(items, num_users=num_users)
+def test_rule_3_run_of_few_or_strange_rows(here, items, num_users):
+    toy = here(items, num_users=num_users)
     toy.complete()
     table = toy.published()
     assert rows_of(table) == toy.rows
@@ -276,18 +276,18 @@ def test_rule_7_unknown_reason_or_one_with_a_limit_is_refused_at_the_beginning(h
 # 10. A limit ends a run at the end of a chunk; the next driver goes on.
 
 
-def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(toys):
-    toy = toys(num_users=11)
+def test_rule_10_limit_does_the_fewest_first_chunks_and_the_next_driver_goes_on(here):
+    toy = here(num_users=11)
     sizes = toy.run.passes()[0].plan.rows_of_chunks.tolist()
     progress = toy.drive(limited := PoolHere(), max_rows=sizes[0] + 1)
     assert (progress.is_done, progress.num_rows) == (False, sizes[0] + sizes[1])
     assert limited.done == [0, 1]
-    status = read_status(toys.uri, toys.storage)
+    status = read_status(here.uri)
     assert (status.phase(), status.num_done) == ("stopped", progress.num_rows)
     assert toy.complete(again := PoolHere(), max_rows=progress.num_rows) is None  # is reached
     assert again.num_starts == 0
     assert toy.publish() is None
-    assert not (toys.location / "_delta_log").exists()
+    assert not (here.location / "_delta_log").exists()
     assert not has_work(toy.run, max_rows=progress.num_rows)
     assert has_work(toy.run, max_rows=progress.num_rows + 1)
     assert toy.drive(max_rows=sum(sizes[:3])).num_rows == sum(sizes[:3])  # on a chunk's edge

@@ -53,8 +53,8 @@ def fail_some(
 # 5. An error fails its row, ends the process, or ends the run.
 
 
-def test_rule_5_error_of_a_row_fails_that_row_alone(toys):
-    toy = toys("a bad-1")
+def test_rule_5_error_of_a_row_fails_that_row_alone(here):
+    toy = here("a bad-1")
     manifest = toy.complete()
     assert manifest.metrics["failed_by_reason"] == {"task_error": 12}
     assert manifest.metrics["costs"]["tokens"] == 36
@@ -133,8 +133,8 @@ def test_rule_5_lack_of_memory_does_not_end_the_process():
 
 
 @pytest.mark.parametrize("rows_per_chunk", [6, 64])
-def test_rule_6_rows_that_kill_are_found_and_others_done(toys, rows_per_chunk):
-    toy = toys("a b", rows_per_chunk=rows_per_chunk, num_users=32)
+def test_rule_6_rows_that_kill_are_found_and_others_done(here, rows_per_chunk):
+    toy = here("a b", rows_per_chunk=rows_per_chunk, num_users=32)
     killers = [toy.rows[3], toy.rows[4], toy.rows[40]]
     progress = toy.drive(task=toy.make_task(killers=killers))
     assert progress.failed == {"task_error": 3}

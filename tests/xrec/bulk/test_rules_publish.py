@@ -261,7 +261,7 @@ def test_rule_8_files_are_in_the_tables_order_in_row_groups_of_some_size(here):
 
 def test_rule_8_parts_and_passes_of_any_size_have_each_row_once(toys):
     """Chunks of retries have rows of several parts of the table."""
-    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
+    toys.in_parts(10_000)
     toy = toys("a odd-1 dull-2 b", num_users=20, rows_per_chunk=9)
     toy.drive()
     manifests = [toy.publish()]

@@ -1,14 +1,13 @@
 """Rules 3, 7 and 8 of xrec.bulk where a row of the plan becomes several rows of the table."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from tests.xrec.bulk.conftest import Place
-from tests.xrec.bulk.toy_run import PoolHere, describe, plan_of
+from tests.xrec.bulk.conftest import Toys
+from tests.xrec.bulk.toy_run import Toy, plan_of
 from xrec import bulk
 
 WORDS = ["a", "bcd", "aa", "-", "--", *(f"w{number}" for number in range(100, 112))]
@@ -46,14 +45,10 @@ class Spell:
         return pa.Table.from_pylist(failed, FORMAT.failed_schema)
 
 
-def run_of(place: Place) -> bulk.BulkRun:
+def toy_of(place: Toys) -> Toy:
     words = pa.table({"word": WORDS})
-    return plan_of(place.uri, "spelling", FORMAT, words, rows_per_chunk=4, storage=place.storage)
-
-
-def complete_here(run: bulk.BulkRun, task: Spell, **settings: Any) -> Any:
-    """Run to the end in this process, and publish; returns the manifest."""
-    return bulk.complete(run, PoolHere(), lambda: task, "recommendations", describe, **settings)
+    run = plan_of(place.uri, "spelling", FORMAT, words, rows_per_chunk=4, storage=place.storage)
+    return Toy(run, [], place.folder)
 
 
 def letters_of(words: list[str]) -> list[tuple[str, int, str]]:
@@ -61,48 +56,42 @@ def letters_of(words: list[str]) -> list[tuple[str, int, str]]:
     return sorted((word, place, letter) for word in words for place, letter in enumerate(word))
 
 
-def ok_rows(run: bulk.BulkRun) -> list[tuple[str, int, str]]:
+def ok_rows(toy: Toy) -> list[tuple[str, int, str]]:
     """The rows of words that succeeded, sorted; those of a word lie together, in their order."""
-    table = bulk.published(run.output.uri, storage=run.storage)
     columns = ["word", "place", "letter"]
-    rows = [(*row.values(),) for row in table.dataset().to_table(columns=columns).to_pylist()]
+    table = toy.published().dataset().to_table(columns=columns)
+    rows = [(*row.values(),) for row in table.to_pylist()]
     assert all(row[1] == 0 or rows[n - 1][:2] == (row[0], row[1] - 1) for n, row in enumerate(rows))
     return sorted(rows)
 
 
-def test_rule_3_each_row_becomes_all_of_its_rows_or_a_failed_one(place):
-    run = run_of(place)
-    manifest = complete_here(run, Spell())
-    assert ok_rows(run) == letters_of(GOOD_WORDS)
+def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(toys):
+    toys.in_parts(3000)
+    toy = toy_of(toys)
+    manifest = toy.complete(task=Spell)
+    assert ok_rows(toy) == letters_of(GOOD_WORDS)
     assert manifest.row_counts == {"explanations": 15, "failed": 2}
-    failed = bulk.published(place.uri, storage=place.storage).dataset(status="failed").to_table()
+    failed = toy.published().dataset(status="failed").to_table()
     assert sorted(failed["word"].to_pylist()) == ["-", "--"]
     assert failed["place"].null_count == 2
-    summary = bulk.Survey(run).summary
+    summary = bulk.Survey(toy.run).summary
     assert (summary.num_ok, summary.num_ok_rows, summary.num_rows) == (15, 54, 17)
-
-
-def test_rule_7_retry_replaces_a_failed_row_by_all_of_its_rows(toys):
-    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 3000)
-    run = run_of(toys)
-    complete_here(run, Spell())
-    manifest = complete_here(run, Spell(healed=("--",)), retry=["empty"])
-    assert ok_rows(run) == letters_of([*GOOD_WORDS, "--"])
+    manifest = toy.complete(task=lambda: Spell(healed=("--",)), retry=["empty"])
+    assert ok_rows(toy) == letters_of([*GOOD_WORDS, "--"])
     assert manifest.row_counts == {"explanations": 16, "failed": 1}
-    summary = bulk.Survey(run).summary
+    summary = bulk.Survey(toy.run).summary
     assert (summary.num_ok_rows, summary.failed) == (56, {"empty": 1})
 
 
 @pytest.mark.parametrize("what", ["a row twice", "a word lost"])
 def test_rule_3_task_that_doubles_a_row_or_loses_a_key_is_an_error(here, what):
-    do = Spell.do
+    class Wrong(Spell):
+        def do(self, rows: pa.Table) -> bulk.Outcome:
+            outcome = super().do(rows)
+            ok = outcome.ok
+            twice = ok.take([0, *range(len(ok))])
+            lost = ok.filter(pc.not_equal(ok["word"], ok["word"][0]))
+            return bulk.Outcome(twice if what == "a row twice" else lost, outcome.failed)
 
-    def wrong(task: Spell, rows: pa.Table) -> bulk.Outcome:
-        outcome, ok = do(task, rows), do(task, rows).ok
-        twice = ok.take([0, *range(len(ok))])
-        lost = ok.filter(pc.not_equal(ok["word"], ok["word"][0]))
-        return bulk.Outcome(twice if what == "a row twice" else lost, outcome.failed)
-
-    here.patch.setattr(Spell, "do", wrong)
     with pytest.raises(ValueError, match="expected each row once"):
-        bulk.drive(run_of(here), PoolHere(), Spell)
+        toy_of(here).drive(task=Wrong)

@@ -12,7 +12,7 @@ STRANGERS = ("", "u-", "u-1 ", "u-999", "é\u200f\ud7ff", "\U0010ffff")
 
 @pytest.mark.usefixtures("small_windows")
 def test_find_at_each_version_gives_exactly_the_rows_of_a_key(toys):
-    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
+    toys.in_parts(10_000)
     toy = toys("a odd-1 b")
     toy.complete()
     toy.heal()
@@ -33,7 +33,7 @@ def test_find_at_each_version_gives_exactly_the_rows_of_a_key(toys):
 @pytest.mark.usefixtures("small_windows")
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_find_reads_one_file_of_several(toys):
-    toys.patch.setattr("xrec.bulk.parts.PART_BYTES", 10_000)
+    toys.in_parts(10_000)
     toy = toys("a b c d", num_users=24)
     toy.complete()
     table = toy.published()

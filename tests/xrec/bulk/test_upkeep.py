@@ -23,35 +23,30 @@ from xrec.storage import read_manifest
 HOUR = timedelta(hours=1)
 
 
-def test_rollback_publishes_an_earlier_version_as_the_next_one(toys):
+def test_rollback_and_empty_make_the_next_version_and_keep_the_earlier_ones(toys):
     toy = finished(toys)
     assert rollback(toys.uri, 0, toys.storage) == 2
     assert len(rows_of(toy.published(), "failed")) == 12
     assert toy.published().manifest.row_counts == toy.published(0).manifest.row_counts
     assert read_manifest(toys.location, "explanations").version == 2
     assert rollback(toys.uri, 2, toys.storage) == 2  # is the newest
-    assert rollback(toys.uri, 1, toys.storage) == 3
-    assert rows_of(toy.published(), "ok") == toy.rows
-    assert check_output(toys.uri, toys.storage) == []
-    for version in (-1, 4):
-        with pytest.raises(TableError, match=f"version {version} is not there; .* has 0 to 3"):
-            rollback(toys.uri, version, toys.storage)
-
-
-def test_empty_leaves_no_rows_and_earlier_versions(toys):
-    toy = finished(toys)
-    assert empty(toys.uri, toys.storage) == 2
+    assert empty(toys.uri, toys.storage) == 3
     with pytest.raises(ArtifactNotFoundError, match="it was emptied; run its job first"):
         toy.published()
     with pytest.raises(ArtifactNotFoundError, match="no explanations artifact: it was emptied"):
         read_manifest(toys.location, "explanations")
     assert table_at(toys).to_pyarrow_table().num_rows == 0
-    assert rollback(toys.uri, 1, toys.storage) == 3
+    assert rollback(toys.uri, 1, toys.storage) == 4
     assert rows_of(toy.published(), "ok") == toy.rows
+    assert check_output(toys.uri, toys.storage) == []
+    for version in (-1, 5):
+        with pytest.raises(TableError, match=f"version {version} is not there; .* has 0 to 4"):
+            rollback(toys.uri, version, toys.storage)
 
 
 def test_upkeep_of_nothing_or_of_another_programs_table_is_refused(disk):
-    for do in (lambda: rollback(disk.uri, 0), lambda: empty(disk.uri)):
+    changes = (lambda: rollback(disk.uri, 0), lambda: empty(disk.uri))
+    for do in changes:
         with pytest.raises(ArtifactNotFoundError, match="there is no table"):
             do()
     assert vacuum(disk.uri, HOUR) == 0
@@ -59,11 +54,7 @@ def test_upkeep_of_nothing_or_of_another_programs_table_is_refused(disk):
         deltalake.write_deltalake(disk.uri, pa.table({"a": [number]}), mode="overwrite")
     age(disk)
     before = disk.location.files()
-    for do in (
-        lambda: rollback(disk.uri, 0),
-        lambda: empty(disk.uri),
-        lambda: vacuum(disk.uri, HOUR),
-    ):
+    for do in (*changes, lambda: vacuum(disk.uri, HOUR)):
         with pytest.raises(TableError, match="holds a Delta table that this xrec does not publish"):
             do()
     assert disk.location.files() == before
