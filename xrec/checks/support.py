@@ -45,7 +45,7 @@ _KINDRED = tuple(
     map(
         word_set,
         (
-            "staff service",
+            "staff service employee team support",
             "waitstaff waiter waitress server",
             "food dish meal menu cuisine dining",
             "atmosphere ambiance ambience vibe environment setting",
@@ -54,7 +54,7 @@ _KINDRED = tuple(
 )
 _PRAISED_EVERYWHERE = AspectNames(
     word_set(
-        "bartender chef crew owner decor drink ingredient portion price location parking"
+        "bartender chef crew owner decor drink ingredient portion price location parking scenery"
     ).union(*_KINDRED)
 )
 _DENIALS, _ARTICLES = word_set("no without lack lacking"), word_set("a an the any")

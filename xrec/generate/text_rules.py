@@ -32,7 +32,11 @@ _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
 _TAIL = re.compile(
     r",?\s(?:making|creating|providing|offering|which|where|while)\b[^.!?]*(?=[.!?]?$)"
 )
-_FILLER = re.compile(r",?\s(?:making|which makes) (?:it|this|them)\b[^.!?]*(?=[.!?]?$)")
+# Praise of anything, or a caveat, which is mostly made up and no reason.
+_FILLER = re.compile(
+    r",?\s(?:(?:making|which makes) (?:it|this|them)|despite|(?:even |al)?though)\b"
+    r"[^.!?]*(?=[.!?]?$)"
+)
 _MARKS_AT_END = re.compile(r"[\W_]+$")
 
 _Ids = Sequence[int]

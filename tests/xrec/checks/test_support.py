@@ -89,6 +89,7 @@ def test_unsupported_are_the_aspects_numbers_and_names_that_stand_nowhere(text, 
         ("You would enjoy the wonderful meals and the friendly staff.", ["staff"]),
         ("You would enjoy its curries and its great food.", []),  # it has Thai food
         ("You would enjoy it for the fresh ingredients.", ["ingredients"]),
+        ("You would enjoy its friendly customer support.", ["support"]),
         ("It would suit you, and the staff serves you well.", ["staff"]),
         ("As you love excellent service, the Thai food is for you.", []),  # the user does
         ("A good choice of Thai food, and a place to go.", []),

@@ -255,6 +255,12 @@ OWN, TAIL = "You would love it for its late hours", ", making it a great choice 
         (f"{OWN}.", {}, f"{OWN}."),
         (f"{OWN}{TAIL}.", {}, f"{OWN}."),
         (f"{OWN}, making it a great choice for a long-term stay in the area.", {}, f"{OWN}."),
+        (
+            f"{OWN}, despite the occasional disappointment due to the lack of a counter.",
+            {},
+            f"{OWN}.",
+        ),
+        (f"{OWN}, although it may be crowded.", {}, f"{OWN}."),
         # A chosen aspect is no filler.
         ("Love it, making it the place for late hours.", {}, None),
         (f"You would love its live music{TAIL}.", {}, "unsupported"),
