@@ -1,11 +1,10 @@
 """What a backfill needs, without training: a small catalogue, a random model, graph and adapter."""
 
 import pytest
-import torch
 
-from tests.toy import save_graph, save_toy_model
+from tests.toy import save_random_graph, save_toy_model
 from tests.xrec.backfill.runs import Runs
-from tests.xrec.generate.town import DIM, make_adapter
+from tests.xrec.generate.town import make_adapter
 from tests.xrec.recommend.catalogue import make_dataset
 from xrec.backfill.identity import sources_of
 from xrec.config.llm import EngineConfig
@@ -30,9 +29,7 @@ def workspace(tmp_path_factory):
     items.append({"item_id": "wordy", "title": "Wordy", "profile": "garden " * 400})
     seen = [(user, (user + step) % (NUM_ITEMS - 1)) for user in range(12) for step in range(3)]
     dataset = make_dataset(root, users, items, seen, explained="u0 i4")
-    torch.manual_seed(0)
-    vectors = torch.randn(NUM_USERS, DIM), torch.randn(NUM_ITEMS, DIM)
-    graph = save_graph(root / "graph", *vectors, dataset).fingerprint
+    graph = save_random_graph(root / "graph", NUM_USERS, NUM_ITEMS, dataset).fingerprint
     make_adapter(root / "adapter", graph, model_fingerprint(save_toy_model(root / "llm")))
     return root
 
