@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from xrec.checks.phrases import AspectNames, WordList, read_word_list
 from xrec.checks.plain import plain_sentence
-from xrec.checks.support import telling_words, unsupported_words
+from xrec.checks.support import unsupported_words, words_to_blame
 from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
@@ -79,7 +79,7 @@ class Checker:
         if checks.unsupported and (words := unsupported_words(text, texts, self.aspects, further)):
             shown = ", ".join(map(repr, words))
             message = f"neither the prompt nor the item's menu of aspects has: {shown}"
-            return Refusal("unsupported", message, tuple(telling_words(words, texts)))
+            return Refusal("unsupported", message, tuple(words_to_blame(text, words, texts)))
         if too_few := self._names_too_few(text, texts, checks.min_chosen):
             return Refusal("unchosen", too_few)
         if checks.named_twice and (aspect := self._named_twice(text, texts)):

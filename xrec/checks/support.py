@@ -108,17 +108,34 @@ def unsupported_words(
     return list(dict.fromkeys(tokens.text[start:end] for start, end in sorted(unsupported)))
 
 
-def telling_words(phrases: Iterable[str], texts: PairTexts) -> Iterator[str]:
-    """Of each phrase the first word that says something, and that no chosen aspect has.
+def words_to_blame(text: str, phrases: Iterable[str], texts: PairTexts) -> Iterator[str]:
+    """The words without which a text goes another way than to these phrases of it, one for each.
 
-    They are the words without which a text says something else.
+    Of a phrase with the adjectives before it, the first word that says something and that no chosen
+    aspect has: of "the friendly and helpful staff" it is friendly.
     """
     chosen = {key for each in texts.aspects for key in tokens_of(each.aspect).keys}
+    tokens = tokens_of(text)
     for phrase in phrases:
-        tokens = tokens_of(phrase)
-        telling = set(_telling(tokens.keys)) - chosen
-        places = [place for place, key in enumerate(tokens.keys) if key in telling]
-        yield from (tokens.word(place) for place in places[:1])
+        start = tokens.text.index(phrase)
+        places = [
+            n for n, span in enumerate(tokens.spans) if start <= span[0] < start + len(phrase)
+        ]
+        first = _start_with_adjectives(tokens, places[0])
+        telling = set(_telling(tokens.keys[first : places[-1] + 1])) - chosen
+        of_phrase = range(first, places[-1] + 1)
+        yield from [tokens.word(place) for place in of_phrase if tokens.keys[place] in telling][:1]
+
+
+def _start_with_adjectives(tokens: Tokens, place: int) -> int:
+    """Where the adjectives begin that stand before a place: "friendly, kind and helpful"."""
+
+    def is_adjective(place: int) -> bool:
+        return place >= 0 and tags().get(tokens.word(place).casefold()) == "JJ"
+
+    while is_adjective(place - 1) or (tokens.keys[place - 1] == "and" and is_adjective(place - 2)):
+        place -= 1 + (tokens.keys[place - 1] == "and")
+    return place
 
 
 class _Support:

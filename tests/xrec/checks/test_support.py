@@ -6,7 +6,7 @@ import pytest
 
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, VOCABULARY
 from xrec.checks import AspectNames
-from xrec.checks.support import telling_words, unsupported_words
+from xrec.checks.support import unsupported_words, words_to_blame
 from xrec.checks.tokens import digits_in, number_words, tokens_of
 from xrec.data.evidence import AspectEvidence
 from xrec.llm.prompt import PairTexts
@@ -139,10 +139,12 @@ def test_a_name_in_the_users_profile_is_support_only_of_what_is_said_of_the_user
         assert unsupported(text, texts) == expected
 
 
-def test_telling_words_are_the_first_ones_that_no_chosen_aspect_has():
-    phrases = ["great live music", "quiet rooms", "place"]
+def test_words_to_blame_are_the_first_telling_ones_of_phrases_with_their_adjectives():
+    text = "You would love the great live music, quiet rooms, and the friendly and helpful staff."
     evidence = AspectEvidence("quiet garden", 2, 3, 0, 0)
-    assert list(telling_words(phrases, replace(EMPTY, aspects=(evidence,)))) == ["live", "rooms"]
+    texts = replace(EMPTY, aspects=(evidence,))
+    phrases = ["great live music", "quiet rooms", "staff"]
+    assert list(words_to_blame(text, phrases, texts)) == ["live", "rooms", "friendly"]
 
 
 def test_what_french_aspects_end_with_needs_no_support():
