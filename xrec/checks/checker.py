@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from xrec.checks.phrases import AspectNames, WordList, read_word_list
 from xrec.checks.plain import plain_sentence
-from xrec.checks.support import unsupported_words, words_to_blame
+from xrec.checks.support import unsupported_spans, words_to_blame
 from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
 from xrec.config.checks import CheckFailure, ChecksConfig, PlainConfig
@@ -76,10 +76,8 @@ class Checker:
             return Refusal("unsafe", f"{word!r} is on the list {checks.unsafe_words}", (word,))
         if unknown := self.refusal_of_any(texts, checks):
             return unknown
-        if checks.unsupported and (words := unsupported_words(text, texts, self.aspects, further)):
-            shown = ", ".join(map(repr, words))
-            message = f"neither the prompt nor the item's menu of aspects has: {shown}"
-            return Refusal("unsupported", message, tuple(words_to_blame(text, words, texts)))
+        if checks.unsupported and (refusal := self._unsupported(text, texts, further)):
+            return refusal
         if too_few := self._names_too_few(text, texts, checks.min_chosen):
             return Refusal("unchosen", too_few)
         if checks.named_twice and (aspect := self._named_twice(text, texts)):
@@ -142,6 +140,16 @@ class Checker:
             if sentence and not self.refusal(sentence, texts, checks, templates.literals):
                 return sentence
         return None
+
+    def _unsupported(self, text: str, texts: PairTexts, further: Sequence[str]) -> Refusal | None:
+        tokens = tokens_of(text)
+        spans = unsupported_spans(tokens, texts, self.aspects, further)
+        if not spans:
+            return None
+        words = dict.fromkeys(tokens.text[start:end] for start, end in spans)
+        shown = ", ".join(map(repr, words))
+        message = f"neither the prompt nor the item's menu of aspects has: {shown}"
+        return Refusal("unsupported", message, tuple(words_to_blame(tokens, spans, texts)))
 
     def _names_too_few(self, text: str, texts: PairTexts, min_chosen: int) -> str:
         """Why the text is refused for the aspects that it does not name; empty if it is not."""

@@ -78,17 +78,16 @@ _SAYS_NOTHING = word_set(
 _MOST_BETWEEN = 2  # words of a text that part those of a name
 
 
-def unsupported_words(
-    text: str, texts: PairTexts, aspects: AspectNames, further: Sequence[str] = ()
-) -> list[str]:
-    """The aspects, numbers and proper names of `text` that nothing supports, each once, in order.
+def unsupported_spans(
+    tokens: Tokens, texts: PairTexts, aspects: AspectNames, further: Sequence[str] = ()
+) -> list[Span]:
+    """Where a text has aspects, numbers and proper names that nothing supports, in order.
 
     aspects: of the catalogue's vocabulary. further: texts that support it too.
     Number words, proper names and the last words of aspects ("service" of "friendly service") are
     looked at in English texts only, since other languages have other numbers, German capitalizes
     all nouns, and French aspects begin with theirs.
     """
-    tokens = tokens_of(text)
     named = aspects.find_in(tokens)
     support = _Support(texts, further)
     unsupported = {
@@ -105,26 +104,21 @@ def unsupported_words(
         unsupported |= {
             (each.start, each.end) for each in bare if not support.has_bare(each, tokens)
         }
-    return list(dict.fromkeys(tokens.text[start:end] for start, end in sorted(unsupported)))
+    return sorted(unsupported)
 
 
-def words_to_blame(text: str, phrases: Iterable[str], texts: PairTexts) -> Iterator[str]:
-    """The words without which a text goes another way than to these phrases of it, one for each.
+def words_to_blame(tokens: Tokens, spans: Iterable[Span], texts: PairTexts) -> Iterator[str]:
+    """The words without which a text goes another way than to what stands there, one for each.
 
     Of a phrase with the adjectives before it, the first word that says something and that no chosen
     aspect has: of "the friendly and helpful staff" it is friendly.
     """
     chosen = {key for each in texts.aspects for key in tokens_of(each.aspect).keys}
-    tokens = tokens_of(text)
-    for phrase in phrases:
-        start = tokens.text.index(phrase)
-        places = [
-            n for n, span in enumerate(tokens.spans) if start <= span[0] < start + len(phrase)
-        ]
-        first = _start_with_adjectives(tokens, places[0])
-        telling = set(_telling(tokens.keys[first : places[-1] + 1])) - chosen
-        of_phrase = range(first, places[-1] + 1)
-        yield from [tokens.word(place) for place in of_phrase if tokens.keys[place] in telling][:1]
+    for start, end in spans:
+        own = [place for place, span in enumerate(tokens.spans) if start <= span[0] < end]
+        whole = range(_start_with_adjectives(tokens, own[0]), own[-1] + 1)
+        telling = {*_telling(tokens.keys[place] for place in whole)} - chosen
+        yield from [tokens.word(place) for place in whole if tokens.keys[place] in telling][:1]
 
 
 def _start_with_adjectives(tokens: Tokens, place: int) -> int:

@@ -49,6 +49,7 @@ def flat_metrics(metrics: Mapping[str, Estimate]) -> dict[str, float]:
 
 
 def _mean(values: ArrayLike, pairs: Sequence[ScoredPair]) -> Estimate:
+    assert np.isfinite(np.asarray(values, dtype=np.float64)).all()  # an interval leaves NaN out
     return mean_interval(values, [pair.user_id for pair in pairs])
 
 

@@ -85,8 +85,8 @@ class TextFinisher:
         failure = self._repeats(text, completion.token_ids, prompt, texts, decoding.text)
         if failure is None:
             text, failure = _cut(text, texts.item_title, completion, decoding)
-        if (filler := _FILLER.search(text)) and not self._names_chosen(filler[0], texts):
-            text = _FILLER.sub("", text)
+        if texts.aspects and (filler := _FILLER.search(text)):
+            text = text if self._names_chosen(filler[0], texts) else _FILLER.sub("", text)
         failure = failure or self._unfit(text, texts, decoding.text)
         if failure is not None and failure.reason == "unsupported":
             shorter = _TAIL.sub("", text)

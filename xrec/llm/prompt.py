@@ -103,7 +103,7 @@ class PromptBuilder:
         """
         before = self._encode("the")
         forms = {word, word.lower(), word[:1].upper() + word[1:]}
-        firsts = {self._encode(f"the {form}")[len(before)] for form in forms if form}
+        firsts = {each for form in forms for each in self._encode(f"the {form}")[len(before) :][:1]}
         least = min(len(word), _SHORTEST_BEGINNING)
         return frozenset(token for token in firsts if len(self.decode([token])) >= least)
 

@@ -174,7 +174,7 @@ class LiveExplainer:
         advances = _Advances(with_drafts=bool(parts))
         with self.engine.at_work([EngineRequest(asked.prompt_ids, asked.params, advances.take)]):
             while (completion := (advance := await advances.latest()).completion) is None:
-                if advance.token_ids[: len(ids)] != ids:  # a second try began
+                if advance.token_ids[: len(ids)] != ids:  # another text began
                     seen = ""
                 ids, text = advance.token_ids, read(advance.token_ids)
                 if len(text) > len(seen):

@@ -5,14 +5,21 @@ from dataclasses import replace
 import pytest
 
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, VOCABULARY
-from xrec.checks import AspectNames
-from xrec.checks.support import unsupported_words, words_to_blame
+from xrec.checks import AspectNames, Checker
+from xrec.checks.support import unsupported_spans, words_to_blame
 from xrec.checks.tokens import digits_in, number_words, tokens_of
+from xrec.config.checks import ChecksConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.llm.prompt import PairTexts
 
 ASPECTS = AspectNames(VOCABULARY)
 EMPTY = PairTexts("", "", "")
+
+
+def unsupported_words(text: str, texts: PairTexts, aspects: AspectNames) -> list[str]:
+    tokens = tokens_of(text)
+    spans = unsupported_spans(tokens, texts, aspects)
+    return list(dict.fromkeys(tokens.text[start:end] for start, end in spans))
 
 
 def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
@@ -140,11 +147,22 @@ def test_a_name_in_the_users_profile_is_support_only_of_what_is_said_of_the_user
 
 
 def test_words_to_blame_are_the_first_telling_ones_of_phrases_with_their_adjectives():
-    text = "You would love the great live music, quiet rooms, and the friendly and helpful staff."
+    text = "You would love the great live music, quiet rooms, a place, and the kind, helpful staff."
     evidence = AspectEvidence("quiet garden", 2, 3, 0, 0)
     texts = replace(EMPTY, aspects=(evidence,))
-    phrases = ["great live music", "quiet rooms", "staff"]
-    assert list(words_to_blame(text, phrases, texts)) == ["live", "rooms", "friendly"]
+    phrases = ["great live music", "quiet rooms", "place", "staff"]
+    spans = [(text.index(each), text.index(each) + len(each)) for each in phrases]
+    assert list(words_to_blame(tokens_of(text), spans, texts)) == ["live", "rooms", "helpful"]
+    text = "You would love the friendly and helpful staff."
+    assert list(words_to_blame(tokens_of(text), [(40, 45)], texts)) == ["friendly"]
+
+
+def test_checker_finds_whom_to_blame_where_the_word_is_a_part_of_an_earlier_one():
+    texts = replace(EMPTY, item_profile="A party room.")
+    checks = ChecksConfig(unsupported=True)
+    refusal = Checker(["art"]).refusal("You would love the party and its art.", texts, checks)
+    assert refusal is not None
+    assert refusal.words == ("art",)
 
 
 def test_what_french_aspects_end_with_needs_no_support():

@@ -275,6 +275,11 @@ def test_finish_checks_the_text_that_keeps_all_other_rules(text, rules, expected
     assert (reason or finished) == (expected or text)
 
 
+def test_finish_keeps_the_end_of_a_text_where_no_aspects_were_chosen():
+    text = f"{OWN}, despite the wait."
+    assert finish(text, texts=UNSAID) == (text, "")
+
+
 @pytest.mark.parametrize(
     ("text", "opinion", "rules", "expected"),
     [

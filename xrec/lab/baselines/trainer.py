@@ -8,7 +8,6 @@ unbroken one would have made: the order of pairs follows from seed and epoch, dr
 step and worker.
 """
 
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,10 +26,16 @@ from xrec.lab.baselines.baseline import Recipe
 from xrec.lab.baselines.data import BaselineData
 from xrec.lab.baselines.model import TrainedModel, load_parameters
 from xrec.train.adapter_model import learning_rate_share
-from xrec.train.checkpoint import ReadFile, Tensors, progress_file, read_progress
+from xrec.train.checkpoint import (
+    ReadFile,
+    Tensors,
+    progress_file,
+    read_progress,
+    tensors_below,
+)
 from xrec.train.data import noise_seed
 
-STATE, BEST = "state.pt", "best.safetensors"
+STATE, BEST = "state.safetensors", "best.safetensors"
 
 Row = Mapping[str, Any]
 
@@ -231,11 +236,16 @@ class BaselineTrainer:
 
     def checkpoint(self) -> dict[str, bytes]:
         """Names and contents of the files that `restore` reads."""
-        state = io.BytesIO()
-        torch.save((self._trained(), self._optimizer.state_dict()), state)
+        trained = {f"parameter/{name}": _copied(each) for name, each in self._trained().items()}
+        optimizer = {
+            f"optimizer/{index}/{name}": torch.as_tensor(value).contiguous()
+            for index, state in self._optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+            if value is not None
+        }
         return {
             **progress_file(self.progress),
-            STATE: state.getvalue(),
+            STATE: safetensors.torch.save({**trained, **optimizer}),
             BEST: safetensors.torch.save(self._best),
         }
 
@@ -243,9 +253,14 @@ class BaselineTrainer:
         """Go on from a checkpoint; raises ArtifactMismatchError if it is another run's."""
         self.progress = read_progress(BaselineProgress, read, self.progress.run)
         self._best = safetensors.torch.load(read(BEST))
-        trained, optimizer = torch.load(io.BytesIO(read(STATE)), map_location="cpu")
-        load_parameters(self.model, trained)
-        self._optimizer.load_state_dict(optimizer)
+        tensors = safetensors.torch.load(read(STATE))
+        load_parameters(self.model, tensors_below(tensors, "parameter"))
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors_below(tensors, "optimizer").items():
+            index, _, name = key.partition("/")
+            states.setdefault(int(index), {})[name] = tensor
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": states, "param_groups": groups})
 
 
 def _rate_share(recipe: Recipe, num_pairs: int) -> Callable[[int], float]:
