@@ -7,10 +7,11 @@ clients disconnect.
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import ANY
 
 import pytest
 import ray
@@ -30,17 +31,26 @@ from tests.xrec.serve.town import (
 from xrec.backfill import read_explanations
 from xrec.config.serve import ServeConfig
 from xrec.serve.app import APP, Generator, serve_options
+from xrec.serve.messages import PairRequest, Parts
+from xrec.serve.model import Event
 
 
 @dataclass(frozen=True)
 class Served(Requests):
     config: ServeConfig
 
-    def at_work(self) -> tuple[int, int]:
-        """Return the number of pairs at the model replica, and how many were abandoned so far."""
+    def model(self) -> "Model":
         handle = serve.get_deployment_handle("Generator", APP)
-        found: tuple[int, int] = handle.at_work.remote().result(timeout_s=60)
+        found: Model = handle.model.remote().result(timeout_s=60)
         return found
+
+
+class Model(NamedTuple):
+    """What the model replica has at work, and has seen so far."""
+
+    num_pending: int
+    num_abandoned: int
+    num_streams: int
 
 
 class Watched(Generator):
@@ -49,9 +59,17 @@ class Watched(Generator):
     def __init__(self, config: ServeConfig):
         super().__init__(config)
         self._metrics = NotedMetrics()
+        self._num_streams = 0
 
-    async def at_work(self) -> tuple[int, int]:
-        return self._ready().num_pending, int(self._metrics.values.get(("abandoned",), 0))
+    async def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
+        self._num_streams += 1
+        async with aclosing(super().stream(pair, parts)) as events:
+            async for event in events:
+                yield event
+
+    async def model(self) -> Model:
+        num_abandoned = int(self._metrics.values.get(("abandoned",), 0))
+        return Model(self._ready().num_pending, num_abandoned, self._num_streams)
 
 
 @pytest.fixture(scope="module")
@@ -169,30 +187,33 @@ def test_request_id_comes_back_once(served):
     assert answer.raw.headers.getlist("x-request-id") == [answer.json()["request_id"]]
 
 
+FRESH = [{"user_id": user, "item_id": item, "fresh": True} for user in USERS for item in ITEMS][:64]
+
+
 def test_client_that_goes_away_stops_its_generation(served):
-    pairs = [{"user_id": user, "item_id": item, "fresh": True} for user in USERS for item in ITEMS][
-        :64
-    ]
-
-    def leave(seconds: float) -> None:
+    # A client may leave before its pairs have reached the model; then there is nothing to stop.
+    for seconds in (0.05, 0.1, 0.2, 0.4, 0.8):
         with suppress(requests.exceptions.Timeout, requests.exceptions.ConnectionError):
-            served.post("/v1/explanations", {"pairs": pairs}, timeout=(10, seconds))
+            served.post("/v1/explanations", {"pairs": FRESH}, timeout=(10, seconds))
+        with suppress(AssertionError):
+            wait_until(lambda: served.model().num_abandoned, 10)
+            break
+    assert served.model().num_abandoned
+    wait_until(lambda: not served.model().num_pending)
 
-    def leave_in_between(seconds: float) -> None:
-        with served.post("/v1/explanations/stream", {"pairs": pairs}, stream=True) as response:
-            next(response.iter_lines())
 
-    for abandon in (leave, leave_in_between):
-        _, before = served.at_work()
-        # A client may leave before its pairs have reached the model; then there is nothing to stop.
-        for seconds in (0.05, 0.1, 0.2, 0.4, 0.8):
-            abandon(seconds)
-            with suppress(AssertionError):
-                wait_until(lambda before=before: served.at_work() > (0, before), 10)
-            if served.at_work()[1] > before:
-                break
-        assert served.at_work()[1] > before
-        wait_until(lambda: not served.at_work()[0])
+def test_client_that_leaves_a_stream_stops_the_pairs_behind(served):
+    before = served.model().num_streams
+    with served.post("/v1/explanations/stream", {"pairs": FRESH}, stream=True) as response:
+        next(response.iter_lines())
+
+    def rests() -> bool:
+        num_streams = served.model().num_streams
+        time.sleep(1)
+        return served.model() == Model(0, ANY, num_streams)
+
+    wait_until(rests)
+    assert 0 < served.model().num_streams - before < len(FRESH)
 
 
 def texts_of(endpoint: Endpoint, pairs: list[dict[str, Any]]) -> list[str | None]:
