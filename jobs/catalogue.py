@@ -37,10 +37,10 @@ class Job:
 
     def load_config(self, path: str, overrides: Sequence[str]) -> "JobConfig":
         """The validated config from the project file at `path`; raises ConfigError."""
-        from xrec.config.jobs import JOBS as CONFIGS
+        from xrec.config.jobs import CONFIG_TYPES
         from xrec.config.project import load_config
 
-        return load_config(CONFIGS[self.name], path, overrides)
+        return load_config(CONFIG_TYPES[self.name], path, overrides)
 
     def run(self, config: "JobConfig") -> "Manifest | None":
         """Do the job; returns its artifact's manifest, None if its limit ended it first.

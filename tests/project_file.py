@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from xrec.config.jobs import JOBS
+from xrec.config.jobs import CONFIG_TYPES
 from xrec.config.shared import JobConfig
 
 SAMPLE = {
@@ -29,6 +29,6 @@ def write_project(path: Path, config: JobConfig, **changes: Any) -> Path:
 
     Secrets are masked, as in any dump of a config; a test that needs them gives `storage`.
     """
-    (job,) = [name for name, each in JOBS.items() if each is type(config)]
+    (job,) = [name for name, each in CONFIG_TYPES.items() if each is type(config)]
     secrets = {"storage": {"access_key_id", "secret_access_key"}}
     return write_yaml(path, {job: {**config.model_dump(mode="json", exclude=secrets), **changes}})

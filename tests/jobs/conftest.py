@@ -17,7 +17,7 @@ from xrec.config.base import parse_config
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
 from xrec.config.graph import PretrainGraphConfig
-from xrec.config.jobs import JOBS
+from xrec.config.jobs import CONFIG_TYPES
 from xrec.config.shared import JobConfig, StorageConfig
 from xrec.storage import MANIFEST, Kind, Location, Manifest, open_location, read_manifest
 
@@ -76,7 +76,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "device": "cpu",
     },
 }
-PIPELINE_JOBS = tuple(job for job, config in JOBS.items() if config in _VALUES)
+PIPELINE_JOBS = tuple(job for job, config in CONFIG_TYPES.items() if config in _VALUES)
 _SMALL_LLM = {
     "_NUM_COPY_STEPS": 0,
     "_BATCH_SIZE": 8,
@@ -151,7 +151,7 @@ def pipeline(ray_cluster, s3, tmp_path_factory):
         for name, value in _SMALL_LLM.items():
             patch.setattr(f"xrec.sample.language_model.{name}", value)
         for name in PIPELINE_JOBS:
-            manifest = job_named(name).run(made.config(JOBS[name]))
+            manifest = job_named(name).run(made.config(CONFIG_TYPES[name]))
             assert manifest is not None
             made.manifests[manifest.kind] = manifest
     yield made

@@ -20,7 +20,7 @@ from xrec.backfill import read_explanations
 from xrec.backfill.driver import BackfillMetrics
 from xrec.bulk import Progress
 from xrec.config.backfill import BackfillConfig, RecommendConfig
-from xrec.config.jobs import JOBS
+from xrec.config.jobs import CONFIG_TYPES
 from xrec.config.project import Project, read_project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, LeaseError
@@ -48,7 +48,7 @@ def project_of(pipeline: Any) -> Project:
     """The pipeline's configs as a project: each job's own values in its section."""
     sections = {}
     for job in PIPELINE_JOBS:
-        values = pipeline.config(JOBS[job]).model_dump(mode="json")
+        values = pipeline.config(CONFIG_TYPES[job]).model_dump(mode="json")
         sections[job] = {**values, "storage": pipeline.storage.model_dump()}
     return Project("town.yaml", sections)
 
@@ -221,7 +221,7 @@ def test_run_that_cannot_be_chosen_is_refused():
 def test_job_that_is_done_gives_its_manifest_and_writes_nothing(pipeline, job):
     kind = job_named(job).artifact
     before = pipeline.state(kind)
-    assert job_named(job).run(pipeline.config(JOBS[job])) == pipeline.manifests[kind]
+    assert job_named(job).run(pipeline.config(CONFIG_TYPES[job])) == pipeline.manifests[kind]
     assert pipeline.state(kind) == before
 
 

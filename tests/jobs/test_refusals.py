@@ -16,7 +16,7 @@ from tests.toy import save_toy_model
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.base import parse_config
 from xrec.config.data import PrepareConfig
-from xrec.config.jobs import JOBS
+from xrec.config.jobs import CONFIG_TYPES
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
@@ -116,7 +116,7 @@ def test_job_that_cannot_work_is_refused_before_it_starts(pipeline, job, values,
     out = {job_named(job).artifact: f"{pipeline.workspace}/refused", **values(pipeline)}
     before = pipeline.state("graph")
     with pytest.raises(error, match=words):
-        job_named(job).run(pipeline.config(JOBS[job], **out))
+        job_named(job).run(pipeline.config(CONFIG_TYPES[job], **out))
     assert not pipeline.location("refused").exists()
     assert pipeline.state("graph") == before
 

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from xrec.config.base import Key, keys_of, sections_of
-from xrec.config.jobs import JOBS, SHARED
+from xrec.config.jobs import CONFIG_TYPES, SHARED
 
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", SecretStr: "secret"}
 _WIDTH = 96
@@ -18,7 +18,7 @@ _WIDTH = 96
 
 def job_keys(job: str) -> str:
     """All keys of `job`: name, type, default and meaning; those shared with other jobs first."""
-    keys = list(keys_of(JOBS[job]))
+    keys = list(keys_of(CONFIG_TYPES[job]))
     shared = [key for key in keys if key.name.split(".")[0] in SHARED]
     own = [key for key in keys if key.name.split(".")[0] not in SHARED]
     return "\n".join(

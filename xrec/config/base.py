@@ -8,7 +8,8 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -81,7 +82,7 @@ def validate(
     try:
         return config_type.model_validate(values), []
     except ValidationError as error:
-        return None, [_problem(config_type, detail) for detail in error.errors()]
+        return None, _problems(config_type, error.errors())
 
 
 def config_error(source: str, lines: Sequence[str]) -> ConfigError:
@@ -127,6 +128,16 @@ def keys_of(section: type[Config], prefix: str = "", kind: str | None = None) ->
             yield from keys_of(each, f"{prefix}{name}.", own_kind)
 
 
+def _problems(config_type: type[Config], details: Sequence[Any]) -> list[Problem]:
+    """A problem a key; a key of several types has a detail for each of them."""
+    of_key: dict[tuple[str, ...], Any] = {}
+    for detail in details:
+        keys, _ = _walk(config_type, detail["loc"])
+        before = f"{of_key[keys]['msg']}, or " if keys in of_key else ""
+        of_key[keys] = {**detail, "msg": before + detail["msg"]}
+    return [_problem(config_type, detail) for detail in of_key.values()]
+
+
 def _problem(config_type: type[Config], detail: Any) -> Problem:
     keys, section = _walk(config_type, detail["loc"])
     is_secret = not _SECRETS.isdisjoint(keys)
@@ -161,7 +172,14 @@ def _walk(
             around = inside[0] if inside else None
             field = around.model_fields.get(part) if around else None
             inside = sections_of(field.annotation) if field else ()
+            if field and not inside and _num_types(field.annotation) > 1:
+                break  # what follows is the type that the value is not of
     return tuple(keys), around
+
+
+def _num_types(annotation: Any) -> int:
+    is_union = get_origin(annotation) in (Union, UnionType)
+    return len({*get_args(annotation)} - {NoneType}) if is_union else 1
 
 
 def _tags(section: type[Config]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from xrec.config.graph import PretrainGraphConfig, TrainAspectsConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.shared import JobConfig
 
-JOBS: Mapping[str, type[JobConfig]] = {
+CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
     "build-sample-llm": BuildSampleLLMConfig,
     "annotate": AnnotateConfig,
     "prepare": PrepareConfig,
@@ -73,23 +73,23 @@ def with_job_names(keys: Sequence[str]) -> str:
     found = [
         place
         for place in key_places().get(keys[-1], ())
-        if place.endswith(ending) and place.removesuffix(ending) in JOBS
+        if place.endswith(ending) and place.removesuffix(ending) in CONFIG_TYPES
     ]
-    return f": {_listed(found)}" if found else f"; the jobs are {', '.join(JOBS)}"
+    return f": {_listed(found)}" if found else f"; the jobs are {', '.join(CONFIG_TYPES)}"
 
 
 @functools.cache
 def key_places() -> Mapping[str, tuple[str, ...]]:
     """The places in a project file where a key of each name may stand, the highest first."""
     found: dict[str, dict[str, None]] = {}
-    for place in sorted((*JOBS, *_places()), key=lambda place: place.count(".")):
+    for place in sorted((*CONFIG_TYPES, *_places()), key=lambda place: place.count(".")):
         found.setdefault(place.rsplit(".", 1)[-1], {})[place] = None
     return {name: tuple(places) for name, places in found.items()}
 
 
 def _places() -> Iterator[str]:
     """Of all keys below the jobs' names: those of sections first, then those that jobs share."""
-    keys = [(job, key.name) for job, config in JOBS.items() for key in keys_of(config)]
+    keys = [(job, key.name) for job, config in CONFIG_TYPES.items() for key in keys_of(config)]
     yield from (f"{job}.{name}" for job, name in keys if name.split(".")[0] not in SHARED)
     yield from (name for _, name in keys if name.split(".")[0] in SHARED)
 

@@ -27,7 +27,8 @@ class LLMConfig(Config):
     """Attention kernel: one of transformers, or xrec's own for CPUs (grouped); auto is grouped on a
     CPU and sdpa on a GPU."""
     cache_dir: str | None = None
-    """Folder of downloaded models. If null, $XDG_CACHE_HOME/xrec or ~/.cache."""
+    """Folder of downloaded models. If null, $XDG_CACHE_HOME/xrec or ~/.cache/xrec, and the hub's
+    own folder for those of the hub."""
 
 
 PromptFailure = Literal[

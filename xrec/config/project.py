@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from xrec.config.base import Problem, config_error, validate
-from xrec.config.jobs import JOBS, SHARED, described, with_job_names
+from xrec.config.jobs import CONFIG_TYPES, SHARED, described, with_job_names
 from xrec.config.shared import JobConfig
 from xrec.config.values import Override, parse_overrides, read_mapping
 from xrec.errors import ConfigError
@@ -34,7 +34,7 @@ class Project:
     @property
     def jobs(self) -> tuple[str, ...]:
         """The jobs that have a section, in the order of the pipeline."""
-        return tuple(job for job in JOBS if job in self.values)
+        return tuple(job for job in CONFIG_TYPES if job in self.values)
 
     def configs(
         self, jobs: Collection[str], overrides: Sequence[Override] = ()
@@ -46,13 +46,13 @@ class Project:
         """
         lines = [*_misplaced(self.values)]
         configs = {}
-        for job in JOBS:
+        for job in CONFIG_TYPES:
             if job not in jobs and job not in self.values:
                 continue
             if not isinstance(self.values.get(job), Mapping | None):
                 continue
             view = _View.of(job, self.values, overrides if job in jobs else ())
-            config, problems = validate(JOBS[job], view.values)
+            config, problems = validate(CONFIG_TYPES[job], view.values)
             lines += [
                 f"{view.place(problem.keys)}: {described(problem, job)}"
                 for problem in problems
@@ -62,7 +62,7 @@ class Project:
                 configs[job] = config
         if lines:
             raise config_error(self.source, list(dict.fromkeys(lines)))
-        return {job: configs[job] for job in JOBS if job in jobs}
+        return {job: configs[job] for job in CONFIG_TYPES if job in jobs}
 
 
 def read_project(path: str | Path, arguments: Sequence[str] = ()) -> Project:
@@ -72,7 +72,7 @@ def read_project(path: str | Path, arguments: Sequence[str] = ()) -> Project:
     """
     overrides = parse_overrides(arguments)
     for override in overrides:
-        if override.keys[0] not in (*SHARED, *JOBS):
+        if override.keys[0] not in (*SHARED, *CONFIG_TYPES):
             raise ConfigError(
                 f"override {override.dotted!r}: expected a shared key, or a job's name before the "
                 f"key{with_job_names(override.keys)}"
@@ -89,9 +89,9 @@ def load_config(
     (`train-adapter.training.num_epochs=3`). Raises ConfigError naming every mistake in the file.
     """
     overrides = parse_overrides(arguments)
-    project = _read(path, [each for each in overrides if each.keys[0] in JOBS])
-    own = [each for each in overrides if each.keys[0] not in JOBS]
-    (job,) = [name for name, each in JOBS.items() if each is config_type]
+    project = _read(path, [each for each in overrides if each.keys[0] in CONFIG_TYPES])
+    own = [each for each in overrides if each.keys[0] not in CONFIG_TYPES]
+    (job,) = [name for name, each in CONFIG_TYPES.items() if each is config_type]
     config = project.configs([job], own)[job]
     assert isinstance(config, config_type)
     return config
@@ -115,7 +115,7 @@ class _View:
 
     @classmethod
     def of(cls, job: str, file: Mapping[str, Any], overrides: Sequence[Override]) -> "_View":
-        fields = JOBS[job].model_fields
+        fields = CONFIG_TYPES[job].model_fields
         shared = {key: file[key] for key in SHARED if key in fields and file.get(key) is not None}
         layers = [("", shared), (f"{job}.", _section(file, job))]
         if job == "compare":
@@ -168,11 +168,11 @@ def _depth(values: Any, keys: Sequence[str]) -> int:
 
 def _misplaced(values: Mapping[str, Any]) -> Iterator[str]:
     """A line for each mistake at the top level."""
-    known = (*SHARED, *JOBS)
+    known = (*SHARED, *CONFIG_TYPES)
     for key in values:
         if key not in known:
             yield f"{key}: {described(Problem((str(key),), known=known))}"
-    for job in JOBS:
+    for job in CONFIG_TYPES:
         section = values.get(job)
         if section is not None and not isinstance(section, Mapping):
             yield f"{job}: expected a mapping of keys to values, saw {type(section).__name__}"

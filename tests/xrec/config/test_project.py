@@ -14,7 +14,7 @@ from xrec.config.backfill import BackfillConfig, RecommendConfig
 from xrec.config.compare import CompareConfig
 from xrec.config.data import PrepareConfig
 from xrec.config.graph import PretrainGraphConfig
-from xrec.config.jobs import JOBS, SHARED
+from xrec.config.jobs import CONFIG_TYPES, SHARED
 from xrec.config.project import load_config, read_project
 from xrec.errors import ConfigError
 
@@ -67,7 +67,7 @@ def test_shared_key_has_the_same_meaning_in_all_jobs():
     for key in SHARED:
         types = {
             frozenset(get_args(annotation) or [annotation]) - {type(None)}  # a job may need none
-            for config in JOBS.values()
+            for config in CONFIG_TYPES.values()
             if key in config.model_fields
             for annotation in [config.model_fields[key].annotation]
         }

@@ -16,7 +16,7 @@ import jobs.prepare
 from tests.command_line import xrec
 from tests.xrec.init.shop import CPU, GPU, write_shop
 from xrec.config.data import PrepareConfig
-from xrec.config.jobs import JOBS
+from xrec.config.jobs import CONFIG_TYPES
 from xrec.config.project import load_config, read_project
 from xrec.errors import ConfigError, DataError, StorageAccessError, StorageNotFoundError
 from xrec.init.project import Findings, init_project
@@ -169,7 +169,7 @@ def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path, shop):
         for line in readme.splitlines()
         if line.startswith("    xrec ") and "shop/xrec.yaml" in line
     ]
-    jobs_of = [each for each in commands if each[0] in (*JOBS, "run")]
+    jobs_of = [each for each in commands if each[0] in (*CONFIG_TYPES, "run")]
     submitted = [each[1:] for each in commands if each[0] == "submit"]
     assert [each[0] for each in jobs_of] == ["run", "backfill", "serve", "prepare"]
     assert [each[0] for each in submitted] == ["run"]

@@ -72,6 +72,17 @@ def test_resolve_model_that_cannot_be_had_is_refused(name, message, monkeypatch)
         resolve_model(name)
 
 
+def test_resolve_model_of_the_hub_is_kept_in_the_cache_folder(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(
+        source, "snapshot_download", lambda _, **given: asked.update(given) or str(tmp_path)
+    )
+    assert resolve_model("some/model", str(tmp_path / "cache")) == tmp_path
+    assert asked["cache_dir"] == tmp_path / "cache"
+    resolve_model("some/model")
+    assert asked["cache_dir"] is None
+
+
 def test_resolve_model_on_s3_is_downloaded_once(folder, s3, tmp_path):
     uri = f"{s3.new_bucket()}/models/toy"
     store = open_location(uri, s3.storage)
