@@ -107,11 +107,13 @@ def test_working_folder_holds_code_and_config_and_no_data(tmp_path):
     assert not folder.exists()
 
 
-def test_runtime_environment_passes_aws_variables_and_packages_and_no_secret(tmp_path, monkeypatch):
+def test_runtime_environment_passes_access_and_packages_and_no_other_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("HF_TOKEN", "hf_1")
     monkeypatch.setenv("XREC_PRIVATE", "secret")
     environment = runtime_environment(tmp_path)
     assert environment["env_vars"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
+    assert environment["env_vars"]["HF_TOKEN"] == "hf_1"
     assert "secret" not in str(environment)
     assert "pip" not in environment
     lock = ROOT / "requirements" / "lock.txt"

@@ -20,8 +20,9 @@ HELP = """Run a job on a Ray cluster, or with "run" all jobs of a project.
 
 Sends code and config, follows the log, and ends as the job ends. After Ctrl-C the job goes on: see
 ray job. Artifacts must lie where every node finds them: s3://, or an absolute path on a disk that
-all nodes share. AWS_* variables of this shell go with the job, data does not. For a cluster with
-token authentication set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH; see docs/.
+all nodes share. AWS_* variables and HF_TOKEN of this shell go with the job, data does not. For a
+cluster with token authentication set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or
+RAY_AUTH_TOKEN_PATH; see docs/.
 
 \b
 In:   JOB, or run; CONFIG; the cluster's --address, http://host:8265; without it, this machine's
