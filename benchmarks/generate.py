@@ -12,7 +12,6 @@ texts are greedy and of one length. The last column is pairs a CPU second by tho
 """
 
 import json
-import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +28,7 @@ from benchmarks.report import (
     LLM,
     SMOLLM2,
     Contestants,
+    Device,
     Dtype,
     MaxNewTokens,
     Output,
@@ -37,6 +37,7 @@ from benchmarks.report import (
     Threads,
     command_line,
     known,
+    peak_gib,
     sources_of,
     summary,
     take_turns,
@@ -69,6 +70,7 @@ class Contest:
     num_pairs: int
     items_per_user: int
     max_new_tokens: int
+    device: Literal["auto", "cuda", "cpu"] = "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,7 @@ def prepare(contest: Contest) -> Setup:
     """Load the workspace's artifacts and the language model, and build the prompts."""
     torch.set_num_threads(contest.threads)
     sources = sources_of(contest.workspace, LLMConfig(model=contest.llm, dtype=contest.dtype))
-    explainer = load_explainer(sources, device="cpu", engine=_ENGINE)
+    explainer = load_explainer(sources, device=contest.device, engine=_ENGINE)
     model = explainer.model
     assert model is not None
     unpack_linears(model)
@@ -130,9 +132,11 @@ def run_static(setup: Setup, batch_size: int) -> Texts:
         padding = [length - len(prompts[index]) for index in indices]
         rows = list(zip(padding, indices, strict=True))
         with torch.inference_mode():
+            ids = torch.tensor([[0] * pad + prompts[index] for pad, index in rows])
+            mask = torch.tensor([[0] * pad + [1] * (length - pad) for pad in padding])
             outputs = setup.model.generate(
-                input_ids=torch.tensor([[0] * pad + prompts[index] for pad, index in rows]),
-                attention_mask=torch.tensor([[0] * pad + [1] * (length - pad) for pad in padding]),
+                input_ids=ids.to(setup.model.device),
+                attention_mask=mask.to(setup.model.device),
                 generation_config=setup.generation_config(),
             )
         yield from zip(indices, outputs[:, length:].tolist(), strict=True)
@@ -179,12 +183,13 @@ def run(
     max_new_tokens: MaxNewTokens = 48,
     rounds: Rounds = 2,
     dtype: Dtype = "bfloat16",
+    device: Device = "cpu",
     threads: Threads = 1,
     output: Output = BENCHMARKS / "generate",
 ) -> None:
     """Measure each contestant in a process of its own, and print a table of the medians."""
     sizes = threads, num_pairs, items_per_user, max_new_tokens
-    contest = Contest(workspace, llm, cast("Any", dtype), *sizes)
+    contest = Contest(workspace, llm, cast("Any", dtype), *sizes, cast("Any", device))
     shorter = replace(contest, num_pairs=num_loop_pairs)
     calls = {
         name: partial(_measure_apart, shorter if name == LOOP else contest, name)
@@ -223,7 +228,7 @@ def measure_here(contest: Contest, contestant: str) -> Record:
     return {
         "pairs/s": len(texts) / seconds,
         RATE: len(texts) / cpu_seconds,
-        "peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak GiB": peak_gib(setup.model.device),
     }
 
 

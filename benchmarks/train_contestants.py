@@ -30,7 +30,13 @@ from xrec.config.prompt import PromptConfig
 from xrec.data.dataset import read_dataset
 from xrec.graph.artifact import read_graph
 from xrec.llm.examples import IGNORE, Example
-from xrec.llm.model import load_model, load_tokenizer, resolve_attention, resolve_dtype
+from xrec.llm.model import (
+    load_model,
+    load_tokenizer,
+    resolve_attention,
+    resolve_device,
+    resolve_dtype,
+)
 from xrec.llm.prefix import PrefixCache
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
@@ -59,6 +65,7 @@ class Contest:
     batch_size: int
     dtype: Literal["float32", "bfloat16"]
     cores: int
+    device: Literal["auto", "cuda", "cpu"] = "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +114,7 @@ def prepare(contest: Contest, *, num_threads: int = 1) -> Setup:
     torch.manual_seed(SEED)
     dataset = read_dataset(open_location(contest.dataset))
     graph = read_graph(open_location(f"{contest.dataset.rpartition('/')[0]}/graph"))
-    folder, device = resolve_model(contest.llm), torch.device("cpu")
+    folder, device = resolve_model(contest.llm), resolve_device(contest.device)
     model = load_model(folder, dtype=resolve_dtype(contest.dtype, device), device=device)
     tokenizer = load_tokenizer(folder)
     sizes = {"embedding_dim": graph.users.shape[1], "hidden_size": model.config.hidden_size}
@@ -145,7 +152,9 @@ def run_plain(setup: Setup) -> Run:
 def whole_row_loss(setup: Setup, example: Example) -> Tensor:
     """Return the mean NLL of a row's labels, by the model's own loss."""
     row = _as_features(example)
-    ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+    ids, labels = (
+        torch.tensor([row[name]], device=setup.model.device) for name in ("input_ids", "labels")
+    )
     loss: Tensor = setup.model(input_ids=ids, labels=labels, use_cache=False).loss
     return loss
 
@@ -172,7 +181,7 @@ def run_trainer(setup: Setup) -> Run:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            use_cpu=True,
+            use_cpu=setup.model.device.type == "cpu",
         )
         collator = DataCollatorForSeq2Seq(setup.tokenizer, label_pad_token_id=IGNORE)
         trainer = Trainer(
