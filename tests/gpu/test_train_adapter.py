@@ -1,5 +1,6 @@
 """20 steps of adapter training on a GPU: the losses are those of a CPU, also after a stop."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ NUM_STEPS = 20
 # A step's loss in 16 bits differs by its rounding, and after 20 steps by that of all of them.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01}
 DTYPES = list(TOLERANCES)
+NEEDS_INT8 = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="the extra int8 is not installed"
+)
 Rows = list[dict[str, Any]]
 
 
@@ -46,28 +50,21 @@ def on_cpu(ray_cluster, workspace, tmp_path_factory):
 
 
 def train(
-    workspace: str,
-    adapter: Path,
-    device: str,
-    *,
-    zero_stage: int,
-    num_workers: int = 1,
-    dtype: str = "float32",
+    workspace: str, adapter: Path, device: str, quantization: str | None = None, **settings: Any
 ) -> Rows:
-    """Train for 20 steps and return the rows of the epochs."""
+    """Train for 20 steps, by one worker unless told; return the rows of the epochs."""
     config = make_config(
         workspace,
-        num_workers=num_workers,
-        zero_stage=zero_stage,
         adapter=adapter,
-        dtype=dtype,
         scaling={"device": device},
         num_epochs=10,
         patience=10,
         max_steps=NUM_STEPS,
         steps_per_checkpoint=2,
+        **{"num_workers": 1, **settings},
     )
-    train_adapter(config)
+    llm = config.llm.model_copy(update={"quantization": quantization})
+    train_adapter(config.model_copy(update={"llm": llm}))
     rows: Rows = json.loads((adapter / "history.json").read_text())
     return rows
 
@@ -86,6 +83,23 @@ def test_20_steps_have_the_losses_of_a_cpu(workspace, on_cpu, tmp_path, device, 
     rows = train(workspace, tmp_path / "adapter", device, zero_stage=zero_stage, dtype=dtype)
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert_same_losses(rows, on_cpu, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({"zero_stage": 1, "gradient_checkpointing": True}, 1e-3),
+        ({"zero_stage": 3, "deepspeed": {"offload": "cpu"}}, 1e-3),
+        ({"zero_stage": "auto", "micro_batch_size": "auto"}, 0.1),  # other pairs share a step
+        pytest.param({"zero_stage": 1, "quantization": "int8"}, 0.1, marks=NEEDS_INT8),
+    ],
+    ids=["checkpointing", "offload", "auto", "int8"],
+)
+def test_what_saves_memory_keeps_the_losses(
+    workspace, on_cpu, tmp_path, device, settings, tolerance
+):
+    rows = train(workspace, tmp_path / "adapter", device, **settings)
+    assert_same_losses(rows, on_cpu, tolerance)
 
 
 def kill_a_worker() -> None:
@@ -118,12 +132,18 @@ def test_run_of_two_cpu_workers_goes_on_with_one_on_this_device(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("zero_stage", [1, 3])
 def test_two_workers_have_the_losses_of_one(workspace, on_cpu, tmp_path, device, zero_stage, dtype):
-    rows = train(
-        workspace,
-        tmp_path / "adapter",
-        device,
-        zero_stage=zero_stage,
-        num_workers=2,
-        dtype=dtype,
-    )
+    settings = {"zero_stage": zero_stage, "dtype": dtype}
+    rows = train(workspace, tmp_path / "adapter", device, num_workers=2, **settings)
     assert_same_losses(rows, on_cpu, TOLERANCES[dtype])
+
+
+@pytest.mark.usefixtures("skip_without_gpus")
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_run_goes_on_with_another_number_of_workers(
+    workspace, on_cpu, tmp_path, device, before, after
+):
+    adapter = tmp_path / "adapter"
+    with at_message("step 10: checkpoint", kill_a_worker), pytest.raises(TrainingError):
+        train(workspace, adapter, device, zero_stage=3, num_workers=before)
+    rows = train(workspace, adapter, device, zero_stage=3, num_workers=after)
+    assert_same_losses(rows, on_cpu, TOLERANCES["float32"])
