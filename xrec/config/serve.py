@@ -1,12 +1,15 @@
 """`xrec serve`: what the endpoint answers from, how much it takes in, and who may ask."""
 
 import ipaddress
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 from xrec.config.llm import EngineConfig
 from xrec.config.shared import ColdStartJobConfig, Device, ExplanationsJobConfig, RayJobConfig
+
+Scope = Literal["explain", "evidence", "users"]
 
 
 class HTTPConfig(Config):
@@ -47,10 +50,16 @@ class KeyConfig(Config):
     """Whose key it is, for logs."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     """SHA-256 of the key, as 64 lower-case hex digits; never the key itself."""
-    requests_per_minute: int = Field(600, ge=1)
-    """Rate of this key at one frontend; requests beyond it get 429."""
-    burst: int = Field(60, ge=1)
-    """Number of requests that may come at once before the rate counts."""
+    scopes: tuple[Scope, ...] = ("explain",)
+    """What it may ask for. explain: explanations, recommendations, items. evidence: also what a
+    text rests on, with the user's profile. users: also lists of user ids."""
+    pairs_per_minute: int = Field(600, ge=1)
+    """Rate of this key at one frontend, in pairs; any other request counts as one. What is beyond
+    it gets 429."""
+    burst: int = Field(64, ge=1)
+    """Number of pairs that may come at once before the rate counts."""
+    max_concurrent_requests: int = Field(64, ge=1)
+    """Requests of this key that a frontend answers at a time; further ones get 429."""
 
 
 class SecurityConfig(Config):

@@ -7,13 +7,14 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
+from xrec.config.serve import Scope
 from xrec.errors import UnknownIdError
 from xrec.serve.messages import (
     MAX_PAIRS,
@@ -44,8 +45,9 @@ signal writes (`source: live`). Errors are `application/problem+json` (RFC 9457)
 
 _MEANINGS = {
     401: "The key is missing or not known.",
-    403: "Without configured keys this endpoint answers only its own machine.",
+    403: "The key lacks the scope; or there are no keys, and this is not the endpoint's machine.",
     404: "The user or item is not known.",
+    408: "The body did not come in time.",
     413: "The body is too large.",
     422: "The request is not well-formed, or the text of the single pair cannot be used.",
     429: "There are too many requests at a time, or too many with this key; see Retry-After.",
@@ -67,7 +69,7 @@ _KEY = HTTPBearer(
 )
 _SECURED = [Depends(_KEY)]
 """Puts the key into the OpenAPI description. `xrec.serve.gate` checks it, before the route runs."""
-_OF_BODY, _OF_MODEL, _OF_IDS = _responses(413), _responses(503, 504), _responses(404)
+_OF_BODY, _OF_MODEL, _OF_IDS = _responses(408, 413), _responses(503, 504), _responses(404)
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}}
 }
@@ -90,6 +92,8 @@ def make_api(read_through: ReadThrough) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         separate_input_output_schemas=False,
+        docs_url=None,  # their pages load scripts from elsewhere, beside the page that knows a key
+        redoc_url=None,
     )
     for error_type in (RequestValidationError, HTTPException, UnknownIdError, Exception):
         app.add_exception_handler(error_type, answer_error)
@@ -111,11 +115,12 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
     router = APIRouter(tags=["explanations"])
 
     @router.post("/explanations", responses=_OF_BODY | _OF_MODEL)
-    async def explain(request: ExplanationsRequest) -> Explanations:
+    async def explain(http: Request, request: ExplanationsRequest) -> Explanations:
         """Explain one to 64 pairs.
 
         A pair that cannot be explained has a `problem` in its place. The other pairs are answered.
         """
+        await _charge_further(http, len(request.pairs))
         answers = await read_through.explain(request.pairs, request.max_words)
         return Explanations(explanations=answers)
 
@@ -124,7 +129,7 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
         responses=_OF_BODY | _OF_MODEL | _STREAM,
         response_class=StreamingResponse,
     )
-    async def stream(request: StreamRequest) -> Response:
+    async def stream(http: Request, request: StreamRequest) -> Response:
         """Explain pairs one after the other; each text is sent sentence by sentence.
 
         Events: `part` {index, text, is_checked} has the next part of text number `index`.
@@ -134,6 +139,7 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
         `problem` ends the stream after an error, and takes back the parts of a text without an
         `explanation`; `done` ends the stream after the last pair.
         """
+        await _charge_further(http, len(request.pairs))
         return StreamingResponse(
             _events(read_through, request),
             media_type="text/event-stream",
@@ -153,7 +159,7 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
         return answer
 
-    @router.post("/evidence", responses=_OF_BODY | _OF_IDS)
+    @router.post("/evidence", responses=_OF_BODY | _OF_IDS, dependencies=[_needs("evidence")])
     async def evidence(request: EvidenceRequest) -> Evidence:
         """Return what an explanation rests on: profiles, and near items of the user's history."""
         ids = request.user_id, request.item_id
@@ -162,11 +168,26 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
     return router
 
 
+def _needs(scope: Scope) -> Any:
+    """The dependency that refuses a key without the scope."""
+
+    def check(http: Request) -> None:
+        http.state.caller.check(scope)
+
+    return Depends(check)
+
+
+async def _charge_further(http: Request, num_pairs: int) -> None:
+    """Count all pairs of a request but the one that the gate has counted."""
+    await http.state.caller.charge(num_pairs - 1)
+
+
 def _lists(read_through: ReadThrough) -> APIRouter:
     router = APIRouter(tags=["users and items"])
 
     @router.get("/users/{user_id:path}/recommendations", responses=_OF_IDS | _OF_MODEL)
     async def recommend(
+        http: Request,
         user_id: UserId,
         k: Annotated[int, Query(ge=1, le=MAX_PAIRS, description="Number of items.")] = 5,
         max_words: Annotated[MaxWords, Query()] = None,
@@ -175,13 +196,14 @@ def _lists(read_through: ReadThrough) -> APIRouter:
         """Return the k best items that the user has not seen, with explanations."""
         items = await asyncio.to_thread(read_through.catalogue.recommend, user_id, k)
         if explain and items:
+            await _charge_further(http, len(items))
             pairs = [PairRequest(user_id=user_id, item_id=item.item_id) for item in items]
             answers = await read_through.explain(pairs, max_words)
             for item, answer in zip(items, answers, strict=True):
                 item.answer = answer
         return Recommendations(user_id=user_id, items=items)
 
-    @router.get("/users")
+    @router.get("/users", dependencies=[_needs("users")])
     async def users(
         prefix: Annotated[
             str, Query(max_length=256, description="The ids begin with this text.")

@@ -1,9 +1,11 @@
 """The checks that every request passes, and the log line that it leaves.
 
-A request gets an id. Then its key, the number of requests at work and the size of its body are
-checked. This is plain ASGI, so that streams and disconnects reach the application unchanged.
+A request gets an id. Then its key, the number of requests at work, the size of its body and how
+long it takes to come are checked. This is plain ASGI, so that streams and disconnects reach the
+application unchanged.
 """
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -11,12 +13,16 @@ import math
 import re
 import time
 import uuid
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import get_args
 
 from aiolimiter import AsyncLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xrec.config.serve import KeyConfig, is_loopback
+from xrec.config.serve import Scope as KeyScope
 from xrec.serve.metrics import Metrics
 from xrec.serve.problems import ProblemError
 
@@ -24,8 +30,10 @@ logger = logging.getLogger("xrec")
 
 MAX_BODY_BYTES = 256 * 1024
 """The largest body of a request: 64 pairs, or a few with texts of their own."""
+BODY_SECONDS = 10.0
+"""How long the body of a request may take to come."""
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_OPEN_PATHS = ("/healthz", "/readyz", "/", "/docs", "/openapi.json")
+_OPEN_PATHS = ("/healthz", "/readyz", "/", "/openapi.json")
 _OPEN_PREFIX = "/page/"
 
 
@@ -50,8 +58,10 @@ class Gate:
         started, exchange = time.perf_counter(), _Exchange(receive, send)
         self._count(1)
         try:
-            exchange.key = await self._admit(scope)
-            await self._app(scope, exchange.receive, exchange.send)
+            async with self._admitted(scope) as caller:
+                exchange.key = caller.name
+                scope["state"]["caller"] = caller
+                await self._app(scope, exchange.receive, exchange.send)
         except ProblemError as error:
             if exchange.status is not None:
                 raise
@@ -65,22 +75,25 @@ class Gate:
         self._num_in_flight += change
         self._metrics.requests_in_flight.set(self._num_in_flight)
 
-    async def _admit(self, scope: Scope) -> str:
-        """Return the name of the key, "-" for a path that needs none, as it tells nothing.
+    @asynccontextmanager
+    async def _admitted(self, scope: Scope) -> AsyncIterator["Caller"]:
+        """Give who asks; a path that tells nothing is open to everybody.
 
         Raises ProblemError for a request that is refused.
         """
         path = scope["path"]
         if path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX):
-            return "-"
-        name = await self._keys.admit(scope)
+            yield Caller("-", ())
+            return
+        caller = self._keys.caller(scope)
         if self._num_in_flight > self._max_requests:
-            detail = f"{self._max_requests} requests are being answered; ask again in a second"
-            raise ProblemError(429, "concurrency", detail, 1)
-        length = Headers(scope=scope).get("content-length", "")
-        if length.isdecimal() and int(length[:18]) > MAX_BODY_BYTES:  # int refuses 4,301 digits
-            raise _too_large()
-        return name
+            raise _too_many(self._max_requests)
+        with caller.at_work():
+            await caller.charge(1)
+            length = Headers(scope=scope).get("content-length", "")
+            if length.isdecimal() and int(length[:18]) > MAX_BODY_BYTES:  # int refuses 4,301 digits
+                raise _too_large()
+            yield caller
 
     def _record(self, scope: Scope, exchange: "_Exchange", request_id: str, seconds: float) -> None:
         """Count and log the request, by its route: its path names the user and the item."""
@@ -95,27 +108,76 @@ class Gate:
 class _Exchange:
     """The messages of one request and its answer.
 
-    It keeps the status that was sent, and counts the bytes of the body, which may come without its
-    length.
+    It keeps the status that was sent, and watches the body, which may come without its length, and
+    slowly.
     """
 
     def __init__(self, receive: Receive, send: Send):
         self._receive, self._send = receive, send
         self._num_bytes = 0
+        self._body_ends: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
         self.status: int | None = None
         self.key = "-"
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        try:
+            async with asyncio.timeout_at(self._body_ends):
+                message = await self._receive()
+        except TimeoutError:
+            detail = f"the body did not come within {BODY_SECONDS:g} s; send it again"
+            raise ProblemError(408, "slow_body", detail) from None
         self._num_bytes += len(message.get("body", b""))
         if self._num_bytes > MAX_BODY_BYTES:
             raise _too_large()
+        if not message.get("more_body"):
+            self._body_ends = None
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         await self._send(message)
+
+
+class Caller:
+    """Who asks: a key's name and scopes, its rate, and how many of its requests are at work."""
+
+    def __init__(self, name: str, scopes: Collection[KeyScope], key: KeyConfig | None = None):
+        self.name, self._scopes, self._key = name, scopes, key
+        self._num_at_work = 0
+        if key is not None:
+            self._limiter = AsyncLimiter(key.burst, 60 * key.burst / key.pairs_per_minute)
+
+    def check(self, scope: KeyScope) -> None:
+        """Raise ProblemError if it may not ask for this."""
+        if scope not in self._scopes:
+            detail = f"the key {self.name!r} lacks the scope {scope!r}; ask for one that has it"
+            raise ProblemError(403, "scope", detail)
+
+    async def charge(self, num_pairs: int) -> None:
+        """Count pairs; raises ProblemError if they are beyond the rate.
+
+        More pairs than fit a burst count as a burst.
+        """
+        if self._key is None:
+            return
+        amount = min(num_pairs, self._key.burst)
+        if not self._limiter.has_capacity(amount):
+            wait = math.ceil(60 * amount / self._key.pairs_per_minute)
+            detail = f"more than {self._key.pairs_per_minute} pairs a minute with this key"
+            raise ProblemError(429, "rate", f"{detail}; wait {wait} s", wait)
+        await self._limiter.acquire(amount)  # it has room, so this does not wait
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Count a request until exit; raises ProblemError if too many are at work."""
+        if self._key is not None and self._num_at_work >= self._key.max_concurrent_requests:
+            raise _too_many(self._key.max_concurrent_requests, " of this key")
+        self._num_at_work += 1
+        try:
+            yield
+        finally:
+            self._num_at_work -= 1
 
 
 class Keys:
@@ -127,35 +189,25 @@ class Keys:
     """
 
     def __init__(self, keys: tuple[KeyConfig, ...]):
-        self._keys = [
-            (key, AsyncLimiter(key.burst, 60 * key.burst / key.requests_per_minute)) for key in keys
-        ]
+        self._callers = [(key.sha256, Caller(key.name, key.scopes, key)) for key in keys]
 
-    async def admit(self, scope: Scope) -> str:
-        """Return the name of the request's key, "local" if no keys are configured.
+    def caller(self, scope: Scope) -> Caller:
+        """Return who asks; it is "local", and may ask for all, if no keys are configured.
 
-        Raises ProblemError with status 401, 403 or 429 if the request is refused.
+        Raises ProblemError with status 401 or 403 if the request is refused.
         """
         headers = Headers(scope=scope)
-        if not self._keys:
+        if not self._callers:
             _check_local(scope, headers)
-            return "local"
-        key, limiter = self._find(_given(headers))
-        if not limiter.has_capacity():
-            wait = math.ceil(60 / key.requests_per_minute)
-            detail = f"more than {key.requests_per_minute} requests a minute with this key"
-            raise ProblemError(429, "rate", f"{detail}; wait {wait} s", wait)
-        await limiter.acquire()  # it has room, so this does not wait
-        return key.name
-
-    def _find(self, given: str | None) -> tuple[KeyConfig, AsyncLimiter]:
+            return Caller("local", get_args(KeyScope))
+        given = _given(headers)
         if given is None:
             raise ProblemError(
                 401, "key", "this endpoint asks for a key; send Authorization: Bearer KEY"
             )
         digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).hexdigest()
         # All keys are compared, so that the time does not tell which one matches.
-        matches = [each for each in self._keys if hmac.compare_digest(each[0].sha256, digest)]
+        matches = [each for own, each in self._callers if hmac.compare_digest(own, digest)]
         if not matches:
             raise ProblemError(401, "key", "this key is not known; check it, or ask for one")
         return matches[0]
@@ -178,6 +230,11 @@ def _check_local(scope: Scope, headers: Headers) -> None:
             "without security.keys this endpoint answers its own machine only, "
             "by a loopback address or localhost",
         )
+
+
+def _too_many(most: int, whose: str = "") -> ProblemError:
+    detail = f"{most} requests{whose} are being answered; ask again in a second"
+    return ProblemError(429, "concurrency", detail, 1)
 
 
 def _too_large() -> ProblemError:

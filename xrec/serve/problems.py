@@ -126,7 +126,9 @@ def _problem_of(error: Exception, request_id: str | None) -> ProblemError:
 
 def _of_validation(error: RequestValidationError) -> ProblemError:
     told = ProblemError(
-        422, "not_well_formed", "the request is not what the API takes; see errors, and /docs"
+        422,
+        "not_well_formed",
+        "the request is not what the API takes; see errors, /openapi.json",
     )
     told.problem.errors = [
         {

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import random
+import socket
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from tests.xrec.serve.town import ITEMS, USERS
 from xrec.config.base import parse_config
 from xrec.config.serve import KeyConfig, ServeConfig, is_loopback
 from xrec.errors import ConfigError
-from xrec.serve.gate import Keys
+from xrec.serve import gate
+from xrec.serve.gate import Caller, Keys
 from xrec.serve.problems import ProblemError
 
 BEARER = {"Authorization": "Bearer open sesame"}
@@ -30,7 +32,7 @@ SERVE: dict[str, Any] = {"workspace": "w", "llm": {"model": "m"}}
 
 @pytest.fixture(scope="module")
 def guarded(town):
-    slow = key("shop", "open sesame", requests_per_minute=1, burst=4)
+    slow = key("shop", "open sesame", pairs_per_minute=1, burst=4)
     with local_endpoint(town, security={"keys": [slow]}) as made:
         yield made
 
@@ -40,7 +42,9 @@ async def admitted(keys: Keys, client: str = "10.0.0.7", **headers: str) -> str 
     named = {"host": "shop.example", **headers}.items()
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in named]
     try:
-        return await keys.admit({"type": "http", "client": (client, 5000), "headers": raw})
+        caller = keys.caller({"type": "http", "client": (client, 5000), "headers": raw})
+        await caller.charge(1)
+        return caller.name
     except ProblemError as error:
         return error.problem.status
 
@@ -65,7 +69,7 @@ def test_known_keys_are_let_in_by_name_and_others_are_not(headers, expected):
 
 
 def test_rate_is_of_each_key_and_recovers():
-    slow = KeyConfig(**key("slow", "s", requests_per_minute=600, burst=2))
+    slow = KeyConfig(**key("slow", "s", pairs_per_minute=600, burst=2))
     fast = KeyConfig(**key("fast", "f", burst=50))
 
     async def ask() -> list[str | int]:
@@ -115,6 +119,72 @@ def test_config_without_keys_may_listen_to_this_machine(host):
     assert is_loopback(parse_config(ServeConfig, {**SERVE, "http": {"host": host}}).http.host)
 
 
+def test_rate_counts_pairs_and_a_large_request_is_a_burst():
+    slow = KeyConfig(**key("slow", "s", pairs_per_minute=1, burst=4))
+
+    async def charges(*counts: int) -> list[bool]:
+        caller, answers = Caller("slow", slow.scopes, slow), []
+        for count in counts:
+            try:
+                answers.append(await caller.charge(count) is None)
+            except ProblemError:
+                answers.append(False)
+        return answers
+
+    assert asyncio.run(charges(3, 2, 1, 1)) == [True, False, True, False]
+    assert asyncio.run(charges(64, 1)) == [True, False]
+
+
+def test_key_cannot_take_all_places():
+    caller = Caller("a", (), KeyConfig(**key("a", "s", max_concurrent_requests=2)))
+    with (
+        caller.at_work(),
+        caller.at_work(),
+        pytest.raises(ProblemError, match="2 requests of this key"),
+        caller.at_work(),
+    ):
+        pass
+    with caller.at_work():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("scopes", "expected"),
+    [
+        (["explain"], [200, 403, 403]),
+        (["explain", "evidence"], [200, 200, 403]),
+        (["explain", "users"], [200, 403, 200]),
+    ],
+)
+def test_key_may_ask_for_what_is_in_its_scopes(town, scopes, expected):
+    with local_endpoint(town, security={"keys": [{**SHOP, "scopes": scopes}]}) as shop:
+        pair = {"user_id": USERS[0], "item_id": ITEMS[0]}
+        answers = [
+            shop.get("/v1/items", headers=BEARER),
+            shop.post("/v1/evidence", pair, headers=BEARER),
+            shop.get("/v1/users", headers=BEARER),
+        ]
+    assert [answer.status_code for answer in answers] == expected
+
+
+def test_page_of_the_api_that_loads_scripts_from_elsewhere_is_not_there(endpoint):
+    assert [endpoint.get(path).status_code for path in ("/docs", "/redoc")] == [404, 404]
+
+
+def test_bodies_that_do_not_come_are_given_up_and_take_no_place(town, monkeypatch):
+    monkeypatch.setattr(gate, "BODY_SECONDS", 0.5)
+    with local_endpoint(town, http={"max_concurrent_requests": 3}) as small:
+        host, port = small.url.removeprefix("http://").split(":")
+        head = f"POST /v1/explanations HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n\r\n"
+        stalled = [socket.create_connection((host, int(port)), 60) for _ in range(3)]
+        for connection in stalled:
+            connection.sendall(head.encode() + b"{")
+        for connection in stalled:
+            with connection:
+                assert b"408" in connection.recv(100).split(b"\r\n")[0]
+        assert small.get("/v1/items").status_code == 200
+
+
 def test_wrong_key_is_401_and_over_rate_429_and_health_is_open(guarded):
     path = f"/v1/explanations/{USERS[0]}/{ITEMS[0]}"
     for closed in (path, "/v1/users", "/v1/items"):
@@ -124,7 +194,7 @@ def test_wrong_key_is_401_and_over_rate_429_and_health_is_open(guarded):
     allowed = [guarded.get(path, headers=BEARER) for _ in range(6)]
     assert [response.status_code for response in allowed] == [200] * 4 + [429] * 2
     assert int(allowed[-1].headers["Retry-After"]) > 50
-    for open_path in ("/healthz", "/readyz", "/", "/page/page.js", "/docs", "/openapi.json"):
+    for open_path in ("/healthz", "/readyz", "/", "/page/page.js", "/openapi.json"):
         assert guarded.get(open_path).status_code == 200
 
 
