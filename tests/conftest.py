@@ -26,7 +26,6 @@ os.environ.setdefault(
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "xrec.serve.problems:middlewares"
 )
 
-
 _SHARE_A_PROCESS = ("tests/jobs/", "tests/cluster/", "tests/xrec/serve/")
 _START_RAY = {"ray_cluster", "three_nodes", "pipeline"}
 

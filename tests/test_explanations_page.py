@@ -86,7 +86,6 @@ def run_example(heading: str, uri: str, **names: Any) -> Any:
 
 
 def check(explanations: list[str], users: list[str]) -> None:
-    """See that these are the explanations, each once."""
     assert sorted(explanations) == sorted(f"{user} likes {item}, é" for user, item in PAIRS)
     assert sorted(users) == sorted(user for user, _ in PAIRS)
 

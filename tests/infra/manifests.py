@@ -19,7 +19,6 @@ Manifest = dict[str, Any]
 
 
 def documents(path: Path) -> list[Manifest]:
-    """Return all documents of a YAML file."""
     return [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if each]
 
 
@@ -33,7 +32,6 @@ def source_documents() -> Iterator[tuple[Path, Manifest]]:
 
 
 def only(kind: str) -> Manifest:
-    """Return the one object of that kind in the files."""
     (found,) = [document for _, document in source_documents() if document["kind"] == kind]
     return found
 
@@ -62,7 +60,6 @@ def cluster_spec(manifest: Manifest) -> Manifest:
 
 
 def pod_templates(manifest: Manifest) -> Iterator[Manifest]:
-    """Yield the templates of all pods that a Ray manifest starts."""
     spec = cluster_spec(manifest)
     yield spec["headGroupSpec"]["template"]
     for group in spec.get("workerGroupSpecs", []):

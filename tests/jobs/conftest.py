@@ -98,7 +98,6 @@ class Pipeline:
     manifests: dict[str, Manifest] = field(default_factory=dict)
 
     def config(self, config_type: type[ConfigT], **values: Any) -> ConfigT:
-        """The pipeline's config of a job, with `values` in place of its own."""
         llm = (
             {"llm": {"model": f"{self.workspace}/llm", "cache_dir": self.cache_dir}}
             if config_type in _WITH_LLM
@@ -116,7 +115,6 @@ class Pipeline:
         )
 
     def location(self, name: str) -> Location:
-        """What lies at `name` in the workspace."""
         return open_location(f"{self.workspace}/{name}", self.storage)
 
     def state(self, name: str) -> dict[str, tuple[Any, Any]]:
@@ -152,7 +150,6 @@ def pipeline(ray_cluster, s3, tmp_path_factory):
             patch.setattr(f"xrec.sample.language_model.{name}", value)
         for name in PIPELINE_JOBS:
             manifest = job_named(name).run(made.config(JOBS[name]))
-            assert manifest is not None
             made.manifests[manifest.kind] = manifest
     yield made
     shutil.rmtree(cache, ignore_errors=True)

@@ -80,7 +80,6 @@ class SecretTown:
     num_items: int = 5
 
     def write(self, path: Path) -> Path:
-        """Write the reviews."""
         rows = [
             review(
                 f"u{user}",

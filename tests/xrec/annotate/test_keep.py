@@ -6,12 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.annotate.review_files import (
-    HASHED,
-    annotate_config,
-    review,
-    write_json_lines,
-)
+from tests.xrec.annotate.review_files import HASHED, annotate_config, review, write_json_lines
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import find_review_files, read_reviews
 from xrec.data.splits import pair_fraction

@@ -95,7 +95,6 @@ def _run(folder: Path, kind: str, *, hostile: bool) -> Run:
         else:
             spec = language_model_spec(config, {"OPENAI_API_KEY": "sk"})
         manifest = annotate(config, spec)
-    assert manifest is not None
     return Run(_rows(config, manifest), manifest.metrics["dropped"], stub.asked)
 
 
@@ -107,7 +106,6 @@ def _rows(config: AnnotateConfig, manifest: Manifest) -> dict[str, Rows]:
         found = read_stage(output, stage, version, names, config.storage).to_pylist()
         rows[stage] = {tuple(row.pop(key) for key in _KEYS[stage]): row for row in found}
     aspects = read_annotations(config.artifact("annotations"), config.storage).aspects
-    assert aspects is not None
     rows["aspects"] = {
         (row.pop("user_id"), row.pop("item_id"), row["aspect"]): row for row in aspects.to_pylist()
     }

@@ -53,7 +53,6 @@ class Command:
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, unless it has just ended."""
-        assert self.process.pid is not None
         with suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
 
@@ -224,7 +223,6 @@ class Chaos:
 
     def _worker(self) -> None:
         """Kill a process that does chunks on the cluster."""
-        assert self.cluster is not None
         if workers := [each for node in self.cluster.nodes for each in workers_on(node)]:
             self.draw.choice(workers).kill()
 
@@ -275,14 +273,12 @@ class Reader:
     def look_at_all(self) -> None:
         """Read each version that the log has."""
         log = open_log(self._chaos.setting.place.location)
-        assert log is not None
         for version in range(log.version + 1):
             self.look(version)
 
     def _check(self, table: Published) -> None:
         """Each row of one run and plan is there once, with the text that it has for ever."""
         commit = table.log.decided_by(table.version)
-        assert commit is not None
         columns = ["user", "item", "text", "hint", "status"]
         rows = table.dataset(status=None).to_table(columns=columns).to_pydict()
         keys = list(zip(rows["user"], rows["item"], strict=True))

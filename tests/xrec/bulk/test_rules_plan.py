@@ -35,7 +35,6 @@ def opened(place: Place, rows: list[tuple[str, str]] | None = None, **changes: A
 
 
 def rows_in(run: bulk.BulkRun) -> list[tuple[str, str]]:
-    """The keys of all planned rows, sorted."""
     planned = run.passes()[0].plan
     tables = [planned.rows(chunk) for chunk in range(run.record.size.num_chunks)]
     return sorted((row["user"], row["item"]) for row in pa.concat_tables(tables).to_pylist())

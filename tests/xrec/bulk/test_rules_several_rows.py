@@ -52,7 +52,6 @@ def toy_of(place: Toys) -> Toy:
 
 
 def letters_of(words: list[str]) -> list[tuple[str, int, str]]:
-    """Word, place and letter of each letter, sorted."""
     return sorted((word, place, letter) for word in words for place, letter in enumerate(word))
 
 

@@ -19,8 +19,6 @@ def storage_keys(place: Place) -> list[str]:
     storage = place.storage
     if storage.endpoint_url is None:
         return []
-    assert storage.access_key_id is not None
-    assert storage.secret_access_key is not None
     return [
         f"storage.endpoint_url={storage.endpoint_url}",
         f"storage.access_key_id={storage.access_key_id.get_secret_value()}",

@@ -16,7 +16,6 @@ from xrec.errors import ConfigError
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY="
 
-
 MINIMAL: dict[type[Config], dict[str, Any]] = {
     PrepareConfig: {"workspace": "w"},
     PretrainGraphConfig: {"workspace": "w"},

@@ -9,11 +9,7 @@ from xrec.config.base import Config, parse_config
 from xrec.config.compare import CompareConfig
 from xrec.config.evaluate import JudgeConfig, MetricsConfig
 from xrec.config.llm import EngineConfig
-from xrec.config.prompt import (
-    PromptConfig,
-    parse_placeholders,
-    placeholder_names,
-)
+from xrec.config.prompt import PromptConfig, parse_placeholders, placeholder_names
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ConfigError
 

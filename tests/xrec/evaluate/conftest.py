@@ -23,7 +23,6 @@ TEMPLATES = (
     "With its {}, this is somewhere you are likely to come back to.",
 )
 
-
 LIKELY = {"nll_own": 1.0, "nll_shuffled": 1.0}
 
 

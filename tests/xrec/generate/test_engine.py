@@ -13,13 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.toy import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
-from tests.xrec.generate.cores import (
-    finish,
-    greedy_by_hand,
-    keep,
-    log_likelihoods_by_hand,
-    texts,
-)
+from tests.xrec.generate.cores import finish, greedy_by_hand, keep, log_likelihoods_by_hand, texts
 from tests.xrec.generate.vllm.vllm_town import (
     V,
     attached,
@@ -30,13 +24,7 @@ from tests.xrec.generate.vllm.vllm_town import (
 )
 from xrec.config.llm import EngineConfig
 from xrec.generate.builtin import engine as builtin_engine
-from xrec.generate.engine import (
-    Advance,
-    Completion,
-    LikelihoodParams,
-    RequestParams,
-    TextParams,
-)
+from xrec.generate.engine import Advance, Completion, LikelihoodParams, RequestParams, TextParams
 from xrec.graph.artifact import GraphEmbeddings
 
 NUM_NEW = 12

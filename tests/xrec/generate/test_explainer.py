@@ -63,14 +63,12 @@ def explained(
     texts: Sequence[PairTexts],
     decoding: DecodingConfig = SHORT,
 ) -> list[Explanation]:
-    """The explanations in the order of their pairs."""
     found = sorted(explainer.explain(prompts, texts, decoding), key=lambda one: one.index)
     assert [one.index for one in found] == list(range(len(prompts)))
     return found
 
 
 def asked(explainer: Explainer, *pairs: Pair) -> tuple[list[list[int]], list[PairTexts]]:
-    """The prompts and texts of pairs."""
     texts = [explainer.pairs.texts(pair) for pair in pairs]
     return [explainer.pairs.prompt(pair) for pair in pairs], texts
 
@@ -95,7 +93,6 @@ def test_reference_nll_is_that_of_padded_batches_of_the_model(explainer):
     pairs = [Pair(0, 1), Pair(2, 3), Pair(2, 3, 4), Pair(1, 0), Pair(1, 2)]
     references = ["It is calm.", "The garden has tea.", "The garden has tea.", "Near", "So calm!"]
     examples = [explainer.pairs.example(*one) for one in zip(pairs, references, strict=True)]
-    assert explainer.model is not None
     expected = dict(explanation_nll(explainer.model, examples, 2))
     found = reference_nll(explainer, pairs, references, "NLL")
     assert found == pytest.approx([expected[index] for index in range(len(pairs))], abs=1e-4)
@@ -147,7 +144,6 @@ def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_ag
     ]
     explainer.engine = ScriptedEngine(explainer, f"I love {titles[5]}.")
     (refused,) = explainer.explain(prompts[:1], texts[:1], DecodingConfig())
-    assert refused.failure is not None
     assert refused.failure.reason == "names_another_item"
 
 
@@ -219,7 +215,6 @@ def test_explainer_asks_for_no_text_that_would_be_refused_whatever_it_says(
     first, unknown, last = explained(explainer, prompts, texts, decoding)
     titles = explainer.dataset.items["title"].to_pylist()
     assert (first.text, last.text) == (f"I love {titles[3]}.", f"I like {titles[5]}.")
-    assert unknown.failure is not None
     assert unknown.failure.reason == reason
     assert (unknown.text, unknown.num_generated_tokens) == ("", 0)
     assert unknown.num_prompt_tokens == len(prompts[1])

@@ -71,7 +71,6 @@ class ToyCore:
 
 
 def wait_until_idle(shared: SharedEngine) -> None:
-    """Return once the engine's thread has ended."""
     while shared._has_thread:
         time.sleep(0.001)
 

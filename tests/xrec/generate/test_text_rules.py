@@ -26,7 +26,6 @@ TEXT = 'The user likes tea. "It is calm!" It has a gard'
 TITLE = "The Rusty Fox"
 CATALOGUE = [TITLE, "The Rusty Compass", "Dr. Pepper's Bar", "Fox & Co."]
 
-
 CHECKER = Checker(["late hours", "live music"])
 CHECKS = ChecksConfig(unsupported=True, not_positive=True)
 EVIDENCE = AspectEvidence("late hours", 14, 31, 0, 7)

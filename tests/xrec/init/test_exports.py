@@ -78,7 +78,6 @@ def _init(
 
 UNTITLED = "no table of items: items are called what their reviews call them, as this film"
 
-
 TITLED = "no table of items: titles are those of {!r}; source.columns.item_title: null for none"
 # What is odd: the file, what is written into the section, and what is said of it.
 ODD: dict[str, tuple[bytes, dict[str, Any], list[str]]] = {
@@ -263,6 +262,5 @@ def test_titles_beside_a_table_of_items_are_taken_for_neither_headings_nor_title
     (tmp_path / "raw" / "items.csv").write_text(items)
     (tmp_path / "raw" / "reviews.csv").write_bytes(titled)
     findings = init_project(str(tmp_path / "project"), str(tmp_path / "raw"), machine=CPU)
-    assert findings.reviews is not None
     assert findings.reviews.source.columns == {}
     assert "of_title" not in (tmp_path / "project" / "xrec.yaml").read_text()

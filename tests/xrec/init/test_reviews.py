@@ -143,7 +143,6 @@ def test_init_project_of_reviews_is_annotated_and_prepared(tmp_path):
     file = str(tmp_path / "project" / "xrec.yaml")
     small = ["annotator.min_reviews=2", "actors.num_actors=1", "annotator.max_share=1"]
     manifest = jobs.annotate.run(load_config(AnnotateConfig, file, small))
-    assert manifest is not None
     assert manifest.row_counts["explanations"] == NUM_USERS * 5
     dataset = jobs.prepare.run(load_config(PrepareConfig, file))
     assert dataset.inputs == {"annotations": manifest.fingerprint}

@@ -39,7 +39,6 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture
 def make_config(workspace, tmp_path):
-    """Makes a config over `workspace` with the given values and an output folder of this test."""
 
     def make(**values: Any) -> RecommendConfig:
         defaults = {

@@ -65,7 +65,6 @@ class StubEndpoint:
 
 @contextmanager
 def stub_endpoint(behave: Callable[[Asked], Answer]) -> Iterator[StubEndpoint]:
-    """Yield an endpoint that answers as `behave` says."""
     stub = StubEndpoint(behave)
     server = uvicorn.Server(
         uvicorn.Config(_app(stub), host="127.0.0.1", port=0, log_level="critical", lifespan="off")

@@ -139,7 +139,6 @@ def test_run_that_ended_amid_a_chunk_asks_only_for_what_was_under_way(tmp_path, 
             _run(config)
         is_mended = True
         manifest = _run(config)
-    assert manifest is not None
     asked = Counter(each.words for each in stub.asked)
     assert len(asked) == NUM_PROMPTS
     assert sum(asked.values()) - NUM_PROMPTS <= 3  # those that were refused
@@ -173,14 +172,12 @@ def test_run_failed_replies_have_their_reasons_and_are_asked_again_by_a_retry(tm
     with stub_endpoint(behave) as stub:
         config = _config(stub, tmp_path)
         manifest = _run(config)
-        assert manifest is not None
         failed = manifest.metrics["failed"]["pairs"]
         assert set(failed) == {"invalid_json"}
         assert _run(config) is not None
         num_asked = len(stub.asked)
         is_mended = True
         retried = _run(config.model_copy(update={"retry_failed": ("all",)}))
-    assert retried is not None
     assert retried.metrics["failed"]["pairs"] == {}
     assert len(stub.asked) - num_asked == failed["invalid_json"]
 

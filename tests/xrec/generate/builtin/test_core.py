@@ -156,7 +156,6 @@ def test_request_that_memory_cannot_hold_fails_alone(prompt, params, message):
     core = make_core(model, kv_cache_bytes=100 * BYTES_PER_POSITION)
     bad, good = core.add(prompt, params), core.add([7, 8, 9], GREEDY)
     ended = finish(core)
-    assert ended[bad].failure is not None
     assert ended[bad].failure.reason == "over_memory_budget"
     assert message in ended[bad].failure.message
     assert ended[good].token_ids == greedy_by_hand(model, [7, 8, 9])
@@ -217,7 +216,6 @@ def test_output_that_is_no_number_fails_its_request_alone_and_leaves_nothing_in_
     requests = [core.add(prompt, GREEDY) for prompt in [good[0], [5] * 30 + [60, 5], *good]]
     ended = finish(core)
     failed = ended[requests[1]]
-    assert failed.failure is not None
     assert failed.failure.reason == "invalid_logits"
     weighed = core.add([60, 5], LikelihoodParams((5, 6)))
     found = finish(core)[weighed]

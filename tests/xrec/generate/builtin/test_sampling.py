@@ -126,7 +126,6 @@ class AnyMask:
 
 
 def complete(*requests: tuple[list[int], TextParams]) -> list[Completion]:
-    """The completion of each request, all at work together."""
     core = make_core(make_model())
     ids = [core.add(*request) for request in requests]
     ended = finish(core)
@@ -177,7 +176,6 @@ def test_mask_that_leaves_no_token_fails_its_text_alone():
     first, second = make_prompts()[:2]
     dead_end = replace(GREEDY, constraint=lambda: SequenceMask([5], {5: [7], 7: []}))
     failed, fine = complete((first, dead_end), (second, GREEDY))
-    assert failed.failure is not None
     assert failed.failure.reason == "no_token_allowed"
     assert (failed.finish_reason, failed.token_ids) == ("failed", [])
     assert [fine] == complete((second, GREEDY))

@@ -51,7 +51,6 @@ class Simulation:
         return requests
 
     def request(self, prompt: list[int], num_new: int) -> Request:
-        """A new request, which comes now."""
         request = Request(self.next_id, prompt, TextParams(num_new), frozenset())
         self.came[self.next_id] = self.num_steps
         self.next_id += 1
@@ -104,7 +103,6 @@ class Simulation:
         taken: list[tuple[int, int]] = []
         for sequence in [*at_work, *prefixes]:
             block, first = sequence.block, start_of(sequence)
-            assert block is not None
             assert 0 <= sequence.slot < block.num_slots
             needed = (
                 sequence.num_positions if isinstance(sequence, Request) else len(sequence.token_ids)
@@ -129,8 +127,6 @@ class Simulation:
 
 
 def start_of(sequence: Request | Prefix) -> int:
-    """The first position of a sequence's slot."""
-    assert sequence.block is not None
     return sequence.block.start + sequence.slot * sequence.block.slot_length
 
 

@@ -80,7 +80,6 @@ def make_engine(
 def greedy_by_hand(
     model: PreTrainedModel, prompt: Sequence[int], num_new: int = NUM_NEW
 ) -> list[int]:
-    """See `cores.greedy_by_hand`."""
     return cores.greedy_by_hand(model, prompt, num_new, [END])
 
 

@@ -81,13 +81,11 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dataset(workspace):
-    """The dataset."""
     return read_dataset(open_location(f"{workspace}/dataset"))
 
 
 @pytest.fixture(scope="session")
 def llm(tmp_path_factory):
-    """A toy language model in float32."""
     return LLMConfig(model=str(save_toy_model(tmp_path_factory.mktemp("llm"))), dtype="float32")
 
 
@@ -115,7 +113,6 @@ def make_baseline(workspace, tmp_path, llm):
 
 @pytest.fixture
 def processes_here(monkeypatch):
-    """Write texts in this process, without Ray."""
     monkeypatch.setattr("xrec.lab.baselines.texts.map_in_processes", map_here)
     monkeypatch.setattr("xrec.lab.baselines.texts.gpus_each", lambda *arguments: 0)
 

@@ -36,7 +36,6 @@ class Done:
     weigh: Any = weigh_on_ray
 
     def step(self) -> None:
-        """Count a step, or be killed."""
         self.num_steps += 1
         if self.num_steps == self.stop_at:
             raise KeyboardInterrupt
@@ -70,7 +69,6 @@ def _from_references(given: Inputs, entry: Entry) -> EntryTexts:
 
 
 def run(config: CompareConfig, done: Done | None = None) -> Manifest:
-    """Compare without Ray."""
     done = done or Done()
     settings, inputs = comparison_identity(config, "model")
     return compare(config, settings, inputs, work=Work(done.make, done.score, done.weigh))

@@ -68,7 +68,6 @@ def test_result_has_means_spread_and_differences_by_hand(make_config):
     assert ours.own.value == pytest.approx(0.6)
     assert ours.seed_spread == pytest.approx(0.1)
     assert (profile.own.value, profile.seed_spread) == (pytest.approx(0.4), None)
-    assert profile.difference is not None
     assert profile.difference.value == pytest.approx(-0.2)
     assert ours.difference is None
     assert next(iter(found.infos)) == "coverage"

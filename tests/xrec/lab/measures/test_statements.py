@@ -7,12 +7,7 @@ import pytest
 
 from tests.xrec.lab.small import dataset_of, held_out
 from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.statements import (
-    AspectsNamed,
-    Statement,
-    Statements,
-    StatementsMatched,
-)
+from xrec.lab.measures.statements import AspectsNamed, Statement, Statements, StatementsMatched
 
 PAIRS = held_out((0, 0), (1, 0), (0, 1), (2, 2))
 DATASET = dataset_of(
