@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.command_line import xrec
+from tests.command_line import said, xrec
 from tests.xrec.init.shop import CPU
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import RawReviews, find_review_files, read_reviews
@@ -199,8 +199,7 @@ def test_init_command_takes_columns_repeated_and_in_one(tmp_path):
     (tmp_path / "export.csv").write_bytes(_file(header=GERMAN))
     first = ["--columns", "user_id=Kunde Nr,item_id=Artikel", "--columns", "rating=Sterne"]
     options = [*first, "--columns", "time=Datum,review=Meinung"]
-    code, out, err = xrec("init", tmp_path / "project", "--from", tmp_path / "export.csv", *options)
-    assert code == 0, err
+    out = said("init", tmp_path / "project", "--from", tmp_path / "export.csv", *options)
     assert "user_id = Kunde Nr, item_id = Artikel, review = Meinung, rating = Sterne" in out
     code, _, err = xrec(
         "init", tmp_path / "p2", "--from", tmp_path / "export.csv", *first[:1], "x=y"
@@ -227,8 +226,7 @@ def test_init_has_the_language_model_with_its_forecast_above_the_phrases(tmp_pat
     place.write_text(_uncommented(text))
     asks = load_config(AnnotateConfig, place)
     assert asks.annotator.kind == "language_model"
-    code, out, err = xrec("annotate", place, "--dry-run")
-    assert code == 0, err
+    out = said("annotate", place, "--dry-run")
     kinds = ("# items: ", "# users: ", "# pairs: ", "# in all: ")
     forecast = [line[2:] for line in out.splitlines() if line.startswith(kinds)]
     shown = " ".join(text.replace("\n  # ", " ").split())

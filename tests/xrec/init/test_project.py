@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import jobs.prepare
-from tests.command_line import xrec
+from tests.command_line import said
 from tests.xrec.init.shop import CPU, GPU, write_shop
 from xrec.config.data import PrepareConfig
 from xrec.config.jobs import JOBS
@@ -87,16 +87,14 @@ def test_init_file_passes_the_dry_run_of_each_job(tmp_path, shop, machine, with_
     names = read_project(path).jobs
     assert len(names) == (7 if with_explanations else 3)
     for job in names:
-        code, out, err = xrec(job, path, "--dry-run")
-        assert code == 0, err
+        out = said(job, path, "--dry-run")
         assert yaml.safe_load(out)["workspace"] == str(tmp_path / "project/workspace")
 
 
 def test_init_without_explanations_writes_three_jobs_and_says_why(tmp_path, shop):
     (shop / "feedback.csv").unlink()
     (shop / "clients.csv").unlink()
-    code, out, _ = xrec("init", tmp_path / "project", "--from", shop)
-    assert code == 0
+    out = said("init", tmp_path / "project", "--from", shop)
     assert " ".join(_written(tmp_path)) == "workspace scaling prepare pretrain-graph recommend"
     assert "no explanations: an adapter cannot be trained" in out
     assert "no table of users: profiles are empty" in out
@@ -175,8 +173,7 @@ def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path, shop):
     assert [each[0] for each in submitted] == ["run"]
     for each in jobs_of + [words[: words.index("--address")] for words in submitted]:
         words = [str(tmp_path / "project/xrec.yaml") if "xrec.yaml" in w else w for w in each]
-        code, _, err = xrec(*words, "--dry-run")
-        assert code == 0, (each, err)
+        said(*words, "--dry-run")
 
 
 def test_init_from_a_bucket_or_a_file_alone(tmp_path, shop, s3_environment):
