@@ -136,12 +136,17 @@ def test_core_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(tow
     assert town.core.is_idle
 
 
-def test_core_banned_tokens_are_in_no_text(town):
-    (usual,) = town.by_hand(town.prompts[:1])
-    banned = frozenset(usual[1:2])
-    (got,) = town.complete([(town.prompts[0], replace(GREEDY, banned=banned))])
-    assert banned.isdisjoint(got.token_ids)
-    assert (got.token_ids[:1] == usual[:1]) == banned.isdisjoint(usual[:1])
+def test_core_banned_tokens_are_in_no_text_and_change_no_other(town):
+    prompts, usual = town.prompts[:6], town.by_hand(town.prompts[:6])
+    banned = [
+        frozenset(text[1:2]) if place % 2 else frozenset() for place, text in enumerate(usual)
+    ]
+    requests = zip(prompts, (replace(GREEDY, banned=each) for each in banned), strict=True)
+    got = [completion.token_ids for completion in town.complete(list(requests))]
+    assert got[::2] == usual[::2]
+    for each, text, before in zip(banned[1::2], got[1::2], usual[1::2], strict=True):
+        assert each.isdisjoint(text)
+        assert (text[:1] == before[:1]) == each.isdisjoint(before[:1])
 
 
 def test_core_streams_each_text_token_by_token(town):

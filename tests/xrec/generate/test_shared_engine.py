@@ -80,15 +80,6 @@ def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], Requ
     return [([first + place] * (1 + place % length), PARAMS) for place in range(count)]
 
 
-def test_list_gets_each_completion_once_as_it_ends():
-    shared = SharedEngine(ToyCore())
-    requests = lists(0, 5)
-    ended = list(shared.complete(requests))
-    assert sorted(one.index for one in ended) == list(range(5))
-    assert all(one.token_ids == requests[one.index][0][:1] for one in ended)
-    assert [one.index for one in ended][:2] == [0, 4]  # the shortest ones first
-
-
 def test_no_requests_yield_nothing_and_compute_nothing():
     core = ToyCore()
     assert list(SharedEngine(core).complete([])) == []

@@ -45,22 +45,6 @@ def churned(
     return ended, requests
 
 
-def test_each_request_has_its_own_parameters():
-    model, prompts = make_model(), make_prompts(6)
-    short, warm = replace(GREEDY, max_new_tokens=3), replace(GREEDY, temperature=1.5, seed=4)
-    cool = replace(GREEDY, temperature=0.5, top_p=0.6)
-    params = [GREEDY, short, warm, warm, cool, GREEDY]
-    core = make_core(model)
-    requests = [core.add(*request) for request in zip(prompts, params, strict=True)]
-    ended = finish(core)
-    for request, prompt, one in zip(requests, prompts, params, strict=True):
-        alone = make_core(model)
-        alone.add(prompt, one)
-        assert ended[request].token_ids == finish(alone)[0].token_ids
-    assert len(ended[requests[1]].token_ids) == 3
-    assert texts(ended, requests)[0] == all_by_hand("projected")[1][0]
-
-
 @pytest.mark.parametrize("injection", ["direct", "projected", "none"])
 @pytest.mark.parametrize(
     ("max_rows", "pass_tokens", "num_positions"),
@@ -108,25 +92,6 @@ def test_second_text_is_computed_by_its_own_tokens_alone():
         assert texts(finish(core), requests) == expected
         costs.append(core.report.num_computed_prompt_tokens)
     assert len(set(costs)) == 1
-
-
-def test_banned_tokens_are_in_no_text_and_change_no_other():
-    model, (prompts, usual) = make_model(), all_by_hand("projected")
-    banned = [frozenset(text[2:3]) for text in usual[::2]]
-    params = [replace(GREEDY, banned=each) for each in banned]
-    core = make_core(model)
-    requests = [
-        core.add(prompt, params[place // 2] if place % 2 == 0 else GREEDY)
-        for place, prompt in enumerate(prompts)
-    ]
-    got = texts(finish(core), requests)
-    assert got[1::2] == usual[1::2]
-    assert all(each.isdisjoint(text) for each, text in zip(banned, got[::2], strict=True))
-    assert all(
-        mine[:2] == text[:2]
-        for mine, text in zip(got[::2], usual[::2], strict=True)
-        if not banned[0] & set(text[:2])
-    )
 
 
 def test_the_model_may_be_used_between_steps_and_is_as_it_was():
