@@ -30,10 +30,7 @@ _PROMPT = {
 }
 # One process each: what two do is tested elsewhere, and each costs seconds to start.
 _SCALING = {"num_workers": 1, "device": "cpu", "max_failures": 0}
-DECODING = {
-    "max_new_tokens": 8,
-    "text": {"max_words": None, "refuses_repetition": False},
-}
+DECODING = {"max_new_tokens": 8, "text": {"max_words": None, "refuses_repetition": False}}
 _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     PrepareConfig: {
         "source": {

@@ -58,8 +58,7 @@ def test_config_is_immutable():
 
 def test_resolved_yaml_read_again_is_the_same_config():
     config = parse_config(
-        BackfillConfig,
-        {"workspace": "w", "pairs": {"kind": "split"}, "llm": {"model": "m"}},
+        BackfillConfig, {"workspace": "w", "pairs": {"kind": "split"}, "llm": {"model": "m"}}
     )
     assert parse_config(BackfillConfig, yaml.safe_load(resolved_yaml(config))) == config
 

@@ -162,10 +162,7 @@ MISTAKES = [
     ({"llm": {"model": "m", "dtype": "half"}}, r"  llm\.dtype: .* saw 'half'"),
     ({"cold_start": {"user": "x"}}, r"cold_start\.user: unknown key; did you mean 'users'\?"),
     ({"prepare": ["a"]}, r"prepare: expected a mapping of keys to values, saw list"),
-    (
-        {"compare": {"entries": ["ours", "ours"]}},
-        r"  compare: entries: each once",
-    ),
+    ({"compare": {"entries": ["ours", "ours"]}}, r"  compare: entries: each once"),
     (
         {"train-adapter": {"model": {"dropout": 2}}, "compare": {}},
         r"  train-adapter\.model\.dropout: .* saw 2",
@@ -200,10 +197,7 @@ def test_missing_key_is_a_mistake_of_the_job_that_is_run_only(tmp_path):
     with pytest.raises(ConfigError) as raised:
         load_config(BackfillConfig, path)
     lines = str(raised.value).splitlines()[1:]
-    assert lines == [
-        "  llm: required, and not given",
-        "  backfill.pairs: required, and not given",
-    ]
+    assert lines == ["  llm: required, and not given", "  backfill.pairs: required, and not given"]
 
 
 @pytest.mark.parametrize(

@@ -276,8 +276,7 @@ def test_core_reports_what_its_steps_cost_and_begins_anew(town):
 
 
 @pytest.mark.parametrize(
-    "values",
-    [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}],
+    "values", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}]
 )
 def test_params_out_of_range_are_refused(values):
     with pytest.raises(ValueError, match="expected 1 token or more"):

@@ -300,12 +300,7 @@ def test_finish_keeps_the_end_of_a_text_where_no_aspects_were_chosen():
         ("Love the late hours.", "", {"min_evidence": 10}, "Love the late hours. {}."),
         ("Love the late hours.", "", {"is_backed": False}, "Love the late hours."),
         ("Love the late hours.", "", {"max_words": 10}, "Love the late hours."),
-        (
-            "Love the late hours.",
-            "",
-            {"min_evidence": 15},
-            "Love the late hours. {}.",
-        ),
+        ("Love the late hours.", "", {"min_evidence": 15}, "Love the late hours. {}."),
         ("You will like it.", "", {"min_evidence": 15}, "You will like it."),
     ],
 )

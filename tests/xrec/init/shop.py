@@ -10,12 +10,7 @@ from xrec.sample import generate_town, town_source
 
 CPU = Machine(num_cpus=2, num_gpus=0, has_bf16_cpu=True)
 GPU = Machine(num_cpus=16, num_gpus=4, has_bf16_cpu=False)
-SIZES = {
-    "num_users": 60,
-    "num_items": 24,
-    "interactions_per_user": 8,
-    "explanations_per_user": 4,
-}
+SIZES = {"num_users": 60, "num_items": 24, "interactions_per_user": 8, "explanations_per_user": 4}
 
 
 def write_shop(folder: Path, **sizes: int) -> Path:

@@ -150,10 +150,7 @@ ODD: dict[str, tuple[bytes, dict[str, Any], list[str]]] = {
     "titles beside the ids": (
         _file(_add("Caf&eacute; {item}"), (*HEADER, "Product Name")),
         {"source.columns": {"item_title": "Product Name"}},
-        [
-            TITLED.format("Product Name"),
-            "Product Name: 60 texts have HTML, which is taken out",
-        ],
+        [TITLED.format("Product Name"), "Product Name: 60 texts have HTML, which is taken out"],
     ),
 }
 

@@ -141,9 +141,5 @@ def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
                 "message": {"role": "assistant", "content": answer.text},
             }
         ],
-        "usage": {
-            "prompt_tokens": shown,
-            "completion_tokens": said,
-            "total_tokens": shown + said,
-        },
+        "usage": {"prompt_tokens": shown, "completion_tokens": said, "total_tokens": shown + said},
     }

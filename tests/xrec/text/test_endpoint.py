@@ -110,10 +110,7 @@ def test_endpoint_rate_of_tokens_waits_for_those_of_replies():
     ids=["busy", "wait", "silent", "quota", "balance", "model", "refuses"],
 )
 def test_endpoint_that_answers_nobody_ends_the_run(answer, settings, error, words, most_asked):
-    with (
-        stub_endpoint(lambda asked: answer) as stub,
-        pytest.raises(error, match=words),
-    ):
+    with stub_endpoint(lambda asked: answer) as stub, pytest.raises(error, match=words):
         list(ask(endpoint_model(stub, concurrency=4, **settings), prompts(50), SAMPLING))
     assert len(stub.asked) <= most_asked
 

@@ -8,14 +8,7 @@ import pytest
 
 from tests.xrec.annotate.language_model.rows import item_row, pair_row
 from tests.xrec.annotate.toy_annotator import map_here
-from xrec.annotate.annotator import (
-    Annotator,
-    ItemText,
-    PairText,
-    Review,
-    ReviewedItem,
-    UserInput,
-)
+from xrec.annotate.annotator import Annotator, ItemText, PairText, Review, ReviewedItem, UserInput
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.phrases.annotator import OTHER_LANGUAGE
 from xrec.annotate.phrases.lexicon import fingerprint_of_phrases, read_lexicon
@@ -153,11 +146,7 @@ def test_user_profile_names_what_they_praise_and_have(annotator):
         ),
         ("The display came. The display is bad.", {"display": "negative"}, ""),
         ("The display is bad. The display came.", {"display": "negative"}, ""),
-        (
-            "The display is bad. But the display is great.",
-            {"display": "positive"},
-            "great display",
-        ),
+        ("The display is bad. But the display is great.", {"display": "positive"}, "great display"),
         ("The display is bad. The tone came.", {"display": "negative", "tone": "neutral"}, ""),
     ],
 )

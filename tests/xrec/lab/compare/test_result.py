@@ -60,8 +60,7 @@ BETTER = [0.7, 0.8, 0.75, 0.7, 0.8, 0.75, 0.7, 0.8, 0.75]
 
 def test_result_has_means_spread_and_differences_by_hand(make_config):
     found = result(
-        make_config,
-        {"ours": [FLAT, [0.6] * 9, [0.7] * 9], "profile": [[0.4, 0.5, 0.3] * 3]},
+        make_config, {"ours": [FLAT, [0.6] * 9, [0.7] * 9], "profile": [[0.4, 0.5, 0.3] * 3]}
     )
     ours, profile = found.of("ours")["rouge_l"], found.of("profile")["rouge_l"]
     assert ours.own.by_seed == pytest.approx((0.5, 0.6, 0.7))

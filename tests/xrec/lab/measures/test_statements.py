@@ -77,12 +77,7 @@ def test_statements_are_counted_in_training_reviews_alone():
     assert STATEMENTS.of_items[0] == {service: 1}
     assert STATEMENTS.of_users[2] == {blamed: 1, service: 1}
     assert STATEMENTS.of_users[0] == {garden: 1, ("wine list", "positive"): 1}
-    assert STATEMENTS.of_all == {
-        garden: 3,
-        blamed: 1,
-        service: 1,
-        ("wine list", "positive"): 1,
-    }
+    assert STATEMENTS.of_all == {garden: 3, blamed: 1, service: 1, ("wine list", "positive"): 1}
 
 
 def test_statements_match_by_aspect_and_sentiment():
