@@ -119,15 +119,6 @@ def test_example_of_ray_reads_each_explanation_once(uri):
     check([row["explanation"] for row in rows], [row["user_id"] for row in rows])
 
 
-def test_example_of_spark_reads_each_explanation_once(uri):
-    pyspark = pytest.importorskip("pyspark", reason="needs pyspark, Java, and Delta's jars (Maven)")
-    delta = pytest.importorskip("delta", reason="needs delta-spark, and its jars from Maven")
-    builder = pyspark.sql.SparkSession.builder.master("local[1]")
-    spark = delta.configure_spark_with_delta_pip(builder).getOrCreate()
-    rows = run_example("Spark", uri, spark=spark).collect()
-    check([row["explanation"] for row in rows], [row["user_id"] for row in rows])
-
-
 def test_pattern_reads_rows_twice_and_an_export_does_not(uri, tmp_path):
     pattern = sorted(map(str, Path(uri).glob("*.parquet")))
     read = pyarrow.dataset.dataset(pattern).to_table()

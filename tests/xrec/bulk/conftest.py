@@ -4,16 +4,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.object_store import ObjectStore
 from xrec.config.shared import StorageConfig
 from xrec.storage import Location, location, open_location
-
-if TYPE_CHECKING:
-    from tests.xrec.bulk.toy_run import Toy
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Toys(Place):
     folder: Path
     patch: pytest.MonkeyPatch
 
-    def __call__(self, items: str | Sequence[str] = "a b c", **settings: Any) -> "Toy":
+    def __call__(self, items: str | Sequence[str] = "a b c", **settings: Any) -> Any:
         """A toy run; `items` are names with spaces between them, or a list."""
         from tests.xrec.bulk.toy_run import toy_run  # which imports this module
 

@@ -3,8 +3,9 @@
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,25 +75,15 @@ def _run(config: AnnotateConfig) -> Manifest | None:
     return annotate(config, language_model_spec(config, {"OPENAI_API_KEY": KEY}))
 
 
-@dataclass(frozen=True)
-class WholeRun:
-    """What a run left, what it was expected to ask, and what it asked."""
-
-    folder: Path
-    config: AnnotateConfig
-    expected: list[str]
-    asked: list[Asked]
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, actor_here):
-    """A run in which nothing goes wrong."""
+    """A run in which nothing goes wrong: what it was expected to ask, and what it asked."""
     folder = tmp_path_factory.mktemp("whole")
     with stub_endpoint(_repeats) as stub:
         config = _config(stub, folder)
         expected = look_ahead(config)
         assert _run(config) is not None
-    return WholeRun(folder, config, expected, stub.asked)
+    return SimpleNamespace(folder=folder, config=config, expected=expected, asked=stub.asked)
 
 
 def test_run_no_word_of_a_held_out_review_is_in_any_prompt_or_text_of_training(whole):
