@@ -119,11 +119,6 @@ def test_run_of_two_cpu_workers_goes_on_with_one_on_this_device(
 @pytest.mark.parametrize("zero_stage", [1, 3])
 def test_two_workers_have_the_losses_of_one(workspace, on_cpu, tmp_path, device, zero_stage, dtype):
     rows = train(
-        workspace,
-        tmp_path / "adapter",
-        device,
-        zero_stage=zero_stage,
-        num_workers=2,
-        dtype=dtype,
+        workspace, tmp_path / "adapter", device, zero_stage=zero_stage, num_workers=2, dtype=dtype
     )
     assert_same_losses(rows, on_cpu, TOLERANCES[dtype])

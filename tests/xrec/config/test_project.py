@@ -220,33 +220,25 @@ def test_mistake_in_an_override_is_named_as_it_was_given(path, override, message
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
-        ("", "expected a mapping of keys to values, saw an empty file"),
-        ("# nothing\n", "expected a mapping of keys to values, saw an empty file"),
-        ("- a\n- list\n", "expected a mapping of keys to values, saw list"),
-        ("word\n", "expected a mapping of keys to values, saw str"),
-        ("workspace: [w\n", "not valid YAML in line 2, column 1"),
-        ("workspace: w\nworkspace: v\n", "line 2, column 1: key 'workspace' stands twice"),
+        (b"", "expected a mapping of keys to values, saw an empty file"),
+        (b"# nothing\n", "expected a mapping of keys to values, saw an empty file"),
+        (b"- a\n- list\n", "expected a mapping of keys to values, saw list"),
+        (b"word\n", "expected a mapping of keys to values, saw str"),
+        (b"workspace: [w\n", "not valid YAML in line 2, column 1"),
+        (b"workspace: w\nworkspace: v\n", "line 2, column 1: key 'workspace' stands twice"),
+        (b"\xff\xfe\x00", "not a text file in UTF-8"),
+        (None, r"nowhere\.yaml.*No such file"),
+        ("folder", r"cannot be read \(Is a directory\)"),
     ],
 )
-def test_file_that_is_no_project_is_refused(tmp_path, text, message):
+def test_file_that_is_no_project_is_refused(tmp_path, content, message):
+    path = tmp_path if content == "folder" else tmp_path / "nowhere.yaml"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        load_config(PrepareConfig, write(tmp_path, text))
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("nowhere.yaml", r"nowhere\.yaml.*No such file"),
-        ("", r"cannot be read \(Is a directory\)"),
-        ("binary", "not a text file in UTF-8"),
-    ],
-)
-def test_path_that_is_no_text_file_is_refused(tmp_path, name, message):
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=message):
-        load_config(PrepareConfig, tmp_path / name)
+        load_config(PrepareConfig, path)
 
 
 STORAGE = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": SECRET}

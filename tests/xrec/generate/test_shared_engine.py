@@ -86,9 +86,11 @@ def test_no_requests_yield_nothing_and_compute_nothing():
     assert core.rows == []
 
 
-def run_together(core: ToyCore, *together: list[tuple[list[int], RequestParams]]) -> list[Any]:
+def run_together(
+    shared: SharedEngine, *together: list[tuple[list[int], RequestParams]]
+) -> list[Any]:
     """The completions or the error of each list; the second one comes within the first step."""
-    shared = SharedEngine(core)
+    core: Any = shared.core
     core.may_step.clear()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(list, shared.complete(together[0]))
@@ -103,7 +105,7 @@ def run_together(core: ToyCore, *together: list[tuple[list[int], RequestParams]]
 
 def test_list_that_comes_later_enters_before_the_first_has_ended():
     core = ToyCore()
-    for found in run_together(core, lists(0, 8), lists(100, 8)):
+    for found in run_together(SharedEngine(core), lists(0, 8), lists(100, 8)):
         assert sorted(one.index for one in found) == list(range(8))
     assert {1, 101} <= core.rows[1]
 
@@ -134,16 +136,6 @@ def test_closed_iterator_cancels_what_is_left_and_the_thread_ends():
     assert len(list(shared.complete(lists(50, 3)))) == 3
 
 
-def test_error_of_a_step_is_raised_and_the_run_goes_on():
-    core = ToyCore(deadly=2)
-    shared = SharedEngine(core)
-    with pytest.raises(RuntimeError, match="no memory"):
-        list(shared.complete(lists(0, 5)))
-    assert isinstance(shared.failure, RuntimeError)
-    assert not core.at_work
-    assert len(list(shared.complete(lists(10, 5)))) == 5
-
-
 def test_request_that_cannot_be_added_is_an_error_of_its_list_alone():
     shared = SharedEngine(ToyCore())
     with pytest.raises(ValueError, match="empty"):
@@ -152,8 +144,11 @@ def test_request_that_cannot_be_added_is_an_error_of_its_list_alone():
     assert shared.failure is None
 
 
-def test_error_of_a_step_is_raised_by_all_lists_at_work():
+def test_error_of_a_step_is_raised_by_all_lists_at_work_and_the_run_goes_on():
     core = ToyCore(deadly=103)
-    found = run_together(core, lists(0, 6), lists(100, 6))
+    shared = SharedEngine(core)
+    found = run_together(shared, lists(0, 6), lists(100, 6))
     assert list(map(str, found)) == ["no memory"] * 2
+    assert isinstance(shared.failure, RuntimeError)
     assert not core.at_work
+    assert len(list(shared.complete(lists(10, 5)))) == 5
