@@ -82,6 +82,50 @@ def test_requests_that_come_and_go_get_the_text_of_one_at_a_time_or_that_of_a_se
     assert not core._model.vectors._num_prompts
 
 
+@pytest.mark.parametrize(
+    ("num_own", "num_new", "pass_tokens"),
+    [(4, 12, 512), (60, 1, 64)],
+    ids=["more rows than slots", "more prompts than fit into a pass"],
+)
+def test_texts_end_in_the_order_in_which_they_came(monkeypatch, num_own, num_new, pass_tokens):
+    """One more prompt of the first user comes for each that ends, so its prefix always stays."""
+    monkeypatch.setattr(builtin_engine, "PASS_TOKENS", pass_tokens)
+    core, rng = make_core(make_model("none"), stop=(), max_rows=8), random.Random(0)
+    user, other, params = [*range(20)], [*range(20, 40)], TextParams(max_new_tokens=num_new)
+    came: dict[int, int] = {}
+    ended: dict[int, int] = {}
+
+    def add(profile: list[int], count: int, step: int) -> None:
+        for _ in range(count):
+            came[core.add([*profile, *rng.choices(range(V), k=num_own)], params)] = step
+
+    add(user, 12, 0)
+    for step in range(1, 120):
+        ending = [one.request_id for one in core.step() if one.completion is not None]
+        ended |= dict.fromkeys(ending, step)
+        add(other, 4 if step == 2 else 0, step)
+        add(user, len(ending), step)
+    assert len(ended) > 60
+    assert all(one in ended for one in range(40))
+    assert max(ended[one] - came[one] for one in range(40)) <= 24
+
+
+def test_list_in_any_order_is_computed_one_prefix_after_the_other():
+    """So each prefix is computed once, though memory has room for a few of the twenty."""
+    profiles = [[*range(20), *range(user, user + 30)] for user in range(20)]
+    prompts = [[*profile, *range(item)] for profile in profiles for item in range(1, 9)]
+    random.Random(0).shuffle(prompts)
+    kv_cache_bytes = 700 * BYTES_PER_POSITION
+    core = make_core(make_model("none"), stop=(), max_rows=16, kv_cache_bytes=kv_cache_bytes)
+    for prompt in prompts:
+        core.add(prompt, TextParams(max_new_tokens=5))
+    assert len(finish(core)) == len(prompts)
+    assert core.report.num_computed_prompt_tokens <= 20 * 50 + 20 * sum(range(1, 9))
+    slots = core._runner._slots
+    slots._make_room()
+    assert slots.cache.num_free == slots.cache.num_positions  # all memory was given back
+
+
 def test_second_text_is_computed_by_its_own_tokens_alone():
     prompts, expected = all_by_hand("projected")
     costs = []

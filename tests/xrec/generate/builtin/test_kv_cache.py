@@ -1,6 +1,6 @@
 """Slots have one length while there is room, and a few otherwise.
 
-That no two slots overlap and all memory comes back is tested with the scheduler.
+That no two slots overlap and all memory comes back is tested with the core.
 """
 
 from xrec.generate.builtin.kv_cache import SlotLengths
