@@ -110,14 +110,6 @@ def output(request, tmp_path):
 
 
 @pytest.fixture
-def s3_environment(s3, monkeypatch):
-    """Point the AWS variables of this process at the store."""
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    return s3
-
-
-@pytest.fixture
 def actors_here(monkeypatch):
     """Run a backfill's actor in this process instead of Ray's; Ray need not be started."""
     from tests.xrec.bulk.toy_run import pool_here

@@ -112,7 +112,6 @@ def _start_weed(
 
 
 def _weed_command(folder: Path, master: int, volume: int, filer: int, s3: int) -> list[str]:
-    """Return the command of a server with these HTTP ports."""
     return [
         str(Path(sys.executable).with_name("weed")),
         "-logtostderr=true",

@@ -23,7 +23,6 @@ def documents(path: Path) -> list[Manifest]:
 
 
 def source_documents() -> Iterator[tuple[Path, Manifest]]:
-    """Yield every Kubernetes object in the files of infra/kuberay, with its path."""
     for path in sorted(KUBERAY.rglob("*.yaml")):
         for document in documents(path):
             kind = document.get("kind") if isinstance(document, dict) else None
@@ -53,7 +52,6 @@ def built(overlay: str, *kinds: str) -> list[Manifest]:
 
 
 def cluster_spec(manifest: Manifest) -> Manifest:
-    """Return the RayCluster's spec inside a RayCluster, RayJob or RayService."""
     spec: Manifest = manifest["spec"]
     key = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}.get(manifest["kind"])
     return spec[key] if key else spec

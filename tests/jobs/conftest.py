@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import Mock
 
 import pytest
 from pydantic import SecretStr
@@ -121,12 +122,10 @@ class Pipeline:
 
     @property
     def wrong_storage(self) -> StorageConfig:
-        """The storage with a secret key that it does not take."""
         wrong = {"secret_access_key": SecretStr("not the secret")}
         return self.storage.model_copy(update=wrong)
 
     def copy_of(self, name: str, target: str) -> Location:
-        """An artifact, copied within the workspace, for a test that changes it."""
         return copy_files(self.location(name), self.location(target))
 
     def another(self, kind: Kind) -> dict[str, str]:
@@ -155,10 +154,7 @@ def pipeline(ray_cluster, s3, tmp_path_factory):
 @pytest.fixture
 def without_work(monkeypatch):
     """No job may ask for Ray, nor load a model to evaluate with."""
-
-    def work(*arguments: object, **settings: object) -> None:
-        raise AssertionError("the job started to work")
-
+    work = Mock(side_effect=AssertionError("the job started to work"))
     for module in ("backfill", "recommend", "train_adapter", "pretrain_graph", "project_run"):
         monkeypatch.setattr(f"jobs.{module}.ensure_ray", work)
     monkeypatch.setattr("jobs.evaluate.load_explainer", work)

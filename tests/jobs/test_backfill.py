@@ -1,6 +1,7 @@
 """The job `backfill` on s3://: its rows, runs that were begun, and dry runs."""
 
 from functools import partial
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,7 @@ from tests.command_line import said, xrec
 from tests.jobs.conftest import DECODING
 from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.driver import BackfillMetrics
-from xrec.bulk import Progress, read_status
+from xrec.bulk import read_status
 from xrec.config.backfill import BackfillConfig
 from xrec.data import read_dataset
 from xrec.storage import parquet_bytes, read_manifest
@@ -56,17 +57,11 @@ def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_backfill_second_driver_is_refused_on_the_command_line_unless_both_are_to_work(
-    pipeline, config_file, monkeypatch
-):
+def test_backfill_second_driver_is_refused_unless_alongside(pipeline, config_file, monkeypatch):
     config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/held")
-
-    def die(metrics: BackfillMetrics, progress: Progress) -> None:
-        raise SystemExit
-
     with monkeypatch.context() as patched:
         patched.setattr("xrec.bulk.driver._SECONDS_BETWEEN_LOOKS", 0.0)
-        patched.setattr(BackfillMetrics, "record", die)
+        patched.setattr(BackfillMetrics, "record", Mock(side_effect=SystemExit))
         patched.setattr("xrec.bulk.driver._Driver.leave", lambda driver: None)  # as if killed
         with pytest.raises(SystemExit):
             jobs.backfill.run(config)
@@ -108,9 +103,7 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(pipeline, conf
 
 
 @pytest.mark.usefixtures("without_work")
-def test_backfill_dry_run_takes_the_rate_of_an_earlier_run_or_says_what_is_missing(
-    pipeline, config_file
-):
+def test_backfill_dry_run_takes_an_earlier_rate_or_says_what_is_missing(pipeline, config_file):
     pairs = {"kind": "split", "split": "validation"}
     path = config_file(pipeline.config(BackfillConfig, pairs=pairs))
     out = said("backfill", path, "--dry-run")

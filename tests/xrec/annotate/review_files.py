@@ -94,7 +94,6 @@ class SecretTown:
         return write_json_lines(path, rows)
 
     def secret_of(self, user_id: str, item_id: str) -> str:
-        """The word of the review of a pair."""
         user = int(user_id[1:])
         return self._secret(user, (int(item_id[1:]) - user) % self.num_items)
 

@@ -155,7 +155,6 @@ class Chaos:
         return found.group()
 
     def log(self, command: Command) -> str:
-        """The end of what a command printed."""
         path = self.setting.folder / f"{command.name}.log"
         return path.read_text()[-3000:] if path.exists() else "it was killed before it began"
 
@@ -206,7 +205,6 @@ class Chaos:
         self.start("complete", run, republish=self.draw.random() < 0.5)
 
     def _delete(self) -> None:
-        """Delete the output, object by object."""
         self.was_deleted = True
         if self.draw.random() < 0.5:
             self._stop()
@@ -222,7 +220,6 @@ class Chaos:
                 os.rmdir(folder)
 
     def _worker(self) -> None:
-        """Kill a process that does chunks on the cluster."""
         if workers := [each for node in self.cluster.nodes for each in workers_on(node)]:
             self.draw.choice(workers).kill()
 
@@ -271,7 +268,6 @@ class Reader:
                 raise
 
     def look_at_all(self) -> None:
-        """Read each version that the log has."""
         log = open_log(self._chaos.setting.place.location)
         for version in range(log.version + 1):
             self.look(version)

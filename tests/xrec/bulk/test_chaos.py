@@ -31,7 +31,6 @@ def run_in_chaos(
     seconds: tuple[float, float],
     cluster: LocalCluster | None = None,
 ) -> None:
-    """Strike, let all end, and see what is left."""
     began = time.monotonic()
     print(f"seed {seed}")  # noqa: T201
     with closing(Chaos(setting, seed, cluster)) as chaos, ThreadPoolExecutor(1) as thread:

@@ -45,13 +45,11 @@ def exported_files(place: Place) -> dict[str, bytes]:
 
 
 def success_of(place: Place) -> dict[str, Any] | None:
-    """What `_SUCCESS` says; None if it is not there."""
     file = target_of(place) / SUCCESS
     return json.loads(file.read_text()) if file.is_file() else None
 
 
 def finished(toys: Toys, items: Any = ODD_ITEMS) -> Toy:
-    """A run that is published; the rows of items `odd...` failed."""
     toy = toys(items)
     toy.complete()
     return toy

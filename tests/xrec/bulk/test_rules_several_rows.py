@@ -56,7 +56,6 @@ def letters_of(words: list[str]) -> list[tuple[str, int, str]]:
 
 
 def ok_rows(toy: Toy) -> list[tuple[str, int, str]]:
-    """The rows of words that succeeded, sorted; those of a word lie together, in their order."""
     columns = ["word", "place", "letter"]
     table = toy.published().dataset().to_table(columns=columns)
     rows = [(*row.values(),) for row in table.to_pylist()]

@@ -168,9 +168,7 @@ def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(config_pa
     ],
 )
 @pytest.mark.parametrize("debug", [False, True])
-def test_job_that_ends_early_says_why_in_a_line_and_by_its_exit_code(
-    config_path, monkeypatch, error, expected, said, debug
-):
+def test_job_that_ends_early_says_why(config_path, monkeypatch, error, expected, said, debug):
     _prepare_does(monkeypatch, Mock(side_effect=error))
     code, out, err = xrec("prepare", config_path, *(["--debug"] if debug else []))
     assert (code, out) == (expected, "")

@@ -101,9 +101,7 @@ def test_jobs_are_the_sections_in_the_order_of_the_pipeline(tmp_path):
         (CompareConfig, "train-adapter.model.num_tokens=2", "model.num_tokens", 2),
     ],
 )
-def test_override_is_a_key_of_the_job_or_a_place_in_the_file(
-    path, config_type, override, keys, value
-):
+def test_override_is_a_key_of_the_job_or_of_the_file(path, config_type, override, keys, value):
     config = load_config(config_type, path, [override])
     assert operator.attrgetter(keys)(config) == value
 

@@ -200,9 +200,7 @@ def test_explainer_draws_a_text_without_the_words_that_nothing_supports(explaine
 
 
 @pytest.mark.parametrize(("fallback", "reason"), [("plain", "abstained"), ("none", "unsupported")])
-def test_explainer_asks_for_no_text_that_would_be_refused_whatever_it_says(
-    explainer, fallback, reason
-):
+def test_explainer_asks_for_no_text_that_would_be_refused(explainer, fallback, reason):
     explainer.pairs.builder.prompt = explainer.pairs.builder.prompt.model_copy(
         update={"aspects": 3}
     )
@@ -249,9 +247,7 @@ def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(works
         (SimpleNamespace(__version__="0.28.1"), r"engine\.kind vllm: vLLM 0.28.1 is installed"),
     ],
 )
-def test_load_explainer_without_a_vllm_that_is_known_is_refused(
-    workspace, monkeypatch, vllm, message
-):
+def test_load_explainer_without_a_known_vllm_is_refused(workspace, monkeypatch, vllm, message):
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     with pytest.raises(ModelError, match=message):
         load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))

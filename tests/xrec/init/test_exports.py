@@ -46,7 +46,6 @@ def _file(
 
 
 def _set(place: int, value: str, *, every: int = 60) -> Callable[[list[Row]], object]:
-    """Set a cell of each `every`th row."""
     return lambda rows: [row.__setitem__(place, value) for row in rows[::every]]
 
 

@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -176,8 +177,10 @@ def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path, shop):
         said(*words, "--dry-run")
 
 
-def test_init_from_a_bucket_or_a_file_alone(tmp_path, shop, s3_environment):
-    bucket = s3_environment.new_bucket()
+def test_init_from_a_bucket_or_a_file_alone(tmp_path, shop, s3, monkeypatch):
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = s3.new_bucket()
     for path in shop.iterdir():
         (open_location(bucket) / "raw" / path.name).write_bytes(path.read_bytes())
     init_project(str(tmp_path / "project"), f"{bucket}/raw", machine=CPU)
@@ -270,11 +273,8 @@ def test_init_of_what_cannot_be_read_raises_and_nothing_is_written(tmp_path, sho
     (shop / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match=r"notes\.txt: no file that xrec can read; expected"):
         _init(tmp_path, shop / "notes.txt")
-
-    def refuse(path: str) -> None:  # root may read everything, so the refusal is made here
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr("os.scandir", refuse)
+    refuse = Mock(side_effect=PermissionError(13, "Permission denied", "shop"))
+    monkeypatch.setattr("os.scandir", refuse)  # root may read everything
     with pytest.raises(StorageAccessError, match="Permission denied"):
         _init(tmp_path, shop)
     assert not (tmp_path / "project").exists()

@@ -16,8 +16,6 @@ from xrec.text.engine_model import EngineModel, SchemaGrammars
 
 
 class Aspect(BaseModel):
-    """A part of a reply."""
-
     aspect: str = Field(max_length=6)
     sentiment: Literal["positive", "negative"]
 

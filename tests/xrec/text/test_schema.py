@@ -9,15 +9,11 @@ from xrec.text.schema import parse_reply, strict_schema
 
 
 class Aspect(BaseModel):
-    """A part of a reply."""
-
     aspect: str
     sentiment: str
 
 
 class Review(BaseModel):
-    """A reply."""
-
     text: str = Field(max_length=40)
     aspects: list[Aspect]
 

@@ -59,7 +59,6 @@ def make_graph(folder: Path) -> GraphEmbeddings:
 def make_adapter(
     injection: Injection, graph: GraphEmbeddings, num_tokens: int = 1
 ) -> TrainedAdapter:
-    """Toy adapters of the model's width, for `graph`."""
     return toy_adapter(
         injection,
         num_tokens=num_tokens,

@@ -50,7 +50,6 @@ class Done:
         return found
 
     def score(self, task: Task, texts: Sequence[ScoredTexts]) -> Any:
-        """Score one after the other in this process."""
         score = task.load_scorer()
         for place, each in enumerate(texts):
             self.step()
@@ -80,6 +79,5 @@ def table(config: CompareConfig) -> pa.Table:
 
 
 def figures(config: CompareConfig, group: str = "all") -> dict[tuple[str, str], dict[str, Any]]:
-    """The rows of a group by entry and metric."""
     rows = table(config).to_pylist()
     return {(row["entry"], row["metric"]): row for row in rows if row["group"] == group}
