@@ -35,8 +35,7 @@ def place(request):
     conditional writes. It is not AWS: it never answers 409 to a write that races.
     """
     if request.param == "disk":
-        found: Place = request.getfixturevalue("disk")
-        return found
+        return request.getfixturevalue("disk")
     s3: ObjectStore = request.getfixturevalue("s3")
     folder = uuid.uuid4().hex
     return Place(f"{request.getfixturevalue('bucket')}/some folder/{folder}", s3.storage)

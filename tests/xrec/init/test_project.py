@@ -36,8 +36,7 @@ def _init(tmp_path: Path, shop: Path, machine: Machine = CPU, **settings: bool) 
 
 
 def _written(tmp_path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((tmp_path / "project" / "xrec.yaml").read_text())
-    return values
+    return yaml.safe_load((tmp_path / "project" / "xrec.yaml").read_text())
 
 
 def _prepare(tmp_path: Path) -> Manifest:
