@@ -18,6 +18,13 @@ def xrec(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def said(*arguments: object) -> str:
+    """Standard output of `xrec ARGUMENTS`, which must succeed."""
+    code, out, err = xrec(*arguments)
+    assert code == 0, err
+    return out
+
+
 def python(
     *arguments: object, cwd: Path | None = None, timeout: float = 300, **variables: str
 ) -> "subprocess.CompletedProcess[str]":

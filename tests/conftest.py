@@ -26,7 +26,6 @@ os.environ.setdefault(
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "xrec.serve.problems:middlewares"
 )
 
-
 _SHARE_A_PROCESS = ("tests/jobs/", "tests/cluster/", "tests/xrec/serve/")
 _START_RAY = {"ray_cluster", "three_nodes", "pipeline"}
 
@@ -108,14 +107,6 @@ def output(request, tmp_path):
     store: ObjectStore = request.getfixturevalue("s3")
     uri = f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
     return open_location(uri, store.storage)
-
-
-@pytest.fixture
-def s3_environment(s3, monkeypatch):
-    """Point the AWS variables of this process at the store."""
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    return s3
 
 
 @pytest.fixture

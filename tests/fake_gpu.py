@@ -17,7 +17,6 @@ and they go with any other.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any
 from unittest import mock
 
@@ -79,12 +78,7 @@ class FakeGPU:
 
         return apply
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()
 
 

@@ -15,15 +15,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import s3fs
 
 from xrec.config.shared import StorageConfig
 from xrec.storage import Location
-
-if TYPE_CHECKING:
-    import pytest  # benchmarks use the store too, and need no pytest
 
 _GRPC_OFFSET = 10_000  # weed listens for gRPC at each HTTP port + 10000
 _START_SECONDS = 180
@@ -115,7 +112,6 @@ def _start_weed(
 
 
 def _weed_command(folder: Path, master: int, volume: int, filer: int, s3: int) -> list[str]:
-    """Return the command of a server with these HTTP ports."""
     return [
         str(Path(sys.executable).with_name("weed")),
         "-logtostderr=true",
@@ -176,7 +172,7 @@ def copy_files(source: Location, target: Location) -> Location:
     return target
 
 
-def requests_of(monkeypatch: "pytest.MonkeyPatch") -> list[str]:
+def requests_of(monkeypatch: Any) -> list[str]:
     """A list to which each later request of s3fs adds the name of its S3 operation."""
     requests: list[str] = []
     call = s3fs.S3FileSystem._call_s3

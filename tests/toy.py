@@ -100,7 +100,6 @@ def save_graph(folder: Path, users: Tensor, items: Tensor, dataset: str) -> Mani
 
 
 def save_random_graph(folder: Path, num_users: int, num_items: int, dataset: str) -> Manifest:
-    """Write a graph of the dataset of this fingerprint with random vectors."""
     generator = torch.Generator().manual_seed(0)
     tables = (torch.randn(n, EMBEDDING_DIM, generator=generator) for n in (num_users, num_items))
     return save_graph(folder, *tables, dataset)
@@ -137,7 +136,6 @@ def toy_adapter(
 
 
 def toy_adapters(injection: Injection, *, seed: int = 0, num_tokens: int = 1) -> Adapters:
-    """The adapters of `toy_adapter`."""
     return toy_adapter(injection, seed=seed, num_tokens=num_tokens).adapters
 
 

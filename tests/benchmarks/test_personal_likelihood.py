@@ -7,12 +7,7 @@ import pytest
 
 from benchmarks.personal import app
 from benchmarks.personal_data import Pairs
-from benchmarks.personal_likelihood import (
-    aspect_tokens,
-    load_model_of,
-    same_dataset,
-    weigh,
-)
+from benchmarks.personal_likelihood import aspect_tokens, load_model_of, same_dataset, weigh
 from jobs.prepare import run as prepare_dataset
 from tests.toy import explanation_nll
 from tests.xrec.train.adapter_town import TOWN

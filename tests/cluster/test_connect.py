@@ -59,9 +59,7 @@ def test_ensure_ray_address_connects_to_that_cluster_and_leaves_it(ray_cluster):
     assert ray.cluster_resources()["CPU"] == 4  # the cluster still runs
 
 
-def test_ensure_ray_takes_the_environments_address_or_else_starts_a_cluster(
-    ray_cluster, monkeypatch
-):
+def test_ensure_ray_takes_the_environments_address_or_starts_a_cluster(ray_cluster, monkeypatch):
     address, calls = ray.get_runtime_context().gcs_address, list[str]()
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **settings: calls.append(settings["address"]))

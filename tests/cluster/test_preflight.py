@@ -66,9 +66,7 @@ def test_preflight_names_what_is_wrong_on_which_node(three_nodes, s3, tmp_path):
     assert "AWS_* variables" in without_keys
 
 
-def test_preflight_a_driver_with_another_torch_is_refused_and_told_of_every_node(
-    three_nodes, tmp_path
-):
+def test_preflight_a_driver_with_another_torch_is_told_of_every_node(three_nodes, tmp_path):
     metadata = tmp_path / "site" / "torch-9.9.9.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
     metadata.write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9.9\n")

@@ -37,9 +37,7 @@ def submit(tmp_path):
     return run
 
 
-def test_submit_run_to_the_object_store_follows_the_log_and_leaves_the_artifact(
-    three_nodes, s3, submit
-):
+def test_submit_run_follows_the_log_and_leaves_the_artifact_on_s3(three_nodes, s3, submit):
     workspace = s3.new_bucket()
     words = (f"workspace={workspace}", "prepare.source.num_users=30", "--until", "prepare")
     variables = {**three_nodes.environment, **s3.environment}

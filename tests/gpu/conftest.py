@@ -9,10 +9,7 @@ import torch
 
 from tests.xrec.train import conftest as training
 
-DEVICES = [
-    pytest.param("cuda", marks=pytest.mark.gpu),
-    pytest.param("cpu", marks=pytest.mark.slow),
-]
+DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu), pytest.param("cpu", marks=pytest.mark.slow)]
 
 no_cpu_is_held_by_earlier_tests = training.no_cpu_is_held_by_earlier_tests
 town = training.town

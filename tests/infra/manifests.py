@@ -19,12 +19,10 @@ Manifest = dict[str, Any]
 
 
 def documents(path: Path) -> list[Manifest]:
-    """Return all documents of a YAML file."""
     return [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if each]
 
 
 def source_documents() -> Iterator[tuple[Path, Manifest]]:
-    """Yield every Kubernetes object in the files of infra/kuberay, with its path."""
     for path in sorted(KUBERAY.rglob("*.yaml")):
         for document in documents(path):
             kind = document.get("kind") if isinstance(document, dict) else None
@@ -33,7 +31,6 @@ def source_documents() -> Iterator[tuple[Path, Manifest]]:
 
 
 def only(kind: str) -> Manifest:
-    """Return the one object of that kind in the files."""
     (found,) = [document for _, document in source_documents() if document["kind"] == kind]
     return found
 
@@ -55,14 +52,12 @@ def built(overlay: str, *kinds: str) -> list[Manifest]:
 
 
 def cluster_spec(manifest: Manifest) -> Manifest:
-    """Return the RayCluster's spec inside a RayCluster, RayJob or RayService."""
     spec: Manifest = manifest["spec"]
     key = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}.get(manifest["kind"])
     return spec[key] if key else spec
 
 
 def pod_templates(manifest: Manifest) -> Iterator[Manifest]:
-    """Yield the templates of all pods that a Ray manifest starts."""
     spec = cluster_spec(manifest)
     yield spec["headGroupSpec"]["template"]
     for group in spec.get("workerGroupSpecs", []):

@@ -43,10 +43,7 @@ def _of_type(blocks: list[Block], type_name: str) -> dict[str, Block]:
 
 
 def _statements(terraform: dict[str, list[Block]], document: str) -> list[Block]:
-    statements: list[Block] = _of_type(terraform["data"], "aws_iam_policy_document")[document][
-        "statement"
-    ]
-    return statements
+    return _of_type(terraform["data"], "aws_iam_policy_document")[document]["statement"]
 
 
 def test_terraform_every_reference_is_to_something_declared(terraform):
@@ -122,8 +119,7 @@ def test_bucket_is_private_encrypted_versioned_and_reached_by_tls_only(terraform
 
 @pytest.fixture(scope="module")
 def launcher():
-    values: Block = yaml.safe_load((AWS / "cluster.yaml").read_text())
-    return values
+    return yaml.safe_load((AWS / "cluster.yaml").read_text())
 
 
 def test_launcher_file_is_valid_by_rays_own_schema(launcher):

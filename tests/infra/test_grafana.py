@@ -72,7 +72,6 @@ def _used(query: Query) -> list[tuple[str, frozenset[str]]]:
 
 
 def _series(name: str, kind: str) -> set[str]:
-    """Return the names under which Prometheus sees a metric that Ray exports."""
     return (
         {f"ray_{name}{end}" for end in ("_bucket", "_sum", "_count")}
         if kind == "histogram"

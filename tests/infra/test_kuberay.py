@@ -22,7 +22,6 @@ from tests.infra.manifests import (
     OVERLAYS,
     RAY_KINDS,
     ROOT,
-    Manifest,
     built,
     cluster_spec,
     documents,
@@ -74,16 +73,12 @@ def _strict(schema: Any) -> Any:
     return made
 
 
-def _errors(manifest: Manifest) -> list[str]:
-    found = _validator(manifest["kind"]).iter_errors(manifest)
-    return [f"{error.json_path}: {error.message}" for error in found]
-
-
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_overlay_is_valid(overlay):
     manifests = built(overlay, *RAY_KINDS)
     assert manifests
-    assert [error for manifest in manifests for error in _errors(manifest)] == []
+    found = [error for each in manifests for error in _validator(each["kind"]).iter_errors(each)]
+    assert [f"{error.json_path}: {error.message}" for error in found] == []
 
 
 def test_kustomizations_name_every_file_and_what_they_name_is_there():
@@ -171,8 +166,7 @@ def test_ray_job_waits_in_the_queue_and_has_no_autoscaler_that_kueue_would_refus
 
 
 def _serve_config() -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load(only("RayService")["spec"]["serveConfigV2"])
-    return values
+    return yaml.safe_load(only("RayService")["spec"]["serveConfigV2"])
 
 
 def test_ray_service_application_exists_and_its_arguments_are_its_config():

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import Mock
 
 import pytest
 from pydantic import SecretStr
@@ -30,10 +31,7 @@ _PROMPT = {
 }
 # One process each: what two do is tested elsewhere, and each costs seconds to start.
 _SCALING = {"num_workers": 1, "device": "cpu", "max_failures": 0}
-DECODING = {
-    "max_new_tokens": 8,
-    "text": {"max_words": None, "refuses_repetition": False},
-}
+DECODING = {"max_new_tokens": 8, "text": {"max_words": None, "refuses_repetition": False}}
 _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     PrepareConfig: {
         "source": {
@@ -98,7 +96,6 @@ class Pipeline:
     manifests: dict[str, Manifest] = field(default_factory=dict)
 
     def config(self, config_type: type[ConfigT], **values: Any) -> ConfigT:
-        """The pipeline's config of a job, with `values` in place of its own."""
         llm = (
             {"llm": {"model": f"{self.workspace}/llm", "cache_dir": self.cache_dir}}
             if config_type in _WITH_LLM
@@ -116,7 +113,6 @@ class Pipeline:
         )
 
     def location(self, name: str) -> Location:
-        """What lies at `name` in the workspace."""
         return open_location(f"{self.workspace}/{name}", self.storage)
 
     def state(self, name: str) -> dict[str, tuple[Any, Any]]:
@@ -126,12 +122,10 @@ class Pipeline:
 
     @property
     def wrong_storage(self) -> StorageConfig:
-        """The storage with a secret key that it does not take."""
         wrong = {"secret_access_key": SecretStr("not the secret")}
         return self.storage.model_copy(update=wrong)
 
     def copy_of(self, name: str, target: str) -> Location:
-        """An artifact, copied within the workspace, for a test that changes it."""
         return copy_files(self.location(name), self.location(target))
 
     def another(self, kind: Kind) -> dict[str, str]:
@@ -152,7 +146,6 @@ def pipeline(ray_cluster, s3, tmp_path_factory):
             patch.setattr(f"xrec.sample.language_model.{name}", value)
         for name in PIPELINE_JOBS:
             manifest = job_named(name).run(made.config(CONFIG_TYPES[name]))
-            assert manifest is not None
             made.manifests[manifest.kind] = manifest
     yield made
     shutil.rmtree(cache, ignore_errors=True)
@@ -161,10 +154,7 @@ def pipeline(ray_cluster, s3, tmp_path_factory):
 @pytest.fixture
 def without_work(monkeypatch):
     """No job may ask for Ray, nor load a model to evaluate with."""
-
-    def work(*arguments: object, **settings: object) -> None:
-        raise AssertionError("the job started to work")
-
+    work = Mock(side_effect=AssertionError("the job started to work"))
     for module in ("backfill", "recommend", "train_adapter", "pretrain_graph", "project_run"):
         monkeypatch.setattr(f"jobs.{module}.ensure_ray", work)
     monkeypatch.setattr("jobs.evaluate.load_explainer", work)

@@ -1,8 +1,6 @@
 """`xrec annotate` as a command and as a job of a project; its actor is in this process."""
 
-import contextlib
-from collections.abc import Iterator
-from typing import Any
+from contextlib import nullcontext
 
 import pytest
 
@@ -24,13 +22,9 @@ NUM_USERS = 8
 
 @pytest.fixture(autouse=True)
 def _no_cluster(monkeypatch):
-    @contextlib.contextmanager
-    def no_ray(ray: Any) -> Iterator[None]:
-        yield
-
     monkeypatch.setattr("xrec.annotate.driver.RayPool", pool_here)
     monkeypatch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
-    monkeypatch.setattr("jobs.annotate.ensure_ray", no_ray)
+    monkeypatch.setattr("jobs.annotate.ensure_ray", nullcontext)
     monkeypatch.setattr("jobs.annotate.check_cluster", lambda *arguments, **more: None)
 
 
@@ -83,9 +77,7 @@ def test_annotate_command_with_a_limit_says_so_and_goes_on_without(project):
     assert f"{uri}: nothing is wrong" in xrec("table", "check", uri)[1]
 
 
-def test_annotate_job_that_is_done_does_nothing_and_one_of_other_reviews_is_refused(
-    project, tmp_path
-):
+def test_annotate_done_does_nothing_and_of_other_reviews_is_refused(project, tmp_path):
     manifest = jobs.annotate.run(_annotate(project))
     assert jobs.annotate.output(_annotate(project)).found().state == "up to date"
     assert jobs.annotate.run(_annotate(project)) == manifest

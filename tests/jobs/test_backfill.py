@@ -1,15 +1,18 @@
 """The job `backfill` on s3://: its rows, runs that were begun, and dry runs."""
 
+from functools import partial
+from unittest.mock import Mock
+
 import pyarrow as pa
 import pytest
 import yaml
 
 import jobs.backfill
-from tests.command_line import xrec
+from tests.command_line import said, xrec
 from tests.jobs.conftest import DECODING
 from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.driver import BackfillMetrics
-from xrec.bulk import Progress, read_status
+from xrec.bulk import read_status
 from xrec.config.backfill import BackfillConfig
 from xrec.data import read_dataset
 from xrec.storage import parquet_bytes, read_manifest
@@ -54,25 +57,18 @@ def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_backfill_second_driver_is_refused_on_the_command_line_unless_both_are_to_work(
-    pipeline, config_file, monkeypatch
-):
+def test_backfill_second_driver_is_refused_unless_alongside(pipeline, config_file, monkeypatch):
     config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/held")
-
-    def die(metrics: BackfillMetrics, progress: Progress) -> None:
-        raise SystemExit
-
     with monkeypatch.context() as patched:
         patched.setattr("xrec.bulk.driver._SECONDS_BETWEEN_LOOKS", 0.0)
-        patched.setattr(BackfillMetrics, "record", die)
+        patched.setattr(BackfillMetrics, "record", Mock(side_effect=SystemExit))
         patched.setattr("xrec.bulk.driver._Driver.leave", lambda driver: None)  # as if killed
         with pytest.raises(SystemExit):
             jobs.backfill.run(config)
     path = config_file(config)
     code, _, err = xrec("backfill", path)
     assert (code, "works on this run, and is taken for alive until" in err) == (1, True)
-    code, out, err = xrec("backfill", path, "alongside=true")
-    assert code == 0, err
+    out = said("backfill", path, "alongside=true")
     assert out.startswith(f"explanations: {pipeline.workspace}/held\n  rows: ")
 
 
@@ -84,44 +80,36 @@ def test_backfill_dry_run_canary_and_whole_run_tell_of_each_other(pipeline, conf
     made = pipeline.manifests["explanations"]
     num_pairs = made.row_counts["explanations"] + made.row_counts["failed"]
 
-    def said(*arguments: str) -> str:
-        code, out, err = xrec("backfill", path, *arguments)
-        assert code == 0, err
-        return out
-
-    out = said("--dry-run")
+    backfill = partial(said, "backfill", path)
+    out = backfill("--dry-run")
     assert f"\n# {num_pairs} pairs in {made.metrics['num_chunks']} chunks\n" in out
     assert "\n# what they cost is not known" in out
     assert yaml.safe_load(out)["limit"] is None
     assert not pipeline.location("begun-small").exists()
 
-    out = said("limit=9")
+    out = backfill("limit=9")
     assert out.startswith("the limit of 9 rows is reached, in whole chunks")
     status = read_status(uri, pipeline.storage)
     assert 9 <= status.num_done < num_pairs
     assert f"left: {status.num_left}\n" in out
 
     before = pipeline.state("begun-small")
-    assert "\n# to come: about " in said("--dry-run")
+    assert "\n# to come: about " in backfill("--dry-run")
     assert pipeline.state("begun-small") == before
-    assert said("limit=9").startswith("the limit of 9 rows is reached")
+    assert backfill("limit=9").startswith("the limit of 9 rows is reached")
     assert read_status(uri, pipeline.storage).num_done == status.num_done
 
-    assert said().startswith(f"explanations: {uri}\n  rows: ")
+    assert backfill().startswith(f"explanations: {uri}\n  rows: ")
 
 
 @pytest.mark.usefixtures("without_work")
-def test_backfill_dry_run_takes_the_rate_of_an_earlier_run_or_says_what_is_missing(
-    pipeline, config_file
-):
+def test_backfill_dry_run_takes_an_earlier_rate_or_says_what_is_missing(pipeline, config_file):
     pairs = {"kind": "split", "split": "validation"}
     path = config_file(pipeline.config(BackfillConfig, pairs=pairs))
-    code, out, err = xrec("backfill", path, "--dry-run")
-    assert code == 0, err
+    out = said("backfill", path, "--dry-run")
     assert f" pairs done at {pipeline.workspace}/explanations; less if some " in out
     assert yaml.safe_load(out)["pairs"]["split"] == "validation"
-    code, out, err = xrec("backfill", path, "--dry-run", f"adapter={pipeline.workspace}/none")
-    assert code == 0, err
+    out = said("backfill", path, "--dry-run", f"adapter={pipeline.workspace}/none")
     assert "\n# what the run would do cannot be said yet: " in out
     assert f"{pipeline.workspace}/none" in out.splitlines()[-1]
 

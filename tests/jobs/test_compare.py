@@ -112,9 +112,7 @@ def _pairs(table: pa.Table) -> set[tuple[str, str]]:
     return {(row["user_id"], row["item_id"]) for row in table.to_pylist()}
 
 
-def test_compare_second_run_starts_no_work_and_other_settings_are_refused(
-    town, compared, monkeypatch
-):
+def test_compare_again_starts_no_work_and_other_settings_are_refused(town, compared, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(jobs.compare, "compare", None)
         assert jobs.compare.run(config_of(town)) == compared

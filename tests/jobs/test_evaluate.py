@@ -91,9 +91,7 @@ def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline):
     assert pair.nll_own == pytest.approx(-log_probabilities.mean().item(), rel=1e-4)
 
 
-def test_evaluate_pairs_that_failed_or_do_not_fit_are_scored_with_empty_texts(
-    pipeline, monkeypatch
-):
+def test_evaluate_pairs_that_failed_or_do_not_fit_have_empty_texts(pipeline, monkeypatch):
     config = pipeline.config(EvaluateConfig, max_shuffled_generations=3)
     explainer = _explainer(config)
     pairs = held_out_pairs(explainer.dataset, "test")[:4]

@@ -1,12 +1,11 @@
 """`xrec explain`: the same text as the backfill's, with its inputs; unknown ids are errors."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from jobs.explain import lines_of
-from tests.command_line import xrec
+from tests.command_line import said, xrec
 from xrec.backfill import read_explanations
 from xrec.config.backfill import BackfillConfig
 from xrec.data import read_dataset
@@ -14,17 +13,12 @@ from xrec.generate.engine import Failure
 from xrec.generate.explainer import Explanation
 
 
-def _explain(path: Path, user: str, item: str) -> tuple[int, str, str]:
-    return xrec("explain", path, "--user", user, "--item", item)
-
-
 def test_explain_prints_the_backfills_explanation_with_its_inputs(pipeline, config_file):
     row = read_explanations(pipeline.location("explanations").uri, pipeline.storage).to_pylist()[0]
     dataset = read_dataset(pipeline.location("dataset"))
     user, item = dataset.user_index(row["user_id"]), dataset.item_index(row["item_id"])
     path = config_file(pipeline.config(BackfillConfig))
-    code, out, err = _explain(path, row["user_id"], row["item_id"])
-    assert code == 0, err
+    out = said("explain", path, "--user", row["user_id"], "--item", row["item_id"])
     assert f"explanation   {row['explanation']}\n" in out
     assert f"{row['num_prompt_tokens']} tokens" in out
     assert f"({row['num_generated_tokens']} tokens, ended by {row['finish_reason']})" in out
@@ -49,7 +43,8 @@ def test_explain_prints_the_backfills_explanation_with_its_inputs(pipeline, conf
     ],
 )
 def test_explain_unknown_id_exits_1_and_names_it(pipeline, config_file, user, item, message):
-    code, out, err = _explain(config_file(pipeline.config(BackfillConfig)), user, item)
+    path = config_file(pipeline.config(BackfillConfig))
+    code, out, err = xrec("explain", path, "--user", user, "--item", item)
     assert (code, out, message in err) == (1, "", True), err
 
 

@@ -107,9 +107,7 @@ def test_delete_only_what_is_an_artifact_of_that_kind_or_a_begun_run(tmp_path):
 
 
 @pytest.mark.parametrize("num_deleted", [0, 1, 2, 3, 4])
-def test_deletion_that_is_interrupted_leaves_no_artifact_and_is_ended_by_the_next(
-    tmp_path, monkeypatch, num_deleted
-):
+def test_interrupted_deletion_leaves_no_artifact(tmp_path, monkeypatch, num_deleted):
     folder = tmp_path / "graph"
     write_manifest(open_location(str(folder)), "graph", config={}, inputs={}, files={})
     (folder / "checkpoints").mkdir()

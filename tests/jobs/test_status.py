@@ -4,7 +4,7 @@ from typing import Any
 
 import jobs.prepare
 from jobs.status import project_status
-from tests.command_line import xrec
+from tests.command_line import said
 from tests.jobs.test_project_run import project_of
 from tests.project_file import SAMPLE, write_yaml
 from tests.xrec.init.shop import write_shop
@@ -26,8 +26,7 @@ def test_status_of_an_empty_workspace_is_a_table_of_missing_artifacts(tmp_path):
         "serve": {},
     }
     path = write_yaml(tmp_path / "town.yaml", values)
-    code, out, err = xrec("status", path)
-    assert code == 0, err
+    out = said("status", path)
     lines = [line.split()[:2] for line in out.splitlines()]
     assert lines == [
         ["artifact", "state"],

@@ -17,13 +17,11 @@ class PickledPool(PoolHere):
     def summaries(
         self, settings: WorkerSettings, chunks: Sequence[int]
     ) -> Iterator[tuple[int, Summary]]:
-        """See Pool."""
         return super().summaries(cloudpickle.loads(cloudpickle.dumps(settings)), chunks)
 
 
 @pytest.fixture(scope="module")
 def actor_here():
-    """One actor in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xrec.annotate.driver.RayPool", lambda **actors: PickledPool())
         patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)

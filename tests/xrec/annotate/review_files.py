@@ -80,7 +80,6 @@ class SecretTown:
     num_items: int = 5
 
     def write(self, path: Path) -> Path:
-        """Write the reviews."""
         rows = [
             review(
                 f"u{user}",
@@ -95,7 +94,6 @@ class SecretTown:
         return write_json_lines(path, rows)
 
     def secret_of(self, user_id: str, item_id: str) -> str:
-        """The word of the review of a pair."""
         user = int(user_id[1:])
         return self._secret(user, (int(item_id[1:]) - user) % self.num_items)
 

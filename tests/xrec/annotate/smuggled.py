@@ -22,7 +22,6 @@ class Smuggled:
 
     @property
     def review(self) -> str:
-        """The whole review."""
         return f"{self.praise} {self.smuggled}"
 
 

@@ -49,7 +49,6 @@ class Quoting:
         return annotate_config(self.folder / name, path.parent, **values)
 
     def run(self, config: AnnotateConfig, **spec: Any) -> Manifest:
-        """The manifest of a whole run."""
         manifest = annotate(config, quoting_spec(self.folder, **spec))
         assert manifest is not None
         return manifest
@@ -64,7 +63,6 @@ class Quoting:
 
 @pytest.fixture
 def quoting(tmp_path):
-    """Runs in the folder of the test."""
     return Quoting(tmp_path)
 
 
@@ -168,7 +166,6 @@ def test_run_aspects_follow_the_vocabulary_those_of_held_out_reviews_too(
     config = quoting.config(*rows, **settings)
     quoting.run(config, settings={"kind": "quoting", "language": language})
     aspects = read_annotations(config.artifact("annotations"), config.storage).aspects
-    assert aspects is not None
     found = set(zip(aspects["split"].to_pylist(), aspects["aspect"].to_pylist(), strict=True))
     assert found == {(split, expected) for split in ("train", "validation", "test")}
 
@@ -253,7 +250,6 @@ def test_run_on_a_bucket_gives_the_same_texts_as_on_a_disk(tmp_path, s3):
     ):
         assert annotate(config, phrases_spec(config.annotator, config.vocabulary)) is not None
         source = read_annotations(config.artifact("annotations"), config.storage)
-        assert source.aspects is not None
         aspects = sorted(map(str, source.aspects.to_pylist()))
         found.append((source.users, source.items, source.explanations, aspects))
     assert found[0] == found[1]

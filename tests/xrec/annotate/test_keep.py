@@ -6,12 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.xrec.annotate.review_files import (
-    HASHED,
-    annotate_config,
-    review,
-    write_json_lines,
-)
+from tests.xrec.annotate.review_files import HASHED, annotate_config, review, write_json_lines
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import find_review_files, read_reviews
 from xrec.data.splits import pair_fraction
@@ -37,18 +32,8 @@ def _splits(kept: KeptReviews) -> dict[str, str]:
             {"a1"},
             {"no rating": 1, "rating below 4": 1},
         ),
-        (
-            [review("a", "1", rating=None), review("b", "2", rating=None)],
-            {},
-            {"a1", "b2"},
-            {},
-        ),
-        (
-            [review("a", "1", rating=1), review("b", "2")],
-            {"min_rating": None},
-            {"a1", "b2"},
-            {},
-        ),
+        ([review("a", "1", rating=None), review("b", "2", rating=None)], {}, {"a1", "b2"}, {}),
+        ([review("a", "1", rating=1), review("b", "2")], {"min_rating": None}, {"a1", "b2"}, {}),
         (
             [
                 review("a", "1"),
@@ -146,11 +131,7 @@ def test_keep_reviews_by_hash_follows_the_hash_of_the_pair(tmp_path):
             r"1 of 2 reviews have no time, at most .*split.by to hash",
         ),
         ([review("a", "1", rating=1)], {}, r"no review is left \(1 x rating below 4\)"),
-        (
-            [review("a", "1")],
-            {"core": 2},
-            r"no review is left \(1 x too few reviews \(core\)\)",
-        ),
+        ([review("a", "1")], {"core": 2}, r"no review is left \(1 x too few reviews \(core\)\)"),
     ],
 )
 def test_keep_reviews_that_cannot_be_split_or_are_none_says_why(tmp_path, rows, values, words):

@@ -8,8 +8,8 @@ own, which have another review each.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,17 +39,7 @@ _TEXTS = (
 )
 _FORBIDDEN = (PAYLOAD, "evil-shop", "555-123", "smith")
 _KEYS = {"items": ("item_id",), "users": ("user_id",), "pairs": ("user_id", "item_id")}
-Rows = dict[tuple[str, ...], dict[str, Any]]
-"""Rows by their ids."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """The rows that were written, by stage, and "aspects"; what was dropped; what was asked."""
-
-    rows: Mapping[str, Rows]
-    dropped: Mapping[str, int]
-    asked: list[Asked]
+Rows = dict[tuple[str, ...], dict[str, Any]]  # by their ids
 
 
 def _reviews(*, hostile: bool) -> list[dict[str, Any]]:
@@ -85,7 +75,8 @@ def _config(folder: Path, annotator: Mapping[str, Any], *, hostile: bool) -> Ann
     )
 
 
-def _run(folder: Path, kind: str, *, hostile: bool) -> Run:
+def _run(folder: Path, kind: str, *, hostile: bool) -> Any:
+    """The rows that were written, by stage, and "aspects"; what was dropped; what was asked."""
     with stub_endpoint(_obeys) as stub:
         model = {"model": {"kind": "endpoint", "base_url": stub.url, "model": "stub"}, "folds": 0}
         settings = {"max_share": 1, "min_reviews": 2} if kind == "phrases" else model
@@ -95,8 +86,8 @@ def _run(folder: Path, kind: str, *, hostile: bool) -> Run:
         else:
             spec = language_model_spec(config, {"OPENAI_API_KEY": "sk"})
         manifest = annotate(config, spec)
-    assert manifest is not None
-    return Run(_rows(config, manifest), manifest.metrics["dropped"], stub.asked)
+    rows, dropped = _rows(config, manifest), manifest.metrics["dropped"]
+    return SimpleNamespace(rows=rows, dropped=dropped, asked=stub.asked)
 
 
 def _rows(config: AnnotateConfig, manifest: Manifest) -> dict[str, Rows]:
@@ -107,7 +98,6 @@ def _rows(config: AnnotateConfig, manifest: Manifest) -> dict[str, Rows]:
         found = read_stage(output, stage, version, names, config.storage).to_pylist()
         rows[stage] = {tuple(row.pop(key) for key in _KEYS[stage]): row for row in found}
     aspects = read_annotations(config.artifact("annotations"), config.storage).aspects
-    assert aspects is not None
     rows["aspects"] = {
         (row.pop("user_id"), row.pop("item_id"), row["aspect"]): row for row in aspects.to_pylist()
     }

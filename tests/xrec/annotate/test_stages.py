@@ -26,8 +26,6 @@ _TITLE = "Books.com"
 
 
 class _Says:
-    """Writes one text of everything."""
-
     def __init__(self, text: Text):
         self._text = text
 

@@ -37,7 +37,6 @@ class QuotingAnnotator:
         self._folder = folder
 
     def write(self, rows: Sequence[Input]) -> Written:
-        """See Annotator."""
         return Written([self._text(row) for row in rows], {"asked": len(rows)})
 
     def _text(self, row: Input) -> Text | Failure:

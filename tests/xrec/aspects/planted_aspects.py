@@ -22,7 +22,6 @@ TOWN = {
     "explanations_per_user": 5,
 }
 
-
 OF_PROFILES = {"kind": "profiles", "min_items": 2, "max_share": 0.6}
 """Settings of `aspects_from` with which the town's profiles have what it planted."""
 

@@ -5,7 +5,7 @@ import pytest
 from tests.toy import save_random_graph, save_toy_model
 from tests.xrec.backfill.runs import Runs
 from tests.xrec.generate.town import make_adapter
-from tests.xrec.recommend.catalogue import make_dataset
+from tests.xrec.recommend.catalogue import make_dataset, pair_rows
 from xrec.backfill.identity import sources_of
 from xrec.config.llm import EngineConfig
 from xrec.generate.loading import load_explainer
@@ -28,7 +28,9 @@ def workspace(tmp_path_factory):
     ]
     items.append({"item_id": "wordy", "title": "Wordy", "profile": "garden " * 400})
     seen = [(user, (user + step) % (NUM_ITEMS - 1)) for user in range(12) for step in range(3)]
-    dataset = make_dataset(root, users, items, seen, explained="u0 i4")
+    explained = pair_rows((0, 4), explanation="Quiet.", split="test")
+    tables = {"users": users, "items": items, "interactions": pair_rows(*seen, split="train")}
+    dataset = make_dataset(root, **tables, explanations=explained)
     graph = save_random_graph(root / "graph", NUM_USERS, NUM_ITEMS, dataset).fingerprint
     make_adapter(root / "adapter", graph, model_fingerprint(save_toy_model(root / "llm")))
     return root

@@ -129,7 +129,6 @@ class Runs:
         return Toy(str(self.folder), **settings)
 
     def heal(self) -> None:
-        """Let mute pairs get texts from now on."""
         (self.folder / "healed").touch()
 
     def calls(self) -> list[str]:

@@ -51,7 +51,6 @@ def test_content_key_changes_with_chosen_aspects_and_their_evidence(explainer):
 
 def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer):
     def keys(explainer: Explainer, shared: str = "s") -> dict[tuple[int, int], str]:
-        """The keys of the pairs of 3 users and 3 items."""
         pairs = itertools.product(range(3), range(3))
         return {pair: key_of(explainer, shared, *pair) for pair in pairs}
 

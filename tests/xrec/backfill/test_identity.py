@@ -73,7 +73,6 @@ def test_sources_can_be_opened_from_anywhere(runs, monkeypatch):
     monkeypatch.chdir(runs.folder)
     tables = {"interactions": "new.parquet", "users": "s3://bucket/users.parquet"}
     cold_start = sources_of(runs.config(cold_start=tables)).cold_start
-    assert cold_start is not None
     assert cold_start.interactions == str(runs.folder / "new.parquet")
     assert cold_start.users == "s3://bucket/users.parquet"
     assert cold_start.items is None

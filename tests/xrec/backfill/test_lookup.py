@@ -50,7 +50,6 @@ def test_lookup_finds_every_explanation_after_a_run_and_after_a_retry(runs, s3):
     row = published_rows(output_of(config))[0]
     assert first.in_memory(row["user_id"], row["item_id"]) == (False, None)
     found = first.find(row["user_id"], row["item_id"])
-    assert found is not None
     assert found.num_generated_tokens == row["num_generated_tokens"]
     assert found.model_fingerprint == row["model_fingerprint"]
     check(config, first)

@@ -21,13 +21,10 @@ def pairs_in(config: Any) -> list[str]:
 
 
 def table_at(uri: object) -> dict[str, Any]:
-    """The values of a config whose pairs are a table."""
     return {"pairs": {"kind": "table", "uri": str(uri)}}
 
 
-def test_table_ids_that_have_no_exact_text_are_rejected_with_file_line_and_reason(
-    runs, monkeypatch, caplog
-):
+def test_table_ids_without_an_exact_text_are_rejected_with_file_and_line(runs, monkeypatch, caplog):
     """Each file is read with its own types: an id of one file may be a float in another.
 
     Further columns are left, whatever is in them.
@@ -79,9 +76,7 @@ def test_listing_is_of_the_pairs_files_alone(runs):
         (None, StorageError, "not found"),
     ],
 )
-def test_table_that_is_no_table_of_pairs_or_is_not_there_says_what_was_seen(
-    runs, columns, error, message
-):
+def test_table_without_pairs_or_not_there_says_what_was_seen(runs, columns, error, message):
     file = runs.folder / "pairs.parquet"
     if isinstance(columns, str):
         file.write_text(columns)

@@ -19,11 +19,6 @@ from xrec.config.backfill import FailureReason
 PAIRS_GIVEN = ("u0 i0", "u0 i1", "u1 i2", "u2 wordy", "nobody i0", "u3 nothing", "u4 i4")
 
 
-@pytest.fixture
-def task(runs):
-    return explain_task(runs.config(), identify(runs.config()))()
-
-
 def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_had(runs):
     pq.write_table(pairs_table("newcomer i0", "newcomer i1"), runs.folder / "new.parquet")
     config = runs.config(cold_start={"interactions": str(runs.folder / "new.parquet")})
@@ -36,7 +31,8 @@ def test_explain_task_in_an_actor_explains_newcomers_by_the_items_they_had(runs)
     assert vector.norm() > 0
 
 
-def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(task):
+def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(runs):
+    task = explain_task(runs.config(), identify(runs.config()))()
     given = (PAIRS_GIVEN[:3], PAIRS_GIVEN[3:], ("u4 i0", "u2 i1"))
     chunks = [pairs_table(*pairs) for pairs in given]
     alone = [task.do(chunk) for chunk in chunks]

@@ -53,7 +53,6 @@ class Command:
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, unless it has just ended."""
-        assert self.process.pid is not None
         with suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
 
@@ -156,7 +155,6 @@ class Chaos:
         return found.group()
 
     def log(self, command: Command) -> str:
-        """The end of what a command printed."""
         path = self.setting.folder / f"{command.name}.log"
         return path.read_text()[-3000:] if path.exists() else "it was killed before it began"
 
@@ -207,7 +205,6 @@ class Chaos:
         self.start("complete", run, republish=self.draw.random() < 0.5)
 
     def _delete(self) -> None:
-        """Delete the output, object by object."""
         self.was_deleted = True
         if self.draw.random() < 0.5:
             self._stop()
@@ -223,8 +220,6 @@ class Chaos:
                 os.rmdir(folder)
 
     def _worker(self) -> None:
-        """Kill a process that does chunks on the cluster."""
-        assert self.cluster is not None
         if workers := [each for node in self.cluster.nodes for each in workers_on(node)]:
             self.draw.choice(workers).kill()
 
@@ -273,16 +268,13 @@ class Reader:
                 raise
 
     def look_at_all(self) -> None:
-        """Read each version that the log has."""
         log = open_log(self._chaos.setting.place.location)
-        assert log is not None
         for version in range(log.version + 1):
             self.look(version)
 
     def _check(self, table: Published) -> None:
         """Each row of one run and plan is there once, with the text that it has for ever."""
         commit = table.log.decided_by(table.version)
-        assert commit is not None
         columns = ["user", "item", "text", "hint", "status"]
         rows = table.dataset(status=None).to_table(columns=columns).to_pydict()
         keys = list(zip(rows["user"], rows["item"], strict=True))

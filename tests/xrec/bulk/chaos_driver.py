@@ -53,12 +53,10 @@ class Setting:
         return self.num_users if run == "main" else self.num_users // 2
 
     def rows(self, run: str) -> list[tuple[str, str]]:
-        """The rows that a run plans, sorted."""
         users = range(self.num_users_of(run))
         return sorted((f"u-{number}", item) for number in users for item in ITEMS)
 
     def open(self, run: str) -> Toy:
-        """Plan the run, or open its plan."""
         return toy_run(
             self.place,
             self.folder,

@@ -4,16 +4,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from tests.object_store import ObjectStore
 from xrec.config.shared import StorageConfig
 from xrec.storage import Location, location, open_location
-
-if TYPE_CHECKING:
-    from tests.xrec.bulk.toy_run import Toy
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,7 @@ def place(request):
     conditional writes. It is not AWS: it never answers 409 to a write that races.
     """
     if request.param == "disk":
-        found: Place = request.getfixturevalue("disk")
-        return found
+        return request.getfixturevalue("disk")
     s3: ObjectStore = request.getfixturevalue("s3")
     folder = uuid.uuid4().hex
     return Place(f"{request.getfixturevalue('bucket')}/some folder/{folder}", s3.storage)
@@ -52,7 +48,7 @@ class Toys(Place):
     folder: Path
     patch: pytest.MonkeyPatch
 
-    def __call__(self, items: str | Sequence[str] = "a b c", **settings: Any) -> "Toy":
+    def __call__(self, items: str | Sequence[str] = "a b c", **settings: Any) -> Any:
         """A toy run; `items` are names with spaces between them, or a list."""
         from tests.xrec.bulk.toy_run import toy_run  # which imports this module
 

@@ -31,7 +31,6 @@ def run_in_chaos(
     seconds: tuple[float, float],
     cluster: LocalCluster | None = None,
 ) -> None:
-    """Strike, let all end, and see what is left."""
     began = time.monotonic()
     print(f"seed {seed}")  # noqa: T201
     with closing(Chaos(setting, seed, cluster)) as chaos, ThreadPoolExecutor(1) as thread:
@@ -110,7 +109,6 @@ def test_driver_that_is_stopped_or_loses_ray_ends_soon(disk_on_ray):
                 wait_until(lambda command=command: command.process.exitcode is not None)
                 assert number is None or time.monotonic() - began < 15
                 progress = read_progress(toy.run.folder)
-                assert progress is not None
                 assert progress.expires_at is None
                 assert progress.num_rows > 20 * done
                 done = num_done(toy)

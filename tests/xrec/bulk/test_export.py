@@ -15,12 +15,7 @@ from tests.xrec.bulk.conftest import Place, Toys
 from tests.xrec.bulk.toy_run import Killed, Toy, die_here
 from xrec.bulk import export_run
 from xrec.bulk.export import RECORD, SUCCESS, Exported, _with_json_cells
-from xrec.errors import (
-    ArtifactMismatchError,
-    ArtifactNotFoundError,
-    ConfigError,
-    TableError,
-)
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, TableError
 from xrec.storage import Location, open_location
 from xrec.storage.local import LocalLocation
 from xrec.storage.s3 import S3Location
@@ -30,7 +25,6 @@ ODD_ITEMS = ["a", 'says "no", or\nnot; é🙂', "comma, and\ttab", "odd-1"]
 
 @pytest.fixture
 def small_files(monkeypatch):
-    """Let an export make several files."""
     monkeypatch.setattr("xrec.bulk.export.ROWS_PER_FILE", 10)
 
 
@@ -45,27 +39,23 @@ def target_of(place: Place) -> Location:
 
 
 def exported_files(place: Place) -> dict[str, bytes]:
-    """The data files of the export, with their content."""
     target = target_of(place)
     names = (name for name in target.files() if name not in (RECORD, SUCCESS))
     return {name: (target / name).read_bytes() for name in names}
 
 
 def success_of(place: Place) -> dict[str, Any] | None:
-    """What `_SUCCESS` says; None if it is not there."""
     file = target_of(place) / SUCCESS
     return json.loads(file.read_text()) if file.is_file() else None
 
 
 def finished(toys: Toys, items: Any = ODD_ITEMS) -> Toy:
-    """A run that is published; the rows of items `odd...` failed."""
     toy = toys(items)
     toy.complete()
     return toy
 
 
 def in_order(rows: list[dict[str, Any]], columns: list[str]) -> list[tuple[Any, ...]]:
-    """Some columns of rows, sorted by their keys."""
     rows = sorted(rows, key=lambda row: (row["user"], row["item"]))
     return [tuple(row[name] for name in columns) for row in rows]
 

@@ -19,18 +19,12 @@ from xrec.bulk import Outcome, Survey
 from xrec.bulk.runs.plan import Plan
 from xrec.bulk.runs.result import ResultFolder
 from xrec.bulk.work.marks import Marks
-from xrec.bulk.work.worker import (
-    POISONED_EXIT_CODE,
-    ChunkWorker,
-    WorkerSettings,
-    is_poisoned,
-)
+from xrec.bulk.work.worker import POISONED_EXIT_CODE, ChunkWorker, WorkerSettings, is_poisoned
 from xrec.errors import ClusterError, DataError, ModelError, StorageAccessError, StorageError
 from xrec.storage import location
 
 
 def failed_rows(toy: Toy) -> list[dict[str, Any]]:
-    """The failed rows of what is published, in full."""
     return toy.published().dataset(status="failed").to_table().to_pylist()
 
 

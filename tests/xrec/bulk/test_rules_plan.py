@@ -35,7 +35,6 @@ def opened(place: Place, rows: list[tuple[str, str]] | None = None, **changes: A
 
 
 def rows_in(run: bulk.BulkRun) -> list[tuple[str, str]]:
-    """The keys of all planned rows, sorted."""
     planned = run.passes()[0].plan
     tables = [planned.rows(chunk) for chunk in range(run.record.size.num_chunks)]
     return sorted((row["user"], row["item"]) for row in pa.concat_tables(tables).to_pylist())
@@ -111,9 +110,7 @@ def test_rule_2_listing_changes_with_the_file(place):
 
 
 @pytest.mark.parametrize("is_written", [True, False])
-def test_rule_2_record_whose_answer_is_lost_or_that_was_never_written(
-    disk, monkeypatch, is_written
-):
+def test_rule_2_record_whose_answer_is_lost_or_that_is_not_written(disk, monkeypatch, is_written):
     create = LocalLocation.create_bytes
 
     def create_badly(location: LocalLocation, data: bytes) -> bool:

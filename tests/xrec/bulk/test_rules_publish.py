@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import deltalake
 import pyarrow as pa
@@ -97,10 +98,7 @@ def test_rule_8_publishers_at_once_publish_once(toys):
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_rule_8_lost_answer_of_commit_is_found_out(toys, where, is_first):
-    def lost() -> None:
-        raise StorageError("no answer")
-
-    toy = toys("a odd-1")
+    toy, lost = toys("a odd-1"), Mock(side_effect=StorageError("no answer"))
     if not is_first:
         toy.complete()
     toy.drive(retry=["odd"])

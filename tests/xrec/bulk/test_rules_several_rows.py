@@ -52,12 +52,10 @@ def toy_of(place: Toys) -> Toy:
 
 
 def letters_of(words: list[str]) -> list[tuple[str, int, str]]:
-    """Word, place and letter of each letter, sorted."""
     return sorted((word, place, letter) for word in words for place, letter in enumerate(word))
 
 
 def ok_rows(toy: Toy) -> list[tuple[str, int, str]]:
-    """The rows of words that succeeded, sorted; those of a word lie together, in their order."""
     columns = ["word", "place", "letter"]
     table = toy.published().dataset().to_table(columns=columns)
     rows = [(*row.values(),) for row in table.to_pylist()]

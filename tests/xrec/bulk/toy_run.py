@@ -32,7 +32,6 @@ class Killed(BaseException):
 
 
 def die_here() -> None:
-    """End a process that is the test's."""
     raise Killed
 
 
@@ -140,7 +139,6 @@ class PoolHere:
 
 
 def pool_here(*settings: Any, **more: Any) -> PoolHere:
-    """A `PoolHere` in place of a `RayPool` with these settings."""
     return PoolHere()
 
 
@@ -167,7 +165,6 @@ class Toy:
         return bulk.complete(self.run, pool, task, "explanations", describe, **settings)
 
     def published(self, version: int | None = None) -> bulk.Published:
-        """What readers take."""
         return bulk.published(self.run.output.uri, version=version, storage=self.run.storage)
 
     def heal(self) -> None:
@@ -196,7 +193,6 @@ def plan_of(
     config: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> bulk.BulkRun:
-    """Plan a run of any rows."""
     batches = [bulk.clean_keys(rows, format.keys, file="rows", first_line=1)]
     identity = bulk.Identity(kind=kind, config=dict(config or {}), inputs={})
     return bulk.open_run(bulk.RunRequest(uri, identity, format, lambda: batches, **settings))

@@ -109,7 +109,6 @@ def test_aspect_names_are_no_verbs_and_nothing_of_the_readers(text, expected):
 
 
 def found(entry: str, text: str) -> list[str]:
-    """What a list of `entry` alone finds in `text`."""
     text = composed(text)
     return [text[start:end] for start, end in WordList([entry]).find(text)]
 

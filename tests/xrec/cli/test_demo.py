@@ -13,15 +13,10 @@ ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "configs" / "sample.yaml"
 
 
-@pytest.fixture
-def configs():
-    """The configs of the demo's jobs in the workspace /demo/, as plain values."""
-    chosen = chosen_configs(read_project(SAMPLE, ["workspace=/demo/"]))
-    return {job: config.model_dump(mode="json") for job, config in chosen.items()}
-
-
-def test_demo_configs_keep_everything_in_the_workspace_and_fit_together(configs):
+def test_demo_configs_keep_everything_in_the_workspace_and_fit_together():
     """aspect_accuracy and its shuffled twin compare only if both were decoded alike."""
+    chosen = chosen_configs(read_project(SAMPLE, ["workspace=/demo/"]))
+    configs = {job: config.model_dump(mode="json") for job, config in chosen.items()}
     assert {values["workspace"] for values in configs.values()} == {"/demo/"}
     models = [values["llm"]["model"] for values in configs.values() if "llm" in values]
     assert models == ["/demo/llm"] * 3

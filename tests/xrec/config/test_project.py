@@ -101,9 +101,7 @@ def test_jobs_are_the_sections_in_the_order_of_the_pipeline(tmp_path):
         (CompareConfig, "train-adapter.model.num_tokens=2", "model.num_tokens", 2),
     ],
 )
-def test_override_is_a_key_of_the_job_or_a_place_in_the_file(
-    path, config_type, override, keys, value
-):
+def test_override_is_a_key_of_the_job_or_of_the_file(path, config_type, override, keys, value):
     config = load_config(config_type, path, [override])
     assert operator.attrgetter(keys)(config) == value
 
@@ -162,10 +160,7 @@ MISTAKES = [
     ({"llm": {"model": "m", "dtype": "half"}}, r"  llm\.dtype: .* saw 'half'"),
     ({"cold_start": {"user": "x"}}, r"cold_start\.user: unknown key; did you mean 'users'\?"),
     ({"prepare": ["a"]}, r"prepare: expected a mapping of keys to values, saw list"),
-    (
-        {"compare": {"entries": ["ours", "ours"]}},
-        r"  compare: entries: each once",
-    ),
+    ({"compare": {"entries": ["ours", "ours"]}}, r"  compare: entries: each once"),
     (
         {"train-adapter": {"model": {"dropout": 2}}, "compare": {}},
         r"  train-adapter\.model\.dropout: .* saw 2",
@@ -200,10 +195,7 @@ def test_missing_key_is_a_mistake_of_the_job_that_is_run_only(tmp_path):
     with pytest.raises(ConfigError) as raised:
         load_config(BackfillConfig, path)
     lines = str(raised.value).splitlines()[1:]
-    assert lines == [
-        "  llm: required, and not given",
-        "  backfill.pairs: required, and not given",
-    ]
+    assert lines == ["  llm: required, and not given", "  backfill.pairs: required, and not given"]
 
 
 @pytest.mark.parametrize(
@@ -226,33 +218,25 @@ def test_mistake_in_an_override_is_named_as_it_was_given(path, override, message
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
-        ("", "expected a mapping of keys to values, saw an empty file"),
-        ("# nothing\n", "expected a mapping of keys to values, saw an empty file"),
-        ("- a\n- list\n", "expected a mapping of keys to values, saw list"),
-        ("word\n", "expected a mapping of keys to values, saw str"),
-        ("workspace: [w\n", "not valid YAML in line 2, column 1"),
-        ("workspace: w\nworkspace: v\n", "line 2, column 1: key 'workspace' stands twice"),
+        (b"", "expected a mapping of keys to values, saw an empty file"),
+        (b"# nothing\n", "expected a mapping of keys to values, saw an empty file"),
+        (b"- a\n- list\n", "expected a mapping of keys to values, saw list"),
+        (b"word\n", "expected a mapping of keys to values, saw str"),
+        (b"workspace: [w\n", "not valid YAML in line 2, column 1"),
+        (b"workspace: w\nworkspace: v\n", "line 2, column 1: key 'workspace' stands twice"),
+        (b"\xff\xfe\x00", "not a text file in UTF-8"),
+        (None, r"nowhere\.yaml.*No such file"),
+        ("folder", r"cannot be read \(Is a directory\)"),
     ],
 )
-def test_file_that_is_no_project_is_refused(tmp_path, text, message):
+def test_file_that_is_no_project_is_refused(tmp_path, content, message):
+    path = tmp_path if content == "folder" else tmp_path / "nowhere.yaml"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        load_config(PrepareConfig, write(tmp_path, text))
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("nowhere.yaml", r"nowhere\.yaml.*No such file"),
-        ("", r"cannot be read \(Is a directory\)"),
-        ("binary", "not a text file in UTF-8"),
-    ],
-)
-def test_path_that_is_no_text_file_is_refused(tmp_path, name, message):
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=message):
-        load_config(PrepareConfig, tmp_path / name)
+        load_config(PrepareConfig, path)
 
 
 STORAGE = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": SECRET}

@@ -9,11 +9,7 @@ from xrec.config.base import Config, parse_config
 from xrec.config.compare import CompareConfig
 from xrec.config.evaluate import JudgeConfig, MetricsConfig
 from xrec.config.llm import EngineConfig
-from xrec.config.prompt import (
-    PromptConfig,
-    parse_placeholders,
-    placeholder_names,
-)
+from xrec.config.prompt import PromptConfig, parse_placeholders, placeholder_names
 from xrec.config.shared import ScalingConfig
 from xrec.errors import ConfigError
 
@@ -30,32 +26,18 @@ def judge(name: str = "ann") -> dict[str, Any]:
     return {"name": name, "model": {"kind": "endpoint", "model": "gpt"}}
 
 
-TAKEN: list[tuple[type[Config], list[dict[str, Any]]]] = [
-    (ScalingConfig, [{"num_workers": 4, "min_workers": 2}]),
-    (EngineConfig, [{"kind": "vllm", "tensor_parallel_size": 4}]),
-    (EngineConfig, [{"kind": "auto", "vllm_options": {"max_num_batched_tokens": 16384}}]),
-    (TrainAdapterConfig, [INT8]),
-    (AdapterTrainingConfig, [{"micro_batch_size": size} for size in (1, 8, "auto")]),
-    (MetricsConfig, [{"judges": [judge("ann"), judge("bob")]}]),
-    (
-        PromptConfig,
-        [
-            {},
-            AT_THE_END,
-            {
-                "user": "User: {user_profile}",
-                "collaborative": "{user}",
-            },  # the item's is in its part
-            {"user": "{user_profile}", "item": "{item_title} {item} {user}"},
-            {"user": "User {user}", "item": "{item_title}", "collaborative": "Item {item}"},
-        ],
-    ),
+TAKEN: list[tuple[type[Config], dict[str, Any]]] = [
+    (TrainAdapterConfig, INT8),
+    *((AdapterTrainingConfig, {"micro_batch_size": size}) for size in (1, 8, "auto")),
+    (EngineConfig, {"kind": "vllm", "tensor_parallel_size": 4}),
+    (PromptConfig, AT_THE_END),
+    (PromptConfig, {"user": "User: {user_profile}", "collaborative": "{user}"}),
+    (PromptConfig, {"user": "{user_profile}", "item": "{item_title} {item} {user}"}),
+    (PromptConfig, {"user": "User {user}", "item": "{item_title}", "collaborative": "Item {item}"}),
 ]
 
 
-@pytest.mark.parametrize(
-    ("section", "values"), [(section, each) for section, values in TAKEN for each in values]
-)
+@pytest.mark.parametrize(("section", "values"), TAKEN)
 def test_section_takes_what_goes_together(section, values):
     config = parse_config(section, values)
     given = {name: value for name, value in values.items() if not isinstance(value, dict | list)}

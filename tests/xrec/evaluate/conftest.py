@@ -6,7 +6,7 @@ import pytest
 from xrec.config.base import parse_config
 from xrec.config.evaluate import EvaluateConfig
 from xrec.evaluate.scores import Coverage, ScoredPair
-from xrec.storage import Kind, Manifest
+from xrec.storage import make_manifest
 
 ASPECTS = (
     "late opening hours",
@@ -23,35 +23,32 @@ TEMPLATES = (
     "With its {}, this is somewhere you are likely to come back to.",
 )
 
-
 LIKELY = {"nll_own": 1.0, "nll_shuffled": 1.0}
 
 
-def make_pairs(num_pairs: int = 200, gain: float = 0.25, seed: int = 0) -> list[ScoredPair]:
-    """Pairs of which about 70 % name the right aspect; their NLL gain is `gain` on average."""
-    rng = np.random.default_rng(seed)
-    users = [f"user-{number}" for number in rng.integers(0, 60, num_pairs)]
-    pairs = []
-    for index, user_id in enumerate(users):
-        aspects = tuple(str(aspect) for aspect in rng.choice(ASPECTS, size=4, replace=False))
+@pytest.fixture
+def pairs():
+    """Pairs of which about 70 % name the right aspect; their NLL gain is 0.25 on average."""
+    rng, found = np.random.default_rng(0), []
+    for index in range(200):
+        aspects = tuple(map(str, rng.choice(ASPECTS, size=4, replace=False)))
         nll_own = float(rng.normal(1.9, 0.35))
         named = aspects[0] if rng.random() < 0.7 else aspects[1]
-        pairs.append(
+        shuffled = str(rng.choice(TEMPLATES)).format(rng.choice(aspects)) if index < 100 else None
+        found.append(
             ScoredPair(
-                user_id=user_id,
+                user_id=f"user-{rng.integers(0, 60)}",
                 item_id=f"place-{rng.integers(0, 40)}",
                 reference=str(rng.choice(TEMPLATES)).format(aspects[0]),
                 explanation=str(rng.choice(TEMPLATES)).format(named),
                 nll_own=nll_own,
-                nll_shuffled=nll_own + float(rng.normal(gain, 0.3)),
-                shuffled_explanation=str(rng.choice(TEMPLATES)).format(rng.choice(aspects))
-                if index < num_pairs // 2
-                else None,
+                nll_shuffled=nll_own + float(rng.normal(0.25, 0.3)),
+                shuffled_explanation=shuffled,
                 aspect=aspects[0],
                 aspects=aspects,
             )
         )
-    return pairs
+    return found
 
 
 def make_config(**values: object) -> EvaluateConfig:
@@ -68,11 +65,6 @@ def scored(user: str, explanation: str = "e", **values: object) -> ScoredPair:
 
 
 @pytest.fixture
-def pairs():
-    return make_pairs()
-
-
-@pytest.fixture
 def coverage():
     return Coverage(200, {"no_full_sentence": 2, "names_another_item": 5})
 
@@ -80,20 +72,8 @@ def coverage():
 @pytest.fixture
 def sources():
     """Four artifacts."""
-    return {kind: _manifest(kind) for kind in ("dataset", "graph", "adapter", "explanations")}
-
-
-def _manifest(kind: Kind) -> Manifest:
-    return Manifest(
-        kind=kind,
-        schema_version=1,
-        config={"settings_of": f"the {kind} <job>"},
-        inputs={},
-        run=f"run-of-{kind}",
-        fingerprint=f"fingerprint-of-{kind}",
-        files={},
-        row_counts={},
-        metrics={},
-        code_version="0.0.0",
-        created_at="2026-01-01T00:00:00+00:00",
-    )
+    found = {}
+    for kind in ("dataset", "graph", "adapter", "explanations"):
+        manifest = make_manifest(kind, config={"settings_of": f"the {kind} <job>"}, inputs={})
+        found[kind] = manifest.model_copy(update={"fingerprint": f"fingerprint-of-{kind}"})
+    return found

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import ByteLevelBPETokenizer
-from transformers import (
-    BertModel,
-    RobertaConfig,
-    RobertaModel,
-    RobertaTokenizer,
-)
+from transformers import BertModel, RobertaConfig, RobertaModel, RobertaTokenizer
 
 from tests.word_bert import bert_config, word_tokenizer
 from xrec.errors import ModelError

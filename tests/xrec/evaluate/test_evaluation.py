@@ -9,11 +9,7 @@ import pytest
 
 from tests.xrec.evaluate.conftest import make_config
 from xrec.data.splits import drawn_pairs
-from xrec.evaluate.evaluation import (
-    render_report,
-    verdict,
-    write_evaluation,
-)
+from xrec.evaluate.evaluation import render_report, verdict, write_evaluation
 from xrec.evaluate.intervals import Estimate
 from xrec.evaluate.metrics import compute_metrics, flat_metrics
 from xrec.evaluate.scores import SCORED_PAIRS

@@ -41,7 +41,6 @@ def keep(ended: dict[int, Completion], advances: Sequence[Advance]) -> None:
 
 
 def texts(ended: Mapping[int, Completion], requests: Sequence[int]) -> list[list[int]]:
-    """The ids of the text of each request."""
     return [ended[request].token_ids for request in requests]
 
 

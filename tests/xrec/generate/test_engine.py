@@ -13,13 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.toy import NUM_ITEMS, NUM_USERS, save_with_tokenizer, toy_tokenizer
-from tests.xrec.generate.cores import (
-    finish,
-    greedy_by_hand,
-    keep,
-    log_likelihoods_by_hand,
-    texts,
-)
+from tests.xrec.generate.cores import finish, greedy_by_hand, keep, log_likelihoods_by_hand, texts
 from tests.xrec.generate.vllm.vllm_town import (
     V,
     attached,
@@ -30,13 +24,7 @@ from tests.xrec.generate.vllm.vllm_town import (
 )
 from xrec.config.llm import EngineConfig
 from xrec.generate.builtin import engine as builtin_engine
-from xrec.generate.engine import (
-    Advance,
-    Completion,
-    LikelihoodParams,
-    RequestParams,
-    TextParams,
-)
+from xrec.generate.engine import Advance, Completion, LikelihoodParams, RequestParams, TextParams
 from xrec.graph.artifact import GraphEmbeddings
 
 NUM_NEW = 12
@@ -148,12 +136,17 @@ def test_core_text_that_is_refused_gives_way_to_that_of_a_request_of_its_own(tow
     assert town.core.is_idle
 
 
-def test_core_banned_tokens_are_in_no_text(town):
-    (usual,) = town.by_hand(town.prompts[:1])
-    banned = frozenset(usual[1:2])
-    (got,) = town.complete([(town.prompts[0], replace(GREEDY, banned=banned))])
-    assert banned.isdisjoint(got.token_ids)
-    assert (got.token_ids[:1] == usual[:1]) == banned.isdisjoint(usual[:1])
+def test_core_banned_tokens_are_in_no_text_and_change_no_other(town):
+    prompts, usual = town.prompts[:6], town.by_hand(town.prompts[:6])
+    banned = [
+        frozenset(text[1:2]) if place % 2 else frozenset() for place, text in enumerate(usual)
+    ]
+    requests = zip(prompts, (replace(GREEDY, banned=each) for each in banned), strict=True)
+    got = [completion.token_ids for completion in town.complete(list(requests))]
+    assert got[::2] == usual[::2]
+    for each, text, before in zip(banned[1::2], got[1::2], usual[1::2], strict=True):
+        assert each.isdisjoint(text)
+        assert (text[:1] == before[:1]) == each.isdisjoint(before[:1])
 
 
 def test_core_streams_each_text_token_by_token(town):
@@ -283,8 +276,7 @@ def test_core_reports_what_its_steps_cost_and_begins_anew(town):
 
 
 @pytest.mark.parametrize(
-    "values",
-    [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}],
+    "values", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}]
 )
 def test_params_out_of_range_are_refused(values):
     with pytest.raises(ValueError, match="expected 1 token or more"):

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,14 +63,12 @@ def explained(
     texts: Sequence[PairTexts],
     decoding: DecodingConfig = SHORT,
 ) -> list[Explanation]:
-    """The explanations in the order of their pairs."""
     found = sorted(explainer.explain(prompts, texts, decoding), key=lambda one: one.index)
     assert [one.index for one in found] == list(range(len(prompts)))
     return found
 
 
 def asked(explainer: Explainer, *pairs: Pair) -> tuple[list[list[int]], list[PairTexts]]:
-    """The prompts and texts of pairs."""
     texts = [explainer.pairs.texts(pair) for pair in pairs]
     return [explainer.pairs.prompt(pair) for pair in pairs], texts
 
@@ -95,7 +93,6 @@ def test_reference_nll_is_that_of_padded_batches_of_the_model(explainer):
     pairs = [Pair(0, 1), Pair(2, 3), Pair(2, 3, 4), Pair(1, 0), Pair(1, 2)]
     references = ["It is calm.", "The garden has tea.", "The garden has tea.", "Near", "So calm!"]
     examples = [explainer.pairs.example(*one) for one in zip(pairs, references, strict=True)]
-    assert explainer.model is not None
     expected = dict(explanation_nll(explainer.model, examples, 2))
     found = reference_nll(explainer, pairs, references, "NLL")
     assert found == pytest.approx([expected[index] for index in range(len(pairs))], abs=1e-4)
@@ -147,7 +144,6 @@ def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_ag
     ]
     explainer.engine = ScriptedEngine(explainer, f"I love {titles[5]}.")
     (refused,) = explainer.explain(prompts[:1], texts[:1], DecodingConfig())
-    assert refused.failure is not None
     assert refused.failure.reason == "names_another_item"
 
 
@@ -204,9 +200,7 @@ def test_explainer_draws_a_text_without_the_words_that_nothing_supports(explaine
 
 
 @pytest.mark.parametrize(("fallback", "reason"), [("plain", "abstained"), ("none", "unsupported")])
-def test_explainer_asks_for_no_text_that_would_be_refused_whatever_it_says(
-    explainer, fallback, reason
-):
+def test_explainer_asks_for_no_text_that_would_be_refused(explainer, fallback, reason):
     explainer.pairs.builder.prompt = explainer.pairs.builder.prompt.model_copy(
         update={"aspects": 3}
     )
@@ -219,7 +213,6 @@ def test_explainer_asks_for_no_text_that_would_be_refused_whatever_it_says(
     first, unknown, last = explained(explainer, prompts, texts, decoding)
     titles = explainer.dataset.items["title"].to_pylist()
     assert (first.text, last.text) == (f"I love {titles[3]}.", f"I like {titles[5]}.")
-    assert unknown.failure is not None
     assert unknown.failure.reason == reason
     assert (unknown.text, unknown.num_generated_tokens) == ("", 0)
     assert unknown.num_prompt_tokens == len(prompts[1])
@@ -248,21 +241,13 @@ def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(works
 
 
 @pytest.mark.parametrize(
-    ("version", "message"),
+    ("vllm", "message"),
     [
         (None, r"vLLM cannot be imported here.*pip install.*vllm.*engine.kind=builtin"),
-        ("0.28.1", r"engine\.kind vllm: vLLM 0.28.1 is installed"),
-        ("0.33.0", r"engine\.kind vllm: vLLM 0.33.0 is installed"),
+        (SimpleNamespace(__version__="0.28.1"), r"engine\.kind vllm: vLLM 0.28.1 is installed"),
     ],
 )
-def test_load_explainer_without_a_vllm_that_is_known_is_refused_with_what_to_do(
-    workspace, monkeypatch, version, message
-):
-    """vLLM is not there, or a module that has a version and none of the modules we import."""
-    vllm = None
-    if version is not None:
-        vllm = ModuleType("vllm")
-        vllm.__version__ = version
+def test_load_explainer_without_a_known_vllm_is_refused(workspace, monkeypatch, vllm, message):
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     with pytest.raises(ModelError, match=message):
         load_explainer(sources(workspace), device="cpu", engine=EngineConfig(kind="vllm"))

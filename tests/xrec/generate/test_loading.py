@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -44,12 +45,7 @@ def test_auto_takes_vllm_on_a_gpu_if_it_can_and_says_why_not(
     tmp_path, monkeypatch, caplog, device, family, error, kind, reason
 ):
     """`error` is what a look at the installed vLLM raises."""
-
-    def check() -> None:
-        if error is not None:
-            raise error
-
-    monkeypatch.setattr(loading, "check_installed_vllm", check)
+    monkeypatch.setattr(loading, "check_installed_vllm", Mock(side_effect=error))
     caplog.set_level(logging.INFO, "xrec")
     assert choose_engine(EngineConfig(), device, model(tmp_path, *family)) == kind
     assert re.search(f"engine: {kind}, because .*{reason}", caplog.text)

@@ -71,7 +71,6 @@ class ToyCore:
 
 
 def wait_until_idle(shared: SharedEngine) -> None:
-    """Return once the engine's thread has ended."""
     while shared._has_thread:
         time.sleep(0.001)
 
@@ -81,24 +80,17 @@ def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], Requ
     return [([first + place] * (1 + place % length), PARAMS) for place in range(count)]
 
 
-def test_list_gets_each_completion_once_as_it_ends():
-    shared = SharedEngine(ToyCore())
-    requests = lists(0, 5)
-    ended = list(shared.complete(requests))
-    assert sorted(one.index for one in ended) == list(range(5))
-    assert all(one.token_ids == requests[one.index][0][:1] for one in ended)
-    assert [one.index for one in ended][:2] == [0, 4]  # the shortest ones first
-
-
 def test_no_requests_yield_nothing_and_compute_nothing():
     core = ToyCore()
     assert list(SharedEngine(core).complete([])) == []
     assert core.rows == []
 
 
-def run_together(core: ToyCore, *together: list[tuple[list[int], RequestParams]]) -> list[Any]:
+def run_together(
+    shared: SharedEngine, *together: list[tuple[list[int], RequestParams]]
+) -> list[Any]:
     """The completions or the error of each list; the second one comes within the first step."""
-    shared = SharedEngine(core)
+    core: Any = shared.core
     core.may_step.clear()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(list, shared.complete(together[0]))
@@ -113,7 +105,7 @@ def run_together(core: ToyCore, *together: list[tuple[list[int], RequestParams]]
 
 def test_list_that_comes_later_enters_before_the_first_has_ended():
     core = ToyCore()
-    for found in run_together(core, lists(0, 8), lists(100, 8)):
+    for found in run_together(SharedEngine(core), lists(0, 8), lists(100, 8)):
         assert sorted(one.index for one in found) == list(range(8))
     assert {1, 101} <= core.rows[1]
 
@@ -144,16 +136,6 @@ def test_closed_iterator_cancels_what_is_left_and_the_thread_ends():
     assert len(list(shared.complete(lists(50, 3)))) == 3
 
 
-def test_error_of_a_step_is_raised_and_the_run_goes_on():
-    core = ToyCore(deadly=2)
-    shared = SharedEngine(core)
-    with pytest.raises(RuntimeError, match="no memory"):
-        list(shared.complete(lists(0, 5)))
-    assert isinstance(shared.failure, RuntimeError)
-    assert not core.at_work
-    assert len(list(shared.complete(lists(10, 5)))) == 5
-
-
 def test_request_that_cannot_be_added_is_an_error_of_its_list_alone():
     shared = SharedEngine(ToyCore())
     with pytest.raises(ValueError, match="empty"):
@@ -162,8 +144,11 @@ def test_request_that_cannot_be_added_is_an_error_of_its_list_alone():
     assert shared.failure is None
 
 
-def test_error_of_a_step_is_raised_by_all_lists_at_work():
+def test_error_of_a_step_is_raised_by_all_lists_at_work_and_the_run_goes_on():
     core = ToyCore(deadly=103)
-    found = run_together(core, lists(0, 6), lists(100, 6))
+    shared = SharedEngine(core)
+    found = run_together(shared, lists(0, 6), lists(100, 6))
     assert list(map(str, found)) == ["no memory"] * 2
+    assert isinstance(shared.failure, RuntimeError)
     assert not core.at_work
+    assert len(list(shared.complete(lists(10, 5)))) == 5

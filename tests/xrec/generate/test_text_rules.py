@@ -26,7 +26,6 @@ TEXT = 'The user likes tea. "It is calm!" It has a gard'
 TITLE = "The Rusty Fox"
 CATALOGUE = [TITLE, "The Rusty Compass", "Dr. Pepper's Bar", "Fox & Co."]
 
-
 CHECKER = Checker(["late hours", "live music"])
 CHECKS = ChecksConfig(unsupported=True, not_positive=True)
 EVIDENCE = AspectEvidence("late hours", 14, 31, 0, 7)
@@ -238,9 +237,7 @@ def test_unfinished_text_shows_neither_half_a_placeholder_nor_what_would_be_refu
         ("So calm. So near. So good.", 3, ["So calm."]),
     ],
 )
-def test_sentence_of_an_unfinished_text_has_ended_once_the_next_one_begins(
-    text, max_words, expected
-):
+def test_sentence_of_an_unfinished_text_ends_where_the_next_begins(text, max_words, expected):
     rules = TextConfig(max_words=max_words)
     steps = [finisher().whole_sentences(ids, UNSAID, rules) for ids in beginnings(text)]
     assert list(dict.fromkeys(steps)) == list(itertools.accumulate(["", *expected]))
@@ -301,18 +298,11 @@ def test_finish_keeps_the_end_of_a_text_where_no_aspects_were_chosen():
         ("Love the late hours.", "", {"min_evidence": 10}, "Love the late hours. {}."),
         ("Love the late hours.", "", {"is_backed": False}, "Love the late hours."),
         ("Love the late hours.", "", {"max_words": 10}, "Love the late hours."),
-        (
-            "Love the late hours.",
-            "",
-            {"min_evidence": 15},
-            "Love the late hours. {}.",
-        ),
+        ("Love the late hours.", "", {"min_evidence": 15}, "Love the late hours. {}."),
         ("You will like it.", "", {"min_evidence": 15}, "You will like it."),
     ],
 )
-def test_finished_text_is_followed_by_evidence_first_of_what_it_names(
-    text, opinion, rules, expected
-):
+def test_text_is_followed_by_evidence_first_of_what_it_names(text, opinion, rules, expected):
     texts = told(replace(EVIDENCE, opinion=opinion), MUSIC)
     counts = ("14 of 31 reviews mention the late hours", "and 9 the live music")
     finished = finish(text, texts=texts, checks=CHECKS, **{"is_backed": True, **rules})

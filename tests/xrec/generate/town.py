@@ -26,7 +26,6 @@ def make_town(root: Path) -> Path:
 
 
 def make_adapter(folder: Path, graph: str, base_model: str, seed: int = 0, **prompt: Any) -> None:
-    """Write a toy adapter for the graph and the model of these fingerprints."""
     adapter = toy_adapter(
         "projected",
         seed=seed,

@@ -1,8 +1,8 @@
 """The sample's town as a shop would export it: CSV files and columns of other names."""
 
-import csv
-from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import pyarrow as pa
 
 from xrec.config.data import SampleSource
 from xrec.init.settings import Machine
@@ -10,46 +10,24 @@ from xrec.sample import generate_town, town_source
 
 CPU = Machine(num_cpus=2, num_gpus=0, has_bf16_cpu=True)
 GPU = Machine(num_cpus=16, num_gpus=4, has_bf16_cpu=False)
-SIZES = {
-    "num_users": 60,
-    "num_items": 24,
-    "interactions_per_user": 8,
-    "explanations_per_user": 4,
-}
+SIZES = {"num_users": 60, "num_items": 24, "interactions_per_user": 8, "explanations_per_user": 4}
 
 
 def write_shop(folder: Path, **sizes: int) -> Path:
     """Write clients.csv, catalogue.csv, orders.csv and feedback.csv to `folder`."""
-    town = generate_town(SampleSource(kind="sample", **{**SIZES, **sizes}))
-    source = town_source(town)
-    users, items = source.users.to_pylist(), source.items.to_pylist()
-    pairs, explained = source.interactions.to_pylist(), source.explanations.to_pylist()
+    source = town_source(generate_town(SampleSource(kind="sample", **{**SIZES, **sizes})))
+    ids = {"user_id": "cust_no", "item_id": "sku"}
+    clients = {"user_id": "cust_no", "profile": "about"}
+    catalogue = {"item_id": "sku", "title": "label", "profile": "description"}
+    files: dict[str, tuple[pa.Table, dict[str, str], dict[str, object]]] = {
+        "clients": (source.users, clients, {"joined": "2024-01-01"}),
+        "catalogue": (source.items, catalogue, {"price": "9.90"}),
+        "orders": (source.interactions, ids, {"qty": 1}),
+        "feedback": (source.explanations, {**ids, "explanation": "why_bought"}, {}),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    _write(
-        folder / "clients.csv",
-        ("cust_no", "about", "joined"),
-        ((row["user_id"], row["profile"], "2024-01-01") for row in users),
-    )
-    _write(
-        folder / "catalogue.csv",
-        ("sku", "label", "description", "price"),
-        ((row["item_id"], row["title"], row["profile"], "9.90") for row in items),
-    )
-    _write(
-        folder / "orders.csv",
-        ("order_no", "cust_no", "sku", "qty"),
-        ((number, row["user_id"], row["item_id"], 1) for number, row in enumerate(pairs)),
-    )
-    _write(
-        folder / "feedback.csv",
-        ("cust_no", "sku", "why_bought"),
-        ((row["user_id"], row["item_id"], row["explanation"]) for row in explained),
-    )
+    for name, (table, columns, more) in files.items():
+        rows = table.select([*columns]).rename_columns([*columns.values()]).to_pandas()
+        path, numbered = folder / f"{name}.csv", name == "orders"
+        rows.assign(**more).to_csv(path, index=numbered, index_label="order_no")
     return folder
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)

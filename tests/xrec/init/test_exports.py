@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.command_line import xrec
+from tests.command_line import said, xrec
 from tests.xrec.init.shop import CPU
 from xrec.annotate.keep import KeptReviews, keep_reviews
 from xrec.annotate.source import RawReviews, find_review_files, read_reviews
@@ -46,7 +46,6 @@ def _file(
 
 
 def _set(place: int, value: str, *, every: int = 60) -> Callable[[list[Row]], object]:
-    """Set a cell of each `every`th row."""
     return lambda rows: [row.__setitem__(place, value) for row in rows[::every]]
 
 
@@ -77,7 +76,6 @@ def _init(
 
 
 UNTITLED = "no table of items: items are called what their reviews call them, as this film"
-
 
 TITLED = "no table of items: titles are those of {!r}; source.columns.item_title: null for none"
 # What is odd: the file, what is written into the section, and what is said of it.
@@ -151,10 +149,7 @@ ODD: dict[str, tuple[bytes, dict[str, Any], list[str]]] = {
     "titles beside the ids": (
         _file(_add("Caf&eacute; {item}"), (*HEADER, "Product Name")),
         {"source.columns": {"item_title": "Product Name"}},
-        [
-            TITLED.format("Product Name"),
-            "Product Name: 60 texts have HTML, which is taken out",
-        ],
+        [TITLED.format("Product Name"), "Product Name: 60 texts have HTML, which is taken out"],
     ),
 }
 
@@ -200,8 +195,7 @@ def test_init_command_takes_columns_repeated_and_in_one(tmp_path):
     (tmp_path / "export.csv").write_bytes(_file(header=GERMAN))
     first = ["--columns", "user_id=Kunde Nr,item_id=Artikel", "--columns", "rating=Sterne"]
     options = [*first, "--columns", "time=Datum,review=Meinung"]
-    code, out, err = xrec("init", tmp_path / "project", "--from", tmp_path / "export.csv", *options)
-    assert code == 0, err
+    out = said("init", tmp_path / "project", "--from", tmp_path / "export.csv", *options)
     assert "user_id = Kunde Nr, item_id = Artikel, review = Meinung, rating = Sterne" in out
     code, _, err = xrec(
         "init", tmp_path / "p2", "--from", tmp_path / "export.csv", *first[:1], "x=y"
@@ -228,8 +222,7 @@ def test_init_has_the_language_model_with_its_forecast_above_the_phrases(tmp_pat
     place.write_text(_uncommented(text))
     asks = load_config(AnnotateConfig, place)
     assert asks.annotator.kind == "language_model"
-    code, out, err = xrec("annotate", place, "--dry-run")
-    assert code == 0, err
+    out = said("annotate", place, "--dry-run")
     kinds = ("# items: ", "# users: ", "# pairs: ", "# in all: ")
     forecast = [line[2:] for line in out.splitlines() if line.startswith(kinds)]
     shown = " ".join(text.replace("\n  # ", " ").split())
@@ -263,6 +256,5 @@ def test_titles_beside_a_table_of_items_are_taken_for_neither_headings_nor_title
     (tmp_path / "raw" / "items.csv").write_text(items)
     (tmp_path / "raw" / "reviews.csv").write_bytes(titled)
     findings = init_project(str(tmp_path / "project"), str(tmp_path / "raw"), machine=CPU)
-    assert findings.reviews is not None
     assert findings.reviews.source.columns == {}
     assert "of_title" not in (tmp_path / "project" / "xrec.yaml").read_text()

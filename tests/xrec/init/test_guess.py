@@ -1,11 +1,11 @@
 """Which file is which table, by names in many fashions."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.xrec.annotate.review_files import write_json_lines
 from tests.xrec.init.shop import write_shop
 from xrec.errors import DataError
 from xrec.init.files import read_folder
@@ -66,7 +66,7 @@ BOOKS = {
 
 def _guess(folder: Path, tables: dict[str, Rows]) -> Guess:
     for name, rows in tables.items():
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_json_lines(folder / name, rows)
     return guess_tables(read_folder(open_location(str(folder))).files)
 
 

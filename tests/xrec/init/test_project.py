@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 import jobs.prepare
-from tests.command_line import xrec
+from tests.command_line import said
 from tests.xrec.init.shop import CPU, GPU, write_shop
 from xrec.config.data import PrepareConfig
 from xrec.config.jobs import CONFIG_TYPES
@@ -35,8 +36,7 @@ def _init(tmp_path: Path, shop: Path, machine: Machine = CPU, **settings: bool) 
 
 
 def _written(tmp_path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((tmp_path / "project" / "xrec.yaml").read_text())
-    return values
+    return yaml.safe_load((tmp_path / "project" / "xrec.yaml").read_text())
 
 
 def _prepare(tmp_path: Path) -> Manifest:
@@ -87,16 +87,14 @@ def test_init_file_passes_the_dry_run_of_each_job(tmp_path, shop, machine, with_
     names = read_project(path).jobs
     assert len(names) == (7 if with_explanations else 3)
     for job in names:
-        code, out, err = xrec(job, path, "--dry-run")
-        assert code == 0, err
+        out = said(job, path, "--dry-run")
         assert yaml.safe_load(out)["workspace"] == str(tmp_path / "project/workspace")
 
 
 def test_init_without_explanations_writes_three_jobs_and_says_why(tmp_path, shop):
     (shop / "feedback.csv").unlink()
     (shop / "clients.csv").unlink()
-    code, out, _ = xrec("init", tmp_path / "project", "--from", shop)
-    assert code == 0
+    out = said("init", tmp_path / "project", "--from", shop)
     assert " ".join(_written(tmp_path)) == "workspace scaling prepare pretrain-graph recommend"
     assert "no explanations: an adapter cannot be trained" in out
     assert "no table of users: profiles are empty" in out
@@ -175,12 +173,13 @@ def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path, shop):
     assert [each[0] for each in submitted] == ["run"]
     for each in jobs_of + [words[: words.index("--address")] for words in submitted]:
         words = [str(tmp_path / "project/xrec.yaml") if "xrec.yaml" in w else w for w in each]
-        code, _, err = xrec(*words, "--dry-run")
-        assert code == 0, (each, err)
+        said(*words, "--dry-run")
 
 
-def test_init_from_a_bucket_or_a_file_alone(tmp_path, shop, s3_environment):
-    bucket = s3_environment.new_bucket()
+def test_init_from_a_bucket_or_a_file_alone(tmp_path, shop, s3, monkeypatch):
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = s3.new_bucket()
     for path in shop.iterdir():
         (open_location(bucket) / "raw" / path.name).write_bytes(path.read_bytes())
     init_project(str(tmp_path / "project"), f"{bucket}/raw", machine=CPU)
@@ -273,11 +272,8 @@ def test_init_of_what_cannot_be_read_raises_and_nothing_is_written(tmp_path, sho
     (shop / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match=r"notes\.txt: no file that xrec can read; expected"):
         _init(tmp_path, shop / "notes.txt")
-
-    def refuse(path: str) -> None:  # root may read everything, so the refusal is made here
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr("os.scandir", refuse)
+    refuse = Mock(side_effect=PermissionError(13, "Permission denied", "shop"))
+    monkeypatch.setattr("os.scandir", refuse)  # root may read everything
     with pytest.raises(StorageAccessError, match="Permission denied"):
         _init(tmp_path, shop)
     assert not (tmp_path / "project").exists()

@@ -47,9 +47,7 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path):
     assert values["prompt"]["aspects"] == 3
     assert values["decoding"]["text"]["checks"]["unsupported"] is True
     good = ["good review", "good reviews"]  # those below min_rating do not count
-    assert values["decoding"]["text"]["plain"] == {
-        "reviews": good,
-    }
+    assert values["decoding"]["text"]["plain"] == {"reviews": good}
     assert values["pretrain-graph"]["model"]["aspects"] is True
     assert values["annotate"] == {
         "source": {"kind": "reviews", "uri": str(path)},
@@ -143,7 +141,6 @@ def test_init_project_of_reviews_is_annotated_and_prepared(tmp_path):
     file = str(tmp_path / "project" / "xrec.yaml")
     small = ["annotator.min_reviews=2", "actors.num_actors=1", "annotator.max_share=1"]
     manifest = jobs.annotate.run(load_config(AnnotateConfig, file, small))
-    assert manifest is not None
     assert manifest.row_counts["explanations"] == NUM_USERS * 5
     dataset = jobs.prepare.run(load_config(PrepareConfig, file))
     assert dataset.inputs == {"annotations": manifest.fingerprint}

@@ -18,7 +18,6 @@ Said = tuple[int, int, int] | tuple[int, int, int, str] | tuple[int, int, int, s
 
 
 def explained(rows: Sequence[tuple[int, int, str]], split: str = "train") -> pa.Table:
-    """Explanations (user_index, item_index, text) of a split."""
     return pa.Table.from_pylist(
         [
             {"user_index": user, "item_index": item, "explanation": text, "split": split}

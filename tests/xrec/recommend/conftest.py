@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.toy import save_graph
-from tests.xrec.recommend.catalogue import make_dataset
+from tests.xrec.recommend.catalogue import make_dataset, pair_rows
 from xrec.config.backfill import RecommendConfig
 from xrec.config.base import parse_config
 
@@ -30,7 +30,9 @@ def workspace(tmp_path_factory):
         {"item_id": f"i{item}", "title": f"Place {item}", "profile": ""}
         for item in range(NUM_ITEMS)
     ]
-    dataset = make_dataset(root, users, items, seen, explained="u0 i9")
+    explained = pair_rows((0, 9), explanation="Quiet.", split="test")
+    tables = {"users": users, "items": items, "interactions": pair_rows(*seen, split="train")}
+    dataset = make_dataset(root, **tables, explanations=explained)
     draw = torch.Generator().manual_seed(0)
     vectors = [torch.randn(count, DIM, generator=draw) for count in (NUM_USERS, NUM_ITEMS)]
     save_graph(root / "graph", *vectors, dataset)
@@ -39,7 +41,6 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture
 def make_config(workspace, tmp_path):
-    """Makes a config over `workspace` with the given values and an output folder of this test."""
 
     def make(**values: Any) -> RecommendConfig:
         defaults = {

@@ -42,7 +42,6 @@ class ScriptedModel:
         return [prompt.messages[0].content for prompt, _ in self.asked]
 
     def write(self, prompts: Sequence[Prompt[Any]], sampling: SamplingConfig) -> Iterator[RawReply]:
-        """See LanguageModel."""
         for index in reversed(range(len(prompts))):
             text = self._answer(prompts[index], sampling)
             self.asked.append((prompts[index], sampling))
@@ -50,21 +49,17 @@ class ScriptedModel:
             yield RawReply(index, text, COST, is_cut=text == LONG, failure=failure)
 
     def num_tokens(self, text: str) -> int:
-        """See LanguageModel."""
         return len(text)
 
 
 def right(asked: Asked) -> Answer:
-    """The right reply."""
     return Answer(text=f'{{"word": "{asked.words}"}}')
 
 
 def endpoint_model(stub: StubEndpoint, **settings: Any) -> EndpointModel:
-    """A model of the stub."""
     return EndpointModel(endpoint_config(stub, **settings), KEY)
 
 
 def endpoint_config(stub: StubEndpoint, **settings: Any) -> EndpointModelConfig:
-    """The config of `endpoint_model`."""
     usual = {"kind": "endpoint", "base_url": stub.url, "model": stub.model}
     return EndpointModelConfig.model_validate({**usual, **settings})

@@ -65,7 +65,6 @@ class StubEndpoint:
 
 @contextmanager
 def stub_endpoint(behave: Callable[[Asked], Answer]) -> Iterator[StubEndpoint]:
-    """Yield an endpoint that answers as `behave` says."""
     stub = StubEndpoint(behave)
     server = uvicorn.Server(
         uvicorn.Config(_app(stub), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
@@ -142,9 +141,5 @@ def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
                 "message": {"role": "assistant", "content": answer.text},
             }
         ],
-        "usage": {
-            "prompt_tokens": shown,
-            "completion_tokens": said,
-            "total_tokens": shown + said,
-        },
+        "usage": {"prompt_tokens": shown, "completion_tokens": said, "total_tokens": shown + said},
     }

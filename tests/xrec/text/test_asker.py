@@ -11,17 +11,7 @@ from tests.xrec.text.asked import COST, LONG, Said, ScriptedModel, prompts
 from xrec.config.text import SamplingConfig
 from xrec.errors import BudgetError
 from xrec.storage import open_location
-from xrec.text import (
-    Asker,
-    Budget,
-    Message,
-    Prompt,
-    Reply,
-    ReplyFailure,
-    ReplyStore,
-    Usage,
-    ask,
-)
+from xrec.text import Asker, Budget, Message, Prompt, Reply, ReplyFailure, ReplyStore, Usage, ask
 
 SAMPLING = SamplingConfig(max_tokens=2, seed=5)
 

@@ -14,12 +14,7 @@ from pydantic import ValidationError
 from tests.xrec.text.asked import KEY, Said, endpoint_config, endpoint_model, prompts, right
 from tests.xrec.text.stub_endpoint import Answer, Asked, StubEndpoint, stub_endpoint
 from xrec.config.text import EndpointModelConfig, SamplingConfig
-from xrec.errors import (
-    ConfigError,
-    EndpointAccessError,
-    EndpointError,
-    EndpointUnreachableError,
-)
+from xrec.errors import ConfigError, EndpointAccessError, EndpointError, EndpointUnreachableError
 from xrec.text import Reply, ask, endpoint_key
 from xrec.text.endpoint import EndpointModel
 
@@ -115,10 +110,7 @@ def test_endpoint_rate_of_tokens_waits_for_those_of_replies():
     ids=["busy", "wait", "silent", "quota", "balance", "model", "refuses"],
 )
 def test_endpoint_that_answers_nobody_ends_the_run(answer, settings, error, words, most_asked):
-    with (
-        stub_endpoint(lambda asked: answer) as stub,
-        pytest.raises(error, match=words),
-    ):
+    with stub_endpoint(lambda asked: answer) as stub, pytest.raises(error, match=words):
         list(ask(endpoint_model(stub, concurrency=4, **settings), prompts(50), SAMPLING))
     assert len(stub.asked) <= most_asked
 
@@ -241,7 +233,6 @@ def test_endpoint_key_that_is_not_set_is_an_error_that_names_the_variable():
     with pytest.raises(ConfigError, match="SHOP_KEY"):
         endpoint_key(config, {"OPENAI_API_KEY": "other"})
     key = endpoint_key(config, {"SHOP_KEY": " sk-1 "})
-    assert key is not None
     assert key.get_secret_value() == "sk-1"
     assert endpoint_key(config.model_copy(update={"api_key_variable": None}), {}) is None
 
@@ -346,7 +337,6 @@ def test_answer_in_parts_is_the_text_of_those_that_are_text(parts):
 )
 def test_answer_without_a_text_fails_with_a_reason(body, reason, words):
     failure = _reply(body).failure
-    assert failure is not None
     assert failure.reason == reason
     assert words in failure.message
 

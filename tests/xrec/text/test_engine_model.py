@@ -16,8 +16,6 @@ from xrec.text.engine_model import EngineModel, SchemaGrammars
 
 
 class Aspect(BaseModel):
-    """A part of a reply."""
-
     aspect: str = Field(max_length=6)
     sentiment: Literal["positive", "negative"]
 
@@ -35,9 +33,7 @@ def _model(*, num_more: int = 0, max_rows: int = 8) -> EngineModel:
     model = toy_model(vocab_size=len(tokenizer) + num_more)
     chat = Chat(tokenizer)
     engine = load_engine(
-        model,
-        [tokenizer.eos_token_id],
-        EngineConfig(max_rows=max_rows, kv_cache_gib=0.01),
+        model, [tokenizer.eos_token_id], EngineConfig(max_rows=max_rows, kv_cache_gib=0.01)
     )
     grammars = SchemaGrammars(tokenizer, model.config.vocab_size, [tokenizer.eos_token_id])
     return EngineModel(engine, chat, grammars)

@@ -9,7 +9,6 @@ def review(text: str, *, number: int = 0, summary: str = "", rating: float | Non
 
 
 def item_row(*texts: str, title: str = "", details: str = "") -> ItemInput:
-    """An item with these training reviews."""
     return ItemInput("i0", title, details, tuple(map(review, texts)), len(texts))
 
 
@@ -19,5 +18,4 @@ def user_row(*texts: str, item: ItemText | None = None) -> UserInput:
 
 
 def pair_row(text: str, *, number: int = 0, item: ItemText | None = None) -> PairInput:
-    """A pair with this review."""
     return PairInput(f"u{number}", f"i{number}", review(text, number=number), item, "train")

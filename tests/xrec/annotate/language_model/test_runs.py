@@ -3,8 +3,9 @@
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,25 +75,15 @@ def _run(config: AnnotateConfig) -> Manifest | None:
     return annotate(config, language_model_spec(config, {"OPENAI_API_KEY": KEY}))
 
 
-@dataclass(frozen=True)
-class WholeRun:
-    """What a run left, what it was expected to ask, and what it asked."""
-
-    folder: Path
-    config: AnnotateConfig
-    expected: list[str]
-    asked: list[Asked]
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, actor_here):
-    """A run in which nothing goes wrong."""
+    """A run in which nothing goes wrong: what it was expected to ask, and what it asked."""
     folder = tmp_path_factory.mktemp("whole")
     with stub_endpoint(_repeats) as stub:
         config = _config(stub, folder)
         expected = look_ahead(config)
         assert _run(config) is not None
-    return WholeRun(folder, config, expected, stub.asked)
+    return SimpleNamespace(folder=folder, config=config, expected=expected, asked=stub.asked)
 
 
 def test_run_no_word_of_a_held_out_review_is_in_any_prompt_or_text_of_training(whole):
@@ -139,7 +130,6 @@ def test_run_that_ended_amid_a_chunk_asks_only_for_what_was_under_way(tmp_path, 
             _run(config)
         is_mended = True
         manifest = _run(config)
-    assert manifest is not None
     asked = Counter(each.words for each in stub.asked)
     assert len(asked) == NUM_PROMPTS
     assert sum(asked.values()) - NUM_PROMPTS <= 3  # those that were refused
@@ -173,14 +163,12 @@ def test_run_failed_replies_have_their_reasons_and_are_asked_again_by_a_retry(tm
     with stub_endpoint(behave) as stub:
         config = _config(stub, tmp_path)
         manifest = _run(config)
-        assert manifest is not None
         failed = manifest.metrics["failed"]["pairs"]
         assert set(failed) == {"invalid_json"}
         assert _run(config) is not None
         num_asked = len(stub.asked)
         is_mended = True
         retried = _run(config.model_copy(update={"retry_failed": ("all",)}))
-    assert retried is not None
     assert retried.metrics["failed"]["pairs"] == {}
     assert len(stub.asked) - num_asked == failed["invalid_json"]
 

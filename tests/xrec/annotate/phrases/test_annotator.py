@@ -8,15 +8,7 @@ import pytest
 
 from tests.xrec.annotate.language_model.rows import item_row, pair_row
 from tests.xrec.annotate.toy_annotator import map_here
-from xrec.annotate.annotator import (
-    Annotator,
-    ItemText,
-    PairText,
-    Review,
-    ReviewedItem,
-    UserInput,
-    UserText,
-)
+from xrec.annotate.annotator import Annotator, ItemText, PairText, Review, ReviewedItem, UserInput
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.phrases.annotator import OTHER_LANGUAGE
 from xrec.annotate.phrases.lexicon import fingerprint_of_phrases, read_lexicon
@@ -43,7 +35,6 @@ def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annota
     config = PhrasesAnnotator(kind="phrases", min_reviews=3, max_share=1)
     spec = phrases_spec(config, vocabulary or VocabularyConfig())
     output = open_location(str(folder))
-    assert spec.learn is not None
     with pytest.MonkeyPatch.context() as patch:  # no Ray
         patch.setattr("xrec.bulk.work.pool.map_in_processes", map_here)
         spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
@@ -52,13 +43,11 @@ def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annota
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the annotator of this module learned."""
     return tmp_path_factory.mktemp("learned")
 
 
 @pytest.fixture(scope="module")
 def annotator(folder):
-    """An annotator that learned from the texts above."""
     return _learned(folder)
 
 
@@ -142,7 +131,6 @@ def test_user_profile_names_what_they_praise_and_have(annotator):
         for number, (text, item) in enumerate(zip(texts, items, strict=True))
     )
     (text,) = annotator.write([UserInput("u", reviewed, 2)]).results
-    assert isinstance(text, UserText)
     assert "tone" in text.profile
     assert "durability" in text.profile
     assert text.profile.endswith("Has enjoyed Fuzz One.")
@@ -158,11 +146,7 @@ def test_user_profile_names_what_they_praise_and_have(annotator):
         ),
         ("The display came. The display is bad.", {"display": "negative"}, ""),
         ("The display is bad. The display came.", {"display": "negative"}, ""),
-        (
-            "The display is bad. But the display is great.",
-            {"display": "positive"},
-            "great display",
-        ),
+        ("The display is bad. But the display is great.", {"display": "positive"}, "great display"),
         ("The display is bad. The tone came.", {"display": "negative", "tone": "neutral"}, ""),
     ],
 )

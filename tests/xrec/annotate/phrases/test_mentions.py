@@ -53,11 +53,7 @@ def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment)
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "Streak-free windows.",
-        "It is free of streak.",
-        "The sound is better than the streak.",
-    ],
+    ["Streak-free windows.", "It is free of streak.", "The sound is better than the streak."],
 )
 def test_what_is_absent_or_of_another_item_is_not_mentioned(text):
     assert "streak" not in _mentions(text)

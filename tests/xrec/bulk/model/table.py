@@ -108,8 +108,7 @@ def snapshot(world: World) -> Log | None:
     """Return the table as anyone opens it now; None: its log is damaged."""
     if world.opened is None:
         world.opened = _read(world) or False
-    log: Log | None = world.opened or None
-    return log
+    return world.opened or None
 
 
 def _read(world: World) -> Log | None:

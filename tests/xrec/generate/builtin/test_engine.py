@@ -39,7 +39,7 @@ def run(
 def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(family):
     model, prompts = tiny_decoder(family), [*make_prompts(5), *make_sharing_prompts()]
     attach_toy(model, "direct")
-    expected = [greedy_by_hand(model, prompt, 6) for prompt in prompts]
+    expected = [greedy_by_hand(model, prompt, num_new=6) for prompt in prompts]
     assert len({tuple(ids) for ids in expected}) > len(prompts) // 3  # the prompts matter
     assert run(make_engine(model), prompts, DecodingConfig(max_new_tokens=6)) == expected
 

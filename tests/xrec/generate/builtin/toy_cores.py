@@ -77,11 +77,7 @@ def make_engine(
     return SharedEngine(make_core(model, stop, **{"passes_per_step": None, **settings}))
 
 
-def greedy_by_hand(
-    model: PreTrainedModel, prompt: Sequence[int], num_new: int = NUM_NEW
-) -> list[int]:
-    """See `cores.greedy_by_hand`."""
-    return cores.greedy_by_hand(model, prompt, num_new, [END])
+greedy_by_hand = functools.partial(cores.greedy_by_hand, num_new=NUM_NEW, stop=[END])
 
 
 @functools.cache

@@ -49,9 +49,7 @@ def started_with(arguments: ModuleType, mocked_vllm: MagicMock, **settings: Any)
 
 
 @pytest.mark.parametrize(("num_gpus", "expected"), [(1, 0.45), (2, 0.25)])
-def test_memory_on_gpus_is_the_share_of_what_is_free_on_the_fullest(
-    arguments, mocked_vllm, num_gpus, expected
-):
+def test_memory_is_the_share_free_on_the_fullest_gpu(arguments, mocked_vllm, num_gpus, expected):
     found = started_with(arguments, mocked_vllm, tensor_parallel_size=num_gpus)
     assert found["gpu_memory_utilization"] == pytest.approx(expected)
     assert "kv_cache_memory_bytes" not in found
@@ -86,9 +84,7 @@ def test_arguments_name_our_class_of_the_family_and_take_further_options(argumen
         ("max_num_seqs", "xrec sets it"),
     ],
 )
-def test_options_that_would_break_texts_are_refused_with_the_reason(
-    arguments, mocked_vllm, option, reason
-):
+def test_options_that_would_break_texts_are_refused(arguments, mocked_vllm, option, reason):
     with pytest.raises(ModelError, match=f"{option} cannot be set: {reason}"):
         started_with(arguments, mocked_vllm, vllm_options={option: 1})
 
@@ -102,9 +98,7 @@ def test_dtype_auto_is_bfloat16_only_where_vllms_platform_has_it(arguments, mock
     assert arguments.resolve_vllm_dtype("float16", gpu) == torch.float16
 
 
-def test_processes_are_spawned_while_vllm_starts_and_the_environment_is_as_before(
-    arguments, monkeypatch
-):
+def test_vllms_processes_are_spawned_and_the_environment_is_as_before(arguments, monkeypatch):
     """A forked process could not use the GPU: looking for one initialises the driver here."""
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)

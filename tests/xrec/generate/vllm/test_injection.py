@@ -47,9 +47,7 @@ def folded_head(vectors: Tensor, index: int, num_key_value_heads: int) -> Tensor
         (1, 4, [(0,), (0,), (0,), (0,)]),
     ],
 )
-def test_added_direct_is_each_ranks_slice_of_q_and_folded_k_and_v(
-    num_key_value_heads, world_size, heads_of_ranks
-):
+def test_added_direct_is_each_ranks_slice_of_qkv(num_key_value_heads, world_size, heads_of_ranks):
     adapted = torch.randn(5, H, generator=torch.Generator().manual_seed(0))
     num_queries = NUM_HEADS // world_size
     for rank, key_heads in enumerate(heads_of_ranks):

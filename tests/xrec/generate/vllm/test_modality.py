@@ -17,7 +17,6 @@ PROMPT = [3, *VOCABULARY.user_tokens(4), 2, *VOCABULARY.item_tokens(1), 5]
 
 
 def made(users: Tensor, *, model: str = "a", dtype: torch.dtype = torch.float32) -> Any:
-    """The inputs of prompts with two tokens for each of `users` and of the toy items."""
     from xrec.generate.vllm.modality import PromptInputs
 
     adapters = toy_adapters("projected", num_tokens=2)

@@ -7,14 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tests.toy import (
-    NUM_ITEMS,
-    NUM_USERS,
-    save_graph,
-    toy_adapter,
-    toy_tokenizer,
-    toy_vectors,
-)
+from tests.toy import NUM_ITEMS, NUM_USERS, save_graph, toy_adapter, toy_tokenizer, toy_vectors
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.model import attach_adapters
 from xrec.config.adapter import Injection
@@ -59,7 +52,6 @@ def make_model(family: str = "llama") -> PreTrainedModel:
 
 
 def make_graph(folder: Path) -> GraphEmbeddings:
-    """A graph artifact with 5 users and 7 items."""
     users, items = toy_vectors()
     return GraphEmbeddings(users, items, save_graph(folder, users, items, "none"))
 
@@ -67,7 +59,6 @@ def make_graph(folder: Path) -> GraphEmbeddings:
 def make_adapter(
     injection: Injection, graph: GraphEmbeddings, num_tokens: int = 1
 ) -> TrainedAdapter:
-    """Toy adapters of the model's width, for `graph`."""
     return toy_adapter(
         injection,
         num_tokens=num_tokens,
@@ -113,7 +104,6 @@ def with_all_tokens(prompt: Sequence[int], vocabulary: Vocabulary) -> list[int]:
 def attached(
     model: PreTrainedModel, adapter: TrainedAdapter, graph: GraphEmbeddings
 ) -> PreTrainedModel:
-    """`model` with collaborative tokens, run by transformers."""
     attach_adapters(model, adapter.adapters, user_vectors=graph.users, item_vectors=graph.items)
     return model
 

@@ -1,19 +1,15 @@
 """A small catalogue with twenty training explanations, and small baselines over it."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from jobs.prepare import run as prepare_dataset
 from tests.toy import save_toy_model
-from tests.xrec.annotate.review_files import write_json_lines
 from tests.xrec.annotate.toy_annotator import map_here
+from tests.xrec.recommend.catalogue import make_dataset
 from xrec.config.backfill import ActorsConfig
-from xrec.config.base import parse_config
-from xrec.config.data import PrepareConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import ScalingConfig
@@ -28,11 +24,7 @@ NUM_USERS, NUM_ITEMS = 10, 6
 FOODS = ("Soup", "Noodles", "Waffles", "Dumplings", "Curry", "A well-known pie")
 PLACES = ("garden", "view", "room", "terrace", "café", "bar", "roof", "pier", "hall", "yard")
 _PETER = {"embedding_dim": 8, "feedforward_size": 8, "num_layers": 1, "dropout": 0.0}
-SMALL: dict[str, dict[str, Any]] = {
-    "peter": _PETER,
-    "peter_plus": _PETER,
-    "lora": {"rank": 8},
-}
+SMALL: dict[str, dict[str, Any]] = {"peter": _PETER, "peter_plus": _PETER, "lora": {"rank": 8}}
 
 PROMPT = PromptConfig(
     instruction="Why?", user="{user} {user_profile}", item="{item} {item_title}. {item_profile}"
@@ -44,7 +36,10 @@ def explanation(user: int, item: int) -> str:
     return f"{FOODS[item]}, {PLACES[user]}!"
 
 
-def _rows() -> Mapping[str, list[dict[str, Any]]]:
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory):
+    """A workspace with the dataset; no test writes to it."""
+    folder = tmp_path_factory.mktemp("baselines")
     pairs = [
         {
             "user_id": f"u{user}",
@@ -55,39 +50,26 @@ def _rows() -> Mapping[str, list[dict[str, Any]]]:
         for user in range(NUM_USERS)
         for step, split in enumerate(("train", "train", "validation", "test"))
     ]
-    return {
-        "users": [
-            {"user_id": f"u{user}", "profile": f"Guest {user}."} for user in range(NUM_USERS)
-        ],
-        "items": [
+    make_dataset(
+        folder,
+        users=[{"user_id": f"u{user}", "profile": f"Guest {user}."} for user in range(NUM_USERS)],
+        items=[
             {"item_id": f"i{item}", "title": f"Place {item}", "profile": f"Known for {food}."}
             for item, food in enumerate(FOODS)
         ],
-        "interactions": [pair for pair in pairs if pair["split"] == "train"],
-        "explanations": pairs,
-    }
-
-
-@pytest.fixture(scope="session")
-def workspace(tmp_path_factory):
-    """A workspace with the dataset; no test writes to it."""
-    folder = tmp_path_factory.mktemp("baselines")
-    for name, table in _rows().items():
-        write_json_lines(folder / "raw" / f"{name}.jsonl", table)
-    source = {"kind": "tables", "uri": str(folder / "raw")}
-    prepare_dataset(parse_config(PrepareConfig, {"workspace": str(folder), "source": source}))
+        interactions=[pair for pair in pairs if pair["split"] == "train"],
+        explanations=pairs,
+    )
     return str(folder)
 
 
 @pytest.fixture(scope="session")
 def dataset(workspace):
-    """The dataset."""
     return read_dataset(open_location(f"{workspace}/dataset"))
 
 
 @pytest.fixture(scope="session")
 def llm(tmp_path_factory):
-    """A toy language model in float32."""
     return LLMConfig(model=str(save_toy_model(tmp_path_factory.mktemp("llm"))), dtype="float32")
 
 
@@ -115,7 +97,6 @@ def make_baseline(workspace, tmp_path, llm):
 
 @pytest.fixture
 def processes_here(monkeypatch):
-    """Write texts in this process, without Ray."""
     monkeypatch.setattr("xrec.lab.baselines.texts.map_in_processes", map_here)
     monkeypatch.setattr("xrec.lab.baselines.texts.gpus_each", lambda *arguments: 0)
 

@@ -30,7 +30,6 @@ from xrec.storage import open_location
 
 def test_data_examples_are_the_explained_pairs_with_their_ends(make_baseline, dataset):
     data = build_data(make_baseline(), dataset)
-    assert data.codec is not None
     assert (len(data.train), len(data.validation)) == (20, 10)
     first = data.train[0]
     assert (first.user_index, first.item_index, first.token_ids[-1]) == (0, 0, END)
@@ -39,7 +38,6 @@ def test_data_examples_are_the_explained_pairs_with_their_ends(make_baseline, da
 
 def test_data_vocabulary_is_of_training_explanations_alone(make_baseline, dataset):
     drawn = build_data(make_baseline(max_pairs=3), dataset)
-    assert drawn.codec is not None
     assert len(drawn.train) == 3
     texts = [drawn.codec.decode(list(example.token_ids)) for example in drawn.train]
     seen = {piece for text in texts for piece in drawn.codec.encode(text)}
@@ -112,7 +110,6 @@ def baseline(town, make_baseline):
 
 
 def test_aspects_are_those_of_train_aspects_without_the_own_review(town, town_dataset, baseline):
-    assert town_dataset.aspects is not None
     names = town_dataset.aspects["aspect"].to_pylist()
     indices = [town_dataset.explanations[f"{side}_index"] for side in ("user", "item")]
     pairs = [column.to_numpy().astype("int64") for column in indices]
@@ -148,7 +145,6 @@ def test_texts_of_peter_plus_follow_the_aspects(baseline, town_dataset, monkeypa
     pairs = [(row["user_index"], row["item_index"]) for row in rows]
     texts, _ = write_baseline_texts(baseline, pairs)
     aspects = town_dataset.aspects
-    assert aspects is not None
     other = [aspects["aspect"][0].as_py()] * len(pairs)
     monkeypatch.setattr("xrec.lab.baselines.texts.load_choice", lambda *given: lambda *of: other)
     assert write_baseline_texts(baseline, pairs)[0] != texts

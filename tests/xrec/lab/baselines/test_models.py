@@ -159,10 +159,7 @@ def lora():
 
 def test_lora_new_weights_leave_the_model_as_it_is_and_alone_are_trained():
     pytest.importorskip("peft", reason="the extra compare is not installed")
-    model, frozen = (
-        LoRA(toy_model().to(torch.bfloat16), rank=3),
-        toy_model().to(torch.bfloat16),
-    )
+    model, frozen = (LoRA(toy_model().to(torch.bfloat16), rank=3), toy_model().to(torch.bfloat16))
     assert torch.equal(model.language_model(IDS).logits, frozen(IDS).logits)
     new = {name: each for name, each in model.named_parameters() if each.requires_grad}
     assert all(".lora_" in name for name in new)

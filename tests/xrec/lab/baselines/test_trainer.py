@@ -14,12 +14,7 @@ from xrec.config.entries import BaselinesConfig
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.lab.baselines.artifact import build_model
 from xrec.lab.baselines.baseline import RECIPES, Baseline, Recipe, recipe_of
-from xrec.lab.baselines.data import (
-    BaselineData,
-    build_data,
-    collate,
-)
-from xrec.lab.baselines.peter import PETER
+from xrec.lab.baselines.data import BaselineData, build_data, collate
 from xrec.lab.baselines.trainer import BaselineProgress, BaselineTrainer, Workers
 
 
@@ -29,16 +24,12 @@ def trainer_of(baseline: Baseline, data: BaselineData, **settings: Any) -> Basel
 
 
 def texts_of(trainer: BaselineTrainer, data: BaselineData, device: torch.device = CPU) -> list[str]:
-    """What the trainer's model writes for the training pairs."""
     model, codec = trainer.model.eval(), data.codec
-    assert isinstance(model, PETER)
-    assert codec is not None
     pairs = collate(data.train).pairs.to(device)
     return [codec.decode(ids) for ids in model.write(pairs, data.max_words)]
 
 
 def rows_of(trainer: BaselineTrainer) -> list[dict[str, Any]]:
-    """The history, without times."""
     return [{**row, "seconds": 0} for row in trainer.progress.history]
 
 

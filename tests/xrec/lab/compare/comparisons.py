@@ -36,7 +36,6 @@ class Done:
     weigh: Any = weigh_on_ray
 
     def step(self) -> None:
-        """Count a step, or be killed."""
         self.num_steps += 1
         if self.num_steps == self.stop_at:
             raise KeyboardInterrupt
@@ -51,7 +50,6 @@ class Done:
         return found
 
     def score(self, task: Task, texts: Sequence[ScoredTexts]) -> Any:
-        """Score one after the other in this process."""
         score = task.load_scorer()
         for place, each in enumerate(texts):
             self.step()
@@ -70,7 +68,6 @@ def _from_references(given: Inputs, entry: Entry) -> EntryTexts:
 
 
 def run(config: CompareConfig, done: Done | None = None) -> Manifest:
-    """Compare without Ray."""
     done = done or Done()
     settings, inputs = comparison_identity(config, "model")
     return compare(config, settings, inputs, work=Work(done.make, done.score, done.weigh))
@@ -82,6 +79,5 @@ def table(config: CompareConfig) -> pa.Table:
 
 
 def figures(config: CompareConfig, group: str = "all") -> dict[tuple[str, str], dict[str, Any]]:
-    """The rows of a group by entry and metric."""
     rows = table(config).to_pylist()
     return {(row["entry"], row["metric"]): row for row in rows if row["group"] == group}

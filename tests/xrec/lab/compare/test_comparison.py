@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -73,20 +74,14 @@ def test_compare_killed_before_any_step_ends_with_the_same_table(make_config, tm
     ("killed_in", "manifest_of"),
     [("comparison.write_contents", ""), ("scores.write_manifest", "/profile/scores")],
 )
-def test_compare_killed_while_it_writes_takes_nothing_of_another_one(
-    killed_in, manifest_of, make_config, monkeypatch
-):
+def test_compare_killed_amid_a_write_starts_anew(killed_in, manifest_of, make_config, monkeypatch):
     config = make_config()
     whole = run(config)
-
-    def killed(*arguments: Any, **names: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         other = {"other": 1}
         patch.setattr("xrec.lab.compare.scores.metrics_identity", lambda *rest, **names: other)
         patch.setattr("xrec.lab.compare.comparison.metrics_identity", lambda *rest, **names: other)
-        patch.setattr(f"xrec.lab.compare.{killed_in}", killed)
+        patch.setattr(f"xrec.lab.compare.{killed_in}", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(config)
     assert not Path(f"{config.artifact('comparison')}{manifest_of}/manifest.json").exists()

@@ -17,10 +17,6 @@ from xrec.lab.compare.copies import nearest_texts, profile_texts, read_elsewhere
 from xrec.storage import Manifest
 
 
-def graph_of(users: list[list[float]], items: list[list[float]]) -> GraphEmbeddings:
-    return GraphEmbeddings(torch.tensor(users), torch.tensor(items), Manifest.model_construct())
-
-
 def test_profile_is_the_items_profile_and_none_where_it_is_empty():
     dataset = dataset_of(profiles=["A quiet place.", "  ", "Has a garden."])
     found = profile_texts(dataset, held_out((0, 0), (1, 1), (1, 2)))
@@ -39,7 +35,7 @@ def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine():
         [100 * math.cos(sixty), 100 * math.sin(sixty)],
         [0.01 * math.cos(ten), 0.01 * math.sin(ten)],
     ]
-    graph = graph_of(users, [[1.0, 0.0], [0.0, 1.0]])
+    graph = GraphEmbeddings(torch.tensor(users), torch.eye(2), Manifest.model_construct())
     words = explained([(1, 0, "by the far one"), (2, 0, "by the near one")])
     assert nearest_texts(words, graph, held_out((0, 0))) == {("u0", "i0"): "by the near one"}
     assert nearest_texts(explained([]), graph, held_out((0, 0))) == {("u0", "i0"): None}

@@ -21,12 +21,7 @@ def _behave(asked: Asked) -> Answer:
 
 
 def _judges(stub: StubEndpoint) -> list[dict[str, Any]]:
-    model = {
-        "kind": "endpoint",
-        "base_url": stub.url,
-        "api_key_variable": None,
-        "max_retries": 3,
-    }
+    model = {"kind": "endpoint", "base_url": stub.url, "api_key_variable": None, "max_retries": 3}
     return [{"name": name, "model": {**model, "model": name}} for name in ("ann", "bob")]
 
 

@@ -39,10 +39,6 @@ def _judge(answer: Callable[..., str], folder: Path) -> tuple[Judge, ScriptedMod
     return Judge("ann", judge_question(), asker), model
 
 
-def _data(prompt: Prompt[Any]) -> dict[str, Any]:
-    return json.loads(prompt.messages[-1].content)
-
-
 def _number(prompt: Prompt[Any]) -> int:
     """The number of the pair that is asked about, also when it is asked for again."""
     asked = next(each for each in prompt.messages if each.content.startswith('{"prediction"'))
@@ -56,7 +52,8 @@ def test_judge_whose_scores_are_known_gives_the_known_table(tmp_path, caplog):
     assert found["gptscore_ann"].tolist() == [2 * n for n in range(39)] + [0]
     assert found["gptscore_ann_failed"].tolist() == [0] * 40
     assert len(model.asked) == 39  # an empty text is not asked about
-    assert _data(model.asked[-1][0]) == {"prediction": "text 0", "reference": "reference 0"}
+    asked = json.loads(model.asked[-1][0].messages[-1].content)
+    assert asked == {"prediction": "text 0", "reference": "reference 0"}
     assert "ann: 39 requests, 390 tokens of prompts and 78 of replies; failed: none" in caplog.text
 
 
@@ -92,12 +89,6 @@ def _config(url: str, **judges: dict[str, Any]) -> MetricsConfig:
     return MetricsConfig.model_validate({"encoder": None, "judges": made})
 
 
-def _access(config: MetricsConfig, folder: Path) -> JudgeAccess:
-    return JudgeAccess(
-        open_location(str(folder)), keys=judge_keys(config.judges, {"JUDGE_KEY": "sk-x"})
-    )
-
-
 def test_identity_of_a_judge_has_no_limits_waits_and_keys():
     config = _config("http://127.0.0.1:1/v1", ann={}, bob={})
     patient = config.judges[0].model.model_copy(update={"concurrency": 3, "timeout_seconds": 9.0})
@@ -126,9 +117,8 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, m
         )
     ]
     config = MetricsConfig.model_validate({"encoder": None, "judges": judges})
-    measures = load_measures(
-        config, dataset_of(40, 1), PAIRS, device="cpu", judges=_access(config, tmp_path)
-    )
+    access = JudgeAccess(open_location(str(tmp_path)), keys=judge_keys(config.judges, {}))
+    measures = load_measures(config, dataset_of(40, 1), PAIRS, device="cpu", judges=access)
     assert loads == ["one", "other"]
     assert measures.of_pairs(TEXTS)["gptscore_bob"].to_pylist() == [5] * 39 + [0]
 

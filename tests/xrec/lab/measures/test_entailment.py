@@ -28,10 +28,7 @@ STATEMENTS = [
 
 def save_model(folder: Path, labels: list[str]) -> str:
     config = bert_config(
-        WORDS,
-        max_position_embeddings=40,
-        initializer_range=0.5,
-        id2label=dict(enumerate(labels)),
+        WORDS, max_position_embeddings=40, initializer_range=0.5, id2label=dict(enumerate(labels))
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     word_tokenizer(WORDS).save_pretrained(folder)

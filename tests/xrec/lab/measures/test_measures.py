@@ -23,8 +23,7 @@ PAIRS = [
     HeldOutPair("u2", "i2", 2, 2, "nothing of note"),
 ]
 DATASET = dataset_of(
-    aspects=["garden", "beer", "music", "bread"],
-    named=[(0, 0, 0), (0, 0, 3), (1, 0, 1), (0, 1, 2)],
+    aspects=["garden", "beer", "music", "bread"], named=[(0, 0, 0), (0, 0, 3), (1, 0, 1), (0, 1, 2)]
 )
 TEXTS = {
     ("u0", "i0"): "you love the quiet garden",

@@ -7,12 +7,7 @@ import pytest
 
 from tests.xrec.lab.small import dataset_of, held_out
 from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.statements import (
-    AspectsNamed,
-    Statement,
-    Statements,
-    StatementsMatched,
-)
+from xrec.lab.measures.statements import AspectsNamed, Statement, Statements, StatementsMatched
 
 PAIRS = held_out((0, 0), (1, 0), (0, 1), (2, 2))
 DATASET = dataset_of(
@@ -82,12 +77,7 @@ def test_statements_are_counted_in_training_reviews_alone():
     assert STATEMENTS.of_items[0] == {service: 1}
     assert STATEMENTS.of_users[2] == {blamed: 1, service: 1}
     assert STATEMENTS.of_users[0] == {garden: 1, ("wine list", "positive"): 1}
-    assert STATEMENTS.of_all == {
-        garden: 3,
-        blamed: 1,
-        service: 1,
-        ("wine list", "positive"): 1,
-    }
+    assert STATEMENTS.of_all == {garden: 3, blamed: 1, service: 1, ("wine list", "positive"): 1}
 
 
 def test_statements_match_by_aspect_and_sentiment():

@@ -43,10 +43,7 @@ def test_figures_of_a_group_are_those_of_its_pairs():
     assert (rouge.value, rouge.num_pairs) == (pytest.approx(0.35), 2)
     assert (fmr.value, fmr.num_pairs) == (1.0, 1)
     without = np.array([False, False, True, False, False, False])
-    assert [row.metric for row in metric_rows(RUNS[:1], rows=without)] == [
-        "rouge_l",
-        "usr",
-    ]
+    assert [row.metric for row in metric_rows(RUNS[:1], rows=without)] == ["rouge_l", "usr"]
 
 
 def test_differences_are_of_the_same_pairs_minus_the_first_entry():

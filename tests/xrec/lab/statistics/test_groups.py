@@ -13,7 +13,6 @@ from xrec.lab.statistics.groups import equal_groups, group_rows
 
 
 def groups_of(*arguments: Any, **more: Any) -> list[str]:
-    """The group of each pair."""
     found = group_rows(*arguments, **more)
     assert sum(found.values()).tolist() == [1] * len(arguments[1])  # each pair is in one
     places = np.stack(list(found.values())).argmax(axis=0)
