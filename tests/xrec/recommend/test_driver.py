@@ -35,8 +35,7 @@ def _plan(config: Any) -> BulkRun:
 
 
 def _run(config: Any) -> Manifest:
-    tables = recommend.read_tables(config)
-    return recommend.run_recommend(config, _plan(config), tables)
+    return recommend.run_recommend(config, _plan(config))
 
 
 def _publish(config: Any) -> Manifest | None:
