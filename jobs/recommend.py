@@ -30,7 +30,7 @@ def run(config: RecommendConfig) -> Manifest:
     found = output(config).found()
     if found.state == "up to date" and found.manifest is not None:
         return found.manifest
-    planned = plan_recommendations(config, read_tables(config))
+    planned = plan_recommendations(config, read_tables(config)[0])
     if (manifest := publish_recommendations(planned)) is not None:
         return manifest
     with ensure_ray(config.ray):

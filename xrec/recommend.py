@@ -8,7 +8,6 @@ published.
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,16 +75,8 @@ _LOST = ROWS.error_reason
 """Why users failed with whom processes died; the next start tries them again."""
 
 
-@dataclass(frozen=True, eq=False)
-class RankingTables:
-    """A dataset and its graph, both with the users and items of a cold start if there is one."""
-
-    dataset: Dataset
-    graph: GraphEmbeddings
-
-
-def read_tables(config: RecommendConfig) -> RankingTables:
-    """Read what `config` names; users and items of a cold start are appended.
+def read_tables(config: RecommendConfig) -> tuple[Dataset, GraphEmbeddings]:
+    """Read dataset and graph; users and items of a cold start are appended.
 
     Raises ArtifactNotFoundError if dataset or graph is missing, ArtifactMismatchError if the graph
     is of another dataset, DataError if a vector is not finite, UnknownIdError for a user who is
@@ -100,7 +91,7 @@ def read_tables(config: RecommendConfig) -> RankingTables:
     graph.check_finite()
     for user_id in config.user_ids or ():
         dataset.user_index(user_id)
-    return RankingTables(dataset, graph)
+    return dataset, graph
 
 
 def identify_recommendations(config: RecommendConfig) -> Identity:
@@ -123,7 +114,7 @@ def identify_recommendations(config: RecommendConfig) -> Identity:
     return Identity(kind=KIND, config={"k": config.k, "user_ids": user_ids}, inputs=inputs)
 
 
-def plan_recommendations(config: RecommendConfig, tables: RankingTables) -> BulkRun:
+def plan_recommendations(config: RecommendConfig, dataset: Dataset) -> BulkRun:
     """Plan the run that `config` asks for, or open it if it was planned before.
 
     Raises TableError if the output holds other files, those of an older xrec for instance; and what
@@ -134,16 +125,16 @@ def plan_recommendations(config: RecommendConfig, tables: RankingTables) -> Bulk
             config.artifact(KIND),
             identify_recommendations(config),
             ROWS,
-            lambda: [_users(config, tables)],  # they follow from the identity
+            lambda: [_users(config, dataset)],  # they follow from the identity
             rows_per_chunk=config.users_per_task,
             storage=config.storage,
         )
     )
 
 
-def _users(config: RecommendConfig, tables: RankingTables) -> tuple[pa.Table, pa.Table]:
+def _users(config: RecommendConfig, dataset: Dataset) -> tuple[pa.Table, pa.Table]:
     """The users to rank for, and rejected ones: ids that are no text."""
-    known = tables.dataset.users.select(["user_id"])
+    known = dataset.users.select(["user_id"])
     table = known if config.user_ids is None else pa.table({"user_id": list(config.user_ids)})
     return clean_keys(table, ROWS.keys, file=config.artifact("dataset"), first_line=1)
 
@@ -201,7 +192,7 @@ def _describe(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
 def load_task(config: RecommendConfig) -> "RankingTask":
     """The task of an actor; the actors of a node share the mapped files of dataset and graph."""
     torch.set_num_threads(1)
-    return RankingTask(read_tables(config), config.k)
+    return RankingTask(*read_tables(config), config.k)
 
 
 class RankingTask:
@@ -209,9 +200,9 @@ class RankingTask:
 
     row_errors: tuple[type[Exception], ...] = ()
 
-    def __init__(self, tables: RankingTables, k: int):
-        self._dataset, self._graph, self._k = tables.dataset, tables.graph, k
-        self._seen = SeenItems(*map(torch.from_numpy, tables.dataset.seen_edges()))
+    def __init__(self, dataset: Dataset, graph: GraphEmbeddings, k: int):
+        self._dataset, self._graph, self._k = dataset, graph, k
+        self._seen = SeenItems(*map(torch.from_numpy, dataset.seen_edges()))
 
     def do(self, rows: pa.Table) -> Outcome:
         """The k best unseen items of each user, fewer if fewer are left.

@@ -170,29 +170,28 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
     stays that of `dataset`. Nothing of the dataset is copied, except where texts are replaced.
     """
     pairs = tables.interactions
-    users, items = _pair_indices(pairs, dataset)
+    users = dataset.user_ids.rows(pairs["user_id"])
+    items = dataset.item_ids.rows(pairs["item_id"])
     train = dataset.interaction_edges("train")
     of_new_user = (users < 0) & _are_trained(items, train[1], dataset.num_items)
     of_new_item = (items < 0) & _are_trained(users, train[0], dataset.num_users)
     new_users = _sorted_ids(pairs["user_id"].filter(pa.array(of_new_user)))
     new_items = _sorted_ids(pairs["item_id"].filter(pa.array(of_new_item)))
+    of_users = _indices(pairs["user_id"], new_users)
+    of_items = _indices(pairs["item_id"], new_items)
     extended = replace(
         dataset,
         users=_extended(dataset.users, dataset.user_ids, new_users, tables.users),
         items=_extended(dataset.items, dataset.item_ids, new_items, tables.items),
+        later=_known_edges(
+            np.where(of_users < 0, users, dataset.num_users + of_users),
+            np.where(of_items < 0, items, dataset.num_items + of_items),
+        ),
     )
-    user_edges = np.stack([_indices(pairs["user_id"], new_users), items])[:, of_new_user]
-    item_edges = np.stack([_indices(pairs["item_id"], new_items), users])[:, of_new_item]
+    user_edges = np.stack([of_users, items])[:, of_new_user]
+    item_edges = np.stack([of_items, users])[:, of_new_item]
     _log(tables, dataset, extended, int((of_new_user | of_new_item).sum()))
-    return Extension(_with_later(extended, pairs), user_edges, item_edges)
-
-
-def _pair_indices(pairs: pa.Table, dataset: Dataset) -> tuple[_Indices, _Indices]:
-    """User and item indices (E,) of the pairs, -1 where the dataset does not hold the id."""
-    return (
-        dataset.user_ids.rows(pairs["user_id"]),
-        dataset.item_ids.rows(pairs["item_id"]),
-    )
+    return Extension(extended, user_edges, item_edges)
 
 
 def _are_trained(rows: _Indices, trained: _Indices, num_rows: int) -> npt.NDArray[np.bool_]:
@@ -236,12 +235,11 @@ def _rows(known: pa.Table, first: int, rows: pa.Table) -> pa.Table:
     return rows.append_column(index, numbers).select(known.column_names).cast(known.schema)
 
 
-def _with_later(dataset: Dataset, pairs: pa.Table) -> Dataset:
-    """The dataset with those of `pairs` as later interactions whose ids it holds."""
-    users, items = _pair_indices(pairs, dataset)
-    known = (users >= 0) & (items >= 0)
-    order = np.lexsort([items[known], users[known]])
-    return replace(dataset, later=np.stack([users[known], items[known]])[:, order])
+def _known_edges(users: _Indices, items: _Indices) -> _Indices:
+    """The pairs (2, E) of which neither is -1, by user and item."""
+    order = np.lexsort([items, users])
+    edges = np.stack([users, items])[:, order]
+    return edges[:, (edges >= 0).all(axis=0)]
 
 
 def _log(tables: ColdStartTables, dataset: Dataset, extended: Dataset, num_used: int) -> None:

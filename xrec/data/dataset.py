@@ -129,7 +129,7 @@ class Dataset:
         if self.interactions is not self.on_disk:
             return edges_of(_of_split(self.interactions, split))
         name = f"{self.manifest.files['interactions.parquet']}-{split}.npy"
-        return mapped(name, partial(_write_edges, self.interactions, split), _open_array)
+        return mapped(name, partial(_write_edges, self.interactions, split), _open_edges)
 
     def seen_edges(self) -> list[npt.NDArray[np.int64]]:
         """The train interactions in one or two parts, (2, E) each, which may share some."""
@@ -248,20 +248,20 @@ def _known(what: str, row: int | None, wanted: str, count: int) -> int:
 
 
 def _write_edges(interactions: pa.Table, split: Split, path: Path) -> None:
-    """Write `Dataset.reviewed_edges` as an array of numpy, with little of it in memory."""
+    """Write `Dataset.reviewed_edges`, first all users and then all items, a batch at a time."""
     batches = interactions.to_batches()
     count = sum(pc.sum(pc.equal(batch["split"], split)).as_py() or 0 for batch in batches)
     header = {"descr": "<i8", "fortran_order": False, "shape": (2, count)}
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
         for name in ("user_index", "item_index"):
             for batch in batches:
                 indices = batch[name].filter(pc.equal(batch["split"], split))
                 file.write(indices.to_numpy().astype("<i8").tobytes())
 
 
-def _open_array(path: Path) -> npt.NDArray[np.int64]:
-    """The array, of which a process may change its own copy; pages are copied when written."""
+def _open_edges(path: Path) -> npt.NDArray[np.int64]:
+    """The edges, of which a process may change its own copy; pages are copied when written."""
     return np.asarray(np.load(path, mmap_mode="c"))
 
 
@@ -288,16 +288,9 @@ def held_out_pairs(dataset: Dataset, split: Literal["validation", "test"]) -> li
         (row["user_index"], row["item_index"]): (row["aspect"], tuple(row["aspects"]))
         for row in ([] if dataset.planted is None else dataset.planted.to_pylist())
     }
-    user_ids, item_ids = dataset.users["user_id"], dataset.items["item_id"]
-    rows = (row.values() for row in dataset.explained_pairs(split).to_pylist())
+    users, items, texts, _ = dataset.explained_pairs(split).to_pydict().values()
+    ids = taken(dataset.users["user_id"], users), taken(dataset.items["item_id"], items)
     return [
-        HeldOutPair(
-            user_ids[user].as_py(),
-            item_ids[item].as_py(),
-            user,
-            item,
-            text,
-            *planted.get((user, item), ()),
-        )
-        for user, item, text, _ in rows
+        HeldOutPair(*pair, *planted.get(pair[2:4], ()))
+        for pair in zip(*ids, users, items, texts, strict=True)
     ]

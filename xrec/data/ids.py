@@ -46,7 +46,7 @@ class IdIndex:
         distinct = wanted.unique()
         found = (self.find(each) for each in distinct.to_pylist())
         rows = np.array([-1 if row is None else row for row in found], dtype=np.int64)
-        return rows[pc.index_in(wanted, distinct).to_numpy()]
+        return np.asarray(rows[pc.index_in(wanted, distinct).to_numpy()])
 
     def starting_with(self, prefix: str, limit: int) -> list[str]:
         """The first `limit` ids that begin with `prefix`, in order."""

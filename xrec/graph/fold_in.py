@@ -79,7 +79,9 @@ class FoldIn:
         means = _mean_directions(neighbours, of_fitted, len(fitted))
         weight = _ridge(means, F.normalize(table[fitted].float(), dim=1))
         x, y = degrees[fitted].double().log(), lengths[fitted].double().log()
-        line = torch.linalg.lstsq(torch.stack([x, torch.ones_like(x)], 1), y[:, None]).solution
+        # The default driver, gelsy, gives any line where all degrees are equal.
+        powers = torch.stack([x, torch.ones_like(x)], 1)
+        line = torch.linalg.lstsq(powers, y[:, None], driver="gelsd").solution
         return cls(neighbours, weight, line[:, 0], (float(x.min()), float(x.max())))
 
     def vectors(self, edges: Tensor) -> Tensor:
@@ -91,9 +93,10 @@ class FoldIn:
         edges = coalesce(edges)  # sorted, and each once
         degrees = torch.bincount(edges[0])
         assert degrees.all(), "who has no neighbours has no vector"
-        directions = F.normalize(
-            _mean_directions(self.neighbours, edges, len(degrees)) @ self.weight, dim=1
-        )
+        used, places = edges[1].unique(return_inverse=True)
+        of_used = torch.stack([edges[0], places])
+        means = _mean_directions(self.neighbours[used], of_used, len(degrees))
+        directions = F.normalize(means @ self.weight, dim=1)
         log_lengths = self.line[0] * degrees.double().log().clamp(*self.ends) + self.line[1]
         return directions * log_lengths.exp().float()[:, None]
 

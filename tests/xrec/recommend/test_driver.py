@@ -31,7 +31,7 @@ def actor_here(monkeypatch):
 
 
 def _plan(config: Any) -> BulkRun:
-    return recommend.plan_recommendations(config, recommend.read_tables(config))
+    return recommend.plan_recommendations(config, recommend.read_tables(config)[0])
 
 
 def _run(config: Any) -> Manifest:
