@@ -40,4 +40,6 @@ class Profiles:
     def _training_keys(self) -> npt.NDArray[np.int64]:
         """`pair_keys` of the explained training pairs, which are sorted by them."""
         pairs = self._dataset.explanations.select(["user_index", "item_index", "split"])
-        return pair_keys(pairs.filter(pc.equal(pairs["split"], "train")))
+        keys = pair_keys(pairs.filter(pc.equal(pairs["split"], "train")))
+        assert (keys[1:] > keys[:-1]).all(), "the explanations are not sorted"
+        return keys
