@@ -145,7 +145,7 @@ def _spread(usable: Tensor) -> Tensor:
             "fold-in to; train the graph again"
         )
     step = -(-len(indices) // _MOST_FITTED)
-    spread: Tensor = indices[::step]
+    spread: Tensor = indices[::step].contiguous()
     return spread
 
 
