@@ -85,10 +85,10 @@ def read_data(uri: str) -> BenchmarkData:
 @torch.no_grad()
 def scores(data: BenchmarkData, vectors: Vectors) -> Record:
     """Recall@20 on validation and test; training items are left out of every ranking."""
-    seen = SeenItems(data.train, data.num_users)
+    seen = SeenItems(data.train)
     found = {}
     for name, edges in ((VALIDATION, data.validation), (TEST, data.test)):
-        items, users = SeenItems(edges, data.num_users), users_with_items(edges)
+        items, users = SeenItems(edges), users_with_items(edges)
         ranked = ranking_metrics(vectors.users, vectors.items, seen, items, users, (20,))
         found[name] = round(ranked[RECALL], 4)
     return found

@@ -30,10 +30,9 @@ def run(config: RecommendConfig) -> Manifest:
     found = output(config).found()
     if found.state == "up to date" and found.manifest is not None:
         return found.manifest
-    tables = read_tables(config)
-    planned = plan_recommendations(config, tables)
+    planned = plan_recommendations(config, read_tables(config)[0])
     if (manifest := publish_recommendations(planned)) is not None:
         return manifest
     with ensure_ray(config.ray):
         check_cluster(ONE_CPU, config.artifact("recommendations"), config.storage)
-        return run_recommend(config, planned, tables)
+        return run_recommend(config, planned)

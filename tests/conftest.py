@@ -4,16 +4,20 @@ Where a test is about what a backfill does with rows and not about actors, `acto
 actor's code in the test's own process. It saves starting processes that import torch.
 """
 
+import atexit
 import logging
 import os
+import shutil
+import tempfile
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.object_store import ObjectStore, object_store
 from xrec.config.shared import RayConfig
-from xrec.storage import open_location
+from xrec.storage import node_folder, open_location
 
 # These are set before torch, Ray and their children start. Two torch threads on two cores become
 # very slow when anything else runs.
@@ -25,6 +29,19 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault(
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "xrec.serve.problems:middlewares"
 )
+
+
+def _use_another_cache() -> None:
+    """Keep what tests map apart from the user's own cache; language models are those of it."""
+    models, folder = node_folder() / "models", Path(tempfile.mkdtemp())
+    models.mkdir(parents=True, exist_ok=True)
+    (folder / "xrec").mkdir()
+    (folder / "xrec" / "models").symlink_to(models)
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+_use_another_cache()
 
 _SHARE_A_PROCESS = ("tests/jobs/", "tests/cluster/", "tests/xrec/serve/")
 _START_RAY = {"ray_cluster", "three_nodes", "pipeline"}

@@ -3,13 +3,11 @@
 It is a bulk run (xrec.bulk) whose rows are users; the table has a row for each of a user's items.
 A backfill can take its pairs from here. What stands first is the run: what it depends on, its plan,
 its work, its publishing; then what an actor does with some users, and the rows of a table that is
-published. The actors of a node share the arrays of vectors, edges and ids (`RankingTables`).
+published.
 """
 
 import functools
-import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import torch
-from torch import Tensor
 
 from xrec.bulk import (
     BulkRun,
@@ -38,11 +35,11 @@ from xrec.bulk.driver import has_work
 from xrec.bulk.work.pool import RayPool
 from xrec.config.backfill import RecommendConfig
 from xrec.config.shared import StorageConfig
-from xrec.data.cold_start import read_cold_start
-from xrec.data.dataset import read_dataset
+from xrec.data.cold_start import cold_start_anywhere, read_cold_start
+from xrec.data.dataset import Dataset, taken
 from xrec.errors import ClusterError, ConfigError
-from xrec.graph.artifact import check_graph_of_dataset, read_graph
-from xrec.graph.fold_in import extend_with_new
+from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset
+from xrec.graph.fold_in import read_with_new
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.progress import counter
 from xrec.schemas import RECOMMENDATIONS
@@ -78,47 +75,23 @@ _LOST = ROWS.error_reason
 """Why users failed with whom processes died; the next start tries them again."""
 
 
-@dataclass(frozen=True, eq=False)
-class RankingTables:
-    """U users, I items, and what the users have seen.
-
-    user_vectors: (U, D) float32. item_vectors: (I, D) float32.
-    train_edges: (2, E) int64, user and item indices of the training interactions.
-    user_ids: U strings. item_ids: I strings.
-    """
-
-    user_vectors: npt.NDArray[np.float32]
-    item_vectors: npt.NDArray[np.float32]
-    train_edges: npt.NDArray[np.int64]
-    user_ids: pa.Array
-    item_ids: pa.Array
-
-
-def read_tables(config: RecommendConfig) -> RankingTables:
-    """Read what `config` names; users and items of a cold start are appended.
+def read_tables(config: RecommendConfig) -> tuple[Dataset, GraphEmbeddings]:
+    """Read dataset and graph; users and items of a cold start are appended.
 
     Raises ArtifactNotFoundError if dataset or graph is missing, ArtifactMismatchError if the graph
     is of another dataset, DataError if a vector is not finite, UnknownIdError for a user who is
     neither in the dataset nor in the cold start.
     """
-    dataset = read_dataset(location_of(config, "dataset"))
-    graph = read_graph(location_of(config, "graph"))
-    check_graph_of_dataset(
-        graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset")
+    dataset, graph = read_with_new(
+        location_of(config, "dataset"),
+        location_of(config, "graph"),
+        config.cold_start,
+        config.storage,
     )
     graph.check_finite()
-    if config.cold_start is not None:
-        new = read_cold_start(config.cold_start, config.storage)
-        dataset, graph = extend_with_new(dataset, graph, new)
     for user_id in config.user_ids or ():
         dataset.user_index(user_id)
-    return RankingTables(
-        user_vectors=graph.users.numpy(),
-        item_vectors=graph.items.numpy(),
-        train_edges=dataset.interaction_edges("train"),
-        user_ids=dataset.users["user_id"].combine_chunks(),
-        item_ids=dataset.items["item_id"].combine_chunks(),
-    )
+    return dataset, graph
 
 
 def identify_recommendations(config: RecommendConfig) -> Identity:
@@ -141,7 +114,7 @@ def identify_recommendations(config: RecommendConfig) -> Identity:
     return Identity(kind=KIND, config={"k": config.k, "user_ids": user_ids}, inputs=inputs)
 
 
-def plan_recommendations(config: RecommendConfig, tables: RankingTables) -> BulkRun:
+def plan_recommendations(config: RecommendConfig, dataset: Dataset) -> BulkRun:
     """Plan the run that `config` asks for, or open it if it was planned before.
 
     Raises TableError if the output holds other files, those of an older xrec for instance; and what
@@ -152,21 +125,21 @@ def plan_recommendations(config: RecommendConfig, tables: RankingTables) -> Bulk
             config.artifact(KIND),
             identify_recommendations(config),
             ROWS,
-            lambda: [_users(config, tables)],  # they follow from the identity
+            lambda: [_users(config, dataset)],  # they follow from the identity
             rows_per_chunk=config.users_per_task,
             storage=config.storage,
         )
     )
 
 
-def _users(config: RecommendConfig, tables: RankingTables) -> tuple[pa.Table, pa.Table]:
+def _users(config: RecommendConfig, dataset: Dataset) -> tuple[pa.Table, pa.Table]:
     """The users to rank for, and rejected ones: ids that are no text."""
-    ids = tables.user_ids if config.user_ids is None else pa.array(config.user_ids, pa.string())
-    table = pa.table({"user_id": ids})
+    known = dataset.users.select(["user_id"])
+    table = known if config.user_ids is None else pa.table({"user_id": list(config.user_ids)})
     return clean_keys(table, ROWS.keys, file=config.artifact("dataset"), first_line=1)
 
 
-def run_recommend(config: RecommendConfig, run: BulkRun, tables: RankingTables) -> Manifest:
+def run_recommend(config: RecommendConfig, run: BulkRun) -> Manifest:
     """Rank the users that are left, publish the table, and return its manifest.
 
     Ray must be initialised. Raises LeaseError if another driver is at work, ClusterError if
@@ -178,7 +151,7 @@ def run_recommend(config: RecommendConfig, run: BulkRun, tables: RankingTables) 
         manifest = complete(
             run,
             RayPool(max_actors=max(1, int(ray.cluster_resources().get("CPU", 1)))),
-            functools.partial(load_task, ray.put(tables), config.k),
+            functools.partial(load_task, _anywhere(config)),
             KIND,
             _describe,
             retry=(_LOST,) if is_lost else (),
@@ -187,6 +160,13 @@ def run_recommend(config: RecommendConfig, run: BulkRun, tables: RankingTables) 
         )
     assert manifest is not None, "only a limit ends a run before it is done"
     return manifest
+
+
+def _anywhere(config: RecommendConfig) -> RecommendConfig:
+    """The same config for a process with another working directory, as far as actors read it."""
+    found = {name: location_of(config, name).shared_uri for name in ("dataset", "graph")}
+    new = cold_start_anywhere(config.cold_start, config.storage)
+    return config.model_copy(update={**found, "cold_start": new})
 
 
 def publish_recommendations(run: BulkRun) -> Manifest | None:
@@ -209,10 +189,10 @@ def _describe(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
     return counts, {}
 
 
-def load_task(tables: "ray.ObjectRef[RankingTables]", k: int) -> "RankingTask":
-    """The task of an actor. `tables` are in Ray's object store, so actors of a node share them."""
+def load_task(config: RecommendConfig) -> "RankingTask":
+    """The task of an actor; the actors of a node share the mapped files of dataset and graph."""
     torch.set_num_threads(1)
-    return RankingTask(ray.get(tables), k)
+    return RankingTask(*read_tables(config), config.k)
 
 
 class RankingTask:
@@ -220,38 +200,34 @@ class RankingTask:
 
     row_errors: tuple[type[Exception], ...] = ()
 
-    def __init__(self, tables: RankingTables, k: int):
-        self._tables = tables
-        self._k = k
-        self._users, self._items, edges = (
-            _shared(array)
-            for array in (tables.user_vectors, tables.item_vectors, tables.train_edges)
-        )
-        self._seen = SeenItems(edges, len(tables.user_vectors))
+    def __init__(self, dataset: Dataset, graph: GraphEmbeddings, k: int):
+        self._dataset, self._graph, self._k = dataset, graph, k
+        self._seen = SeenItems(*map(torch.from_numpy, dataset.seen_edges()))
 
     def do(self, rows: pa.Table) -> Outcome:
         """The k best unseen items of each user, fewer if fewer are left.
 
         A user who has seen all items is a failed row.
         """
-        users = self._indices(rows["user_id"])
+        users = np.sort(self._dataset.user_ids.rows(rows["user_id"]))
+        assert (users >= 0).all(), "a planned user is not in the dataset"
         chunks = [
             (items, scores)
             for _, items, scores in top_k_items(
-                self._users, self._items, self._seen, torch.from_numpy(users), self._k
+                self._graph.users, self._graph.items, self._seen, torch.from_numpy(users), self._k
             )
         ]
         items, scores = (torch.cat(parts).numpy() for parts in zip(*chunks, strict=True))  # (N, k)
         of_user, places = np.nonzero(items >= 0)  # -1 where no unseen item is left
         ok = pa.table(
             {
-                "user_id": self._ids(users[of_user]),
-                "item_id": self._tables.item_ids.take(pa.array(items[of_user, places])),
+                "user_id": self._ids("user", users[of_user]),
+                "item_id": self._ids("item", items[of_user, places]),
                 "rank": pa.array(places + 1, pa.int32()),
                 "score": pa.array(scores[of_user, places], pa.float32()),
             }
         )
-        without = pa.table({"user_id": self._ids(users[items[:, 0] < 0])})
+        without = pa.table({"user_id": self._ids("user", users[items[:, 0] < 0])})
         return Outcome(ok, self.fail(without, ALL_SEEN, "the user has seen every item"))
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
@@ -260,28 +236,9 @@ class RankingTask:
         repeated = {name: pa.repeat(text, rows.num_rows) for name, text in texts.items()}
         return pa.table({"user_id": rows["user_id"], **repeated})
 
-    def _indices(self, user_ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-        """The indices of N users, (N,), in increasing order.
-
-        All ids of the catalogue are compared with these few, so no actor needs an index of them.
-        """
-        is_wanted = pc.is_in(self._tables.user_ids, value_set=user_ids.combine_chunks())
-        indices = np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False))
-        assert len(indices) == len(user_ids), (len(indices), len(user_ids))
-        return indices
-
-    def _ids(self, users: npt.NDArray[np.int64]) -> pa.Array:
-        return self._tables.user_ids.take(pa.array(users))
-
-
-def _shared(array: npt.NDArray[Any]) -> Tensor:
-    """`array` as a tensor, without a copy.
-
-    An array from Ray's object store is read-only, and nothing here writes to it.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
+    def _ids(self, what: str, rows: npt.NDArray[np.int64]) -> pa.Array:
+        known = {"user": self._dataset.users, "item": self._dataset.items}[what]
+        return pa.array(taken(known[f"{what}_id"], rows.tolist()), pa.string())
 
 
 def recommendation_batches(

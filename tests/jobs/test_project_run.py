@@ -194,7 +194,7 @@ def test_begun_run_is_compared_too(tmp_path, config, inputs, unchecked, expected
 def test_begun_recommendations_are_those_of_the_same_settings(pipeline):
     config = pipeline.config(RecommendConfig, k=3, recommendations=f"{pipeline.workspace}/begun")
     assert jobs.recommend.output(config).found().state == "missing"
-    plan_recommendations(config, read_tables(config))
+    plan_recommendations(config, read_tables(config)[0])
     assert jobs.recommend.output(config).found().state == "begun"
     other = jobs.recommend.output(config.model_copy(update={"k": 2}))
     assert other.found().state == "missing"

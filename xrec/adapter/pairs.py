@@ -66,7 +66,7 @@ class PairPrompts:
         self._menus = Menus(dataset)
         self._opinions = Opinions(dataset)
         _check_free_of_placeholder(builder, dataset.items, "item_id", "title")
-        self._titles = dataset.items["title"].combine_chunks()
+        self._titles = dataset.items["title"]
         self._profiles = Profiles(dataset)
 
     def texts(self, pair: Pair) -> PairTexts:

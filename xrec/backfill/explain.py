@@ -142,8 +142,8 @@ def failed_rows(dataset: Dataset, failed: Sequence[FailedPair]) -> pa.Table:
 
 
 def _texts(dataset: Dataset, ids: dict[str, str]) -> dict[str, str]:
-    user = dataset.user_indices.get(ids["user_id"])
-    item = dataset.item_indices.get(ids["item_id"])
+    user = dataset.user_ids.find(ids["user_id"])
+    item = dataset.item_ids.find(ids["item_id"])
     users, items = dataset.users, dataset.items
     return {
         "user_profile": "" if user is None else users["profile"][user].as_py(),

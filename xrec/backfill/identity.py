@@ -20,12 +20,10 @@ from xrec.aspects import aspects_of
 from xrec.bulk import Identity
 from xrec.config.backfill import BackfillConfig, RecommendedPairs, TablePairs
 from xrec.config.shared import (
-    ColdStartConfig,
     ColdStartJobConfig,
     ExplanationsJobConfig,
-    StorageConfig,
 )
-from xrec.data.cold_start import read_cold_start
+from xrec.data.cold_start import cold_start_anywhere, read_cold_start
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, check_sources, model_inputs
 from xrec.llm.prompt import PairTexts
@@ -86,14 +84,7 @@ def sources_of(config: ExplanationsJobConfig) -> Sources:
         **{name: location.shared_uri for name, location in locations.items()},
         llm=anywhere(config.llm),
         storage=config.storage,
-        cold_start=_shared(tables, config.storage) if tables else None,
-    )
-
-
-def _shared(tables: ColdStartConfig, storage: StorageConfig) -> ColdStartConfig:
-    uris = tables.model_dump(exclude_none=True)
-    return ColdStartConfig(
-        **{name: open_location(uri, storage).shared_uri for name, uri in uris.items()}
+        cold_start=cold_start_anywhere(tables, config.storage),
     )
 
 

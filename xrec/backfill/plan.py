@@ -25,7 +25,7 @@ from xrec.bulk import (
 )
 from xrec.bulk.request import ROWS_PER_CHUNK, first_of
 from xrec.config.backfill import BackfillConfig, RecommendedPairs, SplitPairs, TablePairs
-from xrec.data.dataset import Dataset, read_dataset
+from xrec.data.dataset import Dataset, read_dataset, taken
 from xrec.errors import ArtifactError, DataError, StorageError, TableError
 from xrec.recommend import recommendation_batches
 from xrec.schemas import PAIRS
@@ -211,7 +211,7 @@ def _tables(file: pads.ParquetFileFragment, uri: str) -> Iterator[pa.Table]:
 def _from_split(dataset: Dataset, source: SplitPairs) -> pa.Table:
     pairs = dataset.explained_pairs(source.split).slice(0, source.max_pairs)
     columns = {
-        "user_id": dataset.users["user_id"].take(pairs["user_index"]),
-        "item_id": dataset.items["item_id"].take(pairs["item_index"]),
+        f"{what}_id": taken(table[f"{what}_id"], pairs[f"{what}_index"].to_pylist())
+        for what, table in (("user", dataset.users), ("item", dataset.items))
     }
-    return pa.table(columns).cast(PAIRS)
+    return pa.table(columns, schema=PAIRS)

@@ -8,7 +8,6 @@ at the end of the dataset, in the order of their ids, so that known indices stay
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from xrec import schemas
 from xrec.config.shared import ColdStartConfig, StorageConfig
 from xrec.data.dataset import Dataset
+from xrec.data.ids import IdIndex
 from xrec.errors import DataError
 from xrec.storage import (
     Location,
@@ -76,6 +75,15 @@ def read_cold_start(config: ColdStartConfig | None, storage: StorageConfig) -> C
         rows = _read(open_location(uri, storage), columns) if uri else _empty(columns)
         tables[name] = _usable(name, rows, findings)
     return ColdStartTables(**tables, findings=findings)
+
+
+def cold_start_anywhere(
+    config: ColdStartConfig | None, storage: StorageConfig
+) -> ColdStartConfig | None:
+    """The same tables for a process with another working directory: no path is relative."""
+    uris = {} if config is None else config.model_dump(exclude_none=True)
+    found = {name: open_location(uri, storage).shared_uri for name, uri in uris.items()}
+    return None if config is None else ColdStartConfig(**found)
 
 
 def _empty(columns: list[str]) -> pa.Table:
@@ -157,39 +165,43 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
     item with such a user. New ids without one stay unknown; they are counted and logged.
 
     All interactions between users and items of the extended dataset become train interactions, held
-    out ones too, so that no ranking offers them again; those that are reviews stay
-    `Dataset.reviewed`. A row of `tables.users` or `tables.items` with a known id
-    replaces the texts of that id. The manifest stays that of `dataset`.
+    out ones too, so that no ranking offers them again: they are `Dataset.later`. A row of
+    `tables.users` or `tables.items` with a known id replaces the texts of that id. The manifest
+    stays that of `dataset`. Nothing of the dataset is copied, except where texts are replaced.
     """
     pairs = tables.interactions
-    users, items = _pair_indices(pairs, dataset)
+    users = dataset.user_ids.rows(pairs["user_id"])
+    items = dataset.item_ids.rows(pairs["item_id"])
     train = dataset.interaction_edges("train")
-    of_new_user = (users < 0) & np.isin(items, train[1])
-    of_new_item = (items < 0) & np.isin(users, train[0])
+    of_new_user = (users < 0) & _are_trained(items, train[1], dataset.num_items)
+    of_new_item = (items < 0) & _are_trained(users, train[0], dataset.num_users)
     new_users = _sorted_ids(pairs["user_id"].filter(pa.array(of_new_user)))
     new_items = _sorted_ids(pairs["item_id"].filter(pa.array(of_new_item)))
+    of_users = _indices(pairs["user_id"], new_users)
+    of_items = _indices(pairs["item_id"], new_items)
     extended = replace(
         dataset,
-        users=_extended(dataset.users, "user", new_users, tables.users),
-        items=_extended(dataset.items, "item", new_items, tables.items),
+        users=_extended(dataset.users, dataset.user_ids, new_users, tables.users),
+        items=_extended(dataset.items, dataset.item_ids, new_items, tables.items),
+        later=_known_edges(
+            np.where(of_users < 0, users, dataset.num_users + of_users),
+            np.where(of_items < 0, items, dataset.num_items + of_items),
+        ),
     )
-    user_edges = np.stack([_indices(pairs["user_id"], new_users), items])[:, of_new_user]
-    item_edges = np.stack([_indices(pairs["item_id"], new_items), users])[:, of_new_item]
+    user_edges = np.stack([of_users, items])[:, of_new_user]
+    item_edges = np.stack([of_items, users])[:, of_new_item]
     _log(tables, dataset, extended, int((of_new_user | of_new_item).sum()))
-    return Extension(_with_interactions(extended, pairs), user_edges, item_edges)
+    return Extension(extended, user_edges, item_edges)
 
 
-def _pair_indices(pairs: pa.Table, dataset: Dataset) -> tuple[_Indices, _Indices]:
-    """User and item indices (E,) of the pairs, -1 where the dataset does not hold the id."""
-    return (
-        _indices(pairs["user_id"], dataset.users["user_id"]),
-        _indices(pairs["item_id"], dataset.items["item_id"]),
-    )
+def _are_trained(rows: _Indices, trained: _Indices, num_rows: int) -> npt.NDArray[np.bool_]:
+    """Whether each of `rows` is among `trained`, which are below `num_rows`; -1 is not."""
+    is_trained = np.bincount(trained, minlength=num_rows) > 0
+    return np.asarray((rows >= 0) & is_trained[rows])
 
 
-def _indices(ids: pa.Array | pa.ChunkedArray, known: pa.Array | pa.ChunkedArray) -> _Indices:
+def _indices(ids: pa.ChunkedArray, known: pa.Array) -> _Indices:
     """The row of each id in `known`, -1 where it is not there."""
-    known = known.combine_chunks() if isinstance(known, pa.ChunkedArray) else known
     return np.asarray(pc.fill_null(pc.index_in(ids, known), -1).to_numpy(), dtype=np.int64)
 
 
@@ -198,28 +210,36 @@ def _sorted_ids(ids: pa.ChunkedArray) -> pa.Array:
     return unique.take(pc.sort_indices(unique))
 
 
-def _extended(known: pa.Table, what: str, new_ids: pa.Array, given: pa.Table) -> pa.Table:
-    """`known` and rows for the new ids, with the texts of `given` where it has the id."""
-    key = f"{what}_id"
-    ids = pa.concat_arrays([known[key].combine_chunks(), new_ids])
-    rows = pc.index_in(ids, given[key].combine_chunks())
-    columns: dict[str, Any] = {key: ids, f"{what}_index": np.arange(len(ids), dtype=np.int32)}
-    for name in given.column_names[1:]:
-        of_new = pa.array([""] * len(new_ids), pa.string())
-        old = pa.concat_arrays([known[name].combine_chunks(), of_new])
-        columns[name] = pc.coalesce(given[name].combine_chunks().take(rows), old)
-    return pa.table(columns).select(known.schema.names).cast(known.schema)
+def _extended(known: pa.Table, ids: IdIndex, new_ids: pa.Array, given: pa.Table) -> pa.Table:
+    """`known` and rows for the new ids, with the texts of `given` where it has the id.
+
+    The parts of `known` between the rows that `given` replaces are not copied.
+    """
+    key = given.column_names[0]
+    numbers = ids.rows(given[key])
+    places, parts, start = np.argsort(numbers, kind="stable"), [], 0
+    for place in places[numbers[places] >= 0]:
+        row = int(numbers[place])
+        parts += [known.slice(start, row - start), _rows(known, row, given.slice(place, 1))]
+        start = row + 1
+    of_new = pc.index_in(new_ids, given[key].combine_chunks())
+    texts = {name: pc.fill_null(given[name].take(of_new), "") for name in given.column_names[1:]}
+    new = pa.table({key: new_ids, **texts})
+    return pa.concat_tables([*parts, known.slice(start), _rows(known, known.num_rows, new)])
 
 
-def _with_interactions(dataset: Dataset, pairs: pa.Table) -> Dataset:
-    """The dataset with those of `pairs` as train interactions whose ids it holds."""
-    users, items = _pair_indices(pairs, dataset)
-    known = (users >= 0) & (items >= 0)
-    there, keys = dataset.interactions, ["user_index", "item_index"]
-    rows = pa.table([users[known], items[known], ["train"] * known.sum()], [*keys, "split"])
-    # A given pair comes first, so that it counts where the dataset has it in another split.
-    both = pa.concat_tables([rows.cast(schemas.INTERACTIONS), there])
-    return replace(dataset, interactions=_distinct(both, keys), reviewed=there)
+def _rows(known: pa.Table, first: int, rows: pa.Table) -> pa.Table:
+    """`rows` in the schema of `known`, numbered from `first` on."""
+    (index,) = (name for name in known.column_names if name.endswith("_index"))
+    numbers = pa.array(np.arange(first, first + rows.num_rows))
+    return rows.append_column(index, numbers).select(known.column_names).cast(known.schema)
+
+
+def _known_edges(users: _Indices, items: _Indices) -> _Indices:
+    """The pairs (2, E) of which neither is -1, by user and item."""
+    order = np.lexsort([items, users])
+    edges = np.stack([users, items])[:, order]
+    return edges[:, (edges >= 0).all(axis=0)]
 
 
 def _log(tables: ColdStartTables, dataset: Dataset, extended: Dataset, num_used: int) -> None:
@@ -233,13 +253,13 @@ def _log(tables: ColdStartTables, dataset: Dataset, extended: Dataset, num_used:
     )
     left_out = dict(tables.findings)
     for what, other, given, known in (
-        ("user", "item", tables.users, extended.users),
-        ("item", "user", tables.items, extended.items),
+        ("user", "item", tables.users, extended.user_ids),
+        ("item", "user", tables.items, extended.item_ids),
     ):
         key = f"{what}_id"
         ids = pa.concat_tables([tables.interactions.select([key]), given.select([key])])[key]
         reason = f"new {what}s without an interaction with a trained {other}: they stay unknown"
-        left_out[reason] = int((_indices(ids.unique(), known[key]) < 0).sum())
+        left_out[reason] = int((known.rows(ids.unique()) < 0).sum())
     for reason, count in left_out.items():
         if count:
             logger.warning("cold start: %d %s", count, reason)

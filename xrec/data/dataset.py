@@ -1,12 +1,15 @@
 """The dataset artifact: users, items, who interacted with what, and the known explanations.
 
 Every later stage reads it and nothing else of the raw data. Rows are numbered: row r of `users` has
-user_index r.
+user_index r. All tables of a dataset that was read are mapped files of the node
+(xrec.storage.mapped), so columns come in chunks: take single rows of texts, or `taken`, and never
+combine the chunks of a column of texts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -16,13 +19,15 @@ import pyarrow.compute as pc
 
 from xrec import schemas
 from xrec.config.shared import Split, StorageConfig
+from xrec.data.ids import IdIndex
 from xrec.errors import DataError, UnknownIdError
 from xrec.storage import (
     Location,
     Manifest,
+    map_table,
+    mapped,
     open_location,
     read_manifest,
-    read_table,
     write_manifest,
     write_table,
 )
@@ -42,8 +47,11 @@ class Dataset:
     generated sample has `planted`. The tables of aspects are there if `aspects_from` says what they
     count; of training pairs only. `explanation_aspects` has held-out pairs too, whose aspects are
     references. `low_rated_aspects` are what reviews that are no interactions say of items, where
-    the source has some. `reviewed` are the interactions without those that
-    `extend_dataset` added, which have no reviews; None before it was called.
+    the source has some.
+
+    `later` (2, E) are the train edges that `extend_dataset` added, which have no reviews and may
+    repeat interactions; None before it was called. `on_disk` is the table of interactions whose
+    edges this node may keep as files: that of the manifest, as it was read.
     """
 
     manifest: Manifest
@@ -58,7 +66,8 @@ class Dataset:
     user_aspects: pa.Table | None = None
     explanation_aspects: pa.Table | None = None
     low_rated_aspects: pa.Table | None = None
-    reviewed: pa.Table | None = None
+    later: npt.NDArray[np.int64] | None = None
+    on_disk: pa.Table | None = None
 
     @property
     def aspects_from(self) -> AspectsFrom | None:
@@ -85,56 +94,73 @@ class Dataset:
 
     def user_index(self, user_id: str) -> int:
         """The row of `user_id`, 0 to U - 1; raises UnknownIdError."""
-        return _look_up("user", self.user_indices, user_id)
+        return _known("user", self.user_ids.find(user_id), user_id, self.num_users)
 
     def item_index(self, item_id: str) -> int:
         """The row of `item_id`, 0 to I - 1; raises UnknownIdError."""
-        return _look_up("item", self.item_indices, item_id)
+        return _known("item", self.item_ids.find(item_id), item_id, self.num_items)
+
+    @cached_property
+    def user_ids(self) -> IdIndex:
+        """Finds the rows of user ids."""
+        return IdIndex(self.users["user_id"])
+
+    @cached_property
+    def item_ids(self) -> IdIndex:
+        """Finds the rows of item ids."""
+        return IdIndex(self.items["item_id"])
 
     def interaction_edges(self, split: Split) -> npt.NDArray[np.int64]:
-        """The E interactions of the split, (2, E) int64: row 0 has user indices, row 1 items'."""
-        return edges_of(_of_split(self.interactions, split))
+        """The E interactions of the split, (2, E) int64: row 0 has user indices, row 1 items'.
+
+        They are sorted by user and item, each once, and the `later` ones are train interactions.
+        """
+        edges = self.reviewed_edges(split)
+        if self.later is None or split != "train":
+            return edges
+        keys = np.unique(np.concatenate([_keys(edges), _keys(self.later)]))
+        return np.stack([keys >> 32, keys & 0xFFFFFFFF])
 
     def reviewed_edges(self, split: Split) -> npt.NDArray[np.int64]:
-        """Those of `interaction_edges` that may have a review: none that came after training."""
-        there = self.interactions if self.reviewed is None else self.reviewed
-        return edges_of(_of_split(there, split))
+        """Those of `interaction_edges` that may have a review: none that came after training.
+
+        They are a mapped file if the dataset was read.
+        """
+        if self.interactions is not self.on_disk:
+            return edges_of(_of_split(self.interactions, split))
+        name = f"{self.manifest.files['interactions.parquet']}-{split}.npy"
+        return mapped(name, partial(_write_edges, self.interactions, split), _open_edges)
+
+    def seen_edges(self) -> list[npt.NDArray[np.int64]]:
+        """The train interactions in one or two parts, (2, E) each, which may share some."""
+        return [self.reviewed_edges("train"), *([] if self.later is None else [self.later])]
 
     def explained_pairs(self, split: Split) -> pa.Table:
         """The split's rows of `explanations` (schema EXPLANATIONS), by user and item."""
         return _of_split(self.explanations, split)
 
-    @cached_property
-    def user_indices(self) -> dict[str, int]:
-        """The row of each user_id."""
-        return _rows_by_id(self.users["user_id"])
-
-    @cached_property
-    def item_indices(self) -> dict[str, int]:
-        """The row of each item_id."""
-        return _rows_by_id(self.items["item_id"])
-
 
 _SCHEMAS: dict[str, pa.Schema] = {
     each.name: getattr(schemas, each.name.upper())
     for each in fields(Dataset)
-    if each.name not in ("manifest", "reviewed")
+    if each.name not in ("manifest", "later", "on_disk")
 }
 
 
 def read_dataset(location: Location) -> Dataset:
-    """The dataset at `location`.
+    """The dataset at `location`, mapped: this node fetches and decodes its files once.
 
     Raises ArtifactNotFoundError if there is no finished one, ArtifactMismatchError if the artifact
-    is of another kind or schema version, DataError if a table is not in its schema.
+    is of another kind or schema version or a file is not that of the manifest, DataError if a table
+    is not in its schema, StorageError if the node's disk is full.
     """
     manifest = read_manifest(location, "dataset")
     tables = {
-        name: read_table(location / f"{name}.parquet", schema)
+        name: map_table(location, manifest, f"{name}.parquet", schema)
         for name, schema in _SCHEMAS.items()
         if f"{name}.parquet" in manifest.files
     }
-    return Dataset(manifest=manifest, **tables)
+    return Dataset(manifest=manifest, on_disk=tables["interactions"], **tables)
 
 
 def open_dataset(uri: str, storage: StorageConfig | None = None) -> Dataset:
@@ -201,20 +227,42 @@ def edges_of(pairs: pa.Table) -> npt.NDArray[np.int64]:
 
 def pair_keys(pairs: pa.Table) -> npt.NDArray[np.int64]:
     """One number for each of P pairs by index, (P,); ordered by user, then item."""
-    users, items = edges_of(pairs)
-    return np.asarray((users << 32) + items)
+    return _keys(edges_of(pairs))
 
 
-def _rows_by_id(ids: pa.ChunkedArray) -> dict[str, int]:
-    return {each: row for row, each in enumerate(ids.to_pylist())}
+def _keys(edges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.asarray((edges[0] << 32) + edges[1])
 
 
-def _look_up(what: str, indices: Mapping[str, int], wanted: str) -> int:
-    if wanted in indices:
-        return indices[wanted]
-    raise UnknownIdError(
-        f"{what} {wanted!r} is not among the {len(indices)} {what}s of the dataset", what
-    )
+def taken(column: pa.ChunkedArray, rows: Iterable[int]) -> list[Any]:
+    """The values of a column in these rows; pyarrow's `take` would copy the whole column."""
+    return [column[row].as_py() for row in rows]
+
+
+def _known(what: str, row: int | None, wanted: str, count: int) -> int:
+    if row is None:
+        raise UnknownIdError(
+            f"{what} {wanted!r} is not among the {count} {what}s of the dataset", what
+        )
+    return row
+
+
+def _write_edges(interactions: pa.Table, split: Split, path: Path) -> None:
+    """Write `Dataset.reviewed_edges`, first all users and then all items, a batch at a time."""
+    batches = interactions.to_batches()
+    count = sum(pc.sum(pc.equal(batch["split"], split)).as_py() or 0 for batch in batches)
+    header = {"descr": "<i8", "fortran_order": False, "shape": (2, count)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+        for name in ("user_index", "item_index"):
+            for batch in batches:
+                indices = batch[name].filter(pc.equal(batch["split"], split))
+                file.write(indices.to_numpy().astype("<i8").tobytes())
+
+
+def _open_edges(path: Path) -> npt.NDArray[np.int64]:
+    """The edges, of which a process may change its own copy; pages are copied when written."""
+    return np.asarray(np.load(path, mmap_mode="c"))
 
 
 @dataclass(frozen=True)
@@ -236,15 +284,13 @@ class HeldOutPair:
 
 def held_out_pairs(dataset: Dataset, split: Literal["validation", "test"]) -> list[HeldOutPair]:
     """The split's explained pairs, by user and item."""
-    user_ids, item_ids = dataset.users["user_id"].to_pylist(), dataset.items["item_id"].to_pylist()
     planted = {
         (row["user_index"], row["item_index"]): (row["aspect"], tuple(row["aspects"]))
         for row in ([] if dataset.planted is None else dataset.planted.to_pylist())
     }
-    rows = (row.values() for row in dataset.explained_pairs(split).to_pylist())
+    users, items, texts, _ = dataset.explained_pairs(split).to_pydict().values()
+    ids = taken(dataset.users["user_id"], users), taken(dataset.items["item_id"], items)
     return [
-        HeldOutPair(
-            user_ids[user], item_ids[item], user, item, text, *planted.get((user, item), ())
-        )
-        for user, item, text, _ in rows
+        HeldOutPair(*pair, *planted.get(pair[2:4], ()))
+        for pair in zip(*ids, users, items, texts, strict=True)
     ]

@@ -2,15 +2,17 @@
 
 from functools import cached_property
 
-from xrec.data.dataset import Dataset, edges_of
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from xrec.data.dataset import Dataset, pair_keys
 
 
 class Profiles:
-    """The profiles of a dataset."""
+    """The profiles of a dataset; they are read when they are asked for."""
 
     def __init__(self, dataset: Dataset):
-        self._users = dataset.users["profile"].combine_chunks()
-        self._items = dataset.items["profile"].combine_chunks()
         self._dataset = dataset
 
     def of(self, user_index: int, item_index: int, *, leave_out_own: bool) -> tuple[str, str]:
@@ -19,16 +21,25 @@ class Profiles:
         With `leave_out_own`, those of an explained training pair are the ones that were written
         without its review, if the dataset has such ones (`Dataset.training_profiles`).
         """
-        written, row = self._dataset.training_profiles, self.training_row(user_index, item_index)
-        if leave_out_own and written is not None and row is not None:
-            return written["user_profile"][row].as_py(), written["item_profile"][row].as_py()
-        return self._users[user_index].as_py(), self._items[item_index].as_py()
+        written = self._dataset.training_profiles
+        if leave_out_own and written is not None:
+            row = self.training_row(user_index, item_index)
+            if row is not None:
+                return written["user_profile"][row].as_py(), written["item_profile"][row].as_py()
+        users, items = self._dataset.users["profile"], self._dataset.items["profile"]
+        return users[user_index].as_py(), items[item_index].as_py()
 
     def training_row(self, user_index: int, item_index: int) -> int | None:
         """The place of a pair among the explained training pairs; None if it is none."""
-        return self._training_rows.get((user_index, item_index))
+        key = (user_index << 32) + item_index
+        row = int(np.searchsorted(self._training_keys, key))
+        there = row < len(self._training_keys) and self._training_keys[row] == key
+        return row if there else None
 
     @cached_property
-    def _training_rows(self) -> dict[tuple[int, int], int]:
-        pairs = edges_of(self._dataset.explained_pairs("train"))
-        return {(user, item): row for row, (user, item) in enumerate(pairs.T.tolist())}
+    def _training_keys(self) -> npt.NDArray[np.int64]:
+        """`pair_keys` of the explained training pairs, which are sorted by them."""
+        pairs = self._dataset.explanations.select(["user_index", "item_index", "split"])
+        keys = pair_keys(pairs.filter(pc.equal(pairs["split"], "train")))
+        assert (keys[1:] > keys[:-1]).all(), "the explanations are not sorted"
+        return keys

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Protocol, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from xrec.config.data import SplitShares
 from xrec.config.shared import Split
-from xrec.data.dataset import Dataset
+from xrec.data.dataset import Dataset, taken
 
 
 def split_pairs(
@@ -68,9 +69,11 @@ def drawn_explanations(
     dataset: Dataset, explanations: pa.Table, count: int | None, *, seed: int = 0
 ) -> pa.Table:
     """`count` of the rows of `explanations` (schema EXPLANATIONS), in their order."""
-    users = dataset.users["user_id"].take(explanations["user_index"]).to_pylist()
-    items = dataset.items["item_id"].take(explanations["item_index"]).to_pylist()
-    return explanations.take(pa.array(drawn(users, items, count, seed=seed), pa.int64()))
+    users = taken(dataset.users["user_id"], explanations["user_index"].to_pylist())
+    items = taken(dataset.items["item_id"], explanations["item_index"].to_pylist())
+    is_drawn = np.zeros(len(users), dtype=np.bool_)
+    is_drawn[drawn(users, items, count, seed=seed)] = True
+    return explanations.filter(pa.array(is_drawn))
 
 
 def _hash(of: str, user_id: str, item_id: str, num_bytes: int) -> bytes:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,15 +14,13 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import aspects_of, read_chooser
 from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
-from xrec.data.cold_start import read_cold_start
-from xrec.data.dataset import read_dataset
 from xrec.errors import ModelError
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.vllm.plugin import check_installed_vllm, unknown_family
-from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
-from xrec.graph.fold_in import extend_with_new
+from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset
+from xrec.graph.fold_in import read_with_new
 from xrec.llm.model import (
     load_llm,
     load_tokenizer,
@@ -120,15 +118,15 @@ def load_explainer(
     Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be
     read.
     """
-    dataset = read_dataset(open_location(sources.dataset, sources.storage))
-    graph = read_graph(open_location(sources.graph, sources.storage))
+    dataset, graph = read_with_new(
+        open_location(sources.dataset, sources.storage),
+        open_location(sources.graph, sources.storage),
+        sources.cold_start,
+        sources.storage,
+    )
     checked = _check(sources, dataset.manifest, graph.manifest)
-    if sources.cold_start:
-        tables = read_cold_start(sources.cold_start, sources.storage)
-        dataset, graph = extend_with_new(dataset, graph, tables)
     if num_reserved_users:
-        reserved = graph.users.new_zeros(num_reserved_users, graph.users.shape[1])
-        graph = replace(graph, users=torch.cat([graph.users, reserved]))
+        graph = graph.with_more_users(torch.zeros(num_reserved_users, graph.users.shape[1]))
     on = resolve_device(device)
     load = _with_vllm if choose_engine(engine, on, checked.llm) == "vllm" else _with_builtin
     shared_engine, builder, model = load(checked, graph, sources.llm, on, engine, is_streaming)

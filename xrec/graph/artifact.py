@@ -7,9 +7,11 @@ count for the fingerprint: two runs with equal vectors are the same graph.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from xrec.errors import ArtifactMismatchError, DataError
 from xrec.storage import (
     Location,
     Manifest,
-    read_content,
+    map_file,
     read_manifest,
     write_contents,
     write_manifest,
@@ -26,6 +28,7 @@ from xrec.storage import (
 
 EMBEDDINGS = "embeddings.safetensors"
 METRICS = "metrics.jsonl"
+_ROOM_BYTES = 2**28  # for a million users of 64 numbers that come later; the hole takes no space
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,29 @@ class GraphEmbeddings:
     """The vectors by index: users (U, D), items (I, D) float32.
 
     `aspects` (A, D) float32 are those of the dataset's aspects, if the graph has them as nodes.
+    Vectors that were read are mapped: a process that writes into them changes its own copy of the
+    pages only. `file` is this node's file of them, which has room behind the users.
     """
 
     users: Tensor
     items: Tensor
     manifest: Manifest
     aspects: Tensor | None = None
+    file: Path | None = None
+
+    def with_more_users(self, more: Tensor) -> "GraphEmbeddings":
+        """The graph with the vectors `more` (N, D) behind those of its users.
+
+        Those that were read are not copied, as long as there is room for what came later.
+        """
+        more = more.to(self.users.dtype)
+        num_read = self.manifest.row_counts.get("users", 0)
+        later = torch.cat([self.users[num_read:], more])
+        if self.file is None or later.nbytes > _ROOM_BYTES:
+            return replace(self, users=torch.cat([self.users, more]))
+        users = _map(self.file, num_more_users=len(later))["users"]
+        users[num_read:] = later
+        return replace(self, users=users)
 
     def check_finite(self) -> None:
         """Raise DataError if a vector holds NaN or infinity; the message names the first one."""
@@ -49,7 +69,8 @@ class GraphEmbeddings:
 
 def check_finite(what: str, vectors: Tensor) -> None:
     """Raise DataError if one of the `vectors` (N, D), of each `what`, holds NaN or infinity."""
-    broken = ~torch.isfinite(vectors).all(dim=1)
+    # The largest size of each row: it is not finite if a number is not, and takes little memory.
+    broken = ~torch.linalg.vector_norm(vectors, ord=torch.inf, dim=1).isfinite()
     if bool(broken.any()):
         raise DataError(
             f"{int(broken.sum())} of {len(vectors)} {what} vectors of the graph are not finite, "
@@ -80,7 +101,7 @@ def write_graph(
     `embeddings` comes from `embeddings_bytes`; `history` has one row for each epoch. `more` are
     further files that the fingerprint depends on, by name.
     """
-    tables = parse_embeddings(embeddings)
+    tables = safetensors.torch.load(embeddings)
     files = write_contents(location, {EMBEDDINGS: embeddings, **(more or {})})
     lines = "".join(json.dumps(row) + "\n" for row in history)
     (location / METRICS).write_bytes(lines.encode())
@@ -96,15 +117,44 @@ def write_graph(
 
 
 def read_graph(location: Location) -> GraphEmbeddings:
-    """Return the graph at `location`.
+    """Return the graph at `location`; this node fetches its vectors once.
 
     Raises ArtifactNotFoundError if there is no finished graph. Raises ArtifactMismatchError if the
     artifact has another kind or schema version, or its file differs from what the manifest says.
+    Raises StorageError if the node's disk is full.
     """
     manifest = read_manifest(location, "graph")
-    data = read_content(location, manifest, EMBEDDINGS, remedy="make the graph again")
-    tables = parse_embeddings(data)
-    return GraphEmbeddings(manifest=manifest, **tables)
+    file, vectors = read_vectors(location, manifest, EMBEDDINGS)
+    return GraphEmbeddings(manifest=manifest, file=file, **vectors)
+
+
+def read_vectors(
+    location: Location, manifest: Manifest, name: str
+) -> tuple[Path, dict[str, Tensor]]:
+    """This node's copy of a file of `embeddings_bytes`, and what it holds, mapped."""
+    return map_file(location, manifest, name, lambda path: (path, _map(path)), _ROOM_BYTES)
+
+
+def _map(path: Path, num_more_users: int = 0) -> dict[str, Tensor]:
+    """The vectors of a safetensors file with a hole behind it, from which more users are made.
+
+    The file has 8 bytes with the header's length, a JSON header, and the tensors, the users last.
+    Raises ValueError if it is cut off.
+    """
+    data = torch.from_numpy(np.memmap(path, np.uint8, mode="c"))
+    start = 8 + int.from_bytes(bytes(data[:8]), "little")
+    header = json.loads(bytes(data[8:start]))
+    size = start + header["users"]["data_offsets"][1] + _ROOM_BYTES
+    if len(data) != size:
+        raise ValueError(f"{len(data)} bytes, expected {size}")
+    found = {}
+    for name, part in header.items():
+        num_rows, dim = part["shape"]
+        num_rows += num_more_users if name == "users" else 0
+        first = start + part["data_offsets"][0]
+        rows = data[first : first + num_rows * dim * torch.float32.itemsize]
+        found[name] = rows.view(torch.float32).view(num_rows, dim)
+    return found
 
 
 def check_graph_of_dataset(
@@ -120,12 +170,3 @@ def check_graph_of_dataset(
             f"{dataset.fingerprint}; indices would not fit: train the graph again, or give its "
             "dataset"
         )
-
-
-def parse_embeddings(data: bytes) -> dict[str, Tensor]:
-    """Return users (U, D), items (I, D) and, if they are there, aspects (A, D) by name.
-
-    `data` is what `embeddings_bytes` made.
-    """
-    tensors = safetensors.torch.load(data)
-    return {table: tensors[table] for table in ("users", "items", "aspects") if table in tensors}

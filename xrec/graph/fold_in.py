@@ -21,11 +21,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
-from xrec.data.cold_start import ColdStartTables, extend_dataset
-from xrec.data.dataset import Dataset
+from xrec.config.shared import ColdStartConfig, StorageConfig
+from xrec.data.cold_start import ColdStartTables, extend_dataset, read_cold_start
+from xrec.data.dataset import Dataset, read_dataset
 from xrec.errors import DataError
 from xrec.graph.adjacency import check_edges
-from xrec.graph.artifact import GraphEmbeddings, check_finite
+from xrec.graph.artifact import (
+    GraphEmbeddings,
+    check_finite,
+    check_graph_of_dataset,
+    read_graph,
+)
+from xrec.graph.ranking import SeenItems
+from xrec.storage import Location
 
 _RIDGE = 1e-3  # l; between 1e-4 and 1e-2 recall changes by 1 % at most
 # W has only D x D entries, so more trained vectors do not make it better, and each process fits it.
@@ -34,48 +42,10 @@ _MOST_FITTED = 200_000
 
 @dataclass(frozen=True)
 class FoldIn:
-    """The fitted rules of a trained graph: users from lists of items, items from lists of users."""
+    """The fitted rule of one side, users or items.
 
-    _users: "_Side"
-    _items: "_Side"
-
-    @classmethod
-    def fit(cls, users: Tensor, items: Tensor, train_edges: Tensor) -> "FoldIn":
-        """Fit both rules to users (U, D) and items (I, D), float, and their `train_edges`.
-
-        `train_edges` (2, E) int64 has user indices in row 0 and item indices in row 1. Raises
-        DataError if a table is not finite, or if there are no edges or an index is out of range.
-        """
-        check_finite("user", users)
-        check_finite("item", items)
-        check_edges(train_edges, users.shape[0], items.shape[0])
-        return cls(
-            _users=_Side.fit(users, items, train_edges),
-            _items=_Side.fit(items, users, train_edges.flip(0)),
-        )
-
-    def users(self, edges: Tensor) -> Tensor:
-        """Return vectors (N, D) float32 of the new users 0 to N - 1.
-
-        `edges` (2, E) int64 has new users in row 0, each at least once, and the indices of their
-        items in row 1; a pair that stands there twice counts once.
-        """
-        return self._users.vectors(edges)
-
-    def items(self, edges: Tensor) -> Tensor:
-        """Return vectors (N, D) float32 of the new items 0 to N - 1.
-
-        `edges` (2, E) int64 has new items in row 0, and the indices of their users in row 1.
-        """
-        return self._items.vectors(edges)
-
-
-@dataclass(frozen=True)
-class _Side:
-    """The rule of one side: `weight` (D, D) is W, `neighbours` (M, D) the other side's table.
-
-    line: b and a of the length, (2,). ends: the least and largest fitted ln |N|; what lies beyond
-    counts as the nearer end.
+    `weight` (D, D) is W, `neighbours` (M, D) the other side's table. line: b and a of the length,
+    (2,). ends: the least and largest fitted ln |N|; what lies beyond counts as the nearer end.
     """
 
     neighbours: Tensor
@@ -84,34 +54,57 @@ class _Side:
     ends: tuple[float, float]
 
     @classmethod
-    def fit(cls, table: Tensor, neighbours: Tensor, edges: Tensor) -> "_Side":
+    def of_users(cls, users: Tensor, items: Tensor, train_edges: Tensor) -> "FoldIn":
+        """The rule for new users, fitted to users (U, D) and items (I, D), float.
+
+        `train_edges` (2, E) int64 has user indices in row 0 and item indices in row 1. Raises
+        DataError if a table is not finite, or if there are no edges or an index is out of range.
+        """
+        _check(users, items, train_edges)
+        return cls._fit(users, items, train_edges)
+
+    @classmethod
+    def of_items(cls, users: Tensor, items: Tensor, train_edges: Tensor) -> "FoldIn":
+        """The rule for new items; as `of_users`."""
+        _check(users, items, train_edges)
+        return cls._fit(items, users, train_edges.flip(0))
+
+    @classmethod
+    def _fit(cls, table: Tensor, neighbours: Tensor, edges: Tensor) -> "FoldIn":
         """Fit the rule; `edges` (2, E) has rows of `table` in row 0, of `neighbours` in row 1."""
         lengths = torch.linalg.vector_norm(table, dim=1)
         degrees = torch.bincount(edges[0], minlength=len(table))
         fitted = _spread((lengths > 0) & (degrees > 0))
-        renumbered = torch.full((len(table),), -1).index_put((fitted,), torch.arange(len(fitted)))
-        of_fitted = edges[:, renumbered[edges[0]] >= 0]
-        means = _mean_directions(
-            neighbours, torch.stack([renumbered[of_fitted[0]], of_fitted[1]]), len(fitted)
-        )
+        of_fitted = torch.stack(SeenItems(edges).of(fitted))
+        means = _mean_directions(neighbours, of_fitted, len(fitted))
         weight = _ridge(means, F.normalize(table[fitted].float(), dim=1))
         x, y = degrees[fitted].double().log(), lengths[fitted].double().log()
-        line = torch.linalg.lstsq(torch.stack([x, torch.ones_like(x)], 1), y[:, None]).solution
+        # The default driver, gelsy, gives any line where all degrees are equal.
+        powers = torch.stack([x, torch.ones_like(x)], 1)
+        line = torch.linalg.lstsq(powers, y[:, None], driver="gelsd").solution
         return cls(neighbours, weight, line[:, 0], (float(x.min()), float(x.max())))
 
     def vectors(self, edges: Tensor) -> Tensor:
-        """Return vectors (N, D) float32 of the new users or items that `edges` (2, E) describes.
+        """Return vectors (N, D) float32 of the new users or items 0 to N - 1.
 
-        Row 0 has their numbers 0 to N - 1, row 1 the rows of `neighbours`.
+        `edges` (2, E) int64 has their numbers in row 0, each at least once, and rows of
+        `neighbours` in row 1; a pair that stands there twice counts once.
         """
         edges = coalesce(edges)  # sorted, and each once
         degrees = torch.bincount(edges[0])
         assert degrees.all(), "who has no neighbours has no vector"
-        directions = F.normalize(
-            _mean_directions(self.neighbours, edges, len(degrees)) @ self.weight, dim=1
-        )
+        used, places = edges[1].unique(return_inverse=True)
+        of_used = torch.stack([edges[0], places])
+        means = _mean_directions(self.neighbours[used], of_used, len(degrees))
+        directions = F.normalize(means @ self.weight, dim=1)
         log_lengths = self.line[0] * degrees.double().log().clamp(*self.ends) + self.line[1]
         return directions * log_lengths.exp().float()[:, None]
+
+
+def _check(users: Tensor, items: Tensor, train_edges: Tensor) -> None:
+    check_finite("user", users)
+    check_finite("item", items)
+    check_edges(train_edges, users.shape[0], items.shape[0])
 
 
 def _mean_directions(table: Tensor, edges: Tensor, num_rows: int) -> Tensor:
@@ -152,8 +145,23 @@ def _spread(usable: Tensor) -> Tensor:
             "fold-in to; train the graph again"
         )
     step = -(-len(indices) // _MOST_FITTED)
-    spread: Tensor = indices[::step]
+    spread: Tensor = indices[::step].contiguous()
     return spread
+
+
+def read_with_new(
+    dataset: Location, graph: Location, new: ColdStartConfig | None, storage: StorageConfig
+) -> tuple[Dataset, GraphEmbeddings]:
+    """Read a dataset and its graph, and append the users and items of a cold start.
+
+    Raises ArtifactNotFoundError or ArtifactMismatchError if one is missing or they do not belong
+    together, DataError or StorageError for a cold start that cannot be read.
+    """
+    known, vectors = read_dataset(dataset), read_graph(graph)
+    check_graph_of_dataset(vectors.manifest, known.manifest, graph.uri, dataset.uri)
+    if new is None:
+        return known, vectors
+    return extend_with_new(known, vectors, read_cold_start(new, storage))
 
 
 def extend_with_new(
@@ -171,10 +179,10 @@ def extend_with_new(
     if user_edges.shape[1] + item_edges.shape[1] == 0:
         return extension.dataset, graph
     train_edges = torch.from_numpy(dataset.interaction_edges("train"))
-    fold_in = FoldIn.fit(graph.users, graph.items, train_edges)
-    users, items = graph.users, graph.items
+    trained, extended = (graph.users, graph.items, train_edges), graph
     if user_edges.shape[1]:
-        users = torch.cat([users, fold_in.users(user_edges).to(users.dtype)])
+        extended = extended.with_more_users(FoldIn.of_users(*trained).vectors(user_edges))
     if item_edges.shape[1]:
-        items = torch.cat([items, fold_in.items(item_edges).to(items.dtype)])
-    return extension.dataset, replace(graph, users=users, items=items)
+        more = FoldIn.of_items(*trained).vectors(item_edges).to(graph.items.dtype)
+        extended = replace(extended, items=torch.cat([graph.items, more]))
+    return extension.dataset, extended

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from xrec.data.aspects import aspect_counts, visited_aspects
 from xrec.data.dataset import Dataset, edges_of, pair_keys
-from xrec.graph.artifact import parse_embeddings
-from xrec.storage import Location, Manifest, read_content
+from xrec.graph.artifact import read_vectors
+from xrec.storage import Location, Manifest
 
 TRAINING_VECTORS = "training_vectors.safetensors"
 
@@ -44,8 +44,7 @@ def read_training_vectors(
     """
     if TRAINING_VECTORS not in graph.files:
         return None
-    data = read_content(location, graph, TRAINING_VECTORS, remedy="make the graph again")
-    vectors = TrainingVectors(**parse_embeddings(data))
+    vectors = TrainingVectors(**read_vectors(location, graph, TRAINING_VECTORS)[1])
     assert len(vectors.users) == dataset.explained_pairs("train").num_rows
     return vectors
 

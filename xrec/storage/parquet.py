@@ -48,8 +48,11 @@ def read_table(location: Location, schema: pa.Schema) -> pa.Table:
             f"{location}: not a readable Parquet file ({error}); was its job interrupted, or the "
             "file edited?"
         ) from error
-    if not table.schema.equals(schema):
-        raise DataError(
-            f"{location}: expected columns\n{schema}\nsaw\n{table.schema.remove_metadata()}"
-        )
+    check_schema(location, table.schema, schema)
     return table
+
+
+def check_schema(location: Location, seen: pa.Schema, expected: pa.Schema) -> None:
+    """Raise DataError if the columns of the table at `location` are not those of `expected`."""
+    if not seen.equals(expected):
+        raise DataError(f"{location}: expected columns\n{expected}\nsaw\n{seen.remove_metadata()}")

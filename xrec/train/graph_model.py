@@ -93,8 +93,8 @@ class HeldOut:
     def of(cls, dataset: Dataset, split: Split) -> "HeldOut":
         held_out = split_edges(dataset, split)
         return cls(
-            SeenItems(split_edges(dataset, "train"), dataset.num_users),
-            SeenItems(held_out, dataset.num_users),
+            SeenItems(split_edges(dataset, "train")),
+            SeenItems(held_out),
             users_with_items(held_out),
         )
 

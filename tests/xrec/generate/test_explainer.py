@@ -259,13 +259,13 @@ def test_load_explainer_explains_a_new_user(workspace, explainer, tmp_path):
     explainer = loaded(with_new_items(workspace, tmp_path, **pairs))
     user, item = explainer.dataset.user_index("newcomer"), explainer.dataset.item_index("place-2")
     assert user == 12
-    fold_in = FoldIn.fit(
+    fold_in = FoldIn.of_users(
         known.graph.users,
         known.graph.items,
         torch.from_numpy(known.dataset.interaction_edges("train")),
     )
     assert torch.equal(
-        explainer.graph.users[user], fold_in.users(torch.tensor([[0, 0], [0, 2]]))[0]
+        explainer.graph.users[user], fold_in.vectors(torch.tensor([[0, 0], [0, 2]]))[0]
     )
     prompts, texts = asked(explainer, Pair(user, item), Pair(0, item))
     assert "<user 12>" in explainer.pairs.builder.show(prompts[0])

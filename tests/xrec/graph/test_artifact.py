@@ -43,10 +43,32 @@ def test_graph_unfinished_or_changed_is_refused(location):
     (location / "embeddings.safetensors").write_bytes(embeddings_bytes(USERS, ITEMS))
     with pytest.raises(ArtifactNotFoundError):
         read_graph(location)
-    write(location, embeddings_bytes(USERS, ITEMS))
-    (location / "embeddings.safetensors").write_bytes(embeddings_bytes(USERS + 1, ITEMS))
+    write(location, embeddings_bytes(USERS + 1, ITEMS))
+    (location / "embeddings.safetensors").write_bytes(embeddings_bytes(USERS + 2, ITEMS))
     with pytest.raises(ArtifactMismatchError, match="not what the manifest says"):
         read_graph(location)
+
+
+def test_more_users_stand_behind_those_that_were_read_which_are_not_copied(location):
+    write(location, embeddings_bytes(USERS, ITEMS, torch.randn(2, 3)))
+    graph, more = read_graph(location), torch.randn(2, 3)
+    one = graph.with_more_users(more).with_more_users(more[:1])
+    other = graph.with_more_users(torch.zeros(4, 3))
+    assert torch.equal(one.users, torch.cat([USERS, more, more[:1]]))
+    assert torch.equal(other.users, torch.cat([USERS, torch.zeros(4, 3)]))
+    assert torch.equal(graph.users, USERS)
+    assert torch.equal(one.items, ITEMS)
+    assert one.users.untyped_storage().nbytes() > 2**28  # the whole file, and not a new tensor
+    one.users[0] = 7
+    assert torch.equal(read_graph(location).users, USERS)
+
+
+def test_more_users_than_there_is_room_for_are_copied(location, monkeypatch):
+    monkeypatch.setattr("xrec.graph.artifact._ROOM_BYTES", 30)
+    write(location, embeddings_bytes(USERS * 5, ITEMS))
+    more = torch.randn(3, 3)
+    graph = read_graph(location).with_more_users(more[:2])
+    assert torch.equal(graph.with_more_users(more[2:]).users, torch.cat([USERS * 5, more]))
 
 
 @pytest.mark.parametrize(

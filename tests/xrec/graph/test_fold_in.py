@@ -82,21 +82,21 @@ def edges_of(lists: list[list[int]]) -> Tensor:
 @pytest.mark.parametrize("side", ["users", "items"])
 def test_fold_in_is_the_closed_form(side):
     users, items, edges = random_graph()
-    fold_in = FoldIn.fit(users, items, edges)
+    fold_in = getattr(FoldIn, f"of_{side}")(users, items, edges)
     if side == "items":
         users, items, edges = items, users, edges.flip(0)
     # The first has fewer neighbours than any trained one, the last has more.
     new = [[0], [3, 5, 7], list(range(NUM_ITEMS))]
-    found = getattr(fold_in, side)(edges_of(new))
+    found = fold_in.vectors(edges_of(new))
     expected = by_hand(users, items, lists_of(edges), new)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
 
 
 def test_fold_in_edges_in_any_order_with_repeats_are_the_same():
-    fold_in = FoldIn.fit(*random_graph())
-    expected = fold_in.users(edges_of([[2, 4, 9], [7]]))
+    fold_in = FoldIn.of_users(*random_graph())
+    expected = fold_in.vectors(edges_of([[2, 4, 9], [7]]))
     for edges in (torch.tensor([[1, 0, 0, 0, 1], [7, 4, 2, 9, 7]]), edges_of([[9, 9, 4, 2], [7]])):
-        assert torch.equal(fold_in.users(edges), expected)
+        assert torch.equal(fold_in.vectors(edges), expected)
 
 
 def test_fold_in_fitted_on_a_part_is_fitted_on_evenly_spread_rows(monkeypatch):
@@ -105,7 +105,7 @@ def test_fold_in_fitted_on_a_part_is_fitted_on_evenly_spread_rows(monkeypatch):
     lists = lists_of(edges)
     every_third = {row: lists[row] for row in list(lists)[::3]}
     np.testing.assert_allclose(
-        FoldIn.fit(users, items, edges).users(edges_of([[3, 5, 7]])),
+        FoldIn.of_users(users, items, edges).vectors(edges_of([[3, 5, 7]])),
         by_hand(users, items, every_third, [[3, 5, 7]]),
         rtol=2e-5,
         atol=2e-6,
@@ -123,7 +123,7 @@ def test_fold_in_fitted_on_a_part_is_fitted_on_evenly_spread_rows(monkeypatch):
 )
 def test_fold_in_of_a_broken_graph_is_refused(users, edges, message):
     with pytest.raises(DataError, match=message):
-        FoldIn.fit(users, ITEMS, edges)
+        FoldIn.of_users(users, ITEMS, edges)
 
 
 # New users and items of a dataset
@@ -158,12 +158,13 @@ def test_extend_keeps_known_vectors_and_indices_and_folds_new_ones_in(town):
     assert (extended.num_users, extended.num_items) == (5, 3)
     assert torch.equal(vectors.users[:3], graph.users)
     assert torch.equal(vectors.items[:2], graph.items)
-    fold_in = FoldIn.fit(graph.users, graph.items, torch.tensor([[0, 2], [0, 1]]))
+    trained = (graph.users, graph.items, torch.tensor([[0, 2], [0, 1]]))
+    of_users, of_items = FoldIn.of_users(*trained), FoldIn.of_items(*trained)
     new = {extended.user_index("eve"): [0, 1], extended.user_index("zoe"): [1]}
     for user, items in new.items():
-        torch.testing.assert_close(vectors.users[[user]], fold_in.users(edges_of([items])))
+        torch.testing.assert_close(vectors.users[[user]], of_users.vectors(edges_of([items])))
     new_item = vectors.items[[extended.item_index("new")]]
-    torch.testing.assert_close(new_item, fold_in.items(edges_of([[2]])))
+    torch.testing.assert_close(new_item, of_items.vectors(edges_of([[2]])))
     assert vectors.manifest == graph.manifest
     for user_id in ("ann", "bob", "anna-lena"):
         assert extended.user_index(user_id) == dataset.user_index(user_id)
@@ -177,7 +178,7 @@ def test_extend_histories_are_not_recommended(town):
         *town, tables(("eve", "x"), ("eve", "new"), ("ann", "new"), ("zoe", "y"))
     )
     users = torch.tensor([extended.user_index(name) for name in ("eve", "zoe", "ann")])
-    seen = SeenItems(torch.from_numpy(extended.interaction_edges("train")), extended.num_users)
+    seen = SeenItems(torch.from_numpy(extended.interaction_edges("train")))
     ((_, items, _),) = top_k_items(vectors.users, vectors.items, seen, users, 3)
     assert items[0].tolist() == [1, -1, -1]
     assert sorted(items[1].tolist()) == [-1, 0, 2]

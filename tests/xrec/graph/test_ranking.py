@@ -83,7 +83,7 @@ def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(k, scores_per_chu
     monkeypatch.setattr("xrec.graph.ranking._SCORES_PER_CHUNK", scores_per_chunk)
     case = _Case(seed=0)
     users = torch.tensor([7, 0, 3, 11, 22, 7, 13, 9])
-    seen = SeenItems(case.edges[0], NUM_USERS)
+    seen = SeenItems(case.edges[0])
     chunks = list(top_k_items(case.users, case.items, seen, users, k))
     found, items, scores = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     assert torch.equal(found, users)
@@ -98,7 +98,7 @@ def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(k, scores_per_chu
 @pytest.mark.parametrize("ks", [(1,), (4,), (50,), (20, 3, 50)])
 def test_ranking_metrics_equal_brute_force(ks, device):
     case = _Case(seed=ks[0])
-    seen, held_out = (SeenItems(edges, NUM_USERS) for edges in case.edges)
+    seen, held_out = (SeenItems(edges) for edges in case.edges)
     evaluated = users_with_items(case.edges[1])
     with FakeGPU():
         users, items = case.users.to(device), case.items.to(device)

@@ -32,12 +32,11 @@ def actor_here(monkeypatch):
 
 
 def _plan(config: Any) -> BulkRun:
-    return recommend.plan_recommendations(config, recommend.read_tables(config))
+    return recommend.plan_recommendations(config, recommend.read_tables(config)[0])
 
 
 def _run(config: Any) -> Manifest:
-    tables = recommend.read_tables(config)
-    return recommend.run_recommend(config, _plan(config), tables)
+    return recommend.run_recommend(config, _plan(config))
 
 
 def _publish(config: Any) -> Manifest | None:

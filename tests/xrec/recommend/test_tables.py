@@ -31,9 +31,12 @@ def _newcomer(folder: Path, *items: str) -> dict[str, str]:
 def test_read_tables_ranks_a_cold_starts_new_user(make_config, tmp_path):
     history = ["i2", "i5", "i11", "i0"]
     config = make_config(cold_start=_newcomer(tmp_path, *history), k=15)
-    tables = read_tables(config)
-    assert set(tables.user_ids.to_pylist()) == {*(f"u{user}" for user in range(23)), "newcomer"}
-    outcome = RankingTask(tables, k=15).do(pa.table({"user_id": ["newcomer"]}))
+    dataset, graph = read_tables(config)
+    assert set(dataset.users["user_id"].to_pylist()) == {
+        *(f"u{user}" for user in range(23)),
+        "newcomer",
+    }
+    outcome = RankingTask(dataset, graph, k=15).do(pa.table({"user_id": ["newcomer"]}))
     items = outcome.ok["item_id"].to_pylist()
     assert sorted(items + history) == sorted(f"i{item}" for item in range(15))
     read_tables(config.model_copy(update={"user_ids": ("newcomer",)}))  # it is known

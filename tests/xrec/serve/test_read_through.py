@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from xrec.backfill.lookup import Explained
 from xrec.checks import AspectNames
 from xrec.data.evidence import NamedEvidence
+from xrec.data.ids import IdIndex
 from xrec.serve.messages import Explanation, NoExplanation, PairRequest
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import ModelHandle, PairError
@@ -50,7 +52,9 @@ def answering(
     """Answers pairs of a catalogue whose items `i0`, `i1`, ... have these titles."""
     read_through = ReadThrough(model, Metrics(), 30)
     read_through.catalogue = SimpleNamespace(
-        dataset=SimpleNamespace(item_indices={f"i{index}": index for index in range(len(titles))}),
+        dataset=SimpleNamespace(
+            item_ids=IdIndex(pa.chunked_array([[f"i{index}" for index in range(len(titles))]]))
+        ),
         item_texts=lambda item: (titles[item], ""),
         aspect_names=AspectNames(vocabulary),
     )

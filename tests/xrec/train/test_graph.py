@@ -64,7 +64,7 @@ def test_pretrain_graph_test_metrics_equal_recomputation_from_the_artifact(train
     for user, item in dataset.interaction_edges("test").T.tolist():
         held_out.setdefault(user, set()).add(item)
     users = torch.tensor(sorted(held_out))
-    seen = SeenItems(torch.from_numpy(dataset.interaction_edges("train")), dataset.num_users)
+    seen = SeenItems(torch.from_numpy(dataset.interaction_edges("train")))
     ((_, ranked, _),) = top_k_items(graph.users, graph.items, seen, users, 20)
     recalls = [
         len(held_out[user] & set(row)) / len(held_out[user])

@@ -14,7 +14,7 @@ from xrec.storage import Manifest
 from xrec.train.leak import Fit, measure_leak
 
 NUM_USERS, NUM_ITEMS, D = 80, 40, 32
-PAIRS = [(user, (user + step) % NUM_ITEMS) for user in range(NUM_USERS) for step in range(4)]
+PAIRS = sorted((user, (user + step) % NUM_ITEMS) for user in range(NUM_USERS) for step in range(4))
 
 
 def split_of(place: int) -> str:

@@ -169,7 +169,7 @@ def _write(
     """Write the files, and the manifest last; an earlier comparison's is deleted first."""
     config, pairs = given.config, given.pairs.pairs
     location = location_of(config, "comparison")
-    titles = given.dataset.items["title"].combine_chunks()
+    titles = given.dataset.items["title"]
     texts = {name: each.texts for name, each in _first_seeds(made).items()}
     examples = [
         Example(

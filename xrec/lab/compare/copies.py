@@ -27,7 +27,7 @@ _ITEMS_AT_ONCE = 256
 
 def profile_texts(dataset: Dataset, pairs: Sequence[HeldOutPair]) -> Texts:
     """Each item's profile as it is: the simplest thing that a shop could print."""
-    profiles = dataset.items["profile"].combine_chunks()
+    profiles = dataset.items["profile"]
     return {
         (pair.user_id, pair.item_id): profiles[pair.item_index].as_py().strip() or None
         for pair in pairs
@@ -50,7 +50,7 @@ def nearest_texts(
     if not of_item:
         return {(pair.user_id, pair.item_id): None for pair in pairs}
     writers = explanations["user_index"].to_numpy()
-    texts = explanations["explanation"].combine_chunks()
+    texts = explanations["explanation"]
     sources = _explained_items(graph.items, sorted(of_item), [pair.item_index for pair in pairs])
     users = normalize(graph.users.double(), dim=1)
     found: Texts = {}

@@ -15,7 +15,7 @@ from xrec.aspects import AspectChooser
 from xrec.config.evaluate import MetricsConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
-from xrec.data.dataset import Dataset, HeldOutPair
+from xrec.data.dataset import Dataset, HeldOutPair, taken
 from xrec.evaluate.encoder import encoder_folder, load_encoder
 from xrec.lab.judge.judge import JudgeAccess, describe_judge, judge_identity, load_judge
 from xrec.lab.measures.entailment import EntailmentModel
@@ -82,7 +82,7 @@ def load_measures(
     Those of aspects are there only if the dataset has tables of aspects. Raises ModelError if the
     model of an encoder or a judge cannot be had, ConfigError for a judge's engine without a model.
     """
-    titles = dataset.items["title"].take([pair.item_index for pair in pairs]).to_pylist()
+    titles = taken(dataset.items["title"], [pair.item_index for pair in pairs])
     made: list[PairMeasure] = [Overlap(), Specificity(pairs, titles)]
     if dataset.aspects is not None:
         statements = Statements(dataset, pairs)
