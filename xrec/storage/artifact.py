@@ -35,6 +35,7 @@ Kind = Literal[
     "aspects",
     "recommendations",
     "llm",
+    "examples",
     "adapter",
     "baseline",
     "explanations",
