@@ -1,17 +1,18 @@
 """The sample's town for the planted benchmark: unseen users, variants and who writes their texts.
 
-Adapters are trained by `xrec train-adapter`'s own recipe. The only change is that its workers leave
-out the pairs of unseen users.
+Adapters are trained by `xrec train-adapter`'s own recipe. The only change is that the pairs of
+unseen users are left out.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from random import Random
-from typing import Any
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from benchmarks.report import sources_of
@@ -19,6 +20,7 @@ from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.data import SampleSource
 from xrec.config.llm import EngineConfig
+from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs, read_dataset
 from xrec.errors import DataError
 from xrec.generate.builtin.engine import load_engine
@@ -34,9 +36,7 @@ from xrec.sample import ASPECTS, generate_town
 from xrec.sample.texts import taste_sentence
 from xrec.storage import location_of
 from xrec.train.adapter import train_adapter
-from xrec.train.adapter_worker import AdapterWorker
-from xrec.train.data import AdapterData, load_adapter_data
-from xrec.train.memory import with_zero_stage
+from xrec.train.example_shards import explained_pairs
 
 UNSEEN_PAIRS, UNSEEN_USERS = "unseen pairs", "unseen users"
 CONSTANT, STATED = "constant", "text-favourite"
@@ -111,8 +111,8 @@ class Town:
         if variant == STATED:
             return self._stated()
         config = configured(self.config, variant, seed).model_copy(update={"adapter": adapter})
-        worker = partial(train_seen, unseen=self.unseen(seed))
-        with mock.patch("xrec.train.adapter.train_worker", worker):
+        seen = partial(seen_pairs, unseen=self.unseen(seed))
+        with mock.patch("xrec.train.example_shards.explained_pairs", seen):
             train_adapter(config)
         sources = sources_of(config.workspace, config.llm, adapter)
         return load_explainer(sources, device="cpu", engine=EngineConfig())
@@ -152,27 +152,10 @@ class StatedTaste(PairPrompts):
         )
 
 
-def train_seen(loop_config: dict[str, Any], unseen: Collection[int]) -> None:
-    """Train in one worker as `train_worker` does, without the pairs of unseen users."""
-    config: TrainAdapterConfig = loop_config["config"]
-    data = seen_alone(
-        load_adapter_data(config), read_dataset(location_of(config, "dataset")), unseen
-    )
-    worker = AdapterWorker(with_zero_stage(config, data), data, loop_config["run"])
-    while not worker.has_finished:
-        worker.run_epoch()
-
-
-def seen_alone(data: AdapterData, dataset: Dataset, unseen: Collection[int]) -> AdapterData:
-    """The examples of all explained pairs of `dataset` but those of unseen users."""
-
-    def kept(split: Any, examples: Sequence[Any]) -> list[Any]:
-        users = dataset.explained_pairs(split)["user_index"].to_pylist()
-        pairs = zip(users, examples, strict=True)  # no pair was left out: all fit
-        return [example for user, example in pairs if user not in unseen]
-
-    return replace(
-        data,
-        train=kept("train", data.train),
-        validation=kept("validation", data.validation),
-    )
+def seen_pairs(
+    config: TrainAdapterConfig, dataset: Dataset, split: Split, *, unseen: Collection[int]
+) -> pa.Table:
+    """The explained pairs that training reads, without those of unseen users."""
+    pairs = explained_pairs(config, dataset, split)
+    users = pairs["user_index"]
+    return pairs.filter(pc.invert(pc.is_in(users, pa.array(sorted(unseen), users.type))))

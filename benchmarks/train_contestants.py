@@ -9,8 +9,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from os.path import commonprefix  # it takes lists of token ids too
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -37,7 +39,7 @@ from xrec.llm.model import (
     resolve_device,
     resolve_dtype,
 )
-from xrec.llm.prefix import PrefixCache
+from xrec.llm.prefix import PrefixCache, num_prefix_tokens
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import resolve_model
 from xrec.storage import open_location
@@ -208,22 +210,35 @@ def run_ours(setup: Setup) -> Run:
     )
     optimizer, batch_size = setup.optimizer(), setup.contest.batch_size
     setup.model.set_attn_implementation(resolve_attention("auto", setup.model.device))
-    prefixes = PrefixCache(setup.model, setup.examples, budget_bytes=_PREFIX_CACHE_BYTES)
+    num_text_tokens = setup.model.get_input_embeddings().vocabulary.num_text_tokens
+    beginnings = [
+        list(row.prompt_ids[: num_prefix_tokens(row.prompt_ids, num_text_tokens)])
+        for row in setup.examples
+    ]
+    num_before = np.array(list(map(len, beginnings)), np.int32)
+    lengths = np.array(list(map(len, setup.examples)), np.int32) - num_before
+    num_label_tokens = np.array([len(row.label_ids) for row in setup.examples], np.int32)
+    prefixes = PrefixCache(
+        setup.model,
+        commonprefix(beginnings),  # noqa: RUF071
+        num_positions=int(num_before.max() + lengths.max()),
+        budget_bytes=_PREFIX_CACHE_BYTES,
+    )
     module = ExplanationLoss(setup.model, prefixes).train()
     for epoch in range(1, setup.contest.num_epochs + 1):
         start, total, num_tokens = time.perf_counter(), 0.0, 0
         steps = epoch_steps(
-            setup.examples,
+            lengths,
+            num_label_tokens,
             epoch=epoch,
             seed=SEED,
-            length=prefixes.num_rest_tokens,
             global_batch_size=batch_size,
             micro_batch_size=batch_size // num_workers,
             rank=rank,
             world_size=num_workers,
         )
         for (micro_batch,) in steps:
-            nll = module(micro_batch.examples)
+            nll = module([setup.examples[row] for row in micro_batch.rows])
             (nll / micro_batch.num_global_tokens).backward()
             total += nll.item()
             num_tokens += micro_batch.num_global_tokens

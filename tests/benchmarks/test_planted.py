@@ -13,11 +13,12 @@ from benchmarks.planted_data import (
     StatedTaste,
     Town,
     configured,
-    seen_alone,
+    seen_pairs,
 )
 from tests.xrec.train.adapter_town import NUM_USERS, make_config
 from xrec.adapter.pairs import Pair
-from xrec.train.data import load_adapter_data
+from xrec.data.dataset import read_dataset
+from xrec.storage import open_location
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +26,14 @@ def town(workspace):
     return Town.read(make_config(str(workspace), num_workers=1))
 
 
-def test_seen_alone_are_the_examples_of_the_pairs_whose_users_are_seen(town):
-    unseen, data = town.unseen(1), load_adapter_data(town.config)
+def test_seen_pairs_are_those_whose_users_are_seen(town):
+    unseen = town.unseen(1)
     assert len(unseen) == NUM_USERS // 5
-    kept = seen_alone(data, town.dataset, unseen)
     for split in ("train", "validation"):
-        users = town.dataset.explained_pairs(split)["user_index"].to_pylist()
-        gone = {place for place, user in enumerate(users) if user in unseen}
-        examples = getattr(data, split)
-        expected = [each for place, each in enumerate(examples) if place not in gone]
-        assert 0 < len(getattr(kept, split)) < len(examples)
-        assert getattr(kept, split) == expected
+        rows = town.dataset.explained_pairs(split).to_pylist()
+        kept = seen_pairs(town.config, town.dataset, split, unseen=unseen)
+        assert 0 < kept.num_rows < len(rows)
+        assert kept.to_pylist() == [row for row in rows if row["user_index"] not in unseen]
 
 
 def test_scored_pairs_are_held_out_and_of_the_kinds_that_they_say(town):
@@ -113,5 +111,5 @@ def test_planted_trains_an_adapter_of_the_seen_users_and_writes_the_table(worksp
     ]
     (epoch,) = json.loads((tmp_path / "out/constant-0/history.json").read_text())
     assert np.isfinite(epoch["validation_loss"])
-    all_pairs = load_adapter_data(make_config(str(workspace))).train
-    assert epoch["num_train_pairs"] < 0.9 * len(all_pairs)
+    dataset = read_dataset(open_location(f"{workspace}/dataset"))
+    assert epoch["num_train_pairs"] < 0.9 * dataset.explained_pairs("train").num_rows

@@ -51,10 +51,17 @@ class DeepSpeedConfig(Config):
     """Where shards wait for their use at stage 3: on the worker's device, or with cpu in the node's
     memory."""
 
+    hpz_partition_size: int = Field(1, ge=1)
+    """At stage 3: each group of so many workers of a node keeps a further copy of the frozen
+    weights, so that they are gathered within the node (hpZ of ZeRO++). It must divide the number of
+    workers on each node. With 1 there is no such copy, and no memory for it."""
+
     @model_validator(mode="after")
-    def _offload_is_of_shards(self) -> "DeepSpeedConfig":
-        if self.offload != "none" and self.zero_stage == 1:
-            raise ValueError(f"offload = {self.offload!r} needs zero_stage 3 or auto, saw 1")
+    def _only_shards_are_placed(self) -> "DeepSpeedConfig":
+        for name, default in (("offload", "none"), ("hpz_partition_size", 1)):
+            value = getattr(self, name)
+            if value != default and self.zero_stage == 1:
+                raise ValueError(f"{name} = {value!r} needs zero_stage 3 or auto, saw 1")
         return self
 
 
@@ -156,6 +163,16 @@ class AdapterTrainingJobConfig(AspectsJobConfig, TrainingJobConfig):
     model: AdapterModelConfig = AdapterModelConfig()
     training: AdapterTrainingConfig = AdapterTrainingConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+
+    @model_validator(mode="after")
+    def _groups_have_all_workers(self) -> "AdapterTrainingJobConfig":
+        size, number = self.deepspeed.hpz_partition_size, self.scaling.num_workers
+        if number % size:
+            raise ValueError(
+                f"{size} as deepspeed.hpz_partition_size must divide scaling."
+                f"num_workers, saw {number}"
+            )
+        return self
 
 
 class TrainAdapterConfig(AdapterTrainingJobConfig, AdapterJobConfig):

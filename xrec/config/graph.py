@@ -87,6 +87,9 @@ class GraphTrainingConfig(Config):
     """Number of evaluations without a better NDCG@20 that end the training."""
     epochs_per_evaluation: int = Field(1, ge=1)
     """Number of epochs from one evaluation to the next."""
+    validation_users: int = Field(10_000, ge=1)
+    """Largest number of users that an evaluation ranks, drawn by `seed`. The artifact's own figures
+    are of ten times as many."""
     epochs_per_checkpoint: int = Field(1, ge=1)
     """Number of epochs between checkpoints, from which an interrupted run goes on."""
     seed: int = Field(0, ge=0)

@@ -35,18 +35,12 @@ class TrainingVectors:
     items: Tensor
 
 
-def read_training_vectors(
-    location: Location, graph: Manifest, dataset: Dataset
-) -> TrainingVectors | None:
-    """The vectors beside the `graph` of the dataset; None if it was trained without folds.
+def read_training_vectors(location: Location, graph: Manifest) -> TrainingVectors:
+    """The vectors beside the `graph`, which was trained with folds.
 
     Raises ArtifactMismatchError if the file is not that of the manifest.
     """
-    if TRAINING_VECTORS not in graph.files:
-        return None
-    vectors = TrainingVectors(**read_vectors(location, graph, TRAINING_VECTORS)[1])
-    assert len(vectors.users) == dataset.explained_pairs("train").num_rows
-    return vectors
+    return TrainingVectors(**read_vectors(location, graph, TRAINING_VECTORS)[1])
 
 
 def fold_numbers(users: npt.NDArray[np.int64], num_folds: int) -> npt.NDArray[np.int64]:

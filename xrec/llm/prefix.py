@@ -12,7 +12,6 @@ computed again each time without it.
 """
 
 from collections.abc import Callable, Sequence
-from os.path import commonprefix  # it takes lists of token ids too
 
 import torch
 from torch import Tensor
@@ -66,6 +65,14 @@ def compute_key_values(
     return [tensor[:, :, index, :, length - len(row) :].clone() for index, row in enumerate(rows)]
 
 
+def key_value_bytes(model: PreTrainedModel) -> int:
+    """The size of the keys and values of one position."""
+    config = model.config.get_text_config(decoder=True)
+    num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(config.num_hidden_layers * 2 * num_heads * head_dim * model.dtype.itemsize)
+
+
 def batch_key_values(shared: Tensor | None, rows: Sequence[Tensor | None]) -> KeyValues | None:
     """One batch with the positions [shared | padding | own] for each row.
 
@@ -111,27 +118,25 @@ class PrefixCache:
 
     `agree` takes whether this worker has a beginning to compute, and returns whether any worker
     has: under ZeRO stage 3 all workers must make the same forward passes. If `split` is False,
-    whole examples go through the model each time.
+    whole examples go through the model each time. All prompts begin with `shared_ids`, and no batch
+    has more than `num_positions` columns.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        examples: Sequence[Example],
+        shared_ids: Sequence[int],
         *,
+        num_positions: int,
         budget_bytes: int,
         agree: Callable[[bool], bool] = lambda needed: needed,
         split: bool = True,
     ):
         self._num_text_tokens = model.get_input_embeddings().vocabulary.num_text_tokens
-        lengths = [num_prefix_tokens(row.prompt_ids, self._num_text_tokens) for row in examples]
-        rests = [len(row) - length for row, length in zip(examples, lengths, strict=True)]
-        # Each part of a batch is padded to its longest row.
-        self._can_split = can_split(model, max(lengths) + max(rests))
-        self._splits = split and self._can_split
-        pairs = zip(examples, lengths, strict=True)
-        beginnings = [list(example.prompt_ids[:length]) for example, length in pairs]
-        self._shared_ids = commonprefix(beginnings) if self._splits else []  # noqa: RUF071
+        self.can_split = can_split(model, num_positions)
+        """Whether passes in two parts give the same; it does not depend on `split`."""
+        self._splits = split and self.can_split
+        self._shared_ids = list(shared_ids) if self._splits else []
         self._shared: Tensor | None = None
         self._kept: dict[tuple[int, ...], Tensor] = {}
         self._budget_bytes = budget_bytes
@@ -169,18 +174,8 @@ class PrefixCache:
             self._shared, [computed.get(ids, self._kept.get(ids)) for ids in own_ids]
         ), rest
 
-    def num_rest_tokens(self, example: Example) -> int:
-        """Return the number of positions from the first collaborative token on.
-
-        This is what an example costs in every epoch. It does not depend on `split`: batches are
-        made by this number and must be the same with and without splitting.
-        """
-        return len(example) - (
-            num_prefix_tokens(example.prompt_ids, self._num_text_tokens) if self._can_split else 0
-        )
-
     def _num_prefix_tokens(self, example: Example) -> int:
-        return len(example) - self.num_rest_tokens(example) if self._splits else 0
+        return num_prefix_tokens(example.prompt_ids, self._num_text_tokens) if self._splits else 0
 
     def _compute(
         self, model: PreTrainedModel, missing: list[tuple[int, ...]]

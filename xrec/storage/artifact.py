@@ -37,6 +37,7 @@ Kind = Literal[
     "aspects",
     "recommendations",
     "llm",
+    "examples",
     "adapter",
     "baseline",
     "explanations",

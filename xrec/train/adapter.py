@@ -30,13 +30,12 @@ from xrec.train.checkpoint import (
     read_progress,
 )
 from xrec.train.data import training_vectors
+from xrec.train.example_shards import write_examples
 from xrec.train.leak import measure_leak
-from xrec.train.lease import CHECKPOINTS
+from xrec.train.lease import CHECKPOINTS, only_driver
 from xrec.train.ray_driver import fit
 
 logger = logging.getLogger("xrec")
-
-_LOGGED = ("epoch", "step", "train_loss", "validation_loss", "seconds", "pairs_per_second")
 
 
 def train_adapter(config: TrainAdapterConfig) -> Manifest:
@@ -64,6 +63,8 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         return done
     claim(output / CHECKPOINTS, "adapter", run_config, inputs)
     leaks = _measured_leaks(config)
+    with only_driver(output / CHECKPOINTS):
+        write_examples(for_workers(config), run_config, inputs)
     progress, best = _train(config, run_fingerprint("adapter", run_config, inputs))
     metrics = {**progress.best, **leaks}
     adapter_config = _adapter_config(config, graph, base_model, metrics["hidden_size"])
@@ -88,7 +89,7 @@ def _measured_leaks(config: TrainAdapterConfig) -> dict[str, Any]:
     dataset = read_dataset(location_of(config, "dataset"))
     graph = read_graph(location_of(config, "graph"))
     leave_out_own = config.training.leave_out == "own"
-    vectors = training_vectors(config, graph, dataset)
+    vectors = training_vectors(config, graph)
     has_profiles = leave_out_own and dataset.training_profiles is not None
     if leave_out_own and not has_profiles:
         logger.info("profiles are shown as they came, and may hold what a pair's review says")
@@ -180,9 +181,9 @@ def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tenso
 
 def _log_epoch(row: dict[str, Any]) -> None:
     logger.info(
-        "epoch %d, step %d: training loss %.3f, validation loss %.3f nats a token "
-        "(%.0f s, %.3g pairs a second)",
-        *(row[key] for key in _LOGGED),
+        "epoch %(epoch)d, step %(step)d: training loss %(train_loss).3f, validation loss "
+        "%(validation_loss).3f nats a token (%(seconds).0f s, %(pairs_per_second).3g pairs/s)",
+        row,
     )
 
 

@@ -24,7 +24,7 @@ from xrec.adapter.model import (
 from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig, Weighting
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example, collate, token_nll
-from xrec.llm.prefix import PrefixCache
+from xrec.llm.prefix import PrefixCache, key_value_bytes
 from xrec.train.data import AdapterData, MicroBatch, noise_seed, validation_batches
 from xrec.train.deepspeed_engine import (
     deepspeed_settings,
@@ -35,10 +35,23 @@ from xrec.train.deepspeed_engine import (
     move_to_device,
     training_dtype,
 )
-from xrec.train.ray_worker import any_worker, note, rank, worker_device, world_size
+from xrec.train.ray_worker import (
+    any_worker,
+    local_world_size,
+    note,
+    rank,
+    worker_device,
+    world_size,
+)
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
+
+TOKENS_PER_FAR_GATHER, TOKENS_PER_NEAR_GATHER = 10_000, 1_000
+"""In the time of gathering all weights, between nodes and within one, so many tokens go forward.
+
+2 bytes a parameter at 40 or 400 GB/s, against 2 operations a parameter and token at 4e14 a second.
+"""
 
 
 class ExplanationLoss(nn.Module):
@@ -121,7 +134,8 @@ def build_model(config: TrainAdapterConfig, data: AdapterData) -> tuple[PreTrain
 def try_step(config: TrainAdapterConfig, model: PreTrainedModel, rows: Sequence[Example]) -> None:
     """Go forward and backward with the rows as training does, and leave nothing behind."""
     device, split = worker_device(), not config.training.gradient_checkpointing
-    cache = PrefixCache(model, rows, budget_bytes=0, split=split)
+    longest = max(map(len, rows))
+    cache = PrefixCache(model, [], num_positions=longest, budget_bytes=0, split=split)
     module = ExplanationLoss(model, cache).train()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -139,7 +153,8 @@ def build_engine(
 ) -> "DeepSpeedEngine":
     """Return the DeepSpeed engine of a worker over the model of `build_model`."""
     training = config.training
-    module = ExplanationLoss(model, _prefix_cache(config, model, data), training.weighting)
+    prefixes = _prefix_cache(config, model, data, num_steps)
+    module = ExplanationLoss(model, prefixes, training.weighting)
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=training.learning_rate.peak, weight_decay=training.weight_decay
@@ -169,18 +184,50 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
 
 
 def _prefix_cache(
-    config: TrainAdapterConfig, model: PreTrainedModel, data: AdapterData
+    config: TrainAdapterConfig, model: PreTrainedModel, data: AdapterData, num_steps: int
 ) -> PrefixCache:
     training = config.training
     return PrefixCache(
         model,
-        [*data.train, *data.validation],
+        data.shared_ids,
+        # Each part of a batch is padded to its longest row.
+        num_positions=sum(data.longest()[:2]),
         budget_bytes=int(training.prefix_cache_gib * 2**30),
         # Only at stage 3 must all workers make the same forward passes, to gather weights in them.
         agree=any_worker if config.deepspeed.zero_stage == 3 else bool,
         # A layer that is computed again for its gradients does not take earlier keys and values.
-        split=not training.gradient_checkpointing,
+        split=not training.gradient_checkpointing
+        and _splitting_pays(config, model, data, num_steps),
     )
+
+
+def _splitting_pays(
+    config: TrainAdapterConfig, model: PreTrainedModel, data: AdapterData, num_steps: int
+) -> bool:
+    """Whether passes in two parts are sooner done; logged if they are not. The same on all workers.
+
+    A split pass saves the backward pass over the beginnings, and where all of them are kept the
+    forward pass too. At stage 3 those that are not kept cost another gather of the weights.
+    """
+    if config.deepspeed.zero_stage != 3 or worker_device().type == "cpu":
+        return True
+    training, num_prefix_tokens = config.training, data.train.num_prefix_tokens
+    assert training.micro_batch_size != "auto"
+    num_pairs = len(num_prefix_tokens)
+    num_own = int((num_prefix_tokens - len(data.shared_ids)).sum())
+    has_room = num_own * key_value_bytes(model) <= training.prefix_cache_gib * 2**30 * world_size()
+    num_seen = max(num_steps * training.global_batch_size, num_pairs)
+    kept = 1 - num_pairs / num_seen if has_room else 0.0
+    is_near = config.deepspeed.hpz_partition_size > 1 or local_world_size() == world_size()
+    gather = TOKENS_PER_NEAR_GATHER if is_near else TOKENS_PER_FAR_GATHER
+    saved = training.micro_batch_size * float(num_prefix_tokens.mean()) * (1 + kept)
+    lost = (1 - kept) * gather
+    if saved <= lost:
+        note(
+            f"no keys and values of prompts are kept: this would save the time of {saved:.0f} "
+            f"tokens a pass, and gather weights again for that of {lost:.0f}"
+        )
+    return saved > lost
 
 
 def learning_rate_share(rate: LearningRateConfig, num_steps: int) -> Callable[[int], float]:
@@ -230,10 +277,10 @@ class AdapterPasses:
         """
         totals = self._zeros()
         for position, micro_batch in enumerate(micro_batches):
-            examples = micro_batch.examples
+            examples = [self._data.train[row] for row in micro_batch.rows]
             number = position * world_size() + rank()
             torch.manual_seed(noise_seed(self._seed, step, number))
-            nll = self._engine(micro_batch.examples or [self._data.train[0]])
+            nll = self._engine(examples or [self._data.train[0]])
             # DeepSpeed averages over workers and accumulation steps, while the loss is a mean over
             # the global batch.
             count = micro_batch.global_count(self._engine.module.weighting)
@@ -248,14 +295,15 @@ class AdapterPasses:
         """Return the mean NLL of all validation examples, nats a token; the same on each worker."""
         self._engine.eval()
         totals = self._zeros()
-        for examples in validation_batches(
-            self._data.validation,
+        data = self._data.validation
+        for rows in validation_batches(
+            data.lengths(can_split=self._engine.module.prefixes.can_split),
             batch_size=batch_size,
             rank=rank(),
             world_size=world_size(),
-            length=self._engine.module.prefixes.num_rest_tokens,
         ):
-            nll = self._engine(examples or self._data.validation[:1])
+            examples = [data[row] for row in rows]
+            nll = self._engine(examples or [data[0]])
             totals += self._nll_and_count(nll, examples)
         nll, count = sum_over_workers(totals, place)
         return nll / count

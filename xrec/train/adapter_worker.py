@@ -145,14 +145,14 @@ class AdapterWorker:
         """Train to the end of the present epoch, validate, and report with a checkpoint."""
         self._engine.train()
         steps = epoch_steps(
-            self._data.train,
+            self._data.train.lengths(can_split=self._engine.module.prefixes.can_split),
+            self._data.train.num_label_tokens,
             epoch=self.progress.epoch,
             seed=self._training.seed,
             global_batch_size=self._training.global_batch_size,
             micro_batch_size=self._micro_batch_size,
             rank=rank(),
             world_size=world_size(),
-            length=self._engine.module.prefixes.num_rest_tokens,
         )
         for micro_batches in islice(steps, self.progress.step_in_epoch, None):
             if self.epoch_has_ended:
@@ -195,7 +195,7 @@ class AdapterWorker:
             / progress.epoch_seconds,
             "micro_batch_size": self._micro_batch_size,
             "num_train_pairs": len(self._data.train),
-            "num_left_out": dict(self._data.left_out),
+            "num_left_out": self._data.left_out,
             "hidden_size": self._engine.module.model.config.hidden_size,
         }
         scale = loss_scale(self._engine)
@@ -215,7 +215,7 @@ class AdapterWorker:
             self._engine,
             {self._trained[name]: state for name, state in trained.items()},
             self.progress.step,
-            zero_loss=lambda: self._engine(self._data.train[:1]) * 0.0,
+            zero_loss=lambda: self._engine([self._data.train[0]]) * 0.0,
         )
         if self.progress.loss_scale is not None:
             set_loss_scale(self._engine, self.progress.loss_scale)

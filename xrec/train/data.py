@@ -4,29 +4,42 @@ Global batches are the same for any number of workers. A global batch has M micr
 examples are dealt into M lists once, the lanes, and micro-batch m of every step comes from lane m.
 Worker r of W has the lanes r, r + W, and so on: an example stays with one worker in all epochs, and
 so do its keys and values in the worker's cache (xrec.llm.prefix).
+
+`xrec.train.example_shards` wrote the examples. Workers map the files, whose pages all processes of
+a node share; what a process holds itself is some 40 bytes an example.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import feather
 
-from xrec.adapter.pairs import PairPrompts
-from xrec.aspects import read_chooser
 from xrec.config.adapter import TrainAdapterConfig, Weighting
-from xrec.data.dataset import Dataset, read_dataset
-from xrec.data.splits import drawn_explanations
-from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings, read_graph
-from xrec.graph.leave_out import TrainingVectors, read_training_vectors
-from xrec.llm.collaborative import Vocabulary
+from xrec.graph.leave_out import TRAINING_VECTORS, TrainingVectors, read_training_vectors
 from xrec.llm.examples import Example
-from xrec.llm.model import load_tokenizer, read_text_config
-from xrec.llm.prompt import PromptBuilder
-from xrec.llm.source import resolve_model
-from xrec.storage import location_of
+from xrec.storage import (
+    Location,
+    Manifest,
+    fingerprint_of,
+    location_of,
+    open_location,
+    read_content,
+    read_manifest,
+)
+from xrec.storage.local import LocalLocation
+from xrec.train.lease import CHECKPOINTS
+from xrec.train.ray_worker import local_rank, wait_for_workers
+
+Lengths = npt.NDArray[np.int32]
+Rows = npt.NDArray[np.int64]
 
 _STEPS_SORTED_TOGETHER = 16
 """Steps whose examples are sorted by length together.
@@ -35,84 +48,135 @@ More of them leave less padding, and leave less to chance which examples share a
 """
 
 
+class Examples:
+    """The examples of a split, n in all; `examples[row]` makes one.
+
+    num_tokens, num_prefix_tokens, num_label_tokens: (n,) int32, of the whole example, before its
+    first collaborative token, and of its explanation with the end token.
+    """
+
+    def __init__(self, files: Sequence[Path]):
+        """Map the files (schema `xrec.train.example_shards.SHARD`); there must be one at least."""
+        table = pa.concat_tables(feather.read_table(file, memory_map=True) for file in files)
+        self._prompts, self._labels = table["prompt_ids"], table["label_ids"]
+        self.num_prefix_tokens: Lengths = table["num_prefix_tokens"].to_numpy()
+        self.num_label_tokens = _num_values(self._labels)
+        self.num_tokens: Lengths = _num_values(self._prompts) + self.num_label_tokens
+
+    def __len__(self) -> int:
+        return len(self.num_tokens)
+
+    def __getitem__(self, row: int) -> Example:
+        return Example(self._prompts[int(row)].as_py(), self._labels[int(row)].as_py())
+
+    def lengths(self, *, can_split: bool) -> Lengths:
+        """The positions (n,) that an example costs in every epoch, whether it is split or not.
+
+        can_split: whether the model's passes can be (`PrefixCache.can_split`).
+        """
+        return self.num_tokens - self.num_prefix_tokens if can_split else self.num_tokens
+
+
+def _num_values(lists: pa.ChunkedArray) -> Lengths:
+    lengths: Lengths = pc.list_value_length(lists).to_numpy().astype(np.int32)
+    return lengths
+
+
 @dataclass(frozen=True)
 class AdapterData:
     """What the adapter's workers read; `left_out` counts, by reason, pairs without an example.
 
+    shared_ids: the tokens that all prompts begin with, before the first collaborative one.
     training_vectors: of the explained training pairs, behind the graph's own in the vocabulary;
         None if training shows the graph's own.
     """
 
-    train: list[Example]
-    validation: list[Example]
-    left_out: Counter[str]
+    train: Examples
+    validation: Examples
+    shared_ids: list[int]
+    left_out: Mapping[str, int]
     graph: GraphEmbeddings
     training_vectors: TrainingVectors | None = None
 
+    def longest(self) -> tuple[int, int, int]:
+        """The most tokens before the first collaborative one, from there on, and of labels."""
+        both = (self.train, self.validation)
+        return (
+            max(int(each.num_prefix_tokens.max()) for each in both),
+            max(int(each.lengths(can_split=True).max()) for each in both),
+            max(int(each.num_label_tokens.max()) for each in both),
+        )
+
 
 def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
-    """Read dataset and graph and build all examples; raises DataError if there are too few."""
-    dataset = read_dataset(location_of(config, "dataset"))
-    graph = read_graph(location_of(config, "graph"))
-    folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
-    vectors = training_vectors(config, graph, dataset)
-    prompts = _pair_prompts(config, dataset, vectors, folder)
-    max_tokens = config.training.max_explanation_tokens
-    leave_out_own = config.training.leave_out == "own"
-    explained = drawn_explanations(
-        dataset, dataset.explained_pairs("train"), config.training.max_pairs
-    )
-    train, left_out = prompts.examples(explained, max_tokens, leave_out_own=leave_out_own)
-    held_out = dataset.explained_pairs("validation")
-    validation, _ = prompts.examples(
-        drawn_explanations(dataset, held_out, config.training.max_validation_pairs), max_tokens
-    )
-    if len(train) < config.training.global_batch_size or not validation:
-        raise DataError(
-            f"{len(train)} training and {len(validation)} validation pairs with an explanation "
-            f"that fits ({dict(left_out)} left out); expected at least training.global_batch_size "
-            f"= {config.training.global_batch_size} and 1: lower it, or raise the limits"
-        )
-    return AdapterData(train, validation, left_out, graph, vectors)
+    """Map the examples and read the vectors. Collective.
 
-
-def training_vectors(
-    config: TrainAdapterConfig, graph: GraphEmbeddings, dataset: Dataset
-) -> TrainingVectors | None:
-    """The vectors of the explained training pairs; None if others are to be shown.
-
-    Random and constant ones have seen no pair.
+    Raises ArtifactMismatchError if a file of the examples is not what their manifest says.
     """
-    if config.training.leave_out == "nothing" or config.model.vectors != "graph":
+    graph = read_graph(location_of(config, "graph"))
+    manifest = read_manifest(examples_folder(config), "examples")
+    with _files_on_this_node(examples_folder(config), manifest) as files:
+        train, validation = (
+            Examples([file for file in files if file.name.startswith(split)])
+            for split in ("train", "validation")
+        )
+    found = manifest.metrics
+    vectors = training_vectors(config, graph)
+    return AdapterData(train, validation, found["shared_ids"], found["left_out"], graph, vectors)
+
+
+@contextmanager
+def _files_on_this_node(folder: Location, manifest: Manifest) -> Iterator[list[Path]]:
+    """The artifact's files, in order, on a disk of this node, while the block runs. Collective.
+
+    One worker of the node reads and checks them. Those from elsewhere come into a temporary folder
+    (TMPDIR), which is deleted after the block; what is mapped in it stays.
+    """
+    own, is_here = folder, isinstance(folder, LocalLocation)
+    if not is_here:
+        key = fingerprint_of([folder.uri, manifest.fingerprint])
+        own = open_location(f"{tempfile.gettempdir()}/xrec-examples-{key}")
+    if local_rank() == 0:
+        for name in manifest.files:
+            data = read_content(folder, manifest, name, remedy=f"delete {folder}, and run again")
+            if not is_here:
+                (own / name).write_bytes(data)
+    wait_for_workers()
+    yield [Path(own.path, name) for name in sorted(manifest.files)]
+    wait_for_workers()
+    if not is_here and local_rank() == 0:
+        own.delete()
+
+
+def examples_folder(config: TrainAdapterConfig) -> Location:
+    """Where a run's examples are."""
+    return location_of(config, "adapter") / CHECKPOINTS / "examples"
+
+
+def training_vectors(config: TrainAdapterConfig, graph: GraphEmbeddings) -> TrainingVectors | None:
+    """The vectors of the explained training pairs; None if others are to be shown."""
+    if not shows_training_vectors(config, graph.manifest):
         return None
-    return read_training_vectors(location_of(config, "graph"), graph.manifest, dataset)
+    return read_training_vectors(location_of(config, "graph"), graph.manifest)
 
 
-def _pair_prompts(
-    config: TrainAdapterConfig, dataset: Dataset, vectors: TrainingVectors | None, folder: Path
-) -> PairPrompts:
-    num_more = 0 if vectors is None else len(vectors.users)
-    vocabulary = Vocabulary(
-        read_text_config(folder).vocab_size,
-        dataset.num_users + num_more,
-        dataset.num_items + num_more,
-        config.model.num_tokens,
-    )
-    builder = PromptBuilder(load_tokenizer(folder), config.prompt, vocabulary)
-    chooser = (
-        read_chooser(location_of(config, "aspects"), dataset) if config.prompt.aspects else None
-    )
-    return PairPrompts(dataset, builder, chooser, has_training_vectors=vectors is not None)
+def shows_training_vectors(config: TrainAdapterConfig, graph: Manifest) -> bool:
+    """Whether training shows vectors that have not seen the pair.
+
+    Random and constant ones have seen none.
+    """
+    shows_graph = config.training.leave_out == "own" and config.model.vectors == "graph"
+    return shows_graph and TRAINING_VECTORS in graph.files
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The examples of one forward pass of one worker.
+    """The examples of one forward pass of one worker: their rows, int64.
 
     `num_global_tokens` and `num_global_pairs` are of the whole global batch.
     """
 
-    examples: list[Example]
+    rows: Rows
     num_global_tokens: int
     num_global_pairs: int
 
@@ -131,7 +195,8 @@ def noise_seed(seed: int, step: int, micro_batch: int) -> int:
 
 
 def epoch_steps(
-    examples: Sequence[Example],
+    lengths: Lengths,
+    num_label_tokens: Lengths,
     *,
     epoch: int,
     seed: int,
@@ -139,67 +204,52 @@ def epoch_steps(
     micro_batch_size: int,
     rank: int,
     world_size: int,
-    length: Callable[[Example], int] = len,
 ) -> Iterator[list[MicroBatch]]:
     """Yield this worker's micro-batches, a list for each step.
 
     What does not fill a global batch is left out, and it is other examples in each epoch. The order
-    depends on `seed`, `epoch` and the lengths only. All rows of a step are of similar `length`, so
+    depends on `seed`, `epoch` and the `lengths` only. All rows of a step are of similar length, so
     that there is little padding and no worker waits for another. If the micro-batches do not divide
     equally among the workers, the last workers get empty ones, because ZeRO-3 gathers weights on
-    all workers at the same time.
+    all workers at the same time. lengths, num_label_tokens: (n,), of each example.
     """
-    lanes = _lanes(examples, global_batch_size // micro_batch_size, length)
+    # Dealt out in order of length, so that each lane has short and long examples alike.
+    ordered = _sorted(np.arange(len(lengths)), lengths)
+    num_lanes = global_batch_size // micro_batch_size
     rng = np.random.default_rng([seed, epoch])
-    orders = [rng.permutation(lane) for lane in lanes]
-    num_steps = len(examples) // global_batch_size
+    orders = [rng.permutation(ordered[lane::num_lanes]) for lane in range(num_lanes)]
+    num_steps = len(lengths) // global_batch_size
     for first in range(0, num_steps, _STEPS_SORTED_TOGETHER):
         count = min(_STEPS_SORTED_TOGETHER, num_steps - first)
         rows = slice(first * micro_batch_size, (first + count) * micro_batch_size)
-        blocks = [_sorted(order[rows], examples, length) for order in orders]
+        blocks = [_sorted(order[rows], lengths) for order in orders]
         for step in rng.permutation(count) * micro_batch_size:
-            micro_batches = [
-                [examples[index] for index in block[step : step + micro_batch_size]]
-                for block in blocks
-            ]
-            micro_batches += [[] for _ in range(-len(micro_batches) % world_size)]
-            num_tokens = sum(len(row.label_ids) for rows in micro_batches for row in rows)
+            micro_batches = [block[step : step + micro_batch_size] for block in blocks]
+            num_tokens = sum(int(num_label_tokens[rows].sum()) for rows in micro_batches)
             yield [
                 MicroBatch(rows, num_tokens, global_batch_size)
-                for rows in micro_batches[rank::world_size]
+                for rows in _share(micro_batches, rank, world_size)
             ]
-
-
-def _lanes(
-    examples: Sequence[Example], num_lanes: int, length: Callable[[Example], int]
-) -> list[list[int]]:
-    """Deal indices out in order of length, so that each lane has short and long examples alike."""
-    ordered = _sorted(range(len(examples)), examples, length)
-    return [ordered[lane::num_lanes] for lane in range(num_lanes)]
-
-
-def _sorted(
-    indices: Sequence[int] | np.ndarray,
-    examples: Sequence[Example],
-    length: Callable[[Example], int],
-) -> list[int]:
-    return sorted(map(int, indices), key=lambda index: length(examples[index]))
 
 
 def validation_batches(
-    examples: Sequence[Example],
-    *,
-    batch_size: int,
-    rank: int,
-    world_size: int,
-    length: Callable[[Example], int] = len,
-) -> list[list[Example]]:
-    """Return this worker's share of the validation examples, in batches of similar `length`.
+    lengths: Lengths, *, batch_size: int, rank: int, world_size: int
+) -> list[Rows]:
+    """Return this worker's share of the validation examples, in batches of similar length.
 
     Each worker has the same number of batches, because ZeRO-3 gathers weights on all workers at the
-    same time. If they do not divide equally, the share ends with an empty batch.
+    same time. If they do not divide equally, the share ends with an empty batch. lengths: (n,).
     """
-    ordered = sorted(examples, key=length)
+    ordered = _sorted(np.arange(len(lengths)), lengths)
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    batches += [[] for _ in range(-len(batches) % world_size)]
-    return batches[rank::world_size]
+    return _share(batches, rank, world_size)
+
+
+def _sorted(rows: Rows, lengths: Lengths) -> Rows:
+    return rows[np.argsort(lengths[rows], kind="stable")]
+
+
+def _share(batches: list[Rows], rank: int, world_size: int) -> list[Rows]:
+    """Every `world_size`-th batch from `rank` on; empty ones fill the shares up."""
+    empty = [np.empty(0, dtype=np.int64)] * (-len(batches) % world_size)
+    return (batches + empty)[rank::world_size]

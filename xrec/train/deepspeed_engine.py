@@ -95,6 +95,7 @@ def _zero_optimization(config: DeepSpeedConfig) -> dict[str, Any]:
         "stage3_param_persistence_threshold": config.param_persistence_threshold,
         "stage3_max_live_parameters": MAX_LIVE_PARAMETERS,
         "stage3_max_reuse_distance": MAX_LIVE_PARAMETERS,
+        "zero_hpz_partition_size": config.hpz_partition_size,
     }
     if config.offload == "cpu":
         device = {"device": "cpu", "pin_memory": torch.cuda.is_available()}

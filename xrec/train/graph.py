@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xrec.config.graph import PretrainGraphConfig
+from xrec.config.graph import GraphTrainingConfig, PretrainGraphConfig
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, edges_of, read_dataset
 from xrec.errors import ConfigError
@@ -35,6 +35,8 @@ from xrec.train.ray_driver import fit
 logger = logging.getLogger("xrec")
 
 _HELD_OUT: tuple[Split, ...] = ("validation", "test")
+_FINAL_USERS = 10
+"""How many times `training.validation_users` the final figures are of."""
 
 
 def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
@@ -70,7 +72,7 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
             more,
             config=settings,
             inputs=inputs,
-            metrics=_final_metrics(dataset, users, items, progress),
+            metrics=_final_metrics(dataset, users, items, progress, config.training),
         )
     (target / CHECKPOINTS).delete()
     return manifest
@@ -195,11 +197,17 @@ def _log_epoch(row: dict[str, Any]) -> None:
 
 
 def _final_metrics(
-    dataset: Dataset, users: Tensor, items: Tensor, progress: GraphProgress
+    dataset: Dataset,
+    users: Tensor,
+    items: Tensor,
+    progress: GraphProgress,
+    training: GraphTrainingConfig,
 ) -> dict[str, Any]:
-    train = split_edges(dataset, "train")
+    train, most = split_edges(dataset, "train"), _FINAL_USERS * training.validation_users
     reports: dict[str, dict[str, Any]] = {
-        split: ranking_report(users, items, train, split_edges(dataset, split))
+        split: ranking_report(
+            users, items, train, split_edges(dataset, split), most_users=most, seed=training.seed
+        )
         for split in _HELD_OUT
     }
     for split, ranking in reports.items():

@@ -90,12 +90,14 @@ class HeldOut:
     users: Tensor
 
     @classmethod
-    def of(cls, dataset: Dataset, split: Split) -> "HeldOut":
+    def of(cls, dataset: Dataset, split: Split, training: GraphTrainingConfig) -> "HeldOut":
+        """Return those of at most `training.validation_users` users of the split."""
         held_out = split_edges(dataset, split)
+        users = users_with_items(held_out, training.validation_users, seed=training.seed)
         return cls(
             SeenItems(split_edges(dataset, "train")),
             SeenItems(held_out),
-            users_with_items(held_out),
+            users,
         )
 
     def part(self, number: int, num_parts: int) -> "HeldOut":

@@ -82,7 +82,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
         dataset = without_fold(dataset, loop_config["fold"], config.folds)
     data = GraphData.of(dataset, with_aspects=config.model.aspects)
     worker = GraphWorker(config, data, run=loop_config["run"])
-    validation = HeldOut.of(dataset, "validation").part(rank(), world_size())
+    validation = HeldOut.of(dataset, "validation", config.training).part(rank(), world_size())
     while not worker.has_finished:
         worker.run_epoch(validation)
 
@@ -108,10 +108,7 @@ class GraphWorker:
         self.progress, rows = _last_state(run, self._partition)
         start = start_embeddings(config, data, self._partition, device)
         self._blend_weight = blend_weight(config.model)
-        self._start: tuple[Tensor, Tensor] | None = None
-        if self._blend_weight:
-            sizes = [data.num_users, data.num_nodes - data.num_users]
-            self._start = self._partition.table(start).split(sizes)
+        self._start = start if self._blend_weight else None
         # Training changes the table, so it must not be the start itself.
         table = rows["embeddings"].to(device) if rows else start.clone()
         model = LightGCN(table, data.num_users, config.model.num_layers, self._partition)
@@ -235,8 +232,13 @@ class GraphWorker:
 
     def _vectors(self) -> tuple[Tensor, Tensor]:
         """Return the vectors that rank: users (U, D), items and then aspects (I + A, D)."""
-        trained = self._objective.vectors(*self._engine.module(self._adjacency))
-        return blend(trained, self._start, self._blend_weight) if self._start else trained
+        trained: tuple[Tensor, Tensor] = self._objective.vectors(
+            *self._engine.module(self._adjacency)
+        )
+        if self._start is None:
+            return trained
+        start = self._partition.table(self._start).split(list(map(len, trained)))
+        return blend(trained, start, self._blend_weight)
 
     # Checkpoints
 

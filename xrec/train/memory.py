@@ -15,10 +15,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from xrec.adapter.model import build_adapters
 from xrec.config.adapter import TrainAdapterConfig
-from xrec.errors import ModelError
+from xrec.errors import ConfigError, ModelError
 from xrec.llm.examples import Example
 from xrec.llm.model import read_text_config
-from xrec.llm.prefix import num_prefix_tokens
 from xrec.llm.source import resolve_model
 from xrec.train.data import AdapterData
 from xrec.train.deepspeed_engine import training_dtype
@@ -49,8 +48,14 @@ def with_zero_stage(config: TrainAdapterConfig, data: AdapterData) -> TrainAdapt
     """Return `config` with a number as its ZeRO stage, and log why. Collective.
 
     A stage of auto becomes 1 where the whole model fits each worker, else 3, and 3 with an offload,
-    which puts weights into the node's memory. Raises ModelError if the model fits at no stage.
+    which puts weights into the node's memory. Raises ModelError if the model fits at no stage,
+    ConfigError if `deepspeed.hpz_partition_size` does not divide the workers on this node.
     """
+    if local_world_size() % config.deepspeed.hpz_partition_size:
+        raise ConfigError(
+            f"deepspeed.hpz_partition_size = {config.deepspeed.hpz_partition_size} must divide the "
+            f"number of workers on each node, saw {local_world_size()} on one; change one of them"
+        )
     if config.deepspeed.zero_stage != "auto":
         return config
     if config.deepspeed.offload != "none":
@@ -99,7 +104,9 @@ def model_bytes(
     workers = {"num_gpus_per_node": num_workers, "cpu_offload": False}
     _, whole = stage_1_and_2.estimate_zero2_model_states_mem_needs(trained, **workers)
     _, sharded, _ = stage3.estimate_zero3_model_states_mem_needs(trained, largest, **workers)
-    return {1: frozen + whole, 3: -(-frozen // num_workers) + sharded}
+    size = config.deepspeed.hpz_partition_size
+    copy = -(-frozen // size) if size > 1 else 0
+    return {1: frozen + whole, 3: -(-frozen // num_workers) + copy + sharded}
 
 
 def _frozen_bytes(model: PreTrainedModel, dtype: torch.dtype, is_int8: bool) -> int:
@@ -143,10 +150,9 @@ def with_micro_batch_size(
     elif worker_device().type == "cpu":
         chosen, reason = max(size for size in sizes if size <= MOST_ON_CPU), "on a CPU"
     else:
-        examples = [*data.train, *data.validation]
         chosen = _largest_that_fits(
             sizes,
-            lambda size: try_step(longest_rows(examples, size, num_text_tokens)),
+            lambda size: try_step(longest_rows(data, size, num_text_tokens)),
             kept_bytes=int(config.training.prefix_cache_gib * 2**30),
         )
         reason = f"the largest of {', '.join(map(str, sizes))} whose step fits every worker"
@@ -208,18 +214,16 @@ def _largest_that_fits(sizes: Sequence[int], go: Callable[[int], None], kept_byt
     return chosen
 
 
-def longest_rows(examples: Sequence[Example], num_rows: int, num_text_tokens: int) -> list[Example]:
-    """Return rows of which a micro-batch takes as much memory as any one of the examples can.
+def longest_rows(data: AdapterData, num_rows: int, num_text_tokens: int) -> list[Example]:
+    """Return rows of which a micro-batch takes as much memory as any of the examples can.
 
     Each has as many tokens before its first collaborative token, from there on, and in its
     explanation as the longest of all examples. The rows begin differently, so that each beginning
     is computed.
     """
-    beginnings = [num_prefix_tokens(row.prompt_ids, num_text_tokens) for row in examples]
-    rest = max(len(row) - length for row, length in zip(examples, beginnings, strict=True))
-    num_labels = max(len(row.label_ids) for row in examples)
+    beginning, rest, num_labels = data.longest()
     after = [num_text_tokens, *[0] * (rest - num_labels - 1)]
     return [
-        Example([row % num_text_tokens] * max(beginnings) + after, [0] * num_labels)
+        Example([row % num_text_tokens] * beginning + after, [0] * num_labels)
         for row in range(num_rows)
     ]

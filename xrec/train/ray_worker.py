@@ -69,6 +69,16 @@ def local_world_size() -> int:
     return int(ray.train.get_context().get_local_world_size())
 
 
+def local_rank() -> int:
+    """This worker's number on its node, from 0 on."""
+    return int(ray.train.get_context().get_local_rank())
+
+
+def wait_for_workers() -> None:
+    """Return when every worker has called it."""
+    least_of_workers(0.0)
+
+
 def least_of_workers(value: float) -> float:
     """The least `value` of all workers; every worker must call it."""
     if world_size() == 1:

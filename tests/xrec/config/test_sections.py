@@ -51,10 +51,17 @@ REFUSED: dict[type[Config], list[tuple[dict[str, Any], str]]] = {
         ({"kind": "builtin", "tensor_parallel_size": 4}, "size = 4 needs kind = 'vllm'"),
         ({"kind": "builtin", "vllm_options": {"a": 1}}, "vllm_options .*needs kind = 'vllm'"),
     ],
-    DeepSpeedConfig: [({"offload": "cpu", "zero_stage": 1}, "needs zero_stage 3 or auto, saw 1")],
+    DeepSpeedConfig: [
+        ({"offload": "cpu", "zero_stage": 1}, "needs zero_stage 3 or auto, saw 1"),
+        ({"hpz_partition_size": 2, "zero_stage": 1}, "size = 2 needs zero_stage 3 or auto, saw 1"),
+    ],
     TrainAdapterConfig: [
         ({**INT8, "deepspeed": {"zero_stage": 3}}, f"{NOT_SHARDED}.*saw 3 and none"),
         ({**INT8, "deepspeed": {"offload": "cpu"}}, f"{NOT_SHARDED}.*saw auto and cpu"),
+        (
+            {**COMPARE, "deepspeed": {"hpz_partition_size": 4}, "scaling": {"num_workers": 6}},
+            "4 as deepspeed.hpz_partition_size must divide scaling.num_workers, saw 6",
+        ),
     ],
     AdapterTrainingConfig: [
         ({"micro_batch_size": size}, r"1 problem.s.(.|\n)*a whole number from 1 on, or auto")

@@ -148,3 +148,23 @@ def test_ranking_report_of_three_users_has_groups_without_users():
     assert [group["num_users"] for group in report["by_activity"]] == [1, 1, 1, 0, 0]
     empty = {"num_users": 0, "min_items": None, "max_items": None, "recall@1": None, "ndcg@1": None}
     assert report["by_activity"][3:] == [empty, empty]
+
+
+def test_ranking_report_of_drawn_users_says_so_and_is_of_these():
+    case = _Case(seed=8)
+    drawn = users_with_items(case.edges[1], 9, seed=2)
+    report = ranking_report(case.users, case.items, *case.edges, (5,), most_users=9, seed=2)
+    assert (report["num_users"], report["num_held_out_users"]) == (9, len(case.evaluated))
+    expected = case.metrics(drawn.tolist(), 5)
+    assert {name: report[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_users_with_items_are_drawn_by_the_seed_and_are_all_where_there_are_fewer():
+    edges = torch.stack([torch.arange(100) * 3, torch.zeros(100, dtype=torch.int64)])
+    everybody, drawn = users_with_items(edges), users_with_items(edges, 60, seed=1)
+    assert everybody.tolist() == edges[0].tolist()
+    assert torch.equal(users_with_items(edges, 100, seed=1), everybody)
+    assert len(set(drawn.tolist()) & set(everybody.tolist())) == len(drawn) == 60
+    assert drawn.tolist() == sorted(drawn.tolist())
+    assert torch.equal(users_with_items(edges, 60, seed=1), drawn)
+    assert not torch.equal(users_with_items(edges, 60, seed=2), drawn)

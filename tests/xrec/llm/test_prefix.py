@@ -24,6 +24,7 @@ from xrec.llm.prefix import (
     batch_key_values,
     can_split,
     compute_key_values,
+    key_value_bytes,
     num_prefix_tokens,
 )
 
@@ -125,6 +126,12 @@ def test_num_prefix_tokens_ends_at_the_first_collaborative_token(prompt, expecte
     assert num_prefix_tokens(prompt, V) == expected
 
 
+def test_key_value_bytes_are_those_of_a_position_in_all_layers():
+    model = toy_model()
+    (kept,) = compute_key_values(model, [[1, 2, 3]])
+    assert key_value_bytes(model) * 3 == kept.numel() * kept.element_size()
+
+
 def test_can_split_refuses_windows_that_padding_would_shift():
     sizes = {
         "vocab_size": V,
@@ -151,6 +158,7 @@ EXAMPLES = [
 ]
 BYTES_A_TOKEN = 2 * 2 * 2 * 8 * 4  # layers, keys and values, heads, head_dim, float32
 ALL_BYTES = sum(map(len, ROWS)) * BYTES_A_TOKEN
+SHAPE = {"shared_ids": [1, 2, 3], "num_positions": 14}
 
 
 @pytest.fixture
@@ -180,7 +188,7 @@ def loss_of(
 @torch.no_grad()
 def test_prefix_cache_with_any_budget_gives_the_loss_of_whole_rows(model, budget_bytes):
     expected = sum(float(token_nll(model, collate([example])).sum()) for example in EXAMPLES)
-    cache = PrefixCache(model, EXAMPLES, budget_bytes=budget_bytes)
+    cache = PrefixCache(model, **SHAPE, budget_bytes=budget_bytes)
     assert [loss_of(model, cache) for _ in range(3)] == pytest.approx([expected] * 3, rel=1e-5)
     parts = [loss_of(model, cache, part) for part in (EXAMPLES[:1], EXAMPLES[1:])]
     assert sum(parts) == pytest.approx(expected, rel=1e-5)
@@ -194,7 +202,7 @@ def test_prefix_cache_with_any_budget_gives_the_loss_of_whole_rows(model, budget
 )
 @torch.no_grad()
 def test_prefix_cache_computes_again_only_what_has_no_room(model, budget_bytes, more):
-    cache = PrefixCache(model, EXAMPLES, budget_bytes=budget_bytes)
+    cache = PrefixCache(model, **SHAPE, budget_bytes=budget_bytes)
     shapes = count_passes(model)
     for _ in range(3):
         cache.split(model, EXAMPLES)
@@ -211,8 +219,8 @@ def test_prefix_cache_goes_along_when_another_worker_computes(model):
         asked.append(needed)
         return True
 
-    expected = loss_of(model, PrefixCache(model, EXAMPLES, budget_bytes=ALL_BYTES))
-    cache = PrefixCache(model, EXAMPLES, budget_bytes=ALL_BYTES, agree=agree)
+    expected = loss_of(model, PrefixCache(model, **SHAPE, budget_bytes=ALL_BYTES))
+    cache = PrefixCache(model, **SHAPE, budget_bytes=ALL_BYTES, agree=agree)
     shapes = count_passes(model)
     assert [loss_of(model, cache) for _ in range(2)] == pytest.approx([expected] * 2, rel=1e-5)
     assert asked == [True, False]
@@ -222,10 +230,9 @@ def test_prefix_cache_goes_along_when_another_worker_computes(model):
 
 def test_prefix_cache_tokens_right_after_the_shared_text_leave_nothing_to_keep(model):
     examples = [Example([1, 2, V + row, 5, 6, row], [7]) for row in range(3)]
-    cache = PrefixCache(model, examples, budget_bytes=10**9)
+    cache = PrefixCache(model, [1, 2], num_positions=6, budget_bytes=10**9)
     shapes = count_passes(model)
     for _ in range(2):
         cache.split(model, examples)
     assert shapes == [(1, 2)]
     assert cache.num_bytes == 0
-    assert [cache.num_rest_tokens(example) for example in examples] == [5, 5, 5]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from tests.toy import save_random_graph, save_toy_model
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.data import PrepareConfig
 from xrec.storage import Location, open_location
+from xrec.train.data import AdapterData, load_adapter_data
+from xrec.train.example_shards import write_examples
 
 NUM_USERS, NUM_ITEMS = 40, 30
 TOWN = {
@@ -70,6 +73,20 @@ def make_config(
             },
         }
     )
+
+
+def adapter_data(config: TrainAdapterConfig) -> AdapterData:
+    """Write the examples of `config` in this process, and read them."""
+    write_examples(config, {}, {})
+    return load_here(config)
+
+
+def load_here(config: TrainAdapterConfig) -> AdapterData:
+    """Read what a worker on its own reads."""
+    alone = SimpleNamespace(get_local_rank=lambda: 0, get_world_size=lambda: 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ray.train.get_context", lambda: alone)
+        return load_adapter_data(config)
 
 
 def history_of(adapter: Location | Path | str) -> list[dict[str, Any]]:

@@ -88,6 +88,9 @@ class OneWorker:
     def get_world_rank(self) -> int:
         return 0
 
+    def get_local_rank(self) -> int:
+        return 0
+
     def get_world_size(self) -> int:
         return self.world_size
 

@@ -1,29 +1,32 @@
 """The module that DeepSpeed trains, without DeepSpeed: loss, gradients, learning rate."""
 
-from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
+from tests.fake_gpu import CPU, GPU
 from tests.toy import attach_toy, explanation_nll, toy_model
 from tests.xrec.train.adapter_town import make_config
 from xrec.config.adapter import Injection, LearningRateConfig
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example
-from xrec.llm.prefix import PrefixCache
+from xrec.llm.prefix import PrefixCache, num_prefix_tokens
 from xrec.storage import location_of
 from xrec.train.adapter import for_workers
 from xrec.train.adapter_model import (
     AdapterPasses,
     ExplanationLoss,
     _prefix_cache,
+    _splitting_pays,
     checkpoint_layers,
     learning_rate_share,
     sum_over_workers,
 )
-from xrec.train.data import AdapterData, MicroBatch
+from xrec.train.data import MicroBatch
 
 V = 64
 EXAMPLES = [Example([5, 9, V, V + 5], [6, 7, 2]), Example([5, 8, V + 1, 9, 9, V + 6], [8, 2])]
@@ -32,7 +35,7 @@ EXAMPLES = [Example([5, 9, V, V + 5], [6, 7, 2]), Example([5, 8, V + 1, 9, 9, V 
 def make_module() -> ExplanationLoss:
     model = toy_model()
     attach_toy(model, "projected")
-    return ExplanationLoss(model, PrefixCache(model, EXAMPLES, budget_bytes=0))
+    return ExplanationLoss(model, PrefixCache(model, [5], num_positions=9, budget_bytes=0))
 
 
 def test_explanation_loss_is_the_sum_over_labels_or_of_the_means_of_explanations():
@@ -61,7 +64,8 @@ def gradients(rule: Injection, *, checkpointing: bool) -> dict[str, torch.Tensor
     attach_toy(model, rule)
     if checkpointing:
         checkpoint_layers(model)
-    module = ExplanationLoss(model, PrefixCache(model, EXAMPLES, budget_bytes=0, split=False))
+    prefixes = PrefixCache(model, [5], num_positions=9, budget_bytes=0, split=False)
+    module = ExplanationLoss(model, prefixes)
     calls = Mock(return_value=None)
     model.model.layers[0].mlp.register_forward_pre_hook(calls)
     torch.manual_seed(0)
@@ -89,19 +93,71 @@ def test_checkpoint_layers_that_cannot_raise_model_error():
         checkpoint_layers(model)
 
 
+def data_of(examples: list[Example]) -> Any:
+    """What the choice of the passes reads of the examples."""
+    lengths = np.array([num_prefix_tokens(each.prompt_ids, V) for each in examples])
+    train = SimpleNamespace(num_prefix_tokens=lengths)
+    return SimpleNamespace(train=train, shared_ids=[], longest=lambda: (500, 2, 1))
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """Makes this process one of four workers with a device each, so many of them on its node."""
+
+    def become(device: torch.device, num_here: int) -> Mock:
+        notes = Mock()
+        for name, value in {
+            "worker_device": lambda: device,
+            "world_size": lambda: 4,
+            "local_world_size": lambda: num_here,
+            "note": notes,
+        }.items():
+            monkeypatch.setattr(f"xrec.train.adapter_model.{name}", value)
+        return notes
+
+    return become
+
+
 @pytest.mark.parametrize(("zero_stage", "num_calls"), [(1, 0), (3, 2)])
 def test_prefix_cache_of_a_worker_asks_the_others_where_weights_are_sharded_only(
-    zero_stage, num_calls, monkeypatch
+    zero_stage, num_calls, monkeypatch, nodes
 ):
+    nodes(CPU, 4)
     any_worker = Mock(side_effect=bool)
     monkeypatch.setattr("xrec.train.adapter_model.any_worker", any_worker)
     model = toy_model()
     attach_toy(model, "projected")
-    data = AdapterData(EXAMPLES, EXAMPLES[:1], Counter(), graph=Mock())
-    cache = _prefix_cache(make_config("w", zero_stage=zero_stage), model, data)
+    cache = _prefix_cache(make_config("w", zero_stage=zero_stage), model, data_of(EXAMPLES), 1)
     for _ in range(2):
         cache.split(model, EXAMPLES)
     assert any_worker.call_count == num_calls
+
+
+# A beginning of 500 tokens in each of 100 rows, 4 rows a pass: 2,000 tokens.
+@pytest.mark.parametrize(
+    ("device", "num_here", "changes", "pays"),
+    [
+        # Nothing is kept: a near gather costs 1,000 tokens, a far one 10,000.
+        (GPU, 4, {}, True),
+        (GPU, 2, {}, False),
+        (CPU, 2, {}, True),
+        (GPU, 2, {"zero_stage": 1}, True),
+        (GPU, 2, {"deepspeed": {"hpz_partition_size": 2}}, True),
+        (GPU, 4, {"micro_batch_size": 1}, False),
+        # All are kept from the second epoch on: 2,000 * (2 - 1/E) against 10,000 / E.
+        (GPU, 2, {"prefix_cache_gib": 1.0, "num_epochs": 3}, False),
+        (GPU, 2, {"prefix_cache_gib": 1.0, "num_epochs": 4}, True),
+    ],
+)
+def test_splitting_pays_where_it_saves_more_than_another_gather_costs(
+    nodes, device, num_here, changes, pays
+):
+    notes = nodes(device, num_here)
+    data = data_of([Example([row % V, *[5] * 499, V], [2]) for row in range(100)])
+    config = make_config("w", num_workers=4, **{"prefix_cache_gib": 0.0, **changes})
+    num_steps = config.training.num_epochs * 100 // config.training.global_batch_size
+    assert _splitting_pays(config, toy_model(), data, num_steps) == pays
+    assert notes.call_count == (not pays)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +223,8 @@ def step(monkeypatch):
     monkeypatch.setattr("xrec.train.adapter_model.note", lambda text: None)
 
     def run(engine: Any, number: int) -> torch.Tensor:
-        data = AdapterData(EXAMPLES, EXAMPLES[:1], Counter(), graph=Mock())
-        micro_batch = MicroBatch([EXAMPLES[number]], 3, 1)
+        data = SimpleNamespace(train=EXAMPLES)
+        micro_batch = MicroBatch(np.array([number]), 3, 1)
         passes = AdapterPasses(engine, data, seed=0)
         return passes.applied_step([micro_batch], step=number, place=f"step {number}")
 

@@ -1,30 +1,23 @@
 """Batches of adapter training are the same for any number of workers, and noise has its seeds."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import torch
 
-from xrec.llm.examples import Example
 from xrec.train.data import epoch_steps, noise_seed, validation_batches
 
-EXAMPLES = [
-    Example([index], [index] * (index * 7 % 5 + 1)) for index in range(21)
-]  # an example is known by its prompt
-
-
-def ids(examples: Sequence[Example]) -> list[int]:
-    return [example.prompt_ids[0] for example in examples]
+NUM_LABEL_TOKENS = np.arange(21) * 7 % 5 + 1
+LENGTHS = NUM_LABEL_TOKENS + 1  # with a prompt of one token
 
 
 def steps(
     rank: int = 0, world_size: int = 1, *, epoch: int = 1, seed: int = 0, global_batch_size: int = 8
 ) -> list[list[list[int]]]:
-    """Return the ids of examples by step and micro-batch."""
+    """Return the rows by step and micro-batch."""
     settings = {"epoch": epoch, "seed": seed, "global_batch_size": global_batch_size}
-    found = epoch_steps(EXAMPLES, micro_batch_size=2, rank=rank, world_size=world_size, **settings)
-    return [[ids(micro.examples) for micro in step] for step in found]
+    sizes = {"micro_batch_size": 2, "rank": rank, "world_size": world_size}
+    found = epoch_steps(LENGTHS, NUM_LABEL_TOKENS, **sizes, **settings)
+    return [[micro.rows.tolist() for micro in step] for step in found]
 
 
 @pytest.mark.parametrize(("world_size", "num_passes"), [(1, 4), (2, 2), (3, 2), (4, 1), (5, 1)])
@@ -51,11 +44,10 @@ def test_epoch_steps_show_no_example_twice_and_leave_out_less_than_a_batch():
 @pytest.mark.parametrize("rank", [0, 1])
 def test_epoch_steps_count_the_labels_of_the_whole_global_batch(rank):
     expected = [
-        {sum(len(EXAMPLES[index].label_ids) for micro in step for index in micro)}
-        for step in steps()
+        {sum(NUM_LABEL_TOKENS[index] for micro in step for index in micro)} for step in steps()
     ]
-    steps_ = epoch_steps(EXAMPLES, rank=rank, world_size=2, micro_batch_size=2, **SETTINGS)
-    found = list(steps_)
+    sizes = {"micro_batch_size": 2, "rank": rank, "world_size": 2}
+    found = list(epoch_steps(LENGTHS, NUM_LABEL_TOKENS, **sizes, **SETTINGS))
     assert [{micro.num_global_tokens for micro in step} for step in found] == expected
     assert {micro.global_count("explanations") for step in found for micro in step} == {8}
 
@@ -64,27 +56,16 @@ SETTINGS = {"epoch": 1, "seed": 0, "global_batch_size": 8}
 
 
 def test_epoch_steps_rows_of_a_step_are_of_similar_length():
-    examples = [Example([index], [0] * (index % 64 + 1)) for index in range(512)]
+    lengths, sizes = np.arange(512) % 64 + 2, {"micro_batch_size": 4, "rank": 0, "world_size": 1}
     found = [
-        [len(row) for micro in step for row in micro.examples]
-        for step in epoch_steps(examples, micro_batch_size=4, rank=0, world_size=1, **SETTINGS)
+        [lengths[row] for micro in step for row in micro.rows]
+        for step in epoch_steps(lengths, lengths - 1, **sizes, **SETTINGS)
     ]
     positions = sum(max(lengths) * 8 for lengths in found)
     assert sum(map(sum, found)) / positions > 0.92
     means = np.array([np.mean(lengths) for lengths in found])
     # Short and long steps alternate by chance.
     assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.3
-
-
-@pytest.mark.parametrize("part", ["prompt_ids", "label_ids"])
-def test_epoch_steps_by_another_length_are_sorted_by_it(part):
-    def length(row: Example) -> int:
-        return len(getattr(row, part))
-
-    examples = [Example([0] * (index % 8 + 1), [index] * (index // 8 + 1)) for index in range(64)]
-    sizes = {"micro_batch_size": 8, "rank": 0, "world_size": 1}
-    found = epoch_steps(examples, length=length, **sizes, **SETTINGS)
-    assert [len(set(map(length, step[0].examples))) for step in found] == [1] * 8
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -101,12 +82,12 @@ def test_epoch_steps_example_stays_with_one_worker_in_all_epochs(world_size):
 @pytest.mark.parametrize("world_size", [1, 2, 3, 16])
 def test_validation_batches_hold_every_example_once_in_equal_shares(world_size):
     shares = [
-        validation_batches(EXAMPLES, batch_size=4, rank=rank, world_size=world_size)
+        validation_batches(LENGTHS, batch_size=4, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
     assert len({len(share) for share in shares}) == 1
-    batches = [ids(batch) for share in shares for batch in share]
-    assert sorted(index for batch in batches for index in batch) == list(range(21))
+    batches = [batch for share in shares for batch in share]
+    assert sorted(row for batch in batches for row in batch) == list(range(21))
     assert all(len(batch) <= 4 for batch in batches)
 
 

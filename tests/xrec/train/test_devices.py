@@ -7,6 +7,7 @@ that happens between them is the product's code, and its figures are those of a 
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.fake_gpu import CPU, GPU, FakeGPU
-from tests.xrec.train.adapter_town import RANDOM, make_config
+from tests.xrec.train.adapter_town import RANDOM, adapter_data, make_config
 from tests.xrec.train.one_gpu_worker import OneWorker, become_worker
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.graph import PretrainGraphConfig
@@ -24,7 +25,6 @@ from xrec.data.dataset import read_dataset
 from xrec.storage import open_location
 from xrec.train.adapter_model import ExplanationLoss, build_engine, build_model, try_step
 from xrec.train.adapter_worker import AdapterWorker
-from xrec.train.data import load_adapter_data
 from xrec.train.deepspeed_engine import move_to_device
 from xrec.train.graph_model import GraphData, HeldOut
 from xrec.train.graph_worker import GraphWorker
@@ -37,13 +37,13 @@ def gpu():
         yield GPU
 
 
-def config_of(workspace: str, **changes: Any) -> TrainAdapterConfig:
+def config_of(workspace: str, adapter: Path, **changes: Any) -> TrainAdapterConfig:
     settings = {"num_workers": 1, "zero_stage": 1, "num_epochs": 2, "max_validation_pairs": 4}
-    return make_config(workspace, **{**settings, **changes})
+    return make_config(workspace, adapter=adapter, **{**settings, **changes})
 
 
 def train_adapter_here(worker: OneWorker, config: TrainAdapterConfig) -> list[dict[str, Any]]:
-    training = AdapterWorker(config, load_adapter_data(config), "run")
+    training = AdapterWorker(config, adapter_data(config), "run")
     while not training.has_finished:
         training.run_epoch()
     rows = [row for row in worker.reports if "train_loss" in row]
@@ -58,7 +58,9 @@ def test_adapter_worker_on_a_gpu_trains_validates_and_resumes_as_on_a_cpu(
         worker = become_worker(monkeypatch, tmp_path / device.type, device, world_size)
         settings = {"num_workers": world_size, "steps_per_checkpoint": 1}
         for max_steps in (2, 3):  # the second run goes on from the first one's checkpoint
-            rows = train_adapter_here(worker, config_of(workspace, max_steps=max_steps, **settings))
+            rows = train_adapter_here(
+                worker, config_of(workspace, tmp_path, max_steps=max_steps, **settings)
+            )
         return rows
 
     expected = train(CPU)
@@ -96,10 +98,12 @@ def test_micro_batch_size_that_is_tried_gives_the_run_with_that_size_and_is_kept
         tried = hold_rows(monkeypatch, most_rows=4)
         settings: dict[str, Any] = {"max_steps": 1, "model": RANDOM}
         worker = become_worker(monkeypatch, tmp_path / "4", GPU)
-        expected = train_adapter_here(worker, config_of(workspace, micro_batch_size=4, **settings))
+        expected = train_adapter_here(
+            worker, config_of(workspace, tmp_path, micro_batch_size=4, **settings)
+        )
         tried.clear()
         worker = become_worker(monkeypatch, tmp_path / "auto", GPU)
-        config = config_of(workspace, micro_batch_size="auto", **settings)
+        config = config_of(workspace, tmp_path, micro_batch_size="auto", **settings)
         assert train_adapter_here(worker, config) == expected
         assert tried[:3] == [16, 8, 4]
         tried = hold_rows(monkeypatch, most_rows=16)  # a larger GPU
@@ -113,8 +117,8 @@ def test_micro_batch_size_that_is_tried_gives_the_run_with_that_size_and_is_kept
 def test_trial_step_in_16_bits_changes_no_tensor(workspace, tmp_path, monkeypatch, dtype):
     """Buffers stay in float32: the rotary frequencies in 16 bits would be other positions."""
     become_worker(monkeypatch, tmp_path, CPU)
-    config = config_of(workspace, dtype=dtype)
-    data = load_adapter_data(config)
+    config = config_of(workspace, tmp_path, dtype=dtype)
+    data = adapter_data(config)
     model, _ = build_model(config, data)
 
     def tensors() -> dict[str, Tensor]:
@@ -122,7 +126,7 @@ def test_trial_step_in_16_bits_changes_no_tensor(workspace, tmp_path, monkeypatc
         return {name: tensor.detach().clone() for name, tensor in named.items()}
 
     before = tensors()
-    try_step(config, model, data.train[:2])
+    try_step(config, model, [data.train[0], data.train[1]])
     after = tensors()
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
     assert before["model.rotary_emb.inv_freq"].dtype == torch.float32
@@ -139,8 +143,8 @@ def test_engines_model_is_loaded_straight_onto_the_workers_device_with_adapters_
     become_worker(monkeypatch, tmp_path, gpu)
     load = Mock(wraps=AutoModelForCausalLM.from_pretrained)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
-    config = config_of(workspace)
-    data = load_adapter_data(config)
+    config = config_of(workspace, tmp_path)
+    data = adapter_data(config)
     model, adapters = build_model(config, data)
     module = build_engine(model, config, data, num_steps=2).module
     assert load.call_args.kwargs["device_map"] == {"": "cuda:0"}
@@ -177,7 +181,7 @@ def graph_worker(config: PretrainGraphConfig) -> GraphWorker:
 
 def train_graph_here(worker: OneWorker, config: PretrainGraphConfig) -> list[dict[str, Any]]:
     dataset = read_dataset(open_location(config.artifact("dataset")))
-    validation = HeldOut.of(dataset, "validation").part(0, worker.world_size)
+    validation = HeldOut.of(dataset, "validation", config.training).part(0, worker.world_size)
     training = graph_worker(config)
     while not training.has_finished:
         training.run_epoch(validation)

@@ -1,6 +1,5 @@
 """The choice of the ZeRO stage and of the micro-batch size, where they are `auto`."""
 
-from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +12,10 @@ from tests.fake_gpu import CPU, GPU
 from tests.toy import toy_model
 from tests.xrec.train.adapter_town import make_config
 from xrec.config.adapter import TrainAdapterConfig
-from xrec.errors import ModelError
+from xrec.errors import ConfigError, ModelError
 from xrec.llm.examples import Example, collate
 from xrec.llm.prefix import num_prefix_tokens
 from xrec.train import memory
-from xrec.train.data import AdapterData
 from xrec.train.memory import (
     longest_rows,
     memory_of_a_worker,
@@ -34,7 +32,16 @@ ROWS = [
     Example([1, 2, V + 2], [7, 8, 9, 2]),  # the longest explanation
 ]
 GRAPH: Any = SimpleNamespace(users=torch.zeros(5, 6))
-DATA = AdapterData(ROWS, ROWS[:1], Counter(), GRAPH)
+
+
+def data_of(rows: Sequence[Example]) -> Any:
+    beginnings = [num_prefix_tokens(row.prompt_ids, V) for row in rows]
+    rests = [len(row) - length for row, length in zip(rows, beginnings, strict=True)]
+    longest = (max(beginnings), max(rests), max(len(row.label_ids) for row in rows))
+    return SimpleNamespace(graph=GRAPH, longest=lambda: longest)
+
+
+DATA = data_of(ROWS)
 
 
 @pytest.fixture
@@ -66,7 +73,11 @@ def test_model_bytes_are_those_of_frozen_weights_and_of_adam_for_the_adapters(au
     found = model_bytes(auto, DATA, num_workers=2)
     # DeepSpeed counts 2 bytes for a weight and 18 that are shared out.
     assert found[1] == frozen + num_trained * (2 + 18 // 2)
-    assert found[3] == pytest.approx(frozen / 2 + num_trained * 18 / 2, abs=4 * 64 * 32)
+    sharded = frozen / 2 + num_trained * 18 / 2
+    assert found[3] == pytest.approx(sharded, abs=4 * 64 * 32)
+    zero = auto.deepspeed.model_copy(update={"hpz_partition_size": 2})
+    grouped = model_bytes(auto.model_copy(update={"deepspeed": zero}), DATA, num_workers=2)
+    assert grouped[3] - found[3] == frozen // 2  # a node's copy
 
 
 @pytest.mark.parametrize(
@@ -124,7 +135,7 @@ def test_sizes_to_try_divide_a_workers_part_of_the_global_batch(
     [(ROWS, 11, 7, 4), ([Example([V, 5], [2]), Example([V + 1], [3, 2])], 0, 3, 2)],
 )
 def test_longest_rows_are_as_long_as_the_longest_of_each_part(rows, beginning, rest, num_labels):
-    longest = longest_rows(rows, 3, V)
+    longest = longest_rows(data_of(rows), 3, V)
     for row in longest:
         assert num_prefix_tokens(row.prompt_ids, V) == beginning
         assert len(row) == beginning + rest
@@ -186,6 +197,16 @@ def test_micro_batch_size_leaves_room_for_kept_beginnings_and_is_the_least_of_al
     assert sized.training.micro_batch_size == 2
     kept = torch.empty.call_args.args[0]
     assert kept == 2**30 + 100  # the cache, and a tenth of the free memory
+
+
+def test_group_of_workers_that_would_span_nodes_is_refused(auto, notes, monkeypatch):
+    zero = auto.deepspeed.model_copy(update={"zero_stage": 3, "hpz_partition_size": 4})
+    config = auto.model_copy(update={"deepspeed": zero})
+    monkeypatch.setattr(memory, "local_world_size", lambda: 8)
+    assert with_zero_stage(config, DATA) is config
+    monkeypatch.setattr(memory, "local_world_size", lambda: 6)
+    with pytest.raises(ConfigError, match=r"hpz_partition_size = 4 must divide .* saw 6 on one"):
+        with_zero_stage(config, DATA)
 
 
 def test_model_or_row_that_does_not_fit_is_refused_with_advice(auto, notes, monkeypatch):
