@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xrec.config.data import SampleSource
 from xrec.init.settings import Machine
-from xrec.sample import generate_town, town_source
+from xrec.sample import generate_town, town_tables
 
 CPU = Machine(num_cpus=2, num_gpus=0, has_bf16_cpu=True)
 GPU = Machine(num_cpus=16, num_gpus=4, has_bf16_cpu=False)
@@ -21,9 +21,9 @@ SIZES = {
 def write_shop(folder: Path, **sizes: int) -> Path:
     """Write clients.csv, catalogue.csv, orders.csv and feedback.csv to `folder`."""
     town = generate_town(SampleSource(kind="sample", **{**SIZES, **sizes}))
-    source = town_source(town)
-    users, items = source.users.to_pylist(), source.items.to_pylist()
-    pairs, explained = source.interactions.to_pylist(), source.explanations.to_pylist()
+    tables = {name: table.to_pylist() for name, table in town_tables(town).items()}
+    users, items = tables["users"], tables["items"]
+    pairs, explained = tables["interactions"], tables["explanations"]
     folder.mkdir(parents=True, exist_ok=True)
     _write(
         folder / "clients.csv",
