@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from xrec.annotate.cells import parse_review, parse_time, parse_votes, rating_parser
 from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig, ReviewsSource
 from xrec.config.data import TABLE_ENDINGS
-from xrec.data.lines import keys_of, stream_lines
+from xrec.data.blocks import stream_lines
+from xrec.data.lines import keys_of
 from xrec.data.personal import REMOVED, remove_personal
 from xrec.data.rows import (
     FileRows,

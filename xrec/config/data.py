@@ -226,7 +226,7 @@ class PrepareConfig(DatasetJobConfig):
     be rejected; above it the job fails."""
     memory_gb: float | None = Field(None, gt=0)
     """GB of memory that the tables may take before they spill to the disk, to the folder TMPDIR. If
-    null, half of the machine's."""
+    null, four fifths of the machine's."""
 
     @model_validator(mode="after")
     def _annotations_have_aspects(self) -> "PrepareConfig":

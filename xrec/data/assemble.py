@@ -69,6 +69,7 @@ def assemble(staging: Staging) -> Assembled:
     _rank(staging, "interactions")
     staging.sql(_INTERACTIONS)
     num_usable = staging.count("ranked", "reason IS NULL")
+    staging.sql("DROP TABLE ranked")
     without_table = [table for table in ("users", "items") if not staging.has(table)]
     metrics = {
         "num_without_table": {table: staging.count(table) for table in without_table},
@@ -107,6 +108,7 @@ def _number(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> N
     staging.sql(f"""
         CREATE TABLE {table} AS
         SELECT {key}, {columns} FROM ranked WHERE place = 1 ORDER BY {key}""")
+    staging.sql(f"DROP TABLE raw.{table}")
 
 
 def _rank(staging: Staging, table: str, text: str | None = None) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.data.lines import Block, Line, keys_of, stream_blocks
+from xrec.data.blocks import Block, stream_blocks
+from xrec.data.lines import Line, keys_of
 from xrec.data.source import Finding
 from xrec.errors import DataError
 
@@ -140,7 +141,7 @@ def stream_rows(
     advice: str = "rename or add them",
     may_be_missing: Collection[str] = (),
 ) -> Iterator[FileRows]:
-    """Parse a file, whose ending tells the format (see xrec.data.lines), block by block.
+    """Parse a file, whose ending tells the format (see xrec.data.blocks), block by block.
 
     So the file need not fit in memory. The first part has no rows.
 
@@ -173,7 +174,7 @@ def stream_rows(
     for block in blocks:
         rows = _parse_columns(file, block, wanted)
         if rows is None:
-            lines = block.lines()
+            lines = list(block.lines)
             if not is_checked and (seen := keys_of(lines)):
                 _check_columns(file, seen, wanted, advice)
             rows = _parse_lines(file, lines, wanted)

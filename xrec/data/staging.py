@@ -17,7 +17,6 @@ from typing import IO, Any, Self
 import duckdb
 import numpy as np
 import pyarrow as pa
-from psutil import virtual_memory
 
 from xrec.config.data import SplitShares
 from xrec.data.rows import FileRows
@@ -53,12 +52,11 @@ class Staging:
         self._tables: set[str] = set()
         self._files: list[tuple[str, str]] = []  # name, and what its rows are counted under
         self._folder = TemporaryDirectory(prefix="xrec-prepare-")
+        limit = {} if memory_gb is None else {"memory_limit": f"{memory_gb}GB"}
         self.database = duckdb.connect(
             f"{self._folder.name}/rows.duckdb",
-            config={"temp_directory": f"{self._folder.name}/spilled"},
+            config={"temp_directory": f"{self._folder.name}/spilled", **limit},
         )
-        limit = virtual_memory().total / 2 if memory_gb is None else memory_gb * 1e9
-        self.sql(f"SET memory_limit = '{int(limit)}B'")
         self.sql(
             "CREATE SCHEMA raw; CREATE TABLE findings(file INT, line INT8, reason TEXT, text TEXT)"
         )

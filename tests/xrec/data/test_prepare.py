@@ -209,7 +209,11 @@ def test_prepare_from_s3_to_s3_equals_local(s3, tmp_path, release):
     for path in release.iterdir():
         (open_location(f"{bucket}/release", s3.storage) / path.name).write_bytes(path.read_bytes())
     source = {"kind": "xrec_release", "uri": f"{bucket}/release"}
-    remote = prepare_dataset(_config(f"{bucket}/work", source, storage=s3.storage))
+    config = _config(f"{bucket}/work", source, storage=s3.storage)
+    remote = prepare_dataset(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Location, "digest", lambda file: pytest.fail(f"{file} was read"))
+        assert prepare_dataset(config) == remote
     assert remote.files == prepare_dataset(_release_config(tmp_path, release)).files
     assert read_dataset(open_location(f"{bucket}/work/dataset", s3.storage)).manifest == remote
 

@@ -181,7 +181,7 @@ def _row_by_row(file: str, data: bytes, monkeypatch: pytest.MonkeyPatch) -> File
 @pytest.mark.parametrize("block_bytes", [1, 40, 1 << 20])
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "csv.gz"])
 def test_rows_in_blocks_are_those_that_are_read_one_by_one(ending, block_bytes, monkeypatch):
-    monkeypatch.setattr("xrec.data.lines._BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("xrec.data.blocks._BLOCK_BYTES", block_bytes)
     rng = Random(f"{ending} {block_bytes}")
     for _ in range(40):
         cells = [[rng.choice(CELLS), rng.choice(CELLS)] for _ in range(rng.randrange(1, 30))]
@@ -200,7 +200,7 @@ def test_rows_in_blocks_are_those_that_are_read_one_by_one(ending, block_bytes, 
         data = "\n".join(lines).encode()
         data = gzip.compress(data) if ending.endswith("gz") else data
         rows, expected = _read("x." + ending, data), _row_by_row("x." + ending, data, monkeypatch)
-        monkeypatch.setattr("xrec.data.lines._BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr("xrec.data.blocks._BLOCK_BYTES", block_bytes)
         assert rows.table.equals(expected.table)
         assert (rows.findings, rows.num_rows) == (expected.findings, expected.num_rows)
 
