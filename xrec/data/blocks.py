@@ -1,8 +1,8 @@
 """The rows of one input file (CSV, JSON Lines or Parquet), block by block.
 
 A block whose rows are all well formed is a table of Arrow. Any other block is read row by row
-(xrec.data.lines), and so is a CSV file from its first quote on. In Parquet a line is a row's
-number, from 1.
+(xrec.data.lines), and so is a CSV file from the first quote on that is not around a whole cell. In
+Parquet a line is a row's number, from 1.
 """
 
 import codecs
@@ -11,10 +11,12 @@ import gzip
 import io
 import itertools
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import IO, cast
 
 import pyarrow as pa
@@ -22,7 +24,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from xrec.data.lines import Line, Record, csv_records, csv_rows, decoded, json_lines, plain_records
+from xrec.data.lines import Line, Record, csv_records, csv_rows, decoded, json_lines
 from xrec.errors import DataError
 
 _BLOCK_BYTES = 1 << 20  # of text
@@ -218,27 +220,38 @@ def _csv(text: _Text, wanted: Collection[str], delimiter: str) -> tuple[list[str
             f"{text.file}: line {number}, the header, is not readable as CSV: {problem}; mend it"
         )
     _check_unique(text.file, header)
-    if _is_simple(head):
+    if _is_simple(head, delimiter):
         return header, _csv_blocks(text, header, wanted, delimiter)
     return header, _blocks_of(records, header, delimiter)
 
 
-def _is_simple(block: bytes) -> bool:
-    """Whether each line of a block of CSV, between line feeds, is a row."""
-    return b'"' not in block and block.count(b"\r") == block.count(b"\r\n")
+def _is_simple(block: bytes, delimiter: str) -> bool:
+    """Whether each line of a block of CSV is a row, and quotes, if any, stand around cells only."""
+    if block.count(b"\r") != block.count(b"\r\n"):
+        return False
+    is_quoted = b'"' in block
+    return not is_quoted or (delimiter != "\t" and bool(_simple(delimiter).fullmatch(block)))
+
+
+@cache
+def _simple(delimiter: str) -> re.Pattern[bytes]:
+    mark = re.escape(delimiter.encode())
+    cell = rb'(?:"[^"\n]*"|[^"\n' + mark + rb"]*)"
+    return re.compile(rb"(?:" + cell + rb"(?:" + mark + rb"|\r?\n|\Z))*+")
 
 
 def _csv_blocks(
     text: _Text, header: list[str], wanted: Collection[str], delimiter: str
 ) -> Iterator[Block]:
-    """Yield blocks of columns up to the first quote; from there on rows are read one by one."""
+    """Yield blocks up to one that is not simple; from there on, rows are read one by one."""
     first = 2
     for block in text.blocks():
-        if not _is_simple(block):
+        if not _is_simple(block, delimiter):
             records = csv_records(text.file, text.lines_from(block), delimiter, first, len(header))
             yield from _blocks_of(records, header, delimiter)
             return
-        lines = csv_rows(plain_records(text.lines(block), first, delimiter), header, delimiter)
+        records = csv_records(text.file, text.lines(block), delimiter, first, len(header))
+        lines = csv_rows(records, header, delimiter)
         yield Block(lines, first, _csv_table(block, header, wanted, delimiter))
         first += block.count(b"\n")
 
@@ -264,9 +277,7 @@ def _csv_table(
             pyarrow.csv.ReadOptions(
                 column_names=names, use_threads=False, block_size=len(block) + 1
             ),
-            pyarrow.csv.ParseOptions(
-                delimiter=delimiter, quote_char=False, ignore_empty_lines=False
-            ),
+            pyarrow.csv.ParseOptions(delimiter=delimiter, ignore_empty_lines=False),
             pyarrow.csv.ConvertOptions(
                 include_columns=list(taken), column_types=dict.fromkeys(names, pa.string())
             ),

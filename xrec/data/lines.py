@@ -105,7 +105,7 @@ def csv_records(
             cells, problem = [], str(error)
             is_unbalanced = _is_open(problem, lines, may_be_plain)
         if is_unbalanced and may_be_plain:
-            yield from plain_records(itertools.chain(list(lines), text), number, delimiter)
+            yield from _plain_records(itertools.chain(list(lines), text), number, delimiter)
             return
         if is_unbalanced:
             raise DataError(_unbalanced(file, number, lines))
@@ -120,7 +120,7 @@ def _kept(text: Iterable[str], lines: list[str]) -> Iterator[str]:
         yield line
 
 
-def plain_records(lines: Iterable[str], first: int, delimiter: str) -> Iterator[Record]:
+def _plain_records(lines: Iterable[str], first: int, delimiter: str) -> Iterator[Record]:
     """Yield the records of lines in which quotes are plain characters."""
     reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     while True:

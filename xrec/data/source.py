@@ -84,13 +84,12 @@ def rejected_table(findings: Iterable[Finding]) -> pa.Table:
 
 
 class Rejected(NamedTuple):
-    """How many rows of a file were left out for a reason; the line and text of the first one."""
+    """How many rows of a file (or of a table's many files) were left out for a reason."""
 
     file: str
     reason: str
     count: int
-    line: int
-    text: str
+    first: Finding
 
 
 def count_findings(findings: Iterable[Finding]) -> list[Rejected]:
@@ -98,10 +97,7 @@ def count_findings(findings: Iterable[Finding]) -> list[Rejected]:
     groups = defaultdict[tuple[str, str], list[Finding]](list)
     for finding in findings:
         groups[finding.file, finding.reason].append(finding)
-    firsts = {key: min(group, key=lambda each: each.line) for key, group in groups.items()}
-    return [
-        Rejected(*key, len(groups[key]), first.line, first.text) for key, first in firsts.items()
-    ]
+    return [Rejected(*key, len(group), min(group, key=_line)) for key, group in groups.items()]
 
 
 def count_reasons(rejected: Iterable[Rejected]) -> dict[str, int]:
@@ -129,16 +125,20 @@ def _head(text: str) -> str:
     return text[:_TEXT_HEAD].encode("utf-8", errors="replace").decode("utf-8")
 
 
+def _line(finding: Finding) -> int:
+    return finding.line
+
+
 def _over_threshold(
     rejected: Sequence[Rejected], num_rows: int, max_share: float, folder: str
 ) -> str:
-    first = min(rejected, key=lambda each: each.line)
+    first = min((each.first for each in rejected), key=_line)
     by_count = sorted(rejected, key=lambda each: -each.count)
     count = sum(each.count for each in rejected)
     return (
-        f"{folder.rstrip('/')}/{first.file}: {count} of {num_rows} rows are unusable, "
+        f"{folder.rstrip('/')}/{rejected[0].file}: {count} of {num_rows} rows are unusable, "
         f"at most a share of {max_share:g} is allowed\n"
-        f"  first: line {first.line}: {first.reason}: {_head(first.text)!r}\n"
+        f"  first: {first.file}, line {first.line}: {first.reason}: {_head(first.text)!r}\n"
         + "".join(f"  {each.count} x {each.reason}\n" for each in by_count)
         + "mend the file, or raise max_rejected_share to leave such rows out"
     )

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from xrec.config.data import SplitShares
 from xrec.data.rows import FileRows
-from xrec.data.source import Rejected, rejected_table
+from xrec.data.source import Finding, Rejected, rejected_table
 from xrec.data.splits import split_pairs
 from xrec.errors import StorageError
 from xrec.storage import Location, storage_errors
@@ -50,16 +50,15 @@ class Staging:
         self.num_rows = Counter[str]()
         self.hashes: dict[str, str] = {}
         self._tables: set[str] = set()
-        self._files: list[tuple[str, str]] = []  # name, and what its rows are counted under
         self._folder = TemporaryDirectory(prefix="xrec-prepare-")
         limit = {} if memory_gb is None else {"memory_limit": f"{memory_gb}GB"}
         self.database = duckdb.connect(
             f"{self._folder.name}/rows.duckdb",
             config={"temp_directory": f"{self._folder.name}/spilled", **limit},
         )
-        self.sql(
-            "CREATE SCHEMA raw; CREATE TABLE findings(file INT, line INT8, reason TEXT, text TEXT)"
-        )
+        self.sql("CREATE SCHEMA raw")
+        self.sql("CREATE TABLE files(file INT, name TEXT, counted TEXT)")
+        self.sql("CREATE TABLE findings(file INT, line INT8, reason TEXT, text TEXT)")
         for table, columns in _COLUMNS.items():
             self.create(table, columns)
         self._tables.clear()
@@ -111,6 +110,7 @@ class Staging:
 
         as_rows: makes rows of the table of those of a file. Raises DataError, StorageError.
         """
+        self.sql("BEGIN")  # one transaction, or each block would wait for the disk
         for name, location in files.items():
             counted = name if len(files) == 1 else f"{table} ({len(files)} files)"
             self.num_rows[counted] += 0
@@ -122,6 +122,7 @@ class Staging:
                     if part.findings:
                         found = rejected_table(part.findings).drop_columns("file")
                         self._insert("findings", found, number)
+        self.sql("COMMIT")
         self._tables.add(table)
 
     def add(self, tables: Mapping[str, pa.Table]) -> None:
@@ -148,15 +149,14 @@ class Staging:
 
     def rejected(self) -> list[Rejected]:
         """The rows that were left out, by file (or table) and reason."""
-        self._write_files()
         found = self.sql("""
-            SELECT counted, reason, count(*), min(line), arg_min(text, line)
-            FROM findings JOIN files USING (file) GROUP BY ALL""")
-        return [Rejected(*each) for each in found]
+            SELECT counted, reason, count(*),
+                arg_min({file: name, line: line, reason: reason, text: text}, line)
+            FROM findings JOIN files USING (file) GROUP BY counted, reason""")
+        return [Rejected(*each, Finding(**first)) for *each, first in found]
 
     def findings(self) -> pa.RecordBatchReader:
         """All findings by file and line, in the columns of REJECTED."""
-        self._write_files()
         return self.reader("""
             SELECT name AS file, line, reason, left(text, 120) AS text
             FROM findings JOIN files USING (file) ORDER BY name, line, reason""")
@@ -182,15 +182,10 @@ class Staging:
         self.database.unregister("batch")
 
     def _number(self, name: str, counted: str) -> int:
-        self._files.append((name, counted))
-        return len(self._files) - 1
-
-    def _write_files(self) -> None:
-        numbered = [(number, *names) for number, names in enumerate(self._files)]
-        columns = dict(zip(("file", "name", "counted"), zip(*numbered, strict=True), strict=True))
-        self.database.register("batch", pa.table(columns))
-        self.sql("CREATE OR REPLACE TABLE files AS FROM batch")
-        self.database.unregister("batch")
+        number = self.count("files")
+        values = {"number": number, "name": name, "counted": counted}
+        self.sql("INSERT INTO files VALUES ($number, $name, $counted)", **values)
+        return number
 
     @contextmanager
     def _opened(self, name: str, location: Location) -> Iterator[IO[bytes]]:

@@ -53,8 +53,8 @@ def find_files(
 ) -> dict[TableT, dict[str, Location]]:
     """The files of each of the tables in `folder`: those that the pattern of `named` matches.
 
-    Without a pattern, a table is the file of its name, the files whose names begin with it, or
-    those in the folder of its name, with one and the same ending.
+    Without a pattern, a table is the file of its name, the files of its name and a number, or those
+    in the folder of its name, with one and the same ending.
 
     Raises DataError if those of `needed` or of a pattern are missing, or a table is there in two
     forms.
@@ -63,9 +63,10 @@ def find_files(
     try:
         found = {table: _files_of(names_in, table, named.get(table)) for table in tables}
         if not found[needed]:
+            names = ", ".join(f"{needed}{ending}" for ending in TABLE_ENDINGS)
             raise DataError(
-                f"the {needed} are missing: expected one of {', '.join(_plain(needed))}, "
-                f"{needed}-* or {needed}/*; check source.uri, or name the files in source.files "
+                f"the {needed} are missing: expected one of {names}, or such files numbered or in "
+                f"the folder {needed}; check source.uri, or name the file in source.files "
                 f"({{{needed}: <file>}})"
             )
     except DataError as error:
@@ -93,18 +94,18 @@ def _files_of(names_in: NamesIn, table: str, pattern: str | None) -> list[str]:
 
 
 def _forms(table: str, ending: str) -> list[str]:
-    return [f"{table}{ending}", f"{table}[!.]*{ending}", f"{table}/*{ending}"]
+    return [f"{table}{ending}", f"{table}[-_.][0-9]*{ending}", f"{table}/*{ending}"]
 
 
 def _matching(names_in: NamesIn, pattern: str) -> list[str]:
     """The files that match `pattern`, which may have wildcards in its last part."""
     parent, slash, name = pattern.rpartition("/")
-    there = (each for each in names_in(parent) if each[0] not in "._" or each == name)
-    return sorted(f"{parent}{slash}{each}" for each in there if fnmatchcase(each, name))
-
-
-def _plain(table: str) -> list[str]:
-    return [f"{table}{ending}" for ending in TABLE_ENDINGS]
+    found = (
+        each
+        for each in names_in(parent)
+        if each == name or (each[0] not in "._" and fnmatchcase(each, name))
+    )
+    return sorted(f"{parent}{slash}{each}" for each in found)
 
 
 def read_tables(

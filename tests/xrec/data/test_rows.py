@@ -192,6 +192,7 @@ def test_rows_in_blocks_are_those_that_are_read_one_by_one(ending, block_bytes, 
             delimiter = "\t" if ending == "tsv" else ","
             lines = [delimiter.join(row) for row in cells]
             odd = [QUOTED + delimiter + "x", "a", "", delimiter * 3, f"a{delimiter}b\r"]
+            odd += [f'"a"{delimiter}"b{delimiter}"', f'"a"{delimiter}"b ""c"""', f'a{delimiter}b"c']
         for each in rng.choices(odd, k=rng.randrange(3)):
             lines.insert(rng.randrange(len(lines) + 1), each)
         lines.insert(0, '{"user_id": "a", "profile": ""}')

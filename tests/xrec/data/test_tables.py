@@ -183,9 +183,9 @@ def test_read_tables_finding_names_the_file_s_own_column():
             r"more than one file of the users, users\.csv and users\.jsonl; remove all but one",
         ),
         (
-            {"users_old.csv": b""},
+            {"users-1.csv": b""},
             {},
-            r"more than one file of the users, users\.csv and users_old\.csv; remove all but one",
+            r"more than one file of the users, users\.csv and users-1\.csv; remove all but one",
         ),
         ({}, {"users": "users/*.csv"}, r"users/\*\.csv is missing \(source\.files\.users\)"),
         ({"users.csv": None}, {}, None),
