@@ -228,6 +228,7 @@ def _parsed(table: pa.Table, column: _Column) -> pa.ChunkedArray:
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if column.parse is parse_id and _are_ids(values):
+        values.validate(full=True)  # as UTF-8
         return values.cast(pa.large_string())
     encoded = values.combine_chunks().dictionary_encode(null_encoding="encode")
     parsed = [column.parse(value) for value in encoded.dictionary.to_pylist()]
@@ -236,10 +237,9 @@ def _parsed(table: pa.Table, column: _Column) -> pa.ChunkedArray:
 
 
 def _are_ids(values: pa.ChunkedArray) -> bool:
-    kind = values.type
-    if values.null_count or pa.types.is_integer(kind):
+    if values.null_count or pa.types.is_integer(values.type):
         return not values.null_count
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
     return is_text and (pc.min(pc.binary_length(values)).as_py() or 0) > 0
 
 

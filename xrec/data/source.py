@@ -7,7 +7,7 @@ written to `rejected.parquet`; too many of them in one file are an error.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -83,7 +83,8 @@ def rejected_table(findings: Iterable[Finding]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=REJECTED)
 
 
-class Rejected(NamedTuple):
+@dataclass(frozen=True)
+class Rejected:
     """How many rows of a file (or of a table's many files) were left out for a reason."""
 
     file: str

@@ -17,6 +17,7 @@ from typing import IO, Any, Self
 import duckdb
 import numpy as np
 import pyarrow as pa
+from duckdb.func import ARROW
 
 from xrec.config.data import SplitShares
 from xrec.data.rows import FileRows
@@ -54,7 +55,11 @@ class Staging:
         limit = {} if memory_gb is None else {"memory_limit": f"{memory_gb}GB"}
         self.database = duckdb.connect(
             f"{self._folder.name}/rows.duckdb",
-            config={"temp_directory": f"{self._folder.name}/spilled", **limit},
+            config={
+                "temp_directory": f"{self._folder.name}/spilled",
+                "preserve_insertion_order": "false",  # what needs an order says it
+                **limit,
+            },
         )
         self.sql("CREATE SCHEMA raw")
         self.sql("CREATE TABLE files(file INT, name TEXT, counted TEXT)")
@@ -69,7 +74,7 @@ class Staging:
             ),
             ["VARCHAR", "VARCHAR"],
             "VARCHAR",
-            type="arrow",
+            type=ARROW,
         )
 
     def __enter__(self) -> Self:
@@ -81,8 +86,9 @@ class Staging:
         is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         if is_full or isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
             raise StorageError(
-                f"{self._folder.name}: no room for the rows of the source: {error}; set TMPDIR to "
-                "a folder on a larger disk, or change prepare.memory_gb"
+                f"{self._folder.name}: no room for the rows of the source: "
+                f"{str(error).splitlines()[0]}; set TMPDIR to a folder on a larger disk, or change "
+                "prepare.memory_gb"
             ) from error
 
     def sql(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
@@ -153,7 +159,9 @@ class Staging:
             SELECT counted, reason, count(*),
                 arg_min({file: name, line: line, reason: reason, text: text}, line)
             FROM findings JOIN files USING (file) GROUP BY counted, reason""")
-        return [Rejected(*each, Finding(**first)) for *each, first in found]
+        return [
+            Rejected(file, reason, count, Finding(**first)) for file, reason, count, first in found
+        ]
 
     def findings(self) -> pa.RecordBatchReader:
         """All findings by file and line, in the columns of REJECTED."""
@@ -162,7 +170,11 @@ class Staging:
             FROM findings JOIN files USING (file) ORDER BY name, line, reason""")
 
     def reader(self, query: str) -> pa.RecordBatchReader:
-        """The rows of a query as a stream; those of several queries may be read side by side."""
+        """The rows of a query as a stream; those of several queries may be read side by side.
+
+        They come in the order of the query, or in that in which its table was made.
+        """
+        self.sql("SET preserve_insertion_order = true")
         return self.database.cursor().execute(query).to_arrow_reader(_BATCH_ROWS)
 
     def count(self, table: str, condition: str = "true") -> int:

@@ -231,6 +231,11 @@ SEEN = r"missing column\(s\) user_id; expected user_id, profile, saw 'userid', '
         ("users.csv", b"userid,profile\na,b\n", SEEN),
         ("users.jsonl", b'{"userid": 1, "profile": ""}\n', SEEN),
         ("users.parquet", _parquet(userid=["a"], profile=["b"]), SEEN),
+        (
+            "users.parquet",
+            _parquet(user_id=pa.array([b"\xff"]).view(pa.string()), profile=["x"]),
+            "column 'user_id' of type string has a value that cannot be read",
+        ),
         ("users.csv", b"", "saw none"),
         ("users.csv", b"user_id,x,x\n", r"users.csv: more than one column is called 'x'"),
         ("users.csv", b'"user" id,profile\n', "line 1, the header, is not readable as CSV"),
