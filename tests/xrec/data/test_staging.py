@@ -24,6 +24,7 @@ def test_staging_sorts_more_than_its_memory():
         for part in range(NUM_PARTS):
             staging.add({"users": _users(part)})
         staging.sql("CREATE TABLE users AS FROM raw.users ORDER BY user_id")
+        assert staging.count("users", "rowid <> user_id::INT") == 0
         batches = staging.reader("SELECT user_id FROM users")
         ids = [each for batch in batches for each in batch["user_id"].to_pylist()]
         ((used,),) = staging.sql("SELECT sum(memory_usage_bytes) FROM duckdb_memory()")
