@@ -11,7 +11,7 @@ from xrec.data.release import find_release_files, read_release
 from xrec.data.source import Source
 from xrec.data.tables import find_table_files, read_tables
 from xrec.errors import ArtifactNotFoundError
-from xrec.sample import generate_town, town_source
+from xrec.sample import generate_town, town_tables
 from xrec.storage import (
     Location,
     Manifest,
@@ -25,14 +25,18 @@ from xrec.storage import (
 def output(config: PrepareConfig, *, exact: bool = True) -> Output:
     """The dataset that `config` asks for; see jobs.output.
 
-    Reads the source's files, or the manifest of the annotations. Without `exact` it reads no files,
-    which may be large or gone by now, and compares none.
+    Reads those of the source's files that changed since the dataset was made, or the manifest of
+    the annotations. Without `exact` it compares no files, which may be gone by now.
     """
     location, settings = location_of(config, "dataset"), dataset_settings(config)
+    there = _manifest_of(location)
+    if there is None:
+        return Output(location, "dataset", settings, {})
     if exact or isinstance(config.source, AnnotationsSource):
         source = _source(config)
-        return Output(location, "dataset", settings, source.hashes(source.contents()))
-    files = _files_of(location)
+        inputs = source.hashes(source.find_files(), there)
+        return Output(location, "dataset", settings, inputs)
+    files = tuple(there.inputs)
     return Output(location, "dataset", settings, dict.fromkeys(files, ""), unchecked=files)
 
 
@@ -43,23 +47,24 @@ def run(config: PrepareConfig) -> Manifest:
     return prepare_dataset(config, _source(config), find)
 
 
-def _files_of(dataset: Location) -> tuple[str, ...]:
-    """The files that the dataset was made from; none if it is not there."""
+def _manifest_of(dataset: Location) -> Manifest | None:
     try:
-        return tuple(read_manifest(dataset, "dataset").inputs)
+        return read_manifest(dataset, "dataset")
     except ArtifactNotFoundError:
-        return ()
+        return None
 
 
 def _source(config: PrepareConfig) -> Source:
     """The reader that `source.kind` names."""
     source = config.source
     if isinstance(source, SampleSource):
-        return Source("sample", lambda _: town_source(generate_town(source)))
+        return Source("sample", lambda staging, _: staging.add(town_tables(generate_town(source))))
     if isinstance(source, AnnotationsSource):
         uri, storage = config.artifact("annotations"), config.storage
         inputs = {"annotations": annotations_manifest(uri, storage).fingerprint}
-        return Source(uri, lambda _: read_annotations(uri, storage), inputs=inputs)
+        return Source(
+            uri, lambda staging, _: staging.add(read_annotations(uri, storage)), inputs=inputs
+        )
     folder = open_location(source.uri, config.storage)
     check_access(folder, config.storage)
     if isinstance(source, ReleaseSource):

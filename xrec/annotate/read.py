@@ -17,7 +17,6 @@ from xrec.annotate.store import ReviewStore
 from xrec.annotate.vocabulary import Vocabulary, names_are_english
 from xrec.bulk import Published, published
 from xrec.config.shared import StorageConfig
-from xrec.data.source import SourceData
 from xrec.storage import Location, Manifest, open_location, read_content, read_manifest
 
 Versions = Mapping[Stage, int]
@@ -25,23 +24,19 @@ Versions = Mapping[Stage, int]
 
 _QUERIES = {
     "interactions": """
-        SELECT user_id, item_id, split, 'reviews' AS file,
-            row_number() OVER (ORDER BY user_id, item_id) AS line
-        FROM reviews WHERE split <> 'low_rated' ORDER BY line""",
+        SELECT user_id, item_id, split FROM reviews WHERE split <> 'low_rated'""",
     "explanations": """
-        SELECT user_id, item_id, explanation, pairs.split, 'reviews' AS file,
-            row_number() OVER (ORDER BY user_id, item_id) AS line
-        FROM pairs WHERE explanation <> '' ORDER BY line""",
+        SELECT user_id, item_id, explanation, split FROM pairs WHERE explanation <> ''""",
     "users": """
         SELECT user_id, coalesce(profile, '') AS profile
         FROM (SELECT DISTINCT user_id FROM reviews WHERE split <> 'low_rated')
-        LEFT JOIN users USING (user_id) ORDER BY user_id""",
+        LEFT JOIN users USING (user_id)""",
     "items": """
         SELECT item_id, coalesce(nullif(items.title, ''), known.title, '') AS title,
             coalesce(profile, '') AS profile
         FROM (SELECT item_id FROM reviews WHERE split <> 'low_rated'
             UNION SELECT item_id FROM known)
-        LEFT JOIN items USING (item_id) LEFT JOIN known USING (item_id) ORDER BY item_id""",
+        LEFT JOIN items USING (item_id) LEFT JOIN known USING (item_id)""",
 }
 _TRAINING_PROFILES = """
     SELECT user_id, item_id, coalesce(of_user.profile, users.profile, '') AS user_profile,
@@ -51,7 +46,7 @@ _TRAINING_PROFILES = """
         AS of_user(user_id, item_id, profile) USING (user_id, item_id)
     LEFT JOIN (SELECT item_id, unnest(left_out, recursive := true) FROM items)
         AS of_item(item_id, user_id, profile) USING (user_id, item_id)
-    WHERE explanation <> '' AND split = 'train' ORDER BY user_id, item_id"""
+    WHERE explanation <> '' AND split = 'train'"""
 _NAMED = """
     SELECT user_id, item_id, split, generate_subscripts(aspects, 1) AS place,
         unnest(aspects, recursive := true)
@@ -82,10 +77,10 @@ def annotations_manifest(uri: str, storage: StorageConfig) -> Manifest:
     return read_manifest(open_location(uri, storage), KIND)
 
 
-def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
-    """All users, items and pairs of the kept reviews, with the texts that they have.
+def read_annotations(uri: str, storage: StorageConfig) -> dict[str, pa.Table]:
+    """The raw tables of a dataset: users, items and pairs of the kept reviews, with their texts.
 
-    What has no profile or title has an empty one; a rating is a string. Raises
+    What has no profile or title has an empty one. Raises
     ArtifactNotFoundError if the annotations are not finished, TableError if a table's version is
     not there any more.
     """
@@ -101,20 +96,14 @@ def read_annotations(uri: str, storage: StorageConfig) -> SourceData:
         database.register("reviews", pa.concat_tables(reviews))
         database.register("known", store.items)
         tables = {name: database.sql(query).to_arrow_table() for name, query in _QUERIES.items()}
-        profiles = _training_profiles(database)
-        aspects = low_rated = _aspects(database, output, manifest)
+        if (profiles := _training_profiles(database)) is not None:
+            tables["training_profiles"] = profiles
+        aspects = _aspects(database, output, manifest)
     if aspects is not None:
         is_low_rated = pc.equal(aspects["split"], LOW_RATED)
-        low_rated = aspects.filter(is_low_rated)
-        aspects = aspects.filter(pc.invert(is_low_rated))
-    return SourceData(
-        **tables,
-        findings=(),
-        num_rows={"reviews": tables["interactions"].num_rows},
-        training_profiles=profiles,
-        aspects=aspects,
-        low_rated_aspects=low_rated,
-    )
+        tables["low_rated_aspects"] = aspects.filter(is_low_rated)
+        tables["aspects"] = aspects.filter(pc.invert(is_low_rated))
+    return tables
 
 
 def _training_profiles(database: duckdb.DuckDBPyConnection) -> pa.Table | None:

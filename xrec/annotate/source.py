@@ -4,7 +4,6 @@ A file is read many rows at a time. Personal data is removed here, so nothing th
 can hold it.
 """
 
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,13 +15,15 @@ import pyarrow.compute as pc
 from xrec.annotate.cells import parse_review, parse_time, parse_votes, rating_parser
 from xrec.config.annotate import REVIEW_COLUMNS, AnnotateConfig, ReviewsSource
 from xrec.config.data import TABLE_ENDINGS
-from xrec.data.lines import keys_of, stream_lines
+from xrec.data.blocks import stream_lines
+from xrec.data.lines import keys_of
 from xrec.data.personal import REMOVED, remove_personal
 from xrec.data.rows import (
     FileRows,
     Parser,
     parse_description,
     parse_id,
+    read_rows,
     reject_duplicates,
     stream_rows,
 )
@@ -125,7 +126,7 @@ def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
     if not is_named:
         names["details"] = _other_columns(location, names, source)
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
-        (whole,) = stream_rows(
+        whole = read_rows(
             location.name,
             opened,
             {"item_id": parse_id},
@@ -135,7 +136,6 @@ def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
             encoding=source.encoding,
             advice=_ADVICE,
             may_be_missing=() if is_named else ("details",),
-            rows_at_once=None,
         )
     unique = reject_duplicates(whole, ["item_id"])
     texts = {name: pc.fill_null(unique.table[name], "") for name in ("title", "details")}
@@ -195,12 +195,19 @@ def find_review_files(config: AnnotateConfig) -> dict[str, Location]:
         return {"reviews": place}
     if not place.exists():
         raise DataError(f"{place}: there is nothing; check source.uri")
-    return find_files(place, tuple(REVIEW_COLUMNS), source.files, "reviews")
+    found = find_files(place, tuple(REVIEW_COLUMNS), source.files, "reviews")
+    for table, files in found.items():
+        if len(files) > 1:
+            raise DataError(
+                f"{place}: {len(files)} files of the {table}, the first {next(iter(files))}; "
+                "expected one: join them, or name it in source.files"
+            )
+    return {table: location for table, files in found.items() for location in files.values()}
 
 
 def file_hashes(files: Mapping[str, Location]) -> dict[str, str]:
     """16 hex digits of a hash of each file's content, by table; the files are read for it."""
-    return {table: _hash(location) for table, location in files.items()}
+    return {table: location.digest() for table, location in files.items()}
 
 
 def _check_ending(location: Location) -> None:
@@ -208,8 +215,3 @@ def _check_ending(location: Location) -> None:
         raise DataError(
             f"{location}: expected a file that ends in one of {', '.join(TABLE_ENDINGS)}"
         )
-
-
-def _hash(location: Location) -> str:
-    with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]

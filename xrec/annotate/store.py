@@ -26,7 +26,12 @@ from xrec.annotate.formats import KIND, identify_annotations
 from xrec.annotate.keep import KeptReviews, keep_reviews, listed
 from xrec.annotate.source import RawReviews, file_hashes, find_review_files, read_reviews
 from xrec.config.annotate import AnnotateConfig
-from xrec.data.source import check_rejected_share, count_reasons, rejected_table
+from xrec.data.source import (
+    check_rejected_share,
+    count_findings,
+    count_reasons,
+    rejected_table,
+)
 from xrec.errors import StorageNotFoundError
 from xrec.schemas import ITEM_DETAILS, REJECTED, REVIEWS
 from xrec.storage import Location, check_access, claim, location_of, read_table, write_table
@@ -81,7 +86,10 @@ def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
     if record is None:
         raw = read_reviews(config, files)
         check_rejected_share(
-            raw.findings, raw.num_rows, config.max_rejected_share, config.source.uri
+            count_findings(raw.findings),
+            raw.num_rows,
+            config.max_rejected_share,
+            config.source.uri,
         )
         kept = keep_reviews(raw.reviews, config)
         write_table(output / "reviews" / "rejected.parquet", rejected_table(raw.findings), REJECTED)
@@ -140,7 +148,7 @@ def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRe
         num_users=pc.count_distinct(reviews["user_id"]).as_py(),
         num_items=pc.count_distinct(reviews["item_id"]).as_py(),
         dropped=dict(kept.dropped),
-        rejected=count_reasons(raw.findings),
+        rejected=count_reasons(count_findings(raw.findings)),
         personal=dict(raw.num_personal),
     )
     (output / "reviews" / "reviews.json").write_bytes(record.model_dump_json(indent=2).encode())

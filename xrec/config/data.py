@@ -40,8 +40,8 @@ class TableFiles(Config):
     uri: str
     """Folder of the files."""
     files: dict[str, str] = Field(default_factory=dict)
-    """Files of the tables that are not in a file of their own name, e.g. {users: customers.csv}.
-    One file may hold two tables."""
+    """Files of the tables that are not in files of their own name, e.g. {users: customers.csv} or
+    {interactions: "orders/*.parquet"}. One file may hold two tables."""
     columns: dict[str, str | list[str] | None] = Field(default_factory=dict)
     """Column names of the files by ours, e.g. {user_id: customer, items.title: name}. A table's
     name before the dot limits a key to that table. The columns of a list are joined to one text;
@@ -222,7 +222,11 @@ class PrepareConfig(DatasetJobConfig):
     """How aspects are found in a source without reviews; null makes no tables of aspects.
     Annotations have aspects of their own."""
     max_rejected_share: float = Field(0.01, ge=0, le=1)
-    """Largest share of the rows of one input file that may be rejected; above it the job fails."""
+    """Largest share of the rows of one input file (of all files of a table that has many) that may
+    be rejected; above it the job fails."""
+    memory_gb: float | None = Field(None, gt=0)
+    """GB of memory that the tables may take before they spill to the disk, to the folder TMPDIR. If
+    null, four fifths of the machine's."""
 
     @model_validator(mode="after")
     def _annotations_have_aspects(self) -> "PrepareConfig":

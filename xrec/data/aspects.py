@@ -14,12 +14,11 @@ import pyarrow.compute as pc
 from xrec import schemas
 
 
-def aspect_tables(named: pa.Table, users: pa.Table, items: pa.Table) -> dict[str, pa.Table]:
+def aspect_tables(named: pa.Table) -> dict[str, pa.Table]:
     """The tables aspects, item_aspects, user_aspects and explanation_aspects (xrec.schemas).
 
-    named: user_id, item_id, split, aspect, opinion, sentiment; each aspect of a pair once, and
-        each aspect in a training pair at least. users, items: with the ids in the order of their
-        indices.
+    named: user_index, item_index, split, aspect, opinion, sentiment; each aspect of a pair once,
+        and each aspect in a training pair at least.
     """
     training = named.filter(pc.equal(named["split"], "train"))
     vocabulary = _counted(training, ["aspect"]).sort_by(
@@ -27,13 +26,7 @@ def aspect_tables(named: pa.Table, users: pa.Table, items: pa.Table) -> dict[str
     )
     numbers = pa.array(np.arange(vocabulary.num_rows, dtype=np.int32))
     aspects = vocabulary.append_column("aspect_index", numbers)
-    indices = {
-        "user_index": _index(named["user_id"], users["user_id"]),
-        "item_index": _index(named["item_id"], items["item_id"]),
-        "aspect_index": _index(named["aspect"], aspects["aspect"]),
-    }
-    kept = {name: named[name] for name in ("opinion", "sentiment", "split")}
-    indexed = pa.table({**indices, **kept})
+    indexed = named.append_column("aspect_index", _index(named["aspect"], aspects["aspect"]))
     trained = indexed.filter(pc.equal(indexed["split"], "train"))
     by_pair = indexed.sort_by([("user_index", "ascending"), ("item_index", "ascending")])
     return {
@@ -44,15 +37,15 @@ def aspect_tables(named: pa.Table, users: pa.Table, items: pa.Table) -> dict[str
     }
 
 
-def low_rated_aspects(named: pa.Table, aspects: pa.Table, items: pa.Table) -> pa.Table:
+def low_rated_aspects(named: pa.Table, aspects: pa.Table) -> pa.Table:
     """What low-rated reviews say of their items, schema LOW_RATED_ASPECTS.
 
-    named: as for `aspect_tables`, of whatever users. aspects: with the indices of the vocabulary.
+    named: item_index, aspect, sentiment. aspects: with the indices of the vocabulary.
     """
     places = _index(named["aspect"], aspects["aspect"])
     rows = pa.table(
         {
-            "item_index": _index(named["item_id"], items["item_id"]),
+            "item_index": named["item_index"],
             "aspect_index": aspects["aspect_index"].take(places),
             "sentiment": named["sentiment"],
         }

@@ -1,6 +1,8 @@
 """From the rows of a source to the tables of the dataset.
 
-Ids become indices, and each pair gets a split.
+Ids become indices, in the order of the ids, and each pair gets a split. Nothing depends on the
+order or the number of files: of the rows of one id, or of one pair, the one that counts is chosen
+by what it says.
 
 A pair whose explanation is held out must not be an edge that the graph is trained on, since the
 graph vectors would know the answer. In the public release about 80 % of the test pairs are training
@@ -11,168 +13,176 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from xrec import schemas
-from xrec.config.data import SplitShares
 from xrec.data.aspects import aspect_tables, low_rated_aspects
-from xrec.data.dataset import pair_keys
-from xrec.data.rows import SPLITS, reject
-from xrec.data.source import Finding, SourceData
-from xrec.data.splits import split_pairs
+from xrec.data.rows import SPLITS
+from xrec.data.staging import Staging
 from xrec.errors import DataError
 
-Findings = tuple[Finding, ...]
+_INDEXED = """
+    SELECT users.rowid::INT AS user_index, items.rowid::INT AS item_index,
+        rows.* EXCLUDE (user_id, item_id)
+    FROM raw.{table} AS rows {how} users USING (user_id) {how} items USING (item_id)"""
+"""The rows of a raw table by index."""
+_EXPLANATIONS = """
+    CREATE TABLE explanations AS
+    SELECT user_index, item_index, explanation, split FROM ranked WHERE reason IS NULL
+    ORDER BY user_index, item_index"""
+_INTERACTIONS = """
+    CREATE TABLE interactions AS
+    SELECT user_index, item_index, ranked.split
+    FROM ranked LEFT JOIN explanations USING (user_index, item_index)
+    WHERE reason IS NULL
+        AND NOT (ranked.split = 'train' AND coalesce(explanations.split <> 'train', false))
+    ORDER BY user_index, item_index"""
+"""All usable pairs but training edges whose explanation is held out."""
+
+
+TABLES: Mapping[str, str] = {
+    "users": "SELECT rowid::INT AS user_index, * FROM users",
+    "items": "SELECT rowid::INT AS item_index, * FROM items",
+    "interactions": "FROM interactions",
+    "explanations": "FROM explanations",
+}
+"""The tables that every dataset has, after `assemble`: queries of the staging tables."""
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """The tables by name (schemas of xrec.schemas), the rows left out, metrics for the manifest."""
+    """The tables by name, with the columns of xrec.schemas, and metrics for the manifest."""
 
-    tables: Mapping[str, pa.Table]
-    findings: Findings
+    tables: Mapping[str, pa.Table | pa.RecordBatchReader]
     metrics: Mapping[str, Any]
 
 
-def assemble(source: SourceData, shares: SplitShares) -> Assembled:
-    """The dataset's tables from a source's rows.
+def assemble(staging: Staging) -> Assembled:
+    """The dataset's tables from a source's rows; they may be empty, see `check_not_empty`.
 
-    Pairs of unknown users or items, empty explanations, and all but the first of repeated pairs are
-    left out and returned as findings. The tables may be empty: see `check_not_empty`.
+    Pairs of unknown users or items, empty explanations, and all but one of the rows of an id or a
+    pair are left out and become findings.
     """
-    interactions, of_interactions = _usable(source.interactions, source, shares)
-    explanations = source.explanations
-    is_empty = pc.equal(explanations["explanation"], "")
-    explanations, empty = reject(explanations, is_empty, "empty explanation")
-    explanations, of_explanations = _usable(explanations, source, shares)
-    given = _sorted(interactions, schemas.INTERACTIONS)
-    explained = _sorted(explanations, schemas.EXPLANATIONS)
-    leaking = _is_held_out_edge(given, explained)
-    kept = given.filter(pa.array(~leaking))
-    assert not _is_held_out_edge(kept, explained).any(), (
-        "a held-out explanation pair is still a training edge"
-    )
-    tables = {
-        "users": _numbered(source.users, "user_index", schemas.USERS),
-        "items": _numbered(source.items, "item_index", schemas.ITEMS),
-        "interactions": kept,
-        "explanations": explained,
-        **_of_pairs(source),
-        **_aspects(source, shares),
-    }
+    _number(staging, "users", "user_id", ("profile",))
+    _number(staging, "items", "item_id", ("title", "profile"))
+    _rank(staging, "explanations", "explanation")
+    staging.sql(_EXPLANATIONS)
+    _rank(staging, "interactions")
+    staging.sql(_INTERACTIONS)
+    num_usable = staging.count("ranked", "reason IS NULL")
+    staging.sql("DROP TABLE ranked")
+    without_table = [table for table in ("users", "items") if not staging.has(table)]
     metrics = {
-        "num_removed_edges": int(leaking.sum()),
-        **_count_splits(tables),
-        **_count_without_edges(tables),
+        "num_without_table": {table: staging.count(table) for table in without_table},
+        "num_removed_edges": num_usable - staging.count("interactions"),
+        **_count_without_edges(staging),
+        **_count_splits(staging),
     }
-    return Assembled(tables, source.findings + of_interactions + empty + of_explanations, metrics)
+    tables = {
+        **{name: staging.reader(query) for name, query in TABLES.items()},
+        **_of_pairs(staging),
+        **_aspects(staging),
+    }
+    return Assembled(tables, metrics)
 
 
-def _is_held_out_edge(interactions: pa.Table, explanations: pa.Table) -> npt.NDArray[np.bool_]:
-    """(N,) bool for N interactions: in train, while the pair's explanation is not."""
-    held_out = explanations.filter(pc.not_equal(explanations["split"], "train"))
-    is_train = pc.equal(interactions["split"], "train").to_numpy()
-    return np.asarray(np.isin(pair_keys(interactions), pair_keys(held_out)) & is_train)
+def _number(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> None:
+    """Make the table of users or items: each id once, in their order, so that a row is an index.
+
+    Of the rows of an id, the one with the longest texts counts, and of equally long ones the first
+    in the order of their bytes. Without a table, the ids are those of the pairs.
+    """
+    if not staging.has(table):
+        empty = ", ".join(f"'' AS {text}" for text in texts)
+        staging.sql(f"""
+            INSERT INTO raw.{table} BY NAME SELECT DISTINCT {key}, {empty} FROM (
+                SELECT {key} FROM raw.interactions UNION ALL SELECT {key} FROM raw.explanations)""")
+    columns = ", ".join(texts)
+    staging.sql(f"""
+        CREATE OR REPLACE TABLE ranked AS SELECT *, row_number() OVER (
+            PARTITION BY {key} ORDER BY strlen(concat({columns})) DESC, {columns}, file, line
+        ) AS place FROM raw.{table}""")
+    staging.reject(
+        table,
+        f"SELECT file, line, 'duplicate of another {key}' AS reason FROM ranked WHERE place > 1",
+    )
+    staging.sql(f"""
+        CREATE TABLE {table} AS
+        SELECT {key}, {columns} FROM ranked WHERE place = 1 ORDER BY {key}""")
+    staging.sql(f"DROP TABLE raw.{table}")
 
 
-def _usable(pairs: pa.Table, source: SourceData, shares: SplitShares) -> tuple[pa.Table, Findings]:
-    """The rows of known users and items, each pair once, with indices; findings for the others."""
-    findings: Findings = ()
-    for key, known in (("user_id", source.users), ("item_id", source.items)):
-        is_unknown = pc.is_null(_index_in(pairs, key, known))
-        pairs, unknown = reject(pairs, is_unknown, f"unknown {key}")
-        findings += unknown
-    repeated = pairs.select(["user_id", "item_id"]).to_pandas().duplicated().to_numpy(dtype=bool)
-    pairs, duplicates = reject(pairs, pa.array(repeated), "duplicate of an earlier pair")
-    return _indexed(_with_splits(pairs, shares), source), findings + duplicates
+def _rank(staging: Staging, table: str, text: str | None = None) -> None:
+    """Make the table `ranked` of pairs by index, each with the reason for which it is left out.
+
+    Of the rows of a pair, one that is held out counts before one for training, and one for the test
+    before one for validation; then the one with the longest text, then the first in the order of
+    its bytes.
+    """
+    is_empty = f"WHEN {text} = '' THEN 'empty {text}'" if text else ""
+    by_text = f"{text} = '', strlen({text}) DESC, {text}, " if text else ""
+    staging.sql(f"""
+        CREATE OR REPLACE TABLE ranked AS SELECT *, CASE {is_empty}
+            WHEN user_index IS NULL THEN 'unknown user_id'
+            WHEN item_index IS NULL THEN 'unknown item_id'
+            WHEN row_number() OVER (
+                PARTITION BY user_index, item_index{f", {text} = ''" if text else ""}
+                ORDER BY split = 'train', split = 'validation', {by_text}file, line
+            ) > 1 THEN 'duplicate of another pair' END AS reason
+        FROM ({_INDEXED.format(table=table, how="LEFT JOIN")})""")
+    staging.reject(table, "SELECT file, line, reason FROM ranked WHERE reason IS NOT NULL")
+    staging.sql(f"DROP TABLE raw.{table}")
 
 
-def _with_splits(pairs: pa.Table, shares: SplitShares) -> pa.Table:
-    """`pairs`, of which those without a split get that of their hash."""
-    without = pairs.filter(pc.is_null(pairs["split"]))
-    hashed = split_pairs(without["user_id"].to_pylist(), without["item_id"].to_pylist(), shares)
-    given = pairs["split"].combine_chunks()
-    splits = pc.replace_with_mask(given, pc.is_null(given), pa.array(hashed, pa.string()))
-    return pairs.set_column(pairs.schema.get_field_index("split"), "split", splits)
-
-
-def _indexed(pairs: pa.Table, source: SourceData) -> pa.Table:
-    for key, known in (("user_id", source.users), ("item_id", source.items)):
-        pairs = pairs.append_column(key.replace("_id", "_index"), _index_in(pairs, key, known))
-    return pairs
-
-
-def _index_in(pairs: pa.Table, column: str, known: pa.Table) -> Any:
-    """The row of `known` for each pair, int32; null where the id is unknown."""
-    return pc.index_in(pairs[column], known[column].combine_chunks())
-
-
-def _sorted(pairs: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`pairs` in `schema`, by user and item."""
-    pairs = pairs.select(schema.names)
-    return pairs.sort_by([("user_index", "ascending"), ("item_index", "ascending")]).cast(schema)
-
-
-def _numbered(entities: pa.Table, index: str, schema: pa.Schema) -> pa.Table:
-    """Users or items with their row as `index`."""
-    rows = pa.array(np.arange(entities.num_rows, dtype=np.int32))
-    return entities.append_column(index, rows).select(schema.names).cast(schema)
-
-
-def _of_pairs(source: SourceData) -> dict[str, pa.Table]:
+def _of_pairs(staging: Staging) -> dict[str, pa.RecordBatchReader]:
     """The tables of explained pairs that not every source has."""
-    named = {"training_profiles": schemas.TRAINING_PROFILES, "planted": schemas.PLANTED}
     return {
-        name: _sorted(_indexed(pairs, source), schema)
-        for name, schema in named.items()
-        if (pairs := getattr(source, name)) is not None
+        name: staging.reader(
+            _INDEXED.format(table=name, how="JOIN") + " ORDER BY user_index, item_index"
+        )
+        for name in ("training_profiles", "planted")
+        if staging.has(name)
     }
 
 
-def _aspects(source: SourceData, shares: SplitShares) -> dict[str, pa.Table]:
-    if source.aspects is None:
+def _aspects(staging: Staging) -> dict[str, pa.Table]:
+    if not staging.has("aspects"):
         return {}
-    named = _with_splits(source.aspects, shares)
-    tables = aspect_tables(named, source.users, source.items)
-    low_rated = source.low_rated_aspects
-    if low_rated is not None:
-        rows = low_rated_aspects(low_rated, tables["aspects"], source.items)
-        tables["low_rated_aspects"] = rows
+    named = _INDEXED.format(table="aspects", how="JOIN")
+    tables = aspect_tables(staging.table(f"{named} ORDER BY user_index, item_index, line"))
+    if staging.has("low_rated_aspects"):
+        rows = staging.table("""
+            SELECT items.rowid::INT AS item_index, aspect, sentiment
+            FROM raw.low_rated_aspects JOIN items USING (item_id)""")
+        tables["low_rated_aspects"] = low_rated_aspects(rows, tables["aspects"])
     return tables
 
 
-def check_not_empty(tables: Mapping[str, pa.Table]) -> None:
+def check_not_empty(staging: Staging) -> None:
     """Raise DataError if there are no users, no items, or no interactions to train on."""
     for name in ("users", "items"):
-        if tables[name].num_rows == 0:
+        if not staging.count(name):
             raise DataError(
                 f"no usable {name}: the dataset would be empty; check the source's files"
             )
-    if not _of_split(tables["interactions"], "train").num_rows:
+    if not staging.count("interactions", "split = 'train'"):
         raise DataError(
             "no interaction is left for training: check the source's interactions, and "
             "splits.validation and splits.test"
         )
 
 
-def _count_splits(tables: Mapping[str, pa.Table]) -> dict[str, dict[str, int]]:
+def _count_splits(staging: Staging) -> dict[str, dict[str, int]]:
     return {
-        f"num_{name}": {split: _of_split(tables[name], split).num_rows for split in SPLITS}
-        for name in ("interactions", "explanations")
+        f"num_{table}": {split: staging.count(table, f"split = '{split}'") for split in SPLITS}
+        for table in ("interactions", "explanations")
     }
 
 
-def _count_without_edges(tables: Mapping[str, pa.Table]) -> dict[str, int]:
-    train = _of_split(tables["interactions"], "train")
+def _count_without_edges(staging: Staging) -> dict[str, int]:
     return {
-        f"num_{what}s_without_train_edge": tables[f"{what}s"].num_rows
-        - pc.count_distinct(train[f"{what}_index"]).as_py()
+        f"num_{what}s_without_train_edge": staging.count(
+            f"{what}s ANTI JOIN (FROM interactions WHERE split = 'train') AS trained "
+            f"ON {what}s.rowid = trained.{what}_index"
+        )
         for what in ("user", "item")
     }
-
-
-def _of_split(table: pa.Table, split: str) -> pa.Table:
-    return table.filter(pc.equal(table["split"], split))

@@ -24,9 +24,11 @@ from xrec.errors import DataError, UnknownIdError
 from xrec.storage import (
     Location,
     Manifest,
+    fingerprint_of,
     map_table,
     mapped,
     open_location,
+    read_footer,
     read_manifest,
     write_manifest,
     write_table,
@@ -183,14 +185,16 @@ def check_has_explanations(location: Location) -> None:
 
 def write_dataset(
     location: Location,
-    tables: Mapping[str, pa.Table],
-    rejected: pa.Table,
+    tables: Mapping[str, pa.Table | pa.RecordBatchReader],
+    rejected: pa.Table | pa.RecordBatchReader,
     *,
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
     metrics: Mapping[str, Any],
 ) -> Manifest:
     """Write the artifact, its manifest last; returns the manifest.
+
+    Its fingerprint is that of the tables' content, and of nothing else.
 
     tables: users, items, interactions, explanations; planted and tables of aspects, if
         there are.
@@ -210,7 +214,10 @@ def write_dataset(
         config=config,
         inputs=inputs,
         files=files,
-        row_counts={name: table.num_rows for name, table in all_tables.items()},
+        fingerprint=fingerprint_of({name: files[f"{name}.parquet"] for name in tables}),
+        row_counts={
+            name: read_footer(location / f"{name}.parquet").num_rows for name in all_tables
+        },
         metrics=metrics,
     )
 

@@ -8,20 +8,28 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import pyarrow as pa
-
 from xrec.config.data import PrepareConfig
 from xrec.data.aspects import RULES_VERSION, AspectFinder, profile_aspect_tables
-from xrec.data.assemble import Assembled, assemble, check_not_empty
+from xrec.data.assemble import TABLES, assemble, check_not_empty
 from xrec.data.dataset import ASPECTS_FROM, AspectsFrom, write_dataset
 from xrec.data.source import (
+    LISTING,
     Source,
-    SourceData,
+    TableFiles,
     check_rejected_share,
     count_reasons,
-    rejected_table,
+    listing_of,
 )
-from xrec.storage import Location, Manifest, check_access, finished, location_of
+from xrec.data.staging import Staging
+from xrec.errors import ArtifactNotFoundError
+from xrec.storage import (
+    Location,
+    Manifest,
+    check_access,
+    finished,
+    location_of,
+    read_manifest,
+)
 
 logger = logging.getLogger("xrec")
 
@@ -40,36 +48,49 @@ def prepare_dataset(
     """
     output = location_of(config, "dataset")
     check_access(output, config.storage)
-    files = source.contents()
     identity = dataset_settings(config)
-    inputs = source.hashes(files)
-    if manifest := finished(output, "dataset", identity, inputs):
+    files = source.find_files()
+    if manifest := _finished(output, identity, source, files):
         logger.info("%s: this dataset is already there", output)
         return manifest
-    raw = source.read(files)
-    assembled = assemble(raw, config.splits)
-    check_rejected_share(assembled.findings, raw.num_rows, config.max_rejected_share, source.name)
-    check_not_empty(assembled.tables)
-    tables = dict(assembled.tables)
-    if find_aspects is not None:
-        tables.update(profile_aspect_tables(tables, find_aspects))
-    aspects_from: AspectsFrom = "reviews" if find_aspects is None else "profiles"
-    metrics = {
-        **assembled.metrics,
-        **({ASPECTS_FROM: aspects_from} if "aspects" in tables else {}),
-        "num_rejected": count_reasons(assembled.findings),
-        "num_without_table": _rows_without_table(raw),
-    }
-    manifest = write_dataset(
-        output,
-        tables,
-        rejected_table(assembled.findings),
-        config=identity,
-        inputs=inputs,
-        metrics=metrics,
-    )
-    _report(output, assembled, tables, raw)
+    listing = listing_of(files)
+    with Staging(config.splits, config.memory_gb) as staging:
+        source.read(staging, files)
+        assembled = assemble(staging)
+        rejected = staging.rejected()
+        check_rejected_share(rejected, staging.num_rows, config.max_rejected_share, source.name)
+        check_not_empty(staging)
+        tables = dict(assembled.tables)
+        if find_aspects is not None:
+            whole = {name: staging.table(query) for name, query in TABLES.items()}
+            tables.update(profile_aspect_tables(whole, find_aspects))
+        aspects_from: AspectsFrom = "reviews" if find_aspects is None else "profiles"
+        metrics = {
+            **assembled.metrics,
+            **({ASPECTS_FROM: aspects_from} if "aspects" in tables else {}),
+            "num_rejected": count_reasons(rejected),
+            LISTING: listing,
+        }
+        manifest = write_dataset(
+            output,
+            tables,
+            staging.findings(),
+            config=identity,
+            inputs={**source.inputs, **staging.hashes},
+            metrics=metrics,
+        )
+    _report(manifest, output)
     return manifest
+
+
+def _finished(
+    output: Location, identity: Mapping[str, Any], source: Source, files: TableFiles
+) -> Manifest | None:
+    try:
+        there = read_manifest(output, "dataset")
+    except ArtifactNotFoundError:
+        return None
+    return finished(output, "dataset", identity, source.hashes(files, there))
 
 
 def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
@@ -85,18 +106,9 @@ def dataset_settings(config: PrepareConfig) -> dict[str, Any]:
     return values
 
 
-def _rows_without_table(raw: SourceData) -> dict[str, int]:
-    """The users or items that the source has no table of, and whose ids come from the pairs."""
-    counts = {"users": raw.users.num_rows, "items": raw.items.num_rows}
-    return {table: count for table, count in counts.items() if table in raw.missing_tables}
-
-
-def _report(
-    output: Location, assembled: Assembled, tables: Mapping[str, pa.Table], raw: SourceData
-) -> None:
-    counts = ", ".join(f"{table.num_rows} {name}" for name, table in tables.items())
-    metrics = assembled.metrics
-    logger.info("%s: %s", output, counts)
+def _report(manifest: Manifest, output: Location) -> None:
+    metrics, counts = manifest.metrics, manifest.row_counts
+    logger.info("%s: %s", output, ", ".join(f"{count} {name}" for name, count in counts.items()))
     logger.info(
         "%d training edges removed, since their explanation is held out; "
         "without a training edge: %d users, %d items",
@@ -104,10 +116,10 @@ def _report(
         metrics["num_users_without_train_edge"],
         metrics["num_items_without_train_edge"],
     )
-    for table, count in _rows_without_table(raw).items():
+    for table, count in metrics["num_without_table"].items():
         message = "no table of %s: %d ids come from the pairs, and their texts are empty"
         logger.warning(message, table, count)
-    if tables["explanations"].num_rows == 0:
+    if counts["explanations"] == 0:
         logger.warning("no explanations: a graph can be trained on this dataset, an adapter cannot")
-    for reason, count in count_reasons(assembled.findings).items():
+    for reason, count in metrics["num_rejected"].items():
         logger.warning("%s: %d rows left out (see rejected.parquet)", reason, count)

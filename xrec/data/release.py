@@ -7,19 +7,21 @@ item_summary, holds the profiles of items without an explained pair too; it may 
 integers from 0.
 """
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 
 import pyarrow as pa
 
-from xrec.data.rows import FileRows, Parser, parse_dense_id, parse_text, stream_rows
-from xrec.data.source import SourceData
+from xrec.data.rows import Parser, parse_dense_id, parse_text, stream_rows
+from xrec.data.source import TableFiles
+from xrec.data.staging import Staging
 from xrec.errors import DataError
 from xrec.storage import Location
 
 _SPLIT_FILES = {"total_trn.csv": "train", "total_val.csv": "validation", "total_tst.csv": "test"}
 _EXPLANATION_FILES = ("data.jsonl", "data.json")
 _PROFILE_FILE = "item_profiles.jsonl"
+_OURS = {"user": "user_id", "item": "item_id", "uid": "user_id", "iid": "item_id"}
 _PAIR_COLUMNS: dict[str, Parser] = {"user": parse_dense_id, "item": parse_dense_id}
 _TEXTS = ("title", "user_summary", "item_summary", "explanation")
 _EXPLANATION_COLUMNS: dict[str, Parser] = {
@@ -31,8 +33,8 @@ _PROFILE_COLUMNS: dict[str, Parser] = {"iid": parse_dense_id, "item_summary": pa
 _MAX_IDS_PER_KNOWN_ID = 100
 
 
-def find_release_files(folder: Location) -> dict[str, Location]:
-    """The files of a release in `folder`.
+def find_release_files(folder: Location) -> dict[str, dict[str, Location]]:
+    """The files of a release in `folder`: of each file of interactions, of profiles, explanations.
 
     Raises DataError, with what is missing and what is there.
     """
@@ -47,72 +49,62 @@ def find_release_files(folder: Location) -> dict[str, Location]:
             f"saw {', '.join(folder.files()[:10]) or 'no files'}; check source.uri"
         )
     profiles = [_PROFILE_FILE] if (folder / _PROFILE_FILE).is_file() else []
-    return {name: folder / name for name in (*_SPLIT_FILES, explanations[0], *profiles)}
+    return {name: {name: folder / name} for name in (*_SPLIT_FILES, *profiles, explanations[0])}
 
 
-def read_release(files: Mapping[str, bytes]) -> SourceData:
-    """Read a release from the content of its files.
+def read_release(staging: Staging, files: TableFiles) -> None:
+    """Read a release from its files.
 
     The users are all ids from 0 to the largest one in any file, and so are the items. A user or
     item without a line in data.jsonl has an empty profile and title; an item's profile in
     item_profiles.jsonl counts before that of data.jsonl. Raises DataError for a missing column.
     """
-    explanation_file = next(name for name in _EXPLANATION_FILES if name in files)
-    pairs = [_read(files, name, _PAIR_COLUMNS) for name in _SPLIT_FILES]
-    explained = _read(files, explanation_file, _EXPLANATION_COLUMNS)
-    read = [*pairs, explained]
-    described = explained.table.select(list(_PROFILE_COLUMNS))
-    if _PROFILE_FILE in files:
-        read.append(_read(files, _PROFILE_FILE, _PROFILE_COLUMNS))
-        described = pa.concat_tables([read[-1].table.select(list(_PROFILE_COLUMNS)), described])
-    interactions = pa.concat_tables([_interactions(rows) for rows in pairs])
-    users = _dense_ids("user", [interactions["user_id"], explained.table["uid"]])
-    items = _dense_ids("item", [interactions["item_id"], described["iid"]])
-    user_profiles = _texts(explained.table, "uid", "user_summary", len(users))
-    titles = _texts(explained.table, "iid", "title", len(items))
-    item_profiles = _texts(described, "iid", "item_summary", len(items))
-    return SourceData(
-        users=pa.table([users, user_profiles], ["user_id", "profile"]),
-        items=pa.table([items, titles, item_profiles], ["item_id", "title", "profile"]),
-        interactions=interactions,
-        explanations=_explanations(explained),
-        findings=tuple(finding for rows in read for finding in rows.findings),
-        num_rows={rows.file: rows.num_rows for rows in read},
-    )
+    staging.create("described", ("user_id", "item_id", *_TEXTS))
+    for name, each in files.items():
+        if name in _SPLIT_FILES:
+            stream = partial(stream_rows, columns=_PAIR_COLUMNS)
+            staging.read("interactions", each, stream, partial(_interactions, _SPLIT_FILES[name]))
+        else:
+            is_profiles = name == _PROFILE_FILE
+            columns = _PROFILE_COLUMNS if is_profiles else _EXPLANATION_COLUMNS
+            staging.read("described", each, partial(stream_rows, columns=columns), _with_our_ids)
+    staging.sql("""
+        INSERT INTO raw.explanations BY NAME
+        SELECT user_id, item_id, explanation, split_of(user_id, item_id) AS split, file, line
+        FROM raw.described WHERE user_id IS NOT NULL""")
+    _describe(staging, "users", "user_id", {"profile": "user_summary"})
+    _describe(staging, "items", "item_id", {"title": "title", "profile": "item_summary"})
 
 
-def _read(files: Mapping[str, bytes], name: str, columns: Mapping[str, Parser]) -> FileRows:
-    return next(stream_rows(name, io.BytesIO(files[name]), columns, rows_at_once=None))
+def _with_our_ids(rows: pa.Table) -> pa.Table:
+    return rows.rename_columns([_OURS.get(name, name) for name in rows.column_names])
 
 
-def _interactions(rows: FileRows) -> pa.Table:
-    split = pa.array([_SPLIT_FILES[rows.file]] * rows.table.num_rows, pa.string())
-    return rows.table.rename_columns({"user": "user_id", "item": "item_id"}).append_column(
-        "split", split
-    )
+def _interactions(split: str, rows: pa.Table) -> pa.Table:
+    return _with_our_ids(rows).append_column("split", pa.repeat(split, rows.num_rows))
 
 
-def _explanations(rows: FileRows) -> pa.Table:
-    table = rows.table.rename_columns({"uid": "user_id", "iid": "item_id"})
-    table = table.select(["user_id", "item_id", "explanation", "file", "line"])
-    return table.append_column("split", pa.nulls(table.num_rows, pa.string()))
+def _describe(staging: Staging, table: str, key: str, texts: Mapping[str, str]) -> None:
+    """Make the ids 0 to the largest one seen, each with the first of its texts that is not empty.
 
-
-def _dense_ids(what: str, columns: Sequence[pa.ChunkedArray]) -> list[str]:
-    """The ids 0 to the largest one seen, as strings."""
-    seen = {int(value) for column in columns for value in column.unique().to_pylist()}
-    count = max(seen, default=-1) + 1
-    if count > _MAX_IDS_PER_KNOWN_ID * len(seen):
+    texts: the columns of the raw table `described`, by ours.
+    """
+    seen = f"SELECT {key} FROM raw.interactions UNION SELECT {key} FROM raw.described"
+    ((largest, num_seen),) = staging.sql(f"SELECT max({key}::INT), count({key}) FROM ({seen})")
+    count = 0 if largest is None else largest + 1
+    if count > _MAX_IDS_PER_KNOWN_ID * num_seen:
         raise DataError(
-            f"{what} ids must be dense: the largest is {count - 1}, but only {len(seen)} different "
-            "ones are there; mend that id, or use a source of the kind tables, which takes any ids"
+            f"{table[:-1]} ids must be dense: the largest is {largest}, but only {num_seen} "
+            "different ones are there; mend that id, or use a source of the kind tables, which "
+            "takes any ids"
         )
-    return [str(index) for index in range(count)]
-
-
-def _texts(rows: pa.Table, id_column: str, text_column: str, count: int) -> list[str]:
-    """The first text of each id that is not empty, else the empty text."""
-    texts = [""] * count
-    for row_id, text in rows.select([id_column, text_column]).to_pandas().itertuples(index=False):
-        texts[int(row_id)] = texts[int(row_id)] or text
-    return texts
+    first = ", ".join(
+        f"first({theirs} ORDER BY file, line) FILTER ({theirs} <> '') AS {ours}"
+        for ours, theirs in texts.items()
+    )
+    filled = ", ".join(f"coalesce({ours}, '') AS {ours}" for ours in texts)
+    staging.create(table)
+    staging.sql(f"""
+        INSERT INTO raw.{table} BY NAME SELECT {key}, {filled}
+        FROM (SELECT number::TEXT AS {key} FROM range({count}) AS numbers(number))
+        LEFT JOIN (SELECT {key}, {first} FROM raw.described GROUP BY {key}) USING ({key})""")

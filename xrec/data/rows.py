@@ -5,7 +5,6 @@ with the reason.
 """
 
 import html
-import itertools
 import json
 import math
 import re
@@ -15,10 +14,12 @@ from datetime import date
 from decimal import Decimal
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.data.lines import Line, keys_of, stream_lines
+from xrec.data.blocks import Block, stream_blocks
+from xrec.data.lines import Line, keys_of
 from xrec.data.source import Finding
 from xrec.errors import DataError
 
@@ -102,7 +103,7 @@ def _valid_unicode(text: str) -> str:
 class FileRows:
     """What could be read of `file`, and what was left out of its `num_rows` rows.
 
-    table: the columns as strings, and `file` and `line`.
+    table: the columns as large strings, and `line`.
     """
 
     file: str
@@ -139,11 +140,10 @@ def stream_rows(
     encoding: str | None = None,
     advice: str = "rename or add them",
     may_be_missing: Collection[str] = (),
-    rows_at_once: int | None = 20_000,
 ) -> Iterator[FileRows]:
-    """Parse a file, whose ending tells the format (see xrec.data.lines), many rows at a time.
+    """Parse a file, whose ending tells the format (see xrec.data.blocks), block by block.
 
-    So the file need not fit in memory; with `rows_at_once` None, all rows come at once.
+    So the file need not fit in memory. The first part has no rows.
 
     `names` gives, for each of our columns that has another name there, the file's columns: none
     (the column is empty), one, or several (their values are joined to one text). The `columns` must
@@ -165,15 +165,32 @@ def stream_rows(
         )
         for name, parse in {**columns, **(optional or {})}.items()
     ]
-    seen, lines = stream_lines(file, source, delimiter, encoding)
-    rows = list(itertools.islice(lines, rows_at_once))
-    if seen is None:
-        seen = keys_of(rows) or None
+    sources = {source for column in wanted for source in column.sources}
+    seen, blocks = stream_blocks(file, source, sources, delimiter, encoding)
     if seen is not None:
         _check_columns(file, seen, wanted, advice)
-    yield _parse(file, rows, wanted)
-    while rows := list(itertools.islice(lines, rows_at_once)):
-        yield _parse(file, rows, wanted)
+    is_checked = seen is not None
+    yield _parse_lines(file, (), wanted)
+    for block in blocks:
+        rows = _parse_columns(file, block, wanted)
+        if rows is None:
+            lines = list(block.lines)
+            if not is_checked and (seen := keys_of(lines)):
+                _check_columns(file, seen, wanted, advice)
+            rows = _parse_lines(file, lines, wanted)
+        is_checked = True
+        yield rows
+
+
+def read_rows(file: str, source: IO[bytes], *columns: Any, **settings: Any) -> FileRows:
+    """All rows of a file at once; for arguments and errors see `stream_rows`."""
+    parts = list(stream_rows(file, source, *columns, **settings))
+    return FileRows(
+        file,
+        pa.concat_tables([part.table for part in parts]),
+        tuple(finding for part in parts for finding in part.findings),
+        sum(part.num_rows for part in parts),
+    )
 
 
 def _check_columns(file: str, seen: list[str], wanted: Sequence[_Column], advice: str) -> None:
@@ -187,7 +204,46 @@ def _check_columns(file: str, seen: list[str], wanted: Sequence[_Column], advice
         )
 
 
-def _parse(file: str, rows: Sequence[Line], wanted: Sequence[_Column]) -> FileRows:
+def _parse_columns(file: str, block: Block, wanted: Sequence[_Column]) -> FileRows | None:
+    """The rows of a block as columns; None if a cell is broken, or must be looked at by itself."""
+    if block.table is None:
+        return None
+    try:
+        cells = {column.name: _parsed(block.table, column) for column in wanted}
+    except (ValueError, OverflowError, pa.ArrowNotImplementedError):
+        return None
+    lines = pa.array(np.arange(block.first, block.first + block.table.num_rows))
+    return FileRows(file, pa.table({**cells, "line": lines}), (), block.table.num_rows)
+
+
+def _parsed(table: pa.Table, column: _Column) -> pa.ChunkedArray:
+    """The parsed cells of a column; each distinct value is parsed once. Raises ValueError."""
+    if len(column.sources) > 1:
+        raise ValueError("several columns are joined row by row")
+    source = column.sources[0] if column.sources else ""
+    if source not in table.column_names:
+        value = _cell({}, column)
+        return pa.chunked_array([pa.array([value] * table.num_rows, pa.large_string())])
+    values = table[source]
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if column.parse is parse_id and _are_ids(values):
+        values.validate(full=True)  # as UTF-8
+        return values.cast(pa.large_string())
+    encoded = values.combine_chunks().dictionary_encode(null_encoding="encode")
+    parsed = [column.parse(value) for value in encoded.dictionary.to_pylist()]
+    cells = pa.array(parsed, pa.large_string()).take(encoded.indices)
+    return pa.chunked_array([cells])
+
+
+def _are_ids(values: pa.ChunkedArray) -> bool:
+    if values.null_count or pa.types.is_integer(values.type):
+        return not values.null_count
+    is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+    return is_text and (pc.min(pc.binary_length(values)).as_py() or 0) > 0
+
+
+def _parse_lines(file: str, rows: Sequence[Line], wanted: Sequence[_Column]) -> FileRows:
     parsed: list[list[str | None]] = []
     numbers: list[int] = []
     findings: list[Finding] = []
@@ -198,11 +254,10 @@ def _parse(file: str, rows: Sequence[Line], wanted: Sequence[_Column]) -> FileRo
         except ValueError as error:
             findings.append(Finding(file, line.number, str(error), line.text))
     cells = {
-        column.name: pa.array([row[place] for row in parsed], pa.string())
+        column.name: pa.array([row[place] for row in parsed], pa.large_string())
         for place, column in enumerate(wanted)
     }
-    files, lines = pa.array([file] * len(numbers), pa.string()), pa.array(numbers, pa.int64())
-    table = pa.table({**cells, "file": files, "line": lines})
+    table = pa.table({**cells, "line": pa.array(numbers, pa.int64())})
     return FileRows(file, table, tuple(findings), num_rows=len(rows))
 
 
@@ -245,23 +300,15 @@ def _written(value: Any) -> str:
 
 
 def reject_duplicates(rows: FileRows, keys: list[str]) -> FileRows:
-    """The rows whose `keys` are new; each later row with the same keys becomes a finding."""
-    duplicated = rows.table.select(keys).to_pandas().duplicated().to_numpy(dtype=bool)
-    reason = f"duplicate of an earlier {', '.join(keys)}"
-    kept, found = reject(rows.table, pa.array(duplicated), reason)
-    return replace(rows, table=kept, findings=rows.findings + found)
-
-
-def reject(rows: pa.Table, is_bad: Any, reason: str) -> tuple[pa.Table, tuple[Finding, ...]]:
-    """The other rows, and a finding for each bad one; `rows` has the columns `file` and `line`.
+    """The rows whose `keys` are new; each later row with the same keys becomes a finding.
 
     The text of a finding is the other values of its row.
     """
-    bad = rows.filter(is_bad)
-    texts = bad.drop_columns(["file", "line"]).to_pylist()
-    places = zip(bad["file"].to_pylist(), bad["line"].to_pylist(), texts, strict=True)
+    duplicated = pa.array(rows.table.select(keys).to_pandas().duplicated().to_numpy(dtype=bool))
+    reason = f"duplicate of an earlier {', '.join(keys)}"
     findings = tuple(
-        Finding(file, line, reason, json.dumps(row, ensure_ascii=False))
-        for file, line, row in places
+        Finding(rows.file, row.pop("line"), reason, json.dumps(row, ensure_ascii=False))
+        for row in rows.table.filter(duplicated).to_pylist()
     )
-    return rows.filter(pc.invert(is_bad)), findings
+    kept = rows.table.filter(pc.invert(duplicated))
+    return replace(rows, table=kept, findings=rows.findings + findings)

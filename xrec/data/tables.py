@@ -1,16 +1,13 @@
 """Tables of a team's own: users, items, interactions and explanations (docs/data.md).
 
-Each is a Parquet, CSV or JSON Lines file. Only the interactions must be there. Without users or
-items, their ids are taken from the pairs, profiles and titles are empty.
+Each is one or many Parquet, CSV or JSON Lines files. Only the interactions must be there. Without
+users or items, their ids are taken from the pairs, profiles and titles are empty.
 """
 
-import io
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cache, partial
 from typing import TypeVar
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from xrec.config.data import TABLE_COLUMNS, TABLE_ENDINGS, TablesSource
 from xrec.data.rows import (
@@ -19,16 +16,16 @@ from xrec.data.rows import (
     parse_id,
     parse_split,
     parse_text,
-    reject_duplicates,
     stream_rows,
 )
-from xrec.data.source import SourceData
+from xrec.data.staging import Staging
 from xrec.errors import DataError
 from xrec.storage import Location
 
 TableT = TypeVar("TableT", bound=str)
+NamesIn = Callable[[str], Collection[str]]
+"""The names of the files in a folder, which is given by its name below the source's."""
 TABLES = tuple(TABLE_COLUMNS)
-_KEYS: dict[str, str] = {"users": "user_id", "items": "item_id"}
 _COLUMNS: dict[str, dict[str, Parser]] = {
     "users": {"user_id": parse_id, "profile": parse_description},
     "items": {"item_id": parse_id, "title": parse_description, "profile": parse_description},
@@ -42,120 +39,91 @@ _OPTIONAL: dict[str, dict[str, Parser]] = {
 _ADVICE = "name the file's own columns in source.columns ({user_id: <column>}), or rename them"
 
 
-def find_table_files(folder: Location, source: TablesSource) -> dict[str, Location]:
-    """The files of the tables in `folder`, by file name.
+def find_table_files(folder: Location, source: TablesSource) -> dict[str, dict[str, Location]]:
+    """The files of each table in `folder`, by their names below it.
 
-    Raises DataError if the interactions or a file of `source.files` is missing, or a table is there
-    in two formats.
+    Raises DataError if the interactions or a file of `source.files` is missing, or it is not clear
+    which files are those of a table.
     """
-    found = find_files(folder, TABLES, source.files, "interactions")
-    return {location.name: location for location in found.values()}
+    return find_files(folder, TABLES, source.files, "interactions")
 
 
 def find_files(
     folder: Location, tables: Sequence[TableT], named: Mapping[TableT, str], needed: TableT
-) -> dict[TableT, Location]:
-    """The file of each of the tables in `folder`: that of `named`, else one with the table's name.
+) -> dict[TableT, dict[str, Location]]:
+    """The files of each of the tables in `folder`: those that the pattern of `named` matches.
 
-    Raises DataError if that of `needed` or a named one is missing, or a table is there in two
-    formats.
+    Without a pattern, a table is the file of its name, the files of its name and a number, or those
+    in the folder of its name, with one and the same ending.
+
+    Raises DataError if those of `needed` or of a pattern are missing, or a table is there in two
+    forms.
     """
-    names = [*named.values(), *(name for table in tables for name in _candidates(table))]
-    there = [name for name in dict.fromkeys(names) if (folder / name).is_file()]
+    names_in = cache(lambda parent: (folder / parent if parent else folder).sizes())
     try:
-        files = _files_of(there, tables, named, needed)
+        found = {table: _files_of(names_in, table, named.get(table)) for table in tables}
+        if not found[needed]:
+            names = ", ".join(f"{needed}{ending}" for ending in TABLE_ENDINGS)
+            raise DataError(
+                f"the {needed} are missing: expected one of {names}, or such files numbered or in "
+                f"the folder {needed}; check source.uri, or name the file in source.files "
+                f"({{{needed}: <file>}})"
+            )
     except DataError as error:
         seen = ", ".join(folder.files()[:10]) or "no files"
         raise DataError(f"{folder}: {error}; saw {seen}") from None
-    return {table: folder / name for table, name in files.items()}
+    return {
+        table: {name: folder / name for name in names} for table, names in found.items() if names
+    }
 
 
-def _files_of(
-    names: Collection[str],
-    tables: Sequence[TableT],
-    named: Mapping[TableT, str],
-    needed: TableT,
-) -> dict[TableT, str]:
-    found: dict[TableT, str] = {}
-    for table in tables:
-        candidates = [name for name in _candidates(table) if name in names]
-        if table in named:
-            found[table] = named[table]
-            if found[table] not in names:
-                raise DataError(f"{found[table]} is missing (source.files.{table})")
-        elif len(candidates) > 1:
-            raise DataError(
-                f"more than one file of the {table}, {' and '.join(candidates)}; remove all but "
-                f"one, or name it in source.files ({{{table}: <file>}})"
-            )
-        elif candidates:
-            found[table] = candidates[0]
-    if needed not in found:
+def _files_of(names_in: NamesIn, table: str, pattern: str | None) -> list[str]:
+    if pattern is not None:
+        names = _matching(names_in, pattern)
+        if not names:
+            raise DataError(f"{pattern} is missing (source.files.{table})")
+        return names
+    patterns = [form for each in TABLE_ENDINGS for form in _forms(table, each)]
+    forms = [names for each in patterns if (names := _matching(names_in, each))]
+    if len(forms) > 1:
         raise DataError(
-            f"the {needed} are missing: expected one of {', '.join(_candidates(needed))}; check "
-            f"source.uri, or name the file in source.files ({{{needed}: <file>}})"
+            f"more than one file of the {table}, {' and '.join(names[0] for names in forms)}; "
+            f"remove all but one, or name it in source.files ({{{table}: <file>}})"
         )
-    return found
+    return forms[0] if forms else []
 
 
-def _candidates(table: str) -> list[str]:
-    return [f"{table}{ending}" for ending in TABLE_ENDINGS]
+def _forms(table: str, ending: str) -> list[str]:
+    return [f"{table}{ending}", f"{table}[-_.][0-9]*{ending}", f"{table}/*{ending}"]
 
 
-def read_tables(files: Mapping[str, bytes], source: TablesSource) -> SourceData:
-    """Read the tables from the content of their files, by file name.
+def _matching(names_in: NamesIn, pattern: str) -> list[str]:
+    """The files that match `pattern`, which may have wildcards in its last part."""
+    parent, slash, name = pattern.rpartition("/")
+    found = (
+        each
+        for each in names_in(parent)
+        if each == name or (each[0] not in "._" and fnmatchcase(each, name))
+    )
+    return sorted(f"{parent}{slash}{each}" for each in found)
 
-    Raises DataError for a missing column, or if the interactions are not among the files.
+
+def read_tables(
+    staging: Staging, files: Mapping[str, Mapping[str, Location]], source: TablesSource
+) -> None:
+    """Read the tables from their files, in the order of `TABLES`.
+
+    Raises DataError for a missing column.
     """
-    rows = {}
-    for table, file in _files_of(files, TABLES, source.files, "interactions").items():
-        rows[table] = next(
-            stream_rows(
-                file,
-                io.BytesIO(files[file]),
-                _COLUMNS[table],
-                _OPTIONAL.get(table),
+    for table in TABLES:
+        if table in files:
+            stream = partial(
+                stream_rows,
+                columns=_COLUMNS[table],
+                optional=_OPTIONAL.get(table),
                 names=source.names_in(table),
                 delimiter=source.delimiter,
                 encoding=source.encoding,
                 advice=_ADVICE,
-                rows_at_once=None,
             )
-        )
-        if table in _KEYS:
-            rows[table] = reject_duplicates(rows[table], [_KEYS[table]])
-    interactions = rows["interactions"].table
-    explanations = rows["explanations"].table if "explanations" in rows else _no_explanations()
-    pairs = [interactions, explanations]
-    described = {
-        table: rows[table].table if table in rows else _of_pairs(pairs, table, key)
-        for table, key in _KEYS.items()
-    }
-    num_rows: Counter[str] = Counter()  # a file that holds two tables is read, and counts, twice
-    for part in rows.values():
-        num_rows[part.file] += part.num_rows
-    return SourceData(
-        users=described["users"].select(list(_COLUMNS["users"])),
-        items=described["items"].select(list(_COLUMNS["items"])),
-        interactions=interactions,
-        explanations=explanations,
-        findings=tuple(finding for part in rows.values() for finding in part.findings),
-        num_rows=num_rows,
-        missing_tables=tuple(table for table in TABLES if table not in rows),
-    )
-
-
-def _of_pairs(pairs: list[pa.Table], table: str, key: str) -> pa.Table:
-    """Users or items without texts: each id of the pairs once.
-
-    They are sorted, so that neither the order of rows nor of files matters.
-    """
-    ids = pa.concat_tables([each.select([key]) for each in pairs])[key].unique()
-    texts = {name: [""] * len(ids) for name in _COLUMNS[table] if name != key}
-    return pa.table({key: ids.take(pc.sort_indices(ids)), **texts})
-
-
-def _no_explanations() -> pa.Table:
-    names = [*_COLUMNS["explanations"], *_OPTIONAL["explanations"], "file"]
-    schema = pa.schema([(name, pa.string()) for name in names] + [("line", pa.int64())])
-    return schema.empty_table()
+            staging.read(table, files[table], stream)

@@ -11,7 +11,8 @@ from typing import Any, get_args
 
 from xrec.annotate.cells import parse_number
 from xrec.config.data import TABLE_ENDINGS, Delimiter
-from xrec.data.lines import decoded, keys_of, stream_lines
+from xrec.data.blocks import stream_lines
+from xrec.data.lines import decoded, keys_of
 from xrec.data.rows import without_html
 from xrec.errors import DataError, StorageNotFoundError
 from xrec.init import words

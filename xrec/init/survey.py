@@ -17,9 +17,11 @@ from xrec.config.base import parse_config
 from xrec.config.data import SplitShares, TablesSource
 from xrec.data.assemble import assemble, check_not_empty
 from xrec.data.rows import SPLITS
-from xrec.data.source import Finding, check_rejected_share, count_reasons
-from xrec.data.tables import read_tables
+from xrec.data.source import Rejected, check_rejected_share, count_findings, count_reasons
+from xrec.data.staging import Staging
+from xrec.data.tables import find_table_files, read_tables
 from xrec.init.files import Folder
+from xrec.storage import open_location
 
 _MOST_REJECTED = 0.5
 _ANNOTATED_TOKENS = 32  # of an explanation that names three aspects
@@ -65,7 +67,8 @@ def survey_reviews(folder: Folder, section: Mapping[str, Any]) -> Survey:
         AnnotateConfig, {**section, "workspace": "", "max_rejected_share": _MOST_REJECTED}
     )
     raw = read_reviews(config, find_review_files(config))
-    check_rejected_share(raw.findings, raw.num_rows, _MOST_REJECTED, str(folder.location))
+    rejected = count_findings(raw.findings)
+    check_rejected_share(rejected, raw.num_rows, _MOST_REJECTED, str(folder.location))
     kept = keep_reviews(raw.reviews, config)
     reviews = kept.reviews
     splits = Counter(reviews["split"].to_pylist())
@@ -76,8 +79,8 @@ def survey_reviews(folder: Folder, section: Mapping[str, Any]) -> Survey:
         num_interactions=reviews.num_rows,
         num_train_interactions=splits["train"],
         num_explanations={split: splits[split] for split in SPLITS},
-        rejected=count_reasons(raw.findings),
-        max_rejected_share=_largest_share(raw.findings, raw.num_rows),
+        rejected=count_reasons(rejected),
+        max_rejected_share=_largest_share(rejected, raw.num_rows),
         explanation_tokens=_ANNOTATED_TOKENS,
         dropped=kept.dropped,
         forecast=language_model_spec(config, None).describe(outlook),
@@ -89,27 +92,32 @@ def survey(folder: Folder, source: TablesSource) -> Survey:
 
     Raises DataError if it could not, or would leave out more than half of a file.
     """
-    raw = read_tables(folder.contents, source)
-    assembled = assemble(raw, SplitShares())
-    location = str(folder.location)
-    check_rejected_share(assembled.findings, raw.num_rows, _MOST_REJECTED, location)
-    check_not_empty(assembled.tables)
-    interactions, explanations = assembled.tables["interactions"], assembled.tables["explanations"]
+    with Staging(SplitShares()) as staging:
+        read_tables(staging, find_table_files(open_location(source.uri), source), source)
+        metrics = assemble(staging).metrics
+        rejected, num_rows = staging.rejected(), staging.num_rows
+        check_rejected_share(rejected, num_rows, _MOST_REJECTED, str(folder.location))
+        check_not_empty(staging)
+        texts = staging.table("SELECT explanation FROM explanations")["explanation"].to_pylist()
+        num_users, num_items = staging.count("users"), staging.count("items")
+    num_interactions = metrics["num_interactions"]
     return Survey(
-        num_users=raw.users.num_rows,
-        num_items=raw.items.num_rows,
-        num_interactions=interactions.num_rows + int(assembled.metrics["num_removed_edges"]),
-        num_train_interactions=int(pc.sum(pc.equal(interactions["split"], "train")).as_py()),
-        num_explanations=assembled.metrics["num_explanations"],
-        rejected=count_reasons(assembled.findings),
-        max_rejected_share=_largest_share(assembled.findings, raw.num_rows),
-        explanation_tokens=_long_text(explanations["explanation"].to_pylist()),
+        num_users=num_users,
+        num_items=num_items,
+        num_interactions=sum(num_interactions.values()) + metrics["num_removed_edges"],
+        num_train_interactions=num_interactions["train"],
+        num_explanations=metrics["num_explanations"],
+        rejected=count_reasons(rejected),
+        max_rejected_share=_largest_share(rejected, num_rows),
+        explanation_tokens=_long_text(texts),
     )
 
 
-def _largest_share(findings: Sequence[Finding], num_rows: Mapping[str, int]) -> float:
+def _largest_share(rejected: Sequence[Rejected], num_rows: Mapping[str, int]) -> float:
     """The largest share of a file's rows that is rejected."""
-    by_file = Counter(finding.file for finding in findings)
+    by_file = Counter[str]()
+    for each in rejected:
+        by_file[each.file] += each.count
     return max(by_file[file] / max(1, total) for file, total in num_rows.items())
 
 

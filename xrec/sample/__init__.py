@@ -6,7 +6,7 @@ item which the user likes most.
 """
 
 from xrec.sample.texts import ASPECTS, LanguageExample, generate_language_examples
-from xrec.sample.town import Town, generate_town, town_source
+from xrec.sample.town import Town, generate_town, town_tables
 
 __all__ = [
     "ASPECTS",
@@ -14,5 +14,5 @@ __all__ = [
     "Town",
     "generate_language_examples",
     "generate_town",
-    "town_source",
+    "town_tables",
 ]

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from xrec.config.data import SampleSource
-from xrec.data.source import SourceData
 from xrec.sample import texts
 
 TASTE_DECAY = 0.6
@@ -87,38 +86,36 @@ def best_aspect(
     return np.take_along_axis(aspects, liking.argmax(axis=2)[..., None], axis=2)[..., 0]
 
 
-def town_source(town: Town) -> SourceData:
-    """The town as a source of the dataset; users are `resident-1` ..., items `place-1` ....
+def town_tables(town: Town) -> dict[str, pa.Table]:
+    """The town as the raw tables of a dataset; users are `resident-1` ..., items `place-1` ....
 
     Each visit counts as a review that mentions the one aspect that the user likes most.
     """
     user_ids = [f"resident-{number}" for number in range(1, len(town.user_profiles) + 1)]
     item_ids = [f"place-{number}" for number in range(1, len(town.item_titles) + 1)]
     explained_items = town.visits[:, : town.best_aspects.shape[1]]
-    interactions = _pairs(town.visits, user_ids, item_ids, "interactions")
-    explained = _pairs(explained_items, user_ids, item_ids, "explanations")
+    interactions = _pairs(town.visits, user_ids, item_ids)
+    explained = _pairs(explained_items, user_ids, item_ids)
     best = best_aspect(town.taste, town.item_aspects, town.visits).ravel()
-    return SourceData(
-        users=pa.table({"user_id": user_ids, "profile": town.user_profiles}),
-        items=pa.table(
+    return {
+        "users": pa.table({"user_id": user_ids, "profile": town.user_profiles}),
+        "items": pa.table(
             {"item_id": item_ids, "title": town.item_titles, "profile": town.item_profiles}
         ),
-        interactions=interactions,
-        explanations=_with(explained, explanation=town.explanations),
-        planted=_with(
+        "interactions": interactions,
+        "explanations": _with(explained, explanation=town.explanations),
+        "planted": _with(
             explained.select(["user_id", "item_id"]),
             aspect=_phrases(town.best_aspects.ravel()),
             aspects=[_phrases(town.item_aspects[item]) for item in explained_items.ravel()],
         ),
-        aspects=_with(
-            interactions.select(["user_id", "item_id", "split"]),
+        "aspects": _with(
+            interactions,
             aspect=_phrases(best),
             opinion=[""] * best.size,
             sentiment=["positive"] * best.size,
         ),
-        findings=(),
-        num_rows={"interactions": town.visits.size, "explanations": town.best_aspects.size},
-    )
+    }
 
 
 def _with(table: pa.Table, **columns: Sequence[Any]) -> pa.Table:
@@ -151,9 +148,7 @@ def _phrases(aspects: npt.NDArray[np.int64]) -> list[str]:
     return [texts.ASPECTS[aspect] for aspect in aspects]
 
 
-def _pairs(
-    items: npt.NDArray[np.int64], user_ids: list[str], item_ids: list[str], file: str
-) -> pa.Table:
+def _pairs(items: npt.NDArray[np.int64], user_ids: list[str], item_ids: list[str]) -> pa.Table:
     """A row for each user (row of `items`) and item; no split of its own, so the hash decides."""
     return pa.table(
         {
@@ -162,7 +157,5 @@ def _pairs(
             ],
             "item_id": [item_ids[item] for item in items.ravel()],
             "split": pa.nulls(items.size, pa.string()),
-            "file": [file] * items.size,
-            "line": np.arange(1, items.size + 1),
         }
     )

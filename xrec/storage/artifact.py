@@ -4,8 +4,8 @@ A folder without one holds no artifact.
 
 The manifest says what the artifact is, from what it was made and with which settings. It has two
 fingerprints. `run` covers kind, settings and inputs, so it is known before the work: it tells
-whether an output belongs to this run. `fingerprint` covers the content too: artifacts that are made
-from this one record it among their inputs.
+whether an output belongs to this run. `fingerprint` covers the content too (that of a dataset
+nothing else): artifacts that are made from this one record it among their inputs.
 
 Explanations and recommendations are tables (xrec.bulk): their manifest stands in the commit that
 published them, and names no files.
@@ -174,6 +174,7 @@ def make_manifest(
     files: Mapping[str, str] | None = None,
     version: int | None = None,
     content: Any = None,
+    fingerprint: str | None = None,
     row_counts: Mapping[str, int] | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> Manifest:
@@ -183,6 +184,7 @@ def make_manifest(
     version: of the table instead, if the artifact is one.
     content: what tells this content from others of the same run, as a JSON value; `files` or
         `version` if it is None.
+    fingerprint: of the content alone, if later stages need not know what it was made from.
     config: plain JSON values, and only settings that the content depends on.
     inputs: the fingerprints of what the artifact was made from.
     """
@@ -195,7 +197,7 @@ def make_manifest(
         config=dict(config),
         inputs=dict(inputs),
         run=run,
-        fingerprint=fingerprint_of([run, content]),
+        fingerprint=fingerprint or fingerprint_of([run, content]),
         files=dict(files or {}),
         row_counts=dict(row_counts or {}),
         metrics=dict(metrics or {}),

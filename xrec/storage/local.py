@@ -3,12 +3,15 @@
 To write a file is to rename a finished one, to create it is to make a hard link to a finished one.
 """
 
+import io
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import fsspec
 import pyarrow.fs
@@ -41,12 +44,27 @@ class LocalLocation(Location):
 
     def write_bytes(self, data: bytes) -> None:
         """See Location."""
-        with storage_errors(self.uri), _finished_file_beside(self.path, data) as temporary:
+        with (
+            storage_errors(self.uri),
+            _finished_file_beside(self.path, io.BytesIO(data)) as temporary,
+        ):
+            os.replace(temporary, self.path)
+
+    def write_file(self, path: str) -> None:
+        """See Location."""
+        with (
+            storage_errors(self.uri),
+            open(path, "rb") as source,
+            _finished_file_beside(self.path, source) as temporary,
+        ):
             os.replace(temporary, self.path)
 
     def create_bytes(self, data: bytes) -> bool:
         """See Location."""
-        with storage_errors(self.uri), _finished_file_beside(self.path, data) as temporary:
+        with (
+            storage_errors(self.uri),
+            _finished_file_beside(self.path, io.BytesIO(data)) as temporary,
+        ):
             try:
                 os.link(temporary, self.path)
             except FileExistsError:
@@ -104,7 +122,7 @@ def _flush_folder(folder: str) -> None:
 
 
 @contextmanager
-def _finished_file_beside(target: str, content: bytes) -> Iterator[str]:
+def _finished_file_beside(target: str, content: IO[bytes]) -> Iterator[str]:
     """The path of a finished file in the target's folder; what is left of it is deleted at the
     end.
     """
@@ -113,7 +131,7 @@ def _finished_file_beside(target: str, content: bytes) -> Iterator[str]:
     descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            shutil.copyfileobj(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -1,5 +1,6 @@
 """A file or folder at a URI: the interface of local files (`local.py`) and S3 (`s3.py`)."""
 
+import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
@@ -97,6 +98,24 @@ class Location(ABC):
     @abstractmethod
     def write_bytes(self, data: bytes) -> None:
         """Write the whole file atomically, in place of what is there."""
+
+    @abstractmethod
+    def write_file(self, path: str) -> None:
+        """Write the content of a file of this machine, as `write_bytes` does."""
+
+    def stamp(self) -> str:
+        """What changes with the file's content: its size, and its ETag or the time of its change.
+
+        Raises StorageNotFoundError if there is no file.
+        """
+        with storage_errors(self.uri):
+            info = self.fs.info(self.path)
+        return f"{info['size']} {info.get('ETag') or info['mtime']}"
+
+    def digest(self) -> str:
+        """16 hex digits of the SHA-256 of the file's content, which is read for it."""
+        with storage_errors(self.uri), self.fs.open(self.path, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
 
     @abstractmethod
     def create_bytes(self, data: bytes) -> bool:

@@ -1,5 +1,9 @@
 """Parquet files at a location: whole tables in a schema of xrec.schemas, and footers."""
 
+import hashlib
+from collections.abc import Iterator
+from tempfile import NamedTemporaryFile
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -8,6 +12,7 @@ from xrec.storage.artifact import content_hash
 from xrec.storage.location import Location
 
 _TAIL_BYTES = 256 * 1024
+_GROUP_ROWS = 2**16
 
 
 def read_footer(location: Location) -> pq.FileMetaData:
@@ -22,13 +27,35 @@ def read_footer(location: Location) -> pq.FileMetaData:
     return pq.read_metadata(pa.BufferReader(tail))
 
 
-def write_table(location: Location, table: pa.Table, schema: pa.Schema) -> str:
-    """Write `table`, cast to `schema`, as one zstd Parquet file; returns the file's content
-    hash.
+def write_table(
+    location: Location, table: pa.Table | pa.RecordBatchReader, schema: pa.Schema
+) -> str:
+    """Write `table`, cast to `schema`, as one zstd Parquet file; returns the file's content hash.
+
+    A reader's rows are written by row groups, through a temporary file. The file's content does not
+    depend on how they come in batches.
     """
-    data = parquet_bytes(table, schema)
-    location.write_bytes(data)
-    return content_hash(data)
+    if isinstance(table, pa.Table):
+        data = parquet_bytes(table, schema)
+        location.write_bytes(data)
+        return content_hash(data)
+    with NamedTemporaryFile(prefix="xrec-", suffix=".parquet") as file:
+        with pq.ParquetWriter(file.name, schema, compression="zstd") as writer:
+            for rows in _row_groups(table):
+                writer.write_table(rows.select(schema.names).cast(schema).combine_chunks())
+        location.write_file(file.name)
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _row_groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    held = reader.schema.empty_table()
+    for batch in reader:
+        held = pa.concat_tables([held, pa.table(batch)])
+        while held.num_rows >= _GROUP_ROWS:
+            yield held.slice(0, _GROUP_ROWS)
+            held = held.slice(_GROUP_ROWS)
+    if held.num_rows:
+        yield held
 
 
 def parquet_bytes(table: pa.Table, schema: pa.Schema) -> bytes:

@@ -45,6 +45,11 @@ class S3Location(Location):
         with storage_errors(self.uri):
             self.fs.pipe_file(self.path, data)
 
+    def write_file(self, path: str) -> None:
+        """See Location."""
+        with storage_errors(self.uri):
+            self.fs.put_file(path, self.path)
+
     def create_bytes(self, data: bytes) -> bool:
         """See Location."""
         with storage_errors(self.uri):

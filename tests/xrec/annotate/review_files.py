@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tests.xrec.data.test_assemble import whole
 from xrec.annotate.annotator import AnnotatorSpec
 from xrec.annotate.driver import run_annotate
 from xrec.annotate.read import read_annotations
@@ -17,6 +18,7 @@ from xrec.config.annotate import AnnotateConfig
 from xrec.config.base import parse_config
 from xrec.config.data import SplitShares
 from xrec.data.assemble import assemble
+from xrec.data.staging import Staging
 from xrec.storage import Manifest
 
 HASHED = {"by": "hash", "test": 0, "validation": 0}
@@ -49,8 +51,9 @@ def annotate(config: AnnotateConfig, spec: AnnotatorSpec) -> Manifest | None:
 
 def dataset_tables(config: AnnotateConfig) -> Mapping[str, pa.Table]:
     """The tables of the dataset that is made of finished annotations."""
-    source = read_annotations(config.artifact("annotations"), config.storage)
-    return assemble(source, SplitShares()).tables
+    with Staging(SplitShares()) as staging:
+        staging.add(read_annotations(config.artifact("annotations"), config.storage))
+        return whole(assemble(staging).tables)
 
 
 def texts_of_training(tables: Mapping[str, pa.Table]) -> str:

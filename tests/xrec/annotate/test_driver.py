@@ -165,7 +165,7 @@ def test_run_aspects_follow_the_vocabulary_those_of_held_out_reviews_too(
     settings = {"vocabulary": {"min_reviews": 1, **vocabulary}, "max_failed_share": 1}
     config = quoting.config(*rows, **settings)
     quoting.run(config, settings={"kind": "quoting", "language": language})
-    aspects = read_annotations(config.artifact("annotations"), config.storage).aspects
+    aspects = read_annotations(config.artifact("annotations"), config.storage)["aspects"]
     found = set(zip(aspects["split"].to_pylist(), aspects["aspect"].to_pylist(), strict=True))
     assert found == {(split, expected) for split in ("train", "validation", "test")}
 
@@ -176,8 +176,8 @@ def test_run_failed_texts_have_reason_and_reply_and_can_be_retried(quoting):
     config = quoting.config(*rows, split=HASHED)
     manifest = quoting.run(config)
     assert manifest.metrics["failed"]["pairs"] == {REFUSED: 1, "empty_review": 1}
-    source = read_annotations(config.artifact("annotations"), config.storage)
-    assert (source.interactions.num_rows, source.explanations.num_rows) == (4, 2)
+    tables = read_annotations(config.artifact("annotations"), config.storage)
+    assert (tables["interactions"].num_rows, tables["explanations"].num_rows) == (4, 2)
     (quoting.folder / "mended").touch()
     retried = quoting.run(config.model_copy(update={"retry_failed": (REFUSED,)}))
     assert retried.metrics["failed"]["pairs"] == {"empty_review": 1}
@@ -249,7 +249,7 @@ def test_run_on_a_bucket_gives_the_same_texts_as_on_a_disk(tmp_path, s3):
         annotate_config(f"{s3.new_bucket()}/ws", path, vocabulary=vocabulary, storage=s3.storage),
     ):
         assert annotate(config, phrases_spec(config.annotator, config.vocabulary)) is not None
-        source = read_annotations(config.artifact("annotations"), config.storage)
-        aspects = sorted(map(str, source.aspects.to_pylist()))
-        found.append((source.users, source.items, source.explanations, aspects))
+        tables = read_annotations(config.artifact("annotations"), config.storage)
+        found.append({name: sorted(map(str, table.to_pylist())) for name, table in tables.items()})
     assert found[0] == found[1]
+    assert found[0]["aspects"]

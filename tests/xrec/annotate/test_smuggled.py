@@ -97,7 +97,7 @@ def _rows(config: AnnotateConfig, manifest: Manifest) -> dict[str, Rows]:
         names, version = (*_KEYS[stage], *texts), manifest.metrics["tables"][stage]
         found = read_stage(output, stage, version, names, config.storage).to_pylist()
         rows[stage] = {tuple(row.pop(key) for key in _KEYS[stage]): row for row in found}
-    aspects = read_annotations(config.artifact("annotations"), config.storage).aspects
+    aspects = read_annotations(config.artifact("annotations"), config.storage)["aspects"]
     rows["aspects"] = {
         (row.pop("user_id"), row.pop("item_id"), row["aspect"]): row for row in aspects.to_pylist()
     }

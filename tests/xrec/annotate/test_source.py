@@ -170,6 +170,7 @@ def test_read_reviews_personal_data_is_removed_and_counted(tmp_path):
         ("raw/export.jsonl", {"reviews": "x.csv"}, r"is a file, and source.files names x.csv"),
         ("raw/export.jsonl", {}, r"missing column\(s\) review; .*saw 'user_id', .*'x'; name"),
         ("raw/cut.jsonl.gz", {}, "not a readable gzip file"),
+        ("many", {}, r"many: 2 files of the reviews, the first reviews-1\.jsonl; expected one"),
     ],
 )
 def test_read_reviews_of_a_source_that_cannot_be_says_why(tmp_path, uri, files, words):
@@ -177,6 +178,8 @@ def test_read_reviews_of_a_source_that_cannot_be_says_why(tmp_path, uri, files, 
     rows = [review(f"u{number}", "1", f"A tone of {number}.") for number in range(2000)]
     cut = write_json_lines(tmp_path / "raw/cut.jsonl.gz", rows)
     cut.write_bytes(cut.read_bytes()[:-100])
+    for number in (1, 2):
+        write_json_lines(tmp_path / f"many/reviews-{number}.jsonl", rows[:1])
     with pytest.raises((DataError, StorageError), match=words):
         _read(tmp_path, tmp_path / uri, source={"files": files})
 

@@ -16,7 +16,7 @@ from xrec.storage import Manifest
 
 Said = tuple[str, ...]
 """User, item, aspect and opinion; then sentiment (positive) and split (train)."""
-USERS, ITEMS = [f"u{n}" for n in range(60)], ["stand", "horn", "drum"]
+USERS, ITEMS = [*(f"u{n}" for n in range(60)), "x", "y"], ["stand", "horn", "drum"]
 SAID = [
     ("u0", "stand", "build", "sturdy"),
     ("u1", "stand", "build", "", "negative"),
@@ -30,9 +30,14 @@ SAID = [
 
 
 def _named(said: Sequence[Said]) -> pa.Table:
-    names = ("user_id", "item_id", "aspect", "opinion", "sentiment", "split")
+    names = ("aspect", "opinion", "sentiment", "split")
     rows = [(*row, *("", "positive", "train")[len(row) - 3 :]) for row in said]
-    return pa.table({name: [row[place] for row in rows] for place, name in enumerate(names)})
+    indices = {
+        "user_index": pa.array([USERS.index(row[0]) for row in rows], pa.int32()),
+        "item_index": pa.array([ITEMS.index(row[1]) for row in rows], pa.int32()),
+    }
+    texts = {name: [row[place] for row in rows] for place, name in enumerate(names, start=2)}
+    return pa.table({**indices, **texts})
 
 
 def dataset_of(said: Sequence[Said], aspects_from: str = "reviews") -> Dataset:
@@ -43,7 +48,7 @@ def dataset_of(said: Sequence[Said], aspects_from: str = "reviews") -> Dataset:
         items,
         interactions=pa.table({}),
         explanations=pa.table({}),
-        **aspect_tables(_named(said), users, items),
+        **aspect_tables(_named(said)),
     )
 
 
@@ -94,7 +99,7 @@ def test_menus_have_the_aspects_that_training_reviews_do_not_blame():
 )
 def test_menus_count_what_low_rated_reviews_praise_and_blame(low_rated, menu):
     dataset = dataset_of(SAID)
-    table = low_rated_aspects(_named(low_rated), dataset.aspects, dataset.items)
+    table = low_rated_aspects(_named(low_rated), dataset.aspects)
     assert table.schema.equals(schemas.LOW_RATED_ASPECTS)
     assert Menus(replace(dataset, low_rated_aspects=table)).of(1) == menu
 

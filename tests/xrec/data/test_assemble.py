@@ -1,9 +1,7 @@
 """Assembly: indices, findings, splits; and no held-out explanation is a training edge."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -11,42 +9,60 @@ import pytest
 from xrec import schemas
 from xrec.config.data import SplitShares
 from xrec.data.assemble import Assembled, assemble, check_not_empty
-from xrec.data.source import SourceData
+from xrec.data.staging import Staging
 from xrec.errors import DataError
 
 SHARES = SplitShares(validation=0.1, test=0.2, seed=0)
 Row = tuple[str, str, str | None]
+Source = Mapping[str, pa.Table]
 TRAIN: Row = ("u0", "i0", "train")
 
 
-def _pairs(rows: Sequence[Row], file: str) -> dict[str, Any]:
-    return {
-        **{
+def _pairs(rows: Sequence[Row]) -> pa.Table:
+    return pa.table(
+        {
             name: pa.array([row[place] for row in rows], pa.string())
             for place, name in enumerate(("user_id", "item_id", "split"))
-        },
-        "file": pa.array([file] * len(rows), pa.string()),
-        "line": pa.array(range(1, len(rows) + 1), pa.int64()),
-    }
+        }
+    )
 
 
 def _source(
     interactions: Sequence[Row], explanations: Sequence[Row], num_users: int = 3
-) -> SourceData:
+) -> dict[str, pa.Table]:
     users = pa.array([f"u{n}" for n in range(num_users)], pa.string())
     texts = pa.array([f"because {row[0]} {row[1]}" for row in explanations], pa.string())
     items = {"item_id": [f"i{n}" for n in range(20)], "title": ["t"] * 20, "profile": ["p"] * 20}
-    return SourceData(
-        users=pa.table({"user_id": users, "profile": pa.array([""] * num_users, pa.string())}),
-        items=pa.table(items),
-        interactions=pa.table(_pairs(interactions, "interactions")),
-        explanations=pa.table({**_pairs(explanations, "explanations"), "explanation": texts}),
-        findings=(),
-        num_rows={"interactions": len(interactions), "explanations": len(explanations)},
-    )
+    return {
+        "users": pa.table({"user_id": users, "profile": pa.array([""] * num_users, pa.string())}),
+        "items": pa.table(items),
+        "interactions": _pairs(interactions),
+        "explanations": _pairs(explanations).append_column("explanation", texts),
+    }
 
 
-def _random_source(seed: int) -> SourceData:
+def _assembled(source: Source) -> Assembled:
+    with Staging(SHARES) as staging:
+        staging.add(source)
+        found = assemble(staging)
+        return Assembled(whole(found.tables), found.metrics)
+
+
+def whole(tables: Mapping[str, pa.Table | pa.RecordBatchReader]) -> dict[str, pa.Table]:
+    """All rows of assembled tables, in the schemas of a dataset."""
+    return {
+        name: (each if isinstance(each, pa.Table) else each.read_all())
+        .select((schema := getattr(schemas, name.upper())).names)
+        .cast(schema)
+        for name, each in tables.items()
+    }
+
+
+USERS = {name: place for place, name in enumerate(sorted(f"u{n}" for n in range(30)))}
+ITEMS = {name: place for place, name in enumerate(sorted(f"i{n}" for n in range(20)))}
+
+
+def _random_source(seed: int) -> Source:
     rng = Random(seed)
     all_pairs = [(f"u{u}", f"i{i}") for u in range(30) for i in range(20)]
     splits = ["train", "train", "validation", "test", None]
@@ -65,7 +81,7 @@ def _splits(assembled: Assembled, name: str) -> dict[tuple[int, int], str]:
 @pytest.mark.parametrize("seed", range(5))
 def test_assemble_random_pairs_no_held_out_explanation_is_a_training_edge(seed):
     source = _random_source(seed)
-    assembled = assemble(source, SHARES)
+    assembled = _assembled(source)
     interactions, explanations = (
         _splits(assembled, name) for name in ("interactions", "explanations")
     )
@@ -74,8 +90,7 @@ def test_assemble_random_pairs_no_held_out_explanation_is_a_training_edge(seed):
     assert not train & held_out
     # The removed ones are gone altogether, and nothing else is.
     given = {
-        (int(row["user_id"][1:]), int(row["item_id"][1:]))
-        for row in source.interactions.to_pylist()
+        (USERS[row["user_id"]], ITEMS[row["item_id"]]) for row in source["interactions"].to_pylist()
     }
     assert given - set(interactions) <= held_out
     assert len(given) - len(interactions) == assembled.metrics["num_removed_edges"] > 0
@@ -85,11 +100,9 @@ def test_assemble_random_pairs_no_held_out_explanation_is_a_training_edge(seed):
     for name in ("users", "items", "interactions", "explanations"):
         assert tables[name].schema.equals(getattr(schemas, name.upper()))
     for row in tables["explanations"].to_pylist():
-        assert row["explanation"] == f"because u{row['user_index']} i{row['item_index']}"
-    # The order of the rows does not matter.
-    shuffled = source.interactions.take(Random(1).sample(range(300), 300))
-    again = assemble(replace(source, interactions=shuffled), SHARES).tables["interactions"]
-    assert again.equals(tables["interactions"])
+        user, item = row["explanation"].split()[1:]
+        assert (USERS[user], ITEMS[item]) == (row["user_index"], row["item_index"])
+    assert tables["users"]["user_id"].to_pylist() == sorted(USERS)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +114,7 @@ def test_assemble_random_pairs_no_held_out_explanation_is_a_training_edge(seed):
     ],
 )
 def test_assemble_removes_the_training_edge_of_a_held_out_explanation_alone(explained, kept):
-    assembled = assemble(_source([TRAIN, ("u0", "i1", "test")], [explained]), SHARES)
+    assembled = _assembled(_source([TRAIN, ("u0", "i1", "test")], [explained]))
     assert _splits(assembled, "interactions") == kept
     assert assembled.metrics["num_removed_edges"] == 2 - len(kept)
 
@@ -110,9 +123,10 @@ def test_assemble_pairs_without_a_split_get_the_same_one_in_all_tables():
     pairs: list[Row] = [(f"u{u}", f"i{i}", None) for u in range(3) for i in range(20)]
     pairs[0] = (*pairs[0][:2], "test")
     source = _source(pairs, pairs)
-    named = {name: source.explanations[name] for name in ("user_id", "item_id", "split")}
-    more = {"aspect": ["tea"] * 60, "opinion": [""] * 60, "sentiment": ["positive"] * 60}
-    assembled = assemble(replace(source, aspects=pa.table({**named, **more})), SHARES)
+    source["aspects"] = source["explanations"].drop_columns("explanation")
+    for name, value in (("aspect", "tea"), ("opinion", ""), ("sentiment", "positive")):
+        source["aspects"] = source["aspects"].append_column(name, pa.repeat(value, 60))
+    assembled = _assembled(source)
     splits = _splits(assembled, "explanations")
     assert splits == _splits(assembled, "interactions") == _splits(assembled, "explanation_aspects")
     assert splits[0, 0] == "test"
@@ -126,22 +140,58 @@ def test_assemble_unusable_rows_are_findings_with_line_and_reason():
     interactions: list[Row] = [TRAIN, ("ux", *TRAIN[1:]), ("u1", "ix", "train"), TRAIN]
     explanations: list[Row] = [("u0", "i1", None), ("u0", "i2", None), ("ux", "i1", None)]
     source = _source(interactions, explanations)
-    texts = source.explanations.set_column(5, "explanation", pa.array(["ok", "", "ok"]))
-    assembled = assemble(replace(source, explanations=texts), SHARES)
-    assert [(f.file, f.line, f.reason) for f in assembled.findings] == [
-        ("interactions", 2, "unknown user_id"),
-        ("interactions", 3, "unknown item_id"),
-        ("interactions", 4, "duplicate of an earlier pair"),
+    texts = pa.array(["ok", "", "ok"])
+    source["explanations"] = source["explanations"].set_column(3, "explanation", texts)
+    with Staging(SHARES) as staging:
+        staging.add(source)
+        tables = whole(assemble(staging).tables)
+        findings, counts = staging.findings().read_all().to_pylist(), staging.rejected()
+    assert [(row["file"], row["line"], row["reason"]) for row in findings] == [
         ("explanations", 2, "empty explanation"),
         ("explanations", 3, "unknown user_id"),
+        ("interactions", 2, "unknown user_id"),
+        ("interactions", 3, "unknown item_id"),
+        ("interactions", 4, "duplicate of another pair"),
     ]
-    assert _splits(assembled, "interactions") == {(0, 0): "train"}
-    assert assembled.tables["explanations"]["explanation"].to_pylist() == ["ok"]
+    assert findings[2]["text"] == '{"user_id":"ux","item_id":"i0","split":"train"}'
+    assert sorted(each.count for each in counts) == [1] * 5
+    assert tables["interactions"].num_rows == 1
+    assert tables["explanations"]["explanation"].to_pylist() == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "texts", "kept"),
+    [
+        ((None, None), ("short", "the longest one"), ("train", "the longest one")),
+        (("train", "train"), ("bb", "ab"), ("train", "ab")),
+        (("train", "validation"), ("the longest one", "x"), ("validation", "x")),
+        (("test", "validation"), ("a", "b"), ("test", "a")),
+        (("test", "train"), ("", "x"), ("train", "x")),
+    ],
+)
+def test_assemble_repeated_pair_the_row_that_counts_depends_on_no_order(splits, texts, kept):
+    pair = ("u0", "i0")
+    for turn in (1, -1):
+        source = _source([], [(*pair, split) for split in splits[::turn]])
+        explanations = source["explanations"].set_column(3, "explanation", pa.array(texts[::turn]))
+        (row,) = (
+            _assembled({**source, "explanations": explanations}).tables["explanations"].to_pylist()
+        )
+        assert (row["split"], row["explanation"]) == kept
+
+
+def test_assemble_repeated_user_has_the_longest_profile():
+    profiles = ["", "tea and cake", "tea"]
+    for turn in (1, -1):
+        users = pa.table({"user_id": ["u0"] * 3, "profile": profiles[::turn]})
+        source = {**_source([TRAIN], []), "users": users}
+        assert _assembled(source).tables["users"]["profile"].to_pylist() == ["tea and cake"]
 
 
 def test_assemble_metrics_count_users_and_items_without_a_training_edge():
     rows: list[Row] = [TRAIN, ("u1", "i1", "train"), ("u1", "i2", "test")]
-    assert assemble(_source(rows, [("u1", "i1", "test")]), SHARES).metrics == {
+    assert _assembled(_source(rows, [("u1", "i1", "test")])).metrics == {
+        "num_without_table": {},
         "num_removed_edges": 1,
         "num_users_without_train_edge": 2,
         "num_items_without_train_edge": 19,
@@ -158,6 +208,12 @@ def test_assemble_metrics_count_users_and_items_without_a_training_edge():
     ],
 )
 def test_check_not_empty_refuses_a_dataset_without_users_or_training_edges(source, message):
-    check_not_empty(assemble(_source([TRAIN], []), SHARES).tables)
-    with pytest.raises(DataError, match=message):
-        check_not_empty(assemble(source, SHARES).tables)
+    for each, is_refused in ((_source([TRAIN], []), False), (source, True)):
+        with Staging(SHARES) as staging:
+            staging.add(each)
+            assemble(staging)
+            if is_refused:
+                with pytest.raises(DataError, match=message):
+                    check_not_empty(staging)
+            else:
+                check_not_empty(staging)

@@ -1,7 +1,12 @@
 """Prepare, from files to artifact: on disk, on S3, twice, on broken input and on the real data."""
 
+import json
+import os
+from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -12,7 +17,7 @@ from tests.xrec.data.test_release import explained
 from xrec.config.data import PrepareConfig
 from xrec.data import Dataset, dataset_settings, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
-from xrec.storage import open_location
+from xrec.storage import Location, open_location
 
 REAL_DATA = Path(__file__).parents[3].parent / "shared" / "data"
 SAMPLE = {
@@ -66,7 +71,7 @@ def test_prepare_release_gives_a_dataset_without_leaks(tmp_path, release):
     # Each explained pair of these files is a train interaction, so each held-out one is removed.
     assert manifest.metrics["num_removed_edges"] == held_out > 0
     assert dataset.interaction_edges("train").shape == (2, 400 - held_out)
-    assert dataset.users["profile"].to_pylist() == [f"U{user}" for user in range(50)]
+    assert dataset.users["profile"].to_pylist() == sorted(f"U{user}" for user in range(50))
     assert manifest.row_counts["explanations"] == 200
 
 
@@ -82,6 +87,66 @@ def test_prepare_again_does_no_work_and_another_run_leaves_what_is_there(tmp_pat
     assert users.stat().st_mtime_ns == before
 
 
+def test_prepare_again_reads_only_files_that_changed(tmp_path, release, monkeypatch):
+    first, read = prepare_dataset(_release_config(tmp_path, release)), []
+    digest = Location.digest
+    monkeypatch.setattr(Location, "digest", lambda file: read.append(file.name) or digest(file))
+    assert prepare_dataset(_release_config(tmp_path, release)) == first
+    assert read == []
+    os.utime(release / "total_tst.csv", (1, 1))
+    assert prepare_dataset(_release_config(tmp_path, release)) == first
+    assert read == ["total_tst.csv"]
+
+
+def _write_cut(folder: Path, rows: Mapping[str, list[dict[str, Any]]], seed: int) -> None:
+    """Write tables in any order of rows; those of pairs as many files, if `seed` is not zero."""
+    rng = Random(seed)
+    for name, table in rows.items():
+        table = rng.sample(table, len(table))
+        cuts = sorted(rng.sample(range(1, len(table)), rng.randrange(1, 9))) if seed else []
+        for number, (start, end) in enumerate(pairwise([0, *cuts, len(table)])):
+            lines = "".join(json.dumps(row) + "\n" for row in table[start:end])
+            path = folder / (f"{name}/{rng.random()}-{number}.jsonl" if seed else f"{name}.jsonl")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(lines)
+
+
+@pytest.mark.parametrize("memory_gb", [None, 0.2])
+def test_prepare_same_rows_in_other_files_and_order_are_the_same_dataset(tmp_path, memory_gb):
+    rng = Random(0)
+    pairs = [(f"u{rng.randrange(60)}", f"i{rng.randrange(40)}") for _ in range(500)]
+    texts = ("tea", "cake", "tea and cake", "")
+    rows: dict[str, list[dict[str, Any]]] = {
+        "users": [
+            {"user_id": f"u{rng.randrange(60)}", "profile": rng.choice(texts)} for _ in range(90)
+        ],
+        "interactions": [{"user_id": user, "item_id": item} for user, item in pairs],
+        "explanations": [
+            {"user_id": user, "item_id": item, "explanation": rng.choice(texts)}
+            for user, item in pairs[:250]
+        ],
+    }
+    manifests = []
+    for seed in range(4):
+        _write_cut(tmp_path / f"raw{seed}", rows, seed)
+        source = {"kind": "tables", "uri": str(tmp_path / f"raw{seed}")}
+        config = _config(
+            tmp_path / f"{seed}",
+            source,
+            max_rejected_share=1,
+            memory_gb=memory_gb if seed else None,
+        )
+        manifests.append(prepare_dataset(config))
+    assert len({manifest.fingerprint for manifest in manifests}) == 1
+    assert len({manifest.run for manifest in manifests}) == 4
+    counts = [sum(manifest.metrics["num_rejected"].values()) for manifest in manifests]
+    assert set(counts) == {counts[0]}
+    assert counts[0] > 100
+    rejected = [pq.read_table(tmp_path / f"{seed}/dataset/rejected.parquet") for seed in (0, 1)]
+    reasons = [Counter(table["reason"].to_pylist()) for table in rejected]
+    assert reasons[0] == reasons[1]
+
+
 def test_prepare_broken_input_raises_and_writes_nothing(tmp_path, release):
     _append(release / "total_trn.csv", "\n1" * 20)
     words = r"(?s)20 of 420 rows are unusable.*line 402: expected 2 columns, saw 1: '1'"
@@ -95,10 +160,10 @@ def test_prepare_few_broken_rows_are_listed_in_rejected_parquet(tmp_path, releas
     manifest = prepare_dataset(_release_config(tmp_path, release))
     rejected = pq.read_table(tmp_path / "workspace" / "dataset" / "rejected.parquet").to_pylist()
     assert [(row["file"], row["line"], row["reason"].split(";")[0]) for row in rejected] == [
+        ("total_trn.csv", 402, "duplicate of another pair"),
         ("total_trn.csv", 403, "user must be an integer from 0 to 2147483647"),
-        ("total_trn.csv", 402, "duplicate of an earlier pair"),
     ]
-    assert rejected[0]["text"] == "x,1"
+    assert rejected[1]["text"] == "x,1"
     assert sum(manifest.metrics["num_rejected"].values()) == manifest.row_counts["rejected"] == 2
 
 
@@ -144,7 +209,11 @@ def test_prepare_from_s3_to_s3_equals_local(s3, tmp_path, release):
     for path in release.iterdir():
         (open_location(f"{bucket}/release", s3.storage) / path.name).write_bytes(path.read_bytes())
     source = {"kind": "xrec_release", "uri": f"{bucket}/release"}
-    remote = prepare_dataset(_config(f"{bucket}/work", source, storage=s3.storage))
+    config = _config(f"{bucket}/work", source, storage=s3.storage)
+    remote = prepare_dataset(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Location, "digest", lambda file: pytest.fail(f"{file} was read"))
+        assert prepare_dataset(config) == remote
     assert remote.files == prepare_dataset(_release_config(tmp_path, release)).files
     assert read_dataset(open_location(f"{bucket}/work/dataset", s3.storage)).manifest == remote
 

@@ -1,10 +1,12 @@
 """Rows of a file, in each format: cells, line numbers, broken lines, missing columns, quotes."""
 
+import gzip
 import io
 import json
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -20,9 +22,15 @@ from xrec.data.rows import (
     parse_id,
     parse_split,
     parse_text,
-    stream_rows,
+    read_rows,
 )
-from xrec.data.source import Finding, check_rejected_share, count_reasons, rejected_table
+from xrec.data.source import (
+    Finding,
+    check_rejected_share,
+    count_findings,
+    count_reasons,
+    rejected_table,
+)
 from xrec.errors import DataError
 
 COLUMNS = {"user_id": parse_id, "profile": parse_text}
@@ -66,7 +74,7 @@ def test_parser_invalid_value_raises_value_error(parser, values):
 
 
 def _read(file: str, data: bytes, *columns: Mapping[str, Parser]) -> FileRows:
-    return next(stream_rows(file, io.BytesIO(data), *columns or (COLUMNS,), rows_at_once=None))
+    return read_rows(file, io.BytesIO(data), *columns or (COLUMNS,))
 
 
 def _rows(rows: FileRows) -> list[tuple[int, str, str]]:
@@ -121,7 +129,7 @@ def test_csv_broken_lines_become_findings():
 def test_lines_that_are_not_utf8_are_read_in_their_encoding(profile, encoding, expected, ending):
     rows = b'{"user_id": "a", "profile": "%s"}' if ending == "jsonl" else b"user_id,profile\na,%s"
     source = io.BytesIO(rows % profile)
-    found = next(stream_rows(f"users.{ending}", source, COLUMNS, encoding=encoding))
+    found = read_rows(f"users.{ending}", source, COLUMNS, encoding=encoding)
     assert found.table["profile"].to_pylist() == ([] if expected is None else [expected])
     assert [each.reason for each in found.findings] == (
         ["profile must be valid UTF-8"] if expected is None else []
@@ -158,12 +166,59 @@ def test_parquet_integer_ids_and_nulls_are_read():
     assert _problems(rows) == [(2, "user_id must be a string or an integer")]
 
 
-def test_rows_read_some_at_a_time_are_those_that_are_read_at_once():
-    data = "".join(json.dumps({"user_id": n, "profile": "x"}) + "\n" for n in range(7)).encode()
-    parts = list(stream_rows("users.jsonl", io.BytesIO(data), COLUMNS, rows_at_once=3))
-    assert [part.num_rows for part in parts] == [3, 3, 1]
-    whole = pa.concat_tables([part.table for part in parts])
-    assert whole.equals(_read("users.jsonl", data).table)
+CELLS = ("a", "b c", " 7", "R&amp;D", "é", "")
+QUOTED = '"x, ""y""\nz"'
+
+
+def _row_by_row(file: str, data: bytes, monkeypatch: pytest.MonkeyPatch) -> FileRows:
+    """The rows without blocks of columns."""
+    monkeypatch.setattr("xrec.data.rows._parse_columns", lambda *_: None)
+    rows = _read(file, data)
+    monkeypatch.undo()
+    return rows
+
+
+@pytest.mark.parametrize("block_bytes", [1, 40, 1 << 20])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "csv.gz"])
+def test_rows_in_blocks_are_those_that_are_read_one_by_one(ending, block_bytes, monkeypatch):
+    monkeypatch.setattr("xrec.data.blocks._BLOCK_BYTES", block_bytes)
+    rng = Random(f"{ending} {block_bytes}")
+    for _ in range(40):
+        cells = [[rng.choice(CELLS), rng.choice(CELLS)] for _ in range(rng.randrange(1, 30))]
+        if ending == "jsonl":
+            lines = [json.dumps(dict(zip(COLUMNS, row, strict=True))) for row in cells]
+            odd = ['{"user_id": 5, "profile": "x"}', "{", "", '{"profile": "x"}', "[1] {}"]
+        else:
+            delimiter = "\t" if ending == "tsv" else ","
+            lines = [delimiter.join(row) for row in cells]
+            odd = [QUOTED + delimiter + "x", "a", "", delimiter * 3, f"a{delimiter}b\r"]
+            odd += [f'"a"{delimiter}"b{delimiter}"', f'"a"{delimiter}"b ""c"""', f'a{delimiter}b"c']
+        for each in rng.choices(odd, k=rng.randrange(3)):
+            lines.insert(rng.randrange(len(lines) + 1), each)
+        lines.insert(0, '{"user_id": "a", "profile": ""}')
+        if ending != "jsonl":
+            lines[0] = delimiter.join(COLUMNS)
+        data = "\n".join(lines).encode()
+        data = gzip.compress(data) if ending.endswith("gz") else data
+        rows, expected = _read("x." + ending, data), _row_by_row("x." + ending, data, monkeypatch)
+        monkeypatch.setattr("xrec.data.blocks._BLOCK_BYTES", block_bytes)
+        assert rows.table.equals(expected.table)
+        assert (rows.findings, rows.num_rows) == (expected.findings, expected.num_rows)
+
+
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        ("x.csv", b"user_id,profile\n" + b"a,x\n" * 9),
+        ("x.jsonl", b'{"user_id": 7, "profile": "x"}\n' * 9),
+        ("x.parquet", _parquet(user_id=[7] * 9, profile=["x"] * 9)),
+    ],
+)
+def test_well_formed_rows_are_read_as_columns(file, data, monkeypatch):
+    monkeypatch.setattr("xrec.data.rows._cells", lambda *_: pytest.fail("a row was read by itself"))
+    assert _read(file, data).table["line"].to_pylist() == [
+        number + (file == "x.csv") for number in range(1, 10)
+    ]
 
 
 SEEN = r"missing column\(s\) user_id; expected user_id, profile, saw 'userid', 'profile'"
@@ -176,6 +231,11 @@ SEEN = r"missing column\(s\) user_id; expected user_id, profile, saw 'userid', '
         ("users.csv", b"userid,profile\na,b\n", SEEN),
         ("users.jsonl", b'{"userid": 1, "profile": ""}\n', SEEN),
         ("users.parquet", _parquet(userid=["a"], profile=["b"]), SEEN),
+        (
+            "users.parquet",
+            _parquet(user_id=pa.array([b"\xff"]).view(pa.string()), profile=["x"]),
+            "column 'user_id' of type string has a value that cannot be read",
+        ),
         ("users.csv", b"", "saw none"),
         ("users.csv", b"user_id,x,x\n", r"users.csv: more than one column is called 'x'"),
         ("users.csv", b'"user" id,profile\n', "line 1, the header, is not readable as CSV"),
@@ -191,7 +251,7 @@ def _cells(text: str, delimiter: str = ",") -> list[list[str | None]]:
     """The cells of the rows of `text`; all of them can be read."""
     names = text.split("\n", 1)[0].strip().replace('"', "").split(delimiter)
     data, columns = io.BytesIO(text.encode()), dict.fromkeys(names, parse_text)
-    rows = next(stream_rows("pairs.csv", data, columns, delimiter=delimiter, rows_at_once=None))
+    rows = read_rows("pairs.csv", data, columns, delimiter=delimiter)
     assert rows.findings == ()
     return [list(row.values()) for row in rows.table.select(names).to_pylist()]
 
@@ -262,15 +322,16 @@ FINDINGS = [Finding("a.csv", line, "worse" if line == 3 else "bad", "y,z") for l
 
 
 def test_findings_are_counted_and_listed_with_a_cut_valid_text():
-    assert count_reasons(FINDINGS) == {"a.csv: bad": 2, "a.csv: worse": 1}
+    assert count_reasons(count_findings(FINDINGS)) == {"a.csv: bad": 2, "a.csv: worse": 1}
     table = rejected_table([Finding("a.csv", 3, "bad", "\udcff" + "x" * 1000)])
     assert table.schema.equals(schemas.REJECTED)
     assert table["text"].to_pylist() == ["?" + "x" * 119]
 
 
 def test_rejected_share_over_the_threshold_of_one_file_is_refused():
-    check_rejected_share(FINDINGS, {"a.csv": 300}, 0.01, "/data")
+    rejected = count_findings(FINDINGS)
+    check_rejected_share(rejected, {"a.csv": 300}, 0.01, "/data")
     with pytest.raises(DataError, match=r"^/data/a\.csv: 3 of 299 rows are unusable") as caught:
-        check_rejected_share(FINDINGS, {"b.csv": 100_000, "a.csv": 299}, 0.01, "/data/")
+        check_rejected_share(rejected, {"b.csv": 100_000, "a.csv": 299}, 0.01, "/data/")
     for part in ("line 3: worse: 'y,z'", "2 x bad", "max_rejected_share"):
         assert part in str(caught.value)

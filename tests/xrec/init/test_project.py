@@ -105,7 +105,7 @@ def test_init_rows_that_cannot_be_used_are_counted_and_allowed(tmp_path, shop):
     lines = (shop / "orders.csv").read_text().splitlines(keepends=True)
     (shop / "orders.csv").write_text("".join([*lines, *lines[1:49]]))
     findings = _init(tmp_path, shop)
-    assert findings.survey.rejected == {"orders.csv: duplicate of an earlier pair": 48}
+    assert findings.survey.rejected == {"orders.csv: duplicate of another pair": 48}
     assert _written(tmp_path)["prepare"]["max_rejected_share"] == 0.1
 
 

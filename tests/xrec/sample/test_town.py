@@ -6,7 +6,7 @@ import pytest
 from xrec.config.base import parse_config
 from xrec.config.data import SampleSource
 from xrec.errors import ConfigError
-from xrec.sample import ASPECTS, generate_town, town_source
+from xrec.sample import ASPECTS, generate_town, town_tables
 
 SOURCE = SampleSource(
     kind="sample",
@@ -59,16 +59,16 @@ def test_texts_name_the_aspects_that_they_should_and_no_others(town):
     assert all(_names(text) == [] for text in town.user_profiles + town.item_titles)
 
 
-def test_town_source_has_each_visit_once_with_the_best_liked_aspect(town):
-    source = town_source(town)
+def test_town_tables_have_each_visit_once_with_the_best_liked_aspect(town):
+    tables = town_tables(town)
     pairs, explained = (
         [(row["user_id"], row["item_id"]) for row in table.to_pylist()]
-        for table in (source.interactions, source.explanations)
+        for table in (tables["interactions"], tables["explanations"])
     )
-    assert len(set(pairs)) == source.interactions["split"].null_count == 200 * 24
+    assert len(set(pairs)) == tables["interactions"]["split"].null_count == 200 * 24
     assert pairs[24] == ("resident-2", f"place-{town.visits[1, 0] + 1}") == explained[8]
     assert set(explained) <= set(pairs)
-    rows = source.aspects.to_pylist()
+    rows = tables["aspects"].to_pylist()
     assert [(row["user_id"], row["item_id"]) for row in rows] == pairs
     for number in (0, 24, 1000, 200 * 24 - 1):
         user, place = divmod(number, 24)

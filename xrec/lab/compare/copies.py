@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from xrec.config.entries import ElsewhereConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair
-from xrec.data.rows import parse_id, parse_text, reject_duplicates, stream_rows
+from xrec.data.rows import parse_id, parse_text, read_rows, reject_duplicates
 from xrec.errors import DataError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.lab.measures.measure import PairIds
@@ -78,15 +78,14 @@ def read_elsewhere(name: str, config: ElsewhereConfig, storage: StorageConfig) -
     Raises DataError for a missing column, a row that cannot be read, and a pair with two texts.
     """
     columns = {"user_id": config.user_id, "item_id": config.item_id, "text": config.text}
-    read = stream_rows(
+    read = read_rows(
         config.uri,
         io.BytesIO(open_location(config.uri, storage).read_bytes()),
         {"user_id": parse_id, "item_id": parse_id, "text": parse_text},
         names={column: (own,) for column, own in columns.items()},
         advice=f"name the file's columns in texts.{name}.user_id, item_id and text",
-        rows_at_once=None,
     )
-    rows = reject_duplicates(next(read), ["user_id", "item_id"])
+    rows = reject_duplicates(read, ["user_id", "item_id"])
     if rows.findings:
         first = rows.findings[0]
         raise DataError(
