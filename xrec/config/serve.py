@@ -20,7 +20,8 @@ class HTTPConfig(Config):
     port: int = Field(8000, ge=1, le=65535)
     """Port to listen on."""
     max_concurrent_requests: int = Field(256, ge=1)
-    """Requests that a frontend answers at a time; further ones get 429."""
+    """Requests that a frontend answers at a time, a quarter of them for each key if there are
+    several; further ones get 429."""
     deadline_seconds: float = Field(30.0, ge=1)
     """Seconds after which a request without an answer gets 504."""
     tls_certificate: str | None = None
@@ -58,8 +59,6 @@ class KeyConfig(Config):
     it gets 429."""
     burst: int = Field(64, ge=1)
     """Number of pairs that may come at once before the rate counts."""
-    max_concurrent_requests: int = Field(64, ge=1)
-    """Requests of this key that a frontend answers at a time; further ones get 429."""
 
 
 class SecurityConfig(Config):

@@ -32,6 +32,7 @@ MAX_BODY_BYTES = 256 * 1024
 """The largest body of a request: 64 pairs, or a few with texts of their own."""
 BODY_SECONDS = 10.0
 """How long the body of a request may take to come."""
+_KEYS_THAT_FILL = 4  # so many keys can take all places
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OPEN_PATHS = ("/healthz", "/readyz", "/", "/openapi.json")
 _OPEN_PREFIX = "/page/"
@@ -43,7 +44,7 @@ class Gate:
     def __init__(
         self, app: ASGIApp, keys: tuple[KeyConfig, ...], max_requests: int, metrics: Metrics
     ):
-        self._app, self._keys = app, Keys(keys)
+        self._app, self._keys = app, Keys(keys, max_requests)
         self._max_requests, self._metrics = max_requests, metrics
         self._num_in_flight = 0
 
@@ -142,9 +143,15 @@ class _Exchange:
 class Caller:
     """Who asks: a key's name and scopes, its rate, and how many of its requests are at work."""
 
-    def __init__(self, name: str, scopes: Collection[KeyScope], key: KeyConfig | None = None):
+    def __init__(
+        self,
+        name: str,
+        scopes: Collection[KeyScope],
+        key: KeyConfig | None = None,
+        max_requests: int | None = None,
+    ):
         self.name, self._scopes, self._key = name, scopes, key
-        self._num_at_work = 0
+        self._num_at_work, self._max_requests = 0, max_requests
         if key is not None:
             self._limiter = AsyncLimiter(key.burst, 60 * key.burst / key.pairs_per_minute)
 
@@ -171,8 +178,8 @@ class Caller:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Count a request until exit; raises ProblemError if too many are at work."""
-        if self._key is not None and self._num_at_work >= self._key.max_concurrent_requests:
-            raise _too_many(self._key.max_concurrent_requests, " of this key")
+        if self._max_requests is not None and self._num_at_work >= self._max_requests:
+            raise _too_many(self._max_requests, " of this key")
         self._num_at_work += 1
         try:
             yield
@@ -188,8 +195,9 @@ class Keys:
     of its own that points to this machine.
     """
 
-    def __init__(self, keys: tuple[KeyConfig, ...]):
-        self._callers = [(key.sha256, Caller(key.name, key.scopes, key)) for key in keys]
+    def __init__(self, keys: tuple[KeyConfig, ...], max_requests: int):
+        most = max_requests if len(keys) == 1 else max(1, max_requests // _KEYS_THAT_FILL)
+        self._callers = [(key.sha256, Caller(key.name, key.scopes, key, most)) for key in keys]
 
     def caller(self, scope: Scope) -> Caller:
         """Return who asks; it is "local", and may ask for all, if no keys are configured.

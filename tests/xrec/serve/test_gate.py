@@ -64,7 +64,7 @@ async def admitted(keys: Keys, client: str = "10.0.0.7", **headers: str) -> str 
     ],
 )
 def test_known_keys_are_let_in_by_name_and_others_are_not(headers, expected):
-    keys = Keys((KeyConfig(**SHOP), KeyConfig(**APP)))
+    keys = Keys((KeyConfig(**SHOP), KeyConfig(**APP)), 256)
     assert asyncio.run(admitted(keys, **headers)) == expected
 
 
@@ -73,7 +73,7 @@ def test_rate_is_of_each_key_and_recovers():
     fast = KeyConfig(**key("fast", "f", burst=50))
 
     async def ask() -> list[str | int]:
-        keys = Keys((slow, fast))
+        keys = Keys((slow, fast), 256)
         asked = [await admitted(keys, x_api_key=secret) for secret in "sssffffsf"]
         await asyncio.sleep(0.11)  # one request at 600 a minute
         return asked + [await admitted(keys, x_api_key="s") for _ in range(2)]
@@ -94,7 +94,7 @@ def test_rate_is_of_each_key_and_recovers():
     ],
 )
 def test_without_keys_only_this_machine_may_ask(client, host, expected):
-    assert asyncio.run(admitted(Keys(()), client, host=host)) == expected
+    assert asyncio.run(admitted(Keys((), 256), client, host=host)) == expected
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,9 @@ def test_rate_counts_pairs_and_a_large_request_is_a_burst():
 
 
 def test_key_cannot_take_all_places():
-    caller = Caller("a", (), KeyConfig(**key("a", "s", max_concurrent_requests=2)))
+    keys = Keys((KeyConfig(**SHOP), KeyConfig(**APP)), max_requests=8)
+    headers = [(b"authorization", b"Bearer open sesame")]
+    caller = keys.caller({"type": "http", "headers": headers})
     with (
         caller.at_work(),
         caller.at_work(),
