@@ -49,8 +49,7 @@ def with_aspects(
     rows = named.num_rows
     table = pa.table(
         {
-            "user_id": plain.users["user_id"].take(named["user_index"]),
-            "item_id": plain.items["item_id"].take(named["item_index"]),
+            **{key: named[key] for key in keys},
             "aspect": named["aspect"],
             "opinion": ["good"] * rows,
             "sentiment": [sentiments[row % len(sentiments)] for row in range(rows)],
@@ -64,7 +63,7 @@ def with_aspects(
         open_location(str(workspace / "dataset")),
         {
             **{name: getattr(plain, name) for name in names},
-            **aspect_tables(known, plain.users, plain.items),
+            **aspect_tables(known),
         },
         REJECTED.empty_table(),
         config={"splits": list(splits)},

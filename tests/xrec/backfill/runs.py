@@ -13,7 +13,6 @@ import deltalake
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.driver import run_backfill
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import LoadExplainer, MakeExplainTask, load_task_explainer
@@ -53,14 +52,14 @@ class Toy:
 
     def __call__(self, made: MakeExplainTask) -> Explainer:
         real = load_task_explainer(made)
-        return changed(real, engine=EchoEngine(real.pairs, self))
+        return changed(real, engine=EchoEngine(real, self))
 
 
 class EchoEngine:
-    """Writes the index of the prompt's user and item."""
+    """Writes the ids of the prompt's user and item."""
 
-    def __init__(self, pairs: PairPrompts, toy: Toy):
-        self._builder = pairs.builder
+    def __init__(self, real: Explainer, toy: Toy):
+        self._builder, self._dataset = real.pairs.builder, real.dataset
         self._toy = toy
 
     def complete(self, requests: Requests) -> Iterator[Completion]:
@@ -82,14 +81,15 @@ class EchoEngine:
         return EngineReport()
 
     def _name(self, prompt: Sequence[int]) -> str:
-        """Return "u<index> i<index>" by the prompt's collaborative tokens."""
+        """Return the ids by the prompt's collaborative tokens."""
         vocabulary = self._builder.vocabulary
         user, item = sorted(
             token - vocabulary.num_text_tokens
             for token in prompt
             if token >= vocabulary.num_text_tokens
         )
-        return f"u{user} i{item - vocabulary.num_users}"
+        users, items = self._dataset.users["user_id"], self._dataset.items["item_id"]
+        return f"{users[user]} {items[item - vocabulary.num_users]}"
 
 
 @dataclass(frozen=True)

@@ -264,12 +264,12 @@ def test_load_explainer_explains_a_new_user(workspace, explainer, tmp_path):
         known.graph.items,
         torch.from_numpy(known.dataset.interaction_edges("train")),
     )
-    assert torch.equal(
-        explainer.graph.users[user], fold_in.vectors(torch.tensor([[0, 0], [0, 2]]))[0]
-    )
+    visited = [known.dataset.item_index(each) for each in pairs["item_id"]]
+    expected = fold_in.vectors(torch.tensor([[0, 0], visited]))[0]
+    assert torch.equal(explainer.graph.users[user], expected)
     prompts, texts = asked(explainer, Pair(user, item), Pair(0, item))
     assert "<user 12>" in explainer.pairs.builder.show(prompts[0])
-    assert "<item 1>" in explainer.pairs.builder.show(prompts[0])
+    assert f"<item {item}>" in explainer.pairs.builder.show(prompts[0])
     new, old = explained(explainer, prompts, texts)
     assert new.num_generated_tokens > 0
     # A known user's text is what it was, though its item has another token id now.

@@ -241,7 +241,8 @@ def test_page_asks_for_nothing_from_elsewhere(page, endpoint):
 
 
 def test_key_is_asked_for_where_there_are_keys(page, town):
-    keys = [{"name": "page", "sha256": hashlib.sha256(b"open sesame").hexdigest()}]
+    key = {"name": "page", "sha256": hashlib.sha256(b"open sesame").hexdigest()}
+    keys = [{**key, "scopes": ["explain", "evidence", "users"]}]
     with local_endpoint(town, security={"keys": keys}) as guarded:
         page.open(guarded.url)
         page.wait(page.driver.find_element("id", "key").is_displayed)

@@ -21,8 +21,8 @@ from xrec.data.dataset import Dataset
 from xrec.schemas import PAIRS
 from xrec.storage import Manifest, open_location
 
-USERS = [f"resident-{number}" for number in range(1, NUM_USERS + 1)]
-ITEMS = [f"place-{number}" for number in range(1, NUM_ITEMS + 1)]
+USERS = sorted(f"resident-{number}" for number in range(1, NUM_USERS + 1))
+ITEMS = sorted(f"place-{number}" for number in range(1, NUM_ITEMS + 1))
 DECODING = {
     "max_new_tokens": 24,
     "text": {"max_words": None, "refuses_repetition": False},
