@@ -69,7 +69,7 @@ def prepare_dataset(
             **assembled.metrics,
             **({ASPECTS_FROM: aspects_from} if "aspects" in tables else {}),
             "num_rejected": count_reasons(rejected),
-            LISTING: listing,
+            LISTING: [list(each) for each in listing.items()],
         }
         manifest = write_dataset(
             output,

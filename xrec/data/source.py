@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TableFiles = Mapping[str, Mapping[str, Location]]
 """The files of each table, by name."""
-LISTING = "listing"  # among the manifest's metrics
+LISTING = "listing"  # among the manifest's metrics: pairs of a name and a stamp
 _TEXT_HEAD = 120
 
 
@@ -57,7 +57,7 @@ class Source:
 
         there: the dataset that is there. A file that is as it was then is not read.
         """
-        before: Mapping[str, str] = there.metrics.get(LISTING, {})
+        before = dict(there.metrics.get(LISTING, ()))
         locations = _by_name(files)
         hashes = {
             name: there.inputs[name] if before.get(name) == stamp else locations[name].digest()
