@@ -10,15 +10,13 @@ from xrec.data import dataset_settings, prepare_dataset
 from xrec.data.release import find_release_files, read_release
 from xrec.data.source import Source
 from xrec.data.tables import find_table_files, read_tables
-from xrec.errors import ArtifactNotFoundError
 from xrec.sample import generate_town, town_tables
 from xrec.storage import (
-    Location,
     Manifest,
     check_access,
     location_of,
+    manifest_there,
     open_location,
-    read_manifest,
 )
 
 
@@ -29,7 +27,7 @@ def output(config: PrepareConfig, *, exact: bool = True) -> Output:
     the annotations. Without `exact` it compares no files, which may be gone by now.
     """
     location, settings = location_of(config, "dataset"), dataset_settings(config)
-    there = _manifest_of(location)
+    there = manifest_there(location, "dataset")
     if there is None:
         return Output(location, "dataset", settings, {})
     if exact or isinstance(config.source, AnnotationsSource):
@@ -45,13 +43,6 @@ def run(config: PrepareConfig) -> Manifest:
     wanted = config.aspects_from
     find = None if wanted is None else partial(find_aspects, config=wanted)
     return prepare_dataset(config, _source(config), find)
-
-
-def _manifest_of(dataset: Location) -> Manifest | None:
-    try:
-        return read_manifest(dataset, "dataset")
-    except ArtifactNotFoundError:
-        return None
 
 
 def _source(config: PrepareConfig) -> Source:

@@ -32,8 +32,8 @@ from xrec.storage import (
     Manifest,
     content_hash,
     location_of,
+    manifest_there,
     open_location,
-    read_manifest,
     write_manifest,
 )
 
@@ -165,10 +165,7 @@ def _publish(
 ) -> Manifest:
     """Write merged aspects, report and manifest, unless they are there for these tables."""
     output, versions = location_of(config, KIND), _versions(stages)
-    try:
-        there = read_manifest(output, KIND)
-    except ArtifactNotFoundError:
-        there = None
+    there = manifest_there(output, KIND)
     if there is not None and there.metrics.get("tables") == versions:
         return there
     is_english = names_are_english(spec.settings)

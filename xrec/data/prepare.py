@@ -21,14 +21,13 @@ from xrec.data.source import (
     listing_of,
 )
 from xrec.data.staging import Staging
-from xrec.errors import ArtifactNotFoundError
 from xrec.storage import (
     Location,
     Manifest,
     check_access,
     finished,
     location_of,
-    read_manifest,
+    manifest_there,
 )
 
 logger = logging.getLogger("xrec")
@@ -86,11 +85,8 @@ def prepare_dataset(
 def _finished(
     output: Location, identity: Mapping[str, Any], source: Source, files: TableFiles
 ) -> Manifest | None:
-    try:
-        there = read_manifest(output, "dataset")
-    except ArtifactNotFoundError:
-        return None
-    return finished(output, "dataset", identity, source.hashes(files, there))
+    there = manifest_there(output, "dataset")
+    return there and finished(output, "dataset", identity, source.hashes(files, there))
 
 
 def dataset_settings(config: PrepareConfig) -> dict[str, Any]:

@@ -158,7 +158,8 @@ def ranking_report(
     edges.
     """
     num_users, num_items = users.shape[0], items.shape[0]
-    evaluated = users_with_items(held_out_edges, most_users, seed=seed)
+    held_out_users = users_with_items(held_out_edges)
+    evaluated = _drawn(held_out_users, most_users, seed)
     assert len(evaluated)
     seen, held_out = SeenItems(train_edges), SeenItems(held_out_edges)
     activity = torch.bincount(train_edges[0], minlength=num_users)[evaluated]
@@ -173,7 +174,7 @@ def ranking_report(
         by_activity.append(_group(activity[group], metrics, ks))
     return {
         "num_users": len(evaluated),
-        "num_held_out_users": len(users_with_items(held_out_edges)),
+        "num_held_out_users": len(held_out_users),
         **{name: total / len(evaluated) for name, total in totals.items()},
         **{f"coverage@{k}": float((best_ranks < min(k, num_items)).sum()) / num_items for k in ks},
         "by_activity": by_activity,
@@ -185,7 +186,10 @@ def users_with_items(edges: Tensor, most: int | None = None, *, seed: int = 0) -
 
     If there are more than `most`, so many of them are drawn by `seed`.
     """
-    users: Tensor = torch.unique(edges[0])
+    return _drawn(torch.unique(edges[0]), most, seed)
+
+
+def _drawn(users: Tensor, most: int | None, seed: int) -> Tensor:
     if most is None or len(users) <= most:
         return users
     rng = np.random.default_rng(seed)

@@ -179,7 +179,7 @@ def _needs(scope: Scope) -> Any:
 
 async def _charge_further(http: Request, num_pairs: int) -> None:
     """Count all pairs of a request but the one that the gate has counted."""
-    await http.state.caller.charge(num_pairs - 1)
+    await http.state.caller.charge(num_pairs, num_counted=1)
 
 
 def _lists(read_through: ReadThrough) -> APIRouter:

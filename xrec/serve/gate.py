@@ -161,14 +161,14 @@ class Caller:
             detail = f"the key {self.name!r} lacks the scope {scope!r}; ask for one that has it"
             raise ProblemError(403, "scope", detail)
 
-    async def charge(self, num_pairs: int) -> None:
-        """Count pairs; raises ProblemError if they are beyond the rate.
+    async def charge(self, num_pairs: int, *, num_counted: int = 0) -> None:
+        """Count a request's pairs; raises ProblemError if they are beyond the rate.
 
-        More pairs than fit a burst count as a burst.
+        More pairs than fit a burst count as a burst. num_counted: those that were counted before.
         """
         if self._key is None:
             return
-        amount = min(num_pairs, self._key.burst)
+        amount = min(num_pairs, self._key.burst) - num_counted
         if not self._limiter.has_capacity(amount):
             wait = math.ceil(60 * amount / self._key.pairs_per_minute)
             detail = f"more than {self._key.pairs_per_minute} pairs a minute with this key"

@@ -121,11 +121,8 @@ def finished(
     Raises ArtifactMismatchError, with the fields that differ, if another run's artifact is there. A
     table may have the rows of another run, which the next one replaces: None then.
     """
-    try:
-        manifest = read_manifest(location, kind)
-    except ArtifactNotFoundError:
-        return None
-    if manifest.run == run_fingerprint(kind, config, inputs):
+    manifest = manifest_there(location, kind)
+    if manifest is None or manifest.run == run_fingerprint(kind, config, inputs):
         return manifest
     if kind in TABLES:
         return None
@@ -241,6 +238,14 @@ def read_manifest(location: Location, kind: Kind) -> Manifest:
             f"{error}"
         ) from error
     return _of_kind(manifest, location, kind)
+
+
+def manifest_there(location: Location, kind: Kind) -> Manifest | None:
+    """As `read_manifest`; None if there is no finished artifact."""
+    try:
+        return read_manifest(location, kind)
+    except ArtifactNotFoundError:
+        return None
 
 
 def _of_kind(manifest: Manifest, location: Location, kind: Kind) -> Manifest:

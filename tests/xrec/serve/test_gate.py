@@ -122,17 +122,20 @@ def test_config_without_keys_may_listen_to_this_machine(host):
 def test_rate_counts_pairs_and_a_large_request_is_a_burst():
     slow = KeyConfig(**key("slow", "s", pairs_per_minute=1, burst=4))
 
-    async def charges(*counts: int) -> list[bool]:
+    async def charges(*counts: int, num_counted: int = 0) -> list[bool]:
         caller, answers = Caller("slow", slow.scopes, slow), []
-        for count in counts:
+        for place, count in enumerate(counts):
+            counted = num_counted if place else 0
             try:
-                answers.append(await caller.charge(count) is None)
+                answers.append(await caller.charge(count, num_counted=counted) is None)
             except ProblemError:
                 answers.append(False)
         return answers
 
     assert asyncio.run(charges(3, 2, 1, 1)) == [True, False, True, False]
     assert asyncio.run(charges(64, 1)) == [True, False]
+    # As the gate and then a route count a request.
+    assert asyncio.run(charges(1, 64, num_counted=1)) == [True, True]
 
 
 def test_key_cannot_take_all_places():
