@@ -23,14 +23,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from xrec.data.dataset import Dataset
-from xrec.data.english import PRAISE_OF_ANYTHING, word_set
+from xrec.data.english import PRAISE_OF_ANYTHING, tags, word_set
 
 _MOST_WORDS = 5
 _SAY_LITTLE = PRAISE_OF_ANYTHING | word_set(
-    "perfectly well nicely wonderfully amazingly very really so just pretty quite too extremely "
-    "absolutely truly a an the and of to in for it its is are was it's "
-    "sounds sound looks look feels feel works work fits fit plays play"
+    "is are was it's sounds sound looks look feels feel works work fits fit plays play"
 )
+_SAYING_LITTLE = word_set("RB DT CC IN TO PRP PRP$")  # tags
 _SAME_BEGINNING = 3  # letters of words that are forms of one: ease and easy
 
 
@@ -145,5 +144,8 @@ def _says_more_than(aspect: str, opinion: str) -> bool:
     words = opinion.casefold().split()
     of_aspect = [word[:_SAME_BEGINNING] for word in aspect.casefold().split()]
     return len(words) <= _MOST_WORDS and any(
-        word not in _SAY_LITTLE and word[:_SAME_BEGINNING] not in of_aspect for word in words
+        word not in _SAY_LITTLE
+        and tags().get(word) not in _SAYING_LITTLE
+        and word[:_SAME_BEGINNING] not in of_aspect
+        for word in words
     )

@@ -46,14 +46,12 @@ _PRIOR = 4.0  # reviews that what all items are called counts
 _MOST_ITEMS = 0.25  # share of what items are called, from which any item is called so
 _LEARNED = 0.4  # valence of an adjective that is learned
 # Nouns of English that name no part or quality of anything: measures, people, and the review.
-NO_ASPECTS = word_set(
+_NO_ASPECTS = word_set(
     "people person man woman guy lady child kid family friend audience viewer reader user owner "
-    "customer buyer player fan folk everyone anyone someone something anything everything nothing "
-    "thing lot bit way kind sort type one time day week month year hour minute moment today night "
-    "reason fact point case example rest half end number amount "
-    "review reviewer star purchase "
-    "use need job idea part piece side place spot world life hand addition experience choice "
-    "option version stuff money ability result chance sense success"
+    "customer buyer player fan folk thing lot bit way kind sort type time day week month year "
+    "hour minute moment today night reason fact point case example rest half end number review "
+    "reviewer star purchase use need job idea piece place spot world life hand addition "
+    "experience choice option version stuff money ability result chance sense success"
 )
 _SCHEMA = pa.schema(
     [
@@ -64,6 +62,13 @@ _SCHEMA = pa.schema(
         pa.field("valence", pa.float32(), nullable=False),  # of an adjective that is learned
     ]
 )
+
+
+def names_nothing(noun: str) -> bool:
+    """Whether a noun in lower case is one of `_NO_ASPECTS`, or a stop word of spaCy's."""
+    from spacy.lang.en.stop_words import STOP_WORDS  # spaCy takes a second
+
+    return noun in _NO_ASPECTS or noun in STOP_WORDS
 
 
 @dataclass(frozen=True)
@@ -274,7 +279,7 @@ class _Counts:
             noun.reviews >= min(_LEAST_NOUNS, config.min_reviews)
             and config.min_reviews <= noun.reviews + self.implied[name] <= most
             and len(noun.items) >= _LEAST_ITEMS
-            and head not in NO_ASPECTS
+            and not names_nothing(head)
             and valence(head) >= 0
             and self._is_common(name)
             and not (self._is_called(name) or self._is_called(head))
@@ -297,7 +302,7 @@ class _Counts:
         return (
             config.min_reviews <= noun.reviews
             and " " not in name
-            and name not in NO_ASPECTS
+            and not names_nothing(name)
             and not valence(name)
             and self._is_common(name)
             and noun.pointed >= max(2, _LEAST_POINTED * noun.reviews, noun.parts + 1)

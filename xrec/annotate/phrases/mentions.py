@@ -15,11 +15,11 @@ from xrec.annotate.annotator import Sentiment
 from xrec.annotate.phrases.derived import noun_of_deed, nouns_of
 from xrec.annotate.phrases.opinion import (
     LOVED,
-    NO_OPINION,
     Token,
     Valence,
     by_adverb,
     first_of,
+    has_no_opinion,
     is_denied,
     judgement,
     predicates,
@@ -275,7 +275,7 @@ def _implied(value: Valence, token: Token) -> Mention | None:
         judged = [(each, judgement(value, each, token)) for each in with_joined(said)]
         strength = next((found for _, found in judged if found), 0.0)
         shown = next((each.lower_ for each, found in judged if found > 0), "")
-    elif token.pos_ == "ADJ" and token.lower_ not in NO_OPINION:
+    elif token.pos_ == "ADJ" and not has_no_opinion(token):
         of, strength = _described_item(token), judgement(value, token, token)
         names = nouns_of(token, is_known=strength != 0)
         if not strength:

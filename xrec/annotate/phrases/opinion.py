@@ -15,14 +15,13 @@ Token = Any
 Valence = Callable[[str], float]
 """How good or bad a word sounds, from -1 to 1."""
 LOVED = 0.5  # strength of a judgement that no adjective makes
-# Adjectives of order, identity and quantity, and lukewarm ones: they praise nothing, whatever the
-# lexicons say.
-NO_OPINION = word_set(
-    "own first last next second third other same such many much more most few several certain "
-    "different only whole entire total main new old original available able sure right real true "
-    "full special particular important popular worth alright okay overall general possible likely "
-    "necessary very ok acceptable adequate decent fair average satisfactory standard challenging "
-    "complimentary ready free large big huge small little high low long short light single various"
+# Adjectives of identity and measure, and lukewarm ones. Like stop words ("own", "many") they praise
+# nothing, whatever their valence.
+_NO_OPINION = word_set(
+    "second certain different entire total main new old original available able sure right real "
+    "true special particular important popular worth alright okay overall general possible likely "
+    "necessary ok acceptable adequate decent fair average satisfactory standard challenging "
+    "complimentary ready free large big huge small little high low long short light single"
 )
 _CONDITIONS = word_set("if unless whether")
 _WISHES = word_set("wish hope want need expect")
@@ -31,6 +30,11 @@ _MORE = word_set("JJR RBR")
 _NEAR = word_set("near nearby close around across within outside everywhere")
 _NOT_ONLY = word_set("only just merely")
 _BEATEN = word_set("beat fault")  # "you can't beat the price"
+
+
+def has_no_opinion(adjective: Token) -> bool:
+    """Whether an adjective praises and blames nothing, whatever its valence."""
+    return adjective.is_stop or adjective.lower_ in _NO_OPINION
 
 
 def first_of(noun: Token) -> Token:
@@ -42,7 +46,7 @@ def said_of(value: Valence, noun: Token) -> tuple[str, float]:
     """What its adjectives, or else the verb around it, say of a noun: opinion and strength."""
 
     def is_known(adjective: Token) -> bool:
-        return adjective.lower_ in NO_OPINION or value(adjective.lower_) != 0
+        return has_no_opinion(adjective) or value(adjective.lower_) != 0
 
     own = [each for each in noun.children if each.dep_ == "amod" and each.pos_ == "ADJ"]
     judged = [
@@ -100,7 +104,7 @@ def predicates(noun: Token) -> Iterator[Token]:
 def judgement(value: Valence, adjective: Token, of: Token) -> float:
     """How good an adjective makes what it is said of."""
     is_part = adjective.i > 0 and adjective.nbor(-1).text == "-"  # Dietrich-like
-    strength = 0.0 if is_part or adjective.lower_ in NO_OPINION else value(adjective.lower_)
+    strength = 0.0 if is_part or has_no_opinion(adjective) else value(adjective.lower_)
     if not strength:
         return 0.0
     if any(each.lower_ == "too" and each.dep_ == "advmod" for each in adjective.children):

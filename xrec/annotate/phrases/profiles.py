@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xrec.annotate.phrases.lexicon import NO_ASPECTS
+from xrec.annotate.phrases.lexicon import names_nothing
 from xrec.annotate.phrases.opinion import Token
 from xrec.annotate.vocabulary import normalized
 from xrec.config.data import ProfileAspects
@@ -232,9 +232,9 @@ class _Joined:
     def belong(self, name: str) -> bool:
         """Whether the words of a name say something together."""
         first, _, rest = name.partition(" ")
-        if self._praised[name] < _LEAST_PRAISED * self._names[name] or name in NO_ASPECTS:
+        if self._praised[name] < _LEAST_PRAISED * self._names[name] or names_nothing(name):
             return False
-        if first in PRAISE_OF_ANYTHING and rest in NO_ASPECTS:  # a great choice
+        if first in PRAISE_OF_ANYTHING and names_nothing(rest):  # a great choice
             return False
         if not rest:
             return (
