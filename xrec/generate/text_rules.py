@@ -26,6 +26,7 @@ ExplanationKind = Literal["written", "plain"]
 _PHRASE_WORDS, _MAX_PHRASE_REPEATS = 3, 3
 _MAX_ECHO_TOKENS = 24
 _DETERMINERS = frozenset({"the", "a", "an", "its", "their"})
+_ENDS_NOTHING = frozenset({"the", "its", "their", "and", "of"})  # English; no words of others
 _TITLE = "\ue000"  # a private-use character that stands for the item's title as one word
 _HALF_CHARACTER = "\ufffd"  # what the first bytes of a character decode to
 # What a model adds to an English sentence that has said its reasons.
@@ -260,6 +261,8 @@ def _refused(text: str, own: Sequence[Span], rules: TextConfig) -> Failure | Non
     if not rules.refuses_repetition:
         return None
     found = words(_with_short_title(text, own).lower())
+    if found[-1:] and found[-1] in _ENDS_NOTHING:
+        return Failure("no_full_sentence", f"it ends with {found[-1]!r}")
     phrase, count = _most_repeated(found)
     if count > _MAX_PHRASE_REPEATS:
         return Failure(

@@ -109,6 +109,7 @@ FILLED = "You would love The Rusty Fox."
         ("It serves you well for its [title] for its [title].", LOCK, "repetitive_text"),
         ("It is good for its tone and good for its price.", {}, None),
         ("You would enjoy it for the build and build.", {}, "repetitive_text"),
+        ("You would enjoy it for the build and the sound of.", {}, "no_full_sentence"),
         ("You love the coffee and the coffee shops.", {}, None),
         ("You would enjoy the delicious and delicious dishes.", {}, "repetitive_text"),
         ("It gets funkier and funkier.", {}, None),

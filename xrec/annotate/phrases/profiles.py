@@ -35,8 +35,10 @@ _PLURAL = 0.25  # the share of a name's places in the plural, from which it is w
 _LEAST_AS_SUBJECT = 0.1  # share of a noun's places as who enjoys something, from which it is people
 _ENJOYS = word_set("enjoy like love appreciate prefer value find seek want look")
 _CAVEATS = word_set(
-    "despite although though without except unless but tolerate overlook mind lack sensitive"
+    "despite however although though without except unless but tolerate overlook mind lack "
+    "sensitive"
 )
+_DENYING = ("mark", "neg", "advmod")
 _BEFORE = ("NOUN", "ADJ", "VERB")
 _ADJECTIVES = word_set("JJ JJR JJS")
 _KEPT_WORDS = re.compile(r"[a-z][a-z'-]*")
@@ -152,10 +154,10 @@ def _before(noun: Token) -> tuple[list[tuple[str, bool]], int]:
 
 
 def _is_caveat(noun: Token) -> bool:
-    """Whether it stands behind "despite" or "although", or behind what somebody has to tolerate."""
+    """Whether it stands behind "despite" or "however", or behind what somebody has to tolerate."""
     return any(
         each.lemma_.lower() in _CAVEATS
-        or any(child.dep_ in ("mark", "neg") and _denies(child) for child in each.children)
+        or any(child.dep_ in _DENYING and _denies(child) for child in each.children)
         for each in noun.ancestors
     )
 

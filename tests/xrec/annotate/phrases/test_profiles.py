@@ -56,6 +56,7 @@ def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary()
     ("profile", "aspects"),
     [
         ("Fans of sushi, despite limited parking, would enjoy it.", ["sushi"]),
+        ("Fans of sushi enjoy it. However, some find it stressful in peak hours.", ["sushi"]),
         ("Fans of sushi, though those sensitive to limited parking may be cautious.", ["sushi"]),
         ("Coffee lovers would enjoy it.", ["coffee"]),
         ("Families would enjoy sushi.", ["sushi"]),
