@@ -7,6 +7,7 @@ none of its code runs.
 import functools
 import importlib.util
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,20 @@ from xrec.errors import ModelError
 from xrec.storage.packages import PYPI, package_files
 
 _MOST_CHARACTERS = 20_000  # of a text; what is behind is not read
+_JOINED = re.compile(r"(?<=[a-z])(\.{2,}|[,;!?]|\.(?=[A-Z]))(?=[A-Za-z])")  # a fit..price is good
 _NEEDS = ("tagger", "parser", "lemmatizer")
 _PACKED = ("LEMMA", "TAG", "POS", "DEP", "HEAD")
 
 
 def parse(texts: Iterable[str], source: str) -> Iterator[Any]:
     """The spaCy Doc of each text, in order. Raises ModelError as `load_parser` does."""
-    docs: Iterator[Any] = load_parser(source).pipe(text[:_MOST_CHARACTERS] for text in texts)
+    spaced = (_JOINED.sub(_spaced, text[:_MOST_CHARACTERS]) for text in texts)
+    docs: Iterator[Any] = load_parser(source).pipe(spaced)
     return docs
+
+
+def _spaced(mark: re.Match[str]) -> str:
+    return f"{mark[0][0]} "
 
 
 def pack(doc: Any) -> bytes:

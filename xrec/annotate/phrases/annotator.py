@@ -36,7 +36,7 @@ from xrec.storage import Location
 
 OTHER_LANGUAGE = "other_language"
 """The cost that counts the pairs whose review is not in English, and was not read."""
-_VERSION = 13  # of the rules; another one is another run
+_VERSION = 14  # of the rules; another one is another run
 _LEAST_COMPLAINTS, _MOST_COMPLAINTS = 2, 2
 _LEAST_SHARE = 0.1  # of the reviews, that praise what a profile names
 _MOST_TITLES = 3

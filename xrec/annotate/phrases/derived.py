@@ -44,6 +44,6 @@ def nouns_of(adjective: Any, *, is_known: bool) -> tuple[str, ...]:
 
 
 def noun_of_deed(participle: Any) -> str:
-    """What is well written has good writing."""
+    """What is well written has good writing, and what is well made good workmanship."""
     lemma = participle.lemma_.lower()
-    return f"{lemma.removesuffix('e')}ing"
+    return "workmanship" if lemma == "make" else f"{lemma.removesuffix('e')}ing"

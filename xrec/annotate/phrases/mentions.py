@@ -39,6 +39,7 @@ PARSED_SCHEMA = pa.schema(
         pa.field("doc", pa.binary(), nullable=False),
     ]
 )
+_BARE = ("ADJ", "NOUN")
 MOST_WORDS = 3  # of a noun with those that it is composed with
 _KEPT = 2**14  # texts: a profile is written once more without each of its reviews
 _OTHERS = word_set("than unlike")
@@ -178,6 +179,8 @@ def _noun(value: Valence, noun: Token) -> Mention | None:
         return None  # streak-free, check-in
     if _is_of_another(noun) or any(each.lower_ in _ENDS for each in noun.ancestors):
         return None
+    if noun.dep_ == "pobj" and noun.head.lower_ == "in" and noun.left_edge.pos_ in _BARE:
+        return None  # in fine shape, in good condition
     before, behind = _composed(noun), _of(noun)
     lemmas = [*(each.lower_ for each in before), noun.lemma_.lower()]
     lower = [*(each.lower_ for each in before), noun.lower_]

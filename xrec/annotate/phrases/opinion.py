@@ -30,6 +30,7 @@ _MORE = word_set("JJR RBR")
 _NEAR = word_set("near nearby close around across within outside everywhere")
 _NOT_ONLY = word_set("only just merely")
 _BEATEN = word_set("beat fault")  # "you can't beat the price"
+_HARD = word_set("hard difficult impossible tough")  # "it is hard to get a clean tone from it"
 
 
 def has_no_opinion(adjective: Token) -> bool:
@@ -102,14 +103,20 @@ def predicates(noun: Token) -> Iterator[Token]:
 
 
 def judgement(value: Valence, adjective: Token, of: Token) -> float:
-    """How good an adjective makes what it is said of."""
+    """How good an adjective makes what it is said of.
+
+    What is not bad, or good enough, is no reason to buy it.
+    """
     is_part = adjective.i > 0 and adjective.nbor(-1).text == "-"  # Dietrich-like
     strength = 0.0 if is_part or has_no_opinion(adjective) else value(adjective.lower_)
     if not strength:
         return 0.0
-    if any(each.lower_ == "too" and each.dep_ == "advmod" for each in adjective.children):
+    adverbs = {each.lower_ for each in adjective.children if each.dep_ == "advmod"}
+    if "too" in adverbs:
         return -abs(strength)
-    return -strength if is_denied(adjective, of) else strength
+    if is_denied(adjective, of):
+        return min(-strength, 0.0)
+    return 0.0 if "enough" in adverbs else strength
 
 
 def is_denied(word: Token, of: Token) -> bool:
@@ -125,11 +132,20 @@ def is_denied(word: Token, of: Token) -> bool:
     ]
     turned = any(
         each.i + 1 >= len(each.doc) or each.nbor().lower_ not in _NOT_ONLY for each in denials
-    )
+    ) or _is_behind_not(of)
     is_absent = (of.dep_ == "pobj" and of.head.lower_ == "without") or (
         of.dep_ == "dobj" and of.head.lemma_ == "lack"
     )
     return (turned or is_absent) and word.tag_ not in _MORE
+
+
+def _is_behind_not(noun: Token) -> bool:
+    """Whether its noun phrase is denied as a whole: "not the best quality"."""
+    start = min(noun.left_edge.i, noun.head.left_edge.i if noun.dep_ == "compound" else noun.i)
+    return (
+        any(place >= 0 and noun.doc[place].lower_ == "not" for place in (start - 1, start))
+        and noun.pos_ == "NOUN"
+    )
 
 
 def _by_verb(value: Valence, noun: Token) -> float:
@@ -145,6 +161,8 @@ def _by_verb(value: Valence, noun: Token) -> float:
         if first.dep_ != "dobj":
             return 0.0
         verb, strength = first.head, value(first.head.lemma_)
+        if any(each.tag_ == "TO" for each in verb.children):
+            return 0.0  # what is made to protect the finish has no good finish itself
     turned = is_denied(verb, noun)
     if turned and verb.lemma_ in _BEATEN:
         return LOVED
@@ -169,6 +187,8 @@ def reality(token: Token) -> float:
         words = {each.lower_: each.dep_ for each in verb.children}
         turned = "neg" in words.values()
         if not _CONDITIONS.isdisjoint(word for word, dep in words.items() if dep == "mark"):
+            return 0.0
+        if verb is not token and not _HARD.isdisjoint(words):
             return 0.0
         if verb is not token and verb.lemma_ in _WISHES and not turned:
             return -1.0 if verb.lemma_ == "wish" else 0.0

@@ -32,6 +32,12 @@ def _mentions(text: str) -> dict[str, Mention]:
         ("I wish it had a warm tone.", "tone", "", "negative"),
         ("If you want great quality, look elsewhere.", "quality", "", "neutral"),
         ("Does it have a good battery?", "battery", "", "neutral"),
+        # Nor does what is not bad, or good enough, or hard to get, or what an item is made for.
+        ("Not the best quality.", "quality", "", "negative"),
+        ("The price is not bad.", "price", "", "neutral"),
+        ("The neck is good enough.", "neck", "", "neutral"),
+        ("It is hard to get clean tones from it.", "tone", "", "neutral"),
+        ("It is soft enough to protect the finish.", "finish", "", "neutral"),
         # Adjectives of order and number are no praise.
         ("My own first impression.", "impression", "", "neutral"),
         # Verbs and adjectives that stand for a noun.
@@ -41,9 +47,12 @@ def _mentions(text: str) -> dict[str, Mention]:
         ("It is easy to use.", "ease of use", "", "positive"),
         ("It is beautifully written.", "writing", "", "positive"),
         ("It is not very durable.", "durability", "", "negative"),
+        ("It is well made.", "workmanship", "", "positive"),
         # Several words.
         ("Good customer service.", "customer service", "good", "positive"),
         ("I like its ease of use.", "ease of use", "", "positive"),
+        # Marks without a blank.
+        ("A good fit..the price is fair.", "fit", "good", "positive"),
     ],
 )
 def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment):
@@ -53,7 +62,12 @@ def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment)
 
 @pytest.mark.parametrize(
     "text",
-    ["Streak-free windows.", "It is free of streak.", "The sound is better than the streak."],
+    [
+        "Streak-free windows.",
+        "It is free of streak.",
+        "The sound is better than the streak.",
+        "It arrived in fine streak.",  # as "in fine shape"
+    ],
 )
 def test_what_is_absent_or_of_another_item_is_not_mentioned(text):
     assert "streak" not in _mentions(text)
