@@ -2,6 +2,7 @@
 
 import math
 import re
+from calendar import month_abbr
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -14,6 +15,7 @@ from xrec.data.rows import Parser, parse_text
 _HIDDEN = regex.compile(
     r"[[\p{Cc}\p{Cf}\p{Co}\u3164\uffa0]--[\s\u200c\u200d]]|(?<=[ -~])[\u200c\u200d]", regex.V1
 )
+_WITH_MONTH = re.compile(rf"(?i)(?=.*({'|'.join(month_abbr[1:])}))(?=.*\b\d{{4}}\b)")
 _BLANKS = re.compile(r"\s+")
 _DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d\d?)$")
 
@@ -45,9 +47,11 @@ def parse_votes(value: object) -> str | None:
 
 
 def parse_time(value: object) -> str | None:
-    """Seconds since 1970: of a number, which may have any unit, or of an ISO date.
+    """Seconds since 1970: of a number, which may have any unit, or of a date.
 
-    A day without a time begins at midnight, UTC. A missing one is None.
+    A date is one of ISO 8601, or has the month's English name and a year of four digits; of
+    03/04/2010 nobody knows the month. A day without a time begins at midnight, UTC. A missing one
+    is None.
     """
     if isinstance(value, datetime):
         moment = value
@@ -55,7 +59,7 @@ def parse_time(value: object) -> str | None:
         moment = datetime.combine(value, time())
     elif isinstance(value, str) and not _is_number(value) and value.strip():
         try:
-            moment = datetime.fromisoformat(value.strip())
+            moment = _moment(value.strip())
         except ValueError:
             raise ValueError("must be a number or a date such as 2026-11-26 14:43") from None
     else:
@@ -63,6 +67,15 @@ def parse_time(value: object) -> str | None:
         return None if number is None else repr(number)
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return repr(moment.timestamp())
+
+
+def _moment(text: str) -> datetime:
+    if not _WITH_MONTH.match(text):
+        return datetime.fromisoformat(text)
+    import pandas as pd  # its import takes long
+
+    moment: datetime = pd.Timestamp(text).to_pydatetime()
+    return moment
 
 
 def parse_number(value: object) -> float | None:

@@ -65,6 +65,23 @@ def test_read_reviews_of_a_file_alone_and_columns_of_other_names(tmp_path):
     assert [found[name] for name in ours] == ["A1", "B1", 4.0, "It's warm", 1795704180.0, 3.0]
 
 
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ("January 2, 1970", 86400.0),
+        ("Fri, 02 Jan 1970 01:00:00 +0100", 86400.0),
+        ("1970-01-02T00:00:00Z", 86400.0),
+        ("86400", 86400.0),
+        ("02/01/1970 00:00 UTC", None),  # the second of January, or the first of February
+        ("12th of Foo 1970", None),
+        ("May", None),
+    ],
+)
+def test_read_reviews_take_dates_whose_month_is_sure(tmp_path, written, seconds):
+    raw = _read(tmp_path, write_json_lines(tmp_path / "r.jsonl", [review("u", "1", time=written)]))
+    assert raw.reviews["time"].to_pylist() == ([] if seconds is None else [seconds])
+
+
 def test_read_reviews_of_parquet_takes_days_and_decimals(tmp_path):
     rows = [
         review("u", "1", rating=Decimal("4.5"), time=date(1970, 1, 2), helpful=Decimal(3)),
