@@ -4,6 +4,7 @@ report.html lies beside the manifest, which has the figures. Shares are of a sam
 of the first users by the hash of their ids.
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,7 +23,10 @@ from xrec.bulk import Published
 from xrec.config.annotate import AnnotateConfig
 from xrec.storage import location_of, storage_errors
 
+logger = logging.getLogger("xrec")
+
 _MOST_PAIRS = 5000
+_MOST_WITHOUT_PRAISE = 0.75
 _NUM_EXAMPLES = 20
 _VERBATIM_WORDS = 8
 _SHOWN_REVIEWS, _SHOWN_LETTERS = 3, 600
@@ -51,6 +55,12 @@ def write_report(
     store = ReviewStore(output, record.num_files)
     pairs = _sampled_pairs(store, stage_table(output, "pairs", versions["pairs"], config.storage))
     figures = _figures(pairs, partial(is_in_review, is_english=is_english))
+    if (share := figures["pairs_without_praise"]) > _MOST_WITHOUT_PRAISE:
+        logger.warning(
+            "in %.0f %% of the reviews the annotator found no praise, so the adapter has few texts "
+            "to learn from; a language model reads more: see `annotator` in docs/annotate.md",
+            100 * share,
+        )
     examples = _spread(pairs, _NUM_EXAMPLES)
     tables = {
         "What was dropped, rejected, removed, and failed": _losses(record, failed),

@@ -143,6 +143,12 @@ def test_run_reviews_that_praise_nothing_or_are_low_rated_count_in_aspects_alone
     assert f"<td>loud &lt; {'and louder ' * 9}loudest</td>" in page  # whole, and as text
 
 
+def test_run_warns_where_few_reviews_praise(quoting, caplog):
+    rows = [review(user, "1", "blame warm", time=1) for user in "abcd"]
+    quoting.run(quoting.config(*rows))
+    assert "in 100 % of the reviews the annotator found no praise" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("vocabulary", "language", "training", "held_out", "expected"),
     [
