@@ -22,7 +22,6 @@ the training reviews, can be left out of all counts.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,9 +33,8 @@ from xrec.aspects.mentions import (
     Indices,
     Mentions,
     Sparse,
-    add_up,
-    ones_at,
     rows_or_zero,
+    scaled,
 )
 
 _ROUNDING = 1e-5  # a share that is less was 0 before float32 rounded
@@ -62,20 +60,19 @@ class AspectScorer:
     neighbours: Sparse
     weights: Weights = field(default_factory=Weights)
 
-    @cached_property
-    def neighbour_shares(self) -> Sparse:
-        """m (q(a | i) - floor), (I, A) sparse; the floor is `prior_floor`."""
-        totals, scale = self._neighbour_totals
-        counts = self._powers @ self.mentions.of_items
-        return _scaled(counts, self.weights.prior_reviews / (totals + scale))
+    def neighbour_shares(self, items: Indices) -> Sparse:
+        """m (q(a | i) - floor) of `items` (N,), (N, A) sparse; the floor is `prior_floor`."""
+        powers, totals, scale = self._near(items)
+        return scaled(
+            powers @ self.mentions.of_items, self.weights.prior_reviews / (totals + scale)
+        )
 
-    @cached_property
-    def prior_floor(self) -> Floats:
-        """The weight of all reviews' shares in m q(a | i), (I,): m for an item without neighbours.
+    def prior_floor(self, items: Indices) -> Floats:
+        """The weight of all reviews' shares in m q(a | i), (N,): m for an item without neighbours.
 
         It is that of half a review of an average neighbour.
         """
-        totals, scale = self._neighbour_totals
+        _, totals, scale = self._near(items)
         floor: Floats = np.where(
             totals > 0,
             self.weights.prior_reviews * scale / np.maximum(totals + scale, 1e-30),
@@ -83,36 +80,35 @@ class AspectScorer:
         ).astype(np.float32)
         return floor
 
-    @cached_property
-    def _powers(self) -> Sparse:
-        powers = self.neighbours.copy()
+    def _near(self, items: Indices) -> tuple[Sparse, Floats, Floats]:
+        """The neighbours' weights (N, I), their number of reviews, and half a review's weight."""
+        powers = self.neighbours[items]
         powers.data **= np.float32(self.weights.similarity_power)
-        return powers
-
-    @cached_property
-    def _neighbour_totals(self) -> tuple[Floats, Floats]:
-        """The weighted number of the neighbours' reviews, and the weight of half a review, (I,)."""
-        powers = self._powers
         totals = np.asarray(powers @ self.mentions.reviews_of_items, dtype=np.float32)
         num = np.maximum(np.diff(powers.indptr), 1)
         scale = 0.5 * np.asarray(powers.sum(axis=1), dtype=np.float32).ravel() / num
-        return totals, np.maximum(scale, np.float32(1e-12))
+        return powers, totals, np.maximum(scale, np.float32(1e-12))
 
-    @cached_property
-    def graph_counts(self) -> Sparse:
-        """s(u, a), (U, A) sparse float32.
+    def graph_counts(self, users: Indices) -> Sparse:
+        """s(u, a) of `users` (N,), (N, A) sparse float32.
 
         It is the sum of `_paths` over the user's pairs, without a row for each pair.
         """
         mentions = self.mentions
-        visits = add_up(mentions.users, mentions.num_users)
-        items = ones_at(mentions.users, mentions.items, (mentions.num_users, mentions.num_items))
-        of_pairs = visits @ self._reviewer_weights[mentions.items]
+        places, rows = mentions.rows_of(users)
+        items = mentions.items[rows]
+        of_review, of_reviewer = self._review_weights(items), self._reviewer_weights(items)
+
+        def added(weights: Floats, columns: Indices, matrix: Sparse) -> Sparse:
+            shape = (len(users), matrix.shape[0])
+            return scipy.sparse.csr_matrix((weights, (places, columns)), shape) @ matrix
+
+        of_pairs = np.bincount(places, of_reviewer, len(users)).astype(np.float32)
         counts = (
-            items @ _scaled(mentions.of_items, self._review_weights)
-            - visits @ _scaled(mentions.aspects, self._review_weights[mentions.items])
-            + items @ _scaled(self._shares_of_reviewers, self._reviewer_weights)
-            - _scaled(self._shares_of_users, of_pairs)
+            added(of_review, items, mentions.of_items)
+            - added(of_review, rows, mentions.aspects)
+            + added(of_reviewer, items, mentions.shares_of_reviewers)
+            - scaled(mentions.shares_of_users(users), of_pairs)
         )
         return _above(counts.tocsr(), _ROUNDING * (1 + of_pairs))
 
@@ -121,54 +117,39 @@ class AspectScorer:
         mentions = self.mentions
         users, items = mentions.users[rows], mentions.items[rows]
         others = mentions.of_items[items] - mentions.aspects[rows]
-        reviewers = self._shares_of_reviewers[items] - self._shares_of_users[users]
-        paths = _scaled(others, self._review_weights[items]) + _scaled(
-            reviewers, self._reviewer_weights[items]
+        reviewers = mentions.shares_of_reviewers[items] - mentions.shares_of_users(users)
+        paths = scaled(others, self._review_weights(items)) + scaled(
+            reviewers, self._reviewer_weights(items)
         )
         return _above(paths.tocsr(), np.full(len(rows), _ROUNDING))
 
-    @cached_property
-    def _review_weights(self) -> Floats:
-        """1 / (n(j) - 1), (I,): what makes counts of other reviews a share."""
-        weights: Floats = (1 / np.maximum(self.mentions.reviews_of_items - 1, 1)).astype(np.float32)
-        return weights
+    def _review_weights(self, items: Indices) -> Floats:
+        """1 / (n(j) - 1) of `items` (N,): what makes counts of other reviews a share."""
+        num_reviews = self.mentions.reviews_of_items[items]
+        return np.asarray(1 / np.maximum(num_reviews - 1, 1), dtype=np.float32)
 
-    @cached_property
-    def _reviewer_weights(self) -> Floats:
-        """r(j)^-1/2, (I,)."""
-        weights: Floats = (1 / np.sqrt(np.maximum(self.mentions.pairs_of_items, 1))).astype("f4")
-        return weights
+    def _reviewer_weights(self, items: Indices) -> Floats:
+        """r(j)^-1/2 of `items` (N,)."""
+        num_pairs = self.mentions.pairs_of_items[items]
+        return np.asarray(1 / np.sqrt(np.maximum(num_pairs, 1)), dtype=np.float32)
 
-    @cached_property
-    def _shares_of_users(self) -> Sparse:
-        """The share of each user's reviews that mention each aspect, (U, A) sparse."""
-        mentions = self.mentions
-        return _scaled(mentions.of_users, 1 / np.maximum(mentions.reviews_of_users, 1))
-
-    @cached_property
-    def _shares_of_reviewers(self) -> Sparse:
-        """The shares of each item's reviewers, added up, (I, A) sparse."""
-        mentions = self.mentions
-        return add_up(mentions.items, mentions.num_items) @ self._shares_of_users[mentions.users]
-
-    @cached_property
-    def user_part(self) -> Sparse:
-        """The second and third term, (U, A) sparse float32: 0 where nothing is known of a user."""
-        weights, frequency = self.weights, self.mentions.frequency
-        terms = [
-            (weights.own_weight, self.mentions.of_users, weights.own_reviews),
-            (weights.graph_weight, self.graph_counts, weights.graph_reviews),
-        ]
-        part = scipy.sparse.csr_matrix(self.mentions.of_users.shape, dtype=np.float32)
+    def user_part(self, users: Indices) -> Sparse:
+        """The second and third term of `users` (N,), (N, A) sparse: 0 where nothing is known."""
+        weights, mentions = self.weights, self.mentions
+        part = scipy.sparse.csr_matrix((len(users), mentions.num_aspects), dtype=np.float32)
+        terms = (
+            (weights.own_weight, lambda: mentions.of_users[users], weights.own_reviews),
+            (weights.graph_weight, lambda: self.graph_counts(users), weights.graph_reviews),
+        )
         for weight, counts, reviews in terms:
             if weight:
-                part = part + lift(counts, frequency, reviews) * np.float32(weight)
+                part = part + lift(counts(), mentions.frequency, reviews) * np.float32(weight)
         return part.tocsr()
 
     def item_part(self, items: Indices) -> Floats:
         """ln p(a | i) of all aspects, (N, A), without its denominator, which ranks nothing."""
-        counts = self.mentions.of_items[items] + self.neighbour_shares[items]
-        floor = self.prior_floor[items, None] * self.mentions.frequency
+        counts = self.mentions.of_items[items] + self.neighbour_shares(items)
+        floor = self.prior_floor(items)[:, None] * self.mentions.frequency
         part: Floats = np.log(counts.toarray() + floor)
         return part
 
@@ -181,7 +162,7 @@ class AspectScorer:
         """
         if leave_out_own:
             return self._without_own(users, items)
-        scores: Floats = self.item_part(items) + self.user_part[users].toarray()
+        scores: Floats = self.item_part(items) + self.user_part(users).toarray()
         return scores
 
     def _without_own(self, users: Indices, items: Indices) -> Floats:
@@ -192,10 +173,10 @@ class AspectScorer:
         path[is_own] = self._paths(rows[is_own]).toarray()
         own = rows_or_zero(mentions.aspects, rows)
         counted = rows_or_zero(mentions.aspects, mentions.counted_rows(users, items))
-        of_item = (mentions.of_items[items] + self.neighbour_shares[items]).toarray() - counted
-        floor = self.prior_floor[items, None] * mentions.frequency
+        of_item = (mentions.of_items[items] + self.neighbour_shares(items)).toarray() - counted
+        floor = self.prior_floor(items)[:, None] * mentions.frequency
         habit = mentions.of_users[users].toarray() - own
-        graph = np.maximum(self.graph_counts[users].toarray() - path, 0)
+        graph = np.maximum(self.graph_counts(users).toarray() - path, 0)
         scores: Floats = (
             np.log(np.maximum(of_item, 0) + floor)
             + weights.own_weight * np.log1p(habit / (weights.own_reviews * mentions.frequency))
@@ -210,10 +191,6 @@ def _above(matrix: Sparse, least: NDArray[np.floating[Any]]) -> Sparse:
     matrix.data = np.where(matrix.data > least[rows], matrix.data, 0).astype(np.float32)
     matrix.eliminate_zeros()
     return matrix
-
-
-def _scaled(matrix: Sparse, factors: NDArray[np.floating[Any]]) -> Sparse:
-    return scipy.sparse.diags(factors.astype(np.float32)) @ matrix
 
 
 def lift(counts: Sparse, frequency: Floats, reviews: float) -> Sparse:

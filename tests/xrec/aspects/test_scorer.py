@@ -94,8 +94,8 @@ def test_scores_by_the_graph_alone_do_not_depend_on_the_users_own_words(mentions
         AspectScorer(_saying(mentions, mentions.users == 4, said), neighbours, weights)
         for said in (0.0, 1.0)
     )
-    found = silent.user_part[[4]].toarray()
-    np.testing.assert_allclose(found, loud.user_part[[4]].toarray(), rtol=1e-4, atol=1e-5)
+    found, expected = (scorer.user_part(np.array([4])).toarray() for scorer in (silent, loud))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert found.any()
 
 
