@@ -90,8 +90,8 @@ PARTS = (
     "Hauptstraße 5|12 rue de la Paix|My Name's Bob|my name is Bob|asked for Maria|thanks to Al|"
     "shout-out to Liz|kudos to Ray|served by Kim|helped by Al|our host was Max|Our server Sue|"
     "ich heiße Karl|Mein Name ist Karl|je m'appelle Luc|me llamo Ana|mi nombre es Ana|"
-    "mi chiamo Ugo|@cool|İnstagram: foo|ınsta: foo|ſkype: foo|KIK: foo|thanKs to Bob|aſk for Bob|u/abc_d|60 Hz|"
-    f"{'A1' * 21}|the tuner is quick"
+    "mi chiamo Ugo|@cool|İnstagram: foo|ınsta: foo|ſkype: foo|KIK: foo|thanKs to Bob|"
+    f"aſk for Bob|u/abc_d|60 Hz|{'A1' * 21}|the tuner is quick"
 ).split("|")
 
 

@@ -68,11 +68,16 @@ def test_file_in_several_parts_is_copied_with_a_hole_behind_it(tmp_path, monkeyp
     assert map_file(*where, "none", Path.read_bytes, 3) == b"\0\0\0"
 
 
-def test_content_of_another_than_the_manifests_is_refused_and_nothing_stays(tmp_path, cache):
+@pytest.mark.parametrize("error", ["its content is not what the man", "this file, and it is not"])
+def test_file_that_is_missing_or_another_is_refused_and_nothing_stays(tmp_path, cache, error):
     location, manifest = _pairs(tmp_path)
-    (location / "pairs").write_bytes((location / "pairs").read_bytes()[:-1])
+    file = location / "pairs"
+    if "content" in error:
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        file.delete()
     for read in (map_table, map_file):
-        with pytest.raises(ArtifactMismatchError, match=r"pairs: its content is not what the man"):
+        with pytest.raises(ArtifactMismatchError, match=rf"pairs: .*{error}.*again"):
             read(location, manifest, "pairs", PAIRS)
     assert [path.name for path in cache.iterdir() if path.suffix != ".lock"] == []
 
