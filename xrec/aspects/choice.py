@@ -131,10 +131,11 @@ class AspectChooser:
         menus.eliminate_zeros()
         menus.sort_indices()
         rows = np.repeat(np.arange(len(items)), np.diff(menus.indptr))
-        prior = (scorer.neighbour_shares(items) + menus).multiply(menus > 0).tocsr()
+        shares, floor = scorer.prior(items)
+        prior = (shares + menus).multiply(menus > 0).tocsr()
         prior.sort_indices()
-        floor = scorer.prior_floor(items)[rows] * mentions.frequency[menus.indices]
-        part: Floats = np.log(prior.data + floor).astype(np.float32)
+        floors = floor[rows] * mentions.frequency[menus.indices]
+        part: Floats = np.log(prior.data + floors).astype(np.float32)
         return menus, part
 
     def _best_without_own(self, users: Indices, items: Indices, k: int) -> Indices:

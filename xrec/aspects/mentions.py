@@ -151,20 +151,18 @@ class ProfileMentions(Mentions):
 class Praise:
     """What P reviews say of each aspect: `verdicts` (P, A) sparse float32, 1 praise and -1 blame.
 
-    items: (P,) int64, the reviews' items, of which there are I. others: (I, A) sparse float32, how
-    many more low-rated reviews, which are none of these, praise than blame. An item is praised for
-    an aspect if more of all these reviews praise than blame it. What they only speak of is no
-    reason to enjoy it.
+    margins: (I, A) sparse float32, how many more reviews of each item praise than blame it,
+    low-rated ones too, which are none of the P. An item is praised for an aspect if more do. What
+    they only speak of is no reason to enjoy it.
     """
 
-    items: Indices
     verdicts: Sparse
-    others: Sparse
+    margins: Sparse
 
-    @cached_property
-    def margins(self) -> Sparse:
-        """How many more reviews of an item praise than blame an aspect, (I, A) sparse float32."""
-        return (add_up(self.items, self.others.shape[0]) @ self.verdicts + self.others).tocsr()
+    @classmethod
+    def of(cls, items: Indices, verdicts: Sparse, others: Sparse) -> Self:
+        """Return the praise of reviews of `items` (P,), and of `others` (I, A), their margins."""
+        return cls(verdicts, (add_up(items, others.shape[0]) @ verdicts + others).tocsr())
 
     def without(self, items: Indices, reviews: Indices) -> NDArray[np.bool_]:
         """Return whether items (N,) are praised for each aspect, (N, A), without a review each.
@@ -213,7 +211,7 @@ def dataset_praise(dataset: Dataset) -> Praise | None:
         margins = pc.subtract(table["num_positive"], table["num_negative"]).to_numpy()
         places = table["item_index"].to_numpy(), table["aspect_index"].to_numpy()
         others = scipy.sparse.csr_matrix((margins.astype(np.float32), places), others.shape)
-    return Praise(praise.items, verdicts, others)
+    return Praise.of(praise.items, verdicts, others)
 
 
 def _mentions(
@@ -280,11 +278,7 @@ def mapped_counts(arrays: Arrays, dataset: Dataset) -> tuple[Mentions, Praise | 
     known |= {name: arrays[name] for name in _NUMBERS}
     known["sorted_keys"] = arrays["order"], arrays["keys"]
     vars(mentions).update(known)  # here cached properties are looked up
-    if "margins" not in known:
-        return mentions, None
-    praise = Praise(arrays["items"], known["verdicts"], known["margins"])
-    vars(praise)["margins"] = known["margins"]
-    return mentions, praise
+    return mentions, Praise(known["verdicts"], known["margins"]) if "margins" in known else None
 
 
 def sparse_of(arrays: Arrays, num_columns: int, prefix: str = "") -> Sparse:

@@ -60,78 +60,46 @@ class AspectScorer:
     neighbours: Sparse
     weights: Weights = field(default_factory=Weights)
 
-    def neighbour_shares(self, items: Indices) -> Sparse:
-        """m (q(a | i) - floor) of `items` (N,), (N, A) sparse; the floor is `prior_floor`."""
-        powers, totals, scale = self._near(items)
-        return scaled(
-            powers @ self.mentions.of_items, self.weights.prior_reviews / (totals + scale)
-        )
+    def prior(self, items: Indices) -> tuple[Sparse, Floats]:
+        """m (q(a | i) - floor p(a)) of `items`, (N, A) sparse, and the floor, (N,).
 
-    def prior_floor(self, items: Indices) -> Floats:
-        """The weight of all reviews' shares in m q(a | i), (N,): m for an item without neighbours.
-
-        It is that of half a review of an average neighbour.
+        The floor is the weight of half a review of an average neighbour; m without neighbours.
         """
-        _, totals, scale = self._near(items)
-        floor: Floats = np.where(
-            totals > 0,
-            self.weights.prior_reviews * scale / np.maximum(totals + scale, 1e-30),
-            self.weights.prior_reviews,
-        ).astype(np.float32)
-        return floor
-
-    def _near(self, items: Indices) -> tuple[Sparse, Floats, Floats]:
-        """The neighbours' weights (N, I), their number of reviews, and half a review's weight."""
-        powers = self.neighbours[items]
+        powers, most = self.neighbours[items], self.weights.prior_reviews
         powers.data **= np.float32(self.weights.similarity_power)
         totals = np.asarray(powers @ self.mentions.reviews_of_items, dtype=np.float32)
         num = np.maximum(np.diff(powers.indptr), 1)
         scale = 0.5 * np.asarray(powers.sum(axis=1), dtype=np.float32).ravel() / num
-        return powers, totals, np.maximum(scale, np.float32(1e-12))
+        share = most / (totals + np.maximum(scale, np.float32(1e-12)))
+        floor = np.where(totals > 0, share * scale, most).astype(np.float32)
+        return scaled(powers @ self.mentions.of_items, share), floor
 
     def graph_counts(self, users: Indices) -> Sparse:
-        """s(u, a) of `users` (N,), (N, A) sparse float32.
+        """s(u, a) of `users` (N,), (N, A) sparse float32."""
+        return self._paths(*self.mentions.rows_of(users), users)
 
-        It is the sum of `_paths` over the user's pairs, without a row for each pair.
+    def _paths(self, places: Indices, rows: Indices, users: Indices) -> Sparse:
+        """What training pairs add to s(u, a), above 0, (N, A) sparse: of `users` (N,).
+
+        rows: the pairs; places: whose they are, by place in `users`.
         """
         mentions = self.mentions
-        places, rows = mentions.rows_of(users)
         items = mentions.items[rows]
-        of_review, of_reviewer = self._review_weights(items), self._reviewer_weights(items)
+        of_review = 1 / np.maximum(mentions.reviews_of_items[items] - 1, 1)  # makes counts shares
+        of_reviewer = 1 / np.sqrt(np.maximum(mentions.pairs_of_items[items], 1))
 
         def added(weights: Floats, columns: Indices, matrix: Sparse) -> Sparse:
-            shape = (len(users), matrix.shape[0])
-            return scipy.sparse.csr_matrix((weights, (places, columns)), shape) @ matrix
+            entries = weights.astype(np.float32), (places, columns)
+            return scipy.sparse.csr_matrix(entries, (len(users), matrix.shape[0])) @ matrix
 
-        of_pairs = np.bincount(places, of_reviewer, len(users)).astype(np.float32)
-        counts = (
+        of_pairs = np.bincount(places, of_reviewer, len(users))
+        paths = (
             added(of_review, items, mentions.of_items)
             - added(of_review, rows, mentions.aspects)
             + added(of_reviewer, items, mentions.shares_of_reviewers)
             - scaled(mentions.shares_of_users(users), of_pairs)
         )
-        return _above(counts.tocsr(), _ROUNDING * (1 + of_pairs))
-
-    def _paths(self, rows: Indices) -> Sparse:
-        """What each of these training pairs adds to s(u, a), (N, A) sparse, above 0."""
-        mentions = self.mentions
-        users, items = mentions.users[rows], mentions.items[rows]
-        others = mentions.of_items[items] - mentions.aspects[rows]
-        reviewers = mentions.shares_of_reviewers[items] - mentions.shares_of_users(users)
-        paths = scaled(others, self._review_weights(items)) + scaled(
-            reviewers, self._reviewer_weights(items)
-        )
-        return _above(paths.tocsr(), np.full(len(rows), _ROUNDING))
-
-    def _review_weights(self, items: Indices) -> Floats:
-        """1 / (n(j) - 1) of `items` (N,): what makes counts of other reviews a share."""
-        num_reviews = self.mentions.reviews_of_items[items]
-        return np.asarray(1 / np.maximum(num_reviews - 1, 1), dtype=np.float32)
-
-    def _reviewer_weights(self, items: Indices) -> Floats:
-        """r(j)^-1/2 of `items` (N,)."""
-        num_pairs = self.mentions.pairs_of_items[items]
-        return np.asarray(1 / np.sqrt(np.maximum(num_pairs, 1)), dtype=np.float32)
+        return _above(paths.tocsr(), _ROUNDING * (1 + of_pairs))
 
     def user_part(self, users: Indices) -> Sparse:
         """The second and third term of `users` (N,), (N, A) sparse: 0 where nothing is known."""
@@ -148,9 +116,9 @@ class AspectScorer:
 
     def item_part(self, items: Indices) -> Floats:
         """ln p(a | i) of all aspects, (N, A), without its denominator, which ranks nothing."""
-        counts = self.mentions.of_items[items] + self.neighbour_shares(items)
-        floor = self.prior_floor(items)[:, None] * self.mentions.frequency
-        part: Floats = np.log(counts.toarray() + floor)
+        shares, floor = self.prior(items)
+        counts = (self.mentions.of_items[items] + shares).toarray()
+        part: Floats = np.log(counts + floor[:, None] * self.mentions.frequency)
         return part
 
     def scores(self, users: Indices, items: Indices, *, leave_out_own: bool = False) -> Floats:
@@ -170,15 +138,15 @@ class AspectScorer:
         rows = mentions.row_of(users, items)
         is_own = rows >= 0
         path = np.zeros((len(users), mentions.num_aspects), dtype=np.float32)
-        path[is_own] = self._paths(rows[is_own]).toarray()
+        path[is_own] = self._paths(np.arange(is_own.sum()), rows[is_own], users[is_own]).toarray()
         own = rows_or_zero(mentions.aspects, rows)
         counted = rows_or_zero(mentions.aspects, mentions.counted_rows(users, items))
-        of_item = (mentions.of_items[items] + self.neighbour_shares(items)).toarray() - counted
-        floor = self.prior_floor(items)[:, None] * mentions.frequency
+        shares, floor = self.prior(items)
+        of_item = (mentions.of_items[items] + shares).toarray() - counted
         habit = mentions.of_users[users].toarray() - own
         graph = np.maximum(self.graph_counts(users).toarray() - path, 0)
         scores: Floats = (
-            np.log(np.maximum(of_item, 0) + floor)
+            np.log(np.maximum(of_item, 0) + floor[:, None] * mentions.frequency)
             + weights.own_weight * np.log1p(habit / (weights.own_reviews * mentions.frequency))
             + weights.graph_weight * np.log1p(graph / (weights.graph_reviews * mentions.frequency))
         )

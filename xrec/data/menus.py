@@ -12,7 +12,7 @@ reviews of the aspect at large, so that they are the item's own:
 What says no more than that something is good ("great", "sounds good" of the sound) is left out.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -103,17 +103,13 @@ class Opinions:
         """
         if self._arrays is None:
             return ""
-        arrays, key = self._arrays, (item_index << 32) + aspect_index
-        counts: Counter[str] = Counter()
-        rarities: dict[str, float] = {}
-        for row in range(*np.searchsorted(arrays["keys"], [key, key + 1])):
-            if arrays["users"][row] != without_user:
-                words = (
-                    arrays["letters"][slice(*arrays["starts"][row : row + 2])].tobytes().decode()
-                )
-                counts[words] += 1
-                rarities[words] = arrays["rarities"][row]
-        return min(counts, key=lambda words: (-counts[words] * rarities[words], words), default="")
+        said, key = self._arrays, (item_index << 32) + aspect_index
+        weights: defaultdict[str, float] = defaultdict(float)
+        for row in range(*np.searchsorted(said["keys"], [key, key + 1])):
+            if said["users"][row] != without_user:
+                words = said["letters"][said["starts"][row] : said["starts"][row + 1]]
+                weights[words.tobytes().decode()] += said["rarities"][row]
+        return min(weights, key=lambda words: (-weights[words], words), default="")
 
 
 def _opinion_arrays(dataset: Dataset) -> Arrays:
@@ -125,36 +121,20 @@ def _opinion_arrays(dataset: Dataset) -> Arrays:
     assert dataset.aspects is not None
     names = dataset.aspects["aspect"].to_pylist()
     praise = (pc.field("split") == "train") & (pc.field("sentiment") == "positive")
-    columns = ["user_index", "item_index", "aspect_index", "opinion"]
-    rows = dataset.explanation_aspects.filter(praise).select(columns)
-    of_aspect = ["aspect_index", "opinion"]
-    each = rows.select(of_aspect).group_by(of_aspect).aggregate([])
-    words = [" ".join(opinion.split()) for opinion in each["opinion"].to_pylist()]
-    says_more = map(
-        _says_more_than, map(names.__getitem__, each["aspect_index"].to_pylist()), words
-    )
-    each = each.append_column("words", pa.array(words, pa.large_string()))
-    rows = rows.join(
-        each.filter(pa.array(list(says_more), pa.bool_())), of_aspect, join_type="inner"
-    )
-    counts = rows.group_by(["aspect_index", "words"]).aggregate([([], "count_all")])
-    totals = counts.group_by("aspect_index").aggregate([("count_all", "sum")])
-    counts = counts.join(totals, "aspect_index")
-    rarities = np.log((1 + counts["count_all_sum"].to_numpy()) / counts["count_all"].to_numpy())
-    counts = counts.append_column("rarity", pa.array(rarities)).select(
-        ["aspect_index", "words", "rarity"]
-    )
-    keys = ["item_index", "aspect_index", "user_index"]
-    rows = rows.join(counts, ["aspect_index", "words"]).sort_by(
-        [(key, "ascending") for key in keys]
-    )
-    _, starts, letters = rows["words"].combine_chunks().buffers()
+    rows = dataset.explanation_aspects.filter(praise).to_pandas()
+    rows["words"] = [" ".join(opinion.split()) for opinion in rows["opinion"]]
+    aspects = map(names.__getitem__, rows["aspect_index"])
+    rows = rows[np.fromiter(map(_says_more_than, aspects, rows["words"]), bool, len(rows))]
+    rows = rows.sort_values(["item_index", "aspect_index"], kind="stable")
+    of_aspect = rows.groupby("aspect_index")["words"].transform("size")
+    by_words = rows.groupby(["aspect_index", "words"])["words"].transform("size")
+    letters = [words.encode() for words in rows["words"]]
     return {
-        "keys": _keys({name: rows[name].to_numpy() for name in keys}),
+        "keys": _keys({name: rows[name].to_numpy() for name in ("item_index", "aspect_index")}),
         "users": rows["user_index"].to_numpy(),
-        "rarities": rows["rarity"].to_numpy(),
-        "starts": np.frombuffer(starts, np.int64)[: rows.num_rows + 1],
-        "letters": np.frombuffer(letters or b"", np.uint8),
+        "rarities": np.log((1 + of_aspect) / by_words).to_numpy(dtype=np.float64),
+        "starts": np.cumsum([0, *map(len, letters)]),
+        "letters": np.frombuffer(b"".join(letters), np.uint8),
     }
 
 

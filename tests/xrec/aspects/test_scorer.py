@@ -73,17 +73,17 @@ def _saying(m: Mentions, rows: object, said: float) -> Mentions:
 def test_scores_without_the_own_review_are_those_of_a_town_without_its_words(mentions, neighbours):
     """They do not depend on what it says, nor do neighbours' shares, which stay as they are."""
     pair = mentions.users[[5]], mentions.items[[5]]
-    shares = AspectScorer(mentions, neighbours, WEIGHTS).neighbour_shares
+    prior = AspectScorer(mentions, neighbours, WEIGHTS).prior
     found = []
     for said in (0.0, 1.0):
         scorer = AspectScorer(_saying(mentions, 5, said), neighbours, WEIGHTS)
-        scorer.__dict__["neighbour_shares"] = shares
+        scorer.__dict__["prior"] = prior
         found.append(scorer.scores(*pair, leave_out_own=True))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
     weights = Weights(graph_weight=0.0, prior_reviews=3.0)
     of_all = AspectScorer(mentions, neighbours, weights)
     silent = AspectScorer(_saying(mentions, 5, 0.0), neighbours, weights)
-    silent.__dict__["neighbour_shares"] = of_all.neighbour_shares
+    silent.__dict__["prior"] = of_all.prior
     without = of_all.scores(*pair, leave_out_own=True)
     np.testing.assert_allclose(without, silent.scores(*pair), rtol=1e-5, atol=1e-5)
 
