@@ -42,6 +42,7 @@ from xrec.storage import (
 )
 
 WEIGHTS, NEIGHBOURS = "weights.json", "neighbours.safetensors"
+_RULES = 1  # version of what is counted, in the name of the files of counts
 
 
 def write_aspects(
@@ -142,7 +143,7 @@ def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
         return count_arrays(dataset_mentions(dataset, "train"), dataset_praise(dataset))
 
     near = mapped_arrays(f"{manifest.files[NEIGHBOURS]}-{num_items}.neighbours", neighbours)
-    of = [dataset.manifest.fingerprint, dataset.num_users, num_items]
+    of = [_RULES, dataset.manifest.fingerprint, dataset.num_users, num_items]
     of += [] if later is None else [content_hash(later.tobytes())]
     mentions, praise = mapped_counts(mapped_arrays(f"{fingerprint_of(of)}.counts", counts), dataset)
     scorer = AspectScorer(mentions, sparse_of(near, num_items), Weights(**weights))

@@ -31,6 +31,7 @@ _SAY_LITTLE = PRAISE_OF_ANYTHING | word_set(
     "absolutely truly a an the and of to in for it its is are was it's "
     "sounds sound looks look feels feel works work fits fit plays play"
 )
+_RULES = 1  # version of all that menus and opinions are made by, in the names of their files
 _SAME_BEGINNING = 3  # letters of words that are forms of one: ease and easy
 
 
@@ -57,7 +58,7 @@ def _kept(dataset: Dataset, what: str, make: Callable[[], Arrays]) -> Arrays:
     """What `make` makes of the dataset's reviews: files of this node if the dataset was read."""
     if dataset.on_disk is None:
         return make()
-    return mapped_arrays(f"{dataset.manifest.fingerprint}.{what}", make)
+    return mapped_arrays(f"{dataset.manifest.fingerprint}.{what}-{_RULES}", make)
 
 
 def _menu_arrays(dataset: Dataset) -> Arrays:

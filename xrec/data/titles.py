@@ -39,6 +39,7 @@ _POSSESSIVE = "'s"
 _MAX_WORDS = 12  # of a title; a longer one is known by its first words
 _MIN_LETTERS, _MIN_LETTERS_WITHOUT_CASE = 2, 4
 _MIN_SHORT_NAME = 3
+_RULES = 1  # version of all of them, in the name of the files of hashes
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class TitleIndex:
     says their content.
     """
 
-    def __init__(self, titles: Iterable[str], name: str | None = None):
+    def __init__(self, titles: Iterable[str] | pa.ChunkedArray, name: str | None = None):
         self._titles, self._name = titles, name
 
     def build(self) -> None:
@@ -116,7 +117,7 @@ class TitleIndex:
         digest = hashlib.sha256()
         for chunk in titles.chunks:
             digest.update(pa.record_batch([chunk], ["title"]).serialize())
-        return cls((title.as_py() for title in titles), digest.hexdigest()[:16])
+        return cls(titles, digest.hexdigest()[:16])
 
     def other_title(self, text: str, title: str, context: Sequence[str] = ()) -> str | None:
         """The first name of another item in `text`, which is about the item `title`, or None.
@@ -204,17 +205,19 @@ class TitleIndex:
     @cached_property
     def _hashes(self) -> Arrays:
         make = partial(_hashes_of, self._titles)
-        return make() if self._name is None else mapped_arrays(f"{self._name}.titles", make)
+        return (
+            make() if self._name is None else mapped_arrays(f"{self._name}.titles-{_RULES}", make)
+        )
 
 
-def _hashes_of(titles: Iterable[str]) -> Arrays:
+def _hashes_of(titles: Iterable[str] | pa.ChunkedArray) -> Arrays:
     """Hashes of the titles' names, and of the phrases that two or more titles hold, sorted.
 
     `longest` is the number of words of the longest name.
     """
     names, known, phrases, longest = set[int](), set[int](), array("q"), 0
     for title in titles:
-        words = _words(composed(title))
+        words = _words(composed(str(title)))
         key = _key(words)
         if _can_be_found(words):
             names.add(_hash(key[:_MAX_WORDS]))
