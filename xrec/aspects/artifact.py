@@ -120,10 +120,8 @@ def read_aspects_manifest(location: Location, dataset: Manifest) -> Manifest:
 def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
     """Return the chooser with the trained score; the counts come from `dataset`, as in training.
 
-    Counts and neighbours are mapped files of this node, which the first process makes.
-
-    The dataset may have new users and items at its end (`xrec.graph.fold_in`): an item that the
-    training did not know has no neighbours.
+    Counts and neighbours are mapped files of this node. The dataset may have new users and items at
+    its end (`xrec.graph.fold_in`): an item that the training did not know has no neighbours.
 
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
     another dataset or a file is not what the manifest says.

@@ -48,9 +48,8 @@ class Menus:
 
     def of(self, item_index: int) -> frozenset[str]:
         """The names of the aspects on an item's menu."""
-        if item_index + 1 >= len(self._starts):  # an item without reviews, or one that came later
-            return frozenset()
-        aspects = self._aspects[slice(*self._starts[item_index : item_index + 2])]
+        starts = self._starts[item_index : item_index + 2]  # one or none if it came later
+        aspects = self._aspects[slice(*starts)] if len(starts) == 2 else ()
         return frozenset(self.names[index] for index in aspects)
 
 
