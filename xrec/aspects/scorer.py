@@ -88,7 +88,7 @@ class AspectScorer:
         of_review = 1 / np.maximum(mentions.reviews_of_items[items] - 1, 1)  # makes counts shares
         of_reviewer = 1 / np.sqrt(np.maximum(mentions.pairs_of_items[items], 1))
 
-        def added(weights: Floats, columns: Indices, matrix: Sparse) -> Sparse:
+        def added(weights: NDArray[Any], columns: Indices, matrix: Sparse) -> Sparse:
             entries = weights.astype(np.float32), (places, columns)
             return scipy.sparse.csr_matrix(entries, (len(users), matrix.shape[0])) @ matrix
 

@@ -40,7 +40,7 @@ class Menus:
 
     def __init__(self, dataset: Dataset):
         self.names: list[str] = []
-        self._starts = np.zeros(1, dtype=np.int64)
+        self._starts = self._aspects = np.zeros(0, dtype=np.int64)
         if dataset.aspects is not None:
             self.names = dataset.aspects["aspect"].to_pylist()
             arrays = _kept(dataset, "menus", lambda: _menu_arrays(dataset))
@@ -49,8 +49,8 @@ class Menus:
     def of(self, item_index: int) -> frozenset[str]:
         """The names of the aspects on an item's menu."""
         starts = self._starts[item_index : item_index + 2]  # one or none if it came later
-        aspects = self._aspects[slice(*starts)] if len(starts) == 2 else ()
-        return frozenset(self.names[index] for index in aspects)
+        places = slice(*starts) if len(starts) == 2 else slice(0)
+        return frozenset(self.names[index] for index in self._aspects[places])
 
 
 def _kept(dataset: Dataset, what: str, make: Callable[[], Arrays]) -> Arrays:

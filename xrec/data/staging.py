@@ -35,8 +35,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 """The columns of the raw tables that every source has; all are texts."""
 _SPLIT = " REPLACE (coalesce(split, split_of(user_id, item_id)) AS split)"
 _BATCH_ROWS = 2**16
-_MERGED_ROWS = 122_880
-"""A thread of DuckDB's sorts merges so many rows at a time, and all of them lie in memory."""
+_MERGED_ROWS = 122_880  # at a time, in memory, by each thread of DuckDB's sorts
 
 
 class Staging:

@@ -251,7 +251,7 @@ def _are_among(hashes: npt.NDArray[np.int64], keys: Sequence[Sequence[str]]) -> 
     places = np.searchsorted(hashes, wanted)
     there = places < len(hashes)
     there[there] = hashes[places[there]] == wanted[there]
-    return there.tolist()
+    return list(map(bool, there))
 
 
 def _words(text: str) -> list[_Word]:
