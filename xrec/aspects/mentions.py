@@ -254,9 +254,9 @@ _PARTS = ("data", "indices", "indptr")
 def count_arrays(mentions: Mentions, praise: Praise | None) -> Arrays:
     """Return all that is counted, by name: what `mapped_counts` makes mentions and praise of."""
     order, keys = mentions.sorted_keys
-    arrays = {"users": mentions.users, "items": mentions.items, "order": order, "keys": keys}
-    arrays |= {name: getattr(mentions, name) for name in _NUMBERS}
-    counted = [(mentions, name) for name in _COUNTS]
+    arrays: Arrays = {name: getattr(mentions, name) for name in ("users", "items", *_NUMBERS)}
+    arrays |= {"order": order, "keys": keys}
+    counted: list[tuple[object, str]] = [(mentions, name) for name in _COUNTS]
     counted += [] if praise is None else [(praise, name) for name in _OPINIONS]
     for owner, name in counted:
         arrays |= {f"{name}-{part}": getattr(getattr(owner, name), part) for part in _PARTS}
