@@ -92,7 +92,7 @@ class AspectScorer:
             entries = weights.astype(np.float32), (places, columns)
             return scipy.sparse.csr_matrix(entries, (len(users), matrix.shape[0])) @ matrix
 
-        of_pairs = np.bincount(places, of_reviewer, len(users))
+        of_pairs = np.asarray(np.bincount(places, of_reviewer, len(users)), dtype=np.float32)
         paths = (
             added(of_review, items, mentions.of_items)
             - added(of_review, rows, mentions.aspects)
@@ -104,14 +104,11 @@ class AspectScorer:
     def user_part(self, users: Indices) -> Sparse:
         """The second and third term of `users` (N,), (N, A) sparse: 0 where nothing is known."""
         weights, mentions = self.weights, self.mentions
-        part = scipy.sparse.csr_matrix((len(users), mentions.num_aspects), dtype=np.float32)
-        terms = (
-            (weights.own_weight, lambda: mentions.of_users[users], weights.own_reviews),
-            (weights.graph_weight, lambda: self.graph_counts(users), weights.graph_reviews),
-        )
-        for weight, counts, reviews in terms:
-            if weight:
-                part = part + lift(counts(), mentions.frequency, reviews) * np.float32(weight)
+        part = lift(mentions.of_users[users], mentions.frequency, weights.own_reviews)
+        part = part * np.float32(weights.own_weight)
+        if weights.graph_weight:
+            graph = lift(self.graph_counts(users), mentions.frequency, weights.graph_reviews)
+            part = part + graph * np.float32(weights.graph_weight)
         return part.tocsr()
 
     def item_part(self, items: Indices) -> Floats:
