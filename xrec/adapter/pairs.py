@@ -163,7 +163,7 @@ class PairPrompts:
     @cached_property
     def titles(self) -> TitleIndex:
         """The titles of all items, to look for in texts."""
-        return TitleIndex(self._titles.to_pylist())
+        return TitleIndex.of_column(self._titles)
 
     def prompt(self, pair: Pair, texts: PairTexts | None = None) -> list[int]:
         """The token ids of a pair's prompt; `texts` are `self.texts(pair)`, if they are there.

@@ -12,18 +12,28 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-import scipy.sparse
 
 from xrec.aspects.choice import AspectChooser
-from xrec.aspects.mentions import Sparse, dataset_mentions, dataset_praise
+from xrec.aspects.mentions import (
+    Sparse,
+    count_arrays,
+    dataset_mentions,
+    dataset_praise,
+    mapped_counts,
+    sparse_of,
+)
 from xrec.aspects.scorer import AspectScorer, Weights
 from xrec.config.prompt import PromptConfig, placeholder_names
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import ASPECTS_FROM, Dataset
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.storage import (
+    Arrays,
     Location,
     Manifest,
+    content_hash,
+    fingerprint_of,
+    mapped_arrays,
     open_location,
     read_content,
     read_manifest,
@@ -32,6 +42,7 @@ from xrec.storage import (
 )
 
 WEIGHTS, NEIGHBOURS = "weights.json", "neighbours.safetensors"
+_RULES = 1  # version of what is counted, in the name of the files of counts
 
 
 def write_aspects(
@@ -109,27 +120,32 @@ def read_aspects_manifest(location: Location, dataset: Manifest) -> Manifest:
 def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
     """Return the chooser with the trained score; the counts come from `dataset`, as in training.
 
-    The dataset may have new users and items at its end (`xrec.graph.fold_in`): an item that the
-    training did not know has no neighbours.
+    Counts and neighbours are mapped files of this node. The dataset may have new users and items at
+    its end (`xrec.graph.fold_in`): an item that the training did not know has no neighbours.
 
     Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if it is of
     another dataset or a file is not what the manifest says.
     """
     manifest = read_aspects_manifest(location, dataset.manifest)
-    weights, tables = (
-        read_content(location, manifest, name, remedy="run `xrec train-aspects` again")
-        for name in (WEIGHTS, NEIGHBOURS)
-    )
-    parts = safetensors.numpy.load(tables)
-    num_new = dataset.num_items - manifest.row_counts["items"]
-    starts = np.pad(parts["starts"], (0, num_new), mode="edge")
-    neighbours = scipy.sparse.csr_matrix(
-        (parts["cosines"], parts["items"], starts), shape=(dataset.num_items, dataset.num_items)
-    )
-    scorer = AspectScorer(
-        dataset_mentions(dataset, "train"), neighbours, Weights(**json.loads(weights))
-    )
-    return AspectChooser(scorer, manifest.config["min_item_reviews"], dataset_praise(dataset))
+    remedy = "run `xrec train-aspects` again"
+    weights = json.loads(read_content(location, manifest, WEIGHTS, remedy=remedy))
+    num_items, later = dataset.num_items, dataset.later
+
+    def neighbours() -> Arrays:
+        content = read_content(location, manifest, NEIGHBOURS, remedy=remedy)
+        parts = safetensors.numpy.load(content)
+        starts = np.pad(parts["starts"], (0, num_items + 1 - len(parts["starts"])), mode="edge")
+        return {"data": parts["cosines"], "indices": parts["items"], "indptr": starts}
+
+    def counts() -> Arrays:
+        return count_arrays(dataset_mentions(dataset, "train"), dataset_praise(dataset))
+
+    near = mapped_arrays(f"{manifest.files[NEIGHBOURS]}-{num_items}.neighbours", neighbours)
+    of = [_RULES, dataset.manifest.fingerprint, dataset.num_users, num_items]
+    of += [] if later is None else [content_hash(later.tobytes())]
+    mentions, praise = mapped_counts(mapped_arrays(f"{fingerprint_of(of)}.counts", counts), dataset)
+    scorer = AspectScorer(mentions, sparse_of(near, num_items), Weights(**weights))
+    return AspectChooser(scorer, manifest.config["min_item_reviews"], praise)
 
 
 def _neighbours_bytes(neighbours: Sparse) -> bytes:

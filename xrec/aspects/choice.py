@@ -77,12 +77,10 @@ class AspectChooser:
     def __init__(
         self, scorer: AspectScorer, min_item_reviews: int = 1, praise: Praise | None = None
     ) -> None:
-        """Compute the item's part of all menus once."""
         assert min_item_reviews >= 1
         self.scorer = scorer
         self._min_item_reviews = min_item_reviews
         self._praise = praise
-        self._menus, self._item_part = _menus(scorer, min_item_reviews, praise)
 
     def choose(
         self, users: Indices, items: Indices, k: int, *, leave_out_own: bool = False
@@ -97,8 +95,9 @@ class AspectChooser:
         assert items.min(initial=0) >= 0
         choose = self._best_without_own if leave_out_own else self._best
         aspects = np.full((len(users), k), -1, dtype=np.int64)
-        # Pairs with menus of similar length are padded together.
-        order = np.argsort(np.diff(self._menus.indptr)[items], kind="stable")
+        # Pairs of items with as many aspects are padded together.
+        starts = self.scorer.mentions.of_items.indptr
+        order = np.argsort(starts[items + 1] - starts[items], kind="stable")
         for first in range(0, len(order), _PAIRS_PER_BLOCK):
             block = order[first : first + _PAIRS_PER_BLOCK]
             best = choose(users[block], items[block], k)
@@ -106,18 +105,38 @@ class AspectChooser:
         return self.counted(users, items, aspects, leave_out_own=leave_out_own)
 
     def _best(self, users: Indices, items: Indices, k: int) -> Indices:
-        starts, lengths = self._menus.indptr[items], np.diff(self._menus.indptr)[items]
+        distinct_items, place = np.unique(items, return_inverse=True)
+        menus, item_part = self._menus(distinct_items)
+        starts, lengths = menus.indptr[place], np.diff(menus.indptr)[place]
         width = int(lengths.max(initial=0))
         if not width:
             return np.empty((len(users), 0), dtype=np.int64)
         there = np.arange(width) < lengths[:, None]
         places = np.where(there, starts[:, None] + np.arange(width), 0)
-        aspects = self._menus.indices[places]  # (N, width)
+        aspects = menus.indices[places]  # (N, width)
         distinct, row = np.unique(users, return_inverse=True)
-        of_users = self.scorer.user_part[distinct].toarray()
+        of_users = self.scorer.user_part(distinct).toarray()
         of_users[distinct < 0] = 0
-        scores = self._item_part[places] + of_users[row[:, None], aspects]
+        scores = item_part[places] + of_users[row[:, None], aspects]
         return _top(np.where(there, scores, -np.inf), aspects, k)
+
+    def _menus(self, items: Indices) -> tuple[Sparse, Floats]:
+        """Return the menus of `items` (N, A), sparse, and ln p(a | i) of each entry, (nnz,)."""
+        scorer, mentions = self.scorer, self.scorer.mentions
+        menus = mentions.of_items[items]
+        least = _least(mentions.reviews_of_items[items], self._min_item_reviews)
+        menus.data[menus.data < np.repeat(least, np.diff(menus.indptr))] = 0
+        if self._praise is not None:
+            menus = menus.multiply(self._praise.margins[items] > 0).tocsr()
+        menus.eliminate_zeros()
+        menus.sort_indices()
+        rows = np.repeat(np.arange(len(items)), np.diff(menus.indptr))
+        shares, floor = scorer.prior(items)
+        prior = (shares + menus).multiply(menus > 0).tocsr()
+        prior.sort_indices()
+        floors = floor[rows] * mentions.frequency[menus.indices]
+        part: Floats = np.log(prior.data + floors).astype(np.float32)
+        return menus, part
 
     def _best_without_own(self, users: Indices, items: Indices, k: int) -> Indices:
         mentions = self.scorer.mentions
@@ -161,26 +180,6 @@ class AspectChooser:
             mentions.reviews_of_items[items].astype(np.int32) - (of_item >= 0),
             num_of_users - (own >= 0),
         )
-
-
-def _menus(
-    scorer: AspectScorer, min_item_reviews: int, praise: Praise | None
-) -> tuple[Sparse, Floats]:
-    """Return the menus (I, A), sparse, and ln p(a | i) of each of their entries, (nnz,)."""
-    mentions = scorer.mentions
-    menus = mentions.of_items.copy()
-    least = _least(mentions.reviews_of_items, min_item_reviews)
-    menus.data[menus.data < np.repeat(least, np.diff(menus.indptr))] = 0
-    if praise is not None:
-        menus = menus.multiply(praise.of_items).tocsr()
-    menus.eliminate_zeros()
-    menus.sort_indices()
-    rows = np.repeat(np.arange(menus.shape[0]), np.diff(menus.indptr))
-    prior = (scorer.neighbour_shares + menus).multiply(menus > 0).tocsr()
-    prior.sort_indices()
-    floor = scorer.prior_floor[rows] * mentions.frequency[menus.indices]
-    part: Floats = np.log(prior.data + floor).astype(np.float32)
-    return menus, part
 
 
 def _least(num_reviews: Floats, min_item_reviews: int) -> Floats:

@@ -151,8 +151,8 @@ class _Search:
     def _lift(self, name: str, place: int, reviews: float) -> Floats:
         key = (name, place, reviews)
         if key not in self._parts:
-            counts = self._graph_counts if name == "graph" else self._train.of_users
-            of_pairs = counts[self._users[place]]
+            users = self._users[place]
+            of_pairs = self._graph_counts(users) if name == "graph" else self._train.of_users[users]
             self._parts[key] = lift(of_pairs, self._train.frequency, reviews).toarray()
         return self._parts[key]
 

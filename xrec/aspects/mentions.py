@@ -19,6 +19,7 @@ from xrec.config.shared import Split
 from xrec.data.dataset import Dataset, edges_of
 from xrec.errors import DataError
 from xrec.graph.aspects import check_aspects
+from xrec.storage import Arrays
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -71,6 +72,16 @@ class Mentions:
         return np.bincount(self.users, minlength=self.num_users).astype(np.float32)
 
     @cached_property
+    def shares_of_reviewers(self) -> Sparse:
+        """For each item, the shares of its users' reviews with each aspect, added up, (I, A)."""
+        shares = self.shares_of_users(np.arange(self.num_users))
+        return add_up(self.items, self.num_items) @ shares[self.users]
+
+    def shares_of_users(self, users: Indices) -> Sparse:
+        """Return the share of the reviews of `users` (N,) with each aspect, (N, A) sparse."""
+        return scaled(self.of_users[users], 1 / np.maximum(self.reviews_of_users[users], 1))
+
+    @cached_property
     def frequency(self) -> Floats:
         """The share of all reviews that mention each aspect, (A,), above 0: half a review more."""
         total = np.asarray(self.aspects.sum(axis=0), dtype=np.float32).ravel()
@@ -78,7 +89,7 @@ class Mentions:
 
     def row_of(self, users: Indices, items: Indices) -> Indices:
         """Return the row of each pair, (N,) int64, -1 for one that is not there."""
-        order, keys = self._sorted_keys
+        order, keys = self.sorted_keys
         wanted = users * self.num_items + items
         if not len(keys):
             return np.full(len(wanted), -1)
@@ -89,8 +100,17 @@ class Mentions:
         """Return the row of each pair that `of_items` counts, (N,) int64, else -1."""
         return self.row_of(users, items)
 
+    def rows_of(self, users: Indices) -> tuple[Indices, Indices]:
+        """Return the place of a user in `users` (N,) and the row of a pair, for all their pairs."""
+        order, keys = self.sorted_keys
+        first, stop = np.searchsorted(keys, np.stack([users, users + 1]) * self.num_items)
+        counts = stop - first
+        places = np.repeat(np.arange(len(users)), counts)
+        within = np.arange(len(places)) - (np.cumsum(counts) - counts)[places]
+        return places, order[first[places] + within]
+
     @cached_property
-    def _sorted_keys(self) -> tuple[Indices, Indices]:
+    def sorted_keys(self) -> tuple[Indices, Indices]:
         """The rows by user and item, and one number for each of these pairs."""
         keys = self.users * self.num_items + self.items
         order = np.argsort(keys, kind="stable")
@@ -131,31 +151,25 @@ class ProfileMentions(Mentions):
 class Praise:
     """What P reviews say of each aspect: `verdicts` (P, A) sparse float32, 1 praise and -1 blame.
 
-    items: (P,) int64, the reviews' items, of which there are I. others: (I, A) sparse float32, how
-    many more low-rated reviews, which are none of these, praise than blame. An item is praised for
-    an aspect if more of all these reviews praise than blame it. What they only speak of is no
-    reason to enjoy it.
+    margins: (I, A) sparse float32, how many more reviews of each item praise than blame it,
+    low-rated ones too, which are none of the P. An item is praised for an aspect if more do. What
+    they only speak of is no reason to enjoy it.
     """
 
-    items: Indices
     verdicts: Sparse
-    others: Sparse
+    margins: Sparse
 
-    @cached_property
-    def _margins(self) -> Sparse:
-        return (add_up(self.items, self.others.shape[0]) @ self.verdicts + self.others).tocsr()
-
-    @cached_property
-    def of_items(self) -> Sparse:
-        """1 where an item is praised for an aspect, (I, A) sparse float32."""
-        return (self._margins > 0).astype(np.float32).tocsr()
+    @classmethod
+    def of(cls, items: Indices, verdicts: Sparse, others: Sparse) -> Self:
+        """Return the praise of reviews of `items` (P,), and of `others` (I, A), their margins."""
+        return cls(verdicts, (add_up(items, others.shape[0]) @ verdicts + others).tocsr())
 
     def without(self, items: Indices, reviews: Indices) -> NDArray[np.bool_]:
         """Return whether items (N,) are praised for each aspect, (N, A), without a review each.
 
         reviews: (N,), the review that does not count; -1 for none.
         """
-        margins = self._margins[items].toarray() - rows_or_zero(self.verdicts, reviews)
+        margins = self.margins[items].toarray() - rows_or_zero(self.verdicts, reviews)
         return np.asarray(margins > 0, dtype=np.bool_)
 
 
@@ -197,7 +211,7 @@ def dataset_praise(dataset: Dataset) -> Praise | None:
         margins = pc.subtract(table["num_positive"], table["num_negative"]).to_numpy()
         places = table["item_index"].to_numpy(), table["aspect_index"].to_numpy()
         others = scipy.sparse.csr_matrix((margins.astype(np.float32), places), others.shape)
-    return Praise(praise.items, verdicts, others)
+    return Praise.of(praise.items, verdicts, others)
 
 
 def _mentions(
@@ -229,6 +243,55 @@ def _profiles(dataset: Dataset) -> Sparse:
     )
     check_aspects(aspects, dataset.aspects.num_rows, "item_aspects")
     return ones_at(items, aspects, (dataset.num_items, dataset.aspects.num_rows))
+
+
+_NUMBERS = ("reviews_of_items", "pairs_of_items", "reviews_of_users", "frequency")
+_COUNTS = ("aspects", "of_items", "of_users", "shares_of_reviewers")
+_OPINIONS = ("verdicts", "margins")
+_PARTS = ("data", "indices", "indptr")
+
+
+def count_arrays(mentions: Mentions, praise: Praise | None) -> Arrays:
+    """Return all that is counted, by name: what `mapped_counts` makes mentions and praise of."""
+    order, keys = mentions.sorted_keys
+    arrays: Arrays = {name: getattr(mentions, name) for name in ("users", "items", *_NUMBERS)}
+    arrays |= {"order": order, "keys": keys}
+    counted: list[tuple[object, str]] = [(mentions, name) for name in _COUNTS]
+    counted += [] if praise is None else [(praise, name) for name in _OPINIONS]
+    for owner, name in counted:
+        arrays |= {f"{name}-{part}": getattr(getattr(owner, name), part) for part in _PARTS}
+    return arrays
+
+
+def mapped_counts(arrays: Arrays, dataset: Dataset) -> tuple[Mentions, Praise | None]:
+    """Return the training mentions and the praise of `dataset`; nothing is copied."""
+    num_aspects = len(arrays["frequency"])
+    known: dict[str, Any] = {
+        name: sparse_of(arrays, num_aspects, f"{name}-")
+        for name in (*_COUNTS, *_OPINIONS)
+        if f"{name}-data" in arrays
+    }
+    pairs = arrays["users"], arrays["items"], known["aspects"]
+    mentions = Mentions(*pairs, dataset.num_users, dataset.num_items)
+    if dataset.aspects_from == "profiles":
+        mentions = ProfileMentions(**vars(mentions), profiles=known["of_items"])
+    known |= {name: arrays[name] for name in _NUMBERS}
+    known["sorted_keys"] = arrays["order"], arrays["keys"]
+    vars(mentions).update(known)  # here cached properties are looked up
+    return mentions, Praise(known["verdicts"], known["margins"]) if "margins" in known else None
+
+
+def sparse_of(arrays: Arrays, num_columns: int, prefix: str = "") -> Sparse:
+    """Return the sparse matrix of three arrays; scipy's constructor would read all of them."""
+    data, indices, indptr = (arrays[f"{prefix}{part}"] for part in _PARTS)
+    matrix = scipy.sparse.csr_matrix((len(indptr) - 1, num_columns), dtype=data.dtype)
+    matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
+    return matrix
+
+
+def scaled(matrix: Sparse, factors: NDArray[np.floating[Any]]) -> Sparse:
+    """Return the rows of a sparse matrix, each times its factor, in float32."""
+    return scipy.sparse.diags(factors.astype(np.float32)) @ matrix
 
 
 def ones_at(rows: Indices, columns: Indices, shape: tuple[int, int]) -> Sparse:

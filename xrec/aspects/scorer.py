@@ -22,7 +22,6 @@ the training reviews, can be left out of all counts.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,9 +33,8 @@ from xrec.aspects.mentions import (
     Indices,
     Mentions,
     Sparse,
-    add_up,
-    ones_at,
     rows_or_zero,
+    scaled,
 )
 
 _ROUNDING = 1e-5  # a share that is less was 0 before float32 rounded
@@ -62,114 +60,62 @@ class AspectScorer:
     neighbours: Sparse
     weights: Weights = field(default_factory=Weights)
 
-    @cached_property
-    def neighbour_shares(self) -> Sparse:
-        """m (q(a | i) - floor), (I, A) sparse; the floor is `prior_floor`."""
-        totals, scale = self._neighbour_totals
-        counts = self._powers @ self.mentions.of_items
-        return _scaled(counts, self.weights.prior_reviews / (totals + scale))
+    def prior(self, items: Indices) -> tuple[Sparse, Floats]:
+        """m (q(a | i) - floor p(a)) of `items`, (N, A) sparse, and the floor, (N,).
 
-    @cached_property
-    def prior_floor(self) -> Floats:
-        """The weight of all reviews' shares in m q(a | i), (I,): m for an item without neighbours.
-
-        It is that of half a review of an average neighbour.
+        The floor is the weight of half a review of an average neighbour; m without neighbours.
         """
-        totals, scale = self._neighbour_totals
-        floor: Floats = np.where(
-            totals > 0,
-            self.weights.prior_reviews * scale / np.maximum(totals + scale, 1e-30),
-            self.weights.prior_reviews,
-        ).astype(np.float32)
-        return floor
-
-    @cached_property
-    def _powers(self) -> Sparse:
-        powers = self.neighbours.copy()
+        powers, most = self.neighbours[items], self.weights.prior_reviews
         powers.data **= np.float32(self.weights.similarity_power)
-        return powers
-
-    @cached_property
-    def _neighbour_totals(self) -> tuple[Floats, Floats]:
-        """The weighted number of the neighbours' reviews, and the weight of half a review, (I,)."""
-        powers = self._powers
         totals = np.asarray(powers @ self.mentions.reviews_of_items, dtype=np.float32)
         num = np.maximum(np.diff(powers.indptr), 1)
         scale = 0.5 * np.asarray(powers.sum(axis=1), dtype=np.float32).ravel() / num
-        return totals, np.maximum(scale, np.float32(1e-12))
+        share = most / (totals + np.maximum(scale, np.float32(1e-12)))
+        floor = np.where(totals > 0, share * scale, most).astype(np.float32)
+        return scaled(powers @ self.mentions.of_items, share), floor
 
-    @cached_property
-    def graph_counts(self) -> Sparse:
-        """s(u, a), (U, A) sparse float32.
+    def graph_counts(self, users: Indices) -> Sparse:
+        """s(u, a) of `users` (N,), (N, A) sparse float32."""
+        return self._paths(*self.mentions.rows_of(users), users)
 
-        It is the sum of `_paths` over the user's pairs, without a row for each pair.
+    def _paths(self, places: Indices, rows: Indices, users: Indices) -> Sparse:
+        """What training pairs add to s(u, a), above 0, (N, A) sparse: of `users` (N,).
+
+        rows: the pairs; places: whose they are, by place in `users`.
         """
         mentions = self.mentions
-        visits = add_up(mentions.users, mentions.num_users)
-        items = ones_at(mentions.users, mentions.items, (mentions.num_users, mentions.num_items))
-        of_pairs = visits @ self._reviewer_weights[mentions.items]
-        counts = (
-            items @ _scaled(mentions.of_items, self._review_weights)
-            - visits @ _scaled(mentions.aspects, self._review_weights[mentions.items])
-            + items @ _scaled(self._shares_of_reviewers, self._reviewer_weights)
-            - _scaled(self._shares_of_users, of_pairs)
+        items = mentions.items[rows]
+        of_review = 1 / np.maximum(mentions.reviews_of_items[items] - 1, 1)  # makes counts shares
+        of_reviewer = 1 / np.sqrt(np.maximum(mentions.pairs_of_items[items], 1))
+
+        def added(weights: NDArray[Any], columns: Indices, matrix: Sparse) -> Sparse:
+            entries = weights.astype(np.float32), (places, columns)
+            return scipy.sparse.csr_matrix(entries, (len(users), matrix.shape[0])) @ matrix
+
+        of_pairs = np.asarray(np.bincount(places, of_reviewer, len(users)), dtype=np.float32)
+        paths = (
+            added(of_review, items, mentions.of_items)
+            - added(of_review, rows, mentions.aspects)
+            + added(of_reviewer, items, mentions.shares_of_reviewers)
+            - scaled(mentions.shares_of_users(users), of_pairs)
         )
-        return _above(counts.tocsr(), _ROUNDING * (1 + of_pairs))
+        return _above(paths.tocsr(), _ROUNDING * (1 + of_pairs))
 
-    def _paths(self, rows: Indices) -> Sparse:
-        """What each of these training pairs adds to s(u, a), (N, A) sparse, above 0."""
-        mentions = self.mentions
-        users, items = mentions.users[rows], mentions.items[rows]
-        others = mentions.of_items[items] - mentions.aspects[rows]
-        reviewers = self._shares_of_reviewers[items] - self._shares_of_users[users]
-        paths = _scaled(others, self._review_weights[items]) + _scaled(
-            reviewers, self._reviewer_weights[items]
-        )
-        return _above(paths.tocsr(), np.full(len(rows), _ROUNDING))
-
-    @cached_property
-    def _review_weights(self) -> Floats:
-        """1 / (n(j) - 1), (I,): what makes counts of other reviews a share."""
-        weights: Floats = (1 / np.maximum(self.mentions.reviews_of_items - 1, 1)).astype(np.float32)
-        return weights
-
-    @cached_property
-    def _reviewer_weights(self) -> Floats:
-        """r(j)^-1/2, (I,)."""
-        weights: Floats = (1 / np.sqrt(np.maximum(self.mentions.pairs_of_items, 1))).astype("f4")
-        return weights
-
-    @cached_property
-    def _shares_of_users(self) -> Sparse:
-        """The share of each user's reviews that mention each aspect, (U, A) sparse."""
-        mentions = self.mentions
-        return _scaled(mentions.of_users, 1 / np.maximum(mentions.reviews_of_users, 1))
-
-    @cached_property
-    def _shares_of_reviewers(self) -> Sparse:
-        """The shares of each item's reviewers, added up, (I, A) sparse."""
-        mentions = self.mentions
-        return add_up(mentions.items, mentions.num_items) @ self._shares_of_users[mentions.users]
-
-    @cached_property
-    def user_part(self) -> Sparse:
-        """The second and third term, (U, A) sparse float32: 0 where nothing is known of a user."""
-        weights, frequency = self.weights, self.mentions.frequency
-        terms = [
-            (weights.own_weight, self.mentions.of_users, weights.own_reviews),
-            (weights.graph_weight, self.graph_counts, weights.graph_reviews),
-        ]
-        part = scipy.sparse.csr_matrix(self.mentions.of_users.shape, dtype=np.float32)
-        for weight, counts, reviews in terms:
-            if weight:
-                part = part + lift(counts, frequency, reviews) * np.float32(weight)
+    def user_part(self, users: Indices) -> Sparse:
+        """The second and third term of `users` (N,), (N, A) sparse: 0 where nothing is known."""
+        weights, mentions = self.weights, self.mentions
+        part = lift(mentions.of_users[users], mentions.frequency, weights.own_reviews)
+        part = part * np.float32(weights.own_weight)
+        if weights.graph_weight:
+            graph = lift(self.graph_counts(users), mentions.frequency, weights.graph_reviews)
+            part = part + graph * np.float32(weights.graph_weight)
         return part.tocsr()
 
     def item_part(self, items: Indices) -> Floats:
         """ln p(a | i) of all aspects, (N, A), without its denominator, which ranks nothing."""
-        counts = self.mentions.of_items[items] + self.neighbour_shares[items]
-        floor = self.prior_floor[items, None] * self.mentions.frequency
-        part: Floats = np.log(counts.toarray() + floor)
+        shares, floor = self.prior(items)
+        counts = (self.mentions.of_items[items] + shares).toarray()
+        part: Floats = np.log(counts + floor[:, None] * self.mentions.frequency)
         return part
 
     def scores(self, users: Indices, items: Indices, *, leave_out_own: bool = False) -> Floats:
@@ -181,7 +127,7 @@ class AspectScorer:
         """
         if leave_out_own:
             return self._without_own(users, items)
-        scores: Floats = self.item_part(items) + self.user_part[users].toarray()
+        scores: Floats = self.item_part(items) + self.user_part(users).toarray()
         return scores
 
     def _without_own(self, users: Indices, items: Indices) -> Floats:
@@ -189,15 +135,15 @@ class AspectScorer:
         rows = mentions.row_of(users, items)
         is_own = rows >= 0
         path = np.zeros((len(users), mentions.num_aspects), dtype=np.float32)
-        path[is_own] = self._paths(rows[is_own]).toarray()
+        path[is_own] = self._paths(np.arange(is_own.sum()), rows[is_own], users[is_own]).toarray()
         own = rows_or_zero(mentions.aspects, rows)
         counted = rows_or_zero(mentions.aspects, mentions.counted_rows(users, items))
-        of_item = (mentions.of_items[items] + self.neighbour_shares[items]).toarray() - counted
-        floor = self.prior_floor[items, None] * mentions.frequency
+        shares, floor = self.prior(items)
+        of_item = (mentions.of_items[items] + shares).toarray() - counted
         habit = mentions.of_users[users].toarray() - own
-        graph = np.maximum(self.graph_counts[users].toarray() - path, 0)
+        graph = np.maximum(self.graph_counts(users).toarray() - path, 0)
         scores: Floats = (
-            np.log(np.maximum(of_item, 0) + floor)
+            np.log(np.maximum(of_item, 0) + floor[:, None] * mentions.frequency)
             + weights.own_weight * np.log1p(habit / (weights.own_reviews * mentions.frequency))
             + weights.graph_weight * np.log1p(graph / (weights.graph_reviews * mentions.frequency))
         )
@@ -210,10 +156,6 @@ def _above(matrix: Sparse, least: NDArray[np.floating[Any]]) -> Sparse:
     matrix.data = np.where(matrix.data > least[rows], matrix.data, 0).astype(np.float32)
     matrix.eliminate_zeros()
     return matrix
-
-
-def _scaled(matrix: Sparse, factors: NDArray[np.floating[Any]]) -> Sparse:
-    return scipy.sparse.diags(factors.astype(np.float32)) @ matrix
 
 
 def lift(counts: Sparse, frequency: Floats, reviews: float) -> Sparse:

@@ -82,7 +82,7 @@ def _fit(train: Mentions, validation: Mentions) -> tuple[AspectScorer, dict[str,
 def _check_praise(dataset: Dataset) -> None:
     """Raise DataError if no aspect could ever be chosen."""
     praise = dataset_praise(dataset)
-    if praise is not None and not praise.of_items.nnz:
+    if praise is not None and not (praise.margins > 0).nnz:
         raise DataError(
             "no aspect of an item is praised by more training reviews than blame it, so none "
             "can be chosen; annotate more reviews"

@@ -62,6 +62,7 @@ def assemble(staging: Staging) -> Assembled:
     Pairs of unknown users or items, empty explanations, and all but one of the rows of an id or a
     pair are left out and become findings.
     """
+    staging.limit_threads()
     _number(staging, "users", "user_id", ("profile",))
     _number(staging, "items", "item_id", ("title", "profile"))
     _rank(staging, "explanations", "explanation")

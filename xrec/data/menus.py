@@ -12,10 +12,9 @@ reviews of the aspect at large, so that they are the item's own:
 What says no more than that something is good ("great", "sounds good" of the sound) is left out.
 """
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-from functools import cached_property
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +23,14 @@ from numpy.typing import NDArray
 
 from xrec.data.dataset import Dataset
 from xrec.data.english import PRAISE_OF_ANYTHING, tags, word_set
+from xrec.storage import Arrays, mapped_arrays
 
 _MOST_WORDS = 5
 _SAY_LITTLE = PRAISE_OF_ANYTHING | word_set(
     "is are was it's sounds sound looks look feels feel works work fits fit plays play"
 )
 _SAYING_LITTLE = word_set("RB DT CC IN TO PRP PRP$")  # tags
+_RULES = 1  # version of all that menus and opinions are made by, in the names of their files
 _SAME_BEGINNING = 3  # letters of words that are forms of one: ease and easy
 
 
@@ -37,46 +38,43 @@ class Menus:
     """The menus of a dataset's items; all are empty if the dataset has no aspects."""
 
     def __init__(self, dataset: Dataset):
-        self._aspects, self._of_items = dataset.aspects, dataset.item_aspects
-        self._low_rated = dataset.low_rated_aspects
-        self._found: dict[int, frozenset[str]] = {}
-
-    @cached_property
-    def names(self) -> list[str]:
-        """The names of all aspects, by their index."""
-        return [] if self._aspects is None else self._aspects["aspect"].to_pylist()
+        self.names: list[str] = []
+        self._starts = self._aspects = np.zeros(0, dtype=np.int64)
+        if dataset.aspects is not None:
+            self.names = dataset.aspects["aspect"].to_pylist()
+            arrays = _kept(dataset, "menus", lambda: _menu_arrays(dataset))
+            self._starts, self._aspects = arrays["starts"], arrays["aspects"]
 
     def of(self, item_index: int) -> frozenset[str]:
         """The names of the aspects on an item's menu."""
-        if self._of_items is None:
-            return frozenset()
-        if item_index not in self._found:
-            rows = self._rows_of(item_index)
-            aspects = self._columns["aspect_index"][rows][~self._is_blamed[rows]]
-            self._found[item_index] = frozenset(self.names[index] for index in aspects)
-        return self._found[item_index]
+        starts = self._starts[item_index : item_index + 2]  # one or none if it came later
+        places = slice(*starts) if len(starts) == 2 else slice(0)
+        return frozenset(self.names[index] for index in self._aspects[places])
 
-    def _rows_of(self, item_index: int) -> slice:
-        """Where an item's rows are: `item_aspects` is sorted by item."""
-        items = self._columns["item_index"]
-        return slice(*np.searchsorted(items, [item_index, item_index + 1]))
 
-    @cached_property
-    def _is_blamed(self) -> NDArray[np.bool_]:
-        margins = self._columns["num_positive"] - self._columns["num_negative"]
-        is_blamed = self._columns["num_negative"] > 0
-        if self._low_rated is not None:
-            keys, others = _keys(self._columns), _arrays(self._low_rated)
-            places = np.searchsorted(keys, _keys(others)).clip(max=len(keys) - 1)
-            there = keys[places] == _keys(others)
-            margins[places[there]] += (others["num_positive"] - others["num_negative"])[there]
-            is_blamed[places[there]] |= others["num_negative"][there] > 0
-        return np.asarray(is_blamed & (margins <= 0))
+def _kept(dataset: Dataset, what: str, make: Callable[[], Arrays]) -> Arrays:
+    """What `make` makes of the dataset's reviews: files of this node if the dataset was read."""
+    if dataset.on_disk is None:
+        return make()
+    return mapped_arrays(f"{dataset.manifest.fingerprint}.{what}-{_RULES}", make)
 
-    @cached_property
-    def _columns(self) -> dict[str, NDArray[np.int32]]:
-        assert self._of_items is not None
-        return _arrays(self._of_items)
+
+def _menu_arrays(dataset: Dataset) -> Arrays:
+    """Where each item's menu starts, and the aspects of all menus."""
+    assert dataset.item_aspects is not None
+    columns = _arrays(dataset.item_aspects)
+    margins = columns["num_positive"] - columns["num_negative"]
+    is_blamed = columns["num_negative"] > 0
+    if dataset.low_rated_aspects is not None:
+        keys, others = _keys(columns), _arrays(dataset.low_rated_aspects)
+        places = np.searchsorted(keys, _keys(others)).clip(max=len(keys) - 1)
+        there = keys[places] == _keys(others)
+        margins[places[there]] += (others["num_positive"] - others["num_negative"])[there]
+        is_blamed[places[there]] |= others["num_negative"][there] > 0
+    on_menu = ~(is_blamed & (margins <= 0))
+    items = columns["item_index"][on_menu]  # in order
+    starts = np.searchsorted(items, np.arange(items.max(initial=-1) + 2))
+    return {"starts": starts, "aspects": columns["aspect_index"][on_menu]}
 
 
 def _arrays(counts: pa.Table) -> dict[str, NDArray[np.int32]]:
@@ -93,50 +91,50 @@ class Opinions:
     """The opinions of a dataset's training reviews; none if it has no aspects of reviews."""
 
     def __init__(self, dataset: Dataset):
-        self._table = dataset.explanation_aspects if dataset.aspects_from == "reviews" else None
-        self._aspects = dataset.aspects
+        has_any = dataset.aspects_from == "reviews" and dataset.explanation_aspects is not None
+        make = partial(_opinion_arrays, dataset)
+        self._arrays = _kept(dataset, "opinions", make) if has_any else None
 
     def of(self, item_index: int, aspect_index: int, without_user: int | None = None) -> str:
         """The words that say most of an aspect of an item, or "".
 
         What user `without_user` wrote is left out of the item's reviews.
         """
-        said = self._said.get((item_index, aspect_index), {})
-        counts = Counter(words for user, words in said.items() if user != without_user)
-        return min(
-            counts,
-            key=lambda words: (-counts[words] * self._rarity(aspect_index, words), words),
-            default="",
-        )
+        if self._arrays is None:
+            return ""
+        said, key = self._arrays, (item_index << 32) + aspect_index
+        weights: defaultdict[str, float] = defaultdict(float)
+        for row in range(*np.searchsorted(said["keys"], [key, key + 1])):
+            if said["users"][row] != without_user:
+                words = said["letters"][said["starts"][row] : said["starts"][row + 1]]
+                weights[words.tobytes().decode()] += said["rarities"][row]
+        return min(weights, key=lambda words: (-weights[words], words), default="")
 
-    def _rarity(self, aspect_index: int, words: str) -> float:
-        """How few of the reviews that praise an aspect do so by these words, in nats."""
-        of_aspect = self._of_aspects[aspect_index]
-        return math.log((1 + of_aspect.total()) / of_aspect[words])
 
-    @cached_property
-    def _said(self) -> Mapping[tuple[int, int], Mapping[int, str]]:
-        """What each user says of an aspect of an item, by the two."""
-        said: defaultdict[tuple[int, int], dict[int, str]] = defaultdict(dict)
-        if self._table is None or self._aspects is None:
-            return said
-        names = self._aspects["aspect"].to_pylist()
-        praise = (pc.field("split") == "train") & (pc.field("sentiment") == "positive")
-        columns = ["user_index", "item_index", "aspect_index", "opinion"]
-        rows = self._table.filter(praise).select(columns).to_pydict().values()
-        for user, item, aspect, opinion in zip(*rows, strict=True):
-            words = " ".join(opinion.split())
-            if _says_more_than(names[aspect], words):
-                said[item, aspect][user] = words
-        return said
+def _opinion_arrays(dataset: Dataset) -> Arrays:
+    """The opinions by item and aspect: keys, users, rarities (n,), and their letters.
 
-    @cached_property
-    def _of_aspects(self) -> Mapping[int, Counter[str]]:
-        """How often each aspect is praised by which words, over all items."""
-        counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
-        for (_, aspect), said in self._said.items():
-            counts[aspect].update(said.values())
-        return counts
+    A rarity says how few of the reviews that praise an aspect do so by these words, in nats.
+    """
+    assert dataset.explanation_aspects is not None
+    assert dataset.aspects is not None
+    names = dataset.aspects["aspect"].to_pylist()
+    praise = (pc.field("split") == "train") & (pc.field("sentiment") == "positive")
+    rows = dataset.explanation_aspects.filter(praise).to_pandas()
+    rows["words"] = [" ".join(opinion.split()) for opinion in rows["opinion"]]
+    aspects = map(names.__getitem__, rows["aspect_index"])
+    rows = rows[np.fromiter(map(_says_more_than, aspects, rows["words"]), bool, len(rows))]
+    rows = rows.sort_values(["item_index", "aspect_index"], kind="stable")
+    of_aspect = rows.groupby("aspect_index")["words"].transform("size")
+    by_words = rows.groupby(["aspect_index", "words"])["words"].transform("size")
+    letters = [words.encode() for words in rows["words"]]
+    return {
+        "keys": _keys({name: rows[name].to_numpy() for name in ("item_index", "aspect_index")}),
+        "users": rows["user_index"].to_numpy(),
+        "rarities": np.log((1 + of_aspect) / by_words).to_numpy(dtype=np.float64),
+        "starts": np.cumsum([0, *map(len, letters)]),
+        "letters": np.frombuffer(b"".join(letters), np.uint8),
+    }
 
 
 def _says_more_than(aspect: str, opinion: str) -> bool:

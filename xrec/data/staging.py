@@ -35,6 +35,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 """The columns of the raw tables that every source has; all are texts."""
 _SPLIT = " REPLACE (coalesce(split, split_of(user_id, item_id)) AS split)"
 _BATCH_ROWS = 2**16
+_MERGED_ROWS = 122_880  # at a time, in memory, by each thread of DuckDB's sorts
 
 
 class Staging:
@@ -51,6 +52,8 @@ class Staging:
         self.num_rows = Counter[str]()
         self.hashes: dict[str, str] = {}
         self._tables: set[str] = set()
+        self._num_bytes = Counter[str]()  # of the rows of each table
+        self._sort_bytes = 0  # that each thread of a sort needs, as far as it is known
         self._folder = TemporaryDirectory(prefix="xrec-prepare-")
         limit = {} if memory_gb is None else {"memory_limit": f"{memory_gb}GB"}
         self.database = duckdb.connect(
@@ -87,8 +90,8 @@ class Staging:
         if is_full or isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
             raise StorageError(
                 f"{self._folder.name}: no room for the rows of the source: "
-                f"{str(error).splitlines()[0]}; set TMPDIR to a folder on a larger disk, or change "
-                "prepare.memory_gb"
+                f"{str(error).splitlines()[0]}; set TMPDIR to a folder on a larger disk, or "
+                f"change prepare.memory_gb (these rows need {self._sort_bytes / 1e9:.2f} at least)"
             ) from error
 
     def sql(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
@@ -177,6 +180,20 @@ class Staging:
         self.sql("SET preserve_insertion_order = true")
         return self.database.cursor().execute(query).to_arrow_reader(_BATCH_ROWS)
 
+    def limit_threads(self) -> None:
+        """Let as many threads sort as have room in memory for rows as long as the source's.
+
+        Beyond it they do not spill, but fail.
+        """
+        merged = (
+            size * min(1, _MERGED_ROWS / self.count(table))
+            for table, size in self._num_bytes.items()
+        )
+        self._sort_bytes = 1 + int(1.5 * max(merged, default=0))
+        self.sql(f"""
+            SET threads = greatest(1, least(current_setting('threads'),
+                parse_formatted_bytes(current_setting('memory_limit')) // {self._sort_bytes}))""")
+
     def count(self, table: str, condition: str = "true") -> int:
         """The number of the table's rows that meet the condition."""
         return int(self.sql(f"SELECT count(*) FROM {table} WHERE {condition}")[0][0])
@@ -186,6 +203,8 @@ class Staging:
         return self.database.execute(query).to_arrow_table()
 
     def _insert(self, table: str, rows: pa.Table, file: int) -> None:
+        if rows.num_rows:
+            self._num_bytes[table] += rows.nbytes
         self.database.register("batch", rows)
         split = _SPLIT if "split" in rows.column_names else ""
         self.sql(

@@ -13,15 +13,20 @@ capitalized word. A name that is misspelled, or written in small letters where t
 capitals, is not found.
 """
 
+import hashlib
 import re
 import unicodedata
-from collections import Counter
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+
+from xrec.storage import Arrays, mapped_arrays
 
 Span = tuple[int, int]
 """Start and end of a part of a text, as for slicing."""
@@ -34,6 +39,7 @@ _POSSESSIVE = "'s"
 _MAX_WORDS = 12  # of a title; a longer one is known by its first words
 _MIN_LETTERS, _MIN_LETTERS_WITHOUT_CASE = 2, 4
 _MIN_SHORT_NAME = 3
+_RULES = 1  # version of all of them, in the name of the files of hashes
 
 
 @dataclass(frozen=True)
@@ -91,18 +97,27 @@ def without_spans(text: str, spans: Iterable[Span]) -> str:
 class TitleIndex:
     """The titles of a catalogue, to look for in texts that are `composed`.
 
-    It holds the titles and hashes of their words, in all about 200 bytes a title.
+    It holds hashes of their words, some 20 for a title, which are files of this node if `name`
+    says their content.
     """
 
-    def __init__(self, titles: Iterable[str]):
-        self._titles = {composed(title) for title in titles}
+    def __init__(self, titles: Iterable[str] | pa.ChunkedArray, name: str | None = None):
+        self._titles, self._name = titles, name
 
     def build(self) -> None:
         """Hash the titles now; otherwise the first search in a text does so, and takes longer.
 
-        That is about a second for 30,000 titles. Calling this twice has no effect.
+        That is about a second for 30,000 titles, once a node. Calling this twice has no effect.
         """
-        _ = self._hashes, self._shared_phrases
+        _ = self._hashes
+
+    @classmethod
+    def of_column(cls, titles: pa.ChunkedArray) -> Self:
+        """The index of a column of texts, which are read only if this node has no hashes."""
+        digest = hashlib.sha256()
+        for chunk in titles.chunks:
+            digest.update(pa.record_batch([chunk], ["title"]).serialize())
+        return cls(titles, digest.hexdigest()[:16])
 
     def other_title(self, text: str, title: str, context: Sequence[str] = ()) -> str | None:
         """The first name of another item in `text`, which is about the item `title`, or None.
@@ -157,7 +172,7 @@ class TitleIndex:
             if (
                 short[-1].is_small
                 or len("".join(word.written for word in short)) < _MIN_SHORT_NAME
-                or hash(_key(short)) in self._shared_phrases
+                or _are_among(self._hashes["phrases"], [_key(short)])[0]
             ):
                 continue
             for start, stop in _found(words, short):
@@ -172,7 +187,7 @@ class TitleIndex:
 
     def _known(self, words: list[_Word]) -> list[tuple[int, int]]:
         """The runs of words that are written as a name and are a title, by place and length."""
-        hashes, longest = self._hashes
+        longest = int(self._hashes["longest"][0])
         runs = [
             (start, stop)
             for start, first in enumerate(words)
@@ -181,38 +196,62 @@ class TitleIndex:
             if stop - start == _MAX_WORDS  # so many words that are a title's are no common ones
             or (not words[stop - 1].is_small and _is_name(words[start:stop]))
         ]
-        if not runs or not len(hashes):
-            return []
         keys = [(run, key) for run in runs for key in _keys(words[slice(*run)])]
-        wanted = np.array([hash(key) for _, key in keys], np.int64)
-        places = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
-        found = (keys[place][0] for place in np.flatnonzero(hashes[places] == wanted))
-        return list(dict.fromkeys(found))
+        is_title = _are_among(self._hashes["names"], [key for _, key in keys])
+        return list(
+            dict.fromkeys(run for (run, _), found in zip(keys, is_title, strict=True) if found)
+        )
 
     @cached_property
-    def _hashes(self) -> tuple[npt.NDArray[np.int64], int]:
-        """Sorted hashes of the titles, and the number of words of the longest one."""
-        keys = {
-            _key(words[:_MAX_WORDS])
-            for title in self._titles
-            if _can_be_found(words := _words(title))
-        }
-        hashes = np.fromiter((hash(key) for key in keys), np.int64, len(keys))
-        return np.sort(hashes), max(map(len, keys), default=0)
+    def _hashes(self) -> Arrays:
+        make = partial(_hashes_of, self._titles)
+        return (
+            make() if self._name is None else mapped_arrays(f"{self._name}.titles-{_RULES}", make)
+        )
 
-    @cached_property
-    def _shared_phrases(self) -> frozenset[int]:
-        """Hashes of the phrases that two or more titles hold."""
-        counts: Counter[int] = Counter()
-        for key in {_key(_words(title)) for title in self._titles}:
-            counts.update(
+
+def _hashes_of(titles: Iterable[str] | pa.ChunkedArray) -> Arrays:
+    """Hashes of the titles' names, and of the phrases that two or more titles hold, sorted.
+
+    `longest` is the number of words of the longest name.
+    """
+    names, known, phrases, longest = set[int](), set[int](), array("q"), 0
+    for title in titles:
+        words = _words(composed(str(title)))
+        key = _key(words)
+        if _can_be_found(words):
+            names.add(_hash(key[:_MAX_WORDS]))
+            longest = max(longest, min(len(key), _MAX_WORDS))
+        if (whole := _hash(key)) not in known:
+            known.add(whole)
+            phrases.extend(
                 {
-                    hash(key[start:stop])
+                    _hash(key[start:stop])
                     for start in range(len(key))
                     for stop in range(start + 1, min(len(key), start + _MAX_WORDS) + 1)
                 }
             )
-        return frozenset(phrase for phrase, count in counts.items() if count > 1)
+    held, counts = np.unique(np.array(phrases, np.int64), return_counts=True)
+    return {
+        "names": np.sort(np.fromiter(names, np.int64, len(names))),
+        "phrases": held[counts > 1],
+        "longest": np.array([longest]),
+    }
+
+
+def _hash(key: Sequence[str]) -> int:
+    """64 bits that are the same in all processes."""
+    digest = hashlib.blake2b(" ".join(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _are_among(hashes: npt.NDArray[np.int64], keys: Sequence[Sequence[str]]) -> list[bool]:
+    """Whether the hash of each key is one of `hashes`, which are sorted."""
+    wanted = np.array([_hash(key) for key in keys], np.int64)
+    places = np.searchsorted(hashes, wanted)
+    there = places < len(hashes)
+    there[there] = hashes[places[there]] == wanted[there]
+    return list(map(bool, there))
 
 
 def _words(text: str) -> list[_Word]:

@@ -20,7 +20,15 @@ from xrec.storage.artifact import (
     write_manifest,
 )
 from xrec.storage.location import Location, request_each, storage_errors
-from xrec.storage.mapped import made_once, map_file, map_table, mapped, node_folder
+from xrec.storage.mapped import (
+    Arrays,
+    made_once,
+    map_file,
+    map_table,
+    mapped,
+    mapped_arrays,
+    node_folder,
+)
 from xrec.storage.parquet import (
     parquet_bytes,
     read_footer,
@@ -33,6 +41,7 @@ __all__ = [
     "MANIFEST",
     "RUN_RECORD",
     "TABLES",
+    "Arrays",
     "Kind",
     "Location",
     "Manifest",
@@ -51,6 +60,7 @@ __all__ = [
     "map_file",
     "map_table",
     "mapped",
+    "mapped_arrays",
     "node_folder",
     "open_location",
     "parquet_bytes",

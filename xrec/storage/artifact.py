@@ -13,7 +13,8 @@ published them, and names no files.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -292,11 +293,12 @@ def write_contents(location: Location, contents: Mapping[str, bytes | str]) -> d
 
 
 def read_content(location: Location, manifest: Manifest, name: str, *, remedy: str) -> bytes:
-    """A file of the artifact; raises ArtifactMismatchError if it is not what the manifest says.
+    """A file of the artifact; raises ArtifactMismatchError if it is missing or another one.
 
     remedy: what to do then.
     """
-    data = (location / name).read_bytes()
+    with _of_manifest(location / name, remedy):
+        data = (location / name).read_bytes()
     _check_content(location, manifest, name, content_hash(data), remedy)
     return data
 
@@ -304,13 +306,23 @@ def read_content(location: Location, manifest: Manifest, name: str, *, remedy: s
 def download(location: Location, manifest: Manifest, name: str, path: Path, *, remedy: str) -> None:
     """Write a file of the artifact to the local `path`, in parts of 16 MiB; raises the same."""
     file, digest = location / name, hashlib.sha256()
-    with storage_errors(file.uri):
+    with _of_manifest(file, remedy), storage_errors(file.uri):
         starts = range(0, int(file.fs.size(file.path)), _PART_BYTES)
     with path.open("wb") as copy:
         for part in request_each(lambda start: file.read_range(start, _PART_BYTES), starts):
             digest.update(part)
             copy.write(part)
     _check_content(location, manifest, name, digest.hexdigest()[:16], remedy)
+
+
+@contextmanager
+def _of_manifest(file: Location, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageNotFoundError as error:
+        raise ArtifactMismatchError(
+            f"{file}: the manifest names this file, and it is not there; {remedy}"
+        ) from error
 
 
 def _check_content(

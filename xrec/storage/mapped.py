@@ -7,11 +7,13 @@ content, so it never changes. Pages that are mapped are in memory once a node.
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
@@ -24,6 +26,7 @@ from xrec.storage.parquet import check_schema
 logger = logging.getLogger("xrec")
 
 T = TypeVar("T")
+Arrays = dict[str, npt.NDArray[Any]]
 
 _REMEDY = "make the artifact again"
 
@@ -67,7 +70,7 @@ def mapped(name: str, make: Callable[[Path], object], open_file: Callable[[Path]
             return open_file(path)
         except (ValueError, OSError) as error:
             logger.warning("%s: is damaged (%s), and is made again", path, error)
-            path.unlink(missing_ok=True)
+            _delete(path)
             made_once(path, make)
             return open_file(path)
     except OSError as error:
@@ -75,6 +78,27 @@ def mapped(name: str, make: Callable[[Path], object], open_file: Callable[[Path]
             f"{path}: this node cannot keep a file of dataset or graph ({error}); free space on "
             "its disk, or set XDG_CACHE_HOME to a folder with room that can be written"
         ) from error
+
+
+def mapped_arrays(name: str, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> Arrays:
+    """The arrays by name that `make` returns, as files in the folder `name` of this node.
+
+    name: says of what they are made, and by which version of the rules. A process that writes into
+    one changes its own copy of the pages. Raises as `mapped` does.
+    """
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        arrays = make()
+        for each, array in arrays.items():
+            np.save(folder / each, array)
+        (folder / "names").write_text("\n".join(arrays))
+
+    def read(folder: Path) -> Arrays:
+        names = (folder / "names").read_text().split("\n")
+        return {each: np.asarray(np.load(folder / f"{each}.npy", mmap_mode="c")) for each in names}
+
+    return mapped(name, write, read)
 
 
 def map_table(location: Location, manifest: Manifest, name: str, schema: pa.Schema) -> pa.Table:

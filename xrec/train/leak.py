@@ -18,7 +18,6 @@ the reference names, on purpose, and are not measured.
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
@@ -28,8 +27,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from xrec.checks import AspectNames
-from xrec.config.shared import Split
-from xrec.data.dataset import Dataset, edges_of
+from xrec.data.dataset import Dataset, edges_of, pair_keys
 from xrec.data.profiles import Profiles
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.leave_out import TrainingVectors
@@ -40,6 +38,7 @@ _WORD = re.compile(r"\w{4,}")
 _USER, _ITEM = 0, 1  # places in a pair
 
 Pair = tuple[int, int]
+Indices = npt.NDArray[np.int64]
 FitOf = Callable[[Pair, Pair], float | None]
 """The fit of the first pair's input to the second one's reference; None if it cannot be told."""
 
@@ -100,9 +99,12 @@ def measure_leak(
     }
     if graph.aspects is not None:
         measures["user vector"] = (inputs.user_vector, None)
-    training = _explained(dataset, "train")
-    held_out = _explained(dataset, "validation") + _explained(dataset, "test")
-    found = {name: _fit(training, held_out, *measure) for name, measure in measures.items()}
+    training, *held_out = (
+        edges_of(dataset.explained_pairs(split)) for split in ("train", "validation", "test")
+    )
+    found = {
+        name: _fit(training, np.hstack(held_out), *measure) for name, measure in measures.items()
+    }
     return {name: fit for name, fit in found.items() if fit is not None}
 
 
@@ -124,8 +126,7 @@ class _Inputs:
         self._rows = {name: row for row, name in enumerate(aspects)}
         self._names = AspectNames(aspects) if aspects else None
         self._found: dict[str, frozenset[str]] = {}
-        texts = dataset.explanations["explanation"].to_pylist()
-        self._references = dict(zip(_pairs(edges_of(dataset.explanations)), texts, strict=True))
+        self._explanations, self._keys = dataset.explanations, pair_keys(dataset.explanations)
 
     def user_profile(self, of: Pair, to: Pair) -> float | None:
         return self._share_named(self._profile(of)[0], to)
@@ -134,7 +135,7 @@ class _Inputs:
         return self._share_named(self._profile(of)[1], to)
 
     def user_vector(self, of: Pair, to: Pair) -> float | None:
-        said = self._said(self._references[to])
+        said = self._said(self._reference(to))
         rows = [self._rows[name] for name in said if name in self._rows]
         if not rows or self._aspects is None:
             return None
@@ -143,6 +144,10 @@ class _Inputs:
 
     def both_vectors(self, of: Pair, to: Pair) -> float | None:
         return float(cosine_similarity(self._vectors_of(of)[0], self._vectors_of(to)[1], dim=0))
+
+    def _reference(self, pair: Pair) -> str:
+        row = int(np.searchsorted(self._keys, (pair[0] << 32) + pair[1]))
+        return str(self._explanations["explanation"][row])
 
     def _profile(self, pair: Pair) -> tuple[str, str]:
         return self._profiles.of(*pair, leave_out_own=self._leave_out_own)
@@ -154,7 +159,7 @@ class _Inputs:
         return self._vectors.users[row], self._vectors.items[row]
 
     def _share_named(self, text: str, to: Pair) -> float | None:
-        wanted = self._said(self._references[to])
+        wanted = self._said(self._reference(to))
         return len(wanted & self._said(text)) / len(wanted) if wanted else None
 
     def _said(self, text: str) -> frozenset[str]:
@@ -167,13 +172,7 @@ class _Inputs:
         return self._found[text]
 
 
-def _pairs(edges: npt.NDArray[np.int64]) -> list[Pair]:
-    return [(user, item) for user, item in edges.T.tolist()]
-
-
-def _fit(
-    training: list[Pair], held_out: list[Pair], fit_of: FitOf, shared: int | None
-) -> Fit | None:
+def _fit(training: Indices, held_out: Indices, fit_of: FitOf, shared: int | None) -> Fit | None:
     """The fit of an input; the pair in its place has the same `shared`, or any if that is None."""
     train, held = (list(_compared(pairs, fit_of, shared)) for pairs in (training, held_out))
     if not train or not held:
@@ -183,26 +182,25 @@ def _fit(
     return Fit(own, other, own_held, other_held, gap, gap - half, gap + half)
 
 
-def _explained(dataset: Dataset, split: Split) -> list[Pair]:
-    return _pairs(edges_of(dataset.explained_pairs(split)))
-
-
 def _compared(
-    pairs: list[Pair], fit_of: FitOf, shared: int | None
+    pairs: Indices, fit_of: FitOf, shared: int | None
 ) -> Iterator[tuple[int, float, float]]:
-    """The user of a pair, its fit, and that of another pair's input in its place."""
-    rng = np.random.default_rng(0)
-    sharing: defaultdict[int | None, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        sharing[None if shared is None else pair[shared]].append(pair)
-    for place in rng.permutation(len(pairs))[:_MOST_PAIRS]:
-        pair = pairs[place]
-        others = sharing[None if shared is None else pair[shared]]
-        others = others if len(others) > 1 else pairs
-        drawn = others[rng.integers(len(others))]
+    """The user of each of some `pairs` (2, P), its fit, and that of another one in its place."""
+    rng, num_pairs = np.random.default_rng(0), pairs.shape[1]
+    every = np.arange(num_pairs)
+    keys = np.zeros(num_pairs, np.int64) if shared is None else pairs[shared]
+    order = np.argsort(keys, kind="stable")
+    for place in rng.permutation(num_pairs)[:_MOST_PAIRS]:
+        first, stop = np.searchsorted(keys, [keys[place], keys[place] + 1], sorter=order)
+        others = order[first:stop] if stop - first > 1 else every
+        pair, drawn = (_pair(pairs, row) for row in (place, others[rng.integers(len(others))]))
         own, other = fit_of(pair, pair), fit_of(drawn, pair)
         if drawn != pair and own is not None and other is not None:
             yield pair[0], own, other
+
+
+def _pair(pairs: Indices, row: int) -> Pair:
+    return int(pairs[0, row]), int(pairs[1, row])
 
 
 def _means(rows: Iterable[tuple[int, float, float]]) -> tuple[float, float, float]:

@@ -78,7 +78,7 @@ def test_aspects_that_are_not_praised_more_than_blamed_are_not_chosen(scorer, pa
     # What a review mentions it praises, blames, or only speaks of.
     verdicts = np.random.default_rng(2).choice([1, -1, 0], words.shape, p=[0.4, 0.3, 0.3]) * words
     low_rated = np.random.default_rng(3).integers(-1, 2, (m.num_items, m.num_aspects))
-    praise = Praise(
+    praise = Praise.of(
         m.items, scipy.sparse.csr_matrix(verdicts), scipy.sparse.csr_matrix(low_rated * 1.0)
     )
     found = AspectChooser(scorer, praise=praise).choose(

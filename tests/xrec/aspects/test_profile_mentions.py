@@ -71,7 +71,7 @@ def test_graph_counts_are_the_shares_of_others_who_visited_the_users_places(ment
     for user, item in VISITS:
         visitors = [u for u, i in VISITS if i == item]
         expected[user] += sum(shares[u] for u in visitors if u != user) / math.sqrt(len(visitors))
-    found = _scorer(mentions).graph_counts.toarray()
+    found = _scorer(mentions).graph_counts(np.arange(3)).toarray()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -73,17 +73,17 @@ def _saying(m: Mentions, rows: object, said: float) -> Mentions:
 def test_scores_without_the_own_review_are_those_of_a_town_without_its_words(mentions, neighbours):
     """They do not depend on what it says, nor do neighbours' shares, which stay as they are."""
     pair = mentions.users[[5]], mentions.items[[5]]
-    shares = AspectScorer(mentions, neighbours, WEIGHTS).neighbour_shares
+    prior = AspectScorer(mentions, neighbours, WEIGHTS).prior
     found = []
     for said in (0.0, 1.0):
         scorer = AspectScorer(_saying(mentions, 5, said), neighbours, WEIGHTS)
-        scorer.__dict__["neighbour_shares"] = shares
+        scorer.__dict__["prior"] = prior
         found.append(scorer.scores(*pair, leave_out_own=True))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
     weights = Weights(graph_weight=0.0, prior_reviews=3.0)
     of_all = AspectScorer(mentions, neighbours, weights)
     silent = AspectScorer(_saying(mentions, 5, 0.0), neighbours, weights)
-    silent.__dict__["neighbour_shares"] = of_all.neighbour_shares
+    silent.__dict__["prior"] = of_all.prior
     without = of_all.scores(*pair, leave_out_own=True)
     np.testing.assert_allclose(without, silent.scores(*pair), rtol=1e-5, atol=1e-5)
 
@@ -94,8 +94,8 @@ def test_scores_by_the_graph_alone_do_not_depend_on_the_users_own_words(mentions
         AspectScorer(_saying(mentions, mentions.users == 4, said), neighbours, weights)
         for said in (0.0, 1.0)
     )
-    found = silent.user_part[[4]].toarray()
-    np.testing.assert_allclose(found, loud.user_part[[4]].toarray(), rtol=1e-4, atol=1e-5)
+    found, expected = (scorer.user_part(np.array([4])).toarray() for scorer in (silent, loud))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert found.any()
 
 

@@ -10,12 +10,21 @@ import pytest
 
 from jobs.train_aspects import output, run
 from tests.xrec.aspects.planted_aspects import prepared_town, with_aspects
-from xrec.aspects import AspectChooser, Weights, aspects_of, dataset_mentions, read_chooser
+from xrec.aspects import (
+    AspectChooser,
+    AspectScorer,
+    Weights,
+    aspects_of,
+    dataset_mentions,
+    dataset_praise,
+    read_chooser,
+)
 from xrec.config.graph import TrainAspectsConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import StorageConfig
 from xrec.data import read_dataset
 from xrec.data.cold_start import extend_dataset, read_cold_start
+from xrec.data.menus import Menus, Opinions
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, DataError
 from xrec.storage import Location, open_location, read_manifest
 
@@ -72,6 +81,29 @@ def test_mentions_of_a_dataset_are_those_of_the_split_that_do_not_blame(dataset)
     rows, aspects = found.aspects.nonzero()
     pairs = zip(found.users[rows], found.items[rows], aspects, strict=True)
     assert {tuple(map(int, each)) for each in pairs} == expected
+
+
+def test_counts_lie_in_files_of_the_node_and_choose_as_those_in_memory(
+    trained, dataset, monkeypatch
+):
+    scorer = read_chooser(_aspects(trained), dataset).scorer
+    counted = AspectScorer(dataset_mentions(dataset, "train"), scorer.neighbours, scorer.weights)
+    in_memory = AspectChooser(counted, praise=dataset_praise(dataset))
+    monkeypatch.setattr("xrec.aspects.artifact.dataset_mentions", None)  # nothing counts again
+    kept = read_chooser(_aspects(trained), dataset)
+    pairs = counted.mentions.users, counted.mentions.items
+    for leave_out_own in (False, True):
+        expected, found = (
+            vars(each.choose(*pairs, 3, leave_out_own=leave_out_own)) for each in (in_memory, kept)
+        )
+        assert {name: values.tolist() for name, values in found.items()} == {
+            name: values.tolist() for name, values in expected.items()
+        }
+    said = dataset.explanation_aspects.select(["item_index", "aspect_index"]).to_pylist()
+    unread = replace(dataset, on_disk=None)
+    for read, made in ((Menus(dataset), Menus(unread)), (Opinions(dataset), Opinions(unread))):
+        places = {tuple(row.values())[: 1 if isinstance(read, Menus) else 2] for row in said}
+        assert [read.of(*place) for place in places] == [made.of(*place) for place in places]
 
 
 def test_second_run_does_no_work_and_other_settings_are_refused(trained, monkeypatch):

@@ -1,7 +1,10 @@
 """Personal data in texts: what is removed, and what only looks like it."""
 
+import random
+
 import pytest
 
+from xrec.data import personal
 from xrec.data.personal import is_personal, remove_personal
 
 
@@ -79,3 +82,24 @@ def test_text_is_personal_even_where_only_the_mark_of_what_was_removed_is_left()
     assert is_personal(text)
     assert not is_personal("She is kind.")
     assert remove_personal("note: mail a@b.de now", mark="")[0] == "note: mail now"
+
+
+PARTS = (
+    "a.b@c.com|foo [AT] bar.org|www.x.com|http://a.b/c|I love it.Me too|it.It|call 5551234567|"
+    "12 Elm St|"
+    "Hauptstraße 5|12 rue de la Paix|My Name's Bob|my name is Bob|asked for Maria|thanks to Al|"
+    "shout-out to Liz|kudos to Ray|served by Kim|helped by Al|our host was Max|Our server Sue|"
+    "ich heiße Karl|Mein Name ist Karl|je m'appelle Luc|me llamo Ana|mi nombre es Ana|"
+    "mi chiamo Ugo|@cool|İnstagram: foo|ınsta: foo|ſkype: foo|KIK: foo|thanKs to Bob|"
+    f"aſk for Bob|u/abc_d|60 Hz|{'A1' * 21}|the tuner is quick"
+).split("|")
+
+
+def test_kinds_without_a_sign_in_a_text_have_no_place_in_it(monkeypatch):
+    rng = random.Random(0)
+    drawn = [" ".join(rng.choices(PARTS, k=rng.randint(1, 3))) for _ in range(1500)]
+    texts = [change(text) for text in drawn for change in (str, str.upper, str.lower)]
+    found = list(map(remove_personal, texts))
+    monkeypatch.setattr(personal, "_possible_kinds", lambda text: tuple(personal._KINDS))
+    assert found == list(map(remove_personal, texts))
+    assert set().union(*(kinds for _, kinds in found)) == set(personal._KINDS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -96,6 +97,35 @@ def test_prepare_again_reads_only_files_that_changed(tmp_path, release, monkeypa
     os.utime(release / "total_tst.csv", (1, 1))
     assert prepare_dataset(_release_config(tmp_path, release)) == first
     assert read == ["total_tst.csv"]
+
+
+@pytest.mark.parametrize(
+    ("users", "pairs", "error"),
+    [
+        ([1, 2], ["1", "2"], None),
+        (["1", "2"], [1, 2], None),
+        ([1.0, 2.0], ["1", "2"], r"users\.parquet(.|\n)*user_id must be a string or an integer"),
+        (["1", "2"], [1.0, 2.0], r"actions\.parquet(.|\n)*user_id must be a string or an integer"),
+        (["01", "02"], [1, 2], r"actions\.parquet(.|\n)*unknown user_id"),
+    ],
+)
+def test_prepare_ids_of_other_types_are_the_same_or_an_error_that_writes_nothing(
+    tmp_path, users, pairs, error
+):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    tables = {"users": {"user_id": users, "profile": "p"}, "interactions": {"user_id": pairs}}
+    for name, columns in tables.items():
+        pd.DataFrame({**columns, "item_id": "i"}).to_parquet(folder / f"{name}.parquet")
+    source, splits = {"kind": "tables", "uri": str(folder)}, {"validation": 0, "test": 0.001}
+    config = _config(tmp_path / "workspace", source, splits=splits)
+    if error is None:
+        prepare_dataset(config)
+        assert _dataset(tmp_path / "workspace").users["user_id"].to_pylist() == ["1", "2"]
+    else:
+        with pytest.raises(DataError, match=error):
+            prepare_dataset(config)
+        assert list((tmp_path / "workspace").rglob("*")) == []
 
 
 def _write_cut(folder: Path, rows: Mapping[str, list[dict[str, Any]]], seed: int) -> None:

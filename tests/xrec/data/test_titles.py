@@ -2,7 +2,9 @@
 
 import random
 import unicodedata
+from multiprocessing import get_context
 
+import pyarrow as pa
 import pytest
 
 from xrec.data import titles
@@ -139,6 +141,24 @@ def test_built_index_reads_text_and_title_and_the_context_only_for_another_name(
     assert set(read) == {text, title}
     assert index.other_title("At The Rusty Compass.", title, [context]) is not None
     assert set(read) == {text, title, "At The Rusty Compass.", context}
+
+
+def test_hashes_of_titles_are_files_that_other_processes_search(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    column = pa.chunked_array([CATALOGUE[:2], CATALOGUE[2:]])
+    with get_context("spawn").Pool(1) as pool:  # whose hash() is another one
+        pool.apply(_build, [column])
+    monkeypatch.setattr(titles, "_hashes_of", lambda _: {}["read again"])
+    index = TitleIndex.of_column(column)
+    for title in ("The Rusty Fox", "The Rusty Compass", "Sea Salt", "Target"):
+        assert index.other_title(f"It is better than {title} too.", "Nowhere") == title
+        assert index.other_title(f"It is better than {title} too.", title) is None
+    with pytest.raises(KeyError, match="read again"):
+        TitleIndex.of_column(column.slice(1)).build()
+
+
+def _build(column: pa.ChunkedArray) -> None:
+    TitleIndex.of_column(column).build()
 
 
 OWNERS = ["Wendy", "Wendy's", "Bub's and Co", "Bub"]

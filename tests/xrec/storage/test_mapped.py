@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +22,7 @@ from xrec.storage import (
     map_file,
     map_table,
     mapped,
+    mapped_arrays,
     node_folder,
     open_location,
     write_contents,
@@ -66,11 +68,16 @@ def test_file_in_several_parts_is_copied_with_a_hole_behind_it(tmp_path, monkeyp
     assert map_file(*where, "none", Path.read_bytes, 3) == b"\0\0\0"
 
 
-def test_content_of_another_than_the_manifests_is_refused_and_nothing_stays(tmp_path, cache):
+@pytest.mark.parametrize("error", ["its content is not what the man", "this file, and it is not"])
+def test_file_that_is_missing_or_another_is_refused_and_nothing_stays(tmp_path, cache, error):
     location, manifest = _pairs(tmp_path)
-    (location / "pairs").write_bytes((location / "pairs").read_bytes()[:-1])
+    file = location / "pairs"
+    if "content" in error:
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        file.delete()
     for read in (map_table, map_file):
-        with pytest.raises(ArtifactMismatchError, match=r"pairs: its content is not what the man"):
+        with pytest.raises(ArtifactMismatchError, match=rf"pairs: .*{error}.*again"):
             read(location, manifest, "pairs", PAIRS)
     assert [path.name for path in cache.iterdir() if path.suffix != ".lock"] == []
 
@@ -93,14 +100,38 @@ def test_file_that_was_cut_off_is_made_again(tmp_path, cache, caplog, kept):
     assert "is damaged" in caplog.text
 
 
+@pytest.mark.parametrize("damage", [None, "delete", "cut"])
+def test_arrays_are_made_once_and_again_if_one_is_damaged(cache, damage):
+    calls = []
+
+    def make() -> dict[str, np.ndarray]:
+        calls.append(1)
+        return {"numbers": np.arange(9.0), "none": np.empty(0, np.int32)}
+
+    mapped_arrays("counts", make)["numbers"][:] = 7  # the process's own
+    file = cache / "counts" / "numbers.npy"
+    if damage == "delete":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+    found = mapped_arrays("counts", make)
+    assert found["numbers"].tolist() == list(range(9))
+    assert (found["none"].shape, found["none"].dtype) == ((0,), np.int32)
+    assert len(calls) == (1 if damage is None else 2)
+
+
 def _full(path: Path) -> None:
     path.write_text("a part")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_full_disk_or_a_folder_that_cannot_be_written_is_told(tmp_path, cache, monkeypatch):
-    with pytest.raises(StorageError, match=r"mapped/x: this node cannot keep .*No space left.*XDG"):
+    error = r"mapped/x: this node cannot keep .*No space left.*XDG"
+    with pytest.raises(StorageError, match=error):
         mapped("x", _full, Path.read_text)
+    monkeypatch.setattr("numpy.save", lambda file, array: _full(file))
+    with pytest.raises(StorageError, match=error):
+        mapped_arrays("x", lambda: {"numbers": np.arange(9)})
     assert not any("x" in path.name for path in cache.iterdir() if path.suffix != ".lock")
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

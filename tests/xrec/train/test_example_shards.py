@@ -13,7 +13,7 @@ from ray import cloudpickle
 from tests.xrec.train.adapter_town import adapter_data, load_here, make_config
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.data.dataset import read_dataset
-from xrec.errors import ArtifactMismatchError, DataError, StorageNotFoundError
+from xrec.errors import ArtifactMismatchError, DataError
 from xrec.llm.examples import Example
 from xrec.llm.prefix import num_prefix_tokens
 from xrec.storage import location_of
@@ -108,21 +108,17 @@ def test_examples_on_s3_leave_nothing_on_the_nodes_disk(config, s3, bucket, tmp_
 
 
 @pytest.mark.parametrize(
-    ("damage", "error", "message"),
+    ("damage", "message"),
     [
-        (Path.unlink, StorageNotFoundError, r"train-0+\.arrow"),
-        (
-            lambda file: file.write_bytes(file.read_bytes()[:-9]),
-            ArtifactMismatchError,
-            r"train-0+\.arrow: its content is not what the manifest says; delete .*run again",
-        ),
+        (Path.unlink, "the manifest names this file, and it is not there"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-9]), "its content is not what the man"),
     ],
 )
-def test_shard_that_is_missing_or_of_another_content_is_refused(config, damage, error, message):
+def test_shard_that_is_missing_or_of_another_content_is_refused(config, damage, message):
     write_examples(config, RUN, INPUTS)
     (shard,) = Path(config.artifact("adapter")).rglob("train-*.arrow")
     damage(shard)
-    with pytest.raises(error, match=message):
+    with pytest.raises(ArtifactMismatchError, match=rf"train-0+\.arrow: {message}.*run again"):
         load_here(config)
 
 
