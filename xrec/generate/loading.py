@@ -198,7 +198,7 @@ def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSourc
     check_graph_of_dataset(graph, dataset, sources.graph, sources.dataset)
     adapter = read_adapter(open_location(sources.adapter, sources.storage))
     adapter.check_graph(graph.fingerprint)
-    folder = resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage)
+    folder = resolve_model(sources.llm, sources.storage)
     adapter.check_base_model(model_fingerprint(folder), sources.llm.model)
     aspects = aspects_of(adapter.config.prompt, sources.aspects, dataset, sources.storage)
     return CheckedSources(dataset, graph, adapter, aspects, folder)

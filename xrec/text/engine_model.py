@@ -138,7 +138,7 @@ def load_engine_model(
     Raises ModelError if the model cannot be had, or its tokenizer knows no grammar.
     """
     torch.set_num_threads(num_threads)
-    folder = resolve_model(llm.model, llm.cache_dir, storage)
+    folder = resolve_model(llm, storage)
     model = load_llm(llm, folder, resolve_device(device))
     tokenizer = load_tokenizer(folder)
     stops = stop_token_ids(model, tokenizer)
