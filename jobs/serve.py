@@ -37,7 +37,7 @@ def run(
     config = checked(config)
     with (
         environment({PROXY_VARIABLE: os.environ.get(PROXY_VARIABLE, PROXY_CALLBACK)}),
-        ensure_ray(config.ray),
+        ensure_ray(config.ray, shows_workers=True),
         _serving(config),
     ):
         tell(address_of(config))
@@ -91,7 +91,7 @@ def _serving(config: ServeConfig) -> Iterator[None]:
     serve.start(
         proxy_location=options["proxy_location"],
         http_options=options["http_options"],
-        logging_config={"enable_access_log": False},
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )
     try:
         deploy(config)

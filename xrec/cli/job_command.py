@@ -1,5 +1,6 @@
 """A command for each job: CONFIG in, one library call, exit code out."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -13,6 +14,10 @@ from xrec.cli.reporting import ConfigPath, DryRun, Overrides, keys_option, repor
 if TYPE_CHECKING:
     from xrec.config.serve import ServeConfig
     from xrec.config.shared import JobConfig
+
+
+# Ray reads these when it is imported: lines of replicas appear here as they were written.
+_PLAIN_LINES = {"RAY_DISABLE_WORKER_LOG_PREFIX": "1", "RAY_DEDUP_LOGS": "0"}
 
 
 def add_job_command(app: typer.Typer, job: Job) -> None:
@@ -81,6 +86,7 @@ def _serve(
     elif write_deployment is not None:
         _write_deployment(load(), write_deployment)
     else:
+        os.environ.update(_PLAIN_LINES)
         SERVE.module().run(load(), load, _tell)
 
 
