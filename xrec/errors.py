@@ -25,6 +25,9 @@ XRecError
 A message says what is wrong, the value seen, what was expected, and what to do.
 """
 
+import importlib.metadata
+import shlex
+
 
 class XRecError(Exception):
     """Base of all errors that xrec expects; the CLI prints them without a traceback."""
@@ -108,3 +111,16 @@ class TrainingError(XRecError):
 
 class ClusterError(XRecError):
     """The Ray cluster cannot be reached, or a submitted job failed."""
+
+
+def install_command(extra: str) -> str:
+    """What installs the packages of an extra, by their own names: xrec is on no package index.
+
+    If xrec itself is not installed, it is the extra's name that is told.
+    """
+    try:
+        lines = [each.split(";") for each in importlib.metadata.requires("xrec") or []]
+    except importlib.metadata.PackageNotFoundError:
+        return f"pip install the packages of the extra {extra} in pyproject.toml"
+    wanted = [line[0].strip() for line in lines if f'extra == "{extra}"' in line[-1]]
+    return f"pip install {shlex.join(wanted)}"

@@ -28,7 +28,7 @@ class LLMConfig(Config):
     """Number format of the weights; auto is bfloat16 on a GPU that has it, else float32. bfloat16
     is 4 times as fast on CPUs with AVX512-BF16 or AMX."""
     quantization: Quantization | None = None
-    """int8: train-adapter holds the frozen layers in 8 bits (pip install 'xrec[int8]'), unsharded;
+    """int8: train-adapter holds the frozen layers in 8 bits (by bitsandbytes), unsharded;
     jobs that write texts use dtype. If null, dtype."""
     attn_implementation: Attention = "auto"
     """Attention kernel: one of transformers, or xrec's own for CPUs (grouped); auto is grouped on a
@@ -66,7 +66,7 @@ class EngineConfig(Config):
     """
 
     kind: Literal["auto", "builtin", "vllm"] = "auto"
-    """The engine. auto is vllm on a GPU if xrec[vllm] is installed and knows the model, else
+    """The engine. auto is vllm on a GPU if a vLLM that knows the model is installed, else
     builtin, xrec's own."""
     max_rows: int = Field(128, ge=1)
     """Largest number of prompts that are worked on together."""

@@ -14,7 +14,7 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import aspects_of, read_chooser
 from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
-from xrec.errors import ModelError
+from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.shared_engine import SharedEngine
@@ -177,7 +177,7 @@ def _with_vllm(
     except ImportError as error:
         raise ModelError(
             f"engine.kind vllm: vLLM cannot be imported here ({error}); "
-            "run: pip install 'xrec[vllm]', or set engine.kind=builtin"
+            f"run: {install_command('vllm')}, or set engine.kind=builtin"
         ) from error
     tokenizer = load_tokenizer(checked.llm)
     engine = VllmEngine(
@@ -231,7 +231,7 @@ def _why_not_vllm(device: torch.device, model_folder: Path) -> str | None:
     try:
         check_installed_vllm()
     except ImportError as error:
-        return f"vLLM cannot be imported ({error}); pip install 'xrec[vllm]' would bring it"
+        return f"vLLM cannot be imported ({error}); {install_command('vllm')} would bring it"
     except ModelError as error:
         return str(error)
     unknown = unknown_family(read_text_config(model_folder).architectures)
