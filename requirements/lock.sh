@@ -12,8 +12,7 @@ compile=(uv pip compile --quiet --python-version 3.11 --python-platform linux --
 "${compile[@]}" --all-extras --custom-compile-command "make lock" "$@" \
   --output-file lock.txt ../pyproject.toml
 
-hashed=("${compile[@]}" --no-header --generate-hashes --constraint lock.txt --extra evaluate
-  --extra gguf)
+hashed=("${compile[@]}" --no-header --generate-hashes --constraint lock.txt --extra gguf)
 rm -rf images
 mkdir images
 "${hashed[@]}" ../pyproject.toml | awk '

@@ -113,14 +113,16 @@ class ClusterError(XRecError):
     """The Ray cluster cannot be reached, or a submitted job failed."""
 
 
-def install_command(extra: str) -> str:
-    """What installs the packages of an extra, by their own names: xrec is on no package index.
-
-    If xrec itself is not installed, it is the extra's name that is told.
-    """
+def packages_of(extra: str | None = None) -> list[str]:
+    """The packages that xrec requires, or those of an extra: `name>=version` each."""
     try:
-        lines = [each.split(";") for each in importlib.metadata.requires("xrec") or []]
+        lines = [each.partition(";") for each in importlib.metadata.requires("xrec") or []]
     except importlib.metadata.PackageNotFoundError:
-        return f"pip install the packages of the extra {extra} in pyproject.toml"
-    wanted = [line[0].strip() for line in lines if f'extra == "{extra}"' in line[-1]]
-    return f"pip install {shlex.join(wanted)}"
+        return []
+    wanted = "" if extra is None else f'extra == "{extra}"'
+    return [name for name, _, when in lines if (wanted in when if wanted else "extra" not in when)]
+
+
+def install_command(extra: str) -> str:
+    """What installs the packages of an extra, by their own names: xrec is on no package index."""
+    return f"pip install {shlex.join(packages_of(extra)) or f'(the extra {extra} of xrec)'}"

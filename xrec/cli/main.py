@@ -6,6 +6,7 @@ import typer
 
 from jobs.catalogue import COMPARE, JOBS
 from xrec.cli import (
+    doctor_command,
     explain_command,
     init_command,
     run_command,
@@ -55,6 +56,8 @@ def _program(
 
 
 app.command("run", help=run_command.HELP)(run_command.run)
+app.command("demo", help=run_command.DEMO_HELP)(run_command.demo)
+app.command("doctor", help=doctor_command.HELP)(doctor_command.doctor)
 app.command("status", help=status_command.HELP)(status_command.status)
 _lab = new_app(no_args_is_help=True)
 for _job in JOBS:
