@@ -16,6 +16,7 @@ BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(s
 TINY = [
     *("build-sample-llm.num_steps=8", "build-sample-llm.num_threads=1"),
     *("prepare.source.num_users=40", "prepare.source.num_items=20", "pretrain-graph.folds=0"),
+    "prepare.source.interactions_per_user=8",
     *("pretrain-graph.training.num_epochs=1", "train-adapter.training.num_epochs=1"),
     *("train-adapter.training.max_steps=2", "recommend.k=2", "backfill.pairs.max_pairs=8"),
     *("evaluate.max_pairs=8", "evaluate.max_shuffled_generations=0", "evaluate.encoder=null"),

