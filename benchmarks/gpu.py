@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.processes import HERE
 from benchmarks.report import BENCHMARKS, SMOLLM2, Output, command_line
+from xrec.config.llm import LLMConfig
 from xrec.llm.model import load_tokenizer, resolve_device
 from xrec.llm.source import resolve_model
 
@@ -61,7 +62,7 @@ def gpu(
 def random_model(folder: Path, *, is_toy: bool) -> Path:
     """A Llama of random weights with SmolLM2's tokenizer, in bfloat16."""
     if not (folder / "config.json").exists():
-        tokenizer = load_tokenizer(resolve_model(SMOLLM2))
+        tokenizer = load_tokenizer(resolve_model(LLMConfig(model=SMOLLM2)))
         sizes = _TOY if is_toy else _BILLIONS
         with resolve_device("auto"):
             config = LlamaConfig(

@@ -121,9 +121,7 @@ class Town:
         """The language model without an adapter, which is told of the favourite in words."""
         config = self.config
         model = frozen_model(sources_of(config.workspace, config.llm), torch.device("cpu"))
-        tokenizer = load_tokenizer(
-            resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
-        )
+        tokenizer = load_tokenizer(resolve_model(config.llm, config.storage))
         vocabulary = text_vocabulary(model.get_input_embeddings().num_embeddings, self.dataset)
         builder = PromptBuilder(tokenizer, config.prompt, vocabulary)
         prompts = StatedTaste(self.dataset, builder, self.favourites)

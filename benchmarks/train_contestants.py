@@ -28,6 +28,7 @@ from transformers import (
 from xrec.adapter.model import attach_adapters, build_adapters, embedding_scale
 from xrec.adapter.pairs import PairPrompts
 from xrec.config.adapter import AdapterModelConfig
+from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.data.dataset import read_dataset
 from xrec.graph.artifact import read_graph
@@ -116,7 +117,7 @@ def prepare(contest: Contest, *, num_threads: int = 1) -> Setup:
     torch.manual_seed(SEED)
     dataset = read_dataset(open_location(contest.dataset))
     graph = read_graph(open_location(f"{contest.dataset.rpartition('/')[0]}/graph"))
-    folder, device = resolve_model(contest.llm), resolve_device(contest.device)
+    folder, device = resolve_model(LLMConfig(model=contest.llm)), resolve_device(contest.device)
     model = load_model(folder, dtype=resolve_dtype(contest.dtype, device), device=device)
     tokenizer = load_tokenizer(folder)
     sizes = {"embedding_dim": graph.users.shape[1], "hidden_size": model.config.hidden_size}

@@ -31,15 +31,23 @@ LOCAL_ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo",
     "OMP_NUM_THREADS": "1",
 }
+# Nobody is told the ports of metrics of a cluster that is started here, and Ray has them answer
+# everyone, without a token. It listens at no port -1. A variable that is set is left as it is.
+_NO_METRICS = {
+    "RAY_enable_metrics_collection": "0",
+    "DASHBOARD_METRIC_PORT": "-1",
+    "AUTOSCALER_METRIC_PORT": "-1",
+}
 
 
 @contextmanager
-def ensure_ray(config: RayConfig) -> Iterator[None]:
+def ensure_ray(config: RayConfig, *, shows_workers: bool = False) -> Iterator[None]:
     """Keep Ray initialised inside the `with` block.
 
     The first of these that exists is used: the Ray that this process is already connected to; the
     cluster at `config.address` or else RAY_ADDRESS; a new local cluster. At the end of the block
-    only what this call connected or started is shut down.
+    only what this call connected or started is shut down. shows_workers: what actors and tasks of
+    this job write appears here, which it else does for debug lines only.
 
     Raises ClusterError if the cluster cannot be reached within a few seconds or refuses.
     """
@@ -47,11 +55,12 @@ def ensure_ray(config: RayConfig) -> Iterator[None]:
         yield
         return
     address = config.address or os.environ.get("RAY_ADDRESS")
+    shows_workers = shows_workers or logger.isEnabledFor(logging.DEBUG)
     with _same_sigterm_handler():
         if address in (None, "", "local"):
-            _start_local(config.num_cpus or max(2, os.cpu_count() or 2))
+            _start_local(config.num_cpus or max(2, os.cpu_count() or 2), shows_workers)
         else:
-            _connect(address)
+            _connect(address, shows_workers)
     try:
         yield
     finally:
@@ -67,20 +76,21 @@ def _same_sigterm_handler() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _start_local(num_cpus: int) -> None:
+def _start_local(num_cpus: int, shows_workers: bool) -> None:
     logger.info("starting a local Ray cluster with %d logical CPUs", num_cpus)
-    with environment(LOCAL_ENVIRONMENT):
+    metrics = {name: os.environ.get(name, value) for name, value in _NO_METRICS.items()}
+    with environment(LOCAL_ENVIRONMENT | metrics):
         ray.init(
             address="local",
             num_cpus=num_cpus,
             include_dashboard=False,
             logging_level=logging.ERROR,
-            log_to_driver=logger.isEnabledFor(logging.DEBUG),
+            log_to_driver=shows_workers,
             _node_ip_address=LOOPBACK_ADDRESS,
         )
 
 
-def _connect(address: str) -> None:
+def _connect(address: str, shows_workers: bool) -> None:
     advice = (
         "check that the cluster runs, that ray.address or RAY_ADDRESS is right, and that "
         "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is set if the cluster requires a token; "
@@ -93,7 +103,7 @@ def _connect(address: str) -> None:
         ray.init(
             address=address,
             logging_level=logging.ERROR,
-            log_to_driver=logger.isEnabledFor(logging.DEBUG),
+            log_to_driver=shows_workers,
         )
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         raise ClusterError(

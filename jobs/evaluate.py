@@ -14,6 +14,7 @@ from xrec.evaluate.evaluation import REPORT, write_evaluation
 from xrec.evaluate.metrics import compute_metrics
 from xrec.evaluate.scores import Coverage, Row, score_pairs, with_references
 from xrec.generate.loading import load_explainer
+from xrec.llm.source import public_name
 from xrec.storage import (
     Kind,
     Manifest,
@@ -63,6 +64,8 @@ def run(config: EvaluateConfig) -> Manifest:
         compute_metrics(pairs, config),
         coverage=coverage,
         sources=manifests,
+        about=f"Project {public_name(config.workspace)}; language model "
+        f"{public_name(config.llm.model)}; texts of {manifests['explanations'].created_at[:10]}.",
         config=made.config,
         inputs=made.inputs,
     )

@@ -159,7 +159,7 @@ def llm_fingerprint(config: JobConfig, llm: LLMConfig, *, exact: bool) -> str | 
     Without `exact`, None if the model is not on this machine: it is not downloaded for this.
     """
     try:
-        folder = resolve_model(llm.model, llm.cache_dir, config.storage, download=exact)
+        folder = resolve_model(llm, config.storage, download=exact)
         return model_fingerprint(folder)
     except (ModelError, StorageError):
         if exact:

@@ -3,9 +3,10 @@
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 
 from ray import serve
 
@@ -36,9 +37,10 @@ def run(
     """
     config = checked(config)
     with (
+        ExitStack() as end,
         environment({PROXY_VARIABLE: os.environ.get(PROXY_VARIABLE, PROXY_CALLBACK)}),
-        ensure_ray(config.ray),
-        _serving(config),
+        ensure_ray(config.ray, shows_workers=True),
+        _serving(config, end),
     ):
         tell(address_of(config))
         for _ in _hang_ups():
@@ -86,17 +88,19 @@ def address_of(config: ServeConfig) -> str:
 
 
 @contextmanager
-def _serving(config: ServeConfig) -> Iterator[None]:
+def _serving(config: ServeConfig, end: ExitStack) -> Iterator[None]:
     options = serve_options(config)
     serve.start(
         proxy_location=options["proxy_location"],
         http_options=options["http_options"],
-        logging_config={"enable_access_log": False},
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )
     try:
         deploy(config)
         yield
     finally:
+        # What Ray says of its own end is no line of a request.
+        end.enter_context(redirect_stdout(sys.stderr))
         serve.delete(APP)
         if config.ray.address is None and not os.environ.get("RAY_ADDRESS"):
             serve.shutdown()

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import uuid
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,11 @@ def xrec_logger():
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Keep Ray initialised in this process: one node with 4 logical CPUs, shared by all tests."""
-    from cluster.connect import ensure_ray
+    from cluster.connect import ensure_ray, environment
 
-    with ensure_ray(RayConfig(address="local", num_cpus=4)):
+    with ExitStack() as cluster:
+        with environment({"RAY_enable_metrics_collection": "1"}):
+            cluster.enter_context(ensure_ray(RayConfig(address="local", num_cpus=4)))
         yield
 
 

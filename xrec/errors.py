@@ -25,6 +25,9 @@ XRecError
 A message says what is wrong, the value seen, what was expected, and what to do.
 """
 
+import importlib.metadata
+import shlex
+
 
 class XRecError(Exception):
     """Base of all errors that xrec expects; the CLI prints them without a traceback."""
@@ -108,3 +111,18 @@ class TrainingError(XRecError):
 
 class ClusterError(XRecError):
     """The Ray cluster cannot be reached, or a submitted job failed."""
+
+
+def packages_of(extra: str | None = None) -> list[str]:
+    """The packages that xrec requires, or those of an extra: `name>=version` each."""
+    try:
+        lines = [each.partition(";") for each in importlib.metadata.requires("xrec") or []]
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    wanted = "" if extra is None else f'extra == "{extra}"'
+    return [name for name, _, when in lines if (wanted in when if wanted else "extra" not in when)]
+
+
+def install_command(extra: str) -> str:
+    """What installs the packages of an extra, by their own names: xrec is on no package index."""
+    return f"pip install {shlex.join(packages_of(extra)) or f'(the extra {extra} of xrec)'}"

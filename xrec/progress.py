@@ -56,14 +56,31 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
+class Pace:
+    """How long the rest of `total` takes, at the rate since the first call of `to_go`."""
+
+    def __init__(self, total: int):
+        self._total = total
+        self._first: tuple[int, float] | None = None
+
+    def to_go(self, done: int) -> str:
+        """For the end of a line: ", 5 min to go"; empty while nothing was done since the first."""
+        now = time.monotonic()
+        before, since = self._first = self._first or (done, now)
+        if done <= before:
+            return ""
+        return f", {duration((self._total - done) * (now - since) / (done - before))} to go"
+
+
 class _Lines:
     """A line in the log at most every ten seconds."""
 
     def __init__(self, description: str, total: int):
         self._description, self._total = description, total
-        self._last = time.monotonic()
+        self._last, self._pace = time.monotonic(), Pace(total)
 
     def show(self, done: int, text: str | None = None) -> None:
+        to_go = self._pace.to_go(done)
         if time.monotonic() - self._last > _SECONDS_BETWEEN_LINES and done < self._total:
             self._last = time.monotonic()
-            logger.info("%s", text or f"{self._description}: {done} of {self._total}")
+            logger.info("%s", text or f"{self._description}: {done} of {self._total}{to_go}")

@@ -71,6 +71,40 @@ def test_ensure_ray_takes_the_environments_address_or_starts_a_cluster(ray_clust
     assert calls == [address, "shut down", "local", "shut down"]
 
 
+LISTENS = """
+import time, psutil, requests
+from cluster.connect import ensure_ray
+from xrec.config.shared import RayConfig
+
+def listening():
+    return {
+        (process.name(), socket.laddr.port)
+        for process in psutil.Process().children(recursive=True)
+        for socket in process.net_connections("tcp")
+        if socket.status == "LISTEN" and socket.laddr.ip in ("0.0.0.0", "::")
+    }
+
+with ensure_ray(RayConfig(address="local", num_cpus=1)):
+    while not any("Agent" in name for name, _ in listening()):  # it is the last one to start
+        time.sleep(0.5)
+    for name, port in listening():
+        try:
+            requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5)
+        except requests.RequestException:
+            print(name, "speaks no HTTP")
+        else:
+            print(name, "ANSWERS")
+"""
+
+
+def test_ensure_ray_local_gives_metrics_to_nobody():
+    """What listens beyond loopback is gRPC, which demands a token; Ray's metrics demand none."""
+    done = python("-c", LISTENS, RAY_ADDRESS="")
+    assert done.returncode == 0, done.stderr
+    assert "raylet speaks no HTTP" in done.stdout
+    assert "ANSWERS" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("address", "words"),
     [

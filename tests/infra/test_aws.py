@@ -85,6 +85,12 @@ def test_iam_jobs_and_endpoint_may_do_what_the_code_calls_and_no_more(terraform)
         assert {action for statement in granted for action in statement} == actions
     (write,) = _statements(terraform, "write")
     assert write["resources"] == ["${local.bucket_arn}/${var.prefix}/*"]
+    attached = _of_type(terraform["resource"], "aws_iam_role_policy_attachment")
+    policies = {name: attached[name]["policy_arn"] for name in ("jobs", "endpoint")}
+    assert policies == {
+        "jobs": "${aws_iam_policy.write.arn}",
+        "endpoint": "${aws_iam_policy.read.arn}",
+    }
     for statement in _statements(terraform, "read"):
         resources = statement["resources"]
         listed = resources if isinstance(resources, list) else [resources]

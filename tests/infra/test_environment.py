@@ -5,14 +5,13 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, metadata, requires
+from importlib.metadata import metadata
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from tests.infra.manifests import ROOT
+from tests.infra.manifests import ROOT, requirements_of
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 
@@ -46,7 +45,7 @@ def test_lock_has_a_version_that_fits_of_every_package_that_is_installed():
     left = [Requirement(f"xrec[{','.join(metadata('xrec').get_all('Provides-Extra') or [])}]")]
     seen: set[str] = set()
     while left:
-        for requirement in _requirements(left.pop()):
+        for requirement in requirements_of(left.pop()):
             name = canonicalize_name(requirement.name)
             # torch pins the versions of CUDA's libraries itself.
             if not name.startswith(("nvidia-", "cuda-", "triton")):
@@ -55,17 +54,6 @@ def test_lock_has_a_version_that_fits_of_every_package_that_is_installed():
                 seen.add(name)
                 left.append(requirement)
     assert len(seen) > 100
-
-
-def _requirements(wanted: Requirement) -> Iterator[Requirement]:
-    try:
-        found = map(Requirement, requires(wanted.name) or [])
-    except PackageNotFoundError:  # of another platform, or of an extra that is not installed
-        return
-    for each in found:
-        extras = wanted.extras or {""}
-        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras):
-            yield each
 
 
 def test_ci_calls_the_makefiles_targets_and_survives_a_machine_without_apt(tmp_path):

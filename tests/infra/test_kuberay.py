@@ -33,6 +33,7 @@ from xrec.config.base import parse_config
 from xrec.config.serve import ServeConfig, is_loopback
 from xrec.serve.app import FRONTEND, GENERATOR
 from xrec.serve.artifacts import choice_of
+from xrec.serve.problems import PROXY_CALLBACK, PROXY_VARIABLE
 
 WITH_WORKERS = ("train-adapter", "backfill", "compare")
 PROJECT = KUBERAY / "base" / "project.yaml"
@@ -180,6 +181,24 @@ def test_ray_service_application_exists_and_its_arguments_are_its_config():
     assert config.workspace == documents(PROJECT)[0]["workspace"]
     found = {each["name"]: each["user_config"] for each in application["deployments"]}
     assert found == dict.fromkeys((FRONTEND, GENERATOR), choice_of(config))
+
+
+def test_ray_service_reads_only_tells_a_dead_frontend_and_logs_to_the_pod():
+    service = only("RayService")
+    for template in pod_templates(service):
+        pod = template["spec"]
+        assert pod["serviceAccountName"] == "xrec-endpoint"
+        (container,) = pod["containers"]
+        variables = {each["name"]: each["value"] for each in container["env"]}
+        assert variables[PROXY_VARIABLE] == PROXY_CALLBACK
+        assert variables["RAY_LOG_TO_STDERR"] == "1"
+    _, workers = pod_templates(service)
+    assert workers["spec"]["automountServiceAccountToken"] is False
+    jobs = [each for _, each in source_documents() if each["kind"] in ("RayCluster", "RayJob")]
+    accounts = {pod["spec"]["serviceAccountName"] for job in jobs for pod in pod_templates(job)}
+    made = [each for _, each in source_documents() if each["kind"] == "ServiceAccount"]
+    assert {each["metadata"]["name"] for each in made} == accounts | {"xrec-endpoint"}
+    assert "xrec-endpoint" not in accounts
 
 
 def test_network_policies_deny_by_default_and_let_in_by_name_and_port_only():

@@ -1,6 +1,7 @@
 """Six jobs on s3:// alone: each artifact is there, and names what it was made from."""
 
 from xrec.adapter.artifact import read_adapter
+from xrec.config.adapter import TrainAdapterConfig
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import read_manifest
 
@@ -38,7 +39,7 @@ def test_adapter_on_s3_holds_weights_config_and_card_which_name_no_place(pipelin
     config = read_adapter(location).config
     assert (config.embedding_dim, config.hidden_size, config.base_model) == (8, 32, "llm")
     assert config.graph_fingerprint == manifests["graph"].fingerprint
-    llm = resolve_model(f"{pipeline.workspace}/llm", pipeline.cache_dir, pipeline.storage)
+    llm = resolve_model(pipeline.config(TrainAdapterConfig).llm, pipeline.storage)
     model = manifests["adapter"].inputs["base_model"]
     assert config.base_model_fingerprint == model_fingerprint(llm) == model
     card, told = ((location / name).read_text() for name in ("README.md", "adapter_config.json"))

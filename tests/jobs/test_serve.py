@@ -1,5 +1,6 @@
 """`xrec serve` as a person runs it: start, address, another adapter on SIGHUP, Ctrl-C."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -21,18 +22,22 @@ def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path, log = tmp_path / "serve.yaml", tmp_path / "log"
+    path, log, requests_log = (tmp_path / name for name in ("serve.yaml", "log", "requests"))
     write_project(path, config, http={"port": port})
-    with log.open("w") as output:
+    with log.open("w") as errors, requests_log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "xrec.cli", "serve", str(path)],
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=errors,
         )
     try:
-        wait_for(lambda: f"serving at http://127.0.0.1:{port} " in log.read_text(), process)
+        wait_for(
+            lambda: f"serving at http://127.0.0.1:{port} " in requests_log.read_text(), process
+        )
         pair = f"http://127.0.0.1:{port}/v1/explanations/{USERS[0]}/{ITEMS[0]}"
-        first = requests.get(pair, timeout=60).json()["model_fingerprint"]
+        answer = requests.get(pair, timeout=60, headers={"X-Request-ID": "mine"})
+        first = answer.json()["model_fingerprint"]
+        wait_for(lambda: '"request_id": "mine"' in requests_log.read_text(), process)
         path.write_text("serve: {htpp: {}}")
         process.send_signal(signal.SIGHUP)
         wait_for(lambda: "the earlier one stays" in log.read_text(), process)
@@ -46,6 +51,9 @@ def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(tmp_path):
         assert process.wait(60) == 130
     finally:
         process.kill()
+    _, *lines = requests_log.read_text().splitlines()  # the first one tells the address
+    assert {json.loads(line)["status"] for line in lines} == {200}
+    assert USERS[0] not in requests_log.read_text() + log.read_text()
     with pytest.raises(requests.exceptions.ConnectionError):
         requests.get(pair, timeout=5)
 

@@ -23,7 +23,10 @@ def test_counter_writes_a_line_after_ten_seconds_and_none_at_the_end(seconds, ca
         for now, done in ((105, 10), (111, 20), (115, 30), (122, 40), (140, 50)):
             seconds[0] = now
             show(done)
-    assert caplog.messages == ["users ranked: 20 of 50", "users ranked: 40 of 50"]
+    assert caplog.messages == [
+        "users ranked: 20 of 50, 18 s to go",
+        "users ranked: 40 of 50, 6 s to go",
+    ]
 
 
 def test_progress_yields_each_item_and_counts_those_that_are_done(seconds, caplog):
@@ -32,4 +35,4 @@ def test_progress_yields_each_item_and_counts_those_that_are_done(seconds, caplo
         seen.append(item)
         seconds[0] += 11
     assert seen == ["a", "b", "c"]
-    assert caplog.messages == ["letters: 1 of 3", "letters: 2 of 3"]
+    assert caplog.messages == ["letters: 1 of 3", "letters: 2 of 3, 11 s to go"]

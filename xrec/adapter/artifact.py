@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from xrec.adapter.card import model_card
 from xrec.adapter.config import AdapterConfig, config_bytes, parse_adapter_config
 from xrec.adapter.model import Adapters, attach_adapters, build_adapters, input_vectors
-from xrec.config.llm import Dtype
+from xrec.config.llm import Dtype, LLMConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
 from xrec.graph.artifact import GraphEmbeddings
@@ -94,18 +94,21 @@ class TrainedAdapter:
         self,
         source: str | None = None,
         *,
+        revision: str | None = None,
         dtype: Dtype = "auto",
         device: Device = "auto",
         storage: StorageConfig | None = None,
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The frozen model that the adapter was trained for, and its tokenizer.
 
-        `source` takes what `llm.model` takes; if it is None, the name in the adapter's config is
-        used. Raises ModelError if the model cannot be loaded, and ArtifactMismatchError if it is
-        not the one that the adapter was trained for.
+        `source` and `revision` take what `llm.model` and `llm.revision` take; if `source` is None,
+        those in the adapter's config are used. Raises ModelError if the model cannot be loaded, and
+        ArtifactMismatchError if it is not the one that the adapter was trained for.
         """
-        source = source or self.config.base_model
-        folder = resolve_model(source, storage=storage)
+        if source is None:
+            source = self.config.base_model
+            revision = revision or self.config.base_model_revision
+        folder = resolve_model(LLMConfig(model=source, revision=revision), storage)
         self.check_base_model(model_fingerprint(folder), source)
         torch_device = resolve_device(device)
         return load_model(

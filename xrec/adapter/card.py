@@ -110,6 +110,8 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
 
 def _usage(config: AdapterConfig) -> str:
     placeholder = config.prompt.title_placeholder
+    revision = config.base_model_revision
+    base_model = f'"{config.base_model}"' + (f', revision="{revision}"' if revision else "")
     return f"""In Python, with xrec installed; the graph is a folder that holds the graph artifact:
 
 ```python
@@ -121,7 +123,7 @@ from xrec.llm.prompt import PairTexts
 from xrec.storage import open_location
 
 adapter = TrainedAdapter.from_pretrained("path/to/adapter")  # a folder, s3:// or a hub id
-model, tokenizer = adapter.load_base_model("{config.base_model}")
+model, tokenizer = adapter.load_base_model({base_model})
 prompts = adapter.attach(model, tokenizer, read_graph(open_location("path/to/graph")))
 texts = PairTexts(
     user_profile="Likes quiet places.", item_title="Luna", item_profile="A cafe with a garden."

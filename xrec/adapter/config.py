@@ -3,7 +3,7 @@
 Its fingerprints let xrec refuse a model or a graph that the adapter was not trained for.
 """
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.base import Config
@@ -15,8 +15,8 @@ from xrec.version import __version__
 class AdapterConfig(Config):
     """The content of `adapter_config.json`.
 
-    `base_model` is a name for readers (`xrec.llm.source.public_name`); only the fingerprints decide
-    whether a model or a graph is the right one.
+    `base_model` is a name for readers (`xrec.llm.source.public_name`), at `base_model_revision` of
+    the hub; only the fingerprints decide whether a model or a graph is the right one.
     """
 
     embedding_dim: int
@@ -24,6 +24,7 @@ class AdapterConfig(Config):
     model: AdapterModelConfig
     prompt: PromptConfig
     base_model: str
+    base_model_revision: str | None = Field(None, exclude_if=lambda value: value is None)
     base_model_fingerprint: str
     graph_fingerprint: str
 

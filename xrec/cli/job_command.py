@@ -1,18 +1,37 @@
-"""A command for each job: CONFIG in, one library call, exit code out."""
+"""A command for each job, and explain: CONFIG in, one library call, exit code out."""
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from jobs.catalogue import SERVE, Job
+from jobs.catalogue import SERVE, Job, job_named
 from xrec.cli.printing import show_config, summary
-from xrec.cli.reporting import ConfigPath, DryRun, Overrides, keys_option, reporting
+from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option, reporting
 
 if TYPE_CHECKING:
+    from xrec.config.backfill import BackfillConfig
     from xrec.config.serve import ServeConfig
     from xrec.config.shared import JobConfig
+
+EXPLAIN_HELP = """One pair, explained, with what the model was given.
+
+\b
+In:   CONFIG, whose section backfill is used, but for its pairs; two ids
+Out:  the explanation, with the prompt and the texts it was made from, on standard output
+
+An id that neither the dataset nor cold_start holds is an error.
+
+\b
+Example:
+  xrec explain configs/sample.yaml --user resident-17 --item place-3
+"""
+
+# Ray reads these when it is imported: lines of replicas appear here as they were written.
+_PLAIN_LINES = {"RAY_DISABLE_WORKER_LOG_PREFIX": "1", "RAY_DEDUP_LOGS": "0"}
 
 
 def add_job_command(app: typer.Typer, job: Job) -> None:
@@ -26,6 +45,7 @@ def _job_command(job: Job) -> Callable[..., None]:
         config_path: ConfigPath,
         overrides: Overrides = None,
         dry_run: DryRun = False,
+        as_json: AsJson = False,
         keys: Annotated[bool, keys_option(job.name)] = False,
     ) -> None:
         config = job.load_config(config_path, overrides or [])
@@ -34,7 +54,9 @@ def _job_command(job: Job) -> Callable[..., None]:
             for line in _outlook(job, config):
                 typer.echo(f"# {line}")
         elif (manifest := job.run(config)) is not None:
-            typer.echo(summary(manifest, config.artifact(manifest.kind)))
+            typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
+        elif as_json:
+            typer.echo(json.dumps({"artifact": job.artifact, "state": "limit reached"}))
         else:
             typer.echo(
                 f"the limit of {getattr(config, 'limit', 0):,} rows is reached, in whole "
@@ -81,6 +103,7 @@ def _serve(
     elif write_deployment is not None:
         _write_deployment(load(), write_deployment)
     else:
+        os.environ.update(_PLAIN_LINES)
         SERVE.module().run(load(), load, _tell)
 
 
@@ -102,3 +125,22 @@ def _write_deployment(config: "ServeConfig", path: str) -> None:
             "a folder that is there"
         ) from error
     typer.echo(f"{path}: serve deploy {path}")
+
+
+@reporting
+def explain(
+    config_path: ConfigPath,
+    user_id: Annotated[
+        str, typer.Option("--user", metavar="ID", help="user_id, as in the dataset.")
+    ],
+    item_id: Annotated[
+        str, typer.Option("--item", metavar="ID", help="item_id, as in the dataset.")
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Run jobs.explain on one pair."""
+    config = cast("BackfillConfig", job_named("backfill").load_config(config_path, overrides or []))
+    import jobs.explain
+
+    for line in jobs.explain.run(config, user_id, item_id):
+        typer.echo(line)

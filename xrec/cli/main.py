@@ -6,14 +6,14 @@ import typer
 
 from jobs.catalogue import COMPARE, JOBS
 from xrec.cli import (
-    explain_command,
+    doctor_command,
     init_command,
     run_command,
     status_command,
     submit_command,
     table_command,
 )
-from xrec.cli.job_command import add_job_command
+from xrec.cli.job_command import EXPLAIN_HELP, add_job_command, explain
 from xrec.cli.reporting import new_app
 from xrec.version import __version__
 
@@ -55,6 +55,8 @@ def _program(
 
 
 app.command("run", help=run_command.HELP)(run_command.run)
+app.command("demo", help=run_command.DEMO_HELP)(run_command.demo)
+app.command("doctor", help=doctor_command.HELP)(doctor_command.doctor)
 app.command("status", help=status_command.HELP)(status_command.status)
 _lab = new_app(no_args_is_help=True)
 for _job in JOBS:
@@ -67,7 +69,7 @@ def _commands_of_the_lab() -> None:
 
 
 app.add_typer(_lab, name="lab", help="What measures the method beside others: compare.")
-app.command("explain", help=explain_command.HELP)(explain_command.explain)
+app.command("explain", help=EXPLAIN_HELP)(explain)
 app.command("export", help=table_command.EXPORT_HELP)(table_command.export)
 app.command("init", help=init_command.HELP)(init_command.init)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)

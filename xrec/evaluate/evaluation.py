@@ -43,12 +43,14 @@ def write_evaluation(
     sources: Mapping[str, Manifest],
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
+    about: str,
 ) -> Manifest:
     """Write the artifact to `location` and return its manifest, which holds the metrics too.
 
     `sources` are the artifacts that were evaluated, by name, in the order of making. `config` and
     `inputs` are the manifest's: the settings that the content depends on (plain JSON
-    values), and the fingerprints of what was evaluated. Equal arguments give equal files.
+    values), and the fingerprints of what was evaluated. `about` tells a reader what it is of. Equal
+    arguments give equal files.
     """
     flat = flat_metrics(metrics)
     texts = {
@@ -59,6 +61,7 @@ def write_evaluation(
             coverage=coverage,
             sources=sources,
             config=config,
+            about=about,
         ),
     }
     table = scored_pairs_table(pairs)
@@ -90,6 +93,7 @@ def render_report(
     coverage: Coverage,
     sources: Mapping[str, Manifest],
     config: Mapping[str, Any],
+    about: str,
     num_examples: int = 20,
 ) -> str:
     """The page as HTML text; `num_examples` of `pairs`, drawn by a hash, are shown in full."""
@@ -102,6 +106,7 @@ def render_report(
     )
     return environment.get_template("report.html").render(
         style=Markup(environment.get_template("report.css").render()),
+        about=about,
         split=config.get("split", "held-out"),
         num_pairs=len(pairs),
         num_users=len({pair.user_id for pair in pairs}),

@@ -14,7 +14,7 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import aspects_of, read_chooser
 from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
-from xrec.errors import ModelError
+from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.shared_engine import SharedEngine
@@ -177,7 +177,7 @@ def _with_vllm(
     except ImportError as error:
         raise ModelError(
             f"engine.kind vllm: vLLM cannot be imported here ({error}); "
-            "run: pip install 'xrec[vllm]', or set engine.kind=builtin"
+            f"run: {install_command('vllm')}, or set engine.kind=builtin"
         ) from error
     tokenizer = load_tokenizer(checked.llm)
     engine = VllmEngine(
@@ -198,7 +198,7 @@ def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSourc
     check_graph_of_dataset(graph, dataset, sources.graph, sources.dataset)
     adapter = read_adapter(open_location(sources.adapter, sources.storage))
     adapter.check_graph(graph.fingerprint)
-    folder = resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage)
+    folder = resolve_model(sources.llm, sources.storage)
     adapter.check_base_model(model_fingerprint(folder), sources.llm.model)
     aspects = aspects_of(adapter.config.prompt, sources.aspects, dataset, sources.storage)
     return CheckedSources(dataset, graph, adapter, aspects, folder)
@@ -231,7 +231,7 @@ def _why_not_vllm(device: torch.device, model_folder: Path) -> str | None:
     try:
         check_installed_vllm()
     except ImportError as error:
-        return f"vLLM cannot be imported ({error}); pip install 'xrec[vllm]' would bring it"
+        return f"vLLM cannot be imported ({error}); {install_command('vllm')} would bring it"
     except ModelError as error:
         return str(error)
     unknown = unknown_family(read_text_config(model_folder).architectures)

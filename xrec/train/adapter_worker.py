@@ -161,7 +161,7 @@ class AdapterWorker:
             place = f"epoch {progress.epoch}, step {progress.step + 1}"
             totals = self._passes.applied_step(micro_batches, step=progress.step, place=place)
             loss = self._end_step(totals, place)
-            note_step(progress.epoch, progress.step_in_epoch + 1, self._steps_per_epoch, loss)
+            note_step(progress.epoch, progress.step + 1, self._num_steps, loss)
         place = f"validation after epoch {self.progress.epoch}"
         self._end_epoch(self._passes.validation_loss(self._micro_batch_size, place=place))
 

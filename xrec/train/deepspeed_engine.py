@@ -118,7 +118,7 @@ def load_frozen_model(config: TrainAdapterConfig) -> PreTrainedModel:
     # `from_pretrained` shards weights as long as this object lives.
     sharding = HfDeepSpeedConfig(settings) if is_sharded else None
     model = load_model(
-        resolve_model(config.llm.model, config.llm.cache_dir, config.storage),
+        resolve_model(config.llm, config.storage),
         dtype=dtype,
         device=None if is_sharded else device,
         attn_implementation=resolve_attention(config.llm.attn_implementation, device),

@@ -163,7 +163,7 @@ def _pair_prompts(config: TrainAdapterConfig, dataset: Dataset) -> PairPrompts:
     graph = manifest_of(config, "graph")
     has_training_vectors = shows_training_vectors(config, graph)
     num_more = dataset.explained_pairs("train").num_rows if has_training_vectors else 0
-    folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
+    folder = resolve_model(config.llm, config.storage)
     vocabulary = Vocabulary(
         read_text_config(folder).vocab_size,
         dataset.num_users + num_more,

@@ -167,10 +167,12 @@ class GraphWorker:
         total, num_steps = torch.zeros((), dtype=torch.float64, device=self._engine.device), 0
         num_edges = self._data.edges.shape[1]
         of_aspects = self._aspect_loss.batches(epoch, num_edges) if self._aspect_loss else iter(())
+        per_epoch = self._training.steps_per_epoch
+        before, all_steps = (epoch - 1) * per_epoch, self._training.num_epochs * per_epoch
         for num_steps, batch in enumerate(batches, start=1):
             part = self._step(batch, next(of_aspects, None))
             total += part * len(batch)
-            note_step(epoch, num_steps, self._training.steps_per_epoch, part * world_size())
+            note_step(epoch, before + num_steps, all_steps, part * world_size())
         loss = self._sum_of_finite(epoch, total) / num_edges
         first_loss = self.progress.history[0]["loss"] if self.progress.history else loss
         check_convergence(epoch, loss, first_loss)

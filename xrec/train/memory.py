@@ -88,7 +88,7 @@ def model_bytes(
     """Return, by ZeRO stage, what weights, adapters and Adam's state take of a worker, in bytes."""
     from deepspeed.runtime.zero import stage3, stage_1_and_2
 
-    folder = resolve_model(config.llm.model, config.llm.cache_dir, config.storage)
+    folder = resolve_model(config.llm, config.storage)
     with torch.device("meta"):
         text_config = read_text_config(folder)
         model = AutoModelForCausalLM.from_config(text_config)

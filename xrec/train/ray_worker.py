@@ -17,6 +17,7 @@ import ray.train.torch
 import torch
 import torch.distributed
 
+from xrec.progress import Pace
 from xrec.train.checkpoint import ReadFile
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_NOTES = 10.0
 _notes: "Queue | None" = None
 _last_note = 0.0
+_pace: Pace | None = None
 
 # Ray itself looks for notices every 5 s. One call takes 2 to 3 ms on each worker, so it is not made
 # at each step.
@@ -100,14 +102,17 @@ def note(text: str) -> None:
 
 
 def note_step(epoch: int, step: int, num_steps: int, loss: float | torch.Tensor) -> None:
-    """Have the driver log the loss of a step, at most once in ten seconds.
+    """Have the driver log the loss of step `step` of the whole training, and what is to go of it.
 
+    It does so at most once in ten seconds. num_steps: of all epochs; patience may end it earlier.
     A `loss` on a device is read only if it is logged: to read it is to wait for the device.
     """
-    global _last_note
+    global _last_note, _pace
+    _pace = _pace or Pace(num_steps)
+    to_go = _pace.to_go(step)
     if time.monotonic() - _last_note > _SECONDS_BETWEEN_NOTES:
         _last_note = time.monotonic()
-        note(f"epoch {epoch}: step {step} of {num_steps}, loss {float(loss):.3f}")
+        note(f"step {step} of {num_steps}{to_go}; epoch {epoch}, loss {float(loss):.3f}")
 
 
 def report(

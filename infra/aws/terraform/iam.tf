@@ -54,7 +54,9 @@ resource "aws_iam_policy" "write" {
   policy = data.aws_iam_policy_document.write.json
 }
 
-data "aws_iam_policy_document" "trust_of_jobs" {
+# Who may take which role.
+data "aws_iam_policy_document" "trust" {
+  for_each = { jobs = var.service_accounts, endpoint = var.endpoint_service_accounts }
   statement {
     actions = ["sts:AssumeRole"]
     principals {
@@ -74,7 +76,7 @@ data "aws_iam_policy_document" "trust_of_jobs" {
       condition {
         test     = "StringEquals"
         variable = "${var.oidc_issuer}:sub"
-        values   = [for account in var.service_accounts : "system:serviceaccount:${account}"]
+        values   = [for account in each.value : "system:serviceaccount:${account}"]
       }
       condition {
         test     = "StringEquals"
@@ -87,7 +89,7 @@ data "aws_iam_policy_document" "trust_of_jobs" {
 
 resource "aws_iam_role" "jobs" {
   name               = "xrec-jobs"
-  assume_role_policy = data.aws_iam_policy_document.trust_of_jobs.json
+  assume_role_policy = data.aws_iam_policy_document.trust["jobs"].json
 }
 
 resource "aws_iam_role_policy_attachment" "jobs" {
@@ -98,4 +100,14 @@ resource "aws_iam_role_policy_attachment" "jobs" {
 resource "aws_iam_instance_profile" "jobs" {
   name = "xrec-jobs"
   role = aws_iam_role.jobs.name
+}
+
+resource "aws_iam_role" "endpoint" {
+  name               = "xrec-endpoint"
+  assume_role_policy = data.aws_iam_policy_document.trust["endpoint"].json
+}
+
+resource "aws_iam_role_policy_attachment" "endpoint" {
+  role       = aws_iam_role.endpoint.name
+  policy_arn = aws_iam_policy.read.arn
 }

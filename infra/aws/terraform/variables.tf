@@ -32,3 +32,9 @@ variable "service_accounts" {
   type        = list(string)
   default     = ["xrec:xrec"]
 }
+
+variable "endpoint_service_accounts" {
+  description = "Kubernetes service accounts, namespace:name, that may take the role of the endpoint."
+  type        = list(string)
+  default     = ["xrec:xrec-endpoint"]
+}

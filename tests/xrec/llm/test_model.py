@@ -148,7 +148,7 @@ def test_dtype_auto_is_bfloat16_where_the_card_has_it(card, capability, dtype, m
 def test_quantization_without_its_library_is_refused_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     check_quantization(None)
-    with pytest.raises(ModelError, match=r"pip install 'xrec\[int8\]'"):
+    with pytest.raises(ModelError, match=r"pip install 'bitsandbytes>=0\.50'"):
         load_model(tmp_path, dtype=torch.float32, device=CPU, quantization="int8")
 
 

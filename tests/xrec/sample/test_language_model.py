@@ -5,6 +5,7 @@ import torch
 
 from jobs.build_sample_llm import run
 from xrec.config.data import BuildSampleLLMConfig
+from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.llm.model import load_model, load_tokenizer
@@ -50,7 +51,7 @@ def test_train_tokenizer_gives_every_text_back():
 def test_build_sample_llm_writes_a_model_that_loads_and_does_no_work_twice(tmp_path, monkeypatch):
     config = BuildSampleLLMConfig(workspace=str(tmp_path), num_steps=6)
     manifest = run(config)
-    folder = resolve_model(str(tmp_path / "llm"))
+    folder = resolve_model(LLMConfig(model=str(tmp_path / "llm")))
     model = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
     assert model.get_input_embeddings().weight.shape == (len(load_tokenizer(folder)), 32)
     assert set(manifest.files) == {path.name for path in folder.iterdir()} - {"manifest.json"}

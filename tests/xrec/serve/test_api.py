@@ -3,8 +3,11 @@
 A pair of the backfill is not generated, a generated text is kept, and every error is a problem.
 """
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import requests
@@ -244,6 +247,15 @@ def test_log_has_a_line_for_each_request_and_names_no_user(endpoint, caplog):
         own_texts = {"user_profile": "Likes secrets."}
         pair = {"user_id": "nobody-secret", "item_id": ITEMS[6], "profiles": own_texts}
         endpoint.post("/v1/explanations", {"pairs": [pair]})
-    assert "GET /v1/explanations/{user_id}/{item_id} 200 key=local" in caplog.text
+    first = json.loads(caplog.messages[0])
+    assert first.pop("milliseconds") >= 0
+    assert datetime.fromisoformat(first.pop("time"))
+    assert first == {
+        "request_id": ANY,
+        "method": "GET",
+        "route": "/v1/explanations/{user_id}/{item_id}",
+        "status": 200,
+        "key": "local",
+    }
     for secret in (USERS[9], ITEMS[6], answer["explanation"], "nobody-secret", "secrets"):
         assert secret not in caplog.text

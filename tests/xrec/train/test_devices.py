@@ -6,6 +6,7 @@ that happens between them is the product's code, and its figures are those of a 
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,20 @@ def test_adapter_worker_on_a_gpu_trains_validates_and_resumes_as_on_a_cpu(
     for row, other in zip(rows, expected, strict=True):
         for key in ("train_loss", "validation_loss"):
             assert row[key] == pytest.approx(other[key], rel=1e-5)  # with another attention
+
+
+def test_steps_are_told_of_the_whole_training_with_what_is_to_go(workspace, tmp_path, monkeypatch):
+    worker, notes = become_worker(monkeypatch, tmp_path, CPU), list[str]()
+    monkeypatch.setattr("xrec.train.ray_worker._pace", None)
+    monkeypatch.setattr("xrec.train.ray_worker._SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr("xrec.train.ray_worker.note", notes.append)
+    train_adapter_here(worker, config_of(workspace, tmp_path, max_steps=3))
+    told = [re.sub(r"[\d.]+ s to go|loss [\d.]+", "...", note) for note in notes]
+    assert told == [
+        "step 1 of 3; epoch 1, ...",
+        "step 2 of 3, ...; epoch 1, ...",
+        "step 3 of 3, ...; epoch 1, ...",
+    ]
 
 
 def hold_rows(monkeypatch: pytest.MonkeyPatch, most_rows: int) -> list[int]:

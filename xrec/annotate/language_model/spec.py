@@ -85,7 +85,7 @@ def language_model_spec(
 def _fingerprint(llm: LLMConfig, storage: StorageConfig, *, is_needed: bool) -> str:
     """The fingerprint of a language model; "" if it is neither here nor needed."""
     try:
-        folder = resolve_model(llm.model, llm.cache_dir, storage, download=is_needed)
+        folder = resolve_model(llm, storage, download=is_needed)
     except ModelError:
         if is_needed:
             raise

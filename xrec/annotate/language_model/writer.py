@@ -185,7 +185,7 @@ class MakeWriter:
             return None
         chosen = chosen_llm(model, self.llm)
         try:
-            folder = resolve_model(chosen.model, chosen.cache_dir, self.storage, download=False)
+            folder = resolve_model(chosen, self.storage, download=False)
         except ModelError:
             return None
         from xrec.llm.model import load_tokenizer  # with transformers

@@ -7,7 +7,7 @@ loaded, and fails at llvmlite, which most of xrec imports. The models are import
 import re
 from collections.abc import Sequence
 
-from xrec.errors import ModelError
+from xrec.errors import ModelError, install_command
 
 FAMILIES = (
     "Gemma3ForCausalLM",
@@ -57,5 +57,5 @@ def check_installed_vllm() -> None:
     if not _KNOWN_VERSIONS.match(version):
         raise ModelError(
             f"engine.kind vllm: vLLM {version} is installed; xrec was tested with 0.29 to 0.32; "
-            "run: pip install 'xrec[vllm]', or set engine.kind=builtin"
+            f"run: {install_command('vllm')}, or set engine.kind=builtin"
         )

@@ -111,7 +111,7 @@ class Baseline:
     def llm_folder(self) -> Path:
         """The local folder of the language model; raises ModelError if there is none."""
         llm = self.language_model
-        return resolve_model(llm.model, llm.cache_dir, self.storage)
+        return resolve_model(llm, self.storage)
 
     def open(self, uri: str) -> Location:
         """The location of an input."""

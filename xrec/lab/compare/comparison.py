@@ -15,7 +15,7 @@ from xrec.config.compare import CompareConfig
 from xrec.config.entries import ADAPTERS, BASELINES
 from xrec.data.dataset import read_dataset
 from xrec.data.splits import drawn_pairs
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError, install_command
 from xrec.lab.compare.entries import SEED, Entry, compared_pairs, entries_of, write_pairs
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
@@ -113,7 +113,7 @@ def check_packages(config: CompareConfig) -> None:
     if "lora" in config.entries and importlib.util.find_spec("peft") is None:
         raise ModelError(
             "the entry lora needs the package peft, which is not installed; "
-            "run: pip install 'xrec[compare]'"
+            f"run: {install_command('compare')}"
         )
 
 

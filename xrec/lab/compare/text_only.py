@@ -43,7 +43,7 @@ LoadModel = Callable[[Sources, torch.device], PreTrainedModel]
 
 def frozen_model(sources: Sources, device: torch.device) -> PreTrainedModel:
     """The language model as it is; raises ModelError if it cannot be had."""
-    folder = resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage)
+    folder = resolve_model(sources.llm, sources.storage)
     return load_llm(sources.llm, folder, device)
 
 
@@ -81,7 +81,7 @@ class LoadTextOnly:
         sources, device = made.sources, resolve_device(made.device)
         dataset = read_dataset(open_location(sources.dataset, sources.storage))
         graph = read_graph(open_location(sources.graph, sources.storage))
-        folder = resolve_model(sources.llm.model, sources.llm.cache_dir, sources.storage)
+        folder = resolve_model(sources.llm, sources.storage)
         model = self.load(sources, device)
         tokenizer = load_tokenizer(folder)
         num_text_tokens = model.get_input_embeddings().num_embeddings
@@ -106,7 +106,7 @@ def _identity(
     config: CompareConfig, backfill: BackfillConfig, pairs: ComparedPairs, inputs: dict[str, str]
 ) -> Identity:
     llm, dataset = config.language_model, manifest_of(config, "dataset")
-    folder = resolve_model(llm.model, llm.cache_dir, config.storage)
+    folder = resolve_model(llm, config.storage)
     aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)
     return Identity(
         kind="explanations",

@@ -193,9 +193,10 @@ def _model_identity(
         return settings
     chosen = chosen_llm(model, llm)
     try:
-        folder = resolve_model(chosen.model, chosen.cache_dir, storage, download=False)
+        folder = resolve_model(chosen, storage, download=False)
     except ModelError:  # it is fetched, or missed, when it is loaded
-        return {**settings, "llm": public_name(chosen.model)}
+        at = f"@{chosen.revision}" if chosen.revision else ""
+        return {**settings, "llm": public_name(chosen.model) + at}
     return {**settings, "llm": model_fingerprint(folder)}
 
 

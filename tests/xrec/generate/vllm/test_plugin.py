@@ -26,7 +26,9 @@ def test_version_that_is_known_passes(version, monkeypatch):
 )
 def test_version_that_was_not_tested_is_refused_with_what_to_do(version, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__=version))
-    reason = rf"vLLM {version} is installed; .* 0\.29 to 0\.32; run: pip install 'xrec\[vllm\]'"
+    reason = (
+        rf"vLLM {version} is installed; .* 0\.29 to 0\.32; run: pip install 'vllm<0\.33,>=0\.29'"
+    )
     with pytest.raises(ModelError, match=reason):
         check_installed_vllm()
 

