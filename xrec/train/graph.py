@@ -206,7 +206,13 @@ def _final_metrics(
     train, most = split_edges(dataset, "train"), _FINAL_USERS * training.validation_users
     reports: dict[str, dict[str, Any]] = {
         split: ranking_report(
-            users, items, train, split_edges(dataset, split), most_users=most, seed=training.seed
+            users,
+            items,
+            train,
+            split_edges(dataset, split),
+            most_users=most,
+            seed=training.seed,
+            lost_items=torch.from_numpy(dataset.lost_items),
         )
         for split in _HELD_OUT
     }

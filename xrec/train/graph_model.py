@@ -26,7 +26,13 @@ from xrec.graph.aspects import NO_ASPECTS, AspectEdges, dataset_aspect_edges
 from xrec.graph.lightgcn import LightGCN, random_embeddings
 from xrec.graph.loss import BPR, Objective, SampledSoftmax
 from xrec.graph.partition import Partition, RowBlocks
-from xrec.graph.ranking import SeenItems, metric_names, ranking_metrics, users_with_items
+from xrec.graph.ranking import (
+    SeenItems,
+    metric_names,
+    ranking_metrics,
+    seen_items,
+    users_with_items,
+)
 from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
 from xrec.graph.spectral import spectral_embeddings
 from xrec.graph.step import batch_loss
@@ -95,7 +101,7 @@ class HeldOut:
         held_out = split_edges(dataset, split)
         users = users_with_items(held_out, training.validation_users, seed=training.seed)
         return cls(
-            SeenItems(split_edges(dataset, "train")),
+            seen_items(dataset),
             SeenItems(held_out),
             users,
         )
