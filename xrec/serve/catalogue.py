@@ -137,7 +137,7 @@ def read_catalogue(config: ServeConfig) -> Catalogue:
         config.storage,
     )
     adapter = read_adapter(location_of(config, "adapter"))
-    adapter.check_graph(graph.manifest.fingerprint)
+    adapter.check_graph(graph.manifest)
     fingerprints = model_inputs(adapter, graph.manifest)
     catalogue = Catalogue(dataset, graph, fingerprints)
     catalogue.aspect_names.build()

@@ -39,7 +39,7 @@ def without_training(
     patch: pytest.MonkeyPatch, vectors: torch.Tensor, rank: Callable[..., dict[str, Any]]
 ) -> None:
     """The driver alone: its workers have trained `vectors`, and `rank` gives its last figures."""
-    trained = (SimpleNamespace(history=[]), vectors)
+    trained = (SimpleNamespace(history=[]), vectors, vectors.clone())
     patch.setattr("xrec.train.graph._train", lambda *arguments: trained)
     patch.setattr("xrec.train.graph._final_metrics", rank)
 
