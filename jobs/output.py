@@ -8,12 +8,14 @@ a long read is left out and not compared.
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from xrec.config.backfill import RecommendConfig
 from xrec.config.llm import LLMConfig
-from xrec.config.shared import JobConfig
+from xrec.config.shared import ExplanationsJobConfig, JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError, StorageError
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import (
@@ -24,10 +26,14 @@ from xrec.storage import (
     Manifest,
     differing_fields,
     finished,
+    location_of,
+    manifest_there,
     read_manifest,
 )
 
 logger = logging.getLogger("xrec")
+
+_NIGHT = re.compile(r"workspace:nights/(\d+)/graph")
 
 State = Literal["missing", "begun", "up to date", "stale"]
 
@@ -151,6 +157,32 @@ class Found:
     state: State
     manifest: Manifest | None = None
     differences: tuple[str, ...] = ()
+
+
+def last_night(config: JobConfig) -> tuple[int, dict[str, str]]:
+    """The number of the night whose explanations are published, and the URIs that it read, by kind.
+
+    These are its dataset, graph, aspects and adapter. Before the first night the number is 0, and
+    they are the project's own. Raises what `manifest_there` raises.
+    """
+    kinds = ("dataset", "graph", "aspects", "adapter")
+    published = manifest_there(location_of(config, "explanations"), "explanations")
+    made_from = {} if published is None else published.metrics.get("made_from", {})
+    if (night := _NIGHT.fullmatch(made_from.get("graph", ""))) is None:
+        return 0, {kind: config.artifact(kind) for kind in kinds}
+    own = {kind: getattr(config, kind, None) or made_from[kind] for kind in kinds}
+    return int(night[1]), {kind: config.found(uri) for kind, uri in own.items()}
+
+
+def present(config: JobConfig) -> JobConfig:
+    """The config of a job that reads the project's artifacts, with those of the last night.
+
+    A URI that the config names stays. Jobs that make these artifacts have the config that is given.
+    """
+    if not isinstance(config, ExplanationsJobConfig | RecommendConfig):
+        return config
+    found = last_night(config)[1].items()
+    return config.model_copy(update={kind: uri for kind, uri in found if hasattr(config, kind)})
 
 
 def llm_fingerprint(config: JobConfig, llm: LLMConfig, *, exact: bool) -> str | None:

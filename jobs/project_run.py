@@ -4,17 +4,23 @@ A job is skipped if its artifact is there and was made from the same settings an
 artifact that is there differs, the run stops and says in what; or with `redo`, it is deleted and
 made again. A table is not deleted: readers take what it has until the new rows are published. What
 depends on an artifact then has other inputs, and is made again for the same reason.
+
+A night (`refresh`) is such a run too. Its artifacts lie in a folder of their own, and the commit
+that publishes its explanations names them: so they become the project's present ones all at once.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
+from typing import Any
 
 from cluster.connect import ensure_ray
 from jobs.catalogue import job_named
-from jobs.output import Found, Output
+from jobs.output import Found, Output, last_night, present
 from xrec.config.shared import JobConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
+from xrec.data.dataset import EXTENDS
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
 from xrec.storage import TABLES, Manifest
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
@@ -54,6 +60,106 @@ def run(
             manifest = done
             tell(f"{step} done in {time.monotonic() - started:.0f} s")
     return manifest
+
+
+NIGHT_JOBS = (
+    "annotate",
+    "prepare",
+    "pretrain-graph",
+    "train-aspects",
+    "train-adapter",
+    "recommend",
+    "backfill",
+)
+"""The jobs of a night, of which `train-adapter` is left out unless it is asked for."""
+_NEEDED = ("prepare", "pretrain-graph", "backfill")
+
+
+def refresh(
+    configs: Mapping[str, JobConfig],
+    *,
+    train: bool = False,
+    source: str = "",
+    tell: Callable[[str], None],
+) -> Manifest:
+    """Make what changed since the project's explanations were published; returns their manifest.
+
+    The new artifacts lie at <workspace>/nights/N. A call that was killed goes on where it was; what
+    a call that was not finished made of other raw files is made again. If the raw files are those
+    of the present dataset, only recommendations and explanations are looked at. With `train` an
+    adapter is trained on the night's graph, which writes every text again.
+
+    Raises ConfigError without a section that a night needs, or if the project names the URI of an
+    artifact that it makes; ArtifactNotFoundError if the project
+    was not run before, and what the jobs raise.
+    """
+    if missing := [name for name in _NEEDED if name not in configs]:
+        raise ConfigError(
+            f"a night needs the sections {', '.join(_NEEDED)}, saw none of {', '.join(missing)}"
+        )
+    number, there = last_night(configs["backfill"])
+    if _is_prepared(configs, there, number):
+        tell("the raw files are those of the present dataset")
+        night = {name: present(configs[name]) for name in NIGHT_JOBS[-2:] if name in configs}
+    else:
+        tell(f"night {number + 1}: {configs['backfill'].workspace}/nights/{number + 1}")
+        night = _night(configs, there, number + 1, train)
+    manifest = run(night, redo=True, source=source, tell=tell)
+    tell(_carried(manifest))
+    return manifest
+
+
+def _is_prepared(configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int) -> bool:
+    """Whether the raw files and their settings are those of the present dataset."""
+    for name in ("annotate", "prepare"):
+        if (config := configs.get(name)) is None:
+            continue
+        own = {**there, **({"annotations": _folder(config, number)} if number else {})}
+        made = job_named(name).output(_with(config, own))
+        # What the dataset extends is no part of the question.
+        if replace(made, unchecked=(*made.unchecked, EXTENDS)).found().state != "up to date":
+            return False
+    return True
+
+
+def _night(
+    configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int, train: bool
+) -> dict[str, JobConfig]:
+    """The configs of the jobs of a night that follows the artifacts `there`."""
+    names = [name for name in NIGHT_JOBS if name in configs and (train or name != "train-adapter")]
+    made = [str(job_named(name).artifact) for name in names if name not in NIGHT_JOBS[-2:]]
+    named = [kind for kind in made if any(getattr(configs[name], kind, None) for name in names)]
+    if named:
+        raise ConfigError(
+            f"{', '.join(named)}: the project names a URI of it, and a night makes its own below "
+            f"{_folder(configs['prepare'], number)}; take the key out"
+        )
+    night = {**there, **{kind: f"{_folder(configs['prepare'], number)}/{kind}" for kind in made}}
+    changes: dict[str, dict[str, Any]] = {
+        "prepare": {EXTENDS: there["dataset"]},
+        # Folds are for the training of an adapter alone.
+        "pretrain-graph": {"start_from": there["graph"], **({} if train else {"folds": 0})},
+    }
+    return {name: _with(configs[name], {**night, **changes.get(name, {})}) for name in names}
+
+
+def _folder(config: JobConfig, number: int) -> str:
+    return f"{config.workspace.rstrip('/')}/nights/{number}"
+
+
+def _with(config: JobConfig, values: Mapping[str, Any]) -> JobConfig:
+    """The config with those of the values that it has keys for."""
+    fields = type(config).model_fields
+    return config.model_copy(update={key: each for key, each in values.items() if key in fields})
+
+
+def _carried(manifest: Manifest) -> str:
+    """How many explanations were taken over, and why the others were written."""
+    total, metrics = manifest.row_counts["explanations"], manifest.metrics
+    reasons = sorted(metrics["written_again"].items(), key=lambda each: -each[1])
+    because = "; ".join(f"{count:,} {reason}" for reason, count in reasons)
+    kept = f"{metrics['num_carried']:,} of {total:,} explanations are taken over"
+    return f"{kept}{f'; not taken over: {because}' if because else ''}"
 
 
 def _there(name: str, config: JobConfig, redo: bool) -> Manifest | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from jobs.catalogue import Job, job_named
-from jobs.output import State
+from jobs.output import State, present
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactNotFoundError, XRecError
@@ -48,9 +48,17 @@ def project_status(project: Project) -> list[ArtifactStatus]:
     configs = project.configs([job.name for job in makers])
     artifacts: list[ArtifactStatus] = []
     for job in makers:
-        artifact = _status(job, configs[job.name])
+        artifact = _status(job, _present(configs[job.name]))
         artifacts.append(_stale_by_input(artifact, artifacts, configs[job.name]))
     return artifacts
+
+
+def _present(config: JobConfig) -> JobConfig:
+    """The config with the artifacts of the last night; what cannot be read is said later."""
+    try:
+        return present(config)
+    except XRecError:
+        return config
 
 
 def _stale_by_input(

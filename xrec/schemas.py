@@ -145,7 +145,8 @@ GENERATED = pa.schema(
         _column(
             "content_key",
             pa.string(),
-            "hash of all that the text depends on: texts, vectors, model, decoding",
+            "hash of all that the text depends on: texts, vectors, model, decoding; then short "
+            "ones of the parts",
         ),
         _column(
             "aspects",

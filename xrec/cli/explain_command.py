@@ -37,6 +37,7 @@ def explain(
 
     config = load_config(BackfillConfig, config_path, overrides or [])
     import jobs.explain
+    from jobs.output import present
 
-    for line in jobs.explain.run(config, user_id, item_id):
+    for line in jobs.explain.run(present(config), user_id, item_id):
         typer.echo(line)

@@ -55,6 +55,7 @@ def _program(
 
 
 app.command("run", help=run_command.HELP)(run_command.run)
+app.command("refresh", help=run_command.REFRESH_HELP)(run_command.refresh)
 app.command("status", help=status_command.HELP)(status_command.status)
 _lab = new_app(no_args_is_help=True)
 for _job in JOBS:

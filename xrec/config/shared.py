@@ -110,6 +110,15 @@ class JobConfig(Config):
         """URI of the artifact `name`: its own key if given, else `<workspace>/<name>`."""
         return getattr(self, name, None) or f"{self.workspace.rstrip('/')}/{name}"
 
+    def in_workspace(self, uri: str) -> str:
+        """`workspace:NAME` for a URI below the workspace, else the URI."""
+        workspace = f"{self.workspace.rstrip('/')}/"
+        return _IN_WORKSPACE * uri.startswith(workspace) + uri.removeprefix(workspace)
+
+    def found(self, uri: str) -> str:
+        """The URI that `in_workspace` shortened, wherever the workspace lies now."""
+        return str(_found(uri, self.workspace.rstrip("/")))
+
 
 def _found(value: Any, workspace: str) -> Any:
     """The value with the URI of the folder in place of `workspace:NAME`."""
