@@ -85,9 +85,9 @@ def refresh(
     """Make what changed since the project's explanations were published; returns their manifest.
 
     The new artifacts lie at <workspace>/nights/N. A call that was killed goes on where it was; what
-    a call that was not finished made of other raw files is made again. If the raw files are those
-    of the present dataset, only recommendations and explanations are looked at. With `train` an
-    adapter is trained on the night's graph, which writes every text again.
+    it had made of other raw files is left alone. If the raw files are those of the present dataset,
+    only recommendations and explanations are looked at. With `train` an adapter is trained on the
+    night's graph, which writes every text again.
 
     Raises ConfigError without a section that a night needs, or if the project names the URI of an
     artifact that it makes; ArtifactNotFoundError if the project
@@ -102,8 +102,8 @@ def refresh(
         tell("the raw files are those of the present dataset")
         night = {name: present(configs[name]) for name in NIGHT_JOBS[-2:] if name in configs}
     else:
-        tell(f"night {number + 1}: {configs['backfill'].workspace}/nights/{number + 1}")
-        night = _night(configs, there, number + 1, train)
+        night = _next_night(configs, there, number, train)
+        tell(f"night: {night['prepare'].artifact('dataset')}")
     manifest = run(night, redo=True, source=source, tell=tell)
     tell(_carried(manifest))
     return manifest
@@ -120,6 +120,17 @@ def _is_prepared(configs: Mapping[str, JobConfig], there: Mapping[str, str], num
         if replace(made, unchecked=(*made.unchecked, EXTENDS)).found().state != "up to date":
             return False
     return True
+
+
+def _next_night(
+    configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int, train: bool
+) -> dict[str, JobConfig]:
+    """The first night after `number` whose folder holds nothing of other raw files."""
+    while True:
+        number += 1
+        night = _night(configs, there, number, train)
+        if _look(first := next(iter(night)), night[first], exact=True)[1].state != "stale":
+            return night
 
 
 def _night(

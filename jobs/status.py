@@ -48,17 +48,9 @@ def project_status(project: Project) -> list[ArtifactStatus]:
     configs = project.configs([job.name for job in makers])
     artifacts: list[ArtifactStatus] = []
     for job in makers:
-        artifact = _status(job, _present(configs[job.name]))
+        artifact = _status(job, configs[job.name])
         artifacts.append(_stale_by_input(artifact, artifacts, configs[job.name]))
     return artifacts
-
-
-def _present(config: JobConfig) -> JobConfig:
-    """The config with the artifacts of the last night; what cannot be read is said later."""
-    try:
-        return present(config)
-    except XRecError:
-        return config
 
 
 def _stale_by_input(
@@ -82,7 +74,7 @@ def _status(job: Job, config: JobConfig) -> ArtifactStatus:
     check_access(location, config.storage)
     status = ArtifactStatus(job.artifact, location.uri, "missing", None, _num_bytes(location))
     try:
-        made = job.output(config, exact=False)
+        made = job.output(present(config), exact=False)
         found = made.found()
     except ArtifactNotFoundError as error:  # an input
         note = f"its input {str(error).split(':')[0]} is missing"
