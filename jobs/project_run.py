@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.connect import ensure_ray
-from jobs.catalogue import job_named
+from jobs.catalogue import PIPELINE, job_named
 from jobs.output import Found, Output, last_night, present
 from xrec.config.shared import JobConfig
 from xrec.data.dataset import EXTENDS
@@ -62,16 +62,8 @@ def run(
     return manifest
 
 
-NIGHT_JOBS = (
-    "annotate",
-    "prepare",
-    "pretrain-graph",
-    "train-aspects",
-    "train-adapter",
-    "recommend",
-    "backfill",
-)
-"""The jobs of a night, of which `train-adapter` is left out unless it is asked for."""
+NIGHT_JOBS = PIPELINE[1:-1]
+"""Those of a night: all from `annotate` to `backfill`, `train-adapter` only if it is asked for."""
 _NEEDED = ("prepare", "pretrain-graph", "backfill")
 
 
@@ -90,8 +82,8 @@ def refresh(
     night's graph, which writes every text again.
 
     Raises ConfigError without a section that a night needs, or if the project names the URI of an
-    artifact that it makes; ArtifactNotFoundError if the project
-    was not run before, and what the jobs raise.
+    artifact that it makes; ArtifactNotFoundError if the project was not run before; and what the
+    jobs raise.
     """
     if missing := [name for name in _NEEDED if name not in configs]:
         raise ConfigError(
@@ -104,9 +96,7 @@ def refresh(
     else:
         night = _next_night(configs, there, number, train)
         tell(f"night: {night['prepare'].artifact('dataset')}")
-    manifest = run(night, redo=True, source=source, tell=tell)
-    tell(_carried(manifest))
-    return manifest
+    return run(night, redo=True, source=source, tell=tell)
 
 
 def _is_prepared(configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int) -> bool:
@@ -162,15 +152,6 @@ def _with(config: JobConfig, values: Mapping[str, Any]) -> JobConfig:
     """The config with those of the values that it has keys for."""
     fields = type(config).model_fields
     return config.model_copy(update={key: each for key, each in values.items() if key in fields})
-
-
-def _carried(manifest: Manifest) -> str:
-    """How many explanations were taken over, and why the others were written."""
-    total, metrics = manifest.row_counts["explanations"], manifest.metrics
-    reasons = sorted(metrics["written_again"].items(), key=lambda each: -each[1])
-    because = "; ".join(f"{count:,} {reason}" for reason, count in reasons)
-    kept = f"{metrics['num_carried']:,} of {total:,} explanations are taken over"
-    return f"{kept}{f'; not taken over: {because}' if because else ''}"
 
 
 def _there(name: str, config: JobConfig, redo: bool) -> Manifest | None:

@@ -110,13 +110,13 @@ PARTS = (
     "item_vector",
 )
 """The parts of a content key; `settings` are those of the run, adapter and model among them."""
-_KEY_DIGITS, _PART_DIGITS = 16, 4
+_KEY_DIGITS, _PART_DIGITS = 16, 3  # these tell a reason, and decide nothing
 
 
 def content_key(explainer: Explainer, shared: str, pair: Pair, texts: PairTexts) -> str:
     """Return the content key of a pair with these texts: 16 hex digits of a SHA-256.
 
-    Behind them are 4 for each of `PARTS`. `shared` is the run's `shared_key`.
+    Behind them are 3 for each of `PARTS`. `shared` is the run's `shared_key`.
     """
     chosen = [[*vars(each).values()] for each in texts.aspects]
     named, counted = [aspect for aspect, *_ in chosen], [evidence for _, *evidence in chosen]
@@ -133,12 +133,10 @@ def content_key(explainer: Explainer, shared: str, pair: Pair, texts: PairTexts)
 
 
 def changed_parts(before: str, now: str) -> tuple[str, ...]:
-    """Return which of `PARTS` two content keys differ in; all of one that an older xrec made."""
-    if len(before) != len(now):
-        return PARTS
+    """Return which of `PARTS` two content keys differ in; all, if that cannot be told."""
     starts = range(_KEY_DIGITS, len(now), _PART_DIGITS)
-    return tuple(
-        part
-        for part, start in zip(PARTS, starts, strict=True)
-        if before[start : start + _PART_DIGITS] != now[start : start + _PART_DIGITS]
-    )
+    places = {
+        part: slice(start, start + _PART_DIGITS) for part, start in zip(PARTS, starts, strict=True)
+    }
+    found = tuple(part for part, place in places.items() if before[place] != now[place])
+    return found or PARTS
