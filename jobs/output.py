@@ -24,6 +24,7 @@ from xrec.storage import (
     Kind,
     Location,
     Manifest,
+    check_artifacts,
     differing_fields,
     finished,
     location_of,
@@ -166,6 +167,7 @@ def last_night(config: JobConfig) -> tuple[int, dict[str, str]]:
     they are the project's own. Raises what `manifest_there` raises.
     """
     kinds = ("dataset", "graph", "aspects", "adapter")
+    check_artifacts(config, "explanations")
     published = manifest_there(location_of(config, "explanations"), "explanations")
     made_from = {} if published is None else published.metrics.get("made_from", {})
     if (night := _NIGHT.fullmatch(made_from.get("graph", ""))) is None:

@@ -103,6 +103,26 @@ def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
     assert read_graph(open_location(config.graph)).manifest == manifest
 
 
+@pytest.mark.parametrize(
+    ("dataset", "dim", "message"),
+    [
+        ("0" * 16, 8, r"was trained on dataset 0{16}, which .*/dataset does not extend"),
+        (None, 5, "vectors of 8 numbers and a layer0.safetensors; expected one, .* = 5"),
+    ],
+)
+def test_start_from_a_graph_that_does_not_fit_is_refused(
+    trained, make_graph_config, tmp_path, dataset, dim, message
+):
+    _, manifest = trained
+    inputs = {"dataset": dataset or manifest.inputs["dataset"]}
+    earlier = manifest.model_copy(update={"inputs": inputs})
+    (tmp_path / "manifest.json").write_bytes(earlier.to_bytes())
+    config = make_graph_config(tmp_path / "graph", model={"embedding_dim": dim})
+    with pytest.raises(ArtifactMismatchError, match=message):
+        pretrained_graph(config.model_copy(update={"start_from": str(tmp_path)}))
+    assert not (tmp_path / "graph").exists()
+
+
 @pytest.mark.slow
 def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_seen_them(
     make_graph_config, town, tmp_path, monkeypatch
