@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from xrec.config.backfill import RecommendConfig
 from xrec.config.llm import LLMConfig
@@ -36,6 +36,7 @@ logger = logging.getLogger("xrec")
 
 _NIGHT = re.compile(r"workspace:nights/(\d+)/graph")
 
+ConfigT = TypeVar("ConfigT", bound=JobConfig)
 State = Literal["missing", "begun", "up to date", "stale"]
 
 DELETING = "_deleting"
@@ -176,7 +177,7 @@ def last_night(config: JobConfig) -> tuple[int, dict[str, str]]:
     return int(night[1]), {kind: config.found(uri) for kind, uri in own.items()}
 
 
-def present(config: JobConfig) -> JobConfig:
+def present(config: ConfigT) -> ConfigT:
     """The config of a job that reads the project's artifacts, with those of the last night.
 
     A URI that the config names stays. Jobs that make these artifacts have the config that is given.

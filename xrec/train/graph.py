@@ -67,7 +67,7 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     settings, inputs = graph_identity(config)
     run = run_fingerprint("graph", settings, inputs)
     progress, vectors, layer0 = _train(config, data, run)
-    moves = {}
+    moves: dict[str, Any] = {}
     if config.start_from is not None:
         vectors, moves = _settled(config, data, vectors)
     users, items, aspects = _tables(data, vectors)
