@@ -20,7 +20,7 @@ from tests.project_file import write_yaml
 from tests.toy import EMBEDDING_DIM, save_toy_model
 from tests.xrec.bulk.toy_run import pool_here
 from tests.xrec.generate.town import make_adapter
-from xrec.backfill import read_explanations
+from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.config.data import SampleSource
 from xrec.config.project import read_project
@@ -145,9 +145,10 @@ def _check_night(town: Town, before: dict[Any, Any], now: dict[Any, Any], made: 
     assert all(now[pair] == before[pair] for pair in same)
     again, num_carried = made.metrics["written_again"], made.metrics["num_carried"]
     assert num_carried == len(same)
-    assert again.get("new", 0) <= len(set(now) - set(before))
-    num_rows = made.row_counts["explanations"] + made.row_counts["failed"]
-    assert num_carried + sum(again.values()) == num_rows
+    failed = read_failed(str(town.workspace / "explanations")).to_table().to_pylist()
+    planned = {*now, *((row["user_id"], row["item_id"]) for row in failed)}
+    assert again.get("new", 0) == len(planned - set(before))
+    assert num_carried + sum(again.values()) == len(planned)
     assert {part for reason in again for part in reason.split(" + ")} <= {"new", *PARTS}
 
 
