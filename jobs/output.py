@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from xrec.config.backfill import RecommendConfig
 from xrec.config.llm import LLMConfig
-from xrec.config.shared import ExplanationsJobConfig, JobConfig
+from xrec.config.shared import WORKSPACE, ExplanationsJobConfig, JobConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError, StorageError
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import (
@@ -174,7 +174,8 @@ def last_night(config: JobConfig) -> tuple[int, dict[str, str]]:
     if (night := _NIGHT.fullmatch(made_from.get("graph", ""))) is None:
         return 0, {kind: config.artifact(kind) for kind in kinds}
     own = {kind: getattr(config, kind, None) or made_from[kind] for kind in kinds}
-    return int(night[1]), {kind: config.found(uri) for kind, uri in own.items()}
+    workspace = f"{config.workspace.rstrip('/')}/"
+    return int(night[1]), {kind: own[kind].replace(WORKSPACE, workspace, 1) for kind in kinds}
 
 
 def present(config: ConfigT) -> ConfigT:
@@ -182,10 +183,10 @@ def present(config: ConfigT) -> ConfigT:
 
     A URI that the config names stays. Jobs that make these artifacts have the config that is given.
     """
-    if not isinstance(config, ExplanationsJobConfig | RecommendConfig):
-        return config
-    found = last_night(config)[1].items()
-    return config.model_copy(update={kind: uri for kind, uri in found if hasattr(config, kind)})
+    is_reader = isinstance(config, ExplanationsJobConfig | RecommendConfig)
+    found = last_night(config)[1] if is_reader else {}
+    own = {kind: uri for kind, uri in found.items() if hasattr(config, kind)}
+    return config.model_copy(update=own)
 
 
 def llm_fingerprint(config: JobConfig, llm: LLMConfig, *, exact: bool) -> str | None:

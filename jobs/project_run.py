@@ -90,7 +90,7 @@ def refresh(
             f"a night needs the sections {', '.join(_NEEDED)}, saw none of {', '.join(missing)}"
         )
     number, there = last_night(configs["backfill"])
-    if _is_prepared(configs, there, number):
+    if not train and _is_prepared(configs, there, number):
         tell("the raw files are those of the present dataset")
         night = {name: present(configs[name]) for name in NIGHT_JOBS[-2:] if name in configs}
     else:
@@ -101,15 +101,13 @@ def refresh(
 
 def _is_prepared(configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int) -> bool:
     """Whether the raw files and their settings are those of the present dataset."""
-    for name in ("annotate", "prepare"):
-        if (config := configs.get(name)) is None:
-            continue
-        own = {**there, **({"annotations": _folder(config, number)} if number else {})}
-        made = job_named(name).output(_with(config, own))
-        # What the dataset extends is no part of the question.
-        if replace(made, unchecked=(*made.unchecked, EXTENDS)).found().state != "up to date":
-            return False
-    return True
+    folder = _folder(configs["prepare"], number)
+    own = {**there, **({"annotations": f"{folder}/annotations"} if number else {})}
+    names = [name for name in ("annotate", "prepare") if name in configs]
+    made = (job_named(name).output(_with(configs[name], own)) for name in names)
+    # What the dataset extends is no part of the question.
+    asked = (replace(each, unchecked=(*each.unchecked, EXTENDS)) for each in made)
+    return all(each.found().state == "up to date" for each in asked)
 
 
 def _next_night(

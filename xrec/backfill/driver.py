@@ -26,6 +26,7 @@ from xrec.bulk.runs.row_format import AGAIN
 from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.backfill import BackfillConfig
+from xrec.config.shared import WORKSPACE
 from xrec.progress import counter, duration
 from xrec.storage import Manifest
 from xrec.storage.location import with_backoff
@@ -33,8 +34,6 @@ from xrec.storage.location import with_backoff
 logger = logging.getLogger("xrec")
 
 KIND: Final = "explanations"
-MADE_FROM = "made_from"
-"""Among the manifest's metrics: URIs of the artifacts; `workspace:` stands for the workspace's."""
 _MOST_CHUNKS = 16
 
 
@@ -121,7 +120,8 @@ def progress_line(progress: Progress, num_pairs: int, at: datetime) -> str:
 
 def describe(config: BackfillConfig, run: BulkRun) -> Describe:
     """What makes the manifest's row counts and metrics of a run's counts."""
-    made_from = ("dataset", "graph", "aspects", "adapter")
+    workspace = f"{config.workspace.rstrip('/')}/"
+    uris = {name: config.artifact(name) for name in ("dataset", "graph", "aspects", "adapter")}
 
     def of(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
         row_counts = {
@@ -140,7 +140,7 @@ def describe(config: BackfillConfig, run: BulkRun) -> Describe:
             "num_retries": len(run.passes()) - 1,
             "num_deaths": summary.num_deaths,
             "failed_by_reason": dict(summary.failed),
-            MADE_FROM: {name: config.in_workspace(config.artifact(name)) for name in made_from},
+            "made_from": {name: uris[name].replace(workspace, WORKSPACE, 1) for name in uris},
         }
 
     return of

@@ -101,13 +101,8 @@ def shared_key(identity: Identity) -> str:
 
 
 PARTS = (
-    "settings",
-    "user_texts",
-    "item_texts",
-    "aspects",
-    "evidence",
-    "user_vector",
-    "item_vector",
+    *("settings", "user_texts", "item_texts", "aspects", "evidence"),
+    *("user_vector", "item_vector"),
 )
 """The parts of a content key; `settings` are those of the run, adapter and model among them."""
 _KEY_DIGITS, _PART_DIGITS = 16, 3  # these tell a reason, and decide nothing

@@ -14,7 +14,8 @@ from xrec.errors import ConfigError
 Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
 
-_IN_WORKSPACE = "workspace:"
+WORKSPACE = "workspace:"
+"""What begins the URI of a folder in the workspace, wherever that lies."""
 
 
 class StorageConfig(Config):
@@ -110,22 +111,13 @@ class JobConfig(Config):
         """URI of the artifact `name`: its own key if given, else `<workspace>/<name>`."""
         return getattr(self, name, None) or f"{self.workspace.rstrip('/')}/{name}"
 
-    def in_workspace(self, uri: str) -> str:
-        """`workspace:NAME` for a URI below the workspace, else the URI."""
-        workspace = f"{self.workspace.rstrip('/')}/"
-        return _IN_WORKSPACE * uri.startswith(workspace) + uri.removeprefix(workspace)
-
-    def found(self, uri: str) -> str:
-        """The URI that `in_workspace` shortened, wherever the workspace lies now."""
-        return str(_found(uri, self.workspace.rstrip("/")))
-
 
 def _found(value: Any, workspace: str) -> Any:
     """The value with the URI of the folder in place of `workspace:NAME`."""
     if isinstance(value, Mapping):
         return {key: _found(each, workspace) for key, each in value.items()}
-    if isinstance(value, str) and value.startswith(_IN_WORKSPACE):
-        return f"{workspace}/{value.removeprefix(_IN_WORKSPACE)}"
+    if isinstance(value, str) and value.startswith(WORKSPACE):
+        return f"{workspace}/{value.removeprefix(WORKSPACE)}"
     return value
 
 

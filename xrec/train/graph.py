@@ -190,20 +190,18 @@ def graph_identity(config: PretrainGraphConfig) -> tuple[dict[str, Any], dict[st
 def _check_start(config: PretrainGraphConfig, uri: str, dataset: Manifest) -> Manifest:
     """The manifest of the graph at `uri`, whose vectors have the indices and the length of ours."""
     earlier = read_manifest(open_location(uri, config.storage), "graph")
-    if earlier.inputs["dataset"] not in ancestry(dataset, EXTENDS):
-        raise ArtifactMismatchError(
-            f"start_from: {uri} was trained on dataset {earlier.inputs['dataset']}, which "
-            f"{config.artifact('dataset')} does not extend, so indices would not fit; prepare it "
-            "with extends, or leave start_from out"
-        )
-    dim = earlier.config["model"]["embedding_dim"]
-    if dim != config.model.embedding_dim or LAYER0 not in earlier.files:
-        raise ArtifactMismatchError(
-            f"start_from: {uri} has vectors of {dim} numbers and "
-            f"{'a' if LAYER0 in earlier.files else 'no'} {LAYER0}; expected one, and "
-            f"model.embedding_dim = {config.model.embedding_dim}; train without start_from"
-        )
-    return earlier
+    dim, known = earlier.config["model"]["embedding_dim"], earlier.inputs["dataset"]
+    if known not in ancestry(dataset, EXTENDS):
+        why = f"of dataset {known}, which {config.artifact('dataset')} does not extend"
+    elif dim != config.model.embedding_dim:
+        why = f"of {dim} dimensions, and model.embedding_dim is {config.model.embedding_dim}"
+    elif LAYER0 not in earlier.files:
+        why = f"of an older xrec, without {LAYER0}"
+    else:
+        return earlier
+    raise ArtifactMismatchError(
+        f"start_from: the graph at {uri} is {why}; give one that fits, or leave start_from out"
+    )
 
 
 def _check(dataset: Dataset, data: GraphData, config: PretrainGraphConfig) -> None:

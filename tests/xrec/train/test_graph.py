@@ -106,8 +106,8 @@ def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
 @pytest.mark.parametrize(
     ("dataset", "dim", "message"),
     [
-        ("0" * 16, 8, r"was trained on dataset 0{16}, which .*/dataset does not extend"),
-        (None, 5, "vectors of 8 numbers and a layer0.safetensors; expected one, .* = 5"),
+        ("0" * 16, 8, r"is of dataset 0{16}, which .*/dataset does not extend"),
+        (None, 5, "is of 8 dimensions, and model.embedding_dim is 5"),
     ],
 )
 def test_start_from_a_graph_that_does_not_fit_is_refused(
