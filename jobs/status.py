@@ -64,6 +64,7 @@ def _stale_by_input(
     if "base_model" in inputs and llm is not None and llm.model == config.artifact("llm"):
         inputs.add("llm")
     stale = [each.kind for each in before if each.kind in inputs and each.state == "stale"]
+    stale = [kind for kind in stale if present(config).artifact(kind) == config.artifact(kind)]
     notes = tuple(f"made from {each}, which is stale" for each in stale)
     return replace(artifact, state="stale", notes=notes + artifact.notes) if stale else artifact
 
