@@ -18,6 +18,7 @@ from typing import Any
 from cluster.connect import ensure_ray
 from jobs.catalogue import PIPELINE, job_named
 from jobs.output import Found, Output, last_night, present
+from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import JobConfig
 from xrec.data.dataset import EXTENDS
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
@@ -78,8 +79,8 @@ def refresh(
 
     The new artifacts lie at <workspace>/nights/N. A call that was killed goes on where it was; what
     it had made of other raw files is left alone. If the raw files are those of the present dataset,
-    only recommendations and explanations are looked at. With `train` an adapter is trained on the
-    night's graph, which writes every text again.
+    only recommendations and explanations are looked at. With `train` the graph is trained on, and
+    an adapter on it, which writes every text again.
 
     Raises ConfigError without a section that a night needs, or if the project names the URI of an
     artifact that it makes; ArtifactNotFoundError if the project was not run before; and what the
@@ -136,9 +137,13 @@ def _night(
     night = {**there, **{kind: f"{_folder(configs['prepare'], number)}/{kind}" for kind in made}}
     changes: dict[str, dict[str, Any]] = {
         "prepare": {EXTENDS: there["dataset"]},
-        # Folds are for the training of an adapter alone.
-        "pretrain-graph": {"start_from": there["graph"], **({} if train else {"folds": 0})},
+        "pretrain-graph": {"start_from": there["graph"]},
     }
+    graph = configs["pretrain-graph"]
+    if not train and isinstance(graph, PretrainGraphConfig):
+        # An epoch that helps a little would move every vector. Folds are for an adapter's training.
+        as_it_is = graph.training.model_copy(update={"num_epochs": 0})
+        changes["pretrain-graph"].update(training=as_it_is, folds=0)
     return {name: _with(configs[name], {**night, **changes.get(name, {})}) for name in names}
 
 

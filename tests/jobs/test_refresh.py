@@ -115,8 +115,7 @@ class Town:
 
     def refresh(self, *overrides: str) -> tuple[Manifest, list[str]]:
         lines: list[str] = []
-        slow = "pretrain-graph.training.learning_rate=0.0005"  # or all vectors of so few move
-        manifest = jobs.project_run.refresh(self.configs(slow, *overrides), tell=lines.append)
+        manifest = jobs.project_run.refresh(self.configs(*overrides), tell=lines.append)
         return manifest, [line for line in lines if "done in" not in line]
 
     def texts(self) -> dict[tuple[str, str], dict[str, Any]]:

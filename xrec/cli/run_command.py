@@ -34,7 +34,7 @@ Example:
 REFRESH_HELP = """What changed since the last run: a night's work on a project that was run.
 
 Takes the raw files as a later state of the same catalogue. The new dataset extends the present one,
-the graph starts from the present vectors, the adapter stays, and texts of which nothing changed are
+the graph takes the new interactions in, the adapter stays, and texts of which nothing changed are
 taken over. The artifacts lie in <workspace>/nights/N, and become the present ones when the
 explanations are published: xrec serve, explain, evaluate, backfill and recommend then read them. A
 refresh that was interrupted goes on when it is started again; one without new files does no work.
@@ -108,7 +108,7 @@ def refresh(
     overrides: ProjectOverrides = None,
     train: Annotated[
         bool,
-        typer.Option("--train", help="Train the adapter anew, which writes every text again."),
+        typer.Option("--train", help="Train on the graph, and an adapter anew: all texts change."),
     ] = False,
 ) -> None:
     """Run jobs.project_run.refresh."""

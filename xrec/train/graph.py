@@ -246,6 +246,9 @@ def _train(
 
 def _log_epoch(row: dict[str, Any]) -> None:
     scores = "".join(f", {name} {row[name]:.4f}" for name in (RECALL, SCORE) if name in row)
+    if row["epoch"] == 0:
+        logger.info("start%s", scores)
+        return
     logger.info("epoch %d: loss %.4f%s (%.1f s)", row["epoch"], row["loss"], scores, row["seconds"])
 
 

@@ -132,10 +132,15 @@ class GraphWorker:
         )
 
     def rank_start(self, validation: HeldOut) -> None:
-        """Validate before the first epoch: a start from earlier vectors may be the best."""
+        """Validate before the first epoch: a start from earlier vectors may be the best.
+
+        If no epoch is to follow, write the checkpoint.
+        """
         if self.progress.epoch == 0:
-            score = self._evaluate(validation)[SCORE]
-            self.progress = self.progress.after_evaluation(score)
+            metrics = self._evaluate(validation)
+            self.progress = self.progress.after_evaluation(metrics[SCORE])
+            if self.has_finished:
+                report({"epoch": 0, **metrics}, self._checkpoint(), every_worker=True)
 
     def run_epoch(self, validation: HeldOut) -> None:
         """Train for an epoch and report; validate and write a checkpoint if they are due.
@@ -261,7 +266,9 @@ class GraphWorker:
         Of workers that hold the same rows, only rank 0 writes them.
         """
         table = self._engine.module.embeddings
-        state = whole_state(table)
+        # Adam has no state before its first step.
+        none = WholeState(table, torch.zeros_like(table), torch.zeros_like(table))
+        state = whole_state(table) if self.progress.step else none
         num_parts = self._partition.blocks.num_blocks
         if rank() >= num_parts:
             return None
