@@ -8,6 +8,7 @@ from jobs.output import Output
 from xrec.backfill.driver import finish, has_work, retry_reasons, run_backfill
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import open_backfill, pairs_difference, run_request
+from xrec.bulk.runs.row_format import AGAIN
 from xrec.bulk.status import Preview, preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
@@ -97,7 +98,7 @@ def costs_text(costs: Mapping[str, float]) -> str:
     shown += [
         f"{cost:,.0f} {name.removeprefix('num_').replace('_', ' ')}"
         for name, cost in costs.items()
-        if name != "seconds" and not name.startswith("engine_") and cost
+        if name != "seconds" and not name.startswith(("engine_", AGAIN)) and cost
     ]
     return ", ".join(shown)
 

@@ -1,5 +1,6 @@
 """Job `prepare`: raw files (or the sample's generator) in, dataset artifact out."""
 
+from dataclasses import replace
 from functools import partial
 
 from jobs.output import Output
@@ -7,6 +8,7 @@ from xrec.annotate.phrases.profiles import find_aspects
 from xrec.annotate.read import annotations_manifest, read_annotations
 from xrec.config.data import AnnotationsSource, PrepareConfig, ReleaseSource, SampleSource
 from xrec.data import dataset_settings, prepare_dataset
+from xrec.data.dataset import EXTENDS
 from xrec.data.release import find_release_files, read_release
 from xrec.data.source import Source
 from xrec.data.tables import find_table_files, read_tables
@@ -17,6 +19,7 @@ from xrec.storage import (
     location_of,
     manifest_there,
     open_location,
+    read_manifest,
 )
 
 
@@ -46,7 +49,15 @@ def run(config: PrepareConfig) -> Manifest:
 
 
 def _source(config: PrepareConfig) -> Source:
-    """The reader that `source.kind` names."""
+    """The reader that `source.kind` names; what the dataset extends is among its inputs."""
+    source = _reader(config)
+    if config.extends is None:
+        return source
+    earlier = read_manifest(open_location(config.extends, config.storage), "dataset")
+    return replace(source, inputs={**source.inputs, EXTENDS: earlier.fingerprint})
+
+
+def _reader(config: PrepareConfig) -> Source:
     source = config.source
     if isinstance(source, SampleSource):
         return Source("sample", lambda staging, _: staging.add(town_tables(generate_town(source))))

@@ -4,17 +4,24 @@ A job is skipped if its artifact is there and was made from the same settings an
 artifact that is there differs, the run stops and says in what; or with `redo`, it is deleted and
 made again. A table is not deleted: readers take what it has until the new rows are published. What
 depends on an artifact then has other inputs, and is made again for the same reason.
+
+A night (`refresh`) is such a run too. Its artifacts lie in a folder of their own, and the commit
+that publishes its explanations names them: so they become the project's present ones all at once.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
+from typing import Any
 
 from cluster.connect import ensure_ray
-from jobs.catalogue import job_named
-from jobs.output import Found, Output
+from jobs.catalogue import PIPELINE, job_named
+from jobs.output import Found, Output, last_night, present
+from xrec.config.graph import PretrainGraphConfig
 from xrec.config.shared import JobConfig
-from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
+from xrec.data.dataset import EXTENDS
+from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError
 from xrec.storage import TABLES, Manifest
 from xrec.train.lease import CHECKPOINTS, refuse_live_training
 
@@ -54,6 +61,100 @@ def run(
             manifest = done
             tell(f"{step} done in {time.monotonic() - started:.0f} s")
     return manifest
+
+
+NIGHT_JOBS = PIPELINE[1:-1]
+"""Those of a night: all from `annotate` to `backfill`, `train-adapter` only if it is asked for."""
+_NEEDED = ("prepare", "pretrain-graph", "backfill")
+
+
+def refresh(
+    configs: Mapping[str, JobConfig],
+    *,
+    train: bool = False,
+    source: str = "",
+    tell: Callable[[str], None],
+) -> Manifest:
+    """Make what changed since the project's explanations were published; returns their manifest.
+
+    The new artifacts lie at <workspace>/nights/N. A call that was killed goes on where it was; what
+    it had made of other raw files is left alone. If the raw files are those of the present dataset,
+    only recommendations and explanations are looked at. With `train` the graph is trained on, and
+    an adapter on it, which writes every text again.
+
+    Raises ConfigError without a section that a night needs, or if the project names the URI of an
+    artifact that it makes; ArtifactNotFoundError if the project was not run before; and what the
+    jobs raise.
+    """
+    if missing := [name for name in _NEEDED if name not in configs]:
+        raise ConfigError(
+            f"a night needs the sections {', '.join(_NEEDED)}, saw none of {', '.join(missing)}"
+        )
+    number, there = last_night(configs["backfill"])
+    if not train and _is_prepared(configs, there, number):
+        tell("the raw files are those of the present dataset")
+        night = {name: present(configs[name]) for name in NIGHT_JOBS[-2:] if name in configs}
+    else:
+        night = _next_night(configs, there, number, train)
+        tell(f"night: {night['prepare'].artifact('dataset')}")
+    return run(night, redo=True, source=source, tell=tell)
+
+
+def _is_prepared(configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int) -> bool:
+    """Whether the raw files and their settings are those of the present dataset."""
+    folder = _folder(configs["prepare"], number)
+    own = {**there, **({"annotations": f"{folder}/annotations"} if number else {})}
+    names = [name for name in ("annotate", "prepare") if name in configs]
+    made = (job_named(name).output(_with(configs[name], own)) for name in names)
+    # What the dataset extends is no part of the question.
+    asked = (replace(each, unchecked=(*each.unchecked, EXTENDS)) for each in made)
+    return all(each.found().state == "up to date" for each in asked)
+
+
+def _next_night(
+    configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int, train: bool
+) -> dict[str, JobConfig]:
+    """The first night after `number` whose folder holds nothing of other raw files."""
+    while True:
+        number += 1
+        night = _night(configs, there, number, train)
+        if _look(first := next(iter(night)), night[first], exact=True)[1].state != "stale":
+            return night
+
+
+def _night(
+    configs: Mapping[str, JobConfig], there: Mapping[str, str], number: int, train: bool
+) -> dict[str, JobConfig]:
+    """The configs of the jobs of a night that follows the artifacts `there`."""
+    names = [name for name in NIGHT_JOBS if name in configs and (train or name != "train-adapter")]
+    made = [str(job_named(name).artifact) for name in names if name not in NIGHT_JOBS[-2:]]
+    named = [kind for kind in made if any(getattr(configs[name], kind, None) for name in names)]
+    if named:
+        raise ConfigError(
+            f"{', '.join(named)}: the project names a URI of it, and a night makes its own below "
+            f"{_folder(configs['prepare'], number)}; take the key out"
+        )
+    night = {**there, **{kind: f"{_folder(configs['prepare'], number)}/{kind}" for kind in made}}
+    changes: dict[str, dict[str, Any]] = {
+        "prepare": {EXTENDS: there["dataset"]},
+        "pretrain-graph": {"start_from": there["graph"]},
+    }
+    graph = configs["pretrain-graph"]
+    if not train and isinstance(graph, PretrainGraphConfig):
+        # An epoch that helps a little would move every vector. Folds are for an adapter's training.
+        as_it_is = graph.training.model_copy(update={"num_epochs": 0})
+        changes["pretrain-graph"].update(training=as_it_is, folds=0)
+    return {name: _with(configs[name], {**night, **changes.get(name, {})}) for name in names}
+
+
+def _folder(config: JobConfig, number: int) -> str:
+    return f"{config.workspace.rstrip('/')}/nights/{number}"
+
+
+def _with(config: JobConfig, values: Mapping[str, Any]) -> JobConfig:
+    """The config with those of the values that it has keys for."""
+    fields = type(config).model_fields
+    return config.model_copy(update={key: each for key, each in values.items() if key in fields})
 
 
 def _there(name: str, config: JobConfig, redo: bool) -> Manifest | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from jobs.catalogue import Job, job_named
-from jobs.output import State
+from jobs.output import State, present
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactNotFoundError, XRecError
@@ -64,6 +64,7 @@ def _stale_by_input(
     if "base_model" in inputs and llm is not None and llm.model == config.artifact("llm"):
         inputs.add("llm")
     stale = [each.kind for each in before if each.kind in inputs and each.state == "stale"]
+    stale = [kind for kind in stale if present(config).artifact(kind) == config.artifact(kind)]
     notes = tuple(f"made from {each}, which is stale" for each in stale)
     return replace(artifact, state="stale", notes=notes + artifact.notes) if stale else artifact
 
@@ -74,7 +75,7 @@ def _status(job: Job, config: JobConfig) -> ArtifactStatus:
     check_access(location, config.storage)
     status = ArtifactStatus(job.artifact, location.uri, "missing", None, _num_bytes(location))
     try:
-        made = job.output(config, exact=False)
+        made = job.output(present(config), exact=False)
         found = made.found()
     except ArtifactNotFoundError as error:  # an input
         note = f"its input {str(error).split(':')[0]} is missing"

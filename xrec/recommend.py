@@ -40,7 +40,7 @@ from xrec.data.dataset import Dataset, taken
 from xrec.errors import ClusterError, ConfigError
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset
 from xrec.graph.fold_in import read_with_new
-from xrec.graph.ranking import SeenItems, top_k_items
+from xrec.graph.ranking import seen_items, top_k_items
 from xrec.progress import counter
 from xrec.schemas import RECOMMENDATIONS
 from xrec.storage import Kind, Manifest, location_of, manifest_of, storage_errors
@@ -134,7 +134,7 @@ def plan_recommendations(config: RecommendConfig, dataset: Dataset) -> BulkRun:
 
 def _users(config: RecommendConfig, dataset: Dataset) -> tuple[pa.Table, pa.Table]:
     """The users to rank for, and rejected ones: ids that are no text."""
-    known = dataset.users.select(["user_id"])
+    known = dataset.users.select(["user_id"]).filter(pc.field("user_id") != "")
     table = known if config.user_ids is None else pa.table({"user_id": list(config.user_ids)})
     return clean_keys(table, ROWS.keys, file=config.artifact("dataset"), first_line=1)
 
@@ -202,7 +202,7 @@ class RankingTask:
 
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings, k: int):
         self._dataset, self._graph, self._k = dataset, graph, k
-        self._seen = SeenItems(*map(torch.from_numpy, dataset.seen_edges()))
+        self._seen = seen_items(dataset)
 
     def do(self, rows: pa.Table) -> Outcome:
         """The k best unseen items of each user, fewer if fewer are left.

@@ -12,6 +12,10 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 
 USERS = _schema(user_id=pa.string(), user_index=pa.int32(), profile=pa.string())
 ITEMS = _schema(item_id=pa.string(), item_index=pa.int32(), title=pa.string(), profile=pa.string())
+# The indices of users and items by the bytes of their ids, in a dataset whose rows are in another
+# order since it extends an earlier one. A row that has no id any more is in neither.
+USER_ORDER = _schema(user_index=pa.int32())
+ITEM_ORDER = _schema(item_index=pa.int32())
 INTERACTIONS = _schema(user_index=pa.int32(), item_index=pa.int32(), split=pa.string())
 EXPLANATIONS = _schema(
     user_index=pa.int32(), item_index=pa.int32(), explanation=pa.string(), split=pa.string()
@@ -141,7 +145,8 @@ GENERATED = pa.schema(
         _column(
             "content_key",
             pa.string(),
-            "hash of all that the text depends on: texts, vectors, model, decoding",
+            "hash of all that the text depends on: texts, vectors, model, decoding; then short "
+            "ones of the parts",
         ),
         _column(
             "aspects",

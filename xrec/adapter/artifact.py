@@ -23,7 +23,7 @@ from xrec.adapter.model import Adapters, attach_adapters, build_adapters, input_
 from xrec.config.llm import Dtype, LLMConfig
 from xrec.config.shared import Device, StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageNotFoundError
-from xrec.graph.artifact import GraphEmbeddings
+from xrec.graph.artifact import START_FROM, GraphEmbeddings
 from xrec.llm.model import load_model, load_tokenizer, resolve_device, resolve_dtype
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import is_hub_id, model_fingerprint, resolve_model
@@ -31,6 +31,7 @@ from xrec.storage import (
     MANIFEST,
     Location,
     Manifest,
+    ancestry,
     content_hash,
     fingerprint_of,
     open_location,
@@ -127,7 +128,7 @@ class TrainedAdapter:
         Raises ArtifactMismatchError for another graph, and ModelError if the model has another
         width or is not built as `attach_adapters` needs.
         """
-        self.check_graph(graph.manifest.fingerprint)
+        self.check_graph(graph.manifest)
         device = model.device
         users, items = input_vectors(self.config.model, graph.users, graph.items)
         embedding = attach_adapters(model, self.adapters, user_vectors=users, item_vectors=items)
@@ -148,13 +149,16 @@ class TrainedAdapter:
                 "give that model, or train an adapter for this one"
             )
 
-    def check_graph(self, fingerprint: str) -> None:
-        """Raise ArtifactMismatchError unless the adapter was trained on this graph."""
-        if fingerprint != self.config.graph_fingerprint:
+    def check_graph(self, graph: Manifest) -> None:
+        """Raise ArtifactMismatchError unless the adapter was trained on this graph.
+
+        Or on one that it started from, onto whose vectors its own were turned.
+        """
+        if self.config.graph_fingerprint not in ancestry(graph, START_FROM):
             raise ArtifactMismatchError(
-                f"the graph has fingerprint {fingerprint}, "
+                f"the graph has fingerprint {graph.fingerprint}, "
                 f"but the adapter was trained on graph {self.config.graph_fingerprint}; "
-                "give that graph, or train an adapter on this one"
+                "give that graph or one that started from it, or train an adapter on this one"
             )
 
 

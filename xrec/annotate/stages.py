@@ -175,10 +175,11 @@ class TextTask:
         failure = Failure(reason, message)
         return self._failed(rows, [(number, failure) for number in range(rows.num_rows)])
 
-    def is_still_good(self, earlier: pa.Table) -> pa.Array:
-        """Whether each earlier text was written from the same inputs by the same annotator."""
+    def why_again(self, earlier: pa.Table) -> pa.Array:
+        """Null if the earlier text was written from the same inputs by the same annotator."""
         keys = pa.array(map(self._content_key, self._inputs(earlier)), pa.string())
-        return pc.equal(keys, earlier["content_key"].combine_chunks())
+        is_same = pc.equal(keys, earlier["content_key"].combine_chunks())
+        return pc.if_else(is_same, pa.scalar(None, pa.string()), "changed")
 
     def _written(self, inputs: Sequence[Input]) -> Written:
         if not inputs:

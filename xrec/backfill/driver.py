@@ -22,9 +22,11 @@ from xrec.bulk.driver import check_failed_share
 from xrec.bulk.driver import has_work as rows_are_left
 from xrec.bulk.publish import Describe
 from xrec.bulk.runs.progress import now
+from xrec.bulk.runs.row_format import AGAIN
 from xrec.bulk.work.pool import RayPool
 from xrec.bulk.work.ray_actors import gpus_each
 from xrec.config.backfill import BackfillConfig
+from xrec.config.shared import WORKSPACE
 from xrec.progress import counter, duration
 from xrec.storage import Manifest
 from xrec.storage.location import with_backoff
@@ -83,7 +85,7 @@ def run_backfill(
             pool,
             explain_task(config, run.record.identity, load),
             KIND,
-            describe(run),
+            describe(config, run),
             republish=config.republish,
             chunks_at_once=chunks_at_once(config, -(-size.num_rows // size.num_chunks)),
             retry=retry_reasons(config),
@@ -102,7 +104,7 @@ def finish(config: BackfillConfig, run: BulkRun) -> Manifest | None:
     DataError if too many pairs failed.
     """
     check_failed_share(run, Survey(run).summary, config.max_failed_share)
-    manifest = publish(run, KIND, describe(run), republish=config.republish)
+    manifest = publish(run, KIND, describe(config, run), republish=config.republish)
     return None if manifest is None else _after_publishing(config, run, manifest)
 
 
@@ -116,8 +118,10 @@ def progress_line(progress: Progress, num_pairs: int, at: datetime) -> str:
     )
 
 
-def describe(run: BulkRun) -> Describe:
+def describe(config: BackfillConfig, run: BulkRun) -> Describe:
     """What makes the manifest's row counts and metrics of a run's counts."""
+    workspace = f"{config.workspace.rstrip('/')}/"
+    uris = {name: config.artifact(name) for name in ("dataset", "graph", "aspects", "adapter")}
 
     def of(summary: Summary) -> tuple[Mapping[str, int], Mapping[str, Any]]:
         row_counts = {
@@ -128,9 +132,15 @@ def describe(run: BulkRun) -> Describe:
         return row_counts, {
             "num_chunks": run.record.size.num_chunks,
             "num_carried": round(summary.costs.get("carried", 0)),
+            "written_again": {
+                name.removeprefix(AGAIN): round(count)
+                for name, count in sorted(summary.costs.items())
+                if name.startswith(AGAIN) and count
+            },
             "num_retries": len(run.passes()) - 1,
             "num_deaths": summary.num_deaths,
             "failed_by_reason": dict(summary.failed),
+            "made_from": {name: uris[name].replace(workspace, WORKSPACE, 1) for name in uris},
         }
 
     return of

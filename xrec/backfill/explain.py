@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from xrec.adapter.pairs import Pair
-from xrec.backfill.identity import content_key
+from xrec.backfill.identity import changed_parts, content_key
 from xrec.config.decoding import DecodingConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import UnknownIdError
@@ -74,25 +74,28 @@ def explain_pairs(
     return generated.sort_by(_BY_PAIR), not_explained.sort_by(_BY_PAIR)
 
 
-def still_good(explainer: Explainer, earlier: pa.Table, shared_key: str) -> pa.Array:
-    """Return for N explanations (schema GENERATED) whether each may be taken over, N booleans.
+def why_again(explainer: Explainer, earlier: pa.Table, shared_key: str) -> pa.Array:
+    """Return for N explanations (schema GENERATED) why each must be written again, N strings.
 
-    Its content key is today's, and its text names no other item of the catalogue, for which it
-    would be refused today.
+    Null if it may be taken over: its content key is today's, and its text names no other item of
+    the catalogue, for which it would be refused today. Otherwise the parts of the key that changed,
+    `unknown` for a pair that the dataset lost, or `names_another_item`.
     """
     known, _ = _look_up(explainer, earlier.select(PAIRS.names))
     today = {tuple(one.ids.values()): one for one in known}
 
-    def is_good(row: dict[str, Any]) -> bool:
+    def why(row: dict[str, Any]) -> str | None:
         one = today.get((row["user_id"], row["item_id"]))
-        return (
-            one is not None
-            and content_key(explainer, shared_key, one.pair, one.texts) == row["content_key"]
-            and explainer.finisher.other_title(row["explanation"], one.texts) is None
-        )
+        if one is None:
+            return "unknown"
+        key = content_key(explainer, shared_key, one.pair, one.texts)
+        if key != row["content_key"]:
+            return " + ".join(changed_parts(row["content_key"], key))
+        is_refused = explainer.finisher.other_title(row["explanation"], one.texts) is not None
+        return "names_another_item" if is_refused else None
 
     rows = earlier.select([*PAIRS.names, "content_key", "explanation"]).to_pylist()
-    return pa.array(map(is_good, rows), pa.bool_())
+    return pa.array(map(why, rows), pa.string())
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 A run is named by a fingerprint of its own and of its pairs. URIs are no part of it.
 
 The content key of a pair is a hash of everything that the model's text for it depends on: if it did
-not change, the text need not be generated again. It covers the user's profile and vector (a history
+not change, the text need not be generated again. Behind it stand short hashes of its parts, which
+tell why a text is written again. It covers the user's profile and vector (a history
 has its effect through the vector), the item's title, profile and vector, the chosen aspects with
 their evidence, and the settings of the whole run: language model, adapter with its prompt template,
 decoding, dtype. It covers neither the other pairs of the run nor the titles of other items, which a
-text must not name: the carrying over checks those itself (explain.still_good).
+text must not name: the carrying over checks those itself (explain.why_again).
 """
 
 import hashlib
@@ -99,16 +100,38 @@ def shared_key(identity: Identity) -> str:
     )
 
 
+PARTS = (
+    *("settings", "user_texts", "item_texts", "aspects", "evidence"),
+    *("user_vector", "item_vector"),
+)
+"""The parts of a content key; `settings` are those of the run, adapter and model among them."""
+_KEY_DIGITS, _PART_DIGITS = 16, 3  # these tell a reason, and decide nothing
+
+
 def content_key(explainer: Explainer, shared: str, pair: Pair, texts: PairTexts) -> str:
     """Return the content key of a pair with these texts: 16 hex digits of a SHA-256.
 
-    `shared` is the run's `shared_key`.
+    Behind them are 3 for each of `PARTS`. `shared` is the run's `shared_key`.
     """
-    digest = hashlib.sha256()
-    chosen = json.dumps([list(vars(evidence).values()) for evidence in texts.aspects])
-    for text in (shared, texts.user_profile, texts.item_title, texts.item_profile, chosen):
-        data = text.encode("utf-8")
-        digest.update(len(data).to_bytes(8, "big") + data)
-    for vector in (explainer.graph.users[pair.user_index], explainer.graph.items[pair.item_index]):
-        digest.update(vector.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    chosen = [[*vars(each).values()] for each in texts.aspects]
+    named, counted = [aspect for aspect, *_ in chosen], [evidence for _, *evidence in chosen]
+    of_item = [texts.item_title, texts.item_profile]
+    said = (shared, texts.user_profile, of_item, named, counted)
+    of_pair = explainer.graph.users[pair.user_index], explainer.graph.items[pair.item_index]
+    parts = [
+        *(json.dumps(each).encode() for each in said),
+        *(vector.contiguous().numpy().tobytes() for vector in of_pair),
+    ]
+    digests = [hashlib.sha256(part) for part in parts]
+    whole = hashlib.sha256(b"".join(each.digest() for each in digests)).hexdigest()
+    return whole[:_KEY_DIGITS] + "".join(each.hexdigest()[:_PART_DIGITS] for each in digests)
+
+
+def changed_parts(before: str, now: str) -> tuple[str, ...]:
+    """Return which of `PARTS` two content keys differ in; all, if that cannot be told."""
+    starts = range(_KEY_DIGITS, len(now), _PART_DIGITS)
+    places = {
+        part: slice(start, start + _PART_DIGITS) for part, start in zip(PARTS, starts, strict=True)
+    }
+    found = tuple(part for part, place in places.items() if before[place] != now[place])
+    return found or PARTS

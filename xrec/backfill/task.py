@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from xrec.backfill.explain import FailedPair, explain_pairs, failed_rows, still_good
+from xrec.backfill.explain import FailedPair, explain_pairs, failed_rows, why_again
 from xrec.backfill.identity import shared_key, sources_of
 from xrec.bulk import Identity, Outcome, RowFormat
 from xrec.config.backfill import BackfillConfig
@@ -105,9 +105,9 @@ class ExplainTask:
         failed = [FailedPair(ids, reason, message) for ids in rows.to_pylist()]
         return failed_rows(self.explainer.dataset, failed)
 
-    def is_still_good(self, earlier: pa.Table) -> pa.Array:
+    def why_again(self, earlier: pa.Table) -> pa.Array:
         """See CarryingTask."""
-        return still_good(self.explainer, earlier, self.shared_key)
+        return why_again(self.explainer, earlier, self.shared_key)
 
 
 def costs_of(generated: pa.Table, report: EngineReport) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from xrec.bulk.request import RunRequest, refuse_other_files
 from xrec.bulk.runs.progress import Progress, now, read_progress
+from xrec.bulk.runs.row_format import AGAIN
 from xrec.bulk.runs.run import RUNS, RunRecord, records
 from xrec.bulk.table import deciding
 from xrec.config.shared import StorageConfig
@@ -115,7 +116,7 @@ class Status:
         """
         if self.progress is None:
             return None
-        costs = dict(self.progress.costs)
+        costs = {n: cost for n, cost in self.progress.costs.items() if not n.startswith(AGAIN)}
         num_done = self.progress.num_rows - round(costs.pop("carried", 0.0))
         return Rate(num_done, costs) if num_done > 0 and costs.get("seconds") else None
 

@@ -53,7 +53,7 @@ def _job_command(job: Job) -> Callable[..., None]:
             show_config(config)
             for line in _outlook(job, config):
                 typer.echo(f"# {line}")
-        elif (manifest := job.run(config)) is not None:
+        elif (manifest := job.run(config := _present(config))) is not None:
             typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
         elif as_json:
             typer.echo(json.dumps({"artifact": job.artifact, "state": "limit reached"}))
@@ -68,6 +68,13 @@ def _job_command(job: Job) -> Callable[..., None]:
     return run
 
 
+def _present(config: "JobConfig") -> "JobConfig":
+    """The config with the artifacts of the last night, if there was one."""
+    from jobs.output import present
+
+    return present(config)
+
+
 def _outlook(job: Job, config: "JobConfig") -> Iterator[str]:
     """What the run of a bulk job would do and cost; its input may not be readable yet."""
     if not job.has_outlook:
@@ -75,7 +82,7 @@ def _outlook(job: Job, config: "JobConfig") -> Iterator[str]:
     from xrec.errors import ArtifactNotFoundError, DataError, StorageError
 
     try:
-        yield from job.module().look_ahead(config)
+        yield from job.module().look_ahead(_present(config))
     except (ArtifactNotFoundError, DataError, StorageError) as error:
         yield f"what the run would do cannot be said yet: {str(error).splitlines()[0]}"
 
@@ -95,11 +102,14 @@ def _serve(
     dry_run: DryRun = False,
     keys: Annotated[bool, keys_option(SERVE.name)] = False,
 ) -> None:
+    def given() -> "JobConfig":
+        return SERVE.load_config(config_path, overrides or [])
+
     def load() -> "ServeConfig":
-        return cast("ServeConfig", SERVE.load_config(config_path, overrides or []))
+        return cast("ServeConfig", _present(given()))
 
     if dry_run:
-        show_config(load())
+        show_config(given())
     elif write_deployment is not None:
         _write_deployment(load(), write_deployment)
     else:
@@ -141,6 +151,7 @@ def explain(
     """Run jobs.explain on one pair."""
     config = cast("BackfillConfig", job_named("backfill").load_config(config_path, overrides or []))
     import jobs.explain
+    from jobs.output import present
 
-    for line in jobs.explain.run(config, user_id, item_id):
+    for line in jobs.explain.run(present(config), user_id, item_id):
         typer.echo(line)

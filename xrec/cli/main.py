@@ -57,6 +57,7 @@ def _program(
 app.command("run", help=run_command.HELP)(run_command.run)
 app.command("demo", help=run_command.DEMO_HELP)(run_command.demo)
 app.command("doctor", help=doctor_command.HELP)(doctor_command.doctor)
+app.command("refresh", help=run_command.REFRESH_HELP)(run_command.refresh)
 app.command("status", help=status_command.HELP)(status_command.status)
 _lab = new_app(no_args_is_help=True)
 for _job in JOBS:

@@ -1,4 +1,4 @@
-"""`xrec run`: all jobs of a project."""
+"""`xrec run`: all jobs of a project. `xrec refresh`: what changed since, as a run of its own."""
 
 import re
 from importlib import resources
@@ -33,6 +33,25 @@ Out:  the artifacts in <workspace>; ten explanations; the last artifact's rows a
 Example:
   xrec run configs/sample.yaml workspace=/tmp/town
   xrec run configs/yelp.yaml --from backfill backfill.pairs.max_pairs=500 --redo
+"""
+
+REFRESH_HELP = """What changed since the last run: a night's work on a project that was run.
+
+Takes the raw files as a later state of the same catalogue. The new dataset extends the present one,
+the graph takes the new interactions in, the adapter stays, and texts of which nothing changed are
+taken over. The artifacts lie in <workspace>/nights/N, and become the present ones when the
+explanations are published: xrec serve, explain, evaluate, backfill and recommend then read them. A
+refresh that was interrupted goes on when it is started again; one without new files does no work.
+
+\b
+In:   CONFIG, with the sections prepare, pretrain-graph and backfill; overrides as for xrec run
+Out:  <workspace>/nights/N; a new version of the explanations; how many were taken over, and why the
+      others were not
+
+\b
+Example:
+  xrec refresh shop/xrec.yaml
+  xrec refresh shop/xrec.yaml --train
 """
 
 ProjectOverrides = Annotated[
@@ -133,6 +152,28 @@ def _run(
         _show_explanations(configs["backfill"])
     config = list(configs.values())[-1]
     typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
+
+
+@reporting
+def refresh(
+    config_path: ConfigPath,
+    overrides: ProjectOverrides = None,
+    train: Annotated[
+        bool,
+        typer.Option("--train", help="Train on the graph, and an adapter anew: all texts change."),
+    ] = False,
+) -> None:
+    """Run jobs.project_run.refresh."""
+    from jobs.catalogue import chosen_configs
+    from xrec.config.project import read_project
+
+    configs = chosen_configs(read_project(config_path, overrides or []))
+    from jobs.project_run import refresh as run_night
+
+    manifest = run_night(
+        configs, train=train, source=config_path, tell=lambda line: typer.echo(line, err=True)
+    )
+    typer.echo(summary(manifest, configs["backfill"].artifact("explanations")))
 
 
 def _show_explanations(config: "JobConfig") -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cluster.submit import JobServer
     from xrec.config.shared import JobConfig
 
-HELP = """Run a job on a Ray cluster, or with "run" all jobs of a project.
+HELP = """Run a job on a Ray cluster, or with "run" or "refresh" all jobs of a project.
 
 Sends code and config, follows the log, and ends as the job ends. After Ctrl-C the job goes on: see
 ray job. Artifacts must lie where every node finds them: s3://, or an absolute path on a disk that
@@ -25,7 +25,8 @@ cluster with token authentication set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or
 RAY_AUTH_TOKEN_PATH; see docs/.
 
 \b
-In:   JOB, or run; CONFIG; the cluster's --address, http://host:8265; without it, this machine's
+In:   JOB, run or refresh; CONFIG; the cluster's --address, http://host:8265; without it this
+      machine's
 Out:  the job's log on standard output; exit code 0 if it succeeded, 1 with the reason if not
 
 \b
@@ -34,10 +35,14 @@ Example:
   xrec submit run configs/yelp.yaml workspace=s3://my-bucket/yelp --until train-adapter
 """
 
+_OF_A_PROJECT = ("run", "refresh")
+
 
 @reporting
 def submit(
-    job_name: Annotated[str, typer.Argument(metavar="JOB", help="The job's name, or run.")],
+    job_name: Annotated[
+        str, typer.Argument(metavar="JOB", help="The job's name, run, or refresh.")
+    ],
     config_path: ConfigPath,
     overrides: Overrides = None,
     first: First = None,
@@ -84,7 +89,7 @@ def submit(
         check_shared_paths(config)
     logging.getLogger("ray").setLevel(logging.WARNING)  # its import sets the level of all lines
     server = JobServer(address)
-    words = () if job_name == "run" else job_named(job_name).words
+    words = () if job_name in _OF_A_PROJECT else job_named(job_name).words
     command = [*(words or (job_name,)), Path(config_path).name, *given, *options]
     submission_id = server.submit(Path(config_path), command, packages)
     typer.echo(f"{job_name} submitted as {submission_id}", err=True)
@@ -96,7 +101,7 @@ def _configs(
     name: str, path: str, overrides: list[str], first: str | None, last: str | None
 ) -> "Sequence[JobConfig]":
     """The configs of the job, or of all jobs of the run."""
-    if name != "run":
+    if name not in _OF_A_PROJECT:
         return [job_named(name).load_config(path, overrides)]
     from jobs.catalogue import chosen_configs
     from xrec.config.project import read_project

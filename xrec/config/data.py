@@ -216,6 +216,9 @@ class PrepareConfig(DatasetJobConfig):
         Field(discriminator="kind"),
     ]
     annotations: str | None = artifact_uri("annotations")
+    extends: str | None = None
+    """URI of an earlier dataset of the same catalogue: its users and items keep their index, new
+    ones come after, and those that are gone leave a hole. If null, ids are numbered anew."""
     splits: SplitShares = SplitShares()
     """How the explained pairs are split."""
     aspects_from: ProfileAspects | None = None

@@ -73,8 +73,9 @@ class GraphTrainingConfig(Config):
         SampledSoftmaxConfig(kind="sampled_softmax")
     )
     """The loss that is minimized."""
-    num_epochs: int = Field(20, ge=1)
-    """Largest number of passes over the training interactions."""
+    num_epochs: int = Field(20, ge=0)
+    """Largest number of passes over the training interactions; 0 takes the start as it is, which
+    needs `start_from`."""
     steps_per_epoch: int = Field(64, ge=1)
     """Number of optimizer steps in an epoch; each propagates the whole graph once."""
     micro_batch_size: int = Field(1024, ge=1)
@@ -101,6 +102,13 @@ class PretrainGraphConfig(GraphJobConfig, TrainingJobConfig):
 
     model: GraphModelConfig = GraphModelConfig()
     training: GraphTrainingConfig = GraphTrainingConfig()
+    start_from: str | None = None
+    """URI of an earlier graph, of a dataset that this one extends: its users and items start where
+    they were, and the result is turned onto its vectors, so that an adapter of it stays in use. If
+    null, all start as `model.initialization` says."""
+    keep_within: float = Field(0.1, ge=0)
+    """Share of its length by which a vector of `start_from` may move and still be kept as it was,
+    so that no text of it need be written again."""
     folds: int = Field(4, ge=0)
     """Number of further graphs, each trained without another part of the explained training pairs:
     the adapter learns from vectors that have not seen the pair which they explain. 0 saves their
@@ -108,6 +116,15 @@ class PretrainGraphConfig(GraphJobConfig, TrainingJobConfig):
     parallelism: Literal["replicated", "partitioned"] = "replicated"
     """replicated: each worker propagates the whole graph; partitioned: each owns a block of rows.
     """
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> "PretrainGraphConfig":
+        if self.training.num_epochs == 0 and (self.start_from is None or self.folds):
+            raise ValueError(
+                f"training.num_epochs is 0, start_from {self.start_from} and folds {self.folds}: "
+                "expected an earlier graph and folds: 0, or at least one epoch"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_fold_leaves_some(self) -> "PretrainGraphConfig":

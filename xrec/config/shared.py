@@ -14,7 +14,8 @@ from xrec.errors import ConfigError
 Device = Literal["auto", "cpu", "cuda"]
 Split = Literal["train", "validation", "test"]
 
-_IN_WORKSPACE = "workspace:"
+WORKSPACE = "workspace:"
+"""What begins the URI of a folder in the workspace, wherever that lies."""
 
 
 class StorageConfig(Config):
@@ -115,8 +116,8 @@ def _found(value: Any, workspace: str) -> Any:
     """The value with the URI of the folder in place of `workspace:NAME`."""
     if isinstance(value, Mapping):
         return {key: _found(each, workspace) for key, each in value.items()}
-    if isinstance(value, str) and value.startswith(_IN_WORKSPACE):
-        return f"{workspace}/{value.removeprefix(_IN_WORKSPACE)}"
+    if isinstance(value, str) and value.startswith(WORKSPACE):
+        return f"{workspace}/{value.removeprefix(WORKSPACE)}"
     return value
 
 

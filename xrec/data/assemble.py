@@ -2,7 +2,8 @@
 
 Ids become indices, in the order of the ids, and each pair gets a split. Nothing depends on the
 order or the number of files: of the rows of one id, or of one pair, the one that counts is chosen
-by what it says.
+by what it says. Where the dataset extends an earlier one, ids that this has keep their index, and
+new ones come after, in their order. The index of an id that is gone stays a hole for ever.
 
 A pair whose explanation is held out must not be an edge that the graph is trained on, since the
 graph vectors would know the answer. In the public release about 80 % of the test pairs are training
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from xrec.data.aspects import aspect_tables, low_rated_aspects
+from xrec.data.dataset import Dataset
 from xrec.data.rows import SPLITS
 from xrec.data.staging import Staging
 from xrec.errors import DataError
@@ -38,7 +40,8 @@ _INTERACTIONS = """
     ORDER BY user_index, item_index"""
 """All usable pairs but training edges whose explanation is held out."""
 
-
+CHANGES = "changes"
+"""Among the metrics of a dataset that extends another one: counts of new, removed and changed."""
 TABLES: Mapping[str, str] = {
     "users": "SELECT rowid::INT AS user_index, * FROM users",
     "items": "SELECT rowid::INT AS item_index, * FROM items",
@@ -56,15 +59,27 @@ class Assembled:
     metrics: Mapping[str, Any]
 
 
-def assemble(staging: Staging) -> Assembled:
+def assemble(staging: Staging, earlier: Dataset | None = None) -> Assembled:
     """The dataset's tables from a source's rows; they may be empty, see `check_not_empty`.
 
     Pairs of unknown users or items, empty explanations, and all but one of the rows of an id or a
-    pair are left out and become findings.
+    pair are left out and become findings. `earlier` is what the dataset extends; raises DataError
+    if no user of it, or no item, is in the source.
     """
     staging.limit_threads()
-    _number(staging, "users", "user_id", ("profile",))
-    _number(staging, "items", "item_id", ("title", "profile"))
+    orders, changes = {}, {}
+    for table, texts in (("users", ("profile",)), ("items", ("title", "profile"))):
+        key, index, order = (f"{table[:-1]}_{end}" for end in ("id", "index", "order"))
+        if earlier is not None:
+            staging.database.register(f"earlier_{table}", getattr(earlier, table))
+        _number(staging, table, key, texts, index if earlier else None)
+        if earlier is not None:
+            changes[table] = _changes(staging, table, key, index, texts)
+            is_same = changes[table]["new"] == changes[table]["removed"] == 0
+            if not is_same or getattr(earlier, order) is not None:
+                orders[order] = staging.reader(
+                    f"SELECT rowid::INT AS {index} FROM {table} WHERE {key} <> '' ORDER BY {key}"
+                )
     _rank(staging, "explanations", "explanation")
     staging.sql(_EXPLANATIONS)
     _rank(staging, "interactions")
@@ -73,22 +88,28 @@ def assemble(staging: Staging) -> Assembled:
     staging.sql("DROP TABLE ranked")
     without_table = [table for table in ("users", "items") if not staging.has(table)]
     metrics = {
-        "num_without_table": {table: staging.count(table) for table in without_table},
+        "num_without_table": {table: _count_ids(staging, table) for table in without_table},
         "num_removed_edges": num_usable - staging.count("interactions"),
         **_count_without_edges(staging),
         **_count_splits(staging),
+        **({} if earlier is None else {CHANGES: changes}),
     }
     tables = {
         **{name: staging.reader(query) for name, query in TABLES.items()},
+        **orders,
         **_of_pairs(staging),
         **_aspects(staging),
     }
     return Assembled(tables, metrics)
 
 
-def _number(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> None:
+def _number(
+    staging: Staging, table: str, key: str, texts: tuple[str, ...], index: str | None
+) -> None:
     """Make the table of users or items: each id once, in their order, so that a row is an index.
 
+    With `index`, the name of that column, the rows of the earlier table stand first, as holes where
+    the source has no such id, and only the others are in the order of their ids.
     Of the rows of an id, the one with the longest texts counts, and of equally long ones the first
     in the order of their bytes. Without a table, the ids are those of the pairs.
     """
@@ -106,10 +127,41 @@ def _number(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> N
         table,
         f"SELECT file, line, 'duplicate of another {key}' AS reason FROM ranked WHERE place > 1",
     )
-    staging.sql(f"""
-        CREATE TABLE {table} AS
-        SELECT {key}, {columns} FROM ranked WHERE place = 1 ORDER BY {key}""")
+    rows, place = "ranked WHERE place = 1", key
+    if index is not None:
+        known = ", ".join(f"coalesce(ranked.{name}, '') AS {name}" for name in (key, *texts))
+        rows, place = (
+            f"""(
+            SELECT {index} AS place, {known} FROM earlier_{table}
+            LEFT JOIN ranked ON ranked.{key} = earlier_{table}.{key} AND ranked.place = 1
+            UNION ALL BY NAME
+            SELECT (SELECT count(*) FROM earlier_{table}) + row_number() OVER (ORDER BY {key}) - 1
+                AS place, {key}, {columns}
+            FROM ranked ANTI JOIN earlier_{table} USING ({key}) WHERE place = 1)""",
+            "place",
+        )
+    staging.sql(f"CREATE TABLE {table} AS SELECT {key}, {columns} FROM {rows} ORDER BY {place}")
     staging.sql(f"DROP TABLE raw.{table}")
+
+
+def _changes(
+    staging: Staging, table: str, key: str, index: str, texts: tuple[str, ...]
+) -> dict[str, int]:
+    """How many users or items are new, removed, and of other texts than in the earlier dataset."""
+    differs = " OR ".join(f"now.{text} <> before.{text}" for text in texts)
+    is_removed = f"now.{key} = '' AND before.{key} <> ''"
+    ((num_kept, *counts),) = staging.sql(f"""
+        SELECT count(*) FILTER (now.{key} = before.{key} AND now.{key} <> ''),
+            count(*) FILTER (before.{key} IS NULL), count(*) FILTER ({is_removed}),
+            count(*) FILTER (now.{key} = before.{key} AND ({differs}))
+        FROM {table} AS now LEFT JOIN earlier_{table} AS before ON now.rowid = before.{index}""")
+    if not num_kept:
+        raise DataError(
+            f"prepare.extends: none of the {counts[1]:,} {table} of the earlier dataset is in the "
+            f"source, which has {counts[0]:,} others; expected a later state of the same "
+            "catalogue: give its dataset, or leave prepare.extends out"
+        )
+    return dict(zip(("new", "removed", "changed"), map(int, counts), strict=True))
 
 
 def _rank(staging: Staging, table: str, text: str | None = None) -> None:
@@ -161,7 +213,7 @@ def _aspects(staging: Staging) -> dict[str, pa.Table]:
 def check_not_empty(staging: Staging) -> None:
     """Raise DataError if there are no users, no items, or no interactions to train on."""
     for name in ("users", "items"):
-        if not staging.count(name):
+        if not _count_ids(staging, name):
             raise DataError(
                 f"no usable {name}: the dataset would be empty; check the source's files"
             )
@@ -170,6 +222,11 @@ def check_not_empty(staging: Staging) -> None:
             "no interaction is left for training: check the source's interactions, and "
             "splits.validation and splits.test"
         )
+
+
+def _count_ids(staging: Staging, table: str) -> int:
+    """The number of users or items that are no holes."""
+    return staging.count(table, f"{table[:-1]}_id <> ''")
 
 
 def _count_splits(staging: Staging) -> dict[str, dict[str, int]]:
@@ -183,7 +240,8 @@ def _count_without_edges(staging: Staging) -> dict[str, int]:
     return {
         f"num_{what}s_without_train_edge": staging.count(
             f"{what}s ANTI JOIN (FROM interactions WHERE split = 'train') AS trained "
-            f"ON {what}s.rowid = trained.{what}_index"
+            f"ON {what}s.rowid = trained.{what}_index",
+            f"{what}_id <> ''",
         )
         for what in ("user", "item")
     }

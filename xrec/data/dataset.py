@@ -1,9 +1,10 @@
 """The dataset artifact: users, items, who interacted with what, and the known explanations.
 
 Every later stage reads it and nothing else of the raw data. Rows are numbered: row r of `users` has
-user_index r. All tables of a dataset that was read are mapped files of the node
-(xrec.storage.mapped), so columns come in chunks: take single rows of texts, or `taken`, and never
-combine the chunks of a column of texts.
+user_index r. The row of a user or an item that is gone, since the dataset extends an earlier one,
+is a hole: its id and texts are empty, and no other table has its index. All tables of a dataset
+that was read are mapped files of the node (xrec.storage.mapped), so columns come in chunks: take
+single rows of texts, or `taken`, and never combine the chunks of a column of texts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,8 @@ from xrec.storage import (
 
 AspectsFrom = Literal["reviews", "profiles"]
 ASPECTS_FROM = "aspects_from"  # among the manifest's metrics
+EXTENDS = "extends"
+"""Among a manifest's metrics: the fingerprints of the datasets that it extends, the last first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,9 @@ class Dataset:
     count; of training pairs only. `explanation_aspects` has held-out pairs too, whose aspects are
     references. `low_rated_aspects` are what reviews that are no interactions say of items, where
     the source has some.
+
+    Rows are in the order of their ids, or `user_order` and `item_order` have the indices in it.
+    Only then there may be holes, which U and I count.
 
     `later` (2, E) are the train edges that `extend_dataset` added, which have no reviews and may
     repeat interactions; None before it was called. `on_disk` is the table of interactions whose
@@ -68,6 +74,8 @@ class Dataset:
     user_aspects: pa.Table | None = None
     explanation_aspects: pa.Table | None = None
     low_rated_aspects: pa.Table | None = None
+    user_order: pa.Table | None = None
+    item_order: pa.Table | None = None
     later: npt.NDArray[np.int64] | None = None
     on_disk: pa.Table | None = None
 
@@ -96,21 +104,34 @@ class Dataset:
 
     def user_index(self, user_id: str) -> int:
         """The row of `user_id`, 0 to U - 1; raises UnknownIdError."""
-        return _known("user", self.user_ids.find(user_id), user_id, self.num_users)
+        return _known("user", self.user_ids, user_id)
 
     def item_index(self, item_id: str) -> int:
         """The row of `item_id`, 0 to I - 1; raises UnknownIdError."""
-        return _known("item", self.item_ids.find(item_id), item_id, self.num_items)
+        return _known("item", self.item_ids, item_id)
 
     @cached_property
     def user_ids(self) -> IdIndex:
         """Finds the rows of user ids."""
-        return IdIndex(self.users["user_id"])
+        return self._ids("user", self.users, self.user_order)
 
     @cached_property
     def item_ids(self) -> IdIndex:
         """Finds the rows of item ids."""
-        return IdIndex(self.items["item_id"])
+        return self._ids("item", self.items, self.item_order)
+
+    def _ids(self, what: str, rows: pa.Table, order: pa.Table | None) -> IdIndex:
+        if order is None:
+            return IdIndex(rows[f"{what}_id"])
+        num_ordered = self.manifest.row_counts[f"{what}s"]
+        return IdIndex(rows[f"{what}_id"], order[f"{what}_index"], num_ordered)
+
+    @cached_property
+    def lost_items(self) -> npt.NDArray[np.int64]:
+        """The indices of holes among the items: no ranking may have them, whatever their scores."""
+        if self.item_order is None:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(pc.equal(self.items["item_id"], "").to_numpy())
 
     def interaction_edges(self, split: Split) -> npt.NDArray[np.int64]:
         """The E interactions of the split, (2, E) int64: row 0 has user indices, row 1 items'.
@@ -246,10 +267,10 @@ def taken(column: pa.ChunkedArray, rows: Iterable[int]) -> list[Any]:
     return [column[row].as_py() for row in rows]
 
 
-def _known(what: str, row: int | None, wanted: str, count: int) -> int:
-    if row is None:
+def _known(what: str, ids: IdIndex, wanted: str) -> int:
+    if (row := ids.find(wanted)) is None:
         raise UnknownIdError(
-            f"{what} {wanted!r} is not among the {count} {what}s of the dataset", what
+            f"{what} {wanted!r} is not among the {len(ids)} {what}s of the dataset", what
         )
     return row
 

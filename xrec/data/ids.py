@@ -1,13 +1,14 @@
 """The row of an id, by binary search over the mapped column that has them.
 
 A column is a few sorted runs, one behind the other: the ids of a dataset in their order, and those
-of a cold start behind them. No dictionary is held.
+of a cold start behind them. Where a dataset extends another one, its first run is not the rows
+themselves: a mapped column has their numbers in the order of the ids. No dictionary is held.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice, pairwise, takewhile
-from operator import methodcaller
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,30 +16,37 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _MOST_RUNS = 16
-_as_str = methodcaller("as_py")
 
 
 class IdIndex:
-    """The rows of `ids` (N,), N different strings; a look-up takes some 20 microseconds.
+    """The rows of `ids` (N,), different strings; a look-up takes some 20 microseconds.
 
-    A column of more than 16 runs is sorted in memory.
+    order: the rows of the first `num_ordered` ids by id, those of holes left out. A column of more
+    than 16 runs behind these is sorted in memory.
     """
 
-    def __init__(self, ids: pa.ChunkedArray):
-        starts = _run_starts(ids)
-        self._order: npt.NDArray[np.int64] | None = None
+    def __init__(
+        self, ids: pa.ChunkedArray, order: pa.ChunkedArray | None = None, num_ordered: int = 0
+    ):
+        self._ids = ids
+        self._runs: list[Sequence[Any]] = [] if order is None else [order]
+        others = ids.slice(num_ordered)
+        starts = [num_ordered + start for start in _run_starts(others)]
         if len(starts) > _MOST_RUNS:
-            self._order = pc.sort_indices(ids).to_numpy().astype(np.int64)
-            ids, starts = ids.take(pa.array(self._order)), [0]
-        ends = pairwise([*starts, len(ids)])
-        self._runs = [(start, ids.slice(start, end - start)) for start, end in ends]
+            self._runs.append(pc.sort_indices(others).to_numpy().astype(np.int64) + num_ordered)
+        else:
+            self._runs += [range(*ends) for ends in pairwise([*starts, len(ids)])]
+
+    def __len__(self) -> int:
+        """How many ids there are."""
+        return sum(map(len, self._runs))
 
     def find(self, wanted: str) -> int | None:
         """The row of an id; None if it is not there."""
-        for start, run in self._runs:
-            place = bisect_left(run, wanted, key=_as_str)
-            if place < len(run) and run[place].as_py() == wanted:
-                return start + place if self._order is None else int(self._order[place])
+        for run in self._runs:
+            place = bisect_left(run, wanted, key=self._id)
+            if place < len(run) and self._id(run[place]) == wanted:
+                return _number(run[place])
         return None
 
     def rows(self, wanted: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
@@ -50,14 +58,20 @@ class IdIndex:
 
     def starting_with(self, prefix: str, limit: int) -> list[str]:
         """The first `limit` ids that begin with `prefix`, in order."""
-        found = (islice(_starting_with(run, prefix), limit) for _, run in self._runs)
+        found = (islice(self._starting_with(run, prefix), limit) for run in self._runs)
         return sorted(chain.from_iterable(found))[:limit]
 
+    def _starting_with(self, run: Sequence[Any], prefix: str) -> Iterator[str]:
+        first = bisect_left(run, prefix, key=self._id)
+        following = (self._id(run[place]) for place in range(first, len(run)))
+        return takewhile(lambda each: each.startswith(prefix), following)
 
-def _starting_with(ids: pa.ChunkedArray, prefix: str) -> Iterator[str]:
-    first = bisect_left(ids, prefix, key=_as_str)
-    following = (ids[place].as_py() for place in range(first, len(ids)))
-    return takewhile(lambda each: each.startswith(prefix), following)
+    def _id(self, row: Any) -> str:
+        return str(self._ids[_number(row)].as_py())
+
+
+def _number(row: Any) -> int:
+    return row.as_py() if isinstance(row, pa.Scalar) else int(row)
 
 
 def _run_starts(ids: pa.ChunkedArray) -> list[int]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from xrec.config.data import PrepareConfig
 from xrec.data.aspects import RULES_VERSION, AspectFinder, profile_aspect_tables
-from xrec.data.assemble import TABLES, assemble, check_not_empty
-from xrec.data.dataset import ASPECTS_FROM, AspectsFrom, write_dataset
+from xrec.data.assemble import CHANGES, TABLES, assemble, check_not_empty
+from xrec.data.dataset import ASPECTS_FROM, EXTENDS, AspectsFrom, open_dataset, write_dataset
 from xrec.data.source import (
     LISTING,
     Source,
@@ -21,10 +21,13 @@ from xrec.data.source import (
     listing_of,
 )
 from xrec.data.staging import Staging
+from xrec.errors import DataError
 from xrec.storage import (
     Location,
     Manifest,
+    ancestry,
     check_access,
+    differing_fields,
     finished,
     location_of,
     manifest_there,
@@ -53,9 +56,13 @@ def prepare_dataset(
         logger.info("%s: this dataset is already there", output)
         return manifest
     listing = listing_of(files)
+    earlier = None
+    if config.extends is not None:
+        earlier = open_dataset(config.extends, config.storage)
+        _check_fits(config.extends, earlier.manifest, identity)
     with Staging(config.splits, config.memory_gb) as staging:
         source.read(staging, files)
-        assembled = assemble(staging)
+        assembled = assemble(staging, earlier)
         rejected = staging.rejected()
         check_rejected_share(rejected, staging.num_rows, config.max_rejected_share, source.name)
         check_not_empty(staging)
@@ -69,6 +76,7 @@ def prepare_dataset(
             **({ASPECTS_FROM: aspects_from} if "aspects" in tables else {}),
             "num_rejected": count_reasons(rejected),
             LISTING: [list(each) for each in listing.items()],
+            **({} if earlier is None else {EXTENDS: ancestry(earlier.manifest, EXTENDS)}),
         }
         manifest = write_dataset(
             output,
@@ -80,6 +88,17 @@ def prepare_dataset(
         )
     _report(manifest, output)
     return manifest
+
+
+def _check_fits(uri: str, earlier: Manifest, identity: Mapping[str, Any]) -> None:
+    """Raise DataError if what was held out would be trained on, or counts have another meaning."""
+    names = ("splits", ASPECTS_FROM)
+    there, here = ({name: each.get(name) for name in names} for each in (earlier.config, identity))
+    if lines := differing_fields(there, here):
+        raise DataError(
+            f"prepare.extends: {uri} was prepared with other settings: {'; '.join(lines)}; "
+            "expected the same, for models of it stay in use; set them alike, or leave it out"
+        )
 
 
 def _finished(
@@ -112,6 +131,9 @@ def _report(manifest: Manifest, output: Location) -> None:
         metrics["num_users_without_train_edge"],
         metrics["num_items_without_train_edge"],
     )
+    for table, changed in metrics.get(CHANGES, {}).items():
+        counted = ", ".join(f"{count} {what}" for what, count in changed.items())
+        logger.info("%s since the dataset that this one extends: %s", table, counted)
     for table, count in metrics["num_without_table"].items():
         message = "no table of %s: %d ids come from the pairs, and their texts are empty"
         logger.warning(message, table, count)

@@ -197,7 +197,7 @@ def _with_vllm(
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:
     check_graph_of_dataset(graph, dataset, sources.graph, sources.dataset)
     adapter = read_adapter(open_location(sources.adapter, sources.storage))
-    adapter.check_graph(graph.fingerprint)
+    adapter.check_graph(graph)
     folder = resolve_model(sources.llm, sources.storage)
     adapter.check_base_model(model_fingerprint(folder), sources.llm.model)
     aspects = aspects_of(adapter.config.prompt, sources.aspects, dataset, sources.storage)

@@ -1,7 +1,8 @@
 """The graph artifact: a vector for each user, item and aspect, and a log of the training.
 
-`embeddings.safetensors` holds the vectors, and `training_vectors.safetensors` those of training
-pairs (xrec.graph.leave_out). `metrics.jsonl` has one JSON object for each epoch. Only the vectors
+`embeddings.safetensors` holds the vectors, `layer0.safetensors` the layer-0 embeddings that they
+came from, where a later graph starts, and `training_vectors.safetensors` those of training pairs
+(xrec.graph.leave_out). `metrics.jsonl` has one JSON object for each epoch. Only the vectors
 count for the fingerprint: two runs with equal vectors are the same graph.
 """
 
@@ -27,7 +28,10 @@ from xrec.storage import (
 )
 
 EMBEDDINGS = "embeddings.safetensors"
+LAYER0 = "layer0.safetensors"
 METRICS = "metrics.jsonl"
+START_FROM = "start_from"
+"""Among the metrics: the fingerprints of the graphs that this one started from, the last first."""
 _ROOM_BYTES = 2**28  # for a million users of 64 numbers that come later; the hole takes no space
 
 

@@ -1,5 +1,7 @@
 """The trained vectors and the spectral start they came from, made into vectors of one dimension.
 
+And those of a later graph, brought as near as may be to those that it started from.
+
 Training fits what the start leaves out, and forgets some of what the start knew. The two make
 different errors, and the sum of their scores ranks better than either alone (docs/log).
 
@@ -51,3 +53,25 @@ def score_norm(vectors: Vectors) -> float:
     """
     users, items = (table.T.double() @ table.double() for table in vectors)
     return float((users * items).sum().clamp(min=0).sqrt())
+
+
+def turned_onto(vectors: Tensor, onto: Tensor) -> Tensor:
+    """`vectors` (N, D) by the rotation or reflection that brings them nearest to `onto` (N, D).
+
+    The orthogonal Procrustes problem (Schonemann 1966), in float64.
+    """
+    left, _, right = torch.linalg.svd(vectors.T.double() @ onto.double())
+    turned: Tensor = (vectors.double() @ (left @ right)).float()
+    return turned
+
+
+def settled(vectors: Tensor, earlier: Tensor, keep_within: float) -> Tensor:
+    """`vectors` (N, D), turned onto `earlier` (N, D); rows that moved little are the earlier ones.
+
+    Rows of `earlier` are zero where there was no vector. A row moved little if its distance is at
+    most `keep_within` times the length of the earlier one, which then stays bit by bit.
+    """
+    turned = turned_onto(vectors, earlier)
+    distances = torch.linalg.vector_norm(turned - earlier, dim=1, keepdim=True)
+    lengths = torch.linalg.vector_norm(earlier, dim=1, keepdim=True)
+    return torch.where(distances <= keep_within * lengths, earlier, turned)

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from torch import Tensor
 
 from xrec.data.aspects import aspect_counts, visited_aspects
@@ -81,13 +80,3 @@ def _without(table: pa.Table, gone: npt.NDArray[np.int64]) -> pa.Table:
     """The rows of a table of pairs that are not in `gone`, or are held out."""
     stays = ~np.isin(pair_keys(table), gone)
     return table.filter(pc.or_(pa.array(stays), pc.not_equal(table["split"], "train")))
-
-
-def turned_onto(vectors: Tensor, onto: Tensor) -> Tensor:
-    """`vectors` (N, D) by the rotation or reflection that brings them nearest to `onto` (N, D).
-
-    The orthogonal Procrustes problem (Schonemann 1966), in float64.
-    """
-    left, _, right = torch.linalg.svd(vectors.T.double() @ onto.double())
-    turned: Tensor = (vectors.double() @ (left @ right)).float()
-    return turned

@@ -28,6 +28,8 @@ from torch_geometric.metrics import (
     LinkPredRecall,
 )
 
+from xrec.data.dataset import Dataset
+
 _SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32 scores at a time; more is hardly faster
 _METRICS = {
     "recall": LinkPredRecall,
@@ -40,14 +42,18 @@ _NUM_GROUPS = 5
 
 
 class SeenItems:
-    """The items that each user has interacted with; a ranking leaves them out."""
+    """The items that each user has interacted with; a ranking leaves them out.
 
-    def __init__(self, *edges: Tensor) -> None:
+    It leaves out those of `lost` (G,) int64 too, for every user: they are no items any more.
+    """
+
+    def __init__(self, *edges: Tensor, lost: Tensor | None = None) -> None:
         """Each of `edges` (2, E) int64 has user indices in row 0 and item indices in row 1.
 
         Edges that are sorted by user are not copied.
         """
         self._parts = [_by_user(each) for each in edges]
+        self.lost = torch.empty(0, dtype=torch.int64) if lost is None else lost
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Return positions in `users` (B,) int64 and the items seen there, (M,) int64 each.
@@ -56,6 +62,12 @@ class SeenItems:
         """
         rows, items = zip(*(_of_users(part, users) for part in self._parts), strict=True)
         return torch.cat(rows), torch.cat(items)
+
+
+def seen_items(dataset: Dataset) -> SeenItems:
+    """Those that nobody is recommended: a user's training interactions, and lost items."""
+    edges = map(torch.from_numpy, dataset.seen_edges())
+    return SeenItems(*edges, lost=torch.from_numpy(dataset.lost_items))
 
 
 def _by_user(edges: Tensor) -> Tensor:
@@ -87,6 +99,7 @@ def top_k_items(
         scores = users[chunk.to(users.device)] @ items.T  # (B, I)
         rows, seen_items = seen.of(chunk)
         scores[rows.to(users.device), seen_items.to(users.device)] = -torch.inf
+        scores[:, seen.lost.to(users.device)] = -torch.inf
         best, indices = stable_top_k(scores, k)
         yield chunk, indices.masked_fill(best == -torch.inf, -1), best
 
@@ -140,12 +153,13 @@ def ranking_report(
     *,
     most_users: int | None = None,
     seed: int = 0,
+    lost_items: Tensor | None = None,
 ) -> dict[str, Any]:
     """Return the figures of a ranking for a manifest, as plain JSON values.
 
     The users are those with at least one of `held_out_edges` (2, E) int64, or `most_users` of them
     that are drawn by `seed`. The items of their `train_edges` (2, E) int64 are left out of the
-    ranking. The figures are:
+    ranking, and so are `lost_items` (G,) int64. The figures are:
 
     - "num_users": how many are ranked; "num_held_out_users": how many could be;
     - the means of `ranking_metrics`;
@@ -161,7 +175,7 @@ def ranking_report(
     held_out_users = users_with_items(held_out_edges)
     evaluated = _drawn(held_out_users, most_users, seed)
     assert len(evaluated)
-    seen, held_out = SeenItems(train_edges), SeenItems(held_out_edges)
+    seen, held_out = SeenItems(train_edges, lost=lost_items), SeenItems(held_out_edges)
     activity = torch.bincount(train_edges[0], minlength=num_users)[evaluated]
     order = activity.argsort(stable=True)
     totals = dict.fromkeys(metric_names(ks), 0.0)

@@ -11,7 +11,7 @@ from xrec.data.dataset import Dataset
 from xrec.generate.loading import model_inputs
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.fold_in import read_with_new
-from xrec.graph.ranking import SeenItems, top_k_items
+from xrec.graph.ranking import seen_items, top_k_items
 from xrec.serve.messages import Evidence, ItemEntry, NearHistory, RecommendedItem
 from xrec.storage import location_of
 
@@ -29,7 +29,7 @@ class Catalogue:
     def __init__(self, dataset: Dataset, graph: GraphEmbeddings, fingerprints: dict[str, str]):
         graph.check_finite()
         self.dataset, self._graph, self.fingerprints = dataset, graph, fingerprints
-        self._seen = SeenItems(*map(torch.from_numpy, dataset.seen_edges()))
+        self._seen = seen_items(dataset)
         aspects = dataset.aspects
         self.aspect_names = AspectNames(() if aspects is None else aspects["aspect"].to_pylist())
 
@@ -66,7 +66,8 @@ class Catalogue:
         user, item = self.dataset.user_index(user_id), self.dataset.item_index(item_id)
         _, seen = self._seen.of(torch.tensor([user]))
         scores = self._graph.items @ self._graph.users[user]
-        unseen = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, seen, False)
+        left_out = torch.cat([seen, self._seen.lost])
+        unseen = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, left_out, False)
         unseen[item] = True
         title, profile = self.item_texts(item)
         return Evidence(
@@ -96,6 +97,7 @@ class Catalogue:
             pc.match_substring(items["title"], text, ignore_case=True),
             pc.match_substring(items["item_id"], text, ignore_case=True),
         )
+        holds = pc.and_(holds, pc.not_equal(items["item_id"], ""))
         found = items.filter(holds).slice(0, limit).select(["item_id", "title"])
         return [ItemEntry(**row) for row in found.to_pylist()]
 
@@ -135,7 +137,7 @@ def read_catalogue(config: ServeConfig) -> Catalogue:
         config.storage,
     )
     adapter = read_adapter(location_of(config, "adapter"))
-    adapter.check_graph(graph.manifest.fingerprint)
+    adapter.check_graph(graph.manifest)
     fingerprints = model_inputs(adapter, graph.manifest)
     catalogue = Catalogue(dataset, graph, fingerprints)
     catalogue.aspect_names.build()

@@ -249,6 +249,11 @@ def manifest_there(location: Location, kind: Kind) -> Manifest | None:
         return None
 
 
+def ancestry(manifest: Manifest, name: str) -> list[str]:
+    """Its fingerprint, and those in its metric `name`: what came before it, the last first."""
+    return [manifest.fingerprint, *manifest.metrics.get(name, ())]
+
+
 def _of_kind(manifest: Manifest, location: Location, kind: Kind) -> Manifest:
     if manifest.kind != kind:
         raise ArtifactMismatchError(

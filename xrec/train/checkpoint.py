@@ -10,8 +10,8 @@
                            tensors before the first validation
     checkpoint    of the graph, between two epochs:
       progress.json         `GraphProgress`
-      rows-<k>.safetensors  nodes (n,) int64; embeddings, exp_avg, exp_avg_sq, best: (n, D) float32,
-                            a row for each of the nodes; each worker writes its own file
+      rows-<k>.safetensors  nodes (n,) int64; embeddings, exp_avg, exp_avg_sq, best, best_layer0:
+                            (n, D) float32, a row for each of the nodes; each worker writes its own
 
 A checkpoint can be read by another number of workers, at another ZeRO stage or in the other mode.
 Random numbers need no state: the order of batches follows from seed and epoch, and noise follows
@@ -210,10 +210,11 @@ def read_best_adapter(read: ReadFile) -> Tensors:
     return tensors
 
 
-ROWS = ("embeddings", "exp_avg", "exp_avg_sq", "best")
+ROWS = ("embeddings", "exp_avg", "exp_avg_sq", "best", "best_layer0")
 """The graph's state by node, each (n, D) float32.
 
-These are the layer-0 embeddings, Adam's moments of them, and the vectors of the best epoch.
+These are the layer-0 embeddings, Adam's moments of them, and of the best epoch the vectors and the
+layer-0 embeddings.
 """
 
 

@@ -13,19 +13,28 @@ from torch import Tensor
 
 from xrec.config.graph import GraphTrainingConfig, PretrainGraphConfig
 from xrec.config.shared import Split
-from xrec.data.dataset import Dataset, edges_of, read_dataset
-from xrec.errors import ConfigError
+from xrec.data.dataset import EXTENDS, Dataset, edges_of, read_dataset
+from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.graph.adjacency import check_edges
-from xrec.graph.artifact import embeddings_bytes, write_graph
+from xrec.graph.artifact import LAYER0, START_FROM, embeddings_bytes, read_graph, write_graph
+from xrec.graph.blend import settled, turned_onto
 from xrec.graph.leave_out import (
     TRAINING_VECTORS,
     TrainingVectors,
     fold_numbers,
-    turned_onto,
     without_fold,
 )
 from xrec.graph.ranking import ranking_report
-from xrec.storage import Manifest, claim, finished, location_of, read_manifest, run_fingerprint
+from xrec.storage import (
+    Manifest,
+    ancestry,
+    claim,
+    finished,
+    location_of,
+    open_location,
+    read_manifest,
+    run_fingerprint,
+)
 from xrec.train.checkpoint import GraphProgress, read_progress, read_rows
 from xrec.train.graph_model import RECALL, SCORE, GraphData, split_edges
 from xrec.train.graph_worker import train_worker
@@ -57,11 +66,14 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
     _check(dataset, data, config)
     settings, inputs = graph_identity(config)
     run = run_fingerprint("graph", settings, inputs)
-    progress, vectors = _train(config, data, run)
+    progress, vectors, layer0 = _train(config, data, run)
+    moves: dict[str, Any] = {}
+    if config.start_from is not None:
+        vectors, moves = _settled(config, data, vectors)
     users, items, aspects = _tables(data, vectors)
     training = _training_vectors(config, dataset, torch.cat([users, items]), progress, run)
     embeddings = embeddings_bytes(users, items, aspects if len(aspects) else None)
-    more = {}
+    more = {LAYER0: embeddings_bytes(*_tables(data, layer0)[:2])}
     if training is not None:
         more[TRAINING_VECTORS] = embeddings_bytes(training.users, training.items)
     with only_driver(target / CHECKPOINTS):  # ranking all held-out users takes a while
@@ -72,7 +84,7 @@ def pretrain_graph(config: PretrainGraphConfig) -> Manifest:
             more,
             config=settings,
             inputs=inputs,
-            metrics=_final_metrics(dataset, users, items, progress, config.training),
+            metrics={**_final_metrics(dataset, users, items, progress, config.training), **moves},
         )
     (target / CHECKPOINTS).delete()
     return manifest
@@ -86,6 +98,20 @@ def _tables(data: GraphData, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return users, items, aspects
 
 
+def _settled(
+    config: PretrainGraphConfig, data: GraphData, vectors: Tensor
+) -> tuple[Tensor, dict[str, Any]]:
+    """The vectors (N, D) beside those of `start_from`, and metrics: how many rows moved."""
+    graph = read_graph(open_location(str(config.start_from), config.storage))
+    earlier, is_known = data.rows_of(graph.users, graph.items, torch.arange(data.num_nodes))
+    vectors[data.degrees() == 0] = 0
+    vectors = settled(vectors, earlier, config.keep_within)
+    moved = is_known & (vectors != earlier).any(dim=1)
+    counts = {"num_known": int(is_known.sum()), "num_moved": int(moved.sum())}
+    logger.info("%(num_moved)d of %(num_known)d earlier vectors moved", counts)
+    return vectors, {START_FROM: ancestry(graph.manifest, START_FROM), **counts}
+
+
 def _training_vectors(
     config: PretrainGraphConfig,
     dataset: Dataset,
@@ -96,22 +122,24 @@ def _training_vectors(
     """The vectors of explained training pairs by graphs without them; None if there are none.
 
     whole: (U + I, D), the graph's own vectors. Each fold's graph is trained as many epochs as the
-    best of the whole one.
+    best of the whole one; that is not known of a graph that started from an earlier one. A fold's
+    graph starts anew in any case: earlier vectors have seen the pairs that it leaves out.
     """
     pairs = torch.from_numpy(edges_of(dataset.explained_pairs("train")))
     num_folds = min(config.folds, pairs.shape[1])
     if num_folds < 2:
         return None
     epochs = {"num_epochs": progress.best_epoch, "epochs_per_evaluation": progress.best_epoch}
-    training = config.training.model_copy(update=epochs)
-    of_fold = config.model_copy(update={"training": training, "folds": num_folds})
+    training = config.training.model_copy(update={} if config.start_from else epochs)
+    changes = {"training": training, "folds": num_folds, "start_from": None}
+    of_fold = config.model_copy(update=changes)
     folds = torch.from_numpy(fold_numbers(pairs[0].numpy(), num_folds))
     found = TrainingVectors(*(torch.zeros(pairs.shape[1], whole.shape[1]) for _ in range(2)))
     for fold in range(num_folds):
         logger.info("without part %d of %d of the explained pairs", fold + 1, num_folds)
         part = without_fold(dataset, fold, num_folds)
         data = GraphData.of(part, with_aspects=config.model.aspects)
-        _, vectors = _train(of_fold, data, f"{run}-{fold}", fold)
+        _, vectors, _ = _train(of_fold, data, f"{run}-{fold}", fold)
         users, items, _ = _tables(data, vectors)
         users, items = turned_onto(torch.cat([users, items]), whole).split([len(users), len(items)])
         of_pairs = (folds == fold).nonzero()[:, 0]
@@ -139,10 +167,11 @@ def pretrained_graph(config: PretrainGraphConfig) -> Manifest | None:
 
 
 def graph_identity(config: PretrainGraphConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings that the graph's content depends on, and the dataset's fingerprint.
+    """Return the settings that the graph's content depends on, and the inputs' fingerprints.
 
     The number of workers, their mode and the time of checkpoints are not among them. Raises
-    ArtifactNotFoundError without a dataset.
+    ArtifactNotFoundError without a dataset, or without the graph that it starts from;
+    ArtifactMismatchError if that does not fit.
     """
     training = config.training.model_dump(mode="json", exclude={"epochs_per_checkpoint"})
     settings = {
@@ -151,7 +180,28 @@ def graph_identity(config: PretrainGraphConfig) -> tuple[dict[str, Any], dict[st
         "folds": config.folds,
     }
     dataset = read_manifest(location_of(config, "dataset"), "dataset")
-    return settings, {"dataset": dataset.fingerprint}
+    inputs = {"dataset": dataset.fingerprint}
+    if config.start_from is not None:
+        settings["keep_within"] = config.keep_within
+        inputs[START_FROM] = _check_start(config, config.start_from, dataset).fingerprint
+    return settings, inputs
+
+
+def _check_start(config: PretrainGraphConfig, uri: str, dataset: Manifest) -> Manifest:
+    """The manifest of the graph at `uri`, whose vectors have the indices and the length of ours."""
+    earlier = read_manifest(open_location(uri, config.storage), "graph")
+    dim, known = earlier.config["model"]["embedding_dim"], earlier.inputs["dataset"]
+    if known not in ancestry(dataset, EXTENDS):
+        why = f"of dataset {known}, which {config.artifact('dataset')} does not extend"
+    elif dim != config.model.embedding_dim:
+        why = f"of {dim} dimensions, and model.embedding_dim is {config.model.embedding_dim}"
+    elif LAYER0 not in earlier.files:
+        why = f"of an older xrec, without {LAYER0}"
+    else:
+        return earlier
+    raise ArtifactMismatchError(
+        f"start_from: the graph at {uri} is {why}; give one that fits, or leave start_from out"
+    )
 
 
 def _check(dataset: Dataset, data: GraphData, config: PretrainGraphConfig) -> None:
@@ -170,16 +220,18 @@ def _check(dataset: Dataset, data: GraphData, config: PretrainGraphConfig) -> No
 
 def _train(
     config: PretrainGraphConfig, data: GraphData, run: str, fold: int | None = None
-) -> tuple[GraphProgress, Tensor]:
-    """Run the workers; return how the run went, and the vectors of its best epoch.
+) -> tuple[GraphProgress, Tensor, Tensor]:
+    """Run the workers; return how the run went, vectors and layer-0 embeddings of its best epoch.
 
-    data: of the whole dataset, or without the fold. The vectors are (N, D) float32: users, items,
+    data: of the whole dataset, or without the fold. Both tables are (N, D) float32: users, items,
     aspects.
     """
-    dataset = location_of(config, "dataset").shared_uri
+    found = {"dataset": location_of(config, "dataset").shared_uri}
+    if config.start_from is not None:
+        found[START_FROM] = open_location(config.start_from, config.storage).shared_uri
     outcome = fit(
         train_worker,
-        {"config": config.model_copy(update={"dataset": dataset}), "run": run, "fold": fold},
+        {"config": config.model_copy(update=found), "run": run, "fold": fold},
         scaling=config.scaling,
         storage=location_of(config, "graph") / CHECKPOINTS,
         name="pretrain-graph" if fold is None else f"pretrain-graph-without-{fold}",
@@ -187,12 +239,16 @@ def _train(
     )
     read = outcome.read_checkpoint_file
     progress = read_progress(GraphProgress, read, run)
-    rows = read_rows(read, progress.num_parts, torch.arange(data.num_nodes), ("best",))
-    return progress, rows["best"]
+    names = ("best", "best_layer0")
+    rows = read_rows(read, progress.num_parts, torch.arange(data.num_nodes), names)
+    return progress, rows["best"], rows["best_layer0"]
 
 
 def _log_epoch(row: dict[str, Any]) -> None:
     scores = "".join(f", {name} {row[name]:.4f}" for name in (RECALL, SCORE) if name in row)
+    if row["epoch"] == 0:
+        logger.info("start%s", scores)
+        return
     logger.info("epoch %d: loss %.4f%s (%.1f s)", row["epoch"], row["loss"], scores, row["seconds"])
 
 
@@ -206,7 +262,13 @@ def _final_metrics(
     train, most = split_edges(dataset, "train"), _FINAL_USERS * training.validation_users
     reports: dict[str, dict[str, Any]] = {
         split: ranking_report(
-            users, items, train, split_edges(dataset, split), most_users=most, seed=training.seed
+            users,
+            items,
+            train,
+            split_edges(dataset, split),
+            most_users=most,
+            seed=training.seed,
+            lost_items=torch.from_numpy(dataset.lost_items),
         )
         for split in _HELD_OUT
     }

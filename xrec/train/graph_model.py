@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from xrec.config.graph import (
     BPRLossConfig,
@@ -22,14 +23,22 @@ from xrec.config.graph import (
 from xrec.config.shared import Split
 from xrec.data.dataset import Dataset
 from xrec.graph.adjacency import node_degrees, normalized_adjacency
+from xrec.graph.artifact import LAYER0, read_vectors
 from xrec.graph.aspects import NO_ASPECTS, AspectEdges, dataset_aspect_edges
 from xrec.graph.lightgcn import LightGCN, random_embeddings
 from xrec.graph.loss import BPR, Objective, SampledSoftmax
 from xrec.graph.partition import Partition, RowBlocks
-from xrec.graph.ranking import SeenItems, metric_names, ranking_metrics, users_with_items
+from xrec.graph.ranking import (
+    SeenItems,
+    metric_names,
+    ranking_metrics,
+    seen_items,
+    users_with_items,
+)
 from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
 from xrec.graph.spectral import spectral_embeddings
 from xrec.graph.step import batch_loss
+from xrec.storage import open_location, read_manifest
 from xrec.train.deepspeed_engine import initialize_engine
 from xrec.train.ray_worker import rank, world_size
 
@@ -76,6 +85,18 @@ class GraphData:
         """Number of users, items and aspects."""
         return self.num_users + self.num_items + self.aspects.num_aspects
 
+    def rows_of(self, users: Tensor, items: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rows (n, D) of `nodes` (n,) int64, and which are known (n,) bool; zeros else.
+
+        users (U', D), items (I', D): of an earlier dataset, which this one extends.
+        """
+        rows, known = users.new_zeros(len(nodes), users.shape[1]), torch.zeros(len(nodes)).bool()
+        for first, table in ((0, users), (self.num_users, items)):
+            of_table = (nodes >= first) & (nodes < first + len(table))
+            rows[of_table] = table[nodes[of_table] - first]
+            known |= of_table
+        return rows, known
+
     def degrees(self) -> Tensor:
         """Return each node's degree (N,), of users, then items, then aspects."""
         return node_degrees(self.edges, self.num_users, self.num_items, self.aspects)
@@ -95,7 +116,7 @@ class HeldOut:
         held_out = split_edges(dataset, split)
         users = users_with_items(held_out, training.validation_users, seed=training.seed)
         return cls(
-            SeenItems(split_edges(dataset, "train")),
+            seen_items(dataset),
             SeenItems(held_out),
             users,
         )
@@ -160,6 +181,29 @@ def start_embeddings(
         seed=seed,
         partition=partition,
     )
+
+
+def later_embeddings(
+    config: PretrainGraphConfig,
+    data: GraphData,
+    partition: Partition,
+    adjacency: Tensor,
+    start: Tensor,
+) -> Tensor:
+    """Return this worker's rows (n, D) where the graph starts from `config.start_from`. Collective.
+
+    Users and items that it knows start where they were. The others start in the direction that
+    their neighbours have, or as `start` (n, D) has them if these are all new.
+    """
+    location = open_location(str(config.start_from), config.storage)
+    _, earlier = read_vectors(location, read_manifest(location, "graph"), LAYER0)
+    rows, is_known = data.rows_of(earlier["users"], earlier["items"], partition.node_ids)
+    rows, is_known = rows.to(start.device), (is_known & rows.any(dim=1)).to(start.device)
+    near = adjacency @ partition.all_gather(rows)
+    lengths = torch.linalg.vector_norm(torch.cat([earlier["users"], earlier["items"]]), dim=1)
+    near = normalize(near) * lengths[lengths > 0].mean().to(start.device)
+    new = torch.where((near == 0).all(dim=1, keepdim=True), start, near)
+    return torch.where(is_known[:, None], rows, new)
 
 
 def build_objective(

@@ -53,6 +53,7 @@ from xrec.train.graph_model import (
     build_engine,
     build_objective,
     build_partition,
+    later_embeddings,
     start_embeddings,
 )
 from xrec.train.ray_worker import (
@@ -83,6 +84,8 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     data = GraphData.of(dataset, with_aspects=config.model.aspects)
     worker = GraphWorker(config, data, run=loop_config["run"])
     validation = HeldOut.of(dataset, "validation", config.training).part(rank(), world_size())
+    if config.start_from is not None:
+        worker.rank_start(validation)
     while not worker.has_finished:
         worker.run_epoch(validation)
 
@@ -109,11 +112,14 @@ class GraphWorker:
         start = start_embeddings(config, data, self._partition, device)
         self._blend_weight = blend_weight(config.model)
         self._start = start if self._blend_weight else None
+        if config.start_from is not None and rows is None:
+            start = later_embeddings(config, data, self._partition, self._adjacency, start)
         # Training changes the table, so it must not be the start itself.
         table = rows["embeddings"].to(device) if rows else start.clone()
         model = LightGCN(table, data.num_users, config.model.num_layers, self._partition)
         self._engine: DeepSpeedEngine = build_engine(model, config.training)
         self._best = rows["best"] if rows else torch.zeros(table.shape)
+        self._best_layer0 = rows["best_layer0"] if rows else torch.zeros(table.shape)
         if rows is not None:
             self._restore_optimizer(rows)
 
@@ -124,6 +130,17 @@ class GraphWorker:
             self.progress.epoch >= self._training.num_epochs
             or self.progress.evaluations_without_gain >= self._training.patience
         )
+
+    def rank_start(self, validation: HeldOut) -> None:
+        """Validate before the first epoch: a start from earlier vectors may be the best.
+
+        If no epoch is to follow, write the checkpoint.
+        """
+        if self.progress.epoch == 0:
+            metrics = self._evaluate(validation)
+            self.progress = self.progress.after_evaluation(metrics[SCORE])
+            if self.has_finished:
+                report({"epoch": 0, **metrics}, self._checkpoint(), every_worker=True)
 
     def run_epoch(self, validation: HeldOut) -> None:
         """Train for an epoch and report; validate and write a checkpoint if they are due.
@@ -230,6 +247,7 @@ class GraphWorker:
         metrics = dict(zip(own, (sums[1:] / sums[0]).tolist(), strict=True))
         if metrics[SCORE] > self.progress.best_score:
             self._best = self._partition.own_rows(torch.cat([users, others])).cpu()
+            self._best_layer0 = self._engine.module.embeddings.detach().cpu().clone()
         return metrics
 
     def _vectors(self) -> tuple[Tensor, Tensor]:
@@ -250,12 +268,15 @@ class GraphWorker:
         Of workers that hold the same rows, only rank 0 writes them.
         """
         table = self._engine.module.embeddings
-        state = whole_state(table)
+        # Adam has no state before its first step.
+        none = WholeState(table, torch.zeros_like(table), torch.zeros_like(table))
+        state = whole_state(table) if self.progress.step else none
         num_parts = self._partition.blocks.num_blocks
         if rank() >= num_parts:
             return None
         moments = {"exp_avg": state.exp_avg, "exp_avg_sq": state.exp_avg_sq}
-        rows = {"embeddings": table, "best": self._best, **moments}
+        best = {"best": self._best, "best_layer0": self._best_layer0}
+        rows = {"embeddings": table, **best, **moments}
         progress = progress_file(replace(self.progress, num_parts=num_parts)) if rank() == 0 else {}
         return {**rows_file(rank(), self._partition.node_ids, rows), **progress}
 

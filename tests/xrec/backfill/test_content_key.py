@@ -9,7 +9,7 @@ import torch
 
 from tests.xrec.backfill.runs import changed
 from xrec.adapter.pairs import Pair, PairPrompts
-from xrec.backfill.identity import content_key, shared_key
+from xrec.backfill.identity import PARTS, changed_parts, content_key, shared_key
 from xrec.bulk import Identity
 from xrec.data.evidence import AspectEvidence
 from xrec.generate.explainer import Explainer
@@ -85,3 +85,23 @@ def test_shared_key_is_of_the_model(config, inputs, is_same):
         for settings, made_from in (({}, {}), (config, inputs))
     )
     assert (shared_key(other) == shared_key(one)) is is_same
+
+
+def test_changed_parts_are_those_that_two_keys_differ_in(explainer):
+    before, chosen = key_of(explainer, "s", 1, 2), AspectEvidence("garden", 3, 7, 1, 2)
+    named = key_of(explainer, "s", 1, 2, aspects=(chosen,))
+    changes = {
+        ("settings",): (before, key_of(explainer, "t", 1, 2)),
+        ("user_texts",): (before, key_of(explainer, "s", 1, 2, user_profile="A poet.")),
+        ("item_texts",): (before, key_of(explainer, "s", 1, 2, item_title="B")),
+        ("user_vector",): (before, key_of(_with_vector(explainer, "users", 1), "s", 1, 2)),
+        ("item_vector",): (before, key_of(_with_vector(explainer, "items", 2), "s", 1, 2)),
+        ("aspects", "evidence"): (before, named),
+        ("evidence",): (
+            named,
+            key_of(explainer, "s", 1, 2, aspects=(replace(chosen, item_reviews=4),)),
+        ),
+        PARTS: (before[:16], before),  # of an older xrec
+    }
+    for expected, keys in changes.items():
+        assert changed_parts(*keys) == expected

@@ -20,9 +20,9 @@ from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableErr
 class CarryingTask(ToyTask):
     """Finds rows of item `b` no longer good."""
 
-    def is_still_good(self, earlier: pa.Table) -> pa.Array:
+    def why_again(self, earlier: pa.Table) -> pa.Array:
         assert earlier.schema.equals(FORMAT.ok_schema)
-        return pc.not_equal(earlier["item"], "b")
+        return pc.if_else(pc.equal(earlier["item"], "b"), "a b", pa.scalar(None, pa.string()))
 
 
 def drive_carrying(toy: Toy, pool: Any = None, **changes: Any) -> Progress:
@@ -41,6 +41,7 @@ def test_rule_11_good_rows_are_carried_and_the_others_done(toys, rows_per_chunk)
     progress = drive_carrying(toy)
     assert (progress.costs["carried"], progress.num_ok, progress.failed) == (6, 24, {"odd": 8})
     assert progress.costs["tokens"] == 3 * (24 - 6)
+    assert (progress.costs["again: a b"], progress.costs["again: new"]) == (6, 20)
     toy.publish()
     assert rows_of(toy.published()) == toy.rows
     same = {key for key, text in texts_of(toy).items() if before.get(key) == text}

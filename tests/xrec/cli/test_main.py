@@ -41,7 +41,7 @@ def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
 
 COMMANDS = [
     *(" ".join(job.words or (job.name,)) for job in JOBS),
-    *("run", "demo", "doctor", "status", "explain", "export", "init", "submit"),
+    *("run", "demo", "refresh", "doctor", "status", "explain", "export", "init", "submit"),
     *(f"table {name}" for name in ("status", "check", "rollback", "empty")),
 ]
 

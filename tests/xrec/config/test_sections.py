@@ -8,6 +8,7 @@ from xrec.config.adapter import AdapterTrainingConfig, DeepSpeedConfig, TrainAda
 from xrec.config.base import Config, parse_config
 from xrec.config.compare import CompareConfig
 from xrec.config.evaluate import JudgeConfig, MetricsConfig
+from xrec.config.graph import PretrainGraphConfig
 from xrec.config.llm import EngineConfig
 from xrec.config.prompt import PromptConfig, parse_placeholders, placeholder_names
 from xrec.config.shared import ScalingConfig
@@ -46,6 +47,13 @@ def test_section_takes_what_goes_together(section, values):
 
 COMPARE = {"workspace": "w", "llm": {"model": "m"}}
 REFUSED: dict[type[Config], list[tuple[dict[str, Any], str]]] = {
+    PretrainGraphConfig: [
+        (
+            {"workspace": "w", "training": {"num_epochs": 0}, **given},
+            "expected an earlier graph and folds: 0, or at least one epoch",
+        )
+        for given in ({"folds": 0}, {"folds": 2, "start_from": "g"})
+    ],
     ScalingConfig: [({"num_workers": 2, "min_workers": 3}, "at most num_workers = 2, saw 3")],
     EngineConfig: [
         ({"kind": "builtin", "tensor_parallel_size": 4}, "size = 4 needs kind = 'vllm'"),

@@ -17,8 +17,13 @@ from jobs.prepare import run as prepare_dataset
 from tests.xrec.data.test_release import explained
 from xrec.config.data import PrepareConfig
 from xrec.data import Dataset, dataset_settings, read_dataset
-from xrec.errors import ArtifactMismatchError, DataError
-from xrec.storage import Location, open_location
+from xrec.errors import (
+    ArtifactMismatchError,
+    ArtifactNotFoundError,
+    DataError,
+    UnknownIdError,
+)
+from xrec.storage import Location, Manifest, open_location
 
 REAL_DATA = Path(__file__).parents[3].parent / "shared" / "data"
 SAMPLE = {
@@ -133,7 +138,8 @@ def _write_cut(folder: Path, rows: Mapping[str, list[dict[str, Any]]], seed: int
     rng = Random(seed)
     for name, table in rows.items():
         table = rng.sample(table, len(table))
-        cuts = sorted(rng.sample(range(1, len(table)), rng.randrange(1, 9))) if seed else []
+        most = min(9, len(table))
+        cuts = sorted(rng.sample(range(1, len(table)), rng.randrange(1, most))) if seed else []
         for number, (start, end) in enumerate(pairwise([0, *cuts, len(table)])):
             lines = "".join(json.dumps(row) + "\n" for row in table[start:end])
             path = folder / (f"{name}/{rng.random()}-{number}.jsonl" if seed else f"{name}.jsonl")
@@ -264,3 +270,98 @@ def test_prepare_real_data_has_known_counts(tmp_path, name, num_users, num_items
     assert (manifest.row_counts["explanations"], manifest.row_counts["rejected"]) == (2500, 0)
     num_removed = manifest.metrics["num_removed_edges"]
     assert manifest.row_counts["interactions"] + num_removed == num_interactions
+
+
+DAYS: list[dict[str, list[dict[str, str]]]] = [
+    {
+        "users": [{"user_id": f"u{n}", "profile": texts[n % len(texts)]} for n in users],
+        "items": [{"item_id": item, "title": item.upper(), "profile": "p"} for item in items],
+        "interactions": [{"user_id": f"u{n}", "item_id": item} for n in users for item in items],
+    }
+    for users, items, texts in (
+        ((1, 3, 5, 7), ("d", "f"), ["tea"]),
+        ((1, 2, 3, 7, 9), ("a", "d", "f"), ["tea"]),  # without u5, with u2, u9 and a
+        ((0, 1, 2, 5, 9), ("a", "e", "f"), ["tea", "cake"]),  # u5 again, whose index is lost
+    )
+]
+"""Three states of a catalogue; in the last one u1 and u9 have another profile than before."""
+
+
+def _prepare_day(folder: Path, day: int, *extends: int, seed: int = 0, **changes: Any) -> Manifest:
+    raw = folder / f"raw{day}-{seed}"
+    if not raw.exists():
+        _write_cut(raw, DAYS[day], seed)
+    earlier = {"extends": str(folder / f"{extends[0]}/dataset")} if extends else {}
+    source = {"kind": "tables", "uri": str(raw)}
+    return prepare_dataset(_config(folder / f"{day}", source, **{**earlier, **changes}))
+
+
+def test_prepare_that_extends_keeps_indices_and_leaves_holes(tmp_path):
+    manifests = [_prepare_day(tmp_path, 0), _prepare_day(tmp_path, 1, 0)]
+    manifests.append(_prepare_day(tmp_path, 2, 1))
+    days = [_dataset(tmp_path / f"{day}") for day in range(3)]
+    ids = [day.users["user_id"].to_pylist() for day in days]
+    assert ids == [
+        ["u1", "u3", "u5", "u7"],
+        ["u1", "u3", "", "u7", "u2", "u9"],
+        ["u1", "", "", "", "u2", "u9", "u0", "u5"],
+    ]
+    assert days[2].items["item_id"].to_pylist() == ["", "f", "a", "e"]
+    assert manifests[2].metrics["changes"] == {
+        "users": {"new": 2, "removed": 2, "changed": 2},
+        "items": {"new": 1, "removed": 1, "changed": 0},
+    }
+    assert manifests[2].metrics["extends"] == [each.fingerprint for each in manifests[1::-1]]
+    assert manifests[2].inputs["extends"] == manifests[1].fingerprint
+    last = days[2]
+    for name in {*ids[0], *ids[1], *ids[2], "u", "v"}:
+        expected = ids[2].index(name) if name and name in ids[2] else None
+        assert last.user_ids.find(name) == expected
+    assert last.user_ids.starting_with("", 9) == sorted(filter(None, ids[2]))
+    with pytest.raises(UnknownIdError, match="user 'u3' is not among the 5 users"):
+        last.user_index("u3")
+    assert last.lost_items.tolist() == [0]
+    lost = [row for row, name in enumerate(ids[2]) if not name]
+    assert {last.users["profile"][row].as_py() for row in lost} == {""}
+    for table in (last.interactions, last.explanations):
+        assert not {*table["user_index"].to_pylist()} & {*lost}
+        assert not {*table["item_index"].to_pylist()} & {0}
+    pairs = {(row["user_id"], row["item_id"]) for row in DAYS[2]["interactions"]}
+    named = zip(last.interactions["user_index"].to_pylist(), strict=False)
+    assert {ids[2][user] for (user,) in named} == {user for user, _ in pairs}
+
+
+def test_prepare_that_extends_is_the_same_from_any_files_and_without_changes(tmp_path):
+    first = _prepare_day(tmp_path, 0)
+    others = [_prepare_day(tmp_path / f"s{seed}", 0, seed=seed) for seed in (1, 2)]
+    assert {each.fingerprint for each in others} == {first.fingerprint}
+    again = _prepare_day(tmp_path, 1, 0)
+    moved = [
+        _prepare_day(tmp_path, 1, 0, seed=seed, dataset=str(tmp_path / f"m{seed}"))
+        for seed in (3, 4)
+    ]
+    assert {each.fingerprint for each in moved} == {again.fingerprint} != {first.fingerprint}
+    for before, day in ((first, 0), (again, 1)):  # nothing changed: what is made from it stays
+        unchanged = _prepare_day(tmp_path, day, day, dataset=str(tmp_path / f"u{day}"))
+        assert unchanged.fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"extends": "{}/1/dataset"}, ArtifactNotFoundError, "1/dataset: no dataset artifact"),
+        ({"splits": {"seed": 3}}, DataError, "0/dataset was prepared .*splits.seed: 0 there, 3"),
+        ({}, DataError, "none of the 4 users of the earlier dataset is in the source"),
+    ],
+)
+def test_prepare_that_cannot_extend_says_why_and_writes_nothing(tmp_path, changes, error, message):
+    _prepare_day(tmp_path, 0)
+    found = {
+        name: value.format(tmp_path) if name == "extends" else value
+        for name, value in changes.items()
+    }
+    source = SAMPLE if not changes else {"kind": "tables", "uri": str(tmp_path / "raw0-0")}
+    config = _config(tmp_path / "out", source, **{"extends": str(tmp_path / "0/dataset"), **found})
+    with pytest.raises(error, match=message):
+        prepare_dataset(config)
+    assert not (tmp_path / "out").exists()

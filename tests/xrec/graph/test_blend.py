@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xrec.graph.blend import blend, score_norm
+from xrec.graph.blend import blend, score_norm, settled
 
 NUM_USERS, NUM_ITEMS, DIM = 23, 17, 4
 
@@ -63,3 +63,16 @@ def test_blend_of_fewer_users_or_items_than_dimensions_keeps_the_dimensions(num_
     torch.testing.assert_close(
         scores(found), scores(trained) + weight * start, rtol=1e-3, atol=1e-4
     )
+
+
+def test_settled_keeps_what_moved_little_after_the_rotation_and_moves_the_others():
+    generator = torch.Generator().manual_seed(0)
+    earlier = torch.randn(400, 6, generator=generator)
+    earlier[7] = 0  # without a vector then
+    moves = torch.randn(400, 6, generator=generator) * 1e-3
+    moves[[3, 5, 7]] = 2.0
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator)).Q
+    found = settled((earlier + moves) @ rotation, earlier, 0.05)
+    assert (found != earlier).any(dim=1).nonzero().flatten().tolist() == [3, 5, 7]
+    assert torch.allclose(found, earlier + moves, atol=0.15)
+    assert not (settled(earlier @ rotation, earlier, 0.0) == earlier).all()

@@ -12,7 +12,8 @@ from xrec import schemas
 from xrec.data import Dataset
 from xrec.data.aspects import aspect_counts, visited_aspects
 from xrec.data.dataset import edges_of
-from xrec.graph.leave_out import fold_numbers, turned_onto, without_fold
+from xrec.graph.blend import turned_onto
+from xrec.graph.leave_out import fold_numbers, without_fold
 from xrec.storage import Manifest
 
 NUM_FOLDS = 3

@@ -78,17 +78,20 @@ class _Case:
 
 
 @pytest.mark.parametrize("k", [1, 5, NUM_ITEMS])
+@pytest.mark.parametrize("lost", [[], [2, 5, 6]])
 @pytest.mark.parametrize("scores_per_chunk", [1, 3 * NUM_ITEMS, 10**6])
-def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(k, scores_per_chunk, monkeypatch):
+def test_top_k_in_chunks_of_any_size_equals_sorting_all_scores(
+    k, scores_per_chunk, lost, monkeypatch
+):
     monkeypatch.setattr("xrec.graph.ranking._SCORES_PER_CHUNK", scores_per_chunk)
     case = _Case(seed=0)
     users = torch.tensor([7, 0, 3, 11, 22, 7, 13, 9])
-    seen = SeenItems(case.edges[0])
+    seen = SeenItems(case.edges[0], lost=torch.tensor(lost, dtype=torch.int64))
     chunks = list(top_k_items(case.users, case.items, seen, users, k))
     found, items, scores = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     assert torch.equal(found, users)
     for user, ranked, scored in zip(users.tolist(), items.tolist(), scores.tolist(), strict=True):
-        expected = case.top(user, k)
+        expected = [item for item in case.top(user, NUM_ITEMS) if item not in lost][:k]
         missing = k - len(expected)
         assert ranked == expected + [-1] * missing
         assert scored == [case.scores(user)[item] for item in expected] + [-math.inf] * missing

@@ -50,7 +50,7 @@ def test_train_adapter_artifact_has_the_validation_loss_that_its_manifest_says(
     data = adapter_data(make_config(workspace, adapter=tmp_path))
     artifact = read_adapter(open_location(f"{workspace}/adapter"))
     graph = read_graph(open_location(f"{workspace}/graph"))
-    artifact.check_graph(graph.manifest.fingerprint)
+    artifact.check_graph(graph.manifest)
     folder = Path(workspace, "llm")
     model = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
     attach_adapters(model, artifact.adapters, user_vectors=graph.users, item_vectors=graph.items)

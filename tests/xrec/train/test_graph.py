@@ -39,7 +39,7 @@ def without_training(
     patch: pytest.MonkeyPatch, vectors: torch.Tensor, rank: Callable[..., dict[str, Any]]
 ) -> None:
     """The driver alone: its workers have trained `vectors`, and `rank` gives its last figures."""
-    trained = (SimpleNamespace(history=[]), vectors)
+    trained = (SimpleNamespace(history=[]), vectors, vectors.clone())
     patch.setattr("xrec.train.graph._train", lambda *arguments: trained)
     patch.setattr("xrec.train.graph._final_metrics", rank)
 
@@ -101,6 +101,26 @@ def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
     with pytest.raises(ArtifactMismatchError, match=r"training\.seed: 0 there, 1 here"):
         pretrain_graph(make_graph_config(config.graph, seed=1))
     assert read_graph(open_location(config.graph)).manifest == manifest
+
+
+@pytest.mark.parametrize(
+    ("dataset", "dim", "message"),
+    [
+        ("0" * 16, 8, r"is of dataset 0{16}, which .*/dataset does not extend"),
+        (None, 5, "is of 8 dimensions, and model.embedding_dim is 5"),
+    ],
+)
+def test_start_from_a_graph_that_does_not_fit_is_refused(
+    trained, make_graph_config, tmp_path, dataset, dim, message
+):
+    _, manifest = trained
+    inputs = {"dataset": dataset or manifest.inputs["dataset"]}
+    earlier = manifest.model_copy(update={"inputs": inputs})
+    (tmp_path / "manifest.json").write_bytes(earlier.to_bytes())
+    config = make_graph_config(tmp_path / "graph", model={"embedding_dim": dim})
+    with pytest.raises(ArtifactMismatchError, match=message):
+        pretrained_graph(config.model_copy(update={"start_from": str(tmp_path)}))
+    assert not (tmp_path / "graph").exists()
 
 
 @pytest.mark.slow

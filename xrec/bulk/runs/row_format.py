@@ -9,6 +9,8 @@ import pyarrow as pa
 
 OK, FAILED = "ok", "failed"
 """The values of the column `status`."""
+AGAIN = "again: "
+"""What begins the name of a count among the costs: rows that are not carried over, by reason."""
 
 
 @dataclass(frozen=True)
@@ -184,10 +186,10 @@ class ChunkTask(Protocol):
 class CarryingTask(Protocol):
     """A task that can carry rows over from an earlier run; a task need not be one."""
 
-    def is_still_good(self, earlier: pa.Table) -> pa.Array:
-        """For each row of an earlier run (`RowFormat.ok_schema`), whether it may be carried over.
+    def why_again(self, earlier: pa.Table) -> pa.Array:
+        """For each row of an earlier run (`RowFormat.ok_schema`), why it must be done again.
 
-        The rows that may not are done.
+        Null if it may be carried over. The costs count each reason, as `AGAIN` and its name.
         """
         ...
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.bulk.runs.result import Summary, added, summary_of
-from xrec.bulk.runs.row_format import CarryingTask, ChunkTask, Outcome, RowFormat
+from xrec.bulk.runs.row_format import AGAIN, CarryingTask, ChunkTask, Outcome, RowFormat
 from xrec.bulk.runs.run import Pass
 from xrec.bulk.runs.spill import EARLIER
 from xrec.bulk.work.marks import Attempt, Marks
@@ -181,26 +181,30 @@ class ChunkWorker:
             outcome = self._failed(keys, self._format.error_reason, message)
             self._check(keys, outcome)
             return outcome
-        carried = self._carried(rows)
+        carried, counts = self._carried(rows)
         left = self._format.sorted(self._format.without(keys, carried)) if carried else keys
         do = self._do_or_halve if halves else self._do
         outcome = do(left) if left.num_rows else self._failed(left, "", "")
         self._check(left, outcome)
         ok = pa.concat_tables([carried, outcome.ok]) if carried else outcome.ok
-        num_carried = carried.num_rows if carried else 0
-        return Outcome(ok, outcome.failed, added(outcome.costs, {"carried": num_carried}))
+        return Outcome(ok, outcome.failed, added(outcome.costs, counts))
 
-    def _carried(self, rows: pa.Table) -> pa.Table | None:
-        """The earlier rows that are still good; None if there are none."""
+    def _carried(self, rows: pa.Table) -> tuple[pa.Table | None, Counter[str]]:
+        """The earlier rows that are still good, None if there are none; counts for the costs."""
+        counts = Counter({"carried": 0})
         if EARLIER not in rows.schema.names or not isinstance(self._task, CarryingTask):
-            return None
+            return None, counts
         earlier = rows[EARLIER].combine_chunks()
         there = earlier.filter(pc.is_valid(earlier))
+        counts[f"{AGAIN}new"] = rows.num_rows - len(there)
         if not len(there):
-            return None
+            return None, counts
         found = pa.Table.from_struct_array(there).cast(self._format.ok_schema)
-        good: pa.Table = found.filter(self._task.is_still_good(found))
-        return good if good.num_rows else None
+        why = self._task.why_again(found)
+        counts.update(f"{AGAIN}{reason}" for reason in why.to_pylist() if reason is not None)
+        good: pa.Table = found.filter(pc.is_null(why))
+        counts["carried"] = good.num_rows
+        return good if good.num_rows else None, counts
 
     def _do(self, rows: pa.Table) -> Outcome:
         """What the task does; ends the process if its GPU can no longer be used."""

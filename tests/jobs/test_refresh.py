@@ -1,0 +1,222 @@
+"""Nights on a small town: what is taken over, what is written again and why; kills; bad input."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import jobs.backfill
+import jobs.project_run
+from jobs.catalogue import chosen_configs, job_named
+from jobs.output import present
+from tests.jobs.conftest import DECODING
+from tests.project_file import write_yaml
+from tests.toy import EMBEDDING_DIM, save_toy_model
+from tests.xrec.bulk.toy_run import pool_here
+from tests.xrec.generate.town import make_adapter
+from xrec.backfill import read_explanations, read_failed
+from xrec.backfill.identity import PARTS
+from xrec.config.data import SampleSource
+from xrec.config.project import read_project
+from xrec.config.shared import JobConfig
+from xrec.data import read_dataset
+from xrec.errors import ArtifactNotFoundError, ConfigError, TrainingError
+from xrec.graph import read_graph
+from xrec.llm.source import model_fingerprint
+from xrec.sample import generate_town, town_tables
+from xrec.storage import Manifest, open_location, read_manifest
+
+pytestmark = [pytest.mark.usefixtures("ray_cluster", "actors_here"), pytest.mark.slow]
+
+NUM_USERS, NUM_ITEMS, FIRST = 80, 30, 76
+SOURCE = SampleSource(
+    kind="sample",
+    num_users=NUM_USERS,
+    num_items=NUM_ITEMS,
+    interactions_per_user=10,
+    explanations_per_user=4,
+)
+TRAINING = {
+    "loss": {"kind": "bpr"},
+    "num_epochs": 6,
+    "steps_per_epoch": 8,
+    "micro_batch_size": 128,
+    "learning_rate": 0.02,
+    "patience": 2,
+}
+
+
+def write_day(folder: Path, gone: tuple[str, ...], num_users: int, num_visits: int) -> None:
+    """The first users' visits; those from user 60 on have made only `num_visits` of their ten."""
+    tables = town_tables(generate_town(SOURCE))
+    users = [f"resident-{n}" for n in range(1, num_users + 1)]
+    here = pa.array([each for each in users if each not in gone])
+    late = pa.array(users[60:])
+    place = pa.array([number % 10 for number in range(tables["interactions"].num_rows)])
+    visits = tables["interactions"].append_column("place", place)
+    made = pc.or_(pc.less(place, num_visits), pc.invert(pc.is_in(visits["user_id"], late)))
+    tables["interactions"] = visits.filter(made).drop_columns("place")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("users", "items", "interactions", "explanations"):
+        rows = tables[name]
+        if "user_id" in rows.column_names:
+            rows = rows.filter(pc.is_in(rows["user_id"], here))
+        if name == "items" and gone:
+            profiles = [
+                f"{text} Now with a cellar." if row == 3 else text
+                for row, text in enumerate(rows["profile"].to_pylist())
+            ]
+            rows = rows.set_column(rows.schema.get_field_index("profile"), "profile", [profiles])
+        pq.write_table(rows, folder / f"{name}.parquet")
+
+
+class Town:
+    """A project in a folder, and what its commands say."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.workspace = folder, folder / "workspace"
+        values = {
+            "workspace": str(self.workspace),
+            "llm": {"model": str(save_toy_model(folder / "llm"))},
+            "decoding": DECODING,
+            "prepare": {"source": {"kind": "tables", "uri": str(folder / "raw")}},
+            "pretrain-graph": {
+                "model": {"embedding_dim": EMBEDDING_DIM, "initialization": "random"},
+                "training": TRAINING,
+                "scaling": {"num_workers": 1, "device": "cpu"},
+            },
+            "train-adapter": {"scaling": {"num_workers": 1, "device": "cpu"}},
+            "recommend": {"k": 3},
+            "backfill": {
+                "pairs": {"kind": "recommendations"},
+                "max_failed_share": 0.5,
+                "actors": {"num_actors": 1, "device": "cpu"},
+            },
+        }
+        self.path = write_yaml(folder / "town.yaml", values)
+
+    def configs(self, *overrides: str) -> dict[str, JobConfig]:
+        return chosen_configs(read_project(self.path, overrides))
+
+    def begin(self) -> None:
+        """All jobs, with an adapter that was not trained."""
+        configs = self.configs("pretrain-graph.folds=0")
+        adapter = configs.pop("train-adapter")
+        first = {name: configs[name] for name in ("prepare", "pretrain-graph")}
+        graph = jobs.project_run.run(first, tell=print)
+        model = model_fingerprint(self.folder / "llm")
+        make_adapter(Path(adapter.artifact("adapter")), graph.fingerprint, model)
+        jobs.project_run.run({n: configs[n] for n in ("recommend", "backfill")}, tell=print)
+
+    def refresh(self, *overrides: str) -> tuple[Manifest, list[str]]:
+        lines: list[str] = []
+        manifest = jobs.project_run.refresh(self.configs(*overrides), tell=lines.append)
+        return manifest, [line for line in lines if "done in" not in line]
+
+    def texts(self) -> dict[tuple[str, str], dict[str, Any]]:
+        rows = read_explanations(str(self.workspace / "explanations")).to_pylist()
+        return {(row["user_id"], row["item_id"]): row for row in rows}
+
+    def vectors(self, night: str) -> torch.Tensor:
+        """Of all users by index."""
+        return read_graph(open_location(str(self.workspace / night / "graph"))).users.clone()
+
+
+@pytest.fixture
+def town(tmp_path, monkeypatch):
+    monkeypatch.setattr("xrec.recommend.RayPool", lambda **settings: pool_here())
+    town = Town(tmp_path)
+    write_day(tmp_path / "raw", (), FIRST, 6)
+    town.begin()
+    return town
+
+
+def _check_night(town: Town, before: dict[Any, Any], now: dict[Any, Any], made: Manifest) -> None:
+    """What nothing changed for is the same row; all others are counted by what changed."""
+    keys = {pair: row["content_key"] for pair, row in before.items()}
+    same = {pair for pair, row in now.items() if keys.get(pair) == row["content_key"]}
+    assert all(now[pair] == before[pair] for pair in same)
+    again, num_carried = made.metrics["written_again"], made.metrics["num_carried"]
+    assert num_carried == len(same)
+    failed = read_failed(str(town.workspace / "explanations")).to_table().to_pylist()
+    planned = {*now, *((row["user_id"], row["item_id"]) for row in failed)}
+    assert again.get("new", 0) == len(planned - set(before))
+    assert num_carried + sum(again.values()) == len(planned)
+    assert {part for reason in again for part in reason.split(" + ")} <= {"new", *PARTS}
+
+
+def _killed(config: JobConfig) -> Manifest:
+    raise TrainingError("killed")
+
+
+def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypatch):
+    first, raw = town.texts(), town.folder / "raw"
+    vectors = [town.vectors("")]
+    write_day(raw, ("resident-7",), 78, 7)
+
+    # Killed in the last job: readers have what they had, and the next call goes on.
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.backfill, "run", _killed)
+        with pytest.raises(TrainingError, match="killed"):
+            town.refresh()
+    assert town.texts() == first
+    base = town.configs()["backfill"]
+    assert present(base).artifact("graph") == str(town.workspace / "graph")
+    manifest, lines = town.refresh()
+    skipped = [line.split()[2].rstrip(":") for line in lines if "skipped" in line]
+    assert skipped == ["prepare", "pretrain-graph", "recommend"]
+    second = town.texts()
+    _check_night(town, first, second, manifest)
+    assert len({pair for pair in second if second[pair] == first.get(pair)}) > len(first) / 2
+    assert manifest.metrics["written_again"].keys() & {"new", "item_texts"}
+
+    # The same files again: nothing is done.
+    version = manifest.version
+    manifest, lines = town.refresh()
+    assert lines[0] == "the raw files are those of the present dataset"
+    assert manifest.version == version
+    assert all("skipped" in line for line in lines[1:])
+    assert present(base).artifact("graph") == str(town.workspace / "nights/1/graph")
+    assert job_named("backfill").output(present(base), exact=False).found().state == "up to date"
+
+    write_day(raw, ("resident-7", "resident-70"), 80, 8)
+    manifest, _ = town.refresh()
+    third = town.texts()
+    _check_night(town, second, third, manifest)
+    assert manifest.metrics["made_from"]["dataset"] == "workspace:nights/2/dataset"
+
+    # Both who are gone are holes, and all others have the index and, unless they moved, the vector.
+    dataset = read_dataset(open_location(str(town.workspace / "nights/2/dataset")))
+    users = dataset.users["user_id"].to_pylist()
+    original = read_dataset(open_location(str(town.workspace / "dataset"))).users["user_id"]
+    assert [
+        "" if name in ("resident-7", "resident-70") else name for name in original.to_pylist()
+    ] == users[:FIRST]
+    assert not {user for user, _ in third} & {"resident-7", "resident-70", ""}
+    vectors += [town.vectors("nights/1"), town.vectors("nights/2")]
+    for night, (earlier, later) in enumerate(pairwise(vectors), start=1):
+        location = open_location(str(town.workspace / f"nights/{night}/graph"))
+        metrics, rows = read_manifest(location, "graph").metrics, later[: len(earlier)]
+        moved = (rows != earlier).any(dim=1)
+        assert int(moved.sum()) <= metrics["num_moved"] < metrics["num_known"] / 2
+        far = (rows - earlier).norm(dim=1) > 0.1 * earlier.norm(dim=1)
+        assert torch.equal(moved, far)
+
+
+def test_a_night_that_cannot_be_is_refused(tmp_path):
+    town = Town(tmp_path)
+    write_day(tmp_path / "raw", (), FIRST, 6)
+    with pytest.raises(ArtifactNotFoundError, match="workspace/dataset: no dataset artifact"):
+        town.refresh()
+    with pytest.raises(ConfigError, match="dataset: the project names a URI of it, and a night"):
+        town.refresh("dataset=elsewhere")
+    configs = town.configs()
+    del configs["backfill"]
+    with pytest.raises(ConfigError, match="pretrain-graph, backfill, saw none of backfill"):
+        jobs.project_run.refresh(configs, tell=print)
+    assert not town.workspace.exists()
