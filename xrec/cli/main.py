@@ -72,7 +72,9 @@ app.command("export", help=table_command.EXPORT_HELP)(table_command.export)
 app.command("init", help=init_command.HELP)(init_command.init)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)
 app.add_typer(
-    table_command.app, name="table", help="A bulk job's table: status, check, rollback, empty."
+    table_command.app,
+    name="table",
+    help="A bulk job's table: status, check, rollback, empty, takedown, lift.",
 )
 
 

@@ -42,6 +42,7 @@ COMMANDS = [
     *(" ".join(job.words or (job.name,)) for job in JOBS),
     *("run", "status", "explain", "export", "init", "submit"),
     *(f"table {name}" for name in ("status", "check", "rollback", "empty")),
+    *("table takedown", "table lift"),
 ]
 
 
