@@ -6,12 +6,11 @@ import typer
 
 from jobs.catalogue import COMPARE, JOBS
 from xrec.cli import (
-    explain_command,
     init_command,
     run_command,
-    status_command,
     submit_command,
     table_command,
+    texts_command,
 )
 from xrec.cli.job_command import add_job_command
 from xrec.cli.reporting import new_app
@@ -29,7 +28,8 @@ Data goes one way. Each arrow is a command, each noun an artifact at a URI (loca
   explanations -export-> plain Parquet or CSV files
 
 A project is one YAML file, and xrec run goes through all of it. Start with xrec init.
-Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage or config.
+Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad
+usage or config, 3 done and not good enough to be published.
 """
 
 
@@ -55,7 +55,7 @@ def _program(
 
 
 app.command("run", help=run_command.HELP)(run_command.run)
-app.command("status", help=status_command.HELP)(status_command.status)
+app.command("status", help=run_command.STATUS_HELP)(run_command.status)
 _lab = new_app(no_args_is_help=True)
 for _job in JOBS:
     add_job_command(_lab if _job is COMPARE else app, _job)
@@ -67,14 +67,16 @@ def _commands_of_the_lab() -> None:
 
 
 app.add_typer(_lab, name="lab", help="What measures the method beside others: compare.")
-app.command("explain", help=explain_command.HELP)(explain_command.explain)
+app.command("explain", help=texts_command.HELP)(texts_command.explain)
+app.command("audit", help=texts_command.AUDIT_HELP)(texts_command.audit)
+app.command("publish", help=texts_command.PUBLISH_HELP)(texts_command.publish)
 app.command("export", help=table_command.EXPORT_HELP)(table_command.export)
 app.command("init", help=init_command.HELP)(init_command.init)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)
 app.add_typer(
     table_command.app,
     name="table",
-    help="A bulk job's table: status, check, rollback, empty, takedown, lift.",
+    help="A bulk job's table: status, check, history, diff, rollback, empty, takedown, lift.",
 )
 
 

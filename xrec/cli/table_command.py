@@ -67,6 +67,28 @@ Example:
   xrec table empty s3://my-bucket/run-7
 """
 
+HISTORY_HELP = """The versions of a table: when, by what, of which model, and what the gate said.
+
+\b
+In:   URI of the output
+Out:  a line for each version, the newest first; rollback takes the numbers
+
+\b
+Example:
+  xrec table history s3://my-bucket/run-7
+"""
+
+DIFF_HELP = """Thirty pairs whose text differs between two versions of a backfill's table.
+
+\b
+In:   URI of the output, and two versions
+Out:  old and new text of each pair, and what differs of its row; another --seed draws others
+
+\b
+Example:
+  xrec table diff s3://my-bucket/run-7 3 4
+"""
+
 TAKEDOWN_HELP = """Take rows out of a table, and keep them out of all later versions.
 
 The endpoint keeps it within five seconds. No run and no rollback brings the rows back until it is
@@ -177,6 +199,35 @@ def empty(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
 
     made = make_empty(uri, storage_of(storage_keys or []))
     typer.echo(f"{uri}: version {made} has no rows; a rollback brings earlier ones back")
+
+
+@app.command("history", help=HISTORY_HELP)
+@reporting
+def history(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
+    """Print the versions of the table at `uri`."""
+    from xrec.bulk.status import history_of
+    from xrec.cli.printing import text_table
+    from xrec.config.shared import storage_of
+
+    header = ("version", "made", "by", "rows", "model", "gate")
+    typer.echo(text_table(header, list(history_of(uri, storage_of(storage_keys or [])))))
+
+
+@app.command("diff", help=DIFF_HELP)
+@reporting
+def diff(
+    uri: OutputUri,
+    old: Annotated[int, typer.Argument(metavar="OLD", help="A version.")],
+    new: Annotated[int, typer.Argument(metavar="NEW", help="Another version.")],
+    storage_keys: StorageKeys = None,
+    seed: Annotated[int, typer.Option("--seed", help="Which pairs are drawn.")] = 0,
+) -> None:
+    """Print pairs of two versions side by side."""
+    from xrec.backfill.gate import diff_lines
+    from xrec.config.shared import storage_of
+
+    for line in diff_lines(uri, old, new, seed, storage_of(storage_keys or [])):
+        typer.echo(line)
 
 
 @app.command("takedown", help=TAKEDOWN_HELP)

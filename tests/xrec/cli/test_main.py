@@ -40,8 +40,8 @@ def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
 
 COMMANDS = [
     *(" ".join(job.words or (job.name,)) for job in JOBS),
-    *("run", "status", "explain", "export", "init", "submit"),
-    *(f"table {name}" for name in ("status", "check", "rollback", "empty")),
+    *("run", "status", "explain", "audit", "publish", "export", "init", "submit"),
+    *(f"table {name}" for name in ("status", "check", "history", "diff", "rollback", "empty")),
     *("table takedown", "table lift"),
 ]
 
