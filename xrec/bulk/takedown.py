@@ -15,7 +15,6 @@ it: "tea" is in "Tea, please" and not in "steak" or "teas".
 
 import re
 import unicodedata
-import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import reduce
@@ -50,7 +49,6 @@ class Entry(BaseModel):
     lifts: int | None = None
     reason: str
     at: str
-    nonce: str
 
 
 class Takedowns:
@@ -62,11 +60,8 @@ class Takedowns:
     def __init__(self, entries: Mapping[int, Entry]):
         self.entries = dict(sorted(entries.items()))
         lifted = {entry.lifts for entry in entries.values()}
-        self.active = {
-            number: entry
-            for number, entry in self.entries.items()
-            if entry.lifts is None and number not in lifted
-        }
+        lifted |= {number for number, entry in entries.items() if entry.lifts}
+        self.active = {n: entry for n, entry in self.entries.items() if n not in lifted}
         self._rows: dict[tuple[str, ...], dict[tuple[str, ...], int]] = {}
         for number, entry in self.active.items():
             for row in entry.rows:
@@ -91,10 +86,8 @@ class Takedowns:
     def of_texts(self, texts: Iterable[str]) -> int | None:
         """The entry whose phrase one of the texts has; None if none has any."""
         folded = [_folded(text) for text in texts] if self._phrases else []
-        for number, pattern in self._phrases.items():
-            if any(map(pattern.search, folded)):
-                return number
-        return None
+        found = (n for n, phrase in self._phrases.items() if any(map(phrase.search, folded)))
+        return next(found, None)
 
     def without(self, rows: pa.Table) -> pa.Table:
         """The rows that are not taken down, in their order; the very table if that is all."""
@@ -141,8 +134,9 @@ def read_takedowns(output: Location, known: Takedowns | None = None) -> Takedown
     there = map(_NAME.fullmatch, (output / _LIST).sizes())
     numbers = {int(match[1]): match[0] for match in there if match}
     entries = {} if known is None else known.entries
+    entries = entries if entries.keys() <= numbers.keys() else {}  # it was deleted and made anew
     new = sorted(numbers.keys() - entries.keys())
-    if known is not None and not new:
+    if known is not None and entries == known.entries and not new:
         return known
     read = request_each(lambda number: _read(output / _LIST / numbers[number]), new)
     return Takedowns({**entries, **dict(zip(new, read, strict=True))})
@@ -164,7 +158,7 @@ def put_on_list(output: Location, **what: object) -> int:
     there, or takes nothing down; StorageError.
     """
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = Entry.model_validate({**what, "at": at, "nonce": uuid.uuid4().hex})
+    entry = Entry.model_validate({**what, "at": at})
     return with_backoff(lambda: _put(output, entry))
 
 

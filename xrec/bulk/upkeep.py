@@ -103,8 +103,11 @@ def lift(uri: str, number: int, reason: str, storage: StorageConfig | None = Non
     """Let later versions have what takedown `number` keeps out; returns the number of the entry.
 
     Nothing comes back by itself: a rollback to a version that has the rows brings them, and so does
-    the next run. Raises TableError if there is no such takedown; StorageError.
+    the next run. Raises TableError if there is no such takedown; ValueError without a reason;
+    StorageError.
     """
+    if not reason.strip():
+        raise ValueError("expected a reason")
     location = open_location(uri, storage or StorageConfig())
     return put_on_list(location, lifts=number, reason=reason)
 

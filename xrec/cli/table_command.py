@@ -92,29 +92,17 @@ Example:
 TAKEDOWN_HELP = """Take rows out of a table, and keep them out of all later versions.
 
 The endpoint keeps it within five seconds. No run and no rollback brings the rows back until it is
-lifted. If it is interrupted, the same command goes on. --user and --item name a pair; one of them
-alone names all its rows. --phrase is found in explanations, as whole words in any case.
+lifted; then the next run does, or a rollback. If it is interrupted, the same command goes on.
 
 \b
-In:   URI of the output, what to take down, and why; with nothing to take down, the list is printed
+In:   URI of the output, what to take down or to lift, and why; without it the list is printed
 Out:  the number of the takedown, and the version without the rows
 
 \b
 Example:
   xrec table takedown s3://my-bucket/run-7 --user 17 --item 4711 --reason 'says what is not so'
   xrec table takedown s3://my-bucket/run-7 --phrase 'happy ending' --reason 'is ambiguous'
-"""
-
-LIFT_HELP = """Let later versions of a table have what a takedown keeps out.
-
-\b
-In:   URI of the output, the number of the takedown, and why
-Out:  the endpoint answers again; the rows come with a rollback to a version that has them, or with
-      the next run
-
-\b
-Example:
-  xrec table lift s3://my-bucket/run-7 --number 3 --reason 'it was right'
+  xrec table takedown s3://my-bucket/run-7 --lift 2 --reason 'it was right'
 """
 
 EXPORT_HELP = """The published rows as plain files, for programs that do not read Delta tables.
@@ -235,48 +223,35 @@ def diff(
 def takedown(
     uri: OutputUri,
     storage_keys: StorageKeys = None,
-    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="user_id.")] = None,
-    item: Annotated[str | None, typer.Option("--item", metavar="ID", help="item_id.")] = None,
+    user: Annotated[str, typer.Option("--user", metavar="ID", help="All rows of a user.")] = "",
+    item: Annotated[str, typer.Option("--item", help="Of an item; with --user the pair.")] = "",
     phrase: Annotated[
-        str | None, typer.Option("--phrase", metavar="WORDS", help="Words of explanations.")
-    ] = None,
-    reason: Annotated[
-        str, typer.Option("--reason", metavar="WORDS", help="Why; it stands on the list.")
+        str, typer.Option("--phrase", help="Texts with these words, as whole ones, in any case.")
     ] = "",
+    number: Annotated[int, typer.Option("--lift", help="A takedown that holds no more.")] = 0,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stands on the list.")] = "",
 ) -> None:
-    """Take rows down, or print what is taken down."""
-    from xrec.bulk import take_down
+    """Take rows down, lift a takedown, or print the list."""
+    from xrec.bulk import lift, take_down
     from xrec.config.shared import storage_of
     from xrec.errors import ConfigError
 
     storage, ids = storage_of(storage_keys or []), {"user_id": user, "item_id": item}
     row = {name: value for name, value in ids.items() if value}
-    if not (row or phrase or reason):
+    if not (row or phrase or number or reason):
         typer.echo("\n".join(takedown_lines(uri, storage)) or f"{uri}: nothing is taken down")
         return
-    rows = [row] if row else []
     try:
-        made = take_down(uri, rows=rows, phrase=phrase or "", reason=reason, storage=storage)
+        if number:
+            lift(uri, number, reason, storage)
+            typer.echo(f"{uri}: takedown {number} is lifted")
+            return
+        rows = [row] if row else []
+        made = take_down(uri, rows=rows, phrase=phrase, reason=reason, storage=storage)
     except ValueError as error:
         raise ConfigError(f"takedown: {error}") from error
     found = f"without {made.num_rows:,} rows that it had" if made.num_rows else "no row had it"
     typer.echo(f"{uri}: takedown {made.number}: version {made.version}: {found}")
-
-
-@app.command("lift", help=LIFT_HELP)
-@reporting
-def lift(
-    uri: OutputUri,
-    number: Annotated[int, typer.Option("--number", help="The number of the takedown.")],
-    reason: Annotated[str, typer.Option("--reason", metavar="WORDS", help="Why.")],
-    storage_keys: StorageKeys = None,
-) -> None:
-    """Lift a takedown."""
-    from xrec.bulk import lift as lift_takedown
-    from xrec.config.shared import storage_of
-
-    made = lift_takedown(uri, number, reason, storage_of(storage_keys or []))
-    typer.echo(f"{uri}: takedown {number} is lifted (entry {made})")
 
 
 def takedown_lines(uri: str, storage: "StorageConfig") -> Iterator[str]:

@@ -1,10 +1,14 @@
 """`xrec explain`, `audit` and `publish`: a pair's text, and what may be shown of all of them."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xrec.cli.printing import summary
 from xrec.cli.reporting import ConfigPath, Overrides, reporting
+
+if TYPE_CHECKING:
+    from xrec.config.backfill import BackfillConfig
 
 HELP = """One pair, explained, with what the model was given.
 
@@ -60,10 +64,7 @@ def explain(
     overrides: Overrides = None,
 ) -> None:
     """Run jobs.explain on one pair."""
-    from xrec.config.backfill import BackfillConfig
-    from xrec.config.project import load_config
-
-    config = load_config(BackfillConfig, config_path, overrides or [])
+    config = _config(config_path, overrides)
     import jobs.explain
 
     for line in jobs.explain.run(config, user_id, item_id):
@@ -79,10 +80,7 @@ def audit(
     ] = False,
 ) -> None:
     """Run jobs.explain.audit."""
-    from xrec.config.backfill import BackfillConfig
-    from xrec.config.project import load_config
-
-    config = load_config(BackfillConfig, config_path, overrides or [])
+    config = _config(config_path, overrides)
     import jobs.explain
 
     for line in jobs.explain.audit(config, takes_down=takes_down):
@@ -101,11 +99,7 @@ def publish(
     ] = False,
 ) -> None:
     """Run jobs.backfill.publish, or look at what it would publish."""
-    from xrec.cli.printing import summary
-    from xrec.config.backfill import BackfillConfig
-    from xrec.config.project import load_config
-
-    config = load_config(BackfillConfig, config_path, overrides or [])
+    config = _config(config_path, overrides)
     import jobs.backfill
 
     if is_look:
@@ -113,3 +107,10 @@ def publish(
             typer.echo(line)
         return
     typer.echo(summary(jobs.backfill.publish(config, force), config.artifact("explanations")))
+
+
+def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":
+    from xrec.config.backfill import BackfillConfig
+    from xrec.config.project import load_config
+
+    return load_config(BackfillConfig, path, overrides or [])

@@ -206,7 +206,7 @@ def test_rule_13_bad_takedowns_are_refused_and_change_nothing(here):
     ],
 )
 def test_rule_13_phrase_is_found_as_whole_words_in_any_case(phrase, text, is_there):
-    entry = Entry(phrase=phrase, reason="no", at="", nonce="")
+    entry = Entry(phrase=phrase, reason="no", at="")
     taken = Takedowns({1: entry})
     evidence = pa.array([[{"opinion": text}], [], [{"opinion": "calm"}, {"opinion": text}], None])
     texts = pa.array(["calm", text, None, None])

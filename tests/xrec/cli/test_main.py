@@ -42,7 +42,7 @@ COMMANDS = [
     *(" ".join(job.words or (job.name,)) for job in JOBS),
     *("run", "status", "explain", "audit", "publish", "export", "init", "submit"),
     *(f"table {name}" for name in ("status", "check", "history", "diff", "rollback", "empty")),
-    *("table takedown", "table lift"),
+    "table takedown",
 ]
 
 
