@@ -112,17 +112,17 @@ def refused_today(
     rows: pa.Table,
     rules: TextConfig,
 ) -> list[FailedPair]:
-    """Which of some explanations (schema GENERATED) may not be shown any more, and why."""
-    known, refused = _look_up(dataset, prompts, rows.select(PAIRS.names))
+    """Which of some explanations (schema GENERATED) may not be shown any more, and why.
+
+    Users and items that the dataset does not know any more are left out.
+    """
+    known, _ = _look_up(dataset, prompts, rows.select(PAIRS.names))
     texts = {
         (row["user_id"], row["item_id"]): row["explanation"]
         for row in rows.select([*PAIRS.names, "explanation"]).to_pylist()
     }
-    for one in known:
-        failure = finisher.unfit(texts[tuple(one.ids.values())], one.texts, rules)
-        if failure is not None:
-            refused.append(FailedPair(one.ids, failure.reason, failure.message))
-    return refused
+    found = ((one, finisher.unfit(texts[*one.ids.values()], one.texts, rules)) for one in known)
+    return [FailedPair(one.ids, why.reason, why.message) for one, why in found if why]
 
 
 def _look_up(

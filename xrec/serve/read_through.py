@@ -123,15 +123,13 @@ class ReadThrough:
         """
         published = self.published
         lookup = published.lookup
-        try:
-            return [await self._known_one(pair, max_words, published, lookup) for pair in pairs]
-        except StorageNotFoundError as error:
-            logger.warning(
-                "a file of the backfill is gone, a newer version is looked for: %s", error
-            )
-        await published.look()
-        lookup = None if published.lookup is lookup else published.lookup
-        return [await self._known_one(pair, max_words, published, lookup) for pair in pairs]
+        while True:
+            try:
+                return [await self._known_one(pair, max_words, published, lookup) for pair in pairs]
+            except StorageNotFoundError as error:
+                logger.warning("a file of the backfill is gone, a newer one is sought: %s", error)
+            await published.look()
+            lookup = None if published.lookup is lookup else published.lookup
 
     async def _known_one(
         self,
