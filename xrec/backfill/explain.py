@@ -117,11 +117,12 @@ def refused_today(
     Users and items that the dataset does not know any more are left out.
     """
     known, _ = _look_up(dataset, prompts, rows.select(PAIRS.names))
-    texts = {
+    texts: dict[tuple[str, ...], str] = {
         (row["user_id"], row["item_id"]): row["explanation"]
         for row in rows.select([*PAIRS.names, "explanation"]).to_pylist()
     }
-    found = ((one, finisher.unfit(texts[*one.ids.values()], one.texts, rules)) for one in known)
+    each = ((one, texts[tuple(one.ids.values())]) for one in known)
+    found = ((one, finisher.unfit(text, one.texts, rules)) for one, text in each)
     return [FailedPair(one.ids, why.reason, why.message) for one, why in found if why]
 
 

@@ -226,7 +226,7 @@ def diff_lines(
         users += found["user_id"].unique().to_pylist()
         if len(users) >= _USERS_LOOKED_AT:
             break
-    return side_by_side(*(_published_rows(each, users) for each in (after, before)), seed)
+    return side_by_side(_published_rows(after, users), _published_rows(before, users), seed)
 
 
 def side_by_side(new: Rows, old: Rows, seed: int = 0) -> Iterator[str]:

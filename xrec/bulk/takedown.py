@@ -117,8 +117,8 @@ class Takedowns:
         if self._phrases and _LISTED in there:
             lists = rows[_LISTED].combine_chunks()
             quotes = pc.list_flatten(lists).field(_QUOTED).to_pylist()
-            found = np.array([self._is_in(quote) for quote in quotes], dtype=bool)
-            taken[pc.list_parent_indices(lists).to_numpy()[found]] = True
+            are_taken = np.array([self._is_in(quote) for quote in quotes], dtype=bool)
+            taken[pc.list_parent_indices(lists).to_numpy()[are_taken]] = True
         return taken
 
     def _is_in(self, text: str | None) -> bool:

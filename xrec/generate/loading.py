@@ -151,8 +151,12 @@ def load_finisher(sources: Sources) -> tuple[Dataset, PairPrompts, TextFinisher]
     Raises what `load_explainer` raises.
     """
     checked = check_sources(sources)
-    places = (open_location(uri, sources.storage) for uri in (sources.dataset, sources.graph))
-    dataset, _ = read_with_new(*places, sources.cold_start, sources.storage)
+    dataset, _ = read_with_new(
+        open_location(sources.dataset, sources.storage),
+        open_location(sources.graph, sources.storage),
+        sources.cold_start,
+        sources.storage,
+    )
     tokenizer = load_tokenizer(checked.llm)
     vocabulary = Vocabulary(len(tokenizer), dataset.num_users, dataset.num_items)
     builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, vocabulary)
