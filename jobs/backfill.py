@@ -6,12 +6,15 @@ from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster, demand_of_actors
 from jobs.output import Output
 from xrec.backfill.driver import finish, has_work, retry_reasons, run_backfill
+from xrec.backfill.gate import judge, sample_of, side_by_side
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import open_backfill, pairs_difference, run_request
+from xrec.bulk import BulkRun, open_run
 from xrec.bulk.runs.row_format import AGAIN
 from xrec.bulk.status import Preview, preview
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
+from xrec.errors import ArtifactNotFoundError
 from xrec.progress import duration
 from xrec.storage import Manifest, check_artifacts
 
@@ -52,6 +55,36 @@ def run(config: BackfillConfig) -> Manifest | None:
         demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
         check_cluster(demand, run.output.uri, config.storage)
         return run_backfill(config, run)
+
+
+def publish(config: BackfillConfig, force: str = "") -> Manifest:
+    """Publish a run that is done, if its gate lets it through or `force` says why nevertheless.
+
+    Raises ArtifactNotFoundError if it was never planned or is not done, and what `finish` raises.
+    """
+    manifest = finish(config, _done_run(config), force)
+    assert manifest is not None
+    return manifest
+
+
+def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
+    """The gate's figures of a run that is done, and pairs of it beside what is published."""
+    run = _done_run(config)
+    sample = sample_of(run)
+    yield from map(str, judge(config, run, sample))
+    yield f"of {len(sample.new):,} explanations, beside version {sample.version}"
+    yield from side_by_side(sample.new, sample.old)
+
+
+def _done_run(config: BackfillConfig) -> BulkRun:
+    check_artifacts(config, "dataset", "graph", "adapter", "explanations")
+    request = run_request(config, identify(config))
+    if request.planned() is None or not all(each.is_done for each in open_run(request).passes()):
+        raise ArtifactNotFoundError(
+            f"{request.output}: no run of these settings and pairs is done there; run xrec "
+            "backfill, which goes on with one that was begun"
+        )
+    return open_run(request)
 
 
 def look_ahead(config: BackfillConfig) -> list[str]:

@@ -1,12 +1,20 @@
-"""Explain one pair, in this process: what `xrec explain` prints."""
+"""What `xrec explain` prints of one pair, and `xrec audit` of all that are published; both in this
+process.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
 
 from xrec.adapter.pairs import Pair
+from xrec.backfill.explain import FailedPair, refused_today
 from xrec.backfill.identity import sources_of
+from xrec.bulk import published, take_down
 from xrec.checks import check_word_list
 from xrec.config.backfill import BackfillConfig
 from xrec.config.llm import EngineConfig
 from xrec.generate.explainer import Explanation
-from xrec.generate.loading import load_explainer
+from xrec.generate.loading import load_explainer, load_finisher
+from xrec.schemas import GENERATED
 from xrec.storage import check_artifacts
 
 
@@ -51,6 +59,30 @@ def lines_of(explanation: Explanation) -> list[str]:
         instead = "a plain sentence" if explanation.kind == "plain" else "the second try"
         lines.append(f"              ({instead}: a text was refused as {explanation.refused})")
     return lines
+
+
+def audit(config: BackfillConfig, *, takes_down: bool) -> Iterator[str]:
+    """Lines that say which published texts today's checks would refuse, and why.
+
+    takes_down: takes these pairs down too, a takedown for each reason. No text is written, and the
+    language model is not loaded. Raises what `load_finisher` and `take_down` raise.
+    """
+    check_artifacts(config, "dataset", "graph", "adapter", "explanations")
+    rules, uri = config.decoding.text, config.artifact("explanations")
+    check_word_list(rules.checks, config.storage)
+    table, knows = published(uri, storage=config.storage), load_finisher(sources_of(config))
+    num_rows, by_reason = 0, defaultdict[str, list[FailedPair]](list)
+    for rows in table.batches(GENERATED.names):
+        num_rows += rows.num_rows
+        for each in refused_today(*knows, rows, rules):
+            by_reason[each.reason].append(each)
+            yield f"{each.ids['user_id']}  {each.ids['item_id']}  {each.reason}: {each.message}"
+    refused = {reason: len(found) for reason, found in by_reason.items()}
+    yield f"{uri}: {sum(refused.values())} of {num_rows} texts would be refused today {refused}"
+    for reason, found in by_reason.items() if takes_down else ():
+        rows, why = [each.ids for each in found], f"audit: {reason}"
+        made = take_down(uri, rows=rows, reason=why, storage=config.storage)
+        yield f"takedown {made.number} ({why}): version {made.version} has none of them"
 
 
 def _engine(config: BackfillConfig) -> EngineConfig:

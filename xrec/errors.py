@@ -3,6 +3,7 @@
 XRecError
 ├── ConfigError          a config file, key or value is wrong               (exit code 2)
 ├── DataError            input data is broken beyond the configured threshold
+│   └── GateError                a run is done, and not good enough to be published   (exit code 3)
 ├── UnknownIdError       a user or item id that the dataset does not hold
 ├── StorageError         a URI cannot be used
 │   ├── StorageAccessError       credentials or permissions are refused
@@ -39,6 +40,10 @@ class ConfigError(XRecError):
 
 class DataError(XRecError):
     """Input data is missing, malformed, or broken beyond the configured threshold."""
+
+
+class GateError(DataError):
+    """What a run made is not good enough to be published; it stays, and is not lost."""
 
 
 class UnknownIdError(XRecError):

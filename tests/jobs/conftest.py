@@ -64,6 +64,7 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
         "pairs": {"kind": "split", "split": "test"},
         "rows_per_chunk": 8,
         "max_failed_share": 0.5,
+        "gate": None,
         "decoding": DECODING,
         "actors": {"num_actors": 1, "device": "cpu"},
     },

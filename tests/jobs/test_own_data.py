@@ -28,6 +28,7 @@ _TEXTS = (
     "decoding.max_new_tokens=4",
     "decoding.text={max_words: null, refuses_repetition: false}",
     "backfill.max_failed_share=1",
+    "backfill.gate=null",
     "backfill.actors.num_actors=1",
 )
 

@@ -8,7 +8,7 @@ from tests.command_line import said
 from tests.jobs.test_project_run import project_of
 from tests.project_file import SAMPLE, write_yaml
 from tests.xrec.init.shop import write_shop
-from xrec.cli.status_command import _row
+from xrec.cli.run_command import _row
 from xrec.config.project import Project
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from ray.util.metrics import Counter, Gauge
 
+from xrec.backfill.gate import Gate
 from xrec.backfill.task import EXPLANATIONS, LoadExplainer, explain_task, load_task_explainer
 from xrec.bulk import BulkRun, Progress, Summary, Survey, complete, publish, vacuum
 from xrec.bulk.driver import check_failed_share
@@ -73,7 +74,7 @@ def run_backfill(
         cpus=actors.cpus_per_actor,
         gpus=gpus_each(actors.device, actors.num_actors, config.engine.tensor_parallel_size),
     )
-    metrics = BackfillMetrics(size.num_rows)
+    metrics, gate = BackfillMetrics(size.num_rows), Gate(config, run)
     with counter("pairs", size.num_rows) as show:
 
         def on_progress(progress: Progress) -> None:
@@ -85,8 +86,8 @@ def run_backfill(
             pool,
             explain_task(config, run.record.identity, load),
             KIND,
-            describe(config, run),
-            republish=config.republish,
+            describe(config, run, gate),
+            check=gate.check,
             chunks_at_once=chunks_at_once(config, -(-size.num_rows // size.num_chunks)),
             retry=retry_reasons(config),
             max_failed_share=config.max_failed_share,
@@ -97,14 +98,19 @@ def run_backfill(
     return None if manifest is None else _after_publishing(config, run, manifest)
 
 
-def finish(config: BackfillConfig, run: BulkRun) -> Manifest | None:
+def finish(config: BackfillConfig, run: BulkRun, force: str = "") -> Manifest | None:
     """Publish a run that is done, and do what follows; None, and nothing, if pairs are left.
 
-    Nothing is written if all was done before. Raises what `publish` raises, and
-    DataError if too many pairs failed.
+    force: why it is published whatever the gate says, and though it may have been taken back.
+    Nothing is written if all was done before. Raises what `publish` raises, and GateError if the
+    texts are not good enough.
     """
-    check_failed_share(run, Survey(run).summary, config.max_failed_share)
-    manifest = publish(run, KIND, describe(config, run), republish=config.republish)
+    gate = Gate(config, run, force)
+    if config.gate is None and not force:
+        check_failed_share(run, Survey(run).summary, config.max_failed_share)
+    manifest = publish(
+        run, KIND, describe(config, run, gate), republish=bool(force), check=gate.check
+    )
     return None if manifest is None else _after_publishing(config, run, manifest)
 
 
@@ -118,7 +124,7 @@ def progress_line(progress: Progress, num_pairs: int, at: datetime) -> str:
     )
 
 
-def describe(config: BackfillConfig, run: BulkRun) -> Describe:
+def describe(config: BackfillConfig, run: BulkRun, gate: Gate | None = None) -> Describe:
     """What makes the manifest's row counts and metrics of a run's counts."""
     workspace = f"{config.workspace.rstrip('/')}/"
     uris = {name: config.artifact(name) for name in ("dataset", "graph", "aspects", "adapter")}
@@ -141,6 +147,7 @@ def describe(config: BackfillConfig, run: BulkRun) -> Describe:
             "num_deaths": summary.num_deaths,
             "failed_by_reason": dict(summary.failed),
             "made_from": {name: uris[name].replace(workspace, WORKSPACE, 1) for name in uris},
+            **(gate.metrics if gate else {}),
         }
 
     return of

@@ -9,12 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from xrec.adapter.pairs import Pair
+from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.identity import changed_parts, content_key
-from xrec.config.decoding import DecodingConfig
+from xrec.config.decoding import DecodingConfig, TextConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import UnknownIdError
 from xrec.generate.explainer import Explainer
+from xrec.generate.text_rules import TextFinisher
 from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.schemas import FAILED, GENERATED, PAIRS
 
@@ -39,7 +40,7 @@ def explain_pairs(
     by user and item. `shared_key` is the run's part of the content keys.
     """
     rows: list[dict[str, Any]] = []
-    known, failed = _look_up(explainer, pairs)
+    known, failed = _look_up(explainer.dataset, explainer.pairs, pairs)
     accepted: list[_KnownPair] = []
     prompts: list[list[int]] = []
     for one in known:
@@ -81,7 +82,7 @@ def why_again(explainer: Explainer, earlier: pa.Table, shared_key: str) -> pa.Ar
     the catalogue, for which it would be refused today. Otherwise the parts of the key that changed,
     `unknown` for a pair that the dataset lost, or `names_another_item`.
     """
-    known, _ = _look_up(explainer, earlier.select(PAIRS.names))
+    known, _ = _look_up(explainer.dataset, explainer.pairs, earlier.select(PAIRS.names))
     today = {tuple(one.ids.values()): one for one in known}
 
     def why(row: dict[str, Any]) -> str | None:
@@ -107,17 +108,40 @@ class _KnownPair:
     texts: PairTexts
 
 
-def _look_up(explainer: Explainer, pairs: pa.Table) -> tuple[list[_KnownPair], list[FailedPair]]:
+def refused_today(
+    dataset: Dataset,
+    prompts: PairPrompts,
+    finisher: TextFinisher,
+    rows: pa.Table,
+    rules: TextConfig,
+) -> list[FailedPair]:
+    """Which of some explanations (schema GENERATED) may not be shown any more, and why.
+
+    Users and items that the dataset does not know any more are left out.
+    """
+    known, _ = _look_up(dataset, prompts, rows.select(PAIRS.names))
+    texts: dict[tuple[str, ...], str] = {
+        (row["user_id"], row["item_id"]): row["explanation"]
+        for row in rows.select([*PAIRS.names, "explanation"]).to_pylist()
+    }
+    each = ((one, texts[tuple(one.ids.values())]) for one in known)
+    found = ((one, finisher.unfit(text, one.texts, rules)) for one, text in each)
+    return [FailedPair(one.ids, why.reason, why.message) for one, why in found if why]
+
+
+def _look_up(
+    dataset: Dataset, prompts: PairPrompts, pairs: pa.Table
+) -> tuple[list[_KnownPair], list[FailedPair]]:
     """The pairs (schema PAIRS) that the dataset knows, and the others; each in their order."""
     known: list[tuple[dict[str, str], Pair]] = []
     failed: list[FailedPair] = []
     for ids in pairs.cast(PAIRS).to_pylist():
-        found = _pair_of(explainer.dataset, ids)
+        found = _pair_of(dataset, ids)
         if isinstance(found, Pair):
             known.append((ids, found))
         else:
             failed.append(found)
-    texts = explainer.pairs.texts_of([pair for _, pair in known])
+    texts = prompts.texts_of([pair for _, pair in known])
     return [_KnownPair(*one, said) for one, said in zip(known, texts, strict=True)], failed
 
 

@@ -7,6 +7,7 @@ table is what readers see; they share nothing but the moment of publishing.
     _xrec/runs/<run>/run-<k>.json               names the plan that counts; the highest k does
     _xrec/runs/<run>/<nonce>/plan/, results/    the rows by chunk; a file for each chunk done
     _xrec/runs/<run>/<nonce>/pass-<p>.json      names the plan of retry p and its results
+    _xrec/takedowns/<n>.json                    what no later version may have
 
     run = open_run(RunRequest(uri, identity, format, batches, listing))
     manifest = complete(run, RayPool(max_actors=8), make_task, kind, describe, retry=("timeout",))
@@ -50,6 +51,11 @@ tests `test_rule_N_...` in tests/xrec/bulk, and tests/xrec/bulk/model plays them
     stand in the plan, so whatever happens to that version later changes nothing.
 12. A store that fails is tried again after 1, 4 and 16 seconds; then the run ends with that error.
     What has a result stays.
+13. What is taken down is on a list first, whose entries are created, and each commit says up to
+    which entry it heeds the list. Publish, rollback and undo read it after the table was opened,
+    and leave out what is on it; so does the next version where one does not heed all of it, which
+    whoever opens the table to commit makes first. Where there is no table, one without rows is
+    made. Carried rows are those that the list leaves.
 """
 
 from xrec.bulk.driver import complete, drive
@@ -63,7 +69,8 @@ from xrec.bulk.runs.row_format import ChunkTask, Outcome, RowFormat
 from xrec.bulk.runs.run import BulkRun, Identity
 from xrec.bulk.status import Rate, Status, check_output, read_status
 from xrec.bulk.table import Published, published
-from xrec.bulk.upkeep import empty, rollback, vacuum
+from xrec.bulk.takedown import read_takedowns
+from xrec.bulk.upkeep import empty, lift, rollback, take_down, vacuum
 
 __all__ = [
     "BulkRun",
@@ -85,11 +92,14 @@ __all__ = [
     "drive",
     "empty",
     "export_run",
+    "lift",
     "listing_of",
     "open_run",
     "publish",
     "published",
     "read_status",
+    "read_takedowns",
     "rollback",
+    "take_down",
     "vacuum",
 ]

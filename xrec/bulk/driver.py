@@ -25,7 +25,7 @@ from xrec.bulk.runs.result import BrokenResultError, Summary, bare, total
 from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
 from xrec.bulk.work.worker import WorkerSettings
-from xrec.errors import DataError, LeaseError
+from xrec.errors import GateError, LeaseError
 from xrec.storage import Kind, Manifest
 from xrec.storage.process import this_process
 
@@ -60,7 +60,7 @@ def drive(
     on_progress: called every few seconds, for progress and metrics.
 
     Returns how far the run is; it is done unless `max_rows` ended it before. Raises LeaseError if
-    another driver is at work, or the run was planned anew meanwhile; DataError if more than
+    another driver is at work, or the run was planned anew meanwhile; GateError if more than
     `max_failed_share` of the rows failed; ValueError for a reason that the format has not, or a
     limit of a retry; what a process raised; ClusterError. What has a result stays, and the next
     call goes on from there.
@@ -101,6 +101,7 @@ def complete(
     describe: Describe,
     *,
     republish: bool = False,
+    check: Callable[[], None] = lambda: None,
     **options: Any,
 ) -> Manifest | None:
     """Do what is left of a run (`drive`, with its `options`), and publish it (`publish`).
@@ -110,11 +111,13 @@ def complete(
     """
     try:
         progress = drive(run, pool, make_task, **options)
-        return publish(run, kind, describe, republish=republish) if progress.is_done else None
+        if not progress.is_done:
+            return None
+        return publish(run, kind, describe, republish=republish, check=check)
     except BrokenResultError as error:
         logger.warning("%s", str(error))  # a log that keeps the error would keep processes
     drive(run, pool, make_task, **options)
-    return publish(run, kind, describe, republish=republish)
+    return publish(run, kind, describe, republish=republish, check=check)
 
 
 def has_work(run: BulkRun, *, retry: Sequence[str] = (), max_rows: int | None = None) -> bool:
@@ -133,7 +136,7 @@ def check_failed_share(
     max_failed_share: float,
     num_rows: int | None = None,
 ) -> None:
-    """Raise DataError if more than `max_failed_share` of `num_rows` rows failed.
+    """Raise GateError if more than `max_failed_share` of `num_rows` rows failed.
 
     num_rows: those that are done if it is None. Reasons that the run's format expects do not count.
     """
@@ -149,7 +152,7 @@ def check_failed_share(
     reasons = ", ".join(
         f"{reason} {count}" for reason, count in sorted(faults.items(), key=lambda item: -item[1])
     )
-    raise DataError(
+    raise GateError(
         f"{num_failed} of {num_rows} rows failed ({reasons}), more than max_failed_share = "
         f"{max_failed_share}, so nothing is published; {progress.num_ok} succeeded, "
         f"{run.record.num_rows - num_done} are left. The rows of status=failed in {run.folder} "

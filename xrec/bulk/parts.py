@@ -4,22 +4,21 @@ The results are in the table's order already.
 """
 
 import io
-import json
-import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake.transaction import AddAction
 
-from xrec.bulk.runs.result import Summary, bare, total
+from xrec.bulk.runs.result import Summary, bare, summary_of, total
 from xrec.bulk.runs.row_format import RowFormat
 from xrec.bulk.runs.run import BulkRun, Pass
-from xrec.storage import request_each
+from xrec.bulk.takedown import Takedowns
+from xrec.storage import Location, request_each
 
 PART_BYTES = 96 * 2**20
 """About so many bytes of results become one file of the table."""
@@ -28,18 +27,21 @@ _ROWS_PER_GROUP = 4096
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the table that is written and not yet committed: what the commit adds."""
+    """A file of the table that is written and not yet committed, as a row of `DeltaLog.files`.
 
-    action: AddAction
+    file: None if all of its rows were taken down.
+    """
+
+    file: Mapping[str, Any] | None
     summary: Summary
 
 
-def write_parts(run: BulkRun, passes: Sequence[Pass]) -> list[Part]:
+def write_parts(run: BulkRun, passes: Sequence[Pass], taken: Takedowns) -> list[Part]:
     """Write the files of the table: several at a time on Ray Data if Ray is initialised.
 
     Raises BrokenResultError if a result cannot be read.
     """
-    write, some = partial(_write_part, run, tuple(passes)), list(ranges(passes[0]))
+    write, some = partial(_write_part, run, tuple(passes), taken), list(ranges(passes[0]))
     if len(some) > 1:
         from xrec.bulk.work.pool import map_in_processes, num_cpus  # it imports Ray
 
@@ -49,28 +51,55 @@ def write_parts(run: BulkRun, passes: Sequence[Pass]) -> list[Part]:
     return [write(each) for each in some]
 
 
-def _write_part(run: BulkRun, passes: Sequence[Pass], chunks: tuple[int, int]) -> Part:
+def _write_part(
+    run: BulkRun, passes: Sequence[Pass], taken: Takedowns, chunks: tuple[int, int]
+) -> Part:
     """The rows of a range of chunks of the first pass, first and last, as one file."""
-    path, sink = f"part-{uuid.uuid4().hex}.parquet", io.BytesIO()
     summaries: list[Summary] = []
 
     def rows_of_chunks() -> Iterator[pa.Table]:
         for rows, summary in final_rows(run.format, passes, *chunks):
-            summaries.append(summary)
-            yield rows
+            kept = taken.without(rows)
+            summaries.append(summary + _gone(rows, kept, list(run.format.keys)))
+            yield kept
 
-    num_rows, buckets = 0, []
-    schema = bare(run.format.table_schema.empty_table()).schema
+    file = write_file(run.output, run.format.table_schema, rows_of_chunks())
+    return Part(file, total(summaries))
+
+
+def _gone(rows: pa.Table, kept: pa.Table, keys: list[str]) -> Summary:
+    """What is to be added to the counts of `rows`, of which these are kept."""
+    if kept is rows:
+        return Summary()
+    before, after = summary_of(rows, keys), summary_of(kept, keys)
+    failed = {reason: n - after.failed.get(reason, 0) for reason, n in before.failed.items()}
+    return Summary(
+        num_ok=after.num_ok - before.num_ok,
+        num_ok_rows=after.num_ok_rows - before.num_ok_rows,
+        was_failed=failed,
+        costs={"taken_down": rows.num_rows - kept.num_rows},
+    )
+
+
+def write_file(
+    output: Location, schema: pa.Schema, tables: Iterable[pa.Table]
+) -> Mapping[str, Any] | None:
+    """Write rows, in the table's order, as a file of the table; returns it as a row of
+    `DeltaLog.files`, or None if there are no rows.
+    """
+    path, sink = f"part-{uuid.uuid4().hex}.parquet", io.BytesIO()
+    num_rows, buckets = 0, list[int]()
+    schema = bare(schema.empty_table()).schema
     with pq.ParquetWriter(sink, schema, compression="zstd", write_page_index=True) as writer:
-        for rows in _groups(rows_of_chunks()):
+        for rows in _groups(table for table in tables if table.num_rows):
             writer.write_table(bare(rows), row_group_size=2 * _ROWS_PER_GROUP)
             num_rows += rows.num_rows
             buckets += [rows["bucket"][place].as_py() for place in (0, -1)]
-    (run.output / path).write_bytes(sink.getvalue())
-    bounds = {"minValues": {"bucket": buckets[0]}, "maxValues": {"bucket": buckets[-1]}}
-    stats = json.dumps({"numRecords": num_rows, **bounds, "nullCount": {"bucket": 0}})
-    num_bytes, now = sink.getbuffer().nbytes, int(time.time() * 1000)
-    return Part(AddAction(path, num_bytes, {}, now, True, stats), total(summaries))
+    if not num_rows:
+        return None
+    (output / path).write_bytes(sink.getvalue())
+    bounds = {"min.bucket": buckets[0], "max.bucket": buckets[-1]}
+    return {"path": path, "num_bytes": sink.getbuffer().nbytes, "num_rows": num_rows, **bounds}
 
 
 def final_rows(

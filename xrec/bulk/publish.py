@@ -13,9 +13,10 @@ from xrec.bulk.parts import Part, write_parts
 from xrec.bulk.runs.result import Summary, total
 from xrec.bulk.runs.run import BulkRun
 from xrec.bulk.table import CHANCES, changes_too_often, deciding, open_whole, replace_content
+from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.errors import LeaseError, TableError
 from xrec.storage import Kind, Manifest, make_manifest
-from xrec.storage.delta import Commit, DeltaLog, digest_of
+from xrec.storage.delta import FILES, Commit, DeltaLog, add_action, digest_of
 from xrec.storage.location import with_backoff
 
 Describe = Callable[[Summary], tuple[Mapping[str, int], Mapping[str, Any]]]
@@ -23,7 +24,12 @@ Describe = Callable[[Summary], tuple[Mapping[str, int], Mapping[str, Any]]]
 
 
 def publish(
-    run: BulkRun, kind: Kind, describe: Describe, *, republish: bool = False
+    run: BulkRun,
+    kind: Kind,
+    describe: Describe,
+    *,
+    republish: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Manifest | None:
     """Let the table have the run's rows, and return their manifest.
 
@@ -32,26 +38,33 @@ def publish(
 
     republish: publish also if this run was published before, and taken back by a rollback or an
         emptying.
+    check: called once all is done, before anything of the table is written; what it raises ends
+        this. It may be called several times.
 
     Raises TableError if something else was published since this command began, or if the run was
     taken back; LeaseError if the run was planned anew; BrokenResultError; StorageError.
     """
-    return with_backoff(lambda: _publish(run, kind, describe, republish))
+    return with_backoff(lambda: _publish(run, kind, describe, republish, check))
 
 
-def _publish(run: BulkRun, kind: Kind, describe: Describe, republish: bool) -> Manifest | None:
+def _publish(
+    run: BulkRun, kind: Kind, describe: Describe, republish: bool, check: Callable[[], None]
+) -> Manifest | None:
     parts: list[Part] = []
-    pass_of_parts = -1
+    made_of = (-1, 0)
     for _ in range(CHANCES):
         log = open_whole(run.output)
+        taken = read_takedowns(run.output)  # after the table, or an entry in between is missed
         passes = run.passes()
         number = len(passes) - 1
+        of = (number, taken.number)
         if (found := _found(run, log, number, republish)) is not None:
             assert log is not None
             return found.model_copy(update={"version": log.version})
         is_done = all(each.is_done for each in passes)
-        if is_done and (pass_of_parts != number or _missing(run, parts)):
-            parts, pass_of_parts = write_parts(run, passes), number
+        if is_done and (made_of != of or _missing(run, parts)):
+            check()
+            parts, made_of = write_parts(run, passes, taken), of
         if not run.is_current():
             raise LeaseError(
                 f"{run.output}: the run's plan was deleted and made anew while it was being "
@@ -60,7 +73,7 @@ def _publish(run: BulkRun, kind: Kind, describe: Describe, republish: bool) -> M
         if not is_done:
             return None
         if not _missing(run, parts) and len(run.passes()) - 1 == number:
-            _commit(run, log, number, parts, kind, describe)
+            _commit(run, log, number, parts, taken, kind, describe)
     raise changes_too_often(run.output)
 
 
@@ -77,7 +90,7 @@ def _found(run: BulkRun, log: DeltaLog | None, number: int, republish: bool) -> 
     shown = log.decided_by(log.version)  # another one than the newest after a rollback
     if shown is not None and _is_own(run, shown, number):
         return shown.manifest
-    if _is_own(run, commit, 0):
+    if commit.kind == "publish" and _is_own(run, commit, 0):
         return None  # an earlier pass of this very run
     what = {"publish": "another publish", "rollback": "a rollback", "empty": "an emptying"}
     said = f"{what[commit.kind]} (version {version})"
@@ -86,28 +99,27 @@ def _found(run: BulkRun, log: DeltaLog | None, number: int, republish: bool) -> 
             f"{run.output}: {said} came while this job was at work, so its rows are not "
             "published; its results stay, and the same command publishes them over it"
         )
-    was_published = any(_is_own(run, each, number) for _, each in deciding(log))
+    published = (each for _, each in deciding(log) if each.kind == "publish")
+    was_published = any(_is_own(run, each, number) for each in published)
     if commit.kind != "publish" and was_published and not republish:
         raise TableError(
             f"{run.output}: this run was published before, and {said} took it back; to publish "
-            "it again, say so (republish=true)"
+            "it again, say so (xrec publish CONFIG --force WHY)"
         )
     return None
 
 
 def _is_own(run: BulkRun, commit: Commit, number: int) -> bool:
-    record = run.record
-    return (
-        commit.kind == "publish"
-        and (commit.run, commit.nonce) == (record.run, record.nonce)
-        and commit.pass_number >= number
-    )
+    whose = (run.record.run, run.record.nonce)
+    return (commit.run, commit.nonce) == whose and commit.pass_number >= number
 
 
 def _missing(run: BulkRun, parts: Sequence[Part]) -> bool:
     """Whether a file of the table is not there as it was written."""
     there = run.output.sizes()
-    return any(there.get(part.action.path) != part.action.size for part in parts)
+    return any(
+        there.get(part.file["path"]) != part.file["num_bytes"] for part in parts if part.file
+    )
 
 
 def _commit(
@@ -115,6 +127,7 @@ def _commit(
     log: DeltaLog | None,
     number: int,
     parts: Sequence[Part],
+    taken: Takedowns,
     kind: Kind,
     describe: Describe,
 ) -> None:
@@ -122,24 +135,28 @@ def _commit(
     record, version = run.record, 0 if log is None else log.version + 1
     summary = total(part.summary for part in parts)
     row_counts, metrics = describe(summary)
+    num_gone = round(summary.costs.get("taken_down", 0))
+    content = {"rows": record.rows_fingerprint, "nonce": record.nonce, "pass": number}
     manifest = make_manifest(
         kind,
         config=record.identity.config,
         inputs=record.identity.inputs,
         version=version,
-        content={"rows": record.rows_fingerprint, "nonce": record.nonce, "pass": number},
+        content={**content, "takedowns": taken.number} if num_gone else content,
         row_counts=row_counts,
         metrics={"num_buckets": record.num_buckets, **metrics, "costs": dict(summary.costs)},
     )
-    actions = [part.action for part in parts]
-    files = [{"path": each.path, "num_bytes": each.size} for each in actions]
+    files = [part.file for part in parts if part.file]
     commit = Commit(
         kind="publish",
         table="" if log is None else log.id,
-        live=digest_of(pa.Table.from_pylist(files)),
+        live=digest_of(pa.Table.from_pylist(files, FILES)),
         run=record.run,
         nonce=record.nonce,
         pass_number=number,
         manifest=manifest,
+        takedowns=taken.number,
+        num_gone=num_gone,
     )
+    actions = [add_action(file) for file in files]
     replace_content(run.output, log, actions, run.format.table_schema, commit)

@@ -15,6 +15,7 @@ from xrec.bulk.runs.row_format import OK, RowFormat
 from xrec.bulk.runs.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
 from xrec.bulk.runs.spill import Spill
 from xrec.bulk.table import open_whole, refuse_other_table
+from xrec.bulk.takedown import read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
 from xrec.schemas import REJECTED
@@ -127,11 +128,12 @@ class RunRequest:
                 + ", ".join(differing)
             )
         dataset = dataset_of(log, log.version, self.format.table_schema, status=OK)
+        taken = read_takedowns(location)
 
         def batches() -> Iterator[pa.Table]:
             with file_errors(location):
                 for each in dataset.to_batches(columns=self.format.ok_schema.names):
-                    yield pa.Table.from_batches([each])
+                    yield taken.without(pa.Table.from_batches([each]))
 
         return batches(), self.format.ok_schema
 

@@ -8,7 +8,7 @@ size and other bytes is not found.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, get_args
 
 from xrec.bulk.request import RunRequest, refuse_other_files
@@ -16,6 +16,7 @@ from xrec.bulk.runs.progress import Progress, now, read_progress
 from xrec.bulk.runs.row_format import AGAIN
 from xrec.bulk.runs.run import RUNS, RunRecord, records
 from xrec.bulk.table import deciding
+from xrec.bulk.takedown import read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import (
     ArtifactError,
@@ -271,6 +272,14 @@ def _of_table(log: DeltaLog) -> Iterator[Finding]:
             f"have another size: {missing[0]}; restore the files, or run the job again, which goes "
             "back to a version that is whole",
         )
+    for number, entry in (
+        read_takedowns(log.location).after(log.takedowns(log.version)).active.items()
+    ):
+        yield Finding(
+            "error",
+            f"{log.location}: version {log.version} may still have what takedown {number} takes "
+            f"down ({entry.reason}): take it down again, or run any job of this output",
+        )
 
 
 def _of_run(output: Location, record: RunRecord, *, is_last: bool) -> Iterator[Finding]:
@@ -285,3 +294,27 @@ def _of_run(output: Location, record: RunRecord, *, is_last: bool) -> Iterator[F
     if is_last and phase in NOTES and phase != "replaced":
         done = f"{status.num_done} of {record.num_rows} rows done"
         yield Finding("warning", f"{output}: run {record.run}, {done}: {NOTES[phase]}")
+
+
+def history_of(uri: str, storage: StorageConfig | None = None) -> Iterator[tuple[str, ...]]:
+    """Version, time, kind, rows, adapter and gate of each version of a table, the newest first.
+
+    Raises ArtifactNotFoundError if there is no table.
+    """
+    log = open_log(open_location(uri, storage or StorageConfig()))
+    if log is None:
+        raise ArtifactNotFoundError(f"{uri}: there is no table; check the URI")
+    for version in range(log.version, -1, -1):
+        info, commit, shown = log.info(version), log.commit(version), log.decided_by(version)
+        by = commit.kind if commit else str(info.get("operation", "unknown")).lower()
+        if commit is not None and (commit.target is not None or commit.kind == "takedown"):
+            by += f" of {commit.num_gone}" if commit.target is None else f" to {commit.target}"
+        at = datetime.fromtimestamp(int(info.get("timestamp", 0)) / 1000, UTC)
+        told = ("-", "-", "-")
+        if shown is not None and (manifest := shown.manifest) is not None:
+            gate = manifest.metrics.get("gate", {})
+            said = {True: "passed", False: "not passed"}.get(gate.get("passed"), "-")
+            forced = f", forced: {gate['forced']}" if "forced" in gate else ""
+            rows = ", ".join(f"{count:,} {name}" for name, count in manifest.row_counts.items())
+            told = (rows, manifest.inputs.get("adapter", "-"), said + forced)
+        yield (str(version), f"{at:%Y-%m-%d %H:%M:%S}", by, *told)

@@ -1,15 +1,16 @@
 """The published table: its versions read, each row once, and commits to it.
 
-A commit replaces the content, restores an earlier version, or undoes one. Each takes the next
-version or none, and says what it is (`xrec.storage.delta.Commit`). Whether it is there is found out
-by who opens the log afterwards.
+A commit replaces the content, restores an earlier version, undoes one, or leaves out rows that were
+taken down. Each takes the next version or none, and says what it is (`xrec.storage.delta.Commit`).
+Whether it is there is found out by who opens the log afterwards.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import deltalake
 import deltalake.exceptions
@@ -18,14 +19,18 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
+from xrec.bulk.parts import write_file
 from xrec.bulk.runs.keys import bucket_of
-from xrec.bulk.runs.row_format import OK
+from xrec.bulk.runs.row_format import FAILED, OK
+from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, StorageError, TableError
-from xrec.storage import Location, Manifest, open_location
+from xrec.storage import Location, Manifest, fingerprint_of, open_location
 from xrec.storage.delta import (
+    FILES,
     Commit,
     DeltaLog,
+    commit_files,
     dataset_of,
     digest_of,
     file_errors,
@@ -37,6 +42,8 @@ logger = logging.getLogger("xrec")
 
 CHANCES = 20
 """How often a table that changes meanwhile is opened again."""
+_LEAST_COLUMNS = pa.schema([("status", pa.string()), ("bucket", pa.int32())])
+_NOTHING = digest_of(FILES.empty_table())
 _DESCRIPTION = "published by xrec, layout 2"
 _CONFIGURATION: Mapping[str, str | None] = {
     "delta.dataSkippingStatsColumns": "bucket",  # ids stay out of the log, which outlives files
@@ -46,19 +53,30 @@ _CONFIGURATION: Mapping[str, str | None] = {
 
 
 def open_whole(output: Location) -> DeltaLog | None:
-    """The table, once its newest version is whole: one that is not is undone first.
+    """The table, once its newest version is whole and heeds the list of takedowns.
 
-    None if there is no table. Raises TableError if it is not one of xrec's, or if it changes all
-    the time.
+    One that is not whole is undone first, and rows that were taken down since are left out by the
+    next version. None if there is no table, and nothing was taken down. Raises TableError if it is
+    not one of xrec's, or if it changes all the time.
     """
     for _ in range(CHANCES):
         log = open_log(output)
-        if log is None:
+        taken = read_takedowns(output)  # after the table, or an entry in between is missed
+        if log is None and not taken.active:
             return None
+        if log is None:
+            # Whoever read the list earlier cannot make the first version any more.
+            commit = Commit(kind="takedown", table="", live=_NOTHING, takedowns=taken.number)
+            replace_content(output, None, [], _LEAST_COLUMNS, commit)
+            continue
         refuse_other_table(log)
-        if is_whole(log):
+        if not is_whole(log):
+            undo(log, taken)
+        elif taken.after(log.takedowns(log.version)).active:
+            logger.info("%s: version %d is without what was taken down", output, log.version + 1)
+            restore(log, log.version, "takedown", taken)
+        else:
             return log
-        undo(log)
     raise changes_too_often(output)
 
 
@@ -119,7 +137,10 @@ def is_whole(log: DeltaLog) -> bool:
 
 
 def deciding(log: DeltaLog) -> Iterator[tuple[int, Commit]]:
-    """Version and commit of publishes, rollbacks and emptyings not undone, the newest first."""
+    """Version and commit of publishes, rollbacks and emptyings not undone, the newest first.
+
+    A takedown leaves out rows, and decides nothing.
+    """
     version = log.version
     while version >= 0:
         commit = log.commit(version)
@@ -128,12 +149,12 @@ def deciding(log: DeltaLog) -> Iterator[tuple[int, Commit]]:
             assert commit.target is not None
             version = commit.target if log.is_sound(version) else version - 1
             continue
-        if commit is not None:
+        if commit is not None and commit.kind != "takedown":
             yield version, commit
         version -= 1
 
 
-def undo(log: DeltaLog) -> None:
+def undo(log: DeltaLog, taken: Takedowns) -> None:
     """Let the next version have the files of the newest sound one whose files are all there.
 
     If there is none, it has no files.
@@ -146,25 +167,86 @@ def undo(log: DeltaLog) -> None:
                 log.version,
                 version,
             )
-            restore(log, version, "undo")
+            restore(log, version, "undo", taken)
             return
     logger.warning("%s: version %d is emptied, as no version is whole", log.location, log.version)
-    make_empty(log, "undo", target=-1)
+    make_empty(log, "undo", taken, target=-1)
 
 
-def make_empty(log: DeltaLog, kind: Literal["undo", "empty"], target: int | None = None) -> None:
+def make_empty(
+    log: DeltaLog, kind: Literal["undo", "empty"], taken: Takedowns, target: int | None = None
+) -> None:
     """Let the next version have no files."""
-    nothing = digest_of(log.files(log.version).slice(0, 0))
-    commit = Commit(kind=kind, table=log.id, live=nothing, target=target)
+    commit = Commit(kind=kind, table=log.id, live=_NOTHING, target=target, takedowns=taken.number)
     replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
 
 
-def restore(log: DeltaLog, version: int, kind: Literal["undo", "rollback"]) -> None:
-    """Let the next version have the files of an earlier one, by deltalake's RESTORE."""
-    live = digest_of(log.files(version))
-    commit = Commit(kind=kind, table=log.id, live=live, target=version)
-    with _may_be_late(log.location):
-        log.delta.restore(version, commit_properties=commit.properties())
+def restore(
+    log: DeltaLog, version: int, kind: Literal["undo", "rollback", "takedown"], taken: Takedowns
+) -> None:
+    """Let the next version have the rows of a version that were not taken down since.
+
+    A takedown is that of the newest version. Where nothing was taken down since, it is deltalake's
+    RESTORE.
+    """
+    files, gone = _left_of(log, version, taken)
+    commit = Commit(
+        kind=kind,
+        table=log.id,
+        live=digest_of(files),
+        target=None if kind == "takedown" else version,
+        takedowns=taken.number,
+        num_gone=sum(gone.values()),
+    )
+    if commit.num_gone or kind == "takedown":
+        there = log.location.sizes()
+        if all(path in there or "/" in path for path in files["path"].to_pylist()):
+            commit_files(log, version, files, _with_counts(commit, log, version, gone))
+    else:
+        with _may_be_late(log.location):
+            log.delta.restore(version, commit_properties=commit.properties())
+
+
+def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, Counter[str]]:
+    """The files of a version without what was taken down since, and how many rows went, by status.
+
+    A file that holds such rows is written anew.
+    """
+    new, files, gone = taken.after(log.takedowns(version)), log.files(version), Counter[str]()
+    if not new.active or not files.num_rows:
+        return files, gone
+    at = open_log(log.location, version)
+    assert at is not None
+    schema = pa.schema(at.delta.schema().to_arrow())
+    fragments = {each.path: each for each in dataset_of(log, version, schema).get_fragments()}
+    left: list[Mapping[str, Any]] = []
+    with file_errors(log.location):
+        for file in files.to_pylist():
+            fragment = fragments[file["path"]]
+            known = fragment.to_table(schema=schema, columns=new.columns(schema))
+            if new.without(known) is known:
+                left.append(file)
+                continue
+            rows = fragment.to_table(schema=schema)
+            kept = new.without(rows)
+            gone.update(rows["status"].to_pylist())
+            gone.subtract(kept["status"].to_pylist())
+            left += filter(None, [write_file(log.location, schema, [kept])])
+    return pa.Table.from_pylist(left, FILES), gone
+
+
+def _with_counts(commit: Commit, log: DeltaLog, version: int, gone: Counter[str]) -> Commit:
+    """The commit with the manifest of what a version shows, without the rows that are gone."""
+    shown = log.decided_by(version)
+    if not commit.num_gone or shown is None or shown.manifest is None:
+        return commit
+    manifest, counted = shown.manifest, {"explanations": gone[OK], "failed": gone[FAILED]}
+    changes = {
+        "row_counts": {n: count - counted.get(n, 0) for n, count in manifest.row_counts.items()},
+        "fingerprint": fingerprint_of([manifest.fingerprint, commit.live]),
+    }
+    of = {name: getattr(shown, name) for name in ("run", "nonce", "pass_number")}
+    return commit.model_copy(update={**of, "manifest": manifest.model_copy(update=changes)})
 
 
 @contextmanager
@@ -230,9 +312,16 @@ class Published:
         Its bucket leads to one file, or two, and few row groups of it. Raises StorageError,
         DataError if a file is broken.
         """
-        wanted = (pc.field("bucket") == bucket_of(key, self.num_buckets)) & (pc.field(first) == key)
+        return self.find_all(dataset, first, [key])
+
+    def find_all(self, dataset: pads.Dataset, first: str, keys: Sequence[str]) -> pa.Table:
+        """The same for several values of the first key."""
+        buckets = {bucket_of(key, self.num_buckets) for key in keys}
+        bucket, column = pc.field("bucket"), pc.field(first)
+        near = bucket.isin(sorted(buckets)) if len(buckets) > 1 else bucket == min(buckets)
+        wanted = column.isin(list(keys)) if len(keys) > 1 else column == keys[0]
         with file_errors(self.log.location):
-            return dataset.to_table(filter=wanted)
+            return dataset.to_table(filter=near & wanted)
 
 
 def published(

@@ -1,12 +1,13 @@
-"""What is done to a table besides publishing: going back, emptying, and deleting what is not used.
-
-All of it is deltalake's own, and other programs may do it too.
+"""What is done to a table besides publishing: going back, emptying, taking rows down, and deleting
+what is not used.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
+from xrec.bulk.request import check_conditional_writes, refuse_other_files
 from xrec.bulk.runs.run import RUNS, records
 from xrec.bulk.table import (
     CHANCES,
@@ -16,6 +17,7 @@ from xrec.bulk.table import (
     refuse_other_table,
     restore,
 )
+from xrec.bulk.takedown import put_on_list, read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactNotFoundError, TableError
 from xrec.storage import Location, open_location, storage_errors
@@ -27,7 +29,7 @@ logger = logging.getLogger("xrec")
 def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> int:
     """Publish an earlier version again, as the next one; returns its number.
 
-    Nothing happens if it is the newest one.
+    Rows that were taken down since are left out. Nothing happens if it is the newest one.
 
     Raises ArtifactNotFoundError if there is no table, TableError if there is no such version, it is
     not sound, or its files were deleted by a vacuum.
@@ -42,7 +44,7 @@ def rollback(uri: str, version: int, storage: StorageConfig | None = None) -> in
             what = f"{missing[0]} is gone" if log.is_sound(version) else "it is not sound"
             raise TableError(f"{uri}: version {version} cannot be restored: {what}; name another")
         if version != log.version:
-            restore(log, version, "rollback")
+            restore(log, version, "rollback", read_takedowns(log.location))
 
     return _next_version(uri, storage, go_back, "rollback", version)
 
@@ -52,7 +54,62 @@ def empty(uri: str, storage: StorageConfig | None = None) -> int:
 
     Earlier versions stay until a vacuum. Raises ArtifactNotFoundError if there is no table.
     """
-    return _next_version(uri, storage, lambda log: make_empty(log, "empty"), "empty", None)
+
+    def make(log: DeltaLog) -> None:
+        make_empty(log, "empty", read_takedowns(log.location))
+
+    return _next_version(uri, storage, make, "empty", None)
+
+
+class TakenDown(NamedTuple):
+    """The number of a takedown on the list, the newest version, and the rows that went for it."""
+
+    number: int
+    version: int
+    num_rows: int
+
+
+def take_down(
+    uri: str,
+    *,
+    rows: Sequence[Mapping[str, str]] = (),
+    phrase: str = "",
+    reason: str,
+    storage: StorageConfig | None = None,
+) -> TakenDown:
+    """Take rows out of the table, and keep them out of all later versions, until it is lifted.
+
+    rows: each is taken down whose columns have these values. phrase: each is taken down whose
+    explanation has it (xrec.bulk.takedown). Calling this again goes on with what was interrupted.
+    Earlier versions keep the rows until a vacuum.
+
+    Raises ValueError if neither or both are given, or no reason; TableError if other files are at
+    the URI, or other programs commit all the time; StorageError.
+    """
+    if bool(rows) == bool(phrase.strip()) or not all(rows) or not reason.strip():
+        raise ValueError("expected rows (a user, an item or both), or a phrase; and a reason")
+    location = open_location(uri, storage or StorageConfig())
+    refuse_other_files(location)
+    check_conditional_writes(location)
+    number = put_on_list(location, rows=tuple(map(dict, rows)), phrase=phrase, reason=reason)
+    log = open_whole(location)
+    assert log is not None
+    commits = (log.commit(version) for version in range(log.version + 1))
+    heeding = next((each for each in commits if each and each.takedowns >= number), None)
+    return TakenDown(number, log.version, heeding.num_gone if heeding else 0)
+
+
+def lift(uri: str, number: int, reason: str, storage: StorageConfig | None = None) -> int:
+    """Let later versions have what takedown `number` keeps out; returns the number of the entry.
+
+    Nothing comes back by itself: a rollback to a version that has the rows brings them, and so does
+    the next run. Raises TableError if there is no such takedown; ValueError without a reason;
+    StorageError.
+    """
+    if not reason.strip():
+        raise ValueError("expected a reason")
+    location = open_location(uri, storage or StorageConfig())
+    return put_on_list(location, lifts=number, reason=reason)
 
 
 def _next_version(

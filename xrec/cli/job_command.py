@@ -8,27 +8,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from jobs.catalogue import SERVE, Job, job_named
+from jobs.catalogue import SERVE, Job
 from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option, reporting
 
 if TYPE_CHECKING:
-    from xrec.config.backfill import BackfillConfig
     from xrec.config.serve import ServeConfig
     from xrec.config.shared import JobConfig
-
-EXPLAIN_HELP = """One pair, explained, with what the model was given.
-
-\b
-In:   CONFIG, whose section backfill is used, but for its pairs; two ids
-Out:  the explanation, with the prompt and the texts it was made from, on standard output
-
-An id that neither the dataset nor cold_start holds is an error.
-
-\b
-Example:
-  xrec explain configs/sample.yaml --user resident-17 --item place-3
-"""
 
 # Ray reads these when it is imported: lines of replicas appear here as they were written.
 _PLAIN_LINES = {"RAY_DISABLE_WORKER_LOG_PREFIX": "1", "RAY_DEDUP_LOGS": "0"}
@@ -135,23 +121,3 @@ def _write_deployment(config: "ServeConfig", path: str) -> None:
             "a folder that is there"
         ) from error
     typer.echo(f"{path}: serve deploy {path}")
-
-
-@reporting
-def explain(
-    config_path: ConfigPath,
-    user_id: Annotated[
-        str, typer.Option("--user", metavar="ID", help="user_id, as in the dataset.")
-    ],
-    item_id: Annotated[
-        str, typer.Option("--item", metavar="ID", help="item_id, as in the dataset.")
-    ],
-    overrides: Overrides = None,
-) -> None:
-    """Run jobs.explain on one pair."""
-    config = cast("BackfillConfig", job_named("backfill").load_config(config_path, overrides or []))
-    import jobs.explain
-    from jobs.output import present
-
-    for line in jobs.explain.run(present(config), user_id, item_id):
-        typer.echo(line)

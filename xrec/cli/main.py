@@ -9,11 +9,11 @@ from xrec.cli import (
     doctor_command,
     init_command,
     run_command,
-    status_command,
     submit_command,
     table_command,
+    texts_command,
 )
-from xrec.cli.job_command import EXPLAIN_HELP, add_job_command, explain
+from xrec.cli.job_command import add_job_command
 from xrec.cli.reporting import new_app
 from xrec.version import __version__
 
@@ -29,7 +29,8 @@ Data goes one way. Each arrow is a command, each noun an artifact at a URI (loca
   explanations -export-> plain Parquet or CSV files
 
 A project is one YAML file, and xrec run goes through all of it. Start with xrec init.
-Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad usage or config.
+Each command has its own --help. Exit codes: 0 done, 1 failed, 2 bad
+usage or config, 3 done and not good enough to be published.
 """
 
 
@@ -58,7 +59,7 @@ app.command("run", help=run_command.HELP)(run_command.run)
 app.command("demo", help=run_command.DEMO_HELP)(run_command.demo)
 app.command("doctor", help=doctor_command.HELP)(doctor_command.doctor)
 app.command("refresh", help=run_command.REFRESH_HELP)(run_command.refresh)
-app.command("status", help=status_command.HELP)(status_command.status)
+app.command("status", help=run_command.STATUS_HELP)(run_command.status)
 _lab = new_app(no_args_is_help=True)
 for _job in JOBS:
     add_job_command(_lab if _job is COMPARE else app, _job)
@@ -70,12 +71,16 @@ def _commands_of_the_lab() -> None:
 
 
 app.add_typer(_lab, name="lab", help="What measures the method beside others: compare.")
-app.command("explain", help=EXPLAIN_HELP)(explain)
+app.command("explain", help=texts_command.HELP)(texts_command.explain)
+app.command("audit", help=texts_command.AUDIT_HELP)(texts_command.audit)
+app.command("publish", help=texts_command.PUBLISH_HELP)(texts_command.publish)
 app.command("export", help=table_command.EXPORT_HELP)(table_command.export)
 app.command("init", help=init_command.HELP)(init_command.init)
 app.command("submit", help=submit_command.HELP)(submit_command.submit)
 app.add_typer(
-    table_command.app, name="table", help="A bulk job's table: status, check, rollback, empty."
+    table_command.app,
+    name="table",
+    help="A bulk job's table: status, check, history, diff, rollback, empty, takedown.",
 )
 
 

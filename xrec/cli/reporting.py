@@ -1,6 +1,7 @@
 """What commands share: arguments, log lines on standard error, messages for errors, exit codes.
 
-Exit codes: 0 done, 1 failed, 2 bad usage or config, 130 interrupted. SIGTERM interrupts as Ctrl-C
+Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 not good enough to be published, 130
+interrupted. SIGTERM interrupts as Ctrl-C
 does, so a job that is stopped ends in order.
 """
 
@@ -18,10 +19,11 @@ from typing import Annotated, Any
 
 import typer
 
-from xrec.errors import ConfigError, XRecError
+from xrec.errors import ConfigError, GateError, XRecError
 
 FAILED = 1
 BAD_USAGE = 2
+STOPPED_BY_GATE = 3
 INTERRUPTED = 130
 
 ConfigPath = Annotated[
@@ -116,7 +118,8 @@ def _exit_codes(debug: bool) -> Iterator[None]:
         if debug:
             traceback.print_exc()
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(BAD_USAGE if isinstance(error, ConfigError) else FAILED) from error
+        codes = ((ConfigError, BAD_USAGE), (GateError, STOPPED_BY_GATE), (XRecError, FAILED))
+        raise typer.Exit(next(code for kind, code in codes if isinstance(error, kind))) from error
     except KeyboardInterrupt as error:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from error

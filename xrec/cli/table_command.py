@@ -1,8 +1,9 @@
-"""`xrec table status|check|rollback|empty URI` and `xrec export`, on the table of a bulk job.
+"""`xrec table COMMAND URI` and `xrec export`, on the table of a bulk job.
 
 They run on any machine and import neither Ray nor torch.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from xrec.cli.reporting import FAILED, new_app, reporting
 
 if TYPE_CHECKING:
     from xrec.bulk import Status
+    from xrec.config.shared import StorageConfig
 
 STATUS_HELP = """How far the run is that was planned last, and what is published.
 
@@ -63,6 +65,44 @@ Out:  the number of the new version
 \b
 Example:
   xrec table empty s3://my-bucket/run-7
+"""
+
+HISTORY_HELP = """The versions of a table: when, by what, of which model, and what the gate said.
+
+\b
+In:   URI of the output
+Out:  a line for each version, the newest first; rollback takes the numbers
+
+\b
+Example:
+  xrec table history s3://my-bucket/run-7
+"""
+
+DIFF_HELP = """Thirty pairs whose text differs between two versions of a backfill's table.
+
+\b
+In:   URI of the output, and two versions
+Out:  old and new text of each pair, and what differs of its row; another --seed draws others
+
+\b
+Example:
+  xrec table diff s3://my-bucket/run-7 3 4
+"""
+
+TAKEDOWN_HELP = """Take rows out of a table, and keep them out of all later versions.
+
+The endpoint keeps it within five seconds. No run and no rollback brings the rows back until it is
+lifted; then the next run does, or a rollback. If it is interrupted, the same command goes on.
+
+\b
+In:   URI of the output, what to take down or to lift, and why; without it the list is printed
+Out:  the number of the takedown, and the version without the rows
+
+\b
+Example:
+  xrec table takedown s3://my-bucket/run-7 --user 17 --item 4711 --reason 'says what is not so'
+  xrec table takedown s3://my-bucket/run-7 --phrase 'happy ending' --reason 'is ambiguous'
+  xrec table takedown s3://my-bucket/run-7 --lift 2 --reason 'it was right'
 """
 
 EXPORT_HELP = """The published rows as plain files, for programs that do not read Delta tables.
@@ -147,6 +187,85 @@ def empty(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
 
     made = make_empty(uri, storage_of(storage_keys or []))
     typer.echo(f"{uri}: version {made} has no rows; a rollback brings earlier ones back")
+
+
+@app.command("history", help=HISTORY_HELP)
+@reporting
+def history(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
+    """Print the versions of the table at `uri`."""
+    from xrec.bulk.status import history_of
+    from xrec.cli.printing import text_table
+    from xrec.config.shared import storage_of
+
+    header = ("version", "made", "by", "rows", "model", "gate")
+    typer.echo(text_table(header, list(history_of(uri, storage_of(storage_keys or [])))))
+
+
+@app.command("diff", help=DIFF_HELP)
+@reporting
+def diff(
+    uri: OutputUri,
+    old: Annotated[int, typer.Argument(metavar="OLD", help="A version.")],
+    new: Annotated[int, typer.Argument(metavar="NEW", help="Another version.")],
+    storage_keys: StorageKeys = None,
+    seed: Annotated[int, typer.Option("--seed", help="Which pairs are drawn.")] = 0,
+) -> None:
+    """Print pairs of two versions side by side."""
+    from xrec.backfill.gate import diff_lines
+    from xrec.config.shared import storage_of
+
+    for line in diff_lines(uri, old, new, seed, storage_of(storage_keys or [])):
+        typer.echo(line)
+
+
+@app.command("takedown", help=TAKEDOWN_HELP)
+@reporting
+def takedown(
+    uri: OutputUri,
+    storage_keys: StorageKeys = None,
+    user: Annotated[str, typer.Option("--user", metavar="ID", help="All rows of a user.")] = "",
+    item: Annotated[str, typer.Option("--item", help="Of an item; with --user the pair.")] = "",
+    phrase: Annotated[
+        str, typer.Option("--phrase", help="Texts with these words, as whole ones, in any case.")
+    ] = "",
+    number: Annotated[int, typer.Option("--lift", help="A takedown that holds no more.")] = 0,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stands on the list.")] = "",
+) -> None:
+    """Take rows down, lift a takedown, or print the list."""
+    from xrec.bulk import lift, take_down
+    from xrec.config.shared import storage_of
+    from xrec.errors import ConfigError
+
+    storage, ids = storage_of(storage_keys or []), {"user_id": user, "item_id": item}
+    row = {name: value for name, value in ids.items() if value}
+    if not (row or phrase or number or reason):
+        typer.echo("\n".join(takedown_lines(uri, storage)) or f"{uri}: nothing is taken down")
+        return
+    try:
+        if number:
+            lift(uri, number, reason, storage)
+            typer.echo(f"{uri}: takedown {number} is lifted")
+            return
+        rows = [row] if row else []
+        made = take_down(uri, rows=rows, phrase=phrase, reason=reason, storage=storage)
+    except ValueError as error:
+        raise ConfigError(f"takedown: {error}") from error
+    found = f"without {made.num_rows:,} rows that it had" if made.num_rows else "no row had it"
+    typer.echo(f"{uri}: takedown {made.number}: version {made.version}: {found}")
+
+
+def takedown_lines(uri: str, storage: "StorageConfig") -> Iterator[str]:
+    """The list of takedowns for a reader, a line each."""
+    from xrec.bulk import read_takedowns
+    from xrec.storage import open_location
+
+    taken = read_takedowns(open_location(uri, storage))
+    for number, entry in taken.entries.items():
+        rows = ", ".join(" ".join(row.values()) for row in entry.rows[:3])
+        what = f"lifts {entry.lifts}" if entry.lifts else f"{entry.phrase or rows}"
+        more = f" and {len(entry.rows) - 3} more" if len(entry.rows) > 3 else ""
+        state = "" if entry.lifts or number in taken.active else " (lifted)"
+        yield f"{number}  {entry.at}  {what}{more}{state}: {entry.reason}"
 
 
 @reporting

@@ -1,5 +1,6 @@
 """`xrec recommend` and `xrec backfill`: pairs of users and items, and their explanations."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -102,6 +103,23 @@ FailureReason = Literal[
 """Why a pair has no explanation."""
 
 
+GATE: Mapping[str, float | None] = {
+    "coverage": 0.7,
+    "plain": 0.7,
+    "refused": 0.85,
+    "unsupported": 0.75,
+    "named": 0.6,
+    "commonest": 0.5,
+    "length": 0.5,
+    "distinct": 0.5,
+    "aspects": 0.5,
+    "rewritten": 0.3,
+    "own_item": 0.6,
+    "own_user": None,
+}
+"""The bounds of the gate that a config does not name."""
+
+
 class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
     """`xrec backfill`: pairs in, explanations out."""
 
@@ -112,14 +130,24 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig, ColdStartJobConfig):
     carry_from: str | None = "published"
     """Where explanations are taken over from whose inputs are the same: published (by this output),
     or the URI of another output. If null, all are generated."""
-    republish: bool = False
-    """Whether a run is published again that a rollback or an empty took back."""
+    gate: Mapping[str, Annotated[float, Field(ge=0, le=1)] | None] | None = GATE
+    """Bounds of what is published, by figure (docs/night.md); those that are not named have their
+    defaults, and null is none. If null, all that is done is published."""
     retry_failed: tuple[Literal["all"] | FailureReason, ...] | None = None
     """Which failed rows of this run are done again: all, a reason, or a list of reasons. If null,
     none."""
     vacuum_hours: float | None = Field(None, ge=1)
     """Files that no version of the last so many hours needs are deleted after publishing (Delta's
     VACUUM); 168 is usual. If null, none are."""
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _others_have_defaults(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        if unknown := sorted(value.keys() - GATE.keys()):
+            raise ValueError(f"unknown figures {unknown}; expected some of {', '.join(GATE)}")
+        return {**GATE, **value}
 
 
 class RecommendConfig(RunConfig, ColdStartJobConfig):

@@ -162,6 +162,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
                 "explanations": explanations,
                 "adapter": adapter,
                 "max_failed_share": 1.0,
+                "gate": None,
                 "decoding": self.decoding.model_copy(update={"seed": seed}),
             }
         )

@@ -14,13 +14,16 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import aspects_of, read_chooser
 from xrec.config.llm import EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
+from xrec.data.dataset import Dataset
 from xrec.errors import ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.shared_engine import SharedEngine
+from xrec.generate.text_rules import TextFinisher
 from xrec.generate.vllm.plugin import check_installed_vllm, unknown_family
 from xrec.graph.artifact import GraphEmbeddings, check_graph_of_dataset
 from xrec.graph.fold_in import read_with_new
+from xrec.llm.collaborative import Vocabulary
 from xrec.llm.model import (
     load_llm,
     load_tokenizer,
@@ -130,18 +133,45 @@ def load_explainer(
     on = resolve_device(device)
     load = _with_vllm if choose_engine(engine, on, checked.llm) == "vllm" else _with_builtin
     shared_engine, builder, model = load(checked, graph, sources.llm, on, engine, is_streaming)
-    chooser = None
-    if checked.aspects is not None and sources.aspects is not None:
-        chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
     return Explainer(
         model,
         shared_engine,
-        PairPrompts(dataset, builder, chooser),
+        _pairs(sources, checked, dataset, builder),
         dataset,
         graph,
         checked.model_fingerprint,
         checker_of(dataset, sources.storage),
     )
+
+
+def load_finisher(sources: Sources) -> tuple[Dataset, PairPrompts, TextFinisher]:
+    """What says whether a text may be shown, without the language model, of which it reads the
+    tokenizer.
+
+    Raises what `load_explainer` raises.
+    """
+    checked = check_sources(sources)
+    dataset, _ = read_with_new(
+        open_location(sources.dataset, sources.storage),
+        open_location(sources.graph, sources.storage),
+        sources.cold_start,
+        sources.storage,
+    )
+    tokenizer = load_tokenizer(checked.llm)
+    vocabulary = Vocabulary(len(tokenizer), dataset.num_users, dataset.num_items)
+    builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, vocabulary)
+    pairs = _pairs(sources, checked, dataset, builder)
+    checker = checker_of(dataset, sources.storage)
+    return dataset, pairs, TextFinisher(builder, pairs.titles, checker)
+
+
+def _pairs(
+    sources: Sources, checked: CheckedSources, dataset: Dataset, builder: PromptBuilder
+) -> PairPrompts:
+    chooser = None
+    if checked.aspects is not None and sources.aspects is not None:
+        chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
+    return PairPrompts(dataset, builder, chooser)
 
 
 _Loaded = tuple[SharedEngine, PromptBuilder, PreTrainedModel | None]

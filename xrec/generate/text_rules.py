@@ -88,10 +88,10 @@ class TextFinisher:
             text, failure = _cut(text, texts.item_title, completion, decoding)
         if texts.aspects and (filler := _FILLER.search(text)):
             text = text if self._names_chosen(filler[0], texts) else _FILLER.sub("", text)
-        failure = failure or self._unfit(text, texts, decoding.text)
+        failure = failure or self.unfit(text, texts, decoding.text)
         if failure is not None and failure.reason == "unsupported":
             shorter = _TAIL.sub("", text)
-            if shorter != text and not self._unfit(shorter, texts, decoding.text):
+            if shorter != text and not self.unfit(shorter, texts, decoding.text):
                 text, failure = shorter, None
         if failure is None and decoding.text.is_backed:
             text = self._with_evidence(text, texts, decoding.text)
@@ -148,7 +148,7 @@ class TextFinisher:
         `ids` are what it wrote so far.
         """
         repeats = self._repeats(sentences, ids, prompt, texts, rules)
-        return not (repeats or self._unfit(sentences, texts, rules))
+        return not (repeats or self.unfit(sentences, texts, rules))
 
     def _filled(self, written: str, texts: PairTexts) -> str:
         return self._placeholder.fill(composed(written), composed(texts.item_title))
@@ -181,7 +181,8 @@ class TextFinisher:
             "(decoding.text.refuses_repetition)",
         )
 
-    def _unfit(self, text: str, texts: PairTexts, rules: TextConfig) -> Failure | None:
+    def unfit(self, text: str, texts: PairTexts, rules: TextConfig) -> Failure | None:
+        """Why a finished text about the pair `texts` may not be shown; None if it may."""
         refusal = self._checker.refusal
         return self._untrue(text, texts) or _failure(refusal(text, texts, rules.checks))
 

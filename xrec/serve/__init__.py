@@ -10,7 +10,6 @@ read-through    read_through       the table, else memory, else the model; cuts 
                 catalogue          users, items and vectors: recommendations, evidence
 model           model              calls of a model replica, and what it returns
                 live_explainer     the texts of pairs that come one by one
-                new_users          vectors of users that only have a history
 
 app puts the rooms together: it has both replicas. How to operate the endpoint stands in
 docs/serving.md.

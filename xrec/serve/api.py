@@ -47,6 +47,7 @@ _MEANINGS = {
     401: "The key is missing or not known.",
     403: "The key lacks the scope; or there are no keys, and this is not the endpoint's machine.",
     404: "The user or item is not known.",
+    410: "The text of the single pair was taken down.",
     408: "The body did not come in time.",
     413: "The body is too large.",
     422: "The request is not well-formed, or the text of the single pair cannot be used.",
@@ -146,7 +147,9 @@ def _explanations(read_through: ReadThrough) -> APIRouter:
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    @router.get("/explanations/{user_id}/{item_id}", responses=_OF_IDS | _OF_MODEL)
+    @router.get(
+        "/explanations/{user_id}/{item_id}", responses=_OF_IDS | _responses(410) | _OF_MODEL
+    )
     async def explain_one(
         user_id: UserId,
         item_id: ItemId,

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
+from xrec.bulk import read_takedowns
 from xrec.bulk.runs.run import Base
 from xrec.config.serve import ServeConfig
 from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
@@ -21,6 +22,8 @@ logger = logging.getLogger("xrec")
 
 REFRESH_SECONDS = 5.0
 """From one look for a new version of the backfill to the next."""
+_LIST_SECONDS = 2.0
+"""The same for what was taken down, which must be kept within five seconds."""
 _KEPT_BYTES = 128 * 2**20
 """For explanations of users who were asked for; the least recently used ones go first."""
 CHOICE = ("dataset", "graph", "adapter", "explanations")
@@ -114,8 +117,8 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
 class PublishedTexts:
     """Explanations of the model that has `fingerprints`: of language model, adapter and graph.
 
-    `lookup` is of the newest version that can be used, and None as long as there is none. Raises
-    what `read_lookup` raises.
+    `lookup` is of the newest version that can be used, and None as long as there is none.
+    `takedowns` are those of its table. Raises what `read_lookup` raises.
     """
 
     def __init__(self, config: ServeConfig, fingerprints: dict[str, str], metrics: Metrics):
@@ -124,15 +127,30 @@ class PublishedTexts:
         # It looks before it reads: a version that comes in between is read again, and not missed.
         self._seen = self._newest()
         self.lookup = self._read()
+        self.takedowns = read_takedowns(location_of(config, "explanations"))
+        self._looking = asyncio.Lock()
 
     async def watch(self) -> None:
-        """Look for new versions again and again until cancelled."""
-        while True:
-            await asyncio.sleep(REFRESH_SECONDS)
-            await self.look()
+        """Look for new versions and takedowns again and again until cancelled."""
+        await asyncio.gather(
+            _again_and_again(self.look, REFRESH_SECONDS),
+            _again_and_again(self.look_at_takedowns, _LIST_SECONDS),
+        )
+
+    async def look_at_takedowns(self) -> None:
+        """Read what was taken down or lifted since; if it cannot be read, what is known stays."""
+        output = location_of(self._config, "explanations")
+        try:
+            self.takedowns = await asyncio.to_thread(read_takedowns, output, self.takedowns)
+        except XRecError as error:
+            logger.error("the list of takedowns cannot be read, new ones are not kept: %s", error)
 
     async def look(self) -> None:
         """Look once. A backfill that cannot be read, or is another model's, is only logged."""
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         try:
             seen = await asyncio.to_thread(self._newest)
             if seen == self._seen:
@@ -160,3 +178,9 @@ class PublishedTexts:
 
     def _newest(self) -> Base:
         return Base.of(open_log(location_of(self._config, "explanations")))
+
+
+async def _again_and_again(look: Callable[[], Awaitable[None]], seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await look()

@@ -10,21 +10,26 @@ from contextlib import aclosing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
+
 from xrec.adapter.pairs import Pair
 from xrec.backfill.identity import sources_of
 from xrec.backfill.lookup import Explained
 from xrec.config.decoding import DecodingConfig
 from xrec.config.serve import ServeConfig
+from xrec.data.dataset import Dataset
 from xrec.errors import DataError, ModelError, UnknownIdError
 from xrec.generate.engine import Advance, Failure, text_params
 from xrec.generate.explainer import Asked, Explainer, Explanation
 from xrec.generate.loading import load_explainer
 from xrec.generate.shared_engine import EngineRequest
+from xrec.graph.artifact import GraphEmbeddings
+from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PairTexts, PromptTooLongError
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, PairError
-from xrec.serve.new_users import NewUsers
 
 MAX_WAITING_PAIRS = 256
 """Of a replica; a request beyond them is answered with 429 and Retry-After."""
@@ -201,6 +206,46 @@ class LiveExplainer:
             metrics.tokens.inc(found.num_generated_tokens, {"kind": "generated"})
         metrics.first_token_seconds.observe(first_token_seconds)
         metrics.generation_seconds.observe(seconds)
+
+
+class NewUsers:
+    """Vectors of users that only have a history, computed from the items in a request.
+
+    It lends the rows of `graph.users` from `dataset.num_users` on, and writes to them.
+    """
+
+    def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
+        self._dataset, self._users = dataset, graph.users
+        trained, *later = dataset.seen_edges()
+        users = graph.users[: dataset.num_users]
+        self._fold_in = FoldIn.of_users(users, graph.items, torch.from_numpy(trained))
+        self._has_vector = np.zeros(dataset.num_items, dtype=np.bool_)
+        for edges in (trained, *later):
+            self._has_vector |= np.bincount(edges[1], minlength=dataset.num_items) > 0
+        self._free = list(range(dataset.num_users, len(graph.users)))
+
+    @contextmanager
+    def row(self, history: Sequence[str]) -> Iterator[int]:
+        """Give a user index whose row holds the vector of a user with these items, until exit.
+
+        There are as many rows as pairs that may be at work or wait. Items without training
+        interactions do not count. Raises UnknownIdError for an unknown item, DataError if none
+        counts.
+        """
+        indices = {self._dataset.item_index(item_id) for item_id in history}
+        items = sorted(index for index in indices if self._has_vector[index])
+        if not items:
+            raise DataError(
+                f"none of the history's {len(indices)} items has training interactions; "
+                "name an item that has"
+            )
+        index = self._free.pop()
+        edges = torch.tensor([[0] * len(items), items])
+        try:
+            self._users[index] = self._fold_in.vectors(edges)[0].to(self._users.dtype)
+            yield index
+        finally:
+            self._free.append(index)
 
 
 class _Advances:

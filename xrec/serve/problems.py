@@ -25,7 +25,12 @@ PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 PROXY_CALLBACK = "xrec.serve.problems:middlewares"
 RETRY_SECONDS = 2
 """When to ask again, if nothing tells it better."""
-_STATUS_OF_REASON = {"unknown_user": 404, "unknown_item": 404, "overloaded": 429}
+_STATUS_OF_REASON = {
+    "unknown_user": 404,
+    "unknown_item": 404,
+    "taken_down": 410,
+    "overloaded": 429,
+}
 
 
 class Problem(BaseModel):
@@ -84,7 +89,8 @@ class ProblemError(HTTPException):
 def refused(reason: str, message: str) -> ProblemError:
     """Return the error for a pair that has no explanation.
 
-    Its status is 404 for an unknown id, 429 for an overload, 422 for all other reasons.
+    Its status is 404 for an unknown id, 410 for what was taken down, 429 for an overload, 422 for
+    all other reasons.
     """
     status = _STATUS_OF_REASON.get(reason, 422)
     return ProblemError(status, reason, message, RETRY_SECONDS if status == 429 else None)

@@ -3,6 +3,8 @@
 A generated text is kept in memory with the fingerprint of its model. Texts are kept and looked up
 whole; `max_words` cuts them after a sentence, as the model cuts its own texts. What is left is not
 checked again: a model with that limit would have tried again if it named too few aspects.
+
+What was taken down has no answer, wherever its text would come from, and is not written again.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ from typing import Literal
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
 from xrec.data.evidence import NamedEvidence
-from xrec.errors import XRecError
+from xrec.errors import StorageNotFoundError, XRecError
 from xrec.generate.text_rules import cut_to_words
 from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.catalogue import Catalogue
@@ -58,8 +60,7 @@ class ReadThrough:
         generated together. Raises ProblemError with status 429, 503 or 504.
         """
         async with self._deadline():
-            lookup = self.published.lookup
-            answers = [await self._known(pair, max_words, lookup) for pair in pairs]
+            answers = await self._known(pairs, max_words)
             missing = [pair for pair, answer in zip(pairs, answers, strict=True) if not answer]
             texts = iter(await self._model.explain(missing) if missing else ())
             return [
@@ -75,14 +76,16 @@ class ReadThrough:
         An answer from the backfill or from memory has no drafts. Raises as `explain` does.
         """
         async with self._deadline():
-            known = await self._known(pair, max_words, self.published.lookup)
+            (known,) = await self._known([pair], max_words)
             if known is not None:
                 yield known
                 return
             async with aclosing(self._model.stream(pair, parts)) as events:
                 async for event in events:
                     if isinstance(event, Draft):
-                        yield replace(event, text=self._cut(event.text, pair, max_words))
+                        text = self._cut(event.text, pair, max_words)
+                        is_taken = self._takedown_of(pair, text) is not None
+                        yield replace(event, text="" if is_taken else text)
                     else:
                         yield self._generated(pair, event, max_words)
 
@@ -111,19 +114,43 @@ class ReadThrough:
             ) from error
 
     async def _known(
-        self, pair: PairRequest, max_words: int | None, lookup: ExplanationLookup | None
+        self, pairs: Sequence[PairRequest], max_words: int | None
+    ) -> list[Explanation | NoExplanation | None]:
+        """Return the answers from the backfill or from memory, None where neither has one.
+
+        All are of one version, and of its model. If a vacuum deleted a file of it, all pairs are
+        answered from the version that came since.
+        """
+        published = self.published
+        lookup = published.lookup
+        while True:
+            try:
+                return [await self._known_one(pair, max_words, published, lookup) for pair in pairs]
+            except StorageNotFoundError as error:
+                logger.warning("a file of the backfill is gone, a newer one is sought: %s", error)
+            await published.look()
+            lookup = None if published.lookup is lookup else published.lookup
+
+    async def _known_one(
+        self,
+        pair: PairRequest,
+        max_words: int | None,
+        published: PublishedTexts,
+        lookup: ExplanationLookup | None,
     ) -> Explanation | NoExplanation | None:
-        """Return the answer from the backfill or from memory, None if neither has it."""
+        if (number := self._takedown_of(pair)) is not None:
+            return self._taken_down(pair, number)
         if not pair.is_plain or pair.fresh:
             return None
         if (row := await self._backfilled(lookup, pair)) is not None:
             return self._answer(pair, row, "backfill", max_words)
-        kept = self._kept.get((self.published.model_fingerprint, pair.user_id, pair.item_id))
+        kept = self._kept.get((published.model_fingerprint, pair.user_id, pair.item_id))
         return None if kept is None else self._answer(pair, kept, "cache", max_words)
 
     async def _backfilled(
         self, lookup: ExplanationLookup | None, pair: PairRequest
     ) -> Explained | None:
+        """Return the row of the pair; raises StorageNotFoundError if a file is gone."""
         if lookup is None:
             return None
         is_known, row = lookup.in_memory(pair.user_id, pair.item_id)
@@ -131,7 +158,9 @@ class ReadThrough:
             return row
         try:
             return await asyncio.to_thread(lookup.find, pair.user_id, pair.item_id)
-        except XRecError as error:  # the storage does not answer, or a file is gone
+        except StorageNotFoundError:
+            raise
+        except XRecError as error:  # the storage does not answer, or a file is broken
             logger.error("the backfill cannot be read, the model is asked instead: %s", error)
             return None
 
@@ -162,7 +191,10 @@ class ReadThrough:
     def _answer(
         self, pair: PairRequest, found: Explained, source: _Source, max_words: int | None
     ) -> Explanation | NoExplanation:
-        """Return what was found, cut to `max_words`."""
+        """Return what was found, cut to `max_words`, unless it was taken down meanwhile."""
+        quotes = [evidence.opinion for evidence in found.aspects]
+        if (number := self._takedown_of(pair, found.text, *quotes)) is not None:
+            return self._taken_down(pair, number)
         self._metrics.pairs.inc(1, {"source": source})
         text = self._cut(found.text, pair, max_words)
         if not text:
@@ -183,6 +215,16 @@ class ReadThrough:
             kind=found.kind,
             aspects=self._aspects(found, text),
         )
+
+    def _takedown_of(self, pair: PairRequest, *texts: str) -> int | None:
+        """Return the takedown of the pair, or of these texts of it; None if there is none."""
+        takedowns = self.published.takedowns
+        number = takedowns.of_row({"user_id": pair.user_id, "item_id": pair.item_id})
+        return takedowns.of_texts(texts) if number is None else number
+
+    def _taken_down(self, pair: PairRequest, number: int) -> NoExplanation:
+        message = f"its explanation was taken down (takedown {number}), and is not written again"
+        return self._failed(pair, PairError("taken_down", message))
 
     def _aspects(self, found: Explained, text: str) -> tuple[NamedEvidence, ...]:
         """Return the chosen aspects, each with whether `text`, which is shown, names it."""

@@ -10,10 +10,12 @@ command undoes it. Commits of other programs are taken as they are.
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, Literal
+from urllib.parse import quote
 
 import deltalake
 import deltalake.exceptions
@@ -22,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs
 from deltalake.fs import DeltaStorageHandler
+from deltalake.transaction import AddAction
 from pydantic import BaseModel, ConfigDict
 
 from xrec.errors import (
@@ -35,6 +38,15 @@ from xrec.storage.artifact import Kind, Manifest
 from xrec.storage.location import Location, storage_errors
 
 LOG = "_delta_log"
+_FILE_COLUMNS: tuple[tuple[str, str, Any], ...] = (  # deltalake's name, ours, type
+    ("path", "path", pa.string()),
+    ("size_bytes", "num_bytes", pa.int64()),
+    ("num_records", "num_rows", pa.int64()),
+    ("min.bucket", "min.bucket", pa.int32()),
+    ("max.bucket", "max.bucket", pa.int32()),
+)
+FILES = pa.schema([(name, type_) for _, name, type_ in _FILE_COLUMNS])
+"""The columns of `DeltaLog.files`."""
 COMMIT_KEY = "xrec"
 """Where a commit's metadata has the `Commit`, as JSON."""
 
@@ -45,12 +57,14 @@ class Commit(BaseModel):
     table: the id of the table that it was made for; empty in the commit that makes the table.
     live: the digest (`digest_of`) of the files that the table has after it; empty of a RESTORE.
     run, nonce, pass_number: whose rows were published. target: the version that an undo or a
-    rollback restored; -1 if the table was empty. manifest: of a publish.
+    rollback restored; -1 if the table was empty. manifest: of a publish, and of what is left of one
+    after rows were taken down. takedowns: the last entry of the list of takedowns that it heeds.
+    num_gone: rows that it lacks for that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["publish", "undo", "rollback", "empty"]
+    kind: Literal["publish", "undo", "rollback", "empty", "takedown"]
     table: str
     live: str
     run: str = ""
@@ -58,6 +72,8 @@ class Commit(BaseModel):
     pass_number: int = 0
     target: int | None = None
     manifest: Manifest | None = None
+    takedowns: int = 0
+    num_gone: int = 0
 
     def properties(self) -> deltalake.CommitProperties:
         """What deltalake gets: this commit takes the next version or none."""
@@ -77,11 +93,12 @@ class DeltaLog:
         self.version: int = delta.version()
         self.id: str = str(delta.metadata().id)
         self.delta = delta
+        self.info = lru_cache(None)(self._info)
         self.commit = lru_cache(None)(self._commit)
         self.files = lru_cache(None)(self._files)
 
-    def _commit(self, version: int) -> Commit | None:
-        """The commit of a version; None if another program wrote it, and it is no RESTORE.
+    def _info(self, version: int) -> dict[str, Any]:
+        """What the log says of a commit (Delta's `commitInfo`), of whichever program.
 
         Raises TableError if someone deleted it.
         """
@@ -94,8 +111,14 @@ class DeltaLog:
                 "table is meant to have is not known"
             ) from error
         actions = [json.loads(line) for line in data.splitlines() if line.strip()]
-        found = (each["commitInfo"] for each in actions if "commitInfo" in each)
-        info: dict[str, Any] = next(found, {})
+        return next((each["commitInfo"] for each in actions if "commitInfo" in each), {})
+
+    def _commit(self, version: int) -> Commit | None:
+        """The commit of a version; None if another program wrote it, and it is no RESTORE.
+
+        Raises as `info` does.
+        """
+        info = self.info(version)
         if (said := info.get(COMMIT_KEY)) is not None:
             return Commit.model_validate_json(said)
         if info.get("operation") != "RESTORE":
@@ -114,7 +137,7 @@ class DeltaLog:
         return next((each for each in before if digest_of(self.files(each)) == live), None)
 
     def _files(self, version: int) -> pa.Table:
-        """The files of a version: path, num_bytes, min.bucket and max.bucket; sorted."""
+        """The files of a version: path, num_bytes, num_rows, min.bucket and max.bucket; sorted."""
         delta = self.delta
         if version != self.version:
             with delta_errors(self.location):
@@ -122,23 +145,38 @@ class DeltaLog:
         return _file_table(pa.table(delta.get_add_actions(flatten=True)))
 
     def decided_by(self, version: int) -> Commit | None:
-        """The publish or emptying whose rows the version shows; None if there is none."""
+        """The publish or emptying whose rows the version shows; None if there is none.
+
+        Where rows of it were taken down, it is the commit that says what is left.
+        """
         while version >= 0:
             commit = self.commit(version)
-            if commit is not None and commit.kind in ("publish", "empty"):
+            if commit is not None and (commit.manifest or commit.kind in ("publish", "empty")):
                 return commit
             version = self._rows_from(version, commit)
         return None
 
     def is_sound(self, version: int) -> bool:
         """Whether the version has the files that the newest commit of xrec meant it to have."""
+        by, commit = self._meant_by(version)
+        if commit is None:
+            return True
+        is_of_table = commit.table == (self.id if by else "")
+        return is_of_table and digest_of(self.files(by)) == commit.live
+
+    def takedowns(self, version: int) -> int:
+        """The last entry of the list of takedowns that the version heeds; 0 if it heeds none."""
+        commit = self._meant_by(version)[1]
+        return 0 if commit is None else commit.takedowns
+
+    def _meant_by(self, version: int) -> tuple[int, Commit | None]:
+        """The newest commit of xrec that said which files the version is to have."""
         while version >= 0:
             commit = self.commit(version)
             if commit is not None and commit.live:
-                is_of_table = commit.table == (self.id if version else "")
-                return is_of_table and digest_of(self.files(version)) == commit.live
+                return version, commit
             version = self._rows_from(version, commit)
-        return True
+        return -1, None
 
     def _rows_from(self, version: int, commit: Commit | None) -> int:
         """The earlier version whose rows a version shows, where its commit published none.
@@ -261,6 +299,60 @@ def _filesystem(location: Location, sizes: dict[str, int]) -> pyarrow.fs.FileSys
     return pyarrow.fs.PyFileSystem(DeltaStorageHandler(location.shared_uri, options, sizes))
 
 
+def add_action(file: Mapping[str, Any]) -> AddAction:
+    """What adds a file to a table; `file` is a row of `DeltaLog.files`."""
+    stats: dict[str, Any] = {"numRecords": file["num_rows"]}
+    if file["min.bucket"] is not None:
+        bounds = (("minValues", "min.bucket"), ("maxValues", "max.bucket"))
+        stats |= {name: {"bucket": file[there]} for name, there in bounds}
+        stats["nullCount"] = {"bucket": 0}
+    now = int(time.time() * 1000)
+    return AddAction(file["path"], file["num_bytes"], {}, now, True, json.dumps(stats))
+
+
+def commit_files(log: DeltaLog, version: int, files: pa.Table, commit: Commit) -> None:
+    """Let the next version have these files, and the columns of `version`, unless it is there.
+
+    deltalake replaces all files or none, and names those that stay among the removed ones too, so
+    this entry of the log is written here.
+    """
+    now = int(time.time() * 1000)
+    before = {row["path"]: row for row in log.files(log.version).to_pylist()}
+    after = {row["path"]: row for row in files.to_pylist()}
+    info = {"timestamp": now, "operation": commit.kind.upper(), "operationParameters": {}}
+    actions: list[dict[str, Any]] = [
+        {"commitInfo": {**info, COMMIT_KEY: commit.model_dump_json()}},
+        {"metaData": _metadata(log.location, version)},
+    ]
+    for path in sorted(before.keys() - after.keys()):
+        gone = {"deletionTimestamp": now, "dataChange": True, "size": before[path]["num_bytes"]}
+        actions.append({"remove": {"path": quote(path), **gone, "partitionValues": {}}})
+    for path in sorted(after.keys() - before.keys()):
+        new = add_action(after[path])
+        made = {"size": new.size, "modificationTime": now, "dataChange": True, "stats": new.stats}
+        actions.append({"add": {"path": quote(path), **made, "partitionValues": {}}})
+    data = "".join(f"{json.dumps(action)}\n" for action in actions)
+    (log.location / LOG / f"{log.version + 1:020d}.json").create_bytes(data.encode())
+
+
+def _metadata(location: Location, version: int) -> dict[str, Any]:
+    """The columns and settings of a version, as the log has them."""
+    with delta_errors(location):
+        delta = _load(location, version)
+        said = delta.metadata()
+        columns = delta.schema().to_json()
+    return {
+        "id": str(said.id),
+        "name": said.name,
+        "description": said.description,
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": columns,
+        "partitionColumns": said.partition_columns,
+        "createdTime": said.created_time,
+        "configuration": said.configuration,
+    }
+
+
 def digest_of(files: pa.Table) -> str:
     """16 hex digits of a hash of the files' paths and sizes; their order does not count."""
     lines = sorted(f"{row['path']} {row['num_bytes']}" for row in files.to_pylist())
@@ -299,17 +391,11 @@ def _load(location: Location, version: int | None) -> deltalake.DeltaTable:
 
 def _file_table(actions: pa.Table) -> pa.Table:
     """The columns of `DeltaLog.files`; null where the log says nothing."""
-    fields: list[tuple[str, str, Any]] = [
-        ("path", "path", pa.string()),
-        ("size_bytes", "num_bytes", pa.int64()),
-        ("min.bucket", "min.bucket", pa.int32()),
-        ("max.bucket", "max.bucket", pa.int32()),
-    ]
     return pa.table(
         {
             name: actions[there].cast(type_)
             if there in actions.column_names
             else pa.nulls(actions.num_rows, type_)
-            for there, name, type_ in fields
+            for there, name, type_ in _FILE_COLUMNS
         }
     ).sort_by([("min.bucket", "ascending"), ("path", "ascending")])

@@ -110,6 +110,7 @@ class Runs:
             "pairs": {"kind": "split", "split": "test"},
             "rows_per_chunk": 3,
             "max_failed_share": 1.0,
+            "gate": None,
             "llm": {"model": str(self.workspace / "llm")},
             "decoding": DECODING,
             "actors": {"num_actors": 2, "device": "cpu"},

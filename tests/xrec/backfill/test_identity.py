@@ -43,7 +43,7 @@ def test_identity_does_not_depend_on_places_and_on_how_the_work_is_done(runs):
         explanations=str(runs.folder / "elsewhere"),
         rows_per_chunk=5,
         carry_from=None,
-        republish=True,
+        gate={"plain": 0.5},
         actors={"num_actors": 1, "device": "cpu"},
         engine={"max_rows": 2, "kind": "vllm", "tensor_parallel_size": 2},
         max_failed_share=0.1,

@@ -84,14 +84,15 @@ def test_publish_of_what_was_rolled_back_must_be_asked_for_and_upkeep_follows(ru
     runs.run(*GOOD[:3])
     runs.run(*GOOD)
     rollback(runs.output.uri, 0)
-    with pytest.raises(TableError, match=r"took it back; .* say so \(republish=true\)"):
+    with pytest.raises(TableError, match=r"took it back; .*xrec publish CONFIG --force"):
         runs.run(*GOOD, toy=never)
     before = published_rows(runs.output)
     stray = Path(runs.output.path) / "part-of-a-publisher-that-died.parquet"
     stray.write_bytes(b"")
     two_hours_ago = time.time() - 7200
     os.utime(stray, (two_hours_ago, two_hours_ago))
-    runs.run(*GOOD, toy=never, republish=True, vacuum_hours=1)
+    config = runs.config(*GOOD, vacuum_hours=1)
+    finish(config, open_backfill(config), "they were right")
     assert not stray.exists()
     assert published_rows(runs.output, version=0) == before
     assert pairs_of(published_rows(runs.output)) == sorted(GOOD)

@@ -191,10 +191,11 @@ def plan_of(
     format: bulk.RowFormat,
     rows: pa.Table,
     config: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> bulk.BulkRun:
     batches = [bulk.clean_keys(rows, format.keys, file="rows", first_line=1)]
-    identity = bulk.Identity(kind=kind, config=dict(config or {}), inputs={})
+    identity = bulk.Identity(kind=kind, config=dict(config or {}), inputs=dict(inputs or {}))
     return bulk.open_run(bulk.RunRequest(uri, identity, format, lambda: batches, **settings))
 
 

@@ -41,8 +41,9 @@ def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
 
 COMMANDS = [
     *(" ".join(job.words or (job.name,)) for job in JOBS),
-    *("run", "demo", "refresh", "doctor", "status", "explain", "export", "init", "submit"),
-    *(f"table {name}" for name in ("status", "check", "rollback", "empty")),
+    *("run", "demo", "refresh", "doctor", "status", "explain", "audit", "publish", "export"),
+    *("init", "submit", "table takedown"),
+    *(f"table {name}" for name in ("status", "check", "history", "diff", "rollback", "empty")),
 ]
 
 

@@ -2,12 +2,14 @@
 
 import csv
 
+import pyarrow as pa
 import pytest
 import yaml
 
 from tests.command_line import python, said, xrec
 from tests.xrec.bulk.conftest import Place, disk, place
-from tests.xrec.bulk.toy_run import rows_of, toy_run
+from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of, rows_of, toy_run
+from xrec import bulk
 from xrec.config.shared import StorageConfig
 from xrec.storage import open_location
 
@@ -148,3 +150,43 @@ def test_export_of_what_is_not_there_says_so(run_uri, tmp_path, options, exit_co
     code, _, err = xrec("export", run_uri, "--to", target, *options)
     assert (code, message in err) == (exit_code, True), err
     assert not target.exists()
+
+
+def test_takedown_is_made_listed_and_lifted(place, tmp_path):
+    uri, keys = place.uri, storage_keys(place)
+    rows = pa.table({"user_id": ["u1", "u1", "u2"], "item_id": ["a", "b", "a"]})
+    format = bulk.RowFormat(("user_id", "item_id"), pa.schema([("n", pa.int64())]), pa.schema([]))
+    run = plan_of(uri, "explanations", format, rows, storage=place.storage)
+
+    def do(rows: pa.Table) -> bulk.Outcome:
+        ok = rows.append_column("n", pa.array([1] * len(rows)))
+        return bulk.Outcome(ok, format.failed_schema.empty_table())
+
+    counts = {"explanations": 3}
+    bulk.complete(run, PoolHere(), lambda: TaskOf(do), "explanations", lambda _: (counts, {}))
+
+    def takedown(*options: object) -> tuple[int, str]:
+        code, out, err = xrec("table", "takedown", uri, *keys, *options)
+        return code, out.removeprefix(f"{uri}: ") or err
+
+    assert takedown() == (0, "nothing is taken down\n")
+    pair = ("--user", "u1", "--item", "a", "--reason", "no")
+    made = (0, "takedown 1: version 1: without 1 rows that it had\n")
+    assert (takedown(*pair), takedown(*pair)) == (made, made)
+    nowhere = takedown("--item", "none", "--reason", "no")
+    assert nowhere == (0, "takedown 2: version 2: no row had it\n")
+    assert takedown("--lift", 1, "--reason", "yes") == (0, "takedown 1 is lifted\n")
+    _, out = takedown()
+    assert [line.partition("+00:00  ")[2] for line in out.splitlines()] == [
+        "u1 a (lifted): no",
+        "none: no",
+        "lifts 1: yes",
+    ]
+    for options in (("--item", "a"), ("--reason", "no"), (*pair, "--phrase", "x"), ("--lift", 2)):
+        code, err = takedown(*options)
+        assert (code, "error: takedown: expected" in err) == (2, True)
+    code, err = takedown("--lift", 9, "--reason", "no")
+    assert (code, "takedown 9 is not there: expected one of: 2" in err) == (1, True)
+    code, out, _ = xrec("table", "history", uri, *keys)
+    kinds = [line.split("  ")[2].strip() for line in out.splitlines()[1:]]
+    assert (code, len(kinds), "takedown of 0" in out, "takedown of 1" in out) == (0, 3, True, True)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from xrec.backfill.lookup import Explained
+from xrec.bulk.takedown import Takedowns
 from xrec.checks import AspectNames
 from xrec.data.evidence import NamedEvidence
 from xrec.data.ids import IdIndex
@@ -58,7 +59,9 @@ def answering(
         item_texts=lambda item: (titles[item], ""),
         aspect_names=AspectNames(vocabulary),
     )
-    read_through.published = SimpleNamespace(lookup=None, model_fingerprint="model")
+    read_through.published = SimpleNamespace(
+        lookup=None, model_fingerprint="model", takedowns=Takedowns({})
+    )
     return read_through
 
 

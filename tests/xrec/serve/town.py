@@ -52,6 +52,7 @@ def backfill_config(town: Path, explanations: str, **values: Any) -> BackfillCon
         "pairs": {"kind": "split", "split": "test"},
         "rows_per_chunk": 4,
         "max_failed_share": 1.0,
+        "gate": None,
         "actors": {"device": "cpu"},
     }
     return parse_config(BackfillConfig, {**defaults, **values})

@@ -1,0 +1,194 @@
+"""The gate: figures of bad candidates, what it stops, and what stands where afterwards."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from tests.command_line import xrec
+from tests.project_file import write_project
+from tests.xrec.backfill.runs import OTHER_DECODING, never, pairs_of, published_rows
+from xrec.backfill.driver import finish
+from xrec.backfill.gate import Figure, Rows, Sample, drift, shares_of
+from xrec.bulk import published, rollback
+from xrec.config.backfill import GATE
+from xrec.errors import ConfigError, GateError
+
+ASPECTS = (
+    *("quiet garden", "late hours", "fresh pastries", "river view", "fair prices", "warm staff"),
+)
+OPENINGS = ("You would enjoy it for the", "Here you will find a", "People like you love its")
+USERS, ITEMS = range(40), range(20)
+
+
+def texts_of(
+    seed: int,
+    *,
+    vector_of: Callable[[int], int] = lambda user: user,
+    profile_of: Callable[[int], int] = lambda item: item,
+) -> Rows:
+    """What a good model writes: two aspects of the item, the first as the user's vector says.
+
+    vector_of: the user whose vector a user has. profile_of: the item whose aspects an item has.
+    """
+    draw, rows = random.Random(seed), {}
+    for user in USERS:
+        for item in ITEMS:
+            taste, profile = random.Random(vector_of(user)), random.Random(100 + profile_of(item))
+            menu = profile.sample(ASPECTS, 3)
+            chosen = sorted(menu, key=lambda each, taste=taste: taste.random())[:2]
+            text = f"{draw.choice(OPENINGS)} {chosen[0]} of Place {item}, and its {chosen[1]}."
+            aspects = [{"aspect": each, "is_named": True} for each in chosen]
+            rows[f"u{user}", f"i{item}"] = row_of(text, aspects)
+    return rows
+
+
+def row_of(text: str, aspects: list[dict[str, object]], **more: str) -> dict[str, object]:
+    return {"explanation": text, "aspects": aspects, "kind": "written", "refused": "", **more}
+
+
+def half(item: int) -> int:
+    """Half of the items have the profiles of others."""
+    return (item + 7) % 20 if item % 2 else item
+
+
+def changed(rows: Rows, text: Callable[[str], str], **more: str) -> Rows:
+    unnamed = {
+        pair: [
+            {**each, "is_named": each["aspect"] in text(row["explanation"])}
+            for each in row["aspects"]
+        ]
+        for pair, row in rows.items()
+    }
+    return {p: row_of(text(row["explanation"]), unnamed[p], **more) for p, row in rows.items()}
+
+
+def carried(new: Rows, old: Rows, is_kept: Callable[[int], object]) -> Rows:
+    """The candidate whose pairs of some items were carried over."""
+    return {p: old[p] if is_kept(int(p[1][1:])) else row for p, row in new.items()}
+
+
+def stopped_by(new: Rows, old: Rows, is_alike: bool) -> set[str]:
+    values = {**shares_of(new), **drift(Sample(new, old, 0, is_alike))}
+    figures = [Figure(name, value, GATE[name]) for name, value in values.items()]
+    return {figure.name for figure in figures if not figure.passes}
+
+
+OLD = texts_of(0)
+GOOD = texts_of(1)  # another adapter, which says the same in other words
+SHUFFLED = texts_of(1, vector_of=lambda user: (user + 11) % 40)
+SWAPPED = texts_of(1, profile_of=half)
+CUT = {"length", "named", "own_item", "distinct"}
+
+
+@pytest.mark.parametrize(
+    ("what", "new", "is_alike", "stops"),
+    [
+        ("good, by another adapter", GOOD, False, set()),
+        (
+            "good, half of it carried",
+            carried(GOOD, OLD, lambda item: item % 2),
+            True,
+            {"rewritten"},
+        ),
+        ("good, most of it carried", carried(GOOD, OLD, lambda item: item % 4), True, set()),
+        ("a broken prompt", changed(GOOD, lambda _: "I am a model."), False, {"commonest", *CUT}),
+        ("empty", changed(GOOD, lambda _: ""), False, {"commonest", *CUT}),
+        ("cut", changed(GOOD, lambda text: text[:12]), False, CUT),
+        (
+            "no model",
+            changed(GOOD, str, kind="plain", refused="unsupported"),
+            False,
+            {"plain", "refused", "unsupported"},
+        ),
+        ("half of the profiles swapped", texts_of(0, profile_of=half), True, {"rewritten"}),
+        ("all of them", texts_of(1, profile_of=lambda item: (item + 7) % 20), False, {"own_item"}),
+        ("shuffled vectors", SHUFFLED, True, {"rewritten"}),
+        ("shuffled vectors, by another adapter", SHUFFLED, False, set()),  # is not seen, see below
+    ],
+)
+def test_gate_by_default_stops_what_its_figures_see(what, new, is_alike, stops):
+    assert stopped_by(new, OLD, is_alike) == stops
+    drifts = {"length", "distinct", "own_item", "rewritten"}
+    assert stopped_by(new, {}, is_alike) == stops - drifts  # the first version
+
+
+def test_figure_that_sees_shuffled_vectors_of_another_adapter_has_no_bound_by_default():
+    """How many texts are nearer to the published one of their own user than to another user's."""
+    assert GATE["own_user"] is None
+    good, shuffled = (drift(Sample(new, OLD))["own_user"] for new in (GOOD, SHUFFLED))
+    assert good > 0.7 > 0.55 > shuffled
+
+
+def test_gate_judges_no_figure_of_few_rows():
+    few = dict(list(changed(GOOD, lambda _: "").items())[:49])
+    assert {*shares_of(few).values(), *drift(Sample(few, OLD)).values()} == {None}
+
+
+PAIRS = tuple(f"u{user} i{item}" for user in range(12) for item in range(5))
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_candidate_that_does_not_pass_stays_until_it_is_published_by_force(runs):
+    assert runs.run(*PAIRS, gate={}).metrics["gate"]["passed"]
+    before = published_rows(runs.output)
+    bad = {"carry_from": None, "decoding": OTHER_DECODING, "gate": {"commonest": 0.2}}
+    mute = runs.toy(mute=PAIRS[:30])
+    for toy in (mute, never):  # a second start does nothing again
+        with pytest.raises(GateError, match=r"stays a candidate(.|\n)*NO coverage +0\.500  \(at"):
+            runs.run(*PAIRS, toy=toy, **bad)
+    assert published_rows(runs.output) == before
+    config = runs.config(*PAIRS, **bad)
+    run = runs.plan(*PAIRS, **bad)
+    (verdict,) = (name for name in run.folder.sizes() if name.startswith("gate-"))
+    assert '"beside_version": 0' in (run.folder / verdict).read_text()
+    said = finish(config, run, "it is for a test").metrics["gate"]
+    assert (said["passed"], said["forced"]) == (False, "it is for a test")
+    assert pairs_of(published_rows(runs.output)) == sorted(PAIRS[30:])
+    rollback(runs.output.uri, 0)
+    assert published(runs.output.uri).manifest.metrics["gate"]["passed"]
+    assert finish(config, runs.plan(*PAIRS, **bad), "again").version == 3
+    assert runs.run(*PAIRS, toy=never, **{**bad, "gate": None}).version == 3
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_commands_show_a_candidate_publish_it_and_tell_the_history(runs, tmp_path):
+    runs.run(*PAIRS, gate={})
+    bad = {"carry_from": None, "decoding": OTHER_DECODING, "gate": {}}
+    config = runs.config(*PAIRS, **bad)
+    path = write_project(tmp_path / "project.yaml", config)
+    code, _, err = xrec("publish", path)
+    assert (code, "no run of these settings and pairs is done there" in err) == (1, True)
+    with pytest.raises(GateError):
+        runs.run(*PAIRS, toy=runs.toy(mute=PAIRS[:30]), **bad)
+    code, _, err = xrec("publish", path)
+    assert (code, "NO coverage" in err) == (3, True)
+    code, out, err = xrec("publish", path, "--look")
+    assert (code, out.count("it has no text any more")) == (0, 30), err
+    assert xrec("publish", path, "--force", "read it")[0] == 0
+    uri = runs.output.uri
+    code, out, _ = xrec("table", "history", uri)
+    assert (code, out.count("passed"), "forced: read it" in out.splitlines()[1]) == (0, 2, True)
+    assert "30 of 60 pairs differ" in xrec("table", "diff", uri, "0", "1")[1]
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        (
+            {"failed": 0.1},
+            r"gate: .*figures \['failed'\]; expected some of coverage",
+        ),
+        ({"plain": 1.5}, r"gate\.plain: .* less than or equal to 1, saw 1\.5"),
+        ({"plain": float("nan")}, r"gate\.plain: .* saw nan"),
+        ([0.1], "gate: .* valid dictionary"),
+    ],
+)
+def test_gate_of_unknown_figures_or_bounds_is_refused(runs, gate, words):
+    with pytest.raises(ConfigError, match=words):
+        runs.config(gate=gate)
+    assert runs.config(gate={"plain": 0.1, "coverage": None}).gate == {
+        **GATE,
+        "plain": 0.1,
+        "coverage": None,
+    }

@@ -1,0 +1,215 @@
+"""Rule 13 of xrec.bulk: what is taken down is in no later version, whoever makes it."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import deltalake
+import duckdb
+import polars
+import pyarrow as pa
+import pytest
+
+from tests.xrec.bulk.conftest import Toys
+from tests.xrec.bulk.test_rules_plan import OTHER
+from tests.xrec.bulk.test_rules_publish import commit_once, files_of, table_at
+from tests.xrec.bulk.toy_run import IDENTITY, Killed, die_here, rows_of
+from xrec.bulk import check_output, lift, read_takedowns, rollback, take_down
+from xrec.bulk.takedown import Entry, Takedowns
+from xrec.bulk.upkeep import TakenDown
+from xrec.errors import TableError
+from xrec.storage.delta import open_log
+
+PAIR = {"user": "u-3", "item": "a"}
+STEPS = {"put_on_list": "upkeep", "open_whole": "upkeep"} | dict.fromkeys(
+    ("write_file", "commit_files"), "table"
+)
+"""Of a takedown, with the modules that call them."""
+
+
+def down(toys: Toys, **row: str) -> TakenDown:
+    return take_down(toys.uri, rows=[row or PAIR], reason="it is wrong", storage=toys.storage)
+
+
+def has_pair(toys: Toys) -> bool:
+    """Whether another program finds the pair in the newest version."""
+    rows = table_at(toys).to_pyarrow_table(columns=[*PAIR]).to_pylist()
+    return PAIR in rows
+
+
+def test_rule_13_what_is_taken_down_before_there_is_a_table_is_never_published(toys):
+    made = down(toys)
+    assert (made.number, made.num_rows, made.version) == (1, 0, 0)
+    assert down(toys) == made
+    toy = toys()
+    manifest = toy.complete()
+    left = [row for row in toy.rows if row != ("u-3", "a")]
+    assert (rows_of(toy.published()), manifest.row_counts["explanations"]) == (left, 35)
+    assert toys().complete() == toy.published().manifest
+    assert check_output(toys.uri, toys.storage) == []
+
+
+def test_rule_13_takedown_writes_anew_only_the_files_that_have_the_rows(toys):
+    toys.in_parts(4000)
+    toys.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
+    toy = toys("a odd-1 b", num_users=30)
+    toy.complete()
+    before = set(files_of(toy))
+    made = down(toys)
+    after = set(files_of(toy))
+    assert (made.num_rows, made.version, len(before - after), len(after - before)) == (1, 1, 1, 1)
+    assert len(before & after) > 3
+    down(toys, item="odd-1")
+    table = toy.published()
+    assert table.manifest.row_counts == {"explanations": 59, "failed": 0}
+    assert rows_of(table) == [row for row in toy.rows if row != ("u-3", "a") and row[1] != "odd-1"]
+    assert table.find(table.dataset(), "u-3", "user").num_rows == 1
+    assert check_output(toys.uri, toys.storage) == []
+    assert toys("a odd-1 b", num_users=30).complete() == table.manifest
+
+
+@pytest.mark.parametrize("what", ["rollback", "restore", "retry", "carry", "undo", "optimize"])
+def test_rule_13_nothing_brings_back_what_was_taken_down(here, what):
+    here("a odd-1").complete()
+    toy = here("a odd-1 b", identity=OTHER)
+    toy.complete()
+    down(here)
+    if what == "rollback":
+        assert rollback(here.uri, 0) == 3
+        assert here("a odd-1").published().manifest.row_counts["explanations"] == 11
+    elif what == "restore":  # another program's knows nothing of the list
+        table_at(here).restore(0)
+        (finding,) = check_output(here.uri)
+        assert "may still have what takedown 1 takes down (it is wrong)" in finding.what
+        here("a odd-1").complete()
+    elif what == "retry":
+        toy.heal()
+        toy.complete(retry=["odd"])
+    elif what == "carry":
+        third = IDENTITY.model_copy(update={"config": {"words": 5}})
+        here("a odd-1 b", identity=third, carry_from=here.uri).complete()
+    elif what == "undo":
+        for path in files_of(toy):
+            (here.location / path).delete()
+        here("a odd-1").run  # noqa: B018  each command mends the table first
+        assert open_log(here.location).commit(3).kind == "undo"
+    else:
+        table_at(here).optimize.compact()
+        here("a odd-1 b", identity=OTHER).complete()
+    assert not has_pair(here)
+    assert check_output(here.uri) == []
+
+
+def test_rule_13_takedown_that_comes_while_a_publisher_sleeps_is_heeded(toys, monkeypatch):
+    for row, identity in ((PAIR, IDENTITY), ({"user": "u-5"}, OTHER)):
+        toy = toys(identity=identity)
+        toy.drive()
+        with monkeypatch.context() as patch:
+            commit_once(patch, partial(down, toys, **row))
+            toy.publish()
+        assert not has_pair(toys)
+    assert "u-5" not in [user for user, _ in rows_of(toy.published())]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("by", ["again", "publish"])
+def test_rule_13_takedown_that_is_killed_is_completed_by_the_next_command(here, step, when, by):
+    here("a odd-1").complete()
+    holder = sys.modules[f"xrec.bulk.{STEPS[step]}"]
+    original: Callable[..., Any] = getattr(holder, step)
+
+    def killed(*arguments: Any, **options: Any) -> Any:
+        if when == "after":
+            original(*arguments, **options)
+        die_here()
+
+    with here.patch.context() as patch:
+        patch.setattr(holder, step, killed)
+        with pytest.raises(Killed):
+            down(here)
+    is_listed = bool(read_takedowns(here.location).active)
+    assert is_listed == ((step, when) != ("put_on_list", "before"))
+    if by == "again":
+        assert down(here).number == 1
+    else:
+        here("a odd-1").complete()
+    assert has_pair(here) == (by == "publish" and not is_listed)
+    assert check_output(here.uri) == []
+
+
+def test_rule_13_lifted_rows_come_back_with_a_rollback(toys):
+    toys().complete()
+    down(toys)
+    down(toys, user="u-4")
+    assert lift(toys.uri, 1, "it was right", toys.storage) == 3
+    assert lift(toys.uri, 1, "it was right", toys.storage) == 3  # is lifted
+    assert not has_pair(toys)
+    rollback(toys.uri, 0, toys.storage)
+    rows = rows_of(toys().published())
+    assert (("u-3", "a") in rows, "u-4" in dict(rows)) == (True, False)
+    assert down(toys).number == 4
+    assert not has_pair(toys)
+
+
+def test_rule_13_other_programs_read_a_version_without_the_rows(here):
+    here = replace(here, uri=str(here.folder / "plain"))  # Polars reads no other names
+    here.in_parts(4000)
+    here("a b", num_users=30).complete()
+    down(here)
+    rollback(here.uri, 0)
+    delta = deltalake.DeltaTable(here.uri)
+    delta.create_checkpoint()
+    assert delta.to_pyarrow_table().num_rows == 59
+    assert polars.read_delta(here.uri).height == 59
+    explanations = delta.to_pyarrow_dataset()  # noqa: F841  the query names it
+    assert duckdb.sql("SELECT count(*) FROM explanations").fetchone() == (59,)
+    assert here("a b", num_users=30).complete().version == 2
+
+
+def test_rule_13_bad_takedowns_are_refused_and_change_nothing(here):
+    here().complete()
+    before = here.location.files()
+    for row, phrase, reason in (
+        ([], " ", "no"),
+        ([PAIR], "x", "no"),
+        ([{}], "", "no"),
+        ([PAIR], "", " "),
+    ):
+        with pytest.raises(ValueError, match="expected rows"):
+            take_down(here.uri, rows=row, phrase=phrase, reason=reason)
+    with pytest.raises(TableError, match="takedown 1 is not there: expected one of: none"):
+        lift(here.uri, 1, "no")
+    assert here.location.files() == before
+    other = here.at("other")
+    (other.location / "photos.zip").write_bytes(b"x")
+    with pytest.raises(TableError, match=r"holds other files, such as photos\.zip"):
+        down(other)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "text", "is_there"),
+    [
+        ("tea", "Tea, please.", True),
+        ("tea", "A steak.", False),
+        ("tea", "Their teas.", False),
+        ("happy ending", "a HAPPY\n ending!", True),
+        ("happy ending", "a happy, ending", False),
+        ("Café", "the cafe\u0301 there", True),
+        ("straße", "in the STRASSE", True),
+        ("don't", "don\u2019t go", True),
+        ("$5", "only US$5 each", True),
+        ("$5", "only $50 each", False),
+        ("5.0", "a 5x0", False),
+    ],
+)
+def test_rule_13_phrase_is_found_as_whole_words_in_any_case(phrase, text, is_there):
+    entry = Entry(phrase=phrase, reason="no", at="")
+    taken = Takedowns({1: entry})
+    evidence = pa.array([[{"opinion": text}], [], [{"opinion": "calm"}, {"opinion": text}], None])
+    texts = pa.array(["calm", text, None, None])
+    rows = pa.table({"n": [0, 1, 2, 3], "explanation": texts, "aspects": evidence})
+    assert taken.without(rows)["n"].to_pylist() == ([3] if is_there else [0, 1, 2, 3])
+    assert taken.of_texts(["calm", text]) == (1 if is_there else None)

@@ -1,0 +1,192 @@
+"""What was taken down from a table: the list beside it, and rows without what is on it.
+
+    _xrec/takedowns/000001.json      created once; a later entry may lift an earlier one
+
+A takedown is on the list before anything is done to the table. Each commit of xrec says up to which
+entry it heeds the list, so whoever opens the table next sees whether something is left to be taken
+out of it (`xrec.bulk.table.open_whole`).
+
+An entry names rows by some of their columns, or a phrase. A phrase is looked for in the columns of
+explanations that hold sentences: the text, and the words of reviewers beside it. It is compared in
+Unicode's composed form and with case folded; any white space equals any other, and a typographic
+apostrophe a plain one. Where it begins or ends with a letter, a digit or "_", no other may touch
+it: "tea" is in "Tea, please" and not in "steak" or "teas".
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import reduce
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from xrec.errors import ArtifactMismatchError, TableError
+from xrec.storage import Location, request_each
+from xrec.storage.location import with_backoff
+
+_LIST = "_xrec/takedowns"
+_NAME = re.compile(r"(\d+)\.json")
+_TEXT, _LISTED, _QUOTED = "explanation", "aspects", "opinion"
+_SAME = ("rows", "phrase", "lifts")
+_CHANCES = 100
+
+
+class Entry(BaseModel):
+    """What is taken down, by columns of rows or by a phrase; or which entry is lifted.
+
+    rows: each is taken down whose columns have these values. at: the time in UTC, ISO 8601.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: tuple[dict[str, str], ...] = ()
+    phrase: str = ""
+    lifts: int | None = None
+    reason: str
+    at: str
+
+
+class Takedowns:
+    """The list as it was read; entries have numbers from 1 on.
+
+    `active` are those that take something down and were not lifted.
+    """
+
+    def __init__(self, entries: Mapping[int, Entry]):
+        self.entries = dict(sorted(entries.items()))
+        lifted = {entry.lifts for entry in entries.values()}
+        lifted |= {number for number, entry in entries.items() if entry.lifts}
+        self.active = {n: entry for n, entry in self.entries.items() if n not in lifted}
+        self._rows: dict[tuple[str, ...], dict[tuple[str, ...], int]] = {}
+        for number, entry in self.active.items():
+            for row in entry.rows:
+                names = tuple(sorted(row))
+                self._rows.setdefault(names, {})[tuple(row[name] for name in names)] = number
+        self._phrases = {n: _pattern(e.phrase) for n, e in self.active.items() if e.phrase}
+
+    @property
+    def number(self) -> int:
+        """Of the last entry; 0 if there is none."""
+        return max(self.entries, default=0)
+
+    def after(self, number: int) -> "Takedowns":
+        """What is active of the entries after one."""
+        return Takedowns({n: entry for n, entry in self.active.items() if n > number})
+
+    def of_row(self, values: Mapping[str, str]) -> int | None:
+        """The entry that takes a row down by these columns; None if none does."""
+        keys = ((taken, tuple(map(values.get, names))) for names, taken in self._rows.items())
+        return next((taken[key] for taken, key in keys if key in taken), None)  # type: ignore[index]
+
+    def of_texts(self, texts: Iterable[str]) -> int | None:
+        """The entry whose phrase one of the texts has; None if none has any."""
+        folded = [_folded(text) for text in texts] if self._phrases else []
+        found = (n for n, phrase in self._phrases.items() if any(map(phrase.search, folded)))
+        return next(found, None)
+
+    def without(self, rows: pa.Table) -> pa.Table:
+        """The rows that are not taken down, in their order; the very table if that is all."""
+        if not self.active or not (taken := self._mask(rows)).any():
+            return rows
+        return rows.filter(pa.array(~taken))
+
+    def columns(self, schema: pa.Schema) -> list[str]:
+        """The columns of a table that tell which rows are taken down."""
+        texts = (_TEXT, _LISTED) if self._phrases else ()
+        return sorted({*texts, *(n for names in self._rows for n in names)} & {*schema.names})
+
+    def _mask(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
+        """Whether each row is taken down."""
+        taken = np.zeros(rows.num_rows, dtype=bool)
+        there = set(rows.column_names)
+        for names, values in self._rows.items():
+            if not there.issuperset(names):
+                continue
+            each = zip(names, zip(*values, strict=True), strict=True)
+            near = reduce(pc.and_, (pc.is_in(rows[n], pa.array(some)) for n, some in each))
+            for place in np.flatnonzero(near.to_numpy()):
+                taken[place] |= tuple(rows[name][place].as_py() for name in names) in values
+        if self._phrases and _TEXT in there:
+            found = (self._is_in(text) for text in rows[_TEXT].to_pylist())
+            taken |= np.fromiter(found, dtype=bool, count=rows.num_rows)
+        if self._phrases and _LISTED in there:
+            lists = rows[_LISTED].combine_chunks()
+            quotes = pc.list_flatten(lists).field(_QUOTED).to_pylist()
+            are_taken = np.array([self._is_in(quote) for quote in quotes], dtype=bool)
+            taken[pc.list_parent_indices(lists).to_numpy()[are_taken]] = True
+        return taken
+
+    def _is_in(self, text: str | None) -> bool:
+        return bool(text) and self.of_texts([text or ""]) is not None
+
+
+def read_takedowns(output: Location, known: Takedowns | None = None) -> Takedowns:
+    """The list of the table at `output`; entries of `known` are not read again.
+
+    It takes one listing, and a request for each entry that is new. Raises ArtifactMismatchError if
+    this xrec cannot read an entry; StorageError.
+    """
+    there = map(_NAME.fullmatch, (output / _LIST).sizes())
+    numbers = {int(match[1]): match[0] for match in there if match}
+    entries = {} if known is None else known.entries
+    entries = entries if entries.keys() <= numbers.keys() else {}  # it was deleted and made anew
+    new = sorted(numbers.keys() - entries.keys())
+    if known is not None and entries == known.entries and not new:
+        return known
+    read = request_each(lambda number: _read(output / _LIST / numbers[number]), new)
+    return Takedowns({**entries, **dict(zip(new, read, strict=True))})
+
+
+def _read(file: Location) -> Entry:
+    try:
+        return Entry.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise ArtifactMismatchError(
+            f"{file}: not a takedown that this xrec reads: {error}; use the xrec that wrote it"
+        ) from error
+
+
+def put_on_list(output: Location, **what: object) -> int:
+    """Put an entry on the list; returns its number, or that of an active one that says the same.
+
+    what: fields of `Entry`, without the time. Raises TableError if the entry to be lifted is not
+    there, or takes nothing down; StorageError.
+    """
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = Entry.model_validate({**what, "at": at})
+    return with_backoff(lambda: _put(output, entry))
+
+
+def _put(output: Location, entry: Entry) -> int:
+    for _ in range(_CHANCES):
+        there = read_takedowns(output)
+        same = there.entries if entry.lifts is not None else there.active
+        for number, each in same.items():
+            if all(getattr(each, name) == getattr(entry, name) for name in _SAME):
+                return number  # this very one, whose answer was lost, or an earlier command's
+        if entry.lifts is not None and entry.lifts not in there.active:
+            known = ", ".join(map(str, there.active)) or "none"
+            raise TableError(
+                f"{output}: takedown {entry.lifts} is not there: expected one of: {known}"
+            )
+        file = output / _LIST / f"{there.number + 1:06d}.json"
+        if file.create_bytes(entry.model_dump_json(indent=2).encode()):
+            return there.number + 1
+    raise TableError(f"{output}: the list of takedowns changes all the time; try again later")
+
+
+def _pattern(phrase: str) -> re.Pattern[str]:
+    words = _folded(phrase).split()
+    inner = r"\s+".join(map(re.escape, words))
+    before = r"(?<!\w)" if re.match(r"\w", words[0]) else ""
+    after = r"(?!\w)" if re.search(r"\w$", words[-1]) else ""
+    return re.compile(f"{before}{inner}{after}")
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold().replace("\u2019", "'")
