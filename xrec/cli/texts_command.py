@@ -1,6 +1,6 @@
 """`xrec explain`, `audit` and `publish`: a pair's text, and what may be shown of all of them."""
 
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -114,4 +114,4 @@ def _config(path: str, overrides: list[str] | None) -> "BackfillConfig":
     from xrec.config.backfill import BackfillConfig
     from xrec.config.project import load_config
 
-    return cast("BackfillConfig", present(load_config(BackfillConfig, path, overrides or [])))
+    return present(load_config(BackfillConfig, path, overrides or []))
