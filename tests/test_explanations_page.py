@@ -16,6 +16,7 @@ from tests.xrec.bulk.toy_run import PoolHere, TaskOf, plan_of
 from xrec.backfill.driver import KIND, describe
 from xrec.backfill.task import EXPLANATIONS
 from xrec.bulk import Outcome, complete, export_run
+from xrec.config.backfill import BackfillConfig
 
 PAGE = (Path(__file__).parents[1] / "docs" / "explanations.md").read_text()
 PAIRS = [(f"u{user}", f"i{item}") for user in range(6) for item in range(4)]
@@ -61,9 +62,12 @@ def uri(tmp_path_factory):
     uri = str(tmp_path_factory.mktemp("workspace") / "explanations")
     table = pa.table({"user_id": [u for u, _ in PAIRS], "item_id": [i for _, i in PAIRS]})
     run = plan_of(uri, "explanations", EXPLANATIONS, table, rows_per_chunk=4)
+    config = BackfillConfig(
+        workspace="w", llm={"model": "m"}, pairs={"kind": "split", "split": "test"}
+    )
     explain = Explain()
     for retry in ((), ("empty_text",)):
-        complete(run, PoolHere(), lambda: TaskOf(explain), KIND, describe(run), retry=retry)
+        complete(run, PoolHere(), lambda: TaskOf(explain), KIND, describe(config, run), retry=retry)
         explain.is_healed = True
     return uri
 

@@ -203,7 +203,7 @@ def test_missing_key_is_a_mistake_of_the_job_that_is_run_only(tmp_path):
     [
         ("trainin.num_epochs=3", r"trainin: unknown key; did you mean 'training'\?"),
         ("training.num_epochs=many", r"  training\.num_epochs: .*saw 'many'"),
-        ("training.num_epochs=0", r"  training\.num_epochs: .*greater than or equal to 1, saw 0"),
+        ("training.num_epochs=-1", r"  training\.num_epochs: .*greater than or equal to 0, saw -1"),
         ("splits.test=0.1", r"splits: unknown key in this place; splits stands in prepare\.splits"),
         ("training.num_epochs", "override 1: expected section.key=value"),
         ("=3", "override 1: expected section.key=value"),
