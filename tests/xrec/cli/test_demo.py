@@ -40,9 +40,8 @@ def test_demo_writes_a_project_file_once_and_runs_it_without_a_model_that_is_mis
     assert f"evaluation: {tmp_path}/town/evaluation" in said("demo", "town")
     evaluate = ran.call_args.args[0]["evaluate"]
     assert (evaluate.workspace, evaluate.encoder is None) == (str(tmp_path / "town"), bool(missing))
-    (tmp_path / "town" / "xrec.yaml").write_text(
-        "workspace: /mine\nllm: {model: a/b}\nevaluate: {max_pairs: 7}\n"
-    )
+    own = "workspace: /mine\nllm: {model: a/b}\nevaluate: {max_pairs: 7}\n"
+    (tmp_path / "town" / "xrec.yaml").write_text(own)
     said("demo", "town")
     assert ran.call_args.args[0]["evaluate"].max_pairs == 7  # it is the user's own now
 
