@@ -57,11 +57,7 @@ def fit(train: Mentions, held_out: Mentions, neighbours: Sparse, *, seed: int = 
     start = Weights()
     item_only = replace(start, own_weight=0, graph_weight=0)
     item_best = search.best(item_only, ("prior_reviews", "similarity_power"))
-    best = replace(
-        start,
-        prior_reviews=item_best.prior_reviews,
-        similarity_power=item_best.similarity_power,
-    )
+    best = replace(item_best, own_weight=start.own_weight, graph_weight=start.graph_weight)
     for _ in range(2):
         best = search.best(best, tuple(_GRID))
     return search.fitted(AspectScorer(train, neighbours, best), item_best)

@@ -91,17 +91,18 @@ def _empty(columns: list[str]) -> pa.Table:
 
 
 def _usable(name: str, table: pa.Table, findings: dict[str, int]) -> pa.Table:
-    """The first row of each id or pair; counts the other rows in `findings`."""
+    """The first row of each id or pair, sorted by it; counts the other rows in `findings`."""
     keys = [column for column in table.column_names if column.endswith("_id")]
     with_ids = table
     for key in keys:
         with_ids = with_ids.filter(pc.not_equal(with_ids[key], ""))
-    distinct = _distinct(with_ids, keys)
+    is_first = ~with_ids.select(keys).to_pandas().duplicated().to_numpy(dtype=bool)
+    distinct = with_ids.filter(pa.array(is_first))
     findings[f"rows of {name} without {' or '.join(keys)}"] = table.num_rows - with_ids.num_rows
     findings[f"rows of {name} that repeat an earlier {', '.join(keys)}"] = (
         with_ids.num_rows - distinct.num_rows
     )
-    return distinct
+    return distinct.sort_by([(key, "ascending") for key in keys]).combine_chunks()
 
 
 def _read(location: Location, columns: list[str]) -> pa.Table:
@@ -135,13 +136,6 @@ def _check_columns(location: Location, schema: pa.Schema, columns: list[str]) ->
                 f"{location}: column {field.name} has type {field.type}; expected strings or "
                 "integers (1.0 is not the id 1)"
             )
-
-
-def _distinct(rows: pa.Table, keys: list[str]) -> pa.Table:
-    """The first row of each combination of `keys`, sorted by them."""
-    first = ~rows.select(keys).to_pandas().duplicated().to_numpy(dtype=bool)
-    kept = rows.filter(pa.array(first))
-    return kept.sort_by([(key, "ascending") for key in keys]).combine_chunks()
 
 
 @dataclass(frozen=True, eq=False)

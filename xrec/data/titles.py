@@ -256,13 +256,13 @@ def _are_among(hashes: npt.NDArray[np.int64], keys: Sequence[Sequence[str]]) -> 
 
 def _words(text: str) -> list[_Word]:
     return [
-        _Word(match.start(), match.end(), match.group(), _word_key(match.group()))
+        _Word(
+            *match.span(),
+            match[0],
+            "and" if match[0] == "&" else composed(match[0]).casefold().replace("\u2019", "'"),
+        )
         for match in _WORD.finditer(text)
     ]
-
-
-def _word_key(word: str) -> str:
-    return "and" if word == "&" else composed(word).casefold().replace("\u2019", "'")
 
 
 def _key(words: Sequence[_Word]) -> tuple[str, ...]:

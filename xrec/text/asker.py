@@ -114,7 +114,11 @@ class Asker:
                 raise self._budget.error()
             replies |= self._replies({key: left.pop(key) for key in estimates}, estimates)
         return [
-            replace(replies[key], index=index, usage=self._usage(key, replies[key]))
+            replace(
+                (reply := replies[key]),
+                index=index,
+                usage=reply.usage if self._is_new(key, self._counted) else Usage(),
+            )
             for index, key in enumerate(keys)
         ]
 
@@ -170,9 +174,6 @@ class Asker:
             for key in estimates.keys() - replies.keys():
                 self._budget.settle(estimates[key], 0)
         return replies
-
-    def _usage(self, key: str, reply: Reply[Any]) -> Usage:
-        return reply.usage if self._is_new(key, self._counted) else Usage()
 
     def _is_new(self, key: str, seen: set[str]) -> bool:
         """Whether the key was not in `seen`, to which it is added."""
