@@ -150,19 +150,16 @@ def outlook_of(config: AnnotateConfig, raw: RawReviews, kept: KeptReviews) -> Ou
 
 def _outlook(config: AnnotateConfig, store: ReviewStore) -> Outlook:
     rows = {stage: _distinct(_rows(store, stage)) for stage in STAGES}
-    items = _items_to_come(rows["items"]["item_id"])
+    item_ids = rows["items"]["item_id"]
+    texts = {"title": _TITLE, "profile": _PROFILE, "title_is_made": False}
+    columns = {name: pa.repeat(value, len(item_ids)) for name, value in texts.items()}
+    items = ItemTexts(pa.table({"item_id": item_ids, **columns}))
     reader = InputReader(store, config.max_reviews_per_profile, items)
     samples = {
         stage: reader.of(stage, _some(_distinct(_keys(store, _FOLDERS[stage], stage))))
         for stage in STAGES
     }
     return Outlook({stage: keys.num_rows for stage, keys in rows.items()}, samples, rates={})
-
-
-def _items_to_come(item_ids: pa.ChunkedArray) -> ItemTexts:
-    texts = {"title": _TITLE, "profile": _PROFILE, "title_is_made": False}
-    columns = {name: pa.repeat(value, len(item_ids)) for name, value in texts.items()}
-    return ItemTexts(pa.table({"item_id": item_ids, **columns}))
 
 
 def _some(keys: pa.Table) -> pa.Table:

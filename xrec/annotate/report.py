@@ -61,7 +61,8 @@ def write_report(
             "to learn from; a language model reads more: see `annotator` in docs/annotate.md",
             100 * share,
         )
-    examples = _spread(pairs, _NUM_EXAMPLES)
+    step = max(1, len(pairs) // _NUM_EXAMPLES)
+    examples = pairs[::step][:_NUM_EXAMPLES]  # from all of them at equal distances
     tables = {
         "What was dropped, rejected, removed, and failed": _losses(record, failed),
         "Explanations beside their reviews": [_shown_pair(pair) for pair in examples],
@@ -138,12 +139,6 @@ def _figures(
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-def _spread(pairs: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """Some of the pairs, from all of them at equal distances."""
-    step = max(1, len(pairs) // number)
-    return list(pairs[::step][:number])
 
 
 def _losses(record: StoreRecord, failed: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:

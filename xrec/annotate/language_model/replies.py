@@ -36,12 +36,7 @@ _SHORT_ASPECT, _SHORT_OPINION, _SHORT_QUOTE, _SHORT_EXPLANATION = 30, 40, 60, 60
 NO_SENTENCE = "no_full_sentence"
 COPIES_EXAMPLE = "copies_example"
 OTHER_LANGUAGE = "other_language"
-REASONS: tuple[str, ...] = (
-    *get_args(ReplyFailureReason),
-    NO_SENTENCE,
-    COPIES_EXAMPLE,
-    OTHER_LANGUAGE,
-)
+REASONS = (*get_args(ReplyFailureReason), NO_SENTENCE, COPIES_EXAMPLE, OTHER_LANGUAGE)
 
 _BLANKS = re.compile(r"\s+")
 _MARKS = str.maketrans(
