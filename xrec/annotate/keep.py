@@ -64,8 +64,8 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
     if config.split.by == "time":
         splits = _by_time(rows)
     else:
-        ids = (rows[name].to_pylist() for name in ("user_id", "item_id"))
-        splits = list(split_pairs(*ids, config.split))
+        users, items = rows["user_id"].to_pylist(), rows["item_id"].to_pylist()
+        splits = list(split_pairs(users, items, config.split))
     kept = rows.append_column("split", pa.array(splits, pa.string()))
     if not pc.any(pc.equal(kept["split"], _TRAIN)).as_py():
         raise DataError(f"no review is left for training: all {kept.num_rows} are held out")

@@ -190,12 +190,7 @@ def _shown_profiles(
 def _page(summary: Mapping[str, str], tables: Mapping[str, list[dict[str, Any]]]) -> str:
     """The report as an HTML page without other files."""
     with pd.option_context("display.max_colwidth", None):  # it would cut the texts
-        return _HEAD + "".join(
-            [
-                f"<h2>Annotations</h2>{pd.Series(summary).to_frame('').to_html()}",
-                *(
-                    f"<h2>{title}</h2>{pd.DataFrame(rows).to_html(index=False)}"
-                    for title, rows in tables.items()
-                ),
-            ]
-        )
+        page = f"{_HEAD}<h2>Annotations</h2>{pd.Series(summary).to_frame('').to_html()}"
+        for title, rows in tables.items():
+            page += f"<h2>{title}</h2>{pd.DataFrame(rows).to_html(index=False)}"
+    return page

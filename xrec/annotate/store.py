@@ -191,13 +191,12 @@ class ReviewStore:
 
     def training_sample(self) -> pa.Table:
         """Training reviews of a hash's choice of users, 20,000 of them or all."""
-        parts, num_rows = [REVIEWS.empty_table()], 0
+        sample = REVIEWS.empty_table()
         for rows in self.reviews("training_by_user"):
-            parts.append(rows)
-            num_rows += rows.num_rows
-            if num_rows >= _NUM_LEARNED:
+            sample = pa.concat_tables([sample, rows])
+            if sample.num_rows >= _NUM_LEARNED:
                 break
-        return pa.concat_tables(parts).slice(0, _NUM_LEARNED)
+        return sample.slice(0, _NUM_LEARNED)
 
     def reviews(self, folder: Folder) -> Iterator[pa.Table]:
         """The reviews of `folder`, a file at a time (schema REVIEWS)."""

@@ -100,14 +100,7 @@ def assemble(staging: Staging, earlier: Dataset | None = None) -> Assembled:
     tables = {
         **{name: staging.reader(query) for name, query in TABLES.items()},
         **orders,
-        **{
-            name: staging.reader(
-                _INDEXED.format(table=name, how="JOIN") + " ORDER BY user_index, item_index"
-            )
-            for name in ("training_profiles", "planted")
-            if staging.has(name)
-        },
-        **_aspects(staging),
+        **_of_pairs(staging),
     }
     return Assembled(tables, metrics)
 
@@ -195,11 +188,18 @@ def _rank(staging: Staging, table: str, text: str | None = None) -> None:
     staging.sql(f"DROP TABLE raw.{table}")
 
 
-def _aspects(staging: Staging) -> dict[str, pa.Table]:
-    if not staging.has("aspects"):
-        return {}
-    named = _INDEXED.format(table="aspects", how="JOIN")
-    tables = aspect_tables(staging.table(f"{named} ORDER BY user_index, item_index, line"))
+def _of_pairs(staging: Staging) -> dict[str, pa.Table | pa.RecordBatchReader]:
+    """The tables of pairs that not every source has."""
+    queries = {
+        name: _INDEXED.format(table=name, how="JOIN") + " ORDER BY user_index, item_index"
+        for name in ("training_profiles", "planted", "aspects")
+        if staging.has(name)
+    }
+    named = queries.pop("aspects", None)
+    tables = {name: staging.reader(query) for name, query in queries.items()}
+    if named is None:
+        return tables
+    tables |= aspect_tables(staging.table(f"{named}, line"))
     if staging.has("low_rated_aspects"):
         rows = staging.table("""
             SELECT items.rowid::INT AS item_index, aspect, sentiment

@@ -169,8 +169,8 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
     train = dataset.interaction_edges("train")
     of_new_user = (users < 0) & _are_trained(items, train[1], dataset.num_items)
     of_new_item = (items < 0) & _are_trained(users, train[0], dataset.num_users)
-    new_users = _sorted_ids(pairs["user_id"].filter(pa.array(of_new_user)))
-    new_items = _sorted_ids(pairs["item_id"].filter(pa.array(of_new_item)))
+    new_users = pairs["user_id"].filter(pa.array(of_new_user)).unique().sort()
+    new_items = pairs["item_id"].filter(pa.array(of_new_item)).unique().sort()
     of_users = _indices(pairs["user_id"], new_users)
     of_items = _indices(pairs["item_id"], new_items)
     extended = replace(
@@ -197,11 +197,6 @@ def _are_trained(rows: _Indices, trained: _Indices, num_rows: int) -> npt.NDArra
 def _indices(ids: pa.ChunkedArray, known: pa.Array) -> _Indices:
     """The row of each id in `known`, -1 where it is not there."""
     return np.asarray(pc.fill_null(pc.index_in(ids, known), -1).to_numpy(), dtype=np.int64)
-
-
-def _sorted_ids(ids: pa.ChunkedArray) -> pa.Array:
-    unique = ids.unique()
-    return unique.take(pc.sort_indices(unique))
 
 
 def _extended(known: pa.Table, ids: IdIndex, new_ids: pa.Array, given: pa.Table) -> pa.Table:

@@ -129,7 +129,11 @@ class TitleIndex:
         candidates = [
             (start, stop)
             for start, stop in self._known(words)
-            if stop - start > 1 or _stands_alone(words, start, text)
+            if stop - start > 1
+            or not (
+                _begins_sentence(words, start, text)
+                or _has_capitalized_neighbour(words, start, stop, text)
+            )
         ]
         # Most texts name their own item only. The context is long, so it is read for the rest.
         for known in (title, *context):
@@ -340,13 +344,6 @@ def _begins_sentence(words: Sequence[_Word], place: int, text: str) -> bool:
         return True
     gap = text[words[place - 1].end : words[place].start]
     return _SENTENCE_BREAK.search(gap) is not None
-
-
-def _stands_alone(words: Sequence[_Word], place: int, text: str) -> bool:
-    return not (
-        _begins_sentence(words, place, text)
-        or _has_capitalized_neighbour(words, place, place + 1, text)
-    )
 
 
 def _has_capitalized_neighbour(words: Sequence[_Word], start: int, stop: int, text: str) -> bool:

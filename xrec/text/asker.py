@@ -114,11 +114,7 @@ class Asker:
                 raise self._budget.error()
             replies |= self._replies({key: left.pop(key) for key in estimates}, estimates)
         return [
-            replace(
-                (reply := replies[key]),
-                index=index,
-                usage=reply.usage if self._is_new(key, self._counted) else Usage(),
-            )
+            replace(replies[key], index=index, usage=self._usage(key, replies[key]))
             for index, key in enumerate(keys)
         ]
 
@@ -174,6 +170,9 @@ class Asker:
             for key in estimates.keys() - replies.keys():
                 self._budget.settle(estimates[key], 0)
         return replies
+
+    def _usage(self, key: str, reply: Reply[Any]) -> Usage:
+        return reply.usage if self._is_new(key, self._counted) else Usage()
 
     def _is_new(self, key: str, seen: set[str]) -> bool:
         """Whether the key was not in `seen`, to which it is added."""

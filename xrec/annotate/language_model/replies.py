@@ -38,7 +38,6 @@ COPIES_EXAMPLE = "copies_example"
 OTHER_LANGUAGE = "other_language"
 REASONS = (*get_args(ReplyFailureReason), NO_SENTENCE, COPIES_EXAMPLE, OTHER_LANGUAGE)
 
-_BLANKS = re.compile(r"\s+")
 _MARKS = str.maketrans(
     dict.fromkeys('"`\u00b4\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a\xab\xbb', "'")
 )
@@ -234,7 +233,7 @@ def _words(text: str, max_length: int) -> str:
 
 
 def _line(text: str) -> str:
-    return _BLANKS.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 def _without_sentence(reply: BaseModel) -> Failure:

@@ -78,7 +78,10 @@ def find_aspects(
     found = [list(_reasons(doc)) for doc in parse(profiles, config.parser)]
     of_texts = [list(_reasons(doc)) for doc in parse(explanations, config.parser)]
     people = _people([*found, *of_texts])
-    praised = [[each for reason in some for each in _praised(reason, people)] for some in found]
+    praised, explained = (
+        [[each for reason in some for each in _praised(reason, people)] for some in texts]
+        for texts in (found, of_texts)
+    )
     num_profiles = Counter(name for some in praised for name in _all_names(some))
     joined = _Joined(praised)
     most = max(config.min_items, config.max_share * sum(map(bool, profiles)))
@@ -102,14 +105,7 @@ def find_aspects(
             list(dict.fromkeys(number for number in found_in if number is not None))
             for found_in in ((_longest(each, numbers) for each in some) for some in praised)
         ],
-        [
-            [
-                numbers[name]
-                for name in _all_names([each for one in some for each in _praised(one, people)])
-                if name in numbers
-            ]
-            for some in of_texts
-        ],
+        [[numbers[name] for name in _all_names(some) if name in numbers] for some in explained],
     )
 
 
