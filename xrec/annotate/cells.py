@@ -16,13 +16,12 @@ _HIDDEN = regex.compile(
     r"[[\p{Cc}\p{Cf}\p{Co}\u3164\uffa0]--[\s\u200c\u200d]]|(?<=[ -~])[\u200c\u200d]", regex.V1
 )
 _WITH_MONTH = re.compile(rf"(?i)(?=.*({'|'.join(month_abbr[1:])}))(?=.*\b\d{{4}}\b)")
-_BLANKS = re.compile(r"\s+")
 _DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d\d?)$")
 
 
 def parse_review(value: object) -> str:
     """A text in one line, without entities and tags of HTML and characters that nobody sees."""
-    return _BLANKS.sub(" ", _HIDDEN.sub("", parse_text(value))).strip()
+    return " ".join(_HIDDEN.sub("", parse_text(value)).split())
 
 
 def rating_parser(least: float, greatest: float) -> Parser:

@@ -95,6 +95,7 @@ def _complete_stage(
 ) -> Manifest | None:
     num_rows, num_actors = run.record.num_rows, spec.num_actors(config.actors.num_actors)
     logger.info("%s: %d in %d chunks", _WHAT[stage], num_rows, run.record.size.num_chunks)
+    wanted, known = config.retry_failed or (), run.format.all_reasons
     num_gpus = spec.gpus_per_actor
     pool = RayPool(
         max_actors=num_actors,
@@ -110,7 +111,7 @@ def _complete_stage(
             KIND,
             _describe_stage,
             chunks_at_once=spec.chunks_at_once,
-            retry=_reasons(config, run.format.all_reasons),
+            retry=known if "all" in wanted else tuple(each for each in wanted if each in known),
             max_failed_share=config.max_failed_share,
             max_rows=max_rows,
             alongside=config.alongside,
@@ -127,12 +128,6 @@ def _check_carried(config: AnnotateConfig) -> None:
             f"carry_from: {config.carry_from}: there are no annotations ({RUN_RECORD} is missing); "
             "check the URI"
         )
-
-
-def _reasons(config: AnnotateConfig, of_stage: tuple[str, ...]) -> tuple[str, ...]:
-    """The reasons that are to be retried, as far as the stage has them."""
-    wanted = config.retry_failed or ()
-    return of_stage if "all" in wanted else tuple(each for each in wanted if each in of_stage)
 
 
 def _check_reasons(config: AnnotateConfig, spec: AnnotatorSpec) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.annotate.annotator import LOW_RATED
-from xrec.config.annotate import AnnotateConfig, ReviewSplit
+from xrec.config.annotate import AnnotateConfig
 from xrec.data.smuggled import gives_orders
 from xrec.data.splits import split_pairs
 from xrec.errors import DataError
@@ -61,7 +61,11 @@ def keep_reviews(rows: pa.Table, config: AnnotateConfig) -> KeptReviews:
             f"no review is left ({listed(dropped)}); lower min_rating = {config.min_rating} or "
             f"core = {config.core}"
         )
-    splits = _by_time(rows) if config.split.by == "time" else _by_hash(rows, config.split)
+    if config.split.by == "time":
+        splits = _by_time(rows)
+    else:
+        users, items = rows["user_id"].to_pylist(), rows["item_id"].to_pylist()
+        splits = list(split_pairs(users, items, config.split))
     kept = rows.append_column("split", pa.array(splits, pa.string()))
     if not pc.any(pc.equal(kept["split"], _TRAIN)).as_py():
         raise DataError(f"no review is left for training: all {kept.num_rows} are held out")
@@ -139,11 +143,6 @@ def _check_times(times: pa.ChunkedArray) -> None:
             f"most a share of {_MOST_WITHOUT_TIME} is allowed; name its column in source.columns "
             "({time: <column>}), or set split.by to hash"
         )
-
-
-def _by_hash(rows: pa.Table, split: ReviewSplit) -> list[str]:
-    users, items = rows["user_id"].to_pylist(), rows["item_id"].to_pylist()
-    return list(split_pairs(users, items, split))
 
 
 def listed(counts: Mapping[str, int]) -> str:

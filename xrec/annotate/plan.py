@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from tempfile import TemporaryDirectory
 
@@ -71,38 +71,30 @@ def plan_stage(
             storage=config.storage,
         )
     )
-    return run, _MakeTask(stage, config, spec, uri, record.num_files, items_version)
+    return run, partial(_make_task, stage, config, spec, uri, record.num_files, items_version)
 
 
-@dataclass(frozen=True)
-class _MakeTask:
-    """Makes a stage's task in an actor, whose folder is another one: `output` is no relative path.
-
-    items_version: of the table of items, which the other stages read.
-    """
-
-    stage: Stage
-    config: AnnotateConfig
-    spec: AnnotatorSpec
-    output: str
-    num_files: int
-    items_version: int
-
-    def __call__(self) -> TextTask:
-        spec, storage = self.spec, self.config.storage
-        output = open_location(self.output, storage)
-        learned = [spec.learned(output)] if spec.learned else []
-        is_first = self.stage == "items"
-        items = None if is_first else read_item_texts(output, self.items_version, storage)
-        store = ReviewStore(output, self.num_files)
-        reader = InputReader(store, self.config.max_reviews_per_profile, items)
-        return TextTask(
-            partial(reader.of, self.stage),
-            spec.make(output),
-            stage_format(self.stage, spec.reasons),
-            fingerprint_of([dict(spec.settings), dict(spec.inputs), *learned]),
-            spec.folds,
-        )
+def _make_task(
+    stage: Stage,
+    config: AnnotateConfig,
+    spec: AnnotatorSpec,
+    uri: str,
+    num_files: int,
+    items_version: int,
+) -> TextTask:
+    """The stage's task, in an actor, whose folder is another one: `uri` is no relative path."""
+    output = open_location(uri, config.storage)
+    learned = [spec.learned(output)] if spec.learned else []
+    is_first = stage == "items"
+    items = None if is_first else read_item_texts(output, items_version, config.storage)
+    reader = InputReader(ReviewStore(output, num_files), config.max_reviews_per_profile, items)
+    return TextTask(
+        partial(reader.of, stage),
+        spec.make(output),
+        stage_format(stage, spec.reasons),
+        fingerprint_of([dict(spec.settings), dict(spec.inputs), *learned]),
+        spec.folds,
+    )
 
 
 def _rows(store: ReviewStore, stage: Stage) -> Iterator[pa.Table]:
@@ -150,19 +142,16 @@ def outlook_of(config: AnnotateConfig, raw: RawReviews, kept: KeptReviews) -> Ou
 
 def _outlook(config: AnnotateConfig, store: ReviewStore) -> Outlook:
     rows = {stage: _distinct(_rows(store, stage)) for stage in STAGES}
-    items = _items_to_come(rows["items"]["item_id"])
+    item_ids = rows["items"]["item_id"]
+    texts = {"title": _TITLE, "profile": _PROFILE, "title_is_made": False}
+    columns = {name: pa.repeat(value, len(item_ids)) for name, value in texts.items()}
+    items = ItemTexts(pa.table({"item_id": item_ids, **columns}))
     reader = InputReader(store, config.max_reviews_per_profile, items)
     samples = {
         stage: reader.of(stage, _some(_distinct(_keys(store, _FOLDERS[stage], stage))))
         for stage in STAGES
     }
     return Outlook({stage: keys.num_rows for stage, keys in rows.items()}, samples, rates={})
-
-
-def _items_to_come(item_ids: pa.ChunkedArray) -> ItemTexts:
-    texts = {"title": _TITLE, "profile": _PROFILE, "title_is_made": False}
-    columns = {name: pa.repeat(value, len(item_ids)) for name, value in texts.items()}
-    return ItemTexts(pa.table({"item_id": item_ids, **columns}))
 
 
 def _some(keys: pa.Table) -> pa.Table:

@@ -38,6 +38,9 @@ _QUERIES = {
             UNION SELECT item_id FROM known)
         LEFT JOIN items USING (item_id) LEFT JOIN known USING (item_id)""",
 }
+_LEFT_OUT = """
+    SELECT 1 FROM (FROM users UNION ALL BY NAME FROM items) WHERE len(left_out) > 0 LIMIT 1"""
+"""A row if profiles were written without a review."""
 _TRAINING_PROFILES = """
     SELECT user_id, item_id, coalesce(of_user.profile, users.profile, '') AS user_profile,
         coalesce(of_item.profile, items.profile, '') AS item_profile
@@ -80,9 +83,8 @@ def annotations_manifest(uri: str, storage: StorageConfig) -> Manifest:
 def read_annotations(uri: str, storage: StorageConfig) -> dict[str, pa.Table]:
     """The raw tables of a dataset: users, items and pairs of the kept reviews, with their texts.
 
-    What has no profile or title has an empty one. Raises
-    ArtifactNotFoundError if the annotations are not finished, TableError if a table's version is
-    not there any more.
+    What has no profile or title has an empty one. Raises ArtifactNotFoundError if the annotations
+    are not finished, TableError if a table's version is not there any more.
     """
     output = open_location(uri, storage)
     manifest = read_manifest(output, KIND)
@@ -96,23 +98,14 @@ def read_annotations(uri: str, storage: StorageConfig) -> dict[str, pa.Table]:
         database.register("reviews", pa.concat_tables(reviews))
         database.register("known", store.items)
         tables = {name: database.sql(query).to_arrow_table() for name, query in _QUERIES.items()}
-        if (profiles := _training_profiles(database)) is not None:
-            tables["training_profiles"] = profiles
+        if database.sql(_LEFT_OUT).fetchone() is not None:
+            tables["training_profiles"] = database.sql(_TRAINING_PROFILES).to_arrow_table()
         aspects = _aspects(database, output, manifest)
     if aspects is not None:
         is_low_rated = pc.equal(aspects["split"], LOW_RATED)
         tables["low_rated_aspects"] = aspects.filter(is_low_rated)
         tables["aspects"] = aspects.filter(pc.invert(is_low_rated))
     return tables
-
-
-def _training_profiles(database: duckdb.DuckDBPyConnection) -> pa.Table | None:
-    """The profiles of explained training pairs without their review; None if none were written."""
-    counted = (
-        "SELECT coalesce(sum(len(left_out)), 0) FROM (FROM users UNION ALL BY NAME FROM items)"
-    )
-    (num_left_out,) = database.sql(counted).fetchone() or (0,)
-    return database.sql(_TRAINING_PROFILES).to_arrow_table() if num_left_out else None
 
 
 def _aspects(

@@ -61,7 +61,8 @@ def write_report(
             "to learn from; a language model reads more: see `annotator` in docs/annotate.md",
             100 * share,
         )
-    examples = _spread(pairs, _NUM_EXAMPLES)
+    step = max(1, len(pairs) // _NUM_EXAMPLES)
+    examples = pairs[::step][:_NUM_EXAMPLES]  # from all of them at equal distances
     tables = {
         "What was dropped, rejected, removed, and failed": _losses(record, failed),
         "Explanations beside their reviews": [_shown_pair(pair) for pair in examples],
@@ -140,12 +141,6 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _spread(pairs: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """Some of the pairs, from all of them at equal distances."""
-    step = max(1, len(pairs) // number)
-    return list(pairs[::step][:number])
-
-
 def _losses(record: StoreRecord, failed: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     losses: dict[str, Mapping[str, int]] = {
         "dropped": record.dropped,
@@ -195,12 +190,7 @@ def _shown_profiles(
 def _page(summary: Mapping[str, str], tables: Mapping[str, list[dict[str, Any]]]) -> str:
     """The report as an HTML page without other files."""
     with pd.option_context("display.max_colwidth", None):  # it would cut the texts
-        return _HEAD + "".join(
-            [
-                f"<h2>Annotations</h2>{pd.Series(summary).to_frame('').to_html()}",
-                *(
-                    f"<h2>{title}</h2>{pd.DataFrame(rows).to_html(index=False)}"
-                    for title, rows in tables.items()
-                ),
-            ]
-        )
+        page = f"{_HEAD}<h2>Annotations</h2>{pd.Series(summary).to_frame('').to_html()}"
+        for title, rows in tables.items():
+            page += f"<h2>{title}</h2>{pd.DataFrame(rows).to_html(index=False)}"
+    return page

@@ -66,7 +66,9 @@ def read_reviews(config: AnnotateConfig, files: Mapping[str, Location]) -> RawRe
     num_rows: Counter[str] = Counter()
     titles: dict[str, str] = {}
     for part in _stream_reviews(config, files["reviews"]):
-        blocks.append(_typed(part.table, num_personal))
+        rows = _with_column(part.table, "summary", pc.fill_null(part.table["summary"], ""))
+        rows = _without_personal(rows, ("review", "summary"), num_personal)
+        blocks.append(rows.select(_RAW.names).cast(_RAW))
         for item_id, title in zip(*(part.table[name].to_pylist() for name in _TITLED), strict=True):
             if title:
                 titles.setdefault(item_id, title)
@@ -94,11 +96,7 @@ _RAW = pa.schema(
 
 
 def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[FileRows]:
-    columns: dict[str, Parser] = {
-        "user_id": parse_id,
-        "item_id": parse_id,
-        "review": parse_review,
-    }
+    columns = {"user_id": parse_id, "item_id": parse_id, "review": parse_review}
     optional: dict[str, Parser] = {
         "summary": parse_review,
         "rating": rating_parser(*config.rating_range),
@@ -106,14 +104,13 @@ def _stream_reviews(config: AnnotateConfig, location: Location) -> Iterator[File
         "helpful": parse_votes,
         "item_title": parse_description,
     }
-    names = config.source.names_in("reviews")
     with storage_errors(location.uri), location.fs.open(location.path, "rb") as opened:
         yield from stream_rows(
             location.name,
             opened,
             columns,
             optional,
-            names=names,
+            names=config.source.names_in("reviews"),
             delimiter=config.source.delimiter,
             encoding=config.source.encoding,
             advice=_ADVICE,
@@ -138,9 +135,8 @@ def _read_items(config: AnnotateConfig, location: Location) -> FileRows:
             may_be_missing=() if is_named else ("details",),
         )
     unique = reject_duplicates(whole, ["item_id"])
-    texts = {name: pc.fill_null(unique.table[name], "") for name in ("title", "details")}
-    table = pa.table({"item_id": unique.table["item_id"], **texts})
-    return replace(unique, table=table)
+    texts = {name: pc.fill_null(unique.table[name], "") for name in ITEM_DETAILS.names}
+    return replace(unique, table=pa.table(texts))
 
 
 def _other_columns(
@@ -154,12 +150,8 @@ def _other_columns(
     return tuple(name for name in there if name not in taken)
 
 
-def _typed(rows: pa.Table, num_personal: Counter[str]) -> pa.Table:
-    rows = rows.set_column(
-        rows.schema.get_field_index("summary"), "summary", pc.fill_null(rows["summary"], "")
-    )
-    rows = _without_personal(rows, ("review", "summary"), num_personal)
-    return rows.select(_RAW.names).cast(_RAW)
+def _with_column(rows: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    return rows.set_column(rows.schema.get_field_index(name), name, values)
 
 
 def _without_personal(
@@ -171,9 +163,7 @@ def _without_personal(
             cleaned, found = remove_personal(text, mark)
             texts.append(cleaned)
             num_personal.update(found)
-        rows = rows.set_column(
-            rows.schema.get_field_index(name), name, pa.array(texts, pa.string())
-        )
+        rows = _with_column(rows, name, pa.array(texts, pa.string()))
     return rows
 
 
@@ -191,7 +181,10 @@ def find_review_files(config: AnnotateConfig) -> dict[str, Location]:
                 f"{place} is a file, and source.files names {', '.join(source.files.values())}; "
                 "let source.uri be their folder, or leave files out"
             )
-        _check_ending(place)
+        if not place.name.lower().endswith(TABLE_ENDINGS):
+            raise DataError(
+                f"{place}: expected a file that ends in one of {', '.join(TABLE_ENDINGS)}"
+            )
         return {"reviews": place}
     if not place.exists():
         raise DataError(f"{place}: there is nothing; check source.uri")
@@ -208,10 +201,3 @@ def find_review_files(config: AnnotateConfig) -> dict[str, Location]:
 def file_hashes(files: Mapping[str, Location]) -> dict[str, str]:
     """16 hex digits of a hash of each file's content, by table; the files are read for it."""
     return {table: location.digest() for table, location in files.items()}
-
-
-def _check_ending(location: Location) -> None:
-    if not location.name.lower().endswith(TABLE_ENDINGS):
-        raise DataError(
-            f"{location}: expected a file that ends in one of {', '.join(TABLE_ENDINGS)}"
-        )

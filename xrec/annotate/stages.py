@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from xrec.annotate.annotator import (
     LOW_RATED,
     Annotator,
-    Aspect,
     Failure,
     Input,
     ItemInput,
@@ -73,14 +72,12 @@ class InputReader:
         items = self.store.items
         known = items.filter(pc.is_in(items["item_id"], value_set=pa.array(ids, pa.string())))
         by_id = {row["item_id"]: row for row in known.to_pylist()}
-        return [self._item(id_, reviews.get(id_, []), by_id.get(id_, {})) for id_ in ids]
-
-    def _item(
-        self, id_: str, reviews: Sequence[Mapping[str, Any]], known: Mapping[str, str]
-    ) -> ItemInput:
-        chosen = tuple(map(_review, reviews[: self.max_reviews]))
-        title, details = known.get("title", ""), known.get("details", "")
-        return ItemInput(id_, title, details, chosen, len(reviews))
+        inputs: list[Input] = []
+        for id_ in ids:
+            row, of_item = by_id.get(id_, {"title": "", "details": ""}), reviews.get(id_, [])
+            chosen = tuple(map(_review, of_item[: self.max_reviews]))
+            inputs.append(ItemInput(id_, row["title"], row["details"], chosen, len(of_item)))
+        return inputs
 
     def _users(self, rows: pa.Table) -> list[Input]:
         ids = rows["user_id"].to_pylist()
@@ -152,7 +149,9 @@ class TextTask:
             [row, *(part.rest for part in of_row)]
             for row, of_row in zip(inputs, parts, strict=True)
         ]
-        written = self._written([row for all_ in asked for row in all_ if refused(row) is None])
+        to_write = [row for all_ in asked for row in all_ if refused(row) is None]
+        written = self._annotator.write(to_write) if to_write else Written([])
+        assert len(written.results) == len(to_write), "a result is missing"
         results = iter(written.results)
         ok, failed, num_removed = [], [], 0
         for number, (row, of_row) in enumerate(zip(inputs, parts, strict=True)):
@@ -180,13 +179,6 @@ class TextTask:
         keys = pa.array(map(self._content_key, self._inputs(earlier)), pa.string())
         is_same = pc.equal(keys, earlier["content_key"].combine_chunks())
         return pc.if_else(is_same, pa.scalar(None, pa.string()), "changed")
-
-    def _written(self, inputs: Sequence[Input]) -> Written:
-        if not inputs:
-            return Written([])
-        written = self._annotator.write(inputs)
-        assert len(written.results) == len(inputs), "a result is missing"
-        return written
 
     def _columns(self, row: Input, text: Text) -> dict[str, Any]:
         columns = {name: getattr(row, name) for name in self._format.keys} | asdict(text)
@@ -277,7 +269,10 @@ def _cleaned(row: Input, text: Text | Failure) -> tuple[Text | Failure, int]:
     values: dict[str, Any] = {}
     for name, value in vars(text).items():
         if isinstance(value, tuple):
-            aspects = [_clean_aspect(each) for each in value]
+            aspects = [
+                replace(each, **{name: "" for name, said in vars(each).items() if solicits(said)})
+                for each in value
+            ]
             values[name] = tuple(each for each in aspects if each.aspect)
             num_left_out += sum(map(operator.ne, aspects, value))
         elif isinstance(value, str) and value not in titles:
@@ -298,9 +293,3 @@ def _titles(row: Input) -> list[str]:
 
 def _is_low_rated(row: Input) -> bool:
     return isinstance(row, PairInput) and row.split == LOW_RATED
-
-
-def _clean_aspect(aspect: Aspect) -> Aspect:
-    """The aspect, in which nothing is left of what solicits."""
-    left: dict[str, Any] = {name: "" for name, value in vars(aspect).items() if solicits(value)}
-    return replace(aspect, **left)

@@ -85,12 +85,8 @@ def keep_source(config: AnnotateConfig, spec: AnnotatorSpec) -> StoreRecord:
     record = read_record(output)
     if record is None:
         raw = read_reviews(config, files)
-        check_rejected_share(
-            count_findings(raw.findings),
-            raw.num_rows,
-            config.max_rejected_share,
-            config.source.uri,
-        )
+        rejected = count_findings(raw.findings)
+        check_rejected_share(rejected, raw.num_rows, config.max_rejected_share, config.source.uri)
         kept = keep_reviews(raw.reviews, config)
         write_table(output / "reviews" / "rejected.parquet", rejected_table(raw.findings), REJECTED)
         record = write_store(output, raw, kept)
@@ -141,9 +137,10 @@ def write_store(output: Location, raw: RawReviews, kept: KeptReviews) -> StoreRe
     for folder, rows in folders.items():
         _write_folder(output, folder, rows, num_files)
     write_table(output / "reviews" / "items.parquet", _items(raw, kept), ITEM_DETAILS)
+    num_by_split = reviews["split"].value_counts()
     record = StoreRecord(
         num_files=num_files,
-        num_reviews=_num_by_split(reviews),
+        num_reviews={row["values"]: row["counts"] for row in num_by_split.to_pylist()},
         num_low_rated=low_rated.num_rows,
         num_users=pc.count_distinct(reviews["user_id"]).as_py(),
         num_items=pc.count_distinct(reviews["item_id"]).as_py(),
@@ -194,13 +191,12 @@ class ReviewStore:
 
     def training_sample(self) -> pa.Table:
         """Training reviews of a hash's choice of users, 20,000 of them or all."""
-        parts, num_rows = [REVIEWS.empty_table()], 0
+        sample = REVIEWS.empty_table()
         for rows in self.reviews("training_by_user"):
-            parts.append(rows)
-            num_rows += rows.num_rows
-            if num_rows >= _NUM_LEARNED:
+            sample = pa.concat_tables([sample, rows])
+            if sample.num_rows >= _NUM_LEARNED:
                 break
-        return pa.concat_tables(parts).slice(0, _NUM_LEARNED)
+        return sample.slice(0, _NUM_LEARNED)
 
     def reviews(self, folder: Folder) -> Iterator[pa.Table]:
         """The reviews of `folder`, a file at a time (schema REVIEWS)."""
@@ -248,8 +244,3 @@ def _hash(id_: str) -> int:
 
 def _file(output: Location, folder: Folder, number: int) -> Location:
     return output / "reviews" / folder / f"{number:04d}.parquet"
-
-
-def _num_by_split(reviews: pa.Table) -> dict[str, int]:
-    counts = pc.value_counts(reviews["split"].combine_chunks()).to_pylist()
-    return {str(each["values"]): int(each["counts"]) for each in counts}

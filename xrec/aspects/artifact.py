@@ -15,7 +15,6 @@ import safetensors.numpy
 
 from xrec.aspects.choice import AspectChooser
 from xrec.aspects.mentions import (
-    Sparse,
     count_arrays,
     dataset_mentions,
     dataset_praise,
@@ -59,7 +58,13 @@ def write_aspects(
     """
     contents = {
         WEIGHTS: (json.dumps(asdict(scorer.weights), indent=1) + "\n").encode(),
-        NEIGHBOURS: _neighbours_bytes(scorer.neighbours),
+        NEIGHBOURS: safetensors.numpy.save(
+            {
+                "starts": scorer.neighbours.indptr.astype(np.int64),
+                "items": scorer.neighbours.indices.astype(np.int32),
+                "cosines": scorer.neighbours.data.astype(np.float32),
+            }
+        ),
     }
     files = write_contents(location, contents)
     return write_manifest(
@@ -146,15 +151,3 @@ def read_chooser(location: Location, dataset: Dataset) -> AspectChooser:
     mentions, praise = mapped_counts(mapped_arrays(f"{fingerprint_of(of)}.counts", counts), dataset)
     scorer = AspectScorer(mentions, sparse_of(near, num_items), Weights(**weights))
     return AspectChooser(scorer, manifest.config["min_item_reviews"], praise)
-
-
-def _neighbours_bytes(neighbours: Sparse) -> bytes:
-    return bytes(
-        safetensors.numpy.save(
-            {
-                "starts": neighbours.indptr.astype(np.int64),
-                "items": neighbours.indices.astype(np.int32),
-                "cosines": neighbours.data.astype(np.float32),
-            }
-        )
-    )

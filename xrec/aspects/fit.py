@@ -12,7 +12,7 @@ without a review are fewest where the review has most, so that a loss on them le
 counts round; and users with many reviews decide (docs/log).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,11 +57,7 @@ def fit(train: Mentions, held_out: Mentions, neighbours: Sparse, *, seed: int = 
     start = Weights()
     item_only = replace(start, own_weight=0, graph_weight=0)
     item_best = search.best(item_only, ("prior_reviews", "similarity_power"))
-    best = replace(
-        start,
-        prior_reviews=item_best.prior_reviews,
-        similarity_power=item_best.similarity_power,
-    )
+    best = replace(item_best, own_weight=start.own_weight, graph_weight=start.graph_weight)
     for _ in range(2):
         best = search.best(best, tuple(_GRID))
     return search.fitted(AspectScorer(train, neighbours, best), item_best)
@@ -121,7 +117,8 @@ class _Search:
     def best(self, weights: Weights, names: Sequence[str]) -> Weights:
         """Try each of `names` at all its values, one after the other."""
         for name in names:
-            weights = max(self._tried(weights, name), key=self.value)
+            others = [replace(weights, **{name: float(value)}) for value in _GRID[name]]
+            weights = max([weights, *others], key=self.value)  # the first of equal ones
         return weights
 
     def value(self, weights: Weights) -> float:
@@ -155,10 +152,6 @@ class _Search:
             of_pairs = self._graph_counts(users) if name == "graph" else self._train.of_users[users]
             self._parts[key] = lift(of_pairs, self._train.frequency, reviews).toarray()
         return self._parts[key]
-
-    def _tried(self, weights: Weights, name: str) -> Iterator[Weights]:
-        yield weights  # first, so that a value that is no better does not replace it
-        yield from (replace(weights, **{name: float(value)}) for value in _GRID[name])
 
 
 def ndcg(scores: Floats, mentioned: Floats, k: int = K) -> NDArray[np.float64]:

@@ -65,10 +65,6 @@ def nearest_items(vectors: Tensor, num_neighbours: int) -> Sparse:
 
 
 def _counts(counts: Sparse) -> AspectCounts:
-    rows, aspects = counts.nonzero()
-    found = np.asarray(counts[rows, aspects]).ravel()
-    return AspectCounts(
-        torch.from_numpy(rows.astype(np.int64)),
-        torch.from_numpy(aspects.astype(np.int64)),
-        torch.from_numpy(found.astype(np.int64)),
-    )
+    found = counts.tocoo()
+    parts = (found.row, found.col, found.data)
+    return AspectCounts(*(torch.from_numpy(part.astype(np.int64)) for part in parts))

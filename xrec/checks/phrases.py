@@ -118,23 +118,18 @@ class AspectNames(PhraseIndex):
         return [
             each
             for each in super().find_in(tokens)
-            if each.stop - each.first > 1
-            or not (_is_the_readers(tokens, each.first) or _is_verb(tokens, each.first))
+            if each.stop - each.first > 1 or not _is_verb_or_readers(tokens, each.first)
         ]
 
 
-def _is_the_readers(tokens: Tokens, place: int) -> bool:
-    return place > 0 and tokens.keys[place - 1] == "your"
-
-
-def _is_verb(tokens: Tokens, place: int) -> bool:
-    """Whether an English word is a verb, as far as the words beside it tell."""
+def _is_verb_or_readers(tokens: Tokens, place: int) -> bool:
+    """Whether an English word is a verb, as far as the words beside it tell, or the reader's."""
     word = tokens.keys[place]
     may_be_verb = word in _VERBS_TOO or tags().get(word, "").startswith("VB")
     if place == 0:
         return may_be_verb and len(tokens) > 1 and tokens.keys[1] in _AFTER_IMPERATIVES
     before = tokens.word(place - 1).casefold().replace("\u2019", "'")
-    if before in _MODALS or before.endswith(_SHORTENED_MODALS):
+    if before == "your" or before in _MODALS or before.endswith(_SHORTENED_MODALS):
         return True
     if before in _SINGULAR_SUBJECTS and tokens.word(place).casefold() != word:  # it sounds
         return True

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 _MOST_ASPECTS = 2
 _FEWEST_OF_USER = 2
-_COUNTS = ("item_reviews", "num_item_reviews", "user_reviews", "num_user_reviews")
 
 
 def plain_sentence(
@@ -62,7 +61,7 @@ def _part(
         "reviews": templates.reviews[evidence.num_item_reviews != 1],
         "mention": templates.mention[evidence.item_reviews != 1],
     }
-    values |= {name: f"{getattr(evidence, name):,}" for name in _COUNTS}
+    values |= {name: f"{count:,}" for name, count in evidence.counts.items()}
     return (template + of_user).format_map(values)
 
 

@@ -95,7 +95,8 @@ def unsupported_spans(
         for aspect in named
         if not support.has_aspect(aspect, tokens, aspects)
     }
-    rest = [place for place in range(len(tokens)) if not _is_within(place, named)]
+    within = {place for each in named for place in range(each.first, each.stop)}
+    rest = [place for place in range(len(tokens)) if place not in within]
     unsupported |= {tokens.spans[place] for place in rest if not support.has_digits(tokens, place)}
     bare = _bare_aspects(tokens, rest, aspects)
     if (named or bare or _may_hold_a_name_or_number(tokens, rest)) and tokens.is_english():
@@ -169,16 +170,7 @@ class _Support:
 
     @cached_property
     def _numbers(self) -> set[str]:
-        counts: set[str] = {
-            str(count)
-            for each in self._texts.aspects
-            for count in (
-                each.item_reviews,
-                each.num_item_reviews,
-                each.user_reviews,
-                each.num_user_reviews,
-            )
-        }
+        counts = {str(count) for each in self._texts.aspects for count in each.counts.values()}
         return counts.union(*map(numbers_of, self._tokens))
 
     def has_words(self, keys: Iterable[str]) -> bool:
@@ -345,7 +337,3 @@ def _may_hold_a_name_or_number(tokens: Tokens, rest: Sequence[int]) -> bool:
     """Whether there is anything that only an English text is looked at for."""
     capitals = any(place and _has_capital(tokens.word(place)) for place in rest)
     return capitals or any(number_words(tokens))
-
-
-def _is_within(place: int, named: Sequence[Named]) -> bool:
-    return any(each.first <= place < each.stop for each in named)

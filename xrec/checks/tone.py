@@ -122,13 +122,9 @@ def _hidden(text: str, texts: PairTexts, aspects: PhraseIndex, chosen: PhraseInd
     marks += [
         (span, _HIDDEN)
         for span, key in zip(tokens.spans, tokens.keys, strict=True)
-        if key in said and _is_grim_noun(key)
+        if key in said and is_noun(key) and _analyzer().lexicon.get(key, 0.0) < 0
     ]
     return _marked(text, marks)
-
-
-def _is_grim_noun(word: str) -> bool:
-    return is_noun(word) and _analyzer().lexicon.get(word, 0.0) < 0
 
 
 def _marked(text: str, marks: list[tuple[Span, str]]) -> str:

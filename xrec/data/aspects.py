@@ -134,7 +134,7 @@ def visited_aspects(interactions: pa.Table, menus: pa.Table) -> pa.Table:
     visits = interactions.filter(pc.equal(interactions["split"], "train"))
     menus = menus.select(["item_index", "aspect_index"])
     seen = visits.select(["user_index", "item_index"]).join(menus, "item_index", join_type="inner")
-    praise = pa.array(["positive"] * seen.num_rows, pa.string())
+    praise = pa.repeat("positive", seen.num_rows)
     return _count_table(seen.append_column("sentiment", praise), schemas.USER_ASPECTS)
 
 
@@ -161,7 +161,7 @@ def _rows(named: Sequence[Sequence[int]], row: str) -> pa.Table:
         {
             row: pa.array([number for number, _ in found], pa.int32()),
             "aspect_index": pa.array([each for _, each in found], pa.int32()),
-            "opinion": pa.array([""] * len(found), pa.string()),
-            "sentiment": pa.array(["positive"] * len(found), pa.string()),
+            "opinion": pa.repeat("", len(found)),
+            "sentiment": pa.repeat("positive", len(found)),
         }
     )

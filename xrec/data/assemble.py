@@ -91,14 +91,16 @@ def assemble(staging: Staging, earlier: Dataset | None = None) -> Assembled:
         "num_without_table": {table: _count_ids(staging, table) for table in without_table},
         "num_removed_edges": num_usable - staging.count("interactions"),
         **_count_without_edges(staging),
-        **_count_splits(staging),
+        **{
+            f"num_{table}": {split: staging.count(table, f"split = '{split}'") for split in SPLITS}
+            for table in ("interactions", "explanations")
+        },
         **({} if earlier is None else {CHANGES: changes}),
     }
     tables = {
         **{name: staging.reader(query) for name, query in TABLES.items()},
         **orders,
         **_of_pairs(staging),
-        **_aspects(staging),
     }
     return Assembled(tables, metrics)
 
@@ -186,22 +188,18 @@ def _rank(staging: Staging, table: str, text: str | None = None) -> None:
     staging.sql(f"DROP TABLE raw.{table}")
 
 
-def _of_pairs(staging: Staging) -> dict[str, pa.RecordBatchReader]:
-    """The tables of explained pairs that not every source has."""
-    return {
-        name: staging.reader(
-            _INDEXED.format(table=name, how="JOIN") + " ORDER BY user_index, item_index"
-        )
-        for name in ("training_profiles", "planted")
+def _of_pairs(staging: Staging) -> dict[str, pa.Table | pa.RecordBatchReader]:
+    """The tables of pairs that not every source has."""
+    queries = {
+        name: _INDEXED.format(table=name, how="JOIN") + " ORDER BY user_index, item_index"
+        for name in ("training_profiles", "planted", "aspects")
         if staging.has(name)
     }
-
-
-def _aspects(staging: Staging) -> dict[str, pa.Table]:
-    if not staging.has("aspects"):
-        return {}
-    named = _INDEXED.format(table="aspects", how="JOIN")
-    tables = aspect_tables(staging.table(f"{named} ORDER BY user_index, item_index, line"))
+    named = queries.pop("aspects", None)
+    tables = {name: staging.reader(query) for name, query in queries.items()}
+    if named is None:
+        return tables
+    tables |= aspect_tables(staging.table(f"{named}, line"))
     if staging.has("low_rated_aspects"):
         rows = staging.table("""
             SELECT items.rowid::INT AS item_index, aspect, sentiment
@@ -227,13 +225,6 @@ def check_not_empty(staging: Staging) -> None:
 def _count_ids(staging: Staging, table: str) -> int:
     """The number of users or items that are no holes."""
     return staging.count(table, f"{table[:-1]}_id <> ''")
-
-
-def _count_splits(staging: Staging) -> dict[str, dict[str, int]]:
-    return {
-        f"num_{table}": {split: staging.count(table, f"split = '{split}'") for split in SPLITS}
-        for table in ("interactions", "explanations")
-    }
 
 
 def _count_without_edges(staging: Staging) -> dict[str, int]:

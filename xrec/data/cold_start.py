@@ -91,17 +91,18 @@ def _empty(columns: list[str]) -> pa.Table:
 
 
 def _usable(name: str, table: pa.Table, findings: dict[str, int]) -> pa.Table:
-    """The first row of each id or pair; counts the other rows in `findings`."""
+    """The first row of each id or pair, sorted by it; counts the other rows in `findings`."""
     keys = [column for column in table.column_names if column.endswith("_id")]
     with_ids = table
     for key in keys:
         with_ids = with_ids.filter(pc.not_equal(with_ids[key], ""))
-    distinct = _distinct(with_ids, keys)
+    is_first = ~with_ids.select(keys).to_pandas().duplicated().to_numpy(dtype=bool)
+    distinct = with_ids.filter(pa.array(is_first))
     findings[f"rows of {name} without {' or '.join(keys)}"] = table.num_rows - with_ids.num_rows
     findings[f"rows of {name} that repeat an earlier {', '.join(keys)}"] = (
         with_ids.num_rows - distinct.num_rows
     )
-    return distinct
+    return distinct.sort_by([(key, "ascending") for key in keys]).combine_chunks()
 
 
 def _read(location: Location, columns: list[str]) -> pa.Table:
@@ -137,13 +138,6 @@ def _check_columns(location: Location, schema: pa.Schema, columns: list[str]) ->
             )
 
 
-def _distinct(rows: pa.Table, keys: list[str]) -> pa.Table:
-    """The first row of each combination of `keys`, sorted by them."""
-    first = ~rows.select(keys).to_pandas().duplicated().to_numpy(dtype=bool)
-    kept = rows.filter(pa.array(first))
-    return kept.sort_by([(key, "ascending") for key in keys]).combine_chunks()
-
-
 @dataclass(frozen=True, eq=False)
 class Extension:
     """`dataset` with the new users and items at the end, and what their vectors are computed from.
@@ -175,8 +169,8 @@ def extend_dataset(dataset: Dataset, tables: ColdStartTables) -> Extension:
     train = dataset.interaction_edges("train")
     of_new_user = (users < 0) & _are_trained(items, train[1], dataset.num_items)
     of_new_item = (items < 0) & _are_trained(users, train[0], dataset.num_users)
-    new_users = _sorted_ids(pairs["user_id"].filter(pa.array(of_new_user)))
-    new_items = _sorted_ids(pairs["item_id"].filter(pa.array(of_new_item)))
+    new_users = pairs["user_id"].filter(pa.array(of_new_user)).unique().sort()
+    new_items = pairs["item_id"].filter(pa.array(of_new_item)).unique().sort()
     of_users = _indices(pairs["user_id"], new_users)
     of_items = _indices(pairs["item_id"], new_items)
     extended = replace(
@@ -203,11 +197,6 @@ def _are_trained(rows: _Indices, trained: _Indices, num_rows: int) -> npt.NDArra
 def _indices(ids: pa.ChunkedArray, known: pa.Array) -> _Indices:
     """The row of each id in `known`, -1 where it is not there."""
     return np.asarray(pc.fill_null(pc.index_in(ids, known), -1).to_numpy(), dtype=np.int64)
-
-
-def _sorted_ids(ids: pa.ChunkedArray) -> pa.Array:
-    unique = ids.unique()
-    return unique.take(pc.sort_indices(unique))
 
 
 def _extended(known: pa.Table, ids: IdIndex, new_ids: pa.Array, given: pa.Table) -> pa.Table:

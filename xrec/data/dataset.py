@@ -147,12 +147,13 @@ class Dataset:
     def reviewed_edges(self, split: Split) -> npt.NDArray[np.int64]:
         """Those of `interaction_edges` that may have a review: none that came after training.
 
-        They are a mapped file if the dataset was read.
+        They are a mapped file if the dataset was read; pages are copied when written.
         """
         if self.interactions is not self.on_disk:
             return edges_of(_of_split(self.interactions, split))
         name = f"{self.manifest.files['interactions.parquet']}-{split}.npy"
-        return mapped(name, partial(_write_edges, self.interactions, split), _open_edges)
+        make = partial(_write_edges, self.interactions, split)
+        return mapped(name, make, lambda path: np.asarray(np.load(path, mmap_mode="c")))
 
     def seen_edges(self) -> list[npt.NDArray[np.int64]]:
         """The train interactions in one or two parts, (2, E) each, which may share some."""
@@ -286,11 +287,6 @@ def _write_edges(interactions: pa.Table, split: Split, path: Path) -> None:
             for batch in batches:
                 indices = batch[name].filter(pc.equal(batch["split"], split))
                 file.write(indices.to_numpy().astype("<i8").tobytes())
-
-
-def _open_edges(path: Path) -> npt.NDArray[np.int64]:
-    """The edges, of which a process may change its own copy; pages are copied when written."""
-    return np.asarray(np.load(path, mmap_mode="c"))
 
 
 @dataclass(frozen=True)

@@ -83,14 +83,11 @@ def valence(word: str) -> float:
 @functools.lru_cache(2**16)
 def singular(word: str) -> str:
     """The singular of a noun in lower case; other words stay as they are."""
-    if len(word) < 4 or not word.endswith("s") or word in _KEEP_THEIR_S:
-        return word
-    if word.endswith(_KEEPS_ITS_S):
+    ends_so = word.endswith("s") and not word.endswith(_KEEPS_ITS_S)
+    if len(word) < 4 or not ends_so or word in _KEEP_THEIR_S:
         return word
     from textblob.en.inflect import singularize
 
-    found = str(singularize(word))
+    found, without_s = str(singularize(word)), word.removesuffix("s")
     # Where the rules make a word that the lexicon has not, and without its s it has one.
-    if found not in tags() and word.removesuffix("s") in tags():
-        return word.removesuffix("s")
-    return found
+    return without_s if found not in tags() and without_s in tags() else found

@@ -21,6 +21,11 @@ class AspectEvidence:
     num_user_reviews: int
     opinion: str = field(default="", kw_only=True)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of reviews, by their names."""
+        return {name: value for name, value in vars(self).items() if name.endswith("_reviews")}
+
 
 @dataclass(frozen=True)
 class NamedEvidence(AspectEvidence):

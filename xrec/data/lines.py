@@ -87,8 +87,8 @@ def csv_records(
 ) -> Iterator[Record]:
     """Yield the records of `text`, whose lines have their ends; the first one is line `first`.
 
-    num_columns: of the header, if it is not among them. Raises
-    DataError, with the line, where a cell in quotes does not end, or holds whole rows.
+    num_columns: of the header, if it is not among them. Raises DataError, with the line, where a
+    cell in quotes does not end, or holds whole rows.
     """
     lines: list[str] = []  # of the record
     reader = csv.reader(_kept(text, lines), delimiter=delimiter, strict=True)

@@ -24,13 +24,10 @@ _PACKED = ("LEMMA", "TAG", "POS", "DEP", "HEAD")
 
 def parse(texts: Iterable[str], source: str) -> Iterator[Any]:
     """The spaCy Doc of each text, in order. Raises ModelError as `load_parser` does."""
-    spaced = (_JOINED.sub(_spaced, text[:_MOST_CHARACTERS]) for text in texts)
+    cut = (text[:_MOST_CHARACTERS] for text in texts)
+    spaced = (_JOINED.sub(lambda mark: f"{mark[0][0]} ", text) for text in cut)
     docs: Iterator[Any] = load_parser(source).pipe(spaced)
     return docs
-
-
-def _spaced(mark: re.Match[str]) -> str:
-    return f"{mark[0][0]} "
 
 
 def pack(doc: Any) -> bytes:

@@ -15,7 +15,6 @@ from xrec.data.dataset import ASPECTS_FROM, EXTENDS, AspectsFrom, open_dataset, 
 from xrec.data.source import (
     LISTING,
     Source,
-    TableFiles,
     check_rejected_share,
     count_reasons,
     listing_of,
@@ -52,9 +51,10 @@ def prepare_dataset(
     check_access(output, config.storage)
     identity = dataset_settings(config)
     files = source.find_files()
-    if manifest := _finished(output, identity, source, files):
+    there = manifest_there(output, "dataset")
+    if there and finished(output, "dataset", identity, source.hashes(files, there)):
         logger.info("%s: this dataset is already there", output)
-        return manifest
+        return there
     listing = listing_of(files)
     earlier = None
     if config.extends is not None:
@@ -99,13 +99,6 @@ def _check_fits(uri: str, earlier: Manifest, identity: Mapping[str, Any]) -> Non
             f"prepare.extends: {uri} was prepared with other settings: {'; '.join(lines)}; "
             "expected the same, for models of it stay in use; set them alike, or leave it out"
         )
-
-
-def _finished(
-    output: Location, identity: Mapping[str, Any], source: Source, files: TableFiles
-) -> Manifest | None:
-    there = manifest_there(output, "dataset")
-    return there and finished(output, "dataset", identity, source.hashes(files, there))
 
 
 def dataset_settings(config: PrepareConfig) -> dict[str, Any]:

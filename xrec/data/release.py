@@ -22,13 +22,15 @@ _SPLIT_FILES = {"total_trn.csv": "train", "total_val.csv": "validation", "total_
 _EXPLANATION_FILES = ("data.jsonl", "data.json")
 _PROFILE_FILE = "item_profiles.jsonl"
 _OURS = {"user": "user_id", "item": "item_id", "uid": "user_id", "iid": "item_id"}
-_PAIR_COLUMNS: dict[str, Parser] = {"user": parse_dense_id, "item": parse_dense_id}
+_COLUMNS: dict[str, dict[str, Parser]] = {
+    **{name: {"user": parse_dense_id, "item": parse_dense_id} for name in _SPLIT_FILES},
+    _PROFILE_FILE: {"iid": parse_dense_id, "item_summary": parse_text},
+}
 _TEXTS = ("title", "user_summary", "item_summary", "explanation")
 _EXPLANATION_COLUMNS: dict[str, Parser] = {
     **dict.fromkeys(("uid", "iid"), parse_dense_id),
     **dict.fromkeys(_TEXTS, parse_text),
 }
-_PROFILE_COLUMNS: dict[str, Parser] = {"iid": parse_dense_id, "item_summary": parse_text}
 # An id far above the others is a mistake, and must not make a table of a billion users.
 _MAX_IDS_PER_KNOWN_ID = 100
 
@@ -61,13 +63,9 @@ def read_release(staging: Staging, files: TableFiles) -> None:
     """
     staging.create("described", ("user_id", "item_id", *_TEXTS))
     for name, each in files.items():
-        if name in _SPLIT_FILES:
-            stream = partial(stream_rows, columns=_PAIR_COLUMNS)
-            staging.read("interactions", each, stream, partial(_interactions, _SPLIT_FILES[name]))
-        else:
-            is_profiles = name == _PROFILE_FILE
-            columns = _PROFILE_COLUMNS if is_profiles else _EXPLANATION_COLUMNS
-            staging.read("described", each, partial(stream_rows, columns=columns), _with_our_ids)
+        table = "interactions" if name in _SPLIT_FILES else "described"
+        stream = partial(stream_rows, columns=_COLUMNS.get(name, _EXPLANATION_COLUMNS))
+        staging.read(table, each, stream, partial(_as_ours, _SPLIT_FILES.get(name)))
     staging.sql("""
         INSERT INTO raw.explanations BY NAME
         SELECT user_id, item_id, explanation, split_of(user_id, item_id) AS split, file, line
@@ -76,12 +74,9 @@ def read_release(staging: Staging, files: TableFiles) -> None:
     _describe(staging, "items", "item_id", {"title": "title", "profile": "item_summary"})
 
 
-def _with_our_ids(rows: pa.Table) -> pa.Table:
-    return rows.rename_columns([_OURS.get(name, name) for name in rows.column_names])
-
-
-def _interactions(split: str, rows: pa.Table) -> pa.Table:
-    return _with_our_ids(rows).append_column("split", pa.repeat(split, rows.num_rows))
+def _as_ours(split: str | None, rows: pa.Table) -> pa.Table:
+    rows = rows.rename_columns([_OURS.get(name, name) for name in rows.column_names])
+    return rows if split is None else rows.append_column("split", pa.repeat(split, rows.num_rows))
 
 
 def _describe(staging: Staging, table: str, key: str, texts: Mapping[str, str]) -> None:

@@ -249,7 +249,9 @@ def _parse_lines(file: str, rows: Sequence[Line], wanted: Sequence[_Column]) -> 
     findings: list[Finding] = []
     for line in rows:
         try:
-            parsed.append(_cells(line, wanted))
+            if line.values is None:
+                raise ValueError(line.problem)
+            parsed.append([_cell(line.values, column) for column in wanted])
             numbers.append(line.number)
         except ValueError as error:
             findings.append(Finding(file, line.number, str(error), line.text))
@@ -261,14 +263,8 @@ def _parse_lines(file: str, rows: Sequence[Line], wanted: Sequence[_Column]) -> 
     return FileRows(file, table, tuple(findings), num_rows=len(rows))
 
 
-def _cells(line: Line, wanted: Sequence[_Column]) -> list[str | None]:
-    """The parsed values of our columns; raises ValueError with the reason if one is broken."""
-    if line.values is None:
-        raise ValueError(line.problem)
-    return [_cell(line.values, column) for column in wanted]
-
-
 def _cell(values: Mapping[str, Any], column: _Column) -> str | None:
+    """The parsed value of our column; raises ValueError with the reason if it is broken."""
     there = [name for name in column.sources if name in values]
     if not there and column.sources:
         if column.is_required:

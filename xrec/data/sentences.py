@@ -9,7 +9,7 @@ counts as a point.
 """
 
 import re
-from collections.abc import Iterator
+from itertools import accumulate, pairwise
 
 import regex
 
@@ -53,15 +53,9 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     """Where the words of `text` start and end, in order."""
     if _LATIN.fullmatch(text):
         return [match.span() for match in _LATIN_WORD.finditer(text) if match[0].strip("_")]
-    return list(_pieces_with_a_letter(text))
-
-
-def _pieces_with_a_letter(text: str) -> Iterator[tuple[int, int]]:
-    end = 0
-    for piece in _BOUNDARY.split(text):
-        start, end = end, end + len(piece)
-        if _WORD.search(piece):
-            yield start, end
+    pieces = _BOUNDARY.split(text)
+    spans = pairwise(accumulate(map(len, pieces), initial=0))
+    return [span for span, piece in zip(spans, pieces, strict=True) if _WORD.search(piece)]
 
 
 def sentence_ends(text: str) -> list[int]:

@@ -7,6 +7,7 @@ written to `rejected.parquet`; too many of them in one file are an error.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ TableFiles = Mapping[str, Mapping[str, Location]]
 """The files of each table, by name."""
 LISTING = "listing"  # among the manifest's metrics: pairs of a name and a stamp
 _TEXT_HEAD = 120
+_line = attrgetter("line")
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,6 @@ def check_rejected_share(
 def _head(text: str) -> str:
     """The beginning of `text`, valid as UTF-8."""
     return text[:_TEXT_HEAD].encode("utf-8", errors="replace").decode("utf-8")
-
-
-def _line(finding: Finding) -> int:
-    return finding.line
 
 
 def _over_threshold(

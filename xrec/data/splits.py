@@ -20,21 +20,18 @@ def split_pairs(
     user_ids: Sequence[str], item_ids: Sequence[str], shares: SplitShares
 ) -> list[Split]:
     """The split of each pair, by the shares of test and validation; the rest goes to train."""
+    pairs = zip(user_ids, item_ids, strict=True)
+    fractions = (pair_fraction(user, item, shares.seed) for user, item in pairs)
+    held_out = shares.test + shares.validation
     return [
-        _split(pair_fraction(user, item, shares.seed), shares)
-        for user, item in zip(user_ids, item_ids, strict=True)
+        "test" if each < shares.test else "validation" if each < held_out else "train"
+        for each in fractions
     ]
 
 
 def pair_fraction(user_id: str, item_id: str, seed: int) -> float:
     """A number in [0, 1), uniform over pairs and seeds (BLAKE2b)."""
     return int.from_bytes(_hash(f"{seed}", user_id, item_id, 6), "big") / 2**48
-
-
-def _split(fraction: float, shares: SplitShares) -> Split:
-    if fraction < shares.test:
-        return "test"
-    return "validation" if fraction < shares.test + shares.validation else "train"
 
 
 class _HasIds(Protocol):

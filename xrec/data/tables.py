@@ -83,7 +83,9 @@ def _files_of(names_in: NamesIn, table: str, pattern: str | None) -> list[str]:
         if not names:
             raise DataError(f"{pattern} is missing (source.files.{table})")
         return names
-    patterns = [form for each in TABLE_ENDINGS for form in _forms(table, each)]
+    patterns = [
+        f"{table}{form}{ending}" for ending in TABLE_ENDINGS for form in ("", "[-_.][0-9]*", "/*")
+    ]
     forms = [names for each in patterns if (names := _matching(names_in, each))]
     if len(forms) > 1:
         raise DataError(
@@ -91,10 +93,6 @@ def _files_of(names_in: NamesIn, table: str, pattern: str | None) -> list[str]:
             f"remove all but one, or name it in source.files ({{{table}: <file>}})"
         )
     return forms[0] if forms else []
-
-
-def _forms(table: str, ending: str) -> list[str]:
-    return [f"{table}{ending}", f"{table}[-_.][0-9]*{ending}", f"{table}/*{ending}"]
 
 
 def _matching(names_in: NamesIn, pattern: str) -> list[str]:

@@ -129,7 +129,11 @@ class TitleIndex:
         candidates = [
             (start, stop)
             for start, stop in self._known(words)
-            if stop - start > 1 or _stands_alone(words, start, text)
+            if stop - start > 1
+            or not (
+                _begins_sentence(words, start, text)
+                or _has_capitalized_neighbour(words, start, stop, text)
+            )
         ]
         # Most texts name their own item only. The context is long, so it is read for the rest.
         for known in (title, *context):
@@ -256,13 +260,13 @@ def _are_among(hashes: npt.NDArray[np.int64], keys: Sequence[Sequence[str]]) -> 
 
 def _words(text: str) -> list[_Word]:
     return [
-        _Word(match.start(), match.end(), match.group(), _word_key(match.group()))
+        _Word(
+            *match.span(),
+            match[0],
+            "and" if match[0] == "&" else composed(match[0]).casefold().replace("\u2019", "'"),
+        )
         for match in _WORD.finditer(text)
     ]
-
-
-def _word_key(word: str) -> str:
-    return "and" if word == "&" else composed(word).casefold().replace("\u2019", "'")
 
 
 def _key(words: Sequence[_Word]) -> tuple[str, ...]:
@@ -340,13 +344,6 @@ def _begins_sentence(words: Sequence[_Word], place: int, text: str) -> bool:
         return True
     gap = text[words[place - 1].end : words[place].start]
     return _SENTENCE_BREAK.search(gap) is not None
-
-
-def _stands_alone(words: Sequence[_Word], place: int, text: str) -> bool:
-    return not (
-        _begins_sentence(words, place, text)
-        or _has_capitalized_neighbour(words, place, place + 1, text)
-    )
 
 
 def _has_capitalized_neighbour(words: Sequence[_Word], start: int, stop: int, text: str) -> bool:

@@ -30,7 +30,8 @@ class Chat:
             place, is_content, rest = piece.partition(_END)
             if is_content:
                 ids += self._encoder.encode(messages[int(place)].content)
-            ids += self._scaffold_ids(rest if is_content else place)
+            if scaffold := rest if is_content else place:
+                ids += self._tokenizer(scaffold, add_special_tokens=False)["input_ids"]
         return ids
 
     def num_tokens(self, text: str) -> int:
@@ -63,9 +64,6 @@ class Chat:
                 enable_thinking=False,
             )
         )
-
-    def _scaffold_ids(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
 
 _MARK, _END = "\ue000", "\ue001"

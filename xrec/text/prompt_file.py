@@ -53,7 +53,8 @@ class PromptFile:
         if example is not None:
             asked, reply = self.examples[example]
             shown = [Message("user", asked), Message("assistant", reply)]
-        question = _OPENS_MARKUP.sub(_escaped, json.dumps(data, ensure_ascii=False))
+        question = json.dumps(data, ensure_ascii=False)
+        question = _OPENS_MARKUP.sub(lambda mark: f"\\u{ord(mark[0]):04x}", question)
         return (Message("system", system), *shown, Message("user", question))
 
     def check(self, schema: type[BaseModel]) -> None:
@@ -65,10 +66,6 @@ class PromptFile:
                 schema.model_validate_json(reply)
             except (ValueError, ValidationError) as error:
                 raise ConfigError(f"{self.name}: [example {name}]: {error}") from error
-
-
-def _escaped(mark: re.Match[str]) -> str:
-    return f"\\u{ord(mark[0]):04x}"
 
 
 def read_prompt_file(key: str, uri: str, storage: StorageConfig | None = None) -> PromptFile:

@@ -74,24 +74,18 @@ def parse_reply(
 
 
 def _repaired(text: str, schema: type[ObjectT]) -> ObjectT | ReplyFailure:
-    values = _mended(text)
+    """The object that the library reads; of several values the first one."""
+    values: Any = None
+    with suppress(ValueError, RecursionError):
+        values = json_repair.loads(text)
+    if isinstance(values, list):
+        values = next((value for value in values if isinstance(value, dict)), None)
     if not isinstance(values, dict):
         return ReplyFailure("invalid_json", "no JSON object is in the reply")
     try:
         return schema.model_validate(values)
     except ValidationError as error:
         return ReplyFailure("invalid_object", _described(error))
-
-
-def _mended(text: str) -> Any:
-    """What the library reads; of several values the first object."""
-    try:
-        values = json_repair.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(values, list):
-        return next((value for value in values if isinstance(value, dict)), None)
-    return values
 
 
 def _described(error: ValidationError) -> str:

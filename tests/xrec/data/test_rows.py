@@ -215,7 +215,7 @@ def test_rows_in_blocks_are_those_that_are_read_one_by_one(ending, block_bytes, 
     ],
 )
 def test_well_formed_rows_are_read_as_columns(file, data, monkeypatch):
-    monkeypatch.setattr("xrec.data.rows._cells", lambda *_: pytest.fail("a row was read by itself"))
+    monkeypatch.setattr("xrec.data.rows._cell", lambda *_: pytest.fail("a row was read by itself"))
     assert _read(file, data).table["line"].to_pylist() == [
         number + (file == "x.csv") for number in range(1, 10)
     ]

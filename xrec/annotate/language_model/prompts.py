@@ -76,11 +76,8 @@ class Prompts:
         return self._file(row).examples[self._domain][1]
 
     def _file(self, row: Input) -> PromptFile:
-        kinds: Mapping[type[Input], Kind] = {
-            ItemInput: "item",
-            UserInput: "user",
-            PairInput: "pair",
-        }
+        kinds: Mapping[type[Input], Kind]
+        kinds = {ItemInput: "item", UserInput: "user", PairInput: "pair"}
         return self._files[kinds[type(row)]]
 
 

@@ -36,14 +36,8 @@ _SHORT_ASPECT, _SHORT_OPINION, _SHORT_QUOTE, _SHORT_EXPLANATION = 30, 40, 60, 60
 NO_SENTENCE = "no_full_sentence"
 COPIES_EXAMPLE = "copies_example"
 OTHER_LANGUAGE = "other_language"
-REASONS: tuple[str, ...] = (
-    *get_args(ReplyFailureReason),
-    NO_SENTENCE,
-    COPIES_EXAMPLE,
-    OTHER_LANGUAGE,
-)
+REASONS = (*get_args(ReplyFailureReason), NO_SENTENCE, COPIES_EXAMPLE, OTHER_LANGUAGE)
 
-_BLANKS = re.compile(r"\s+")
 _MARKS = str.maketrans(
     dict.fromkeys('"`\u00b4\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a\xab\xbb', "'")
 )
@@ -239,7 +233,7 @@ def _words(text: str, max_length: int) -> str:
 
 
 def _line(text: str) -> str:
-    return _BLANKS.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 def _without_sentence(reply: BaseModel) -> Failure:

@@ -87,9 +87,9 @@ class LanguageModelWriter:
 
     def _prompt(self, row: Input) -> Prompt[Any]:
         prompt: Prompt[Any] = Prompt(self._prompts.of(row), self._kinds[type(row)][0])
-        if not isinstance(row, PairInput):
-            return prompt
-        return replace(prompt, check=partial(quote_problem, row))
+        if isinstance(row, PairInput):
+            prompt = replace(prompt, check=partial(quote_problem, row))
+        return prompt
 
     def _text(self, row: Input, reply: Reply[BaseModel]) -> Text | Failure:
         """The text of a reply; a failure if it copies the example, as small models do."""

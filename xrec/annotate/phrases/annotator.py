@@ -147,19 +147,18 @@ class PhraseAnnotator:
         aspects = tuple(each.aspect for each in found)
         title = row.item.title if row.item else ""
         named = [
-            (self._weight(each), place, each)
-            for place, each in enumerate(found)
+            each
+            for each in found
             if each.aspect.sentiment == "positive" and not _is_in(each.aspect.aspect, title)
         ]
         if not named:
             return PairText("", aspects)
-        ranked = sorted(named, key=lambda each: (-each[0], each[1]))
         # Desk staff is staff: of aspects of one noun the first is named.
-        of_nouns: dict[str, tuple[float, int, _Mentioned]] = {}
-        for each in ranked:
-            of_nouns.setdefault(each[2].aspect.aspect.rpartition(" ")[2], each)
+        of_nouns: dict[str, _Mentioned] = {}
+        for each in sorted(named, key=self._weight, reverse=True):
+            of_nouns.setdefault(each.aspect.aspect.rpartition(" ")[2], each)
         best = list(of_nouns.values())[:_NAMED_IN_EXPLANATION]
-        praised = [each.shown for _, _, each in sorted(best, key=lambda each: each[1])]
+        praised = [each.shown for each in named if each in best]
         return PairText(explanation(row.user_id, row.item_id, title, praised), aspects)
 
     def _mentions(self, review: Review) -> list[_Mentioned]:

@@ -135,8 +135,8 @@ def learn_phrases(
     whole = [joined_text(*each) for each in zip(summaries, texts, strict=True)]
     starts = range(0, len(whole), _PARSED_TOGETHER)
     batches = [whole[start : start + _PARSED_TOGETHER] for start in starts]
-    make = partial(_Parser, config.parser)
-    parsed = dict(map_in_processes(make, batches, num_processes=num_cpus()))
+    parser = partial(_parsed, config.parser)
+    parsed = dict(map_in_processes(lambda: parser, batches, num_processes=num_cpus()))
     counts, rows, num_learned = _Counts(), [], 0
     for place, item_id in enumerate(item_ids):
         batch, number = divmod(place, _PARSED_TOGETHER)
@@ -149,16 +149,11 @@ def learn_phrases(
     write_table(output / _FILE, counts.table(num_learned, config, vocabulary), _SCHEMA)
 
 
-class _Parser:
-    """Parses texts; None are those in other languages than English."""
-
-    def __init__(self, source: str):
-        self._source = source
-
-    def __call__(self, texts: Sequence[str]) -> list[tuple[bytes, Parsed] | None]:
-        english = [is_english(text) for text in texts]
-        docs = parse(itertools.compress(texts, english), self._source)
-        return [(pack(doc := next(docs)), read(doc)) if known else None for known in english]
+def _parsed(source: str, texts: Sequence[str]) -> list[tuple[bytes, Parsed] | None]:
+    """Parse texts; None are those in other languages than English."""
+    english = [is_english(text) for text in texts]
+    docs = parse(itertools.compress(texts, english), source)
+    return [(pack(doc := next(docs)), read(doc)) if known else None for known in english]
 
 
 def joined_text(summary: str, text: str) -> str:

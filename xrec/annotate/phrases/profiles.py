@@ -38,7 +38,7 @@ _CAVEATS = word_set(
     "despite however although though without except unless but tolerate overlook mind lack "
     "sensitive"
 )
-_DENYING = ("mark", "neg", "advmod")
+_DENYING = ("mark", "advmod")
 _BEFORE = ("NOUN", "ADJ", "VERB")
 _ADJECTIVES = word_set("JJ JJR JJS")
 _KEPT_WORDS = re.compile(r"[a-z][a-z'-]*")
@@ -78,7 +78,10 @@ def find_aspects(
     found = [list(_reasons(doc)) for doc in parse(profiles, config.parser)]
     of_texts = [list(_reasons(doc)) for doc in parse(explanations, config.parser)]
     people = _people([*found, *of_texts])
-    praised = [[each for reason in some for each in _praised(reason, people)] for some in found]
+    praised, explained = (
+        [[each for reason in some for each in _praised(reason, people)] for some in texts]
+        for texts in (found, of_texts)
+    )
     num_profiles = Counter(name for some in praised for name in _all_names(some))
     joined = _Joined(praised)
     most = max(config.min_items, config.max_share * sum(map(bool, profiles)))
@@ -102,14 +105,7 @@ def find_aspects(
             list(dict.fromkeys(number for number in found_in if number is not None))
             for found_in in ((_longest(each, numbers) for each in some) for some in praised)
         ],
-        [
-            [
-                numbers[name]
-                for name in _all_names([each for one in some for each in _praised(one, people)])
-                if name in numbers
-            ]
-            for some in of_texts
-        ],
+        [[numbers[name] for name in _all_names(some) if name in numbers] for some in explained],
     )
 
 
@@ -131,7 +127,8 @@ def _reasons(doc: Any) -> Iterator[Reason]:
             continue
         if all(map(_KEPT_WORDS.fullmatch, words)):
             num_adjectives = sum(is_adjective for _, is_adjective in before)
-            yield Reason(words, num_adjectives, _is_enjoying(noun), is_pointed, _is_filling(noun))
+            is_enjoying = noun.dep_ == "nsubj" and noun.head.lemma_.lower() in _ENJOYS
+            yield Reason(words, num_adjectives, is_enjoying, is_pointed, _is_filling(noun))
 
 
 def _before(noun: Token) -> tuple[list[tuple[str, bool]], int]:
@@ -157,17 +154,12 @@ def _is_caveat(noun: Token) -> bool:
     """Whether it stands behind "despite" or "however", or behind what somebody has to tolerate."""
     return any(
         each.lemma_.lower() in _CAVEATS
-        or any(child.dep_ in _DENYING and _denies(child) for child in each.children)
+        or any(
+            child.dep_ == "neg" or (child.dep_ in _DENYING and child.lower_ in _CAVEATS)
+            for child in each.children
+        )
         for each in noun.ancestors
     )
-
-
-def _denies(word: Token) -> bool:
-    return word.dep_ == "neg" or word.lower_ in _CAVEATS
-
-
-def _is_enjoying(noun: Token) -> bool:
-    return noun.dep_ == "nsubj" and noun.head.lemma_.lower() in _ENJOYS
 
 
 def _is_filling(noun: Token) -> bool:
@@ -228,7 +220,8 @@ class _Joined:
         self._bare = Counter(
             _key(reason.words[-1:])
             for reason in reasons
-            if all(map(self._is_praise, reason.words[:-1])) and not reason.is_filling
+            if not reason.is_filling
+            and all(valence(word) > 0 and self._is_general(word) for word in reason.words[:-1])
         )
 
     def belong(self, name: str) -> bool:
@@ -248,9 +241,6 @@ class _Joined:
             return True
         by_chance = count * self._names[rest] / self._total
         return self._names[name] >= _LEAST_LIFT * by_chance and not self._is_general(first)
-
-    def _is_praise(self, adjective: str) -> bool:
-        return valence(adjective) > 0 and self._is_general(adjective)
 
     def _is_general(self, adjective: str) -> bool:
         """Whether it goes with any noun, as "great" does."""
