@@ -24,7 +24,7 @@ from xrec.config.adapter import LearningRateConfig
 from xrec.errors import TrainingError
 from xrec.lab.baselines.baseline import Recipe
 from xrec.lab.baselines.data import BaselineData
-from xrec.lab.baselines.model import TrainedModel, load_parameters
+from xrec.lab.baselines.model import TrainedModel
 from xrec.train.adapter_model import learning_rate_share
 from xrec.train.checkpoint import (
     ReadFile,
@@ -187,7 +187,7 @@ class BaselineTrainer:
         workers = self._workers
         torch.manual_seed(noise_seed(self._seed, step, workers.rank))
         self._optimizer.zero_grad()
-        counts = self._data.collate(examples).counts
+        counts = self.model.counts(self._data.collate(examples))
         weights = torch.tensor(self.model.loss_weights) / counts.clamp_min(1)
         totals = torch.zeros_like(counts, device=self._device)
         for batch in self._passes(examples):
@@ -231,7 +231,7 @@ class BaselineTrainer:
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for batch in self._passes(self._data.validation):
             total += self.model(batch)[0]
-        count = self._data.collate(self._data.validation).counts[0]
+        count = self.model.counts(self._data.collate(self._data.validation))[0]
         return float(self._workers.add_up(total)) / float(count)
 
     def checkpoint(self) -> dict[str, bytes]:
@@ -254,7 +254,7 @@ class BaselineTrainer:
         self.progress = read_progress(BaselineProgress, read, self.progress.run)
         self._best = safetensors.torch.load(read(BEST))
         tensors = safetensors.torch.load(read(STATE))
-        load_parameters(self.model, tensors_below(tensors, "parameter"))
+        self.model.load_state_dict(tensors_below(tensors, "parameter"), strict=False)
         states: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors_below(tensors, "optimizer").items():
             index, _, name = key.partition("/")
