@@ -272,6 +272,4 @@ def _keep(
     (location / MANIFEST).delete()  # it is of another table
     files = {name: write_table(location / name, table, table.schema)}
     counts = {"pairs": table.num_rows}
-    write_manifest(
-        location, kind, config=settings, inputs=inputs, files=files, row_counts=counts
-    )
+    write_manifest(location, kind, config=settings, inputs=inputs, files=files, row_counts=counts)
