@@ -112,7 +112,7 @@ class BaselineTrainer:
         self._rate_share = _rate_share(recipe, len(data.train))
         self._seed, self._workers = seed, workers or Workers()
         self.progress = BaselineProgress(run)
-        self._best: Tensors = {}
+        self.best: Tensors = {}  # the trained parameters of the best epoch, by name
         self._optimizer = getattr(torch.optim, recipe.optimizer)(
             self._trained().values(), lr=recipe.learning_rate, weight_decay=0.0
         )
@@ -121,11 +121,6 @@ class BaselineTrainer:
     def has_finished(self) -> bool:
         """Whether the training has ended."""
         return self.progress.has_ended(self._recipe)
-
-    @property
-    def best(self) -> Tensors:
-        """The trained parameters of the best epoch, by name."""
-        return self._best
 
     def run_epoch(self) -> dict[str, Any]:
         """Train for an epoch and validate; returns its row. Collective.
@@ -155,7 +150,7 @@ class BaselineTrainer:
         history = (*self.progress.history, row)
         self.progress = replace(self.progress, step=row["step"], history=history)
         if self.progress.best is row:
-            self._best = {name: _copied(each) for name, each in self._trained().items()}
+            self.best = {name: _copied(each) for name, each in self._trained().items()}
 
     def _trained(self) -> dict[str, Tensor]:
         return {
@@ -246,13 +241,13 @@ class BaselineTrainer:
         return {
             **progress_file(self.progress),
             STATE: safetensors.torch.save({**trained, **optimizer}),
-            BEST: safetensors.torch.save(self._best),
+            BEST: safetensors.torch.save(self.best),
         }
 
     def restore(self, read: ReadFile) -> None:
         """Go on from a checkpoint; raises ArtifactMismatchError if it is another run's."""
         self.progress = read_progress(BaselineProgress, read, self.progress.run)
-        self._best = safetensors.torch.load(read(BEST))
+        self.best = safetensors.torch.load(read(BEST))
         tensors = safetensors.torch.load(read(STATE))
         self.model.load_state_dict(tensors_below(tensors, "parameter"), strict=False)
         states: dict[int, dict[str, Tensor]] = {}

@@ -53,6 +53,10 @@ COST_INFOS = (
     MetricInfo("num_trained_parameters", "Trained parameters", 0),
     MetricInfo("pairs_per_second", "Texts a second", 1),
 )
+_NO_ASPECTS = (
+    "There are no metrics of aspects: the dataset has no tables of them; make it of annotations "
+    "(docs/annotate.md), or set prepare.aspects_from (docs/data.md)."
+)
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ def result_of(
         tuple(figures),
         {COVERAGE: ordered.pop(COVERAGE), **ordered},
         {name: config.num_seeds_of(name) for name in config.entries} | dict.fromkeys(ranked, 0),
-        (*_notes(dataset), *notes),
+        ((_NO_ASPECTS, *notes) if dataset.aspects is None else notes),
     )
 
 
@@ -220,16 +224,6 @@ def _cost_figures(name: str, costs: Sequence[Costs]) -> list[Figure]:
             row = MetricRow(info.name, float(np.mean(values)), None, None, values, 0)
             found.append(Figure(name, ALL, ALL, row))
     return found
-
-
-def _notes(dataset: Dataset) -> list[str]:
-    """Why metrics of aspects are not in the table, if they are not."""
-    if dataset.aspects is not None:
-        return []
-    return [
-        "There are no metrics of aspects: the dataset has no tables of them; make it of "
-        "annotations (docs/annotate.md), or set prepare.aspects_from (docs/data.md)."
-    ]
 
 
 def result_table(result: Result) -> pa.Table:
