@@ -243,12 +243,8 @@ def _of_reviews(found: FoundReviews | None) -> dict[str, str]:
         return dict.fromkeys(("aspects", "checks", "graph_aspects", "ratings", "split"), "")
     ratings, checks = "", _CHECKS
     if found.rating_range is not None:
-        least, greatest = found.rating_range
-        scale = {
-            "least": f"{least:g}",
-            "greatest": f"{greatest:g}",
-            "good": f"{found.min_rating:g}",
-        }
+        least, greatest = (f"{value:g}" for value in found.rating_range)
+        scale = {"least": least, "greatest": greatest, "good": f"{found.min_rating:g}"}
         ratings, checks = _filled(_RATINGS, scale), f"{_CHECKS}\n{_GOOD_REVIEWS}"
     return {
         "aspects": _ASPECTS,

@@ -39,10 +39,7 @@ TABLE = pa.schema(
         ),
         pa.field("value", pa.float64(), nullable=False),
         *(pa.field(name, pa.float64()) for name in ("low", "high", "seed_spread")),
-        *(
-            pa.field(name, pa.float64())
-            for name in ("difference", "difference_low", "difference_high")
-        ),
+        *(pa.field(f"difference{end}", pa.float64()) for end in ("", "_low", "_high")),
         pa.field("by_seed", pa.list_(pa.field("element", pa.float64(), nullable=False))),
         pa.field("num_pairs", pa.int64(), nullable=False),
     ]

@@ -24,7 +24,6 @@ from xrec.config.entries import ADAPTERS
 from xrec.data.dataset import HeldOutPair, read_dataset
 from xrec.errors import ArtifactMismatchError
 from xrec.evaluate.scores import other_users
-from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled
 from xrec.lab.compare.entries import SEED, ComparedPairs, Entry
@@ -102,9 +101,21 @@ class Task:
 
     def weigh(self, sources: Sources) -> pa.Table:
         """The table LIKELIHOODS by an adapter's model; raises what `load_explainer` raises."""
-        config = self.config
+        config, pairs = self.config, self.pairs
         explainer = load_explainer(sources, device=config.actors.device, engine=config.engine)
-        return likelihoods_of(explainer, self.pairs)
+        users = other_users([pair.user_id for pair in pairs], SEED)
+        others = [explainer.dataset.user_index(user) for user in users]
+        weighed = nll_own_and_shuffled(explainer, pairs, others, fitting_pairs(explainer, pairs))
+        rows = [
+            {
+                "user_id": pair.user_id,
+                "item_id": pair.item_id,
+                "nll": own,
+                "personalization_gain": None if own is None or other is None else other - own,
+            }
+            for pair, (own, other) in zip(pairs, weighed, strict=True)
+        ]
+        return pa.Table.from_pylist(rows, LIKELIHOODS)
 
 
 ScoreAll = Callable[[Task, Sequence[ScoredTexts]], Tables]
@@ -165,23 +176,6 @@ def score_entries(
 
 
 WeighAll = Callable[[Task, Sequence[Sources]], Tables]
-
-
-def likelihoods_of(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> pa.Table:
-    """The table LIKELIHOODS of the pairs."""
-    users = other_users([pair.user_id for pair in pairs], SEED)
-    others = [explainer.dataset.user_index(user) for user in users]
-    weighed = nll_own_and_shuffled(explainer, pairs, others, fitting_pairs(explainer, pairs))
-    rows = [
-        {
-            "user_id": pair.user_id,
-            "item_id": pair.item_id,
-            "nll": own,
-            "personalization_gain": None if own is None or other is None else other - own,
-        }
-        for pair, (own, other) in zip(pairs, weighed, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, LIKELIHOODS)
 
 
 def weigh_on_ray(task: Task, adapters: Sequence[Sources]) -> Tables:
