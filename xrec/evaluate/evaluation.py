@@ -17,19 +17,8 @@ from xrec.data.splits import drawn_pairs
 from xrec.evaluate.descriptions import DESCRIPTIONS
 from xrec.evaluate.intervals import Estimate
 from xrec.evaluate.metrics import flat_metrics
-from xrec.evaluate.scores import (
-    SCORED_PAIRS,
-    Coverage,
-    ScoredPair,
-    scored_pairs_table,
-)
-from xrec.storage import (
-    Location,
-    Manifest,
-    write_contents,
-    write_manifest,
-    write_table,
-)
+from xrec.evaluate.scores import SCORED_PAIRS, Coverage, ScoredPair, scored_pairs_table
+from xrec.storage import Location, Manifest, write_contents, write_manifest, write_table
 
 REPORT = "report.html"
 

@@ -26,12 +26,7 @@ from xrec.graph.artifact import read_graph
 from xrec.lab.baselines.lora import text_vocabulary
 from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.texts import EntryTexts, write_texts
-from xrec.llm.model import (
-    load_llm,
-    load_tokenizer,
-    resolve_device,
-    stop_token_ids,
-)
+from xrec.llm.model import load_llm, load_tokenizer, resolve_device, stop_token_ids
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import fingerprint_of, manifest_of, open_location
