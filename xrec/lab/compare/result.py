@@ -71,7 +71,6 @@ class Figure:
 
     @property
     def metric(self) -> str:
-        """Its name."""
         return self.own.metric
 
     @property

@@ -40,7 +40,6 @@ class ScoredTexts:
 
     @property
     def references(self) -> list[str]:
-        """The reference of each pair."""
         return [pair.reference for pair in self.pairs]
 
     @cached_property
