@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from xrec.evaluate.intervals import Estimate
-
 
 @dataclass(frozen=True)
 class Description:
@@ -142,16 +140,3 @@ DESCRIPTIONS = {
         _FORM, "Words of the references, mean", "Length of the reference texts.", digits=1
     ),
 }
-
-
-def format_value(name: str, estimate: Estimate) -> str:
-    """The value with the metric's own number of digits."""
-    return f"{estimate.value:.{DESCRIPTIONS[name].digits}f}"
-
-
-def format_interval(name: str, estimate: Estimate) -> str:
-    """The interval as "low to high"; empty where there is none."""
-    if estimate.low is None or estimate.high is None:
-        return ""
-    digits = DESCRIPTIONS[name].digits
-    return f"{estimate.low:.{digits}f} to {estimate.high:.{digits}f}"

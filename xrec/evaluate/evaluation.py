@@ -14,22 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xrec.data.splits import drawn_pairs
-from xrec.evaluate.descriptions import DESCRIPTIONS, format_interval, format_value
+from xrec.evaluate.descriptions import DESCRIPTIONS
 from xrec.evaluate.intervals import Estimate
 from xrec.evaluate.metrics import flat_metrics
-from xrec.evaluate.scores import (
-    SCORED_PAIRS,
-    Coverage,
-    ScoredPair,
-    scored_pairs_table,
-)
-from xrec.storage import (
-    Location,
-    Manifest,
-    write_contents,
-    write_manifest,
-    write_table,
-)
+from xrec.evaluate.scores import SCORED_PAIRS, Coverage, ScoredPair, scored_pairs_table
+from xrec.storage import Location, Manifest, write_contents, write_manifest, write_table
 
 REPORT = "report.html"
 
@@ -124,8 +113,7 @@ def verdict(gain: Estimate | None) -> str:
     """What the personalization gain and its interval allow to say of this one training."""
     if gain is None:
         return "No reference could be weighed: all prompts are too long."
-    interval = format_interval("personalization_gain", gain)
-    size = f"{gain.value:.3f} nats per token (95 % interval {interval})"
+    size = f"{gain.value:.3f} nats per token (95 % interval {gain.interval(3)})"
     if gain.low is not None and gain.low > 0:
         return (
             "The likelihood follows the user: with the own vector the reference is likelier than "
@@ -144,20 +132,16 @@ def verdict(gain: Estimate | None) -> str:
 
 def _groups(metrics: Mapping[str, Estimate]) -> list[tuple[str, list[dict[str, str]]]]:
     """The metrics as table rows, by group."""
-    rows = [
-        {
-            "group": DESCRIPTIONS[name].group,
-            "name": name,
-            "label": DESCRIPTIONS[name].label,
-            "meaning": DESCRIPTIONS[name].meaning,
-            "value": format_value(name, estimate),
-            "interval": format_interval(name, estimate),
-        }
-        for name, estimate in metrics.items()
-    ]
+    rows = [_row(name, estimate) for name, estimate in metrics.items()]
     return [
         (group, list(members)) for group, members in groupby(rows, key=lambda row: row["group"])
     ]
+
+
+def _row(name: str, estimate: Estimate) -> dict[str, str]:
+    about = DESCRIPTIONS[name]
+    value, interval = f"{estimate.value:.{about.digits}f}", estimate.interval(about.digits)
+    return {**vars(about), "name": name, "value": value, "interval": interval}
 
 
 def _as_yaml(values: Mapping[str, Any]) -> str:

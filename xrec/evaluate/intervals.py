@@ -30,12 +30,16 @@ class Estimate:
     low: float | None = None
     high: float | None = None
 
+    def interval(self, digits: int) -> str:
+        """The interval as "low to high"; empty where there is none."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.low:.{digits}f} to {self.high:.{digits}f}"
+
     def text(self, digits: int) -> str:
         """The value, and the interval in brackets where there is one."""
-        shown = f"{self.value:.{digits}f}"
-        if self.low is None or self.high is None:
-            return shown
-        return f"{shown} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+        interval = self.interval(digits)
+        return f"{self.value:.{digits}f}" + (f" ({interval})" if interval else "")
 
 
 def mean_interval(values: ArrayLike, users: Sequence[Hashable]) -> Estimate:

@@ -150,10 +150,8 @@ def with_references(
     `explanations` have the columns user_id, item_id and explanation, `failed` the first two. Pairs
     without a reference are left out.
     """
-    texts = {(row["user_id"], row["item_id"]): "" for row in failed.to_pylist()}
-    texts |= {
-        (row["user_id"], row["item_id"]): row["explanation"] for row in explanations.to_pylist()
-    }
+    texts = {_ids(row): "" for row in failed.to_pylist()}
+    texts |= {_ids(row): row["explanation"] for row in explanations.to_pylist()}
     return [
         (pair, texts[key])
         for pair in held_out_pairs(dataset, split)

@@ -90,11 +90,9 @@ class File:
 
     @property
     def stem(self) -> str:
-        """The name without its ending."""
         return self.name.partition(".")[0]
 
     def column(self, name: str) -> Column:
-        """The column of that name."""
         return next(column for column in self.columns if column.name == name)
 
 

@@ -29,10 +29,6 @@ class Guess:
     files: Mapping[str, str]
     columns: Mapping[str, Mapping[str, ColumnNames]]
 
-    def settings(self) -> dict[str, ColumnNames]:
-        """The value of `source.columns`."""
-        return differing_names(self.columns, TABLE_COLUMNS)
-
 
 @dataclass(frozen=True)
 class _Pairs:
@@ -53,7 +49,8 @@ def differing_names(
 ) -> dict[str, ColumnNames]:
     """Our columns of the tables `known` that have other names in the files, and these names.
 
-    A key has the table's name before it unless all tables agree.
+    This is the value of `source.columns`. A key has the table's name before it unless all tables
+    agree.
     """
     found: dict[str, ColumnNames] = {}
     for column in dict.fromkeys(name for names in known.values() for name in names):

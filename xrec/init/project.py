@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xrec.config.data import TablesSource
+from xrec.config.data import TABLE_COLUMNS, TablesSource
 from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError, DataError
 from xrec.init.files import File, Folder, read_folder
-from xrec.init.guess import ColumnNames, Guess, guess_tables, seen_columns
+from xrec.init.guess import ColumnNames, Guess, differing_names, guess_tables, seen_columns
 from xrec.init.project_file import Annotator, language_model_section, project_text
 from xrec.init.reviews import FoundReviews, find_reviews
 from xrec.init.settings import Machine, choose_settings, this_machine
@@ -65,7 +65,8 @@ def init_project(
     guess = guess_tables(folder.files)
     reviews = find_reviews(folder, guess)
     _check_given(columns or {}, folder, (reviews or guess).columns)
-    tables = {"kind": "tables", "files": dict(guess.files), "columns": guess.settings()}
+    renamed = differing_names(guess.columns, TABLE_COLUMNS)
+    tables = {"kind": "tables", "files": dict(guess.files), "columns": renamed}
     if location.is_file():
         tables["uri"] = location.shared_uri.rpartition("/")[0]
     source = TablesSource.model_validate({**folder.settings(), **tables})

@@ -55,7 +55,9 @@ _CHECKS = """\
   text:
     checks: {unsupported: true, min_chosen: 1, named_twice: true, not_positive: true}
     is_backed: true  # how many reviews say so, and in which words, follows the text"""
-_GOOD_REVIEWS = "      reviews: [good review, good reviews]  # those below min_rating do not count"
+_GOOD_REVIEWS = """\
+    plain:
+      reviews: [good review, good reviews]  # those below min_rating do not count"""
 _PREPARE = """\
 prepare:
   source:
@@ -239,15 +241,16 @@ def _of_reviews(found: FoundReviews | None) -> dict[str, str]:
     """What is written for reviews, and empty for tables of texts."""
     if found is None:
         return dict.fromkeys(("aspects", "checks", "graph_aspects", "ratings", "split"), "")
-    scale, plain = found.rating_range, []
-    if scale is not None:
-        plain.append(_GOOD_REVIEWS)
-    ratings = {"least": f"{scale[0]:g}", "greatest": f"{scale[1]:g}"} if scale else {}
+    ratings, checks = "", _CHECKS
+    if found.rating_range is not None:
+        least, greatest = (f"{value:g}" for value in found.rating_range)
+        scale = {"least": least, "greatest": greatest, "good": f"{found.min_rating:g}"}
+        ratings, checks = _filled(_RATINGS, scale), f"{_CHECKS}\n{_GOOD_REVIEWS}"
     return {
         "aspects": _ASPECTS,
-        "checks": "\n".join([_CHECKS, *(["    plain:", *plain] if plain else [])]),
+        "checks": checks,
         "graph_aspects": _GRAPH_ASPECTS,
-        "ratings": _filled(_RATINGS, {**ratings, "good": f"{found.min_rating:g}"}) if scale else "",
+        "ratings": ratings,
         "split": "time" if found.has_times else "hash",
     }
 

@@ -74,8 +74,10 @@ def find_reviews(folder: Folder, guess: Guess) -> FoundReviews | None:
     has_times = time is not None and _num_timeless(time) <= limit
     of_reviews = {"user_id": columns["user_id"], "item_id": item_id}
     of_reviews |= {"review": columns["explanation"], **_names(found, file)}
-    tables = {"reviews": of_reviews, **_item_columns(guess)}
-    files = {"reviews": name, **({"items": guess.files["items"]} if "items" in tables else {})}
+    tables, files = {"reviews": of_reviews}, {"reviews": name}
+    if items := guess.columns.get("items"):
+        tables["items"] = {"item_id": items["item_id"], "title": items.get("title")}
+        files["items"] = guess.files["items"]
     settings = {
         **folder.settings(),
         "kind": "reviews",
@@ -153,13 +155,6 @@ def _names(found: Mapping[str, Column | None], file: File) -> dict[str, ColumnNa
         for ours, column in found.items()
         if column or ours in there
     }
-
-
-def _item_columns(guess: Guess) -> dict[str, dict[str, ColumnNames]]:
-    columns = guess.columns.get("items")
-    if columns is None:
-        return {}
-    return {"items": {"item_id": columns["item_id"], "title": columns.get("title")}}
 
 
 def _scale(rating: Column) -> tuple[float, float] | None:

@@ -100,6 +100,7 @@ def survey(folder: Folder, source: TablesSource) -> Survey:
         check_not_empty(staging)
         texts = staging.table("SELECT explanation FROM explanations")["explanation"].to_pylist()
         num_users, num_items = staging.count("users"), staging.count("items")
+    num_words = [len(text.split()) for text in texts]
     num_interactions = metrics["num_interactions"]
     return Survey(
         num_users=num_users,
@@ -109,7 +110,7 @@ def survey(folder: Folder, source: TablesSource) -> Survey:
         num_explanations=metrics["num_explanations"],
         rejected=count_reasons(rejected),
         max_rejected_share=_largest_share(rejected, num_rows),
-        explanation_tokens=_long_text(texts),
+        explanation_tokens=int(np.quantile(num_words or [0], 0.95) * _TOKENS_PER_WORD),
     )
 
 
@@ -119,9 +120,3 @@ def _largest_share(rejected: Sequence[Rejected], num_rows: Mapping[str, int]) ->
     for each in rejected:
         by_file[each.file] += each.count
     return max(by_file[file] / max(1, total) for file, total in num_rows.items())
-
-
-def _long_text(texts: list[str]) -> int:
-    if not texts:
-        return 0
-    return int(np.quantile([len(text.split()) for text in texts], 0.95) * _TOKENS_PER_WORD)

@@ -27,26 +27,23 @@ ASPECTS = (
 )
 ASPECTS_PER_ITEM = 4
 
-# How an item's profile may put an aspect; the first is also how a sentence on taste puts it.
+# How an item's profile may put an aspect, beside "its ..."; the first is also how a sentence on
+# taste puts it.
 _PHRASINGS = {
-    "late hours": ("late hours", "its late hours", "late hours all week"),
-    "quiet garden": ("a quiet garden", "its quiet garden", "a quiet garden out back"),
-    "live music": ("live music", "its live music", "live music on Fridays"),
-    "dog-friendly tables": (
-        "dog-friendly tables",
-        "its dog-friendly tables",
-        "plenty of dog-friendly tables",
-    ),
-    "fresh pastries": ("fresh pastries", "its fresh pastries", "fresh pastries every day"),
-    "strong coffee": ("strong coffee", "its strong coffee", "good strong coffee"),
-    "river view": ("a river view", "its river view", "a wide river view"),
-    "board games": ("board games", "its board games", "a shelf of board games"),
+    "late hours": ("late hours", "late hours all week"),
+    "quiet garden": ("a quiet garden", "a quiet garden out back"),
+    "live music": ("live music", "live music on Fridays"),
+    "dog-friendly tables": ("dog-friendly tables", "plenty of dog-friendly tables"),
+    "fresh pastries": ("fresh pastries", "fresh pastries every day"),
+    "strong coffee": ("strong coffee", "good strong coffee"),
+    "river view": ("a river view", "a wide river view"),
+    "board games": ("board games", "a shelf of board games"),
 }
 _ITEM_TEMPLATES = (
-    "A {mood} {trade} on {street}, run by {owner}. Guests praise {a}, {b}, {c} and {d}.",
-    "This {mood} {trade} on {street} belongs to {owner}. It offers {a}, {b}, {c} and {d}.",
-    "{owner} opened this {mood} {trade} on {street}. People come for {a}, {b}, {c} and {d}.",
-    "On {street} stands a {mood} {trade}, kept by {owner}. It is known for {a}, {b}, {c} and {d}.",
+    "A {mood} {trade} on {street}, run by {owner}. Guests praise {aspects}.",
+    "This {mood} {trade} on {street} belongs to {owner}. It offers {aspects}.",
+    "{owner} opened this {mood} {trade} on {street}. People come for {aspects}.",
+    "On {street} stands a {mood} {trade}, kept by {owner}. It is known for {aspects}.",
 )
 # fmt: off
 _MOODS = (
@@ -100,20 +97,13 @@ _EXPLANATION_TEMPLATES = (
     "You are likely to love {title}, because its {aspect} will win you over.",
     "{title} is a good choice for you, above all for its {aspect}.",
 )
-_TASTE_TEMPLATES = {
-    1: ("Loves {0} above all.", "Cares most about {0}.", "Likes nothing more than {0}."),
-    2: (
-        "Loves {0} above all, then {1}.",
-        "Cares most about {0}, then {1}.",
-        "Likes nothing more than {0}, after that {1}.",
-    ),
-    3: (
-        "Loves {0} above all, then {1}, then {2}.",
-        "Cares most about {0}, then {1}, then {2}.",
-        "Likes nothing more than {0}, after that {1} and then {2}.",
-    ),
-}
-MAX_STATED_ASPECTS = len(_TASTE_TEMPLATES)
+# A sentence on taste has as many of a row's parts as it states aspects.
+_TASTE_TEMPLATES = (
+    ("Loves {0} above all", ", then {1}", ", then {2}"),
+    ("Cares most about {0}", ", then {1}", ", then {2}"),
+    ("Likes nothing more than {0}", ", after that {1}", " and then {2}"),
+)
+MAX_STATED_ASPECTS = 3
 NUM_PLAIN_TITLES = len(_TITLE_FIRST) * len(_TITLE_SECOND)
 
 
@@ -127,20 +117,20 @@ def item_title(number: int) -> str:
 
 def item_profile(aspects: Sequence[str], rng: Random) -> str:
     """25 to 35 words that name the item's four aspects, in random order."""
-    a, b, c, d = (
-        rng.choice(_PHRASINGS[aspect]) for aspect in rng.sample(aspects, k=ASPECTS_PER_ITEM)
-    )
+    named = [_phrase(aspect, rng) for aspect in rng.sample(aspects, k=ASPECTS_PER_ITEM)]
     text = rng.choice(_ITEM_TEMPLATES).format(
         mood=rng.choice(_MOODS),
         trade=rng.choice(_TRADES),
         street=rng.choice(_STREETS),
         owner=rng.choice(_OWNERS),
-        a=a,
-        b=b,
-        c=c,
-        d=d,
+        aspects=f"{', '.join(named[:-1])} and {named[-1]}",
     )
     return text[0].upper() + text[1:]
+
+
+def _phrase(aspect: str, rng: Random) -> str:
+    plain, longer = _PHRASINGS[aspect]
+    return rng.choice((plain, f"its {aspect}", longer))
 
 
 def user_profile(rng: Random) -> str:
@@ -164,7 +154,7 @@ def explanation(title: str, aspect: str, rng: Random) -> str:
 def taste_sentence(favourites: Sequence[str], rng: Random) -> str:
     """States the 1 to 3 favourite aspects, the best first."""
     phrases = [_PHRASINGS[aspect][0] for aspect in favourites]
-    return rng.choice(_TASTE_TEMPLATES[len(favourites)]).format(*phrases)
+    return "".join(rng.choice(_TASTE_TEMPLATES)[: len(phrases)]).format(*phrases) + "."
 
 
 @dataclass(frozen=True)

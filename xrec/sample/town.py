@@ -152,10 +152,8 @@ def _pairs(items: npt.NDArray[np.int64], user_ids: list[str], item_ids: list[str
     """A row for each user (row of `items`) and item; no split of its own, so the hash decides."""
     return pa.table(
         {
-            "user_id": [
-                user_ids[user] for user in np.repeat(np.arange(len(items)), items.shape[1])
-            ],
-            "item_id": [item_ids[item] for item in items.ravel()],
+            "user_id": np.repeat(user_ids, items.shape[1]),
+            "item_id": np.array(item_ids)[items.ravel()],
             "split": pa.nulls(items.size, pa.string()),
         }
     )

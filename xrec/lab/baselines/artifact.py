@@ -18,7 +18,7 @@ from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import Words
 from xrec.lab.baselines.data import BaselineData
 from xrec.lab.baselines.lora import LoRA
-from xrec.lab.baselines.model import TrainedModel, load_parameters
+from xrec.lab.baselines.model import TrainedModel
 from xrec.lab.baselines.peter import PETER
 from xrec.llm.model import load_llm
 from xrec.storage import Manifest, read_content, read_manifest, write_contents, write_manifest
@@ -72,7 +72,7 @@ def write_baseline(
         _WEIGHTS: safetensors.torch.save(best),
     }
     if data.codec is not None:
-        contents[_WORDS] = data.codec.to_bytes()
+        contents[_WORDS] = json.dumps(data.codec.pieces, ensure_ascii=False).encode()
     location = baseline.model
     files = write_contents(location, contents)
     # Times are no part of what the artifact is.
@@ -102,7 +102,7 @@ def read_baseline(baseline: Baseline, device: torch.device = _CPU) -> TrainedBas
 
     about = json.loads(content(_ABOUT))
     model = build_model(baseline, about["sizes"], device)
-    load_parameters(model, safetensors.torch.load(content(_WEIGHTS)))
-    codec = None if baseline.kind == "lora" else Words.from_bytes(content(_WORDS))
+    model.load_state_dict(safetensors.torch.load(content(_WEIGHTS)), strict=False)
+    codec = None if baseline.kind == "lora" else Words(tuple(json.loads(content(_WORDS))))
     placed = model.requires_grad_(False).to(device).eval()
     return TrainedBaseline(placed, codec, about["max_words"])

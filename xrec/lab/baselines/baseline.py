@@ -114,5 +114,4 @@ class Baseline:
         return resolve_model(llm, self.storage)
 
     def open(self, uri: str) -> Location:
-        """The location of an input."""
         return open_location(uri, self.storage)

@@ -6,7 +6,6 @@ pieces "It's", " fine", ".". So joined pieces are the text again, to the letter,
 blanks and line breaks, which become one blank.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,15 +33,6 @@ class Words:
         counts = Counter(piece for text in texts for piece in pieces_of(text))
         frequent = sorted(counts, key=lambda piece: (-counts[piece], piece))[:max_words]
         return cls((*SPECIAL, *frequent, *(piece for piece in known if piece not in set(frequent))))
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> "Words":
-        """The vocabulary that `to_bytes` wrote."""
-        return cls(tuple(json.loads(content)))
-
-    def to_bytes(self) -> bytes:
-        """The vocabulary as JSON."""
-        return json.dumps(self.pieces, ensure_ascii=False).encode("utf-8")
 
     def __len__(self) -> int:
         return len(self.pieces)

@@ -17,8 +17,10 @@ from xrec.data.splits import drawn_explanations
 from xrec.errors import DataError
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import END, PAD, Words
-from xrec.lab.baselines.lora import PromptBatch, collate_prompts, prompt_examples
+from xrec.lab.baselines.lora import prompt_examples
 from xrec.lab.baselines.peter import Pairs, TextBatch
+from xrec.llm.examples import IGNORE, Batch
+from xrec.llm.examples import collate as collate_rows
 
 MAX_VOCABULARY = 20_000
 """How many words a model knows, the most frequent ones; others are read as unknown."""
@@ -31,13 +33,12 @@ Choose = Callable[[Sequence[int], Sequence[int]], list[str]]
 class TextExample:
     """An explained pair: its indices, and the tokens of its text.
 
-    The end token is the last one, unless the text was cut; `num_words` does not count it.
+    The end token is the last one, unless the text was cut.
     """
 
     user_index: int
     item_index: int
     token_ids: tuple[int, ...]
-    num_words: int
     aspect_ids: tuple[int, ...] = ()
 
     def __len__(self) -> int:
@@ -52,21 +53,18 @@ def example(
     user, item: their indices.
     """
     end = (END,) if len(words) <= max_words else ()
-    kept = tuple(words[:max_words])
-    return TextExample(user, item, (*kept, *end), len(kept), aspect_ids)
+    return TextExample(user, item, (*words[:max_words], *end), aspect_ids)
 
 
 def collate(examples: Sequence[TextExample]) -> TextBatch:
-    """The examples as a batch; B is at least 1. Texts are padded with zeros."""
+    """The examples as a batch; B is at least 1."""
     return TextBatch(
         collate_pairs(
             [each.user_index for each in examples],
             [each.item_index for each in examples],
             [each.aspect_ids for each in examples],
         ),
-        _padded([each.token_ids for each in examples]),
-        torch.tensor([len(each) for each in examples]),
-        torch.tensor([each.num_words for each in examples]),
+        _padded([each.token_ids for each in examples], IGNORE),
     )
 
 
@@ -77,14 +75,14 @@ def collate_pairs(
     return Pairs(
         torch.tensor(users, dtype=torch.int64),
         torch.tensor(items, dtype=torch.int64),
-        _padded(aspects),
+        _padded(aspects, PAD),
     )
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(B, T) int64, with zeros behind shorter rows."""
+def _padded(rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:
+    """(B, T) int64, with `padding` behind shorter rows."""
     tensors = [torch.tensor(ids, dtype=torch.int64) for ids in rows]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=padding)
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class BaselineData:
     sizes: Mapping[str, int]
     codec: Words | None
     max_words: int
-    collate: Callable[[Sequence[Any]], TextBatch | PromptBatch] = collate
+    collate: Callable[[Sequence[Any]], TextBatch | Batch] = collate
 
 
 def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
@@ -119,7 +117,7 @@ def build_data(baseline: Baseline, dataset: Dataset) -> BaselineData:
     sizes = {"num_users": dataset.num_users, "num_items": dataset.num_items, "num_tokens": 0}
     if baseline.kind == "lora":
         prompts = [prompt_examples(baseline, dataset, table) for table in (train, validation)]
-        return BaselineData(prompts[0], prompts[1], sizes, None, 0, collate=collate_prompts)
+        return BaselineData(prompts[0], prompts[1], sizes, None, 0, collate=collate_rows)
     choose, num_aspect_words = load_choice(baseline, dataset), baseline.num_aspect_words
     named, others = (choose(*_indices(table)) for table in (train, validation))
     texts = train["explanation"].to_pylist()

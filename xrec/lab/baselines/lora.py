@@ -8,12 +8,9 @@ prompt in words: users and items have no token, so they leave nothing in it. Its
 by a backfill, of the language model with the sums.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -24,33 +21,12 @@ from xrec.errors import DataError, ModelError
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.model import TrainedModel
 from xrec.llm.collaborative import Vocabulary
-from xrec.llm.examples import Batch, Example, collate, token_nll
+from xrec.llm.examples import Batch, Example, token_nll
 from xrec.llm.model import load_tokenizer, read_text_config
 from xrec.llm.prompt import PromptBuilder
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 _ALPHA = 16.0
-
-
-@dataclass(frozen=True)
-class PromptBatch:
-    """Prompts in words with their explanations, as the trainer takes a `TextBatch`."""
-
-    rows: Batch
-
-    @property
-    def counts(self) -> Tensor:
-        """See TextBatch."""
-        return (self.rows.labels >= 0).sum().float()[None]
-
-    def to(self, device: torch.device) -> "PromptBatch":
-        """The same on `device`."""
-        return PromptBatch(self.rows.to(device))
-
-
-def collate_prompts(examples: Sequence[Example]) -> PromptBatch:
-    """The examples as a batch."""
-    return PromptBatch(collate(examples))
 
 
 def text_vocabulary(num_text_tokens: int, dataset: Dataset) -> Vocabulary:
@@ -104,9 +80,13 @@ class LoRA(TrainedModel):
             if weight.requires_grad:
                 weight.data = weight.data.float()
 
-    def forward(self, batch: PromptBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """See TrainedModel."""
-        return token_nll(self.language_model, batch.rows).sum()[None]
+        return token_nll(self.language_model, batch).sum()[None]
+
+    def counts(self, batch: Batch) -> Tensor:
+        """See TrainedModel."""
+        return (batch.labels >= 0).sum().float()[None]
 
     def merged(self) -> PreTrainedModel:
         """The language model with the low-rank weights added to its own, in place.

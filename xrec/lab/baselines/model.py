@@ -1,10 +1,8 @@
 """What the training knows of a model: batches in, sums of losses out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
@@ -18,12 +16,8 @@ class TrainedModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Any) -> Tensor:
-        """The sums of the losses over the batch, (N,) nats; `batch.counts` is what they are of."""
+        """The sums of the losses over the batch, (N,) nats."""
 
-
-@torch.no_grad()
-def load_parameters(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Set the parameters of these names; parameters that share a tensor have one name."""
-    parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        parameters[name].copy_(tensor)
+    @abstractmethod
+    def counts(self, batch: Any) -> Tensor:
+        """How many tokens each of the losses is a sum of, (N,) float32."""

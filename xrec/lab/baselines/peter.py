@@ -44,44 +44,26 @@ class Pairs:
 class TextBatch:
     """B pairs with what is to be written of them.
 
-    token_ids: (B, T) int64, the texts with their end tokens; behind them anything may stand.
-    lengths: (B,) int64, how many tokens of each row count. num_words: those without the end.
+    labels: (B, T) int64, the texts with their end tokens, and -100 behind them.
     """
 
     pairs: Pairs
-    token_ids: Tensor
-    lengths: Tensor
-    num_words: Tensor
+    labels: Tensor
 
     def to(self, device: torch.device) -> "TextBatch":
         """The same on `device`."""
-        rest = (self.token_ids, self.lengths, self.num_words)
-        return TextBatch(self.pairs.to(device), *(tensor.to(device) for tensor in rest))
-
-    @property
-    def counts(self) -> Tensor:
-        """How many tokens and how many words the losses are sums of, (2,) float32."""
-        return torch.stack([self.lengths.sum(), self.num_words.sum()]).float()
-
-    @property
-    def labels(self) -> Tensor:
-        """The token ids, and -100 where none counts, (B, T)."""
-        return self._first(self.lengths)
+        return TextBatch(self.pairs.to(device), self.labels.to(device))
 
     @property
     def words(self) -> Tensor:
-        """The token ids without the end, and -100 elsewhere, (B, T)."""
-        return self._first(self.num_words)
-
-    def _first(self, numbers: Tensor) -> Tensor:
-        places = torch.arange(self.token_ids.shape[1], device=self.token_ids.device)
-        return self.token_ids.masked_fill(places >= numbers[:, None], IGNORE)
+        """The labels without the end, and -100 elsewhere, (B, T)."""
+        return self.labels.masked_fill(self.labels == END, IGNORE)
 
     @property
     def inputs(self) -> Tensor:
-        """What stands before each token: <bos>, then all but the last one, (B, T)."""
-        begin = self.token_ids.new_full((len(self.token_ids), 1), BEGIN)
-        return torch.cat([begin, self.token_ids[:, :-1]], dim=1)
+        """What stands before each label: <bos>, then all but the last one, (B, T)."""
+        begin = self.labels.new_full((len(self.labels), 1), BEGIN)
+        return torch.cat([begin, self.labels[:, :-1].clamp_min(PAD)], dim=1)
 
 
 def may_see(length: int) -> Tensor:
@@ -142,15 +124,17 @@ class PETER(TrainedModel):
         """See TrainedModel."""
         hidden = self.hidden(batch.pairs, batch.inputs)
         nll = label_nll(self.output(hidden[:, self._begin_place :]), batch.labels).sum()
-        return torch.stack([nll, self._context_nll(hidden[:, ITEM], batch)])
+        return torch.stack([nll, self._context_nll(hidden[:, ITEM], batch.words)])
 
-    def _context_nll(self, hidden: Tensor, batch: TextBatch) -> Tensor:
+    def counts(self, batch: TextBatch) -> Tensor:
+        """See TrainedModel."""
+        return torch.stack([(batch.labels >= 0).sum(), (batch.words >= 0).sum()]).float()
+
+    def _context_nll(self, hidden: Tensor, words: Tensor) -> Tensor:
         """The NLL of each text's words, in no order, from one distribution; hidden (B, D)."""
         log_probabilities = self.output(hidden).log_softmax(dim=1)  # (B, V)
-        words = batch.words
-        counted = words >= 0
         found = log_probabilities.gather(1, words.clamp_min(0))
-        nll: Tensor = -(found * counted).sum()
+        nll: Tensor = -(found * (words >= 0)).sum()
         return nll
 
     def hidden(self, pairs: Pairs, token_ids: Tensor) -> Tensor:

@@ -24,15 +24,9 @@ from xrec.config.adapter import LearningRateConfig
 from xrec.errors import TrainingError
 from xrec.lab.baselines.baseline import Recipe
 from xrec.lab.baselines.data import BaselineData
-from xrec.lab.baselines.model import TrainedModel, load_parameters
+from xrec.lab.baselines.model import TrainedModel
 from xrec.train.adapter_model import learning_rate_share
-from xrec.train.checkpoint import (
-    ReadFile,
-    Tensors,
-    progress_file,
-    read_progress,
-    tensors_below,
-)
+from xrec.train.checkpoint import ReadFile, Tensors, progress_file, read_progress, tensors_below
 from xrec.train.data import noise_seed
 
 STATE, BEST = "state.safetensors", "best.safetensors"
@@ -112,7 +106,7 @@ class BaselineTrainer:
         self._rate_share = _rate_share(recipe, len(data.train))
         self._seed, self._workers = seed, workers or Workers()
         self.progress = BaselineProgress(run)
-        self._best: Tensors = {}
+        self.best: Tensors = {}  # the trained parameters of the best epoch, by name
         self._optimizer = getattr(torch.optim, recipe.optimizer)(
             self._trained().values(), lr=recipe.learning_rate, weight_decay=0.0
         )
@@ -121,11 +115,6 @@ class BaselineTrainer:
     def has_finished(self) -> bool:
         """Whether the training has ended."""
         return self.progress.has_ended(self._recipe)
-
-    @property
-    def best(self) -> Tensors:
-        """The trained parameters of the best epoch, by name."""
-        return self._best
 
     def run_epoch(self) -> dict[str, Any]:
         """Train for an epoch and validate; returns its row. Collective.
@@ -155,7 +144,7 @@ class BaselineTrainer:
         history = (*self.progress.history, row)
         self.progress = replace(self.progress, step=row["step"], history=history)
         if self.progress.best is row:
-            self._best = {name: _copied(each) for name, each in self._trained().items()}
+            self.best = {name: _copied(each) for name, each in self._trained().items()}
 
     def _trained(self) -> dict[str, Tensor]:
         return {
@@ -187,7 +176,7 @@ class BaselineTrainer:
         workers = self._workers
         torch.manual_seed(noise_seed(self._seed, step, workers.rank))
         self._optimizer.zero_grad()
-        counts = self._data.collate(examples).counts
+        counts = self.model.counts(self._data.collate(examples))
         weights = torch.tensor(self.model.loss_weights) / counts.clamp_min(1)
         totals = torch.zeros_like(counts, device=self._device)
         for batch in self._passes(examples):
@@ -231,7 +220,7 @@ class BaselineTrainer:
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         for batch in self._passes(self._data.validation):
             total += self.model(batch)[0]
-        count = self._data.collate(self._data.validation).counts[0]
+        count = self.model.counts(self._data.collate(self._data.validation))[0]
         return float(self._workers.add_up(total)) / float(count)
 
     def checkpoint(self) -> dict[str, bytes]:
@@ -246,15 +235,15 @@ class BaselineTrainer:
         return {
             **progress_file(self.progress),
             STATE: safetensors.torch.save({**trained, **optimizer}),
-            BEST: safetensors.torch.save(self._best),
+            BEST: safetensors.torch.save(self.best),
         }
 
     def restore(self, read: ReadFile) -> None:
         """Go on from a checkpoint; raises ArtifactMismatchError if it is another run's."""
         self.progress = read_progress(BaselineProgress, read, self.progress.run)
-        self._best = safetensors.torch.load(read(BEST))
+        self.best = safetensors.torch.load(read(BEST))
         tensors = safetensors.torch.load(read(STATE))
-        load_parameters(self.model, tensors_below(tensors, "parameter"))
+        self.model.load_state_dict(tensors_below(tensors, "parameter"), strict=False)
         states: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors_below(tensors, "optimizer").items():
             index, _, name = key.partition("/")

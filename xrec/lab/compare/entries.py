@@ -58,7 +58,6 @@ class ComparedPairs:
 
     @property
     def ids(self) -> list[tuple[str, str]]:
-        """The ids of user and item."""
         return [(pair.user_id, pair.item_id) for pair in self.pairs]
 
 

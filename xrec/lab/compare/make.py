@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import pyarrow as pa
@@ -28,14 +29,7 @@ from xrec.lab.baselines.train import train_baseline
 from xrec.lab.compare.copies import Texts, nearest_texts, profile_texts, read_elsewhere
 from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.text_only import frozen_model, text_only_texts
-from xrec.lab.compare.texts import (
-    Costs,
-    EntryTexts,
-    pairs_per_second,
-    texts_of_run,
-    write_texts,
-)
-from xrec.lab.measures.measure import PairIds
+from xrec.lab.compare.texts import Costs, EntryTexts, write_texts
 from xrec.llm.source import anywhere
 from xrec.schemas import PAIRS
 from xrec.storage import finished, location_of, read_table, write_manifest, write_table
@@ -102,31 +96,24 @@ def adapter_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> 
     logger.info("%s: training", entry.title)
     train_adapter(training)
     logger.info("%s: writing texts", entry.title)
-    manifest = write_texts(backfill, identify(backfill))
+    texts = write_texts(backfill, identify(backfill))
     trained = entry.location / "adapter"
     adapters = read_adapter(trained).adapters
     weights = [each for side in (adapters.user, adapters.item) for each in side.parameters()]
     history = json.loads((trained / "history.json").read_text())
-    costs = Costs(
+    costs = replace(
+        texts.costs,
         training_seconds=float(sum(row["seconds"] for row in history)),
         num_trained_parameters=sum(weight.numel() for weight in weights),
-        pairs_per_second=pairs_per_second(manifest),
     )
-    texts = texts_of_run(entry.location / "explanations", manifest, config.storage)
     return replace(texts, costs=costs)
 
 
-@dataclass(frozen=True)
-class LoadMerged:
-    """Loads the language model with low-rank weights (`LoadModel`)."""
-
-    baseline: Baseline
-
-    def __call__(self, sources: Sources, device: torch.device) -> PreTrainedModel:
-        """The model with the sum of both weights."""
-        model = read_baseline(self.baseline, device).model
-        assert isinstance(model, LoRA)
-        return model.merged()
+def load_merged(baseline: Baseline, sources: Sources, device: torch.device) -> PreTrainedModel:
+    """The language model with the sum of its own and the low-rank weights, on `device`."""
+    model = read_baseline(baseline, device).model
+    assert isinstance(model, LoRA)
+    return model.merged()
 
 
 def baseline_of(config: CompareConfig, entry: Entry) -> Baseline:
@@ -156,23 +143,17 @@ def baseline_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) ->
     logger.info("%s: writing texts", entry.title)
     if baseline.kind == "lora":
         inputs = {"baseline": trained.fingerprint}
-        texts = text_only_texts(config, entry, pairs, inputs=inputs, load=LoadMerged(baseline))
-        rate = texts.costs.pairs_per_second
+        load = partial(load_merged, baseline)
+        texts = text_only_texts(config, entry, pairs, inputs=inputs, load=load)
     else:
-        written, rate = _written(baseline, entry, pairs, trained.fingerprint)
-        texts = EntryTexts.of(written)
-    costs = Costs(
-        training_seconds=trained.metrics["training_seconds"],
-        num_trained_parameters=trained.metrics["num_trained_parameters"],
-        pairs_per_second=rate,
-    )
-    return replace(texts, costs=costs)
+        texts = _written(baseline, entry, pairs, trained.fingerprint)
+    names = ("training_seconds", "num_trained_parameters")
+    measured = {name: trained.metrics[name] for name in names}
+    return replace(texts, costs=replace(texts.costs, **measured))
 
 
-def _written(
-    baseline: Baseline, entry: Entry, pairs: ComparedPairs, trained: str
-) -> tuple[dict[PairIds, str | None], float]:
-    """The texts, and how many a process wrote a second; they are kept as an artifact `texts`."""
+def _written(baseline: Baseline, entry: Entry, pairs: ComparedPairs, trained: str) -> EntryTexts:
+    """The texts, with how many a process wrote a second; they are kept as an artifact `texts`."""
     location, file = entry.location / "texts", "texts.parquet"
     settings, inputs = {"pairs": pairs.fingerprint}, {"baseline": trained}
     if (done := finished(location, "texts", settings, inputs)) is None:
@@ -191,7 +172,7 @@ def _written(
         )
     kept = read_table(location / file, TEXTS).to_pylist()
     found = {(row["user_id"], row["item_id"]): row["text"] for row in kept}
-    return found, done.metrics["pairs_per_second"]
+    return EntryTexts.of(found, Costs(pairs_per_second=done.metrics["pairs_per_second"]))
 
 
 def elsewhere_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -> EntryTexts:

@@ -39,10 +39,7 @@ TABLE = pa.schema(
         ),
         pa.field("value", pa.float64(), nullable=False),
         *(pa.field(name, pa.float64()) for name in ("low", "high", "seed_spread")),
-        *(
-            pa.field(name, pa.float64())
-            for name in ("difference", "difference_low", "difference_high")
-        ),
+        *(pa.field(f"difference{end}", pa.float64()) for end in ("", "_low", "_high")),
         pa.field("by_seed", pa.list_(pa.field("element", pa.float64(), nullable=False))),
         pa.field("num_pairs", pa.int64(), nullable=False),
     ]
@@ -52,6 +49,10 @@ COST_INFOS = (
     MetricInfo("training_seconds", "Training, s", 0),
     MetricInfo("num_trained_parameters", "Trained parameters", 0),
     MetricInfo("pairs_per_second", "Texts a second", 1),
+)
+_NO_ASPECTS = (
+    "There are no metrics of aspects: the dataset has no tables of them; make it of annotations "
+    "(docs/annotate.md), or set prepare.aspects_from (docs/data.md)."
 )
 
 
@@ -70,7 +71,6 @@ class Figure:
 
     @property
     def metric(self) -> str:
-        """Its name."""
         return self.own.metric
 
     @property
@@ -180,7 +180,7 @@ def result_of(
         tuple(figures),
         {COVERAGE: ordered.pop(COVERAGE), **ordered},
         {name: config.num_seeds_of(name) for name in config.entries} | dict.fromkeys(ranked, 0),
-        (*_notes(dataset), *notes),
+        ((_NO_ASPECTS, *notes) if dataset.aspects is None else notes),
     )
 
 
@@ -220,16 +220,6 @@ def _cost_figures(name: str, costs: Sequence[Costs]) -> list[Figure]:
             row = MetricRow(info.name, float(np.mean(values)), None, None, values, 0)
             found.append(Figure(name, ALL, ALL, row))
     return found
-
-
-def _notes(dataset: Dataset) -> list[str]:
-    """Why metrics of aspects are not in the table, if they are not."""
-    if dataset.aspects is not None:
-        return []
-    return [
-        "There are no metrics of aspects: the dataset has no tables of them; make it of "
-        "annotations (docs/annotate.md), or set prepare.aspects_from (docs/data.md)."
-    ]
 
 
 def result_table(result: Result) -> pa.Table:

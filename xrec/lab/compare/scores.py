@@ -24,7 +24,6 @@ from xrec.config.entries import ADAPTERS
 from xrec.data.dataset import HeldOutPair, read_dataset
 from xrec.errors import ArtifactMismatchError
 from xrec.evaluate.scores import other_users
-from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer
 from xrec.generate.scoring import fitting_pairs, nll_own_and_shuffled
 from xrec.lab.compare.entries import SEED, ComparedPairs, Entry
@@ -40,7 +39,6 @@ from xrec.schemas import PAIRS
 from xrec.storage import (
     MANIFEST,
     Kind,
-    Manifest,
     finished,
     location_of,
     manifest_of,
@@ -69,7 +67,6 @@ class Scored:
 
     texts: ScoredTexts
     table: pa.Table
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -104,9 +101,21 @@ class Task:
 
     def weigh(self, sources: Sources) -> pa.Table:
         """The table LIKELIHOODS by an adapter's model; raises what `load_explainer` raises."""
-        config = self.config
+        config, pairs = self.config, self.pairs
         explainer = load_explainer(sources, device=config.actors.device, engine=config.engine)
-        return likelihoods_of(explainer, self.pairs)
+        users = other_users([pair.user_id for pair in pairs], SEED)
+        others = [explainer.dataset.user_index(user) for user in users]
+        weighed = nll_own_and_shuffled(explainer, pairs, others, fitting_pairs(explainer, pairs))
+        rows = [
+            {
+                "user_id": pair.user_id,
+                "item_id": pair.item_id,
+                "nll": own,
+                "personalization_gain": None if own is None or other is None else other - own,
+            }
+            for pair, (own, other) in zip(pairs, weighed, strict=True)
+        ]
+        return pa.Table.from_pylist(rows, LIKELIHOODS)
 
 
 ScoreAll = Callable[[Task, Sequence[ScoredTexts]], Tables]
@@ -163,30 +172,10 @@ def score_entries(
         return score_all(task, [texts[entry] for entry in left])
 
     found = _kept_or_made("scores", "scoring", settings, inputs, score)
-    return {
-        entry: Scored(texts[entry], table, manifest.fingerprint)
-        for entry, (table, manifest) in found.items()
-    }
+    return {entry: Scored(texts[entry], table) for entry, table in found.items()}
 
 
 WeighAll = Callable[[Task, Sequence[Sources]], Tables]
-
-
-def likelihoods_of(explainer: Explainer, pairs: Sequence[HeldOutPair]) -> pa.Table:
-    """The table LIKELIHOODS of the pairs."""
-    users = other_users([pair.user_id for pair in pairs], SEED)
-    others = [explainer.dataset.user_index(user) for user in users]
-    weighed = nll_own_and_shuffled(explainer, pairs, others, fitting_pairs(explainer, pairs))
-    rows = [
-        {
-            "user_id": pair.user_id,
-            "item_id": pair.item_id,
-            "nll": own,
-            "personalization_gain": None if own is None or other is None else other - own,
-        }
-        for pair, (own, other) in zip(pairs, weighed, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, LIKELIHOODS)
 
 
 def weigh_on_ray(task: Task, adapters: Sequence[Sources]) -> Tables:
@@ -228,7 +217,7 @@ def with_likelihoods(
 
     found = _kept_or_made("likelihoods", "weighing references", settings, inputs, weigh)
     tables = {entry: each.table for entry, each in scored.items()}
-    for entry, (likelihoods, _) in found.items():
+    for entry, likelihoods in found.items():
         for info in LIKELIHOOD_INFOS:
             tables[entry] = tables[entry].append_column(info.name, likelihoods[info.name])
     return {entry: replace(each, table=tables[entry]) for entry, each in scored.items()}
@@ -240,31 +229,30 @@ def _kept_or_made(
     settings: Mapping[str, Any],
     inputs: Mapping[Entry, Mapping[str, str]],
     make: Callable[[Sequence[Entry]], Tables],
-) -> dict[Entry, tuple[pa.Table, Manifest]]:
-    """The table of each entry with its manifest; `make` makes those that are not there."""
+) -> dict[Entry, pa.Table]:
+    """The table of each entry; `make` makes those that are not there."""
     found = {entry: _kept(entry, kind, settings, own) for entry, own in inputs.items()}
     left = [entry for entry, kept in found.items() if kept is None]
     if left:
         for place, table in progress(make(left), doing, len(left)):
             entry = left[place]
-            found[entry] = table, _keep(entry, kind, table, settings, inputs[entry])
+            found[entry] = table
+            _keep(entry, kind, table, settings, inputs[entry])
             logger.info("%s: %s done", entry.title, doing)
-    return {entry: each for entry, each in found.items() if each is not None}
+    return {entry: table for entry, table in found.items() if table is not None}
 
 
 def _kept(
     entry: Entry, kind: Kind, settings: Mapping[str, Any], inputs: Mapping[str, str]
-) -> tuple[pa.Table, Manifest] | None:
+) -> pa.Table | None:
     location = entry.location / kind
     try:
-        manifest = finished(location, kind, settings, inputs)
+        if finished(location, kind, settings, inputs) is None:
+            return None
     except ArtifactMismatchError as error:
         logger.info("%s; they are made again", str(error).rsplit("\n", 1)[0])
         return None
-    if manifest is None:
-        return None
-    data = (location / f"{kind}.parquet").read_bytes()
-    return pq.read_table(pa.BufferReader(data)), manifest
+    return pq.read_table(pa.BufferReader((location / f"{kind}.parquet").read_bytes()))
 
 
 def _keep(
@@ -273,11 +261,9 @@ def _keep(
     table: pa.Table,
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
-) -> Manifest:
+) -> None:
     location, name = entry.location / kind, f"{kind}.parquet"
     (location / MANIFEST).delete()  # it is of another table
     files = {name: write_table(location / name, table, table.schema)}
     counts = {"pairs": table.num_rows}
-    return write_manifest(
-        location, kind, config=settings, inputs=inputs, files=files, row_counts=counts
-    )
+    write_manifest(location, kind, config=settings, inputs=inputs, files=files, row_counts=counts)

@@ -85,7 +85,7 @@ def _table(heading: list[str], rows: list[list[str]]) -> list[str]:
 def _own_cell(result: Result, figure: Figure | None, info: MetricInfo) -> str:
     if figure is None:
         return ""
-    mark = CLEAR if is_marked(result, figure) else ""
+    mark = CLEAR if figure.is_clear and result.has_seeds(figure.entry) else ""
     spread = "" if figure.seed_spread is None else f" ±{_shown(figure.seed_spread, info)}"
     return f"{_shown(figure.own.value, info)}{mark}{_interval(figure.own, info)}{spread}"
 
@@ -107,11 +107,6 @@ def _interval(row: MetricRow, info: MetricInfo, sign: str = "") -> str:
 def _shown(value: float, info: MetricInfo, sign: str = "") -> str:
     """The value with the metric's digits, and thousands apart where there are none."""
     return f"{value:{sign}{',' if info.digits == 0 else ''}.{info.digits}f}"
-
-
-def is_marked(result: Result, figure: Figure) -> bool:
-    """Whether the figure's difference to the first entry is clear, and may be said to be."""
-    return result.has_seeds(figure.entry) and figure.is_clear
 
 
 def _failed_lines(failed: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -5,7 +5,8 @@ zero_shot is the frozen model. lora is the same model with low-rank weights (xre
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
@@ -24,13 +25,8 @@ from xrec.generate.loading import Sources
 from xrec.graph.artifact import read_graph
 from xrec.lab.baselines.lora import text_vocabulary
 from xrec.lab.compare.entries import ComparedPairs, Entry
-from xrec.lab.compare.texts import Costs, EntryTexts, pairs_per_second, texts_of_run, write_texts
-from xrec.llm.model import (
-    load_llm,
-    load_tokenizer,
-    resolve_device,
-    stop_token_ids,
-)
+from xrec.lab.compare.texts import EntryTexts, write_texts
+from xrec.llm.model import load_llm, load_tokenizer, resolve_device, stop_token_ids
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import fingerprint_of, manifest_of, open_location
@@ -64,42 +60,33 @@ def text_only_texts(
     backfill = config.backfill_of(entry.seed or 0, pairs.uri, explanations, explanations)
     logger.info("%s: writing texts", entry.title)
     identity = _identity(config, backfill, pairs, inputs)
-    manifest = write_texts(backfill, identity, LoadTextOnly(config.prompt, load))
-    texts = texts_of_run(entry.location / "explanations", manifest, config.storage)
-    return replace(texts, costs=Costs(None, 0, pairs_per_second(manifest)))
+    texts = write_texts(backfill, identity, partial(load_text_only, config.prompt, load))
+    return replace(texts, costs=replace(texts.costs, num_trained_parameters=0))
 
 
-@dataclass(frozen=True)
-class LoadTextOnly:
-    """Loads the explainer in an actor's process (`LoadExplainer`)."""
-
-    prompt: PromptConfig
-    load: LoadModel
-
-    def __call__(self, made: MakeExplainTask) -> Explainer:
-        """The explainer, whose prompts have no collaborative tokens."""
-        sources, device = made.sources, resolve_device(made.device)
-        dataset = read_dataset(open_location(sources.dataset, sources.storage))
-        graph = read_graph(open_location(sources.graph, sources.storage))
-        folder = resolve_model(sources.llm, sources.storage)
-        model = self.load(sources, device)
-        tokenizer = load_tokenizer(folder)
-        num_text_tokens = model.get_input_embeddings().num_embeddings
-        vocabulary = text_vocabulary(num_text_tokens, dataset)
-        builder = PromptBuilder(tokenizer, self.prompt, vocabulary)
-        chooser = None
-        if self.prompt.aspects and sources.aspects is not None:
-            chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
-        engine = load_engine(model, stop_token_ids(model, tokenizer), made.engine)
-        return Explainer(
-            model,
-            engine,
-            PairPrompts(dataset, builder, chooser),
-            dataset,
-            graph,
-            fingerprint_of(made.shared_key),
-            checker_of(dataset, sources.storage),
-        )
+def load_text_only(prompt: PromptConfig, load: LoadModel, made: MakeExplainTask) -> Explainer:
+    """The explainer in an actor's process, whose prompts have no collaborative tokens."""
+    sources, device = made.sources, resolve_device(made.device)
+    dataset = read_dataset(open_location(sources.dataset, sources.storage))
+    graph = read_graph(open_location(sources.graph, sources.storage))
+    folder = resolve_model(sources.llm, sources.storage)
+    model = load(sources, device)
+    tokenizer = load_tokenizer(folder)
+    vocabulary = text_vocabulary(model.get_input_embeddings().num_embeddings, dataset)
+    builder = PromptBuilder(tokenizer, prompt, vocabulary)
+    chooser = None
+    if prompt.aspects and sources.aspects is not None:
+        chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
+    engine = load_engine(model, stop_token_ids(model, tokenizer), made.engine)
+    return Explainer(
+        model,
+        engine,
+        PairPrompts(dataset, builder, chooser),
+        dataset,
+        graph,
+        fingerprint_of(made.shared_key),
+        checker_of(dataset, sources.storage),
+    )
 
 
 def _identity(

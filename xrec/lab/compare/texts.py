@@ -10,9 +10,8 @@ from xrec.backfill.plan import run_request
 from xrec.backfill.task import LoadExplainer, load_task_explainer
 from xrec.bulk import Identity, open_run
 from xrec.config.backfill import BackfillConfig
-from xrec.config.shared import StorageConfig
 from xrec.lab.measures.measure import PairIds
-from xrec.storage import Location, Manifest, fingerprint_of
+from xrec.storage import Manifest, fingerprint_of
 
 _NO_TEXT = "no_text"
 
@@ -49,9 +48,17 @@ class EntryTexts:
         return cls(texts, fingerprint, failed, costs or Costs())
 
 
-def texts_of_run(location: Location, manifest: Manifest, storage: StorageConfig) -> EntryTexts:
-    """The texts of a finished bulk run of explanations, at its place; it has no costs yet."""
-    source = (location.uri, manifest.version, storage)
+def write_texts(
+    config: BackfillConfig, identity: Identity, load: LoadExplainer = load_task_explainer
+) -> EntryTexts:
+    """Write what is left of the run, and return its texts; Ray is needed if anything is left.
+
+    The costs are those of writing. Raises what `xrec backfill` raises.
+    """
+    run = open_run(run_request(config, identity))
+    manifest = run_backfill(config, run, load) if has_work(config, run) else finish(config, run)
+    assert manifest is not None, "a run without a limit is finished when it ends"
+    source = (config.artifact("explanations"), manifest.version, config.storage)
     rows = read(*source).to_table(columns=["user_id", "item_id", "explanation"]).to_pylist()
     failed = read_failed(*source).to_table(columns=["user_id", "item_id", "reason"]).to_pylist()
     texts: dict[PairIds, str | None] = {
@@ -59,24 +66,12 @@ def texts_of_run(location: Location, manifest: Manifest, storage: StorageConfig)
     }
     texts |= {(row["user_id"], row["item_id"]): None for row in failed}
     reasons = Counter(row["reason"] for row in failed)
-    return EntryTexts(texts, manifest.fingerprint, dict(sorted(reasons.items())))
+    costs = Costs(pairs_per_second=_pairs_per_second(manifest))
+    return EntryTexts(texts, manifest.fingerprint, dict(sorted(reasons.items())), costs)
 
 
-def write_texts(
-    config: BackfillConfig, identity: Identity, load: LoadExplainer = load_task_explainer
-) -> Manifest:
-    """Write what is left of the run, and return its manifest; Ray is needed if anything is.
-
-    Raises what `xrec backfill` raises.
-    """
-    run = open_run(run_request(config, identity))
-    manifest = run_backfill(config, run, load) if has_work(config, run) else finish(config, run)
-    assert manifest is not None, "a run without a limit is finished when it ends"
-    return manifest
-
-
-def pairs_per_second(manifest: Manifest) -> float | None:
-    """Pairs a second of a process at work in `write_texts`; None if all were carried over."""
+def _pairs_per_second(manifest: Manifest) -> float | None:
+    """Pairs a second of a process at work; None if all were carried over."""
     costs, counts = manifest.metrics["costs"], manifest.row_counts
     num_done = counts["explanations"] + counts["failed"] - costs.get("carried", 0)
     return num_done / costs["seconds"] if num_done and costs.get("seconds") else None

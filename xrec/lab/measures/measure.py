@@ -6,10 +6,9 @@ text, because none was written or a rule refused it, counts as an empty text in 
 many have one is the coverage, the first figure of every table.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +40,6 @@ class ScoredTexts:
 
     @property
     def references(self) -> list[str]:
-        """The reference of each pair."""
         return [pair.reference for pair in self.pairs]
 
     @cached_property
@@ -72,9 +70,5 @@ class MetricInfo:
     digits: int = 3
 
 
-class PairMeasure(Protocol):
-    """One or more metrics of each pair."""
-
-    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
-        """Each metric's values, (N,); NaN where the metric is not defined for the pair."""
-        ...
+PairMeasure = Callable[[ScoredTexts], Mapping[str, Floats]]
+"""The values of one or more metrics, (N,); NaN where a metric is not defined for the pair."""

@@ -6,6 +6,7 @@ table = measures.of_pairs(texts)         # a row a pair, a column a metric
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,22 @@ from xrec.config.evaluate import MetricsConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.data.dataset import Dataset, HeldOutPair, taken
-from xrec.evaluate.encoder import encoder_folder, load_encoder
+from xrec.evaluate.encoder import embedding_scores, encoder_folder, load_encoder
+from xrec.evaluate.text_metrics import aspect_pattern
 from xrec.lab.judge.judge import JudgeAccess, describe_judge, judge_identity, load_judge
 from xrec.lab.measures.entailment import EntailmentModel
 from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
-from xrec.lab.measures.overlap import CORPUS_INFOS, EmbeddingScore, Overlap, embedding_infos
+from xrec.lab.measures.overlap import CORPUS_INFOS, OVERLAP_INFOS, embedding_infos, overlap
 from xrec.lab.measures.ranking import StatementsRanked, rankers
 from xrec.lab.measures.specificity import Specificity
 from xrec.lab.measures.statements import (
-    AspectsNamed,
-    RightAspect,
+    ASPECT_INFOS,
+    RIGHT_ASPECT_INFO,
     Statements,
     StatementsMatched,
+    aspects_named,
     matched_infos,
+    right_aspect,
 )
 from xrec.llm.source import model_fingerprint, name_anywhere
 from xrec.text import LanguageModel
@@ -51,7 +55,7 @@ class Measures:
         """
         values: dict[str, Floats] = {}
         for measure in self.of_each:
-            values |= measure.of_pairs(texts)
+            values |= measure(texts)
         return pa.table(
             {
                 "user_id": pa.array([pair.user_id for pair in texts.pairs], pa.string()),
@@ -83,22 +87,24 @@ def load_measures(
     model of an encoder or a judge cannot be had, ConfigError for a judge's engine without a model.
     """
     titles = taken(dataset.items["title"], [pair.item_index for pair in pairs])
-    made: list[PairMeasure] = [Overlap(), Specificity(pairs, titles)]
+    made: list[PairMeasure] = [overlap, Specificity(pairs, titles).of_pairs]
     if dataset.aspects is not None:
         statements = Statements(dataset, pairs)
-        made += [each(statements) for each in (AspectsNamed, StatementsMatched, StatementsRanked)]
+        made.append(partial(aspects_named, statements))
+        made += [each(statements).of_pairs for each in (StatementsMatched, StatementsRanked)]
         if config.entailment is not None:
             model = EntailmentModel(config.entailment, device=device, cache_dir=cache_dir)
-            made.append(StatementsMatched(statements, model, config.entailment))
+            made.append(StatementsMatched(statements, model, config.entailment).of_pairs)
     if dataset.planted is not None:
-        made.append(RightAspect(dataset))
+        planted = dataset.planted["aspect"].unique().to_pylist()
+        made.append(partial(right_aspect, aspect_pattern(planted)))
     if config.encoder is not None:
         encoder = load_encoder(config.encoder, device=device, cache_dir=cache_dir)
-        made.append(EmbeddingScore(encoder))
+        made.append(lambda texts: embedding_scores(encoder, texts.texts, texts.references))
     loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
     for judge in config.judges:
         assert judges is not None
-        made.append(load_judge(judge, judges, loaded))
+        made.append(load_judge(judge, judges, loaded).of_pairs)
     return Measures(made)
 
 
@@ -110,18 +116,18 @@ def ranker_tables(
         return {}
     texts = ScoredTexts.of(pairs, {})
     found = rankers(Statements(dataset, pairs), chooser)
-    return {name: Measures([ranker]).of_pairs(texts) for name, ranker in found.items()}
+    return {name: Measures([ranker.of_pairs]).of_pairs(texts) for name, ranker in found.items()}
 
 
 def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, MetricInfo]:
     """All metrics of `config` in the order of tables."""
-    infos = [*Overlap.infos, *CORPUS_INFOS, *Specificity.infos]
+    infos = [*OVERLAP_INFOS, *CORPUS_INFOS, *Specificity.infos]
     if dataset.aspects is not None:
-        infos += [*AspectsNamed.infos, *matched_infos(), *StatementsRanked.infos]
+        infos += [*ASPECT_INFOS, *matched_infos(), *StatementsRanked.infos]
         if config.entailment is not None:
             infos += matched_infos(config.entailment)
     if dataset.planted is not None:
-        infos += RightAspect.infos
+        infos.append(RIGHT_ASPECT_INFO)
     if config.encoder is not None:
         infos += embedding_infos(config.encoder)
     for judge in config.judges:

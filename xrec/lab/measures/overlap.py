@@ -1,30 +1,24 @@
 """What a text shares with its reference: words, and vectors of an encoder; and its length."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from xrec.evaluate.encoder import SentenceEncoder, embedding_scores
-from xrec.evaluate.text_metrics import corpus_bleu, rouge_l
+from xrec.evaluate.text_metrics import corpus_bleu, num_words, rouge_l
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
 
+OVERLAP_INFOS = (
+    MetricInfo("coverage", "Coverage"),
+    MetricInfo("words", "Words, mean", 1),
+    MetricInfo("rouge_l", "ROUGE-L F1"),
+)
 
-class Overlap:
-    """Coverage, words and ROUGE-L (F1, 0 to 1, no stemming)."""
 
-    infos = (
-        MetricInfo("coverage", "Coverage"),
-        MetricInfo("words", "Words, mean", 1),
-        MetricInfo("rouge_l", "ROUGE-L F1"),
-    )
-
-    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
-        """See PairMeasure."""
-        return {
-            "coverage": texts.has_text.astype(np.float64),
-            "words": np.array([len(text.split()) for text in texts.texts], dtype=np.float64),
-            "rouge_l": rouge_l(texts.texts, texts.references),
-        }
+def overlap(texts: ScoredTexts) -> dict[str, Floats]:
+    """Coverage, words and ROUGE-L (F1, 0 to 1, no stemming); a PairMeasure."""
+    return {
+        "coverage": texts.has_text.astype(np.float64),
+        "words": num_words(texts.texts).astype(np.float64),
+        "rouge_l": rouge_l(texts.texts, texts.references),
+    }
 
 
 CORPUS_INFOS = (MetricInfo("bleu", "BLEU, 0 to 100", 2), MetricInfo("usr", "USR"))
@@ -50,14 +44,3 @@ def embedding_infos(encoder: str) -> tuple[MetricInfo, ...]:
         MetricInfo("embedding_f1", f"Embedding F1 ({by})"),
         MetricInfo("sentence_cosine", f"Sentence cosine ({by})"),
     )
-
-
-class EmbeddingScore:
-    """Scores by `encoder`; an empty text has 0."""
-
-    def __init__(self, encoder: SentenceEncoder) -> None:
-        self._encoder = encoder
-
-    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
-        """See PairMeasure."""
-        return embedding_scores(self._encoder, texts.texts, texts.references)

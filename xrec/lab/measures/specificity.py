@@ -86,9 +86,7 @@ def share_below(
     nearer = (similarities < own[:, None]) + 0.5 * (similarities == own[:, None])
     num_others = others.sum(axis=1)
     shares: NDArray[np.float64] = np.where(others, nearer, 0).sum(axis=1)
-    mean = np.full(len(own), np.nan)
-    np.divide(shares, num_others, out=mean, where=num_others > 0)
-    return mean
+    return np.where(num_others > 0, shares / np.maximum(num_others, 1), np.nan)
 
 
 def _ids(pair: HeldOutPair) -> tuple[str, str]:

@@ -9,6 +9,7 @@ e(w, m) says how far w entails m: 1 for the same aspect and sentiment, or the pr
 model, which is StEnt of Kabongo and Guigue (arXiv 2512.24366).
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from xrec.checks import AspectNames
 from xrec.checks.tokens import tokens_of
 from xrec.config.data import DEFAULT_PARSER
 from xrec.data.dataset import Dataset, HeldOutPair
-from xrec.evaluate.text_metrics import aspect_pattern, names_only
+from xrec.evaluate.text_metrics import names_only
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
 
 K = 10
@@ -78,16 +79,16 @@ class Statement(NamedTuple):
 class Statements:
     """The statements of texts and references, and how many training reviews make each one.
 
-    names: how an aspect of the vocabulary is found in texts. of_all: the counts of all reviews.
-    of_items, of_users: those of the reviews of the items and users of `pairs`, by their index.
+    names: how an aspect of the vocabulary is found in texts, by `finder`. of_all: the counts of all
+    reviews. of_items, of_users: those of the reviews of the items and users of `pairs`, by index.
     """
 
     def __init__(self, dataset: Dataset, pairs: Sequence[HeldOutPair]) -> None:
         assert dataset.aspects is not None, "a dataset without aspects has no statements"
         assert dataset.explanation_aspects is not None
         vocabulary = dataset.aspects["aspect"].to_pylist()
-        self._finder, self._reader = AspectNames(vocabulary), Reader(DEFAULT_PARSER, {})
-        self.names = [self._finder.same(aspect) for aspect in vocabulary]
+        self.finder, self._reader = AspectNames(vocabulary), Reader(DEFAULT_PARSER, {})
+        self.names = [self.finder.same(aspect) for aspect in vocabulary]
         self.of_all = self._counted(dataset.aspects, "")[None]
         self.of_items = self._counted(dataset.item_aspects, "item_index", pairs)
         self.of_users = self._counted(dataset.user_aspects, "user_index", pairs)
@@ -98,15 +99,11 @@ class Statements:
             mentions = self._mentions[row["user_index"], row["item_index"]]
             mentions += [] if each.aspect in {other.aspect for other in mentions} else [each]
 
-    def named(self, text: str) -> list[str]:
-        """The aspects that the text names, each once, in order."""
-        return named_aspects(text, self._finder)
-
     def of_text(self, text: str) -> list[Statement]:
         """What the text says of aspects, each once, in order; it praises what it does not blame."""
         said = {each.names[-1]: each for each in self._reader.mentions(text) or ()}
         found = []
-        for name in self.named(text):
+        for name in named_aspects(text, self.finder):
             mention = said.get(tokens_of(name).keys[-1])
             is_blamed = mention is not None and mention.sentiment == "negative"
             opinion = "" if mention is None else mention.opinion
@@ -132,36 +129,32 @@ class Statements:
         return found
 
 
-class AspectsNamed:
-    """Number, precision, recall, F1, and FMR of the aspects that texts name.
+ASPECT_INFOS = (
+    MetricInfo("aspects_named", "Aspects named, mean"),
+    MetricInfo("aspect_precision", "Aspects, precision"),
+    MetricInfo("aspect_recall", "Aspects, recall"),
+    MetricInfo("aspect_f1", "Aspects, F1"),
+    MetricInfo("fmr", "FMR"),
+)
 
-    FMR (feature matching ratio, NETE): whether the text names the first aspect of its reference.
-    PETER's data have one feature a pair, ours several.
+
+def aspects_named(statements: Statements, texts: ScoredTexts) -> dict[str, Floats]:
+    """Number, precision, recall, F1, and FMR of the aspects that texts name; see PairMeasure.
+
+    All but the number are NaN where the reference has no aspect. FMR (feature matching ratio,
+    NETE): whether the text names the first aspect of its reference. PETER's data have one feature a
+    pair, ours several.
     """
-
-    infos = (
-        MetricInfo("aspects_named", "Aspects named, mean"),
-        MetricInfo("aspect_precision", "Aspects, precision"),
-        MetricInfo("aspect_recall", "Aspects, recall"),
-        MetricInfo("aspect_f1", "Aspects, F1"),
-        MetricInfo("fmr", "FMR"),
-    )
-
-    def __init__(self, statements: Statements) -> None:
-        self._statements = statements
-
-    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
-        """See PairMeasure; all but the number are NaN where the reference has no aspect."""
-        rows = np.full((len(texts), len(self.infos)), np.nan)
-        for row, pair, text in zip(rows, texts.pairs, texts.texts, strict=True):
-            named = self._statements.named(text)
-            reference = self._statements.of_reference(pair, ("positive", "neutral"))
-            wanted = [each.aspect for each in reference]
-            row[0] = len(named)
-            if wanted:
-                precision, recall, _ = against_reference(named, wanted)
-                row[1:] = precision, recall, f1_of(precision, recall), wanted[0] in named
-        return dict(zip((info.name for info in self.infos), rows.T, strict=True))
+    rows = np.full((len(texts), len(ASPECT_INFOS)), np.nan)
+    for row, pair, text in zip(rows, texts.pairs, texts.texts, strict=True):
+        named = named_aspects(text, statements.finder)
+        reference = statements.of_reference(pair, ("positive", "neutral"))
+        wanted = [each.aspect for each in reference]
+        row[0] = len(named)
+        if wanted:
+            precision, recall, _ = against_reference(named, wanted)
+            row[1:] = precision, recall, f1_of(precision, recall), wanted[0] in named
+    return dict(zip((info.name for info in ASPECT_INFOS), rows.T, strict=True))
 
 
 Entails = Callable[[Sequence[tuple[Statement, Statement]]], Floats]
@@ -218,17 +211,14 @@ def _matched(entailed: Floats) -> tuple[float, float, float]:
     return precision, recall, f1_of(precision, recall)
 
 
-class RightAspect:
-    """The share of texts that name the aspect which the user likes most of the item's, alone."""
+RIGHT_ASPECT_INFO = MetricInfo("aspect_accuracy", "Right aspect")
 
-    infos = (MetricInfo("aspect_accuracy", "Right aspect"),)
 
-    def __init__(self, dataset: Dataset) -> None:
-        assert dataset.planted is not None, "a dataset without planted aspects has no right ones"
-        self._pattern = aspect_pattern(dataset.planted["aspect"].unique().to_pylist())
+def right_aspect(pattern: re.Pattern[str], texts: ScoredTexts) -> dict[str, Floats]:
+    """Whether each text names the aspect which the user likes most of the item's, alone.
 
-    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
-        """NaN for a pair without a planted aspect."""
-        right = [pair.aspect or "" for pair in texts.pairs]
-        named = names_only(texts.texts, right, self._pattern).astype(np.float64)
-        return {"aspect_accuracy": np.where([bool(aspect) for aspect in right], named, np.nan)}
+    pattern: of all planted aspects. NaN for a pair without one; see PairMeasure.
+    """
+    right = [pair.aspect or "" for pair in texts.pairs]
+    named = names_only(texts.texts, right, pattern).astype(np.float64)
+    return {RIGHT_ASPECT_INFO.name: np.where([bool(aspect) for aspect in right], named, np.nan)}

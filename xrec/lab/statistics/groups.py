@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from xrec.config.entries import Grouping
 from xrec.data.dataset import Dataset, HeldOutPair
@@ -48,11 +49,10 @@ def equal_groups(numbers: NDArray[np.int64], num_groups: int) -> list[int]:
     Members are ranked by their numbers, and equal numbers share the middle of their ranks, so they
     are in one group. A group may be empty.
     """
-    ranked = np.sort(numbers[numbers > 0])
-    first, stop = np.searchsorted(ranked, numbers), np.searchsorted(ranked, numbers, side="right")
-    middle = (first + stop) / 2  # of the ranks of all that have this number
-    groups = 1 + np.floor(middle * num_groups / max(1, len(ranked))).astype(np.int64)
-    return [int(group) for group in np.where(numbers > 0, np.minimum(groups, num_groups), 0)]
+    groups = np.zeros(len(numbers), dtype=np.int64)
+    middle = rankdata(numbers[numbers > 0]) - 0.5  # of the ranks of all that have this number
+    groups[numbers > 0] = 1 + middle * num_groups // max(1, len(middle))
+    return [int(group) for group in groups]
 
 
 def _training_counts(

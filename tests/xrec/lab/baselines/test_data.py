@@ -58,19 +58,17 @@ def test_data_budget_is_the_same_for_all_seeds_and_in_a_larger_one(make_baseline
 def test_data_longest_text_follows_the_training_explanations_and_one_that_is_cut_has_no_end():
     lengths = [*range(1, 200), 1000]  # 200 of them; 198 do not exceed 198
     assert [length_that_fits(each) for each in (lengths, [5], [0, 0])] == [198, 5, 1]
-    assert example(1, 2, [7, 8, 9], 3) == TextExample(1, 2, (7, 8, 9, END), 3)
-    assert example(1, 2, [7, 8, 9], 2) == TextExample(1, 2, (7, 8), 2)
+    assert example(1, 2, [7, 8, 9], 3) == TextExample(1, 2, (7, 8, 9, END))
+    assert example(1, 2, [7, 8, 9], 2) == TextExample(1, 2, (7, 8))
 
 
 def test_collate_pads_and_says_what_counts():
-    batch = collate([TextExample(1, 2, (7, 8, END), 2), TextExample(3, 4, (9,), 1)])
+    batch = collate([TextExample(1, 2, (7, 8, END)), TextExample(3, 4, (9,))])
     assert batch.pairs.users.tolist() == [1, 3]
     assert batch.pairs.items.tolist() == [2, 4]
     assert batch.pairs.aspects.shape == (2, 0)
-    assert batch.lengths.tolist() == [3, 1]
     assert batch.labels.tolist() == [[7, 8, END], [9, IGNORE, IGNORE]]
     assert batch.words.tolist() == [[7, 8, IGNORE], [9, IGNORE, IGNORE]]
-    assert batch.counts.tolist() == [4, 3]
     assert batch.inputs.tolist() == [[BEGIN, 7, 8], [BEGIN, 9, 0]]
 
 

@@ -13,16 +13,17 @@ from tests.toy import HIDDEN_SIZE, explanation_nll, toy_model
 from xrec.errors import ModelError
 from xrec.lab.baselines.codec import BEGIN, END
 from xrec.lab.baselines.data import TextExample, collate, collate_pairs
-from xrec.lab.baselines.lora import LoRA, collate_prompts
+from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.peter import PETER, sines
 from xrec.llm.examples import Example
+from xrec.llm.examples import collate as collate_rows
 
 USERS, ITEMS, TOKENS, A = 5, 4, 13, 2
 SIZES: dict[str, Any] = {"num_users": USERS, "num_items": ITEMS, "num_tokens": TOKENS}
 EXAMPLES = [
-    TextExample(1, 2, (7, 4, 9, END), 3, (4, 5)),
-    TextExample(0, 3, (5, END), 1, (6, 0)),
-    TextExample(3, 0, (6, 8), 2, (5, 6)),  # cut, so without an end
+    TextExample(1, 2, (7, 4, 9, END), (4, 5)),
+    TextExample(0, 3, (5, END), (6, 0)),
+    TextExample(3, 0, (6, 8), (5, 6)),  # cut, so without an end
 ]
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -67,6 +68,7 @@ def test_losses_are_the_nll_of_the_tokens_that_count_by_hand():
     with torch.no_grad():
         found = [loss.item() for loss in model(collate(EXAMPLES))]
     assert found == pytest.approx([text, context], rel=1e-4)
+    assert model.counts(collate(EXAMPLES)).tolist() == [8, 6]
 
 
 def test_peter_writes_with_the_probabilities_that_it_learns():
@@ -182,8 +184,8 @@ def test_lora_merged_model_is_an_ordinary_one_with_the_same_logits(lora):
 
 def test_lora_loss_is_the_nll_of_the_explanations_after_their_prompts(lora):
     examples = [Example([5, 9, 3], [17, 4, 2]), Example([7], [8, 2])]
-    batch = collate_prompts(examples)
-    assert batch.counts.tolist() == [5]
+    batch = collate_rows(examples)
+    assert lora.counts(batch).tolist() == [5]
     means = dict(explanation_nll(lora.language_model, examples, 1))
     assert lora(batch).tolist() == pytest.approx([3 * means[0] + 2 * means[1]], rel=1e-4)
 

@@ -31,7 +31,7 @@ def scored(values: list[float]) -> Scored:
             "rouge_l": values,
         }
     )
-    return Scored(texts, table, "f")
+    return Scored(texts, table)
 
 
 def result(make_config: MakeConfig, runs: dict[str, list[list[float]]], **changes: Any) -> Result:

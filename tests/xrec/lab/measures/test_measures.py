@@ -9,9 +9,10 @@ from tests.xrec.evaluate.test_encoder import encoder as encoder
 from tests.xrec.lab.small import dataset_of
 from xrec.config.evaluate import MetricsConfig
 from xrec.data.dataset import HeldOutPair
+from xrec.evaluate.encoder import embedding_scores
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.lab.measures.measures import describe_metrics, load_measures
-from xrec.lab.measures.overlap import EmbeddingScore, Overlap, embedding_infos, of_corpus
+from xrec.lab.measures.overlap import embedding_infos, of_corpus, overlap
 from xrec.lab.measures.specificity import Specificity, TfIdf, share_below
 from xrec.lab.measures.statements import against_reference
 
@@ -83,7 +84,7 @@ def test_bleu_and_rouge_equal_the_formulas_by_hand():
     assert of_corpus(half)["bleu"] == pytest.approx(100 / math.e)
     # "the" and "sat" of 4 and 7 words are in both, because words are not stemmed.
     unstemmed = of("the cats sat there", "the cat sat on a mat here")
-    assert Overlap().of_pairs(unstemmed)["rouge_l"] == pytest.approx([4 / 11])
+    assert overlap(unstemmed)["rouge_l"] == pytest.approx([4 / 11])
 
 
 def test_usr_counts_empty_texts_as_one_and_blanks_for_nothing():
@@ -159,7 +160,7 @@ def test_share_below_counts_ties_half_and_only_the_others_asked_for():
 def test_embedding_score_has_0_for_an_empty_text(encoder):
     pairs = [HeldOutPair(f"u{n}", "i", n, 0, text) for n, text in enumerate(("a mat", "a dog"))]
     texts = ScoredTexts.of(pairs, {("u0", "i"): "a mat"})
-    found = EmbeddingScore(encoder).of_pairs(texts)
+    found = embedding_scores(encoder, texts.texts, texts.references)
     assert list(found) == [info.name for info in embedding_infos("pypi:small")]
     for values in found.values():
         assert values.tolist() == [pytest.approx(1, abs=1e-5), 0]

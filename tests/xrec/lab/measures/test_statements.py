@@ -7,7 +7,7 @@ import pytest
 
 from tests.xrec.lab.small import dataset_of, held_out
 from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.statements import AspectsNamed, Statement, Statements, StatementsMatched
+from xrec.lab.measures.statements import Statement, Statements, StatementsMatched, aspects_named
 
 PAIRS = held_out((0, 0), (1, 0), (0, 1), (2, 2))
 DATASET = dataset_of(
@@ -98,8 +98,8 @@ def test_statements_match_by_aspect_and_sentiment():
 
 
 def test_aspects_named_count_what_is_only_spoken_of_and_not_what_is_blamed():
-    found = AspectsNamed(STATEMENTS).of_pairs(
-        scored("The beer, the service, the garden.", "", "The beer.", "The beer.")
+    found = aspects_named(
+        STATEMENTS, scored("The beer, the service, the garden.", "", "The beer.", "The beer.")
     )
     # Spoken of, but not ill: garden and beer | garden | beer | nothing.
     for name, expected in {
