@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,7 +23,6 @@ from xrec.bulk.runs.row_format import RowFormat
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError, TableError
 from xrec.storage import Location, fingerprint_of, run_fingerprint
-from xrec.storage.delta import DeltaLog
 
 RUNS = "_xrec/runs"
 _RECORD, _PASS = re.compile(r"run-(\d+)\.json"), re.compile(r"pass-(\d+)\.json")
@@ -53,21 +52,11 @@ class Identity(BaseModel):
         return fingerprint_of([self.run, rows_fingerprint])
 
 
-class Base(BaseModel):
-    """What was published when a command began.
-
-    table: the table's id; None if there was no table. version: the newest one; -1 without a table.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Base(NamedTuple):
+    """What was published when a command began: the table's id, and its newest version."""
 
     table: str | None = None
     version: int = -1
-
-    @classmethod
-    def of(cls, log: DeltaLog | None) -> "Base":
-        """What the log says that was opened."""
-        return cls() if log is None else cls(table=log.id, version=log.version)
 
 
 class RunRecord(BaseModel):
@@ -105,7 +94,6 @@ class RunRecord(BaseModel):
 
     @property
     def num_rows(self) -> int:
-        """How many rows are planned."""
         return self.size.num_rows
 
     @property
@@ -135,12 +123,10 @@ class Pass:
 
     @property
     def plan(self) -> Plan:
-        """Its rows, by chunk."""
         return Plan(self.folder / "plan", self.size)
 
     @property
     def results(self) -> ResultFolder:
-        """The results of its chunks."""
         return ResultFolder(self.folder / "results")
 
     @property
@@ -153,7 +139,7 @@ class Pass:
 class BulkRun:
     """A run that is planned; `xrec.bulk.open_run` makes one.
 
-    base: what was published when this command began.
+    base: what was published when this command began; its defaults if there was no table.
     """
 
     output: Location

@@ -78,7 +78,7 @@ class LoadTextOnly:
 
     def __call__(self, made: MakeExplainTask) -> Explainer:
         """The explainer, whose prompts have no collaborative tokens."""
-        sources, device = made.sources, resolve_device(made.device)
+        sources, device = made.sources, resolve_device(made.config.actors.device)
         dataset = read_dataset(open_location(sources.dataset, sources.storage))
         graph = read_graph(open_location(sources.graph, sources.storage))
         folder = resolve_model(sources.llm, sources.storage)
@@ -90,7 +90,7 @@ class LoadTextOnly:
         chooser = None
         if self.prompt.aspects and sources.aspects is not None:
             chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
-        engine = load_engine(model, stop_token_ids(model, tokenizer), made.engine)
+        engine = load_engine(model, stop_token_ids(model, tokenizer), made.config.engine)
         return Explainer(
             model,
             engine,
