@@ -170,8 +170,7 @@ def open_run(request: RunRequest) -> BulkRun:
 
     def look() -> tuple[Base, RunRecord | None]:
         refuse_other_files(output)
-        log = open_whole(output)
-        return Base() if log is None else Base(log.id, log.version), request.planned()
+        return Base.of(open_whole(output)), request.planned()
 
     base, record = with_backoff(look)
     if record is None:

@@ -148,9 +148,11 @@ def vacuum(uri: str, retention: timedelta, storage: StorageConfig | None = None)
     if log is not None:
         refuse_other_table(log)
         hours = max(1, round(retention.total_seconds() / 3600))
-        how = {"dry_run": False, "enforce_retention_duration": False, "full": True}
         with delta_errors(location):
-            num_files = len(log.delta.vacuum(hours, **how))
+            deleted = log.delta.vacuum(
+                hours, dry_run=False, enforce_retention_duration=False, full=True
+            )
+        num_files = len(deleted)
     clean(location, retention)
     return num_files
 

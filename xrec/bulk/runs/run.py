@@ -23,6 +23,7 @@ from xrec.bulk.runs.row_format import RowFormat
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, StorageNotFoundError, TableError
 from xrec.storage import Location, fingerprint_of, run_fingerprint
+from xrec.storage.delta import DeltaLog
 
 RUNS = "_xrec/runs"
 _RECORD, _PASS = re.compile(r"run-(\d+)\.json"), re.compile(r"pass-(\d+)\.json")
@@ -57,6 +58,11 @@ class Base(NamedTuple):
 
     table: str | None = None
     version: int = -1
+
+    @classmethod
+    def of(cls, log: DeltaLog | None) -> "Base":
+        """What the log says that was opened."""
+        return cls() if log is None else cls(log.id, log.version)
 
 
 class RunRecord(BaseModel):
