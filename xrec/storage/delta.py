@@ -124,8 +124,9 @@ class DeltaLog:
         if info.get("operation") != "RESTORE":
             return None
         target = self._restored(version, info.get("operationParameters", {}))
-        rollback = Commit(kind="rollback", table="", live="", target=target)
-        return None if target is None else rollback
+        if target is None:
+            return None
+        return Commit(kind="rollback", table="", live="", target=target)
 
     def _restored(self, version: int, parameters: Mapping[str, Any]) -> int | None:
         """The version that a RESTORE brought back, which says its number, or a time."""
