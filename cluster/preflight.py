@@ -13,7 +13,7 @@ import platform
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import ray
 from ray.exceptions import (
@@ -114,10 +114,11 @@ def _check_nodes(nodes: Mapping[str, str], output: str, storage: StorageConfig) 
     file = open_location(output, storage) / f".xrec-preflight-{nonce}"
     file.write_bytes(nonce.encode())
     try:
-        asked = [
-            (address, _on_node(node_id).remote(node_id, _versions(), output, storage, nonce))
-            for node_id, address in nodes.items()
-        ]
+        asked = []
+        for node_id, address in nodes.items():
+            place = NodeAffinitySchedulingStrategy(node_id, soft=False)
+            task = ray.remote(probe).options(num_cpus=0, max_retries=0, scheduling_strategy=place)
+            asked.append((address, task.remote(node_id, _versions(), output, storage, nonce)))
         problems = [
             (address, problem) for address, answer in asked for problem in _answer(address, answer)
         ]
@@ -131,12 +132,6 @@ def _check_nodes(nodes: Mapping[str, str], output: str, storage: StorageConfig) 
             "\n".join(["the cluster cannot run this job:", *found, "what to do:", *to_do])
         )
     logger.info("preflight: %d nodes have the same versions and reach the same storage", len(nodes))
-
-
-def _on_node(node_id: str) -> Any:
-    """The task `probe` on this node; it needs no CPU."""
-    place = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return ray.remote(probe).options(num_cpus=0, max_retries=0, scheduling_strategy=place)
 
 
 def _answer(address: str, answer: "ray.ObjectRef[list[Problem]]") -> list[Problem]:

@@ -7,7 +7,6 @@ from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: BuildSampleLLMConfig, *, exact: bool = True) -> Output:
-    """The artifact `llm` that `config` asks for; see jobs.output."""
     return Output(location_of(config, "llm"), "llm", llm_settings(config), {})
 
 

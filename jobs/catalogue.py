@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
+from xrec.errors import ConfigError
+
 if TYPE_CHECKING:  # `xrec --help` must not wait for pydantic, pyarrow and s3fs
     from jobs.output import Output
     from xrec.config.project import Project
@@ -269,8 +271,6 @@ def chosen_configs(
     Raises ConfigError for a mistake in the file, for a job that is not in it, and for a job with a
     limit, after which it is not finished.
     """
-    from xrec.errors import ConfigError
-
     jobs = [job for job in project.jobs if job in PIPELINE]
     for option, name in (("--from", first), ("--until", last)):
         if name is not None and name not in jobs:
@@ -300,8 +300,6 @@ def job_named(name: str) -> Job:
     for job in JOBS:
         if job.name == name:
             return job
-    from xrec.errors import ConfigError
-
     raise ConfigError(
         f"no job is named {name!r}; known jobs: {', '.join(job.name for job in JOBS)}"
     )

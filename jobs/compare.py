@@ -16,7 +16,6 @@ from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: CompareConfig, *, exact: bool = True) -> Output:
-    """The comparison that `config` asks for; see jobs.output."""
     base_model: str | None = None
     unchecked: tuple[str, ...] = ()
     if config.llm is not None and config.has_language_model:

@@ -15,14 +15,7 @@ from xrec.evaluate.metrics import compute_metrics
 from xrec.evaluate.scores import Coverage, Row, score_pairs, with_references
 from xrec.generate.loading import load_explainer
 from xrec.llm.source import public_name
-from xrec.storage import (
-    Kind,
-    Manifest,
-    check_artifacts,
-    differing_fields,
-    location_of,
-    manifest_of,
-)
+from xrec.storage import Kind, Manifest, check_artifacts, location_of, manifest_of, mismatch
 
 logger = logging.getLogger("xrec")
 
@@ -32,7 +25,6 @@ _CHOSEN_BY = ("aspects", "cold_start")
 
 
 def output(config: EvaluateConfig, *, exact: bool = True) -> Output:
-    """The evaluation that `config` asks for; see jobs.output."""
     return _output(config, _manifests(config))
 
 
@@ -121,19 +113,14 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
         return  # nothing is drawn beside them
     made = manifests["explanations"]
     inputs = {name: made.inputs[name] for name in _CHOSEN_BY if name in made.inputs}
-    differences = differing_fields(
-        {"decoding": made.config["decoding"], "inputs": inputs},
-        {
-            "decoding": config.decoding.model_dump(mode="json"),
-            "inputs": {
-                name: manifests[name].fingerprint for name in _CHOSEN_BY if name in manifests
-            },
-        },
-    )
-    if differences:
-        lines = "\n".join(f"  {line}" for line in differences)
-        raise ArtifactMismatchError(
+    there = {"decoding": made.config["decoding"], "inputs": inputs}
+    own = {name: manifests[name].fingerprint for name in _CHOSEN_BY if name in manifests}
+    here = {"decoding": config.decoding.model_dump(mode="json"), "inputs": own}
+    if there != here:
+        raise mismatch(
             f"{config.artifact('explanations')}: their texts were drawn otherwise than those of "
-            f"the shuffled pairs would be:\n{lines}\ngive the decoding and the artifacts of the "
-            "backfill, or max_shuffled_generations=0"
+            "the shuffled pairs would be:",
+            there,
+            here,
+            "give the decoding and the artifacts of the backfill, or max_shuffled_generations=0",
         )

@@ -95,13 +95,10 @@ class Output:
         What is left of a deletion that is interrupted is no artifact and no run, and is deleted by
         the next call. Raises ArtifactMismatchError if the location holds anything else.
         """
-        if self.kind not in TABLES and self.location.exists():
-            self._check_is_ours()
-            self._delete()
-
-    def _delete(self) -> None:
-        marker = self.location / DELETING
-        marker.write_bytes(b"")
+        if self.kind in TABLES or not self.location.exists():
+            return
+        self._check_is_ours()
+        (self.location / DELETING).write_bytes(b"")
         for name in (MANIFEST, *self.records):
             (self.location / name).delete()
         self.location.delete_all_but(DELETING)

@@ -9,7 +9,6 @@ from xrec.train.graph import graph_identity, pretrain_graph, pretrained_graph
 
 
 def output(config: PretrainGraphConfig, *, exact: bool = True) -> Output:
-    """The graph that `config` asks for; see jobs.output."""
     settings, inputs = graph_identity(config)
     return Output(
         location_of(config, "graph"), "graph", settings, inputs, records=("checkpoints/run.json",)

@@ -15,7 +15,6 @@ from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: RecommendConfig, *, exact: bool = True) -> Output:
-    """The recommendations that `config` asks for; see jobs.output."""
     identity = identify_recommendations(config)
     location = location_of(config, "recommendations")
     return Output(location, "recommendations", identity.config, identity.inputs)

@@ -82,7 +82,6 @@ def deploy(config: ServeConfig) -> None:
 
 
 def address_of(config: ServeConfig) -> str:
-    """The endpoint's URL."""
     host = f"[{config.http.host}]" if ":" in config.http.host else config.http.host
     return f"{'https' if config.http.tls_certificate else 'http'}://{host}:{config.http.port}"
 

@@ -4,23 +4,15 @@ Reads manifests and lists files. It starts no cluster, downloads no language mod
 only where they are few; what was not compared for that reason is said.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from jobs.catalogue import Job, job_named
 from jobs.output import State, present
 from xrec.config.project import Project
 from xrec.config.shared import JobConfig
 from xrec.errors import ArtifactNotFoundError, XRecError
-from xrec.storage import (
-    Kind,
-    Location,
-    Manifest,
-    check_access,
-    location_of,
-    storage_errors,
-)
+from xrec.storage import Kind, Manifest, check_access, location_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +65,8 @@ def _status(job: Job, config: JobConfig) -> ArtifactStatus:
     assert job.artifact is not None
     location = location_of(config, job.artifact)
     check_access(location, config.storage)
-    status = ArtifactStatus(job.artifact, location.uri, "missing", None, _num_bytes(location))
+    num_bytes = sum(int(info["size"]) for info in location.details().values())
+    status = ArtifactStatus(job.artifact, location.uri, "missing", None, num_bytes)
     try:
         made = job.output(present(config), exact=False)
         found = made.found()
@@ -98,9 +91,3 @@ def _fits(manifest: Manifest) -> tuple[str, ...]:
     ]
     line = f"fit to the reference, training (held-out): {', '.join(fits)}"
     return ((line,) if fits else ()) + tuple(manifest.metrics.get("leaks", ()))
-
-
-def _num_bytes(location: Location) -> int:
-    with storage_errors(location.uri):
-        sizes: Mapping[str, Any] = location.fs.find(location.path, detail=True)
-    return sum(int(info["size"]) for info in sizes.values())

@@ -11,7 +11,6 @@ from xrec.train.adapter import adapter_inputs, adapter_run_config, train_adapter
 
 
 def output(config: TrainAdapterConfig, *, exact: bool = True) -> Output:
-    """The adapter that `config` asks for; see jobs.output."""
     base_model = llm_fingerprint(config, config.llm, exact=exact)
     dataset = manifest_of(config, "dataset")
     aspects = aspects_of(config.prompt, config.artifact("aspects"), dataset, config.storage)

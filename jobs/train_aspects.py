@@ -7,7 +7,6 @@ from xrec.storage import Manifest, check_artifacts, location_of
 
 
 def output(config: TrainAspectsConfig, *, exact: bool = True) -> Output:
-    """The score that `config` asks for; see jobs.output."""
     settings, inputs = aspects_identity(config)
     return Output(location_of(config, "aspects"), "aspects", settings, inputs)
 

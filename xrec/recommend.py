@@ -231,7 +231,6 @@ class RankingTask:
         return Outcome(ok, self.fail(without, ALL_SEEN, "the user has seen every item"))
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        """The users as failed rows."""
         texts = {"reason": reason, "message": message}
         repeated = {name: pa.repeat(text, rows.num_rows) for name, text in texts.items()}
         return pa.table({"user_id": rows["user_id"], **repeated})

@@ -44,7 +44,6 @@ def has_work(config: BackfillConfig, run: BulkRun) -> bool:
 
 
 def retry_reasons(config: BackfillConfig) -> tuple[str, ...]:
-    """The reasons of failed rows that are to be done again."""
     wanted = config.retry_failed or ()
     return EXPLANATIONS.all_reasons if "all" in wanted else wanted
 
@@ -154,7 +153,6 @@ def describe(config: BackfillConfig, run: BulkRun, gate: Gate | None = None) -> 
 
 
 def _after_publishing(config: BackfillConfig, run: BulkRun, manifest: Manifest) -> Manifest:
-    """Vacuum the table if `config` says so."""
     if (hours := config.vacuum_hours) is not None:
         arguments = run.output.uri, timedelta(hours=hours), config.storage
         logger.info("vacuum: %d files deleted", with_backoff(lambda: vacuum(*arguments)))

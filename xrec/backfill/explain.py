@@ -136,44 +136,26 @@ def _look_up(
     known: list[tuple[dict[str, str], Pair]] = []
     failed: list[FailedPair] = []
     for ids in pairs.cast(PAIRS).to_pylist():
-        found = _pair_of(dataset, ids)
-        if isinstance(found, Pair):
-            known.append((ids, found))
-        else:
-            failed.append(found)
+        try:
+            pair = Pair(dataset.user_index(ids["user_id"]), dataset.item_index(ids["item_id"]))
+            known.append((ids, pair))
+        except UnknownIdError as error:
+            failed.append(FailedPair(ids, error.reason, str(error)))
     texts = prompts.texts_of([pair for _, pair in known])
     return [_KnownPair(*one, said) for one, said in zip(known, texts, strict=True)], failed
 
 
-def _pair_of(dataset: Dataset, ids: dict[str, str]) -> Pair | FailedPair:
-    try:
-        return Pair(dataset.user_index(ids["user_id"]), dataset.item_index(ids["item_id"]))
-    except UnknownIdError as error:
-        return FailedPair(ids, error.reason, str(error))
-
-
 def failed_rows(dataset: Dataset, failed: Sequence[FailedPair]) -> pa.Table:
     """Rows of the schema FAILED, with the texts of the users and items that `dataset` knows."""
-    return pa.Table.from_pylist(
-        [
-            {
-                **each.ids,
-                "reason": each.reason,
-                "message": each.message,
-                **_texts(dataset, each.ids),
-            }
-            for each in failed
-        ],
-        FAILED,
-    )
-
-
-def _texts(dataset: Dataset, ids: dict[str, str]) -> dict[str, str]:
-    user = dataset.user_ids.find(ids["user_id"])
-    item = dataset.item_ids.find(ids["item_id"])
     users, items = dataset.users, dataset.items
-    return {
-        "user_profile": "" if user is None else users["profile"][user].as_py(),
-        "item_title": "" if item is None else items["title"][item].as_py(),
-        "item_profile": "" if item is None else items["profile"][item].as_py(),
-    }
+    rows: list[dict[str, str]] = []
+    for each in failed:
+        user = dataset.user_ids.find(each.ids["user_id"])
+        item = dataset.item_ids.find(each.ids["item_id"])
+        texts = {
+            "user_profile": "" if user is None else users["profile"][user].as_py(),
+            "item_title": "" if item is None else items["title"][item].as_py(),
+            "item_profile": "" if item is None else items["profile"][item].as_py(),
+        }
+        rows.append({**each.ids, "reason": each.reason, "message": each.message, **texts})
+    return pa.Table.from_pylist(rows, FAILED)

@@ -52,7 +52,6 @@ class Figure(NamedTuple):
         return self.value >= self.bound if self.name in _AT_LEAST else self.value <= self.bound
 
     def __str__(self) -> str:
-        """The figure for a reader."""
         value = "not known" if self.value is None else f"{self.value:.3f}"
         side = "at least" if self.name in _AT_LEAST else "at most"
         bound = "no bound" if self.bound is None else f"{side} {self.bound:g}"
@@ -110,7 +109,6 @@ class Gate:
 
 
 def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[Figure]:
-    """The figures of a run, and their bounds."""
     summary, num_rows = Survey(run).summary, run.record.num_rows
     faults = (n for why, n in summary.failed.items() if why not in run.format.expected_reasons)
     counts = {"coverage": summary.num_ok / num_rows, "failed": sum(faults) / num_rows}
@@ -120,7 +118,6 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[Figure]:
 
 
 def shares_of(new: Rows) -> Values:
-    """Figures of texts alone."""
     rows = list(new.values())
     commonest = Counter(row["explanation"] for row in rows).most_common(1)
     return {
@@ -254,7 +251,7 @@ def _why(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _published_rows(table: Published, user_ids: Sequence[str]) -> Rows:
-    return _by_pair(table.find_all(table.dataset(GENERATED), "user_id", user_ids or [""]))
+    return _by_pair(table.find(table.dataset(GENERATED), "user_id", user_ids or [""]))
 
 
 def _by_pair(rows: pa.Table) -> Rows:

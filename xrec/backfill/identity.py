@@ -20,10 +20,7 @@ from xrec.adapter.pairs import Pair
 from xrec.aspects import aspects_of
 from xrec.bulk import Identity
 from xrec.config.backfill import BackfillConfig, RecommendedPairs, TablePairs
-from xrec.config.shared import (
-    ColdStartJobConfig,
-    ExplanationsJobConfig,
-)
+from xrec.config.shared import ColdStartJobConfig, ExplanationsJobConfig
 from xrec.data.cold_start import cold_start_anywhere, read_cold_start
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, check_sources, model_inputs
@@ -92,12 +89,8 @@ def sources_of(config: ExplanationsJobConfig) -> Sources:
 def shared_key(identity: Identity) -> str:
     """Return the part of the content key that all pairs of a run have in common."""
     settings = {name: identity.config[name] for name in ("decoding", "dtype")}
-    return fingerprint_of(
-        [
-            settings,
-            {name: identity.inputs.get(name) for name in ("base_model", "adapter")},
-        ]
-    )
+    inputs = {name: identity.inputs.get(name) for name in ("base_model", "adapter")}
+    return fingerprint_of([settings, inputs])
 
 
 PARTS = (

@@ -11,9 +11,8 @@ from xrec.bulk.runs.row_format import FAILED as FAILED_STATUS
 from xrec.bulk.runs.row_format import OK
 from xrec.config.shared import StorageConfig
 from xrec.data.evidence import NamedEvidence
-from xrec.errors import ArtifactMismatchError
 from xrec.schemas import FAILED, GENERATED
-from xrec.storage import Manifest, differing_fields, storage_errors
+from xrec.storage import Manifest, mismatch, storage_errors
 from xrec.storage.cache import ByteCache
 from xrec.storage.delta import file_errors
 
@@ -71,12 +70,10 @@ class ExplanationLookup:
 
     @property
     def manifest(self) -> Manifest:
-        """Of the version."""
         return self._table.manifest
 
     @property
     def num_rows(self) -> int:
-        """How many explanations there are."""
         return self.manifest.row_counts["explanations"]
 
     def in_memory(self, user_id: str, item_id: str) -> tuple[bool, Explained | None]:
@@ -110,7 +107,7 @@ class ExplanationLookup:
         """All explanations of a user (schema GENERATED), by item; reads and raises as `find`."""
         rows = self._users.get(user_id)
         if rows is None:
-            rows = self._table.find(self._dataset, user_id, "user_id")
+            rows = self._table.find(self._dataset, "user_id", [user_id])
             rows = rows.filter(pc.equal(rows["status"], OK)).select(GENERATED.names)
             rows = rows.cast(GENERATED).sort_by("item_id").combine_chunks()
             self._users.put(user_id, rows, rows.nbytes + _ENTRY_BYTES)
@@ -130,17 +127,12 @@ def open_lookup(
     explanations.
     """
     table = published(uri, storage=storage)
-    inputs = table.manifest.inputs
-    differences = differing_fields(
-        {name: inputs.get(name) for name in expected_inputs}, expected_inputs
-    )
-    if differences:
-        raise ArtifactMismatchError(
-            f"{uri}: these explanations are of another model:\n"
-            + "\n".join(f"  {line}" for line in differences)
-            + "\ngive the backfill of this adapter (explanations=URI), run one, "
-            "or serve the adapter that wrote these explanations"
-        )
+    inputs = {name: table.manifest.inputs.get(name) for name in expected_inputs}
+    if inputs != expected_inputs:
+        what = f"{uri}: these explanations are of another model:"
+        advice = "give the backfill of this adapter (explanations=URI), run one, "
+        advice += "or serve the adapter that wrote these explanations"
+        raise mismatch(what, inputs, expected_inputs, advice)
     return ExplanationLookup(table, max_bytes)
 
 

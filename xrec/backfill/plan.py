@@ -38,8 +38,6 @@ Batch = tuple[pa.Table, pa.Table]
 """Good pairs (schema PAIRS) and rejected rows (REJECTED)."""
 
 _BATCH_ROWS = 65_536
-
-
 _SECONDS_PER_CHUNK = 30
 _CHUNKS_PER_ACTOR = 4
 
@@ -53,7 +51,6 @@ def open_backfill(config: BackfillConfig) -> BulkRun:
 
 
 def run_request(config: BackfillConfig, identity: Identity) -> RunRequest:
-    """The run of `config`, whose identity is given."""
     uri = config.artifact("explanations")
     return RunRequest(
         uri,

@@ -13,8 +13,7 @@ from xrec.backfill.identity import shared_key, sources_of
 from xrec.bulk import Identity, Outcome, RowFormat
 from xrec.config.backfill import BackfillConfig
 from xrec.config.decoding import DecodingConfig, TextFailure
-from xrec.config.llm import EngineConfig, PromptFailure
-from xrec.config.shared import Device
+from xrec.config.llm import PromptFailure
 from xrec.generate.engine import EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, load_explainer
@@ -36,47 +35,35 @@ EXPLANATIONS = RowFormat(
 
 @dataclass(frozen=True)
 class MakeExplainTask:
-    """Makes an actor's task; everything that an actor gets.
+    """Makes an actor's task, in the actor's process; everything that an actor gets.
 
+    sources: where `config` has them, for a process with another working directory.
     shared_key: the run's part of the content keys.
-    load: makes the explainer, in the actor's process.
     """
 
     sources: Sources
-    decoding: DecodingConfig
-    device: Device
-    engine: EngineConfig
-    num_threads: int
+    config: BackfillConfig
     shared_key: str
     load: "LoadExplainer"
 
     def __call__(self) -> "ExplainTask":
-        """Load the model, in the actor's process."""
-        torch.set_num_threads(self.num_threads)
-        return ExplainTask(self.load(self), self.decoding, self.shared_key)
+        torch.set_num_threads(self.config.actors.cpus_per_actor)
+        return ExplainTask(self.load(self), self.config.decoding, self.shared_key)
 
 
 LoadExplainer = Callable[[MakeExplainTask], Explainer]
 
 
 def load_task_explainer(made: MakeExplainTask) -> Explainer:
-    """The explainer of an actor."""
-    return load_explainer(made.sources, device=made.device, engine=made.engine)
+    config = made.config
+    return load_explainer(made.sources, device=config.actors.device, engine=config.engine)
 
 
 def explain_task(
     config: BackfillConfig, identity: Identity, load: LoadExplainer = load_task_explainer
 ) -> MakeExplainTask:
     """What the actors of a run of `config` get."""
-    return MakeExplainTask(
-        sources=sources_of(config),
-        decoding=config.decoding,
-        device=config.actors.device,
-        engine=config.engine,
-        num_threads=config.actors.cpus_per_actor,
-        shared_key=shared_key(identity),
-        load=load,
-    )
+    return MakeExplainTask(sources_of(config), config, shared_key(identity), load)
 
 
 @dataclass
@@ -101,12 +88,10 @@ class ExplainTask:
         return Outcome(generated, failed, costs_of(generated, report))
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
-        """See ChunkTask."""
         failed = [FailedPair(ids, reason, message) for ids in rows.to_pylist()]
         return failed_rows(self.explainer.dataset, failed)
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
-        """See CarryingTask."""
         return why_again(self.explainer, earlier, self.shared_key)
 
 

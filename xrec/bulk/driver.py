@@ -13,14 +13,7 @@ import pyarrow.compute as pc
 from xrec.bulk.parts import final_rows
 from xrec.bulk.publish import Describe, publish
 from xrec.bulk.runs.plan import ORIGIN
-from xrec.bulk.runs.progress import (
-    TERM,
-    Progress,
-    Survey,
-    now,
-    refuse_live_driver,
-    write_progress,
-)
+from xrec.bulk.runs.progress import TERM, Progress, Survey, now, refuse_live_driver, write_progress
 from xrec.bulk.runs.result import BrokenResultError, Summary, bare, total
 from xrec.bulk.runs.row_format import FAILED, ChunkTask
 from xrec.bulk.runs.run import BulkRun, Pass
@@ -186,7 +179,6 @@ class _Driver:
 
     @property
     def num_done(self) -> int:
-        """How many rows are done."""
         return self._summary.num_rows
 
     def go(self, reasons: tuple[str, ...], max_rows: int | None) -> Progress:

@@ -19,7 +19,7 @@ import pyarrow.dataset as pads
 from xrec.bulk.table import Published, published
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, ConfigError, StorageNotFoundError
-from xrec.storage import Location, differing_fields, fingerprint_of, open_location, storage_errors
+from xrec.storage import Location, fingerprint_of, mismatch, open_location, storage_errors
 from xrec.storage.delta import file_errors
 from xrec.storage.local import LocalLocation
 
@@ -112,12 +112,8 @@ def _begin(target: Location, record: Mapping[str, Any]) -> None:
         )
     (target / RECORD).create_bytes(_as_json(record))
     if (there := _read(target / RECORD)) != record:
-        fields = differing_fields(there or {}, dict(record))
-        raise ArtifactMismatchError(
-            f"{target}: holds another export:\n"
-            + "\n".join(f"  {line}" for line in fields)
-            + "\ngive an empty folder"
-        )
+        what = f"{target}: holds another export:"
+        raise mismatch(what, there or {}, record, "give an empty folder")
 
 
 def _write(
@@ -185,8 +181,8 @@ def _check(target: Location, record: Mapping[str, Any], files: Mapping[str, int]
 def _wrong(target: Location, files: Mapping[str, int]) -> list[str]:
     """Files that are missing, changed, or not of the export."""
     root = f"{target.path.rstrip('/')}/"
-    found = target.fs.find(target.path, detail=True)
-    there = {str(path).removeprefix(root): int(info["size"]) for path, info in found.items()}
+    found = target.details().items()
+    there = {path.removeprefix(root): int(info["size"]) for path, info in found}
     own = {name: size for name, size in there.items() if name not in (RECORD, SUCCESS)}
     hidden = {name for name in own if name.rpartition("/")[2].startswith(".")}
     return sorted({name for name, _ in files.items() ^ own.items() if name not in hidden})

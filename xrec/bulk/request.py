@@ -19,7 +19,7 @@ from xrec.bulk.takedown import read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
 from xrec.schemas import REJECTED
-from xrec.storage import Location, open_location, parquet_bytes, storage_errors
+from xrec.storage import Location, open_location, parquet_bytes
 from xrec.storage.delta import LOG, check_sound, dataset_of, file_errors, open_log
 from xrec.storage.location import with_backoff
 
@@ -108,10 +108,10 @@ class RunRequest:
 
     def _earlier(self) -> tuple[Iterator[pa.Table], pa.Schema | None]:
         """The rows that succeeded in what is published at `carry_from`, and their columns."""
-        location = None if self.carry_from is None else open_location(self.carry_from, self.storage)
-        log = None if location is None else open_log(location)
-        if location is None or log is None:
+        log = self.carry_from and open_log(open_location(self.carry_from, self.storage))
+        if not log:
             return iter(()), None
+        location = log.location
         check_sound(log)
         there = pa.schema(log.delta.schema().to_arrow())
         types = dict(zip(there.names, there.types, strict=True))
@@ -153,7 +153,6 @@ class ReadRows:
 
     @property
     def rejected_by_reason(self) -> dict[str, int]:
-        """How many rows were rejected, by reason."""
         return dict(Counter(self.rejected["reason"].to_pylist()))
 
 
@@ -216,11 +215,9 @@ def listing_of(location: Location) -> dict[str, list[str]]:
 
     It takes one listing. A file that was written again since has another ETag or time.
     """
-    with storage_errors(location.uri):
-        found = location.fs.find(location.path, detail=True)
     return {
-        str(path): [str(info["size"]), str(info.get("ETag") or info.get("mtime"))]
-        for path, info in sorted(found.items())
+        path: [str(info["size"]), str(info.get("ETag") or info.get("mtime"))]
+        for path, info in sorted(location.details().items())
     }
 
 

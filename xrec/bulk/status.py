@@ -48,7 +48,6 @@ class Rate:
     costs: Mapping[str, float]
 
     def costs_of(self, num_rows: int) -> dict[str, float]:
-        """What so many rows would cost."""
         return {name: cost * num_rows / self.num_done for name, cost in self.costs.items()}
 
 
@@ -76,7 +75,6 @@ class Status:
 
     @property
     def num_left(self) -> int:
-        """How many rows are not done."""
         return self.record.num_rows - self.num_done
 
     def phase(self, at: datetime | None = None) -> Phase:
@@ -135,11 +133,9 @@ def read_status(uri: str, storage: StorageConfig | None = None) -> Status:
 
 
 def status_of(output: Location, record: RunRecord) -> Status:
-    """The status of one run."""
     manifest, is_published, was_published, is_outdated = None, False, False, False
     progress = read_progress(record.folder(output))
-    log = open_log(output)
-    if log is not None:
+    if (log := open_log(output)) is not None:
         was_published = any(_is_of(commit, record) for _, commit in deciding(log))
         shown = log.decided_by(log.version)
         if shown is not None and shown.manifest is not None:
@@ -174,7 +170,6 @@ class Preview:
 
     @property
     def num_left(self) -> int:
-        """How many rows are not done."""
         return self.num_rows - (self.status.num_done if self.status else 0)
 
 
@@ -252,8 +247,7 @@ def check_output(uri: str, storage: StorageConfig | None = None) -> list[Finding
 
 def _findings(output: Location) -> Iterator[Finding]:
     refuse_other_files(output)
-    log = open_log(output)
-    if log is not None:
+    if (log := open_log(output)) is not None:
         yield from _of_table(log)
     there = list(records(output))
     if log is None and not there and not (output / RUNS).exists():
@@ -272,9 +266,8 @@ def _of_table(log: DeltaLog) -> Iterator[Finding]:
             f"have another size: {missing[0]}; restore the files, or run the job again, which goes "
             "back to a version that is whole",
         )
-    for number, entry in (
-        read_takedowns(log.location).after(log.takedowns(log.version)).active.items()
-    ):
+    later = read_takedowns(log.location).after(log.takedowns(log.version))
+    for number, entry in later.active.items():
         yield Finding(
             "error",
             f"{log.location}: version {log.version} may still have what takedown {number} takes "

@@ -70,7 +70,7 @@ def open_whole(output: Location) -> DeltaLog | None:
             replace_content(output, None, [], _LEAST_COLUMNS, commit)
             continue
         refuse_other_table(log)
-        if not is_whole(log):
+        if not log.is_whole(log.version):
             undo(log, taken)
         elif taken.after(log.takedowns(log.version)).active:
             logger.info("%s: version %d is without what was taken down", output, log.version + 1)
@@ -131,11 +131,6 @@ def replace_content(
             )
 
 
-def is_whole(log: DeltaLog) -> bool:
-    """Whether the newest version is sound, and all of its files are there."""
-    return log.is_sound(log.version) and not log.missing_files(log.version)
-
-
 def deciding(log: DeltaLog) -> Iterator[tuple[int, Commit]]:
     """Version and commit of publishes, rollbacks and emptyings not undone, the newest first.
 
@@ -160,7 +155,7 @@ def undo(log: DeltaLog, taken: Takedowns) -> None:
     If there is none, it has no files.
     """
     for version in range(log.version - 1, -1, -1):
-        if log.is_sound(version) and not log.missing_files(version):
+        if log.is_whole(version):
             logger.warning(
                 "%s: version %d is not what its writer meant; version %d is restored",
                 log.location,
@@ -176,7 +171,6 @@ def undo(log: DeltaLog, taken: Takedowns) -> None:
 def make_empty(
     log: DeltaLog, kind: Literal["undo", "empty"], taken: Takedowns, target: int | None = None
 ) -> None:
-    """Let the next version have no files."""
     commit = Commit(kind=kind, table=log.id, live=_NOTHING, target=target, takedowns=taken.number)
     replace_content(log.location, log, [], pa.schema(log.delta.schema().to_arrow()), commit)
 
@@ -254,10 +248,9 @@ def _may_be_late(output: Location) -> Iterator[None]:
     """Pass over the error of a commit whose version is there already; raises StorageError."""
     try:
         yield
-    except deltalake.exceptions.CommitFailedError as error:
-        logger.info("%s: the table is opened again after a commit: %s", output, error)
     except (deltalake.exceptions.DeltaError, OSError) as error:
-        if "already exists" not in str(error):
+        is_refused = isinstance(error, deltalake.exceptions.CommitFailedError)
+        if not is_refused and "already exists" not in str(error):
             raise StorageError(f"{output}: a commit failed: {error}") from error
         logger.info("%s: the table is opened again after a commit: %s", output, error)
 
@@ -271,7 +264,6 @@ class Published:
 
     @property
     def version(self) -> int:
-        """The version of the table."""
         return self.log.version
 
     @property
@@ -306,16 +298,12 @@ class Published:
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch]).cast(schema)
 
-    def find(self, dataset: pads.Dataset, key: str, first: str) -> pa.Table:
-        """The rows of `dataset` whose first key, the column `first`, is `key`.
+    def find(self, dataset: pads.Dataset, first: str, keys: Sequence[str]) -> pa.Table:
+        """The rows of `dataset` whose first key, the column `first`, is one of `keys`.
 
-        Its bucket leads to one file, or two, and few row groups of it. Raises StorageError,
-        DataError if a file is broken.
+        The bucket of a key leads to one file, or two, and few row groups of it. Raises
+        StorageError, DataError if a file is broken.
         """
-        return self.find_all(dataset, first, [key])
-
-    def find_all(self, dataset: pads.Dataset, first: str, keys: Sequence[str]) -> pa.Table:
-        """The same for several values of the first key."""
         buckets = {bucket_of(key, self.num_buckets) for key in keys}
         bucket, column = pc.field("bucket"), pc.field(first)
         near = bucket.isin(sorted(buckets)) if len(buckets) > 1 else bucket == min(buckets)

@@ -101,7 +101,6 @@ class Takedowns:
         return sorted({*texts, *(n for names in self._rows for n in names)} & {*schema.names})
 
     def _mask(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
-        """Whether each row is taken down."""
         taken = np.zeros(rows.num_rows, dtype=bool)
         there = set(rows.column_names)
         for names, values in self._rows.items():

@@ -5,7 +5,7 @@ what is not used.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xrec.bulk.request import check_conditional_writes, refuse_other_files
 from xrec.bulk.runs.run import RUNS, records
@@ -20,7 +20,7 @@ from xrec.bulk.table import (
 from xrec.bulk.takedown import put_on_list, read_takedowns
 from xrec.config.shared import StorageConfig
 from xrec.errors import ArtifactNotFoundError, TableError
-from xrec.storage import Location, open_location, storage_errors
+from xrec.storage import Location, open_location
 from xrec.storage.delta import DeltaLog, delta_errors, open_log
 
 logger = logging.getLogger("xrec")
@@ -55,10 +55,10 @@ def empty(uri: str, storage: StorageConfig | None = None) -> int:
     Earlier versions stay until a vacuum. Raises ArtifactNotFoundError if there is no table.
     """
 
-    def make(log: DeltaLog) -> None:
+    def commit(log: DeltaLog) -> None:
         make_empty(log, "empty", read_takedowns(log.location))
 
-    return _next_version(uri, storage, make, "empty", None)
+    return _next_version(uri, storage, commit, "empty", None)
 
 
 class TakenDown(NamedTuple):
@@ -94,7 +94,7 @@ def take_down(
     number = put_on_list(location, rows=tuple(map(dict, rows)), phrase=phrase, reason=reason)
     log = open_whole(location)
     assert log is not None
-    commits = (log.commit(version) for version in range(log.version + 1))
+    commits = map(log.commit, range(log.version + 1))
     heeding = next((each for each in commits if each and each.takedowns >= number), None)
     return TakenDown(number, log.version, heeding.num_gone if heeding else 0)
 
@@ -149,14 +149,10 @@ def vacuum(uri: str, retention: timedelta, storage: StorageConfig | None = None)
         refuse_other_table(log)
         hours = max(1, round(retention.total_seconds() / 3600))
         with delta_errors(location):
-            num_files = len(
-                log.delta.vacuum(
-                    retention_hours=hours,
-                    dry_run=False,
-                    enforce_retention_duration=False,
-                    full=True,
-                )
+            deleted = log.delta.vacuum(
+                hours, dry_run=False, enforce_retention_duration=False, full=True
             )
+        num_files = len(deleted)
     clean(location, retention)
     return num_files
 
@@ -182,17 +178,12 @@ def clean(output: Location, retention: timedelta) -> None:
 
 
 def _delete_old(folder: Location, retention: timedelta) -> None:
-    with storage_errors(folder.uri):
-        found = folder.fs.find(folder.path, detail=True)
-    times = [_time_of(info) for info in found.values() if info["type"] == "file"]
+    times = [_time_of(info) for info in folder.details().values() if info["type"] == "file"]
     if times and max(times) < datetime.now(UTC) - retention:
         logger.info("%s: deleted, no run needs it", folder)
         folder.delete()
 
 
-def _time_of(info: dict[str, object]) -> datetime:
-    written = info.get("LastModified") or info.get("mtime")
-    if isinstance(written, datetime):
-        return written
-    assert isinstance(written, float | int)
-    return datetime.fromtimestamp(written, UTC)
+def _time_of(info: Mapping[str, Any]) -> datetime:
+    written = info.get("LastModified") or info["mtime"]
+    return written if isinstance(written, datetime) else datetime.fromtimestamp(written, UTC)

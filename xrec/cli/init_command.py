@@ -66,7 +66,6 @@ def init(
         bool, typer.Option("--force", help="Replace a project file that is there.")
     ] = False,
 ) -> None:
-    """Run xrec.init.project."""
     from xrec.init.project import init_project
 
     findings = init_project(

@@ -11,6 +11,7 @@ import typer
 from jobs.catalogue import SERVE, Job
 from xrec.cli.printing import show_config, summary
 from xrec.cli.reporting import AsJson, ConfigPath, DryRun, Overrides, keys_option, reporting
+from xrec.errors import ArtifactNotFoundError, ConfigError, DataError, StorageError
 
 if TYPE_CHECKING:
     from xrec.config.serve import ServeConfig
@@ -65,8 +66,6 @@ def _outlook(job: Job, config: "JobConfig") -> Iterator[str]:
     """What the run of a bulk job would do and cost; its input may not be readable yet."""
     if not job.has_outlook:
         return
-    from xrec.errors import ArtifactNotFoundError, DataError, StorageError
-
     try:
         yield from job.module().look_ahead(_present(config))
     except (ArtifactNotFoundError, DataError, StorageError) as error:
@@ -109,7 +108,6 @@ def _tell(address: str) -> None:
 
 def _write_deployment(config: "ServeConfig", path: str) -> None:
     """Write the Serve config; raises ConfigError if the file cannot be written."""
-    from xrec.errors import ConfigError
     from xrec.serve.app import deployment_yaml
 
     text = deployment_yaml(config)

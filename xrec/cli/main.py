@@ -85,6 +85,5 @@ app.add_typer(
 
 
 def main() -> NoReturn:
-    """The entry point of `xrec`."""
     app(prog_name="xrec")
     raise SystemExit(0)

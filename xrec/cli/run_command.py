@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
+from jobs.catalogue import chosen_configs
+from xrec.cli.doctor_command import missing_models
 from xrec.cli.printing import scalars, show_config, summary, text_table
 from xrec.cli.reporting import AsJson, ConfigPath, reporting
 
@@ -117,8 +119,6 @@ def run(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run jobs.project_run."""
-    from jobs.catalogue import chosen_configs
     from xrec.config.project import read_project
 
     configs = chosen_configs(read_project(config_path, overrides or []), first, last)
@@ -151,9 +151,6 @@ def demo(
     ] = "xrec-demo",
     overrides: ProjectOverrides = None,
 ) -> None:
-    """Write the sample's project file, and run jobs.project_run."""
-    from jobs.catalogue import chosen_configs
-    from xrec.cli.doctor_command import missing_models
     from xrec.config.project import read_project
 
     path = Path(folder) / "xrec.yaml"
@@ -192,8 +189,6 @@ def refresh(
         typer.Option("--train", help="Train on the graph, and an adapter anew: all texts change."),
     ] = False,
 ) -> None:
-    """Run jobs.project_run.refresh."""
-    from jobs.catalogue import chosen_configs
     from xrec.config.project import read_project
 
     configs = chosen_configs(read_project(config_path, overrides or []))
@@ -216,7 +211,6 @@ def _show_explanations(config: "JobConfig") -> None:
 
 @reporting
 def status(config_path: ConfigPath, overrides: ProjectOverrides = None) -> None:
-    """Print jobs.status."""
     from jobs.status import project_status
     from xrec.config.project import read_project
 

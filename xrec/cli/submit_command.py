@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.catalogue import job_named
+from jobs.catalogue import chosen_configs, job_named
 from xrec.cli.reporting import ConfigPath, Overrides, reporting
 from xrec.cli.run_command import First, Last, Redo
+from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +75,6 @@ def submit(
         ),
     ] = None,
 ) -> None:
-    """Run cluster.submit."""
     given = overrides or []
     options = [
         *(["--from", first] if first else []),
@@ -100,10 +100,8 @@ def submit(
 def _configs(
     name: str, path: str, overrides: list[str], first: str | None, last: str | None
 ) -> "Sequence[JobConfig]":
-    """The configs of the job, or of all jobs of the run."""
     if name not in _OF_A_PROJECT:
         return [job_named(name).load_config(path, overrides)]
-    from jobs.catalogue import chosen_configs
     from xrec.config.project import read_project
 
     return list(chosen_configs(read_project(path, overrides), first, last).values())
@@ -111,8 +109,6 @@ def _configs(
 
 def _check(name: str, overrides: list[str], run_options: list[str]) -> None:
     """Raise ConfigError for a run's options of a job alone, and for a secret, which is listed."""
-    from xrec.errors import ConfigError
-
     if run_options and name != "run":
         raise ConfigError(f"--from, --until and --redo go with xrec submit run, saw {name}")
     if secret := [text.partition("=")[0] for text in overrides if "access_key" in text]:

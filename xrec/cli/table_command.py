@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from xrec.cli.reporting import FAILED, new_app, reporting
+from xrec.errors import ConfigError
 
 if TYPE_CHECKING:
     from xrec.bulk import Status
@@ -134,27 +135,29 @@ StorageKeys = Annotated[
 app = new_app(no_args_is_help=True)
 
 
+def _storage(keys: list[str] | None) -> "StorageConfig":
+    from xrec.config.shared import storage_of
+
+    return storage_of(keys or [])
+
+
 @app.command("status", help=STATUS_HELP)
 @reporting
 def status(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
-    """Print the status of the run at `uri`."""
     import yaml
 
     from xrec.bulk import read_status
-    from xrec.config.shared import storage_of
 
-    found = status_values(read_status(uri, storage_of(storage_keys or [])))
+    found = status_values(read_status(uri, _storage(storage_keys)))
     typer.echo(yaml.safe_dump(found, sort_keys=False).rstrip())
 
 
 @app.command("check", help=CHECK_HELP)
 @reporting
 def check(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
-    """Print what is wrong with the output at `uri`."""
     from xrec.bulk import check_output
-    from xrec.config.shared import storage_of
 
-    findings = check_output(uri, storage_of(storage_keys or []))
+    findings = check_output(uri, _storage(storage_keys))
     if not findings:
         typer.echo(f"{uri}: nothing is wrong")
     for finding in findings:
@@ -170,35 +173,29 @@ def rollback(
     version: Annotated[int, typer.Option("--version", help="The version to go back to.")],
     storage_keys: StorageKeys = None,
 ) -> None:
-    """Publish an earlier version again."""
     from xrec.bulk import rollback as roll_back
-    from xrec.config.shared import storage_of
 
-    made = roll_back(uri, version, storage_of(storage_keys or []))
+    made = roll_back(uri, version, _storage(storage_keys))
     typer.echo(f"{uri}: version {made} has the rows of version {version}")
 
 
 @app.command("empty", help=EMPTY_HELP)
 @reporting
 def empty(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
-    """Publish a version without rows."""
     from xrec.bulk import empty as make_empty
-    from xrec.config.shared import storage_of
 
-    made = make_empty(uri, storage_of(storage_keys or []))
+    made = make_empty(uri, _storage(storage_keys))
     typer.echo(f"{uri}: version {made} has no rows; a rollback brings earlier ones back")
 
 
 @app.command("history", help=HISTORY_HELP)
 @reporting
 def history(uri: OutputUri, storage_keys: StorageKeys = None) -> None:
-    """Print the versions of the table at `uri`."""
     from xrec.bulk.status import history_of
     from xrec.cli.printing import text_table
-    from xrec.config.shared import storage_of
 
     header = ("version", "made", "by", "rows", "model", "gate")
-    typer.echo(text_table(header, list(history_of(uri, storage_of(storage_keys or [])))))
+    typer.echo(text_table(header, list(history_of(uri, _storage(storage_keys)))))
 
 
 @app.command("diff", help=DIFF_HELP)
@@ -210,11 +207,9 @@ def diff(
     storage_keys: StorageKeys = None,
     seed: Annotated[int, typer.Option("--seed", help="Which pairs are drawn.")] = 0,
 ) -> None:
-    """Print pairs of two versions side by side."""
     from xrec.backfill.gate import diff_lines
-    from xrec.config.shared import storage_of
 
-    for line in diff_lines(uri, old, new, seed, storage_of(storage_keys or [])):
+    for line in diff_lines(uri, old, new, seed, _storage(storage_keys)):
         typer.echo(line)
 
 
@@ -231,12 +226,9 @@ def takedown(
     number: Annotated[int, typer.Option("--lift", help="A takedown that holds no more.")] = 0,
     reason: Annotated[str, typer.Option("--reason", help="Why; it stands on the list.")] = "",
 ) -> None:
-    """Take rows down, lift a takedown, or print the list."""
     from xrec.bulk import lift, take_down
-    from xrec.config.shared import storage_of
-    from xrec.errors import ConfigError
 
-    storage, ids = storage_of(storage_keys or []), {"user_id": user, "item_id": item}
+    storage, ids = _storage(storage_keys), {"user_id": user, "item_id": item}
     row = {name: value for name, value in ids.items() if value}
     if not (row or phrase or number or reason):
         typer.echo("\n".join(takedown_lines(uri, storage)) or f"{uri}: nothing is taken down")
@@ -287,12 +279,10 @@ def export(
         typer.Option("--version", help="Version of the table. Default: the published one."),
     ] = None,
 ) -> None:
-    """Run xrec.bulk.export_run."""
     from xrec.bulk import export_run
-    from xrec.config.shared import storage_of
 
     names = None if columns is None else [each.strip() for each in columns.split(",")]
-    storage = storage_of(storage_keys or [])
+    storage = _storage(storage_keys)
     exported = export_run(uri, to, format=format, columns=names, version=version, storage=storage)
     there = "written" if exported.is_new else "already there"
     typer.echo(

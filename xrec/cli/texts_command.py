@@ -63,7 +63,6 @@ def explain(
     ],
     overrides: Overrides = None,
 ) -> None:
-    """Run jobs.explain on one pair."""
     config = _config(config_path, overrides)
     import jobs.explain
 
@@ -79,7 +78,6 @@ def audit(
         bool, typer.Option("--takedown", help="Take the pairs of these texts down.")
     ] = False,
 ) -> None:
-    """Run jobs.explain.audit."""
     config = _config(config_path, overrides)
     import jobs.explain
 
@@ -98,7 +96,6 @@ def publish(
         bool, typer.Option("--look", help="Show the candidate, and publish nothing.")
     ] = False,
 ) -> None:
-    """Run jobs.backfill.publish, or look at what it would publish."""
     config = _config(config_path, overrides)
     import jobs.backfill
 

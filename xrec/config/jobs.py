@@ -1,12 +1,21 @@
-"""The jobs of a project file with the classes of their configs, and where each key may stand."""
+"""The jobs of a project file with the classes of their configs; their keys, and where each may
+stand.
+"""
 
 import functools
+import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
 
 from xrec.config.adapter import TrainAdapterConfig
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
-from xrec.config.base import Problem, keys_of
+from xrec.config.base import Key, Problem, keys_of, sections_of
 from xrec.config.compare import CompareConfig
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.evaluate import EvaluateConfig
@@ -54,6 +63,8 @@ SHARED = (
 """The keys that stand at the top level of a project file."""
 
 _MOST_PLACES = 4
+_WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", SecretStr: "secret"}
+_WIDTH = 96
 
 
 def described(problem: Problem, job: str | None = None) -> str:
@@ -100,3 +111,57 @@ def _listed(places: Sequence[str]) -> str:
         for place in places[:_MOST_PLACES]
     ]
     return ", ".join([*named, *(["..."] if len(places) > _MOST_PLACES else [])])
+
+
+def job_keys(job: str) -> str:
+    """All keys of `job`: name, type, default and meaning; those shared with other jobs first."""
+    keys = list(keys_of(CONFIG_TYPES[job]))
+    shared = [key for key in keys if key.name.split(".")[0] in SHARED]
+    own = [key for key in keys if key.name.split(".")[0] not in SHARED]
+    lines = [
+        "At the top level of the file, or in a section to override it for that job:",
+        *(line for key in shared for line in _lines(key)),
+        "",
+        f"In the section {job}:",
+        *(line for key in own for line in _lines(key)),
+    ]
+    return "\n".join(lines)
+
+
+def _lines(key: Key) -> Iterator[str]:
+    only = f", with kind: {key.kind}" if key.kind else ""
+    yield f"  {key.name}  ({_type(key.field.annotation)}{_default(key)}{only})"
+    yield from textwrap.indent(textwrap.fill(_meaning(key), _WIDTH - 6), " " * 6).splitlines()
+
+
+def _meaning(key: Key) -> str:
+    """What the field says, or else the class of the section that it holds."""
+    sections = sections_of(key.field.annotation)
+    of_section = (sections[0].__doc__ or "") if len(sections) == 1 else ""
+    return key.field.description or of_section.split("\n\n")[0]
+
+
+def _type(annotation: Any) -> str:
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        words = [_type(each) for each in arguments if each is not NoneType]
+        or_null = ["null"] if NoneType in arguments else []
+        return " or ".join(dict.fromkeys([*words, *or_null]))
+    if origin in (tuple, list):
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return "mapping"
+    return "section"
+
+
+def _default(key: Key) -> str:
+    default = key.field.default
+    if key.field.is_required():
+        return ", required"
+    if default is PydanticUndefined or (sections_of(key.field.annotation) and default is not None):
+        return ""
+    return f", default {json.dumps(default)}"

@@ -14,6 +14,7 @@ from xrec.storage.artifact import (
     finished,
     make_manifest,
     manifest_there,
+    mismatch,
     read_content,
     read_manifest,
     run_fingerprint,
@@ -30,12 +31,7 @@ from xrec.storage.mapped import (
     mapped_arrays,
     node_folder,
 )
-from xrec.storage.parquet import (
-    parquet_bytes,
-    read_footer,
-    read_table,
-    write_table,
-)
+from xrec.storage.parquet import parquet_bytes, read_footer, read_table, write_table
 from xrec.storage.uri import check_access, check_artifacts, location_of, manifest_of, open_location
 
 __all__ = [
@@ -63,6 +59,7 @@ __all__ = [
     "map_table",
     "mapped",
     "mapped_arrays",
+    "mismatch",
     "node_folder",
     "open_location",
     "parquet_bytes",

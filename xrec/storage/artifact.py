@@ -30,6 +30,7 @@ RUN_RECORD = "run.json"
 """Whose run a folder is, written before anything else: JSON with run, config and inputs."""
 SCHEMA_VERSION = 1
 _PART_BYTES = 2**24
+_ADVICE = "give another output URI, or let xrec run --redo make it again"
 
 Kind = Literal[
     "annotations",
@@ -48,8 +49,6 @@ Kind = Literal[
     "texts",
     "likelihoods",
 ]
-
-
 TABLES: tuple[Kind, ...] = ("explanations", "recommendations")
 """The artifacts that are tables with versions."""
 
@@ -91,7 +90,6 @@ class Manifest(BaseModel):
     version: int | None = None
 
     def to_bytes(self) -> bytes:
-        """The file's content."""
         return (json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
@@ -127,10 +125,11 @@ def finished(
         return manifest
     if kind in TABLES:
         return None
-    raise _of_another_run(
+    raise mismatch(
         f"{location}: holds the {kind} of another run:",
         {**manifest.config, "inputs": manifest.inputs, "schema_version": manifest.schema_version},
         {**config, "inputs": dict(inputs), "schema_version": SCHEMA_VERSION},
+        _ADVICE,
     )
 
 
@@ -149,19 +148,20 @@ def claim(
     there = json.loads((folder / RUN_RECORD).read_text())
     if there["run"] == run:
         return
-    raise _of_another_run(
+    raise mismatch(
         f"{folder}: holds another run of kind {kind}, begun and not finished:",
         {**there["config"], "inputs": there["inputs"]},
         {**config, "inputs": dict(inputs)},
+        _ADVICE,
     )
 
 
-def _of_another_run(
-    what: str, there: Mapping[str, Any], here: Mapping[str, Any]
+def mismatch(
+    what: str, there: Mapping[str, Any], here: Mapping[str, Any], advice: str
 ) -> ArtifactMismatchError:
-    lines = [what, *(f"  {line}" for line in differing_fields(there, here))]
-    advice = "give another output URI, or let xrec run --redo make it again"
-    return ArtifactMismatchError("\n".join([*lines, advice]))
+    """The error that says what is wrong, names each field that differs, and says what to do."""
+    lines = (f"  {line}" for line in differing_fields(there, here))
+    return ArtifactMismatchError("\n".join([what, *lines, advice]))
 
 
 def make_manifest(

@@ -138,10 +138,8 @@ class DeltaLog:
 
     def _files(self, version: int) -> pa.Table:
         """The files of a version: path, num_bytes, num_rows, min.bucket and max.bucket; sorted."""
-        delta = self.delta
-        if version != self.version:
-            with delta_errors(self.location):
-                delta = _load(self.location, version)
+        with delta_errors(self.location):
+            delta = self.delta if version == self.version else _load(self.location, version)
         return _file_table(pa.table(delta.get_add_actions(flatten=True)))
 
     def decided_by(self, version: int) -> Commit | None:
@@ -163,6 +161,10 @@ class DeltaLog:
             return True
         is_of_table = commit.table == (self.id if by else "")
         return is_of_table and digest_of(self.files(by)) == commit.live
+
+    def is_whole(self, version: int) -> bool:
+        """Whether the version is sound, and all of its files are there."""
+        return self.is_sound(version) and not self.missing_files(version)
 
     def takedowns(self, version: int) -> int:
         """The last entry of the list of takedowns that the version heeds; 0 if it heeds none."""
@@ -187,14 +189,11 @@ class DeltaLog:
 
     def missing_files(self, version: int) -> list[str]:
         """Files of the version that are not there, or have another size."""
-        there = self.location.sizes()
-        files = self.files(version)
+        there, files = self.location.sizes(), self.files(version)
         return [
-            path
-            for path, size in zip(
-                files["path"].to_pylist(), files["num_bytes"].to_pylist(), strict=True
-            )
-            if (there.get(path) if "/" not in path else size) != size
+            each["path"]
+            for each in files.select(["path", "num_bytes"]).to_pylist()
+            if "/" not in each["path"] and there.get(each["path"]) != each["num_bytes"]
         ]
 
 
@@ -268,15 +267,10 @@ def dataset_of(
 
     status: only these rows; `schema` must then have the column.
     """
-    files = log.files(version)
-    names = ("path", "num_bytes", "min.bucket", "max.bucket")
-    sizes: dict[str, int] = {}
-    bounds = []
-    for path, size, least, greatest in zip(
-        *(files[name].to_pylist() for name in names), strict=True
-    ):
-        sizes[path] = size
-        bucket = pads.field("bucket")
+    files, bucket, bounds = log.files(version).to_pylist(), pads.field("bucket"), []
+    sizes = {file["path"]: file["num_bytes"] for file in files}
+    for file in files:
+        least, greatest = file["min.bucket"], file["max.bucket"]
         is_known = least is not None and "bucket" in schema.names
         bounds.append((bucket >= least) & (bucket <= greatest) if is_known else pc.scalar(True))
     dataset = pads.FileSystemDataset.from_paths(

@@ -1,4 +1,4 @@
-"""A location on a local disk.
+"""A location on a local disk; see `Location` for what each method promises.
 
 To write a file is to rename a finished one, to create it is to make a hard link to a finished one.
 """
@@ -32,39 +32,28 @@ class LocalLocation(Location):
         return self.path
 
     def read_bytes(self) -> bytes:
-        """See Location."""
         with storage_errors(self.uri):
             return Path(self.path).read_bytes()
 
     def read_range(self, start: int, num_bytes: int) -> bytes:
-        """See Location."""
         with storage_errors(self.uri), Path(self.path).open("rb") as file:
             file.seek(start if start >= 0 else max(0, os.fstat(file.fileno()).st_size + start))
             return file.read(num_bytes)
 
     def write_bytes(self, data: bytes) -> None:
-        """See Location."""
-        with (
-            storage_errors(self.uri),
-            _finished_file_beside(self.path, io.BytesIO(data)) as temporary,
-        ):
-            os.replace(temporary, self.path)
+        self._write(io.BytesIO(data))
 
     def write_file(self, path: str) -> None:
-        """See Location."""
-        with (
-            storage_errors(self.uri),
-            open(path, "rb") as source,
-            _finished_file_beside(self.path, source) as temporary,
-        ):
+        with storage_errors(self.uri), open(path, "rb") as source:
+            self._write(source)
+
+    def _write(self, content: IO[bytes]) -> None:
+        with storage_errors(self.uri), _finished_file_beside(self.path, content) as temporary:
             os.replace(temporary, self.path)
 
     def create_bytes(self, data: bytes) -> bool:
-        """See Location."""
-        with (
-            storage_errors(self.uri),
-            _finished_file_beside(self.path, io.BytesIO(data)) as temporary,
-        ):
+        content = io.BytesIO(data)
+        with storage_errors(self.uri), _finished_file_beside(self.path, content) as temporary:
             try:
                 os.link(temporary, self.path)
             except FileExistsError:
@@ -87,7 +76,6 @@ class LocalLocation(Location):
         return sorted(found)
 
     def sizes(self) -> dict[str, int]:
-        """See Location."""
         with storage_errors(self.uri):
             sizes = {}
             with suppress(FileNotFoundError), os.scandir(self.path) as found:
@@ -98,11 +86,9 @@ class LocalLocation(Location):
             return sizes
 
     def delta_options(self) -> dict[str, str] | None:
-        """See Location."""
         return None
 
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
-        """See Location."""
         return pyarrow.fs.LocalFileSystem()
 
 

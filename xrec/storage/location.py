@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import botocore.exceptions
 import fsspec
@@ -141,6 +141,12 @@ class Location(ABC):
         names = (each["name"].rstrip("/") for each in found if each["type"] == "directory")
         return sorted(name.rpartition("/")[2] for name in names)
 
+    def details(self) -> dict[str, dict[str, Any]]:
+        """What `fs` says of each file below this folder, or of this file, by its path in `fs`."""
+        with storage_errors(self.uri):
+            found: dict[str, dict[str, Any]] = self.fs.find(self.path, detail=True)
+        return found
+
     @abstractmethod
     def delta_options(self) -> dict[str, str] | None:
         """What deltalake's own client needs in order to use this store."""
@@ -159,7 +165,6 @@ class Location(ABC):
             return bool(self.fs.exists(self.path))
 
     def is_file(self) -> bool:
-        """True if a file is there."""
         with storage_errors(self.uri):
             return bool(self.fs.isfile(self.path))
 

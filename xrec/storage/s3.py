@@ -1,4 +1,7 @@
-"""A location in an S3 bucket, through s3fs; a creation is a put with `If-None-Match: *`."""
+"""A location in an S3 bucket, through s3fs; see `Location` for what each method promises.
+
+A creation is a put with `If-None-Match: *`.
+"""
 
 import errno
 from dataclasses import dataclass
@@ -19,18 +22,15 @@ class S3Location(Location):
 
     @property
     def shared_uri(self) -> str:
-        """The URI itself."""
         return self.uri
 
     def read_bytes(self) -> bytes:
-        """See Location."""
         with storage_errors(self.uri):
             # By default s3fs asks for the size and reads a large file in parts, which may be of
             # two versions. With max_concurrency=1 it sends one request.
             return bytes(self.fs.cat_file(self.path, max_concurrency=1))
 
     def read_range(self, start: int, num_bytes: int) -> bytes:
-        """See Location."""
         end = start + num_bytes or None
         with storage_errors(self.uri):
             try:
@@ -46,12 +46,10 @@ class S3Location(Location):
             self.fs.pipe_file(self.path, data)
 
     def write_file(self, path: str) -> None:
-        """See Location."""
         with storage_errors(self.uri):
             self.fs.put_file(path, self.path)
 
     def create_bytes(self, data: bytes) -> bool:
-        """See Location."""
         with storage_errors(self.uri):
             try:
                 self.fs.pipe_file(self.path, data, mode="create")
@@ -65,18 +63,15 @@ class S3Location(Location):
         return True
 
     def files(self) -> list[str]:
-        """See Location."""
         with storage_errors(self.uri):
             root = self.path.rstrip("/") + "/"
             found = self.fs.find(self.path)
         return sorted(path.removeprefix(root) for path in found if path.startswith(root))
 
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
-        """See Location."""
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self.fs))
 
     def sizes(self) -> dict[str, int]:
-        """See Location."""
         with storage_errors(self.uri):
             try:
                 found = self.fs.ls(self.path, detail=True, refresh=True)
@@ -120,22 +115,18 @@ class S3Location(Location):
 
 
 def open_s3(storage: StorageConfig) -> s3fs.S3FileSystem:
-    """A file system for s3://.
-
-    What `storage` leaves out comes from the usual AWS variables and files.
-    """
+    """A file system for s3://; what `storage` leaves out comes from AWS's variables and files."""
     return s3fs.S3FileSystem(
         use_listings_cache=False, **_client_settings(storage, storage.max_attempts)
     )
 
 
 def _client_settings(storage: StorageConfig, max_attempts: int) -> dict[str, Any]:
+    key, secret = storage.access_key_id, storage.secret_access_key
     return {
         "endpoint_url": storage.endpoint_url,
-        "key": storage.access_key_id.get_secret_value() if storage.access_key_id else None,
-        "secret": storage.secret_access_key.get_secret_value()
-        if storage.secret_access_key
-        else None,
+        "key": key.get_secret_value() if key else None,
+        "secret": secret.get_secret_value() if secret else None,
         "client_kwargs": {"region_name": storage.region} if storage.region else {},
         "config_kwargs": {
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,

@@ -76,7 +76,7 @@ def test_rule_3_run_of_few_or_strange_rows(here, items, num_users):
     toy.complete()
     table = toy.published()
     assert rows_of(table) == toy.rows
-    assert table.find(table.dataset(status=None), "u-0", "user").num_rows == len(items)
+    assert table.find(table.dataset(status=None), "user", ["u-0"]).num_rows == len(items)
     toy.heal()
     toy.complete(retry=["odd", "task_error"])
     assert rows_of(toy.published(), "ok") == toy.rows

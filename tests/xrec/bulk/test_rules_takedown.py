@@ -65,7 +65,7 @@ def test_rule_13_takedown_writes_anew_only_the_files_that_have_the_rows(toys):
     table = toy.published()
     assert table.manifest.row_counts == {"explanations": 59, "failed": 0}
     assert rows_of(table) == [row for row in toy.rows if row != ("u-3", "a") and row[1] != "odd-1"]
-    assert table.find(table.dataset(), "u-3", "user").num_rows == 1
+    assert table.find(table.dataset(), "user", ["u-3"]).num_rows == 1
     assert check_output(toys.uri, toys.storage) == []
     assert toys("a odd-1 b", num_users=30).complete() == table.manifest
 

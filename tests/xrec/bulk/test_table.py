@@ -23,7 +23,7 @@ def test_find_at_each_version_gives_exactly_the_rows_of_a_key(toys):
         assert table.log.files(version).num_rows > 1
         dataset = table.dataset(FORMAT.ok_schema)
         for user in [*(f"u-{number}" for number in range(12)), *STRANGERS]:
-            found = table.find(dataset, user, "user").to_pylist()
+            found = table.find(dataset, "user", [user]).to_pylist()
             assert sorted(row["item"] for row in found) == (
                 items if user[2:].isdigit() and user in {row[0] for row in toy.rows} else []
             )
@@ -40,7 +40,7 @@ def test_find_reads_one_file_of_several(toys):
     dataset = table.dataset(FORMAT.ok_schema)
     assert table.log.files(0).num_rows > 2
     requests = requests_of(toys.patch)
-    assert table.find(dataset, "u-3", "user").num_rows == 4
+    assert table.find(dataset, "user", ["u-3"]).num_rows == 4
     assert len(requests) <= 6
 
 

@@ -6,6 +6,8 @@ to, and is whole before a record names the folder.
 
 import io
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,25 +46,23 @@ class PlanSize(BaseModel):
     parts: tuple[int, ...]
 
 
+@dataclass(frozen=True)
 class Plan:
     """The plan in `folder`; chunk N is row N of the index, and takes 40 bytes."""
 
-    def __init__(self, folder: Location, size: PlanSize):
-        self.folder = folder
-        self.size = size
-        self._index: pa.Table | None = None
+    folder: Location
+    size: PlanSize
 
-    @property
+    @cached_property
     def index(self) -> pa.Table:
         """The index, which is read once; raises DataError if it is not whole."""
-        if self._index is None:
-            try:
-                self._index = read_table(self.folder / _INDEX_FILE, _INDEX)
-            except StorageNotFoundError as error:
-                raise self._broken(f"{_INDEX_FILE} is missing") from error
-            if self._index.num_rows != self.size.num_chunks:
-                raise self._broken(f"the index has {self._index.num_rows} chunks")
-        return self._index
+        try:
+            index = read_table(self.folder / _INDEX_FILE, _INDEX)
+        except StorageNotFoundError as error:
+            raise self._broken(f"{_INDEX_FILE} is missing") from error
+        if index.num_rows != self.size.num_chunks:
+            raise self._broken(f"the index has {index.num_rows} chunks")
+        return index
 
     @property
     def rows_of_chunks(self) -> npt.NDArray[np.int64]:
@@ -78,16 +78,13 @@ class Plan:
 
     def rows(self, chunk: int) -> pa.Table:
         """The rows of a chunk; raises DataError if the part is not as it was written."""
-        part, start, num_bytes = (
-            self.index[name][chunk].as_py() for name in ("part", "start", "num_bytes")
-        )
-        name = _part_name(part)
+        (row,) = self.index.slice(chunk, 1).to_pylist()
+        name = _part_name(row["part"])
         try:
-            piece = (self.folder / name).read_range(start, num_bytes)
+            piece = (self.folder / name).read_range(row["start"], row["num_bytes"])
+            return pa.ipc.open_stream(piece).read_all()
         except StorageNotFoundError as error:
             raise self._broken(f"{name} is missing") from error
-        try:
-            return pa.ipc.open_stream(piece).read_all()
         except (pa.ArrowInvalid, OSError) as error:
             raise self._broken(f"{name} was changed: {error}") from error
 
@@ -104,7 +101,6 @@ class Plan:
 
 
 def write_plan(folder: Location, chunks: Iterable[pa.Table]) -> PlanSize:
-    """Write the rows of each chunk, and the index."""
     index: list[tuple[int, ...]] = []
     sizes: list[int] = []
     part = io.BytesIO()
@@ -127,9 +123,8 @@ def write_plan(folder: Location, chunks: Iterable[pa.Table]) -> PlanSize:
         finish_part()
     columns: list[Any] = list(zip(*index, strict=True)) or [()] * len(_INDEX)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _INDEX, strict=True)]
-    table = pa.table(arrays, schema=_INDEX)
-    write_table(folder / _INDEX_FILE, table, _INDEX)
-    num_rows = sum(table["rows"].to_pylist())
+    write_table(folder / _INDEX_FILE, pa.table(arrays, schema=_INDEX), _INDEX)
+    num_rows = sum(num_rows for *_, num_rows, _, _ in index)
     return PlanSize(num_rows=num_rows, num_chunks=len(index), parts=tuple(sizes))
 
 

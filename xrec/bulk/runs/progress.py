@@ -76,22 +76,18 @@ class Survey:
         return all(not len(self.left(each)) for each in self.passes)
 
     def left(self, each: Pass) -> npt.NDArray[np.int64]:
-        """The chunks of a pass that have no result."""
         return np.setdiff1d(np.arange(each.size.num_chunks), self.done[each.number])
 
 
 def _summaries(each: Pass) -> Mapping[int, Summary]:
     """The summaries of the results that can be read, by chunk."""
-    results = each.results
-    doubted = results.doubted()
-    sizes = results.sizes()
-    names = {chunk: name for chunk, (name, _) in sizes.items() if chunk not in doubted}
+    results, doubted = each.results, each.results.doubted()
+    names = {chunk: name for chunk, (name, _) in results.sizes().items() if chunk not in doubted}
     found = request_each(lambda chunk: (chunk, results.summary(names[chunk])), names)
     return {chunk: summary for chunk, summary in found if summary is not None}
 
 
 def write_progress(run: BulkRun, progress: Progress) -> None:
-    """Say how far this driver is."""
     (run.folder / _DRIVER).write_bytes(progress.model_dump_json(indent=2).encode())
 
 

@@ -7,6 +7,7 @@ and then an error names it.
 import io
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -48,7 +49,6 @@ class Summary(BaseModel):
 
     @property
     def num_failed(self) -> int:
-        """How many rows failed."""
         return sum(self.failed.values())
 
     @property
@@ -71,20 +71,18 @@ class Summary(BaseModel):
 
 
 def added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    """The sums of numbers by name."""
     return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
 
 
 def total(summaries: Iterable[Summary]) -> Summary:
-    """All of them together."""
     return sum(summaries, Summary())
 
 
+@dataclass(frozen=True)
 class ResultFolder:
     """The results of a plan's chunks."""
 
-    def __init__(self, location: Location):
-        self.location = location
+    location: Location
 
     def sizes(self) -> dict[int, tuple[str, int]]:
         """Of each chunk that has a result, the name and the bytes of the file that stands."""

@@ -67,7 +67,6 @@ class RowFormat:
 
     @property
     def ok_schema(self) -> pa.Schema:
-        """The columns of `Outcome.ok`."""
         columns = [
             field.with_nullable(False) if field.name in self.ok_keys else field for field in self.ok
         ]
@@ -75,7 +74,6 @@ class RowFormat:
 
     @property
     def failed_schema(self) -> pa.Schema:
-        """The columns of `Outcome.failed`."""
         texts = [pa.field(name, pa.string(), nullable=False) for name in ("reason", "message")]
         return pa.schema([*self.key_schema, *texts, *self.failed])
 
@@ -102,7 +100,6 @@ class RowFormat:
 
     @property
     def all_reasons(self) -> tuple[str, ...]:
-        """Every reason for which a row can fail."""
         return tuple(dict.fromkeys((*self.reasons, self.error_reason)))
 
     def check_reasons(self, reasons: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -53,13 +53,8 @@ class Identity(BaseModel):
         return fingerprint_of([self.run, rows_fingerprint])
 
 
-class Base(BaseModel):
-    """What was published when a command began.
-
-    table: the table's id; None if there was no table. version: the newest one; -1 without a table.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Base(NamedTuple):
+    """What was published when a command began: the table's id, and its newest version."""
 
     table: str | None = None
     version: int = -1
@@ -67,7 +62,7 @@ class Base(BaseModel):
     @classmethod
     def of(cls, log: DeltaLog | None) -> "Base":
         """What the log says that was opened."""
-        return cls() if log is None else cls(table=log.id, version=log.version)
+        return cls() if log is None else cls(log.id, log.version)
 
 
 class RunRecord(BaseModel):
@@ -105,7 +100,6 @@ class RunRecord(BaseModel):
 
     @property
     def num_rows(self) -> int:
-        """How many rows are planned."""
         return self.size.num_rows
 
     @property
@@ -135,12 +129,10 @@ class Pass:
 
     @property
     def plan(self) -> Plan:
-        """Its rows, by chunk."""
         return Plan(self.folder / "plan", self.size)
 
     @property
     def results(self) -> ResultFolder:
-        """The results of its chunks."""
         return ResultFolder(self.folder / "results")
 
     @property
@@ -153,7 +145,7 @@ class Pass:
 class BulkRun:
     """A run that is planned; `xrec.bulk.open_run` makes one.
 
-    base: what was published when this command began.
+    base: what was published when this command began; its defaults if there was no table.
     """
 
     output: Location

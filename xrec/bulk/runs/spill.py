@@ -76,12 +76,10 @@ class Spill:
         return _cut(tables, rows_per_chunk)
 
     def delete(self) -> None:
-        """Delete the rows from the disk."""
         self._database.close()
         self._folder.cleanup()
 
     def _keep(self, name: str, batches: Iterable[pa.Table], schema: pa.Schema) -> int:
-        """Make a table of the rows; returns their number."""
         num_rows = 0
         self._insert(f"CREATE OR REPLACE TABLE {name} AS", schema.empty_table())
         for batch in batches:

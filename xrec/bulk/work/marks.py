@@ -73,7 +73,6 @@ class Marks:
         )
 
     def ready(self) -> None:
-        """A process has loaded what it needs."""
         self._num_starts_in_a_row = 0
 
     def attempts(self, number: int, num_rows: int, worker: str) -> tuple[list[Attempt], int] | str:
@@ -96,7 +95,6 @@ class Marks:
         return list(_attempts(chunk, 0, num_rows, is_whole=True)), chunk.num_deaths
 
     def begin(self, number: int, rows: Range, worker: str, node: str) -> None:
-        """The worker begins with these rows."""
         self._chunks.setdefault(number, _Chunk()).begun[rows] = (worker, node)
 
     def end(self, number: int, rows: Range, kept: Outcome) -> None:
@@ -107,7 +105,6 @@ class Marks:
         chunk.kept[rows] = kept
 
     def done(self, number: int) -> None:
-        """The chunk has a result."""
         chunk = self._chunks.pop(number, _Chunk())
         for rows in chunk.begun:
             self._alive(chunk, rows)

@@ -63,7 +63,6 @@ class RayPool:
     def summaries(
         self, settings: WorkerSettings, chunks: Sequence[int]
     ) -> Iterator[tuple[int, Summary]]:
-        """See Pool."""
         size = min(self.max_actors, len(chunks))
         marks = _marks_actor(size)
         packed = ray.put(cloudpickle.dumps(settings))

@@ -121,14 +121,12 @@ class ChunkWorker:
         planned = with_backoff(lambda: self._plan.rows(number))
         outcome, num_deaths = self._by_attempts(number, planned)
         rows = self._format.as_results(planned, outcome.ok, outcome.failed)
-        was_failed = (
-            Counter(planned["reason"].to_pylist()) if "reason" in planned.schema.names else {}
-        )
+        reasons = planned["reason"].to_pylist() if "reason" in planned.column_names else []
         summary = summary_of(
             rows,
             list(self._format.keys),
             costs=outcome.costs,
-            was_failed=dict(was_failed),
+            was_failed=Counter(reasons),
             num_deaths=num_deaths,
         )
         standing = with_backoff(lambda: self._results.create(number, rows, summary))
@@ -272,7 +270,6 @@ class ChunkWorker:
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:
-    """All of them together."""
     return Outcome(
         pa.concat_tables([part.ok for part in parts]),
         pa.concat_tables([part.failed for part in parts]),

@@ -66,7 +66,7 @@ def text_only_texts(
 
 def load_text_only(prompt: PromptConfig, load: LoadModel, made: MakeExplainTask) -> Explainer:
     """The explainer in an actor's process, whose prompts have no collaborative tokens."""
-    sources, device = made.sources, resolve_device(made.device)
+    sources, device = made.sources, resolve_device(made.config.actors.device)
     dataset = read_dataset(open_location(sources.dataset, sources.storage))
     graph = read_graph(open_location(sources.graph, sources.storage))
     folder = resolve_model(sources.llm, sources.storage)
@@ -77,7 +77,7 @@ def load_text_only(prompt: PromptConfig, load: LoadModel, made: MakeExplainTask)
     chooser = None
     if prompt.aspects and sources.aspects is not None:
         chooser = read_chooser(open_location(sources.aspects, sources.storage), dataset)
-    engine = load_engine(model, stop_token_ids(model, tokenizer), made.engine)
+    engine = load_engine(model, stop_token_ids(model, tokenizer), made.config.engine)
     return Explainer(
         model,
         engine,
