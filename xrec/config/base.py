@@ -50,7 +50,6 @@ class Problem:
     is_missing: bool = False
 
     def __str__(self) -> str:
-        """The key, and what is wrong with it."""
         return f"{'.'.join(self.keys) or '(top level)'}: {self.describe()}"
 
     def describe(self) -> str:

@@ -29,17 +29,6 @@ CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
 }
 """The jobs, in the order of the pipeline, each with the class of its config."""
 
-ARTIFACTS = (
-    "annotations",
-    "dataset",
-    "graph",
-    "aspects",
-    "adapter",
-    "recommendations",
-    "explanations",
-    "evaluation",
-    "comparison",
-)
 SHARED = (
     "workspace",
     "storage",
@@ -49,7 +38,15 @@ SHARED = (
     "decoding",
     "cold_start",
     "scaling",
-    *ARTIFACTS,
+    "annotations",
+    "dataset",
+    "graph",
+    "aspects",
+    "adapter",
+    "recommendations",
+    "explanations",
+    "evaluation",
+    "comparison",
 )
 """The keys that stand at the top level of a project file."""
 

@@ -67,16 +67,6 @@ class CheckedSources:
     aspects: Manifest | None
     llm: Path
 
-    @property
-    def model_inputs(self) -> dict[str, str]:
-        """Fingerprints of base_model, adapter and graph."""
-        return model_inputs(self.adapter, self.graph)
-
-    @property
-    def model_fingerprint(self) -> str:
-        """Identifies language model, adapter and graph together."""
-        return model_fingerprint_of(self.model_inputs)
-
 
 def model_inputs(adapter: TrainedAdapter, graph: Manifest) -> dict[str, str]:
     """Fingerprints of base_model, adapter and graph: what a text's model consists of."""
@@ -121,13 +111,7 @@ def load_explainer(
     Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be
     read.
     """
-    dataset, graph = read_with_new(
-        open_location(sources.dataset, sources.storage),
-        open_location(sources.graph, sources.storage),
-        sources.cold_start,
-        sources.storage,
-    )
-    checked = _check(sources, dataset.manifest, graph.manifest)
+    checked, dataset, graph = _read(sources)
     if num_reserved_users:
         graph = graph.with_more_users(torch.zeros(num_reserved_users, graph.users.shape[1]))
     on = resolve_device(device)
@@ -139,7 +123,7 @@ def load_explainer(
         _pairs(sources, checked, dataset, builder),
         dataset,
         graph,
-        checked.model_fingerprint,
+        model_fingerprint_of(model_inputs(checked.adapter, checked.graph)),
         checker_of(dataset, sources.storage),
     )
 
@@ -150,19 +134,24 @@ def load_finisher(sources: Sources) -> tuple[Dataset, PairPrompts, TextFinisher]
 
     Raises what `load_explainer` raises.
     """
-    checked = check_sources(sources)
-    dataset, _ = read_with_new(
-        open_location(sources.dataset, sources.storage),
-        open_location(sources.graph, sources.storage),
-        sources.cold_start,
-        sources.storage,
-    )
+    checked, dataset, _ = _read(sources)
     tokenizer = load_tokenizer(checked.llm)
     vocabulary = Vocabulary(len(tokenizer), dataset.num_users, dataset.num_items)
     builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, vocabulary)
     pairs = _pairs(sources, checked, dataset, builder)
     checker = checker_of(dataset, sources.storage)
     return dataset, pairs, TextFinisher(builder, pairs.titles, checker)
+
+
+def _read(sources: Sources) -> tuple[CheckedSources, Dataset, GraphEmbeddings]:
+    """Dataset and graph with the new users and items, once all sources were checked."""
+    dataset, graph = read_with_new(
+        open_location(sources.dataset, sources.storage),
+        open_location(sources.graph, sources.storage),
+        sources.cold_start,
+        sources.storage,
+    )
+    return _check(sources, dataset.manifest, graph.manifest), dataset, graph
 
 
 def _pairs(

@@ -120,8 +120,12 @@ class LiveExplainer:
                         yield event
         except PairError as failed:
             yield failed
-        except (UnknownIdError, PromptTooLongError, DataError) as error:
-            yield PairError(_reason_of(error), str(error))
+        except UnknownIdError as error:
+            yield PairError(error.reason, str(error))
+        except PromptTooLongError as error:
+            yield PairError("prompt_too_long", str(error))
+        except DataError as error:
+            yield PairError("no_vector", str(error))
         except (asyncio.CancelledError, GeneratorExit):
             self._metrics.abandoned.inc()
             raise
@@ -303,9 +307,3 @@ def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
 def _raise(failure: Failure | None) -> None:
     if failure is not None:
         raise PairError(failure.reason, failure.message)
-
-
-def _reason_of(error: Exception) -> str:
-    if isinstance(error, UnknownIdError):
-        return error.reason
-    return "prompt_too_long" if isinstance(error, PromptTooLongError) else "no_vector"
