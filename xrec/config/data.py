@@ -11,17 +11,8 @@ from xrec.config.base import Config
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import DatasetJobConfig, JobConfig, artifact_uri
 
-TABLE_ENDINGS = (
-    ".parquet",
-    ".csv",
-    ".tsv",
-    ".jsonl",
-    ".json",
-    ".csv.gz",
-    ".tsv.gz",
-    ".jsonl.gz",
-    ".json.gz",
-)
+_LINES = (".csv", ".tsv", ".jsonl", ".json")
+TABLE_ENDINGS = (".parquet", *_LINES, *(f"{ending}.gz" for ending in _LINES))
 """The endings of the files of tables; .json and .jsonl have an object a line."""
 
 Delimiter = Literal[",", ";", "\t", "|"]

@@ -59,8 +59,7 @@ class BaselinesConfig(Config):
     """Low-rank weights (LoRA, arXiv 2106.09685) in the attention of the language model."""
 
     def of(self, kind: BaselineKind) -> BaselineConfig:
-        section: BaselineConfig = getattr(self, "peter" if kind == "peter_plus" else kind)
-        return section
+        return self.lora if kind == "lora" else self.peter
 
 
 class ElsewhereConfig(Config):

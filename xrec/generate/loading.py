@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import aspects_of, read_chooser
-from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config.llm import Dtype, EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import ModelError, install_command
@@ -114,12 +114,22 @@ def load_explainer(
     checked, dataset, graph = _read(sources)
     if num_reserved_users:
         graph = graph.with_more_users(torch.zeros(num_reserved_users, graph.users.shape[1]))
-    on = resolve_device(device)
-    load = _with_vllm if choose_engine(engine, on, checked.llm) == "vllm" else _with_builtin
-    shared_engine, builder, model = load(checked, graph, sources.llm, on, engine, is_streaming)
+    on, model = resolve_device(device), None
+    tokenizer = load_tokenizer(checked.llm)
+    shared: SharedEngine
+    if choose_engine(engine, on, checked.llm) == "vllm":
+        shared, vocabulary = _with_vllm(
+            checked, tokenizer, graph, engine, sources.llm.dtype, on, is_streaming
+        )
+        builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, vocabulary)
+    else:
+        model = load_llm(sources.llm, checked.llm, on)
+        builder = checked.adapter.attach(model, tokenizer, graph)
+        stops = stop_token_ids(model, tokenizer)
+        shared = load_engine(model, stops, engine, is_streaming=is_streaming)
     return Explainer(
         model,
-        shared_engine,
+        shared,
         _pairs(sources, checked, dataset, builder),
         dataset,
         graph,
@@ -163,33 +173,15 @@ def _pairs(
     return PairPrompts(dataset, builder, chooser)
 
 
-_Loaded = tuple[SharedEngine, PromptBuilder, PreTrainedModel | None]
-"""An engine with what makes its prompts; the model is None with vLLM."""
-
-
-def _with_builtin(
-    checked: CheckedSources,
-    graph: GraphEmbeddings,
-    llm: LLMConfig,
-    device: torch.device,
-    config: EngineConfig,
-    is_streaming: bool,
-) -> _Loaded:
-    model = load_llm(llm, checked.llm, device)
-    tokenizer = load_tokenizer(checked.llm)
-    builder = checked.adapter.attach(model, tokenizer, graph)
-    stops = stop_token_ids(model, tokenizer)
-    return load_engine(model, stops, config, is_streaming=is_streaming), builder, model
-
-
 def _with_vllm(
     checked: CheckedSources,
+    tokenizer: PreTrainedTokenizerBase,
     graph: GraphEmbeddings,
-    llm: LLMConfig,
-    device: torch.device,
     config: EngineConfig,
+    dtype: Dtype,
+    device: torch.device,
     is_streaming: bool,
-) -> _Loaded:
+) -> tuple[SharedEngine, Vocabulary]:
     try:
         check_installed_vllm()
         from xrec.generate.vllm.engine import VllmEngine
@@ -198,19 +190,17 @@ def _with_vllm(
             f"engine.kind vllm: vLLM cannot be imported here ({error}); "
             f"run: {install_command('vllm')}, or set engine.kind=builtin"
         ) from error
-    tokenizer = load_tokenizer(checked.llm)
     engine = VllmEngine(
         checked.llm,
         tokenizer,
         checked.adapter,
         graph,
         config,
-        dtype=llm.dtype,
+        dtype=dtype,
         device=device,
         is_streaming=is_streaming,
     )
-    builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary)
-    return engine, builder, None
+    return engine, engine.vocabulary
 
 
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:

@@ -93,8 +93,7 @@ class Swaps:
             else:
                 logger.info("the adapter is %s now", config.artifact("adapter"))
                 outcome = "taken"
-            labels = {"deployment": self._deployment, "outcome": outcome}
-            self._metrics.swaps.inc(1, labels)
+            self._metrics.swaps.inc(1, {"deployment": self._deployment, "outcome": outcome})
 
 
 def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:

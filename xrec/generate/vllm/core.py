@@ -147,7 +147,9 @@ class VllmCore:
         (sequence,) = output.outputs
         if output.finished:
             del self._requests[output.request_id]
-            self._count(output)
+            num_tokens = len(output.prompt_token_ids or ())
+            self.report.num_prompt_tokens += num_tokens
+            self.report.num_computed_prompt_tokens += num_tokens - (output.num_cached_tokens or 0)
         if sequence.finish_reason in ("error", "abort"):
             message = f"vLLM ended the text ({sequence.finish_reason}); see vLLM's log"
             return failed(request.request_id, Failure("unsupported_request", message))
@@ -170,11 +172,6 @@ class VllmCore:
             self._enter(replace(request, params=again, token_ids=[]))
             return Advance(request.request_id, [])
         return Advance(request.request_id, request.token_ids, completion)
-
-    def _count(self, output: RequestOutput) -> None:
-        num_tokens = len(output.prompt_token_ids or ())
-        self.report.num_prompt_tokens += num_tokens
-        self.report.num_computed_prompt_tokens += num_tokens - (output.num_cached_tokens or 0)
 
 
 def _of_text(
