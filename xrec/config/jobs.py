@@ -29,15 +29,7 @@ CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
 }
 """The jobs, in the order of the pipeline, each with the class of its config."""
 
-SHARED = (
-    "workspace",
-    "storage",
-    "ray",
-    "llm",
-    "prompt",
-    "decoding",
-    "cold_start",
-    "scaling",
+ARTIFACTS = (
     "annotations",
     "dataset",
     "graph",
@@ -47,6 +39,17 @@ SHARED = (
     "explanations",
     "evaluation",
     "comparison",
+)
+SHARED = (
+    "workspace",
+    "storage",
+    "ray",
+    "llm",
+    "prompt",
+    "decoding",
+    "cold_start",
+    "scaling",
+    *ARTIFACTS,
 )
 """The keys that stand at the top level of a project file."""
 
