@@ -15,7 +15,7 @@ from xrec.backfill.identity import sources_of
 from xrec.checks import check_word_list
 from xrec.config.serve import ServeConfig
 from xrec.errors import ClusterError, XRecError
-from xrec.generate.loading import check_sources
+from xrec.generate.loading import check_sources, model_inputs
 from xrec.serve.app import APP, build, serve_options
 from xrec.serve.artifacts import read_lookup
 from xrec.serve.problems import PROXY_CALLBACK, PROXY_VARIABLE
@@ -62,7 +62,8 @@ def checked(config: ServeConfig) -> ServeConfig:
     shared["explanations"] = location_of(config, "explanations").shared_uri
     config = config.model_copy(update=shared)
     check_word_list(config.decoding.text.checks, config.storage)
-    read_lookup(config, check_sources(sources).model_inputs)
+    found = check_sources(sources)
+    read_lookup(config, model_inputs(found.adapter, found.graph))
     return config
 
 

@@ -67,7 +67,8 @@ class TrainedAdapter:
         ArtifactNotFoundError, or ArtifactMismatchError if the files are broken, written by a newer
         version of xrec, or do not belong together.
         """
-        location = _open(str(source), storage)
+        folder = _from_hub(str(source)) if is_hub_id(str(source)) else str(source)
+        location = open_location(folder, storage)
         return read_adapter(location) if (location / MANIFEST).is_file() else _read(location, None)
 
     def save_pretrained(self, folder: str | Path, *, storage: StorageConfig | None = None) -> None:
@@ -202,14 +203,9 @@ def read_adapter(location: Location) -> TrainedAdapter:
     return _read(location, read_manifest(location, "adapter"))
 
 
-def _open(source: str, storage: StorageConfig | None) -> Location:
-    """The location of the adapter's folder; if `source` is a hub id, it is downloaded first."""
-    return open_location(_from_hub(source) if is_hub_id(source) else source, storage)
-
-
 def _from_hub(adapter_id: str) -> str:
     try:
-        return str(Path(snapshot_download(adapter_id, allow_patterns=_HUB_FILES)))
+        return snapshot_download(adapter_id, allow_patterns=_HUB_FILES)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ArtifactNotFoundError(
             f"adapter {adapter_id!r}: it is no local folder, and the hub does not give it "

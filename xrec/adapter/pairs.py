@@ -80,7 +80,11 @@ class PairPrompts:
         reviews, had not been written: profiles (as far as the dataset has such ones), the choice of
         aspects, and their evidence.
         """
-        chosen = self._chosen(pairs, self.builder.prompt.aspects, leave_out_own=leave_out_own)
+        count = self.builder.prompt.aspects
+        chosen: Sequence[tuple[AspectEvidence, ...]] = [()] * len(pairs)
+        if self._chooser is not None and count and pairs:
+            choices = self._chooser.choose(*_indices(pairs), count, leave_out_own=leave_out_own)
+            chosen = self._evidence(pairs, choices, leave_out_own=leave_out_own)
         return self._with_aspects(pairs, chosen, leave_out_own=leave_out_own)
 
     def _learned_texts(
@@ -132,15 +136,6 @@ class PairPrompts:
             for pair, (of_user, of_item), aspects in zip(pairs, profiles, chosen, strict=True)
         ]
 
-    def _chosen(
-        self, pairs: Sequence[Pair], count: int, *, leave_out_own: bool
-    ) -> Sequence[tuple[AspectEvidence, ...]]:
-        """The `count` best aspects of each pair, the best first."""
-        if self._chooser is None or not count or not pairs:
-            return [()] * len(pairs)
-        choices = self._chooser.choose(*_indices(pairs), count, leave_out_own=leave_out_own)
-        return self._evidence(pairs, choices, leave_out_own=leave_out_own)
-
     def _evidence(
         self, pairs: Sequence[Pair], choices: Choices, *, leave_out_own: bool
     ) -> list[tuple[AspectEvidence, ...]]:
@@ -157,7 +152,6 @@ class PairPrompts:
 
     @cached_property
     def _names(self) -> AspectNames:
-        """Finds aspects in texts."""
         return AspectNames(self._menus.names)
 
     @cached_property

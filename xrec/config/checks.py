@@ -5,23 +5,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from xrec.config.base import Config
-from xrec.config.prompt import check_allowed, parse_placeholders
+from xrec.config.prompt import EVIDENCE, check_allowed, parse_placeholders
 
 CheckFailure = Literal["unsupported", "unchosen", "named_twice", "not_positive", "unsafe"]
 """Why a text that keeps the other rules may not be shown."""
 
-_VALUES = (
-    "aspect",
-    "title",
-    "of_title",
-    "opinion",
-    "reviews",
-    "mention",
-    "item_reviews",
-    "num_item_reviews",
-    "user_reviews",
-    "num_user_reviews",
-)
+_VALUES = (*EVIDENCE, "title", "of_title", "opinion", "reviews", "mention")
 
 
 class ChecksConfig(Config):

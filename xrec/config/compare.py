@@ -1,6 +1,5 @@
 """`xrec lab compare`: entries, seeds, and one table of what each is worth and costs."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from xrec.config.adapter import (
     TrainAdapterConfig,
 )
 from xrec.config.backfill import ActorsConfig, BackfillConfig, TablePairs
-from xrec.config.base import Config
+from xrec.config.base import Config, Problem
 from xrec.config.entries import (
     ADAPTERS,
     BASELINES,
@@ -70,11 +69,10 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
         known = (*ENTRIES, *self.texts)
         for name in self.entries:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = Problem((name,), known=known).suggestion()
                 raise ValueError(
-                    f"entries: {name!r} is none of {', '.join(known)}{hint}; a table of texts "
-                    "is an entry under its name in texts"
+                    f"entries: {name!r} is none of {', '.join(known)}; {hint and hint + '; '}"
+                    "a table of texts is an entry under its name in texts"
                 )
         if len(set(self.entries)) < len(self.entries):
             raise ValueError(f"entries: each once, saw {', '.join(self.entries)}")

@@ -11,17 +11,8 @@ from xrec.config.base import Config
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import DatasetJobConfig, JobConfig, artifact_uri
 
-TABLE_ENDINGS = (
-    ".parquet",
-    ".csv",
-    ".tsv",
-    ".jsonl",
-    ".json",
-    ".csv.gz",
-    ".tsv.gz",
-    ".jsonl.gz",
-    ".json.gz",
-)
+_LINES = (".csv", ".tsv", ".jsonl", ".json")
+TABLE_ENDINGS = (".parquet", *_LINES, *(f"{ending}.gz" for ending in _LINES))
 """The endings of the files of tables; .json and .jsonl have an object a line."""
 
 Delimiter = Literal[",", ";", "\t", "|"]
@@ -38,7 +29,7 @@ class TableFiles(Config):
     joined: ClassVar[tuple[str, ...]]  # our columns that several of the files' may be joined to
     may_be_null: ClassVar[tuple[str, ...]]
     uri: str
-    """Folder of the files."""
+    """Folder of the files; also the file itself, of reviews."""
     files: dict[str, str] = Field(default_factory=dict)
     """Files of the tables that are not in files of their own name, e.g. {users: customers.csv} or
     {interactions: "orders/*.parquet"}. One file may hold two tables."""
@@ -208,14 +199,22 @@ class ProfileAspects(Config):
     tells nothing of any."""
 
 
-class PrepareConfig(DatasetJobConfig):
+class RawTablesJobConfig(JobConfig):
+    """A job that reads your own tables, and makes or reads annotations."""
+
+    annotations: str | None = artifact_uri("annotations")
+    max_rejected_share: float = Field(0.01, ge=0, le=1)
+    """Largest share of the rows of one input file (of all files of a table that has many) that may
+    be rejected; above it the job fails."""
+
+
+class PrepareConfig(DatasetJobConfig, RawTablesJobConfig):
     """`xrec prepare`: raw files in, dataset artifact out."""
 
     source: Annotated[
         ReleaseSource | TablesSource | AnnotationsSource | SampleSource,
         Field(discriminator="kind"),
     ]
-    annotations: str | None = artifact_uri("annotations")
     extends: str | None = None
     """URI of an earlier dataset of the same catalogue: its users and items keep their index, new
     ones come after, and those that are gone leave a hole. If null, ids are numbered anew."""
@@ -224,9 +223,6 @@ class PrepareConfig(DatasetJobConfig):
     aspects_from: ProfileAspects | None = None
     """How aspects are found in a source without reviews; null makes no tables of aspects.
     Annotations have aspects of their own."""
-    max_rejected_share: float = Field(0.01, ge=0, le=1)
-    """Largest share of the rows of one input file (of all files of a table that has many) that may
-    be rejected; above it the job fails."""
     memory_gb: float | None = Field(None, gt=0)
     """GB of memory that the tables may take before they spill to the disk, to the folder TMPDIR. If
     null, four fifths of the machine's."""

@@ -48,23 +48,18 @@ class BaselineConfig(Config):
     """Number of validation pairs after each epoch. If null, all."""
 
 
-class LoRAConfig(BaselineConfig):
-    """Low-rank weights (LoRA, arXiv 2106.09685) in the attention of the language model."""
-
-    max_explanation_tokens: int = Field(128, ge=1)
-    """Longest training explanation, in tokens."""
-
-
 class BaselinesConfig(Config):
-    """How each baseline is trained, by its name; peter_plus is trained as peter."""
+    """How each baseline is trained, by its name; peter_plus is trained as peter.
+
+    The longest training explanation of lora is that of ours, training.max_explanation_tokens.
+    """
 
     peter: BaselineConfig = BaselineConfig()
-    lora: LoRAConfig = LoRAConfig()
+    lora: BaselineConfig = BaselineConfig()
+    """Low-rank weights (LoRA, arXiv 2106.09685) in the attention of the language model."""
 
     def of(self, kind: BaselineKind) -> BaselineConfig:
-        """The section of a kind."""
-        section: BaselineConfig = getattr(self, "peter" if kind == "peter_plus" else kind)
-        return section
+        return self.lora if kind == "lora" else self.peter
 
 
 class ElsewhereConfig(Config):
@@ -89,9 +84,7 @@ class ElsewhereConfig(Config):
 
 def model_of(variant: str, full: AdapterModelConfig) -> AdapterModelConfig:
     """The adapters of a variant."""
-    return AdapterModelConfig.model_validate(
-        {**full.model_dump(), **_MODEL_CHANGES.get(variant, {})}
-    )
+    return full.model_copy(update=_MODEL_CHANGES.get(variant, {}))
 
 
 def prompt_of(variant: str, full: PromptConfig) -> PromptConfig:

@@ -118,16 +118,12 @@ class PretrainGraphConfig(GraphJobConfig, TrainingJobConfig):
     """
 
     @model_validator(mode="after")
-    def _something_is_trained(self) -> "PretrainGraphConfig":
+    def _folds_can_be_trained(self) -> "PretrainGraphConfig":
         if self.training.num_epochs == 0 and (self.start_from is None or self.folds):
             raise ValueError(
                 f"training.num_epochs is 0, start_from {self.start_from} and folds {self.folds}: "
                 "expected an earlier graph and folds: 0, or at least one epoch"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _a_fold_leaves_some(self) -> "PretrainGraphConfig":
         if self.folds == 1:
             raise ValueError("folds is 1, which would leave no explained pair: expected 0, or 2 on")
         return self

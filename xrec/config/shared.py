@@ -102,7 +102,6 @@ class JobConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _find_in_workspace(cls, values: Any) -> Any:
-        """`workspace:NAME` is the folder NAME in the workspace."""
         if not isinstance(values, Mapping) or not isinstance(values.get("workspace"), str):
             return values
         return _found(values, values["workspace"].rstrip("/"))

@@ -50,7 +50,6 @@ class PricesConfig(Config):
     """Price of a million of replies."""
 
     def of(self, num_prompt_tokens: float, num_reply_tokens: float) -> float:
-        """What so many tokens cost."""
         return (
             num_prompt_tokens * self.per_million_prompt_tokens
             + num_reply_tokens * self.per_million_reply_tokens

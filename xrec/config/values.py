@@ -84,7 +84,6 @@ class Override:
 
     @property
     def dotted(self) -> str:
-        """The key as it was given."""
         return ".".join(self.keys)
 
     def applied_to(self, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,11 +30,9 @@ class TokenMask(Protocol):
 
         Returns False if all may come; `bitmask` is not read then.
         """
-        ...
 
     def accept(self, token_id: int) -> None:
         """The text goes on with `token_id`; not called for an end token."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -167,39 +165,32 @@ class EngineCore(Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether no request is at work or waits."""
-        ...
 
     @property
     def num_rows(self) -> int:
         """The number of requests that are computed together."""
-        ...
 
     @property
     def max_rows(self) -> int:
         """Most requests that can be computed together."""
-        ...
 
     def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
         """Why the request cannot be completed, or None if it can."""
-        ...
 
     def add(self, prompt: Sequence[int], params: RequestParams) -> int:
         """Add a request and return its id, which no other request of the core has.
 
         A request that `refusal` refuses fails in the next step.
         """
-        ...
 
     def step(self) -> list[Advance]:
         """Compute one step; returns an `Advance` for each request that got a token or ended."""
-        ...
 
     def cancel(self, request_id: int) -> None:
         """Stop a request, so that `step` neither computes nor reports it any more.
 
         An id of a request that has ended, or that never existed, is ignored.
         """
-        ...
 
 
 def failed(request_id: int, failure: Failure) -> Advance:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import aspects_of, read_chooser
-from xrec.config.llm import EngineConfig, LLMConfig
+from xrec.config.llm import Dtype, EngineConfig, LLMConfig
 from xrec.config.shared import ColdStartConfig, Device, StorageConfig
 from xrec.data.dataset import Dataset
 from xrec.errors import ModelError, install_command
@@ -67,16 +67,6 @@ class CheckedSources:
     aspects: Manifest | None
     llm: Path
 
-    @property
-    def model_inputs(self) -> dict[str, str]:
-        """Fingerprints of base_model, adapter and graph."""
-        return model_inputs(self.adapter, self.graph)
-
-    @property
-    def model_fingerprint(self) -> str:
-        """Identifies language model, adapter and graph together."""
-        return model_fingerprint_of(self.model_inputs)
-
 
 def model_inputs(adapter: TrainedAdapter, graph: Manifest) -> dict[str, str]:
     """Fingerprints of base_model, adapter and graph: what a text's model consists of."""
@@ -121,25 +111,29 @@ def load_explainer(
     Raises what `check_sources` raises, ModelError, DataError for cold-start tables that cannot be
     read.
     """
-    dataset, graph = read_with_new(
-        open_location(sources.dataset, sources.storage),
-        open_location(sources.graph, sources.storage),
-        sources.cold_start,
-        sources.storage,
-    )
-    checked = _check(sources, dataset.manifest, graph.manifest)
+    checked, dataset, graph = _read(sources)
     if num_reserved_users:
         graph = graph.with_more_users(torch.zeros(num_reserved_users, graph.users.shape[1]))
-    on = resolve_device(device)
-    load = _with_vllm if choose_engine(engine, on, checked.llm) == "vllm" else _with_builtin
-    shared_engine, builder, model = load(checked, graph, sources.llm, on, engine, is_streaming)
+    on, model = resolve_device(device), None
+    tokenizer = load_tokenizer(checked.llm)
+    shared: SharedEngine
+    if choose_engine(engine, on, checked.llm) == "vllm":
+        shared, vocabulary = _with_vllm(
+            checked, tokenizer, graph, engine, sources.llm.dtype, on, is_streaming
+        )
+        builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, vocabulary)
+    else:
+        model = load_llm(sources.llm, checked.llm, on)
+        builder = checked.adapter.attach(model, tokenizer, graph)
+        stops = stop_token_ids(model, tokenizer)
+        shared = load_engine(model, stops, engine, is_streaming=is_streaming)
     return Explainer(
         model,
-        shared_engine,
+        shared,
         _pairs(sources, checked, dataset, builder),
         dataset,
         graph,
-        checked.model_fingerprint,
+        model_fingerprint_of(model_inputs(checked.adapter, checked.graph)),
         checker_of(dataset, sources.storage),
     )
 
@@ -150,19 +144,24 @@ def load_finisher(sources: Sources) -> tuple[Dataset, PairPrompts, TextFinisher]
 
     Raises what `load_explainer` raises.
     """
-    checked = check_sources(sources)
-    dataset, _ = read_with_new(
-        open_location(sources.dataset, sources.storage),
-        open_location(sources.graph, sources.storage),
-        sources.cold_start,
-        sources.storage,
-    )
+    checked, dataset, _ = _read(sources)
     tokenizer = load_tokenizer(checked.llm)
     vocabulary = Vocabulary(len(tokenizer), dataset.num_users, dataset.num_items)
     builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, vocabulary)
     pairs = _pairs(sources, checked, dataset, builder)
     checker = checker_of(dataset, sources.storage)
     return dataset, pairs, TextFinisher(builder, pairs.titles, checker)
+
+
+def _read(sources: Sources) -> tuple[CheckedSources, Dataset, GraphEmbeddings]:
+    """Dataset and graph with the new users and items, once all sources were checked."""
+    dataset, graph = read_with_new(
+        open_location(sources.dataset, sources.storage),
+        open_location(sources.graph, sources.storage),
+        sources.cold_start,
+        sources.storage,
+    )
+    return _check(sources, dataset.manifest, graph.manifest), dataset, graph
 
 
 def _pairs(
@@ -174,33 +173,15 @@ def _pairs(
     return PairPrompts(dataset, builder, chooser)
 
 
-_Loaded = tuple[SharedEngine, PromptBuilder, PreTrainedModel | None]
-"""An engine with what makes its prompts; the model is None with vLLM."""
-
-
-def _with_builtin(
-    checked: CheckedSources,
-    graph: GraphEmbeddings,
-    llm: LLMConfig,
-    device: torch.device,
-    config: EngineConfig,
-    is_streaming: bool,
-) -> _Loaded:
-    model = load_llm(llm, checked.llm, device)
-    tokenizer = load_tokenizer(checked.llm)
-    builder = checked.adapter.attach(model, tokenizer, graph)
-    stops = stop_token_ids(model, tokenizer)
-    return load_engine(model, stops, config, is_streaming=is_streaming), builder, model
-
-
 def _with_vllm(
     checked: CheckedSources,
+    tokenizer: PreTrainedTokenizerBase,
     graph: GraphEmbeddings,
-    llm: LLMConfig,
-    device: torch.device,
     config: EngineConfig,
+    dtype: Dtype,
+    device: torch.device,
     is_streaming: bool,
-) -> _Loaded:
+) -> tuple[SharedEngine, Vocabulary]:
     try:
         check_installed_vllm()
         from xrec.generate.vllm.engine import VllmEngine
@@ -209,19 +190,17 @@ def _with_vllm(
             f"engine.kind vllm: vLLM cannot be imported here ({error}); "
             f"run: {install_command('vllm')}, or set engine.kind=builtin"
         ) from error
-    tokenizer = load_tokenizer(checked.llm)
     engine = VllmEngine(
         checked.llm,
         tokenizer,
         checked.adapter,
         graph,
         config,
-        dtype=llm.dtype,
+        dtype=dtype,
         device=device,
         is_streaming=is_streaming,
     )
-    builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, engine.vocabulary)
-    return engine, builder, None
+    return engine, engine.vocabulary
 
 
 def _check(sources: Sources, dataset: Manifest, graph: Manifest) -> CheckedSources:

@@ -87,7 +87,8 @@ class TextFinisher:
         if failure is None:
             text, failure = _cut(text, texts.item_title, completion, decoding)
         if texts.aspects and (filler := _FILLER.search(text)):
-            text = text if self._names_chosen(filler[0], texts) else _FILLER.sub("", text)
+            told = self._checker.evidence(filler[0], texts)
+            text = text if any(each.is_named for each in told) else _FILLER.sub("", text)
         failure = failure or self.unfit(text, texts, decoding.text)
         if failure is not None and failure.reason == "unsupported":
             shorter = _TAIL.sub("", text)
@@ -162,8 +163,8 @@ class TextFinisher:
         self, text: str, ids: _Ids, prompt: _Ids, texts: PairTexts, rules: TextConfig
     ) -> Failure | None:
         """Why a text that is empty, or repeats itself or the prompt, cannot be used."""
-        own = title_spans(text, texts.item_title)
-        return _refused(text, own, rules) or self._echo(ids, prompt, texts, rules)
+        refused = _refused(text, texts.item_title, rules)
+        return refused or self._echo(ids, prompt, texts, rules)
 
     def _echo(self, ids: _Ids, prompt: _Ids, texts: PairTexts, rules: TextConfig) -> Failure | None:
         """Why a text that repeats the prompt cannot be used; the prompt has titles filled in."""
@@ -183,10 +184,6 @@ class TextFinisher:
 
     def unfit(self, text: str, texts: PairTexts, rules: TextConfig) -> Failure | None:
         """Why a finished text about the pair `texts` may not be shown; None if it may."""
-        refusal = self._checker.refusal
-        return self._untrue(text, texts) or _failure(refusal(text, texts, rules.checks))
-
-    def _untrue(self, text: str, texts: PairTexts) -> Failure | None:
         other = self.other_title(text, texts)
         if other is not None:
             return Failure(
@@ -202,22 +199,20 @@ class TextFinisher:
         language = self._builder.prompt.language
         if language is not None and (other := other_language(text, language)):
             return Failure("other_language", f"it is in {other}, and prompt.language = {language}")
-        text = text.replace(title, _TITLE) if title else text
-        if self._placeholder.is_broken_in(text):
+        untitled = text.replace(title, _TITLE) if title else text
+        if self._placeholder.is_broken_in(untitled):
             return Failure(
                 "broken_placeholder",
                 f"a part of {self._placeholder.text!r}, which stands for the title, is left in it",
             )
-        if made_up := self._placeholder.made_up_in(text, texts.user_profile, texts.item_profile):
+        profiles = (texts.user_profile, texts.item_profile)
+        if made_up := self._placeholder.made_up_in(untitled, *profiles):
             return Failure(
                 "broken_placeholder",
                 f"{made_up!r} is in it, as if it stood for something; only "
                 f"{self._placeholder.text!r} does",
             )
-        return None
-
-    def _names_chosen(self, text: str, texts: PairTexts) -> bool:
-        return any(each.is_named for each in self._checker.evidence(text, texts))
+        return _failure(self._checker.refusal(text, texts, rules.checks))
 
     def _with_evidence(self, text: str, texts: PairTexts, rules: TextConfig) -> str:
         """`text`, and the plain sentence of the aspects that it names, then of others chosen.
@@ -256,12 +251,14 @@ def _failure(refusal: Refusal | None) -> Failure | None:
     return None if refusal is None else Failure(**vars(refusal))
 
 
-def _refused(text: str, own: Sequence[Span], rules: TextConfig) -> Failure | None:
+def _refused(text: str, title: str, rules: TextConfig) -> Failure | None:
     if not text:
         return Failure("empty_text", "the model ended without a word")
     if not rules.refuses_repetition:
         return None
-    found = words(_with_short_title(text, own).lower())
+    for start, end in reversed(title_spans(text, title)):  # it counts as one word
+        text = text[:start] + _TITLE + text[end:]
+    found = words(text.lower())
     if found[-1:] and found[-1] in _ENDS_NOTHING:
         return Failure("no_full_sentence", f"it ends with {found[-1]!r}")
     phrase, count = _most_repeated(found)
@@ -324,13 +321,6 @@ def cut_to_words(text: str, max_words: int | None, title: str) -> str:
 
 def _is_within(text: str, max_words: int | None) -> bool:
     return max_words is None or len(words(text)) <= max_words
-
-
-def _with_short_title(text: str, own: Sequence[Span]) -> str:
-    """`text` with one word at each of the places `own`."""
-    for start, end in reversed(own):
-        text = text[:start] + _TITLE + text[end:]
-    return text
 
 
 def _most_repeated(found: Sequence[str]) -> tuple[Sequence[str], int]:

@@ -10,11 +10,13 @@ Float32 copies exist for one row at a time. Sums are in float32.
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
 IGNORE = -100
@@ -55,18 +57,14 @@ class Batch:
 
 def collate(examples: Sequence[Example]) -> Batch:
     """One batch of examples; explanations end at the right edge: labels are the last positions."""
-    length = max(len(example) for example in examples)
-    num_labels = max(len(example.label_ids) for example in examples)
-    input_ids = torch.zeros(len(examples), length, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    labels = torch.full((len(examples), num_labels), IGNORE)
-    for row, example in enumerate(examples):
-        input_ids[row, length - len(example) :] = torch.tensor(
-            [*example.prompt_ids, *example.label_ids]
-        )
-        attention_mask[row, length - len(example) :] = 1
-        labels[row, num_labels - len(example.label_ids) :] = torch.tensor(example.label_ids)
-    return Batch(input_ids, attention_mask, labels)
+    rows = [torch.tensor([*example.prompt_ids, *example.label_ids]) for example in examples]
+    labels = [torch.tensor(list(example.label_ids)) for example in examples]
+    padded = partial(pad_sequence, batch_first=True, padding_side="left")
+    return Batch(
+        input_ids=padded(rows),
+        attention_mask=padded([torch.ones_like(row) for row in rows]),
+        labels=padded(labels, padding_value=IGNORE),
+    )
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,6 @@ the rotary embedding:
 The rules are forward hooks; no model code is copied. docs/method.md says what they mean in each
 model family. `direct` needs a query as wide as the hidden state: some sizes of Qwen3, Gemma and
 Mistral have a wider or narrower one and are refused.
-
-The tests compare a tiny model of each family, with random weights, against one whose projections
-add a by themselves (tests/xrec/llm/test_injection.py). Of trained models only Llamas were run.
 """
 
 from collections.abc import Callable

@@ -77,6 +77,17 @@ def read_text_config(folder: Path) -> PreTrainedConfig:
     return config.get_text_config(decoder=True)
 
 
+def unusual_layers(model: PreTrainedModel) -> list[str]:
+    """What layers are beside full and sliding attention, each over keys of its own."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    shares = bool(getattr(config, "num_kv_shared_layers", None))
+    return [
+        *sorted(kinds - {"full_attention", "sliding_attention"}),
+        *(["layers that share keys"] if shares else []),
+    ]
+
+
 def load_model(
     folder: Path,
     *,

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from xrec.llm.examples import Example, KeyValues, last_positions
+from xrec.llm.model import unusual_layers
 
 
 def num_prefix_tokens(prompt_ids: Sequence[int], num_text_tokens: int) -> int:
@@ -103,14 +104,8 @@ def can_split(model: PreTrainedModel, num_positions: int) -> bool:
     It does if every layer attends to all of the positions, padding included.
     """
     config = model.config.get_text_config(decoder=True)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
-    shared_layers = getattr(config, "num_kv_shared_layers", 0)
-    return (
-        kinds <= {"full_attention", "sliding_attention"}
-        and (window is None or num_positions <= window)
-        and not shared_layers
-    )
+    return not unusual_layers(model) and (window is None or num_positions <= window)
 
 
 class PrefixCache:
@@ -158,7 +153,10 @@ class PrefixCache:
         )
         if self._shared is None and self._shared_ids:
             (self._shared,) = compute_key_values(model, [self._shared_ids])
-        lengths = [self._num_prefix_tokens(example) for example in examples]
+        lengths = [
+            num_prefix_tokens(example.prompt_ids, self._num_text_tokens) if self._splits else 0
+            for example in examples
+        ]
         own_ids = [
             tuple(example.prompt_ids[num_shared:length])
             for example, length in zip(examples, lengths, strict=True)
@@ -173,9 +171,6 @@ class PrefixCache:
         return batch_key_values(
             self._shared, [computed.get(ids, self._kept.get(ids)) for ids in own_ids]
         ), rest
-
-    def _num_prefix_tokens(self, example: Example) -> int:
-        return num_prefix_tokens(example.prompt_ids, self._num_text_tokens) if self._splits else 0
 
     def _compute(
         self, model: PreTrainedModel, missing: list[tuple[int, ...]]

@@ -104,7 +104,7 @@ def model_fingerprint(folder: Path) -> str:
     would take minutes.
     """
     config = {
-        name: _digest((folder / name).read_bytes())
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
         for name in ("config.json", "tokenizer.json")
         if (folder / name).is_file()
     }
@@ -115,10 +115,6 @@ def model_fingerprint(folder: Path) -> str:
             "xrec reads safetensors only, convert the weights first"
         )
     return fingerprint_of([config, weights])
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _sampled_digest(path: Path) -> list[str | int]:

@@ -214,7 +214,8 @@ def _lists(read_through: ReadThrough) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> UserList:
         """Return ids of users, in order."""
-        return UserList(users=read_through.catalogue.find_users(prefix, limit))
+        ids = read_through.catalogue.dataset.user_ids
+        return UserList(users=ids.starting_with(prefix, limit))
 
     @router.get("/items")
     async def items(

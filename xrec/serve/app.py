@@ -99,7 +99,6 @@ class Generator:
                 yield event
 
     async def model_fingerprint(self) -> str:
-        """Return the fingerprint of language model, adapter and graph together."""
         return self._ready().model_fingerprint
 
     def check_health(self) -> None:

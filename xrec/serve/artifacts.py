@@ -93,8 +93,7 @@ class Swaps:
             else:
                 logger.info("the adapter is %s now", config.artifact("adapter"))
                 outcome = "taken"
-            labels = {"deployment": self._deployment, "outcome": outcome}
-            self._metrics.swaps.inc(1, labels)
+            self._metrics.swaps.inc(1, {"deployment": self._deployment, "outcome": outcome})
 
 
 def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
@@ -148,20 +147,16 @@ class PublishedTexts:
     async def look(self) -> None:
         """Look once. A backfill that cannot be read, or is another model's, is only logged."""
         async with self._looking:
-            await self._look()
-
-    async def _look(self) -> None:
-        try:
-            seen = await asyncio.to_thread(self._newest)
-            if seen == self._seen:
-                return
-            lookup = await asyncio.to_thread(self._read)
-        except XRecError as error:
-            logger.error("the new version of the backfill is not used: %s", error)
-            self._metrics.refreshes.inc(1, {"outcome": "refused"})
-            return
-        self._seen, self.lookup = seen, lookup
-        self._metrics.refreshes.inc(1, {"outcome": "taken"})
+            try:
+                seen = await asyncio.to_thread(self._newest)
+                if seen == self._seen:
+                    return
+                self.lookup, self._seen = await asyncio.to_thread(self._read), seen
+            except XRecError as error:
+                logger.error("the new version of the backfill is not used: %s", error)
+                self._metrics.refreshes.inc(1, {"outcome": "refused"})
+            else:
+                self._metrics.refreshes.inc(1, {"outcome": "taken"})
 
     def _read(self) -> ExplanationLookup | None:
         """Open what is published, with the footers of its files: first look-ups are fast too."""

@@ -83,10 +83,6 @@ class Catalogue:
             aspects_from=self.dataset.aspects_from,
         )
 
-    def find_users(self, prefix: str, limit: int) -> list[str]:
-        """Return at most `limit` user ids that begin with `prefix`, in order."""
-        return self.dataset.user_ids.starting_with(prefix, limit)
-
     def find_items(self, text: str, limit: int) -> list[ItemEntry]:
         """Return at most `limit` items whose id or title contains `text`, in the dataset's order.
 

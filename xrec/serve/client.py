@@ -71,7 +71,6 @@ class Client:
         return Recommendations.model_validate_json(self._ask("GET", place, params=options))
 
     def close(self) -> None:
-        """Close the connections."""
         self._session.close()
 
     def __enter__(self) -> Self:

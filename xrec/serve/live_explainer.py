@@ -26,7 +26,7 @@ from xrec.generate.loading import load_explainer
 from xrec.generate.shared_engine import EngineRequest
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.graph.fold_in import FoldIn
-from xrec.llm.prompt import PairTexts, PromptTooLongError
+from xrec.llm.prompt import PromptTooLongError
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, PairError
@@ -120,8 +120,12 @@ class LiveExplainer:
                         yield event
         except PairError as failed:
             yield failed
-        except (UnknownIdError, PromptTooLongError, DataError) as error:
-            yield PairError(_reason_of(error), str(error))
+        except UnknownIdError as error:
+            yield PairError(error.reason, str(error))
+        except PromptTooLongError as error:
+            yield PairError("prompt_too_long", str(error))
+        except DataError as error:
+            yield PairError("no_vector", str(error))
         except (asyncio.CancelledError, GeneratorExit):
             self._metrics.abandoned.inc()
             raise
@@ -151,23 +155,20 @@ class LiveExplainer:
             yield index, item
 
     def _asked(self, user: int, item: int, own_texts: dict[str, Any]) -> Asked:
-        """Return what the engine is asked for a pair.
+        """Return what the engine is asked for a pair, of which `own_texts` replace the dataset's.
 
-        Raises PairError or PromptTooLongError if it could not answer.
+        A new user's profile is empty. Raises PairError or PromptTooLongError if the engine could
+        not answer.
         """
-        texts = self._pair_texts(user, item, own_texts)
+        is_known = user < self._explainer.dataset.num_users
+        pair = Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
+        known = self._explainer.pairs.texts(pair)
+        texts = replace(known if is_known else replace(known, user_profile=""), **own_texts)
         _raise(self._explainer.finisher.failure_of_any(texts, self._decoding.text))
         prompt = self._builder.build(user, item, texts)
         asked = Asked(self._explainer.finisher, prompt, texts, self._decoding)
         _raise(self.engine.core.refusal(asked.prompt_ids, asked.params))
         return asked
-
-    def _pair_texts(self, user: int, item: int, own_texts: dict[str, Any]) -> PairTexts:
-        """Return the dataset's texts, replaced by `own_texts`; a new user's profile is empty."""
-        is_known = user < self._explainer.dataset.num_users
-        pair = Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
-        known = self._explainer.pairs.texts(pair)
-        return replace(known if is_known else replace(known, user_profile=""), **own_texts)
 
     async def _written(
         self, asked: Asked, started: float, parts: Parts | None
@@ -303,9 +304,3 @@ def load_live(config: ServeConfig, metrics: Metrics) -> LiveExplainer:
 def _raise(failure: Failure | None) -> None:
     if failure is not None:
         raise PairError(failure.reason, failure.message)
-
-
-def _reason_of(error: Exception) -> str:
-    if isinstance(error, UnknownIdError):
-        return error.reason
-    return "prompt_too_long" if isinstance(error, PromptTooLongError) else "no_vector"

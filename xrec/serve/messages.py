@@ -208,11 +208,16 @@ class EvidenceRequest(_Message):
     item_id: ItemId
 
 
-class NearHistory(BaseModel):
-    """An item of the user's history and its similarity to the pair's item."""
+class ItemEntry(BaseModel):
+    """An item's id and title."""
 
     item_id: str
     title: str
+
+
+class NearHistory(ItemEntry):
+    """An item of the user's history and its similarity to the pair's item."""
+
     similarity: float = Field(description="Cosine of the two items' graph vectors, -1 to 1.")
 
 
@@ -242,13 +247,6 @@ class UserList(BaseModel):
     """Ids of users in order."""
 
     users: list[str]
-
-
-class ItemEntry(BaseModel):
-    """An item's id and title."""
-
-    item_id: str
-    title: str
 
 
 class ItemList(BaseModel):

@@ -12,12 +12,6 @@ class Metrics:
     """The metrics of one process: a frontend or a model replica. Each is exported once recorded."""
 
     def __init__(self) -> None:
-        self._of_requests()
-        self._of_pairs()
-        self._of_artifacts()
-        self._of_model()
-
-    def _of_requests(self) -> None:
         self.requests = Counter(
             "xrec_serve_requests_total",
             "HTTP requests answered, by route template and status.",
@@ -38,7 +32,6 @@ class Metrics:
             ("reason",),
         )
 
-    def _of_pairs(self) -> None:
         self.pairs = Counter(
             "xrec_serve_pairs_total",
             "Pairs answered, by source: backfill, cache (generated for an earlier request), live, "
@@ -64,7 +57,6 @@ class Metrics:
             ("kind",),
         )
 
-    def _of_artifacts(self) -> None:
         self.refreshes = Counter(
             "xrec_serve_backfill_refreshes_total",
             "New versions of the backfill: taken, refused.",
@@ -79,7 +71,6 @@ class Metrics:
             ("deployment", "outcome"),
         )
 
-    def _of_model(self) -> None:
         self.abandoned = Counter(
             "xrec_serve_abandoned_total",
             "Live pairs whose client disconnected or whose deadline passed.",

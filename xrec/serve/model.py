@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -62,9 +62,8 @@ class ModelHandle:
 
         If there is not room for all pairs, all fail with the reason OVERLOADED.
         """
-        return cast(
-            "list[Explained | PairError]", await self._call(self._handle.explain, list(pairs))
-        )
+        found: list[Explained | PairError] = await self._call(self._handle.explain, list(pairs))
+        return found
 
     async def stream(self, pair: PairRequest, parts: Parts) -> AsyncGenerator[Event, None]:
         """Yield drafts of the text while it is written, then the text, or why there is none."""
@@ -82,7 +81,7 @@ class ModelHandle:
 
     async def model_fingerprint(self) -> str:
         """Return the fingerprint of the language model, adapter and graph of a replica."""
-        return cast(str, await self._call(self._handle.model_fingerprint))
+        return str(await self._call(self._handle.model_fingerprint))
 
     async def _call(self, method: Any, *arguments: Any) -> Any:
         response = method.remote(*arguments)

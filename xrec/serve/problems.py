@@ -165,7 +165,6 @@ class DeadFrontend:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         has_begun = False
 
         async def watched(message: Message) -> None:

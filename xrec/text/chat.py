@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from xrec.llm.text_encoder import TextEncoder
+from xrec.llm.prompt import TextEncoder
 from xrec.text.model import Message
 
 

@@ -72,7 +72,10 @@ REFUSED: dict[type[Config], list[tuple[dict[str, Any], str]]] = {
         ),
     ],
     AdapterTrainingConfig: [
-        ({"micro_batch_size": size}, r"1 problem.s.(.|\n)*a whole number from 1 on, or auto")
+        (
+            {"micro_batch_size": size},
+            r"1 problem.s.(.|\n)*(integer|than or equal to 1).*, or .*'auto'",
+        )
         for size in (0, -1, 2.5, "fast", None)
     ],
     MetricsConfig: [

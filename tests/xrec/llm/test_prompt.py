@@ -1,6 +1,9 @@
 """Prompts: no text becomes a reserved token, users share their beginning, texts come back."""
 
+import copy
+import gc
 import re
+import tracemalloc
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -10,7 +13,7 @@ from tests.xrec.annotate.smuggled import SMUGGLED
 from xrec.config.prompt import PromptConfig
 from xrec.data.evidence import AspectEvidence
 from xrec.llm.collaborative import Vocabulary
-from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError
+from xrec.llm.prompt import PairTexts, PromptBuilder, PromptTooLongError, TextEncoder
 
 TOKENIZER = toy_tokenizer()
 V, NUM_USERS, NUM_ITEMS = len(TOKENIZER), 5, 7
@@ -225,3 +228,26 @@ def test_prompt_without_aspects_is_the_published_one():
 def test_prompt_with_wrong_places_for_aspects_is_refused(prompt, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         PromptConfig(**prompt)
+
+
+def test_text_encoder_leaves_the_settings_of_the_tokenizer_that_others_use():
+    tokenizer = copy.deepcopy(toy_tokenizer())
+    encoder = TextEncoder(tokenizer)
+    encoder.encode("<|im_end|>").append(7)  # the list is the caller's own
+    assert tokenizer.decode(encoder.encode("<|im_end|>")) == "<|im_end|>"
+    assert not tokenizer.backend_tokenizer.encode_special_tokens
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in tokenizer.encode("<|im_end|>")
+
+
+@pytest.mark.parametrize(("num_texts", "num_characters"), [(1500, 5), (40, 4000)])
+def test_text_encoder_keeps_short_and_long_texts_within_its_bytes(num_texts, num_characters):
+    max_bytes = 200_000
+    encoder = TextEncoder(toy_tokenizer(), max_kept_bytes=max_bytes)
+    encoder.encode("first")
+    tracemalloc.start()
+    for number in range(num_texts):
+        encoder.encode((f"{number:05}" * num_characters)[:num_characters])
+    gc.collect()
+    num_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.5 * max_bytes < num_bytes < 1.1 * max_bytes

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 from xrec.errors import ModelError
 from xrec.generate.builtin.kv_cache import Block, KVCache
@@ -37,14 +36,6 @@ Attend = Callable[[int, Tensor, Tensor, Tensor, float | None, int | None], Tenso
 Its arguments are the layer, the query (T, heads, d), which is scaled already, key and value
 (T, K, d), the layer's cap on scores and its sliding window, or None.
 """
-
-
-def register_packed_attention() -> None:
-    """Make `attn_implementation="packed"` known to transformers, which then builds no mask.
-
-    Calling this twice has no effect.
-    """
-    AttentionInterface.register(PACKED, packed_attention)
 
 
 def packed_attention(

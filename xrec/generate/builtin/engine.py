@@ -61,16 +61,13 @@ class BuiltinCore:
 
     @property
     def num_rows(self) -> int:
-        """See `EngineCore`."""
         return self._scheduler.num_rows
 
     @property
     def is_idle(self) -> bool:
-        """See `EngineCore`."""
         return not (self._arrived or self._scheduler.num_rows or self._scheduler.num_waiting)
 
     def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
-        """See `EngineCore`."""
         model, context = self._model, self._model.context_length
         failure = request_failure(prompt, params, model.num_ids, model.num_text_tokens, context)
         if failure is not None:
@@ -87,14 +84,12 @@ class BuiltinCore:
         return None
 
     def add(self, prompt: Sequence[int], params: RequestParams) -> int:
-        """See `EngineCore`."""
         request = Request(self._next_id, list(prompt), params, self._stop_token_ids)
         self._arrived.append(request)
         self._next_id += 1
         return request.request_id
 
     def cancel(self, request_id: int) -> None:
-        """See `EngineCore`."""
         self._arrived = [one for one in self._arrived if one.request_id != request_id]
         request = self._scheduler.cancel(request_id)
         if request is not None:
@@ -102,7 +97,6 @@ class BuiltinCore:
 
     @torch.inference_mode()
     def step(self) -> list[Advance]:
-        """See `EngineCore`."""
         start = time.perf_counter()
         advances = self._take_arrivals()
         if self._scheduler.is_due:

@@ -109,7 +109,6 @@ class KVCache:
         self._slot(*target)[:, :, :, :length] = self._slot(*source)[:, :, :, :length]
 
     def clear(self, block: Block, slot: int) -> None:
-        """Set a slot to zeros."""
         self._slot(block, slot).zero_()
 
     def _slot(self, block: Block, slot: int) -> Tensor:

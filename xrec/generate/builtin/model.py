@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from xrec.errors import ModelError
-from xrec.generate.builtin.attention import PACKED, Attend, register_packed_attention
+from xrec.generate.builtin.attention import PACKED, Attend, packed_attention
 from xrec.generate.builtin.kv_cache import KVShape
-from xrec.llm.collaborative import CollaborativeEmbedding
+from xrec.llm.collaborative import CollaborativeEmbedding, Vocabulary
+from xrec.llm.model import unusual_layers
 
 _ADAPTED_AT_ONCE = 4096
 
@@ -24,15 +25,19 @@ class PackedModel:
     """
 
     def __init__(self, model: PreTrainedModel):
-        register_packed_attention()
+        AttentionInterface.register(PACKED, packed_attention)  # for which transformers has no mask
+        embedding = model.get_input_embeddings()
+        collaborative = embedding if isinstance(embedding, CollaborativeEmbedding) else None
+        vocabulary = (
+            collaborative.vocabulary
+            if collaborative
+            else Vocabulary(embedding.num_embeddings, 0, 0)
+        )
         self.model = model
-        self.num_ids, self.num_text_tokens = _num_ids(model)
+        self.num_ids, self.num_text_tokens = vocabulary.num_ids, vocabulary.num_text_tokens
         self.context_length = _context_length(model)
         self.shape = self._probe()
-        embedding = model.get_input_embeddings()
-        self.vectors = AdaptedVectors(
-            embedding if isinstance(embedding, CollaborativeEmbedding) else None, model.device
-        )
+        self.vectors = AdaptedVectors(collaborative, model.device)
 
     @torch.inference_mode()
     def logits(
@@ -88,7 +93,11 @@ class PackedModel:
             seen[layer] = (key.shape[1], key.shape[2], value.shape[2])
             return torch.zeros_like(query)
 
-        self._check_attention_kinds(name)
+        if unusual := unusual_layers(self.model):
+            raise ModelError(
+                f"{name}: the engine cannot run {', '.join(unusual)}; "
+                "use a decoder with full or sliding attention"
+            )
         try:
             self.logits([0], [0], see)
         except (TypeError, ValueError, KeyError) as error:
@@ -107,17 +116,6 @@ class PackedModel:
             )
         num_heads, head_dim, _ = shapes.pop()
         return KVShape(num_layers, num_heads, head_dim, self.model.dtype, self.model.device)
-
-    def _check_attention_kinds(self, name: str) -> None:
-        config = self.model.config.get_text_config(decoder=True)
-        known = {"full_attention", "sliding_attention"}
-        unknown: set[str] = set(getattr(config, "layer_types", None) or []) - known
-        if unknown or getattr(config, "num_kv_shared_layers", None):
-            raise ModelError(
-                f"{name}: the engine cannot run "
-                f"{', '.join(sorted(unknown)) or 'layers that share keys'}; "
-                "use a decoder with full or sliding attention"
-            )
 
 
 class AdaptedVectors:
@@ -192,14 +190,6 @@ def _packed(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
-
-
-def _num_ids(model: PreTrainedModel) -> tuple[int, int]:
-    """The number of ids that a prompt may hold, and how many of them are text."""
-    embedding = model.get_input_embeddings()
-    if isinstance(embedding, CollaborativeEmbedding):
-        return embedding.vocabulary.num_ids, embedding.vocabulary.num_text_tokens
-    return embedding.num_embeddings, embedding.num_embeddings
 
 
 def _context_length(model: PreTrainedModel) -> int:

@@ -64,7 +64,10 @@ class ModelRunner:
 
     def _logits(self, spans: Sequence[Span], keep: list[int] | None = None) -> Tensor:
         attend = layout_of(spans, self._slots.cache).attend
-        logits = self._model.logits(_token_ids(spans), _positions(spans), attend, keep)
+        token_ids = [
+            token for span in spans for token in span.sequence.token_ids[span.start : span.stop]
+        ]
+        logits = self._model.logits(token_ids, _positions(spans), attend, keep)
         self._scheduler.computed(spans)
         return logits
 
@@ -140,18 +143,14 @@ def layout_of(spans: Sequence[Span], cache: KVCache) -> PackedLayout:
     return PackedLayout(cache, _places(spans, cache), parts)
 
 
-def _token_ids(spans: Sequence[Span]) -> list[int]:
-    """The token ids of a pass, one span after the other."""
-    return [token for span in spans for token in span.sequence.token_ids[span.start : span.stop]]
-
-
 def _positions(spans: Sequence[Span]) -> list[int]:
-    """The positions of these tokens, counted from the beginning of their prompts."""
-    return [position + _offset(span) for span in spans for position in range(span.start, span.stop)]
-
-
-def _offset(span: Span) -> int:
-    return len(span.sequence.prefix.token_ids) if isinstance(span.sequence, Request) else 0
+    """The positions of a pass's tokens, counted from the beginning of their prompts."""
+    positions: list[int] = []
+    for span in spans:
+        one = span.sequence
+        offset = len(one.prefix.token_ids) if isinstance(one, Request) else 0
+        positions += range(offset + span.start, offset + span.stop)
+    return positions
 
 
 def _places(spans: Sequence[Span], cache: KVCache) -> Tensor:
@@ -181,8 +180,9 @@ def _part(spans: Sequence[Span], first: int, last: int, device: torch.device) ->
         tokens=slice(first, last),
         own=_extent(
             block,
-            _slots([span.sequence.slot for span in spans], device),
+            [span.sequence.slot for span in spans],
             max(span.stop for span in spans),
+            device,
         ),
         positions=starts[:, None] + torch.arange(columns, device=device),
         cells=None if columns == 1 else torch.tensor(cells, device=device),
@@ -191,14 +191,17 @@ def _part(spans: Sequence[Span], first: int, last: int, device: torch.device) ->
     )
 
 
-def _extent(block: Block, slots: slice | Tensor, length: int) -> Extent:
+def _extent(block: Block, slots: Sequence[int], length: int, device: torch.device) -> Extent:
     """The first `length` positions, or whole slots where that is not much more.
 
     A CPU's products copy operands with gaps, which costs them a quarter to a third of their time.
+    Consecutive slots are a slice, so that reading them is a view and no copy.
     """
+    first, stop = slots[0], slots[0] + len(slots)
+    if list(slots) != list(range(first, stop)):
+        return Extent(block, torch.tensor(slots, device=device), length)
     is_much_more = length < _SHARE_OF_WHOLE_SLOTS * block.slot_length
-    without_gaps = isinstance(slots, slice) and not is_much_more
-    return Extent(block, slots, block.slot_length if without_gaps else length)
+    return Extent(block, slice(first, stop), length if is_much_more else block.slot_length)
 
 
 def _shared_prefixes(spans: Sequence[Span], device: torch.device) -> SharedPrefixes | None:
@@ -217,7 +220,7 @@ def _shared_prefixes(spans: Sequence[Span], device: torch.device) -> SharedPrefi
         counts[slot] += 1
     lengths = [len(request.prefix.token_ids) for request in requests]
     return SharedPrefixes(
-        extent=_extent(requests[0].prefix.block, _slots(slots, device), max(lengths)),
+        extent=_extent(requests[0].prefix.block, slots, max(lengths), device),
         members=torch.tensor(members, device=device),
         rows=_inverse(members, len(slots) * max_members, device),
         lengths=torch.tensor(lengths, device=device),
@@ -229,14 +232,6 @@ def _read_slots(used: list[int]) -> list[int]:
     """The slots to read: without a gap if that is not much more than those that are used."""
     whole = list(range(used[0], used[-1] + 1))
     return whole if 4 * len(whole) <= 5 * len(used) else used
-
-
-def _slots(slots: Sequence[int], device: torch.device) -> slice | Tensor:
-    """The slots as a slice if they are consecutive, so that reading them is a view and no copy."""
-    first = slots[0]
-    if list(slots) == list(range(first, first + len(slots))):
-        return slice(first, first + len(slots))
-    return torch.tensor(slots, device=device)
 
 
 def _inverse(places: Sequence[int], size: int, device: torch.device) -> Tensor:

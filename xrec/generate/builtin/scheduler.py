@@ -194,7 +194,6 @@ class Scheduler:
                 self._slots.prefixes.computed(span.sequence)
 
     def remove(self, requests: Sequence[Request]) -> None:
-        """Remove requests that have ended."""
         self._slots.remove(requests)
         for request in requests:
             del self._requests[request.request_id]

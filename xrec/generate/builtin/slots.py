@@ -59,7 +59,6 @@ class Slots:
         return False
 
     def remove(self, requests: Iterable[Request]) -> None:
-        """Take the slots of requests back."""
         for request in sorted(requests, key=lambda request: request.slot, reverse=True):
             self._remove(request)
 
@@ -139,7 +138,6 @@ class PrefixSlots:
 
     @property
     def blocks(self) -> Iterator[PrefixBlock]:
-        """All blocks of prefixes."""
         return (block for blocks in self._blocks.values() for block in blocks)
 
     def place(self, prefix: Prefix) -> bool:

@@ -72,7 +72,6 @@ class VllmCore:
 
     @property
     def is_idle(self) -> bool:
-        """See `EngineCore`."""
         return not self._requests and not self._refused
 
     @property
@@ -81,7 +80,6 @@ class VllmCore:
         return min(len(self._requests), self.max_rows)
 
     def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
-        """See `EngineCore`."""
         num_ids, num_text = self._vocabulary.num_ids, self._vocabulary.num_text_tokens
         failure = request_failure(prompt, params, num_ids, num_text, self._context)
         if failure is not None:
@@ -92,7 +90,6 @@ class VllmCore:
         return over or _unsupported(params)
 
     def add(self, prompt: Sequence[int], params: RequestParams) -> int:
-        """See `EngineCore`."""
         request_id = self._next_id
         self._next_id += 1
         failure = self.refusal(prompt, params)
@@ -122,7 +119,6 @@ class VllmCore:
         return advances
 
     def cancel(self, request_id: int) -> None:
-        """See `EngineCore`."""
         self._refused = [one for one in self._refused if one[0] != request_id]
         if self._requests.pop(str(request_id), None) is not None:
             self._engine.abort_request([str(request_id)])
@@ -151,7 +147,9 @@ class VllmCore:
         (sequence,) = output.outputs
         if output.finished:
             del self._requests[output.request_id]
-            self._count(output)
+            num_tokens = len(output.prompt_token_ids or ())
+            self.report.num_prompt_tokens += num_tokens
+            self.report.num_computed_prompt_tokens += num_tokens - (output.num_cached_tokens or 0)
         if sequence.finish_reason in ("error", "abort"):
             message = f"vLLM ended the text ({sequence.finish_reason}); see vLLM's log"
             return failed(request.request_id, Failure("unsupported_request", message))
@@ -174,11 +172,6 @@ class VllmCore:
             self._enter(replace(request, params=again, token_ids=[]))
             return Advance(request.request_id, [])
         return Advance(request.request_id, request.token_ids, completion)
-
-    def _count(self, output: RequestOutput) -> None:
-        num_tokens = len(output.prompt_token_ids or ())
-        self.report.num_prompt_tokens += num_tokens
-        self.report.num_computed_prompt_tokens += num_tokens - (output.num_cached_tokens or 0)
 
 
 def _of_text(

@@ -100,13 +100,11 @@ class Info(BaseProcessingInfo):
     """Any number of items in a prompt, each of one token."""
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
-        """See the base class."""
         return {MODALITY: None}
 
     def get_mm_max_tokens_per_item(
         self, seq_len: int, mm_counts: Mapping[str, int]
     ) -> Mapping[str, int]:
-        """See the base class."""
         return {MODALITY: 1}
 
 
@@ -114,11 +112,9 @@ class NoDummies(BaseDummyInputsBuilder[Info]):
     """Nothing is made here of which `Processor` could make the item that vLLM tries."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
-        """See the base class."""
         return ""
 
     def get_dummy_mm_data(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """See the base class."""
         return {}
 
 
@@ -126,7 +122,6 @@ class Processor(BaseMultiModalProcessor[Info]):
     """Makes the one item, of zeros, with which vLLM tries the model at its start."""
 
     def apply(self, *args: Any, **kwargs: Any) -> MultiModalInput:
-        """See the base class."""
         config = self.info.ctx.model_config
         vectors = torch.zeros(1, config.get_hidden_size(), dtype=config.dtype)
         return input_with([0], [0], vectors, ["zeros"])

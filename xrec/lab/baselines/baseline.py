@@ -60,9 +60,12 @@ RECIPES: Mapping[BaselineKind, Recipe] = {
 }
 
 
-def recipe_of(kind: BaselineKind, config: BaselinesConfig) -> Recipe:
-    """The recipe of a kind, with what the config changes of it."""
-    return replace(RECIPES[kind], **config.of(kind).model_dump(exclude_none=True))
+def recipe_of(kind: BaselineKind, config: BaselinesConfig, max_explanation_tokens: int) -> Recipe:
+    """The recipe of a kind, with what the config changes of it, and the longest text of lora."""
+    changes = config.of(kind).model_dump(exclude_none=True)
+    if kind == "lora":
+        changes["max_explanation_tokens"] = max_explanation_tokens
+    return replace(RECIPES[kind], **changes)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def prompt_examples(baseline: Baseline, dataset: Dataset, explanations: pa.Table
     if not examples:
         raise DataError(
             f"none of {explanations.num_rows} pairs has a prompt and an explanation that fit "
-            f"({dict(left_out)} left out); raise baselines.lora.max_explanation_tokens, or the "
+            f"({dict(left_out)} left out); raise training.max_explanation_tokens, or the "
             "limits of the prompt"
         )
     return examples

@@ -1,7 +1,7 @@
 """The training loop, in this process, of every kind of baseline."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -235,7 +235,7 @@ def test_progress_ends_with_its_epochs_or_its_patience(losses, has_ended):
 
 def test_baselines_have_sections_of_their_own_and_peter_plus_that_of_peter():
     config = BaselinesConfig.model_validate({"peter": {"learning_rate": 0.5, "num_epochs": 3}})
-    recipes = {kind: recipe_of(kind, config) for kind in RECIPES}
+    recipes = {kind: recipe_of(kind, config, 96) for kind in RECIPES}
     assert recipes["peter_plus"] == recipes["peter"]
     assert (recipes["peter"].learning_rate, recipes["peter"].num_epochs) == (0.5, 3)
-    assert recipes["lora"] == RECIPES["lora"]
+    assert recipes["lora"] == replace(RECIPES["lora"], max_explanation_tokens=96)
