@@ -5,7 +5,7 @@ from functools import partial
 
 from jobs.output import Output
 from xrec.annotate.phrases.profiles import find_aspects
-from xrec.annotate.read import annotations_manifest, read_annotations
+from xrec.annotate.read import read_annotations
 from xrec.config.data import AnnotationsSource, PrepareConfig, ReleaseSource, SampleSource
 from xrec.data import dataset_settings, prepare_dataset
 from xrec.data.dataset import EXTENDS
@@ -63,7 +63,8 @@ def _reader(config: PrepareConfig) -> Source:
         return Source("sample", lambda staging, _: staging.add(town_tables(generate_town(source))))
     if isinstance(source, AnnotationsSource):
         uri, storage = config.artifact("annotations"), config.storage
-        inputs = {"annotations": annotations_manifest(uri, storage).fingerprint}
+        there = read_manifest(open_location(uri, storage), "annotations")
+        inputs = {"annotations": there.fingerprint}
         return Source(
             uri, lambda staging, _: staging.add(read_annotations(uri, storage)), inputs=inputs
         )

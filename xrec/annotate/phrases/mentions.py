@@ -12,7 +12,6 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from xrec.annotate.annotator import Sentiment
-from xrec.annotate.phrases.derived import noun_of_deed, nouns_of
 from xrec.annotate.phrases.opinion import (
     LOVED,
     Token,
@@ -39,6 +38,23 @@ PARSED_SCHEMA = pa.schema(
         pa.field("doc", pa.binary(), nullable=False),
     ]
 )
+# Nouns that English makes of an adjective: what is durable has durability. Those count that reviews
+# of the catalogue use as nouns. The first are good to have, whatever the adjective.
+_GOOD = (
+    ("able", "ability"),
+    ("ible", "ibility"),
+    ("ile", "ility"),  # versatile
+    ("rate", "racy"),  # accurate
+    ("ive", "ivity"),  # responsive
+)
+_FURTHER = (
+    ("rtable", "rt"),  # comfortable
+    ("iful", "y"),  # beautiful
+    ("ish", "e"),  # stylish
+    ("y", "e"),  # a tasty dish, its taste
+    ("rm", "rmth"),  # warm
+)
+_LEAST_LETTERS = 3
 _BARE = ("ADJ", "NOUN")
 MOST_WORDS = 3  # of a noun with those that it is composed with
 _KEPT = 2**14  # texts: a profile is written once more without each of its reviews
@@ -280,7 +296,7 @@ def _implied(value: Valence, token: Token) -> Mention | None:
         shown = next((each.lower_ for each, found in judged if found > 0), "")
     elif token.pos_ == "ADJ" and not has_no_opinion(token):
         of, strength = _described_item(token), judgement(value, token, token)
-        names = nouns_of(token, is_known=strength != 0)
+        names = _nouns_of(token, is_known=strength != 0)
         if not strength:
             strength = -LOVED if is_denied(token, token) else LOVED
     else:
@@ -300,7 +316,8 @@ def _deed(participle: Token, strength: float) -> Mention | None:
     if is_denied(participle, participle):
         strength = -strength
     strength = strength * reality(participle) if strength > 0 else strength
-    names = (noun_of_deed(participle),)
+    lemma = participle.lemma_.lower()  # what is well written has good writing
+    names = ("workmanship" if lemma == "make" else f"{lemma.removesuffix('e')}ing",)
     return Mention(names, names, "", strength, implied_by="adjective", of=of) if strength else None
 
 
@@ -323,3 +340,22 @@ def _named_subject(verb: Token) -> str | None:
                 return ""
             return str(each.lemma_.lower()) if each.pos_ == "NOUN" else None
     return None
+
+
+def _nouns_of(adjective: Any, *, is_known: bool) -> tuple[str, ...]:
+    """The nouns that an adjective may be the quality of; "easy to use" too.
+
+    If it is not known how good it is, only those that are good to have.
+    """
+    word = adjective.lower_
+    infinitives = [each for each in adjective.children if each.dep_ in ("xcomp", "advcl", "ccomp")]
+    if word in ("easy", "simple"):
+        return tuple(f"ease of {each.lemma_}" for each in infinitives)
+    if infinitives:
+        return ()
+    made = (
+        word.removesuffix(old) + new
+        for old, new in ((*_GOOD, *_FURTHER) if is_known else _GOOD)
+        if word.endswith(old) and len(word) - len(old) + len(new) > _LEAST_LETTERS
+    )
+    return tuple(dict.fromkeys(made))
