@@ -79,12 +79,13 @@ def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
 def _done_run(config: BackfillConfig) -> BulkRun:
     check_artifacts(config, "dataset", "graph", "adapter", "explanations")
     request = run_request(config, identify(config))
-    if request.planned() is None or not all(each.is_done for each in open_run(request).passes()):
+    run = None if request.planned() is None else open_run(request)
+    if run is None or not all(each.is_done for each in run.passes()):
         raise ArtifactNotFoundError(
             f"{request.output}: no run of these settings and pairs is done there; run xrec "
             "backfill, which goes on with one that was begun"
         )
-    return open_run(request)
+    return run
 
 
 def look_ahead(config: BackfillConfig) -> list[str]:
