@@ -1,6 +1,4 @@
-"""What `xrec explain` prints of one pair, and `xrec audit` of all that are published; both in this
-process.
-"""
+"""In this process: what `xrec explain` prints of a pair, and `xrec audit` of all published ones."""
 
 from collections import defaultdict
 from collections.abc import Iterator
