@@ -33,7 +33,7 @@ _BATCHES_PER_BLOCK = 16
 class TextTask:
     """The task of ours."""
 
-    row_errors: tuple[type[Exception], ...] = ()
+    row_errors: tuple[type[Exception], ...] = (ValueError,)
 
     def __init__(self, work: Work):
         self._work = work
@@ -44,7 +44,10 @@ class TextTask:
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         """See ChunkTask."""
-        raise NotImplementedError
+        reasons = {"reason": reason, "message": message}
+        return pa.Table.from_pylist(
+            [{**keys, **reasons} for keys in rows.to_pylist()], FORMAT.failed_schema
+        )
 
 
 def planned(work: Work) -> BulkRun:

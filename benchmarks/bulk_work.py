@@ -1,17 +1,19 @@
 """The work of benchmarks.bulk: pairs in, texts out, without a model.
 
 This module imports nothing but pyarrow: `python -m benchmarks.bulk_work daft WORK` runs by an
-interpreter of its own, which has Daft and no xrec.
+interpreter of its own, which has Daft or datatrove, and no xrec.
 """
 
 import json
+import os
 import random
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ class Work:
     """What a contestant is to do.
 
     pairs: a folder of Parquet files. output: a folder. diary: a file that gets a line when a chunk
-    is done. rows: of a chunk or a batch. seconds: how long a chunk takes.
+    is done. rows: of a chunk or a batch. seconds: how long a chunk takes. poison: a user for whom
+    there is no text, but an error.
     """
 
     pairs: str
@@ -39,6 +42,7 @@ class Work:
     rows: int
     seconds: float
     num_actors: int = 2
+    poison: str = ""
 
     @classmethod
     def from_arguments(cls) -> tuple[str, "Work"]:
@@ -50,20 +54,29 @@ class Work:
         return [name, json.dumps(asdict(self))]
 
     def explained(self, pairs: pa.Table) -> pa.Table:
-        """The pairs with a text each."""
+        """The pairs with a text each; raises ValueError for `poison`."""
         time.sleep(self.seconds * pairs.num_rows / self.rows)
+        if self.poison in pairs["user_id"].to_pylist():
+            raise ValueError(f"no text for {self.poison}")
         first = zlib.crc32(pairs["user_id"][0].as_py().encode())
         numbers = pa.array([(first + row) % _NUM_TEXTS for row in range(pairs.num_rows)])
         texts = pa.repeat(pa.scalar(_WORDS_OF_A_TEXT, pa.int32()), pairs.num_rows)
         made = pairs.append_column("explanation", some_texts().take(numbers))
         with Path(self.diary).open("a") as diary:
-            diary.write(f"{time.time()}\n")
+            diary.write(f"{time.time()} {os.getpid()}\n")
         return made.append_column("num_tokens", texts)
 
     def times(self) -> list[float]:
         """When chunks were done."""
+        return [float(line.split()[0]) for line in self._lines()]
+
+    def last_worker(self) -> int:
+        """The id of the process that did the last chunk."""
+        return int(self._lines()[-1].split()[1])
+
+    def _lines(self) -> list[str]:
         file = Path(self.diary)
-        return [float(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return file.read_text().splitlines() if file.exists() else []
 
 
 @lru_cache(1)
@@ -131,7 +144,42 @@ def by_daft(work: Work) -> dict[str, Any]:
     return {}
 
 
+def by_datatrove(work: Work) -> dict[str, Any]:
+    """datatrove: a task for each file, ParquetReader, a step on batches, ParquetWriter."""
+    from datatrove.data import Document  # type: ignore[import-not-found]
+    from datatrove.executor import LocalPipelineExecutor  # type: ignore[import-not-found]
+    from datatrove.pipeline.readers import ParquetReader  # type: ignore[import-not-found]
+    from datatrove.pipeline.writers import ParquetWriter  # type: ignore[import-not-found]
+
+    def explain(documents: Iterator[Any], rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+        while batch := list(islice(documents, work.rows)):
+            pairs = pa.Table.from_pylist([json.loads(each.id) for each in batch], PAIRS)
+            for row in work.explained(pairs).to_pylist():
+                keys = {name: row[name] for name in PAIRS.names}
+                yield Document(text=row["explanation"], id=json.dumps(keys), metadata=row)
+
+    def read(_: Any, row: dict[str, str], *place: Any) -> dict[str, Any]:
+        keys = {name: row[name] for name in PAIRS.names}
+        return {"text": row["user_id"], "id": json.dumps(keys), "metadata": {}}
+
+    def write(_: Any, document: Any) -> dict[str, Any]:
+        return {name: document.metadata[name] for name in (*PAIRS.names, *TEXTS.names)}
+
+    LocalPipelineExecutor(
+        [
+            ParquetReader(work.pairs, adapter=read),
+            explain,
+            ParquetWriter(f"{work.output}/rows", adapter=write),
+        ],
+        tasks=_NUM_FILES,
+        workers=work.num_actors,
+        logging_dir=f"{work.output}/log",
+    ).run()
+    return {}
+
+
 if __name__ == "__main__":
     from benchmarks import bulk_work  # Daft's processes import it by this name
 
-    bulk_work.report(bulk_work.Work.from_arguments()[1], bulk_work.by_daft)
+    name, given = bulk_work.Work.from_arguments()
+    bulk_work.report(given, {"daft": bulk_work.by_daft, "datatrove": bulk_work.by_datatrove}[name])

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.bulk import Contestant, table_of
 from benchmarks.bulk_contestants import TextTask, planned
 from benchmarks.bulk_work import Work, make_pairs
+from benchmarks.processes import kill
 from tests.xrec.bulk.toy_run import PoolHere
 from xrec.bulk import complete
 
@@ -43,7 +44,7 @@ def test_doubled_rows_are_seen_in_parquet_and_in_delta(tmp_path):
 @pytest.mark.slow
 def test_ours_that_was_killed_at_half_goes_on_and_has_each_row_once(work):
     ours = Contestant("ours", replace(work, seconds=0.2))
-    ours.run_until_half(8)
+    kill(ours.run_until(4))
     assert 4 <= len(work.times()) < 8
     assert ours.run()["seconds"] > 0
     assert table_of(work.output)["rows"] == table_of(work.output)["distinct"] == 400
