@@ -26,7 +26,7 @@ from xrec.errors import ClusterError, ConfigError
 
 _DEFAULT_URL = "http://127.0.0.1:8265"  # where `ray start --head` has it
 _ADVICE = "check that the cluster runs and that this is its dashboard, http://host:8265 by default"
-_HUB_VARIABLES = ("HF_TOKEN", "HF_ENDPOINT")
+_VARIABLES = ("AWS_", "HF_TOKEN", "HF_ENDPOINT", "MLFLOW_", "WANDB_")
 _PACKAGES = ("xrec", "jobs", "cluster")
 # The keys, in whatever section, whose values are paths or URIs.
 _URI_KEYS = {"workspace", "uri", "carry_from", "interactions", "users", "items", *ARTIFACTS}
@@ -125,14 +125,9 @@ def runtime_environment(folder: Path, packages: str | None = None) -> dict[str, 
             f"packages {packages!r}: no such file; expected a requirements file, such as "
             "requirements/lock.txt"
         )
-    variables = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith("AWS_") or name in _HUB_VARIABLES
-    }
     return {
         "working_dir": str(folder),
-        "env_vars": variables,
+        "env_vars": {name: os.environ[name] for name in os.environ if name.startswith(_VARIABLES)},
         **({"pip": packages} if packages else {}),
     }
 

@@ -181,6 +181,9 @@ class TrainingJobConfig(RayJobConfig):
     """A job of data-parallel workers."""
 
     scaling: ScalingConfig = ScalingConfig()
+    tracker: Literal["tensorboard", "mlflow", "wandb"] | None = None
+    """An experiment tracker that gets the settings and each epoch's figures. TensorBoard's files
+    are at <workspace>/tensorboard; the others are told where by their own variables."""
 
 
 def storage_of(arguments: Sequence[str]) -> StorageConfig:

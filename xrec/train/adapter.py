@@ -34,6 +34,7 @@ from xrec.train.example_shards import write_examples
 from xrec.train.leak import measure_leak
 from xrec.train.lease import CHECKPOINTS, only_driver
 from xrec.train.ray_driver import fit
+from xrec.train.tracking import tracked
 
 logger = logging.getLogger("xrec")
 
@@ -166,14 +167,15 @@ def _check_batch_sizes(config: TrainAdapterConfig) -> None:
 
 def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tensors]:
     """Run the workers; return how the run went, and the adapter of its best epoch."""
-    outcome = fit(
-        train_worker,
-        {"config": for_workers(config), "run": run},
-        scaling=config.scaling,
-        storage=location_of(config, "adapter") / CHECKPOINTS,
-        name="train-adapter",
-        on_report=_log_epoch,
-    )
+    with tracked(config, "train-adapter", _log_epoch) as on_report:
+        outcome = fit(
+            train_worker,
+            {"config": for_workers(config), "run": run},
+            scaling=config.scaling,
+            storage=location_of(config, "adapter") / CHECKPOINTS,
+            name="train-adapter",
+            on_report=on_report,
+        )
     read = outcome.read_checkpoint_file
     return read_progress(AdapterProgress, read, run), read_best_adapter(read)
 

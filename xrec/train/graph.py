@@ -40,6 +40,7 @@ from xrec.train.graph_model import RECALL, SCORE, GraphData, split_edges
 from xrec.train.graph_worker import train_worker
 from xrec.train.lease import CHECKPOINTS, only_driver
 from xrec.train.ray_driver import fit
+from xrec.train.tracking import tracked
 
 logger = logging.getLogger("xrec")
 
@@ -229,14 +230,16 @@ def _train(
     found = {"dataset": location_of(config, "dataset").shared_uri}
     if config.start_from is not None:
         found[START_FROM] = open_location(config.start_from, config.storage).shared_uri
-    outcome = fit(
-        train_worker,
-        {"config": config.model_copy(update=found), "run": run, "fold": fold},
-        scaling=config.scaling,
-        storage=location_of(config, "graph") / CHECKPOINTS,
-        name="pretrain-graph" if fold is None else f"pretrain-graph-without-{fold}",
-        on_report=_log_epoch,
-    )
+    name = "pretrain-graph" if fold is None else f"pretrain-graph-without-{fold}"
+    with tracked(config, name, _log_epoch) as on_report:
+        outcome = fit(
+            train_worker,
+            {"config": config.model_copy(update=found), "run": run, "fold": fold},
+            scaling=config.scaling,
+            storage=location_of(config, "graph") / CHECKPOINTS,
+            name=name,
+            on_report=on_report,
+        )
     read = outcome.read_checkpoint_file
     progress = read_progress(GraphProgress, read, run)
     names = ("best", "best_layer0")
