@@ -1,16 +1,19 @@
-"""Nights of `xrec refresh` on the generated town: how many texts are taken over, and why not.
+"""Nights of `xrec refresh`: how many texts are taken over, and why not the others.
 
     python -m benchmarks.nights FOLDER configs/sample.yaml --nights 7 [key=value ...]
+    python -m benchmarks.nights FOLDER configs/yelp.yaml --num-pairs 600 [key=value ...]
 
-A hash decides when each visit and each user arrives: of both halves of a night's share (1 % of the
-visits), one is new users with all their visits, and one is visits of known users. Arrivals begin
-when 93 % are there. Prints a line a night: users, visits, seconds, texts taken over, reasons,
-vectors moved, validation Recall@20.
+The project's dataset is made first, and arrives night by night: a hash decides when each
+interaction and each user does. Of both halves of a night's share (1 % of the interactions), one is
+new users with all that they have, and one is interactions of known users. Arrivals begin when 93 %
+are there. The pairs are those of the recommendations, or `--num-pairs` interactions that are not
+trained on, which arrive too. Prints a line a night: users, interactions, seconds, texts taken over,
+reasons, vectors moved, validation Recall@20.
 """
 
 import time
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -18,35 +21,57 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
+import jobs.prepare
 import jobs.project_run
 from jobs.catalogue import chosen_configs
-from xrec.config.data import PrepareConfig, SampleSource
+from xrec.config.data import PrepareConfig
 from xrec.config.project import read_project
 from xrec.config.shared import JobConfig
-from xrec.sample import generate_town, town_tables
-from xrec.storage import Manifest, open_location, read_manifest
+from xrec.data.dataset import Dataset, read_dataset
+from xrec.storage import Manifest, location_of, open_location, read_manifest
 
 _FIRST, _SEED = 0.93, 0
 
 
-def write_night(folder: Path, source: SampleSource, night: int, share: float) -> tuple[int, int]:
-    """Write the tables of all that has arrived until a night; returns users and visits."""
-    tables = town_tables(generate_town(source))
+def tables_of(dataset: Dataset, num_pairs: int | None) -> dict[str, pa.Table]:
+    """The dataset as raw tables, with ids; "pairs" are test interactions, left out elsewhere."""
+    made = {
+        "users": dataset.users.select(["user_id", "profile"]),
+        "items": dataset.items.select(["item_id", "title", "profile"]),
+    }
+    rows = {"interactions": dataset.interactions, "explanations": dataset.explanations}
+    if num_pairs is not None:
+        test = pc.equal(dataset.interactions["split"], "test")
+        rows["interactions"] = dataset.interactions.filter(pc.invert(test))
+        held_out = dataset.interactions.filter(test)
+        drawn = np.random.default_rng(_SEED).permutation(held_out.num_rows)[:num_pairs]
+        rows["pairs"] = held_out.take(pa.array(drawn))
+    for name, table in rows.items():
+        ids = {
+            "user_id": dataset.users["user_id"].take(table["user_index"]),
+            "item_id": dataset.items["item_id"].take(table["item_index"]),
+        }
+        texts = {"explanation": table["explanation"]} if name == "explanations" else {}
+        made[name] = pa.table({**ids, **texts})
+    return made
+
+
+def write_night(
+    folder: Path, tables: dict[str, pa.Table], night: int, share: float
+) -> tuple[int, int]:
+    """Write the tables of all that has arrived until a night; returns users and interactions."""
     rng = np.random.default_rng(_SEED)
     limit = 1 - (1 - _FIRST - night * share) / 2  # of each half
-    users, visits = tables["users"], tables["interactions"]
+    users = tables["users"]
     here = users["user_id"].filter(pa.array(rng.random(users.num_rows) <= limit))
-    made = pa.array(rng.random(visits.num_rows) <= limit)
-    tables["interactions"] = visits.filter(made)
+    made = pa.array(rng.random(tables["interactions"].num_rows) <= limit)
+    arrived = {**tables, "interactions": tables["interactions"].filter(made)}
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("users", "items", "interactions", "explanations"):
-        rows = tables[name]
-        if "user_id" in rows.column_names:
-            rows = rows.filter(pc.is_in(rows["user_id"], pa.array(here)))
-        pq.write_table(rows, folder / f"{name}.parquet")
-        if name == "interactions":
-            num_visits = rows.num_rows
-    return len(here), num_visits
+    for name, rows in arrived.items():
+        if name != "items":
+            arrived[name] = rows.filter(pc.is_in(rows["user_id"], here))
+        pq.write_table(arrived[name], folder / f"{name}.parquet")
+    return len(here), arrived["interactions"].num_rows
 
 
 def _told(line: str) -> None:
@@ -69,20 +94,32 @@ def main(
     overrides: Annotated[list[str] | None, typer.Argument()] = None,
     nights: int = 7,
     share: float = 0.01,
+    num_pairs: int | None = None,
 ) -> None:
     """Run the project on what arrived first, then night after night."""
-    given = [f"workspace={folder / 'workspace'}", *(overrides or [])]
-    town = cast(PrepareConfig, chosen_configs(read_project(config, given))["prepare"]).source
-    assert isinstance(town, SampleSource)
-    tables = f"prepare.source={{kind: tables, uri: {folder / 'raw'}}}"
-    pairs = "backfill.pairs={kind: recommendations}"
+    base = read_project(config, [f"workspace={folder / 'base'}", *(overrides or [])])
+    prepare = chosen_configs(base)["prepare"]
+    assert isinstance(prepare, PrepareConfig)
+    jobs.prepare.run(prepare)
+    tables = tables_of(read_dataset(location_of(prepare, "dataset")), num_pairs)
+    raw = folder / "raw"
+    pairs = (
+        "{kind: recommendations}"
+        if num_pairs is None
+        else f"{{kind: table, uri: {raw}/pairs.parquet}}"
+    )
+    given = [
+        f"workspace={folder / 'workspace'}",
+        *(overrides or []),
+        f"prepare.source={{kind: tables, uri: {raw}}}",
+        f"backfill.pairs={pairs}",
+    ]
 
     def configs() -> dict[str, JobConfig]:
-        found = chosen_configs(read_project(config, [*given, tables, pairs]), None, "backfill")
-        return dict(found)
+        return dict(chosen_configs(read_project(config, given), None, "backfill"))
 
     for night in range(nights + 1):
-        sizes = write_night(folder / "raw", town, night, share)
+        sizes = write_night(raw, tables, night, share)
         started = time.monotonic()
         step = jobs.project_run.refresh if night else jobs.project_run.run
         manifest = step(configs(), tell=_told)

@@ -53,12 +53,17 @@ def measured(arguments: list[str]) -> dict[str, Any]:
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """Kill it and all that it started."""
+    """Kill it and all that it started, and take what it printed."""
+    send_kill(process)
+    process.communicate()
+
+
+def send_kill(process: subprocess.Popen[str]) -> None:
+    """Kill it and all that it started; for another thread than the one that waits for it."""
     family = _family(process)
     for each in family:
         each.kill()
     psutil.wait_procs(family, timeout=30)
-    process.communicate()
 
 
 def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
