@@ -54,9 +54,6 @@ class MetricsConfig(Config):
     encoder: str | None = DEFAULT_ENCODER
     """Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If null, no score.
     """
-    entailment: str | None = None
-    """Model of natural language inference that matches statements: a hub id or a folder. If null,
-    they are matched by aspect and sentiment only."""
     judges: tuple[JudgeConfig, ...] = ()
     """Language models as judges: none, or at least two, since they differ widely."""
 

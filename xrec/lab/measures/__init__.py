@@ -6,6 +6,5 @@ specificity   own reference against others'
 statements    aspects that texts name and what they say of them, against the pair's own review; the
               right aspect of the generated sample
 ranking       statements in an order: of texts, popularity, the chooser of aspects
-entailment    whether a statement follows from another, by a model
 measures      all of them together with the judges
 """

@@ -128,10 +128,10 @@ def test_metrics_anywhere_name_the_same_models_from_another_folder(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     engine = {"kind": "engine", "llm": {"model": "models/small"}}
     config = _config("http://127.0.0.1:1/v1", near={"model": engine}, far={})
-    config = config.model_copy(update={"encoder": "models/small", "entailment": "models/small"})
+    config = config.model_copy(update={"encoder": "models/small"})
     there = metrics_anywhere(config).model_dump(mode="json")
     folder = str(tmp_path / "models" / "small")
-    assert (there["encoder"], there["entailment"]) == (folder, folder)
+    assert there["encoder"] == folder
     assert there["judges"][0]["model"]["llm"]["model"] == folder
 
 
