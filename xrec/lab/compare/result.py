@@ -12,7 +12,7 @@ import pyarrow as pa
 from xrec.config.compare import CompareConfig
 from xrec.data.dataset import Dataset, HeldOutPair
 from xrec.lab.compare.entries import Entry
-from xrec.lab.compare.scores import LIKELIHOOD_INFOS, Scored
+from xrec.lab.compare.scores import Scored
 from xrec.lab.compare.texts import Costs, EntryTexts
 from xrec.lab.measures.measure import MetricInfo
 from xrec.lab.measures.measures import describe_metrics
@@ -172,7 +172,7 @@ def result_of(
     for name in config.entries:
         figures += _cost_figures(name, [made[entry].costs for entry in made if entry.name == name])
     infos = describe_metrics(config.metrics, dataset)
-    infos |= {info.name: info for info in (*LIKELIHOOD_INFOS, *COST_INFOS)}
+    infos |= {info.name: info for info in COST_INFOS}
     there = {figure.metric for figure in figures}
     ordered = {name: info for name, info in infos.items() if name in there}
     return Result(

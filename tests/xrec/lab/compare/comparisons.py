@@ -13,7 +13,7 @@ from xrec.config.compare import CompareConfig
 from xrec.lab.compare.comparison import Work, compare, comparison_identity
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.make import Inputs, make
-from xrec.lab.compare.scores import Task, weigh_on_ray
+from xrec.lab.compare.scores import Task
 from xrec.lab.compare.texts import Costs, EntryTexts
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.storage import Manifest
@@ -33,7 +33,6 @@ class Done:
     made: list[str] = field(default_factory=list)
     num_scored: int = 0
     num_steps: int = 0
-    weigh: Any = weigh_on_ray
 
     def step(self) -> None:
         self.num_steps += 1
@@ -70,7 +69,7 @@ def _from_references(given: Inputs, entry: Entry) -> EntryTexts:
 def run(config: CompareConfig, done: Done | None = None) -> Manifest:
     done = done or Done()
     settings, inputs = comparison_identity(config, "model")
-    return compare(config, settings, inputs, work=Work(done.make, done.score, done.weigh))
+    return compare(config, settings, inputs, work=Work(done.make, done.score))
 
 
 def table(config: CompareConfig) -> pa.Table:

@@ -31,7 +31,7 @@ def make_config(town, tmp_path):
             "prompt": PROMPT,
             "metrics": {"encoder": None},
             "groups": [],
-            "device": "cpu",
+            "actors": {"device": "cpu"},
         }
         return parse_config(CompareConfig, {**defaults, **values})
 
