@@ -4,6 +4,7 @@ The town's language model has random weights, so its texts say nothing; that the
 scored and taken again is what is tested.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from xrec.config.base import parse_config
 from xrec.config.compare import CompareConfig
 from xrec.config.entries import RANKERS
 from xrec.errors import ArtifactMismatchError, ModelError
+from xrec.lab.baselines.baseline import RECIPES
 from xrec.storage import open_location, read_manifest
 
 ENTRIES = ["ours", "constant", "zero_shot", "peter", "nearest", "profile"]
@@ -29,7 +31,6 @@ COMPARISON: dict[str, Any] = {
     "entries": ENTRIES,
     "seeds": [0],
     "decoding": DECODING | {"max_new_tokens": 6},
-    "baselines": {"peter": {"num_epochs": 1}},
     "groups": ["user_interactions"],
     "prompt": PROMPT,
     "max_pairs": 12,
@@ -58,7 +59,8 @@ def compared(ray_cluster, town):
         patch.setattr("xrec.backfill.driver.RayPool", pool_here)
         for module in ("compare.scores", "baselines.texts"):
             patch.setattr(f"xrec.lab.{module}.map_in_processes", map_here)
-        return jobs.compare.run(config_of(town))
+        patch.setitem(RECIPES, "peter", replace(RECIPES["peter"], num_epochs=1))
+        yield jobs.compare.run(config_of(town))
 
 
 def test_compare_has_all_entries_with_their_costs_in_one_table(town, compared):

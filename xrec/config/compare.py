@@ -17,7 +17,6 @@ from xrec.config.entries import (
     ENTRIES,
     RANKERS,
     WITHOUT_ASPECTS,
-    BaselinesConfig,
     ElsewhereConfig,
     Grouping,
     model_of,
@@ -51,7 +50,6 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     """Number of its pairs, drawn by a seeded hash. If null, all."""
     llm: LLMConfig | None = None
     """The frozen language model; only entries without one need none."""
-    baselines: BaselinesConfig = BaselinesConfig()
     actors: ActorsConfig = ActorsConfig()
     metrics: MetricsConfig = MetricsConfig()
     groups: tuple[Grouping, ...] = ("user_explanations",)

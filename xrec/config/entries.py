@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from xrec.config.adapter import AdapterModelConfig
 from xrec.config.base import Config
@@ -35,31 +35,6 @@ _MODEL_CHANGES: dict[str, dict[str, str]] = {
     "random_vectors": {"vectors": "random"},
     "constant": {"vectors": "constant"},
 }
-
-
-class BaselineConfig(Config):
-    """What may be changed of a baseline's training."""
-
-    num_epochs: int | None = Field(None, ge=1)
-    """Largest number of passes over the training pairs. If null, 100; of lora, 1."""
-    learning_rate: float | None = Field(None, gt=0)
-    """Learning rate. If null, as published, and 2e-4 of lora."""
-    max_validation_pairs: int | None = Field(None, ge=1)
-    """Number of validation pairs after each epoch. If null, all."""
-
-
-class BaselinesConfig(Config):
-    """How each baseline is trained, by its name; peter_plus is trained as peter.
-
-    The longest training explanation of lora is that of ours, training.max_explanation_tokens.
-    """
-
-    peter: BaselineConfig = BaselineConfig()
-    lora: BaselineConfig = BaselineConfig()
-    """Low-rank weights (LoRA, arXiv 2106.09685) in the attention of the language model."""
-
-    def of(self, kind: BaselineKind) -> BaselineConfig:
-        return self.lora if kind == "lora" else self.peter
 
 
 class ElsewhereConfig(Config):

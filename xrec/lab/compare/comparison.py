@@ -5,7 +5,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
@@ -16,6 +16,7 @@ from xrec.config.entries import ADAPTERS, BASELINES
 from xrec.data.dataset import read_dataset
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError, install_command
+from xrec.lab.baselines.baseline import recipe_of
 from xrec.lab.compare.entries import SEED, Entry, compared_pairs, entries_of, write_pairs
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
@@ -75,9 +76,7 @@ def comparison_identity(
             for name, texts in elsewhere.items()
         },
         "baselines": {
-            kind: config.baselines.of(kind).model_dump(mode="json")
-            for kind in BASELINES
-            if kind in names
+            kind: asdict(recipe_of(kind, config.training)) for kind in BASELINES if kind in names
         },
     }
     dataset = manifest_of(config, "dataset")
