@@ -70,7 +70,6 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     },
     EvaluateConfig: {
         "encoder": None,
-        "max_shuffled_generations": 8,
         "decoding": DECODING,
         "device": "cpu",
     },

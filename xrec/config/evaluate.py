@@ -18,14 +18,10 @@ class EvaluateConfig(ExplanationsJobConfig):
     split: Literal["validation", "test"] = "test"
     """The held-out split."""
     max_pairs: int = Field(200, ge=2)
-    """Largest number of pairs that are scored, drawn by a seeded hash."""
-    max_shuffled_generations: int = Field(100, ge=0)
-    """Number of pairs that are also generated with another user's vector."""
+    """Largest number of pairs that are scored, drawn by a hash."""
     encoder: str | None = DEFAULT_ENCODER
     """Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If null, no score.
     """
-    seed: int = Field(0, ge=0)
-    """Seed of drawing and shuffling."""
     device: Device = "auto"
     """What this process computes on; auto is a GPU if there is one."""
 

@@ -53,12 +53,6 @@ DESCRIPTIONS = {
         "Share of texts that name the planted aspect which the user likes most, and no other. "
         "Only the collaborative signal tells which.",
     ),
-    "aspect_accuracy_both": Description(
-        _SIGNAL,
-        "Aspect accuracy, pairs asked twice",
-        "The same for the pairs that were also asked with another user's vector. Compare the next "
-        "line with this one.",
-    ),
     "aspect_accuracy_shuffled": Description(
         _SIGNAL,
         "Aspect accuracy, another user's vector",

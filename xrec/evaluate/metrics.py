@@ -27,7 +27,7 @@ def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metr
     planted = [pair for pair in pairs if pair.aspect is not None]
     titled = [pair for pair in pairs if pair.names_item is not None]
     return {
-        "coverage": _mean([bool(pair.text) for pair in pairs], pairs),
+        "coverage": _mean([bool(pair.explanation) for pair in pairs], pairs),
         **(_signal_metrics(weighed) if weighed else {}),
         **(_aspect_metrics(planted) if planted else {}),
         **(_title_metrics(titled) if titled else {}),
@@ -67,27 +67,19 @@ def _signal_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
 def _aspect_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
     """Of pairs with a planted aspect; an aspect that the item lacks counts against a text too.
 
-    A text with another user's vector is not asked for of every pair. Own and other vector are then
-    also compared on the pairs of which it is. A refused text is wrong on both sides.
+    A refused text is wrong, with the own vector and with another user's.
     """
     pattern, right = _pattern(pairs), [pair.aspect or "" for pair in pairs]
-    shuffled = [pair for pair in pairs if pair.shuffled_explanation is not None]
-
-    def accuracy(of: Sequence[ScoredPair], texts: Sequence[str]) -> Estimate:
-        return _mean(
-            text_metrics.names_only(texts, [each.aspect or "" for each in of], pattern), of
-        )
-
-    metrics = {"aspect_accuracy": accuracy(pairs, [pair.text for pair in pairs])}
-    if 0 < len(shuffled) < len(pairs):
-        metrics["aspect_accuracy_both"] = accuracy(shuffled, [pair.text for pair in shuffled])
-    if shuffled:
-        texts = [pair.shuffled_explanation or "" for pair in shuffled]
-        metrics["aspect_accuracy_shuffled"] = accuracy(shuffled, texts)
-    references = text_metrics.names_only([pair.reference for pair in pairs], right, pattern)
+    texts = (
+        [pair.explanation for pair in pairs],
+        [pair.shuffled_explanation or "" for pair in pairs],
+        [pair.reference for pair in pairs],
+    )
+    own, shuffled, references = (text_metrics.names_only(each, right, pattern) for each in texts)
     chance = text_metrics.chance_level([pair.aspects or () for pair in pairs])
     return {
-        **metrics,
+        "aspect_accuracy": _mean(own, pairs),
+        "aspect_accuracy_shuffled": _mean(shuffled, pairs),
         "aspect_chance": Estimate(chance),
         "aspect_accuracy_references": Estimate(float(references.mean())),
     }
@@ -108,7 +100,7 @@ def _title_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
 
 def _support_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
     """Of pairs with planted aspects."""
-    texts, aspects = [pair.text for pair in pairs], [pair.aspects or () for pair in pairs]
+    texts, aspects = [pair.explanation for pair in pairs], [pair.aspects or () for pair in pairs]
     supported = text_metrics.names_none_beside(texts, aspects, _pattern(pairs))
     return {"aspects_supported": _mean(supported, pairs)}
 
@@ -143,4 +135,4 @@ def _form_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
 
 
 def _texts(pairs: Sequence[ScoredPair]) -> tuple[list[str], list[str]]:
-    return [pair.text for pair in pairs], [pair.reference for pair in pairs]
+    return [pair.explanation for pair in pairs], [pair.reference for pair in pairs]

@@ -26,15 +26,12 @@ def test_aspect_accuracies_are_counted_against_the_original_users_aspect():
     pairs = [
         scored("a", "Such jazz.", shuffled_explanation="What a view.", **planted),
         scored("b", "A view.", shuffled_explanation="Jazz!", **planted),
-        scored("c", "Jazz, a view.", **planted),
-        scored("d", "Jazz.", **many),
+        scored("c", "Jazz, a view.", shuffled_explanation="", **planted),
+        scored("d", "Jazz.", shuffled_explanation="Jazz, a view.", **many),
     ]
     metrics = compute_metrics(pairs, CONFIG)
     assert metrics["aspect_accuracy"].value == pytest.approx(2 / 4)
-    assert metrics["aspect_accuracy_shuffled"].value == pytest.approx(1 / 2)
-    assert metrics["aspect_accuracy_both"].value == pytest.approx(1 / 2)
-    assert "aspect_accuracy_both" not in compute_metrics(pairs[:2], CONFIG)
-    assert "aspect_accuracy_shuffled" not in compute_metrics(pairs[2:], CONFIG)
+    assert metrics["aspect_accuracy_shuffled"].value == pytest.approx(1 / 4)
     assert metrics["aspect_chance"].value == pytest.approx((3 / 2 + 1 / 4) / 4)
     assert metrics["aspect_accuracy_references"].value == 1.0
 

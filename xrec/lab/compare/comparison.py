@@ -17,7 +17,7 @@ from xrec.data.dataset import read_dataset
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError, install_command
 from xrec.lab.baselines.baseline import recipe_of
-from xrec.lab.compare.entries import SEED, Entry, compared_pairs, entries_of, write_pairs
+from xrec.lab.compare.entries import Entry, compared_pairs, entries_of, write_pairs
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.scores import ScoreAll, score_entries, score_on_ray
@@ -167,7 +167,7 @@ def _write(
             titles[pair.item_index].as_py(),
             {name: of_pairs.get((pair.user_id, pair.item_id)) for name, of_pairs in texts.items()},
         )
-        for pair in drawn_pairs(pairs, _NUM_EXAMPLES, seed=SEED)
+        for pair in drawn_pairs(pairs, _NUM_EXAMPLES)
     ]
     page = markdown_page(result, pairs, _failed(made), examples)
     (location / MANIFEST).delete()
