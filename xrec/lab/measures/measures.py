@@ -74,7 +74,6 @@ def load_measures(
     pairs: Sequence[HeldOutPair],
     *,
     device: str,
-    cache_dir: str | None = None,
     judges: JudgeAccess | None = None,
 ) -> Measures:
     """The measures of `config`; those of judges need `judges`.
@@ -95,7 +94,7 @@ def load_measures(
         planted = dataset.planted["aspect"].unique().to_pylist()
         made.append(partial(right_aspect, aspect_pattern(planted)))
     if config.encoder is not None:
-        encoder = load_encoder(config.encoder, device=device, cache_dir=cache_dir)
+        encoder = load_encoder(config.encoder, device=device)
         made.append(lambda texts: embedding_scores(encoder, texts.texts, texts.references))
     loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
     for judge in config.judges:
