@@ -75,7 +75,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         metrics=metrics,
         extra_files={"history.json": json.dumps(progress.history, indent=2).encode()},
         card=model_card(
-            adapter_config, settings=config.card, origin=TRAINED, dataset=dataset, metrics=metrics
+            adapter_config, license=config.license, origin=TRAINED, dataset=dataset, metrics=metrics
         ),
     )
     (output / CHECKPOINTS).delete()
