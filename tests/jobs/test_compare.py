@@ -31,7 +31,6 @@ COMPARISON: dict[str, Any] = {
     "entries": ENTRIES,
     "seeds": [0],
     "decoding": DECODING | {"max_new_tokens": 6},
-    "groups": ["user_interactions"],
     "prompt": PROMPT,
     "max_pairs": 12,
     "model": {"num_experts": 2},
@@ -65,7 +64,7 @@ def compared(ray_cluster, town):
 
 def test_compare_has_all_entries_with_their_costs_in_one_table(town, compared):
     rows = pq.read_table(Path(town) / "comparison" / "table.parquet").to_pylist()
-    of_all = {(row["entry"], row["metric"]): row for row in rows if row["group"] == "all"}
+    of_all = {(row["entry"], row["metric"]): row for row in rows}
     rankers = set(RANKERS) - {"chooser"}  # whose aspects the town has not trained
     assert {name for name, _ in of_all} == {*ENTRIES, *rankers}
     for name in ENTRIES:

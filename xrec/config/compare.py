@@ -18,7 +18,6 @@ from xrec.config.entries import (
     RANKERS,
     WITHOUT_ASPECTS,
     ElsewhereConfig,
-    Grouping,
     model_of,
     prompt_of,
 )
@@ -52,8 +51,6 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     """The frozen language model; only entries without one need none."""
     actors: ActorsConfig = ActorsConfig()
     metrics: MetricsConfig = MetricsConfig()
-    groups: tuple[Grouping, ...] = ("user_explanations",)
-    """Figures are also given for groups of users or items, from rare to frequent."""
 
     @model_validator(mode="after")
     def _entries_are_known(self) -> "CompareConfig":

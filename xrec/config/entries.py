@@ -10,10 +10,6 @@ from xrec.config.data import TABLE_ENDINGS
 from xrec.config.prompt import PromptConfig
 
 BaselineKind = Literal["peter", "peter_plus", "lora"]
-Grouping = Literal[
-    "user_explanations", "item_explanations", "user_interactions", "item_interactions"
-]
-"""Users or items, by their number of training explanations or training interactions."""
 WITHOUT_ASPECTS = "without_aspects"
 ADAPTERS = (
     "ours",

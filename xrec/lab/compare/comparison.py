@@ -3,9 +3,9 @@
 import importlib.util
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
@@ -20,7 +20,7 @@ from xrec.lab.baselines.baseline import recipe_of
 from xrec.lab.compare.entries import Entry, compared_pairs, entries_of, write_pairs
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
-from xrec.lab.compare.scores import ScoreAll, score_entries, score_on_ray
+from xrec.lab.compare.scores import score_entries
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.judge.judge import agreement_lines
@@ -41,16 +41,8 @@ from xrec.train.adapter import adapter_run_config
 logger = logging.getLogger("xrec")
 
 _NUM_EXAMPLES = 20
-_ALWAYS = {"entries", "seeds", "split", "max_pairs", "groups"}
+_ALWAYS = {"entries", "seeds", "split", "max_pairs"}
 _Value = TypeVar("_Value")
-
-
-@dataclass(frozen=True)
-class Work:
-    """How texts are made and scored; on Ray, which must be initialised for it."""
-
-    make: Callable[[Inputs, Entry], EntryTexts] = make
-    score_all: ScoreAll = score_on_ray
 
 
 def comparison_identity(
@@ -114,16 +106,14 @@ def compare(
     inputs: Mapping[str, str],
     *,
     keys: Mapping[str, SecretStr | None] | None = None,
-    work: Work | None = None,
 ) -> Manifest:
     """Make, score and compare what is not done yet; returns the comparison's manifest.
 
     settings, inputs: what `comparison_identity` returns. keys: of judges that are endpoints.
 
-    Raises what trainings, bulk runs and scoring raise; what is done stays, and the next call goes
-    on from there.
+    Ray must be initialised. Raises what trainings, bulk runs and scoring raise; what is done stays,
+    and the next call goes on from there.
     """
-    work = work or Work()
     dataset = read_dataset(location_of(config, "dataset"))
     pairs = compared_pairs(config, dataset)
     given = Inputs(config, dataset, write_pairs(location_of(config, "comparison"), pairs))
@@ -134,8 +124,8 @@ def compare(
         for entry in entries
         if entry.name in config.texts
     }
-    made = {entry: there[entry] if entry in there else work.make(given, entry) for entry in entries}
-    scored = score_entries(config, given.pairs, made, keys or {}, work.score_all)
+    made = {entry: there[entry] if entry in there else make(given, entry) for entry in entries}
+    scored = score_entries(config, given.pairs, made, keys or {})
     judges = [judge.name for judge in config.metrics.judges]
     notes = tuple(
         line
@@ -145,7 +135,7 @@ def compare(
     aspects = location_of(config, "aspects")
     chooser = read_chooser(aspects, dataset) if "aspects" in inputs else None
     rankings = ranker_tables(dataset, pairs, chooser)
-    result = result_of(config, dataset, pairs, made, scored, notes, rankings)
+    result = result_of(config, dataset, made, scored, notes, rankings)
     return _write(given, result, made, settings, inputs)
 
 

@@ -82,14 +82,10 @@ class Task:
         ).of_pairs
 
 
-ScoreAll = Callable[[Task, Sequence[ScoredTexts]], Tables]
+def _scored(task: Task, texts: Sequence[ScoredTexts]) -> Tables:
+    """Score in processes of Ray, as many as `actors` says; with GPUs each has one.
 
-
-def score_on_ray(task: Task, texts: Sequence[ScoredTexts]) -> Tables:
-    """Score in processes of Ray, as many as `actors` says and there are texts.
-
-    If a judge is an endpoint it is one process, so that the endpoint's limits are kept. With GPUs
-    each has one. Ray must be initialised. Raises the XRecError of a process, or ClusterError.
+    If a judge is an endpoint it is one process, so that the endpoint's limits are kept.
     """
     actors, judges = task.config.actors, task.config.metrics.judges
     has_endpoint = any(isinstance(judge.model, EndpointModelConfig) for judge in judges)
@@ -116,9 +112,11 @@ def score_entries(
     pairs: ComparedPairs,
     made: Mapping[Entry, EntryTexts],
     keys: Mapping[str, SecretStr | None],
-    score_all: ScoreAll = score_on_ray,
 ) -> dict[Entry, Scored]:
-    """The scores of all entries."""
+    """The scores of all entries; Ray must be initialised.
+
+    Raises the XRecError of a process that scores, or ClusterError.
+    """
     settings = {
         "metrics": metrics_identity(config.metrics, llm=config.llm, storage=config.storage),
         "pairs": pairs.fingerprint,
@@ -132,7 +130,7 @@ def score_entries(
     left = [entry for entry, kept in tables.items() if kept is None]
     if left:
         task = Task(config, pairs.pairs, keys)
-        scored = score_all(task, [texts[entry] for entry in left])
+        scored = _scored(task, [texts[entry] for entry in left])
         for place, table in progress(scored, "scoring", len(left)):
             entry = left[place]
             tables[entry] = table

@@ -1,16 +1,16 @@
 """`table.md`: a comparison for a reader, as Markdown.
 
 The table has a row an entry and a column a metric, in parts of a few metrics each, that fit a
-page. Differences to the first entry, groups, and the same pairs side by side stand below it.
+page. Differences to the first entry, and the same pairs side by side stand below it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xrec.data.dataset import HeldOutPair
+from xrec.lab.compare.figures import MetricRow
 from xrec.lab.compare.result import Figure, Result
 from xrec.lab.measures.measure import MetricInfo
-from xrec.lab.statistics.figures import MetricRow
 
 CLEAR = "*"
 """What marks a figure whose difference to the first entry is clear of zero."""
@@ -53,7 +53,6 @@ def markdown_page(
         *_parts(result, result.entries[1:], _difference_cell),
         *(f"- {line}" for line in (*_failed_lines(failed), *result.notes)),
         "",
-        *(line for grouping in result.groupings for line in _group_lines(result, grouping)),
         *(line for example in examples for line in _example_lines(example)),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -115,24 +114,6 @@ def _failed_lines(failed: Mapping[str, Mapping[str, int]]) -> list[str]:
         + ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
         for name, reasons in failed.items()
     ]
-
-
-def _group_lines(result: Result, grouping: str) -> list[str]:
-    """A table a metric: a row an entry with a value a group."""
-    groups = result.groups(grouping)
-    lines = [f"## Groups of {grouping.replace('_', ', by number of training ')}", ""]
-    found = {
-        (name, group): result.of(name, grouping, group)
-        for name in result.entries
-        for group in groups
-    }
-    for info in result.infos.values():
-        rows = [[f"`{name}`"] for name in result.entries]
-        for row, name in zip(rows, result.entries, strict=True):
-            figures = [found[name, group].get(info.name) for group in groups]
-            row += ["" if each is None else _shown(each.own.value, info) for each in figures]
-        lines += _table([info.label, *groups], rows)
-    return lines
 
 
 def _example_lines(example: Example) -> list[str]:

@@ -47,14 +47,6 @@ class ScoredTexts:
         """(N,) whether there is a text."""
         return np.array([bool(text) for text in self.texts], dtype=np.bool_)
 
-    def of_rows(self, rows: NDArray[np.bool_] | Sequence[int]) -> "ScoredTexts":
-        """Some of the pairs: where the mask (N,) is True, or those at these places."""
-        chosen = np.arange(len(self))[np.asarray(rows)]
-        return ScoredTexts(
-            tuple(self.pairs[place] for place in chosen),
-            tuple(self.texts[place] for place in chosen),
-        )
-
 
 def _shows(character: str) -> bool:
     """Whether a reader sees it: no blank, and nothing like a zero-width space."""

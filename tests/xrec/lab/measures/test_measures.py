@@ -55,9 +55,11 @@ def test_table_has_a_row_a_pair_and_a_column_a_metric_and_the_missing_text_is_em
 
 def test_row_of_a_pair_is_the_same_whatever_other_pairs_are_scored_with_it():
     measures = load_measures(MetricsConfig(encoder=None), DATASET, PAIRS, device="cpu")
-    whole = measures.of_pairs(_texts())
+    texts = _texts()
+    whole = measures.of_pairs(texts)
     for rows in ([0], [1, 2], [3, 1], [2]):
-        assert measures.of_pairs(_texts().of_rows(rows)).equals(whole.take(rows))
+        parts = (tuple(each[row] for row in rows) for each in (texts.pairs, texts.texts))
+        assert measures.of_pairs(ScoredTexts(*parts)).equals(whole.take(rows))
 
 
 def test_specificity_without_titles_counts_what_an_item_is_called_for_nothing():
