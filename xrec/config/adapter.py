@@ -10,7 +10,6 @@ from xrec.config.shared import AdapterJobConfig, AspectsJobConfig, TrainingJobCo
 
 Injection = Literal["direct", "projected", "none"]
 Vectors = Literal["graph", "random", "constant"]
-Weighting = Literal["tokens", "explanations"]
 
 
 class LearningRateConfig(Config):
@@ -90,10 +89,6 @@ class AdapterTrainingConfig(Config):
     """What prompts of training do not know: with own, the pair's own review and interaction, as
     with a pair that is to be explained: profiles, aspects, evidence and vectors are as if these
     were not there, as far as the dataset and the graph (pretrain-graph.folds) have such ones."""
-    weighting: Weighting = "tokens"
-    """What counts equally in the loss: tokens, or explanations, so that a token of a long one
-    counts less."""
-
     num_epochs: int = Field(4, ge=1)
     """Largest number of passes over the training pairs."""
     max_steps: int | None = Field(None, ge=1)
