@@ -4,7 +4,7 @@
     write_baseline_texts   pairs in, texts out                  (texts)
 
 baseline    one of them with its seed: what it reads, its recipe, where its model lies
-model       what the training knows of a model: peter (which writes, too), lora
+peter, lora the models; peter writes, too
 codec       texts as rows of words
 data        explained pairs as examples and batches
 artifact    the trained baseline in files

@@ -7,7 +7,8 @@ of them.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -40,8 +41,6 @@ from xrec.storage import (
 logger = logging.getLogger("xrec")
 
 _FILE = "scores.parquet"
-Tables = Iterator[tuple[int, pa.Table]]
-"""Tables as they are done, each with its position among what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -52,46 +51,38 @@ class Scored:
     table: pa.Table
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a process needs to score texts.
-
-    keys: of judges that are endpoints.
-    """
-
-    config: CompareConfig
-    pairs: Sequence[HeldOutPair]
-    keys: Mapping[str, SecretStr | None] = field(default_factory=dict)
-
-    def load_scorer(self) -> Callable[[ScoredTexts], pa.Table]:
-        """Load the scoring models in this process; returns what scores the texts of an entry."""
-        config = self.config
-        return load_measures(
-            config.metrics,
-            read_dataset(location_of(config, "dataset")),
-            self.pairs,
-            device=str(resolve_device(config.actors.device)),
-            judges=JudgeAccess(
-                replies=location_of(config, "comparison") / "judge-replies",
-                storage=config.storage,
-                llm=config.llm,
-                device=config.actors.device,
-                num_threads=config.actors.cpus_per_actor,
-                keys=self.keys,
-            ),
-        ).of_pairs
+def _load_scorer(
+    config: CompareConfig, pairs: Sequence[HeldOutPair], keys: Mapping[str, SecretStr | None]
+) -> Callable[[ScoredTexts], pa.Table]:
+    """Load the scoring models in this process; returns what scores the texts of an entry."""
+    return load_measures(
+        config.metrics,
+        read_dataset(location_of(config, "dataset")),
+        pairs,
+        device=str(resolve_device(config.actors.device)),
+        judges=JudgeAccess(
+            replies=location_of(config, "comparison") / "judge-replies",
+            storage=config.storage,
+            llm=config.llm,
+            device=config.actors.device,
+            num_threads=config.actors.cpus_per_actor,
+            keys=keys,
+        ),
+    ).of_pairs
 
 
-def _scored(task: Task, texts: Sequence[ScoredTexts]) -> Tables:
+def _scored(
+    config: CompareConfig, load: Callable[[], Any], texts: Sequence[ScoredTexts]
+) -> Iterator[tuple[int, pa.Table]]:
     """Score in processes of Ray, as many as `actors` says; with GPUs each has one.
 
     If a judge is an endpoint it is one process, so that the endpoint's limits are kept.
     """
-    actors, judges = task.config.actors, task.config.metrics.judges
+    actors, judges = config.actors, config.metrics.judges
     has_endpoint = any(isinstance(judge.model, EndpointModelConfig) for judge in judges)
     num_processes = 1 if has_endpoint else min(actors.num_actors, len(texts))
     return map_in_processes(
-        replace(task, config=_for_actors(task.config)).load_scorer,
+        load,
         texts,
         num_processes=num_processes,
         cpus=actors.cpus_per_actor,
@@ -129,8 +120,8 @@ def score_entries(
     tables = {entry: _kept(entry, settings, own) for entry, own in inputs.items()}
     left = [entry for entry, kept in tables.items() if kept is None]
     if left:
-        task = Task(config, pairs.pairs, keys)
-        scored = _scored(task, [texts[entry] for entry in left])
+        load = partial(_load_scorer, _for_actors(config), pairs.pairs, keys)
+        scored = _scored(config, load, [texts[entry] for entry in left])
         for place, table in progress(scored, "scoring", len(left)):
             entry = left[place]
             tables[entry] = table
