@@ -79,11 +79,6 @@ DESCRIPTIONS = {
         "Texts that name their item",
         "Share of texts in which the item's title stands, in full or in an unambiguous short form.",
     ),
-    "names_item_references": Description(
-        _TRUTH,
-        "References that name their item",
-        "The same share of the reference texts.",
-    ),
     "names_another_item": Description(
         _TRUTH,
         "Texts that name another item",

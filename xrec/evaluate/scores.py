@@ -35,7 +35,6 @@ SCORED_PAIRS = pa.schema(
         pa.field("item_title", pa.string(), nullable=False),
         pa.field("names_item", pa.bool_()),
         pa.field("other_title", pa.string()),
-        pa.field("reference_names_item", pa.bool_()),
     ]
 )
 _MUCH = 1 / 3  # of the texts: what a template may write without a warning
@@ -52,9 +51,8 @@ class ScoredPair:
     `nll_shuffled` are the reference's mean negative log-likelihood, nats a token, with the user's
     own vector and with another user's; both are None if the prompt is too long. `aspect` is the
     right aspect to name and `aspects` are all of the item's; both are None outside the generated
-    sample. `names_item` and `reference_names_item` say whether explanation and reference name the
-    item by its title; they are None for an item without a title. `other_title` is the title of
-    another item that the explanation names, if it does.
+    sample. `names_item` says whether the explanation names the item by its title, None for an item
+    without one. `other_title` is the title of another item that the explanation names, if it does.
     """
 
     user_id: str
@@ -69,7 +67,6 @@ class ScoredPair:
     item_title: str = ""
     names_item: bool | None = None
     other_title: str | None = None
-    reference_names_item: bool | None = None
 
     @property
     def gain(self) -> float | None:
@@ -216,11 +213,7 @@ def _scored(
     shuffled: str | None,
 ) -> ScoredPair:
     said = explainer.pairs.texts(Pair(pair.user_index, pair.item_index))
-    titles, title = explainer.pairs.titles, said.item_title
-
-    def names_item(written: str) -> bool | None:
-        return bool(titles.own_spans(composed(written), title)) if title else None
-
+    titles, title, written = explainer.pairs.titles, said.item_title, composed(text)
     return ScoredPair(
         pair.user_id,
         pair.item_id,
@@ -232,9 +225,6 @@ def _scored(
         aspect=pair.aspect,
         aspects=pair.aspects,
         item_title=title,
-        names_item=names_item(text),
-        other_title=titles.other_title(
-            composed(text), title, (said.user_profile, said.item_profile)
-        ),
-        reference_names_item=names_item(pair.reference),
+        names_item=bool(titles.own_spans(written, title)) if title else None,
+        other_title=titles.other_title(written, title, (said.user_profile, said.item_profile)),
     )
