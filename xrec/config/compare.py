@@ -15,10 +15,10 @@ from xrec.config.entries import (
     ADAPTERS,
     BASELINES,
     ENTRIES,
+    MODEL_CHANGES,
     RANKERS,
     WITHOUT_ASPECTS,
     ElsewhereConfig,
-    model_of,
     prompt_of,
 )
 from xrec.config.evaluate import MetricsConfig
@@ -128,12 +128,12 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
 
     def training_of(self, entry: str, seed: int, adapter: str) -> TrainAdapterConfig:
         """The `xrec train-adapter` run of an adapter, with its output at the URI `adapter`."""
-        model = model_of(entry, self.model)
+        changes = {**MODEL_CHANGES.get(entry, {}), "vectors_seed": seed}
         return TrainAdapterConfig.model_validate(
             {
                 **self._shared_with(TrainAdapterConfig),
                 "adapter": adapter,
-                "model": model.model_copy(update={"vectors_seed": seed}),
+                "model": self.model.model_copy(update=changes),
                 "prompt": prompt_of(entry, self.prompt),
                 "training": self.training.model_copy(update={"seed": seed}),
             }

@@ -4,7 +4,6 @@ from typing import Literal, get_args
 
 from pydantic import field_validator
 
-from xrec.config.adapter import AdapterModelConfig
 from xrec.config.base import Config
 from xrec.config.data import TABLE_ENDINGS
 from xrec.config.prompt import PromptConfig
@@ -25,12 +24,13 @@ BASELINES: tuple[BaselineKind, ...] = get_args(BaselineKind)
 ENTRIES = (*ADAPTERS, *BASELINES, "zero_shot", "profile", "nearest")
 RANKERS = ("item_popularity", "user_popularity", "global_popularity", "random", "chooser")
 """What ranks statements without a text, below the entries of a table (docs/metrics.md)."""
-_MODEL_CHANGES: dict[str, dict[str, str]] = {
+MODEL_CHANGES: dict[str, dict[str, str]] = {
     "without_injection": {"injection": "none"},
     "without_both": {"injection": "none"},
     "random_vectors": {"vectors": "random"},
     "constant": {"vectors": "constant"},
 }
+"""What the adapters of variants have in place of ours."""
 
 
 class ElsewhereConfig(Config):
@@ -51,11 +51,6 @@ class ElsewhereConfig(Config):
         if not uri.lower().endswith(TABLE_ENDINGS):
             raise ValueError(f"expected a file that ends in one of {', '.join(TABLE_ENDINGS)}")
         return uri
-
-
-def model_of(variant: str, full: AdapterModelConfig) -> AdapterModelConfig:
-    """The adapters of a variant."""
-    return full.model_copy(update=_MODEL_CHANGES.get(variant, {}))
 
 
 def prompt_of(variant: str, full: PromptConfig) -> PromptConfig:

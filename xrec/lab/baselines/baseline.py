@@ -100,11 +100,6 @@ class Baseline:
         return 3 if self.kind == "peter_plus" else 0
 
     @property
-    def reads_aspects(self) -> bool:
-        """Whether the artifact `aspects` is read."""
-        return bool(self.num_aspect_words or (self.kind == "lora" and self.prompt.aspects))
-
-    @property
     def language_model(self) -> LLMConfig:
         """The language model of a baseline that has one."""
         assert self.llm is not None  # the comparison's config sees to it

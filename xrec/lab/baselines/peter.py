@@ -163,13 +163,10 @@ class PETER(nn.Module):
             logits = self.next_logits(pairs, token_ids)
             logits[:, [PAD, BEGIN, UNKNOWN]] = -torch.inf
             token_ids = torch.cat([token_ids, logits.argmax(dim=1, keepdim=True)], dim=1)
-        return [_to_end(row, max_words) for row in token_ids[:, 1:].tolist()]
+        rows = token_ids[:, 1:].tolist()
+        return [row[: row.index(END) + 1] if END in row else row[:max_words] for row in rows]
 
     def next_logits(self, pairs: Pairs, token_ids: Tensor) -> Tensor:
         """The logits (B, V) of what follows the texts so far (B, T), which begin with <bos>."""
         logits: Tensor = self.output(self.hidden(pairs, token_ids)[:, -1])
         return logits
-
-
-def _to_end(row: list[int], max_words: int) -> list[int]:
-    return row[: row.index(END) + 1] if END in row else row[:max_words]
