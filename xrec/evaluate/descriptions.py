@@ -32,11 +32,6 @@ DESCRIPTIONS = {
         "How much likelier the reference is with the user's own vector than with another user's. "
         "Above 0, the signal reaches the likelihood; whether texts change is another question.",
     ),
-    "personalization_win_rate": Description(
-        _SIGNAL,
-        "Pairs better with the own vector",
-        "Share of pairs whose reference is likelier with the user's own vector. 0.5 is chance.",
-    ),
     "nll_own": Description(
         _SIGNAL,
         "NLL, own vector, nats per token",

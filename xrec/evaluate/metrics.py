@@ -56,7 +56,6 @@ def _signal_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
     shuffled = np.array([pair.nll_shuffled for pair in pairs], dtype=np.float64)
     return {
         "personalization_gain": _mean(shuffled - own, pairs),
-        "personalization_win_rate": _mean(own < shuffled, pairs),
         "nll_own": _mean(own, pairs),
         "nll_shuffled": _mean(shuffled, pairs),
     }
