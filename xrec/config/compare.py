@@ -53,7 +53,7 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="after")
-    def _entries_are_known(self) -> "CompareConfig":
+    def _entries_and_texts_have_their_names(self) -> "CompareConfig":
         known = (*ENTRIES, *self.texts)
         for name in self.entries:
             if name not in known:
@@ -64,10 +64,6 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
                 )
         if len(set(self.entries)) < len(self.entries):
             raise ValueError(f"entries: each once, saw {', '.join(self.entries)}")
-        return self
-
-    @model_validator(mode="after")
-    def _names_of_texts_are_free(self) -> "CompareConfig":
         for name in self.texts:
             if name in (*ENTRIES, *RANKERS) or not name.replace("_", "").isalnum():
                 raise ValueError(

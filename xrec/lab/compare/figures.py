@@ -19,7 +19,7 @@ LEAST_SEEDS = 3
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One seed of an entry: the table of `Measures.of_pairs`, and the figures of its corpus."""
+    """One seed of an entry: the table of `score_table`, and the figures of its corpus."""
 
     table: pa.Table
     corpus: Mapping[str, float] = field(default_factory=dict)

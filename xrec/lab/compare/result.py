@@ -129,7 +129,7 @@ def result_of(
 ) -> Result:
     """The result of all entries, with what else a reader must know.
 
-    rankings: metrics of rankers, as `Measures.of_pairs` gives them; they stand below the entries.
+    rankings: metrics of rankers, as `score_table` gives them; they stand below the entries.
     """
     runs: dict[str, list[Run]] = {name: [] for name in config.entries}
     for entry, scores in scored.items():

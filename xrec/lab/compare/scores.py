@@ -25,7 +25,12 @@ from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.judge.judge import JudgeAccess
 from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.measures import load_measures, metrics_anywhere, metrics_identity
+from xrec.lab.measures.measures import (
+    load_measures,
+    metrics_anywhere,
+    metrics_identity,
+    score_table,
+)
 from xrec.llm.model import resolve_device
 from xrec.llm.source import anywhere
 from xrec.progress import progress
@@ -45,7 +50,7 @@ _FILE = "scores.parquet"
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of one entry: `table` as `Measures.of_pairs` gives it."""
+    """The scores of one entry: `table` as `score_table` gives it."""
 
     texts: ScoredTexts
     table: pa.Table
@@ -55,7 +60,7 @@ def _load_scorer(
     config: CompareConfig, pairs: Sequence[HeldOutPair], keys: Mapping[str, SecretStr | None]
 ) -> Callable[[ScoredTexts], pa.Table]:
     """Load the scoring models in this process; returns what scores the texts of an entry."""
-    return load_measures(
+    measures = load_measures(
         config.metrics,
         read_dataset(location_of(config, "dataset")),
         pairs,
@@ -68,7 +73,8 @@ def _load_scorer(
             num_threads=config.actors.cpus_per_actor,
             keys=keys,
         ),
-    ).of_pairs
+    )
+    return partial(score_table, measures)
 
 
 def _scored(

@@ -198,7 +198,7 @@ def _model_identity(
 def agreement_lines(entry: str, scores: pa.Table, judges: Sequence[str]) -> list[str]:
     """A sentence on each two judges of an entry's texts.
 
-    scores: as `Measures.of_pairs` gives them. Pairs without a text, which no judge has seen, and
+    scores: as `score_table` gives them. Pairs without a text, which no judge has seen, and
     pairs at which a judge failed are left out. There is no sentence where fewer than three pairs
     are left, or a judge says the same of all.
     """

@@ -17,7 +17,7 @@ from xrec.data.dataset import HeldOutPair
 
 Floats = NDArray[np.float64]
 PAIR_COLUMNS = ("user_id", "item_id", "text")
-"""The columns of `Measures.of_pairs` that are no metrics."""
+"""The columns of `score_table` that are no metrics."""
 PairIds = tuple[str, str]
 """user_id and item_id."""
 

@@ -1,11 +1,10 @@
 """All measures of a comparison: made once in a process, then asked for any pairs.
 
 measures = load_measures(config, dataset, pairs, device="cpu")
-table = measures.of_pairs(texts)         # a row a pair, a column a metric
+table = score_table(measures, texts)     # a row a pair, a column a metric
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -40,32 +39,26 @@ from xrec.text.model import model_anywhere
 _VERSION = 7  # of the measures and what they mean; with another one all is scored again
 
 
-@dataclass(frozen=True, eq=False)
-class Measures:
-    """Measures of pairs, in the order of their columns."""
+def score_table(measures: Sequence[PairMeasure], texts: ScoredTexts) -> pa.Table:
+    """One row a pair, in order: user_id, item_id, text, and a float64 column for each metric.
 
-    of_each: Sequence[PairMeasure]
-
-    def of_pairs(self, texts: ScoredTexts) -> pa.Table:
-        """One row a pair, in order: user_id, item_id, text, and a float64 column for each metric.
-
-        A metric that is not defined for a pair is null there. A row depends on nothing of the other
-        rows.
-        """
-        values: dict[str, Floats] = {}
-        for measure in self.of_each:
-            values |= measure(texts)
-        return pa.table(
-            {
-                "user_id": pa.array([pair.user_id for pair in texts.pairs], pa.string()),
-                "item_id": pa.array([pair.item_id for pair in texts.pairs], pa.string()),
-                "text": pa.array(texts.texts, pa.string()),
-                **{
-                    name: pa.array(column, pa.float64(), mask=np.isnan(column))
-                    for name, column in values.items()
-                },
-            }
-        )
+    A metric that is not defined for a pair is null there. A row depends on nothing of the other
+    rows.
+    """
+    values: dict[str, Floats] = {}
+    for measure in measures:
+        values |= measure(texts)
+    return pa.table(
+        {
+            "user_id": pa.array([pair.user_id for pair in texts.pairs], pa.string()),
+            "item_id": pa.array([pair.item_id for pair in texts.pairs], pa.string()),
+            "text": pa.array(texts.texts, pa.string()),
+            **{
+                name: pa.array(column, pa.float64(), mask=np.isnan(column))
+                for name, column in values.items()
+            },
+        }
+    )
 
 
 def load_measures(
@@ -75,8 +68,8 @@ def load_measures(
     *,
     device: str,
     judges: JudgeAccess | None = None,
-) -> Measures:
-    """The measures of `config`; those of judges need `judges`.
+) -> list[PairMeasure]:
+    """The measures of `config`, in the order of their columns; those of judges need `judges`.
 
     pairs: all pairs that the comparison scores, two or more; specificity compares with their
         references. device: of the encoder.
@@ -100,7 +93,7 @@ def load_measures(
     for judge in config.judges:
         assert judges is not None
         made.append(load_judge(judge, judges, loaded).of_pairs)
-    return Measures(made)
+    return made
 
 
 def ranker_tables(
@@ -111,7 +104,7 @@ def ranker_tables(
         return {}
     texts = ScoredTexts.of(pairs, {})
     found = rankers(Statements(dataset, pairs), chooser)
-    return {name: Measures([ranker.of_pairs]).of_pairs(texts) for name, ranker in found.items()}
+    return {name: score_table([ranker.of_pairs], texts) for name, ranker in found.items()}
 
 
 def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, MetricInfo]:
