@@ -52,18 +52,13 @@ _NO_ASPECTS = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric of an entry.
+    """A metric of an entry; `own` says which.
 
     difference: to the first entry, on the same pairs; None for itself and for costs.
     """
 
-    entry: str
     own: MetricRow
     difference: MetricRow | None = None
-
-    @property
-    def metric(self) -> str:
-        return self.own.metric
 
     @property
     def seed_spread(self) -> float | None:
@@ -82,22 +77,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Result:
-    """All figures, in the order of entries and metrics.
+    """The figures of each entry by metric, in order.
 
     infos: of the metrics that are there, in order, coverage first and costs last.
     num_seeds: how many seeds each entry has; 0 where the seed changes nothing.
     notes: what else a reader of the table must know.
     """
 
-    entries: tuple[str, ...]
-    figures: tuple[Figure, ...]
+    figures: Mapping[str, Mapping[str, Figure]]
     infos: Mapping[str, MetricInfo]
     num_seeds: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
-    def of(self, entry: str) -> dict[str, Figure]:
-        """The figures of an entry, by metric."""
-        return {each.metric: each for each in self.figures if each.entry == entry}
+    @property
+    def entries(self) -> list[str]:
+        """The names of the entries and rankers, the one first that others are compared with."""
+        return list(self.figures)
 
     def has_seeds(self, entry: str) -> bool:
         """Whether there are seeds enough to tell it from the first entry.
@@ -137,56 +132,51 @@ def result_of(
     ranked = {name: [Run(table)] for name, table in (rankings or {}).items()}
     figures = _figures(runs | ranked)
     for name in config.entries:
-        figures += _cost_figures(name, [made[entry].costs for entry in made if entry.name == name])
+        figures[name] |= _cost_figures([made[entry].costs for entry in made if entry.name == name])
     infos = describe_metrics(config.metrics, dataset)
     infos |= {info.name: info for info in COST_INFOS}
-    there = {figure.metric for figure in figures}
+    there = {metric for of_entry in figures.values() for metric in of_entry}
     ordered = {name: info for name, info in infos.items() if name in there}
     return Result(
-        (*config.entries, *ranked),
-        tuple(figures),
+        figures,
         {COVERAGE: ordered.pop(COVERAGE), **ordered},
         {name: config.num_seeds_of(name) for name in config.entries} | dict.fromkeys(ranked, 0),
         ((_NO_ASPECTS, *notes) if dataset.aspects is None else notes),
     )
 
 
-def _figures(runs: Mapping[str, Sequence[Run]]) -> list[Figure]:
-    first = next(iter(runs.values()))
-    found = []
+def _figures(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Figure]]:
+    first, found = next(iter(runs.values())), {}
     for name, of_name in runs.items():
+        rows = [] if of_name is first else difference_rows(of_name, first)
+        differences = {row.metric: row for row in rows}
         own = metric_rows(of_name)
-        differences: dict[str, MetricRow] = {}
-        if of_name is not first:
-            differences = {row.metric: row for row in difference_rows(of_name, first)}
-        found += [Figure(name, row, differences.get(row.metric)) for row in own]
+        found[name] = {row.metric: Figure(row, differences.get(row.metric)) for row in own}
     return found
 
 
-def _cost_figures(name: str, costs: Sequence[Costs]) -> list[Figure]:
+def _cost_figures(costs: Sequence[Costs]) -> dict[str, Figure]:
     """A cost that a seed does not have is left out."""
-    found = []
+    found = {}
     for info in COST_INFOS:
         found_values = (getattr(each, info.name) for each in costs)
         values = tuple(float(value) for value in found_values if value is not None)
         if values:
             row = MetricRow(info.name, float(np.mean(values)), None, None, values, 0)
-            found.append(Figure(name, row))
+            found[info.name] = Figure(row)
     return found
 
 
 def result_table(result: Result) -> pa.Table:
     """All figures in the schema TABLE."""
-    return pa.Table.from_pylist([_row(figure) for figure in result.figures], TABLE)
+    figures = result.figures.items()
+    rows = [_row(name, figure) for name, of_entry in figures for figure in of_entry.values()]
+    return pa.Table.from_pylist(rows, TABLE)
 
 
-def _row(figure: Figure) -> dict[str, object]:
+def _row(entry: str, figure: Figure) -> dict[str, object]:
     own, difference = figure.own, figure.difference
-    row: dict[str, object] = {
-        **vars(own),
-        "entry": figure.entry,
-        "seed_spread": figure.seed_spread,
-    }
+    row: dict[str, object] = {**vars(own), "entry": entry, "seed_spread": figure.seed_spread}
     if difference is not None:
         row["difference"] = difference.value
         row |= {"difference_low": difference.low, "difference_high": difference.high}

@@ -15,7 +15,8 @@ from xrec.lab.measures.measure import MetricInfo
 CLEAR = "*"
 """What marks a figure whose difference to the first entry is clear of zero."""
 _METRICS_OF_PART = 7
-Cell = Callable[[Result, Figure | None, MetricInfo], str]
+Cell = Callable[[Figure | None, MetricInfo, bool], str]
+"""A figure by its metric, and whether the entry may have a verdict."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ def markdown_page(
 def _parts(result: Result, names: Sequence[str], cell: Cell) -> list[str]:
     """Tables of a few metrics each, a row an entry; a part without any figure is left out."""
     infos = list(result.infos.values())
-    figures = {name: result.of(name) for name in names}
+    entries = [(name, result.figures[name], result.has_seeds(name)) for name in names]
     lines: list[str] = []
     for start in range(0, len(infos), _METRICS_OF_PART):
         part = infos[start : start + _METRICS_OF_PART]
         rows = [
-            [f"`{name}`", *(cell(result, figures[name].get(info.name), info) for info in part)]
-            for name in names
+            [f"`{name}`", *(cell(figures.get(info.name), info, can_tell) for info in part)]
+            for name, figures, can_tell in entries
         ]
         lines += _table(["entry", *(info.label for info in part)], rows)
     return lines
@@ -81,15 +82,15 @@ def _table(heading: list[str], rows: list[list[str]]) -> list[str]:
     return [*(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows)), ""]
 
 
-def _own_cell(result: Result, figure: Figure | None, info: MetricInfo) -> str:
+def _own_cell(figure: Figure | None, info: MetricInfo, can_tell: bool) -> str:
     if figure is None:
         return ""
-    mark = CLEAR if figure.is_clear and result.has_seeds(figure.entry) else ""
+    mark = CLEAR if figure.is_clear and can_tell else ""
     spread = "" if figure.seed_spread is None else f" ±{_shown(figure.seed_spread, info)}"
     return f"{_shown(figure.own.value, info)}{mark}{_interval(figure.own, info)}{spread}"
 
 
-def _difference_cell(result: Result, figure: Figure | None, info: MetricInfo) -> str:
+def _difference_cell(figure: Figure | None, info: MetricInfo, can_tell: bool) -> str:
     """Empty for the first entry, and for costs."""
     if figure is None or figure.difference is None:
         return ""

@@ -58,7 +58,7 @@ def test_result_has_means_spread_and_differences_by_hand(make_config):
     found = result(
         make_config, {"ours": [FLAT, [0.6] * 9, [0.7] * 9], "profile": [[0.4, 0.5, 0.3] * 3]}
     )
-    ours, profile = found.of("ours")["rouge_l"], found.of("profile")["rouge_l"]
+    ours, profile = (found.figures[name]["rouge_l"] for name in ("ours", "profile"))
     assert ours.own.by_seed == pytest.approx((0.5, 0.6, 0.7))
     assert ours.own.value == pytest.approx(0.6)
     assert ours.seed_spread == pytest.approx(0.1)
@@ -81,7 +81,7 @@ def test_table_has_a_row_a_figure(make_config):
     found = result(make_config, {"ours": [FLAT, BETTER], "profile": [BETTER]})
     table = result_table(found)
     assert table.schema.equals(TABLE)
-    assert table.num_rows == len(found.figures)
+    assert table.num_rows == sum(map(len, found.figures.values()))
     row = next(
         row for row in table.to_pylist() if (row["entry"], row["metric"]) == ("profile", "rouge_l")
     )
