@@ -37,11 +37,6 @@ DESCRIPTIONS = {
         "NLL, own vector, nats per token",
         "How surprising the reference is to the model with the user's own vector. Lower is better.",
     ),
-    "nll_shuffled": Description(
-        _SIGNAL,
-        "NLL, another user's vector",
-        "The same with another user's vector in the prompt and in the layers.",
-    ),
     "aspect_accuracy": Description(
         _SIGNAL,
         "Aspect accuracy",

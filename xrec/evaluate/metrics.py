@@ -57,7 +57,6 @@ def _signal_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
     return {
         "personalization_gain": _mean(shuffled - own, pairs),
         "nll_own": _mean(own, pairs),
-        "nll_shuffled": _mean(shuffled, pairs),
     }
 
 
