@@ -103,9 +103,9 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
     ),
     (
         "evaluate",
-        lambda pipeline: {"evaluation": f"{pipeline.workspace}/evaluation", "seed": 5},
+        lambda pipeline: {"evaluation": f"{pipeline.workspace}/evaluation", "max_pairs": 5},
         ArtifactMismatchError,
-        "seed: 0 there, 5 here",
+        "max_pairs: 200 there, 5 here",
     ),
 ]
 
