@@ -1,7 +1,6 @@
 """Job `compare`: entries write texts for the same pairs; one table."""
 
 import os
-from dataclasses import replace
 
 from cluster.connect import ensure_ray
 from cluster.preflight import check_cluster, demand_of_actors, demand_of_workers
@@ -53,6 +52,4 @@ def _check_cluster(config: CompareConfig) -> None:
     if set(config.entries) & set(ADAPTERS):
         check_cluster(demand_of_workers(config.scaling), uri, config.storage)
     demand = demand_of_actors(config.actors, config.engine.tensor_parallel_size)
-    if config.device == "cuda":  # texts are scored on one at least
-        demand = replace(demand, gpus=max(1, demand.gpus))
     check_cluster(demand, uri, config.storage)

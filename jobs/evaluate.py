@@ -48,7 +48,7 @@ def run(config: EvaluateConfig) -> Manifest:
     explanations = read(*source).to_table(columns=["user_id", "item_id", "explanation", "kind"])
     failed = read_failed(*source).to_table(columns=["user_id", "item_id", "reason"])
     rows = with_references(explainer.dataset, explanations, failed, config.split)
-    pairs = score_pairs(explainer, _draw(rows, config), config)
+    pairs = score_pairs(explainer, _draw(rows, config), config.decoding)
     coverage = Coverage.of(rows, explanations, failed)
     manifest = write_evaluation(
         made.location,
@@ -96,9 +96,7 @@ def _draw(rows: list[Row], config: EvaluateConfig) -> list[Row]:
             f"{config.split}}}'), or choose the other one"
         )
     texts = dict(rows)
-    return [
-        (pair, texts[pair]) for pair in drawn_pairs(list(texts), config.max_pairs, seed=config.seed)
-    ]
+    return [(pair, texts[pair]) for pair in drawn_pairs(list(texts), config.max_pairs)]
 
 
 def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> None:
@@ -109,7 +107,7 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
             f"{config.artifact('adapter')} is {adapter}; give the adapter that made them, or "
             "backfill again"
         )
-    if config.max_shuffled_generations == 0:
+    if "planted.parquet" not in manifests["dataset"].files:
         return  # nothing is drawn beside them
     made = manifests["explanations"]
     inputs = {name: made.inputs[name] for name in _CHOSEN_BY if name in made.inputs}
@@ -122,5 +120,5 @@ def _check_lineage(config: EvaluateConfig, manifests: dict[str, Manifest]) -> No
             "the shuffled pairs would be:",
             there,
             here,
-            "give the decoding and the artifacts of the backfill, or max_shuffled_generations=0",
+            "give the decoding and the artifacts of the backfill",
         )

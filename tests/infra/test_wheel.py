@@ -19,7 +19,7 @@ TINY = [
     "prepare.source.interactions_per_user=8",
     *("pretrain-graph.training.num_epochs=1", "train-adapter.training.num_epochs=1"),
     *("train-adapter.training.max_steps=2", "recommend.k=2", "backfill.pairs.max_pairs=8"),
-    *("evaluate.max_pairs=8", "evaluate.max_shuffled_generations=0", "evaluate.encoder=null"),
+    *("evaluate.max_pairs=8", "evaluate.encoder=null"),
 ]
 
 

@@ -1,6 +1,5 @@
 """The whole pipeline, once a session: every job on a tiny town, every input and output on s3://."""
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,7 +69,6 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
     },
     EvaluateConfig: {
         "encoder": None,
-        "max_shuffled_generations": 8,
         "decoding": DECODING,
         "device": "cpu",
     },
@@ -93,15 +91,10 @@ class Pipeline:
 
     workspace: str
     storage: StorageConfig
-    cache_dir: str
     manifests: dict[str, Manifest] = field(default_factory=dict)
 
     def config(self, config_type: type[ConfigT], **values: Any) -> ConfigT:
-        llm = (
-            {"llm": {"model": f"{self.workspace}/llm", "cache_dir": self.cache_dir}}
-            if config_type in _WITH_LLM
-            else {}
-        )
+        llm = {"llm": {"model": f"{self.workspace}/llm"}} if config_type in _WITH_LLM else {}
         return parse_config(
             config_type,
             {
@@ -138,18 +131,16 @@ class Pipeline:
 
 
 @pytest.fixture(scope="session")
-def pipeline(ray_cluster, s3, tmp_path_factory):
+def pipeline(ray_cluster, s3):
     """All six jobs, run once; credentials by the configs' storage section only."""
-    cache = tmp_path_factory.mktemp("llm-cache")
-    made = Pipeline(f"{s3.new_bucket()}/town", s3.storage, str(cache))
+    made = Pipeline(f"{s3.new_bucket()}/town", s3.storage)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _SMALL_LLM.items():
             patch.setattr(f"xrec.sample.language_model.{name}", value)
         for name in PIPELINE_JOBS:
             manifest = job_named(name).run(made.config(CONFIG_TYPES[name]))
             made.manifests[manifest.kind] = manifest
-    yield made
-    shutil.rmtree(cache, ignore_errors=True)
+    return made
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -14,7 +15,6 @@ from xrec.backfill.identity import sources_of
 from xrec.config.evaluate import EvaluateConfig
 from xrec.data import read_dataset
 from xrec.data.dataset import held_out_pairs
-from xrec.data.splits import drawn_pairs
 from xrec.errors import DataError
 from xrec.evaluate.scores import SCORED_PAIRS, ScoredPair, score_pairs, with_references
 from xrec.generate.explainer import Explainer
@@ -49,7 +49,7 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
     }
     assert metrics["coverage"] == pytest.approx(len(texts) / len(pairs))
     assert all(pair.reference == references[pair.user_id, pair.item_id] for pair in pairs)
-    assert sum(pair.shuffled_explanation is not None for pair in pairs) == 8
+    assert all(pair.shuffled_explanation is not None for pair in pairs)
     assert all(math.isfinite(pair.nll_own) and math.isfinite(pair.nll_shuffled) for pair in pairs)
     gain = sum(pair.nll_shuffled - pair.nll_own for pair in pairs) / len(pairs)
     assert metrics["personalization_gain"] == pytest.approx(gain, abs=1e-6)
@@ -57,10 +57,8 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
     for pair in pairs:
         assert pair.item_title == titles[pair.item_id]
         assert pair.names_item == (pair.item_title in pair.explanation)
-        assert pair.reference_names_item
         others = [title for title in titles.values() if title != pair.item_title]
         assert (pair.other_title is not None) == any(title in pair.explanation for title in others)
-    assert metrics["names_item_references"] == 1.0
     assert {"names_item", "names_another_item", "aspects_supported"} <= set(metrics)
     assert "aspect_accuracy" in metrics
     assert "embedding_f1" not in metrics
@@ -92,20 +90,21 @@ def test_evaluate_nll_is_the_models_own_log_likelihood(pipeline):
 
 
 def test_evaluate_pairs_that_failed_or_do_not_fit_have_empty_texts(pipeline, monkeypatch):
-    config = pipeline.config(EvaluateConfig, max_shuffled_generations=3)
+    config = pipeline.config(EvaluateConfig)
     explainer = _explainer(config)
     pairs = held_out_pairs(explainer.dataset, "test")[:4]
+    pairs[0] = replace(pairs[0], aspect=None, aspects=None)  # as where none is planted
     texts = ["A text.", "", "", "Another."]
     fits = [True, True, False, True]
     monkeypatch.setattr("xrec.evaluate.scores.fitting_pairs", lambda *_: fits)
-    scored = score_pairs(explainer, list(zip(pairs, texts, strict=True)), config)
+    scored = score_pairs(explainer, list(zip(pairs, texts, strict=True)), config.decoding)
     assert [score.explanation for score in scored] == texts
     assert [score.gain is not None for score in scored] == fits
-    asked = {(pair.user_id, pair.item_id) for pair in drawn_pairs(pairs, 3, seed=config.seed)}
+    assert scored[0].shuffled_explanation is None
+    assert scored[1].shuffled_explanation is not None
     for score, fit in zip(scored, fits, strict=True):
-        assert (score.shuffled_explanation is not None) == ((score.user_id, score.item_id) in asked)
         assert fit or not score.shuffled_explanation
-        assert score.text or not score.names_item
+        assert score.explanation or not score.names_item
 
 
 def test_evaluate_a_split_that_was_not_backfilled_says_so(pipeline):

@@ -234,9 +234,9 @@ def test_run_names_every_job_that_differs_before_any_work(pipeline):
     project = project_of(pipeline)
     values = dict(project.values)
     values["pretrain-graph"] = {**values["pretrain-graph"], "model": {"embedding_dim": 16}}
-    values["evaluate"] = {**values["evaluate"], "seed": 5}
+    values["evaluate"] = {**values["evaluate"], "max_pairs": 5}
     with pytest.raises(ArtifactMismatchError) as raised:
         run(chosen_configs(Project("town.yaml", values)))
     assert "  model.embedding_dim: 8 there, 16 here" in str(raised.value)
-    assert "  seed: 0 there, 5 here" in str(raised.value)
+    assert "  max_pairs: 200 there, 5 here" in str(raised.value)
     assert "(xrec pretrain-graph)" in str(raised.value)

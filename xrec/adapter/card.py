@@ -10,10 +10,10 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from xrec.adapter.config import AdapterConfig
-from xrec.config.adapter import CardConfig
 from xrec.llm.source import is_hub_id
 from xrec.storage import Manifest
 
+UNKNOWN = "unknown"
 TRAINED = "Trained by `xrec train-adapter`."
 _METRICS = {
     "validation_loss": "validation loss, nats a token",
@@ -26,7 +26,7 @@ _METRICS = {
 def model_card(
     config: AdapterConfig,
     *,
-    settings: CardConfig | None = None,
+    license: str = UNKNOWN,
     origin: str = "",
     dataset: Manifest | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -37,8 +37,7 @@ def model_card(
     not given the card says that it is not recorded. `origin` is a sentence on how the weights were
     made.
     """
-    settings = settings or CardConfig()
-    body = f"""# {settings.name}
+    body = f"""# xrec adapter
 
 {_summary(config, origin)}
 
@@ -61,14 +60,14 @@ It works with these only, which are not included; xrec compares fingerprints and
 
 ## Licence
 
-{_licence(settings)}"""
-    return f"---\n{_front_matter(config, settings).to_yaml()}\n---\n\n{body}\n"
+{_licence(license)}"""
+    return f"---\n{_front_matter(config, license).to_yaml()}\n---\n\n{body}\n"
 
 
-def _front_matter(config: AdapterConfig, settings: CardConfig) -> ModelCardData:
+def _front_matter(config: AdapterConfig, license: str) -> ModelCardData:
     is_on_hub = is_hub_id(config.base_model)
     return ModelCardData(
-        license=settings.license,
+        license=license,
         library_name="xrec",
         pipeline_tag="text-generation",
         base_model=config.base_model if is_on_hub else None,
@@ -139,10 +138,10 @@ In bulk: `xrec backfill CONFIG adapter=path/to/adapter`. One pair:
 `xrec explain CONFIG adapter=path/to/adapter --user ID --item ID`."""
 
 
-def _licence(settings: CardConfig) -> str:
-    if settings.license != "unknown":
-        return f"`{settings.license}`. The base model and the data have licences of their own."
+def _licence(license: str) -> str:
+    if license != UNKNOWN:
+        return f"`{license}`. The base model and the data have licences of their own."
     return (
         "Not stated. Whoever publishes the adapter must choose a licence that the licences of the "
-        "base model and of the data allow (`card.license`)."
+        "base model and of the data allow (`license`)."
     )

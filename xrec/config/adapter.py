@@ -10,7 +10,6 @@ from xrec.config.shared import AdapterJobConfig, AspectsJobConfig, TrainingJobCo
 
 Injection = Literal["direct", "projected", "none"]
 Vectors = Literal["graph", "random", "constant"]
-Weighting = Literal["tokens", "explanations"]
 
 
 class LearningRateConfig(Config):
@@ -20,18 +19,6 @@ class LearningRateConfig(Config):
     """Learning rate at the end of the warm-up."""
     warmup_share: float = Field(0.05, ge=0, lt=1)
     """Share of all steps that the warm-up takes."""
-
-
-class CardConfig(Config):
-    """What the adapter's model card (README.md) says beyond what xrec knows.
-
-    The adapter's content does not depend on it.
-    """
-
-    name: str = Field("xrec adapter", min_length=1)
-    """Title of the card."""
-    license: str = "unknown"
-    """Licence of the adapter's weights, as the hub writes it, e.g. apache-2.0."""
 
 
 class DeepSpeedConfig(Config):
@@ -102,10 +89,6 @@ class AdapterTrainingConfig(Config):
     """What prompts of training do not know: with own, the pair's own review and interaction, as
     with a pair that is to be explained: profiles, aspects, evidence and vectors are as if these
     were not there, as far as the dataset and the graph (pretrain-graph.folds) have such ones."""
-    weighting: Weighting = "tokens"
-    """What counts equally in the loss: tokens, or explanations, so that a token of a long one
-    counts less."""
-
     num_epochs: int = Field(4, ge=1)
     """Largest number of passes over the training pairs."""
     max_steps: int | None = Field(None, ge=1)
@@ -162,7 +145,9 @@ class AdapterTrainingJobConfig(AspectsJobConfig, TrainingJobConfig):
 class TrainAdapterConfig(AdapterTrainingJobConfig, AdapterJobConfig):
     """`xrec train-adapter`: dataset, graph and a frozen language model in, adapter artifact out."""
 
-    card: CardConfig = CardConfig()
+    license: str = "unknown"
+    """Licence of the adapter's weights for its model card, as the hub writes it, e.g. apache-2.0.
+    """
 
     @model_validator(mode="after")
     def _quantized_weights_are_not_sharded(self) -> "TrainAdapterConfig":

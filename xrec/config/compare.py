@@ -15,17 +15,15 @@ from xrec.config.entries import (
     ADAPTERS,
     BASELINES,
     ENTRIES,
+    MODEL_CHANGES,
     RANKERS,
     WITHOUT_ASPECTS,
-    BaselinesConfig,
     ElsewhereConfig,
-    Grouping,
-    model_of,
     prompt_of,
 )
 from xrec.config.evaluate import MetricsConfig
 from xrec.config.llm import LLMConfig
-from xrec.config.shared import Device, TextsJobConfig, artifact_uri
+from xrec.config.shared import TextsJobConfig, artifact_uri
 
 
 class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
@@ -49,23 +47,13 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
     """The held-out split whose pairs are explained and scored."""
     max_pairs: int | None = Field(None, ge=2)
     """Number of its pairs, drawn by a seeded hash. If null, all."""
-    likelihood: bool = False
-    """Whether ours and its variants also say how likely the references are, with the user's own
-    vector and with another user's."""
     llm: LLMConfig | None = None
     """The frozen language model; only entries without one need none."""
-    baselines: BaselinesConfig = BaselinesConfig()
     actors: ActorsConfig = ActorsConfig()
-    rows_per_chunk: int = Field(64, ge=1)
-    """Largest number of pairs of a chunk, which is done as a whole."""
-    device: Device = "auto"
-    """What texts are scored on; auto is a GPU if the cluster has one."""
     metrics: MetricsConfig = MetricsConfig()
-    groups: tuple[Grouping, ...] = ("user_explanations",)
-    """Figures are also given for groups of users or items, from rare to frequent."""
 
     @model_validator(mode="after")
-    def _entries_are_known(self) -> "CompareConfig":
+    def _entries_and_texts_have_their_names(self) -> "CompareConfig":
         known = (*ENTRIES, *self.texts)
         for name in self.entries:
             if name not in known:
@@ -76,10 +64,6 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
                 )
         if len(set(self.entries)) < len(self.entries):
             raise ValueError(f"entries: each once, saw {', '.join(self.entries)}")
-        return self
-
-    @model_validator(mode="after")
-    def _names_of_texts_are_free(self) -> "CompareConfig":
         for name in self.texts:
             if name in (*ENTRIES, *RANKERS) or not name.replace("_", "").isalnum():
                 raise ValueError(
@@ -140,12 +124,12 @@ class CompareConfig(TextsJobConfig, AdapterTrainingJobConfig):
 
     def training_of(self, entry: str, seed: int, adapter: str) -> TrainAdapterConfig:
         """The `xrec train-adapter` run of an adapter, with its output at the URI `adapter`."""
-        model = model_of(entry, self.model)
+        changes = {**MODEL_CHANGES.get(entry, {}), "vectors_seed": seed}
         return TrainAdapterConfig.model_validate(
             {
                 **self._shared_with(TrainAdapterConfig),
                 "adapter": adapter,
-                "model": model.model_copy(update={"vectors_seed": seed}),
+                "model": self.model.model_copy(update=changes),
                 "prompt": prompt_of(entry, self.prompt),
                 "training": self.training.model_copy(update={"seed": seed}),
             }

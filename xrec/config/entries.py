@@ -2,18 +2,13 @@
 
 from typing import Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
-from xrec.config.adapter import AdapterModelConfig
 from xrec.config.base import Config
 from xrec.config.data import TABLE_ENDINGS
 from xrec.config.prompt import PromptConfig
 
 BaselineKind = Literal["peter", "peter_plus", "lora"]
-Grouping = Literal[
-    "user_explanations", "item_explanations", "user_interactions", "item_interactions"
-]
-"""Users or items, by their number of training explanations or training interactions."""
 WITHOUT_ASPECTS = "without_aspects"
 ADAPTERS = (
     "ours",
@@ -29,37 +24,13 @@ BASELINES: tuple[BaselineKind, ...] = get_args(BaselineKind)
 ENTRIES = (*ADAPTERS, *BASELINES, "zero_shot", "profile", "nearest")
 RANKERS = ("item_popularity", "user_popularity", "global_popularity", "random", "chooser")
 """What ranks statements without a text, below the entries of a table (docs/metrics.md)."""
-_MODEL_CHANGES: dict[str, dict[str, str]] = {
+MODEL_CHANGES: dict[str, dict[str, str]] = {
     "without_injection": {"injection": "none"},
     "without_both": {"injection": "none"},
     "random_vectors": {"vectors": "random"},
     "constant": {"vectors": "constant"},
 }
-
-
-class BaselineConfig(Config):
-    """What may be changed of a baseline's training."""
-
-    num_epochs: int | None = Field(None, ge=1)
-    """Largest number of passes over the training pairs. If null, 100; of lora, 1."""
-    learning_rate: float | None = Field(None, gt=0)
-    """Learning rate. If null, as published, and 2e-4 of lora."""
-    max_validation_pairs: int | None = Field(None, ge=1)
-    """Number of validation pairs after each epoch. If null, all."""
-
-
-class BaselinesConfig(Config):
-    """How each baseline is trained, by its name; peter_plus is trained as peter.
-
-    The longest training explanation of lora is that of ours, training.max_explanation_tokens.
-    """
-
-    peter: BaselineConfig = BaselineConfig()
-    lora: BaselineConfig = BaselineConfig()
-    """Low-rank weights (LoRA, arXiv 2106.09685) in the attention of the language model."""
-
-    def of(self, kind: BaselineKind) -> BaselineConfig:
-        return self.lora if kind == "lora" else self.peter
+"""What the adapters of variants have in place of ours."""
 
 
 class ElsewhereConfig(Config):
@@ -80,11 +51,6 @@ class ElsewhereConfig(Config):
         if not uri.lower().endswith(TABLE_ENDINGS):
             raise ValueError(f"expected a file that ends in one of {', '.join(TABLE_ENDINGS)}")
         return uri
-
-
-def model_of(variant: str, full: AdapterModelConfig) -> AdapterModelConfig:
-    """The adapters of a variant."""
-    return full.model_copy(update=_MODEL_CHANGES.get(variant, {}))
 
 
 def prompt_of(variant: str, full: PromptConfig) -> PromptConfig:

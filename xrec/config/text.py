@@ -69,7 +69,7 @@ class EngineModelConfig(Config):
 class EndpointModelConfig(Config):
     """A language model behind an endpoint that speaks the OpenAI API (chat completions).
 
-    Limits hold for one process of xrec; a job that asks from several would have to divide them.
+    Limits hold for one process of xrec; jobs ask from one.
     """
 
     kind: Literal["endpoint"]

@@ -45,7 +45,7 @@ PairT = TypeVar("PairT", bound=_HasIds)
 
 
 def drawn(
-    user_ids: Sequence[str], item_ids: Sequence[str], count: int | None, *, seed: int
+    user_ids: Sequence[str], item_ids: Sequence[str], count: int | None, *, seed: int = 0
 ) -> list[int]:
     """The positions of `count` of the N pairs, in increasing order; of all if it is None."""
     if count is None or count >= len(user_ids):
@@ -56,7 +56,7 @@ def drawn(
     return sorted(order[:count])
 
 
-def drawn_pairs(pairs: Sequence[PairT], count: int | None, *, seed: int) -> list[PairT]:
+def drawn_pairs(pairs: Sequence[PairT], count: int | None, *, seed: int = 0) -> list[PairT]:
     """`count` of the pairs, in their order; all of them if it is None."""
     users, items = [pair.user_id for pair in pairs], [pair.item_id for pair in pairs]
     return [pairs[place] for place in drawn(users, items, count, seed=seed)]

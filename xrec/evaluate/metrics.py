@@ -1,6 +1,5 @@
 """All metrics of an evaluation, by name, with 95 % intervals of those that are means over pairs."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from xrec.config.evaluate import EvaluateConfig
 from xrec.evaluate import text_metrics
+from xrec.evaluate.descriptions import DESCRIPTIONS
 from xrec.evaluate.encoder import embedding_scores, load_encoder
 from xrec.evaluate.intervals import Estimate, mean_interval
 from xrec.evaluate.scores import ScoredPair
@@ -26,16 +26,14 @@ def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metr
     weighed = [pair for pair in pairs if pair.gain is not None]
     planted = [pair for pair in pairs if pair.aspect is not None]
     titled = [pair for pair in pairs if pair.names_item is not None]
-    return {
-        "coverage": _mean([bool(pair.text) for pair in pairs], pairs),
+    found = {
+        "coverage": _mean([bool(pair.explanation) for pair in pairs], pairs),
         **(_signal_metrics(weighed) if weighed else {}),
         **(_aspect_metrics(planted) if planted else {}),
         **(_title_metrics(titled) if titled else {}),
-        **(_support_metrics(planted) if planted else {}),
-        **_likeness_metrics(pairs),
-        **(_embedding_metrics(pairs, config, config.encoder) if config.encoder else {}),
-        **_form_metrics(pairs),
+        **_text_metrics(pairs, config),
     }
+    return {name: found[name] for name in sorted(found, key=list(DESCRIPTIONS).index)}
 
 
 def flat_metrics(metrics: Mapping[str, Estimate]) -> dict[str, float]:
@@ -58,89 +56,55 @@ def _signal_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
     shuffled = np.array([pair.nll_shuffled for pair in pairs], dtype=np.float64)
     return {
         "personalization_gain": _mean(shuffled - own, pairs),
-        "personalization_win_rate": _mean(own < shuffled, pairs),
         "nll_own": _mean(own, pairs),
-        "nll_shuffled": _mean(shuffled, pairs),
     }
 
 
 def _aspect_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
     """Of pairs with a planted aspect; an aspect that the item lacks counts against a text too.
 
-    A text with another user's vector is not asked for of every pair. Own and other vector are then
-    also compared on the pairs of which it is. A refused text is wrong on both sides.
+    A refused text is wrong, with the own vector and with another user's.
     """
-    pattern, right = _pattern(pairs), [pair.aspect or "" for pair in pairs]
-    shuffled = [pair for pair in pairs if pair.shuffled_explanation is not None]
-
-    def accuracy(of: Sequence[ScoredPair], texts: Sequence[str]) -> Estimate:
-        return _mean(
-            text_metrics.names_only(texts, [each.aspect or "" for each in of], pattern), of
-        )
-
-    metrics = {"aspect_accuracy": accuracy(pairs, [pair.text for pair in pairs])}
-    if 0 < len(shuffled) < len(pairs):
-        metrics["aspect_accuracy_both"] = accuracy(shuffled, [pair.text for pair in shuffled])
-    if shuffled:
-        texts = [pair.shuffled_explanation or "" for pair in shuffled]
-        metrics["aspect_accuracy_shuffled"] = accuracy(shuffled, texts)
-    references = text_metrics.names_only([pair.reference for pair in pairs], right, pattern)
-    chance = text_metrics.chance_level([pair.aspects or () for pair in pairs])
+    pattern = text_metrics.aspect_pattern(each for pair in pairs for each in pair.aspects or ())
+    right, aspects = [pair.aspect or "" for pair in pairs], [pair.aspects or () for pair in pairs]
+    texts = [pair.explanation for pair in pairs]
+    shuffled = [pair.shuffled_explanation or "" for pair in pairs]
+    references = [pair.reference for pair in pairs]
+    own, of_others, of_references = (
+        text_metrics.names_only(each, right, pattern) for each in (texts, shuffled, references)
+    )
     return {
-        **metrics,
-        "aspect_chance": Estimate(chance),
-        "aspect_accuracy_references": Estimate(float(references.mean())),
+        "aspect_accuracy": _mean(own, pairs),
+        "aspect_accuracy_shuffled": _mean(of_others, pairs),
+        "aspect_chance": Estimate(text_metrics.chance_level(aspects)),
+        "aspect_accuracy_references": Estimate(float(of_references.mean())),
+        "aspects_supported": _mean(text_metrics.names_none_beside(texts, aspects, pattern), pairs),
     }
 
 
 def _title_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
     """Of pairs whose item has a title."""
     named = [pair for pair in pairs if pair.names_item or pair.other_title is not None]
-    references = float(np.mean([bool(pair.reference_names_item) for pair in pairs]))
     right = [pair.other_title is None for pair in named]
     return {
         **({"title_accuracy": _mean(right, named)} if named else {}),
         "names_item": _mean([bool(pair.names_item) for pair in pairs], pairs),
-        "names_item_references": Estimate(references),
         "names_another_item": _mean([pair.other_title is not None for pair in pairs], pairs),
     }
 
 
-def _support_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
-    """Of pairs with planted aspects."""
-    texts, aspects = [pair.text for pair in pairs], [pair.aspects or () for pair in pairs]
-    supported = text_metrics.names_none_beside(texts, aspects, _pattern(pairs))
-    return {"aspects_supported": _mean(supported, pairs)}
-
-
-def _pattern(pairs: Sequence[ScoredPair]) -> re.Pattern[str]:
-    return text_metrics.aspect_pattern(each for pair in pairs for each in pair.aspects or ())
-
-
-def _likeness_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
-    explanations, references = _texts(pairs)
-    return {
-        "bleu": Estimate(text_metrics.corpus_bleu(explanations, references)),
-        "rouge_l": _mean(text_metrics.rouge_l(explanations, references), pairs),
+def _text_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metrics:
+    """Of texts beside their references, and alone."""
+    texts, references = [pair.explanation for pair in pairs], [pair.reference for pair in pairs]
+    found = {
+        "bleu": Estimate(text_metrics.corpus_bleu(texts, references)),
+        "rouge_l": _mean(text_metrics.rouge_l(texts, references), pairs),
+        "unique_sentence_ratio": Estimate(text_metrics.unique_sentence_ratio(texts)),
+        "mean_words": Estimate(float(text_metrics.num_words(texts).mean())),
+        "mean_words_references": Estimate(float(text_metrics.num_words(references).mean())),
     }
-
-
-def _embedding_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig, source: str) -> Metrics:
-    device = str(resolve_device(config.device))
-    encoder = load_encoder(source, cache_dir=config.llm.cache_dir, device=device)
-    scores = embedding_scores(encoder, *_texts(pairs))
-    return {name: _mean(values, pairs) for name, values in scores.items()}
-
-
-def _form_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
-    explanations, references = _texts(pairs)
-    values = {
-        "unique_sentence_ratio": text_metrics.unique_sentence_ratio(explanations),
-        "mean_words": float(text_metrics.num_words(explanations).mean()),
-        "mean_words_references": float(text_metrics.num_words(references).mean()),
-    }
-    return {name: Estimate(value) for name, value in values.items()}
-
-
-def _texts(pairs: Sequence[ScoredPair]) -> tuple[list[str], list[str]]:
-    return [pair.text for pair in pairs], [pair.reference for pair in pairs]
+    if config.encoder is not None:
+        encoder = load_encoder(config.encoder, device=str(resolve_device(config.device)))
+        scores = embedding_scores(encoder, texts, references)
+        found |= {name: _mean(values, pairs) for name, values in scores.items()}
+    return found

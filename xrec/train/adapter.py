@@ -76,7 +76,7 @@ def train_adapter(config: TrainAdapterConfig) -> Manifest:
         metrics=metrics,
         extra_files={"history.json": json.dumps(progress.history, indent=2).encode()},
         card=model_card(
-            adapter_config, settings=config.card, origin=TRAINED, dataset=dataset, metrics=metrics
+            adapter_config, license=config.license, origin=TRAINED, dataset=dataset, metrics=metrics
         ),
     )
     (output / CHECKPOINTS).delete()
@@ -97,19 +97,18 @@ def _measured_leaks(config: TrainAdapterConfig) -> dict[str, Any]:
     users, items = input_vectors(config.model, graph.users, graph.items)
     shown = replace(graph, users=users, items=items)
     found = measure_leak(dataset, shown, vectors, leave_out_own=leave_out_own)
-    leaks = [each.warning(name) for name, each in found.items() if each.is_leak]
+    told = "%s: fits its reference by %.3f, of held-out pairs by %.3f"
     for name, each in found.items():
-        logger.info(
-            "%s: fits its reference by %.3f, of held-out pairs by %.3f",
-            name,
-            each.train,
-            each.held_out,
-        )
+        logger.info(told, name, each.train, each.held_out)
+    leaks = [each.warning(name) for name, each in found.items() if each.is_leak]
     for leak in leaks:
         logger.warning(leak)
     return {
         "left_out": {"profiles": has_profiles, "vectors": vectors is not None},
-        "fits": {name: each.rounded() for name, each in found.items()},
+        "fits": {
+            name: {figure: round(value, 4) for figure, value in vars(each).items()}
+            for name, each in found.items()
+        },
         "leaks": leaks,
     }
 

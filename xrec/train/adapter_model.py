@@ -1,7 +1,7 @@
 """What a worker trains: the frozen language model with adapters, its loss, and passes over it.
 
-The loss is the mean NLL of the explanations' tokens and end tokens over the global batch, or the
-mean over its explanations of that of each one's tokens; the same for any number of workers.
+The loss is the mean NLL of the explanations' tokens and end tokens over the global batch, the same
+for any number of workers.
 """
 
 import math
@@ -21,7 +21,7 @@ from xrec.adapter.model import (
     embedding_scale,
     input_vectors,
 )
-from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig, Weighting
+from xrec.config.adapter import LearningRateConfig, TrainAdapterConfig
 from xrec.errors import ModelError, TrainingError
 from xrec.llm.examples import Example, collate, token_nll
 from xrec.llm.prefix import PrefixCache, key_value_bytes
@@ -55,35 +55,22 @@ TOKENS_PER_FAR_GATHER, TOKENS_PER_NEAR_GATHER = 10_000, 1_000
 
 
 class ExplanationLoss(nn.Module):
-    """The sum of the NLL of the examples' labels, in nats; or of the mean of each example's labels.
+    """The sum of the NLL of the examples' labels, in nats.
 
-    The labels are the explanations' tokens and their end tokens. `weighting` says what counts
-    equally: each of the tokens, or each of the explanations. The forward pass is split at each
+    The labels are the explanations' tokens and their end tokens. The forward pass is split at each
     prompt's first collaborative token: what comes before has no gradient and is taken from
     `prefixes`.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, prefixes: PrefixCache, weighting: Weighting = "tokens"
-    ):
+    def __init__(self, model: PreTrainedModel, prefixes: PrefixCache):
         super().__init__()
         self.model = model
         self.prefixes = prefixes
-        self.weighting = weighting
 
     def forward(self, examples: Sequence[Example]) -> Tensor:
         """Return the sum, a scalar."""
         past, rest = self.prefixes.split(self.model, examples)
-        nll = token_nll(self.model, collate(rest).to(self.model.device), past)
-        if self.weighting == "tokens":
-            return nll.sum()
-        return (nll.sum(dim=1) / nll.new_tensor([len(each.label_ids) for each in examples])).sum()
-
-    def count(self, examples: Sequence[Example]) -> int:
-        """Of how many the sum is: tokens or explanations."""
-        if self.weighting == "explanations":
-            return len(examples)
-        return sum(len(example.label_ids) for example in examples)
+        return token_nll(self.model, collate(rest).to(self.model.device), past).sum()
 
     def train(self, mode: bool = True) -> "ExplanationLoss":
         """Set the adapters' mode; the frozen model stays in eval mode, without dropout."""
@@ -154,7 +141,7 @@ def build_engine(
     """Return the DeepSpeed engine of a worker over the model of `build_model`."""
     training = config.training
     prefixes = _prefix_cache(config, model, data, num_steps)
-    module = ExplanationLoss(model, prefixes, training.weighting)
+    module = ExplanationLoss(model, prefixes)
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=training.learning_rate.peak, weight_decay=training.weight_decay
@@ -283,11 +270,10 @@ class AdapterPasses:
             nll = self._engine(examples or [self._data.train[0]])
             # DeepSpeed averages over workers and accumulation steps, while the loss is a mean over
             # the global batch.
-            count = micro_batch.global_count(self._engine.module.weighting)
-            share = world_size() * len(micro_batches) / count
+            share = world_size() * len(micro_batches) / micro_batch.num_global_tokens
             self._engine.backward(nll * (share if examples else 0.0))
             self._engine.step()
-            totals += self._nll_and_count(nll, examples)
+            totals += _nll_and_count(nll, examples)
         return totals
 
     @torch.no_grad()
@@ -304,17 +290,18 @@ class AdapterPasses:
         ):
             examples = [data[row] for row in rows]
             nll = self._engine(examples or [data[0]])
-            totals += self._nll_and_count(nll, examples)
+            totals += _nll_and_count(nll, examples)
         nll, count = sum_over_workers(totals, place)
         return nll / count
 
     def _zeros(self) -> Tensor:
         return torch.zeros(2, dtype=torch.float64, device=self._engine.device)
 
-    def _nll_and_count(self, nll: Tensor, examples: Sequence[Example]) -> Tensor:
-        """Return a batch's sum and its count, (2,) float64 on its device; zeros without rows."""
-        nll = nll.detach().double() if examples else nll.new_zeros((), dtype=torch.float64)
-        return torch.stack([nll, nll.new_tensor(self._engine.module.count(examples))])
+
+def _nll_and_count(nll: Tensor, examples: Sequence[Example]) -> Tensor:
+    """Return a batch's NLL and tokens, (2,) float64 on its device; zeros without rows."""
+    nll = nll.detach().double() if examples else nll.new_zeros((), dtype=torch.float64)
+    return torch.stack([nll, nll.new_tensor(sum(len(each.label_ids) for each in examples))])
 
 
 def sum_over_workers(totals: Tensor, place: str) -> list[float]:

@@ -53,8 +53,7 @@ class AdapterProgress:
     auto became. `step` counts the optimizer steps of all epochs; a step that was skipped and made
     again counts once. `loss_scale` is there in float16 only. `history` has a row for each finished
     epoch, with its `validation_loss`. The other fields are of the present epoch: the steps done,
-    the sum of their NLL in nats, the number of tokens or explanations that it is of
-    (`training.weighting`), and their time in seconds.
+    the sum of their NLL in nats, the number of tokens that it is of, and their time in seconds.
     """
 
     run: str

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import feather
 
-from xrec.config.adapter import TrainAdapterConfig, Weighting
+from xrec.config.adapter import TrainAdapterConfig
 from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.leave_out import TRAINING_VECTORS, TrainingVectors, read_training_vectors
 from xrec.llm.examples import Example
@@ -173,16 +173,11 @@ def shows_training_vectors(config: TrainAdapterConfig, graph: Manifest) -> bool:
 class MicroBatch:
     """The examples of one forward pass of one worker: their rows, int64.
 
-    `num_global_tokens` and `num_global_pairs` are of the whole global batch.
+    `num_global_tokens` are the label tokens of the whole global batch.
     """
 
     rows: Rows
     num_global_tokens: int
-    num_global_pairs: int
-
-    def global_count(self, weighting: Weighting) -> int:
-        """Of how many the global batch's loss is a mean."""
-        return self.num_global_tokens if weighting == "tokens" else self.num_global_pairs
 
 
 def noise_seed(seed: int, step: int, micro_batch: int) -> int:
@@ -226,10 +221,8 @@ def epoch_steps(
         for step in rng.permutation(count) * micro_batch_size:
             micro_batches = [block[step : step + micro_batch_size] for block in blocks]
             num_tokens = sum(int(num_label_tokens[rows].sum()) for rows in micro_batches)
-            yield [
-                MicroBatch(rows, num_tokens, global_batch_size)
-                for rows in _share(micro_batches, rank, world_size)
-            ]
+            own = _share(micro_batches, rank, world_size)
+            yield [MicroBatch(rows, num_tokens) for rows in own]
 
 
 def validation_batches(

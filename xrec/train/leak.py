@@ -19,7 +19,7 @@ the reference names, on purpose, and are not measured.
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -64,10 +64,6 @@ class Fit:
         """Whether training is told more than it will be, clearly and by more than a little."""
         is_told = self.train - self.train_other > _LEAST_GAP
         return is_told and self.gap_low > 0 and self.gap > _LEAST_GAP
-
-    def rounded(self) -> dict[str, float]:
-        """The figures, for a manifest."""
-        return {name: round(value, 4) for name, value in asdict(self).items()}
 
     def warning(self, name: str) -> str:
         """What it means for a reader that the input `name` is a leak."""

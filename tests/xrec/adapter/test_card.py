@@ -11,7 +11,6 @@ import yaml
 from tests.toy import save_random_graph, save_toy_model, toy_adapter, toy_model, toy_tokenizer
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.card import model_card
-from xrec.config.adapter import CardConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.graph.artifact import read_graph
 from xrec.llm.prompt import PairTexts
@@ -42,8 +41,8 @@ def dataset(folder: Path) -> Manifest:
 
 
 def test_card_has_the_front_matter_of_the_hub_and_what_a_user_must_know(tmp_path):
-    settings, data = CardConfig(name="Yelp", license="mit"), dataset(tmp_path)
-    card = model_card(CONFIG, settings=settings, dataset=data, metrics=METRICS)
+    data = dataset(tmp_path)
+    card = model_card(CONFIG, license="mit", dataset=data, metrics=METRICS)
     values = yaml.safe_load(card.split("---\n")[1])
     assert "recommendation" in values.pop("tags")
     assert values == {
@@ -54,7 +53,6 @@ def test_card_has_the_front_matter_of_the_hub_and_what_a_user_must_know(tmp_path
         "pipeline_tag": "text-generation",
     }
     for fact in (
-        "# Yelp",
         "15,962 users, 14,085 items",
         data.fingerprint,
         "- validation loss, nats a token: 1.5",

@@ -126,6 +126,7 @@ def _make_pid() -> Callable[[float], int]:
 
 def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done():
     seconds = [4.0, 0.1, 0.1, 0.1]
+    assert list(map_in_processes(_make_pid, [], num_processes=2)) == []
     found = list(map_in_processes(_make_pid, seconds, num_processes=2))
     assert sorted(place for place, _ in found) == [0, 1, 2, 3]
     assert found[-1][0] == 0
@@ -133,22 +134,15 @@ def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done():
     assert os.getpid() not in dict(found).values()
 
 
-def test_map_in_processes_that_are_fresh_do_one_item_each():
-    assert list(map_in_processes(_make_pid, [], num_processes=2, fresh=True)) == []
-    found = list(map_in_processes(_make_pid, [0.0] * 3, num_processes=2, fresh=True))
-    assert len({pid for _, pid in found}) == 3
-
-
 def test_map_in_processes_raises_the_error_of_a_process():
     def refuse(item: str) -> str:
         raise DataError(f"{item} is wrong")
 
     with pytest.raises(DataError, match=r"^the item is wrong$"):
-        list(map_in_processes(lambda: refuse, ["the item"], num_processes=1, fresh=True))
+        list(map_in_processes(lambda: refuse, ["the item"], num_processes=1))
 
 
-@pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_map_in_processes_begins_an_item_again_after_a_death(tmp_path, fresh):
+def test_map_in_processes_begins_an_item_again_after_a_death(tmp_path):
     def die(num_times: int) -> int:
         with (tmp_path / str(num_times)).open("a") as file:
             file.write("x")
@@ -156,9 +150,9 @@ def test_map_in_processes_begins_an_item_again_after_a_death(tmp_path, fresh):
             os._exit(1)
         return num_times
 
-    assert list(map_in_processes(lambda: die, [1], num_processes=1, fresh=fresh)) == [(0, 1)]
+    assert list(map_in_processes(lambda: die, [1], num_processes=1)) == [(0, 1)]
     with pytest.raises(ClusterError, match="two processes died with the same work"):
-        list(map_in_processes(lambda: die, [99], num_processes=1, fresh=fresh))
+        list(map_in_processes(lambda: die, [99], num_processes=1))
     assert (tmp_path / "99").stat().st_size == 2
 
 

@@ -141,19 +141,6 @@ def test_scaling_config_fewest_workers_are_all_unless_there_is_a_minimum():
     assert ScalingConfig(num_workers=4, min_workers=2).fewest_workers == 2
 
 
-def test_endpoint_judges_of_several_processes_share_their_limits_and_engines_have_none():
-    limits = {"concurrency": 16, "requests_per_minute": 90.0}
-    engine = {"name": "cid", "model": {"kind": "engine", "llm": {"model": "none"}}}
-    ann = judge("ann")
-    judges = [{**ann, "model": {**ann["model"], **limits}}, engine]
-    config = MetricsConfig.model_validate({"judges": judges})
-    shared = config.shared_among(3)
-    model = shared.judges[0].model
-    assert (model.concurrency, model.requests_per_minute, model.tokens_per_minute) == (5, 30, None)
-    assert shared.judges[1] == config.judges[1]
-    assert config.shared_among(100).judges[0].model.concurrency == 1
-
-
 def test_parse_placeholders_gives_literals_and_names_in_order():
     assert parse_placeholders("User: {user}.") == [("User: ", "user"), (".", None)]
     assert placeholder_names("{item} {user} {item}") == ["item", "user", "item"]

@@ -49,7 +49,6 @@ def test_epoch_steps_count_the_labels_of_the_whole_global_batch(rank):
     sizes = {"micro_batch_size": 2, "rank": rank, "world_size": 2}
     found = list(epoch_steps(LENGTHS, NUM_LABEL_TOKENS, **sizes, **SETTINGS))
     assert [{micro.num_global_tokens for micro in step} for step in found] == expected
-    assert {micro.global_count("explanations") for step in found for micro in step} == {8}
 
 
 SETTINGS = {"epoch": 1, "seed": 0, "global_batch_size": 8}

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -200,13 +199,11 @@ def map_in_processes(
     num_processes: int,
     cpus: float = 1,
     gpus: float = 0,
-    fresh: bool = False,
 ) -> Iterator[tuple[int, R]]:
     """Yield the place of each item and `make()(item)`, as soon as it is there; in any order.
 
     make: called once in each process, which then takes one item after the other. num_processes: at
-    most; no more than there are items. cpus, gpus: of each process. fresh: each item gets a new
-    process, which ends with it and leaves no memory.
+    most; no more than there are items. cpus, gpus: of each process.
 
     Raises the XRecError that a process raised, or ClusterError, also if two processes died with
     one item.
@@ -216,22 +213,18 @@ def map_in_processes(
     num_processes = min(num_processes, len(items))
     marks, packed = _marks_actor(num_processes), ray.put(cloudpickle.dumps(make))
     rows = [{"place": place, "item": cloudpickle.dumps(item)} for place, item in enumerate(items)]
-    settings: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
-    do: Any = DoItem
-    if fresh:
-        settings |= {"compute": ray.data.TaskPoolStrategy(size=num_processes), "max_calls": 1}
-        do = partial(_do_item, packed, marks)
-    else:
-        pool = ray.data.ActorPoolStrategy(size=num_processes, max_tasks_in_flight_per_actor=1)
-        settings |= {"compute": pool, "fn_constructor_args": (packed, marks)}
+    pool = ray.data.ActorPoolStrategy(size=num_processes, max_tasks_in_flight_per_actor=1)
     with _ray_data(), _own_errors():
         items_data = ray.data.from_items(rows, override_num_blocks=len(rows))
-        for row in _rows(items_data.map(do, **settings)):
+        done = items_data.map(
+            DoItem,
+            fn_constructor_args=(packed, marks),
+            compute=pool,
+            num_cpus=cpus,
+            num_gpus=gpus,
+        )
+        for row in _rows(done):
             yield row["place"], cloudpickle.loads(row["made"])
-
-
-def _do_item(packed: Any, marks: Any, row: dict[str, Any]) -> dict[str, Any]:
-    return DoItem(packed, marks)(row)
 
 
 class DoItem:

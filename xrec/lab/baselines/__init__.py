@@ -1,11 +1,4 @@
 """Baselines: published models that explain recommendations, and low-rank weights.
 
-    train_baseline         dataset in, a trained baseline out   (train, trainer)
-    write_baseline_texts   pairs in, texts out                  (texts)
-
-baseline    one of them with its seed: what it reads, its recipe, where its model lies
-model       what the training knows of a model: peter (which writes, too), lora
-codec       texts as rows of words
-data        explained pairs as examples and batches
-artifact    the trained baseline in files
+`train` makes a trained baseline of a dataset, and `texts` writes its texts for pairs.
 """

@@ -18,7 +18,6 @@ from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import Words
 from xrec.lab.baselines.data import BaselineData
 from xrec.lab.baselines.lora import LoRA
-from xrec.lab.baselines.model import TrainedModel
 from xrec.lab.baselines.peter import PETER
 from xrec.llm.model import load_llm
 from xrec.storage import Manifest, read_content, read_manifest, write_contents, write_manifest
@@ -26,6 +25,7 @@ from xrec.train.checkpoint import Tensors
 
 _ABOUT, _WORDS, _WEIGHTS = "baseline.json", "words.json", "weights.safetensors"
 _CPU = torch.device("cpu")
+TrainedModel = PETER | LoRA
 
 
 def build_model(

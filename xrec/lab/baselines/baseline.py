@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from xrec.config.adapter import AdapterTrainingConfig
 from xrec.config.backfill import ActorsConfig
-from xrec.config.entries import BaselineKind, BaselinesConfig
+from xrec.config.entries import BaselineKind
 from xrec.config.llm import LLMConfig
 from xrec.config.prompt import PromptConfig
 from xrec.config.shared import ScalingConfig, StorageConfig
@@ -54,17 +55,15 @@ RECIPES: Mapping[BaselineKind, Recipe] = {
         warmup_share=0.05,
         batch_size=16,
         micro_batch_size=8,
-        num_epochs=1,
         sizes={"rank": 8},
     ),
 }
 
 
-def recipe_of(kind: BaselineKind, config: BaselinesConfig, max_explanation_tokens: int) -> Recipe:
-    """The recipe of a kind, with what the config changes of it, and the longest text of lora."""
-    changes = config.of(kind).model_dump(exclude_none=True)
-    if kind == "lora":
-        changes["max_explanation_tokens"] = max_explanation_tokens
+def recipe_of(kind: BaselineKind, training: AdapterTrainingConfig) -> Recipe:
+    """The recipe of a kind: as published, and of lora with the passes and longest text of ours."""
+    own = {"num_epochs", "max_explanation_tokens"} if kind == "lora" else set()
+    changes = training.model_dump(include={"max_validation_pairs", *own})
     return replace(RECIPES[kind], **changes)
 
 
@@ -99,11 +98,6 @@ class Baseline:
     def num_aspect_words(self) -> int:
         """How many words PETER+ reads of the aspect that is chosen for a pair; others read none."""
         return 3 if self.kind == "peter_plus" else 0
-
-    @property
-    def reads_aspects(self) -> bool:
-        """Whether the artifact `aspects` is read."""
-        return bool(self.num_aspect_words or (self.kind == "lora" and self.prompt.aspects))
 
     @property
     def language_model(self) -> LLMConfig:

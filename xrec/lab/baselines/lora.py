@@ -11,7 +11,7 @@ by a backfill, of the language model with the sums.
 from typing import Any
 
 import pyarrow as pa
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
@@ -19,7 +19,6 @@ from xrec.aspects import read_chooser
 from xrec.data.dataset import Dataset
 from xrec.errors import DataError, ModelError
 from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.model import TrainedModel
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.examples import Batch, Example, token_nll
 from xrec.llm.model import load_tokenizer, read_text_config
@@ -52,14 +51,16 @@ def prompt_examples(baseline: Baseline, dataset: Dataset, explanations: pa.Table
     return examples
 
 
-class LoRA(TrainedModel):
+class LoRA(nn.Module):
     """A language model with low-rank weights in its attention, which alone are trained, in float32.
 
     They are drawn by torch's generator. Raises ModelError if the model lacks a layer that gets one.
     """
 
+    loss_weights = (1.0,)
+
     def __init__(self, language_model: PreTrainedModel, *, rank: int):
-        from peft import LoraConfig, inject_adapter_in_model  # an extra
+        from peft import LoraConfig, get_peft_model  # an extra
 
         super().__init__()
         names = {name.rpartition(".")[2] for name, _ in language_model.named_modules()}
@@ -75,17 +76,14 @@ class LoRA(TrainedModel):
             lora_dropout=0.0,
             target_modules=list(TARGET_MODULES),
         )
-        self.language_model: Any = inject_adapter_in_model(settings, language_model)
-        for weight in self.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()
+        self.language_model: Any = get_peft_model(language_model, settings)
 
     def forward(self, batch: Batch) -> Tensor:
-        """See TrainedModel."""
+        """The sum of the explanations' NLL, (1,) nats."""
         return token_nll(self.language_model, batch).sum()[None]
 
     def counts(self, batch: Batch) -> Tensor:
-        """See TrainedModel."""
+        """The number of their tokens, (1,) float32."""
         return (batch.labels >= 0).sum().float()[None]
 
     def merged(self) -> PreTrainedModel:
@@ -93,13 +91,5 @@ class LoRA(TrainedModel):
 
         The sums are rounded to the model's dtype.
         """
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        model = self.language_model
-        for name, layer in list(model.named_modules()):
-            if isinstance(layer, BaseTunerLayer):
-                layer.merge()
-                parent, _, own_name = name.rpartition(".")
-                setattr(model.get_submodule(parent), own_name, layer.get_base_layer())
-        plain: PreTrainedModel = model.requires_grad_(False).eval()
-        return plain
+        merged: PreTrainedModel = self.language_model.merge_and_unload()
+        return merged.requires_grad_(False).eval()

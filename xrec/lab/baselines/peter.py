@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from xrec.lab.baselines.codec import BEGIN, END, PAD, UNKNOWN
-from xrec.lab.baselines.model import TrainedModel
 from xrec.llm.examples import IGNORE, label_nll
 
 USER, ITEM = 0, 1
@@ -83,7 +82,7 @@ def sines(length: int, size: int) -> Tensor:
     return table
 
 
-class PETER(TrainedModel):
+class PETER(nn.Module):
     """The model for U users, I items and V tokens, with `num_aspect_words` places for aspects.
 
     Its losses are the NLL of the texts, and that of their words in no order.
@@ -121,13 +120,13 @@ class PETER(TrainedModel):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, batch: TextBatch) -> Tensor:
-        """See TrainedModel."""
+        """The sums of both losses over the batch, (2,) nats."""
         hidden = self.hidden(batch.pairs, batch.inputs)
         nll = label_nll(self.output(hidden[:, self._begin_place :]), batch.labels).sum()
         return torch.stack([nll, self._context_nll(hidden[:, ITEM], batch.words)])
 
     def counts(self, batch: TextBatch) -> Tensor:
-        """See TrainedModel."""
+        """How many tokens each of the losses is a sum of, (2,) float32."""
         return torch.stack([(batch.labels >= 0).sum(), (batch.words >= 0).sum()]).float()
 
     def _context_nll(self, hidden: Tensor, words: Tensor) -> Tensor:
@@ -164,13 +163,10 @@ class PETER(TrainedModel):
             logits = self.next_logits(pairs, token_ids)
             logits[:, [PAD, BEGIN, UNKNOWN]] = -torch.inf
             token_ids = torch.cat([token_ids, logits.argmax(dim=1, keepdim=True)], dim=1)
-        return [_to_end(row, max_words) for row in token_ids[:, 1:].tolist()]
+        rows = token_ids[:, 1:].tolist()
+        return [row[: row.index(END) + 1] if END in row else row[:max_words] for row in rows]
 
     def next_logits(self, pairs: Pairs, token_ids: Tensor) -> Tensor:
         """The logits (B, V) of what follows the texts so far (B, T), which begin with <bos>."""
         logits: Tensor = self.output(self.hidden(pairs, token_ids)[:, -1])
         return logits
-
-
-def _to_end(row: list[int], max_words: int) -> list[int]:
-    return row[: row.index(END) + 1] if END in row else row[:max_words]

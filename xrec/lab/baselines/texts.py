@@ -1,7 +1,8 @@
 """The texts of a trained baseline, by processes of Ray: greedy, many pairs together."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -20,27 +21,27 @@ Pair = tuple[int, int]
 """The indices of user and item."""
 
 
-class TextWriter:
-    """Writes the texts of some pairs after the others, in a process that loads the baseline."""
+def _load_writer(baseline: Baseline) -> Callable[[Sequence[Pair]], tuple[list[str], float]]:
+    """Load the baseline in this process; returns what writes some pairs' texts.
 
-    def __init__(self, baseline: Baseline) -> None:
-        torch.set_num_threads(baseline.actors.cpus_per_actor)
-        self._baseline = baseline
-        self._device = resolve_device(baseline.actors.device)
-        self._trained = read_baseline(baseline, self._device)
-        self._choose = load_choice(baseline, read_dataset(baseline.open(baseline.dataset)))
+    A text is "" if it ends before its first word. Beside them stand the seconds they took.
+    """
+    torch.set_num_threads(baseline.actors.cpus_per_actor)
+    device = resolve_device(baseline.actors.device)
+    trained = read_baseline(baseline, device)
+    choose = load_choice(baseline, read_dataset(baseline.open(baseline.dataset)))
+    model, codec, count = trained.model, trained.codec, baseline.num_aspect_words
+    assert isinstance(model, PETER)
+    assert codec is not None
 
-    def write(self, pairs: Sequence[Pair]) -> tuple[list[str], float]:
-        """The text of each pair, "" if it ends before its first word; and the seconds it took."""
-        start, (model, codec) = time.monotonic(), (self._trained.model, self._trained.codec)
-        assert isinstance(model, PETER)
-        assert codec is not None
-        users, items = [user for user, _ in pairs], [item for _, item in pairs]
-        count = self._baseline.num_aspect_words
-        aspects = [aspect_ids(codec, aspect, count) for aspect in self._choose(users, items)]
-        read = collate_pairs(users, items, aspects).to(self._device)
-        texts = model.write(read, self._trained.max_words)
+    def write(pairs: Sequence[Pair]) -> tuple[list[str], float]:
+        start = time.monotonic()
+        users, items = map(list, zip(*pairs, strict=True))
+        aspects = [aspect_ids(codec, aspect, count) for aspect in choose(users, items)]
+        texts = model.write(collate_pairs(users, items, aspects).to(device), trained.max_words)
         return list(map(codec.decode, texts)), time.monotonic() - start
+
+    return write
 
 
 def write_baseline_texts(baseline: Baseline, pairs: Sequence[Pair]) -> tuple[list[str], float]:
@@ -52,7 +53,7 @@ def write_baseline_texts(baseline: Baseline, pairs: Sequence[Pair]) -> tuple[lis
     actors, starts = baseline.actors, range(0, len(pairs), _AT_ONCE)
     num_processes = min(actors.num_actors, len(starts))
     parts = map_in_processes(
-        lambda: TextWriter(baseline).write,
+        partial(_load_writer, baseline),
         [pairs[start : start + _AT_ONCE] for start in starts],
         num_processes=num_processes,
         cpus=actors.cpus_per_actor,

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from xrec.config.adapter import LearningRateConfig
 from xrec.errors import TrainingError
+from xrec.lab.baselines.artifact import TrainedModel
 from xrec.lab.baselines.baseline import Recipe
 from xrec.lab.baselines.data import BaselineData
-from xrec.lab.baselines.model import TrainedModel
 from xrec.train.adapter_model import learning_rate_share
 from xrec.train.checkpoint import ReadFile, Tensors, progress_file, read_progress, tensors_below
 from xrec.train.data import noise_seed

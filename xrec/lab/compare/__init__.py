@@ -3,8 +3,8 @@
     entries       entry x seed, each with a folder below the comparison; the pairs of all
     make          trains what is to be trained, and writes the texts as bulk runs where a model
                   writes them (text_only, copies); texts: how they are kept
-    scores        a row of scores a pair, and likelihoods of the references
-    result        means, spread over seeds, intervals, differences; table: for a reader
+    scores        a row of scores a pair
+    result        means, spread over seeds, intervals, differences (figures); table: for a reader
     comparison    all of it, from beginning to end
 
 Whatever is there with the same settings and inputs is taken, at every step: a comparison that was

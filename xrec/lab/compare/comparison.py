@@ -3,9 +3,9 @@
 import importlib.util
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
@@ -16,17 +16,11 @@ from xrec.config.entries import ADAPTERS, BASELINES
 from xrec.data.dataset import read_dataset
 from xrec.data.splits import drawn_pairs
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ModelError, install_command
-from xrec.lab.compare.entries import SEED, Entry, compared_pairs, entries_of, write_pairs
+from xrec.lab.baselines.baseline import recipe_of
+from xrec.lab.compare.entries import Entry, compared_pairs, entries_of, write_pairs
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
-from xrec.lab.compare.scores import (
-    ScoreAll,
-    WeighAll,
-    score_entries,
-    score_on_ray,
-    weigh_on_ray,
-    with_likelihoods,
-)
+from xrec.lab.compare.scores import score_entries
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.judge.judge import agreement_lines
@@ -47,17 +41,8 @@ from xrec.train.adapter import adapter_run_config
 logger = logging.getLogger("xrec")
 
 _NUM_EXAMPLES = 20
-_ALWAYS = {"entries", "seeds", "split", "max_pairs", "likelihood", "groups"}
+_ALWAYS = {"entries", "seeds", "split", "max_pairs"}
 _Value = TypeVar("_Value")
-
-
-@dataclass(frozen=True)
-class Work:
-    """How texts are made, scored and weighed; on Ray, which must be initialised for it."""
-
-    make: Callable[[Inputs, Entry], EntryTexts] = make
-    score_all: ScoreAll = score_on_ray
-    weigh_all: WeighAll = weigh_on_ray
 
 
 def comparison_identity(
@@ -83,9 +68,7 @@ def comparison_identity(
             for name, texts in elsewhere.items()
         },
         "baselines": {
-            kind: config.baselines.of(kind).model_dump(mode="json")
-            for kind in BASELINES
-            if kind in names
+            kind: asdict(recipe_of(kind, config.training)) for kind in BASELINES if kind in names
         },
     }
     dataset = manifest_of(config, "dataset")
@@ -123,16 +106,14 @@ def compare(
     inputs: Mapping[str, str],
     *,
     keys: Mapping[str, SecretStr | None] | None = None,
-    work: Work | None = None,
 ) -> Manifest:
     """Make, score and compare what is not done yet; returns the comparison's manifest.
 
     settings, inputs: what `comparison_identity` returns. keys: of judges that are endpoints.
 
-    Raises what trainings, bulk runs and scoring raise; what is done stays, and the next call goes
-    on from there.
+    Ray must be initialised. Raises what trainings, bulk runs and scoring raise; what is done stays,
+    and the next call goes on from there.
     """
-    work = work or Work()
     dataset = read_dataset(location_of(config, "dataset"))
     pairs = compared_pairs(config, dataset)
     given = Inputs(config, dataset, write_pairs(location_of(config, "comparison"), pairs))
@@ -143,9 +124,8 @@ def compare(
         for entry in entries
         if entry.name in config.texts
     }
-    made = {entry: there[entry] if entry in there else work.make(given, entry) for entry in entries}
-    scored = score_entries(config, given.pairs, made, keys or {}, work.score_all)
-    measured = with_likelihoods(config, given.pairs, scored, work.weigh_all)
+    made = {entry: there[entry] if entry in there else make(given, entry) for entry in entries}
+    scored = score_entries(config, given.pairs, made, keys or {})
     judges = [judge.name for judge in config.metrics.judges]
     notes = tuple(
         line
@@ -155,7 +135,7 @@ def compare(
     aspects = location_of(config, "aspects")
     chooser = read_chooser(aspects, dataset) if "aspects" in inputs else None
     rankings = ranker_tables(dataset, pairs, chooser)
-    result = result_of(config, dataset, pairs, made, measured, notes, rankings)
+    result = result_of(config, dataset, made, scored, notes, rankings)
     return _write(given, result, made, settings, inputs)
 
 
@@ -177,7 +157,7 @@ def _write(
             titles[pair.item_index].as_py(),
             {name: of_pairs.get((pair.user_id, pair.item_id)) for name, of_pairs in texts.items()},
         )
-        for pair in drawn_pairs(pairs, _NUM_EXAMPLES, seed=SEED)
+        for pair in drawn_pairs(pairs, _NUM_EXAMPLES)
     ]
     page = markdown_page(result, pairs, _failed(made), examples)
     (location / MANIFEST).delete()

@@ -12,9 +12,6 @@ from xrec.errors import DataError
 from xrec.schemas import PAIRS
 from xrec.storage import Location, content_hash, location_of, parquet_bytes
 
-SEED = 0
-"""What pairs and examples are drawn with."""
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -66,7 +63,7 @@ def compared_pairs(config: CompareConfig, dataset: Dataset) -> list[HeldOutPair]
 
     Raises DataError if they are of fewer than two users: there is no interval then.
     """
-    pairs = drawn_pairs(held_out_pairs(dataset, config.split), config.max_pairs, seed=SEED)
+    pairs = drawn_pairs(held_out_pairs(dataset, config.split), config.max_pairs)
     if len({pair.user_id for pair in pairs}) < 2:
         raise DataError(
             f"{config.artifact('dataset')}: {len(pairs)} explained pairs in split "

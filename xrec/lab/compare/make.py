@@ -122,7 +122,7 @@ def baseline_of(config: CompareConfig, entry: Entry) -> Baseline:
     return Baseline(
         kind=kind,
         seed=entry.seed or 0,
-        recipe=recipe_of(kind, config.baselines, config.training.max_explanation_tokens),
+        recipe=recipe_of(kind, config.training),
         dataset=location_of(config, "dataset").shared_uri,
         aspects=location_of(config, "aspects").shared_uri,
         output=(entry.location / "model").shared_uri,

@@ -1,4 +1,4 @@
-"""The result of a comparison: every entry's figures, overall and by group, and what they cost.
+"""The result of a comparison: every entry's figures, and what they cost.
 
 All figures are of the same pairs. Differences are to the first entry, pair by pair.
 """
@@ -10,33 +10,27 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.config.compare import CompareConfig
-from xrec.data.dataset import Dataset, HeldOutPair
+from xrec.data.dataset import Dataset
 from xrec.lab.compare.entries import Entry
-from xrec.lab.compare.scores import LIKELIHOOD_INFOS, Scored
-from xrec.lab.compare.texts import Costs, EntryTexts
-from xrec.lab.measures.measure import MetricInfo
-from xrec.lab.measures.measures import describe_metrics
-from xrec.lab.measures.overlap import of_corpus
-from xrec.lab.statistics.figures import (
+from xrec.lab.compare.figures import (
     LEAST_SEEDS,
     MetricRow,
-    Rows,
     Run,
     difference_rows,
     metric_rows,
 )
-from xrec.lab.statistics.groups import group_rows
+from xrec.lab.compare.scores import Scored
+from xrec.lab.compare.texts import Costs, EntryTexts
+from xrec.lab.measures.measure import MetricInfo
+from xrec.lab.measures.measures import describe_metrics
+from xrec.lab.measures.overlap import of_corpus
 
-ALL = "all"
 COVERAGE = "coverage"
 
-# `table.parquet`: a row an entry, group and metric. `by_seed` has a value for each seed.
+# `table.parquet`: a row an entry and metric. `by_seed` has a value for each seed.
 TABLE = pa.schema(
     [
-        *(
-            pa.field(name, pa.string(), nullable=False)
-            for name in ("entry", "grouping", "group", "metric")
-        ),
+        *(pa.field(name, pa.string(), nullable=False) for name in ("entry", "metric")),
         pa.field("value", pa.float64(), nullable=False),
         *(pa.field(name, pa.float64()) for name in ("low", "high", "seed_spread")),
         *(pa.field(f"difference{end}", pa.float64()) for end in ("", "_low", "_high")),
@@ -58,20 +52,13 @@ _NO_ASPECTS = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric of an entry on the pairs of a group; `ALL` is the group of all pairs.
+    """A metric of an entry; `own` says which.
 
     difference: to the first entry, on the same pairs; None for itself and for costs.
     """
 
-    entry: str
-    grouping: str
-    group: str
     own: MetricRow
     difference: MetricRow | None = None
-
-    @property
-    def metric(self) -> str:
-        return self.own.metric
 
     @property
     def seed_spread(self) -> float | None:
@@ -90,26 +77,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Result:
-    """All figures, in the order of entries, groups and metrics.
+    """The figures of each entry by metric, in order.
 
     infos: of the metrics that are there, in order, coverage first and costs last.
     num_seeds: how many seeds each entry has; 0 where the seed changes nothing.
     notes: what else a reader of the table must know.
     """
 
-    entries: tuple[str, ...]
-    figures: tuple[Figure, ...]
+    figures: Mapping[str, Mapping[str, Figure]]
     infos: Mapping[str, MetricInfo]
     num_seeds: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
-    def of(self, entry: str, grouping: str = ALL, group: str = ALL) -> dict[str, Figure]:
-        """The figures of an entry in a group, by metric."""
-        return {
-            each.metric: each
-            for each in self.figures
-            if (each.entry, each.grouping, each.group) == (entry, grouping, group)
-        }
+    @property
+    def entries(self) -> list[str]:
+        """The names of the entries and rankers, the one first that others are compared with."""
+        return list(self.figures)
 
     def has_seeds(self, entry: str) -> bool:
         """Whether there are seeds enough to tell it from the first entry.
@@ -130,22 +113,10 @@ class Result:
             "the two that is trained."
         )
 
-    def groups(self, grouping: str) -> list[str]:
-        """The names of the groups, in order."""
-        return list(dict.fromkeys(each.group for each in self.figures if each.grouping == grouping))
-
-    @property
-    def groupings(self) -> list[str]:
-        """The ways of grouping that there are."""
-        return [
-            name for name in dict.fromkeys(each.grouping for each in self.figures) if name != ALL
-        ]
-
 
 def result_of(
     config: CompareConfig,
     dataset: Dataset,
-    pairs: Sequence[HeldOutPair],
     made: Mapping[Entry, EntryTexts],
     scored: Mapping[Entry, Scored],
     notes: tuple[str, ...] = (),
@@ -153,89 +124,59 @@ def result_of(
 ) -> Result:
     """The result of all entries, with what else a reader must know.
 
-    rankings: metrics of rankers, as `Measures.of_pairs` gives them; they stand below the entries.
+    rankings: metrics of rankers, as `score_table` gives them; they stand below the entries.
     """
+    runs: dict[str, list[Run]] = {name: [] for name in config.entries}
+    for entry, scores in scored.items():
+        runs[entry.name].append(Run(scores.table, of_corpus(scores.texts)))
     ranked = {name: [Run(table)] for name, table in (rankings or {}).items()}
-
-    def runs_of(name: str, rows: Rows | None) -> list[Run]:
-        found = []
-        for entry, scores in scored.items():
-            if entry.name == name:
-                texts = scores.texts if rows is None else scores.texts.of_rows(rows)
-                found.append(Run(scores.table, of_corpus(texts)))
-        return found
-
-    figures: list[Figure] = []
-    for grouping, group, rows in _groups(config, dataset, pairs):
-        runs = {name: runs_of(name, rows) for name in config.entries} | ranked
-        figures += _figures(runs, grouping, group, rows)
+    figures = _figures(runs | ranked)
     for name in config.entries:
-        figures += _cost_figures(name, [made[entry].costs for entry in made if entry.name == name])
+        figures[name] |= _cost_figures([made[entry].costs for entry in made if entry.name == name])
     infos = describe_metrics(config.metrics, dataset)
-    infos |= {info.name: info for info in (*LIKELIHOOD_INFOS, *COST_INFOS)}
-    there = {figure.metric for figure in figures}
+    infos |= {info.name: info for info in COST_INFOS}
+    there = {metric for of_entry in figures.values() for metric in of_entry}
     ordered = {name: info for name, info in infos.items() if name in there}
     return Result(
-        (*config.entries, *ranked),
-        tuple(figures),
+        figures,
         {COVERAGE: ordered.pop(COVERAGE), **ordered},
         {name: config.num_seeds_of(name) for name in config.entries} | dict.fromkeys(ranked, 0),
         ((_NO_ASPECTS, *notes) if dataset.aspects is None else notes),
     )
 
 
-def _groups(
-    config: CompareConfig, dataset: Dataset, pairs: Sequence[HeldOutPair]
-) -> list[tuple[str, str, Rows | None]]:
-    """All pairs, then each group of each way of grouping."""
-    found: list[tuple[str, str, Rows | None]] = [(ALL, ALL, None)]
-    for grouping in config.groups:
-        rows = group_rows(dataset, pairs, grouping, config.training.max_pairs)
-        found += [(grouping, name, of_group) for name, of_group in rows.items()]
-    return found
-
-
-def _figures(
-    runs: Mapping[str, Sequence[Run]], grouping: str, group: str, rows: Rows | None
-) -> list[Figure]:
-    first = next(iter(runs.values()))
-    found = []
+def _figures(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Figure]]:
+    first, found = next(iter(runs.values())), {}
     for name, of_name in runs.items():
-        own = metric_rows(of_name, rows)
-        differences: dict[str, MetricRow] = {}
-        if of_name is not first:
-            each = difference_rows(of_name, first, rows)
-            differences = {row.metric: row for row in each}
-        found += [Figure(name, grouping, group, row, differences.get(row.metric)) for row in own]
+        rows = [] if of_name is first else difference_rows(of_name, first)
+        differences = {row.metric: row for row in rows}
+        own = metric_rows(of_name)
+        found[name] = {row.metric: Figure(row, differences.get(row.metric)) for row in own}
     return found
 
 
-def _cost_figures(name: str, costs: Sequence[Costs]) -> list[Figure]:
+def _cost_figures(costs: Sequence[Costs]) -> dict[str, Figure]:
     """A cost that a seed does not have is left out."""
-    found = []
+    found = {}
     for info in COST_INFOS:
         found_values = (getattr(each, info.name) for each in costs)
         values = tuple(float(value) for value in found_values if value is not None)
         if values:
             row = MetricRow(info.name, float(np.mean(values)), None, None, values, 0)
-            found.append(Figure(name, ALL, ALL, row))
+            found[info.name] = Figure(row)
     return found
 
 
 def result_table(result: Result) -> pa.Table:
     """All figures in the schema TABLE."""
-    return pa.Table.from_pylist([_row(figure) for figure in result.figures], TABLE)
+    figures = result.figures.items()
+    rows = [_row(name, figure) for name, of_entry in figures for figure in of_entry.values()]
+    return pa.Table.from_pylist(rows, TABLE)
 
 
-def _row(figure: Figure) -> dict[str, object]:
+def _row(entry: str, figure: Figure) -> dict[str, object]:
     own, difference = figure.own, figure.difference
-    row: dict[str, object] = {
-        **vars(own),
-        "entry": figure.entry,
-        "grouping": figure.grouping,
-        "group": figure.group,
-        "seed_spread": figure.seed_spread,
-    }
+    row: dict[str, object] = {**vars(own), "entry": entry, "seed_spread": figure.seed_spread}
     if difference is not None:
         row["difference"] = difference.value
         row |= {"difference_low": difference.low, "difference_high": difference.high}

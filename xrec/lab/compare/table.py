@@ -1,21 +1,22 @@
 """`table.md`: a comparison for a reader, as Markdown.
 
 The table has a row an entry and a column a metric, in parts of a few metrics each, that fit a
-page. Differences to the first entry, groups, and the same pairs side by side stand below it.
+page. Differences to the first entry, and the same pairs side by side stand below it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xrec.data.dataset import HeldOutPair
+from xrec.lab.compare.figures import MetricRow
 from xrec.lab.compare.result import Figure, Result
 from xrec.lab.measures.measure import MetricInfo
-from xrec.lab.statistics.figures import MetricRow
 
 CLEAR = "*"
 """What marks a figure whose difference to the first entry is clear of zero."""
 _METRICS_OF_PART = 7
-Cell = Callable[[Result, Figure | None, MetricInfo], str]
+Cell = Callable[[Figure | None, MetricInfo, bool], str]
+"""A figure by its metric, and whether the entry may have a verdict."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,6 @@ def markdown_page(
         *_parts(result, result.entries[1:], _difference_cell),
         *(f"- {line}" for line in (*_failed_lines(failed), *result.notes)),
         "",
-        *(line for grouping in result.groupings for line in _group_lines(result, grouping)),
         *(line for example in examples for line in _example_lines(example)),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -62,13 +62,13 @@ def markdown_page(
 def _parts(result: Result, names: Sequence[str], cell: Cell) -> list[str]:
     """Tables of a few metrics each, a row an entry; a part without any figure is left out."""
     infos = list(result.infos.values())
-    figures = {name: result.of(name) for name in names}
+    entries = [(name, result.figures[name], result.has_seeds(name)) for name in names]
     lines: list[str] = []
     for start in range(0, len(infos), _METRICS_OF_PART):
         part = infos[start : start + _METRICS_OF_PART]
         rows = [
-            [f"`{name}`", *(cell(result, figures[name].get(info.name), info) for info in part)]
-            for name in names
+            [f"`{name}`", *(cell(figures.get(info.name), info, can_tell) for info in part)]
+            for name, figures, can_tell in entries
         ]
         lines += _table(["entry", *(info.label for info in part)], rows)
     return lines
@@ -82,15 +82,15 @@ def _table(heading: list[str], rows: list[list[str]]) -> list[str]:
     return [*(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows)), ""]
 
 
-def _own_cell(result: Result, figure: Figure | None, info: MetricInfo) -> str:
+def _own_cell(figure: Figure | None, info: MetricInfo, can_tell: bool) -> str:
     if figure is None:
         return ""
-    mark = CLEAR if figure.is_clear and result.has_seeds(figure.entry) else ""
+    mark = CLEAR if figure.is_clear and can_tell else ""
     spread = "" if figure.seed_spread is None else f" ±{_shown(figure.seed_spread, info)}"
     return f"{_shown(figure.own.value, info)}{mark}{_interval(figure.own, info)}{spread}"
 
 
-def _difference_cell(result: Result, figure: Figure | None, info: MetricInfo) -> str:
+def _difference_cell(figure: Figure | None, info: MetricInfo, can_tell: bool) -> str:
     """Empty for the first entry, and for costs."""
     if figure is None or figure.difference is None:
         return ""
@@ -115,24 +115,6 @@ def _failed_lines(failed: Mapping[str, Mapping[str, int]]) -> list[str]:
         + ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
         for name, reasons in failed.items()
     ]
-
-
-def _group_lines(result: Result, grouping: str) -> list[str]:
-    """A table a metric: a row an entry with a value a group."""
-    groups = result.groups(grouping)
-    lines = [f"## Groups of {grouping.replace('_', ', by number of training ')}", ""]
-    found = {
-        (name, group): result.of(name, grouping, group)
-        for name in result.entries
-        for group in groups
-    }
-    for info in result.infos.values():
-        rows = [[f"`{name}`"] for name in result.entries]
-        for row, name in zip(rows, result.entries, strict=True):
-            figures = [found[name, group].get(info.name) for group in groups]
-            row += ["" if each is None else _shown(each.own.value, info) for each in figures]
-        lines += _table([info.label, *groups], rows)
-    return lines
 
 
 def _example_lines(example: Example) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from scipy.stats import spearmanr
 
 from xrec.config.evaluate import JudgeConfig
@@ -47,15 +47,10 @@ class ScoreReply(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _may_be_a_bare_number(cls, value: Any) -> Any:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return {"score": value} if is_number else value
-
-    @field_validator("score", mode="before")
-    @classmethod
-    def _is_no_yes(cls, value: Any) -> Any:
-        if isinstance(value, bool):
+        values = {"score": value} if isinstance(value, int | float) else value
+        if isinstance(values, dict) and isinstance(values.get("score"), bool):
             raise ValueError("expected a number, saw a yes or no")
-        return value
+        return values
 
 
 class Judge:
@@ -203,7 +198,7 @@ def _model_identity(
 def agreement_lines(entry: str, scores: pa.Table, judges: Sequence[str]) -> list[str]:
     """A sentence on each two judges of an entry's texts.
 
-    scores: as `Measures.of_pairs` gives them. Pairs without a text, which no judge has seen, and
+    scores: as `score_table` gives them. Pairs without a text, which no judge has seen, and
     pairs at which a judge failed are left out. There is no sentence where fewer than three pairs
     are left, or a judge says the same of all.
     """

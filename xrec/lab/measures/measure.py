@@ -17,7 +17,7 @@ from xrec.data.dataset import HeldOutPair
 
 Floats = NDArray[np.float64]
 PAIR_COLUMNS = ("user_id", "item_id", "text")
-"""The columns of `Measures.of_pairs` that are no metrics."""
+"""The columns of `score_table` that are no metrics."""
 PairIds = tuple[str, str]
 """user_id and item_id."""
 
@@ -46,14 +46,6 @@ class ScoredTexts:
     def has_text(self) -> NDArray[np.bool_]:
         """(N,) whether there is a text."""
         return np.array([bool(text) for text in self.texts], dtype=np.bool_)
-
-    def of_rows(self, rows: NDArray[np.bool_] | Sequence[int]) -> "ScoredTexts":
-        """Some of the pairs: where the mask (N,) is True, or those at these places."""
-        chosen = np.arange(len(self))[np.asarray(rows)]
-        return ScoredTexts(
-            tuple(self.pairs[place] for place in chosen),
-            tuple(self.texts[place] for place in chosen),
-        )
 
 
 def _shows(character: str) -> bool:

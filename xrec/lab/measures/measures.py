@@ -1,11 +1,10 @@
 """All measures of a comparison: made once in a process, then asked for any pairs.
 
 measures = load_measures(config, dataset, pairs, device="cpu")
-table = measures.of_pairs(texts)         # a row a pair, a column a metric
+table = score_table(measures, texts)     # a row a pair, a column a metric
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,6 @@ from xrec.data.dataset import Dataset, HeldOutPair, taken
 from xrec.evaluate.encoder import embedding_scores, encoder_folder, load_encoder
 from xrec.evaluate.text_metrics import aspect_pattern
 from xrec.lab.judge.judge import JudgeAccess, describe_judge, judge_identity, load_judge
-from xrec.lab.measures.entailment import EntailmentModel
 from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
 from xrec.lab.measures.overlap import CORPUS_INFOS, OVERLAP_INFOS, embedding_infos, overlap
 from xrec.lab.measures.ranking import StatementsRanked, rankers
@@ -28,11 +26,11 @@ from xrec.lab.measures.specificity import Specificity
 from xrec.lab.measures.statements import (
     ASPECT_INFOS,
     RIGHT_ASPECT_INFO,
+    STATEMENT_INFOS,
     Statements,
-    StatementsMatched,
     aspects_named,
-    matched_infos,
     right_aspect,
+    statements_made,
 )
 from xrec.llm.source import model_fingerprint, name_anywhere
 from xrec.text import LanguageModel
@@ -41,32 +39,26 @@ from xrec.text.model import model_anywhere
 _VERSION = 7  # of the measures and what they mean; with another one all is scored again
 
 
-@dataclass(frozen=True, eq=False)
-class Measures:
-    """Measures of pairs, in the order of their columns."""
+def score_table(measures: Sequence[PairMeasure], texts: ScoredTexts) -> pa.Table:
+    """One row a pair, in order: user_id, item_id, text, and a float64 column for each metric.
 
-    of_each: Sequence[PairMeasure]
-
-    def of_pairs(self, texts: ScoredTexts) -> pa.Table:
-        """One row a pair, in order: user_id, item_id, text, and a float64 column for each metric.
-
-        A metric that is not defined for a pair is null there. A row depends on nothing of the other
-        rows.
-        """
-        values: dict[str, Floats] = {}
-        for measure in self.of_each:
-            values |= measure(texts)
-        return pa.table(
-            {
-                "user_id": pa.array([pair.user_id for pair in texts.pairs], pa.string()),
-                "item_id": pa.array([pair.item_id for pair in texts.pairs], pa.string()),
-                "text": pa.array(texts.texts, pa.string()),
-                **{
-                    name: pa.array(column, pa.float64(), mask=np.isnan(column))
-                    for name, column in values.items()
-                },
-            }
-        )
+    A metric that is not defined for a pair is null there. A row depends on nothing of the other
+    rows.
+    """
+    values: dict[str, Floats] = {}
+    for measure in measures:
+        values |= measure(texts)
+    return pa.table(
+        {
+            "user_id": pa.array([pair.user_id for pair in texts.pairs], pa.string()),
+            "item_id": pa.array([pair.item_id for pair in texts.pairs], pa.string()),
+            "text": pa.array(texts.texts, pa.string()),
+            **{
+                name: pa.array(column, pa.float64(), mask=np.isnan(column))
+                for name, column in values.items()
+            },
+        }
+    )
 
 
 def load_measures(
@@ -75,13 +67,12 @@ def load_measures(
     pairs: Sequence[HeldOutPair],
     *,
     device: str,
-    cache_dir: str | None = None,
     judges: JudgeAccess | None = None,
-) -> Measures:
-    """The measures of `config`; those of judges need `judges`.
+) -> list[PairMeasure]:
+    """The measures of `config`, in the order of their columns; those of judges need `judges`.
 
     pairs: all pairs that the comparison scores, two or more; specificity compares with their
-        references. device: of the encoder and the model of entailment.
+        references. device: of the encoder.
 
     Those of aspects are there only if the dataset has tables of aspects. Raises ModelError if the
     model of an encoder or a judge cannot be had, ConfigError for a judge's engine without a model.
@@ -90,22 +81,19 @@ def load_measures(
     made: list[PairMeasure] = [overlap, Specificity(pairs, titles).of_pairs]
     if dataset.aspects is not None:
         statements = Statements(dataset, pairs)
-        made.append(partial(aspects_named, statements))
-        made += [each(statements).of_pairs for each in (StatementsMatched, StatementsRanked)]
-        if config.entailment is not None:
-            model = EntailmentModel(config.entailment, device=device, cache_dir=cache_dir)
-            made.append(StatementsMatched(statements, model, config.entailment).of_pairs)
+        made += [partial(each, statements) for each in (aspects_named, statements_made)]
+        made.append(StatementsRanked(statements).of_pairs)
     if dataset.planted is not None:
         planted = dataset.planted["aspect"].unique().to_pylist()
         made.append(partial(right_aspect, aspect_pattern(planted)))
     if config.encoder is not None:
-        encoder = load_encoder(config.encoder, device=device, cache_dir=cache_dir)
+        encoder = load_encoder(config.encoder, device=device)
         made.append(lambda texts: embedding_scores(encoder, texts.texts, texts.references))
     loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
     for judge in config.judges:
         assert judges is not None
         made.append(load_judge(judge, judges, loaded).of_pairs)
-    return Measures(made)
+    return made
 
 
 def ranker_tables(
@@ -116,16 +104,14 @@ def ranker_tables(
         return {}
     texts = ScoredTexts.of(pairs, {})
     found = rankers(Statements(dataset, pairs), chooser)
-    return {name: Measures([ranker.of_pairs]).of_pairs(texts) for name, ranker in found.items()}
+    return {name: score_table([ranker.of_pairs], texts) for name, ranker in found.items()}
 
 
 def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, MetricInfo]:
     """All metrics of `config` in the order of tables."""
     infos = [*OVERLAP_INFOS, *CORPUS_INFOS, *Specificity.infos]
     if dataset.aspects is not None:
-        infos += [*ASPECT_INFOS, *matched_infos(), *StatementsRanked.infos]
-        if config.entailment is not None:
-            infos += matched_infos(config.entailment)
+        infos += [*ASPECT_INFOS, *STATEMENT_INFOS, *StatementsRanked.infos]
     if dataset.planted is not None:
         infos.append(RIGHT_ASPECT_INFO)
     if config.encoder is not None:
@@ -147,13 +133,12 @@ def metrics_identity(
     access = storage or StorageConfig()
     return {
         "version": _VERSION,
-        "encoder": _model_identity(config.encoder),
-        "entailment": _model_identity(config.entailment),
+        "encoder": _encoder_identity(config.encoder),
         "judges": [judge_identity(judge, llm, access) for judge in config.judges],
     }
 
 
-def _model_identity(source: str | None) -> dict[str, Any] | None:
+def _encoder_identity(source: str | None) -> dict[str, Any] | None:
     if source is None:
         return None
     folder = encoder_folder(source)
@@ -166,9 +151,8 @@ def metrics_anywhere(config: MetricsConfig) -> MetricsConfig:
 
     They score the same: it is not for what identifies the scores.
     """
-    named = {"encoder": config.encoder, "entailment": config.entailment}
-    models = {name: source and name_anywhere(source) for name, source in named.items()}
+    encoder = config.encoder and name_anywhere(config.encoder)
     judges = tuple(
         judge.model_copy(update={"model": model_anywhere(judge.model)}) for judge in config.judges
     )
-    return config.model_copy(update={**models, "judges": judges})
+    return config.model_copy(update={"encoder": encoder, "judges": judges})

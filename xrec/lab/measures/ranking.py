@@ -14,9 +14,9 @@ import numpy as np
 from xrec.aspects import AspectChooser
 from xrec.data.dataset import HeldOutPair
 from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
-from xrec.lab.measures.statements import SENTIMENTS, K, Key, Statements, against_reference
+from xrec.lab.measures.statements import SENTIMENTS, K, Statement, Statements, against_reference
 
-Score = Callable[[HeldOutPair], Callable[[Key], Any]]
+Score = Callable[[HeldOutPair], Callable[[Statement], Any]]
 """What a pair's candidates are sorted by, the largest first."""
 
 
@@ -35,10 +35,10 @@ class StatementsRanked:
     def __init__(self, statements: Statements, score: Score | None = None) -> None:
         self._statements, self._score = statements, score
 
-    def order(self, pair: HeldOutPair, text: str) -> Sequence[Key]:
+    def order(self, pair: HeldOutPair, text: str) -> Sequence[Statement]:
         """The statements of the pair, the best first."""
         if self._score is None:
-            return [each.key for each in self._statements.of_text(text)]
+            return self._statements.of_text(text)
         candidates = self._statements.of_items[pair.item_index]
         return sorted(candidates, key=self._score(pair), reverse=True)
 
@@ -50,8 +50,8 @@ class StatementsRanked:
 
     def _of_pair(self, pair: HeldOutPair, text: str) -> tuple[float, float, float]:
         candidates = self._statements.of_items[pair.item_index]
-        wanted = {each.key for each in self._statements.of_reference(pair)}
-        first = [key for key in self.order(pair, text) if key in candidates][:K]
+        wanted = {*self._statements.of_reference(pair)}
+        first = [each for each in self.order(pair, text) if each in candidates][:K]
         precision, recall, ndcg = against_reference(first, wanted & candidates.keys())
         return ndcg, recall, precision * len(first) / K
 
@@ -64,8 +64,12 @@ def rankers(statements: Statements, chooser: AspectChooser | None) -> dict[str, 
     """
     of_items, of_users, of_all = statements.of_items, statements.of_users, statements.of_all
     scores: dict[str, Score] = {
-        "item_popularity": lambda pair: lambda key: (of_items[pair.item_index][key], of_all[key]),
-        "user_popularity": lambda pair: lambda key: (of_users[pair.user_index][key], of_all[key]),
+        "item_popularity": lambda pair: (
+            lambda made: (of_items[pair.item_index][made], of_all[made])
+        ),
+        "user_popularity": lambda pair: (
+            lambda made: (of_users[pair.user_index][made], of_all[made])
+        ),
         "global_popularity": lambda pair: of_all.__getitem__,
         "random": _drawn,
     }
@@ -74,23 +78,23 @@ def rankers(statements: Statements, chooser: AspectChooser | None) -> dict[str, 
     return {name: StatementsRanked(statements, score) for name, score in scores.items()}
 
 
-def _drawn(pair: HeldOutPair) -> Callable[[Key], float]:
+def _drawn(pair: HeldOutPair) -> Callable[[Statement], float]:
     chance = random.Random(f"{pair.user_id} {pair.item_id}")
-    return lambda key: chance.random()
+    return lambda statement: chance.random()
 
 
 def _chooser_score(statements: Statements, chooser: AspectChooser) -> Score:
     """The score of the aspect, and ln of the share of the item's opinions on it that agree."""
     places = {name: place for place, name in reversed(list(enumerate(statements.names)))}
 
-    def score(pair: HeldOutPair) -> Callable[[Key], float]:
+    def score(pair: HeldOutPair) -> Callable[[Statement], float]:
         counts = statements.of_items[pair.item_index]
         users, items = np.array([pair.user_index]), np.array([pair.item_index])
         (of_aspects,) = chooser.scorer.scores(users, items)
 
-        def of(key: Key) -> float:
-            num_opinions = sum(counts[key[0], sentiment] for sentiment in SENTIMENTS)
-            return float(of_aspects[places[key[0]]] + np.log(counts[key] / num_opinions))
+        def of(made: Statement) -> float:
+            num_opinions = sum(counts[Statement(made.aspect, each)] for each in SENTIMENTS)
+            return float(of_aspects[places[made.aspect]] + np.log(counts[made] / num_opinions))
 
         return of
 

@@ -2,16 +2,15 @@
 
 A statement praises an aspect or blames it; what names an aspect without an opinion states nothing.
 
-    precision = mean over the text's statements m of max_w e(w, m)
-    recall    = mean over the reference's statements w of max_m e(m, w)
+    precision = share of the text's statements that the reference makes too
+    recall    = share of the reference's statements that the text makes too
 
-e(w, m) says how far w entails m: 1 for the same aspect and sentiment, or the probability by a
-model, which is StEnt of Kabongo and Guigue (arXiv 2512.24366).
+Two statements are the same if they are of the same aspect and sentiment.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +27,16 @@ from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
 
 K = 10
 SENTIMENTS = ("positive", "negative")
-Key = tuple[str, str]
-"""An aspect and its sentiment: what makes two statements the same."""
-Counts = defaultdict[int | None, Counter[Key]]
+
+
+class Statement(NamedTuple):
+    """An aspect, and whether it is praised or blamed."""
+
+    aspect: str
+    sentiment: str
+
+
+Counts = defaultdict[int | None, Counter[Statement]]
 
 
 def named_aspects(text: str, finder: AspectNames) -> list[str]:
@@ -63,19 +69,6 @@ def f1_of(precision: float, recall: float) -> float:
     return 2 * precision * recall / total if total else 0.0
 
 
-class Statement(NamedTuple):
-    """An aspect, its sentiment, and the words of the opinion, which may be ""."""
-
-    aspect: str
-    sentiment: str
-    opinion: str = ""
-
-    @property
-    def key(self) -> Key:
-        """Aspect and sentiment."""
-        return self.aspect, self.sentiment
-
-
 class Statements:
     """The statements of texts and references, and how many training reviews make each one.
 
@@ -95,7 +88,7 @@ class Statements:
         self._mentions: defaultdict[tuple[int, int], list[Statement]] = defaultdict(list)
         held_out = dataset.explanation_aspects.filter(pc.field("split") != "train")
         for row in held_out.to_pylist():
-            each = Statement(self.names[row["aspect_index"]], row["sentiment"], row["opinion"])
+            each = Statement(self.names[row["aspect_index"]], row["sentiment"])
             mentions = self._mentions[row["user_index"], row["item_index"]]
             mentions += [] if each.aspect in {other.aspect for other in mentions} else [each]
 
@@ -106,8 +99,7 @@ class Statements:
         for name in named_aspects(text, self.finder):
             mention = said.get(tokens_of(name).keys[-1])
             is_blamed = mention is not None and mention.sentiment == "negative"
-            opinion = "" if mention is None else mention.opinion
-            found.append(Statement(name, SENTIMENTS[is_blamed], opinion))
+            found.append(Statement(name, SENTIMENTS[is_blamed]))
         return found
 
     def of_reference(
@@ -125,7 +117,8 @@ class Statements:
         for row in table.to_pylist():
             for sentiment in SENTIMENTS:
                 if count := row[f"num_{sentiment}"]:
-                    found[row.get(index)][self.names[row["aspect_index"]], sentiment] += count
+                    made = Statement(self.names[row["aspect_index"]], sentiment)
+                    found[row.get(index)][made] += count
         return found
 
 
@@ -157,58 +150,23 @@ def aspects_named(statements: Statements, texts: ScoredTexts) -> dict[str, Float
     return dict(zip((info.name for info in ASPECT_INFOS), rows.T, strict=True))
 
 
-Entails = Callable[[Sequence[tuple[Statement, Statement]]], Floats]
-"""How far the first of each two statements entails the second, (N,), 0 to 1."""
+STATEMENT_INFOS = tuple(
+    MetricInfo(f"statement_{part.lower()}", f"Statements, {part}")
+    for part in ("precision", "recall", "F1")
+)
 
 
-def are_same(couples: Sequence[tuple[Statement, Statement]]) -> Floats:
-    """1 for statements of the same aspect and sentiment, else 0, (N,)."""
-    return np.array([first.key == second.key for first, second in couples], dtype=np.float64)
+def statements_made(statements: Statements, texts: ScoredTexts) -> dict[str, Floats]:
+    """Precision, recall and F1 of the statements that texts make; see PairMeasure.
 
-
-def matched_infos(model: str | None = None) -> tuple[MetricInfo, ...]:
-    """Those of `StatementsMatched`, by a model or by what is the same."""
-    kind = "entailed" if model else "statement"
-    by = f" by {model.rsplit('/', 1)[-1]}" if model else ""
-    return tuple(
-        MetricInfo(f"{kind}_{part.lower()}", f"Statements{by}, {part}")
-        for part in ("precision", "recall", "F1")
-    )
-
-
-class StatementsMatched:
-    """Precision, recall and F1 of a text's statements, as `entails` matches them."""
-
-    def __init__(
-        self, statements: Statements, entails: Entails = are_same, model: str | None = None
-    ) -> None:
-        self._statements, self._entails, self._infos = statements, entails, matched_infos(model)
-
-    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
-        """See PairMeasure; NaN where the reference states nothing, 0 where only the text does."""
-        sides = [
-            (self._statements.of_text(text), self._statements.of_reference(pair))
-            for pair, text in zip(texts.pairs, texts.texts, strict=True)
-        ]
-        couples = [(made, wanted) for side in sides for made in side[0] for wanted in side[1]]
-        backward = self._entails([(wanted, made) for made, wanted in couples])
-        ends = np.cumsum([len(made) * len(wanted) for made, wanted in sides])[:-1]
-        parts = np.split(np.stack([backward, self._entails(couples)]), ends, axis=1)
-        rows = [
-            _matched(part.reshape(2, len(made), len(wanted)))
-            for part, (made, wanted) in zip(parts, sides, strict=True)
-        ]
-        return dict(zip((info.name for info in self._infos), np.array(rows).T, strict=True))
-
-
-def _matched(entailed: Floats) -> tuple[float, float, float]:
-    """Precision, recall and F1 of M statements beside W wanted; (2, M, W): e(w, m), e(m, w)."""
-    _, num_made, num_wanted = entailed.shape
-    if not num_wanted or not num_made:
-        return (0.0 if num_wanted else np.nan,) * 3
-    precision = float(entailed[0].max(axis=1).mean())
-    recall = float(entailed[1].max(axis=0).mean())
-    return precision, recall, f1_of(precision, recall)
+    All are NaN where the reference states nothing, and 0 where only the reference does.
+    """
+    rows = np.full((len(texts), len(STATEMENT_INFOS)), np.nan)
+    for row, pair, text in zip(rows, texts.pairs, texts.texts, strict=True):
+        if wanted := statements.of_reference(pair):
+            precision, recall, _ = against_reference(statements.of_text(text), wanted)
+            row[:] = precision, recall, f1_of(precision, recall)
+    return dict(zip((info.name for info in STATEMENT_INFOS), rows.T, strict=True))
 
 
 RIGHT_ASPECT_INFO = MetricInfo("aspect_accuracy", "Right aspect")

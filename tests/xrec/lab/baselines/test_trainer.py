@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.fake_gpu import CPU, GPU, FakeGPU
 from tests.xrec.lab.baselines.conftest import explanation
-from xrec.config.entries import BaselinesConfig
+from xrec.config.adapter import AdapterTrainingConfig
 from xrec.errors import ArtifactMismatchError, TrainingError
 from xrec.lab.baselines.artifact import build_model
 from xrec.lab.baselines.baseline import RECIPES, Baseline, Recipe, recipe_of
@@ -233,9 +233,10 @@ def test_progress_ends_with_its_epochs_or_its_patience(losses, has_ended):
     assert progress_of(*losses).has_ended(recipe) is has_ended
 
 
-def test_baselines_have_sections_of_their_own_and_peter_plus_that_of_peter():
-    config = BaselinesConfig.model_validate({"peter": {"learning_rate": 0.5, "num_epochs": 3}})
-    recipes = {kind: recipe_of(kind, config, 96) for kind in RECIPES}
-    assert recipes["peter_plus"] == recipes["peter"]
-    assert (recipes["peter"].learning_rate, recipes["peter"].num_epochs) == (0.5, 3)
-    assert recipes["lora"] == replace(RECIPES["lora"], max_explanation_tokens=96)
+def test_recipes_are_as_published_and_lora_has_the_passes_and_longest_text_of_ours():
+    values = {"num_epochs": 7, "max_explanation_tokens": 96, "max_validation_pairs": 5}
+    training = AdapterTrainingConfig.model_validate(values)
+    recipes = {kind: recipe_of(kind, training) for kind in RECIPES}
+    assert recipes["peter"] == recipes["peter_plus"]
+    assert recipes["peter"] == replace(RECIPES["peter"], max_validation_pairs=5)
+    assert recipes["lora"] == replace(RECIPES["lora"], **values)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from xrec.config.compare import CompareConfig
-from xrec.lab.compare.comparison import Work, compare, comparison_identity
+from xrec.lab.compare.comparison import compare, comparison_identity
 from xrec.lab.compare.entries import Entry
 from xrec.lab.compare.make import Inputs, make
-from xrec.lab.compare.scores import Task, weigh_on_ray
 from xrec.lab.compare.texts import Costs, EntryTexts
 from xrec.lab.measures.measure import ScoredTexts
 from xrec.storage import Manifest
@@ -33,7 +33,6 @@ class Done:
     made: list[str] = field(default_factory=list)
     num_scored: int = 0
     num_steps: int = 0
-    weigh: Any = weigh_on_ray
 
     def step(self) -> None:
         self.num_steps += 1
@@ -49,8 +48,9 @@ class Done:
             self.made.append(entry.title)
         return found
 
-    def score(self, task: Task, texts: Sequence[ScoredTexts]) -> Any:
-        score = task.load_scorer()
+    def score(self, make: Any, texts: Sequence[ScoredTexts], **_: Any) -> Any:
+        """As `map_in_processes`, in this one."""
+        score = make()
         for place, each in enumerate(texts):
             self.step()
             self.num_scored += 1
@@ -70,7 +70,10 @@ def _from_references(given: Inputs, entry: Entry) -> EntryTexts:
 def run(config: CompareConfig, done: Done | None = None) -> Manifest:
     done = done or Done()
     settings, inputs = comparison_identity(config, "model")
-    return compare(config, settings, inputs, work=Work(done.make, done.score, done.weigh))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.lab.compare.comparison.make", done.make)
+        patch.setattr("xrec.lab.compare.scores.map_in_processes", done.score)
+        return compare(config, settings, inputs)
 
 
 def table(config: CompareConfig) -> pa.Table:
@@ -78,6 +81,6 @@ def table(config: CompareConfig) -> pa.Table:
     return pq.read_table(Path(config.artifact("comparison")) / "table.parquet")
 
 
-def figures(config: CompareConfig, group: str = "all") -> dict[tuple[str, str], dict[str, Any]]:
+def figures(config: CompareConfig) -> dict[tuple[str, str], dict[str, Any]]:
     rows = table(config).to_pylist()
-    return {(row["entry"], row["metric"]): row for row in rows if row["group"] == group}
+    return {(row["entry"], row["metric"]): row for row in rows}

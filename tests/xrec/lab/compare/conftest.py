@@ -30,8 +30,7 @@ def make_config(town, tmp_path):
             "llm": {"model": f"{town}/llm", "dtype": "float32"},
             "prompt": PROMPT,
             "metrics": {"encoder": None},
-            "groups": [],
-            "device": "cpu",
+            "actors": {"device": "cpu"},
         }
         return parse_config(CompareConfig, {**defaults, **values})
 

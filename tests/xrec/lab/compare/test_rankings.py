@@ -22,7 +22,7 @@ def workspace(tmp_path_factory):
 
 
 def test_rankers_stand_below_the_entries_with_rankings_alone(make_config, workspace, tmp_path):
-    config = make_config(workspace=workspace, entries=["profile"], groups=["user_explanations"])
+    config = make_config(workspace=workspace, entries=["profile"])
     run(config)
     found = figures(config)
     assert list(dict.fromkeys(entry for entry, _ in found)) == ["profile", *POPULARITY]

@@ -47,7 +47,7 @@ def result(make_config: MakeConfig, runs: dict[str, list[list[float]]], **change
         for entry in entries
     }
     all_scored = {entry: scored(values) for entry, values in entries.items()}
-    return result_of(config, DATASET, PAIRS, made, all_scored)
+    return result_of(config, DATASET, made, all_scored)
 
 
 FLAT = [0.5] * 9
@@ -58,7 +58,7 @@ def test_result_has_means_spread_and_differences_by_hand(make_config):
     found = result(
         make_config, {"ours": [FLAT, [0.6] * 9, [0.7] * 9], "profile": [[0.4, 0.5, 0.3] * 3]}
     )
-    ours, profile = found.of("ours")["rouge_l"], found.of("profile")["rouge_l"]
+    ours, profile = (found.figures[name]["rouge_l"] for name in ("ours", "profile"))
     assert ours.own.by_seed == pytest.approx((0.5, 0.6, 0.7))
     assert ours.own.value == pytest.approx(0.6)
     assert ours.seed_spread == pytest.approx(0.1)
@@ -81,7 +81,7 @@ def test_table_has_a_row_a_figure(make_config):
     found = result(make_config, {"ours": [FLAT, BETTER], "profile": [BETTER]})
     table = result_table(found)
     assert table.schema.equals(TABLE)
-    assert table.num_rows == len(found.figures)
+    assert table.num_rows == sum(map(len, found.figures.values()))
     row = next(
         row for row in table.to_pylist() if (row["entry"], row["metric"]) == ("profile", "rouge_l")
     )
@@ -109,16 +109,13 @@ def test_page_begins_with_coverage_and_has_each_entry_and_difference(make_config
     assert "- Beside: the graph." in differences
 
 
-def test_page_has_groups_missing_texts_and_the_same_pairs_side_by_side(make_config):
+def test_page_has_missing_texts_and_the_same_pairs_side_by_side(make_config):
     runs = {"ours": [FLAT], "profile": [BETTER]}
-    found = result(make_config, runs, groups=["item_interactions"])
+    found = result(make_config, runs)
     example = Example(PAIRS[4], "A & B", {"ours": "One\n line.", "profile": None})
     page = page_of(found, failed={"ours": {"empty_text": 2}}, examples=[example])
     assert "- `ours` has no text of some pairs, over all seeds: 2 empty_text" in page
-    groups = page.split("## Groups of item, by number of training interactions")[1]
-    assert "| ROUGE-L F1 | none |" in groups
-    assert "| `profile` | 0.750 |" in groups
-    assert groups.split("## User u1, item i1 (A & B)")[1].split("\n")[2:5] == [
+    assert page.split("## User u1, item i1 (A & B)")[1].split("\n")[2:5] == [
         "- `reference`: Reference of 1 and 1.",
         "- `ours`: One line.",
         "- `profile`: (no text)",

@@ -25,7 +25,12 @@ from xrec.lab.judge.judge import (
     judge_question,
 )
 from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.measures import load_measures, metrics_anywhere, metrics_identity
+from xrec.lab.measures.measures import (
+    load_measures,
+    metrics_anywhere,
+    metrics_identity,
+    score_table,
+)
 from xrec.storage import open_location
 from xrec.text import Asker, Prompt, ReplyStore
 
@@ -120,7 +125,7 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, m
     access = JudgeAccess(open_location(str(tmp_path)), keys=judge_keys(config.judges, {}))
     measures = load_measures(config, dataset_of(40, 1), PAIRS, device="cpu", judges=access)
     assert loads == ["one", "other"]
-    assert measures.of_pairs(TEXTS)["gptscore_bob"].to_pylist() == [5] * 39 + [0]
+    assert score_table(measures, TEXTS)["gptscore_bob"].to_pylist() == [5] * 39 + [0]
 
 
 def test_metrics_anywhere_name_the_same_models_from_another_folder(tmp_path, monkeypatch):
@@ -128,10 +133,10 @@ def test_metrics_anywhere_name_the_same_models_from_another_folder(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     engine = {"kind": "engine", "llm": {"model": "models/small"}}
     config = _config("http://127.0.0.1:1/v1", near={"model": engine}, far={})
-    config = config.model_copy(update={"encoder": "models/small", "entailment": "models/small"})
+    config = config.model_copy(update={"encoder": "models/small"})
     there = metrics_anywhere(config).model_dump(mode="json")
     folder = str(tmp_path / "models" / "small")
-    assert (there["encoder"], there["entailment"]) == (folder, folder)
+    assert there["encoder"] == folder
     assert there["judges"][0]["model"]["llm"]["model"] == folder
 
 

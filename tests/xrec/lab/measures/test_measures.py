@@ -11,7 +11,7 @@ from xrec.config.evaluate import MetricsConfig
 from xrec.data.dataset import HeldOutPair
 from xrec.evaluate.encoder import embedding_scores
 from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.measures import describe_metrics, load_measures
+from xrec.lab.measures.measures import describe_metrics, load_measures, score_table
 from xrec.lab.measures.overlap import embedding_infos, of_corpus, overlap
 from xrec.lab.measures.specificity import Specificity, TfIdf, share_below
 from xrec.lab.measures.statements import against_reference
@@ -38,7 +38,7 @@ def _texts() -> ScoredTexts:
 
 
 def test_table_has_a_row_a_pair_and_a_column_a_metric_and_the_missing_text_is_empty():
-    table = load_measures(WITHOUT_MODELS, DATASET, PAIRS, device="cpu").of_pairs(_texts())
+    table = score_table(load_measures(WITHOUT_MODELS, DATASET, PAIRS, device="cpu"), _texts())
     rows = table.to_pylist()
     assert [(row["user_id"], row["item_id"], row["text"]) for row in rows] == [
         (pair.user_id, pair.item_id, TEXTS.get((pair.user_id, pair.item_id), "")) for pair in PAIRS
@@ -55,9 +55,11 @@ def test_table_has_a_row_a_pair_and_a_column_a_metric_and_the_missing_text_is_em
 
 def test_row_of_a_pair_is_the_same_whatever_other_pairs_are_scored_with_it():
     measures = load_measures(MetricsConfig(encoder=None), DATASET, PAIRS, device="cpu")
-    whole = measures.of_pairs(_texts())
+    texts = _texts()
+    whole = score_table(measures, texts)
     for rows in ([0], [1, 2], [3, 1], [2]):
-        assert measures.of_pairs(_texts().of_rows(rows)).equals(whole.take(rows))
+        parts = (tuple(each[row] for row in rows) for each in (texts.pairs, texts.texts))
+        assert score_table(measures, ScoredTexts(*parts)).equals(whole.take(rows))
 
 
 def test_specificity_without_titles_counts_what_an_item_is_called_for_nothing():
@@ -96,13 +98,13 @@ def test_usr_counts_empty_texts_as_one_and_blanks_for_nothing():
 def test_dataset_without_aspects_has_the_other_metrics():
     plain = dataset_of()
     measures = load_measures(WITHOUT_MODELS, plain, PAIRS, device="cpu")
-    assert "fmr" not in measures.of_pairs(_texts()).column_names
+    assert "fmr" not in score_table(measures, _texts()).column_names
     assert "fmr" not in describe_metrics(WITHOUT_MODELS, plain)
 
 
 def test_every_metric_is_described_and_nothing_else_in_the_order_of_tables():
     measures = load_measures(WITHOUT_MODELS, DATASET, PAIRS, device="cpu")
-    columns = set(measures.of_pairs(_texts()).column_names) - {"user_id", "item_id", "text"}
+    columns = set(score_table(measures, _texts()).column_names) - {"user_id", "item_id", "text"}
     infos = describe_metrics(WITHOUT_MODELS, DATASET)
     assert set(infos) == columns | set(of_corpus(_texts()))
     assert next(iter(infos)) == "coverage"

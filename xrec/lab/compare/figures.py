@@ -1,4 +1,4 @@
-"""Figures of entries from their runs, one a seed: means, intervals, differences, groups.
+"""Figures of entries from their runs, one a seed: means, intervals, differences.
 
 All runs are of the same pairs in the same order. A figure of pairs has an interval over users, and
 over seeds if there are several; a figure of a corpus has the values of the seeds only.
@@ -9,19 +9,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from xrec.evaluate.intervals import Estimate, Values, difference_interval, mean_interval
 from xrec.lab.measures.measure import PAIR_COLUMNS
 
-Rows = NDArray[np.bool_]
 LEAST_SEEDS = 3
 """Trainings that differ in the seed alone were seen to lie as far apart as methods do."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One seed of an entry: the table of `Measures.of_pairs`, and the figures of its corpus."""
+    """One seed of an entry: the table of `score_table`, and the figures of its corpus."""
 
     table: pa.Table
     corpus: Mapping[str, float] = field(default_factory=dict)
@@ -42,49 +40,42 @@ class MetricRow:
     num_pairs: int
 
 
-def metric_rows(runs: Sequence[Run], rows: Rows | None = None) -> list[MetricRow]:
+def metric_rows(runs: Sequence[Run]) -> list[MetricRow]:
     """The figures of one entry, those of its corpus last.
 
-    rows: the pairs that count, (N,), or all. Figures of the corpora are those of the runs: give
-        runs with the corpora of these pairs. A metric that a run lacks, or that no pair has in
-        all seeds, is left out.
+    A metric that a run lacks, or that no pair has in all seeds, is left out.
     """
-    users, chosen = _users(runs), _chosen(runs, rows)
-    found = []
+    users, found = _users(runs), []
     for metric in _shared_metrics(runs):
-        values = _stacked(runs, metric)[:, chosen]
+        values = _stacked(runs, metric)
         there = np.isfinite(values).all(axis=0)
         if there.any():
-            estimate = mean_interval(values, users[chosen].tolist())
-            found.append(_row(metric, estimate, values[:, there]))
-    return found + _of_corpora(runs, int(chosen.sum()))
+            found.append(_row(metric, mean_interval(values, users), values[:, there]))
+    return found + _of_corpora(runs)
 
 
-def difference_rows(
-    runs: Sequence[Run], first: Sequence[Run], rows: Rows | None = None
-) -> list[MetricRow]:
+def difference_rows(runs: Sequence[Run], first: Sequence[Run]) -> list[MetricRow]:
     """The figures of an entry minus those of the first one, of the metrics that both have.
 
     A difference is of the same pair. `by_seed` are the means of the entry's seeds minus the mean of
     all seeds of the first.
     """
-    users, chosen = _users([*runs, *first]), _chosen(runs, rows)
-    found = []
+    users, found = _users([*runs, *first]), []
     for metric in _shared_metrics([*runs, *first]):
-        values, others = (_stacked(side, metric)[:, chosen] for side in (runs, first))
+        values, others = (_stacked(side, metric) for side in (runs, first))
         there = np.isfinite(np.concatenate([values, others])).all(axis=0)
         if there.any():
-            estimate = difference_interval(values, others, users[chosen].tolist())
+            estimate = difference_interval(values, others, users)
             level = others[:, there].mean(axis=0)
             found.append(_row(metric, estimate, values[:, there] - level))
-    levels = {row.metric: row.value for row in _of_corpora(first, 0)}
+    levels = {row.metric: row.value for row in _of_corpora(first)}
     return found + [
         replace(
             row,
             value=row.value - levels[row.metric],
             by_seed=tuple(value - levels[row.metric] for value in row.by_seed),
         )
-        for row in _of_corpora(runs, int(chosen.sum()))
+        for row in _of_corpora(runs)
         if row.metric in levels
     ]
 
@@ -95,8 +86,9 @@ def _row(metric: str, estimate: Estimate, values: Values) -> MetricRow:
     return MetricRow(metric, estimate.value, *interval, by_seed, values.shape[1])
 
 
-def _of_corpora(runs: Sequence[Run], num_pairs: int) -> list[MetricRow]:
+def _of_corpora(runs: Sequence[Run]) -> list[MetricRow]:
     """Of the metrics that each run's corpus has."""
+    num_pairs = runs[0].table.num_rows
     names = [name for name in runs[0].corpus if all(name in run.corpus for run in runs)]
     by_seed = {name: tuple(run.corpus[name] for run in runs) for name in names}
     return [
@@ -116,12 +108,9 @@ def _stacked(runs: Sequence[Run], metric: str) -> Values:
     return np.stack([run.table[metric].to_numpy().astype(np.float64) for run in runs])
 
 
-def _users(runs: Sequence[Run]) -> NDArray[np.object_]:
+def _users(runs: Sequence[Run]) -> list[str]:
     """The user of each pair, (N,); all runs are of the same pairs."""
     ids = [run.table.select(PAIR_COLUMNS[:2]) for run in runs]
     assert all(other.equals(ids[0]) for other in ids[1:])
-    return np.array(ids[0]["user_id"].to_pylist(), dtype=object)
-
-
-def _chosen(runs: Sequence[Run], rows: Rows | None) -> Rows:
-    return np.ones(runs[0].table.num_rows, dtype=np.bool_) if rows is None else rows
+    users: list[str] = ids[0]["user_id"].to_pylist()
+    return users

@@ -1,10 +1,9 @@
-"""Figures of runs: plain means, pairing, groups, and what may be said of a difference."""
+"""Figures of runs: plain means, pairing, and what may be said of a difference."""
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
-from xrec.lab.statistics.figures import MetricRow, Run, difference_rows, metric_rows
+from xrec.lab.compare.figures import MetricRow, Run, difference_rows, metric_rows
 
 
 def _run(rouge: list[float], fmr: list[float | None], usr: float, users: str = "aabbcc") -> Run:
@@ -35,15 +34,6 @@ def test_figures_are_means_of_pairs_and_seeds_with_the_mean_of_each_seed():
     # Two pairs have no FMR in one of the seeds, and are left out in both.
     assert (fmr.num_pairs, fmr.value) == (4, 0.75)
     assert usr == MetricRow("usr", pytest.approx(0.6), None, None, (0.5, 0.7), 6)
-
-
-def test_figures_of_a_group_are_those_of_its_pairs():
-    group = np.array([False, False, True, True, False, False])
-    rouge, fmr, _ = metric_rows(RUNS[:1], rows=group)
-    assert (rouge.value, rouge.num_pairs) == (pytest.approx(0.35), 2)
-    assert (fmr.value, fmr.num_pairs) == (1.0, 1)
-    without = np.array([False, False, True, False, False, False])
-    assert [row.metric for row in metric_rows(RUNS[:1], rows=without)] == ["rouge_l", "usr"]
 
 
 def test_differences_are_of_the_same_pairs_minus_the_first_entry():
