@@ -84,10 +84,6 @@ class MetricsConfig(Config):
 
 
 def _shared(model: EndpointModelConfig, num_processes: int) -> EndpointModelConfig:
-    rates = {
-        name: limit / num_processes
-        for name in ("requests_per_minute", "tokens_per_minute")
-        if (limit := getattr(model, name)) is not None
-    }
-    concurrency = max(1, model.concurrency // num_processes)
-    return model.model_copy(update={"concurrency": concurrency, **rates})
+    rate, concurrency = model.requests_per_minute, max(1, model.concurrency // num_processes)
+    limits = {"concurrency": concurrency, "requests_per_minute": rate and rate / num_processes}
+    return model.model_copy(update=limits)

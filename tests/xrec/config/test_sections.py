@@ -149,7 +149,7 @@ def test_endpoint_judges_of_several_processes_share_their_limits_and_engines_hav
     config = MetricsConfig.model_validate({"judges": judges})
     shared = config.shared_among(3)
     model = shared.judges[0].model
-    assert (model.concurrency, model.requests_per_minute, model.tokens_per_minute) == (5, 30, None)
+    assert (model.concurrency, model.requests_per_minute) == (5, 30)
     assert shared.judges[1] == config.judges[1]
     assert config.shared_among(100).judges[0].model.concurrency == 1
 

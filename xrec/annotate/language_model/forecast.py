@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from xrec.annotate.annotator import Input, Outlook, Stage
-from xrec.annotate.language_model.prompts import CountTokens, Prompts
+from xrec.annotate.language_model.prompts import Prompts
 from xrec.annotate.stages import parts_of, refused
 from xrec.bulk import Rate
 from xrec.config.text import PricesConfig, SamplingConfig
 from xrec.progress import duration
-from xrec.text import Message
+from xrec.text import Message, about_tokens
 
 _TOKENS_AROUND_MESSAGE = 5
 """Of a chat template, about."""
+
+_NUM_SHOWN = 3  # conversations of each stage
 
 Conversation = tuple[Message, ...]
 
@@ -29,13 +31,10 @@ class _Tokens(NamedTuple):
 class Forecast:
     """Tells what is to be asked.
 
-    count: tokens of a text. is_counted: whether by the model's tokenizer.
     num_at_once: chunks that all processes together do at the same time. folds: see `AnnotatorSpec`.
     """
 
     prompts: Prompts
-    count: CountTokens
-    is_counted: bool
     sampling: SamplingConfig
     prices: PricesConfig | None
     token_budget: int | None
@@ -61,7 +60,7 @@ class Forecast:
             most = "" if outlook.counts.keys() == outlook.rates.keys() else "at most "
             yield f"cost: {most}{self.prices.of(*spent):,.2f} by the prices"
         for stage, conversations in asked.items():
-            yield from _shown(stage, conversations[: outlook.num_shown])
+            yield from _shown(stage, conversations[:_NUM_SHOWN])
 
     def _asked(self, rows: Sequence[Input]) -> list[Conversation]:
         """The conversations of some rows, each followed by those without parts of its reviews."""
@@ -76,7 +75,7 @@ class Forecast:
             names, num_asked = ("prompt_tokens", "reply_tokens"), rate.num_done * prompts_per_text
             return _Tokens(*(rate.costs[name] / num_asked for name in names))
         num_tokens = [
-            self.count(message.content) + _TOKENS_AROUND_MESSAGE
+            about_tokens(message.content) + _TOKENS_AROUND_MESSAGE
             for conversation in conversations
             for message in conversation
         ]
@@ -85,8 +84,9 @@ class Forecast:
     def _line(
         self, stage: Stage, num_prompts: int, each: _Tokens, total: _Tokens, rate: Rate | None
     ) -> str:
-        how = "by the model's tokenizer" if self.is_counted else "at 0.3 tokens a character"
-        how, most = (f"measured on {rate.num_done:,} texts", "") if rate else (how, "at most ")
+        how, most = "at 0.3 tokens a character", "at most "
+        if rate:
+            how, most = f"measured on {rate.num_done:,} texts", ""
         return (
             f"{stage}: {num_prompts:,} prompts of {each.shown:,.0f} tokens, "
             f"{total.shown:,.0f} in all; replies of {most}"

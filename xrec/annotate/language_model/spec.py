@@ -7,11 +7,8 @@ from xrec.annotate.language_model.prompts import read_prompt
 from xrec.annotate.language_model.replies import REASONS, SCHEMAS
 from xrec.annotate.language_model.writer import CHUNKS_AT_ONCE, MakeWriter, kept_replies
 from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
-from xrec.config.llm import LLMConfig
-from xrec.config.shared import StorageConfig
 from xrec.config.text import EndpointModelConfig
-from xrec.errors import ModelError
-from xrec.llm.source import anywhere, model_fingerprint, resolve_model
+from xrec.llm.source import anywhere, known_fingerprint
 from xrec.storage import fingerprint_of
 from xrec.text import endpoint_key
 from xrec.text.model import chosen_llm, model_anywhere, model_settings
@@ -45,7 +42,8 @@ def language_model_spec(
         max_actors = 1  # so that its limits are kept
     else:
         llm = chosen_llm(model, config.llm)
-        inputs = {"llm": _fingerprint(llm, config.storage, is_needed=environment is not None)}
+        is_needed = environment is not None
+        inputs = {"llm": known_fingerprint(llm, config.storage, download=is_needed) or ""}
         gpus_per_actor = model.engine.tensor_parallel_size
     settings = {
         "kind": annotator.kind,
@@ -80,14 +78,3 @@ def language_model_spec(
         max_actors=max_actors,
         replies=kept_replies,
     )
-
-
-def _fingerprint(llm: LLMConfig, storage: StorageConfig, *, is_needed: bool) -> str:
-    """The fingerprint of a language model; "" if it is neither here nor needed."""
-    try:
-        folder = resolve_model(llm, storage, download=is_needed)
-    except ModelError:
-        if is_needed:
-            raise
-        return ""
-    return model_fingerprint(folder)

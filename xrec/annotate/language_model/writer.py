@@ -38,8 +38,6 @@ from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.config.text import EndpointModelConfig
 from xrec.data.language import other_language
-from xrec.errors import ModelError
-from xrec.llm.source import resolve_model
 from xrec.storage import Location
 from xrec.text import (
     Asker,
@@ -51,7 +49,6 @@ from xrec.text import (
     about_tokens,
     load_language_model,
 )
-from xrec.text.model import chosen_llm
 from xrec.text.prompt_file import PromptFile
 
 CHUNKS_AT_ONCE = 2  # of a process, so that the model does not wait for the last rows of one
@@ -149,13 +146,11 @@ class MakeWriter:
         return LanguageModelWriter(self._prompts(model.num_tokens), asker)
 
     def describe(self, outlook: Outlook) -> list[str]:
-        """What is to be asked, and its cost, without the model: at most its tokenizer is loaded."""
-        model, count = self.annotator.model, self._tokenizer()
+        """What is to be asked, and its cost; the model is not loaded."""
+        model = self.annotator.model
         is_endpoint = isinstance(model, EndpointModelConfig)
         forecast = Forecast(
-            self._prompts(count or about_tokens),
-            count or about_tokens,
-            is_counted=count is not None,
+            self._prompts(about_tokens),
             sampling=model.sampling,
             prices=model.prices if isinstance(model, EndpointModelConfig) else None,
             token_budget=self.annotator.token_budget,
@@ -177,21 +172,6 @@ class MakeWriter:
         limits = ReplyLimits.of_tokens(model.sampling.max_tokens) if is_bounded else ReplyLimits()
         data = RowData(config.max_data_tokens, count)
         return Prompts(self.files, data, limits, domain=config.domain, language=config.language)
-
-    def _tokenizer(self) -> CountTokens | None:
-        """What counts tokens as an engine's model does; None if the model is not here."""
-        model = self.annotator.model
-        if isinstance(model, EndpointModelConfig):
-            return None
-        chosen = chosen_llm(model, self.llm)
-        try:
-            folder = resolve_model(chosen, self.storage, download=False)
-        except ModelError:
-            return None
-        from xrec.llm.model import load_tokenizer  # with transformers
-        from xrec.text.chat import Chat
-
-        return Chat(load_tokenizer(folder)).num_tokens
 
 
 def _num_spent(output: Location, storage: StorageConfig) -> int:

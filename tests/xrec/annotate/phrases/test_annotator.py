@@ -32,7 +32,7 @@ def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annota
         {"user_id": "u", "item_id": f"i{number}", "review": text, "summary": "", "split": "train"}
         for number, text in enumerate(_TEXTS * 5)
     ]
-    config = PhrasesAnnotator(kind="phrases", min_reviews=3, max_share=1)
+    config = PhrasesAnnotator(kind="phrases", min_reviews=3)
     spec = phrases_spec(config, vocabulary or VocabularyConfig())
     output = open_location(str(folder))
     with pytest.MonkeyPatch.context() as patch:  # no Ray
