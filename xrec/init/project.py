@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from xrec.config.data import TABLE_COLUMNS, TablesSource
 from xrec.config.shared import StorageConfig
 from xrec.errors import ConfigError, DataError
-from xrec.init.files import File, Folder, read_folder
+from xrec.init.files import Folder, read_folder
 from xrec.init.guess import ColumnNames, Guess, differing_names, guess_tables, seen_columns
 from xrec.init.project_file import Annotator, project_text
 from xrec.init.reviews import FoundReviews, find_reviews
@@ -108,23 +108,15 @@ def file_rows(findings: Findings) -> list[list[str]]:
     found, rows = findings.reviews or findings.guess, []
     for file in findings.folder.files:
         tables = [table for table, name in found.files.items() if name == file.name]
-        taken = ", ".join(
-            f"{ours} = {' + '.join(names)}" for ours, names in _taken(findings, file).items()
-        )
-        rows.append([file.name, str(file.num_rows), " and ".join(tables) or "not used", taken])
+        taken = {
+            ours: names if isinstance(names, str) else " + ".join(names)
+            for table in tables
+            for ours, names in found.columns[table].items()
+            if names is not None
+        }
+        columns = ", ".join(f"{ours} = {names}" for ours, names in taken.items())
+        rows.append([file.name, str(file.num_rows), " and ".join(tables) or "not used", columns])
     return rows
-
-
-def _taken(findings: Findings, file: File) -> dict[str, list[str]]:
-    """The columns of a file that are used, by ours."""
-    found = findings.reviews or findings.guess
-    return {
-        ours: [names] if isinstance(names, str) else names
-        for table, name in found.files.items()
-        if name == file.name
-        for ours, names in found.columns[table].items()
-        if names is not None
-    }
 
 
 def notes(findings: Findings) -> list[str]:
@@ -137,11 +129,6 @@ def notes(findings: Findings) -> list[str]:
             f"{name}: {len(foreign):,} lines are not UTF-8, they are read as "
             f"{findings.folder.settings()['encoding']} (source.encoding), such as {word!r}"
         )
-    for file in findings.folder.files:
-        taken = _taken(findings, file).items()
-        for name in (name for ours, names in taken for name in names if not ours.endswith("_id")):
-            if num_html := file.column(name).num_html:
-                lines.append(f"{name}: {num_html:,} texts have HTML, which is taken out")
     if not counts.can_train_adapter:
         lines.append(
             f"{sum(counts.num_explanations.values()) or 'no'} explanations: an adapter cannot be "

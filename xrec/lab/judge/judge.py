@@ -69,7 +69,6 @@ class Judge:
 
         Raises what `Asker.ask` raises: errors that are no single reply's fault.
         """
-        self._asker.count_anew()
         scores = np.zeros(len(texts))
         places = np.flatnonzero(texts.has_text)
         replies = self._asker.ask(
