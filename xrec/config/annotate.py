@@ -76,8 +76,8 @@ class LanguageModelAnnotator(Config):
     """URIs of prompts of your own for items, users and explanations; docs/language-model.md tells
     how they look. The others are ours."""
     max_data_tokens: int = Field(1500, ge=64)
-    """Largest number of tokens of a row's data in its prompt; reviews are cut to it. An engine
-    counts them by its tokenizer, for an endpoint a character counts 0.3."""
+    """Largest number of tokens of a row's data in its prompt, of 0.3 a character; reviews are cut
+    to it."""
     folds: int = Field(3, ge=0)
     """Number of parts into which the reviews of a user or an item are divided. One more profile is
     written without each part, so that training shows none that was made from the pair's own review.

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from xrec.config.text import EndpointModelConfig, SamplingConfig
 from xrec.errors import EndpointError, EndpointUnreachableError
 from xrec.text.answers import OUTAGES, fault_of, read_answer
-from xrec.text.model import Prompt, RawReply, ReplyFailure, Usage, about_tokens
+from xrec.text.model import Prompt, RawReply, ReplyFailure, Usage
 from xrec.text.schema import strict_schema
 
 _MOST_REFUSED = 8
@@ -80,10 +80,6 @@ class EndpointModel:
             for future in open_:
                 future.cancel()
                 self._places.release()
-
-    def num_tokens(self, text: str) -> int:
-        """See LanguageModel; the endpoint's tokenizer is not known."""
-        return about_tokens(text)
 
     async def _reply(self, index: int, prompt: Prompt[Any], sampling: SamplingConfig) -> RawReply:
         """The reply to a prompt; raises EndpointError if no prompt can have one."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from xrec.annotate.annotator import AnnotatorSpec
-from xrec.annotate.language_model.prompts import read_prompt
-from xrec.annotate.language_model.replies import REASONS, SCHEMAS
+from xrec.annotate.language_model.prompts import Prompts, RowData, read_prompt
+from xrec.annotate.language_model.replies import REASONS, SCHEMAS, ReplyLimits
 from xrec.annotate.language_model.writer import CHUNKS_AT_ONCE, MakeWriter, kept_replies
 from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
 from xrec.config.text import EndpointModelConfig
@@ -37,8 +37,10 @@ def language_model_spec(
     }
     model = annotator.model
     key, inputs, gpus_per_actor, max_actors = None, dict[str, str](), 0, None
+    is_bounded = True  # replies have lower limits only where something holds the model to them
     if isinstance(model, EndpointModelConfig):
         key = None if environment is None else endpoint_key(model, environment)
+        is_bounded = model.structured_output == "bounded_json_schema"
         max_actors = 1  # so that its limits are kept
     else:
         llm = chosen_llm(model, config.llm)
@@ -57,9 +59,16 @@ def language_model_spec(
             "sampling": model.sampling.model_dump(mode="json"),
         },
     }
+    prompts = Prompts(
+        files,
+        RowData(annotator.max_data_tokens),
+        ReplyLimits.of_tokens(model.sampling.max_tokens) if is_bounded else ReplyLimits(),
+        domain=annotator.domain,
+        language=annotator.language,
+    )
     make = MakeWriter(
         annotator.model_copy(update={"model": model_anywhere(model)}),
-        files,
+        prompts,
         None if config.llm is None else anywhere(config.llm),
         config.storage,
         config.actors,

@@ -19,12 +19,10 @@ from xrec.annotate.annotator import (
     Written,
 )
 from xrec.annotate.language_model.forecast import Forecast
-from xrec.annotate.language_model.prompts import CountTokens, Prompts, RowData
+from xrec.annotate.language_model.prompts import Prompts
 from xrec.annotate.language_model.replies import (
     COPIES_EXAMPLE,
     OTHER_LANGUAGE,
-    Kind,
-    ReplyLimits,
     item_text,
     pair_text,
     quote_problem,
@@ -46,10 +44,8 @@ from xrec.text import (
     Reply,
     ReplyStore,
     Usage,
-    about_tokens,
     load_language_model,
 )
-from xrec.text.prompt_file import PromptFile
 
 CHUNKS_AT_ONCE = 2  # of a process, so that the model does not wait for the last rows of one
 
@@ -118,7 +114,7 @@ class MakeWriter:
     """
 
     annotator: LanguageModelAnnotator
-    files: Mapping[Kind, PromptFile]
+    prompts: Prompts
     llm: LLMConfig | None
     storage: StorageConfig
     actors: ActorsConfig
@@ -143,35 +139,13 @@ class MakeWriter:
             identity=self.identity,
             budget=Budget(self.annotator.token_budget, _num_spent(output, self.storage)),
         )
-        return LanguageModelWriter(self._prompts(model.num_tokens), asker)
+        return LanguageModelWriter(self.prompts, asker)
 
     def describe(self, outlook: Outlook) -> list[str]:
         """What is to be asked, and its cost; the model is not loaded."""
-        model = self.annotator.model
-        is_endpoint = isinstance(model, EndpointModelConfig)
-        forecast = Forecast(
-            self._prompts(about_tokens),
-            sampling=model.sampling,
-            prices=model.prices if isinstance(model, EndpointModelConfig) else None,
-            token_budget=self.annotator.token_budget,
-            num_at_once=CHUNKS_AT_ONCE * (1 if is_endpoint else self.actors.num_actors),
-            folds=self.annotator.folds,
-        )
-        return list(forecast.lines(outlook))
-
-    def _prompts(self, count: CountTokens) -> Prompts:
-        """What makes the conversations, in which `count` counts tokens.
-
-        Replies have lower limits than usual only where something holds the model to them.
-        """
-        config, model = self.annotator, self.annotator.model
-        is_bounded = (
-            not isinstance(model, EndpointModelConfig)
-            or model.structured_output == "bounded_json_schema"
-        )
-        limits = ReplyLimits.of_tokens(model.sampling.max_tokens) if is_bounded else ReplyLimits()
-        data = RowData(config.max_data_tokens, count)
-        return Prompts(self.files, data, limits, domain=config.domain, language=config.language)
+        is_endpoint = isinstance(self.annotator.model, EndpointModelConfig)
+        num_at_once = CHUNKS_AT_ONCE * (1 if is_endpoint else self.actors.num_actors)
+        return list(Forecast(self.prompts, self.annotator, num_at_once).lines(outlook))
 
 
 def _num_spent(output: Location, storage: StorageConfig) -> int:
