@@ -1,4 +1,4 @@
-"""The annotator itself, and what makes it in an actor and tells the driver what it would ask."""
+"""The annotator itself, what makes it in an actor, and what a run must know of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from xrec.annotate.annotator import (
+    AnnotatorSpec,
     Failure,
     Input,
     ItemInput,
@@ -19,10 +20,13 @@ from xrec.annotate.annotator import (
     Written,
 )
 from xrec.annotate.language_model.forecast import Forecast
-from xrec.annotate.language_model.prompts import Prompts
+from xrec.annotate.language_model.prompts import Prompts, RowData, read_prompt
 from xrec.annotate.language_model.replies import (
     COPIES_EXAMPLE,
     OTHER_LANGUAGE,
+    REASONS,
+    SCHEMAS,
+    ReplyLimits,
     item_text,
     pair_text,
     quote_problem,
@@ -30,13 +34,14 @@ from xrec.annotate.language_model.replies import (
 )
 from xrec.annotate.plan import stage_statuses
 from xrec.annotate.report import repeats_verbatim
-from xrec.config.annotate import LanguageModelAnnotator
+from xrec.config.annotate import AnnotateConfig, LanguageModelAnnotator
 from xrec.config.backfill import ActorsConfig
 from xrec.config.llm import LLMConfig
 from xrec.config.shared import StorageConfig
 from xrec.config.text import EndpointModelConfig
 from xrec.data.language import other_language
-from xrec.storage import Location
+from xrec.llm.source import anywhere, known_fingerprint
+from xrec.storage import Location, fingerprint_of
 from xrec.text import (
     Asker,
     Budget,
@@ -44,10 +49,13 @@ from xrec.text import (
     Reply,
     ReplyStore,
     Usage,
+    endpoint_key,
     load_language_model,
 )
+from xrec.text.model import chosen_llm, model_anywhere, model_settings
 
-CHUNKS_AT_ONCE = 2  # of a process, so that the model does not wait for the last rows of one
+_CHUNKS_AT_ONCE = 2  # of a process, so that the model does not wait for the last rows of one
+_SETTINGS = {"domain", "language", "max_data_tokens", "folds"}
 
 
 class LanguageModelWriter:
@@ -101,7 +109,7 @@ class LanguageModelWriter:
         return text
 
 
-def kept_replies(output: Location) -> ReplyStore:
+def _kept_replies(output: Location) -> ReplyStore:
     """The replies that a run keeps until it is finished; `output` is the folder of all stages."""
     return ReplyStore(output / "replies")
 
@@ -135,7 +143,7 @@ class MakeWriter:
         asker = Asker(
             model,
             config.sampling,
-            kept_replies(output),
+            _kept_replies(output),
             identity=self.identity,
             budget=Budget(self.annotator.token_budget, _num_spent(output, self.storage)),
         )
@@ -144,7 +152,7 @@ class MakeWriter:
     def describe(self, outlook: Outlook) -> list[str]:
         """What is to be asked, and its cost; the model is not loaded."""
         is_endpoint = isinstance(self.annotator.model, EndpointModelConfig)
-        num_at_once = CHUNKS_AT_ONCE * (1 if is_endpoint else self.actors.num_actors)
+        num_at_once = _CHUNKS_AT_ONCE * (1 if is_endpoint else self.actors.num_actors)
         return list(Forecast(self.prompts, self.annotator, num_at_once).lines(outlook))
 
 
@@ -154,3 +162,76 @@ def _num_spent(output: Location, storage: StorageConfig) -> int:
     costs = [status.progress.costs for status in found if status.progress is not None]
     names = ("prompt_tokens", "reply_tokens")
     return sum(int(each.get(name, 0)) for each in costs for name in names)
+
+
+def language_model_spec(
+    config: AnnotateConfig, environment: Mapping[str, str] | None
+) -> AnnotatorSpec:
+    """The spec of `config`'s annotator, which must be of kind language_model.
+
+    environment: has the key of its endpoint. None if nothing will be asked: no key is needed then,
+        and the language model need not be on this machine.
+
+    Raises ConfigError for prompts that cannot be used, for a key that is not there, or if no
+    language model is named; ModelError if it cannot be had.
+    """
+    annotator = config.annotator
+    assert isinstance(annotator, LanguageModelAnnotator)
+    files = {
+        kind: read_prompt(
+            kind, annotator.prompts.get(kind), schema, annotator.domain, config.storage
+        )
+        for kind, schema in SCHEMAS.items()
+    }
+    model = annotator.model
+    key, inputs, gpus_per_actor, max_actors = None, dict[str, str](), 0, None
+    is_bounded = True  # replies have lower limits only where something holds the model to them
+    if isinstance(model, EndpointModelConfig):
+        key = None if environment is None else endpoint_key(model, environment)
+        is_bounded = model.structured_output == "bounded_json_schema"
+        max_actors = 1  # so that its limits are kept
+    else:
+        llm = chosen_llm(model, config.llm)
+        is_needed = environment is not None
+        inputs = {"llm": known_fingerprint(llm, config.storage, download=is_needed) or ""}
+        gpus_per_actor = model.engine.tensor_parallel_size
+    settings = {
+        "kind": annotator.kind,
+        **annotator.model_dump(mode="json", include=_SETTINGS),
+        "prompts": {
+            kind: fingerprint_of([file.system, *file.examples[annotator.domain]])
+            for kind, file in files.items()
+        },
+        "model": {
+            **model_settings(model, config.llm),
+            "sampling": model.sampling.model_dump(mode="json"),
+        },
+    }
+    prompts = Prompts(
+        files,
+        RowData(annotator.max_data_tokens),
+        ReplyLimits.of_tokens(model.sampling.max_tokens) if is_bounded else ReplyLimits(),
+        domain=annotator.domain,
+        language=annotator.language,
+    )
+    make = MakeWriter(
+        annotator.model_copy(update={"model": model_anywhere(model)}),
+        prompts,
+        None if config.llm is None else anywhere(config.llm),
+        config.storage,
+        config.actors,
+        key,
+        {**settings["model"], **inputs},
+    )
+    return AnnotatorSpec(
+        settings=settings,
+        inputs=inputs,
+        reasons=REASONS,
+        make=make,
+        describe=make.describe,
+        folds=annotator.folds,
+        chunks_at_once=_CHUNKS_AT_ONCE,
+        gpus_per_actor=gpus_per_actor,
+        max_actors=max_actors,
+        replies=_kept_replies,
+    )
